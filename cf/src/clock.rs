@@ -1,0 +1,64 @@
+//! Time: the epoch of stored times, and a monotonic clock for durations.
+//!
+//! Stored times count from 2010-01-01T00:00:00Z. Hot paths read the clock once per wake-up and pass the
+//! value on; the pure crates only ever take it as an argument.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Seconds from the Unix epoch to the zero of stored times, 2010-01-01T00:00:00Z.
+pub const STORED_EPOCH_UNIX_SECONDS: u64 = 1_262_304_000;
+
+/// A moment in milliseconds since 2010-01-01 UTC; 40 bits of it are stored as last-update-time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct StoredMillis(pub u64);
+
+impl StoredMillis {
+    /// The wall clock now. A clock set before 2010 reads as zero.
+    #[must_use]
+    pub fn now() -> Self {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let millis = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        StoredMillis(millis.saturating_sub(STORED_EPOCH_UNIX_SECONDS * 1000))
+    }
+
+    /// The same moment in whole seconds, the unit of void-times.
+    #[inline]
+    #[must_use]
+    pub const fn seconds(self) -> u32 {
+        (self.0 / 1000) as u32
+    }
+
+    /// The same moment in nanoseconds since the Unix epoch.
+    #[must_use]
+    pub const fn unix_nanos(self) -> u64 {
+        (self.0 + STORED_EPOCH_UNIX_SECONDS * 1000) * 1_000_000
+    }
+}
+
+/// Nanoseconds of the monotonic clock, from an arbitrary zero.
+#[inline]
+#[must_use]
+pub fn monotonic_nanos() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid, writable timespec; CLOCK_MONOTONIC exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_and_nanos_follow_from_millis() {
+        let moment = StoredMillis(1_500);
+        assert_eq!(moment.seconds(), 1);
+        assert_eq!(moment.unix_nanos(), 1_262_304_001_500_000_000);
+    }
+
+    #[test]
+    fn monotonic_time_does_not_go_back() {
+        let first = monotonic_nanos();
+        assert!(monotonic_nanos() >= first);
+    }
+}

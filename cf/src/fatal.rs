@@ -1,0 +1,22 @@
+//! The one way to end the process on a broken invariant of our own.
+//!
+//! Used where going on would put stored data at risk (index or storage accounting that does not add up).
+//! Never used for anything a client, a peer, a disk or a configuration file can cause.
+
+use crate::log::{self, Context, Level, Place};
+
+/// Logs `message` as CRITICAL and aborts, leaving a core for the post-mortem.
+#[cold]
+#[track_caller]
+pub fn abort(message: &str) -> ! {
+    let caller = std::panic::Location::caller();
+    let place = Place { file: caller.file(), line: caller.line() };
+    log::write(Context::Misc, Level::Critical, place, format_args!("{message}"));
+    std::process::abort()
+}
+
+/// Ends the process through [`abort`](crate::fatal::abort) with a formatted message.
+#[macro_export]
+macro_rules! fatal {
+    ($($arg:tt)+) => { $crate::fatal::abort(&format!($($arg)+)) };
+}

@@ -1,0 +1,81 @@
+//! Lines from before the sinks are known, kept to be written to them later.
+//!
+//! Memory is bounded: when the buffer is full, further lines are counted. Lines that should not wait
+//! (warnings and worse; everything with `--early-verbose`) go to standard error at once as well, and are not
+//! repeated there.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use super::context::{Context, Level};
+use super::line::{Line, TimeStyle};
+use super::sink::{Sink, write_whole};
+
+/// Most text the buffer keeps, in bytes.
+const TEXT_SIZE_MAX: usize = 256 * 1024;
+
+struct EarlyLine {
+    time: SystemTime,
+    context: Context,
+    level: Level,
+    shown: bool,
+    body: String,
+}
+
+/// The buffer.
+pub(super) struct EarlyLines {
+    verbose: AtomicBool,
+    kept: Mutex<Kept>,
+}
+
+struct Kept {
+    lines: Vec<EarlyLine>,
+    text_size: usize,
+    dropped: u64,
+}
+
+impl EarlyLines {
+    pub(super) const fn new() -> Self {
+        let kept = Kept { lines: Vec::new(), text_size: 0, dropped: 0 };
+        EarlyLines { verbose: AtomicBool::new(false), kept: Mutex::new(kept) }
+    }
+
+    /// From now on all lines go to standard error too.
+    pub(super) fn show_all(&self) {
+        self.verbose.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn add(&self, time: SystemTime, context: Context, level: Level, line: &Line) {
+        let shown = level <= Level::Warning || self.verbose.load(Ordering::Relaxed);
+        if shown {
+            // When even standard error is closed there is nobody left to tell.
+            let _ = write_whole(&std::io::stderr(), line.bytes());
+        }
+        let body = String::from_utf8_lossy(line.body()).into_owned();
+        let mut kept = self.kept.lock();
+        if kept.text_size + body.len() > TEXT_SIZE_MAX {
+            kept.dropped += 1;
+            return;
+        }
+        kept.text_size += body.len();
+        kept.lines.push(EarlyLine { time, context, level, shown, body });
+    }
+
+    /// Empties the buffer into `sinks`; returns how many lines had found no room.
+    pub(super) fn replay(&self, sinks: &[Sink], style: TimeStyle) -> u64 {
+        let mut kept = self.kept.lock();
+        for early in std::mem::take(&mut kept.lines) {
+            let line = Line::from_body(early.time, style, &early.body);
+            for sink in sinks {
+                let repeats = early.shown && sink.is_console();
+                if !repeats && early.level <= sink.level(early.context) {
+                    sink.write(early.time, style, early.level, &line);
+                }
+            }
+        }
+        kept.text_size = 0;
+        std::mem::take(&mut kept.dropped)
+    }
+}

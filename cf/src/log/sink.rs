@@ -1,0 +1,285 @@
+//! The places lines go to: the console (standard error), files, syslog.
+//!
+//! A line reaches a sink by one `write`, so lines of several threads never mix: files are opened for
+//! appending, and a line fits what a pipe takes in one piece. Rolling puts a fresh file under the descriptor
+//! already in use (`dup3`), so that writers need no lock. A sink that cannot be written to is reported on
+//! standard error once, and again only after it worked in between; the server goes on.
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use super::context::{CONTEXT_COUNT, Context, Level, Levels};
+use super::line::{Line, TimeStyle, syslog_time};
+
+/// The socket of syslog unless configured otherwise.
+pub const SYSLOG_PATH_DEFAULT: &str = "/dev/log";
+/// The tag of syslog lines unless configured otherwise.
+pub const SYSLOG_TAG_DEFAULT: &str = "asd";
+/// The facility of syslog lines unless configured otherwise.
+pub const SYSLOG_FACILITY_DEFAULT: &str = "local0";
+
+/// Readable by all as far as the umask lets it, written by the server alone.
+const FILE_MODE: u32 = 0o666;
+
+/// Facilities of syslog and their numbers (RFC 5424 §6.2.1).
+pub const SYSLOG_FACILITIES: [(&str, u8); 20] = [
+    ("auth", 4),
+    ("authpriv", 10),
+    ("cron", 9),
+    ("daemon", 3),
+    ("ftp", 11),
+    ("kern", 0),
+    ("lpr", 6),
+    ("mail", 2),
+    ("news", 7),
+    ("syslog", 5),
+    ("user", 1),
+    ("uucp", 8),
+    ("local0", 16),
+    ("local1", 17),
+    ("local2", 18),
+    ("local3", 19),
+    ("local4", 20),
+    ("local5", 21),
+    ("local6", 22),
+    ("local7", 23),
+];
+
+/// A sink as configured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SinkSettings {
+    /// Where lines go.
+    pub target: Target,
+    /// Up to which level, by context. Without any `context` line: critical only.
+    pub levels: Levels,
+}
+
+/// Where the lines of a sink go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// Standard error.
+    Console,
+    /// A file, appended to and created when missing.
+    File(PathBuf),
+    /// A syslog daemon.
+    Syslog {
+        /// Its socket.
+        path: PathBuf,
+        /// The word lines begin with.
+        tag: String,
+        /// A number of [`SYSLOG_FACILITIES`].
+        facility: u8,
+    },
+}
+
+impl fmt::Display for Target {
+    /// What `logs` calls the sink.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Console => f.write_str("stderr"),
+            Target::File(path) | Target::Syslog { path, .. } => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// An open sink.
+pub(super) struct Sink {
+    output: Output,
+    levels: [AtomicU8; CONTEXT_COUNT],
+    /// The last write failed, and it was reported.
+    failing: AtomicBool,
+}
+
+enum Output {
+    Console,
+    File { path: PathBuf, file: OwnedFd },
+    Syslog(Syslog),
+}
+
+impl Sink {
+    /// Opens the sink.
+    ///
+    /// # Errors
+    /// When its file cannot be opened. A syslog daemon that is not there is tried again with each line.
+    pub(super) fn open(settings: &SinkSettings) -> io::Result<Self> {
+        let output = match &settings.target {
+            Target::Console => Output::Console,
+            Target::File(path) => Output::File { path: path.clone(), file: open_file(path)? },
+            Target::Syslog { path, tag, facility } => Output::Syslog(Syslog {
+                path: path.clone(),
+                tag: tag.clone(),
+                facility: *facility,
+                socket: Mutex::new(None),
+            }),
+        };
+        let levels = Context::ALL.map(|context| AtomicU8::new(settings.levels.get(context) as u8));
+        Ok(Sink { output, levels, failing: AtomicBool::new(false) })
+    }
+
+    /// What `logs` calls the sink.
+    pub(super) fn name(&self) -> String {
+        match &self.output {
+            Output::Console => "stderr".to_owned(),
+            Output::File { path, .. } | Output::Syslog(Syslog { path, .. }) => path.display().to_string(),
+        }
+    }
+
+    pub(super) fn is_console(&self) -> bool {
+        matches!(self.output, Output::Console)
+    }
+
+    pub(super) fn level(&self, context: Context) -> Level {
+        Level::from_byte(self.levels[context as usize].load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_level(&self, context: Context, level: Level) {
+        self.levels[context as usize].store(level as u8, Ordering::Relaxed);
+    }
+
+    /// Writes `line`; a critical one is on the disk on return.
+    pub(super) fn write(&self, time: SystemTime, style: TimeStyle, level: Level, line: &Line) {
+        let written = match &self.output {
+            Output::Console => write_whole(&io::stderr(), line.bytes()),
+            Output::File { file, .. } => {
+                let written = write_whole(file, line.bytes());
+                if level == Level::Critical {
+                    // SAFETY: no memory is passed. Failing leaves the line where the write put it.
+                    unsafe { libc::fdatasync(file.as_raw_fd()) };
+                }
+                written
+            }
+            Output::Syslog(syslog) => syslog.write(time, style, level, line.body()),
+        };
+        let failed = written.is_err();
+        if self.failing.swap(failed, Ordering::Relaxed) != failed
+            && let Err(error) = written
+        {
+            complain(format_args!("cannot write to the log {}: {error}", self.name()));
+        }
+    }
+
+    /// Opens the file anew, so that lines go to a new one after the old was renamed.
+    ///
+    /// # Errors
+    /// When the file cannot be opened; lines then go where they went.
+    pub(super) fn reopen(&self) -> io::Result<()> {
+        let Output::File { path, file } = &self.output else { return Ok(()) };
+        let fresh = open_file(path)?;
+        // SAFETY: both descriptors are open and owned here; `dup3` swaps the file under `file` in one step, so a
+        // concurrent write goes to the old or to the new file.
+        if unsafe { libc::dup3(fresh.as_raw_fd(), file.as_raw_fd(), libc::O_CLOEXEC) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+}
+
+fn open_file(path: &Path) -> io::Result<OwnedFd> {
+    Ok(OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)?.into())
+}
+
+/// Says on standard error what the log itself has to say; there is no other place for it.
+pub(super) fn complain(text: fmt::Arguments<'_>) {
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+/// One `write` of all bytes, continued only when the system took a part (a full disk, a signal).
+pub(super) fn write_whole(file: &impl AsRawFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        // SAFETY: `bytes` is readable over its length.
+        let written = unsafe { libc::write(file.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+        match usize::try_from(written) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error if error.kind() == io::ErrorKind::WouldBlock => wait_writable(file),
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a descriptor that somebody made non-blocking (a terminal shared with another program) has room.
+fn wait_writable(file: &impl AsRawFd) {
+    // SAFETY: the descriptor stays open as long as `file` is borrowed.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
+    let mut poll = [nix::poll::PollFd::new(borrowed, nix::poll::PollFlags::POLLOUT)];
+    // An error shows again in the write that follows.
+    let _ = nix::poll::poll(&mut poll, 1000u16);
+}
+
+/// A connection to a syslog daemon, made when first needed and again when lost.
+struct Syslog {
+    path: PathBuf,
+    tag: String,
+    facility: u8,
+    socket: Mutex<Option<SyslogSocket>>,
+}
+
+enum SyslogSocket {
+    Datagram(UnixDatagram),
+    Stream(UnixStream),
+}
+
+impl Syslog {
+    fn write(&self, time: SystemTime, style: TimeStyle, level: Level, body: &[u8]) -> io::Result<()> {
+        let severity = match level {
+            Level::Critical => 0,
+            Level::Warning => 4,
+            Level::Info => 6,
+            Level::Debug | Level::Detail => 7,
+        };
+        let priority = u32::from(self.facility) * 8 + severity;
+        let mut message = format!("<{priority}>{} {}: ", syslog_time(time, style), self.tag).into_bytes();
+        message.extend_from_slice(body);
+
+        let mut socket = self.socket.lock();
+        let kept = socket.take();
+        let reused = kept.is_some();
+        let connected = kept.map_or_else(|| self.connect(), Ok)?;
+        *socket = match connected.send(&message) {
+            Ok(()) => Some(connected),
+            // The daemon may have restarted since the last line.
+            Err(_) if reused => {
+                let connected = self.connect()?;
+                connected.send(&message)?;
+                Some(connected)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(())
+    }
+
+    /// Daemons listen for datagrams, some for a stream.
+    fn connect(&self) -> io::Result<SyslogSocket> {
+        let datagram = UnixDatagram::unbound()?;
+        if datagram.connect(&self.path).is_ok() {
+            return Ok(SyslogSocket::Datagram(datagram));
+        }
+        UnixStream::connect(&self.path).map(SyslogSocket::Stream)
+    }
+}
+
+impl SyslogSocket {
+    fn send(&self, message: &[u8]) -> io::Result<()> {
+        match self {
+            SyslogSocket::Datagram(socket) => socket.send(message).map(|_| ()),
+            // In a stream a zero byte ends a message.
+            SyslogSocket::Stream(socket) => {
+                let mut socket = socket;
+                socket.write_all(&[message, &[0]].concat())
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The total order of values.
+//!
+//! Kinds first, in the order of [`Kind`]. Integers by value, doubles by value (a NaN equals every double), raw
+//! values by their bytes with a prefix before what it begins, lists element by element and a prefix first, maps
+//! by their number of pairs and then pair by pair as they stand. A wildcard ends the comparison: what precedes it
+//! was equal, so the whole is.
+
+use std::cmp::Ordering;
+
+use super::{Extension, Head, Kind, Reader, SEARCH, is_extension};
+
+/// Bit of the flags that describe a map: its pairs stand in the order of their keys.
+const MAP_IS_ORDERED: u8 = 1;
+
+/// How the value at the start of `left` compares with the one at the start of `right`; `None` if either is
+/// invalid as far as it had to be read.
+#[inline]
+#[must_use]
+pub fn compare(left: &[u8], right: &[u8]) -> Option<Ordering> {
+    match (left, right) {
+        ([a @ 0..=0x7f, ..], [b @ 0..=0x7f, ..]) => return Some(a.cmp(b)),
+        ([0xcd, a0, a1, ..], [0xcd, b0, b1, ..]) => return Some([a0, a1].cmp(&[b0, b1])),
+        ([a @ 0xa1..=0xbf, a_rest @ ..], [b @ 0xa1..=0xbf, b_rest @ ..])
+            if a_rest.first() == b_rest.first() =>
+        {
+            let (a, b) = (usize::from(a & 0x1f), usize::from(b & 0x1f));
+            return Some(a_rest.get(..a)?.cmp(b_rest.get(..b)?));
+        }
+        _ => {}
+    }
+    compare_any(&mut Reader::new(left), &mut Reader::new(right), &mut false)
+}
+
+/// As [`compare`], and whether a map whose pairs stand in no order was met on the way. What it compared as depends on
+/// how it happens to stand, so a caller may not want to believe it.
+#[must_use]
+pub fn compare_ordered(left: &[u8], right: &[u8]) -> Option<(Ordering, bool)> {
+    let mut has_unordered_map = false;
+    let order = compare_any(&mut Reader::new(left), &mut Reader::new(right), &mut has_unordered_map)?;
+    Some((order, has_unordered_map))
+}
+
+/// A value to be compared with many others: it is read once.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe<'a> {
+    bytes: &'a [u8],
+    sought: Sought<'a>,
+}
+
+/// What of a value can be compared quickly.
+#[derive(Clone, Copy, Debug)]
+enum Sought<'a> {
+    Unsigned(u64),
+    Raw(&'a [u8]),
+    /// Another value that its head is all of.
+    Scalar(Head<'a>),
+    /// A container or wildcard, or nothing.
+    Other,
+}
+
+impl<'a> Probe<'a> {
+    /// The value at the start of `bytes`.
+    #[inline]
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        let sought = match Reader::new(bytes).head() {
+            Some(Head::Unsigned(value)) => Sought::Unsigned(value),
+            Some(Head::Raw(raw)) => Sought::Raw(raw),
+            Some(Head::List(_) | Head::Map(_)) | None => Sought::Other,
+            Some(head) if is_wildcard(&head) => Sought::Other,
+            Some(head) => Sought::Scalar(head),
+        };
+        Self { bytes, sought }
+    }
+
+    /// How the value compares with the one at the start of `other`, as [`compare`].
+    #[inline]
+    #[must_use]
+    pub fn compare(&self, other: &[u8]) -> Option<Ordering> {
+        // Integers and short raw values of the same kind, without the detour over heads.
+        match (self.sought, other) {
+            (Sought::Unsigned(value), [byte @ 0..=0x7f, ..]) => Some(value.cmp(&u64::from(*byte))),
+            (Sought::Unsigned(value), [0xcd, a, b, ..]) => {
+                Some(value.cmp(&u64::from(u16::from_be_bytes([*a, *b]))))
+            }
+            (Sought::Raw(value), [marker @ 0xa1..=0xbf, rest @ ..]) if rest.first() == value.first() => {
+                Some(value.cmp(rest.get(..usize::from(marker & 0x1f))?))
+            }
+            _ => self.compare_any(other),
+        }
+    }
+
+    fn compare_any(&self, other: &[u8]) -> Option<Ordering> {
+        let scalar = match self.sought {
+            Sought::Unsigned(value) => Head::Unsigned(value),
+            Sought::Raw(raw) => Head::Raw(raw),
+            Sought::Scalar(head) => head,
+            Sought::Other => return compare(self.bytes, other),
+        };
+        let head = Reader::new(other).head()?;
+        Some(if is_wildcard(&head) { Ordering::Equal } else { compare_heads(&scalar, &head) })
+    }
+}
+
+#[inline]
+fn is_wildcard(head: &Head<'_>) -> bool {
+    matches!(head, Head::Extension(_)) && head.kind() == Kind::Wildcard
+}
+
+/// How two values compare as far as their heads tell: wholly, unless both are lists or both are maps (then as equal).
+/// There is no wildcard here.
+#[inline]
+#[must_use]
+pub fn compare_heads(left: &Head<'_>, right: &Head<'_>) -> Ordering {
+    match (left, right) {
+        (Head::Negative(a), Head::Negative(b)) => a.cmp(b),
+        (Head::Unsigned(a), Head::Unsigned(b)) => a.cmp(b),
+        (Head::Double(a), Head::Double(b)) => a.partial_cmp(b).unwrap_or(Ordering::Equal),
+        (Head::Raw(a), Head::Raw(b)) if a.first() == b.first() => a.cmp(b),
+        (Head::Raw(a), Head::Raw(b)) => left.kind().cmp(&right.kind()).then_with(|| a.cmp(b)),
+        (Head::Extension(a), Head::Extension(b)) => {
+            left.kind().cmp(&right.kind()).then_with(|| a.data.cmp(b.data))
+        }
+        _ => left.kind().cmp(&right.kind()),
+    }
+}
+
+fn compare_any(
+    left: &mut Reader<'_>,
+    right: &mut Reader<'_>,
+    has_unordered_map: &mut bool,
+) -> Option<Ordering> {
+    // Pairs of values still to be compared, and what to answer when all of them are equal.
+    let mut pending = 1u64;
+    let mut otherwise = Ordering::Equal;
+    while pending != 0 {
+        pending -= 1;
+        let (left_head, right_head) = (left.head()?, right.head()?);
+        *has_unordered_map |= is_unordered_map(&left_head, left) || is_unordered_map(&right_head, right);
+        let order = match (left_head, right_head) {
+            (Head::List(a), Head::List(b)) => {
+                let (a, b) = (elements(left, a, 1)?, elements(right, b, 1)?);
+                if a == b {
+                    pending += u64::from(a);
+                } else {
+                    // Whatever follows in the outer lists no longer matters.
+                    pending = u64::from(a.min(b));
+                    otherwise = a.cmp(&b);
+                }
+                continue;
+            }
+            (Head::Map(a), Head::Map(b)) => {
+                let (a, b) = (elements(left, a, 2)?, elements(right, b, 2)?);
+                pending += 2 * u64::from(a);
+                a.cmp(&b)
+            }
+            (a, b) if is_wildcard(&a) || is_wildcard(&b) => {
+                return Some(Ordering::Equal);
+            }
+            (a, b) => compare_heads(&a, &b),
+        };
+        if order != Ordering::Equal {
+            return Some(order);
+        }
+    }
+    Some(otherwise)
+}
+
+/// Whether `head`, just read, is that of a map with pairs that is not described as ordered.
+#[inline]
+fn is_unordered_map(head: &Head<'_>, reader: &Reader<'_>) -> bool {
+    if !matches!(head, Head::Map(1..)) {
+        return false;
+    }
+    let mut ahead = *reader;
+    !matches!(ahead.extension(), Some(Extension { kind, .. }) if kind & MAP_IS_ORDERED != 0)
+}
+
+/// The number of elements of the container whose header was just read, with the extension that describes it
+/// (one value of a list, two of a map) passed.
+#[inline]
+fn elements(reader: &mut Reader<'_>, count: u32, description: u32) -> Option<u32> {
+    if count == 0 || !is_extension(reader.marker()?) {
+        return Some(count);
+    }
+    let mut ahead = *reader;
+    if ahead.extension()?.kind == SEARCH {
+        return Some(count);
+    }
+    reader.skip(description)?;
+    Some(count - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_come_in_their_order() {
+        let ascending: [&[u8]; 14] = [
+            &[0xc0],
+            &[0xc2],
+            &[0xc3],
+            &[0xd3, 0x80, 0, 0, 0, 0, 0, 0, 0],
+            &[0xff],
+            &[0x00],
+            &[0xcf, 0xff, 255, 255, 255, 255, 255, 255, 255],
+            &[0xa1, 3],
+            &[0x90],
+            &[0x80],
+            &[0xa1, 4],
+            &[0xca, 0, 0, 0, 0],
+            &[0xa1, 23],
+            &[0xd4, 0xff, 1],
+        ];
+        for (i, a) in ascending.iter().enumerate() {
+            for (j, b) in ascending.iter().enumerate() {
+                assert_eq!(compare(a, b), Some(i.cmp(&j)), "{a:x?} {b:x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn lists_are_lexicographic_and_maps_go_by_size_first() {
+        assert_eq!(compare(&[0x91, 2], &[0x92, 1, 1]), Some(Ordering::Greater));
+        assert_eq!(compare(&[0x91, 1], &[0x92, 1, 1]), Some(Ordering::Less));
+        assert_eq!(compare(&[0x92, 0x91, 1, 9], &[0x92, 0x92, 1, 2, 0]), Some(Ordering::Less));
+        assert_eq!(compare(&[0x81, 9, 9], &[0x82, 1, 1, 2, 2]), Some(Ordering::Less));
+        assert_eq!(compare(&[0x81, 1, 5], &[0x81, 1, 4]), Some(Ordering::Greater));
+        assert_eq!(
+            compare(&[0x92, 0xc7, 0, 1, 7], &[0x91, 7]),
+            Some(Ordering::Equal),
+            "flags are no element"
+        );
+        assert_eq!(compare(&[0x82, 0xc7, 0, 1, 0xc0, 1, 2], &[0x81, 1, 2]), Some(Ordering::Equal));
+    }
+
+    #[test]
+    fn a_wildcard_equals_all_that_follows_and_infinity_exceeds_all() {
+        let wildcard = [0xd4, 0xff, 0];
+        assert_eq!(compare(&wildcard, &[0x90]), Some(Ordering::Equal));
+        assert_eq!(compare(&[0x92, 1, 0xd4, 0xff, 0], &[0x92, 1, 0xc3]), Some(Ordering::Equal));
+        assert_eq!(compare(&[0x92, 1, 0xd4, 0xff, 0], &[0x93, 1, 2, 3]), Some(Ordering::Equal));
+        assert_eq!(compare(&[0x92, 1, 0xd4, 0xff, 0], &[0x91, 1]), Some(Ordering::Greater));
+        assert_eq!(compare(&[0x92, 2, 0xd4, 0xff, 0], &[0x92, 1, 1]), Some(Ordering::Greater));
+        assert_eq!(compare(&[0x91, 0xd4, 0xff, 1], &[0x91, 0xa1, 23]), Some(Ordering::Greater));
+    }
+
+    #[test]
+    fn unordered_maps_are_noted_if_they_are_met() {
+        let ordered = [0x82, 0xc7, 0, 1, 0xc0, 1, 2];
+        assert_eq!(compare_ordered(&ordered, &ordered), Some((Ordering::Equal, false)));
+        assert_eq!(compare_ordered(&[0x80], &ordered), Some((Ordering::Less, false)));
+        assert_eq!(compare_ordered(&[0x81, 1, 2], &ordered), Some((Ordering::Equal, true)));
+        assert_eq!(compare_ordered(&[5], &[0x81, 1, 2]), Some((Ordering::Less, true)));
+        assert_eq!(compare_ordered(&[0x82, 0xc7, 0, 2, 0xc0, 1, 2], &[5]), Some((Ordering::Greater, true)));
+        assert_eq!(
+            compare_ordered(&[0x92, 1, 0x81, 1, 2], &[0x92, 2, 0x81, 1, 2]),
+            Some((Ordering::Less, false)),
+            "the maps are not reached"
+        );
+    }
+
+    #[test]
+    fn doubles_compare_by_value_whatever_their_width() {
+        let single = [0xca, 0x3f, 0x80, 0, 0];
+        let double = [0xcb, 0x3f, 0xf0, 0, 0, 0, 0, 0, 0];
+        let nan = [0xcb, 0x7f, 0xf8, 0, 0, 0, 0, 0, 0];
+        assert_eq!(compare(&single, &double), Some(Ordering::Equal));
+        assert_eq!(compare(&nan, &double), Some(Ordering::Equal));
+    }
+
+    #[test]
+    fn invalid_bytes_compare_as_nothing_and_depth_costs_nothing() {
+        assert_eq!(compare(&[0xc1], &[0]), None);
+        assert_eq!(compare(&[0x91], &[0x91, 1]), None);
+        assert_eq!(compare(&[], &[]), None);
+        let mut deep = vec![0x91; 1 << 20];
+        deep.push(1);
+        assert_eq!(compare(&deep, &deep), Some(Ordering::Equal));
+    }
+}

@@ -1,0 +1,65 @@
+//! MessagePack as the server stores and compares it: reading, measuring, total order, writing.
+//!
+//! Everything here works on byte ranges and never builds a tree. Bytes may be hostile: every function that
+//! reads answers `None` for what is cut short or invalid, allocates nothing, and does not recurse, so depth of
+//! nesting costs neither stack nor heap.
+//!
+//! The dialect: a raw value (the `str` and `bin` families alike) begins with one byte that says what it is,
+//! [`TEXT`], [`GEOJSON`], or anything else for bytes. A list or map may begin with an extension value (in a map
+//! a pair of one and a nil) whose type is a set of flags about the container; it is no element of it. Extension
+//! type [`SEARCH`] marks values that exist only in searches: the wildcard and infinity.
+
+mod compare;
+mod measure;
+#[cfg(test)]
+mod properties;
+mod reader;
+mod writer;
+
+pub use compare::{Probe, compare, compare_heads, compare_ordered};
+pub use measure::{end_of, holds_search_value};
+pub use reader::{Extension, Head, Reader, is_extension};
+pub use writer::{
+    double_len, extension_header_len, integer_len, list_header_len, map_header_len, put_double,
+    put_extension_header, put_integer, put_list_header, put_map_header, put_nil, put_raw_header,
+    put_unsigned,
+};
+
+/// First byte of a raw value that is text.
+pub const TEXT: u8 = 3;
+/// First byte of a raw value that is plain bytes.
+pub const BLOB: u8 = 4;
+/// First byte of a raw value that is GeoJSON text.
+pub const GEOJSON: u8 = 23;
+/// Extension type of values that may be searched for but not stored.
+pub const SEARCH: u8 = 0xff;
+
+/// What a value is. The order of the variants is the order of values of different kinds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    Nil,
+    False,
+    True,
+    Negative,
+    Unsigned,
+    Text,
+    List,
+    Map,
+    Bytes,
+    Double,
+    GeoJson,
+    Extension,
+    /// Equal to everything.
+    Wildcard,
+    /// Greater than everything else.
+    Infinity,
+}
+
+impl Kind {
+    /// An integer of either sign.
+    #[inline]
+    #[must_use]
+    pub const fn is_integer(self) -> bool {
+        matches!(self, Self::Negative | Self::Unsigned)
+    }
+}

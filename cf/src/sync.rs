@@ -1,0 +1,126 @@
+//! A reader-writer lock of four bytes, for structures that need a million of them.
+//!
+//! State word: bit 31 = a writer holds it, bit 30 = somebody sleeps on it, the rest counts readers.
+//! Uncontended lock and unlock are one atomic operation each. Waiters spin briefly, then sleep in a futex and
+//! are all woken by the release; with a lock per sprig two threads rarely meet, so fairness is left out.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+pub use std::thread::scope;
+
+const WRITER: u32 = 1 << 31;
+const SLEEPERS: u32 = 1 << 30;
+const READERS: u32 = SLEEPERS - 1;
+const SPINS_MAX: u32 = 100;
+
+/// A reader-writer lock without data; the caller keeps what it guards beside it.
+#[derive(Default)]
+#[repr(transparent)]
+pub struct RwWord(AtomicU32);
+
+impl RwWord {
+    /// An unlocked lock.
+    #[must_use]
+    pub const fn new() -> Self {
+        RwWord(AtomicU32::new(0))
+    }
+
+    /// Waits until no writer holds the lock, and enters as one of its readers.
+    #[inline]
+    pub fn lock_shared(&self) {
+        let state = self.0.load(Relaxed);
+        if state & WRITER != 0 || self.0.compare_exchange_weak(state, state + 1, Acquire, Relaxed).is_err() {
+            self.wait_for(|state| (state & WRITER == 0).then_some(state + 1));
+        }
+    }
+
+    /// Waits until nobody holds the lock, and enters as its writer.
+    #[inline]
+    pub fn lock_exclusive(&self) {
+        if self.0.compare_exchange_weak(0, WRITER, Acquire, Relaxed).is_err() {
+            self.wait_for(|state| (state & (WRITER | READERS) == 0).then_some(state | WRITER));
+        }
+    }
+
+    /// Leaves as a reader. The caller has entered by [`lock_shared`](Self::lock_shared).
+    #[inline]
+    pub fn unlock_shared(&self) {
+        let before = self.0.fetch_sub(1, Release);
+        debug_assert!(before & READERS != 0);
+        if before & SLEEPERS != 0 && before & READERS == 1 {
+            self.wake();
+        }
+    }
+
+    /// Leaves as the writer. The caller has entered by [`lock_exclusive`](Self::lock_exclusive).
+    #[inline]
+    pub fn unlock_exclusive(&self) {
+        let before = self.0.fetch_and(!WRITER, Release);
+        debug_assert!(before & WRITER != 0);
+        if before & SLEEPERS != 0 {
+            self.wake();
+        }
+    }
+
+    /// Spins, then sleeps, until `enter` finds a state that admits the caller and gives the state to follow.
+    #[cold]
+    fn wait_for(&self, enter: impl Fn(u32) -> Option<u32>) {
+        let mut spins = 0;
+        loop {
+            let state = self.0.load(Relaxed);
+            if let Some(entered) = enter(state) {
+                if self.0.compare_exchange_weak(state, entered, Acquire, Relaxed).is_ok() {
+                    return;
+                }
+            } else if spins < SPINS_MAX {
+                spins += 1;
+                std::hint::spin_loop();
+            } else if state & SLEEPERS != 0
+                || self.0.compare_exchange(state, state | SLEEPERS, Relaxed, Relaxed).is_ok()
+            {
+                crate::sys::futex::wait(&self.0, state | SLEEPERS);
+            }
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        self.0.fetch_and(!SLEEPERS, Relaxed);
+        crate::sys::futex::wake_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    #[test]
+    fn writers_exclude_each_other_and_readers() {
+        let lock = RwWord::new();
+        let (low, high) = (AtomicU64::new(0), AtomicU64::new(0));
+        scope(|scope| {
+            for writer in 0..4 {
+                let (lock, low, high) = (&lock, &low, &high);
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        if writer % 2 == 0 {
+                            lock.lock_exclusive();
+                            low.store(low.load(Relaxed) + 1, Relaxed);
+                            high.store(high.load(Relaxed) + 1, Relaxed);
+                            lock.unlock_exclusive();
+                        } else {
+                            lock.lock_shared();
+                            assert_eq!(low.load(Relaxed), high.load(Relaxed));
+                            lock.unlock_shared();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(low.load(Relaxed), 40_000);
+        assert_eq!(lock.0.load(Relaxed) & !SLEEPERS, 0);
+    }
+}

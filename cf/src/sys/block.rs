@@ -1,0 +1,497 @@
+//! Block devices and files that stand in for them: whole transfers between an [`AlignedBuf`] and a place.
+//!
+//! A transfer is complete or an error that names path, place and operation. Nothing grows by being written to: a
+//! place beyond the end is an error. The file offset is never used, so any number of threads may transfer at once;
+//! who may touch which place when is for the owner to decide.
+
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::aligned::AlignedBuf;
+
+/// Smallest transfer that a device may support; the unit in which a torn write can tear.
+pub const IO_SIZE_MIN: u32 = 512;
+/// Largest minimum transfer that is supported.
+pub const IO_SIZE_MAX: u32 = 4096;
+/// What a created file may be used for: by its owner alone, as it holds everybody's data.
+const FILE_PERMISSIONS: u32 = 0o600;
+
+/// What was tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    Open,
+    Lock,
+    Resize,
+    Read,
+    Write,
+    Sync,
+    /// A look whether it is still there.
+    Check,
+}
+
+impl Operation {
+    const fn name(self) -> &'static str {
+        match self {
+            Operation::Open => "open",
+            Operation::Lock => "lock",
+            Operation::Resize => "resize",
+            Operation::Read => "read",
+            Operation::Write => "write",
+            Operation::Sync => "sync",
+            Operation::Check => "check",
+        }
+    }
+}
+
+/// A failed operation on a device or file.
+#[derive(Debug)]
+pub struct BlockError {
+    pub path: PathBuf,
+    pub operation: Operation,
+    /// The bytes concerned, for a read or write.
+    pub place: Option<Range<u64>>,
+    pub source: io::Error,
+}
+
+impl BlockError {
+    fn new(path: &Path, operation: Operation, place: Option<Range<u64>>, source: io::Error) -> Self {
+        BlockError { path: path.to_owned(), operation, place, source }
+    }
+}
+
+impl fmt::Display for BlockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, operation) = (self.path.display(), self.operation.name());
+        write!(f, "{path}: {operation}")?;
+        if let Some(place) = &self.place {
+            let size = place.end.saturating_sub(place.start);
+            write!(f, " of {size} bytes at offset {}", place.start)?;
+        }
+        write!(f, " failed: {}", self.source)?;
+        self.advice().map_or(Ok(()), |advice| write!(f, "; {advice}"))
+    }
+}
+
+impl BlockError {
+    /// What can be done about it.
+    fn advice(&self) -> Option<&'static str> {
+        use io::ErrorKind::*;
+        Some(match self.source.kind() {
+            NotFound => "check the path",
+            PermissionDenied => "let the user that the server runs as read and write it",
+            ReadOnlyFilesystem => "make its file system writable",
+            StorageFull | QuotaExceeded | FileTooLarge => "make room, or raise the limit",
+            UnexpectedEof => "it is shorter than it was: restore it from a copy",
+            _ if self.source.raw_os_error() == Some(libc::EIO) => {
+                "look for faults of the device in the system's log"
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl std::error::Error for BlockError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Where blocks are kept: a device, a file, or what a test puts in their place.
+pub trait BlockMedium: Send + Sync {
+    /// What the log calls it.
+    fn path(&self) -> &Path;
+
+    /// Usable bytes.
+    fn size(&self) -> u64;
+
+    /// Offsets and sizes of transfers are multiples of this many bytes.
+    fn io_size(&self) -> u32;
+
+    /// Reads what is at `offset` into `range` of `buffer`.
+    ///
+    /// # Errors
+    /// When not all of it could be read; the range's content is then undefined.
+    ///
+    /// # Panics
+    /// If offset or range are not multiples of [`io_size`](Self::io_size), or the range is not inside the buffer.
+    fn read_at(&self, offset: u64, buffer: &mut AlignedBuf, range: Range<usize>) -> Result<(), BlockError>;
+
+    /// Writes `range` of `buffer` to `offset`.
+    ///
+    /// # Errors
+    /// When not all of it could be written; any part of it may have been.
+    ///
+    /// # Panics
+    /// As [`read_at`](Self::read_at).
+    fn write_at(&self, offset: u64, buffer: &AlignedBuf, range: Range<usize>) -> Result<(), BlockError>;
+
+    /// Makes all completed writes durable.
+    ///
+    /// # Errors
+    /// When the system cannot say that they are.
+    fn sync(&self) -> Result<(), BlockError>;
+
+    /// Makes it as long as its size says, if it is shorter, so that all of it can be read.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    fn grow(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+
+    /// Whether what is written will still be found by others.
+    ///
+    /// # Errors
+    /// When it will not.
+    fn check(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+}
+
+/// Panics unless `offset` and `range` are multiples of `io_size`: a mistake of the caller that the device would
+/// answer with a bare "invalid argument".
+pub fn assert_io_unit(io_size: u32, offset: u64, range: &Range<usize>) {
+    let unit = io_size as usize;
+    let fits = offset.is_multiple_of(u64::from(io_size))
+        && range.start.is_multiple_of(unit)
+        && range.end.is_multiple_of(unit);
+    assert!(fits, "transfer of {range:?} at offset {offset} is not in units of {io_size} bytes");
+}
+
+/// How to open a device or file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BlockMode {
+    /// Past the page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// A write is durable when it returns (`O_DSYNC`).
+    pub data_sync: bool,
+    /// Without the right to write.
+    pub read_only: bool,
+    /// Refuse if another descriptor holds the lock, and hold it. A second descriptor of a process that holds the lock
+    /// must do without.
+    pub exclusive: bool,
+}
+
+/// An open block device, or a file used as one. The lock, if any, goes with the last descriptor.
+#[derive(Debug)]
+pub struct BlockFile {
+    file: File,
+    path: PathBuf,
+    size: u64,
+    found_size: u64,
+    is_device: bool,
+    io_size: u32,
+}
+
+impl BlockFile {
+    /// Opens an existing device or file; its size is what it has.
+    ///
+    /// # Errors
+    /// When it is not there, is neither device nor file, is in use, or cannot be opened this way.
+    pub fn open(path: &Path, mode: BlockMode) -> Result<Self, BlockError> {
+        let mut file = Self::prepare(path, mode, false)?;
+        file.size = file.found_size;
+        Ok(file)
+    }
+
+    /// Opens or creates a file of `size` bytes, sparse. A file with content keeps the length it has, as only its
+    /// content can tell whether another is right: see [`found_size`](Self::found_size) and [`resize`](Self::resize).
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and when `size` is too large for the file system.
+    pub fn open_or_create(path: &Path, size: u64, mode: BlockMode) -> Result<Self, BlockError> {
+        let mut file = Self::prepare(path, mode, true)?;
+        if file.is_device {
+            let source = io::Error::other("a device where a file is wanted: configure it as device");
+            return Err(BlockError::new(path, Operation::Open, None, source));
+        }
+        file.size = size;
+        if file.found_size == 0 {
+            file.resize()?;
+        }
+        Ok(file)
+    }
+
+    fn prepare(path: &Path, mode: BlockMode, create: bool) -> Result<Self, BlockError> {
+        let fail = |operation| move |source| BlockError::new(path, operation, None, source);
+        let file = open(path, mode, create).map_err(fail(Operation::Open))?;
+        let file_type = file.metadata().map_err(fail(Operation::Open))?.file_type();
+        let is_device = file_type.is_block_device();
+        if !is_device && !file_type.is_file() {
+            let source = io::Error::other("neither a block device nor a file");
+            return Err(BlockError::new(path, Operation::Open, None, source));
+        }
+        if mode.exclusive {
+            file.try_lock().map_err(|error| fail(Operation::Lock)(lock_error(error)))?;
+        }
+        // The end of a block device is its size, as it is for a file.
+        let found_size = (&file).seek(SeekFrom::End(0)).map_err(fail(Operation::Open))?;
+        let io_size = if mode.direct || is_device { probe_io_size(&file, path)? } else { IO_SIZE_MIN };
+        Ok(BlockFile { file, path: path.to_owned(), size: found_size, found_size, is_device, io_size })
+    }
+
+    /// Bytes it had when it was opened; 0 for a file that was created.
+    #[must_use]
+    pub fn found_size(&self) -> u64 {
+        self.found_size
+    }
+
+    /// Whether it is a block device.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        self.is_device
+    }
+
+    /// Uses only the first `size` bytes from now on.
+    ///
+    /// # Panics
+    /// If that is more than before.
+    pub fn limit_size(&mut self, size: u64) {
+        assert!(size <= self.size, "{}: {size} of {} bytes", self.path.display(), self.size);
+        self.size = size;
+    }
+
+    /// Makes a file exactly as long as its size says; what it gains is zeros, what it loses is gone.
+    ///
+    /// # Errors
+    /// When the system refuses; a device always does.
+    pub fn resize(&self) -> Result<(), BlockError> {
+        self.file.set_len(self.size).map_err(|source| self.error(Operation::Resize, None, source))
+    }
+
+    fn error(&self, operation: Operation, place: Option<Range<u64>>, source: io::Error) -> BlockError {
+        BlockError::new(&self.path, operation, place, source)
+    }
+
+    /// The place of a transfer, if it is inside.
+    fn place(&self, operation: Operation, offset: u64, size: usize) -> Result<Range<u64>, BlockError> {
+        let place = offset..offset.saturating_add(size as u64);
+        if place.end > self.size {
+            let source = io::Error::other(format!("beyond the end at {}", self.size));
+            return Err(self.error(operation, Some(place), source));
+        }
+        Ok(place)
+    }
+}
+
+impl BlockMedium for BlockFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn io_size(&self) -> u32 {
+        self.io_size
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut AlignedBuf, range: Range<usize>) -> Result<(), BlockError> {
+        assert_io_unit(self.io_size, offset, &range);
+        let place = self.place(Operation::Read, offset, range.len())?;
+        self.file
+            .read_exact_at(&mut buffer[range], offset)
+            .map_err(|source| self.error(Operation::Read, Some(place), source))
+    }
+
+    fn write_at(&self, offset: u64, buffer: &AlignedBuf, range: Range<usize>) -> Result<(), BlockError> {
+        assert_io_unit(self.io_size, offset, &range);
+        let place = self.place(Operation::Write, offset, range.len())?;
+        self.file
+            .write_all_at(&buffer[range], offset)
+            .map_err(|source| self.error(Operation::Write, Some(place), source))
+    }
+
+    fn sync(&self) -> Result<(), BlockError> {
+        self.file.sync_data().map_err(|source| self.error(Operation::Sync, None, source))
+    }
+
+    fn grow(&self) -> Result<(), BlockError> {
+        let is_shorter = !self.is_device && self.found_size < self.size;
+        if is_shorter { self.resize() } else { Ok(()) }
+    }
+
+    fn check(&self) -> Result<(), BlockError> {
+        let metadata = self.file.metadata().map_err(|source| self.error(Operation::Check, None, source))?;
+        if self.is_device || metadata.nlink() > 0 {
+            return Ok(());
+        }
+        let place = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
+        let source = io::Error::other(format!(
+            "the file was removed, and what it holds goes when the server stops; copy it from {place}"
+        ));
+        Err(self.error(Operation::Check, None, source))
+    }
+}
+
+fn open(path: &Path, mode: BlockMode, create: bool) -> io::Result<File> {
+    let direct = if mode.direct { libc::O_DIRECT } else { 0 };
+    let data_sync = if mode.data_sync { libc::O_DSYNC } else { 0 };
+    OpenOptions::new()
+        .read(true)
+        .write(!mode.read_only)
+        .create(create && !mode.read_only)
+        .custom_flags(direct | data_sync)
+        .mode(FILE_PERMISSIONS)
+        .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) if mode.direct => {
+                io::Error::other("its file system does not support direct I/O")
+            }
+            _ => error,
+        })
+}
+
+fn lock_error(error: TryLockError) -> io::Error {
+    match error {
+        TryLockError::Error(source) => source,
+        TryLockError::WouldBlock => io::Error::other("in use by another process or configured twice"),
+    }
+}
+
+/// The smallest transfer that works. A file without content answers as well.
+fn probe_io_size(file: &File, path: &Path) -> Result<u32, BlockError> {
+    let mut buffer = AlignedBuf::zeroed(IO_SIZE_MAX as usize);
+    let mut size = IO_SIZE_MIN;
+    loop {
+        match file.read_at(&mut buffer[..size as usize], 0) {
+            Ok(_) => return Ok(size),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) if size < IO_SIZE_MAX => size *= 2,
+            Err(source) => {
+                let place = Some(0..u64::from(size));
+                return Err(BlockError::new(path, Operation::Read, place, source));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::temp_folder::TempFolder;
+
+    const SIZE: u64 = 1 << 20;
+
+    fn pattern() -> AlignedBuf {
+        let mut buffer = AlignedBuf::zeroed(8192);
+        for (at, byte) in buffer.iter_mut().enumerate() {
+            *byte = (at * 7 % 251) as u8;
+        }
+        buffer
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_in_every_mode() {
+        let folder = TempFolder::new("block-modes");
+        for (n, (direct, data_sync)) in
+            [(false, false), (true, false), (true, true), (false, true)].into_iter().enumerate()
+        {
+            let mode = BlockMode { direct, data_sync, exclusive: true, read_only: false };
+            let path = folder.join(n.to_string());
+            let file = match BlockFile::open_or_create(&path, SIZE, mode) {
+                Err(error) if direct && error.to_string().contains("direct I/O") => continue,
+                other => other.unwrap(),
+            };
+            assert_eq!((file.size(), file.found_size(), file.is_device()), (SIZE, 0, false));
+            assert!([512, 1024, 2048, 4096].contains(&file.io_size()));
+            let written = pattern();
+            file.write_at(SIZE - 8192, &written, 0..8192).unwrap();
+            file.write_at(4096, &written, 4096..8192).unwrap();
+            file.sync().unwrap();
+            let mut read = AlignedBuf::zeroed(8192);
+            file.read_at(SIZE - 4096, &mut read, 4096..8192).unwrap();
+            assert_eq!(read[4096..], written[4096..]);
+            file.read_at(4096, &mut read, 0..4096).unwrap();
+            assert_eq!(read[..4096], written[4096..]);
+            file.read_at(0, &mut read, 0..4096).unwrap();
+            assert!(read[..4096].iter().all(|byte| *byte == 0));
+        }
+    }
+
+    #[test]
+    fn errors_name_path_place_and_operation() {
+        let folder = TempFolder::new("block-errors");
+        let path = folder.join("data");
+        let file = BlockFile::open_or_create(&path, SIZE, BlockMode::default()).unwrap();
+        let mut buffer = AlignedBuf::zeroed(8192);
+        let error = file.write_at(SIZE - 4096, &buffer, 0..8192).unwrap_err();
+        let expected =
+            format!("{}: write of 8192 bytes at offset 1044480 failed: beyond the end", path.display());
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        assert_eq!(file.size(), std::fs::metadata(&path).unwrap().len());
+        assert!(file.read_at(!0xFFF, &mut buffer, 0..8192).is_err());
+
+        File::options().write(true).open(&path).unwrap().set_len(SIZE / 2).unwrap();
+        let error = file.read_at(SIZE / 2, &mut buffer, 0..512).unwrap_err();
+        assert_eq!((error.operation, error.place), (Operation::Read, Some(SIZE / 2..SIZE / 2 + 512)));
+        assert_eq!(error.source.kind(), io::ErrorKind::UnexpectedEof);
+
+        let missing = BlockFile::open(&folder.join("missing"), BlockMode::default()).unwrap_err();
+        assert_eq!(missing.operation, Operation::Open);
+        let no_file = BlockFile::open(&folder, BlockMode { read_only: true, ..BlockMode::default() });
+        assert!(no_file.unwrap_err().to_string().contains("neither a block device nor a file"));
+
+        let read_only =
+            BlockFile::open(&path, BlockMode { read_only: true, ..BlockMode::default() }).unwrap();
+        assert_eq!(read_only.write_at(0, &buffer, 0..512).unwrap_err().operation, Operation::Write);
+    }
+
+    #[test]
+    fn files_with_content_keep_their_length_until_told() {
+        let folder = TempFolder::new("block-length");
+        let path = folder.join("data");
+        std::fs::write(&path, [5; 3000]).unwrap();
+        for size in [SIZE, 1024] {
+            let found = std::fs::metadata(&path).unwrap().len();
+            let file = BlockFile::open_or_create(&path, size, BlockMode::default()).unwrap();
+            assert_eq!((file.found_size(), file.size()), (found, size));
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), found);
+            file.resize().unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), size);
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), [5; 1024]);
+        let file = BlockFile::open_or_create(&path, 512, BlockMode::default()).unwrap();
+        file.grow().unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 1024, "growing never cuts");
+        let file = BlockFile::open_or_create(&path, 2048, BlockMode::default()).unwrap();
+        file.grow().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [[5; 1024], [0; 1024]].concat());
+        file.check().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let error = file.check().unwrap_err().to_string();
+        assert!(error.contains("check failed: the file was removed") && error.contains("/proc/"), "{error}");
+        std::fs::write(&path, [5; 1024]).unwrap();
+        let mut file = BlockFile::open(&path, BlockMode::default()).unwrap();
+        file.limit_size(512);
+        assert!(file.read_at(512, &mut AlignedBuf::zeroed(512), 0..512).is_err());
+    }
+
+    #[test]
+    fn one_owner_at_a_time() {
+        let folder = TempFolder::new("block-lock");
+        let path = folder.join("data");
+        let exclusive = BlockMode { exclusive: true, ..BlockMode::default() };
+        let first = BlockFile::open_or_create(&path, SIZE, exclusive).unwrap();
+        let second = BlockFile::open_or_create(&path, SIZE, exclusive).unwrap_err();
+        assert_eq!(second.operation, Operation::Lock);
+        assert!(second.to_string().contains("in use"), "{second}");
+        assert!(BlockFile::open(&path, BlockMode::default()).is_ok(), "without the wish for the lock");
+        drop(first);
+        assert!(BlockFile::open(&path, exclusive).is_ok());
+    }
+
+    #[test]
+    #[should_panic(expected = "not in units of 512 bytes")]
+    fn transfers_in_other_units_are_mistakes() {
+        let folder = TempFolder::new("block-unit");
+        let file = BlockFile::open_or_create(&folder.join("data"), SIZE, BlockMode::default()).unwrap();
+        let _ = file.write_at(100, &AlignedBuf::zeroed(512), 0..512);
+    }
+}

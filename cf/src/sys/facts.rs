@@ -1,0 +1,371 @@
+//! Facts about the machine and this process, as the kernel tells them under `/proc` and `/sys`.
+//!
+//! Nothing here can fail for the caller: where a file is missing (a sandbox, another kernel) the fact is zero
+//! or `None`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Memory this process can have: that of the machine, or of its control group where that is less.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Memory {
+    /// All of it, in bytes; zero when unknown.
+    pub total: u64,
+    /// What can still be used without swapping, in bytes.
+    pub available: u64,
+    /// Part of the machine's memory in transparent huge pages, in bytes.
+    pub huge_pages: u64,
+}
+
+impl Memory {
+    /// As it is now.
+    #[must_use]
+    pub fn now() -> Self {
+        Self::under(Path::new("/"))
+    }
+
+    /// `available` in percent of `total`.
+    #[must_use]
+    pub fn available_pct(&self) -> u64 {
+        let pct = (u128::from(self.available) * 100).checked_div(u128::from(self.total));
+        pct.and_then(|pct| u64::try_from(pct).ok()).unwrap_or(0)
+    }
+
+    fn under(root: &Path) -> Self {
+        let text = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
+        let kilobytes = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.and_then(first_number).map(|value| value.saturating_mul(1024))
+        };
+        let total = kilobytes("MemTotal").unwrap_or(0);
+        // An old kernel does not tell what is available; a machine that does not even tell what is free is not full.
+        let about_available = || {
+            let cached = [kilobytes("Buffers"), kilobytes("Cached")].into_iter().flatten();
+            Some(cached.fold(kilobytes("MemFree")?, u64::saturating_add).min(total))
+        };
+        let available = kilobytes("MemAvailable").or_else(about_available).unwrap_or(total);
+        let huge_pages = kilobytes("AnonHugePages").unwrap_or(0);
+        let mut memory = Memory { total, available, huge_pages };
+        for group in control_groups(root) {
+            memory.limit_to_group(&group);
+        }
+        memory
+    }
+
+    /// Takes the limit of a control group (version 2) into account. The group's file cache and other memory that the
+    /// kernel takes back when it needs some counts as used there, but is available.
+    fn limit_to_group(&mut self, group: &Path) {
+        let Some(limit) = number_in(&group.join("memory.max")) else { return };
+        let used = number_in(&group.join("memory.current")).unwrap_or(0);
+        let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+        let reclaimable = stat.lines().filter_map(|line| {
+            let (name, value) = line.split_once(' ')?;
+            RECLAIMABLE.contains(&name).then(|| first_number(value)).flatten()
+        });
+        let reclaimable = reclaimable.fold(0, u64::saturating_add);
+        let available = limit.saturating_sub(used.saturating_sub(reclaimable));
+        if self.total == 0 {
+            (self.total, self.available) = (limit, available);
+        } else {
+            (self.total, self.available) = (self.total.min(limit), self.available.min(available));
+        }
+    }
+}
+
+/// Lines of a group's `memory.stat` that tell of memory the kernel takes back when it needs some.
+const RECLAIMABLE: [&str; 3] = ["inactive_file", "active_file", "slab_reclaimable"];
+
+/// The folders of this process's control group and of those around it, innermost first.
+fn control_groups(root: &Path) -> Vec<PathBuf> {
+    let own = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let Some(path) = own.lines().find_map(|line| line.strip_prefix("0::/")) else { return Vec::new() };
+    let mounted = root.join("sys/fs/cgroup");
+    mounted
+        .join(path)
+        .ancestors()
+        .take_while(|group| group.starts_with(&mounted))
+        .map(Path::to_owned)
+        .collect()
+}
+
+fn first_number(text: &str) -> Option<u64> {
+    text.split_whitespace().next()?.parse().ok()
+}
+
+/// The number a file of one line holds; `None` when it is missing or not a number (`max`).
+#[must_use]
+pub fn number_in(path: &Path) -> Option<u64> {
+    first_number(&fs::read_to_string(path).ok()?)
+}
+
+/// When the kernel gives memory in huge pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HugePages {
+    /// Whenever it can, which costs memory and stalls.
+    Always,
+    /// Where a program asks for them.
+    Madvise,
+    /// Not at all.
+    Never,
+}
+
+/// The state of transparent huge pages; `None` when the kernel has none.
+#[must_use]
+pub fn huge_pages() -> Option<HugePages> {
+    parse_huge_pages(&fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok()?)
+}
+
+fn parse_huge_pages(text: &str) -> Option<HugePages> {
+    let chosen = text.split_once('[')?.1.split_once(']')?.0;
+    match chosen {
+        "always" => Some(HugePages::Always),
+        "madvise" => Some(HugePages::Madvise),
+        "never" => Some(HugePages::Never),
+        _ => None,
+    }
+}
+
+/// Resident memory of this process in bytes, zero when unknown.
+#[must_use]
+pub fn resident_size() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
+    // SAFETY: no memory is passed.
+    let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    pages.saturating_mul(u64::try_from(page_size).unwrap_or(4096))
+}
+
+/// Number of threads of this process, zero when unknown.
+#[must_use]
+pub fn thread_count() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().find_map(|line| first_number(line.strip_prefix("Threads:")?)).unwrap_or(0)
+}
+
+/// A thread as the kernel sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ThreadFacts {
+    /// Its number in the system.
+    pub id: u32,
+    /// Its name, at most 15 bytes.
+    pub name: String,
+    /// What it does: `R` runs, `S` sleeps, `D` waits for a device …
+    pub state: String,
+    /// The function of the kernel that it waits in; empty when it runs or the kernel does not tell.
+    pub waits_in: String,
+}
+
+/// The threads of this process, by number; none when the kernel does not tell.
+#[must_use]
+pub fn threads() -> Vec<ThreadFacts> {
+    let Ok(folder) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let mut threads: Vec<ThreadFacts> = folder
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+            let status = read("status");
+            if status.is_empty() {
+                // It has ended since the folder was read.
+                return None;
+            }
+            let field = |name: &str| {
+                let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+                value.unwrap_or_default().trim().to_owned()
+            };
+            let waits_in = read("wchan").trim_end().trim_start_matches('0').to_owned();
+            let id = entry.file_name().to_str()?.parse().ok()?;
+            Some(ThreadFacts { id, name: field("Name"), state: field("State"), waits_in })
+        })
+        .collect();
+    threads.sort_unstable_by_key(|thread| thread.id);
+    threads
+}
+
+/// Processor time this process has used in all its threads, in nanoseconds.
+#[must_use]
+pub fn process_cpu_nanos() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid, writable timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Use of the processors between two looks, in percent of one processor (two busy ones make 200).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CpuUsage {
+    /// Of the machine, outside the kernel.
+    pub system_user_pct: u64,
+    /// Of the machine, in the kernel.
+    pub system_kernel_pct: u64,
+    /// Of this process.
+    pub process_pct: u64,
+}
+
+/// Measures [`CpuUsage`] from one look to the next.
+pub struct CpuMeter {
+    taken_nanos: u64,
+    process_nanos: u64,
+    system: SystemTimes,
+}
+
+/// Times of all processors in ticks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct SystemTimes {
+    /// How many they are, those that this process may not use among them.
+    processors: u64,
+    user: u64,
+    kernel: u64,
+    idle: u64,
+}
+
+impl CpuMeter {
+    /// The first look.
+    #[must_use]
+    pub fn start() -> Self {
+        CpuMeter {
+            taken_nanos: crate::clock::monotonic_nanos(),
+            process_nanos: process_cpu_nanos(),
+            system: SystemTimes::now(),
+        }
+    }
+
+    /// The use since the last look.
+    pub fn look(&mut self) -> CpuUsage {
+        let last = std::mem::replace(self, Self::start());
+        let share = |part: u64, whole: u64| part.saturating_mul(100).checked_div(whole).unwrap_or(0);
+        let elapsed = self.taken_nanos.saturating_sub(last.taken_nanos);
+        let user = self.system.user.saturating_sub(last.system.user);
+        let kernel = self.system.kernel.saturating_sub(last.system.kernel);
+        let idle = self.system.idle.saturating_sub(last.system.idle);
+        let all = user.saturating_add(kernel).saturating_add(idle);
+        let processors = self.system.processors;
+        CpuUsage {
+            system_user_pct: share(user.saturating_mul(processors), all),
+            system_kernel_pct: share(kernel.saturating_mul(processors), all),
+            process_pct: share(self.process_nanos.saturating_sub(last.process_nanos), elapsed),
+        }
+    }
+}
+
+impl SystemTimes {
+    fn now() -> Self {
+        Self::parse(&fs::read_to_string("/proc/stat").unwrap_or_default())
+    }
+
+    /// From the line `cpu  user nice system idle …`, which those of the single processors follow: `cpu0 …`.
+    fn parse(text: &str) -> Self {
+        let processors = text.lines().skip(1).filter(|line| line.starts_with("cpu")).count() as u64;
+        let mut fields = text.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0));
+        let mut next = || fields.next().unwrap_or(0u64);
+        let (user, nice, kernel, idle) = (next(), next(), next(), next());
+        SystemTimes { processors, user: user.saturating_add(nice), kernel, idle }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::temp_folder::TempFolder;
+
+    /// A file tree in place of the machine's.
+    fn machine(name: &str, files: &[(&str, &str)]) -> TempFolder {
+        let root = TempFolder::new(name);
+        for (path, text) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    const MEMINFO: &str =
+        "MemTotal:       1000 kB\nMemFree:  1 kB\nMemAvailable:    400 kB\nAnonHugePages:    20 kB\n";
+
+    #[test]
+    fn memory_of_a_machine_without_groups() {
+        let root = machine("plain", &[("proc/meminfo", MEMINFO)]);
+        let memory = Memory::under(&root);
+        let expected = Memory { total: 1_024_000, available: 409_600, huge_pages: 20_480 };
+        assert_eq!(memory, expected);
+        assert_eq!(memory.available_pct(), 40);
+    }
+
+    #[test]
+    fn memory_is_limited_by_the_tightest_group_around() {
+        let root = machine(
+            "groups",
+            &[
+                ("proc/meminfo", MEMINFO),
+                ("proc/self/cgroup", "0::/pod/container\n"),
+                ("sys/fs/cgroup/pod/memory.max", "100000\n"),
+                ("sys/fs/cgroup/pod/memory.current", "90000\n"),
+                (
+                    "sys/fs/cgroup/pod/memory.stat",
+                    "anon 1\ninactive_file 15000\nactive_file 4000\nslab_reclaimable 1000\nslab 7\n",
+                ),
+                ("sys/fs/cgroup/pod/container/memory.max", "max\n"),
+                ("sys/fs/cgroup/pod/container/memory.current", "5\n"),
+            ],
+        );
+        let memory = Memory::under(&root);
+        assert_eq!((memory.total, memory.available), (100_000, 30_000));
+    }
+
+    #[test]
+    fn a_machine_that_tells_nothing_has_no_memory() {
+        let root = machine("bare", &[("proc/meminfo", "MemTotal: ???\nnonsense")]);
+        assert_eq!(Memory::under(&root), Memory::default());
+        assert_eq!(Memory::under(Path::new("/no/such/machine")).available_pct(), 0);
+    }
+
+    #[test]
+    fn memory_that_is_half_told_is_not_full() {
+        let told = |name: &str, text: &str| Memory::under(&machine(name, &[("proc/meminfo", text)]));
+        let old = "MemTotal: 100 kB\nMemFree: 10 kB\nBuffers: 20 kB\nCached: 30 kB\n";
+        assert_eq!(told("old", old).available_pct(), 60);
+        let vast = told("vast", "MemTotal: 18446744073709551615 kB\nMemAvailable: -1 kB\n");
+        assert_eq!((vast.total, vast.available_pct()), (u64::MAX, 100));
+        let only_group = machine(
+            "only-group",
+            &[
+                ("proc/self/cgroup", "0::/\n"),
+                ("sys/fs/cgroup/memory.max", "1000\n"),
+                ("sys/fs/cgroup/memory.current", "400\n"),
+            ],
+        );
+        let memory = Memory::under(&only_group);
+        assert_eq!((memory.total, memory.available), (1000, 600));
+    }
+
+    #[test]
+    fn this_machine_tells_about_itself() {
+        let memory = Memory::now();
+        assert!(memory.total >= memory.available && memory.available > 0, "{memory:?}");
+        assert!(resident_size() > 100_000);
+        let threads = threads();
+        assert!(thread_count() >= 1 && threads.iter().any(|thread| thread.id == std::process::id()));
+        assert!(
+            threads.iter().all(|thread| !thread.name.is_empty() && !thread.state.is_empty()),
+            "{threads:?}"
+        );
+        let mut meter = CpuMeter::start();
+        let until = process_cpu_nanos() + 20_000_000;
+        while process_cpu_nanos() < until {
+            std::hint::spin_loop();
+        }
+        let usage = meter.look();
+        assert!(usage.process_pct > 0, "{usage:?}");
+    }
+
+    #[test]
+    fn kernel_words_are_understood() {
+        assert_eq!(parse_huge_pages("always [madvise] never\n"), Some(HugePages::Madvise));
+        assert_eq!(parse_huge_pages("[always] madvise never\n"), Some(HugePages::Always));
+        assert_eq!(parse_huge_pages("always madvise [never]\n"), Some(HugePages::Never));
+        assert_eq!(parse_huge_pages("]["), None);
+        let times = SystemTimes::parse("cpu  66180 34026 15411 217026 1329 0\ncpu0 1 2 3 4\ncpu1 5\nintr 6");
+        let expected = SystemTimes { processors: 2, user: 100_206, kernel: 15_411, idle: 217_026 };
+        assert_eq!(times, expected);
+        assert_eq!(SystemTimes::parse(""), SystemTimes::default());
+    }
+}

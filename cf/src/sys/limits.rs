@@ -1,0 +1,44 @@
+//! The limit on open file descriptors: raised as far as the system lets us, never a reason to stop.
+
+use std::io;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Raises the number of file descriptors this process may have open to `wanted`, or as near as it may, and
+/// returns the number it has then. Never lowers it.
+///
+/// Anyone may raise the soft limit up to the hard one; root may raise both.
+///
+/// # Errors
+/// When the limit cannot be read; it is then unknown.
+pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft >= wanted {
+        return Ok(soft);
+    }
+    if wanted > hard && setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok() {
+        return Ok(wanted);
+    }
+    let target = wanted.min(hard);
+    // Refused (by a sandbox, say): the soft limit stays.
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, target, hard).is_ok();
+    Ok(if raised { target } else { soft })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_goes_up_to_what_is_allowed_and_never_down() {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(raise_open_files(1).unwrap(), soft);
+        let wanted = (soft + 1).min(hard);
+        assert_eq!(raise_open_files(wanted).unwrap(), wanted);
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0, wanted);
+        // Beyond what the kernel gives to anyone.
+        let most = raise_open_files(u64::MAX - 1).unwrap();
+        assert!(most >= wanted);
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0, most);
+    }
+}

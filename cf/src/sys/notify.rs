@@ -1,0 +1,68 @@
+//! Telling whoever started this process as a service how far it is: the protocol of systemd's `Type=notify`.
+//!
+//! Lines of `NAME=value` go as one datagram to the socket that the environment variable `NOTIFY_SOCKET` names: a path,
+//! or after an `@` a name in the abstract namespace. Without the variable nobody wants to know.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// The service does what it is there for.
+pub const READY: &str = "READY=1";
+/// It is about to end.
+pub const STOPPING: &str = "STOPPING=1";
+
+/// Tells `state`, if somebody wants to know.
+///
+/// # Errors
+/// When the one who wants to know cannot be told.
+pub fn notify(state: &str) -> io::Result<()> {
+    match std::env::var_os("NOTIFY_SOCKET") {
+        Some(name) if !name.is_empty() => notify_at(&name, state),
+        _ => Ok(()),
+    }
+}
+
+fn notify_at(name: &OsStr, state: &str) -> io::Result<()> {
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    // A service manager that hangs must not hang us.
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(state.as_bytes(), &address).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(socket: &UnixDatagram) -> String {
+        let mut buffer = [0; 64];
+        let size = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..size].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_state_arrives_where_it_is_wanted() {
+        let folder = crate::temp_folder::TempFolder::new("notify");
+        let path = folder.join("socket");
+        let listener = UnixDatagram::bind(&path).unwrap();
+        notify_at(path.as_os_str(), READY).unwrap();
+        assert_eq!(received(&listener), "READY=1");
+
+        let name = format!("ferrospike-notify-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let listener = UnixDatagram::bind_addr(&address).unwrap();
+        notify_at(OsStr::new(&format!("@{name}")), STOPPING).unwrap();
+        assert_eq!(received(&listener), "STOPPING=1");
+    }
+
+    #[test]
+    fn nobody_there_is_an_error_and_not_a_wait() {
+        assert!(notify_at(OsStr::new("/no/such/socket"), READY).is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! What a daemon does to its own process: the pid file, who it runs as, leaving the terminal, ending at once.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Group, Uid, User, setgid, setgroups, setuid};
+
+/// Ends the process now, without the clean-up of `exit`: for the second request to stop, and for the parent of
+/// a daemon.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` touches no memory of ours and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Files made from now on belong to the user alone, or to the group as well.
+pub fn set_file_permissions(for_group: bool) {
+    let others = Mode::S_IROTH | Mode::S_IWOTH;
+    umask(if for_group { others } else { others | Mode::S_IRGRP | Mode::S_IWGRP });
+}
+
+/// The user called `name`.
+///
+/// # Errors
+/// When there is none.
+pub fn user_id(name: &str) -> io::Result<u32> {
+    Ok(find_user(User::from_name(name), name)?.uid.as_raw())
+}
+
+/// The group called `name`.
+///
+/// # Errors
+/// When there is none.
+pub fn group_id(name: &str) -> io::Result<u32> {
+    let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("there is no group {name}"));
+    Ok(Group::from_name(name)?.ok_or_else(unknown)?.gid.as_raw())
+}
+
+fn find_user(found: nix::Result<Option<User>>, name: &str) -> io::Result<User> {
+    found?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no user {name}")))
+}
+
+/// Runs the process as `user` and `group` from now on, without the other groups of root.
+///
+/// Without a group it is the first group of the user. Whoever is not root can only stay what he is. Must be
+/// called while the process has one thread. Files that only root may open must be open before.
+///
+/// # Errors
+/// When the process may not change to them.
+pub fn switch_user(user: Option<u32>, group: Option<u32>) -> io::Result<()> {
+    let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
+    let (own_user, own_group) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    // An executable with the set-user-id bit stays what it became.
+    setuid(own_user)?;
+    setgid(own_group)?;
+    if !own_user.is_root() {
+        if user.is_some_and(|user| user != own_user) || group.is_some_and(|group| group != own_group) {
+            let text = format!("only root can switch to another user or group, this is user {own_user}");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        return Ok(());
+    }
+    let of_user = match user.filter(|user| !user.is_root()) {
+        Some(user) => User::from_uid(user)?.map(|user| user.gid),
+        None => None,
+    };
+    if let Some(group) = group.or(of_user) {
+        setgroups(&[])?;
+        setgid(group)?;
+    }
+    if let Some(user) = user {
+        setuid(user)?;
+    }
+    Ok(())
+}
+
+/// Leaves the terminal: goes on in a child process with a session of its own, whose output goes to
+/// `/tmp/aerospike-console.<pid>`. The parent ends with success.
+///
+/// # Errors
+/// Those of the system calls. Nothing has changed when the fork fails.
+///
+/// # Panics
+/// When the process has more than one thread: the others would be missing in the child.
+pub fn daemonize() -> io::Result<()> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    assert!(threads <= 1, "leaving the terminal with {threads} threads");
+    // SAFETY: the process has one thread, so the child has all of it, and may go on with any code.
+    if unsafe { nix::unistd::fork() }?.is_parent() {
+        exit_now(0);
+    }
+    nix::unistd::setsid()?;
+    let console = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o644)
+        // A link that somebody put into the shared folder is not followed.
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(format!("/tmp/aerospike-console.{}", std::process::id()))?;
+    nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
+    nix::unistd::dup2_stdout(&console)?;
+    nix::unistd::dup2_stderr(&console)?;
+    Ok(())
+}
+
+/// A file with the number of this process, locked as long as it runs and removed at its clean end.
+pub struct PidFile {
+    path: PathBuf,
+    /// Holds the lock.
+    _file: File,
+}
+
+impl PidFile {
+    /// Makes the file, or takes over that of a process that is gone.
+    ///
+    /// # Errors
+    /// When a running process holds it, or it cannot be written.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                file.take(20).read_to_string(&mut holder)?;
+                let text = format!("process {} holds {}", holder.trim(), path.display());
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        file.set_len(0)?;
+        file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
+        Ok(PidFile { path: path.to_owned(), _file: file })
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // It may not be in our power (a folder of root's); then it stays, unlocked.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_file_is_held_by_one_process() {
+        let folder = crate::temp_folder::TempFolder::new("pid");
+        let path = folder.join("asd.pid");
+        std::fs::write(&path, "999999999999 left over from a crash").unwrap();
+        let held = PidFile::create(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        let second = PidFile::create(&path).err().unwrap();
+        assert!(second.to_string().contains(&std::process::id().to_string()), "{second}");
+        drop(held);
+        assert!(!path.exists());
+        drop(PidFile::create(&path).unwrap());
+        assert!(PidFile::create(Path::new("/no/such/folder/asd.pid")).is_err());
+    }
+
+    #[test]
+    fn users_and_groups_have_names() {
+        assert_eq!(user_id("root").unwrap(), 0);
+        assert_eq!(group_id("root").unwrap(), 0);
+        assert!(user_id("no-such-user").unwrap_err().to_string().contains("no-such-user"));
+        assert!(group_id("no-such-group").unwrap_err().to_string().contains("no-such-group"));
+    }
+
+    #[test]
+    fn staying_who_one_is_works_for_everyone() {
+        switch_user(None, None).unwrap();
+        let own = nix::unistd::geteuid();
+        if !own.is_root() {
+            switch_user(Some(own.as_raw()), None).unwrap();
+            assert!(switch_user(Some(0), None).is_err());
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! A folder that belongs to one test and goes with it.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+/// The folder; removed when dropped.
+pub(crate) struct TempFolder(PathBuf);
+
+impl TempFolder {
+    /// A fresh folder; `name` tells the tests of one process apart.
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("cf-test-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        TempFolder(path)
+    }
+}
+
+impl Deref for TempFolder {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempFolder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,44 @@
+//! Large slices of zeroed memory whose pages the kernel backs only once they are touched.
+
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+
+/// A type whose all-zero bytes are a valid value.
+///
+/// # Safety
+/// Implementors are valid when all their bytes are zero, and need no drop.
+pub unsafe trait Zeroable {}
+
+/// `count` zeroed values; costs address space until used.
+#[must_use]
+pub fn boxed_slice<T: Zeroable>(count: usize) -> Box<[T]> {
+    let Ok(layout) = Layout::array::<T>(count) else { panic!("slice larger than the address space") };
+    if layout.size() == 0 {
+        return Box::new([]);
+    }
+    // SAFETY: the layout has a size above zero.
+    let base = unsafe { alloc_zeroed(layout) }.cast::<T>();
+    if base.is_null() {
+        handle_alloc_error(layout);
+    }
+    // SAFETY: `base` was allocated by the global allocator with the layout of `[T; count]`, and zeros are valid values
+    // of `T`.
+    unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(base, count)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    // SAFETY: an integer.
+    unsafe impl Zeroable for AtomicU64 {}
+
+    #[test]
+    fn starts_as_zeros() {
+        let slice = boxed_slice::<AtomicU64>(1 << 20);
+        assert_eq!(slice.len(), 1 << 20);
+        assert!(slice.iter().all(|value| value.load(std::sync::atomic::Ordering::Relaxed) == 0));
+        assert!(boxed_slice::<AtomicU64>(0).is_empty());
+    }
+}
