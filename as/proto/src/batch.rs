@@ -1,0 +1,257 @@
+//! Batches: many single-record requests in one field of a message.
+//!
+//! ```text
+//! field:  number of rows u32, flags u8, rows
+//! row:    index u32, digest 20, flags u8; then, unless it repeats the parameters of the row before:
+//!         info1 u8, [info2 u8, info3 u8], [info4 u8], [generation u16], [record TTL u32],
+//!         number of fields u16, number of ops u16, fields (the first is the namespace), ops
+//! ```
+
+use cf::Digest;
+use cf::digest::DIGEST_SIZE;
+
+use crate::message::{Request, RequestHead, info1, info3};
+
+/// Flags of a batch.
+pub mod batch_flag {
+    /// Rows may run on the thread that read the batch: records in memory.
+    pub const ALLOW_INLINE: u8 = 1;
+    /// The same for records on devices.
+    pub const ALLOW_INLINE_DEVICE: u8 = 2;
+    /// An error of a row does not end the batch.
+    pub const RESPOND_ALL_KEYS: u8 = 4;
+    /// The row whose error ends the batch is answered too.
+    pub const REPORT_ERROR_ROW: u8 = 8;
+}
+
+const ROW_REPEATS: u8 = 1;
+const ROW_HAS_INFO: u8 = 2;
+const ROW_HAS_GENERATION: u8 = 4;
+const ROW_HAS_RECORD_TTL: u8 = 8;
+const ROW_HAS_INFO4: u8 = 0x10;
+
+/// The bytes are not a batch, or not the row they should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadBatch;
+
+/// The head of a batch field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Batch<'a> {
+    /// What the client says; that many rows need not be there.
+    pub row_count: u32,
+    pub flags: u8,
+    pub rows: &'a [u8],
+}
+
+impl<'a> Batch<'a> {
+    /// Takes a batch field apart.
+    ///
+    /// # Errors
+    /// When it is too short to be one.
+    pub fn parse(value: &'a [u8]) -> Result<Self, BadBatch> {
+        let (count, rest) = value.split_first_chunk().ok_or(BadBatch)?;
+        let (&flags, rows) = rest.split_first().ok_or(BadBatch)?;
+        Ok(Batch { row_count: u32::from_be_bytes(*count), flags, rows })
+    }
+}
+
+/// One row: a request for one record.
+#[derive(Clone, Debug)]
+pub struct Row<'a> {
+    /// The client's number of the row; its answer carries it.
+    pub index: u32,
+    pub digest: Digest,
+    pub request: Request<'a>,
+}
+
+/// A place between rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RowPosition {
+    /// Where the next row starts.
+    at: usize,
+    /// Where the last row with parameters of its own starts.
+    parameters_at: Option<usize>,
+}
+
+/// Reads the rows of a batch one after the other.
+#[derive(Clone, Debug)]
+pub struct Rows<'a> {
+    bytes: &'a [u8],
+    position: RowPosition,
+    /// Parameters of the last row that had its own; cannot be repeated if a user key was among them.
+    parameters: Option<Request<'a>>,
+    info3: u8,
+    transaction_ttl_ms: u32,
+}
+
+impl<'a> Rows<'a> {
+    /// The rows in `bytes`. `parent` is the message that the batch came in.
+    #[must_use]
+    pub fn new(bytes: &'a [u8], parent: &Request<'_>) -> Self {
+        Rows {
+            bytes,
+            position: RowPosition::default(),
+            parameters: None,
+            info3: parent.info3 & (info3::SC_READ_TYPE | info3::SC_READ_RELAX),
+            transaction_ttl_ms: parent.transaction_ttl_ms,
+        }
+    }
+
+    /// Where the next row starts, to go on there another time.
+    #[must_use]
+    pub fn position(&self) -> RowPosition {
+        self.position
+    }
+
+    /// Goes to a place that another reader of the same rows gave.
+    ///
+    /// # Errors
+    /// When the rows are not the same.
+    pub fn go_to(&mut self, position: RowPosition) -> Result<(), BadBatch> {
+        if let Some(at) = position.parameters_at {
+            self.position = RowPosition { at, parameters_at: None };
+            self.read()?;
+        }
+        self.position = position;
+        Ok(())
+    }
+
+    /// The next row.
+    ///
+    /// # Errors
+    /// When there is none, or it is malformed; the rows behind it cannot be found then.
+    pub fn read(&mut self) -> Result<Row<'a>, BadBatch> {
+        let start = self.position.at;
+        let rest = self.bytes.get(start..).ok_or(BadBatch)?;
+        let (index, rest) = rest.split_first_chunk().ok_or(BadBatch)?;
+        let (digest, rest) = rest.split_first_chunk::<DIGEST_SIZE>().ok_or(BadBatch)?;
+        let (&flags, mut rest) = rest.split_first().ok_or(BadBatch)?;
+        let repeats = flags & ROW_REPEATS != 0;
+        if !repeats {
+            let (parameters, after) = self.read_parameters(flags, rest).ok_or(BadBatch)?;
+            self.parameters = Some(parameters);
+            self.position.parameters_at = Some(start);
+            rest = after;
+        }
+        self.position.at = self.bytes.len() - rest.len();
+        let request = self.parameters.clone().ok_or(BadBatch)?;
+        if repeats && request.key.is_some() {
+            return Err(BadBatch);
+        }
+        Ok(Row { index: u32::from_be_bytes(*index), digest: Digest(*digest), request })
+    }
+
+    fn read_parameters(&self, flags: u8, bytes: &'a [u8]) -> Option<(Request<'a>, &'a [u8])> {
+        let mut rest = bytes;
+        let mut head = RequestHead {
+            info1: take::<1>(&mut rest)?[0] & !(info1::COMPRESS_RESPONSE | info1::XDR),
+            info2: 0,
+            info3: self.info3,
+            info4: 0,
+            generation: 0,
+            record_ttl: 0,
+            transaction_ttl_ms: self.transaction_ttl_ms,
+        };
+        if flags & ROW_HAS_INFO != 0 {
+            [head.info2, head.info3] = *take(&mut rest)?;
+        }
+        if flags & ROW_HAS_INFO4 != 0 {
+            [head.info4] = *take(&mut rest)?;
+        }
+        if flags & ROW_HAS_GENERATION != 0 {
+            head.generation = u32::from(u16::from_be_bytes(*take(&mut rest)?));
+        }
+        if flags & ROW_HAS_RECORD_TTL != 0 {
+            head.record_ttl = u32::from_be_bytes(*take(&mut rest)?);
+        }
+        // Older clients say that there are no fields and send the namespace.
+        let field_count = u16::from_be_bytes(*take(&mut rest)?).max(1);
+        let op_count = u16::from_be_bytes(*take(&mut rest)?);
+        Request::split_from(head, rest, field_count, op_count).ok()
+    }
+}
+
+fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (taken, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parent() -> Request<'static> {
+        Request::parse(&[22, 0, 0, 0xC0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0]).unwrap()
+    }
+
+    fn full_row(index: u32, flags: u8, middle: &[u8], fields: &[(u8, &[u8])]) -> Vec<u8> {
+        let mut row = index.to_be_bytes().to_vec();
+        row.extend([index as u8; 20]);
+        row.push(flags);
+        row.extend(middle);
+        row.extend((fields.len() as u16).to_be_bytes());
+        row.extend([0, 0]);
+        for (field_type, value) in fields {
+            row.extend((value.len() as u32 + 1).to_be_bytes());
+            row.push(*field_type);
+            row.extend(*value);
+        }
+        row
+    }
+
+    #[test]
+    fn rows_have_their_own_or_repeated_parameters() {
+        let mut bytes = full_row(7, 0, &[info1::READ | info1::XDR], &[(0, b"test"), (1, b"set")]);
+        bytes.extend([0, 0, 0, 8]);
+        bytes.extend([8; 20]);
+        bytes.push(ROW_REPEATS);
+        let all = ROW_HAS_INFO | ROW_HAS_INFO4 | ROW_HAS_GENERATION | ROW_HAS_RECORD_TTL;
+        bytes.extend(full_row(9, all, &[1, 2, 3, 4, 0, 5, 0, 0, 0, 6], &[(0, b"bar")]));
+        let mut rows = Rows::new(&bytes, &parent());
+        let first = rows.read().unwrap();
+        assert_eq!((first.index, first.digest, first.request.info1), (7, Digest([7; 20]), info1::READ));
+        assert_eq!((first.request.info3, first.request.transaction_ttl_ms), (0xC0, 9));
+        let second = rows.read().unwrap();
+        assert_eq!(
+            (second.index, second.digest, second.request.set_name()),
+            (8, Digest([8; 20]), &b"set"[..])
+        );
+        let mut again = Rows::new(&bytes, &parent());
+        again.read().unwrap();
+        let before_second = again.position();
+        let mut resumed = Rows::new(&bytes, &parent());
+        resumed.go_to(before_second).unwrap();
+        assert_eq!(resumed.read().unwrap().request.set_name(), b"set");
+        let third = rows.read().unwrap().request;
+        assert_eq!((third.info2, third.info3, third.info4), (2, 3, 4));
+        assert_eq!((third.generation, third.record_ttl, third.namespace), (5, 6, Some(&b"bar"[..])));
+        assert_eq!(rows.read().unwrap_err(), BadBatch);
+    }
+
+    #[test]
+    fn keys_are_not_repeated_and_the_first_row_repeats_nothing() {
+        let mut repeat = vec![0; 24];
+        repeat.push(ROW_REPEATS);
+        assert!(Rows::new(&repeat, &parent()).read().is_err());
+        let mut bytes = full_row(1, 0, &[info1::READ], &[(0, b"test"), (2, b"\x03k")]);
+        bytes.extend(&repeat);
+        let mut rows = Rows::new(&bytes, &parent());
+        assert!(rows.read().is_ok());
+        assert!(rows.read().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_rows_or_not(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut rows = Rows::new(&bytes, &parent());
+            let mut count = 0;
+            while rows.read().is_ok() {
+                count += 1;
+                prop_assert!(count <= bytes.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Frames: the 8 bytes before every message in both directions.
+//!
+//! ```text
+//! offset  size  content
+//!      0     1  version, 2
+//!      1     1  type of the body
+//!      2     6  size of the body, big-endian
+//! ```
+
+/// Bytes of a frame header.
+pub const HEADER_SIZE: usize = 8;
+/// The one version of the protocol.
+pub const VERSION: u8 = 2;
+/// Largest body a client may send. A larger announcement ends the connection.
+pub const BODY_SIZE_MAX: u64 = 128 * 1024 * 1024;
+
+/// What a frame carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum FrameType {
+    Info = 1,
+    Security = 2,
+    Message = 3,
+    CompressedMessage = 4,
+    InternalXdr = 5,
+}
+
+/// Why bytes are not a frame. The stream cannot be resynchronised after any of these.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameError {
+    /// Looks like the start of a TLS handshake on a clear-text port.
+    Tls,
+    /// Another version than 2 (0 is tolerated for security frames).
+    Version(u8),
+    /// No such frame type.
+    Type(u8),
+    /// The body would be larger than [`BODY_SIZE_MAX`].
+    TooLarge(u64),
+}
+
+impl std::fmt::Display for FrameError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            FrameError::Tls => write!(f, "TLS handshake on a port without TLS"),
+            FrameError::Version(version) => write!(f, "unsupported protocol version {version}"),
+            FrameError::Type(number) => write!(f, "unknown frame type {number}"),
+            FrameError::TooLarge(size) => write!(f, "frame body of {size} bytes, more than {BODY_SIZE_MAX}"),
+        }
+    }
+}
+
+/// A checked frame header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FrameHeader {
+    pub frame_type: FrameType,
+    pub body_size: usize,
+}
+
+impl FrameHeader {
+    /// Reads the header at the start of `bytes`; `None` while fewer than [`HEADER_SIZE`] bytes are there.
+    ///
+    /// # Errors
+    /// When the bytes that are there cannot begin a frame.
+    #[inline]
+    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, FrameError> {
+        let Some(header) = bytes.first_chunk::<HEADER_SIZE>() else { return Ok(None) };
+        let [version, number, size @ ..] = *header;
+        let body_size = size.iter().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
+        if version != VERSION {
+            // A TLS record header: handshake (22), major version 3.
+            if version == 22 && number == 3 {
+                return Err(FrameError::Tls);
+            }
+            if version != 0 || number != FrameType::Security as u8 {
+                return Err(FrameError::Version(version));
+            }
+        }
+        let frame_type = match number {
+            1 => FrameType::Info,
+            2 => FrameType::Security,
+            3 => FrameType::Message,
+            4 => FrameType::CompressedMessage,
+            5 => FrameType::InternalXdr,
+            _ => return Err(FrameError::Type(number)),
+        };
+        match usize::try_from(body_size) {
+            Ok(size) if body_size <= BODY_SIZE_MAX => Ok(Some(FrameHeader { frame_type, body_size: size })),
+            _ => Err(FrameError::TooLarge(body_size)),
+        }
+    }
+}
+
+/// The header of a frame with a body of `body_size` bytes.
+#[inline]
+#[must_use]
+pub const fn header_bytes(frame_type: FrameType, body_size: usize) -> [u8; HEADER_SIZE] {
+    let [_, _, a, b, c, d, e, f] = (body_size as u64).to_be_bytes();
+    [VERSION, frame_type as u8, a, b, c, d, e, f]
+}
+
+/// Appends the reply to any security request: "security is not enabled here", upon which clients go on without.
+///
+/// Its 16 body bytes are zero but for the result in the second.
+pub fn write_security_not_enabled(out: &mut Vec<u8>) {
+    let mut body = [0u8; 16];
+    body[1] = crate::ResultCode::SecurityNotEnabled.code();
+    out.extend_from_slice(&header_bytes(FrameType::Security, body.len()));
+    out.extend_from_slice(&body);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn header_round_trips() {
+        let bytes = header_bytes(FrameType::Message, 0x0102_0304);
+        assert_eq!(bytes, [2, 3, 0, 0, 1, 2, 3, 4]);
+        let header = FrameHeader { frame_type: FrameType::Message, body_size: 0x0102_0304 };
+        assert_eq!(FrameHeader::parse(&bytes), Ok(Some(header)));
+    }
+
+    #[test]
+    fn what_cannot_begin_a_frame_is_named() {
+        assert_eq!(FrameHeader::parse(&[2, 3, 0, 0, 0, 0, 0]), Ok(None));
+        assert_eq!(FrameHeader::parse(&[1, 3, 0, 0, 0, 0, 0, 0]), Err(FrameError::Version(1)));
+        assert_eq!(FrameHeader::parse(&[0, 3, 0, 0, 0, 0, 0, 0]), Err(FrameError::Version(0)));
+        assert_eq!(FrameHeader::parse(&[2, 6, 0, 0, 0, 0, 0, 0]), Err(FrameError::Type(6)));
+        assert_eq!(FrameHeader::parse(&[22, 3, 1, 2, 0, 1, 0, 1]), Err(FrameError::Tls));
+        assert_eq!(FrameHeader::parse(&[2, 3, 0, 0, 8, 0, 0, 1]), Err(FrameError::TooLarge(0x0800_0001)));
+        assert!(FrameHeader::parse(&[0, 2, 0, 0, 0, 0, 0, 0]).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_header_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+            if let Ok(Some(header)) = FrameHeader::parse(&bytes) {
+                prop_assert!(header.body_size as u64 <= BODY_SIZE_MAX);
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The client wire protocol. Pure: no I/O, no clock, no locks; borrows the bytes it parses.
+//!
+//! All integers on the wire are big-endian unless a field says otherwise.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::indexing_slicing))]
+
+pub mod batch;
+pub mod frame;
+pub mod info;
+pub mod message;
+pub mod reply;
+mod result;
+
+pub use result::ResultCode;

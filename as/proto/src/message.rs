@@ -1,0 +1,480 @@
+//! Record messages: what a client asks of one record, a batch or a query.
+//!
+//! ```text
+//! offset  size  content
+//!      0     1  header size, 22 (not looked at)
+//!      1     4  info1 … info4, see the modules of that name
+//!      5     1  result (replies only)
+//!      6     4  generation
+//!     10     4  record TTL in seconds, or a special value
+//!     14     4  transaction TTL in milliseconds, 0 = the server's default
+//!     18     2  number of fields
+//!     20     2  number of ops
+//!     22        fields: size u32 (of type and value), type u8, value
+//!               ops:    size u32 (of all that follows), op u8, particle type u8, flags u8, name size u8,
+//!                       name, [last-update-time u64 if flag bit 0], value
+//! ```
+
+use cf::Digest;
+
+/// Bytes of a message before its fields.
+pub const MESSAGE_HEADER_SIZE: usize = 22;
+/// Bytes of an op counted by its size before the name.
+const OP_FIXED_SIZE: usize = 4;
+const OP_FLAG_LAST_UPDATE_TIME: u8 = 1;
+
+/// Bits of the first info byte.
+pub mod info1 {
+    pub const READ: u8 = 1 << 0;
+    pub const GET_ALL: u8 = 1 << 1;
+    pub const SHORT_QUERY: u8 = 1 << 2;
+    pub const BATCH: u8 = 1 << 3;
+    pub const XDR: u8 = 1 << 4;
+    pub const GET_NO_BINS: u8 = 1 << 5;
+    pub const CONSISTENCY_LEVEL_ALL: u8 = 1 << 6;
+    pub const COMPRESS_RESPONSE: u8 = 1 << 7;
+}
+
+/// Bits of the second info byte.
+pub mod info2 {
+    pub const WRITE: u8 = 1 << 0;
+    pub const DELETE: u8 = 1 << 1;
+    pub const GENERATION: u8 = 1 << 2;
+    pub const GENERATION_GT: u8 = 1 << 3;
+    pub const DURABLE_DELETE: u8 = 1 << 4;
+    pub const CREATE_ONLY: u8 = 1 << 5;
+    pub const RELAX_AP_LONG_QUERY: u8 = 1 << 6;
+    pub const RESPOND_ALL_OPS: u8 = 1 << 7;
+}
+
+/// Bits of the third info byte.
+pub mod info3 {
+    pub const LAST: u8 = 1 << 0;
+    pub const COMMIT_LEVEL_MASTER: u8 = 1 << 1;
+    pub const PARTITION_DONE: u8 = 1 << 2;
+    pub const UPDATE_ONLY: u8 = 1 << 3;
+    pub const CREATE_OR_REPLACE: u8 = 1 << 4;
+    pub const REPLACE_ONLY: u8 = 1 << 5;
+    pub const SC_READ_TYPE: u8 = 1 << 6;
+    pub const SC_READ_RELAX: u8 = 1 << 7;
+}
+
+/// Types of fields.
+pub mod field {
+    pub const NAMESPACE: u8 = 0;
+    pub const SET: u8 = 1;
+    pub const KEY: u8 = 2;
+    pub const RECORD_VERSION: u8 = 3;
+    pub const DIGEST: u8 = 4;
+    pub const MRT_ID: u8 = 5;
+    pub const MRT_DEADLINE: u8 = 6;
+    pub const JOB_ID: u8 = 7;
+    pub const SOCKET_TIMEOUT: u8 = 9;
+    pub const RECORDS_PER_SECOND: u8 = 10;
+    pub const PARTITION_ID_ARRAY: u8 = 11;
+    pub const DIGEST_ARRAY: u8 = 12;
+    pub const SAMPLE_MAX: u8 = 13;
+    pub const LAST_UPDATE_TIME: u8 = 14;
+    pub const BVAL_ARRAY: u8 = 15;
+    pub const INDEX_NAME: u8 = 21;
+    pub const INDEX_RANGE: u8 = 22;
+    pub const INDEX_CONTEXT: u8 = 23;
+    pub const INDEX_TYPE: u8 = 26;
+    pub const UDF_FILE: u8 = 30;
+    pub const UDF_FUNCTION: u8 = 31;
+    pub const UDF_ARGUMENTS: u8 = 32;
+    pub const UDF_OP: u8 = 33;
+    pub const QUERY_BIN_LIST: u8 = 40;
+    pub const BATCH: u8 = 41;
+    pub const BATCH_WITH_SET: u8 = 42;
+    pub const FILTER_EXPRESSION: u8 = 43;
+    /// One more than the largest known type.
+    pub const COUNT: usize = 44;
+}
+
+/// Codes of ops.
+pub mod op_code {
+    pub const READ: u8 = 1;
+    pub const WRITE: u8 = 2;
+    pub const CDT_READ: u8 = 3;
+    pub const CDT_MODIFY: u8 = 4;
+    pub const INCR: u8 = 5;
+    pub const EXP_READ: u8 = 7;
+    pub const EXP_MODIFY: u8 = 8;
+    pub const APPEND: u8 = 9;
+    pub const PREPEND: u8 = 10;
+    pub const TOUCH: u8 = 11;
+    pub const BITS_READ: u8 = 12;
+    pub const BITS_MODIFY: u8 = 13;
+    pub const DELETE_ALL: u8 = 14;
+    pub const HLL_READ: u8 = 15;
+    pub const HLL_MODIFY: u8 = 16;
+}
+
+/// Why a body is not a record message; the answer to each is a parameter error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MessageError {
+    /// Shorter than the message header.
+    ShortHeader,
+    /// Field number so-and-so overruns the body or has size 0.
+    Field(u16),
+    /// Op number so-and-so overruns the body or itself.
+    Op(u16),
+    /// So many bytes follow the last op.
+    TrailingBytes(usize),
+}
+
+impl std::fmt::Display for MessageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            MessageError::ShortHeader => write!(f, "body shorter than a message header"),
+            MessageError::Field(n) => write!(f, "field {n} is incomplete"),
+            MessageError::Op(n) => write!(f, "op {n} is incomplete"),
+            MessageError::TrailingBytes(n) => write!(f, "{n} bytes follow the last op"),
+        }
+    }
+}
+
+/// One op of a request, borrowed from its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Op<'a> {
+    pub code: u8,
+    /// Number of the particle type of `value`.
+    pub particle_type: u8,
+    /// Bin name; up to 255 arbitrary bytes until checked.
+    pub name: &'a [u8],
+    pub value: &'a [u8],
+}
+
+impl<'a> Op<'a> {
+    /// Takes the op at the start of `bytes`; gives it and what follows it.
+    #[inline]
+    fn split_from(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (size, rest) = bytes.split_first_chunk::<4>()?;
+        let size = usize::try_from(u32::from_be_bytes(*size)).ok()?;
+        let (op, rest) = rest.split_at_checked(size)?;
+        let (fixed, op) = op.split_first_chunk::<OP_FIXED_SIZE>()?;
+        let [code, particle_type, flags, name_size] = *fixed;
+        let (name, mut value) = op.split_at_checked(usize::from(name_size))?;
+        if flags & OP_FLAG_LAST_UPDATE_TIME != 0 {
+            value = value.get(8..)?;
+        }
+        Some((Op { code, particle_type, name, value }, rest))
+    }
+}
+
+/// The ops of a request, in order.
+#[derive(Clone, Debug)]
+pub struct Ops<'a> {
+    bytes: &'a [u8],
+    left: u16,
+}
+
+impl<'a> Iterator for Ops<'a> {
+    type Item = Op<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Op<'a>> {
+        if self.left == 0 {
+            return None;
+        }
+        self.left -= 1;
+        // The whole request was checked by `Request::parse`, so this succeeds as often as `left` says.
+        let (op, rest) = Op::split_from(self.bytes)?;
+        self.bytes = rest;
+        Some(op)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(usize::from(self.left)))
+    }
+}
+
+/// The fixed parts of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestHead {
+    pub(crate) info1: u8,
+    pub(crate) info2: u8,
+    pub(crate) info3: u8,
+    pub(crate) info4: u8,
+    pub(crate) generation: u32,
+    pub(crate) record_ttl: u32,
+    pub(crate) transaction_ttl_ms: u32,
+}
+
+/// A parsed record message, borrowing the body of its frame.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    pub info1: u8,
+    pub info2: u8,
+    pub info3: u8,
+    pub info4: u8,
+    pub generation: u32,
+    /// TTL to write, seconds or special; on reads the read-touch percentage.
+    pub record_ttl: u32,
+    /// Milliseconds the client waits; 0 = the server's default.
+    pub transaction_ttl_ms: u32,
+    pub namespace: Option<&'a [u8]>,
+    pub set: Option<&'a [u8]>,
+    /// User key: particle type byte and bytes.
+    pub key: Option<&'a [u8]>,
+    pub digest: Option<&'a [u8]>,
+    /// Bit n is set when a field of type n is there.
+    field_bits: u64,
+    fields: &'a [u8],
+    ops: &'a [u8],
+    op_count: u16,
+}
+
+impl<'a> Request<'a> {
+    /// Checks the whole structure of `body` and notes where its parts are.
+    ///
+    /// # Errors
+    /// When fields and ops do not fill the body exactly.
+    #[inline]
+    pub fn parse(body: &'a [u8]) -> Result<Self, MessageError> {
+        let Some((header, fields)) = body.split_first_chunk::<MESSAGE_HEADER_SIZE>() else {
+            return Err(MessageError::ShortHeader);
+        };
+        let &[
+            _,
+            info1,
+            info2,
+            info3,
+            info4,
+            _,
+            g0,
+            g1,
+            g2,
+            g3,
+            t0,
+            t1,
+            t2,
+            t3,
+            x0,
+            x1,
+            x2,
+            x3,
+            f0,
+            f1,
+            o0,
+            o1,
+        ] = header;
+        let head = RequestHead {
+            info1,
+            info2,
+            info3,
+            info4,
+            generation: u32::from_be_bytes([g0, g1, g2, g3]),
+            record_ttl: u32::from_be_bytes([t0, t1, t2, t3]),
+            transaction_ttl_ms: u32::from_be_bytes([x0, x1, x2, x3]),
+        };
+        let (field_count, op_count) = (u16::from_be_bytes([f0, f1]), u16::from_be_bytes([o0, o1]));
+        let (request, rest) = Request::split_from(head, fields, field_count, op_count)?;
+        if rest.is_empty() { Ok(request) } else { Err(MessageError::TrailingBytes(rest.len())) }
+    }
+
+    /// Takes `field_count` fields and `op_count` ops from the start of `bytes`; gives the request they make, and what
+    /// follows.
+    #[inline]
+    pub(crate) fn split_from(
+        head: RequestHead,
+        bytes: &'a [u8],
+        field_count: u16,
+        op_count: u16,
+    ) -> Result<(Self, &'a [u8]), MessageError> {
+        let RequestHead { info1, info2, info3, info4, generation, record_ttl, transaction_ttl_ms } = head;
+        let mut request = Request {
+            info1,
+            info2,
+            info3,
+            info4,
+            generation,
+            record_ttl,
+            transaction_ttl_ms,
+            namespace: None,
+            set: None,
+            key: None,
+            digest: None,
+            field_bits: 0,
+            fields: bytes,
+            ops: &[],
+            op_count,
+        };
+        let mut rest = bytes;
+        for n in 0..field_count {
+            let (field_type, value, after) = split_field(rest).ok_or(MessageError::Field(n))?;
+            request.note_field(field_type, value);
+            rest = after;
+        }
+        request.fields = bytes.get(..bytes.len() - rest.len()).unwrap_or_default();
+        request.ops = rest;
+        for n in 0..op_count {
+            let (_, after) = Op::split_from(rest).ok_or(MessageError::Op(n))?;
+            rest = after;
+        }
+        Ok((request, rest))
+    }
+
+    /// The first field of a type counts; others of it are ignored, as are unknown types.
+    #[inline]
+    fn note_field(&mut self, field_type: u8, value: &'a [u8]) {
+        let slot = match field_type {
+            field::NAMESPACE => &mut self.namespace,
+            field::SET => &mut self.set,
+            field::KEY => &mut self.key,
+            field::DIGEST => &mut self.digest,
+            _ => {
+                if usize::from(field_type) < field::COUNT {
+                    self.field_bits |= 1 << field_type;
+                }
+                return;
+            }
+        };
+        if slot.is_none() {
+            *slot = Some(value);
+            self.field_bits |= 1 << field_type;
+        }
+    }
+
+    /// Whether a field of this type was sent.
+    #[inline]
+    #[must_use]
+    pub fn has_field(&self, field_type: u8) -> bool {
+        usize::from(field_type) < field::COUNT && self.field_bits & 1 << field_type != 0
+    }
+
+    /// The value of the first field of this type.
+    #[must_use]
+    pub fn field(&self, wanted: u8) -> Option<&'a [u8]> {
+        if !self.has_field(wanted) {
+            return None;
+        }
+        let mut rest = self.fields;
+        while let Some((field_type, value, after)) = split_field(rest) {
+            if field_type == wanted {
+                return Some(value);
+            }
+            rest = after;
+        }
+        None
+    }
+
+    /// The ops, in order.
+    #[inline]
+    #[must_use]
+    pub fn ops(&self) -> Ops<'a> {
+        Ops { bytes: self.ops, left: self.op_count }
+    }
+
+    /// Number of ops.
+    #[inline]
+    #[must_use]
+    pub fn op_count(&self) -> u16 {
+        self.op_count
+    }
+
+    /// The set name, with "none" and "empty" alike.
+    #[inline]
+    #[must_use]
+    pub fn set_name(&self) -> &'a [u8] {
+        self.set.unwrap_or_default()
+    }
+
+    /// The digest field, if it is one.
+    #[inline]
+    #[must_use]
+    pub fn record_digest(&self) -> Option<Digest> {
+        self.digest.and_then(Digest::from_slice)
+    }
+}
+
+/// Takes the field at the start of `bytes`; gives its type, its value and what follows.
+#[inline]
+fn split_field(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (size, rest) = bytes.split_first_chunk::<4>()?;
+    let size = usize::try_from(u32::from_be_bytes(*size)).ok()?;
+    let (field, rest) = rest.split_at_checked(size)?;
+    let (&field_type, value) = field.split_first()?;
+    Some((field_type, value, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn push_field(body: &mut Vec<u8>, field_type: u8, value: &[u8]) {
+        body.extend_from_slice(&(u32::try_from(value.len()).unwrap() + 1).to_be_bytes());
+        body.push(field_type);
+        body.extend_from_slice(value);
+    }
+
+    fn push_op(body: &mut Vec<u8>, code: u8, name: &[u8], value: &[u8]) {
+        body.extend_from_slice(&(u32::try_from(4 + name.len() + value.len()).unwrap()).to_be_bytes());
+        body.extend_from_slice(&[code, 1, 0, u8::try_from(name.len()).unwrap()]);
+        body.extend_from_slice(name);
+        body.extend_from_slice(value);
+    }
+
+    fn sample() -> Vec<u8> {
+        let mut body = vec![22, 1, 2, 3, 4, 0, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 7, 0, 4, 0, 2];
+        push_field(&mut body, field::NAMESPACE, b"test");
+        push_field(&mut body, 200, b"unknown");
+        push_field(&mut body, field::DIGEST, &[9; 20]);
+        push_field(&mut body, field::FILTER_EXPRESSION, &[1, 2]);
+        push_op(&mut body, op_code::READ, b"a", b"");
+        push_op(&mut body, op_code::WRITE, b"bb", b"12345678");
+        body
+    }
+
+    #[test]
+    fn a_request_is_taken_apart() {
+        let body = sample();
+        let request = Request::parse(&body).unwrap();
+        assert_eq!((request.info1, request.info2, request.info3, request.info4), (1, 2, 3, 4));
+        assert_eq!((request.generation, request.record_ttl, request.transaction_ttl_ms), (5, 6, 7));
+        assert_eq!(request.namespace, Some(&b"test"[..]));
+        assert_eq!(request.set_name(), b"");
+        assert_eq!(request.record_digest(), Some(Digest([9; 20])));
+        assert_eq!(request.field(field::FILTER_EXPRESSION), Some(&[1u8, 2][..]));
+        assert_eq!(request.field(field::KEY), None);
+        let ops: Vec<Op<'_>> = request.ops().collect();
+        assert_eq!(ops.len(), 2);
+        assert_eq!((ops[1].code, ops[1].name, ops[1].value), (op_code::WRITE, &b"bb"[..], &b"12345678"[..]));
+    }
+
+    #[test]
+    fn every_cut_and_every_extra_byte_is_an_error() {
+        let body = sample();
+        for cut in 0..body.len() {
+            assert!(Request::parse(&body[..cut]).is_err(), "cut at {cut}");
+        }
+        let mut longer = body;
+        longer.push(0);
+        assert_eq!(Request::parse(&longer).unwrap_err(), MessageError::TrailingBytes(1));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_parse_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(request) = Request::parse(&bytes) {
+                prop_assert_eq!(request.ops().count(), usize::from(request.op_count()));
+            }
+        }
+
+        #[test]
+        fn a_flipped_byte_never_panics(at in 0usize..150, byte in any::<u8>()) {
+            let mut body = sample();
+            let at = at % body.len();
+            body[at] = byte;
+            if let Ok(request) = Request::parse(&body) {
+                let _ = request.ops().map(|op| op.value.len()).sum::<usize>();
+                for wanted in 0..=255 {
+                    let _ = request.field(wanted);
+                }
+            }
+        }
+    }
+}

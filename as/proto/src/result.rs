@@ -1,0 +1,77 @@
+//! Result codes of the client protocol.
+
+/// Declares the codes, and the way back from a number.
+macro_rules! result_codes {
+    ($($name:ident = $number:literal),+ $(,)?) => {
+        /// The code in the `result` byte of a reply. Names and numbers are the protocol's.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        #[repr(u8)]
+        pub enum ResultCode { $($name = $number),+ }
+
+        impl ResultCode {
+            /// The code with this number.
+            #[must_use]
+            pub const fn from_code(number: u8) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$name),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+result_codes! {
+    Ok = 0,
+    Unknown = 1,
+    NotFound = 2,
+    Generation = 3,
+    Parameter = 4,
+    RecordExists = 5,
+    BinExists = 6,
+    ClusterKeyMismatch = 7,
+    OutOfSpace = 8,
+    Timeout = 9,
+    AlwaysForbidden = 10,
+    Unavailable = 11,
+    IncompatibleType = 12,
+    RecordTooBig = 13,
+    KeyBusy = 14,
+    QueryAborted = 15,
+    UnsupportedFeature = 16,
+    BinNotFound = 17,
+    DeviceOverload = 18,
+    KeyMismatch = 19,
+    Namespace = 20,
+    BinName = 21,
+    Forbidden = 22,
+    ElementNotFound = 23,
+    ElementExists = 24,
+    EnterpriseOnly = 25,
+    OpNotApplicable = 26,
+    FilteredOut = 27,
+    LostConflict = 28,
+    SecurityNotSupported = 51,
+    SecurityNotEnabled = 52,
+    UdfExecution = 100,
+    BatchDisabled = 150,
+    BatchMaxRequests = 151,
+    BatchQueuesFull = 152,
+    InvalidGeoJson = 160,
+    IndexFound = 200,
+    IndexNotFound = 201,
+    IndexOutOfMemory = 202,
+    IndexNotReadable = 203,
+    IndexGeneric = 204,
+    IndexName = 205,
+    IndexMaxCount = 206,
+}
+
+impl ResultCode {
+    /// The number on the wire.
+    #[inline]
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+}
