@@ -1,0 +1,336 @@
+//! Operations on the bits of a blob.
+//!
+//! Bits are counted from the most significant bit of the first byte; a negative offset counts from the end. A request
+//! is a msgpack list of a code and its arguments ([`arguments`] has the tables). Every operation is checked whole
+//! before anything is computed, and answers a new blob: the bin's own is never changed.
+//!
+//! Work is done 64 bits at a time ([`words`]).
+
+mod arguments;
+mod integer;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::ops::Range;
+
+use arguments::{Arguments, ModifyOperator, ReadOperator};
+use proto::ResultCode;
+use words::{Run, rewrite};
+
+use crate::change::Modified;
+use crate::particle::{BytesType, Particle};
+
+/// Flags of operations that modify.
+pub mod flags {
+    /// The bin must not exist.
+    pub const CREATE_ONLY: u64 = 1;
+    /// The bin must exist.
+    pub const UPDATE_ONLY: u64 = 2;
+    /// What cannot be done is left undone and is no error.
+    pub const NO_FAIL: u64 = 4;
+    /// What reaches beyond the end of the blob is done up to there.
+    pub const PARTIAL: u64 = 8;
+}
+
+/// How a blob is resized.
+pub mod resize_subflags {
+    /// Bytes come and go at the front.
+    pub const FROM_FRONT: u64 = 1;
+    pub const GROW_ONLY: u64 = 2;
+    pub const SHRINK_ONLY: u64 = 4;
+    pub(super) const ALL: u64 = FROM_FRONT | GROW_ONLY | SHRINK_ONLY;
+}
+
+/// How integers are read and added.
+pub mod integer_subflags {
+    pub const SIGNED: u64 = 1;
+    /// An overflow gives the largest or least value.
+    pub const SATURATE: u64 = 2;
+    /// An overflow loses its highest bit.
+    pub const WRAP: u64 = 4;
+    pub(super) const ALL: u64 = SIGNED | SATURATE | WRAP;
+}
+
+/// Sizes and offsets in bytes are at most this, blobs below it.
+const BLOB_SIZE_MAX: u64 = proto::frame::BODY_SIZE_MAX;
+/// Sizes, offsets and shifts in bits are at most this.
+const BIT_COUNT_MAX: u64 = BLOB_SIZE_MAX * 8;
+
+/// Answers the read operation `payload` on `bin`; nothing for a bin that does not exist. The payload comes in an op of
+/// particle type blob, which is the caller's to check.
+///
+/// # Errors
+/// As [`Read::parse`] and [`Read::apply`].
+pub fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
+    match bin {
+        Some(particle) => Read::parse(payload)?.apply(particle).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Carries the modify operation `payload` out on `bin`. The payload comes in an op of particle type blob, which is the
+/// caller's to check.
+///
+/// # Errors
+/// As [`Modify::parse`] and [`Modify::apply`].
+pub fn modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
+    Modify::parse(payload)?.apply(bin)
+}
+
+/// An operation that reads, ready to be applied any number of times.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Read {
+    operator: ReadOperator,
+    arguments: Arguments<'static>,
+}
+
+impl Read {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// `Parameter` for anything but a known code with arguments in their bounds.
+    pub fn parse(payload: &[u8]) -> Result<Self, ResultCode> {
+        let (operator, arguments) = arguments::parse_read(payload)?;
+        // No read operation has bytes, so nothing of the payload is kept.
+        Ok(Read { operator, arguments: Arguments { bytes: &[], ..arguments } })
+    }
+
+    /// What the operation finds in `particle`: an integer, or for a get a blob, its last byte padded with zeros.
+    ///
+    /// # Errors
+    /// `IncompatibleType` unless it is a blob; `Parameter` for an offset before the blob; `OpNotApplicable` for bits
+    /// beyond its end.
+    pub fn apply(&self, particle: &Particle<'_>) -> Result<Particle<'static>, ResultCode> {
+        let blob = blob_of(particle)?;
+        let Arguments { size, value, subflags, .. } = self.arguments;
+        let region = Region::of(&self.arguments, blob.len())?.ok_or(ResultCode::OpNotApplicable)?;
+        let bytes = blob.get(region.bytes()).unwrap_or_default();
+        let run = Run::new(bytes, region.start, region.len);
+        let position = |at: Option<usize>| at.map_or(-1, |at| at as i64);
+        Ok(Particle::Integer(match self.operator {
+            ReadOperator::Get => return Ok(Particle::owned(BytesType::Blob, run.to_bytes())),
+            ReadOperator::Count => run.count_ones().cast_signed(),
+            ReadOperator::LeftScan => position(run.first(value != 0)),
+            ReadOperator::RightScan => {
+                // The scan goes on to the beginning of the byte in which the bits begin; what it finds there counts
+                // as negative.
+                let from_byte = Run::new(bytes, 0, region.start + region.len);
+                from_byte.last(value != 0).map_or(-1, |at| at as i64 - region.start as i64)
+            }
+            ReadOperator::GetInteger => {
+                let value = integer::load(run.word(0), size);
+                if subflags & integer_subflags::SIGNED == 0 {
+                    value.cast_signed()
+                } else {
+                    integer::sign_extended(value, size)
+                }
+            }
+        }))
+    }
+}
+
+/// An operation that modifies, ready to be applied any number of times.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Modify<'a> {
+    operator: ModifyOperator,
+    arguments: Arguments<'a>,
+}
+
+impl<'a> Modify<'a> {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// `Parameter` for anything but a known code with arguments in their bounds and flags that it allows.
+    pub fn parse(payload: &'a [u8]) -> Result<Self, ResultCode> {
+        let (operator, arguments) = arguments::parse_modify(payload)?;
+        Ok(Modify { operator, arguments })
+    }
+
+    /// The blob that the operation makes of `bin`.
+    ///
+    /// # Errors
+    /// By the flags `BinExists` or `BinNotFound`; `IncompatibleType` unless it is a blob; `Parameter` for an offset
+    /// before the blob, a removal beyond its end, a resize against its subflags and a blob that gets too large;
+    /// `OpNotApplicable` for other bits beyond its end and integers that overflow.
+    pub fn apply(&self, bin: Option<&Particle<'_>>) -> Result<Modified, ResultCode> {
+        let creates = matches!(self.operator, ModifyOperator::Insert | ModifyOperator::Resize);
+        let old = match bin {
+            Some(_) if self.has(flags::CREATE_ONLY) => return self.failed(ResultCode::BinExists),
+            Some(particle) => blob_of(particle)?,
+            None if !creates || self.has(flags::UPDATE_ONLY) => return self.failed(ResultCode::BinNotFound),
+            None => &[],
+        };
+        let new = match self.operator {
+            ModifyOperator::Resize => self.resized(old),
+            ModifyOperator::Insert => self.inserted(old),
+            ModifyOperator::Remove => match Region::of(&self.arguments, old.len())? {
+                Some(region) => Ok(Some(spliced(old, region.bytes(), 0, &[]))),
+                None => Err(Refusal::Fails(ResultCode::Parameter)),
+            },
+            _ => self.rewritten(old),
+        };
+        match new {
+            Ok(Some(blob)) => Ok(Modified::set(Particle::owned(BytesType::Blob, blob))),
+            Ok(None) => Ok(Modified::NOTHING),
+            Err(Refusal::Fails(code)) => self.failed(code),
+            Err(Refusal::Always(code)) => Err(code),
+        }
+    }
+
+    const fn has(&self, flag: u64) -> bool {
+        self.arguments.flags & flag != 0
+    }
+
+    /// An error that [`flags::NO_FAIL`] pardons.
+    const fn failed(&self, code: ResultCode) -> Result<Modified, ResultCode> {
+        if self.has(flags::NO_FAIL) { Ok(Modified::NOTHING) } else { Err(code) }
+    }
+
+    /// `old` with as many bytes as asked for, or nothing if it has.
+    fn resized(&self, old: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
+        let Arguments { size, subflags, .. } = self.arguments;
+        let len = (size / 8) as usize;
+        let forbidden = match len.cmp(&old.len()) {
+            std::cmp::Ordering::Less => resize_subflags::GROW_ONLY,
+            std::cmp::Ordering::Equal => return Ok(None),
+            std::cmp::Ordering::Greater => resize_subflags::SHRINK_ONLY,
+        };
+        if subflags & forbidden != 0 {
+            return Err(Refusal::Fails(ResultCode::Parameter));
+        }
+        check_size(len)?;
+        let removed = old.len().saturating_sub(len);
+        let added = len.saturating_sub(old.len());
+        let from_front = subflags & resize_subflags::FROM_FRONT != 0;
+        let at = if from_front { 0..removed } else { old.len() - removed..old.len() };
+        Ok(Some(spliced(old, at, added, &[])))
+    }
+
+    /// `old` with the bytes put in at the offset, which may lie beyond its end.
+    fn inserted(&self, old: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
+        let Arguments { offset, bytes, .. } = self.arguments;
+        let at = (absolute(offset, old.len())? / 8) as usize;
+        let gap = at.saturating_sub(old.len());
+        check_size(old.len() + gap + bytes.len())?;
+        let at = at.min(old.len());
+        Ok(Some(spliced(old, at..at, gap, bytes)))
+    }
+
+    /// `old` with bits of the same number in another state.
+    fn rewritten(&self, old: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
+        let Arguments { size, value, bytes, subflags, .. } = self.arguments;
+        let region =
+            Region::of(&self.arguments, old.len())?.ok_or(Refusal::Fails(ResultCode::OpNotApplicable))?;
+        let old_bits = Run::new(old.get(region.bytes()).unwrap_or_default(), region.start, region.len);
+        let integer = match self.operator {
+            ModifyOperator::Add => integer::add(integer::load(old_bits.word(0), size), value, size, subflags),
+            ModifyOperator::Subtract => {
+                integer::subtract(integer::load(old_bits.word(0), size), value, size, subflags)
+            }
+            ModifyOperator::SetInteger => Some(value),
+            _ => None,
+        };
+        let stored = integer.map(|integer| integer::store(integer, size).to_be_bytes());
+        let operand = match (self.operator, &stored) {
+            (_, Some(stored)) => Run::new(stored, 0, 64),
+            (ModifyOperator::Add | ModifyOperator::Subtract, None) => {
+                return Err(Refusal::Fails(ResultCode::OpNotApplicable));
+            }
+            _ => Run::new(bytes, 0, region.len),
+        };
+
+        let mut new = old.to_vec();
+        let target = new.get_mut(region.bytes()).unwrap_or_default();
+        let (start, len, shift) = (region.start, region.len, value as isize);
+        match self.operator {
+            ModifyOperator::Or => rewrite(target, start, len, |at, old| old | operand.word(at)),
+            ModifyOperator::Xor => rewrite(target, start, len, |at, old| old ^ operand.word(at)),
+            ModifyOperator::And => rewrite(target, start, len, |at, old| old & operand.word(at)),
+            ModifyOperator::Not => rewrite(target, start, len, |_, old| !old),
+            ModifyOperator::LeftShift => rewrite(target, start, len, |at, _| old_bits.word(at + shift)),
+            ModifyOperator::RightShift => rewrite(target, start, len, |at, _| old_bits.word(at - shift)),
+            _ => rewrite(target, start, len, |at, _| operand.word(at)),
+        }
+        Ok(Some(new))
+    }
+}
+
+/// Why a modification is not carried out.
+enum Refusal {
+    /// An error unless [`flags::NO_FAIL`] is set.
+    Fails(ResultCode),
+    /// An error in any case.
+    Always(ResultCode),
+}
+
+impl From<ResultCode> for Refusal {
+    fn from(code: ResultCode) -> Self {
+        Refusal::Always(code)
+    }
+}
+
+/// Bits of a blob, all within it.
+struct Region {
+    byte_first: usize,
+    byte_end: usize,
+    /// The first bit, within the first byte.
+    start: usize,
+    /// Number of bits.
+    len: usize,
+}
+
+impl Region {
+    /// The bits that `arguments` name in a blob of `blob_size` bytes; with [`flags::PARTIAL`] those that exist. `None`
+    /// if they are (or begin) beyond its end.
+    ///
+    /// # Errors
+    /// `Parameter` for an offset before the blob.
+    fn of(arguments: &Arguments<'_>, blob_size: usize) -> Result<Option<Self>, ResultCode> {
+        let first = absolute(arguments.offset, blob_size)?;
+        let bit_count = blob_size as u64 * 8;
+        let end = first + arguments.size;
+        if first >= bit_count || end > bit_count && arguments.flags & flags::PARTIAL == 0 {
+            return Ok(None);
+        }
+        let end = end.min(bit_count);
+        Ok(Some(Region {
+            byte_first: (first / 8) as usize,
+            byte_end: end.div_ceil(8) as usize,
+            start: (first % 8) as usize,
+            len: (end - first) as usize,
+        }))
+    }
+
+    const fn bytes(&self) -> Range<usize> {
+        self.byte_first..self.byte_end
+    }
+}
+
+/// `offset` in bits, counted from the beginning of a blob of `blob_size` bytes.
+fn absolute(offset: i64, blob_size: usize) -> Result<u64, ResultCode> {
+    let from_start = if offset < 0 { blob_size as i64 * 8 + offset } else { offset };
+    u64::try_from(from_start).map_err(|_| ResultCode::Parameter)
+}
+
+fn check_size(blob_size: usize) -> Result<(), ResultCode> {
+    if (blob_size as u64) < BLOB_SIZE_MAX { Ok(()) } else { Err(ResultCode::Parameter) }
+}
+
+/// `old` with the bytes `at` replaced by `zeros` zeros and then `inserted`.
+fn spliced(old: &[u8], at: Range<usize>, zeros: usize, inserted: &[u8]) -> Vec<u8> {
+    let (head, tail) = (old.get(..at.start).unwrap_or_default(), old.get(at.end..).unwrap_or_default());
+    let mut new = Vec::with_capacity(head.len() + zeros + inserted.len() + tail.len());
+    new.extend_from_slice(head);
+    new.resize(head.len() + zeros, 0);
+    new.extend_from_slice(inserted);
+    new.extend_from_slice(tail);
+    new
+}
+
+fn blob_of<'p>(particle: &'p Particle<'_>) -> Result<&'p [u8], ResultCode> {
+    match particle {
+        Particle::Bytes(BytesType::Blob, bytes) => Ok(bytes),
+        _ => Err(ResultCode::IncompatibleType),
+    }
+}

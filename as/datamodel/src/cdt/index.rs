@@ -1,0 +1,211 @@
+//! The index of a container, written: from its contents, or from the index of the container that it was made of.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+
+use cf::msgpack::{Probe, compare, end_of};
+use proto::ResultCode;
+
+use super::container::{Container, Indexing, Offsets, Shape};
+use super::layout::Layout;
+use super::order::merge_sort;
+use super::pair::value_of;
+
+/// A change of a run of elements.
+#[derive(Clone, Debug)]
+pub(crate) struct Edit {
+    /// The first element of the run.
+    pub(crate) position: u32,
+    /// Elements that were there, and their bytes in the old contents.
+    pub(crate) removed: u32,
+    pub(crate) range: Range<usize>,
+    /// Elements that are there instead.
+    pub(crate) inserted: u32,
+}
+
+impl Edit {
+    /// Where an element outside of the run is after the change; none if it was in the run.
+    fn moved(&self, position: u32) -> Option<u32> {
+        if position < self.position {
+            Some(position)
+        } else {
+            (position - self.position)
+                .checked_sub(self.removed)
+                .map(|past| self.position + self.inserted + past)
+        }
+    }
+}
+
+/// Fills in the index of the container that is all of `out`.
+///
+/// # Errors
+/// `Parameter` if the contents are not as many elements as the layout says.
+pub(crate) fn fill(layout: &Layout, mut out: Vec<u8>) -> Result<Vec<u8>, ResultCode> {
+    let indexing = layout.indexing();
+    if indexing.len() == 0 {
+        return Ok(out);
+    }
+    let parts = Parts::of(layout, &indexing, &mut out)?;
+    let offsets = Offsets::scan(parts.contents, layout.count, layout.shape).ok_or(ResultCode::Parameter)?;
+    if indexing.order != 0 {
+        let order = order_by_value(parts.contents, &offsets, layout.count)?;
+        put_entries(parts.order, indexing.order_width, order.into_iter());
+    }
+    let starts = (1..indexing.offsets).map(|entry| offsets.start(entry * indexing.step) as u32);
+    put_offsets(parts.offsets, &indexing, starts);
+    Ok(out)
+}
+
+/// Fills in the index of the container that is all of `out`, which was made of `old` by one change.
+///
+/// # Errors
+/// `Parameter` if the contents are not as many elements as the layout says.
+pub(crate) fn refill(
+    layout: &Layout,
+    mut out: Vec<u8>,
+    old: &Container<'_>,
+    edit: &Edit,
+) -> Result<Vec<u8>, ResultCode> {
+    let indexing = layout.indexing();
+    if indexing.len() == 0 {
+        return Ok(out);
+    }
+    let Some(stored) = old.stored_offsets() else { return fill(layout, out) };
+    let parts = Parts::of(layout, &indexing, &mut out)?;
+    if indexing.step != 1 {
+        // Entries before the change stay; from the last of them on, the contents are walked.
+        let (known, start) = stored.nearest(edit.position).ok_or(ResultCode::Parameter)?;
+        let kept = known / indexing.step;
+        let mut at = start;
+        let later = (kept + 1..indexing.offsets).map(|_| {
+            at = end_of(parts.contents, at, u64::from(indexing.step)).unwrap_or(parts.contents.len());
+            at as u32
+        });
+        let kept = (1..=kept.min(indexing.offsets - 1)).map(|entry| stored.entry(entry).unwrap_or_default());
+        put_offsets(parts.offsets, &indexing, kept.chain(later));
+        return Ok(out);
+    }
+    if !stored.is_complete(old.count) {
+        return fill(layout, out);
+    }
+    let order = match indexing.order {
+        0 => None,
+        _ => match changed_order(&parts, old, edit)? {
+            Some(order) => Some(order),
+            None => return fill(layout, out),
+        },
+    };
+    let grown = (parts.contents.len() as u32).wrapping_sub(old.contents.len() as u32);
+    let old_start = |position: u32| stored.start(position).unwrap_or_default() as u32;
+    let mut at = edit.range.start;
+    let inserted = (1..edit.inserted).map(|_| {
+        at = end_of(parts.contents, at, layout.shape.values_per_element()).unwrap_or(at);
+        at as u32
+    });
+    // The element at the change, whether a new or an old one, begins where the change does.
+    let before = (1..edit.position).map(old_start);
+    let here = (edit.position != 0).then_some(edit.range.start as u32);
+    let after =
+        (edit.position + edit.removed..old.count).map(|position| old_start(position).wrapping_add(grown));
+    let after = after.skip(usize::from(edit.inserted == 0));
+    put_offsets(parts.offsets, &indexing, before.chain(here).chain(inserted).chain(after));
+    if let Some(order) = order {
+        put_entries(parts.order, indexing.order_width, order.into_iter());
+    }
+    Ok(out)
+}
+
+/// The order by value after a change of at most one inserted pair, from the old one if that is filled in.
+fn changed_order(
+    parts: &Parts<'_>,
+    old: &Container<'_>,
+    edit: &Edit,
+) -> Result<Option<Vec<u32>>, ResultCode> {
+    let Some(old_order) = old.stored_value_order().filter(|_| edit.inserted < 2) else { return Ok(None) };
+    let mut order: Vec<u32> = Vec::with_capacity(old_order.len() + 1);
+    let mut rank = old_order.len();
+    if edit.inserted == 1 {
+        let new_end = end_of(parts.contents, edit.range.start, 2).ok_or(ResultCode::Parameter)?;
+        let pair = parts.contents.get(edit.range.start..new_end).ok_or(ResultCode::Parameter)?;
+        let value = Probe::new(value_of(pair)?);
+        // Among equal values the order is that of positions.
+        let is_below = |&position: &u32| {
+            let other = old.element(position).and_then(value_of).ok()?;
+            let order = value.compare(other)?.then(edit.position.cmp(&position));
+            Some(order == Ordering::Greater)
+        };
+        rank = old_order.partition_point(|position| is_below(position).unwrap_or(false));
+    }
+    for (&position, old_rank) in old_order.iter().zip(0..) {
+        if old_rank == rank {
+            order.push(edit.position);
+        }
+        order.extend(edit.moved(position));
+    }
+    if edit.inserted == 1 && rank == old_order.len() {
+        order.push(edit.position);
+    }
+    Ok(Some(order))
+}
+
+/// The index and the contents in the bytes of a container.
+struct Parts<'o> {
+    offsets: &'o mut [u8],
+    order: &'o mut [u8],
+    contents: &'o [u8],
+}
+
+impl<'o> Parts<'o> {
+    fn of(layout: &Layout, indexing: &Indexing, out: &'o mut [u8]) -> Result<Self, ResultCode> {
+        let (head, contents) = out.split_at_mut_checked(layout.head_len()).ok_or(ResultCode::Parameter)?;
+        let nil = usize::from(layout.shape == Shape::Map);
+        let start = head.len().checked_sub(indexing.len() + nil).ok_or(ResultCode::Parameter)?;
+        let index = head.get_mut(start..start + indexing.len()).ok_or(ResultCode::Parameter)?;
+        let (offsets, order) = index.split_at_mut(indexing.offsets_len());
+        Ok(Self { offsets, order, contents })
+    }
+}
+
+/// Writes the offsets part: how many there are, and then each.
+fn put_offsets(out: &mut [u8], indexing: &Indexing, starts: impl Iterator<Item = u32>) {
+    put_entries(out, indexing.offset_width, std::iter::once(indexing.offsets).chain(starts));
+}
+
+fn put_entries(out: &mut [u8], width: usize, values: impl Iterator<Item = u32>) {
+    match width {
+        1 => put_entries_of::<1>(out, values),
+        2 => put_entries_of::<2>(out, values),
+        3 => put_entries_of::<3>(out, values),
+        _ => put_entries_of::<4>(out, values),
+    }
+}
+
+fn put_entries_of<const WIDTH: usize>(out: &mut [u8], mut values: impl Iterator<Item = u32>) {
+    let (entries, _) = out.as_chunks_mut::<WIDTH>();
+    let mut entries = entries.iter_mut();
+    values.by_ref().for_each(|value| {
+        if let (Some(entry), Some(bytes)) = (entries.next(), value.to_le_bytes().first_chunk()) {
+            *entry = *bytes;
+        }
+    });
+}
+
+/// Positions of the pairs of a map in order of their values, equal ones as they stand.
+pub(crate) fn order_by_value(contents: &[u8], offsets: &Offsets, count: u32) -> Result<Vec<u32>, ResultCode> {
+    let mut values = Vec::with_capacity(count as usize);
+    for position in 0..count {
+        let pair = contents.get(offsets.range(position, 1)).ok_or(ResultCode::Parameter)?;
+        values.push(value_of(pair)?);
+    }
+    let mut order: Vec<u32> = (0..count).collect();
+    merge_sort(&mut order, |a, b| compare(values.get(a as usize)?, values.get(b as usize)?))?;
+    Ok(order)
+}
+
+/// The positions of a map's pairs in order of value: from its index if it is filled in there.
+pub(crate) fn value_order(map: &Container<'_>) -> Result<Vec<u32>, ResultCode> {
+    match map.stored_value_order() {
+        Some(order) => Ok(order),
+        None => order_by_value(map.contents, map.offsets()?, map.count),
+    }
+}

@@ -1,0 +1,106 @@
+//! The stored form of a list or map, written.
+
+use cf::msgpack::{
+    extension_header_len, list_header_len, put_extension_header, put_list_header, put_map_header, put_nil,
+};
+use proto::ResultCode;
+
+use super::container::{Container, Indexing, Shape};
+use super::index::{self, Edit};
+
+/// Largest container that an operation makes. Records are smaller; between one operation and the next of the same
+/// request a container may be larger than what can be stored in the end.
+pub(crate) const CONTAINER_SIZE_MAX: usize = 16 << 20;
+
+/// A container about to be written: [`begin`](Self::begin), then the caller appends exactly `contents_len` bytes
+/// of elements, then [`seal`](Self::seal).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) shape: Shape,
+    pub(crate) flags: u8,
+    pub(crate) count: u32,
+    pub(crate) contents_len: usize,
+    /// Whether the container is at the top of its bin, so that the flags can ask for an index.
+    pub(crate) is_top: bool,
+}
+
+impl Layout {
+    /// Bytes of a container without elements.
+    pub(crate) fn empty(shape: Shape, flags: u8, is_top: bool) -> Vec<u8> {
+        let layout = Self { shape, flags, count: 0, contents_len: 0, is_top };
+        let mut out = Vec::with_capacity(layout.head_len());
+        layout.put_head(&mut out);
+        out
+    }
+
+    pub(crate) fn indexing(&self) -> Indexing {
+        let flags = if self.is_top { self.flags } else { 0 };
+        Indexing::of(self.shape, flags, self.count, self.contents_len)
+    }
+
+    const fn header_count(&self) -> u32 {
+        self.count + if self.flags == 0 { 0 } else { 1 }
+    }
+
+    /// Bytes before the contents.
+    pub(crate) fn head_len(&self) -> usize {
+        let header = list_header_len(self.header_count());
+        if self.flags == 0 {
+            return header;
+        }
+        let index = self.indexing().len();
+        let nil = usize::from(self.shape == Shape::Map);
+        header + extension_header_len(u32::try_from(index).unwrap_or(u32::MAX)) + index + nil
+    }
+
+    /// A vector with everything before the contents, and room for them.
+    ///
+    /// # Errors
+    /// `RecordTooBig` above [`CONTAINER_SIZE_MAX`].
+    pub(crate) fn begin(&self) -> Result<Vec<u8>, ResultCode> {
+        let len = self.head_len() + self.contents_len;
+        if len > CONTAINER_SIZE_MAX {
+            return Err(ResultCode::RecordTooBig);
+        }
+        let mut out = Vec::with_capacity(len);
+        self.put_head(&mut out);
+        Ok(out)
+    }
+
+    /// Appends what stands before the contents, with an index of zeros.
+    pub(crate) fn put_head(&self, out: &mut Vec<u8>) {
+        match self.shape {
+            Shape::List => put_list_header(out, self.header_count()),
+            Shape::Map => put_map_header(out, self.header_count()),
+        }
+        if self.flags == 0 {
+            return;
+        }
+        let index = self.indexing().len();
+        put_extension_header(out, u32::try_from(index).unwrap_or(u32::MAX), self.flags);
+        out.resize(out.len() + index, 0);
+        if self.shape == Shape::Map {
+            put_nil(out);
+        }
+    }
+
+    /// The container that is all of `out`, with its index filled in.
+    ///
+    /// # Errors
+    /// `Parameter` if the contents are not that many elements.
+    pub(crate) fn seal(&self, out: Vec<u8>) -> Result<Vec<u8>, ResultCode> {
+        debug_assert_eq!(out.len(), self.head_len() + self.contents_len, "contents of the announced size");
+        index::fill(self, out)
+    }
+
+    /// As [`seal`](Self::seal), for a container that was made of `old` by one change.
+    pub(crate) fn seal_changed(
+        &self,
+        out: Vec<u8>,
+        old: &Container<'_>,
+        edit: &Edit,
+    ) -> Result<Vec<u8>, ResultCode> {
+        debug_assert_eq!(out.len(), self.head_len() + self.contents_len, "contents of the announced size");
+        index::refill(self, out, old, edit)
+    }
+}

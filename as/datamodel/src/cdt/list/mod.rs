@@ -1,0 +1,27 @@
+//! Operations on lists.
+
+mod modify;
+mod ordered;
+mod select;
+
+pub(crate) use modify::modify;
+pub(crate) use select::{elements, find, pick_ranks};
+
+use proto::ResultCode;
+
+use super::call::{Call, Operation, selection};
+use super::container::Container;
+use super::result::{Answer, integer};
+
+/// Carries out a call that reads.
+///
+/// # Errors
+/// `Parameter` for a bad call or damaged list; what the operation gives.
+pub(crate) fn read(list: &Container<'_>, call: &Call<'_>) -> Result<Answer, ResultCode> {
+    let (operation, arguments) = call.operation(false)?;
+    if operation == Operation::ListSize {
+        return Ok(integer(list.count));
+    }
+    let (selector, want) = selection(operation, arguments)?;
+    select::select(list, selector, want).map(|selection| selection.answer)
+}

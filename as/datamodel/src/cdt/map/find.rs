@@ -1,0 +1,285 @@
+//! Finding pairs of a map.
+//!
+//! A key in a map without index is found by a walk that reads each key once and ends early where order allows; so that
+//! offsets of all pairs are made only for what needs them.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+
+use cf::msgpack::{Kind, Probe, Reader, compare};
+use proto::ResultCode;
+
+use crate::cdt::container::{Container, Offsets};
+use crate::cdt::index::value_order;
+use crate::cdt::order::{Among, Found, Ranked, Search};
+use crate::cdt::pair::split;
+use crate::cdt::window::Window;
+
+/// Where a key is, or where it would be put.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub(crate) is_found: bool,
+    pub(crate) position: u32,
+    /// Bytes of the pair in the contents; empty where it would be put.
+    pub(crate) pair: Range<usize>,
+}
+
+impl Place {
+    const fn found(position: u32, pair: Range<usize>) -> Self {
+        Self { is_found: true, position, pair }
+    }
+
+    const fn missing(position: u32, start: usize) -> Self {
+        Self { is_found: false, position, pair: start..start }
+    }
+}
+
+/// Finds `key`, or where to put it: in a map whose pairs are in order (be it flagged or not) where it belongs, in others
+/// at the end.
+///
+/// # Errors
+/// `Parameter` for a damaged map.
+pub(crate) fn find_place(map: &Container<'_>, key: &[u8]) -> Result<Place, ResultCode> {
+    if !map.is_ordered() {
+        return walk_unordered(map, key).ok_or(ResultCode::Parameter);
+    }
+    if let Some(stored) = map.stored_offsets().filter(|stored| stored.is_complete(map.count)) {
+        let probe = Probe::new(key);
+        let found = Search::all(map.count, Among::Any)
+            .run(|rank| rank, |position| probe.compare(map.contents.get(stored.start(position)?..)?))?;
+        return place_at(map, found);
+    }
+    if is_plain(key) {
+        return walk_ordered(map, key).ok_or(ResultCode::Parameter);
+    }
+    find_by_offsets(map, key)
+}
+
+/// Finds `key` in a map, without a place for it if it is missing from an unordered one.
+///
+/// # Errors
+/// `Parameter` for a damaged map.
+pub(crate) fn find_key(map: &Container<'_>, key: &[u8]) -> Result<Place, ResultCode> {
+    if map.is_ordered() { find_place(map, key) } else { walk_equal(map, key).ok_or(ResultCode::Parameter) }
+}
+
+/// Finds `key` in an ordered map by the offsets of all pairs: for one of many keys.
+pub(crate) fn find_by_offsets(map: &Container<'_>, key: &[u8]) -> Result<Place, ResultCode> {
+    place_at(map, search_keys(map, key, 0, Among::Any)?)
+}
+
+/// Searches the keys of an ordered map.
+pub(crate) fn search_keys(
+    map: &Container<'_>,
+    key: &[u8],
+    from: u32,
+    among: Among,
+) -> Result<Found, ResultCode> {
+    let offsets = map.offsets()?;
+    let probe = Probe::new(key);
+    Search { from, total: map.count, among }
+        .run(|rank| rank, |position| probe.compare(bytes_at(map, offsets, position)?))
+}
+
+fn place_at(map: &Container<'_>, found: Found) -> Result<Place, ResultCode> {
+    if found.is_equal {
+        return Ok(Place::found(found.rank, map.range(found.rank, 1)?));
+    }
+    Ok(Place::missing(found.rank, map.start_of(found.rank)?))
+}
+
+/// Whether the order between a key and those of a map is beyond doubt, so that any way to search finds the same.
+fn is_plain(key: &[u8]) -> bool {
+    let kind = Reader::new(key).kind();
+    kind.is_some_and(|kind| kind.is_integer() || matches!(kind, Kind::Text | Kind::Bytes))
+}
+
+/// Pairs that a walk over an ordered map passes at once.
+const STRIDE: u32 = 32;
+
+/// Walks over the pairs of an ordered map up to `key`. Most keys are not looked at.
+fn walk_ordered(map: &Container<'_>, key: &[u8]) -> Option<Place> {
+    let probe = Probe::new(key);
+    let mut reader = Reader::new(map.contents);
+    let mut position = 0;
+    while map.count - position > STRIDE {
+        let mut ahead = reader;
+        ahead.skip(2 * STRIDE)?;
+        if probe.compare(ahead.rest())? == Ordering::Less {
+            break;
+        }
+        reader = ahead;
+        position += STRIDE;
+    }
+    for position in position..map.count {
+        let start = reader.position();
+        let order = probe.compare(reader.rest())?;
+        if order == Ordering::Less {
+            return Some(Place::missing(position, start));
+        }
+        reader.skip(2)?;
+        if order == Ordering::Equal {
+            return Some(Place::found(position, start..reader.position()));
+        }
+    }
+    Some(Place::missing(map.count, map.contents.len()))
+}
+
+/// Walks over the pairs of an unordered map up to `key`. It has no place if it is missing.
+fn walk_equal(map: &Container<'_>, key: &[u8]) -> Option<Place> {
+    let probe = Probe::new(key);
+    let mut reader = Reader::new(map.contents);
+    for position in 0..map.count {
+        let pair = reader;
+        reader.skip(2)?;
+        if probe.compare(pair.rest())? == Ordering::Equal {
+            return Some(Place::found(position, pair.position()..reader.position()));
+        }
+    }
+    Some(Place::missing(map.count, map.contents.len()))
+}
+
+/// Walks over the pairs of an unordered map up to `key`. If it is missing, its place is before the first greater key, as long
+/// as keys ascend up to that.
+fn walk_unordered(map: &Container<'_>, key: &[u8]) -> Option<Place> {
+    let probe = Probe::new(key);
+    let mut reader = Reader::new(map.contents);
+    let mut place = Place::missing(map.count, map.contents.len());
+    for position in 0..map.count {
+        let pair = reader;
+        reader.skip(2)?;
+        match probe.compare(pair.rest())? {
+            Ordering::Equal => return Some(Place::found(position, pair.position()..reader.position())),
+            Ordering::Less if place.position == map.count => {
+                place = Place::missing(position, pair.position());
+            }
+            _ => {}
+        }
+    }
+    // The key before the place is less than the sought one, and so than the one at the place.
+    if !is_ascending(map, place.position)? {
+        place = Place::missing(map.count, map.contents.len());
+    }
+    Some(place)
+}
+
+/// Whether the first `count` keys ascend.
+fn is_ascending(map: &Container<'_>, count: u32) -> Option<bool> {
+    let mut reader = Reader::new(map.contents);
+    for _ in 1..count {
+        let pair = reader;
+        reader.skip(2)?;
+        if compare(pair.rest(), reader.rest())? != Ordering::Less {
+            return Some(false);
+        }
+    }
+    Some(true)
+}
+
+/// The bytes from a pair on.
+#[inline]
+pub(crate) fn bytes_at<'a>(map: &Container<'a>, offsets: &Offsets, position: u32) -> Option<&'a [u8]> {
+    map.contents.get(offsets.start(position)..)
+}
+
+/// Keys of all pairs, or values of all pairs.
+pub(crate) fn parts<'m, 'a>(
+    map: &'m Container<'a>,
+    are_keys: bool,
+) -> Result<impl Iterator<Item = Result<&'a [u8], ResultCode>> + 'm, ResultCode> {
+    let offsets = map.offsets()?;
+    Ok((0..map.count).map(move |position| {
+        let (key, value) = split(map.slice(offsets.range(position, 1))?)?;
+        Ok(if are_keys { key } else { value })
+    }))
+}
+
+/// Compares pairs by value, those of equal values by key.
+pub(crate) fn compare_by_value(left: &[u8], right: &[u8]) -> Option<Ordering> {
+    let ((left_key, left), (right_key, right)) = (split(left).ok()?, split(right).ok()?);
+    let keys = compare(left_key, right_key)?;
+    compare(left, right).map(|order| order.then(keys))
+}
+
+/// Compares pairs by key, those of equal keys by value.
+fn compare_by_key(left: &[u8], right: &[u8]) -> Option<Ordering> {
+    let ((left_key, left), (right_key, right)) = (split(left).ok()?, split(right).ok()?);
+    match compare(left_key, right_key)? {
+        Ordering::Equal => compare(left, right),
+        order => Some(order),
+    }
+}
+
+/// Positions of pairs of an unordered map, in order of their keys.
+pub(crate) fn pick_by_key(map: &Container<'_>, window: Window) -> Result<Vec<u32>, ResultCode> {
+    pick(map, window, compare_by_key)
+}
+
+/// Positions of pairs in order of their values.
+pub(crate) fn pick_by_value(map: &Container<'_>, window: Window) -> Result<Vec<u32>, ResultCode> {
+    if map.has_value_order() {
+        let mut order = value_order(map)?;
+        order.truncate(window.end() as usize);
+        return Ok(order.split_off((window.start as usize).min(order.len())));
+    }
+    pick(map, window, compare_by_value)
+}
+
+fn pick(
+    map: &Container<'_>,
+    window: Window,
+    by: fn(&[u8], &[u8]) -> Option<Ordering>,
+) -> Result<Vec<u32>, ResultCode> {
+    let offsets = map.offsets()?;
+    let ranked = Ranked::pick(window.start, window.count, map.count, |a, b| {
+        by(bytes_at(map, offsets, a)?, bytes_at(map, offsets, b)?)
+    })?;
+    Ok(ranked.ascending())
+}
+
+/// The position of the pair that is `index` in order of keys.
+///
+/// # Errors
+/// `Parameter` for a damaged map.
+pub(crate) fn position_by_index(map: &Container<'_>, index: u32) -> Result<u32, ResultCode> {
+    if map.is_ordered() {
+        return Ok(index);
+    }
+    pick_by_key(map, Window { start: index, count: 1 })?.first().copied().ok_or(ResultCode::Parameter)
+}
+
+/// The position of the pair that is `rank` in order of values.
+///
+/// # Errors
+/// `Parameter` for a damaged map.
+pub(crate) fn position_by_rank(map: &Container<'_>, rank: u32) -> Result<u32, ResultCode> {
+    pick_by_value(map, Window { start: rank, count: 1 })?.first().copied().ok_or(ResultCode::Parameter)
+}
+
+/// The position of a pair with `value`: the first as they stand, or the lowest by the order in the index.
+///
+/// # Errors
+/// `Parameter` for a damaged map.
+pub(crate) fn position_by_value(map: &Container<'_>, value: &[u8]) -> Result<Option<u32>, ResultCode> {
+    if map.has_value_order() {
+        let order = value_order(map)?;
+        let found = search_values(map, &order, value, Among::First)?;
+        return Ok(order.get(found.rank as usize).copied().filter(|_| found.is_equal));
+    }
+    crate::cdt::items::position_of(parts(map, false)?, value)
+}
+
+/// Searches the values of a map in their order.
+pub(crate) fn search_values(
+    map: &Container<'_>,
+    order: &[u32],
+    value: &[u8],
+    among: Among,
+) -> Result<Found, ResultCode> {
+    let offsets = map.offsets()?;
+    let probe = Probe::new(value);
+    Search::all(map.count, among).run(
+        |rank| order.get(rank as usize).copied().unwrap_or_default(),
+        |position| probe.compare(split(bytes_at(map, offsets, position)?).ok()?.1),
+    )
+}

@@ -1,0 +1,29 @@
+//! Operations on maps.
+
+mod answer;
+mod find;
+mod modify;
+mod select;
+mod select_list;
+
+pub(crate) use find::{find_place, position_by_index, position_by_rank, position_by_value};
+pub(crate) use modify::modify;
+
+use proto::ResultCode;
+
+use super::call::{Call, Operation, selection};
+use super::container::Container;
+use super::result::{Answer, integer};
+
+/// Carries out a call that reads.
+///
+/// # Errors
+/// `Parameter` for a bad call or damaged map; what the operation gives.
+pub(crate) fn read(map: &Container<'_>, call: &Call<'_>) -> Result<Answer, ResultCode> {
+    let (operation, arguments) = call.operation(false)?;
+    if operation == Operation::MapSize {
+        return Ok(integer(map.count));
+    }
+    let (selector, want) = selection(operation, arguments)?;
+    select::select(map, selector, want).map(|selection| selection.answer)
+}

@@ -1,0 +1,311 @@
+//! Operations that modify a map.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::ops::Range;
+
+use cf::msgpack::{Reader, compare};
+use proto::ResultCode;
+
+use super::find::{bytes_at, find_by_offsets, find_place};
+use super::select::select;
+use crate::cdt::call::{Arguments, Call, Operation, selection};
+use crate::cdt::container::{Container, Shape, flags};
+use crate::cdt::index::Edit;
+use crate::cdt::layout::Layout;
+use crate::cdt::normal::normal;
+use crate::cdt::number::Number;
+use crate::cdt::order::merge_sort;
+use crate::cdt::pair::{is_key, value_of};
+use crate::cdt::pick::{self, splice};
+use crate::cdt::result::{Answer, integer};
+use crate::cdt::{Outcome, Scope};
+
+/// What an operation makes of a map, and its answer.
+type Change = (Outcome, Answer);
+
+/// Which pairs may be put into a map.
+#[derive(Clone, Copy, Debug)]
+struct PutFlags {
+    /// The value of a key that is there may be replaced.
+    overwrites: bool,
+    /// A key that is not there may be added.
+    creates: bool,
+    /// What may not be put is no error.
+    no_fail: bool,
+    /// What may be put is, if the rest is no error.
+    is_partial: bool,
+}
+
+impl PutFlags {
+    const ADD: Self = Self { overwrites: false, creates: true, no_fail: false, is_partial: false };
+    const REPLACE: Self = Self { overwrites: true, creates: false, no_fail: false, is_partial: false };
+    const PUT: Self = Self { overwrites: true, creates: true, no_fail: false, is_partial: false };
+
+    const fn from_argument(argument: u64) -> Self {
+        Self {
+            overwrites: argument & 1 == 0,
+            creates: argument & 2 == 0,
+            no_fail: argument & 4 != 0,
+            is_partial: argument & 8 != 0,
+        }
+    }
+
+    /// Whether a pair whose key is (or is not) there may be put, and the error if that is one.
+    const fn allows(self, is_there: bool) -> Result<bool, ResultCode> {
+        match (is_there, self) {
+            (true, Self { overwrites: true, .. }) | (false, Self { creates: true, .. }) => Ok(true),
+            (_, Self { no_fail: true, .. }) => Ok(false),
+            (true, _) => Err(ResultCode::ElementExists),
+            (false, _) => Err(ResultCode::ElementNotFound),
+        }
+    }
+}
+
+/// Carries out a call that modifies. `map` is none if there is no map yet.
+///
+/// # Errors
+/// `Parameter` for a bad call or damaged map; what the operation gives.
+pub(crate) fn modify(
+    map: Option<&Container<'_>>,
+    call: &Call<'_>,
+    scope: Scope,
+) -> Result<Change, ResultCode> {
+    let (operation, arguments) = call.operation(true)?;
+    let Some(map) = map else {
+        return create(operation, arguments, scope);
+    };
+    match operation {
+        Operation::MapClear => {
+            Ok((Outcome::Replaced(Layout::empty(Shape::Map, map.flags, scope.is_top)), None))
+        }
+        Operation::Remove(_) => {
+            let (selector, want) = selection(operation, arguments)?;
+            let selection = select(map, selector, want)?;
+            let outcome = pick::remove(map, &selection.picked, map.flags, scope.is_top)?;
+            Ok((outcome, selection.answer))
+        }
+        _ => change(map, Addition::parse(operation, arguments)?, scope),
+    }
+}
+
+/// Carries out a call where there is no map. Only operations that add something make one.
+fn create(operation: Operation, arguments: Arguments<'_>, scope: Scope) -> Result<Change, ResultCode> {
+    match operation {
+        Operation::MapClear | Operation::Remove(_) => return Ok((Outcome::Kept, None)),
+        Operation::MapReplaceItems => return Err(ResultCode::ElementNotFound),
+        _ => {}
+    }
+    let addition = Addition::parse(operation, arguments)?;
+    let touched_flags = scope.creation_flags(Shape::Map, addition.creation_flags());
+    // An index without an order is not made here, only by the operation that sets the type.
+    let mut flags = if touched_flags == flags::PERSIST_INDEX { 0 } else { touched_flags };
+    if !scope.is_top {
+        flags &= !flags::PERSIST_INDEX;
+    }
+    let (outcome, answer) = change(&Container::empty(Shape::Map, flags), addition, scope)?;
+    Ok((outcome.created(Shape::Map, flags, touched_flags, scope), answer))
+}
+
+/// An operation that creates the map if there is none.
+enum Addition<'a> {
+    SetType(u64),
+    Put { key: &'a [u8], value: &'a [u8], order: u64, put: PutFlags },
+    PutItems { items: &'a [u8], order: u64, put: PutFlags },
+    Increment { key: &'a [u8], delta: Option<&'a [u8]>, order: u64, is_decrement: bool },
+}
+
+impl<'a> Addition<'a> {
+    fn parse(operation: Operation, arguments: Arguments<'a>) -> Result<Self, ResultCode> {
+        let mut arguments = arguments.checked()?;
+        Ok(match operation {
+            Operation::MapSetType => Self::SetType(arguments.integer()?),
+            Operation::MapAdd | Operation::MapPut | Operation::MapReplace => Self::Put {
+                key: arguments.storable()?,
+                value: arguments.storable()?,
+                order: arguments.integer_or(0)?,
+                put: match operation {
+                    Operation::MapAdd => PutFlags::ADD,
+                    Operation::MapReplace => PutFlags::REPLACE,
+                    _ => PutFlags::from_argument(arguments.integer_or(0)?),
+                },
+            },
+            Operation::MapAddItems | Operation::MapPutItems | Operation::MapReplaceItems => Self::PutItems {
+                items: arguments.storable()?,
+                order: arguments.integer_or(0)?,
+                put: match operation {
+                    Operation::MapAddItems => PutFlags::ADD,
+                    Operation::MapReplaceItems => PutFlags::REPLACE,
+                    _ => PutFlags::from_argument(arguments.integer_or(0)?),
+                },
+            },
+            Operation::MapIncrement | Operation::MapDecrement => Self::Increment {
+                key: arguments.value()?,
+                delta: arguments.value_or_none()?,
+                order: arguments.integer_or(0)?,
+                is_decrement: operation == Operation::MapDecrement,
+            },
+            _ => return Err(ResultCode::Parameter),
+        })
+    }
+
+    const fn creation_flags(&self) -> u64 {
+        match self {
+            Self::SetType(_) => 0,
+            Self::Put { order, .. } | Self::PutItems { order, .. } | Self::Increment { order, .. } => *order,
+        }
+    }
+}
+
+fn change(map: &Container<'_>, addition: Addition<'_>, scope: Scope) -> Result<Change, ResultCode> {
+    match addition {
+        Addition::SetType(flags) => set_type(map, flags, scope).map(|outcome| (outcome, None)),
+        Addition::Put { key, value, put, .. } => {
+            let key = normal_key(key)?;
+            let value = normal(value).ok_or(ResultCode::Parameter)?;
+            let (outcome, count) = put_pair(map, &key, &value, put, scope)?;
+            Ok((outcome, integer(count)))
+        }
+        Addition::PutItems { items, put, .. } => {
+            let (outcome, count) = put_items(map, items, put, scope)?;
+            Ok((outcome, integer(count)))
+        }
+        Addition::Increment { key, delta, is_decrement, .. } => {
+            let key = normal_key(key)?;
+            let place = find_place(map, &key)?;
+            let delta = Number::delta(delta, is_decrement)?;
+            let value = if place.is_found { Some(value_of(map.slice(place.pair)?)?) } else { None };
+            let sum = delta.added_to(value)?;
+            let (outcome, _) = put_pair(map, &key, &sum.element(), PutFlags::PUT, scope)?;
+            Ok((outcome, sum.answer()))
+        }
+    }
+}
+
+/// A key in normal form.
+fn normal_key(key: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
+    let normal = normal(key).ok_or(ResultCode::Parameter)?;
+    let is_key = Reader::new(&normal).head().is_some_and(|head| is_key(&head));
+    if is_key { Ok(normal) } else { Err(ResultCode::Parameter) }
+}
+
+/// Puts a pair; gives the outcome and the number of pairs then.
+fn put_pair(
+    map: &Container<'_>,
+    key: &[u8],
+    value: &[u8],
+    put: PutFlags,
+    scope: Scope,
+) -> Result<(Outcome, u32), ResultCode> {
+    let place = find_place(map, key)?;
+    if !put.allows(place.is_found)? {
+        return Ok((Outcome::Kept, map.count));
+    }
+    let count = map.count + u32::from(!place.is_found);
+    let removed = u32::from(place.is_found);
+    let edit = Edit { position: place.position, removed, range: place.pair, inserted: 1 };
+    Ok((splice(map, &edit, &[key, value], scope.is_top)?, count))
+}
+
+/// Puts the pairs of a map; gives the outcome and the number of pairs then.
+fn put_items(
+    map: &Container<'_>,
+    items: &[u8],
+    put: PutFlags,
+    scope: Scope,
+) -> Result<(Outcome, u32), ResultCode> {
+    let items = normal(items).ok_or(ResultCode::Parameter)?;
+    let items = Container::parse(Shape::Map, &items).ok_or(ResultCode::Parameter)?;
+    if items.count == 0 {
+        return Ok((Outcome::Touched, map.count));
+    }
+    let mut sorted_contents = Vec::new();
+    let sorted = in_key_order(map, &mut sorted_contents)?;
+    let map = sorted.as_ref().unwrap_or(map);
+    let offsets = items.offsets()?;
+    let mut placed = Vec::with_capacity(items.count as usize);
+    let mut count = map.count;
+    for position in 0..items.count {
+        let pair = items.slice(offsets.range(position, 1))?;
+        let place = find_by_offsets(map, pair)?;
+        let is_allowed = match put.allows(place.is_found) {
+            // Into an empty map, pairs that may not be created come all the same when that is no error.
+            Ok(false) if map.count == 0 && put.is_partial => true,
+            is_allowed => is_allowed?,
+        };
+        if is_allowed {
+            count += u32::from(!place.is_found);
+            placed.push((place.pair, pair));
+        } else if !put.is_partial {
+            return Ok((Outcome::Kept, map.count));
+        }
+    }
+    merge(map, &placed, count, scope)
+}
+
+/// The map with pairs put in the place of ranges of its contents, which ascend.
+fn merge(
+    map: &Container<'_>,
+    placed: &[(Range<usize>, &[u8])],
+    count: u32,
+    scope: Scope,
+) -> Result<(Outcome, u32), ResultCode> {
+    let removed: usize = placed.iter().map(|(range, _)| range.len()).sum();
+    let added: usize = placed.iter().map(|(_, pair)| pair.len()).sum();
+    let layout = Layout {
+        shape: Shape::Map,
+        flags: map.flags,
+        count,
+        contents_len: (map.contents.len() + added).saturating_sub(removed),
+        is_top: scope.is_top,
+    };
+    let mut out = layout.begin()?;
+    let mut copied = 0;
+    for (range, pair) in placed {
+        out.extend_from_slice(map.slice(copied..range.start)?);
+        out.extend_from_slice(pair);
+        copied = range.end;
+    }
+    out.extend_from_slice(map.slice(copied..map.contents.len())?);
+    Ok((Outcome::Replaced(layout.seal(out)?), count))
+}
+
+/// An unordered map with its pairs in order of their keys, in `contents`; none if they are already.
+fn in_key_order<'c>(
+    map: &Container<'_>,
+    contents: &'c mut Vec<u8>,
+) -> Result<Option<Container<'c>>, ResultCode> {
+    if map.is_ordered() || map.count < 2 {
+        return Ok(None);
+    }
+    let offsets = map.offsets()?;
+    let order = |a, b| compare(bytes_at(map, offsets, a)?, bytes_at(map, offsets, b)?);
+    let is_in_order = (1..map.count).all(|position| order(position - 1, position) == Some(Ordering::Less));
+    if is_in_order {
+        return Ok(None);
+    }
+    let mut positions: Vec<u32> = (0..map.count).collect();
+    merge_sort(&mut positions, order)?;
+    contents.reserve(map.contents.len());
+    for position in positions {
+        contents.extend_from_slice(map.slice(offsets.range(position, 1))?);
+    }
+    Ok(Some(Container::of_contents(Shape::Map, map.flags, map.count, contents)))
+}
+
+fn set_type(map: &Container<'_>, argument: u64, scope: Scope) -> Result<Outcome, ResultCode> {
+    let flags = scope.set_flags(Shape::Map, argument)?;
+    let mut sorted_contents = Vec::new();
+    let sorted = in_key_order(map, &mut sorted_contents)?;
+    let contents = sorted.as_ref().map_or(map.contents, |sorted| sorted.contents);
+    let layout = Layout {
+        shape: Shape::Map,
+        flags,
+        count: map.count,
+        contents_len: contents.len(),
+        is_top: scope.is_top,
+    };
+    let mut out = layout.begin()?;
+    out.extend_from_slice(contents);
+    layout.seal(out).map(Outcome::Replaced)
+}

@@ -1,0 +1,408 @@
+//! Values of clients in normal form: what may be stored, in the one way it is stored.
+//!
+//! Every value takes its shortest form (binary headers stay, if no other length field would be shorter). Maps have
+//! integers, text or plain bytes as keys, none of them twice, and stand in the order of their keys even when they
+//! are not flagged as ordered; what is flagged as ordered must come in order. Unknown flags go, an index that
+//! a client sent goes, and a description without flags goes. Values that only a search can use are refused.
+//!
+//! Bytes that are in normal form already are not copied. Depth of nesting is limited, as recursion elsewhere may
+//! meet what is stored.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use cf::msgpack::{
+    Head, Kind, Reader, SEARCH, compare, integer_len, is_extension, put_extension_header, put_integer,
+    put_list_header, put_map_header, put_nil, put_raw_header, put_unsigned,
+};
+use smallvec::SmallVec;
+
+use super::container::{Container, Offsets, Shape, flags};
+use super::layout::Layout;
+use super::order::merge_sort;
+use super::pair::{is_key, split};
+
+/// Deepest nesting of containers in what a client stores.
+const NESTING_MAX: usize = 1024;
+
+/// The normal form of one value, which `bytes` must be exactly. `None` if it cannot be stored.
+#[inline]
+pub(crate) fn normal(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if is_normal(bytes) { Some(Cow::Borrowed(bytes)) } else { Rewriter::rewrite(bytes).map(Cow::Owned) }
+}
+
+/// The normal form of a list or map at the top of a bin, with its index if its flags ask for one.
+pub(crate) fn normal_top(shape: Shape, bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let raw = Container::parse(shape, bytes)?;
+    if raw.flags & flags::PERSIST_INDEX == 0 {
+        return normal(bytes);
+    }
+    let rewritten = Rewriter::rewrite(bytes)?;
+    let container = Container::parse(shape, &rewritten)?;
+    let layout = Layout {
+        shape,
+        flags: raw.flags & shape.storable_flags(),
+        count: container.count,
+        contents_len: container.contents.len(),
+        is_top: true,
+    };
+    let mut out = Vec::with_capacity(layout.head_len() + container.contents.len());
+    layout.put_head(&mut out);
+    out.extend_from_slice(container.contents);
+    layout.seal(out).ok().map(Cow::Owned)
+}
+
+/// Whether a value without anything of its container is in its shortest form. `marker` is its first byte.
+fn is_shortest(marker: u8, head: &Head<'_>) -> bool {
+    let raw_len = |len: usize| match marker {
+        0xa0..=0xbf => true,
+        0xc4 | 0xd9 => len > 0x1f,
+        0xc5 | 0xda => len > 0xff,
+        _ => len > 0xffff,
+    };
+    match *head {
+        Head::Nil | Head::Bool(_) | Head::Double(_) => true,
+        Head::Unsigned(value) => match marker {
+            0..=0x7f => true,
+            0xcc => value > 0x7f,
+            0xcd => value > 0xff,
+            0xce => value > 0xffff,
+            0xcf => value > 0xffff_ffff,
+            _ => false,
+        },
+        Head::Negative(value) => {
+            let len = if marker >= 0xe0 { 1 } else { 1 + (1 << (marker & 3)) };
+            integer_len(value) == len
+        }
+        Head::Raw(raw) => raw_len(raw.len()),
+        Head::List(count) | Head::Map(count) => match marker {
+            0x80..=0x9f => true,
+            0xdc | 0xde => count > 0xf,
+            _ => count > 0xffff,
+        },
+        Head::Extension(extension) => match marker {
+            0xc7 => !matches!(extension.data.len(), 1 | 2 | 4 | 8 | 16),
+            0xc8 => extension.data.len() > 0xff,
+            0xc9 => extension.data.len() > 0xffff,
+            _ => true,
+        },
+    }
+}
+
+/// Whether one value, which `bytes` must be exactly, is in normal form. May say no for some that are.
+fn is_normal(bytes: &[u8]) -> bool {
+    struct Level {
+        is_map: bool,
+        /// Values still to come.
+        left: u64,
+        /// Where the key before stands.
+        key: Option<usize>,
+    }
+    let mut levels: SmallVec<[Level; 8]> = SmallVec::new();
+    let mut reader = Reader::new(bytes);
+    loop {
+        let start = reader.position();
+        let (Some(marker), Some(head)) = (reader.marker(), reader.head()) else { return false };
+        if !is_shortest(marker, &head) {
+            return false;
+        }
+        if let Some(level) = levels.last_mut() {
+            if level.is_map && level.left % 2 == 0 {
+                let follows = |key: usize| compare(&bytes[key..], &bytes[start..]) == Some(Ordering::Less);
+                if !is_key(&head) || !level.key.is_none_or(follows) {
+                    return false;
+                }
+                level.key = Some(start);
+            }
+            level.left -= 1;
+        }
+        match head {
+            Head::Extension(_) => return false,
+            Head::List(count) | Head::Map(count) if count != 0 => {
+                // A description leaves its judgement to the rewriter.
+                if levels.len() == NESTING_MAX || reader.marker().is_none_or(is_extension) {
+                    return false;
+                }
+                let is_map = matches!(head, Head::Map(_));
+                levels.push(Level { is_map, left: u64::from(count) * (1 + u64::from(is_map)), key: None });
+            }
+            _ => {}
+        }
+        while levels.last().is_some_and(|level| level.left == 0) {
+            levels.pop();
+        }
+        if levels.is_empty() {
+            return reader.is_at_end();
+        }
+    }
+}
+
+/// A container being rewritten.
+struct Open {
+    shape: Shape,
+    flags: u8,
+    /// Elements.
+    count: u32,
+    /// Values still to come.
+    left: u64,
+    /// Where things stand in the output: the contents, the element (of a map: the key) being written, and the one
+    /// before.
+    contents: usize,
+    current: usize,
+    previous: Option<usize>,
+    is_unsorted: bool,
+}
+
+struct Rewriter<'a> {
+    reader: Reader<'a>,
+    out: Vec<u8>,
+    open: SmallVec<[Open; 8]>,
+}
+
+impl<'a> Rewriter<'a> {
+    fn rewrite(bytes: &'a [u8]) -> Option<Vec<u8>> {
+        let mut rewriter =
+            Self { reader: Reader::new(bytes), out: Vec::with_capacity(bytes.len()), open: SmallVec::new() };
+        loop {
+            rewriter.value()?;
+            if rewriter.open.is_empty() {
+                return rewriter.reader.is_at_end().then_some(rewriter.out);
+            }
+        }
+    }
+
+    /// Rewrites one value, or the head of a container that has elements.
+    fn value(&mut self) -> Option<()> {
+        let rest = self.reader.rest();
+        let marker = self.reader.marker()?;
+        let head = self.reader.head()?;
+        let start = self.out.len();
+        if let Some(open) = self.open.last_mut() {
+            let begins_element = open.shape == Shape::List || open.left % 2 == 0;
+            if open.shape == Shape::Map && begins_element && !is_key(&head) {
+                return None;
+            }
+            if begins_element {
+                open.current = start;
+            }
+        }
+        match head {
+            Head::List(count) => return self.container(Shape::List, count),
+            Head::Map(count) => return self.container(Shape::Map, count),
+            _ if matches!(head.kind(), Kind::Wildcard | Kind::Infinity) => return None,
+            Head::Extension(extension)
+                if extension.kind == SEARCH && (1..4).contains(&extension.data.len()) =>
+            {
+                return None;
+            }
+            _ if is_shortest(marker, &head) => {
+                let len = rest.len() - self.reader.rest().len();
+                self.out.extend_from_slice(rest.get(..len)?);
+            }
+            Head::Unsigned(value) => put_unsigned(&mut self.out, value),
+            Head::Negative(value) => put_integer(&mut self.out, value),
+            Head::Raw(raw) => {
+                put_raw_header(&mut self.out, u32::try_from(raw.len()).ok()?);
+                self.out.extend_from_slice(raw);
+            }
+            Head::Extension(extension) => {
+                let len = u32::try_from(extension.data.len()).ok()?;
+                put_extension_header(&mut self.out, len, extension.kind);
+                self.out.extend_from_slice(extension.data);
+            }
+            Head::Nil | Head::Bool(_) | Head::Double(_) => return None,
+        }
+        self.value_done()
+    }
+
+    /// Rewrites the header and the description of a container.
+    fn container(&mut self, shape: Shape, header_count: u32) -> Option<()> {
+        let (mut count, mut container_flags) = (header_count, 0);
+        if count != 0 && is_extension(self.reader.marker()?) {
+            let description = self.reader.extension()?;
+            if description.kind == SEARCH {
+                return None;
+            }
+            count -= 1;
+            container_flags = description.kind & shape.storable_flags() & !flags::PERSIST_INDEX;
+            if shape == Shape::Map && matches!(self.reader.head()?, Head::List(1..) | Head::Map(1..)) {
+                return None;
+            }
+        }
+        let described = count.checked_add(u32::from(container_flags != 0))?;
+        match shape {
+            Shape::List => put_list_header(&mut self.out, described),
+            Shape::Map => put_map_header(&mut self.out, described),
+        }
+        if container_flags != 0 {
+            put_extension_header(&mut self.out, 0, container_flags);
+            if shape == Shape::Map {
+                put_nil(&mut self.out);
+            }
+        }
+        if count == 0 {
+            return self.value_done();
+        }
+        if self.open.len() == NESTING_MAX {
+            return None;
+        }
+        let contents = self.out.len();
+        self.open.push(Open {
+            shape,
+            flags: container_flags,
+            count,
+            left: u64::from(count) * shape.values_per_element(),
+            contents,
+            current: contents,
+            previous: None,
+            is_unsorted: false,
+        });
+        Some(())
+    }
+
+    /// Accounts for a finished value, and for the containers that it finishes.
+    fn value_done(&mut self) -> Option<()> {
+        while let Some(open) = self.open.last_mut() {
+            open.left -= 1;
+            let was_key = open.shape == Shape::Map && open.left % 2 == 1;
+            let was_ordered_element = open.shape == Shape::List && open.flags & flags::ORDERED != 0;
+            if was_key || was_ordered_element {
+                open.check_order(&self.out)?;
+            }
+            if open.left != 0 {
+                break;
+            }
+            if open.is_unsorted {
+                sort_pairs(&mut self.out, open.contents, open.count)?;
+            }
+            self.open.pop();
+        }
+        Some(())
+    }
+}
+
+impl Open {
+    /// Compares the finished element (of a map: the key) with the one before it.
+    fn check_order(&mut self, out: &[u8]) -> Option<()> {
+        let current = self.current;
+        let Some(previous) = self.previous.replace(current).filter(|_| !self.is_unsorted) else {
+            return Some(());
+        };
+        let is_flagged_map = self.flags & flags::KEY_ORDERED != 0;
+        match (compare(out.get(previous..)?, out.get(current..)?)?, self.shape) {
+            (Ordering::Less, _) | (Ordering::Equal, Shape::List) => Some(()),
+            (Ordering::Greater, Shape::Map) if !is_flagged_map => {
+                self.is_unsorted = true;
+                Some(())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Sorts the `count` pairs from `start` on by their keys; `None` if one is there twice.
+fn sort_pairs(out: &mut [u8], start: usize, count: u32) -> Option<()> {
+    let contents = out.get_mut(start..)?;
+    let offsets = Offsets::scan(contents, count, Shape::Map)?;
+    let key = |position| split(contents.get(offsets.range(position, 1))?).ok().map(|(key, _)| key);
+    let mut positions: Vec<u32> = (0..count).collect();
+    merge_sort(&mut positions, |a, b| compare(key(a)?, key(b)?)).ok()?;
+    for pair in positions.windows(2) {
+        if compare(key(pair[0])?, key(pair[1])?)? != Ordering::Less {
+            return None;
+        }
+    }
+    let mut sorted = Vec::with_capacity(contents.len());
+    for &position in &positions {
+        sorted.extend_from_slice(contents.get(offsets.range(position, 1))?);
+    }
+    contents.copy_from_slice(&sorted);
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(bytes: &[u8]) -> Option<Vec<u8>> {
+        normal(bytes).map(Cow::into_owned)
+    }
+
+    #[test]
+    fn values_take_their_shortest_form() {
+        let cases: [(&[u8], &[u8]); 16] = [
+            (&[0xcc, 5], &[5]),
+            (&[0xd3, 0, 0, 0, 0, 0, 0, 1, 0], &[0xcd, 1, 0]),
+            (&[0xd1, 0xff, 0xff], &[0xff]),
+            (&[0xd2, 0xff, 0xff, 0x63, 0xc0], &[0xd2, 0xff, 0xff, 0x63, 0xc0]),
+            (&[0xd1, 0x01, 0x2c], &[0xcd, 0x01, 0x2c]),
+            (&[0xd9, 2, 3, b'a'], &[0xa2, 3, b'a']),
+            (&[0xc4, 2, 4, 9], &[0xa2, 4, 9]),
+            (&[0xdb, 0, 0, 0, 1, 3], &[0xa1, 3]),
+            (&[0xdc, 0, 1, 7], &[0x91, 7]),
+            (&[0xdf, 0, 0, 0, 1, 1, 2], &[0x81, 1, 2]),
+            (&[0xdd, 0, 0, 0, 0], &[0x90]),
+            (&[0x92, 1, 0xc7, 1, 5, 6], &[0x92, 1, 0xd4, 5, 6]),
+            (&[0x91, 0xc7, 0, 0], &[0x90]),
+            (&[0x81, 0xc7, 0, 8, 0xc0], &[0x80]),
+            (&[0x92, 0xc7, 1, 0x11, 0, 5], &[0x92, 0xc7, 0, 1, 5]),
+            (&[0x82, 2, 0xa0, 1, 0xa0], &[0x82, 1, 0xa0, 2, 0xa0]),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(of(bytes).as_deref(), Some(expected), "{bytes:x?}");
+            assert_eq!(of(expected).as_deref(), Some(expected), "normal form is final");
+        }
+        let mut long_blob = vec![0xc4, 40, 4];
+        long_blob.resize(42, 0);
+        assert!(matches!(normal(&long_blob), Some(Cow::Borrowed(_))), "binary headers stay");
+    }
+
+    #[test]
+    fn what_cannot_be_stored_is_refused() {
+        let refused: [&[u8]; 17] = [
+            &[],
+            &[0xc1],
+            &[1, 2],
+            &[0x90, 1],
+            &[0x92, 1],
+            &[0x91, 0xd4, 0xff, 0],
+            &[0xd4, 0xff, 1],
+            &[0x81, 0xc0, 1],
+            &[0x81, 0x90, 1],
+            &[0x81, 0xcb, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            &[0x81, 0xa1, 23, 1],
+            &[0x82, 1, 1, 1, 2],
+            &[0x83, 2, 1, 1, 1, 2, 3],
+            &[0x83, 0xc7, 0, 1, 0xc0, 2, 1, 1, 1],
+            &[0x93, 0xc7, 0, 1, 2, 1],
+            &[0xdf, 0x80, 0, 0, 0],
+            &[0x82, 0xc7, 0, 1, 0x91, 1, 1, 1],
+        ];
+        for bytes in refused {
+            assert_eq!(of(bytes), None, "{bytes:x?}");
+        }
+        assert_eq!(of(&[0x83, 0xc7, 0, 2, 0xc0, 2, 1, 1, 1]), Some(vec![0x83, 0xc7, 0, 2, 0xc0, 1, 1, 2, 1]));
+    }
+
+    #[test]
+    fn nesting_is_limited_whatever_the_shape() {
+        for marker in [vec![0x91], vec![0x81, 1], vec![0x92, 0xc7, 0, 1]] {
+            for (depth, is_stored) in [(NESTING_MAX, true), (NESTING_MAX + 1, false), (200_000, false)] {
+                let mut bytes = marker.repeat(depth);
+                bytes.push(1);
+                assert_eq!(of(&bytes).is_some(), is_stored, "{marker:x?} {depth}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_index_is_made_at_the_top_only() {
+        let nested = [0x91, 0x93, 0xc7, 0, 0x11, 1, 2];
+        assert_eq!(of(&nested), Some(vec![0x91, 0x93, 0xc7, 0, 1, 1, 2]));
+        let top = normal_top(Shape::List, &[0x94, 0xc7, 0, 0x11, 1, 2, 5]).unwrap();
+        assert_eq!(&*top, [0x94, 0xc7, 3, 0x11, 3, 1, 2, 1, 2, 5]);
+        let map = normal_top(Shape::Map, &[0x83, 0xc7, 0, 0x13, 0xc0, 1, 7, 2, 6]).unwrap();
+        assert_eq!(&*map, [0x83, 0xd6, 0x13, 2, 2, 1, 0, 0xc0, 1, 7, 2, 6]);
+        assert_eq!(normal_top(Shape::Map, &[0x90]), None);
+    }
+}

@@ -1,0 +1,230 @@
+//! Sorting, searching and picking by order.
+//!
+//! The order of values is not always a total one: a NaN equals every double, a wildcard everything. What comes
+//! out then depends on which values are compared with which, and in what order, and clients see it. So the three
+//! algorithms here are fixed: a top-down merge sort, a binary search that knows about runs of equal values, and a
+//! binary heap. None of them can fail or loop whatever the comparison says.
+
+use std::cmp::Ordering;
+
+use proto::ResultCode;
+
+/// Sorts positions. Equal ones keep their order.
+///
+/// # Errors
+/// `Parameter` when two positions cannot be compared.
+pub(crate) fn merge_sort(
+    positions: &mut [u32],
+    mut compare: impl FnMut(u32, u32) -> Option<Ordering>,
+) -> Result<(), ResultCode> {
+    let mut spare = vec![0; positions.len()];
+    sort_part(positions, &mut spare, &mut compare).ok_or(ResultCode::Parameter)
+}
+
+/// Recurses as deep as the logarithm of the number of positions.
+fn sort_part(
+    positions: &mut [u32],
+    spare: &mut [u32],
+    compare: &mut impl FnMut(u32, u32) -> Option<Ordering>,
+) -> Option<()> {
+    if positions.len() < 2 {
+        return Some(());
+    }
+    let middle = positions.len() / 2;
+    let (left, right) = positions.split_at_mut(middle);
+    let (left_spare, right_spare) = spare.split_at_mut(middle);
+    sort_part(left, left_spare, compare)?;
+    sort_part(right, right_spare, compare)?;
+    let (mut left, mut right) = (&*left, &*right);
+    let mut merged = spare.iter_mut();
+    while let (&[a, ref left_rest @ ..], &[b, ref right_rest @ ..]) = (left, right) {
+        let place = merged.next()?;
+        if compare(a, b)? == Ordering::Greater {
+            (*place, right) = (b, right_rest);
+        } else {
+            (*place, left) = (a, left_rest);
+        }
+    }
+    for (place, &rest) in merged.zip(left.iter().chain(right)) {
+        *place = rest;
+    }
+    positions.copy_from_slice(spare);
+    Some(())
+}
+
+/// What a search among equal values ends at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Among {
+    /// The first of them.
+    First,
+    /// Behind the last of them.
+    PastLast,
+    /// Whichever is met first.
+    Any,
+}
+
+/// Where a search ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    /// An equal value was met.
+    pub(crate) is_equal: bool,
+    /// The rank of the value found, or the rank it would have.
+    pub(crate) rank: u32,
+}
+
+/// A binary search over ranks `from..total`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Search {
+    pub(crate) from: u32,
+    pub(crate) total: u32,
+    pub(crate) among: Among,
+}
+
+impl Search {
+    /// Searches all of `total` ranks.
+    pub(crate) const fn all(total: u32, among: Among) -> Self {
+        Self { from: 0, total, among }
+    }
+
+    /// `position_at` gives the position at a rank, `compare` how the searched value compares with the one at a
+    /// position.
+    ///
+    /// # Errors
+    /// `Parameter` when it cannot be compared.
+    pub(crate) fn run(
+        self,
+        position_at: impl Fn(u32) -> u32,
+        mut compare: impl FnMut(u32) -> Option<Ordering>,
+    ) -> Result<Found, ResultCode> {
+        if self.from >= self.total {
+            return Ok(Found { is_equal: false, rank: self.total });
+        }
+        let mut is_equal = false;
+        let (mut lower, mut upper) = (self.from, self.total);
+        let mut rank = self.from + (self.total - self.from) / 2;
+        loop {
+            let position = position_at(rank);
+            let mut order = compare(position).ok_or(ResultCode::Parameter)?;
+            if order == Ordering::Equal {
+                is_equal = true;
+                let target = match self.among {
+                    Among::Any => break,
+                    Among::First => 0,
+                    Among::PastLast => self.total,
+                };
+                order = target.cmp(&position);
+            }
+            match order {
+                Ordering::Equal => break,
+                Ordering::Greater => {
+                    if rank + 1 >= upper {
+                        rank += 1;
+                        break;
+                    }
+                    lower = rank + u32::from(!is_equal);
+                    rank = u32::midpoint(rank, upper);
+                }
+                Ordering::Less => {
+                    if rank == lower {
+                        break;
+                    }
+                    upper = rank;
+                    rank = u32::midpoint(rank, lower);
+                }
+            }
+        }
+        Ok(Found { is_equal, rank })
+    }
+}
+
+/// The positions with ranks `start..start + count` of `total`, by a heap. Those of the lower half come in descending
+/// order, the others ascending.
+#[derive(Debug)]
+pub(crate) struct Ranked {
+    pub(crate) positions: Vec<u32>,
+    pub(crate) is_descending: bool,
+}
+
+impl Ranked {
+    /// Picks the positions; `start + count` is at most `total`.
+    ///
+    /// # Errors
+    /// `Parameter` when two positions cannot be compared.
+    pub(crate) fn pick(
+        start: u32,
+        count: u32,
+        total: u32,
+        mut compare: impl FnMut(u32, u32) -> Option<Ordering>,
+    ) -> Result<Self, ResultCode> {
+        let behind = total - start - count;
+        let is_descending = start <= behind;
+        let (top, discard) =
+            if is_descending { (Ordering::Less, start) } else { (Ordering::Greater, behind) };
+        let mut heap = Heap { positions: (0..total).collect(), filled: total as usize, top };
+        heap.arrange(&mut compare, (count + discard) as usize).ok_or(ResultCode::Parameter)?;
+        // What was taken off the top stands behind the heap, the last taken first.
+        let mut positions = heap.positions.split_off(heap.filled);
+        positions.truncate(count as usize);
+        Ok(Self { positions, is_descending })
+    }
+
+    /// The positions from the lowest rank to the highest.
+    pub(crate) fn ascending(mut self) -> Vec<u32> {
+        if self.is_descending {
+            self.positions.reverse();
+        }
+        self.positions
+    }
+}
+
+struct Heap {
+    positions: Vec<u32>,
+    filled: usize,
+    /// How what is above compares with what is below.
+    top: Ordering,
+}
+
+impl Heap {
+    /// Builds the heap and moves its top behind it `count` times.
+    fn arrange(
+        &mut self,
+        compare: &mut impl FnMut(u32, u32) -> Option<Ordering>,
+        count: usize,
+    ) -> Option<()> {
+        for place in (0..self.filled / 2).rev() {
+            self.sink(place, compare)?;
+        }
+        for _ in 0..count {
+            let last = self.filled.checked_sub(1)?;
+            self.filled = last;
+            self.positions.swap(0, last);
+            self.sink(0, compare)?;
+        }
+        Some(())
+    }
+
+    fn sink(
+        &mut self,
+        mut place: usize,
+        compare: &mut impl FnMut(u32, u32) -> Option<Ordering>,
+    ) -> Option<()> {
+        loop {
+            let (first, second) = (2 * place + 1, 2 * place + 2);
+            if first >= self.filled {
+                return Some(());
+            }
+            let mut child = first;
+            if second < self.filled {
+                let order = compare(*self.positions.get(first)?, *self.positions.get(second)?)?;
+                if order != self.top && order != Ordering::Equal {
+                    child = second;
+                }
+            }
+            if compare(*self.positions.get(child)?, *self.positions.get(place)?)? != self.top {
+                return Some(());
+            }
+            self.positions.swap(place, child);
+            place = child;
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Lists and maps against models made of vectors, and against bytes nobody should send.
+//!
+//! A run starts from a seed: a bin gets operation after operation, with contexts that lead into what is there, and so does
+//! a naive model. After each operation the answers and the values must agree, and the stored bytes must be what a writer
+//! makes of that value from scratch, index included. Where an answer has several elements their order is not
+//! compared: the conformance corpora have that to the byte.
+
+mod hostile;
+mod list_model;
+mod map_model;
+mod value;
+
+use proptest::prelude::*;
+use proto::ResultCode;
+
+use self::value::{Random, Value};
+use super::container::{Container, Shape};
+use super::layout::Layout;
+use crate::change::Change;
+use crate::particle::{BytesType, Particle};
+
+/// What an operation answers, by the model: the answer, or the error.
+type Expected = Result<Value, ResultCode>;
+
+/// An operation in its wire form, for a container of a shape.
+struct Operation {
+    call: Vec<Value>,
+    modifies: bool,
+}
+
+/// A step of a context, with its argument.
+#[derive(Debug)]
+struct Step {
+    number: i64,
+    argument: Value,
+}
+
+/// A random way into `value`, and where it leads.
+fn way_into<'v>(random: &mut Random, value: &'v mut Value, steps: &mut Vec<Step>) -> &'v mut Value {
+    let inner_containers = value.container_positions();
+    if inner_containers.is_empty() || random.below(3) == 0 {
+        return value;
+    }
+    let position = *random.pick(&inner_containers);
+    let step = value.step_to(random, position);
+    steps.push(step);
+    way_into(random, value.element_mut(position), steps)
+}
+
+fn payload(steps: &[Step], call: &[Value]) -> Vec<u8> {
+    if steps.is_empty() {
+        return Value::list(call.to_vec()).packed();
+    }
+    let context = steps.iter().flat_map(|step| [Value::Int(step.number), step.argument.clone()]).collect();
+    Value::list(vec![Value::Int(0xff), Value::list(context), Value::list(call.to_vec())]).packed()
+}
+
+/// Carries out `payload`; gives the answer and the bin afterwards.
+fn carry_out(
+    bin: Option<Particle<'static>>,
+    payload: &[u8],
+    modifies: bool,
+) -> (Result<Value, ResultCode>, Option<Particle<'static>>) {
+    let answer_of =
+        |answer: Option<Particle<'_>>| answer.map_or(Value::Nil, |answer| Value::of_particle(&answer));
+    if !modifies {
+        return (super::read(bin.as_ref(), payload).map(answer_of), bin);
+    }
+    match super::modify(bin.as_ref(), payload) {
+        Err(code) => (Err(code), bin),
+        Ok(modified) => {
+            let bin = match modified.bin {
+                Change::Unchanged => bin,
+                Change::Set(particle) => Some(particle),
+                Change::Removed => None,
+            };
+            (Ok(answer_of(modified.result)), bin)
+        }
+    }
+}
+
+/// The stored bytes of a list or map are what a writer makes of its flags and contents.
+fn assert_well_stored(bin: &Particle<'_>) {
+    let (shape, bytes) = match bin {
+        Particle::Bytes(BytesType::List, bytes) => (Shape::List, bytes),
+        Particle::Bytes(BytesType::Map, bytes) => (Shape::Map, bytes),
+        other => panic!("{other:?}"),
+    };
+    let container = Container::parse(shape, bytes).unwrap();
+    let layout = Layout {
+        shape,
+        flags: container.flags,
+        count: container.count,
+        contents_len: container.contents.len(),
+        is_top: true,
+    };
+    let mut written = layout.begin().unwrap();
+    written.extend_from_slice(container.contents);
+    assert_eq!(layout.seal(written).unwrap(), **bytes, "the index fits the contents");
+}
+
+fn run(seed: u64, operations: usize) {
+    let mut random = Random::new(seed);
+    let mut model = Value::random_container(&mut random);
+    let mut bin = Some(model.stored(&mut random));
+    for number in 0..operations {
+        let mut steps = Vec::new();
+        let mut changed = model.clone();
+        let target = way_into(&mut random, &mut changed, &mut steps);
+        let (operation, expected) = match target {
+            Value::List(list) => list_model::operation(&mut random, list),
+            Value::Map(map) => map_model::operation(&mut random, map),
+            _ => unreachable!("only containers are gone into"),
+        };
+        let bytes = payload(&steps, &operation.call);
+        let before = model.clone();
+        let what =
+            || format!("seed {seed} operation {number}: {:?} at {:?} on {before:?}", operation.call, steps);
+        let (answer, after) = carry_out(bin.clone(), &bytes, operation.modifies);
+        let answer = answer.map(Value::with_order_undone);
+        assert_eq!(answer, expected.clone().map(Value::with_order_undone), "{}", what());
+        if expected.is_ok() && operation.modifies {
+            changed.restore_order();
+            model = changed;
+        }
+        bin = after;
+        let particle = bin.as_ref().unwrap();
+        let value = Value::of_particle(particle);
+        assert_eq!(value.clone().with_ties_undone(), model.with_ties_undone(), "{}", what());
+        model = value;
+        assert_well_stored(particle);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3_000))]
+
+    /// 120,000 operations.
+    #[test]
+    fn operations_do_what_the_models_do(seed: u64) {
+        run(seed, 40);
+    }
+}

@@ -1,0 +1,552 @@
+//! The header of a device or data file, version 4: whose data it holds, and which partitions of it count.
+//!
+//! ```text
+//! offset   size  content (integers little-endian)
+//!      0      8  magic 0x4349747275730322 ─┐ prefix
+//!      8      4  version 4                 │
+//!     12     32  namespace, zero-padded    │
+//!     44      4  devices of the namespace  │
+//!     48      8  signature of the set      │
+//!     56      4  flags                     │
+//!     60      4  write block size          │
+//!     64      4  eventual regime           │
+//!     68      4  unused                    │
+//!     72      4  roster generation         ┘
+//!   4096  65536  4096 partition entries of 16 bytes: version u64, tree id u8, 7 unused
+//!  69632      4  device id                 ─┐ unique part
+//!  69636      4  unused                     │
+//!  69640     64  key of encrypted data      │
+//!  69704     16  canary of encrypted data   │
+//!  69720      8  pristine offset            ┘
+//! 200704 131072  scratch of atomic updates, unused
+//! 331776         zeros up to 8 MiB, where the first write block begins
+//! ```
+//! Prefix and partition entries are the same on all devices of a namespace. The signature is drawn anew at each start;
+//! so devices with different signatures were not used together last. Bytes become a header here, nothing else: no I/O.
+
+use std::fmt;
+
+use crate::partition_version::PartitionVersion;
+
+/// First eight bytes of a device in use.
+pub const MAGIC: u64 = 0x4349_7472_7573_0322;
+/// The version written and understood.
+pub const VERSION: u32 = 4;
+/// Version whose records lack the end mark; nothing reads it any more.
+const VERSION_WITHOUT_END_MARKS: u32 = 3;
+/// Partitions of a namespace.
+pub const PARTITION_COUNT: usize = 4096;
+/// Most devices or files of a namespace.
+pub const DEVICE_COUNT_MAX: u32 = 128;
+/// Size of a write block, and of the space kept for the header.
+pub const WBLOCK_SIZE: u32 = 8 << 20;
+/// Space of the header: the first write block begins here.
+pub const HEADER_SPACE: u64 = 8 << 20;
+/// Bytes that say whether a device is fresh; also the whole of what the header uses.
+pub const HEADER_SIZE: usize = SCRATCH_OFFSET + SCRATCH_SIZE;
+/// Bytes of the header that are ever other than zero; a multiple of every device's transfer size.
+pub const WRITTEN_SIZE: usize = UNIQUE_OFFSET + 4096;
+
+const VERSION_OFFSET: usize = 8;
+const NAMESPACE_OFFSET: usize = 12;
+const NAMESPACE_SIZE: usize = 32;
+const DEVICE_COUNT_OFFSET: usize = 44;
+const SIGNATURE_OFFSET: usize = 48;
+/// Place of the flags.
+pub const FLAGS_OFFSET: usize = 56;
+const WBLOCK_SIZE_OFFSET: usize = 60;
+const REGIME_OFFSET: usize = 64;
+const ROSTER_GENERATION_OFFSET: usize = 72;
+/// Place of the first partition entry.
+pub const PARTITIONS_OFFSET: usize = 4096;
+/// Bytes of a partition entry.
+pub const PARTITION_ENTRY_SIZE: usize = 16;
+/// Place of the part that differs from device to device.
+pub const UNIQUE_OFFSET: usize = PARTITIONS_OFFSET + PARTITION_COUNT * PARTITION_ENTRY_SIZE;
+/// Place of the pristine offset.
+pub const PRISTINE_OFFSET: usize = UNIQUE_OFFSET + 88;
+/// Bytes of the unique part.
+pub const UNIQUE_SIZE: usize = 96;
+const SCRATCH_OFFSET: usize = UNIQUE_OFFSET + SCRATCH_SIZE;
+const SCRATCH_SIZE: usize = 128 << 10;
+
+const _: () = assert!(UNIQUE_OFFSET == 69_632 && SCRATCH_OFFSET == 200_704 && HEADER_SIZE == 331_776);
+const _: () = assert!(HEADER_SIZE.is_multiple_of(4096) && WRITTEN_SIZE.is_multiple_of(4096));
+
+/// What the header says about the data as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(transparent)]
+pub struct Flags(pub u32);
+
+impl Flags {
+    /// The last shutdown was clean.
+    pub const TRUSTED: Flags = Flags(0x01);
+    /// Records without bin names, of a mode that no longer exists.
+    pub const SINGLE_BIN: Flags = Flags(0x02);
+    /// The records are encrypted.
+    pub const ENCRYPTED: Flags = Flags(0x04);
+    /// The namespace was strongly consistent.
+    pub const STRONG_CONSISTENCY: Flags = Flags(0x08);
+    /// Every write was on the device before it was answered.
+    pub const COMMIT_TO_DEVICE: Flags = Flags(0x10);
+
+    const NAMES: [(Flags, &str); 5] = [
+        (Flags::TRUSTED, "trusted"),
+        (Flags::SINGLE_BIN, "single-bin"),
+        (Flags::ENCRYPTED, "encrypted"),
+        (Flags::STRONG_CONSISTENCY, "strong-consistency"),
+        (Flags::COMMIT_TO_DEVICE, "commit-to-device"),
+    ];
+
+    /// Whether all of `flags` are set.
+    #[must_use]
+    pub const fn contains(self, flags: Flags) -> bool {
+        self.0 & flags.0 == flags.0
+    }
+
+    /// These and `flags`, or these without.
+    #[must_use]
+    pub const fn with(self, flags: Flags, set: bool) -> Self {
+        Flags(if set { self.0 | flags.0 } else { self.0 & !flags.0 })
+    }
+
+    /// The names of those that are set and known.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, name)| name)
+    }
+}
+
+/// What the header remembers of a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PartitionEntry {
+    /// Records are loaded if it has data.
+    pub version: PartitionVersion,
+    /// Records with another tree id belong to a copy that was dropped; absent partitions have one too.
+    pub tree_id: u8,
+}
+
+impl PartitionEntry {
+    /// The entry's place in the header, for partition `id`.
+    #[must_use]
+    pub const fn offset(id: usize) -> usize {
+        PARTITIONS_OFFSET + id * PARTITION_ENTRY_SIZE
+    }
+
+    /// The stored form.
+    #[must_use]
+    pub fn encode(self) -> [u8; PARTITION_ENTRY_SIZE] {
+        let mut bytes = [0; PARTITION_ENTRY_SIZE];
+        bytes[..8].copy_from_slice(&self.version.0.to_le_bytes());
+        bytes[8] = self.tree_id;
+        bytes
+    }
+}
+
+/// The header of a device in use.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceHeader {
+    /// The namespace's name up to its first zero byte; not necessarily text.
+    pub namespace: Vec<u8>,
+    /// How many devices the namespace had.
+    pub device_count: u32,
+    /// What all devices of one set share.
+    pub signature: u64,
+    pub flags: Flags,
+    /// Bytes of a write block.
+    pub wblock_size: u32,
+    /// Kept for strong consistency.
+    pub eventual_regime: u32,
+    /// Kept for strong consistency.
+    pub roster_generation: u32,
+    /// All [`PARTITION_COUNT`] of them.
+    pub partitions: Box<[PartitionEntry]>,
+    /// The device's number in the set.
+    pub device_id: u32,
+    /// From here on no write block was ever used; 0 when it was never recorded.
+    pub pristine_offset: u64,
+}
+
+/// What the first bytes of a device turned out to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// Zeros: a device that was never used, or was erased.
+    Fresh,
+    Used(Box<DeviceHeader>),
+}
+
+/// Why a device cannot be used as it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HeaderError {
+    /// Fewer bytes than a header; holds how many.
+    Short(u64),
+    /// No magic, yet not empty; holds where the first byte other than zero is.
+    Foreign(usize),
+    /// A version from before end marks.
+    OldVersion,
+    /// A version that does not exist yet.
+    UnknownVersion(u32),
+    /// More devices than there can be, or none.
+    DeviceCount(u32),
+    /// The signature is 0.
+    NoSignature,
+    /// Write blocks that do not divide today's.
+    WblockSize(u32),
+    /// A device id that does not exist.
+    DeviceId(u32),
+    /// A mode that no longer exists.
+    SingleBin,
+    /// Data that cannot be read.
+    Encrypted,
+    /// The data belongs to another namespace; holds its name, and the configured one.
+    Namespace { found: String, expected: String },
+    /// The pristine offset is inside the header.
+    PristineOffset(u64),
+    /// Data ends beyond the device's end.
+    Truncated { data_end: u64, size: u64 },
+}
+
+impl HeaderError {
+    /// Where on the device the wrong bytes are.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        let offset = match self {
+            HeaderError::Foreign(offset) => *offset,
+            HeaderError::Short(_) => 0,
+            HeaderError::OldVersion | HeaderError::UnknownVersion(_) => VERSION_OFFSET,
+            HeaderError::DeviceCount(_) => DEVICE_COUNT_OFFSET,
+            HeaderError::NoSignature => SIGNATURE_OFFSET,
+            HeaderError::WblockSize(_) => WBLOCK_SIZE_OFFSET,
+            HeaderError::DeviceId(_) => UNIQUE_OFFSET,
+            HeaderError::SingleBin | HeaderError::Encrypted => FLAGS_OFFSET,
+            HeaderError::Namespace { .. } => NAMESPACE_OFFSET,
+            HeaderError::PristineOffset(_) | HeaderError::Truncated { .. } => PRISTINE_OFFSET,
+        };
+        offset as u64
+    }
+}
+
+/// What to do about a header that makes no sense.
+const DAMAGED: &str = "the header is damaged: restore the device from a copy, or erase it";
+
+impl fmt::Display for HeaderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HeaderError::Short(size) => {
+                write!(f, "only {size} bytes, less than a header; restore the complete file, or remove it")
+            }
+            HeaderError::Foreign(_) => f.write_str(
+                "holds data that is not Aerospike's; check the path, or erase the device if the data may go",
+            ),
+            HeaderError::OldVersion => f.write_str(
+                "format version 3 has no end marks and cannot be read; erase the device and let the cluster or a \
+                 backup fill it again",
+            ),
+            HeaderError::UnknownVersion(version) => write!(
+                f,
+                "format version {version} is unknown, this server reads version {VERSION}; use the server that wrote \
+                 it, or erase the device"
+            ),
+            HeaderError::DeviceCount(count) => {
+                write!(f, "{count} devices where 1 to {DEVICE_COUNT_MAX} are possible; {DAMAGED}")
+            }
+            HeaderError::NoSignature => write!(f, "signature 0; {DAMAGED}"),
+            HeaderError::WblockSize(size) => {
+                write!(f, "write blocks of {size} bytes, which do not divide {WBLOCK_SIZE}; {DAMAGED}")
+            }
+            HeaderError::DeviceId(id) => {
+                write!(f, "device id {id} where less than {DEVICE_COUNT_MAX} is possible; {DAMAGED}")
+            }
+            HeaderError::SingleBin => f.write_str(
+                "single-bin data, a mode that no longer exists; erase the device and restore from a backup",
+            ),
+            HeaderError::Encrypted => f.write_str(
+                "encrypted data cannot be read; erase the device and restore from a backup or the cluster",
+            ),
+            HeaderError::Namespace { found, expected } => write!(
+                f,
+                "holds namespace {found:?}, not {expected:?}; check the configuration, or erase the device if that \
+                 namespace may go"
+            ),
+            HeaderError::PristineOffset(offset) => {
+                write!(f, "data ends at {offset}, before it can begin; {DAMAGED}")
+            }
+            HeaderError::Truncated { data_end, size } => write!(
+                f,
+                "data reaches up to {data_end}, but only {size} bytes are there; restore the complete file, configure \
+                 the size it had, or erase it"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for HeaderError {}
+
+impl DeviceHeader {
+    /// Reads the header in `bytes`, the first [`HEADER_SIZE`] bytes of a device, without judging more of it than that
+    /// this version can read it: see [`check`](Self::check).
+    ///
+    /// # Errors
+    /// `Short`, `Foreign`, `OldVersion`, `UnknownVersion`.
+    pub fn parse(bytes: &[u8]) -> Result<Found, HeaderError> {
+        let short = || HeaderError::Short(bytes.len() as u64);
+        let bytes = bytes.get(..HEADER_SIZE).ok_or_else(short)?;
+        if le_u64(bytes, 0) != MAGIC {
+            return match bytes.iter().position(|byte| *byte != 0) {
+                None => Ok(Found::Fresh),
+                Some(offset) => Err(HeaderError::Foreign(offset)),
+            };
+        }
+        match le_u32(bytes, VERSION_OFFSET) {
+            VERSION => {}
+            VERSION_WITHOUT_END_MARKS => return Err(HeaderError::OldVersion),
+            other => return Err(HeaderError::UnknownVersion(other)),
+        }
+        let name = &bytes[NAMESPACE_OFFSET..NAMESPACE_OFFSET + NAMESPACE_SIZE];
+        let entries = bytes[PARTITIONS_OFFSET..UNIQUE_OFFSET].chunks_exact(PARTITION_ENTRY_SIZE);
+        let partition =
+            |entry: &[u8]| PartitionEntry { version: PartitionVersion(le_u64(entry, 0)), tree_id: entry[8] };
+        Ok(Found::Used(Box::new(DeviceHeader {
+            namespace: name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
+            device_count: le_u32(bytes, DEVICE_COUNT_OFFSET),
+            signature: le_u64(bytes, SIGNATURE_OFFSET),
+            flags: Flags(le_u32(bytes, FLAGS_OFFSET)),
+            wblock_size: le_u32(bytes, WBLOCK_SIZE_OFFSET),
+            eventual_regime: le_u32(bytes, REGIME_OFFSET),
+            roster_generation: le_u32(bytes, ROSTER_GENERATION_OFFSET),
+            partitions: entries.map(partition).collect(),
+            device_id: le_u32(bytes, UNIQUE_OFFSET),
+            pristine_offset: le_u64(bytes, PRISTINE_OFFSET),
+        })))
+    }
+
+    /// The header of a fresh device that becomes number `device_id` of `device_count`.
+    #[must_use]
+    pub fn fresh(namespace: &[u8], device_count: u32, signature: u64, device_id: u32) -> Self {
+        DeviceHeader {
+            namespace: namespace.to_vec(),
+            device_count,
+            signature,
+            flags: Flags::default(),
+            wblock_size: WBLOCK_SIZE,
+            eventual_regime: 0,
+            roster_generation: 0,
+            partitions: vec![PartitionEntry::default(); PARTITION_COUNT].into(),
+            device_id,
+            pristine_offset: 0,
+        }
+    }
+
+    /// Whether namespace `namespace` can use the device, of which `size` bytes are there.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, in the order of the header.
+    pub fn check(&self, namespace: &[u8], size: u64) -> Result<(), HeaderError> {
+        if self.namespace != namespace {
+            let text = |name| String::from_utf8_lossy(name).into_owned();
+            return Err(HeaderError::Namespace { found: text(&self.namespace), expected: text(namespace) });
+        }
+        if self.device_count == 0 || self.device_count > DEVICE_COUNT_MAX {
+            return Err(HeaderError::DeviceCount(self.device_count));
+        }
+        if self.signature == 0 {
+            return Err(HeaderError::NoSignature);
+        }
+        if self.wblock_size == 0 || !WBLOCK_SIZE.is_multiple_of(self.wblock_size) {
+            return Err(HeaderError::WblockSize(self.wblock_size));
+        }
+        if self.device_id >= DEVICE_COUNT_MAX {
+            return Err(HeaderError::DeviceId(self.device_id));
+        }
+        if self.flags.contains(Flags::SINGLE_BIN) {
+            return Err(HeaderError::SingleBin);
+        }
+        if self.flags.contains(Flags::ENCRYPTED) {
+            return Err(HeaderError::Encrypted);
+        }
+        match self.pristine_offset {
+            0 => Ok(()),
+            offset if offset < HEADER_SPACE => Err(HeaderError::PristineOffset(offset)),
+            offset if offset > size => Err(HeaderError::Truncated { data_end: offset, size }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the header to the first [`WRITTEN_SIZE`] bytes of `bytes`; what follows up to [`HEADER_SPACE`] is to be
+    /// zeros.
+    ///
+    /// # Panics
+    /// If there is no room, the namespace's name is too long, or there is not an entry for each partition.
+    pub fn encode(&self, bytes: &mut [u8]) {
+        assert!(self.namespace.len() < NAMESPACE_SIZE && !self.namespace.contains(&0), "name for the header");
+        assert_eq!(self.partitions.len(), PARTITION_COUNT, "partition entries of a header");
+        let bytes = &mut bytes[..WRITTEN_SIZE];
+        bytes.fill(0);
+        let mut put =
+            |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
+        put(0, &MAGIC.to_le_bytes());
+        put(VERSION_OFFSET, &VERSION.to_le_bytes());
+        put(NAMESPACE_OFFSET, &self.namespace);
+        put(DEVICE_COUNT_OFFSET, &self.device_count.to_le_bytes());
+        put(SIGNATURE_OFFSET, &self.signature.to_le_bytes());
+        put(FLAGS_OFFSET, &self.flags.0.to_le_bytes());
+        put(WBLOCK_SIZE_OFFSET, &self.wblock_size.to_le_bytes());
+        put(REGIME_OFFSET, &self.eventual_regime.to_le_bytes());
+        put(ROSTER_GENERATION_OFFSET, &self.roster_generation.to_le_bytes());
+        for (id, entry) in self.partitions.iter().enumerate() {
+            put(PartitionEntry::offset(id), &entry.encode());
+        }
+        put(UNIQUE_OFFSET, &self.device_id.to_le_bytes());
+        put(PRISTINE_OFFSET, &self.pristine_offset.to_le_bytes());
+    }
+}
+
+/// Whether a device and its shadow carry the same header, whatever the pristine offset, which only the device keeps.
+/// Then what is on the device need not be taken from the shadow.
+#[must_use]
+pub fn same_but_for_pristine_offset(a: &[u8], b: &[u8]) -> bool {
+    let parts = |bytes: &[u8]| -> Option<[Box<[u8]>; 2]> {
+        Some([bytes.get(..PRISTINE_OFFSET)?.into(), bytes.get(PRISTINE_OFFSET + 8..HEADER_SIZE)?.into()])
+    };
+    parts(a).is_some_and(|a| parts(b).is_some_and(|b| a == b))
+}
+
+/// Little-endian u32 at one of the constant offsets, all of which are inside a header.
+fn le_u32(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..].first_chunk().map_or(0, |chunk| u32::from_le_bytes(*chunk))
+}
+
+/// As [`le_u32`].
+fn le_u64(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..].first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What the C server wrote for a namespace `bar` with one file, stopped cleanly; all else of its header is zeros,
+    /// but for the partition entries, which are all alike.
+    const GOLDEN_PREFIX: [u8; 76] = *b"\x22\x03\x73\x75\x72\x74\x49\x43\x04\0\0\0bar\0\
+        \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\
+        \x4F\xB4\x80\xCB\x01\xBA\x92\x2C\x01\0\0\0\0\0\x80\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    const GOLDEN_ENTRY: [u8; 16] = *b"\xE5\x96\xD2\x40\x85\x41\0\x20\x01\0\0\0\0\0\0\0";
+    const GOLDEN_PRISTINE_OFFSET: [u8; 8] = *b"\0\0\x80\x01\0\0\0\0";
+
+    fn golden() -> Vec<u8> {
+        let mut bytes = vec![0; HEADER_SIZE];
+        bytes[..76].copy_from_slice(&GOLDEN_PREFIX);
+        for id in 0..PARTITION_COUNT {
+            bytes[4096 + 16 * id..][..16].copy_from_slice(&GOLDEN_ENTRY);
+        }
+        bytes[69_720..][..8].copy_from_slice(&GOLDEN_PRISTINE_OFFSET);
+        bytes
+    }
+
+    fn used(bytes: &[u8]) -> DeviceHeader {
+        match DeviceHeader::parse(bytes) {
+            Ok(Found::Used(header)) => *header,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn header_of_the_c_server_is_understood_and_written_alike() {
+        let bytes = golden();
+        let header = used(&bytes);
+        assert_eq!((header.namespace.as_slice(), header.device_count), (&b"bar"[..], 1));
+        assert_eq!((header.signature, header.wblock_size), (0x2C92_BA01_CB80_B44F, 8 << 20));
+        assert_eq!((header.device_id, header.pristine_offset), (0, 3 * (8 << 20)));
+        assert_eq!(header.flags.names().collect::<Vec<_>>(), ["trusted"]);
+        assert_eq!(header.partitions.len(), PARTITION_COUNT);
+        assert_eq!(header.partitions[4095].version.to_string(), "418540d296e5.0.mp-");
+        assert_eq!(header.partitions[4095].tree_id, 1);
+        assert_eq!(header.check(b"bar", 128 << 20), Ok(()));
+        let mut written = vec![0xFF; WRITTEN_SIZE];
+        header.encode(&mut written);
+        assert!(written == bytes[..WRITTEN_SIZE]);
+    }
+
+    #[test]
+    fn what_is_no_header_is_told_apart() {
+        let mut bytes = vec![0; HEADER_SIZE];
+        assert_eq!(DeviceHeader::parse(&bytes), Ok(Found::Fresh));
+        bytes[HEADER_SIZE - 1] = 1;
+        assert_eq!(DeviceHeader::parse(&bytes), Err(HeaderError::Foreign(HEADER_SIZE - 1)));
+        assert_eq!(DeviceHeader::parse(&bytes[1..]), Err(HeaderError::Short(HEADER_SIZE as u64 - 1)));
+        let mut bytes = golden();
+        for (version, error) in [(3, HeaderError::OldVersion), (5, HeaderError::UnknownVersion(5))] {
+            bytes[8] = version;
+            assert_eq!(DeviceHeader::parse(&bytes), Err(error));
+        }
+    }
+
+    #[test]
+    fn every_wrong_field_has_its_error_and_place() {
+        type Spoil = fn(&mut DeviceHeader);
+        let cases: [(Spoil, u64, &str); 9] = [
+            (|header| header.namespace = b"foo".to_vec(), 12, "holds namespace \"foo\", not \"bar\""),
+            (|header| header.device_count = 129, 44, "129 devices"),
+            (|header| header.signature = 0, 48, "signature 0"),
+            (|header| header.wblock_size = 3 << 20, 60, "write blocks of 3145728 bytes"),
+            (|header| header.device_id = 128, 69_632, "device id 128"),
+            (|header| header.flags = Flags::SINGLE_BIN, 56, "single-bin"),
+            (|header| header.flags = Flags::ENCRYPTED, 56, "encrypted"),
+            (|header| header.pristine_offset = 4096, 69_720, "data ends at 4096"),
+            (|header| header.pristine_offset = 1 << 30, 69_720, "up to 1073741824, but only 134217728"),
+        ];
+        for (spoil, offset, message) in cases {
+            let mut header = used(&golden());
+            spoil(&mut header);
+            let error = header.check(b"bar", 128 << 20).unwrap_err();
+            assert_eq!(error.offset(), offset, "{error}");
+            assert!(error.to_string().contains(message), "{error}");
+            assert!(error.to_string().contains(';'), "says what to do: {error}");
+        }
+        let mut header = used(&golden());
+        (header.wblock_size, header.pristine_offset) = (1 << 20, 0);
+        assert_eq!(header.check(b"bar", 128 << 20), Ok(()), "smaller blocks, and no pristine offset yet");
+    }
+
+    #[test]
+    fn shadows_differ_in_the_pristine_offset_at_most() {
+        let device = golden();
+        let mut shadow = device.clone();
+        shadow[PRISTINE_OFFSET..PRISTINE_OFFSET + 8].fill(0);
+        assert!(same_but_for_pristine_offset(&device, &shadow));
+        shadow[SIGNATURE_OFFSET] ^= 1;
+        assert!(!same_but_for_pristine_offset(&device, &shadow));
+        assert!(!same_but_for_pristine_offset(&device, &device[..4096]));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn damaged_headers_are_answers(
+            changes in prop::collection::vec((prop_oneof![0usize..128, 4096usize..70_000, 0..HEADER_SIZE], any::<u8>()), 0..20),
+            cut in prop::option::of(0..=HEADER_SIZE), size: u64,
+        ) {
+            let mut bytes = golden();
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
+            bytes.truncate(cut.unwrap_or(HEADER_SIZE));
+            match DeviceHeader::parse(&bytes) {
+                Ok(Found::Used(header)) => {
+                    if let Err(error) = header.check(b"bar", size) {
+                        prop_assert!(!error.to_string().is_empty());
+                    }
+                    if header.namespace.len() < NAMESPACE_SIZE {
+                        let mut written = vec![0; HEADER_SIZE];
+                        header.encode(&mut written);
+                        prop_assert_eq!(used(&written), *header);
+                    }
+                }
+                Ok(Found::Fresh) => prop_assert!(bytes.iter().all(|byte| *byte == 0)),
+                Err(error) => prop_assert!(!error.to_string().is_empty()),
+            }
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Operators whose operands are being read.
+
+use super::{Chain, Compiler, Shape};
+use crate::exp::arithmetic::{Binary, Unary};
+use crate::exp::operators::{Connective, Operator, size};
+use crate::exp::program::{HandlerId, Instruction, RegexId, Slot};
+use crate::exp::value::Type;
+
+use super::call::CallFrame;
+
+/// An operator, and how far it is.
+#[derive(Debug)]
+pub(super) enum Frame {
+    /// Operands one after the other.
+    Operands {
+        operator: Operator,
+        count: u32,
+        done: u32,
+        first: Option<Type>,
+    },
+    /// A regular expression and the text to match.
+    Regex(RegexId),
+    Connective {
+        connective: Connective,
+        /// Operands still to come, the one being read among them.
+        left: u32,
+        /// The handler of the connective itself.
+        outer: HandlerId,
+        exits: Chain,
+    },
+    Cond(CondFrame),
+    Let {
+        /// Variables that are defined or being defined.
+        defined: u32,
+        count: u32,
+        /// The variable whose value is being read; none when all are defined.
+        current: Option<Slot>,
+        outer: HandlerId,
+    },
+    Call(CallFrame),
+}
+
+/// A condition.
+#[derive(Debug)]
+pub(super) struct CondFrame {
+    /// Elements still to come, the one being read among them.
+    left: u32,
+    /// The type of the values so far.
+    result: Option<Type>,
+    /// The jump to the next case, from the condition whose value is being read.
+    skip: Chain,
+    exits: Chain,
+}
+
+/// What comes after an operand.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    /// Another operand.
+    Operand,
+    /// Nothing: the operator is complete, of this shape.
+    Done(Shape),
+}
+
+impl Frame {
+    pub(super) const fn operands(operator: Operator, count: u32) -> Self {
+        Frame::Operands { operator, count, done: 0, first: None }
+    }
+}
+
+impl Compiler<'_> {
+    /// Lets the innermost operator take an operand that was read.
+    pub(super) fn operand_done(&mut self, frame: &mut Frame, shape: Shape) -> Option<Step> {
+        match frame {
+            Frame::Operands { operator, count, done, first } => {
+                *done += 1;
+                let result = self.operand(*operator, *done, *count, first, shape)?;
+                Some(if done == count { Step::Done(Shape::of(result)) } else { Step::Operand })
+            }
+            Frame::Regex(id) => {
+                shape.must_be(Type::Text)?;
+                self.combine(1, Instruction::Match(*id, self.handler));
+                Some(Step::Done(Shape::of(Type::Bool)))
+            }
+            Frame::Connective { connective, left, outer, exits } => {
+                shape.must_be(Type::Bool)?;
+                self.connected(*connective, left, *outer, exits)
+            }
+            Frame::Cond(cond) => self.cond_element(cond, shape),
+            Frame::Let { defined, count, current, outer } => {
+                let Some(slot) = current.take() else {
+                    self.variables.forget(*count);
+                    return Some(Step::Done(shape));
+                };
+                self.land(self.handler);
+                self.take(Instruction::Store(slot));
+                self.variables.define(slot, shape.result);
+                *current = self.next_variable(defined, *count, *outer)?;
+                Some(Step::Operand)
+            }
+            Frame::Call(call) => self.call_element(call, shape),
+        }
+    }
+
+    /// The `done`th of `count` operands is there. The type of the operator's value; it may not be final before the last
+    /// operand.
+    fn operand(
+        &mut self,
+        operator: Operator,
+        done: u32,
+        count: u32,
+        first: &mut Option<Type>,
+        shape: Shape,
+    ) -> Option<Type> {
+        let handler = self.handler;
+        match operator {
+            Operator::Compare(comparison) => {
+                if done == 1 {
+                    *first = shape.result;
+                } else if *first != shape.result || matches!(shape.result, Some(Type::GeoJson | Type::Hll)) {
+                    return None;
+                } else {
+                    self.combine(2, Instruction::Compare(comparison, handler));
+                }
+                Some(Type::Bool)
+            }
+            Operator::CompareGeo => {
+                shape.must_be(Type::GeoJson)?;
+                if done == count {
+                    self.combine(2, Instruction::CompareGeo(handler));
+                }
+                Some(Type::Bool)
+            }
+            Operator::Not => {
+                shape.must_be(Type::Bool)?;
+                self.combine(1, Instruction::Not(handler));
+                Some(Type::Bool)
+            }
+            Operator::Numbers(binary) => {
+                let number = shape.number()?;
+                if first.is_some_and(|first| first != number) {
+                    return None;
+                }
+                *first = Some(number);
+                self.fold(binary, done, count);
+                Some(number)
+            }
+            Operator::Integers(binary) => {
+                shape.must_be(Type::Integer)?;
+                self.fold(binary, done, count);
+                Some(Type::Integer)
+            }
+            Operator::Pair(binary, operands, result) => {
+                shape.must_be(operands[usize::from(done != 1)])?;
+                if done == count {
+                    self.combine(2, Instruction::Binary(binary, handler));
+                }
+                Some(result)
+            }
+            Operator::Number(unary) => {
+                let number = shape.number()?;
+                self.combine(1, Instruction::Unary(unary, handler));
+                Some(number)
+            }
+            Operator::Single(unary, operand, result) => {
+                shape.must_be(operand)?;
+                self.combine(1, Instruction::Unary(unary, handler));
+                Some(result)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the `done`th of `count` operands together with those before.
+    fn fold(&mut self, binary: Binary, done: u32, count: u32) {
+        let handler = self.handler;
+        match binary {
+            // The first is divided by the product of the others.
+            Binary::Divide => {
+                if done > 2 {
+                    self.combine(2, Instruction::Binary(Binary::Multiply, handler));
+                }
+                if done > 1 && done == count {
+                    self.combine(2, Instruction::Binary(Binary::Divide, handler));
+                }
+            }
+            _ if done > 1 => self.combine(2, Instruction::Binary(binary, handler)),
+            _ => {}
+        }
+        if count == 1 {
+            match binary {
+                Binary::Divide => self.combine(1, Instruction::Unary(Unary::Reciprocal, handler)),
+                Binary::Subtract => self.combine(1, Instruction::Unary(Unary::Negate, handler)),
+                _ => {}
+            }
+        }
+    }
+
+    fn connected(
+        &mut self,
+        connective: Connective,
+        left: &mut u32,
+        outer: HandlerId,
+        exits: &mut Chain,
+    ) -> Option<Step> {
+        if connective != Connective::Exclusive {
+            self.land(self.handler);
+        }
+        self.link(exits, |target| Instruction::Connect(connective, target));
+        self.height = self.height.saturating_sub(1);
+        *left -= 1;
+        if *left != 0 {
+            if connective != Connective::Exclusive {
+                self.handler = self.new_handler();
+            }
+            return Some(Step::Operand);
+        }
+        self.close(exits);
+        self.handler = outer;
+        if connective != Connective::Exclusive {
+            self.emit(Instruction::Settle(outer));
+        }
+        Some(Step::Done(Shape::of(Type::Bool)))
+    }
+
+    // ---- conditions
+
+    pub(super) fn begin_cond(&mut self, count: u32) -> Option<Frame> {
+        self.grow((count / 2).saturating_mul(size::CASE))?;
+        Some(Frame::Cond(CondFrame {
+            left: count,
+            result: None,
+            skip: Chain::default(),
+            exits: Chain::default(),
+        }))
+    }
+
+    fn cond_element(&mut self, cond: &mut CondFrame, shape: Shape) -> Option<Step> {
+        cond.left -= 1;
+        let is_condition = cond.left.is_multiple_of(2) && cond.left != 0;
+        if is_condition {
+            shape.must_be(Type::Bool)?;
+            let handler = self.handler;
+            self.link(&mut cond.skip, |target| Instruction::JumpUnless(target, handler));
+            self.height = self.height.saturating_sub(1);
+            return Some(Step::Operand);
+        }
+        let is_default = cond.left == 0;
+        if !shape.is_unknown || is_default && cond.result.is_none() {
+            let result = shape.result?;
+            if cond.result.is_some_and(|other| other != result) {
+                return None;
+            }
+            cond.result = Some(result);
+        }
+        if is_default {
+            self.close(&cond.exits);
+            return Some(Step::Done(Shape::of(cond.result?)));
+        }
+        self.link(&mut cond.exits, Instruction::Jump);
+        self.close(&cond.skip);
+        cond.skip = Chain::default();
+        // The next case begins without this one's value.
+        self.height = self.height.saturating_sub(1);
+        Some(Step::Operand)
+    }
+
+    // ---- variables
+
+    pub(super) fn begin_let(&mut self, count: u32) -> Option<Frame> {
+        let (count, mut defined, outer) = (count / 2, 0, self.handler);
+        let current = self.next_variable(&mut defined, count, outer)?;
+        Some(Frame::Let { defined, count, current, outer })
+    }
+
+    /// Begins the definition of the next variable, if there is one more.
+    fn next_variable(&mut self, defined: &mut u32, count: u32, outer: HandlerId) -> Option<Option<Slot>> {
+        if *defined == count {
+            self.handler = outer;
+            return Some(None);
+        }
+        *defined += 1;
+        let name = self.raw()?;
+        let slot = self.variables.declare(name)?;
+        self.handler = self.new_handler();
+        Some(Some(slot))
+    }
+}

@@ -1,0 +1,67 @@
+//! Variables that are in scope.
+
+use std::collections::HashMap;
+
+use crate::exp::program::Slot;
+use crate::exp::value::Type;
+
+/// Variables in scope, by name. No two have the same.
+#[derive(Debug, Default)]
+pub(super) struct Variables<'e> {
+    /// In order of definition, which is that of their slots.
+    names: Vec<&'e [u8]>,
+    by_name: HashMap<&'e [u8], Variable>,
+    count_max: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Variable {
+    slot: Slot,
+    /// `None` while the variable is being defined, or if its value has none: it cannot be used.
+    result: Option<Type>,
+}
+
+impl<'e> Variables<'e> {
+    /// Begins to define a variable. `None` for a name that is none, or is taken.
+    pub(super) fn declare(&mut self, name: &'e [u8]) -> Option<Slot> {
+        let (first, rest) = name.split_first()?;
+        let is_letter = |byte: &u8| *byte == b'_' || byte.is_ascii_alphabetic();
+        if !is_letter(first) || !rest.iter().all(|byte| is_letter(byte) || byte.is_ascii_digit()) {
+            return None;
+        }
+        let slot = self.names.len() as Slot;
+        if self.by_name.insert(name, Variable { slot, result: None }).is_some() {
+            return None;
+        }
+        self.names.push(name);
+        self.count_max = self.count_max.max(slot + 1);
+        Some(slot)
+    }
+
+    /// Ends the definition of the last variable that was declared and not yet defined.
+    pub(super) fn define(&mut self, slot: Slot, result: Option<Type>) {
+        if let Some(variable) = self.names.get(slot as usize).and_then(|name| self.by_name.get_mut(name)) {
+            variable.result = result;
+        }
+    }
+
+    /// The variable's slot and type.
+    pub(super) fn find(&self, name: &[u8]) -> Option<(Slot, Type)> {
+        let variable = self.by_name.get(name)?;
+        Some((variable.slot, variable.result?))
+    }
+
+    /// Forgets the last `count` variables.
+    pub(super) fn forget(&mut self, count: u32) {
+        for _ in 0..count {
+            if let Some(name) = self.names.pop() {
+                self.by_name.remove(name);
+            }
+        }
+    }
+
+    /// The most that were in scope at once.
+    pub(super) const fn count_max(&self) -> u32 {
+        self.count_max
+    }
+}

@@ -1,0 +1,113 @@
+//! Expressions: what a client wants to know of a record, in a small language of msgpack lists.
+//!
+//! As a [`Filter`], an expression says for each record of a request whether the request is for it. As an
+//! [`Operation`], its value is what the client reads, or becomes the value of a bin.
+//!
+//! An expression is compiled once ([`compile`]) into a flat [`program`], with its types checked, and evaluated
+//! ([`evaluate`]) on any number of records. Values borrow from the record and the request; only calls of list, map, bit
+//! and HyperLogLog operations make new ones. What cannot be told of a record (a missing bin, one of another type, a
+//! division by zero) is unknown, which is neither true nor false and makes most of what depends on it unknown.
+//!
+//! Expressions may be hostile. Their size and depth are limited, nothing recurses with them, and what is wrong about one
+//! is a result code.
+
+mod arithmetic;
+mod compare;
+mod compile;
+mod evaluate;
+mod operation;
+mod operators;
+mod program;
+mod record;
+mod regex;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::borrow::Cow;
+
+use proto::ResultCode;
+
+use self::evaluate::{View, evaluate};
+use self::program::Program;
+use self::value::{Type, Value};
+
+pub use self::operation::{Operation, flags, modify, read};
+pub use self::record::{BinSource, Medium, Metadata, Record};
+
+/// Three truth values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Truth {
+    False,
+    True,
+    Unknown,
+}
+
+/// A compiled expression, with the bytes that it was compiled from.
+#[derive(Clone, Debug)]
+struct Expression<'e> {
+    program: Program,
+    source: Cow<'e, [u8]>,
+    result: Type,
+}
+
+impl<'e> Expression<'e> {
+    /// Compiles the expression that is all of `bytes`.
+    fn compile(bytes: &'e [u8]) -> Result<Self, ResultCode> {
+        let (program, result) = compile::compile(bytes).ok_or(ResultCode::Parameter)?;
+        Ok(Expression { program, source: Cow::Borrowed(bytes), result })
+    }
+
+    fn into_owned(self) -> Expression<'static> {
+        Expression {
+            program: self.program,
+            source: Cow::Owned(self.source.into_owned()),
+            result: self.result,
+        }
+    }
+
+    fn evaluate<'v>(&'v self, view: View<'v>) -> Value<'v> {
+        evaluate(&self.program, &self.source, view)
+    }
+}
+
+/// An expression that says which records a request is for.
+///
+/// It is asked twice: before a record is read, and, unless that settled it, after.
+#[derive(Clone, Debug)]
+pub struct Filter<'e>(Expression<'e>);
+
+impl<'e> Filter<'e> {
+    /// Compiles the filter that is all of `bytes`, as it comes in a field of a request.
+    ///
+    /// # Errors
+    /// `Parameter` for what is no expression, or one whose value is not a truth value.
+    pub fn compile(bytes: &'e [u8]) -> Result<Self, ResultCode> {
+        match Expression::compile(bytes)? {
+            expression @ Expression { result: Type::Bool, .. } => Ok(Filter(expression)),
+            _ => Err(ResultCode::Parameter),
+        }
+    }
+
+    /// The filter with a copy of its bytes.
+    #[must_use]
+    pub fn into_owned(self) -> Filter<'static> {
+        Filter(self.0.into_owned())
+    }
+
+    /// What the filter says of a record that has not been read. If that is unknown, bins or key are needed.
+    #[must_use]
+    pub fn matches_metadata(&self, metadata: &Metadata<'_>) -> Truth {
+        match self.0.evaluate(View::Metadata(metadata)) {
+            Value::Bool(true) => Truth::True,
+            Value::Unknown => Truth::Unknown,
+            _ => Truth::False,
+        }
+    }
+
+    /// Whether the request is for the record. What is unknown is not.
+    #[must_use]
+    pub fn matches(&self, record: &Record<'_>) -> bool {
+        matches!(self.0.evaluate(View::Record(record)), Value::Bool(true))
+    }
+}

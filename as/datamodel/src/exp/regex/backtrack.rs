@@ -1,0 +1,250 @@
+//! Matches patterns with back-references by trying one way after the other.
+//!
+//! A way back is a stack of places to go on from and of what to restore before. The number of steps is limited, as it
+//! can be exponential in the length of the text.
+
+use super::set::{ByteSet, is_word};
+use super::{Flags, Look, Node};
+
+/// Most instructions of a program.
+const INSTRUCTIONS_MAX: usize = 10_000;
+/// Most steps of a match.
+const STEPS_MAX: u32 = 1 << 20;
+/// Most entries of the way back.
+const TRAIL_MAX: usize = 1 << 16;
+/// A register that nothing was stored in.
+const UNSET: usize = usize::MAX;
+
+#[derive(Clone, Copy, Debug)]
+enum Instruction {
+    Set(ByteSet),
+    Look(Look),
+    /// Go on here and, if that fails, there.
+    Split(usize, usize),
+    Jump(usize),
+    /// Store the place in a register.
+    Save(usize),
+    /// Go there if the place is another than that in the register.
+    Progress(usize, usize),
+    /// The bytes between the places in a register and the next.
+    Same(usize),
+}
+
+/// A pattern with back-references.
+#[derive(Clone, Debug)]
+pub(super) struct Backtracker {
+    instructions: Vec<Instruction>,
+    register_count: usize,
+    ignore_case: bool,
+}
+
+enum Trail {
+    GoOn { instruction: usize, place: usize },
+    Restore { register: usize, value: usize },
+}
+
+impl Backtracker {
+    /// `None` if the program gets too large.
+    pub(super) fn new(node: &Node, flags: Flags) -> Option<Self> {
+        let mut program = Backtracker {
+            instructions: Vec::new(),
+            register_count: 2 * group_count(node),
+            ignore_case: flags.ignore_case,
+        };
+        program.add(node)?;
+        Some(program)
+    }
+
+    pub(super) fn memory_size(&self) -> usize {
+        self.instructions.capacity() * size_of::<Instruction>()
+    }
+
+    /// Whether part of `text` matches; `None` if that takes too many steps.
+    pub(super) fn is_match(&self, text: &[u8]) -> Option<bool> {
+        let mut steps_left = STEPS_MAX;
+        for start in 0..=text.len() {
+            if self.is_match_at(text, start, &mut steps_left)? {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+
+    fn is_match_at(&self, text: &[u8], start: usize, steps_left: &mut u32) -> Option<bool> {
+        let mut registers = vec![UNSET; self.register_count];
+        let mut trail = vec![Trail::GoOn { instruction: 0, place: start }];
+        while let Some(entry) = trail.pop() {
+            let (mut at, mut place) = match entry {
+                Trail::GoOn { instruction, place } => (instruction, place),
+                Trail::Restore { register, value } => {
+                    if let Some(register) = registers.get_mut(register) {
+                        *register = value;
+                    }
+                    continue;
+                }
+            };
+            loop {
+                *steps_left = steps_left.checked_sub(1)?;
+                if trail.len() >= TRAIL_MAX {
+                    return None;
+                }
+                let Some(instruction) = self.instructions.get(at) else { return Some(true) };
+                at += 1;
+                match *instruction {
+                    Instruction::Set(set) if text.get(place).is_some_and(|byte| set.contains(*byte)) => {
+                        place += 1;
+                    }
+                    Instruction::Look(look) if is_at(look, text, place) => {}
+                    Instruction::Progress(register, target) => {
+                        if registers.get(register) != Some(&place) {
+                            at = target;
+                        }
+                    }
+                    Instruction::Jump(target) => at = target,
+                    Instruction::Split(first, second) => {
+                        trail.push(Trail::GoOn { instruction: second, place });
+                        at = first;
+                    }
+                    Instruction::Save(register) => {
+                        let slot = registers.get_mut(register)?;
+                        trail.push(Trail::Restore { register, value: std::mem::replace(slot, place) });
+                    }
+                    Instruction::Same(register) => match self.same(text, place, registers.get(register..)?) {
+                        Some(end) => place = end,
+                        None => break,
+                    },
+                    _ => break,
+                }
+            }
+        }
+        Some(false)
+    }
+
+    /// Where the text ends that repeats, from `place` on, what is between the first two registers.
+    fn same(&self, text: &[u8], place: usize, registers: &[usize]) -> Option<usize> {
+        let [start, end, ..] = *registers else { return None };
+        // Neither is where a group has not matched (yet).
+        let group = text.get(start..end)?;
+        let end = place + group.len();
+        let found = text.get(place..end)?;
+        let is_same = if self.ignore_case { found.eq_ignore_ascii_case(group) } else { found == group };
+        is_same.then_some(end)
+    }
+
+    // ---- the program
+
+    /// Recurses as deep as a pattern may be nested.
+    fn add(&mut self, node: &Node) -> Option<()> {
+        match node {
+            Node::Empty => {}
+            Node::Set(set) => self.emit(Instruction::Set(*set))?,
+            Node::Look(look) => self.emit(Instruction::Look(*look))?,
+            Node::BackReference(group) => self.emit(Instruction::Same(2 * *group as usize))?,
+            Node::Concat(nodes) => nodes.iter().try_for_each(|node| self.add(node))?,
+            Node::Group(group, node) => {
+                let register = 2 * *group as usize;
+                self.emit(Instruction::Save(register))?;
+                self.add(node)?;
+                self.emit(Instruction::Save(register + 1))?;
+            }
+            Node::Alternate(nodes) => self.add_alternatives(nodes)?,
+            Node::Repeat { node, min, max } => {
+                for _ in 0..*min {
+                    self.add(node)?;
+                }
+                match max {
+                    None => self.add_loop(node)?,
+                    Some(max) => self.add_optional(node, max.saturating_sub(*min))?,
+                }
+            }
+        }
+        Some(())
+    }
+
+    fn emit(&mut self, instruction: Instruction) -> Option<()> {
+        self.instructions.push(instruction);
+        (self.instructions.len() <= INSTRUCTIONS_MAX).then_some(())
+    }
+
+    /// Emits an instruction whose target is set later.
+    fn emit_open(&mut self) -> Option<usize> {
+        self.emit(Instruction::Jump(0))?;
+        Some(self.instructions.len() - 1)
+    }
+
+    fn set(&mut self, at: usize, instruction: Instruction) {
+        if let Some(open) = self.instructions.get_mut(at) {
+            *open = instruction;
+        }
+    }
+
+    fn add_alternatives(&mut self, nodes: &[Node]) -> Option<()> {
+        let mut exits = Vec::with_capacity(nodes.len());
+        for (n, node) in nodes.iter().enumerate() {
+            if n + 1 == nodes.len() {
+                self.add(node)?;
+                break;
+            }
+            let split = self.emit_open()?;
+            self.add(node)?;
+            exits.push(self.emit_open()?);
+            self.set(split, Instruction::Split(split + 1, self.instructions.len()));
+        }
+        let end = self.instructions.len();
+        exits.into_iter().for_each(|exit| self.set(exit, Instruction::Jump(end)));
+        Some(())
+    }
+
+    /// Any number of times. One that takes no byte is the last.
+    fn add_loop(&mut self, node: &Node) -> Option<()> {
+        let register = self.register_count;
+        self.register_count += 1;
+        let split = self.emit_open()?;
+        self.emit(Instruction::Save(register))?;
+        self.add(node)?;
+        self.emit(Instruction::Progress(register, split))?;
+        self.set(split, Instruction::Split(split + 1, self.instructions.len()));
+        Some(())
+    }
+
+    /// Up to `count` times.
+    fn add_optional(&mut self, node: &Node, count: u32) -> Option<()> {
+        let mut splits = Vec::new();
+        for _ in 0..count {
+            splits.push(self.emit_open()?);
+            self.add(node)?;
+        }
+        let end = self.instructions.len();
+        splits.into_iter().for_each(|split| self.set(split, Instruction::Split(split + 1, end)));
+        Some(())
+    }
+}
+
+/// One more than the largest number of a group.
+fn group_count(node: &Node) -> usize {
+    let largest = |nodes: &[Node]| nodes.iter().map(group_count).max().unwrap_or(0);
+    match node {
+        Node::Group(group, node) => group_count(node).max(*group as usize + 1),
+        Node::Repeat { node, .. } => group_count(node),
+        Node::Concat(nodes) | Node::Alternate(nodes) => largest(nodes),
+        // Its group may have been left out of the pattern as repeated no times.
+        Node::BackReference(group) => *group as usize + 1,
+        Node::Empty | Node::Set(_) | Node::Look(_) => 0,
+    }
+}
+
+fn is_at(look: Look, text: &[u8], place: usize) -> bool {
+    let before = place.checked_sub(1).and_then(|before| text.get(before)).copied();
+    let after = text.get(place).copied();
+    let (word_before, word_after) = (before.is_some_and(is_word), after.is_some_and(is_word));
+    match look {
+        Look::TextStart => before.is_none(),
+        Look::TextEnd => after.is_none(),
+        Look::LineStart => matches!(before, None | Some(b'\n')),
+        Look::LineEnd => matches!(after, None | Some(b'\n')),
+        Look::WordStart => !word_before && word_after,
+        Look::WordEnd => word_before && !word_after,
+        Look::WordBoundary => word_before != word_after,
+        Look::NoWordBoundary => word_before == word_after,
+    }
+}

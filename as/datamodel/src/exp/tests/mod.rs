@@ -1,0 +1,72 @@
+//! Expressions from the outside: filters and operations on records.
+
+mod cases;
+mod hostile;
+mod model;
+mod operations;
+mod packed;
+
+use cf::Digest;
+
+use super::{Filter, Medium, Metadata, Record, Truth};
+use crate::bins::Bins;
+use crate::geojson;
+use crate::particle::{BytesType, Particle};
+
+/// 2010-01-01 and a thousand seconds.
+const NOW_MS: u64 = 1_000_000;
+
+fn metadata() -> Metadata<'static> {
+    Metadata {
+        digest: Digest([7; 20]),
+        last_update_time: 900_000,
+        void_time: 1_060,
+        set_name: b"people",
+        is_key_stored: true,
+        is_tombstone: false,
+        stored_size: 112,
+        medium: Medium::Memory,
+        now_ms: NOW_MS,
+    }
+}
+
+fn text(value: &str) -> Particle<'static> {
+    Particle::owned(BytesType::String, value.as_bytes().to_vec())
+}
+
+/// Bins of every type.
+fn bins() -> Bins<'static> {
+    let mut bins = Bins::new();
+    bins.set(b"i", Particle::Integer(5));
+    bins.set(b"f", Particle::Float(1.5));
+    bins.set(b"t", Particle::Bool(true));
+    bins.set(b"s", text("abc"));
+    bins.set(b"b", Particle::owned(BytesType::Blob, vec![0xf0, 0x0f]));
+    bins.set(b"l", Particle::owned(BytesType::List, vec![0x93, 1, 2, 3]));
+    bins.set(b"m", Particle::owned(BytesType::Map, vec![0x82, 0xc7, 0, 1, 0xc0, 0xa2, 3, b'a', 1]));
+    bins.set(b"g", Particle::owned(BytesType::GeoJson, geojson::from_json(POINT).unwrap()));
+    bins.set(b"u", Particle::owned(BytesType::Map, vec![0x81, 1, 2]));
+    bins
+}
+
+const POINT: &[u8] = br#"{"type":"Point","coordinates":[13.4,52.5]}"#;
+const CIRCLE: &[u8] = br#"{"type":"AeroCircle","coordinates":[[13.4,52.5],1000]}"#;
+const FAR_CIRCLE: &[u8] = br#"{"type":"AeroCircle","coordinates":[[-13.4,52.5],1000]}"#;
+const KEY: &[u8] = b"\x03me";
+
+fn record(bins: &Bins<'_>, check: impl FnOnce(&Record<'_>)) {
+    check(&Record { metadata: &metadata(), key: Some(KEY), bins });
+}
+
+/// What a filter says of the record before and after it is read; `None` if it is none.
+fn filter(expression: &[u8]) -> Option<(Truth, bool)> {
+    let filter = Filter::compile(expression).ok()?;
+    let before = filter.matches_metadata(&metadata());
+    let mut after = false;
+    record(&bins(), |record| after = filter.matches(record));
+    match before {
+        Truth::Unknown => {}
+        known => assert_eq!(known == Truth::True, after, "what is known stays so: {expression:x?}"),
+    }
+    Some((before, after))
+}

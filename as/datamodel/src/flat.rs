@@ -1,0 +1,481 @@
+//! The flat record: one format for memory stripes, devices and messages between nodes.
+//!
+//! ```text
+//! offset  size  content (integers little-endian)
+//!      0     4  magic 0x037AF201
+//!      4     4  bits 0-18 size in 16-byte blocks, less 1; 19 has void-time; 20 has set; 21 has key; 22 has bins;
+//!               23 compressed; 24 XDR write; 25 has extra flags; 26-31 tree id
+//!      8    20  digest
+//!     28     5  last-update-time, milliseconds since 2010-01-01
+//!     33     2  generation, never 0
+//!     35        optional, in this order: extra flags u8; void-time u32; set name size u8 and name;
+//!               key size (varying) and key (particle type byte and bytes); number of bins (varying)
+//!               then the bins: name size u8, name, particle (see `particle`)
+//!               end mark u32: low 31 bits of the wyhash of digest and last-update-time
+//!               zeros up to a multiple of 16
+//! ```
+//! A varying number has 7 bits a byte, most significant first, top bit = more follow.
+
+use cf::Digest;
+
+use crate::bins::{BIN_COUNT_MAX, BIN_NAME_SIZE_MAX, Bin, Bins};
+use crate::particle::Particle;
+
+/// Unit of record sizes and places: every record starts and ends on a multiple of it.
+pub const RBLOCK_SIZE: usize = 16;
+/// First four bytes of a record.
+pub const MAGIC: u32 = 0x037A_F201;
+/// Bytes before the optional parts.
+pub const HEADER_SIZE: usize = 35;
+/// Bytes of the end mark.
+pub const END_MARK_SIZE: usize = 4;
+/// Longest set name in bytes.
+pub const SET_NAME_SIZE_MAX: usize = 63;
+
+const HAS_VOID_TIME: u32 = 1 << 19;
+const HAS_SET: u32 = 1 << 20;
+const HAS_KEY: u32 = 1 << 21;
+const HAS_BINS: u32 = 1 << 22;
+const IS_COMPRESSED: u32 = 1 << 23;
+const HAS_EXTRA_FLAGS: u32 = 1 << 25;
+const RBLOCKS_MASK: u32 = (1 << 19) - 1;
+const TREE_ID_SHIFT: u32 = 26;
+const BIN_HAS_METADATA: u8 = 0x80;
+const BIN_HAS_LAST_UPDATE_TIME: u8 = 0x01;
+const BIN_HAS_SOURCE_ID: u8 = 0x02;
+const BIN_UNKNOWN_FLAGS: u8 = 0x5C;
+
+/// Why bytes are not a readable record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlatError {
+    /// The magic is not there.
+    Magic,
+    /// The stated size goes beyond the bytes at hand, or the parts go beyond the stated size.
+    Size,
+    /// Generation 0, a set name, key, number of bins or bin name out of range.
+    Metadata,
+    /// Compressed, or with parts only a newer or other version knows.
+    Unsupported,
+    /// A bin's particle is damaged.
+    Particle,
+    /// The end mark does not fit digest and last-update-time.
+    EndMark,
+}
+
+impl std::fmt::Display for FlatError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            FlatError::Magic => "no record magic",
+            FlatError::Size => "record size does not fit",
+            FlatError::Metadata => "bad record metadata",
+            FlatError::Unsupported => "unsupported record features",
+            FlatError::Particle => "bad particle",
+            FlatError::EndMark => "bad end mark",
+        })
+    }
+}
+
+/// A record's metadata and the bytes of its bins, borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlatRecord<'a> {
+    pub digest: Digest,
+    /// Milliseconds since 2010-01-01, 40 bits.
+    pub last_update_time: u64,
+    pub generation: u16,
+    /// Seconds since 2010-01-01; 0 = never.
+    pub void_time: u32,
+    pub tree_id: u8,
+    /// Empty when the record is in no set.
+    pub set_name: &'a [u8],
+    /// Particle type byte and bytes.
+    pub key: Option<&'a [u8]>,
+    pub bin_count: usize,
+    /// Stored size in bytes, a multiple of 16.
+    pub size: usize,
+    bins: &'a [u8],
+}
+
+impl<'a> FlatRecord<'a> {
+    /// The size that the record at the start of `bytes` claims to have, right or wrong; 16 bytes to 8 MiB.
+    #[must_use]
+    pub fn stated_size(bytes: &[u8]) -> Option<usize> {
+        let flags = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
+        Some(((flags & RBLOCKS_MASK) as usize + 1) * RBLOCK_SIZE)
+    }
+
+    /// Reads the record at the start of `bytes` but not its bins.
+    ///
+    /// # Errors
+    /// When there is none, or none that this version can read.
+    #[inline]
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, FlatError> {
+        let header = bytes.first_chunk::<HEADER_SIZE>().ok_or(FlatError::Size)?;
+        if le_u32(header, 0) != MAGIC {
+            return Err(FlatError::Magic);
+        }
+        let flags = le_u32(header, 4);
+        let size = ((flags & RBLOCKS_MASK) as usize + 1) * RBLOCK_SIZE;
+        let mut rest = bytes.get(HEADER_SIZE..size).ok_or(FlatError::Size)?;
+        let mut digest = Digest::default();
+        digest.0.copy_from_slice(&header[8..28]);
+        let last_update_time = u64::from(le_u32(header, 28)) | u64::from(header[32]) << 32;
+        let generation = u16::from_le_bytes([header[33], header[34]]);
+        if generation == 0 {
+            return Err(FlatError::Metadata);
+        }
+        if flags & (IS_COMPRESSED | HAS_EXTRA_FLAGS) != 0 {
+            return Err(FlatError::Unsupported);
+        }
+        let mut void_time = 0;
+        if flags & HAS_VOID_TIME != 0 {
+            void_time = u32::from_le_bytes(*take_chunk(&mut rest)?);
+        }
+        let mut set_name = &[][..];
+        if flags & HAS_SET != 0 {
+            let [name_size] = *take_chunk(&mut rest)?;
+            if name_size == 0 || usize::from(name_size) > SET_NAME_SIZE_MAX {
+                return Err(FlatError::Metadata);
+            }
+            set_name = take(&mut rest, usize::from(name_size))?;
+        }
+        let mut key = None;
+        if flags & HAS_KEY != 0 {
+            let key_size = take_varying(&mut rest)?;
+            if key_size == 0 {
+                return Err(FlatError::Metadata);
+            }
+            key = Some(take(&mut rest, key_size)?);
+        }
+        let mut bin_count = 0;
+        if flags & HAS_BINS != 0 {
+            bin_count = take_varying(&mut rest)?;
+            if bin_count == 0 || bin_count > BIN_COUNT_MAX {
+                return Err(FlatError::Metadata);
+            }
+        }
+        Ok(FlatRecord {
+            digest,
+            last_update_time,
+            generation,
+            void_time,
+            tree_id: (flags >> TREE_ID_SHIFT) as u8,
+            set_name,
+            key,
+            bin_count,
+            size,
+            bins: rest,
+        })
+    }
+
+    /// The bins, in order; ends after the first damaged one.
+    #[inline]
+    #[must_use]
+    pub fn bins(&self) -> FlatBins<'a> {
+        FlatBins { bytes: self.bins, left: self.bin_count }
+    }
+
+    /// The value of bin `name`.
+    ///
+    /// # Errors
+    /// When a bin before it is damaged.
+    pub fn bin(&self, name: &[u8]) -> Result<Option<Particle<'a>>, FlatError> {
+        for bin in self.bins() {
+            let bin = bin?;
+            if bin.name == name {
+                return Ok(Some(bin.particle));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All bins, ready to be changed.
+    ///
+    /// # Errors
+    /// When one is damaged.
+    pub fn load_bins(&self) -> Result<Bins<'a>, FlatError> {
+        let mut bins = Bins::new();
+        for bin in self.bins() {
+            bins.push(bin?);
+        }
+        Ok(bins)
+    }
+
+    /// Checks every bin and the end mark: what cold start does before it believes a record.
+    ///
+    /// # Errors
+    /// Names the first part that is wrong.
+    pub fn verify(&self) -> Result<(), FlatError> {
+        let mut bins = self.bins();
+        for bin in bins.by_ref() {
+            bin?;
+        }
+        let mark = bins.bytes.first_chunk().ok_or(FlatError::Size)?;
+        let expected = end_mark(&self.digest, self.last_update_time);
+        if u32::from_le_bytes(*mark) & 0x7FFF_FFFF != expected {
+            return Err(FlatError::EndMark);
+        }
+        // A damaged size that is too large would swallow the records behind this one.
+        if bins.bytes.len() < END_MARK_SIZE + RBLOCK_SIZE { Ok(()) } else { Err(FlatError::Size) }
+    }
+}
+
+/// Iterator over the bins of a flat record.
+#[derive(Clone, Debug)]
+pub struct FlatBins<'a> {
+    bytes: &'a [u8],
+    left: usize,
+}
+
+impl<'a> FlatBins<'a> {
+    #[inline]
+    fn take_bin(&mut self) -> Result<Bin<'a>, FlatError> {
+        let mut rest = self.bytes;
+        let [name_size] = *take_chunk(&mut rest)?;
+        if usize::from(name_size) > BIN_NAME_SIZE_MAX {
+            return Err(FlatError::Metadata);
+        }
+        let name = take(&mut rest, usize::from(name_size))?;
+        if let Some(&flags) = rest.first()
+            && flags & BIN_HAS_METADATA != 0
+        {
+            if flags & BIN_UNKNOWN_FLAGS != 0 {
+                return Err(FlatError::Unsupported);
+            }
+            // What a bin's own last-update-time and source say matters only to replication between clusters.
+            let last_update_time_size = if flags & BIN_HAS_LAST_UPDATE_TIME != 0 { 5 } else { 0 };
+            let source_id_size = usize::from(flags & BIN_HAS_SOURCE_ID != 0);
+            take(&mut rest, 1 + last_update_time_size + source_id_size)?;
+        }
+        let (particle, rest) = Particle::split_flat(rest).map_err(|_| FlatError::Particle)?;
+        self.bytes = rest;
+        Ok(Bin { name, particle })
+    }
+}
+
+impl<'a> Iterator for FlatBins<'a> {
+    type Item = Result<Bin<'a>, FlatError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let bin = self.take_bin();
+        if bin.is_err() {
+            self.left = 0;
+        }
+        Some(bin)
+    }
+}
+
+/// A record about to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct NewRecord<'a> {
+    pub digest: Digest,
+    pub last_update_time: u64,
+    pub generation: u16,
+    pub void_time: u32,
+    pub tree_id: u8,
+    pub set_name: &'a [u8],
+    pub key: Option<&'a [u8]>,
+}
+
+impl NewRecord<'_> {
+    /// Bytes up to and with the end mark: what the record size limit is compared with.
+    #[must_use]
+    pub fn size(&self, bins: &Bins<'_>) -> usize {
+        let mut size = HEADER_SIZE + END_MARK_SIZE;
+        if self.void_time != 0 {
+            size += 4;
+        }
+        if !self.set_name.is_empty() {
+            size += 1 + self.set_name.len();
+        }
+        if let Some(key) = self.key {
+            size += varying_size(key.len()) + key.len();
+        }
+        if !bins.is_empty() {
+            size += varying_size(bins.len());
+        }
+        size + bins.iter().map(|bin| 1 + bin.name.len() + bin.particle.flat_size()).sum::<usize>()
+    }
+
+    /// Replaces `out` by the flat record with `bins`, end mark and padding. `size` is what [`size`](Self::size) gave.
+    ///
+    /// # Panics
+    /// If the record has more blocks than the format can say, which the record size limit excludes.
+    pub fn encode(&self, bins: &Bins<'_>, size: usize, out: &mut Vec<u8>) {
+        let rblocks = size.div_ceil(RBLOCK_SIZE);
+        assert!(rblocks - 1 <= RBLOCKS_MASK as usize, "record of {size} bytes exceeds the flat format");
+        out.clear();
+        out.reserve(rblocks * RBLOCK_SIZE);
+        let flag = |set: bool, bit: u32| if set { bit } else { 0 };
+        let flags = (rblocks - 1) as u32
+            | flag(self.void_time != 0, HAS_VOID_TIME)
+            | flag(!self.set_name.is_empty(), HAS_SET)
+            | flag(self.key.is_some(), HAS_KEY)
+            | flag(!bins.is_empty(), HAS_BINS)
+            | u32::from(self.tree_id) << TREE_ID_SHIFT;
+        out.extend_from_slice(&MAGIC.to_le_bytes());
+        out.extend_from_slice(&flags.to_le_bytes());
+        out.extend_from_slice(&self.digest.0);
+        out.extend_from_slice(&self.last_update_time.to_le_bytes()[..5]);
+        out.extend_from_slice(&self.generation.to_le_bytes());
+        if self.void_time != 0 {
+            out.extend_from_slice(&self.void_time.to_le_bytes());
+        }
+        if !self.set_name.is_empty() {
+            out.push(self.set_name.len() as u8);
+            out.extend_from_slice(self.set_name);
+        }
+        if let Some(key) = self.key {
+            write_varying(key.len(), out);
+            out.extend_from_slice(key);
+        }
+        if !bins.is_empty() {
+            write_varying(bins.len(), out);
+        }
+        for bin in bins {
+            out.push(bin.name.len() as u8);
+            out.extend_from_slice(bin.name);
+            bin.particle.write_flat(out);
+        }
+        out.extend_from_slice(&end_mark(&self.digest, self.last_update_time).to_le_bytes());
+        debug_assert_eq!(out.len(), size);
+        out.resize(rblocks * RBLOCK_SIZE, 0);
+    }
+}
+
+/// What stands behind a complete record. The top bit is reserved.
+fn end_mark(digest: &Digest, last_update_time: u64) -> u32 {
+    let mut hashed = [0; 25];
+    hashed[..20].copy_from_slice(&digest.0);
+    hashed[20..].copy_from_slice(&last_update_time.to_le_bytes()[..5]);
+    cf::wyhash::hash64(&hashed) as u32 & 0x7FFF_FFFF
+}
+
+#[inline]
+fn le_u32(header: &[u8; HEADER_SIZE], at: usize) -> u32 {
+    u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+}
+
+#[inline]
+fn take<'a>(rest: &mut &'a [u8], size: usize) -> Result<&'a [u8], FlatError> {
+    let (taken, after) = rest.split_at_checked(size).ok_or(FlatError::Size)?;
+    *rest = after;
+    Ok(taken)
+}
+
+#[inline]
+fn take_chunk<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], FlatError> {
+    let (taken, after) = rest.split_first_chunk().ok_or(FlatError::Size)?;
+    *rest = after;
+    Ok(taken)
+}
+
+fn take_varying(rest: &mut &[u8]) -> Result<usize, FlatError> {
+    let mut value = 0usize;
+    for _ in 0..5 {
+        let [byte] = *take_chunk(rest)?;
+        value = value << 7 | usize::from(byte & 0x7F);
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(FlatError::Metadata)
+}
+
+fn varying_size(value: usize) -> usize {
+    let bits = usize::BITS - value.leading_zeros();
+    bits.div_ceil(7).max(1) as usize
+}
+
+fn write_varying(value: usize, out: &mut Vec<u8>) {
+    for at in (0..varying_size(value)).rev() {
+        let more = if at == 0 { 0 } else { 0x80 };
+        out.push((value >> (7 * at)) as u8 & 0x7F | more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::particle::BytesType;
+
+    fn bins_of<'a>(names: &'a [Vec<u8>], value: &'a [u8]) -> Bins<'a> {
+        let mut bins = Bins::new();
+        for (n, name) in names.iter().enumerate() {
+            let particle = match n % 3 {
+                0 => Particle::Integer(n as i64),
+                1 => Particle::Float(1.5),
+                _ => Particle::Bytes(BytesType::Blob, Cow::Borrowed(value)),
+            };
+            bins.set(name, particle);
+        }
+        bins
+    }
+
+    fn encode(record: &NewRecord<'_>, bins: &Bins<'_>) -> Vec<u8> {
+        let mut out = b"left over".to_vec();
+        record.encode(bins, record.size(bins), &mut out);
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_read_back(
+            digest: [u8; 20], last_update_time in 0u64..1 << 40, generation in 1u16.., void_time: u32,
+            set in "[a-z]{0,63}", key in prop::option::of(prop::collection::vec(any::<u8>(), 1..300)),
+            names in prop::collection::hash_set("[a-z]{0,15}", 0..20), value: Vec<u8>, tree_id in 0u8..64,
+        ) {
+            let names: Vec<Vec<u8>> = names.into_iter().map(String::into_bytes).collect();
+            let bins = bins_of(&names, &value);
+            let record = NewRecord {
+                digest: Digest(digest), last_update_time, generation, void_time, tree_id,
+                set_name: set.as_bytes(), key: key.as_deref(),
+            };
+            let flat = encode(&record, &bins);
+            prop_assert_eq!(flat.len() % RBLOCK_SIZE, 0);
+            let read = FlatRecord::parse(&flat).unwrap();
+            prop_assert_eq!(read.verify(), Ok(()));
+            prop_assert_eq!(read.size, flat.len());
+            prop_assert_eq!((read.digest, read.last_update_time), (record.digest, last_update_time));
+            prop_assert_eq!((read.generation, read.void_time, read.tree_id), (generation, void_time, tree_id));
+            prop_assert_eq!((read.set_name, read.key), (record.set_name, record.key));
+            prop_assert_eq!(format!("{:?}", read.load_bins().unwrap()), format!("{bins:?}"));
+        }
+
+        #[test]
+        fn damaged_records_are_errors(at in 0usize..300, byte: u8, cut in 0usize..300) {
+            let names: Vec<Vec<u8>> = (0..9u8).map(|n| vec![b'a' + n; 5]).collect();
+            let bins = bins_of(&names, &[7; 40]);
+            let record = NewRecord {
+                digest: Digest([3; 20]), last_update_time: 77, generation: 1, void_time: 5, tree_id: 0,
+                set_name: b"set", key: Some(&[3, b'k']),
+            };
+            let mut flat = encode(&record, &bins);
+            let at = at % flat.len();
+            flat[at] = byte;
+            flat.truncate(cut.max(1));
+            if let Ok(read) = FlatRecord::parse(&flat) {
+                let _ = read.verify();
+                let _ = read.load_bins();
+            }
+        }
+    }
+
+    #[test]
+    fn varying_numbers_are_most_significant_first() {
+        for (value, bytes) in
+            [(1, vec![1]), (127, vec![127]), (128, vec![0x81, 0]), (32_767, vec![0x81, 0xFF, 0x7F])]
+        {
+            let mut out = Vec::new();
+            write_varying(value, &mut out);
+            assert_eq!(out, bytes);
+            assert_eq!(take_varying(&mut &out[..]), Ok(value));
+        }
+        assert_eq!(take_varying(&mut &[0xFF; 9][..]), Err(FlatError::Metadata));
+    }
+}

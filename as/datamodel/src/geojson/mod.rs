@@ -1,0 +1,219 @@
+//! GeoJSON values.
+//!
+//! On the wire and in a record stand the text as the client sent it and, so that indexes need not parse it, the cells
+//! that contain it: one for a point, a covering for a region. What cells a client sends is ignored.
+//! ```text
+//! offset  size  content
+//!      0     1  flags: bit 0 for a region
+//!      1     2  number of cells
+//!      3   8 n  cells
+//!             …  JSON text
+//! ```
+//! Numbers are big-endian on the wire and little-endian in a record. A value taken out of a list or map has no cells.
+
+mod geometry;
+mod json;
+#[cfg(test)]
+mod tests;
+
+use geometry::Shape;
+use proto::ResultCode;
+
+pub use crate::s2::Covering;
+use crate::s2::{CellId, Region};
+
+const HEADER_SIZE: usize = 3;
+const CELL_SIZE: usize = 8;
+const FLAG_REGION: u8 = 1;
+
+/// Radius of the earth for what is stored, in meters.
+pub const EARTH_RADIUS_M: u32 = 6_371_000;
+
+/// How queries see a namespace's regions. What is stored does not depend on it: there it is
+/// [`Covering::STORED`] and [`EARTH_RADIUS_M`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GeoSettings {
+    /// Points and regions are compared themselves, and not only their cells.
+    pub strict: bool,
+    pub covering: Covering,
+    pub earth_radius_m: u32,
+}
+
+/// The stored form of a value that a client sent.
+///
+/// # Errors
+/// `InvalidGeoJson` unless it is a point or region that few enough cells can cover.
+pub fn from_wire(wire: &[u8]) -> Result<Vec<u8>, ResultCode> {
+    let json = match wire {
+        [_, high, low, rest @ ..] => rest.get(usize::from(u16::from_be_bytes([*high, *low])) * CELL_SIZE..),
+        _ => None,
+    };
+    from_json(json.ok_or(ResultCode::InvalidGeoJson)?)
+}
+
+/// The stored form of a text.
+///
+/// # Errors
+/// As [`from_wire`].
+pub fn from_json(json: &[u8]) -> Result<Vec<u8>, ResultCode> {
+    let geometry = Geometry::parse(json, EARTH_RADIUS_M)?;
+    let cells = geometry.cells(&Covering::STORED).ok_or(ResultCode::InvalidGeoJson)?;
+    let mut stored = Vec::with_capacity(HEADER_SIZE + cells.len() * CELL_SIZE + json.len());
+    stored.push(if geometry.is_region() { FLAG_REGION } else { 0 });
+    stored.extend_from_slice(&(cells.len() as u16).to_le_bytes());
+    for cell in cells {
+        stored.extend_from_slice(&cell.to_le_bytes());
+    }
+    stored.extend_from_slice(json);
+    Ok(stored)
+}
+
+/// The stored form of a text that is not looked at: that of an element of a list or map.
+#[must_use]
+pub fn without_cells(json: &[u8]) -> Vec<u8> {
+    [&[0; HEADER_SIZE], json].concat()
+}
+
+/// Appends a stored value in the form for clients.
+pub fn to_wire(stored: &[u8], wire: &mut Vec<u8>) {
+    let Some((&[flags, low, high], _)) = stored.split_first_chunk() else {
+        wire.extend_from_slice(stored);
+        return;
+    };
+    wire.extend_from_slice(&[flags, high, low]);
+    for cell in cells(stored) {
+        wire.extend_from_slice(&cell.to_be_bytes());
+    }
+    wire.extend_from_slice(json(stored));
+}
+
+/// The cells of a stored value.
+pub fn cells(stored: &[u8]) -> impl Iterator<Item = u64> {
+    let (cells, _) = split(stored);
+    let (cells, _) = cells.as_chunks::<CELL_SIZE>();
+    cells.iter().map(|cell| u64::from_le_bytes(*cell))
+}
+
+/// The text of a stored value.
+#[must_use]
+pub fn json(stored: &[u8]) -> &[u8] {
+    split(stored).1
+}
+
+/// Whether a stored value is a region, and not a point.
+#[must_use]
+pub fn is_region(stored: &[u8]) -> bool {
+    stored.first().is_some_and(|flags| flags & FLAG_REGION != 0)
+}
+
+/// The cells and the text of a stored value; of a damaged one as much as there is.
+fn split(stored: &[u8]) -> (&[u8], &[u8]) {
+    let Some((&[_, low, high], rest)) = stored.split_first_chunk() else { return (&[], &[]) };
+    let size = usize::from(u16::from_le_bytes([low, high])) * CELL_SIZE;
+    rest.split_at_checked(size).unwrap_or((rest, &[]))
+}
+
+/// Whether one of two stored values is a point within the other, a region. `None` if one of them is neither.
+#[must_use]
+pub fn compare(left: &[u8], right: &[u8]) -> Option<bool> {
+    let (left, right) = (Geometry::of_stored(left).ok()?, Geometry::of_stored(right).ok()?);
+    Some(left.matches(&right))
+}
+
+/// A point or region ready to be asked.
+#[derive(Clone, Debug)]
+pub struct Geometry(Shape);
+
+impl Geometry {
+    /// What a text says; the circles in it are on a sphere of that radius.
+    ///
+    /// # Errors
+    /// `InvalidGeoJson` if it is neither a point nor a region.
+    pub fn parse(json: &[u8], earth_radius_m: u32) -> Result<Self, ResultCode> {
+        let shape = geometry::parse(json, f64::from(earth_radius_m));
+        shape.map(Geometry).ok_or(ResultCode::InvalidGeoJson)
+    }
+
+    /// What a stored value says.
+    ///
+    /// # Errors
+    /// As [`Geometry::parse`].
+    pub fn of_stored(stored: &[u8]) -> Result<Self, ResultCode> {
+        match (is_region(stored), cells(stored).next()) {
+            (false, Some(cell)) => Ok(Geometry(Shape::Point(CellId(cell)))),
+            _ => Geometry::parse(json(stored), EARTH_RADIUS_M),
+        }
+    }
+
+    #[must_use]
+    pub const fn is_region(&self) -> bool {
+        matches!(self.0, Shape::Region(_))
+    }
+
+    /// The cells that contain it, in the order of their numbers: of a point the smallest one, of a region a covering.
+    /// `None` if that takes more cells than there may be.
+    #[must_use]
+    pub fn cells(&self, covering: &Covering) -> Option<Vec<u64>> {
+        match &self.0 {
+            Shape::Point(cell) => Some(vec![cell.0]),
+            Shape::Region(region) => {
+                covering.of(region).map(|cells| cells.into_iter().map(|cell| cell.0).collect())
+            }
+        }
+    }
+
+    /// The ranges of cells, both ends included, in which an index has what may match, in ascending order: of a point
+    /// those of all the cells that contain it, of a region those of all the points in a covering.
+    #[must_use]
+    pub fn query_ranges(&self, covering: &Covering) -> Option<Vec<(u64, u64)>> {
+        let mut ranges: Vec<(u64, u64)> = match &self.0 {
+            Shape::Point(cell) => {
+                (1..=30).map(|level| cell.parent(level).0).map(|cell| (cell, cell)).collect()
+            }
+            Shape::Region(region) => {
+                let range = |cell: CellId| (cell.range_min().0, cell.range_max().0);
+                covering.of(region)?.into_iter().map(range).collect()
+            }
+        };
+        ranges.sort_unstable();
+        Some(ranges)
+    }
+
+    /// Whether one of the two is a point within the other, a region.
+    #[must_use]
+    pub fn matches(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Shape::Point(cell), Shape::Region(region)) | (Shape::Region(region), Shape::Point(cell)) => {
+                contains(region, *cell)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a stored value whose cells are in the [`Geometry::query_ranges`] matches. If that is not to be `strict`,
+    /// it is enough that one of the two is a point and the other a region.
+    #[must_use]
+    pub fn matches_stored(&self, stored: &[u8], strict: bool) -> bool {
+        match (&self.0, is_region(stored), cells(stored).next()) {
+            (Shape::Point(_), true, _) => {
+                !strict
+                    || Geometry::parse(json(stored), EARTH_RADIUS_M).is_ok_and(|other| self.matches(&other))
+            }
+            (Shape::Region(region), false, Some(cell)) => !strict || contains(region, CellId(cell)),
+            _ => false,
+        }
+    }
+
+    /// As [`Geometry::matches_stored`], for the text of an element of a list or map.
+    #[must_use]
+    pub fn matches_json(&self, json: &[u8], strict: bool) -> bool {
+        Geometry::parse(json, EARTH_RADIUS_M).is_ok_and(|other| {
+            if strict { self.matches(&other) } else { self.is_region() != other.is_region() }
+        })
+    }
+}
+
+/// Whether `region` contains the middle of `cell`. A stored number that is of no cell is in no region.
+fn contains(region: &Region, cell: CellId) -> bool {
+    cell.is_valid() && region.contains(cell.center())
+}

@@ -1,0 +1,253 @@
+//! HyperLogLog values: sketches of sets that tell how many elements were added, and with minhash bits how similar two
+//! sets are.
+//!
+//! The form of a sketch is in [`sketch`], the hash that places an element in [`hash`], the numbers that are read off
+//! in [`estimate`]. A request is a msgpack list of a code and its arguments ([`arguments`] has the tables). All sketches
+//! that take part in one operation are first brought to the smallest of their sizes.
+
+mod arguments;
+mod estimate;
+mod hash;
+mod sketch;
+#[cfg(test)]
+mod tests;
+
+use arguments::{Arguments, ModifyOperator, ReadOperator, Sketches};
+use cf::msgpack::{put_list_header, put_unsigned};
+use proto::ResultCode;
+use sketch::{Filling, Registers, Shape, Sketch};
+
+use crate::change::{Change, Modified};
+use crate::particle::{BytesType, Particle};
+
+/// Flags of operations that modify.
+pub mod flags {
+    /// The bin must not exist.
+    pub const CREATE_ONLY: u64 = 1;
+    /// The bin must exist.
+    pub const UPDATE_ONLY: u64 = 2;
+    /// What the two flags above forbid is left undone and is no error.
+    pub const NO_FAIL: u64 = 4;
+    /// A union may make the bin's sketch smaller.
+    pub const ALLOW_FOLD: u64 = 8;
+}
+
+/// Checks a value that a client writes into a bin.
+///
+/// # Errors
+/// `Parameter` unless it is a sketch for which one hash suffices.
+pub fn check_wire(bytes: &[u8]) -> Result<(), ResultCode> {
+    match Sketch::parse(bytes) {
+        Some(sketch) if sketch.shape.fits_hash() => Ok(()),
+        _ => Err(ResultCode::Parameter),
+    }
+}
+
+/// Answers the read operation `payload` on `bin`; nothing for a bin that does not exist.
+///
+/// # Errors
+/// `Parameter` for a malformed request, `IncompatibleType` unless the bin is a sketch, `Unknown` if it is a damaged
+/// one, and as [`Read::apply`].
+pub fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
+    let Some(particle) = bin else { return Ok(None) };
+    let unread = arguments::parse_read(payload)?;
+    let sketch = sketch_of(particle)?;
+    let (operator, arguments) = unread.finish()?;
+    Read { operator, arguments }.apply_to(sketch).map(Some)
+}
+
+/// Carries the modify operation `payload` out on `bin`.
+///
+/// # Errors
+/// As for [`read`] and [`Modify::apply`].
+pub fn modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
+    let unread = arguments::parse_modify(payload)?;
+    let sketch = bin.map(sketch_of).transpose()?;
+    let (operator, arguments) = unread.finish()?;
+    Modify { operator, arguments }.apply_to(sketch)
+}
+
+/// An operation that reads, ready to be applied any number of times.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Read<'a> {
+    operator: ReadOperator,
+    arguments: Arguments<'a>,
+}
+
+impl<'a> Read<'a> {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// `Parameter` for anything but a known code with arguments in their bounds.
+    pub fn parse(payload: &'a [u8]) -> Result<Self, ResultCode> {
+        let (operator, arguments) = arguments::parse_read(payload)?.finish()?;
+        Ok(Read { operator, arguments })
+    }
+
+    /// What the operation finds in `particle`: a sketch, a list of index and minhash bits, a similarity as float, and
+    /// otherwise an integer.
+    ///
+    /// # Errors
+    /// `IncompatibleType` unless it is a sketch, `Unknown` if it is a damaged one; `OpNotApplicable` for an
+    /// intersection of more than three without minhash bits.
+    pub fn apply(&self, particle: &Particle<'_>) -> Result<Particle<'static>, ResultCode> {
+        self.apply_to(sketch_of(particle)?)
+    }
+
+    fn apply_to(&self, sketch: Sketch<'_>) -> Result<Particle<'static>, ResultCode> {
+        let integer = |count: u64| Particle::Integer(count.cast_signed());
+        let given = &self.arguments.sketches;
+        let intersects = matches!(self.operator, ReadOperator::IntersectCount | ReadOperator::Similarity);
+        if intersects && given.len() > 2 {
+            // The request saw to it that those it brings agree.
+            let minhash_bits = given.first().map_or(0, |first| first.shape.minhash_bits);
+            if sketch.shape.minhash_bits != minhash_bits {
+                return Err(ResultCode::OpNotApplicable);
+            }
+        }
+        // The order matters where registers fall together.
+        let all = || given.iter().copied().chain([sketch]).collect::<Sketches<'_>>();
+        Ok(match self.operator {
+            ReadOperator::Count => integer(estimate::count(&sketch)),
+            ReadOperator::Union => {
+                let sketches = all();
+                let union = Registers::union(Shape::common(&sketches), &sketches);
+                Particle::owned(BytesType::Hll, union.pack())
+            }
+            ReadOperator::UnionCount => integer(estimate::union_count(&all())),
+            ReadOperator::IntersectCount => integer(estimate::intersect_count(&all())),
+            ReadOperator::Similarity => Particle::Float(estimate::similarity(&all())),
+            ReadOperator::Describe => {
+                let mut list = Vec::with_capacity(3);
+                put_list_header(&mut list, 2);
+                put_unsigned(&mut list, sketch.shape.index_bits.into());
+                put_unsigned(&mut list, sketch.shape.minhash_bits.into());
+                Particle::owned(BytesType::List, list)
+            }
+            ReadOperator::MayContain => {
+                let contains = |hash| {
+                    let (index, trace) = sketch.shape.trace(hash);
+                    trace <= sketch.register(index)
+                };
+                integer(self.arguments.elements.hashes().all(contains).into())
+            }
+        })
+    }
+}
+
+/// An operation that modifies, ready to be applied any number of times.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Modify<'a> {
+    operator: ModifyOperator,
+    arguments: Arguments<'a>,
+}
+
+impl<'a> Modify<'a> {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// `Parameter` for anything but a known code with arguments in their bounds and flags that it allows.
+    pub fn parse(payload: &'a [u8]) -> Result<Self, ResultCode> {
+        let (operator, arguments) = arguments::parse_modify(payload)?.finish()?;
+        Ok(Modify { operator, arguments })
+    }
+
+    /// The sketch that the operation makes of `bin`. Adding tells how many elements were new to it, refreshing the
+    /// count tells the count; the others tell nothing.
+    ///
+    /// # Errors
+    /// By the flags `BinExists` or `BinNotFound`; `IncompatibleType` unless the bin is a sketch, `Unknown` if it is
+    /// a damaged one; `OpNotApplicable` for a sketch of unknown size, and for a union or fold that would lose what it
+    /// may not lose.
+    pub fn apply(&self, bin: Option<&Particle<'_>>) -> Result<Modified, ResultCode> {
+        self.apply_to(bin.map(sketch_of).transpose()?)
+    }
+
+    fn apply_to(&self, old: Option<Sketch<'_>>) -> Result<Modified, ResultCode> {
+        let flags = self.arguments.flags;
+        let forbidden = match old {
+            Some(_) if flags & flags::CREATE_ONLY != 0 => Some(ResultCode::BinExists),
+            None if flags & flags::UPDATE_ONLY != 0 => Some(ResultCode::BinNotFound),
+            _ => None,
+        };
+        if let Some(code) = forbidden {
+            return if flags & flags::NO_FAIL != 0 { Ok(Modified::NOTHING) } else { Err(code) };
+        }
+        match self.operator {
+            ModifyOperator::Init => self.shape(old).map(|shape| set(sketch::empty(shape))),
+            ModifyOperator::Add => self.add(old),
+            ModifyOperator::Union => self.union(old),
+            ModifyOperator::RefreshCount => refresh_count(old.ok_or(ResultCode::BinNotFound)?),
+            ModifyOperator::Fold => self.fold(old.ok_or(ResultCode::BinNotFound)?),
+        }
+    }
+
+    /// The shape that the request gives, with what it leaves open taken from the sketch that is there.
+    fn shape(&self, old: Option<Sketch<'_>>) -> Result<Shape, ResultCode> {
+        let Arguments { index_bits, minhash_bits, .. } = self.arguments;
+        let old = old.map(|sketch| sketch.shape);
+        let index_bits = index_bits.or(old.map(|old| old.index_bits));
+        let shape = Shape {
+            index_bits: index_bits.ok_or(ResultCode::OpNotApplicable)?,
+            minhash_bits: minhash_bits.or(old.map(|old| old.minhash_bits)).unwrap_or(0),
+        };
+        if shape.fits_hash() { Ok(shape) } else { Err(ResultCode::OpNotApplicable) }
+    }
+
+    fn add(&self, old: Option<Sketch<'_>>) -> Result<Modified, ResultCode> {
+        let mut filling = match old {
+            Some(sketch) => Filling::of(sketch),
+            None => Filling::empty(self.shape(None)?),
+        };
+        for hash in self.arguments.elements.hashes() {
+            filling.add(hash);
+        }
+        let result = Some(Particle::Integer(filling.added.cast_signed()));
+        let bin = filling.changed().map_or(Change::Unchanged, |bytes| set(bytes).bin);
+        Ok(Modified { bin, result })
+    }
+
+    fn union(&self, old: Option<Sketch<'_>>) -> Result<Modified, ResultCode> {
+        let sketches: Sketches<'_> = self.arguments.sketches.iter().copied().chain(old).collect();
+        let shape = Shape::common(&sketches);
+        let may_fold = self.arguments.flags & flags::ALLOW_FOLD != 0;
+        if !may_fold && old.is_some_and(|old| old.shape != shape) {
+            return Err(ResultCode::OpNotApplicable);
+        }
+        Ok(set(Registers::union(shape, &sketches).pack()))
+    }
+
+    fn fold(&self, old: Sketch<'_>) -> Result<Modified, ResultCode> {
+        match self.arguments.index_bits {
+            Some(index_bits) if old.shape.minhash_bits == 0 && index_bits <= old.shape.index_bits => {
+                if index_bits == old.shape.index_bits {
+                    return Ok(Modified::NOTHING);
+                }
+                let shape = Shape { index_bits, minhash_bits: 0 };
+                Ok(set(Registers::union(shape, &[old]).pack()))
+            }
+            _ => Err(ResultCode::OpNotApplicable),
+        }
+    }
+}
+
+fn refresh_count(old: Sketch<'_>) -> Result<Modified, ResultCode> {
+    let count = estimate::count(&old);
+    let mut bytes = old.bytes().to_vec();
+    sketch::set_cached_count(&mut bytes, count);
+    Ok(Modified { bin: set(bytes).bin, result: Some(Particle::Integer(count.cast_signed())) })
+}
+
+fn set(sketch: Vec<u8>) -> Modified {
+    Modified::set(Particle::owned(BytesType::Hll, sketch))
+}
+
+fn sketch_of<'p>(particle: &'p Particle<'_>) -> Result<Sketch<'p>, ResultCode> {
+    match particle {
+        Particle::Bytes(BytesType::Hll, bytes) => match Sketch::parse(bytes) {
+            Some(sketch) if sketch.shape.fits_hash() => Ok(sketch),
+            _ => Err(ResultCode::Unknown),
+        },
+        _ => Err(ResultCode::IncompatibleType),
+    }
+}

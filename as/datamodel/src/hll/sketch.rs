@@ -1,0 +1,277 @@
+//! A sketch as it is stored.
+//!
+//! ```text
+//! offset  size  content
+//!      0     1  flags, 0
+//!      1     1  index bits n: there are 2ⁿ registers
+//!      2     1  minhash bits m
+//!      3     8  estimated count, little-endian, or 0 if it is not known
+//!     11        registers of 6 + m bits each, packed from the most significant bit of each byte on: the rank of the
+//!               largest hash that the register has seen, then m bits of that hash
+//! ```
+
+use std::borrow::Cow;
+
+/// Bytes before the registers.
+pub(super) const HEADER_SIZE: usize = 11;
+/// Bits of the rank in a register.
+pub(super) const RANK_BITS: u32 = 6;
+const CACHE_START: usize = 3;
+
+/// How large a sketch is, and what its registers hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Shape {
+    /// [`Shape::is_index_bits`]
+    pub(super) index_bits: u8,
+    /// [`Shape::is_minhash_bits`]
+    pub(super) minhash_bits: u8,
+}
+
+impl Shape {
+    pub(super) const fn is_index_bits(bits: u64) -> bool {
+        matches!(bits, 4..=16)
+    }
+
+    pub(super) const fn is_minhash_bits(bits: u64) -> bool {
+        matches!(bits, 0 | 4..=51)
+    }
+
+    /// Whether one hash suffices for both.
+    pub(super) const fn fits_hash(self) -> bool {
+        self.index_bits as u32 + self.minhash_bits as u32 <= 64
+    }
+
+    pub(super) const fn register_count(self) -> usize {
+        1 << self.index_bits
+    }
+
+    pub(super) const fn register_bits(self) -> u32 {
+        RANK_BITS + self.minhash_bits as u32
+    }
+
+    /// Bytes of the sketch.
+    pub(super) const fn size(self) -> usize {
+        // There are at least 16 registers, so this leaves no bit over.
+        HEADER_SIZE + self.register_count() * self.register_bits() as usize / 8
+    }
+
+    /// What all of `sketches` can be brought to. Minhash bits are lost unless they are the same everywhere.
+    pub(super) fn common(sketches: &[Sketch<'_>]) -> Self {
+        let mut shapes = sketches.iter().map(|sketch| sketch.shape);
+        let first = shapes.next().unwrap_or(Shape { index_bits: 4, minhash_bits: 0 });
+        shapes.fold(first, |common, shape| Shape {
+            index_bits: common.index_bits.min(shape.index_bits),
+            minhash_bits: if common.minhash_bits == shape.minhash_bits { shape.minhash_bits } else { 0 },
+        })
+    }
+
+    /// The register in which an element of this hash leaves its trace, and the trace.
+    pub(super) const fn trace(self, [place, rank]: [u64; 2]) -> (usize, u64) {
+        let index = place as usize & (self.register_count() - 1);
+        let minhash = place >> self.index_bits & ((1 << self.minhash_bits) - 1);
+        (index, (rank.trailing_zeros() as u64 + 1) << self.minhash_bits | minhash)
+    }
+}
+
+/// A sketch in the bytes of a bin or of a request. Its bytes are as long as its shape says.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Sketch<'a> {
+    pub(super) shape: Shape,
+    bytes: &'a [u8],
+}
+
+impl<'a> Sketch<'a> {
+    /// The sketch that is `bytes`, if they are one. Whether one hash suffices for its shape is not looked at.
+    pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let [0, index_bits, minhash_bits, ..] = *bytes else { return None };
+        let shape = Shape { index_bits, minhash_bits };
+        let is_valid = Shape::is_index_bits(index_bits.into()) && Shape::is_minhash_bits(minhash_bits.into());
+        (is_valid && bytes.len() == shape.size()).then_some(Sketch { shape, bytes })
+    }
+
+    pub(super) const fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The estimated count, if it is known.
+    pub(super) fn cached_count(&self) -> Option<u64> {
+        let cache = self.bytes.get(CACHE_START..)?.first_chunk()?;
+        Some(u64::from_le_bytes(*cache)).filter(|&count| count != 0)
+    }
+
+    pub(super) fn register(&self, index: usize) -> u64 {
+        let bits = self.shape.register_bits();
+        window(self.bytes, index, bits).map_or(0, |(_, shift, word)| word >> shift & low_bits(bits))
+    }
+
+    /// Calls `f` with the number and the value of each register in order.
+    #[inline]
+    pub(super) fn for_each_register(&self, mut f: impl FnMut(usize, u64)) {
+        if self.shape.minhash_bits == 0 {
+            let (triples, _) = self.bytes.get(HEADER_SIZE..).unwrap_or_default().as_chunks::<3>();
+            for (index, &[a, b, c]) in triples.iter().enumerate() {
+                let four = u64::from(a) << 16 | u64::from(b) << 8 | u64::from(c);
+                for at in 0..4 {
+                    f(4 * index + at, four >> (18 - 6 * at) & 0x3f);
+                }
+            }
+        } else {
+            for index in 0..self.shape.register_count() {
+                f(index, self.register(index));
+            }
+        }
+    }
+
+    /// Whether there is anything in the first registers: as many bytes of them as there are registers. With minhash
+    /// bits these are not all.
+    pub(super) fn has_data(&self) -> bool {
+        let end = HEADER_SIZE + self.shape.register_count();
+        self.bytes.get(HEADER_SIZE..end).unwrap_or_default().iter().any(|&byte| byte != 0)
+    }
+}
+
+/// The 8 bytes of a sketch that hold register `index` of `bits` bits: where they begin, how far from their end the
+/// register ends, and they as a number.
+#[inline]
+fn window(bytes: &[u8], index: usize, bits: u32) -> Option<(usize, u32, u64)> {
+    let first_bit = index * bits as usize;
+    let at = (HEADER_SIZE + first_bit / 8).min(bytes.len() - 8);
+    let word = u64::from_be_bytes(*bytes.get(at..)?.first_chunk()?);
+    let end_bit = HEADER_SIZE * 8 + first_bit + bits as usize;
+    Some((at, (at * 8 + 64 - end_bit) as u32, word))
+}
+
+const fn low_bits(count: u32) -> u64 {
+    (1 << count) - 1
+}
+
+/// A sketch that gets elements. It is copied when the first is new.
+pub(super) struct Filling<'a> {
+    shape: Shape,
+    bytes: Cow<'a, [u8]>,
+    /// Number of elements that changed something.
+    pub(super) added: u64,
+}
+
+impl<'a> Filling<'a> {
+    /// Starts from `sketch`.
+    pub(super) const fn of(sketch: Sketch<'a>) -> Self {
+        Filling { shape: sketch.shape, bytes: Cow::Borrowed(sketch.bytes), added: 0 }
+    }
+
+    /// Starts from nothing.
+    pub(super) fn empty(shape: Shape) -> Self {
+        Filling { shape, bytes: Cow::Owned(empty(shape)), added: 0 }
+    }
+
+    /// Adds the element of this hash.
+    pub(super) fn add(&mut self, hash: [u64; 2]) {
+        let (index, trace) = self.shape.trace(hash);
+        if (Sketch { shape: self.shape, bytes: &self.bytes }).register(index) >= trace {
+            return;
+        }
+        self.added += 1;
+        let bits = self.shape.register_bits();
+        if let Some((at, shift, word)) = window(&self.bytes, index, bits) {
+            // A rank that takes more than its bits loses the rest.
+            let mask = low_bits(bits);
+            let word = word & !(mask << shift) | (trace & mask) << shift;
+            let bytes = self.bytes.to_mut();
+            if let Some(target) = bytes.get_mut(at..).and_then(|bytes| bytes.first_chunk_mut()) {
+                *target = word.to_be_bytes();
+            }
+            set_cached_count(bytes, 0);
+        }
+    }
+
+    /// The sketch, if it is not the one it was begun with.
+    pub(super) fn changed(self) -> Option<Vec<u8>> {
+        match self.bytes {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(bytes) => Some(bytes),
+        }
+    }
+}
+
+/// A sketch without elements.
+pub(super) fn empty(shape: Shape) -> Vec<u8> {
+    let mut bytes = vec![0; shape.size()];
+    if let Some([_, index_bits, minhash_bits, ..]) = bytes.first_chunk_mut::<HEADER_SIZE>() {
+        (*index_bits, *minhash_bits) = (shape.index_bits, shape.minhash_bits);
+    }
+    bytes
+}
+
+/// Notes the estimated count in a sketch.
+pub(super) fn set_cached_count(sketch: &mut [u8], count: u64) {
+    if let Some(cache) = sketch.get_mut(CACHE_START..).and_then(|bytes| bytes.first_chunk_mut()) {
+        *cache = count.to_le_bytes();
+    }
+}
+
+/// Registers of several sketches brought together, unpacked.
+pub(super) struct Registers {
+    pub(super) shape: Shape,
+    values: Vec<u64>,
+}
+
+impl Registers {
+    /// The largest of the traces in each register of `sketches`, brought to `shape`, which is no larger than theirs.
+    pub(super) fn union(shape: Shape, sketches: &[Sketch<'_>]) -> Self {
+        let mut values = vec![0; shape.register_count()];
+        for sketch in sketches {
+            // Minhash bits are either all kept or all dropped.
+            let dropped = sketch.shape.minhash_bits - shape.minhash_bits.min(sketch.shape.minhash_bits);
+            sketch.for_each_register(|index, value| {
+                let index = index & (shape.register_count() - 1);
+                if let Some(slot) = values.get_mut(index) {
+                    *slot = u64::max(*slot, value >> dropped);
+                }
+            });
+        }
+        Registers { shape, values }
+    }
+
+    /// Keeps the traces that `sketch` has too. A larger sketch has them only if all its registers that fall together
+    /// agree.
+    pub(super) fn intersect(&mut self, sketch: &Sketch<'_>) {
+        let mask = self.shape.register_count() - 1;
+        sketch.for_each_register(|index, value| {
+            if let Some(slot) = self.values.get_mut(index & mask)
+                && *slot != value
+            {
+                *slot = 0;
+            }
+        });
+    }
+
+    /// Number of registers that hold a trace.
+    pub(super) fn used_count(&self) -> usize {
+        self.values.iter().filter(|&&value| value != 0).count()
+    }
+
+    pub(super) fn for_each_rank(&self, mut f: impl FnMut(u64)) {
+        for value in &self.values {
+            f(value >> self.shape.minhash_bits);
+        }
+    }
+
+    /// The sketch of these registers.
+    pub(super) fn pack(&self) -> Vec<u8> {
+        let mut bytes = empty(self.shape);
+        bytes.truncate(HEADER_SIZE);
+        bytes.reserve_exact(self.shape.size() - HEADER_SIZE);
+        let bits = self.shape.register_bits();
+        // Fewer than 8 bits are pending, and a register has at most 57.
+        let (mut pending, mut pending_bits) = (0u64, 0);
+        for value in &self.values {
+            pending = pending << bits | value;
+            pending_bits += bits;
+            while pending_bits >= 8 {
+                pending_bits -= 8;
+                bytes.push((pending >> pending_bits) as u8);
+            }
+        }
+        bytes
+    }
+}

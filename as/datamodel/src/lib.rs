@@ -1,0 +1,20 @@
+//! Bins and what can be done to them. Pure: no I/O, no locks, and time is an argument.
+
+pub mod bins;
+pub mod bits;
+pub mod cdt;
+pub mod change;
+pub mod device_header;
+pub mod exp;
+pub mod flat;
+pub mod geojson;
+pub mod hll;
+pub mod ops;
+pub mod particle;
+pub mod partition_version;
+mod s2;
+pub mod wblock_scan;
+
+pub use bins::{Bin, Bins};
+pub use change::{Change, Modified};
+pub use particle::{BytesType, Particle};

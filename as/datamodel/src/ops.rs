@@ -1,0 +1,283 @@
+//! What a request's ops do to the bins of one record, and what they answer.
+//!
+//! The rules of which ops may stand together are in [`WritePolicy`]; [`apply`], [`read`] and [`read_expression`] carry
+//! out one op each.
+//! An op that fails ends the request; the caller then throws the bins away.
+
+use proto::ResultCode;
+use proto::message::{Op, Request, info1, info2, info3, op_code};
+use proto::reply::ReplyWriter;
+
+use crate::bins::{BIN_COUNT_MAX, Bins, check_name};
+use crate::change::{Change, Modified};
+use crate::exp::{Metadata, Record};
+use crate::particle::{Particle, type_number};
+use crate::{bits, cdt, exp, hll};
+
+/// Most ops of one request.
+pub const OP_COUNT_MAX: u16 = 32_768;
+
+/// What the flags and ops of a write request mean together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WritePolicy {
+    /// The record must exist.
+    pub must_exist: bool,
+    /// A live record must not exist.
+    pub create_only: bool,
+    /// The record's present bins are dropped first.
+    pub replace: bool,
+    /// Every op is answered, in order.
+    pub respond_all: bool,
+    /// An op without name answers all bins.
+    pub read_all: bool,
+}
+
+impl WritePolicy {
+    /// Checks the flags and ops of a write request against each other.
+    ///
+    /// # Errors
+    /// `Parameter` for combinations that make no sense, `BinName` for a bad name.
+    pub fn of(request: &Request<'_>) -> Result<Self, ResultCode> {
+        if request.op_count() == 0 || request.op_count() > OP_COUNT_MAX {
+            return Err(ResultCode::Parameter);
+        }
+        let replace_only = request.info3 & info3::REPLACE_ONLY != 0;
+        let mut policy = WritePolicy {
+            must_exist: request.info3 & info3::UPDATE_ONLY != 0 || replace_only,
+            create_only: request.info2 & info2::CREATE_ONLY != 0,
+            replace: request.info3 & info3::CREATE_OR_REPLACE != 0 || replace_only,
+            respond_all: request.info2 & info2::RESPOND_ALL_OPS != 0,
+            read_all: request.info1 & info1::GET_ALL != 0,
+        };
+        let (mut reads, mut read_all_ops, mut answers) = (false, 0, false);
+        for op in request.ops() {
+            if op.code == op_code::TOUCH {
+                if policy.replace {
+                    return Err(ResultCode::Parameter);
+                }
+                policy.must_exist = true;
+                continue;
+            }
+            check_name(op.name)?;
+            if policy.replace && changes_existing(&op) {
+                return Err(ResultCode::Parameter);
+            }
+            match op.code {
+                op_code::READ if policy.read_all && op.name.is_empty() => {
+                    read_all_ops += 1;
+                    reads = true;
+                    if policy.respond_all || read_all_ops > 1 {
+                        return Err(ResultCode::Parameter);
+                    }
+                }
+                op_code::READ
+                | op_code::CDT_READ
+                | op_code::BITS_READ
+                | op_code::HLL_READ
+                | op_code::EXP_READ => {
+                    reads = true;
+                    answers = true;
+                }
+                op_code::CDT_MODIFY | op_code::HLL_MODIFY => answers = true,
+                _ => {}
+            }
+        }
+        let unreadable = reads && request.info1 & info1::READ == 0;
+        let mixed = read_all_ops > 0 && answers;
+        let missing = policy.read_all && read_all_ops == 0;
+        if unreadable || mixed || missing { Err(ResultCode::Parameter) } else { Ok(policy) }
+    }
+}
+
+/// Ops that need the record's present bins, so that they cannot go with replacing it.
+fn changes_existing(op: &Op<'_>) -> bool {
+    match op.code {
+        op_code::WRITE => op.particle_type == type_number::NULL,
+        op_code::INCR
+        | op_code::APPEND
+        | op_code::PREPEND
+        | op_code::DELETE_ALL
+        | op_code::BITS_MODIFY
+        | op_code::HLL_MODIFY
+        | op_code::CDT_MODIFY => true,
+        _ => false,
+    }
+}
+
+/// What the ops of a write work on, beside the bins.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteContext<'r> {
+    pub policy: WritePolicy,
+    /// Of the record as the write will leave it, but for its size and whether its key is stored.
+    pub metadata: Metadata<'r>,
+    /// The key that was stored before, unless the record is replaced.
+    pub key: Option<&'r [u8]>,
+}
+
+/// Carries out one op of a write request.
+///
+/// # Errors
+/// The op's result code.
+pub fn apply<'a>(
+    op: &Op<'a>,
+    bins: &mut Bins<'a>,
+    context: &WriteContext<'_>,
+    reply: &mut ReplyWriter<'_>,
+) -> Result<(), ResultCode> {
+    let policy = &context.policy;
+    match op.code {
+        op_code::TOUCH => return Ok(()),
+        op_code::WRITE if op.particle_type == type_number::NULL => bins.remove(op.name),
+        op_code::WRITE => bins.set(op.name, Particle::from_wire(op.particle_type, op.value)?),
+        op_code::INCR | op_code::APPEND | op_code::PREPEND => change_scalar(op, bins)?,
+        op_code::DELETE_ALL => bins.clear(),
+        op_code::READ if policy.read_all && op.name.is_empty() => {
+            answer_all(bins, reply);
+            return Ok(());
+        }
+        op_code::READ => {
+            answer(op, bins.get(op.name), policy.respond_all, reply);
+            return Ok(());
+        }
+        op_code::CDT_MODIFY | op_code::BITS_MODIFY | op_code::HLL_MODIFY => {
+            return modify(op, bins, policy, reply);
+        }
+        op_code::EXP_MODIFY => modify_by_expression(op, bins, context)?,
+        op_code::EXP_READ => {
+            // Answered even if it gives nothing.
+            let record = Record { metadata: &context.metadata, key: context.key, bins: &*bins };
+            return read_expression(op, &record, true, op.code, reply);
+        }
+        _ => {
+            // Within a write, an operation on a bin that is there is answered even if it gives nothing.
+            let bin = bins.get(op.name);
+            return read(op, bin, policy.respond_all || bin.is_some(), op.code, reply);
+        }
+    }
+    if policy.respond_all {
+        answer(op, None, true, reply);
+    }
+    Ok(())
+}
+
+/// Carries out one op of a read request on the bin that it names. The answer says `reply_code` as its op.
+///
+/// # Errors
+/// The op's result code.
+pub fn read(
+    op: &Op<'_>,
+    bin: Option<&Particle<'_>>,
+    respond_all: bool,
+    reply_code: u8,
+    reply: &mut ReplyWriter<'_>,
+) -> Result<(), ResultCode> {
+    let answered = Op { code: reply_code, ..*op };
+    let result = match op.code {
+        op_code::READ => {
+            answer(&answered, bin, respond_all, reply);
+            return Ok(());
+        }
+        op_code::CDT_READ => bin.map(|bin| cdt::read(Some(bin), op.value)),
+        op_code::BITS_READ => bin.map(|bin| bits::read(Some(bin), bits_payload(op)?)),
+        op_code::HLL_READ => bin.map(|bin| hll::read(Some(bin), op.value)),
+        _ => return Err(ResultCode::Parameter),
+    };
+    answer(&answered, result.transpose()?.flatten().as_ref(), respond_all, reply);
+    Ok(())
+}
+
+/// Carries out an op of a request that reads the value of an expression. The answer says `reply_code` as its op.
+///
+/// # Errors
+/// The op's result code.
+pub fn read_expression(
+    op: &Op<'_>,
+    record: &Record<'_>,
+    respond_all: bool,
+    reply_code: u8,
+    reply: &mut ReplyWriter<'_>,
+) -> Result<(), ResultCode> {
+    let value = exp::read(record, op.value)?;
+    answer(&Op { code: reply_code, ..*op }, value.as_ref(), respond_all, reply);
+    Ok(())
+}
+
+/// Gives a bin the value of an expression.
+fn modify_by_expression<'a>(
+    op: &Op<'a>,
+    bins: &mut Bins<'a>,
+    context: &WriteContext<'_>,
+) -> Result<(), ResultCode> {
+    let record = Record { metadata: &context.metadata, key: context.key, bins: &*bins };
+    match exp::modify(&record, bins.get(op.name).is_some(), op.value)? {
+        Change::Set(particle) => bins.set(op.name, particle),
+        Change::Removed => bins.remove(op.name),
+        Change::Unchanged => {}
+    }
+    Ok(())
+}
+
+/// Carries out an operation that changes the inside of a bin's value.
+fn modify<'a>(
+    op: &Op<'a>,
+    bins: &mut Bins<'a>,
+    policy: &WritePolicy,
+    reply: &mut ReplyWriter<'_>,
+) -> Result<(), ResultCode> {
+    let bin = bins.get(op.name);
+    let Modified { bin: change, result } = match op.code {
+        op_code::CDT_MODIFY => cdt::modify(bin, op.value)?,
+        op_code::BITS_MODIFY => bits::modify(bin, bits_payload(op)?)?,
+        _ => hll::modify(bin, op.value)?,
+    };
+    if let Change::Set(particle) = change {
+        bins.set(op.name, particle);
+    }
+    answer(op, result.as_ref(), policy.respond_all, reply);
+    Ok(())
+}
+
+/// Bit operations come in a blob, unlike the others, which do not look at the type.
+fn bits_payload<'a>(op: &Op<'a>) -> Result<&'a [u8], ResultCode> {
+    if op.particle_type == type_number::BLOB { Ok(op.value) } else { Err(ResultCode::IncompatibleType) }
+}
+
+/// Adds to, appends to or prepends to a bin; a missing bin becomes the operand.
+fn change_scalar<'a>(op: &Op<'a>, bins: &mut Bins<'a>) -> Result<(), ResultCode> {
+    if !type_number::is_known(op.particle_type) {
+        return Err(ResultCode::Parameter);
+    }
+    let Some(particle) = bins.get_mut(op.name) else {
+        bins.set(op.name, Particle::from_wire(op.particle_type, op.value)?);
+        return Ok(());
+    };
+    match op.code {
+        op_code::INCR => particle.increment(op.particle_type, op.value),
+        code => particle.concatenate(op.particle_type, op.value, code == op_code::PREPEND),
+    }
+}
+
+/// Answers `op` with `value`; without one only if every op is answered.
+#[inline]
+pub fn answer(op: &Op<'_>, value: Option<&Particle<'_>>, respond_all: bool, reply: &mut ReplyWriter<'_>) {
+    match value {
+        Some(particle) => reply.op(op.code, op.name, particle.type_number(), |out| particle.write_wire(out)),
+        None if respond_all => reply.op(op.code, op.name, type_number::NULL, |_| {}),
+        None => {}
+    }
+}
+
+/// Answers every bin.
+fn answer_all(bins: &Bins<'_>, reply: &mut ReplyWriter<'_>) {
+    for bin in bins {
+        reply.op(op_code::READ, bin.name, bin.particle.type_number(), |out| bin.particle.write_wire(out));
+    }
+}
+
+/// Checks what the ops left.
+///
+/// # Errors
+/// `Parameter` when there are more bins than a record can have.
+pub fn check_bin_count(bins: &Bins<'_>) -> Result<(), ResultCode> {
+    if bins.len() <= BIN_COUNT_MAX { Ok(()) } else { Err(ResultCode::Parameter) }
+}

@@ -1,0 +1,147 @@
+//! Polygons: shells and holes.
+
+use std::sync::OnceLock;
+
+use super::cell::Cell;
+use super::cell_id::CellId;
+use super::clip::{FACE_CLIP_ERROR, MEETS_RECT_ERROR, clip_to_face, meets_rect};
+use super::index::{Edge, Index, IndexCell, Relation};
+use super::loops::Loop;
+use super::predicates::EdgeCrosser;
+use super::rect::Rect;
+use super::vector::Vector;
+
+/// Loops within each other: every second one from the outside is a hole.
+#[derive(Clone, Debug)]
+pub(crate) struct Polygon {
+    edges: Vec<Edge>,
+    contains_origin: bool,
+    bound: Rect,
+    /// Built when first a cell is asked about.
+    index: OnceLock<Index>,
+}
+
+/// A loop and the loops directly within it.
+struct Nest {
+    shell: Loop,
+    children: Vec<Nest>,
+}
+
+impl Polygon {
+    /// The polygon bounded by loops that are given as their vertices; of each, the smaller side is the inside.
+    pub(crate) fn new(loops: Vec<Vec<Vector>>) -> Self {
+        let mut nests = Vec::new();
+        for vertices in loops {
+            insert(&mut nests, Nest { shell: Loop::normalized(vertices), children: Vec::new() });
+        }
+        let bound = nests.iter().fold(Rect::EMPTY, |bound, nest| bound.union(&nest.shell.bound));
+        let mut loops = Vec::new();
+        flatten(nests, &mut loops);
+        let contains_origin = loops.iter().fold(false, |inside, outline| inside ^ outline.contains_origin);
+        let edges = loops.iter_mut().flat_map(|outline| {
+            if outline.is_hole {
+                // The inside of the polygon is outside of the hole.
+                outline.vertices.reverse();
+            }
+            outline.edges().collect::<Vec<_>>()
+        });
+        Polygon { edges: edges.collect(), contains_origin, bound, index: OnceLock::new() }
+    }
+
+    pub(super) const fn bound(&self) -> &Rect {
+        &self.bound
+    }
+
+    fn index(&self) -> &Index {
+        self.index.get_or_init(|| Index::new(&self.edges, self.contains_origin))
+    }
+
+    pub(super) fn contains(&self, point: Vector) -> bool {
+        /// Up to so many edges, looking at all of them is faster than finding a cell.
+        const FEW_EDGES: usize = 32;
+        match self.index.get() {
+            Some(index) if self.edges.len() > FEW_EDGES => match index.relation(CellId::from_point(point)) {
+                Relation::Within(cell) => self.contains_in(cell, point),
+                _ => false,
+            },
+            index => {
+                if index.is_none() && !self.bound.contains(point) {
+                    return false;
+                }
+                let path = EdgeCrosser::new(super::loops::ORIGIN, point);
+                self.edges.iter().fold(self.contains_origin, |inside, &(a, b)| inside ^ path.crosses(a, b))
+            }
+        }
+    }
+
+    /// Whether the polygon contains a point of a cell of the index.
+    fn contains_in(&self, cell: &IndexCell, point: Vector) -> bool {
+        if cell.edges.is_empty() {
+            return cell.contains_center;
+        }
+        let path = EdgeCrosser::new(cell.id.center(), point);
+        self.edges_of(cell).fold(cell.contains_center, |inside, (a, b)| inside ^ path.crosses(a, b))
+    }
+
+    fn edges_of<'a>(&'a self, cell: &'a IndexCell) -> impl Iterator<Item = Edge> + 'a {
+        cell.edges.iter().filter_map(|&number| self.edges.get(number as usize).copied())
+    }
+
+    /// Whether an edge in a cell of the index meets `target` or almost does.
+    fn any_edge_meets(&self, cell: &IndexCell, target: &Cell) -> bool {
+        const ERROR: f64 = FACE_CLIP_ERROR + MEETS_RECT_ERROR;
+        let bound = target.bound.map(|bound| bound.expanded(ERROR));
+        self.edges_of(cell).any(|(a, b)| {
+            clip_to_face(a, b, target.face(), ERROR).is_some_and(|line| meets_rect(line, bound))
+        })
+    }
+
+    pub(super) fn contains_cell(&self, target: &Cell) -> bool {
+        match self.index().relation(target.id) {
+            Relation::Within(cell) if cell.id == target.id => cell.edges.is_empty() && cell.contains_center,
+            Relation::Within(cell) => {
+                !self.any_edge_meets(cell, target) && self.contains_in(cell, target.id.center())
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn may_intersect(&self, target: &Cell) -> bool {
+        match self.index().relation(target.id) {
+            Relation::Within(cell) => {
+                cell.id == target.id
+                    || self.any_edge_meets(cell, target)
+                    || self.contains_in(cell, target.id.center())
+            }
+            Relation::Divided => true,
+            Relation::Disjoint => false,
+        }
+    }
+
+    /// A few cells that contain the polygon.
+    pub(super) fn cell_bound(&self) -> Vec<CellId> {
+        self.index().cell_bound()
+    }
+}
+
+/// Puts `new` where it belongs among `nests`: into the first that contains it, or else beside them and around those
+/// that it contains.
+fn insert(nests: &mut Vec<Nest>, mut new: Nest) {
+    let mut siblings = nests;
+    while let Some(at) = siblings.iter().position(|nest| nest.shell.contains_nested(&new.shell)) {
+        siblings = &mut siblings[at].children;
+    }
+    new.children = siblings.extract_if(.., |nest| new.shell.contains_nested(&nest.shell)).collect();
+    siblings.push(new);
+}
+
+/// The loops of `nests`, each before those within it.
+fn flatten(nests: Vec<Nest>, loops: &mut Vec<Loop>) {
+    // Nests may be deep, so this does not recurse.
+    let mut pending: Vec<(Nest, bool)> = nests.into_iter().rev().map(|nest| (nest, false)).collect();
+    while let Some((Nest { mut shell, children }, is_hole)) = pending.pop() {
+        shell.is_hole = is_hole;
+        loops.push(shell);
+        pending.extend(children.into_iter().rev().map(|nest| (nest, !is_hole)));
+    }
+}
