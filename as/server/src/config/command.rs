@@ -1,0 +1,115 @@
+//! The info commands `get-config` and `set-config`, from the text of their parameters to their answers.
+
+use super::model::Config;
+use super::render;
+use super::set::{Change, SetError, set};
+
+/// Parameters that say where to look rather than what to set.
+const PLACES: [&str; 4] = ["context", "namespace", "id", "set"];
+
+/// The value of `name` in `name=value;name=value`; the first one counts.
+fn param<'a>(params: &'a str, name: &str) -> Option<&'a str> {
+    pairs(params).find(|(other, _)| *other == name).map(|(_, value)| value)
+}
+
+fn pairs(params: &str) -> impl Iterator<Item = (&str, &str)> {
+    params.split(';').filter_map(|pair| pair.split_once('='))
+}
+
+/// A parameter that must be there and not be empty; else the error to answer.
+fn required<'a>(value: Option<&'a str>, name: &str, code: u8) -> Result<&'a str, String> {
+    match value {
+        None => Err(format!("ERROR:{code}:missing '{name}'")),
+        Some("") => Err(format!("ERROR:{code}:missing '{name}' value")),
+        Some(value) => Ok(value),
+    }
+}
+
+/// The name of the namespace, under either of its names.
+fn namespace_param(params: &str) -> Option<&str> {
+    param(params, "namespace").or_else(|| param(params, "id"))
+}
+
+/// Answers `get-config:params`.
+#[must_use]
+pub fn get_config(config: &Config, params: &str) -> String {
+    if params.is_empty() {
+        return render::all(config);
+    }
+    let answer = || -> Result<String, String> {
+        match required(param(params, "context"), "context", 4)? {
+            "service" => Ok(render::service(config)),
+            "network" => Ok(render::network(config)),
+            "security" => Ok(render::security(config)),
+            "xdr" => Ok(String::new()),
+            "namespace" => {
+                let name = required(namespace_param(params), "namespace", 20)?;
+                let namespace = config
+                    .namespace(name)
+                    .ok_or_else(|| error_text(&SetError::UnknownNamespace(name.to_owned())))?;
+                Ok(render::namespace(namespace))
+            }
+            _ => Err(error_text(&SetError::InvalidContext)),
+        }
+    };
+    answer().unwrap_or_else(|error| error)
+}
+
+/// What came of a `set-config`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SetOutcome {
+    /// The answer: `ok` or an error.
+    pub answer: String,
+    /// What was changed, for the log and for those who act on it.
+    pub changes: Vec<Change>,
+    /// Why something was refused, for the log.
+    pub refusal: Option<SetError>,
+}
+
+/// Carries out `set-config:params`. Several parameters may be given; the first that is refused ends it.
+/// As in the C server, words that are no parameters do not matter as long as one is.
+#[must_use]
+pub fn set_config(config: &Config, params: &str) -> SetOutcome {
+    let mut outcome = SetOutcome { answer: "ok".to_owned(), changes: Vec::new(), refusal: None };
+    let place = || -> Result<(&str, Option<&str>), String> {
+        let context = required(param(params, "context"), "context", 4)?;
+        if context != "namespace" {
+            return Ok((context, None));
+        }
+        Ok((context, Some(required(namespace_param(params), "namespace", 20)?)))
+    };
+    let (context, namespace) = match place() {
+        Ok(place) => place,
+        Err(answer) => {
+            outcome.answer = answer;
+            return outcome;
+        }
+    };
+    let of_set = param(params, "set").filter(|_| context == "namespace");
+    let mut settings: Vec<_> = pairs(params).filter(|(name, _)| !PLACES.contains(name)).collect();
+    if settings.is_empty() {
+        // Nothing is set, but context and namespace are still judged.
+        settings.push(("", ""));
+    }
+    for (name, value) in settings {
+        match set(config, context, namespace, of_set, name, value) {
+            Ok(change) => outcome.changes.push(change),
+            Err(error @ SetError::UnknownParameter(_)) => {
+                outcome.refusal.get_or_insert(error);
+            }
+            Err(error) => {
+                outcome.answer = error_text(&error);
+                outcome.refusal = Some(error);
+                return outcome;
+            }
+        }
+    }
+    if let (true, Some(error)) = (outcome.changes.is_empty(), &outcome.refusal) {
+        outcome.answer = error_text(error);
+    }
+    outcome
+}
+
+fn error_text(error: &SetError) -> String {
+    format!("ERROR:{}:{}", error.code(), error.text())
+}

@@ -1,0 +1,69 @@
+//! What is to be said about a configuration file, as values; whoever reads the file prints or logs them.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Whether the server may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It may not.
+    Error,
+    /// It may.
+    Warning,
+}
+
+/// What a diagnostic is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// Braces and missing or surplus words.
+    Syntax,
+    /// A context or parameter that does not exist here.
+    Name,
+    /// A value that is not allowed.
+    Value,
+    /// Parameters that do not go together.
+    Rule,
+    /// A name of former versions.
+    Obsolete,
+    /// Parameters that nothing reads yet.
+    NotInEffect,
+    /// Parameters that this server will never read.
+    Unsupported,
+}
+
+/// One sentence about a configuration file; displayed as `file:line: sentence`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Whether the server may start.
+    pub severity: Severity,
+    /// What it is about.
+    pub topic: Topic,
+    /// Name of the file.
+    pub file: Arc<str>,
+    /// Line in the file, from 1; 0 if it is about the file as a whole.
+    pub line: usize,
+    /// The sentence, without full stop.
+    pub message: String,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(out, "{}: {}", self.file, self.message),
+            line => write!(out, "{}:{line}: {}", self.file, self.message),
+        }
+    }
+}
+
+/// Characters of an offending word that are repeated in a message.
+const WORD_SHOWN_MAX: usize = 80;
+
+/// `word` made fit for a message: cut if long, control characters escaped.
+#[must_use]
+pub fn shown(word: &str) -> String {
+    let mut text: String = word.chars().take(WORD_SHOWN_MAX).flat_map(char::escape_debug).collect();
+    if word.chars().nth(WORD_SHOWN_MAX).is_some() {
+        text.push('…');
+    }
+    text
+}

@@ -1,0 +1,419 @@
+//! The configuration as the server sees it: typed, complete, with every default filled in.
+//!
+//! Built once by the parser and then shared. Cells of parameters may change through
+//! [`set`](super::set::set); the structure itself does not, except that sets are added.
+
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::params::misc::{LogSinkParams, ModLuaParams};
+use super::params::namespace::{GeoParams, IndexTypeParams, NamespaceParams, SetParams};
+use super::params::network::{
+    FabricParams, HeartbeatMode, HeartbeatParams, MetricsParams, NetworkInfoParams, NetworkServiceParams,
+    TlsParams,
+};
+use super::params::security::{LdapParams, SecurityLogParams, SecurityParams};
+use super::params::service::ServiceParams;
+use super::params::storage::StorageParams;
+use super::params::xdr::{XdrDcParams, XdrNamespaceParams, XdrParams};
+use super::setting::{List, Number};
+use super::spec::variant;
+
+/// Greatest number of namespaces.
+pub const NAMESPACES_MAX: usize = 32;
+/// Greatest length of a namespace name in bytes.
+pub const NAMESPACE_NAME_SIZE_MAX: usize = 31;
+/// Greatest length of a set name in bytes.
+pub const SET_NAME_SIZE_MAX: usize = 63;
+/// Greatest number of sets in a namespace.
+pub const SETS_MAX: usize = 4_095;
+/// Greatest number of log sinks.
+pub const LOG_SINKS_MAX: usize = cf::log::SINKS_MAX;
+/// Greatest number of TLS contexts.
+pub const TLS_MAX: usize = 10;
+/// Greatest number of data centres.
+pub const XDR_DCS_MAX: usize = 64;
+
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Address or name.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// TLS name to expect there, where one may be given.
+    pub tls_name: Option<String>,
+}
+
+/// A file or device that holds records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// Its path.
+    pub path: String,
+    /// Path of a second one that gets the same writes.
+    pub shadow: Option<String>,
+}
+
+/// Everything a configuration file says.
+#[derive(Debug, Default)]
+pub struct Config {
+    /// Name of the file it came from.
+    pub source: String,
+    /// The text of that file, for the log.
+    pub text: String,
+    /// The process as a whole.
+    pub service: ServiceParams,
+    /// Where the server listens and how nodes find each other.
+    pub network: NetworkConfig,
+    /// Where log lines go, in the order of the file.
+    pub logging: Vec<LogSinkConfig>,
+    /// The namespaces, in the order of the file.
+    pub namespaces: Vec<NamespaceConfig>,
+    /// User-defined functions.
+    pub mod_lua: ModLuaParams,
+    /// Access control, if there is such a context.
+    pub security: Option<SecurityConfig>,
+    /// Replication to other data centres, if there is such a context.
+    pub xdr: Option<XdrConfig>,
+    /// Held by [`set`](super::set::set), so that changes happen one after the other.
+    pub(super) changes: Mutex<()>,
+}
+
+impl Config {
+    /// The namespace called `name`.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<&NamespaceConfig> {
+        self.namespaces.iter().find(|namespace| namespace.name == name)
+    }
+
+    /// Replaces the values that stand for "depends on the machine": call once at start, before threads
+    /// are made. `cpu_count` is the number of processors the process may use.
+    pub fn resolve(&self, cpu_count: u32) {
+        let cpu_count = cpu_count.max(1);
+        if self.service.service_threads.get() == 0 {
+            let on_device = self.namespaces.iter().any(|namespace| !namespace.storage.is_inline());
+            let threads = cpu_count.saturating_mul(if on_device { 5 } else { 1 });
+            self.service.service_threads.set(threads.min(4_096));
+        }
+        if self.service.batch_index_threads.get() == 0 {
+            self.service.batch_index_threads.set(cpu_count.min(256));
+        }
+    }
+}
+
+/// The `network` context.
+#[derive(Debug, Default)]
+pub struct NetworkConfig {
+    /// Client connections.
+    pub service: NetworkServiceParams,
+    /// How nodes find each other.
+    pub heartbeat: HeartbeatParams,
+    /// Messages between nodes.
+    pub fabric: FabricParams,
+    /// Info requests in plain text.
+    pub info: NetworkInfoParams,
+    /// Figures over HTTP.
+    pub metrics: MetricsParams,
+    /// Certificates.
+    pub tls: Vec<TlsConfig>,
+    /// Packet size of the heartbeat's interface in bytes, shown by get-config while `mtu` is 0;
+    /// whoever opens the heartbeat sockets stores it.
+    pub heartbeat_interface_mtu: Number<u32>,
+}
+
+impl NetworkConfig {
+    /// The bit of the heartbeat mode in effect.
+    #[must_use]
+    pub fn heartbeat_variant(&self) -> u8 {
+        match self.heartbeat.mode.get() {
+            HeartbeatMode::Mesh => variant::MESH,
+            HeartbeatMode::Multicast => variant::MULTICAST,
+        }
+    }
+}
+
+/// A `network.tls` context.
+#[derive(Debug, Default)]
+pub struct TlsConfig {
+    /// Its name.
+    pub name: String,
+    /// Its parameters.
+    pub params: TlsParams,
+}
+
+/// Where a log sink writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogSinkKind {
+    /// Standard error.
+    Console,
+    /// A file.
+    File(String),
+    /// Syslog, as the sink's parameters say.
+    Syslog,
+}
+
+/// A sink of log lines.
+#[derive(Debug)]
+pub struct LogSinkConfig {
+    /// Where it writes.
+    pub kind: LogSinkKind,
+    /// Its levels, and the details of syslog.
+    pub params: LogSinkParams,
+}
+
+impl LogSinkConfig {
+    /// A sink without any level.
+    #[must_use]
+    pub fn new(kind: LogSinkKind) -> Self {
+        Self { kind, params: LogSinkParams::default() }
+    }
+}
+
+/// A namespace.
+#[derive(Debug, Default)]
+pub struct NamespaceConfig {
+    /// Its name.
+    pub name: String,
+    /// Its parameters.
+    pub params: NamespaceParams,
+    /// How regions are covered by cells.
+    pub geo2dsphere_within: GeoParams,
+    /// Where the primary index lives.
+    pub index_type: IndexConfig,
+    /// Where secondary indexes live.
+    pub sindex_type: IndexConfig,
+    /// Parameters of its sets.
+    pub sets: SetDirectory,
+    /// Where its records live.
+    pub storage: StorageConfig,
+}
+
+/// Where an index lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IndexMedium {
+    /// In memory of the process.
+    #[default]
+    Mem,
+    /// In shared memory.
+    Shmem,
+    /// In persistent memory.
+    Pmem,
+    /// On flash.
+    Flash,
+}
+
+impl IndexMedium {
+    /// The name that get-config shows.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mem => "mem",
+            Self::Shmem => "shmem",
+            Self::Pmem => "pmem",
+            Self::Flash => "flash",
+        }
+    }
+
+    /// The bit of the medium in the table of parameters.
+    #[must_use]
+    pub fn variant(self) -> u8 {
+        match self {
+            Self::Mem | Self::Shmem => 0,
+            Self::Pmem => variant::PMEM,
+            Self::Flash => variant::FLASH,
+        }
+    }
+}
+
+/// The `index-type` or `sindex-type` context.
+#[derive(Debug, Default)]
+pub struct IndexConfig {
+    /// The medium.
+    pub medium: IndexMedium,
+    /// Its parameters.
+    pub params: IndexTypeParams,
+}
+
+/// Which storage engine a namespace has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// Records in memory, perhaps backed by files or devices.
+    #[default]
+    Memory,
+    /// Records in persistent memory.
+    Pmem,
+    /// Records on devices or files.
+    Device,
+}
+
+impl Engine {
+    /// The name in the configuration file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Pmem => "pmem",
+            Self::Device => "device",
+        }
+    }
+
+    /// The bit of the engine in the table of parameters.
+    #[must_use]
+    pub fn variant(self) -> u8 {
+        match self {
+            Self::Memory => variant::MEMORY,
+            Self::Pmem => variant::PMEM,
+            Self::Device => variant::DEVICE,
+        }
+    }
+}
+
+/// The `storage-engine` context.
+#[derive(Debug)]
+pub struct StorageConfig {
+    /// Which engine.
+    pub engine: Engine,
+    /// Its parameters.
+    pub params: StorageParams,
+    /// Names of the memory stripes as get-config shows them; the storage engine stores them when it has
+    /// made the stripes.
+    pub stripes: List<String>,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self { engine: Engine::default(), params: StorageParams::default(), stripes: List::new([]) }
+    }
+}
+
+impl StorageConfig {
+    /// The files or devices, in the order of the file; the parser has made sure that they are not mixed.
+    #[must_use]
+    pub fn backings(&self) -> Vec<Backing> {
+        if self.params.device.is_empty() { self.params.file.get() } else { self.params.device.get() }
+    }
+
+    /// Whether there are files or devices.
+    #[must_use]
+    pub fn is_backed(&self) -> bool {
+        !self.params.device.is_empty() || !self.params.file.is_empty()
+    }
+
+    /// Whether the backings are raw devices rather than files.
+    #[must_use]
+    pub fn is_raw_device(&self) -> bool {
+        !self.params.device.is_empty()
+    }
+
+    /// Whether no transaction waits for a device, so that service threads need not be many.
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        match self.engine {
+            Engine::Memory => !(self.params.commit_to_device.get() && self.is_backed()),
+            Engine::Pmem => true,
+            Engine::Device => false,
+        }
+    }
+
+    /// The bits that say which parameters are known and shown.
+    #[must_use]
+    pub fn variant(&self) -> u8 {
+        let bit = |condition: bool, bit: u8| if condition { bit } else { 0 };
+        self.engine.variant()
+            | bit(self.is_backed(), variant::BACKED)
+            | bit(self.params.encryption_key_file.is_set(), variant::ENCRYPTED)
+    }
+}
+
+/// Why a set cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetNameError {
+    /// The name is empty or too long.
+    #[error("the name of a set has 1 to {SET_NAME_SIZE_MAX} bytes")]
+    Size,
+    /// The namespace has its greatest number of sets.
+    #[error("a namespace can have {SETS_MAX} sets")]
+    Full,
+}
+
+/// Parameters of the sets of a namespace: those of the file, and those made since.
+///
+/// The live set and this directory share each [`SetParams`]; the lock is taken only when a set is made
+/// or looked up by name.
+#[derive(Debug, Default)]
+pub struct SetDirectory(RwLock<Vec<(Arc<str>, Arc<SetParams>)>>);
+
+impl SetDirectory {
+    /// The parameters of set `name`, if it has been configured or made.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<SetParams>> {
+        self.0.read().iter().find(|(other, _)| &**other == name).map(|(_, params)| Arc::clone(params))
+    }
+
+    /// The parameters of set `name`, new ones with defaults if there are none.
+    ///
+    /// # Errors
+    /// The name is empty or too long, or there are too many sets.
+    pub fn get_or_create(&self, name: &str) -> Result<Arc<SetParams>, SetNameError> {
+        if name.is_empty() || name.len() > SET_NAME_SIZE_MAX {
+            return Err(SetNameError::Size);
+        }
+        let mut sets = self.0.write();
+        if let Some((_, params)) = sets.iter().find(|(other, _)| &**other == name) {
+            return Ok(Arc::clone(params));
+        }
+        if sets.len() >= SETS_MAX {
+            return Err(SetNameError::Full);
+        }
+        let params = Arc::new(SetParams::default());
+        sets.push((Arc::from(name), Arc::clone(&params)));
+        Ok(params)
+    }
+
+    /// All sets, in the order in which they were configured or made.
+    #[must_use]
+    pub fn list(&self) -> Vec<(Arc<str>, Arc<SetParams>)> {
+        self.0.read().clone()
+    }
+}
+
+/// The `security` context.
+#[derive(Debug, Default)]
+pub struct SecurityConfig {
+    /// Its parameters.
+    pub params: SecurityParams,
+    /// Its `ldap` context.
+    pub ldap: LdapParams,
+    /// Its `log` context.
+    pub log: SecurityLogParams,
+}
+
+/// The `xdr` context.
+#[derive(Debug, Default)]
+pub struct XdrConfig {
+    /// Its parameters.
+    pub params: XdrParams,
+    /// The other data centres.
+    pub dcs: Vec<XdrDcConfig>,
+}
+
+/// An `xdr.dc` context.
+#[derive(Debug, Default)]
+pub struct XdrDcConfig {
+    /// Its name.
+    pub name: String,
+    /// Its parameters.
+    pub params: XdrDcParams,
+    /// What is shipped there.
+    pub namespaces: Vec<XdrNamespaceConfig>,
+}
+
+/// An `xdr.dc.namespace` context.
+#[derive(Debug, Default)]
+pub struct XdrNamespaceConfig {
+    /// Name of the namespace.
+    pub name: String,
+    /// Its parameters.
+    pub params: XdrNamespaceParams,
+}

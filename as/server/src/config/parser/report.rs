@@ -1,0 +1,95 @@
+//! Where things stood in a file, and what is to be said about it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::config::diagnostic::{Diagnostic, Severity, Topic};
+use crate::config::model::Engine;
+
+/// Where things stood in the file, and what is to be said about it.
+pub(in crate::config) struct Report {
+    file: Arc<str>,
+    found: Vec<Diagnostic>,
+    errors: usize,
+    lines: HashMap<(String, &'static str), usize>,
+    contexts: HashMap<String, usize>,
+    later: BTreeSet<String>,
+}
+
+impl Report {
+    pub(super) fn new(file: &str) -> Self {
+        Self {
+            file: Arc::from(file),
+            found: Vec::new(),
+            errors: 0,
+            lines: HashMap::new(),
+            contexts: HashMap::new(),
+            later: BTreeSet::new(),
+        }
+    }
+
+    /// Number of errors so far.
+    pub(super) fn errors(&self) -> usize {
+        self.errors
+    }
+
+    /// Remembers where a parameter was given; gives the line where it was given before.
+    pub(super) fn note_line(&mut self, label: &str, name: &'static str, line: usize) -> Option<usize> {
+        self.lines.insert((label.to_owned(), name), line)
+    }
+
+    /// Remembers where a context began; only the first place counts.
+    pub(super) fn note_context(&mut self, label: &str, line: usize) {
+        self.contexts.entry(label.to_owned()).or_insert(line);
+    }
+
+    /// Remembers that something was configured that is not in effect yet.
+    pub(super) fn note_later(&mut self, name: String) {
+        self.later.insert(name);
+    }
+
+    /// Everything found, in the order of the lines. What is not in effect comes last and in one sentence,
+    /// and only if there is no error.
+    pub(super) fn finish(mut self) -> Vec<Diagnostic> {
+        self.found.sort_by_key(|one| one.line);
+        if self.errors == 0 && !self.later.is_empty() {
+            let names: Vec<&str> = self.later.iter().map(String::as_str).collect();
+            let message = format!("not yet in effect: {}", names.join(", "));
+            self.warn(0, Topic::NotInEffect, message);
+        }
+        self.found
+    }
+
+    pub(in crate::config) fn error(&mut self, line: usize, topic: Topic, message: String) {
+        self.push(Severity::Error, line, topic, message);
+    }
+
+    pub(in crate::config) fn warn(&mut self, line: usize, topic: Topic, message: String) {
+        self.push(Severity::Warning, line, topic, message);
+    }
+
+    fn push(&mut self, severity: Severity, line: usize, topic: Topic, message: String) {
+        self.errors += usize::from(severity == Severity::Error);
+        self.found.push(Diagnostic { severity, topic, file: Arc::clone(&self.file), line, message });
+    }
+
+    /// Line on which the context called `label` gives parameter `name`.
+    pub(in crate::config) fn line_of(&self, label: &str, name: &'static str) -> Option<usize> {
+        self.lines.get(&(label.to_owned(), name)).copied()
+    }
+
+    /// That line, or else the one on which the context begins, or else 0.
+    pub(in crate::config) fn line_near(&self, label: &str, name: &'static str) -> usize {
+        self.line_of(label, name).or_else(|| self.contexts.get(label).copied()).unwrap_or(0)
+    }
+
+    /// Line on which the context called `label` begins.
+    pub(in crate::config) fn line_of_context(&self, label: &str) -> Option<usize> {
+        self.contexts.get(label).copied()
+    }
+}
+
+/// How messages call the storage engine of a namespace.
+pub(in crate::config) fn storage_label(engine: Engine, namespace: &str) -> String {
+    format!("storage-engine {} of namespace '{namespace}'", engine.name())
+}

@@ -1,0 +1,373 @@
+//! set-config: changing a parameter of the running server.
+//!
+//! A value is first read into a scratch table, then the rules that tie it to other parameters are
+//! applied, then the cell is replaced. Changes are made one at a time, under the lock of the configuration.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::context::{CONTEXTS, ContextKind, ContextSpec, default_table};
+use super::kind::{Kind, TTL_NEVER};
+use super::message::value_message;
+use super::model::{Config, NamespaceConfig};
+use super::params::namespace::SetParams;
+use super::setting::Field;
+use super::spec::{Effect, ParamTable, Spec, find, variant};
+
+/// A change that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The context with those around it, such as `network.heartbeat`.
+    pub context: &'static str,
+    /// The namespace, if it is about one.
+    pub namespace: Option<String>,
+    /// The set, if it is about one; the live set may still have to be made.
+    pub set: Option<String>,
+    /// Name of the parameter in its context.
+    pub name: &'static str,
+    /// The value before.
+    pub from: String,
+    /// The value now.
+    pub to: String,
+    /// Whether it does anything.
+    pub effect: Effect,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.namespace, &self.set) {
+            (Some(namespace), Some(set)) => write!(out, "{{{namespace}|{set}}} ")?,
+            (Some(namespace), None) => write!(out, "{{{namespace}}} ")?,
+            _ => {}
+        }
+        write!(out, "{}.{} changed from {} to {}", self.context, self.name, self.from, self.to)?;
+        match self.effect {
+            Effect::Now => Ok(()),
+            Effect::Later => out.write_str(" (not yet in effect)"),
+            Effect::Unsupported => out.write_str(" (without effect in this server)"),
+        }
+    }
+}
+
+/// Why nothing was changed. [`Self::code`] and [`Self::text`] are what the info protocol answers; displayed
+/// is what the log says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetError {
+    /// There is no such context, or it has nothing to set.
+    #[error("set-config knows the contexts service, network and namespace")]
+    InvalidContext,
+    /// The context needs a namespace and none was given.
+    #[error("set-config in the context namespace needs the name of one")]
+    MissingNamespace,
+    /// There is no such namespace.
+    #[error("there is no namespace '{0}' on this node")]
+    UnknownNamespace(String),
+    /// The context belongs to a part that does not exist.
+    #[error("the context {0} cannot be changed: this server does not have it yet")]
+    NotHere(&'static str),
+    /// There is no such parameter.
+    #[error("there is no parameter '{0}' here")]
+    UnknownParameter(String),
+    /// The parameter or its value was refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl SetError {
+    /// Result code of the info protocol.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::InvalidContext | Self::UnknownParameter(_) | Self::Refused(_) => 4,
+            Self::MissingNamespace | Self::UnknownNamespace(_) => 20,
+            Self::NotHere(_) => 25,
+        }
+    }
+
+    /// Text of the info protocol.
+    #[must_use]
+    pub fn text(&self) -> &'static str {
+        match self {
+            Self::InvalidContext => "invalid context",
+            Self::MissingNamespace => "missing 'namespace'",
+            Self::UnknownNamespace(_) => "namespace not found on node",
+            Self::NotHere(_) => "enterprise only",
+            Self::UnknownParameter(_) | Self::Refused(_) => "invalid set-config parameter",
+        }
+    }
+}
+
+/// Gives the parameter that set-config calls `name` a new value.
+///
+/// `context` is `service`, `network` or `namespace`; the latter needs `namespace`. With `set` it is about
+/// a parameter of that set, which is made if there is none.
+///
+/// # Errors
+/// What is wrong; nothing is changed then.
+pub fn set(
+    config: &Config,
+    context: &str,
+    namespace: Option<&str>,
+    set: Option<&str>,
+    name: &str,
+    value: &str,
+) -> Result<Change, SetError> {
+    let _one_at_a_time = config.changes.lock();
+    match context {
+        "service" => {
+            let target = lookup(config, &[ContextKind::Service], None, name)?;
+            target.apply(config, None, None, value)
+        }
+        "network" => {
+            let kinds = [
+                ContextKind::NetworkService,
+                ContextKind::Heartbeat,
+                ContextKind::Fabric,
+                ContextKind::NetworkInfo,
+            ];
+            lookup(config, &kinds, None, name)?.apply(config, None, None, value)
+        }
+        "namespace" => {
+            let wanted = namespace.ok_or(SetError::MissingNamespace)?;
+            let namespace =
+                config.namespace(wanted).ok_or_else(|| SetError::UnknownNamespace(wanted.to_owned()))?;
+            if let Some(set_name) = set {
+                return set_of_namespace(config, namespace, set_name, name, value);
+            }
+            let kinds = [
+                ContextKind::Namespace,
+                ContextKind::IndexType,
+                ContextKind::SindexType,
+                ContextKind::Storage,
+                ContextKind::Geo,
+            ];
+            lookup(config, &kinds, Some(namespace), name)?.apply(config, Some(namespace), None, value)
+        }
+        "security" => Err(SetError::NotHere("security")),
+        "xdr" => Err(SetError::NotHere("xdr")),
+        _ => Err(SetError::InvalidContext),
+    }
+}
+
+/// A parameter of a set. The set's parameters are made only after the value has been found good.
+fn set_of_namespace(
+    config: &Config,
+    namespace: &NamespaceConfig,
+    set_name: &str,
+    name: &str,
+    value: &str,
+) -> Result<Change, SetError> {
+    let scratch = SetParams::default();
+    let known = ContextKind::Set.spec().ok_or(SetError::InvalidContext)?;
+    let target = Target::find(known, &scratch, variant::ALL, name)
+        .ok_or_else(|| SetError::UnknownParameter(name.to_owned()))?;
+    target.read(config, Some(namespace), value)?;
+    let params: Arc<SetParams> =
+        namespace.sets.get_or_create(set_name).map_err(|error| SetError::Refused(error.to_string()))?;
+    let target = Target::find(known, &*params, variant::ALL, name).ok_or(SetError::InvalidContext)?;
+    target.apply(config, Some(namespace), Some(set_name), value)
+}
+
+/// The parameter that set-config calls `name` in one of `kinds`.
+fn lookup<'a>(
+    config: &'a Config,
+    kinds: &[ContextKind],
+    namespace: Option<&'a NamespaceConfig>,
+    name: &str,
+) -> Result<Target<'a>, SetError> {
+    for context in CONTEXTS.iter().filter(|context| kinds.contains(&context.kind)) {
+        let Some(name) = name.strip_prefix(context.set_prefix) else { continue };
+        let Some((table, bits)) = table(config, namespace, context.kind) else { continue };
+        if let Some(target) = Target::find(context, table, bits, name) {
+            return Ok(target);
+        }
+    }
+    Err(SetError::UnknownParameter(name.to_owned()))
+}
+
+/// The table of a context and the bits of its variant.
+fn table<'a>(
+    config: &'a Config,
+    namespace: Option<&'a NamespaceConfig>,
+    kind: ContextKind,
+) -> Option<(&'a dyn ParamTable, u8)> {
+    let network = &config.network;
+    Some(match kind {
+        ContextKind::Service => (&config.service, variant::ALL),
+        ContextKind::NetworkService => (&network.service, variant::ALL),
+        ContextKind::Heartbeat => (&network.heartbeat, network.heartbeat_variant()),
+        ContextKind::Fabric => (&network.fabric, variant::ALL),
+        ContextKind::NetworkInfo => (&network.info, variant::ALL),
+        ContextKind::Metrics => (&network.metrics, variant::ALL),
+        ContextKind::Namespace => (&namespace?.params, variant::ALL),
+        ContextKind::Geo => (&namespace?.geo2dsphere_within, variant::ALL),
+        ContextKind::Storage => (&namespace?.storage.params, namespace?.storage.variant()),
+        ContextKind::IndexType => (&namespace?.index_type.params, namespace?.index_type.medium.variant()),
+        ContextKind::SindexType => (&namespace?.sindex_type.params, namespace?.sindex_type.medium.variant()),
+        _ => return None,
+    })
+}
+
+/// A parameter about to be changed.
+struct Target<'a> {
+    context: &'static ContextSpec,
+    spec: &'static Spec,
+    field: Field<'a>,
+    /// The variant of the context has it.
+    applies: bool,
+}
+
+impl<'a> Target<'a> {
+    fn find(context: &'static ContextSpec, table: &'a dyn ParamTable, bits: u8, name: &str) -> Option<Self> {
+        let (spec, field) = find(table, name)?;
+        Some(Self { context, spec, field, applies: spec.shown_by & bits != 0 })
+    }
+
+    /// Checks everything and gives the value that would be set.
+    fn read(
+        &self,
+        config: &Config,
+        namespace: Option<&NamespaceConfig>,
+        value: &str,
+    ) -> Result<u64, SetError> {
+        let (spec, place) = (self.spec, format!("'{}' in {}", self.spec.name, self.context.path));
+        let refuse = |reason: String| Err(SetError::Refused(reason));
+        if !spec.dynamic {
+            return refuse(format!("{place} cannot be changed while the server runs"));
+        }
+        if !self.applies {
+            return refuse(format!("{place} does not apply to how this is configured"));
+        }
+        if spec.effect == Effect::Unsupported {
+            return refuse(format!("{place} has no effect in this server: {}", spec.doc.trim()));
+        }
+        if matches!(spec.kind, Kind::Bool { .. }) && !matches!(value, "true" | "false") {
+            return refuse(format!("{place} must be true or false"));
+        }
+        let words = [value];
+        let words = if value.is_empty() { &[][..] } else { &words };
+        let Some(scratch) = default_table(self.context.kind) else { return Err(SetError::InvalidContext) };
+        let Some((_, cell)) = find(&*scratch, spec.name) else { return Err(SetError::InvalidContext) };
+        if let Err(error) = spec.kind.assign(cell, words) {
+            return refuse(value_message(self.context.kind, spec, &place, &error));
+        }
+        let number = match cell {
+            Field::U16(number) => u64::from(number.get()),
+            Field::U32(number) => u64::from(number.get()),
+            Field::U64(number) => number.get(),
+            Field::Flag(flag) => u64::from(flag.get()),
+            _ => 0,
+        };
+        match rule(config, namespace, self.context.kind, spec.name, number) {
+            Some(reason) => refuse(format!("{place} {reason}")),
+            None => Ok(number),
+        }
+    }
+
+    fn apply(
+        &self,
+        config: &Config,
+        namespace: Option<&NamespaceConfig>,
+        set: Option<&str>,
+        value: &str,
+    ) -> Result<Change, SetError> {
+        self.read(config, namespace, value)?;
+        let from = self.spec.kind.text(self.field);
+        // It has just been read without error, into a cell of the same kind.
+        let _ = self.spec.kind.assign(self.field, &[value]);
+        Ok(Change {
+            context: self.context.path,
+            namespace: namespace.map(|namespace| namespace.name.clone()),
+            set: set.map(str::to_owned),
+            name: self.spec.name,
+            from,
+            to: self.spec.kind.text(self.field),
+            effect: self.spec.effect.max(self.context.effect),
+        })
+    }
+}
+
+/// Why `name` may not become `value` beside what else is configured; continues "'name' in context …".
+fn rule(
+    config: &Config,
+    namespace: Option<&NamespaceConfig>,
+    kind: ContextKind,
+    name: &str,
+    value: u64,
+) -> Option<String> {
+    match kind {
+        ContextKind::Service => service_rule(config, name, value),
+        ContextKind::Heartbeat => heartbeat_rule(config, name, value),
+        ContextKind::Fabric => {
+            let pools = u64::from(config.network.fabric.channel_rw_recv_pools.get());
+            (name == "channel-rw-recv-threads" && value.checked_rem(pools) != Some(0))
+                .then(|| format!("must be a multiple of channel-rw-recv-pools ({pools})"))
+        }
+        ContextKind::Namespace | ContextKind::Set => namespace_rule(namespace?, name, value),
+        ContextKind::IndexType if name == "mounts-budget" => {
+            let flash = namespace?.index_type.medium.variant() == variant::FLASH;
+            (flash && value < 4 << 30).then(|| "must be at least 4G for flash".to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn service_rule(config: &Config, name: &str, value: u64) -> Option<String> {
+    match name {
+        "transaction-retry-ms" if value == 0 => Some("cannot be 0".to_owned()),
+        "microsecond-histograms" if any_benchmark(config) => {
+            Some("can only be changed while every enable-benchmarks-… is false".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Whether a histogram is being filled that would be torn by another unit.
+fn any_benchmark(config: &Config) -> bool {
+    config.service.enable_benchmarks_fabric.get()
+        || config.namespaces.iter().map(|namespace| &namespace.params).any(|params| {
+            params.enable_benchmarks_read.get()
+                || params.enable_benchmarks_write.get()
+                || params.enable_benchmarks_udf.get()
+                || params.enable_benchmarks_batch_sub.get()
+                || params.enable_benchmarks_udf_sub.get()
+                || params.enable_benchmarks_ops_sub.get()
+        })
+}
+
+fn heartbeat_rule(config: &Config, name: &str, value: u64) -> Option<String> {
+    let params = &config.network.heartbeat;
+    let now = |cell: &super::setting::Number<u32>, its_name: &str| {
+        if its_name == name { value } else { u64::from(cell.get()) }
+    };
+    let interval = now(&params.interval, "interval");
+    let timeout = now(&params.timeout, "timeout");
+    let longest = interval.saturating_mul(timeout) / 3;
+    (now(&params.connect_timeout_ms, "connect-timeout-ms") > longest)
+        .then(|| format!("would break the rule connect-timeout-ms <= interval * timeout / 3 = {longest}"))
+}
+
+fn namespace_rule(namespace: &NamespaceConfig, name: &str, value: u64) -> Option<String> {
+    let params = &namespace.params;
+    let strong = params.strong_consistency.get();
+    match name {
+        "default-ttl" if !matches!(value, 0) && value != u64::from(TTL_NEVER) => {
+            let expires = params.nsup_period.get() != 0 || params.allow_ttl_without_nsup.get();
+            (!expires).then(|| "needs nsup-period above 0 or allow-ttl-without-nsup true".to_owned())
+        }
+        "conflict-resolution-policy"
+        | "disable-write-dup-res"
+        | "disallow-expunge"
+        | "read-consistency-level-override"
+        | "write-commit-level-override"
+        | "replication-factor"
+            if strong =>
+        {
+            Some("cannot be changed with strong-consistency".to_owned())
+        }
+        "disable-mrt-writes" | "mrt-duration" | "strong-consistency-allow-expunge" if !strong => {
+            Some("needs strong-consistency".to_owned())
+        }
+        _ => None,
+    }
+}

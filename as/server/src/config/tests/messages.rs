@@ -1,0 +1,528 @@
+//! What is said about files that are wrong: exact sentences for the mistakes that people make.
+
+use cf::log::{Context, Level, Target};
+
+use super::*;
+
+/// The only thing said about a file.
+fn only(text: &str) -> String {
+    let mut said = said(text);
+    assert_eq!(said.len(), 1, "{said:#?}");
+    said.remove(0)
+}
+
+/// The only thing said about a file with one more line in `service` (line 3).
+fn in_service(line: &str) -> String {
+    only(&file(line, "", ""))
+}
+
+/// The only thing said about a file with more lines in the namespace (from line 15).
+fn in_namespace(lines: &str) -> String {
+    only(&file("", "", lines))
+}
+
+#[test]
+fn unknown_names() {
+    assert_eq!(
+        in_namespace("replicaton-factor 2"),
+        "t.conf:15: unknown parameter 'replicaton-factor' in namespace 'test', did you mean 'replication-factor'?"
+    );
+    assert_eq!(
+        in_service("replication-factor 2"),
+        "t.conf:3: unknown parameter 'replication-factor' in service; it belongs in namespace"
+    );
+    assert_eq!(
+        in_service("adress any"),
+        "t.conf:3: unknown parameter 'adress' in service, did you mean 'address' in network.service, \
+         network.heartbeat, network.fabric or network.info?"
+    );
+    assert_eq!(in_service("frobnicate 1"), "t.conf:3: unknown parameter 'frobnicate' in service");
+    assert_eq!(
+        in_namespace("sett demo {\nx y\n}"),
+        "t.conf:15: unknown context 'sett' in namespace 'test', did you mean 'set'?"
+    );
+    assert_eq!(
+        only(&format!("heartbeat {{\nport 3002\n}}\n{}", file("", "", ""))),
+        "t.conf:1: unknown context 'heartbeat' at the top of the file; it belongs in network"
+    );
+    assert_eq!(
+        in_namespace("force-long-queries true"),
+        "t.conf:15: 'force-long-queries' can only be set with set-config, not in namespace 'test'"
+    );
+    let tab = "\u{7}\u{1b}[31m".repeat(60);
+    let said = in_service(&tab);
+    assert!(said.contains("\\u{7}\\u{1b}[31m") && said.contains('…') && said.len() < 800, "{said}");
+}
+
+#[test]
+fn values_that_are_not_allowed() {
+    assert_eq!(
+        in_service("proto-fd-max 12"),
+        "t.conf:3: 'proto-fd-max' in service cannot be '12': it must be a number from 1024 to 2097152 (default: 15000)"
+    );
+    assert_eq!(
+        in_service("service-threads"),
+        "t.conf:3: 'service-threads' in service needs a value: a number from 1 to 4096 \
+         (default: one per processor, five per processor if a namespace is stored on devices)"
+    );
+    assert_eq!(
+        in_service("log-millis ja"),
+        "t.conf:3: 'log-millis' in service cannot be 'ja': it must be true or false (default: false)"
+    );
+    assert_eq!(
+        in_service("node-id xyz"),
+        "t.conf:3: 'node-id' in service cannot be 'xyz': it must be a hexadecimal number of up to 16 digits, \
+         not 0 (default: made from the fabric port and a hardware address)"
+    );
+    assert_eq!(
+        in_namespace("default-ttl 11y"),
+        "t.conf:15: 'default-ttl' in namespace 'test' cannot be '11y': it must be 0 to 315360000 seconds \
+         (or with suffix s, m, h or d) (default: 0)"
+    );
+    assert_eq!(
+        in_namespace("partition-tree-sprigs 300"),
+        "t.conf:15: 'partition-tree-sprigs' in namespace 'test' cannot be '300': it must be a number \
+         from 256 to 268435456, a power of 2 (default: 256)"
+    );
+    assert_eq!(
+        in_namespace("max-record-size 16M"),
+        "t.conf:15: 'max-record-size' in namespace 'test' cannot be '16M': it must be a size from 64 to 8M \
+         (default: 1M)"
+    );
+    assert_eq!(
+        in_namespace("write-commit-level-override masster"),
+        "t.conf:15: 'write-commit-level-override' in namespace 'test' cannot be 'masster': it must be all, \
+         master or off (default: off), did you mean 'master'?"
+    );
+    assert_eq!(
+        only(&file("", "info {\nport 80\n}", "")),
+        "t.conf:10: 'port' in network.info cannot be '80': it must be a port from 1024 to 65535, or 0 for any \
+         free one (default: no such port)"
+    );
+    assert_eq!(
+        only(&format!("logging {{\nconsole {{\ncontext any inof\n}}\n}}\n{}", file("", "", ""))),
+        "t.conf:3: 'context' in logging.console cannot be 'inof': it must be a log context (or any) and one \
+         of critical, warning, info, debug, detail (default: any critical), did you mean 'info'?"
+    );
+    assert_eq!(
+        only(&format!("namespace {} {{\n}}\n{}", "n".repeat(32), file("", "", ""))),
+        format!(
+            "t.conf:1: the name of namespace '{}' is too long: at most 31 bytes are allowed",
+            "n".repeat(32)
+        )
+    );
+}
+
+#[test]
+fn values_with_a_usual_slip() {
+    let fix = |line: &str| {
+        let said = in_service(line);
+        said.rsplit_once("did you mean ").map(|(_, fix)| fix.to_owned()).unwrap_or(said)
+    };
+    assert_eq!(fix("proto-fd-max 20000;"), "'20000'?");
+    assert_eq!(fix("proto-fd-max 20_000"), "'20000'?");
+    assert_eq!(fix("log-millis on"), "'true'?");
+    assert_eq!(fix("auto-pin CPU"), "'cpu'?");
+    assert_eq!(fix("proto-fd-max=20000"), "'proto-fd-max 20000'?");
+    assert_eq!(fix("proto-fd-max: 20000"), "'proto-fd-max …'?");
+    assert_eq!(
+        in_service("proto-fd-max = 20000"),
+        "t.conf:3: 'proto-fd-max' in service has a '=' before its value; leave that out"
+    );
+    assert!(in_namespace("max-record-size 2MB").ends_with("did you mean '2M'?"));
+    assert_eq!(
+        in_service("work-directory '/opt/x'"),
+        "t.conf:3: the quotes around \\'/opt/x\\' become part of 'work-directory'; leave them out"
+    );
+    assert_eq!(
+        only(&format!("namespace a;b {{\n}}\n{}", file("", "", ""))),
+        "t.conf:1: the name of namespace 'a;b' has one of : ; = in it, which separate names elsewhere"
+    );
+}
+
+#[test]
+fn braces() {
+    let text = file("", "", "").replacen("cluster-name c\n\n}", "cluster-name c", 1);
+    assert_eq!(only(&text), "t.conf:1: service is not closed: a '}' is missing before line 3");
+    let text = file("", "", "");
+    let cut = text.trim_end().strip_suffix('}').expect("a brace");
+    assert_eq!(only(cut), "t.conf:11: namespace 'test' is not closed: no '}' up to the end of the file");
+    assert_eq!(only(&format!("}}\n{text}")), "t.conf:1: '}' without an open context");
+    assert_eq!(only(&format!("{{\n}}\n{text}")), "t.conf:1: '{' does not follow the name of a context");
+    assert_eq!(
+        only(&text.replacen("service {", "service", 1)),
+        "t.conf:1: service has no '{' after its name"
+    );
+    assert_eq!(
+        only(&format!("namespace {{\n}}\n{text}")),
+        "t.conf:1: 'namespace' needs a name before its '{'"
+    );
+    let heartbeat = "heartbeat {\ninterval 250\nfabric {\nport 3001\n}";
+    let said = said(&file("", heartbeat, ""));
+    assert_eq!(
+        said.first().map(String::as_str),
+        Some("t.conf:9: network.heartbeat is not closed: a '}' is missing before line 11")
+    );
+    assert_eq!(said.len(), 1, "{said:#?}");
+}
+
+#[test]
+fn braces_may_stand_as_people_put_them() {
+    let text = "service\n{\n\tcluster-name c }\nnetwork { service{ port 3000 } }\n\
+                namespace test\n\n{ storage-engine memory\n{ data-size 1G }\n}\n";
+    let (config, found) = parsed(text);
+    assert_eq!(lines(&found), [""; 0]);
+    assert_eq!(config.namespaces[0].storage.params.data_size.get(), 1 << 30);
+}
+
+#[test]
+fn storage_engine_without_block() {
+    assert_eq!(
+        in_second_namespace("storage-engine memory\nreplication-factor 1"),
+        "t.conf:18: storage-engine memory of namespace 'n' needs 'data-size' (for example 'data-size 1G'), \
+         or 'file' or 'device' lines"
+    );
+    let text = format!("{}namespace n {{\nstorage-engine memory\ndata-size 1G\n}}\n}}\n", file("", "", ""));
+    assert_eq!(only(&text), "t.conf:18: storage-engine memory of namespace 'n' has no '{' after its name");
+    let (config, _) = parsed(&file("", "", "index-type shmem\nsindex-type shmem {\n}"));
+    assert_eq!(config.namespaces[0].index_type.medium.name(), "shmem");
+}
+
+/// The only thing said about a file with a second namespace `n` (line 17) with these lines.
+fn in_second_namespace(lines: &str) -> String {
+    only(&format!("{}namespace n {{\n{lines}\n}}\n", file("", "", "")))
+}
+
+#[test]
+fn rules_of_storage() {
+    let memory = |lines: &str| in_second_namespace(&format!("storage-engine memory {{\n{lines}\n}}"));
+    let device = |lines: &str| in_second_namespace(&format!("storage-engine device {{\n{lines}\n}}"));
+    for (said, expected) in [
+        (
+            memory("file /a\nfilesize 1G\ndata-size 1G"),
+            "t.conf:21: 'data-size' in storage-engine memory of namespace 'n' must go, as the files or devices say \
+             how much there is",
+        ),
+        (
+            memory("data-size 1G\nflush-size 128K"),
+            "t.conf:20: 'flush-size' in storage-engine memory of namespace 'n' needs 'file' or 'device' lines",
+        ),
+        (
+            memory("data-size 1G\ncommit-to-device true"),
+            "t.conf:20: 'commit-to-device' in storage-engine memory of namespace 'n' needs 'file' or 'device' lines",
+        ),
+        (
+            memory("data-size 1G\npost-write-cache 1G"),
+            "t.conf:20: 'post-write-cache' does not apply to storage-engine memory of namespace 'n'",
+        ),
+        (device(""), "t.conf:18: storage-engine device of namespace 'n' needs 'device' or 'file' lines"),
+        (
+            device("file /a"),
+            "t.conf:19: storage-engine device of namespace 'n' needs 'filesize', as it has files",
+        ),
+        (
+            device("device /a\nfile /b\nfilesize 1G"),
+            "t.conf:20: storage-engine device of namespace 'n' has both 'device' and 'file' lines; it can have only \
+             one kind",
+        ),
+        (
+            device("device /a /as\ndevice /b"),
+            "t.conf:20: storage-engine device of namespace 'n': '/b' has no shadow, but others have; all or none must",
+        ),
+        (
+            device("device /a\ndevice /a"),
+            "t.conf:20: 'device' in storage-engine device of namespace 'n' names '/a' twice",
+        ),
+        (
+            device("device /a /a"),
+            "t.conf:19: '/a' in storage-engine device of namespace 'n' is already used by storage-engine device of \
+             namespace 'n'",
+        ),
+        (
+            device("device /a\ncommit-to-device true\ndisable-odsync true"),
+            "t.conf:21: 'commit-to-device' and 'disable-odsync' in storage-engine device of namespace 'n' exclude each \
+             other",
+        ),
+        (
+            device("device /a\ncompression-level 3"),
+            "t.conf:20: 'compression-level' in storage-engine device of namespace 'n' needs 'compression zstd'",
+        ),
+    ] {
+        assert_eq!(said, expected);
+    }
+}
+
+#[test]
+fn rules_between_parameters() {
+    for (said, expected) in [
+        (
+            in_second_namespace("storage-engine pmem {\nfile /a\nfilesize 1G\n}"),
+            "t.conf:18: storage-engine pmem of namespace 'n': persistent memory is not supported; use \
+             'storage-engine memory' with 'file' lines, or 'storage-engine device'",
+        ),
+        (
+            in_second_namespace(""),
+            "t.conf:17: namespace 'n' has no storage-engine; the simplest is 'storage-engine memory { data-size 1G }'",
+        ),
+        (
+            in_namespace("default-ttl 30d"),
+            "t.conf:15: 'default-ttl' in namespace 'test' needs 'nsup-period' above 0 or 'allow-ttl-without-nsup true'",
+        ),
+        (
+            in_namespace("set s {\ndefault-ttl 30d\n}"),
+            "t.conf:16: 'default-ttl' in set 's' of namespace 'test' needs 'nsup-period' above 0 or \
+             'allow-ttl-without-nsup true' in the namespace",
+        ),
+        (
+            in_namespace("storage-engine memory {\ndata-size 1G\n}"),
+            "t.conf:15: namespace 'test' already has its storage-engine on line 12; it can have only one",
+        ),
+        (
+            in_namespace("index-type flash {\nmount /m\nmounts-budget 4G\n}"),
+            "t.conf:15: index-type flash of namespace 'test' needs 'storage-engine device'",
+        ),
+        (
+            in_service("node-id 1\nnode-id-interface eth0"),
+            "t.conf:4: 'node-id' and 'node-id-interface' in service exclude each other",
+        ),
+        (
+            only(&file("", "heartbeat {\nconnect-timeout-ms 501\n}", "")),
+            "t.conf:10: 'connect-timeout-ms' in network.heartbeat is 501, but may be at most interval × timeout / 3 = 500",
+        ),
+        (
+            only(&file("", "heartbeat {\nmulticast-group 239.1.1.1\n}\nfabric {\nport 3001\n}", "")),
+            "t.conf:10: 'multicast-group' in network.heartbeat needs 'mode multicast'",
+        ),
+        (
+            only(&file("", "heartbeat {\nmode mesh\nmesh-seed-address-port a 3002\nport 3002\n}", "")),
+            "t.conf:9: 'port' in network.fabric is missing: other nodes could not connect (usual: 3001)",
+        ),
+        (
+            only(&file("", "fabric {\nchannel-rw-recv-pools 3\n}", "")),
+            "t.conf:9: 'channel-rw-recv-threads' in network.fabric is 16, but must be a multiple of \
+             channel-rw-recv-pools (3)",
+        ),
+        (
+            only(&file("", "info {\nport 3000\n}", "")),
+            "t.conf:10: 'port' in network.info is 3000, but that is already the port of network.service",
+        ),
+    ] {
+        assert_eq!(said, expected);
+    }
+}
+
+#[test]
+fn what_is_missing_altogether() {
+    assert_eq!(
+        said(""),
+        [
+            "t.conf: 'cluster-name' in service is not given; 'ferrospike' is used",
+            "t.conf: 'port' in network.service is missing: clients could not connect (usual: 3000)",
+            "t.conf: no namespace is configured; at least one 'namespace NAME { … }' is needed",
+        ]
+    );
+    let (config, found) = parsed(&file("", "", "").replacen("cluster-name c\n", "", 1));
+    assert_eq!(lines(&found), ["t.conf:1: 'cluster-name' in service is not given; 'ferrospike' is used"]);
+    assert_eq!(&*config.service.cluster_name.get_or_empty(), "ferrospike");
+}
+
+#[test]
+fn things_given_twice() {
+    assert_eq!(
+        in_service("ticker-interval 5\nticker-interval 6"),
+        "t.conf:4: 'ticker-interval' in service is already given on line 3; the last one counts"
+    );
+    let (config, found) = parsed(&file("ticker-interval 5\n}\nservice {\nticker-interval 6", "", ""));
+    assert_eq!(config.service.ticker_interval.get(), 6);
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        in_second_namespace(
+            "storage-engine memory {\ndata-size 1G\n}\n}\nnamespace test {\nstorage-engine memory {\ndata-size 1G\n}"
+        ),
+        "t.conf:22: namespace 'test' is already configured on line 11"
+    );
+    assert_eq!(
+        in_namespace("set s {\nstop-writes-count 1\n}\nset s {\nstop-writes-size 2\n}"),
+        "t.conf:18: set 's' of namespace 'test' is already configured on line 15; this adds to it"
+    );
+    assert_eq!(in_service("ticker-interval 5 6"), "t.conf:3: '6' after 'ticker-interval' is ignored");
+}
+
+#[test]
+fn log_sinks() {
+    let text = format!(
+        "logging {{\nconsole {{\ncontext any warning\ncontext nsup debug\n}}\nfile /var/log/x.log {{\ncontext any info\n}}\n\
+         syslog {{\nfacility local3\ntag a\n}}\nsyslog {{\nfacility mail\npath /run/log\n}}\n}}\n{}",
+        file("log-millis true", "", "")
+    );
+    let (config, found) = parsed(&text);
+    assert_eq!(lines(&found), [""; 0]);
+    let settings = config.log_settings();
+    assert!(settings.time_style.millis && !settings.time_style.local);
+    let [console, file, syslog, mail] = &settings.sinks[..] else { panic!("{settings:?}") };
+    assert_eq!(console.target, Target::Console);
+    assert_eq!(console.levels.get(Context::Nsup), Level::Debug);
+    assert_eq!(console.levels.get(Context::Service), Level::Warning);
+    assert_eq!(file.target, Target::File("/var/log/x.log".into()));
+    assert_eq!(file.levels.get(Context::Service), Level::Info);
+    assert_eq!(syslog.target, Target::Syslog { path: "/dev/log".into(), tag: "a".into(), facility: 19 });
+    assert_eq!(syslog.levels.get(Context::Service), Level::Critical);
+    assert_eq!(mail.target, Target::Syslog { path: "/run/log".into(), tag: "asd".into(), facility: 2 });
+}
+
+#[test]
+fn many_namespaces_but_not_too_many() {
+    let more = |count: usize| -> String {
+        (0..count)
+            .map(|index| format!("namespace n{index} {{\nstorage-engine memory {{\ndata-size 1G\n}}\n}}\n"))
+            .collect()
+    };
+    let (config, _) = parsed(&format!("{}{}", file("", "", ""), more(31)));
+    assert_eq!(config.namespaces.len(), 32);
+    assert_eq!(
+        only(&format!("{}{}", file("", "", ""), more(32))),
+        "t.conf:172: there can be at most 32 namespace contexts"
+    );
+}
+
+#[test]
+fn obsolete_names() {
+    let (config, found) = parsed(&file(
+        "scan-max-done 7\nnsup-period 90",
+        "heartbeat {\nmcast-ttl 3\n}",
+        "high-water-disk-pct 61\nsingle-scan-threads 9",
+    ));
+    assert_eq!(config.service.query_max_done.get(), 7);
+    assert_eq!(config.network.heartbeat.multicast_ttl.get(), 3);
+    let namespace = &config.namespaces[0];
+    assert_eq!(namespace.params.nsup_period.get(), 90);
+    assert_eq!(namespace.params.single_query_threads.get(), 9);
+    assert_eq!(namespace.storage.params.evict_used_pct.get(), 61);
+    let found: Vec<String> =
+        lines(&found).into_iter().filter(|line| !line.contains("not yet in effect")).collect();
+    assert_eq!(
+        found,
+        [
+            "t.conf:3: 'scan-max-done' in service is obsolete; it is taken as 'query-max-done', please write that",
+            "t.conf:4: 'nsup-period' in service is obsolete; it is taken as 'nsup-period' in each namespace, \
+             please write that",
+            "t.conf:11: 'mcast-ttl' in network.heartbeat is obsolete; it is taken as 'multicast-ttl', please write that",
+            "t.conf:18: 'high-water-disk-pct' in namespace 'test' is obsolete; it is taken as 'evict-used-pct' in \
+             storage-engine, please write that",
+            "t.conf:19: 'single-scan-threads' in namespace 'test' is obsolete; it is taken as 'single-query-threads', \
+             please write that",
+        ]
+    );
+    assert_eq!(
+        in_namespace("memory-size 4G"),
+        "t.conf:15: 'memory-size' in namespace 'test' is obsolete: records in memory take what 'data-size' in \
+         storage-engine memory says, indexes what they need; limits are 'indexes-memory-budget' and \
+         'stop-writes-sys-memory-pct'"
+    );
+    assert!(
+        said(&file("scan-max-done x", "", ""))
+            .iter()
+            .any(|line| line.contains("'query-max-done' in service cannot be 'x'"))
+    );
+    let bad = said(&file("", "", "high-water-disk-pct 101"));
+    assert!(bad.iter().any(|line| line.contains("cannot be '101'")), "{bad:#?}");
+}
+
+#[test]
+fn present_values_outweigh_obsolete_ones() {
+    let text = file("nsup-period 90", "", "nsup-period 5\nhigh-water-disk-pct 61")
+        .replace("data-size 1G", "data-size 1G\nevict-used-pct 40");
+    let (config, _) = parsed(&text);
+    assert_eq!(config.namespaces[0].params.nsup_period.get(), 5);
+    assert_eq!(config.namespaces[0].storage.params.evict_used_pct.get(), 40);
+}
+
+#[test]
+fn every_obsolete_name_is_answered() {
+    for row in obsolete::OBSOLETE {
+        let line = format!("{} 1", row.name);
+        let storage = |line: &str| file("", "", "").replace("data-size 1G", &format!("data-size 1G\n{line}"));
+        let index = |word: &str| format!("{word} flash {{\nmount /m\n{line}\n}}");
+        let text = match row.context.path() {
+            "service" => file(&line, "", ""),
+            "network.service" => file("", "", "").replace("port 3000", &format!("port 3000\n{line}")),
+            "network.heartbeat" => file("", &format!("heartbeat {{\n{line}\n}}"), ""),
+            "namespace" => file("", "", &line),
+            "namespace.index-type" => file("", "", &index("index-type")),
+            "namespace.sindex-type" => file("", "", &index("sindex-type")),
+            "namespace.storage-engine" => storage(&line),
+            "security" => format!("security {{\n{line}\n}}\n{}", file("", "", "")),
+            other => panic!("{other}"),
+        };
+        let said = said(&text);
+        let expected = format!("'{}' in ", row.name);
+        assert!(
+            said.iter().any(|line| line.contains(&expected) && line.contains("is obsolete")),
+            "{}: {said:#?}",
+            row.name
+        );
+    }
+}
+
+#[test]
+fn what_is_not_in_effect_is_said_once() {
+    let network = "heartbeat {\ninterval 250\ntimeout 12\n}\nfabric {\nsend-threads 3\n}";
+    let (_, found) = parsed(&file("sindex-gc-period 3", network, "truncate-threads 3"));
+    assert_eq!(
+        lines(&found),
+        ["t.conf: not yet in effect: namespace.truncate-threads, network.fabric.send-threads, \
+          network.heartbeat.interval, network.heartbeat.timeout, service.sindex-gc-period"]
+    );
+    assert_eq!(found[0].topic, Topic::NotInEffect);
+    let (_, found) = parsed(&file("feature-key-file /x", "", ""));
+    assert_eq!(
+        lines(&found),
+        [
+            "t.conf:3: 'feature-key-file' has no effect in this server: File with the feature key of the Enterprise \
+          Edition; no feature of this server needs one."
+        ]
+    );
+    assert_eq!(found[0].topic, Topic::Unsupported);
+}
+
+#[test]
+fn what_one_might_rely_on_is_said_aloud() {
+    let text = format!("security {{\nenable-quotas true\n}}\n{}", file("", "", "strong-consistency true"));
+    let (config, found) = parsed(&text);
+    assert!(config.security.is_some());
+    let said = lines(&found);
+    assert_eq!(said[0], "t.conf:1: there is no access control yet: every client may do everything");
+    assert_eq!(
+        said[1],
+        "t.conf:18: 'strong-consistency' in namespace 'test' is not in effect yet: reads may be stale"
+    );
+}
+
+#[test]
+fn every_context_of_the_enterprise_edition_is_read() {
+    let text = format!(
+        "security {{\nsession-ttl 1h\nldap {{\nserver ldap://x\nrole-query-pattern (&(o=x)(m=${{dn}}))\n\
+         polling-period 10\n}}\nlog {{\nreport-data-op test demo\nreport-violation true\n}}\n}}\n\
+         xdr {{\nsrc-id 3\ndc east {{\nnode-address-port 10.0.0.1 3000 tls1\nnamespace test {{\nship-set a\n\
+         ship-set b\nmax-throughput 500\n}}\n}}\n}}\n{}",
+        file("", "tls t1 {\ncert-file /c\n}", "")
+    );
+    let (config, _) = parsed(&text);
+    let security = config.security.expect("security");
+    assert_eq!(security.params.session_ttl.get(), 3600);
+    assert_eq!(security.ldap.role_query_pattern.get(), ["(&(o=x)(m=${dn}))"]);
+    assert_eq!(security.log.report_data_op.get(), ["test demo"]);
+    let xdr = config.xdr.expect("xdr");
+    assert_eq!(xdr.params.src_id.get(), 3);
+    let node = Endpoint { host: "10.0.0.1".into(), port: 3000, tls_name: Some("tls1".into()) };
+    assert_eq!(xdr.dcs[0].params.node_address_port.get(), [node]);
+    assert_eq!(xdr.dcs[0].namespaces[0].params.ship_set.get(), ["a", "b"]);
+    assert_eq!(config.network.tls[0].name, "t1");
+}
+
+#[test]
+fn all_errors_at_once_but_not_without_end() {
+    let said = said(&file(&"nonsense 1\n".repeat(500), "", ""));
+    assert!(said.iter().any(|line| line.contains("too many errors")), "{said:#?}");
+    assert!(said.len() < 110, "{}", said.len());
+}

@@ -1,0 +1,34 @@
+//! Tests of the configuration as a whole.
+
+mod fuzz;
+mod golden;
+mod messages;
+mod samples;
+mod setting;
+mod table;
+
+use super::*;
+
+/// The smallest file without a warning, with room for more lines in three contexts.
+fn file(service: &str, network: &str, namespace: &str) -> String {
+    format!(
+        "service {{\ncluster-name c\n{service}\n}}\nnetwork {{\nservice {{\nport 3000\n}}\n{network}\n}}\n\
+         namespace test {{\nstorage-engine memory {{\ndata-size 1G\n}}\n{namespace}\n}}\n"
+    )
+}
+
+/// The configuration of a file that must be right.
+fn parsed(text: &str) -> (Config, Vec<Diagnostic>) {
+    parse(text, "t.conf").unwrap_or_else(|found| panic!("{}", lines(&found).join("\n")))
+}
+
+/// What is said about a file.
+fn said(text: &str) -> Vec<String> {
+    match parse(text, "t.conf") {
+        Ok((_, found)) | Err(found) => lines(&found),
+    }
+}
+
+fn lines(found: &[Diagnostic]) -> Vec<String> {
+    found.iter().map(ToString::to_string).collect()
+}

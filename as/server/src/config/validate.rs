@@ -1,0 +1,415 @@
+//! Rules that tie several parameters together; each names the line on which to look.
+
+use std::collections::HashMap;
+
+use super::context::ContextKind;
+use super::diagnostic::{Topic, shown};
+use super::kind::{TTL_NEVER, size_text};
+use super::model::{Config, Engine, IndexConfig, IndexMedium, NamespaceConfig, NetworkConfig, StorageConfig};
+use super::params::network::{HeartbeatMode, MESH_SEEDS_MAX};
+use super::params::storage::{Compression, FLUSH_SIZE_DEFAULT};
+use super::parser::{Report, storage_label};
+use super::setting::{List, Number};
+
+const SERVICE: &str = "service";
+const CLIENTS: &str = "network.service";
+const HEARTBEAT: &str = "network.heartbeat";
+const FABRIC: &str = "network.fabric";
+const INFO: &str = "network.info";
+const METRICS: &str = "network.metrics";
+
+/// Applies every rule.
+pub(super) fn check(config: &Config, report: &mut Report) {
+    check_service(config, report);
+    check_clients(&config.network, report);
+    check_heartbeat(&config.network, report);
+    check_fabric(&config.network, report);
+    check_ports(&config.network, report);
+    check_tls_names(&config.network, report);
+    if config.namespaces.is_empty() {
+        rule(report, 0, "no namespace is configured; at least one 'namespace NAME { … }' is needed");
+    }
+    for namespace in &config.namespaces {
+        check_namespace(namespace, report);
+    }
+    check_shared_backings(config, report);
+    if config.security.is_some() {
+        let line = report.line_of_context("security").unwrap_or(0);
+        let message = "there is no access control yet: every client may do everything".to_owned();
+        report.warn(line, Topic::NotInEffect, message);
+    }
+}
+
+fn rule(report: &mut Report, line: usize, message: impl Into<String>) {
+    report.error(line, Topic::Rule, message.into());
+}
+
+fn check_service(config: &Config, report: &mut Report) {
+    if let (Some(_), Some(line)) =
+        (report.line_of(SERVICE, "node-id"), report.line_of(SERVICE, "node-id-interface"))
+    {
+        rule(report, line, "'node-id' and 'node-id-interface' in service exclude each other");
+    }
+    if report.line_of(SERVICE, "cluster-name").is_none() {
+        let line = report.line_of_context(SERVICE).unwrap_or(0);
+        let name = config.service.cluster_name.get_or_empty();
+        report.warn(line, Topic::Rule, format!("'cluster-name' in service is not given; '{name}' is used"));
+    }
+}
+
+fn check_clients(network: &NetworkConfig, report: &mut Report) {
+    if report.line_of(CLIENTS, "port").is_none() {
+        let line = report.line_of_context(CLIENTS).unwrap_or(0);
+        rule(report, line, "'port' in network.service is missing: clients could not connect (usual: 3000)");
+    }
+    for name in ["access-address", "alternate-access-address"] {
+        let params = &network.service;
+        let list =
+            if name == "access-address" { &params.access_address } else { &params.alternate_access_address };
+        if let Some(address) = list.get().iter().find(|address| is_any_address(address)) {
+            let line = report.line_near(CLIENTS, name);
+            rule(
+                report,
+                line,
+                format!(
+                    "'{name}' in network.service cannot be '{}': clients need an address they can reach",
+                    shown(address)
+                ),
+            );
+        }
+    }
+    let names = network.service.tls_authenticate_client.get();
+    if names.len() > 1 && names.iter().any(|name| name == "any" || name == "false") {
+        let line = report.line_near(CLIENTS, "tls-authenticate-client");
+        rule(
+            report,
+            line,
+            "'tls-authenticate-client' in network.service: any and false exclude further values",
+        );
+    }
+}
+
+/// Whether an address stands for every interface.
+fn is_any_address(address: &str) -> bool {
+    matches!(address, "any" | "0.0.0.0" | "::" | "[::]")
+}
+
+fn check_heartbeat(network: &NetworkConfig, report: &mut Report) {
+    let params = &network.heartbeat;
+    let longest = u64::from(params.interval.get()) * u64::from(params.timeout.get()) / 3;
+    if u64::from(params.connect_timeout_ms.get()) > longest {
+        let line = report.line_near(HEARTBEAT, "connect-timeout-ms");
+        rule(
+            report,
+            line,
+            format!(
+                "'connect-timeout-ms' in network.heartbeat is {}, but may be at most interval × timeout / 3 = {longest}",
+                params.connect_timeout_ms.get()
+            ),
+        );
+    }
+    let seeds = params.mesh_seed_address_port.len() + params.tls_mesh_seed_address_port.len();
+    if seeds > MESH_SEEDS_MAX {
+        let line = report.line_near(HEARTBEAT, "mesh-seed-address-port");
+        rule(
+            report,
+            line,
+            format!(
+                "'mesh-seed-address-port' in network.heartbeat stands on more than {MESH_SEEDS_MAX} lines"
+            ),
+        );
+    }
+    match params.mode.get() {
+        HeartbeatMode::Mesh => {
+            if let Some(line) = report.line_of(HEARTBEAT, "multicast-group") {
+                rule(report, line, "'multicast-group' in network.heartbeat needs 'mode multicast'");
+            }
+        }
+        HeartbeatMode::Multicast => {
+            let line = report.line_near(HEARTBEAT, "mode");
+            if params.multicast_group.is_empty() {
+                rule(report, line, "'mode multicast' in network.heartbeat needs a 'multicast-group'");
+            }
+            if report.line_of(HEARTBEAT, "port").is_none() {
+                rule(report, line, "'mode multicast' in network.heartbeat needs a 'port'");
+            }
+            for name in ["mesh-seed-address-port", "tls-mesh-seed-address-port"] {
+                if let Some(line) = report.line_of(HEARTBEAT, name) {
+                    rule(report, line, format!("'{name}' in network.heartbeat needs 'mode mesh'"));
+                }
+            }
+            if let Some(line) = report.line_of(HEARTBEAT, "tls-port") {
+                rule(report, line, "'tls-port' in network.heartbeat needs 'mode mesh'");
+            }
+        }
+    }
+}
+
+fn check_fabric(network: &NetworkConfig, report: &mut Report) {
+    let params = &network.fabric;
+    let (threads, pools) = (params.channel_rw_recv_threads.get(), params.channel_rw_recv_pools.get());
+    if threads.checked_rem(pools) != Some(0) {
+        let line = report.line_near(FABRIC, "channel-rw-recv-threads");
+        rule(
+            report,
+            line,
+            format!(
+                "'channel-rw-recv-threads' in network.fabric is {threads}, but must be a multiple of channel-rw-recv-pools ({pools})"
+            ),
+        );
+    }
+    let heartbeat = &network.heartbeat;
+    let clustered = !heartbeat.mesh_seed_address_port.is_empty() || !heartbeat.multicast_group.is_empty();
+    let has_port = ["port", "tls-port"].iter().any(|name| report.line_of(FABRIC, name).is_some());
+    if clustered && !has_port {
+        let line = report.line_of_context(FABRIC).or_else(|| report.line_of_context(HEARTBEAT)).unwrap_or(0);
+        rule(
+            report,
+            line,
+            "'port' in network.fabric is missing: other nodes could not connect (usual: 3001)",
+        );
+    }
+}
+
+/// The same port on the same addresses cannot be opened twice.
+fn check_ports(network: &NetworkConfig, report: &mut Report) {
+    let listeners: [(&str, &Number<u16>, &List<String>); 5] = [
+        (CLIENTS, &network.service.port, &network.service.address),
+        (HEARTBEAT, &network.heartbeat.port, &network.heartbeat.address),
+        (FABRIC, &network.fabric.port, &network.fabric.address),
+        (INFO, &network.info.port, &network.info.address),
+        (METRICS, &network.metrics.port, &network.metrics.address),
+    ];
+    let multicast = network.heartbeat.mode.get() == HeartbeatMode::Multicast;
+    let mut used: HashMap<(u16, Vec<String>), &str> = HashMap::new();
+    for (label, port, addresses) in listeners {
+        if port.get() == 0 || (label == HEARTBEAT && multicast) {
+            continue;
+        }
+        let mut addresses = addresses.get();
+        addresses.sort();
+        if let Some(other) = used.insert((port.get(), addresses), label) {
+            let line = report.line_near(label, "port");
+            rule(
+                report,
+                line,
+                format!("'port' in {label} is {}, but that is already the port of {other}", port.get()),
+            );
+        }
+    }
+}
+
+fn check_tls_names(network: &NetworkConfig, report: &mut Report) {
+    let users = [
+        (CLIENTS, network.service.tls_name.get()),
+        (HEARTBEAT, network.heartbeat.tls_name.get()),
+        (FABRIC, network.fabric.tls_name.get()),
+    ];
+    for (label, name) in users {
+        match name {
+            Some(name) if !matches!(&*name, "<hostname>" | "<cluster-name>") => {
+                if !network.tls.iter().any(|tls| *tls.name == *name) {
+                    let line = report.line_near(label, "tls-name");
+                    rule(
+                        report,
+                        line,
+                        format!("'tls-name' in {label}: there is no 'tls {}' in network", shown(&name)),
+                    );
+                }
+            }
+            Some(_) => {}
+            None => {
+                if let Some(line) = report.line_of(label, "tls-port") {
+                    rule(report, line, format!("'tls-port' in {label} needs a 'tls-name'"));
+                }
+            }
+        }
+    }
+}
+
+fn check_namespace(namespace: &NamespaceConfig, report: &mut Report) {
+    let name = shown(&namespace.name);
+    let label = format!("namespace '{name}'");
+    let params = &namespace.params;
+    let start = report.line_of_context(&label).unwrap_or(0);
+    let storage = storage_label(namespace.storage.engine, &name);
+    if report.line_of_context(&storage).is_none() {
+        rule(
+            report,
+            start,
+            format!(
+                "{label} has no storage-engine; the simplest is 'storage-engine memory {{ data-size 1G }}'"
+            ),
+        );
+    } else {
+        check_storage(&namespace.storage, &storage, report);
+    }
+    let expires = params.nsup_period.get() != 0 || params.allow_ttl_without_nsup.get();
+    if params.default_ttl.get() != 0 && !expires {
+        let line = report.line_near(&label, "default-ttl");
+        rule(
+            report,
+            line,
+            format!("'default-ttl' in {label} needs 'nsup-period' above 0 or 'allow-ttl-without-nsup true'"),
+        );
+    }
+    for (set, params) in namespace.sets.list() {
+        let set = format!("set '{}' of {label}", shown(&set));
+        if !expires && !matches!(params.default_ttl.get(), 0 | TTL_NEVER) {
+            let line = report.line_near(&set, "default-ttl");
+            rule(
+                report,
+                line,
+                format!(
+                    "'default-ttl' in {set} needs 'nsup-period' above 0 or 'allow-ttl-without-nsup true' in the namespace"
+                ),
+            );
+        }
+    }
+    if params.strong_consistency.get() {
+        let line = report.line_near(&label, "strong-consistency");
+        let message = format!("'strong-consistency' in {label} is not in effect yet: reads may be stale");
+        report.warn(line, Topic::NotInEffect, message);
+    }
+    check_index(&namespace.index_type, ContextKind::IndexType, &label, report);
+    check_index(&namespace.sindex_type, ContextKind::SindexType, &label, report);
+    if namespace.index_type.medium == IndexMedium::Flash && namespace.storage.engine != Engine::Device {
+        let line = report.line_of_context(&format!("index-type flash of {label}")).unwrap_or(start);
+        rule(report, line, format!("index-type flash of {label} needs 'storage-engine device'"));
+    }
+}
+
+fn check_index(index: &IndexConfig, kind: ContextKind, namespace: &str, report: &mut Report) {
+    let word = kind.spec().map_or("", |spec| spec.word);
+    let label = format!("{word} {} of {namespace}", index.medium.name());
+    let Some(line) = report.line_of_context(&label) else { return };
+    if index.medium.variant() == 0 {
+        return;
+    }
+    if index.params.mount.is_empty() {
+        rule(report, line, format!("'mount' in {label} is missing"));
+    }
+    let budget = index.params.mounts_budget.get();
+    let least =
+        if kind == ContextKind::IndexType && index.medium == IndexMedium::Flash { 4 << 30 } else { 0 };
+    if budget == 0 {
+        rule(report, line, format!("'mounts-budget' in {label} is missing"));
+    } else if budget < least {
+        let line = report.line_near(&label, "mounts-budget");
+        rule(
+            report,
+            line,
+            format!(
+                "'mounts-budget' in {label} is {}, but must be at least {}",
+                size_text(budget),
+                size_text(least)
+            ),
+        );
+    }
+}
+
+fn check_storage(storage: &StorageConfig, label: &str, report: &mut Report) {
+    let params = &storage.params;
+    let start = report.line_of_context(label).unwrap_or(0);
+    let given = |report: &Report, name| report.line_of(label, name);
+    match storage.engine {
+        Engine::Memory => check_memory(storage, label, report),
+        Engine::Pmem => rule(
+            report,
+            start,
+            format!(
+                "{label}: persistent memory is not supported; use 'storage-engine memory' with 'file' lines, or 'storage-engine device'"
+            ),
+        ),
+        Engine::Device if !storage.is_backed() => {
+            rule(report, start, format!("{label} needs 'device' or 'file' lines"));
+        }
+        Engine::Device => {}
+    }
+    if let (false, Some(line)) = (params.device.is_empty(), given(report, "file")) {
+        rule(report, line, format!("{label} has both 'device' and 'file' lines; it can have only one kind"));
+    }
+    if !params.file.is_empty() && params.filesize.get() == 0 {
+        let line = report.line_near(label, "file");
+        rule(report, line, format!("{label} needs 'filesize', as it has files"));
+    }
+    let backings = storage.backings();
+    let shadowed = backings.iter().filter(|backing| backing.shadow.is_some()).count();
+    if shadowed != 0
+        && let Some(backing) = backings.iter().find(|backing| backing.shadow.is_none())
+    {
+        let line = report.line_near(label, if storage.is_raw_device() { "device" } else { "file" });
+        rule(
+            report,
+            line,
+            format!("{label}: '{}' has no shadow, but others have; all or none must", shown(&backing.path)),
+        );
+    }
+    if params.commit_to_device.get() && params.disable_odsync.get() {
+        let line = report.line_near(label, "disable-odsync");
+        rule(report, line, format!("'commit-to-device' and 'disable-odsync' in {label} exclude each other"));
+    }
+    let compression = params.compression.get();
+    for (name, needed) in
+        [("compression-acceleration", Compression::Lz4), ("compression-level", Compression::Zstd)]
+    {
+        if let Some(line) = given(report, name).filter(|_| compression != needed) {
+            rule(report, line, format!("'{name}' in {label} needs 'compression {}'", needed.name()));
+        }
+    }
+    if let Some(line) = given(report, "encryption-key-file") {
+        let message =
+            format!("'encryption-key-file' in {label} is not in effect yet: records are not encrypted");
+        report.warn(line, Topic::NotInEffect, message);
+    }
+}
+
+/// Rules of `storage-engine memory`; also fills in the write size of what is behind it.
+fn check_memory(storage: &StorageConfig, label: &str, report: &mut Report) {
+    let params = &storage.params;
+    let start = report.line_of_context(label).unwrap_or(0);
+    let given = |report: &Report, name| report.line_of(label, name);
+    if storage.is_backed() {
+        if let Some(line) = given(report, "data-size") {
+            rule(
+                report,
+                line,
+                format!("'data-size' in {label} must go, as the files or devices say how much there is"),
+            );
+        }
+        if params.flush_size.get() == 0 {
+            params.flush_size.set(FLUSH_SIZE_DEFAULT);
+        }
+        return;
+    }
+    if params.data_size.get() == 0 {
+        rule(
+            report,
+            start,
+            format!("{label} needs 'data-size' (for example 'data-size 1G'), or 'file' or 'device' lines"),
+        );
+    }
+    for name in ["flush-size", "encryption-key-file", "commit-to-device"] {
+        let idle = name == "commit-to-device" && !params.commit_to_device.get();
+        if let Some(line) = given(report, name).filter(|_| !idle) {
+            rule(report, line, format!("'{name}' in {label} needs 'file' or 'device' lines"));
+        }
+    }
+}
+
+/// Two namespaces, or two lines of one, must not write to the same place.
+fn check_shared_backings(config: &Config, report: &mut Report) {
+    let mut owners: HashMap<String, String> = HashMap::new();
+    for namespace in &config.namespaces {
+        let name = shown(&namespace.name);
+        let label = storage_label(namespace.storage.engine, &name);
+        for backing in namespace.storage.backings() {
+            for path in std::iter::once(backing.path).chain(backing.shadow) {
+                let Some(owner) = owners.insert(path.clone(), label.clone()) else { continue };
+                let list = if namespace.storage.is_raw_device() { "device" } else { "file" };
+                let line = report.line_near(&label, list);
+                rule(report, line, format!("'{}' in {label} is already used by {owner}", shown(&path)));
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Which configuration the server runs with, and what is to be said about it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::cli::{CONFIG_FILE_DEFAULT, Options};
+use crate::config::{self, Config, DEVELOPER_SOURCE, DEVELOPER_TEXT, Diagnostic, Severity};
+
+/// An accepted configuration.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) config: Config,
+    /// As written.
+    pub(super) text: String,
+    /// What does not keep the server from starting.
+    pub(super) warnings: Vec<Diagnostic>,
+    /// It is the built-in one.
+    pub(super) developer: bool,
+}
+
+/// Why the server does not start with a configuration, for the person who wrote it.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Unreadable { path: String, error: io::Error },
+    Faulty { source: String, diagnostics: Vec<Diagnostic> },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Unreadable { path, error } => {
+                write!(f, "asd: cannot read the configuration file {path}: {error}")?;
+                if error.kind() == io::ErrorKind::NotFound {
+                    write!(f, "\nTry `asd --dev` for the built-in developer configuration.")?;
+                }
+                Ok(())
+            }
+            Refusal::Faulty { source, diagnostics } => {
+                let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
+                for diagnostic in diagnostics {
+                    let word = match diagnostic.severity {
+                        Severity::Error => "error",
+                        Severity::Warning => "warning",
+                    };
+                    writeln!(f, "{word}: {diagnostic}")?;
+                }
+                let plural = if errors == 1 { "" } else { "s" };
+                write!(f, "asd: {source} has {errors} error{plural}, nothing was started")
+            }
+        }
+    }
+}
+
+/// The configuration `options` choose.
+pub(super) fn load(options: &Options) -> Result<Loaded, Refusal> {
+    load_with_default(options, Path::new(CONFIG_FILE_DEFAULT))
+}
+
+fn load_with_default(options: &Options, default: &Path) -> Result<Loaded, Refusal> {
+    let chosen = options.config_file.as_deref();
+    if options.dev {
+        return parse(DEVELOPER_TEXT.to_owned(), DEVELOPER_SOURCE, true);
+    }
+    let path = chosen.unwrap_or(default);
+    match fs::read(path) {
+        Ok(bytes) => {
+            // Comments may be in an encoding of their own; a parameter that is not UTF-8 is refused by name.
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            parse(text, &path.display().to_string(), false)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && chosen.is_none() => {
+            parse(DEVELOPER_TEXT.to_owned(), DEVELOPER_SOURCE, true)
+        }
+        Err(error) => Err(Refusal::Unreadable { path: path.display().to_string(), error }),
+    }
+}
+
+fn parse(text: String, source: &str, developer: bool) -> Result<Loaded, Refusal> {
+    match config::parse(&text, source) {
+        Ok((config, warnings)) => Ok(Loaded { config, text, warnings, developer }),
+        Err(diagnostics) => Err(Refusal::Faulty { source: source.to_owned(), diagnostics }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn with_file(path: &str) -> Options {
+        Options { config_file: Some(PathBuf::from(path)), ..Options::default() }
+    }
+
+    #[test]
+    fn without_any_file_it_is_the_developer_configuration() {
+        let loaded = load_with_default(&Options::default(), Path::new("/no/such/file")).unwrap();
+        assert!(loaded.developer);
+        assert!(loaded.config.namespace("test").is_some());
+        assert!(loaded.warnings.iter().all(|warning| warning.severity == Severity::Warning));
+    }
+
+    #[test]
+    fn a_file_that_was_asked_for_must_be_there() {
+        let refusal = load_with_default(&with_file("/no/such/file"), Path::new("/")).unwrap_err().to_string();
+        assert!(refusal.contains("/no/such/file") && refusal.contains("--dev"), "{refusal}");
+        // The default one may be missing, but if it is there it must be readable.
+        let refusal = load_with_default(&Options::default(), Path::new("/")).unwrap_err().to_string();
+        assert!(refusal.starts_with("asd: cannot read the configuration file /:"), "{refusal}");
+    }
+
+    #[test]
+    fn a_faulty_file_is_refused_with_all_its_errors() {
+        let path = std::env::temp_dir().join(format!("asd-faulty-{}.conf", std::process::id()));
+        fs::write(&path, "service {\n  proto-fd-maximum 5\n}\nnonsense\n").unwrap();
+        let refusal = load(&with_file(path.to_str().unwrap())).unwrap_err().to_string();
+        fs::remove_file(&path).unwrap();
+        assert!(refusal.contains(".conf:2: "), "{refusal}");
+        assert!(refusal.contains(".conf:4: "), "{refusal}");
+        assert!(refusal.lines().last().unwrap().ends_with("nothing was started"), "{refusal}");
+    }
+}

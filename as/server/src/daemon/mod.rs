@@ -1,0 +1,179 @@
+//! The life of the process around the server: configuration, log, user, terminal, signals, end.
+//!
+//! Order matters and is that of [`run`]: what can go wrong for a person at the terminal comes before leaving
+//! it; files are opened as the user the server runs as; the process leaves the terminal while it has one
+//! thread; signals are blocked before the second thread starts.
+//!
+//! Threads: the calling one starts and stops the service and waits in between; `signals` takes signals.
+
+mod configuration;
+mod descriptors;
+mod signals;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use cf::log::{Level, Levels, Settings, SinkSettings, Target};
+use cf::sys::notify::{READY, STOPPING, notify};
+use cf::sys::process::{PidFile, daemonize, group_id, set_file_permissions, switch_user, user_id};
+
+use crate::cli::Options;
+use crate::config::Config;
+use crate::version::{FERROSPIKE_VERSION, edition_and_build};
+use configuration::Loaded;
+use signals::{Request, Watch};
+
+/// What the process is there to run: the server, or a stand-in of a test.
+pub trait Service {
+    /// Writes its state to the log.
+    fn dump(&self);
+    /// Stops cleanly: nothing acknowledged is lost.
+    fn stop(self);
+}
+
+/// Runs `start`'s service as `options` say, until somebody asks to stop.
+///
+/// `start` gets the configuration and the options, and returns the service once it answers clients, or a
+/// sentence that says why it cannot. The log is ready, and the process is who and where it is to be.
+pub fn run<S: Service>(
+    options: &Options,
+    start: impl FnOnce(Config, &Options) -> Result<S, String>,
+) -> ExitCode {
+    if options.version {
+        say(&mut io::stdout(), format_args!("{}\nFerrospike {FERROSPIKE_VERSION}", edition_and_build()));
+        return ExitCode::SUCCESS;
+    }
+    cf::log::install();
+    if options.early_verbose {
+        cf::log::logger().show_early_lines();
+    }
+    let loaded = match configuration::load(options) {
+        Ok(loaded) => loaded,
+        Err(refusal) => {
+            say(&mut io::stderr(), format_args!("{refusal}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    if options.check_config {
+        loaded.warnings.iter().for_each(|warning| say(&mut io::stderr(), format_args!("{warning}")));
+        say(&mut io::stdout(), format_args!("{} is accepted", loaded.config.source));
+        return ExitCode::SUCCESS;
+    }
+    match run_configured(options, loaded, start) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            cf::critical!(As, "{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The part of [`run`] that knows the configuration.
+fn run_configured<S: Service>(
+    options: &Options,
+    loaded: Loaded,
+    start: impl FnOnce(Config, &Options) -> Result<S, String>,
+) -> Result<(), String> {
+    let Loaded { config, text, warnings, developer } = loaded;
+    let service = &config.service;
+    set_file_permissions(service.os_group_perms.get());
+    become_configured_user(&config)?;
+    cf::log::logger().configure(&log_settings(&config)).map_err(sentence)?;
+    let foreground = options.foreground || options.fgdaemon || developer || !service.run_as_daemon.get();
+    if !foreground {
+        daemonize().map_err(|error| format!("cannot leave the terminal: {error}"))?;
+    }
+
+    cf::info!(As, "<><><><><>  {} by Ferrospike {FERROSPIKE_VERSION}  <><><><><>", edition_and_build());
+    if developer {
+        let why = if options.dev { "as asked" } else { "as there is no configuration file" };
+        cf::info!(As, "running with the built-in developer configuration, {why}; nothing is kept on disk");
+    }
+    echo(&text);
+    warnings.iter().for_each(|warning| cf::warning!(Config, "{warning}"));
+    descriptors::provide(&service.proto_fd_max);
+    let _pid_file = pid_file(options, service.pidfile.get().as_deref())?;
+
+    let watch = Watch::start().map_err(|error| format!("cannot wait for signals: {error}"))?;
+    let running = start(config, options)?;
+    watch.service_started();
+    tell_starter(READY);
+    while watch.next_request() == Request::Dump {
+        running.dump();
+    }
+    tell_starter(STOPPING);
+    cf::info!(As, "initiating clean shutdown ...");
+    running.stop();
+    cf::log::logger().report_suppressed();
+    cf::info!(As, "finished clean shutdown - exiting");
+    Ok(())
+}
+
+/// The log as configured. Without any sink, lines go to the console: a server that says nothing helps nobody.
+fn log_settings(config: &Config) -> Settings {
+    let mut settings = config.log_settings();
+    if settings.sinks.is_empty() {
+        settings.sinks.push(SinkSettings { target: Target::Console, levels: Levels::all(Level::Info) });
+    }
+    settings
+}
+
+fn become_configured_user(config: &Config) -> Result<(), String> {
+    let user = config.service.user.get().map(|name| user_id(&name)).transpose().map_err(sentence)?;
+    let group = config.service.group.get().map(|name| group_id(&name)).transpose().map_err(sentence)?;
+    switch_user(user, group).map_err(|error| format!("cannot run as the configured user: {error}"))
+}
+
+/// Tells the service manager that started us, if one did. It may give up on us when it does not hear, so the log says
+/// why.
+fn tell_starter(state: &str) {
+    if let Err(error) = notify(state) {
+        cf::warning!(As, "cannot tell the service manager {state}: {error}");
+    }
+}
+
+/// The pid file, which whoever started a new-style daemon needs not.
+fn pid_file(options: &Options, path: Option<&str>) -> Result<Option<PidFile>, String> {
+    let Some(path) = path else { return Ok(None) };
+    if options.fgdaemon {
+        cf::info!(As, "pidfile {path} is not written under --fgdaemon");
+        return Ok(None);
+    }
+    PidFile::create(Path::new(path))
+        .map(Some)
+        .map_err(|error| format!("cannot hold the pidfile {path}: {error}"))
+}
+
+/// Writes the configuration to the log, so that a log tells with what the server ran.
+fn echo(text: &str) {
+    for line in text.lines().map(str::trim_end) {
+        if !line.is_empty() && !line.trim_start().starts_with('#') {
+            cf::info!(Config, "{line}");
+        }
+    }
+}
+
+fn sentence(error: impl fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Says something to the person who typed the command. That nobody listens is no reason to fail.
+fn say(to: &mut impl Write, text: fmt::Arguments<'_>) {
+    let _ = writeln!(to, "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_sink_the_console_speaks() {
+        let settings = log_settings(&Config::default());
+        let console = SinkSettings { target: Target::Console, levels: Levels::all(Level::Info) };
+        assert_eq!(settings.sinks, [console]);
+        let developer = log_settings(&Config::developer());
+        assert_eq!(developer.sinks.len(), 1);
+    }
+}

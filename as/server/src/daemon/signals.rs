@@ -1,0 +1,100 @@
+//! What signals do to the server.
+//!
+//! The thread `signals` takes them one by one. SIGHUP is done there. A request to stop ends the process at
+//! once while the service is still starting (which can take hours, and nothing has been acknowledged yet), is
+//! handed to the thread that waits in [`Watch::next_request`] when it runs, and when it is the second one ends
+//! the process whatever the first one is doing.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cf::sys::process::exit_now;
+use cf::sys::signals::{Signal, Signals};
+use crossbeam::channel::{Receiver, Sender, unbounded};
+
+use crate::version::edition_and_build;
+
+/// What the waiting thread is asked to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Request {
+    Stop,
+    Dump,
+}
+
+/// The waiting side.
+pub(super) struct Watch {
+    requests: Receiver<Request>,
+    started: Arc<AtomicBool>,
+}
+
+impl Watch {
+    /// Starts the thread. Threads started before would get signals too, so there must be none.
+    ///
+    /// It has no end of its own: it waits for signals as long as there is a process to get them.
+    pub(super) fn start() -> io::Result<Self> {
+        let signals = Signals::block()?;
+        let (sender, requests) = unbounded();
+        let started = Arc::new(AtomicBool::new(false));
+        let thread = Watcher { signals, sender, started: Arc::clone(&started), stopping: false };
+        cf::threads::spawn("signals", move || thread.run())?;
+        Ok(Watch { requests, started })
+    }
+
+    /// From now on a request to stop is left to the waiting thread.
+    pub(super) fn service_started(&self) {
+        self.started.store(true, Ordering::Release);
+    }
+
+    /// Waits for a request.
+    pub(super) fn next_request(&self) -> Request {
+        // Nobody can ask any more: better an end than a server that nothing can stop.
+        self.requests.recv().unwrap_or(Request::Stop)
+    }
+}
+
+struct Watcher {
+    signals: Signals,
+    sender: Sender<Request>,
+    started: Arc<AtomicBool>,
+    stopping: bool,
+}
+
+impl Watcher {
+    fn run(mut self) {
+        loop {
+            match self.signals.wait() {
+                Ok(signal @ (Signal::Terminate | Signal::Interrupt)) => self.stop(signal),
+                Ok(Signal::HangUp) => {
+                    cf::info!(As, "SIGHUP received, rolling log");
+                    cf::log::logger().reopen();
+                }
+                Ok(Signal::Dump) => self.ask(Request::Dump),
+                Err(error) => {
+                    cf::critical!(As, "cannot wait for signals: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self, signal: Signal) {
+        let name = signal.name();
+        if self.stopping {
+            cf::warning!(As, "{name} received again, ending at once");
+            exit_now(1);
+        }
+        cf::info!(As, "{name} received, shutting down {}", edition_and_build());
+        if !self.started.load(Ordering::Acquire) {
+            cf::warning!(As, "startup was not complete, ending at once");
+            exit_now(i32::from(signal == Signal::Interrupt));
+        }
+        self.stopping = true;
+        self.ask(Request::Stop);
+    }
+
+    fn ask(&self, request: Request) {
+        // The other side is gone when the process is about to end.
+        let _ = self.sender.send(request);
+    }
+}

@@ -1,0 +1,100 @@
+//! As much HTTP as a scraper needs: one GET or HEAD on a connection.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+
+/// Longest head of a request.
+const HEAD_SIZE_MAX: usize = 8 << 10;
+const HEADERS_MAX: usize = 64;
+
+/// How a request ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Status {
+    Ok,
+    BadRequest,
+    NotFound,
+    MethodNotAllowed,
+    Unavailable,
+}
+
+impl Status {
+    fn line(self) -> &'static str {
+        match self {
+            Status::Ok => "200 OK",
+            Status::BadRequest => "400 Bad Request",
+            Status::NotFound => "404 Not Found",
+            Status::MethodNotAllowed => "405 Method Not Allowed",
+            Status::Unavailable => "503 Service Unavailable",
+        }
+    }
+}
+
+/// Reads the head of a request; gives its path, or what is to be answered instead.
+///
+/// # Errors
+/// When the client goes away or takes too long.
+pub(super) fn read_path(mut stream: &TcpStream) -> io::Result<Result<String, Status>> {
+    let mut head = Vec::new();
+    let mut buffer = [0; 1024];
+    loop {
+        let size = stream.read(&mut buffer)?;
+        if size == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        head.extend_from_slice(&buffer[..size]);
+        match parse(&head) {
+            Some(parsed) => return Ok(parsed),
+            None if head.len() > HEAD_SIZE_MAX => return Ok(Err(Status::BadRequest)),
+            None => {}
+        }
+    }
+}
+
+/// The path of the request in `head`; `None` while it is incomplete.
+fn parse(head: &[u8]) -> Option<Result<String, Status>> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(head) {
+        Ok(httparse::Status::Partial) => None,
+        Ok(httparse::Status::Complete(_)) => Some(match (request.method, request.path) {
+            (Some("GET" | "HEAD"), Some(path)) => Ok(path.to_owned()),
+            _ => Err(Status::MethodNotAllowed),
+        }),
+        Err(_) => Some(Err(Status::BadRequest)),
+    }
+}
+
+/// Answers and ends the connection.
+///
+/// # Errors
+/// When the client does not take it.
+pub(super) fn respond(
+    mut stream: &TcpStream,
+    status: Status,
+    content_type: &str,
+    body: &str,
+) -> io::Result<()> {
+    let head = format!(
+        "HTTP/1.1 {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        status.line(),
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())?;
+    stream.shutdown(std::net::Shutdown::Write)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_told_apart() {
+        let path = |text: &str| Some(Ok(text.to_owned()));
+        assert_eq!(parse(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), path("/metrics"));
+        assert_eq!(parse(b"HEAD /healthz HTTP/1.0\r\n\r\n"), path("/healthz"));
+        assert_eq!(parse(b"GET /metrics HTTP/1.1\r\nHost:"), None);
+        assert_eq!(parse(b"POST /metrics HTTP/1.1\r\n\r\n"), Some(Err(Status::MethodNotAllowed)));
+        assert_eq!(parse(b"\x16\x03\x01\x00"), Some(Err(Status::BadRequest)));
+    }
+}

@@ -1,0 +1,225 @@
+//! One index element: 64 bytes, one cache line.
+
+use cf::Digest;
+use cf::arena::Handle;
+use cf::zeroed::Zeroable;
+
+/// Children of an element in its sprig's tree.
+pub(super) const FANOUT: usize = 4;
+
+/// Number of a set within its namespace; 0 = none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub(crate) struct SetId(pub(crate) u16);
+
+impl SetId {
+    /// The record is in no set.
+    pub(crate) const NONE: SetId = SetId(0);
+}
+
+/// Where a record is stored, how large it is, and whether its key is stored with it.
+///
+/// Bits: 0-36 first 16-byte block, 37-55 number of blocks less 1, 56-62 device, 63 key stored. Block 0 belongs to the
+/// device header, so all zeros mean "not stored".
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Location(u64);
+
+impl Location {
+    const RBLOCK_BITS: u32 = 37;
+    const SIZE_BITS: u32 = 19;
+    const DEVICE_SHIFT: u32 = Self::RBLOCK_BITS + Self::SIZE_BITS;
+    const KEY_STORED: u64 = 1 << 63;
+
+    /// A record of `rblock_count` 16-byte blocks from block `rblock` of device `device`.
+    #[inline]
+    pub(crate) fn new(device: u8, rblock: u64, rblock_count: u32) -> Self {
+        debug_assert!(rblock < 1 << Self::RBLOCK_BITS && device < 128);
+        debug_assert!(rblock_count > 0 && rblock_count <= 1 << Self::SIZE_BITS);
+        Location(
+            rblock
+                | u64::from(rblock_count - 1) << Self::RBLOCK_BITS
+                | u64::from(device) << Self::DEVICE_SHIFT,
+        )
+    }
+
+    #[inline]
+    pub(crate) fn is_stored(self) -> bool {
+        self.rblock() != 0
+    }
+
+    /// First 16-byte block on the device.
+    #[inline]
+    pub(crate) fn rblock(self) -> u64 {
+        self.0 & ((1 << Self::RBLOCK_BITS) - 1)
+    }
+
+    /// Number of 16-byte blocks.
+    #[inline]
+    pub(crate) fn rblock_count(self) -> u32 {
+        (self.0 >> Self::RBLOCK_BITS) as u32 % (1 << Self::SIZE_BITS) + 1
+    }
+
+    #[inline]
+    pub(crate) fn device(self) -> u8 {
+        (self.0 >> Self::DEVICE_SHIFT) as u8 & 0x7F
+    }
+
+    #[inline]
+    pub(crate) fn key_stored(self) -> bool {
+        self.0 & Self::KEY_STORED != 0
+    }
+
+    #[inline]
+    pub(crate) fn with_key_stored(self, stored: bool) -> Self {
+        Location(self.0 & !Self::KEY_STORED | if stored { Self::KEY_STORED } else { 0 })
+    }
+
+    /// Whether both are the same stored bytes.
+    #[inline]
+    pub(crate) fn same_place(self, other: Location) -> bool {
+        (self.0 ^ other.0) & !Self::KEY_STORED == 0
+    }
+}
+
+/// What the index knows of a record. Generation 0 marks an element that was created but has no record yet.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Element {
+    pub(super) digest: Digest,
+    pub(super) children: [Handle; FANOUT],
+    /// Seconds since 2010-01-01 at which the record expires; 0 = never.
+    pub(crate) void_time: u32,
+    pub(crate) location: Location,
+    last_update_low: u32,
+    last_update_high: u8,
+    flags: u8,
+    pub(crate) generation: u16,
+    pub(crate) set_id: SetId,
+    unused: [u8; 6],
+}
+
+const _: () = assert!(size_of::<Element>() == 64);
+
+#[expect(unsafe_code, reason = "elements come zeroed from the arena")]
+// SAFETY: integers only.
+unsafe impl Zeroable for Element {}
+
+/// Bits of an element's flags.
+mod flag {
+    /// The record was deleted durably; what is stored says so.
+    pub(super) const TOMBSTONE: u8 = 1;
+    /// A tombstone of which no older copy has been found yet, in the search for those that may go.
+    pub(super) const UNNEEDED: u8 = 2;
+}
+
+impl Element {
+    /// An element without a record.
+    pub(super) fn new(digest: Digest) -> Self {
+        Element {
+            digest,
+            children: [Handle::NULL; FANOUT],
+            void_time: 0,
+            location: Location::default(),
+            last_update_low: 0,
+            last_update_high: 0,
+            flags: 0,
+            generation: 0,
+            set_id: SetId::NONE,
+            unused: [0; 6],
+        }
+    }
+
+    /// Whose element it is; never changes.
+    #[inline]
+    pub(crate) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Milliseconds since 2010-01-01 of the last change.
+    #[inline]
+    pub(crate) fn last_update_time(&self) -> u64 {
+        u64::from(self.last_update_low) | u64::from(self.last_update_high) << 32
+    }
+
+    #[inline]
+    pub(crate) fn set_last_update_time(&mut self, millis: u64) {
+        self.last_update_low = millis as u32;
+        self.last_update_high = (millis >> 32) as u8;
+    }
+
+    /// Forgets the record but keeps the place in the tree.
+    pub(crate) fn clear_record(&mut self) {
+        *self = Element { children: self.children, ..Element::new(self.digest) };
+    }
+
+    /// Whether the record was deleted durably: there is none, but older copies on disk must not come back.
+    #[inline]
+    pub(crate) fn is_tombstone(&self) -> bool {
+        self.flags & flag::TOMBSTONE != 0
+    }
+
+    /// Makes the record a tombstone, one that is needed as far as is known, or not.
+    #[inline]
+    pub(crate) fn set_tombstone(&mut self, is_tombstone: bool) {
+        self.flags = if is_tombstone { flag::TOMBSTONE } else { 0 };
+    }
+
+    /// Whether this is a tombstone that nothing on disk is known to need.
+    pub(crate) fn is_unneeded(&self) -> bool {
+        self.flags & flag::UNNEEDED != 0
+    }
+
+    /// Notes of a tombstone whether an older copy may be on disk.
+    pub(crate) fn set_unneeded(&mut self, is_unneeded: bool) {
+        self.flags = flag::TOMBSTONE | if is_unneeded { flag::UNNEEDED } else { 0 };
+    }
+
+    /// Whether clients find no record here at `now_seconds` (since 2010-01-01): it is expired or a tombstone.
+    #[inline]
+    pub(crate) fn is_gone(&self, now_seconds: u32) -> bool {
+        self.is_tombstone() || self.is_expired(now_seconds)
+    }
+
+    /// Makes a tombstone's element one of a record just being created, which is updated later than the tombstone was.
+    /// Gives what it was, for [`restore`](Self::restore).
+    pub(crate) fn exhume(&mut self) -> Element {
+        let tombstone = *self;
+        self.clear_record();
+        self.set_last_update_time(tombstone.last_update_time() + 1);
+        tombstone
+    }
+
+    /// Takes [`exhume`](Self::exhume) back.
+    pub(crate) fn restore(&mut self, tombstone: &Element) {
+        *self = Element { digest: self.digest, children: self.children, ..*tombstone };
+    }
+
+    /// Whether the record's time is over at `now_seconds` (since 2010-01-01).
+    #[inline]
+    pub(crate) fn is_expired(&self, now_seconds: u32) -> bool {
+        self.void_time != 0 && self.void_time < now_seconds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn location_keeps_its_parts_apart() {
+        let max = Location::new(127, (1 << 37) - 1, 1 << 19);
+        assert_eq!((max.device(), max.rblock(), max.rblock_count()), (127, (1 << 37) - 1, 1 << 19));
+        assert!(!max.key_stored() && max.with_key_stored(true).key_stored());
+        assert!(max.same_place(max.with_key_stored(true)));
+        let small = Location::new(0, 1, 1);
+        assert_eq!((small.device(), small.rblock(), small.rblock_count()), (0, 1, 1));
+        assert!(small.is_stored() && !Location::default().is_stored());
+        assert!(!small.same_place(max));
+    }
+
+    #[test]
+    fn forty_bits_of_last_update_time() {
+        let mut element = Element::new(Digest::default());
+        element.set_last_update_time(0xFF_1234_5678);
+        assert_eq!(element.last_update_time(), 0xFF_1234_5678);
+    }
+}

@@ -1,0 +1,46 @@
+//! The primary index: digest → where and what the record is.
+//!
+//! A partition has a number of sprigs; a sprig has a lock and a digest-ordered set of elements. Whoever holds a
+//! sprig's lock shared may read its elements and the records they point to, whoever holds it exclusively may change
+//! them; both are had only as guards. There is no lock above the sprigs.
+
+mod element;
+mod sprig;
+mod tree;
+
+pub(crate) use element::{Element, Location, SetId};
+pub(crate) use tree::{CreateOutcome, Index, IndexGeometry, ReadGuard, WriteGuard};
+
+use cf::Digest;
+
+/// Bytes of memory that a record takes in the index.
+pub(crate) const ELEMENT_SIZE: u64 = size_of::<Element>() as u64;
+/// Number of partitions of a namespace.
+pub(crate) const PARTITION_COUNT: usize = 4096;
+
+/// One of the 4096 parts that digests are divided into.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct PartitionId(u16);
+
+impl PartitionId {
+    /// The partition of a digest: the low 12 bits of its first four bytes, little-endian.
+    #[inline]
+    pub(crate) const fn of(digest: &Digest) -> Self {
+        PartitionId((digest.le_u32_at(0) & 0xFFF) as u16)
+    }
+
+    /// Partition number `number`, if there is one.
+    pub(crate) fn new(number: usize) -> Option<Self> {
+        (number < PARTITION_COUNT).then_some(PartitionId(number as u16))
+    }
+
+    /// All partitions, ascending.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..PARTITION_COUNT as u16).map(PartitionId)
+    }
+
+    #[inline]
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}

@@ -1,0 +1,435 @@
+//! Sprigs with their locks, and the guards through which records are reached.
+//!
+//! # Locking
+//! A sprig's lock guards its root, its elements, and the stored bytes that its elements point to. A thread holds at
+//! most one sprig lock at a time. Inside it the arena's and the storage engine's locks may be taken, never the other
+//! way round.
+
+use std::cmp::Reverse;
+use std::ops::{ControlFlow, Deref, DerefMut};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use cf::Digest;
+use cf::arena::{Arena, Handle};
+use cf::sync::RwWord;
+use cf::zeroed::{self, Zeroable};
+
+use super::element::Element;
+use super::sprig::{Found, SprigTree};
+use super::{PARTITION_COUNT, PartitionId};
+
+/// Most sprigs a partition can have.
+const SPRIG_BITS_MAX: u32 = 28;
+
+/// Eight bytes for each sprig.
+#[repr(C)]
+struct Sprig {
+    lock: RwWord,
+    /// Handle of the root; changed only under `lock`, read without it only for hints.
+    root: AtomicU32,
+}
+
+// SAFETY: zeros are an unlocked lock and a null root.
+#[expect(unsafe_code, reason = "sprigs come zeroed from the system")]
+unsafe impl Zeroable for Sprig {}
+
+/// Sizes fixed at start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IndexGeometry {
+    /// `partition-tree-sprigs`, a power of two.
+    pub(crate) sprigs_per_partition: u32,
+    /// `index-stage-size` in bytes, a power of two.
+    pub(crate) stage_size: u64,
+}
+
+/// The index of one namespace.
+pub(crate) struct Index {
+    arena: Arena<Element>,
+    sprigs: Box<[Sprig]>,
+    sprig_bits: u32,
+    counts: Box<[AtomicU64]>,
+}
+
+/// The index cannot take another element.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct IndexFull;
+
+/// How a record that a write wants was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum CreateOutcome {
+    Existed,
+    Created,
+}
+
+impl Index {
+    pub(crate) fn new(geometry: IndexGeometry) -> Self {
+        let sprigs_per_partition = geometry.sprigs_per_partition as usize;
+        assert!(sprigs_per_partition.is_power_of_two() && sprigs_per_partition <= 1 << SPRIG_BITS_MAX);
+        Index {
+            arena: Arena::new(geometry.stage_size),
+            sprigs: zeroed::boxed_slice(PARTITION_COUNT * sprigs_per_partition),
+            sprig_bits: sprigs_per_partition.trailing_zeros(),
+            counts: (0..PARTITION_COUNT).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// The sprig of a digest: the partition, then up to 28 bits from the high half of byte 1 and bytes 2 to 4.
+    #[inline]
+    fn sprig_of(&self, digest: &Digest) -> &Sprig {
+        let bits = digest.0;
+        let path = u32::from(bits[1] >> 4) << 24
+            | u32::from(bits[2]) << 16
+            | u32::from(bits[3]) << 8
+            | u32::from(bits[4]);
+        let sprig = (path >> (SPRIG_BITS_MAX - self.sprig_bits)) as usize;
+        &self.sprigs[PartitionId::of(digest).index() << self.sprig_bits | sprig]
+    }
+
+    /// The record of `digest`, for reading.
+    #[inline]
+    pub(crate) fn get(&self, digest: &Digest) -> Option<ReadGuard<'_>> {
+        let sprig = self.sprig_of(digest);
+        sprig.lock.lock_shared();
+        let tree = self.tree_of(sprig);
+        match tree.find(digest) {
+            Found::Element(handle) => Some(ReadGuard { index: self, sprig, handle }),
+            Found::Absent { .. } => {
+                sprig.lock.unlock_shared();
+                None
+            }
+        }
+    }
+
+    /// The record of `digest`, for changing.
+    #[inline]
+    pub(crate) fn get_exclusive(&self, digest: &Digest) -> Option<WriteGuard<'_>> {
+        let sprig = self.sprig_of(digest);
+        sprig.lock.lock_exclusive();
+        match self.tree_of(sprig).find(digest) {
+            Found::Element(handle) => Some(WriteGuard { index: self, sprig, handle }),
+            Found::Absent { .. } => {
+                sprig.lock.unlock_exclusive();
+                None
+            }
+        }
+    }
+
+    /// The record of `digest`, for changing; created if it is not there. A created element that is given up with
+    /// generation 0 disappears again.
+    ///
+    /// # Errors
+    /// [`IndexFull`] when it is not there and there is no room.
+    #[inline]
+    pub(crate) fn get_or_create(
+        &self,
+        digest: &Digest,
+    ) -> Result<(WriteGuard<'_>, CreateOutcome), IndexFull> {
+        let sprig = self.sprig_of(digest);
+        sprig.lock.lock_exclusive();
+        let mut tree = self.tree_of(sprig);
+        let (handle, outcome) = match tree.find(digest) {
+            Found::Element(handle) => (handle, CreateOutcome::Existed),
+            Found::Absent { parent, branch } => {
+                let partition = PartitionId::of(digest);
+                let Ok(handle) = self.arena.allocate(partition.index()) else {
+                    sprig.lock.unlock_exclusive();
+                    return Err(IndexFull);
+                };
+                *tree.element_mut(handle) = Element::new(*digest);
+                tree.link(parent, branch, handle);
+                Self::store_root(sprig, tree.root);
+                self.counts[partition.index()].fetch_add(1, Relaxed);
+                (handle, CreateOutcome::Created)
+            }
+        };
+        Ok((WriteGuard { index: self, sprig, handle }, outcome))
+    }
+
+    /// Calls `visit` for every element of `partition`, sprigs from last to first, inside a sprig by falling digest —
+    /// the order in which queries resume — until it breaks. With `after`, starts behind that digest.
+    ///
+    /// `visit` runs under the sprig's lock, shared: it is short and takes no other sprig's lock.
+    pub(crate) fn reduce_from<B>(
+        &self,
+        partition: PartitionId,
+        after: Option<&Digest>,
+        mut visit: impl FnMut(&Element) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let first = partition.index() << self.sprig_bits;
+        let last_sprig = match after {
+            Some(digest) => self.sprig_position(digest),
+            None => (1 << self.sprig_bits) - 1,
+        };
+        let mut handles: Vec<(Digest, Handle)> = Vec::new();
+        for at in (0..=last_sprig).rev() {
+            let sprig = &self.sprigs[first + at];
+            let _lock = SharedLock::new(&sprig.lock);
+            let tree = self.tree_of(sprig);
+            if tree.root.is_null() {
+                continue;
+            }
+            handles.clear();
+            tree.for_each(|handle, element| handles.push((element.digest, handle)));
+            if at == last_sprig
+                && let Some(after) = after
+            {
+                handles.retain(|(digest, _)| digest < after);
+            }
+            handles.sort_unstable_by_key(|(digest, _)| Reverse(*digest));
+            for (_, handle) in &handles {
+                visit(tree.element(*handle))?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Calls `visit` for every element of `partition`, in no particular order, under the rules of
+    /// [`reduce_from`](Self::reduce_from).
+    pub(crate) fn for_each(&self, partition: PartitionId, mut visit: impl FnMut(&Element)) {
+        let first = partition.index() << self.sprig_bits;
+        for sprig in &self.sprigs[first..first + (1 << self.sprig_bits)] {
+            let _lock = SharedLock::new(&sprig.lock);
+            self.tree_of(sprig).for_each(|_, element| visit(element));
+        }
+    }
+
+    fn sprig_position(&self, digest: &Digest) -> usize {
+        let base: *const Sprig = self.sprigs.as_ptr();
+        let at: *const Sprig = self.sprig_of(digest);
+        (at.addr() - base.addr()) / size_of::<Sprig>() % (1 << self.sprig_bits)
+    }
+
+    /// Number of elements, finished or just being created.
+    pub(crate) fn element_count(&self) -> u64 {
+        self.arena.used()
+    }
+
+    /// Number of elements of one partition.
+    pub(crate) fn partition_count(&self, partition: PartitionId) -> u64 {
+        self.counts[partition.index()].load(Relaxed)
+    }
+
+    /// The tree of a sprig that the caller has locked.
+    #[inline]
+    fn tree_of(&self, sprig: &Sprig) -> SprigTree<'_> {
+        SprigTree { arena: &self.arena, root: Handle(sprig.root.load(Relaxed)) }
+    }
+
+    /// Keeps the root of a tree that the caller changed, having locked its sprig exclusively.
+    #[inline]
+    fn store_root(sprig: &Sprig, root: Handle) {
+        sprig.root.store(root.0, Relaxed);
+    }
+
+    /// First of two hints, some time before a record is wanted: loads its sprig.
+    #[inline]
+    pub(crate) fn prefetch_sprig(&self, digest: &Digest) {
+        cf::prefetch::line(self.sprig_of(digest));
+    }
+
+    /// Second hint, once the sprig is loaded: loads the element where the search begins.
+    #[inline]
+    pub(crate) fn prefetch_element(&self, digest: &Digest) {
+        let root = Handle(self.sprig_of(digest).root.load(Relaxed));
+        if !root.is_null() {
+            cf::prefetch::line(self.arena.resolve(root).as_ptr());
+        }
+    }
+}
+
+/// A shared lock for as long as it lives.
+struct SharedLock<'a>(&'a RwWord);
+
+impl<'a> SharedLock<'a> {
+    fn new(lock: &'a RwWord) -> Self {
+        lock.lock_shared();
+        SharedLock(lock)
+    }
+}
+
+impl Drop for SharedLock<'_> {
+    fn drop(&mut self) {
+        self.0.unlock_shared();
+    }
+}
+
+/// A record that others may read meanwhile but nobody changes.
+pub(crate) struct ReadGuard<'a> {
+    index: &'a Index,
+    sprig: &'a Sprig,
+    handle: Handle,
+}
+
+impl Deref for ReadGuard<'_> {
+    type Target = Element;
+
+    #[inline]
+    #[expect(unsafe_code, reason = "elements are reached through the arena")]
+    fn deref(&self) -> &Element {
+        // SAFETY: this guard holds the sprig's lock shared, so the element lives and nobody writes to it.
+        unsafe { self.index.arena.resolve(self.handle).as_ref() }
+    }
+}
+
+impl Drop for ReadGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.sprig.lock.unlock_shared();
+    }
+}
+
+/// A record that nobody else reads or changes. Dropped while its generation is 0, it takes the element with it.
+pub(crate) struct WriteGuard<'a> {
+    index: &'a Index,
+    sprig: &'a Sprig,
+    handle: Handle,
+}
+
+impl WriteGuard<'_> {
+    /// Takes the element out of the index. What it pointed to in storage and counted for in its set is the caller's to
+    /// give back first.
+    pub(crate) fn remove(mut self) {
+        // An element without a generation is taken out when its guard is dropped.
+        self.generation = 0;
+    }
+
+    #[cold]
+    fn unlink(&mut self) {
+        let digest = self.digest;
+        let mut tree = self.index.tree_of(self.sprig);
+        let unlinked = tree.unlink(&digest);
+        assert_eq!(unlinked, Some(self.handle), "a locked element is in its tree");
+        Index::store_root(self.sprig, tree.root);
+        let partition = PartitionId::of(&digest);
+        self.index.arena.release(self.handle, partition.index());
+        self.index.counts[partition.index()].fetch_sub(1, Relaxed);
+    }
+}
+
+impl Deref for WriteGuard<'_> {
+    type Target = Element;
+
+    #[inline]
+    #[expect(unsafe_code, reason = "elements are reached through the arena")]
+    fn deref(&self) -> &Element {
+        // SAFETY: this guard holds the sprig's lock exclusively.
+        unsafe { self.index.arena.resolve(self.handle).as_ref() }
+    }
+}
+
+impl DerefMut for WriteGuard<'_> {
+    #[inline]
+    #[expect(unsafe_code, reason = "elements are reached through the arena")]
+    fn deref_mut(&mut self) -> &mut Element {
+        // SAFETY: this guard holds the sprig's lock exclusively, and `&mut self` excludes other borrows through it.
+        unsafe { self.index.arena.resolve(self.handle).as_mut() }
+    }
+}
+
+impl Drop for WriteGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.generation == 0 {
+            self.unlink();
+        }
+        self.sprig.lock.unlock_exclusive();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn small_index() -> Index {
+        Index::new(IndexGeometry { sprigs_per_partition: 256, stage_size: 128 << 20 })
+    }
+
+    /// Digests that meet in few sprigs and share long paths.
+    fn crowded_digest(seed: u16) -> Digest {
+        let mut digest = Digest([0; 20]);
+        digest.0[4] = (seed & 1) as u8;
+        digest.0[5] = (seed >> 1 & 3) as u8 * 0x55;
+        digest.0[18] = (seed >> 3) as u8 & 0x0F;
+        digest.0[19] = (seed >> 7) as u8;
+        digest
+    }
+
+    fn all_of(index: &Index, partition: PartitionId, after: Option<&Digest>) -> Vec<(Digest, u16)> {
+        let mut seen = Vec::new();
+        let flow = index.reduce_from(partition, after, |element| {
+            seen.push((element.digest, element.generation));
+            ControlFlow::<()>::Continue(())
+        });
+        assert!(flow.is_continue());
+        seen
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn agrees_with_a_map(steps in prop::collection::vec((0u16..600, 0u8..4, 1u16..), 1..400)) {
+            let index = small_index();
+            let partition = PartitionId::of(&crowded_digest(0));
+            let mut model = BTreeMap::new();
+            for (seed, what, generation) in steps {
+                let digest = crowded_digest(seed);
+                match what {
+                    0 | 1 => {
+                        let (mut guard, outcome) = index.get_or_create(&digest).expect("room");
+                        let existed = model.insert(digest, generation).is_some();
+                        prop_assert_eq!(outcome == CreateOutcome::Existed, existed);
+                        guard.generation = generation;
+                    }
+                    2 => {
+                        let guard = index.get_exclusive(&digest);
+                        prop_assert_eq!(guard.is_some(), model.remove(&digest).is_some());
+                        if let Some(guard) = guard {
+                            guard.remove();
+                        }
+                    }
+                    _ => {
+                        // Created and given up: as if nothing had happened.
+                        drop(index.get_or_create(&digest).expect("room"));
+                    }
+                }
+                prop_assert_eq!(index.get(&digest).map(|guard| guard.generation), model.get(&digest).copied());
+            }
+            let falling: Vec<(Digest, u16)> = model.iter().rev().map(|(digest, generation)| (*digest, *generation)).collect();
+            prop_assert_eq!(index.element_count(), falling.len() as u64);
+            prop_assert_eq!(index.partition_count(partition), falling.len() as u64);
+            prop_assert_eq!(all_of(&index, partition, None), falling.clone());
+            for (at, (digest, _)) in falling.iter().enumerate().step_by(5) {
+                prop_assert_eq!(all_of(&index, partition, Some(digest)), falling[at + 1..].to_vec());
+            }
+        }
+    }
+
+    #[test]
+    fn threads_on_the_same_sprigs_keep_the_tree_whole() {
+        let index = small_index();
+        cf::sync::scope(|scope| {
+            for thread in 0..4u16 {
+                let index = &index;
+                scope.spawn(move || {
+                    for round in 0..5_000u16 {
+                        let digest = crowded_digest(round.wrapping_mul(31) % 500);
+                        if (round + thread).is_multiple_of(3) {
+                            if let Some(guard) = index.get_exclusive(&digest) {
+                                guard.remove();
+                            }
+                        } else {
+                            let (mut guard, _) = index.get_or_create(&digest).expect("room");
+                            guard.generation = guard.generation.wrapping_add(1).max(1);
+                        }
+                    }
+                });
+            }
+        });
+        let listed = all_of(&index, PartitionId::of(&crowded_digest(0)), None);
+        assert_eq!(listed.len() as u64, index.element_count());
+    }
+}

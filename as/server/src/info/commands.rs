@@ -1,0 +1,237 @@
+//! The table of info commands, and finding the one that a request names.
+//!
+//! Order of the rows is that of `help` and of the answer to an empty request; both are part of the protocol.
+
+use proto::info::COMMAND_NAME_SIZE_MAX;
+
+use super::request::Joined;
+use super::{Arguments, InfoError};
+use super::{
+    configuration, dump, health, histograms, logging, namespaces, network, node, partitions, peers, query,
+    record, sindex, smd, statistics, truncate, udf,
+};
+use crate::state::State;
+
+/// What a handler gives: its text in `out`, or an error instead of it.
+pub(super) type Answer = Result<(), InfoError>;
+
+/// How a command is carried out.
+#[derive(Clone, Copy)]
+pub(super) enum Form {
+    /// Whatever stands behind the name is ignored.
+    Name(fn(&State, &mut String) -> Answer),
+    /// With what stands behind the name; it may be empty.
+    Parameters(fn(&State, Arguments<'_>, &mut String) -> Answer),
+    /// Exists in the protocol; answers that it is for the Enterprise Edition only, and `help` leaves it out.
+    EnterpriseOnly,
+}
+
+/// One command.
+pub(super) struct Command {
+    pub(super) name: &'static str,
+    pub(super) form: Form,
+    /// Part of the answer to an empty request.
+    pub(super) in_summary: bool,
+    /// Named by `help`; not so what is for clients only.
+    pub(super) in_help: bool,
+}
+
+const fn command(name: &'static str, form: Form) -> Command {
+    Command { name, form, in_summary: false, in_help: true }
+}
+
+impl Command {
+    const fn summary(self) -> Self {
+        Command { in_summary: true, ..self }
+    }
+
+    const fn hidden(self) -> Self {
+        Command { in_help: false, ..self }
+    }
+}
+
+use Form::{EnterpriseOnly, Name, Parameters};
+
+/// All commands.
+pub(super) static COMMANDS: &[Command] = &[
+    command("features", Name(node::features)).summary(),
+    command("node", Name(node::node)).summary(),
+    command("compatibility-id", Name(node::compatibility_id)).summary(),
+    command("edition", Name(node::edition)).summary(),
+    command("build_ee_sha", Name(node::build_ee_sha)).summary(),
+    command("build_sha", Name(node::build_sha)).summary(),
+    command("build_arch", Name(node::build_arch)).summary(),
+    command("build_time", Name(node::build_time)).summary(),
+    command("build_os", Name(node::build_os)).summary(),
+    command("build", Name(node::build)).summary(),
+    command("version", Name(node::version)).summary(),
+    command("statistics", Name(statistics::server)).summary(),
+    command("services-alumni", Name(peers::services)).summary(),
+    command("services", Name(peers::services)).summary(),
+    command("partition-generation", Name(partitions::partition_generation)).summary(),
+    command("alumni-clear-std", Parameters(peers::peers)).hidden(),
+    command("alumni-tls-std", EnterpriseOnly),
+    command("best-practices", Name(health::best_practices)),
+    command("cluster-name", Name(node::cluster_name)),
+    command("cluster-stable", Parameters(node::cluster_stable)),
+    command("config-get", Parameters(configuration::get)),
+    command("config-set", Parameters(configuration::set)),
+    command("debug-record", Parameters(record::debug_record)),
+    command("debug-record-meta", Parameters(record::debug_record_meta)),
+    command("digests", Name(node::digests)),
+    command("dump-cluster", Parameters(dump::cluster)),
+    command("dump-fabric", Parameters(dump::fabric)),
+    command("dump-hb", Parameters(dump::heartbeat)),
+    command("dump-hlc", Parameters(dump::clock)),
+    command("dump-migrates", Parameters(dump::migrations)),
+    command("dump-rw", Name(dump::rw_requests)),
+    command("dump-skew", Name(dump::skew)),
+    command("dump-wb-summary", Parameters(dump::write_blocks)),
+    command("endpoints", Name(network::endpoints)).hidden(),
+    command("eviction-reset", Parameters(truncate::eviction_reset)),
+    command("feature-key", EnterpriseOnly),
+    command("get-config", Parameters(configuration::get)),
+    command("get-sl", Name(node::succession_list)),
+    command("get-stats", Parameters(statistics::of_context)),
+    command("health-outliers", Name(health::outliers)),
+    command("health-stats", Name(health::stats)),
+    command("help", Name(help)),
+    command("histogram", Parameters(histograms::histogram)),
+    command("index-pressure", Name(namespaces::index_pressure)),
+    command("jem-stats", Parameters(dump::heap)),
+    command("latencies", Parameters(histograms::latencies)),
+    command("log", Parameters(logging::levels)),
+    command("log-message", Parameters(logging::message)),
+    command("log-set", Parameters(logging::set)),
+    command("logs", Name(logging::sinks)),
+    command("mcast", Name(network::multicast)),
+    command("mesh", Name(network::mesh)),
+    command("name", Name(node::node)),
+    command("namespace", Parameters(namespaces::namespace)),
+    command("namespaces", Name(namespaces::namespaces)),
+    command("objects", Name(namespaces::objects)).hidden(),
+    command("partition-info", Name(partitions::partition_info)).hidden(),
+    command("partitions", Name(partitions::partitions)).hidden(),
+    command("peers-clear-alt", Parameters(peers::peers)),
+    command("peers-clear-std", Parameters(peers::peers)),
+    command("peers-generation", Name(peers::generation)),
+    command("peers-tls-alt", EnterpriseOnly),
+    command("peers-tls-std", EnterpriseOnly),
+    command("physical-devices", Parameters(namespaces::physical_devices)),
+    command("query-abort", Parameters(query::abort)),
+    command("query-abort-all", Name(query::abort_all)),
+    command("query-show", Parameters(query::show)),
+    command("quiesce", EnterpriseOnly),
+    command("quiesce-undo", EnterpriseOnly),
+    command("rack-ids", EnterpriseOnly),
+    command("racks", EnterpriseOnly),
+    command("rebalance-generation", Name(partitions::rebalance_generation)).hidden(),
+    command("recluster", Name(node::recluster)),
+    command("replicas", Parameters(partitions::replicas)).hidden(),
+    command("replicas-all", Name(partitions::replicas_all)).hidden(),
+    command("replicas-master", Name(partitions::replicas_master)).hidden(),
+    command("revive", EnterpriseOnly),
+    command("roster", EnterpriseOnly),
+    command("roster-set", EnterpriseOnly),
+    command("service", Name(peers::service)),
+    command("service-clear-alt", Name(peers::service_clear_alt)),
+    command("service-clear-std", Name(peers::service_clear_std)),
+    command("service-tls-alt", EnterpriseOnly),
+    command("service-tls-std", EnterpriseOnly),
+    command("services-alternate", Name(peers::services)),
+    command("services-alumni-reset", Name(peers::services_alumni_reset)),
+    command("set-config", Parameters(configuration::set)),
+    command("set-log", Parameters(logging::set)),
+    command("sets", Parameters(namespaces::sets)),
+    command("sindex", Parameters(sindex::tree)),
+    command("sindex-create", Parameters(sindex::create)),
+    command("sindex-delete", Parameters(sindex::delete)),
+    command("sindex-exists", Parameters(sindex::exists)),
+    command("sindex-list", Parameters(sindex::list)),
+    command("sindex-stat", Parameters(sindex::stat)),
+    command("smd-info", Name(smd::info)).hidden(),
+    command("smd-show", Parameters(smd::show)).hidden(),
+    command("status", Name(node::status)),
+    command("thread-traces", Name(dump::threads)),
+    command("tip", Parameters(network::tip)),
+    command("tip-clear", Parameters(network::tip_clear)),
+    command("truncate", Parameters(truncate::set)),
+    command("truncate-namespace", Parameters(truncate::namespace)),
+    command("truncate-namespace-undo", Parameters(truncate::undo_namespace)),
+    command("truncate-undo", Parameters(truncate::undo_set)),
+    command("udf-clear-cache", Name(udf::clear_cache)).hidden(),
+    command("udf-get", Parameters(udf::get)),
+    command("udf-list", Name(udf::list)),
+    command("udf-put", Parameters(udf::put)),
+    command("udf-remove", Parameters(udf::remove)),
+    command("xdr-dc-state", EnterpriseOnly),
+    command("xdr-get-filter", EnterpriseOnly),
+    command("xdr-set-filter", EnterpriseOnly),
+];
+
+/// Names of the commands that an empty request asks for.
+pub(super) fn summary() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().filter(|command| command.in_summary).map(|command| command.name)
+}
+
+/// Runs the command that `line` names. What follows the name begins with `:`, `/` or `;`, all of which mean the same.
+pub(super) fn run(state: &State, line: &str, out: &mut String) -> Answer {
+    let (name, rest) = line.split_at(line.find([':', '/', ';']).unwrap_or(line.len()));
+    let arguments = Arguments(rest.get(1..).unwrap_or(""));
+    match find(name).map(|command| command.form) {
+        Some(Name(handler)) => handler(state, out),
+        Some(Parameters(handler)) => handler(state, arguments, out),
+        Some(EnterpriseOnly) => Err(InfoError::enterprise_only()),
+        None => Err(InfoError::parameter("unrecognized command")),
+    }
+}
+
+fn find(name: &str) -> Option<&'static Command> {
+    if name.len() > COMMAND_NAME_SIZE_MAX {
+        return None;
+    }
+    COMMANDS.iter().find(|command| command.name == name)
+}
+
+fn help(_: &State, out: &mut String) -> Answer {
+    let mut names = Joined::new(out, ';');
+    for command in COMMANDS.iter().filter(|command| command.in_help) {
+        if !matches!(command.form, EnterpriseOnly) {
+            names.item(command.name);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_short_enough() {
+        let mut names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
+        assert!(names.iter().all(|name| name.len() <= COMMAND_NAME_SIZE_MAX));
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn the_summary_comes_first_and_the_rest_is_sorted() {
+        let rest: Vec<&str> =
+            COMMANDS.iter().skip_while(|command| command.in_summary).map(|command| command.name).collect();
+        assert_eq!(rest.len() + summary().count(), COMMANDS.len());
+        assert!(rest.is_sorted());
+    }
+
+    #[test]
+    fn no_command_has_a_name_that_is_none() {
+        assert!(find("status").is_some());
+        assert!(
+            ["", "statu", "Status", " status", "status ", "a-name-that-is-much-longer-than-any-command"]
+                .iter()
+                .all(|name| find(name).is_none())
+        );
+    }
+}

@@ -1,0 +1,116 @@
+//! Commands that write the state of a part of the server to the log.
+
+use std::fmt::Write;
+
+use cf::clock::StoredMillis;
+use cf::sys::facts;
+use tikv_jemalloc_ctl::stats_print::{Options, stats_print};
+
+use super::commands::Answer;
+use super::request::{Joined, VALUE_SIZE_MAX};
+use super::{Arguments, InfoError};
+use crate::metrics::Heap;
+use crate::state::State;
+
+/// All of them answer so.
+fn done(out: &mut String) -> Answer {
+    out.push_str("ok");
+    Ok(())
+}
+
+pub(super) fn cluster(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    arguments.switch("verbose")?;
+    let cluster = &state.cluster;
+    let (node, key, size) = (cluster.node_id, cluster.key, cluster.size());
+    cf::info!(Clustering, "CL: cluster key {key:x} size {size} principal {node:x} succession list {node:x}");
+    done(out)
+}
+
+pub(super) fn fabric(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    arguments.switch("verbose")?;
+    cf::info!(Fabric, "no connection to another node");
+    done(out)
+}
+
+pub(super) fn heartbeat(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    arguments.switch("verbose")?;
+    cf::info!(Hb, "HB: node {:x} alone, no heartbeat sent or received", state.cluster.node_id);
+    done(out)
+}
+
+pub(super) fn clock(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    arguments.switch("verbose")?;
+    cf::info!(Hlc, "clock {} ms since 2010-01-01 UTC", StoredMillis::now().0);
+    done(out)
+}
+
+pub(super) fn migrations(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    arguments.switch("verbose")?;
+    cf::info!(Migrate, "no migration, neither to this node nor from it");
+    done(out)
+}
+
+pub(super) fn rw_requests(_: &State, out: &mut String) -> Answer {
+    cf::info!(Rw, "no transaction waits for another node");
+    done(out)
+}
+
+pub(super) fn skew(_: &State, out: &mut String) -> Answer {
+    cf::info!(Skew, "no clock of another node to compare with");
+    done(out)
+}
+
+/// Write blocks of each device of a namespace.
+pub(super) fn write_blocks(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let namespace = arguments.namespace(state)?;
+    for (at, device) in namespace.storage.device_stats().enumerate() {
+        cf::info!(
+            Storage,
+            "WB: {{{}}} device {at}: total-bytes {} used-bytes {} free-wblocks {} defrag-q {} writes {} \
+             defrag-reads {} defrag-writes {}",
+            namespace.name(),
+            device.total_bytes,
+            device.used_bytes,
+            device.free_wblocks,
+            device.defrag_queue,
+            device.writes,
+            device.defrag_reads,
+            device.defrag_writes
+        );
+    }
+    done(out)
+}
+
+/// Statistics of the allocator. They go to the log only: a client does not choose files of the server.
+pub(super) fn heap(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    for name in ["file", "sites"] {
+        if arguments.optional(name, VALUE_SIZE_MAX)?.is_some() {
+            return Err(InfoError::unsupported(format!("no '{name}': the statistics go to the log")));
+        }
+    }
+    arguments.optional("options", VALUE_SIZE_MAX)?;
+    let heap = Heap::now();
+    cf::info!(Alloc, "heap: allocated {} active {} mapped {}", heap.allocated, heap.active, heap.mapped);
+    let mut options = Options::default();
+    (options.skip_per_arena, options.skip_mutex_statistics) = (true, true);
+    (options.skip_bin_size_classes, options.skip_large_size_classes) = (true, true);
+    let mut text = Vec::new();
+    if stats_print(&mut text, options).is_ok() {
+        String::from_utf8_lossy(&text).lines().for_each(|line| cf::info!(Alloc, "{line}"));
+    }
+    done(out)
+}
+
+/// The threads of the process and what the kernel says they do.
+pub(super) fn threads(_: &State, out: &mut String) -> Answer {
+    let mut rows = Joined::new(out, ';');
+    for thread in facts::threads() {
+        let mut row = String::new();
+        let _ = write!(row, "---------- {} ({}) ----------;state {}", thread.id, thread.name, thread.state);
+        if !thread.waits_in.is_empty() {
+            let _ = write!(row, " in {}", thread.waits_in);
+        }
+        rows.item(row);
+    }
+    Ok(())
+}

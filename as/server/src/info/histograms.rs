@@ -1,0 +1,173 @@
+//! Histograms of record sizes and times to live, and of latencies. Of the latter those that nothing here fills are named
+//! and empty.
+
+use super::commands::Answer;
+use super::request::{Joined, VALUE_SIZE_MAX};
+use super::{Arguments, InfoError};
+use crate::index::SetId;
+use crate::metrics::{Latency, ServerLatency};
+use crate::namespace::{Namespace, RecordHistogram};
+use crate::state::State;
+
+/// Histograms of the server by the name under which they are asked for.
+static OF_SERVER: &[(&str, &[&str])] = &[(
+    "benchmarks-fabric",
+    &[
+        "fabric-bulk-send-init",
+        "fabric-bulk-send-fragment",
+        "fabric-bulk-recv-fragment",
+        "fabric-bulk-recv-cb",
+        "fabric-ctrl-send-init",
+        "fabric-ctrl-send-fragment",
+        "fabric-ctrl-recv-fragment",
+        "fabric-ctrl-recv-cb",
+        "fabric-meta-send-init",
+        "fabric-meta-send-fragment",
+        "fabric-meta-recv-fragment",
+        "fabric-meta-recv-cb",
+        "fabric-rw-send-init",
+        "fabric-rw-send-fragment",
+        "fabric-rw-recv-fragment",
+        "fabric-rw-recv-cb",
+    ],
+)];
+
+/// Further histograms of each namespace by the name under which they are asked for.
+static OF_NAMESPACE: &[(&str, &[&str])] = &[
+    ("read-touch", &["read-touch"]),
+    ("re-repl", &["re-repl"]),
+    ("proxy", &["proxy"]),
+    (
+        "benchmarks-read",
+        &["read-start", "read-restart", "read-dup-res", "read-repl-ping", "read-local", "read-response"],
+    ),
+    (
+        "benchmarks-write",
+        &[
+            "write-start",
+            "write-restart",
+            "write-dup-res",
+            "write-master",
+            "write-repl-write",
+            "write-response",
+        ],
+    ),
+    (
+        "benchmarks-udf",
+        &["udf-start", "udf-restart", "udf-dup-res", "udf-master", "udf-repl-write", "udf-response"],
+    ),
+    (
+        "benchmarks-batch-sub",
+        &[
+            "batch-sub-prestart",
+            "batch-sub-start",
+            "batch-sub-restart",
+            "batch-sub-dup-res",
+            "batch-sub-repl-ping",
+            "batch-sub-read-local",
+            "batch-sub-write-master",
+            "batch-sub-udf-master",
+            "batch-sub-repl-write",
+            "batch-sub-response",
+        ],
+    ),
+    (
+        "benchmarks-udf-sub",
+        &[
+            "udf-sub-start",
+            "udf-sub-restart",
+            "udf-sub-dup-res",
+            "udf-sub-master",
+            "udf-sub-repl-write",
+            "udf-sub-response",
+        ],
+    ),
+    (
+        "benchmarks-ops-sub",
+        &[
+            "ops-sub-start",
+            "ops-sub-restart",
+            "ops-sub-dup-res",
+            "ops-sub-master",
+            "ops-sub-repl-write",
+            "ops-sub-response",
+        ],
+    ),
+];
+
+/// Bound of the names in `histogram`.
+const NAME_SIZE_MAX: usize = 128;
+/// Bound of set names.
+const SET_NAME_SIZE: usize = 64;
+
+/// `name:` for each histogram that was asked for, and behind it what came between the ticker's last two turns.
+pub(super) fn latencies(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let mut names = Joined::new(out, ';');
+    let Some(wanted) = arguments.optional("hist", VALUE_SIZE_MAX)? else {
+        write_of_server(&mut names, state, ServerLatency::BatchIndex);
+        for namespace in state.namespaces.iter() {
+            Latency::ALL.iter().for_each(|latency| write_of_namespace(&mut names, namespace, *latency));
+        }
+        return Ok(());
+    };
+    if let Some(latency) = ServerLatency::ALL.iter().find(|latency| latency.name() == wanted) {
+        write_of_server(&mut names, state, *latency);
+        return Ok(());
+    }
+    if let Some((_, histograms)) = OF_SERVER.iter().find(|(name, _)| *name == wanted) {
+        histograms.iter().for_each(|histogram| names.item(format_args!("{histogram}:")));
+        return Ok(());
+    }
+    let (namespace, name) =
+        in_namespace(state, wanted).ok_or_else(|| InfoError::parameter("bad hist name"))?;
+    if let Some((_, histograms)) = OF_NAMESPACE.iter().find(|(group, _)| *group == name) {
+        write_names(&mut names, namespace, histograms);
+    } else if let Some(latency) = Latency::ALL.iter().find(|latency| latency.name() == name) {
+        write_of_namespace(&mut names, namespace, *latency);
+    } else {
+        return Err(InfoError::parameter("bad hist name"));
+    }
+    Ok(())
+}
+
+/// Takes `{namespace}-name` apart.
+fn in_namespace<'s, 'w>(state: &'s State, wanted: &'w str) -> Option<(&'s Namespace, &'w str)> {
+    let (namespace, name) = wanted.strip_prefix('{')?.split_once("}-")?;
+    Some((state.namespace(namespace)?, name))
+}
+
+fn write_of_server(names: &mut Joined<'_>, state: &State, latency: ServerLatency) {
+    names.item(format_args!("{}:{}", latency.name(), state.metrics.latency(latency).text()));
+}
+
+fn write_of_namespace(names: &mut Joined<'_>, namespace: &Namespace, latency: Latency) {
+    let text = namespace.metrics.latency(latency).text();
+    names.item(format_args!("{{{}}}-{}:{text}", namespace.name(), latency.name()));
+}
+
+fn write_names(names: &mut Joined<'_>, namespace: &Namespace, histograms: &[&str]) {
+    for histogram in histograms {
+        names.item(format_args!("{{{}}}-{histogram}:", namespace.name()));
+    }
+}
+
+/// A histogram over the records of a namespace or set, as nsup made it last. Where it has made none, there is nothing to
+/// tell of a namespace, and a set says so.
+pub(super) fn histogram(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let namespace = arguments.namespace(state)?;
+    let kind = arguments.required("type", NAME_SIZE_MAX)?;
+    let set = match arguments.optional("set", SET_NAME_SIZE)? {
+        None => SetId::NONE,
+        Some(set) => {
+            let set = namespace.sets.find(set.as_bytes());
+            set.ok_or_else(|| InfoError::parameter("unknown set name"))?.id
+        }
+    };
+    let kind = RecordHistogram::named(kind).ok_or_else(|| InfoError::parameter("unknown hist name"))?;
+    match namespace.record_histograms.text(kind, set) {
+        Some(text) => out.push_str(&text),
+        None if set != SetId::NONE => out.push_str("hist-unavailable"),
+        None => {}
+    }
+    Ok(())
+}

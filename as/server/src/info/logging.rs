@@ -1,0 +1,65 @@
+//! The sinks of the log, their levels, and writing to them.
+
+use super::commands::Answer;
+use super::request::Joined;
+use super::{Arguments, InfoError};
+use crate::state::State;
+use cf::log::{Context, logger};
+use proto::ResultCode;
+
+/// Bound of a message that is to be logged.
+const MESSAGE_SIZE_MAX: usize = 2048;
+/// Bound of the name of who sends it.
+const WHO_SIZE_MAX: usize = 128;
+
+/// `id:name` of each sink.
+pub(super) fn sinks(_: &State, out: &mut String) -> Answer {
+    let mut list = Joined::new(out, ';');
+    for (id, name) in logger().sinks().iter().enumerate() {
+        list.item(format_args!("{id}:{name}"));
+    }
+    Ok(())
+}
+
+/// `context:LEVEL` of each context of a sink, or of one context.
+pub(super) fn levels(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let (id, context) = arguments.parts();
+    let id = if id.is_empty() { "0" } else { id };
+    let id: usize = id.parse().map_err(|_| InfoError::parameter("bad sink-id"))?;
+    let levels = logger().levels(id).ok_or_else(|| InfoError::new(ResultCode::Unknown, "bad-id"))?;
+    let mut list = Joined::new(out, ';');
+    match context {
+        Some(name) => {
+            let context =
+                Context::from_name(name).ok_or_else(|| InfoError::new(ResultCode::Unknown, "bad-context"))?;
+            list.item(format_args!("{name}:{}", levels.get(context).name()));
+        }
+        None => {
+            for context in Context::ALL {
+                list.item(format_args!("{}:{}", context.name(), levels.get(context).name()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `id=<sink>;<context>=<level>`; what follows is ignored.
+pub(super) fn set(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let mut pairs = arguments.0.split(';').filter(|part| !part.is_empty()).map(|part| part.split_once('='));
+    let Some(Some(("id", id))) = pairs.next() else { return Err(InfoError::parameter("missing id")) };
+    let id: usize = id.parse().map_err(|_| InfoError::parameter("bad id"))?;
+    let Some(pair) = pairs.next() else { return Err(InfoError::parameter("missing context")) };
+    let Some((context, level)) = pair else { return Err(InfoError::parameter("bad level")) };
+    logger().set_level(id, context, level).map_err(|_| InfoError::parameter("bad parameter"))?;
+    cf::info!(Info, "log-set:id={id}:{context}={level}");
+    out.push_str("ok");
+    Ok(())
+}
+
+/// Writes a line to the log; answers nothing.
+pub(super) fn message(_: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
+    let who = arguments.optional("who", WHO_SIZE_MAX)?.unwrap_or("unknown");
+    let message = arguments.required("message", MESSAGE_SIZE_MAX)?;
+    cf::info!(Info, "{who}: {message}");
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! The info protocol: what tools and clients ask about the server, answered by the table of [`commands`].
+//!
+//! # Threads
+//! `info-threads` threads take requests from one channel, so that a slow answer never holds a service thread; a
+//! connection is parked until its answer is posted back. The info port has a thread of its own.
+
+mod commands;
+mod configuration;
+mod dump;
+mod health;
+mod histograms;
+mod logging;
+mod namespaces;
+mod network;
+mod node;
+mod partitions;
+mod peers;
+mod pool;
+mod port;
+mod query;
+mod record;
+mod request;
+mod sindex;
+mod smd;
+mod statistics;
+#[cfg(test)]
+mod tests;
+mod truncate;
+mod udf;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use proto::ResultCode;
+
+use crate::state::State;
+
+pub(crate) use pool::{InfoJob, Pool};
+pub(crate) use port::serve_port;
+pub(crate) use request::{Arguments, InfoError};
+pub(crate) use statistics::is_counter;
+
+/// As much of a request as the log shows.
+const LOGGED_SIZE_MAX: usize = 200;
+
+/// From this size on an answer takes no further values, so that many requests for much in one frame do not take all memory.
+const ANSWER_SIZE_MAX: usize = 64 << 20;
+
+/// Answers every request in `body`, one line each; an empty body asks for the summary.
+fn answer(state: &State, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut requests = proto::info::requests(body).peekable();
+    if requests.peek().is_none() {
+        commands::summary().for_each(|command| answer_line(state, command.as_bytes(), &mut out));
+    }
+    requests.for_each(|request| answer_line(state, request, &mut out));
+    out
+}
+
+/// Appends the request itself as it came, a tab, and its value.
+fn answer_line(state: &State, request: &[u8], out: &mut Vec<u8>) {
+    let line = String::from_utf8_lossy(request);
+    let value = if out.len() > ANSWER_SIZE_MAX {
+        refused(&line, &InfoError::parameter("too much asked for at once"))
+    } else {
+        value_of(state, &line)
+    };
+    for part in [request, b"\t", value.as_bytes(), b"\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// The value of one request, or its error. A panic in a handler is a bug of ours that must not end the thread, whose
+/// client waits.
+pub(crate) fn value_of(state: &State, line: &str) -> String {
+    let run = || {
+        let mut value = String::new();
+        commands::run(state, line, &mut value).map(|()| value)
+    };
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => value,
+        Ok(Err(error)) => refused(line, &error),
+        Err(_) => {
+            cf::critical!(Info, "'{}' failed on an internal error", shown(line));
+            InfoError::new(ResultCode::Unknown, "internal error").to_string()
+        }
+    }
+}
+
+fn refused(line: &str, error: &InfoError) -> String {
+    // Tools ask every server for what only the Enterprise Edition has.
+    if !error.is_enterprise_only() {
+        cf::warning_limited!(Info, "'{}' answered with {error}", shown(line));
+    }
+    error.to_string()
+}
+
+/// What a client sent, as it may stand in the log: not too long, and nothing that looks like a line of ours.
+fn shown(line: &str) -> String {
+    let printable = |character: char| if character.is_control() { '?' } else { character };
+    line.chars().take(LOGGED_SIZE_MAX).map(printable).collect()
+}
+
+/// Whether a request that came at `received` has waited longer than `info-max-ms`.
+fn is_too_late(state: &State, received: Instant) -> bool {
+    received.elapsed() > Duration::from_millis(state.config.service.info_max_ms.get())
+}
+
+/// What a request that waited too long is answered.
+fn timeout() -> InfoError {
+    InfoError::new(ResultCode::Timeout, "timeout")
+}

@@ -1,0 +1,70 @@
+//! Namespaces and sets, as tools look around in them.
+
+use std::fmt::Write;
+
+use proto::ResultCode;
+
+use super::commands::Answer;
+use super::request::Joined;
+use super::{Arguments, InfoError, statistics};
+use crate::config::render;
+use crate::state::State;
+
+/// Bound of a path.
+const PATH_SIZE_MAX: usize = 1024;
+
+pub(super) fn namespaces(state: &State, out: &mut String) -> Answer {
+    let mut names = Joined::new(out, ';');
+    state.namespaces.iter().for_each(|namespace| names.item(namespace.name()));
+    Ok(())
+}
+
+/// Statistics of a namespace, then its configuration. One that does not exist is no error to clients.
+pub(super) fn namespace(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let Some(namespace) = state.namespace(arguments.0) else {
+        out.push_str("type=unknown");
+        return Ok(());
+    };
+    let mut pairs = Joined::new(out, ';');
+    statistics::write_namespace(state, namespace, &mut pairs);
+    pairs.item(render::namespace(namespace.config()));
+    Ok(())
+}
+
+/// Sets of all namespaces, of one, or one set. What does not exist is no error to clients.
+pub(super) fn sets(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let (name, set) = arguments.parts();
+    if name.is_empty() && set.is_none() {
+        state.namespaces.iter().for_each(|namespace| statistics::write_sets(namespace, out));
+        return Ok(());
+    }
+    match (state.namespace(name), set) {
+        (None, _) => out.push_str("ns_type=unknown"),
+        (Some(namespace), None) => statistics::write_sets(namespace, out),
+        (Some(namespace), Some(set)) => {
+            if let Some(set) = namespace.sets.find(set.as_bytes()) {
+                statistics::write_set(set, out);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Records of all namespaces.
+pub(super) fn objects(state: &State, out: &mut String) -> Answer {
+    let _ = write!(out, "{}", state.object_count());
+    Ok(())
+}
+
+/// `namespace:resident:dirty` bytes of the index on flash: there is none.
+pub(super) fn index_pressure(state: &State, out: &mut String) -> Answer {
+    let mut rows = Joined::new(out, ';');
+    state.namespaces.iter().for_each(|namespace| rows.item(format_args!("{}:0:0", namespace.name())));
+    Ok(())
+}
+
+/// The devices behind a path, with their age; none are known.
+pub(super) fn physical_devices(_: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
+    arguments.required("path", PATH_SIZE_MAX)?;
+    Err(InfoError::new(ResultCode::NotFound, "no device info"))
+}

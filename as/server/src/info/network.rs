@@ -1,0 +1,106 @@
+//! Sockets of this node, and the seeds of its heartbeat.
+
+use std::net::SocketAddr;
+
+use proto::ResultCode;
+
+use super::commands::Answer;
+use super::request::Joined;
+use super::{Arguments, InfoError};
+use crate::config::params::network::HeartbeatMode;
+use crate::state::State;
+
+/// Bound of a host name.
+const HOST_SIZE_MAX: usize = 255;
+/// Bound of a port.
+const PORT_TEXT_MAX: usize = 50;
+/// Bound of a list of hosts and ports.
+const HOSTS_SIZE_MAX: usize = 3000;
+
+/// What does not listen: TLS is for the Enterprise Edition only, and a node alone has nobody to listen to.
+const SILENT: [&str; 7] = [
+    "service.tls-",
+    "service.tls-access-",
+    "service.tls-alternate-access-",
+    "heartbeat.",
+    "heartbeat.tls-",
+    "fabric.",
+    "fabric.tls-",
+];
+
+/// Every port with its addresses; 0 and null where there is none.
+pub(super) fn endpoints(state: &State, out: &mut String) -> Answer {
+    let params = &state.config.network.service;
+    let bound = &state.client_addresses;
+    let port = bound.first().map_or(0, SocketAddr::port);
+    let port_or = |port: u16, default: u16| if port == 0 { default } else { port };
+    let access_port = port_or(params.access_port.get(), port);
+    let mut pairs = Joined::new(out, ';');
+    pairs.pair("service.port", port);
+    pairs.pair("service.addresses", addresses(bound));
+    pairs.pair("service.access-port", access_port);
+    pairs.pair("service.access-addresses", list(&params.access_address.get()));
+    pairs.pair("service.alternate-access-port", port_or(params.alternate_access_port.get(), port));
+    pairs.pair("service.alternate-access-addresses", list(&params.alternate_access_address.get()));
+    for prefix in SILENT {
+        pairs.pair(format_args!("{prefix}port"), 0);
+        pairs.pair(format_args!("{prefix}addresses"), "null");
+    }
+    pairs.pair("info.port", state.info_addresses.first().map_or(0, SocketAddr::port));
+    pairs.pair("info.addresses", addresses(&state.info_addresses));
+    Ok(())
+}
+
+fn addresses(bound: &[SocketAddr]) -> String {
+    list(&bound.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>())
+}
+
+fn list(items: &[String]) -> String {
+    if items.is_empty() { "null".to_owned() } else { items.join(",") }
+}
+
+/// Address and port of the heartbeat, where it would listen in this mode.
+fn heartbeat(state: &State, mode: HeartbeatMode, refusal: &str, out: &mut String) -> Answer {
+    let params = &state.config.network.heartbeat;
+    if params.mode.get() != mode {
+        return Err(InfoError::parameter(refusal));
+    }
+    let address = match mode {
+        HeartbeatMode::Mesh => params.address.get(),
+        HeartbeatMode::Multicast => params.multicast_group.get(),
+    };
+    let mut list = Joined::new(out, ',');
+    for address in &address {
+        list.item(format_args!("{address}:{}", params.port.get()));
+    }
+    Ok(())
+}
+
+pub(super) fn mesh(state: &State, out: &mut String) -> Answer {
+    heartbeat(state, HeartbeatMode::Mesh, "heartbeat is in multicast mode", out)
+}
+
+pub(super) fn multicast(state: &State, out: &mut String) -> Answer {
+    heartbeat(state, HeartbeatMode::Multicast, "heartbeat is in mesh mode", out)
+}
+
+/// Names another node to join.
+pub(super) fn tip(_: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
+    arguments.required("host", HOST_SIZE_MAX)?;
+    let port = arguments.required("port", PORT_TEXT_MAX)?;
+    match arguments.optional("tls", PORT_TEXT_MAX)? {
+        _ if port.parse::<i32>().is_err() => Err(InfoError::parameter("'port' must be an integer")),
+        None | Some("true" | "false") => {
+            Err(InfoError::unsupported("this server does not form clusters yet, it has no use for a seed"))
+        }
+        Some(_) => Err(InfoError::parameter("'tls' must be either 'true' or 'false'")),
+    }
+}
+
+/// Forgets nodes that were named: there are none.
+pub(super) fn tip_clear(_: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
+    let hosts = arguments.required("host-port-list", HOSTS_SIZE_MAX)?;
+    let has_port = |host: &&str| host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<i32>().is_ok());
+    let missing = hosts.split(',').filter(|host| !host.is_empty()).take_while(has_port).count();
+    Err(InfoError::new(ResultCode::Unknown, format!("0 cleared, {missing} not found")))
+}

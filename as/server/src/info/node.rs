@@ -1,0 +1,115 @@
+//! Who this node is, what it can do, and how its cluster stands.
+
+use std::fmt::Write;
+
+use proto::ResultCode;
+
+use super::commands::Answer;
+use super::{Arguments, InfoError};
+use crate::state::State;
+use crate::version::{self, BUILD, EDITION, edition_and_build};
+
+/// What this server can do, as clients look for it.
+const FEATURES: &str = "batch-any;batch-index;blob-bits;cdt-index;cdt-list;cdt-map;cluster-stable;float;geo;\
+sindex-exists;peers;pipelining;pquery;pscans;query-show;relaxed-sc;replicas;replicas-all;replicas-master;\
+replicas-max;truncate-namespace;udf";
+/// Nodes whose ids differ cannot exchange partitions.
+pub(super) const COMPATIBILITY_ID: u32 = 15;
+/// Bound of `size`: a cluster has at most 256 nodes.
+const CLUSTER_SIZE_TEXT_MAX: usize = 4;
+/// Bound of the words true and false.
+const SWITCH_SIZE_MAX: usize = 6;
+
+fn give(out: &mut String, text: &str) -> Answer {
+    out.push_str(text);
+    Ok(())
+}
+
+pub(super) fn features(_: &State, out: &mut String) -> Answer {
+    give(out, FEATURES)
+}
+
+pub(super) fn node(state: &State, out: &mut String) -> Answer {
+    let _ = write!(out, "{:X}", state.cluster.node_id);
+    Ok(())
+}
+
+pub(super) fn compatibility_id(_: &State, out: &mut String) -> Answer {
+    let _ = write!(out, "{COMPATIBILITY_ID}");
+    Ok(())
+}
+
+pub(super) fn edition(_: &State, out: &mut String) -> Answer {
+    give(out, EDITION)
+}
+
+/// Revision of what only the Enterprise Edition has: none.
+pub(super) fn build_ee_sha(_: &State, _: &mut String) -> Answer {
+    Ok(())
+}
+
+pub(super) fn build_sha(_: &State, out: &mut String) -> Answer {
+    give(out, version::BUILD_SHA)
+}
+
+pub(super) fn build_arch(_: &State, out: &mut String) -> Answer {
+    give(out, std::env::consts::ARCH)
+}
+
+pub(super) fn build_time(_: &State, out: &mut String) -> Answer {
+    give(out, version::BUILD_TIME)
+}
+
+pub(super) fn build_os(_: &State, out: &mut String) -> Answer {
+    give(out, version::BUILD_OS)
+}
+
+pub(super) fn build(_: &State, out: &mut String) -> Answer {
+    give(out, BUILD)
+}
+
+pub(super) fn version(_: &State, out: &mut String) -> Answer {
+    give(out, &edition_and_build())
+}
+
+pub(super) fn digests(_: &State, out: &mut String) -> Answer {
+    give(out, "RIPEMD160")
+}
+
+pub(super) fn status(_: &State, out: &mut String) -> Answer {
+    give(out, "ok")
+}
+
+pub(super) fn cluster_name(state: &State, out: &mut String) -> Answer {
+    give(out, state.config.service.cluster_name.get().as_deref().unwrap_or("null"))
+}
+
+/// The cluster key, if the cluster has the size that is asked for; a single node never migrates.
+pub(super) fn cluster_stable(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    if let Some(size) = arguments.optional("size", CLUSTER_SIZE_TEXT_MAX)? {
+        let size: usize = size.parse().map_err(|_| InfoError::parameter("bad size"))?;
+        if size != state.cluster.size() {
+            return Err(InfoError::new(ResultCode::ClusterKeyMismatch, "cluster not specified size"));
+        }
+    }
+    match arguments.optional("ignore-migrations", SWITCH_SIZE_MAX)? {
+        Some("true") => {}
+        None | Some("false") => {
+            arguments.optional_namespace(state)?;
+        }
+        Some(_) => return Err(InfoError::parameter("bad ignore migrations")),
+    }
+    let _ = write!(out, "{:X}", state.cluster.key);
+    Ok(())
+}
+
+/// The nodes of the cluster in the order of succession.
+pub(super) fn succession_list(state: &State, out: &mut String) -> Answer {
+    node(state, out)
+}
+
+/// Forms the cluster anew. That of a single node is formed as it can be.
+pub(super) fn recluster(_: &State, out: &mut String) -> Answer {
+    cf::info!(Info, "recluster: this node is a cluster of its own, which stays as it is");
+    give(out, "ok")
+}

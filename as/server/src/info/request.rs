@@ -1,0 +1,250 @@
+//! The parts of an info request, and the form of errors.
+
+use std::fmt::{self, Display, Write};
+use std::sync::Arc;
+
+use proto::ResultCode;
+
+use crate::namespace::Namespace;
+use crate::state::State;
+
+/// An error answer: `ERROR:<code>:<text>`; the code is left out when it is "unknown".
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct InfoError {
+    code: ResultCode,
+    text: String,
+}
+
+impl InfoError {
+    pub(crate) fn new(code: ResultCode, text: impl Into<String>) -> Self {
+        InfoError { code, text: text.into() }
+    }
+
+    /// Something is wrong with a parameter.
+    pub(crate) fn parameter(text: impl Into<String>) -> Self {
+        InfoError::new(ResultCode::Parameter, text)
+    }
+
+    /// A command that exists, asked for something that this server cannot do.
+    pub(crate) fn unsupported(text: impl Into<String>) -> Self {
+        InfoError::new(ResultCode::UnsupportedFeature, text)
+    }
+
+    /// A command or part of one that this edition does not have.
+    pub(crate) fn enterprise_only() -> Self {
+        InfoError::new(ResultCode::EnterpriseOnly, "enterprise only")
+    }
+
+    pub(crate) fn is_enterprise_only(&self) -> bool {
+        self.code == ResultCode::EnterpriseOnly
+    }
+
+    /// A named parameter is missing, empty or too long. Without a namespace the code says so.
+    fn about(name: &str, text: impl Into<String>) -> Self {
+        let code = if name == "namespace" { ResultCode::Namespace } else { ResultCode::Parameter };
+        InfoError::new(code, text)
+    }
+}
+
+impl Display for InfoError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            ResultCode::Unknown => write!(out, "ERROR::{}", self.text),
+            code => write!(out, "ERROR:{}:{}", code.code(), self.text),
+        }
+    }
+}
+
+/// What stands behind the name of a command: `key=value` pairs separated by semicolons, or parts separated by
+/// slashes, as the command wants it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arguments<'a>(pub(crate) &'a str);
+
+impl<'a> Arguments<'a> {
+    /// The value of the first pair called `name`.
+    fn find(self, name: &str) -> Option<&'a str> {
+        self.0
+            .split(';')
+            .filter_map(|part| part.split_once('='))
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
+    }
+
+    /// The value of `name`, if there is one.
+    ///
+    /// # Errors
+    /// When it is empty or does not stay below `size_max` bytes.
+    pub(crate) fn optional(self, name: &str, size_max: usize) -> Result<Option<&'a str>, InfoError> {
+        check(name, self.find(name), size_max)
+    }
+
+    /// The value of `name`.
+    ///
+    /// # Errors
+    /// When it is missing, empty or does not stay below `size_max` bytes.
+    pub(crate) fn required(self, name: &str, size_max: usize) -> Result<&'a str, InfoError> {
+        self.optional(name, size_max)?.ok_or_else(|| InfoError::about(name, format!("missing '{name}'")))
+    }
+
+    /// The value of `name`, which may also be called `other`.
+    ///
+    /// # Errors
+    /// As [`required`](Self::required).
+    pub(crate) fn required_either(
+        self,
+        name: &str,
+        other: &str,
+        size_max: usize,
+    ) -> Result<&'a str, InfoError> {
+        let found = self.find(name).or_else(|| self.find(other));
+        check(name, found, size_max)?.ok_or_else(|| InfoError::about(name, format!("missing '{name}'")))
+    }
+
+    /// The value of `name`, a switch; off without it.
+    ///
+    /// # Errors
+    /// When it is neither `true` nor `false`.
+    pub(crate) fn switch(self, name: &str) -> Result<bool, InfoError> {
+        match self.optional(name, VALUE_SIZE_MAX)? {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(InfoError::parameter(format!("'{name}' may be either 'true' or 'false'"))),
+        }
+    }
+
+    /// The name of the namespace that the command is about, whether there is such a one or not.
+    ///
+    /// # Errors
+    /// When none is named.
+    pub(crate) fn namespace_name(self) -> Result<&'a str, InfoError> {
+        self.required("namespace", NAMESPACE_NAME_SIZE)
+    }
+
+    /// The namespace that the command is about, called `namespace` or, where that was its first name, `ns`.
+    ///
+    /// # Errors
+    /// When none is named, or there is no such namespace.
+    pub(crate) fn namespace(self, state: &State) -> Result<&Arc<Namespace>, InfoError> {
+        find_namespace(state, self.required_either("namespace", "ns", VALUE_SIZE_MAX)?)
+    }
+
+    /// As [`namespace`](Self::namespace), where it may be left out.
+    ///
+    /// # Errors
+    /// When there is no namespace of that name.
+    pub(crate) fn optional_namespace(self, state: &State) -> Result<Option<&Arc<Namespace>>, InfoError> {
+        let found = self.find("namespace").or_else(|| self.find("ns"));
+        check("namespace", found, VALUE_SIZE_MAX)?.map(|name| find_namespace(state, name)).transpose()
+    }
+
+    /// The parts between slashes.
+    pub(crate) fn parts(self) -> (&'a str, Option<&'a str>) {
+        match self.0.split_once('/') {
+            Some((first, rest)) => (first, Some(rest)),
+            None => (self.0, None),
+        }
+    }
+}
+
+/// Bound of most values, as the protocol has it.
+pub(crate) const VALUE_SIZE_MAX: usize = 100;
+/// Bound of namespace names: 31 bytes.
+const NAMESPACE_NAME_SIZE: usize = 32;
+
+fn check<'a>(name: &str, value: Option<&'a str>, size_max: usize) -> Result<Option<&'a str>, InfoError> {
+    match value {
+        Some("") => Err(InfoError::about(name, format!("missing '{name}' value"))),
+        Some(value) if value.len() >= size_max => {
+            Err(InfoError::about(name, format!("'{name}' value too long")))
+        }
+        value => Ok(value),
+    }
+}
+
+fn find_namespace<'s>(state: &'s State, name: &str) -> Result<&'s Arc<Namespace>, InfoError> {
+    state.namespace(name).ok_or_else(|| InfoError::new(ResultCode::Namespace, "namespace not found on node"))
+}
+
+/// A list of items with a separator between them.
+pub(super) struct Joined<'o> {
+    out: &'o mut String,
+    separator: char,
+    is_first: bool,
+}
+
+impl<'o> Joined<'o> {
+    pub(super) fn new(out: &'o mut String, separator: char) -> Self {
+        Joined { out, separator, is_first: true }
+    }
+
+    /// Adds an item.
+    pub(super) fn item(&mut self, item: impl Display) {
+        if !std::mem::take(&mut self.is_first) {
+            self.out.push(self.separator);
+        }
+        let _ = write!(self.out, "{item}");
+    }
+
+    /// Adds `key=value`.
+    pub(super) fn pair(&mut self, key: impl Display, value: impl Display) {
+        self.item(format_args!("{key}={value}"));
+    }
+}
+
+/// A number as C writes constants: decimal, hexadecimal after `0x`, octal after `0`.
+pub(super) fn parse_c_number(text: &str) -> Option<u64> {
+    if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        return u64::from_str_radix(digits, 16).ok();
+    }
+    match text.strip_prefix('0') {
+        Some(digits) if !digits.is_empty() => u64::from_str_radix(digits, 8).ok(),
+        _ => text.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_taken_apart() {
+        let arguments = Arguments("context=namespace;id=test;;flag;x=a=b;id=other;empty=");
+        assert_eq!(arguments.optional("id", 10), Ok(Some("test")));
+        assert_eq!(arguments.optional("flag", 10), Ok(None));
+        assert_eq!(arguments.required("x", 10), Ok("a=b"));
+        assert_eq!(arguments.required_either("namespace", "id", 10), Ok("test"));
+        let error = |result: Result<&str, InfoError>| result.err().map(|error| error.to_string());
+        assert_eq!(error(arguments.required("id", 4)).as_deref(), Some("ERROR:4:'id' value too long"));
+        assert_eq!(error(arguments.required("empty", 4)).as_deref(), Some("ERROR:4:missing 'empty' value"));
+        assert_eq!(error(arguments.namespace_name()).as_deref(), Some("ERROR:20:missing 'namespace'"));
+    }
+
+    #[test]
+    fn switches_are_words() {
+        assert_eq!(Arguments("verbose=true").switch("verbose"), Ok(true));
+        assert_eq!(Arguments("").switch("verbose"), Ok(false));
+        assert!(Arguments("verbose=1").switch("verbose").is_err());
+    }
+
+    #[test]
+    fn errors_have_the_protocols_form() {
+        assert_eq!(InfoError::parameter("text").to_string(), "ERROR:4:text");
+        assert_eq!(InfoError::new(ResultCode::Unknown, "text").to_string(), "ERROR::text");
+    }
+
+    #[test]
+    fn lists_have_separators_between_items_only() {
+        let mut out = String::from("> ");
+        let mut list = Joined::new(&mut out, ';');
+        list.item(1);
+        list.pair("a", "b");
+        assert_eq!(out, "> 1;a=b");
+    }
+
+    #[test]
+    fn numbers_are_read_as_c_writes_them() {
+        let read: Vec<_> =
+            ["10", "0x1F", "017", "0", "", "x", "0x", "9999999999999999999999"].map(parse_c_number).into();
+        assert_eq!(read, [Some(10), Some(31), Some(15), Some(0), None, None, None, None]);
+    }
+}

@@ -1,0 +1,119 @@
+//! Statistics: for each scope one table of rows, in the order in which they are printed.
+//!
+//! A row is a figure with the function that takes it, a counter, or a list of `Idle` names. The latter belong to parts
+//! that this server does not have; tools look for them, and zero is their true value.
+
+mod namespace;
+mod server;
+mod set;
+
+use std::fmt;
+
+use super::commands::Answer;
+use super::request::{Joined, VALUE_SIZE_MAX};
+use super::{Arguments, InfoError};
+use crate::metrics::{NamespaceCounter, Operation, Origin, Outcome, ServerCounter};
+use crate::state::State;
+
+pub(super) use namespace::write_namespace;
+pub(super) use set::{write_set, write_sets};
+
+/// A figure as it is printed.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Value {
+    Number(u64),
+    Signed(i64),
+    Flag(bool),
+    /// Upper-case hexadecimal digits, as node ids and cluster keys are written.
+    Hex(u64),
+    /// With so many digits behind the point.
+    Fixed(f64, usize),
+    Text(String),
+    /// A figure that is not known or has no value.
+    Null,
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Number(number) => write!(out, "{number}"),
+            Value::Signed(number) => write!(out, "{number}"),
+            Value::Flag(flag) => write!(out, "{flag}"),
+            Value::Hex(number) => write!(out, "{number:X}"),
+            Value::Fixed(number, digits) => write!(out, "{number:.digits$}"),
+            Value::Text(text) => out.write_str(text),
+            Value::Null => out.write_str("null"),
+        }
+    }
+}
+
+/// Figures of devices that only grow.
+const DEVICE_COUNTERS: &[&str] =
+    &["writes", "partial_writes", "defrag_reads", "defrag_writes", "defrag_partial_writes", "read_errors"];
+
+/// Whether the figure called `name` counts what happened, and so only grows while the server runs.
+pub(crate) fn is_counter(name: &str) -> bool {
+    NamespaceCounter::ALL.iter().any(|counter| counter.name() == name)
+        || ServerCounter::ALL.iter().any(|counter| counter.name() == name)
+        || DEVICE_COUNTERS.contains(&name)
+        || counts_transactions(name)
+}
+
+/// Whether `name` is made of an origin, an operation and an outcome.
+fn counts_transactions(name: &str) -> bool {
+    let after = |text: &str, part: &str| {
+        text.strip_prefix(part).and_then(|rest| rest.strip_prefix('_')).map(str::to_owned)
+    };
+    Origin::ALL.iter().filter_map(|origin| after(name, origin.name())).any(|rest| {
+        Operation::ALL.iter().any(|operation| {
+            after(&rest, operation.name())
+                .is_some_and(|outcome| Outcome::ALL.iter().any(|known| known.name_for(*operation) == outcome))
+        })
+    })
+}
+
+/// `statistics`: those of the server.
+pub(super) fn server(state: &State, out: &mut String) -> Answer {
+    server::write_server(state, &mut Joined::new(out, ';'));
+    Ok(())
+}
+
+/// `get-stats`: those of a context. The only one there could be is `xdr`, which has none here.
+pub(super) fn of_context(_: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
+    match arguments.required("context", VALUE_SIZE_MAX)? {
+        "xdr" => Ok(()),
+        _ => Err(InfoError::parameter("unknown context")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_told_from_states() {
+        for name in
+            ["client_read_success", "batch_sub_udf_complete", "expired_objects", "reaped_fds", "writes"]
+        {
+            assert!(is_counter(name), "{name}");
+        }
+        for name in ["objects", "client_connections", "client_read_nothing", "data_used_pct", "client"] {
+            assert!(!is_counter(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn values_are_printed_as_tools_read_them() {
+        let texts = [
+            Value::Number(7),
+            Value::Signed(-7),
+            Value::Flag(true),
+            Value::Hex(0xAB_CD),
+            Value::Fixed(1.0, 3),
+            Value::Text("0:0,0:0".to_owned()),
+            Value::Null,
+        ]
+        .map(|value| value.to_string());
+        assert_eq!(texts, ["7", "-7", "true", "ABCD", "1.000", "0:0,0:0", "null"]);
+    }
+}

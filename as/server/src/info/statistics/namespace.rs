@@ -1,0 +1,363 @@
+//! Statistics of a namespace.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use cf::clock::StoredMillis;
+
+use super::Value::{self, Fixed, Flag, Number, Signed};
+use crate::config::Engine;
+use crate::index::PARTITION_COUNT;
+use crate::info::request::Joined;
+use crate::metrics::groups::{DELETE, Group, LANG, PROXY, READ, TSVC, UDF, WRITE, XDR_DELETE, XDR_WRITE};
+use crate::metrics::{NamespaceCounter, Origin};
+use crate::namespace::{IndexMemory, Namespace};
+use crate::state::State;
+use crate::storage::{DeviceStats, DiskStats};
+
+/// What the rows read; taken once, so that figures that belong together agree.
+struct View<'a> {
+    state: &'a State,
+    namespace: &'a Namespace,
+    objects: u64,
+    index_memory: IndexMemory,
+    data_used: u64,
+    data_total: u64,
+}
+
+/// One or several lines of the table.
+enum Row {
+    One(&'static str, fn(&View<'_>) -> Value),
+    /// A figure that not every namespace has.
+    Some(&'static str, fn(&View<'_>) -> Option<Value>),
+    Counter(NamespaceCounter),
+    /// A group of transaction counters.
+    Transactions(Origin, &'static [&'static Group]),
+    /// Figures of each device.
+    Devices,
+    /// Parts that this server does not have, or that do nothing on a node alone.
+    Idle(&'static [&'static str]),
+}
+
+use Origin::{BatchSub, Client, FromProxy, FromProxyBatchSub, OpsSub, UdfSub, XdrClient, XdrFromProxy};
+use Row::{Counter, Devices, Idle, One, Transactions};
+
+static ROWS: &[Row] = &[
+    One("ns_cluster_size", |view| Number(view.state.cluster.size() as u64)),
+    One("effective_replication_factor", |_| Number(1)),
+    One("objects", |view| Number(view.objects)),
+    One("tombstones", |view| Number(view.namespace.tombstone_count())),
+    Idle(&["xdr_tombstones", "xdr_bin_cemeteries", "mrt_provisionals"]),
+    One("master_objects", |view| Number(view.objects)),
+    One("master_tombstones", |view| Number(view.namespace.tombstone_count())),
+    Idle(&[
+        "prole_objects",
+        "prole_tombstones",
+        "non_replica_objects",
+        "non_replica_tombstones",
+        "unreplicated_records",
+        "dead_partitions",
+        "unavailable_partitions",
+        "auto_revived_partitions",
+    ]),
+    One("clock_skew_stop_writes", |_| Flag(false)),
+    One("stop_writes", |view| Flag(view.namespace.stop_writes.load(Relaxed))),
+    One("hwm_breached", |view| Flag(view.namespace.eviction.is_limit_breached.load(Relaxed))),
+    One("current_time", |_| Number(StoredMillis::now().seconds().into())),
+    One("non_expirable_objects", |view| Number(view.namespace.non_expirable_count())),
+    Counter(NamespaceCounter::ExpiredObjects),
+    Counter(NamespaceCounter::EvictedObjects),
+    One("evict_ttl", |view| Signed(view.namespace.eviction.ttl().into())),
+    One("evict_void_time", |view| Number(view.namespace.eviction.void_time().into())),
+    One("smd_evict_void_time", |view| Number(view.namespace.eviction.ordered_void_time().into())),
+    One("nsup_cycle_duration", |view| Number(view.namespace.nsup_cycle_duration_ms.load(Relaxed) / 1000)),
+    One("nsup_cycle_deleted_pct", |view| Fixed(view.namespace.nsup_cycle_deleted_pct(), 2)),
+    Idle(&["nsup_xdr_key_busy", "truncate_lut"]),
+    One("truncating", |_| Flag(false)),
+    Idle(&["sindex_gc_cleaned", "mrt_monitors_active", "xmem_id"]),
+    One("index_used_bytes", |view| Number(view.index_memory.primary)),
+    One("set_index_used_bytes", |view| Number(view.index_memory.sets)),
+    One("sindex_used_bytes", |view| Number(view.index_memory.secondary)),
+    Row::Some("indexes_memory_used_pct", |view| {
+        view.index_memory.pct_of(view.namespace.config().params.indexes_memory_budget.get()).map(Number)
+    }),
+    One("data_total_bytes", |view| Number(view.data_total)),
+    One("data_used_bytes", |view| Number(view.data_used)),
+    One("data_used_pct", |view| Number(view.data_used * 100 / view.data_total.max(1))),
+    One("data_avail_pct", |view| Number(view.namespace.storage.available_pct().into())),
+    One("data_compression_ratio", |_| Fixed(1.0, 3)),
+    Devices,
+    One("record_proto_uncompressed_pct", |_| Fixed(0.0, 3)),
+    One("record_proto_compression_ratio", |_| Fixed(1.0, 3)),
+    One("query_proto_uncompressed_pct", |_| Fixed(0.0, 3)),
+    One("query_proto_compression_ratio", |_| Fixed(1.0, 3)),
+    One("pending_quiesce", |_| Flag(false)),
+    One("effective_is_quiesced", |_| Flag(false)),
+    Idle(&["nodes_quiesced"]),
+    One("effective_prefer_uniform_balance", |_| Flag(false)),
+    Idle(&[
+        "effective_active_rack",
+        "migrate_tx_partitions_imbalance",
+        "migrate_tx_instances",
+        "migrate_rx_instances",
+        "migrate_tx_partitions_active",
+        "migrate_rx_partitions_active",
+        "migrate_tx_partitions_initial",
+        "migrate_tx_partitions_remaining",
+        "migrate_tx_partitions_lead_remaining",
+        "migrate_rx_partitions_initial",
+        "migrate_rx_partitions_remaining",
+        "migrate_records_skipped",
+        "migrate_records_transmitted",
+        "migrate_record_retransmits",
+        "migrate_record_receives",
+        "migrate_records_unreadable",
+        "migrate_signals_active",
+        "migrate_signals_remaining",
+    ]),
+    // A node alone begins with all partitions empty.
+    One("migrate_fresh_partitions", |_| Number(PARTITION_COUNT as u64)),
+    Idle(&["appeals_tx_active", "appeals_rx_active", "appeals_tx_remaining", "appeals_records_exonerated"]),
+    Transactions(Client, &[&TSVC, &PROXY, &READ, &WRITE]),
+    Transactions(XdrClient, &[&XDR_WRITE]),
+    Transactions(Client, &[&DELETE]),
+    Transactions(XdrClient, &[&XDR_DELETE]),
+    Transactions(Client, &[&UDF, &LANG]),
+    Transactions(FromProxy, &[&TSVC, &READ, &WRITE]),
+    Transactions(XdrFromProxy, &[&XDR_WRITE]),
+    Transactions(FromProxy, &[&DELETE]),
+    Transactions(XdrFromProxy, &[&XDR_DELETE]),
+    Transactions(FromProxy, &[&UDF, &LANG]),
+    Transactions(BatchSub, &[&TSVC, &PROXY, &READ, &WRITE, &DELETE, &UDF, &LANG]),
+    Transactions(FromProxyBatchSub, &[&TSVC, &READ, &WRITE, &DELETE, &UDF, &LANG]),
+    Transactions(UdfSub, &[&TSVC, &UDF, &LANG]),
+    Transactions(OpsSub, &[&TSVC, &WRITE]),
+    Idle(&[
+        "dup_res_ask",
+        "dup_res_respond_read",
+        "dup_res_respond_no_read",
+        "retransmit_all_read_dup_res",
+        "retransmit_all_write_dup_res",
+        "retransmit_all_delete_dup_res",
+        "retransmit_all_udf_dup_res",
+        "retransmit_all_batch_sub_read_dup_res",
+        "retransmit_all_batch_sub_write_dup_res",
+        "retransmit_all_batch_sub_delete_dup_res",
+        "retransmit_all_batch_sub_udf_dup_res",
+        "retransmit_udf_sub_dup_res",
+        "retransmit_ops_sub_dup_res",
+        "retransmit_all_read_repl_ping",
+        "retransmit_all_batch_sub_read_repl_ping",
+        "retransmit_all_write_repl_write",
+        "retransmit_all_delete_repl_write",
+        "retransmit_all_udf_repl_write",
+        "retransmit_all_batch_sub_write_repl_write",
+        "retransmit_all_batch_sub_delete_repl_write",
+        "retransmit_all_batch_sub_udf_repl_write",
+        "retransmit_udf_sub_repl_write",
+        "retransmit_ops_sub_repl_write",
+    ]),
+    Counter(NamespaceCounter::PiQueryShortBasicComplete),
+    Counter(NamespaceCounter::PiQueryShortBasicError),
+    Counter(NamespaceCounter::PiQueryShortBasicTimeout),
+    Counter(NamespaceCounter::PiQueryLongBasicComplete),
+    Counter(NamespaceCounter::PiQueryLongBasicError),
+    Counter(NamespaceCounter::PiQueryLongBasicAbort),
+    Idle(&[
+        "pi_query_aggr_complete",
+        "pi_query_aggr_error",
+        "pi_query_aggr_abort",
+        "pi_query_udf_bg_complete",
+        "pi_query_udf_bg_error",
+        "pi_query_udf_bg_abort",
+        "pi_query_ops_bg_complete",
+        "pi_query_ops_bg_error",
+        "pi_query_ops_bg_abort",
+        "si_query_short_basic_complete",
+        "si_query_short_basic_error",
+        "si_query_short_basic_timeout",
+        "si_query_long_basic_complete",
+        "si_query_long_basic_error",
+        "si_query_long_basic_abort",
+        "si_query_aggr_complete",
+        "si_query_aggr_error",
+        "si_query_aggr_abort",
+        "si_query_udf_bg_complete",
+        "si_query_udf_bg_error",
+        "si_query_udf_bg_abort",
+        "si_query_ops_bg_complete",
+        "si_query_ops_bg_error",
+        "si_query_ops_bg_abort",
+        "geo_region_query_reqs",
+        "geo_region_query_cells",
+        "geo_region_query_points",
+        "geo_region_query_falsepos",
+    ]),
+    Idle(&["read_touch_tsvc_error", "read_touch_tsvc_timeout"]),
+    Counter(NamespaceCounter::ReadTouchSuccess),
+    Counter(NamespaceCounter::ReadTouchError),
+    Idle(&["read_touch_timeout"]),
+    Counter(NamespaceCounter::ReadTouchSkip),
+    Idle(&[
+        "re_repl_tsvc_error",
+        "re_repl_tsvc_timeout",
+        "re_repl_success",
+        "re_repl_error",
+        "re_repl_timeout",
+        "mrt_verify_read_success",
+        "mrt_verify_read_error",
+        "mrt_verify_read_timeout",
+        "mrt_roll_forward_success",
+        "mrt_roll_forward_error",
+        "mrt_roll_forward_timeout",
+        "mrt_monitor_roll_forward_success",
+        "mrt_monitor_roll_forward_error",
+        "mrt_monitor_roll_forward_timeout",
+        "mrt_roll_back_success",
+        "mrt_roll_back_error",
+        "mrt_roll_back_timeout",
+        "mrt_monitor_roll_back_success",
+        "mrt_monitor_roll_back_error",
+        "mrt_monitor_roll_back_timeout",
+    ]),
+    Counter(NamespaceCounter::FailXdrForbidden),
+    Counter(NamespaceCounter::FailKeyBusy),
+    Idle(&["fail_xdr_key_busy"]),
+    Counter(NamespaceCounter::FailGeneration),
+    Counter(NamespaceCounter::FailRecordTooBig),
+    Idle(&[
+        "fail_client_lost_conflict",
+        "fail_xdr_lost_conflict",
+        "fail_mrt_blocked",
+        "fail_mrt_version_mismatch",
+    ]),
+    Counter(NamespaceCounter::DeletedLastBin),
+    Idle(&["mrt_monitor_roll_tombstone_creates"]),
+];
+
+/// A figure of each device and what is behind it.
+type Column = (&'static str, fn(&DeviceStats, &DiskStats) -> u64);
+
+/// Columns of a memory stripe.
+static STRIPE_COLUMNS: &[Column] = &[
+    ("used_bytes", |stripe, _| stripe.used_bytes),
+    ("free_wblocks", |stripe, _| stripe.free_wblocks as u64),
+    ("writes", |stripe, _| stripe.writes),
+    ("defrag_q", |stripe, _| stripe.defrag_queue as u64),
+    ("defrag_reads", |stripe, _| stripe.defrag_reads),
+    ("defrag_writes", |stripe, _| stripe.defrag_writes),
+];
+/// Further columns of a stripe with a file or device behind it.
+static BACKING_COLUMNS: &[Column] = &[
+    ("backing_write_q", |_, disk| disk.write_queue as u64),
+    ("partial_writes", |_, disk| disk.partial_writes),
+    ("defrag_partial_writes", |_, disk| disk.defrag_partial_writes),
+];
+/// Columns of a file or device.
+static DISK_COLUMNS: &[Column] = &[
+    ("used_bytes", |device, _| device.used_bytes),
+    ("free_wblocks", |device, _| device.free_wblocks as u64),
+    ("read_errors", |_, disk| disk.read_errors),
+    ("write_q", |_, disk| disk.write_queue as u64),
+    ("writes", |device, _| device.writes),
+    ("partial_writes", |_, disk| disk.partial_writes),
+    ("defrag_q", |device, _| device.defrag_queue as u64),
+    ("defrag_reads", |device, _| device.defrag_reads),
+    ("defrag_writes", |device, _| device.defrag_writes),
+    ("defrag_partial_writes", |_, disk| disk.defrag_partial_writes),
+];
+/// Further columns of a file or device with a shadow, which is written together with it.
+static SHADOW_COLUMNS: &[Column] = &[("shadow_write_q", |_, disk| disk.write_queue as u64)];
+/// Percentage of its life that a device has behind it, if it were known.
+const AGE_UNKNOWN: i64 = -1;
+
+/// Writes all rows.
+pub(in crate::info) fn write_namespace(state: &State, namespace: &Namespace, out: &mut Joined<'_>) {
+    let view = View {
+        state,
+        namespace,
+        objects: namespace.object_count(),
+        index_memory: IndexMemory::of(namespace),
+        data_used: namespace.storage.used_bytes(),
+        data_total: namespace.storage.total_bytes(),
+    };
+    for row in ROWS {
+        match row {
+            One(key, value) => out.pair(key, value(&view)),
+            Row::Some(key, value) => {
+                if let Some(value) = value(&view) {
+                    out.pair(key, value);
+                }
+            }
+            Counter(counter) => out.pair(counter.name(), namespace.metrics.get(*counter)),
+            Transactions(origin, groups) => write_transactions(namespace, *origin, groups, out),
+            Devices => write_devices(namespace, out),
+            Idle(keys) => keys.iter().for_each(|key| out.pair(key, 0)),
+        }
+    }
+}
+
+fn write_transactions(namespace: &Namespace, origin: Origin, groups: &[&Group], out: &mut Joined<'_>) {
+    for group in groups {
+        for ((operation, outcome), value) in
+            group.members.iter().zip(group.values(&namespace.metrics, origin))
+        {
+            let (origin, outcome) = (origin.name(), outcome.name_for(*operation));
+            out.pair(format_args!("{origin}_{}_{outcome}", operation.name()), value);
+        }
+    }
+}
+
+/// Writes the figures of each device, under the names that it has in the configuration's answers.
+fn write_devices(namespace: &Namespace, out: &mut Joined<'_>) {
+    let config = &namespace.config().storage;
+    if config.engine == Engine::Device {
+        out.pair("cache_read_pct", namespace.storage.cache_read_pct().round());
+    }
+    let kind = match config.engine {
+        Engine::Memory => "stripe",
+        _ if config.is_raw_device() => "device",
+        _ => "file",
+    };
+    let has_shadows = config.backings().iter().any(|backing| backing.shadow.is_some());
+    let tables: &[&[Column]] = match config.engine {
+        Engine::Memory if config.is_backed() => &[STRIPE_COLUMNS, BACKING_COLUMNS],
+        Engine::Memory => &[STRIPE_COLUMNS],
+        _ if has_shadows => &[DISK_COLUMNS, SHADOW_COLUMNS],
+        _ => &[DISK_COLUMNS],
+    };
+    for (at, device) in namespace.storage.device_stats().enumerate() {
+        let disk = device.disk.unwrap_or_default();
+        for (column, value) in tables.iter().copied().flatten() {
+            out.pair(format_args!("storage-engine.{kind}[{at}].{column}"), value(&device, &disk));
+        }
+        if config.is_backed() {
+            out.pair(format_args!("storage-engine.{kind}[{at}].age"), AGE_UNKNOWN);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::groups::ORIGINS;
+
+    #[test]
+    fn every_counter_has_its_row() {
+        let shown =
+            |counter: &NamespaceCounter| ROWS.iter().any(|row| matches!(row, Counter(c) if c == counter));
+        let hidden: Vec<_> = NamespaceCounter::ALL.iter().filter(|counter| !shown(counter)).collect();
+        assert!(hidden.is_empty(), "{hidden:?}");
+    }
+
+    #[test]
+    fn statistics_and_ticker_show_the_same_groups() {
+        for (origin, groups) in ORIGINS {
+            let rows = ROWS.iter().filter_map(|row| match row {
+                Transactions(of, groups) if of == origin => Some(*groups),
+                _ => None,
+            });
+            let shown: Vec<_> = rows.flatten().map(|group| group.members).collect();
+            assert_eq!(shown, groups.iter().map(|group| group.members).collect::<Vec<_>>(), "{origin:?}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Statistics of the server.
+
+use cf::sys::facts::{self, CpuUsage, Memory};
+
+use super::Value::{self, Fixed, Flag, Hex, Null, Number, Text};
+use crate::info::node::COMPATIBILITY_ID;
+use crate::info::request::Joined;
+use crate::metrics::{Heap, ServerCounter};
+use crate::state::State;
+
+/// What the rows read; taken once, so that figures that belong together agree.
+struct View<'a> {
+    state: &'a State,
+    memory: Memory,
+    heap: Heap,
+    cpu: CpuUsage,
+    connections_opened: u64,
+    connections_closed: u64,
+}
+
+impl<'a> View<'a> {
+    fn new(state: &'a State) -> Self {
+        // Closed before opened: a connection must not be counted as closed only.
+        let connections_closed = state.metrics.get(ServerCounter::ClientConnectionsClosed);
+        View {
+            state,
+            memory: Memory::now(),
+            heap: Heap::now(),
+            cpu: state.usage.get(),
+            connections_opened: state.metrics.get(ServerCounter::ClientConnectionsOpened),
+            connections_closed,
+        }
+    }
+}
+
+/// One or several lines of the table.
+enum Row {
+    One(&'static str, fn(&View<'_>) -> Value),
+    Counter(ServerCounter),
+    /// Parts that this server does not have, or that do nothing on a node alone.
+    Idle(&'static [&'static str]),
+}
+
+use Row::{Counter, Idle, One};
+
+static ROWS: &[Row] = &[
+    One("failed_best_practices", |view| Flag(!view.state.failed_best_practices.is_empty())),
+    One("cluster_size", |view| Number(view.state.cluster.size() as u64)),
+    One("cluster_key", |view| Hex(view.state.cluster.key)),
+    One("cluster_generation", |view| Number(view.state.cluster.rebalance_generation())),
+    One("cluster_principal", |view| Hex(view.state.cluster.node_id)),
+    One("cluster_min_compatibility_id", |_| Number(COMPATIBILITY_ID.into())),
+    One("cluster_max_compatibility_id", |_| Number(COMPATIBILITY_ID.into())),
+    One("cluster_integrity", |_| Flag(true)),
+    One("cluster_is_member", |_| Flag(true)),
+    One("cluster_duplicate_nodes", |_| Null),
+    Idle(&["cluster_clock_skew_stop_writes_sec", "cluster_clock_skew_ms"]),
+    One("cluster_clock_skew_outliers", |_| Null),
+    One("uptime", |view| Number(view.state.started.elapsed().as_secs())),
+    One("system_total_cpu_pct", |view| Number(view.cpu.system_user_pct + view.cpu.system_kernel_pct)),
+    One("system_user_cpu_pct", |view| Number(view.cpu.system_user_pct)),
+    One("system_kernel_cpu_pct", |view| Number(view.cpu.system_kernel_pct)),
+    One("system_free_mem_kbytes", |view| Number(view.memory.available / 1024)),
+    One("system_free_mem_pct", |view| Number(view.memory.available_pct())),
+    One("system_thp_mem_kbytes", |view| Number(view.memory.huge_pages / 1024)),
+    One("process_cpu_pct", |view| Number(view.cpu.process_pct)),
+    // Whoever starts a thread here joins it at the end.
+    One("threads_joinable", |_| Number(facts::thread_count())),
+    Idle(&["threads_detached", "threads_pool_total", "threads_pool_active"]),
+    One("heap_allocated_kbytes", |view| Number(view.heap.allocated as u64 / 1024)),
+    One("heap_active_kbytes", |view| Number(view.heap.active as u64 / 1024)),
+    One("heap_mapped_kbytes", |view| Number(view.heap.mapped as u64 / 1024)),
+    One("heap_efficiency_pct", |view| Fixed(view.heap.efficiency_pct(), 0)),
+    Idle(&["heap_site_count"]),
+    One("objects", |view| Number(view.state.object_count())),
+    One("tombstones", |view| Number(view.state.tombstone_count())),
+    One("info_queue", |view| Number(view.state.shared.info_jobs.len() as u64)),
+    Idle(&["rw_in_progress", "proxy_in_progress", "tree_gc_queue"]),
+    One("client_connections", |view| Number(view.connections_opened.saturating_sub(view.connections_closed))),
+    One("client_connections_opened", |view| Number(view.connections_opened)),
+    One("client_connections_closed", |view| Number(view.connections_closed)),
+    Idle(&[
+        "heartbeat_connections",
+        "heartbeat_connections_opened",
+        "heartbeat_connections_closed",
+        "fabric_connections",
+        "fabric_connections_opened",
+        "fabric_connections_closed",
+        "heartbeat_received_self",
+        "heartbeat_received_foreign",
+    ]),
+    Counter(ServerCounter::ReapedFds),
+    Counter(ServerCounter::InfoComplete),
+    Counter(ServerCounter::InfoTimeout),
+    Counter(ServerCounter::DemarshalError),
+    Counter(ServerCounter::EarlyTsvcClientError),
+    Idle(&["early_tsvc_from_proxy_error", "early_tsvc_from_proxy_batch_sub_error"]),
+    One("long_queries_active", |view| Number(view.state.shared.queries.long_count() as u64)),
+    Counter(ServerCounter::BatchIndexInitiate),
+    One("batch_index_queue", |view| Text(batch_queues(view.state))),
+    Counter(ServerCounter::BatchIndexComplete),
+    Counter(ServerCounter::BatchIndexError),
+    Idle(&[
+        "batch_index_timeout",
+        "batch_index_delay",
+        "batch_index_unused_buffers",
+        "batch_index_huge_buffers",
+        "batch_index_created_buffers",
+        "batch_index_destroyed_buffers",
+    ]),
+    One("batch_index_proto_uncompressed_pct", |_| Fixed(0.0, 3)),
+    One("batch_index_proto_compression_ratio", |_| Fixed(1.0, 3)),
+    One("paxos_principal", |view| Hex(view.state.cluster.node_id)),
+    One("time_since_rebalance", |view| Number(view.state.cluster.rebalanced.elapsed().as_secs())),
+    One("migrate_allowed", |_| Flag(true)),
+    Idle(&[
+        "migrate_partitions_remaining",
+        "fabric_bulk_send_rate",
+        "fabric_bulk_recv_rate",
+        "fabric_ctrl_send_rate",
+        "fabric_ctrl_recv_rate",
+        "fabric_meta_send_rate",
+        "fabric_meta_recv_rate",
+        "fabric_rw_send_rate",
+        "fabric_rw_recv_rate",
+    ]),
+];
+
+/// `waiting:buffers` of each batch thread. They share one queue, which is shown with the first.
+fn batch_queues(state: &State) -> String {
+    let waiting = state.shared.batches.waiting_count();
+    let others = (state.config.service.batch_index_threads.get() as usize).saturating_sub(1);
+    format!("{waiting}:0{}", ",0:0".repeat(others))
+}
+
+/// Writes all rows.
+pub(super) fn write_server(state: &State, out: &mut Joined<'_>) {
+    let view = View::new(state);
+    for row in ROWS {
+        match row {
+            One(key, value) => out.pair(key, value(&view)),
+            Counter(counter) => out.pair(counter.name(), state.metrics.get(*counter)),
+            Idle(keys) => keys.iter().for_each(|key| out.pair(key, 0)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_has_its_row() {
+        // Connections are shown as figures, because they must agree.
+        let shown = |counter: &ServerCounter| {
+            ROWS.iter().any(|row| match row {
+                Counter(shown) => shown == counter,
+                One(key, _) => *key == counter.name(),
+                Idle(_) => false,
+            })
+        };
+        let hidden: Vec<_> = ServerCounter::ALL.iter().filter(|counter| !shown(counter)).collect();
+        assert!(hidden.is_empty(), "{hidden:?}");
+    }
+}

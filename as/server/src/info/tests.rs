@@ -1,0 +1,153 @@
+//! The info protocol as a whole, against a server in the test's own process.
+
+use proptest::prelude::*;
+
+use super::answer;
+use super::commands::COMMANDS;
+use crate::config::{self, Config};
+use crate::server::Server;
+
+const CONFIG: &str = "
+service {
+    cluster-name tests
+    service-threads 1
+    batch-index-threads 1
+    info-threads 1
+}
+network {
+    service {
+        address 127.0.0.1
+        port 0
+    }
+}
+namespace test {
+    set demo {
+        default-ttl 5
+    }
+    allow-ttl-without-nsup true
+    storage-engine memory {
+        data-size 512M
+    }
+}
+";
+
+fn start() -> Server {
+    let (config, _): (Config, _) = config::parse(CONFIG, "test").expect("it parses");
+    Server::start(config).expect("it starts")
+}
+
+/// Words that mean something to some command, and some that mean nothing.
+const WORDS: &[&str] = &[
+    "test",
+    "demo",
+    "nope",
+    "context",
+    "namespace",
+    "id",
+    "ns",
+    "set",
+    "service",
+    "network",
+    "type",
+    "ttl",
+    "hist",
+    "{test}-read",
+    "{test}-benchmarks-udf",
+    "{",
+    "}-",
+    "size",
+    "max",
+    "trid",
+    "keyd",
+    "mode",
+    "raw",
+    "verbose",
+    "true",
+    "false",
+    "indexname",
+    "indexdata",
+    "module",
+    "UDF",
+    "host",
+    "port",
+    "host-port-list",
+    "1.2.3.4:5",
+    "filename",
+    "a.lua",
+    "message",
+    "who",
+    "any",
+    "info",
+    "warning",
+    "0",
+    "1",
+    "-1",
+    "0x10",
+    "99999999999999999999",
+    "default-ttl",
+    "stop-writes-count",
+    "defrag-lwm-pct",
+    "proto-fd-max",
+    "ticker-interval",
+    "é",
+    "\u{0}",
+    "\r",
+    "\t",
+    "00112233445566778899aabbccddeeff00112233",
+];
+
+fn word() -> impl Strategy<Value = String> {
+    prop_oneof![8 => prop::sample::select(WORDS).prop_map(str::to_owned), 1 => ".{0,40}"]
+}
+
+/// A command with whatever behind it.
+fn line() -> impl Strategy<Value = String> {
+    let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).chain(["", "nope"]).collect();
+    let part = (prop::sample::select(vec![":", "/", ";", "=", ""]), word());
+    (prop::sample::select(names), prop::collection::vec(part, 0..8)).prop_map(|(name, parts)| {
+        let rest: String = parts.into_iter().map(|(separator, word)| format!("{separator}{word}")).collect();
+        // How many threads there are is not left to chance.
+        format!("{name}{rest}").replace('\n', " ").replace("info-threads", "info-thread")
+    })
+}
+
+#[test]
+fn whatever_is_asked_is_answered_by_one_line() {
+    let server = start();
+    proptest!(ProptestConfig::with_cases(400), |(lines in prop::collection::vec(line(), 1..4))| {
+        let asked: Vec<&String> = lines.iter().filter(|line| !line.is_empty()).collect();
+        let answer = answer(server.state(), lines.join("\n").as_bytes());
+        if !asked.is_empty() {
+            let answer = String::from_utf8_lossy(&answer);
+            let answered: Vec<&str> = answer.strip_suffix('\n').unwrap_or(&answer).split('\n').collect();
+            prop_assert_eq!(answered.len(), asked.len());
+            for (answered, asked) in answered.iter().zip(asked) {
+                prop_assert!(answered.starts_with(&format!("{asked}\t")), "{asked:?}: {answered:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn bytes_that_are_no_text_are_answered() {
+    let server = start();
+    proptest!(ProptestConfig::with_cases(400), |(bytes in prop::collection::vec(any::<u8>(), 0..300))| {
+        let answer = answer(server.state(), &bytes);
+        let asked: Vec<&[u8]> = proto::info::requests(&bytes).collect();
+        let answered: Vec<&[u8]> = proto::info::requests(&answer).collect();
+        prop_assert!(asked.is_empty() || asked.len() == answered.len());
+        for (asked, answered) in asked.iter().zip(answered) {
+            prop_assert!(answered.starts_with(asked) && answered[asked.len()] == b'\t');
+        }
+    });
+}
+
+#[test]
+fn an_answer_does_not_take_all_memory() {
+    let server = start();
+    let request = "partition-info\n".repeat(1000);
+    let answer = answer(server.state(), request.as_bytes());
+    assert!(answer.len() < 100 << 20, "{} bytes", answer.len());
+    assert!(answer.ends_with(b"partition-info\tERROR:4:too much asked for at once\n"));
+    assert_eq!(proto::info::requests(&answer).count(), 1000);
+}

@@ -1,0 +1,23 @@
+//! The server: everything of the daemon `asd` but its `main`. `ARCHITECTURE.md` at the root of the repository is the
+//! map.
+#![deny(unsafe_code)]
+
+mod best_practices;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+mod exporter;
+mod fabric;
+mod index;
+mod info;
+mod metrics;
+mod namespace;
+pub mod node_id;
+mod query;
+pub mod server;
+mod service;
+mod state;
+mod storage;
+mod ticker;
+mod transaction;
+pub mod version;

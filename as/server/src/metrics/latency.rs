@@ -1,0 +1,173 @@
+//! How long things take: histograms by powers of two, of milliseconds or microseconds.
+//!
+//! Filling one costs a thread one store to memory of its own (see [`cf::counters`]). What happened since the last turn of
+//! the ticker is worked out by the ticker, and kept for whoever asks.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use cf::counters::Counters;
+use parking_lot::Mutex;
+
+use crate::config::Config;
+
+/// Buckets of a histogram: bucket 0 is of 0 units, bucket n of 2ⁿ⁻¹ and more up to 2ⁿ.
+pub(crate) const BUCKET_COUNT: usize = 64;
+/// Thresholds that latencies are compared with: 1, 2, 4 … units.
+const THRESHOLD_COUNT: usize = 17;
+/// Buckets in a line of the log.
+const BUCKETS_PER_LINE: usize = 4;
+
+/// What latencies are measured in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unit {
+    Milliseconds,
+    Microseconds,
+}
+
+impl Unit {
+    /// The unit that `microsecond-histograms` asks for.
+    pub(crate) fn configured(config: &Config) -> Self {
+        if config.service.microsecond_histograms.get() { Unit::Microseconds } else { Unit::Milliseconds }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Unit::Milliseconds => "msec",
+            Unit::Microseconds => "usec",
+        }
+    }
+
+    /// The bucket of `elapsed`.
+    #[inline]
+    fn bucket(self, elapsed: Duration) -> usize {
+        let units = match self {
+            Unit::Milliseconds => elapsed.as_millis(),
+            Unit::Microseconds => elapsed.as_micros(),
+        };
+        let units = u64::try_from(units).unwrap_or(u64::MAX);
+        (u64::BITS - units.leading_zeros()).min(BUCKET_COUNT as u32 - 1) as usize
+    }
+}
+
+/// What is known of a histogram as of the ticker's last turn.
+struct Tracked {
+    /// Counts that came before the histogram was cleared last.
+    cleared: [u64; BUCKET_COUNT],
+    /// Turn before which nothing can be told of a rate.
+    at: Option<Instant>,
+    counts: [u64; BUCKET_COUNT],
+    text: String,
+}
+
+/// One histogram.
+pub(crate) struct Histogram {
+    counters: Counters<BUCKET_COUNT>,
+    tracked: Mutex<Tracked>,
+}
+
+impl Histogram {
+    /// An empty one, with a shard for each of `thread_count` service threads.
+    pub(crate) fn new(thread_count: usize) -> Self {
+        let tracked =
+            Tracked { cleared: [0; BUCKET_COUNT], at: None, counts: [0; BUCKET_COUNT], text: String::new() };
+        Histogram { counters: Counters::new(thread_count), tracked: Mutex::new(tracked) }
+    }
+
+    /// Notes that `count` things took `elapsed`.
+    #[inline]
+    pub(crate) fn add(&self, unit: Unit, elapsed: Duration, count: u64) {
+        self.counters.add(unit.bucket(elapsed), count);
+    }
+
+    fn counts(&self, tracked: &Tracked) -> [u64; BUCKET_COUNT] {
+        std::array::from_fn(|bucket| self.counters.get(bucket).saturating_sub(tracked.cleared[bucket]))
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&self) {
+        let mut tracked = self.tracked.lock();
+        tracked.cleared = std::array::from_fn(|bucket| self.counters.get(bucket));
+        tracked.at = None;
+        tracked.counts = [0; BUCKET_COUNT];
+        tracked.text.clear();
+    }
+
+    /// The ticker's turn: writes what was counted to the log, as `name`, and works out what came since the last turn.
+    /// Of what never happened nothing is said.
+    pub(crate) fn report(&self, name: &str, unit: Unit) {
+        let mut tracked = self.tracked.lock();
+        let counts = self.counts(&tracked);
+        let total: u64 = counts.iter().sum();
+        if total == 0 {
+            return;
+        }
+        cf::info!(Info, "histogram dump: {name} ({total} total) {}", unit.name());
+        let filled: Vec<(usize, u64)> =
+            counts.iter().copied().enumerate().filter(|(_, count)| *count != 0).collect();
+        for line in filled.chunks(BUCKETS_PER_LINE) {
+            let mut text = String::new();
+            for (bucket, count) in line {
+                let _ = write!(text, " ({bucket:02}: {count:010})");
+            }
+            cf::info!(Info, "{text}");
+        }
+        let now = Instant::now();
+        tracked.text = match tracked.at {
+            Some(before) => rates(&tracked.counts, &counts, now - before, unit),
+            None => String::new(),
+        };
+        (tracked.at, tracked.counts) = (Some(now), counts);
+    }
+
+    /// What came between the ticker's last two turns: unit, number a second, and the percentages that took longer than 1, 2,
+    /// 4 … units; empty if it had no two turns yet.
+    pub(crate) fn text(&self) -> String {
+        self.tracked.lock().text.clone()
+    }
+}
+
+fn rates(before: &[u64; BUCKET_COUNT], now: &[u64; BUCKET_COUNT], elapsed: Duration, unit: Unit) -> String {
+    let new: [u64; BUCKET_COUNT] = std::array::from_fn(|bucket| now[bucket].saturating_sub(before[bucket]));
+    let total: u64 = new.iter().sum();
+    let seconds = (elapsed.as_secs_f64().round()).max(1.0);
+    let mut text = format!("{},{:.1}", unit.name(), total as f64 / seconds);
+    let mut over = total;
+    for count in &new[..THRESHOLD_COUNT] {
+        over -= count;
+        let pct = if total == 0 { 0.0 } else { over as f64 * 100.0 / total as f64 };
+        let _ = write!(text, ",{pct:.2}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_powers_of_two() {
+        let bucket = |micros| Unit::Microseconds.bucket(Duration::from_micros(micros));
+        assert_eq!([0, 1, 2, 3, 4, 7, 8, 1 << 40].map(bucket), [0, 1, 2, 2, 3, 3, 4, 41]);
+        assert_eq!(Unit::Milliseconds.bucket(Duration::from_micros(999)), 0);
+        assert_eq!(Unit::Milliseconds.bucket(Duration::MAX), 63);
+    }
+
+    #[test]
+    fn rates_tell_what_came_between_two_turns() {
+        let histogram = Histogram::new(0);
+        assert_eq!(histogram.text(), "");
+        histogram.add(Unit::Milliseconds, Duration::from_micros(10), 5);
+        histogram.report("h", Unit::Milliseconds);
+        assert_eq!(histogram.text(), "", "one turn tells no rate");
+        let mut now = [0; BUCKET_COUNT];
+        let before = now;
+        (now[0], now[1], now[3]) = (90, 5, 5);
+        let text = rates(&before, &now, Duration::from_secs(10), Unit::Milliseconds);
+        assert!(text.starts_with("msec,10.0,10.00,5.00,5.00,0.00,"), "{text}");
+        assert_eq!(text.split(',').count(), 2 + THRESHOLD_COUNT);
+        histogram.clear();
+        histogram.report("h", Unit::Milliseconds);
+        assert_eq!(histogram.text(), "", "what was cleared is not reported");
+    }
+}

@@ -1,0 +1,261 @@
+//! What the server counts. One table for each scope; statistics, and whoever else publishes figures, read these.
+//!
+//! Counters are sharded by thread (see [`cf::counters`]): counting costs a service thread one store to memory of its
+//! own.
+
+pub(crate) mod groups;
+mod heap;
+mod latency;
+mod system;
+
+use cf::counters::Counters;
+use proto::ResultCode;
+
+pub(crate) use heap::Heap;
+pub(crate) use latency::{Histogram, Unit};
+pub(crate) use system::SystemUsage;
+
+/// Declares an enum whose variants have names in statistics.
+macro_rules! named {
+    ($($(#[$meta:meta])* $visibility:vis enum $name:ident {
+        $($(#[$vmeta:meta])* $variant:ident => $text:literal),+ $(,)?
+    })+) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        $visibility enum $name { $($(#[$vmeta])* $variant),+ }
+
+        impl $name {
+            /// All of them.
+            pub(crate) const ALL: &'static [$name] = &[$($name::$variant),+];
+
+            /// Name, or part of a name, in statistics.
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text),+ }
+            }
+        }
+    )+};
+}
+
+named! {
+    /// Who asked for an operation.
+    pub(crate) enum Origin {
+        /// A client, by a request of its own.
+        Client => "client",
+        /// A client that ships changes of another cluster; counted in addition to `Client`.
+        XdrClient => "xdr_client",
+        /// A client, through another node.
+        FromProxy => "from_proxy",
+        /// As `XdrClient`, through another node; counted in addition to `FromProxy`.
+        XdrFromProxy => "xdr_from_proxy",
+        /// A client, as one row of a batch.
+        BatchSub => "batch_sub",
+        /// A client, as one row of a batch, through another node.
+        FromProxyBatchSub => "from_proxy_batch_sub",
+        /// A background query that applies a UDF to each record.
+        UdfSub => "udf_sub",
+        /// A background query that applies operations to each record.
+        OpsSub => "ops_sub",
+    }
+
+    /// What was asked for.
+    pub(crate) enum Operation {
+        /// Ended before it was known what, or by a check common to all.
+        Tsvc => "tsvc",
+        /// Passed on to another node.
+        Proxy => "proxy",
+        Read => "read",
+        Write => "write",
+        Delete => "delete",
+        Udf => "udf",
+        /// What a UDF did to its record.
+        LangRead => "lang_read",
+        LangWrite => "lang_write",
+        LangDelete => "lang_delete",
+        /// A UDF that failed.
+        Lang => "lang",
+    }
+
+    /// How it ended.
+    pub(crate) enum Outcome {
+        Success => "success",
+        Error => "error",
+        Timeout => "timeout",
+        NotFound => "not_found",
+        FilteredOut => "filtered_out",
+    }
+
+    /// Counters of a namespace beside those of its transactions.
+    pub(crate) enum NamespaceCounter {
+        FailXdrForbidden => "fail_xdr_forbidden",
+        FailKeyBusy => "fail_key_busy",
+        FailGeneration => "fail_generation",
+        FailRecordTooBig => "fail_record_too_big",
+        DeletedLastBin => "deleted_last_bin",
+        ExpiredObjects => "expired_objects",
+        EvictedObjects => "evicted_objects",
+        ReadTouchSuccess => "read_touch_success",
+        ReadTouchError => "read_touch_error",
+        ReadTouchSkip => "read_touch_skip",
+        PiQueryShortBasicComplete => "pi_query_short_basic_complete",
+        PiQueryShortBasicError => "pi_query_short_basic_error",
+        PiQueryShortBasicTimeout => "pi_query_short_basic_timeout",
+        PiQueryLongBasicComplete => "pi_query_long_basic_complete",
+        PiQueryLongBasicError => "pi_query_long_basic_error",
+        PiQueryLongBasicAbort => "pi_query_long_basic_abort",
+    }
+
+    /// What of a namespace's work is measured.
+    pub(crate) enum Latency {
+        Read => "read",
+        Write => "write",
+        Udf => "udf",
+        BatchSubRead => "batch-sub-read",
+        BatchSubWrite => "batch-sub-write",
+        BatchSubUdf => "batch-sub-udf",
+        PiQuery => "pi-query",
+        SiQuery => "si-query",
+    }
+
+    /// What of the server's work is measured.
+    pub(crate) enum ServerLatency {
+        BatchIndex => "batch-index",
+        Info => "info",
+    }
+
+    /// Counters of the server.
+    pub(crate) enum ServerCounter {
+        ClientConnectionsOpened => "client_connections_opened",
+        ClientConnectionsClosed => "client_connections_closed",
+        ReapedFds => "reaped_fds",
+        InfoComplete => "info_complete",
+        InfoTimeout => "info_timeout",
+        DemarshalError => "demarshal_error",
+        EarlyTsvcClientError => "early_tsvc_client_error",
+        BatchIndexInitiate => "batch_index_initiate",
+        BatchIndexComplete => "batch_index_complete",
+        BatchIndexError => "batch_index_error",
+    }
+}
+
+impl Outcome {
+    /// The outcome that a result counts as for `operation`: only reads and deletes tell "not found" from other errors.
+    #[inline]
+    pub(crate) fn of(operation: Operation, result: ResultCode) -> Self {
+        match result {
+            ResultCode::Ok => Outcome::Success,
+            ResultCode::Timeout => Outcome::Timeout,
+            ResultCode::FilteredOut => Outcome::FilteredOut,
+            ResultCode::NotFound if matches!(operation, Operation::Read | Operation::Delete) => {
+                Outcome::NotFound
+            }
+            _ => Outcome::Error,
+        }
+    }
+
+    /// Name in statistics of `operation`: one that ends elsewhere, or in code of a user, is said to be complete.
+    pub(crate) const fn name_for(self, operation: Operation) -> &'static str {
+        match (self, operation) {
+            (Outcome::Success, Operation::Udf | Operation::Proxy) => "complete",
+            _ => self.name(),
+        }
+    }
+}
+
+const OPERATION_COUNT: usize = Operation::ALL.len();
+const OUTCOME_COUNT: usize = Outcome::ALL.len();
+const TRANSACTION_COUNTERS: usize = Origin::ALL.len() * OPERATION_COUNT * OUTCOME_COUNT;
+const NAMESPACE_COUNTERS: usize = NamespaceCounter::ALL.len();
+const SERVER_COUNTERS: usize = ServerCounter::ALL.len();
+
+/// All counters of a namespace, and its latencies.
+pub(crate) struct NamespaceMetrics {
+    counters: Counters<{ TRANSACTION_COUNTERS + NAMESPACE_COUNTERS }>,
+    latencies: [Histogram; Latency::ALL.len()],
+}
+
+impl NamespaceMetrics {
+    /// Zeros, with a shard for each of `thread_count` service threads.
+    pub(crate) fn new(thread_count: usize) -> Self {
+        NamespaceMetrics {
+            counters: Counters::new(thread_count),
+            latencies: std::array::from_fn(|_| Histogram::new(thread_count)),
+        }
+    }
+
+    /// Counts a finished transaction.
+    #[inline]
+    pub(crate) fn count(&self, origin: Origin, operation: Operation, result: ResultCode) {
+        self.counters.add(transaction_index(origin, operation, Outcome::of(operation, result)), 1);
+    }
+
+    /// Transactions that ended so.
+    pub(crate) fn transactions(&self, origin: Origin, operation: Operation, outcome: Outcome) -> u64 {
+        self.counters.get(transaction_index(origin, operation, outcome))
+    }
+
+    #[inline]
+    pub(crate) fn add(&self, counter: NamespaceCounter, amount: u64) {
+        self.counters.add(TRANSACTION_COUNTERS + counter as usize, amount);
+    }
+
+    pub(crate) fn get(&self, counter: NamespaceCounter) -> u64 {
+        self.counters.get(TRANSACTION_COUNTERS + counter as usize)
+    }
+
+    #[inline]
+    pub(crate) fn latency(&self, latency: Latency) -> &Histogram {
+        &self.latencies[latency as usize]
+    }
+}
+
+#[inline]
+const fn transaction_index(origin: Origin, operation: Operation, outcome: Outcome) -> usize {
+    (origin as usize * OPERATION_COUNT + operation as usize) * OUTCOME_COUNT + outcome as usize
+}
+
+/// All counters of the server, and its latencies.
+pub(crate) struct ServerMetrics {
+    counters: Counters<SERVER_COUNTERS>,
+    latencies: [Histogram; ServerLatency::ALL.len()],
+}
+
+impl ServerMetrics {
+    /// Zeros, with a shard for each of `thread_count` service threads.
+    pub(crate) fn new(thread_count: usize) -> Self {
+        ServerMetrics {
+            counters: Counters::new(thread_count),
+            latencies: std::array::from_fn(|_| Histogram::new(thread_count)),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn add(&self, counter: ServerCounter, amount: u64) {
+        self.counters.add(counter as usize, amount);
+    }
+
+    pub(crate) fn get(&self, counter: ServerCounter) -> u64 {
+        self.counters.get(counter as usize)
+    }
+
+    pub(crate) fn latency(&self, latency: ServerLatency) -> &Histogram {
+        &self.latencies[latency as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_has_a_place_of_its_own() {
+        let metrics = NamespaceMetrics::new(1);
+        metrics.count(Origin::Client, Operation::Write, ResultCode::NotFound);
+        metrics.count(Origin::XdrClient, Operation::Delete, ResultCode::FilteredOut);
+        metrics.add(NamespaceCounter::FailXdrForbidden, 3);
+        assert_eq!(metrics.transactions(Origin::Client, Operation::Write, Outcome::Error), 1);
+        assert_eq!(metrics.transactions(Origin::Client, Operation::Write, Outcome::NotFound), 0);
+        assert_eq!(metrics.transactions(Origin::XdrClient, Operation::Delete, Outcome::FilteredOut), 1);
+        assert_eq!(metrics.get(NamespaceCounter::FailXdrForbidden), 3);
+        assert_eq!(metrics.get(NamespaceCounter::FailKeyBusy), 0);
+    }
+}

@@ -1,0 +1,358 @@
+//! A namespace: its records (index and storage), sets, figures, and the parameters it was given.
+
+mod nsup;
+mod opening;
+mod removals;
+mod sets;
+mod tomb_raider;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use cf::Digest;
+use datamodel::flat::{FlatError, FlatRecord};
+use proto::ResultCode;
+
+use crate::config::model::{Config, NamespaceConfig};
+use crate::index::{Element, Index, IndexGeometry, SetId, WriteGuard};
+use crate::metrics::NamespaceMetrics;
+use crate::storage::{OpenError, ReadBuffer, Storage, StorageError};
+
+use nsup::{EvictionState, ExpiryState, RecordHistograms};
+pub(crate) use nsup::{IndexMemory, RecordHistogram, supervise, watch_stop_writes};
+use opening::open_storage;
+use removals::Removals;
+pub(crate) use sets::{Set, SetError, Sets};
+pub(crate) use tomb_raider::raid;
+
+/// A TTL value that stands for "never expires", in requests and set parameters.
+pub(crate) const TTL_NEVER_EXPIRE: u32 = u32::MAX;
+
+pub(crate) struct Namespace {
+    config: Arc<Config>,
+    position: usize,
+    pub(crate) index: Index,
+    pub(crate) storage: Storage,
+    pub(crate) sets: Sets,
+    pub(crate) metrics: NamespaceMetrics,
+    pub(crate) expiry: ExpiryState,
+    tombstones: AtomicU64,
+    removals: Removals,
+    pub(crate) eviction: EvictionState,
+    pub(crate) record_histograms: RecordHistograms,
+    /// Writes are refused because a limit is breached.
+    pub(crate) stop_writes: AtomicBool,
+    /// Figures of the last run of nsup: how long it took, and how much of the namespace it removed, in hundredths of a
+    /// percent.
+    pub(crate) nsup_cycle_duration_ms: AtomicU64,
+    nsup_cycle_deleted_pct100: AtomicU64,
+}
+
+/// Why a namespace cannot be brought up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NamespaceError {
+    #[error(
+        "{{{0}}} storage-engine {1} is not supported: use 'device', or 'memory' with or without files or devices"
+    )]
+    Engine(String, String),
+    #[error("{{{0}}} {1}")]
+    Open(String, OpenError),
+    #[error("{{{0}}} cannot reserve {1} bytes of address space for its records")]
+    AddressSpace(String, u64),
+}
+
+impl Namespace {
+    /// Namespace number `position` of `config`, with what its devices hold.
+    pub(crate) fn new(
+        config: &Arc<Config>,
+        position: usize,
+        thread_count: usize,
+        cluster_key: u64,
+    ) -> Result<Self, NamespaceError> {
+        let of_namespace = &config.namespaces[position];
+        let geometry = IndexGeometry {
+            sprigs_per_partition: of_namespace.params.partition_tree_sprigs.get(),
+            stage_size: of_namespace.params.index_stage_size.get(),
+        };
+        let (index, sets) = (Index::new(geometry), Sets::new());
+        for (name, _) in of_namespace.sets.list() {
+            // The parser has judged names and number.
+            let _ = sets.find_or_create(name.as_bytes(), &of_namespace.sets);
+        }
+        let storage = open_storage(of_namespace, cluster_key, &index, &sets)?;
+        let is_loaded = storage.disk_count() > 0;
+        let namespace = Namespace {
+            config: Arc::clone(config),
+            position,
+            index,
+            storage,
+            sets,
+            metrics: NamespaceMetrics::new(thread_count),
+            expiry: ExpiryState::new(),
+            tombstones: AtomicU64::new(0),
+            removals: Removals::new(is_loaded),
+            eviction: EvictionState::new(),
+            record_histograms: RecordHistograms::new(),
+            stop_writes: AtomicBool::new(false),
+            nsup_cycle_duration_ms: AtomicU64::new(0),
+            nsup_cycle_deleted_pct100: AtomicU64::new(0),
+        };
+        if is_loaded {
+            namespace.settle_loaded();
+        }
+        Ok(namespace)
+    }
+
+    /// The configuration of this namespace.
+    #[inline]
+    pub(crate) fn config(&self) -> &NamespaceConfig {
+        &self.config.namespaces[self.position]
+    }
+
+    /// Its place among the namespaces.
+    #[inline]
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.config().name
+    }
+
+    /// Loads ahead what requests for `digests` will touch. One look at memory for all of them takes hardly longer than
+    /// for one, while each request by itself would wait for sprig, element and record in turn.
+    pub(crate) fn prefetch<'a>(&self, digests: impl Iterator<Item = &'a Digest> + Clone) {
+        digests.clone().for_each(|digest| self.index.prefetch_sprig(digest));
+        digests.clone().for_each(|digest| self.index.prefetch_element(digest));
+        for digest in digests {
+            if let Some(guard) = self.index.get(digest) {
+                self.storage.prefetch(&guard);
+            }
+        }
+    }
+
+    /// Percentage of the records that the last run of nsup removed.
+    pub(crate) fn nsup_cycle_deleted_pct(&self) -> f64 {
+        self.nsup_cycle_deleted_pct100.load(Relaxed) as f64 / 100.0
+    }
+
+    /// Number of records.
+    pub(crate) fn object_count(&self) -> u64 {
+        self.index.element_count().saturating_sub(self.tombstone_count())
+    }
+
+    /// Number of tombstones.
+    pub(crate) fn tombstone_count(&self) -> u64 {
+        self.tombstones.load(Relaxed)
+    }
+
+    /// Number of records without a void-time, as of the last look at those that have one.
+    pub(crate) fn non_expirable_count(&self) -> u64 {
+        self.object_count().saturating_sub(self.expiry.expirable_count())
+    }
+
+    /// The set of a record.
+    #[inline]
+    pub(crate) fn set_of(&self, element: &Element) -> Option<&Set> {
+        self.sets.get(element.set_id)
+    }
+
+    /// Puts a new record into the set called `name`.
+    ///
+    /// # Errors
+    /// `Parameter` when there cannot be such a set, `Forbidden` when it may not grow.
+    pub(crate) fn assign_set(&self, guard: &mut WriteGuard<'_>, name: &[u8]) -> Result<(), ResultCode> {
+        let set = self.sets.find_or_create(name, &self.config().sets).map_err(|error| {
+            match error {
+                SetError::NameTooLong => {
+                    cf::warning_limited!(Namespace, "{{{}}} set name longer than 63 bytes", self.name());
+                }
+                SetError::TooManySets => {
+                    cf::warning_limited!(Namespace, "{{{}}} has 4095 sets, cannot add another", self.name());
+                }
+            }
+            ResultCode::Parameter
+        })?;
+        if set.is_at_count_limit() {
+            cf::warning_limited!(
+                Namespace,
+                "{{{}|{}}} at stop-writes-count - can't add record",
+                self.name(),
+                set.display_name()
+            );
+            return Err(ResultCode::Forbidden);
+        }
+        set.objects.fetch_add(1, Relaxed);
+        guard.set_id = set.id;
+        Ok(())
+    }
+
+    /// When a record that is created now is updated, in milliseconds since 2010-01-01: `now`, or as much later as it takes
+    /// to come after what was removed under its digest.
+    #[inline]
+    pub(crate) fn creation_time(&self, digest: &Digest, now: u64) -> u64 {
+        self.removals.creation_time(digest, now)
+    }
+
+    /// The stored record of `element`, borrowed from the storage or from `scratch`.
+    ///
+    /// # Errors
+    /// `Unknown` when it cannot be read or is damaged; the log says more.
+    #[inline]
+    pub(crate) fn record<'g>(
+        &'g self,
+        element: &'g Element,
+        scratch: &'g mut ReadBuffer,
+    ) -> Result<FlatRecord<'g>, ResultCode> {
+        self.storage.record(element, scratch).map_err(|error| {
+            cf::warning_limited!(Storage, "{{{}}} record {}: {error}", self.name(), element.digest());
+            ResultCode::Unknown
+        })
+    }
+
+    /// Logs that a stored record is damaged; gives what the client is told.
+    #[cold]
+    pub(crate) fn report_damage(&self, digest: &Digest, error: FlatError) -> ResultCode {
+        cf::warning_limited!(Storage, "{{{}}} record {digest}: {error}", self.name());
+        ResultCode::Unknown
+    }
+
+    /// Counts a record that was loaded into its set's figures.
+    fn join_set(&self, element: &Element) {
+        if element.is_tombstone() {
+            self.tombstones.fetch_add(1, Relaxed);
+        }
+        if let Some(set) = self.sets.get(element.set_id) {
+            let count = if element.is_tombstone() { &set.tombstones } else { &set.objects };
+            count.fetch_add(1, Relaxed);
+            set.data_used_bytes.fetch_add(stored_size(element), Relaxed);
+        }
+    }
+
+    /// Takes a record out of its set's figures again.
+    fn leave_set(&self, element: &Element) {
+        if element.is_tombstone() {
+            self.tombstones.fetch_sub(1, Relaxed);
+        }
+        if element.set_id != SetId::NONE
+            && let Some(set) = self.sets.get(element.set_id)
+        {
+            let count = if element.is_tombstone() { &set.tombstones } else { &set.objects };
+            count.fetch_sub(1, Relaxed);
+            set.data_used_bytes.fetch_sub(stored_size(element), Relaxed);
+        }
+    }
+
+    /// Stores the flat record for `guard`'s element, and keeps the set's figures.
+    pub(crate) fn store(
+        &self,
+        guard: &mut WriteGuard<'_>,
+        flat: &[u8],
+        key_stored: bool,
+    ) -> Result<(), StorageError> {
+        let before = stored_size(guard);
+        self.storage.write(guard, flat, key_stored)?;
+        let after = stored_size(guard);
+        if before != after
+            && let Some(set) = self.sets.get(guard.set_id)
+        {
+            // Wrapping: the difference may be negative.
+            set.data_used_bytes.fetch_add(after.wrapping_sub(before), Relaxed);
+        }
+        if guard.void_time != 0 {
+            self.expiry.note(guard.digest());
+        }
+        Ok(())
+    }
+
+    /// Puts a tombstone in the record's place: older copies on disk do not come back at the next start.
+    ///
+    /// # Errors
+    /// When it cannot be stored; then the record is as it was.
+    pub(crate) fn bury(
+        &self,
+        guard: &mut WriteGuard<'_>,
+        flat: &[u8],
+        key_stored: bool,
+    ) -> Result<(), StorageError> {
+        let set = self.sets.get(guard.set_id);
+        let before = stored_size(guard);
+        self.storage.write(guard, flat, key_stored)?;
+        if let Some(set) = set {
+            set.data_used_bytes.fetch_add(stored_size(guard).wrapping_sub(before), Relaxed);
+            set.objects.fetch_sub(1, Relaxed);
+            set.tombstones.fetch_add(1, Relaxed);
+        }
+        guard.set_tombstone(true);
+        self.tombstones.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Removes a record with all that belongs to it.
+    pub(crate) fn remove(&self, mut guard: WriteGuard<'_>) {
+        self.forget(&mut guard);
+        guard.remove();
+    }
+
+    /// Makes an expired record's element one of a record just being created.
+    pub(crate) fn recycle(&self, guard: &mut WriteGuard<'_>) {
+        self.forget(guard);
+        guard.clear_record();
+    }
+
+    /// Makes a tombstone's element one of a record just being created. What is given back is for
+    /// [`replace_tombstone`](Self::replace_tombstone) or [`rebury`](Self::rebury).
+    pub(crate) fn exhume(&self, guard: &mut WriteGuard<'_>) -> Element {
+        self.leave_set(guard);
+        guard.exhume()
+    }
+
+    /// The record that was created over `tombstone` is stored.
+    pub(crate) fn replace_tombstone(&self, tombstone: &Element, guard: &WriteGuard<'_>) {
+        self.storage.free_replaced(tombstone.location, guard.location);
+    }
+
+    /// The record was not created after all.
+    pub(crate) fn rebury(&self, guard: &mut WriteGuard<'_>, tombstone: &Element) {
+        self.leave_set(guard);
+        guard.restore(tombstone);
+        self.join_set(guard);
+    }
+
+    /// A write that created `guard`'s element failed: takes back its place in a set. The element goes with the guard.
+    pub(crate) fn abandon(&self, mut guard: WriteGuard<'_>) {
+        if guard.generation == 0 {
+            self.leave_set(&guard);
+            guard.set_id = SetId::NONE;
+        }
+    }
+
+    /// As [`remove`](Self::remove), by nsup, which keeps count of void-times itself.
+    fn discard(&self, mut guard: WriteGuard<'_>) {
+        self.forget_unnoted(&mut guard);
+        guard.remove();
+    }
+
+    fn forget(&self, guard: &mut WriteGuard<'_>) {
+        if guard.void_time != 0 {
+            self.expiry.note(guard.digest());
+        }
+        self.forget_unnoted(guard);
+    }
+
+    fn forget_unnoted(&self, guard: &mut WriteGuard<'_>) {
+        self.removals.note(guard);
+        self.leave_set(guard);
+        self.storage.release(guard);
+        guard.set_id = SetId::NONE;
+    }
+}
+
+/// Bytes that a record takes in storage.
+pub(crate) fn stored_size(element: &Element) -> u64 {
+    if element.location.is_stored() {
+        u64::from(element.location.rblock_count() * crate::storage::RBLOCK_SIZE)
+    } else {
+        0
+    }
+}

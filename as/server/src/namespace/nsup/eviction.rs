@@ -1,0 +1,373 @@
+//! Eviction: which records go when a limit is breached, those first that would expire soonest.
+//!
+//! A histogram of all void-times says below which void-time the wanted number of records lies; a sweep then removes
+//! what is below. Never all: the bucket in which the wanted number is reached stays. Records without a void-time and
+//! those of sets with `disable-eviction` take no part; that is looked up when a run begins and costs writers nothing.
+//!
+//! # Locks
+//! As for expiry: one sprig lock at a time.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
+
+use cf::clock::StoredMillis;
+use cf::linear_histogram::LinearHistogram;
+
+use super::expiry::{Doom, survey, sweep};
+use super::limits::{Usage, is_eviction_due};
+use super::{Removed, spread};
+use crate::index::{PartitionId, SetId};
+use crate::metrics::NamespaceCounter;
+use crate::namespace::{Namespace, Sets, stored_size};
+
+/// Least number of buckets when evicting after a load, which takes as much at once as is needed.
+const LOAD_BUCKETS_MIN: u32 = 100_000;
+
+/// What was evicted, and what is to be.
+pub(crate) struct EvictionState {
+    /// A limit asked for eviction when it was looked at last.
+    pub(crate) is_limit_breached: AtomicBool,
+    /// Records whose void-time is before this are to be evicted; 0 = none.
+    ordered: AtomicU32,
+    /// Records whose void-time is before this were evicted; 0 = none.
+    done: AtomicU32,
+    /// How far ahead of its time the last run evicted, in seconds.
+    ttl: AtomicI32,
+}
+
+impl EvictionState {
+    pub(in crate::namespace) fn new() -> Self {
+        EvictionState {
+            is_limit_breached: AtomicBool::new(false),
+            ordered: AtomicU32::new(0),
+            done: AtomicU32::new(0),
+            ttl: AtomicI32::new(0),
+        }
+    }
+
+    /// Asks nsup to evict the records whose void-time is before `void_time`, if it has not done so.
+    pub(crate) fn order(&self, void_time: u32) {
+        self.ordered.store(void_time, Relaxed);
+    }
+
+    /// Forgets what was asked for and done.
+    pub(crate) fn reset(&self) {
+        self.ordered.store(0, Relaxed);
+        self.done.store(0, Relaxed);
+    }
+
+    /// What was asked for last.
+    pub(crate) fn ordered_void_time(&self) -> u32 {
+        self.ordered.load(Relaxed)
+    }
+
+    /// What was done last.
+    pub(crate) fn void_time(&self) -> u32 {
+        self.done.load(Relaxed)
+    }
+
+    /// How far ahead of its time the last run evicted, in seconds.
+    pub(crate) fn ttl(&self) -> i32 {
+        self.ttl.load(Relaxed)
+    }
+
+    /// What was asked for and not done yet.
+    pub(super) fn open_order(&self) -> Option<u32> {
+        let ordered = self.ordered_void_time();
+        (ordered > self.void_time()).then_some(ordered)
+    }
+
+    pub(super) fn begin(&self, void_time: u32, now_seconds: u32) {
+        // Negative when the moment has passed.
+        self.ttl.store(void_time.wrapping_sub(now_seconds).cast_signed(), Relaxed);
+    }
+
+    pub(super) fn finish(&self, void_time: u32) {
+        self.done.store(void_time, Relaxed);
+    }
+}
+
+/// The sets with `disable-eviction`, as they are when a run begins.
+pub(super) struct ExemptSets(Vec<bool>);
+
+impl ExemptSets {
+    pub(super) fn of(sets: &Sets) -> Self {
+        // The first place stands for records in no set.
+        let of_sets = sets.iter().map(|set| set.params.disable_eviction.get());
+        ExemptSets(std::iter::once(false).chain(of_sets).collect())
+    }
+
+    pub(super) fn contains(&self, set: SetId) -> bool {
+        self.0.get(usize::from(set.0)).copied().unwrap_or(false)
+    }
+}
+
+/// The records that can be evicted, by void-time.
+struct Evictable {
+    counts: LinearHistogram,
+    bytes: LinearHistogram,
+}
+
+impl Evictable {
+    /// Looks through all partitions of `namespace` in which something expires.
+    fn of(namespace: &Namespace, now_seconds: u32, bucket_count: u32, thread_count: usize) -> Self {
+        let dirty: Vec<PartitionId> =
+            PartitionId::all().filter(|partition| namespace.expiry.is_dirty(*partition)).collect();
+        spread(thread_count, &dirty, || (), |(), partition| survey(namespace, partition));
+        let range = namespace.expiry.latest().saturating_sub(now_seconds);
+        let empty = || Evictable {
+            counts: LinearHistogram::new(now_seconds, range, bucket_count),
+            bytes: LinearHistogram::new(now_seconds, range, bucket_count),
+        };
+        let partitions: Vec<PartitionId> =
+            PartitionId::all().filter(|partition| namespace.expiry.has_expirable(*partition)).collect();
+        let exempt = ExemptSets::of(&namespace.sets);
+        let parts = spread(thread_count, &partitions, empty, |part: &mut Evictable, partition| {
+            namespace.index.for_each(partition, |element| {
+                if element.void_time != 0 && !exempt.contains(element.set_id) {
+                    part.counts.add(element.void_time, 1);
+                    part.bytes.add(element.void_time, stored_size(element));
+                }
+            });
+        });
+        parts.into_iter().fold(empty(), |mut all, part| {
+            all.counts.merge(&part.counts);
+            all.bytes.merge(&part.bytes);
+            all
+        })
+    }
+}
+
+/// Where eviction cuts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cut {
+    /// There is nothing that can be evicted.
+    Nothing,
+    /// All of so many records would go, so none does.
+    All(u64),
+    /// The first records, those of one bucket, are more than may go.
+    Crowded { bucket: u32, count: u64, wanted: u64 },
+    /// So many records, whose void-time is before this, go.
+    Before { void_time: u32, records: u64 },
+}
+
+impl Cut {
+    /// For as many of the records in `counts` as `tenths_pct` tenths of a percent at most.
+    fn for_share(counts: &LinearHistogram, tenths_pct: u32) -> Self {
+        let total = counts.total();
+        let wanted = (u128::from(total) * u128::from(tenths_pct) / 1000) as u64;
+        let mut records = 0;
+        for (void_time, count) in counts.buckets() {
+            if records + count > wanted {
+                return match records {
+                    0 => Cut::Crowded { bucket: void_time, count, wanted },
+                    records => Cut::Before { void_time, records },
+                };
+            }
+            records += count;
+        }
+        if total == 0 { Cut::Nothing } else { Cut::All(total) }
+    }
+
+    /// For as few of the `evictable` records as are needed that `fits` without them; fewer, if all would have to go.
+    fn until(evictable: &Evictable, fits: impl Fn(u64, u64) -> bool) -> Self {
+        let (mut records, mut bytes) = (0, 0);
+        let mut cut = Cut::Nothing;
+        for ((void_time, count), (_, size)) in evictable.counts.buckets().zip(evictable.bytes.buckets()) {
+            if count == 0 {
+                continue;
+            }
+            if records > 0 {
+                cut = Cut::Before { void_time, records };
+                if fits(records, bytes) {
+                    break;
+                }
+            }
+            records += count;
+            bytes += size;
+        }
+        match cut {
+            Cut::Nothing if records > 0 => Cut::All(records),
+            cut => cut,
+        }
+    }
+}
+
+/// The void-time before which records are to go now that a limit is breached; `None` when nothing can be done.
+pub(super) fn find_void_time(namespace: &Namespace, now_seconds: u32) -> Option<u32> {
+    let params = &namespace.config().params;
+    let (buckets, tenths_pct) = (params.evict_hist_buckets.get(), params.evict_tenths_pct.get());
+    let threads = params.nsup_threads.get() as usize;
+    let evictable = Evictable::of(namespace, now_seconds, buckets, threads);
+    let name = namespace.name();
+    match Cut::for_share(&evictable.counts, tenths_pct) {
+        Cut::Nothing => cf::warning!(Nsup, "{{{name}}} no records eligible for eviction"),
+        Cut::All(records) => cf::warning!(
+            Nsup,
+            "{{{name}}} evict-tenths-pct {tenths_pct} would evict all {records} records eligible, none is evicted"
+        ),
+        Cut::Crowded { bucket, count, wanted } => cf::warning!(
+            Nsup,
+            "{{{name}}} no records below void-time {bucket}, where {} seconds hold {count} records and only {wanted} may \
+             go: raise evict-hist-buckets or evict-tenths-pct",
+            evictable.counts.bucket_width()
+        ),
+        Cut::Before { void_time, records } => {
+            cf::info!(
+                Nsup,
+                "{{{name}}} found {records} records eligible for eviction at evict-ttl {}",
+                void_time - now_seconds
+            );
+            return Some(void_time);
+        }
+    }
+    None
+}
+
+impl Namespace {
+    /// After a load: evicts until no eviction limit is breached, or nothing more can go.
+    pub(crate) fn evict_after_load(&self) {
+        if !is_eviction_due(self) {
+            return;
+        }
+        let (name, params) = (self.name(), &self.config().params);
+        if params.disable_cold_start_eviction.get() {
+            cf::warning!(
+                Nsup,
+                "{{{name}}} is over an eviction limit, but disable-cold-start-eviction is set"
+            );
+            return;
+        }
+        let now_seconds = StoredMillis::now().seconds();
+        let threads = cf::threads::cpu_count();
+        let buckets = params.evict_hist_buckets.get().max(LOAD_BUCKETS_MIN);
+        let evictable = Evictable::of(self, now_seconds, buckets, threads);
+        let usage = Usage::of(self);
+        let fits = |records, bytes| usage.without(records, bytes).eviction_breaches(self.config()).is_empty();
+        let Cut::Before { void_time, records } = Cut::until(&evictable, fits) else {
+            cf::warning!(Nsup, "{{{name}}} is over an eviction limit, but there is nothing to evict");
+            return;
+        };
+        cf::info!(
+            Nsup,
+            "{{{name}}} cold start found {records} records eligible for eviction at evict-ttl {}",
+            void_time - now_seconds
+        );
+        self.eviction.order(void_time);
+        self.eviction.begin(void_time, now_seconds);
+        let exempt = ExemptSets::of(&self.sets);
+        let doom = Doom { now_seconds, evict_before: void_time, exempt: &exempt };
+        let removed = sweep_all(self, &doom, threads);
+        self.eviction.finish(void_time);
+        cf::info!(Nsup, "{{{name}}} cold start evicted {} records", removed.evicted);
+        is_eviction_due(self);
+    }
+}
+
+/// Removes the doomed records of all partitions, and counts them.
+pub(super) fn sweep_all(namespace: &Namespace, doom: &Doom<'_>, thread_count: usize) -> Removed {
+    let due: Vec<PartitionId> =
+        PartitionId::all().filter(|partition| namespace.expiry.is_due(*partition, doom.before())).collect();
+    let parts = spread(thread_count, &due, Removed::default, |removed: &mut Removed, partition| {
+        *removed += sweep(namespace, partition, doom);
+    });
+    let mut removed = Removed::default();
+    parts.into_iter().for_each(|part| removed += part);
+    namespace.metrics.add(NamespaceCounter::ExpiredObjects, removed.expired);
+    namespace.metrics.add(NamespaceCounter::EvictedObjects, removed.evicted);
+    removed
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn evictable(now: u32, buckets: u32, records: &[(u32, u64)]) -> Evictable {
+        let latest = records.iter().map(|(void_time, _)| *void_time).max().unwrap_or(0);
+        let empty = LinearHistogram::new(now, latest.saturating_sub(now), buckets);
+        let mut evictable = Evictable { counts: empty.clone(), bytes: empty };
+        for (void_time, bytes) in records {
+            evictable.counts.add(*void_time, 1);
+            evictable.bytes.add(*void_time, *bytes);
+        }
+        evictable
+    }
+
+    #[test]
+    fn a_share_is_cut_off_in_front() {
+        let records: Vec<(u32, u64)> = (100..200).map(|void_time| (void_time, 1)).collect();
+        let cut = |buckets, tenths| Cut::for_share(&evictable(100, buckets, &records).counts, tenths);
+        assert_eq!(cut(100, 100), Cut::Before { void_time: 110, records: 10 });
+        assert_eq!(cut(100, 5), Cut::Crowded { bucket: 100, count: 1, wanted: 0 });
+        // Ten seconds to a bucket.
+        assert_eq!(cut(10, 199), Cut::Before { void_time: 110, records: 10 });
+        assert_eq!(cut(10, 99), Cut::Crowded { bucket: 100, count: 10, wanted: 9 });
+        assert_eq!(cut(10, 1000), Cut::All(100));
+        assert_eq!(cut(10, u32::MAX), Cut::All(100));
+        assert_eq!(Cut::for_share(&evictable(100, 10, &[]).counts, 5), Cut::Nothing);
+    }
+
+    #[test]
+    fn as_much_goes_as_must() {
+        let records: Vec<(u32, u64)> = (100..200).map(|void_time| (void_time, 16)).collect();
+        let of_all = evictable(100, 100, &records);
+        assert_eq!(Cut::until(&of_all, |count, _| count >= 30), Cut::Before { void_time: 130, records: 30 });
+        assert_eq!(Cut::until(&of_all, |_, bytes| bytes >= 31), Cut::Before { void_time: 102, records: 2 });
+        // All would have to go: the last bucket stays.
+        assert_eq!(Cut::until(&of_all, |count, _| count >= 100), Cut::Before { void_time: 199, records: 99 });
+        let in_one = evictable(100, 1, &records);
+        assert_eq!(Cut::until(&in_one, |_, _| false), Cut::All(100));
+        assert_eq!(Cut::until(&evictable(100, 1, &[]), |_, _| false), Cut::Nothing);
+    }
+
+    proptest! {
+        #[test]
+        fn a_cut_takes_the_soonest_and_never_all(
+            records in prop::collection::vec((90u32..2000, 1u64..100), 0..200),
+            buckets in 1u32..300,
+            tenths in 0u32..1200,
+            needed in 1usize..250,
+        ) {
+            let evictable = evictable(100, buckets, &records);
+            let below = |cut: u32| records.iter().filter(|(void_time, _)| *void_time < cut).count();
+            let wanted = records.len() * tenths as usize / 1000;
+            match Cut::for_share(&evictable.counts, tenths) {
+                Cut::Nothing => prop_assert!(records.is_empty()),
+                Cut::All(all) => prop_assert!(all as usize == records.len() && wanted >= records.len()),
+                Cut::Crowded { bucket, count, .. } => {
+                    prop_assert!(bucket == 100 || below(bucket) == 0);
+                    prop_assert!(count as usize > wanted);
+                }
+                Cut::Before { void_time, records: count } => {
+                    prop_assert_eq!(below(void_time), count as usize);
+                    prop_assert!((1..=wanted).contains(&(count as usize)) && (count as usize) < records.len());
+                }
+            }
+            match Cut::until(&evictable, |count, _| count as usize >= needed) {
+                Cut::Nothing => prop_assert!(records.is_empty()),
+                Cut::All(all) => prop_assert_eq!(all as usize, records.len()),
+                Cut::Crowded { .. } => prop_assert!(false, "a share is not what was asked for"),
+                Cut::Before { void_time, records: count } => {
+                    prop_assert_eq!(below(void_time), count as usize);
+                    prop_assert!((count as usize) < records.len());
+                    // Either enough, and one bucket less would not be, or all but the last bucket.
+                    let width = evictable.counts.bucket_width();
+                    let last = records.iter().map(|(void_time, _)| *void_time).max().unwrap_or(0);
+                    prop_assert!(count as usize >= needed || void_time + width >= last);
+                    let earlier: Vec<u32> = records
+                        .iter()
+                        .map(|(void_time, _)| *void_time)
+                        .filter(|earlier| *earlier < void_time)
+                        .collect();
+                    let latest_bucket = earlier.iter().max().map_or(0, |latest| (latest.max(&100) - 100) / width);
+                    let without = earlier
+                        .iter()
+                        .filter(|earlier| (*earlier.max(&&100) - 100) / width < latest_bucket)
+                        .count();
+                    prop_assert!(without < needed);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What is known of the void-times of each partition, and the sweep that removes records whose time is over.
+//!
+//! A partition is looked through only if the void-time of a record in it may have changed since the last look, or the
+//! earliest void-time seen there is due; so data that never expires costs nothing.
+//!
+//! # Locks
+//! One sprig lock at a time, shared to look and exclusive to remove. A record's void-time changes under its sprig's
+//! lock, and is noted there: a look that clears the partition's mark before it takes that lock sees either the change
+//! or the mark.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+
+use cf::Digest;
+
+use super::eviction::ExemptSets;
+use crate::index::{Element, PARTITION_COUNT, PartitionId};
+use crate::namespace::Namespace;
+
+/// What is known of the void-times of one partition. The figures are those of the last look.
+struct PartitionExpiry {
+    /// A void-time came or went since.
+    dirty: AtomicBool,
+    /// `u32::MAX` when nothing expires.
+    earliest: AtomicU32,
+    /// 0 when nothing expires.
+    latest: AtomicU32,
+    /// Records with a void-time.
+    expirable: AtomicU32,
+}
+
+/// What is known of the void-times of a namespace.
+pub(crate) struct ExpiryState(Box<[PartitionExpiry]>);
+
+impl ExpiryState {
+    pub(in crate::namespace) fn new() -> Self {
+        let untouched = || PartitionExpiry {
+            dirty: AtomicBool::new(false),
+            earliest: AtomicU32::new(u32::MAX),
+            latest: AtomicU32::new(0),
+            expirable: AtomicU32::new(0),
+        };
+        ExpiryState((0..PARTITION_COUNT).map(|_| untouched()).collect())
+    }
+
+    /// The record of `digest`, whose sprig the caller has locked, has got a void-time or had one.
+    #[inline]
+    pub(crate) fn note(&self, digest: &Digest) {
+        let partition = &self.0[PartitionId::of(digest).index()];
+        if !partition.dirty.load(Relaxed) {
+            partition.dirty.store(true, Release);
+        }
+    }
+
+    /// Records with a void-time, as of the last look at each partition.
+    pub(crate) fn expirable_count(&self) -> u64 {
+        self.0.iter().map(|partition| u64::from(partition.expirable.load(Relaxed))).sum()
+    }
+
+    /// The latest void-time, as of the last look at each partition; 0 when nothing expires.
+    pub(super) fn latest(&self) -> u32 {
+        self.0.iter().map(|partition| partition.latest.load(Relaxed)).max().unwrap_or(0)
+    }
+
+    pub(super) fn is_dirty(&self, partition: PartitionId) -> bool {
+        self.0[partition.index()].dirty.load(Acquire)
+    }
+
+    /// Whether anything expires in `partition`, as of the last look.
+    pub(super) fn has_expirable(&self, partition: PartitionId) -> bool {
+        self.0[partition.index()].expirable.load(Relaxed) != 0
+    }
+
+    /// Whether a sweep that removes what is due before `before` has anything to do in `partition`.
+    pub(super) fn is_due(&self, partition: PartitionId, before: u32) -> bool {
+        let state = &self.0[partition.index()];
+        state.dirty.load(Acquire) || state.earliest.load(Relaxed) < before
+    }
+}
+
+/// Which records a sweep removes.
+pub(super) struct Doom<'a> {
+    /// Records whose void-time is before this moment have expired.
+    pub(super) now_seconds: u32,
+    /// Records whose void-time is before this are evicted; 0 = none.
+    pub(super) evict_before: u32,
+    /// Records of these sets are not evicted.
+    pub(super) exempt: &'a ExemptSets,
+}
+
+/// How a sweep comes to remove a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    Expired,
+    Evicted,
+}
+
+impl Doom<'_> {
+    /// Void-time before which there may be something to remove.
+    pub(super) fn before(&self) -> u32 {
+        self.now_seconds.max(self.evict_before)
+    }
+
+    fn of(&self, element: &Element) -> Option<Fate> {
+        if element.is_expired(self.now_seconds) {
+            Some(Fate::Expired)
+        } else if element.is_expired(self.evict_before) && !self.exempt.contains(element.set_id) {
+            Some(Fate::Evicted)
+        } else {
+            None
+        }
+    }
+}
+
+/// How many records a sweep removed.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Removed {
+    pub(super) expired: u64,
+    pub(super) evicted: u64,
+}
+
+impl Removed {
+    pub(super) fn all(self) -> u64 {
+        self.expired + self.evicted
+    }
+}
+
+impl std::ops::AddAssign for Removed {
+    fn add_assign(&mut self, other: Removed) {
+        self.expired += other.expired;
+        self.evicted += other.evicted;
+    }
+}
+
+/// Looks through a partition: gives the digests of the records that `goes` picks, and takes the figures of all others.
+fn look(
+    namespace: &Namespace,
+    partition: PartitionId,
+    mut goes: impl FnMut(&Element) -> bool,
+) -> Vec<Digest> {
+    let state = &namespace.expiry.0[partition.index()];
+    state.dirty.store(false, Release);
+    let (mut earliest, mut latest, mut expirable) = (u32::MAX, 0, 0);
+    let mut picked = Vec::new();
+    namespace.index.for_each(partition, |element| {
+        if goes(element) {
+            picked.push(*element.digest());
+        } else if element.void_time != 0 {
+            earliest = earliest.min(element.void_time);
+            latest = latest.max(element.void_time);
+            expirable += 1;
+        }
+    });
+    state.earliest.store(earliest, Relaxed);
+    state.latest.store(latest, Relaxed);
+    state.expirable.store(expirable, Relaxed);
+    picked
+}
+
+/// Brings the figures of a partition up to date.
+pub(super) fn survey(namespace: &Namespace, partition: PartitionId) {
+    look(namespace, partition, |_| false);
+}
+
+/// Removes the doomed records of a partition.
+pub(super) fn sweep(namespace: &Namespace, partition: PartitionId, doom: &Doom<'_>) -> Removed {
+    let mut removed = Removed::default();
+    for digest in look(namespace, partition, |element| doom.of(element).is_some()) {
+        // It may have been written or removed since.
+        let Some(guard) = namespace.index.get_exclusive(&digest) else { continue };
+        match doom.of(&guard) {
+            Some(Fate::Expired) => removed.expired += 1,
+            Some(Fate::Evicted) => removed.evicted += 1,
+            None => continue,
+        }
+        namespace.discard(guard);
+    }
+    removed
+}

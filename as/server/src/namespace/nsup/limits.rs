@@ -1,0 +1,266 @@
+//! Limits of a namespace: when it evicts, and when it takes no writes.
+//!
+//! # Threads
+//! One thread for the server looks every second whether a namespace must stop writes, whatever else goes on: a fast
+//! client fills a small device in less than the ten seconds between the log's lines.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::time::{Duration, Instant};
+
+use cf::sys::facts::Memory;
+
+use crate::config::model::NamespaceConfig;
+use crate::index::ELEMENT_SIZE;
+use crate::namespace::Namespace;
+
+/// How often the stop-writes limits are looked at.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// How often a breach that goes on is logged.
+const LOG_PERIOD: Duration = Duration::from_secs(10);
+
+/// Memory that the indexes of a namespace take, in bytes. There are neither set indexes nor secondary ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct IndexMemory {
+    pub(crate) primary: u64,
+    pub(crate) sets: u64,
+    pub(crate) secondary: u64,
+}
+
+impl IndexMemory {
+    pub(crate) fn of(namespace: &Namespace) -> Self {
+        IndexMemory { primary: namespace.index.element_count() * ELEMENT_SIZE, sets: 0, secondary: 0 }
+    }
+
+    pub(crate) fn all(self) -> u64 {
+        self.primary + self.sets + self.secondary
+    }
+
+    /// Share of `indexes-memory-budget`, if there is one.
+    pub(crate) fn pct_of(self, budget: u64) -> Option<u64> {
+        self.all().saturating_mul(100).checked_div(budget)
+    }
+}
+
+impl fmt::Display for IndexMemory {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} ({} + {} + {})", self.all(), self.primary, self.sets, self.secondary)
+    }
+}
+
+/// What the limits are about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Usage {
+    pub(super) index: IndexMemory,
+    pub(super) data_used_bytes: u64,
+    pub(super) data_total_bytes: u64,
+    pub(super) data_available_pct: u32,
+}
+
+impl Usage {
+    pub(super) fn of(namespace: &Namespace) -> Self {
+        Usage {
+            index: IndexMemory::of(namespace),
+            data_used_bytes: namespace.storage.used_bytes(),
+            data_total_bytes: namespace.storage.total_bytes(),
+            data_available_pct: namespace.storage.available_pct(),
+        }
+    }
+
+    fn data_used_pct(&self) -> u64 {
+        self.data_used_bytes.saturating_mul(100).checked_div(self.data_total_bytes).unwrap_or(0)
+    }
+
+    /// As it would be without so many records that take so many bytes.
+    pub(super) fn without(mut self, records: u64, bytes: u64) -> Self {
+        self.index.primary = self.index.primary.saturating_sub(records * ELEMENT_SIZE);
+        self.data_used_bytes = self.data_used_bytes.saturating_sub(bytes);
+        self
+    }
+
+    /// The limits that ask for eviction, by the names the log has for them.
+    pub(super) fn eviction_breaches(&self, config: &NamespaceConfig) -> Vec<&'static str> {
+        let indexes_pct = self.index.pct_of(config.params.indexes_memory_budget.get()).unwrap_or(0);
+        let is_at = |pct: u64, limit: u32| limit != 0 && pct >= u64::from(limit);
+        let mut breaches = Vec::new();
+        if is_at(indexes_pct, config.params.evict_indexes_memory_pct.get()) {
+            breaches.push("indexes-memory");
+        }
+        if is_at(self.data_used_pct(), config.storage.params.evict_used_pct.get()) {
+            breaches.push("data-used-pct");
+        }
+        breaches
+    }
+
+    /// The limits that forbid writes, by the names the log has for them.
+    fn stop_writes_breaches(&self, config: &NamespaceConfig, memory_used_pct: u64) -> Vec<&'static str> {
+        let (params, storage) = (&config.params, &config.storage.params);
+        let memory_limit = params.stop_writes_sys_memory_pct.get();
+        let budget = params.indexes_memory_budget.get();
+        let used_limit = storage.stop_writes_used_pct.get();
+        let mut breaches = Vec::new();
+        if memory_limit != 0 && memory_used_pct > u64::from(memory_limit) {
+            breaches.push("sys-memory");
+        }
+        if budget != 0 && self.index.all() > budget {
+            breaches.push("indexes-memory");
+        }
+        if self.data_available_pct < storage.stop_writes_avail_pct.get() {
+            breaches.push("data-avail-pct");
+        }
+        if used_limit != 0 && self.data_used_pct() >= u64::from(used_limit) {
+            breaches.push("data-used-pct");
+        }
+        breaches
+    }
+}
+
+/// Share of the memory that is in use, rounded up; nothing, as far as limits go, when the system does not tell.
+fn used_pct(memory: &Memory) -> u64 {
+    if memory.total == 0 { 0 } else { 100u64.saturating_sub(memory.available_pct()) }
+}
+
+/// Whether a limit asks for eviction; says so in the log and in `hwm_breached`.
+pub(super) fn is_eviction_due(namespace: &Namespace) -> bool {
+    let (usage, config) = (Usage::of(namespace), namespace.config());
+    let breaches = usage.eviction_breaches(config);
+    namespace.eviction.is_limit_breached.store(!breaches.is_empty(), Relaxed);
+    let (name, index, used_pct) = (namespace.name(), usage.index, usage.data_used_pct());
+    let budget_pct = index.pct_of(config.params.indexes_memory_budget.get());
+    let of_budget = budget_pct.map_or(String::new(), |pct| format!(" used-pct:{pct}"));
+    if breaches.is_empty() {
+        cf::debug!(
+            Nsup,
+            "{{{name}}} no eviction limit breached, indexes-memory sz:{index}{of_budget}, data used-pct:{used_pct}"
+        );
+        return false;
+    }
+    cf::warning!(
+        Nsup,
+        "{{{name}}} breached eviction limit ({}), indexes-memory sz:{index}{of_budget}, data used-pct:{used_pct}",
+        breaches.join(" & ")
+    );
+    true
+}
+
+/// What was said last about a namespace.
+#[derive(Default)]
+struct Said {
+    breaches: Vec<&'static str>,
+    at: Option<Instant>,
+}
+
+/// Decides whether the namespace may take writes. A breach is logged when it begins or changes, and every ten seconds.
+fn judge_stop_writes(namespace: &Namespace, memory: &Memory, said: &mut Said) {
+    let usage = Usage::of(namespace);
+    let memory_pct = used_pct(memory);
+    let breaches = usage.stop_writes_breaches(namespace.config(), memory_pct);
+    namespace.stop_writes.store(!breaches.is_empty(), Relaxed);
+    let is_news = breaches != said.breaches;
+    if is_news || said.at.is_none_or(|at| at.elapsed() >= LOG_PERIOD) {
+        let (name, index) = (namespace.name(), usage.index);
+        let figures = format!(
+            "sys-memory pct:{memory_pct}, indexes-memory sz:{index}, data avail-pct:{} used-pct:{}",
+            usage.data_available_pct,
+            usage.data_used_pct()
+        );
+        if !breaches.is_empty() {
+            cf::warning!(Nsup, "{{{name}}} breached stop-writes limit ({}), {figures}", breaches.join(" & "));
+        } else if is_news {
+            cf::info!(Nsup, "{{{name}}} takes writes again, {figures}");
+        } else {
+            cf::debug!(Nsup, "{{{name}}} stop-writes limit not breached, {figures}");
+        }
+        *said = Said { breaches, at: Some(Instant::now()) };
+    }
+}
+
+/// Body of the thread that stops writes and lets them go on; ends once `stopping` is set and the thread is unparked.
+pub(crate) fn watch_stop_writes(namespaces: &[Arc<Namespace>], stopping: &AtomicBool) {
+    let mut said: Vec<Said> = namespaces.iter().map(|_| Said::default()).collect();
+    while !stopping.load(Acquire) {
+        let memory = Memory::now();
+        for (namespace, said) in namespaces.iter().zip(&mut said) {
+            judge_stop_writes(namespace, &memory, said);
+        }
+        std::thread::park_timeout(LOOK_PERIOD);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> crate::config::Config {
+        let text = "service {\n cluster-name t\n}\nnetwork {\n service {\n port 3000\n }\n}\n\
+                    namespace test {\n storage-engine memory {\n data-size 256M\n }\n}\n";
+        crate::config::parse(text, "test").expect("it parses").0
+    }
+
+    const USAGE: Usage = Usage {
+        index: IndexMemory { primary: 640, sets: 0, secondary: 0 },
+        data_used_bytes: 1_990,
+        data_total_bytes: 10_000,
+        data_available_pct: 50,
+    };
+
+    #[test]
+    fn eviction_begins_at_its_limits() {
+        let config = config();
+        let namespace = &config.namespaces[0];
+        let (params, storage) = (&namespace.params, &namespace.storage.params);
+        let breaches = || USAGE.eviction_breaches(namespace).join(" & ");
+        assert_eq!(breaches(), "", "no limit unless configured");
+        storage.evict_used_pct.set(20);
+        assert_eq!(breaches(), "");
+        storage.evict_used_pct.set(19);
+        assert_eq!(breaches(), "data-used-pct");
+        params.evict_indexes_memory_pct.set(64);
+        assert_eq!(breaches(), "data-used-pct", "without a budget there is no share of it");
+        params.indexes_memory_budget.set(1_000);
+        assert_eq!(breaches(), "indexes-memory & data-used-pct");
+        params.indexes_memory_budget.set(1_001);
+        assert_eq!(breaches(), "data-used-pct");
+        assert!(USAGE.without(0, 91).eviction_breaches(namespace).is_empty());
+        params.indexes_memory_budget.set(1_000);
+        assert_eq!(USAGE.without(0, 91).eviction_breaches(namespace), ["indexes-memory"]);
+        assert!(USAGE.without(1, 91).eviction_breaches(namespace).is_empty());
+    }
+
+    #[test]
+    fn writes_stop_at_their_limits() {
+        let config = config();
+        let namespace = &config.namespaces[0];
+        let (params, storage) = (&namespace.params, &namespace.storage.params);
+        let breaches = |memory_pct| USAGE.stop_writes_breaches(namespace, memory_pct).join(" & ");
+        assert_eq!(breaches(90), "");
+        assert_eq!(breaches(91), "sys-memory");
+        params.stop_writes_sys_memory_pct.set(0);
+        assert_eq!(breaches(100), "");
+        params.indexes_memory_budget.set(640);
+        assert_eq!(breaches(0), "");
+        params.indexes_memory_budget.set(639);
+        assert_eq!(breaches(0), "indexes-memory");
+        storage.stop_writes_used_pct.set(20);
+        assert_eq!(breaches(0), "indexes-memory");
+        storage.stop_writes_used_pct.set(19);
+        storage.stop_writes_avail_pct.set(50);
+        assert_eq!(breaches(0), "indexes-memory & data-used-pct");
+        storage.stop_writes_avail_pct.set(51);
+        params.stop_writes_sys_memory_pct.set(1);
+        assert_eq!(breaches(2), "sys-memory & indexes-memory & data-avail-pct & data-used-pct");
+        storage.stop_writes_avail_pct.set(0);
+        storage.stop_writes_used_pct.set(0);
+        assert_eq!(USAGE.stop_writes_breaches(namespace, 0), ["indexes-memory"]);
+    }
+
+    #[test]
+    fn memory_in_use_is_rounded_up_and_may_be_unknown() {
+        let memory = |total, available| Memory { total, available, huge_pages: 0 };
+        assert_eq!(used_pct(&memory(1000, 999)), 1);
+        assert_eq!(used_pct(&memory(1000, 1000)), 0);
+        assert_eq!(used_pct(&memory(1000, 0)), 100);
+        assert_eq!(used_pct(&memory(0, 0)), 0);
+    }
+}

@@ -1,0 +1,177 @@
+//! nsup, the supervisor of namespaces: every `nsup-period` seconds it removes expired records, and evicts others if a
+//! limit is breached; every `nsup-hist-period` seconds it makes histograms of sizes and times to live.
+//!
+//! # Threads
+//! One supervisor thread for each namespace wakes each second; a run is spread over `nsup-threads` threads. One thread
+//! for the server watches the stop-writes limits.
+
+mod eviction;
+mod expiry;
+mod limits;
+mod record_histograms;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::time::{Duration, Instant};
+
+use cf::clock::StoredMillis;
+
+use super::Namespace;
+use crate::index::PartitionId;
+use crate::metrics::NamespaceCounter;
+
+pub(crate) use eviction::EvictionState;
+use eviction::{ExemptSets, find_void_time, sweep_all};
+pub(crate) use expiry::ExpiryState;
+use expiry::{Doom, Removed};
+pub(crate) use limits::{IndexMemory, watch_stop_writes};
+pub(crate) use record_histograms::{RecordHistogram, RecordHistograms};
+
+/// How often the supervisor looks whether it is time for something.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// A run that takes longer than this, and removes more than `TOO_MUCH_DELETED_PCT`, should have more threads.
+const TOO_LONG: Duration = Duration::from_secs(2 * 60 * 60);
+const TOO_MUCH_DELETED_PCT: f64 = 1.0;
+
+/// Body of the supervisor thread of a namespace; ends once `stopping` is set and the thread is unparked.
+pub(crate) fn supervise(namespace: &Namespace, stopping: &AtomicBool) {
+    let params = &namespace.config().params;
+    let is_time = |last: Instant, period: u32| last.elapsed() >= Duration::from_secs(period.into());
+    let mut last_run = Instant::now();
+    let mut last_histograms = None;
+    loop {
+        std::thread::park_timeout(LOOK_PERIOD);
+        if stopping.load(Acquire) {
+            return;
+        }
+        let histogram_period = params.nsup_hist_period.get();
+        if histogram_period != 0 && last_histograms.is_none_or(|last| is_time(last, histogram_period)) {
+            last_histograms = Some(Instant::now());
+            namespace.record_histograms.collect(namespace, StoredMillis::now().seconds());
+        }
+        let period = params.nsup_period.get();
+        if period == 0 || evict_if_ordered(namespace, StoredMillis::now().seconds()) {
+            continue;
+        }
+        if is_time(last_run, period) {
+            last_run = Instant::now();
+            run(namespace, StoredMillis::now().seconds());
+        }
+    }
+}
+
+/// What is due every `nsup-period` seconds: evicts if a limit is breached, else removes what has expired.
+fn run(namespace: &Namespace, now_seconds: u32) {
+    if limits::is_eviction_due(namespace)
+        && let Some(void_time) = find_void_time(namespace, now_seconds)
+    {
+        if void_time < namespace.eviction.void_time() {
+            // Records with less time to live have come since.
+            namespace.eviction.reset();
+        }
+        namespace.eviction.order(void_time);
+        evict(namespace, void_time, now_seconds);
+    } else {
+        expire(namespace, now_seconds);
+    }
+}
+
+/// Evicts what somebody asked for; gives whether there was anything to do.
+fn evict_if_ordered(namespace: &Namespace, now_seconds: u32) -> bool {
+    let Some(void_time) = namespace.eviction.open_order() else { return false };
+    if void_time < now_seconds {
+        namespace.eviction.finish(void_time);
+        cf::info!(
+            Nsup,
+            "{{{}}} evict-void-time {void_time} is over; 'eviction-reset' removes it",
+            namespace.name()
+        );
+        return false;
+    }
+    evict(namespace, void_time, now_seconds);
+    true
+}
+
+fn evict(namespace: &Namespace, void_time: u32, now_seconds: u32) {
+    let before = namespace.eviction.void_time();
+    namespace.eviction.begin(void_time, now_seconds);
+    cf::info!(
+        Nsup,
+        "{{{}}} nsup-start: evict-threads {} evict-ttl {} evict-void-time ({before},{void_time})",
+        namespace.name(),
+        namespace.config().params.nsup_threads.get(),
+        namespace.eviction.ttl()
+    );
+    sweep(namespace, now_seconds, void_time);
+    namespace.eviction.finish(void_time);
+}
+
+fn expire(namespace: &Namespace, now_seconds: u32) {
+    cf::info!(
+        Nsup,
+        "{{{}}} nsup-start: expire-threads {}",
+        namespace.name(),
+        namespace.config().params.nsup_threads.get()
+    );
+    sweep(namespace, now_seconds, 0);
+}
+
+/// Removes what has expired and what is to be evicted, keeps the figures of the run, and logs them.
+fn sweep(namespace: &Namespace, now_seconds: u32, evict_before: u32) {
+    let started = Instant::now();
+    let exempt = ExemptSets::of(&namespace.sets);
+    let threads = namespace.config().params.nsup_threads.get() as usize;
+    let removed = sweep_all(namespace, &Doom { now_seconds, evict_before, exempt: &exempt }, threads);
+    let (duration, objects) = (started.elapsed(), namespace.object_count());
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let deleted_pct100 =
+        removed.all().saturating_mul(10_000).checked_div(objects + removed.all()).unwrap_or(0);
+    namespace.nsup_cycle_duration_ms.store(millis, Relaxed);
+    namespace.nsup_cycle_deleted_pct100.store(deleted_pct100, Relaxed);
+    cf::info!(
+        Nsup,
+        "{{{}}} nsup-done: non-expirable {} expired ({},{}) evicted ({},{}) evict-ttl {} total-ms {millis}",
+        namespace.name(),
+        namespace.non_expirable_count(),
+        namespace.metrics.get(NamespaceCounter::ExpiredObjects),
+        removed.expired,
+        namespace.metrics.get(NamespaceCounter::EvictedObjects),
+        removed.evicted,
+        namespace.eviction.ttl()
+    );
+    if duration > TOO_LONG && namespace.nsup_cycle_deleted_pct() > TOO_MUCH_DELETED_PCT {
+        cf::warning!(
+            Nsup,
+            "{{{}}} nsup took {} minutes to remove {:.2}% of the records: raise nsup-threads",
+            namespace.name(),
+            duration.as_secs() / 60,
+            namespace.nsup_cycle_deleted_pct()
+        );
+    }
+}
+
+/// Does `work` for each of `partitions` on up to `thread_count` threads, each with a value that `begin` makes; gives
+/// the values.
+fn spread<T: Send>(
+    thread_count: usize,
+    partitions: &[PartitionId],
+    begin: impl Fn() -> T + Sync,
+    work: impl Fn(&mut T, PartitionId) + Sync,
+) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let share = || {
+        let mut value = begin();
+        while let Some(partition) = partitions.get(next.fetch_add(1, Relaxed)) {
+            work(&mut value, *partition);
+        }
+        value
+    };
+    let helper_count = thread_count.min(partitions.len()).saturating_sub(1);
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = (0..helper_count).map(|_| scope.spawn(share)).collect();
+        let own = share();
+        // One that panicked has logged it; its partitions are done the next time.
+        std::iter::once(own).chain(helpers.into_iter().filter_map(|helper| helper.join().ok())).collect()
+    })
+}

@@ -1,0 +1,58 @@
+//! When the last record of each partition was removed.
+//!
+//! A removed record leaves no trace in the index, but copies of it stay on disk until their blocks are written over. At
+//! the next start a record created under the same digest must win against them, also if it was created in the
+//! millisecond in which the other was last updated. So a record is never created at or before the last-update-time of
+//! one that was removed from its partition. Only namespaces on disk need this.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use cf::Digest;
+
+use crate::index::{Element, PARTITION_COUNT, PartitionId};
+
+/// By partition, the latest last-update-time of a removed record; empty if nothing is on disk.
+pub(super) struct Removals(Box<[AtomicU64]>);
+
+impl Removals {
+    pub(super) fn new(is_on_disk: bool) -> Self {
+        let count = if is_on_disk { PARTITION_COUNT } else { 0 };
+        Removals((0..count).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// The record of `element`, whose guard the caller holds, is removed.
+    pub(super) fn note(&self, element: &Element) {
+        if let Some(latest) = self.0.get(PartitionId::of(element.digest()).index()) {
+            latest.fetch_max(element.last_update_time(), Relaxed);
+        }
+    }
+
+    /// The last-update-time of a record that is created at `now`.
+    #[inline]
+    pub(super) fn creation_time(&self, digest: &Digest, now: u64) -> u64 {
+        let latest = self.0.get(PartitionId::of(digest).index());
+        latest.map_or(now, |latest| now.max(latest.load(Relaxed) + 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{Index, IndexGeometry};
+
+    #[test]
+    fn what_is_created_comes_after_what_was_removed() {
+        let index = Index::new(IndexGeometry { sprigs_per_partition: 256, stage_size: 128 << 20 });
+        let digest = Digest::of_key(b"set", 1, b"12345678");
+        let (mut guard, _) = index.get_or_create(&digest).expect("room");
+        guard.set_last_update_time(1_000);
+        let (on_disk, in_memory) = (Removals::new(true), Removals::new(false));
+        for removals in [&on_disk, &in_memory] {
+            assert_eq!(removals.creation_time(&digest, 1_000), 1_000.max(removals.0.len() as u64 / 4096));
+            removals.note(&guard);
+        }
+        assert_eq!(on_disk.creation_time(&digest, 1_000), 1_001);
+        assert_eq!(on_disk.creation_time(&digest, 5_000), 5_000);
+        assert_eq!(in_memory.creation_time(&digest, 1_000), 1_000);
+    }
+}

@@ -1,0 +1,121 @@
+//! The tomb raider: removes tombstones that nothing on disk needs any more.
+//!
+//! A tombstone is needed while an older copy of its record is on disk, in a block in use or a free one. A raid first marks
+//! all tombstones old enough as unneeded, then reads the disks and takes the mark from those of which it finds a copy
+//! with bins, then removes those still marked. Records are only ever copied while an element points to them, and the only
+//! copy that an element of a tombstone points to is the tombstone itself; so no copy comes to be behind the raid's back.
+//! In memory without a disk, age alone decides.
+//!
+//! # Threads
+//! A raid runs on a thread of its own, which takes one sprig lock at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire};
+use std::time::{Duration, Instant};
+
+use cf::Digest;
+use cf::clock::StoredMillis;
+
+use super::Namespace;
+use crate::index::PartitionId;
+
+impl Namespace {
+    /// One raid; gives how many tombstones it removed.
+    pub(super) fn raid_tombs(&self, now: StoredMillis, stopping: &AtomicBool) -> u64 {
+        if self.tombstone_count() == 0 {
+            return 0;
+        }
+        let age_ms = u64::from(self.config().params.tomb_raider_eligible_age.get()) * 1000;
+        let marked = self.mark_older_than(now.0.saturating_sub(age_ms));
+        if marked == 0 {
+            return 0;
+        }
+        let sleep = Duration::from_micros(self.config().storage.params.tomb_raider_sleep.get().into());
+        let is_complete = self.storage.visit_stored(
+            |place, record| {
+                // Another tombstone of the record does no harm if it is found at a start.
+                if record.bin_count > 0
+                    && let Some(mut guard) = self.index.get_exclusive(&record.digest)
+                    && guard.is_tombstone()
+                    && !guard.location.same_place(place)
+                {
+                    guard.set_unneeded(false);
+                }
+            },
+            || {
+                std::thread::sleep(sleep);
+                !stopping.load(Acquire)
+            },
+        );
+        if is_complete { self.remove_marked() } else { 0 }
+    }
+
+    /// Marks the tombstones made before `latest`, in milliseconds since 2010-01-01; gives how many.
+    fn mark_older_than(&self, latest: u64) -> u64 {
+        let is_old = |last_update_time: u64| last_update_time < latest;
+        let mut marked = 0;
+        for digest in self.tombstones(|element| is_old(element.last_update_time())) {
+            if let Some(mut guard) = self.index.get_exclusive(&digest)
+                && guard.is_tombstone()
+                && is_old(guard.last_update_time())
+            {
+                guard.set_unneeded(true);
+                marked += 1;
+            }
+        }
+        marked
+    }
+
+    fn remove_marked(&self) -> u64 {
+        let mut removed = 0;
+        for digest in self.tombstones(crate::index::Element::is_unneeded) {
+            if let Some(guard) = self.index.get_exclusive(&digest)
+                && guard.is_unneeded()
+            {
+                self.remove(guard);
+                removed += 1;
+            }
+        }
+        removed
+    }
+
+    /// The digests of tombstones that are `wanted`.
+    fn tombstones(&self, wanted: impl Fn(&crate::index::Element) -> bool) -> Vec<Digest> {
+        let mut digests = Vec::new();
+        for partition in PartitionId::all() {
+            self.index.for_each(partition, |element| {
+                if element.is_tombstone() && wanted(element) {
+                    digests.push(*element.digest());
+                }
+            });
+        }
+        digests
+    }
+}
+
+/// Body of the raider's thread: a raid in each namespace every `tomb-raider-period` seconds, until `stopping`.
+pub(crate) fn raid(namespaces: &[Arc<Namespace>], stopping: &AtomicBool) {
+    let started = Instant::now();
+    let mut last_raids = vec![started; namespaces.len()];
+    while !stopping.load(Acquire) {
+        std::thread::park_timeout(Duration::from_secs(1));
+        for (namespace, last_raid) in namespaces.iter().zip(&mut last_raids) {
+            let period = Duration::from_secs(namespace.config().params.tomb_raider_period.get().into());
+            if period.is_zero() || last_raid.elapsed() < period {
+                continue;
+            }
+            let raid_started = Instant::now();
+            let removed = namespace.raid_tombs(StoredMillis::now(), stopping);
+            *last_raid = Instant::now();
+            if removed > 0 {
+                cf::info!(
+                    Nsup,
+                    "{{{}}} tomb-raid-done: removed {removed} tombstones left {} total-ms {}",
+                    namespace.name(),
+                    namespace.tombstone_count(),
+                    raid_started.elapsed().as_millis()
+                );
+            }
+        }
+    }
+}

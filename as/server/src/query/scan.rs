@@ -1,0 +1,235 @@
+//! Running a basic query by primary index: partition by partition, in the order in which clients page.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use cf::Digest;
+use cf::clock::StoredMillis;
+use proto::ResultCode;
+use proto::frame::{self, FrameType, HEADER_SIZE};
+use proto::message::{field, info1, info3, op_code};
+use proto::reply::{self, ReplyHeader, ReplyWriter};
+
+use super::job::{End, Job};
+use super::request::{Part, Query, SetFilter};
+use crate::index::Element;
+use crate::storage::ReadBuffer;
+use crate::transaction::ReplySink;
+use crate::transaction::filter::{self, OpenQuestion};
+
+/// Replies are sent when they reach this size.
+const CHUNK_SIZE: usize = 128 << 10;
+/// With a rate limit, how often it is kept to.
+const PACE_PERIOD: Duration = Duration::from_millis(50);
+
+/// Why a walk through a partition was interrupted.
+enum Pause {
+    /// Send what has gathered, then go on behind this digest.
+    Send(Digest),
+    /// Enough records.
+    Sampled,
+}
+
+struct Scan<'a> {
+    query: &'a Query,
+    job: &'a Job,
+    sink: &'a dyn ReplySink,
+    is_stopping: &'a AtomicBool,
+    started: Instant,
+    /// One frame in the making: its header, then messages.
+    chunk: Vec<u8>,
+    record_count: u64,
+    now: StoredMillis,
+    scratch: ReadBuffer,
+}
+
+/// Runs `query` and sends its replies, the last one included. Gives how it ended.
+pub(super) fn run(query: &Query, job: &Job, sink: &dyn ReplySink, is_stopping: &AtomicBool) -> End {
+    let mut scan = Scan {
+        query,
+        job,
+        sink,
+        is_stopping,
+        started: Instant::now(),
+        chunk: vec![0; HEADER_SIZE],
+        record_count: 0,
+        now: StoredMillis::now(),
+        scratch: ReadBuffer::new(),
+    };
+    let end = scan.walk().err().unwrap_or(End::Complete);
+    let mut last = scan.take_frame();
+    let header = ReplyHeader { info3: info3::LAST, ..ReplyHeader::result(end.result()) };
+    reply::write_header_only(&mut last, &header);
+    job.bytes_sent.fetch_add(last.len() as u64, Relaxed);
+    sink.finish(last);
+    end
+}
+
+impl Scan<'_> {
+    /// Goes through all parts; an error is what ended it early.
+    fn walk(&mut self) -> Result<(), End> {
+        if self.query.set == SetFilter::None {
+            return Ok(());
+        }
+        for part in &self.query.parts {
+            let mut part = *part;
+            loop {
+                match self.walk_part(&part) {
+                    ControlFlow::Continue(()) => break,
+                    ControlFlow::Break(Pause::Sampled) => return Ok(()),
+                    ControlFlow::Break(Pause::Send(digest)) => part.after = Some(digest),
+                }
+                self.send()?;
+            }
+            self.job.partitions_done.fetch_add(1, Relaxed);
+            self.check_end()?;
+        }
+        Ok(())
+    }
+
+    fn walk_part(&mut self, part: &Part) -> ControlFlow<Pause> {
+        let query = self.query;
+        let records_between_sends =
+            u64::from(query.records_per_second) / (1000 / PACE_PERIOD.as_millis() as u64);
+        let mut since_send = 0;
+        query.namespace.index.reduce_from(part.partition, part.after.as_ref(), |element| {
+            if query.sample_max != 0 && self.record_count >= query.sample_max {
+                return ControlFlow::Break(Pause::Sampled);
+            }
+            if self.is_wanted(element) && self.add(element) {
+                self.record_count += 1;
+                self.job.records_sent.store(self.record_count, Relaxed);
+                since_send += 1;
+            }
+            let paced = query.records_per_second != 0 && since_send > records_between_sends;
+            if self.chunk.len() >= CHUNK_SIZE || paced {
+                return ControlFlow::Break(Pause::Send(*element.digest()));
+            }
+            ControlFlow::Continue(())
+        })
+    }
+
+    fn is_wanted(&self, element: &Element) -> bool {
+        let in_set = match self.query.set {
+            SetFilter::All => true,
+            SetFilter::One(id) => element.set_id == id,
+            SetFilter::None => false,
+        };
+        in_set && element.generation != 0 && !element.is_gone(self.now.seconds())
+    }
+
+    /// Adds the record of `element` to the chunk; gives whether there was something to add.
+    fn add(&mut self, element: &Element) -> bool {
+        let query = self.query;
+        let asked = query.filter.as_ref().map_or(Ok(None), |filter| {
+            filter::ask(filter, filter::metadata(&query.namespace, element, self.now))
+        });
+        let Ok(question) = asked else {
+            self.job.records_filtered_by_metadata.fetch_add(1, Relaxed);
+            return false;
+        };
+        match write_record(query, element, question.as_ref(), &mut self.scratch, &mut self.chunk) {
+            Ok(has_wanted_bins) => return has_wanted_bins,
+            Err(ResultCode::FilteredOut) => &self.job.records_filtered_by_bins,
+            // What cannot be read is logged and left out.
+            Err(_) => &self.job.records_failed,
+        }
+        .fetch_add(1, Relaxed);
+        false
+    }
+
+    /// Sends the chunk, and waits as long as the rate limit asks.
+    fn send(&mut self) -> Result<(), End> {
+        let frame = self.take_frame();
+        if !frame.is_empty() {
+            let (size, start) = (frame.len() as u64, Instant::now());
+            self.sink.send(frame).map_err(|_| End::Unread)?;
+            self.job.bytes_sent.fetch_add(size, Relaxed);
+            self.job.send_nanos.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+        }
+        let rate = self.query.records_per_second;
+        if rate != 0 {
+            let due = Duration::from_secs_f64(self.record_count as f64 / f64::from(rate));
+            while let Some(early) = due.checked_sub(self.started.elapsed()).filter(|early| !early.is_zero()) {
+                std::thread::sleep(early.min(PACE_PERIOD));
+                self.check_end()?;
+            }
+        }
+        self.now = StoredMillis::now();
+        self.check_end()
+    }
+
+    fn check_end(&self) -> Result<(), End> {
+        if self.is_stopping.load(Relaxed) || self.job.is_aborted.load(Relaxed) {
+            return Err(End::Aborted);
+        }
+        match self.query.time_max {
+            Some(limit) if self.started.elapsed() > limit => Err(End::TimedOut),
+            _ => Ok(()),
+        }
+    }
+
+    /// The chunk as a frame, or nothing if no message is in it; starts the next one.
+    fn take_frame(&mut self) -> Vec<u8> {
+        if self.chunk.len() == HEADER_SIZE {
+            return Vec::new();
+        }
+        let mut chunk = std::mem::replace(&mut self.chunk, vec![0; HEADER_SIZE]);
+        let header = frame::header_bytes(FrameType::Message, chunk.len() - HEADER_SIZE);
+        chunk[..HEADER_SIZE].copy_from_slice(&header);
+        chunk
+    }
+}
+
+/// Appends a record as a message; gives whether it has any of the wanted bins.
+///
+/// # Errors
+/// `FilteredOut` when it is not what `question` asks for, others when it cannot be read.
+fn write_record(
+    query: &Query,
+    element: &Element,
+    question: Option<&OpenQuestion<'_>>,
+    scratch: &mut ReadBuffer,
+    out: &mut Vec<u8>,
+) -> Result<bool, ResultCode> {
+    let damaged = |error| query.namespace.report_damage(element.digest(), error);
+    let record = query.namespace.record(element, scratch)?;
+    question.map_or(Ok(()), |question| question.settle(&record, record.key))?;
+    let mut reply = ReplyWriter::unframed(out);
+    reply.field(field::NAMESPACE, query.namespace.name().as_bytes());
+    reply.field(field::DIGEST, &element.digest().0);
+    if let Some(set) = query.namespace.set_of(element) {
+        reply.field(field::SET, &set.name);
+    }
+    if let Some(key) = record.key {
+        reply.field(field::KEY, key);
+    }
+    if !query.without_bins {
+        let mut found = query.bins.is_empty();
+        if query.bins.is_empty() {
+            for bin in record.bins() {
+                let bin = bin.map_err(damaged)?;
+                reply.op(op_code::READ, bin.name, bin.particle.type_number(), |out| {
+                    bin.particle.write_wire(out);
+                });
+            }
+        }
+        for name in &query.bins {
+            if let Some(particle) = record.bin(name).map_err(damaged)? {
+                reply.op(op_code::READ, name, particle.type_number(), |out| particle.write_wire(out));
+                found = true;
+            }
+        }
+        if !found {
+            return Ok(false);
+        }
+    }
+    reply.finish(&ReplyHeader {
+        info1: if query.without_bins { info1::GET_NO_BINS } else { 0 },
+        generation: u32::from(element.generation),
+        void_time: element.void_time,
+        ..ReplyHeader::result(ResultCode::Ok)
+    });
+    Ok(true)
+}

@@ -1,0 +1,397 @@
+//! The whole server: what it is made of, and the order in which it starts and stops.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use cf::sys::eventfd::EventFd;
+use cf::threads;
+use crossbeam::channel;
+
+use crate::best_practices;
+use crate::config::Config;
+use crate::daemon::Service;
+use crate::exporter;
+use crate::fabric::Cluster;
+use crate::info::{self, Pool};
+use crate::metrics::{ServerMetrics, SystemUsage};
+use crate::namespace::{self, Namespace, NamespaceError};
+use crate::node_id;
+use crate::query::Queries;
+use crate::service::{self, Advertised, Bound, ListenError, Mail, Mailbox, ServiceThread, SharedState};
+use crate::state::State;
+use crate::ticker;
+use crate::transaction::{BatchPool, BatchWork, Executor, serve_batches};
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    NodeId(#[from] node_id::UnknownInterface),
+    #[error("{0}")]
+    Namespace(String),
+    #[error("{0}")]
+    Listen(String),
+    #[error("enforce-best-practices is set, and these are not followed: {0}")]
+    BestPractices(String),
+    #[error("the system refuses a thread or file descriptor: {0}")]
+    System(#[from] io::Error),
+}
+
+impl From<NamespaceError> for StartError {
+    fn from(error: NamespaceError) -> Self {
+        StartError::Namespace(error.to_string())
+    }
+}
+
+impl From<ListenError> for StartError {
+    fn from(error: ListenError) -> Self {
+        StartError::Listen(error.to_string())
+    }
+}
+
+/// A running server. Dropping it stops it.
+pub struct Server {
+    state: Arc<State>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    stop_accepting: Arc<EventFd>,
+    is_stopping: Arc<AtomicBool>,
+    accept_thread: Option<threads::Handle>,
+    is_closed: bool,
+    service_threads: Vec<threads::Handle>,
+    batch_threads: Vec<threads::Handle>,
+    info_port_thread: Option<threads::Handle>,
+    metrics_port_thread: Option<threads::Handle>,
+    background_threads: Vec<threads::Handle>,
+}
+
+impl Server {
+    /// Starts a server: when this returns it takes requests.
+    ///
+    /// # Errors
+    /// When something it needs cannot be had. Nothing is left running then.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let started = Instant::now();
+        let config = Arc::new(config);
+        config.resolve(u32::try_from(threads::cpu_count()).unwrap_or(1));
+        let thread_count = config.service.service_threads.get() as usize;
+
+        // Who we are. Without seeds to talk to, a cluster of our own.
+        let cluster = Cluster::alone(own_node_id(&config)?);
+        config.service.node_id.set(cluster.node_id);
+        cf::info!(As, "node-id {:x}", cluster.node_id);
+
+        let failed_best_practices = check_best_practices(&config)?;
+
+        // Ports before devices: a port in use may be that of a server whose devices these are.
+        let network = &config.network;
+        let service_params = &network.service;
+        let with_localhost = !service_params.disable_localhost.get();
+        let clients = Bound::new(&service_params.address.get(), service_params.port.get(), with_localhost)?;
+        let info_clients = bind_if_configured(network.info.port.get(), &network.info.address.get())?;
+        let scrapers = bind_if_configured(network.metrics.port.get(), &network.metrics.address.get())?;
+        let (client_addresses, info_addresses) = (clients.addresses(), info_clients.addresses());
+        let advertised = Advertised::new(service_params, &client_addresses)?;
+
+        // Namespaces, with what their devices hold. Memory takes address space only until it is used.
+        let namespaces: Arc<[Arc<Namespace>]> = (0..config.namespaces.len())
+            .map(|position| Namespace::new(&config, position, thread_count, cluster.key).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        namespaces.iter().for_each(|namespace| announce_namespace(namespace));
+
+        let metrics = Arc::new(ServerMetrics::new(thread_count));
+        let (info_jobs, info_queue) = channel::unbounded();
+        let (batches, batch_queue) = BatchPool::new();
+        let shared = Arc::new(SharedState {
+            config: Arc::clone(&config),
+            metrics: Arc::clone(&metrics),
+            connection_count: AtomicUsize::new(0),
+            info_jobs,
+            queries: Arc::new(Queries::new(Arc::clone(&config))),
+            batches,
+        });
+        let state = Arc::new(State {
+            advertised,
+            client_addresses,
+            info_addresses,
+            info: Pool::new(shared.info_jobs.clone(), info_queue),
+            usage: SystemUsage::default(),
+            failed_best_practices,
+            config,
+            namespaces,
+            metrics,
+            cluster,
+            started,
+            shared,
+        });
+        let mut server = Server {
+            mailboxes: Vec::new(),
+            stop_accepting: Arc::new(EventFd::new()?),
+            is_stopping: Arc::new(AtomicBool::new(false)),
+            accept_thread: None,
+            is_closed: false,
+            service_threads: Vec::new(),
+            batch_threads: Vec::new(),
+            info_port_thread: None,
+            metrics_port_thread: None,
+            background_threads: Vec::new(),
+            state,
+        };
+        server.start_background_threads()?;
+        server.start_batch_threads(&batch_queue)?;
+        server.start_service_threads(thread_count)?;
+        server.start_accepting(clients.listen()?)?;
+        server.start_info_port(info_clients.listen()?)?;
+        server.start_metrics_port(scrapers.listen()?)?;
+        server.announce();
+        Ok(server)
+    }
+
+    /// Addresses that take client connections.
+    #[must_use]
+    pub fn client_addresses(&self) -> &[SocketAddr] {
+        &self.state.client_addresses
+    }
+
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Says where it listens.
+    fn announce(&self) {
+        let service = &self.state.config.service;
+        cf::info!(
+            Service,
+            "started {} service threads, {} batch threads, {} info threads",
+            service.service_threads.get(),
+            service.batch_index_threads.get(),
+            service.info_threads.get()
+        );
+        for address in &self.state.client_addresses {
+            cf::info!(Service, "client port {address}");
+        }
+        for address in &self.state.info_addresses {
+            cf::info!(InfoPort, "info port {address}");
+        }
+        cf::info!(As, "service ready: soon there will be cake!");
+    }
+
+    /// Info threads, defrag and nsup of each namespace, and the ticker.
+    fn start_background_threads(&mut self) -> io::Result<()> {
+        self.state.info.start(&self.state, self.state.config.service.info_threads.get() as usize)?;
+        for (n, namespace) in self.state.namespaces.iter().enumerate() {
+            for device in 0..namespace.storage.defrag_thread_count() {
+                let namespace = Arc::clone(namespace);
+                let thread = threads::spawn(&format!("defrag-{n}-{device}"), move || {
+                    namespace.storage.run_defrag(device, &namespace.index);
+                })?;
+                self.background_threads.push(thread);
+            }
+        }
+        for position in 0..self.state.namespaces.len() {
+            self.start_flush_threads(position)?;
+        }
+        self.start_nsup()?;
+        let (namespaces, is_stopping) = (Arc::clone(&self.state.namespaces), Arc::clone(&self.is_stopping));
+        self.background_threads
+            .push(threads::spawn("tomb-raider", move || namespace::raid(&namespaces, &is_stopping))?);
+        let (state, is_stopping) = (Arc::clone(&self.state), Arc::clone(&self.is_stopping));
+        self.background_threads.push(threads::spawn("ticker", move || ticker::run(&state, &is_stopping))?);
+        Ok(())
+    }
+
+    /// A supervisor for each namespace, and one thread that watches the limits of all.
+    fn start_nsup(&mut self) -> io::Result<()> {
+        for (n, namespace) in self.state.namespaces.iter().enumerate() {
+            let (namespace, is_stopping) = (Arc::clone(namespace), Arc::clone(&self.is_stopping));
+            let body = move || namespace::supervise(&namespace, &is_stopping);
+            self.background_threads.push(threads::spawn(&format!("nsup-{n}"), body)?);
+        }
+        let (namespaces, is_stopping) = (Arc::clone(&self.state.namespaces), Arc::clone(&self.is_stopping));
+        let body = move || namespace::watch_stop_writes(&namespaces, &is_stopping);
+        self.background_threads.push(threads::spawn("stop-writes", body)?);
+        Ok(())
+    }
+
+    /// One thread for each disk of namespace number `position`.
+    fn start_flush_threads(&mut self, position: usize) -> io::Result<()> {
+        let namespace = &self.state.namespaces[position];
+        for disk in 0..namespace.storage.disk_count() {
+            let namespace = Arc::clone(namespace);
+            let thread = threads::spawn(&format!("write-{position}-{disk}"), move || {
+                namespace.storage.run_flush(disk);
+            })?;
+            self.background_threads.push(thread);
+        }
+        Ok(())
+    }
+
+    /// An executor for one thread.
+    fn executor(&self) -> Executor {
+        let state = &self.state;
+        Executor::new(Arc::clone(&state.config), Arc::clone(&state.namespaces), Arc::clone(&state.metrics))
+    }
+
+    fn start_batch_threads(&mut self, queue: &channel::Receiver<BatchWork>) -> io::Result<()> {
+        for n in 0..self.state.config.service.batch_index_threads.get() {
+            let (executor, queue) = (self.executor(), queue.clone());
+            let thread = threads::spawn(&format!("batch-{n}"), move || serve_batches(executor, &queue))?;
+            self.batch_threads.push(thread);
+        }
+        Ok(())
+    }
+
+    fn start_service_threads(&mut self, thread_count: usize) -> io::Result<()> {
+        for n in 0..thread_count {
+            let mailbox = Mailbox::new()?;
+            let executor = self.executor();
+            let thread = ServiceThread::new(Arc::clone(&self.state.shared), Arc::clone(&mailbox), executor)?;
+            self.mailboxes.push(mailbox);
+            self.service_threads.push(threads::spawn(&format!("service-{n}"), move || {
+                cf::counters::claim_shard(n + 1);
+                thread.run();
+            })?);
+        }
+        Ok(())
+    }
+
+    fn start_accepting(&mut self, listeners: Vec<service::Listener>) -> io::Result<()> {
+        let (mailboxes, shared) = (self.mailboxes.clone(), Arc::clone(&self.state.shared));
+        let stop = Arc::clone(&self.stop_accepting);
+        self.accept_thread = Some(threads::spawn("accept", move || {
+            if let Err(error) = service::accept_clients(&listeners, &mailboxes, &shared, &stop) {
+                cf::critical!(Service, "accepting clients ended: {error}");
+            }
+        })?);
+        Ok(())
+    }
+
+    fn start_info_port(&mut self, listeners: Vec<service::Listener>) -> io::Result<()> {
+        if listeners.is_empty() {
+            return Ok(());
+        }
+        let (state, stop) = (Arc::clone(&self.state), Arc::clone(&self.stop_accepting));
+        self.info_port_thread = Some(threads::spawn("info-port", move || {
+            if let Err(error) = info::serve_port(&state, &listeners, &stop) {
+                cf::critical!(InfoPort, "the info port ended: {error}");
+            }
+        })?);
+        Ok(())
+    }
+
+    fn start_metrics_port(&mut self, listeners: Vec<service::Listener>) -> io::Result<()> {
+        if listeners.is_empty() {
+            return Ok(());
+        }
+        for listener in &listeners {
+            cf::info!(InfoPort, "metrics port {}", listener.local_addr()?);
+        }
+        let (state, stop) = (Arc::clone(&self.state), Arc::clone(&self.stop_accepting));
+        self.metrics_port_thread = Some(threads::spawn("metrics-port", move || {
+            if let Err(error) = exporter::serve(&state, &listeners, &stop) {
+                cf::critical!(InfoPort, "the metrics port ended: {error}");
+            }
+        })?);
+        Ok(())
+    }
+
+    fn stop_now(&mut self) {
+        self.stop_accepting.signal();
+        join(self.accept_thread.take());
+        join(self.info_port_thread.take());
+        join(self.metrics_port_thread.take());
+        for mailbox in &self.mailboxes {
+            mailbox.post(Mail::Stop);
+        }
+        join(self.service_threads.drain(..));
+        self.batch_threads.iter().for_each(|_| self.state.shared.batches.stop_one());
+        join(self.batch_threads.drain(..));
+        self.state.shared.queries.stop();
+        self.is_stopping.store(true, Ordering::Release);
+        for namespace in self.state.namespaces.iter() {
+            namespace.storage.stop();
+        }
+        self.state.info.stop();
+        join(self.background_threads.drain(..).inspect(|thread| thread.thread().unpark()));
+        if !std::mem::replace(&mut self.is_closed, true) {
+            self.state.namespaces.iter().for_each(|namespace| namespace.storage.close());
+        }
+    }
+}
+
+impl Service for Server {
+    fn dump(&self) {
+        ticker::write_all(&self.state);
+    }
+
+    fn stop(mut self) {
+        self.stop_now();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop_now();
+    }
+}
+
+/// Waits for threads to end. One that panicked has logged it.
+fn join(threads: impl IntoIterator<Item = threads::Handle>) {
+    for thread in threads {
+        let _ = thread.join();
+    }
+}
+
+/// Says what a namespace is made of.
+fn announce_namespace(namespace: &Namespace) {
+    let (config, storage) = (namespace.config(), &namespace.storage);
+    cf::info!(
+        Namespace,
+        "{{{}}} storage-engine {}: {} bytes in {} parts, {} sprigs a partition, nsup-period {}",
+        namespace.name(),
+        config.storage.engine.name(),
+        storage.total_bytes(),
+        storage.device_stats().count(),
+        config.params.partition_tree_sprigs.get(),
+        config.params.nsup_period.get()
+    );
+}
+
+/// The addresses of a port beside that of clients, if it is configured.
+fn bind_if_configured(port: u16, addresses: &[String]) -> Result<Bound, ListenError> {
+    match port {
+        0 => Ok(Bound::nowhere()),
+        port => Bound::new(addresses, port, false),
+    }
+}
+
+/// Names of the best practices that are not followed, each of them logged.
+///
+/// # Errors
+/// When there are any and they are enforced.
+fn check_best_practices(config: &Config) -> Result<Vec<&'static str>, StartError> {
+    let failures = best_practices::failures(config);
+    let names: Vec<&str> = failures.iter().map(|failure| failure.name).collect();
+    if config.service.enforce_best_practices.get() && !names.is_empty() {
+        let advice: Vec<String> = failures.into_iter().map(|failure| failure.advice).collect();
+        return Err(StartError::BestPractices(advice.join("; ")));
+    }
+    for failure in &failures {
+        cf::warning!(Config, "failed best-practices check {}: {}", failure.name, failure.advice);
+    }
+    Ok(names)
+}
+
+/// The configured node id, or the one that follows from the fabric port and the machine's network interface.
+fn own_node_id(config: &Config) -> Result<u64, StartError> {
+    match config.service.node_id.get() {
+        0 => {
+            let interface = config.service.node_id_interface.get();
+            Ok(node_id::of_this_machine(config.network.fabric.port.get(), interface.as_deref())?)
+        }
+        configured => Ok(configured),
+    }
+}

@@ -1,0 +1,92 @@
+//! Accepting client connections and dealing them out to the service threads in turn.
+
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use cf::sys::epoll::{Epoll, Event, Trigger};
+use cf::sys::eventfd::EventFd;
+use socket2::{SockRef, TcpKeepalive};
+
+use super::mailbox::{Mail, Mailbox};
+use super::thread::SharedState;
+use crate::metrics::ServerCounter;
+
+/// A bound socket.
+pub(crate) type Listener = TcpListener;
+
+const STOP_TOKEN: u64 = u64::MAX;
+/// Connections accepted from one listener before the others are looked at.
+const ACCEPTS_AT_ONCE: usize = 64;
+/// Pause when the process has run out of file descriptors.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// TCP keepalive of client connections: a peer that vanished is noticed after three minutes.
+const KEEPALIVE_SECONDS: u64 = 60;
+const KEEPALIVE_PROBES: u32 = 2;
+
+/// Body of the accept thread; ends when `stop` is signalled.
+///
+/// # Errors
+/// When the listeners cannot be watched.
+pub(crate) fn accept_clients(
+    listeners: &[Listener],
+    mailboxes: &[Arc<Mailbox>],
+    shared: &SharedState,
+    stop: &EventFd,
+) -> io::Result<()> {
+    let epoll = Epoll::new()?;
+    epoll.add(stop, STOP_TOKEN, Trigger::Level)?;
+    for (at, listener) in listeners.iter().enumerate() {
+        epoll.add(listener, at as u64, Trigger::Level)?;
+    }
+    let mut events = [Event::EMPTY; 16];
+    let mut turn = 0;
+    loop {
+        for event in epoll.wait(&mut events, None)? {
+            let Some(listener) = listeners.get(event.token() as usize) else { return Ok(()) };
+            for _ in 0..ACCEPTS_AT_ONCE {
+                match listener.accept() {
+                    Ok((stream, peer)) => {
+                        if let Some(stream) = admit(stream, shared) {
+                            mailboxes[turn % mailboxes.len()].post(Mail::Connection(stream, peer));
+                            turn += 1;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if is_exhausted(&error) => {
+                        cf::warning_limited!(Service, "cannot accept a connection: {error}");
+                        std::thread::sleep(EXHAUSTED_PAUSE);
+                        break;
+                    }
+                    // The peer gave up before it was accepted.
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Prepares an accepted socket; refuses it beyond `proto-fd-max`.
+fn admit(stream: TcpStream, shared: &SharedState) -> Option<TcpStream> {
+    let limit = shared.config.service.proto_fd_max.get() as usize;
+    if shared.connection_count.load(Relaxed) >= limit {
+        cf::warning_limited!(Service, "refusing client connection - proto-fd-max {limit}");
+        return None;
+    }
+    stream.set_nonblocking(true).ok()?;
+    stream.set_nodelay(true).ok()?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(KEEPALIVE_SECONDS))
+        .with_interval(Duration::from_secs(KEEPALIVE_SECONDS))
+        .with_retries(KEEPALIVE_PROBES);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive).ok()?;
+    shared.connection_count.fetch_add(1, Relaxed);
+    shared.metrics.add(ServerCounter::ClientConnectionsOpened, 1);
+    Some(stream)
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

@@ -1,0 +1,268 @@
+//! Which addresses to listen on, and which to tell clients.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+
+use cf::sys::interfaces::Interface;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::Listener;
+use crate::config::params::network::NetworkServiceParams;
+
+/// Connections the kernel holds until they are accepted.
+const BACKLOG: i32 = 4096;
+/// What `address` says for every interface, and for the one that leads back to this machine.
+const ANY: &str = "any";
+const LOCAL: &str = "local";
+
+/// Why the server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ListenError {
+    #[error("address '{0}' is neither an IP address nor the name of an interface or host")]
+    Unknown(String),
+    #[error("access address '{0}' is not one that a client could connect to")]
+    Unreachable(String),
+    #[error("cannot listen on {0}: {1}")]
+    Bind(SocketAddr, io::Error),
+}
+
+/// Addresses that are taken for us, but where nobody can connect yet.
+///
+/// So a server knows that its ports are free before it touches its devices, which may be those of a server that holds
+/// the ports, and no client waits in a queue until they are read.
+pub(crate) struct Bound(Vec<(SocketAddr, Socket)>);
+
+impl Bound {
+    /// Binds every configured address. With port 0 the system chooses one, the same for all addresses.
+    ///
+    /// # Errors
+    /// When one of them cannot be bound.
+    pub(crate) fn new(configured: &[String], port: u16, with_localhost: bool) -> Result<Self, ListenError> {
+        let mut addresses = Vec::new();
+        for text in configured {
+            addresses.extend(resolve(text)?);
+        }
+        if addresses.is_empty() {
+            addresses = resolve(ANY)?;
+        }
+        let is_local = |address: &IpAddr| address.is_unspecified() || address.is_loopback();
+        if with_localhost && !addresses.iter().any(is_local) {
+            addresses.push(Ipv4Addr::LOCALHOST.into());
+        }
+        addresses.dedup();
+        let mut port = port;
+        let mut bound = Vec::new();
+        for address in addresses {
+            let address = SocketAddr::new(address, port);
+            let socket = bind(address).map_err(|error| ListenError::Bind(address, error))?;
+            let local = socket.local_addr().ok().and_then(|local| local.as_socket());
+            port = local.map_or(port, |local| local.port());
+            bound.push((SocketAddr::new(address.ip(), port), socket));
+        }
+        Ok(Bound(bound))
+    }
+
+    /// No address at all.
+    pub(crate) fn nowhere() -> Self {
+        Bound(Vec::new())
+    }
+
+    /// The addresses, in the order of the configuration.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.0.iter().map(|(address, _)| *address).collect()
+    }
+
+    /// From now on clients can connect.
+    ///
+    /// # Errors
+    /// When somebody else listens there by now.
+    pub(crate) fn listen(self) -> Result<Vec<Listener>, ListenError> {
+        let listen = |(address, socket): (SocketAddr, Socket)| match socket.listen(BACKLOG) {
+            Ok(()) => Ok(socket.into()),
+            Err(error) => Err(ListenError::Bind(address, error)),
+        };
+        self.0.into_iter().map(listen).collect()
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // The IPv4 address is bound by itself.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// The IP addresses that `text` stands for: `any`, `local`, an address, an interface, or a host name.
+fn resolve(text: &str) -> Result<Vec<IpAddr>, ListenError> {
+    match text {
+        ANY => return Ok(vec![Ipv4Addr::UNSPECIFIED.into()]),
+        LOCAL => return Ok(vec![Ipv4Addr::LOCALHOST.into()]),
+        _ => {}
+    }
+    if let Ok(address) = text.parse() {
+        return Ok(vec![address]);
+    }
+    let interfaces = Interface::all().unwrap_or_default();
+    if let Some(interface) = interfaces.into_iter().find(|interface| interface.name == text) {
+        return Ok(interface.addresses);
+    }
+    match (text, 0).to_socket_addrs() {
+        Ok(found) => Ok(found.map(|address| address.ip()).collect()),
+        Err(_) => Err(ListenError::Unknown(text.to_owned())),
+    }
+}
+
+/// What clients are told for configured access addresses: IP addresses, those of an interface or of a host whose name
+/// means nothing elsewhere, and full names of hosts as they are.
+///
+/// # Errors
+/// For what no client could connect to.
+fn accessible(configured: &[String]) -> Result<Vec<String>, ListenError> {
+    let mut addresses = Vec::new();
+    for text in configured {
+        let is_interface = || Interface::all().is_ok_and(|all| all.iter().any(|one| one.name == *text));
+        if text.contains('.') && text.parse::<IpAddr>().is_err() && !is_interface() {
+            addresses.push(text.clone());
+            continue;
+        }
+        let found = resolve(text)?;
+        if found.is_empty() || found.iter().any(IpAddr::is_unspecified) {
+            return Err(ListenError::Unreachable(text.clone()));
+        }
+        addresses.extend(found.iter().map(IpAddr::to_string));
+    }
+    Ok(addresses)
+}
+
+/// What clients are told about where this node is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Advertised {
+    /// `address:port`, IPv6 addresses in brackets.
+    pub(crate) standard: Vec<String>,
+    pub(crate) alternate: Vec<String>,
+}
+
+impl Advertised {
+    /// From what is configured and what was bound: the access addresses, or else the bound ones, with every interface's
+    /// in place of "any". A node that is bound to loopback only says so, for nobody could reach it elsewhere.
+    ///
+    /// # Errors
+    /// When a configured access address is none.
+    pub(crate) fn new(params: &NetworkServiceParams, bound: &[SocketAddr]) -> Result<Self, ListenError> {
+        let bound_port = bound.first().map_or(0, SocketAddr::port);
+        let port_or = |port: u16, default: u16| if port == 0 { default } else { port };
+        let access_port = port_or(params.access_port.get(), bound_port);
+        let alternate_port = port_or(params.alternate_access_port.get(), access_port);
+        let access = accessible(&params.access_address.get())?;
+        let standard = if access.is_empty() { reachable(bound) } else { access };
+        let alternate = accessible(&params.alternate_access_address.get())?;
+        Ok(Advertised {
+            standard: standard.iter().map(|address| with_port(address, access_port)).collect(),
+            alternate: alternate.iter().map(|address| with_port(address, alternate_port)).collect(),
+        })
+    }
+}
+
+fn reachable(bound: &[SocketAddr]) -> Vec<String> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in bound {
+        if address.ip().is_unspecified() {
+            let same_family = |other: &IpAddr| other.is_ipv4() == address.is_ipv4();
+            let interfaces = Interface::all().unwrap_or_default();
+            addresses
+                .extend(interfaces.into_iter().flat_map(|interface| interface.addresses).filter(same_family));
+        } else {
+            addresses.push(address.ip());
+        }
+    }
+    addresses.retain(|address| !is_link_local(address));
+    if addresses.iter().any(|address| !address.is_loopback()) {
+        addresses.retain(|address| !address.is_loopback());
+    }
+    addresses.dedup();
+    addresses.iter().map(IpAddr::to_string).collect()
+}
+
+/// Link-local addresses mean nothing without the interface they belong to.
+fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+fn with_port(address: &str, port: u16) -> String {
+    match address.parse::<Ipv6Addr>() {
+        Ok(address) => format!("[{address}]:{port}"),
+        Err(_) => format!("{address}:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn bound_to_loopback_only_it_advertises_loopback() {
+        let params = NetworkServiceParams::default();
+        let advertised = Advertised::new(&params, &["127.0.0.1:3000".parse().unwrap()]).unwrap();
+        assert_eq!(advertised.standard, ["127.0.0.1:3000"]);
+        assert!(advertised.alternate.is_empty());
+        let advertised = Advertised::new(&params, &["[::1]:3000".parse().unwrap()]).unwrap();
+        assert_eq!(advertised.standard, ["[::1]:3000"]);
+    }
+
+    #[test]
+    fn access_addresses_come_before_bound_ones() {
+        let params = NetworkServiceParams::default();
+        params.access_address.set(texts(&["db.example", "2001:DB8::1", "lo"]));
+        params.access_port.set(4000);
+        params.alternate_access_address.set(texts(&["10.0.0.1"]));
+        let advertised = Advertised::new(&params, &["0.0.0.0:3000".parse().unwrap()]).unwrap();
+        assert_eq!(&advertised.standard[..2], ["db.example:4000", "[2001:db8::1]:4000"]);
+        assert!(advertised.standard[2..].contains(&"127.0.0.1:4000".to_owned()), "{advertised:?}");
+        assert_eq!(advertised.alternate, ["10.0.0.1:4000"]);
+    }
+
+    #[test]
+    fn what_nobody_can_connect_to_is_no_access_address() {
+        let params = NetworkServiceParams::default();
+        for text in ["any", "0.0.0.0", "::"] {
+            params.access_address.set(texts(&[text]));
+            assert!(matches!(Advertised::new(&params, &[]), Err(ListenError::Unreachable(_))), "{text}");
+        }
+        params.access_address.set(texts(&["no such host"]));
+        assert!(matches!(Advertised::new(&params, &[]), Err(ListenError::Unknown(_))));
+    }
+
+    #[test]
+    fn port_0_is_chosen_once_for_all_addresses() {
+        let bound = Bound::new(&texts(&["local", "127.0.0.2"]), 0, true).unwrap();
+        let addresses = bound.addresses();
+        assert_eq!(addresses.len(), 2);
+        assert_eq!(addresses[0].port(), addresses[1].port());
+        assert!(matches!(Bound::new(&texts(&["no such host."]), 0, true), Err(ListenError::Unknown(_))));
+    }
+
+    #[test]
+    fn nobody_connects_before_it_listens() {
+        let bound = Bound::new(&texts(&["local"]), 0, true).unwrap();
+        let address = bound.addresses()[0];
+        assert!(TcpStream::connect(address).is_err());
+        let listeners = bound.listen().unwrap();
+        assert_eq!(listeners[0].local_addr().unwrap(), address);
+        TcpStream::connect(address).unwrap();
+        let second = Bound::new(&texts(&["local"]), address.port(), true);
+        assert!(matches!(second, Err(ListenError::Bind(taken, _)) if taken == address));
+    }
+}

@@ -1,0 +1,142 @@
+//! One client connection: its socket, the part of a request that has come so far, and replies that could not be sent.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use super::stream::StreamProgress;
+
+/// What reading from a socket gave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Received {
+    /// So many bytes; more may be there at once.
+    More(usize),
+    /// So many bytes, and for now no more.
+    All(usize),
+    /// The peer is done or the connection is broken.
+    Closed,
+}
+
+/// A connection and its buffers, which are empty while it is idle.
+pub(super) struct Connection {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    /// Bytes of a request that is not complete, or that waits for a reply to an earlier one.
+    pub(super) input: Vec<u8>,
+    /// Bytes that the socket did not take.
+    output: Vec<u8>,
+    sent: usize,
+    /// Another thread makes the next reply; nothing is read or parsed meanwhile.
+    pub(super) is_parked: bool,
+    /// Replies to it wait for the disk; it takes no further requests meanwhile.
+    pub(super) is_held: bool,
+    /// Who makes the replies of the request that the connection is parked for, if there are many.
+    pub(super) stream_of_replies: Option<Arc<StreamProgress>>,
+    /// The socket may have bytes that were not read.
+    pub(super) may_read: bool,
+    /// The peer has said that it sends no more, so that no further event tells of the end behind its last bytes.
+    pub(super) peer_is_done: bool,
+    /// Coarse time of the last request or reply, in milliseconds since 2010.
+    pub(super) last_active_ms: u64,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, now_ms: u64) -> Self {
+        Connection {
+            stream,
+            peer,
+            input: Vec::new(),
+            output: Vec::new(),
+            sent: 0,
+            is_parked: false,
+            is_held: false,
+            stream_of_replies: None,
+            may_read: true,
+            peer_is_done: false,
+            last_active_ms: now_ms,
+        }
+    }
+
+    /// Whether replies wait for the peer to read. Such a connection takes no further requests.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.sent < self.output.len()
+    }
+
+    /// One `recv` into `buffer`.
+    pub(super) fn receive(stream: &mut TcpStream, buffer: &mut [u8]) -> Received {
+        match stream.read(buffer) {
+            Ok(0) => Received::Closed,
+            // A stream socket that gives less than was asked for is empty.
+            Ok(size) if size < buffer.len() => Received::All(size),
+            Ok(size) => Received::More(size),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::All(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Received::More(0),
+            Err(_) => Received::Closed,
+        }
+    }
+
+    /// Sends `replies` behind what has not been sent yet, or as much of it as the socket takes; the rest is kept for
+    /// [`send_rest`](Self::send_rest).
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub(super) fn send(&mut self, replies: &[u8]) -> io::Result<()> {
+        if self.is_blocked() {
+            self.output.extend_from_slice(replies);
+            return Ok(());
+        }
+        let sent = send_some(&mut self.stream, replies)?;
+        self.note_sent(sent);
+        if sent < replies.len() {
+            self.output.clear();
+            self.output.extend_from_slice(&replies[sent..]);
+            self.sent = 0;
+        }
+        Ok(())
+    }
+
+    /// Sends what is left of earlier replies.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub(super) fn send_rest(&mut self) -> io::Result<()> {
+        let sent = send_some(&mut self.stream, &self.output[self.sent..])?;
+        self.note_sent(sent);
+        self.sent += sent;
+        if !self.is_blocked() {
+            self.output = Vec::new();
+            self.sent = 0;
+        }
+        Ok(())
+    }
+
+    /// Tells the maker of a stream of replies that some were sent.
+    fn note_sent(&self, size: usize) {
+        if let Some(stream) = &self.stream_of_replies {
+            stream.sent(size);
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream_of_replies {
+            stream.close();
+        }
+    }
+}
+
+/// Sends until done or the socket is full; gives how many bytes it took.
+fn send_some(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match stream.write(&bytes[sent..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(size) => sent += size,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}

@@ -1,0 +1,62 @@
+//! What other threads hand to a service thread.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cf::sys::eventfd::EventFd;
+use crossbeam::queue::SegQueue;
+
+/// Names a connection of a service thread, for as long as that connection lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ConnectionToken(pub(super) u64);
+
+/// One thing handed over.
+pub(crate) enum Mail {
+    /// A connection was accepted.
+    Connection(TcpStream, SocketAddr),
+    /// Some of the replies that a parked connection waits for.
+    Part(ConnectionToken, Vec<u8>),
+    /// The reply, or the last one, that a parked connection waits for. Lost if the connection is gone.
+    Reply(ConnectionToken, Vec<u8>),
+    /// Close everything and end.
+    Stop,
+}
+
+/// The mailbox of one service thread.
+pub(crate) struct Mailbox {
+    queue: SegQueue<Mail>,
+    /// The thread has been woken and has not looked yet.
+    signalled: AtomicBool,
+    pub(super) wake: EventFd,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub(crate) fn new() -> io::Result<Arc<Self>> {
+        let wake = EventFd::new()?;
+        Ok(Arc::new(Mailbox { queue: SegQueue::new(), signalled: AtomicBool::new(false), wake }))
+    }
+
+    /// Hands `mail` over and wakes the thread.
+    pub(crate) fn post(&self, mail: Mail) {
+        self.queue.push(mail);
+        if !self.signalled.swap(true, Ordering::AcqRel) {
+            self.wake.signal();
+        }
+    }
+
+    /// Starts looking: whatever is posted from now on wakes the thread again.
+    pub(super) fn open(&self) {
+        self.wake.clear();
+        self.signalled.store(false, Ordering::Release);
+    }
+
+    pub(super) fn take(&self) -> Option<Mail> {
+        self.queue.pop()
+    }
+}

@@ -1,0 +1,18 @@
+//! Client connections: accepting them, reading requests, carrying them out, sending replies.
+//!
+//! # Threads
+//! One accept thread; `service-threads` service threads, each with an epoll instance and the connections given to it.
+//! A connection never changes its thread. Other threads hand a service thread new connections and finished replies
+//! through its mailbox.
+
+mod accept;
+mod address;
+mod connection;
+mod mailbox;
+mod stream;
+mod thread;
+
+pub(crate) use accept::{Listener, accept_clients};
+pub(crate) use address::{Advertised, Bound, ListenError};
+pub(crate) use mailbox::{ConnectionToken, Mail, Mailbox};
+pub(crate) use thread::{ServiceThread, SharedState};

@@ -1,0 +1,613 @@
+//! The loop of a service thread.
+//!
+//! A wake-up of a connection costs one `recv`, and one `send` for all the replies together. Requests are parsed where
+//! `recv` put them, in a buffer of the thread; only an incomplete rest is copied to the connection. A connection with
+//! unsent replies, or parked for a reply made elsewhere, is left unread: back-pressure is TCP's.
+//!
+//! A connection that has more to read than one buffer goes to the end of the line, so that none starves the others.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use cf::clock::StoredMillis;
+use cf::sys::epoll::{Epoll, Event, Trigger};
+use crossbeam::channel::Sender;
+use proto::ResultCode;
+use proto::frame::{self, FrameHeader, FrameType, HEADER_SIZE};
+use proto::message::Request;
+use proto::reply::{self, ReplyHeader};
+use smallvec::SmallVec;
+
+use super::connection::{Connection, Received};
+use super::mailbox::{ConnectionToken, Mail, Mailbox};
+use super::stream::ReplyStream;
+use crate::config::model::Config;
+use crate::info::InfoJob;
+use crate::metrics::{ServerCounter, ServerMetrics};
+use crate::namespace::Namespace;
+use crate::query::{self, Queries, Query};
+use crate::transaction::{BatchPool, Execution, Executor, PREPARED_REQUESTS, Unsettled};
+
+const EVENTS_MAX: usize = 256;
+/// Bytes read from a connection at a time.
+const RECEIVE_SIZE: usize = 64 << 10;
+/// Replies are sent when they reach this size even if more requests wait.
+const REPLIES_SIZE_MAX: usize = 256 << 10;
+/// Buffers that grew beyond this for one large reply are given back.
+const KEEP_SIZE_MAX: usize = 1 << 20;
+/// How long the client of a batch without a timeout may leave its replies unread.
+const BATCH_TIME_MAX: Duration = Duration::from_secs(30);
+const MAILBOX_TOKEN: u64 = u64::MAX;
+/// How often idle connections are looked for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Replies that wait for the disk.
+struct Held {
+    token: ConnectionToken,
+    replies: Vec<u8>,
+    unsettled: Vec<Unsettled>,
+}
+
+/// What all service threads share.
+pub(crate) struct SharedState {
+    pub(crate) config: Arc<Config>,
+    pub(crate) metrics: Arc<ServerMetrics>,
+    /// Open client connections.
+    pub(crate) connection_count: AtomicUsize,
+    pub(crate) info_jobs: Sender<InfoJob>,
+    pub(crate) queries: Arc<Queries>,
+    pub(crate) batches: BatchPool,
+}
+
+/// Whether a connection goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Keep,
+    Close,
+}
+
+/// A place for a connection. `generation` tells a connection from earlier ones at the same place.
+struct Slot {
+    generation: u32,
+    connection: Option<Connection>,
+}
+
+pub(crate) struct ServiceThread {
+    shared: Arc<SharedState>,
+    mailbox: Arc<Mailbox>,
+    epoll: Epoll,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Places of connections that may have more to read.
+    ready: VecDeque<u32>,
+    /// Of the connections served since the last wait.
+    held: Vec<Held>,
+    executor: Executor,
+    receive_buffer: Box<[u8]>,
+    replies: Vec<u8>,
+    now: StoredMillis,
+    is_stopping: bool,
+}
+
+impl ServiceThread {
+    /// A thread without connections that looks into `mailbox`.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub(crate) fn new(
+        shared: Arc<SharedState>,
+        mailbox: Arc<Mailbox>,
+        executor: Executor,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        epoll.add(&mailbox.wake, MAILBOX_TOKEN, Trigger::Level)?;
+        Ok(ServiceThread {
+            shared,
+            mailbox,
+            epoll,
+            slots: Vec::new(),
+            free: Vec::new(),
+            ready: VecDeque::new(),
+            held: Vec::new(),
+            executor,
+            receive_buffer: vec![0; RECEIVE_SIZE].into_boxed_slice(),
+            replies: Vec::new(),
+            now: StoredMillis::now(),
+            is_stopping: false,
+        })
+    }
+
+    /// Serves connections until told to stop.
+    pub(crate) fn run(mut self) {
+        let mut events = [Event::EMPTY; EVENTS_MAX];
+        let mut next_tick_ms = self.now.0 + TICK.as_millis() as u64;
+        while !self.is_stopping {
+            let timeout = if self.ready.is_empty() { TICK } else { Duration::ZERO };
+            let epoll = &self.epoll;
+            let happened = match epoll.wait(&mut events, Some(timeout)) {
+                Ok(happened) => happened,
+                Err(error) => cf::fatal!("epoll of a service thread failed: {error}"),
+            };
+            self.now = StoredMillis::now();
+            let woken = Instant::now();
+            for event in happened {
+                if event.token() == MAILBOX_TOKEN {
+                    self.look_into_mailbox();
+                } else {
+                    self.on_event(event);
+                }
+            }
+            for _ in 0..self.ready.len() {
+                if let Some(at) = self.ready.pop_front() {
+                    self.serve(at);
+                }
+            }
+            self.release_held();
+            self.executor.measure(woken);
+            if self.now.0 >= next_tick_ms {
+                next_tick_ms = self.now.0 + TICK.as_millis() as u64;
+                self.reap_idle();
+            }
+        }
+        for at in 0..self.slots.len() as u32 {
+            self.close(at);
+        }
+    }
+
+    fn look_into_mailbox(&mut self) {
+        self.mailbox.open();
+        while let Some(mail) = self.mailbox.take() {
+            match mail {
+                Mail::Connection(stream, peer) => self.add(stream, peer),
+                Mail::Part(token, replies) => self.deliver_part(token, &replies),
+                Mail::Reply(token, reply) => self.deliver(token, &reply),
+                Mail::Stop => self.is_stopping = true,
+            }
+        }
+    }
+
+    fn add(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let at = self.free.pop().unwrap_or(self.slots.len() as u32);
+        if at as usize == self.slots.len() {
+            self.slots.push(Slot { generation: 0, connection: None });
+        }
+        let generation = self.slots[at as usize].generation;
+        if let Err(error) = self.epoll.add(&stream, token_of(generation, at).0, Trigger::Edge) {
+            cf::warning_limited!(Service, "cannot watch the connection of {peer}: {error}");
+            self.free.push(at);
+            self.count_closed();
+            return;
+        }
+        self.slots[at as usize].connection = Some(Connection::new(stream, peer, self.now.0));
+    }
+
+    /// The live connection of `token`.
+    fn find(&self, token: u64) -> Option<u32> {
+        let at = token as u32;
+        let slot = self.slots.get(at as usize)?;
+        (slot.generation == (token >> 32) as u32 && slot.connection.is_some()).then_some(at)
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        let Some(at) = self.find(event.token()) else { return };
+        let Some(connection) = &mut self.slots[at as usize].connection else { return };
+        if event.is_broken() {
+            return self.close(at);
+        }
+        connection.may_read |= event.is_readable();
+        connection.peer_is_done |= event.is_last_to_read();
+        if event.is_writable() && connection.is_blocked() && connection.send_rest().is_err() {
+            return self.close(at);
+        }
+        self.serve(at);
+    }
+
+    /// Gives a parked connection some of its replies.
+    fn deliver_part(&mut self, token: ConnectionToken, replies: &[u8]) {
+        let Some(at) = self.find(token.0) else { return };
+        let Some(connection) = &mut self.slots[at as usize].connection else { return };
+        connection.last_active_ms = self.now.0;
+        if connection.send(replies).is_err() {
+            self.close(at);
+        }
+    }
+
+    /// Gives a parked connection its last reply and goes on with it.
+    fn deliver(&mut self, token: ConnectionToken, reply: &[u8]) {
+        let Some(at) = self.find(token.0) else { return };
+        let Some(connection) = &mut self.slots[at as usize].connection else { return };
+        connection.is_parked = false;
+        connection.stream_of_replies = None;
+        connection.last_active_ms = self.now.0;
+        if connection.send(reply).is_err() {
+            return self.close(at);
+        }
+        self.serve(at);
+    }
+
+    /// Carries out what connection `at` has sent, as far as it may.
+    fn serve(&mut self, at: u32) {
+        let Some(slot) = self.slots.get_mut(at as usize) else { return };
+        let token = token_of(slot.generation, at);
+        let Some(mut connection) = slot.connection.take() else { return };
+        let verdict = self.serve_connection(&mut connection, token);
+        if verdict == Verdict::Keep
+            && connection.may_read
+            && !connection.is_parked
+            && !connection.is_blocked()
+        {
+            self.ready.push_back(at);
+        }
+        self.slots[at as usize].connection = Some(connection);
+        if verdict == Verdict::Close {
+            self.close(at);
+        }
+    }
+
+    fn serve_connection(&mut self, connection: &mut Connection, token: ConnectionToken) -> Verdict {
+        if connection.is_parked || connection.is_held || connection.is_blocked() {
+            return Verdict::Keep;
+        }
+        if connection.input.is_empty() {
+            return if connection.may_read { self.serve_fresh(connection, token) } else { Verdict::Keep };
+        }
+        // Requests that waited behind a parked or blocked one come first.
+        let mut input = std::mem::take(&mut connection.input);
+        let mut verdict = self.serve_buffered(connection, token, &mut input);
+        if verdict == Verdict::Keep
+            && connection.may_read
+            && !connection.is_parked
+            && !connection.is_blocked()
+        {
+            verdict = self.receive_behind(connection, &mut input);
+            if verdict == Verdict::Keep {
+                verdict = self.serve_buffered(connection, token, &mut input);
+            }
+        }
+        if !input.is_empty() {
+            connection.input = input;
+        }
+        verdict
+    }
+
+    /// Reads into the thread's buffer and carries out what is complete.
+    fn serve_fresh(&mut self, connection: &mut Connection, token: ConnectionToken) -> Verdict {
+        let mut buffer = std::mem::take(&mut self.receive_buffer);
+        let received = Connection::receive(&mut connection.stream, &mut buffer);
+        let verdict = match note_received(connection, received) {
+            None => Verdict::Close,
+            Some(size) => {
+                let (used, verdict) = self.serve_requests(connection, token, &buffer[..size]);
+                if verdict == Verdict::Keep && used < size {
+                    connection.input.extend_from_slice(&buffer[used..size]);
+                }
+                verdict
+            }
+        };
+        self.receive_buffer = buffer;
+        verdict
+    }
+
+    /// Reads behind the incomplete request in `input`.
+    fn receive_behind(&mut self, connection: &mut Connection, input: &mut Vec<u8>) -> Verdict {
+        let start = input.len();
+        // Grows with what has come, never with what was announced.
+        input.resize(start + start.clamp(RECEIVE_SIZE, 16 * RECEIVE_SIZE), 0);
+        let received = Connection::receive(&mut connection.stream, &mut input[start..]);
+        match note_received(connection, received) {
+            None => Verdict::Close,
+            Some(size) => {
+                input.truncate(start + size);
+                Verdict::Keep
+            }
+        }
+    }
+
+    fn serve_buffered(
+        &mut self,
+        connection: &mut Connection,
+        token: ConnectionToken,
+        input: &mut Vec<u8>,
+    ) -> Verdict {
+        let (used, verdict) = self.serve_requests(connection, token, input);
+        if used == input.len() && input.capacity() > KEEP_SIZE_MAX {
+            *input = Vec::new();
+        } else {
+            input.drain(..used);
+        }
+        verdict
+    }
+
+    /// Carries out the complete requests in `bytes` and sends their replies; gives how many bytes they took.
+    fn serve_requests(
+        &mut self,
+        connection: &mut Connection,
+        token: ConnectionToken,
+        bytes: &[u8],
+    ) -> (usize, Verdict) {
+        let mut replies = std::mem::take(&mut self.replies);
+        let (mut used, mut verdict) = (0, Verdict::Keep);
+        while verdict == Verdict::Keep && !connection.is_parked && !connection.is_blocked() {
+            let messages = Messages::in_front_of(&bytes[used..]);
+            if messages.requests.is_empty() {
+                match self.carry_out_other(connection, token, &bytes[used..], &mut replies) {
+                    Some((size, after)) => (used, verdict) = (used + size, after),
+                    None => break,
+                }
+            } else {
+                let (size, after) = self.carry_out_messages(connection, token, &messages, &mut replies);
+                (used, verdict) = (used + size, after);
+            }
+            if replies.len() >= REPLIES_SIZE_MAX {
+                self.executor.settle_all(&mut replies);
+                if !flush(connection, &mut replies) {
+                    verdict = Verdict::Close;
+                }
+            }
+        }
+        if used > 0 {
+            connection.last_active_ms = self.now.0;
+        }
+        if self.executor.has_unsettled() && verdict == Verdict::Keep && !connection.is_parked {
+            connection.is_held = true;
+            let unsettled = self.executor.take_unsettled();
+            self.held.push(Held { token, replies, unsettled });
+            return (used, verdict);
+        }
+        self.executor.settle_all(&mut replies);
+        if !replies.is_empty() && !flush(connection, &mut replies) {
+            verdict = Verdict::Close;
+        }
+        self.replies = replies;
+        (used, verdict)
+    }
+
+    /// Sends the replies that wait for the disk, once what they tell of is there. The first of them to settle does so for
+    /// the others.
+    fn release_held(&mut self) {
+        for Held { token, mut replies, unsettled } in std::mem::take(&mut self.held) {
+            self.executor.settle(&unsettled, &mut replies);
+            let Some(at) = self.find(token.0) else { continue };
+            let Some(connection) = self.slots[at as usize].connection.as_mut() else { continue };
+            connection.is_held = false;
+            if !flush(connection, &mut replies) {
+                self.close(at);
+            }
+        }
+    }
+
+    /// Carries out the request at the start of `bytes`, which is no record message; gives its size. `None` while it is
+    /// incomplete.
+    fn carry_out_other(
+        &mut self,
+        connection: &mut Connection,
+        token: ConnectionToken,
+        bytes: &[u8],
+        replies: &mut Vec<u8>,
+    ) -> Option<(usize, Verdict)> {
+        let header = match FrameHeader::parse(bytes) {
+            Ok(header) => header?,
+            Err(error) => {
+                cf::warning_limited!(Proto, "closing the connection of {}: {error}", connection.peer);
+                return Some((0, Verdict::Close));
+            }
+        };
+        let size = HEADER_SIZE + header.body_size;
+        let body = bytes.get(HEADER_SIZE..size)?;
+        let verdict = match header.frame_type {
+            FrameType::Info => {
+                // Info is answered by other threads; what was asked before is answered first.
+                let (received, mailbox) = (Instant::now(), Arc::clone(&self.mailbox));
+                let job = InfoJob::Answer { body: body.into(), received, mailbox, token };
+                connection.is_parked = self.shared.info_jobs.send(job).is_ok();
+                if connection.is_parked { Verdict::Keep } else { Verdict::Close }
+            }
+            FrameType::Security => {
+                frame::write_security_not_enabled(replies);
+                Verdict::Keep
+            }
+            FrameType::CompressedMessage => {
+                reply::write_header_only(replies, &ReplyHeader::result(ResultCode::EnterpriseOnly));
+                Verdict::Keep
+            }
+            FrameType::Message => {
+                // It was not taken as a message because it does not parse as one.
+                self.shared.metrics.add(ServerCounter::DemarshalError, 1);
+                if let Err(error) = Request::parse(body) {
+                    cf::warning_limited!(Proto, "bad message from {}: {error}", connection.peer);
+                }
+                reply::write_header_only(replies, &ReplyHeader::result(ResultCode::Parameter));
+                Verdict::Keep
+            }
+            FrameType::InternalXdr => {
+                cf::warning_limited!(Proto, "closing the connection of {}: XDR frame", connection.peer);
+                Verdict::Close
+            }
+        };
+        Some((size, verdict))
+    }
+
+    /// Carries out record messages one after the other; gives how many bytes those carried out have.
+    fn carry_out_messages(
+        &mut self,
+        connection: &mut Connection,
+        token: ConnectionToken,
+        messages: &Messages<'_>,
+        replies: &mut Vec<u8>,
+    ) -> (usize, Verdict) {
+        if messages.requests.len() > 1 {
+            let records = messages
+                .requests
+                .iter()
+                .filter_map(|Message { request, .. }| Some((request.namespace?, request.record_digest()?)));
+            self.executor.prepare(records);
+        }
+        let mut used = 0;
+        for message in &messages.requests {
+            used += HEADER_SIZE + message.body.len();
+            let verdict = self.carry_out_message(connection, token, message, replies);
+            if verdict == Verdict::Close || connection.is_parked {
+                return (used, verdict);
+            }
+        }
+        (used, Verdict::Keep)
+    }
+
+    /// A panic in here is a bug of ours. It must not end the server: the client gets an error and is cut off.
+    fn carry_out_message(
+        &mut self,
+        connection: &mut Connection,
+        token: ConnectionToken,
+        message: &Message<'_>,
+        replies: &mut Vec<u8>,
+    ) -> Verdict {
+        let Message { request, body } = message;
+        let start = replies.len();
+        let (executor, now) = (&mut self.executor, self.now);
+        match catch_unwind(AssertUnwindSafe(|| executor.execute(request, now, replies))) {
+            Ok(Execution::Replied) => Verdict::Keep,
+            Ok(Execution::Batch) => {
+                let timeout = match request.transaction_ttl_ms {
+                    0 => BATCH_TIME_MAX,
+                    ms => Duration::from_millis(u64::from(ms)),
+                };
+                let stream = self.park_for_stream(connection, token, Some(timeout));
+                self.shared.batches.start(body, now, stream);
+                Verdict::Keep
+            }
+            Ok(Execution::Query(namespace)) => {
+                if let Err(result) = self.start_query(connection, token, request, &namespace) {
+                    self.shared.metrics.add(ServerCounter::EarlyTsvcClientError, 1);
+                    query::refuse(replies, result);
+                }
+                Verdict::Keep
+            }
+            Err(_) => {
+                cf::critical!(Tsvc, "a request failed on an internal error; its connection is closed");
+                replies.truncate(start);
+                reply::write_header_only(replies, &ReplyHeader::result(ResultCode::Unknown));
+                Verdict::Close
+            }
+        }
+    }
+
+    /// Starts a query and parks its connection until it has ended.
+    fn start_query(
+        &mut self,
+        connection: &mut Connection,
+        token: ConnectionToken,
+        request: &Request<'_>,
+        namespace: &Arc<Namespace>,
+    ) -> Result<(), ResultCode> {
+        let query = Query::from_request(request, namespace)?;
+        let stream = self.park_for_stream(connection, token, query.socket_timeout);
+        self.shared.queries.start(query, connection.peer, stream).inspect_err(|_| {
+            connection.stream_of_replies = None;
+            connection.is_parked = false;
+        })
+    }
+
+    /// Parks a connection for replies that other threads make.
+    fn park_for_stream(
+        &self,
+        connection: &mut Connection,
+        token: ConnectionToken,
+        timeout: Option<Duration>,
+    ) -> Arc<ReplyStream> {
+        let (stream, progress) = ReplyStream::new(Arc::clone(&self.mailbox), token, timeout);
+        connection.stream_of_replies = Some(progress);
+        connection.is_parked = true;
+        Arc::new(stream)
+    }
+
+    fn close(&mut self, at: u32) {
+        let slot = &mut self.slots[at as usize];
+        if slot.connection.take().is_some() {
+            slot.generation = slot.generation.wrapping_add(1);
+            self.free.push(at);
+            self.count_closed();
+        }
+    }
+
+    fn count_closed(&self) {
+        self.shared.connection_count.fetch_sub(1, Relaxed);
+        self.shared.metrics.add(ServerCounter::ClientConnectionsClosed, 1);
+    }
+
+    /// Closes connections that have been idle for longer than `proto-fd-idle-ms`.
+    fn reap_idle(&mut self) {
+        let idle_ms = u64::from(self.shared.config.service.proto_fd_idle_ms.get());
+        if idle_ms == 0 {
+            return;
+        }
+        for at in 0..self.slots.len() as u32 {
+            if let Some(connection) = &self.slots[at as usize].connection
+                && !connection.is_parked
+                && self.now.0.saturating_sub(connection.last_active_ms) > idle_ms
+            {
+                self.close(at);
+                self.shared.metrics.add(ServerCounter::ReapedFds, 1);
+            }
+        }
+    }
+}
+
+/// A complete record message.
+struct Message<'a> {
+    request: Request<'a>,
+    body: &'a [u8],
+}
+
+/// Complete record messages that follow one another.
+struct Messages<'a> {
+    requests: SmallVec<[Message<'a>; PREPARED_REQUESTS]>,
+}
+
+impl<'a> Messages<'a> {
+    /// Those at the start of `bytes`, as many as can be prepared for at once.
+    fn in_front_of(bytes: &'a [u8]) -> Self {
+        let mut requests = SmallVec::new();
+        let mut rest = bytes;
+        while requests.len() < PREPARED_REQUESTS {
+            let Ok(Some(FrameHeader { frame_type: FrameType::Message, body_size })) =
+                FrameHeader::parse(rest)
+            else {
+                break;
+            };
+            let Some(body) = rest.get(HEADER_SIZE..HEADER_SIZE + body_size) else { break };
+            let Ok(request) = Request::parse(body) else { break };
+            requests.push(Message { request, body });
+            rest = &rest[HEADER_SIZE + body_size..];
+        }
+        Messages { requests }
+    }
+}
+
+fn token_of(generation: u32, at: u32) -> ConnectionToken {
+    ConnectionToken(u64::from(generation) << 32 | u64::from(at))
+}
+
+/// Notes what a read told of the connection; gives the number of bytes, or `None` when it is to be closed.
+fn note_received(connection: &mut Connection, received: Received) -> Option<usize> {
+    match received {
+        Received::More(size) => Some(size),
+        Received::All(size) => {
+            connection.may_read = connection.peer_is_done;
+            Some(size)
+        }
+        Received::Closed => None,
+    }
+}
+
+/// Sends `replies` and empties them; gives whether the connection is whole.
+fn flush(connection: &mut Connection, replies: &mut Vec<u8>) -> bool {
+    let sent = connection.send(replies);
+    replies.clear();
+    replies.shrink_to(KEEP_SIZE_MAX);
+    sent.is_ok()
+}

@@ -1,0 +1,69 @@
+//! What a running server is made of, as every part that answers about it sees it. Made once at start.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::Config;
+use crate::fabric::Cluster;
+use crate::info::Pool;
+use crate::metrics::{Latency, ServerLatency, ServerMetrics, SystemUsage, Unit};
+use crate::namespace::Namespace;
+use crate::service::{Advertised, SharedState};
+
+/// What every part of a running server may look at.
+pub(crate) struct State {
+    pub(crate) config: Arc<Config>,
+    pub(crate) namespaces: Arc<[Arc<Namespace>]>,
+    pub(crate) metrics: Arc<ServerMetrics>,
+    pub(crate) cluster: Cluster,
+    pub(crate) advertised: Advertised,
+    pub(crate) started: Instant,
+    pub(crate) shared: Arc<SharedState>,
+    /// Addresses that take client connections, as bound.
+    pub(crate) client_addresses: Vec<SocketAddr>,
+    /// Those of the info port; none without one.
+    pub(crate) info_addresses: Vec<SocketAddr>,
+    pub(crate) info: Pool,
+    pub(crate) usage: SystemUsage,
+    /// Names of the best practices that are not followed.
+    pub(crate) failed_best_practices: Vec<&'static str>,
+}
+
+impl State {
+    /// The namespace called `name`.
+    pub(crate) fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
+        self.namespaces.iter().find(|namespace| namespace.name() == name)
+    }
+
+    /// Records of all namespaces.
+    pub(crate) fn object_count(&self) -> u64 {
+        self.namespaces.iter().map(|namespace| namespace.object_count()).sum()
+    }
+
+    /// What latencies are measured in.
+    pub(crate) fn latency_unit(&self) -> Unit {
+        Unit::configured(&self.config)
+    }
+
+    /// Notes that an info request took from `received` until now, if `enable-hist-info` asks for it.
+    pub(crate) fn measure_info(&self, received: Instant) {
+        if self.config.service.enable_hist_info.get() {
+            let latency = self.metrics.latency(ServerLatency::Info);
+            latency.add(self.latency_unit(), received.elapsed(), 1);
+        }
+    }
+
+    /// Forgets all latencies: they are measured in another unit from now on.
+    pub(crate) fn clear_latencies(&self) {
+        ServerLatency::ALL.iter().for_each(|latency| self.metrics.latency(*latency).clear());
+        for namespace in self.namespaces.iter() {
+            Latency::ALL.iter().for_each(|latency| namespace.metrics.latency(*latency).clear());
+        }
+    }
+
+    /// Tombstones of all namespaces.
+    pub(crate) fn tombstone_count(&self) -> u64 {
+        self.namespaces.iter().map(|namespace| namespace.tombstone_count()).sum()
+    }
+}

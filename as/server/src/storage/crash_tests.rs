@@ -1,0 +1,465 @@
+//! The engine on a medium that crashes: what was acknowledged survives every cut, what is served is whole.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use cf::sys::block::BlockMedium;
+use datamodel::flat::NewRecord;
+use datamodel::{Bins, BytesType, Particle};
+
+use super::crash_medium::{CrashMedium, Faults, SECTOR_SIZE};
+use super::disk::Media;
+use super::engine::{Storage, StorageError};
+use super::load::{LoadContext, LoadStats};
+use super::medium::Opened;
+use super::open::OpenSettings;
+use super::tests::{Random, digest_of};
+use super::{ReadBuffer, WBLOCK_SIZE};
+use crate::config::{Engine, StorageConfig};
+use crate::index::{Index, IndexGeometry, SetId};
+
+/// A disk of 24 write blocks: eight are defrag's, so overwrites of a few come round again soon.
+const DISK_SIZE: u64 = 24 * WBLOCK_SIZE as u64;
+const KEYS: u32 = 40;
+const VALUE_SIZE_MAX: u32 = 700_000;
+
+struct Node {
+    storage: Storage,
+    index: Index,
+    clock: AtomicU64,
+}
+
+struct Context<'a> {
+    index: &'a Index,
+    stats: LoadStats,
+}
+
+impl LoadContext for Context<'_> {
+    fn set_id(&self, _: &[u8]) -> Option<SetId> {
+        Some(SetId(1))
+    }
+
+    fn index(&self) -> &Index {
+        self.index
+    }
+
+    fn now_seconds(&self) -> u32 {
+        1_000
+    }
+
+    fn stats(&self) -> &LoadStats {
+        &self.stats
+    }
+}
+
+fn config(engine: Engine, commit: bool) -> StorageConfig {
+    let config = StorageConfig { engine, ..StorageConfig::default() };
+    let params = &config.params;
+    params.flush_size.set(1 << 20);
+    params.max_write_cache.set(64 << 20);
+    params.commit_to_device.set(commit);
+    config
+}
+
+/// Starts on `media`; gives what the load found too.
+fn start(
+    media: Vec<(Arc<CrashMedium>, Option<Arc<CrashMedium>>)>,
+    config: &StorageConfig,
+) -> (Node, LoadStats) {
+    let geometry = IndexGeometry { sprigs_per_partition: 256, stage_size: 128 << 20 };
+    let index = Index::new(geometry);
+    let disks = media
+        .into_iter()
+        .map(|(main, shadow)| Opened {
+            size: main.size(),
+            found_size: main.size(),
+            shadow_found_size: main.size(),
+            media: Media {
+                main,
+                shadow: shadow.map(|shadow| -> Arc<dyn BlockMedium> { shadow }),
+                cached: None,
+            },
+        })
+        .collect();
+    let settings = OpenSettings { namespace: "test", config, signature: 77, cluster_key: 5 };
+    let context = Context { index: &index, stats: LoadStats::default() };
+    let storage = Storage::open_on(&settings, disks, &context).expect("the devices can be opened");
+    let stats = context.stats;
+    (Node { storage, index, clock: AtomicU64::new(1) }, stats)
+}
+
+/// Bytes that follow from `version`, so that a mixture of two is seen.
+fn value_of(key: u32, version: u64, size: usize) -> Vec<u8> {
+    let mut seed = u64::from(key) << 40 ^ version;
+    let mut bytes = version.to_le_bytes().to_vec();
+    while bytes.len() < size.max(8) {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend_from_slice(&(seed >> 16).to_le_bytes()[..4]);
+    }
+    bytes
+}
+
+impl Node {
+    /// Writes version `version` of record `key`, `size` bytes of it.
+    fn write(&self, key: u32, version: u64, size: usize) -> Result<(), StorageError> {
+        let digest = digest_of(key);
+        let (mut guard, _) = self.index.get_or_create(&digest).expect("room in the index");
+        let value = value_of(key, version, size);
+        let mut bins = Bins::new();
+        bins.set(b"bin", Particle::Bytes(BytesType::Blob, value.as_slice().into()));
+        let record = NewRecord {
+            digest,
+            last_update_time: version,
+            generation: guard.generation.wrapping_add(1).max(1),
+            void_time: 0,
+            tree_id: self.storage.tree_id(crate::index::PartitionId::of(&digest)),
+            set_name: b"set",
+            key: None,
+        };
+        let mut flat = Vec::new();
+        record.encode(&bins, record.size(&bins), &mut flat);
+        let before = (guard.generation, guard.last_update_time());
+        guard.generation = record.generation;
+        guard.set_last_update_time(version);
+        let result = self.storage.write(&mut guard, &flat, false);
+        if result.is_err() {
+            guard.generation = before.0;
+            guard.set_last_update_time(before.1);
+        }
+        let location = guard.location;
+        drop(guard);
+        result?;
+        if self.storage.commits() { self.storage.settle(location) } else { Ok(()) }
+    }
+
+    /// The version that record `key` has, having checked every byte of it.
+    fn version(&self, key: u32) -> Option<u64> {
+        let guard = self.index.get(&digest_of(key))?;
+        let mut scratch = ReadBuffer::new();
+        let record = self.storage.record(&guard, &mut scratch).expect("what the index points to is readable");
+        record.verify().expect("a whole record");
+        let Some(Particle::Bytes(_, value)) = record.bin(b"bin").expect("a whole bin") else {
+            panic!("no bin")
+        };
+        let version = u64::from_le_bytes(*value.first_chunk().expect("a version"));
+        assert_eq!(*value, value_of(key, version, value.len()), "record {key} is a mixture");
+        Some(version)
+    }
+
+    fn next_version(&self) -> u64 {
+        self.clock.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// What each key may have after a crash: the acknowledged version, or a later one that was on its way.
+#[derive(Default)]
+struct Model {
+    acknowledged: HashMap<u32, u64>,
+    attempted: HashMap<u32, Vec<u64>>,
+}
+
+impl Model {
+    fn write(&mut self, node: &Node, random: &mut Random) -> Result<(), StorageError> {
+        let (key, size) = (random.below(KEYS), random.below(VALUE_SIZE_MAX));
+        let version = node.next_version();
+        self.attempted.entry(key).or_default().push(version);
+        node.write(key, version, size as usize)?;
+        self.acknowledged.insert(key, version);
+        Ok(())
+    }
+
+    /// After a crash; what is there counts from now on.
+    fn check(&mut self, node: &Node, with_losses: bool) {
+        for key in 0..KEYS {
+            let found = node.version(key);
+            let acknowledged = self.acknowledged.get(&key).copied();
+            let attempted = self.attempted.entry(key).or_default();
+            assert!(
+                found.is_none_or(|found| attempted.contains(&found)),
+                "record {key}: {found:?} was never written"
+            );
+            if !with_losses {
+                assert!(
+                    found >= acknowledged,
+                    "record {key}: {found:?}, but {acknowledged:?} was acknowledged"
+                );
+            }
+            attempted.retain(|version| Some(*version) == found);
+            match found {
+                Some(found) => self.acknowledged.insert(key, found),
+                None => self.acknowledged.remove(&key),
+            };
+        }
+        node.storage.check();
+    }
+}
+
+/// Overwrites until the engine fails or `writes` are done, with flush and defrag at work beside.
+fn load(node: &Node, model: &mut Model, random: &mut Random, writes: usize) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| node.storage.run_defrag(0, &node.index));
+        scope.spawn(|| node.storage.run_flush(0));
+        for _ in 0..writes {
+            match model.write(node, random) {
+                Ok(()) => {}
+                Err(StorageError::OutOfSpace) => std::thread::sleep(std::time::Duration::from_millis(1)),
+                Err(StorageError::Failed) => break,
+                Err(error) => panic!("{error:?}"),
+            }
+            while node.storage.is_overloaded() {
+                std::thread::yield_now();
+            }
+        }
+        node.storage.stop();
+    });
+}
+
+/// Runs rounds of load, crash and restart. Of the write under way at the cut, so many sectors arrive as chance has it.
+fn crash_rounds(engine: Engine, commit: bool, seed: u64) {
+    let config = config(engine, commit);
+    let mut random = Random(seed);
+    let mut model = Model::default();
+    let mut image = vec![0; DISK_SIZE as usize];
+    let mut version = 1;
+    for round in 0..6 {
+        let medium = Arc::new(CrashMedium::from_image(std::mem::take(&mut image), true));
+        let (node, stats) = start(vec![(Arc::clone(&medium), None)], &config);
+        node.clock.store(version, std::sync::atomic::Ordering::Relaxed);
+        model.check(&node, !commit);
+        let damaged = stats.damaged.into_inner();
+        assert!(damaged <= round, "{damaged} damaged records after {round} torn writes");
+        let writes = medium.writes();
+        let (cut, torn) = (u64::from(random.below(150)) + 5, random.below(2048) as usize);
+        medium.set_faults(Faults { write_fails_at: Some((writes + cut, torn)), ..Faults::default() });
+        load(&node, &mut model, &mut random, 600);
+        version = node.next_version();
+        image = medium.crash(|_| false);
+    }
+}
+
+#[test]
+fn committed_writes_survive_every_cut() {
+    for seed in 1..3 {
+        crash_rounds(Engine::Device, true, seed);
+    }
+}
+
+#[test]
+fn committed_writes_of_a_namespace_in_memory_survive_every_cut() {
+    crash_rounds(Engine::Memory, true, 4);
+}
+
+#[test]
+fn without_commit_what_survives_is_whole_and_was_written() {
+    crash_rounds(Engine::Device, false, 5);
+    crash_rounds(Engine::Memory, false, 6);
+}
+
+/// A node on one fresh disk that holds some records, all of them on disk.
+fn loaded_node(medium: &Arc<CrashMedium>, config: &StorageConfig, model: &mut Model) -> Node {
+    let (node, _) = start(vec![(Arc::clone(medium), None)], config);
+    load(&node, model, &mut Random(9), 60);
+    node.storage.close();
+    start(vec![(Arc::clone(medium), None)], config).0
+}
+
+#[test]
+fn a_failed_disk_refuses_writes_serves_reads_and_comes_back() {
+    let config = config(Engine::Device, true);
+    let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let mut model = Model::default();
+    let node = loaded_node(&medium, &config, &mut model);
+    node.clock.store(1_000, std::sync::atomic::Ordering::Relaxed);
+    medium.set_faults(Faults { write_fails_at: Some((0, 0)), ..Faults::default() });
+    let key = (0..KEYS).find(|key| node.version(*key).is_some()).expect("records");
+    let before = node.version(key);
+    assert_eq!(node.write(key, 1_001, 100), Err(StorageError::Failed));
+    assert_eq!(node.write(key, 1_002, 100), Err(StorageError::Failed), "and from then on at once");
+    assert_eq!(node.version(key), Some(1_001), "it is in memory, and tried again");
+    assert!(before < Some(1_001));
+    node.storage.check();
+
+    medium.repair();
+    std::thread::scope(|scope| {
+        scope.spawn(|| node.storage.run_flush(0));
+        let started = std::time::Instant::now();
+        while node.write(key, 1_003, 100) == Err(StorageError::Failed) {
+            assert!(started.elapsed().as_secs() < 20, "the disk does not come back");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        node.storage.stop();
+    });
+    assert_eq!(node.version(key), Some(1_003));
+    let found =
+        start(vec![(Arc::new(CrashMedium::from_image(medium.crash(|_| false), true)), None)], &config).0;
+    assert_eq!(found.version(key), Some(1_003));
+}
+
+#[test]
+fn unreadable_bytes_cost_the_records_on_them_only() {
+    let config = config(Engine::Device, true);
+    let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let mut model = Model::default();
+    let node = loaded_node(&medium, &config, &mut model);
+    let place = {
+        let key = (0..KEYS).find(|key| node.version(*key).is_some()).expect("records");
+        let guard = node.index.get(&digest_of(key)).expect("it is there");
+        guard.location.rblock() * 16
+    };
+    medium.set_faults(Faults { unreadable: Some(place..place + 1), ..Faults::default() });
+    let mut scratch = ReadBuffer::new();
+    let (mut read, mut failed) = (0, 0);
+    for key in 0..KEYS {
+        let Some(guard) = node.index.get(&digest_of(key)) else { continue };
+        match node.storage.record(&guard, &mut scratch) {
+            Ok(_) => read += 1,
+            Err(error) => {
+                assert_eq!(error, StorageError::Failed);
+                failed += 1;
+            }
+        }
+    }
+    assert!(read > 10 && (1..=2).contains(&failed), "{read} read, {failed} failed");
+    // A start loses the block that cannot be read, and says so.
+    let image = medium.crash(|_| true);
+    let again = Arc::new(CrashMedium::from_image(image, true));
+    again.set_faults(Faults { unreadable: Some(place..place + 1), ..Faults::default() });
+    let (_, stats) = start(vec![(again, None)], &config);
+    assert_eq!(stats.damaged.into_inner(), 1);
+}
+
+#[test]
+fn the_shadow_stands_in_for_a_lost_disk() {
+    let config = config(Engine::Device, true);
+    let (main, shadow) = (
+        Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true)),
+        Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true)),
+    );
+    let mut model = Model::default();
+    let (node, _) = start(vec![(Arc::clone(&main), Some(Arc::clone(&shadow)))], &config);
+    load(&node, &mut model, &mut Random(11), 80);
+    // No clean stop. The machine comes back with an empty disk.
+    let fresh = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let shadow = Arc::new(CrashMedium::from_image(shadow.crash(|_| true), true));
+    let (node, _) = start(vec![(Arc::clone(&fresh), Some(shadow))], &config);
+    model.check(&node, false);
+    node.storage.close();
+    // The disk alone has everything again.
+    let (node, _) = start(vec![(fresh, None)], &config);
+    model.check(&node, false);
+}
+
+#[test]
+fn records_move_to_a_device_that_joins() {
+    let config = config(Engine::Device, true);
+    let first = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let mut model = Model::default();
+    drop(loaded_node(&first, &config, &mut model));
+    let second = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let media = || vec![(Arc::clone(&first), None), (Arc::clone(&second), None)];
+    let (node, _) = start(media(), &config);
+    model.check(&node, false);
+    node.clock.store(10_000, std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        scope.spawn(|| node.storage.run_flush(0));
+        scope.spawn(|| node.storage.run_flush(1));
+        let mut random = Random(12);
+        for _ in 0..100 {
+            model.write(&node, &mut random).expect("there is room");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        node.storage.stop();
+    });
+    assert!(node.storage.device_stats().all(|device| device.used_bytes > 0), "both devices are used");
+    drop(node);
+    let (node, _) = start(media(), &config);
+    model.check(&node, false);
+}
+
+#[test]
+fn a_record_torn_at_any_sector_is_left_out() {
+    let config = config(Engine::Device, true);
+    let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let (node, _) = start(vec![(Arc::clone(&medium), None)], &config);
+    node.write(1, 1, 3_000).expect("room");
+    let before = medium.crash(|_| true);
+    node.write(1, 2, 10_000).expect("room");
+    let after = medium.crash(|_| true);
+    let changed: Vec<usize> = (0..before.len() / SECTOR_SIZE)
+        .filter(|sector| {
+            let bytes = sector * SECTOR_SIZE..(sector + 1) * SECTOR_SIZE;
+            before[bytes.clone()] != after[bytes]
+        })
+        .collect();
+    assert!(changed.len() > 15, "the record takes {} sectors", changed.len());
+    for arrived in (0..changed.len()).step_by(4) {
+        let mut image = before.clone();
+        for sector in &changed[..arrived] {
+            let bytes = sector * SECTOR_SIZE..(sector + 1) * SECTOR_SIZE;
+            image[bytes.clone()].copy_from_slice(&after[bytes]);
+        }
+        let (node, _) = start(vec![(Arc::new(CrashMedium::from_image(image, true)), None)], &config);
+        assert_eq!(node.version(1), Some(1), "after {arrived} of {} sectors", changed.len());
+    }
+}
+
+/// A record whose writing was cut short says that it reaches over older ones behind its beginning. They are alive, and
+/// defrag must find them as the start did.
+#[test]
+fn defrag_finds_what_is_behind_the_beginning_of_a_torn_record() {
+    for engine in [Engine::Device, Engine::Memory] {
+        let config = config(engine, true);
+        let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+        let (node, _) = start(vec![(Arc::clone(&medium), None)], &config);
+        for key in 0..4 {
+            node.write(key, u64::from(key) + 1, 1_000).expect("room");
+        }
+        let torn_at = node.index.get(&digest_of(0)).expect("it is there").location.rblock() as usize * 16;
+        node.write(9, 9, 100_000).expect("room");
+        let large_at = node.index.get(&digest_of(9)).expect("it is there").location.rblock() as usize * 16;
+        node.storage.close();
+        let mut image = medium.crash(|_| false);
+        image.copy_within(large_at..large_at + SECTOR_SIZE, torn_at);
+        image[large_at..large_at + 100_064].fill(0);
+
+        let (node, stats) = start(vec![(Arc::new(CrashMedium::from_image(image, true)), None)], &config);
+        assert_eq!(stats.damaged.into_inner(), 1);
+        let versions = || (0..4).map(|key| node.version(key)).collect::<Vec<_>>();
+        let expected = [None, Some(2), Some(3), Some(4)];
+        assert_eq!(versions(), expected);
+        let before = node.storage.used_bytes();
+        node.storage.defrag_until_available(100, &node.index);
+        let reads: u64 = node.storage.device_stats().map(|stats| stats.defrag_reads).sum();
+        assert_eq!((reads, node.storage.used_bytes()), (1, before));
+        assert_eq!(versions(), expected);
+        let places: Vec<_> =
+            (1..4).map(|key| node.index.get(&digest_of(key)).expect("it is there").location).collect();
+        assert!(
+            places.iter().all(|place| place.rblock() as usize * 16 >= 2 * WBLOCK_SIZE as usize),
+            "{places:?}"
+        );
+        node.storage.check();
+    }
+}
+
+/// The last block in use whose first record is damaged is in use nevertheless.
+#[test]
+fn a_block_whose_first_record_is_damaged_is_not_written_over() {
+    for engine in [Engine::Device, Engine::Memory] {
+        let config = config(engine, true);
+        let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+        let (node, _) = start(vec![(Arc::clone(&medium), None)], &config);
+        for key in 0..4 {
+            node.write(key, u64::from(key) + 1, 1_000).expect("room");
+        }
+        let mut image = medium.crash(|_| false);
+        let first = node.index.get(&digest_of(0)).expect("it is there").location.rblock() as usize * 16;
+        image[first] ^= 0xFF;
+        let (node, _) = start(vec![(Arc::new(CrashMedium::from_image(image, true)), None)], &config);
+        node.write(9, 9, 100_000).expect("room");
+        let versions: Vec<_> = (0..4).map(|key| node.version(key)).collect();
+        assert_eq!(versions, [None, Some(2), Some(3), Some(4)]);
+        node.storage.check();
+    }
+}

@@ -1,0 +1,120 @@
+//! Defrag: moves what is alive out of a block that holds little, and frees the block.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use cf::Digest;
+use datamodel::flat::{FlatRecord, HEADER_SIZE};
+
+use super::device::Device;
+use super::engine::{Storage, StorageError};
+use super::settings::low_water_bytes;
+use super::wblock::WblockId;
+use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer};
+use crate::index::{Index, Location};
+
+/// A block with more alive than this, in percent, is not worth emptying whatever the want.
+const WORTHWHILE_PCT: u32 = 95;
+
+/// Empties one queued block of `device`, if more than `defrag-queue-min` wait. When hardly a block is free, also one that
+/// does not wait for it: better to write much than to take no more writes. Gives whether it emptied one.
+pub(super) fn defrag_one(
+    storage: &Storage,
+    device: &Device,
+    index: &Index,
+    scratch: &mut ReadBuffer,
+) -> bool {
+    let queue_min = storage.defrag.queue_min.load(Relaxed) as usize;
+    let next = device.wblocks.next_to_defrag(queue_min).or_else(|| {
+        let is_forced = device.wblocks.is_short()
+            && (device.wblocks.defrag_queue_size() > 0
+                || device.wblocks.queue_emptiest(low_water_bytes(WORTHWHILE_PCT)));
+        is_forced.then(|| device.wblocks.next_to_defrag(0)).flatten()
+    });
+    let Some(id) = next else { return false };
+    device.count_defrag_read();
+    match move_live_records(storage, device, index, id, scratch) {
+        Ok(()) => {
+            device.emptied(id);
+            true
+        }
+        Err(_) => {
+            device.wblocks.put_back(id);
+            false
+        }
+    }
+}
+
+/// Records looked up together, so that their sprigs and elements come from memory side by side.
+const LOOK_AHEAD: usize = 16;
+/// Bytes of a block after which defrag rests, as `defrag-sleep` says.
+const PIECE_SIZE: usize = 1 << 20;
+
+/// A record of the block that is emptied.
+struct Found<'a> {
+    offset: usize,
+    digest: Digest,
+    bytes: &'a [u8],
+}
+
+/// Walks the records of block `id` and moves those whose element still points here.
+fn move_live_records(
+    storage: &Storage,
+    device: &Device,
+    index: &Index,
+    id: WblockId,
+    scratch: &mut ReadBuffer,
+) -> Result<(), StorageError> {
+    let block = device.wblock(id, scratch)?;
+    let first_rblock = u64::from(id.0) * RBLOCKS_PER_WBLOCK;
+    let mut records = Records { block, offset: 0, may_be_torn: device.as_disk().is_some() };
+    let (mut group, mut next_rest) = (Vec::with_capacity(LOOK_AHEAD), PIECE_SIZE);
+    loop {
+        group.clear();
+        group.extend(records.by_ref().take(LOOK_AHEAD));
+        let Some(last) = group.last() else { return Ok(()) };
+        if last.offset >= next_rest {
+            next_rest += PIECE_SIZE;
+            storage.rest_from_defrag(device);
+        }
+        group.iter().for_each(|found| index.prefetch_sprig(&found.digest));
+        group.iter().for_each(|found| index.prefetch_element(&found.digest));
+        for found in &group {
+            let rblock = first_rblock + (found.offset / RBLOCK_SIZE as usize) as u64;
+            let place = Location::new(device.number(), rblock, found.bytes.len() as u32 / RBLOCK_SIZE);
+            if let Some(mut guard) = index.get_exclusive(&found.digest) {
+                storage.move_record(&mut guard, place, found.bytes)?;
+            }
+        }
+    }
+}
+
+/// The records of a block in order. Without a record at a place, looks 16 bytes further: a block that was used before may
+/// hold old bytes between new records.
+///
+/// What a start found must be found here too. So on a disk the size of a record is believed only if it is whole: one whose
+/// writing was cut short by a crash may reach over records of the block's former life, and some of them may be alive.
+struct Records<'a> {
+    block: &'a [u8],
+    offset: usize,
+    may_be_torn: bool,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Found<'a>;
+
+    fn next(&mut self) -> Option<Found<'a>> {
+        while self.offset + HEADER_SIZE <= self.block.len() {
+            let offset = self.offset;
+            match FlatRecord::parse(&self.block[offset..]) {
+                Ok(record) => {
+                    let is_whole = !self.may_be_torn || record.verify().is_ok();
+                    self.offset += if is_whole { record.size } else { RBLOCK_SIZE as usize };
+                    let bytes = &self.block[offset..offset + record.size];
+                    return Some(Found { offset, digest: record.digest, bytes });
+                }
+                Err(_) => self.offset += RBLOCK_SIZE as usize,
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,306 @@
+//! A disk: what is behind the write blocks of a device or file, and the blocks of it that are in memory.
+//!
+//! A record is read from its block's buffer while there is one, else from the disk. A namespace in memory with files or
+//! devices behind it has a stripe too, which holds every block; its disks are only written.
+//!
+//! How and in which order blocks are written: `flush`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+
+use cf::aligned::AlignedBuf;
+use cf::sys::block::{BlockError, BlockMedium};
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::buffer::WriteBuffer;
+use super::device::{STREAM_COUNT, Stream};
+use super::settings::DiskSettings;
+use super::stripe::Stripe;
+use super::wblock::WblockId;
+use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer, WBLOCK_SIZE};
+use crate::index::Location;
+
+/// A buffer that is not on disk yet.
+pub(super) struct Dirty {
+    pub(super) buffer: Arc<WriteBuffer>,
+    /// It will not be filled further.
+    pub(super) is_closed: bool,
+    pub(super) stream: Stream,
+}
+
+/// Figures of a disk for statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DiskStats {
+    /// Full blocks that wait to be written.
+    pub(crate) write_queue: usize,
+    pub(crate) read_errors: u64,
+    /// Blocks written before they were full, as `flush-max-ms` asks.
+    pub(crate) partial_writes: u64,
+    pub(crate) defrag_partial_writes: u64,
+}
+
+/// How records were read since the last look.
+#[derive(Default)]
+struct Reads {
+    from_buffers: AtomicU64,
+    from_disk: AtomicU64,
+}
+
+/// The files or devices of a disk.
+pub(super) struct Media {
+    pub(super) main: Arc<dyn BlockMedium>,
+    /// Gets the same writes.
+    pub(super) shadow: Option<Arc<dyn BlockMedium>>,
+    /// The main one again, read through the system's page cache.
+    pub(super) cached: Option<Arc<dyn BlockMedium>>,
+}
+
+impl Media {
+    /// Those that are written to, in order.
+    pub(super) fn written(&self) -> impl Iterator<Item = &dyn BlockMedium> {
+        std::iter::once(&*self.main).chain(self.shadow.as_deref())
+    }
+
+    /// Transfers have multiples of this many bytes.
+    pub(super) fn io_size(&self) -> u32 {
+        self.written().map(BlockMedium::io_size).max().unwrap_or(cf::sys::block::IO_SIZE_MAX)
+    }
+}
+
+/// What one flush works with.
+pub(super) struct FlushState {
+    pub(super) piece: AlignedBuf,
+    /// Blocks kept in memory after they were written, oldest first.
+    pub(super) cached: VecDeque<Arc<WriteBuffer>>,
+}
+
+/// A place on another device that is garbage once `replacement` is on this disk.
+pub(super) struct DeferredFree {
+    pub(super) replacement: Location,
+    pub(super) garbage: Location,
+}
+
+pub(super) struct Disk {
+    pub(super) media: Media,
+    io_size: u32,
+    /// All blocks in memory, for a namespace kept there.
+    stripe: Option<Arc<Stripe>>,
+    /// By block: its buffer, while it has one.
+    slots: Box<[RwLock<Option<Arc<WriteBuffer>>>]>,
+    pub(super) dirty: Mutex<BTreeMap<u64, Dirty>>,
+    pub(super) work: Condvar,
+    next_taken: AtomicU64,
+    pub(super) closed_count: AtomicUsize,
+    pub(super) flush: Mutex<FlushState>,
+    pub(super) deferred: Mutex<Vec<DeferredFree>>,
+    pub(super) settings: Arc<DiskSettings>,
+    pub(super) is_stopping: AtomicBool,
+    /// The last write failed; nothing is accepted until one succeeds.
+    pub(super) has_failed: AtomicBool,
+    read_errors: AtomicU64,
+    /// By stream.
+    pub(super) partial_writes: [AtomicU64; STREAM_COUNT],
+    reads: Reads,
+}
+
+impl Disk {
+    /// A disk of `wblock_count` blocks, all of them in `stripe` too if there is one.
+    pub(super) fn new(
+        media: Media,
+        wblock_count: u32,
+        stripe: Option<Arc<Stripe>>,
+        settings: Arc<DiskSettings>,
+    ) -> Self {
+        let piece = AlignedBuf::zeroed(settings.flush_size.load(Relaxed));
+        Disk {
+            io_size: media.io_size(),
+            media,
+            stripe,
+            slots: (0..wblock_count).map(|_| RwLock::new(None)).collect(),
+            dirty: Mutex::new(BTreeMap::new()),
+            work: Condvar::new(),
+            next_taken: AtomicU64::new(1),
+            closed_count: AtomicUsize::new(0),
+            flush: Mutex::new(FlushState { piece, cached: VecDeque::new() }),
+            deferred: Mutex::new(Vec::new()),
+            settings,
+            is_stopping: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
+            read_errors: AtomicU64::new(0),
+            partial_writes: [const { AtomicU64::new(0) }; STREAM_COUNT],
+            reads: Reads::default(),
+        }
+    }
+
+    pub(super) fn io_size(&self) -> u32 {
+        self.io_size
+    }
+
+    /// All blocks in memory, if the namespace is kept there.
+    #[inline]
+    pub(super) fn stripe(&self) -> Option<&Stripe> {
+        self.stripe.as_deref()
+    }
+
+    /// Full blocks that wait to be written.
+    pub(super) fn queued_blocks(&self) -> usize {
+        self.closed_count.load(Relaxed)
+    }
+
+    /// Whether block `id` is in a buffer.
+    pub(super) fn has_buffer(&self, id: WblockId) -> bool {
+        self.slots[id.0 as usize].read().is_some()
+    }
+
+    pub(super) fn stats(&self) -> DiskStats {
+        let partial_writes = |stream: Stream| self.partial_writes[stream as usize].load(Relaxed);
+        DiskStats {
+            write_queue: self.queued_blocks(),
+            read_errors: self.read_errors.load(Relaxed),
+            partial_writes: partial_writes(Stream::Write),
+            defrag_partial_writes: partial_writes(Stream::Defrag),
+        }
+    }
+
+    /// Records read from buffers and from disk since the last call.
+    pub(super) fn take_reads(&self) -> (u64, u64) {
+        (self.reads.from_buffers.swap(0, Relaxed), self.reads.from_disk.swap(0, Relaxed))
+    }
+
+    /// A buffer for block `id`, which was just taken for `stream`; `None` without memory for it.
+    pub(super) fn open_buffer(&self, id: WblockId, stream: Stream) -> Option<Arc<WriteBuffer>> {
+        let mut dirty = self.dirty.lock();
+        let taken = self.next_taken.fetch_add(1, AcqRel);
+        let buffer = Arc::new(WriteBuffer::new(id, taken, self.stripe.as_ref())?);
+        let entry = Dirty { buffer: Arc::clone(&buffer), is_closed: false, stream };
+        dirty.insert(taken, entry);
+        drop(dirty);
+        *self.slots[id.0 as usize].write() = Some(Arc::clone(&buffer));
+        Some(buffer)
+    }
+
+    /// The buffer will not be filled further.
+    pub(super) fn close_buffer(&self, buffer: &WriteBuffer) {
+        let mut dirty = self.dirty.lock();
+        if let Some(entry) = dirty.get_mut(&buffer.taken) {
+            entry.is_closed = true;
+            self.closed_count.fetch_add(1, Relaxed);
+        }
+        self.work.notify_all();
+    }
+
+    /// Reads the record at `location`, whose guard the caller holds, into `scratch`.
+    pub(super) fn read<'s>(
+        &self,
+        location: Location,
+        scratch: &'s mut ReadBuffer,
+    ) -> Result<&'s [u8], BlockError> {
+        let (id, offset) = wblock_place(location);
+        let size = (location.rblock_count() * RBLOCK_SIZE) as usize;
+        let buffer = self.slots[id.0 as usize].read().clone();
+        if let Some(buffer) = buffer {
+            let copy = &mut scratch.of_size(size)[..size];
+            copy.copy_from_slice(buffer.bytes(offset, size));
+            self.reads.from_buffers.fetch_add(1, Relaxed);
+            return Ok(copy);
+        }
+        let io_size = u64::from(self.io_size);
+        let start = location.rblock() * u64::from(RBLOCK_SIZE);
+        let aligned_start = start / io_size * io_size;
+        let lead = (start - aligned_start) as usize;
+        let aligned_size = (lead + size).next_multiple_of(io_size as usize);
+        let read = scratch.of_size(aligned_size);
+        let medium = match &self.media.cached {
+            Some(cached) if self.settings.read_page_cache.load(Relaxed) => cached,
+            _ => &self.media.main,
+        };
+        medium.read_at(aligned_start, read, 0..aligned_size).inspect_err(|_| {
+            self.read_errors.fetch_add(1, Relaxed);
+        })?;
+        self.reads.from_disk.fetch_add(1, Relaxed);
+        Ok(&read[lead..lead + size])
+    }
+
+    /// Hints that the record at `location` will be read soon. Helps if it is in a buffer.
+    #[inline]
+    pub(super) fn prefetch(&self, location: Location) {
+        let (id, offset) = wblock_place(location);
+        if let Some(slot) = self.slots[id.0 as usize].try_read()
+            && let Some(buffer) = &*slot
+        {
+            buffer.prefetch(offset, (location.rblock_count() * RBLOCK_SIZE) as usize);
+        }
+    }
+
+    /// The whole block `id`, which defrag has taken.
+    pub(super) fn read_wblock<'s>(
+        &self,
+        id: WblockId,
+        scratch: &'s mut ReadBuffer,
+    ) -> Result<&'s [u8], BlockError> {
+        let buffer = self.slots[id.0 as usize].read().clone();
+        match buffer {
+            Some(buffer) => Ok(copy_filled(&buffer, scratch)),
+            None => self.on_disk(id, scratch),
+        }
+    }
+
+    /// What of block `id` is in memory, if something is.
+    pub(super) fn buffered<'s>(&self, id: WblockId, scratch: &'s mut ReadBuffer) -> Option<&'s [u8]> {
+        let buffer = self.slots[id.0 as usize].read().clone()?;
+        Some(copy_filled(&buffer, scratch))
+    }
+
+    /// What of block `id` is on disk.
+    pub(super) fn on_disk<'s>(
+        &self,
+        id: WblockId,
+        scratch: &'s mut ReadBuffer,
+    ) -> Result<&'s [u8], BlockError> {
+        let block = scratch.of_size(WBLOCK_SIZE as usize);
+        self.media.main.read_at(wblock_offset(id), block, 0..WBLOCK_SIZE as usize)?;
+        Ok(&block[..WBLOCK_SIZE as usize])
+    }
+
+    /// Whether the record at `location` is on disk. May be late to say so.
+    pub(super) fn is_durable(&self, location: Location) -> bool {
+        let (id, offset) = wblock_place(location);
+        let end = offset + location.rblock_count() * RBLOCK_SIZE;
+        self.slots[id.0 as usize].read().as_ref().is_none_or(|buffer| buffer.flushed() >= end)
+    }
+
+    /// The buffer of the block that holds `location`, while it has one.
+    pub(super) fn buffer_of(&self, location: Location) -> Option<Arc<WriteBuffer>> {
+        self.slots[wblock_place(location).0.0 as usize].read().clone()
+    }
+
+    /// The block of `buffer` is on disk and not kept: reads go there from now on.
+    pub(super) fn empty_slot(&self, buffer: &Arc<WriteBuffer>) {
+        let mut slot = self.slots[buffer.id.0 as usize].write();
+        // The block may have been freed and taken again since.
+        if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, buffer)) {
+            *slot = None;
+        }
+    }
+}
+
+/// The block of `buffer`, zeros where it is not filled.
+fn copy_filled<'s>(buffer: &WriteBuffer, scratch: &'s mut ReadBuffer) -> &'s [u8] {
+    let block = &mut scratch.of_size(WBLOCK_SIZE as usize)[..WBLOCK_SIZE as usize];
+    let filled = buffer.filled() as usize;
+    block[..filled].copy_from_slice(buffer.bytes(0, filled));
+    block[filled..].fill(0);
+    block
+}
+
+/// Where block `id` begins, in bytes.
+pub(super) fn wblock_offset(id: WblockId) -> u64 {
+    u64::from(id.0) * u64::from(WBLOCK_SIZE)
+}
+
+/// The block that holds `location` and the offset in it.
+fn wblock_place(location: Location) -> (WblockId, u32) {
+    let (block, rblock) = (location.rblock() / RBLOCKS_PER_WBLOCK, location.rblock() % RBLOCKS_PER_WBLOCK);
+    (WblockId(block as u32), rblock as u32 * RBLOCK_SIZE)
+}

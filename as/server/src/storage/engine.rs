@@ -1,0 +1,453 @@
+//! The storage engine of one namespace: reads, writes and frees records on its devices.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::time::Duration;
+
+use cf::Digest;
+use datamodel::device_header::DeviceHeader;
+use datamodel::flat::FlatRecord;
+use datamodel::wblock_scan::{Piece, WblockScan};
+use parking_lot::{Condvar, Mutex};
+
+use super::defrag::defrag_one;
+use super::device::{Device, DeviceStats, Stream};
+use super::disk::Disk;
+use super::settings::{DefragSettings, DiskSettings, Settings, low_water_bytes};
+use super::wblock::{AfterFree, WblockId};
+use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer, WBLOCK_SIZE};
+use crate::config::params::storage::StorageParams;
+use crate::index::{Element, Index, Location, PartitionId, WriteGuard};
+
+/// Fewest stripes of a memory namespace.
+const STRIPE_COUNT_MIN: u64 = 8;
+/// Largest stripe: 2 TiB, what 37 bits of 16-byte blocks reach.
+const STRIPE_SIZE_MAX: u64 = 2 << 40;
+/// Bytes of the digest that choose the device.
+const DEVICE_DIGEST_OFFSET: usize = 8;
+
+/// Why a record could not be stored or read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum StorageError {
+    /// No write block is free.
+    #[error("no write block is free")]
+    OutOfSpace,
+    /// The device failed; it says so in the log.
+    #[error("its device failed")]
+    Failed,
+    /// What the device holds at the record's place is not the record.
+    #[error("its place on the device holds something else: the record is damaged")]
+    Damaged,
+}
+
+/// What a thread waits on that has nothing to defrag.
+#[derive(Default)]
+pub(super) struct Wake {
+    is_due: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Wake {
+    fn wake(&self) {
+        *self.is_due.lock() = true;
+        self.changed.notify_one();
+    }
+
+    fn wait(&self, longest: Duration) {
+        let mut is_due = self.is_due.lock();
+        if !*is_due {
+            self.changed.wait_for(&mut is_due, longest);
+        }
+        *is_due = false;
+    }
+}
+
+pub(crate) struct Storage {
+    pub(super) devices: Box<[Device]>,
+    pub(super) defrag: DefragSettings,
+    /// What all disks follow; `None` = memory only.
+    pub(super) disk_settings: Option<Arc<DiskSettings>>,
+    /// By partition: what its records on disk are marked with; empty in memory.
+    pub(super) tree_ids: Box<[u8]>,
+    /// The headers of the disks as last written.
+    pub(super) headers: Mutex<Vec<DeviceHeader>>,
+    /// One for each defrag thread.
+    pub(super) wakes: Box<[Wake]>,
+    pub(super) stopping: AtomicBool,
+    /// Share of records read from buffers, in hundredths of a percent, as of the last look.
+    pub(super) cache_read_pct100: AtomicU64,
+}
+
+impl Storage {
+    /// An empty in-memory engine, or `None` when the system has not the address space for it.
+    pub(crate) fn memory(settings: Settings) -> Option<Self> {
+        let stripe_count = STRIPE_COUNT_MIN.max(settings.data_size.div_ceil(STRIPE_SIZE_MAX)).min(128);
+        let wblock_count = settings.data_size / stripe_count / u64::from(WBLOCK_SIZE);
+        let wblock_count = u32::try_from(wblock_count).ok()?;
+        let devices = (0..stripe_count as u8)
+            .map(|number| Device::memory(number, wblock_count))
+            .collect::<Option<_>>()?;
+        let defrag = DefragSettings::new(
+            settings.defrag_low_water_pct,
+            settings.defrag_queue_min,
+            settings.defrag_sleep_us,
+        );
+        Some(Self::new(devices, defrag, None))
+    }
+
+    /// An engine on `devices`, whose disks follow `disk_settings`.
+    pub(super) fn new(
+        devices: Box<[Device]>,
+        defrag: DefragSettings,
+        disk_settings: Option<Arc<DiskSettings>>,
+    ) -> Self {
+        // What is in memory is moved so fast that one thread does for all.
+        let thread_count = if disk_settings.is_some() { devices.len() } else { 1 };
+        Storage {
+            devices,
+            defrag,
+            disk_settings,
+            tree_ids: Box::new([]),
+            headers: Mutex::new(Vec::new()),
+            wakes: (0..thread_count).map(|_| Wake::default()).collect(),
+            stopping: AtomicBool::new(false),
+            cache_read_pct100: AtomicU64::new(0),
+        }
+    }
+
+    /// The stored record that `element` points to. The borrow of `element` comes from its guard, so the bytes cannot change
+    /// or be freed while they are looked at.
+    ///
+    /// # Errors
+    /// When it cannot be read, or what is read is not the record.
+    #[inline]
+    pub(crate) fn record<'g>(
+        &'g self,
+        element: &'g Element,
+        scratch: &'g mut ReadBuffer,
+    ) -> Result<FlatRecord<'g>, StorageError> {
+        let bytes = self.record_bytes(element, scratch)?;
+        let record = FlatRecord::parse(bytes).map_err(|_| StorageError::Damaged)?;
+        if record.digest != *element.digest() || record.generation != element.generation {
+            return Err(StorageError::Damaged);
+        }
+        Ok(record)
+    }
+
+    /// The bytes of the record that `element` points to, as they are.
+    #[inline]
+    pub(crate) fn record_bytes<'g>(
+        &'g self,
+        element: &'g Element,
+        scratch: &'g mut ReadBuffer,
+    ) -> Result<&'g [u8], StorageError> {
+        debug_assert!(element.location.is_stored());
+        self.devices[usize::from(element.location.device())].record(element.location, scratch)
+    }
+
+    /// Hints that the record that `element` points to will be read soon.
+    #[inline]
+    pub(crate) fn prefetch(&self, element: &Element) {
+        self.devices[usize::from(element.location.device())].prefetch(element.location);
+    }
+
+    /// Stores the flat record `record` for `guard`'s element, points the element to it, and frees what the element
+    /// pointed to before.
+    ///
+    /// # Errors
+    /// When there is no room; then nothing has changed.
+    pub(crate) fn write(
+        &self,
+        guard: &mut WriteGuard<'_>,
+        record: &[u8],
+        key_stored: bool,
+    ) -> Result<(), StorageError> {
+        let old = guard.location;
+        if old.is_stored()
+            && (old.rblock_count() * RBLOCK_SIZE) as usize == record.len()
+            && self.devices[usize::from(old.device())].rewrite(old, record)
+        {
+            guard.location = old.with_key_stored(key_stored);
+            return Ok(());
+        }
+        let new = self.append(Stream::Write, guard.digest(), record)?;
+        guard.location = new.with_key_stored(key_stored);
+        self.free_replaced(old, new);
+        Ok(())
+    }
+
+    /// Whether the record at `location` must get to its disk before anybody is told of it, by `commit-to-device`. On a disk
+    /// that has failed nothing does; it takes no writes then, and reads go on.
+    #[inline]
+    pub(crate) fn is_unsettled(&self, location: Location) -> bool {
+        self.commits()
+            && location.is_stored()
+            && self.devices[usize::from(location.device())]
+                .as_disk()
+                .is_some_and(|disk| !disk.has_failed.load(Relaxed) && !disk.is_durable(location))
+    }
+
+    /// Whether `commit-to-device` is on.
+    #[inline]
+    pub(crate) fn commits(&self) -> bool {
+        self.disk_settings.as_ref().is_some_and(|settings| settings.commit)
+    }
+
+    /// Waits until the record at `location` is on its disk.
+    ///
+    /// # Errors
+    /// When the disk fails. The record may get there later all the same.
+    pub(crate) fn settle(&self, location: Location) -> Result<(), StorageError> {
+        let device = &self.devices[usize::from(location.device())];
+        let Some(disk) = device.as_disk() else { return Ok(()) };
+        disk.settle(location, &device.wblocks).map_err(|error| {
+            disk.fail(&error);
+            StorageError::Failed
+        })
+    }
+
+    /// Frees what `guard`'s element points to and makes it point nowhere.
+    pub(crate) fn release(&self, guard: &mut WriteGuard<'_>) {
+        let old = std::mem::take(&mut guard.location);
+        self.free(old);
+    }
+
+    fn append(&self, stream: Stream, digest: &Digest, record: &[u8]) -> Result<Location, StorageError> {
+        let device = &self.devices[digest.le_u32_at(DEVICE_DIGEST_OFFSET) as usize % self.devices.len()];
+        let (location, closed) = device.append(stream, record, self.low_water());
+        self.after_free(device, closed);
+        location
+    }
+
+    /// Frees `old`, in whose place `new` is now.
+    pub(crate) fn free_replaced(&self, old: Location, new: Location) {
+        let replaced_on = self.devices[usize::from(new.device())].as_disk();
+        match replaced_on {
+            Some(disk) if old.is_stored() && old.device() != new.device() => disk.defer_free(new, old),
+            _ => self.free(old),
+        }
+    }
+
+    fn free(&self, location: Location) {
+        if location.is_stored() {
+            let device = &self.devices[usize::from(location.device())];
+            self.after_free(device, device.free(location, self.low_water()));
+        }
+    }
+
+    #[inline]
+    fn after_free(&self, device: &Device, after: AfterFree) {
+        if after == AfterFree::Queued {
+            self.wakes[usize::from(device.number()) % self.wakes.len()].wake();
+        }
+    }
+
+    fn low_water(&self) -> u32 {
+        self.defrag.low_water()
+    }
+
+    /// Takes over the parameters that may change while the server runs; a raised low-water mark queues blocks at once.
+    pub(crate) fn follow(&self, params: &StorageParams) {
+        let old = self.low_water();
+        let new = low_water_bytes(params.defrag_lwm_pct.get());
+        self.defrag.low_water_bytes.store(new, Relaxed);
+        self.defrag.queue_min.store(params.defrag_queue_min.get(), Relaxed);
+        self.defrag.sleep_us.store(params.defrag_sleep.get(), Relaxed);
+        if let Some(settings) = &self.disk_settings {
+            settings.follow(params);
+        }
+        if new > old {
+            for device in &self.devices {
+                device.wblocks.sweep(new);
+            }
+        }
+        self.wakes.iter().for_each(Wake::wake);
+    }
+
+    /// Number of threads that are to [`run_defrag`](Self::run_defrag).
+    pub(crate) fn defrag_thread_count(&self) -> usize {
+        self.wakes.len()
+    }
+
+    /// Body of defrag thread number `thread`: empties queued blocks until [`stop`](Self::stop).
+    pub(crate) fn run_defrag(&self, thread: usize, index: &Index) {
+        let Some(wake) = self.wakes.get(thread) else { return };
+        let mut scratch = ReadBuffer::new();
+        while !self.stopping.load(Acquire) {
+            let mut emptied = 0;
+            for device in self.devices.iter().skip(thread).step_by(self.wakes.len()) {
+                if defrag_one(self, device, index, &mut scratch) {
+                    emptied += 1;
+                    self.rest_from_defrag(device);
+                }
+            }
+            if emptied == 0 {
+                wake.wait(Duration::from_secs(1));
+            }
+        }
+    }
+
+    /// Sleeps as `defrag-sleep` says, unless writers are about to be refused.
+    pub(super) fn rest_from_defrag(&self, device: &Device) {
+        let sleep_us = self.defrag.sleep_us.load(Relaxed);
+        if sleep_us != 0 && !self.stopping.load(Acquire) && !device.wblocks.is_short() {
+            std::thread::sleep(Duration::from_micros(sleep_us.into()));
+        }
+    }
+
+    /// Empties queued blocks until `minimum_pct` of each device are free or nothing is left to do; for the start of the
+    /// server, before anybody writes.
+    pub(crate) fn defrag_until_available(&self, minimum_pct: u32, index: &Index) {
+        let mut scratch = ReadBuffer::new();
+        for device in &self.devices {
+            while device.available_pct() < minimum_pct && defrag_one(self, device, index, &mut scratch) {}
+        }
+    }
+
+    /// Ends [`run_defrag`](Self::run_defrag) and [`run_flush`](Self::run_flush).
+    pub(crate) fn stop(&self) {
+        self.devices.iter().filter_map(Device::as_disk).for_each(Disk::stop);
+        self.stopping.store(true, Release);
+        self.wakes.iter().for_each(Wake::wake);
+    }
+
+    /// Moves the record of `guard`'s element, if it is still at `place`, into defrag's block.
+    pub(super) fn move_record(
+        &self,
+        guard: &mut WriteGuard<'_>,
+        place: Location,
+        record: &[u8],
+    ) -> Result<(), StorageError> {
+        if !guard.location.same_place(place) {
+            return Ok(());
+        }
+        let old = guard.location;
+        let new = self.append(Stream::Defrag, guard.digest(), record)?;
+        guard.location = new.with_key_stored(old.key_stored());
+        self.free_replaced(old, new);
+        Ok(())
+    }
+
+    /// What records of `partition` are marked with.
+    #[inline]
+    pub(crate) fn tree_id(&self, partition: PartitionId) -> u8 {
+        self.tree_ids.get(partition.index()).copied().unwrap_or(0)
+    }
+
+    /// Body of the flush thread of disk number `number`; returns at once if there is no such disk.
+    pub(crate) fn run_flush(&self, number: usize) {
+        if let Some((device, disk)) =
+            self.devices.get(number).and_then(|device| Some((device, device.as_disk()?)))
+        {
+            disk.run_flush(&device.wblocks, |garbage| self.free(garbage));
+        }
+    }
+
+    /// Shows `visit` every record that can be read on the disks with its place, newest or not, of blocks in use and free
+    /// ones, in memory and on disk. `go_on` is asked after each block; gives whether it never said no.
+    pub(crate) fn visit_stored(
+        &self,
+        mut visit: impl FnMut(Location, &FlatRecord<'_>),
+        mut go_on: impl FnMut() -> bool,
+    ) -> bool {
+        let mut scratch = ReadBuffer::new();
+        for device in &self.devices {
+            let Some(disk) = device.as_disk() else { continue };
+            for id in (1..device.wblocks.pristine()).map(WblockId) {
+                // First what is in memory: if it goes to disk and leaves memory meanwhile, it is found there.
+                for in_memory in [true, false] {
+                    let found = if in_memory {
+                        Ok(disk.buffered(id, &mut scratch))
+                    } else {
+                        disk.on_disk(id, &mut scratch).map(Some)
+                    };
+                    match found {
+                        Ok(Some(block)) => visit_records(device, id, block, &mut visit),
+                        Ok(None) => {}
+                        Err(error) => {
+                            cf::warning!(Storage, "{error}");
+                            return false;
+                        }
+                    }
+                }
+                if !go_on() {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Number of disks.
+    pub(crate) fn disk_count(&self) -> usize {
+        self.devices.iter().filter_map(Device::as_disk).count()
+    }
+
+    /// Whether more full blocks wait to be written than `max-write-cache` allows.
+    #[inline]
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.disk_settings.as_ref().is_some_and(|settings| {
+            let limit = settings.queue_blocks.load(Relaxed).saturating_mul(self.devices.len());
+            self.devices.iter().filter_map(Device::as_disk).map(Disk::queued_blocks).sum::<usize>() > limit
+        })
+    }
+
+    /// Figures of each device.
+    pub(crate) fn device_stats(&self) -> impl Iterator<Item = DeviceStats> {
+        self.devices.iter().map(Device::stats)
+    }
+
+    /// Looks what part of the records read since the last look came from buffers; gives percent.
+    pub(crate) fn look_at_reads(&self) -> f64 {
+        let (mut cached, mut all) = (0, 0);
+        for disk in self.devices.iter().filter_map(Device::as_disk) {
+            let (from_buffers, from_disk) = disk.take_reads();
+            cached += from_buffers;
+            all += from_buffers + from_disk;
+        }
+        self.cache_read_pct100.store((cached * 10_000).checked_div(all).unwrap_or(0), Relaxed);
+        self.cache_read_pct()
+    }
+
+    /// Percentage of records read from buffers, as of the last look.
+    pub(crate) fn cache_read_pct(&self) -> f64 {
+        self.cache_read_pct100.load(Relaxed) as f64 / 100.0
+    }
+
+    /// Bytes of all devices, headers included.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.devices.iter().map(|device| device.wblocks.size()).sum()
+    }
+
+    /// Bytes of live records.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.devices.iter().map(|device| device.wblocks.live_bytes()).sum()
+    }
+
+    /// Percentage of free blocks on the device that has least.
+    pub(crate) fn available_pct(&self) -> u32 {
+        self.devices.iter().map(Device::available_pct).min().unwrap_or(0)
+    }
+
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        for device in &self.devices {
+            device.wblocks.check();
+        }
+    }
+}
+
+/// Shows `visit` the records of block `id` with their places.
+fn visit_records(
+    device: &Device,
+    id: WblockId,
+    block: &[u8],
+    visit: &mut impl FnMut(Location, &FlatRecord<'_>),
+) {
+    for piece in WblockScan::new(block) {
+        if let Piece::Record { offset, record } = piece {
+            let rblock = u64::from(id.0) * RBLOCKS_PER_WBLOCK + (offset / RBLOCK_SIZE as usize) as u64;
+            visit(Location::new(device.number(), rblock, record.size as u32 / RBLOCK_SIZE), &record);
+        }
+    }
+}

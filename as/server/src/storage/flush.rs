@@ -1,0 +1,217 @@
+//! Writing behind: blocks are filled in memory and go to disk in an order that a crash can interrupt anywhere.
+//!
+//! # What a crash must not do
+//! A block is freed when the last live record in it was replaced. Its replacements may still be in memory, so overwriting
+//! the block on disk at once could lose both. What prevents it: buffers are numbered in the order in which their blocks
+//! were taken, and *before a buffer is written out, every buffer with a lower number is, as far as it is filled*. A
+//! replacement went into a buffer that was taken before the old block was freed, so before that block was taken again.
+//! A replacement on another disk, as there is after disks were added, is outside of this order: then the old place is
+//! freed only when the new one is on its disk.
+//!
+//! # When a disk fails
+//! Writes are refused and reads go on. What is in memory stays there and is tried again each second, so that a disk
+//! that was full, or away for a moment, goes on where it stopped.
+//!
+//! # Threads and locks
+//! One flush thread for each disk; with commit-to-device the threads that wrote records flush too, before they answer, and
+//! one flush does for all that wait. `flush` lets one of them in at a time. Order: `flush`, then `dirty`, then a slot. Stream locks are taken before `dirty` and never inside it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::*;
+use std::time::{Duration, Instant};
+
+use cf::aligned::AlignedBuf;
+use cf::sys::block::{BlockError, BlockMedium};
+
+use super::WBLOCK_SIZE;
+use super::buffer::WriteBuffer;
+use super::device::Stream;
+use super::disk::{DeferredFree, Dirty, Disk, FlushState, wblock_offset};
+use super::wblock::WblockTable;
+use crate::index::Location;
+
+/// Between attempts to write to a disk that failed, and looks at an idle one.
+const IDLE_PERIOD: Duration = Duration::from_secs(1);
+
+impl Disk {
+    /// Waits until the record at `location` is on disk, flushing if nobody else does.
+    pub(super) fn settle(&self, location: Location, wblocks: &WblockTable) -> Result<(), BlockError> {
+        if self.is_durable(location) {
+            return Ok(());
+        }
+        let mut state = self.flush.lock();
+        match self.buffer_of(location) {
+            // If the block was taken again, what replaced the record has a lower number.
+            Some(buffer) if !self.is_durable(location) => self.flush_to(&mut state, buffer.taken, wblocks),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes out everything, to the last record.
+    pub(super) fn flush_all(&self, wblocks: &WblockTable) -> Result<(), BlockError> {
+        let mut state = self.flush.lock();
+        self.flush_to(&mut state, u64::MAX, wblocks)
+    }
+
+    /// Body of the flush thread. `free` takes places that became garbage by what was written.
+    pub(super) fn run_flush(&self, wblocks: &WblockTable, free: impl Fn(Location)) {
+        let mut last_full_flush = Instant::now();
+        while !self.is_stopping.load(Acquire) {
+            let max_ms = self.settings.flush_max_ms.load(Relaxed);
+            let period = if max_ms == 0 { IDLE_PERIOD } else { Duration::from_millis(max_ms) };
+            self.await_work(period.saturating_sub(last_full_flush.elapsed()).min(IDLE_PERIOD));
+            let is_due = max_ms != 0 && last_full_flush.elapsed() >= period;
+            let result = if is_due || self.has_failed.load(Relaxed) {
+                last_full_flush = Instant::now();
+                self.flush_all(wblocks)
+            } else {
+                self.flush_closed(wblocks)
+            };
+            let is_there = || self.media.written().try_for_each(BlockMedium::check);
+            match result.and_then(|()| is_there()) {
+                Ok(()) => self.recover(),
+                Err(error) => {
+                    self.fail(&error);
+                    self.await_retry();
+                }
+            }
+            self.free_deferred(&free);
+        }
+    }
+
+    /// Waits for a full block, for at most `longest`.
+    fn await_work(&self, longest: Duration) {
+        let mut dirty = self.dirty.lock();
+        if self.closed_count.load(Relaxed) == 0 && !longest.is_zero() && !self.is_stopping.load(Acquire) {
+            self.work.wait_for(&mut dirty, longest);
+        }
+    }
+
+    fn await_retry(&self) {
+        let (mut dirty, started) = (self.dirty.lock(), Instant::now());
+        while started.elapsed() < IDLE_PERIOD && !self.is_stopping.load(Acquire) {
+            self.work.wait_for(&mut dirty, IDLE_PERIOD);
+        }
+    }
+
+    /// Ends [`run_flush`](Self::run_flush).
+    pub(super) fn stop(&self) {
+        self.is_stopping.store(true, Release);
+        let _dirty = self.dirty.lock();
+        self.work.notify_all();
+    }
+
+    /// Writing failed: reads go on, writes are refused.
+    pub(super) fn fail(&self, error: &BlockError) {
+        if !self.has_failed.swap(true, Relaxed) {
+            cf::critical!(Storage, "{error}: writes are refused until it can be written to again");
+        }
+    }
+
+    /// Writing succeeded.
+    fn recover(&self) {
+        if self.has_failed.load(Relaxed) {
+            self.has_failed.store(false, Relaxed);
+            cf::warning!(Storage, "{}: can be written to again", self.media.main.path().display());
+        }
+    }
+
+    /// `garbage`, on another device, is to be freed once `replacement` is on disk.
+    pub(super) fn defer_free(&self, replacement: Location, garbage: Location) {
+        self.deferred.lock().push(DeferredFree { replacement, garbage });
+    }
+
+    fn free_deferred(&self, free: impl Fn(Location)) {
+        let mut deferred = self.deferred.lock();
+        if deferred.is_empty() {
+            return;
+        }
+        let due: Vec<DeferredFree> =
+            deferred.extract_if(.., |entry| self.is_durable(entry.replacement)).collect();
+        drop(deferred);
+        due.into_iter().for_each(|entry| free(entry.garbage));
+    }
+
+    fn flush_closed(&self, wblocks: &WblockTable) -> Result<(), BlockError> {
+        let mut state = self.flush.lock();
+        let highest =
+            self.dirty.lock().iter().rev().find(|(_, entry)| entry.is_closed).map(|(taken, _)| *taken);
+        match highest {
+            Some(taken) => self.flush_to(&mut state, taken, wblocks),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes out the buffers up to number `last`, as far as they are filled, lower numbers first.
+    fn flush_to(&self, state: &mut FlushState, last: u64, wblocks: &WblockTable) -> Result<(), BlockError> {
+        loop {
+            let next = {
+                let dirty = self.dirty.lock();
+                let pending =
+                    |entry: &&Dirty| entry.is_closed || entry.buffer.flushed() < entry.buffer.filled();
+                dirty
+                    .range(..=last)
+                    .map(|(_, entry)| entry)
+                    .find(pending)
+                    .map(|entry| (Arc::clone(&entry.buffer), entry.is_closed, entry.stream))
+            };
+            let Some((buffer, is_closed, stream)) = next else { return Ok(()) };
+            let end = buffer.filled();
+            wblocks.wait_for_writers(buffer.id);
+            self.write_out(state, &buffer, end, is_closed)?;
+            if is_closed {
+                self.dirty.lock().remove(&buffer.taken);
+                self.closed_count.fetch_sub(1, Relaxed);
+                self.retire(state, buffer, stream == Stream::Write);
+            } else {
+                self.partial_writes[stream as usize].fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// Writes the part of `buffer` that is not on disk up to `end`; of a full block also the zeros behind it.
+    fn write_out(
+        &self,
+        state: &mut FlushState,
+        buffer: &WriteBuffer,
+        end: u32,
+        is_closed: bool,
+    ) -> Result<(), BlockError> {
+        let (io_size, flush_size) = (self.io_size(), self.settings.flush_size.load(Relaxed));
+        if state.piece.len() < flush_size {
+            state.piece = AlignedBuf::zeroed(flush_size);
+        }
+        let block_start = wblock_offset(buffer.id);
+        // The rest of a unit that was written before is written again, with the same bytes.
+        let mut at = buffer.flushed() / io_size * io_size;
+        let to = if is_closed { WBLOCK_SIZE } else { end.next_multiple_of(io_size) };
+        while at < to {
+            let size = (flush_size as u32).min(to - at);
+            let alive = end.saturating_sub(at).min(size) as usize;
+            let piece = &mut state.piece;
+            piece[..alive].copy_from_slice(buffer.bytes(at, alive));
+            piece[alive..size as usize].fill(0);
+            for medium in self.media.written() {
+                medium.write_at(block_start + u64::from(at), piece, 0..size as usize)?;
+            }
+            at += size;
+        }
+        buffer.set_flushed(end);
+        Ok(())
+    }
+
+    /// A block is on disk: it is kept for reading, in place of the oldest one kept, or its memory is given back.
+    fn retire(&self, state: &mut FlushState, buffer: Arc<WriteBuffer>, keep: bool) {
+        let capacity = self.settings.cache_blocks.load(Relaxed);
+        if keep && capacity > 0 && self.stripe().is_none() {
+            state.cached.push_back(buffer);
+        } else {
+            self.empty_slot(&buffer);
+        }
+        while state.cached.len() > capacity {
+            if let Some(oldest) = state.cached.pop_front() {
+                self.empty_slot(&oldest);
+            }
+        }
+    }
+}

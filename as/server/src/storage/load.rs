@@ -1,0 +1,221 @@
+//! Cold start: the index is made again from the records on the disks.
+//!
+//! Every block is read, every record in it checked to its end mark. Of several copies of a record the newest counts, as
+//! [`CopyAge`] says. Expired records take part, so that they win against older copies that had longer to live, and are
+//! removed at the end; so do tombstones, which stay. A damaged record is left out, counted and logged; the others of
+//! its block are loaded.
+//!
+//! Left out without a word are records of partitions that the header does not list as here, or lists under another tree
+//! id: they were dropped as a whole.
+//!
+//! # Threads
+//! One for each disk; the index is shared, block counts are atomics.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use cf::aligned::AlignedBuf;
+use cf::sys::block::{BlockError, BlockMedium};
+use datamodel::device_header::PartitionEntry;
+use datamodel::flat::FlatRecord;
+use datamodel::wblock_scan::{CopyAge, Piece, WblockScan, is_zero, starts_with_record};
+
+use super::device::{Device, wblock_of};
+use super::disk::wblock_offset;
+use super::open::PEEK_SIZE;
+use super::wblock::WblockId;
+use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
+use crate::index::{CreateOutcome, Index, Location, PartitionId, SetId};
+
+/// So many blocks in a row that do not start with a record are the end of what was ever written.
+pub(super) const UNUSED_BLOCKS_MAX: u32 = 10;
+/// A record that expires later than this from now is not believed: ten years, in seconds.
+const VOID_TIME_AHEAD_MAX: u32 = 315_360_000;
+
+/// What a load found so far.
+#[derive(Default)]
+pub(crate) struct LoadStats {
+    /// Records of which a copy was found.
+    pub(crate) unique: AtomicU64,
+    /// Copies that took the place of older ones.
+    pub(crate) replaced: AtomicU64,
+    /// Copies that were older than what was known.
+    pub(crate) older: AtomicU64,
+    /// Records that are damaged or cannot be believed.
+    pub(crate) damaged: AtomicU64,
+    /// Records of partitions that are not here any more.
+    pub(crate) dropped: AtomicU64,
+}
+
+/// What loading needs from the namespace.
+pub(crate) trait LoadContext: Sync {
+    /// The number of the set called `name`, created if need be; `None` if there cannot be such a set.
+    fn set_id(&self, name: &[u8]) -> Option<SetId>;
+    fn index(&self) -> &Index;
+    fn now_seconds(&self) -> u32;
+    fn stats(&self) -> &LoadStats;
+}
+
+/// One disk that is loaded.
+pub(super) struct DiskLoad<'a> {
+    pub(super) device: &'a Device,
+    /// All devices: an older copy may be on another one.
+    pub(super) devices: &'a [Device],
+    /// Where to read.
+    pub(super) source: &'a dyn BlockMedium,
+    /// What gets a copy of every block: the other of a disk and its shadow, if it fell behind.
+    pub(super) copy_to: Option<&'a dyn BlockMedium>,
+    /// By partition: whether it is here, and its tree id.
+    pub(super) partitions: &'a [PartitionEntry],
+    /// Blocks below this one are in use, as the header of a clean stop says.
+    pub(super) known_pristine: u32,
+    /// Blocks looked at so far.
+    pub(super) progress: &'a AtomicU32,
+    pub(super) context: &'a dyn LoadContext,
+}
+
+impl DiskLoad<'_> {
+    /// Loads the disk; gives the number of the first block never used, or that the copy failed.
+    pub(super) fn run(&self) -> Result<u32, BlockError> {
+        let mut block = AlignedBuf::zeroed(WBLOCK_SIZE as usize);
+        let (mut unused_in_a_row, mut pristine) = (0, self.known_pristine.max(1));
+        for at in 1..self.device.wblocks.count() {
+            self.progress.store(at, Relaxed);
+            let (id, size) = (WblockId(at), WBLOCK_SIZE as usize);
+            if let Err(error) = self.source.read_at(wblock_offset(id), &mut block, 0..size) {
+                cf::critical!(Storage, "{error}: the records of write block {at} are not loaded");
+                self.context.stats().damaged.fetch_add(1, Relaxed);
+                pristine = pristine.max(at + 1);
+                continue;
+            }
+            if let Some(copy) = self.copy_to {
+                self.copy_wblock(copy, id, &block)?;
+            }
+            // Whether it begins with a record or its first one is damaged: what is used is not pristine.
+            if self.load_wblock(id, &block) {
+                (unused_in_a_row, pristine) = (0, pristine.max(at + 1));
+            } else {
+                unused_in_a_row += 1;
+                if unused_in_a_row >= UNUSED_BLOCKS_MAX && at >= self.known_pristine {
+                    break;
+                }
+            }
+        }
+        self.progress.store(self.device.wblocks.count(), Relaxed);
+        Ok(pristine)
+    }
+
+    /// Copies a block. Of one without content only what the other medium holds there is erased: records that did not get
+    /// to this one before a crash, and would come to light at a later start.
+    fn copy_wblock(
+        &self,
+        copy: &dyn BlockMedium,
+        id: WblockId,
+        block: &AlignedBuf,
+    ) -> Result<(), BlockError> {
+        let (offset, size) = (wblock_offset(id), WBLOCK_SIZE as usize);
+        if is_zero(block) {
+            let mut peek = AlignedBuf::zeroed(PEEK_SIZE);
+            copy.read_at(offset, &mut peek, 0..PEEK_SIZE)?;
+            if !starts_with_record(&peek) {
+                return Ok(());
+            }
+        }
+        copy.write_at(offset, block, 0..size)
+    }
+
+    /// Loads the records of a block; gives whether there were any, whole or damaged.
+    fn load_wblock(&self, id: WblockId, block: &[u8]) -> bool {
+        let mut is_used = false;
+        for piece in WblockScan::new(block) {
+            match piece {
+                Piece::Record { offset, record } => {
+                    is_used = true;
+                    let rblock =
+                        u64::from(id.0) * RBLOCKS_PER_WBLOCK + (offset / RBLOCK_SIZE as usize) as u64;
+                    let location =
+                        Location::new(self.device.number(), rblock, record.size as u32 / RBLOCK_SIZE);
+                    self.load_record(&record, location);
+                }
+                Piece::Damage { offset, size, reason } => {
+                    is_used = true;
+                    self.report_damage(id, offset, size, &reason);
+                }
+                // What is left of the block's former life.
+                Piece::Remains { .. } => {}
+            }
+        }
+        if is_used && let Some(stripe) = self.device.as_disk().and_then(|disk| disk.stripe()) {
+            stripe.write_to_wblock(id, 0, block);
+        }
+        is_used
+    }
+
+    fn report_damage(&self, id: WblockId, offset: usize, size: usize, reason: &dyn std::fmt::Display) {
+        self.context.stats().damaged.fetch_add(1, Relaxed);
+        cf::warning_limited!(
+            Storage,
+            "{}: at offset {}: a record of {size} bytes is damaged and left out: {reason}",
+            self.source.path().display(),
+            wblock_offset(id) + offset as u64
+        );
+    }
+
+    /// Brings one copy of a record into the index, if it is the newest.
+    fn load_record(&self, record: &FlatRecord<'_>, location: Location) {
+        let stats = self.context.stats();
+        let partition = PartitionId::of(&record.digest);
+        let is_here = self
+            .partitions
+            .get(partition.index())
+            .is_some_and(|entry| entry.version.has_data() && entry.tree_id == record.tree_id);
+        if !is_here {
+            stats.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        let set_id =
+            if record.set_name.is_empty() { Some(SetId::NONE) } else { self.context.set_id(record.set_name) };
+        let is_believed = record.void_time <= self.context.now_seconds().saturating_add(VOID_TIME_AHEAD_MAX);
+        let (true, Some(set_id)) = (is_believed, set_id) else {
+            let offset = (location.rblock() % RBLOCKS_PER_WBLOCK) as usize * RBLOCK_SIZE as usize;
+            return self.report_damage(
+                wblock_of(location),
+                offset,
+                record.size,
+                &"it expires in more than ten years, or there are too many sets",
+            );
+        };
+        let Ok((mut guard, outcome)) = self.context.index().get_or_create(&record.digest) else {
+            stats.damaged.fetch_add(1, Relaxed);
+            cf::critical!(Storage, "the primary index is full: record {} is not loaded", record.digest);
+            return;
+        };
+        if outcome == CreateOutcome::Existed {
+            let known = CopyAge {
+                last_update_time: guard.last_update_time(),
+                generation: guard.generation,
+                void_time: guard.void_time,
+            };
+            if !CopyAge::of(record).supersedes(known) {
+                stats.older.fetch_add(1, Relaxed);
+                return;
+            }
+            stats.replaced.fetch_add(1, Relaxed);
+            self.count(guard.location, false);
+        } else {
+            stats.unique.fetch_add(1, Relaxed);
+        }
+        guard.generation = record.generation;
+        guard.set_last_update_time(record.last_update_time);
+        guard.void_time = record.void_time;
+        guard.set_id = set_id;
+        guard.set_tombstone(record.bin_count == 0);
+        guard.location = location.with_key_stored(record.key.is_some());
+        self.count(location, true);
+    }
+
+    fn count(&self, location: Location, is_alive: bool) {
+        if let Some(device) = self.devices.get(usize::from(location.device())) {
+            device.wblocks.load_bytes(wblock_of(location), location.rblock_count() * RBLOCK_SIZE, is_alive);
+        }
+    }
+}

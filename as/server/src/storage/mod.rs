@@ -1,0 +1,69 @@
+//! Where records are kept: one log-structured engine.
+//!
+//! A namespace has a number of devices (memory stripes when it is kept in memory). A device is a row of 8 MiB write
+//! blocks, of which the first belongs to the device header. Records are appended to the device's current write block;
+//! an index element says where its record is; a record whose element no longer points to it is garbage. Blocks without
+//! live records are free again; blocks with few are emptied by defrag, which appends what lives elsewhere.
+//!
+//! `storage` knows index elements and bytes, never sockets or requests.
+//!
+//! # Locking
+//! Callers hold the record's sprig lock. Inside it: a device's `current` mutex, then its wblock queue's mutex. Defrag
+//! takes a sprig lock only while it holds none of the two.
+
+mod buffer;
+#[cfg(test)]
+mod crash_medium;
+#[cfg(test)]
+mod crash_tests;
+mod defrag;
+mod device;
+mod disk;
+mod engine;
+mod flush;
+mod header;
+mod load;
+mod medium;
+mod open;
+mod settings;
+mod stripe;
+#[cfg(test)]
+mod tests;
+mod wblock;
+
+pub(crate) use device::DeviceStats;
+pub(crate) use disk::DiskStats;
+pub(crate) use engine::{Storage, StorageError};
+pub(crate) use load::{LoadContext, LoadStats};
+pub(crate) use open::{OpenError, OpenSettings};
+pub(crate) use settings::Settings;
+
+use cf::aligned::AlignedBuf;
+
+/// First size of a [`ReadBuffer`].
+const READ_BUFFER_SIZE: usize = 16 << 10;
+/// Size of a write block.
+pub(crate) const WBLOCK_SIZE: u32 = 8 << 20;
+/// Unit of record places and sizes.
+pub(crate) const RBLOCK_SIZE: u32 = datamodel::flat::RBLOCK_SIZE as u32;
+/// Write blocks of a disk that only defrag may take, so that it can always make room.
+const DISK_RESERVE: usize = 8;
+const RBLOCKS_PER_WBLOCK: u64 = (WBLOCK_SIZE / RBLOCK_SIZE) as u64;
+
+/// A thread's buffer for records that are read from a disk; grows to the largest one.
+pub(crate) struct ReadBuffer(AlignedBuf);
+
+impl ReadBuffer {
+    /// A buffer for small records.
+    pub(crate) fn new() -> Self {
+        ReadBuffer(AlignedBuf::zeroed(READ_BUFFER_SIZE))
+    }
+
+    /// The buffer, with room for `size` bytes at least.
+    fn of_size(&mut self, size: usize) -> &mut AlignedBuf {
+        if self.0.len() < size {
+            self.0 = AlignedBuf::zeroed(size.next_power_of_two());
+        }
+        &mut self.0
+    }
+}

@@ -1,0 +1,346 @@
+//! Opening the files and devices of a namespace: headers judged together, records loaded, headers written anew.
+//!
+//! A disk and its shadow get the same writes, the disk first. Which of them is read at start: the disk after a clean
+//! stop, the shadow otherwise or when the disk is new, as in the cloud, where a machine may come back with empty local
+//! disks. The other one then gets a copy of what was read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use std::time::{Duration, Instant};
+
+use cf::aligned::AlignedBuf;
+use cf::sys::block::{BlockError, BlockMedium};
+use datamodel::device_header::{
+    DeviceHeader, Flags, Found, HEADER_SIZE, PartitionEntry, WRITTEN_SIZE, same_but_for_pristine_offset,
+};
+use datamodel::partition_version::PartitionVersion;
+use datamodel::wblock_scan::{is_zero, starts_with_record};
+
+use super::device::Device;
+use super::disk::{Disk, wblock_offset};
+use super::engine::Storage;
+use super::header::{Candidate, DeviceSet, DeviceSetError};
+use super::load::{DiskLoad, LoadContext, UNUSED_BLOCKS_MAX};
+use super::medium::{Opened, open_disks};
+use super::settings::{DefragSettings, DiskSettings};
+use super::stripe::Stripe;
+use super::wblock::{Reuse, WblockId, WblockTable};
+use super::{DISK_RESERVE, WBLOCK_SIZE};
+use crate::config::{Engine, StorageConfig};
+
+/// Why the devices of a namespace cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    #[error("{0}")]
+    Set(#[from] DeviceSetError),
+    #[error("{path}: {size} bytes, but a device needs 128 MiB at least")]
+    TooSmall { path: String, size: u64 },
+    #[error("{shadow}: {shadow_size} bytes, but {path}, which it is the shadow of, has {size}")]
+    ShadowSize { path: String, size: u64, shadow: String, shadow_size: u64 },
+    #[error("cannot reserve {0} bytes of address space for its records")]
+    AddressSpace(u64),
+}
+
+/// The family of a partition version that a node made by itself.
+const FAMILY_OWN: u8 = 0;
+/// Between lines of the log that tell how far loading is.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
+/// Read to see whether a block was ever used.
+pub(super) const PEEK_SIZE: usize = 4096;
+
+/// What must be known of the node and the configuration to open devices.
+pub(crate) struct OpenSettings<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) config: &'a StorageConfig,
+    /// Random, not 0.
+    pub(crate) signature: u64,
+    pub(crate) cluster_key: u64,
+}
+
+/// Where a disk is read at start, and what gets a copy.
+struct Source {
+    from_shadow: bool,
+    copies: bool,
+}
+
+impl Storage {
+    /// Opens the configured files or devices and loads what they hold into the index of `context`.
+    ///
+    /// # Errors
+    /// When one cannot be opened, read, or does not belong to the others. Nothing was written to any then.
+    pub(crate) fn open(settings: &OpenSettings<'_>, context: &dyn LoadContext) -> Result<Self, OpenError> {
+        let disks = open_disks(settings.namespace, settings.config)?;
+        Self::open_on(settings, disks, context)
+    }
+
+    /// As [`open`](Self::open), on what is opened already.
+    pub(super) fn open_on(
+        settings: &OpenSettings<'_>,
+        disks: Vec<Opened>,
+        context: &dyn LoadContext,
+    ) -> Result<Self, OpenError> {
+        let heads = disks.iter().map(read_heads).collect::<Result<Vec<_>, _>>()?;
+        let set = judge(settings, &disks, &heads)?;
+        for disk in &disks {
+            disk.media.written().try_for_each(BlockMedium::grow)?;
+        }
+        report(settings.namespace, &set, &disks);
+        let params = &settings.config.params;
+        let disk_settings = Arc::new(DiskSettings::of(params));
+        let (mut devices, mut sources) = (Vec::new(), Vec::new());
+        for (number, (disk, (_, source))) in disks.into_iter().zip(heads).enumerate() {
+            let wblock_count = (disk.size / u64::from(WBLOCK_SIZE)) as u32;
+            let stripe = match settings.config.engine {
+                Engine::Memory => {
+                    Some(Stripe::new(wblock_count).map(Arc::new).ok_or(OpenError::AddressSpace(disk.size))?)
+                }
+                _ => None,
+            };
+            let disk = Disk::new(disk.media, wblock_count, stripe, Arc::clone(&disk_settings));
+            let wblocks = WblockTable::new(wblock_count, DISK_RESERVE, Reuse::Oldest);
+            devices.push(Device::disk(number as u8, wblocks, disk));
+            sources.push(source);
+        }
+        for (device, _) in devices.iter().zip(&set.fresh).filter(|(_, fresh)| **fresh) {
+            erase_former_use(device)?;
+        }
+        let pristine = load(settings.namespace, &devices, &sources, &set, context)?;
+        let defrag = DefragSettings::of(params);
+        for (device, pristine) in devices.iter_mut().zip(pristine) {
+            device.wblocks.settle_loaded(pristine, defrag.low_water());
+            device.discard_free();
+        }
+        let tree_ids = set
+            .headers
+            .first()
+            .map_or_else(Vec::new, |header| header.partitions.iter().map(|entry| entry.tree_id).collect());
+        let storage = Storage {
+            tree_ids: tree_ids.into(),
+            headers: parking_lot::Mutex::new(set.headers),
+            ..Storage::new(devices.into(), defrag, Some(disk_settings))
+        };
+        storage.mark_in_use(settings.cluster_key)?;
+        Ok(storage)
+    }
+
+    /// Writes the headers of a server that runs: not trusted, every partition here.
+    fn mark_in_use(&self, cluster_key: u64) -> Result<(), BlockError> {
+        let version = PartitionVersion::new(cluster_key, FAMILY_OWN).with_master(true);
+        let mut headers = self.headers.lock();
+        for header in headers.iter_mut() {
+            for entry in &mut header.partitions {
+                entry.version = version;
+            }
+            header.flags = header.flags.with(Flags::TRUSTED, false);
+        }
+        self.write_headers(&headers)
+    }
+
+    /// The clean end: everything is on disk, and the headers say so.
+    pub(crate) fn close(&self) {
+        let mut headers = self.headers.lock();
+        for (device, header) in self.devices.iter().zip(headers.iter_mut()) {
+            let Some(disk) = device.as_disk() else { return };
+            if let Err(error) = disk.flush_all(&device.wblocks) {
+                return disk.fail(&error);
+            }
+            header.pristine_offset = u64::from(device.wblocks.pristine()) * u64::from(WBLOCK_SIZE);
+            header.flags = header.flags.with(Flags::TRUSTED, true);
+        }
+        if let Err(error) = self.sync().and_then(|()| self.write_headers(&headers)) {
+            cf::critical!(Storage, "{error}: the device header could not be written at the end");
+        }
+    }
+
+    /// Makes durable what was written without waiting for it.
+    fn sync(&self) -> Result<(), BlockError> {
+        let disks = self.devices.iter().filter_map(Device::as_disk);
+        disks.flat_map(|disk| disk.media.written()).try_for_each(BlockMedium::sync)
+    }
+
+    fn write_headers(&self, headers: &[DeviceHeader]) -> Result<(), BlockError> {
+        let mut bytes = AlignedBuf::zeroed(WRITTEN_SIZE);
+        for (device, header) in self.devices.iter().zip(headers) {
+            let Some(disk) = device.as_disk() else { continue };
+            header.encode(&mut bytes);
+            for medium in disk.media.written() {
+                medium.write_at(0, &bytes, 0..WRITTEN_SIZE)?;
+                medium.sync()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first bytes of the disk or its shadow, whichever is to be read.
+fn read_heads(disk: &Opened) -> Result<(AlignedBuf, Source), BlockError> {
+    let size = HEADER_SIZE.next_multiple_of(PEEK_SIZE);
+    let read = |medium: &dyn BlockMedium| {
+        let mut head = AlignedBuf::zeroed(size);
+        medium.read_at(0, &mut head, 0..size).map(|()| head)
+    };
+    let main = read(&*disk.media.main)?;
+    let Some(shadow) = &disk.media.shadow else {
+        return Ok((main, Source { from_shadow: false, copies: false }));
+    };
+    let shadow = read(&**shadow)?;
+    let is_fresh = |head: &AlignedBuf| matches!(DeviceHeader::parse(head), Ok(Found::Fresh));
+    let is_trusted = |head: &AlignedBuf| matches!(DeviceHeader::parse(head), Ok(Found::Used(header)) if header.flags.contains(Flags::TRUSTED));
+    Ok(match (is_fresh(&main), is_fresh(&shadow)) {
+        (true, true) => (main, Source { from_shadow: false, copies: false }),
+        (false, true) => (main, Source { from_shadow: false, copies: true }),
+        (false, false) if is_trusted(&shadow) && same_but_for_pristine_offset(&main, &shadow) => {
+            (main, Source { from_shadow: false, copies: false })
+        }
+        _ => (shadow, Source { from_shadow: true, copies: true }),
+    })
+}
+
+fn judge(
+    settings: &OpenSettings<'_>,
+    disks: &[Opened],
+    heads: &[(AlignedBuf, Source)],
+) -> Result<DeviceSet, OpenError> {
+    let candidates: Vec<Candidate<'_>> = disks
+        .iter()
+        .zip(heads)
+        .map(|(disk, (head, source))| Candidate {
+            path: disk.media.main.path(),
+            found_size: if source.from_shadow { disk.shadow_found_size } else { disk.found_size },
+            size: disk.size,
+            first_bytes: head.as_slice(),
+        })
+        .collect();
+    Ok(DeviceSet::judge(settings.namespace.as_bytes(), &candidates, settings.signature)?)
+}
+
+/// Says what kind of start this is.
+fn report(namespace: &str, set: &DeviceSet, disks: &[Opened]) {
+    if set.all_fresh() {
+        cf::info!(DrvSsd, "{{{namespace}}} found all {} devices fresh, initializing", disks.len());
+        return;
+    }
+    for ((disk, fresh), unclean) in disks.iter().zip(&set.fresh).zip(&set.unclean) {
+        let path = disk.media.main.path().display();
+        if *fresh {
+            cf::info!(DrvSsd, "{{{namespace}}} device {path} is empty");
+        } else if *unclean {
+            cf::info!(DrvSsd, "{{{namespace}}} device {path} prior shutdown not clean");
+        }
+    }
+    for id in &set.missing_ids {
+        cf::warning!(
+            DrvSsd,
+            "{{{namespace}}} device {id} of those used last is not configured any more: what only it holds is not loaded"
+        );
+    }
+}
+
+/// A fresh device may hold blocks of a former life, of which only the header was erased. They are erased too, so that
+/// no later start takes them for ours.
+fn erase_former_use(device: &Device) -> Result<(), BlockError> {
+    let Some(disk) = device.as_disk() else { return Ok(()) };
+    let zeros = AlignedBuf::zeroed(WBLOCK_SIZE as usize);
+    for medium in disk.media.written() {
+        let (mut peek, mut unused_in_a_row, mut erased) = (AlignedBuf::zeroed(PEEK_SIZE), 0, 0);
+        for id in (1..device.wblocks.count()).map(WblockId) {
+            medium.read_at(wblock_offset(id), &mut peek, 0..PEEK_SIZE)?;
+            if starts_with_record(&peek) {
+                medium.write_at(wblock_offset(id), &zeros, 0..WBLOCK_SIZE as usize)?;
+                (unused_in_a_row, erased) = (0, erased + 1);
+            } else {
+                unused_in_a_row += 1;
+                if unused_in_a_row == UNUSED_BLOCKS_MAX && is_zero(&peek) {
+                    break;
+                }
+            }
+        }
+        if erased > 0 {
+            let path = medium.path().display();
+            cf::warning!(
+                DrvSsd,
+                "{path}: the header is empty; {erased} write blocks of a former use were erased"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Loads all used devices side by side; gives for each the first block never used.
+fn load(
+    namespace: &str,
+    devices: &[Device],
+    sources: &[Source],
+    set: &DeviceSet,
+    context: &dyn LoadContext,
+) -> Result<Vec<u32>, BlockError> {
+    let progress: Vec<AtomicU32> = devices.iter().map(|_| AtomicU32::new(0)).collect();
+    let is_done = AtomicBool::new(false);
+    let results = std::thread::scope(|scope| {
+        let teller = scope.spawn(|| tell_progress(namespace, devices, &progress, context, &is_done));
+        let loads: Vec<_> = (0..devices.len())
+            .map(|at| {
+                let (device, source) = (&devices[at], &sources[at]);
+                let disk = device.as_disk().filter(|_| !set.fresh[at])?;
+                let (read, other) = match &disk.media.shadow {
+                    Some(shadow) if source.from_shadow => (&**shadow, Some(&*disk.media.main)),
+                    shadow => (&*disk.media.main, shadow.as_deref()),
+                };
+                let load = DiskLoad {
+                    device,
+                    devices,
+                    source: read,
+                    copy_to: other.filter(|_| source.copies),
+                    partitions: partitions(set, at),
+                    known_pristine: (set.headers[at].pristine_offset / u64::from(WBLOCK_SIZE)) as u32,
+                    progress: &progress[at],
+                    context,
+                };
+                cf::info!(DrvSsd, "{{{namespace}}} device {}: reading to load index", read.path().display());
+                Some(scope.spawn(move || load.run()))
+            })
+            .collect();
+        let results: Vec<_> = loads
+            .into_iter()
+            .map(|load| {
+                load.map_or(Ok(1), |load| {
+                    load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+            })
+            .collect();
+        is_done.store(true, Release);
+        teller.thread().unpark();
+        results
+    });
+    results.into_iter().collect()
+}
+
+/// By partition: whether device number `at` holds it, and its tree id.
+fn partitions(set: &DeviceSet, at: usize) -> &[PartitionEntry] {
+    &set.headers[at].partitions[..]
+}
+
+/// Logs every five seconds how far loading is, until `is_done`.
+fn tell_progress(
+    namespace: &str,
+    devices: &[Device],
+    progress: &[AtomicU32],
+    context: &dyn LoadContext,
+    is_done: &AtomicBool,
+) {
+    let mut told = Instant::now();
+    while !is_done.load(Acquire) {
+        std::thread::park_timeout(PROGRESS_PERIOD.saturating_sub(told.elapsed()));
+        if told.elapsed() >= PROGRESS_PERIOD {
+            told = Instant::now();
+            let pct = |(device, done): (&Device, &AtomicU32)| {
+                (u64::from(done.load(Relaxed)) * 100 / u64::from(device.wblocks.count())).to_string()
+            };
+            let pcts: Vec<String> = devices.iter().zip(progress).map(pct).collect();
+            let objects = context.stats().unique.load(Relaxed);
+            cf::info!(DrvSsd, "{{{namespace}}} loaded: objects {objects} device-pcts ({})", pcts.join(","));
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The engine with the index above it: what was written is read, nothing leaks, defrag makes room.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cf::Digest;
+use datamodel::flat::{FlatRecord, NewRecord};
+use datamodel::{Bins, BytesType, Particle};
+
+use super::ReadBuffer;
+use super::engine::{Storage, StorageError};
+use super::settings::Settings;
+use crate::index::{Index, IndexGeometry};
+
+const DATA_SIZE: u64 = 1 << 30;
+
+fn storage(low_water_pct: u32) -> Storage {
+    let settings = Settings {
+        data_size: DATA_SIZE,
+        defrag_low_water_pct: low_water_pct,
+        defrag_queue_min: 0,
+        defrag_sleep_us: 0,
+    };
+    Storage::memory(settings).expect("address space")
+}
+
+fn index() -> Index {
+    Index::new(IndexGeometry { sprigs_per_partition: 256, stage_size: 128 << 20 })
+}
+
+pub(super) fn digest_of(key: u32) -> Digest {
+    Digest::of_key(b"set", 1, &u64::from(key).to_be_bytes())
+}
+
+/// A flat record whose bytes follow from `key`, `version` and `size`.
+fn record(key: u32, version: u16, size: usize) -> Vec<u8> {
+    let value = vec![(key as u8) ^ (version as u8); size];
+    let mut bins = Bins::new();
+    bins.set(b"bin", Particle::Bytes(BytesType::Blob, value.into()));
+    let record = NewRecord {
+        digest: digest_of(key),
+        last_update_time: 1,
+        generation: version,
+        void_time: 0,
+        tree_id: 0,
+        set_name: b"set",
+        key: None,
+    };
+    let mut flat = Vec::new();
+    record.encode(&bins, record.size(&bins), &mut flat);
+    flat
+}
+
+fn write(storage: &Storage, index: &Index, key: u32, flat: &[u8]) -> Result<(), StorageError> {
+    let (mut guard, _) = index.get_or_create(&digest_of(key)).expect("room in the index");
+    let result = storage.write(&mut guard, flat, false);
+    if result.is_ok() {
+        guard.generation = 1;
+    }
+    result
+}
+
+/// Writes, waiting for defrag if need be; a load with this much room must never wait long.
+fn write_when_there_is_room(storage: &Storage, index: &Index, key: u32, flat: &[u8]) {
+    let started = std::time::Instant::now();
+    while write(storage, index, key, flat) == Err(StorageError::OutOfSpace) {
+        assert!(started.elapsed().as_secs() < 30, "defrag makes no room");
+        std::thread::yield_now();
+    }
+}
+
+fn remove(storage: &Storage, index: &Index, key: u32) {
+    if let Some(mut guard) = index.get_exclusive(&digest_of(key)) {
+        storage.release(&mut guard);
+        guard.remove();
+    }
+}
+
+fn stored(storage: &Storage, index: &Index, key: u32) -> Option<Vec<u8>> {
+    let guard = index.get(&digest_of(key))?;
+    Some(storage.record_bytes(&guard, &mut ReadBuffer::new()).expect("readable").to_vec())
+}
+
+/// A sequence of numbers that repeats from run to run.
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn below(&mut self, limit: u32) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as u32) % limit
+    }
+}
+
+#[test]
+fn a_rewrite_of_the_same_size_stays_in_place() {
+    let (storage, index) = (storage(50), index());
+    write(&storage, &index, 1, &record(1, 1, 100)).expect("room");
+    let place = index.get(&digest_of(1)).expect("written").location;
+    write(&storage, &index, 1, &record(1, 2, 101)).expect("room");
+    assert_eq!(index.get(&digest_of(1)).expect("written").location, place);
+    write(&storage, &index, 1, &record(1, 3, 200)).expect("room");
+    assert_ne!(index.get(&digest_of(1)).expect("written").location, place);
+    assert_eq!(storage.used_bytes(), record(1, 3, 200).len() as u64);
+    storage.check();
+}
+
+#[test]
+fn overwrites_of_many_times_the_size_keep_every_record_and_leak_nothing() {
+    let (storage, index) = (storage(50), index());
+    let mut model: HashMap<u32, Vec<u8>> = HashMap::new();
+    let mut random = Random(7);
+    let mut written = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| storage.run_defrag(0, &index));
+        for round in 0.. {
+            let key = random.below(60_000);
+            if random.below(10) == 0 {
+                remove(&storage, &index, key);
+                model.remove(&key);
+                continue;
+            }
+            let flat = record(key, (round % 60_000) as u16 + 1, random.below(6_000) as usize);
+            write_when_there_is_room(&storage, &index, key, &flat);
+            written += flat.len() as u64;
+            model.insert(key, flat);
+            if written > 5 * DATA_SIZE / 2 {
+                break;
+            }
+        }
+        storage.stop();
+    });
+    storage.check();
+    for key in 0..60_000 {
+        assert_eq!(stored(&storage, &index, key), model.get(&key).cloned(), "record {key}");
+    }
+    assert_eq!(storage.used_bytes(), model.values().map(|flat| flat.len() as u64).sum::<u64>());
+    let defragged: u64 = storage.device_stats().map(|stats| stats.defrag_reads).sum();
+    assert!(defragged > 0, "the load was meant to need defrag");
+    for key in 0..60_000 {
+        remove(&storage, &index, key);
+    }
+    storage.check();
+    assert_eq!((storage.used_bytes(), index.element_count()), (0, 0));
+}
+
+#[test]
+fn readers_see_whole_records_while_writers_and_defrag_move_them() {
+    let (storage, index) = (storage(80), index());
+    let stop = AtomicBool::new(false);
+    for key in 0..2_000 {
+        write(&storage, &index, key, &record(key, 1, 5_000)).expect("room");
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| storage.run_defrag(0, &index));
+        scope.spawn(|| {
+            let mut random = Random(3);
+            while !stop.load(Ordering::Relaxed) {
+                let key = random.below(2_000);
+                if let Some(flat) = stored(&storage, &index, key) {
+                    let read = FlatRecord::parse(&flat).expect("a whole record");
+                    assert_eq!(read.verify(), Ok(()));
+                    assert_eq!(read.digest, digest_of(key));
+                }
+            }
+        });
+        let mut random = Random(5);
+        for version in 0..40_000u16 {
+            let key = random.below(2_000);
+            let flat = record(key, version + 1, 4_000 + random.below(4_000) as usize);
+            write_when_there_is_room(&storage, &index, key, &flat);
+        }
+        stop.store(true, Ordering::Relaxed);
+        storage.stop();
+    });
+    storage.check();
+}
+
+#[test]
+fn a_full_engine_refuses_writes_and_takes_them_again_after_deletes() {
+    let (storage, index) = (storage(50), index());
+    let mut key = 0;
+    while write(&storage, &index, key, &record(key, 1, 900_000)).is_ok() {
+        key += 1;
+        assert!(u64::from(key) * 900_000 < DATA_SIZE, "more was taken than fits");
+    }
+    assert!(key > 100, "only {key} records fit");
+    // The refused record left nothing behind.
+    assert_eq!(stored(&storage, &index, key), None);
+    storage.check();
+    for gone in 0..key {
+        remove(&storage, &index, gone);
+    }
+    for again in 0..key {
+        write(&storage, &index, again, &record(again, 2, 900_000)).expect("room again");
+    }
+    storage.check();
+}

@@ -1,0 +1,247 @@
+//! The ticker: every `ticker-interval` seconds a few lines that tell how the server does, in the form that people and
+//! tools know. Lines about what never happened are left out.
+//!
+//! # Threads
+//! One thread, which also measures the use of the processors for statistics.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire};
+use std::time::{Duration, Instant};
+
+use cf::sys::facts::{self, CpuMeter, Memory};
+
+use crate::config::Engine;
+use crate::metrics::groups::{Group, ORIGINS};
+use crate::metrics::{Heap, Latency, NamespaceCounter, Origin, ServerCounter, ServerLatency};
+use crate::namespace::{IndexMemory, Namespace};
+use crate::state::State;
+use crate::storage::DeviceStats;
+
+/// How often is looked whether it is time.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// Between the lines about devices.
+const DEVICE_PERIOD: Duration = Duration::from_secs(20);
+
+/// Body of the ticker's thread; ends once `stopping` is set and the thread is unparked.
+pub(crate) fn run(state: &State, stopping: &AtomicBool) {
+    let mut meter = CpuMeter::start();
+    let mut last = Instant::now();
+    let mut devices = DeviceLines::new(state);
+    loop {
+        std::thread::park_timeout(LOOK_PERIOD);
+        if stopping.load(Acquire) {
+            return;
+        }
+        let interval = Duration::from_secs(u64::from(state.config.service.ticker_interval.get()));
+        if last.elapsed() >= interval {
+            last = Instant::now();
+            state.usage.set(meter.look());
+            write_all(state);
+            cf::log::logger().report_suppressed();
+        }
+        devices.write_if_due(state);
+    }
+}
+
+/// The lines about files and devices, which tell how much was done since the last ones.
+struct DeviceLines {
+    written: Instant,
+    /// By namespace and device, the figures at that time.
+    before: Vec<Vec<DeviceStats>>,
+}
+
+impl DeviceLines {
+    fn new(state: &State) -> Self {
+        DeviceLines { written: Instant::now(), before: Self::look(state) }
+    }
+
+    fn look(state: &State) -> Vec<Vec<DeviceStats>> {
+        state.namespaces.iter().map(|namespace| namespace.storage.device_stats().collect()).collect()
+    }
+
+    fn write_if_due(&mut self, state: &State) {
+        let seconds = self.written.elapsed().as_secs_f64();
+        if seconds < DEVICE_PERIOD.as_secs_f64() {
+            return;
+        }
+        let now = Self::look(state);
+        for ((namespace, now), before) in state.namespaces.iter().zip(&now).zip(&self.before) {
+            let paths = namespace.config().storage.backings();
+            for ((now, before), path) in now.iter().zip(before).zip(paths) {
+                write_device(namespace.name(), &path.path, now, before, seconds);
+            }
+        }
+        (self.written, self.before) = (Instant::now(), now);
+    }
+}
+
+fn write_device(namespace: &str, path: &str, now: &DeviceStats, before: &DeviceStats, seconds: f64) {
+    let counted =
+        |now: u64, before: u64| format!("({now},{:.1})", now.saturating_sub(before) as f64 / seconds);
+    cf::info!(
+        DrvSsd,
+        "{{{namespace}}} {path}: used-bytes {} free-wblocks {} write-q {} write {} defrag-q {} defrag-read {} \
+         defrag-write {}",
+        now.used_bytes,
+        now.free_wblocks,
+        now.disk.map_or(0, |disk| disk.write_queue),
+        counted(now.writes, before.writes),
+        now.defrag_queue,
+        counted(now.defrag_reads, before.defrag_reads),
+        counted(now.defrag_writes, before.defrag_writes)
+    );
+}
+
+/// All lines of one turn.
+pub(crate) fn write_all(state: &State) {
+    write_server(state);
+    for namespace in state.namespaces.iter() {
+        write_namespace(namespace);
+    }
+    write_latencies(state);
+}
+
+fn write_latencies(state: &State) {
+    let unit = state.latency_unit();
+    for latency in ServerLatency::ALL {
+        state.metrics.latency(*latency).report(latency.name(), unit);
+    }
+    for namespace in state.namespaces.iter() {
+        for latency in Latency::ALL {
+            let name = format!("{{{}}}-{}", namespace.name(), latency.name());
+            namespace.metrics.latency(*latency).report(&name, unit);
+        }
+    }
+}
+
+fn write_server(state: &State) {
+    let cluster = &state.cluster;
+    let name = state.config.service.cluster_name.get();
+    let name = name.as_deref().unwrap_or("null");
+    cf::info!(Info, "NODE-ID {:x} CLUSTER-SIZE {} CLUSTER-NAME {name}", cluster.node_id, cluster.size());
+    cf::info!(Info, "   cluster-clock: skew-ms 0");
+    let (cpu, memory, heap) = (state.usage.get(), Memory::now(), Heap::now());
+    cf::info!(
+        Info,
+        "   system: total-cpu-pct {} user-cpu-pct {} kernel-cpu-pct {} free-mem-kbytes {} free-mem-pct {} \
+         thp-mem-kbytes {}",
+        cpu.system_user_pct + cpu.system_kernel_pct,
+        cpu.system_user_pct,
+        cpu.system_kernel_pct,
+        memory.available / 1024,
+        memory.available_pct(),
+        memory.huge_pages / 1024
+    );
+    cf::info!(
+        Info,
+        "   process: cpu-pct {} threads ({},0,0,0) heap-kbytes ({},{},{}) heap-efficiency-pct {:.1}",
+        cpu.process_pct,
+        facts::thread_count(),
+        heap.allocated / 1024,
+        heap.active / 1024,
+        heap.mapped / 1024,
+        heap.efficiency_pct()
+    );
+    cf::info!(
+        Info,
+        "   in-progress: info-q {} rw-hash 0 proxy-hash 0 tree-gc-q 0 long-queries {}",
+        state.shared.info_jobs.len(),
+        state.shared.queries.long_count()
+    );
+    write_server_work(state);
+}
+
+/// Connections, and requests that concern no namespace or several.
+fn write_server_work(state: &State) {
+    // Closed before opened: a connection must not be counted as closed only.
+    let closed = state.metrics.get(ServerCounter::ClientConnectionsClosed);
+    let opened = state.metrics.get(ServerCounter::ClientConnectionsOpened);
+    cf::info!(
+        Info,
+        "   fds: proto ({},{opened},{closed}) heartbeat (0,0,0) fabric (0,0,0)",
+        opened.saturating_sub(closed)
+    );
+    cf::info!(Info, "   heartbeat-received: self 0 foreign 0");
+    cf::info!(Info, "   fabric-bytes-per-second: bulk (0,0) ctrl (0,0) meta (0,0) rw (0,0)");
+    let demarshal = state.metrics.get(ServerCounter::DemarshalError);
+    let early = state.metrics.get(ServerCounter::EarlyTsvcClientError);
+    if demarshal + early > 0 {
+        cf::info!(
+            Info,
+            "   early-fail: demarshal {demarshal} tsvc-client {early} tsvc-from-proxy 0 tsvc-from-proxy-batch-sub 0"
+        );
+    }
+    let complete = state.metrics.get(ServerCounter::BatchIndexComplete);
+    let failed = state.metrics.get(ServerCounter::BatchIndexError);
+    if complete + failed > 0 {
+        cf::info!(Info, "   batch-index: batches ({complete},{failed},0) delays 0");
+    }
+}
+
+fn write_namespace(namespace: &Namespace) {
+    let (name, objects) = (namespace.name(), namespace.object_count());
+    cf::info!(Info, "{{{name}}} objects: all {objects} master {objects} prole 0 non-replica 0");
+    cf::info!(Info, "{{{name}}} migrations: complete");
+    cf::info!(Info, "{{{name}}} index-usage: used-bytes {}", IndexMemory::of(namespace).primary);
+    let (used, available) = (namespace.storage.used_bytes(), namespace.storage.available_pct());
+    if namespace.config().storage.engine == Engine::Device {
+        let cached = namespace.storage.look_at_reads();
+        cf::info!(
+            Info,
+            "{{{name}}} data-usage: used-bytes {used} avail-pct {available} cache-read-pct {cached:.2}"
+        );
+    } else {
+        cf::info!(Info, "{{{name}}} data-usage: used-bytes {used} avail-pct {available}");
+    }
+    for (origin, groups) in ORIGINS {
+        if let Some(line) = transactions(namespace, *origin, groups) {
+            cf::info!(Info, "{{{name}}} {line}");
+        }
+    }
+    let count = |counter| namespace.metrics.get(counter);
+    let queries = [
+        NamespaceCounter::PiQueryShortBasicComplete,
+        NamespaceCounter::PiQueryShortBasicError,
+        NamespaceCounter::PiQueryShortBasicTimeout,
+        NamespaceCounter::PiQueryLongBasicComplete,
+        NamespaceCounter::PiQueryLongBasicError,
+        NamespaceCounter::PiQueryLongBasicAbort,
+    ]
+    .map(count);
+    if queries.iter().any(|count| *count != 0) {
+        let [complete, failed, late, long, long_failed, aborted] = queries;
+        cf::info!(
+            Info,
+            "{{{name}}} pi-query: short-basic ({complete},{failed},{late}) long-basic ({long},{long_failed},{aborted}) \
+             aggr (0,0,0) udf-bg (0,0,0) ops-bg (0,0,0)"
+        );
+    }
+    let (touched, failed, skipped) = (
+        count(NamespaceCounter::ReadTouchSuccess),
+        count(NamespaceCounter::ReadTouchError),
+        count(NamespaceCounter::ReadTouchSkip),
+    );
+    if touched + failed + skipped > 0 {
+        cf::info!(Info, "{{{name}}} read-touch: tsvc (0,0) all-triggers ({touched},{failed},0,{skipped})");
+    }
+    let (busy, too_big) = (count(NamespaceCounter::FailKeyBusy), count(NamespaceCounter::FailRecordTooBig));
+    if busy + too_big > 0 {
+        cf::info!(
+            Info,
+            "{{{name}}} special-errors: key-busy ({busy},0) record-too-big {too_big} lost-conflict (0,0)"
+        );
+    }
+}
+
+/// `origin: group (count,…) …`, unless nothing was counted.
+fn transactions(namespace: &Namespace, origin: Origin, groups: &[&Group]) -> Option<String> {
+    let mut line = format!("{}:", origin.name().replace('_', "-"));
+    let mut total = 0;
+    for group in groups {
+        let values: Vec<u64> = group.values(&namespace.metrics, origin).collect();
+        total += values.iter().sum::<u64>();
+        let values: Vec<String> = values.iter().map(u64::to_string).collect();
+        let _ = write!(line, " {} ({})", group.name, values.join(","));
+    }
+    (total > 0).then_some(line)
+}

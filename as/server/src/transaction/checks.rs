@@ -1,0 +1,173 @@
+//! Checks that reads, writes and deletes share.
+
+use datamodel::flat::FlatRecord;
+use proto::ResultCode;
+use proto::message::{Request, info1, info2};
+
+use super::Call;
+use super::filter::{self, OpenQuestion};
+use crate::config::params::namespace::TTL_SECONDS_MAX;
+use crate::index::Element;
+use crate::metrics::NamespaceCounter;
+use crate::namespace::{Namespace, Set, TTL_NEVER_EXPIRE};
+
+/// TTL of a request that leaves the choice to the server.
+pub(super) const TTL_USE_DEFAULT: u32 = 0;
+/// TTL of a request that keeps the record's void-time.
+pub(super) const TTL_DONT_UPDATE: u32 = u32::MAX - 1;
+
+const PARTICLE_TYPE_INTEGER: u8 = 1;
+/// A stored integer key: its type byte and eight bytes.
+const INTEGER_KEY_SIZE: usize = 9;
+
+impl Call<'_> {
+    /// Whether the namespace takes writes from this kind of client.
+    pub(super) fn check_xdr_filter(&self) -> Result<(), ResultCode> {
+        let params = &self.namespace.config().params;
+        let rejected = if self.request.info1 & info1::XDR != 0 {
+            params.reject_xdr_writes.get()
+        } else {
+            params.reject_non_xdr_writes.get()
+        };
+        if rejected {
+            self.namespace.metrics.add(NamespaceCounter::FailXdrForbidden, 1);
+            return Err(ResultCode::Forbidden);
+        }
+        Ok(())
+    }
+
+    /// The set named in a read or delete must be the record's; none named is right for any.
+    pub(super) fn check_set_if_named(&self, element: &Element) -> Result<(), ResultCode> {
+        if self.request.set_name().is_empty() { Ok(()) } else { self.check_set(element) }
+    }
+
+    /// The set named in a write must be the record's.
+    pub(super) fn check_set(&self, element: &Element) -> Result<(), ResultCode> {
+        let name = self.namespace.set_of(element).map_or(&[][..], |set| &set.name);
+        if name == self.request.set_name() {
+            return Ok(());
+        }
+        cf::warning_limited!(
+            Rw,
+            "{{{}}} set name mismatch: record {} is in '{}', request says '{}'",
+            self.namespace.name(),
+            self.digest,
+            String::from_utf8_lossy(name),
+            String::from_utf8_lossy(self.request.set_name())
+        );
+        Err(ResultCode::Parameter)
+    }
+
+    /// The generation the request expects, if it does. A record that does not exist has generation 0.
+    pub(super) fn check_generation(&self, generation: u16) -> Result<(), ResultCode> {
+        let generation = u32::from(generation);
+        let holds = if self.request.info2 & info2::GENERATION != 0 {
+            self.request.generation == generation
+        } else if self.request.info2 & info2::GENERATION_GT != 0 {
+            self.request.generation > generation
+        } else {
+            true
+        };
+        if holds {
+            return Ok(());
+        }
+        self.namespace.metrics.add(NamespaceCounter::FailGeneration, 1);
+        Err(ResultCode::Generation)
+    }
+
+    /// Asks the filter, if there is one, about a record that has not been read. Gives what is left to be asked of the
+    /// record itself.
+    pub(super) fn check_filter(&self, element: &Element) -> Result<Option<OpenQuestion<'_>>, ResultCode> {
+        match self.filter {
+            None => Ok(None),
+            Some(Ok(filter)) => filter::ask(filter, filter::metadata(self.namespace, element, self.now)),
+            Some(Err(result)) => {
+                cf::warning_limited!(Rw, "{{{}}} bad filter expression", self.namespace.name());
+                Err(*result)
+            }
+        }
+    }
+
+    /// The key sent with the request must be the one stored with the record, if both are there.
+    pub(super) fn check_key(&self, flat: &FlatRecord<'_>) -> Result<(), ResultCode> {
+        match (self.request.key, flat.key) {
+            (Some(sent), Some(stored)) if sent != stored => {
+                cf::warning_limited!(
+                    Rw,
+                    "{{{}}} key mismatch: record {} has another key",
+                    self.namespace.name(),
+                    self.digest
+                );
+                Err(ResultCode::KeyMismatch)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The key to store with a record that has none: the one sent.
+pub(super) fn key_to_store<'a>(request: &Request<'a>) -> Result<Option<&'a [u8]>, ResultCode> {
+    match request.key {
+        None => Ok(None),
+        Some(&[]) => Err(ResultCode::UnsupportedFeature),
+        Some(key) if key[0] == PARTICLE_TYPE_INTEGER && key.len() != INTEGER_KEY_SIZE => {
+            Err(ResultCode::UnsupportedFeature)
+        }
+        Some(key) => Ok(Some(key)),
+    }
+}
+
+/// TTL in seconds of records whose writer leaves it to the server; 0 = never.
+fn default_ttl(namespace: &Namespace, set: Option<&Set>) -> u32 {
+    match set.map_or(0, |set| set.params.default_ttl.get()) {
+        0 => namespace.config().params.default_ttl.get(),
+        TTL_NEVER_EXPIRE => 0,
+        seconds => seconds,
+    }
+}
+
+/// The TTL of a write, checked. `is_new`: there is no live record whose void-time could be kept.
+pub(super) fn checked_ttl(call: &Call<'_>, set: Option<&Set>, is_new: bool) -> Result<u32, ResultCode> {
+    let ttl = match call.request.record_ttl {
+        TTL_DONT_UPDATE if is_new => TTL_USE_DEFAULT,
+        ttl => ttl,
+    };
+    if ttl > TTL_SECONDS_MAX && ttl != TTL_NEVER_EXPIRE && ttl != TTL_DONT_UPDATE {
+        cf::warning_limited!(Rw, "{{{}}} invalid ttl {ttl}", call.namespace.name());
+        return Err(ResultCode::Parameter);
+    }
+    let expires = match ttl {
+        TTL_NEVER_EXPIRE | TTL_DONT_UPDATE => false,
+        TTL_USE_DEFAULT => default_ttl(call.namespace, set) != 0,
+        _ => true,
+    };
+    let params = &call.namespace.config().params;
+    if expires && params.nsup_period.get() == 0 && !params.allow_ttl_without_nsup.get() {
+        cf::warning_limited!(
+            Rw,
+            "{{{}}} disallowed ttl with nsup-period 0 (see allow-ttl-without-nsup)",
+            call.namespace.name()
+        );
+        return Err(ResultCode::Forbidden);
+    }
+    Ok(ttl)
+}
+
+/// The void-time that `ttl` gives a record whose void-time is `present`.
+pub(super) fn void_time_after(call: &Call<'_>, set: Option<&Set>, ttl: u32, present: u32) -> u32 {
+    let from_now = |seconds: u32| call.now.seconds().saturating_add(seconds);
+    match ttl {
+        TTL_DONT_UPDATE => present,
+        TTL_NEVER_EXPIRE => 0,
+        TTL_USE_DEFAULT => match default_ttl(call.namespace, set) {
+            0 => 0,
+            seconds => from_now(seconds),
+        },
+        seconds => from_now(seconds),
+    }
+}
+
+/// The generation after `present`; 0 means "none" and is left out.
+pub(super) fn next_generation(present: u16) -> u16 {
+    present.wrapping_add(1).max(1)
+}

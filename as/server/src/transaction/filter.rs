@@ -1,0 +1,74 @@
+//! Record filters: expressions that come with a request and say which records it is for.
+//!
+//! A filter is compiled once for its request, once for its batch, or once for the rows that repeat it. It is asked
+//! first about what the index knows of a record; only if that leaves the answer open, the record is read.
+
+use cf::clock::StoredMillis;
+use datamodel::exp::{BinSource, Filter, Medium, Metadata, Record, Truth};
+use proto::ResultCode;
+use proto::message::{Request, field};
+
+use crate::config::Engine;
+use crate::index::Element;
+use crate::namespace::{Namespace, stored_size};
+
+/// The filter of a request, or why it is none. What is wrong with one is told only where it would be asked.
+pub(crate) type CompiledFilter<'a> = Result<Filter<'a>, ResultCode>;
+
+/// Compiles the filter that the request brings.
+pub(crate) fn compile<'a>(request: &Request<'a>) -> Option<CompiledFilter<'a>> {
+    request.field(field::FILTER_EXPRESSION).map(Filter::compile)
+}
+
+/// A question about a record that its metadata left open: its bins or its key must tell.
+pub(crate) struct OpenQuestion<'f> {
+    filter: &'f Filter<'f>,
+    metadata: Metadata<'f>,
+}
+
+impl OpenQuestion<'_> {
+    /// Asks again, now that the record has been read.
+    ///
+    /// # Errors
+    /// `FilteredOut` when the request is not for this record.
+    pub(crate) fn settle(&self, bins: &dyn BinSource, key: Option<&[u8]>) -> Result<(), ResultCode> {
+        let record = Record { metadata: &self.metadata, key, bins };
+        if self.filter.matches(&record) { Ok(()) } else { Err(ResultCode::FilteredOut) }
+    }
+}
+
+/// Asks `filter` about what the index knows of a record. Gives the question if that is not enough.
+///
+/// # Errors
+/// `FilteredOut` when the request is not for this record.
+pub(crate) fn ask<'f>(
+    filter: &'f Filter<'f>,
+    metadata: Metadata<'f>,
+) -> Result<Option<OpenQuestion<'f>>, ResultCode> {
+    match filter.matches_metadata(&metadata) {
+        Truth::True => Ok(None),
+        Truth::False => Err(ResultCode::FilteredOut),
+        Truth::Unknown => Ok(Some(OpenQuestion { filter, metadata })),
+    }
+}
+
+/// What the index knows of a record.
+pub(crate) fn metadata<'n>(namespace: &'n Namespace, element: &Element, now: StoredMillis) -> Metadata<'n> {
+    let storage = &namespace.config().storage;
+    Metadata {
+        digest: *element.digest(),
+        last_update_time: element.last_update_time(),
+        void_time: element.void_time,
+        set_name: namespace.set_of(element).map_or(&[], |set| &set.name),
+        is_key_stored: element.location.key_stored(),
+        is_tombstone: element.is_tombstone(),
+        // The established server's smallest record, and what it tells of one that is not stored yet.
+        stored_size: stored_size(element).max(u64::from(crate::storage::RBLOCK_SIZE)),
+        medium: match storage.engine {
+            Engine::Memory if storage.is_backed() => Medium::BackedMemory,
+            Engine::Memory => Medium::Memory,
+            _ => Medium::Device,
+        },
+        now_ms: now.0,
+    }
+}

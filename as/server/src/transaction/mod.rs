@@ -1,0 +1,242 @@
+//! Single-record transactions: from a parsed request to a reply, on the calling thread.
+//!
+//! The order of checks is the protocol's; clients tell errors apart by it.
+
+mod batch;
+mod checks;
+mod delete;
+pub(crate) mod filter;
+mod measure;
+mod read;
+mod settle;
+mod sink;
+mod touch;
+mod write;
+
+use std::sync::Arc;
+
+use cf::Digest;
+use cf::clock::StoredMillis;
+use proto::ResultCode;
+use proto::message::{Request, field, info1, info2};
+use proto::reply::{self, ReplyHeader, ReplyWriter};
+use smallvec::SmallVec;
+
+use crate::config::Config;
+use crate::metrics::{Operation, Origin, ServerCounter, ServerMetrics};
+use crate::namespace::Namespace;
+use crate::storage::ReadBuffer;
+
+use filter::CompiledFilter;
+
+pub(crate) use batch::{BatchPool, BatchWork, serve as serve_batches};
+pub(crate) use settle::Unsettled;
+pub(crate) use sink::{ReplySink, SinkClosed};
+
+/// Most requests that are prepared for at once.
+pub(crate) const PREPARED_REQUESTS: usize = 16;
+
+/// Buffers that the transactions of a thread use again and again.
+struct Buffers {
+    /// A flat record being made.
+    flat: Vec<u8>,
+    /// A record that was read from a disk.
+    read: ReadBuffer,
+    /// Records that must be on disk before the replies made so far are sent.
+    unsettled: Vec<Unsettled>,
+}
+
+/// What transactions of one thread share: where to, and buffers that are used again and again.
+pub(crate) struct Executor {
+    config: Arc<Config>,
+    namespaces: Arc<[Arc<Namespace>]>,
+    metrics: Arc<ServerMetrics>,
+    buffers: Buffers,
+    tally: measure::Tally,
+}
+
+/// What became of a record message.
+pub(crate) enum Execution {
+    /// It was carried out and its reply appended.
+    Replied,
+    /// It concerns many records of this namespace and has yet to be started.
+    Query(Arc<Namespace>),
+    /// It is a batch too large for the thread that read it and has yet to be started.
+    Batch,
+}
+
+/// Why a transaction failed, with what a failure tells of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Failure {
+    result: ResultCode,
+    generation: u16,
+    void_time: u32,
+}
+
+impl From<ResultCode> for Failure {
+    fn from(result: ResultCode) -> Self {
+        Failure { result, generation: 0, void_time: 0 }
+    }
+}
+
+/// What a transaction works on.
+struct Call<'a> {
+    namespace: &'a Namespace,
+    request: &'a Request<'a>,
+    digest: Digest,
+    now: StoredMillis,
+    origin: Origin,
+    /// The filter that applies: the request's own or that of its batch.
+    filter: Option<&'a CompiledFilter<'a>>,
+    /// The row that the request is in a batch; its reply says so and has no frame of its own.
+    row: Option<u32>,
+}
+
+impl Call<'_> {
+    /// Starts the reply at the end of `out`.
+    #[inline]
+    fn start_reply<'o>(&self, out: &'o mut Vec<u8>) -> ReplyWriter<'o> {
+        if self.row.is_some() { ReplyWriter::unframed(out) } else { ReplyWriter::framed(out) }
+    }
+
+    /// The header of the reply.
+    #[inline]
+    fn header(&self, result: ResultCode, generation: u16, void_time: u32) -> ReplyHeader {
+        ReplyHeader {
+            generation: u32::from(generation),
+            void_time,
+            transaction_ttl: self.row.unwrap_or(0),
+            ..ReplyHeader::result(result)
+        }
+    }
+
+    /// Appends a reply without bins.
+    #[inline]
+    fn reply_header_only(&self, out: &mut Vec<u8>, result: ResultCode, generation: u16, void_time: u32) {
+        self.start_reply(out).finish(&self.header(result, generation, void_time));
+    }
+
+    /// Counts the end of the transaction for its client.
+    fn count(&self, operation: Operation, result: ResultCode) {
+        let metrics = &self.namespace.metrics;
+        metrics.count(self.origin, operation, result);
+        if self.request.info1 & info1::XDR != 0 && operation != Operation::Read {
+            metrics.count(Origin::XdrClient, operation, result);
+        }
+    }
+}
+
+impl Executor {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        namespaces: Arc<[Arc<Namespace>]>,
+        metrics: Arc<ServerMetrics>,
+    ) -> Self {
+        Executor {
+            tally: measure::Tally::new(namespaces.len()),
+            config,
+            namespaces,
+            metrics,
+            buffers: Buffers { flat: Vec::new(), read: ReadBuffer::new(), unsettled: Vec::new() },
+        }
+    }
+
+    /// Carries out `request` and appends its reply to `out`, if it concerns one record.
+    pub(crate) fn execute(
+        &mut self,
+        request: &Request<'_>,
+        now: StoredMillis,
+        out: &mut Vec<u8>,
+    ) -> Execution {
+        if request.info1 & info1::BATCH != 0 {
+            return self.execute_batch(request, now, out);
+        }
+        let Some(namespace) = self.namespace_of(request) else {
+            self.metrics.add(ServerCounter::EarlyTsvcClientError, 1);
+            reply::write_header_only(out, &ReplyHeader::result(ResultCode::Namespace));
+            return Execution::Replied;
+        };
+        if !request.has_field(field::DIGEST) {
+            return Execution::Query(namespace);
+        }
+        self.execute_single(request, &namespace, now, out);
+        Execution::Replied
+    }
+
+    /// Prepares for requests that come next: the namespaces and digests of their records. Changes nothing.
+    pub(crate) fn prepare<'a>(&self, requests: impl Iterator<Item = (&'a [u8], Digest)>) {
+        let mut wanted = SmallVec::<[(usize, Digest); PREPARED_REQUESTS]>::new();
+        wanted.extend(requests.filter_map(|(name, digest)| {
+            let position = self.namespaces.iter().position(|known| known.name().as_bytes() == name)?;
+            Some((position, digest))
+        }));
+        for (position, namespace) in self.namespaces.iter().enumerate() {
+            let of_namespace = wanted.iter().filter(|(other, _)| *other == position);
+            namespace.prefetch(of_namespace.map(|(_, digest)| digest));
+        }
+    }
+
+    fn execute_single(
+        &mut self,
+        request: &Request<'_>,
+        namespace: &Namespace,
+        now: StoredMillis,
+        out: &mut Vec<u8>,
+    ) {
+        let is_write = request.info2 & info2::WRITE != 0;
+        let is_read = request.info1 & info1::READ != 0;
+        let Some(digest) = request.record_digest().filter(|_| is_write || is_read) else {
+            cf::warning_limited!(
+                Tsvc,
+                "{{{}}} request with a bad digest, or neither read nor write",
+                namespace.name()
+            );
+            namespace.metrics.count(Origin::Client, Operation::Tsvc, ResultCode::Parameter);
+            return reply::write_header_only(out, &ReplyHeader::result(ResultCode::Parameter));
+        };
+        let filter = filter::compile(request);
+        let call = Call {
+            namespace,
+            request,
+            digest,
+            now,
+            origin: Origin::Client,
+            filter: filter.as_ref(),
+            row: None,
+        };
+        self.run(&call, out);
+    }
+
+    /// Carries out a request that is known to read or to write.
+    fn run(&mut self, call: &Call<'_>, out: &mut Vec<u8>) {
+        let (settled, start) = (self.buffers.unsettled.len(), out.len());
+        self.run_unsettled(call, out);
+        self.note_replies(settled, start, call.row.is_some());
+        self.tally.add(call.namespace.position(), call.request, call.row.is_some());
+    }
+
+    fn run_unsettled(&mut self, call: &Call<'_>, out: &mut Vec<u8>) {
+        let request = call.request;
+        if request.info2 & info2::WRITE == 0 {
+            read::run(call, &mut self.buffers, out);
+        } else if request.info2 & info2::DELETE != 0 {
+            delete::run(call, &mut self.buffers, out);
+        } else if request.has_field(field::UDF_FILE) {
+            call.reply_header_only(out, ResultCode::UnsupportedFeature, 0, 0);
+        } else {
+            write::run(call, &mut self.buffers, out);
+        }
+    }
+
+    fn namespace_of(&self, request: &Request<'_>) -> Option<Arc<Namespace>> {
+        let Some(name) = request.namespace else {
+            cf::warning_limited!(Tsvc, "request without a namespace");
+            return None;
+        };
+        let namespace = self.namespaces.iter().find(|namespace| namespace.name().as_bytes() == name);
+        if namespace.is_none() {
+            cf::warning_limited!(Tsvc, "request for unknown namespace '{}'", String::from_utf8_lossy(name));
+        }
+        namespace.cloned()
+    }
+}

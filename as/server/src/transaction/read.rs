@@ -1,0 +1,134 @@
+//! Reads: straight from the stored record into the reply.
+
+use datamodel::bins::check_name;
+use datamodel::exp::{BinSource, Record};
+use datamodel::flat::{FlatError, FlatRecord};
+use datamodel::{Particle, ops};
+use proto::ResultCode;
+use proto::message::{field, info1, info2, op_code};
+use proto::reply::ReplyWriter;
+
+use super::touch::{self, Touch};
+use super::{Buffers, Call, Failure, filter};
+use crate::index::{Element, ReadGuard};
+use crate::metrics::Operation;
+use crate::storage::ReadBuffer;
+
+/// From this many ops on, the bins are looked up in a table instead of searching the stored record for each.
+const OPS_FOR_TABLE: u16 = 4;
+
+pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) {
+    let mut due = None;
+    let result = match read(call, buffers, &mut due, out) {
+        Ok(()) => ResultCode::Ok,
+        Err(failure) => {
+            call.reply_header_only(out, failure.result, failure.generation, failure.void_time);
+            failure.result
+        }
+    };
+    call.count(Operation::Read, result);
+    if let Some(due) = due {
+        touch::run(call, due, buffers);
+    }
+}
+
+fn read(
+    call: &Call<'_>,
+    buffers: &mut Buffers,
+    due: &mut Option<Touch>,
+    out: &mut Vec<u8>,
+) -> Result<(), Failure> {
+    let found = call.namespace.index.get(&call.digest);
+    if call.request.has_field(field::MRT_ID) {
+        return Err(ResultCode::EnterpriseOnly.into());
+    }
+    let guard = found.ok_or(ResultCode::NotFound)?;
+    call.note_unsettled(guard.location, &mut buffers.unsettled);
+    if guard.is_tombstone() {
+        return Err(ResultCode::NotFound.into());
+    }
+    let failed = |result| Failure { result, generation: guard.generation, void_time: guard.void_time };
+    call.check_set_if_named(&guard).map_err(failed)?;
+    if guard.is_expired(call.now.seconds()) {
+        return Err(failed(ResultCode::NotFound));
+    }
+    *due = touch::check(call, &guard).map_err(failed)?;
+    answer(call, &guard, &mut buffers.read, out).map_err(|result| {
+        // A read that fails touches nothing.
+        *due = None;
+        failed(result)
+    })
+}
+
+fn answer(
+    call: &Call<'_>,
+    guard: &ReadGuard<'_>,
+    scratch: &mut ReadBuffer,
+    out: &mut Vec<u8>,
+) -> Result<(), ResultCode> {
+    let question = call.check_filter(guard)?;
+    let request = call.request;
+    let header = call.header(ResultCode::Ok, guard.generation, guard.void_time);
+    let without_bins = request.info1 & info1::GET_NO_BINS != 0;
+    let mut reply = call.start_reply(out);
+    if without_bins && question.is_none() && (request.key.is_none() || !guard.location.key_stored()) {
+        reply.finish(&header);
+        return Ok(());
+    }
+    let damaged = |error: FlatError| call.namespace.report_damage(&call.digest, error);
+    let record = call.namespace.record(guard, scratch)?;
+    if let Some(question) = question {
+        question.settle(&record, record.key)?;
+    }
+    call.check_key(&record)?;
+    if without_bins {
+        // Nothing to add.
+    } else if request.info1 & info1::GET_ALL != 0 {
+        for bin in record.bins() {
+            let bin = bin.map_err(damaged)?;
+            reply.op(op_code::READ, bin.name, bin.particle.type_number(), |out| bin.particle.write_wire(out));
+        }
+    } else {
+        answer_ops(call, guard, &record, &mut reply, damaged)?;
+    }
+    reply.finish(&header);
+    Ok(())
+}
+
+fn answer_ops(
+    call: &Call<'_>,
+    element: &Element,
+    record: &FlatRecord<'_>,
+    reply: &mut ReplyWriter<'_>,
+    damaged: impl Fn(FlatError) -> ResultCode,
+) -> Result<(), ResultCode> {
+    let request = call.request;
+    if request.op_count() == 0 {
+        return Err(ResultCode::Parameter);
+    }
+    let respond_all = request.info2 & info2::RESPOND_ALL_OPS != 0;
+    let table =
+        if request.op_count() < OPS_FOR_TABLE { None } else { Some(record.load_bins().map_err(&damaged)?) };
+    for op in request.ops() {
+        check_name(op.name)?;
+        // Rows of a batch answer whatever was read as a plain read.
+        let reply_code = if call.row.is_some() { op_code::READ } else { op.code };
+        if op.code == op_code::EXP_READ {
+            let metadata = filter::metadata(call.namespace, element, call.now);
+            let bins: &dyn BinSource = table.as_ref().map_or(record, |table| table);
+            let record = Record { metadata: &metadata, key: record.key, bins };
+            ops::read_expression(&op, &record, respond_all, reply_code, reply)?;
+            continue;
+        }
+        let found: Option<Particle<'_>>;
+        let bin = match &table {
+            Some(table) => table.get(op.name),
+            None => {
+                found = record.bin(op.name).map_err(&damaged)?;
+                found.as_ref()
+            }
+        };
+        ops::read(&op, bin, respond_all, reply_code, reply)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Answers that wait for the disk: with `commit-to-device` no reply tells of a record that a crash could take back.
+//!
+//! A transaction changes the index at once and notes the record as unsettled. Whoever sends replies settles the noted
+//! records first: one flush for all the requests that a thread found ready, whichever connections they came from. A read of
+//! a record that is not on disk yet waits in the same way.
+
+use proto::ResultCode;
+use proto::frame::HEADER_SIZE;
+
+use super::{Call, Executor};
+use crate::index::Location;
+
+/// Offset of the result in a record message.
+const RESULT_OFFSET: usize = 5;
+
+/// A record that must be on disk before the reply that tells of it is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unsettled {
+    namespace: usize,
+    location: Location,
+    /// Where in the replies the result is that says it is.
+    result_at: usize,
+}
+
+impl Call<'_> {
+    /// The reply about the record at `location` must wait until the record is on disk.
+    #[inline]
+    pub(super) fn note_unsettled(&self, location: Location, unsettled: &mut Vec<Unsettled>) {
+        if self.namespace.storage.is_unsettled(location) {
+            unsettled.push(Unsettled { namespace: self.namespace.position(), location, result_at: 0 });
+        }
+    }
+}
+
+impl Executor {
+    /// The reply at `start` is about the records noted since there were `settled`.
+    #[inline]
+    pub(super) fn note_replies(&mut self, settled: usize, start: usize, is_row: bool) {
+        let result_at = start + RESULT_OFFSET + if is_row { 0 } else { HEADER_SIZE };
+        for entry in &mut self.buffers.unsettled[settled..] {
+            entry.result_at = result_at;
+        }
+    }
+
+    /// Whether replies made so far must not be sent yet.
+    #[inline]
+    pub(crate) fn has_unsettled(&self) -> bool {
+        !self.buffers.unsettled.is_empty()
+    }
+
+    /// Takes over what must be settled before the replies made so far are sent.
+    pub(crate) fn take_unsettled(&mut self) -> Vec<Unsettled> {
+        std::mem::take(&mut self.buffers.unsettled)
+    }
+
+    /// Waits until what `replies` tell of is on disk. Where the disk fails, the reply says so.
+    pub(crate) fn settle(&self, unsettled: &[Unsettled], replies: &mut [u8]) {
+        for Unsettled { namespace, location, result_at } in unsettled {
+            if self.namespaces[*namespace].storage.settle(*location).is_err()
+                && let Some(result) = replies.get_mut(*result_at)
+            {
+                *result = ResultCode::Unknown.code();
+            }
+        }
+    }
+
+    /// Settles all of `replies`, which is everything made so far.
+    pub(crate) fn settle_all(&mut self, replies: &mut [u8]) {
+        if self.has_unsettled() {
+            let unsettled = self.take_unsettled();
+            self.settle(&unsettled, replies);
+        }
+    }
+}

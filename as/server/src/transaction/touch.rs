@@ -1,0 +1,104 @@
+//! Read-touch: a read late in a record's life renews its time to live.
+
+use datamodel::flat::NewRecord;
+use proto::ResultCode;
+
+use super::checks::next_generation;
+use super::{Buffers, Call};
+use crate::index::Element;
+use crate::metrics::NamespaceCounter;
+use crate::namespace::TTL_NEVER_EXPIRE;
+
+/// A percentage that switches read-touch off; in requests and set parameters.
+const NEVER_TOUCH: u32 = TTL_NEVER_EXPIRE;
+
+/// A touch that is due: the TTL in seconds that the record's last write gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Touch {
+    ttl_seconds: u32,
+}
+
+/// Whether reading `element` now touches it.
+///
+/// # Errors
+/// `Parameter` for a percentage over 100.
+pub(super) fn check(call: &Call<'_>, element: &Element) -> Result<Option<Touch>, ResultCode> {
+    if element.void_time == 0 {
+        return Ok(None);
+    }
+    let pct = match call.request.record_ttl {
+        NEVER_TOUCH => 0,
+        0 => {
+            let of_set =
+                call.namespace.set_of(element).map_or(0, |set| set.params.default_read_touch_ttl_pct.get());
+            match of_set {
+                0 => call.namespace.config().params.default_read_touch_ttl_pct.get(),
+                NEVER_TOUCH => 0,
+                pct => pct,
+            }
+        }
+        pct @ 1..=100 => pct,
+        pct => {
+            cf::warning_limited!(Rw, "{{{}}} bad read-touch-ttl-pct {pct}", call.namespace.name());
+            return Err(ResultCode::Parameter);
+        }
+    };
+    if pct == 0 {
+        return Ok(None);
+    }
+    let written_seconds = (element.last_update_time() / 1000) as u32;
+    let ttl_seconds = element.void_time.saturating_sub(written_seconds);
+    let last_part_seconds = (u64::from(ttl_seconds) * u64::from(pct) / 100) as u32;
+    let due = call.now.seconds() >= element.void_time - last_part_seconds;
+    Ok(due.then_some(Touch { ttl_seconds }))
+}
+
+/// Renews the record, unless something else did meanwhile.
+pub(super) fn run(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) {
+    let metrics = &call.namespace.metrics;
+    match renew(call, touch, buffers) {
+        Some(true) => metrics.add(NamespaceCounter::ReadTouchSuccess, 1),
+        Some(false) => metrics.add(NamespaceCounter::ReadTouchError, 1),
+        None => metrics.add(NamespaceCounter::ReadTouchSkip, 1),
+    }
+}
+
+/// Gives whether the renewed record could be stored; `None` when there was nothing to renew.
+fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
+    let mut guard = call.namespace.index.get_exclusive(&call.digest)?;
+    let void_time = call.now.seconds().saturating_add(touch.ttl_seconds);
+    if guard.is_tombstone() || guard.void_time == 0 || guard.void_time >= void_time {
+        return None;
+    }
+    let before = (guard.generation, guard.last_update_time(), guard.void_time);
+    let encoded = {
+        let record = call.namespace.record(&guard, &mut buffers.read).ok();
+        record.and_then(|record| {
+            let bins = record.load_bins().ok()?;
+            let renewed = NewRecord {
+                digest: call.digest,
+                last_update_time: guard.last_update_time().max(call.now.0),
+                generation: next_generation(guard.generation),
+                void_time,
+                tree_id: record.tree_id,
+                set_name: record.set_name,
+                key: record.key,
+            };
+            renewed.encode(&bins, renewed.size(&bins), &mut buffers.flat);
+            Some((renewed.generation, renewed.last_update_time))
+        })
+    };
+    let Some((generation, last_update_time)) = encoded else { return Some(false) };
+    let key_stored = guard.location.key_stored();
+    guard.generation = generation;
+    guard.set_last_update_time(last_update_time);
+    guard.void_time = void_time;
+    if call.namespace.store(&mut guard, &buffers.flat, key_stored).is_err() {
+        guard.generation = before.0;
+        guard.set_last_update_time(before.1);
+        guard.void_time = before.2;
+        return Some(false);
+    }
+    call.note_unsettled(guard.location, &mut buffers.unsettled);
+    Some(true)
+}

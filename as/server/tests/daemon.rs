@@ -1,0 +1,312 @@
+//! The life of the daemon's process, with a stand-in for the server.
+//!
+//! The test runs itself again as the daemon: with `ASD_TEST_SERVICE` set, `main` is that of `asd` with
+//! [`StandIn`] as its service. So it has no test harness, whose threads would take the signals.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use asd::cli::Options;
+use asd::daemon::{Service, run};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Says what the service of the child does: `good`, `slow-start`, `slow-stop` or `no-start`.
+const BEHAVIOUR: &str = "ASD_TEST_SERVICE";
+const TOO_LONG: Duration = Duration::from_secs(20);
+
+type Test = fn(&Folder);
+
+struct StandIn {
+    slow_stop: bool,
+}
+
+impl Service for StandIn {
+    fn dump(&self) {
+        cf::info!(As, "the state of the stand-in");
+    }
+
+    fn stop(self) {
+        cf::info!(As, "stand-in stops");
+        if self.slow_stop {
+            std::thread::sleep(TOO_LONG);
+        }
+    }
+}
+
+fn child(behaviour: &str) -> ExitCode {
+    let options = match Options::from_arguments(std::env::args_os()) {
+        Ok(options) => options,
+        Err(_) => return ExitCode::from(99),
+    };
+    run(&options, |config, _| {
+        cf::info!(As, "stand-in starts with {} namespaces", config.namespaces.len());
+        match behaviour {
+            "slow-start" => std::thread::sleep(TOO_LONG),
+            "no-start" => return Err("cannot listen on 127.0.0.1:3000: it is taken".to_owned()),
+            _ => {}
+        }
+        cf::info!(As, "stand-in runs");
+        Ok(StandIn { slow_stop: behaviour == "slow-stop" })
+    })
+}
+
+fn main() -> ExitCode {
+    if let Ok(behaviour) = std::env::var(BEHAVIOUR) {
+        return child(&behaviour);
+    }
+    let tests: [(&str, Test); 9] = [
+        ("rolls_dumps_and_stops", rolls_dumps_and_stops),
+        ("second_request_ends_at_once", second_request_ends_at_once),
+        ("start_can_be_given_up", start_can_be_given_up),
+        ("failing_to_start_is_a_critical_line", failing_to_start_is_a_critical_line),
+        ("goes_on_in_the_background", goes_on_in_the_background),
+        ("pid_file_is_for_one", pid_file_is_for_one),
+        ("runs_as_the_configured_user", runs_as_the_configured_user),
+        ("checks_and_versions", checks_and_versions),
+        ("tells_the_service_manager", tells_the_service_manager),
+    ];
+    for (name, test) in tests {
+        let _ = writeln!(std::io::stderr(), "test {name}");
+        test(&Folder::new(name));
+    }
+    ExitCode::SUCCESS
+}
+
+/// The files of one test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("asd-daemon-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).expect("the temporary folder takes files");
+        Folder(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    /// Writes a configuration with a log file, a pid file and `service_lines`.
+    fn configure(&self, service_lines: &str) {
+        let text = format!(
+            "service {{\n pidfile {}\n {service_lines}\n}}\n\
+             logging {{\n file {} {{\n context any info\n }}\n}}\n\
+             network {{\n service {{\n address 127.0.0.1\n port 4400\n }}\n}}\n\
+             namespace test {{\n storage-engine memory {{\n data-size 1G\n }}\n}}\n",
+            self.path("asd.pid"),
+            self.path("asd.log"),
+        );
+        fs::write(self.path("asd.conf"), text).expect("the folder was just made");
+    }
+
+    fn daemon(&self, behaviour: &str, arguments: &[&str]) -> Child {
+        self.command(behaviour, arguments).spawn().expect("this program starts")
+    }
+
+    fn command(&self, behaviour: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(std::env::current_exe().expect("this program exists"));
+        command
+            .args(["--config-file", &self.path("asd.conf")])
+            .args(arguments)
+            .env(BEHAVIOUR, behaviour)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("asd.log")).unwrap_or_default()
+    }
+
+    /// Waits until the log has `text` in it.
+    fn wait_for(&self, text: &str) {
+        wait_until(text, || self.log().contains(text));
+    }
+
+    fn pid(&self) -> Pid {
+        let text = fs::read_to_string(self.path("asd.pid")).unwrap_or_default();
+        Pid::from_raw(text.trim().parse().expect("a pid file holds a number"))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < TOO_LONG / 2, "waited in vain for: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn send(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id()).expect("process ids are small");
+    kill(Pid::from_raw(pid), signal).expect("the child runs");
+}
+
+/// Exit code and what was said on standard output and standard error.
+fn end_of(child: Child) -> (Option<i32>, String, String) {
+    let output = child.wait_with_output().expect("the child can be waited for");
+    let text = |bytes| String::from_utf8(bytes).expect("the daemon speaks UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn rolls_dumps_and_stops(folder: &Folder) {
+    folder.configure("");
+    let child = folder.daemon("good", &["--foreground"]);
+    folder.wait_for("stand-in runs");
+    assert_eq!(folder.pid().as_raw().unsigned_abs(), child.id());
+    let first = folder.log().lines().next().unwrap_or_default().to_owned();
+    assert!(first.contains(" GMT: INFO (as): (daemon/mod.rs:") && first.contains("build 8.0.0.7"), "{first}");
+    assert!(folder.log().contains("data-size 1G"), "the configuration is echoed");
+
+    send(&child, Signal::SIGUSR1);
+    folder.wait_for("the state of the stand-in");
+    fs::rename(folder.path("asd.log"), folder.path("old.log")).expect("the log is there");
+    send(&child, Signal::SIGHUP);
+    wait_until("a new log", || Path::new(&folder.path("asd.log")).exists());
+    send(&child, Signal::SIGUSR1);
+    folder.wait_for("the state of the stand-in");
+    send(&child, Signal::SIGTERM);
+    let (code, out, err) = end_of(child);
+    assert_eq!((code, out.as_str(), err.as_str()), (Some(0), "", ""));
+    assert!(folder.log().trim_end().ends_with("finished clean shutdown - exiting"), "{}", folder.log());
+    assert!(!Path::new(&folder.path("asd.pid")).exists());
+}
+
+fn second_request_ends_at_once(folder: &Folder) {
+    folder.configure("");
+    let child = folder.daemon("slow-stop", &["--foreground"]);
+    folder.wait_for("stand-in runs");
+    let start = Instant::now();
+    send(&child, Signal::SIGINT);
+    folder.wait_for("stand-in stops");
+    send(&child, Signal::SIGTERM);
+    assert_eq!(end_of(child).0, Some(1));
+    assert!(start.elapsed() < TOO_LONG / 2);
+    assert!(folder.log().contains("SIGTERM received again, ending at once"));
+}
+
+fn start_can_be_given_up(folder: &Folder) {
+    folder.configure("");
+    let start = Instant::now();
+    for (signal, code) in [(Signal::SIGTERM, 0), (Signal::SIGINT, 1)] {
+        let _ = fs::remove_file(folder.path("asd.log"));
+        let child = folder.daemon("slow-start", &["--foreground"]);
+        folder.wait_for("stand-in starts with 1 namespaces");
+        send(&child, signal);
+        assert_eq!(end_of(child).0, Some(code));
+        assert!(folder.log().contains("startup was not complete"));
+    }
+    assert!(start.elapsed() < TOO_LONG / 2);
+}
+
+fn failing_to_start_is_a_critical_line(folder: &Folder) {
+    folder.configure("");
+    assert_eq!(end_of(folder.daemon("no-start", &["--foreground"])).0, Some(1));
+    let log = folder.log();
+    assert!(log.contains("CRITICAL (as): ") && log.contains("127.0.0.1:3000: it is taken"), "{log}");
+}
+
+fn goes_on_in_the_background(folder: &Folder) {
+    folder.configure("");
+    let child = folder.daemon("good", &[]);
+    let first_pid = child.id();
+    // The pipes go with the parent: nothing of the daemon holds the terminal.
+    assert_eq!(end_of(child), (Some(0), String::new(), String::new()));
+    folder.wait_for("stand-in runs");
+    let pid = folder.pid();
+    assert_ne!(pid.as_raw().unsigned_abs(), first_pid);
+    assert_eq!(nix::unistd::getsid(Some(pid)), Ok(pid));
+    kill(pid, Signal::SIGTERM).expect("the daemon runs");
+    wait_until("the end of the daemon", || !Path::new(&folder.path("asd.pid")).exists());
+    assert!(folder.log().contains("finished clean shutdown"));
+    let _ = fs::remove_file(format!("/tmp/aerospike-console.{pid}"));
+}
+
+fn pid_file_is_for_one(folder: &Folder) {
+    folder.configure("");
+    let first = folder.daemon("good", &["--foreground"]);
+    folder.wait_for("stand-in runs");
+    assert_eq!(end_of(folder.daemon("good", &["--foreground"])).0, Some(1));
+    assert!(folder.log().contains("cannot hold the pidfile"), "{}", folder.log());
+    // Whoever runs us under --fgdaemon sees to that.
+    let second = folder.daemon("good", &["--fgdaemon"]);
+    folder.wait_for("is not written under --fgdaemon");
+    wait_until("both", || folder.log().matches("stand-in runs").count() == 2);
+    for child in [first, second] {
+        send(&child, Signal::SIGTERM);
+        assert_eq!(end_of(child).0, Some(0));
+    }
+}
+
+fn runs_as_the_configured_user(folder: &Folder) {
+    folder.configure("user no-such-user");
+    let (code, _, err) = end_of(folder.daemon("good", &["--foreground"]));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("there is no user no-such-user"), "{err}");
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let nobody =
+        nix::unistd::User::from_name("nobody").expect("users can be looked up").expect("nobody is there");
+    nix::unistd::chown(&folder.0, Some(nobody.uid), Some(nobody.gid)).expect("root may give away");
+    folder.configure("user nobody");
+    let child = folder.daemon("good", &["--foreground"]);
+    folder.wait_for("stand-in runs");
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).expect("the child runs");
+    let ids = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).expect("status has ids and groups");
+        line.split_whitespace().skip(1).map(|id| id.parse().expect("a number")).collect::<Vec<u32>>()
+    };
+    assert_eq!(ids("Uid:"), [nobody.uid.as_raw(); 4]);
+    assert_eq!(ids("Gid:"), [nobody.gid.as_raw(); 4]);
+    assert_eq!(ids("Groups:"), [0u32; 0]);
+    send(&child, Signal::SIGTERM);
+    assert_eq!(end_of(child).0, Some(0));
+    assert!(!Path::new(&folder.path("asd.pid")).exists());
+}
+
+fn checks_and_versions(folder: &Folder) {
+    folder.configure("");
+    let (code, out, _) = end_of(folder.daemon("good", &["--check-config"]));
+    assert_eq!(code, Some(0));
+    assert_eq!(out, format!("{} is accepted\n", folder.path("asd.conf")));
+    folder.configure("proto-fd-max many");
+    let (code, out, err) = end_of(folder.daemon("good", &["--check-config"]));
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(err.contains("asd.conf:3: ") && err.contains("nothing was started"), "{err}");
+    let (code, out, _) = end_of(folder.daemon("good", &["--version"]));
+    assert_eq!(code, Some(0));
+    assert!(out.starts_with("Aerospike Community Edition build 8.0.0.7\n"), "{out}");
+    assert!(!Path::new(&folder.path("asd.log")).exists(), "nothing was started");
+}
+
+fn tells_the_service_manager(folder: &Folder) {
+    folder.configure("");
+    let manager = UnixDatagram::bind(folder.path("notify")).expect("a socket");
+    manager.set_read_timeout(Some(TOO_LONG)).expect("a timeout");
+    let heard = || {
+        let mut buffer = [0; 64];
+        let size = manager.recv(&mut buffer).expect("to be told");
+        String::from_utf8(buffer[..size].to_vec()).expect("text")
+    };
+    let mut command = folder.command("good", &["--fgdaemon"]);
+    let child = command.env("NOTIFY_SOCKET", folder.path("notify")).spawn().expect("this program starts");
+    assert_eq!(heard(), "READY=1");
+    assert!(folder.log().contains("stand-in runs"), "{}", folder.log());
+    send(&child, Signal::SIGTERM);
+    assert_eq!(heard(), "STOPPING=1");
+    assert_eq!(end_of(child).0, Some(0));
+}
