@@ -1,0 +1,198 @@
+//! Command line of `asd-bench`. Every server can be given by environment variables too, as `make bench` does.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::phase::{Phase, Settings};
+use super::target::Target;
+use crate::host::{DEFAULT_PORT, Host};
+
+/// Measure a server, alone or beside others.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "asd-bench", version, args_conflicts_with_subcommands = true)]
+pub struct Options {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+    #[command(flatten)]
+    pub(super) compare: CompareOptions,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(super) enum Command {
+    /// Start a server and measure the time to its first acknowledged write
+    Startup(StartupOptions),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct CompareOptions {
+    /// Host of the server to measure
+    #[arg(long, env = "HOST", default_value = "127.0.0.1")]
+    host: String,
+    /// Its port
+    #[arg(long, env = "PORT", default_value_t = DEFAULT_PORT)]
+    port: u16,
+    /// Its process; default: who listens there, if that can be told
+    #[arg(long, env = "PID")]
+    pid: Option<u32>,
+    /// What to call it
+    #[arg(long, env = "LABEL", default_value = "ferrospike")]
+    label: String,
+
+    /// Host of a server to compare with
+    #[arg(long, env = "OTHER_HOST", default_value = "127.0.0.1")]
+    other_host: String,
+    /// Its port; without it there is none
+    #[arg(long, env = "OTHER_PORT")]
+    other_port: Option<u16>,
+    /// Its process
+    #[arg(long, env = "OTHER_PID")]
+    other_pid: Option<u32>,
+    /// What to call it
+    #[arg(long, env = "OTHER_LABEL", default_value = "C server")]
+    other_label: String,
+
+    /// Host of a Redis server to compare with
+    #[arg(long, env = "REDIS_HOST", default_value = "127.0.0.1")]
+    redis_host: String,
+    /// Its port; without it there is none
+    #[arg(long, env = "REDIS_PORT")]
+    redis_port: Option<u16>,
+    /// Its process
+    #[arg(long, env = "REDIS_PID")]
+    redis_pid: Option<u32>,
+    /// Measure it with redis-benchmark too
+    #[arg(long, requires = "redis_port")]
+    pub(super) redis_benchmark: bool,
+
+    /// Namespace
+    #[arg(long, default_value = "test")]
+    namespace: String,
+    /// Set
+    #[arg(long, default_value = "bench")]
+    set: String,
+    /// Number of records
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    keys: u64,
+    /// Bytes of a value
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=8 << 20))]
+    value_size: u32,
+    /// Connections
+    #[arg(long, default_value_t = 16)]
+    connections: usize,
+    /// Requests in flight on each connection in the pipelined phases
+    #[arg(long, default_value_t = 16)]
+    pipeline: usize,
+    /// Threads of the client
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Rounds
+    #[arg(long, default_value_t = 5)]
+    pub(super) rounds: usize,
+    /// Measure only phases whose names begin so, as in `read,write,batch`
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Seconds of a phase in a round
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Count system calls for each request too, by strace
+    #[arg(long)]
+    pub(super) syscalls: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct StartupOptions {
+    /// Host that the server will serve
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(super) host: String,
+    /// Port that it will serve
+    #[arg(long, default_value_t = DEFAULT_PORT)]
+    pub(super) port: u16,
+    /// Namespace to write to
+    #[arg(long, default_value = "test")]
+    pub(super) namespace: String,
+    /// How often to start it
+    #[arg(long, default_value_t = 5)]
+    pub(super) rounds: usize,
+    /// Longest wait for a start or an end, in seconds
+    #[arg(long, default_value_t = 60)]
+    pub(super) timeout: u64,
+    /// Program and arguments; it must stay in the foreground
+    #[arg(last = true, required = true)]
+    pub(super) server: Vec<OsString>,
+}
+
+impl CompareOptions {
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            keys: self.keys,
+            value_size: self.value_size,
+            connections: self.connections.max(1),
+            pipeline: self.pipeline.max(1),
+            threads: self.threads.clamp(1, self.connections.max(1)),
+            duration: Duration::try_from_secs_f64(self.seconds).unwrap_or(Duration::from_secs(5)),
+            rounds: self.rounds,
+        }
+    }
+
+    /// The phases to measure.
+    pub(super) fn phases(&self) -> Vec<Phase> {
+        let is_wanted = |phase: &Phase| {
+            self.only.is_empty() || self.only.iter().any(|wanted| phase.name().starts_with(wanted))
+        };
+        Phase::TIMED.into_iter().filter(is_wanted).collect()
+    }
+
+    /// The servers to measure, the one to judge first.
+    pub(super) fn targets(&self) -> Result<Vec<Target>, String> {
+        let host = |name: &str, port| Host::parse(name, port);
+        let (namespace, set) = (&self.namespace, &self.set);
+        let mut targets =
+            vec![Target::aerospike(&self.label, &host(&self.host, self.port)?, self.pid, namespace, set)?];
+        if let Some(port) = self.other_port {
+            let host = host(&self.other_host, port)?;
+            targets.push(Target::aerospike(&self.other_label, &host, self.other_pid, namespace, set)?);
+        }
+        if let Some(port) = self.redis_port {
+            targets.push(Target::redis(&host(&self.redis_host, port)?, self.redis_pid)?);
+        }
+        Ok(targets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn options_are_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn a_startup_command_follows_two_dashes() {
+        let options =
+            Options::try_parse_from(["asd-bench", "startup", "--port", "1", "--", "asd", "--dev"]).unwrap();
+        let Some(Command::Startup(startup)) = options.command else { panic!("no startup") };
+        assert_eq!((startup.port, startup.server), (1, vec!["asd".into(), "--dev".into()]));
+    }
+
+    #[test]
+    fn phases_are_chosen_by_name() {
+        let options = |line: &str| Options::try_parse_from(line.split(' ')).unwrap().compare.phases();
+        assert_eq!(options("asd-bench").len(), Phase::TIMED.len());
+        assert_eq!(options("asd-bench --only batch").len(), 2);
+        assert_eq!(options("asd-bench --only read,write,pipelined"), &Phase::TIMED[..4]);
+    }
+
+    #[test]
+    fn nonsense_is_bounded() {
+        let line = "asd-bench --connections 0 --pipeline 0 --threads 9 --seconds=-1";
+        let settings = Options::try_parse_from(line.split(' ')).unwrap().compare.settings();
+        assert_eq!((settings.connections, settings.pipeline, settings.threads), (1, 1, 1));
+        assert_eq!(settings.duration, Duration::from_secs(5));
+    }
+}

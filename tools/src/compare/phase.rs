@@ -1,0 +1,261 @@
+//! The loads that servers are compared by, and what is kept of each.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::scenario::{Scenario, ScenarioLoad};
+use super::target::{Target, TargetKind};
+use crate::load::{self, KIND_COUNT, Kind, Plan, Run};
+use crate::record::load::{RecordLoad, RecordOptions};
+use crate::record::object_spec::{ObjectSpec, ValueSpec};
+use crate::record::workload::{Mix, Rest, Workload, Writes};
+use crate::redis::{RedisLoad, RedisWork};
+
+/// Silence after which a server counts as lost.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// Records that are looked for to see whether a server is empty.
+const EMPTINESS_SAMPLE: u64 = 2000;
+
+/// What all phases on all servers have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) keys: u64,
+    pub(super) value_size: u32,
+    pub(super) connections: usize,
+    /// Requests in flight on each connection in the pipelined phases.
+    pub(super) pipeline: usize,
+    /// Threads of the client.
+    pub(super) threads: usize,
+    pub(super) duration: Duration,
+    pub(super) rounds: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// Writes every record once, pipelined.
+    Load,
+    Read,
+    Write,
+    PipelinedRead,
+    PipelinedWrite,
+    /// What Redis does not do the like of.
+    Scenario(Scenario),
+}
+
+impl Phase {
+    /// The phases of a round.
+    pub(super) const TIMED: [Phase; 10] = [
+        Phase::Read,
+        Phase::Write,
+        Phase::PipelinedRead,
+        Phase::PipelinedWrite,
+        Phase::Scenario(Scenario::BatchRead),
+        Phase::Scenario(Scenario::BatchWrite),
+        Phase::Scenario(Scenario::ListAppend),
+        Phase::Scenario(Scenario::MapPut),
+        Phase::Scenario(Scenario::MapGet),
+        Phase::Scenario(Scenario::Filter),
+    ];
+
+    /// Whether it can be run on `target`.
+    pub(super) fn is_for(self, target: &Target) -> bool {
+        !matches!(self, Phase::Scenario(_)) || !target.is_redis()
+    }
+
+    /// Whether requests follow one another on a connection without waiting for replies.
+    pub(super) fn is_pipelined(self) -> bool {
+        matches!(self, Phase::Load | Phase::PipelinedRead | Phase::PipelinedWrite)
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Phase::Load => "load",
+            Phase::Read => "read",
+            Phase::Write => "write",
+            Phase::PipelinedRead => "pipelined read",
+            Phase::PipelinedWrite => "pipelined write",
+            Phase::Scenario(scenario) => scenario.name(),
+        }
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Phase::Read | Phase::PipelinedRead => Kind::Read,
+            Phase::Load | Phase::Write | Phase::PipelinedWrite => Kind::Write,
+            Phase::Scenario(scenario) => scenario.kind(),
+        }
+    }
+
+    /// Brings the records of the phase into the state in which it is measured, but for those of the load.
+    ///
+    /// # Errors
+    /// When the server is lost, or does anything but what is asked.
+    pub(super) fn prepare(self, target: &Target, settings: &Settings) -> Result<(), String> {
+        let (Phase::Scenario(scenario), TargetKind::Aerospike { namespace, set }) = (self, &target.kind)
+        else {
+            return Ok(());
+        };
+        if scenario.own_records() == 0 {
+            return Ok(());
+        }
+        let plan = Phase::Load.plan(target, settings, Duration::MAX, None);
+        let protocol = ScenarioLoad::preparing(scenario, namespace, set);
+        let run = load::run(&plan, vec![protocol], &mut |_| {})?;
+        check(&run).map_err(|what| format!("{}, before {}: {what}", target.label, self.name()))
+    }
+
+    /// Runs the phase on `target` for `duration`, or until `requests_max` are sent.
+    ///
+    /// # Errors
+    /// When the server is lost, or does anything but what is asked.
+    pub(super) fn run(
+        self,
+        target: &Target,
+        settings: &Settings,
+        duration: Duration,
+        requests_max: Option<u64>,
+        seed: u64,
+    ) -> Result<Run, String> {
+        let run = self.run_unchecked(target, settings, duration, requests_max, seed)?;
+        check(&run).map_err(|what| format!("{}, {}: {what}", target.label, self.name()))?;
+        Ok(run)
+    }
+
+    fn run_unchecked(
+        self,
+        target: &Target,
+        settings: &Settings,
+        duration: Duration,
+        requests_max: Option<u64>,
+        seed: u64,
+    ) -> Result<Run, String> {
+        let plan = self.plan(target, settings, duration, requests_max);
+        match &target.kind {
+            TargetKind::Aerospike { namespace, set } if let Phase::Scenario(scenario) = self => {
+                let Settings { keys, value_size, threads, .. } = *settings;
+                let names = (namespace.as_str(), set.as_str());
+                let protocols = ScenarioLoad::measuring(scenario, names, (keys, value_size), threads, seed);
+                load::run(&plan, protocols, &mut |_| {})
+            }
+            TargetKind::Aerospike { namespace, set } => {
+                let options = self.record_options(namespace, set, settings);
+                let protocols = RecordLoad::for_threads(&options, settings.threads, seed)?;
+                load::run(&plan, protocols, &mut |_| {})
+            }
+            TargetKind::Redis => load::run(&plan, self.redis_protocols(settings, seed), &mut |_| {}),
+        }
+    }
+
+    fn plan(
+        self,
+        target: &Target,
+        settings: &Settings,
+        duration: Duration,
+        requests_max: Option<u64>,
+    ) -> Plan {
+        Plan {
+            address: target.address,
+            connections: settings.connections,
+            pipeline: if self.is_pipelined() { settings.pipeline } else { 1 },
+            duration: (self != Phase::Load).then_some(duration),
+            requests_max,
+            rate: None,
+            connect_timeout: Duration::from_secs(2),
+            silence_max: SILENCE_MAX,
+            timeouts: [None; KIND_COUNT],
+            server_pid: target.pid,
+        }
+    }
+
+    fn record_options(self, namespace: &str, set: &str, settings: &Settings) -> RecordOptions {
+        let mix = |read_pct| {
+            let write_pct = 100.0 - read_pct;
+            Workload::Random(Mix { read_pct, write_pct, writes: Writes::Update, rest: Rest::None })
+        };
+        RecordOptions {
+            namespace: namespace.to_owned(),
+            set: set.to_owned(),
+            key_count: settings.keys,
+            spec: ObjectSpec { bins: vec![ValueSpec::Blob(settings.value_size)] },
+            workload: match self {
+                Phase::Load => Workload::Insert,
+                Phase::Read | Phase::PipelinedRead => mix(100.0),
+                Phase::Write | Phase::PipelinedWrite | Phase::Scenario(_) => mix(0.0),
+            },
+            ..RecordOptions::default()
+        }
+    }
+
+    /// One protocol for each thread; a load is done by the first alone.
+    fn redis_protocols(self, settings: &Settings, seed: u64) -> Vec<RedisLoad> {
+        let (work, threads) = match self {
+            Phase::Load => (RedisWork::Fill, 1),
+            Phase::Read | Phase::PipelinedRead => (RedisWork::Get, settings.threads),
+            Phase::Write | Phase::PipelinedWrite | Phase::Scenario(_) => (RedisWork::Set, settings.threads),
+        };
+        let seeds = (0..threads as u64).map(|thread| seed.wrapping_mul(1000) + thread);
+        seeds.map(|seed| RedisLoad::new(work, settings.keys, settings.value_size as usize, seed)).collect()
+    }
+}
+
+/// Whether `target` has none of the records that a load is going to write, judged by a sample.
+///
+/// # Errors
+/// When the server is lost.
+pub(super) fn is_empty(target: &Target, settings: &Settings) -> Result<bool, String> {
+    let run = Phase::Read.run_unchecked(target, settings, SILENCE_MAX, Some(EMPTINESS_SAMPLE), 0)?;
+    match run.failure {
+        Some(failure) => Err(format!("{}: {failure}", target.label)),
+        None => Ok(run.totals.kinds.iter().all(|kind| kind.done() == kind.misses)),
+    }
+}
+
+/// A measurement is worth something when all was done, and all records were there.
+fn check(run: &Run) -> Result<(), String> {
+    if let Some(failure) = &run.failure {
+        return Err(failure.clone());
+    }
+    if let Some(fault) = &run.first_fault {
+        return Err(format!("{} requests failed; first: {fault}", run.totals.failed()));
+    }
+    let misses: u64 = run.totals.kinds.iter().map(|kind| kind.misses).sum();
+    match (run.totals.failed(), misses) {
+        (0, 0) if run.totals.done() > 0 => Ok(()),
+        (0, 0) => Err("nothing was done".to_owned()),
+        (0, misses) => Err(format!("{misses} records were not there; were they evicted?")),
+        (failed, _) => Err(format!("{failed} requests failed")),
+    }
+}
+
+/// What is kept of a phase.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Sample {
+    pub(super) ops_per_second: f64,
+    /// Server CPU for each request in microseconds.
+    pub(super) cpu_us: Option<f64>,
+    pub(super) p99_us: f64,
+    /// How busy the client was, in percent of one processor.
+    pub(super) client_cpu_pct: f64,
+}
+
+impl Sample {
+    pub(super) fn of(run: &Run, phase: Phase) -> Self {
+        Sample {
+            ops_per_second: run.ops_per_second(),
+            cpu_us: run.server_cost().map(|cost| cost.cpu_us_per_op),
+            p99_us: run.totals.of(phase.kind()).latency_ns.percentile(99.0) as f64 / 1000.0,
+            client_cpu_pct: run.client_cpu_pct(),
+        }
+    }
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} per second", self.ops_per_second)?;
+        if let Some(cpu_us) = self.cpu_us {
+            write!(f, ", server CPU {cpu_us:.2} us each")?;
+        }
+        write!(f, ", p99 {:.0} us, client CPU {:.0} %", self.p99_us, self.client_cpu_pct)
+    }
+}

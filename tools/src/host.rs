@@ -1,0 +1,128 @@
+//! Where a server is: the `-h` and `-p` of every tool.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+/// Port of the service of a server that was not told another.
+pub const DEFAULT_PORT: u16 = 3000;
+
+/// A host name or address and a port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Host {
+    /// Name, IPv4 address, or IPv6 address without brackets.
+    pub name: String,
+    /// TCP port of the service.
+    pub port: u16,
+}
+
+impl Host {
+    /// Reads `host[:tls-name][:port]`, or a list of such by commas, of which the first counts: the tools talk to
+    /// one node. An IPv6 address stands in brackets when a port follows it.
+    ///
+    /// # Errors
+    /// A sentence for the user when `text` is none of these.
+    pub fn parse(text: &str, default_port: u16) -> Result<Self, String> {
+        let first = text.split(',').next().unwrap_or_default().trim();
+        if first.is_empty() {
+            return Err("the host is empty".to_owned());
+        }
+        if let Some(rest) = first.strip_prefix('[') {
+            let (name, rest) =
+                rest.split_once(']').ok_or_else(|| format!("\"{first}\": the bracket is not closed"))?;
+            let port = last_part_as_port(rest, default_port).ok_or_else(|| bad_port(first))?;
+            return Ok(Host { name: name.to_owned(), port });
+        }
+        if first.parse::<Ipv6Addr>().is_ok() {
+            return Ok(Host { name: first.to_owned(), port: default_port });
+        }
+        let (name, rest) = first.find(':').map_or((first, ""), |at| first.split_at(at));
+        let port = last_part_as_port(rest, default_port).ok_or_else(|| bad_port(first))?;
+        Ok(Host { name: name.to_owned(), port })
+    }
+
+    /// The first address of the host, IPv4 before IPv6 as servers listen there by default. `localhost` is this machine
+    /// even where no file says so, as in a bare container.
+    ///
+    /// # Errors
+    /// When the name does not resolve.
+    pub fn resolve(&self) -> io::Result<SocketAddr> {
+        let addresses: Vec<SocketAddr> = match (self.name.as_str(), self.port).to_socket_addrs() {
+            Ok(addresses) => addresses.collect(),
+            Err(_) if self.name == "localhost" => vec![(Ipv4Addr::LOCALHOST, self.port).into()],
+            Err(error) => return Err(error),
+        };
+        addresses
+            .iter()
+            .find(|a| a.is_ipv4())
+            .or(addresses.first())
+            .copied()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", self.name)))
+    }
+
+    /// Connects, without Nagle's delay, waiting at most `timeout` for the server to accept.
+    ///
+    /// # Errors
+    /// When the name does not resolve or nobody answers there.
+    pub fn connect(&self, timeout: Duration) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect_timeout(&self.resolve()?, timeout)?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.contains(':') {
+            write!(f, "[{}]:{}", self.name, self.port)
+        } else {
+            write!(f, "{}:{}", self.name, self.port)
+        }
+    }
+}
+
+/// The port in `:port`, `:tls-name:port`, `:tls-name` or nothing; `None` when the last part is no port.
+fn last_part_as_port(text: &str, default_port: u16) -> Option<u16> {
+    let Some(text) = text.strip_prefix(':') else {
+        return text.is_empty().then_some(default_port);
+    };
+    match text.rsplit_once(':') {
+        Some((_, port)) => port.parse().ok(),
+        None if text.starts_with(|c: char| c.is_ascii_alphabetic()) => Some(default_port),
+        None => text.parse().ok(),
+    }
+}
+
+fn bad_port(text: &str) -> String {
+    format!("\"{text}\" is not host[:tls-name][:port] with a port of 0 to 65535")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(name: &str, port: u16) -> Result<Host, String> {
+        Ok(Host { name: name.to_owned(), port })
+    }
+
+    #[test]
+    fn the_forms_of_a_host_are_read() {
+        assert_eq!(Host::parse("localhost", 3000), host("localhost", 3000));
+        assert_eq!(Host::parse("10.0.0.1:4000", 3000), host("10.0.0.1", 4000));
+        assert_eq!(Host::parse("10.0.0.1:cert:4000,10.0.0.2", 3000), host("10.0.0.1", 4000));
+        assert_eq!(Host::parse("10.0.0.1:cert", 3000), host("10.0.0.1", 3000));
+        assert_eq!(Host::parse("::1", 3000), host("::1", 3000));
+        assert_eq!(Host::parse("[::1]:4000", 3000), host("::1", 4000));
+        assert_eq!(Host::parse("[::1]", 3000), host("::1", 3000));
+        for wrong in ["", "host:70000", "host:cert:x", "[::1", "[::1]x"] {
+            assert!(Host::parse(wrong, 3000).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_host_prints_as_it_is_typed() {
+        assert_eq!(Host::parse("::1", 3000).unwrap().to_string(), "[::1]:3000");
+        assert_eq!(Host::parse("db1", 3000).unwrap().to_string(), "db1:3000");
+    }
+}

@@ -1,0 +1,306 @@
+//! Reads devices from begin to end and keeps, of each record, what is known of its newest copy.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use cf::Digest;
+use datamodel::device_header::{
+    DeviceHeader, Found, HEADER_SIZE, HEADER_SPACE, HeaderError, PARTITION_COUNT, WBLOCK_SIZE,
+};
+use datamodel::flat::FlatRecord;
+use datamodel::wblock_scan::{CopyAge, Piece, WblockScan, starts_with_record};
+
+/// So many unused write blocks in a row are the end.
+const UNUSED_MAX: u32 = 10;
+
+/// The newest copy of a record.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored {
+    pub age: CopyAge,
+    /// Index of its device.
+    pub device: usize,
+    /// Place on the device in bytes.
+    pub offset: u64,
+    /// Bytes it takes.
+    pub size: u32,
+    /// Index of its set's name.
+    pub set: usize,
+    pub bin_count: u32,
+    pub has_key: bool,
+}
+
+impl Stored {
+    /// Whether it marks a deleted record.
+    #[must_use]
+    pub fn is_tombstone(&self) -> bool {
+        self.bin_count == 0
+    }
+}
+
+/// Bytes that cannot be made sense of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    pub offset: u64,
+    pub size: u64,
+    pub reason: String,
+}
+
+/// What was found in one write block.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Wblock {
+    /// Bytes of all copies.
+    pub record_bytes: u64,
+    /// Bytes of newest copies.
+    pub live_bytes: u64,
+}
+
+/// What was found on one device.
+#[derive(Debug)]
+pub struct Device {
+    pub path: PathBuf,
+    pub size: u64,
+    /// `None` for a fresh device.
+    pub header: Result<Option<DeviceHeader>, HeaderError>,
+    /// Those that were read.
+    pub wblocks: Vec<Wblock>,
+    /// Those there are.
+    pub wblock_count: u64,
+    /// Copies of records, older ones too.
+    pub copies: u64,
+    /// Copies of partitions that the header says are not here, or not in this life.
+    pub dropped: u64,
+    /// Bytes without a record's magic that are not zero: from former use, or damaged.
+    pub remains_bytes: u64,
+    pub damage: Vec<Damage>,
+}
+
+/// What was found on all devices.
+#[derive(Debug, Default)]
+pub struct Inspection {
+    pub devices: Vec<Device>,
+    pub records: HashMap<Digest, Stored>,
+    /// Names; the first is that of records in no set.
+    pub sets: Vec<Vec<u8>>,
+    set_ids: HashMap<Vec<u8>, usize>,
+}
+
+impl Inspection {
+    /// Reads `paths`; `all` also what follows a stretch of unused blocks.
+    ///
+    /// # Errors
+    /// When one cannot be opened or not even its beginning be read.
+    pub fn of(paths: &[PathBuf], all: bool) -> io::Result<Self> {
+        let mut inspection = Inspection::default();
+        inspection.set_id(b"");
+        for path in paths {
+            let fail = |error| io::Error::other(format!("{}: {error}", path.display()));
+            inspection.read_device(path, all).map_err(fail)?;
+        }
+        for stored in inspection.records.values() {
+            let wblock = wblock_at(stored.offset);
+            inspection.devices[stored.device].wblocks[wblock].live_bytes += u64::from(stored.size);
+        }
+        Ok(inspection)
+    }
+
+    /// Whether nothing is damaged.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.devices.iter().all(|device| device.header.is_ok() && device.damage.is_empty())
+    }
+
+    fn read_device(&mut self, path: &Path, all: bool) -> io::Result<()> {
+        let mut file = File::open(path)?;
+        // The end of a block device is its size, as it is for a file.
+        let size = file.seek(SeekFrom::End(0))?;
+        let mut first_bytes = vec![0; size.min(HEADER_SIZE as u64) as usize];
+        file.read_exact_at(&mut first_bytes, 0)?;
+        let header = DeviceHeader::parse(&first_bytes).and_then(|found| match found {
+            Found::Fresh => Ok(None),
+            Found::Used(header) => header.check(&header.namespace, size).map(|()| Some(*header)),
+        });
+        let wblock_count = size.saturating_sub(HEADER_SPACE) / u64::from(WBLOCK_SIZE);
+        self.devices.push(Device {
+            path: path.to_owned(),
+            size,
+            header,
+            wblocks: Vec::new(),
+            wblock_count,
+            copies: 0,
+            dropped: 0,
+            remains_bytes: 0,
+            damage: Vec::new(),
+        });
+        self.read_wblocks(&file, all);
+        Ok(())
+    }
+
+    fn read_wblocks(&mut self, file: &File, all: bool) {
+        let number = self.devices.len() - 1;
+        let device = &self.devices[number];
+        let pristine_offset = device.header.as_ref().ok().and_then(Option::as_ref);
+        let pristine_offset = pristine_offset.map_or(0, |header| header.pristine_offset);
+        let mut bytes = vec![0; WBLOCK_SIZE as usize];
+        let mut unused = 0;
+        for wblock in 0..device.wblock_count {
+            let offset = HEADER_SPACE + wblock * u64::from(WBLOCK_SIZE);
+            self.devices[number].wblocks.push(Wblock::default());
+            if let Err(error) = file.read_exact_at(&mut bytes, offset) {
+                let size = u64::from(WBLOCK_SIZE);
+                self.devices[number].damage.push(Damage { offset, size, reason: error.to_string() });
+                continue;
+            }
+            unused = if starts_with_record(&bytes) { 0 } else { unused + 1 };
+            self.read_pieces(&bytes, offset);
+            if !all && unused >= UNUSED_MAX && offset >= pristine_offset {
+                break;
+            }
+        }
+    }
+
+    fn read_pieces(&mut self, bytes: &[u8], wblock_offset: u64) {
+        let number = self.devices.len() - 1;
+        for piece in WblockScan::new(bytes) {
+            match piece {
+                Piece::Record { offset, record } => self.add(&record, wblock_offset + offset as u64),
+                Piece::Damage { offset, size, reason } => self.devices[number].damage.push(Damage {
+                    offset: wblock_offset + offset as u64,
+                    size: size as u64,
+                    reason: reason.to_string(),
+                }),
+                Piece::Remains { size, .. } => self.devices[number].remains_bytes += size as u64,
+            }
+        }
+    }
+
+    fn add(&mut self, record: &FlatRecord<'_>, offset: u64) {
+        let number = self.devices.len() - 1;
+        let device = &mut self.devices[number];
+        device.copies += 1;
+        device.wblocks[wblock_at(offset)].record_bytes += record.size as u64;
+        if let Ok(Some(header)) = &device.header {
+            let partition = record.digest.le_u32_at(0) as usize % PARTITION_COUNT;
+            let entry = header.partitions[partition];
+            if !entry.version.has_data() || entry.tree_id != record.tree_id {
+                device.dropped += 1;
+                return;
+            }
+        }
+        let age = CopyAge::of(record);
+        if self.records.get(&record.digest).is_some_and(|known| !age.supersedes(known.age)) {
+            return;
+        }
+        let stored = Stored {
+            age,
+            device: number,
+            offset,
+            size: record.size as u32,
+            set: self.set_id(record.set_name),
+            bin_count: record.bin_count as u32,
+            has_key: record.key.is_some(),
+        };
+        self.records.insert(record.digest, stored);
+    }
+
+    fn set_id(&mut self, name: &[u8]) -> usize {
+        if let Some(id) = self.set_ids.get(name) {
+            return *id;
+        }
+        let id = self.sets.len();
+        self.sets.push(name.to_vec());
+        self.set_ids.insert(name.to_vec(), id);
+        id
+    }
+}
+
+/// Index of the write block that holds `offset`, counted from behind the header.
+fn wblock_at(offset: u64) -> usize {
+    ((offset - HEADER_SPACE) / u64::from(WBLOCK_SIZE)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use datamodel::device_header::PartitionEntry;
+    use datamodel::flat::NewRecord;
+    use datamodel::partition_version::PartitionVersion;
+    use datamodel::{Bin, Bins, Particle};
+
+    use super::*;
+    use crate::inspect::report;
+
+    fn record(key: u8, generation: u16, tree_id: u8, bin_count: usize) -> Vec<u8> {
+        let mut bins = Bins::new();
+        for name in [&b"a"[..], b"b"].into_iter().take(bin_count) {
+            bins.push(Bin { name, particle: Particle::Integer(7) });
+        }
+        let record = NewRecord {
+            digest: Digest([key; 20]),
+            last_update_time: 9,
+            generation,
+            void_time: 1,
+            tree_id,
+            set_name: b"set",
+            key: None,
+        };
+        let mut flat = Vec::new();
+        record.encode(&bins, record.size(&bins), &mut flat);
+        flat
+    }
+
+    /// A file of two write blocks: old copies in the first, one of them damaged, new ones in the second.
+    fn image() -> Vec<u8> {
+        let mut header = DeviceHeader::fresh(b"bar", 1, 5, 0);
+        header.partitions.fill(PartitionEntry { version: PartitionVersion::new(0xABC, 0), tree_id: 1 });
+        let mut image = vec![0; 3 * WBLOCK_SIZE as usize];
+        header.encode(&mut image);
+        let mut first = [record(1, 1, 1, 1), record(2, 1, 1, 1), record(3, 1, 1, 1)].concat();
+        first[record(1, 1, 1, 1).len() + 44] ^= 1;
+        let second = [record(1, 2, 1, 2), record(4, 1, 2, 1), record(5, 1, 1, 0)].concat();
+        for (block, bytes) in [(1, first), (2, second)] {
+            image[block * WBLOCK_SIZE as usize..][..bytes.len()].copy_from_slice(&bytes);
+        }
+        image
+    }
+
+    #[test]
+    fn newest_copies_garbage_and_damage_are_told_apart() {
+        let path = std::env::temp_dir().join(format!("asd-inspect-test-{}", std::process::id()));
+        std::fs::write(&path, image()).unwrap();
+        let inspection = Inspection::of(std::slice::from_ref(&path), false);
+        std::fs::remove_file(&path).unwrap();
+        let inspection = inspection.unwrap();
+        let device = &inspection.devices[0];
+        assert!(!inspection.is_sound());
+        assert_eq!((device.copies, device.dropped, device.damage.len()), (5, 1, 1));
+        let first = u64::from(WBLOCK_SIZE);
+        assert_eq!(device.damage[0].offset, first + record(1, 1, 1, 1).len() as u64);
+        let mut keys: Vec<u8> = inspection.records.keys().map(|digest| digest.0[0]).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, [1, 3, 5]);
+        assert_eq!(inspection.records[&Digest([1; 20])].offset, 2 * first);
+        assert!(inspection.records[&Digest([5; 20])].is_tombstone());
+
+        let mut text = Vec::new();
+        report::text(&inspection, true, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("records: 2 live, 1 tombstones") && text.contains("damage: 1"), "{text}");
+        let mut json = Vec::new();
+        report::json(&inspection, true, &mut json).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json["devices"][0]["header"]["partitions-with-data"], 4096);
+        assert_eq!(json["list"][0]["generation"], 2);
+        assert_eq!(json["devices"][0]["wblocks"]["live"], 2);
+    }
+
+    #[test]
+    fn a_header_of_another_kind_is_an_answer() {
+        let path = std::env::temp_dir().join(format!("asd-inspect-foreign-{}", std::process::id()));
+        std::fs::write(&path, b"#!/bin/sh\n").unwrap();
+        let inspection = Inspection::of(std::slice::from_ref(&path), true);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(inspection.unwrap().devices[0].header, Err(HeaderError::Short(10)));
+    }
+}

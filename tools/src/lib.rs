@@ -1,0 +1,36 @@
+//! The command-line tools: `asinfo`, `asbench`, `asd-bench`, which measures servers side by side, and `asd-inspect`.
+//!
+//! The binaries are a few lines each; what they do is here, so that tests reach it. The tools speak the wire
+//! protocol with code of their own and share none of it with the server: a mistake in the server's codec must not
+//! cancel itself out here. `asd-inspect` alone does, as it tells what the server would read.
+
+#![deny(unsafe_code)]
+
+use std::process::ExitCode;
+
+use cf::manual::{self, Page};
+
+pub mod asbench;
+pub mod asinfo;
+pub mod compare;
+pub mod host;
+pub mod info;
+pub mod inspect;
+pub mod load;
+pub mod process;
+pub mod record;
+pub mod redis;
+pub mod report;
+pub mod wall_clock;
+
+/// Prints the man page or completions of a tool if its arguments ask for them, see [`cf::manual`].
+#[must_use]
+pub fn generated(command: impl FnOnce() -> clap::Command) -> Option<ExitCode> {
+    const PAGE: Page = Page {
+        section: "1",
+        source: concat!("Ferrospike ", env!("CARGO_PKG_VERSION")),
+        see_also: &["asd(8)", "asinfo(1)", "asbench(1)", "asd-inspect(1)", "asd-bench(1)"],
+        licence: env!("CARGO_PKG_LICENSE"),
+    };
+    manual::answer(std::env::args_os(), command, &PAGE)
+}

@@ -1,0 +1,170 @@
+//! One non-blocking connection of the load generator and the requests in flight on it.
+//!
+//! Replies come in the order of the requests, so the requests in flight are a queue.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+
+use super::protocol::Kind;
+
+/// Room that a read finds at least, in bytes.
+const READ_SIZE_MIN: usize = 64 << 10;
+
+/// A request whose reply is awaited.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InFlight {
+    /// When it was encoded, on the monotonic clock.
+    pub(super) start_ns: u64,
+    pub(super) kind: Kind,
+}
+
+/// What one read brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Received {
+    /// The scratch buffer now begins with this many bytes; `drained` when the kernel had no more.
+    Bytes { filled: usize, drained: bool },
+    /// Nothing yet.
+    Nothing,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    /// Encoded requests; those before `sent` are with the kernel.
+    pub(super) out: Vec<u8>,
+    sent: usize,
+    /// The beginning of a reply whose rest has not come.
+    partial: Vec<u8>,
+    pub(super) in_flight: VecDeque<InFlight>,
+    /// It is in its thread's queue for when the pace allows a request.
+    pub(super) is_held_back: bool,
+}
+
+impl Connection {
+    /// Takes over `stream`, for at most `depth` requests in flight.
+    pub(super) fn new(stream: TcpStream, depth: usize) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Connection {
+            stream,
+            out: Vec::new(),
+            sent: 0,
+            partial: Vec::new(),
+            in_flight: VecDeque::with_capacity(depth),
+            is_held_back: false,
+        })
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Hands the kernel what it takes of the encoded requests; the rest goes when the connection is writable again.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        while self.sent < self.out.len() {
+            match self.stream.write(&self.out[self.sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.out.clear();
+        self.sent = 0;
+        Ok(())
+    }
+
+    /// Fills `scratch` with the kept beginning of a reply and what the kernel has.
+    ///
+    /// A short read means that the kernel had no more: with edge-triggered events, more to come is a new event.
+    pub(super) fn receive(&mut self, scratch: &mut Vec<u8>) -> io::Result<Received> {
+        let kept = self.partial.len();
+        if scratch.len() < kept + READ_SIZE_MIN {
+            scratch.resize((kept + READ_SIZE_MIN).max(scratch.len() * 2), 0);
+        }
+        loop {
+            match self.stream.read(&mut scratch[kept..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    scratch[..kept].copy_from_slice(&self.partial);
+                    self.partial.clear();
+                    let filled = kept + count;
+                    return Ok(Received::Bytes { filled, drained: filled < scratch.len() });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Keeps the beginning of a reply for the next [`Connection::receive`].
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        self.partial.extend_from_slice(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn pair() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (Connection::new(client, 4).unwrap(), listener.accept().unwrap().0)
+    }
+
+    fn receive_soon(connection: &mut Connection, scratch: &mut Vec<u8>) -> usize {
+        loop {
+            if let Received::Bytes { filled, .. } = connection.receive(scratch).unwrap() {
+                return filled;
+            }
+        }
+    }
+
+    #[test]
+    fn kept_bytes_come_before_new_ones() {
+        let (mut connection, mut peer) = pair();
+        let mut scratch = Vec::new();
+        peer.write_all(b"abcd").unwrap();
+        assert_eq!(receive_soon(&mut connection, &mut scratch), 4);
+        connection.keep(b"cd");
+        assert_eq!(connection.receive(&mut scratch).unwrap(), Received::Nothing);
+        peer.write_all(b"ef").unwrap();
+        let filled = receive_soon(&mut connection, &mut scratch);
+        assert_eq!(&scratch[..filled], b"cdef");
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_take_is_sent_later() {
+        let (mut connection, mut peer) = pair();
+        let big: Vec<u8> = (0..20_000_000u32).map(|i| i as u8).collect();
+        connection.out.extend_from_slice(&big);
+        connection.flush().unwrap();
+        assert!(!connection.out.is_empty(), "the socket buffers should not hold this much");
+        let mut got = vec![0; big.len()];
+        let mut at = 0;
+        while at < got.len() {
+            at += peer.read(&mut got[at..]).unwrap();
+            connection.flush().unwrap();
+        }
+        assert!(got == big && connection.out.is_empty());
+    }
+
+    #[test]
+    fn a_closed_connection_is_an_error() {
+        let (mut connection, peer) = pair();
+        drop(peer);
+        let mut scratch = Vec::new();
+        let error = loop {
+            match connection.receive(&mut scratch) {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,209 @@
+//! A whole run: connects, starts the threads, reports progress, and gathers what was measured.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use cf::clock::monotonic_nanos;
+use cf::sys::facts;
+use cf::threads;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::counters::{ThreadCounters, Totals};
+use super::protocol::{KIND_COUNT, Protocol};
+use super::worker::{Task, Worker};
+use crate::process::{self, Usage};
+
+/// File descriptors besides the connections, generously.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// How to load a server.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where the server listens.
+    pub address: SocketAddr,
+    /// Connections over all threads, at least 1.
+    pub connections: usize,
+    /// Requests in flight on each connection, at least 1.
+    pub pipeline: usize,
+    /// How long requests are started; `None`: until the protocol has no more.
+    pub duration: Option<Duration>,
+    /// Most requests over all threads.
+    pub requests_max: Option<u64>,
+    /// Requests a second over all threads.
+    pub rate: Option<u64>,
+    /// Longest wait for the server to accept a connection.
+    pub connect_timeout: Duration,
+    /// Silence of the server that ends the run with an error.
+    pub silence_max: Duration,
+    /// Longest wait for a reply by kind of request; longer waits count as timeouts.
+    pub timeouts: [Option<Duration>; KIND_COUNT],
+    /// Process whose use of processor and memory is measured.
+    pub server_pid: Option<u32>,
+}
+
+/// How far a run has come.
+#[derive(Debug)]
+pub struct Progress {
+    /// Since the first request.
+    pub elapsed: Duration,
+    /// Since the progress before this.
+    pub interval: Duration,
+    /// Counts since the first request.
+    pub totals: Totals,
+}
+
+/// What a run measured.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Counts of all threads.
+    pub totals: Totals,
+    /// From the first request to the last reply.
+    pub elapsed: Duration,
+    /// Use of the server's process before and after, if there was a pid.
+    pub server: Option<(Usage, Usage)>,
+    /// Use of this process before and after.
+    pub client: (Usage, Usage),
+    /// Why the run ended early, if it did.
+    pub failure: Option<String>,
+    /// The first reply that was not what it should be.
+    pub first_fault: Option<String>,
+}
+
+/// Why nothing was measured: a sentence for the user.
+pub type StartError = String;
+
+/// What a thread says when it ends.
+struct Ended {
+    finished_ns: u64,
+    failure: Option<String>,
+    first_fault: Option<String>,
+}
+
+/// Runs `plan` with one thread for each of `protocols`, telling `observe` every second how far it is.
+///
+/// # Errors
+/// When the run could not start. A server lost on the way is a [`Run::failure`] beside what was measured so far.
+pub fn run<P: Protocol>(
+    plan: &Plan,
+    protocols: Vec<P>,
+    observe: &mut dyn FnMut(&Progress),
+) -> Result<Run, StartError> {
+    raise_descriptor_limit(plan.connections as u64 + OTHER_DESCRIPTORS);
+    let threads = protocols.len();
+    let streams = connect_all(plan, threads)?;
+    let counters: Vec<Arc<ThreadCounters>> = (0..threads).map(|_| Arc::default()).collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let server_before = plan.server_pid.map(server_usage).transpose()?;
+    let client_before = client_usage();
+    let start_ns = monotonic_nanos();
+    let (sender, receiver) = channel();
+    let mut handles = Vec::with_capacity(threads);
+    for (index, (protocol, streams)) in protocols.into_iter().zip(streams).enumerate() {
+        let task = task_of(plan, index, threads, start_ns);
+        let mut worker = Worker::new(task, protocol, streams, counters[index].clone(), stop.clone())
+            .map_err(|error| format!("cannot set up a thread: {error}"))?;
+        let (sender, stop) = (sender.clone(), stop.clone());
+        let body = move || {
+            let failure = worker.run().err();
+            if failure.is_some() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            let ended = Ended { finished_ns: monotonic_nanos(), failure, first_fault: worker.first_fault() };
+            drop(sender.send(ended));
+        };
+        let handle = threads::spawn(&format!("load-{index}"), body);
+        handles.push(handle.map_err(|error| format!("cannot start a thread: {error}"))?);
+    }
+    drop(sender);
+    let ended = wait(&receiver, observe, || Totals::sum(counters.iter().map(Arc::as_ref)));
+    let panicked = handles.into_iter().map(threads::Handle::join).filter(Result::is_err).count();
+    let finished_ns = ended.iter().map(|ended| ended.finished_ns).max().unwrap_or(start_ns);
+    let failure = ended.iter().find_map(|ended| ended.failure.clone());
+    Ok(Run {
+        totals: Totals::sum(counters.iter().map(Arc::as_ref)),
+        elapsed: Duration::from_nanos(finished_ns - start_ns),
+        server: server_before.zip(plan.server_pid.and_then(|pid| process::usage(pid).ok())),
+        client: (client_before, client_usage()),
+        failure: failure.or((panicked > 0).then(|| format!("{panicked} load threads panicked"))),
+        first_fault: ended.into_iter().find_map(|ended| ended.first_fault),
+    })
+}
+
+/// Tells `observe` every second until all threads have ended.
+fn wait(
+    receiver: &Receiver<Ended>,
+    observe: &mut dyn FnMut(&Progress),
+    totals: impl Fn() -> Totals,
+) -> Vec<Ended> {
+    let start = Instant::now();
+    let mut last = start;
+    let mut ended = Vec::new();
+    loop {
+        let until_next = (last + Duration::from_secs(1)).saturating_duration_since(Instant::now());
+        match receiver.recv_timeout(until_next) {
+            Ok(one) => ended.push(one),
+            Err(RecvTimeoutError::Disconnected) => return ended,
+            Err(RecvTimeoutError::Timeout) => {
+                let now = Instant::now();
+                observe(&Progress { elapsed: now - start, interval: now - last, totals: totals() });
+                last = now;
+            }
+        }
+    }
+}
+
+/// The share of thread `index` in the plan.
+fn task_of(plan: &Plan, index: usize, threads: usize, start_ns: u64) -> Task {
+    let share = |total: u64| {
+        let (index, threads) = (index as u64, threads as u64);
+        total / threads + u64::from(index < total % threads)
+    };
+    Task {
+        address: plan.address,
+        depth: plan.pipeline.max(1),
+        start_ns,
+        deadline_ns: plan.duration.map(|duration| start_ns.saturating_add(nanos(duration))),
+        requests_max: plan.requests_max.map(share),
+        rate: plan.rate.map(share),
+        connect_timeout: plan.connect_timeout,
+        silence_max_ns: nanos(plan.silence_max),
+        timeout_ns: plan.timeouts.map(|timeout| timeout.map(nanos)),
+    }
+}
+
+/// Opens the plan's connections, dealt out to the threads in turn.
+fn connect_all(plan: &Plan, threads: usize) -> Result<Vec<Vec<TcpStream>>, StartError> {
+    let mut streams: Vec<Vec<TcpStream>> = (0..threads).map(|_| Vec::new()).collect();
+    for index in 0..plan.connections.max(threads) {
+        let stream = TcpStream::connect_timeout(&plan.address, plan.connect_timeout)
+            .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+            .map_err(|error| format!("cannot connect to {}: {error}", plan.address))?;
+        streams[index % threads].push(stream);
+    }
+    Ok(streams)
+}
+
+/// Raises the soft limit of file descriptors to `needed`, or as far as it goes; what is missing shows when connecting.
+fn raise_descriptor_limit(needed: u64) {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < needed
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, needed.min(hard), hard);
+    }
+}
+
+fn server_usage(pid: u32) -> Result<Usage, StartError> {
+    process::usage(pid).map_err(|error| format!("cannot read the usage of process {pid}: {error}"))
+}
+
+/// Of this process; that is known without `/proc` too, as in a bare container.
+fn client_usage() -> Usage {
+    Usage { cpu_us: facts::process_cpu_nanos() / 1000, resident_kib: facts::resident_size() / 1024 }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

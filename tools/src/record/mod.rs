@@ -1,0 +1,34 @@
+//! Record requests as `asbench` sends them, and what their replies must look like.
+//!
+//! [`object_spec`] says which bins a record has, [`value`] makes their bytes, [`request`] puts whole frames
+//! together, [`reply`] takes answers apart, [`workload`] says which requests follow each other on which keys, and
+//! [`load`] is all that as a [`crate::load::Protocol`].
+
+pub mod keys;
+pub mod load;
+pub mod object_spec;
+mod object_spec_parse;
+pub mod reply;
+pub mod request;
+pub mod value;
+pub mod workload;
+
+/// Particle types on the wire.
+pub mod particle_type {
+    /// Nothing; writing it removes the bin.
+    pub const NULL: u8 = 0;
+    /// 64-bit signed integer, big-endian.
+    pub const INTEGER: u8 = 1;
+    /// IEEE 754 double, big-endian.
+    pub const FLOAT: u8 = 2;
+    /// UTF-8 text.
+    pub const STRING: u8 = 3;
+    /// Bytes.
+    pub const BLOB: u8 = 4;
+    /// One byte, 0 or 1.
+    pub const BOOL: u8 = 17;
+    /// MessagePack map.
+    pub const MAP: u8 = 19;
+    /// MessagePack list.
+    pub const LIST: u8 = 20;
+}

@@ -1,0 +1,136 @@
+//! Which requests follow each other: the `-w` option.
+
+/// A workload. Shares are of 100 and need not be whole.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Workload {
+    /// Writes every key once, in order.
+    Insert,
+    /// Removes all bins of every key, in order.
+    DeleteBins,
+    /// Requests of several kinds on random keys.
+    Random(Mix),
+}
+
+/// Shares of a random workload; what is left of 100 are plain updates, or what `rest` says.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Mix {
+    /// Share of reads.
+    pub read_pct: f64,
+    /// Share of writes.
+    pub write_pct: f64,
+    /// What writes do to bins they do not name.
+    pub writes: Writes,
+    /// What the requests are that neither read nor write.
+    pub rest: Rest,
+}
+
+/// What a write does to bins it does not name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Writes {
+    /// They stay.
+    Update,
+    /// They go.
+    Replace,
+}
+
+/// Requests of a mix that neither read nor write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rest {
+    /// There are none.
+    None,
+    /// Deletes.
+    Delete,
+    /// Calls of a user-defined function.
+    Udf,
+}
+
+impl Workload {
+    /// Reads the text of `-w`.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (name, shares) = text.split_once(',').unwrap_or((text, ""));
+        let shares = parse_shares(shares)?;
+        match name {
+            "I" | "DB" if !shares.is_empty() => Err(format!("workload {name} has no percentages")),
+            "I" => Ok(Workload::Insert),
+            "DB" => Ok(Workload::DeleteBins),
+            "RU" => two_kinds(&shares, Writes::Update),
+            "RR" => two_kinds(&shares, Writes::Replace),
+            "RUD" => three_kinds(name, &shares, Rest::Delete),
+            "RUF" => three_kinds(name, &shares, Rest::Udf),
+            _ => Err(format!("\"{text}\" is no workload: I, RU, RR, RUD, RUF and DB are")),
+        }
+    }
+
+    /// Whether it ends by itself.
+    #[must_use]
+    pub fn is_finite(&self) -> bool {
+        !matches!(self, Workload::Random(_))
+    }
+}
+
+fn two_kinds(shares: &[f64], writes: Writes) -> Result<Workload, String> {
+    let read_pct = match shares {
+        [] => 50.0,
+        [read] => *read,
+        _ => return Err("RU and RR take one percentage, that of reads".to_owned()),
+    };
+    Ok(Workload::Random(Mix { read_pct, write_pct: 100.0 - read_pct, writes, rest: Rest::None }))
+}
+
+fn three_kinds(name: &str, shares: &[f64], rest: Rest) -> Result<Workload, String> {
+    let (read_pct, write_pct) = match shares {
+        [] => (40.0, 40.0),
+        [read, write] => (*read, *write),
+        _ => return Err(format!("{name} takes two percentages, of reads and of writes")),
+    };
+    if read_pct + write_pct > 100.0 {
+        return Err(format!("{read_pct} and {write_pct} are more than 100 percent"));
+    }
+    Ok(Workload::Random(Mix { read_pct, write_pct, writes: Writes::Update, rest }))
+}
+
+fn parse_shares(text: &str) -> Result<Vec<f64>, String> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    text.split(',')
+        .map(|share| match share.trim().parse() {
+            Ok(number) if (0.0..=100.0).contains(&number) => Ok(number),
+            _ => Err(format!("\"{share}\" is no percentage of 0 to 100")),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mix(text: &str) -> Mix {
+        match Workload::parse(text).unwrap() {
+            Workload::Random(mix) => mix,
+            other => panic!("{text} is {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_familiar_workloads_are_read() {
+        assert_eq!(Workload::parse("I"), Ok(Workload::Insert));
+        assert_eq!(Workload::parse("DB"), Ok(Workload::DeleteBins));
+        let update = Mix { read_pct: 80.0, write_pct: 20.0, writes: Writes::Update, rest: Rest::None };
+        assert_eq!(mix("RU,80"), update);
+        assert_eq!(mix("RU"), Mix { read_pct: 50.0, write_pct: 50.0, ..update });
+        assert_eq!(mix("RR,80"), Mix { writes: Writes::Replace, ..update });
+        assert_eq!(mix("RUD,20,40.5"), Mix { read_pct: 20.0, write_pct: 40.5, rest: Rest::Delete, ..update });
+        assert_eq!(mix("RUF"), Mix { read_pct: 40.0, write_pct: 40.0, rest: Rest::Udf, ..update });
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for wrong in ["", "X", "I,5", "RU,101", "RU,-1", "RU,x", "RU,1,2", "RUD,60,50", "RUF,1"] {
+            assert!(Workload::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}
