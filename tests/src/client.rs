@@ -1,0 +1,135 @@
+//! A connection to a server, on which requests are sent as bytes and answers come as frames.
+//!
+//! Every wait ends: a server that keeps silent is an error of kind `WouldBlock` after the timeout.
+
+use std::io::{self, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::corpus::latin1;
+use crate::wire::{self, BODY_SIZE_MAX, FRAME_HEADER_SIZE, Frame, Message, body_size};
+
+/// How long a test waits for bytes, unless it says otherwise. Long enough for a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One connection.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl From<TcpStream> for Client {
+    fn from(stream: TcpStream) -> Client {
+        Client { stream: BufReader::with_capacity(1 << 16, stream) }
+    }
+}
+
+impl Client {
+    /// Connects, to wait `PATIENCE` for each answer.
+    pub fn connect(address: SocketAddr) -> io::Result<Client> {
+        Client::connect_patiently(address, PATIENCE)
+    }
+
+    /// Connects, to wait for each answer as long as `timeout`.
+    pub fn connect_patiently(address: SocketAddr, timeout: Duration) -> io::Result<Client> {
+        let stream = TcpStream::connect_timeout(&address, timeout)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        stream.set_nodelay(true)?;
+        Ok(stream.into())
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Takes the next frame.
+    pub fn receive(&mut self) -> io::Result<Frame> {
+        let mut header = [0; FRAME_HEADER_SIZE];
+        self.stream.read_exact(&mut header)?;
+        let size = body_size(&header);
+        if header[0] != 2 || size > BODY_SIZE_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("frame header {header:02x?}")));
+        }
+        let mut body = vec![0; size as usize];
+        self.stream.read_exact(&mut body)?;
+        Ok(Frame { kind: header[1], body })
+    }
+
+    /// Takes the next frame, which must hold exactly one record message.
+    pub fn receive_message(&mut self) -> io::Result<Message> {
+        let frame = self.receive()?;
+        let mut messages = frame.messages().filter(|messages| messages.len() == 1).unwrap_or_default();
+        let unexpected = || io::Error::new(io::ErrorKind::InvalidData, format!("not one message: {frame:?}"));
+        messages.pop().filter(|_| frame.kind == wire::kind::MESSAGE).ok_or_else(unexpected)
+    }
+
+    /// Sends a record request and takes its one answer.
+    pub fn ask(&mut self, request: &Message) -> io::Result<Message> {
+        self.send(&request.encode())?;
+        self.receive_message()
+    }
+
+    /// All records of a namespace.
+    pub fn scan(&mut self, namespace: &str) -> io::Result<Vec<Message>> {
+        self.send(&Message::scan(namespace).encode())?;
+        let mut records = Vec::new();
+        loop {
+            let frame = self.receive()?;
+            let unexpected =
+                || io::Error::new(io::ErrorKind::InvalidData, format!("not messages: {frame:?}"));
+            for message in frame.messages().ok_or_else(unexpected)? {
+                if message.result != wire::result::OK {
+                    return Err(io::Error::other(format!("scan of {namespace}: result {}", message.result)));
+                }
+                if message.is_last() {
+                    return Ok(records);
+                }
+                if message.info3 & wire::info3::PARTITION_DONE == 0 {
+                    records.push(message);
+                }
+            }
+        }
+    }
+
+    /// Asks for info names, one a line, and returns the answer's text.
+    pub fn info(&mut self, names: &str) -> io::Result<String> {
+        self.send(&wire::info_request(names))?;
+        self.receive().map(|frame| latin1(&frame.body))
+    }
+
+    /// The value of one info name.
+    pub fn info_value(&mut self, name: &str) -> io::Result<String> {
+        let answer = self.info(name)?;
+        let value = answer.strip_prefix(name).and_then(|rest| rest.strip_prefix('\t'));
+        let value = value.and_then(|value| value.strip_suffix('\n')).map(str::to_owned);
+        value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {answer:?}")))
+    }
+
+    /// The number that `key` has in the answer to the info name `name`, a list of `key=value`.
+    pub fn figure(&mut self, name: &str, key: &str) -> io::Result<u64> {
+        let answer = self.info_value(name)?;
+        let pairs = answer.split([';', ':']).filter_map(|pair| pair.split_once('='));
+        let value = pairs.filter(|(found, _)| *found == key).find_map(|(_, value)| value.parse().ok());
+        value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {key}: {answer:?}")))
+    }
+
+    /// Whether the server ends the connection, rather than sending anything or keeping silent.
+    pub fn is_closed_by_server(&mut self) -> bool {
+        match self.stream.read(&mut [0; 1]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        }
+    }
+
+    /// Tells the server that nothing more will be sent.
+    pub fn finish_sending(&self) -> io::Result<()> {
+        self.stream.get_ref().shutdown(Shutdown::Write)
+    }
+
+    /// The socket, for what is not covered here.
+    pub fn socket(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+}

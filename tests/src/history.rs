@@ -1,0 +1,408 @@
+//! What a test knows of one record: what it asked the server to do with it, when that was acknowledged, and so which
+//! values the record may have after the server ended in some way and was started again.
+//!
+//! Values are numbered in the order in which they are written, and every byte of a value follows from the record and
+//! this number, so a value that was damaged on its way is recognised.
+//!
+//! What may be found after a restart follows from the last operation that is *certain*: acknowledged, and if the server
+//! acknowledges before it has stored, long enough ago. It or a later one shows. A plain delete leaves nothing on disk,
+//! as in the C server: older values of the record may show again, and so they may after an expiry, if they were to live
+//! longer. A durable delete leaves a mark that lasts until the record is written again; so as long as it is the last
+//! that happened, nothing older shows.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::random::Random;
+use crate::wire::{Message, Operation, field, info1, info2, operation, result};
+
+/// The bin that holds the value.
+const BIN: &str = "v";
+/// Bytes of the number at a value's start.
+const NUMBER_SIZE: usize = 8;
+
+/// What a value is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Which record.
+    pub id: u64,
+    /// Smallest and largest size of its values.
+    pub sizes: (u64, u64),
+}
+
+impl Key {
+    /// The name of the record, a string key in set `rig`.
+    pub fn name(&self) -> String {
+        format!("key-{}", self.id)
+    }
+
+    /// Value number `number`: the number, then bytes that follow from it.
+    pub fn value(&self, number: u64) -> Vec<u8> {
+        let mut random = Random::new(self.id << 40 ^ number);
+        let size = random.within(self.sizes.0..self.sizes.1 + 1) as usize;
+        let mut value = number.to_le_bytes().to_vec();
+        value.extend(random.bytes(size.saturating_sub(NUMBER_SIZE)));
+        value
+    }
+
+    /// The number of a value, if it is whole.
+    pub fn number(&self, value: &[u8]) -> Option<u64> {
+        let number = u64::from_le_bytes(*value.first_chunk()?);
+        (self.value(number) == value).then_some(number)
+    }
+
+    fn message(&self, namespace: &str) -> Message {
+        Message::on_record(namespace, "rig", &self.name())
+    }
+}
+
+/// What is done to a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// A value is written, to live so many seconds; 0 = for ever.
+    Put {
+        number: u64,
+        ttl: u32,
+    },
+    /// The record is given so many seconds to live.
+    Touch {
+        ttl: u32,
+    },
+    Delete,
+    DeleteDurably,
+}
+
+impl Act {
+    /// The request that does it.
+    pub fn message(&self, namespace: &str, key: &Key) -> Message {
+        let message = key.message(namespace);
+        let never = |ttl: u32| if ttl == 0 { u32::MAX } else { ttl };
+        match *self {
+            Act::Put { number, ttl } => {
+                let value = Operation::blob(operation::WRITE, BIN, key.value(number));
+                Message { info2: info2::WRITE, record_ttl: never(ttl), ..message }.with_operation(value)
+            }
+            Act::Touch { ttl } => Message { info2: info2::WRITE, record_ttl: never(ttl), ..message }
+                .with_operation(Operation::bare(operation::TOUCH, "")),
+            Act::Delete => Message { info2: info2::WRITE | info2::DELETE, ..message },
+            Act::DeleteDurably => {
+                Message { info2: info2::WRITE | info2::DELETE | info2::DURABLE_DELETE, ..message }
+            }
+        }
+    }
+}
+
+/// The request that reads a record.
+pub fn read(namespace: &str, key: &Key) -> Message {
+    Message { info1: info1::READ | info1::GET_ALL, ..key.message(namespace) }
+}
+
+/// How long a server that makes room by defrag may refuse a write, before that is a failure.
+const ROOM_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks for what is to be written until there is room for it; `None` once the server is gone.
+///
+/// # Panics
+/// If there is no room for long.
+pub fn ask_for_room(client: &mut Client, request: &Message) -> Option<Message> {
+    let start = Instant::now();
+    loop {
+        let answer = client.ask(request).ok()?;
+        if !matches!(answer.result, result::OUT_OF_SPACE | result::DEVICE_OVERLOAD) {
+            return Some(answer);
+        }
+        assert!(start.elapsed() < ROOM_PATIENCE, "no room any more");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Does `act`, whatever the server says about room; `None` once it is gone.
+///
+/// # Panics
+/// If it is refused, or what is answered does not follow from what was.
+pub fn perform(
+    client: &mut Client,
+    namespace: &str,
+    (key, history): (&Key, &mut History),
+    act: Act,
+) -> Option<()> {
+    history.begin(act);
+    let answer = ask_for_room(client, &act.message(namespace, key))?;
+    assert_eq!(answer.result, result::OK, "{key:?}: {act:?}");
+    history.acknowledge(answer.record_ttl, Instant::now());
+    if let Some(found) = history.now() {
+        assert_eq!(answer.generation, found.generation, "{key:?}: {act:?}");
+    }
+    Some(())
+}
+
+/// A record that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub number: u64,
+    pub generation: u32,
+    /// Seconds since 2010-01-01, 0 = never.
+    pub void_time: u32,
+}
+
+impl Found {
+    /// What an answer to a read says; fails if the value is not one of this record.
+    pub fn from_answer(key: &Key, answer: &Message) -> Found {
+        let value = answer.bin(BIN).unwrap_or_else(|| panic!("{key:?}: no value in {answer:?}"));
+        let number = key.number(value);
+        let number = number.unwrap_or_else(|| {
+            panic!(
+                "{key:?}: damaged value of {} bytes: {:02x?} …",
+                value.len(),
+                &value[..value.len().min(64)]
+            )
+        });
+        Found { number, generation: answer.generation, void_time: answer.record_ttl }
+    }
+
+    /// The digest of the record that an answer of a scan is of.
+    pub fn digest(answer: &Message) -> &[u8] {
+        answer.field(field::DIGEST).expect("the digest of a scanned record")
+    }
+}
+
+/// How a record is after an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Stored(Found),
+    /// Without a trace on disk.
+    Deleted,
+    Buried,
+}
+
+/// The operations on one record, in order.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// What each left behind, and when it was acknowledged.
+    states: Vec<(State, Option<Instant>)>,
+    last_number: u64,
+    /// Deletes are durable whatever the request says.
+    deletes_are_durable: bool,
+}
+
+impl History {
+    /// The history of a record of a namespace with or without `durable-deletes`.
+    pub fn new(deletes_are_durable: bool) -> History {
+        History { deletes_are_durable, ..History::default() }
+    }
+
+    /// The number of the next value.
+    pub fn next_number(&self) -> u64 {
+        self.last_number + 1
+    }
+
+    /// What the record is now, if everything was acknowledged.
+    pub fn now(&self) -> Option<Found> {
+        match self.states.last() {
+            Some((State::Stored(found), _)) => Some(*found),
+            _ => None,
+        }
+    }
+
+    /// Whether the record was removed by a delete that is to last.
+    pub fn is_buried(&self) -> bool {
+        self.states.last().is_some_and(|(state, _)| *state == State::Buried)
+    }
+
+    /// The request for `act` is about to be sent.
+    pub fn begin(&mut self, act: Act) {
+        let now = self.now();
+        let generation = now.map_or(1, |found| found.generation + 1);
+        let state = match act {
+            Act::Put { number, .. } => {
+                self.last_number = number;
+                State::Stored(Found { number, generation, void_time: 0 })
+            }
+            Act::Touch { .. } => match now {
+                Some(found) => State::Stored(Found { generation, ..found }),
+                None => panic!("a touch of what is not there"),
+            },
+            Act::Delete if !self.deletes_are_durable => State::Deleted,
+            Act::Delete | Act::DeleteDurably => State::Buried,
+        };
+        self.states.push((state, None));
+    }
+
+    /// The request begun last was answered with success at `time`.
+    pub fn acknowledge(&mut self, void_time: u32, time: Instant) {
+        let (state, acknowledged) = self.states.last_mut().expect("an operation that was begun");
+        *acknowledged = Some(time);
+        if let State::Stored(found) = state {
+            found.void_time = void_time;
+        }
+    }
+
+    /// The record is gone because its time was over.
+    pub fn expire(&mut self, time: Instant) {
+        self.states.push((State::Deleted, Some(time)));
+    }
+
+    /// Judges what was found after a restart, at `now` in seconds since 2010-01-01. What was acknowledged up to
+    /// `certain_until` is certain. From here on what was found is what is.
+    ///
+    /// # Errors
+    /// Why it may not be.
+    pub fn judge(&mut self, found: Option<Found>, certain_until: Instant, now: u32) -> Result<(), String> {
+        let is_certain = |time: &Option<Instant>| time.is_some_and(|time| time <= certain_until);
+        let last_certain = self.states.iter().rposition(|(_, time)| is_certain(time));
+        let from = last_certain.unwrap_or(0);
+        let lapsed = |state: &State| match state {
+            State::Deleted => true,
+            State::Stored(found) => found.void_time != 0 && found.void_time <= now,
+            State::Buried => false,
+        };
+        let may_lapse = last_certain.is_none() || self.states[from..].iter().any(|(state, _)| lapsed(state));
+        let explain = |why: &str| {
+            let first = self.states.len().saturating_sub(6).min(from);
+            let states = &self.states[first..];
+            Err(format!(
+                "{why}: found {found:?} at {now}; certain is state {from}, from {first} they are {states:?}"
+            ))
+        };
+        match found {
+            None => {
+                let burial = self.states[from..].iter().rposition(|(state, _)| *state == State::Buried);
+                match burial {
+                    Some(at) if !may_lapse => self.settle(from + at),
+                    _ if may_lapse || burial.is_some() => {
+                        self.states.truncate(from + 1);
+                        self.states.push((State::Deleted, None));
+                        self.settle(self.states.len() - 1);
+                    }
+                    _ => return explain("it is lost"),
+                }
+            }
+            Some(found) => {
+                let fits = |(state, time): &(State, Option<Instant>)| match state {
+                    State::Stored(stored) => {
+                        stored.number == found.number
+                            && (time.is_none()
+                                || (stored.generation, stored.void_time)
+                                    == (found.generation, found.void_time))
+                    }
+                    _ => false,
+                };
+                let Some(at) = self.states.iter().rposition(fits) else { return explain("it was never so") };
+                if found.void_time != 0 && found.void_time + 1 < now {
+                    return explain("it has expired");
+                }
+                if at < from {
+                    let buried =
+                        self.states[at..=from].iter().rposition(|(state, _)| *state == State::Buried);
+                    let since = buried.map_or(from, |buried| from.max(at + buried + 1));
+                    if !self.states[since..].iter().any(|(state, _)| lapsed(state)) {
+                        let why =
+                            if buried.is_some() { "it came back from the dead" } else { "it is out of date" };
+                        return explain(why);
+                    }
+                }
+                self.states[at].0 = State::Stored(found);
+                self.settle(at);
+            }
+        }
+        Ok(())
+    }
+
+    /// State number `at` is the one that was found: what came later never happened.
+    fn settle(&mut self, at: usize) {
+        self.states.truncate(at + 1);
+        let long_ago = self.states.iter().find_map(|(_, time)| *time).unwrap_or_else(Instant::now);
+        if let Some((_, time)) = self.states.last_mut() {
+            *time = Some(long_ago);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: Key = Key { id: 3, sizes: (100, 200) };
+
+    struct Told {
+        history: History,
+        time: Instant,
+    }
+
+    impl Told {
+        /// A history of acts, all but the last `in_flight` acknowledged.
+        fn of(acts: &[Act], in_flight: usize) -> Told {
+            let (mut history, time) = (History::new(false), Instant::now());
+            for (at, act) in acts.iter().enumerate() {
+                history.begin(*act);
+                if at + in_flight < acts.len() {
+                    history.acknowledge(0, time);
+                }
+            }
+            Told { history, time }
+        }
+
+        fn allows(&self, number: Option<u64>, generation: u32) -> bool {
+            let found = number.map(|number| Found { number, generation, void_time: 0 });
+            self.history.clone().judge(found, self.time, 1000).is_ok()
+        }
+    }
+
+    const fn put(number: u64) -> Act {
+        Act::Put { number, ttl: 0 }
+    }
+
+    #[test]
+    fn values_are_recognised() {
+        let value = KEY.value(7);
+        assert_eq!(KEY.number(&value), Some(7));
+        for at in 0..value.len() {
+            let mut damaged = value.clone();
+            damaged[at] ^= 1;
+            assert_eq!(KEY.number(&damaged), None);
+        }
+        assert_eq!(KEY.number(&value[1..]), None);
+        assert_eq!(Key { id: 4, ..KEY }.number(&value), None);
+    }
+
+    #[test]
+    fn what_was_acknowledged_shows_or_what_came_after() {
+        let told = Told::of(&[put(1), put(2), put(3)], 1);
+        assert!(told.allows(Some(2), 2) && told.allows(Some(3), 3));
+        assert!(!told.allows(Some(1), 1) && !told.allows(None, 0) && !told.allows(Some(4), 4));
+        assert!(!told.allows(Some(2), 1), "the generation is wrong");
+    }
+
+    #[test]
+    fn plain_deletes_let_older_values_show_again() {
+        let told = Told::of(&[put(1), put(2), Act::Delete], 0);
+        assert!(told.allows(None, 0) && told.allows(Some(1), 1) && told.allows(Some(2), 2));
+        let told = Told::of(&[put(1), Act::Delete, put(2)], 0);
+        assert!(told.allows(Some(2), 1));
+        assert!(!told.allows(Some(1), 1) && !told.allows(None, 0), "recreated");
+        let durable = History::new(true);
+        assert!(!Told { history: durable, ..Told::of(&[], 0) }.history.is_buried());
+    }
+
+    #[test]
+    fn the_buried_stay_where_they_are() {
+        let told = Told::of(&[put(1), Act::DeleteDurably], 0);
+        assert!(told.allows(None, 0) && !told.allows(Some(1), 1) && told.history.is_buried());
+        let told = Told::of(&[put(1), Act::DeleteDurably, put(2), Act::Delete], 0);
+        assert!(told.allows(None, 0) && told.allows(Some(2), 1) && told.allows(Some(1), 1), "written again");
+        let told = Told::of(&[put(1), Act::Delete, Act::DeleteDurably], 0);
+        assert!(told.allows(None, 0) && !told.allows(Some(1), 1));
+        let told = Told::of(&[put(1), Act::DeleteDurably], 1);
+        assert!(told.allows(None, 0) && told.allows(Some(1), 1), "not acknowledged");
+    }
+
+    #[test]
+    fn what_was_found_is_what_counts_from_then_on() {
+        let Told { mut history, time } = Told::of(&[put(1), put(2), put(3)], 1);
+        history.judge(Some(Found { number: 2, generation: 2, void_time: 0 }), time, 0).unwrap();
+        assert_eq!(history.now().map(|found| found.number), Some(2));
+        assert!(history.judge(Some(Found { number: 3, generation: 3, void_time: 0 }), time, 0).is_err());
+        assert_eq!(history.next_number(), 4);
+    }
+}

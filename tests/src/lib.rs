@@ -1,0 +1,21 @@
+//! What the black-box tests share: a server process, a raw client, recorded corpora and their replay.
+//!
+//! Nothing here contains code of the server. The tests own only its binary and judge it by what it
+//! answers on its sockets, what it logs and how it ends.
+
+pub mod client;
+pub mod compare;
+pub mod corpus;
+pub mod device_file;
+pub mod fast_folder;
+pub mod history;
+pub mod random;
+pub mod replay;
+pub mod server;
+pub mod wire;
+
+/// Writes to the output of a test, which its runner shows when it fails.
+#[expect(clippy::print_stderr, reason = "the output of a test")]
+pub fn report(text: &str) {
+    eprintln!("{text}");
+}

@@ -1,0 +1,263 @@
+//! Sends a recorded corpus to a server and says where its answers differ.
+//!
+//! Steps are sent one at a time, in order, each on the connection it was recorded on. A connection that
+//! fails is opened anew once for the step; a step that fails on a fresh connection counts as lost.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::client::Client;
+use crate::compare;
+use crate::corpus::Step;
+use crate::wire::{Frame, field, info1, info2, kind};
+
+/// Info commands, by how the request begins, whose effect spreads through the server after the answer.
+const SPREADING: [&str; 6] =
+    ["sindex-create", "sindex-delete", "truncate", "udf-put", "udf-remove", "set-config"];
+
+/// Truncation spares records of the same millisecond; when recorded, a second lay between.
+const BEFORE_TRUNCATE: Duration = Duration::from_millis(5);
+
+/// How to replay.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Compare only tests whose name contains this.
+    pub only: String,
+    /// Do not send the tests that are not compared.
+    pub skip_rest: bool,
+    /// Also send what the reference refused as a feature of another edition.
+    pub send_refused: bool,
+    /// How long to wait for bytes of an answer.
+    pub timeout: Duration,
+    /// How long to wait after a request that takes effect after its answer.
+    pub settle: Duration,
+    /// Give up once this many steps were lost, as each may cost a timeout.
+    pub lost_max: usize,
+    /// How many differences to keep in words.
+    pub shown_max: usize,
+    /// Keep the lines of the steps that agree.
+    pub keep_agreeing: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            only: String::new(),
+            skip_rest: false,
+            send_refused: false,
+            timeout: Duration::from_secs(5),
+            settle: Duration::from_millis(150),
+            lost_max: usize::MAX,
+            shown_max: 20,
+            keep_agreeing: false,
+        }
+    }
+}
+
+/// What a replay found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Compared answers by test file (what stands before the first `::` of the test's name).
+    pub files: BTreeMap<String, Tally>,
+    /// The first differences.
+    pub differences: Vec<Difference>,
+    /// Steps that got no answer, on a fresh connection; those that were not compared are among them.
+    pub lost: usize,
+    /// Lines of the steps that agree, if they were asked for.
+    pub agreeing: Vec<String>,
+}
+
+/// Compared answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub agree: usize,
+    pub differ: usize,
+}
+
+impl Tally {
+    /// All of them.
+    pub fn total(self) -> usize {
+        self.agree + self.differ
+    }
+}
+
+/// An answer that is not as recorded.
+#[derive(Debug)]
+pub struct Difference {
+    pub test: String,
+    pub request: String,
+    pub why: String,
+}
+
+impl Report {
+    /// Over all test files.
+    pub fn tally(&self) -> Tally {
+        self.of(|_| true)
+    }
+
+    /// Over those test files that `is_meant` chooses.
+    pub fn of(&self, is_meant: impl Fn(&str) -> bool) -> Tally {
+        let meant = self.files.iter().filter(|(file, _)| is_meant(file));
+        meant.fold(Tally::default(), |sum, (_, file)| Tally {
+            agree: sum.agree + file.agree,
+            differ: sum.differ + file.differ,
+        })
+    }
+
+    /// The first differences, one paragraph each.
+    pub fn in_words(&self) -> String {
+        let words = |d: &Difference| format!("--- {}\n    {}\n    {}\n", d.test, d.request, d.why);
+        self.differences.iter().map(words).collect()
+    }
+
+    fn count(&mut self, step: &Step, why: Option<String>, options: &Options) {
+        let tally = self.files.entry(step.file().to_owned()).or_default();
+        match why {
+            None => {
+                tally.agree += 1;
+                if options.keep_agreeing {
+                    self.agreeing.push(step.line.clone());
+                }
+            }
+            Some(why) => {
+                tally.differ += 1;
+                if self.differences.len() < options.shown_max {
+                    let request = compare::describe(&step.request);
+                    self.differences.push(Difference { test: step.test.clone(), request, why });
+                }
+            }
+        }
+    }
+}
+
+/// The counts, without the differences.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut files: Vec<_> = self.files.iter().filter(|(_, tally)| tally.differ > 0).collect();
+        files.sort_by_key(|(_, tally)| std::cmp::Reverse(tally.differ));
+        for (file, tally) in files {
+            writeln!(f, "{:6} / {:6} agree  {file}", tally.agree, tally.total())?;
+        }
+        let tally = self.tally();
+        let percent = 100.0 * tally.agree as f64 / tally.total().max(1) as f64;
+        write!(
+            f,
+            "{} of {} answers agree ({percent:.2} %), {} not answered",
+            tally.agree,
+            tally.total(),
+            self.lost
+        )
+    }
+}
+
+/// Replays `steps` against the server at `address`. Errors are those of reading the corpus; what the
+/// server does wrong is in the report.
+pub fn replay(
+    steps: impl Iterator<Item = io::Result<Step>>,
+    address: SocketAddr,
+    options: &Options,
+) -> io::Result<Report> {
+    let mut report = Report::default();
+    let mut connections = Connections { address, timeout: options.timeout, open: HashMap::new() };
+    for step in steps {
+        let step = step?;
+        let compared = step.test.contains(&options.only);
+        if (options.skip_rest && !compared) || (!options.send_refused && step.was_refused_by_edition()) {
+            continue;
+        }
+        if step.request_kind() == kind::INFO && step.info_names().starts_with("truncate") {
+            thread::sleep(BEFORE_TRUNCATE);
+        }
+        let why = match connections.ask(&step) {
+            Ok(got) => {
+                settle(&step, &got, options.settle);
+                difference(&step, &got)
+            }
+            Err(error) => {
+                report.lost += 1;
+                Some(error.to_string())
+            }
+        };
+        if compared {
+            report.count(&step, why, options);
+        }
+        if report.lost >= options.lost_max {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+fn difference(step: &Step, got: &[Frame]) -> Option<String> {
+    if step.request_kind() == kind::INFO {
+        return compare::info(&step.info_names(), &step.answer[0], &got[0]);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+    compare::messages(&step.answer, step.wall, got, now)
+}
+
+/// Waits after a request that was accepted and takes effect later; what was refused changes nothing.
+fn settle(step: &Step, got: &[Frame], settle: Duration) {
+    let spreads = match step.request_kind() {
+        kind::INFO => {
+            let names = step.info_names();
+            SPREADING.iter().any(|command| names.starts_with(command))
+                && got
+                    .iter()
+                    .any(|frame| frame.body.to_ascii_lowercase().windows(2).any(|word| word == b"ok"))
+        }
+        kind::MESSAGE => starts_background_job(&step.request),
+        _ => false,
+    };
+    if spreads {
+        thread::sleep(settle);
+    }
+}
+
+/// Whether a request is a query that writes: such a job is answered when it begins.
+fn starts_background_job(request: &[u8]) -> bool {
+    let messages = Frame::decode(request).and_then(|frame| frame.messages()).unwrap_or_default();
+    messages.first().is_some_and(|message| {
+        let names_record = message.fields.iter().any(|(field_type, _)| *field_type == field::DIGEST);
+        message.info2 & info2::WRITE != 0 && message.info1 & info1::BATCH == 0 && !names_record
+    })
+}
+
+/// The connections of the recording, opened when first used.
+struct Connections {
+    address: SocketAddr,
+    timeout: Duration,
+    open: HashMap<u64, Client>,
+}
+
+impl Connections {
+    /// The answer to a step. A connection that had been used before may have been closed by the server, so
+    /// its failure is met with a new one; what a new one does is final.
+    fn ask(&mut self, step: &Step) -> io::Result<Vec<Frame>> {
+        if let Some(mut used) = self.open.remove(&step.connection)
+            && let Ok(frames) = exchange(&mut used, step)
+        {
+            self.open.insert(step.connection, used);
+            return Ok(frames);
+        }
+        let mut fresh = Client::connect_patiently(self.address, self.timeout)?;
+        let frames = exchange(&mut fresh, step)?;
+        self.open.insert(step.connection, fresh);
+        Ok(frames)
+    }
+}
+
+/// Sends a step's request and takes frames until its answer is whole.
+fn exchange(client: &mut Client, step: &Step) -> io::Result<Vec<Frame>> {
+    client.send(&step.request)?;
+    let several = step.answer.last().is_some_and(|last| last.kind == kind::MESSAGE && last.holds_last());
+    let mut frames = vec![client.receive()?];
+    while several && !frames.last().is_some_and(Frame::holds_last) {
+        frames.push(client.receive()?);
+    }
+    Ok(frames)
+}

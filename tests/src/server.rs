@@ -1,0 +1,342 @@
+//! A server process: started with a configuration of the test's own, in a folder of its own, on a port that
+//! the system chose; watched through its log; stopped and checked.
+//!
+//! A server ends with its value. Unless the test has failed already, it is then asked to stop, must do so
+//! with exit status 0, and must have logged nothing at WARNING or above that the test did not allow.
+//!
+//! `ASD` names another binary; without it the one built beside the tests is taken. `ASD_ADDRESS` names a
+//! running server, to which those tests go that do not care how it was configured.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::client::Client;
+
+/// What a server warns of because of the machine that it runs on; every test allows it.
+const OF_THE_MACHINE: &str = "failed best-practices check";
+/// How long a server may take to open its port, or to stop.
+const START_STOP_MAX: Duration = Duration::from_secs(60);
+/// How often its log or state is looked at.
+const POLL: Duration = Duration::from_millis(2);
+/// What stands before the address in the line that is logged for each client port.
+const PORT_LINE: (&str, &str) = (" (service): ", " client port ");
+/// Lines of log shown when a test fails.
+const LOG_TAIL: usize = 60;
+
+/// How the configuration of most tests begins: a client port of the system's choice, log on the console.
+/// `{dir}` is replaced by the server's folder.
+pub const BASICS: &str = "
+service {
+    cluster-name tests
+    work-directory {dir}
+}
+logging {
+    console {
+        context any info
+    }
+}
+network {
+    service {
+        address 127.0.0.1
+        port 0
+    }
+}
+";
+
+/// The namespaces under which the corpora were recorded.
+pub const NAMESPACES: &str = "
+namespace test {
+    replication-factor 1
+    nsup-period 1
+    allow-ttl-without-nsup true
+    storage-engine memory {
+        data-size 1G
+    }
+}
+namespace bar {
+    replication-factor 1
+    storage-engine memory {
+        data-size 512M
+    }
+}
+";
+
+/// `BASICS` and `NAMESPACES`.
+pub fn usual_config() -> String {
+    [BASICS, NAMESPACES].concat()
+}
+
+/// `BASICS` and a namespace without a replica that lets TTLs be, with what stands in its `storage-engine` context.
+pub fn stored_config(namespace: &str, engine: &str, storage: &[&str]) -> String {
+    stored_config_with(namespace, &[], engine, storage)
+}
+
+/// As [`stored_config`], with more lines for the namespace.
+pub fn stored_config_with(namespace: &str, lines: &[&str], engine: &str, storage: &[&str]) -> String {
+    let (lines, storage) = (lines.join("\n    "), storage.join("\n        "));
+    format!(
+        "{BASICS}namespace {namespace} {{\n    replication-factor 1\n    allow-ttl-without-nsup true\n    {lines}\n    \
+         storage-engine {engine} {{\n        {storage}\n    }}\n}}\n"
+    )
+}
+
+/// A server process, or the address of one that others started.
+#[derive(Debug)]
+pub struct Server {
+    folder: TempDir,
+    process: Option<Child>,
+    address: SocketAddr,
+    allowed: Vec<String>,
+    /// How much of the log was there before the process of now was started.
+    log_before: usize,
+    /// Program that becomes the server's process, and its arguments before the server's binary.
+    launcher: Vec<String>,
+}
+
+impl Server {
+    /// Starts a server with this configuration and waits until its port is open.
+    pub fn start(config: &str) -> Server {
+        Server::start_under(&[], config)
+    }
+
+    /// As [`start`](Self::start), by way of a command that gets the binary and its arguments as its last ones and
+    /// becomes it in the end. `{dir}` in it stands for the server's folder.
+    pub fn start_under(launcher: &[&str], config: &str) -> Server {
+        let folder = tempfile::Builder::new().prefix("ferrospike-").tempdir().expect("a temporary folder");
+        let path = folder.path().to_str().expect("a folder name of plain text");
+        fs::write(folder.path().join("aerospike.conf"), config.replace("{dir}", path))
+            .expect("write configuration");
+        let launcher = launcher.iter().map(|word| word.replace("{dir}", path)).collect();
+        let address = ([127, 0, 0, 1], 0).into();
+        let mut server = Server {
+            folder,
+            process: None,
+            address,
+            allowed: vec![OF_THE_MACHINE.to_owned()],
+            log_before: 0,
+            launcher,
+        };
+        server.run();
+        server
+    }
+
+    /// A server for tests that use records of their own and the usual namespaces: the one at `ASD_ADDRESS`,
+    /// else one started for the purpose.
+    pub fn usual() -> Server {
+        let Ok(name) = std::env::var("ASD_ADDRESS") else { return Server::start(&usual_config()) };
+        let address = name.to_socket_addrs().ok().and_then(|mut all| all.next());
+        let address = address.unwrap_or_else(|| panic!("ASD_ADDRESS={name} is not host:port"));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let allowed = vec![OF_THE_MACHINE.to_owned()];
+        Server { folder, process: None, address, allowed, log_before: 0, launcher: Vec::new() }
+    }
+
+    /// Lets lines of the log at WARNING or above pass that contain `text`.
+    pub fn allow(&mut self, text: &str) -> &mut Server {
+        self.allowed.push(text.to_owned());
+        self
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A new connection.
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address).unwrap_or_else(|error| panic!("connect to {}: {error}", self.address))
+    }
+
+    /// The folder that `{dir}` stands for.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The process, if this value started it.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    /// Memory the process holds, in megabytes, if this value started it.
+    pub fn resident_megabytes(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process_id()?)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes / 1024)
+    }
+
+    /// Everything logged so far, by all processes in this folder.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until a line of the log contains `text`.
+    pub fn await_log(&self, text: &str) {
+        let start = Instant::now();
+        while !self.log().lines().any(|line| line.contains(text)) {
+            assert!(start.elapsed() < START_STOP_MAX, "never logged: {text}\n{}", self.log_tail());
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Ends the process without warning, as a crash would.
+    pub fn kill9(&mut self) {
+        let mut process = self.process.take().expect("a running process");
+        process.kill().and_then(|()| process.wait()).expect("kill the server");
+    }
+
+    /// Sends the process a signal.
+    pub fn signal(&self, signal: Signal) {
+        let id = self.process_id().expect("a running process").try_into().expect("a process id");
+        kill(Pid::from_raw(id), signal).expect("signal the server");
+    }
+
+    /// Asks the process to stop and checks how it did.
+    pub fn stop(&mut self) {
+        if self.process.is_some() {
+            self.signal(Signal::SIGTERM);
+        }
+        let Some(mut process) = self.process.take() else { return };
+        let status = self.await_end(&mut process);
+        assert!(status.success(), "the server ended with {status}\n{}", self.log_tail());
+        self.check_log();
+    }
+
+    /// Starts the server again in the same folder, after `stop` or `kill9`; its port may be another.
+    pub fn restart(&mut self) {
+        assert!(self.process.is_none(), "the server still runs");
+        self.run();
+    }
+
+    /// Starts the server in the same folder and ends it without warning `after` so long, opened or not.
+    pub fn start_and_kill9(&mut self, after: Duration) {
+        assert!(self.process.is_none(), "the server still runs");
+        let mut child = self.spawn();
+        thread::sleep(after);
+        child.kill().and_then(|()| child.wait()).expect("kill the server");
+    }
+
+    /// Fails if the log holds a line at WARNING or above that was not allowed, or a panic.
+    pub fn check_log(&self) {
+        let log = self.log();
+        let alarming = |line: &&str| {
+            let marked = [": WARNING (", ": CRITICAL ("].iter().any(|mark| line.contains(mark));
+            let allowed = self.allowed.iter().any(|allowed| line.contains(allowed.as_str()));
+            marked && !allowed || line.contains("panicked at")
+        };
+        let lines: Vec<&str> = log.lines().filter(alarming).collect();
+        assert!(
+            lines.is_empty(),
+            "the server's log holds what the test does not allow:\n{}",
+            lines.join("\n")
+        );
+    }
+
+    fn spawn(&self) -> Child {
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("open the log");
+        let binary = binary();
+        let mut words: Vec<OsString> = self.launcher.iter().map(OsString::from).collect();
+        words.push(binary.clone().into());
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .arg("--config-file")
+            .arg(self.folder.path().join("aerospike.conf"))
+            .arg("--foreground")
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the log twice"))
+            .stderr(log)
+            .spawn();
+        child.unwrap_or_else(|error| panic!("{}: {error}; `make checked` builds it", binary.display()))
+    }
+
+    fn run(&mut self) {
+        self.log_before = self.log().len();
+        let mut child = self.spawn();
+        let start = Instant::now();
+        self.address = loop {
+            if let Some(address) = self.announced() {
+                break address;
+            }
+            if let Some(status) = child.try_wait().expect("look at the server") {
+                panic!("the server did not start: {status}\n{}", self.log_tail());
+            }
+            if start.elapsed() > START_STOP_MAX {
+                child.kill().expect("kill the server");
+                panic!("the server opened no port\n{}", self.log_tail());
+            }
+            thread::sleep(POLL);
+        };
+        self.process = Some(child);
+    }
+
+    /// The client address that the process of now has logged.
+    fn announced(&self) -> Option<SocketAddr> {
+        let log = self.log();
+        let mut lines = log.get(self.log_before..)?.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        lines.find_map(|line| {
+            let text = line.split_once(PORT_LINE.0)?.1;
+            text.split_once(PORT_LINE.1)?.1.split_whitespace().next()?.parse().ok()
+        })
+    }
+
+    fn await_end(&self, process: &mut Child) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = process.try_wait().expect("look at the server") {
+                return status;
+            }
+            if start.elapsed() > START_STOP_MAX {
+                process.kill().expect("kill the server");
+                panic!("the server does not stop\n{}", self.log_tail());
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("console.log")
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            self.stop();
+        } else if self.process.is_some() {
+            self.kill9();
+            crate::report(&format!("end of the server's log:\n{}", self.log_tail()));
+        }
+    }
+}
+
+/// The server's binary: `ASD`, else what stands in the folder of the build that the running test is of.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("ASD") {
+        return path.into();
+    }
+    built("asd").expect("the test's own path")
+}
+
+/// A program of the same build as the running test.
+pub fn built(name: &str) -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let folder = own.parent().unwrap_or(Path::new("."));
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    Ok(folder.join(name))
+}

@@ -1,0 +1,267 @@
+//! kill -9 under write load: what was acknowledged is there after the next start, and nothing is ever served that is
+//! not what was written.
+//!
+//! Several connections write, delete, delete durably and write again, each its own records, while the server is killed
+//! at any moment: under load, while it loads, while it stops. It goes on with the same file round after round, which
+//! is overwritten many times, so that defrag and the tomb raider are at work. [`History`] knows what may be found.
+//!
+//! `FERROSPIKE_CRASH_ROUNDS` multiplies the rounds of each test.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ferrospike_tests::client::Client;
+use ferrospike_tests::device_file::EPOCH_SECONDS;
+use ferrospike_tests::fast_folder::fast_folder;
+use ferrospike_tests::history::{Act, Found, History, Key, perform, read};
+use ferrospike_tests::random::Random;
+use ferrospike_tests::report;
+use ferrospike_tests::server::{Server, stored_config_with};
+use ferrospike_tests::wire::{digest, result};
+use nix::sys::signal::Signal;
+
+const CONNECTIONS: u64 = 6;
+const KEYS_PER_CONNECTION: u64 = 300;
+/// `flush-max-ms` of namespaces that do not commit each write.
+const FLUSH_MAX: Duration = Duration::from_millis(200);
+/// How much later than that a record may be on disk, for the time that writing takes on a busy machine.
+const FLUSH_MARGIN: Duration = Duration::from_millis(800);
+const FILE: [&str; 3] = ["file {data}/test.dat", "filesize 128M", NO_STOP];
+/// Defrag may lag behind for a moment on a file as small as this.
+const NO_STOP: &str = "stop-writes-avail-pct 0";
+/// Tombstones go as soon as nothing needs them.
+const RAIDER: [&str; 2] = ["tomb-raider-period 1", "tomb-raider-eligible-age 0"];
+
+/// The records of one connection.
+struct Writer {
+    records: Vec<(Key, History)>,
+    random: Random,
+}
+
+impl Writer {
+    fn new(number: u64, deletes_are_durable: bool) -> Writer {
+        let ids = number * KEYS_PER_CONNECTION..(number + 1) * KEYS_PER_CONNECTION;
+        let record = |id| (Key { id, sizes: (1_000, 20_000) }, History::new(deletes_are_durable));
+        Writer { records: ids.map(record).collect(), random: Random::new(number + 1) }
+    }
+
+    /// Works until the server is gone.
+    fn run(&mut self, address: SocketAddr, written: &AtomicU64) {
+        let Ok(mut client) = Client::connect(address) else { return };
+        while self.step(&mut client, written).is_some() {}
+    }
+
+    /// One record is read, written, or deleted, and in part of the cases written again at once.
+    fn step(&mut self, client: &mut Client, written: &AtomicU64) -> Option<()> {
+        let at = self.random.within(0..self.records.len() as u64) as usize;
+        let choice = self.random.within(0..100);
+        let (key, history) = &mut self.records[at];
+        match choice {
+            0..20 => {
+                let answer = client.ask(&read("test", key)).ok()?;
+                let found = (answer.result != result::NOT_FOUND).then(|| {
+                    assert_eq!(answer.result, result::OK, "{key:?}: read");
+                    Found::from_answer(key, &answer)
+                });
+                assert_eq!(found, history.now(), "{key:?} as long as the server runs");
+            }
+            20..35 if history.now().is_some() => {
+                let act = if choice < 28 { Act::Delete } else { Act::DeleteDurably };
+                perform(client, "test", (key, history), act)?;
+                if self.random.chance(60) {
+                    let act = Act::Put { number: history.next_number(), ttl: 0 };
+                    perform(client, "test", (key, history), act)?;
+                }
+            }
+            _ => {
+                let act = Act::Put { number: history.next_number(), ttl: 0 };
+                perform(client, "test", (key, history), act)?;
+                written.fetch_add(10_000, Relaxed);
+            }
+        }
+        Some(())
+    }
+}
+
+/// Seconds since 2010.
+fn now() -> u32 {
+    (SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - EPOCH_SECONDS) as u32
+}
+
+/// Fails unless the server holds what it may hold.
+fn judge(server: &Server, writers: &mut [Writer], certain_until: Instant, round: u64) {
+    let mut client = server.connect();
+    let answers = client.scan("test").unwrap();
+    assert_eq!(client.figure("namespace/test", "objects").unwrap(), answers.len() as u64);
+    let mut found: BTreeMap<&[u8], _> =
+        answers.iter().map(|answer| (Found::digest(answer), answer)).collect();
+    let mut failures = Vec::new();
+    for (key, history) in writers.iter_mut().flat_map(|writer| &mut writer.records) {
+        let answer = found.remove(&digest("rig", &key.name())[..]);
+        let found = answer.map(|answer| Found::from_answer(key, answer));
+        if let Err(why) = history.judge(found, certain_until, now()) {
+            failures.push(format!("round {round}, {}: {why}", key.name()));
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} records are not as they must be:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    assert!(found.is_empty(), "unknown records {:02x?}", found.keys());
+}
+
+/// How a namespace is kept.
+struct Setting<'a> {
+    lines: &'a [&'a str],
+    engine: &'a str,
+    storage: &'a [&'a str],
+    commits: bool,
+    deletes_are_durable: bool,
+    rounds: u64,
+}
+
+fn crash(setting: &Setting<'_>) {
+    let flush_max = format!("flush-max-ms {}", FLUSH_MAX.as_millis());
+    let commit = if setting.commits { "commit-to-device true" } else { flush_max.as_str() };
+    let storage = [setting.storage, &[commit]].concat();
+    let lines = [&RAIDER[..], setting.lines].concat();
+    let data = fast_folder(512 << 20);
+    let config = stored_config_with("test", &lines, setting.engine, &storage);
+    let mut server = Server::start(&config.replace("{data}", data.path().to_str().unwrap()));
+    // The last write before a kill may be cut in the middle, of a record that nobody was told is stored.
+    server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
+    server.allow("out of space");
+    let mut writers: Vec<Writer> =
+        (0..CONNECTIONS).map(|number| Writer::new(number, setting.deletes_are_durable)).collect();
+    let seed = u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
+    report(&format!("seed of the moments of death: {seed}"));
+    let mut random = Random::new(seed);
+    let factor = std::env::var("FERROSPIKE_CRASH_ROUNDS").map_or(1, |text| text.parse().unwrap());
+    let written = AtomicU64::new(0);
+    for round in 0..setting.rounds * factor {
+        let shortest = if setting.commits { 150 } else { 900 };
+        let load = Duration::from_millis(random.within(shortest..shortest + 900));
+        let address = server.address();
+        let certain_until = thread::scope(|scope| {
+            for writer in &mut writers {
+                let written = &written;
+                scope.spawn(move || writer.run(address, written));
+            }
+            thread::sleep(load);
+            let is_clean = end(&mut server, &mut random);
+            let ended = Instant::now();
+            if setting.commits || is_clean {
+                ended
+            } else {
+                ended.checked_sub(FLUSH_MAX + FLUSH_MARGIN).unwrap()
+            }
+        });
+        if random.chance(20) {
+            server.start_and_kill9(Duration::from_millis(random.within(1..60)));
+        }
+        server.restart();
+        judge(&server, &mut writers, certain_until, round);
+    }
+    server.check_log();
+    report(&format!("{} MB were written", written.into_inner() / 1_000_000));
+}
+
+/// Ends the server in one of several ways; gives whether it was asked to and had the time for it.
+fn end(server: &mut Server, random: &mut Random) -> bool {
+    match random.within(0..10) {
+        0 => {
+            server.stop();
+            return true;
+        }
+        1 => {
+            server.signal(Signal::SIGTERM);
+            thread::sleep(Duration::from_millis(random.within(0..40)));
+        }
+        _ => {}
+    }
+    server.kill9();
+    false
+}
+
+#[test]
+fn with_commit_to_device_nothing_acknowledged_is_lost() {
+    crash(&Setting {
+        lines: &[],
+        engine: "device",
+        storage: &[&FILE[..], &["post-write-cache 0", "read-page-cache true"]].concat(),
+        commits: true,
+        deletes_are_durable: false,
+        rounds: 7,
+    });
+}
+
+#[test]
+fn with_durable_deletes_nothing_comes_back() {
+    crash(&Setting {
+        lines: &["durable-deletes true"],
+        engine: "device",
+        storage: &["file {dir}/test.dat", "filesize 128M", NO_STOP, "direct-files true", "flush-size 64K"],
+        commits: true,
+        deletes_are_durable: true,
+        rounds: 3,
+    });
+}
+
+#[test]
+fn without_commit_nothing_older_than_the_flush_window_is_lost() {
+    crash(&Setting {
+        lines: &[],
+        engine: "device",
+        storage: &[&FILE[..], &["post-write-cache 16M"]].concat(),
+        commits: false,
+        deletes_are_durable: false,
+        rounds: 5,
+    });
+}
+
+#[test]
+fn with_two_files_and_shadows_nothing_acknowledged_is_lost() {
+    crash(&Setting {
+        lines: &[],
+        engine: "device",
+        storage: &[
+            "file {data}/one.dat {data}/one-shadow.dat",
+            "file {data}/two.dat {data}/two-shadow.dat",
+            "filesize 128M",
+            NO_STOP,
+        ],
+        commits: true,
+        deletes_are_durable: false,
+        rounds: 3,
+    });
+}
+
+#[test]
+fn memory_with_a_file_loses_nothing_committed() {
+    crash(&Setting {
+        lines: &[],
+        engine: "memory",
+        storage: &FILE,
+        commits: true,
+        deletes_are_durable: false,
+        rounds: 3,
+    });
+}
+
+#[test]
+fn memory_with_a_file_loses_nothing_older_than_the_flush_window() {
+    crash(&Setting {
+        lines: &[],
+        engine: "memory",
+        storage: &FILE,
+        commits: false,
+        deletes_are_durable: false,
+        rounds: 2,
+    });
+}

@@ -1,0 +1,319 @@
+//! Deletes, durable deletes, expiry, overwrites and touches through a hundred restarts, clean ones and crashes: nothing
+//! that was deleted durably comes back, nothing disappears, and tombstones are counted to the last one.
+//!
+//! One connection changes a few hundred records of a namespace that commits each write; [`History`] knows what each
+//! may be after a restart, and `asd-inspect` which tombstones are in the file.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ferrospike_tests::client::Client;
+use ferrospike_tests::device_file::EPOCH_SECONDS;
+use ferrospike_tests::fast_folder::fast_folder;
+use ferrospike_tests::history::{Act, Found, History, Key, ask_for_room, perform, read};
+use ferrospike_tests::random::Random;
+use ferrospike_tests::report;
+use ferrospike_tests::server::{Server, built, stored_config_with};
+use ferrospike_tests::wire::{Message, digest, result};
+use serde_json::Value;
+
+const RECORDS: u64 = 200;
+const ACTS_PER_ROUND: u64 = 80;
+const SIZES: (u64, u64) = (100, 60_000);
+/// Where a record's set and its key come from: see [`Key`].
+const SET: &str = "rig";
+
+/// Seconds since 2010.
+fn now() -> u32 {
+    (SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - EPOCH_SECONDS) as u32
+}
+
+/// The records, and which of them are tombstones.
+struct Model {
+    records: Vec<(Key, History)>,
+    tombstones: BTreeSet<u64>,
+    with_expiry: bool,
+    random: Random,
+}
+
+impl Model {
+    fn new(deletes_are_durable: bool, with_expiry: bool) -> Model {
+        let record = |id| (Key { id, sizes: SIZES }, History::new(deletes_are_durable));
+        let seed = u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
+        report(&format!("seed: {seed}"));
+        Model {
+            records: (0..RECORDS).map(record).collect(),
+            tombstones: BTreeSet::new(),
+            with_expiry,
+            random: Random::new(seed),
+        }
+    }
+
+    /// Does something to one record.
+    fn act(&mut self, client: &mut Client) {
+        let at = self.random.within(0..RECORDS) as usize;
+        let (key, history) = &mut self.records[at];
+        if let Some(Found { void_time, .. }) = history.now()
+            && void_time != 0
+        {
+            match now() {
+                // Whether it is still there depends on which moment of the second it is.
+                now if now.abs_diff(void_time) <= 1 => return,
+                now if now > void_time => history.expire(Instant::now()),
+                _ => {}
+            }
+        }
+        let ttl =
+            if self.with_expiry && self.random.chance(30) { self.random.within(1..8) as u32 } else { 0 };
+        let is_there = history.now().is_some();
+        let number = history.next_number();
+        match self.random.within(0..100) {
+            0..10 => {
+                let answer = client.ask(&read("test", key)).unwrap();
+                let found = (answer.result == result::OK).then(|| Found::from_answer(key, &answer));
+                assert_eq!(found, history.now(), "{key:?}");
+            }
+            10..20 if is_there => self.perform(client, at, Act::Delete),
+            20..35 if is_there => {
+                self.perform(client, at, Act::DeleteDurably);
+            }
+            35..45 if is_there => self.perform(client, at, Act::Touch { ttl }),
+            45..60 if is_there => {
+                // Recreated within the millisecond, if the machine is fast.
+                self.perform(client, at, if number % 2 == 0 { Act::Delete } else { Act::DeleteDurably });
+                self.perform(client, at, Act::Put { number, ttl });
+            }
+            // The expired are there until they are removed.
+            60..65 if history.is_buried() => {
+                for act in [Act::Delete, Act::DeleteDurably] {
+                    assert_eq!(client.ask(&act.message("test", key)).unwrap().result, result::NOT_FOUND);
+                }
+            }
+            _ => self.perform(client, at, Act::Put { number, ttl }),
+        }
+    }
+
+    fn perform(&mut self, client: &mut Client, at: usize, act: Act) {
+        let (key, history) = &mut self.records[at];
+        perform(client, "test", (key, history), act).expect("a server that runs");
+        if history.is_buried() {
+            self.tombstones.insert(key.id);
+        } else if matches!(act, Act::Put { .. }) {
+            self.tombstones.remove(&key.id);
+        }
+    }
+
+    /// Fails unless the tombstones are counted as they must be, and the records if none of them expires.
+    fn check_figures(&self, client: &mut Client) {
+        let tombstones = self.tombstones.len() as u64;
+        for (name, key) in [
+            ("namespace/test".to_owned(), "tombstones"),
+            (format!("sets/test/{SET}"), "tombstones"),
+            ("statistics".to_owned(), "tombstones"),
+        ] {
+            assert_eq!(client.figure(&name, key).unwrap(), tombstones, "{name}");
+        }
+        if !self.with_expiry {
+            let objects = self.records.iter().filter(|(_, history)| history.now().is_some()).count() as u64;
+            assert_eq!(client.figure("namespace/test", "objects").unwrap(), objects);
+            assert_eq!(client.figure(&format!("sets/test/{SET}"), "objects").unwrap(), objects);
+            assert_eq!(client.figure("statistics", "objects").unwrap(), objects);
+        }
+    }
+
+    /// After an end of the server, before its next start: the tombstones that it left in the file.
+    fn look_for_tombstones(&mut self, file: &Path) {
+        let by_digest: BTreeMap<String, u64> =
+            self.records.iter().map(|(key, _)| (hex(&digest(SET, &key.name())), key.id)).collect();
+        let document = inspect(file);
+        let list = document["list"].as_array().unwrap();
+        let tombstones = list.iter().filter(|line| line["tombstone"] == true);
+        let found: BTreeSet<u64> =
+            tombstones.map(|line| by_digest[line["digest"].as_str().unwrap()]).collect();
+        let needed = self.records.iter().filter(|(_, history)| history.is_buried()).map(|(key, _)| key.id);
+        for id in needed {
+            assert!(found.contains(&id), "the tombstone of key-{id} is lost");
+        }
+        self.tombstones = found;
+    }
+
+    /// After a start: fails unless every record is what it may be.
+    fn judge(&mut self, server: &Server, round: u64) {
+        let mut client = server.connect();
+        let answers = client.scan("test").unwrap();
+        let mut found: BTreeMap<&[u8], &Message> =
+            answers.iter().map(|answer| (Found::digest(answer), answer)).collect();
+        for (key, history) in &mut self.records {
+            let answer = found.remove(&digest(SET, &key.name())[..]);
+            let found = answer.map(|answer| Found::from_answer(key, answer));
+            if let Err(why) = history.judge(found, Instant::now(), now()) {
+                panic!("round {round}, {}: {why}", key.name());
+            }
+        }
+        assert!(found.is_empty(), "unknown records {:02x?}", found.keys());
+        self.check_figures(&mut client);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What `asd-inspect` says of a file. That it finds damage is no failure.
+fn inspect(file: &Path) -> Value {
+    let output = Command::new(built("asd-inspect").unwrap()).args(["--json", "--records"]).arg(file).output();
+    let output = output.expect("asd-inspect; `make checked` builds it");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A namespace `test` on a file of 128 MiB that commits each write.
+fn start(engine: &str, lines: &[&str], folder: &Path) -> Server {
+    let file = format!("file {}", folder.join("test.dat").display());
+    let storage = [&file, "filesize 128M", "commit-to-device true", "stop-writes-avail-pct 0"];
+    let mut server = Server::start(&stored_config_with("test", lines, engine, &storage));
+    server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
+    // For a moment, until defrag has made some.
+    server.allow("out of space");
+    server
+}
+
+fn restarts(engine: &str, lines: &[&str], rounds: u64, mut model: Model) {
+    let folder = fast_folder(128 << 20);
+    let file = folder.path().join("test.dat");
+    let mut server = start(engine, lines, folder.path());
+    for round in 0..rounds {
+        let mut client = server.connect();
+        for _ in 0..ACTS_PER_ROUND {
+            model.act(&mut client);
+        }
+        model.check_figures(&mut client);
+        if model.random.chance(50) {
+            server.stop();
+        } else {
+            server.kill9();
+        }
+        model.look_for_tombstones(&file);
+        server.restart();
+        model.judge(&server, round);
+    }
+}
+
+#[test]
+fn a_hundred_restarts_bring_nothing_back_and_lose_nothing() {
+    restarts("device", &["nsup-period 1"], 100, Model::new(false, true));
+}
+
+#[test]
+fn with_durable_deletes_every_delete_lasts() {
+    restarts("device", &["durable-deletes true"], 30, Model::new(true, false));
+}
+
+#[test]
+fn a_namespace_in_memory_restarts_from_its_file_as_well() {
+    restarts("memory", &[], 30, Model::new(false, false));
+}
+
+/// Asks until the number of tombstones is `expected`.
+fn await_tombstones(client: &mut Client, expected: u64) {
+    let start = Instant::now();
+    loop {
+        let count = client.figure("namespace/test", "tombstones").unwrap();
+        if count == expected {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{count} tombstones, not {expected}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn put(client: &mut Client, key: &Key, number: u64) {
+    let put = Act::Put { number, ttl: 0 };
+    assert_eq!(ask_for_room(client, &put.message("test", key)).unwrap().result, result::OK);
+}
+
+fn bury(client: &mut Client, key: &Key) {
+    assert_eq!(client.ask(&Act::DeleteDurably.message("test", key)).unwrap().result, result::OK);
+}
+
+#[test]
+fn the_raider_takes_tombstones_that_nothing_needs_and_leaves_the_others() {
+    let folder = fast_folder(128 << 20);
+    let lines = ["tomb-raider-period 1", "tomb-raider-eligible-age 0"];
+    let mut server = start("device", &lines, folder.path());
+    let mut client = server.connect();
+    let key = |id| Key { id, sizes: (10_000, 10_000) };
+    (0..50).for_each(|id| put(&mut client, &key(id), 1));
+    (0..50).for_each(|id| bury(&mut client, &key(id)));
+    // Their records are still in the file.
+    thread::sleep(Duration::from_millis(3500));
+    await_tombstones(&mut client, 50);
+    server.kill9();
+    server.restart();
+    let mut client = server.connect();
+    await_tombstones(&mut client, 50);
+    thread::sleep(Duration::from_millis(2500));
+    await_tombstones(&mut client, 50);
+    // One of them is written again: neither tombstone nor older value matters any more.
+    put(&mut client, &key(7), 2);
+    await_tombstones(&mut client, 49);
+
+    // Then everything in the file is written over, and the tombstones go.
+    let large = |id| Key { id, sizes: (900_000, 900_000) };
+    let start = Instant::now();
+    for number in 1.. {
+        (1000..1040).for_each(|id| put(&mut client, &large(id), number));
+        let count = client.figure("namespace/test", "tombstones").unwrap();
+        if count == 0 {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{count} tombstones after {number} rounds");
+    }
+    for _ in 0..2 {
+        server.kill9();
+        server.restart();
+        let mut client = server.connect();
+        for id in 0..50 {
+            let answer = client.ask(&read("test", &key(id))).unwrap();
+            if id == 7 {
+                assert_eq!(Found::from_answer(&key(id), &answer).number, 2);
+            } else {
+                assert_eq!(answer.result, result::NOT_FOUND, "key-{id} came back");
+            }
+        }
+        // What was removed from the index only is found again, and removed again.
+        await_tombstones(&mut client, 0);
+    }
+    assert!(server.log().contains("tomb-raid-done"));
+}
+
+#[test]
+fn the_raider_waits_for_the_age() {
+    let folder = fast_folder(128 << 20);
+    let lines = ["tomb-raider-period 1", "tomb-raider-eligible-age 3600"];
+    let server = start("memory", &lines, folder.path());
+    let mut client = server.connect();
+    let key = Key { id: 1, sizes: (100, 100) };
+    put(&mut client, &key, 1);
+    bury(&mut client, &key);
+    thread::sleep(Duration::from_millis(2500));
+    await_tombstones(&mut client, 1);
+}
+
+#[test]
+fn without_files_a_tombstone_goes_with_its_age() {
+    let lines = ["tomb-raider-period 1", "tomb-raider-eligible-age 0"];
+    let server = Server::start(&stored_config_with("test", &lines, "memory", &["data-size 512M"]));
+    let mut client = server.connect();
+    let key = Key { id: 1, sizes: (100, 100) };
+    for number in 1..4 {
+        put(&mut client, &key, number);
+        bury(&mut client, &key);
+        assert_eq!(client.ask(&read("test", &key)).unwrap().result, result::NOT_FOUND);
+        await_tombstones(&mut client, 0);
+        assert_eq!(client.figure(&format!("sets/test/{SET}"), "data_used_bytes").unwrap(), 0);
+    }
+}

@@ -1,0 +1,213 @@
+//! Filters and expression operations as bytes: what is no expression is an error, however large, deep or untrue about
+//! its lengths, and costs little; what needs only metadata leaves the record unread.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use ferrospike_tests::client::Client;
+use ferrospike_tests::server::{BASICS, Server};
+use ferrospike_tests::wire::{Frame, Message, Operation, field, info1, info3, operation, result};
+
+/// What bad filters leave in the log.
+const MENTIONED: &str = "bad filter expression";
+
+/// An operator with one operand, around another, and so on.
+fn nested(code: u8, depth: usize, innermost: &[u8]) -> Vec<u8> {
+    [&[0x92, code].repeat(depth), innermost].concat()
+}
+
+/// Expressions that must be refused.
+fn hostile() -> Vec<(&'static str, Vec<u8>)> {
+    let conditions = [&[0xdd, 0, 0x10, 0, 0, 16][..], &[0xc3; 1 << 20]].concat();
+    vec![
+        ("nothing", vec![]),
+        ("no operator", vec![0x90]),
+        ("an operator that is none", vec![0x91, 99]),
+        ("an operator cut short", vec![0x93, 1, 1]),
+        ("more than an expression", vec![0x91, 72, 0xc3]),
+        ("a value that is no truth", vec![1]),
+        ("a list of four thousand million", vec![0xdd, 0xff, 0xff, 0xff, 0xff, 16]),
+        ("a map of as many", vec![0x93, 1, 0xdf, 0xff, 0xff, 0xff, 0xff, 0x80]),
+        ("a string of as many", vec![0x93, 1, 0xdb, 0xff, 0xff, 0xff, 0xff, 3, b'a']),
+        ("an extension of as many", vec![0x93, 1, 0xc9, 0xff, 0xff, 0xff, 0xff, 1, 2]),
+        ("a mebibyte of conditions", conditions),
+        ("a mebibyte of nesting", nested(18, 1 << 19, &[0xc3])),
+        ("nesting without an end", nested(18, 5000, &[])),
+        ("conditions in conditions", nested(16, 100_000, &[0xc3])),
+        ("a call in a call", [0x95, 127, 4, 0, 0x92, 19].repeat(50_000)),
+        ("let upon let", [0x94, 125, 0xa1, b'v'].repeat(50_000)),
+        (
+            "an endless pattern",
+            [&[0x94, 7, 1, 0xda, 0xff, 0xff][..], &[b'('; 65_535], &[0xa2, 3, b'a']].concat(),
+        ),
+        ("a geometry that is none", [&[0x93, 8, 0xa3, 23][..], b"{}", &[0xa3, 23], b"{}"].concat()),
+    ]
+}
+
+fn with_filter(request: Message, expression: &[u8]) -> Message {
+    request.with_field(field::FILTER_EXPRESSION, expression)
+}
+
+/// A batch message whose rows are given as bytes.
+fn batch(row_count: u32, rows: &[u8]) -> Message {
+    let value = [&row_count.to_be_bytes()[..], &[4], rows].concat();
+    Message { info1: info1::BATCH, ..Message::default() }.with_field(field::BATCH, &value)
+}
+
+/// A row that reads the record of `key`, perhaps with a filter.
+fn row(index: u32, key: &str, filter: Option<&[u8]>) -> Vec<u8> {
+    let mut request = Message::get(key);
+    let (_, digest) = request.fields.pop().unwrap();
+    if let Some(filter) = filter {
+        request = with_filter(request, filter);
+    }
+    let fields_and_counts = request.body().split_off(18);
+    [&index.to_be_bytes()[..], &digest, &[0, request.info1], &fields_and_counts].concat()
+}
+
+/// Sends a request that is answered by several messages; gives them.
+fn ask_many(client: &mut Client, request: &Message) -> Vec<Message> {
+    client.send(&request.encode()).unwrap();
+    let mut messages: Vec<Message> = Vec::new();
+    while !messages.last().is_some_and(Message::is_last) {
+        messages.extend(client.receive().as_ref().ok().and_then(Frame::messages).unwrap());
+    }
+    messages
+}
+
+#[test]
+fn hostile_expressions_are_parameter_errors_and_cost_little() {
+    let mut server = Server::usual();
+    server.allow(MENTIONED).allow("bad batch").allow("fewer rows");
+    let mut client = server.connect();
+    assert_eq!(client.ask(&Message::put("hostile", vec![7])).unwrap().result, result::OK);
+    let before = server.resident_megabytes();
+    let start = Instant::now();
+    for round in 0..5 {
+        for (name, expression) in hostile() {
+            let operation_of = |code: u8| {
+                let value = [&[0x91], &expression[..]].concat();
+                Operation { code, particle: 4, value, ..Operation::bare(code, "b") }
+            };
+            let query = Message { info1: info1::READ, info3: info3::PARTITION_DONE, ..Message::default() };
+            let requests = [
+                with_filter(Message::get("hostile"), &expression),
+                with_filter(Message::put("hostile", vec![8]), &expression),
+                with_filter(Message::delete("hostile"), &expression),
+                with_filter(
+                    query
+                        .with_field(field::NAMESPACE, b"test")
+                        .with_field(field::PARTITION_ID_ARRAY, &[0, 0]),
+                    &expression,
+                ),
+                with_filter(batch(1, &row(0, "hostile", None)), &expression),
+            ];
+            for (at, request) in requests.iter().enumerate() {
+                let answer = client.ask(request).unwrap();
+                assert_eq!(answer.result, result::PARAMETER, "{name}, request {at}, round {round}");
+            }
+            // Of an operation, other elements of its list are not part of the expression.
+            if !["a value that is no truth", "more than an expression"].contains(&name) {
+                let read = Message { info1: info1::READ, ..Message::on("hostile") };
+                for request in [
+                    read.with_operation(operation_of(operation::EXP_READ)),
+                    Message::write("hostile").with_operation(operation_of(operation::EXP_MODIFY)),
+                ] {
+                    assert_eq!(
+                        client.ask(&request).unwrap().result,
+                        result::PARAMETER,
+                        "{name} as an operation"
+                    );
+                }
+            }
+            let rows = [row(0, "hostile", Some(&expression)), row(1, "hostile", None)].concat();
+            let results: Vec<u8> = ask_many(&mut client, &batch(2, &rows)).iter().map(|m| m.result).collect();
+            assert_eq!(results, [result::PARAMETER, result::OK, result::OK], "{name}, of a row");
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    if let (Some(before), Some(after)) = (before, server.resident_megabytes()) {
+        assert!(after < before + 100, "{before} MB before, {after} MB after");
+    }
+    assert_eq!(client.ask(&Message::get("hostile")).unwrap().bin("b"), Some(&[7][..]));
+}
+
+#[test]
+fn batches_that_lie_are_parameter_errors() {
+    let mut server = Server::usual();
+    server.allow("bad batch").allow("fewer rows");
+    let mut client = server.connect();
+    assert_eq!(client.ask(&Message::put("one", vec![7])).unwrap().result, result::OK);
+    let before = server.resident_megabytes();
+    let good = row(0, "one", None);
+    for (name, count, rows) in [
+        ("no rows", 0, vec![]),
+        ("a row that is not there", 1, vec![]),
+        ("four thousand million rows", u32::MAX, good.clone()),
+        ("more rows than there are", 3, good.repeat(2)),
+        ("a row cut short", 1, good[..good.len() - 1].to_vec()),
+        ("many rows and one cut short", 2001, [&good.repeat(2000)[..], &good[..30]].concat()),
+        ("a first row that repeats", 1, [&good[..24], &[1]].concat()),
+        ("a field longer than all", 1, [&good[..30], &[0xff; 40]].concat()),
+    ] {
+        let last = ask_many(&mut client, &batch(count, &rows)).pop().unwrap();
+        assert_eq!(last.result, result::PARAMETER, "{name}");
+    }
+    let all = ask_many(
+        &mut client,
+        &batch(100_000, &[&good[..], &[&good[..24], &[1]].concat().repeat(99_999)].concat()),
+    );
+    assert_eq!(all.len(), 100_001);
+    assert!(all.iter().all(|message| message.result == result::OK));
+    if let (Some(before), Some(after)) = (before, server.resident_megabytes()) {
+        assert!(after < before + 200, "{before} MB before, {after} MB after");
+    }
+}
+
+/// A namespace in a file.
+const DEVICE: &str = "
+namespace test {
+    replication-factor 1
+    storage-engine device {
+        file {dir}/test.dat
+        filesize 128M
+    }
+}
+";
+
+#[test]
+fn filters_on_metadata_leave_the_record_unread() {
+    let mut server = Server::start(&[BASICS, DEVICE].concat());
+    server.allow("(storage)").allow(MENTIONED);
+    let mut client = server.connect();
+    assert_eq!(client.ask(&Message::put("lost", vec![7; 100])).unwrap().result, result::OK);
+    // So much that its block is not thought worth to be gathered with others.
+    for n in 0..7 {
+        assert_eq!(
+            client.ask(&Message::put(&format!("beside {n}"), vec![7; 1_000_000])).unwrap().result,
+            result::OK
+        );
+    }
+    server.stop();
+    server.restart();
+    // From now on the record, of which only the index knows, cannot be read.
+    let file = OpenOptions::new().write(true).open(server.folder().join("test.dat")).unwrap();
+    file.write_all_at(&vec![0xee; 120 << 20], 8 << 20).unwrap();
+    let mut client = server.connect();
+    let mut ask = |request: Message, filter: &[u8]| client.ask(&with_filter(request, filter)).unwrap().result;
+    let exists = || Message { info1: info1::READ | info1::GET_NO_BINS, ..Message::on("lost") };
+    let size_is = |comparison: u8| [0x93, comparison, 0x91, 74, 100];
+    assert_ne!(ask(Message::get("lost"), &[0xc3]), result::OK, "it is unreadable");
+    assert_ne!(
+        ask(exists(), &[0x92, 18, 0x93, 1, 0x93, 81, 2, 0xa1, b'i', 1]),
+        result::OK,
+        "bins are asked for"
+    );
+    assert_eq!(ask(exists(), &size_is(3)), result::OK);
+    for request in [Message::get("lost"), exists(), Message::put("lost", vec![1]), Message::delete("lost")] {
+        assert_eq!(ask(request, &size_is(5)), result::FILTERED_OUT);
+    }
+    assert_eq!(ask(Message::delete("lost"), &[0x93, 16, 0xc3, 0x92, 18, 0x91, 72]), result::OK);
+}

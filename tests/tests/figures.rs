@@ -1,0 +1,406 @@
+//! Statistics are true: each counter is moved by exactly the requests that it counts, and figures agree with what was
+//! written.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ferrospike_tests::client::Client;
+use ferrospike_tests::server::{BASICS, Server};
+use ferrospike_tests::wire::{self, Message, Operation, field, info1, info2, operation, particle, result};
+
+const NAMESPACE: &str = "
+namespace test {
+    replication-factor 1
+    nsup-period 1
+    allow-ttl-without-nsup true
+    storage-engine memory {
+        data-size 256M
+    }
+}
+";
+/// Bits of `info1` that the other tests have no use for.
+const SHORT_QUERY: u8 = 0x04;
+const XDR: u8 = 0x10;
+/// Bit of `info3` that every query has.
+const PARTITION_DONE: u8 = 0x04;
+/// Fields of queries and batches.
+const JOB_ID: u8 = 7;
+const PARTITION_ID_ARRAY: u8 = 11;
+const BATCH: u8 = 41;
+/// Longest wait for what a thread of the server does by itself.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Figures = BTreeMap<String, i64>;
+
+fn start() -> Server {
+    let mut server = Server::start(&[BASICS, NAMESPACE].concat());
+    // Requests that fail are what is counted.
+    for text in ["(rw)", "(info)", "(tsvc)", "(proto)", "(batch)", "(query)"] {
+        server.allow(text);
+    }
+    server
+}
+
+/// The figures of `request` that are whole numbers.
+fn figures(client: &mut Client, request: &str) -> Figures {
+    let answer = client.info_value(request).unwrap();
+    let pairs = answer.split(';').filter_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        Some((key.to_owned(), value.parse().ok()?))
+    });
+    pairs.collect()
+}
+
+/// What changed between two looks.
+fn changes(before: &Figures, after: &Figures) -> Vec<(String, i64)> {
+    let changed = after.iter().filter(|(key, value)| before.get(*key) != Some(value));
+    changed.map(|(key, value)| (key.clone(), value - before.get(key).unwrap_or(&0))).collect()
+}
+
+/// Counters of transactions; other figures change by themselves or have tests of their own.
+fn is_counter(key: &str) -> bool {
+    [
+        "client_",
+        "xdr_",
+        "from_",
+        "batch_sub_",
+        "fail_",
+        "deleted_",
+        "read_touch_",
+        "pi_query_",
+        "si_query_",
+        "udf_sub_",
+    ]
+    .iter()
+    .any(|prefix| key.starts_with(prefix))
+}
+
+/// Sends `request` and checks its result and which counters of the namespace it moved, each by one.
+fn moves(client: &mut Client, request: &Message, expected_result: u8, counters: &[&str]) {
+    let before = figures(client, "namespace/test");
+    let answer = client.ask(request).unwrap();
+    assert_eq!(answer.result, expected_result, "{counters:?}");
+    expect_moved(client, &before, counters);
+}
+
+/// Waits until these counters, and no others, have moved by one.
+fn expect_moved(client: &mut Client, before: &Figures, counters: &[&str]) {
+    let mut expected: Vec<(String, i64)> = counters.iter().map(|key| ((*key).to_owned(), 1)).collect();
+    expected.sort();
+    let start = Instant::now();
+    loop {
+        let mut moved = changes(before, &figures(client, "namespace/test"));
+        moved.retain(|(key, _)| is_counter(key));
+        if moved == expected {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "moved {moved:?}, expected {counters:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn put(key: &str) -> Message {
+    Message::put(key, b"value".to_vec())
+}
+
+#[test]
+fn each_outcome_of_a_single_record_request_is_counted() {
+    let server = start();
+    let mut client = server.connect();
+    let client = &mut client;
+    moves(client, &put("a"), result::OK, &["client_write_success"]);
+    let create_only = Message { info2: info2::WRITE | info2::CREATE_ONLY, ..put("a") };
+    moves(client, &create_only, result::EXISTS, &["client_write_error"]);
+    let update_only = Message { info3: wire::info3::UPDATE_ONLY, ..put("none") };
+    moves(client, &update_only, result::NOT_FOUND, &["client_write_error"]);
+    let generation = Message { info2: info2::WRITE | info2::GENERATION, generation: 77, ..put("a") };
+    moves(client, &generation, result::GENERATION, &["client_write_error", "fail_generation"]);
+    let large = Message::put("large", vec![b'x'; 2 << 20]);
+    moves(client, &large, 13, &["client_write_error", "fail_record_too_big"]);
+
+    moves(client, &Message::get("a"), result::OK, &["client_read_success"]);
+    moves(client, &Message::get("none"), result::NOT_FOUND, &["client_read_not_found"]);
+    let without_bins = Message { info1: info1::READ, ..Message::on("a") };
+    moves(client, &without_bins, result::PARAMETER, &["client_read_error"]);
+
+    let generation =
+        Message { info2: info2::WRITE | info2::DELETE | info2::GENERATION, ..Message::delete("a") };
+    let generation = Message { generation: 77, ..generation };
+    moves(client, &generation, result::GENERATION, &["client_delete_error", "fail_generation"]);
+    moves(client, &Message::delete("a"), result::OK, &["client_delete_success"]);
+    moves(client, &Message::delete("a"), result::NOT_FOUND, &["client_delete_not_found"]);
+
+    moves(client, &put("b"), result::OK, &["client_write_success"]);
+    let null = Operation { particle: particle::NULL, ..Operation::bare(operation::WRITE, "b") };
+    let emptied = Message::write("b").with_operation(null);
+    moves(client, &emptied, result::OK, &["client_write_success", "deleted_last_bin"]);
+
+    moves(client, &Message::on("b"), result::PARAMETER, &["client_tsvc_error"]);
+}
+
+#[test]
+fn changes_shipped_from_elsewhere_are_counted_twice() {
+    let server = start();
+    let mut client = server.connect();
+    let client = &mut client;
+    let shipped = |message: Message| Message { info1: message.info1 | XDR, ..message };
+    moves(client, &shipped(put("a")), result::OK, &["client_write_success", "xdr_client_write_success"]);
+    let delete = shipped(Message::delete("a"));
+    moves(client, &delete, result::OK, &["client_delete_success", "xdr_client_delete_success"]);
+    moves(client, &delete, result::NOT_FOUND, &["client_delete_not_found", "xdr_client_delete_not_found"]);
+    let reject = "set-config:context=namespace;namespace=test;reject-xdr-writes=true";
+    assert_eq!(client.info_value(reject).unwrap(), "ok");
+    let rejected = ["client_write_error", "fail_xdr_forbidden", "xdr_client_write_error"];
+    moves(client, &shipped(put("a")), 22, &rejected);
+    moves(client, &put("a"), result::OK, &["client_write_success"]);
+}
+
+#[test]
+fn read_touches_are_counted_by_how_they_end() {
+    let server = start();
+    let mut client = server.connect();
+    let client = &mut client;
+    let write = Message { record_ttl: 100, ..put("a") };
+    moves(client, &write, result::OK, &["client_write_success"]);
+    let touch = Message { record_ttl: 100, ..Message::get("a") };
+    // In the second of the write there is nothing to renew.
+    let before = figures(client, "namespace/test");
+    assert_eq!(client.ask(&touch).unwrap().result, result::OK);
+    let moved = changes(&before, &figures(client, "namespace/test"));
+    assert!(
+        moved.iter().any(|(key, _)| key == "read_touch_skip" || key == "read_touch_success"),
+        "{moved:?}"
+    );
+    thread::sleep(Duration::from_millis(1100));
+    moves(client, &touch, result::OK, &["client_read_success", "read_touch_success"]);
+}
+
+#[test]
+fn expired_records_are_counted() {
+    let server = start();
+    let mut client = server.connect();
+    let before = figures(&mut client, "namespace/test");
+    let write = Message { record_ttl: 1, ..put("a") };
+    assert_eq!(client.ask(&write).unwrap().result, result::OK);
+    assert_eq!(figures(&mut client, "namespace/test")["objects"], 1);
+    let start = Instant::now();
+    loop {
+        let after = figures(&mut client, "namespace/test");
+        if after["expired_objects"] - before["expired_objects"] == 1 {
+            assert_eq!((after["objects"], after["data_used_bytes"]), (0, 0));
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "never expired");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A scan of all partitions.
+fn scan(id: u64) -> Message {
+    let partitions: Vec<u8> = (0..4096u16).flat_map(u16::to_le_bytes).collect();
+    Message { info1: info1::READ | info1::GET_ALL, info3: PARTITION_DONE, ..Message::default() }
+        .with_field(field::NAMESPACE, b"test")
+        .with_field(JOB_ID, &id.to_be_bytes())
+        .with_field(PARTITION_ID_ARRAY, &partitions)
+}
+
+/// Sends a query and takes all of its answers; gives how many records came, and the last result.
+fn run(client: &mut Client, query: &Message) -> (usize, u8) {
+    client.send(&query.encode()).unwrap();
+    let mut records = 0;
+    loop {
+        for message in client.receive().unwrap().messages().unwrap() {
+            if message.is_last() {
+                return (records, message.result);
+            }
+            records += 1;
+        }
+    }
+}
+
+#[test]
+fn queries_are_counted_and_shown() {
+    let server = start();
+    let mut client = server.connect();
+    let client = &mut client;
+    for number in 0..50 {
+        assert_eq!(client.ask(&put(&number.to_string())).unwrap().result, result::OK);
+    }
+    let before = figures(client, "namespace/test");
+    assert_eq!(run(client, &scan(77)), (50, result::OK));
+    expect_moved(client, &before, &["pi_query_long_basic_complete"]);
+    let row = client.info_value("query-show:trid=77").unwrap();
+    let start = "trid=77:ns=test:n-pids-requested=4096:n-keyds-requested=0:rps=0:active-threads=0:status=done(ok)\
+                 :job-progress=100.00:run-time=";
+    assert!(row.starts_with(start), "{row}");
+    assert!(row.contains(":recs-succeeded=50:recs-failed=0:from=127.0.0.1+"), "{row}");
+    assert!(row.contains(":job-type=basic:net-io-bytes="), "{row}");
+    assert_eq!(client.info_value("query-show").unwrap().split(';').count(), 1);
+    assert_eq!(client.ask(&scan(77)).unwrap().result, result::PARAMETER, "a number is used once");
+    // Of no set; then of a bin that no record has.
+    for (number, filter) in [(78, &[0x93, 1, 0x91, 70, 0xa1, 3][..]), (79, &[0x93, 81, 1, 0xa1, b'x'])] {
+        assert_eq!(run(client, &scan(number).with_field(field::FILTER_EXPRESSION, filter)), (0, result::OK));
+    }
+    let mut row = |number: u8| client.info_value(&format!("query-show:trid={number}")).unwrap();
+    let rows = [78, 79].map(&mut row);
+    assert!(rows[0].contains(":recs-filtered-meta=50:recs-filtered-bins=0:recs-succeeded=0:"), "{}", rows[0]);
+    assert!(rows[1].contains(":recs-filtered-meta=0:recs-filtered-bins=50:recs-succeeded=0:"), "{}", rows[1]);
+
+    // A query is counted when it has ended, which may be after its last message came.
+    let start = Instant::now();
+    while figures(client, "namespace/test")["pi_query_long_basic_complete"] < 3 {
+        assert!(start.elapsed() < PATIENCE, "not counted");
+    }
+    let before = figures(client, "namespace/test");
+    let query = scan(0);
+    let short = Message { info1: query.info1 | SHORT_QUERY, ..query };
+    assert_eq!(run(client, &short), (50, result::OK));
+    expect_moved(client, &before, &["pi_query_short_basic_complete"]);
+}
+
+#[test]
+fn a_running_query_is_shown_and_can_be_aborted() {
+    let server = start();
+    let (mut client, mut other) = (server.connect(), server.connect());
+    for number in 0..200 {
+        assert_eq!(client.ask(&put(&number.to_string())).unwrap().result, result::OK);
+    }
+    let before = figures(&mut client, "namespace/test");
+    // Twenty records a second: it would take ten seconds.
+    let slow = scan(78).with_field(10, &20u32.to_be_bytes());
+    other.send(&slow.encode()).unwrap();
+    let start = Instant::now();
+    while !client.info_value("query-show").unwrap().contains(":rps=20:active-threads=1:status=active(ok):") {
+        assert!(start.elapsed() < PATIENCE, "never shown");
+    }
+    assert_eq!(figures(&mut client, "statistics")["long_queries_active"], 1);
+    assert_eq!(client.info_value("query-abort:trid=0x4e").unwrap(), "ok");
+    let last = loop {
+        if let Some(last) = other.receive().unwrap().messages().unwrap().into_iter().find(Message::is_last) {
+            break last;
+        }
+    };
+    assert_eq!(last.result, 15);
+    expect_moved(&mut client, &before, &["pi_query_long_basic_abort"]);
+    assert!(client.info_value("query-show:trid=78").unwrap().contains(":status=done(user-aborted):"));
+    assert_eq!(client.info_value("query-abort:trid=78").unwrap(), "ERROR:2:trid not active");
+    assert_eq!(client.info_value("query-abort-all").unwrap(), "number-of-queries-killed:0");
+}
+
+/// A batch that reads these keys.
+fn batch(keys: &[&str]) -> Message {
+    let mut value = (keys.len() as u32).to_be_bytes().to_vec();
+    value.push(0);
+    for (row, key) in (0u32..).zip(keys) {
+        value.extend(row.to_be_bytes());
+        value.extend(wire::digest("rig", key));
+        value.extend([0, info1::READ | info1::GET_ALL, 0, 1, 0, 0]);
+        value.extend(5u32.to_be_bytes());
+        value.push(field::NAMESPACE);
+        value.extend(b"test");
+    }
+    Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(BATCH, &value)
+}
+
+#[test]
+fn batches_and_their_rows_are_counted() {
+    let server = start();
+    let mut client = server.connect();
+    assert_eq!(client.ask(&put("a")).unwrap().result, result::OK);
+    let (before, server_before) =
+        (figures(&mut client, "namespace/test"), figures(&mut client, "statistics"));
+    assert_eq!(run(&mut client, &batch(&["a", "none"])).1, result::OK);
+    expect_moved(&mut client, &before, &["batch_sub_read_success", "batch_sub_read_not_found"]);
+    let malformed =
+        Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(BATCH, &[0]);
+    assert_ne!(run(&mut client, &malformed).1, result::OK);
+    let after = figures(&mut client, "statistics");
+    let moved = |key: &str| after[key] - server_before[key];
+    assert_eq!(moved("batch_index_initiate"), 2);
+    assert_eq!((moved("batch_index_complete"), moved("batch_index_error")), (1, 1));
+}
+
+#[test]
+fn what_never_reaches_a_namespace_is_counted_for_the_server() {
+    let server = start();
+    let mut client = server.connect();
+    let before = figures(&mut client, "statistics");
+    let unknown = Message { info1: info1::READ | info1::GET_ALL, ..Message::on_record("nope", "s", "k") };
+    assert_eq!(client.ask(&unknown).unwrap().result, result::NAMESPACE);
+    // A field that is longer than the message.
+    let mut body = Message::get("a").body();
+    let at = wire::MESSAGE_HEADER_SIZE;
+    body[at..at + 4].copy_from_slice(&u32::MAX.to_be_bytes());
+    let mut second = server.connect();
+    second.send(&wire::frame(wire::kind::MESSAGE, &body)).unwrap();
+    assert_eq!(second.receive_message().unwrap().result, result::PARAMETER);
+    let after = figures(&mut client, "statistics");
+    let moved = |key: &str| after[key] - before[key];
+    assert_eq!((moved("early_tsvc_client_error"), moved("demarshal_error")), (1, 1));
+    assert_eq!(moved("info_complete"), 1);
+}
+
+#[test]
+fn connections_are_counted_exactly() {
+    let server = start();
+    let mut client = server.connect();
+    let before = figures(&mut client, "statistics");
+    let open: Vec<Client> = (0..10).map(|_| server.connect()).collect();
+    await_figures(&mut client, |now| {
+        now["client_connections"] == before["client_connections"] + 10
+            && now["client_connections_opened"] == before["client_connections_opened"] + 10
+            && now["client_connections_closed"] == before["client_connections_closed"]
+    });
+    drop(open);
+    await_figures(&mut client, |now| {
+        now["client_connections"] == before["client_connections"]
+            && now["client_connections_closed"] == before["client_connections_closed"] + 10
+    });
+    let idle = server.connect();
+    assert_eq!(client.info_value("set-config:context=service;proto-fd-idle-ms=1000").unwrap(), "ok");
+    await_figures(&mut client, |now| now["reaped_fds"] == before["reaped_fds"] + 1);
+    drop(idle);
+}
+
+fn await_figures(client: &mut Client, holds: impl Fn(&Figures) -> bool) {
+    let start = Instant::now();
+    loop {
+        let now = figures(client, "statistics");
+        if holds(&now) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{now:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn storage_figures_add_up() {
+    let server = start();
+    let mut client = server.connect();
+    for number in 0..300 {
+        assert_eq!(client.ask(&Message::put(&number.to_string(), vec![7; 1000])).unwrap().result, result::OK);
+    }
+    for number in 0..100 {
+        assert_eq!(client.ask(&Message::delete(&number.to_string())).unwrap().result, result::OK);
+    }
+    let now = figures(&mut client, "namespace/test");
+    let stripes = |column: &str| -> i64 {
+        (0..8).map(|stripe| now[&format!("storage-engine.stripe[{stripe}].{column}")]).sum()
+    };
+    assert_eq!((now["objects"], now["master_objects"], now["non_expirable_objects"]), (200, 200, 200));
+    assert_eq!(now["index_used_bytes"], 200 * 64);
+    assert_eq!(now["data_total_bytes"], 256 << 20);
+    assert!(now["data_used_bytes"] >= 200 * 1000 && now["data_used_bytes"] % 16 == 0);
+    assert_eq!(stripes("used_bytes"), now["data_used_bytes"]);
+    // Four blocks a stripe: one for the header, one being filled.
+    assert_eq!((stripes("free_wblocks"), now["data_avail_pct"]), (8 * 2, 50));
+    let sets = client.info_value("sets/test/rig").unwrap();
+    assert!(
+        sets.starts_with(&format!("objects=200:tombstones=0:data_used_bytes={}:", now["data_used_bytes"])),
+        "{sets}"
+    );
+    assert_eq!(client.info_value("objects").unwrap(), "200");
+}

@@ -1,0 +1,306 @@
+//! Info: every command against the recorded answers of the C server.
+//!
+//! `corpora/info.txt` holds one line for each request, in the order in which they were sent to a fresh server with the
+//! configuration below and 100 records in each namespace: the request, a tab, the answer. Ours must be equal, but for
+//! what [`DIFFERENCES`] lists with its reason.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+
+use ferrospike_tests::client::Client;
+use ferrospike_tests::server::Server;
+use ferrospike_tests::wire::{self, Message, Operation, info2, operation};
+
+const RECORDED: &str = include_str!("../corpora/info.txt");
+/// Ports under which the answers were recorded.
+const RECORDED_PORTS: [u16; 2] = [4800, 4803];
+const RECORDS: i64 = 100;
+
+const CONFIG: &str = "
+service {
+    cluster-name ref
+    node-id a1
+    service-threads 4
+    batch-index-threads 2
+    proto-fd-max 15000
+    work-directory {dir}
+}
+mod-lua {
+    user-path {dir}
+}
+logging {
+    console {
+        context any info
+    }
+}
+network {
+    service {
+        address 127.0.0.1
+        port 0
+        access-address 127.0.0.1
+    }
+    fabric {
+        address 127.0.0.1
+        port 4801
+    }
+    heartbeat {
+        mode mesh
+        address 127.0.0.1
+        port 4802
+        interval 150
+        timeout 10
+    }
+    info {
+        address 127.0.0.1
+        port {info-port}
+    }
+}
+namespace test {
+    replication-factor 1
+    nsup-period 1
+    allow-ttl-without-nsup true
+    set limited {
+        stop-writes-count 1000000
+    }
+    storage-engine memory {
+        data-size 1G
+    }
+}
+namespace bar {
+    replication-factor 1
+    storage-engine memory {
+        data-size 512M
+    }
+}
+";
+
+/// How an answer may differ.
+enum Difference {
+    /// Pairs with the same keys in the same order, and the same values but for those of these keys.
+    Values(&'static [&'static str]),
+    /// Another answer.
+    Answer(&'static str),
+}
+use Difference::{Answer, Values};
+
+/// Requests whose answers differ, how, and why.
+static DIFFERENCES: &[(&[&str], Difference, &str)] = &[
+    (
+        &["statistics"],
+        Values(&[
+            "failed_best_practices",
+            "cluster_key",
+            "uptime",
+            "system_total_cpu_pct",
+            "system_user_cpu_pct",
+            "system_kernel_cpu_pct",
+            "system_free_mem_kbytes",
+            "system_free_mem_pct",
+            "system_thp_mem_kbytes",
+            "process_cpu_pct",
+            "threads_joinable",
+            "threads_detached",
+            "threads_pool_total",
+            "threads_pool_active",
+            "heap_allocated_kbytes",
+            "heap_active_kbytes",
+            "heap_mapped_kbytes",
+            "heap_efficiency_pct",
+            "client_connections",
+            "client_connections_opened",
+            "client_connections_closed",
+            "info_complete",
+            "time_since_rebalance",
+        ]),
+        "of the machine, the moment, the process and the test's own connections",
+    ),
+    (&["namespace/test"], Values(&["current_time"]), "the moment"),
+    (&["best-practices"], Values(&["failed_best_practices"]), "of the machine"),
+    (
+        &["config-get", "get-config:context=network"],
+        Values(&["heartbeat.mtu"]),
+        "no heartbeat is sent, so no interface is asked for its packet size",
+    ),
+    (
+        &["endpoints"],
+        Values(&[
+            "service.tls-access-addresses",
+            "heartbeat.port",
+            "heartbeat.addresses",
+            "fabric.port",
+            "fabric.addresses",
+        ]),
+        "what does not listen has no address; there is no TLS",
+    ),
+    (
+        &["cluster-stable:size=1", "cluster-stable:ignore-migrations=true"],
+        Values(&[""]),
+        "the cluster key is random",
+    ),
+    (
+        &["smd-info"],
+        Values(&["smd:n_pending_sets", "evict:committed_key", "truncate:committed_key"]),
+        "the cluster key is random",
+    ),
+    (
+        &["latencies"],
+        Answer(
+            "batch-index:;{test}-read:;{test}-write:;{test}-udf:;{test}-batch-sub-read:;{test}-batch-sub-write:;\
+             {test}-batch-sub-udf:;{test}-pi-query:;{test}-si-query:;{bar}-read:;{bar}-write:;{bar}-udf:;\
+             {bar}-batch-sub-read:;{bar}-batch-sub-write:;{bar}-batch-sub-udf:;{bar}-pi-query:;{bar}-si-query:",
+        ),
+        "no histogram is filled",
+    ),
+    (
+        &["mcast"],
+        Answer("ERROR:4:heartbeat is in mesh mode"),
+        "the recorded text has the modes the wrong way round",
+    ),
+    (
+        &["udf-put:filename=a.lua"],
+        Answer("ERROR:16:user-defined functions are not supported yet"),
+        "as it says",
+    ),
+    (&["truncate:namespace=test;set=nope"], Answer("ERROR:16:truncate is not supported yet"), "as it says"),
+    (
+        &["tip:host=1.2.3.4;port=3002"],
+        Answer("ERROR:16:this server does not form clusters yet, it has no use for a seed"),
+        "as it says",
+    ),
+];
+
+fn start() -> Server {
+    let info_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = Server::start(&CONFIG.replace("{info-port}", &info_port.to_string()));
+    server.allow("not yet in effect").allow("' answered with ERROR:").allow("' refused: ");
+    server
+}
+
+fn write_records(client: &mut Client) {
+    for namespace in ["test", "bar"] {
+        for number in 0..RECORDS {
+            let write =
+                Message { info2: info2::WRITE, ..Message::on_record(namespace, "demo", &number.to_string()) };
+            let write = write.with_operation(Operation::integer(operation::WRITE, "a", number));
+            assert_eq!(client.ask(&write).unwrap().result, wire::result::OK);
+        }
+    }
+}
+
+/// The answer as it would have been under the recorded ports and folder.
+fn as_recorded(answer: &str, server: &Server, info_port: &str) -> String {
+    let mut text = answer.replace(server.folder().to_str().unwrap(), "{dir}");
+    let ports = [server.address().port().to_string(), info_port.to_owned()];
+    for (port, recorded) in ports.iter().zip(RECORDED_PORTS) {
+        for before in [":", "="] {
+            text = text.replace(&format!("{before}{port}"), &format!("{before}{recorded}"));
+        }
+    }
+    // The configuration asks for the port of the system's choice.
+    text.replace("service.port=0", "service.port=4800")
+}
+
+/// The pairs of an answer in order; a part without `=` has no key.
+fn pairs(answer: &str) -> Vec<(&str, &str)> {
+    answer.split(';').map(|part| part.split_once('=').unwrap_or(("", part))).collect()
+}
+
+fn compare(request: &str, recorded: &str, ours: &str) -> Result<(), String> {
+    let differ = || Err(format!("{request}\n  recorded {recorded}\n  ours     {ours}"));
+    match DIFFERENCES.iter().find(|(requests, ..)| requests.contains(&request)) {
+        None if recorded == ours => Ok(()),
+        None => differ(),
+        Some((_, Values(_), _)) if recorded == ours => Ok(()),
+        Some((_, Answer(expected), _)) if ours == *expected => Ok(()),
+        Some((_, Answer(_), _)) => differ(),
+        Some((_, Values(free), _)) => {
+            let (recorded, ours) = (pairs(recorded), pairs(ours));
+            let same = recorded.len() == ours.len()
+                && recorded.iter().zip(&ours).all(|((key, value), (our_key, our_value))| {
+                    key == our_key && (value == our_value || free.contains(key))
+                });
+            if same { Ok(()) } else { differ() }
+        }
+    }
+}
+
+#[test]
+fn every_command_answers_as_recorded() {
+    let server = start();
+    let mut client = server.connect();
+    write_records(&mut client);
+    let endpoints = client.info_value("endpoints").unwrap();
+    let info_port = endpoints.split_once("info.port=").unwrap().1.split(';').next().unwrap().to_owned();
+    let mut failures = Vec::new();
+    for line in RECORDED.lines() {
+        let (request, recorded) = line.split_once('\t').unwrap();
+        let ours = as_recorded(&client.info_value(request).unwrap(), &server, &info_port);
+        failures.extend(compare(request, recorded, &ours).err());
+    }
+    assert!(failures.is_empty(), "{} answers differ:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn no_difference_is_listed_without_need() {
+    let recorded: BTreeMap<&str, &str> =
+        RECORDED.lines().map(|line| line.split_once('\t').unwrap()).collect();
+    for (requests, difference, why) in DIFFERENCES {
+        for request in *requests {
+            let answer =
+                recorded.get(request).unwrap_or_else(|| panic!("{request} was not recorded ({why})"));
+            if let Values(keys) = difference {
+                let known: Vec<&str> = pairs(answer).into_iter().map(|(key, _)| key).collect();
+                let unknown: Vec<_> = keys.iter().filter(|key| !known.contains(key)).collect();
+                assert!(unknown.is_empty(), "{request} has no {unknown:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_empty_request_is_answered_with_the_summary() {
+    let server = start();
+    let answer = server.connect().info("").unwrap();
+    let names: Vec<&str> = answer.lines().map(|line| line.split_once('\t').unwrap().0).collect();
+    let expected = [
+        "features",
+        "node",
+        "compatibility-id",
+        "edition",
+        "build_ee_sha",
+        "build_sha",
+        "build_arch",
+        "build_time",
+        "build_os",
+        "build",
+        "version",
+        "statistics",
+        "services-alumni",
+        "services",
+        "partition-generation",
+    ];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn partition_info_has_a_row_for_each_partition() {
+    let server = start();
+    let mut client = server.connect();
+    write_records(&mut client);
+    let info = client.info_value("partition-info").unwrap();
+    let mut rows = info.split(';').map(|row| row.split(':').collect::<Vec<_>>());
+    let head = rows.next().unwrap();
+    assert_eq!(
+        head.join(":"),
+        "namespace:partition:state:n_replicas:replica:n_dupl:working_master:proxy_dst:emigrates:lead_emigrates:\
+         immigrates:records:tombstones:regime:version:final_version"
+    );
+    let column = |name: &str| head.iter().position(|head| *head == name).unwrap();
+    let rows: Vec<_> = rows.collect();
+    assert_eq!(rows.len(), 2 * 4096);
+    assert!(rows.iter().all(|row| row.len() == head.len() && row[column("working_master")] == "A1"));
+    let records: i64 = rows.iter().map(|row| row[column("records")].parse::<i64>().unwrap()).sum();
+    assert_eq!(records, 2 * RECORDS);
+    assert!(rows[0][column("version")].ends_with(".0.mp-"));
+}

@@ -1,0 +1,195 @@
+//! Starting, stopping, being killed, being told things by signals, and refusing what cannot be started.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ferrospike_tests::server::{Server, binary, stored_config, usual_config};
+use ferrospike_tests::wire::{Message, result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+
+/// Runs the binary to its end.
+fn run(arguments: &[&str]) -> Output {
+    Command::new(binary()).args(arguments).output().expect("run the server's binary")
+}
+
+/// Everything that a run has printed.
+fn printed(output: &Output) -> String {
+    [&output.stdout[..], &output.stderr].concat().into_iter().map(char::from).collect()
+}
+
+/// A file with this text, and its name.
+fn file(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("aerospike.conf");
+    fs::write(&path, text.replace("{dir}", folder.path().to_str().expect("plain text")))
+        .expect("write a file");
+    (folder, path.to_str().expect("plain text").to_owned())
+}
+
+fn put(server: &Server) -> u8 {
+    server.connect().ask(&Message::put("lifecycle", b"value".to_vec())).expect("an answer").result
+}
+
+fn get(server: &Server) -> u8 {
+    server.connect().ask(&Message::get("lifecycle")).expect("an answer").result
+}
+
+#[test]
+fn stops_and_starts_again() {
+    let mut server = Server::start(&usual_config());
+    for _ in 0..3 {
+        assert_eq!(put(&server), result::OK);
+        server.stop();
+        server.restart();
+        assert_eq!(get(&server), result::NOT_FOUND, "memory does not outlive its process");
+    }
+}
+
+#[test]
+fn stops_while_it_is_busy() {
+    let mut server = Server::start(&usual_config());
+    let address = server.address();
+    thread::scope(|scope| {
+        for number in 0..4 {
+            scope.spawn(move || {
+                let mut client = ferrospike_tests::client::Client::connect(address).expect("connect");
+                let request = Message::put(&format!("busy {number}"), vec![0; 1000]);
+                while client.ask(&request).is_ok() {}
+            });
+        }
+        thread::sleep(Duration::from_millis(300));
+        server.stop();
+    });
+}
+
+#[test]
+fn is_killed_and_starts_again() {
+    let mut server = Server::start(&usual_config());
+    assert_eq!(put(&server), result::OK);
+    server.kill9();
+    server.restart();
+    assert_eq!(get(&server), result::NOT_FOUND);
+    assert_eq!(put(&server), result::OK);
+}
+
+#[test]
+fn a_hangup_makes_it_open_its_log_anew() {
+    let sinks = "console {\n        context any info\n    }\n    file {dir}/asd.log {\n        context any info\n    }";
+    let config = usual_config().replacen("console {\n        context any info\n    }", sinks, 1);
+    let server = Server::start(&config);
+    let (log, rolled) = (server.folder().join("asd.log"), server.folder().join("asd.log.1"));
+    assert!(fs::read_to_string(&log).expect("a log file").contains("client port"));
+    fs::rename(&log, &rolled).expect("roll the log");
+    server.signal(Signal::SIGHUP);
+    let start = Instant::now();
+    while !log.exists() {
+        assert!(start.elapsed() < Duration::from_secs(20), "no new log file");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(put(&server), result::OK);
+}
+
+#[test]
+fn a_user_signal_does_not_end_it() {
+    let server = Server::start(&usual_config());
+    for _ in 0..10 {
+        server.signal(Signal::SIGUSR1);
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(put(&server), result::OK);
+}
+
+#[test]
+fn raises_the_limit_of_open_files_itself() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("read the limit");
+    setrlimit(Resource::RLIMIT_NOFILE, 1024, hard).expect("lower the soft limit");
+    let server = Server::start(&usual_config());
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("restore the limit");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.process_id().expect("a process")));
+    let limits = limits.expect("the limits of the server");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line about files");
+    let raised: u64 = line.split_whitespace().nth(3).and_then(|word| word.parse().ok()).expect("a number");
+    assert!(raised > 1024, "{line}");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    let (_folder, path) = file(&usual_config().replacen("port 0", &format!("port {port}"), 1));
+    let output = run(&["--config-file", &path, "--foreground"]);
+    assert!(!output.status.success());
+    assert!(printed(&output).contains(&port.to_string()), "{}", printed(&output));
+}
+
+/// Whoever holds the ports may be a server that uses the same devices.
+#[test]
+fn a_port_in_use_is_told_before_devices_are_touched() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    let storage = ["file {dir}/test.dat", "filesize 128M"];
+    let config = stored_config("test", "device", &storage).replacen("port 0", &format!("port {port}"), 1);
+    let (folder, path) = file(&config);
+    let output = run(&["--config-file", &path, "--foreground"]);
+    assert!(!output.status.success() && printed(&output).contains(&port.to_string()), "{}", printed(&output));
+    assert!(!folder.path().join("test.dat").exists());
+}
+
+#[test]
+fn a_configuration_is_refused_with_all_its_errors() {
+    let config = usual_config()
+        .replacen(
+            "cluster-name tests",
+            "cluster-name tests\n    proto-fd-maxx 2000\n    service-threads many",
+            1,
+        )
+        .replacen("data-size 1G", "data-size 1Q", 1);
+    let (_folder, path) = file(&config);
+    for arguments in
+        [&["--check-config", "--config-file", &path][..], &["--config-file", &path, "--foreground"]]
+    {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        let text = printed(&output);
+        for word in ["proto-fd-maxx", "proto-fd-max", "many", "1Q"] {
+            assert!(text.contains(word), "{word} is not named in: {text}");
+        }
+        for line in [4, 5, 25] {
+            assert!(text.contains(&format!("{path}:{line}:")), "line {line} is not named in: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_good_configuration_is_found_good_and_nothing_started() {
+    let (_folder, path) = file(&usual_config());
+    let output = run(&["--check-config", "--config-file", &path]);
+    assert!(output.status.success(), "{}", printed(&output));
+    let missing = run(&["--check-config", "--config-file", "/nonexistent/aerospike.conf"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(printed(&missing).contains("/nonexistent/aerospike.conf"));
+}
+
+#[test]
+fn tells_its_version_and_how_it_is_used() {
+    let version = run(&["--version"]);
+    assert!(version.status.success() && printed(&version).contains("8.0.0.7"), "{}", printed(&version));
+    let help = run(&["--help"]);
+    assert!(help.status.success());
+    for option in ["--config-file", "--foreground", "--check-config", "--dev", "--instance"] {
+        assert!(printed(&help).contains(option), "{option} is not in the help");
+    }
+    assert!(!run(&["--no-such-option"]).status.success());
+}
+
+/// Two servers in one machine, as each has its own ports and folder.
+#[test]
+fn several_servers_do_not_disturb_each_other() {
+    let servers = [Server::start(&usual_config()), Server::start(&usual_config())];
+    assert_eq!(put(&servers[0]), result::OK);
+    assert_eq!((get(&servers[0]), get(&servers[1])), (result::OK, result::NOT_FOUND));
+}

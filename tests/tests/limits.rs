@@ -1,0 +1,67 @@
+//! Limits on connections: how many there may be, and how long one may be idle.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ferrospike_tests::client::Client;
+use ferrospike_tests::server::{NAMESPACES, Server, usual_config};
+use ferrospike_tests::wire::{Message, result};
+
+/// The lowest that can be configured.
+const FD_MAX: usize = 1024;
+
+fn config(service: &str) -> String {
+    let config = usual_config().replacen("service {", &format!("service {{\n    {service}"), 1);
+    assert!(config.contains(NAMESPACES));
+    config
+}
+
+fn is_served(client: &mut Client) -> bool {
+    client.info_value("status").is_ok_and(|status| status == "ok")
+}
+
+#[test]
+fn connections_beyond_the_limit_are_refused() {
+    let mut server = Server::start(&config(&format!("proto-fd-max {FD_MAX}")));
+    server.allow("proto-fd-max");
+    let mut clients: Vec<Client> = (0..FD_MAX).map(|_| server.connect()).collect();
+    let served = clients.iter_mut().filter_map(|client| is_served(client).then_some(())).count();
+    assert!(served + 5 >= FD_MAX, "only {served} of {FD_MAX} are served");
+    let refused = (0..50).filter(|_| !is_served(&mut server.connect())).count();
+    assert!(refused >= 45, "only {refused} of 50 beyond the limit are refused");
+
+    // Room is made for the next as soon as some have gone.
+    clients.truncate(FD_MAX / 2);
+    let start = Instant::now();
+    while !is_served(&mut server.connect()) {
+        assert!(start.elapsed() < Duration::from_secs(20), "still refused after others have gone");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(clients.iter_mut().all(is_served), "those that were there are served all the time");
+}
+
+#[test]
+fn idle_connections_are_closed_and_busy_ones_are_not() {
+    let server = Server::start(&config("proto-fd-idle-ms 2000"));
+    let mut idle: Vec<Client> = (0..20).map(|_| server.connect()).collect();
+    let mut half: Client = server.connect();
+    half.send(&Message::get("idle").encode()[..20]).expect("send");
+    let mut busy = server.connect();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(5) {
+        assert_eq!(busy.ask(&Message::get("idle")).expect("an answer").result, result::NOT_FOUND);
+        thread::sleep(Duration::from_millis(200));
+    }
+    for client in idle.iter_mut().chain([&mut half]) {
+        assert!(client.is_closed_by_server());
+    }
+    assert!(is_served(&mut busy));
+}
+
+#[test]
+fn without_a_limit_idle_connections_stay() {
+    let server = Server::start(&usual_config());
+    let mut clients: Vec<Client> = (0..20).map(|_| server.connect()).collect();
+    thread::sleep(Duration::from_secs(4));
+    assert!(clients.iter_mut().all(is_served));
+}

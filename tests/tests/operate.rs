@@ -1,0 +1,181 @@
+//! Operating a server: the info port, the ticker, log levels, changes of the configuration that take effect at once.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use ferrospike_tests::client::PATIENCE;
+use ferrospike_tests::server::{BASICS, NAMESPACES, Server, binary};
+use ferrospike_tests::wire::{self, Message, result};
+
+/// A server with an info port, and a connection to it.
+fn start_with_info_port() -> (Server, u16) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let info = format!(
+        "network {{\n service {{\n address 127.0.0.1\n port 0\n }}\n info {{\n address 127.0.0.1\n port {port}\n }}\n}}\n"
+    );
+    let (before, network) = BASICS.split_once("network {").unwrap();
+    assert!(network.contains("port 0"));
+    let mut server = Server::start(&[before, &info, NAMESPACES].concat());
+    server.allow("(info)");
+    (server, port)
+}
+
+fn dial(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn line(reader: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    line
+}
+
+#[test]
+fn the_info_port_answers_lines_with_values() {
+    let (server, port) = start_with_info_port();
+    server.await_log(&format!("info port 127.0.0.1:{port}"));
+    let mut stream = dial(port);
+    stream.write_all(b"status\r\n\nbuild\nno-such-command\npartit").unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let lines: Vec<String> = (0..3).map(|_| line(&mut reader)).collect();
+    assert_eq!(lines, ["ok\n", "8.0.0.7\n", "ERROR:4:unrecognized command\n"]);
+    stream.write_all(b"ions\n").unwrap();
+    assert_eq!(line(&mut reader), "4096\n");
+    // It counts as info, not as clients.
+    stream.write_all(b"statistics\n").unwrap();
+    let statistics = line(&mut reader);
+    assert!(statistics.contains(";client_connections=0;"), "{statistics}");
+}
+
+#[test]
+fn the_info_port_outlives_bad_guests() {
+    let (_server, port) = start_with_info_port();
+    // One asks for much and reads nothing.
+    let mut deaf = dial(port);
+    deaf.write_all("partition-info\n".repeat(200).as_bytes()).unwrap();
+    // One interrupts from telnet, one never ends its line.
+    for bytes in [&b"status\xff\xf4\n"[..], &[b'x'; 70_000]] {
+        let mut guest = dial(port);
+        // The server may cut it off before all is sent.
+        let _ = guest.write_all(bytes);
+        assert_eq!(guest.read(&mut [0; 8]).unwrap_or(0), 0, "the guest is cut off");
+    }
+    let mut stream = dial(port);
+    stream.write_all(b"status\n").unwrap();
+    assert_eq!(line(&mut BufReader::new(stream)), "ok\n");
+    // The first one is served once it reads.
+    let mut reader = BufReader::new(deaf);
+    for _ in 0..200 {
+        assert!(line(&mut reader).starts_with("namespace:partition:"));
+    }
+}
+
+#[test]
+fn the_ticker_tells_how_the_server_does() {
+    let config = BASICS.replace("    work-directory", "    ticker-interval 1\n    work-directory");
+    let server = Server::start(&[&config, NAMESPACES].concat());
+    server.await_log("service ready: soon there will be cake!");
+    server.await_log(" CLUSTER-SIZE 1 CLUSTER-NAME tests");
+    let mut client = server.connect();
+    assert_eq!(client.ask(&Message::put("a", vec![1])).unwrap().result, result::OK);
+    assert_eq!(client.ask(&Message::get("none")).unwrap().result, result::NOT_FOUND);
+    for text in [
+        "   cluster-clock: skew-ms 0",
+        "   system: total-cpu-pct ",
+        "   process: cpu-pct ",
+        "   in-progress: info-q 0 rw-hash 0 proxy-hash 0 tree-gc-q 0 long-queries 0",
+        "   fds: proto (1,1,0) heartbeat (0,0,0) fabric (0,0,0)",
+        "   heartbeat-received: self 0 foreign 0",
+        "   fabric-bytes-per-second: bulk (0,0) ctrl (0,0) meta (0,0) rw (0,0)",
+        "{test} objects: all 1 master 1 prole 0 non-replica 0",
+        "{test} migrations: complete",
+        "{test} index-usage: used-bytes 64",
+        "{test} data-usage: used-bytes 64 avail-pct ",
+        "{test} client: tsvc (0,0) proxy (0,0,0) read (0,0,0,1,0) write (1,0,0,0) delete (0,0,0,0,0) udf (0,0,0,0) \
+         lang (0,0,0,0)",
+    ] {
+        server.await_log(text);
+    }
+    assert!(!server.log().contains("{bar} client:"), "nothing happened there");
+    assert!(!server.log().contains("xdr-client:"), "nothing came from elsewhere");
+}
+
+#[test]
+fn levels_of_the_log_are_changed_while_it_runs() {
+    let server = Server::start(&[BASICS, NAMESPACES].concat());
+    let mut client = server.connect();
+    let mut ask = |request: &str| client.info_value(request).unwrap();
+    assert_eq!(ask("logs"), "0:stderr");
+    assert_eq!(ask("log-message:message=before;who=test"), "");
+    server.await_log("(info): ");
+    server.await_log("test: before");
+    assert_eq!(ask("log-set:id=0;info=warning"), "ok");
+    assert_eq!(ask("log/0/info"), "info:WARNING");
+    assert_eq!(ask("log/0/nsup"), "nsup:INFO");
+    assert_eq!(ask("log-message:message=between"), "");
+    assert_eq!(ask("log-set:id=0;any=info"), "ok");
+    assert_eq!(ask("log-message:message=after"), "");
+    server.await_log("unknown: after");
+    assert!(!server.log().contains("unknown: between"));
+}
+
+#[test]
+fn best_practices_can_be_enforced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("aerospike.conf");
+    // No machine has that much memory.
+    let config = [BASICS, NAMESPACES].concat().replace("data-size 1G", "data-size 100T");
+    let config = config.replace("    work-directory", "    enforce-best-practices true\n    work-directory");
+    std::fs::write(&path, config.replace("{dir}", folder.path().to_str().unwrap())).unwrap();
+    let output = Command::new(binary()).arg("--config-file").arg(&path).arg("--foreground").output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("enforce-best-practices is set, and these are not followed: "), "{said}");
+    assert!(said.contains("the namespaces may take 109951699648512 bytes"), "{said}");
+}
+
+#[test]
+fn the_number_of_info_threads_follows_the_configuration() {
+    let server = Server::start(&[BASICS, NAMESPACES].concat());
+    let mut client = server.connect();
+    let named = |client: &mut ferrospike_tests::client::Client| {
+        client.info_value("thread-traces").unwrap().matches("(info-").count()
+    };
+    assert_eq!(named(&mut client), 16);
+    for count in [3, 40, 1] {
+        let change = format!("set-config:context=service;info-threads={count}");
+        assert_eq!(client.info_value(&change).unwrap(), "ok");
+        let start = std::time::Instant::now();
+        while named(&mut client) != count {
+            assert!(start.elapsed() < PATIENCE, "never {count} info threads");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    server.await_log("set-config: service.info-threads changed from 40 to 1");
+}
+
+#[test]
+fn requests_that_waited_too_long_are_answered_so() {
+    let server = Server::start(&[BASICS, NAMESPACES].concat());
+    let mut client = server.connect();
+    for parameter in ["info-threads=1", "info-max-ms=500"] {
+        assert_eq!(client.info_value(&format!("set-config:context=service;{parameter}")).unwrap(), "ok");
+    }
+    // Each keeps the one thread busy for a good part of a second.
+    let busy = wire::info_request(&"thread-traces\n".repeat(600));
+    let mut clients: Vec<_> = (0..12).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(&busy).unwrap();
+    }
+    let answers: Vec<_> = clients.iter_mut().map(|client| client.receive().unwrap().body).collect();
+    let late = answers.iter().filter(|answer| *answer == b"ERROR:9:timeout\n").count();
+    assert!(late > 0, "none waited too long");
+    assert!(answers.iter().any(|answer| answer.starts_with(b"thread-traces\t")), "the first did not wait");
+    let statistics = client.info_value("statistics").unwrap();
+    assert!(statistics.contains(&format!(";info_timeout={late};")), "{late} late: {statistics}");
+}

@@ -1,0 +1,342 @@
+//! What installation and packages consist of, with stand-ins for the programs; and what the programs tell about
+//! themselves for it.
+//!
+//! How the Debian packages live in a real system is for `make test-deb`, which needs root and the network.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use ferrospike_tests::report;
+use ferrospike_tests::server::{binary, built};
+use tempfile::TempDir;
+
+const PROGRAMS: [&str; 5] = ["asd", "asd-inspect", "asinfo", "asbench", "asd-bench"];
+const SERVER_PROGRAMS: usize = 2;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in a workspace")
+}
+
+fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("ferrospike-packages-").tempdir().expect("a temporary folder")
+}
+
+/// A folder of programs that say with what arguments they were called.
+fn stand_ins(folder: &TempDir) -> String {
+    let programs = folder.path().join("programs");
+    fs::create_dir_all(&programs).expect("make a folder");
+    for name in PROGRAMS {
+        let path = programs.join(name);
+        fs::write(&path, format!("#!/bin/sh\n# needs GLIBC_2.17 and GLIBC_2.9\necho \"{name}: $*\"\n"))
+            .expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("make it executable");
+    }
+    programs.to_str().expect("plain text").to_owned()
+}
+
+fn make(arguments: &[&str]) -> Output {
+    // Not the business of a `make` that runs the tests.
+    let output = Command::new("make")
+        .current_dir(root())
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
+        .args(["--silent", "--no-print-directory"])
+        .args(arguments)
+        .output();
+    output.expect("run make")
+}
+
+fn text_of(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn has(command: &str) -> bool {
+    let found = Command::new(command).arg("--version").output().is_ok();
+    if !found {
+        report(&format!("SKIPPED: {command} is not installed, so nothing made with it was tested"));
+    }
+    found
+}
+
+fn run(command: &str, arguments: &[&str]) -> String {
+    text_of(&Command::new(command).args(arguments).output().expect(command))
+}
+
+/// The file that `make` made in `folder` and whose name begins with `start`.
+fn made(folder: &Path, start: &str) -> PathBuf {
+    let files =
+        fs::read_dir(folder.join("packages")).expect("packages").map(|entry| entry.expect("a file").path());
+    let named =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start));
+    files.into_iter().find(named).unwrap_or_else(|| panic!("no {start}… in {}", folder.display()))
+}
+
+/// Files that belong to a program wherever completions of zsh are.
+fn files_of(program: &str, zsh: &str) -> [String; 5] {
+    let section = if program == "asd" { 8 } else { 1 };
+    [
+        format!("/usr/bin/{program}"),
+        format!("/usr/share/man/man{section}/{program}.{section}.gz"),
+        format!("/usr/share/bash-completion/completions/{program}"),
+        format!("{zsh}/_{program}"),
+        format!("/usr/share/fish/vendor_completions.d/{program}.fish"),
+    ]
+}
+
+const SERVER_FILES: [&str; 6] = [
+    "/etc/aerospike/aerospike.conf",
+    "/etc/logrotate.d/aerospike",
+    "/usr/lib/systemd/system/aerospike.service",
+    "/usr/lib/sysusers.d/aerospike.conf",
+    "/usr/lib/tmpfiles.d/aerospike.conf",
+    "/usr/share/doc/ferrospike/examples/aerospike_ssd.conf",
+];
+
+#[test]
+fn install_puts_everything_in_its_place_and_keeps_a_changed_configuration() {
+    let folder = folder();
+    let programs = format!("BINARIES={}", stand_ins(&folder));
+    let destination = folder.path().join("root");
+    let destdir = format!("DESTDIR={}", destination.display());
+    let install = || text_of(&make(&["install", &programs, &destdir, "PREFIX=/usr"]));
+    install();
+    let own = PROGRAMS.iter().flat_map(|program| files_of(program, "/usr/share/zsh/site-functions"));
+    for path in own.chain(SERVER_FILES.map(str::to_owned)) {
+        assert!(destination.join(&path[1..]).is_file(), "{path} is missing");
+    }
+    let read = |path: &str| fs::read_to_string(destination.join(path)).expect(path);
+    let unit = read("usr/lib/systemd/system/aerospike.service");
+    assert!(
+        unit.contains("\nExecStart=/usr/bin/asd $ASD_OPTIONS --config-file ${ASD_CONFIG_FILE} --fgdaemon\n")
+    );
+    assert!(unit.contains("\nEnvironment=ASD_CONFIG_FILE=/etc/aerospike/aerospike.conf\n"), "{unit}");
+    assert_eq!(read("usr/share/bash-completion/completions/asinfo"), "asinfo: --generate bash\n");
+
+    assert_eq!(install(), "", "the same again is nothing to talk about");
+    let conf = destination.join("etc/aerospike/aerospike.conf");
+    fs::write(&conf, "# changed\n").expect("change the configuration");
+    assert!(install().contains("aerospike.conf.new"));
+    assert_eq!(read("etc/aerospike/aerospike.conf"), "# changed\n");
+    assert!(read("etc/aerospike/aerospike.conf.new").contains("namespace test"));
+}
+
+#[test]
+fn install_for_oneself_stays_in_its_folder() {
+    let folder = folder();
+    let programs = format!("BINARIES={}", stand_ins(&folder));
+    let home = folder.path().join("home");
+    text_of(&make(&["install", &programs, &format!("PREFIX={}", home.display())]));
+    assert!(home.join("bin/asd").is_file() && home.join("etc/aerospike/aerospike.conf").is_file());
+    let unit = fs::read_to_string(home.join("lib/systemd/system/aerospike.service")).expect("a unit");
+    assert!(unit.contains(&format!("\nExecStart={}/bin/asd ", home.display())), "{unit}");
+}
+
+/// Makes packages of one kind in a folder.
+fn packages(kind: &str) -> TempDir {
+    let folder = folder();
+    let programs = format!("BINARIES={}", stand_ins(&folder));
+    let target = format!("CARGO_TARGET_DIR={}", folder.path().display());
+    text_of(&make(&[kind, &programs, &target, "PACKAGE_RELEASE=7"]));
+    folder
+}
+
+#[test]
+fn debian_packages() {
+    if !has("dpkg-deb") {
+        return;
+    }
+    let folder = packages("deb");
+    let fields = |package: &Path| -> BTreeMap<String, String> {
+        let text = run("dpkg-deb", &["--field", package.to_str().expect("plain text")]);
+        let pairs = text.lines().filter_map(|line| line.split_once(": "));
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    };
+    let contents = |package: &Path| -> BTreeMap<String, String> {
+        let text = run("dpkg-deb", &["--contents", package.to_str().expect("plain text")]);
+        let words = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        words.map(|words| (words[5][1..].to_owned(), format!("{} {}", words[0], words[1]))).collect()
+    };
+    let version = format!("{}-7", env!("CARGO_PKG_VERSION"));
+    let (server, tools) = (made(folder.path(), "ferrospike_"), made(folder.path(), "ferrospike-tools_"));
+    for (package, programs) in
+        [(&server, &PROGRAMS[..SERVER_PROGRAMS]), (&tools, &PROGRAMS[SERVER_PROGRAMS..])]
+    {
+        let fields = fields(package);
+        assert_eq!(fields["Version"], version);
+        assert!(fields["Depends"].contains("libc6 (>= 2.17)"), "the newest symbol decides: {fields:?}");
+        let contents = contents(package);
+        for path in programs.iter().flat_map(|program| files_of(program, "/usr/share/zsh/vendor-completions"))
+        {
+            let expected =
+                if path.starts_with("/usr/bin") { "-rwxr-xr-x root/root" } else { "-rw-r--r-- root/root" };
+            assert_eq!(contents.get(&path).map(String::as_str), Some(expected), "{path}");
+        }
+        let copyright = format!("/usr/share/doc/{}/copyright", fields["Package"]);
+        let command = format!("dpkg-deb --fsys-tarfile {} | tar -xO .{copyright}", package.display());
+        let copyright = run("sh", &["-c", &command]);
+        assert!(
+            copyright.contains("License: AGPL-3.0-or-later\n GNU AFFERO GENERAL PUBLIC LICENSE\n"),
+            "{copyright}"
+        );
+    }
+    let contents = contents(&server);
+    for path in SERVER_FILES {
+        assert_eq!(contents.get(path).map(String::as_str), Some("-rw-r--r-- root/root"), "{path}");
+    }
+    assert!(
+        !contents.keys().any(|path| path.starts_with("/opt") || path.starts_with("/var")),
+        "{contents:?}"
+    );
+    let conflicts = &fields(&server)["Conflicts"];
+    assert!(conflicts.contains("aerospike-server-community"), "{conflicts}");
+
+    let control = folder.path().join("control");
+    run("dpkg-deb", &["--control", server.to_str().expect("text"), control.to_str().expect("text")]);
+    let conffiles = fs::read_to_string(control.join("conffiles")).expect("conffiles");
+    assert_eq!(conffiles, "/etc/aerospike/aerospike.conf\n/etc/logrotate.d/aerospike\n");
+    for script in ["postinst", "prerm", "postrm"] {
+        let path = control.join(script);
+        run("sh", &["-n", path.to_str().expect("text")]);
+        let mode = fs::metadata(&path).expect(script).permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "{script}");
+    }
+    let postinst = fs::read_to_string(control.join("postinst")).expect("a script");
+    assert!(postinst.contains("useradd --system") && !postinst.contains('@'), "{postinst}");
+}
+
+#[test]
+fn rpm_packages_or_a_word_of_what_is_missing() {
+    if !has("rpmbuild") {
+        let output = make(&["rpm", "BINARIES=/nonexistent"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("rpmbuild is not installed"), "{said}");
+        return;
+    }
+    let folder = packages("rpm");
+    for (start, programs) in
+        [("ferrospike-0", &PROGRAMS[..SERVER_PROGRAMS]), ("ferrospike-tools-", &PROGRAMS[SERVER_PROGRAMS..])]
+    {
+        let package = made(folder.path(), start);
+        let package = package.to_str().expect("plain text");
+        assert_eq!(run("rpm", &["-qp", "--queryformat", "%{LICENSE}", package]), "AGPL-3.0-or-later");
+        let listed = run("rpm", &["-qpl", package]);
+        for path in programs.iter().flat_map(|program| files_of(program, "/usr/share/zsh/site-functions")) {
+            assert!(listed.lines().any(|line| line == path), "{path} is not in {listed}");
+        }
+        if start == "ferrospike-0" {
+            let kept = run("rpm", &["-qpc", package]);
+            assert_eq!(kept, "/etc/aerospike/aerospike.conf\n/etc/logrotate.d/aerospike\n");
+            assert!(run("rpm", &["-qp", "--scripts", package]).contains("useradd --system"));
+        }
+    }
+}
+
+#[test]
+fn programs_tell_their_man_pages_and_completions() {
+    for program in PROGRAMS {
+        let path = if program == "asd" { binary() } else { built(program).expect("the path of the tests") };
+        let tell = |what: &str| run(path.to_str().expect("plain text"), &["--generate", what]);
+        let page = tell("man");
+        let section = if program == "asd" { 8 } else { 1 };
+        assert!(page.contains(&format!(".TH {} {section}", program.to_uppercase())), "{program}: {page}");
+        assert!(
+            page.contains("AGPL\\-3.0\\-or\\-later") || page.contains("AGPL-3.0-or-later"),
+            "{program}: {page}"
+        );
+        for shell in ["bash", "zsh", "fish"] {
+            assert!(tell(shell).contains(program), "{program} {shell}");
+        }
+    }
+    let page = run(binary().to_str().expect("plain text"), &["--generate", "man"]);
+    for word in ["config\\-file", "fgdaemon", ".SH SIGNALS", "SIGHUP"] {
+        assert!(page.contains(word), "{word}: {page}");
+    }
+}
+
+/// What the entrypoint of the container image starts the server with, and the configuration that it makes.
+fn entrypoint(folder: &TempDir, variables: &[(&str, &str)], arguments: &[&str]) -> (String, String) {
+    let programs = stand_ins(folder);
+    let script = format!(
+        "#!/bin/sh\nwhile [ $# -gt 1 ]; do\n    if [ \"$1\" = --config-file ]; then cp \"$2\" {programs}/made.conf; rm -f \"$2\"; fi\n\
+         \x20   printf '%s ' \"$1\"\n    shift\ndone\necho \"$1\"\n"
+    );
+    fs::write(Path::new(&programs).join("asd"), script).expect("write");
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new(root().join("build/docker/entrypoint"))
+        .args(arguments)
+        .env_clear()
+        .env("PATH", path)
+        .envs(variables.iter().copied())
+        .output();
+    let started = text_of(&output.expect("run the entrypoint"));
+    let made = Path::new(&programs).join("made.conf");
+    if made.exists() {
+        let check = Command::new(binary()).args(["--check-config", "--config-file"]).arg(&made).output();
+        text_of(&check.expect("check the configuration"));
+    }
+    (started, fs::read_to_string(made).unwrap_or_default())
+}
+
+#[test]
+fn the_container_takes_its_configuration_from_the_environment() {
+    if Path::new("/etc/aerospike/aerospike.conf").exists() || Path::new("/run/aerospike").exists() {
+        return report(
+            "SKIPPED: a server is installed on this machine, the entrypoint was not tried beside it",
+        );
+    }
+    let has = |conf: &str, lines: &[&str]| {
+        for line in lines {
+            assert!(conf.lines().any(|found| found.trim() == *line), "no line '{line}' in\n{conf}");
+        }
+    };
+    let folder = folder();
+    let (started, conf) = entrypoint(&folder, &[], &["asd"]);
+    assert!(started.starts_with("--config-file ") && started.ends_with(" --fgdaemon\n"), "{started}");
+    let usual = ["address any", "port 3000", "namespace test {", "storage-engine device {"];
+    has(&conf, &usual);
+    has(
+        &conf,
+        &["file /opt/aerospike/data/test.dat", "filesize 4G", "nsup-period 120", "read-page-cache true"],
+    );
+
+    let variables = [
+        ("NAMESPACE", "demo"),
+        ("STORAGE_GB", "0"),
+        ("MEM_GB", "3"),
+        ("DEFAULT_TTL", "30d"),
+        ("SERVICE_PORT", "3100"),
+        ("ACCESS_ADDRESS", "2001:db8::1"),
+        ("ACCESS_PORT", "4000"),
+        ("FABRIC_PORT", "3101"),
+        ("HEARTBEAT_PORT", "3102"),
+        ("INFO_PORT", "3103"),
+        ("LOGFILE", "/var/log/aerospike/aerospike.log"),
+        ("FEATURE_KEY_FILE", "/no/such/file"),
+    ];
+    let (started, conf) = entrypoint(&folder, &variables, &["--cold-start"]);
+    assert!(started.starts_with("--cold-start --config-file "), "{started}");
+    has(&conf, &["namespace demo {", "storage-engine memory {", "data-size 3G", "default-ttl 30d"]);
+    has(&conf, &["port 3100", "access-address 2001:db8::1", "access-port 4000"]);
+    has(&conf, &["port 3101", "port 3102", "port 3103", "file /var/log/aerospike/aerospike.log {"]);
+
+    let in_memory_too = [("DATA_IN_MEMORY", "true"), ("MEM_GB", "2"), ("STORAGE_GB", "8")];
+    let (_, conf) = entrypoint(&folder, &in_memory_too, &[]);
+    has(&conf, &["storage-engine memory {", "filesize 8G", "indexes-memory-budget 2G"]);
+}
+
+#[test]
+fn the_container_takes_a_configuration_or_another_program_as_they_are() {
+    let folder = folder();
+    let own = folder.path().join("own.conf");
+    fs::write(&own, fs::read(root().join("etc/aerospike_dev.conf")).expect("a sample")).expect("write");
+    let own = own.to_str().expect("plain text");
+    let (started, _) = entrypoint(&folder, &[], &["asd", "--config-file", own]);
+    assert_eq!(started, format!("--config-file {own} --fgdaemon\n"));
+    let (started, _) = entrypoint(&folder, &[], &["asinfo", "-v", "status"]);
+    assert_eq!(started, "asinfo: -v status\n");
+}

@@ -1,0 +1,130 @@
+//! Several requests on one connection before any answer is read: in one segment, cut at every byte, and of
+//! different kinds. Answers come whole and in the order of the requests.
+
+use std::thread;
+use std::time::Duration;
+
+use ferrospike_tests::client::Client;
+use ferrospike_tests::server::Server;
+use ferrospike_tests::wire::{self, Frame, Message, kind, result};
+
+/// Long enough for a segment to be on its way before the next is sent.
+const APART: Duration = Duration::from_micros(500);
+
+fn key(number: usize) -> String {
+    format!("pipeline {number}")
+}
+
+/// A write, two reads of it and an info request: some two hundred bytes.
+fn conversation() -> (Vec<u8>, impl Fn(&mut Client)) {
+    let requests = [
+        Message::put("cut", b"value".to_vec()).encode(),
+        Message::get("cut").encode(),
+        wire::info_request("status"),
+        Message::get("never written").encode(),
+    ];
+    let check = |client: &mut Client| {
+        assert_eq!(client.receive_message().expect("an answer").result, result::OK);
+        assert_eq!(client.receive_message().expect("an answer").bin("b"), Some(&b"value"[..]));
+        let info = Frame { kind: kind::INFO, body: b"status\tok\n".to_vec() };
+        assert_eq!(client.receive().expect("an answer"), info);
+        assert_eq!(client.receive_message().expect("an answer").result, result::NOT_FOUND);
+    };
+    (requests.concat(), check)
+}
+
+#[test]
+fn a_thousand_requests_in_one_piece() {
+    let server = Server::usual();
+    let mut client = server.connect();
+    let numbers = || 0..1000;
+    let puts: Vec<u8> =
+        numbers().flat_map(|n| Message::put(&key(n), n.to_string().into_bytes()).encode()).collect();
+    client.send(&puts).expect("send");
+    for n in numbers() {
+        assert_eq!(client.receive_message().expect("an answer").result, result::OK, "put {n}");
+    }
+    let gets: Vec<u8> = numbers().flat_map(|n| Message::get(&key(n)).encode()).collect();
+    client.send(&gets).expect("send");
+    for n in numbers() {
+        let answer = client.receive_message().expect("an answer");
+        assert_eq!(answer.bin("b"), Some(n.to_string().as_bytes()), "get {n}");
+    }
+}
+
+#[test]
+fn cut_in_two_at_every_byte() {
+    let server = Server::usual();
+    let (bytes, check) = conversation();
+    let mut client = server.connect();
+    for cut in 1..bytes.len() {
+        client.send(&bytes[..cut]).expect("send");
+        thread::sleep(APART);
+        client.send(&bytes[cut..]).expect("send");
+        check(&mut client);
+    }
+}
+
+#[test]
+fn byte_by_byte() {
+    let server = Server::usual();
+    let (bytes, check) = conversation();
+    let mut client = server.connect();
+    for byte in &bytes {
+        client.send(&[*byte]).expect("send");
+        thread::sleep(APART);
+    }
+    check(&mut client);
+}
+
+#[test]
+fn in_pieces_of_every_size() {
+    let server = Server::usual();
+    let (bytes, check) = conversation();
+    let mut client = server.connect();
+    for size in [2, 3, 7, 8, 9, 21, 22, 23, 30, 31, 64, 100] {
+        for piece in bytes.chunks(size) {
+            client.send(piece).expect("send");
+            thread::sleep(APART);
+        }
+        check(&mut client);
+    }
+}
+
+#[test]
+fn an_error_does_not_disturb_its_neighbours() {
+    let mut server = Server::usual();
+    server.allow("unknown namespace");
+    let mut client = server.connect();
+    let put = Message::put("neighbour", b"1".to_vec()).encode();
+    let bad = Message::on_record("nowhere", "rig", "k").with_operation(wire::Operation::read("b")).encode();
+    client.send(&[put.clone(), bad.clone(), put.clone(), bad, put].concat()).expect("send");
+    let expected = [result::OK, result::NAMESPACE, result::OK, result::NAMESPACE, result::OK];
+    let results = expected.map(|_| client.receive_message().expect("an answer").result);
+    assert_eq!(results, expected);
+}
+
+/// Values larger than any buffer a server keeps for a connection.
+#[test]
+fn large_values_among_small_ones() {
+    let server = Server::usual();
+    let mut client = server.connect();
+    let large: Vec<u8> = (0..900_000_u32).map(|n| n as u8).collect();
+    let mut bytes = Vec::new();
+    for n in 0..5 {
+        bytes.extend(Message::put(&key(n), large[n..].to_vec()).encode());
+        bytes.extend(Message::get(&key(n)).encode());
+        bytes.extend(Message::put(&key(n), b"small".to_vec()).encode());
+        bytes.extend(Message::get(&key(n)).encode());
+    }
+    thread::scope(|scope| {
+        let mut sender = Client::from(client.socket().try_clone().expect("the socket twice"));
+        scope.spawn(move || sender.send(&bytes).expect("send"));
+        for n in 0..5 {
+            assert_eq!(client.receive_message().expect("an answer").result, result::OK);
+            assert!(client.receive_message().expect("an answer").bin("b") == Some(&large[n..]), "value {n}");
+            assert_eq!(client.receive_message().expect("an answer").result, result::OK);
+            assert_eq!(client.receive_message().expect("an answer").bin("b"), Some(&b"small"[..]));
+        }
+    });
+}

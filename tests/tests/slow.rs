@@ -1,0 +1,127 @@
+//! Clients that read nothing, or send a byte now and then, cost the others nothing but their connections.
+//!
+//! What is measured is that the others complete, within a time that no busy machine would need.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ferrospike_tests::client::Client;
+use ferrospike_tests::server::Server;
+use ferrospike_tests::wire::{self, Message, result};
+
+/// Requests of the clients that must not be held up.
+const REQUESTS: usize = 5_000;
+/// What these may take. Undisturbed they take well under a second.
+const TIME_MAX: Duration = Duration::from_secs(15);
+/// What a server may keep for all that is not read, in megabytes.
+const KEPT_MAX: u64 = 600;
+
+/// Several connections, so that each service thread has some of them.
+fn others_are_served(server: &Server) {
+    let start = Instant::now();
+    let mut clients: Vec<Client> = (0..10).map(|_| server.connect()).collect();
+    for n in 0..REQUESTS {
+        let count = clients.len();
+        let client = &mut clients[n % count];
+        let request = Message::put(&format!("other {}", n % 100), vec![7; 100]);
+        assert_eq!(client.ask(&request).expect("an answer").result, result::OK);
+    }
+    assert!(start.elapsed() < TIME_MAX, "{REQUESTS} requests took {:?}", start.elapsed());
+}
+
+/// Sends `request` again and again until the server takes no more; how many it took whole, and what of the
+/// next was taken.
+fn stuff(client: &Client, request: &[u8]) -> (usize, usize) {
+    let mut socket = client.socket();
+    socket.set_write_timeout(Some(Duration::from_millis(500))).expect("set a timeout");
+    let (mut whole, mut part) = (0, 0);
+    loop {
+        match socket.write(&request[part..]) {
+            Ok(count) => part += count,
+            Err(_) => return (whole, part),
+        }
+        if part == request.len() {
+            (whole, part) = (whole + 1, 0);
+        }
+    }
+}
+
+#[test]
+fn clients_that_never_read() {
+    let server = Server::usual();
+    let mut client = server.connect();
+    assert_eq!(client.ask(&Message::put("large", vec![1; 500_000])).expect("an answer").result, result::OK);
+    let request = Message::get("large").encode();
+    let before = server.resident_megabytes().unwrap_or(0);
+    let mut stuffed: Vec<(Client, usize, usize)> = (0..8)
+        .map(|_| {
+            let client = server.connect();
+            let (whole, part) = stuff(&client, &request);
+            (client, whole, part)
+        })
+        .collect();
+    others_are_served(&server);
+    let kept = server.resident_megabytes().unwrap_or(0).saturating_sub(before);
+    assert!(kept < KEPT_MAX, "{kept} MB more are held for answers that nobody reads");
+
+    // When at last it reads, the first of them gets every answer, unless the server has given it up.
+    let (client, whole, part) = &mut stuffed[0];
+    assert!(*whole > 0, "not even one request was taken");
+    for n in 0..(*whole).min(500) {
+        match client.receive_message() {
+            Ok(answer) => assert_eq!(answer.bin("b").map(<[u8]>::len), Some(500_000)),
+            Err(error) => panic!("answer {n} of {whole} ({part} bytes of another request): {error}"),
+        }
+    }
+}
+
+#[test]
+fn clients_that_send_a_byte_now_and_then() {
+    let server = Server::usual();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let (server, done) = (&server, &done);
+            scope.spawn(move || {
+                let mut clients: Vec<Client> = (0..25).map(|_| server.connect()).collect();
+                let request = match number % 2 {
+                    0 => Message::get("slow").encode(),
+                    _ => wire::info_request("statistics"),
+                };
+                for byte in request.iter().cycle() {
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    for client in &mut clients {
+                        client.send(&[*byte]).expect("send");
+                    }
+                    thread::sleep(Duration::from_millis(100));
+                }
+            });
+        }
+        // The others take turns with the slow bytes for some seconds.
+        for _ in 0..3 {
+            others_are_served(&server);
+            thread::sleep(Duration::from_millis(500));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Connections that come and go as fast as they can, some without a word, some in the middle of one.
+#[test]
+fn clients_that_hang_up() {
+    let mut server = Server::usual();
+    server.allow("closing the connection").allow("bad message");
+    let request = Message::get("large").encode();
+    for n in 0..2_000 {
+        let mut client = server.connect();
+        client.send(&request[..n % request.len()]).expect("send");
+        if n % 3 == 0 {
+            client.send(&request).expect("send");
+        }
+    }
+    others_are_served(&server);
+}
