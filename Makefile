@@ -1,0 +1,179 @@
+# make            the server and its tools, optimised, in target/release
+# make run        a server to try things with, in the foreground
+# make test       everything that is tested; does its own set-up
+# make check      the quick half of it: format, lints, house rules
+# make bench      measures a running server: HOST=… PORT=…
+# make fuzz       FUZZ_SECONDS for each fuzz target, or for those in FUZZ_TARGETS
+# make install    programs, man pages, completions, service and configuration: PREFIX=… DESTDIR=… SYSCONFDIR=…
+# make deb        packages for Debian and its kin, in target/packages
+# make rpm        packages for Fedora and its kin, in target/packages
+# make source     the source as an archive, in target/packages
+# make image      the container image ferrospike
+# make test-deb   the life of the Debian packages in a system of its own; needs root, debootstrap and network
+# make clean
+#
+# BINARIES=… takes the programs of install, deb and rpm from a folder, in which nothing is built then.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := all
+
+CARGO ?= cargo
+PYTHON ?= python3
+PREFIX ?= /usr/local
+DESTDIR ?=
+# Where the configuration is; of an installation for the whole machine always /etc.
+SYSCONFDIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),/etc,$(PREFIX)/etc)
+MAINTAINER ?= Ferrospike maintainers <maintainers@ferrospike.invalid>
+PACKAGE_RELEASE ?= 1
+HOST ?= 127.0.0.1
+PORT ?= 3000
+BENCH_OPTIONS ?=
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Tests are optimised and have assertions on; one profile for all of them, so that nothing is built twice.
+PROFILE := checked
+LOGS := $(TARGET)/test-logs
+VENV := $(TARGET)/venv
+BESIDE_SERVER := $(TARGET)/$(PROFILE)/with_server
+
+# What `build_sha` and its like of the info protocol answer.
+.PHONY: all build
+all build: export FERROSPIKE_BUILD_SHA ?= $(or $(shell git rev-parse HEAD 2>/dev/null),unknown)
+all build: export FERROSPIKE_BUILD_TIME ?= $(or $(shell TZ=UTC git log -1 --date=format-local:'%a %b %e %H:%M:%S UTC %Y' --format=%cd 2>/dev/null),unknown)
+all build: export FERROSPIKE_BUILD_OS ?= $(shell . /etc/os-release 2>/dev/null && echo "$$ID$$VERSION_ID" || echo unknown)
+all build:
+	$(CARGO) build --release --package asd --package ferrospike-tools
+
+.PHONY: run
+run: build
+	@echo "Connect clients to 127.0.0.1:3000, namespace test. Stop with Ctrl-C."
+	@exec $(TARGET)/release/asd --dev
+
+.PHONY: check
+check: format lint
+	$(CARGO) test --profile $(PROFILE) --package ferrospike-tests --test tidy
+
+# The client suite and the fuzz targets are workspaces of their own, which `--all` does not reach.
+.PHONY: format lint checked
+format:
+	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path tests/rust-client/Cargo.toml --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+lint:
+	$(CARGO) clippy --profile $(PROFILE) --workspace --all-targets -- -D warnings
+checked:
+	$(CARGO) build --profile $(PROFILE) --workspace --all-targets
+
+# Every suite runs whatever came of the one before; `make test` fails if one of them did.
+SUITES := rust-tests doc-tests python-client rust-client fuzz-targets
+.PHONY: test
+test: format lint checked $(VENV)/ready
+	@mkdir -p $(LOGS); rm -f $(LOGS)/*; failed=""; \
+	for suite in $(SUITES); do \
+	    echo "== $$suite"; \
+	    $(MAKE) --no-print-directory suite-$$suite 2>&1 | tee $(LOGS)/$$suite || failed="$$failed $$suite"; \
+	done; \
+	echo; echo "== counts"; \
+	for suite in $(SUITES); do \
+	    { grep -hE '$(COUNTS)' $(LOGS)/$$suite || echo "no count"; } | sed "s/^ */$$suite: /"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; echo "all passed"
+# The closing lines of nextest, cargo test, pytest, the replays and the check of the fuzz targets.
+COUNTS := tests run:|^test result: .* ([1-9][0-9]* passed|[1-9][0-9]* failed)|[0-9]+ passed.* in |answers agree|fuzz targets
+
+.PHONY: $(SUITES:%=suite-%)
+suite-rust-tests:
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(CARGO) nextest run --cargo-profile $(PROFILE) --workspace --all-targets; \
+	else \
+	    $(CARGO) test --profile $(PROFILE) --workspace --all-targets --no-fail-fast; \
+	fi
+suite-doc-tests:
+	@$(CARGO) test --profile $(PROFILE) --workspace --doc
+suite-python-client:
+	@$(BESIDE_SERVER) --allow "invalid ttl" --allow "no-such-command" --allow "bad filter" --allow "bad batch" -- \
+	    $(VENV)/bin/python -m pytest --quiet -p no:cacheprovider -W ignore::DeprecationWarning tests/python
+suite-rust-client:
+	@$(BESIDE_SERVER) -- $(CARGO) test --manifest-path tests/rust-client/Cargo.toml --target-dir $(TARGET)/rust-client
+suite-fuzz-targets:
+	@$(CARGO) check --manifest-path fuzz/Cargo.toml --target-dir $(TARGET)/fuzz-check
+	@echo "$(words $(FUZZ_TARGETS)) fuzz targets compile; make fuzz runs them"
+
+# The official Python client, kept apart from what is installed on the machine.
+$(VENV)/ready: tests/python/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# The server at PORT, alone or beside others: OTHER_PORT=…, REDIS_PORT=…; their processes are found by their
+# ports, or given as PID=…, OTHER_PID=…, REDIS_PID=…. More by BENCH_OPTIONS, see asd-bench --help.
+.PHONY: bench
+bench:
+	@$(CARGO) build --release --package ferrospike-tools
+	@HOST=$(HOST) PORT=$(PORT) $(TARGET)/release/asd-bench $(BENCH_OPTIONS)
+
+# New inputs are gathered in target/fuzz; what is kept for good is in fuzz/corpus, and small.
+# No sanitizer: what they find is beyond safe code, and they need an unstable compiler.
+.PHONY: fuzz
+fuzz:
+	@export PATH="$$PATH:$(abspath $(TARGET))/tools/bin"; \
+	$(CARGO) fuzz --version >/dev/null 2>&1 \
+	    || $(CARGO) install cargo-fuzz --locked --root $(TARGET)/tools --target-dir $(TARGET)/tools/build; \
+	for target in $(FUZZ_TARGETS); do \
+	    echo "== $$target, $(FUZZ_SECONDS) s"; mkdir -p $(TARGET)/fuzz/$$target; \
+	    $(CARGO) fuzz run --sanitizer none --target-dir $(TARGET)/fuzz/build $$target \
+	        $(TARGET)/fuzz/$$target fuzz/corpus/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -timeout=15 -rss_limit_mb=8192 -print_final_stats=1; \
+	done
+
+# Programs that somebody else has built are taken as they are.
+ifdef BINARIES
+install deb rpm:
+else
+BINARIES := $(TARGET)/release
+install deb rpm: build
+endif
+PACKAGES := $(TARGET)/packages
+PACKAGE_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+
+# What the server runs with (its user, its folders) is made where the installation is for this very machine.
+.PHONY: install
+install: export BINARIES := $(BINARIES)
+install: export PREFIX := $(PREFIX)
+install: export SYSCONFDIR := $(SYSCONFDIR)
+install:
+	@build/stage server "$(DESTDIR)"
+	@build/stage tools "$(DESTDIR)"
+	@if [ -z "$(DESTDIR)" ] && [ "$(SYSCONFDIR)" = /etc ] && [ "$$(id -u)" = 0 ]; then build/prepare; fi
+
+.PHONY: deb rpm
+deb rpm: export BINARIES := $(BINARIES)
+deb rpm: export PACKAGE_VERSION := $(PACKAGE_VERSION)
+deb rpm: export PACKAGE_RELEASE := $(PACKAGE_RELEASE)
+deb rpm: export MAINTAINER := $(MAINTAINER)
+deb rpm:
+	@build/$@/package $(PACKAGES)
+
+.PHONY: source
+source:
+	@mkdir -p $(PACKAGES)
+	@git archive --format=tar.gz --prefix=ferrospike-$(PACKAGE_VERSION)/ \
+	    --output=$(PACKAGES)/ferrospike-$(PACKAGE_VERSION).tar.gz HEAD
+	@echo $(PACKAGES)/ferrospike-$(PACKAGE_VERSION).tar.gz
+
+.PHONY: image
+image:
+	docker build --file build/docker/Dockerfile --tag ferrospike:$(PACKAGE_VERSION) --tag ferrospike \
+	    --build-arg "FERROSPIKE_BUILD_SHA=$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
+
+.PHONY: test-deb
+test-deb: deb
+	@build/deb/test $(TARGET)/debian-root $(PACKAGES)/*_$(PACKAGE_VERSION)-$(PACKAGE_RELEASE)_*.deb
+
+.PHONY: clean
+clean:
+	$(CARGO) clean
