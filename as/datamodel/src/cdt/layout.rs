@@ -1,11 +1,12 @@
 //! The stored form of a list or map, written.
 
 use cf::msgpack::{
-    extension_header_len, list_header_len, put_extension_header, put_list_header, put_map_header, put_nil,
+    extension_header_len, is_extension, list_header_len, put_extension_header, put_list_header,
+    put_map_header, put_nil,
 };
 use proto::ResultCode;
 
-use super::container::{Container, Indexing, Shape};
+use super::container::{Container, Indexing, Shape, flags};
 use super::index::{self, Edit};
 
 /// Largest container that an operation makes. Records are smaller; between one operation and the next of the same
@@ -87,9 +88,10 @@ impl Layout {
     /// The container that is all of `out`, with its index filled in.
     ///
     /// # Errors
-    /// `Parameter` if the contents are not that many elements.
+    /// `Parameter` if the contents are not that many elements, or if the first would be read as a description.
     pub(crate) fn seal(&self, out: Vec<u8>) -> Result<Vec<u8>, ResultCode> {
         debug_assert_eq!(out.len(), self.head_len() + self.contents_len, "contents of the announced size");
+        self.check_first(&out)?;
         index::fill(self, out)
     }
 
@@ -101,6 +103,17 @@ impl Layout {
         edit: &Edit,
     ) -> Result<Vec<u8>, ResultCode> {
         debug_assert_eq!(out.len(), self.head_len() + self.contents_len, "contents of the announced size");
+        self.check_first(&out)?;
         index::refill(self, out, old, edit)
+    }
+
+    /// Refuses a list that has no description on the wire, where the flag for an index does not go, and begins with an
+    /// extension: clients, and without that flag the server itself, would take it for the description.
+    fn check_first(&self, out: &[u8]) -> Result<(), ResultCode> {
+        let is_described = self.shape == Shape::Map || self.flags & !flags::PERSIST_INDEX != 0;
+        match out.get(self.head_len()) {
+            Some(&marker) if !is_described && is_extension(marker) => Err(ResultCode::Parameter),
+            _ => Ok(()),
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! Every value takes its shortest form (binary headers stay, if no other length field would be shorter). Maps have
 //! integers, text or plain bytes as keys, none of them twice, and stand in the order of their keys even when they
 //! are not flagged as ordered; what is flagged as ordered must come in order. Unknown flags go, an index that
-//! a client sent goes, and a description without flags goes. Values that only a search can use are refused.
+//! a client sent goes, and a description without flags goes. Values that only a search can use are refused, and so is a
+//! list that would then begin with an extension, which everybody would take for its description.
 //!
 //! Bytes that are in normal form already are not copied. Depth of nesting is limited, as recursion elsewhere may
 //! meet what is stored.
@@ -15,6 +16,7 @@ use cf::msgpack::{
     Head, Kind, Reader, SEARCH, compare, integer_len, is_extension, put_extension_header, put_integer,
     put_list_header, put_map_header, put_nil, put_raw_header, put_unsigned,
 };
+use proto::ResultCode;
 use smallvec::SmallVec;
 
 use super::container::{Container, Offsets, Shape, flags};
@@ -28,17 +30,23 @@ const NESTING_MAX: usize = 1024;
 /// The normal form of one value, which `bytes` must be exactly. `None` if it cannot be stored.
 #[inline]
 pub(crate) fn normal(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
-    if is_normal(bytes) { Some(Cow::Borrowed(bytes)) } else { Rewriter::rewrite(bytes).map(Cow::Owned) }
+    if is_normal(bytes) { Some(Cow::Borrowed(bytes)) } else { Rewriter::rewrite(bytes).ok().map(Cow::Owned) }
 }
 
 /// The normal form of a list or map at the top of a bin, with its index if its flags ask for one.
-pub(crate) fn normal_top(shape: Shape, bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
-    let raw = Container::parse(shape, bytes)?;
-    if raw.flags & flags::PERSIST_INDEX == 0 {
-        return normal(bytes);
+///
+/// # Errors
+/// `Unknown` for what cannot be stored; `Parameter` for a list that would be misread if it were.
+pub(crate) fn normal_top(shape: Shape, bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
+    let raw = Container::parse(shape, bytes).ok_or(ResultCode::Unknown)?;
+    if is_normal(bytes) {
+        return Ok(Cow::Borrowed(bytes));
     }
     let rewritten = Rewriter::rewrite(bytes)?;
-    let container = Container::parse(shape, &rewritten)?;
+    if raw.flags & flags::PERSIST_INDEX == 0 {
+        return Ok(Cow::Owned(rewritten));
+    }
+    let container = Container::parse(shape, &rewritten).ok_or(ResultCode::Unknown)?;
     let layout = Layout {
         shape,
         flags: raw.flags & shape.storable_flags(),
@@ -49,7 +57,7 @@ pub(crate) fn normal_top(shape: Shape, bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
     let mut out = Vec::with_capacity(layout.head_len() + container.contents.len());
     layout.put_head(&mut out);
     out.extend_from_slice(container.contents);
-    layout.seal(out).ok().map(Cow::Owned)
+    layout.seal(out).map(Cow::Owned)
 }
 
 /// Whether a value without anything of its container is in its shortest form. `marker` is its first byte.
@@ -157,16 +165,31 @@ struct Rewriter<'a> {
     reader: Reader<'a>,
     out: Vec<u8>,
     open: SmallVec<[Open; 8]>,
+    /// A list was given up because its first element would be read as its description.
+    is_misread: bool,
 }
 
 impl<'a> Rewriter<'a> {
-    fn rewrite(bytes: &'a [u8]) -> Option<Vec<u8>> {
-        let mut rewriter =
-            Self { reader: Reader::new(bytes), out: Vec::with_capacity(bytes.len()), open: SmallVec::new() };
+    fn rewrite(bytes: &'a [u8]) -> Result<Vec<u8>, ResultCode> {
+        let mut rewriter = Self {
+            reader: Reader::new(bytes),
+            out: Vec::with_capacity(bytes.len()),
+            open: SmallVec::new(),
+            is_misread: false,
+        };
+        match rewriter.whole() {
+            Some(()) => Ok(rewriter.out),
+            None if rewriter.is_misread => Err(ResultCode::Parameter),
+            None => Err(ResultCode::Unknown),
+        }
+    }
+
+    /// Rewrites all there is.
+    fn whole(&mut self) -> Option<()> {
         loop {
-            rewriter.value()?;
-            if rewriter.open.is_empty() {
-                return rewriter.reader.is_at_end().then_some(rewriter.out);
+            self.value()?;
+            if self.open.is_empty() {
+                return self.reader.is_at_end().then_some(());
             }
         }
     }
@@ -242,6 +265,10 @@ impl<'a> Rewriter<'a> {
         }
         if count == 0 {
             return self.value_done();
+        }
+        if shape == Shape::List && container_flags == 0 && is_extension(self.reader.marker()?) {
+            self.is_misread = true;
+            return None;
         }
         if self.open.len() == NESTING_MAX {
             return None;
@@ -385,6 +412,28 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_would_be_misread_is_refused() {
+        let refused: [&[u8]; 5] = [
+            &[0x92, 0xc7, 0, 0, 0xd4, 5, 6],
+            &[0x93, 0xc7, 0, 0, 0xc7, 0, 1, 7],
+            &[0x92, 0xd4, 2, 9, 0xd4, 5, 6],
+            // The flag for an index is not on the wire.
+            &[0x92, 0xc7, 0, 0x10, 0xd4, 5, 6],
+            &[0x92, 1, 0x92, 0xc7, 0, 0, 0xd4, 5, 6],
+        ];
+        for bytes in refused {
+            assert_eq!(of(bytes), None, "{bytes:x?}");
+            assert_eq!(normal_top(Shape::List, bytes), Err(ResultCode::Parameter), "{bytes:x?}");
+        }
+        // Behind a description that stays, or behind another element, it is one of the elements.
+        let stored: [&[u8]; 3] =
+            [&[0x92, 0xc7, 0, 1, 0xd4, 5, 6], &[0x92, 1, 0xd4, 5, 6], &[0x81, 1, 0xd4, 5, 6]];
+        for bytes in stored {
+            assert_eq!(of(bytes).as_deref(), Some(bytes));
+        }
+    }
+
+    #[test]
     fn nesting_is_limited_whatever_the_shape() {
         for marker in [vec![0x91], vec![0x81, 1], vec![0x92, 0xc7, 0, 1]] {
             for (depth, is_stored) in [(NESTING_MAX, true), (NESTING_MAX + 1, false), (200_000, false)] {
@@ -403,6 +452,6 @@ mod tests {
         assert_eq!(&*top, [0x94, 0xc7, 3, 0x11, 3, 1, 2, 1, 2, 5]);
         let map = normal_top(Shape::Map, &[0x83, 0xc7, 0, 0x13, 0xc0, 1, 7, 2, 6]).unwrap();
         assert_eq!(&*map, [0x83, 0xd6, 0x13, 2, 2, 1, 0, 0xc0, 1, 7, 2, 6]);
-        assert_eq!(normal_top(Shape::Map, &[0x90]), None);
+        assert_eq!(normal_top(Shape::Map, &[0x90]), Err(ResultCode::Unknown));
     }
 }

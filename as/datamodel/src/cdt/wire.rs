@@ -14,17 +14,18 @@ use super::normal::normal_top;
 /// The stored form of a list that a client writes.
 ///
 /// # Errors
-/// `Unknown` for what is no list that can be stored.
+/// `Unknown` for what is no list that can be stored; `Parameter` for one with a list in it, or that is one, whose first
+/// element would be read as a description.
 pub fn list_from_wire(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
-    normal_top(Shape::List, bytes).ok_or(ResultCode::Unknown)
+    normal_top(Shape::List, bytes)
 }
 
 /// The stored form of a map that a client writes.
 ///
 /// # Errors
-/// `Unknown` for what is no map that can be stored.
+/// `Unknown` for what is no map that can be stored; `Parameter` as for [`list_from_wire`].
 pub fn map_from_wire(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
-    normal_top(Shape::Map, bytes).ok_or(ResultCode::Unknown)
+    normal_top(Shape::Map, bytes)
 }
 
 /// The wire form of a stored list.

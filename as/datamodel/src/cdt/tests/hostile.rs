@@ -135,6 +135,56 @@ fn deep_values_are_neither_stored_nor_a_danger() {
     assert_eq!(read(Some(&stored), &context), Ok(Some(Particle::Integer(1))));
 }
 
+/// The established server makes such lists, and then takes their first element for flags and an index.
+#[test]
+fn no_operation_makes_a_list_that_would_be_misread() {
+    const EXTENSION: [u8; 3] = [0xd4, 5, 6];
+    let refused: [(&[u8], &[u8]); 12] = [
+        // Append, insert, set, and the same with items.
+        (&[0x90], &[0x92, 1, 0xd4, 5, 6]),
+        (&[0x90], &[0x92, 2, 0x92, 0xc7, 0, 0, 0xd4, 5, 6]),
+        (&[0x91, 1], &[0x93, 3, 0, 0xd4, 5, 6]),
+        (&[0x91, 1], &[0x93, 4, 0, 0x93, 0xc7, 0, 1, 0xd4, 5, 6, 0xd4, 5, 7]),
+        (&[0x91, 1], &[0x93, 9, 0, 0xd4, 5, 6]),
+        (&[0x91, 0x91, 1], &[0x93, 0xcc, 0xff, 0x92, 0x10, 0, 0x93, 9, 0, 0xd4, 5, 6]),
+        (&[0x90], &[0x92, 1, 0x92, 0xc7, 0, 0, 0xd4, 5, 6]),
+        // Remove, pop, trim, and removal by value.
+        (&[0x92, 1, 0xd4, 5, 6], &[0x92, 7, 0]),
+        (&[0x92, 1, 0xd4, 5, 6], &[0x92, 5, 0]),
+        (&[0x92, 1, 0xd4, 5, 6], &[0x93, 10, 1, 1]),
+        (&[0x92, 1, 0xd4, 5, 6], &[0x93, 35, 0, 1]),
+        // The order goes, the index stays.
+        (&[0x92, 0xc7, 0, 1, 0xd4, 5, 6], &[0x92, 0, 0x10]),
+    ];
+    for (stored, call) in refused {
+        assert_eq!(modify(Some(&list(stored)), call), Err(ResultCode::Parameter), "{call:x?} on {stored:x?}");
+    }
+    assert_eq!(list_from_wire(&[0x92, 0xc7, 0, 0, 0xd4, 5, 6]), Err(ResultCode::Parameter));
+    let append = [&[0x92, 1], &EXTENSION[..]].concat();
+    for stored in [&[0x91, 1][..], &[0x91, 0xc7, 0, 1]] {
+        let modified = modify(Some(&list(stored)), &append).unwrap();
+        assert_eq!(modified.result, Some(Particle::Integer(if stored.len() == 2 { 2 } else { 1 })));
+    }
+}
+
+/// The established server takes any key there, and then has a map that no client may write.
+#[test]
+fn a_context_makes_no_pair_whose_key_cannot_be_one() {
+    let call = |key: &[u8]| [&[0x93, 0xcc, 0xff, 0x92, 0x62], key, &[0x93, 67, 1, 1]].concat();
+    let map = Particle::owned(BytesType::Map, map_from_wire(&[0x81, 5, 5]).unwrap().into_owned());
+    for key in [&[0xc0][..], &[0xc3], &[0x90], &[0xcb, 0, 0, 0, 0, 0, 0, 0, 0], &[0xa2, 0x14, 0x22], &[0xa0]]
+    {
+        assert_eq!(modify(None, &call(key)), Err(ResultCode::OpNotApplicable), "{key:x?}");
+        assert_eq!(modify(Some(&map), &call(key)), Err(ResultCode::OpNotApplicable), "{key:x?}");
+        let below = [&[0x93, 0xcc, 0xff, 0x94, 0x62, 9, 0x62], key, &[0x93, 67, 1, 1]].concat();
+        assert_eq!(modify(Some(&map), &below), Err(ResultCode::OpNotApplicable), "{key:x?}");
+    }
+    for key in [&[7][..], &[0xff], &[0xa2, 3, b'a'], &[0xa2, 4, b'a']] {
+        assert!(modify(None, &call(key)).is_ok(), "{key:x?}");
+        assert!(modify(Some(&map), &call(key)).is_ok(), "{key:x?}");
+    }
+}
+
 #[test]
 fn keys_that_repeat_are_refused() {
     assert_eq!(map_from_wire(&[0x82, 1, 1, 1, 2]), Err(ResultCode::Unknown));
