@@ -113,6 +113,17 @@ impl<'a> FlatRecord<'a> {
         if le_u32(header, 0) != MAGIC {
             return Err(FlatError::Magic);
         }
+        Self::parse_whatever_magic(bytes)
+    }
+
+    /// As [`parse`](Self::parse), whatever stands in the magic's place: for what must be a record by its place. To be
+    /// [verified](Self::verify) before a word of it is believed.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), but never `Magic`.
+    #[inline]
+    pub fn parse_whatever_magic(bytes: &'a [u8]) -> Result<Self, FlatError> {
+        let header = bytes.first_chunk::<HEADER_SIZE>().ok_or(FlatError::Size)?;
         let flags = le_u32(header, 4);
         let size = ((flags & RBLOCKS_MASK) as usize + 1) * RBLOCK_SIZE;
         let mut rest = bytes.get(HEADER_SIZE..size).ok_or(FlatError::Size)?;

@@ -1,13 +1,16 @@
 //! What a write block holds, read from its bytes alone: records, damaged records, and bytes that are neither.
 //!
 //! Records stand one behind the other from the block's start, each on a multiple of 16. A block that was filled before
-//! and is being filled again holds, behind its last new record, what is left of its former life: the remains of a
-//! record that was partly written over, and after it whole records, older copies of what is elsewhere. So the scan
-//! goes on at the next magic wherever it finds none, and it is for the reader to let the newest copy win.
+//! and is being filled again holds, behind its last new record, what is left of its former life: zeros up to the end of
+//! what was transferred, the remains of a record that was partly written over, and after it whole records, older copies
+//! of what is elsewhere. So the scan goes on behind what is no record, and it is for the reader to let the newest copy win.
 //!
 //! A damaged record costs itself only: its size is believed if a record, zeros or the block's end stand where it says
-//! it ends, and no whole record stands before that; otherwise the search goes on right behind its first 16 bytes, or at
-//! that record.
+//! it ends, and no whole record stands before that; otherwise the damage reaches to the next whole record or the next
+//! zeros. A magic alone is not believed there: values may contain it.
+//!
+//! Where a record must begin (at the block's start, and right behind a whole one) and no magic stands, its start is
+//! damaged. If nothing but the magic is, the end mark proves what the rest says of its size.
 
 use crate::flat::{FlatError, FlatRecord, MAGIC, RBLOCK_SIZE};
 
@@ -16,9 +19,9 @@ use crate::flat::{FlatError, FlatRecord, MAGIC, RBLOCK_SIZE};
 pub enum Piece<'a> {
     /// A record whose every part was checked.
     Record { offset: usize, record: FlatRecord<'a> },
-    /// What has a record's magic but is none that can be read.
+    /// What must be a record, by its magic or its place, but is none that can be read.
     Damage { offset: usize, size: usize, reason: FlatError },
-    /// Bytes without a record's magic that are not all zero: left from former use, or a record whose start is damaged.
+    /// What stands behind zeros, without a record's magic: left from former use.
     Remains { offset: usize, size: usize },
 }
 
@@ -40,15 +43,37 @@ impl<'a> WblockScan<'a> {
         self.bytes.get(offset..).unwrap_or_default()
     }
 
-    /// Goes to the next magic, or the end.
-    fn skip_remains(&mut self) -> Option<Piece<'a>> {
+    /// Goes to where the next record or damage begins, or to the end, if no magic stands here.
+    fn skip(&mut self) -> Option<Piece<'a>> {
         let start = self.at;
+        if !is_zero_unit(self.after(start)) {
+            return Some(self.take_headless());
+        }
         let rest = self.after(start);
-        let magic = rest.chunks(RBLOCK_SIZE).position(starts_with_record);
-        let size = magic.map_or(rest.len(), |chunks| chunks * RBLOCK_SIZE);
-        self.at = start + size;
-        let skipped = rest.get(..size).unwrap_or_default();
-        (!is_zero(skipped)).then_some(Piece::Remains { offset: start, size })
+        let zeros = rest.chunks(RBLOCK_SIZE).take_while(|unit| is_zero(unit)).map(<[u8]>::len).sum();
+        let former = rest.get(zeros..).unwrap_or_default();
+        let magic = former.chunks(RBLOCK_SIZE).position(starts_with_record);
+        let size = magic.map_or(former.len(), |units| units * RBLOCK_SIZE);
+        self.at = start + zeros + size;
+        (size > 0).then_some(Piece::Remains { offset: start + zeros, size })
+    }
+
+    /// The damage where a record must begin and no magic stands.
+    fn take_headless(&mut self) -> Piece<'a> {
+        let offset = self.at;
+        let record = FlatRecord::parse_whatever_magic(self.after(offset));
+        let whole = record.ok().filter(|record| record.verify().is_ok());
+        self.at = whole.map_or_else(|| self.damage_end(offset), |record| offset + record.size);
+        Piece::Damage { offset, size: self.at - offset, reason: FlatError::Magic }
+    }
+
+    /// Where damage of unknown size that begins at `offset` ends: at the next whole record, or the next zeros.
+    fn damage_end(&self, offset: usize) -> usize {
+        let units = self.after(offset).chunks(RBLOCK_SIZE).skip(1);
+        let end =
+            offset + RBLOCK_SIZE + units.take_while(|unit| !is_zero(unit)).map(<[u8]>::len).sum::<usize>();
+        let end = end.min(self.bytes.len());
+        self.whole_record_between(offset + RBLOCK_SIZE, end).unwrap_or(end)
     }
 
     /// The record or damage at the magic that stands here.
@@ -66,9 +91,11 @@ impl<'a> WblockScan<'a> {
             },
             Err(reason) => (reason, FlatRecord::stated_size(self.after(offset))),
         };
-        let size = stated_size.filter(|size| self.could_end_at(offset + size)).unwrap_or(RBLOCK_SIZE);
-        let end = (offset + size).min(self.bytes.len());
-        self.at = self.whole_record_between(offset + RBLOCK_SIZE, end).unwrap_or(end);
+        let stated_end = stated_size.map(|size| offset + size).filter(|end| self.could_end_at(*end));
+        self.at = match stated_end {
+            Some(end) => self.whole_record_between(offset + RBLOCK_SIZE, end).unwrap_or(end),
+            None => self.damage_end(offset),
+        };
         Piece::Damage { offset, size: self.at - offset, reason }
     }
 
@@ -83,7 +110,7 @@ impl<'a> WblockScan<'a> {
     /// Whether what stands at `offset` is what may follow a record.
     fn could_end_at(&self, offset: usize) -> bool {
         let Some(rest) = self.bytes.get(offset..) else { return false };
-        starts_with_record(rest) || is_zero(rest.get(..RBLOCK_SIZE).unwrap_or(rest))
+        starts_with_record(rest) || is_zero_unit(rest)
     }
 }
 
@@ -91,10 +118,11 @@ impl<'a> Iterator for WblockScan<'a> {
     type Item = Piece<'a>;
 
     fn next(&mut self) -> Option<Piece<'a>> {
-        if !starts_with_record(self.after(self.at))
-            && let Some(remains) = self.skip_remains()
+        if self.at < self.bytes.len()
+            && !starts_with_record(self.after(self.at))
+            && let Some(piece) = self.skip()
         {
-            return Some(remains);
+            return Some(piece);
         }
         (self.at < self.bytes.len()).then(|| self.take_record())
     }
@@ -105,6 +133,11 @@ impl<'a> Iterator for WblockScan<'a> {
 #[must_use]
 pub fn starts_with_record(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC.to_le_bytes())
+}
+
+/// Whether the unit at the start of `bytes` is zero, as far as it is there.
+fn is_zero_unit(bytes: &[u8]) -> bool {
+    is_zero(bytes.get(..RBLOCK_SIZE).unwrap_or(bytes))
 }
 
 /// Whether all bytes are zero.
@@ -220,12 +253,49 @@ mod tests {
             let found = keys(&block);
             assert!(found.starts_with(&[1]) && found.ends_with(&[3]), "byte {at}: {found:?}");
             if found.len() == 2 {
-                let told = WblockScan::new(&block).any(|piece| match piece {
-                    Piece::Damage { offset, .. } | Piece::Remains { offset, .. } => offset == second,
-                    Piece::Record { .. } => false,
-                });
-                assert!(told, "byte {at} is lost in silence");
+                let is_told = |piece| matches!(piece, Piece::Damage { offset, .. } if offset == second);
+                assert!(WblockScan::new(&block).any(is_told), "byte {at} is lost in silence");
             }
+        }
+    }
+
+    #[test]
+    fn a_record_without_its_magic_is_damage_of_its_size() {
+        let inner = record(9, 300);
+        let outer = {
+            let mut outer = record(2, 4_000);
+            let at = (outer.len() - inner.len()) / 2 / 16 * 16;
+            outer[at..at + inner.len()].copy_from_slice(&inner);
+            outer
+        };
+        let records = [record(1, 10), outer, record(3, 50)];
+        for (damaged, found) in [(0, [2, 3]), (1, [1, 3]), (2, [1, 2])] {
+            let mut block = block(&records);
+            let offset = records[..damaged].iter().map(Vec::len).sum();
+            block[offset] ^= 1;
+            assert_eq!(keys(&block), found, "what is in a value is no record");
+            let damage = WblockScan::new(&block).nth(damaged);
+            let (size, reason) = (records[damaged].len(), FlatError::Magic);
+            assert_eq!(damage, Some(Piece::Damage { offset, size, reason }));
+        }
+    }
+
+    #[test]
+    fn damage_of_unknown_size_ends_at_the_next_whole_record() {
+        let records = [record(1, 10), record(2, 300), record(3, 50)];
+        for damaged in 0..3 {
+            let mut block = block(&records);
+            let offset = records[..damaged].iter().map(Vec::len).sum::<usize>();
+            block[offset..offset + 48].fill(0xA5);
+            // In the value, and not a record.
+            if damaged == 1 {
+                block[offset + 128..offset + 132].copy_from_slice(&MAGIC.to_le_bytes());
+            }
+            let expected: Vec<u8> = (1..4).filter(|key| usize::from(*key) != damaged + 1).collect();
+            assert_eq!(keys(&block), expected);
+            let damage: Vec<_> =
+                WblockScan::new(&block).filter(|piece| !matches!(piece, Piece::Record { .. })).collect();
+            assert!(matches!(damage[..], [Piece::Damage { offset: at, .. }] if at == offset), "{damage:?}");
         }
     }
 
@@ -248,10 +318,11 @@ mod tests {
         let mut block = block(&[record(1, 500), record(2, 100), record(3, 100)]);
         let new = record(4, 64);
         block[..new.len()].copy_from_slice(&new);
+        block[new.len()..256].fill(0);
         assert_eq!(keys(&block), [4, 2, 3]);
         let remains = WblockScan::new(&block).nth(1);
-        let expected = record(1, 500).len() - new.len();
-        assert_eq!(remains, Some(Piece::Remains { offset: new.len(), size: expected }));
+        let expected = record(1, 500).len() - 256;
+        assert_eq!(remains, Some(Piece::Remains { offset: 256, size: expected }));
     }
 
     #[test]

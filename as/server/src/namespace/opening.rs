@@ -107,7 +107,11 @@ fn load(
         started.elapsed().as_millis()
     );
     if damaged > 0 {
-        cf::warning!(DrvSsd, "{{{}}} {damaged} damaged records or write blocks were not loaded", config.name);
+        cf::warning!(
+            DrvSsd,
+            "{{{}}} {damaged} damaged records or write blocks were not loaded: restore them from a backup or write them again; older copies of them may be served",
+            config.name
+        );
     }
     Ok(storage)
 }

@@ -77,6 +77,15 @@ impl CrashMedium {
         state.failed = false;
     }
 
+    /// Changes every one of these bytes.
+    pub(super) fn damage(&self, place: Range<u64>) {
+        let mut state = self.state.lock();
+        for at in place {
+            state.live[at as usize] ^= 0xA5;
+            state.durable[at as usize] ^= 0xA5;
+        }
+    }
+
     /// Writes so far, failed ones too.
     pub(super) fn writes(&self) -> u64 {
         self.state.lock().writes

@@ -1,4 +1,7 @@
 //! Defrag: moves what is alive out of a block that holds little, and frees the block.
+//!
+//! What cannot be read is not moved: its block is kept and left alone from then on, until those records are written again
+//! or deleted, or their disk has recovered from a failure; the other blocks go on.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -6,10 +9,12 @@ use cf::Digest;
 use datamodel::flat::{FlatRecord, HEADER_SIZE};
 
 use super::device::Device;
+use super::disk::wblock_offset;
 use super::engine::{Storage, StorageError};
+use super::salvage::Unreadable;
 use super::settings::low_water_bytes;
 use super::wblock::WblockId;
-use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer};
+use super::{RBLOCK_SIZE, ReadBuffer};
 use crate::index::{Index, Location};
 
 /// A block with more alive than this, in percent, is not worth emptying whatever the want.
@@ -32,11 +37,13 @@ pub(super) fn defrag_one(
     });
     let Some(id) = next else { return false };
     device.count_defrag_read();
-    match move_live_records(storage, device, index, id, scratch) {
+    let (block, unreadable) = device.wblock(id, scratch);
+    match move_live_records(storage, device, index, (id, block), unreadable.as_ref()) {
         Ok(()) => {
-            device.emptied(id);
+            device.emptied(id, unreadable.as_ref());
             true
         }
+        // There is no room for its records, or the disk they would go to has failed.
         Err(_) => {
             device.wblocks.put_back(id);
             false
@@ -56,17 +63,15 @@ struct Found<'a> {
     bytes: &'a [u8],
 }
 
-/// Walks the records of block `id` and moves those whose element still points here.
+/// Walks the records of `block`, which has number `id`, and moves those that were read and whose element still points here.
 fn move_live_records(
     storage: &Storage,
     device: &Device,
     index: &Index,
-    id: WblockId,
-    scratch: &mut ReadBuffer,
+    (id, block): (WblockId, &[u8]),
+    unreadable: Option<&Unreadable>,
 ) -> Result<(), StorageError> {
-    let block = device.wblock(id, scratch)?;
-    let first_rblock = u64::from(id.0) * RBLOCKS_PER_WBLOCK;
-    let mut records = Records { block, offset: 0, may_be_torn: device.as_disk().is_some() };
+    let mut records = Records { block, offset: 0, may_be_damaged: device.as_disk().is_some() };
     let (mut group, mut next_rest) = (Vec::with_capacity(LOOK_AHEAD), PIECE_SIZE);
     loop {
         group.clear();
@@ -79,7 +84,11 @@ fn move_live_records(
         group.iter().for_each(|found| index.prefetch_sprig(&found.digest));
         group.iter().for_each(|found| index.prefetch_element(&found.digest));
         for found in &group {
-            let rblock = first_rblock + (found.offset / RBLOCK_SIZE as usize) as u64;
+            let offset = wblock_offset(id) + found.offset as u64;
+            if unreadable.is_some_and(|unreadable| unreadable.concerns(offset, found.bytes.len())) {
+                continue;
+            }
+            let rblock = offset / u64::from(RBLOCK_SIZE);
             let place = Location::new(device.number(), rblock, found.bytes.len() as u32 / RBLOCK_SIZE);
             if let Some(mut guard) = index.get_exclusive(&found.digest) {
                 storage.move_record(&mut guard, place, found.bytes)?;
@@ -91,12 +100,13 @@ fn move_live_records(
 /// The records of a block in order. Without a record at a place, looks 16 bytes further: a block that was used before may
 /// hold old bytes between new records.
 ///
-/// What a start found must be found here too. So on a disk the size of a record is believed only if it is whole: one whose
-/// writing was cut short by a crash may reach over records of the block's former life, and some of them may be alive.
+/// What a start found must be found here too. So on a disk a record is believed only if it is whole: one whose writing
+/// was cut short by a crash may reach over records of the block's former life, and some of them may be alive. One that
+/// was damaged since stays where it is, and so does its block.
 struct Records<'a> {
     block: &'a [u8],
     offset: usize,
-    may_be_torn: bool,
+    may_be_damaged: bool,
 }
 
 impl<'a> Iterator for Records<'a> {
@@ -106,13 +116,12 @@ impl<'a> Iterator for Records<'a> {
         while self.offset + HEADER_SIZE <= self.block.len() {
             let offset = self.offset;
             match FlatRecord::parse(&self.block[offset..]) {
-                Ok(record) => {
-                    let is_whole = !self.may_be_torn || record.verify().is_ok();
-                    self.offset += if is_whole { record.size } else { RBLOCK_SIZE as usize };
+                Ok(record) if !self.may_be_damaged || record.verify().is_ok() => {
+                    self.offset += record.size;
                     let bytes = &self.block[offset..offset + record.size];
                     return Some(Found { offset, digest: record.digest, bytes });
                 }
-                Err(_) => self.offset += RBLOCK_SIZE as usize,
+                _ => self.offset += RBLOCK_SIZE as usize,
             }
         }
         None

@@ -1,13 +1,16 @@
 //! One device: its write blocks, the block being filled, and the medium behind them.
 
+use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
 use super::buffer::WriteBuffer;
-use super::disk::{Disk, DiskStats};
+use super::disk::{Disk, DiskStats, wblock_offset};
 use super::engine::StorageError;
+use super::salvage::Unreadable;
 use super::stripe::Stripe;
 use super::wblock::{AfterFree, Reuse, WblockId, WblockTable};
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer, WBLOCK_SIZE};
@@ -199,40 +202,42 @@ impl Device {
         }
     }
 
-    /// The whole block `id`, which defrag has taken.
+    /// The whole block `id`, which defrag has taken; zeros where it cannot be read, and why.
     pub(super) fn wblock<'s>(
         &'s self,
         id: WblockId,
         scratch: &'s mut ReadBuffer,
-    ) -> Result<&'s [u8], StorageError> {
+    ) -> (&'s [u8], Option<Unreadable>) {
         match &self.medium {
-            Medium::Memory(stripe) => Ok(stripe.wblock(id)),
+            Medium::Memory(stripe) => (stripe.wblock(id), None),
             Medium::Disk(disk) => match disk.stripe() {
-                Some(stripe) => Ok(stripe.wblock(id)),
-                None => disk.read_wblock(id, scratch).map_err(|error| {
-                    cf::warning_limited!(Storage, "{error}");
-                    StorageError::Failed
-                }),
+                Some(stripe) => (stripe.wblock(id), None),
+                None => disk.read_wblock(id, scratch),
             },
         }
     }
 
-    /// Defrag is done with block `id`.
-    pub(super) fn emptied(&self, id: WblockId) {
+    /// Defrag is done with block `id`, of which it could not read what `unreadable` says.
+    pub(super) fn emptied(&self, id: WblockId, unreadable: Option<&Unreadable>) {
         if self.wblocks.is_empty(id) {
             self.discard(id);
         }
-        // Of what stays alive in it, another device holds the replacement, which is not on disk yet; or it could not be
-        // read.
-        let is_awaited = || self.as_disk().is_some_and(|disk| !disk.deferred.lock().is_empty());
-        if !self.wblocks.emptied(id) && !is_awaited() {
-            cf::warning_limited!(
-                Storage,
-                "write block {} of device {} holds unreadable records",
-                id.0,
-                self.number
-            );
+        let kept_bytes = self.wblocks.emptied(id);
+        if kept_bytes == 0 {
+            return;
         }
+        let path = self.as_disk().map_or(Path::new("memory"), |disk| disk.media.main.path());
+        let reason: &dyn fmt::Display = match unreadable {
+            Some(unreadable) => &unreadable.error,
+            None => &"they are damaged",
+        };
+        cf::warning_limited!(
+            Storage,
+            "{}: at offset {}: the write block is kept, as {kept_bytes} bytes of records in it cannot be read: {reason}; \
+             they are answered with an error until they are written again or deleted",
+            path.display(),
+            wblock_offset(id)
+        );
     }
 
     /// Gives the memory of block `id` back, if nobody needs what is in it.
@@ -282,6 +287,16 @@ impl Device {
     /// The record at `location` is garbage from now on.
     pub(super) fn free(&self, location: Location, low_water_bytes: u32) -> AfterFree {
         self.wblocks.free_bytes(wblock_of(location), location.rblock_count() * RBLOCK_SIZE, low_water_bytes)
+    }
+
+    /// The record at `location` is garbage once what replaces it, on another device, is on disk.
+    pub(super) fn await_free(&self, location: Location) {
+        self.wblocks.await_free(wblock_of(location), location.rblock_count() * RBLOCK_SIZE);
+    }
+
+    /// What replaces the record at `location` is on disk.
+    pub(super) fn free_awaited(&self, location: Location, low_water_bytes: u32) -> AfterFree {
+        self.wblocks.free_awaited(wblock_of(location), location.rblock_count() * RBLOCK_SIZE, low_water_bytes)
     }
 
     /// Percentage of free blocks.

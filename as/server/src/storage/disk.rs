@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::buffer::WriteBuffer;
 use super::device::{STREAM_COUNT, Stream};
+use super::salvage::{self, Unreadable};
 use super::settings::DiskSettings;
 use super::stripe::Stripe;
 use super::wblock::WblockId;
@@ -233,17 +234,22 @@ impl Disk {
         }
     }
 
-    /// The whole block `id`, which defrag has taken.
+    /// The whole block `id`, which defrag has taken; zeros where it cannot be read, and why.
     pub(super) fn read_wblock<'s>(
         &self,
         id: WblockId,
         scratch: &'s mut ReadBuffer,
-    ) -> Result<&'s [u8], BlockError> {
+    ) -> (&'s [u8], Option<Unreadable>) {
         let buffer = self.slots[id.0 as usize].read().clone();
-        match buffer {
-            Some(buffer) => Ok(copy_filled(&buffer, scratch)),
-            None => self.on_disk(id, scratch),
+        if let Some(buffer) = buffer {
+            return (copy_filled(&buffer, scratch), None);
         }
+        let block = scratch.of_size(WBLOCK_SIZE as usize);
+        let unreadable = salvage::read_wblock(&*self.media.main, id, block);
+        if unreadable.is_some() {
+            self.read_errors.fetch_add(1, Relaxed);
+        }
+        (&block[..WBLOCK_SIZE as usize], unreadable)
     }
 
     /// What of block `id` is in memory, if something is.

@@ -33,10 +33,10 @@ pub(crate) enum StorageError {
     #[error("no write block is free")]
     OutOfSpace,
     /// The device failed; it says so in the log.
-    #[error("its device failed")]
+    #[error("it cannot be read or written, as its device failed")]
     Failed,
     /// What the device holds at the record's place is not the record.
-    #[error("its place on the device holds something else: the record is damaged")]
+    #[error("its place holds something else: the record is damaged")]
     Damaged,
 }
 
@@ -145,6 +145,16 @@ impl Storage {
         self.devices[usize::from(element.location.device())].record(element.location, scratch)
     }
 
+    /// Where `location` is, for people.
+    pub(crate) fn place_name(&self, location: Location) -> String {
+        let device = &self.devices[usize::from(location.device())];
+        let offset = location.rblock() * u64::from(RBLOCK_SIZE);
+        match device.as_disk() {
+            Some(disk) => format!("offset {offset} of {}", disk.media.main.path().display()),
+            None => format!("offset {offset} of stripe {}", device.number()),
+        }
+    }
+
     /// Hints that the record that `element` points to will be read soon.
     #[inline]
     pub(crate) fn prefetch(&self, element: &Element) {
@@ -223,9 +233,18 @@ impl Storage {
     pub(crate) fn free_replaced(&self, old: Location, new: Location) {
         let replaced_on = self.devices[usize::from(new.device())].as_disk();
         match replaced_on {
-            Some(disk) if old.is_stored() && old.device() != new.device() => disk.defer_free(new, old),
+            Some(disk) if old.is_stored() && old.device() != new.device() => {
+                self.devices[usize::from(old.device())].await_free(old);
+                disk.defer_free(new, old);
+            }
             _ => self.free(old),
         }
+    }
+
+    /// Frees a place whose replacement on another device got to its disk.
+    fn free_awaited(&self, location: Location) {
+        let device = &self.devices[usize::from(location.device())];
+        self.after_free(device, device.free_awaited(location, self.low_water()));
     }
 
     fn free(&self, location: Location) {
@@ -339,7 +358,12 @@ impl Storage {
         if let Some((device, disk)) =
             self.devices.get(number).and_then(|device| Some((device, device.as_disk()?)))
         {
-            disk.run_flush(&device.wblocks, |garbage| self.free(garbage));
+            let retry_kept = || {
+                if device.wblocks.retry_kept(self.low_water()) > 0 {
+                    self.after_free(device, AfterFree::Queued);
+                }
+            };
+            disk.run_flush(&device.wblocks, |garbage| self.free_awaited(garbage), retry_kept);
         }
     }
 
@@ -365,7 +389,7 @@ impl Storage {
                         Ok(Some(block)) => visit_records(device, id, block, &mut visit),
                         Ok(None) => {}
                         Err(error) => {
-                            cf::warning!(Storage, "{error}");
+                            cf::warning_limited!(Storage, "{error}");
                             return false;
                         }
                     }

@@ -23,11 +23,11 @@ use std::time::{Duration, Instant};
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
 
-use super::WBLOCK_SIZE;
 use super::buffer::WriteBuffer;
 use super::device::Stream;
 use super::disk::{DeferredFree, Dirty, Disk, FlushState, wblock_offset};
 use super::wblock::WblockTable;
+use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::Location;
 
 /// Between attempts to write to a disk that failed, and looks at an idle one.
@@ -53,8 +53,9 @@ impl Disk {
         self.flush_to(&mut state, u64::MAX, wblocks)
     }
 
-    /// Body of the flush thread. `free` takes places that became garbage by what was written.
-    pub(super) fn run_flush(&self, wblocks: &WblockTable, free: impl Fn(Location)) {
+    /// Body of the flush thread. `free` takes places that became garbage by what was written; `recovered` is told when the
+    /// disk can be written to again.
+    pub(super) fn run_flush(&self, wblocks: &WblockTable, free: impl Fn(Location), recovered: impl Fn()) {
         let mut last_full_flush = Instant::now();
         while !self.is_stopping.load(Acquire) {
             let max_ms = self.settings.flush_max_ms.load(Relaxed);
@@ -69,7 +70,11 @@ impl Disk {
             };
             let is_there = || self.media.written().try_for_each(BlockMedium::check);
             match result.and_then(|()| is_there()) {
-                Ok(()) => self.recover(),
+                Ok(()) => {
+                    if self.recover() {
+                        recovered();
+                    }
+                }
                 Err(error) => {
                     self.fail(&error);
                     self.await_retry();
@@ -108,12 +113,14 @@ impl Disk {
         }
     }
 
-    /// Writing succeeded.
-    fn recover(&self) {
-        if self.has_failed.load(Relaxed) {
+    /// Writing succeeded; gives whether it had failed before.
+    fn recover(&self) -> bool {
+        let had_failed = self.has_failed.load(Relaxed);
+        if had_failed {
             self.has_failed.store(false, Relaxed);
             cf::warning!(Storage, "{}: can be written to again", self.media.main.path().display());
         }
+        had_failed
     }
 
     /// `garbage`, on another device, is to be freed once `replacement` is on disk.
@@ -169,7 +176,8 @@ impl Disk {
         }
     }
 
-    /// Writes the part of `buffer` that is not on disk up to `end`; of a full block also the zeros behind it.
+    /// Writes the part of `buffer` that is not on disk up to `end`, and zeros behind it: of a full block all, else a unit of
+    /// records at least, so that what is left of the block's former life is not taken for a damaged record.
     fn write_out(
         &self,
         state: &mut FlushState,
@@ -184,7 +192,8 @@ impl Disk {
         let block_start = wblock_offset(buffer.id);
         // The rest of a unit that was written before is written again, with the same bytes.
         let mut at = buffer.flushed() / io_size * io_size;
-        let to = if is_closed { WBLOCK_SIZE } else { end.next_multiple_of(io_size) };
+        let to = if is_closed { WBLOCK_SIZE } else { (end + RBLOCK_SIZE).next_multiple_of(io_size) };
+        let to = to.min(WBLOCK_SIZE);
         while at < to {
             let size = (flush_size as u32).min(to - at);
             let alive = end.saturating_sub(at).min(size) as usize;

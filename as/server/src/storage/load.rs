@@ -2,8 +2,8 @@
 //!
 //! Every block is read, every record in it checked to its end mark. Of several copies of a record the newest counts, as
 //! [`CopyAge`] says. Expired records take part, so that they win against older copies that had longer to live, and are
-//! removed at the end; so do tombstones, which stay. A damaged record is left out, counted and logged; the others of
-//! its block are loaded.
+//! removed at the end; so do tombstones, which stay. What is damaged or cannot be read is left out, counted and logged
+//! with its place; what is whole in its block is loaded.
 //!
 //! Left out without a word are records of partitions that the header does not list as here, or lists under another tree
 //! id: they were dropped as a whole.
@@ -11,25 +11,61 @@
 //! # Threads
 //! One for each disk; the index is shared, block counts are atomics.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
 use datamodel::device_header::PartitionEntry;
-use datamodel::flat::FlatRecord;
+use datamodel::flat::{FlatError, FlatRecord};
 use datamodel::wblock_scan::{CopyAge, Piece, WblockScan, is_zero, starts_with_record};
 
 use super::device::{Device, wblock_of};
 use super::disk::wblock_offset;
 use super::open::PEEK_SIZE;
+use super::salvage::{self, Unreadable};
 use super::wblock::WblockId;
-use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
+use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::{CreateOutcome, Index, Location, PartitionId, SetId};
 
 /// So many blocks in a row that do not start with a record are the end of what was ever written.
 pub(super) const UNUSED_BLOCKS_MAX: u32 = 10;
 /// A record that expires later than this from now is not believed: ten years, in seconds.
 const VOID_TIME_AHEAD_MAX: u32 = 315_360_000;
+
+/// What to do about what was left out.
+const ADVICE: &str = "restore it from a backup or write it again";
+
+/// What is left of the former lives of write blocks on one disk.
+#[derive(Default)]
+struct Remains {
+    bytes: u64,
+    count: u64,
+    first: u64,
+}
+
+impl Remains {
+    /// `size` bytes at `offset` of the disk.
+    fn add(&mut self, offset: u64, size: usize) {
+        if self.count == 0 {
+            self.first = offset;
+        }
+        self.bytes += size as u64;
+        self.count += 1;
+    }
+
+    fn report(&self, medium: &dyn BlockMedium) {
+        let Remains { bytes, count, first } = self;
+        if *count > 0 {
+            let path = medium.path().display();
+            cf::info!(
+                DrvSsd,
+                "{path}: passed over {bytes} bytes that are left of former records, in {count} places, the first at \
+                 offset {first}"
+            );
+        }
+    }
+}
 
 /// What a load found so far.
 #[derive(Default)]
@@ -40,7 +76,7 @@ pub(crate) struct LoadStats {
     pub(crate) replaced: AtomicU64,
     /// Copies that were older than what was known.
     pub(crate) older: AtomicU64,
-    /// Records that are damaged or cannot be believed.
+    /// Stretches of bytes that hold damaged records, or ones that cannot be believed, or cannot be read.
     pub(crate) damaged: AtomicU64,
     /// Records of partitions that are not here any more.
     pub(crate) dropped: AtomicU64,
@@ -78,20 +114,20 @@ impl DiskLoad<'_> {
     pub(super) fn run(&self) -> Result<u32, BlockError> {
         let mut block = AlignedBuf::zeroed(WBLOCK_SIZE as usize);
         let (mut unused_in_a_row, mut pristine) = (0, self.known_pristine.max(1));
+        let mut remains = Remains::default();
         for at in 1..self.device.wblocks.count() {
             self.progress.store(at, Relaxed);
-            let (id, size) = (WblockId(at), WBLOCK_SIZE as usize);
-            if let Err(error) = self.source.read_at(wblock_offset(id), &mut block, 0..size) {
-                cf::critical!(Storage, "{error}: the records of write block {at} are not loaded");
-                self.context.stats().damaged.fetch_add(1, Relaxed);
+            let id = WblockId(at);
+            let unreadable = salvage::read_wblock(self.source, id, &mut block);
+            if let Some(unreadable) = &unreadable {
+                self.report_unreadable(unreadable);
                 pristine = pristine.max(at + 1);
-                continue;
             }
             if let Some(copy) = self.copy_to {
                 self.copy_wblock(copy, id, &block)?;
             }
             // Whether it begins with a record or its first one is damaged: what is used is not pristine.
-            if self.load_wblock(id, &block) {
+            if self.load_wblock(id, &block, unreadable.as_ref(), &mut remains) {
                 (unused_in_a_row, pristine) = (0, pristine.max(at + 1));
             } else {
                 unused_in_a_row += 1;
@@ -101,6 +137,7 @@ impl DiskLoad<'_> {
             }
         }
         self.progress.store(self.device.wblocks.count(), Relaxed);
+        remains.report(self.source);
         Ok(pristine)
     }
 
@@ -124,25 +161,48 @@ impl DiskLoad<'_> {
     }
 
     /// Loads the records of a block; gives whether there were any, whole or damaged.
-    fn load_wblock(&self, id: WblockId, block: &[u8]) -> bool {
-        let mut is_used = false;
+    fn load_wblock(
+        &self,
+        id: WblockId,
+        block: &[u8],
+        unreadable: Option<&Unreadable>,
+        remains: &mut Remains,
+    ) -> bool {
+        let (mut is_used, mut headless_start) = (false, None);
         for piece in WblockScan::new(block) {
             match piece {
                 Piece::Record { offset, record } => {
                     is_used = true;
-                    let rblock =
-                        u64::from(id.0) * RBLOCKS_PER_WBLOCK + (offset / RBLOCK_SIZE as usize) as u64;
+                    let place = wblock_offset(id) + offset as u64;
+                    let is_missing = |unreadable: &Unreadable| unreadable.concerns(place, record.size);
+                    if !self.is_read_again() && unreadable.is_some_and(is_missing) {
+                        self.report_damage(
+                            id,
+                            &block[offset..offset + record.size],
+                            offset,
+                            &"it cannot be read",
+                        );
+                        continue;
+                    }
+                    let rblock = place / u64::from(RBLOCK_SIZE);
                     let location =
                         Location::new(self.device.number(), rblock, record.size as u32 / RBLOCK_SIZE);
                     self.load_record(&record, location);
                 }
+                // If there is no record behind it, the block was perhaps never used by a server.
+                Piece::Damage { offset: 0, size, reason: FlatError::Magic } => headless_start = Some(size),
                 Piece::Damage { offset, size, reason } => {
                     is_used = true;
-                    self.report_damage(id, offset, size, &reason);
+                    self.report_damage(id, &block[offset..offset + size], offset, &reason);
                 }
-                // What is left of the block's former life.
-                Piece::Remains { .. } => {}
+                Piece::Remains { offset, size } => remains.add(wblock_offset(id) + offset as u64, size),
             }
+        }
+        if let Some(size) = headless_start
+            && (is_used || id.0 < self.known_pristine)
+        {
+            is_used = true;
+            self.report_damage(id, &block[..size], 0, &FlatError::Magic);
         }
         if is_used && let Some(stripe) = self.device.as_disk().and_then(|disk| disk.stripe()) {
             stripe.write_to_wblock(id, 0, block);
@@ -150,14 +210,44 @@ impl DiskLoad<'_> {
         is_used
     }
 
-    fn report_damage(&self, id: WblockId, offset: usize, size: usize, reason: &dyn std::fmt::Display) {
+    /// Whether records are read later from where they are read now. Then one of which a part of the value cannot be read
+    /// is in the index: it answers with an error, and hides its older copies.
+    fn is_read_again(&self) -> bool {
+        self.copy_to.is_none() && self.device.as_disk().is_some_and(|disk| disk.stripe().is_none())
+    }
+
+    /// Says that `bytes`, at `offset` of block `id`, are not loaded, and what they held by their own account.
+    fn report_damage(&self, id: WblockId, bytes: &[u8], offset: usize, reason: &dyn fmt::Display) {
         self.context.stats().damaged.fetch_add(1, Relaxed);
-        cf::warning_limited!(
-            Storage,
-            "{}: at offset {}: a record of {size} bytes is damaged and left out: {reason}",
-            self.source.path().display(),
-            wblock_offset(id) + offset as u64
-        );
+        let (path, offset, size) =
+            (self.source.path().display(), wblock_offset(id) + offset as u64, bytes.len());
+        match FlatRecord::parse_whatever_magic(bytes) {
+            Ok(record) => cf::warning_limited!(
+                Storage,
+                "{path}: at offset {offset}: record {} of set '{}', {size} bytes, is damaged and left out: {reason}; {ADVICE}",
+                record.digest,
+                String::from_utf8_lossy(record.set_name)
+            ),
+            Err(_) => cf::warning_limited!(
+                Storage,
+                "{path}: at offset {offset}: a record of {size} bytes is damaged and left out: {reason}; {ADVICE}"
+            ),
+        }
+    }
+
+    /// Says which bytes cannot be read.
+    fn report_unreadable(&self, unreadable: &Unreadable) {
+        self.context.stats().damaged.fetch_add(unreadable.places.len() as u64, Relaxed);
+        for place in &unreadable.places {
+            cf::warning_limited!(
+                Storage,
+                "{}: at offset {}: {} bytes cannot be read, and no record that is on them: {}; {ADVICE}",
+                self.source.path().display(),
+                place.start,
+                place.end - place.start,
+                unreadable.error
+            );
+        }
     }
 
     /// Brings one copy of a record into the index, if it is the newest.
@@ -176,13 +266,17 @@ impl DiskLoad<'_> {
             if record.set_name.is_empty() { Some(SetId::NONE) } else { self.context.set_id(record.set_name) };
         let is_believed = record.void_time <= self.context.now_seconds().saturating_add(VOID_TIME_AHEAD_MAX);
         let (true, Some(set_id)) = (is_believed, set_id) else {
-            let offset = (location.rblock() % RBLOCKS_PER_WBLOCK) as usize * RBLOCK_SIZE as usize;
-            return self.report_damage(
-                wblock_of(location),
-                offset,
-                record.size,
-                &"it expires in more than ten years, or there are too many sets",
+            stats.damaged.fetch_add(1, Relaxed);
+            cf::warning_limited!(
+                Storage,
+                "{}: at offset {}: record {} of {} bytes is not believed and left out: it expires in more than ten \
+                 years, or there are too many sets; {ADVICE}",
+                self.source.path().display(),
+                location.rblock() * u64::from(RBLOCK_SIZE),
+                record.digest,
+                record.size
             );
+            return;
         };
         let Ok((mut guard, outcome)) = self.context.index().get_or_create(&record.digest) else {
             stats.damaged.fetch_add(1, Relaxed);

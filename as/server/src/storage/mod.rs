@@ -16,6 +16,8 @@ mod buffer;
 mod crash_medium;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 mod defrag;
 mod device;
 mod disk;
@@ -25,6 +27,7 @@ mod header;
 mod load;
 mod medium;
 mod open;
+mod salvage;
 mod settings;
 mod stripe;
 #[cfg(test)]

@@ -5,6 +5,9 @@
 //!                   │                 └──nothing alive──▶ Free ◀──nothing alive── Queued
 //!                   └──close, nothing alive──▶ Free
 //! ```
+//! A block that defrag could not empty, because it holds records that cannot be read, is *kept*: it is used, but not
+//! queued again, and becomes free when these records are replaced or deleted, as any other.
+//!
 //! Invariants: a block is in the free queue, beyond the pristine mark, or in one of the other states, never in two;
 //! live bytes of a free block are 0. The defrag queue may name blocks that have left `Queued` since; they are passed over.
 //!
@@ -14,7 +17,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 
 use parking_lot::Mutex;
 
@@ -52,7 +55,11 @@ struct Wblock {
     live_bytes: AtomicU32,
     /// Threads that are copying a record into the block; it is not emptied before they are done.
     writers: AtomicU32,
+    /// Live bytes of records that were replaced on another device, and are garbage once the replacement is on disk.
+    awaited_bytes: AtomicU32,
     state: AtomicU8,
+    /// What is alive in it cannot be read, so that defrag leaves it alone.
+    is_kept: AtomicBool,
 }
 
 struct Queues {
@@ -124,6 +131,7 @@ impl WblockTable {
         };
         let before = self.block(id).state.swap(WblockState::Current as u8, AcqRel);
         assert_eq!(WblockState::from_number(before), WblockState::Free, "a taken block was free");
+        self.block(id).is_kept.store(false, Relaxed);
         Some(id)
     }
 
@@ -172,6 +180,25 @@ impl WblockTable {
         self.settle(id, low_water_bytes)
     }
 
+    /// Notes that `size` live bytes of block `id` are garbage as soon as what replaces them is on disk.
+    pub(super) fn await_free(&self, id: WblockId, size: u32) {
+        self.block(id).awaited_bytes.fetch_add(size, AcqRel);
+    }
+
+    /// What [`await_free`](Self::await_free) noted has come true.
+    pub(super) fn free_awaited(&self, id: WblockId, size: u32, low_water_bytes: u32) -> AfterFree {
+        let after = self.free_bytes(id, size, low_water_bytes);
+        // Afterwards, as too much that is awaited costs a later look at most, and too little a false alarm.
+        self.block(id).awaited_bytes.fetch_sub(size, AcqRel);
+        after
+    }
+
+    /// Live bytes of block `id` that are not merely waiting to be garbage.
+    fn lasting_bytes(&self, id: WblockId) -> u32 {
+        let block = self.block(id);
+        block.live_bytes.load(Acquire).saturating_sub(block.awaited_bytes.load(Acquire))
+    }
+
     /// Frees or queues a used block whose live bytes ask for it.
     fn settle(&self, id: WblockId, low_water_bytes: u32) -> AfterFree {
         let live = self.block(id).live_bytes.load(Acquire);
@@ -181,8 +208,9 @@ impl WblockTable {
         if freed {
             self.queues.lock().free.push_back(id);
             AfterFree::Freed
-        } else if live != 0
-            && live < low_water_bytes
+        } else if live < low_water_bytes
+            && self.lasting_bytes(id) != 0
+            && !self.block(id).is_kept.load(Relaxed)
             && self.change(id, WblockState::Used, WblockState::Queued)
         {
             self.queues.lock().defrag.push_back(id);
@@ -204,7 +232,8 @@ impl WblockTable {
     pub(super) fn queue_emptiest(&self, limit_bytes: u32) -> bool {
         let used = (1..self.blocks.len() as u32)
             .map(WblockId)
-            .filter(|id| self.block(*id).state.load(Relaxed) == WblockState::Used as u8);
+            .filter(|id| self.block(*id).state.load(Relaxed) == WblockState::Used as u8)
+            .filter(|id| !self.block(*id).is_kept.load(Relaxed) && self.lasting_bytes(*id) != 0);
         let emptiest = used.min_by_key(|id| self.block(*id).live_bytes.load(Relaxed));
         emptiest.is_some_and(|id| self.settle(id, limit_bytes) == AfterFree::Queued)
     }
@@ -237,15 +266,27 @@ impl WblockTable {
         Some(id)
     }
 
-    /// A block that defrag took is done with. If something in it is still alive, because it could not be read, the block
-    /// stays in use; gives whether it was freed.
-    pub(super) fn emptied(&self, id: WblockId) -> bool {
+    /// A block that defrag took is done with. Gives the bytes of what it could not move, because it cannot be read; if
+    /// there are any the block is kept.
+    pub(super) fn emptied(&self, id: WblockId) -> u32 {
+        let unreadable = self.lasting_bytes(id);
+        self.block(id).is_kept.store(unreadable != 0, Relaxed);
         assert!(
             self.change(id, WblockState::Emptying, WblockState::Used),
             "only an emptying block is emptied"
         );
         // Only now, as who frees the last of it meanwhile leaves the block to defrag.
-        self.settle(id, 0) == AfterFree::Freed || self.is_empty(id)
+        self.settle(id, 0);
+        unreadable
+    }
+
+    /// Blocks that were kept are tried again: what could not be read may be readable now. Gives how many wait for defrag.
+    pub(super) fn retry_kept(&self, low_water_bytes: u32) -> usize {
+        (1..self.blocks.len() as u32)
+            .map(WblockId)
+            .filter(|id| self.block(*id).is_kept.swap(false, Relaxed))
+            .filter(|id| self.settle(*id, low_water_bytes) == AfterFree::Queued)
+            .count()
     }
 
     /// Whether nothing in block `id` is alive. Of a block that is not current that stays so.
@@ -352,6 +393,11 @@ impl WblockTable {
 
 #[cfg(test)]
 impl WblockTable {
+    /// Blocks that are kept for what cannot be read.
+    pub(super) fn kept_count(&self) -> usize {
+        self.blocks.iter().filter(|block| block.is_kept.load(Relaxed)).count()
+    }
+
     /// Asserts that every block is accounted for exactly once and that live bytes add up.
     pub(super) fn check(&self) {
         let queues = self.queues.lock();
@@ -396,7 +442,7 @@ mod tests {
         assert_eq!(table.next_to_defrag(0), Some(id));
         assert!(!table.begin_rewrite(id));
         assert_eq!(table.free_bytes(id, 2 << 20, LOW_WATER), AfterFree::Kept);
-        assert!(table.emptied(id));
+        assert_eq!(table.emptied(id), 0);
         table.check();
         assert_eq!((table.live_bytes(), table.free_count()), (0, 11));
     }
@@ -421,6 +467,47 @@ mod tests {
         table.end_write(id);
         assert_eq!(table.free_bytes(id, 100, LOW_WATER), AfterFree::Kept);
         assert_eq!(table.close(id, LOW_WATER), AfterFree::Freed);
+        table.check();
+    }
+
+    #[test]
+    fn a_block_with_unreadable_records_is_left_alone_until_they_are_gone() {
+        let table = WblockTable::new(12, 1, Reuse::Newest);
+        let id = table.take(false).expect("free");
+        table.begin_write(id, 300);
+        table.end_write(id);
+        assert_eq!(table.close(id, LOW_WATER), AfterFree::Queued);
+        assert_eq!(table.next_to_defrag(0), Some(id));
+        assert_eq!(table.free_bytes(id, 100, LOW_WATER), AfterFree::Kept);
+        assert_eq!(table.emptied(id), 200);
+        assert_eq!(table.free_bytes(id, 100, LOW_WATER), AfterFree::Kept);
+        assert!(!table.queue_emptiest(WBLOCK_SIZE));
+        assert_eq!((table.sweep(WBLOCK_SIZE), table.next_to_defrag(0)), (0, None));
+        assert_eq!(table.retry_kept(LOW_WATER), 1);
+        assert_eq!(table.next_to_defrag(0), Some(id));
+        assert_eq!(table.emptied(id), 100);
+        assert_eq!(table.free_bytes(id, 100, LOW_WATER), AfterFree::Freed);
+        table.check();
+        let again = table.take(false).expect("free");
+        table.begin_write(again, 300);
+        table.end_write(again);
+        assert_eq!((again, table.close(again, LOW_WATER)), (id, AfterFree::Queued), "it is as any other");
+    }
+
+    #[test]
+    fn what_waits_for_its_replacement_is_not_unreadable() {
+        let table = WblockTable::new(12, 1, Reuse::Newest);
+        let id = table.take(false).expect("free");
+        table.begin_write(id, 300);
+        table.end_write(id);
+        table.close(id, LOW_WATER);
+        assert_eq!(table.next_to_defrag(0), Some(id));
+        table.await_free(id, 200);
+        table.await_free(id, 100);
+        assert_eq!(table.emptied(id), 0);
+        assert_eq!(table.free_awaited(id, 200, LOW_WATER), AfterFree::Kept);
+        assert_eq!(table.next_to_defrag(0), None);
+        assert_eq!(table.free_awaited(id, 100, LOW_WATER), AfterFree::Freed);
         table.check();
     }
 

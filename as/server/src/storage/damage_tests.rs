@@ -1,0 +1,251 @@
+//! The engine on disks that lose bytes while it runs: what is damaged stays where it is and everything else goes on.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::crash_medium::{CrashMedium, Faults};
+use super::crash_tests::{DISK_SIZE, Model, Node, config, start};
+use super::engine::StorageError;
+use super::tests::{Random, digest_of};
+use super::{ReadBuffer, WBLOCK_SIZE};
+use crate::config::Engine;
+
+const VALUE_SIZE: usize = 500_000;
+
+/// Where record `key` is on its disk, in bytes.
+fn place_of(node: &Node, key: u32) -> Range<u64> {
+    let location = node.index.get(&digest_of(key)).expect("it is there").location;
+    let start = location.rblock() * 16;
+    start..start + u64::from(location.rblock_count()) * 16
+}
+
+fn read(node: &Node, key: u32) -> Result<(), StorageError> {
+    let guard = node.index.get(&digest_of(key)).expect("it is there");
+    let mut scratch = ReadBuffer::new();
+    let record = node.storage.record(&guard, &mut scratch)?;
+    record.verify().map_err(|_| StorageError::Damaged)
+}
+
+/// A node on `medium` with records 0 to 59 on disk, of which all but every fifth were written a second time, so that
+/// blocks wait for defrag.
+fn sparse_node(medium: &Arc<CrashMedium>) -> Node {
+    let config = config(Engine::Device, true);
+    let media = || vec![(Arc::clone(medium), None)];
+    let (node, _) = start(media(), &config);
+    for key in 0..60 {
+        node.write(key, 1 + u64::from(key), VALUE_SIZE).expect("room");
+    }
+    for key in (0..60).filter(|key| key % 5 != 0) {
+        node.write(key, 1_000 + u64::from(key), VALUE_SIZE).expect("room");
+    }
+    node.storage.close();
+    start(media(), &config).0
+}
+
+/// Empties what can be emptied; gives how many blocks were looked at.
+fn defrag(node: &Node) -> u64 {
+    let reads = || node.storage.device_stats().map(|stats| stats.defrag_reads).sum::<u64>();
+    let before = reads();
+    node.storage.defrag_until_available(101, &node.index);
+    reads() - before
+}
+
+#[test]
+fn defrag_keeps_a_block_with_unreadable_bytes_and_goes_on() {
+    let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let node = sparse_node(&medium);
+    let bad = place_of(&node, 5);
+    medium.set_faults(Faults { unreadable: Some(bad.start + 5_000..bad.start + 5_001), ..Faults::default() });
+    assert!(defrag(&node) > 3, "several blocks wait");
+    assert_eq!(defrag(&node), 0, "and none is tried for ever");
+    assert_eq!(read(&node, 5), Err(StorageError::Failed));
+    assert_eq!(place_of(&node, 5), bad, "it is where it was");
+    for key in (0..60).filter(|key| *key != 5) {
+        assert_eq!(read(&node, key), Ok(()), "record {key}");
+    }
+    let block = |place: &Range<u64>| place.start / u64::from(WBLOCK_SIZE);
+    assert_ne!(block(&place_of(&node, 0)), block(&bad), "its neighbours were moved");
+    node.storage.check();
+
+    // The last record of the block is written again, and it is free.
+    let free = || node.storage.device_stats().map(|stats| stats.free_wblocks).sum::<usize>();
+    node.write(0, 2_000, 100).expect("room");
+    let before = free();
+    node.write(5, 2_001, 100).expect("room");
+    assert_eq!((node.version(5), free()), (Some(2_001), before + 1));
+    node.storage.check();
+}
+
+#[test]
+fn defrag_does_not_move_damaged_records() {
+    for damaged_byte in [0, 5, 40, VALUE_SIZE + 49] {
+        let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+        drop(sparse_node(&medium));
+        let medium = Arc::new(CrashMedium::from_image(medium.crash(|_| true), true));
+        let config = config(Engine::Device, true);
+        let node = start(vec![(Arc::clone(&medium), None)], &config).0;
+        let place = place_of(&node, 10);
+        medium.damage(place.start + damaged_byte as u64..place.start + damaged_byte as u64 + 8);
+        assert!(defrag(&node) > 3);
+        assert_eq!(defrag(&node), 0);
+        assert_eq!(place_of(&node, 10), place);
+        assert_eq!(read(&node, 10), Err(StorageError::Damaged), "byte {damaged_byte}");
+        for key in (0..60).filter(|key| *key != 10) {
+            assert_eq!(read(&node, key), Ok(()), "record {key}");
+        }
+        node.storage.check();
+    }
+}
+
+/// When hardly a block is free the emptiest is emptied, and that must not be one that cannot be.
+#[test]
+fn a_kept_block_does_not_stop_the_making_of_room() {
+    let config = config(Engine::Device, true);
+    config.params.defrag_lwm_pct.set(1);
+    let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let (node, _) = start(vec![(Arc::clone(&medium), None)], &config);
+    let mut key = 0;
+    while node.write(key, 1, VALUE_SIZE).is_ok() {
+        key += 1;
+    }
+    node.storage.close();
+    let (node, _) = start(vec![(Arc::clone(&medium), None)], &config);
+    // Of the first block nothing is left but what cannot be read, and of the others about two thirds.
+    let bad = place_of(&node, 0);
+    medium.set_faults(Faults { unreadable: Some(bad.start..bad.start + 1), ..Faults::default() });
+    let first = bad.start / u64::from(WBLOCK_SIZE);
+    for other in 1..key {
+        let is_first = place_of(&node, other).start / u64::from(WBLOCK_SIZE) == first;
+        if is_first || other % 3 == 0 {
+            let mut guard = node.index.get_exclusive(&digest_of(other)).expect("it is there");
+            node.storage.release(&mut guard);
+            guard.remove();
+        }
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| node.storage.run_defrag(0, &node.index));
+        scope.spawn(|| node.storage.run_flush(0));
+        let started = std::time::Instant::now();
+        let mut written = 0;
+        while written < 16 {
+            match node.write(1_000 + written, 5_000, VALUE_SIZE) {
+                Ok(()) => written += 1,
+                Err(StorageError::OutOfSpace) => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+            assert!(started.elapsed().as_secs() < 60, "no room after {written} records");
+        }
+        node.storage.stop();
+    });
+    assert_eq!(read(&node, 0), Err(StorageError::Failed));
+    node.storage.check();
+}
+
+/// A disk that could not be read for a while is emptied when it works again.
+#[test]
+fn kept_blocks_are_tried_again_when_the_disk_recovers() {
+    let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let node = sparse_node(&medium);
+    medium.set_faults(Faults {
+        unreadable: Some(0..u64::MAX),
+        write_fails_at: Some((0, 0)),
+        ..Faults::default()
+    });
+    assert!(defrag(&node) > 3);
+    assert_eq!(node.write(7, 3_000, 100), Err(StorageError::Failed));
+    assert_eq!(defrag(&node), 0);
+    medium.repair();
+    std::thread::scope(|scope| {
+        scope.spawn(|| node.storage.run_flush(0));
+        let started = std::time::Instant::now();
+        while node.storage.device_stats().all(|stats| stats.defrag_queue == 0) {
+            assert!(started.elapsed().as_secs() < 60, "no block is tried again");
+            std::thread::yield_now();
+        }
+        node.storage.stop();
+    });
+    assert!(defrag(&node) > 3);
+    let emptied = (0..60).filter(|key| key % 5 == 0).all(|key| read(&node, key) == Ok(()));
+    assert!(emptied);
+    node.storage.check();
+}
+
+/// What was replaced on another disk waits there for its replacement to be durable. That is no damage.
+#[test]
+fn places_that_wait_to_be_freed_are_not_taken_for_damage() {
+    let config = config(Engine::Device, false);
+    let first = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let (node, _) = start(vec![(Arc::clone(&first), None)], &config);
+    let mut model = Model::default();
+    let mut random = Random(21);
+    for _ in 0..40 {
+        model.write(&node, &mut random).expect("room");
+    }
+    node.storage.close();
+    let second = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let media = || vec![(Arc::clone(&first), None), (Arc::clone(&second), None)];
+    let (node, _) = start(media(), &config);
+    node.clock.store(10_000, Relaxed);
+    // Everything is moved to where it belongs now; nothing of it is on the second disk yet.
+    config.params.defrag_lwm_pct.set(100);
+    node.storage.follow(&config.params);
+    defrag(&node);
+    let kept = || node.storage.devices.iter().map(|device| device.wblocks.kept_count()).sum::<usize>();
+    assert!(node.storage.devices.iter().all(|device| device.wblocks.live_bytes() > 0));
+    assert_eq!(kept(), 0, "all of it is readable");
+    assert_eq!(defrag(&node), 0, "and not looked at again");
+    let used = node.storage.used_bytes();
+    std::thread::scope(|scope| {
+        scope.spawn(|| node.storage.run_flush(1));
+        let started = std::time::Instant::now();
+        while node.storage.used_bytes() == used {
+            assert!(started.elapsed().as_secs() < 60, "what was replaced is never freed");
+            std::thread::yield_now();
+        }
+        node.storage.stop();
+    });
+    model.check(&node, false);
+    let read_errors = |stats: super::DeviceStats| stats.disk.map_or(0, |disk| disk.read_errors);
+    assert_eq!(node.storage.device_stats().map(read_errors).sum::<u64>(), 0);
+    assert_eq!(kept(), 0);
+}
+
+/// A start tells of every record that it cannot load, wherever it is, and finds those behind it.
+#[test]
+fn a_record_without_its_magic_is_told_and_the_others_are_loaded() {
+    for engine in [Engine::Device, Engine::Memory] {
+        for (damaged, size) in [(0, 4), (2, 4), (5, 4), (0, 64), (2, 64), (5, 64)] {
+            let config = config(engine, true);
+            let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+            let (node, _) = start(vec![(Arc::clone(&medium), None)], &config);
+            for key in 0..6 {
+                node.write(key, 1 + u64::from(key), 1_000).expect("room");
+            }
+            let place = place_of(&node, damaged);
+            node.storage.close();
+            medium.damage(place.start..place.start + size);
+            let medium = Arc::new(CrashMedium::from_image(medium.crash(|_| true), true));
+            let (node, stats) = start(vec![(medium, None)], &config);
+            assert_eq!(stats.damaged.into_inner(), 1, "{size} bytes of record {damaged}");
+            for key in 0..6 {
+                let expected = (key != damaged).then_some(1 + u64::from(key));
+                assert_eq!(node.version(key), expected, "{size} bytes of record {damaged}");
+            }
+        }
+    }
+}
+
+/// Bytes that were never a record, where no server has written, are not taken for damage.
+#[test]
+fn what_was_never_used_is_not_damage() {
+    let config = config(Engine::Device, true);
+    let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    medium.damage(3 * u64::from(WBLOCK_SIZE)..4 * u64::from(WBLOCK_SIZE));
+    let (node, _) = start(vec![(Arc::clone(&medium), None)], &config);
+    node.write(1, 1, 1_000).expect("room");
+    drop(node);
+    let medium = Arc::new(CrashMedium::from_image(medium.crash(|_| true), true));
+    let (node, stats) = start(vec![(medium, None)], &config);
+    assert_eq!((node.version(1), stats.damaged.into_inner()), (Some(1), 0));
+}
