@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use cf::Digest;
-use datamodel::flat::{FlatError, FlatRecord};
+use datamodel::flat::FlatRecord;
 use proto::ResultCode;
 
 use crate::config::model::{Config, NamespaceConfig};
@@ -204,16 +204,19 @@ impl Namespace {
         element: &'g Element,
         scratch: &'g mut ReadBuffer,
     ) -> Result<FlatRecord<'g>, ResultCode> {
-        self.storage.record(element, scratch).map_err(|error| {
-            cf::warning_limited!(Storage, "{{{}}} record {}: {error}", self.name(), element.digest());
-            ResultCode::Unknown
-        })
+        self.storage.record(element, scratch).map_err(|error| self.report_damage(element, &error))
     }
 
-    /// Logs that a stored record is damaged; gives what the client is told.
+    /// Logs that a stored record cannot be used; gives what the client is told.
     #[cold]
-    pub(crate) fn report_damage(&self, digest: &Digest, error: FlatError) -> ResultCode {
-        cf::warning_limited!(Storage, "{{{}}} record {digest}: {error}", self.name());
+    pub(crate) fn report_damage(&self, element: &Element, error: &dyn std::fmt::Display) -> ResultCode {
+        cf::warning_limited!(
+            Storage,
+            "{{{}}} record {} at {}: {error}; write it again or delete it",
+            self.name(),
+            element.digest(),
+            self.storage.place_name(element.location)
+        );
         ResultCode::Unknown
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use cf::Digest;
 use cf::clock::StoredMillis;
+use datamodel::flat::FlatError;
 use proto::ResultCode;
 use proto::frame::{self, FrameType, HEADER_SIZE};
 use proto::message::{field, info1, info3, op_code};
@@ -193,7 +194,7 @@ fn write_record(
     scratch: &mut ReadBuffer,
     out: &mut Vec<u8>,
 ) -> Result<bool, ResultCode> {
-    let damaged = |error| query.namespace.report_damage(element.digest(), error);
+    let damaged = |error: FlatError| query.namespace.report_damage(element, &error);
     let record = query.namespace.record(element, scratch)?;
     question.map_or(Ok(()), |question| question.settle(&record, record.key))?;
     let mut reply = ReplyWriter::unframed(out);

@@ -31,11 +31,15 @@ fn delete(call: &Call<'_>, buffers: &mut Buffers) -> Result<(), ResultCode> {
     call.check_generation(guard.generation)?;
     let question = call.check_filter(&guard)?;
     if question.is_some() || call.request.key.is_some() && guard.location.key_stored() {
-        let record = call.namespace.record(&guard, &mut buffers.read)?;
-        if let Some(question) = question {
-            question.settle(&record, record.key)?;
+        match (call.namespace.record(&guard, &mut buffers.read), question) {
+            (Ok(record), question) => {
+                question.map_or(Ok(()), |question| question.settle(&record, record.key))?;
+                call.check_key(&record)?;
+            }
+            (Err(result), Some(_)) => return Err(result),
+            // A damaged record has no key that another could be compared with; it can be deleted.
+            (Err(_), None) => {}
         }
-        call.check_key(&record)?;
     }
     remove(call, guard, buffers)
 }
@@ -57,11 +61,13 @@ pub(super) fn remove(
         namespace.remove(guard);
         return Ok(());
     }
-    let key_stored = guard.location.key_stored();
     let (generation, last_update_time) =
         (next_generation(guard.generation), guard.last_update_time().max(call.now.0));
-    {
-        let old = if key_stored { Some(namespace.record(&guard, &mut buffers.read)?) } else { None };
+    let key_stored = {
+        // The key of a damaged record is lost.
+        let old =
+            guard.location.key_stored().then(|| namespace.record(&guard, &mut buffers.read).ok()).flatten();
+        let key = old.and_then(|old| old.key);
         let tombstone = NewRecord {
             digest: call.digest,
             last_update_time,
@@ -69,11 +75,12 @@ pub(super) fn remove(
             void_time: 0,
             tree_id: namespace.storage.tree_id(PartitionId::of(&call.digest)),
             set_name: namespace.set_of(&guard).map_or(&[], |set| &set.name),
-            key: old.and_then(|old| old.key),
+            key,
         };
         let bins = Bins::new();
         tombstone.encode(&bins, tombstone.size(&bins), &mut buffers.flat);
-    }
+        key.is_some()
+    };
     let before = (guard.generation, guard.last_update_time(), guard.void_time);
     guard.generation = generation;
     guard.set_last_update_time(last_update_time);

@@ -75,7 +75,7 @@ fn answer(
         reply.finish(&header);
         return Ok(());
     }
-    let damaged = |error: FlatError| call.namespace.report_damage(&call.digest, error);
+    let damaged = |error: FlatError| call.namespace.report_damage(guard, &error);
     let record = call.namespace.record(guard, scratch)?;
     if let Some(question) = question {
         question.settle(&record, record.key)?;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use datamodel::Bins;
 use datamodel::exp::Metadata;
-use datamodel::flat::NewRecord;
+use datamodel::flat::{FlatRecord, NewRecord};
 use datamodel::ops::{self, WriteContext, WritePolicy};
 use proto::ResultCode;
 use proto::message::field;
@@ -18,7 +18,7 @@ use super::{Buffers, Call, Failure, delete};
 use crate::index::{CreateOutcome, Element, PartitionId, WriteGuard};
 use crate::metrics::{NamespaceCounter, Operation};
 use crate::namespace::Namespace;
-use crate::storage::StorageError;
+use crate::storage::{ReadBuffer, StorageError};
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) {
     let start = out.len();
@@ -246,7 +246,8 @@ fn make_next(
 ) -> Result<Option<Next>, ResultCode> {
     let namespace = call.namespace;
     let Buffers { flat, read, .. } = buffers;
-    let old = if is_new { None } else { Some(namespace.record(guard, read)?) };
+    let is_asked = question.is_some();
+    let old = if is_new { None } else { old_record(call, guard, policy.replace && !is_asked, read)? };
     let stored_key = old.and_then(|old| old.key);
     if let Some(old) = &old {
         question.map_or(Ok(()), |question| question.settle(old, stored_key))?;
@@ -260,7 +261,7 @@ fn make_next(
     let ttl = checked_ttl(call, set, is_new)?;
     let mut bins = match old {
         Some(old) if !policy.replace => {
-            old.load_bins().map_err(|error| namespace.report_damage(&call.digest, error))?
+            old.load_bins().map_err(|error| namespace.report_damage(guard, &error))?
         }
         _ => Bins::new(),
     };
@@ -297,6 +298,23 @@ fn make_next(
     encode(namespace, &record, &bins, flat)?;
     reply.finish(&call.header(ResultCode::Ok, record.generation, record.void_time));
     Ok(Some(Next { generation: record.generation, last_update_time, void_time, key_stored: key.is_some() }))
+}
+
+/// The record that is to change. What replaces it needs nothing of it but the key that may be stored with it, so then it
+/// may be damaged; its key is lost.
+fn old_record<'g>(
+    call: &'g Call<'_>,
+    guard: &'g WriteGuard<'_>,
+    is_replaced: bool,
+    scratch: &'g mut ReadBuffer,
+) -> Result<Option<FlatRecord<'g>>, ResultCode> {
+    if is_replaced && !guard.location.key_stored() {
+        return Ok(None);
+    }
+    match call.namespace.record(guard, scratch) {
+        Err(_) if is_replaced => Ok(None),
+        record => record.map(Some),
+    }
 }
 
 /// Makes the flat form of `record`.
