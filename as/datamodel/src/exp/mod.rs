@@ -28,6 +28,7 @@ use std::borrow::Cow;
 
 use proto::ResultCode;
 
+use self::compile::Compiled;
 use self::evaluate::{View, evaluate};
 use self::program::Program;
 use self::value::{Type, Value};
@@ -49,13 +50,15 @@ struct Expression<'e> {
     program: Program,
     source: Cow<'e, [u8]>,
     result: Type,
+    /// It is unknown of any record that has not been read.
+    is_open: bool,
 }
 
 impl<'e> Expression<'e> {
     /// Compiles the expression that is all of `bytes`.
     fn compile(bytes: &'e [u8]) -> Result<Self, ResultCode> {
-        let (program, result) = compile::compile(bytes).ok_or(ResultCode::Parameter)?;
-        Ok(Expression { program, source: Cow::Borrowed(bytes), result })
+        let Compiled { program, result, is_open } = compile::compile(bytes).ok_or(ResultCode::Parameter)?;
+        Ok(Expression { program, source: Cow::Borrowed(bytes), result, is_open })
     }
 
     fn into_owned(self) -> Expression<'static> {
@@ -63,6 +66,7 @@ impl<'e> Expression<'e> {
             program: self.program,
             source: Cow::Owned(self.source.into_owned()),
             result: self.result,
+            is_open: self.is_open,
         }
     }
 
@@ -95,9 +99,13 @@ impl<'e> Filter<'e> {
         Filter(self.0.into_owned())
     }
 
-    /// What the filter says of a record that has not been read. If that is unknown, bins or key are needed.
+    /// What the filter says of a record that has not been read. If that is unknown, bins or key are needed. A filter that
+    /// could not tell it of any record is not even asked.
     #[must_use]
     pub fn matches_metadata(&self, metadata: &Metadata<'_>) -> Truth {
+        if self.0.is_open {
+            return Truth::Unknown;
+        }
         match self.0.evaluate(View::Metadata(metadata)) {
             Value::Bool(true) => Truth::True,
             Value::Unknown => Truth::Unknown,

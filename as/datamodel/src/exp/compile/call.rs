@@ -29,6 +29,8 @@ pub(super) struct CallFrame {
     pieces: Pieces,
     /// The value to carry the operation out on is being read.
     is_at_value: bool,
+    /// One of the arguments is open.
+    is_open: bool,
 }
 
 /// The number of pieces of an operation as the established server counts them, which limits it.
@@ -79,8 +81,15 @@ impl Compiler<'_> {
             first_tail: 0,
         };
         let pieces = Pieces { count: 0, is_last_empty: false };
-        let mut frame =
-            CallFrame { call, system, left: count, tails: Vec::new(), pieces, is_at_value: false };
+        let mut frame = CallFrame {
+            call,
+            system,
+            left: count,
+            tails: Vec::new(),
+            pieces,
+            is_at_value: false,
+            is_open: false,
+        };
         self.skip_arguments(&mut frame)?;
         Some(Frame::Call(frame))
     }
@@ -112,6 +121,7 @@ impl Compiler<'_> {
 
     /// Takes an argument or the value of a call.
     pub(super) fn call_element(&mut self, frame: &mut CallFrame, shape: Shape) -> Option<Step> {
+        frame.is_open |= shape.is_open;
         if frame.is_at_value {
             return self.end_call(frame, shape).map(Step::Done);
         }
@@ -140,6 +150,7 @@ impl Compiler<'_> {
         self.program.calls.push(call);
         self.combine(call.operand_count + 1, Instruction::Call(id, self.handler));
         // On nil, the type of the call is that of nil, whatever it says its result is.
-        Some(Shape::of(if value == Type::Nil { Type::Nil } else { call.result }))
+        let result = if value == Type::Nil { Type::Nil } else { call.result };
+        Some(Shape { is_open: frame.is_open, ..Shape::of(result) })
     }
 }

@@ -17,16 +17,21 @@ pub(super) enum Frame {
         count: u32,
         done: u32,
         first: Option<Type>,
+        /// One of those before is open.
+        is_open: bool,
     },
     /// A regular expression and the text to match.
     Regex(RegexId),
     Connective {
         connective: Connective,
+        count: u32,
         /// Operands still to come, the one being read among them.
         left: u32,
         /// The handler of the connective itself.
         outer: HandlerId,
         exits: Chain,
+        /// The operands before leave it open, whatever comes.
+        is_open: bool,
     },
     Cond(CondFrame),
     Let {
@@ -50,6 +55,10 @@ pub(super) struct CondFrame {
     /// The jump to the next case, from the condition whose value is being read.
     skip: Chain,
     exits: Chain,
+    /// No condition has been read.
+    is_first: bool,
+    /// The first condition is open, so that none of the cases can be told.
+    is_open: bool,
 }
 
 /// What comes after an operand.
@@ -63,7 +72,7 @@ pub(super) enum Step {
 
 impl Frame {
     pub(super) const fn operands(operator: Operator, count: u32) -> Self {
-        Frame::Operands { operator, count, done: 0, first: None }
+        Frame::Operands { operator, count, done: 0, first: None, is_open: false }
     }
 }
 
@@ -71,19 +80,25 @@ impl Compiler<'_> {
     /// Lets the innermost operator take an operand that was read.
     pub(super) fn operand_done(&mut self, frame: &mut Frame, shape: Shape) -> Option<Step> {
         match frame {
-            Frame::Operands { operator, count, done, first } => {
+            Frame::Operands { operator, count, done, first, is_open } => {
                 *done += 1;
+                *is_open |= shape.is_open;
                 let result = self.operand(*operator, *done, *count, first, shape)?;
-                Some(if done == count { Step::Done(Shape::of(result)) } else { Step::Operand })
+                let whole = Shape { is_open: *is_open, ..Shape::of(result) };
+                Some(if done == count { Step::Done(whole) } else { Step::Operand })
             }
             Frame::Regex(id) => {
                 shape.must_be(Type::Text)?;
                 self.combine(1, Instruction::Match(*id, self.handler));
-                Some(Step::Done(Shape::of(Type::Bool)))
+                Some(Step::Done(Shape { is_open: shape.is_open, ..Shape::of(Type::Bool) }))
             }
-            Frame::Connective { connective, left, outer, exits } => {
+            Frame::Connective { connective, count, left, outer, exits, is_open } => {
                 shape.must_be(Type::Bool)?;
-                self.connected(*connective, left, *outer, exits)
+                // Any operand that is known may decide; of those of which one is to be true, two.
+                if *connective != Connective::Exclusive || left == count {
+                    *is_open &= shape.is_open;
+                }
+                self.connected(*connective, left, *outer, exits, *is_open)
             }
             Frame::Cond(cond) => self.cond_element(cond, shape),
             Frame::Let { defined, count, current, outer } => {
@@ -93,7 +108,7 @@ impl Compiler<'_> {
                 };
                 self.land(self.handler);
                 self.take(Instruction::Store(slot));
-                self.variables.define(slot, shape.result);
+                self.variables.define(slot, shape);
                 *current = self.next_variable(defined, *count, *outer)?;
                 Some(Step::Operand)
             }
@@ -201,6 +216,7 @@ impl Compiler<'_> {
         left: &mut u32,
         outer: HandlerId,
         exits: &mut Chain,
+        is_open: bool,
     ) -> Option<Step> {
         if connective != Connective::Exclusive {
             self.land(self.handler);
@@ -219,7 +235,7 @@ impl Compiler<'_> {
         if connective != Connective::Exclusive {
             self.emit(Instruction::Settle(outer));
         }
-        Some(Step::Done(Shape::of(Type::Bool)))
+        Some(Step::Done(Shape { is_open, ..Shape::of(Type::Bool) }))
     }
 
     // ---- conditions
@@ -231,6 +247,8 @@ impl Compiler<'_> {
             result: None,
             skip: Chain::default(),
             exits: Chain::default(),
+            is_first: true,
+            is_open: false,
         }))
     }
 
@@ -239,6 +257,8 @@ impl Compiler<'_> {
         let is_condition = cond.left.is_multiple_of(2) && cond.left != 0;
         if is_condition {
             shape.must_be(Type::Bool)?;
+            cond.is_open |= shape.is_open && cond.is_first;
+            cond.is_first = false;
             let handler = self.handler;
             self.link(&mut cond.skip, |target| Instruction::JumpUnless(target, handler));
             self.height = self.height.saturating_sub(1);
@@ -254,7 +274,7 @@ impl Compiler<'_> {
         }
         if is_default {
             self.close(&cond.exits);
-            return Some(Step::Done(Shape::of(cond.result?)));
+            return Some(Step::Done(Shape { is_open: cond.is_open, ..Shape::of(cond.result?) }));
         }
         self.link(&mut cond.exits, Instruction::Jump);
         self.close(&cond.skip);

@@ -22,7 +22,7 @@ impl Compiler<'_> {
             self.program.geometries.push(geometry);
         }
         self.push(Instruction::Push(constant));
-        Some(Shape { result, is_unknown: false })
+        Some(Shape { result, is_unknown: false, is_open: false })
     }
 
     /// Reads a value that is no list, and its type.

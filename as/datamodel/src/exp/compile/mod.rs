@@ -34,11 +34,18 @@ pub(super) struct Shape {
     pub(super) result: Option<Type>,
     /// It is unknown, which stands in for any type among the values of a condition.
     is_unknown: bool,
+    /// It is unknown of any record that has not been read.
+    is_open: bool,
 }
 
 impl Shape {
     const fn of(result: Type) -> Self {
-        Shape { result: Some(result), is_unknown: false }
+        Shape { result: Some(result), is_unknown: false, is_open: false }
+    }
+
+    /// Of a value that takes a record that has been read.
+    const fn open(result: Type) -> Self {
+        Shape { is_open: true, ..Shape::of(result) }
     }
 
     /// The type, if it is that of a number.
@@ -54,8 +61,17 @@ impl Shape {
     }
 }
 
-/// The program of the expression that is all of `bytes`, and the type of its value. `None` if it is none.
-pub(super) fn compile(bytes: &[u8]) -> Option<(Program, Type)> {
+/// What an expression was compiled to.
+pub(super) struct Compiled {
+    pub(super) program: Program,
+    /// The type of its value.
+    pub(super) result: Type,
+    /// Its value is unknown of any record that has not been read. Without this it may be all the same.
+    pub(super) is_open: bool,
+}
+
+/// Compiles the expression that is all of `bytes`. `None` if it is none.
+pub(super) fn compile(bytes: &[u8]) -> Option<Compiled> {
     u32::try_from(bytes.len()).ok()?;
     let mut compiler = Compiler {
         bytes,
@@ -74,7 +90,7 @@ pub(super) fn compile(bytes: &[u8]) -> Option<(Program, Type)> {
     compiler.program.handlers[OUTERMOST as usize].target = end;
     compiler.program.slot_count = compiler.variables.count_max();
     (compiler.reader.is_at_end()).then_some(())?;
-    Some((compiler.program, shape.result?))
+    Some(Compiled { program: compiler.program, result: shape.result?, is_open: shape.is_open })
 }
 
 struct Compiler<'e> {
@@ -124,7 +140,7 @@ impl<'e> Compiler<'e> {
         match operator {
             Operator::Unknown => {
                 self.push(Instruction::Unknown(self.handler));
-                Some(Some(Shape { result: Some(Type::Bool), is_unknown: true }))
+                Some(Some(Shape { is_unknown: true, ..Shape::open(Type::Bool) }))
             }
             Operator::DigestModulo => self.digest_modulo().map(Some),
             Operator::Metadata(metadata) => Some(Some(self.metadata(metadata))),
@@ -172,21 +188,21 @@ impl<'e> Compiler<'e> {
             return None;
         }
         self.push(Instruction::Key(result, self.handler));
-        Some(Shape::of(result))
+        Some(Shape::open(result))
     }
 
     fn bin(&mut self) -> Option<Shape> {
         let result = Type::from_number(self.reader.integer()?)?;
         let name = self.bin_name(result)?;
         self.push(Instruction::Bin(name, self.handler));
-        Some(Shape::of(result))
+        Some(Shape::open(result))
     }
 
     fn bin_type(&mut self) -> Option<Shape> {
         // The type of the bin is told, not asked for.
         let name = self.bin_name(Type::Nil)?;
         self.push(Instruction::BinType(name, self.handler));
-        Some(Shape::of(Type::Integer))
+        Some(Shape::open(Type::Integer))
     }
 
     fn bin_name(&mut self, wanted: Type) -> Option<Name> {
@@ -198,9 +214,9 @@ impl<'e> Compiler<'e> {
 
     fn var(&mut self) -> Option<Shape> {
         let name = self.raw()?;
-        let (slot, result) = self.variables.find(name)?;
+        let (slot, shape) = self.variables.find(name)?;
         self.push(Instruction::Load(slot, self.handler));
-        Some(Shape::of(result))
+        Some(shape)
     }
 
     fn quote(&mut self) -> Option<Shape> {
@@ -235,7 +251,7 @@ impl<'e> Compiler<'e> {
         if connective != Connective::Exclusive {
             self.handler = self.new_handler();
         }
-        Frame::Connective { connective, left: count, outer, exits: Chain::default() }
+        Frame::Connective { connective, count, left: count, outer, exits: Chain::default(), is_open: true }
     }
 
     // ---- the program

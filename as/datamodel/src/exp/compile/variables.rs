@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::Shape;
 use crate::exp::program::Slot;
-use crate::exp::value::Type;
 
 /// Variables in scope, by name. No two have the same.
 #[derive(Debug, Default)]
@@ -17,8 +17,8 @@ pub(super) struct Variables<'e> {
 #[derive(Clone, Copy, Debug)]
 struct Variable {
     slot: Slot,
-    /// `None` while the variable is being defined, or if its value has none: it cannot be used.
-    result: Option<Type>,
+    /// `None` while the variable is being defined, or if its value has no type: it cannot be used.
+    shape: Option<Shape>,
 }
 
 impl<'e> Variables<'e> {
@@ -30,7 +30,7 @@ impl<'e> Variables<'e> {
             return None;
         }
         let slot = self.names.len() as Slot;
-        if self.by_name.insert(name, Variable { slot, result: None }).is_some() {
+        if self.by_name.insert(name, Variable { slot, shape: None }).is_some() {
             return None;
         }
         self.names.push(name);
@@ -39,16 +39,17 @@ impl<'e> Variables<'e> {
     }
 
     /// Ends the definition of the last variable that was declared and not yet defined.
-    pub(super) fn define(&mut self, slot: Slot, result: Option<Type>) {
+    pub(super) fn define(&mut self, slot: Slot, value: Shape) {
         if let Some(variable) = self.names.get(slot as usize).and_then(|name| self.by_name.get_mut(name)) {
-            variable.result = result;
+            // What stands for an unknown value has its type.
+            variable.shape = value.result.map(|_| Shape { is_unknown: false, ..value });
         }
     }
 
-    /// The variable's slot and type.
-    pub(super) fn find(&self, name: &[u8]) -> Option<(Slot, Type)> {
+    /// The variable's slot and what is known of its value.
+    pub(super) fn find(&self, name: &[u8]) -> Option<(Slot, Shape)> {
         let variable = self.by_name.get(name)?;
-        Some((variable.slot, variable.result?))
+        Some((variable.slot, variable.shape?))
     }
 
     /// Forgets the last `count` variables.

@@ -2,6 +2,7 @@
 
 use super::packed::{NIL, Packed, bin, exp, list, name, quoted, raw};
 use super::{CIRCLE, FAR_CIRCLE, POINT, Truth, filter};
+use crate::exp::Expression;
 
 /// True or false even before the record is read.
 #[track_caller]
@@ -373,4 +374,53 @@ fn filters_are_truth_values() {
     refused(&Packed(vec![0xc3, 0xc3]));
     refused(&equal(raw(5, b""), raw(5, b"")));
     refused(&equal(Packed(vec![0xa0]), Packed(vec![0xa0])));
+}
+
+/// Whether a filter needs the record, whichever it is.
+fn is_open(expression: &Packed) -> bool {
+    Expression::compile(&expression.0).unwrap().is_open
+}
+
+#[test]
+fn a_filter_that_needs_the_record_is_known_as_one() {
+    let has = || equal(bin(2, "i"), 5);
+    let alive = || exp!(3, exp!(69), 7);
+    let variable = || exp!(124, name("v"));
+    let with = |value: Packed, body: Packed| exp!(125, name("v"), value, body);
+    let open = [
+        has(),
+        equal(exp!(82, name("i")), 1),
+        equal(exp!(80, 3), "me"),
+        exp!(0),
+        exp!(18, has()),
+        exp!(3, exp!(20, exp!(69), bin(2, "i")), 7),
+        exp!(7, 0, name("a"), bin(3, "s")),
+        exp!(8, bin(8, "g"), raw(23, CIRCLE)),
+        exp!(16, has(), has(), has()),
+        exp!(17, has(), has()),
+        exp!(19, has(), alive()),
+        exp!(123, has(), true, false),
+        with(has(), variable()),
+        with(1.into(), has()),
+        equal(exp!(127, 2, 0, list(&[16.into()]), bin(4, "l")), 3),
+        equal(exp!(127, 2, 0, list(&[19.into(), 7.into(), bin(2, "i")]), quoted(&[1.into()])), 3),
+    ];
+    for expression in open {
+        assert!(is_open(&expression), "{expression:x?}");
+        assert_eq!(filter(&expression.0).unwrap().0, Truth::Unknown, "{expression:x?}");
+    }
+    let to_be_asked = [
+        true.into(),
+        alive(),
+        exp!(16, has(), alive()),
+        exp!(17, alive(), has()),
+        exp!(19, alive(), has()),
+        exp!(123, alive(), has(), true, has(), false),
+        with(has(), alive()),
+        with(alive(), variable()),
+        equal(exp!(127, 2, 0, list(&[16.into()]), quoted(&[1.into()])), 3),
+    ];
+    for expression in to_be_asked {
+        assert!(!is_open(&expression), "{expression:x?}");
+    }
 }

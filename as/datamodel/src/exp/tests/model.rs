@@ -10,7 +10,8 @@ use proto::ResultCode;
 
 use super::packed::{Packed, bin, exp, list, name, quoted};
 use super::{bins, metadata, record};
-use crate::exp::{Filter, Truth, read};
+use crate::exp::value::Value as Evaluated;
+use crate::exp::{Expression, Filter, Truth, View, read};
 use crate::particle::{BytesType, Particle};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -472,5 +473,14 @@ proptest! {
         }
         let owned = filter.into_owned();
         record(&bins(), |record| assert_eq!(owned.matches(record), after));
+    }
+
+    #[test]
+    fn what_is_open_is_unknown_of_metadata(seed: u64, depth in 1usize..6, kind in 0usize..5) {
+        let packed = tree(&mut Choices(seed), KINDS[kind], depth, &mut Vec::new()).pack();
+        let expression = Expression::compile(&packed.0).unwrap();
+        let metadata = metadata();
+        let value = expression.evaluate(View::Metadata(&metadata));
+        prop_assert!(!expression.is_open || matches!(value, Evaluated::Unknown), "{packed:?}: {value:?}");
     }
 }
