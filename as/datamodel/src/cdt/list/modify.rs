@@ -23,8 +23,10 @@ use crate::cdt::{Outcome, Presence, Scope};
 /// Sort flags.
 const DESCENDING: u64 = 1;
 const DROP_DUPLICATES: u64 = 2;
-/// Above this number of comparisons, values to be unique are looked up in sorted order.
+/// Above this number of comparisons, values to be unique are looked up in sorted order, unless they are so few that
+/// sorting takes more.
 const COMPARISONS_MAX: u64 = 1 << 12;
+const UNSORTED_VALUES_MAX: u32 = 16;
 
 /// What an operation makes of a list, and its answer.
 pub(super) type Change = (Outcome, Answer);
@@ -280,8 +282,8 @@ fn new_values(list: &Container<'_>, values: &Values<'_>, add: AddFlags) -> Resul
     let offsets = values.offsets()?;
     let value = |position| values.contents().get(offsets.range(position, 1)).ok_or(ResultCode::Parameter);
     let comparisons = u64::from(values.count) * u64::from(list.count.max(values.count));
-    let lookup =
-        if comparisons > COMPARISONS_MAX { Some(Lookup::new(list, values, &offsets)?) } else { None };
+    let is_worth_sorting = values.count > UNSORTED_VALUES_MAX && comparisons > COMPARISONS_MAX;
+    let lookup = if is_worth_sorting { Some(Lookup::new(list, values, &offsets)?) } else { None };
     let mut kept = Mask::new(values.count);
     for position in 0..values.count {
         let value_here = value(position)?;
