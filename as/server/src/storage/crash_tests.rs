@@ -296,6 +296,34 @@ fn a_failed_disk_refuses_writes_serves_reads_and_comes_back() {
     assert_eq!(found.version(key), Some(1_003));
 }
 
+/// Who waits until the write cache has room must not wait for a disk that takes nothing.
+#[test]
+fn the_queue_of_a_failed_disk_is_no_overload() {
+    let config = config(Engine::Device, false);
+    config.params.max_write_cache.set(WBLOCK_SIZE as u64);
+    let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let (node, _) = start(vec![(Arc::clone(&medium), None)], &config);
+    let mut version = 0;
+    while !node.storage.is_overloaded() {
+        version += 1;
+        node.write(version as u32 % KEYS, version, VALUE_SIZE_MAX as usize).expect("there is room");
+    }
+    medium.set_faults(Faults { write_fails_at: Some((0, 0)), ..Faults::default() });
+    std::thread::scope(|scope| {
+        scope.spawn(|| node.storage.run_flush(0));
+        while node.storage.is_overloaded() {
+            std::thread::yield_now();
+        }
+        assert_eq!(node.write(0, version + 1, 100), Err(StorageError::Failed));
+        medium.repair();
+        while node.write(0, version + 1, 100).is_err() || node.storage.is_overloaded() {
+            std::thread::yield_now();
+        }
+        node.storage.stop();
+    });
+    node.storage.check();
+}
+
 #[test]
 fn unreadable_bytes_cost_the_records_on_them_only() {
     let config = config(Engine::Device, true);

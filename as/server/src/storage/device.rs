@@ -114,7 +114,7 @@ impl Device {
     ) -> (Result<Location, StorageError>, AfterFree) {
         let size = record.len() as u32;
         debug_assert!(size.is_multiple_of(RBLOCK_SIZE) && size <= WBLOCK_SIZE);
-        if self.as_disk().is_some_and(|disk| disk.has_failed.load(Relaxed)) {
+        if self.as_disk().is_some_and(Disk::has_failed) {
             return (Err(StorageError::Failed), AfterFree::Kept);
         }
         let mut current = self.streams[stream as usize].lock();

@@ -98,7 +98,7 @@ pub(super) struct Disk {
     pub(super) settings: Arc<DiskSettings>,
     pub(super) is_stopping: AtomicBool,
     /// The last write failed; nothing is accepted until one succeeds.
-    pub(super) has_failed: AtomicBool,
+    pub(super) failed: AtomicBool,
     read_errors: AtomicU64,
     /// By stream.
     pub(super) partial_writes: [AtomicU64; STREAM_COUNT],
@@ -127,7 +127,7 @@ impl Disk {
             deferred: Mutex::new(Vec::new()),
             settings,
             is_stopping: AtomicBool::new(false),
-            has_failed: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             read_errors: AtomicU64::new(0),
             partial_writes: [const { AtomicU64::new(0) }; STREAM_COUNT],
             reads: Reads::default(),
@@ -142,6 +142,12 @@ impl Disk {
     #[inline]
     pub(super) fn stripe(&self) -> Option<&Stripe> {
         self.stripe.as_deref()
+    }
+
+    /// Whether writing failed, and has not succeeded since.
+    #[inline]
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Relaxed)
     }
 
     /// Full blocks that wait to be written.

@@ -194,7 +194,7 @@ impl Storage {
             && location.is_stored()
             && self.devices[usize::from(location.device())]
                 .as_disk()
-                .is_some_and(|disk| !disk.has_failed.load(Relaxed) && !disk.is_durable(location))
+                .is_some_and(|disk| !disk.has_failed() && !disk.is_durable(location))
     }
 
     /// Whether `commit-to-device` is on.
@@ -407,12 +407,14 @@ impl Storage {
         self.devices.iter().filter_map(Device::as_disk).count()
     }
 
-    /// Whether more full blocks wait to be written than `max-write-cache` allows.
+    /// Whether more full blocks wait to be written than `max-write-cache` allows. Those of a failed disk do not count:
+    /// it says itself that it takes no writes, and they may wait for long.
     #[inline]
     pub(crate) fn is_overloaded(&self) -> bool {
         self.disk_settings.as_ref().is_some_and(|settings| {
             let limit = settings.queue_blocks.load(Relaxed).saturating_mul(self.devices.len());
-            self.devices.iter().filter_map(Device::as_disk).map(Disk::queued_blocks).sum::<usize>() > limit
+            let disks = self.devices.iter().filter_map(Device::as_disk);
+            disks.filter(|disk| !disk.has_failed()).map(Disk::queued_blocks).sum::<usize>() > limit
         })
     }
 

@@ -62,7 +62,7 @@ impl Disk {
             let period = if max_ms == 0 { IDLE_PERIOD } else { Duration::from_millis(max_ms) };
             self.await_work(period.saturating_sub(last_full_flush.elapsed()).min(IDLE_PERIOD));
             let is_due = max_ms != 0 && last_full_flush.elapsed() >= period;
-            let result = if is_due || self.has_failed.load(Relaxed) {
+            let result = if is_due || self.has_failed() {
                 last_full_flush = Instant::now();
                 self.flush_all(wblocks)
             } else {
@@ -108,16 +108,15 @@ impl Disk {
 
     /// Writing failed: reads go on, writes are refused.
     pub(super) fn fail(&self, error: &BlockError) {
-        if !self.has_failed.swap(true, Relaxed) {
+        if !self.failed.swap(true, Relaxed) {
             cf::critical!(Storage, "{error}: writes are refused until it can be written to again");
         }
     }
 
     /// Writing succeeded; gives whether it had failed before.
     fn recover(&self) -> bool {
-        let had_failed = self.has_failed.load(Relaxed);
+        let had_failed = self.failed.swap(false, Relaxed);
         if had_failed {
-            self.has_failed.store(false, Relaxed);
             cf::warning!(Storage, "{}: can be written to again", self.media.main.path().display());
         }
         had_failed
