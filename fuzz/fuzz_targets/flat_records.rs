@@ -31,6 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
         tree_id: record.tree_id,
         set_name: record.set_name,
         key: record.key,
+        leaves_tombstone: record.leaves_tombstone,
     };
     let size = new.size(&bins);
     let mut out = Vec::new();
@@ -38,8 +39,8 @@ fuzz_target!(|bytes: &[u8]| {
     let again = FlatRecord::parse(&out).expect("a record that was just written");
     again.verify().expect("a sound record");
     assert_eq!(
-        (again.digest, again.generation, again.void_time),
-        (record.digest, record.generation, record.void_time)
+        (again.digest, again.generation, again.void_time, again.leaves_tombstone),
+        (record.digest, record.generation, record.void_time, record.leaves_tombstone)
     );
     assert_eq!((again.set_name, again.key, again.bin_count), (record.set_name, record.key, record.bin_count));
 });

@@ -7,8 +7,7 @@
 //! What may be found after a restart follows from the last operation that is *certain*: acknowledged, and if the server
 //! acknowledges before it has stored, long enough ago. It or a later one shows. A plain delete leaves nothing on disk,
 //! as in the C server: older values of the record may show again, and so they may after an expiry, if they were to live
-//! longer. A durable delete leaves a mark that lasts until the record is written again; so as long as it is the last
-//! that happened, nothing older shows.
+//! longer. But nothing from before a durable delete ever shows again, whatever was done to the record since.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -293,13 +292,11 @@ impl History {
                     return explain("it has expired");
                 }
                 if at < from {
-                    let buried =
-                        self.states[at..=from].iter().rposition(|(state, _)| *state == State::Buried);
-                    let since = buried.map_or(from, |buried| from.max(at + buried + 1));
-                    if !self.states[since..].iter().any(|(state, _)| lapsed(state)) {
-                        let why =
-                            if buried.is_some() { "it came back from the dead" } else { "it is out of date" };
-                        return explain(why);
+                    if self.states[at..=from].iter().any(|(state, _)| *state == State::Buried) {
+                        return explain("it came back from the dead");
+                    }
+                    if !may_lapse {
+                        return explain("it is out of date");
                     }
                 }
                 self.states[at].0 = State::Stored(found);

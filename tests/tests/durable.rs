@@ -32,10 +32,12 @@ fn now() -> u32 {
     (SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - EPOCH_SECONDS) as u32
 }
 
-/// The records, and which of them are tombstones.
+/// The records, and which of them are tombstones or cover one.
 struct Model {
     records: Vec<(Key, History)>,
     tombstones: BTreeSet<u64>,
+    /// Were a tombstone at some time: once deleted or expired they are tombstones again.
+    once_buried: BTreeSet<u64>,
     with_expiry: bool,
     random: Random,
 }
@@ -48,6 +50,7 @@ impl Model {
         Model {
             records: (0..RECORDS).map(record).collect(),
             tombstones: BTreeSet::new(),
+            once_buried: BTreeSet::new(),
             with_expiry,
             random: Random::new(seed),
         }
@@ -102,20 +105,34 @@ impl Model {
         perform(client, "test", (key, history), act).expect("a server that runs");
         if history.is_buried() {
             self.tombstones.insert(key.id);
+            self.once_buried.insert(key.id);
         } else if matches!(act, Act::Put { .. }) {
             self.tombstones.remove(&key.id);
+        } else if act == Act::Delete && self.once_buried.contains(&key.id) {
+            self.tombstones.insert(key.id);
         }
+    }
+
+    /// Whether a record that is no tombstone for certain may be one all the same: it has expired or may have.
+    fn may_be_tombstone(&self, key: &Key, history: &History) -> bool {
+        self.once_buried.contains(&key.id)
+            && !self.tombstones.contains(&key.id)
+            && history.now().is_none_or(|found| found.void_time != 0)
     }
 
     /// Fails unless the tombstones are counted as they must be, and the records if none of them expires.
     fn check_figures(&self, client: &mut Client) {
-        let tombstones = self.tombstones.len() as u64;
+        let certain = self.tombstones.len();
+        let uncertain =
+            self.records.iter().filter(|(key, history)| self.may_be_tombstone(key, history)).count();
+        let tombstones = certain as u64..=(certain + uncertain) as u64;
         for (name, key) in [
             ("namespace/test".to_owned(), "tombstones"),
             (format!("sets/test/{SET}"), "tombstones"),
             ("statistics".to_owned(), "tombstones"),
         ] {
-            assert_eq!(client.figure(&name, key).unwrap(), tombstones, "{name}");
+            let figure = client.figure(&name, key).unwrap();
+            assert!(tombstones.contains(&figure), "{name}: {figure}, not {tombstones:?}");
         }
         if !self.with_expiry {
             let objects = self.records.iter().filter(|(_, history)| history.now().is_some()).count() as u64;
@@ -288,6 +305,52 @@ fn the_raider_takes_tombstones_that_nothing_needs_and_leaves_the_others() {
         await_tombstones(&mut client, 0);
     }
     assert!(server.log().contains("tomb-raid-done"));
+}
+
+/// A record that was deleted durably, written again and removed without a trace does not come back in its first form,
+/// though that is still in the file and all traces of the later ones were written over.
+#[test]
+fn what_was_written_before_a_durable_delete_never_comes_back() {
+    let folder = fast_folder(128 << 20);
+    let mut server = start("device", &["nsup-period 1"], folder.path());
+    let mut client = server.connect();
+    let small = |id| Key { id, sizes: (100, 100) };
+    let (deleted, expired, live) = (small(1), small(2), small(3));
+    for key in [&deleted, &expired, &live] {
+        put(&mut client, key, 1);
+    }
+    // They share their block with what keeps it from being emptied.
+    let large = |id| Key { id, sizes: (900_000, 900_000) };
+    (10..18).for_each(|id| put(&mut client, &large(id), 1));
+    for key in [&deleted, &expired, &live] {
+        bury(&mut client, key);
+    }
+    put(&mut client, &deleted, 2);
+    put(&mut client, &live, 2);
+    let short_lived = Act::Put { number: 2, ttl: 1 }.message("test", &expired);
+    assert_eq!(ask_for_room(&mut client, &short_lived).unwrap().result, result::OK);
+    await_tombstones(&mut client, 1);
+    assert_eq!(client.ask(&Act::Delete.message("test", &deleted)).unwrap().result, result::OK);
+    await_tombstones(&mut client, 2);
+    for round in 0..3 {
+        for number in 1..10 {
+            (1000..1020).for_each(|id| put(&mut client, &large(id), round * 10 + number));
+        }
+        if round == 1 {
+            server.stop();
+        } else {
+            server.kill9();
+        }
+        server.restart();
+        client = server.connect();
+        for key in [&deleted, &expired] {
+            let answer = client.ask(&read("test", key)).unwrap();
+            assert_eq!(answer.result, result::NOT_FOUND, "round {round}: {} came back", key.name());
+        }
+        let answer = client.ask(&read("test", &live)).unwrap();
+        assert_eq!(Found::from_answer(&live, &answer).number, 2);
+        await_tombstones(&mut client, 2);
+    }
 }
 
 #[test]

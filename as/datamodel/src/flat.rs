@@ -14,6 +14,9 @@
 //!               end mark u32: low 31 bits of the wyhash of digest and last-update-time
 //!               zeros up to a multiple of 16
 //! ```
+//! The C server looks at nothing behind the end mark. A record that leaves a tombstone when it goes, because it was created
+//! over one, says so there: its last byte is 0xD5. No end mark can end like that, its top bit being 0.
+//!
 //! A varying number has 7 bits a byte, most significant first, top bit = more follow.
 
 use cf::Digest;
@@ -40,6 +43,8 @@ const IS_COMPRESSED: u32 = 1 << 23;
 const HAS_EXTRA_FLAGS: u32 = 1 << 25;
 const RBLOCKS_MASK: u32 = (1 << 19) - 1;
 const TREE_ID_SHIFT: u32 = 26;
+/// Last byte of a record that leaves a tombstone.
+const LEAVES_TOMBSTONE: u8 = 0xD5;
 const BIN_HAS_METADATA: u8 = 0x80;
 const BIN_HAS_LAST_UPDATE_TIME: u8 = 0x01;
 const BIN_HAS_SOURCE_ID: u8 = 0x02;
@@ -90,6 +95,8 @@ pub struct FlatRecord<'a> {
     /// Particle type byte and bytes.
     pub key: Option<&'a [u8]>,
     pub bin_count: usize,
+    /// Whether a tombstone must take its place when it goes.
+    pub leaves_tombstone: bool,
     /// Stored size in bytes, a multiple of 16.
     pub size: usize,
     bins: &'a [u8],
@@ -173,6 +180,7 @@ impl<'a> FlatRecord<'a> {
             set_name,
             key,
             bin_count,
+            leaves_tombstone: bytes[size - 1] == LEAVES_TOMBSTONE,
             size,
             bins: rest,
         })
@@ -226,7 +234,8 @@ impl<'a> FlatRecord<'a> {
             return Err(FlatError::EndMark);
         }
         // A damaged size that is too large would swallow the records behind this one.
-        if bins.bytes.len() < END_MARK_SIZE + RBLOCK_SIZE { Ok(()) } else { Err(FlatError::Size) }
+        let size = END_MARK_SIZE + usize::from(self.leaves_tombstone);
+        if bins.bytes.len() < size + RBLOCK_SIZE { Ok(()) } else { Err(FlatError::Size) }
     }
 }
 
@@ -287,13 +296,14 @@ pub struct NewRecord<'a> {
     pub tree_id: u8,
     pub set_name: &'a [u8],
     pub key: Option<&'a [u8]>,
+    pub leaves_tombstone: bool,
 }
 
 impl NewRecord<'_> {
-    /// Bytes up to and with the end mark: what the record size limit is compared with.
+    /// Bytes without the padding: what the record size limit is compared with.
     #[must_use]
     pub fn size(&self, bins: &Bins<'_>) -> usize {
-        let mut size = HEADER_SIZE + END_MARK_SIZE;
+        let mut size = HEADER_SIZE + END_MARK_SIZE + usize::from(self.leaves_tombstone);
         if self.void_time != 0 {
             size += 4;
         }
@@ -350,8 +360,13 @@ impl NewRecord<'_> {
             bin.particle.write_flat(out);
         }
         out.extend_from_slice(&end_mark(&self.digest, self.last_update_time).to_le_bytes());
-        debug_assert_eq!(out.len(), size);
+        debug_assert_eq!(out.len() + usize::from(self.leaves_tombstone), size);
         out.resize(rblocks * RBLOCK_SIZE, 0);
+        if self.leaves_tombstone
+            && let Some(last) = out.last_mut()
+        {
+            *last = LEAVES_TOMBSTONE;
+        }
     }
 }
 
@@ -440,18 +455,20 @@ mod tests {
             digest: [u8; 20], last_update_time in 0u64..1 << 40, generation in 1u16.., void_time: u32,
             set in "[a-z]{0,63}", key in prop::option::of(prop::collection::vec(any::<u8>(), 1..300)),
             names in prop::collection::hash_set("[a-z]{0,15}", 0..20), value: Vec<u8>, tree_id in 0u8..64,
+            leaves_tombstone: bool,
         ) {
             let names: Vec<Vec<u8>> = names.into_iter().map(String::into_bytes).collect();
             let bins = bins_of(&names, &value);
             let record = NewRecord {
                 digest: Digest(digest), last_update_time, generation, void_time, tree_id,
-                set_name: set.as_bytes(), key: key.as_deref(),
+                set_name: set.as_bytes(), key: key.as_deref(), leaves_tombstone,
             };
             let flat = encode(&record, &bins);
             prop_assert_eq!(flat.len() % RBLOCK_SIZE, 0);
             let read = FlatRecord::parse(&flat).unwrap();
             prop_assert_eq!(read.verify(), Ok(()));
             prop_assert_eq!(read.size, flat.len());
+            prop_assert_eq!(read.leaves_tombstone, leaves_tombstone);
             prop_assert_eq!((read.digest, read.last_update_time), (record.digest, last_update_time));
             prop_assert_eq!((read.generation, read.void_time, read.tree_id), (generation, void_time, tree_id));
             prop_assert_eq!((read.set_name, read.key), (record.set_name, record.key));
@@ -464,7 +481,7 @@ mod tests {
             let bins = bins_of(&names, &[7; 40]);
             let record = NewRecord {
                 digest: Digest([3; 20]), last_update_time: 77, generation: 1, void_time: 5, tree_id: 0,
-                set_name: b"set", key: Some(&[3, b'k']),
+                set_name: b"set", key: Some(&[3, b'k']), leaves_tombstone: byte % 2 == 0,
             };
             let mut flat = encode(&record, &bins);
             let at = at % flat.len();

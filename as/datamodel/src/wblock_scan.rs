@@ -213,6 +213,7 @@ mod tests {
             tree_id: 1,
             set_name: b"set",
             key: None,
+            leaves_tombstone: false,
         };
         let mut flat = Vec::new();
         record.encode(&bins, record.size(&bins), &mut flat);

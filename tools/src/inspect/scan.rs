@@ -244,6 +244,7 @@ mod tests {
             tree_id,
             set_name: b"set",
             key: None,
+            leaves_tombstone: false,
         };
         let mut flat = Vec::new();
         record.encode(&bins, record.size(&bins), &mut flat);

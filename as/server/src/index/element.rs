@@ -109,6 +109,8 @@ mod flag {
     pub(super) const TOMBSTONE: u8 = 1;
     /// A tombstone of which no older copy has been found yet, in the search for those that may go.
     pub(super) const UNNEEDED: u8 = 2;
+    /// The record leaves a tombstone when it goes.
+    pub(super) const LEAVES_TOMBSTONE: u8 = 4;
 }
 
 impl Element {
@@ -146,6 +148,12 @@ impl Element {
         self.last_update_high = (millis >> 32) as u8;
     }
 
+    /// The generation after this one; 0 means "none" and is left out.
+    #[inline]
+    pub(crate) fn next_generation(&self) -> u16 {
+        self.generation.wrapping_add(1).max(1)
+    }
+
     /// Forgets the record but keeps the place in the tree.
     pub(crate) fn clear_record(&mut self) {
         *self = Element { children: self.children, ..Element::new(self.digest) };
@@ -157,7 +165,20 @@ impl Element {
         self.flags & flag::TOMBSTONE != 0
     }
 
-    /// Makes the record a tombstone, one that is needed as far as is known, or not.
+    /// Whether a tombstone must take the record's place however it goes: it was created over one, and copies from before
+    /// that may still be on disk.
+    #[inline]
+    pub(crate) fn leaves_tombstone(&self) -> bool {
+        self.flags & flag::LEAVES_TOMBSTONE != 0
+    }
+
+    #[inline]
+    pub(crate) fn set_leaves_tombstone(&mut self, leaves_tombstone: bool) {
+        let rest = self.flags & !flag::LEAVES_TOMBSTONE;
+        self.flags = rest | if leaves_tombstone { flag::LEAVES_TOMBSTONE } else { 0 };
+    }
+
+    /// Makes it a tombstone, one that is needed as far as is known, or a record.
     #[inline]
     pub(crate) fn set_tombstone(&mut self, is_tombstone: bool) {
         self.flags = if is_tombstone { flag::TOMBSTONE } else { 0 };

@@ -5,11 +5,13 @@ mod opening;
 mod removals;
 mod sets;
 mod tomb_raider;
+mod tombstones;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use cf::Digest;
+use cf::clock::StoredMillis;
 use datamodel::flat::FlatRecord;
 use proto::ResultCode;
 
@@ -268,29 +270,6 @@ impl Namespace {
         Ok(())
     }
 
-    /// Puts a tombstone in the record's place: older copies on disk do not come back at the next start.
-    ///
-    /// # Errors
-    /// When it cannot be stored; then the record is as it was.
-    pub(crate) fn bury(
-        &self,
-        guard: &mut WriteGuard<'_>,
-        flat: &[u8],
-        key_stored: bool,
-    ) -> Result<(), StorageError> {
-        let set = self.sets.get(guard.set_id);
-        let before = stored_size(guard);
-        self.storage.write(guard, flat, key_stored)?;
-        if let Some(set) = set {
-            set.data_used_bytes.fetch_add(stored_size(guard).wrapping_sub(before), Relaxed);
-            set.objects.fetch_sub(1, Relaxed);
-            set.tombstones.fetch_add(1, Relaxed);
-        }
-        guard.set_tombstone(true);
-        self.tombstones.fetch_add(1, Relaxed);
-        Ok(())
-    }
-
     /// Removes a record with all that belongs to it.
     pub(crate) fn remove(&self, mut guard: WriteGuard<'_>) {
         self.forget(&mut guard);
@@ -303,25 +282,6 @@ impl Namespace {
         guard.clear_record();
     }
 
-    /// Makes a tombstone's element one of a record just being created. What is given back is for
-    /// [`replace_tombstone`](Self::replace_tombstone) or [`rebury`](Self::rebury).
-    pub(crate) fn exhume(&self, guard: &mut WriteGuard<'_>) -> Element {
-        self.leave_set(guard);
-        guard.exhume()
-    }
-
-    /// The record that was created over `tombstone` is stored.
-    pub(crate) fn replace_tombstone(&self, tombstone: &Element, guard: &WriteGuard<'_>) {
-        self.storage.free_replaced(tombstone.location, guard.location);
-    }
-
-    /// The record was not created after all.
-    pub(crate) fn rebury(&self, guard: &mut WriteGuard<'_>, tombstone: &Element) {
-        self.leave_set(guard);
-        guard.restore(tombstone);
-        self.join_set(guard);
-    }
-
     /// A write that created `guard`'s element failed: takes back its place in a set. The element goes with the guard.
     pub(crate) fn abandon(&self, mut guard: WriteGuard<'_>) {
         if guard.generation == 0 {
@@ -330,10 +290,17 @@ impl Namespace {
         }
     }
 
-    /// As [`remove`](Self::remove), by nsup, which keeps count of void-times itself.
-    fn discard(&self, mut guard: WriteGuard<'_>) {
+    /// Removes a record that has expired or is evicted; a tombstone takes its place if the record took the place of one.
+    /// That may fail; the log says so.
+    fn discard(&self, mut guard: WriteGuard<'_>, now: StoredMillis) -> Result<(), StorageError> {
+        if guard.leaves_tombstone() {
+            return self.entomb(&mut guard, now).inspect_err(|error| {
+                cf::warning_limited!(Nsup, "{{{}}} a record that is to go stays: {error}", self.name());
+            });
+        }
         self.forget_unnoted(&mut guard);
         guard.remove();
+        Ok(())
     }
 
     fn forget(&self, guard: &mut WriteGuard<'_>) {

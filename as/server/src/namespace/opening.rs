@@ -120,7 +120,7 @@ impl Namespace {
     /// After a load: counts the records into their sets, notes when they expire, removes those that have, evicts others if
     /// a limit is breached, and makes room if `defrag-startup-minimum` asks for it.
     pub(super) fn settle_loaded(&self) {
-        let now_seconds = StoredMillis::now().seconds();
+        let now = StoredMillis::now();
         for partition in PartitionId::all() {
             let mut expired = Vec::new();
             self.index.for_each(partition, |element| {
@@ -128,13 +128,14 @@ impl Namespace {
                 if element.void_time != 0 {
                     self.expiry.note(element.digest());
                 }
-                if element.is_expired(now_seconds) {
+                if element.is_expired(now.seconds()) {
                     expired.push(*element.digest());
                 }
             });
             for digest in expired {
                 if let Some(guard) = self.index.get_exclusive(&digest) {
-                    self.remove(guard);
+                    // If it cannot go yet, it has expired all the same; nsup tries again.
+                    let _ = self.discard(guard, now);
                 }
             }
         }

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use datamodel::flat::FlatRecord;
+use datamodel::wblock_scan::{Piece, WblockScan};
 use parking_lot::Mutex;
 
 use super::buffer::WriteBuffer;
@@ -325,4 +327,19 @@ impl Device {
 /// The block that holds `location`.
 pub(super) fn wblock_of(location: Location) -> WblockId {
     WblockId((location.rblock() / RBLOCKS_PER_WBLOCK) as u32)
+}
+
+/// Shows `visit` the records of block `id` of `device` with their places.
+pub(super) fn visit_records(
+    device: &Device,
+    id: WblockId,
+    block: &[u8],
+    visit: &mut impl FnMut(Location, &FlatRecord<'_>),
+) {
+    for piece in WblockScan::new(block) {
+        if let Piece::Record { offset, record } = piece {
+            let rblock = u64::from(id.0) * RBLOCKS_PER_WBLOCK + (offset / RBLOCK_SIZE as usize) as u64;
+            visit(Location::new(device.number(), rblock, record.size as u32 / RBLOCK_SIZE), &record);
+        }
+    }
 }

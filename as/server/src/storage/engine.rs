@@ -7,15 +7,14 @@ use std::time::Duration;
 use cf::Digest;
 use datamodel::device_header::DeviceHeader;
 use datamodel::flat::FlatRecord;
-use datamodel::wblock_scan::{Piece, WblockScan};
 use parking_lot::{Condvar, Mutex};
 
 use super::defrag::defrag_one;
-use super::device::{Device, DeviceStats, Stream};
+use super::device::{Device, DeviceStats, Stream, visit_records};
 use super::disk::Disk;
 use super::settings::{DefragSettings, DiskSettings, Settings, low_water_bytes};
 use super::wblock::{AfterFree, WblockId};
-use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer, WBLOCK_SIZE};
+use super::{RBLOCK_SIZE, ReadBuffer, WBLOCK_SIZE};
 use crate::config::params::storage::StorageParams;
 use crate::index::{Element, Index, Location, PartitionId, WriteGuard};
 
@@ -180,7 +179,35 @@ impl Storage {
             guard.location = old.with_key_stored(key_stored);
             return Ok(());
         }
-        let new = self.append(Stream::Write, guard.digest(), record)?;
+        self.replace(Stream::Write, guard, record, key_stored)
+    }
+
+    /// As [`write`](Self::write), of a tombstone in a record's place. When there is no room it takes some of what is
+    /// reserved for defrag: it gives back more than it takes.
+    ///
+    /// # Errors
+    /// When there is no room at all; then nothing has changed.
+    pub(crate) fn bury(
+        &self,
+        guard: &mut WriteGuard<'_>,
+        tombstone: &[u8],
+        key_stored: bool,
+    ) -> Result<(), StorageError> {
+        match self.write(guard, tombstone, key_stored) {
+            Err(StorageError::OutOfSpace) => self.replace(Stream::Defrag, guard, tombstone, key_stored),
+            done => done,
+        }
+    }
+
+    fn replace(
+        &self,
+        stream: Stream,
+        guard: &mut WriteGuard<'_>,
+        record: &[u8],
+        key_stored: bool,
+    ) -> Result<(), StorageError> {
+        let old = guard.location;
+        let new = self.append(stream, guard.digest(), record)?;
         guard.location = new.with_key_stored(key_stored);
         self.free_replaced(old, new);
         Ok(())
@@ -340,11 +367,8 @@ impl Storage {
         if !guard.location.same_place(place) {
             return Ok(());
         }
-        let old = guard.location;
-        let new = self.append(Stream::Defrag, guard.digest(), record)?;
-        guard.location = new.with_key_stored(old.key_stored());
-        self.free_replaced(old, new);
-        Ok(())
+        let key_stored = guard.location.key_stored();
+        self.replace(Stream::Defrag, guard, record, key_stored)
     }
 
     /// What records of `partition` are marked with.
@@ -400,6 +424,11 @@ impl Storage {
             }
         }
         true
+    }
+
+    /// Whether records are on disks, in memory too or not.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.disk_settings.is_some()
     }
 
     /// Number of disks.
@@ -459,21 +488,6 @@ impl Storage {
     pub(super) fn check(&self) {
         for device in &self.devices {
             device.wblocks.check();
-        }
-    }
-}
-
-/// Shows `visit` the records of block `id` with their places.
-fn visit_records(
-    device: &Device,
-    id: WblockId,
-    block: &[u8],
-    visit: &mut impl FnMut(Location, &FlatRecord<'_>),
-) {
-    for piece in WblockScan::new(block) {
-        if let Piece::Record { offset, record } = piece {
-            let rblock = u64::from(id.0) * RBLOCKS_PER_WBLOCK + (offset / RBLOCK_SIZE as usize) as u64;
-            visit(Location::new(device.number(), rblock, record.size as u32 / RBLOCK_SIZE), &record);
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Every block is read, every record in it checked to its end mark. Of several copies of a record the newest counts, as
 //! [`CopyAge`] says. Expired records take part, so that they win against older copies that had longer to live, and are
-//! removed at the end; so do tombstones, which stay. What is damaged or cannot be read is left out, counted and logged
-//! with its place; what is whole in its block is loaded.
+//! removed at the end; so do tombstones, which stay. A record newer than a tombstone leaves one when it goes. What is
+//! damaged or cannot be read is left out, counted and logged with its place; what is whole in its block is loaded.
 //!
 //! Left out without a word are records of partitions that the header does not list as here, or lists under another tree
 //! id: they were dropped as a whole.
@@ -26,7 +26,7 @@ use super::open::PEEK_SIZE;
 use super::salvage::{self, Unreadable};
 use super::wblock::WblockId;
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
-use crate::index::{CreateOutcome, Index, Location, PartitionId, SetId};
+use crate::index::{CreateOutcome, Element, Index, Location, PartitionId, SetId};
 
 /// So many blocks in a row that do not start with a record are the end of what was ever written.
 pub(super) const UNUSED_BLOCKS_MAX: u32 = 10;
@@ -278,22 +278,22 @@ impl DiskLoad<'_> {
             );
             return;
         };
+        let (is_tombstone, mut leaves_tombstone) = (record.bin_count == 0, record.leaves_tombstone);
         let Ok((mut guard, outcome)) = self.context.index().get_or_create(&record.digest) else {
             stats.damaged.fetch_add(1, Relaxed);
             cf::critical!(Storage, "the primary index is full: record {} is not loaded", record.digest);
             return;
         };
         if outcome == CreateOutcome::Existed {
-            let known = CopyAge {
-                last_update_time: guard.last_update_time(),
-                generation: guard.generation,
-                void_time: guard.void_time,
-            };
-            if !CopyAge::of(record).supersedes(known) {
+            if !CopyAge::of(record).supersedes(age_of(&guard)) {
                 stats.older.fetch_add(1, Relaxed);
+                if is_tombstone && !guard.is_tombstone() {
+                    guard.set_leaves_tombstone(true);
+                }
                 return;
             }
             stats.replaced.fetch_add(1, Relaxed);
+            leaves_tombstone |= guard.is_tombstone() || guard.leaves_tombstone();
             self.count(guard.location, false);
         } else {
             stats.unique.fetch_add(1, Relaxed);
@@ -302,7 +302,8 @@ impl DiskLoad<'_> {
         guard.set_last_update_time(record.last_update_time);
         guard.void_time = record.void_time;
         guard.set_id = set_id;
-        guard.set_tombstone(record.bin_count == 0);
+        guard.set_tombstone(is_tombstone);
+        guard.set_leaves_tombstone(leaves_tombstone && !is_tombstone);
         guard.location = location.with_key_stored(record.key.is_some());
         self.count(location, true);
     }
@@ -311,5 +312,14 @@ impl DiskLoad<'_> {
         if let Some(device) = self.devices.get(usize::from(location.device())) {
             device.wblocks.load_bytes(wblock_of(location), location.rblock_count() * RBLOCK_SIZE, is_alive);
         }
+    }
+}
+
+/// The age of the copy that `element` points to.
+pub(super) fn age_of(element: &Element) -> CopyAge {
+    CopyAge {
+        last_update_time: element.last_update_time(),
+        generation: element.generation,
+        void_time: element.void_time,
     }
 }

@@ -23,6 +23,7 @@ mod device;
 mod disk;
 mod engine;
 mod flush;
+mod gather;
 mod header;
 mod load;
 mod medium;

@@ -19,6 +19,7 @@ use datamodel::wblock_scan::{is_zero, starts_with_record};
 use super::device::Device;
 use super::disk::{Disk, wblock_offset};
 use super::engine::Storage;
+use super::gather::gather;
 use super::header::{Candidate, DeviceSet, DeviceSetError};
 use super::load::{DiskLoad, LoadContext, UNUSED_BLOCKS_MAX};
 use super::medium::{Opened, open_disks};
@@ -109,6 +110,7 @@ impl Storage {
         let pristine = load(settings.namespace, &devices, &sources, &set, context)?;
         let defrag = DefragSettings::of(params);
         for (device, pristine) in devices.iter_mut().zip(pristine) {
+            gather(device, pristine, context.index());
             device.wblocks.settle_loaded(pristine, defrag.low_water());
             device.discard_free();
         }

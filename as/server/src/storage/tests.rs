@@ -45,6 +45,7 @@ fn record(key: u32, version: u16, size: usize) -> Vec<u8> {
         tree_id: 0,
         set_name: b"set",
         key: None,
+        leaves_tombstone: false,
     };
     let mut flat = Vec::new();
     record.encode(&bins, record.size(&bins), &mut flat);

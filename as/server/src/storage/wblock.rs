@@ -291,7 +291,12 @@ impl WblockTable {
 
     /// Whether nothing in block `id` is alive. Of a block that is not current that stays so.
     pub(super) fn is_empty(&self, id: WblockId) -> bool {
-        self.block(id).live_bytes.load(Acquire) == 0
+        self.live_bytes_of(id) == 0
+    }
+
+    /// Bytes of live records in block `id`.
+    pub(super) fn live_bytes_of(&self, id: WblockId) -> u32 {
+        self.block(id).live_bytes.load(Acquire)
     }
 
     /// A block that defrag took could not be emptied; it is tried again later.

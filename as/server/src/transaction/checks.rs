@@ -166,8 +166,3 @@ pub(super) fn void_time_after(call: &Call<'_>, set: Option<&Set>, ttl: u32, pres
         seconds => from_now(seconds),
     }
 }
-
-/// The generation after `present`; 0 means "none" and is left out.
-pub(super) fn next_generation(present: u16) -> u16 {
-    present.wrapping_add(1).max(1)
-}

@@ -3,7 +3,6 @@
 use datamodel::flat::NewRecord;
 use proto::ResultCode;
 
-use super::checks::next_generation;
 use super::{Buffers, Call};
 use crate::index::Element;
 use crate::metrics::NamespaceCounter;
@@ -78,11 +77,12 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
             let renewed = NewRecord {
                 digest: call.digest,
                 last_update_time: guard.last_update_time().max(call.now.0),
-                generation: next_generation(guard.generation),
+                generation: guard.next_generation(),
                 void_time,
                 tree_id: record.tree_id,
                 set_name: record.set_name,
                 key: record.key,
+                leaves_tombstone: guard.leaves_tombstone(),
             };
             renewed.encode(&bins, renewed.size(&bins), &mut buffers.flat);
             Some((renewed.generation, renewed.last_update_time))

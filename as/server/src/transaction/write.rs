@@ -12,7 +12,7 @@ use datamodel::ops::{self, WriteContext, WritePolicy};
 use proto::ResultCode;
 use proto::message::field;
 
-use super::checks::{checked_ttl, key_to_store, next_generation, void_time_after};
+use super::checks::{checked_ttl, key_to_store, void_time_after};
 use super::filter::{self, OpenQuestion};
 use super::{Buffers, Call, Failure, delete};
 use crate::index::{CreateOutcome, Element, PartitionId, WriteGuard};
@@ -64,7 +64,7 @@ struct Target<'a> {
     guard: WriteGuard<'a>,
     /// There is no live record: the element was just made, or its record has expired.
     is_new: bool,
-    /// The tombstone that was in the record's place.
+    /// The tombstone that was in the record's place, or was put there when it had expired.
     tombstone: Option<Element>,
     found_generation: u16,
     found_void_time: u32,
@@ -89,27 +89,26 @@ fn find_target<'a>(call: &Call<'a>, policy: &WritePolicy) -> Result<Target<'a>, 
         })?;
         (guard, outcome == CreateOutcome::Created)
     };
-    if guard.is_tombstone() {
-        if policy.must_exist {
-            return Err(ResultCode::NotFound.into());
-        }
-        let tombstone = Some(call.namespace.exhume(&mut guard));
-        return Ok(Target { guard, is_new: true, tombstone, found_generation: 0, found_void_time: 0 });
-    }
-    let (found_generation, found_void_time) = (guard.generation, guard.void_time);
+    let was_tombstone = guard.is_tombstone();
+    let (found_generation, found_void_time) =
+        if was_tombstone { (0, 0) } else { (guard.generation, guard.void_time) };
     let is_expired = !created && guard.is_expired(call.now.seconds());
-    if is_expired {
-        if policy.must_exist {
-            return Err(Failure {
-                result: ResultCode::NotFound,
-                generation: found_generation,
-                void_time: found_void_time,
-            });
-        }
+    if policy.must_exist && (was_tombstone || is_expired) {
+        return Err(Failure {
+            result: ResultCode::NotFound,
+            generation: found_generation,
+            void_time: found_void_time,
+        });
+    }
+    if is_expired && guard.leaves_tombstone() {
+        let result = call.namespace.entomb(&mut guard, call.now);
+        result.map_err(|error| storage_result(call, error))?;
+    } else if is_expired {
         call.namespace.recycle(&mut guard);
     }
-    let is_new = created || is_expired;
-    Ok(Target { guard, is_new, tombstone: None, found_generation, found_void_time })
+    let tombstone = guard.is_tombstone().then(|| call.namespace.exhume(&mut guard));
+    let is_new = created || is_expired || was_tombstone;
+    Ok(Target { guard, is_new, tombstone, found_generation, found_void_time })
 }
 
 /// What a write left behind.
@@ -289,11 +288,12 @@ fn make_next(
     let record = NewRecord {
         digest: call.digest,
         last_update_time,
-        generation: next_generation(guard.generation),
+        generation: guard.next_generation(),
         void_time,
         tree_id: namespace.storage.tree_id(PartitionId::of(&call.digest)),
         set_name: set.map_or(&[], |set| &set.name),
         key,
+        leaves_tombstone: guard.leaves_tombstone(),
     };
     encode(namespace, &record, &bins, flat)?;
     reply.finish(&call.header(ResultCode::Ok, record.generation, record.void_time));

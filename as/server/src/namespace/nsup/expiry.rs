@@ -11,6 +11,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 
 use cf::Digest;
+use cf::clock::StoredMillis;
 
 use super::eviction::ExemptSets;
 use crate::index::{Element, PARTITION_COUNT, PartitionId};
@@ -167,12 +168,13 @@ pub(super) fn sweep(namespace: &Namespace, partition: PartitionId, doom: &Doom<'
     for digest in look(namespace, partition, |element| doom.of(element).is_some()) {
         // It may have been written or removed since.
         let Some(guard) = namespace.index.get_exclusive(&digest) else { continue };
-        match doom.of(&guard) {
-            Some(Fate::Expired) => removed.expired += 1,
-            Some(Fate::Evicted) => removed.evicted += 1,
-            None => continue,
+        let Some(fate) = doom.of(&guard) else { continue };
+        if namespace.discard(guard, StoredMillis::now()).is_ok() {
+            match fate {
+                Fate::Expired => removed.expired += 1,
+                Fate::Evicted => removed.evicted += 1,
+            }
         }
-        namespace.discard(guard);
     }
     removed
 }

@@ -56,6 +56,7 @@ fn put(namespace: &Namespace, set: &str, key: u32, void_time: u32, size: usize) 
         tree_id: 0,
         set_name: set.as_bytes(),
         key: None,
+        leaves_tombstone: false,
     };
     let mut flat = Vec::new();
     record.encode(&bins, record.size(&bins), &mut flat);

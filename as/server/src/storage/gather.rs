@@ -1,0 +1,64 @@
+//! After a load that found hardly a free block: makes some without writing.
+//!
+//! Defrag leaves equal copies of the records that it moved in the blocks that it freed. A load cannot tell which of them was
+//! alive when the server ended, and takes the first that it finds. So blocks that were free may have a few live bytes
+//! each after it, in the worst case all of them, and defrag itself needs free blocks to write to. Here the blocks are read
+//! twice more: first to see how many bytes of each block are copies that could be alive, then to choose of equal copies
+//! the one in the block that has most of them.
+//!
+//! # Threads
+//! Runs alone, before anything else uses the devices.
+
+use datamodel::flat::FlatRecord;
+use datamodel::wblock_scan::CopyAge;
+
+use super::device::{Device, visit_records, wblock_of};
+use super::load::age_of;
+use super::wblock::WblockId;
+use super::{DISK_RESERVE, RBLOCK_SIZE, ReadBuffer};
+use crate::index::{Element, Index, Location};
+
+/// With fewer free blocks than these a device is worth reading again.
+const FREE_BLOCKS_ENOUGH: usize = 2 * DISK_RESERVE;
+
+/// Makes free blocks on `device` if it has hardly any. `pristine` is the first block never used.
+pub(super) fn gather(device: &Device, pristine: u32, index: &Index) {
+    let used = (1..pristine).filter(|id| !device.wblocks.is_empty(WblockId(*id))).count();
+    if device.wblocks.count() as usize - used > FREE_BLOCKS_ENOUGH {
+        return;
+    }
+    let mut candidate_bytes = vec![0u32; pristine as usize];
+    visit(device, pristine, |place, record| {
+        if index.get(&record.digest).is_some_and(|element| is_equal(&element, record)) {
+            candidate_bytes[wblock_of(place).0 as usize] += place.rblock_count() * RBLOCK_SIZE;
+        }
+    });
+    visit(device, pristine, |place, record| {
+        let Some(mut guard) = index.get_exclusive(&record.digest) else { return };
+        let (from, to) = (guard.location, place.with_key_stored(guard.location.key_stored()));
+        let bytes_around = |place: Location| candidate_bytes[wblock_of(place).0 as usize];
+        if from.device() == to.device() && bytes_around(to) > bytes_around(from) && is_equal(&guard, record) {
+            for (place, is_alive) in [(from, false), (to, true)] {
+                let size = place.rblock_count() * RBLOCK_SIZE;
+                device.wblocks.load_bytes(wblock_of(place), size, is_alive);
+            }
+            guard.location = to;
+        }
+    });
+}
+
+/// Shows `look` all records on `device`, newest or not, but those that the load could not read, as it has said.
+fn visit(device: &Device, pristine: u32, mut look: impl FnMut(Location, &FlatRecord<'_>)) {
+    let Some(disk) = device.as_disk() else { return };
+    let mut scratch = ReadBuffer::new();
+    for id in (1..pristine).map(WblockId) {
+        if let Ok(block) = disk.on_disk(id, &mut scratch) {
+            visit_records(device, id, block, &mut look);
+        }
+    }
+}
+
+/// Whether `record` is a copy of what `element` points to.
+fn is_equal(element: &Element, record: &FlatRecord<'_>) -> bool {
+    CopyAge::of(record) == age_of(element)
+}
