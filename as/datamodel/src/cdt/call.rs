@@ -391,6 +391,12 @@ pub(crate) fn selection(
     Ok((selector, want))
 }
 
+/// The codes of all operations.
+#[cfg(test)]
+pub(super) fn codes() -> impl Iterator<Item = u32> {
+    READ.iter().chain(MODIFY).map(|row| u32::from(row.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,13 +22,51 @@ pub(super) fn window(index: i64, count: i64, total: usize) -> Vec<usize> {
 
 /// As [`window`], from a start that does not count from the end.
 pub(super) fn window_from(start: i64, count: i64, total: usize) -> Vec<usize> {
-    let range = (start..start + count).filter(|position| (0..total as i64).contains(position));
-    range.map(|position| position as usize).collect()
+    (start.max(0)..(start + count).min(total as i64)).map(|position| position as usize).collect()
 }
 
 /// A random operation, carried out on `list`.
 pub(super) fn operation(random: &mut Random, list: &mut List) -> (Operation, Expected) {
-    if random.chance(60) { select(random, list) } else { change(random, list) }
+    match random.below(20) {
+        0..=9 => select(random, list),
+        10..=12 => by_position(random, list),
+        _ => change(random, list),
+    }
+}
+
+/// Elements from an index on, given, popped or removed without a return type.
+fn by_position(random: &mut Random, list: &mut List) -> (Operation, Expected) {
+    let (code, is_one) =
+        *random.pick(&[(17, true), (18, false), (5, true), (6, false), (7, true), (8, false)]);
+    let index = random.integer(-5, 6);
+    let mut call = vec![Value::Int(code), Value::Int(index)];
+    let count = if is_one { 1 } else { some_count(random, &mut call) };
+    let picked = window(index, count, list.items.len());
+    let modifies = code < 16;
+    let operation = Operation { call, modifies };
+    if is_one && picked.is_empty() {
+        return (operation, Err(ResultCode::OpNotApplicable));
+    }
+    let elements: Vec<Value> = picked.iter().map(|&position| list.items[position].clone()).collect();
+    if modifies && !picked.is_empty() {
+        list.items.drain(picked[0]..picked[0] + picked.len());
+    }
+    let answer = match code {
+        7 | 8 => Value::Int(elements.len() as i64),
+        _ if is_one => elements[0].clone(),
+        _ => Value::list(elements),
+    };
+    (operation, Ok(answer))
+}
+
+/// How many elements a range has, as an argument; without one, all there are.
+pub(super) fn some_count(random: &mut Random, arguments: &mut Vec<Value>) -> i64 {
+    if random.chance(25) {
+        return i64::from(u32::MAX);
+    }
+    let count = random.integer(0, 5);
+    arguments.push(Value::Int(count));
+    count
 }
 
 /// How elements are selected: code to get, code to remove, whether any number may be selected.
@@ -74,19 +112,23 @@ fn selected(
     let where_is = |test: &dyn Fn(&Value) -> bool| -> Vec<usize> {
         (0..total).filter(|&position| test(&list.items[position])).collect()
     };
-    let (index, count) = (random.integer(-5, 6), random.integer(0, 5));
-    let (index_argument, count_argument) = (Value::Int(index), Value::Int(count));
+    let index = random.integer(-5, 6);
+    let index_argument = Value::Int(index);
     let of_ranks = |ranks: Vec<usize>| ranks.into_iter().map(|rank| by_rank[rank]).collect();
     match selector {
         BY_INDEX => (vec![index_argument], window(index, 1, total)),
-        BY_INDEX_RANGE => (vec![index_argument, count_argument], window(index, count, total)),
         BY_RANK => (vec![index_argument], of_ranks(window(index, 1, total))),
-        BY_RANK_RANGE => (vec![index_argument, count_argument], of_ranks(window(index, count, total))),
+        BY_INDEX_RANGE | BY_RANK_RANGE => {
+            let mut arguments = vec![index_argument];
+            let picked = window(index, some_count(random, &mut arguments), total);
+            (arguments, if selector == BY_RANK_RANGE { of_ranks(picked) } else { picked })
+        }
         BY_RELATIVE_RANK_RANGE => {
             let value = any_value(random);
             let base = where_is(&|item| order(item, &value).is_lt()).len() as i64;
-            let ranks = window_from(base + index, count, total);
-            (vec![value, index_argument, count_argument], of_ranks(ranks))
+            let mut arguments = vec![value, index_argument];
+            let count = some_count(random, &mut arguments);
+            (arguments, of_ranks(window_from(base + index, count, total)))
         }
         BY_VALUE | ALL_BY_VALUE => {
             let value = any_value(random);
@@ -98,6 +140,10 @@ fn selected(
         }
         BY_VALUE_INTERVAL => {
             let (begin, end) = (any_value(random), any_value(random));
+            if random.chance(25) {
+                let picked = where_is(&|item| order(item, &begin).is_ge());
+                return (vec![begin], picked);
+            }
             let picked = where_is(&|item| order(item, &begin).is_ge() && order(item, &end).is_lt());
             (vec![begin, end], picked)
         }
@@ -227,19 +273,24 @@ fn change(random: &mut Random, list: &mut List) -> (Operation, Expected) {
         }
         5 => {
             let delta = random.integer(-3, 3);
-            let call =
+            let mut call =
                 vec![Value::Int(12), Value::Int(index), Value::Int(delta), Value::Int(0), Value::Int(flags)];
-            (call, increment(list, index, delta, flags))
+            if random.chance(25) {
+                call.truncate(2);
+                (call, increment(list, index, 1, 0))
+            } else {
+                (call, increment(list, index, delta, flags))
+            }
         }
         6 => {
             let sort_flags = random.integer(0, 2);
             (vec![Value::Int(13), Value::Int(sort_flags)], Ok(sort(list, sort_flags)))
         }
         7 => {
-            let order = random.integer(0, 1);
+            let (order, index) = (random.integer(0, 1), *random.pick(&[0, 0x10]));
             list.is_ordered = order == 1;
             list.restore_order();
-            (vec![Value::Int(0), Value::Int(order)], Ok(Value::Nil))
+            (vec![Value::Int(0), Value::Int(order + index)], Ok(Value::Nil))
         }
         8 => {
             let (index, count) = (random.integer(-4, 4), random.integer(0, 4));

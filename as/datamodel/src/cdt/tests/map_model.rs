@@ -2,7 +2,7 @@
 
 use proto::ResultCode;
 
-use super::list_model::{some_values, window, window_from};
+use super::list_model::{some_count, some_values, window, window_from};
 use super::value::{Map, Random, Value, order};
 use super::{Expected, Operation};
 
@@ -15,6 +15,7 @@ const COUNT: i64 = 5;
 const KEY: i64 = 6;
 const VALUE: i64 = 7;
 const KEY_VALUE: i64 = 8;
+const EXISTS: i64 = 13;
 const UNORDERED_MAP: i64 = 16;
 const ORDERED_MAP: i64 = 17;
 const INVERTED: i64 = 0x1_0000;
@@ -82,9 +83,9 @@ fn selected(
     let where_is = |test: &dyn Fn(&(Value, Value)) -> bool| -> Vec<usize> {
         (0..total).filter(|&position| test(&map.pairs[position])).collect()
     };
-    let (index, count) = (random.integer(-5, 6), random.integer(0, 5));
-    let from = |base: usize| window_from(base as i64 + index, count, total);
-    let (index_argument, count_argument) = (Value::Int(index), Value::Int(count));
+    let index = random.integer(-5, 6);
+    let index_argument = Value::Int(index);
+    let of_ranks = |ranks: Vec<usize>| ranks.into_iter().map(|rank| by_rank[rank]).collect();
     match selector {
         BY_KEY => {
             let key = any_key(random);
@@ -92,13 +93,11 @@ fn selected(
             (vec![key], picked)
         }
         BY_INDEX => (vec![index_argument], window(index, 1, total)),
-        BY_INDEX_RANGE => (vec![index_argument, count_argument], window(index, count, total)),
-        BY_RANK => {
-            (vec![index_argument], window(index, 1, total).iter().map(|&rank| by_rank[rank]).collect())
-        }
-        BY_RANK_RANGE => {
-            let picked = window(index, count, total).iter().map(|&rank| by_rank[rank]).collect();
-            (vec![index_argument, count_argument], picked)
+        BY_RANK => (vec![index_argument], of_ranks(window(index, 1, total))),
+        BY_INDEX_RANGE | BY_RANK_RANGE => {
+            let mut arguments = vec![index_argument];
+            let picked = window(index, some_count(random, &mut arguments), total);
+            (arguments, if selector == BY_RANK_RANGE { of_ranks(picked) } else { picked })
         }
         BY_VALUE | ALL_BY_VALUE => {
             let value = any_value(random);
@@ -110,11 +109,19 @@ fn selected(
         }
         BY_KEY_INTERVAL => {
             let (begin, end) = (any_key(random), any_key(random));
+            if random.chance(25) {
+                let picked = where_is(&|pair| order(&pair.0, &begin).is_ge());
+                return (vec![begin], picked);
+            }
             let picked = where_is(&|pair| order(&pair.0, &begin).is_ge() && order(&pair.0, &end).is_lt());
             (vec![begin, end], picked)
         }
         BY_VALUE_INTERVAL => {
             let (begin, end) = (any_value(random), any_value(random));
+            if random.chance(25) {
+                let picked = where_is(&|pair| order(&pair.1, &begin).is_ge());
+                return (vec![begin], picked);
+            }
             let picked = where_is(&|pair| order(&pair.1, &begin).is_ge() && order(&pair.1, &end).is_lt());
             (vec![begin, end], picked)
         }
@@ -130,13 +137,17 @@ fn selected(
         }
         BY_RELATIVE_INDEX_RANGE => {
             let key = any_key(random);
-            let picked = from(where_is(&|pair| order(&pair.0, &key).is_lt()).len());
-            (vec![key, index_argument, count_argument], picked)
+            let base = where_is(&|pair| order(&pair.0, &key).is_lt()).len() as i64;
+            let mut arguments = vec![key, index_argument];
+            let count = some_count(random, &mut arguments);
+            (arguments, window_from(base + index, count, total))
         }
         _ => {
             let value = any_value(random);
-            let ranks = from(where_is(&|pair| order(&pair.1, &value).is_lt()).len());
-            (vec![value, index_argument, count_argument], ranks.iter().map(|&rank| by_rank[rank]).collect())
+            let base = where_is(&|pair| order(&pair.1, &value).is_lt()).len() as i64;
+            let mut arguments = vec![value, index_argument];
+            let count = some_count(random, &mut arguments);
+            (arguments, of_ranks(window_from(base + index, count, total)))
         }
     }
 }
@@ -171,8 +182,9 @@ fn select(random: &mut Random, map: &mut Map) -> (Operation, Expected) {
         ],
     };
     let mut kind = *random.pick(&kinds);
-    if selector == BY_KEY_LIST && arguments == [Value::list(vec![])] && [RANK, REVERSE_RANK].contains(&kind) {
-        kind = COUNT;
+    // Whether what is outside of a selection exists has an answer of its own for each selector.
+    if !is_inverted && random.chance(10) {
+        kind = EXISTS;
     }
     let modifies = random.chance(40);
     let mut call = vec![Value::Int(if modifies { selector.1 } else { selector.0 })];
@@ -210,6 +222,7 @@ fn answer(map: &Map, picked: &[usize], kind: i64, is_multi: bool, rank_of: impl 
     match kind {
         NONE => Value::Nil,
         COUNT => Value::Int(picked.len() as i64),
+        EXISTS => Value::Bool(!picked.is_empty()),
         KEY_VALUE => of_flags(8),
         UNORDERED_MAP => of_flags(0),
         ORDERED_MAP => of_flags(1),
@@ -264,9 +277,9 @@ fn change(random: &mut Random, map: &mut Map) -> (Operation, Expected) {
             (call, increment(map, &key, if is_decrement { -delta } else { delta }))
         }
         8 => {
-            let order = *random.pick(&[0, 1, 3]);
+            let (order, index) = (*random.pick(&[0, 1, 3]), *random.pick(&[0, 0x10]));
             map.flags = order;
-            (as_call(64, &[Value::Int(i64::from(order))]), Ok(Value::Nil))
+            (as_call(64, &[Value::Int(i64::from(order + index))]), Ok(Value::Nil))
         }
         _ if random.chance(20) => {
             map.pairs.clear();

@@ -10,6 +10,8 @@ mod list_model;
 mod map_model;
 mod value;
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use proto::ResultCode;
 
@@ -133,11 +135,28 @@ fn run(seed: u64, operations: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3_000))]
+    #![proptest_config(ProptestConfig::with_cases(6_000))]
 
-    /// 120,000 operations.
+    /// 240,000 operations, more than 100,000 of them on lists and as many on maps.
     #[test]
     fn operations_do_what_the_models_do(seed: u64) {
         run(seed, 40);
     }
+}
+
+/// An operation that is added must be added to a model too.
+#[test]
+fn the_models_have_every_operation() {
+    let mut random = Random::new(1);
+    let mut codes = BTreeSet::new();
+    for _ in 0..20_000 {
+        let operation = match Value::random_container(&mut random) {
+            Value::List(mut list) => list_model::operation(&mut random, &mut list).0,
+            Value::Map(mut map) => map_model::operation(&mut random, &mut map).0,
+            _ => unreachable!("these are the containers"),
+        };
+        let Value::Int(code) = operation.call[0] else { panic!("a call begins with its code") };
+        codes.insert(code as u32);
+    }
+    assert_eq!(codes, super::call::codes().collect());
 }
