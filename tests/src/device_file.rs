@@ -24,6 +24,7 @@ pub const EPOCH_SECONDS: u64 = 1_262_304_000;
 
 const PARTITIONS: std::ops::Range<usize> = 4096..69632;
 const UNIQUE: usize = 69632;
+const RUNS: usize = UNIQUE + 1024;
 const RECORD_HEADER_SIZE: usize = 35;
 const HAS_VOID_TIME: u32 = 1 << 19;
 const HAS_SET: u32 = 1 << 20;
@@ -45,6 +46,8 @@ pub struct Header {
     pub partitions: Vec<(u64, u8)>,
     pub device_id: u32,
     pub pristine_offset: u64,
+    /// What each start of this server adds, the last first.
+    pub runs: Vec<u64>,
 }
 
 /// Reads the header of a file and checks that everything in it that has no meaning is zero.
@@ -56,8 +59,16 @@ pub fn header(file: &[u8]) -> Header {
         assert_eq!(entry[9..], [0; 7]);
         (u64_at(entry, 0), entry[8])
     });
-    let unused =
-        [&name[length..], &file[64..4096], &file[UNIQUE + 4..UNIQUE + 88], &file[UNIQUE + 96..WBLOCK_SIZE]];
+    let run_count = if file[RUNS..].starts_with(b"FERRORUN") { u32_at(file, RUNS + 8) as usize } else { 0 };
+    assert!(run_count <= 128);
+    let runs_end = if run_count == 0 { RUNS } else { RUNS + 16 + 8 * run_count };
+    let unused = [
+        &name[length..],
+        &file[64..4096],
+        &file[UNIQUE + 4..UNIQUE + 88],
+        &file[UNIQUE + 96..RUNS],
+        &file[runs_end..WBLOCK_SIZE],
+    ];
     for (number, part) in unused.iter().enumerate() {
         assert!(part.iter().all(|byte| *byte == 0), "unused part {number} of the header");
     }
@@ -71,6 +82,7 @@ pub fn header(file: &[u8]) -> Header {
         partitions: partitions.collect(),
         device_id: u32_at(file, UNIQUE),
         pristine_offset: u64_at(file, UNIQUE + 88),
+        runs: (0..run_count).map(|at| u64_at(file, RUNS + 16 + 8 * at)).collect(),
     }
 }
 

@@ -128,12 +128,47 @@ pub fn perform(
 ) -> Option<()> {
     history.begin(act);
     let answer = ask_for_room(client, &act.message(namespace, key))?;
+    acknowledge(key, history, act, &answer);
+    Some(())
+}
+
+/// Does all of `acts`, each on a record of its own, by requests that are sent at once; `None` once the server is gone.
+///
+/// # Panics
+/// As [`perform`].
+pub fn perform_together(
+    client: &mut Client,
+    namespace: &str,
+    acts: &mut [(&Key, &mut History, Act)],
+) -> Option<()> {
+    let mut requests = Vec::new();
+    for (key, history, act) in &mut *acts {
+        history.begin(*act);
+        requests.extend(act.message(namespace, key).encode());
+    }
+    client.send(&requests).ok()?;
+    let mut refused = Vec::new();
+    for (key, history, act) in &mut *acts {
+        let answer = client.receive_message().ok()?;
+        if matches!(answer.result, result::OUT_OF_SPACE | result::DEVICE_OVERLOAD) {
+            refused.push((key, history, act));
+        } else {
+            acknowledge(key, history, *act, &answer);
+        }
+    }
+    for (key, history, act) in refused {
+        let answer = ask_for_room(client, &act.message(namespace, key))?;
+        acknowledge(key, history, *act, &answer);
+    }
+    Some(())
+}
+
+fn acknowledge(key: &Key, history: &mut History, act: Act, answer: &Message) {
     assert_eq!(answer.result, result::OK, "{key:?}: {act:?}");
     history.acknowledge(answer.record_ttl, Instant::now());
     if let Some(found) = history.now() {
         assert_eq!(answer.generation, found.generation, "{key:?}: {act:?}");
     }
-    Some(())
 }
 
 /// A record that was found.

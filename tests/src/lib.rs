@@ -6,6 +6,7 @@
 pub mod client;
 pub mod compare;
 pub mod corpus;
+pub mod damage;
 pub mod device_file;
 pub mod fast_folder;
 pub mod history;

@@ -114,8 +114,6 @@ impl Server {
     pub fn start_under(launcher: &[&str], config: &str) -> Server {
         let folder = tempfile::Builder::new().prefix("ferrospike-").tempdir().expect("a temporary folder");
         let path = folder.path().to_str().expect("a folder name of plain text");
-        fs::write(folder.path().join("aerospike.conf"), config.replace("{dir}", path))
-            .expect("write configuration");
         let launcher = launcher.iter().map(|word| word.replace("{dir}", path)).collect();
         let address = ([127, 0, 0, 1], 0).into();
         let mut server = Server {
@@ -126,6 +124,7 @@ impl Server {
             log_before: 0,
             launcher,
         };
+        server.configure(config);
         server.run();
         server
     }
@@ -215,6 +214,27 @@ impl Server {
     pub fn restart(&mut self) {
         assert!(self.process.is_none(), "the server still runs");
         self.run();
+    }
+
+    /// Starts the server in the same folder, which it must refuse, and say why in a line at CRITICAL; gives what it logged.
+    pub fn refusal(&mut self) -> String {
+        assert!(self.process.is_none(), "the server still runs");
+        let before = self.log().len();
+        let mut child = self.spawn();
+        let status = self.await_end(&mut child);
+        let log = self.log().split_off(before);
+        assert_eq!(status.code(), Some(1), "how the server ended\n{log}");
+        assert!(log.contains(": CRITICAL (") && !log.contains("panicked at"), "why the server ended:\n{log}");
+        // It was asked for.
+        self.allowed.extend(log.lines().map(str::to_owned));
+        log
+    }
+
+    /// Changes the configuration that the next start finds.
+    pub fn configure(&self, config: &str) {
+        let path = self.folder.path().to_str().expect("a folder name of plain text");
+        fs::write(self.folder.path().join("aerospike.conf"), config.replace("{dir}", path))
+            .expect("write configuration");
     }
 
     /// Starts the server in the same folder and ends it without warning `after` so long, opened or not.

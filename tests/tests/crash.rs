@@ -1,8 +1,8 @@
 //! kill -9 under write load: what was acknowledged is there after the next start, and nothing is ever served that is
 //! not what was written.
 //!
-//! Several connections write, delete, delete durably and write again, each its own records, while the server is killed
-//! at any moment: under load, while it loads, while it stops. It goes on with the same file round after round, which
+//! Several connections write, delete, delete durably and write again, each its own records, one after the other or many
+//! by requests sent together, while the server is killed at any moment: under load, while it loads, while it stops. It goes on with the same file round after round, which
 //! is overwritten many times, so that defrag and the tomb raider are at work. [`History`] knows what may be found.
 //!
 //! `FERROSPIKE_CRASH_ROUNDS` multiplies the rounds of each test.
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ferrospike_tests::client::Client;
 use ferrospike_tests::device_file::EPOCH_SECONDS;
 use ferrospike_tests::fast_folder::fast_folder;
-use ferrospike_tests::history::{Act, Found, History, Key, perform, read};
+use ferrospike_tests::history::{Act, Found, History, Key, perform, perform_together, read};
 use ferrospike_tests::random::Random;
 use ferrospike_tests::report;
 use ferrospike_tests::server::{Server, stored_config_with};
@@ -26,6 +26,8 @@ use nix::sys::signal::Signal;
 
 const CONNECTIONS: u64 = 6;
 const KEYS_PER_CONNECTION: u64 = 300;
+/// Requests that are sent together, at most.
+const BURST_MAX: u64 = 40;
 /// `flush-max-ms` of namespaces that do not commit each write.
 const FLUSH_MAX: Duration = Duration::from_millis(200);
 /// How much later than that a record may be on disk, for the time that writing takes on a busy machine.
@@ -59,6 +61,9 @@ impl Writer {
     fn step(&mut self, client: &mut Client, written: &AtomicU64) -> Option<()> {
         let at = self.random.within(0..self.records.len() as u64) as usize;
         let choice = self.random.within(0..100);
+        if choice >= 70 {
+            return self.burst(at, client, written);
+        }
         let (key, history) = &mut self.records[at];
         match choice {
             0..20 => {
@@ -83,6 +88,24 @@ impl Writer {
                 written.fetch_add(10_000, Relaxed);
             }
         }
+        Some(())
+    }
+
+    /// The records from number `first` on are written, and some of them deleted, without waiting for answers, so that much
+    /// is under way when the server ends.
+    fn burst(&mut self, first: usize, client: &mut Client, written: &AtomicU64) -> Option<()> {
+        let count = self.random.within(2..BURST_MAX) as usize;
+        let mut acts: Vec<_> = Vec::with_capacity(count);
+        for (key, history) in self.records.iter_mut().skip(first).take(count) {
+            let act = match self.random.within(0..100) {
+                0..8 if history.now().is_some() => Act::Delete,
+                8..16 if history.now().is_some() => Act::DeleteDurably,
+                _ => Act::Put { number: history.next_number(), ttl: 0 },
+            };
+            acts.push((&*key, history, act));
+        }
+        perform_together(client, "test", &mut acts)?;
+        written.fetch_add(10_000 * acts.len() as u64, Relaxed);
         Some(())
     }
 }

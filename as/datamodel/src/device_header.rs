@@ -18,11 +18,17 @@
 //!  69640     64  key of encrypted data      │
 //!  69704     16  canary of encrypted data   │
 //!  69720      8  pristine offset            ┘
+//!  70656      8  magic "FERRORUN"           ─┐ this server's own, in bytes that the C server
+//!  70664      4  number of runs, up to 128   │ zeroes when it starts
+//!  70668      4  low bits of their wyhash    │
+//!  70672   8 × n run numbers, newest first  ┘
 //! 200704 131072  scratch of atomic updates, unused
 //! 331776         zeros up to 8 MiB, where the first write block begins
 //! ```
 //! Prefix and partition entries are the same on all devices of a namespace. The signature is drawn anew at each start;
-//! so devices with different signatures were not used together last. Bytes become a header here, nothing else: no I/O.
+//! so devices with different signatures were not used together last. Each start of this server adds a random run number
+//! to the headers that it writes to; so of two copies of a device, one that went on without the other has its newest run
+//! among its own. Bytes become a header here, nothing else: no I/O.
 
 use std::fmt;
 
@@ -67,11 +73,19 @@ pub const UNIQUE_OFFSET: usize = PARTITIONS_OFFSET + PARTITION_COUNT * PARTITION
 pub const PRISTINE_OFFSET: usize = UNIQUE_OFFSET + 88;
 /// Bytes of the unique part.
 pub const UNIQUE_SIZE: usize = 96;
+const RUNS_OFFSET: usize = UNIQUE_OFFSET + 1024;
+const RUNS_MAGIC: [u8; 8] = *b"FERRORUN";
+const RUN_COUNT_OFFSET: usize = RUNS_OFFSET + 8;
+const RUNS_HASH_OFFSET: usize = RUNS_OFFSET + 12;
+const RUN_LIST_OFFSET: usize = RUNS_OFFSET + 16;
+/// Run numbers that are remembered.
+pub const RUN_COUNT_MAX: usize = 128;
 const SCRATCH_OFFSET: usize = UNIQUE_OFFSET + SCRATCH_SIZE;
 const SCRATCH_SIZE: usize = 128 << 10;
 
 const _: () = assert!(UNIQUE_OFFSET == 69_632 && SCRATCH_OFFSET == 200_704 && HEADER_SIZE == 331_776);
 const _: () = assert!(HEADER_SIZE.is_multiple_of(4096) && WRITTEN_SIZE.is_multiple_of(4096));
+const _: () = assert!(RUN_LIST_OFFSET + 8 * RUN_COUNT_MAX <= WRITTEN_SIZE);
 
 /// What the header says about the data as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -164,6 +178,8 @@ pub struct DeviceHeader {
     pub device_id: u32,
     /// From here on no write block was ever used; 0 when it was never recorded.
     pub pristine_offset: u64,
+    /// The last starts of this server that wrote to the device, newest first; none if another server wrote to it last.
+    pub runs: Vec<u64>,
 }
 
 /// What the first bytes of a device turned out to be.
@@ -316,6 +332,7 @@ impl DeviceHeader {
             partitions: entries.map(partition).collect(),
             device_id: le_u32(bytes, UNIQUE_OFFSET),
             pristine_offset: le_u64(bytes, PRISTINE_OFFSET),
+            runs: parse_runs(bytes).unwrap_or_default(),
         })))
     }
 
@@ -333,7 +350,15 @@ impl DeviceHeader {
             partitions: vec![PartitionEntry::default(); PARTITION_COUNT].into(),
             device_id,
             pristine_offset: 0,
+            runs: Vec::new(),
         }
+    }
+
+    /// What was written to the device in the order of time, newest first, as far as it is known: the runs of this server,
+    /// or the last start of another one, which draws a signature each time.
+    #[must_use]
+    pub fn lineage(&self) -> Vec<u64> {
+        if self.runs.is_empty() { vec![self.signature] } else { self.runs.clone() }
     }
 
     /// Whether namespace `namespace` can use the device, of which `size` bytes are there.
@@ -397,7 +422,30 @@ impl DeviceHeader {
         }
         put(UNIQUE_OFFSET, &self.device_id.to_le_bytes());
         put(PRISTINE_OFFSET, &self.pristine_offset.to_le_bytes());
+        if !self.runs.is_empty() {
+            let runs: Vec<u8> =
+                self.runs.iter().take(RUN_COUNT_MAX).flat_map(|run| run.to_le_bytes()).collect();
+            put(RUNS_OFFSET, &RUNS_MAGIC);
+            put(RUN_COUNT_OFFSET, &((runs.len() / 8) as u32).to_le_bytes());
+            put(RUNS_HASH_OFFSET, &runs_hash(&runs).to_le_bytes());
+            put(RUN_LIST_OFFSET, &runs);
+        }
     }
+}
+
+/// The run numbers in a header, if there are any and they are whole.
+fn parse_runs(bytes: &[u8]) -> Option<Vec<u64>> {
+    let count = le_u32(bytes, RUN_COUNT_OFFSET) as usize;
+    if !bytes.get(RUNS_OFFSET..)?.starts_with(&RUNS_MAGIC) || count > RUN_COUNT_MAX {
+        return None;
+    }
+    let runs = bytes.get(RUN_LIST_OFFSET..RUN_LIST_OFFSET + 8 * count)?;
+    (runs_hash(runs) == le_u32(bytes, RUNS_HASH_OFFSET))
+        .then(|| (0..count).map(|at| le_u64(runs, 8 * at)).collect())
+}
+
+fn runs_hash(runs: &[u8]) -> u32 {
+    cf::wyhash::hash64(runs) as u32
 }
 
 /// Whether a device and its shadow carry the same header, whatever the pristine offset, which only the device keeps.
@@ -507,6 +555,24 @@ mod tests {
         let mut header = used(&golden());
         (header.wblock_size, header.pristine_offset) = (1 << 20, 0);
         assert_eq!(header.check(b"bar", 128 << 20), Ok(()), "smaller blocks, and no pristine offset yet");
+    }
+
+    #[test]
+    fn runs_are_remembered_and_damaged_ones_are_none() {
+        let mut header = used(&golden());
+        assert_eq!((header.runs.len(), header.lineage()), (0, vec![header.signature]));
+        header.runs = (1..=200).collect();
+        let mut bytes = vec![0; HEADER_SIZE];
+        header.encode(&mut bytes);
+        let expected: Vec<u64> = (1..=128).collect();
+        assert_eq!((used(&bytes).runs, used(&bytes).lineage()), (expected.clone(), expected));
+        for at in
+            [RUNS_OFFSET, RUN_COUNT_OFFSET, RUN_COUNT_OFFSET + 3, RUNS_HASH_OFFSET, RUN_LIST_OFFSET + 900]
+        {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x40;
+            assert_eq!(used(&damaged).runs, [], "byte {at}");
+        }
     }
 
     #[test]

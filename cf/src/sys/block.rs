@@ -83,6 +83,7 @@ impl BlockError {
         use io::ErrorKind::*;
         Some(match self.source.kind() {
             NotFound => "check the path",
+            IsADirectory => "configure a file in it",
             PermissionDenied => "let the user that the server runs as read and write it",
             ReadOnlyFilesystem => "make its file system writable",
             StorageFull | QuotaExceeded | FileTooLarge => "make room, or raise the limit",

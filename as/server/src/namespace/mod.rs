@@ -214,7 +214,7 @@ impl Namespace {
     pub(crate) fn report_damage(&self, element: &Element, error: &dyn std::fmt::Display) -> ResultCode {
         cf::warning_limited!(
             Storage,
-            "{{{}}} record {} at {}: {error}; write it again or delete it",
+            "{{{}}} record {} at {}: {error}; replace it or delete it",
             self.name(),
             element.digest(),
             self.storage.place_name(element.location)

@@ -95,7 +95,7 @@ fn load(
         name_stripes(config, &storage);
     }
     let LoadStats { unique, replaced, older, damaged, dropped } = loading.stats;
-    let damaged = damaged.into_inner();
+    let (damaged, dropped) = (damaged.into_inner(), dropped.into_inner());
     cf::info!(
         DrvSsd,
         "{{{}}} read complete: UNIQUE {} (REPLACED {}) (OLDER {}) (DROPPED {}) (UNPARSABLE {damaged}) records in {} ms",
@@ -103,13 +103,20 @@ fn load(
         unique.into_inner(),
         replaced.into_inner(),
         older.into_inner(),
-        dropped.into_inner(),
+        dropped,
         started.elapsed().as_millis()
     );
     if damaged > 0 {
         cf::warning!(
             DrvSsd,
             "{{{}}} {damaged} damaged records or write blocks were not loaded: restore them from a backup or write them again; older copies of them may be served",
+            config.name
+        );
+    }
+    if dropped > 0 {
+        cf::warning!(
+            DrvSsd,
+            "{{{}}} {dropped} records were not loaded, as the device headers say that their partitions are not here",
             config.name
         );
     }

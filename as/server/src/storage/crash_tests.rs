@@ -82,7 +82,9 @@ pub(super) fn start(
             },
         })
         .collect();
-    let settings = OpenSettings { namespace: "test", config, signature: 77, cluster_key: 5 };
+    // Each run has a number of its own.
+    let signature = cf::clock::monotonic_nanos();
+    let settings = OpenSettings { namespace: "test", config, signature, cluster_key: 5 };
     let context = Context { index: &index, stats: LoadStats::default() };
     let storage = Storage::open_on(&settings, disks, &context).expect("the devices can be opened");
     let stats = context.stats;

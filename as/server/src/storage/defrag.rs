@@ -1,6 +1,6 @@
 //! Defrag: moves what is alive out of a block that holds little, and frees the block.
 //!
-//! What cannot be read is not moved: its block is kept and left alone from then on, until those records are written again
+//! What cannot be read is not moved: its block is kept and left alone from then on, until those records are replaced
 //! or deleted, or their disk has recovered from a failure; the other blocks go on.
 
 use std::sync::atomic::Ordering::Relaxed;

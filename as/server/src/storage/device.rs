@@ -236,7 +236,7 @@ impl Device {
         cf::warning_limited!(
             Storage,
             "{}: at offset {}: the write block is kept, as {kept_bytes} bytes of records in it cannot be read: {reason}; \
-             they are answered with an error until they are written again or deleted",
+             they are answered with an error until they are replaced or deleted",
             path.display(),
             wblock_offset(id)
         );

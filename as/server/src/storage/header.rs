@@ -6,7 +6,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use datamodel::device_header::{DEVICE_COUNT_MAX, DeviceHeader, Flags, Found, HeaderError, UNIQUE_OFFSET};
+use datamodel::device_header::{
+    DEVICE_COUNT_MAX, DeviceHeader, Flags, Found, HeaderError, RUN_COUNT_MAX, UNIQUE_OFFSET,
+};
 
 /// A configured device with what its first bytes say.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +102,7 @@ impl DeviceSet {
         self.fresh.iter().all(|fresh| *fresh)
     }
 
-    /// Judges the devices of `namespace`; `signature` is drawn at random, not 0. As the C server does: fresh devices
+    /// Judges the devices of `namespace`; `signature` is drawn at random, not 0, and also the number of this run. As the C server does: fresh devices
     /// may join used ones, used ones may be left out, and all used ones must have been used together last. Nothing was
     /// written to any of them before this says so.
     ///
@@ -133,7 +135,7 @@ impl DeviceSet {
             (0..former_count).filter(|id| used.iter().all(|(header, _)| header.device_id != *id)).collect();
         // Only a changed set needs a new signature; without, a crash between two headers leaves them alike.
         let is_changed = !missing_ids.is_empty() || found.iter().any(Option::is_none);
-        let signature = if is_changed { signature } else { template.signature };
+        let (run, signature) = (signature, if is_changed { signature } else { template.signature });
         let headers = (0..count).zip(&found).map(|(device_id, header)| DeviceHeader {
             device_id,
             device_count: count,
@@ -141,6 +143,7 @@ impl DeviceSet {
             flags: template.flags.with(Flags::TRUSTED, false),
             wblock_size: super::WBLOCK_SIZE,
             pristine_offset: header.as_ref().map_or(0, |header| header.pristine_offset),
+            runs: runs_with(run, header.as_ref()),
             ..template.clone()
         });
         let is_unclean = |header: &DeviceHeader| !header.flags.contains(Flags::TRUSTED);
@@ -176,6 +179,12 @@ impl Candidate<'_> {
             }
         }
     }
+}
+
+/// The runs of a device after one that has number `run`.
+fn runs_with(run: u64, before: Option<&DeviceHeader>) -> Vec<u64> {
+    let before = before.map_or_else(Vec::new, DeviceHeader::lineage);
+    std::iter::once(run).chain(before).take(RUN_COUNT_MAX).collect()
 }
 
 fn check_together(used: &[(&DeviceHeader, &Path)]) -> Result<(), DeviceSetError> {
@@ -248,7 +257,7 @@ mod tests {
         assert!(set.all_fresh() && set.missing_ids.is_empty());
         assert_eq!(set.unclean, [false, false]);
         for (id, header) in (0..).zip(&set.headers) {
-            assert_eq!(*header, DeviceHeader::fresh(b"bar", 2, NEW, id));
+            assert_eq!(*header, DeviceHeader { runs: vec![NEW], ..DeviceHeader::fresh(b"bar", 2, NEW, id) });
         }
         assert!(judge_sized(&[Vec::new()], 0).unwrap().all_fresh(), "a file just created");
     }
@@ -266,6 +275,14 @@ mod tests {
             assert_eq!(header.partitions, used(0).partitions);
         }
         assert_eq!(set.headers[0].pristine_offset, used(1).pristine_offset);
+        assert_eq!(set.headers[0].runs, [NEW, OLD], "the first run here, after one of another server");
+        let mut known = used(0);
+        (known.device_count, known.runs) = (1, vec![3; RUN_COUNT_MAX]);
+        let set = judge(&[bytes(&known)]).unwrap();
+        assert_eq!(
+            (set.headers[0].runs[..2].to_vec(), set.headers[0].runs.len()),
+            (vec![NEW, 3], RUN_COUNT_MAX)
+        );
     }
 
     #[test]

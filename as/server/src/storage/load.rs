@@ -22,7 +22,7 @@ use datamodel::wblock_scan::{CopyAge, Piece, WblockScan, is_zero, starts_with_re
 
 use super::device::{Device, wblock_of};
 use super::disk::wblock_offset;
-use super::open::PEEK_SIZE;
+use super::open::{PEEK_SIZE, erase_former_use};
 use super::salvage::{self, Unreadable};
 use super::wblock::WblockId;
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
@@ -115,7 +115,8 @@ impl DiskLoad<'_> {
         let mut block = AlignedBuf::zeroed(WBLOCK_SIZE as usize);
         let (mut unused_in_a_row, mut pristine) = (0, self.known_pristine.max(1));
         let mut remains = Remains::default();
-        for at in 1..self.device.wblocks.count() {
+        let count = self.device.wblocks.count();
+        for at in 1..count {
             self.progress.store(at, Relaxed);
             let id = WblockId(at);
             let unreadable = salvage::read_wblock(self.source, id, &mut block);
@@ -132,11 +133,12 @@ impl DiskLoad<'_> {
             } else {
                 unused_in_a_row += 1;
                 if unused_in_a_row >= UNUSED_BLOCKS_MAX && at >= self.known_pristine {
+                    self.copy_to.map_or(Ok(()), |copy| erase_former_use(copy, at + 1, count))?;
                     break;
                 }
             }
         }
-        self.progress.store(self.device.wblocks.count(), Relaxed);
+        self.progress.store(count, Relaxed);
         remains.report(self.source);
         Ok(pristine)
     }
@@ -176,12 +178,7 @@ impl DiskLoad<'_> {
                     let place = wblock_offset(id) + offset as u64;
                     let is_missing = |unreadable: &Unreadable| unreadable.concerns(place, record.size);
                     if !self.is_read_again() && unreadable.is_some_and(is_missing) {
-                        self.report_damage(
-                            id,
-                            &block[offset..offset + record.size],
-                            offset,
-                            &"it cannot be read",
-                        );
+                        self.report_damage(id, block, (offset, record.size), &"it cannot be read");
                         continue;
                     }
                     let rblock = place / u64::from(RBLOCK_SIZE);
@@ -193,7 +190,7 @@ impl DiskLoad<'_> {
                 Piece::Damage { offset: 0, size, reason: FlatError::Magic } => headless_start = Some(size),
                 Piece::Damage { offset, size, reason } => {
                     is_used = true;
-                    self.report_damage(id, &block[offset..offset + size], offset, &reason);
+                    self.report_damage(id, block, (offset, size), &reason);
                 }
                 Piece::Remains { offset, size } => remains.add(wblock_offset(id) + offset as u64, size),
             }
@@ -202,7 +199,7 @@ impl DiskLoad<'_> {
             && (is_used || id.0 < self.known_pristine)
         {
             is_used = true;
-            self.report_damage(id, &block[..size], 0, &FlatError::Magic);
+            self.report_damage(id, block, (0, size), &FlatError::Magic);
         }
         if is_used && let Some(stripe) = self.device.as_disk().and_then(|disk| disk.stripe()) {
             stripe.write_to_wblock(id, 0, block);
@@ -216,21 +213,27 @@ impl DiskLoad<'_> {
         self.copy_to.is_none() && self.device.as_disk().is_some_and(|disk| disk.stripe().is_none())
     }
 
-    /// Says that `bytes`, at `offset` of block `id`, are not loaded, and what they held by their own account.
-    fn report_damage(&self, id: WblockId, bytes: &[u8], offset: usize, reason: &dyn fmt::Display) {
+    /// Says that `size` bytes at `offset` of block `id` are not loaded, and what they are by their own account.
+    fn report_damage(
+        &self,
+        id: WblockId,
+        block: &[u8],
+        (offset, size): (usize, usize),
+        reason: &dyn fmt::Display,
+    ) {
         self.context.stats().damaged.fetch_add(1, Relaxed);
-        let (path, offset, size) =
-            (self.source.path().display(), wblock_offset(id) + offset as u64, bytes.len());
-        match FlatRecord::parse_whatever_magic(bytes) {
+        let (path, place) = (self.source.path().display(), wblock_offset(id) + offset as u64);
+        match FlatRecord::parse_whatever_magic(&block[offset..]) {
             Ok(record) => cf::warning_limited!(
                 Storage,
-                "{path}: at offset {offset}: record {} of set '{}', {size} bytes, is damaged and left out: {reason}; {ADVICE}",
+                "{path}: at offset {place}: record {} of set '{}', {size} bytes, is damaged and left out: {reason}; \
+                 {ADVICE}",
                 record.digest,
                 String::from_utf8_lossy(record.set_name)
             ),
             Err(_) => cf::warning_limited!(
                 Storage,
-                "{path}: at offset {offset}: a record of {size} bytes is damaged and left out: {reason}; {ADVICE}"
+                "{path}: at offset {place}: a record of {size} bytes is damaged and left out: {reason}; {ADVICE}"
             ),
         }
     }

@@ -30,6 +30,7 @@ mod medium;
 mod open;
 mod salvage;
 mod settings;
+mod shadow;
 mod stripe;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,6 @@
 //! Opening the files and devices of a namespace: headers judged together, records loaded, headers written anew.
 //!
-//! A disk and its shadow get the same writes, the disk first. Which of them is read at start: the disk after a clean
-//! stop, the shadow otherwise or when the disk is new, as in the cloud, where a machine may come back with empty local
-//! disks. The other one then gets a copy of what was read.
+//! Of a disk and its shadow one is read, as `shadow` decides, and the other one gets a copy where it has not the same.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
@@ -10,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
-use datamodel::device_header::{
-    DeviceHeader, Flags, Found, HEADER_SIZE, PartitionEntry, WRITTEN_SIZE, same_but_for_pristine_offset,
-};
+use datamodel::device_header::{DeviceHeader, Flags, HEADER_SIZE, PartitionEntry, WRITTEN_SIZE};
 use datamodel::partition_version::PartitionVersion;
 use datamodel::wblock_scan::{is_zero, starts_with_record};
 
@@ -24,6 +20,7 @@ use super::header::{Candidate, DeviceSet, DeviceSetError};
 use super::load::{DiskLoad, LoadContext, UNUSED_BLOCKS_MAX};
 use super::medium::{Opened, open_disks};
 use super::settings::{DefragSettings, DiskSettings};
+use super::shadow::{self, Reason, ShadowMismatch, Source};
 use super::stripe::Stripe;
 use super::wblock::{Reuse, WblockId, WblockTable};
 use super::{DISK_RESERVE, WBLOCK_SIZE};
@@ -36,6 +33,8 @@ pub(crate) enum OpenError {
     Block(#[from] BlockError),
     #[error("{0}")]
     Set(#[from] DeviceSetError),
+    #[error("{0}")]
+    Shadow(#[from] Box<ShadowMismatch>),
     #[error("{path}: {size} bytes, but a device needs 128 MiB at least")]
     TooSmall { path: String, size: u64 },
     #[error("{shadow}: {shadow_size} bytes, but {path}, which it is the shadow of, has {size}")]
@@ -60,12 +59,6 @@ pub(crate) struct OpenSettings<'a> {
     pub(crate) cluster_key: u64,
 }
 
-/// Where a disk is read at start, and what gets a copy.
-struct Source {
-    from_shadow: bool,
-    copies: bool,
-}
-
 impl Storage {
     /// Opens the configured files or devices and loads what they hold into the index of `context`.
     ///
@@ -82,12 +75,12 @@ impl Storage {
         disks: Vec<Opened>,
         context: &dyn LoadContext,
     ) -> Result<Self, OpenError> {
-        let heads = disks.iter().map(read_heads).collect::<Result<Vec<_>, _>>()?;
+        let heads = disks.iter().map(|disk| read_heads(settings, disk)).collect::<Result<Vec<_>, _>>()?;
         let set = judge(settings, &disks, &heads)?;
         for disk in &disks {
             disk.media.written().try_for_each(BlockMedium::grow)?;
         }
-        report(settings.namespace, &set, &disks);
+        report(settings.namespace, &set, &disks, &heads);
         let params = &settings.config.params;
         let disk_settings = Arc::new(DiskSettings::of(params));
         let (mut devices, mut sources) = (Vec::new(), Vec::new());
@@ -105,7 +98,10 @@ impl Storage {
             sources.push(source);
         }
         for (device, _) in devices.iter().zip(&set.fresh).filter(|(_, fresh)| **fresh) {
-            erase_former_use(device)?;
+            let Some(disk) = device.as_disk() else { continue };
+            disk.media
+                .written()
+                .try_for_each(|medium| erase_former_use(medium, 1, device.wblocks.count()))?;
         }
         let pristine = load(settings.namespace, &devices, &sources, &set, context)?;
         let defrag = DefragSettings::of(params);
@@ -177,27 +173,28 @@ impl Storage {
 }
 
 /// The first bytes of the disk or its shadow, whichever is to be read.
-fn read_heads(disk: &Opened) -> Result<(AlignedBuf, Source), BlockError> {
+fn read_heads(settings: &OpenSettings<'_>, disk: &Opened) -> Result<(AlignedBuf, Source), OpenError> {
     let size = HEADER_SIZE.next_multiple_of(PEEK_SIZE);
     let read = |medium: &dyn BlockMedium| {
         let mut head = AlignedBuf::zeroed(size);
         medium.read_at(0, &mut head, 0..size).map(|()| head)
     };
     let main = read(&*disk.media.main)?;
-    let Some(shadow) = &disk.media.shadow else {
-        return Ok((main, Source { from_shadow: false, copies: false }));
+    let Some(shadow_medium) = &disk.media.shadow else {
+        return Ok((main, Source { from_shadow: false, copies: false, reason: Reason::Alike }));
     };
-    let shadow = read(&**shadow)?;
-    let is_fresh = |head: &AlignedBuf| matches!(DeviceHeader::parse(head), Ok(Found::Fresh));
-    let is_trusted = |head: &AlignedBuf| matches!(DeviceHeader::parse(head), Ok(Found::Used(header)) if header.flags.contains(Flags::TRUSTED));
-    Ok(match (is_fresh(&main), is_fresh(&shadow)) {
-        (true, true) => (main, Source { from_shadow: false, copies: false }),
-        (false, true) => (main, Source { from_shadow: false, copies: true }),
-        (false, false) if is_trusted(&shadow) && same_but_for_pristine_offset(&main, &shadow) => {
-            (main, Source { from_shadow: false, copies: false })
-        }
-        _ => (shadow, Source { from_shadow: true, copies: true }),
-    })
+    let shadow = read(&**shadow_medium)?;
+    // A file that was just created has the size that it will have.
+    let used_size = |found_size: u64| if found_size == 0 { disk.size } else { disk.size.min(found_size) };
+    let of_main =
+        shadow::Copy { path: disk.media.main.path(), first_bytes: &main, size: used_size(disk.found_size) };
+    let of_shadow = shadow::Copy {
+        path: shadow_medium.path(),
+        first_bytes: &shadow,
+        size: used_size(disk.shadow_found_size),
+    };
+    let source = shadow::choose(settings.namespace.as_bytes(), of_main, of_shadow)?;
+    Ok((if source.from_shadow { shadow } else { main }, source))
 }
 
 fn judge(
@@ -209,7 +206,13 @@ fn judge(
         .iter()
         .zip(heads)
         .map(|(disk, (head, source))| Candidate {
-            path: disk.media.main.path(),
+            path: disk
+                .media
+                .shadow
+                .as_ref()
+                .filter(|_| source.from_shadow)
+                .unwrap_or(&disk.media.main)
+                .path(),
             found_size: if source.from_shadow { disk.shadow_found_size } else { disk.found_size },
             size: disk.size,
             first_bytes: head.as_slice(),
@@ -219,7 +222,10 @@ fn judge(
 }
 
 /// Says what kind of start this is.
-fn report(namespace: &str, set: &DeviceSet, disks: &[Opened]) {
+fn report(namespace: &str, set: &DeviceSet, disks: &[Opened], heads: &[(AlignedBuf, Source)]) {
+    for (disk, (_, source)) in disks.iter().zip(heads) {
+        report_shadow(namespace, disk, *source);
+    }
     if set.all_fresh() {
         cf::info!(DrvSsd, "{{{namespace}}} found all {} devices fresh, initializing", disks.len());
         return;
@@ -240,32 +246,47 @@ fn report(namespace: &str, set: &DeviceSet, disks: &[Opened]) {
     }
 }
 
-/// A fresh device may hold blocks of a former life, of which only the header was erased. They are erased too, so that
-/// no later start takes them for ours.
-fn erase_former_use(device: &Device) -> Result<(), BlockError> {
-    let Some(disk) = device.as_disk() else { return Ok(()) };
+/// Says which of a disk and its shadow is written anew from the other, and why.
+fn report_shadow(namespace: &str, disk: &Opened, source: Source) {
+    let Some(shadow) = &disk.media.shadow else { return };
+    let (main, shadow) = (disk.media.main.path().display(), shadow.path().display());
+    let (read, written) = if source.from_shadow { (&shadow, &main) } else { (&main, &shadow) };
+    match source.reason {
+        Reason::Alike => {}
+        Reason::OtherEmpty => {
+            cf::info!(DrvSsd, "{{{namespace}}} {written} is empty, and written anew from {read}");
+        }
+        Reason::Unclean => cf::info!(
+            DrvSsd,
+            "{{{namespace}}} {main} and its shadow {shadow} were not stopped cleanly: {written} is written anew from {read}"
+        ),
+        Reason::OtherStale => cf::warning!(
+            DrvSsd,
+            "{{{namespace}}} {written} is out of date, as {read} was used without it: it is written anew from {read}"
+        ),
+    }
+}
+
+/// A fresh medium may hold blocks of a former life, of which only the header was erased; so may one that gets a copy,
+/// behind it. They are erased from block `first` on, so that no later start takes them for ours.
+pub(super) fn erase_former_use(medium: &dyn BlockMedium, first: u32, count: u32) -> Result<(), BlockError> {
     let zeros = AlignedBuf::zeroed(WBLOCK_SIZE as usize);
-    for medium in disk.media.written() {
-        let (mut peek, mut unused_in_a_row, mut erased) = (AlignedBuf::zeroed(PEEK_SIZE), 0, 0);
-        for id in (1..device.wblocks.count()).map(WblockId) {
-            medium.read_at(wblock_offset(id), &mut peek, 0..PEEK_SIZE)?;
-            if starts_with_record(&peek) {
-                medium.write_at(wblock_offset(id), &zeros, 0..WBLOCK_SIZE as usize)?;
-                (unused_in_a_row, erased) = (0, erased + 1);
-            } else {
-                unused_in_a_row += 1;
-                if unused_in_a_row == UNUSED_BLOCKS_MAX && is_zero(&peek) {
-                    break;
-                }
+    let (mut peek, mut unused_in_a_row, mut erased) = (AlignedBuf::zeroed(PEEK_SIZE), 0, 0);
+    for id in (first..count).map(WblockId) {
+        medium.read_at(wblock_offset(id), &mut peek, 0..PEEK_SIZE)?;
+        if starts_with_record(&peek) {
+            medium.write_at(wblock_offset(id), &zeros, 0..WBLOCK_SIZE as usize)?;
+            (unused_in_a_row, erased) = (0, erased + 1);
+        } else {
+            unused_in_a_row += 1;
+            if unused_in_a_row == UNUSED_BLOCKS_MAX && is_zero(&peek) {
+                break;
             }
         }
-        if erased > 0 {
-            let path = medium.path().display();
-            cf::warning!(
-                DrvSsd,
-                "{path}: the header is empty; {erased} write blocks of a former use were erased"
-            );
-        }
+    }
+    if erased > 0 {
+        let path = medium.path().display();
+        cf::warning!(DrvSsd, "{path}: {erased} write blocks of a former use were erased");
     }
     Ok(())
 }

@@ -1,0 +1,182 @@
+//! A server whose files are damaged behind its back: records with known values, and where they are in the files.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::client::Client;
+use crate::device_file::{MAGIC, RECORD_MAGIC, WBLOCK_SIZE, record};
+use crate::random::Random;
+use crate::server::Server;
+use crate::wire::{Message, Operation, digest, info2, operation, result};
+
+/// Set of the records.
+pub const SET: &str = "rig";
+/// Records that [`fill`] writes.
+pub const RECORDS: u32 = 40;
+
+/// The name of record `number`.
+pub fn key(number: u32) -> String {
+    format!("key-{number}")
+}
+
+/// The value of record `number`, which no other has.
+pub fn value(number: u32) -> Vec<u8> {
+    Random::new(number.into()).bytes(20_000 + number as usize * 16)
+}
+
+/// Writes value `of` to record `number`; gives the result.
+pub fn put_other(client: &mut Client, number: u32, of: u32) -> u8 {
+    client.ask(&Message::put(&key(number), value(of))).expect("an answer").result
+}
+
+/// Writes record `number`; gives the result.
+pub fn put(client: &mut Client, number: u32) -> u8 {
+    put_other(client, number, number)
+}
+
+/// Writes all records, in order.
+pub fn fill(client: &mut Client) {
+    for number in 0..RECORDS {
+        assert_eq!(put(client, number), result::OK, "record {number}");
+    }
+}
+
+/// Reads record `number`, which must have its value if it has any; gives the result.
+pub fn get(client: &mut Client, number: u32) -> u8 {
+    let answer = client.ask(&Message::get(&key(number))).expect("an answer");
+    if answer.result == result::OK {
+        assert!(answer.bin("b") == Some(&value(number)), "record {number} has another value");
+    }
+    answer.result
+}
+
+/// Fails unless every record but the `missing` is there, and those give `expected`.
+pub fn check_all_but(client: &mut Client, missing: &[u32], expected: u8) {
+    for number in 0..RECORDS {
+        let wanted = if missing.contains(&number) { expected } else { result::OK };
+        assert_eq!(get(client, number), wanted, "record {number}");
+    }
+}
+
+/// Fails unless every record is there.
+pub fn check_all(client: &mut Client) {
+    check_all_but(client, &[], result::OK);
+}
+
+/// A write that replaces record `number` by one with bin `b` of value `of`.
+pub fn replacement(number: u32, of: u32, info3: u8) -> Message {
+    Message { info2: info2::WRITE, info3, ..Message::on(&key(number)) }.with_operation(Operation::blob(
+        operation::WRITE,
+        "b",
+        value(of),
+    ))
+}
+
+/// A data file of a server.
+#[derive(Clone, Debug)]
+pub struct DataFile(pub PathBuf);
+
+impl DataFile {
+    /// `name` in the server's folder.
+    pub fn of(server: &Server, name: &str) -> DataFile {
+        DataFile(server.folder().join(name))
+    }
+
+    /// Its name, as the server's log has it.
+    pub fn name(&self) -> String {
+        self.0.display().to_string()
+    }
+
+    /// All bytes of it.
+    pub fn bytes(&self) -> Vec<u8> {
+        fs::read(&self.0).unwrap_or_else(|error| panic!("{}: {error}", self.name()))
+    }
+
+    /// Bytes of its header.
+    pub fn header(&self) -> Vec<u8> {
+        let mut bytes = vec![0; 1 << 20];
+        self.open().read_exact_at(&mut bytes, 0).expect("read a header");
+        bytes
+    }
+
+    /// Writes `bytes` at `offset`, whoever else uses the file.
+    pub fn overwrite(&self, offset: u64, bytes: &[u8]) {
+        self.open().write_all_at(bytes, offset).expect("damage a file");
+    }
+
+    /// Changes each of these bytes.
+    pub fn flip(&self, place: Range<u64>) {
+        let mut bytes = vec![0; (place.end - place.start) as usize];
+        self.open().read_exact_at(&mut bytes, place.start).expect("read what is damaged");
+        bytes.iter_mut().for_each(|byte| *byte ^= 0xA5);
+        self.overwrite(place.start, &bytes);
+    }
+
+    /// Makes it so long.
+    pub fn truncate(&self, size: u64) {
+        self.open().set_len(size).expect("cut a file");
+    }
+
+    /// The place of each record, of its newest copy, in a file without damage.
+    pub fn places(&self) -> Places {
+        let bytes = self.bytes();
+        assert_eq!(bytes[..8], MAGIC.to_le_bytes());
+        let mut newest = BTreeMap::new();
+        let mut at = WBLOCK_SIZE;
+        while at < bytes.len() {
+            if !bytes[at..].starts_with(&RECORD_MAGIC.to_le_bytes()) {
+                at += 16;
+                continue;
+            }
+            let found = record(&bytes, at);
+            at += found.size;
+            let place = found.offset as u64..at as u64;
+            let age = (found.last_update_time, found.generation);
+            match newest.get(&found.digest) {
+                Some((known, _)) if *known > age => {}
+                _ => drop(newest.insert(found.digest, (age, place))),
+            }
+        }
+        Places(newest.into_iter().map(|(digest, (_, place))| (digest, place)).collect())
+    }
+
+    fn open(&self) -> File {
+        let file = File::options().read(true).write(true).open(&self.0);
+        file.unwrap_or_else(|error| panic!("{}: {error}", self.name()))
+    }
+}
+
+/// Where the records of a file are.
+#[derive(Clone, Debug)]
+pub struct Places(BTreeMap<[u8; 20], Range<u64>>);
+
+impl Places {
+    /// The place of record `number`, if it is in the file.
+    pub fn find(&self, number: u32) -> Option<Range<u64>> {
+        self.0.get(&digest(SET, &key(number))).cloned()
+    }
+
+    /// The place of record `number`.
+    pub fn of(&self, number: u32) -> Range<u64> {
+        self.find(number).unwrap_or_else(|| panic!("record {number} is in another file"))
+    }
+
+    /// The records that are in the file.
+    pub fn numbers(&self) -> Vec<u32> {
+        (0..RECORDS).filter(|number| self.find(*number).is_some()).collect()
+    }
+}
+
+/// Fails unless one line of `log` contains all `words`; gives it.
+pub fn line_with<'l>(log: &'l str, words: &[&str]) -> &'l str {
+    let found = log.lines().find(|line| words.iter().all(|word| line.contains(word)));
+    found.unwrap_or_else(|| panic!("no line with {words:?} in:\n{log}"))
+}
+
+/// Whether `path` is the path of a file that is there.
+pub fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}

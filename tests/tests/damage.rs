@@ -1,0 +1,376 @@
+//! Files whose bytes were damaged, at rest or under the running server: what is left is served, what is lost is told
+//! with file, offset and what to do, and what cannot be used is refused and left as it is.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::ops::Range;
+
+use ferrospike_tests::client::Client;
+use ferrospike_tests::damage::{
+    DataFile, Places, RECORDS, SET, check_all, check_all_but, fill, get, key, line_with, put, replacement,
+    value,
+};
+use ferrospike_tests::device_file::WBLOCK_SIZE;
+use ferrospike_tests::random::Random;
+use ferrospike_tests::server::{Server, stored_config};
+use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, info3, operation, result};
+
+const FILE: [&str; 4] = ["file {dir}/test.dat", "filesize 128M", "defrag-lwm-pct 1", "post-write-cache 0"];
+
+/// A server that has written all records to its file and was stopped.
+fn stopped(engine: &str) -> (Server, DataFile) {
+    let storage = if engine == "memory" { &FILE[..3] } else { &FILE[..] };
+    let mut server = Server::start(&stored_config("test", engine, storage));
+    fill(&mut server.connect());
+    server.stop();
+    let file = DataFile::of(&server, "test.dat");
+    (server, file)
+}
+
+/// Fails unless the server refuses to start on `file` with all of `words`, and changes nothing in it.
+fn check_refused(server: &mut Server, file: &DataFile, words: &[&str]) {
+    let before = file.bytes();
+    let log = server.refusal();
+    let line = line_with(&log, &[&[": CRITICAL (", &file.name()], words].concat());
+    assert!(line.contains(';'), "it says what to do: {line}");
+    assert!(file.bytes() == before, "the file was changed");
+}
+
+#[test]
+fn a_damaged_header_is_refused_with_its_place() {
+    let (mut server, file) = stopped("device");
+    for (place, offset) in [
+        (0..8, 0),
+        (8..12, 8),
+        (44..48, 44),
+        (60..64, 60),
+        (69_632..69_636, 69_632),
+        (69_720..69_728, 69_720),
+    ] {
+        file.flip(place.clone());
+        check_refused(&mut server, &file, &[&format!("at offset {offset}: ")]);
+        file.flip(place);
+    }
+    file.overwrite(48, &[0; 8]);
+    check_refused(&mut server, &file, &["at offset 48: ", "signature 0"]);
+    file.overwrite(48, &[7; 8]);
+    server.restart();
+    check_all(&mut server.connect());
+}
+
+#[test]
+fn a_file_of_another_namespace_is_refused() {
+    let (mut server, file) = stopped("device");
+    server.configure(&stored_config("other", "device", &FILE));
+    check_refused(&mut server, &file, &["at offset 12: ", "holds namespace \"test\", not \"other\""]);
+    server.configure(&stored_config("test", "device", &FILE));
+    server.restart();
+    check_all(&mut server.connect());
+}
+
+#[test]
+fn unknown_versions_are_refused() {
+    let (mut server, file) = stopped("device");
+    for (version, words) in [(3u32, "no end marks"), (5, "format version 5 is unknown")] {
+        file.overwrite(8, &version.to_le_bytes());
+        check_refused(&mut server, &file, &["at offset 8: ", words]);
+    }
+    file.overwrite(8, &4u32.to_le_bytes());
+    server.restart();
+    check_all(&mut server.connect());
+}
+
+#[test]
+fn something_else_is_not_overwritten() {
+    for head in [&b"#!/bin/sh\nexec true\n"[..], &[0xEB, 0x63, 0x90]] {
+        let (mut server, file) = stopped("device");
+        file.overwrite(0, &vec![0; WBLOCK_SIZE]);
+        file.overwrite(512, head);
+        check_refused(&mut server, &file, &["at offset 512: ", "not Aerospike's"]);
+    }
+}
+
+#[test]
+fn a_short_file_is_refused() {
+    let (mut server, file) = stopped("device");
+    let whole = file.bytes();
+    for size in [5_000, 10 << 20] {
+        file.truncate(size);
+        check_refused(&mut server, &file, &["restore"]);
+        file.overwrite(0, &whole[..24 << 20]);
+    }
+    server.restart();
+    check_all(&mut server.connect());
+}
+
+/// Damages record 7 in this way while the server is stopped; the others are found, and it is told which was lost.
+fn check_damage_at_rest(engine: &str, damage: impl Fn(&Range<u64>) -> Range<u64>, identifies: bool) {
+    let (mut server, file) = stopped(engine);
+    let place = file.places().of(7);
+    file.flip(damage(&place));
+    server.allow("is damaged and left out: ").allow("1 damaged records or write blocks were not loaded");
+    server.restart();
+    let offset = format!("{}: at offset {}: ", file.name(), place.start);
+    let log = server.log();
+    let line =
+        line_with(&log, &[": WARNING (", &offset, "is damaged and left out: ", "restore it from a backup"]);
+    assert_eq!(line.contains(&format!("of set '{SET}'")), identifies, "{line}");
+    let mut client = server.connect();
+    check_all_but(&mut client, &[7], result::NOT_FOUND);
+    assert_eq!(client.figure("namespace/test", "objects").unwrap(), u64::from(RECORDS) - 1);
+    assert_eq!(put(&mut client, 7), result::OK);
+    server.stop();
+    server.restart();
+    check_all(&mut server.connect());
+}
+
+#[test]
+fn a_record_without_its_magic_is_told_and_the_others_are_loaded() {
+    check_damage_at_rest("device", |place| place.start..place.start + 4, true);
+    check_damage_at_rest("memory", |place| place.start..place.start + 1, true);
+}
+
+#[test]
+fn a_record_with_a_wrong_size_is_told_and_the_others_are_loaded() {
+    check_damage_at_rest("device", |place| place.start + 4..place.start + 5, true);
+}
+
+#[test]
+fn a_record_with_a_wrong_digest_or_end_mark_is_told() {
+    check_damage_at_rest("device", |place| place.start + 10..place.start + 11, true);
+    // The value of record 7 has 20,112 bytes, behind 35 of header, 4 of set, 1 of count, 2 of name and 5 of particle.
+    check_damage_at_rest("device", |place| place.start + 47 + 20_112..place.start + 47 + 20_116, true);
+}
+
+#[test]
+fn a_record_whose_beginning_is_lost_is_told() {
+    check_damage_at_rest("device", |place| place.start..place.start + 64, false);
+}
+
+#[test]
+fn damage_over_several_records_costs_those_only() {
+    let (mut server, file) = stopped("device");
+    let places = file.places();
+    file.flip(places.of(10).start + 9..places.of(13).start + 3);
+    server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
+    server.restart();
+    line_with(&server.log(), &[&format!("{}: at offset {}: ", file.name(), places.of(10).start)]);
+    check_all_but(&mut server.connect(), &[10, 11, 12, 13], result::NOT_FOUND);
+}
+
+#[test]
+fn a_lost_block_costs_its_records_only() {
+    let mut server = Server::start(&stored_config("test", "device", &FILE));
+    let mut client = server.connect();
+    fill(&mut client);
+    // Records 0 to 4 get to the second block.
+    let large = |number: u32| Message::put(&format!("large-{number}"), vec![number as u8; 1_000_000]);
+    for number in 0..8 {
+        assert_eq!(client.ask(&large(number)).unwrap().result, result::OK);
+    }
+    for number in 0..5 {
+        assert_eq!(client.ask(&replacement(number, number, 0)).unwrap().result, result::OK);
+    }
+    server.stop();
+    let file = DataFile::of(&server, "test.dat");
+    let places = file.places();
+    let block = WBLOCK_SIZE as u64..2 * WBLOCK_SIZE as u64;
+    let lost: Vec<u32> = (0..RECORDS).filter(|number| block.contains(&places.of(*number).start)).collect();
+    assert_eq!(lost, (5..RECORDS).collect::<Vec<_>>());
+    file.overwrite(block.start, &Random::new(5).bytes(WBLOCK_SIZE));
+    server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
+    server.restart();
+    line_with(&server.log(), &[": WARNING (", &format!("{}: at offset {}: ", file.name(), block.start)]);
+    let mut client = server.connect();
+    check_all_but(&mut client, &lost, result::NOT_FOUND);
+    assert!(lost.iter().all(|number| put(&mut client, *number) == result::OK));
+    server.stop();
+    server.restart();
+    check_all(&mut server.connect());
+}
+
+/// A server that runs while its records 3, 5, 7 and 9 are damaged, each in another part.
+fn damaged_under_it() -> (Server, DataFile, Places) {
+    let (mut server, file) = stopped("device");
+    let places = file.places();
+    server.restart();
+    for (number, part) in [(3, 0..4), (5, 4..8), (7, 10..14), (9, 42..47)] {
+        let start = places.of(number).start;
+        file.flip(start + part.start..start + part.end);
+    }
+    (server, file, places)
+}
+
+#[test]
+fn reads_of_damaged_records_are_errors_and_others_go_on() {
+    let (mut server, file, places) = damaged_under_it();
+    let mut client = server.connect();
+    check_all_but(&mut client, &[3, 5, 7, 9], result::UNKNOWN);
+    // What needs no bins needs no disk.
+    let exists = Message { info1: info1::READ | info1::GET_NO_BINS, ..Message::on(&key(3)) };
+    assert_eq!(client.ask(&exists).unwrap().result, result::OK);
+    // Each is told with the record and its place.
+    server.allow("replace it or delete it");
+    let log = server.log().to_lowercase();
+    for number in [3, 5, 7, 9] {
+        let digest: String = digest(SET, &key(number)).iter().map(|byte| format!("{byte:02x}")).collect();
+        let place = format!("at offset {} of {}: ", places.of(number).start, file.name()).to_lowercase();
+        line_with(&log, &[": warning (", &digest, &place, "replace it or delete it"]);
+    }
+}
+
+#[test]
+fn writes_that_need_the_old_bins_of_a_damaged_record_are_errors() {
+    let (mut server, ..) = damaged_under_it();
+    server.allow("replace it or delete it");
+    let mut client = server.connect();
+    let other_bin = |number| {
+        Message::write(&key(number)).with_operation(Operation::integer(operation::WRITE, "other", 1))
+    };
+    let append = |number| {
+        Message::write(&key(number)).with_operation(Operation::blob(operation::APPEND, "b", vec![1]))
+    };
+    let touch = |number| Message::write(&key(number)).with_operation(Operation::bare(operation::TOUCH, ""));
+    for number in [3, 5, 7, 9] {
+        for request in [other_bin(number), append(number), touch(number)] {
+            assert_eq!(client.ask(&request).unwrap().result, result::UNKNOWN, "record {number}");
+        }
+        let create = Message { info2: info2::WRITE | info2::CREATE_ONLY, ..other_bin(number) };
+        assert_eq!(client.ask(&create).unwrap().result, result::EXISTS);
+    }
+    check_all_but(&mut client, &[3, 5, 7, 9], result::UNKNOWN);
+}
+
+#[test]
+fn damaged_records_can_be_replaced() {
+    let (mut server, ..) = damaged_under_it();
+    server.allow("replace it or delete it");
+    let mut client = server.connect();
+    for (number, how) in
+        [(3, info3::CREATE_OR_REPLACE), (5, REPLACE_ONLY), (7, info3::CREATE_OR_REPLACE), (9, REPLACE_ONLY)]
+    {
+        let wrong = Message {
+            info2: info2::WRITE | info2::GENERATION,
+            generation: 9,
+            ..replacement(number, number, how)
+        };
+        assert_eq!(client.ask(&wrong).unwrap().result, result::GENERATION);
+        let answer = client.ask(&replacement(number, number, how)).unwrap();
+        assert_eq!((answer.result, answer.generation), (result::OK, 2), "record {number}");
+    }
+    check_all(&mut client);
+    server.stop();
+    // Of what was damaged the newer copies count.
+    server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
+    server.restart();
+    check_all(&mut server.connect());
+}
+const REPLACE_ONLY: u8 = 0x20;
+
+#[test]
+fn damaged_records_can_be_deleted() {
+    for durable in [0, info2::DURABLE_DELETE] {
+        let (mut server, ..) = damaged_under_it();
+        server.allow("replace it or delete it");
+        let mut client = server.connect();
+        for number in [3, 5, 7, 9] {
+            let delete =
+                Message { info2: info2::WRITE | info2::DELETE | durable, ..Message::on(&key(number)) };
+            assert_eq!(client.ask(&delete).unwrap().result, result::OK, "record {number}");
+            assert_eq!(get(&mut client, number), result::NOT_FOUND);
+        }
+        let figure = |client: &mut Client, name| client.figure("namespace/test", name).unwrap();
+        assert_eq!(figure(&mut client, "objects"), u64::from(RECORDS) - 4);
+        assert_eq!(figure(&mut client, "tombstones"), if durable == 0 { 0 } else { 4 });
+        server.stop();
+        server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
+        server.restart();
+        check_all_but(&mut server.connect(), &[3, 5, 7, 9], result::NOT_FOUND);
+    }
+}
+
+/// The stored key of a damaged record is lost; one that is sent counts.
+#[test]
+fn damaged_records_with_a_key_can_be_replaced_and_deleted() {
+    let mut server = Server::start(&stored_config("test", "device", &FILE));
+    let mut client = server.connect();
+    let user_key = |number| [&[3], key(number).as_bytes()].concat();
+    let with_key = |message: Message, number| message.with_field(field::KEY, &user_key(number));
+    for number in 0..RECORDS {
+        let put = with_key(Message::put(&key(number), value(number)), number);
+        assert_eq!(client.ask(&put).unwrap().result, result::OK);
+    }
+    server.stop();
+    let file = DataFile::of(&server, "test.dat");
+    let places = file.places();
+    server.restart();
+    for number in 1..5 {
+        file.flip(places.of(number).start..places.of(number).start + 4);
+    }
+    server.allow("replace it or delete it");
+    let mut client = server.connect();
+    let ask = |client: &mut Client, message: Message| client.ask(&message).unwrap().result;
+    assert_eq!(ask(&mut client, replacement(1, 1, info3::CREATE_OR_REPLACE)), result::OK);
+    assert_eq!(ask(&mut client, with_key(replacement(2, 2, info3::CREATE_OR_REPLACE), 2)), result::OK);
+    assert_eq!(ask(&mut client, with_key(Message::delete(&key(3)), 3)), result::OK);
+    let durably =
+        Message { info2: info2::WRITE | info2::DELETE | info2::DURABLE_DELETE, ..Message::on(&key(4)) };
+    assert_eq!(ask(&mut client, durably), result::OK);
+    check_all_but(&mut client, &[3, 4], result::NOT_FOUND);
+    let found = client.scan("test").unwrap();
+    let keyed = found.iter().filter(|message| message.field(field::KEY).is_some()).count();
+    assert_eq!((found.len(), keyed), (RECORDS as usize - 2, RECORDS as usize - 3));
+}
+
+/// The block of a damaged record is kept; the others are emptied, and the log says it once.
+#[test]
+fn defrag_goes_on_beside_damage() {
+    let storage = [&FILE[..], &["stop-writes-avail-pct 0"]].concat();
+    let mut server = Server::start(&stored_config("test", "device", &storage));
+    let mut client = server.connect();
+    let large = |number: u32, byte: u8| Message::put(&format!("large-{number}"), vec![byte; 900_000]);
+    // Four blocks, each with ten records that stay and some that do not.
+    for block in 0..4 {
+        for number in block * 10..block * 10 + 10 {
+            assert_eq!(put(&mut client, number), result::OK);
+        }
+        for number in 0..9 {
+            assert_eq!(client.ask(&large(block * 9 + number, 1)).unwrap().result, result::OK);
+        }
+    }
+    for number in 0..36 {
+        assert_eq!(client.ask(&Message::delete(&format!("large-{number}"))).unwrap().result, result::OK);
+    }
+    server.stop();
+    let file = DataFile::of(&server, "test.dat");
+    let place = file.places().of(12);
+    // The deleted are back, as they are with the C server.
+    server.restart();
+    let mut client = server.connect();
+    for number in 0..36 {
+        client.ask(&Message::delete(&format!("large-{number}"))).unwrap();
+    }
+    file.flip(place.start..place.start + 4);
+    server.allow("cannot be read: ").allow("replace it or delete it");
+    let set = "set-config:context=namespace;id=test;defrag-lwm-pct=60";
+    assert_eq!(client.info_value(set).unwrap(), "ok");
+    let offset = place.start / WBLOCK_SIZE as u64 * WBLOCK_SIZE as u64;
+    let kept = format!("{}: at offset {offset}: the write block is kept", file.name());
+    server.await_log(&kept);
+    let queue =
+        |client: &mut Client| client.figure("namespace/test", "storage-engine.file[0].defrag_q").unwrap();
+    let started = std::time::Instant::now();
+    while queue(&mut client) > 0 {
+        assert!(started.elapsed().as_secs() < 60, "defrag does not come to an end");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    check_all_but(&mut client, &[12], result::UNKNOWN);
+    assert_eq!(server.log().matches(&kept).count(), 1);
+    // When the record is written again its block is free.
+    let free =
+        |client: &mut Client| client.figure("namespace/test", "storage-engine.file[0].free_wblocks").unwrap();
+    assert_eq!(put(&mut client, 0), result::OK);
+    let before = free(&mut client);
+    assert_eq!(client.ask(&replacement(12, 12, info3::CREATE_OR_REPLACE)).unwrap().result, result::OK);
+    assert_eq!(free(&mut client), before + 1);
+    check_all(&mut client);
+}
