@@ -10,7 +10,7 @@ use crate::corpus::latin1;
 use crate::wire::{self, BODY_SIZE_MAX, FRAME_HEADER_SIZE, Frame, Message, body_size};
 
 /// How long a test waits for bytes, unless it says otherwise. Long enough for a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One connection.
 #[derive(Debug)]

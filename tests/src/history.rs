@@ -98,7 +98,7 @@ pub fn read(namespace: &str, key: &Key) -> Message {
 }
 
 /// How long a server that makes room by defrag may refuse a write, before that is a failure.
-const ROOM_PATIENCE: Duration = Duration::from_secs(20);
+const ROOM_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks for what is to be written until there is room for it; `None` once the server is gone.
 ///

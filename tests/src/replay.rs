@@ -49,7 +49,7 @@ impl Default for Options {
             only: String::new(),
             skip_rest: false,
             send_refused: false,
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(20),
             settle: Duration::from_millis(150),
             lost_max: usize::MAX,
             shown_max: 20,

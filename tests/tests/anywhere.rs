@@ -16,7 +16,7 @@ use ferrospike_tests::wire::{Message, result};
 use nix::sys::signal::Signal;
 
 /// Longest wait for what a thread of the server does by itself.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What the server warns of when no network interface tells who it is.
 const NO_INTERFACE: &str = "identifies this machine";
 

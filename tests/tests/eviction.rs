@@ -10,7 +10,7 @@ use ferrospike_tests::server::{BASICS, Server};
 use ferrospike_tests::wire::{Message, Operation, info1, info2, operation, result};
 
 /// Longest wait for what the server does by itself.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Result of a write that a limit forbids.
 const OUT_OF_SPACE: u8 = 8;
 const NEVER: u32 = u32::MAX;

@@ -127,7 +127,7 @@ fn hostile_expressions_are_parameter_errors_and_cost_little() {
             assert_eq!(results, [result::PARAMETER, result::OK, result::OK], "{name}, of a row");
         }
     }
-    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     if let (Some(before), Some(after)) = (before, server.resident_megabytes()) {
         assert!(after < before + 100, "{before} MB before, {after} MB after");
     }

@@ -30,7 +30,7 @@ const JOB_ID: u8 = 7;
 const PARTITION_ID_ARRAY: u8 = 11;
 const BATCH: u8 = 41;
 /// Longest wait for what a thread of the server does by itself.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 type Figures = BTreeMap<String, i64>;
 

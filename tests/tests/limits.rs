@@ -34,7 +34,7 @@ fn connections_beyond_the_limit_are_refused() {
     clients.truncate(FD_MAX / 2);
     let start = Instant::now();
     while !is_served(&mut server.connect()) {
-        assert!(start.elapsed() < Duration::from_secs(20), "still refused after others have gone");
+        assert!(start.elapsed() < Duration::from_secs(60), "still refused after others have gone");
         thread::sleep(Duration::from_millis(20));
     }
     assert!(clients.iter_mut().all(is_served), "those that were there are served all the time");

@@ -14,7 +14,7 @@ use ferrospike_tests::wire::{self, Message, result};
 /// Requests of the clients that must not be held up.
 const REQUESTS: usize = 5_000;
 /// What these may take. Undisturbed they take well under a second.
-const TIME_MAX: Duration = Duration::from_secs(15);
+const TIME_MAX: Duration = Duration::from_secs(30);
 /// What a server may keep for all that is not read, in megabytes.
 const KEPT_MAX: u64 = 600;
 

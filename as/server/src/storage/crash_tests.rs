@@ -288,7 +288,7 @@ fn a_failed_disk_refuses_writes_serves_reads_and_comes_back() {
         scope.spawn(|| node.storage.run_flush(0));
         let started = std::time::Instant::now();
         while node.write(key, 1_003, 100) == Err(StorageError::Failed) {
-            assert!(started.elapsed().as_secs() < 20, "the disk does not come back");
+            assert!(started.elapsed().as_secs() < 60, "the disk does not come back");
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         node.storage.stop();

