@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ferrospike_tests::fast_folder::fast_folder;
 use ferrospike_tests::server::{Server, binary, stored_config, usual_config};
 use ferrospike_tests::wire::{Message, result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -64,6 +65,26 @@ fn stops_while_it_is_busy() {
         thread::sleep(Duration::from_millis(300));
         server.stop();
     });
+}
+
+/// As it happens when a terminal or a supervisor signals a whole group, and a program in it passes the signal on.
+#[test]
+fn signals_that_come_twice_stop_it_cleanly_all_the_same() {
+    let folder = fast_folder(128 << 20);
+    let file = format!("file {}", folder.path().join("test.dat").display());
+    // What is not flushed by a clean stop stays in memory.
+    let storage = [&file[..], "filesize 128M", "flush-max-ms 0"];
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut server = Server::start(&stored_config("test", "device", &storage));
+        let request = Message::put(signal.as_str(), vec![7; 100]);
+        assert_eq!(server.connect().ask(&request).expect("an answer").result, result::OK);
+        server.signal(signal);
+        server.signal(signal);
+        server.stop();
+        server.restart();
+        let answer = server.connect().ask(&Message::get(signal.as_str())).expect("an answer");
+        assert_eq!(answer.result, result::OK, "{signal}");
+    }
 }
 
 #[test]

@@ -14,8 +14,9 @@
 //!               end mark u32: low 31 bits of the wyhash of digest and last-update-time
 //!               zeros up to a multiple of 16
 //! ```
-//! The C server looks at nothing behind the end mark. A record that leaves a tombstone when it goes, because it was created
-//! over one, says so there: its last byte is 0xD5. No end mark can end like that, its top bit being 0.
+//! Between name and particle a bin may have metadata: a byte of flags, 0x80 always among them, and what these announce. A
+//! record that leaves a tombstone when it goes, because it was created over one, says so by an empty announcement: its
+//! first bin has the byte 0x80. The C server reads that and takes it for nothing; it never writes it.
 //!
 //! A varying number has 7 bits a byte, most significant first, top bit = more follow.
 
@@ -43,8 +44,6 @@ const IS_COMPRESSED: u32 = 1 << 23;
 const HAS_EXTRA_FLAGS: u32 = 1 << 25;
 const RBLOCKS_MASK: u32 = (1 << 19) - 1;
 const TREE_ID_SHIFT: u32 = 26;
-/// Last byte of a record that leaves a tombstone.
-const LEAVES_TOMBSTONE: u8 = 0xD5;
 const BIN_HAS_METADATA: u8 = 0x80;
 const BIN_HAS_LAST_UPDATE_TIME: u8 = 0x01;
 const BIN_HAS_SOURCE_ID: u8 = 0x02;
@@ -180,7 +179,7 @@ impl<'a> FlatRecord<'a> {
             set_name,
             key,
             bin_count,
-            leaves_tombstone: bytes[size - 1] == LEAVES_TOMBSTONE,
+            leaves_tombstone: bin_count > 0 && has_empty_metadata(rest),
             size,
             bins: rest,
         })
@@ -234,8 +233,7 @@ impl<'a> FlatRecord<'a> {
             return Err(FlatError::EndMark);
         }
         // A damaged size that is too large would swallow the records behind this one.
-        let size = END_MARK_SIZE + usize::from(self.leaves_tombstone);
-        if bins.bytes.len() < size + RBLOCK_SIZE { Ok(()) } else { Err(FlatError::Size) }
+        if bins.bytes.len() < END_MARK_SIZE + RBLOCK_SIZE { Ok(()) } else { Err(FlatError::Size) }
     }
 }
 
@@ -296,14 +294,15 @@ pub struct NewRecord<'a> {
     pub tree_id: u8,
     pub set_name: &'a [u8],
     pub key: Option<&'a [u8]>,
+    /// See [`FlatRecord::leaves_tombstone`]; means nothing without bins.
     pub leaves_tombstone: bool,
 }
 
 impl NewRecord<'_> {
-    /// Bytes without the padding: what the record size limit is compared with.
+    /// Bytes up to and with the end mark: what the record size limit is compared with.
     #[must_use]
     pub fn size(&self, bins: &Bins<'_>) -> usize {
-        let mut size = HEADER_SIZE + END_MARK_SIZE + usize::from(self.leaves_tombstone);
+        let mut size = HEADER_SIZE + END_MARK_SIZE;
         if self.void_time != 0 {
             size += 4;
         }
@@ -314,7 +313,7 @@ impl NewRecord<'_> {
             size += varying_size(key.len()) + key.len();
         }
         if !bins.is_empty() {
-            size += varying_size(bins.len());
+            size += varying_size(bins.len()) + usize::from(self.leaves_tombstone);
         }
         size + bins.iter().map(|bin| 1 + bin.name.len() + bin.particle.flat_size()).sum::<usize>()
     }
@@ -354,20 +353,25 @@ impl NewRecord<'_> {
         if !bins.is_empty() {
             write_varying(bins.len(), out);
         }
+        let mut says_leaves_tombstone = self.leaves_tombstone;
         for bin in bins {
             out.push(bin.name.len() as u8);
             out.extend_from_slice(bin.name);
+            if std::mem::take(&mut says_leaves_tombstone) {
+                out.push(BIN_HAS_METADATA);
+            }
             bin.particle.write_flat(out);
         }
         out.extend_from_slice(&end_mark(&self.digest, self.last_update_time).to_le_bytes());
-        debug_assert_eq!(out.len() + usize::from(self.leaves_tombstone), size);
+        debug_assert_eq!(out.len(), size);
         out.resize(rblocks * RBLOCK_SIZE, 0);
-        if self.leaves_tombstone
-            && let Some(last) = out.last_mut()
-        {
-            *last = LEAVES_TOMBSTONE;
-        }
     }
+}
+
+/// Whether the first of `bins` has metadata that announces nothing.
+#[inline]
+fn has_empty_metadata(bins: &[u8]) -> bool {
+    bins.first().is_some_and(|name_size| bins.get(1 + usize::from(*name_size)) == Some(&BIN_HAS_METADATA))
 }
 
 /// What stands behind a complete record. The top bit is reserved.
@@ -468,7 +472,7 @@ mod tests {
             let read = FlatRecord::parse(&flat).unwrap();
             prop_assert_eq!(read.verify(), Ok(()));
             prop_assert_eq!(read.size, flat.len());
-            prop_assert_eq!(read.leaves_tombstone, leaves_tombstone);
+            prop_assert_eq!(read.leaves_tombstone, leaves_tombstone && !bins.is_empty());
             prop_assert_eq!((read.digest, read.last_update_time), (record.digest, last_update_time));
             prop_assert_eq!((read.generation, read.void_time, read.tree_id), (generation, void_time, tree_id));
             prop_assert_eq!((read.set_name, read.key), (record.set_name, record.key));

@@ -34,7 +34,7 @@ Examples:
   asd --fgdaemon -f /etc/aerospike/aerospike.conf      under systemd or in a container
 
 Signals:
-  SIGTERM, SIGINT   stop cleanly; a second one stops at once
+  SIGTERM, SIGINT   stop cleanly; a second SIGINT, a second later or more, stops at once
   SIGHUP            roll the log: close the log files and open them anew
   SIGUSR1           write the state of the server to the log
 

@@ -1,13 +1,15 @@
 //! What signals do to the server.
 //!
 //! The thread `signals` takes them one by one. SIGHUP is done there. A request to stop ends the process at
-//! once while the service is still starting (which can take hours, and nothing has been acknowledged yet), is
-//! handed to the thread that waits in [`Watch::next_request`] when it runs, and when it is the second one ends
-//! the process whatever the first one is doing.
+//! once while the service is still starting (which can take hours, and nothing has been acknowledged yet), and is
+//! handed to the thread that waits in [`Watch::next_request`] when it runs. What is acknowledged and not on disk yet is
+//! lost if that is not waited for. So SIGTERM can be repeated without harm, and only an impatient second SIGINT ends the
+//! process whatever the first one is doing.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use cf::sys::process::exit_now;
 use cf::sys::signals::{Signal, Signals};
@@ -36,7 +38,7 @@ impl Watch {
         let signals = Signals::block()?;
         let (sender, requests) = unbounded();
         let started = Arc::new(AtomicBool::new(false));
-        let thread = Watcher { signals, sender, started: Arc::clone(&started), stopping: false };
+        let thread = Watcher { signals, sender, started: Arc::clone(&started), stopping_since: None };
         cf::threads::spawn("signals", move || thread.run())?;
         Ok(Watch { requests, started })
     }
@@ -53,11 +55,14 @@ impl Watch {
     }
 }
 
+/// Signals that come closer together than this are one request to stop.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
+
 struct Watcher {
     signals: Signals,
     sender: Sender<Request>,
     started: Arc<AtomicBool>,
-    stopping: bool,
+    stopping_since: Option<Instant>,
 }
 
 impl Watcher {
@@ -80,16 +85,20 @@ impl Watcher {
 
     fn stop(&mut self, signal: Signal) {
         let name = signal.name();
-        if self.stopping {
-            cf::warning!(As, "{name} received again, ending at once");
-            exit_now(1);
+        if let Some(since) = self.stopping_since {
+            // Who starts a server through another program often signals both, and that one passes it on.
+            if signal == Signal::Interrupt && since.elapsed() > SAME_REQUEST {
+                cf::warning!(As, "{name} received again, ending at once");
+                exit_now(1);
+            }
+            return cf::info!(As, "{name} received again, already shutting down");
         }
         cf::info!(As, "{name} received, shutting down {}", edition_and_build());
         if !self.started.load(Ordering::Acquire) {
             cf::warning!(As, "startup was not complete, ending at once");
             exit_now(i32::from(signal == Signal::Interrupt));
         }
-        self.stopping = true;
+        self.stopping_since = Some(Instant::now());
         self.ask(Request::Stop);
     }
 
