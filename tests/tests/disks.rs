@@ -19,7 +19,7 @@ use ferrospike_tests::damage::{
 use ferrospike_tests::device_file::header;
 use ferrospike_tests::report;
 use ferrospike_tests::server::{Server, stored_config};
-use ferrospike_tests::wire::{Message, info3, result};
+use ferrospike_tests::wire::{Message, result};
 use nix::sys::stat::Mode;
 
 /// Longest wait for what the server does by itself.
@@ -284,27 +284,35 @@ fn reads_go_on_when_the_file_is_removed_and_writes_are_refused() {
 }
 
 #[test]
-fn records_behind_the_end_of_a_file_that_was_cut_are_errors() {
+fn reads_go_on_before_the_end_of_a_file_that_was_cut_and_writes_are_refused() {
     let mut server = stopped(&["a"]);
-    let places = file(&server, "a").places();
+    let (file, places) = (file(&server, "a"), file(&server, "a").places());
     server.restart();
     let end = places.of(20).start.next_multiple_of(4096);
     let lost: Vec<u32> = (0..RECORDS).filter(|number| places.of(*number).end > end).collect();
-    file(&server, "a").truncate(end);
+    file.truncate(end);
+    server.allow("the file was cut to").allow("it is shorter than it was: restore it from a copy");
+    server.allow("replace it or delete it");
+    let cut = format!("the file was cut to {end} of {} bytes", 128 << 20);
+    server.await_log(&cut);
+    line_with(
+        &server.log(),
+        &[": CRITICAL (", &file.name(), &cut, "restore it from a copy", "writes are refused"],
+    );
     let mut client = server.connect();
-    server.allow("it is shorter than it was: restore it from a copy").allow("replace it or delete it");
-    server.allow("the write block is kept");
     check_all_but(&mut client, &lost, result::UNKNOWN);
-    let log = server.log();
-    line_with(&log, &[": WARNING (", &file(&server, "a").name(), " at offset ", "restore it from a copy"]);
-    // Replaced they are there again.
-    for number in &lost {
-        let replaced = client.ask(&replacement(*number, *number, info3::CREATE_OR_REPLACE)).unwrap();
-        assert_eq!(replaced.result, result::OK);
-    }
-    check_all(&mut client);
+    line_with(&server.log(), &[": WARNING (", &file.name(), " at offset ", "it is shorter than it was"]);
+    assert_eq!(put(&mut client, 1), result::UNKNOWN);
     server.stop();
+    check_refused(&mut server, &["a"], &[&file.name(), "at offset 69720: ", "restore the complete file"]);
+    // Who has no copy can go on with what is left.
+    file.truncate(128 << 20);
     server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
+    server.restart();
+    let mut client = server.connect();
+    check_all_but(&mut client, &lost, result::NOT_FOUND);
+    fill(&mut client);
+    server.stop();
     server.restart();
     check_all(&mut server.connect());
 }

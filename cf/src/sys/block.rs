@@ -320,14 +320,25 @@ impl BlockMedium for BlockFile {
 
     fn check(&self) -> Result<(), BlockError> {
         let metadata = self.file.metadata().map_err(|source| self.error(Operation::Check, None, source))?;
-        if self.is_device || metadata.nlink() > 0 {
+        if self.is_device {
+            return Ok(());
+        }
+        let fail = |text: String| Err(self.error(Operation::Check, None, io::Error::other(text)));
+        if metadata.len() < self.size {
+            return fail(format!(
+                "the file was cut to {} of {} bytes, and what is behind is lost; stop the server and restore it from a \
+                 copy, or make it as long as it was",
+                metadata.len(),
+                self.size
+            ));
+        }
+        if metadata.nlink() > 0 {
             return Ok(());
         }
         let place = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
-        let source = io::Error::other(format!(
+        fail(format!(
             "the file was removed, and what it holds goes when the server stops; copy it from {place}"
-        ));
-        Err(self.error(Operation::Check, None, source))
+        ))
     }
 }
 
