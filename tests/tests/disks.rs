@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::damage::{
-    DataFile, RECORDS, check_all, check_all_but, fill, get, is_there, key, line_with, put, put_other,
-    replacement, value,
+    DataFile, RECORDS, check_all, check_all_but, fill, get, is_there, key, line_with, put, put_other, value,
 };
 use ferrospike_tests::device_file::header;
 use ferrospike_tests::report;
