@@ -266,11 +266,11 @@ impl Compiler<'_> {
         }
         let is_default = cond.left == 0;
         if !shape.is_unknown || is_default && cond.result.is_none() {
-            let result = shape.result?;
-            if cond.result.is_some_and(|other| other != result) {
+            // An extension, which has no type, may stand before the first value that has one. It is unknown then.
+            cond.result = cond.result.or(shape.result);
+            if cond.result != shape.result {
                 return None;
             }
-            cond.result = Some(result);
         }
         if is_default {
             self.close(&cond.exits);

@@ -260,7 +260,15 @@ fn conditions() {
     refused(&exp!(123, true, true));
     refused(&exp!(123, 1, true, true));
     refused(&exp!(123, true, 1, true));
-    refused(&exp!(123, true, Packed(vec![0xd4, 0xff, 0]), Packed(vec![0xd4, 0xff, 0])));
+    let extension = || Packed(vec![0xc7, 0, 5]);
+    known(&equal(exp!(123, false, extension(), 5), 5), true);
+    known(&equal(exp!(123, false, extension(), false, exp!(0), 5), 5), true);
+    unknown(&equal(exp!(123, true, extension(), 5), 5));
+    assert_eq!(filter(&exp!(123, true, extension(), true).0), Some((Truth::False, false)));
+    refused(&equal(exp!(123, true, 5, extension()), 5));
+    refused(&equal(exp!(123, true, 5, true, extension(), 5), 5));
+    refused(&exp!(123, true, extension(), extension()));
+    refused(&exp!(1, exp!(123, true, extension(), extension()), extension()));
 }
 
 #[test]
