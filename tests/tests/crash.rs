@@ -160,6 +160,8 @@ fn crash(setting: &Setting<'_>) {
     // The last write before a kill may be cut in the middle, of a record that nobody was told is stored.
     server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
     server.allow("out of space");
+    // The kill may come between the header of a disk and that of its shadow.
+    server.allow("is out of date, as ");
     let mut writers: Vec<Writer> =
         (0..CONNECTIONS).map(|number| Writer::new(number, setting.deletes_are_durable)).collect();
     let seed = u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());

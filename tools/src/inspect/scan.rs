@@ -10,7 +10,7 @@ use cf::Digest;
 use datamodel::device_header::{
     DeviceHeader, Found, HEADER_SIZE, HEADER_SPACE, HeaderError, PARTITION_COUNT, WBLOCK_SIZE,
 };
-use datamodel::flat::FlatRecord;
+use datamodel::flat::{FlatError, FlatRecord};
 use datamodel::wblock_scan::{CopyAge, Piece, WblockScan, starts_with_record};
 
 /// So many unused write blocks in a row are the end.
@@ -163,9 +163,17 @@ impl Inspection {
 
     fn read_pieces(&mut self, bytes: &[u8], wblock_offset: u64) {
         let number = self.devices.len() - 1;
+        let header = self.devices[number].header.as_ref().ok().and_then(Option::as_ref);
+        let is_known = header.is_some_and(|header| wblock_offset < header.pristine_offset);
         for piece in WblockScan::new(bytes) {
             match piece {
                 Piece::Record { offset, record } => self.add(&record, wblock_offset + offset as u64),
+                // Perhaps no server ever wrote to the block.
+                Piece::Damage { offset: 0, size, reason: FlatError::Magic }
+                    if !is_known && !holds_records(bytes) =>
+                {
+                    self.devices[number].remains_bytes += size as u64;
+                }
                 Piece::Damage { offset, size, reason } => self.devices[number].damage.push(Damage {
                     offset: wblock_offset + offset as u64,
                     size: size as u64,
@@ -214,6 +222,11 @@ impl Inspection {
         self.set_ids.insert(name.to_vec(), id);
         id
     }
+}
+
+/// Whether a whole record is anywhere in a write block.
+fn holds_records(bytes: &[u8]) -> bool {
+    WblockScan::new(bytes).any(|piece| matches!(piece, Piece::Record { .. }))
 }
 
 /// Index of the write block that holds `offset`, counted from behind the header.
@@ -294,6 +307,25 @@ mod tests {
         assert_eq!(json["devices"][0]["header"]["partitions-with-data"], 4096);
         assert_eq!(json["list"][0]["generation"], 2);
         assert_eq!(json["devices"][0]["wblocks"]["live"], 2);
+    }
+
+    #[test]
+    fn what_was_never_written_is_no_damage_and_a_lost_beginning_is() {
+        let path = std::env::temp_dir().join(format!("asd-inspect-start-{}", std::process::id()));
+        for (has_records, damage) in [(true, 1), (false, 0)] {
+            let mut image = image();
+            let wblock_size = WBLOCK_SIZE as usize;
+            if has_records {
+                image[2 * wblock_size] ^= 1;
+            } else {
+                image[2 * wblock_size..].fill(7);
+            }
+            std::fs::write(&path, image).unwrap();
+            let inspection = Inspection::of(std::slice::from_ref(&path), true).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            let found = inspection.devices[0].damage.iter();
+            assert_eq!(found.filter(|found| found.offset == 2 * wblock_size as u64).count(), damage);
+        }
     }
 
     #[test]
