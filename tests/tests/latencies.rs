@@ -4,14 +4,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
-use ferrospike_tests::server::{Server, usual_config};
-use ferrospike_tests::wire::{Message, result};
+use ferrospike_tests::server::{Server, stored_config, usual_config};
+use ferrospike_tests::wire::{self, Message, field, info1, result};
 
+/// Longest wait for what the server does by itself.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Unit, rate, and the percentages over 17 thresholds.
 const VALUE_COUNT: usize = 19;
 
 fn start() -> Server {
-    Server::start(&usual_config().replacen("service {", "service {\n    ticker-interval 1", 1))
+    start_on(&usual_config())
+}
+
+/// A server whose ticker turns every second.
+fn start_on(config: &str) -> Server {
+    Server::start(&config.replacen("service {", "service {\n    ticker-interval 1", 1))
 }
 
 /// Writes and reads a little all the time until `latencies:hist=…` has something to tell; gives it.
@@ -28,7 +35,7 @@ fn measured(client: &mut Client, histogram: &str) -> Vec<String> {
         if !values.trim_end_matches(';').is_empty() {
             return values.trim_end_matches(';').split(',').map(str::to_owned).collect();
         }
-        assert!(started.elapsed() < Duration::from_secs(60), "{histogram} is never measured");
+        assert!(started.elapsed() < PATIENCE, "{histogram} is never measured");
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -69,4 +76,127 @@ fn microseconds_are_measured_on_demand() {
 
     assert_eq!(client.info_value("set-config:context=service;enable-hist-info=true").unwrap(), "ok");
     assert_eq!(measured(&mut client, "info")[0], "usec");
+}
+
+/// Sets a parameter of namespace `test`.
+fn set(client: &mut Client, parameter: &str, value: &str) {
+    let request = format!("set-config:context=namespace;id=test;{parameter}={value}");
+    assert_eq!(client.info_value(&request).expect("an answer"), "ok", "{request}");
+}
+
+/// Names and texts of the histograms in an answer to `latencies`.
+fn histograms(client: &mut Client, group: &str) -> Vec<(String, String)> {
+    let answer = client.info_value(&format!("latencies:hist={{test}}-{group}")).expect("an answer");
+    let parts = answer.split(';').map(|part| part.split_once(':').expect("a name"));
+    parts.map(|(name, text)| (name.replacen("{test}-", "", 1), text.to_owned())).collect()
+}
+
+/// A batch that reads two records.
+fn batch() -> Message {
+    let mut value = [&2u32.to_be_bytes()[..], &[0]].concat();
+    for (row, key) in (0u32..).zip(["key-1", "key-2"]) {
+        value.extend(row.to_be_bytes());
+        value.extend(wire::digest("demo", key));
+        value.extend([0, info1::READ | info1::GET_ALL]);
+        value.extend(1u16.to_be_bytes());
+        value.extend(0u16.to_be_bytes());
+        value.extend(5u32.to_be_bytes());
+        value.push(field::NAMESPACE);
+        value.extend(b"test");
+    }
+    Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(field::BATCH, &value)
+}
+
+/// Reads, writes and sends batches until the ticker has told of `group`; gives the steps that happened.
+fn steps_that_happen(client: &mut Client, group: &str) -> Vec<String> {
+    let started = Instant::now();
+    loop {
+        for key in ["key-1", "key-2"] {
+            assert_eq!(client.ask(&Message::put(key, vec![7; 100])).expect("an answer").result, result::OK);
+            assert_eq!(client.ask(&Message::get(key)).expect("an answer").result, result::OK);
+        }
+        client.send(&batch().encode()).expect("a batch");
+        while !client.receive().expect("its answer").holds_last() {}
+        let found = histograms(client, group);
+        let happened: Vec<_> = found
+            .iter()
+            .filter(|(_, text)| text.split(',').nth(1).is_some_and(|rate| rate != "0.0"))
+            .map(|(name, _)| name.clone())
+            .collect();
+        if !happened.is_empty() {
+            assert!(found.iter().all(|(_, text)| text.split(',').count() == VALUE_COUNT), "{found:?}");
+            return happened;
+        }
+        assert!(started.elapsed() < PATIENCE, "{group} is never measured");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn steps_of_transactions_are_measured_on_demand() {
+    let server = start();
+    let mut client = server.connect();
+    let groups = [
+        ("read", &["read-start", "read-local", "read-response"][..], 6),
+        ("write", &["write-start", "write-master", "write-response"], 6),
+        (
+            "batch-sub",
+            &["batch-sub-prestart", "batch-sub-start", "batch-sub-read-local", "batch-sub-response"],
+            10,
+        ),
+    ];
+    for (group, steps, count) in groups {
+        let (name, switch) = (format!("benchmarks-{group}"), format!("enable-benchmarks-{group}"));
+        let is_empty = |found: &[(String, String)]| found.iter().all(|(_, text)| text.is_empty());
+        let found = histograms(&mut client, &name);
+        assert!(found.len() == count && is_empty(&found), "{found:?}");
+        set(&mut client, &switch, "true");
+        assert_eq!(steps_that_happen(&mut client, &name), steps);
+        let first = format!("histogram dump: {{test}}-{} (", steps[0]);
+        server.await_log(&first);
+        set(&mut client, &switch, "false");
+        let found = histograms(&mut client, &name);
+        assert!(found.len() == count && is_empty(&found), "what is switched off is forgotten: {found:?}");
+    }
+    // Of what is asked for it is told too that it never happened.
+    server.await_log("histogram dump: {test}-read-restart (0 total) msec");
+    assert!(!server.log().contains("histogram dump: {test}-udf"), "nobody asked for it");
+    set(&mut client, "enable-benchmarks-read", "true");
+    let answer = client.info_value("set-config:context=service;microsecond-histograms=true").unwrap();
+    assert!(answer.starts_with("ERROR:"), "what is measured would be torn: {answer}");
+}
+
+#[test]
+fn transfers_of_devices_are_measured_on_demand() {
+    let storage = ["file {dir}/test.dat", "filesize 256M", "post-write-cache 0"];
+    let server = start_on(&stored_config("test", "device", &storage));
+    let mut client = server.connect();
+    set(&mut client, "enable-benchmarks-storage", "true");
+    let path = server.folder().join("test.dat").display().to_string();
+    let measured = |histogram: &str, unit: &str| {
+        let start = format!("histogram dump: {{test}}-{histogram} (");
+        server.log().lines().any(|line| {
+            line.split_once(&start).is_some_and(|(_, rest)| !rest.starts_with("0 ") && rest.ends_with(unit))
+        })
+    };
+    let started = Instant::now();
+    // What was written first leaves memory when its write block is full.
+    let wanted = [
+        ("device-write-size".to_owned(), "bytes"),
+        ("device-read-size".to_owned(), "bytes"),
+        (format!("{path}-write"), "msec"),
+        (format!("{path}-read"), "msec"),
+    ];
+    for turn in 0.. {
+        let key = format!("key-{}", turn % 20);
+        assert_eq!(client.ask(&Message::put(&key, vec![7; 1 << 19])).unwrap().result, result::OK);
+        assert_eq!(client.ask(&Message::get(&format!("key-{}", (turn + 1) % 20))).unwrap().info1, 0);
+        if wanted.iter().all(|(histogram, unit)| measured(histogram, unit)) {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "transfers are never measured");
+        thread::sleep(Duration::from_millis(20));
+    }
+    server.await_log(&format!("histogram dump: {{test}}-{path}-large-block-read ("));
+    assert!(!server.log().contains("shadow-write"), "there is no shadow");
 }

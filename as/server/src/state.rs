@@ -59,6 +59,7 @@ impl State {
         ServerLatency::ALL.iter().for_each(|latency| self.metrics.latency(*latency).clear());
         for namespace in self.namespaces.iter() {
             Latency::ALL.iter().for_each(|latency| namespace.metrics.latency(*latency).clear());
+            namespace.measure_storage(self.latency_unit());
         }
     }
 

@@ -12,7 +12,7 @@ use cf::sys::facts::{self, CpuMeter, Memory};
 
 use crate::config::Engine;
 use crate::metrics::groups::{Group, ORIGINS};
-use crate::metrics::{Heap, Latency, NamespaceCounter, Origin, ServerCounter, ServerLatency};
+use crate::metrics::{Benchmark, Heap, Latency, NamespaceCounter, Origin, ServerCounter, ServerLatency};
 use crate::namespace::{IndexMemory, Namespace};
 use crate::state::State;
 use crate::storage::DeviceStats;
@@ -102,15 +102,41 @@ pub(crate) fn write_all(state: &State) {
 }
 
 fn write_latencies(state: &State) {
-    let unit = state.latency_unit();
+    let unit = state.latency_unit().name();
     for latency in ServerLatency::ALL {
-        state.metrics.latency(*latency).report(latency.name(), unit);
+        state.metrics.latency(*latency).report_if_any(latency.name(), unit);
     }
     for namespace in state.namespaces.iter() {
         for latency in Latency::ALL {
             let name = format!("{{{}}}-{}", namespace.name(), latency.name());
-            namespace.metrics.latency(*latency).report(&name, unit);
+            namespace.metrics.latency(*latency).report_if_any(&name, unit);
+            benchmarks_behind(*latency)
+                .iter()
+                .for_each(|benchmark| write_benchmark(namespace, *benchmark, unit));
         }
+        namespace.storage.report_benchmarks(namespace.name());
+    }
+}
+
+/// Benchmarks that are told behind `latency`.
+fn benchmarks_behind(latency: Latency) -> &'static [Benchmark] {
+    match latency {
+        Latency::Read => &[Benchmark::Read],
+        Latency::Write => &[Benchmark::Write],
+        Latency::Udf => &[Benchmark::Udf],
+        Latency::BatchSubUdf => &[Benchmark::BatchSub],
+        Latency::SiQuery => &[Benchmark::UdfSub, Benchmark::OpsSub],
+        Latency::BatchSubRead | Latency::BatchSubWrite | Latency::PiQuery => &[],
+    }
+}
+
+/// Of what is measured on demand, it is told too that it never happened.
+fn write_benchmark(namespace: &Namespace, benchmark: Benchmark, unit: &'static str) {
+    if !benchmark.is_enabled(&namespace.config().params) {
+        return;
+    }
+    for ((_, step), histogram) in benchmark.steps().iter().zip(namespace.metrics.benchmarks.of(benchmark)) {
+        histogram.report(&format!("{{{}}}-{step}", namespace.name()), unit);
     }
 }
 

@@ -7,7 +7,7 @@ use super::commands::Answer;
 use super::{Arguments, shown};
 use crate::config::command::{get_config, set_config};
 use crate::config::set::Change;
-use crate::metrics::ServerLatency;
+use crate::metrics::{Benchmark, ServerLatency};
 use crate::namespace::Namespace;
 use crate::state::State;
 
@@ -39,9 +39,19 @@ fn apply(state: &State, change: &Change) {
         ("service", "service-threads" | "batch-index-threads") => {
             cf::info!(Info, "set-config: {} takes effect with the next start", change.name);
         }
-        ("namespace.storage-engine", _) => {
+        ("namespace", name) => {
+            if let (Some(namespace), Some(benchmark)) = (namespace, Benchmark::switched_by(name))
+                && change.from != change.to
+            {
+                namespace.metrics.benchmarks.clear(benchmark);
+            }
+        }
+        ("namespace.storage-engine", name) => {
             if let Some(namespace) = namespace {
                 namespace.storage.follow(&namespace.config().storage.params);
+                if name == "enable-benchmarks-storage" && change.from != change.to {
+                    namespace.measure_storage(state.latency_unit());
+                }
             }
         }
         ("namespace.set", _) => {

@@ -5,7 +5,7 @@ use super::commands::Answer;
 use super::request::{Joined, VALUE_SIZE_MAX};
 use super::{Arguments, InfoError};
 use crate::index::SetId;
-use crate::metrics::{Latency, ServerLatency};
+use crate::metrics::{Benchmark, Latency, ServerLatency};
 use crate::namespace::{Namespace, RecordHistogram};
 use crate::state::State;
 
@@ -32,68 +32,8 @@ static OF_SERVER: &[(&str, &[&str])] = &[(
     ],
 )];
 
-/// Further histograms of each namespace by the name under which they are asked for.
-static OF_NAMESPACE: &[(&str, &[&str])] = &[
-    ("read-touch", &["read-touch"]),
-    ("re-repl", &["re-repl"]),
-    ("proxy", &["proxy"]),
-    (
-        "benchmarks-read",
-        &["read-start", "read-restart", "read-dup-res", "read-repl-ping", "read-local", "read-response"],
-    ),
-    (
-        "benchmarks-write",
-        &[
-            "write-start",
-            "write-restart",
-            "write-dup-res",
-            "write-master",
-            "write-repl-write",
-            "write-response",
-        ],
-    ),
-    (
-        "benchmarks-udf",
-        &["udf-start", "udf-restart", "udf-dup-res", "udf-master", "udf-repl-write", "udf-response"],
-    ),
-    (
-        "benchmarks-batch-sub",
-        &[
-            "batch-sub-prestart",
-            "batch-sub-start",
-            "batch-sub-restart",
-            "batch-sub-dup-res",
-            "batch-sub-repl-ping",
-            "batch-sub-read-local",
-            "batch-sub-write-master",
-            "batch-sub-udf-master",
-            "batch-sub-repl-write",
-            "batch-sub-response",
-        ],
-    ),
-    (
-        "benchmarks-udf-sub",
-        &[
-            "udf-sub-start",
-            "udf-sub-restart",
-            "udf-sub-dup-res",
-            "udf-sub-master",
-            "udf-sub-repl-write",
-            "udf-sub-response",
-        ],
-    ),
-    (
-        "benchmarks-ops-sub",
-        &[
-            "ops-sub-start",
-            "ops-sub-restart",
-            "ops-sub-dup-res",
-            "ops-sub-master",
-            "ops-sub-repl-write",
-            "ops-sub-response",
-        ],
-    ),
-];
+/// Histograms of each namespace that nothing fills.
+static OF_NAMESPACE: &[&str] = &["read-touch", "re-repl", "proxy"];
 
 /// Bound of the names in `histogram`.
 const NAME_SIZE_MAX: usize = 128;
@@ -120,8 +60,12 @@ pub(super) fn latencies(state: &State, arguments: Arguments<'_>, out: &mut Strin
     }
     let (namespace, name) =
         in_namespace(state, wanted).ok_or_else(|| InfoError::parameter("bad hist name"))?;
-    if let Some((_, histograms)) = OF_NAMESPACE.iter().find(|(group, _)| *group == name) {
-        write_names(&mut names, namespace, histograms);
+    if let Some(benchmark) = Benchmark::ALL.iter().find(|benchmark| benchmark.name() == name) {
+        for (step, text) in namespace.metrics.benchmarks.texts(*benchmark) {
+            names.item(format_args!("{{{}}}-{step}:{text}", namespace.name()));
+        }
+    } else if OF_NAMESPACE.contains(&name) {
+        names.item(format_args!("{{{}}}-{name}:", namespace.name()));
     } else if let Some(latency) = Latency::ALL.iter().find(|latency| latency.name() == name) {
         write_of_namespace(&mut names, namespace, *latency);
     } else {
@@ -143,12 +87,6 @@ fn write_of_server(names: &mut Joined<'_>, state: &State, latency: ServerLatency
 fn write_of_namespace(names: &mut Joined<'_>, namespace: &Namespace, latency: Latency) {
     let text = namespace.metrics.latency(latency).text();
     names.item(format_args!("{{{}}}-{}:{text}", namespace.name(), latency.name()));
-}
-
-fn write_names(names: &mut Joined<'_>, namespace: &Namespace, histograms: &[&str]) {
-    for histogram in histograms {
-        names.item(format_args!("{{{}}}-{histogram}:", namespace.name()));
-    }
 }
 
 /// A histogram over the records of a namespace or set, as nsup made it last. Where it has made none, there is nothing to

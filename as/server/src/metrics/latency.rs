@@ -1,4 +1,4 @@
-//! How long things take: histograms by powers of two, of milliseconds or microseconds.
+//! How long things take: histograms by powers of two, of milliseconds or microseconds. Some are of sizes.
 //!
 //! Filling one costs a thread one store to memory of its own (see [`cf::counters`]). What happened since the last turn of
 //! the ticker is worked out by the ticker, and kept for whoever asks.
@@ -31,7 +31,8 @@ impl Unit {
         if config.service.microsecond_histograms.get() { Unit::Microseconds } else { Unit::Milliseconds }
     }
 
-    fn name(self) -> &'static str {
+    /// The name that the log and `latencies` have for it.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Unit::Milliseconds => "msec",
             Unit::Microseconds => "usec",
@@ -45,9 +46,14 @@ impl Unit {
             Unit::Milliseconds => elapsed.as_millis(),
             Unit::Microseconds => elapsed.as_micros(),
         };
-        let units = u64::try_from(units).unwrap_or(u64::MAX);
-        (u64::BITS - units.leading_zeros()).min(BUCKET_COUNT as u32 - 1) as usize
+        bucket_of(u64::try_from(units).unwrap_or(u64::MAX))
     }
+}
+
+/// The bucket of a number of units.
+#[inline]
+fn bucket_of(units: u64) -> usize {
+    (u64::BITS - units.leading_zeros()).min(BUCKET_COUNT as u32 - 1) as usize
 }
 
 /// What is known of a histogram as of the ticker's last turn.
@@ -80,6 +86,12 @@ impl Histogram {
         self.counters.add(unit.bucket(elapsed), count);
     }
 
+    /// Notes something of `size` bytes.
+    #[inline]
+    pub(crate) fn add_size(&self, size: u64) {
+        self.counters.add(bucket_of(size), 1);
+    }
+
     fn counts(&self, tracked: &Tracked) -> [u64; BUCKET_COUNT] {
         std::array::from_fn(|bucket| self.counters.get(bucket).saturating_sub(tracked.cleared[bucket]))
     }
@@ -93,16 +105,19 @@ impl Histogram {
         tracked.text.clear();
     }
 
+    /// As [`report`](Self::report), unless nothing was counted.
+    pub(crate) fn report_if_any(&self, name: &str, unit: &'static str) {
+        if self.counts(&self.tracked.lock()).iter().any(|count| *count != 0) {
+            self.report(name, unit);
+        }
+    }
+
     /// The ticker's turn: writes what was counted to the log, as `name`, and works out what came since the last turn.
-    /// Of what never happened nothing is said.
-    pub(crate) fn report(&self, name: &str, unit: Unit) {
+    pub(crate) fn report(&self, name: &str, unit: &'static str) {
         let mut tracked = self.tracked.lock();
         let counts = self.counts(&tracked);
         let total: u64 = counts.iter().sum();
-        if total == 0 {
-            return;
-        }
-        cf::info!(Info, "histogram dump: {name} ({total} total) {}", unit.name());
+        cf::info!(Info, "histogram dump: {name} ({total} total) {unit}");
         let filled: Vec<(usize, u64)> =
             counts.iter().copied().enumerate().filter(|(_, count)| *count != 0).collect();
         for line in filled.chunks(BUCKETS_PER_LINE) {
@@ -127,11 +142,11 @@ impl Histogram {
     }
 }
 
-fn rates(before: &[u64; BUCKET_COUNT], now: &[u64; BUCKET_COUNT], elapsed: Duration, unit: Unit) -> String {
+fn rates(before: &[u64; BUCKET_COUNT], now: &[u64; BUCKET_COUNT], elapsed: Duration, unit: &str) -> String {
     let new: [u64; BUCKET_COUNT] = std::array::from_fn(|bucket| now[bucket].saturating_sub(before[bucket]));
     let total: u64 = new.iter().sum();
     let seconds = (elapsed.as_secs_f64().round()).max(1.0);
-    let mut text = format!("{},{:.1}", unit.name(), total as f64 / seconds);
+    let mut text = format!("{unit},{:.1}", total as f64 / seconds);
     let mut over = total;
     for count in &new[..THRESHOLD_COUNT] {
         over -= count;
@@ -158,16 +173,16 @@ mod tests {
         let histogram = Histogram::new(0);
         assert_eq!(histogram.text(), "");
         histogram.add(Unit::Milliseconds, Duration::from_micros(10), 5);
-        histogram.report("h", Unit::Milliseconds);
+        histogram.report("h", "msec");
         assert_eq!(histogram.text(), "", "one turn tells no rate");
         let mut now = [0; BUCKET_COUNT];
         let before = now;
         (now[0], now[1], now[3]) = (90, 5, 5);
-        let text = rates(&before, &now, Duration::from_secs(10), Unit::Milliseconds);
+        let text = rates(&before, &now, Duration::from_secs(10), "msec");
         assert!(text.starts_with("msec,10.0,10.00,5.00,5.00,0.00,"), "{text}");
         assert_eq!(text.split(',').count(), 2 + THRESHOLD_COUNT);
         histogram.clear();
-        histogram.report("h", Unit::Milliseconds);
+        histogram.report_if_any("h", "msec");
         assert_eq!(histogram.text(), "", "what was cleared is not reported");
     }
 }

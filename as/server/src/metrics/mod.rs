@@ -11,6 +11,7 @@ mod system;
 use cf::counters::Counters;
 use proto::ResultCode;
 
+pub(crate) use benchmarks::{Benchmark, Benchmarks, Step};
 pub(crate) use heap::Heap;
 pub(crate) use latency::{Histogram, Unit};
 pub(crate) use system::SystemUsage;
@@ -35,6 +36,9 @@ macro_rules! named {
         }
     )+};
 }
+
+// Behind the macro, which it uses.
+mod benchmarks;
 
 named! {
     /// Who asked for an operation.
@@ -167,10 +171,11 @@ const TRANSACTION_COUNTERS: usize = Origin::ALL.len() * OPERATION_COUNT * OUTCOM
 const NAMESPACE_COUNTERS: usize = NamespaceCounter::ALL.len();
 const SERVER_COUNTERS: usize = ServerCounter::ALL.len();
 
-/// All counters of a namespace, and its latencies.
+/// All counters of a namespace, its latencies, and those of the steps of its transactions.
 pub(crate) struct NamespaceMetrics {
     counters: Counters<{ TRANSACTION_COUNTERS + NAMESPACE_COUNTERS }>,
     latencies: [Histogram; Latency::ALL.len()],
+    pub(crate) benchmarks: Benchmarks,
 }
 
 impl NamespaceMetrics {
@@ -179,6 +184,7 @@ impl NamespaceMetrics {
         NamespaceMetrics {
             counters: Counters::new(thread_count),
             latencies: std::array::from_fn(|_| Histogram::new(thread_count)),
+            benchmarks: Benchmarks::new(thread_count),
         }
     }
 

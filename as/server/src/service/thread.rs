@@ -134,7 +134,7 @@ impl ServiceThread {
                 Err(error) => cf::fatal!("epoll of a service thread failed: {error}"),
             };
             self.now = StoredMillis::now();
-            let woken = Instant::now();
+            self.executor.wake(Instant::now());
             for event in happened {
                 if event.token() == MAILBOX_TOKEN {
                     self.look_into_mailbox();
@@ -148,7 +148,7 @@ impl ServiceThread {
                 }
             }
             self.release_held();
-            self.executor.measure(woken);
+            self.executor.measure();
             if self.now.0 >= next_tick_ms {
                 next_tick_ms = self.now.0 + TICK.as_millis() as u64;
                 self.reap_idle();

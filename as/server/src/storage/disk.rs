@@ -13,6 +13,7 @@ use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::benchmarks::{DiskBenchmarks, Transfer};
 use super::buffer::WriteBuffer;
 use super::device::{STREAM_COUNT, Stream};
 use super::salvage::{self, Unreadable};
@@ -103,6 +104,7 @@ pub(super) struct Disk {
     /// By stream.
     pub(super) partial_writes: [AtomicU64; STREAM_COUNT],
     reads: Reads,
+    pub(super) benchmarks: DiskBenchmarks,
 }
 
 impl Disk {
@@ -112,6 +114,7 @@ impl Disk {
         wblock_count: u32,
         stripe: Option<Arc<Stripe>>,
         settings: Arc<DiskSettings>,
+        benchmarks: DiskBenchmarks,
     ) -> Self {
         let piece = AlignedBuf::zeroed(settings.flush_size.load(Relaxed));
         Disk {
@@ -131,6 +134,7 @@ impl Disk {
             read_errors: AtomicU64::new(0),
             partial_writes: [const { AtomicU64::new(0) }; STREAM_COUNT],
             reads: Reads::default(),
+            benchmarks,
         }
     }
 
@@ -222,9 +226,12 @@ impl Disk {
             Some(cached) if self.settings.read_page_cache.load(Relaxed) => cached,
             _ => &self.media.main,
         };
+        let started = self.benchmarks.start();
         medium.read_at(aligned_start, read, 0..aligned_size).inspect_err(|_| {
             self.read_errors.fetch_add(1, Relaxed);
         })?;
+        self.benchmarks.end(Transfer::Read, started);
+        self.benchmarks.note_read(aligned_size);
         self.reads.from_disk.fetch_add(1, Relaxed);
         Ok(&read[lead..lead + size])
     }
@@ -251,7 +258,9 @@ impl Disk {
             return (copy_filled(&buffer, scratch), None);
         }
         let block = scratch.of_size(WBLOCK_SIZE as usize);
+        let started = self.benchmarks.start();
         let unreadable = salvage::read_wblock(&*self.media.main, id, block);
+        self.benchmarks.end(Transfer::LargeBlockRead, started);
         if unreadable.is_some() {
             self.read_errors.fetch_add(1, Relaxed);
         }

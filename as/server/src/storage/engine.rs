@@ -9,6 +9,7 @@ use datamodel::device_header::DeviceHeader;
 use datamodel::flat::FlatRecord;
 use parking_lot::{Condvar, Mutex};
 
+use super::benchmarks::StorageBenchmarks;
 use super::defrag::defrag_one;
 use super::device::{Device, DeviceStats, Stream, visit_records};
 use super::disk::Disk;
@@ -66,6 +67,7 @@ pub(crate) struct Storage {
     pub(super) defrag: DefragSettings,
     /// What all disks follow; `None` = memory only.
     pub(super) disk_settings: Option<Arc<DiskSettings>>,
+    pub(super) benchmarks: Arc<StorageBenchmarks>,
     /// By partition: what its records on disk are marked with; empty in memory.
     pub(super) tree_ids: Box<[u8]>,
     /// The headers of the disks as last written.
@@ -91,14 +93,15 @@ impl Storage {
             settings.defrag_queue_min,
             settings.defrag_sleep_us,
         );
-        Some(Self::new(devices, defrag, None))
+        Some(Self::new(devices, defrag, None, Arc::new(StorageBenchmarks::new())))
     }
 
-    /// An engine on `devices`, whose disks follow `disk_settings`.
+    /// An engine on `devices`, whose disks follow `disk_settings` and share `benchmarks`.
     pub(super) fn new(
         devices: Box<[Device]>,
         defrag: DefragSettings,
         disk_settings: Option<Arc<DiskSettings>>,
+        benchmarks: Arc<StorageBenchmarks>,
     ) -> Self {
         // What is in memory is moved so fast that one thread does for all.
         let thread_count = if disk_settings.is_some() { devices.len() } else { 1 };
@@ -106,6 +109,7 @@ impl Storage {
             devices,
             defrag,
             disk_settings,
+            benchmarks,
             tree_ids: Box::new([]),
             headers: Mutex::new(Vec::new()),
             wakes: (0..thread_count).map(|_| Wake::default()).collect(),
@@ -177,9 +181,11 @@ impl Storage {
             && self.devices[usize::from(old.device())].rewrite(old, record)
         {
             guard.location = old.with_key_stored(key_stored);
-            return Ok(());
+        } else {
+            self.replace(Stream::Write, guard, record, key_stored)?;
         }
-        self.replace(Stream::Write, guard, record, key_stored)
+        self.benchmarks.note_write(record.len());
+        Ok(())
     }
 
     /// As [`write`](Self::write), of a tombstone in a record's place. When there is no room it takes some of what is
@@ -352,7 +358,7 @@ impl Storage {
 
     /// Ends [`run_defrag`](Self::run_defrag) and [`run_flush`](Self::run_flush).
     pub(crate) fn stop(&self) {
-        self.devices.iter().filter_map(Device::as_disk).for_each(Disk::stop);
+        self.disks().for_each(Disk::stop);
         self.stopping.store(true, Release);
         self.wakes.iter().for_each(Wake::wake);
     }
@@ -431,9 +437,13 @@ impl Storage {
         self.disk_settings.is_some()
     }
 
+    pub(super) fn disks(&self) -> impl Iterator<Item = &Disk> {
+        self.devices.iter().filter_map(Device::as_disk)
+    }
+
     /// Number of disks.
     pub(crate) fn disk_count(&self) -> usize {
-        self.devices.iter().filter_map(Device::as_disk).count()
+        self.disks().count()
     }
 
     /// Whether more full blocks wait to be written than `max-write-cache` allows. Those of a failed disk do not count:
@@ -442,8 +452,7 @@ impl Storage {
     pub(crate) fn is_overloaded(&self) -> bool {
         self.disk_settings.as_ref().is_some_and(|settings| {
             let limit = settings.queue_blocks.load(Relaxed).saturating_mul(self.devices.len());
-            let disks = self.devices.iter().filter_map(Device::as_disk);
-            disks.filter(|disk| !disk.has_failed()).map(Disk::queued_blocks).sum::<usize>() > limit
+            self.disks().filter(|disk| !disk.has_failed()).map(Disk::queued_blocks).sum::<usize>() > limit
         })
     }
 
@@ -455,7 +464,7 @@ impl Storage {
     /// Looks what part of the records read since the last look came from buffers; gives percent.
     pub(crate) fn look_at_reads(&self) -> f64 {
         let (mut cached, mut all) = (0, 0);
-        for disk in self.devices.iter().filter_map(Device::as_disk) {
+        for disk in self.disks() {
             let (from_buffers, from_disk) = disk.take_reads();
             cached += from_buffers;
             all += from_buffers + from_disk;

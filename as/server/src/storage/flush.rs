@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
 
+use super::benchmarks::Transfer;
 use super::buffer::WriteBuffer;
 use super::device::Stream;
 use super::disk::{DeferredFree, Dirty, Disk, FlushState, wblock_offset};
@@ -199,8 +200,10 @@ impl Disk {
             let piece = &mut state.piece;
             piece[..alive].copy_from_slice(buffer.bytes(at, alive));
             piece[alive..size as usize].fill(0);
-            for medium in self.media.written() {
+            for (medium, transfer) in self.media.written().zip([Transfer::Write, Transfer::ShadowWrite]) {
+                let started = self.benchmarks.start();
                 medium.write_at(block_start + u64::from(at), piece, 0..size as usize)?;
+                self.benchmarks.end(transfer, started);
             }
             at += size;
         }

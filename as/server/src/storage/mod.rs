@@ -11,6 +11,7 @@
 //! Callers hold the record's sprig lock. Inside it: a device's `current` mutex, then its wblock queue's mutex. Defrag
 //! takes a sprig lock only while it holds none of the two.
 
+mod benchmarks;
 mod buffer;
 #[cfg(test)]
 mod crash_medium;

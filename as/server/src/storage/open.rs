@@ -12,6 +12,7 @@ use datamodel::device_header::{DeviceHeader, Flags, HEADER_SIZE, PartitionEntry,
 use datamodel::partition_version::PartitionVersion;
 use datamodel::wblock_scan::{is_zero, starts_with_record};
 
+use super::benchmarks::{DiskBenchmarks, StorageBenchmarks};
 use super::device::Device;
 use super::disk::{Disk, wblock_offset};
 use super::engine::Storage;
@@ -83,6 +84,7 @@ impl Storage {
         report(settings.namespace, &set, &disks, &heads);
         let params = &settings.config.params;
         let disk_settings = Arc::new(DiskSettings::of(params));
+        let benchmarks = Arc::new(StorageBenchmarks::new());
         let (mut devices, mut sources) = (Vec::new(), Vec::new());
         for (number, (disk, (_, source))) in disks.into_iter().zip(heads).enumerate() {
             let wblock_count = (disk.size / u64::from(WBLOCK_SIZE)) as u32;
@@ -92,7 +94,8 @@ impl Storage {
                 }
                 _ => None,
             };
-            let disk = Disk::new(disk.media, wblock_count, stripe, Arc::clone(&disk_settings));
+            let of_disk = DiskBenchmarks::new(Arc::clone(&benchmarks));
+            let disk = Disk::new(disk.media, wblock_count, stripe, Arc::clone(&disk_settings), of_disk);
             let wblocks = WblockTable::new(wblock_count, DISK_RESERVE, Reuse::Oldest);
             devices.push(Device::disk(number as u8, wblocks, disk));
             sources.push(source);
@@ -117,7 +120,7 @@ impl Storage {
         let storage = Storage {
             tree_ids: tree_ids.into(),
             headers: parking_lot::Mutex::new(set.headers),
-            ..Storage::new(devices.into(), defrag, Some(disk_settings))
+            ..Storage::new(devices.into(), defrag, Some(disk_settings), benchmarks)
         };
         storage.mark_in_use(settings.cluster_key)?;
         Ok(storage)

@@ -231,6 +231,7 @@ impl Executor {
         out: &mut Vec<u8>,
     ) {
         let Some(namespace) = self.namespace_of(&row.request) else { return };
+        self.take_up_row(&namespace);
         let request = &row.request;
         let call = Call {
             namespace: &namespace,
@@ -377,6 +378,7 @@ pub(crate) fn serve(mut executor: Executor, queue: &Receiver<BatchWork>) {
 impl Executor {
     fn execute_slice(&mut self, slice: &Slice) {
         let batch = &slice.batch;
+        self.wake(batch.started);
         let complete = self.execute_rows_of(slice).unwrap_or(false);
         if !complete {
             // A namespace that nobody knows; what is malformed was not counted in.
@@ -388,7 +390,7 @@ impl Executor {
             batch.sink.finish(last);
             self.tally.add_batch();
         }
-        self.measure(batch.started);
+        self.measure();
     }
 
     fn execute_rows_of(&mut self, slice: &Slice) -> Option<bool> {

@@ -2,8 +2,6 @@
 //!
 //! The clock is read once for all that a thread did since it woke up, not for each transaction; until then they are tallied.
 
-use std::time::Instant;
-
 use proto::message::{Request, field, info2};
 
 use super::Executor;
@@ -48,16 +46,17 @@ impl Tally {
 }
 
 impl Executor {
-    /// Notes for all transactions since the last call that they took from `since` until now.
+    /// Notes for all transactions since the last call that they took from when the thread [woke up](Self::wake) until now.
     #[inline]
-    pub(crate) fn measure(&mut self, since: Instant) {
+    pub(crate) fn measure(&mut self) {
         if !self.tally.is_empty {
-            self.measure_tally(since);
+            self.measure_tally();
+            self.measure_responses();
         }
     }
 
-    fn measure_tally(&mut self, since: Instant) {
-        let elapsed = since.elapsed();
+    fn measure_tally(&mut self) {
+        let elapsed = self.stopwatch.woken.elapsed();
         let unit = Unit::configured(&self.config);
         for (namespace, counts) in self.namespaces.iter().zip(&mut self.tally.counts) {
             for (latency, count) in Latency::ALL.iter().zip(counts) {

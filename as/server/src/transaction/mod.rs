@@ -3,6 +3,7 @@
 //! The order of checks is the protocol's; clients tell errors apart by it.
 
 mod batch;
+mod benchmarks;
 mod checks;
 mod delete;
 pub(crate) mod filter;
@@ -53,6 +54,7 @@ pub(crate) struct Executor {
     metrics: Arc<ServerMetrics>,
     buffers: Buffers,
     tally: measure::Tally,
+    stopwatch: benchmarks::Stopwatch,
 }
 
 /// What became of a record message.
@@ -134,6 +136,7 @@ impl Executor {
     ) -> Self {
         Executor {
             tally: measure::Tally::new(namespaces.len()),
+            stopwatch: benchmarks::Stopwatch::new(),
             config,
             namespaces,
             metrics,
@@ -210,7 +213,11 @@ impl Executor {
     /// Carries out a request that is known to read or to write.
     fn run(&mut self, call: &Call<'_>, out: &mut Vec<u8>) {
         let (settled, start) = (self.buffers.unsettled.len(), out.len());
+        let measured = self.start_measuring(call);
         self.run_unsettled(call, out);
+        if let Some(measured) = measured {
+            self.note_answered(call, measured);
+        }
         self.note_replies(settled, start, call.row.is_some());
         self.tally.add(call.namespace.position(), call.request, call.row.is_some());
     }

@@ -72,7 +72,7 @@ params! {
         /// Does not wait for the device to confirm each write.
         disable_odsync: Flag = false, boolean("disable-odsync");
         /// Measures reads and writes of devices.
-        enable_benchmarks_storage: Flag = false, boolean("enable-benchmarks-storage").dynamic().later();
+        enable_benchmarks_storage: Flag = false, boolean("enable-benchmarks-storage").dynamic();
         /// How records are encrypted if there is a key file.
         encryption: Choice<Encryption> = Encryption::Aes128,
             choice::<Encryption>("encryption").enterprise().shown_by(ENCRYPTED).later();

@@ -1,0 +1,175 @@
+//! Benchmarks: how long each step of a transaction takes. Measured only while a namespace's `enable-benchmarks-…` asks for
+//! it; the histograms are made when they are first filled or looked at while it does.
+
+use std::sync::OnceLock;
+
+use super::Histogram;
+use crate::config::params::namespace::NamespaceParams;
+
+named! {
+    /// Which transactions are measured step by step.
+    pub(crate) enum Benchmark {
+        Read => "benchmarks-read",
+        Write => "benchmarks-write",
+        Udf => "benchmarks-udf",
+        /// Rows of batches.
+        BatchSub => "benchmarks-batch-sub",
+        /// Of a background query that applies a UDF to each record.
+        UdfSub => "benchmarks-udf-sub",
+        /// Of a background query that applies operations to each record.
+        OpsSub => "benchmarks-ops-sub",
+    }
+}
+
+/// What a transaction goes through, in this order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// From the batch's arrival until its row is taken up.
+    Prestart,
+    /// Until the record is looked for.
+    Start,
+    /// Until it goes on after it had to wait for another transaction on its record.
+    Restart,
+    /// Until other nodes have said what they know of the record.
+    DuplicateResolution,
+    /// Until other nodes have confirmed that they have the record.
+    ReplicaPing,
+    /// Until the record is read and the reply is made.
+    Read,
+    /// Until the record is changed here and the reply is made.
+    Write,
+    /// Until the UDF has changed the record here.
+    Udf,
+    /// Until other nodes have the changed record.
+    ReplicaWrite,
+    /// Until the reply is sent.
+    Response,
+}
+
+static READ: &[(Step, &str)] = &[
+    (Step::Start, "read-start"),
+    (Step::Restart, "read-restart"),
+    (Step::DuplicateResolution, "read-dup-res"),
+    (Step::ReplicaPing, "read-repl-ping"),
+    (Step::Read, "read-local"),
+    (Step::Response, "read-response"),
+];
+static WRITE: &[(Step, &str)] = &[
+    (Step::Start, "write-start"),
+    (Step::Restart, "write-restart"),
+    (Step::DuplicateResolution, "write-dup-res"),
+    (Step::Write, "write-master"),
+    (Step::ReplicaWrite, "write-repl-write"),
+    (Step::Response, "write-response"),
+];
+static UDF: &[(Step, &str)] = &[
+    (Step::Start, "udf-start"),
+    (Step::Restart, "udf-restart"),
+    (Step::DuplicateResolution, "udf-dup-res"),
+    (Step::Udf, "udf-master"),
+    (Step::ReplicaWrite, "udf-repl-write"),
+    (Step::Response, "udf-response"),
+];
+static BATCH_SUB: &[(Step, &str)] = &[
+    (Step::Prestart, "batch-sub-prestart"),
+    (Step::Start, "batch-sub-start"),
+    (Step::Restart, "batch-sub-restart"),
+    (Step::DuplicateResolution, "batch-sub-dup-res"),
+    (Step::ReplicaPing, "batch-sub-repl-ping"),
+    (Step::Read, "batch-sub-read-local"),
+    (Step::Write, "batch-sub-write-master"),
+    (Step::Udf, "batch-sub-udf-master"),
+    (Step::ReplicaWrite, "batch-sub-repl-write"),
+    (Step::Response, "batch-sub-response"),
+];
+static UDF_SUB: &[(Step, &str)] = &[
+    (Step::Start, "udf-sub-start"),
+    (Step::Restart, "udf-sub-restart"),
+    (Step::DuplicateResolution, "udf-sub-dup-res"),
+    (Step::Udf, "udf-sub-master"),
+    (Step::ReplicaWrite, "udf-sub-repl-write"),
+    (Step::Response, "udf-sub-response"),
+];
+static OPS_SUB: &[(Step, &str)] = &[
+    (Step::Start, "ops-sub-start"),
+    (Step::Restart, "ops-sub-restart"),
+    (Step::DuplicateResolution, "ops-sub-dup-res"),
+    (Step::Write, "ops-sub-master"),
+    (Step::ReplicaWrite, "ops-sub-repl-write"),
+    (Step::Response, "ops-sub-response"),
+];
+
+impl Benchmark {
+    /// Its steps, with the names of their histograms.
+    pub(crate) const fn steps(self) -> &'static [(Step, &'static str)] {
+        match self {
+            Benchmark::Read => READ,
+            Benchmark::Write => WRITE,
+            Benchmark::Udf => UDF,
+            Benchmark::BatchSub => BATCH_SUB,
+            Benchmark::UdfSub => UDF_SUB,
+            Benchmark::OpsSub => OPS_SUB,
+        }
+    }
+
+    /// Whether it is asked for; one relaxed load.
+    #[inline]
+    pub(crate) fn is_enabled(self, params: &NamespaceParams) -> bool {
+        match self {
+            Benchmark::Read => params.enable_benchmarks_read.get(),
+            Benchmark::Write => params.enable_benchmarks_write.get(),
+            Benchmark::Udf => params.enable_benchmarks_udf.get(),
+            Benchmark::BatchSub => params.enable_benchmarks_batch_sub.get(),
+            Benchmark::UdfSub => params.enable_benchmarks_udf_sub.get(),
+            Benchmark::OpsSub => params.enable_benchmarks_ops_sub.get(),
+        }
+    }
+
+    /// The benchmark that the parameter `name` switches.
+    pub(crate) fn switched_by(name: &str) -> Option<Benchmark> {
+        let name = name.strip_prefix("enable-")?;
+        Self::ALL.iter().copied().find(|benchmark| benchmark.name() == name)
+    }
+}
+
+/// The benchmarks of a namespace.
+pub(crate) struct Benchmarks {
+    /// Shards of each histogram.
+    thread_count: usize,
+    /// By benchmark, then step; those that were never asked for are not made.
+    histograms: [OnceLock<Box<[Histogram]>>; Benchmark::ALL.len()],
+}
+
+impl Benchmarks {
+    /// None made yet, to be filled by `thread_count` service threads.
+    pub(super) fn new(thread_count: usize) -> Self {
+        Benchmarks { thread_count, histograms: [const { OnceLock::new() }; Benchmark::ALL.len()] }
+    }
+
+    /// The histograms of `benchmark` in the order of its steps.
+    pub(crate) fn of(&self, benchmark: Benchmark) -> &[Histogram] {
+        self.histograms[benchmark as usize]
+            .get_or_init(|| benchmark.steps().iter().map(|_| Histogram::new(self.thread_count)).collect())
+    }
+
+    /// The histogram of `step`; `None` where there is no such step.
+    pub(crate) fn step(&self, benchmark: Benchmark, step: Step) -> Option<&Histogram> {
+        let at = benchmark.steps().iter().position(|(known, _)| *known == step)?;
+        self.of(benchmark).get(at)
+    }
+
+    /// What latencies of each step of `benchmark` were between the ticker's last two turns, as [`Histogram::text`]: name of
+    /// the histogram, and text.
+    pub(crate) fn texts(&self, benchmark: Benchmark) -> impl Iterator<Item = (&'static str, String)> {
+        let made = self.histograms[benchmark as usize].get();
+        benchmark.steps().iter().enumerate().map(move |(at, (_, name))| {
+            let histogram = made.and_then(|histograms| histograms.get(at));
+            (*name, histogram.map_or_else(String::new, Histogram::text))
+        })
+    }
+
+    /// Forgets what was measured for `benchmark`.
+    pub(crate) fn clear(&self, benchmark: Benchmark) {
+        self.histograms[benchmark as usize].get().into_iter().flatten().for_each(Histogram::clear);
+    }
+}

@@ -1,0 +1,152 @@
+//! How long devices take, and how large the records are that are read and written, while `enable-benchmarks-storage` asks
+//! for it. While it does not, that costs a look at a switch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
+
+use super::disk::Disk;
+use super::engine::Storage;
+use crate::metrics::{Histogram, Unit};
+
+/// What is measured of a disk, in the order of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Transfer {
+    /// Of a record.
+    Read,
+    /// Of a write block, for defrag.
+    LargeBlockRead,
+    /// Of at most `flush-size` bytes.
+    Write,
+    /// The same to the shadow.
+    ShadowWrite,
+}
+
+impl Transfer {
+    const ALL: [Transfer; 4] =
+        [Transfer::Read, Transfer::LargeBlockRead, Transfer::Write, Transfer::ShadowWrite];
+
+    fn name(self) -> &'static str {
+        match self {
+            Transfer::Read => "read",
+            Transfer::LargeBlockRead => "large-block-read",
+            Transfer::Write => "write",
+            Transfer::ShadowWrite => "shadow-write",
+        }
+    }
+}
+
+/// What is measured of a whole namespace, and how. Threads share the counters; only who waits for a device anyway, or
+/// asked for the measuring, adds to them.
+pub(super) struct StorageBenchmarks {
+    is_on: AtomicBool,
+    /// Otherwise in milliseconds.
+    in_microseconds: AtomicBool,
+    read_sizes: Histogram,
+    write_sizes: Histogram,
+}
+
+impl StorageBenchmarks {
+    pub(super) fn new() -> Self {
+        StorageBenchmarks {
+            is_on: AtomicBool::new(false),
+            in_microseconds: AtomicBool::new(false),
+            read_sizes: Histogram::new(0),
+            write_sizes: Histogram::new(0),
+        }
+    }
+
+    #[inline]
+    fn is_on(&self) -> bool {
+        self.is_on.load(Relaxed)
+    }
+
+    fn unit(&self) -> Unit {
+        if self.in_microseconds.load(Relaxed) { Unit::Microseconds } else { Unit::Milliseconds }
+    }
+
+    /// A record of `size` bytes was stored.
+    #[inline]
+    pub(super) fn note_write(&self, size: usize) {
+        if self.is_on() {
+            self.write_sizes.add_size(size as u64);
+        }
+    }
+}
+
+/// What is measured of one disk.
+pub(super) struct DiskBenchmarks {
+    of_namespace: Arc<StorageBenchmarks>,
+    /// By transfer.
+    histograms: [Histogram; Transfer::ALL.len()],
+}
+
+impl DiskBenchmarks {
+    /// Those of a disk of the namespace of `of_namespace`.
+    pub(super) fn new(of_namespace: Arc<StorageBenchmarks>) -> Self {
+        DiskBenchmarks { of_namespace, histograms: std::array::from_fn(|_| Histogram::new(0)) }
+    }
+
+    /// A transfer begins; gives the time if it is measured.
+    #[inline]
+    pub(super) fn start(&self) -> Option<Instant> {
+        self.of_namespace.is_on().then(Instant::now)
+    }
+
+    /// The transfer that began at `started` has ended.
+    #[inline]
+    pub(super) fn end(&self, transfer: Transfer, started: Option<Instant>) {
+        if let Some(started) = started {
+            self.histograms[transfer as usize].add(self.of_namespace.unit(), started.elapsed(), 1);
+        }
+    }
+
+    /// A record was read with a transfer of `size` bytes.
+    #[inline]
+    pub(super) fn note_read(&self, size: usize) {
+        if self.of_namespace.is_on() {
+            self.of_namespace.read_sizes.add_size(size as u64);
+        }
+    }
+}
+
+impl Storage {
+    /// Measures transfers from now on, in `unit`, or does not; what was measured is forgotten.
+    pub(crate) fn measure(&self, is_on: bool, unit: Unit) {
+        self.benchmarks.is_on.store(false, Relaxed);
+        self.benchmarks.in_microseconds.store(unit == Unit::Microseconds, Relaxed);
+        self.benchmarks.read_sizes.clear();
+        self.benchmarks.write_sizes.clear();
+        for disk in self.disks() {
+            disk.benchmarks.histograms.iter().for_each(Histogram::clear);
+        }
+        self.benchmarks.is_on.store(is_on, Relaxed);
+    }
+
+    /// The ticker's turn: writes to the log what was measured for namespace `name`, if it is measured.
+    pub(crate) fn report_benchmarks(&self, name: &str) {
+        let benchmarks = &self.benchmarks;
+        if !benchmarks.is_on() {
+            return;
+        }
+        benchmarks.read_sizes.report(&format!("{{{name}}}-device-read-size"), "bytes");
+        benchmarks.write_sizes.report(&format!("{{{name}}}-device-write-size"), "bytes");
+        let unit = benchmarks.unit().name();
+        for disk in self.disks() {
+            let path = disk.media.main.path().display();
+            for transfer in Transfer::ALL.into_iter().filter(|transfer| has(disk, *transfer)) {
+                let histogram = &disk.benchmarks.histograms[transfer as usize];
+                histogram.report(&format!("{{{name}}}-{path}-{}", transfer.name()), unit);
+            }
+        }
+    }
+}
+
+/// Whether `transfer` can happen on `disk`: one of a namespace in memory is not read.
+fn has(disk: &Disk, transfer: Transfer) -> bool {
+    match transfer {
+        Transfer::Read | Transfer::LargeBlockRead => disk.stripe().is_none(),
+        Transfer::Write => true,
+        Transfer::ShadowWrite => disk.media.shadow.is_some(),
+    }
+}

@@ -1,0 +1,113 @@
+//! How long the steps of a transaction take, for namespaces whose `enable-benchmarks-…` asks for it. For all others it costs
+//! a look at a switch.
+//!
+//! A step ends where the next begins, and the clock is read there. The first begins when the thread woke up for the
+//! request; the last ends when the replies of all that it found ready are sent.
+
+use std::time::Instant;
+
+use proto::message::{field, info2};
+
+use super::{Call, Executor};
+use crate::metrics::{Benchmark, Origin, Step, Unit};
+use crate::namespace::Namespace;
+
+/// Where the transactions of a thread are.
+pub(super) struct Stopwatch {
+    /// When the thread woke up for what it carries out now.
+    pub(super) woken: Instant,
+    /// When the row of a batch was taken up that is carried out now.
+    row_taken_up: Option<Instant>,
+    /// Transactions whose replies are made but not sent: number of the namespace, what they are, and since when.
+    answered: Vec<(usize, Benchmark, Instant)>,
+}
+
+impl Stopwatch {
+    pub(super) fn new() -> Self {
+        Stopwatch { woken: Instant::now(), row_taken_up: None, answered: Vec::new() }
+    }
+}
+
+/// A transaction that is measured.
+pub(super) struct Measured {
+    benchmark: Benchmark,
+    /// Where its record is read or changed.
+    step: Step,
+    since: Instant,
+}
+
+/// As what `call` is measured, and in which step it works on its record. Deletes are not measured, as little as in the C
+/// server.
+fn kind_of(call: &Call<'_>) -> Option<(Benchmark, Step)> {
+    let request = call.request;
+    let (benchmark, step) = if request.info2 & info2::WRITE == 0 {
+        (Benchmark::Read, Step::Read)
+    } else if request.info2 & info2::DELETE != 0 {
+        return None;
+    } else if request.has_field(field::UDF_FILE) {
+        (Benchmark::Udf, Step::Udf)
+    } else {
+        (Benchmark::Write, Step::Write)
+    };
+    match call.origin {
+        Origin::BatchSub => Some((Benchmark::BatchSub, step)),
+        Origin::UdfSub => Some((Benchmark::UdfSub, step)),
+        Origin::OpsSub => Some((Benchmark::OpsSub, step)),
+        _ => Some((benchmark, step)),
+    }
+}
+
+impl Executor {
+    /// The thread woke up at `woken` for what it carries out from now on.
+    #[inline]
+    pub(crate) fn wake(&mut self, woken: Instant) {
+        self.stopwatch.woken = woken;
+    }
+
+    /// A row of a batch in `namespace` is taken up.
+    #[inline]
+    pub(super) fn take_up_row(&mut self, namespace: &Namespace) {
+        if Benchmark::BatchSub.is_enabled(&namespace.config().params) {
+            let woken = self.stopwatch.woken;
+            self.stopwatch.row_taken_up =
+                Some(self.end_step(namespace, Benchmark::BatchSub, Step::Prestart, woken));
+        }
+    }
+
+    /// `call` is about to look for its record. `None` if it is not measured.
+    #[inline]
+    pub(super) fn start_measuring(&mut self, call: &Call<'_>) -> Option<Measured> {
+        let (benchmark, step) = kind_of(call)?;
+        if !benchmark.is_enabled(&call.namespace.config().params) {
+            return None;
+        }
+        let since = self.stopwatch.row_taken_up.take().unwrap_or(self.stopwatch.woken);
+        let since = self.end_step(call.namespace, benchmark, Step::Start, since);
+        Some(Measured { benchmark, step, since })
+    }
+
+    /// The reply of `call` is made.
+    pub(super) fn note_answered(&mut self, call: &Call<'_>, measured: Measured) {
+        let Measured { benchmark, step, since } = measured;
+        let since = self.end_step(call.namespace, benchmark, step, since);
+        self.stopwatch.answered.push((call.namespace.position(), benchmark, since));
+    }
+
+    /// All replies are sent.
+    #[inline]
+    pub(super) fn measure_responses(&mut self) {
+        for (namespace, benchmark, since) in std::mem::take(&mut self.stopwatch.answered) {
+            let namespace = std::sync::Arc::clone(&self.namespaces[namespace]);
+            self.end_step(&namespace, benchmark, Step::Response, since);
+        }
+    }
+
+    /// Notes that a step lasted from `since` until now; gives now.
+    fn end_step(&self, namespace: &Namespace, benchmark: Benchmark, step: Step, since: Instant) -> Instant {
+        let now = Instant::now();
+        if let Some(histogram) = namespace.metrics.benchmarks.step(benchmark, step) {
+            histogram.add(Unit::configured(&self.config), now.saturating_duration_since(since), 1);
+        }
+        now
+    }
+}
