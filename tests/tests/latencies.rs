@@ -96,7 +96,7 @@ fn batch() -> Message {
     let mut value = [&2u32.to_be_bytes()[..], &[0]].concat();
     for (row, key) in (0u32..).zip(["key-1", "key-2"]) {
         value.extend(row.to_be_bytes());
-        value.extend(wire::digest("demo", key));
+        value.extend(wire::digest("rig", key));
         value.extend([0, info1::READ | info1::GET_ALL]);
         value.extend(1u16.to_be_bytes());
         value.extend(0u16.to_be_bytes());
@@ -134,7 +134,8 @@ fn steps_that_happen(client: &mut Client, group: &str) -> Vec<String> {
 
 #[test]
 fn steps_of_transactions_are_measured_on_demand() {
-    let server = start();
+    let mut server = start();
+    server.allow("microsecond-histograms=true' refused");
     let mut client = server.connect();
     let groups = [
         ("read", &["read-start", "read-local", "read-response"][..], 6),
@@ -199,4 +200,42 @@ fn transfers_of_devices_are_measured_on_demand() {
     }
     server.await_log(&format!("histogram dump: {{test}}-{path}-large-block-read ("));
     assert!(!server.log().contains("shadow-write"), "there is no shadow");
+}
+
+#[test]
+fn health_of_devices_is_told_while_it_is_checked() {
+    let storage = ["file {dir}/test.dat", "filesize 256M", "post-write-cache 0"];
+    let server = start_on(&stored_config("test", "device", &storage));
+    let mut client = server.connect();
+    assert_eq!(client.info_value("health-stats").unwrap(), "");
+    let switch = |client: &mut Client, value: &str| {
+        let request = format!("set-config:context=service;enable-health-check={value}");
+        assert_eq!(client.info_value(&request).unwrap(), "ok");
+    };
+    switch(&mut client, "true");
+    let path = server.folder().join("test.dat").display().to_string();
+    let (start, end) = ("stat=test_device_read_latency:value=", format!(":device={path}:namespace=test"));
+    let started = Instant::now();
+    for turn in 0.. {
+        let key = format!("key-{}", turn % 20);
+        assert_eq!(client.ask(&Message::put(&key, vec![7; 1 << 19])).unwrap().result, result::OK);
+        for other in 0..20 {
+            client.ask(&Message::get(&format!("key-{other}"))).unwrap();
+        }
+        let told = client.info_value("health-stats").unwrap();
+        if !told.is_empty() {
+            let value = told.strip_prefix(start).and_then(|rest| rest.strip_suffix(&end));
+            let value: u64 = value.unwrap_or_else(|| panic!("{told}")).parse().unwrap();
+            if value > 0 {
+                break;
+            }
+        }
+        assert!(started.elapsed() < PATIENCE, "reads of the device are never measured");
+    }
+    assert_eq!(client.info_value("health-outliers").unwrap(), "", "one device has none to be compared with");
+    switch(&mut client, "false");
+    while !client.info_value("health-stats").unwrap().is_empty() {
+        assert!(started.elapsed() < 2 * PATIENCE, "it is still checked");
+        thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -42,7 +42,7 @@ const LAYERS: &[&[&str]] = &[
     &["transaction"],
     &["query", "udf"],
     // What all of the server is made of, and those who answer about it.
-    &["service", "info", "state", "ticker"],
+    &["service", "info", "state", "ticker", "health"],
     &["exporter"],
     &["server", "cli", "daemon"],
 ];

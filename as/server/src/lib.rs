@@ -8,6 +8,7 @@ pub mod config;
 pub mod daemon;
 mod exporter;
 mod fabric;
+mod health;
 mod index;
 mod info;
 mod metrics;

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::daemon::Service;
 use crate::exporter;
 use crate::fabric::Cluster;
+use crate::health::Health;
 use crate::info::{self, Pool};
 use crate::metrics::{ServerMetrics, SystemUsage};
 use crate::namespace::{self, Namespace, NamespaceError};
@@ -118,6 +119,7 @@ impl Server {
             info_addresses,
             info: Pool::new(shared.info_jobs.clone(), info_queue),
             usage: SystemUsage::default(),
+            health: Health::default(),
             failed_best_practices,
             config,
             namespaces,

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::config::Config;
 use crate::fabric::Cluster;
+use crate::health::Health;
 use crate::info::Pool;
 use crate::metrics::{Latency, ServerLatency, ServerMetrics, SystemUsage, Unit};
 use crate::namespace::Namespace;
@@ -26,6 +27,7 @@ pub(crate) struct State {
     pub(crate) info_addresses: Vec<SocketAddr>,
     pub(crate) info: Pool,
     pub(crate) usage: SystemUsage,
+    pub(crate) health: Health,
     /// Names of the best practices that are not followed.
     pub(crate) failed_best_practices: Vec<&'static str>,
 }

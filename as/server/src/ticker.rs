@@ -2,7 +2,7 @@
 //! tools know. Lines about what never happened are left out.
 //!
 //! # Threads
-//! One thread, which also measures the use of the processors for statistics.
+//! One thread, which also measures the use of the processors for statistics, and judges the health of devices.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use cf::sys::facts::{self, CpuMeter, Memory};
 
 use crate::config::Engine;
+use crate::health::Monitor;
 use crate::metrics::groups::{Group, ORIGINS};
 use crate::metrics::{Benchmark, Heap, Latency, NamespaceCounter, Origin, ServerCounter, ServerLatency};
 use crate::namespace::{IndexMemory, Namespace};
@@ -27,6 +28,7 @@ pub(crate) fn run(state: &State, stopping: &AtomicBool) {
     let mut meter = CpuMeter::start();
     let mut last = Instant::now();
     let mut devices = DeviceLines::new(state);
+    let mut health = Monitor::default();
     loop {
         std::thread::park_timeout(LOOK_PERIOD);
         if stopping.load(Acquire) {
@@ -40,6 +42,7 @@ pub(crate) fn run(state: &State, stopping: &AtomicBool) {
             cf::log::logger().report_suppressed();
         }
         devices.write_if_due(state);
+        health.look(state);
     }
 }
 

@@ -1,6 +1,8 @@
 //! How well the node and the machine under it are.
 
 use super::commands::Answer;
+use super::request::Joined;
+use crate::health::{DEVICE_READ_LATENCY, Outlier};
 use crate::state::State;
 
 /// Names of the practices that are not followed.
@@ -14,12 +16,31 @@ pub(super) fn best_practices(state: &State, out: &mut String) -> Answer {
     Ok(())
 }
 
-/// Nodes and devices that are slower than others: a node alone has nothing to compare.
-pub(super) fn outliers(_: &State, _: &mut String) -> Answer {
+/// Devices that are slower than others; known only with `enable-health-check`.
+pub(super) fn outliers(state: &State, out: &mut String) -> Answer {
+    let mut items = Joined::new(out, ';');
+    for Outlier { namespace, path, confidence_pct } in state.health.outliers() {
+        items.item(format_args!(
+            "id={path}:namespace={namespace}:confidence_pct={confidence_pct}:reason={DEVICE_READ_LATENCY}"
+        ));
+    }
     Ok(())
 }
 
-/// What outliers are judged by; collected only with `enable-health-check`, which a node alone has no use for.
-pub(super) fn stats(_: &State, _: &mut String) -> Answer {
+/// What outliers are judged by: microseconds that reads of each device take on average.
+pub(super) fn stats(state: &State, out: &mut String) -> Answer {
+    if !state.health.is_on() {
+        return Ok(());
+    }
+    let mut items = Joined::new(out, ';');
+    for namespace in state.namespaces.iter() {
+        let name = namespace.name();
+        for (path, micros) in namespace.storage.read_health() {
+            let value = micros.round() as u64;
+            items.item(format_args!(
+                "stat={name}_{DEVICE_READ_LATENCY}:value={value}:device={path}:namespace={name}"
+            ));
+        }
+    }
     Ok(())
 }

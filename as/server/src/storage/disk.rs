@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::benchmarks::{DiskBenchmarks, Transfer};
 use super::buffer::WriteBuffer;
 use super::device::{STREAM_COUNT, Stream};
+use super::health::ReadHealth;
 use super::salvage::{self, Unreadable};
 use super::settings::DiskSettings;
 use super::stripe::Stripe;
@@ -105,6 +106,7 @@ pub(super) struct Disk {
     pub(super) partial_writes: [AtomicU64; STREAM_COUNT],
     reads: Reads,
     pub(super) benchmarks: DiskBenchmarks,
+    pub(super) health: ReadHealth,
 }
 
 impl Disk {
@@ -135,6 +137,7 @@ impl Disk {
             partial_writes: [const { AtomicU64::new(0) }; STREAM_COUNT],
             reads: Reads::default(),
             benchmarks,
+            health: ReadHealth::default(),
         }
     }
 
@@ -226,11 +229,12 @@ impl Disk {
             Some(cached) if self.settings.read_page_cache.load(Relaxed) => cached,
             _ => &self.media.main,
         };
-        let started = self.benchmarks.start();
+        let (started, sampled) = (self.benchmarks.start(), self.health.start());
         medium.read_at(aligned_start, read, 0..aligned_size).inspect_err(|_| {
             self.read_errors.fetch_add(1, Relaxed);
         })?;
         self.benchmarks.end(Transfer::Read, started);
+        self.health.end(sampled);
         self.benchmarks.note_read(aligned_size);
         self.reads.from_disk.fetch_add(1, Relaxed);
         Ok(&read[lead..lead + size])

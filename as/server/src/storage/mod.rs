@@ -26,6 +26,7 @@ mod engine;
 mod flush;
 mod gather;
 mod header;
+mod health;
 mod load;
 mod medium;
 mod open;

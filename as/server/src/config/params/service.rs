@@ -51,7 +51,7 @@ params! {
         /// Measures how long messages between nodes take.
         enable_benchmarks_fabric: Flag = false, boolean("enable-benchmarks-fabric").dynamic().later();
         /// Watches devices and peers for signs of ill health.
-        enable_health_check: Flag = false, boolean("enable-health-check").dynamic().later();
+        enable_health_check: Flag = false, boolean("enable-health-check").dynamic();
         /// Measures how long info requests take.
         enable_hist_info: Flag = false, boolean("enable-hist-info").dynamic();
         /// Refuses to start on a system that breaks a best practice.

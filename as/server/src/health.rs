@@ -1,0 +1,146 @@
+//! The health check: disks that take longer than their like are outliers.
+//!
+//! On with `enable-health-check`. A node alone has no other nodes to compare; what it judges are the disks of each
+//! namespace, by how long a read of a record takes on average.
+//!
+//! # Threads
+//! The ticker looks; info threads read what it found.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::state::State;
+
+/// How often is judged, and the interval by which averages move on.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// An outlier is above the third quarter by so many times what lies between it and the first.
+const SPREADS: f64 = 3.0;
+/// Who is less sure than this to be an outlier is none.
+const CONFIDENCE_PCT_MIN: u32 = 50;
+/// Of fewer than three none is an outlier.
+const COMPARED_MIN: usize = 3;
+
+/// What the averages are of.
+pub(crate) const DEVICE_READ_LATENCY: &str = "device_read_latency";
+
+/// A disk that takes longer than its like.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Outlier {
+    pub(crate) namespace: String,
+    pub(crate) path: String,
+    pub(crate) confidence_pct: u32,
+}
+
+/// What the check has found.
+#[derive(Default)]
+pub(crate) struct Health {
+    is_on: AtomicBool,
+    outliers: Mutex<Vec<Outlier>>,
+}
+
+impl Health {
+    /// Whether it is being measured.
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on.load(Relaxed)
+    }
+
+    /// Those found when it was judged last.
+    pub(crate) fn outliers(&self) -> Vec<Outlier> {
+        self.outliers.lock().clone()
+    }
+}
+
+/// The ticker's part.
+#[derive(Default)]
+pub(crate) struct Monitor {
+    /// When it was judged last, or switched on.
+    judged: Option<Instant>,
+}
+
+impl Monitor {
+    /// Follows the configuration, and judges if it is time.
+    pub(crate) fn look(&mut self, state: &State) {
+        match (state.config.service.enable_health_check.get(), self.judged) {
+            (true, None) => {
+                switch(state, true);
+                self.judged = Some(Instant::now());
+            }
+            (true, Some(before)) if before.elapsed() >= INTERVAL => {
+                judge(state);
+                self.judged = Some(Instant::now());
+            }
+            (false, Some(_)) => {
+                switch(state, false);
+                self.judged = None;
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+}
+
+fn switch(state: &State, is_on: bool) {
+    state.namespaces.iter().for_each(|namespace| namespace.storage.switch_health(is_on));
+    state.health.outliers.lock().clear();
+    state.health.is_on.store(is_on, Relaxed);
+}
+
+fn judge(state: &State) {
+    let mut found = Vec::new();
+    for namespace in state.namespaces.iter() {
+        let averages = namespace.storage.read_health();
+        namespace.storage.move_health_window();
+        found.extend(outliers(averages).into_iter().map(|(path, confidence_pct)| Outlier {
+            namespace: namespace.name().to_owned(),
+            path,
+            confidence_pct,
+        }));
+    }
+    for Outlier { namespace, path, confidence_pct } in &found {
+        cf::warning!(
+            Health,
+            "outlier {path}: namespace {namespace} confidence-pct {confidence_pct} reason {DEVICE_READ_LATENCY}"
+        );
+    }
+    *state.health.outliers.lock() = found;
+}
+
+/// Who of `averages` is far above the others, with how sure that is in percent.
+fn outliers(mut averages: Vec<(String, f64)>) -> Vec<(String, u32)> {
+    if averages.len() < COMPARED_MIN {
+        return Vec::new();
+    }
+    averages.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let last = averages.len() - 1;
+    let median_at = last / 2;
+    let median = averages[median_at].1;
+    let (first_quarter, third_quarter) =
+        (averages[(median_at - 1) / 2].1, averages[(median_at + last) / 2].1);
+    let bound = third_quarter + SPREADS * (third_quarter - first_quarter);
+    averages
+        .into_iter()
+        .filter(|(_, average)| *average > bound && *average > 0.0)
+        .map(|(name, average)| (name, ((average - median) * 100.0 / average + 0.5) as u32))
+        .filter(|(_, confidence_pct)| *confidence_pct >= CONFIDENCE_PCT_MIN)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(averages: &[f64]) -> Vec<(String, u32)> {
+        outliers(averages.iter().enumerate().map(|(at, average)| (at.to_string(), *average)).collect())
+    }
+
+    #[test]
+    fn outliers_are_far_above_the_others() {
+        assert_eq!(found(&[100.0, 110.0, 5000.0, 90.0, 100.0]), [("2".to_owned(), 98)]);
+        assert!(found(&[100.0, 5000.0]).is_empty(), "two cannot be told apart");
+        assert!(found(&[100.0, 110.0, 120.0, 130.0]).is_empty());
+        assert!(found(&[100.0, 100.0, 100.0, 150.0]).is_empty(), "half as much again is not sure enough");
+        assert!(found(&[0.0; 5]).is_empty(), "nobody reads");
+        assert!(found(&[]).is_empty());
+    }
+}

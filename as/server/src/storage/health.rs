@@ -1,0 +1,141 @@
+//! How long reads of a disk take, as the health check judges disks by: a moving average over half an hour.
+//!
+//! Measured only while `enable-health-check` asks for it, and then one read of sixteen.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use super::disk::Disk;
+use super::engine::Storage;
+
+/// Intervals that the average is over; how long one is, is for who moves the window.
+const INTERVALS: usize = 30;
+/// One read of so many is measured.
+const SAMPLE_PERIOD: u64 = 16;
+
+/// Reads of one interval.
+#[derive(Default)]
+struct Interval {
+    total_micros: AtomicU64,
+    count: AtomicU64,
+}
+
+impl Interval {
+    fn clear(&self) {
+        self.total_micros.store(0, Relaxed);
+        self.count.store(0, Relaxed);
+    }
+}
+
+/// The reads of one disk. Any thread may note one: beside a read, sharing counters costs nothing.
+#[derive(Default)]
+pub(super) struct ReadHealth {
+    is_on: AtomicBool,
+    reads: AtomicU64,
+    intervals: [Interval; INTERVALS],
+    current: AtomicUsize,
+}
+
+impl ReadHealth {
+    /// A read begins; gives the time if it is one of those measured.
+    #[inline]
+    pub(super) fn start(&self) -> Option<Instant> {
+        if !self.is_on.load(Relaxed) {
+            return None;
+        }
+        self.reads.fetch_add(1, Relaxed).is_multiple_of(SAMPLE_PERIOD).then(Instant::now)
+    }
+
+    /// The read that began at `started` has ended.
+    #[inline]
+    pub(super) fn end(&self, started: Option<Instant>) {
+        if let Some(started) = started {
+            self.note(started.elapsed());
+        }
+    }
+
+    fn note(&self, elapsed: Duration) {
+        let interval = &self.intervals[self.current.load(Relaxed) % INTERVALS];
+        interval.total_micros.fetch_add(elapsed.as_micros() as u64, Relaxed);
+        interval.count.fetch_add(1, Relaxed);
+    }
+
+    /// Starts anew, or stops measuring.
+    fn switch(&self, is_on: bool) {
+        self.intervals.iter().for_each(Interval::clear);
+        self.current.store(0, Relaxed);
+        self.is_on.store(is_on, Relaxed);
+    }
+
+    /// The next interval begins, in place of the oldest.
+    fn move_on(&self) {
+        let next = (self.current.load(Relaxed) + 1) % INTERVALS;
+        self.intervals[next].clear();
+        self.current.store(next, Relaxed);
+    }
+
+    /// Microseconds of a read on average; 0 without any.
+    fn average_micros(&self) -> f64 {
+        let sum = |figure: fn(&Interval) -> &AtomicU64| -> u64 {
+            self.intervals.iter().map(|interval| figure(interval).load(Relaxed)).sum()
+        };
+        let count = sum(|interval| &interval.count);
+        if count == 0 { 0.0 } else { sum(|interval| &interval.total_micros) as f64 / count as f64 }
+    }
+}
+
+impl Storage {
+    /// The disks that records are read from; those of a namespace in memory are only written.
+    fn read_disks(&self) -> impl Iterator<Item = &Disk> {
+        self.disks().filter(|disk| disk.stripe().is_none())
+    }
+
+    /// Begins to measure how long reads of disks take, or ends it; what was measured is forgotten.
+    pub(crate) fn switch_health(&self, is_on: bool) {
+        self.read_disks().for_each(|disk| disk.health.switch(is_on));
+    }
+
+    /// Lets the window that averages are over move on by an interval.
+    pub(crate) fn move_health_window(&self) {
+        self.read_disks().for_each(|disk| disk.health.move_on());
+    }
+
+    /// Path of each disk that is read, and the microseconds that a read of it takes on average.
+    pub(crate) fn read_health(&self) -> Vec<(String, f64)> {
+        self.read_disks()
+            .map(|disk| (disk.media.main.path().display().to_string(), disk.health.average_micros()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_read_of_sixteen_is_measured_while_it_is_on() {
+        let health = ReadHealth::default();
+        assert!(health.start().is_none());
+        health.switch(true);
+        assert_eq!((0..64).filter(|_| health.start().is_some()).count(), 4);
+        health.switch(false);
+        assert!(health.start().is_none());
+    }
+
+    #[test]
+    fn the_average_is_over_the_last_intervals() {
+        let health = ReadHealth::default();
+        assert_eq!(health.average_micros() as u64, 0);
+        health.note(Duration::from_micros(100));
+        health.move_on();
+        health.note(Duration::from_micros(300));
+        assert_eq!(health.average_micros() as u64, 200);
+        (1..INTERVALS).for_each(|_| health.move_on());
+        assert_eq!(health.average_micros() as u64, 300, "the oldest interval is forgotten");
+        health.move_on();
+        health.note(Duration::from_micros(50));
+        assert_eq!(health.average_micros() as u64, 50);
+        health.switch(true);
+        assert_eq!(health.average_micros() as u64, 0);
+    }
+}
