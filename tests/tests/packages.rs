@@ -88,13 +88,14 @@ fn files_of(program: &str, zsh: &str) -> [String; 5] {
     ]
 }
 
-const SERVER_FILES: [&str; 6] = [
+const SERVER_FILES: [&str; 7] = [
     "/etc/aerospike/aerospike.conf",
     "/etc/logrotate.d/aerospike",
     "/usr/lib/systemd/system/aerospike.service",
     "/usr/lib/sysusers.d/aerospike.conf",
     "/usr/lib/tmpfiles.d/aerospike.conf",
     "/usr/share/doc/ferrospike/examples/aerospike_ssd.conf",
+    "/usr/share/doc/ferrospike/third-party.txt",
 ];
 
 #[test]
@@ -116,6 +117,16 @@ fn install_puts_everything_in_its_place_and_keeps_a_changed_configuration() {
     );
     assert!(unit.contains("\nEnvironment=ASD_CONFIG_FILE=/etc/aerospike/aerospike.conf\n"), "{unit}");
     assert_eq!(read("usr/share/bash-completion/completions/asinfo"), "asinfo: --generate bash\n");
+
+    for notices in
+        ["usr/share/doc/ferrospike/third-party.txt", "usr/share/doc/ferrospike-tools/third-party.txt"]
+    {
+        let text = read(notices);
+        let crates = text.lines().filter(|line| line.starts_with("libc ") && line.contains(", MIT")).count();
+        assert_eq!(crates, 1, "each crate is listed with its licence:\n{text}");
+        assert!(text.contains("Permission is hereby granted"), "the texts are there");
+        assert!(!text.lines().any(|line| line.starts_with("asd ")), "our own code is not that of others");
+    }
 
     assert_eq!(install(), "", "the same again is nothing to talk about");
     let conf = destination.join("etc/aerospike/aerospike.conf");
