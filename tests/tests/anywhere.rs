@@ -173,6 +173,15 @@ fn with_ipv6_addresses() {
     {
         assert_eq!(client.info_value(command).expect(command), expected, "{command}");
     }
+    let endpoints = client.info_value("endpoints").expect("endpoints");
+    for pair in [
+        "service.access-port=4000",
+        "service.access-addresses=2001:db8::7",
+        "service.alternate-access-port=4000",
+        "service.alternate-access-addresses=fd00::1",
+    ] {
+        assert!(endpoints.split(';').any(|told| told == pair), "{pair} in {endpoints}");
+    }
     let mut info = TcpStream::connect(("::1", info_port)).expect("the info port");
     info.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     info.write_all(b"status\n").expect("ask");

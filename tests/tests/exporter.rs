@@ -86,6 +86,72 @@ fn figures_are_served_under_the_exporters_names() {
     assert!(seen.len() > 400, "only {} metrics", seen.len());
 }
 
+/// A server with a namespace on a file beside those in memory, whose ticker turns every second.
+fn start_with_all_kinds_of_storage() -> (Server, SocketAddr) {
+    let port = free_port();
+    let metrics =
+        format!("network {{\n    metrics {{\n        address 127.0.0.1\n        port {port}\n    }}");
+    let on_file = "namespace disk {\n    replication-factor 1\n    storage-engine device {\n        \
+                   file {dir}/disk.dat\n        filesize 128M\n    }\n}\n";
+    let config = usual_config().replacen("network {", &metrics, 1) + on_file;
+    let server = Server::start(&config.replacen("service {", "service {\n    ticker-interval 1", 1));
+    (server, SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+/// `name type label,label` of each metric.
+fn described(metrics: &str) -> Vec<String> {
+    let mut kinds = std::collections::BTreeMap::new();
+    let mut found = std::collections::BTreeSet::new();
+    for line in metrics.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect("a type");
+            kinds.insert(name.to_owned(), kind.to_owned());
+        } else if let Some((name, rest)) = line.split_once('{') {
+            let labels = rest.rsplit_once('}').expect("the end of the labels").0;
+            let labels: Vec<&str> =
+                labels.split("\",").map(|label| label.split('=').next().expect("a label")).collect();
+            found.insert(format!("{name} {} {}", kinds[name], labels.join(",")));
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// Dashboards and alerts know metrics by these names, types and labels, those of the official exporter. Where the latter
+/// takes a size or an age of a device for a counter, it is a gauge here.
+#[test]
+fn names_types_and_labels_are_those_agreed_upon() {
+    let (server, address) = start_with_all_kinds_of_storage();
+    let mut client = server.connect();
+    let request = "set-config:context=namespace;id=test;enable-benchmarks-read=true";
+    assert_eq!(client.info_value(request).expect("an answer"), "ok");
+    let started = Instant::now();
+    // What is measured on demand is there as soon as there are two turns of the ticker to compare.
+    let metrics = loop {
+        assert_eq!(client.ask(&Message::put("a", vec![1; 20])).expect("an answer").result, result::OK);
+        assert_eq!(client.ask(&Message::get("a")).expect("an answer").result, result::OK);
+        let metrics = get(address, "/metrics").split_once("\r\n\r\n").expect("a head").1.to_owned();
+        let is_there = |name: &str| sample(&metrics, name, &["ns=\"test\""]).is_some();
+        if is_there("aerospike_latencies_read_local_ms_count")
+            && is_there("aerospike_latencies_write_ms_bucket")
+        {
+            break metrics;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "latencies are never told");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let agreed: Vec<&str> = include_str!("../corpora/metrics.txt").lines().collect();
+    let found = described(&metrics);
+    // Other latencies come with what happens to be asked.
+    let found: Vec<&str> = found
+        .iter()
+        .map(String::as_str)
+        .filter(|line| !line.starts_with("aerospike_latencies_") || agreed.contains(line))
+        .collect();
+    let missing: Vec<_> = agreed.iter().filter(|line| !found.contains(line)).collect();
+    let unknown: Vec<_> = found.iter().filter(|line| !agreed.contains(line)).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "missing {missing:#?}, not agreed upon {unknown:#?}");
+}
+
 #[test]
 fn health_is_told_and_nonsense_is_refused() {
     let (server, address) = start();
@@ -93,6 +159,12 @@ fn health_is_told_and_nonsense_is_refused() {
         assert!(get(address, path).starts_with("HTTP/1.1 200 OK"), "{path}");
     }
     assert!(get(address, "/").starts_with("HTTP/1.1 404 "));
+    for (path, status) in [("/metrics", "200 OK"), ("/healthz", "200 OK"), ("/", "404 Not Found")] {
+        let answer = exchange(address, format!("HEAD {path} HTTP/1.1\r\n\r\n").as_bytes());
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
+        assert!(!answer.contains("Content-Length: 0\r\n"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\n") && answer.matches("\r\n\r\n").count() == 1, "{answer}");
+    }
     assert!(exchange(address, b"POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
     assert!(exchange(address, &[0x16, 3, 1, 0, 0]).starts_with("HTTP/1.1 400 "));
     assert!(exchange(address, &[b'a'; 20_000]).starts_with("HTTP/1.1 400 "));

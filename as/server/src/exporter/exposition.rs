@@ -36,18 +36,30 @@ pub(super) fn metrics(state: &State) -> String {
         families.add_pairs("node_stats", &ask(source), ';', "");
     }
     add_log_levels(&mut families, state);
+    let mut latencies = vec!["latencies:".to_owned()];
     for namespace in state.namespaces.iter() {
-        add_namespace(&mut families, namespace.name(), &ask(&format!("namespace/{}", namespace.name())));
+        let answer = ask(&format!("namespace/{}", namespace.name()));
+        add_namespace(&mut families, namespace.name(), &answer);
+        latencies.extend(measured_on_demand(namespace.name(), &answer));
     }
     for set in ask("sets").split(';').filter(|set| !set.is_empty()) {
         let name_of = |key| pairs(set, ':').find(|(name, _)| *name == key).map_or("", |(_, value)| value);
         let labels = [label("ns", name_of("ns")), label("set", name_of("set"))].join(",");
         families.add_pairs("sets", set, ':', &labels);
     }
-    for histogram in ask("latencies:").split(';') {
-        add_latency(&mut families, histogram);
+    for request in latencies {
+        ask(&request).split(';').for_each(|histogram| add_latency(&mut families, histogram));
     }
     families.finish()
+}
+
+/// Requests for the latencies of a namespace that are measured only because its configuration, in `answer`, asks for it.
+fn measured_on_demand(namespace: &str, answer: &str) -> impl Iterator<Item = String> {
+    pairs(answer, ';').filter(|(_, value)| *value == "true").filter_map(move |(key, _)| {
+        let name = key.strip_prefix("enable-")?;
+        let name = name.strip_prefix("hist-").or_else(|| name.starts_with("benchmarks-").then_some(name))?;
+        Some(format!("latencies:hist={{{namespace}}}-{name}"))
+    })
 }
 
 impl Families {
@@ -107,7 +119,8 @@ fn add_namespace(families: &mut Families, namespace: &str, answer: &str) {
         let (name, labels) = if let Some((place, figure)) = of_device(key) {
             let (kind, index) = place.trim_end_matches(']').split_once('[').unwrap_or((place, ""));
             let path = named.get(format!("{STORAGE_ENGINE}.{place}").as_str()).copied().unwrap_or_default();
-            let labels = [ns.clone(), label(&format!("{kind}_index"), index), label(kind, path)].join(",");
+            let engine = typed(STORAGE_ENGINE, "storage_engine");
+            let labels = [engine, label(&format!("{kind}_index"), index), label(kind, path)].join(",");
             (format!("{STORAGE_ENGINE}_{kind}_{figure}"), labels)
         } else if key.starts_with("index-type") {
             (key.to_owned(), typed("index-type", "index"))
@@ -186,9 +199,9 @@ mod tests {
             format!("aerospike_namespace_objects{{{engine}}} 3"),
             format!("aerospike_namespace_storage_engine_filesize{{{engine}}} 9"),
             format!("aerospike_namespace_stop_writes{{{engine}}} 0"),
-            "aerospike_namespace_storage_engine_file_used_bytes{cluster_name=\"c\",ns=\"test\",\
-             file_index=\"1\",file=\"/a.dat\"} 7"
-                .to_owned(),
+            format!(
+                "aerospike_namespace_storage_engine_file_used_bytes{{{engine},file_index=\"1\",file=\"/a.dat\"}} 7"
+            ),
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }

@@ -29,11 +29,19 @@ impl Status {
     }
 }
 
-/// Reads the head of a request; gives its path, or what is to be answered instead.
+/// A request that can be answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Request {
+    pub(super) path: String,
+    /// Only the head of the answer is wanted.
+    pub(super) is_head: bool,
+}
+
+/// Reads the head of a request; gives what it asks for, or what is to be answered instead.
 ///
 /// # Errors
 /// When the client goes away or takes too long.
-pub(super) fn read_path(mut stream: &TcpStream) -> io::Result<Result<String, Status>> {
+pub(super) fn read_request(mut stream: &TcpStream) -> io::Result<Result<Request, Status>> {
     let mut head = Vec::new();
     let mut buffer = [0; 1024];
     loop {
@@ -50,18 +58,28 @@ pub(super) fn read_path(mut stream: &TcpStream) -> io::Result<Result<String, Sta
     }
 }
 
-/// The path of the request in `head`; `None` while it is incomplete.
-fn parse(head: &[u8]) -> Option<Result<String, Status>> {
+/// What the request in `head` asks for; `None` while it is incomplete.
+fn parse(head: &[u8]) -> Option<Result<Request, Status>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
         Ok(httparse::Status::Partial) => None,
         Ok(httparse::Status::Complete(_)) => Some(match (request.method, request.path) {
-            (Some("GET" | "HEAD"), Some(path)) => Ok(path.to_owned()),
+            (Some(method @ ("GET" | "HEAD")), Some(path)) => {
+                Ok(Request { path: path.to_owned(), is_head: method == "HEAD" })
+            }
             _ => Err(Status::MethodNotAllowed),
         }),
         Err(_) => Some(Err(Status::BadRequest)),
     }
+}
+
+/// How much of an answer is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Part {
+    All,
+    /// All but the body, whose size it tells.
+    Head,
 }
 
 /// Answers and ends the connection.
@@ -70,6 +88,7 @@ fn parse(head: &[u8]) -> Option<Result<String, Status>> {
 /// When the client does not take it.
 pub(super) fn respond(
     mut stream: &TcpStream,
+    part: Part,
     status: Status,
     content_type: &str,
     body: &str,
@@ -80,7 +99,9 @@ pub(super) fn respond(
         body.len()
     );
     stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())?;
+    if part == Part::All {
+        stream.write_all(body.as_bytes())?;
+    }
     stream.shutdown(std::net::Shutdown::Write)
 }
 
@@ -90,9 +111,9 @@ mod tests {
 
     #[test]
     fn requests_are_told_apart() {
-        let path = |text: &str| Some(Ok(text.to_owned()));
-        assert_eq!(parse(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), path("/metrics"));
-        assert_eq!(parse(b"HEAD /healthz HTTP/1.0\r\n\r\n"), path("/healthz"));
+        let asks_for = |path: &str, is_head| Some(Ok(Request { path: path.to_owned(), is_head }));
+        assert_eq!(parse(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), asks_for("/metrics", false));
+        assert_eq!(parse(b"HEAD /healthz HTTP/1.0\r\n\r\n"), asks_for("/healthz", true));
         assert_eq!(parse(b"GET /metrics HTTP/1.1\r\nHost:"), None);
         assert_eq!(parse(b"POST /metrics HTTP/1.1\r\n\r\n"), Some(Err(Status::MethodNotAllowed)));
         assert_eq!(parse(b"\x16\x03\x01\x00"), Some(Err(Status::BadRequest)));

@@ -20,7 +20,7 @@ use cf::sys::eventfd::EventFd;
 use cf::threads;
 
 use crate::state::State;
-use http::Status;
+use http::{Part, Status};
 
 const STOP_TOKEN: u64 = u64::MAX;
 /// Requests carried out at a time; further ones are told to come again.
@@ -38,7 +38,7 @@ pub(crate) fn serve(state: &Arc<State>, listeners: &[TcpListener], stop: &EventF
     for (at, listener) in listeners.iter().enumerate() {
         epoll.add(listener, at as u64, Trigger::Level)?;
     }
-    let active = Arc::new(AtomicUsize::new(0));
+    let active = Active::default();
     let mut events = [Event::EMPTY; 8];
     loop {
         for event in epoll.wait(&mut events, None)? {
@@ -52,22 +52,41 @@ pub(crate) fn serve(state: &Arc<State>, listeners: &[TcpListener], stop: &EventF
     }
 }
 
-fn start_request(state: &Arc<State>, stream: TcpStream, active: &Arc<AtomicUsize>) {
-    if active.fetch_add(1, AcqRel) >= REQUESTS_MAX {
-        active.fetch_sub(1, AcqRel);
-        // Who cannot take a line at once does not get it.
-        let _ = http::respond(&stream, Status::Unavailable, "text/plain", "too many requests\n");
-        return;
+/// The requests being carried out.
+#[derive(Clone, Default)]
+struct Active(Arc<AtomicUsize>);
+
+impl Active {
+    /// A place for one more; `None` if that were too many.
+    fn enter(&self) -> Option<Place> {
+        let place = Place(self.clone());
+        (self.0.fetch_add(1, AcqRel) < REQUESTS_MAX).then_some(place)
     }
-    let (state, counted) = (Arc::clone(state), Arc::clone(active));
+}
+
+/// Is counted until it is dropped, so that a request gives its place back however it ends.
+struct Place(Active);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, AcqRel);
+    }
+}
+
+fn start_request(state: &Arc<State>, stream: TcpStream, active: &Active) {
+    let Some(place) = active.enter() else {
+        // Who cannot take a line at once does not get it.
+        let _ = http::respond(&stream, Part::All, Status::Unavailable, "text/plain", "too many requests\n");
+        return;
+    };
+    let state = Arc::clone(state);
     let started = threads::spawn("metrics", move || {
+        let _place = place;
         if let Err(error) = answer(&state, &stream) {
             cf::debug!(InfoPort, "a request for metrics failed: {error}");
         }
-        counted.fetch_sub(1, AcqRel);
     });
     if let Err(error) = started {
-        active.fetch_sub(1, AcqRel);
         cf::warning_limited!(InfoPort, "cannot start a thread for a request for metrics: {error}");
     }
 }
@@ -76,16 +95,43 @@ fn answer(state: &State, stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;
     stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
-    let path = match http::read_path(stream)? {
-        Ok(path) => path,
-        Err(status) => return http::respond(stream, status, "text/plain", "GET or HEAD /metrics\n"),
+    let request = match http::read_request(stream)? {
+        Ok(request) => request,
+        Err(status) => {
+            return http::respond(stream, Part::All, status, "text/plain", "GET or HEAD /metrics\n");
+        }
     };
-    match path.split('?').next().unwrap_or_default() {
+    let part = if request.is_head { Part::Head } else { Part::All };
+    match request.path.split('?').next().unwrap_or_default() {
         "/metrics" => {
-            http::respond(stream, Status::Ok, exposition::CONTENT_TYPE, &exposition::metrics(state))
+            http::respond(stream, part, Status::Ok, exposition::CONTENT_TYPE, &exposition::metrics(state))
         }
         // Whoever answers is alive; what answers requests is ready, as the ports are open by then.
-        "/healthz" | "/readyz" => http::respond(stream, Status::Ok, "text/plain", "ok\n"),
-        _ => http::respond(stream, Status::NotFound, "text/plain", "try /metrics, /healthz or /readyz\n"),
+        "/healthz" | "/readyz" => http::respond(stream, part, Status::Ok, "text/plain", "ok\n"),
+        _ => {
+            http::respond(stream, part, Status::NotFound, "text/plain", "try /metrics, /healthz or /readyz\n")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_gives_its_place_back_even_if_it_fails_on_a_bug() {
+        let active = Active::default();
+        for _ in 0..3 * REQUESTS_MAX {
+            let place = active.enter().unwrap();
+            let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+                let _place = place;
+                std::panic::resume_unwind(Box::new("a bug"));
+            }));
+            assert!(failed.is_err());
+        }
+        let places: Vec<Place> = (0..REQUESTS_MAX).map(|_| active.enter().unwrap()).collect();
+        assert!(active.enter().is_none(), "one too many");
+        drop(places);
+        assert!(active.enter().is_some());
     }
 }

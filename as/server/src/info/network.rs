@@ -39,9 +39,9 @@ pub(super) fn endpoints(state: &State, out: &mut String) -> Answer {
     pairs.pair("service.port", port);
     pairs.pair("service.addresses", addresses(bound));
     pairs.pair("service.access-port", access_port);
-    pairs.pair("service.access-addresses", list(&params.access_address.get()));
-    pairs.pair("service.alternate-access-port", port_or(params.alternate_access_port.get(), port));
-    pairs.pair("service.alternate-access-addresses", list(&params.alternate_access_address.get()));
+    pairs.pair("service.access-addresses", list(&without_ports(&state.advertised.standard)));
+    pairs.pair("service.alternate-access-port", port_or(params.alternate_access_port.get(), access_port));
+    pairs.pair("service.alternate-access-addresses", list(&without_ports(&state.advertised.alternate)));
     for prefix in SILENT {
         pairs.pair(format_args!("{prefix}port"), 0);
         pairs.pair(format_args!("{prefix}addresses"), "null");
@@ -53,6 +53,15 @@ pub(super) fn endpoints(state: &State, out: &mut String) -> Answer {
 
 fn addresses(bound: &[SocketAddr]) -> String {
     list(&bound.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>())
+}
+
+/// What stands before the port in each of `advertised`; IPv6 addresses without their brackets.
+fn without_ports(advertised: &[String]) -> Vec<String> {
+    let host = |address: &String| {
+        let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']').to_owned()
+    };
+    advertised.iter().map(host).collect()
 }
 
 fn list(items: &[String]) -> String {

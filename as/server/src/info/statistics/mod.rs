@@ -51,11 +51,40 @@ impl fmt::Display for Value {
 const DEVICE_COUNTERS: &[&str] =
     &["writes", "partial_writes", "defrag_reads", "defrag_writes", "defrag_partial_writes", "read_errors"];
 
+/// Further figures that only grow, by how their names begin: those of parts that do nothing yet.
+const IDLE_COUNTERS: &[&str] = &[
+    "appeals_records_exonerated",
+    "batch_index_created_buffers",
+    "batch_index_delay",
+    "batch_index_destroyed_buffers",
+    "batch_index_huge_buffers",
+    "batch_index_timeout",
+    "cluster_generation",
+    "dup_res_",
+    "early_tsvc_from_proxy_",
+    "fabric_connections_",
+    "fail_client_lost_conflict",
+    "fail_xdr_",
+    "geo_region_query_cells",
+    "geo_region_query_reqs",
+    "heartbeat_connections_",
+    "heartbeat_received_",
+    "migrate_record",
+    "nsup_xdr_key_busy",
+    "pi_query_",
+    "re_repl_",
+    "read_touch_",
+    "retransmit_",
+    "si_query_",
+    "sindex_gc_cleaned",
+];
+
 /// Whether the figure called `name` counts what happened, and so only grows while the server runs.
 pub(crate) fn is_counter(name: &str) -> bool {
     NamespaceCounter::ALL.iter().any(|counter| counter.name() == name)
         || ServerCounter::ALL.iter().any(|counter| counter.name() == name)
         || DEVICE_COUNTERS.contains(&name)
+        || IDLE_COUNTERS.iter().any(|start| name.starts_with(start))
         || counts_transactions(name)
 }
 
