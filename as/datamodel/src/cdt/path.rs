@@ -23,7 +23,6 @@ use super::layout::{CONTAINER_SIZE_MAX, Layout};
 use super::list::{elements, find, pick_ranks};
 use super::normal::normal;
 use super::order::Among;
-use super::pair::is_key;
 use super::window::Window;
 use super::{map, pair};
 
@@ -344,8 +343,7 @@ impl<'a> NewContainer<'a> {
         let index_flag = if is_top && step.0 & CREATE_INDEX != 0 { flags::PERSIST_INDEX } else { 0 };
         match step.0 & (BASE_MASK | OF_LIST | OF_MAP) {
             0x22 => {
-                let key = reader.value().and_then(normal).filter(|key| can_be_key(key));
-                let key = key.ok_or(ResultCode::OpNotApplicable)?;
+                let key = reader.value().and_then(normal).ok_or(ResultCode::OpNotApplicable)?;
                 let order_flags = match step.0 & CREATE_MASK {
                     CREATE_KEY_ORDERED => flags::KEY_ORDERED,
                     CREATE_ORDERED => flags::KEY_ORDERED | flags::VALUE_ORDERED,
@@ -392,11 +390,6 @@ fn put_new(containers: &[NewContainer<'_>], out: &mut Vec<u8>, inner: &[u8]) -> 
     }
     out.extend_from_slice(inner);
     Ok(())
-}
-
-/// Whether a pair with this key may be stored.
-fn can_be_key(value: &[u8]) -> bool {
-    Reader::new(value).head().is_some_and(|head| is_key(&head))
 }
 
 /// Nils before a new element.
@@ -478,9 +471,8 @@ fn map_position<'a>(
             let key = normal(key).ok_or(nowhere)?;
             let place = map::find_place(map, &key)?;
             if !place.is_found {
-                let may_create = step.creates() && can_be_key(&key);
                 let element = NewElement::Key(key);
-                return if may_create { Ok((place.position, Some(element))) } else { Err(nowhere) };
+                return if step.creates() { Ok((place.position, Some(element))) } else { Err(nowhere) };
             }
             place.position
         }
