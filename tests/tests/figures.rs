@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
-use ferrospike_tests::server::{BASICS, Server};
+use ferrospike_tests::server::{BASICS, Server, stored_config};
 use ferrospike_tests::wire::{self, Message, Operation, field, info1, info2, operation, particle, result};
 
 const NAMESPACE: &str = "
@@ -348,26 +348,26 @@ fn connections_are_counted_exactly() {
     let mut client = server.connect();
     let before = figures(&mut client, "statistics");
     let open: Vec<Client> = (0..10).map(|_| server.connect()).collect();
-    await_figures(&mut client, |now| {
+    await_figures(&mut client, "statistics", |now| {
         now["client_connections"] == before["client_connections"] + 10
             && now["client_connections_opened"] == before["client_connections_opened"] + 10
             && now["client_connections_closed"] == before["client_connections_closed"]
     });
     drop(open);
-    await_figures(&mut client, |now| {
+    await_figures(&mut client, "statistics", |now| {
         now["client_connections"] == before["client_connections"]
             && now["client_connections_closed"] == before["client_connections_closed"] + 10
     });
     let idle = server.connect();
     assert_eq!(client.info_value("set-config:context=service;proto-fd-idle-ms=1000").unwrap(), "ok");
-    await_figures(&mut client, |now| now["reaped_fds"] == before["reaped_fds"] + 1);
+    await_figures(&mut client, "statistics", |now| now["reaped_fds"] == before["reaped_fds"] + 1);
     drop(idle);
 }
 
-fn await_figures(client: &mut Client, holds: impl Fn(&Figures) -> bool) {
+fn await_figures(client: &mut Client, request: &str, holds: impl Fn(&Figures) -> bool) {
     let start = Instant::now();
     loop {
-        let now = figures(client, "statistics");
+        let now = figures(client, request);
         if holds(&now) {
             return;
         }
@@ -403,4 +403,58 @@ fn storage_figures_add_up() {
         "{sets}"
     );
     assert_eq!(client.info_value("objects").unwrap(), "200");
+}
+
+#[test]
+fn figures_of_a_device_are_moved_by_what_is_written_and_read() {
+    let storage = ["file {dir}/test.dat", "filesize 256M", "flush-max-ms 10", "post-write-cache 8M"];
+    let config = stored_config("test", "device", &storage);
+    let server = Server::start(&config.replacen("service {", "service {\n    ticker-interval 1", 1));
+    let mut client = server.connect();
+    let client = &mut client;
+    let of_device = |figures: &Figures, name: &str| figures[&format!("storage-engine.file[0].{name}")];
+    let before = figures(client, "namespace/test");
+    let nothing = ["used_bytes", "writes", "partial_writes", "defrag_reads", "defrag_writes", "read_errors"];
+    for name in nothing {
+        assert_eq!(of_device(&before, name), 0, "{name}");
+    }
+    assert_eq!(client.ask(&put("small")).unwrap().result, result::OK);
+    await_figures(client, "namespace/test", |now| of_device(now, "partial_writes") > 0);
+    // What is in memory is read from there; the ticker looks how often.
+    let start = Instant::now();
+    while figures(client, "namespace/test")["cache_read_pct"] != 100 {
+        assert_eq!(client.ask(&Message::get("small")).unwrap().result, result::OK);
+        assert!(start.elapsed() < 3 * PATIENCE, "reads from memory are never told");
+        thread::sleep(Duration::from_millis(20));
+    }
+
+    // Each turn replaces all records, so blocks become empty or worth emptying.
+    let free = of_device(&before, "free_wblocks");
+    let (start, mut turn) = (Instant::now(), 0);
+    loop {
+        for key in 0..16 {
+            // Some stay, so that there is something to move.
+            if key % 8 != 0 || turn == 0 {
+                let large = Message::put(&format!("large-{key}"), vec![turn; 1_000_000]);
+                // A slow disk may have to be waited for.
+                while client.ask(&large).unwrap().result == result::DEVICE_OVERLOAD {
+                    assert!(start.elapsed() < 3 * PATIENCE, "the disk writes nothing");
+                    thread::sleep(Duration::from_millis(20));
+                }
+            }
+        }
+        turn = turn.wrapping_add(1);
+        let now = figures(client, "namespace/test");
+        let moved = ["writes", "defrag_reads"].iter().all(|name| of_device(&now, name) > 0);
+        if moved && of_device(&now, "free_wblocks") < free {
+            break;
+        }
+        assert!(start.elapsed() < 3 * PATIENCE, "{now:?}");
+    }
+    let now = figures(client, "namespace/test");
+    let used = of_device(&now, "used_bytes");
+    assert!((16_000_000..17_000_000).contains(&used), "16 large records and a small one take {used} bytes");
+    assert_eq!(used, now["data_used_bytes"]);
+    // Nobody writes any more, so all of it gets to the disk.
+    await_figures(client, "namespace/test", |now| of_device(now, "write_q") == 0);
 }
