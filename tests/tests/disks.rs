@@ -395,6 +395,11 @@ fn server_log_of_refusal(server: &mut Server) -> String {
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 
+/// Whether the system lets this command do its work.
+fn can(command: &[&str]) -> bool {
+    Command::new(command[0]).args(&command[1..]).output().is_ok_and(|output| output.status.success())
+}
+
 /// A block device on a file, as long as the value lives.
 struct LoopDevice(String);
 
@@ -468,8 +473,7 @@ fn check_full_disk(server: &mut Server, path: &Path, make_room: impl Fn(&Server)
 #[test]
 fn a_file_system_that_is_full_refuses_writes_until_there_is_room() {
     let mount = "mkdir -p {dir}/small && mount -t tmpfs -o size=40m none {dir}/small && exec \"$0\" \"$@\"";
-    let can = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).status();
-    if !can.is_ok_and(|status| status.success()) {
+    if !can(&["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/proc"]) {
         return report("SKIPPED: this system gives no mount name spaces, so no file system was filled");
     }
     // What is in that file system goes with the server, so that there is nothing to start again from.
@@ -503,6 +507,9 @@ fn a_file_system_that_is_full_refuses_writes_until_there_is_room() {
 
 #[test]
 fn a_limit_on_the_size_of_files_refuses_writes_until_it_is_raised() {
+    if !can(&["prlimit", "--fsize"]) {
+        return report("SKIPPED: this system has no prlimit, so no file was limited");
+    }
     let mut server = Server::start(&files(&["a"]));
     let limit = |server: &Server, bytes: &str| {
         let id = server.process_id().unwrap().to_string();
