@@ -9,6 +9,7 @@ pub mod corpus;
 pub mod damage;
 pub mod device_file;
 pub mod fast_folder;
+pub mod figures;
 pub mod history;
 pub mod random;
 pub mod replay;

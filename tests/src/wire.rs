@@ -95,6 +95,7 @@ pub mod result {
     pub const PARAMETER: u8 = 4;
     pub const EXISTS: u8 = 5;
     pub const OUT_OF_SPACE: u8 = 8;
+    pub const TIMEOUT: u8 = 9;
     pub const DEVICE_OVERLOAD: u8 = 18;
     pub const NAMESPACE: u8 = 20;
     pub const ENTERPRISE_ONLY: u8 = 25;

@@ -1,12 +1,14 @@
 //! Statistics are true: each counter is moved by exactly the requests that it counts, and figures agree with what was
 //! written.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
-use std::collections::BTreeMap;
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ferrospike_tests::client::Client;
+use ferrospike_tests::client::{Client, PATIENCE};
+use ferrospike_tests::figures::{
+    Figures, await_figures, changes, expect_moved, figures, moves, run, take_answer,
+};
 use ferrospike_tests::server::{BASICS, Server, stored_config};
 use ferrospike_tests::wire::{self, Message, Operation, field, info1, info2, operation, particle, result};
 
@@ -29,10 +31,8 @@ const PARTITION_DONE: u8 = 0x04;
 const JOB_ID: u8 = 7;
 const PARTITION_ID_ARRAY: u8 = 11;
 const BATCH: u8 = 41;
-/// Longest wait for what a thread of the server does by itself.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-type Figures = BTreeMap<String, i64>;
+/// A filter that lets records of no set pass.
+const OF_NO_SET: &[u8] = &[0x93, 1, 0x91, 70, 0xa1, 3];
 
 fn start() -> Server {
     let mut server = Server::start(&[BASICS, NAMESPACE].concat());
@@ -41,64 +41,6 @@ fn start() -> Server {
         server.allow(text);
     }
     server
-}
-
-/// The figures of `request` that are whole numbers.
-fn figures(client: &mut Client, request: &str) -> Figures {
-    let answer = client.info_value(request).unwrap();
-    let pairs = answer.split(';').filter_map(|pair| {
-        let (key, value) = pair.split_once('=')?;
-        Some((key.to_owned(), value.parse().ok()?))
-    });
-    pairs.collect()
-}
-
-/// What changed between two looks.
-fn changes(before: &Figures, after: &Figures) -> Vec<(String, i64)> {
-    let changed = after.iter().filter(|(key, value)| before.get(*key) != Some(value));
-    changed.map(|(key, value)| (key.clone(), value - before.get(key).unwrap_or(&0))).collect()
-}
-
-/// Counters of transactions; other figures change by themselves or have tests of their own.
-fn is_counter(key: &str) -> bool {
-    [
-        "client_",
-        "xdr_",
-        "from_",
-        "batch_sub_",
-        "fail_",
-        "deleted_",
-        "read_touch_",
-        "pi_query_",
-        "si_query_",
-        "udf_sub_",
-    ]
-    .iter()
-    .any(|prefix| key.starts_with(prefix))
-}
-
-/// Sends `request` and checks its result and which counters of the namespace it moved, each by one.
-fn moves(client: &mut Client, request: &Message, expected_result: u8, counters: &[&str]) {
-    let before = figures(client, "namespace/test");
-    let answer = client.ask(request).unwrap();
-    assert_eq!(answer.result, expected_result, "{counters:?}");
-    expect_moved(client, &before, counters);
-}
-
-/// Waits until these counters, and no others, have moved by one.
-fn expect_moved(client: &mut Client, before: &Figures, counters: &[&str]) {
-    let mut expected: Vec<(String, i64)> = counters.iter().map(|key| ((*key).to_owned(), 1)).collect();
-    expected.sort();
-    let start = Instant::now();
-    loop {
-        let mut moved = changes(before, &figures(client, "namespace/test"));
-        moved.retain(|(key, _)| is_counter(key));
-        if moved == expected {
-            return;
-        }
-        assert!(start.elapsed() < PATIENCE, "moved {moved:?}, expected {counters:?}");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn put(key: &str) -> Message {
@@ -138,6 +80,13 @@ fn each_outcome_of_a_single_record_request_is_counted() {
     moves(client, &emptied, result::OK, &["client_write_success", "deleted_last_bin"]);
 
     moves(client, &Message::on("b"), result::PARAMETER, &["client_tsvc_error"]);
+
+    moves(client, &put("c"), result::OK, &["client_write_success"]);
+    let filtered = |message: Message| message.with_field(field::FILTER_EXPRESSION, OF_NO_SET);
+    let out = result::FILTERED_OUT;
+    moves(client, &filtered(Message::get("c")), out, &["client_read_filtered_out"]);
+    moves(client, &filtered(put("c")), out, &["client_write_filtered_out"]);
+    moves(client, &filtered(Message::delete("c")), out, &["client_delete_filtered_out"]);
 }
 
 #[test]
@@ -154,6 +103,8 @@ fn changes_shipped_from_elsewhere_are_counted_twice() {
     assert_eq!(client.info_value(reject).unwrap(), "ok");
     let rejected = ["client_write_error", "fail_xdr_forbidden", "xdr_client_write_error"];
     moves(client, &shipped(put("a")), 22, &rejected);
+    let rejected = ["client_delete_error", "fail_xdr_forbidden", "xdr_client_delete_error"];
+    moves(client, &delete, 22, &rejected);
     moves(client, &put("a"), result::OK, &["client_write_success"]);
 }
 
@@ -175,6 +126,25 @@ fn read_touches_are_counted_by_how_they_end() {
     );
     thread::sleep(Duration::from_millis(1100));
     moves(client, &touch, result::OK, &["client_read_success", "read_touch_success"]);
+}
+
+#[test]
+fn a_read_touch_that_cannot_be_stored_is_counted() {
+    let mut server =
+        Server::start(&stored_config("test", "device", &["file {dir}/test.dat", "filesize 128M"]));
+    server.allow("the file was removed").allow("its device failed");
+    let mut client = server.connect();
+    let client = &mut client;
+    let write = Message { record_ttl: 100, ..put("a") };
+    moves(client, &write, result::OK, &["client_write_success"]);
+    // In the second of the write there is nothing to renew.
+    thread::sleep(Duration::from_millis(1100));
+    fs::remove_file(server.folder().join("test.dat")).unwrap();
+    server.await_log("the file was removed");
+    let touch = Message { record_ttl: 100, ..Message::get("a") };
+    moves(client, &touch, result::OK, &["client_read_success", "read_touch_error"]);
+    // What is in memory has nowhere to go.
+    server.kill9();
 }
 
 #[test]
@@ -204,20 +174,6 @@ fn scan(id: u64) -> Message {
         .with_field(field::NAMESPACE, b"test")
         .with_field(JOB_ID, &id.to_be_bytes())
         .with_field(PARTITION_ID_ARRAY, &partitions)
-}
-
-/// Sends a query and takes all of its answers; gives how many records came, and the last result.
-fn run(client: &mut Client, query: &Message) -> (usize, u8) {
-    client.send(&query.encode()).unwrap();
-    let mut records = 0;
-    loop {
-        for message in client.receive().unwrap().messages().unwrap() {
-            if message.is_last() {
-                return (records, message.result);
-            }
-            records += 1;
-        }
-    }
 }
 
 #[test]
@@ -258,6 +214,41 @@ fn queries_are_counted_and_shown() {
     let short = Message { info1: query.info1 | SHORT_QUERY, ..query };
     assert_eq!(run(client, &short), (50, result::OK));
     expect_moved(client, &before, &["pi_query_short_basic_complete"]);
+}
+
+#[test]
+fn queries_that_nobody_takes_or_that_take_too_long_are_counted() {
+    let server = start();
+    let mut client = server.connect();
+    let client = &mut client;
+    // More than any buffer on the way takes.
+    for number in 0..32 {
+        assert_eq!(
+            client.ask(&Message::put(&number.to_string(), vec![1; 1_000_000])).unwrap().result,
+            result::OK
+        );
+    }
+    let short = |id: u64, milliseconds: u32| {
+        let query = scan(id);
+        Message { info1: query.info1 | SHORT_QUERY, transaction_ttl: milliseconds, ..query }
+    };
+    let unread = [(scan(1), "pi_query_long_basic_error"), (short(2, 600_000), "pi_query_short_basic_error")];
+    for (query, counter) in unread {
+        let before = figures(client, "namespace/test");
+        let mut other = server.connect();
+        other.send(&query.encode()).unwrap();
+        // It has begun.
+        other.receive().unwrap();
+        drop(other);
+        expect_moved(client, &before, &[counter]);
+    }
+    let before = figures(client, "namespace/test");
+    let mut other = server.connect();
+    other.send(&short(3, 1).encode()).unwrap();
+    // As nothing is taken meanwhile, it lasts longer than its millisecond.
+    thread::sleep(Duration::from_millis(10));
+    assert_eq!(take_answer(&mut other).1, result::TIMEOUT);
+    expect_moved(client, &before, &["pi_query_short_basic_timeout"]);
 }
 
 #[test]
@@ -322,6 +313,52 @@ fn batches_and_their_rows_are_counted() {
     assert_eq!((moved("batch_index_complete"), moved("batch_index_error")), (1, 1));
 }
 
+/// A batch of one row about the record of `key`, as `request` has it.
+fn batch_of_one(request: &Message, key: &str) -> Message {
+    const ROW_HAS_INFO: u8 = 2;
+    const ROW_HAS_GENERATION: u8 = 4;
+    const RESPOND_ALL_KEYS: u8 = 4;
+    let mut value = 1u32.to_be_bytes().to_vec();
+    value.push(RESPOND_ALL_KEYS);
+    value.extend(0u32.to_be_bytes());
+    value.extend(wire::digest("rig", key));
+    value.push(ROW_HAS_INFO | ROW_HAS_GENERATION);
+    value.extend([request.info1, request.info2, request.info3]);
+    value.extend((request.generation as u16).to_be_bytes());
+    // Fields and operations are as in a message of their own, but for the digest.
+    let mut request = request.clone();
+    request.fields.retain(|field| field.0 != field::DIGEST);
+    value.extend(&request.body()[wire::MESSAGE_HEADER_SIZE - 4..]);
+    Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(BATCH, &value)
+}
+
+#[test]
+fn each_outcome_of_a_row_of_a_batch_is_counted() {
+    let server = start();
+    let mut client = server.connect();
+    let client = &mut client;
+    let mut moves = |request: &Message, counters: &[&str]| {
+        let before = figures(client, "namespace/test");
+        assert_eq!(run(client, &batch_of_one(request, "a")), (1, result::OK), "{counters:?}");
+        expect_moved(client, &before, counters);
+    };
+    let filtered = |message: Message| message.with_field(field::FILTER_EXPRESSION, OF_NO_SET);
+    let outdated =
+        |message: Message| Message { info2: message.info2 | info2::GENERATION, generation: 77, ..message };
+    moves(&Message::get("a"), &["batch_sub_read_not_found"]);
+    moves(&put("a"), &["batch_sub_write_success"]);
+    moves(&outdated(put("a")), &["batch_sub_write_error", "fail_generation"]);
+    moves(&filtered(put("a")), &["batch_sub_write_filtered_out"]);
+    moves(&Message::get("a"), &["batch_sub_read_success"]);
+    moves(&Message { info1: info1::READ, ..Message::on("a") }, &["batch_sub_read_error"]);
+    moves(&filtered(Message::get("a")), &["batch_sub_read_filtered_out"]);
+    moves(&outdated(Message::delete("a")), &["batch_sub_delete_error", "fail_generation"]);
+    moves(&filtered(Message::delete("a")), &["batch_sub_delete_filtered_out"]);
+    moves(&Message::delete("a"), &["batch_sub_delete_success"]);
+    moves(&Message::delete("a"), &["batch_sub_delete_not_found"]);
+    moves(&Message::on("a"), &["batch_sub_tsvc_error"]);
+}
+
 #[test]
 fn what_never_reaches_a_namespace_is_counted_for_the_server() {
     let server = start();
@@ -362,18 +399,6 @@ fn connections_are_counted_exactly() {
     assert_eq!(client.info_value("set-config:context=service;proto-fd-idle-ms=1000").unwrap(), "ok");
     await_figures(&mut client, "statistics", |now| now["reaped_fds"] == before["reaped_fds"] + 1);
     drop(idle);
-}
-
-fn await_figures(client: &mut Client, request: &str, holds: impl Fn(&Figures) -> bool) {
-    let start = Instant::now();
-    loop {
-        let now = figures(client, request);
-        if holds(&now) {
-            return;
-        }
-        assert!(start.elapsed() < PATIENCE, "{now:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
