@@ -6,17 +6,6 @@ use std::sync::Arc;
 
 use super::stream::StreamProgress;
 
-/// What reading from a socket gave.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Received {
-    /// So many bytes; more may be there at once.
-    More(usize),
-    /// So many bytes, and for now no more.
-    All(usize),
-    /// The peer is done or the connection is broken.
-    Closed,
-}
-
 /// A connection and its buffers, which are empty while it is idle.
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
@@ -62,16 +51,28 @@ impl Connection {
         self.sent < self.output.len()
     }
 
-    /// One `recv` into `buffer`.
-    pub(super) fn receive(stream: &mut TcpStream, buffer: &mut [u8]) -> Received {
-        match stream.read(buffer) {
-            Ok(0) => Received::Closed,
-            // A stream socket that gives less than was asked for is empty.
-            Ok(size) if size < buffer.len() => Received::All(size),
-            Ok(size) => Received::More(size),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::All(0),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Received::More(0),
-            Err(_) => Received::Closed,
+    /// Whether its next requests may be carried out.
+    pub(super) fn may_serve(&self) -> bool {
+        !self.is_parked && !self.is_blocked()
+    }
+
+    /// One `recv` into `buffer`; gives the number of bytes, or `None` when the peer is done or the connection broken.
+    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        match self.stream.read(buffer) {
+            Ok(0) => None,
+            Ok(size) => {
+                // A stream socket that gives less than was asked for is empty.
+                if size < buffer.len() {
+                    self.may_read = self.peer_is_done;
+                }
+                Some(size)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.may_read = self.peer_is_done;
+                Some(0)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Some(0),
+            Err(_) => None,
         }
     }
 

@@ -6,7 +6,6 @@
 //!
 //! A connection that has more to read than one buffer goes to the end of the line, so that none starves the others.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +22,7 @@ use proto::message::Request;
 use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
 
-use super::connection::{Connection, Received};
+use super::connection::Connection;
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
 use super::stream::ReplyStream;
 use crate::config::model::Config;
@@ -84,10 +83,12 @@ pub(crate) struct ServiceThread {
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// Places of connections that may have more to read.
-    ready: VecDeque<u32>,
+    ready: Vec<u32>,
     /// Of the connections served since the last wait.
     held: Vec<Held>,
     executor: Executor,
+    /// Room for [`RECEIVE_SIZE`] bytes from each of the connections that are read together; the system gives it as it is
+    /// used.
     receive_buffer: Box<[u8]>,
     replies: Vec<u8>,
     now: StoredMillis,
@@ -112,10 +113,10 @@ impl ServiceThread {
             epoll,
             slots: Vec::new(),
             free: Vec::new(),
-            ready: VecDeque::new(),
+            ready: Vec::new(),
             held: Vec::new(),
             executor,
-            receive_buffer: vec![0; RECEIVE_SIZE].into_boxed_slice(),
+            receive_buffer: vec![0; PREPARED_REQUESTS * RECEIVE_SIZE].into_boxed_slice(),
             replies: Vec::new(),
             now: StoredMillis::now(),
             is_stopping: false,
@@ -125,6 +126,7 @@ impl ServiceThread {
     /// Serves connections until told to stop.
     pub(crate) fn run(mut self) {
         let mut events = [Event::EMPTY; EVENTS_MAX];
+        let mut serving = Vec::new();
         let mut next_tick_ms = self.now.0 + TICK.as_millis() as u64;
         while !self.is_stopping {
             let timeout = if self.ready.is_empty() { TICK } else { Duration::ZERO };
@@ -142,11 +144,9 @@ impl ServiceThread {
                     self.on_event(event);
                 }
             }
-            for _ in 0..self.ready.len() {
-                if let Some(at) = self.ready.pop_front() {
-                    self.serve(at);
-                }
-            }
+            std::mem::swap(&mut serving, &mut self.ready);
+            self.serve_all(&serving);
+            serving.clear();
             self.release_held();
             self.executor.measure();
             if self.now.0 >= next_tick_ms {
@@ -204,7 +204,7 @@ impl ServiceThread {
         if event.is_writable() && connection.is_blocked() && connection.send_rest().is_err() {
             return self.close(at);
         }
-        self.serve(at);
+        self.ready.push(at);
     }
 
     /// Gives a parked connection some of its replies.
@@ -230,81 +230,110 @@ impl ServiceThread {
         self.serve(at);
     }
 
+    /// Carries out what the connections at `places` have sent, as far as each may.
+    fn serve_all(&mut self, places: &[u32]) {
+        for together in places.chunks(PREPARED_REQUESTS) {
+            self.serve_together(together);
+        }
+    }
+
     /// Carries out what connection `at` has sent, as far as it may.
     fn serve(&mut self, at: u32) {
+        self.serve_together(&[at]);
+    }
+
+    /// Reads from all of `places` before it carries out what came, so that memory is asked for the records of all of them
+    /// at once.
+    fn serve_together(&mut self, places: &[u32]) {
+        let mut buffer = std::mem::take(&mut self.receive_buffer);
+        let mut arrivals = Arrivals::new();
+        let mut end = 0;
+        for &at in places {
+            if arrivals.iter().any(|arrival| arrival.at == at) {
+                continue;
+            }
+            let Some(connection) = self.slots.get_mut(at as usize).and_then(|slot| slot.connection.as_mut())
+            else {
+                continue;
+            };
+            if !connection.may_serve() {
+                continue;
+            }
+            if connection.is_held {
+                self.ready.push(at);
+            } else if !connection.input.is_empty() {
+                self.serve_waiting(at);
+            } else if connection.may_read {
+                let room = &mut buffer[end..end + RECEIVE_SIZE];
+                match connection.receive(room) {
+                    Some(size) => arrivals.push(Arrival { at, start: end, size }),
+                    None => self.close(at),
+                }
+                end = arrivals.last().map_or(0, |last| last.start + last.size);
+            }
+        }
+        if arrivals.len() > 1 {
+            self.prepare_for(&arrivals, &buffer);
+        }
+        for Arrival { at, start, size } in arrivals {
+            self.serve_arrival(at, &buffer[start..start + size]);
+        }
+        self.receive_buffer = buffer;
+    }
+
+    /// Prepares for the first request of each connection; a connection's further ones are prepared for in their turn.
+    fn prepare_for(&self, arrivals: &Arrivals, buffer: &[u8]) {
+        self.executor.prepare(arrivals.iter().filter_map(|Arrival { start, size, .. }| {
+            let request = Message::in_front_of(&buffer[*start..start + size])?.request;
+            Some((request.namespace?, request.record_digest()?))
+        }));
+    }
+
+    /// Carries out what has come from connection `at`, of which nothing waits.
+    fn serve_arrival(&mut self, at: u32, bytes: &[u8]) {
+        self.with_connection(at, |thread, connection, token| {
+            let (used, verdict) = thread.serve_requests(connection, token, bytes);
+            if verdict == Verdict::Keep && used < bytes.len() {
+                connection.input.extend_from_slice(&bytes[used..]);
+            }
+            verdict
+        });
+    }
+
+    /// Carries out requests of connection `at` that waited behind a parked or blocked one, then what comes behind them.
+    fn serve_waiting(&mut self, at: u32) {
+        self.with_connection(at, |thread, connection, token| {
+            let mut input = std::mem::take(&mut connection.input);
+            let mut verdict = thread.serve_buffered(connection, token, &mut input);
+            if verdict == Verdict::Keep && connection.may_read && connection.may_serve() {
+                verdict = receive_behind(connection, &mut input);
+                if verdict == Verdict::Keep {
+                    verdict = thread.serve_buffered(connection, token, &mut input);
+                }
+            }
+            if !input.is_empty() {
+                connection.input = input;
+            }
+            verdict
+        });
+    }
+
+    /// Does something to connection `at`, then puts it in line if there is more to read, or closes it.
+    fn with_connection(
+        &mut self,
+        at: u32,
+        act: impl FnOnce(&mut Self, &mut Connection, ConnectionToken) -> Verdict,
+    ) {
         let Some(slot) = self.slots.get_mut(at as usize) else { return };
         let token = token_of(slot.generation, at);
         let Some(mut connection) = slot.connection.take() else { return };
-        let verdict = self.serve_connection(&mut connection, token);
-        if verdict == Verdict::Keep
-            && connection.may_read
-            && !connection.is_parked
-            && !connection.is_blocked()
-        {
-            self.ready.push_back(at);
+        let verdict = act(self, &mut connection, token);
+        if verdict == Verdict::Keep && connection.may_read && connection.may_serve() {
+            self.ready.push(at);
         }
         self.slots[at as usize].connection = Some(connection);
         if verdict == Verdict::Close {
             self.close(at);
-        }
-    }
-
-    fn serve_connection(&mut self, connection: &mut Connection, token: ConnectionToken) -> Verdict {
-        if connection.is_parked || connection.is_held || connection.is_blocked() {
-            return Verdict::Keep;
-        }
-        if connection.input.is_empty() {
-            return if connection.may_read { self.serve_fresh(connection, token) } else { Verdict::Keep };
-        }
-        // Requests that waited behind a parked or blocked one come first.
-        let mut input = std::mem::take(&mut connection.input);
-        let mut verdict = self.serve_buffered(connection, token, &mut input);
-        if verdict == Verdict::Keep
-            && connection.may_read
-            && !connection.is_parked
-            && !connection.is_blocked()
-        {
-            verdict = self.receive_behind(connection, &mut input);
-            if verdict == Verdict::Keep {
-                verdict = self.serve_buffered(connection, token, &mut input);
-            }
-        }
-        if !input.is_empty() {
-            connection.input = input;
-        }
-        verdict
-    }
-
-    /// Reads into the thread's buffer and carries out what is complete.
-    fn serve_fresh(&mut self, connection: &mut Connection, token: ConnectionToken) -> Verdict {
-        let mut buffer = std::mem::take(&mut self.receive_buffer);
-        let received = Connection::receive(&mut connection.stream, &mut buffer);
-        let verdict = match note_received(connection, received) {
-            None => Verdict::Close,
-            Some(size) => {
-                let (used, verdict) = self.serve_requests(connection, token, &buffer[..size]);
-                if verdict == Verdict::Keep && used < size {
-                    connection.input.extend_from_slice(&buffer[used..size]);
-                }
-                verdict
-            }
-        };
-        self.receive_buffer = buffer;
-        verdict
-    }
-
-    /// Reads behind the incomplete request in `input`.
-    fn receive_behind(&mut self, connection: &mut Connection, input: &mut Vec<u8>) -> Verdict {
-        let start = input.len();
-        // Grows with what has come, never with what was announced.
-        input.resize(start + start.clamp(RECEIVE_SIZE, 16 * RECEIVE_SIZE), 0);
-        let received = Connection::receive(&mut connection.stream, &mut input[start..]);
-        match note_received(connection, received) {
-            None => Verdict::Close,
-            Some(size) => {
-                input.truncate(start + size);
-                Verdict::Keep
-            }
         }
     }
 
@@ -332,7 +361,7 @@ impl ServiceThread {
     ) -> (usize, Verdict) {
         let mut replies = std::mem::take(&mut self.replies);
         let (mut used, mut verdict) = (0, Verdict::Keep);
-        while verdict == Verdict::Keep && !connection.is_parked && !connection.is_blocked() {
+        while verdict == Verdict::Keep && connection.may_serve() {
             let messages = Messages::in_front_of(&bytes[used..]);
             if messages.requests.is_empty() {
                 match self.carry_out_other(connection, token, &bytes[used..], &mut replies) {
@@ -557,10 +586,31 @@ impl ServiceThread {
     }
 }
 
+/// What has come from a connection, in the receive buffer of the thread.
+struct Arrival {
+    at: u32,
+    start: usize,
+    size: usize,
+}
+
+type Arrivals = SmallVec<[Arrival; PREPARED_REQUESTS]>;
+
 /// A complete record message.
 struct Message<'a> {
     request: Request<'a>,
     body: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// The one at the start of `bytes`.
+    fn in_front_of(bytes: &'a [u8]) -> Option<Self> {
+        let Ok(Some(FrameHeader { frame_type: FrameType::Message, body_size })) = FrameHeader::parse(bytes)
+        else {
+            return None;
+        };
+        let body = bytes.get(HEADER_SIZE..HEADER_SIZE + body_size)?;
+        Some(Message { request: Request::parse(body).ok()?, body })
+    }
 }
 
 /// Complete record messages that follow one another.
@@ -574,15 +624,9 @@ impl<'a> Messages<'a> {
         let mut requests = SmallVec::new();
         let mut rest = bytes;
         while requests.len() < PREPARED_REQUESTS {
-            let Ok(Some(FrameHeader { frame_type: FrameType::Message, body_size })) =
-                FrameHeader::parse(rest)
-            else {
-                break;
-            };
-            let Some(body) = rest.get(HEADER_SIZE..HEADER_SIZE + body_size) else { break };
-            let Ok(request) = Request::parse(body) else { break };
-            requests.push(Message { request, body });
-            rest = &rest[HEADER_SIZE + body_size..];
+            let Some(message) = Message::in_front_of(rest) else { break };
+            rest = &rest[HEADER_SIZE + message.body.len()..];
+            requests.push(message);
         }
         Messages { requests }
     }
@@ -592,15 +636,17 @@ fn token_of(generation: u32, at: u32) -> ConnectionToken {
     ConnectionToken(u64::from(generation) << 32 | u64::from(at))
 }
 
-/// Notes what a read told of the connection; gives the number of bytes, or `None` when it is to be closed.
-fn note_received(connection: &mut Connection, received: Received) -> Option<usize> {
-    match received {
-        Received::More(size) => Some(size),
-        Received::All(size) => {
-            connection.may_read = connection.peer_is_done;
-            Some(size)
+/// Reads behind the incomplete request in `input`.
+fn receive_behind(connection: &mut Connection, input: &mut Vec<u8>) -> Verdict {
+    let start = input.len();
+    // Grows with what has come, never with what was announced.
+    input.resize(start + start.clamp(RECEIVE_SIZE, 16 * RECEIVE_SIZE), 0);
+    match connection.receive(&mut input[start..]) {
+        None => Verdict::Close,
+        Some(size) => {
+            input.truncate(start + size);
+            Verdict::Keep
         }
-        Received::Closed => None,
     }
 }
 
