@@ -17,8 +17,6 @@ pub(super) struct Connection {
     sent: usize,
     /// Another thread makes the next reply; nothing is read or parsed meanwhile.
     pub(super) is_parked: bool,
-    /// Replies to it wait for the disk; it takes no further requests meanwhile.
-    pub(super) is_held: bool,
     /// Who makes the replies of the request that the connection is parked for, if there are many.
     pub(super) stream_of_replies: Option<Arc<StreamProgress>>,
     /// The socket may have bytes that were not read.
@@ -38,7 +36,6 @@ impl Connection {
             output: Vec::new(),
             sent: 0,
             is_parked: false,
-            is_held: false,
             stream_of_replies: None,
             may_read: true,
             peer_is_done: false,

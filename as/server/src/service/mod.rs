@@ -8,7 +8,10 @@
 mod accept;
 mod address;
 mod connection;
+mod connections;
 mod mailbox;
+mod messages;
+mod outbox;
 mod stream;
 mod thread;
 

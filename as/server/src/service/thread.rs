@@ -4,6 +4,10 @@
 //! `recv` put them, in a buffer of the thread; only an incomplete rest is copied to the connection. A connection with
 //! unsent replies, or parked for a reply made elsewhere, is left unread: back-pressure is TCP's.
 //!
+//! What several connections have sent is read first, then carried out, then answered: memory is asked for all their records
+//! at once, and the processor finds the code of each of the three steps in its caches. Replies that wait for the disk wait
+//! until all that happened since the last wait has been carried out, so that one flush serves them all.
+//!
 //! A connection that has more to read than one buffer goes to the end of the line, so that none starves the others.
 
 use std::io;
@@ -23,14 +27,17 @@ use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
 
 use super::connection::Connection;
+use super::connections::Connections;
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
+use super::messages::{Message, Messages};
+use super::outbox::Outbox;
 use super::stream::ReplyStream;
 use crate::config::model::Config;
 use crate::info::InfoJob;
 use crate::metrics::{ServerCounter, ServerMetrics};
 use crate::namespace::Namespace;
 use crate::query::{self, Queries, Query};
-use crate::transaction::{BatchPool, Execution, Executor, PREPARED_REQUESTS, Unsettled};
+use crate::transaction::{BatchPool, Execution, Executor, PREPARED_REQUESTS};
 
 const EVENTS_MAX: usize = 256;
 /// Bytes read from a connection at a time.
@@ -44,13 +51,6 @@ const BATCH_TIME_MAX: Duration = Duration::from_secs(30);
 const MAILBOX_TOKEN: u64 = u64::MAX;
 /// How often idle connections are looked for.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Replies that wait for the disk.
-struct Held {
-    token: ConnectionToken,
-    replies: Vec<u8>,
-    unsettled: Vec<Unsettled>,
-}
 
 /// What all service threads share.
 pub(crate) struct SharedState {
@@ -70,27 +70,19 @@ enum Verdict {
     Close,
 }
 
-/// A place for a connection. `generation` tells a connection from earlier ones at the same place.
-struct Slot {
-    generation: u32,
-    connection: Option<Connection>,
-}
-
 pub(crate) struct ServiceThread {
     shared: Arc<SharedState>,
     mailbox: Arc<Mailbox>,
     epoll: Epoll,
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    connections: Connections,
     /// Places of connections that may have more to read.
     ready: Vec<u32>,
-    /// Of the connections served since the last wait.
-    held: Vec<Held>,
     executor: Executor,
     /// Room for [`RECEIVE_SIZE`] bytes from each of the connections that are read together; the system gives it as it is
     /// used.
     receive_buffer: Box<[u8]>,
-    replies: Vec<u8>,
+    /// Replies that were made since the last wait and not sent yet.
+    outbox: Outbox,
     now: StoredMillis,
     is_stopping: bool,
 }
@@ -111,13 +103,11 @@ impl ServiceThread {
             shared,
             mailbox,
             epoll,
-            slots: Vec::new(),
-            free: Vec::new(),
+            connections: Connections::default(),
             ready: Vec::new(),
-            held: Vec::new(),
             executor,
             receive_buffer: vec![0; PREPARED_REQUESTS * RECEIVE_SIZE].into_boxed_slice(),
-            replies: Vec::new(),
+            outbox: Outbox::default(),
             now: StoredMillis::now(),
             is_stopping: false,
         })
@@ -147,14 +137,14 @@ impl ServiceThread {
             std::mem::swap(&mut serving, &mut self.ready);
             self.serve_all(&serving);
             serving.clear();
-            self.release_held();
+            self.send_replies(None);
             self.executor.measure();
             if self.now.0 >= next_tick_ms {
                 next_tick_ms = self.now.0 + TICK.as_millis() as u64;
                 self.reap_idle();
             }
         }
-        for at in 0..self.slots.len() as u32 {
+        for at in 0..self.connections.place_count() {
             self.close(at);
         }
     }
@@ -172,30 +162,22 @@ impl ServiceThread {
     }
 
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let at = self.free.pop().unwrap_or(self.slots.len() as u32);
-        if at as usize == self.slots.len() {
-            self.slots.push(Slot { generation: 0, connection: None });
-        }
-        let generation = self.slots[at as usize].generation;
-        if let Err(error) = self.epoll.add(&stream, token_of(generation, at).0, Trigger::Edge) {
+        let token = self.connections.next_token();
+        if let Err(error) = self.epoll.add(&stream, token.0, Trigger::Edge) {
             cf::warning_limited!(Service, "cannot watch the connection of {peer}: {error}");
-            self.free.push(at);
-            self.count_closed();
-            return;
+            return self.count_closed();
         }
-        self.slots[at as usize].connection = Some(Connection::new(stream, peer, self.now.0));
+        self.connections.add(Connection::new(stream, peer, self.now.0));
     }
 
-    /// The live connection of `token`.
-    fn find(&self, token: u64) -> Option<u32> {
-        let at = token as u32;
-        let slot = self.slots.get(at as usize)?;
-        (slot.generation == (token >> 32) as u32 && slot.connection.is_some()).then_some(at)
+    /// The live connection of `token`, and its place.
+    fn find(&mut self, token: ConnectionToken) -> Option<(u32, &mut Connection)> {
+        let at = self.connections.place_of(token)?;
+        Some((at, self.connections.at(at)?))
     }
 
     fn on_event(&mut self, event: &Event) {
-        let Some(at) = self.find(event.token()) else { return };
-        let Some(connection) = &mut self.slots[at as usize].connection else { return };
+        let Some((at, connection)) = self.find(ConnectionToken(event.token())) else { return };
         if event.is_broken() {
             return self.close(at);
         }
@@ -209,9 +191,9 @@ impl ServiceThread {
 
     /// Gives a parked connection some of its replies.
     fn deliver_part(&mut self, token: ConnectionToken, replies: &[u8]) {
-        let Some(at) = self.find(token.0) else { return };
-        let Some(connection) = &mut self.slots[at as usize].connection else { return };
-        connection.last_active_ms = self.now.0;
+        let now_ms = self.now.0;
+        let Some((at, connection)) = self.find(token) else { return };
+        connection.last_active_ms = now_ms;
         if connection.send(replies).is_err() {
             self.close(at);
         }
@@ -219,15 +201,15 @@ impl ServiceThread {
 
     /// Gives a parked connection its last reply and goes on with it.
     fn deliver(&mut self, token: ConnectionToken, reply: &[u8]) {
-        let Some(at) = self.find(token.0) else { return };
-        let Some(connection) = &mut self.slots[at as usize].connection else { return };
+        let now_ms = self.now.0;
+        let Some((at, connection)) = self.find(token) else { return };
         connection.is_parked = false;
         connection.stream_of_replies = None;
-        connection.last_active_ms = self.now.0;
+        connection.last_active_ms = now_ms;
         if connection.send(reply).is_err() {
             return self.close(at);
         }
-        self.serve(at);
+        self.ready.push(at);
     }
 
     /// Carries out what the connections at `places` have sent, as far as each may.
@@ -235,11 +217,6 @@ impl ServiceThread {
         for together in places.chunks(PREPARED_REQUESTS) {
             self.serve_together(together);
         }
-    }
-
-    /// Carries out what connection `at` has sent, as far as it may.
-    fn serve(&mut self, at: u32) {
-        self.serve_together(&[at]);
     }
 
     /// Reads from all of `places` before it carries out what came, so that memory is asked for the records of all of them
@@ -252,16 +229,11 @@ impl ServiceThread {
             if arrivals.iter().any(|arrival| arrival.at == at) {
                 continue;
             }
-            let Some(connection) = self.slots.get_mut(at as usize).and_then(|slot| slot.connection.as_mut())
-            else {
-                continue;
-            };
+            let Some(connection) = self.connections.at(at) else { continue };
             if !connection.may_serve() {
                 continue;
             }
-            if connection.is_held {
-                self.ready.push(at);
-            } else if !connection.input.is_empty() {
+            if !connection.input.is_empty() {
                 self.serve_waiting(at);
             } else if connection.may_read {
                 let room = &mut buffer[end..end + RECEIVE_SIZE];
@@ -279,6 +251,9 @@ impl ServiceThread {
             self.serve_arrival(at, &buffer[start..start + size]);
         }
         self.receive_buffer = buffer;
+        if !self.executor.has_unsettled() {
+            self.send_replies(None);
+        }
     }
 
     /// Prepares for the first request of each connection; a connection's further ones are prepared for in their turn.
@@ -324,14 +299,12 @@ impl ServiceThread {
         at: u32,
         act: impl FnOnce(&mut Self, &mut Connection, ConnectionToken) -> Verdict,
     ) {
-        let Some(slot) = self.slots.get_mut(at as usize) else { return };
-        let token = token_of(slot.generation, at);
-        let Some(mut connection) = slot.connection.take() else { return };
+        let Some((token, mut connection)) = self.connections.take(at) else { return };
         let verdict = act(self, &mut connection, token);
         if verdict == Verdict::Keep && connection.may_read && connection.may_serve() {
             self.ready.push(at);
         }
-        self.slots[at as usize].connection = Some(connection);
+        self.connections.put_back(at, connection);
         if verdict == Verdict::Close {
             self.close(at);
         }
@@ -352,14 +325,14 @@ impl ServiceThread {
         verdict
     }
 
-    /// Carries out the complete requests in `bytes` and sends their replies; gives how many bytes they took.
+    /// Carries out the complete requests in `bytes`; their replies wait in the outbox. Gives how many bytes they took.
     fn serve_requests(
         &mut self,
         connection: &mut Connection,
         token: ConnectionToken,
         bytes: &[u8],
     ) -> (usize, Verdict) {
-        let mut replies = std::mem::take(&mut self.replies);
+        let mut replies = std::mem::take(&mut self.outbox.replies);
         let (mut used, mut verdict) = (0, Verdict::Keep);
         while verdict == Verdict::Keep && connection.may_serve() {
             let messages = Messages::in_front_of(&bytes[used..]);
@@ -372,42 +345,45 @@ impl ServiceThread {
                 let (size, after) = self.carry_out_messages(connection, token, &messages, &mut replies);
                 (used, verdict) = (used + size, after);
             }
-            if replies.len() >= REPLIES_SIZE_MAX {
-                self.executor.settle_all(&mut replies);
-                if !flush(connection, &mut replies) {
+            if replies.len() >= REPLIES_SIZE_MAX || verdict == Verdict::Close {
+                self.outbox.replies = replies;
+                self.outbox.address(token);
+                if self.send_replies(Some((token, connection))) == Verdict::Close {
                     verdict = Verdict::Close;
                 }
+                replies = std::mem::take(&mut self.outbox.replies);
             }
         }
         if used > 0 {
             connection.last_active_ms = self.now.0;
         }
-        if self.executor.has_unsettled() && verdict == Verdict::Keep && !connection.is_parked {
-            connection.is_held = true;
-            let unsettled = self.executor.take_unsettled();
-            self.held.push(Held { token, replies, unsettled });
-            return (used, verdict);
-        }
-        self.executor.settle_all(&mut replies);
-        if !replies.is_empty() && !flush(connection, &mut replies) {
-            verdict = Verdict::Close;
-        }
-        self.replies = replies;
+        self.outbox.replies = replies;
+        self.outbox.address(token);
         (used, verdict)
     }
 
-    /// Sends the replies that wait for the disk, once what they tell of is there. The first of them to settle does so for
-    /// the others.
-    fn release_held(&mut self) {
-        for Held { token, mut replies, unsettled } in std::mem::take(&mut self.held) {
-            self.executor.settle(&unsettled, &mut replies);
-            let Some(at) = self.find(token.0) else { continue };
-            let Some(connection) = self.slots[at as usize].connection.as_mut() else { continue };
-            connection.is_held = false;
-            if !flush(connection, &mut replies) {
+    /// Sends each connection its replies, once what they tell of is on disk; the first of them to settle does so for the
+    /// others. A connection that is being served is at no place and has to be named; gives whether it goes on.
+    fn send_replies(&mut self, mut served: Option<(ConnectionToken, &mut Connection)>) -> Verdict {
+        let mut verdict = Verdict::Keep;
+        let mut outbox = std::mem::take(&mut self.outbox);
+        self.executor.settle_all(&mut outbox.replies);
+        for (token, replies) in outbox.parts() {
+            if let Some((served, connection)) = &mut served
+                && *served == token
+            {
+                if connection.send(replies).is_err() {
+                    verdict = Verdict::Close;
+                }
+            } else if let Some((at, connection)) = self.find(token)
+                && connection.send(replies).is_err()
+            {
                 self.close(at);
             }
         }
+        outbox.clear();
+        self.outbox = outbox;
+        verdict
     }
 
     /// Carries out the request at the start of `bytes`, which is no record message; gives its size. `None` while it is
@@ -478,7 +454,7 @@ impl ServiceThread {
         }
         let mut used = 0;
         for message in &messages.requests {
-            used += HEADER_SIZE + message.body.len();
+            used += message.size();
             let verdict = self.carry_out_message(connection, token, message, replies);
             if verdict == Verdict::Close || connection.is_parked {
                 return (used, verdict);
@@ -496,7 +472,7 @@ impl ServiceThread {
         replies: &mut Vec<u8>,
     ) -> Verdict {
         let Message { request, body } = message;
-        let start = replies.len();
+        let (start, settled) = (replies.len(), self.executor.unsettled_count());
         let (executor, now) = (&mut self.executor, self.now);
         match catch_unwind(AssertUnwindSafe(|| executor.execute(request, now, replies))) {
             Ok(Execution::Replied) => Verdict::Keep,
@@ -519,6 +495,7 @@ impl ServiceThread {
             Err(_) => {
                 cf::critical!(Tsvc, "a request failed on an internal error; its connection is closed");
                 replies.truncate(start);
+                self.executor.forget_unsettled(settled);
                 reply::write_header_only(replies, &ReplyHeader::result(ResultCode::Unknown));
                 Verdict::Close
             }
@@ -555,10 +532,7 @@ impl ServiceThread {
     }
 
     fn close(&mut self, at: u32) {
-        let slot = &mut self.slots[at as usize];
-        if slot.connection.take().is_some() {
-            slot.generation = slot.generation.wrapping_add(1);
-            self.free.push(at);
+        if self.connections.close(at) {
             self.count_closed();
         }
     }
@@ -574,8 +548,8 @@ impl ServiceThread {
         if idle_ms == 0 {
             return;
         }
-        for at in 0..self.slots.len() as u32 {
-            if let Some(connection) = &self.slots[at as usize].connection
+        for at in 0..self.connections.place_count() {
+            if let Some(connection) = self.connections.at(at)
                 && !connection.is_parked
                 && self.now.0.saturating_sub(connection.last_active_ms) > idle_ms
             {
@@ -595,47 +569,6 @@ struct Arrival {
 
 type Arrivals = SmallVec<[Arrival; PREPARED_REQUESTS]>;
 
-/// A complete record message.
-struct Message<'a> {
-    request: Request<'a>,
-    body: &'a [u8],
-}
-
-impl<'a> Message<'a> {
-    /// The one at the start of `bytes`.
-    fn in_front_of(bytes: &'a [u8]) -> Option<Self> {
-        let Ok(Some(FrameHeader { frame_type: FrameType::Message, body_size })) = FrameHeader::parse(bytes)
-        else {
-            return None;
-        };
-        let body = bytes.get(HEADER_SIZE..HEADER_SIZE + body_size)?;
-        Some(Message { request: Request::parse(body).ok()?, body })
-    }
-}
-
-/// Complete record messages that follow one another.
-struct Messages<'a> {
-    requests: SmallVec<[Message<'a>; PREPARED_REQUESTS]>,
-}
-
-impl<'a> Messages<'a> {
-    /// Those at the start of `bytes`, as many as can be prepared for at once.
-    fn in_front_of(bytes: &'a [u8]) -> Self {
-        let mut requests = SmallVec::new();
-        let mut rest = bytes;
-        while requests.len() < PREPARED_REQUESTS {
-            let Some(message) = Message::in_front_of(rest) else { break };
-            rest = &rest[HEADER_SIZE + message.body.len()..];
-            requests.push(message);
-        }
-        Messages { requests }
-    }
-}
-
-fn token_of(generation: u32, at: u32) -> ConnectionToken {
-    ConnectionToken(u64::from(generation) << 32 | u64::from(at))
-}
-
 /// Reads behind the incomplete request in `input`.
 fn receive_behind(connection: &mut Connection, input: &mut Vec<u8>) -> Verdict {
     let start = input.len();
@@ -648,12 +581,4 @@ fn receive_behind(connection: &mut Connection, input: &mut Vec<u8>) -> Verdict {
             Verdict::Keep
         }
     }
-}
-
-/// Sends `replies` and empties them; gives whether the connection is whole.
-fn flush(connection: &mut Connection, replies: &mut Vec<u8>) -> bool {
-    let sent = connection.send(replies);
-    replies.clear();
-    replies.shrink_to(KEEP_SIZE_MAX);
-    sent.is_ok()
 }

@@ -48,27 +48,24 @@ impl Executor {
         !self.buffers.unsettled.is_empty()
     }
 
-    /// Takes over what must be settled before the replies made so far are sent.
-    pub(crate) fn take_unsettled(&mut self) -> Vec<Unsettled> {
-        std::mem::take(&mut self.buffers.unsettled)
+    /// How many records must be settled before the replies made so far are sent.
+    pub(crate) fn unsettled_count(&self) -> usize {
+        self.buffers.unsettled.len()
     }
 
-    /// Waits until what `replies` tell of is on disk. Where the disk fails, the reply says so.
-    pub(crate) fn settle(&self, unsettled: &[Unsettled], replies: &mut [u8]) {
-        for Unsettled { namespace, location, result_at } in unsettled {
-            if self.namespaces[*namespace].storage.settle(*location).is_err()
-                && let Some(result) = replies.get_mut(*result_at)
+    /// Forgets all but the first `count` of them: nobody is told of the others.
+    pub(crate) fn forget_unsettled(&mut self, count: usize) {
+        self.buffers.unsettled.truncate(count);
+    }
+
+    /// Settles all of `replies`, which is everything made so far. Where the disk fails, the reply says so.
+    pub(crate) fn settle_all(&mut self, replies: &mut [u8]) {
+        for Unsettled { namespace, location, result_at } in self.buffers.unsettled.drain(..) {
+            if self.namespaces[namespace].storage.settle(location).is_err()
+                && let Some(result) = replies.get_mut(result_at)
             {
                 *result = ResultCode::Unknown.code();
             }
-        }
-    }
-
-    /// Settles all of `replies`, which is everything made so far.
-    pub(crate) fn settle_all(&mut self, replies: &mut [u8]) {
-        if self.has_unsettled() {
-            let unsettled = self.take_unsettled();
-            self.settle(&unsettled, replies);
         }
     }
 }
