@@ -10,6 +10,7 @@ use crate::info::{is_counter, value_of};
 use crate::state::State;
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const TICKS: &str = "aerospike_node_ticks";
 const STORAGE_ENGINE: &str = "storage-engine";
 
 /// Samples by the name of their metric.
@@ -24,8 +25,8 @@ struct Family {
     text: String,
 }
 
-/// All metrics.
-pub(super) fn metrics(state: &State) -> String {
+/// All metrics, of which these are the `ticks`th.
+pub(super) fn metrics(state: &State, ticks: u64) -> String {
     let ask = |line: &str| value_of(state, line);
     let (cluster, service) = (ask("cluster-name"), ask("service-clear-std"));
     let common = format!("{},{}", label("cluster_name", &cluster), label("service", &service));
@@ -50,7 +51,8 @@ pub(super) fn metrics(state: &State) -> String {
     for request in latencies {
         ask(&request).split(';').for_each(|histogram| add_latency(&mut families, histogram));
     }
-    families.finish()
+    // The exporter counts these for itself, and so without labels of a server.
+    format!("# TYPE {TICKS} counter\n{TICKS} {ticks}\n{}", families.finish())
 }
 
 /// Requests for the latencies of a namespace that are measured only because its configuration, in `answer`, asks for it.

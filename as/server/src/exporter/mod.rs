@@ -12,7 +12,7 @@ mod http;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Relaxed};
 use std::time::Duration;
 
 use cf::sys::epoll::{Epoll, Event, Trigger};
@@ -38,13 +38,13 @@ pub(crate) fn serve(state: &Arc<State>, listeners: &[TcpListener], stop: &EventF
     for (at, listener) in listeners.iter().enumerate() {
         epoll.add(listener, at as u64, Trigger::Level)?;
     }
-    let active = Active::default();
+    let (active, ticks) = (Active::default(), Arc::new(AtomicU64::new(0)));
     let mut events = [Event::EMPTY; 8];
     loop {
         for event in epoll.wait(&mut events, None)? {
             match listeners.get(event.token() as usize).map(TcpListener::accept) {
                 None => return Ok(()),
-                Some(Ok((stream, _))) => start_request(state, stream, &active),
+                Some(Ok((stream, _))) => start_request(state, stream, &active, &ticks),
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Some(Err(error)) => cf::warning_limited!(InfoPort, "cannot accept a connection: {error}"),
             }
@@ -73,16 +73,17 @@ impl Drop for Place {
     }
 }
 
-fn start_request(state: &Arc<State>, stream: TcpStream, active: &Active) {
+/// `ticks` counts how often metrics were asked for.
+fn start_request(state: &Arc<State>, stream: TcpStream, active: &Active, ticks: &Arc<AtomicU64>) {
     let Some(place) = active.enter() else {
         // Who cannot take a line at once does not get it.
         let _ = http::respond(&stream, Part::All, Status::Unavailable, "text/plain", "too many requests\n");
         return;
     };
-    let state = Arc::clone(state);
+    let (state, ticks) = (Arc::clone(state), Arc::clone(ticks));
     let started = threads::spawn("metrics", move || {
         let _place = place;
-        if let Err(error) = answer(&state, &stream) {
+        if let Err(error) = answer(&state, &stream, &ticks) {
             cf::debug!(InfoPort, "a request for metrics failed: {error}");
         }
     });
@@ -91,7 +92,7 @@ fn start_request(state: &Arc<State>, stream: TcpStream, active: &Active) {
     }
 }
 
-fn answer(state: &State, stream: &TcpStream) -> io::Result<()> {
+fn answer(state: &State, stream: &TcpStream, ticks: &AtomicU64) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;
     stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
@@ -104,7 +105,8 @@ fn answer(state: &State, stream: &TcpStream) -> io::Result<()> {
     let part = if request.is_head { Part::Head } else { Part::All };
     match request.path.split('?').next().unwrap_or_default() {
         "/metrics" => {
-            http::respond(stream, part, Status::Ok, exposition::CONTENT_TYPE, &exposition::metrics(state))
+            let text = exposition::metrics(state, ticks.fetch_add(1, Relaxed) + 1);
+            http::respond(stream, part, Status::Ok, exposition::CONTENT_TYPE, &text)
         }
         // Whoever answers is alive; what answers requests is ready, as the ports are open by then.
         "/healthz" | "/readyz" => http::respond(stream, part, Status::Ok, "text/plain", "ok\n"),
