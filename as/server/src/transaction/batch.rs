@@ -279,6 +279,23 @@ struct LargeBatch {
     slices_left: AtomicUsize,
     /// Fewer rows were there than announced.
     is_incomplete: bool,
+    _under_way: UnderWay,
+}
+
+/// Counts a batch as being under way for as long as it lives.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(count))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What batch threads are given.
@@ -298,13 +315,14 @@ pub(crate) struct Slice {
 /// The way to the batch threads.
 pub(crate) struct BatchPool {
     work: Sender<BatchWork>,
+    under_way: Arc<AtomicUsize>,
 }
 
 impl BatchPool {
     /// A pool, and where its threads take their work.
     pub(crate) fn new() -> (Self, Receiver<BatchWork>) {
         let (work, queue) = unbounded();
-        (BatchPool { work }, queue)
+        (BatchPool { work, under_way: Arc::default() }, queue)
     }
 
     /// Has the batch message `body` carried out; its replies go to `sink`. The message was found to be a batch by
@@ -320,6 +338,7 @@ impl BatchPool {
             started: Instant::now(),
             slices_left: AtomicUsize::new(cut.slices.len()),
             is_incomplete: cut.is_incomplete,
+            _under_way: UnderWay::new(&self.under_way),
         });
         for (first, count) in cut.slices {
             let slice = Slice { batch: Arc::clone(&batch), first, count };
@@ -328,9 +347,9 @@ impl BatchPool {
         }
     }
 
-    /// Slices of batches that wait for a thread.
-    pub(crate) fn waiting_count(&self) -> usize {
-        self.work.len()
+    /// Batches that are not done.
+    pub(crate) fn under_way_count(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
     }
 
     /// Ends one thread.

@@ -126,11 +126,11 @@ static ROWS: &[Row] = &[
     ]),
 ];
 
-/// `waiting:buffers` of each batch thread. They share one queue, which is shown with the first.
+/// `batches:buffers` of each batch thread. They share one queue, which is shown with the first; no buffer waits in it.
 fn batch_queues(state: &State) -> String {
-    let waiting = state.shared.batches.waiting_count();
+    let batches = state.shared.batches.under_way_count();
     let others = (state.config.service.batch_index_threads.get() as usize).saturating_sub(1);
-    format!("{waiting}:0{}", ",0:0".repeat(others))
+    format!("{batches}:0{}", ",0:0".repeat(others))
 }
 
 /// Writes all rows.
