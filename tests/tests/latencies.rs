@@ -203,6 +203,32 @@ fn transfers_of_devices_are_measured_on_demand() {
 }
 
 #[test]
+fn transfers_of_a_shadow_are_measured_beside_those_of_its_file() {
+    let storage = ["file {dir}/test.dat {dir}/shadow.dat", "filesize 128M", "flush-max-ms 10"];
+    let server = start_on(&stored_config("test", "device", &storage));
+    let mut client = server.connect();
+    set(&mut client, "enable-benchmarks-storage", "true");
+    for key in 0..20 {
+        let put = Message::put(&format!("key-{key}"), vec![7; 1 << 19]);
+        assert_eq!(client.ask(&put).unwrap().result, result::OK);
+    }
+    let path = server.folder().join("test.dat").display().to_string();
+    // How many the last line about a histogram tells.
+    let last = |histogram: &str| {
+        let start = format!("histogram dump: {{test}}-{path}-{histogram} (");
+        let log = server.log();
+        let total = log.rsplit_once(&start).map_or("0", |(_, rest)| rest.split(' ').next().unwrap());
+        total.parse::<u64>().unwrap()
+    };
+    let started = Instant::now();
+    // 10 MB make ten transfers at least, and none goes to one of the two only.
+    while last("shadow-write") < 10 || last("shadow-write") != last("write") {
+        assert!(started.elapsed() < PATIENCE, "{} of {}", last("shadow-write"), last("write"));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn health_of_devices_is_told_while_it_is_checked() {
     let storage = ["file {dir}/test.dat", "filesize 256M", "post-write-cache 0"];
     let server = start_on(&stored_config("test", "device", &storage));

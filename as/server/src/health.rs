@@ -143,4 +143,30 @@ mod tests {
         assert!(found(&[0.0; 5]).is_empty(), "nobody reads");
         assert!(found(&[]).is_empty());
     }
+
+    /// Numbers worked out by hand after the C server's rule, just above and just below each bound.
+    #[test]
+    fn the_bounds_are_those_of_the_established_server() {
+        let none: [(&str, u32); 0] = [];
+        // Quarters 100 and 112 make a bound of 148; from 214 on it is sure enough, as 49.53 is rounded.
+        check(&[112.0, 100.0, 213.0, 108.0, 104.0], &none);
+        check(&[112.0, 100.0, 214.0, 108.0, 104.0], &[("2", 50)]);
+        // Quarters 10 and 190 make a bound of 730, which itself is not above.
+        check(&[10.0, 10.0, 100.0, 190.0, 730.0], &none);
+        check(&[10.0, 10.0, 100.0, 190.0, 731.0], &[("4", 86)]);
+        // Of three the quarters are the lower two.
+        check(&[100.0, 100.0, 400.0], &[("2", 75)]);
+        check(&[100.0, 50.0, 251.0], &[("2", 60)]);
+        check(&[100.0, 50.0, 250.0], &none);
+        // Of four the third quarter is the third.
+        check(&[1.0, 2.0, 3.0, 9.0], &none);
+        check(&[1.0, 2.0, 3.0, 9.1], &[("3", 78)]);
+        // As many as there are.
+        check(&[60.0, 1.0, 1.0, 1.0, 50.0, 1.0], &[("4", 98), ("0", 98)]);
+    }
+
+    fn check(averages: &[f64], expected: &[(&str, u32)]) {
+        let expected: Vec<_> = expected.iter().map(|(name, pct)| ((*name).to_owned(), *pct)).collect();
+        assert_eq!(found(averages), expected, "{averages:?}");
+    }
 }
