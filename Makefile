@@ -10,6 +10,7 @@
 # make source     the source as an archive, in target/packages
 # make image      the container image ferrospike
 # make test-deb   the life of the Debian packages in a system of its own; needs root, debootstrap and network
+# make test-rpm   the same for the RPM packages; needs rpmbuild too
 # make clean
 #
 # BINARIES=… takes the programs of install, deb and rpm from a folder, in which nothing is built then.
@@ -170,9 +171,13 @@ image:
 	docker build --file build/docker/Dockerfile --tag ferrospike:$(PACKAGE_VERSION) --tag ferrospike \
 	    --build-arg "FERROSPIKE_BUILD_SHA=$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
 
-.PHONY: test-deb
+.PHONY: test-deb test-rpm
 test-deb: deb
-	@build/deb/test $(TARGET)/debian-root $(PACKAGES)/*_$(PACKAGE_VERSION)-$(PACKAGE_RELEASE)_*.deb
+	@build/system $(TEST_SYSTEM) build/deb/test $(PACKAGES)/*_$(PACKAGE_VERSION)-$(PACKAGE_RELEASE)_*.deb
+test-rpm: rpm
+	@build/system $(TEST_SYSTEM) build/rpm/test $(PACKAGES)/*-$(PACKAGE_VERSION)-$(PACKAGE_RELEASE).*.rpm \
+	    build etc LICENSE README.md
+TEST_SYSTEM := $(TARGET)/test-system
 
 .PHONY: clean
 clean:

@@ -1,7 +1,7 @@
 //! What installation and packages consist of, with stand-ins for the programs; and what the programs tell about
 //! themselves for it.
 //!
-//! How the Debian packages live in a real system is for `make test-deb`, which needs root and the network.
+//! How the packages live in a real system is for `make test-deb` and `make test-rpm`, which need root and the network.
 
 use std::collections::BTreeMap;
 use std::fs;
