@@ -1,6 +1,7 @@
 //! System calls behind safe types.
 
 pub mod block;
+pub mod disks;
 pub mod epoll;
 pub mod eventfd;
 pub mod facts;

@@ -62,7 +62,7 @@ pub(super) fn skew(_: &State, out: &mut String) -> Answer {
 
 /// Write blocks of each device of a namespace.
 pub(super) fn write_blocks(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
-    let namespace = arguments.namespace(state)?;
+    let namespace = arguments.namespace_or_ns(state)?;
     for (at, device) in namespace.storage.device_stats().enumerate() {
         cf::info!(
             Storage,

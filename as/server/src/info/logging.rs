@@ -25,8 +25,14 @@ pub(super) fn sinks(_: &State, out: &mut String) -> Answer {
 pub(super) fn levels(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
     let (id, context) = arguments.parts();
     let id = if id.is_empty() { "0" } else { id };
-    let id: usize = id.parse().map_err(|_| InfoError::parameter("bad sink-id"))?;
-    let levels = logger().levels(id).ok_or_else(|| InfoError::new(ResultCode::Unknown, "bad-id"))?;
+    let id: i64 = Some(id)
+        .filter(|id| !id.starts_with('+'))
+        .and_then(|id| id.parse().ok())
+        .ok_or_else(|| InfoError::parameter("bad sink-id"))?;
+    let levels = usize::try_from(id)
+        .ok()
+        .and_then(|id| logger().levels(id))
+        .ok_or_else(|| InfoError::new(ResultCode::Unknown, "bad-id"))?;
     let mut list = Joined::new(out, ';');
     match context {
         Some(name) => {
@@ -49,6 +55,7 @@ pub(super) fn set(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answ
     let Some(Some(("id", id))) = pairs.next() else { return Err(InfoError::parameter("missing id")) };
     let id: usize = id.parse().map_err(|_| InfoError::parameter("bad id"))?;
     let Some(pair) = pairs.next() else { return Err(InfoError::parameter("missing context")) };
+    let pair = pair.filter(|(context, level)| !context.is_empty() && !level.is_empty());
     let Some((context, level)) = pair else { return Err(InfoError::parameter("bad level")) };
     logger().set_level(id, context, level).map_err(|_| InfoError::parameter("bad parameter"))?;
     cf::info!(Info, "log-set:id={id}:{context}={level}");

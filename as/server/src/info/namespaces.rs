@@ -1,12 +1,15 @@
 //! Namespaces and sets, as tools look around in them.
 
 use std::fmt::Write;
+use std::path::Path;
 
+use cf::sys::disks::physical_disks;
 use proto::ResultCode;
 
 use super::commands::Answer;
 use super::request::Joined;
-use super::{Arguments, InfoError, statistics};
+use super::statistics::{self, AGE_UNKNOWN};
+use super::{Arguments, InfoError};
 use crate::config::render;
 use crate::state::State;
 
@@ -64,7 +67,12 @@ pub(super) fn index_pressure(state: &State, out: &mut String) -> Answer {
 }
 
 /// The devices behind a path, with their age; none are known.
-pub(super) fn physical_devices(_: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
-    arguments.required("path", PATH_SIZE_MAX)?;
-    Err(InfoError::new(ResultCode::NotFound, "no device info"))
+pub(super) fn physical_devices(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let disks = physical_disks(Path::new(arguments.required("path", PATH_SIZE_MAX)?));
+    if disks.is_empty() {
+        return Err(InfoError::new(ResultCode::NotFound, "no device info"));
+    }
+    let mut items = Joined::new(out, ';');
+    disks.iter().for_each(|disk| items.item(format_args!("physical-device={disk}:age={AGE_UNKNOWN}")));
+    Ok(())
 }

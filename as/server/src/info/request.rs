@@ -120,11 +120,19 @@ impl<'a> Arguments<'a> {
         self.required("namespace", NAMESPACE_NAME_SIZE)
     }
 
-    /// The namespace that the command is about, called `namespace` or, where that was its first name, `ns`.
+    /// The namespace that the command is about.
     ///
     /// # Errors
     /// When none is named, or there is no such namespace.
     pub(crate) fn namespace(self, state: &State) -> Result<&Arc<Namespace>, InfoError> {
+        find_namespace(state, self.required("namespace", VALUE_SIZE_MAX)?)
+    }
+
+    /// As [`namespace`](Self::namespace), for commands that know it as `ns` too, its first name.
+    ///
+    /// # Errors
+    /// When none is named, or there is no such namespace.
+    pub(crate) fn namespace_or_ns(self, state: &State) -> Result<&Arc<Namespace>, InfoError> {
         find_namespace(state, self.required_either("namespace", "ns", VALUE_SIZE_MAX)?)
     }
 
@@ -133,6 +141,18 @@ impl<'a> Arguments<'a> {
     /// # Errors
     /// When there is no namespace of that name.
     pub(crate) fn optional_namespace(self, state: &State) -> Result<Option<&Arc<Namespace>>, InfoError> {
+        let found = self.optional("namespace", VALUE_SIZE_MAX)?;
+        found.map(|name| find_namespace(state, name)).transpose()
+    }
+
+    /// As [`namespace_or_ns`](Self::namespace_or_ns), where it may be left out.
+    ///
+    /// # Errors
+    /// When there is no namespace of that name.
+    pub(crate) fn optional_namespace_or_ns(
+        self,
+        state: &State,
+    ) -> Result<Option<&Arc<Namespace>>, InfoError> {
         let found = self.find("namespace").or_else(|| self.find("ns"));
         check("namespace", found, VALUE_SIZE_MAX)?.map(|name| find_namespace(state, name)).transpose()
     }
@@ -191,8 +211,14 @@ impl<'o> Joined<'o> {
     }
 }
 
-/// A number as C writes constants: decimal, hexadecimal after `0x`, octal after `0`.
+/// A number as C writes constants: decimal, hexadecimal after `0x`, octal after `0`. One below zero is what C makes of it
+/// where none can be: as far below the largest.
 pub(super) fn parse_c_number(text: &str) -> Option<u64> {
+    if let Some(rest) =
+        text.strip_prefix('-').filter(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+    {
+        return parse_c_number(rest).map(u64::wrapping_neg);
+    }
     if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         return u64::from_str_radix(digits, 16).ok();
     }
@@ -244,7 +270,11 @@ mod tests {
     #[test]
     fn numbers_are_read_as_c_writes_them() {
         let read: Vec<_> =
-            ["10", "0x1F", "017", "0", "", "x", "0x", "9999999999999999999999"].map(parse_c_number).into();
-        assert_eq!(read, [Some(10), Some(31), Some(15), Some(0), None, None, None, None]);
+            ["10", "0x1F", "017", "0", "", "x", "0x", "9999999999999999999999", "-1", "--1", "-"]
+                .map(parse_c_number)
+                .into();
+        let known =
+            [Some(10), Some(31), Some(15), Some(0), None, None, None, None, Some(u64::MAX), None, None];
+        assert_eq!(read, known);
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn tree(state: &State, arguments: Arguments<'_>, out: &mut String) ->
 }
 
 pub(super) fn list(state: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
-    arguments.optional_namespace(state)?;
+    arguments.optional_namespace_or_ns(state)?;
     match arguments.optional("b64", VALUE_SIZE_MAX)? {
         None | Some("true" | "false") => Ok(()),
         Some(_) => Err(InfoError::parameter("bad b64")),
@@ -37,13 +37,13 @@ pub(super) fn list(state: &State, arguments: Arguments<'_>, _: &mut String) -> A
 
 pub(super) fn stat(state: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
     arguments.required("indexname", NAME_SIZE_MAX)?;
-    arguments.namespace(state)?;
+    arguments.namespace_or_ns(state)?;
     Err(no_index())
 }
 
 pub(super) fn exists(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
     arguments.required("indexname", NAME_SIZE_MAX)?;
-    arguments.namespace(state)?;
+    arguments.namespace_or_ns(state)?;
     out.push_str("false");
     Ok(())
 }

@@ -15,7 +15,7 @@ use super::{Arguments, InfoError};
 use crate::metrics::{NamespaceCounter, Operation, Origin, Outcome, ServerCounter};
 use crate::state::State;
 
-pub(super) use namespace::write_namespace;
+pub(super) use namespace::{AGE_UNKNOWN, write_namespace};
 pub(super) use set::{write_set, write_sets};
 
 /// A figure as it is printed.

@@ -268,7 +268,7 @@ static DISK_COLUMNS: &[Column] = &[
 /// Further columns of a file or device with a shadow, which is written together with it.
 static SHADOW_COLUMNS: &[Column] = &[("shadow_write_q", |_, disk| disk.write_queue as u64)];
 /// Percentage of its life that a device has behind it, if it were known.
-const AGE_UNKNOWN: i64 = -1;
+pub(in crate::info) const AGE_UNKNOWN: i64 = -1;
 
 /// Writes all rows.
 pub(in crate::info) fn write_namespace(state: &State, namespace: &Namespace, out: &mut Joined<'_>) {
