@@ -11,9 +11,10 @@
 # make image      the container image ferrospike
 # make test-deb   the life of the Debian packages in a system of its own; needs root, debootstrap and network
 # make test-rpm   the same for the RPM packages; needs rpmbuild too
+# make test-image the container image, built and run without a daemon; needs buildah too
 # make clean
 #
-# BINARIES=… takes the programs of install, deb and rpm from a folder, in which nothing is built then.
+# BINARIES=… takes the programs of install, deb, rpm and their tests from a folder, in which nothing is built then.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -133,10 +134,10 @@ fuzz:
 
 # Programs that somebody else has built are taken as they are.
 ifdef BINARIES
-install deb rpm:
+install deb rpm test-image:
 else
 BINARIES := $(TARGET)/release
-install deb rpm: build
+install deb rpm test-image: build
 endif
 PACKAGES := $(TARGET)/packages
 PACKAGE_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
@@ -177,6 +178,9 @@ test-deb: deb
 test-rpm: rpm
 	@build/system $(TEST_SYSTEM) build/rpm/test $(PACKAGES)/*-$(PACKAGE_VERSION)-$(PACKAGE_RELEASE).*.rpm \
 	    build etc LICENSE README.md
+.PHONY: test-image
+test-image:
+	@build/docker/test $(TEST_SYSTEM) $(BINARIES)
 TEST_SYSTEM := $(TARGET)/test-system
 
 .PHONY: clean
