@@ -222,7 +222,7 @@ fn queries_that_nobody_takes_or_that_take_too_long_are_counted() {
     let mut client = server.connect();
     let client = &mut client;
     // More than any buffer on the way takes.
-    for number in 0..32 {
+    for number in 0..64 {
         assert_eq!(
             client.ask(&Message::put(&number.to_string(), vec![1; 1_000_000])).unwrap().result,
             result::OK

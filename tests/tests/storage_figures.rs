@@ -148,6 +148,8 @@ fn check_queue(engine: &str, files: &str, kind: &str, queues: &[&str]) {
     let refused =
         (0..30 * RECORDS_OF_BLOCK).find(|number| put(&mut client, &number.to_string()) != result::OK);
     assert!(refused.is_some(), "more was written than may be");
+    // Whatever was refused first: what can be written is, before the first that cannot.
+    server.await_log("writes are refused");
     let now = figures(&mut client, "namespace/test");
     let written = blocks_written(&DataFile::of(&server, "test.dat"));
     let waiting = of_first(&now, kind, "writes") - written;
