@@ -3,6 +3,7 @@
 //! `FERROSPIKE_ASADM` is the command that starts it; without, the session is skipped, and says so.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use std::path::Path;
 use std::process::Command;
 
 use ferrospike_tests::report;
@@ -42,7 +43,8 @@ const SHOWN: &[(&[&str], &str)] = &[
         &["show statistics", "show statistics namespace", "show statistics sets", "show statistics service"],
         "client_write_success",
     ),
-    (&["show latencies", "show latencies -v"], "write"),
+    (&["show config diff", "show config security", "show config racks"], "config diff"),
+    (&["show latencies", "show latencies -v", "show latencies -e 2 -b 5"], "write"),
     (
         &[
             "show distribution",
@@ -53,7 +55,16 @@ const SHOWN: &[(&[&str], &str)] = &[
         "Object Size",
     ),
     (&["show stop-writes", "show best-practices", "show jobs", "show pmap"], "Stop Writes"),
+    (&["show jobs queries", "info transactions", "summary -l", "health"], "Cluster Name"),
     (&["show racks", "show roster", "show sindex", "show udfs", "show mapping", "features"], "KVS"),
+];
+/// What is refused here as on a server of the Community edition, and what asadm then says.
+const REFUSED: &[(&str, &str)] = &[
+    ("show users", "ERROR: Failed to query users : Security not enabled."),
+    ("show roles", "ERROR: Failed to query roles : Security not enabled."),
+    ("manage config service param no-such-parameter to 3", "invalid set-config parameter"),
+    ("manage config service param proto-fd-max to 3", "invalid set-config parameter"),
+    ("manage config security param tps-weight to 3", "enterprise only"),
 ];
 /// What is changed, and the parameter that then has another value.
 const CHANGED: &[(&str, &str)] = &[
@@ -64,10 +75,32 @@ const CHANGED: &[(&str, &str)] = &[
     ),
     ("manage config namespace test set demo param stop-writes-count to 37", "stop-writes-count=37"),
     ("manage config service param proto-fd-idle-ms to 37000", "proto-fd-idle-ms=37000"),
+    ("manage config network heartbeat param interval to 370", "heartbeat.interval=370"),
+    (
+        "manage config namespace test geo2dsphere-within param max-cells to 37",
+        "geo2dsphere-within.max-cells=37",
+    ),
+    ("asinfo -v set-config:context=service;query-max-done=37", "query-max-done=37"),
+    ("manage config logging file {dir}/asd.log param nsup to debug", "nsup:DEBUG"),
 ];
 
-/// Carries out `commands` in asadm; gives what it wrote, in which no word may tell of a failure.
-fn session(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> String {
+/// How to start asadm; says so where nobody tells.
+fn asadm() -> Option<String> {
+    let asadm = std::env::var("FERROSPIKE_ASADM").ok();
+    if asadm.is_none() {
+        report("SKIPPED: FERROSPIKE_ASADM does not say how to start asadm, so no session of it was tested");
+    }
+    asadm
+}
+
+fn start() -> Server {
+    let file = "logging {\n    file {dir}/asd.log {\n        context any info\n    }";
+    let basics = BASICS.replacen("service {", "service {\n    ticker-interval 1", 1);
+    Server::start(&[&basics.replacen("logging {", file, 1), NAMESPACES].concat())
+}
+
+/// Carries out `commands` in asadm; gives what it wrote.
+fn run(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> String {
     let mut words = asadm.split_whitespace();
     let output = Command::new(words.next().unwrap())
         .args(words)
@@ -79,9 +112,16 @@ fn session(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> S
         .output()
         .unwrap_or_else(|error| panic!("{asadm}: {error}"));
     let text = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
-    assert!(output.status.success(), "{commands:?} ended with {}:\n{text}", output.status);
+    assert!(!text.contains("Traceback"), "{commands:?}:\n{text}");
+    text
+}
+
+/// As [`run`], and no word may tell of a failure.
+fn session(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> String {
+    let text = run(server, asadm, flags, commands);
     for line in text.lines() {
-        let failed = ["ERROR", "Traceback", "Exception"].iter().any(|word| line.contains(word));
+        // The names of checks, in `health`, are no failures.
+        let failed = line.starts_with("ERROR") || line.contains("Exception");
         assert!(!failed, "{commands:?}: {line}\nin\n{text}");
     }
     text
@@ -89,13 +129,9 @@ fn session(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> S
 
 #[test]
 fn what_asadm_shows_and_sets_works() {
-    let Ok(asadm) = std::env::var("FERROSPIKE_ASADM") else {
-        report("SKIPPED: FERROSPIKE_ASADM does not say how to start asadm, so no session of it was tested");
-        return;
-    };
-    let server = Server::start(
-        &[&BASICS.replacen("service {", "service {\n    ticker-interval 1", 1), NAMESPACES].concat(),
-    );
+    let Some(asadm) = asadm() else { return };
+    let mut server = start();
+    server.allow("' refused: ");
     let mut client = server.connect();
     for namespace in ["test", "bar"] {
         for key in 0..20 {
@@ -109,11 +145,49 @@ fn what_asadm_shows_and_sets_works() {
         let text = session(&server, &asadm, &[], commands);
         assert!(text.contains(word), "{commands:?} without {word}:\n{text}");
     }
+    for (command, answer) in REFUSED {
+        let text = run(&server, &asadm, &["--enable"], &[command]);
+        assert!(text.contains(answer), "{command} without {answer}:\n{text}");
+    }
     for (command, parameter) in CHANGED {
-        let text = session(&server, &asadm, &["--enable"], &[command]);
+        let command = command.replace("{dir}", server.folder().to_str().unwrap());
+        // A semicolon separates commands, unless in quotes.
+        let quoted = command.replacen("-v ", "-v '", 1) + if command.contains("-v ") { "'" } else { "" };
+        let text = session(&server, &asadm, &["--enable"], &[&quoted]);
         assert!(text.contains("ok"), "{command}:\n{text}");
-        let places = ["get-config:context=service", "namespace/test", "namespace/bar", "sets/test/demo"];
+        let places = [
+            "get-config:context=service",
+            "get-config:context=network",
+            "namespace/test",
+            "namespace/bar",
+            "sets/test/demo",
+            "log/0",
+            "log/1",
+        ];
         let shown = places.map(|place| client.info_value(place).unwrap()).join(";");
-        assert!(shown.split([';', ':']).any(|pair| pair == *parameter), "{command}: {shown}");
+        let changed = shown.contains(&format!("{parameter};")) || shown.contains(&format!("{parameter}:"));
+        assert!(changed, "{command}: no {parameter}");
+    }
+}
+
+/// Files of a collection that have to do with the server.
+const COLLECTED: [&str; 4] = ["ascinfo.json", "ascollectinfo.log", "summary.log", "health.log"];
+
+#[test]
+fn what_support_asks_for_is_collected() {
+    let Some(asadm) = asadm() else { return };
+    let mut server = start();
+    // It asks what other versions know too.
+    server.allow("unrecognized command");
+    let prefix = format!("ferrospike-{}", server.process_id().unwrap());
+    let text = session(&server, &asadm, &[], &[&format!("collectinfo -n 1 --output-prefix {prefix}")]);
+    let archive = text.split_once("are now archived in ").expect(&text).1.lines().next().unwrap();
+    let archive = Path::new(archive.trim_end_matches('.'));
+    let listed = Command::new("tar").arg("tzf").arg(archive).output().unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    std::fs::remove_file(archive).unwrap();
+    let _ = std::fs::remove_dir_all(archive.with_extension(""));
+    for name in COLLECTED {
+        assert!(listed.lines().any(|file| file.ends_with(name)), "no {name} in {listed}\n{text}");
     }
 }

@@ -159,6 +159,46 @@ fn the_number_of_info_threads_follows_the_configuration() {
     server.await_log("set-config: service.info-threads changed from 40 to 1");
 }
 
+const REFUSED: &str = "ERROR:4:invalid set-config parameter";
+
+/// Where `set-config` answers otherwise than the C server, see DIFFERENCES.md.
+const SET_OTHERWISE: &[(&str, &str)] = &[
+    ("context=service;batch-max-requests=", REFUSED),
+    ("context=service;batch-max-requests=-1", REFUSED),
+    ("context=service;batch-max-requests=4294967296", REFUSED),
+    ("context=service;transaction-max-ms=18446744073709551616", REFUSED),
+    ("context=namespace;id=test;evict-tenths-pct=nonsense", REFUSED),
+    ("context=namespace;id=test;set=s;stop-writes-count=true", REFUSED),
+    ("context=namespace;id=test;set=s;stop-writes-size=18446744073709551616", REFUSED),
+    ("context=service;batch-index-threads=0", REFUSED),
+    ("context=service;sindex-builder-threads=0", REFUSED),
+    ("context=service;proto-fd-idle-ms=4294967295", "ok"),
+    ("context=service;min-cluster-size=7", "ok"),
+    ("context=namespace;id=bar;set=s;default-ttl=0", "ok"),
+    ("context=namespace;id=test;tomb-raider-period=1d", "ok"),
+    ("context=namespace;id=test;compression=lz4", "ok"),
+    ("context=namespace;id=test;rack-id=7", "ok"),
+    ("context=namespace;id=test;prefer-uniform-balance=true", "ok"),
+];
+
+#[test]
+fn what_changes_of_the_configuration_are_answered_and_logged() {
+    let mut server = Server::start(&[BASICS, NAMESPACES].concat());
+    server.allow("' refused: ");
+    let mut client = server.connect();
+    for (parameters, expected) in SET_OTHERWISE {
+        let request = format!("set-config:{parameters}");
+        assert_eq!(client.info_value(&request).unwrap(), *expected, "{parameters}");
+        if *expected == "ok" {
+            server.await_log(&format!("config-set command completed: params {parameters}"));
+        } else {
+            assert!(!server.log().contains(&format!("completed: params {parameters}\n")), "{parameters}");
+        }
+    }
+    server.await_log("set-config: {test} namespace.rack-id changed from 0 to 7 (not yet in effect)");
+    server.await_log("'batch-max-requests' in service cannot be '4294967296'");
+}
+
 #[test]
 fn requests_that_waited_too_long_are_answered_so() {
     let server = Server::start(&[BASICS, NAMESPACES].concat());

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use cf::sys::limits::raise_open_files;
+
 use super::context::{CONTEXTS, ContextKind, ContextSpec, default_table};
 use super::kind::{Kind, TTL_NEVER};
 use super::message::value_message;
@@ -13,6 +15,9 @@ use super::model::{Config, NamespaceConfig};
 use super::params::namespace::SetParams;
 use super::setting::Field;
 use super::spec::{Effect, ParamTable, Spec, find, variant};
+
+/// Descriptors the server needs beside those of clients: files, epolls, peers.
+pub const OWN_DESCRIPTORS: u64 = 512;
 
 /// A change that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -314,12 +319,24 @@ fn rule(
 
 fn service_rule(config: &Config, name: &str, value: u64) -> Option<String> {
     match name {
+        "proto-fd-max" => beyond_the_system(value),
         "transaction-retry-ms" if value == 0 => Some("cannot be 0".to_owned()),
         "microsecond-histograms" if any_benchmark(config) => {
             Some("can only be changed while every enable-benchmarks-… is false".to_owned())
         }
         _ => None,
     }
+}
+
+/// Why there cannot be that many clients, though the limit of the process has been raised as far as it goes.
+fn beyond_the_system(clients: u64) -> Option<String> {
+    let limit = raise_open_files(clients + OWN_DESCRIPTORS).ok()?;
+    (limit < clients).then(|| {
+        format!(
+            "cannot be that high: the system allows this process {limit} file descriptors; see LimitNOFILE of systemd \
+             or `ulimit -n`"
+        )
+    })
 }
 
 /// Whether a histogram is being filled that would be torn by another unit.

@@ -2,10 +2,8 @@
 
 use cf::sys::limits::raise_open_files;
 
+use crate::config::set::OWN_DESCRIPTORS;
 use crate::config::setting::Number;
-
-/// Descriptors the server needs beside those of clients: files, epolls, peers.
-const OWN_DESCRIPTORS: u64 = 512;
 
 /// Raises the limit of the process to what `proto_fd_max` needs. Where the system does not let us,
 /// `proto_fd_max` becomes what it does let; never a reason not to start.

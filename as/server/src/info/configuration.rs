@@ -22,6 +22,10 @@ pub(super) fn set(state: &State, arguments: Arguments<'_>, out: &mut String) -> 
         cf::info!(Info, "set-config: {change}");
         apply(state, change);
     }
+    if outcome.answer == "ok" {
+        // What those look for who read the logs of the C server.
+        cf::info!(Info, "config-set command completed: params {}", shown(arguments.0));
+    }
     if let Some(refusal) = &outcome.refusal {
         cf::warning_limited!(Info, "'set-config:{}' refused: {refusal}", shown(arguments.0));
     }

@@ -26,7 +26,7 @@ fn answers_are_those_of_the_c_server() {
         ("context=security;a=b", "ERROR:25:enterprise only"),
         ("context=xdr;a=b", "ERROR:25:enterprise only"),
         ("context=service;proto-fd-max=10", INVALID),
-        ("context=service;proto-fd-max=16K", "ok"),
+        ("context=service;proto-fd-max=2K", "ok"),
         ("context=service;enable-hist-info=TRUE", INVALID),
         ("context=service;enable-hist-info=yes", INVALID),
         ("context=service;enable-hist-info=", INVALID),
@@ -64,7 +64,7 @@ fn answers_are_those_of_the_c_server() {
     ] {
         assert_eq!(set_config(&config, params).answer, expected, "{params}");
     }
-    assert_eq!(config.service.proto_fd_max.get(), 16 << 10);
+    assert_eq!(config.service.proto_fd_max.get(), 2 << 10);
     assert_eq!(config.service.ticker_interval.get(), 11);
     assert_eq!(&*config.service.cluster_name.get_or_empty(), "abc");
     let namespace = config.namespace("mem").expect("namespace");
@@ -82,8 +82,8 @@ fn changes_say_what_happened() {
         outcome.changes.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(
-        change("context=service;proto-fd-max=20000"),
-        ["service.proto-fd-max changed from 15000 to 20000"]
+        change("context=service;proto-fd-max=2048"),
+        ["service.proto-fd-max changed from 15000 to 2048"]
     );
     assert_eq!(
         change("context=namespace;id=mem;default-ttl=1h"),
@@ -164,6 +164,23 @@ fn conditions_between_parameters() {
     config.network.fabric.channel_rw_recv_pools.set(4);
     assert_eq!(answer("context=network;fabric.channel-rw-recv-threads=10"), INVALID);
     assert_eq!(answer("context=network;fabric.channel-rw-recv-threads=12"), "ok");
+}
+
+/// More clients than the system lets this process have connections are not promised; what it lets is made use of.
+#[test]
+fn as_many_clients_as_the_system_allows() {
+    let config = rich();
+    let limit = cf::sys::limits::raise_open_files(1).expect("the limit");
+    let outcome = set_config(&config, "context=service;proto-fd-max=2097152");
+    let now = cf::sys::limits::raise_open_files(1).expect("the limit");
+    assert!(now >= limit);
+    if now >= 2 << 20 {
+        return assert_eq!(outcome.answer, "ok");
+    }
+    assert_eq!(outcome.answer, INVALID);
+    let refusal = outcome.refusal.expect("refused").to_string();
+    assert!(refusal.contains(&format!("the system allows this process {now} file descriptors")), "{refusal}");
+    assert_eq!(config.service.proto_fd_max.get(), 15_000);
 }
 
 /// Whatever is dynamic can be set to its own value; whatever is not cannot be set at all.
