@@ -5,8 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use ferrospike_tests::client::Client;
-use ferrospike_tests::server::Server;
-use ferrospike_tests::wire::{self, Frame, Message, kind, result};
+use ferrospike_tests::random::Random;
+use ferrospike_tests::server::{Server, stored_config};
+use ferrospike_tests::wire::{self, Frame, Message, field, info1, info3, kind, result};
 
 /// Long enough for a segment to be on its way before the next is sent.
 const APART: Duration = Duration::from_micros(500);
@@ -127,4 +128,132 @@ fn large_values_among_small_ones() {
             assert_eq!(client.receive_message().expect("an answer").bin("b"), Some(&b"small"[..]));
         }
     });
+}
+
+/// What a client may ask for, and what then has to come.
+enum Step {
+    Put(u64),
+    Get,
+    Info,
+    /// A batch of so many reads, carried out by other threads if there are many.
+    Batch(u32),
+    /// A frame that the server takes, but refuses.
+    Refused,
+}
+
+impl Step {
+    fn any(random: &mut Random) -> Step {
+        match random.within(0..20) {
+            0..8 => Step::Put(random.number()),
+            8..16 => Step::Get,
+            16 => Step::Info,
+            17 => Step::Batch(3),
+            18 => Step::Batch(300),
+            _ => Step::Refused,
+        }
+    }
+
+    fn encode(&self, key: &str) -> Vec<u8> {
+        match self {
+            Step::Put(value) => Message::put(key, value.to_be_bytes().to_vec()).encode(),
+            Step::Get => Message::get(key).encode(),
+            Step::Info => wire::info_request("status"),
+            Step::Batch(rows) => batch(*rows, key).encode(),
+            Step::Refused => Message::on_record("test", "rig", key).encode(),
+        }
+    }
+
+    /// Takes the answer; `last` is the value of the record.
+    fn check(&self, client: &mut Client, last: &mut Option<u64>) {
+        if let Step::Info = self {
+            let info = Frame { kind: kind::INFO, body: b"status\tok\n".to_vec() };
+            return assert_eq!(client.receive().expect("an answer"), info);
+        }
+        if let Step::Batch(rows) = self {
+            return check_batch(client, *rows, *last);
+        }
+        let answer = client.receive_message().expect("an answer");
+        match self {
+            Step::Put(value) => {
+                assert_eq!(answer.result, result::OK);
+                *last = Some(*value);
+            }
+            Step::Get => {
+                assert_eq!(answer.bin("b"), last.map(u64::to_be_bytes).as_ref().map(|value| &value[..]));
+            }
+            _ => assert_eq!(answer.result, result::PARAMETER),
+        }
+    }
+}
+
+/// Reads the record of `key` in so many rows.
+fn batch(rows: u32, key: &str) -> Message {
+    let mut value = rows.to_be_bytes().to_vec();
+    value.push(0);
+    for row in 0..rows {
+        value.extend(row.to_be_bytes());
+        value.extend(wire::digest("rig", key));
+        value.extend([0, info1::READ | info1::GET_ALL, 0, 1, 0, 0]);
+        value.extend(5u32.to_be_bytes());
+        value.push(field::NAMESPACE);
+        value.extend(b"test");
+    }
+    Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(field::BATCH, &value)
+}
+
+fn check_batch(client: &mut Client, rows: u32, last: Option<u64>) {
+    let mut seen = 0;
+    loop {
+        for row in client.receive().expect("a frame").messages().expect("messages") {
+            if row.info3 & info3::LAST != 0 {
+                return assert_eq!((row.result, seen), (result::OK, rows));
+            }
+            assert_eq!(row.bin("b"), last.map(u64::to_be_bytes).as_ref().map(|value| &value[..]));
+            seen += 1;
+        }
+    }
+}
+
+/// Many clients at once, each with a record of its own and requests of all kinds in its pipe, in pieces of any size.
+fn many_conversations(server: &Server) {
+    const CLIENTS: u64 = 40;
+    const ROUNDS: u32 = 6;
+    thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let mut client = server.connect();
+            scope.spawn(move || {
+                let (mut random, key) = (Random::new(number), format!("of client {number}"));
+                let mut last = None;
+                for _ in 0..ROUNDS {
+                    let steps: Vec<Step> = (0..50).map(|_| Step::any(&mut random)).collect();
+                    let bytes: Vec<u8> = steps.iter().flat_map(|step| step.encode(&key)).collect();
+                    let mut sender = Client::from(client.socket().try_clone().expect("the socket twice"));
+                    let size = random.within(100..10_000) as usize;
+                    thread::scope(|scope| {
+                        scope.spawn(move || {
+                            for piece in bytes.chunks(size) {
+                                sender.send(piece).expect("send");
+                            }
+                        });
+                        steps.iter().for_each(|step| step.check(&mut client, &mut last));
+                    });
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn many_conversations_at_once() {
+    let mut server = Server::usual();
+    server.allow("neither read nor write");
+    many_conversations(&server);
+}
+
+#[test]
+fn many_conversations_whose_answers_wait_for_the_disk() {
+    let storage = ["file {dir}/test.dat", "filesize 256M", "commit-to-device true"];
+    let mut server = Server::start(&stored_config("test", "device", &storage));
+    server.allow("neither read nor write");
+    many_conversations(&server);
 }
