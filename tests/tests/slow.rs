@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ferrospike_tests::client::Client;
-use ferrospike_tests::server::Server;
+use ferrospike_tests::client::{Client, PATIENCE};
+use ferrospike_tests::server::{Server, usual_config};
 use ferrospike_tests::wire::{self, Message, result};
 
 /// Requests of the clients that must not be held up.
@@ -74,6 +74,34 @@ fn clients_that_never_read() {
             Ok(answer) => assert_eq!(answer.bin("b").map(<[u8]>::len), Some(500_000)),
             Err(error) => panic!("answer {n} of {whole} ({part} bytes of another request): {error}"),
         }
+    }
+}
+
+/// Many large records asked for in one piece are read as the client takes them, not all at once.
+#[test]
+fn a_client_that_never_reads_a_pipeline_of_large_answers() {
+    const REQUESTS: usize = 16;
+    let config = usual_config()
+        .replace("work-directory", "service-threads 1\n    work-directory")
+        .replace("nsup-period", "max-record-size 8M\n    nsup-period");
+    let server = Server::start(&config);
+    let mut client = server.connect();
+    let large = Message::put("large", vec![1; 7 << 20]);
+    assert_eq!(client.ask(&large).expect("an answer").result, result::OK);
+
+    let mut silent = server.connect();
+    silent.send(&Message::get("large").encode().repeat(REQUESTS)).expect("send");
+    let start = Instant::now();
+    while client.figure("namespace/test", "client_read_success").expect("a figure") == 0 {
+        assert!(start.elapsed() < PATIENCE, "nothing was read");
+    }
+    // The only service thread answers this when it is done with what it found before.
+    assert_eq!(client.ask(&Message::get("none")).expect("an answer").result, result::NOT_FOUND);
+    let read = client.figure("namespace/test", "client_read_success").expect("a figure");
+    assert!(read < 8, "{read} records of 7 MiB were read for a client that takes none");
+    for n in 0..REQUESTS {
+        let answer = silent.receive_message().expect("an answer");
+        assert_eq!(answer.bin("b").map(<[u8]>::len), Some(7 << 20), "answer {n}");
     }
 }
 

@@ -437,7 +437,8 @@ impl ServiceThread {
         Some((size, verdict))
     }
 
-    /// Carries out record messages one after the other; gives how many bytes those carried out have.
+    /// Carries out record messages one after the other, until their replies are large enough to be sent; gives how many
+    /// bytes those carried out have.
     fn carry_out_messages(
         &mut self,
         connection: &mut Connection,
@@ -456,7 +457,7 @@ impl ServiceThread {
         for message in &messages.requests {
             used += message.size();
             let verdict = self.carry_out_message(connection, token, message, replies);
-            if verdict == Verdict::Close || connection.is_parked {
+            if verdict == Verdict::Close || connection.is_parked || replies.len() >= REPLIES_SIZE_MAX {
                 return (used, verdict);
             }
         }
