@@ -160,6 +160,38 @@ fn a_port_in_use_is_told_before_devices_are_touched() {
     assert!(!folder.path().join("test.dat").exists());
 }
 
+/// Why it did not start is told where it was started, whoever keeps the log; once, and with the place of the log.
+#[test]
+fn why_it_does_not_start_is_told_at_the_terminal_too() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    let config = usual_config().replacen("port 0", &format!("port {port}"), 1);
+    let (_folder, path) = file(&config);
+    let told =
+        |output: &Output| printed(output).matches(&format!("cannot listen on 127.0.0.1:{port}")).count();
+    assert_eq!(told(&run(&["--config-file", &path, "--foreground"])), 1);
+
+    let (folder, path) = file(&config.replacen("console {", "file {dir}/asd.log {", 1));
+    let output = run(&["--config-file", &path, "--foreground"]);
+    let log = folder.path().join("asd.log");
+    assert_eq!(told(&output), 1, "{}", printed(&output));
+    assert!(printed(&output).contains(&format!("The log is {}.", log.display())), "{}", printed(&output));
+    assert!(fs::read_to_string(log).expect("a log").contains("CRITICAL (as): "));
+}
+
+#[test]
+fn who_may_not_become_the_configured_user_is_told_how_to_do_without() {
+    let config = usual_config().replacen("service {", "service {\n    user no-such-user-here", 1);
+    let (_folder, path) = file(&config);
+    let output = run(&["--config-file", &path, "--foreground"]);
+    let said = printed(&output);
+    assert!(!output.status.success());
+    assert!(
+        said.contains("there is no user no-such-user-here") && said.contains("leave 'user' and 'group' out"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_configuration_is_refused_with_all_its_errors() {
     let config = usual_config()

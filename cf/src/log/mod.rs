@@ -30,7 +30,8 @@ pub use facade::install;
 pub use limited::{CallSite, INTERVAL_NANOS, LINES_PER_INTERVAL};
 pub use line::{LINE_SIZE_MAX, Place, TimeStyle, file_name};
 pub use sink::{
-    SYSLOG_FACILITIES, SYSLOG_FACILITY_DEFAULT, SYSLOG_PATH_DEFAULT, SYSLOG_TAG_DEFAULT, SinkSettings, Target,
+    CONSOLE, SYSLOG_FACILITIES, SYSLOG_FACILITY_DEFAULT, SYSLOG_PATH_DEFAULT, SYSLOG_TAG_DEFAULT,
+    SinkSettings, Target,
 };
 
 use early::EarlyLines;

@@ -27,6 +27,9 @@ pub const SYSLOG_TAG_DEFAULT: &str = "asd";
 /// The facility of syslog lines unless configured otherwise.
 pub const SYSLOG_FACILITY_DEFAULT: &str = "local0";
 
+/// What the console is called among the sinks.
+pub const CONSOLE: &str = "stderr";
+
 /// Readable by all as far as the umask lets it, written by the server alone.
 const FILE_MODE: u32 = 0o666;
 
@@ -128,7 +131,7 @@ impl Sink {
     /// What `logs` calls the sink.
     pub(super) fn name(&self) -> String {
         match &self.output {
-            Output::Console => "stderr".to_owned(),
+            Output::Console => CONSOLE.to_owned(),
             Output::File { path, .. } | Output::Syslog(Syslog { path, .. }) => path.display().to_string(),
         }
     }

@@ -58,7 +58,7 @@ fn check_service(config: &Config, report: &mut Report) {
 }
 
 fn check_clients(network: &NetworkConfig, report: &mut Report) {
-    if report.line_of(CLIENTS, "port").is_none() {
+    if report.is_missing(CLIENTS, "port") {
         let line = report.line_of_context(CLIENTS).unwrap_or(0);
         rule(report, line, "'port' in network.service is missing: clients could not connect (usual: 3000)");
     }
@@ -130,7 +130,7 @@ fn check_heartbeat(network: &NetworkConfig, report: &mut Report) {
             if params.multicast_group.is_empty() {
                 rule(report, line, "'mode multicast' in network.heartbeat needs a 'multicast-group'");
             }
-            if report.line_of(HEARTBEAT, "port").is_none() {
+            if report.is_missing(HEARTBEAT, "port") {
                 rule(report, line, "'mode multicast' in network.heartbeat needs a 'port'");
             }
             for name in ["mesh-seed-address-port", "tls-mesh-seed-address-port"] {
@@ -160,7 +160,7 @@ fn check_fabric(network: &NetworkConfig, report: &mut Report) {
     }
     let heartbeat = &network.heartbeat;
     let clustered = !heartbeat.mesh_seed_address_port.is_empty() || !heartbeat.multicast_group.is_empty();
-    let has_port = ["port", "tls-port"].iter().any(|name| report.line_of(FABRIC, name).is_some());
+    let has_port = ["port", "tls-port"].iter().any(|name| !report.is_missing(FABRIC, name));
     if clustered && !has_port {
         let line = report.line_of_context(FABRIC).or_else(|| report.line_of_context(HEARTBEAT)).unwrap_or(0);
         rule(
@@ -329,7 +329,7 @@ fn check_storage(storage: &StorageConfig, label: &str, report: &mut Report) {
     if let (false, Some(line)) = (params.device.is_empty(), given(report, "file")) {
         rule(report, line, format!("{label} has both 'device' and 'file' lines; it can have only one kind"));
     }
-    if !params.file.is_empty() && params.filesize.get() == 0 {
+    if !params.file.is_empty() && report.is_missing(label, "filesize") {
         let line = report.line_near(label, "file");
         rule(report, line, format!("{label} needs 'filesize', as it has files"));
     }
@@ -382,7 +382,7 @@ fn check_memory(storage: &StorageConfig, label: &str, report: &mut Report) {
         }
         return;
     }
-    if params.data_size.get() == 0 {
+    if report.is_missing(label, "data-size") {
         rule(
             report,
             start,

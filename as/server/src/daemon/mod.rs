@@ -15,7 +15,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use cf::log::{Level, Levels, Settings, SinkSettings, Target};
+use cf::log::{CONSOLE, Level, Levels, Settings, SinkSettings, Target};
 use cf::sys::notify::{READY, STOPPING, notify};
 use cf::sys::process::{PidFile, daemonize, group_id, set_file_permissions, switch_user, user_id};
 
@@ -65,8 +65,17 @@ pub fn run<S: Service>(
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             cf::critical!(As, "{reason}");
+            say_beside_the_log(&reason);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Tells whoever is at the terminal, or reads the journal of the service, why there is no server; the log may be elsewhere.
+fn say_beside_the_log(reason: &str) {
+    let sinks = cf::log::logger().sinks();
+    if !sinks.is_empty() && !sinks.iter().any(|sink| sink == CONSOLE) {
+        say(&mut io::stderr(), format_args!("asd: {reason}\nThe log is {}.", sinks.join(", ")));
     }
 }
 
@@ -121,9 +130,12 @@ fn log_settings(config: &Config) -> Settings {
 }
 
 fn become_configured_user(config: &Config) -> Result<(), String> {
-    let user = config.service.user.get().map(|name| user_id(&name)).transpose().map_err(sentence)?;
-    let group = config.service.group.get().map(|name| group_id(&name)).transpose().map_err(sentence)?;
-    switch_user(user, group).map_err(|error| format!("cannot run as the configured user: {error}"))
+    const ADVICE: &str =
+        "leave 'user' and 'group' out of the configuration to run as whoever starts the server";
+    let unknown = |error| format!("{error}; make it, or {ADVICE}");
+    let user = config.service.user.get().map(|name| user_id(&name)).transpose().map_err(unknown)?;
+    let group = config.service.group.get().map(|name| group_id(&name)).transpose().map_err(unknown)?;
+    switch_user(user, group).map_err(|error| format!("cannot run as the configured user: {error}; {ADVICE}"))
 }
 
 /// Tells the service manager that started us, if one did. It may give up on us when it does not hear, so the log says

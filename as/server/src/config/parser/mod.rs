@@ -235,6 +235,7 @@ impl Parser {
             let message =
                 format!("'{}' in {label} has a '{sign}' before its value; leave that out", spec.name);
             self.report.error(line, Topic::Syntax, message);
+            self.report.note_refused(&label, spec.name);
             return;
         }
         self.surplus(line, spec.name, values, words_max);
@@ -248,6 +249,7 @@ impl Parser {
             let place = format!("'{}' in {label}", spec.name);
             let message = value_message(self.kind(), spec, &place, &error);
             self.report.error(line, Topic::Value, message);
+            self.report.note_refused(&label, spec.name);
             return;
         }
         self.note_effect(line, spec);

@@ -1,6 +1,6 @@
 //! Where things stood in a file, and what is to be said about it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::diagnostic::{Diagnostic, Severity, Topic};
@@ -12,6 +12,8 @@ pub(in crate::config) struct Report {
     found: Vec<Diagnostic>,
     errors: usize,
     lines: HashMap<(String, &'static str), usize>,
+    /// What was given with a value that was refused.
+    refused: HashSet<(String, &'static str)>,
     contexts: HashMap<String, usize>,
     later: BTreeSet<String>,
 }
@@ -23,6 +25,7 @@ impl Report {
             found: Vec::new(),
             errors: 0,
             lines: HashMap::new(),
+            refused: HashSet::new(),
             contexts: HashMap::new(),
             later: BTreeSet::new(),
         }
@@ -36,6 +39,11 @@ impl Report {
     /// Remembers where a parameter was given; gives the line where it was given before.
     pub(super) fn note_line(&mut self, label: &str, name: &'static str, line: usize) -> Option<usize> {
         self.lines.insert((label.to_owned(), name), line)
+    }
+
+    /// Remembers that a parameter was given with a value that was refused.
+    pub(super) fn note_refused(&mut self, label: &str, name: &'static str) {
+        self.refused.insert((label.to_owned(), name));
     }
 
     /// Remembers where a context began; only the first place counts.
@@ -76,6 +84,11 @@ impl Report {
     /// Line on which the context called `label` gives parameter `name`.
     pub(in crate::config) fn line_of(&self, label: &str, name: &'static str) -> Option<usize> {
         self.lines.get(&(label.to_owned(), name)).copied()
+    }
+
+    /// Whether the context called `label` does not give parameter `name`, not even with a value that was refused.
+    pub(in crate::config) fn is_missing(&self, label: &str, name: &'static str) -> bool {
+        self.line_of(label, name).is_none() && !self.refused.contains(&(label.to_owned(), name))
     }
 
     /// That line, or else the one on which the context begins, or else 0.

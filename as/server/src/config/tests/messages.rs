@@ -141,6 +141,17 @@ fn values_with_a_usual_slip() {
 }
 
 #[test]
+fn what_has_a_bad_value_is_not_called_missing_too() {
+    assert_eq!(
+        only(&file("", "", "").replacen("port 3000", "port 80", 1)),
+        "t.conf:7: 'port' in network.service cannot be '80': it must be a port from 1024 to 65535, or 0 for any free one"
+    );
+    assert!(in_second_namespace("storage-engine memory {\ndata-size 1Q\n}").contains("cannot be '1Q'"));
+    let files = "storage-engine device {\nfile /a\nfilesize 900T\n}";
+    assert!(in_second_namespace(files).contains("cannot be '900T'"));
+}
+
+#[test]
 fn braces() {
     let text = file("", "", "").replacen("cluster-name c\n\n}", "cluster-name c", 1);
     assert_eq!(only(&text), "t.conf:1: service is not closed: a '}' is missing before line 3");
