@@ -9,7 +9,8 @@
 # make rpm        packages for Fedora and its kin, in target/packages
 # make source     the source as an archive, in target/packages
 # make image      the container image ferrospike
-# make test-deb   the life of the Debian packages in a system of its own; needs root, debootstrap and network
+# make test-deb   the life of the Debian packages in a system of its own, and of their service under systemd; needs root,
+#                 debootstrap and network
 # make test-rpm   the same for the RPM packages; needs rpmbuild too
 # make test-image the container image, built and run without a daemon; needs buildah too
 # make clean
@@ -175,6 +176,7 @@ image:
 .PHONY: test-deb test-rpm
 test-deb: deb
 	@build/system $(TEST_SYSTEM) build/deb/test $(PACKAGES)/*_$(PACKAGE_VERSION)-$(PACKAGE_RELEASE)_*.deb
+	@build/booted $(TEST_SYSTEM) build/deb/service $(PACKAGES)/*_$(PACKAGE_VERSION)-$(PACKAGE_RELEASE)_*.deb
 test-rpm: rpm
 	@build/system $(TEST_SYSTEM) build/rpm/test $(PACKAGES)/*-$(PACKAGE_VERSION)-$(PACKAGE_RELEASE).*.rpm \
 	    build etc LICENSE README.md
