@@ -155,7 +155,7 @@ impl Namespace {
         self.tombstones.load(Relaxed)
     }
 
-    /// Number of records without a void-time, as of the last look at those that have one.
+    /// Number of records without a void-time.
     pub(crate) fn non_expirable_count(&self) -> u64 {
         self.object_count().saturating_sub(self.expiry.expirable_count())
     }
@@ -255,12 +255,14 @@ impl Namespace {
         }
     }
 
-    /// Stores the flat record for `guard`'s element, and keeps the set's figures.
+    /// Stores the flat record for `guard`'s element, whose void-time was `void_time_before`, 0 for none, and keeps the
+    /// figures of the set and of expiry.
     pub(crate) fn store(
         &self,
         guard: &mut WriteGuard<'_>,
         flat: &[u8],
         key_stored: bool,
+        void_time_before: u32,
     ) -> Result<(), StorageError> {
         let before = stored_size(guard);
         self.storage.write(guard, flat, key_stored)?;
@@ -271,9 +273,7 @@ impl Namespace {
             // Wrapping: the difference may be negative.
             set.data_used_bytes.fetch_add(after.wrapping_sub(before), Relaxed);
         }
-        if guard.void_time != 0 {
-            self.expiry.note(guard.digest());
-        }
+        self.expiry.note(guard.digest(), void_time_before, guard.void_time);
         Ok(())
     }
 
@@ -305,19 +305,20 @@ impl Namespace {
                 cf::warning_limited!(Nsup, "{{{}}} a record that is to go stays: {error}", self.name());
             });
         }
-        self.forget_unnoted(&mut guard);
+        if guard.void_time != 0 {
+            self.expiry.note_removed(guard.digest());
+        }
+        self.forget_noted(&mut guard);
         guard.remove();
         Ok(())
     }
 
     fn forget(&self, guard: &mut WriteGuard<'_>) {
-        if guard.void_time != 0 {
-            self.expiry.note(guard.digest());
-        }
-        self.forget_unnoted(guard);
+        self.expiry.note(guard.digest(), guard.void_time, 0);
+        self.forget_noted(guard);
     }
 
-    fn forget_unnoted(&self, guard: &mut WriteGuard<'_>) {
+    fn forget_noted(&self, guard: &mut WriteGuard<'_>) {
         self.removals.note(guard);
         self.leave_set(guard);
         self.storage.release(guard);

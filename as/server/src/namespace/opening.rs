@@ -132,9 +132,7 @@ impl Namespace {
             let mut expired = Vec::new();
             self.index.for_each(partition, |element| {
                 self.join_set(element);
-                if element.void_time != 0 {
-                    self.expiry.note(element.digest());
-                }
+                self.expiry.note(element.digest(), 0, element.void_time);
                 if element.is_expired(now.seconds()) {
                     expired.push(*element.digest());
                 }

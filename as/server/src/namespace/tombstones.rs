@@ -67,9 +67,7 @@ impl Namespace {
     ) -> Result<(), StorageError> {
         let before = stored_size(guard);
         self.storage.bury(guard, flat, tombstone.key_stored)?;
-        if guard.void_time != 0 {
-            self.expiry.note(guard.digest());
-        }
+        self.expiry.note(guard.digest(), guard.void_time, 0);
         if let Some(set) = self.sets.get(guard.set_id) {
             // Wrapping: the difference may be negative.
             set.data_used_bytes.fetch_add(stored_size(guard).wrapping_sub(before), Relaxed);

@@ -93,7 +93,7 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
     guard.generation = generation;
     guard.set_last_update_time(last_update_time);
     guard.void_time = void_time;
-    if call.namespace.store(&mut guard, &buffers.flat, key_stored).is_err() {
+    if call.namespace.store(&mut guard, &buffers.flat, key_stored, before.2).is_err() {
         guard.generation = before.0;
         guard.set_last_update_time(before.1);
         guard.void_time = before.2;

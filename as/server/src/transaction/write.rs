@@ -168,13 +168,8 @@ fn commit(
     guard.generation = next.generation;
     guard.set_last_update_time(next.last_update_time);
     guard.void_time = next.void_time;
-    match call.namespace.store(guard, &buffers.flat, next.key_stored) {
-        Ok(()) => {
-            if before.2 != 0 {
-                call.namespace.expiry.note(guard.digest());
-            }
-            Ok(Outcome::Stored)
-        }
+    match call.namespace.store(guard, &buffers.flat, next.key_stored, before.2) {
+        Ok(()) => Ok(Outcome::Stored),
         Err(error) => {
             guard.generation = before.0;
             guard.set_last_update_time(before.1);

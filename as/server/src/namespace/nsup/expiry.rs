@@ -17,7 +17,7 @@ use super::eviction::ExemptSets;
 use crate::index::{Element, PARTITION_COUNT, PartitionId};
 use crate::namespace::Namespace;
 
-/// What is known of the void-times of one partition. The figures are those of the last look.
+/// What is known of the void-times of one partition. Earliest and latest are those of the last look.
 struct PartitionExpiry {
     /// A void-time came or went since.
     dirty: AtomicBool,
@@ -25,7 +25,7 @@ struct PartitionExpiry {
     earliest: AtomicU32,
     /// 0 when nothing expires.
     latest: AtomicU32,
-    /// Records with a void-time.
+    /// Records with a void-time, at this moment.
     expirable: AtomicU32,
 }
 
@@ -43,16 +43,31 @@ impl ExpiryState {
         ExpiryState((0..PARTITION_COUNT).map(|_| untouched()).collect())
     }
 
-    /// The record of `digest`, whose sprig the caller has locked, has got a void-time or had one.
+    /// The record of `digest`, whose sprig the caller has locked, had void-time `before` and has `after`; 0 stands for none
+    /// and for no record.
     #[inline]
-    pub(crate) fn note(&self, digest: &Digest) {
+    pub(crate) fn note(&self, digest: &Digest, before: u32, after: u32) {
+        if before | after == 0 {
+            return;
+        }
         let partition = &self.0[PartitionId::of(digest).index()];
+        if before == 0 {
+            partition.expirable.fetch_add(1, Relaxed);
+        } else if after == 0 {
+            self.note_removed(digest);
+        }
         if !partition.dirty.load(Relaxed) {
             partition.dirty.store(true, Release);
         }
     }
 
-    /// Records with a void-time, as of the last look at each partition.
+    /// A record with a void-time goes that the last look has left out.
+    #[inline]
+    pub(in crate::namespace) fn note_removed(&self, digest: &Digest) {
+        self.0[PartitionId::of(digest).index()].expirable.fetch_sub(1, Relaxed);
+    }
+
+    /// Records with a void-time.
     pub(crate) fn expirable_count(&self) -> u64 {
         self.0.iter().map(|partition| u64::from(partition.expirable.load(Relaxed))).sum()
     }
@@ -66,7 +81,7 @@ impl ExpiryState {
         self.0[partition.index()].dirty.load(Acquire)
     }
 
-    /// Whether anything expires in `partition`, as of the last look.
+    /// Whether anything expires in `partition`.
     pub(super) fn has_expirable(&self, partition: PartitionId) -> bool {
         self.0[partition.index()].expirable.load(Relaxed) != 0
     }
@@ -140,7 +155,7 @@ fn look(
 ) -> Vec<Digest> {
     let state = &namespace.expiry.0[partition.index()];
     state.dirty.store(false, Release);
-    let (mut earliest, mut latest, mut expirable) = (u32::MAX, 0, 0);
+    let (mut earliest, mut latest) = (u32::MAX, 0);
     let mut picked = Vec::new();
     namespace.index.for_each(partition, |element| {
         if goes(element) {
@@ -148,12 +163,10 @@ fn look(
         } else if element.void_time != 0 {
             earliest = earliest.min(element.void_time);
             latest = latest.max(element.void_time);
-            expirable += 1;
         }
     });
     state.earliest.store(earliest, Relaxed);
     state.latest.store(latest, Relaxed);
-    state.expirable.store(expirable, Relaxed);
     picked
 }
 

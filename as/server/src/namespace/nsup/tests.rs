@@ -64,8 +64,9 @@ fn put(namespace: &Namespace, set: &str, key: u32, void_time: u32, size: usize) 
     if guard.generation == 0 && !set.is_empty() {
         namespace.assign_set(&mut guard, set.as_bytes()).expect("room for a set");
     }
+    let before = guard.void_time;
     (guard.void_time, guard.generation) = (void_time, 1);
-    namespace.store(&mut guard, &flat, false).unwrap_or_else(|error| panic!("{error:?}"));
+    namespace.store(&mut guard, &flat, false, before).unwrap_or_else(|error| panic!("{error:?}"));
 }
 
 fn exists(namespace: &Namespace, set: &str, key: u32) -> bool {
@@ -122,6 +123,15 @@ fn figures_follow_what_writers_do() {
         let guard = namespace.index.get_exclusive(&digest("s", key)).expect("it");
         namespace.remove(guard);
         put(&namespace, "s", 200 + key, NOW + 7, 10);
+        put(&namespace, "s", 300 + key, 0, 10);
+        put(&namespace, "", key, 0, 10);
+    }
+    assert_eq!((namespace.object_count(), namespace.expiry.expirable_count()), (500, 300));
+    run(&namespace, NOW);
+    assert_eq!((namespace.non_expirable_count(), namespace.expiry.expirable_count()), (200, 300));
+    for key in 0..100 {
+        put(&namespace, "s", 300 + key, NOW + 9, 10);
+        put(&namespace, "", key, NOW - 1, 10);
     }
     run(&namespace, NOW);
     assert_eq!((namespace.object_count(), namespace.expiry.expirable_count()), (400, 400));
