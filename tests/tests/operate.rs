@@ -1,13 +1,14 @@
 //! Operating a server: the info port, the ticker, log levels, changes of the configuration that take effect at once.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
 use ferrospike_tests::client::PATIENCE;
-use ferrospike_tests::server::{BASICS, NAMESPACES, Server, binary};
+use ferrospike_tests::server::{BASICS, NAMESPACES, Server, binary, built};
 use ferrospike_tests::wire::{self, Message, result};
 
 /// A server with an info port, and a connection to it.
@@ -131,7 +132,7 @@ fn best_practices_can_be_enforced() {
     // No machine has that much memory.
     let config = [BASICS, NAMESPACES].concat().replace("data-size 1G", "data-size 100T");
     let config = config.replace("    work-directory", "    enforce-best-practices true\n    work-directory");
-    std::fs::write(&path, config.replace("{dir}", folder.path().to_str().unwrap())).unwrap();
+    fs::write(&path, config.replace("{dir}", folder.path().to_str().unwrap())).unwrap();
     let output = Command::new(binary()).arg("--config-file").arg(&path).arg("--foreground").output().unwrap();
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
@@ -218,4 +219,39 @@ fn requests_that_waited_too_long_are_answered_so() {
     assert!(answers.iter().any(|answer| answer.starts_with(b"thread-traces\t")), "the first did not wait");
     let statistics = client.info_value("statistics").unwrap();
     assert!(statistics.contains(&format!(";info_timeout={late};")), "{late} late: {statistics}");
+}
+
+#[test]
+fn tools_take_their_options_from_astools_conf() {
+    let server = Server::usual();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("astools.conf");
+    let tool = |name: &str, arguments: &[&str]| {
+        let mut command = Command::new(built(name).expect("a tool"));
+        command.arg("--only-config-file").arg(&path).args(arguments);
+        let output = command.output().expect("the tool runs");
+        let text = |bytes| String::from_utf8(bytes).expect("plain text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let address = server.address();
+    let config = format!(
+        "[cluster]\nhost = \"{}\"\nport = 1\ntls-enable = false\n[cluster_here]\nhost = \"{address}\"\n\
+         [asbench_here]\nkeys = 10\nworkload = \"I\"\nset = \"loaded\"\n",
+        address.ip()
+    );
+    fs::write(&path, config).expect("write the file");
+    let port = address.port().to_string();
+    let ok = (Some(0), "ok\n".to_owned(), String::new());
+    assert_eq!(tool("asinfo", &["-v", "status", "-p", &port]), ok, "the command line counts more");
+    assert_eq!(tool("asinfo", &["-v", "status", "--instance", "here"]), ok);
+    assert_eq!(tool("asinfo", &["-v", "status"]).0, Some(1), "nobody listens there");
+
+    let (code, _, errors) = tool("asbench", &["--instance", "here"]);
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    assert!(server.connect().info_value("sets/test/loaded").expect("a set").starts_with("objects=10:"));
+
+    fs::write(&path, "[asinfo]\nhots = \"a\"\n").expect("write the file");
+    let (code, _, errors) = tool("asinfo", &["-v", "status"]);
+    assert_eq!(code, Some(2));
+    assert!(errors.contains("astools.conf: unknown option 'hots' in [asinfo]"), "{errors}");
 }

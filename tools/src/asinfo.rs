@@ -3,12 +3,14 @@
 //! With `-v` the bare value is printed; without it, everything of the server's default list, numbered. The exit
 //! code is 1 when the server cannot be asked or refuses a command, 2 when the options are wrong.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, CommandFactory, Parser};
 
+use crate::astools;
 use crate::host::{DEFAULT_PORT, Host};
 use crate::info;
 
@@ -60,6 +62,23 @@ pub struct Options {
     /// Print the version
     #[arg(short = 'V', long, action = ArgAction::Version)]
     version: Option<bool>,
+
+    #[command(flatten)]
+    files: astools::FileOptions,
+}
+
+/// Reads the command line and configuration files.
+///
+/// # Errors
+/// Clap's, which prints itself; also for help and version.
+pub fn parse_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Options, clap::Error> {
+    Options::try_parse_from(astools::with_files(&command(), arguments.collect())?)
+}
+
+/// The definition of all options.
+#[must_use]
+pub fn command() -> clap::Command {
+    Options::command()
 }
 
 /// Does what `options` say.
@@ -137,8 +156,6 @@ fn in_lines(value: &str) -> String {
 mod tests {
     use std::io::Read;
     use std::net::TcpListener;
-
-    use clap::CommandFactory;
 
     use super::*;
 

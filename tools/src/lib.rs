@@ -12,6 +12,7 @@ use cf::manual::{self, Page};
 
 pub mod asbench;
 pub mod asinfo;
+pub mod astools;
 pub mod compare;
 pub mod host;
 pub mod info;

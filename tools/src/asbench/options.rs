@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
+use crate::astools;
 use crate::host::{DEFAULT_PORT, Host};
 use crate::load::{KIND_COUNT, Kind, Plan};
 use crate::record::load::RecordOptions;
@@ -45,7 +46,7 @@ const WITHOUT_EFFECT: &[(&str, Option<char>, bool)] = &[
 #[command(name = "asbench", version, disable_help_flag = true, disable_version_flag = true)]
 pub struct Options {
     /// Node to load, as HOST[:TLS-NAME][:PORT]; of a list by commas, the first
-    #[arg(short = 'h', long, value_name = "HOST", default_value = "localhost")]
+    #[arg(short = 'h', long, alias = "host", value_name = "HOST", default_value = "localhost")]
     hosts: String,
 
     /// Port for a host without one
@@ -234,6 +235,9 @@ pub struct Options {
     #[arg(short = 'V', long, action = ArgAction::Version)]
     version: Option<bool>,
 
+    #[command(flatten)]
+    files: astools::FileOptions,
+
     /// Given options of the official tool that change nothing here.
     #[arg(skip)]
     pub(super) without_effect: Vec<String>,
@@ -255,12 +259,13 @@ enum ReadMode {
     All,
 }
 
-/// Reads the command line.
+/// Reads the command line and configuration files.
 ///
 /// # Errors
 /// Clap's, which prints itself; also for `--help` and `--version`.
 pub fn parse_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Options, clap::Error> {
-    let matches = command().try_get_matches_from(arguments.map(long_with_two_dashes))?;
+    let arguments = astools::with_files(&command(), arguments.map(long_with_two_dashes).collect())?;
+    let matches = command().try_get_matches_from(arguments)?;
     let mut options = Options::from_arg_matches(&matches)?;
     options.without_effect = given_without_effect(&matches);
     Ok(options)
@@ -377,7 +382,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Options {
-        let arguments = std::iter::once("asbench").chain(text.split_ascii_whitespace());
+        let arguments = ["asbench", "--no-config-file"].into_iter().chain(text.split_ascii_whitespace());
         parse_arguments(arguments.map(OsString::from)).unwrap()
     }
 
