@@ -18,7 +18,9 @@ const LOCAL: &str = "local";
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ListenError {
-    #[error("address '{0}' is neither an IP address nor the name of an interface or host")]
+    #[error(
+        "address '{0}' is neither an IP address (without port or brackets) nor the name of an interface or host"
+    )]
     Unknown(String),
     #[error("access address '{0}' is not one that a client could connect to")]
     Unreachable(String),
@@ -243,6 +245,9 @@ mod tests {
         }
         params.access_address.set(texts(&["no such host"]));
         assert!(matches!(Advertised::new(&params, &[]), Err(ListenError::Unknown(_))));
+        params.access_address.set(texts(&["[::1]"]));
+        let refused = Advertised::new(&params, &[]).expect_err("an address in brackets").to_string();
+        assert!(refused.contains("(without port or brackets)"), "{refused}");
     }
 
     #[test]
