@@ -94,6 +94,25 @@ fn devices_change_places() {
 }
 
 #[test]
+fn an_empty_start_forgets_what_the_disks_hold_for_good() {
+    let names = ["a shadow-a", "b shadow-b"];
+    let mut server = stopped(&names);
+    server.allow("of a former use were erased");
+    server.configure(&files(&names).replace("filesize", "cold-start-empty true\n        filesize"));
+    server.restart();
+    let mut client = server.connect();
+    (0..RECORDS).for_each(|number| assert_eq!(get(&mut client, number), result::NOT_FOUND, "{number}"));
+    assert_eq!(put(&mut client, 5), result::OK);
+    server.kill9();
+    start_with(&mut server, &names);
+    let mut client = server.connect();
+    for number in 0..RECORDS {
+        let expected = if number == 5 { result::OK } else { result::NOT_FOUND };
+        assert_eq!(get(&mut client, number), expected, "{number}");
+    }
+}
+
+#[test]
 fn a_device_joins() {
     let mut server = stopped(&["a"]);
     start_with(&mut server, &["a", "b"]);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,6 +49,42 @@ fn stops_and_starts_again() {
         server.restart();
         assert_eq!(get(&server), result::NOT_FOUND, "memory does not outlive its process");
     }
+}
+
+#[test]
+fn writes_its_pid_and_a_log_as_configured() {
+    let config = usual_config()
+        .replace(
+            "work-directory",
+            "pidfile {dir}/asd.pid\n    os-group-perms true\n    log-millis true\n    work-directory",
+        )
+        .replace("logging {", "logging {\n    file {dir}/own.log {\n        context any info\n    }");
+    let mut server = Server::start(&config);
+    let (pid_file, log) = (server.folder().join("asd.pid"), server.folder().join("own.log"));
+    let pid = fs::read_to_string(&pid_file).expect("a pid file");
+    assert_eq!(pid.trim().parse().ok(), server.process_id());
+    for path in [&pid_file, &log] {
+        let mode = fs::metadata(path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o066, 0o060, "{} is for the group too, not for others", path.display());
+    }
+    // "Nov 21 2026 12:34:56.789 GMT: INFO (as): …"
+    let text = fs::read_to_string(&log).expect("a log");
+    for line in text.lines() {
+        let (seconds, millis) = line.split_once('.').expect("a point");
+        assert!(seconds.len() == "Nov 21 2026 12:34:56".len(), "{line}");
+        assert!(millis[..3].parse::<u16>().is_ok() && millis[3..].starts_with(" GMT: "), "{line}");
+    }
+    assert!(text.contains("service ready"));
+    let output = run(&[
+        "--foreground",
+        "--config-file",
+        &server.folder().join("aerospike.conf").display().to_string(),
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(printed(&output).contains("cannot hold the pidfile"), "{}", printed(&output));
+    server.allow("cannot hold the pidfile");
+    server.stop();
+    assert!(!pid_file.exists());
 }
 
 #[test]
