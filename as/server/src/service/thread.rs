@@ -244,11 +244,14 @@ impl ServiceThread {
                 end = arrivals.last().map_or(0, |last| last.start + last.size);
             }
         }
-        if arrivals.len() > 1 {
-            self.prepare_for(&arrivals, &buffer);
+        let firsts: SmallVec<[Option<Message<'_>>; PREPARED_REQUESTS]> =
+            arrivals.iter().map(|arrival| Message::in_front_of(arrival.bytes(&buffer))).collect();
+        // A connection's further requests are prepared for in their turn.
+        if firsts.len() > 1 {
+            self.executor.prepare(firsts.iter().flatten().filter_map(Message::record));
         }
-        for Arrival { at, start, size } in arrivals {
-            self.serve_arrival(at, &buffer[start..start + size]);
+        for (arrival, first) in arrivals.iter().zip(firsts) {
+            self.serve_arrival(arrival.at, arrival.bytes(&buffer), first);
         }
         self.receive_buffer = buffer;
         if !self.executor.has_unsettled() {
@@ -256,18 +259,10 @@ impl ServiceThread {
         }
     }
 
-    /// Prepares for the first request of each connection; a connection's further ones are prepared for in their turn.
-    fn prepare_for(&self, arrivals: &Arrivals, buffer: &[u8]) {
-        self.executor.prepare(arrivals.iter().filter_map(|Arrival { start, size, .. }| {
-            let request = Message::in_front_of(&buffer[*start..start + size])?.request;
-            Some((request.namespace?, request.record_digest()?))
-        }));
-    }
-
-    /// Carries out what has come from connection `at`, of which nothing waits.
-    fn serve_arrival(&mut self, at: u32, bytes: &[u8]) {
+    /// Carries out what has come from connection `at`, of which nothing waits; it begins with `first`.
+    fn serve_arrival<'b>(&mut self, at: u32, bytes: &'b [u8], first: Option<Message<'b>>) {
         self.with_connection(at, |thread, connection, token| {
-            let (used, verdict) = thread.serve_requests(connection, token, bytes);
+            let (used, verdict) = thread.serve_requests(connection, token, bytes, first);
             if verdict == Verdict::Keep && used < bytes.len() {
                 connection.input.extend_from_slice(&bytes[used..]);
             }
@@ -316,7 +311,7 @@ impl ServiceThread {
         token: ConnectionToken,
         input: &mut Vec<u8>,
     ) -> Verdict {
-        let (used, verdict) = self.serve_requests(connection, token, input);
+        let (used, verdict) = self.serve_requests(connection, token, input, Message::in_front_of(input));
         if used == input.len() && input.capacity() > KEEP_SIZE_MAX {
             *input = Vec::new();
         } else {
@@ -325,17 +320,20 @@ impl ServiceThread {
         verdict
     }
 
-    /// Carries out the complete requests in `bytes`; their replies wait in the outbox. Gives how many bytes they took.
-    fn serve_requests(
+    /// Carries out the complete requests in `bytes`, which begin with `first` if that is a record message; their replies
+    /// wait in the outbox. Gives how many bytes they took.
+    fn serve_requests<'b>(
         &mut self,
         connection: &mut Connection,
         token: ConnectionToken,
-        bytes: &[u8],
+        bytes: &'b [u8],
+        mut first: Option<Message<'b>>,
     ) -> (usize, Verdict) {
         let mut replies = std::mem::take(&mut self.outbox.replies);
         let (mut used, mut verdict) = (0, Verdict::Keep);
-        while verdict == Verdict::Keep && connection.may_serve() {
-            let messages = Messages::in_front_of(&bytes[used..]);
+        while used < bytes.len() && verdict == Verdict::Keep && connection.may_serve() {
+            let first = first.take().or_else(|| Message::in_front_of(&bytes[used..]));
+            let messages = Messages::from_first(first, &bytes[used..]);
             if messages.requests.is_empty() {
                 match self.carry_out_other(connection, token, &bytes[used..], &mut replies) {
                     Some((size, after)) => (used, verdict) = (used + size, after),
@@ -447,11 +445,7 @@ impl ServiceThread {
         replies: &mut Vec<u8>,
     ) -> (usize, Verdict) {
         if messages.requests.len() > 1 {
-            let records = messages
-                .requests
-                .iter()
-                .filter_map(|Message { request, .. }| Some((request.namespace?, request.record_digest()?)));
-            self.executor.prepare(records);
+            self.executor.prepare(messages.requests.iter().filter_map(Message::record));
         }
         let mut used = 0;
         for message in &messages.requests {
@@ -566,6 +560,12 @@ struct Arrival {
     at: u32,
     start: usize,
     size: usize,
+}
+
+impl Arrival {
+    fn bytes<'b>(&self, buffer: &'b [u8]) -> &'b [u8] {
+        &buffer[self.start..self.start + self.size]
+    }
 }
 
 type Arrivals = SmallVec<[Arrival; PREPARED_REQUESTS]>;
