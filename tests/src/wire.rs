@@ -202,6 +202,22 @@ impl Message {
             .with_field(field::PARTITION_ID_ARRAY, &partitions)
     }
 
+    /// A batch that reads all bins of the records of these keys in namespace `test`, set `rig`.
+    pub fn get_all<'k>(keys: impl ExactSizeIterator<Item = &'k str>) -> Message {
+        let mut value = (keys.len() as u32).to_be_bytes().to_vec();
+        value.push(0);
+        for (row, key) in (0u32..).zip(keys) {
+            value.extend(row.to_be_bytes());
+            value.extend(digest("rig", key));
+            // Flags, info1, numbers of fields and of operations, and the namespace as the one field.
+            value.extend([0, info1::READ | info1::GET_ALL, 0, 1, 0, 0]);
+            value.extend(5u32.to_be_bytes());
+            value.push(field::NAMESPACE);
+            value.extend(b"test");
+        }
+        Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(field::BATCH, &value)
+    }
+
     /// Adds a field.
     pub fn with_field(mut self, field_type: u8, value: &[u8]) -> Message {
         self.fields.push((field_type, value.to_vec()));

@@ -27,10 +27,9 @@ const SHORT_QUERY: u8 = 0x04;
 const XDR: u8 = 0x10;
 /// Bit of `info3` that every query has.
 const PARTITION_DONE: u8 = 0x04;
-/// Fields of queries and batches.
+/// Fields of queries.
 const JOB_ID: u8 = 7;
 const PARTITION_ID_ARRAY: u8 = 11;
-const BATCH: u8 = 41;
 /// A filter that lets records of no set pass.
 const OF_NO_SET: &[u8] = &[0x93, 1, 0x91, 70, 0xa1, 3];
 
@@ -280,21 +279,6 @@ fn a_running_query_is_shown_and_can_be_aborted() {
     assert_eq!(client.info_value("query-abort-all").unwrap(), "number-of-queries-killed:0");
 }
 
-/// A batch that reads these keys.
-fn batch(keys: &[&str]) -> Message {
-    let mut value = (keys.len() as u32).to_be_bytes().to_vec();
-    value.push(0);
-    for (row, key) in (0u32..).zip(keys) {
-        value.extend(row.to_be_bytes());
-        value.extend(wire::digest("rig", key));
-        value.extend([0, info1::READ | info1::GET_ALL, 0, 1, 0, 0]);
-        value.extend(5u32.to_be_bytes());
-        value.push(field::NAMESPACE);
-        value.extend(b"test");
-    }
-    Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(BATCH, &value)
-}
-
 #[test]
 fn batches_and_their_rows_are_counted() {
     let server = start();
@@ -302,10 +286,10 @@ fn batches_and_their_rows_are_counted() {
     assert_eq!(client.ask(&put("a")).unwrap().result, result::OK);
     let (before, server_before) =
         (figures(&mut client, "namespace/test"), figures(&mut client, "statistics"));
-    assert_eq!(run(&mut client, &batch(&["a", "none"])).1, result::OK);
+    assert_eq!(run(&mut client, &Message::get_all(["a", "none"].into_iter())).1, result::OK);
     expect_moved(&mut client, &before, &["batch_sub_read_success", "batch_sub_read_not_found"]);
     let malformed =
-        Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(BATCH, &[0]);
+        Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(field::BATCH, &[0]);
     assert_ne!(run(&mut client, &malformed).1, result::OK);
     let after = figures(&mut client, "statistics");
     let moved = |key: &str| after[key] - server_before[key];
@@ -329,7 +313,7 @@ fn batch_of_one(request: &Message, key: &str) -> Message {
     let mut request = request.clone();
     request.fields.retain(|field| field.0 != field::DIGEST);
     value.extend(&request.body()[wire::MESSAGE_HEADER_SIZE - 4..]);
-    Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(BATCH, &value)
+    Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(field::BATCH, &value)
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::server::{Server, stored_config, usual_config};
-use ferrospike_tests::wire::{self, Message, field, info1, result};
+use ferrospike_tests::wire::{Message, result};
 
 /// Longest wait for what the server does by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,18 +93,7 @@ fn histograms(client: &mut Client, group: &str) -> Vec<(String, String)> {
 
 /// A batch that reads two records.
 fn batch() -> Message {
-    let mut value = [&2u32.to_be_bytes()[..], &[0]].concat();
-    for (row, key) in (0u32..).zip(["key-1", "key-2"]) {
-        value.extend(row.to_be_bytes());
-        value.extend(wire::digest("rig", key));
-        value.extend([0, info1::READ | info1::GET_ALL]);
-        value.extend(1u16.to_be_bytes());
-        value.extend(0u16.to_be_bytes());
-        value.extend(5u32.to_be_bytes());
-        value.push(field::NAMESPACE);
-        value.extend(b"test");
-    }
-    Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(field::BATCH, &value)
+    Message::get_all(["key-1", "key-2"].into_iter())
 }
 
 /// Reads, writes and sends batches until the ticker has told of `group`; gives the steps that happened.

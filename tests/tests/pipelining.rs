@@ -1,13 +1,14 @@
 //! Several requests on one connection before any answer is read: in one segment, cut at every byte, and of
 //! different kinds. Answers come whole and in the order of the requests.
 
+use std::iter;
 use std::thread;
 use std::time::Duration;
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::random::Random;
 use ferrospike_tests::server::{Server, stored_config};
-use ferrospike_tests::wire::{self, Frame, Message, field, info1, info3, kind, result};
+use ferrospike_tests::wire::{self, Frame, Message, info3, kind, result};
 
 /// Long enough for a segment to be on its way before the next is sent.
 const APART: Duration = Duration::from_micros(500);
@@ -136,7 +137,7 @@ enum Step {
     Get,
     Info,
     /// A batch of so many reads, carried out by other threads if there are many.
-    Batch(u32),
+    Batch(usize),
     /// A frame that the server takes, but refuses.
     Refused,
 }
@@ -158,7 +159,7 @@ impl Step {
             Step::Put(value) => Message::put(key, value.to_be_bytes().to_vec()).encode(),
             Step::Get => Message::get(key).encode(),
             Step::Info => wire::info_request("status"),
-            Step::Batch(rows) => batch(*rows, key).encode(),
+            Step::Batch(rows) => Message::get_all(iter::repeat_n(key, *rows)).encode(),
             Step::Refused => Message::on_record("test", "rig", key).encode(),
         }
     }
@@ -186,22 +187,7 @@ impl Step {
     }
 }
 
-/// Reads the record of `key` in so many rows.
-fn batch(rows: u32, key: &str) -> Message {
-    let mut value = rows.to_be_bytes().to_vec();
-    value.push(0);
-    for row in 0..rows {
-        value.extend(row.to_be_bytes());
-        value.extend(wire::digest("rig", key));
-        value.extend([0, info1::READ | info1::GET_ALL, 0, 1, 0, 0]);
-        value.extend(5u32.to_be_bytes());
-        value.push(field::NAMESPACE);
-        value.extend(b"test");
-    }
-    Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(field::BATCH, &value)
-}
-
-fn check_batch(client: &mut Client, rows: u32, last: Option<u64>) {
+fn check_batch(client: &mut Client, rows: usize, last: Option<u64>) {
     let mut seen = 0;
     loop {
         for row in client.receive().expect("a frame").messages().expect("messages") {

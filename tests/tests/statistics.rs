@@ -14,7 +14,7 @@ use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::figures::{await_figures, figures, take_answer, texts};
 use ferrospike_tests::report;
 use ferrospike_tests::server::{BASICS, NAMESPACES, Server, stored_config, stored_config_with, usual_config};
-use ferrospike_tests::wire::{self, Message, field, info1, info2, result};
+use ferrospike_tests::wire::{self, Message, info2, result};
 
 /// `scope TAB key TAB proof` for each statistic; the proof is `file::function`, or `=value`, a TAB and the reason.
 const LIST: &str = include_str!("../corpora/statistics.txt");
@@ -271,19 +271,9 @@ fn info_requests_that_wait_are_counted() {
 }
 
 /// A batch that reads the record of key `a` so often.
-fn large_batch(rows: u32) -> Message {
-    let mut value = rows.to_be_bytes().to_vec();
-    value.push(0);
-    for row in 0..rows {
-        value.extend(row.to_be_bytes());
-        value.extend(wire::digest("rig", "a"));
-        value.extend([0, info1::READ | info1::GET_ALL, 0, 1, 0, 0]);
-        value.extend(5u32.to_be_bytes());
-        value.push(field::NAMESPACE);
-        value.extend(b"test");
-    }
-    Message { info1: info1::READ | info1::BATCH, transaction_ttl: 600_000, ..Message::default() }
-        .with_field(field::BATCH, &value)
+fn large_batch(rows: usize) -> Message {
+    let keys = std::iter::repeat_n("a", rows);
+    Message { transaction_ttl: 600_000, ..Message::get_all(keys) }
 }
 
 #[test]

@@ -9,12 +9,6 @@ fn main() -> ExitCode {
     if let Some(code) = ferrospike_tools::generated(asinfo::command) {
         return code;
     }
-    let options = match asinfo::parse_arguments(std::env::args_os()) {
-        Ok(options) => options,
-        Err(error) => {
-            drop(error.print());
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
-        }
-    };
+    let options = asinfo::parse_arguments(std::env::args_os()).unwrap_or_else(|error| error.exit());
     asinfo::run(&options, &mut io::stdout().lock(), &mut io::stderr().lock()).unwrap_or(ExitCode::FAILURE)
 }

@@ -66,7 +66,7 @@ pub(super) fn index_pressure(state: &State, out: &mut String) -> Answer {
     Ok(())
 }
 
-/// The devices behind a path, with their age; none are known.
+/// The devices behind a path, with their age, which is not known.
 pub(super) fn physical_devices(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
     let disks = physical_disks(Path::new(arguments.required("path", PATH_SIZE_MAX)?));
     if disks.is_empty() {

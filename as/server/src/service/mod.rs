@@ -19,3 +19,6 @@ pub(crate) use accept::{Listener, accept_clients};
 pub(crate) use address::{Advertised, Bound, ListenError};
 pub(crate) use mailbox::{ConnectionToken, Mail, Mailbox};
 pub(crate) use thread::{ServiceThread, SharedState};
+
+/// Buffers of requests and replies that grew beyond this for a large one are given back.
+const KEEP_SIZE_MAX: usize = 1 << 20;

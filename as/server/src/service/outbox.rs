@@ -1,9 +1,7 @@
 //! Replies of several connections, made one after the other and sent together.
 
+use super::KEEP_SIZE_MAX;
 use super::mailbox::ConnectionToken;
-
-/// An outbox that grew beyond this for one large reply is given back.
-const KEEP_SIZE_MAX: usize = 1 << 20;
 
 /// Replies, and to whom they go.
 #[derive(Default)]

@@ -26,6 +26,7 @@ use proto::message::Request;
 use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
 
+use super::KEEP_SIZE_MAX;
 use super::connection::Connection;
 use super::connections::Connections;
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
@@ -44,8 +45,6 @@ const EVENTS_MAX: usize = 256;
 const RECEIVE_SIZE: usize = 64 << 10;
 /// Replies are sent when they reach this size even if more requests wait.
 const REPLIES_SIZE_MAX: usize = 256 << 10;
-/// Buffers that grew beyond this for one large reply are given back.
-const KEEP_SIZE_MAX: usize = 1 << 20;
 /// How long the client of a batch without a timeout may leave its replies unread.
 const BATCH_TIME_MAX: Duration = Duration::from_secs(30);
 const MAILBOX_TOKEN: u64 = u64::MAX;
@@ -238,10 +237,12 @@ impl ServiceThread {
             } else if connection.may_read {
                 let room = &mut buffer[end..end + RECEIVE_SIZE];
                 match connection.receive(room) {
-                    Some(size) => arrivals.push(Arrival { at, start: end, size }),
+                    Some(size) => {
+                        arrivals.push(Arrival { at, start: end, size });
+                        end += size;
+                    }
                     None => self.close(at),
                 }
-                end = arrivals.last().map_or(0, |last| last.start + last.size);
             }
         }
         let firsts: SmallVec<[Option<Message<'_>>; PREPARED_REQUESTS]> =
