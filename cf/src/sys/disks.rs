@@ -20,10 +20,8 @@ pub fn physical_disks(path: &Path) -> Vec<String> {
 }
 
 /// The two numbers that the C library packs into one.
-fn numbers(device: u64) -> (u64, u64) {
-    let major = (device >> 8 & 0xfff) | (device >> 32 & !0xfff);
-    let minor = (device & 0xff) | (device >> 12 & 0xffff_ff00);
-    (major, minor)
+fn numbers(device: u64) -> (u32, u32) {
+    (libc::major(device), libc::minor(device))
 }
 
 fn disks_of(entry: &Path) -> Vec<String> {
