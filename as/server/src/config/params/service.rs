@@ -139,7 +139,7 @@ params! {
         vault_token_file: Text = None, text("vault-token-file").dynamic().enterprise().unsupported();
         /// Address of the Vault server.
         vault_url: Text = None, text("vault-url").enterprise().unsupported();
-        /// Directory for what the server keeps besides records.
-        work_directory: Text = Some("/opt/aerospike"), text("work-directory");
+        /// Directory for what the server keeps besides records and its log: definitions of indexes, users, modules of Lua.
+        work_directory: Text = Some("/opt/aerospike"), text("work-directory").later();
     }
 }
