@@ -231,6 +231,8 @@ impl Executor {
         frames: &mut Frames<'_, S>,
     ) -> Extent {
         let mut filters = RowFilters::new(filter);
+        // Requests before the batch may have replies that wait for the disk too, elsewhere.
+        let settled = self.unsettled_count();
         let mut left = count;
         let mut window = SmallVec::<[(Row<'_>, RowPosition); PREPARED_REQUESTS]>::new();
         while left > 0 {
@@ -252,7 +254,7 @@ impl Executor {
                 self.execute_row(filters.of(row), row, now, is_late, &mut frames.frame);
                 left -= 1;
                 if frames.is_full() || at + 1 == window.len() {
-                    self.settle_all(&mut frames.frame);
+                    self.settle_behind(settled, &mut frames.frame);
                     starts.drain(..).for_each(|start| frames.row_done(start));
                 }
                 if frames.is_full() {
