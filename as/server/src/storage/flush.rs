@@ -58,6 +58,17 @@ impl Disk {
         self.flush_to(&mut state, u64::MAX, wblocks)
     }
 
+    /// Writes out all blocks that are full. `free` takes places that became garbage by that.
+    pub(super) fn flush_full(
+        &self,
+        wblocks: &WblockTable,
+        free: impl Fn(Location),
+    ) -> Result<(), BlockError> {
+        self.flush_closed(wblocks)?;
+        self.free_deferred(free);
+        Ok(())
+    }
+
     /// Body of the flush thread. `free` takes places that became garbage by what was written; `recovered` is told when the
     /// disk can be written to again.
     pub(super) fn run_flush(&self, wblocks: &WblockTable, free: impl Fn(Location), recovered: impl Fn()) {
