@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use ferrospike_tests::client::PATIENCE;
+use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::server::{BASICS, NAMESPACES, Server, binary, built};
 use ferrospike_tests::wire::{self, Message, result};
 
@@ -140,24 +140,35 @@ fn best_practices_can_be_enforced() {
     assert!(said.contains("the namespaces may take 109951699648512 bytes"), "{said}");
 }
 
+/// Service threads that are no longer wanted stay, with nothing to do.
 #[test]
-fn the_number_of_info_threads_follows_the_configuration() {
+fn the_numbers_of_threads_follow_the_configuration() {
     let server = Server::start(&[BASICS, NAMESPACES].concat());
     let mut client = server.connect();
-    let named = |client: &mut ferrospike_tests::client::Client| {
-        client.info_value("thread-traces").unwrap().matches("(info-").count()
-    };
-    assert_eq!(named(&mut client), 16);
-    for count in [3, 40, 1] {
-        let change = format!("set-config:context=service;info-threads={count}");
-        assert_eq!(client.info_value(&change).unwrap(), "ok");
-        let start = std::time::Instant::now();
-        while named(&mut client) != count {
-            assert!(start.elapsed() < PATIENCE, "never {count} info threads");
-            std::thread::sleep(Duration::from_millis(5));
+    let kinds: [(&str, &str, &[usize]); 3] = [
+        ("info-threads", "(info-", &[3, 40, 1]),
+        ("batch-index-threads", "(batch-", &[5, 1, 12]),
+        ("service-threads", "(service-", &[6, 9, 30]),
+    ];
+    for (parameter, name, counts) in kinds {
+        for &count in counts {
+            let change = format!("set-config:context=service;{parameter}={count}");
+            assert_eq!(client.info_value(&change).unwrap(), "ok");
+            let start = std::time::Instant::now();
+            let count_now = |client: &mut Client| {
+                let traces = client.info_value("thread-traces").unwrap();
+                traces.matches(name).count()
+            };
+            while count_now(&mut client) != count {
+                assert!(start.elapsed() < PATIENCE, "never {count} {parameter}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
     }
+    assert_eq!(client.info_value("set-config:context=service;service-threads=1").unwrap(), "ok");
+    assert_eq!(server.connect().info_value("build").unwrap(), client.info_value("build").unwrap());
     server.await_log("set-config: service.info-threads changed from 40 to 1");
+    server.await_log("set-config: service.service-threads changed from 30 to 1");
 }
 
 const REFUSED: &str = "ERROR:4:invalid set-config parameter";

@@ -22,3 +22,4 @@ mod storage;
 mod ticker;
 mod transaction;
 pub mod version;
+mod workers;

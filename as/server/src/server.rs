@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use cf::sys::eventfd::EventFd;
 use cf::threads;
-use crossbeam::channel;
 
 use crate::best_practices;
 use crate::config::Config;
@@ -16,15 +15,16 @@ use crate::daemon::Service;
 use crate::exporter;
 use crate::fabric::Cluster;
 use crate::health::Health;
-use crate::info::{self, Pool};
+use crate::info;
 use crate::metrics::{ServerMetrics, SystemUsage};
 use crate::namespace::{self, Namespace, NamespaceError};
 use crate::node_id;
 use crate::query::Queries;
-use crate::service::{self, Advertised, Bound, ListenError, Mail, Mailbox, ServiceThread, SharedState};
+use crate::service::{self, Advertised, Bound, Crew, ListenError, ServiceThread, SharedState};
 use crate::state::State;
 use crate::ticker;
-use crate::transaction::{BatchPool, BatchWork, Executor, serve_batches};
+use crate::transaction::{BatchPool, Executor};
+use crate::workers::Workers;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -56,13 +56,12 @@ impl From<ListenError> for StartError {
 /// A running server. Dropping it stops it.
 pub struct Server {
     state: Arc<State>,
-    mailboxes: Vec<Arc<Mailbox>>,
     stop_accepting: Arc<EventFd>,
+    is_stopping_crew: Arc<AtomicBool>,
     is_stopping: Arc<AtomicBool>,
     accept_thread: Option<threads::Handle>,
     is_closed: bool,
-    service_threads: Vec<threads::Handle>,
-    batch_threads: Vec<threads::Handle>,
+    crew_thread: Option<threads::Handle>,
     info_port_thread: Option<threads::Handle>,
     metrics_port_thread: Option<threads::Handle>,
     background_threads: Vec<threads::Handle>,
@@ -103,21 +102,19 @@ impl Server {
         namespaces.iter().for_each(|namespace| announce_namespace(namespace));
 
         let metrics = Arc::new(ServerMetrics::new(thread_count));
-        let (info_jobs, info_queue) = channel::unbounded();
-        let (batches, batch_queue) = BatchPool::new();
         let shared = Arc::new(SharedState {
             config: Arc::clone(&config),
             metrics: Arc::clone(&metrics),
             connection_count: AtomicUsize::new(0),
-            info_jobs,
+            info: Workers::new("info"),
             queries: Arc::new(Queries::new(Arc::clone(&config))),
-            batches,
+            batches: BatchPool::new(),
+            crew: Crew::new(),
         });
         let state = Arc::new(State {
             advertised,
             client_addresses,
             info_addresses,
-            info: Pool::new(shared.info_jobs.clone(), info_queue),
             usage: SystemUsage::default(),
             health: Health::default(),
             failed_best_practices,
@@ -129,20 +126,19 @@ impl Server {
             shared,
         });
         let mut server = Server {
-            mailboxes: Vec::new(),
             stop_accepting: Arc::new(EventFd::new()?),
-            is_stopping: Arc::new(AtomicBool::new(false)),
+            is_stopping_crew: Arc::default(),
+            is_stopping: Arc::default(),
             accept_thread: None,
             is_closed: false,
-            service_threads: Vec::new(),
-            batch_threads: Vec::new(),
+            crew_thread: None,
             info_port_thread: None,
             metrics_port_thread: None,
             background_threads: Vec::new(),
             state,
         };
         server.start_background_threads()?;
-        server.start_batch_threads(&batch_queue)?;
+        server.start_workers()?;
         server.start_service_threads(thread_count)?;
         server.start_accepting(clients.listen()?)?;
         server.start_info_port(info_clients.listen()?)?;
@@ -168,7 +164,7 @@ impl Server {
         cf::info!(
             Service,
             "started {} service threads, {} batch threads, {} info threads",
-            service.service_threads.get(),
+            self.state.shared.crew.size(),
             service.batch_index_threads.get(),
             service.info_threads.get()
         );
@@ -181,9 +177,8 @@ impl Server {
         cf::info!(As, "service ready: soon there will be cake!");
     }
 
-    /// Info threads, defrag and nsup of each namespace, and the ticker.
+    /// Defrag and nsup of each namespace, and the ticker.
     fn start_background_threads(&mut self) -> io::Result<()> {
-        self.state.info.start(&self.state, self.state.config.service.info_threads.get() as usize)?;
         for (n, namespace) in self.state.namespaces.iter().enumerate() {
             for device in 0..namespace.storage.defrag_thread_count() {
                 let namespace = Arc::clone(namespace);
@@ -231,40 +226,39 @@ impl Server {
         Ok(())
     }
 
-    /// An executor for one thread.
-    fn executor(&self) -> Executor {
-        let state = &self.state;
-        Executor::new(Arc::clone(&state.config), Arc::clone(&state.namespaces), Arc::clone(&state.metrics))
+    /// Info and batch threads.
+    fn start_workers(&self) -> io::Result<()> {
+        let (service, shared) = (&self.state.config.service, &self.state.shared);
+        let state = Arc::downgrade(&self.state);
+        shared.info.start(service.info_threads.get() as usize, move || {
+            let state = state.upgrade()?;
+            Some(Box::new(move |job| info::serve_info(&state, job)))
+        })?;
+        let state = Arc::downgrade(&self.state);
+        shared.batches.workers.start(service.batch_index_threads.get() as usize, move || {
+            let mut executor = executor(&*state.upgrade()?);
+            Some(Box::new(move |slice| executor.execute_slice(&slice)))
+        })
     }
 
-    fn start_batch_threads(&mut self, queue: &channel::Receiver<BatchWork>) -> io::Result<()> {
-        for n in 0..self.state.config.service.batch_index_threads.get() {
-            let (executor, queue) = (self.executor(), queue.clone());
-            let thread = threads::spawn(&format!("batch-{n}"), move || serve_batches(executor, &queue))?;
-            self.batch_threads.push(thread);
-        }
-        Ok(())
-    }
-
+    /// The service threads, and the one that has connections spread over them.
     fn start_service_threads(&mut self, thread_count: usize) -> io::Result<()> {
-        for n in 0..thread_count {
-            let mailbox = Mailbox::new()?;
-            let executor = self.executor();
-            let thread = ServiceThread::new(Arc::clone(&self.state.shared), Arc::clone(&mailbox), executor)?;
-            self.mailboxes.push(mailbox);
-            self.service_threads.push(threads::spawn(&format!("service-{n}"), move || {
-                cf::counters::claim_shard(n + 1);
-                thread.run();
-            })?);
+        for position in 0..thread_count {
+            start_service_thread(&self.state, position)?;
         }
+        let (state, is_stopping) = (Arc::clone(&self.state), Arc::clone(&self.is_stopping_crew));
+        self.crew_thread = Some(threads::spawn("crew", move || {
+            let wanted = || state.config.service.service_threads.get() as usize;
+            state.shared.crew.run(&is_stopping, wanted, |position| start_service_thread(&state, position));
+        })?);
         Ok(())
     }
 
     fn start_accepting(&mut self, listeners: Vec<service::Listener>) -> io::Result<()> {
-        let (mailboxes, shared) = (self.mailboxes.clone(), Arc::clone(&self.state.shared));
+        let shared = Arc::clone(&self.state.shared);
         let stop = Arc::clone(&self.stop_accepting);
         self.accept_thread = Some(threads::spawn("accept", move || {
-            if let Err(error) = service::accept_clients(&listeners, &mailboxes, &shared, &stop) {
+            if let Err(error) = service::accept_clients(&listeners, &shared, &stop) {
                 cf::critical!(Service, "accepting clients ended: {error}");
             }
         })?);
@@ -305,18 +299,16 @@ impl Server {
         join(self.accept_thread.take());
         join(self.info_port_thread.take());
         join(self.metrics_port_thread.take());
-        for mailbox in &self.mailboxes {
-            mailbox.post(Mail::Stop);
-        }
-        join(self.service_threads.drain(..));
-        self.batch_threads.iter().for_each(|_| self.state.shared.batches.stop_one());
-        join(self.batch_threads.drain(..));
+        self.is_stopping_crew.store(true, Ordering::Release);
+        join(self.crew_thread.take().inspect(|thread| thread.thread().unpark()));
+        self.state.shared.crew.stop();
+        self.state.shared.batches.workers.stop();
         self.state.shared.queries.stop();
         self.is_stopping.store(true, Ordering::Release);
         for namespace in self.state.namespaces.iter() {
             namespace.storage.stop();
         }
-        self.state.info.stop();
+        self.state.shared.info.stop();
         join(self.background_threads.drain(..).inspect(|thread| thread.thread().unpark()));
         if !std::mem::replace(&mut self.is_closed, true) {
             self.state.namespaces.iter().for_each(|namespace| namespace.storage.close());
@@ -338,6 +330,16 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop_now();
     }
+}
+
+/// An executor for one thread.
+fn executor(state: &State) -> Executor {
+    Executor::new(Arc::clone(&state.config), Arc::clone(&state.namespaces), Arc::clone(&state.metrics))
+}
+
+/// Adds one to the service threads.
+fn start_service_thread(state: &State, position: usize) -> io::Result<()> {
+    ServiceThread::start(&state.shared, position, executor(state))
 }
 
 /// Waits for threads to end. One that panicked has logged it.

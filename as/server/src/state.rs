@@ -7,7 +7,6 @@ use std::time::Instant;
 use crate::config::Config;
 use crate::fabric::Cluster;
 use crate::health::Health;
-use crate::info::Pool;
 use crate::metrics::{Latency, ServerLatency, ServerMetrics, SystemUsage, Unit};
 use crate::namespace::Namespace;
 use crate::service::{Advertised, SharedState};
@@ -25,7 +24,6 @@ pub(crate) struct State {
     pub(crate) client_addresses: Vec<SocketAddr>,
     /// Those of the info port; none without one.
     pub(crate) info_addresses: Vec<SocketAddr>,
-    pub(crate) info: Pool,
     pub(crate) usage: SystemUsage,
     pub(crate) health: Health,
     /// Names of the best practices that are not followed.

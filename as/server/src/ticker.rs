@@ -174,7 +174,7 @@ fn write_server(state: &State) {
     cf::info!(
         Info,
         "   in-progress: info-q {} rw-hash 0 proxy-hash 0 tree-gc-q 0 long-queries {}",
-        state.shared.info_jobs.len(),
+        state.shared.info.queued_count(),
         state.shared.queries.long_count()
     );
     write_server_work(state);
@@ -202,10 +202,8 @@ fn write_server_work(state: &State) {
     }
     let complete = state.metrics.get(ServerCounter::BatchIndexComplete);
     let failed = state.metrics.get(ServerCounter::BatchIndexError);
-    let late = state.metrics.get(ServerCounter::BatchIndexTimeout);
-    if complete + failed + late > 0 {
-        let delays = state.metrics.get(ServerCounter::BatchIndexDelay);
-        cf::info!(Info, "   batch-index: batches ({complete},{failed},{late}) delays {delays}");
+    if complete + failed > 0 {
+        cf::info!(Info, "   batch-index: batches ({complete},{failed},0) delays 0");
     }
 }
 

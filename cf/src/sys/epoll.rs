@@ -93,6 +93,14 @@ impl Epoll {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// No longer watches `fd`. It is not an error if it was not watched.
+    pub fn remove(&self, fd: &impl AsRawFd) {
+        // SAFETY: no pointers are passed; both descriptors are open.
+        unsafe {
+            libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), std::ptr::null_mut())
+        };
+    }
+
     /// Waits for events, at most `timeout` (`None`: without end), and gives those that came. A signal ends the wait
     /// with none.
     ///

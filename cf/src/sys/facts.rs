@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Memory this process can have: that of the machine, or of its control group where that is less.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -190,6 +191,56 @@ pub fn process_cpu_nanos() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// The system's number for the calling thread.
+#[must_use]
+pub fn own_thread_id() -> u32 {
+    nix::unistd::gettid().as_raw().unsigned_abs()
+}
+
+/// How a thread has fared with the scheduler since it began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Schedule {
+    /// Nanoseconds on a processor.
+    pub ran: u64,
+    /// Nanoseconds for which it was ready to run and had no processor.
+    pub delayed: u64,
+}
+
+/// The schedule of a thread of this process; `None` if there is none or the kernel does not tell.
+#[must_use]
+pub fn schedule_of(thread_id: u32) -> Option<Schedule> {
+    let text = fs::read_to_string(format!("/proc/self/task/{thread_id}/schedstat")).ok()?;
+    let mut numbers = text.split_whitespace().map(str::parse);
+    Some(Schedule { ran: numbers.next()?.ok()?, delayed: numbers.next()?.ok()? })
+}
+
+/// Measures how many processors have nothing to do.
+#[derive(Default)]
+pub struct IdleMeter {
+    last: Option<(Instant, SystemTimes)>,
+}
+
+impl IdleMeter {
+    /// A look that follows this much later does not tell about the present.
+    const STALE: Duration = Duration::from_millis(500);
+
+    /// How many processors on average had nothing better to do since the last look, if that was less than half a second
+    /// ago. All of them, if the kernel does not tell.
+    pub fn look(&mut self) -> Option<f64> {
+        let (now, times) = (Instant::now(), SystemTimes::now());
+        if times.processors == 0 {
+            return Some(f64::INFINITY);
+        }
+        let (then, before) = self.last.replace((now, times))?;
+        let elapsed = now - then;
+        if elapsed.is_zero() || elapsed > Self::STALE {
+            return None;
+        }
+        let spare = Duration::from_millis(times.spare().saturating_sub(before.spare()) * TICK_MS);
+        Some(spare.as_secs_f64() / elapsed.as_secs_f64())
+    }
+}
+
 /// Use of the processors between two looks, in percent of one processor (two busy ones make 200).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CpuUsage {
@@ -208,14 +259,21 @@ pub struct CpuMeter {
     system: SystemTimes,
 }
 
+/// The unit of times in `/proc/stat`, the same on all machines that Linux runs on today.
+const TICK_MS: u64 = 10;
+
 /// Times of all processors in ticks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct SystemTimes {
     /// How many they are, those that this process may not use among them.
     processors: u64,
     user: u64,
+    /// For processes that gladly leave the processor to others.
+    nice: u64,
     kernel: u64,
     idle: u64,
+    /// Idle, with somebody waiting for a device.
+    waiting: u64,
 }
 
 impl CpuMeter {
@@ -234,7 +292,7 @@ impl CpuMeter {
         let last = std::mem::replace(self, Self::start());
         let share = |part: u64, whole: u64| part.saturating_mul(100).checked_div(whole).unwrap_or(0);
         let elapsed = self.taken_nanos.saturating_sub(last.taken_nanos);
-        let user = self.system.user.saturating_sub(last.system.user);
+        let user = self.system.all_user().saturating_sub(last.system.all_user());
         let kernel = self.system.kernel.saturating_sub(last.system.kernel);
         let idle = self.system.idle.saturating_sub(last.system.idle);
         let all = user.saturating_add(kernel).saturating_add(idle);
@@ -257,8 +315,17 @@ impl SystemTimes {
         let processors = text.lines().skip(1).filter(|line| line.starts_with("cpu")).count() as u64;
         let mut fields = text.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0));
         let mut next = || fields.next().unwrap_or(0u64);
-        let (user, nice, kernel, idle) = (next(), next(), next(), next());
-        SystemTimes { processors, user: user.saturating_add(nice), kernel, idle }
+        let (user, nice, kernel, idle, waiting) = (next(), next(), next(), next(), next());
+        SystemTimes { processors, user, nice, kernel, idle, waiting }
+    }
+
+    fn all_user(&self) -> u64 {
+        self.user.saturating_add(self.nice)
+    }
+
+    /// What whoever asks for it can have.
+    fn spare(&self) -> u64 {
+        self.nice.saturating_add(self.idle).saturating_add(self.waiting)
     }
 }
 
@@ -358,14 +425,47 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_has_a_schedule() {
+        let own = own_thread_id();
+        let before = schedule_of(own).expect("this thread runs");
+        std::thread::sleep(Duration::from_millis(1));
+        let after = schedule_of(own).expect("this thread runs");
+        assert!(after.ran > before.ran && after.delayed >= before.delayed, "{before:?} {after:?}");
+        assert_eq!(schedule_of(0), None);
+    }
+
+    #[test]
+    fn idle_processors_are_known_from_the_second_look_on() {
+        let mut meter = IdleMeter::default();
+        assert_eq!(meter.look(), None);
+        let idle = loop {
+            std::thread::sleep(Duration::from_millis(20));
+            // None if this thread was kept from running for long.
+            if let Some(idle) = meter.look() {
+                break idle;
+            }
+        };
+        let processors = SystemTimes::now().processors as f64;
+        assert!((0.0..=2.0 * processors).contains(&idle), "{idle} of {processors}");
+    }
+
+    #[test]
     fn kernel_words_are_understood() {
         assert_eq!(parse_huge_pages("always [madvise] never\n"), Some(HugePages::Madvise));
         assert_eq!(parse_huge_pages("[always] madvise never\n"), Some(HugePages::Always));
         assert_eq!(parse_huge_pages("always madvise [never]\n"), Some(HugePages::Never));
         assert_eq!(parse_huge_pages("]["), None);
         let times = SystemTimes::parse("cpu  66180 34026 15411 217026 1329 0\ncpu0 1 2 3 4\ncpu1 5\nintr 6");
-        let expected = SystemTimes { processors: 2, user: 100_206, kernel: 15_411, idle: 217_026 };
+        let expected = SystemTimes {
+            processors: 2,
+            user: 66_180,
+            nice: 34_026,
+            kernel: 15_411,
+            idle: 217_026,
+            waiting: 1_329,
+        };
         assert_eq!(times, expected);
+        assert_eq!((times.all_user(), times.spare()), (100_206, 34_026 + 217_026 + 1_329));
         assert_eq!(SystemTimes::parse(""), SystemTimes::default());
     }
 }

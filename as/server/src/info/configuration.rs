@@ -37,12 +37,14 @@ pub(super) fn set(state: &State, arguments: Arguments<'_>, out: &mut String) -> 
 fn apply(state: &State, change: &Change) {
     let namespace = change.namespace.as_deref().and_then(|name| state.namespace(name));
     match (change.context, change.name) {
-        ("service", "info-threads") => state.info.resize(state.config.service.info_threads.get() as usize),
+        ("service", "info-threads") => {
+            state.shared.info.resize(state.config.service.info_threads.get() as usize);
+        }
+        ("service", "batch-index-threads") => {
+            state.shared.batches.workers.resize(state.config.service.batch_index_threads.get() as usize);
+        }
         ("service", "microsecond-histograms") => state.clear_latencies(),
         ("service", "enable-hist-info") => state.metrics.latency(ServerLatency::Info).clear(),
-        ("service", "service-threads" | "batch-index-threads") => {
-            cf::info!(Info, "set-config: {} takes effect with the next start", change.name);
-        }
         ("namespace", name) => {
             if let (Some(namespace), Some(benchmark)) = (namespace, Benchmark::switched_by(name))
                 && change.from != change.to

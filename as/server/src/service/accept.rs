@@ -1,16 +1,17 @@
-//! Accepting client connections and dealing them out to the service threads in turn.
+//! Accepting client connections and dealing them out to the service threads.
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use cf::clock::StoredMillis;
 use cf::sys::epoll::{Epoll, Event, Trigger};
 use cf::sys::eventfd::EventFd;
 use socket2::{SockRef, TcpKeepalive};
 
-use super::mailbox::{Mail, Mailbox};
+use super::connection::Connection;
+use super::mailbox::Mail;
 use super::thread::SharedState;
 use crate::metrics::ServerCounter;
 
@@ -30,19 +31,14 @@ const KEEPALIVE_PROBES: u32 = 2;
 ///
 /// # Errors
 /// When the listeners cannot be watched.
-pub(crate) fn accept_clients(
-    listeners: &[Listener],
-    mailboxes: &[Arc<Mailbox>],
-    shared: &SharedState,
-    stop: &EventFd,
-) -> io::Result<()> {
+pub(crate) fn accept_clients(listeners: &[Listener], shared: &SharedState, stop: &EventFd) -> io::Result<()> {
     let epoll = Epoll::new()?;
     epoll.add(stop, STOP_TOKEN, Trigger::Level)?;
     for (at, listener) in listeners.iter().enumerate() {
         epoll.add(listener, at as u64, Trigger::Level)?;
     }
     let mut events = [Event::EMPTY; 16];
-    let mut turn = 0;
+    let mut number = 0;
     loop {
         for event in epoll.wait(&mut events, None)? {
             let Some(listener) = listeners.get(event.token() as usize) else { return Ok(()) };
@@ -50,8 +46,11 @@ pub(crate) fn accept_clients(
                 match listener.accept() {
                     Ok((stream, peer)) => {
                         if let Some(stream) = admit(stream, shared) {
-                            mailboxes[turn % mailboxes.len()].post(Mail::Connection(stream, peer));
-                            turn += 1;
+                            let connection = Connection::new(number, stream, peer, StoredMillis::now().0);
+                            shared
+                                .crew
+                                .post(shared.crew.home_of(number), Mail::Connection(Box::new(connection)));
+                            number += 1;
                         }
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

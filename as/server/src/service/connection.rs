@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::stream::StreamProgress;
 
 /// A connection and its buffers, which are empty while it is idle.
-pub(super) struct Connection {
+pub(crate) struct Connection {
+    /// Tells which thread it belongs to.
+    pub(super) number: u64,
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
     /// Bytes of a request that is not complete, or that waits for a reply to an earlier one.
@@ -28,8 +30,9 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr, now_ms: u64) -> Self {
+    pub(super) fn new(number: u64, stream: TcpStream, peer: SocketAddr, now_ms: u64) -> Self {
         Connection {
+            number,
             stream,
             peer,
             input: Vec::new(),

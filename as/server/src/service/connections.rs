@@ -67,15 +67,13 @@ impl Connections {
         self.slots[at as usize].connection = Some(connection);
     }
 
-    /// Closes the connection of a place; gives whether there was one.
-    pub(super) fn close(&mut self, at: u32) -> bool {
+    /// Removes the connection of a place, if there is one. What was addressed to it finds nobody.
+    pub(super) fn remove(&mut self, at: u32) -> Option<Connection> {
         let slot = &mut self.slots[at as usize];
-        if slot.connection.take().is_none() {
-            return false;
-        }
+        let connection = slot.connection.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(at);
-        true
+        Some(connection)
     }
 }
 

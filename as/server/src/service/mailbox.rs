@@ -1,12 +1,13 @@
 //! What other threads hand to a service thread.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cf::sys::eventfd::EventFd;
 use crossbeam::queue::SegQueue;
+
+use super::connection::Connection;
 
 /// Names a connection of a service thread, for as long as that connection lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,8 +15,10 @@ pub(crate) struct ConnectionToken(pub(super) u64);
 
 /// One thing handed over.
 pub(crate) enum Mail {
-    /// A connection was accepted.
-    Connection(TcpStream, SocketAddr),
+    /// A connection, just accepted or from another service thread.
+    Connection(Box<Connection>),
+    /// Connections belong to other threads than before.
+    Spread,
     /// Some of the replies that a parked connection waits for.
     Part(ConnectionToken, Vec<u8>),
     /// The reply, or the last one, that a parked connection waits for. Lost if the connection is gone.

@@ -11,7 +11,6 @@
 //! A connection that has more to read than one buffer goes to the end of the line, so that none starves the others.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -19,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use cf::clock::StoredMillis;
 use cf::sys::epoll::{Epoll, Event, Trigger};
-use crossbeam::channel::Sender;
 use proto::ResultCode;
 use proto::frame::{self, FrameHeader, FrameType, HEADER_SIZE};
 use proto::message::Request;
@@ -27,8 +25,10 @@ use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
 
 use super::KEEP_SIZE_MAX;
+use super::activity::Activity;
 use super::connection::Connection;
 use super::connections::Connections;
+use super::crew::Crew;
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
 use super::messages::{Message, Messages};
 use super::outbox::Outbox;
@@ -39,6 +39,7 @@ use crate::metrics::{ServerCounter, ServerMetrics};
 use crate::namespace::Namespace;
 use crate::query::{self, Queries, Query};
 use crate::transaction::{BatchPool, Execution, Executor, PREPARED_REQUESTS};
+use crate::workers::Workers;
 
 const EVENTS_MAX: usize = 256;
 /// Bytes read from a connection at a time.
@@ -57,9 +58,10 @@ pub(crate) struct SharedState {
     pub(crate) metrics: Arc<ServerMetrics>,
     /// Open client connections.
     pub(crate) connection_count: AtomicUsize,
-    pub(crate) info_jobs: Sender<InfoJob>,
+    pub(crate) info: Workers<InfoJob>,
     pub(crate) queries: Arc<Queries>,
     pub(crate) batches: BatchPool,
+    pub(crate) crew: Crew,
 }
 
 /// Whether a connection goes on.
@@ -71,7 +73,10 @@ enum Verdict {
 
 pub(crate) struct ServiceThread {
     shared: Arc<SharedState>,
+    /// Which one of the crew it is.
+    position: usize,
     mailbox: Arc<Mailbox>,
+    activity: Arc<Activity>,
     epoll: Epoll,
     connections: Connections,
     /// Places of connections that may have more to read.
@@ -82,38 +87,47 @@ pub(crate) struct ServiceThread {
     receive_buffer: Box<[u8]>,
     /// Replies that were made since the last wait and not sent yet.
     outbox: Outbox,
+    /// Requests carried out since the last wait.
+    request_count: u64,
     now: StoredMillis,
     is_stopping: bool,
 }
 
 impl ServiceThread {
-    /// A thread without connections that looks into `mailbox`.
+    /// Starts a thread, which joins the crew.
     ///
     /// # Errors
-    /// When the process has no file descriptor left.
-    pub(crate) fn new(
-        shared: Arc<SharedState>,
-        mailbox: Arc<Mailbox>,
-        executor: Executor,
-    ) -> io::Result<Self> {
+    /// When the process has no file descriptor left, or the system refuses another thread.
+    pub(crate) fn start(shared: &Arc<SharedState>, position: usize, executor: Executor) -> io::Result<()> {
+        let (mailbox, activity) = (Mailbox::new()?, Arc::new(Activity::new()));
         let epoll = Epoll::new()?;
         epoll.add(&mailbox.wake, MAILBOX_TOKEN, Trigger::Level)?;
-        Ok(ServiceThread {
-            shared,
-            mailbox,
+        let thread = ServiceThread {
+            shared: Arc::clone(shared),
+            position,
+            mailbox: Arc::clone(&mailbox),
+            activity: Arc::clone(&activity),
             epoll,
             connections: Connections::default(),
             ready: Vec::new(),
             executor,
             receive_buffer: vec![0; PREPARED_REQUESTS * RECEIVE_SIZE].into_boxed_slice(),
             outbox: Outbox::default(),
+            request_count: 0,
             now: StoredMillis::now(),
             is_stopping: false,
-        })
+        };
+        let handle = cf::threads::spawn(&format!("service-{position}"), move || {
+            cf::counters::claim_shard(position + 1);
+            thread.activity.belong_to_this_thread();
+            thread.run();
+        })?;
+        shared.crew.add(mailbox, activity, handle);
+        Ok(())
     }
 
     /// Serves connections until told to stop.
-    pub(crate) fn run(mut self) {
+    fn run(mut self) {
         let mut events = [Event::EMPTY; EVENTS_MAX];
         let mut serving = Vec::new();
         let mut next_tick_ms = self.now.0 + TICK.as_millis() as u64;
@@ -125,7 +139,9 @@ impl ServiceThread {
                 Err(error) => cf::fatal!("epoll of a service thread failed: {error}"),
             };
             self.now = StoredMillis::now();
-            self.executor.wake(Instant::now());
+            let woken = Instant::now();
+            self.activity.wake(woken);
+            self.executor.wake(woken);
             for event in happened {
                 if event.token() == MAILBOX_TOKEN {
                     self.look_into_mailbox();
@@ -137,10 +153,13 @@ impl ServiceThread {
             self.serve_all(&serving);
             serving.clear();
             self.send_replies(None);
-            self.executor.measure();
+            let done = Instant::now();
+            self.executor.measure(done);
+            self.activity.sleep(done, std::mem::take(&mut self.request_count));
             if self.now.0 >= next_tick_ms {
                 next_tick_ms = self.now.0 + TICK.as_millis() as u64;
                 self.reap_idle();
+                self.send_home();
             }
         }
         for at in 0..self.connections.place_count() {
@@ -152,7 +171,8 @@ impl ServiceThread {
         self.mailbox.open();
         while let Some(mail) = self.mailbox.take() {
             match mail {
-                Mail::Connection(stream, peer) => self.add(stream, peer),
+                Mail::Connection(connection) => self.add(*connection),
+                Mail::Spread => self.send_home(),
                 Mail::Part(token, replies) => self.deliver_part(token, &replies),
                 Mail::Reply(token, reply) => self.deliver(token, &reply),
                 Mail::Stop => self.is_stopping = true,
@@ -160,13 +180,29 @@ impl ServiceThread {
         }
     }
 
-    fn add(&mut self, stream: TcpStream, peer: SocketAddr) {
+    fn add(&mut self, connection: Connection) {
         let token = self.connections.next_token();
-        if let Err(error) = self.epoll.add(&stream, token.0, Trigger::Edge) {
-            cf::warning_limited!(Service, "cannot watch the connection of {peer}: {error}");
+        if let Err(error) = self.epoll.add(&connection.stream, token.0, Trigger::Edge) {
+            cf::warning_limited!(Service, "cannot watch the connection of {}: {error}", connection.peer);
             return self.count_closed();
         }
-        self.connections.add(Connection::new(stream, peer, self.now.0));
+        self.connections.add(connection);
+    }
+
+    /// Gives connections that belong to other threads to them, but those of which something is under way. All replies that
+    /// were made have been sent.
+    fn send_home(&mut self) {
+        for at in 0..self.connections.place_count() {
+            let Some(connection) = self.connections.at(at) else { continue };
+            let home = self.shared.crew.home_of(connection.number);
+            if home == self.position || !connection.may_serve() {
+                continue;
+            }
+            if let Some(connection) = self.connections.remove(at) {
+                self.epoll.remove(&connection.stream);
+                self.shared.crew.post(home, Mail::Connection(Box::new(connection)));
+            }
+        }
     }
 
     /// The live connection of `token`, and its place.
@@ -407,9 +443,10 @@ impl ServiceThread {
             FrameType::Info => {
                 // Info is answered by other threads; what was asked before is answered first.
                 let (received, mailbox) = (Instant::now(), Arc::clone(&self.mailbox));
-                let job = InfoJob::Answer { body: body.into(), received, mailbox, token };
-                connection.is_parked = self.shared.info_jobs.send(job).is_ok();
-                if connection.is_parked { Verdict::Keep } else { Verdict::Close }
+                let job = InfoJob { body: body.into(), received, mailbox, token };
+                connection.is_parked = true;
+                self.shared.info.give(job);
+                Verdict::Keep
             }
             FrameType::Security => {
                 frame::write_security_not_enabled(replies);
@@ -469,6 +506,7 @@ impl ServiceThread {
     ) -> Verdict {
         let Message { request, body } = message;
         let (start, settled) = (replies.len(), self.executor.unsettled_count());
+        self.request_count += 1;
         let (executor, now) = (&mut self.executor, self.now);
         match catch_unwind(AssertUnwindSafe(|| executor.execute(request, now, replies))) {
             Ok(Execution::Replied) => Verdict::Keep,
@@ -528,7 +566,7 @@ impl ServiceThread {
     }
 
     fn close(&mut self, at: u32) {
-        if self.connections.close(at) {
+        if self.connections.remove(at).is_some() {
             self.count_closed();
         }
     }

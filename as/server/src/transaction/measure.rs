@@ -2,6 +2,8 @@
 //!
 //! The clock is read once for all that a thread did since it woke up, not for each transaction; until then they are tallied.
 
+use std::time::Instant;
+
 use proto::message::{Request, field, info2};
 
 use super::Executor;
@@ -46,17 +48,17 @@ impl Tally {
 }
 
 impl Executor {
-    /// Notes for all transactions since the last call that they took from when the thread [woke up](Self::wake) until now.
+    /// Notes for all transactions since the last call that they took from when the thread [woke up](Self::wake) until `now`.
     #[inline]
-    pub(crate) fn measure(&mut self) {
+    pub(crate) fn measure(&mut self, now: Instant) {
         if !self.tally.is_empty {
-            self.measure_tally();
+            self.measure_tally(now);
             self.measure_responses();
         }
     }
 
-    fn measure_tally(&mut self) {
-        let elapsed = self.stopwatch.woken.elapsed();
+    fn measure_tally(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.stopwatch.woken);
         let unit = Unit::configured(&self.config);
         for (namespace, counts) in self.namespaces.iter().zip(&mut self.tally.counts) {
             for (latency, count) in Latency::ALL.iter().zip(counts) {

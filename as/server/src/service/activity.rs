@@ -1,0 +1,173 @@
+//! What service threads do with their time.
+//!
+//! # Threads
+//! Each [`Activity`] is written by its service thread alone, with plain stores; the crew's thread reads them all.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use cf::sys::facts;
+
+/// Marks a thread that waits for events in [`Activity::awake_since`].
+const ASLEEP: u64 = u64::MAX;
+
+/// What one thread does with its time.
+#[repr(align(128))]
+pub(super) struct Activity {
+    /// The zero of the times below.
+    zero: Instant,
+    /// The system's number for the thread; 0 until it runs.
+    thread_id: AtomicU32,
+    /// Time in which it did not wait for events, up to the last wait, in nanoseconds.
+    awake: AtomicU64,
+    /// Since when it has not waited for events, in nanoseconds; [`ASLEEP`] while it waits.
+    awake_since: AtomicU64,
+    /// Requests carried out.
+    requests: AtomicU64,
+}
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        Activity {
+            zero: Instant::now(),
+            thread_id: AtomicU32::new(0),
+            awake: AtomicU64::new(0),
+            awake_since: AtomicU64::new(ASLEEP),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// The calling thread is the one that this is about.
+    pub(super) fn belong_to_this_thread(&self) {
+        self.thread_id.store(facts::own_thread_id(), Relaxed);
+    }
+
+    /// The thread has waited for events until `now`.
+    #[inline]
+    pub(super) fn wake(&self, now: Instant) {
+        self.awake_since.store(self.nanos(now), Relaxed);
+    }
+
+    /// The thread has carried out `requests` since it woke up, and waits for events from `now` on.
+    #[inline]
+    pub(super) fn sleep(&self, now: Instant, requests: u64) {
+        let since = self.awake_since.load(Relaxed);
+        let awake = self.nanos(now).saturating_sub(since);
+        self.awake.store(self.awake.load(Relaxed) + awake, Relaxed);
+        self.awake_since.store(ASLEEP, Relaxed);
+        self.requests.store(self.requests.load(Relaxed) + requests, Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn request_count(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.zero).as_nanos()).unwrap_or(ASLEEP - 1)
+    }
+
+    /// The figures up to `now`. The thread may fall asleep meanwhile; then what it does now is counted at the next look.
+    fn totals(&self, now: Instant) -> Totals {
+        let (awake, since) = (self.awake.load(Relaxed), self.awake_since.load(Relaxed));
+        let awake_now = if since == ASLEEP { 0 } else { self.nanos(now).saturating_sub(since) };
+        Totals { awake: awake + awake_now, requests: self.requests.load(Relaxed), ..Totals::default() }
+    }
+}
+
+/// Figures of a thread since it began; times in nanoseconds.
+#[derive(Clone, Copy, Default)]
+struct Totals {
+    awake: u64,
+    requests: u64,
+    /// On a processor.
+    ran: u64,
+    /// Ready to run, but without a processor.
+    delayed: u64,
+}
+
+/// What a thread did between two looks.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub(super) struct Deeds {
+    /// Time it needed for requests, on a processor or waiting for a device; not while others had its processor.
+    pub(super) worked: Duration,
+    pub(super) requests: u64,
+}
+
+/// Looks at the activity of one thread from time to time.
+#[derive(Default)]
+pub(super) struct Meter {
+    last: Totals,
+}
+
+impl Meter {
+    /// What the thread did since the last look.
+    pub(super) fn look(&mut self, activity: &Activity, now: Instant) -> Deeds {
+        let mut totals = activity.totals(now);
+        if totals.awake <= self.last.awake && totals.requests == self.last.requests {
+            return Deeds::default();
+        }
+        if let Some(schedule) = facts::schedule_of(activity.thread_id.load(Relaxed)) {
+            (totals.ran, totals.delayed) = (schedule.ran, schedule.delayed);
+        }
+        let last = std::mem::replace(&mut self.last, totals);
+        let awake = totals.awake.saturating_sub(last.awake);
+        let ran = totals.ran.saturating_sub(last.ran);
+        let delayed = totals.delayed.saturating_sub(last.delayed);
+        Deeds {
+            worked: Duration::from_nanos(needed(awake, ran, delayed)),
+            requests: totals.requests.saturating_sub(last.requests),
+        }
+    }
+}
+
+/// Of the time that a thread was `awake`, that in which it did not lack a processor. It is not known which part of
+/// `delayed` followed a wait for events and is not in `awake`; but what it `ran` it has certainly needed.
+fn needed(awake: u64, ran: u64, delayed: u64) -> u64 {
+    awake.saturating_sub(delayed).max(ran.min(awake))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_time_between_waits_and_the_requests_in_it() {
+        let activity = Activity::new();
+        let at = |millis| activity.zero + Duration::from_millis(millis);
+        activity.wake(at(10));
+        activity.sleep(at(25), 3);
+        activity.wake(at(40));
+        let totals = activity.totals(at(42));
+        assert_eq!((totals.awake, totals.requests), (17_000_000, 3));
+        activity.sleep(at(50), 1);
+        let totals = activity.totals(at(90));
+        assert_eq!((totals.awake, totals.requests), (25_000_000, 4));
+    }
+
+    #[test]
+    fn looks_tell_what_happened_since_the_last() {
+        let activity = Activity::new();
+        activity.belong_to_this_thread();
+        let mut meter = Meter::default();
+        assert_eq!(meter.look(&activity, Instant::now()), Deeds::default());
+        activity.wake(Instant::now());
+        std::thread::sleep(Duration::from_millis(2));
+        activity.sleep(Instant::now(), 5);
+        assert_eq!(meter.look(&activity, Instant::now()).requests, 5);
+        assert_eq!(meter.look(&activity, Instant::now()), Deeds::default());
+    }
+
+    #[test]
+    fn time_without_a_processor_is_not_work() {
+        assert_eq!(needed(100, 100, 0), 100);
+        assert_eq!(needed(100, 60, 40), 60);
+        assert_eq!(needed(100, 20, 0), 80 + 20);
+        assert_eq!(needed(100, 20, 70), 30);
+        // Most of the delay came before the thread was awake.
+        assert_eq!(needed(100, 90, 300), 90);
+        // The kernel counts what a thread ran later than the thread itself.
+        assert_eq!(needed(100, 104, 0), 100);
+        assert_eq!(needed(0, 1, 1), 0);
+    }
+}

@@ -1,0 +1,275 @@
+//! Conversations with a server in the test's own process whose connections change their threads all the time.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
+use crate::config::{self, Config};
+use crate::server::Server;
+
+const CONFIG: &str = "
+service {
+    cluster-name tests
+    service-threads 4
+    batch-index-threads 1
+    info-threads 2
+}
+network {
+    service {
+        address 127.0.0.1
+        port 0
+    }
+}
+namespace test {
+    storage-engine memory {
+        data-size 512M
+    }
+}
+";
+/// For what takes milliseconds on a machine that has time for it.
+const PATIENCE: Duration = Duration::from_secs(120);
+const CONNECTIONS: usize = 12;
+
+fn start() -> Server {
+    let (config, _): (Config, _) = config::parse(CONFIG, "test").expect("it parses");
+    Server::start(config).expect("it starts")
+}
+
+/// One thing to ask.
+#[derive(Clone, Debug)]
+enum Question {
+    Write(u64),
+    Read,
+    Info,
+}
+
+fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = (body.len() as u64).to_be_bytes().to_vec();
+    frame[..2].copy_from_slice(&[2, kind]);
+    frame.extend_from_slice(body);
+    frame
+}
+
+/// A message about the record of connection `who`: header, namespace, digest and one operation on the bin `n`.
+fn message(info1: u8, info2: u8, who: usize, op_code: u8, value: &[u8]) -> Vec<u8> {
+    let mut body = vec![22, info1, info2, 0, 0, 0];
+    body.extend_from_slice(&[0; 12]);
+    body.extend_from_slice(&[0, 2, 0, 1]);
+    let mut field = |kind: u8, value: &[u8]| {
+        body.extend_from_slice(&(value.len() as u32 + 1).to_be_bytes());
+        body.push(kind);
+        body.extend_from_slice(value);
+    };
+    field(0, b"test");
+    field(4, &[who as u8 + 1; 20]);
+    let particle_type = u8::from(!value.is_empty());
+    body.extend_from_slice(&(value.len() as u32 + 5).to_be_bytes());
+    body.extend_from_slice(&[op_code, particle_type, 0, 1, b'n']);
+    body.extend_from_slice(value);
+    frame(3, &body)
+}
+
+impl Question {
+    fn bytes(&self, who: usize) -> Vec<u8> {
+        match self {
+            Question::Write(value) => message(0, 1, who, 2, &value.to_be_bytes()),
+            Question::Read => message(1, 0, who, 1, &[]),
+            Question::Info => frame(1, b"build\n"),
+        }
+    }
+}
+
+/// A client of its own record. It knows what must come back.
+struct Conversation {
+    who: usize,
+    stream: TcpStream,
+    value: u64,
+    expected: VecDeque<(Question, u64)>,
+}
+
+impl Conversation {
+    fn open(server: &Server, who: usize) -> Self {
+        let stream = TcpStream::connect(server.client_addresses()[0]).expect("it listens");
+        stream.set_nodelay(true).expect("a TCP socket");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let mut conversation = Conversation { who, stream, value: 0, expected: VecDeque::new() };
+        let first = conversation.note(Question::Write(0));
+        conversation.stream.write_all(&first).expect("sent");
+        conversation.read_all();
+        conversation
+    }
+
+    /// The bytes of a question whose answer is awaited.
+    fn note(&mut self, question: Question) -> Vec<u8> {
+        if let Question::Write(value) = question {
+            self.value = value;
+        }
+        let bytes = question.bytes(self.who);
+        self.expected.push_back((question, self.value));
+        bytes
+    }
+
+    /// Asks `questions` at once, in pieces that end anywhere, and checks all answers.
+    fn ask(&mut self, questions: &[Question], piece: usize) {
+        let bytes: Vec<u8> = questions.iter().flat_map(|question| self.note(question.clone())).collect();
+        for piece in bytes.chunks(piece) {
+            self.stream.write_all(piece).expect("sent");
+            std::thread::yield_now();
+        }
+        self.read_all();
+    }
+
+    fn read_all(&mut self) {
+        while let Some((question, value)) = self.expected.pop_front() {
+            let mut header = [0; 8];
+            self.stream.read_exact(&mut header).expect("an answer");
+            let size = u64::from_be_bytes(header) & 0xffff_ffff_ffff;
+            let mut body = vec![0; size as usize];
+            self.stream.read_exact(&mut body).expect("all of the answer");
+            match question {
+                Question::Info => assert!(body.starts_with(b"build\t"), "{body:?}"),
+                Question::Write(_) => assert_eq!((header[1], body[5]), (3, 0), "{body:?}"),
+                Question::Read => {
+                    assert_eq!((header[1], body[5]), (3, 0), "{body:?}");
+                    assert!(body.ends_with(&value.to_be_bytes()), "{value:x} of {}: {body:?}", self.who);
+                }
+            }
+        }
+    }
+}
+
+fn questions() -> impl Strategy<Value = (Vec<Question>, usize)> {
+    let question = prop_oneof![
+        4 => any::<u64>().prop_map(Question::Write),
+        4 => Just(Question::Read),
+        1 => Just(Question::Info),
+    ];
+    (prop::collection::vec(question, 1..40), prop_oneof![1_usize..100, Just(1 << 20)])
+}
+
+#[test]
+fn conversations_go_on_while_connections_change_their_threads() {
+    let server = start();
+    let crew = &server.state().shared.crew;
+    let is_done = AtomicBool::new(false);
+    cf::sync::scope(|scope| {
+        let clients: Vec<_> = (0..CONNECTIONS)
+            .map(|who| {
+                let mut conversation = Conversation::open(&server, who);
+                scope.spawn(move || {
+                    let mut runner = TestRunner::default();
+                    for _ in 0..100 {
+                        let (questions, piece) = questions().new_tree(&mut runner).expect("any").current();
+                        conversation.ask(&questions, piece);
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            for width in (1..=4).cycle() {
+                crew.spread(width);
+                std::thread::sleep(Duration::from_micros(300));
+                if is_done.load(Relaxed) {
+                    break;
+                }
+            }
+        });
+        let results: Vec<_> = clients.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        is_done.store(true, Relaxed);
+        assert!(results.iter().all(Result::is_ok), "a conversation went wrong");
+    });
+}
+
+/// How many requests of one round over all connections each thread carried out.
+fn shares(server: &Server, conversations: &mut [Conversation]) -> Vec<u64> {
+    let crew = &server.state().shared.crew;
+    let before = crew.request_counts();
+    for conversation in conversations.iter_mut() {
+        conversation.ask(&[Question::Read], 1 << 20);
+    }
+    // A thread counts what it did when it goes to sleep.
+    let start = Instant::now();
+    loop {
+        let shares: Vec<u64> =
+            crew.request_counts().iter().zip(&before).map(|(after, before)| after - before).collect();
+        if shares.iter().sum::<u64>() >= conversations.len() as u64 {
+            return shares;
+        }
+        assert!(start.elapsed() < PATIENCE, "{shares:?}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn connections_are_where_they_belong() {
+    let server = start();
+    let mut conversations: Vec<_> = (0..CONNECTIONS).map(|who| Conversation::open(&server, who)).collect();
+    for (width, expected) in [(1, [12, 0, 0, 0]), (4, [3, 3, 3, 3]), (2, [6, 6, 0, 0]), (3, [4, 4, 4, 0])] {
+        let start = Instant::now();
+        loop {
+            // Again each time: the crew's own thread may have another opinion.
+            server.state().shared.crew.spread(width);
+            if shares(&server, &mut conversations) == expected {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "{width} threads");
+        }
+    }
+}
+
+/// A connection whose replies nobody reads stays where it is, and goes on there.
+#[test]
+fn a_connection_with_unsent_replies_loses_none() {
+    let server = start();
+    let crew = &server.state().shared.crew;
+    let mut conversation = Conversation::open(&server, 0);
+    // More replies than the buffers of a socket take.
+    let count = 200_000;
+    let request = conversation.note(Question::Read).repeat(count);
+    let mut sender = conversation.stream.try_clone().expect("another handle");
+    cf::sync::scope(|scope| {
+        scope.spawn(move || sender.write_all(&request).expect("sent"));
+        for width in (1..=4).cycle().take(40) {
+            crew.spread(width);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let expected = conversation.expected.pop_front().expect("noted");
+        for n in 0..count {
+            crew.spread(1 + n % 4);
+            conversation.expected.push_back(expected.clone());
+            conversation.read_all();
+        }
+    });
+}
+
+#[test]
+fn more_threads_start_when_more_are_configured() {
+    let server = start();
+    let (crew, configured) = (&server.state().shared.crew, &server.state().config.service.service_threads);
+    assert_eq!(crew.size(), 4);
+    configured.set(7);
+    let start = Instant::now();
+    while crew.size() < 7 {
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut conversations: Vec<_> = (0..14).map(|who| Conversation::open(&server, who)).collect();
+    loop {
+        crew.spread(7);
+        if shares(&server, &mut conversations) == [2; 7] {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE);
+    }
+    // Fewer are used at once, and those beyond keep nothing.
+    configured.set(1);
+    while shares(&server, &mut conversations) != [14, 0, 0, 0, 0, 0, 0] {
+        assert!(start.elapsed() < 2 * PATIENCE);
+    }
+}

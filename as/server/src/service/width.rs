@@ -1,0 +1,224 @@
+//! How many service threads the connections are spread over: the rule, without threads or clocks.
+//!
+//! One thread that finds the requests of many connections at each wake-up needs half the processor time for them that ten
+//! threads need which wake up for each. So connections are gathered on few threads as long as these have time left, and
+//! spread over more when they have not, or when requests are so long that others should not wait behind them.
+
+use std::time::Duration;
+
+use super::activity::Deeds;
+
+/// A thread that works so much of the time is as good as always busy.
+const BUSY: f64 = 0.7;
+/// Half of the threads are enough if they would work no more of their time than this.
+const ROOMY: f64 = 0.45;
+/// More threads are of use while so many processors are idle.
+const SPARE_PROCESSORS: f64 = 0.5;
+/// While fewer are idle, whoever has work waits for a processor.
+const SCARCE_PROCESSORS: f64 = 0.25;
+/// Of the work of all threads, what half of them would have with the same requests.
+const LEFT_BY_GATHERING: f64 = 0.8;
+/// Longer requests, on average, are not made faster by gathering; they only wait for each other, if the threads work more
+/// than [`HARDLY_ANY`] of the time.
+const LONG_REQUEST: Duration = Duration::from_micros(30);
+const HARDLY_ANY: f64 = 0.1;
+/// Requests up to this length are made faster.
+const SHORT_REQUEST: Duration = Duration::from_micros(20);
+/// Looks in a row that must agree before connections are gathered on fewer threads.
+const PATIENCE_MIN: u32 = 10;
+const PATIENCE_MAX: u32 = 640;
+
+/// What all threads together did in a period.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub(super) struct Look {
+    /// Share of the period for which the busiest thread worked.
+    busiest: f64,
+    /// How many threads would have worked all the time for what all did together.
+    workers: f64,
+    /// What a request took on average; zero if there was none.
+    request: Duration,
+}
+
+impl Look {
+    pub(super) fn new(deeds: &[Deeds], period: Duration) -> Self {
+        let share = |worked: Duration| worked.as_secs_f64() / period.as_secs_f64().max(f64::MIN_POSITIVE);
+        let worked: Duration = deeds.iter().map(|deeds| deeds.worked).sum();
+        let requests: u64 = deeds.iter().map(|deeds| deeds.requests).sum();
+        Look {
+            busiest: deeds.iter().map(|deeds| share(deeds.worked)).fold(0.0, f64::max),
+            workers: share(worked),
+            request: match u32::try_from(requests) {
+                Ok(0) => Duration::ZERO,
+                Ok(requests) => worked / requests,
+                Err(_) => Duration::ZERO,
+            },
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wish {
+    Wider,
+    Same,
+    Narrower,
+}
+
+/// What a look speaks for at a width. `idle_processors` is asked only when that matters.
+fn wish(width: usize, look: &Look, idle_processors: impl FnOnce() -> Option<f64>) -> Wish {
+    if look.request > LONG_REQUEST && look.workers > HARDLY_ANY {
+        return Wish::Wider;
+    }
+    let half = half_of(width) as f64;
+    let or_same = if look.request <= SHORT_REQUEST { Wish::Narrower } else { Wish::Same };
+    let is_busy = look.busiest >= BUSY;
+    if !is_busy && look.workers <= half * ROOMY {
+        return or_same;
+    }
+    let may_be_crowded = look.workers * LEFT_BY_GATHERING < half;
+    if !is_busy && !may_be_crowded {
+        return Wish::Same;
+    }
+    match idle_processors() {
+        Some(idle) if is_busy && idle >= SPARE_PROCESSORS => Wish::Wider,
+        Some(idle) if may_be_crowded && idle < SCARCE_PROCESSORS => or_same,
+        _ => Wish::Same,
+    }
+}
+
+/// The next lower power of two; 0 below 1.
+fn half_of(width: usize) -> usize {
+    width.next_power_of_two() / 2
+}
+
+/// Chooses the width from look to look.
+pub(super) struct Chooser {
+    /// Looks in a row that spoke for fewer threads.
+    agreeing: u32,
+    /// How many it takes. Doubled each time that fewer turned out to be too few.
+    patience: u32,
+    was_narrowed: bool,
+}
+
+impl Chooser {
+    pub(super) fn new() -> Self {
+        Chooser { agreeing: 0, patience: PATIENCE_MIN, was_narrowed: false }
+    }
+
+    /// The width that follows `width` after a look, from 1 to `limit`. `idle_processors` tells how many processors had
+    /// nothing to do, if that is known.
+    pub(super) fn choose(
+        &mut self,
+        width: usize,
+        limit: usize,
+        look: &Look,
+        idle_processors: impl FnOnce() -> Option<f64>,
+    ) -> usize {
+        if width > limit {
+            return limit;
+        }
+        let wish = wish(width, look, idle_processors);
+        self.agreeing = if wish == Wish::Narrower { self.agreeing + 1 } else { 0 };
+        let half = half_of(width);
+        if wish == Wish::Wider && width < limit {
+            if std::mem::take(&mut self.was_narrowed) {
+                self.patience = (self.patience * 2).min(PATIENCE_MAX);
+            }
+            (width * 2).min(limit)
+        } else if self.agreeing >= self.patience && half > 0 {
+            self.agreeing = 0;
+            self.was_narrowed = true;
+            half
+        } else {
+            width
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(busiest: f64, workers: f64, request_us: u64) -> Look {
+        Look { busiest, workers, request: Duration::from_micros(request_us) }
+    }
+
+    /// The width after so many equal looks.
+    fn after(looks: u32, width: usize, limit: usize, look: &Look, idle: f64) -> usize {
+        let mut chooser = Chooser::new();
+        (0..looks).fold(width, |width, _| chooser.choose(width, limit, look, || Some(idle)))
+    }
+
+    #[test]
+    fn a_look_sums_up_what_threads_did() {
+        let deeds = |worked_ms, requests| Deeds { worked: Duration::from_millis(worked_ms), requests };
+        let period = Duration::from_secs(1);
+        assert_eq!(Look::new(&[], period), look(0.0, 0.0, 0));
+        let sum = Look::new(&[deeds(500, 50_000), deeds(0, 0), deeds(250, 25_000)], period);
+        assert!((sum.busiest - 0.5).abs() < 1e-9 && (sum.workers - 0.75).abs() < 1e-9, "{sum:?}");
+        assert_eq!(sum.request, Duration::from_micros(10));
+        assert_eq!(Look::new(&[deeds(1_000, 0)], period), look(1.0, 1.0, 0));
+    }
+
+    #[test]
+    fn a_busy_thread_gets_help_while_processors_are_idle() {
+        assert_eq!(after(1, 1, 10, &look(0.9, 0.9, 7), 1.0), 2);
+        assert_eq!(after(4, 1, 10, &look(0.9, 8.0, 7), 1.0), 10);
+        assert_eq!(after(9, 10, 10, &look(0.9, 9.0, 7), 1.0), 10);
+        assert_eq!(after(100, 1, 10, &look(0.9, 0.9, 7), 0.2), 1);
+        assert_eq!(after(100, 1, 10, &look(0.6, 0.6, 7), 2.0), 1);
+        assert_eq!(after(100, 1, 1, &look(1.0, 1.0, 7), 2.0), 1);
+    }
+
+    #[test]
+    fn nothing_follows_from_unknown_idle_processors() {
+        let mut chooser = Chooser::new();
+        for _ in 0..100 {
+            assert_eq!(chooser.choose(1, 10, &look(1.0, 1.0, 7), || None), 1);
+            assert_eq!(chooser.choose(4, 10, &look(0.3, 1.1, 7), || None), 4);
+        }
+    }
+
+    #[test]
+    fn long_requests_are_spread() {
+        assert_eq!(after(4, 1, 10, &look(0.2, 0.2, 100), 0.0), 10);
+        // Too few to get in each other's way.
+        assert_eq!(after(100, 1, 10, &look(0.05, 0.05, 100), 2.0), 1);
+        // Neither long nor short: as it is.
+        assert_eq!(after(100, 4, 10, &look(0.1, 0.3, 25), 2.0), 4);
+    }
+
+    #[test]
+    fn connections_are_gathered_when_fewer_threads_have_been_enough_for_long() {
+        let quiet = look(0.1, 0.3, 8);
+        assert_eq!(after(PATIENCE_MIN - 1, 10, 10, &quiet, 1.0), 10);
+        assert_eq!(after(PATIENCE_MIN, 10, 10, &quiet, 1.0), 8);
+        assert_eq!(after(4 * PATIENCE_MIN, 10, 10, &quiet, 1.0), 1);
+        assert_eq!(after(9 * PATIENCE_MIN, 8, 10, &look(0.3, 1.5, 8), 1.0), 4);
+        assert_eq!(after(9 * PATIENCE_MIN, 8, 10, &look(0.0, 0.0, 0), 1.0), 1);
+    }
+
+    #[test]
+    fn threads_that_compete_for_processors_are_gathered() {
+        assert_eq!(after(PATIENCE_MIN, 2, 10, &look(0.55, 1.1, 8), 0.0), 1);
+        assert_eq!(after(9 * PATIENCE_MIN, 2, 10, &look(0.55, 1.1, 8), 0.4), 2);
+        assert_eq!(after(9 * PATIENCE_MIN, 2, 10, &look(0.7, 1.4, 8), 0.0), 2);
+    }
+
+    #[test]
+    fn gathering_that_did_not_last_is_tried_less_often() {
+        let mut chooser = Chooser::new();
+        let mut looks_until_narrow = || {
+            let quiet = look(0.3, 0.4, 8);
+            let looks = (1..).find(|_| chooser.choose(2, 10, &quiet, || Some(1.0)) == 1);
+            assert_eq!(chooser.choose(1, 10, &look(0.8, 0.8, 8), || Some(1.0)), 2);
+            looks.expect("narrowed")
+        };
+        let looks: Vec<u32> = (0..8).map(|_| looks_until_narrow()).collect();
+        assert_eq!(looks, [10, 20, 40, 80, 160, 320, 640, 640]);
+    }
+
+    #[test]
+    fn a_lower_limit_holds_at_once() {
+        assert_eq!(after(1, 10, 3, &look(1.0, 9.0, 100), 1.0), 3);
+    }
+}
