@@ -4,7 +4,7 @@
 #[must_use]
 pub(super) fn closest(word: &str, candidates: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let word = word.to_ascii_lowercase();
-    let allowed = (word.len() / 3).clamp(1, 4);
+    let allowed = (word.len() / 4).clamp(1, 4);
     candidates
         .map(|candidate| (distance(word.as_bytes(), candidate.as_bytes(), allowed), candidate))
         .filter(|(distance, _)| *distance <= allowed)
@@ -54,6 +54,7 @@ mod tests {
         assert_eq!(find("prot"), Some("port"));
         assert_eq!(find("PORT"), Some("port"));
         assert_eq!(find("completely-else"), None);
+        assert_eq!(closest("scan-threads", ["info-threads"].into_iter()), None);
         assert_eq!(find(""), None);
     }
 }

@@ -200,10 +200,16 @@ impl Parser {
             Ok(found) => found,
             Err(message) => {
                 self.report.error(line, Topic::Value, message);
-                if brace {
-                    self.skip_block(line);
+                match values.first() {
+                    // What is in it can be told from right and wrong all the same.
+                    Some(name) if context.kind == ContextKind::Namespace => (*name, context.variant),
+                    _ => {
+                        if brace {
+                            self.skip_block(line);
+                        }
+                        return brace;
+                    }
                 }
-                return brace;
             }
         };
         let frame = self.enter(line, context, argument, bits);

@@ -105,12 +105,21 @@ fn values_that_are_not_allowed() {
          of critical, warning, info, debug, detail (default: any critical), did you mean 'info'?"
     );
     assert_eq!(
-        only(&format!("namespace {} {{\n}}\n{}", "n".repeat(32), file("", "", ""))),
+        only(&format!(
+            "namespace {} {{\nstorage-engine memory {{\ndata-size 1G\n}}\n}}\n{}",
+            "n".repeat(32),
+            file("", "", "")
+        )),
         format!(
             "t.conf:1: the name of namespace '{}' is too long: at most 31 bytes are allowed",
             "n".repeat(32)
         )
     );
+    // What is in it is checked all the same.
+    let text = "namespace a:b {\nnsup-periot 1\nstorage-engine memory {\ndata-sise 1G\n}\n}\n";
+    let all = said(&[text, &file("", "", "")].concat());
+    assert!(all[0].contains("has one of : ; = in it") && all[1].contains("'nsup-periot'"), "{all:#?}");
+    assert!(all.iter().any(|one| one.contains("did you mean 'data-size'?")), "{all:#?}");
 }
 
 #[test]
@@ -131,11 +140,14 @@ fn values_with_a_usual_slip() {
     );
     assert!(in_namespace("max-record-size 2MB").ends_with("did you mean '2M'?"));
     assert_eq!(
-        in_service("work-directory '/opt/x'"),
-        "t.conf:3: the quotes around \\'/opt/x\\' become part of 'work-directory'; leave them out"
+        in_service("pidfile '/opt/x'"),
+        "t.conf:3: the quotes around \\'/opt/x\\' become part of 'pidfile'; leave them out"
     );
     assert_eq!(
-        only(&format!("namespace a;b {{\n}}\n{}", file("", "", ""))),
+        only(&format!(
+            "namespace a;b {{\nstorage-engine memory {{\ndata-size 1G\n}}\n}}\n{}",
+            file("", "", "")
+        )),
         "t.conf:1: the name of namespace 'a;b' has one of : ; = in it, which separate names elsewhere"
     );
 }
