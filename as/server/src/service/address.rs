@@ -113,32 +113,53 @@ fn resolve(text: &str) -> Result<Vec<IpAddr>, ListenError> {
     if let Some(interface) = interfaces.into_iter().find(|interface| interface.name == text) {
         return Ok(interface.addresses);
     }
-    match (text, 0).to_socket_addrs() {
-        Ok(found) => Ok(found.map(|address| address.ip()).collect()),
-        Err(_) => Err(ListenError::Unknown(text.to_owned())),
+    let unknown = || ListenError::Unknown(text.to_owned());
+    if !is_host_name(text) {
+        return Err(unknown());
     }
+    (text, 0).to_socket_addrs().map(|found| found.map(|found| found.ip()).collect()).map_err(|_| unknown())
 }
 
 /// What clients are told for configured access addresses: IP addresses, those of an interface or of a host whose name
-/// means nothing elsewhere, and full names of hosts as they are.
+/// means nothing elsewhere, and full names of hosts as they are. An interface may have addresses of a family of which
+/// none of those we are `bound` to is; nobody could connect to them.
 ///
 /// # Errors
 /// For what no client could connect to.
-fn accessible(configured: &[String]) -> Result<Vec<String>, ListenError> {
+fn accessible(configured: &[String], bound: &[SocketAddr]) -> Result<Vec<String>, ListenError> {
     let mut addresses = Vec::new();
     for text in configured {
-        let is_interface = || Interface::all().is_ok_and(|all| all.iter().any(|one| one.name == *text));
-        if text.contains('.') && text.parse::<IpAddr>().is_err() && !is_interface() {
-            addresses.push(text.clone());
-            continue;
-        }
-        let found = resolve(text)?;
+        let interface = Interface::all().unwrap_or_default().into_iter().find(|one| one.name == *text);
+        let found = match interface {
+            Some(interface) => {
+                let mut found = interface.addresses;
+                let is_bound = |one: &IpAddr| bound.iter().any(|bound| bound.is_ipv4() == one.is_ipv4());
+                found.retain(|one| is_bound(one) && !is_link_local(one));
+                found
+            }
+            None if text.contains('.') && text.parse::<IpAddr>().is_err() && is_host_name(text) => {
+                addresses.push(text.clone());
+                continue;
+            }
+            None => resolve(text)?,
+        };
         if found.is_empty() || found.iter().any(IpAddr::is_unspecified) {
             return Err(ListenError::Unreachable(text.clone()));
         }
         addresses.extend(found.iter().map(IpAddr::to_string));
     }
     Ok(addresses)
+}
+
+/// Whether the name of a host could be `text`: labels between dots, the last of which is no number as in an IP address.
+fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte) || byte >= 0x80)
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.split('.').all(is_label) && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// What clients are told about where this node is.
@@ -160,9 +181,9 @@ impl Advertised {
         let port_or = |port: u16, default: u16| if port == 0 { default } else { port };
         let access_port = port_or(params.access_port.get(), bound_port);
         let alternate_port = port_or(params.alternate_access_port.get(), access_port);
-        let access = accessible(&params.access_address.get())?;
+        let access = accessible(&params.access_address.get(), bound)?;
         let standard = if access.is_empty() { reachable(bound) } else { access };
-        let alternate = accessible(&params.alternate_access_address.get())?;
+        let alternate = accessible(&params.alternate_access_address.get(), bound)?;
         Ok(Advertised {
             standard: standard.iter().map(|address| with_port(address, access_port)).collect(),
             alternate: alternate.iter().map(|address| with_port(address, alternate_port)).collect(),
@@ -232,7 +253,8 @@ mod tests {
         params.alternate_access_address.set(texts(&["10.0.0.1"]));
         let advertised = Advertised::new(&params, &["0.0.0.0:3000".parse().unwrap()]).unwrap();
         assert_eq!(&advertised.standard[..2], ["db.example:4000", "[2001:db8::1]:4000"]);
-        assert!(advertised.standard[2..].contains(&"127.0.0.1:4000".to_owned()), "{advertised:?}");
+        // Of the interface those that listen: no IPv6.
+        assert_eq!(advertised.standard[2..], ["127.0.0.1:4000"]);
         assert_eq!(advertised.alternate, ["10.0.0.1:4000"]);
     }
 
@@ -243,8 +265,10 @@ mod tests {
             params.access_address.set(texts(&[text]));
             assert!(matches!(Advertised::new(&params, &[]), Err(ListenError::Unreachable(_))), "{text}");
         }
-        params.access_address.set(texts(&["no such host"]));
-        assert!(matches!(Advertised::new(&params, &[]), Err(ListenError::Unknown(_))));
+        for text in ["no such host", "300.0.0.1", "10.0.0.1;", "10.0.0.1:3000", "a..example"] {
+            params.access_address.set(texts(&[text]));
+            assert!(matches!(Advertised::new(&params, &[]), Err(ListenError::Unknown(_))), "{text}");
+        }
         params.access_address.set(texts(&["[::1]"]));
         let refused = Advertised::new(&params, &[]).expect_err("an address in brackets").to_string();
         assert!(refused.contains("(without port or brackets)"), "{refused}");
