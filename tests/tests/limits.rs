@@ -65,3 +65,23 @@ fn without_a_limit_idle_connections_stay() {
     thread::sleep(Duration::from_secs(4));
     assert!(clients.iter_mut().all(is_served));
 }
+
+/// What is promised under a low limit on open files is kept: the server counts those that it needs itself.
+#[test]
+fn as_many_clients_as_it_says_under_a_low_limit_on_files() {
+    let launcher = ["bash", "-c", "ulimit -n 48 && exec \"$0\" \"$@\""];
+    let mut server = Server::start_under(&launcher, &config("service-threads 8"));
+    server.allow("proto-fd-max");
+    let possible = server.connect().figure("get-config:context=service", "proto-fd-max").expect("a figure");
+    assert!((8..48).contains(&possible), "{possible} clients");
+    // The one that asked may be counted still.
+    let start = Instant::now();
+    loop {
+        let mut clients: Vec<Client> = (0..possible).map(|_| server.connect()).collect();
+        if clients.iter_mut().all(is_served) {
+            break assert!(!is_served(&mut server.connect()), "one more is served");
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "not all of {possible} clients are served");
+    }
+    assert!(!server.log().contains("Too many open files"));
+}

@@ -87,7 +87,7 @@ impl Config {
         self.namespaces.iter().find(|namespace| namespace.name == name)
     }
 
-    /// Replaces the values that stand for "depends on the machine": call once at start, before threads
+    /// Replaces the values that stand for "depends on the machine", those that are left: call at start, before threads
     /// are made. `cpu_count` is the number of processors the process may use.
     pub fn resolve(&self, cpu_count: u32) {
         let cpu_count = cpu_count.max(1);

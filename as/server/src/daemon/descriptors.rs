@@ -2,21 +2,27 @@
 
 use cf::sys::limits::raise_open_files;
 
+use crate::config::Config;
 use crate::config::set::OWN_DESCRIPTORS;
-use crate::config::setting::Number;
 
-/// Raises the limit of the process to what `proto_fd_max` needs. Where the system does not let us,
-/// `proto_fd_max` becomes what it does let; never a reason not to start.
-pub(super) fn provide(proto_fd_max: &Number<u32>) {
-    let configured = proto_fd_max.get();
-    match raise_open_files(u64::from(configured) + OWN_DESCRIPTORS) {
+/// Descriptors that every server has open: terminal, ports, log, what it waits with, and a few that come and go.
+const FEW: u64 = 16;
+/// Descriptors of a service thread and of a disk with its shadow.
+const EACH: u64 = 2;
+
+/// Raises the limit of the process to what `proto-fd-max` needs. Where the system does not let us, `proto-fd-max` becomes
+/// what it does let; never a reason not to start.
+pub(super) fn provide(config: &Config) {
+    let proto_fd_max = &config.service.proto_fd_max;
+    let (configured, own) = (proto_fd_max.get(), own_descriptors(config));
+    match raise_open_files(u64::from(configured) + own.max(OWN_DESCRIPTORS)) {
         Ok(limit) => {
-            let possible = clients_within(limit);
+            let possible = clients_within(limit, own);
             if configured > possible {
                 cf::warning!(
                     Config,
-                    "the system allows this process {limit} file descriptors, so proto-fd-max is {possible} \
-                     instead of {configured}; see LimitNOFILE of systemd or `ulimit -n`"
+                    "the system allows this process {limit} file descriptors, of which it needs {own} itself, so \
+                     proto-fd-max is {possible} instead of {configured}; see LimitNOFILE of systemd or `ulimit -n`"
                 );
                 proto_fd_max.set(possible);
             }
@@ -26,9 +32,17 @@ pub(super) fn provide(proto_fd_max: &Number<u32>) {
     }
 }
 
-/// Client connections a limit leaves room for; of a small one at least the half.
-fn clients_within(limit: u64) -> u32 {
-    let clients = limit.saturating_sub(OWN_DESCRIPTORS).max(limit / 2);
+/// Descriptors that the server itself will have open, at the most.
+fn own_descriptors(config: &Config) -> u64 {
+    let disks: usize = config.namespaces.iter().map(|namespace| namespace.storage.backings().len()).sum();
+    let each = u64::from(config.service.service_threads.get()) + disks as u64;
+    FEW + config.logging.len() as u64 + EACH * each
+}
+
+/// Client connections a limit leaves room for: of a small one the half, or what the server leaves, if that is less.
+fn clients_within(limit: u64, own: u64) -> u32 {
+    let clients = limit.saturating_sub(own.max(OWN_DESCRIPTORS));
+    let clients = clients.max((limit / 2).min(limit.saturating_sub(own)));
     u32::try_from(clients).unwrap_or(u32::MAX)
 }
 
@@ -38,20 +52,26 @@ mod tests {
 
     #[test]
     fn clients_get_what_the_server_leaves() {
-        assert_eq!(clients_within(15_512), 15_000);
-        assert_eq!(clients_within(1_024), 512);
-        assert_eq!(clients_within(256), 128);
-        assert_eq!(clients_within(u64::MAX), u32::MAX);
+        assert_eq!(clients_within(15_512, 40), 15_000);
+        assert_eq!(clients_within(1_024, 40), 512);
+        assert_eq!(clients_within(256, 40), 128);
+        // Many service threads have descriptors of their own, and a small limit leaves room for few or none.
+        assert_eq!(clients_within(15_512, 1_000), 14_512);
+        assert_eq!(clients_within(1_024, 700), 324);
+        assert_eq!(clients_within(50, 30), 20);
+        assert_eq!(clients_within(10, 30), 0);
+        assert_eq!(clients_within(u64::MAX, 40), u32::MAX);
     }
 
     #[test]
     fn what_the_system_does_not_give_is_not_promised() {
-        let modest = Number::new(64);
-        provide(&modest);
-        assert_eq!(modest.get(), 64);
-        let immodest = Number::new(u32::MAX);
-        provide(&immodest);
-        assert!(immodest.get() < u32::MAX);
-        assert!(immodest.get() > 0);
+        let config = Config::developer();
+        config.service.proto_fd_max.set(64);
+        provide(&config);
+        assert_eq!(config.service.proto_fd_max.get(), 64);
+        config.service.proto_fd_max.set(u32::MAX);
+        provide(&config);
+        let possible = config.service.proto_fd_max.get();
+        assert!(possible > 0 && possible < u32::MAX, "{possible}");
     }
 }

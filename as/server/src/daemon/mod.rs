@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use cf::log::{CONSOLE, Level, Levels, Settings, SinkSettings, Target};
 use cf::sys::notify::{READY, STOPPING, notify};
 use cf::sys::process::{PidFile, daemonize, group_id, set_file_permissions, switch_user, user_id};
+use cf::threads;
 
 use crate::cli::Options;
 use crate::config::Config;
@@ -102,7 +103,8 @@ fn run_configured<S: Service>(
     }
     echo(&text);
     warnings.iter().for_each(|warning| cf::warning!(Config, "{warning}"));
-    descriptors::provide(&service.proto_fd_max);
+    config.resolve(u32::try_from(threads::cpu_count()).unwrap_or(1));
+    descriptors::provide(&config);
     let _pid_file = pid_file(options, service.pidfile.get().as_deref())?;
 
     let watch = Watch::start().map_err(|error| format!("cannot wait for signals: {error}"))?;
