@@ -88,6 +88,25 @@ fn each_outcome_of_a_single_record_request_is_counted() {
     moves(client, &filtered(Message::delete("c")), out, &["client_delete_filtered_out"]);
 }
 
+/// Steps of a transaction of several records are neither carried out nor counted, as in the C server.
+#[test]
+fn steps_of_transactions_are_refused() {
+    const VERIFY_READ: u8 = 1;
+    const ROLLS: [u8; 2] = [2, 4];
+    let server = start();
+    let mut client = server.connect();
+    let client = &mut client;
+    moves(client, &put("a"), result::OK, &["client_write_success"]);
+    moves(client, &Message { info4: VERIFY_READ, ..Message::get("a") }, result::ENTERPRISE_ONLY, &[]);
+    for roll in ROLLS {
+        moves(client, &Message { info4: roll, ..put("a") }, result::ENTERPRISE_ONLY, &[]);
+        moves(client, &Message { info4: roll, ..put("new") }, result::ENTERPRISE_ONLY, &[]);
+    }
+    let record = client.ask(&Message::get("a")).unwrap();
+    assert_eq!((record.result, record.generation), (result::OK, 1));
+    moves(client, &Message::get("new"), result::NOT_FOUND, &["client_read_not_found"]);
+}
+
 #[test]
 fn changes_shipped_from_elsewhere_are_counted_twice() {
     let server = start();

@@ -59,6 +59,13 @@ pub mod info3 {
     pub const SC_READ_RELAX: u8 = 1 << 7;
 }
 
+/// Bits of the fourth info byte: steps of a transaction of several records.
+pub mod info4 {
+    pub const VERIFY_READ: u8 = 1 << 0;
+    pub const ROLL_FORWARD: u8 = 1 << 1;
+    pub const ROLL_BACK: u8 = 1 << 2;
+}
+
 /// Types of fields.
 pub mod field {
     pub const NAMESPACE: u8 = 0;

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use cf::Digest;
 use cf::clock::StoredMillis;
 use proto::ResultCode;
-use proto::message::{Request, field, info1, info2};
+use proto::message::{Request, field, info1, info2, info4};
 use proto::reply::{self, ReplyHeader, ReplyWriter};
 use smallvec::SmallVec;
 
@@ -128,6 +128,15 @@ impl Call<'_> {
     }
 }
 
+/// Whether a client verifies, commits or takes back what it did in a transaction of several records. There are none.
+fn is_step_of_transaction(request: &Request<'_>) -> bool {
+    if request.info2 & info2::WRITE == 0 {
+        return request.info4 & info4::VERIFY_READ != 0;
+    }
+    let is_roll = request.info4 & (info4::ROLL_FORWARD | info4::ROLL_BACK) != 0;
+    is_roll && request.info2 & info2::DELETE == 0 && !request.has_field(field::UDF_FILE)
+}
+
 impl Executor {
     pub(crate) fn new(
         config: Arc<Config>,
@@ -224,7 +233,9 @@ impl Executor {
 
     fn run_unsettled(&mut self, call: &Call<'_>, out: &mut Vec<u8>) {
         let request = call.request;
-        if request.info2 & info2::WRITE == 0 {
+        if is_step_of_transaction(request) {
+            call.reply_header_only(out, ResultCode::EnterpriseOnly, 0, 0);
+        } else if request.info2 & info2::WRITE == 0 {
             read::run(call, &mut self.buffers, out);
         } else if request.info2 & info2::DELETE != 0 {
             delete::run(call, &mut self.buffers, out);
