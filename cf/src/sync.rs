@@ -1,8 +1,12 @@
 //! A reader-writer lock of four bytes, for structures that need a million of them.
 //!
-//! State word: bit 31 = a writer holds it, bit 30 = somebody sleeps on it, the rest counts readers.
-//! Uncontended lock and unlock are one atomic operation each. Waiters spin briefly, then sleep in a futex and
-//! are all woken by the release; with a lock per sprig two threads rarely meet, so fairness is left out.
+//! State word: bit 31 = a writer holds it, bit 30 = somebody sleeps on it, bit 29 = a writer has waited for long, the
+//! rest counts readers. Uncontended lock and unlock are one atomic operation each. Waiters spin briefly, then sleep in
+//! a futex and are all woken by the release.
+//!
+//! Readers that overlap would keep a writer out for ever, as those of a record that everybody wants do. So none enters
+//! while a writer sleeps, and a thread never enters a lock that it holds. The release by a writer lets readers in again,
+//! so that writers that overlap do not keep them out. Beyond that, who comes first is left to chance.
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -11,7 +15,8 @@ pub use std::thread::scope;
 
 const WRITER: u32 = 1 << 31;
 const SLEEPERS: u32 = 1 << 30;
-const READERS: u32 = SLEEPERS - 1;
+const WRITER_WAITS: u32 = 1 << 29;
+const READERS: u32 = WRITER_WAITS - 1;
 const SPINS_MAX: u32 = 100;
 
 /// A reader-writer lock without data; the caller keeps what it guards beside it.
@@ -26,12 +31,13 @@ impl RwWord {
         RwWord(AtomicU32::new(0))
     }
 
-    /// Waits until no writer holds the lock, and enters as one of its readers.
+    /// Waits until no writer holds the lock or has waited for long, and enters as one of its readers.
     #[inline]
     pub fn lock_shared(&self) {
+        const CLOSED: u32 = WRITER | WRITER_WAITS;
         let state = self.0.load(Relaxed);
-        if state & WRITER != 0 || self.0.compare_exchange_weak(state, state + 1, Acquire, Relaxed).is_err() {
-            self.wait_for(|state| (state & WRITER == 0).then_some(state + 1));
+        if state & CLOSED != 0 || self.0.compare_exchange_weak(state, state + 1, Acquire, Relaxed).is_err() {
+            self.wait_for(SLEEPERS, |state| (state & CLOSED == 0).then_some(state + 1));
         }
     }
 
@@ -39,7 +45,9 @@ impl RwWord {
     #[inline]
     pub fn lock_exclusive(&self) {
         if self.0.compare_exchange_weak(0, WRITER, Acquire, Relaxed).is_err() {
-            self.wait_for(|state| (state & (WRITER | READERS) == 0).then_some(state | WRITER));
+            self.wait_for(SLEEPERS | WRITER_WAITS, |state| {
+                (state & (WRITER | READERS) == 0).then_some(state & !WRITER_WAITS | WRITER)
+            });
         }
     }
 
@@ -56,16 +64,17 @@ impl RwWord {
     /// Leaves as the writer. The caller has entered by [`lock_exclusive`](Self::lock_exclusive).
     #[inline]
     pub fn unlock_exclusive(&self) {
-        let before = self.0.fetch_and(!WRITER, Release);
+        let before = self.0.fetch_and(!(WRITER | WRITER_WAITS), Release);
         debug_assert!(before & WRITER != 0);
         if before & SLEEPERS != 0 {
             self.wake();
         }
     }
 
-    /// Spins, then sleeps, until `enter` finds a state that admits the caller and gives the state to follow.
+    /// Spins, then sleeps, until `enter` finds a state that admits the caller and gives the state to follow. Who sleeps
+    /// sets the bits of `mark` first.
     #[cold]
-    fn wait_for(&self, enter: impl Fn(u32) -> Option<u32>) {
+    fn wait_for(&self, mark: u32, enter: impl Fn(u32) -> Option<u32>) {
         let mut spins = 0;
         loop {
             let state = self.0.load(Relaxed);
@@ -76,10 +85,10 @@ impl RwWord {
             } else if spins < SPINS_MAX {
                 spins += 1;
                 std::hint::spin_loop();
-            } else if state & SLEEPERS != 0
-                || self.0.compare_exchange(state, state | SLEEPERS, Relaxed, Relaxed).is_ok()
+            } else if state & mark == mark
+                || self.0.compare_exchange(state, state | mark, Relaxed, Relaxed).is_ok()
             {
-                crate::sys::futex::wait(&self.0, state | SLEEPERS);
+                crate::sys::futex::wait(&self.0, state | mark);
             }
         }
     }
@@ -122,5 +131,31 @@ mod tests {
         });
         assert_eq!(low.load(Relaxed), 40_000);
         assert_eq!(lock.0.load(Relaxed) & !SLEEPERS, 0);
+    }
+
+    #[test]
+    fn readers_that_overlap_do_not_keep_a_writer_out() {
+        const READS: u64 = 1_000;
+        let (lock, reads) = (RwWord::new(), AtomicU64::new(0));
+        scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..READS {
+                        lock.lock_shared();
+                        std::thread::sleep(std::time::Duration::from_millis(1));
+                        reads.fetch_add(1, Relaxed);
+                        lock.unlock_shared();
+                    }
+                });
+            }
+            while reads.load(Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            lock.lock_exclusive();
+            let reads_before = reads.load(Relaxed);
+            lock.unlock_exclusive();
+            assert!(reads_before < 2 * READS, "the writer waited for {reads_before} reads");
+        });
+        assert_eq!((reads.load(Relaxed), lock.0.load(Relaxed) & !SLEEPERS), (4 * READS, 0));
     }
 }

@@ -24,6 +24,8 @@ use crate::client::Client;
 
 /// What a server warns of because of the machine that it runs on; every test allows it.
 const OF_THE_MACHINE: &str = "failed best-practices check";
+/// What a server warns of because of [`BASICS`]; every test allows it.
+const OF_THE_BASICS: &str = "not yet in effect: service.work-directory";
 /// How long a server may take to open its port, or to stop.
 const START_STOP_MAX: Duration = Duration::from_secs(60);
 /// How often its log or state is looked at.
@@ -116,14 +118,8 @@ impl Server {
         let path = folder.path().to_str().expect("a folder name of plain text");
         let launcher = launcher.iter().map(|word| word.replace("{dir}", path)).collect();
         let address = ([127, 0, 0, 1], 0).into();
-        let mut server = Server {
-            folder,
-            process: None,
-            address,
-            allowed: vec![OF_THE_MACHINE.to_owned()],
-            log_before: 0,
-            launcher,
-        };
+        let mut server =
+            Server { folder, process: None, address, allowed: always_allowed(), log_before: 0, launcher };
         server.configure(config);
         server.run();
         server
@@ -136,8 +132,14 @@ impl Server {
         let address = name.to_socket_addrs().ok().and_then(|mut all| all.next());
         let address = address.unwrap_or_else(|| panic!("ASD_ADDRESS={name} is not host:port"));
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let allowed = vec![OF_THE_MACHINE.to_owned()];
-        Server { folder, process: None, address, allowed, log_before: 0, launcher: Vec::new() }
+        Server {
+            folder,
+            process: None,
+            address,
+            allowed: always_allowed(),
+            log_before: 0,
+            launcher: Vec::new(),
+        }
     }
 
     /// Lets lines of the log at WARNING or above pass that contain `text`.
@@ -343,6 +345,10 @@ impl Drop for Server {
             crate::report(&format!("end of the server's log:\n{}", self.log_tail()));
         }
     }
+}
+
+fn always_allowed() -> Vec<String> {
+    [OF_THE_MACHINE, OF_THE_BASICS].map(str::to_owned).into()
 }
 
 /// The server's binary: `ASD`, else what stands in the folder of the build that the running test is of.

@@ -524,18 +524,40 @@ fn a_file_system_that_is_full_refuses_writes_until_there_is_room() {
     check_all(&mut client);
 }
 
+/// Lets the server's files grow to so many bytes; what it writes behind them fails.
+fn limit(server: &Server, bytes: &str) {
+    let id = server.process_id().unwrap().to_string();
+    let status = Command::new("prlimit").args(["--pid", &id, &format!("--fsize={bytes}:unlimited")]).status();
+    assert!(status.unwrap().success(), "prlimit");
+}
+
+const NO_LIMIT: &str = "SKIPPED: this system has no prlimit, so no file was limited";
+
+#[test]
+fn a_write_in_front_of_a_batch_hears_that_its_disk_failed() {
+    if !can(&["prlimit", "--fsize"]) {
+        return report(NO_LIMIT);
+    }
+    let mut server = Server::start(&files(&["a"]));
+    server.allow("raise the limit").allow("can be written to again").allow("its device failed");
+    let mut client = server.connect();
+    assert_eq!(put(&mut client, 1), result::OK);
+    limit(&server, "4096");
+    let batch = Message::get_all([key(1)].iter().map(String::as_str));
+    let together = [Message::put(&key(2), value(2)).encode(), batch.encode()].concat();
+    client.send(&together).unwrap();
+    assert_eq!(client.receive_message().unwrap().result, result::UNKNOWN);
+    assert_eq!(client.receive_message().unwrap().result, result::OK, "of the batch's row");
+    limit(&server, "unlimited");
+    await_that("the server takes no writes any more", || put(&mut client, 1) == result::OK);
+}
+
 #[test]
 fn a_limit_on_the_size_of_files_refuses_writes_until_it_is_raised() {
     if !can(&["prlimit", "--fsize"]) {
-        return report("SKIPPED: this system has no prlimit, so no file was limited");
+        return report(NO_LIMIT);
     }
     let mut server = Server::start(&files(&["a"]));
-    let limit = |server: &Server, bytes: &str| {
-        let id = server.process_id().unwrap().to_string();
-        let status =
-            Command::new("prlimit").args(["--pid", &id, &format!("--fsize={bytes}:unlimited")]).status();
-        assert!(status.unwrap().success(), "prlimit");
-    };
     limit(&server, "40000000");
     let path = file(&server, "a").0;
     check_full_disk(&mut server, &path, |server| limit(server, "unlimited"));

@@ -34,7 +34,7 @@ const CRATES: &[(&str, &[&str])] = &[
 /// Layers of the server, lowest first: a module may use those of its own layer and below. `main`, `lib` and
 /// what is not a folder or file named here stand above all.
 const LAYERS: &[&[&str]] = &[
-    &["version"],
+    &["version", "workers"],
     &["config", "metrics", "log", "node_id", "best_practices"],
     &["namespace", "index", "storage", "geospatial"],
     &["sindex", "smd"],

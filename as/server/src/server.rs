@@ -23,7 +23,7 @@ use crate::query::Queries;
 use crate::service::{self, Advertised, Bound, Crew, ListenError, ServiceThread, SharedState};
 use crate::state::State;
 use crate::ticker;
-use crate::transaction::{BatchPool, Executor};
+use crate::transaction::{BatchPool, BatchWorker, Executor};
 use crate::workers::Workers;
 
 /// Why the server did not start.
@@ -236,8 +236,7 @@ impl Server {
         })?;
         let state = Arc::downgrade(&self.state);
         shared.batches.workers.start(service.batch_index_threads.get() as usize, move || {
-            let mut executor = executor(&*state.upgrade()?);
-            Some(Box::new(move |slice| executor.execute_slice(&slice)))
+            Some(Box::new(BatchWorker::new(executor(&*state.upgrade()?))))
         })
     }
 

@@ -202,8 +202,10 @@ fn write_server_work(state: &State) {
     }
     let complete = state.metrics.get(ServerCounter::BatchIndexComplete);
     let failed = state.metrics.get(ServerCounter::BatchIndexError);
-    if complete + failed > 0 {
-        cf::info!(Info, "   batch-index: batches ({complete},{failed},0) delays 0");
+    let late = state.metrics.get(ServerCounter::BatchIndexTimeout);
+    if complete + failed + late > 0 {
+        let delays = state.metrics.get(ServerCounter::BatchIndexDelay);
+        cf::info!(Info, "   batch-index: batches ({complete},{failed},{late}) delays {delays}");
     }
 }
 

@@ -4,13 +4,56 @@
 //! `threads` is held while threads are started or told to end, never while they work.
 
 use std::io;
+use std::time::Duration;
 
 use cf::threads::{self, Handle};
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::Mutex;
 
-/// What one thread does with each job that it takes.
-type Body<J> = Box<dyn FnMut(J) + Send>;
+/// How often a thread looks after what it has to beside its jobs.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// What one thread does.
+pub(crate) trait Work<J>: Send {
+    /// Does a job.
+    fn take(&mut self, job: J);
+
+    /// Looks after what is to be looked after beside the jobs: after each of them, and every second while there is
+    /// anything. Gives whether there still is.
+    fn look(&mut self) -> bool {
+        false
+    }
+}
+
+impl<J, F: FnMut(J) + Send> Work<J> for F {
+    fn take(&mut self, job: J) {
+        self(job);
+    }
+}
+
+type Body<J> = Box<dyn Work<J>>;
+
+/// What a thread does from its start to its end, which has to wait while there is something to look after.
+fn serve<J>(work: &mut dyn Work<J>, queue: &Receiver<Order<J>>) {
+    let mut must_look = false;
+    loop {
+        let order = if must_look {
+            queue.recv_timeout(LOOK_PERIOD)
+        } else {
+            queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match order {
+            Ok(Order::Do(job)) => work.take(job),
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => break,
+        }
+        must_look = work.look();
+    }
+    while must_look {
+        std::thread::sleep(LOOK_PERIOD);
+        must_look = work.look();
+    }
+}
 
 enum Order<J> {
     Do(J),
@@ -81,14 +124,10 @@ impl<J: Send + 'static> Workers<J> {
             threads.count -= 1;
         }
         while threads.count < count {
-            let Some(mut body) = threads.hire.as_ref().and_then(|hire| hire()) else { return Ok(()) };
+            let Some(mut work) = threads.hire.as_ref().and_then(|hire| hire()) else { return Ok(()) };
             let queue = self.queue.clone();
             let name = format!("{}-{}", self.name, threads.started % 1000);
-            threads.handles.push(threads::spawn(&name, move || {
-                while let Ok(Order::Do(job)) = queue.recv() {
-                    body(job);
-                }
-            })?);
+            threads.handles.push(threads::spawn(&name, move || serve(&mut *work, &queue))?);
             threads.started += 1;
             threads.count += 1;
         }

@@ -138,6 +138,8 @@ named! {
         BatchIndexInitiate => "batch_index_initiate",
         BatchIndexComplete => "batch_index_complete",
         BatchIndexError => "batch_index_error",
+        BatchIndexTimeout => "batch_index_timeout",
+        BatchIndexDelay => "batch_index_delay",
     }
 }
 

@@ -1,25 +1,45 @@
 //! Replies that other threads make for a connection, with back-pressure.
 //!
 //! The maker posts frames to the connection's service thread and counts them as unsent; the service thread says when the
-//! socket has taken them. A maker with too much unsent waits.
+//! socket has taken them. A maker with too much unsent waits, or is called when it may go on.
+//!
+//! Makers that want to be called are kept only while too much is unsent. When the socket takes some of it, one of them is
+//! called, who calls the next when it has no more to send.
 //!
 //! # Locking
-//! One mutex per stream, taken alone.
+//! One mutex per stream, taken alone; nobody is called under it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
-use crate::transaction::{ReplySink, SinkClosed};
+use crate::transaction::{GoOn, ReplySink, SinkClosed};
 
 /// Bytes that may wait for the client before the maker does.
 const UNSENT_SIZE_MAX: usize = 1 << 20;
 
 struct Progress {
     unsent: usize,
+    /// When the socket took bytes last.
+    moved: Instant,
+    /// The connection is gone, or was given up.
     is_closed: bool,
+    /// Makers that are called when there is room.
+    waiting: VecDeque<GoOn>,
+}
+
+impl Progress {
+    fn is_behind(&self) -> bool {
+        self.unsent > UNSENT_SIZE_MAX && !self.is_closed
+    }
+
+    /// The next maker that may go on.
+    fn next(&mut self) -> Option<GoOn> {
+        if self.is_behind() { None } else { self.waiting.pop_front() }
+    }
 }
 
 /// How far a stream is; shared by its maker and the connection.
@@ -31,16 +51,28 @@ pub(super) struct StreamProgress {
 impl StreamProgress {
     /// The socket has taken `size` more bytes, some of which may be of replies before the stream.
     pub(super) fn sent(&self, size: usize) {
+        if size == 0 {
+            return;
+        }
         let mut progress = self.progress.lock();
         progress.unsent = progress.unsent.saturating_sub(size);
+        progress.moved = Instant::now();
+        let next = progress.next();
         drop(progress);
         self.changed.notify_one();
+        if let Some(go_on) = next {
+            go_on();
+        }
     }
 
     /// The connection is gone.
     pub(super) fn close(&self) {
-        self.progress.lock().is_closed = true;
+        let mut progress = self.progress.lock();
+        progress.is_closed = true;
+        let waiting = std::mem::take(&mut progress.waiting);
+        drop(progress);
         self.changed.notify_one();
+        waiting.into_iter().for_each(|go_on| go_on());
     }
 }
 
@@ -61,7 +93,12 @@ impl ReplyStream {
         timeout: Option<Duration>,
     ) -> (Self, Arc<StreamProgress>) {
         let state = Arc::new(StreamProgress {
-            progress: Mutex::new(Progress { unsent: 0, is_closed: false }),
+            progress: Mutex::new(Progress {
+                unsent: 0,
+                moved: Instant::now(),
+                is_closed: false,
+                waiting: VecDeque::new(),
+            }),
             changed: Condvar::new(),
         });
         (ReplyStream { mailbox, token, timeout, state: Arc::clone(&state) }, state)
@@ -73,7 +110,7 @@ impl ReplySink for ReplyStream {
         self.state.progress.lock().unsent += frames.len();
         self.mailbox.post(Mail::Part(self.token, frames));
         let mut progress = self.state.progress.lock();
-        while progress.unsent > UNSENT_SIZE_MAX && !progress.is_closed {
+        while progress.is_behind() {
             let before = progress.unsent;
             match self.timeout {
                 None => self.state.changed.wait(&mut progress),
@@ -86,6 +123,46 @@ impl ReplySink for ReplyStream {
             }
         }
         if progress.is_closed { Err(SinkClosed) } else { Ok(()) }
+    }
+
+    fn post(&self, frames: Vec<u8>) {
+        let mut progress = self.state.progress.lock();
+        if progress.is_closed {
+            return;
+        }
+        progress.unsent += frames.len();
+        drop(progress);
+        self.mailbox.post(Mail::Part(self.token, frames));
+    }
+
+    fn is_behind(&self) -> bool {
+        self.state.progress.lock().is_behind()
+    }
+
+    fn when_read(&self, go_on: GoOn) {
+        let mut progress = self.state.progress.lock();
+        if progress.is_behind() {
+            return progress.waiting.push_back(go_on);
+        }
+        drop(progress);
+        go_on();
+    }
+
+    fn call_next(&self) {
+        let next = self.state.progress.lock().next();
+        if let Some(go_on) = next {
+            go_on();
+        }
+    }
+
+    fn is_stalled(&self) -> bool {
+        let progress = self.state.progress.lock();
+        !progress.waiting.is_empty()
+            && self.timeout.is_some_and(|timeout| progress.moved.elapsed() >= timeout)
+    }
+
+    fn give_up(&self) {
+        self.state.close();
     }
 
     fn finish(&self, frames: Vec<u8>) {

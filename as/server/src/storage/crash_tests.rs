@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use cf::sys::block::BlockMedium;
 use datamodel::flat::NewRecord;
@@ -151,7 +151,7 @@ impl Node {
     }
 
     fn next_version(&self) -> u64 {
-        self.clock.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+        self.clock.fetch_add(1, Relaxed)
     }
 }
 
@@ -228,7 +228,7 @@ fn crash_rounds(engine: Engine, commit: bool, seed: u64) {
     for round in 0..6 {
         let medium = Arc::new(CrashMedium::from_image(std::mem::take(&mut image), true));
         let (node, stats) = start(vec![(Arc::clone(&medium), None)], &config);
-        node.clock.store(version, std::sync::atomic::Ordering::Relaxed);
+        node.clock.store(version, Relaxed);
         model.check(&node, !commit);
         let damaged = stats.damaged.into_inner();
         assert!(damaged <= round, "{damaged} damaged records after {round} torn writes");
@@ -267,13 +267,34 @@ fn loaded_node(medium: &Arc<CrashMedium>, config: &StorageConfig, model: &mut Mo
     start(vec![(Arc::clone(medium), None)], config).0
 }
 
+/// Full or not, a buffer is written once by each flush, however fast others go on filling it.
+#[test]
+fn a_flush_ends_while_others_write() {
+    let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let (node, _) = start(vec![(Arc::clone(&medium), None)], &config(Engine::Device, false));
+    let device = &node.storage.devices[0];
+    let disk = device.as_disk().expect("it is one");
+    node.write(0, 1, 100).expect("room");
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Half a block at most.
+            let versions = (2..).take(WBLOCK_SIZE as usize / 400).take_while(|_| !is_done.load(Relaxed));
+            versions.for_each(|version| node.write(version as u32 % KEYS, version, 100).expect("room"));
+        });
+        disk.flush_all(&device.wblocks).expect("it can be written to");
+        is_done.store(true, Relaxed);
+    });
+    assert_eq!(disk.stats().partial_writes, 1);
+}
+
 #[test]
 fn a_failed_disk_refuses_writes_serves_reads_and_comes_back() {
     let config = config(Engine::Device, true);
     let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
     let mut model = Model::default();
     let node = loaded_node(&medium, &config, &mut model);
-    node.clock.store(1_000, std::sync::atomic::Ordering::Relaxed);
+    node.clock.store(1_000, Relaxed);
     medium.set_faults(Faults { write_fails_at: Some((0, 0)), ..Faults::default() });
     let key = (0..KEYS).find(|key| node.version(*key).is_some()).expect("records");
     let before = node.version(key);
@@ -393,7 +414,7 @@ fn records_move_to_a_device_that_joins() {
     let media = || vec![(Arc::clone(&first), None), (Arc::clone(&second), None)];
     let (node, _) = start(media(), &config);
     model.check(&node, false);
-    node.clock.store(10_000, std::sync::atomic::Ordering::Relaxed);
+    node.clock.store(10_000, Relaxed);
     std::thread::scope(|scope| {
         scope.spawn(|| node.storage.run_flush(0));
         scope.spawn(|| node.storage.run_flush(1));

@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::crash_medium::{CrashMedium, Faults};
 use super::crash_tests::{DISK_SIZE, Model, Node, config, start};
+use super::defrag::defrag_one;
+use super::disk::Disk;
 use super::engine::StorageError;
 use super::tests::{Random, digest_of};
 use super::{ReadBuffer, WBLOCK_SIZE};
@@ -74,6 +76,47 @@ fn defrag_keeps_a_block_with_unreadable_bytes_and_goes_on() {
     let before = free();
     node.write(5, 2_001, 100).expect("room");
     assert_eq!((node.version(5), free()), (Some(2_001), before + 1));
+    node.storage.check();
+}
+
+/// A node with twelve full blocks, of each of which two fifths are alive, so that defrag fills several.
+fn half_empty_node() -> Node {
+    let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let (node, _) = start(vec![(medium, None)], &config(Engine::Device, false));
+    (0..192).for_each(|key| node.write(key, 1 + u64::from(key), VALUE_SIZE).expect("room"));
+    for key in (0..192).filter(|key| key % 5 > 1) {
+        let mut guard = node.index.get_exclusive(&digest_of(key)).expect("it is there");
+        node.storage.release(&mut guard);
+        guard.remove();
+    }
+    let device = &node.storage.devices[0];
+    device.as_disk().expect("it is one").flush_all(&device.wblocks).expect("it can be written to");
+    node
+}
+
+#[test]
+fn what_defrag_moves_before_the_server_runs_does_not_gather_in_memory() {
+    let node = half_empty_node();
+    assert!(defrag(&node) > 8);
+    assert_eq!(node.storage.disks().map(Disk::queued_blocks).sum::<usize>(), 0);
+    assert!((0..192).filter(|key| key % 5 < 2).all(|key| read(&node, key) == Ok(())));
+    node.storage.check();
+}
+
+#[test]
+fn defrag_does_not_add_to_a_queue_that_is_too_long() {
+    let node = half_empty_node();
+    let device = &node.storage.devices[0];
+    let disk = device.as_disk().expect("it is one");
+    disk.settings.queue_blocks.store(1, Relaxed);
+    let empty_all = || {
+        let mut scratch = ReadBuffer::new();
+        while defrag_one(&node.storage, device, &node.index, &mut scratch) {}
+        disk.queued_blocks()
+    };
+    assert_eq!(empty_all(), 3, "one more than twice as many as may wait");
+    disk.flush_all(&device.wblocks).expect("it can be written to");
+    assert!((1..=3).contains(&empty_all()), "and goes on");
     node.storage.check();
 }
 

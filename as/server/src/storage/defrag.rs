@@ -9,7 +9,7 @@ use cf::Digest;
 use datamodel::flat::{FlatRecord, HEADER_SIZE};
 
 use super::device::Device;
-use super::disk::wblock_offset;
+use super::disk::{Disk, wblock_offset};
 use super::engine::{Storage, StorageError};
 use super::salvage::Unreadable;
 use super::settings::low_water_bytes;
@@ -21,18 +21,24 @@ use crate::index::{Index, Location};
 const WORTHWHILE_PCT: u32 = 95;
 
 /// Empties one queued block of `device`, if more than `defrag-queue-min` wait. When hardly a block is free, also one that
-/// does not wait for it: better to write much than to take no more writes. Gives whether it emptied one.
+/// does not wait for it: better to write much than to take no more writes, as long as it helps. Gives whether it emptied
+/// one.
 pub(super) fn defrag_one(
     storage: &Storage,
     device: &Device,
     index: &Index,
     scratch: &mut ReadBuffer,
 ) -> bool {
+    if device.as_disk().is_some_and(Disk::is_backlogged) {
+        // What would be moved now would only wait in memory.
+        return false;
+    }
     let queue_min = storage.defrag.queue_min.load(Relaxed) as usize;
     let next = device.wblocks.next_to_defrag(queue_min).or_else(|| {
         let is_forced = device.wblocks.is_short()
             && (device.wblocks.defrag_queue_size() > 0
-                || device.wblocks.queue_emptiest(low_water_bytes(WORTHWHILE_PCT)));
+                || device.may_force_defrag()
+                    && device.wblocks.queue_emptiest(low_water_bytes(WORTHWHILE_PCT)));
         is_forced.then(|| device.wblocks.next_to_defrag(0)).flatten()
     });
     let Some(id) = next else { return false };

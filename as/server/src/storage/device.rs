@@ -27,6 +27,9 @@ pub(super) enum Stream {
 pub(super) const STREAM_COUNT: usize = 2;
 /// Blocks kept for defrag on a memory stripe: what it empties is less than one.
 const MEMORY_RESERVE: usize = 1;
+/// Blocks that defrag empties for want of room without there being more of it. Of blocks that are worth it, of which a
+/// twentieth is garbage at least, fewer make a free one.
+const VAIN_BLOCKS_MAX: u32 = 32;
 
 /// The block being filled, how far it is, and on a disk its buffer.
 #[derive(Clone)]
@@ -56,6 +59,19 @@ pub(crate) struct DeviceStats {
     pub(crate) disk: Option<DiskStats>,
 }
 
+/// What came of emptying blocks for want of room. Records so large that few fit into a block leave a part of it unused
+/// wherever they are moved.
+#[derive(Default)]
+struct Gain {
+    /// Blocks emptied since there was one.
+    vain_blocks: u32,
+    /// Most free blocks seen since the last news.
+    free_blocks: usize,
+    /// News are blocks that writers filled since, and records of a block's size that went.
+    filled: u64,
+    live_bytes: u64,
+}
+
 pub(super) struct Device {
     number: u8,
     pub(super) wblocks: WblockTable,
@@ -63,6 +79,7 @@ pub(super) struct Device {
     pub(super) medium: Medium,
     filled: [AtomicU64; STREAM_COUNT],
     defrag_reads: AtomicU64,
+    gain: Mutex<Gain>,
 }
 
 impl Device {
@@ -89,6 +106,7 @@ impl Device {
             medium,
             filled: [const { AtomicU64::new(0) }; STREAM_COUNT],
             defrag_reads: AtomicU64::new(0),
+            gain: Mutex::default(),
         }
     }
 
@@ -304,6 +322,20 @@ impl Device {
     /// Percentage of free blocks.
     pub(super) fn available_pct(&self) -> u32 {
         (self.wblocks.free_count() as u64 * u64::from(WBLOCK_SIZE) * 100 / self.wblocks.size()) as u32
+    }
+
+    /// Whether emptying another block for want of room may be of use; counts it.
+    pub(super) fn may_force_defrag(&self) -> bool {
+        let (filled, live_bytes) =
+            (self.filled[Stream::Write as usize].load(Relaxed), self.wblocks.live_bytes());
+        let free_blocks = self.wblocks.free_count();
+        let mut gain = self.gain.lock();
+        let is_news = filled != gain.filled || live_bytes + u64::from(WBLOCK_SIZE) <= gain.live_bytes;
+        if is_news || free_blocks > gain.free_blocks {
+            *gain = Gain { vain_blocks: 0, free_blocks, filled, live_bytes };
+        }
+        gain.vain_blocks += 1;
+        gain.vain_blocks <= VAIN_BLOCKS_MAX
     }
 
     pub(super) fn count_defrag_read(&self) {

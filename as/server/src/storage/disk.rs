@@ -20,7 +20,7 @@ use super::health::ReadHealth;
 use super::salvage::{self, Unreadable};
 use super::settings::DiskSettings;
 use super::stripe::Stripe;
-use super::wblock::WblockId;
+use super::wblock::{WblockId, WblockTable};
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer, WBLOCK_SIZE};
 use crate::index::Location;
 
@@ -162,6 +162,11 @@ impl Disk {
         self.closed_count.load(Relaxed)
     }
 
+    /// Whether so many full blocks wait to be written that defrag must not add to them: twice as many as make clients wait.
+    pub(super) fn is_backlogged(&self) -> bool {
+        self.queued_blocks() > self.settings.queue_blocks.load(Relaxed).saturating_mul(2)
+    }
+
     /// Whether block `id` is in a buffer.
     pub(super) fn has_buffer(&self, id: WblockId) -> bool {
         self.slots[id.0 as usize].read().is_some()
@@ -259,7 +264,7 @@ impl Disk {
     ) -> (&'s [u8], Option<Unreadable>) {
         let buffer = self.slots[id.0 as usize].read().clone();
         if let Some(buffer) = buffer {
-            return (copy_filled(&buffer, scratch), None);
+            return (copy_to(&buffer, buffer.filled(), scratch), None);
         }
         let block = scratch.of_size(WBLOCK_SIZE as usize);
         let started = self.benchmarks.start();
@@ -272,9 +277,17 @@ impl Disk {
     }
 
     /// What of block `id` is in memory, if something is.
-    pub(super) fn buffered<'s>(&self, id: WblockId, scratch: &'s mut ReadBuffer) -> Option<&'s [u8]> {
+    pub(super) fn buffered<'s>(
+        &self,
+        id: WblockId,
+        wblocks: &WblockTable,
+        scratch: &'s mut ReadBuffer,
+    ) -> Option<&'s [u8]> {
         let buffer = self.slots[id.0 as usize].read().clone()?;
-        Some(copy_filled(&buffer, scratch))
+        let filled = buffer.filled();
+        // Records that were begun before are whole then, and nothing below the mark is written to any more.
+        wblocks.wait_for_writers(id);
+        Some(copy_to(&buffer, filled, scratch))
     }
 
     /// What of block `id` is on disk.
@@ -310,10 +323,10 @@ impl Disk {
     }
 }
 
-/// The block of `buffer`, zeros where it is not filled.
-fn copy_filled<'s>(buffer: &WriteBuffer, scratch: &'s mut ReadBuffer) -> &'s [u8] {
+/// The block of `buffer` up to `filled`, where nobody copies a record any more, and zeros behind.
+fn copy_to<'s>(buffer: &WriteBuffer, filled: u32, scratch: &'s mut ReadBuffer) -> &'s [u8] {
     let block = &mut scratch.of_size(WBLOCK_SIZE as usize)[..WBLOCK_SIZE as usize];
-    let filled = buffer.filled() as usize;
+    let filled = filled as usize;
     block[..filled].copy_from_slice(buffer.bytes(0, filled));
     block[filled..].fill(0);
     block

@@ -348,12 +348,26 @@ impl Storage {
     }
 
     /// Empties queued blocks until `minimum_pct` of each device are free or nothing is left to do; for the start of the
-    /// server, before anybody writes.
+    /// server, before anybody writes, and before there are flush threads.
     pub(crate) fn defrag_until_available(&self, minimum_pct: u32, index: &Index) {
         let mut scratch = ReadBuffer::new();
         for device in &self.devices {
-            while device.available_pct() < minimum_pct && defrag_one(self, device, index, &mut scratch) {}
+            while device.available_pct() < minimum_pct
+                && defrag_one(self, device, index, &mut scratch)
+                && self.flush_full_blocks()
+            {}
         }
+    }
+
+    /// Writes out the blocks that are full; gives whether that went well.
+    fn flush_full_blocks(&self) -> bool {
+        self.devices.iter().all(|device| {
+            device.as_disk().is_none_or(|disk| {
+                disk.flush_full(&device.wblocks, |garbage| self.free_awaited(garbage))
+                    .inspect_err(|error| disk.fail(error))
+                    .is_ok()
+            })
+        })
     }
 
     /// Ends [`run_defrag`](Self::run_defrag) and [`run_flush`](Self::run_flush).
@@ -411,7 +425,7 @@ impl Storage {
                 // First what is in memory: if it goes to disk and leaves memory meanwhile, it is found there.
                 for in_memory in [true, false] {
                     let found = if in_memory {
-                        Ok(disk.buffered(id, &mut scratch))
+                        Ok(disk.buffered(id, &device.wblocks, &mut scratch))
                     } else {
                         disk.on_disk(id, &mut scratch).map(Some)
                     };

@@ -8,6 +8,9 @@
 //! A replacement on another disk, as there is after disks were added, is outside of this order: then the old place is
 //! freed only when the new one is on its disk.
 //!
+//! So a flush ends at the highest number that there is when it begins: what the block of a higher one waits for may have
+//! been written to a buffer that the flush is done with.
+//!
 //! # When a disk fails
 //! Writes are refused and reads go on. What is in memory stays there and is tried again each second, so that a disk
 //! that was full, or away for a moment, goes on where it stopped.
@@ -16,6 +19,7 @@
 //! One flush thread for each disk; with commit-to-device the threads that wrote records flush too, before they answer, and
 //! one flush does for all that wait. `flush` lets one of them in at a time. Order: `flush`, then `dirty`, then a slot. Stream locks are taken before `dirty` and never inside it.
 
+use std::ops::Bound::{Excluded, Included};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 use std::time::{Duration, Instant};
@@ -52,6 +56,17 @@ impl Disk {
     pub(super) fn flush_all(&self, wblocks: &WblockTable) -> Result<(), BlockError> {
         let mut state = self.flush.lock();
         self.flush_to(&mut state, u64::MAX, wblocks)
+    }
+
+    /// Writes out all blocks that are full. `free` takes places that became garbage by that.
+    pub(super) fn flush_full(
+        &self,
+        wblocks: &WblockTable,
+        free: impl Fn(Location),
+    ) -> Result<(), BlockError> {
+        self.flush_closed(wblocks)?;
+        self.free_deferred(free);
+        Ok(())
     }
 
     /// Body of the flush thread. `free` takes places that became garbage by what was written; `recovered` is told when the
@@ -149,20 +164,26 @@ impl Disk {
         }
     }
 
-    /// Writes out the buffers up to number `last`, as far as they are filled, lower numbers first.
+    /// Writes out the buffers up to number `last`, as far as they are filled, lower numbers first. Goes through them once:
+    /// those who fill them meanwhile would keep it busy for ever.
     fn flush_to(&self, state: &mut FlushState, last: u64, wblocks: &WblockTable) -> Result<(), BlockError> {
-        loop {
+        // A block taken from now on may hold what is freed by a record written behind this pass.
+        let newest = self.dirty.lock().last_key_value().map_or(0, |(taken, _)| *taken);
+        let last = last.min(newest);
+        let mut done = 0;
+        while done < last {
             let next = {
                 let dirty = self.dirty.lock();
                 let pending =
                     |entry: &&Dirty| entry.is_closed || entry.buffer.flushed() < entry.buffer.filled();
                 dirty
-                    .range(..=last)
+                    .range((Excluded(done), Included(last)))
                     .map(|(_, entry)| entry)
                     .find(pending)
                     .map(|entry| (Arc::clone(&entry.buffer), entry.is_closed, entry.stream))
             };
-            let Some((buffer, is_closed, stream)) = next else { return Ok(()) };
+            let Some((buffer, is_closed, stream)) = next else { break };
+            done = buffer.taken;
             let end = buffer.filled();
             wblocks.wait_for_writers(buffer.id);
             self.write_out(state, &buffer, end, is_closed)?;
@@ -174,6 +195,7 @@ impl Disk {
                 self.partial_writes[stream as usize].fetch_add(1, Relaxed);
             }
         }
+        Ok(())
     }
 
     /// Writes the part of `buffer` that is not on disk up to `end`, and zeros behind it: of a full block all, else a unit of

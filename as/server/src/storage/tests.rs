@@ -8,6 +8,7 @@ use datamodel::flat::{FlatRecord, NewRecord};
 use datamodel::{Bins, BytesType, Particle};
 
 use super::ReadBuffer;
+use super::defrag::defrag_one;
 use super::engine::{Storage, StorageError};
 use super::settings::Settings;
 use crate::index::{Index, IndexGeometry};
@@ -193,6 +194,36 @@ fn a_full_engine_refuses_writes_and_takes_them_again_after_deletes() {
     }
     for again in 0..key {
         write(&storage, &index, again, &record(again, 2, 900_000)).expect("room again");
+    }
+    storage.check();
+}
+
+#[test]
+fn blocks_that_large_records_leave_half_used_are_not_moved_for_ever() {
+    // Eight of them take nine tenths of a block, wherever they are.
+    const SIZE: usize = 940_000;
+    let settings =
+        Settings { data_size: 512 << 20, defrag_low_water_pct: 50, defrag_queue_min: 0, defrag_sleep_us: 0 };
+    let (storage, index) = (Storage::memory(settings).expect("address space"), index());
+    let stored = (0..1_000).filter(|key| write(&storage, &index, *key, &record(*key, 1, SIZE)).is_ok());
+    assert!(stored.count() > 100);
+    let empty_all = || {
+        let mut scratch = ReadBuffer::new();
+        for device in &storage.devices {
+            let emptied = (0..1_000).take_while(|_| defrag_one(&storage, device, &index, &mut scratch));
+            assert!(emptied.count() < 100, "of 7 blocks");
+        }
+    };
+    empty_all();
+    let moved_before: u64 = storage.device_stats().map(|stats| stats.defrag_reads).sum();
+    assert!(moved_before > 0, "it was tried");
+    empty_all();
+    assert_eq!(storage.device_stats().map(|stats| stats.defrag_reads).sum::<u64>(), moved_before);
+    // What goes makes room.
+    (0..1_000).filter(|key| key % 2 == 0).for_each(|key| remove(&storage, &index, key));
+    empty_all();
+    for device in &storage.devices {
+        assert!(!device.wblocks.is_short(), "{} blocks are free", device.wblocks.free_count());
     }
     storage.check();
 }

@@ -13,7 +13,8 @@
 //!
 //! # Locking
 //! State and live bytes are atomics; a state changes by compare-and-swap, so that two threads that see the same reason
-//! act once. The queues share one mutex.
+//! act once. Who frees a block makes it `Emptying` first and then looks again whether it is empty. The queues share one
+//! mutex.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -201,14 +202,29 @@ impl WblockTable {
 
     /// Frees or queues a used block whose live bytes ask for it.
     fn settle(&self, id: WblockId, low_water_bytes: u32) -> AfterFree {
-        let live = self.block(id).live_bytes.load(Acquire);
-        let freed = live == 0
-            && (self.change(id, WblockState::Used, WblockState::Free)
-                || self.change(id, WblockState::Queued, WblockState::Free));
-        if freed {
-            self.queues.lock().free.push_back(id);
-            AfterFree::Freed
-        } else if live < low_water_bytes
+        self.settle_seen(id, self.live_bytes_of(id), low_water_bytes)
+    }
+
+    /// As [`settle`](Self::settle), of a block that had `live` live bytes when it was looked at.
+    fn settle_seen(&self, id: WblockId, mut live: u32, low_water_bytes: u32) -> AfterFree {
+        while live == 0 {
+            if !self.change(id, WblockState::Used, WblockState::Emptying)
+                && !self.change(id, WblockState::Queued, WblockState::Emptying)
+            {
+                return AfterFree::Kept;
+            }
+            // Since the look it may have been freed, taken and filled again. Now nobody takes it or adds to it.
+            live = self.live_bytes_of(id);
+            if live == 0 {
+                self.block(id).state.store(WblockState::Free as u8, Release);
+                self.queues.lock().free.push_back(id);
+                return AfterFree::Freed;
+            }
+            let _ = self.change(id, WblockState::Emptying, WblockState::Used);
+            // Who freed the last of it meanwhile has left it to us.
+            live = self.live_bytes_of(id);
+        }
+        if live < low_water_bytes
             && self.lasting_bytes(id) != 0
             && !self.block(id).is_kept.load(Relaxed)
             && self.change(id, WblockState::Used, WblockState::Queued)
@@ -522,5 +538,29 @@ mod tests {
         let table = WblockTable::new(12, 1, Reuse::Newest);
         let id = table.take(false).expect("free");
         table.free_bytes(id, 16, LOW_WATER);
+    }
+
+    #[test]
+    fn a_late_look_at_an_empty_block_does_not_free_it_once_it_is_filled_again() {
+        let table = WblockTable::new(4, 0, Reuse::Newest);
+        let fill = || {
+            let id = table.take(false).expect("a free block");
+            table.begin_write(id, 4096);
+            table.end_write(id);
+            assert_eq!(table.close(id, 0), AfterFree::Kept);
+            id
+        };
+        let id = fill();
+        assert_eq!(table.free_bytes(id, 4096, 0), AfterFree::Freed);
+        assert_eq!(fill(), id);
+        // The look of a thread that had to wait for the processor since the block was empty.
+        for low_water_bytes in [0, WBLOCK_SIZE] {
+            assert_ne!(table.settle_seen(id, 0, low_water_bytes), AfterFree::Freed);
+            assert_ne!(table.state(id), WblockState::Free);
+            table.check();
+        }
+        assert_eq!(table.state(id), WblockState::Queued);
+        assert_eq!(table.free_bytes(id, 4096, 0), AfterFree::Freed);
+        table.check();
     }
 }

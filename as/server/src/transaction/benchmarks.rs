@@ -64,6 +64,11 @@ impl Executor {
         self.stopwatch.woken = woken;
     }
 
+    /// When the thread woke up for what it carries out now.
+    pub(super) fn received(&self) -> Instant {
+        self.stopwatch.woken
+    }
+
     /// A row of a batch in `namespace` is taken up.
     #[inline]
     pub(super) fn take_up_row(&mut self, namespace: &Namespace) {

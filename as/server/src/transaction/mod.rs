@@ -3,6 +3,7 @@
 //! The order of checks is the protocol's; clients tell errors apart by it.
 
 mod batch;
+mod batch_pool;
 mod benchmarks;
 mod checks;
 mod delete;
@@ -15,6 +16,7 @@ mod touch;
 mod write;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cf::Digest;
 use cf::clock::StoredMillis;
@@ -30,9 +32,9 @@ use crate::storage::ReadBuffer;
 
 use filter::CompiledFilter;
 
-pub(crate) use batch::BatchPool;
+pub(crate) use batch_pool::{BatchPool, BatchWorker};
 pub(crate) use settle::Unsettled;
-pub(crate) use sink::{ReplySink, SinkClosed};
+pub(crate) use sink::{GoOn, ReplySink, SinkClosed};
 
 /// Most requests that are prepared for at once.
 pub(crate) const PREPARED_REQUESTS: usize = 16;
@@ -195,6 +197,11 @@ impl Executor {
         now: StoredMillis,
         out: &mut Vec<u8>,
     ) {
+        // A single request has not waited for others: only one that may take no time at all is late.
+        if self.time_max(request).is_zero() {
+            namespace.metrics.count(Origin::Client, Operation::Tsvc, ResultCode::Timeout);
+            return reply::write_header_only(out, &ReplyHeader::result(ResultCode::Timeout));
+        }
         let is_write = request.info2 & info2::WRITE != 0;
         let is_read = request.info1 & info1::READ != 0;
         let Some(digest) = request.record_digest().filter(|_| is_write || is_read) else {
@@ -244,6 +251,19 @@ impl Executor {
         } else {
             write::run(call, &mut self.buffers, out);
         }
+    }
+
+    /// How long `request` may wait before it is carried out.
+    fn time_max(&self, request: &Request<'_>) -> Duration {
+        Duration::from_millis(match request.transaction_ttl_ms {
+            0 => self.config.service.transaction_max_ms.get(),
+            own => u64::from(own),
+        })
+    }
+
+    /// Whether `request`, which has waited since `since`, is no longer to be carried out.
+    fn is_late(&self, request: &Request<'_>, since: Instant) -> bool {
+        since.elapsed() >= self.time_max(request)
     }
 
     fn namespace_of(&self, request: &Request<'_>) -> Option<Arc<Namespace>> {

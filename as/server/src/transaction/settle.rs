@@ -60,7 +60,12 @@ impl Executor {
 
     /// Settles all of `replies`, which is everything made so far. Where the disk fails, the reply says so.
     pub(crate) fn settle_all(&mut self, replies: &mut [u8]) {
-        for Unsettled { namespace, location, result_at } in self.buffers.unsettled.drain(..) {
+        self.settle_behind(0, replies);
+    }
+
+    /// Settles the replies about what was noted behind the first `count`; they are all in `replies`.
+    pub(super) fn settle_behind(&mut self, count: usize, replies: &mut [u8]) {
+        for Unsettled { namespace, location, result_at } in self.buffers.unsettled.drain(count..) {
             if self.namespaces[namespace].storage.settle(location).is_err()
                 && let Some(result) = replies.get_mut(result_at)
             {

@@ -123,8 +123,9 @@ params! {
         ticker_interval: Number<u32> = 10, any_u32("ticker-interval").dynamic();
         /// Seconds between checks whether TLS certificates have changed; 0 means never.
         tls_refresh_period: Number<u32> = 0, any_seconds("tls-refresh-period").dynamic().enterprise().later();
-        /// Milliseconds after which a transaction that gave no timeout of its own is answered with a timeout.
-        transaction_max_ms: Number<u64> = 1_000, any_u64("transaction-max-ms").dynamic().later();
+        /// Milliseconds that a request without a timeout of its own may wait before it is carried out; it is answered with a
+        /// timeout then. Single requests do not wait; rows of batches do, for those before them.
+        transaction_max_ms: Number<u64> = 1_000, any_u64("transaction-max-ms").dynamic();
         /// Milliseconds before a message to another node is repeated.
         transaction_retry_ms: Number<u32> = 1_002, any_u32("transaction-retry-ms").dynamic().later();
         /// Operating system user the process runs as.
@@ -139,7 +140,7 @@ params! {
         vault_token_file: Text = None, text("vault-token-file").dynamic().enterprise().unsupported();
         /// Address of the Vault server.
         vault_url: Text = None, text("vault-url").enterprise().unsupported();
-        /// Directory for what the server keeps besides records.
-        work_directory: Text = Some("/opt/aerospike"), text("work-directory");
+        /// Directory for what the server keeps besides records and its log: definitions of indexes, users, modules of Lua.
+        work_directory: Text = Some("/opt/aerospike"), text("work-directory").later();
     }
 }

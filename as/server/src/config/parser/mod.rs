@@ -10,7 +10,7 @@ mod report;
 use std::sync::Arc;
 
 pub(super) use self::report::{Report, storage_label};
-use super::context::{Argument, ContextKind, ContextSpec};
+use super::context::{Argument, ContextKind, ContextSpec, default_table};
 use super::diagnostic::{Diagnostic, Severity, Topic, shown};
 use super::kind::{Kind, list_words};
 use super::lexer::{Item, What, items};
@@ -272,6 +272,8 @@ impl Parser {
         let Some(context) = self.kind().spec() else { return };
         match spec.effect.max(context.effect) {
             Effect::Now => {}
+            // Who leaves it as it would be anyway expects nothing of it.
+            Effect::Later if self.has_default(spec) => {}
             Effect::Later => {
                 self.report.note_later(format!("{}.{}", context.path, spec.name));
             }
@@ -280,6 +282,13 @@ impl Parser {
                 self.report.warn(line, Topic::Unsupported, message);
             }
         }
+    }
+
+    /// Whether a parameter of the innermost context has the value that it would have without a line.
+    fn has_default(&self, spec: &'static Spec) -> bool {
+        let value = |table: &dyn ParamTable| find(table, spec.name).map(|(_, field)| spec.kind.text(field));
+        let default = default_table(self.kind()).and_then(|table| value(&*table));
+        self.table().and_then(value) == default
     }
 
     /// Words after the last one that means something.

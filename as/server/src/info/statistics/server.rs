@@ -100,9 +100,9 @@ static ROWS: &[Row] = &[
     One("batch_index_queue", |view| Text(batch_queues(view.state))),
     Counter(ServerCounter::BatchIndexComplete),
     Counter(ServerCounter::BatchIndexError),
+    Counter(ServerCounter::BatchIndexTimeout),
+    Counter(ServerCounter::BatchIndexDelay),
     Idle(&[
-        "batch_index_timeout",
-        "batch_index_delay",
         "batch_index_unused_buffers",
         "batch_index_huge_buffers",
         "batch_index_created_buffers",

@@ -1,0 +1,116 @@
+//! Large batches: clients that do not read their answers hold up nobody, and what has waited for too long is not carried
+//! out any more.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::time::Instant;
+
+use ferrospike_tests::client::{Client, PATIENCE};
+use ferrospike_tests::figures::{Figures, await_figures, expect_moved, figures, moves, run, take_answer};
+use ferrospike_tests::server::{Server, usual_config};
+use ferrospike_tests::wire::{Message, result};
+
+/// Rows of a batch whose answers are more than the server keeps for a client, in several slices.
+const ROWS: usize = 2_500;
+/// Rows that take longer than a millisecond on every machine.
+const MANY_ROWS: usize = 60_000;
+
+fn batch(key: &str, rows: usize) -> Message {
+    Message::get_all(vec![key; rows].into_iter())
+}
+
+/// A server with one batch thread, and a record of 50,000 bytes.
+fn start() -> Server {
+    let config = usual_config().replacen("service {", "service {\n    batch-index-threads 1", 1);
+    let server = Server::start(&config);
+    let put = Message::put("large", vec![1; 50_000]);
+    assert_eq!(server.connect().ask(&put).unwrap().result, result::OK);
+    server
+}
+
+/// Clients that have asked for more than they read, and of which the server has put all aside.
+fn silent_clients(server: &Server, client: &mut Client, request: &Message, count: usize) -> Vec<Client> {
+    let request = request.encode();
+    let mut silent: Vec<Client> = (0..count).map(|_| server.connect()).collect();
+    silent.iter_mut().for_each(|one| one.send(&request).unwrap());
+    // Each has three slices, all of which are put aside.
+    await_figures(client, "statistics", |now| now["batch_index_delay"] >= 3 * count as i64);
+    silent
+}
+
+#[test]
+fn clients_that_do_not_read_hold_up_nobody() {
+    let server = start();
+    let mut client = server.connect();
+    let before = server.resident_megabytes().unwrap_or(0);
+    let silent = silent_clients(&server, &mut client, &batch("large", ROWS), 4);
+    assert!(figures(&mut client, "statistics")["batch_index_delay"] >= 12);
+    assert_eq!(run(&mut client, &batch("none", 3_000)), (3_000, result::OK));
+    let kept = server.resident_megabytes().unwrap_or(0).saturating_sub(before);
+    assert!(kept < 100, "{kept} MB more are held for answers that nobody reads");
+    // Each gets all of its answers when it reads, and one that hangs up is forgotten.
+    for mut one in silent.into_iter().skip(1) {
+        assert_eq!(take_answer(&mut one), (ROWS, result::OK));
+    }
+    let all_done = |now: &Figures| {
+        now["batch_index_complete"] == now["batch_index_initiate"] && now["batch_index_complete"] == 5
+    };
+    await_figures(&mut client, "statistics", all_done);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_given_up() {
+    let mut server = start();
+    server.allow("a batch is given up");
+    let mut client = server.connect();
+    // Long enough for the rows that are carried out before the client is behind.
+    let request = Message { transaction_ttl: 4_000, ..batch("large", ROWS) };
+    let mut silent = silent_clients(&server, &mut client, &request, 1).pop().unwrap();
+    server.await_log("a batch is given up");
+    await_figures(&mut client, "statistics", |now| now["batch_index_timeout"] == 1);
+    let (records, last) = take_answer(&mut silent);
+    assert!(records < ROWS && last == result::TIMEOUT, "{records} records, result {last}");
+    // The connection goes on.
+    assert_eq!(silent.ask(&Message::get("none")).unwrap().result, result::NOT_FOUND);
+}
+
+#[test]
+fn what_may_take_no_time_is_not_carried_out() {
+    let server = start();
+    let mut client = server.connect();
+    let client = &mut client;
+    let set = "set-config:context=service;transaction-max-ms=0";
+    assert_eq!(client.info_value(set).unwrap(), "ok");
+    moves(client, &Message::get("large"), result::TIMEOUT, &["client_tsvc_timeout"]);
+    moves(client, &Message::put("new", vec![1]), result::TIMEOUT, &["client_tsvc_timeout"]);
+    // Before any other check but that of the namespace.
+    let neither = Message { info1: 0, ..Message::get("large") };
+    moves(client, &neither, result::TIMEOUT, &["client_tsvc_timeout"]);
+    // A request with a time of its own has that.
+    let get = Message { transaction_ttl: 60_000, ..Message::get("new") };
+    moves(client, &get, result::NOT_FOUND, &["client_read_not_found"]);
+
+    let (before, server_before) = (figures(client, "namespace/test"), figures(client, "statistics"));
+    assert_eq!(run(client, &batch("large", 1)), (0, result::TIMEOUT));
+    expect_moved(client, &before, &["batch_sub_tsvc_timeout"]);
+    let after = figures(client, "statistics");
+    assert_eq!(after["batch_index_timeout"] - server_before["batch_index_timeout"], 1);
+    let batch = Message { transaction_ttl: 60_000, ..batch("new", 1) };
+    assert_eq!(run(client, &batch), (1, result::OK));
+}
+
+#[test]
+fn rows_that_wait_for_too_long_are_not_carried_out() {
+    let server = start();
+    let mut client = server.connect();
+    let before = figures(&mut client, "namespace/test");
+    let start = Instant::now();
+    let request = Message { transaction_ttl: 1, ..batch("none", MANY_ROWS) };
+    let (records, last) = run(&mut client, &request);
+    assert!(records < MANY_ROWS && last == result::TIMEOUT, "{records} records, result {last}");
+    let figures = await_figures(&mut client, "namespace/test", |now| {
+        let moved = |key: &str| now[key] - before[key];
+        moved("batch_sub_tsvc_timeout") + moved("batch_sub_read_not_found") == MANY_ROWS as i64
+    });
+    assert!(figures["batch_sub_tsvc_timeout"] > 0);
+    assert!(start.elapsed() < PATIENCE);
+}
