@@ -75,6 +75,7 @@ pub mod operation {
     pub const APPEND: u8 = 9;
     pub const PREPEND: u8 = 10;
     pub const TOUCH: u8 = 11;
+    pub const BITS_MODIFY: u8 = 13;
     pub const DELETE: u8 = 14;
 }
 
@@ -96,6 +97,7 @@ pub mod result {
     pub const EXISTS: u8 = 5;
     pub const OUT_OF_SPACE: u8 = 8;
     pub const TIMEOUT: u8 = 9;
+    pub const RECORD_TOO_BIG: u8 = 13;
     pub const DEVICE_OVERLOAD: u8 = 18;
     pub const NAMESPACE: u8 = 20;
     pub const ENTERPRISE_ONLY: u8 = 25;

@@ -1,11 +1,12 @@
-//! Limits on connections: how many there may be, and how long one may be idle.
+//! Limits on connections: how many there may be, and how long one may be idle. Limits on what a small request may ask for.
 
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::server::{NAMESPACES, Server, usual_config};
-use ferrospike_tests::wire::{Message, result};
+use ferrospike_tests::wire::{Message, Operation, info1, operation, result};
 
 /// The lowest that can be configured.
 const FD_MAX: usize = 1024;
@@ -84,4 +85,42 @@ fn as_many_clients_as_it_says_under_a_low_limit_on_files() {
         assert!(start.elapsed() < Duration::from_secs(60), "not all of {possible} clients are served");
     }
     assert!(!server.log().contains("Too many open files"));
+}
+
+/// Most memory that the server has ever had, in bytes.
+fn peak_memory(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.process_id().expect("it runs")));
+    let status = status.expect("the system tells");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line for it");
+    1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+}
+
+#[test]
+fn a_small_request_does_not_make_a_huge_reply() {
+    let server = Server::start(&usual_config());
+    let mut client = server.connect();
+    assert_eq!(client.ask(&Message::put("large", vec![1; 1_000_000])).expect("an answer").result, result::OK);
+    let read = |times: usize| {
+        let request = Message { info1: info1::READ, ..Message::on("large") };
+        (0..times).fold(request, |request, _| request.with_operation(Operation::read("b")))
+    };
+    let answer = client.ask(&read(10)).expect("an answer");
+    assert_eq!((answer.result, answer.operations.len()), (result::OK, 10));
+    assert_eq!(client.ask(&read(1_000)).expect("an answer").result, result::RECORD_TOO_BIG);
+    assert!(peak_memory(&server) < 800 << 20, "{} bytes", peak_memory(&server));
+}
+
+#[test]
+fn a_small_request_does_not_make_huge_bins() {
+    let server = Server::start(&usual_config());
+    let mut client = server.connect();
+    // Each makes a bin of 100 MiB.
+    let resize = |bin: usize| {
+        let call = vec![0x92, 0, 0xce, 6, 0x40, 0, 0];
+        Operation::blob(operation::BITS_MODIFY, &format!("bin-{bin}"), call)
+    };
+    let request = (0..20).fold(Message::write("huge"), |request, bin| request.with_operation(resize(bin)));
+    assert_eq!(client.ask(&request).expect("an answer").result, result::RECORD_TOO_BIG);
+    assert_eq!(client.ask(&Message::get("huge")).expect("an answer").result, result::NOT_FOUND);
+    assert!(peak_memory(&server) < 800 << 20, "{} bytes", peak_memory(&server));
 }

@@ -3,6 +3,8 @@
 //! Order matters: it is the order of the stored record and of the reply to "all bins". A new bin goes to the end; the
 //! last bin takes the place of a deleted one.
 
+use std::borrow::Cow;
+
 use proto::ResultCode;
 use smallvec::SmallVec;
 
@@ -88,6 +90,16 @@ impl<'a> Bins<'a> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Bytes of the values that were made here, neither in the stored record nor in the request.
+    #[must_use]
+    pub fn made_size(&self) -> usize {
+        let made = |bin: &Bin<'_>| match &bin.particle {
+            Particle::Bytes(_, Cow::Owned(bytes)) => bytes.len(),
+            _ => 0,
+        };
+        self.0.iter().map(made).sum()
     }
 
     /// The bins in order.

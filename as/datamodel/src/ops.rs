@@ -16,6 +16,10 @@ use crate::{bits, cdt, exp, hll};
 
 /// Most ops of one request.
 pub const OP_COUNT_MAX: u16 = 32_768;
+/// Most bytes of bins that the ops of one request make, all together, at any time: a few times what a record can hold.
+/// Small bins are not looked at.
+const MADE_SIZE_MAX: usize = 32 << 20;
+const SMALL_BIN_SIZE: usize = 4 << 10;
 
 /// What the flags and ops of a write request mean together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +214,7 @@ fn modify_by_expression<'a>(
 ) -> Result<(), ResultCode> {
     let record = Record { metadata: &context.metadata, key: context.key, bins: &*bins };
     match exp::modify(&record, bins.get(op.name).is_some(), op.value)? {
-        Change::Set(particle) => bins.set(op.name, particle),
+        Change::Set(particle) => set_made(bins, op.name, particle)?,
         Change::Removed => bins.remove(op.name),
         Change::Unchanged => {}
     }
@@ -231,10 +235,23 @@ fn modify<'a>(
         _ => hll::modify(bin, op.value)?,
     };
     if let Change::Set(particle) = change {
-        bins.set(op.name, particle);
+        set_made(bins, op.name, particle)?;
     }
     answer(op, result.as_ref(), policy.respond_all, reply);
     Ok(())
+}
+
+/// Gives a bin a value that an operation made.
+fn set_made<'a>(bins: &mut Bins<'a>, name: &'a [u8], particle: Particle<'a>) -> Result<(), ResultCode> {
+    let size = particle.flat_size();
+    bins.set(name, particle);
+    check_made_size(bins, size)
+}
+
+/// Checks that the bins do not get too large, after one got `size` bytes.
+fn check_made_size(bins: &Bins<'_>, size: usize) -> Result<(), ResultCode> {
+    let is_too_much = size > SMALL_BIN_SIZE && bins.made_size() > MADE_SIZE_MAX;
+    if is_too_much { Err(ResultCode::RecordTooBig) } else { Ok(()) }
 }
 
 /// Bit operations come in a blob, unlike the others, which do not look at the type.
@@ -253,7 +270,11 @@ fn change_scalar<'a>(op: &Op<'a>, bins: &mut Bins<'a>) -> Result<(), ResultCode>
     };
     match op.code {
         op_code::INCR => particle.increment(op.particle_type, op.value),
-        code => particle.concatenate(op.particle_type, op.value, code == op_code::PREPEND),
+        code => {
+            particle.concatenate(op.particle_type, op.value, code == op_code::PREPEND)?;
+            let size = particle.flat_size();
+            check_made_size(bins, size)
+        }
     }
 }
 

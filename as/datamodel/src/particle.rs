@@ -281,6 +281,11 @@ impl<'a> Particle<'a> {
     pub fn concatenate(&mut self, number: u8, operand: &[u8], before: bool) -> Result<(), ResultCode> {
         match self {
             Particle::Bytes(bytes_type, bytes) if bytes_type.can_grow() && *bytes_type as u8 == number => {
+                if let (Cow::Owned(bytes), false) = (&mut *bytes, before) {
+                    // Many appends in one request do not copy the whole each time.
+                    bytes.extend_from_slice(operand);
+                    return Ok(());
+                }
                 let mut joined = Vec::with_capacity(bytes.len() + operand.len());
                 let (first, second) = if before { (operand, &**bytes) } else { (&**bytes, operand) };
                 joined.extend_from_slice(first);

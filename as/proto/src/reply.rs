@@ -83,6 +83,13 @@ impl<'a> ReplyWriter<'a> {
         self.op_count += 1;
     }
 
+    /// Bytes of the reply so far.
+    #[inline]
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.out.len() - self.start
+    }
+
     /// Number of ops added so far.
     #[must_use]
     pub fn op_count(&self) -> u16 {

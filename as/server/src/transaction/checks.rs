@@ -3,6 +3,7 @@
 use datamodel::flat::FlatRecord;
 use proto::ResultCode;
 use proto::message::{Request, info1, info2};
+use proto::reply::ReplyWriter;
 
 use super::Call;
 use super::filter::{self, OpenQuestion};
@@ -19,6 +20,16 @@ pub(super) const TTL_DONT_UPDATE: u32 = u32::MAX - 1;
 const PARTICLE_TYPE_INTEGER: u8 = 1;
 /// A stored integer key: its type byte and eight bytes.
 const INTEGER_KEY_SIZE: usize = 9;
+
+/// Most bytes of the answer to one request for a record: as many as a request may have. A few ops could ask for the same
+/// large bin again and again.
+const REPLY_SIZE_MAX: usize = proto::frame::BODY_SIZE_MAX as usize;
+
+/// Checks after each op that the reply does not get too large.
+#[inline]
+pub(super) fn check_reply_size(reply: &ReplyWriter<'_>) -> Result<(), ResultCode> {
+    if reply.size() <= REPLY_SIZE_MAX { Ok(()) } else { Err(ResultCode::RecordTooBig) }
+}
 
 impl Call<'_> {
     /// Whether the namespace takes writes from this kind of client.

@@ -8,6 +8,7 @@ use proto::ResultCode;
 use proto::message::{field, info1, info2, op_code};
 use proto::reply::ReplyWriter;
 
+use super::checks::check_reply_size;
 use super::touch::{self, Touch};
 use super::{Buffers, Call, Failure, filter};
 use crate::index::{Element, ReadGuard};
@@ -118,6 +119,7 @@ fn answer_ops(
             let bins: &dyn BinSource = table.as_ref().map_or(record, |table| table);
             let record = Record { metadata: &metadata, key: record.key, bins };
             ops::read_expression(&op, &record, respond_all, reply_code, reply)?;
+            check_reply_size(reply)?;
             continue;
         }
         let found: Option<Particle<'_>>;
@@ -129,6 +131,7 @@ fn answer_ops(
             }
         };
         ops::read(&op, bin, respond_all, reply_code, reply)?;
+        check_reply_size(reply)?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use datamodel::ops::{self, WriteContext, WritePolicy};
 use proto::ResultCode;
 use proto::message::field;
 
-use super::checks::{checked_ttl, key_to_store, void_time_after};
+use super::checks::{check_reply_size, checked_ttl, key_to_store, void_time_after};
 use super::filter::{self, OpenQuestion};
 use super::{Buffers, Call, Failure, delete};
 use crate::index::{CreateOutcome, Element, PartitionId, WriteGuard};
@@ -270,7 +270,12 @@ fn make_next(
     };
     let mut reply = call.start_reply(out);
     for op in call.request.ops() {
-        ops::apply(&op, &mut bins, &context, &mut reply)?;
+        ops::apply(&op, &mut bins, &context, &mut reply).inspect_err(|result| {
+            if *result == ResultCode::RecordTooBig {
+                namespace.metrics.add(NamespaceCounter::FailRecordTooBig, 1);
+            }
+        })?;
+        check_reply_size(&reply)?;
     }
     ops::check_bin_count(&bins)?;
     if bins.is_empty() {
