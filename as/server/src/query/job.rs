@@ -21,6 +21,8 @@ pub(super) enum End {
     Aborted,
     /// The client is gone or does not read.
     Unread,
+    /// Its records cannot be brought to disk before they are told of, or there is a bug of ours.
+    Failed,
 }
 
 impl End {
@@ -30,6 +32,7 @@ impl End {
             End::Complete => ResultCode::Ok,
             End::TimedOut => ResultCode::Timeout,
             End::Aborted | End::Unread => ResultCode::QueryAborted,
+            End::Failed => ResultCode::Unknown,
         }
     }
 
@@ -42,14 +45,14 @@ impl End {
             (_, true) => C::PiQueryShortBasicError,
             (End::Complete, false) => C::PiQueryLongBasicComplete,
             (End::Aborted, false) => C::PiQueryLongBasicAbort,
-            (End::Unread, false) => C::PiQueryLongBasicError,
+            (End::Unread | End::Failed, false) => C::PiQueryLongBasicError,
         }
     }
 
     fn word(self) -> &'static str {
         match self {
             End::Complete => "ok",
-            End::TimedOut => "abandoned-unknown",
+            End::TimedOut | End::Failed => "abandoned-unknown",
             End::Aborted => "user-aborted",
             End::Unread => "abandoned-response-error",
         }

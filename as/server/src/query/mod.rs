@@ -10,9 +10,12 @@
 mod job;
 mod request;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -135,7 +138,13 @@ impl Queries {
         let (entered, is_short) = (Arc::clone(&job), query.is_short());
         let started = Instant::now();
         let thread = threads::spawn("query", move || {
-            let end = scan::run(&query, &job, &*sink, &queries.is_stopping);
+            let scan = AssertUnwindSafe(|| scan::run(&query, &job, &*sink, &queries.is_stopping));
+            // A panic is a bug of ours that must not leave the client waiting and the query active for ever.
+            let end = catch_unwind(scan).unwrap_or_else(|_| {
+                cf::critical!(Query, "a query failed on an internal error");
+                sink.finish(scan::last_reply(End::Failed));
+                End::Failed
+            });
             job.end(end);
             query.namespace.metrics.add(end.counter(is_short), 1);
             if is_short && end == End::Complete {

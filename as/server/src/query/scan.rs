@@ -14,7 +14,7 @@ use proto::reply::{self, ReplyHeader, ReplyWriter};
 
 use super::job::{End, Job};
 use super::request::{Part, Query, SetFilter};
-use crate::index::Element;
+use crate::index::{Element, Location};
 use crate::storage::ReadBuffer;
 use crate::transaction::ReplySink;
 use crate::transaction::filter::{self, OpenQuestion};
@@ -43,6 +43,8 @@ struct Scan<'a> {
     record_count: u64,
     now: StoredMillis,
     scratch: ReadBuffer,
+    /// Records in the chunk that must be on disk before it is sent.
+    unsettled: Vec<Location>,
 }
 
 /// Runs `query` and sends its replies, the last one included. Gives how it ended.
@@ -57,14 +59,23 @@ pub(super) fn run(query: &Query, job: &Job, sink: &dyn ReplySink, is_stopping: &
         record_count: 0,
         now: StoredMillis::now(),
         scratch: ReadBuffer::new(),
+        unsettled: Vec::new(),
     };
-    let end = scan.walk().err().unwrap_or(End::Complete);
+    let walked = scan.walk();
+    let end = scan.settle().and(walked).err().unwrap_or(End::Complete);
     let mut last = scan.take_frame();
-    let header = ReplyHeader { info3: info3::LAST, ..ReplyHeader::result(end.result()) };
-    reply::write_header_only(&mut last, &header);
+    last.extend(last_reply(end));
     job.bytes_sent.fetch_add(last.len() as u64, Relaxed);
     sink.finish(last);
     end
+}
+
+/// The message that ends the replies of a query.
+pub(super) fn last_reply(end: End) -> Vec<u8> {
+    let mut last = Vec::new();
+    let header = ReplyHeader { info3: info3::LAST, ..ReplyHeader::result(end.result()) };
+    reply::write_header_only(&mut last, &header);
+    last
 }
 
 impl Scan<'_> {
@@ -131,7 +142,12 @@ impl Scan<'_> {
             return false;
         };
         match write_record(query, element, question.as_ref(), &mut self.scratch, &mut self.chunk) {
-            Ok(has_wanted_bins) => return has_wanted_bins,
+            Ok(has_wanted_bins) => {
+                if has_wanted_bins && query.namespace.storage.is_unsettled(element.location) {
+                    self.unsettled.push(element.location);
+                }
+                return has_wanted_bins;
+            }
             Err(ResultCode::FilteredOut) => &self.job.records_filtered_by_bins,
             // What cannot be read is logged and left out.
             Err(_) => &self.job.records_failed,
@@ -140,8 +156,20 @@ impl Scan<'_> {
         false
     }
 
+    /// Waits until the records in the chunk are on disk. Where that fails nobody is told of them.
+    fn settle(&mut self) -> Result<(), End> {
+        for location in self.unsettled.drain(..) {
+            if self.query.namespace.storage.settle(location).is_err() {
+                self.chunk.truncate(HEADER_SIZE);
+                return Err(End::Failed);
+            }
+        }
+        Ok(())
+    }
+
     /// Sends the chunk, and waits as long as the rate limit asks.
     fn send(&mut self) -> Result<(), End> {
+        self.settle()?;
         let frame = self.take_frame();
         if !frame.is_empty() {
             let (size, start) = (frame.len() as u64, Instant::now());

@@ -8,6 +8,7 @@
 //! `batch-index-threads` threads take slices from one channel. What the slices of a batch share are atomics. The thread
 //! that is the first to put a slice of a batch aside looks after the batch's client, until the batch has ended.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -244,7 +245,16 @@ impl Executor {
         let extent = if !batch.outcome.has_ended() && batch.sink.is_behind() {
             Extent::Held(slice.first, slice.count)
         } else {
-            self.execute_rows_of(&slice).unwrap_or(Extent::UntilBad)
+            match catch_unwind(AssertUnwindSafe(|| self.execute_rows_of(&slice))) {
+                Ok(extent) => extent.unwrap_or(Extent::UntilBad),
+                Err(_) => {
+                    // A bug of ours; it must not end the thread and leave the client waiting.
+                    cf::critical!(Batch, "rows of a batch failed on an internal error");
+                    self.forget_unsettled(0);
+                    batch.outcome.end(ResultCode::Unknown);
+                    Extent::All
+                }
+            }
         };
         match extent {
             Extent::Held(first, count) => {
@@ -283,5 +293,112 @@ impl Executor {
         let extent = self.execute_rows(filter, &mut rows, slice.count, batch.now, since, &mut frames);
         frames.flush();
         Some(extent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+    use proto::batch::batch_flag;
+    use proto::frame::HEADER_SIZE;
+    use proto::message::{field, info1};
+
+    use super::*;
+    use crate::config;
+    use crate::metrics::ServerMetrics;
+    use crate::namespace::Namespace;
+    use crate::transaction::{GoOn, SinkClosed};
+
+    const CONFIG: &str = "
+service {
+    cluster-name tests
+}
+network {
+    service {
+        port 3000
+    }
+}
+namespace test {
+    storage-engine memory {
+        data-size 512M
+    }
+}
+";
+    const SLICES: u32 = 3;
+
+    /// The way to a client, with a bug.
+    #[derive(Default)]
+    struct Broken(Mutex<Vec<u8>>);
+
+    impl ReplySink for Broken {
+        fn send(&self, _: Vec<u8>) -> Result<(), SinkClosed> {
+            Err(SinkClosed)
+        }
+
+        fn post(&self, _: Vec<u8>) {
+            panic!("a bug for a test");
+        }
+
+        fn is_behind(&self) -> bool {
+            false
+        }
+
+        fn when_read(&self, go_on: GoOn) {
+            go_on();
+        }
+
+        fn call_next(&self) {}
+
+        fn is_stalled(&self) -> bool {
+            false
+        }
+
+        fn give_up(&self) {}
+
+        fn finish(&self, frames: Vec<u8>) {
+            *self.0.lock() = frames;
+        }
+    }
+
+    /// A message that reads the same record again and again.
+    fn body() -> Vec<u8> {
+        let row_count = SLICES * SLICE_ROWS;
+        let mut value = row_count.to_be_bytes().to_vec();
+        value.push(batch_flag::RESPOND_ALL_KEYS);
+        for row in 0..row_count {
+            value.extend(row.to_be_bytes());
+            value.extend([7; 20]);
+            value.extend([0, info1::READ | info1::GET_ALL, 0, 1, 0, 0]);
+            value.extend([0, 0, 0, 5, field::NAMESPACE]);
+            value.extend(b"test");
+        }
+        let mut body = vec![0; 22];
+        (body[0], body[1], body[19]) = (22, info1::READ | info1::BATCH, 1);
+        body.extend((value.len() as u32 + 1).to_be_bytes());
+        body.push(field::BATCH);
+        body.extend(value);
+        body
+    }
+
+    #[test]
+    fn a_panic_ends_the_batch_and_not_its_thread() {
+        let (config, _) = config::parse(CONFIG, "test").expect("it parses");
+        let config = Arc::new(config);
+        let namespace = Namespace::new(&config, 0, 1, 0).unwrap_or_else(|error| panic!("{error}"));
+        let namespaces: Arc<[Arc<Namespace>]> = Arc::new([Arc::new(namespace)]);
+        let metrics = Arc::new(ServerMetrics::new(1));
+        let pool = BatchPool::new();
+        let sink = Arc::new(Broken::default());
+        pool.start(&body(), StoredMillis::now(), Arc::<Broken>::clone(&sink));
+        let hire = move || {
+            let executor = Executor::new(Arc::clone(&config), Arc::clone(&namespaces), Arc::clone(&metrics));
+            let work: Box<dyn Work<Slice>> = Box::new(BatchWorker::new(executor));
+            Some(work)
+        };
+        pool.workers.start(1, hire).expect("a thread");
+        pool.workers.stop();
+        assert_eq!(pool.workers.queued_count(), 0);
+        assert_eq!(pool.under_way_count(), 0);
+        assert_eq!(sink.0.lock().get(HEADER_SIZE + 5), Some(&ResultCode::Unknown.code()));
     }
 }

@@ -1,0 +1,153 @@
+//! Queries whose clients are only pretended: what becomes of those that go wrong, and of records that are not on disk yet.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cf::Digest;
+use datamodel::flat::NewRecord;
+use datamodel::{Bins, BytesType, Particle};
+use parking_lot::Mutex;
+
+use super::request::{Part, SetFilter};
+use super::*;
+use crate::config;
+use crate::index::{Location, PartitionId};
+use crate::transaction::{GoOn, SinkClosed};
+
+/// A client that keeps what it gets, or has a bug.
+#[derive(Default)]
+struct Client {
+    panics: bool,
+    received: Mutex<Vec<u8>>,
+}
+
+impl ReplySink for Client {
+    fn send(&self, frames: Vec<u8>) -> Result<(), SinkClosed> {
+        assert!(!self.panics, "a bug for a test");
+        self.received.lock().extend(frames);
+        Ok(())
+    }
+
+    fn post(&self, frames: Vec<u8>) {
+        self.received.lock().extend(frames);
+    }
+
+    fn is_behind(&self) -> bool {
+        false
+    }
+
+    fn when_read(&self, go_on: GoOn) {
+        go_on();
+    }
+
+    fn call_next(&self) {}
+
+    fn is_stalled(&self) -> bool {
+        false
+    }
+
+    fn give_up(&self) {}
+
+    fn finish(&self, frames: Vec<u8>) {
+        self.received.lock().extend(frames);
+    }
+}
+
+fn start(storage: &str) -> (Arc<Config>, Arc<Namespace>) {
+    let text = format!(
+        "service {{\n cluster-name tests\n}}\nnetwork {{\n service {{\n port 3000\n }}\n}}\n\
+         namespace test {{\n storage-engine {storage}\n}}\n"
+    );
+    let (config, _) = config::parse(&text, "test").expect("it parses");
+    let config = Arc::new(config);
+    let namespace = Namespace::new(&config, 0, 1, 0).unwrap_or_else(|error| panic!("{error}"));
+    (config, Arc::new(namespace))
+}
+
+/// Writes a record with `size` bytes; it may not be on disk yet.
+fn put(namespace: &Namespace, key: u32, size: usize) -> Location {
+    let digest = Digest::of_key(b"", 1, &u64::from(key).to_be_bytes());
+    let mut bins = Bins::new();
+    bins.set(b"b", Particle::Bytes(BytesType::Blob, vec![7; size].into()));
+    let record = NewRecord {
+        digest,
+        last_update_time: 1,
+        generation: 1,
+        void_time: 0,
+        tree_id: namespace.storage.tree_id(PartitionId::of(&digest)),
+        set_name: b"",
+        key: None,
+        leaves_tombstone: false,
+    };
+    let mut flat = Vec::new();
+    record.encode(&bins, record.size(&bins), &mut flat);
+    let (mut guard, _) = namespace.index.get_or_create(&digest).expect("room");
+    guard.generation = 1;
+    guard.set_last_update_time(1);
+    namespace.store(&mut guard, &flat, false, 0).expect("room");
+    guard.location
+}
+
+/// A query for everything.
+fn query(namespace: &Arc<Namespace>) -> Query {
+    Query {
+        id: 0,
+        namespace: Arc::clone(namespace),
+        set_name: Box::default(),
+        set: SetFilter::All,
+        parts: PartitionId::all().map(|partition| Part { partition, after: None }).collect(),
+        bins: Vec::new(),
+        filter: None,
+        without_bins: false,
+        records_per_second: 0,
+        sample_max: 0,
+        time_max: None,
+        socket_timeout: None,
+    }
+}
+
+/// Runs a query for everything to its end; gives what its client has received.
+fn run(config: Arc<Config>, namespace: &Arc<Namespace>, panics: bool) -> Vec<u8> {
+    let queries = Arc::new(Queries::new(config));
+    let client = Arc::new(Client { panics, ..Client::default() });
+    let from = SocketAddr::from(([127, 0, 0, 1], 1));
+    let sink: Arc<dyn ReplySink> = Arc::<Client>::clone(&client);
+    queries.start(query(namespace), from, sink).expect("it starts");
+    let started = Instant::now();
+    while queries.active.load(Ordering::Acquire) != 0 {
+        assert!(started.elapsed() < Duration::from_secs(60), "it is active for ever");
+        std::thread::yield_now();
+    }
+    assert_eq!((queries.long_count(), queries.jobs().len()), (0, 1));
+    queries.stop();
+    std::mem::take(&mut client.received.lock())
+}
+
+/// The result in the last message of what a client has received.
+fn last_result(received: &[u8]) -> u8 {
+    received[received.len() - 22 + 5]
+}
+
+#[test]
+fn a_panic_ends_the_query_and_tells_the_client() {
+    let (config, namespace) = start("memory {\n data-size 512M\n }");
+    put(&namespace, 1, 200_000);
+    let received = run(config, &namespace, true);
+    assert_eq!(last_result(&received), ResultCode::Unknown.code());
+}
+
+#[test]
+fn no_record_is_told_of_before_it_is_on_disk() {
+    let folder = std::env::temp_dir().join(format!("asd-query-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let file = folder.join("test.dat");
+    let (config, namespace) =
+        start(&format!("device {{\n file {}\n filesize 128M\n commit-to-device true\n }}", file.display()));
+    let places = [put(&namespace, 1, 200_000), put(&namespace, 2, 100)];
+    assert!(places.iter().all(|place| namespace.storage.is_unsettled(*place)));
+    let received = run(config, &namespace, false);
+    assert_eq!(last_result(&received), ResultCode::Ok.code());
+    assert!(received.len() > 200_000);
+    assert!(!places.iter().any(|place| namespace.storage.is_unsettled(*place)));
+    std::fs::remove_dir_all(&folder).expect("it is still there");
+}
