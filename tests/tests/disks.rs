@@ -542,7 +542,7 @@ fn a_write_in_front_of_a_batch_hears_that_its_disk_failed() {
     server.allow("raise the limit").allow("can be written to again").allow("its device failed");
     let mut client = server.connect();
     assert_eq!(put(&mut client, 1), result::OK);
-    limit(&server, "4096");
+    limit(&server, "4000000");
     let batch = Message::get_all([key(1)].iter().map(String::as_str));
     let together = [Message::put(&key(2), value(2)).encode(), batch.encode()].concat();
     client.send(&together).unwrap();

@@ -380,3 +380,36 @@ fn without_files_a_tombstone_goes_with_its_age() {
         assert_eq!(client.figure(&format!("sets/test/{SET}"), "data_used_bytes").unwrap(), 0);
     }
 }
+
+/// Lets the server's files grow to so many bytes; what it writes behind them fails.
+fn limit_files(server: &Server, bytes: &str) {
+    let id = server.process_id().unwrap().to_string();
+    let status = Command::new("prlimit").args(["--pid", &id, &format!("--fsize={bytes}:unlimited")]).status();
+    assert!(status.unwrap().success(), "prlimit");
+}
+
+/// A record that took the place of a tombstone leaves one when its time is over, and a failed disk does not take it.
+#[test]
+fn what_expires_while_the_disk_takes_nothing_goes_afterwards() {
+    if !Command::new("prlimit").arg("--fsize").output().is_ok_and(|output| output.status.success()) {
+        return report("SKIPPED: this system has no prlimit, so no disk failed");
+    }
+    let folder = fast_folder(128 << 20);
+    let mut server = start("device", &["nsup-period 1"], folder.path());
+    server.allow("raise the limit").allow("can be written to again").allow("its device failed");
+    let mut client = server.connect();
+    let (key, other) = (Key { id: 1, sizes: (100, 100) }, Key { id: 2, sizes: (100, 100) });
+    put(&mut client, &key, 1);
+    bury(&mut client, &key);
+    assert_eq!(
+        client.ask(&Act::Put { number: 2, ttl: 10 }.message("test", &key)).unwrap().result,
+        result::OK
+    );
+    limit_files(&server, "4000000");
+    let refused = client.ask(&Act::Put { number: 1, ttl: 0 }.message("test", &other)).unwrap().result;
+    assert_eq!(refused, result::UNKNOWN);
+    server.await_log("a record that is to go stays");
+    limit_files(&server, "unlimited");
+    server.await_log("can be written to again");
+    await_tombstones(&mut client, 1);
+}

@@ -67,6 +67,11 @@ impl ExpiryState {
         self.0[PartitionId::of(digest).index()].expirable.fetch_sub(1, Relaxed);
     }
 
+    /// A record of `partition` that the last look has left out could not be removed.
+    fn look_again(&self, partition: PartitionId) {
+        self.0[partition.index()].dirty.store(true, Release);
+    }
+
     /// Records with a void-time.
     pub(crate) fn expirable_count(&self) -> u64 {
         self.0.iter().map(|partition| u64::from(partition.expirable.load(Relaxed))).sum()
@@ -187,6 +192,8 @@ pub(super) fn sweep(namespace: &Namespace, partition: PartitionId, doom: &Doom<'
                 Fate::Expired => removed.expired += 1,
                 Fate::Evicted => removed.evicted += 1,
             }
+        } else {
+            namespace.expiry.look_again(partition);
         }
     }
     removed
