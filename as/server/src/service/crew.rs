@@ -1,8 +1,9 @@
 //! The service threads together, and over how many of them the connections are spread.
 //!
 //! # Invariants
-//! - Each connection has a number and so a home: the thread at that number modulo the width. A thread with a connection
-//!   that belongs elsewhere sends it there as soon as nothing of it is under way; until then it serves it.
+//! - Each connection has a number and so a home: the thread at that number modulo the width. A thread that hears from a
+//!   connection that belongs elsewhere sends it there, unless something of it is under way. So a change of the width costs
+//!   nothing for connections that are idle.
 //! - Members only get more. Beyond the width they have nothing to do and sleep.
 //!
 //! # Threads
@@ -71,11 +72,7 @@ impl Crew {
 
     /// Spreads connections over the first `width` members from now on.
     pub(crate) fn spread(&self, width: usize) {
-        let members = self.members.read();
-        let width = width.clamp(1, members.len().max(1));
-        if self.width.swap(width, Relaxed) != width {
-            members.iter().for_each(|member| member.mailbox.post(Mail::Spread));
-        }
+        self.width.store(width.clamp(1, self.size().max(1)), Relaxed);
     }
 
     /// How many requests each member has carried out.

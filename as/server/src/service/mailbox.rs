@@ -17,8 +17,6 @@ pub(crate) struct ConnectionToken(pub(super) u64);
 pub(crate) enum Mail {
     /// A connection, just accepted or from another service thread.
     Connection(Box<Connection>),
-    /// Connections belong to other threads than before.
-    Spread,
     /// Some of the replies that a parked connection waits for.
     Part(ConnectionToken, Vec<u8>),
     /// The reply, or the last one, that a parked connection waits for. Lost if the connection is gone.

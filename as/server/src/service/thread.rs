@@ -159,7 +159,6 @@ impl ServiceThread {
             if self.now.0 >= next_tick_ms {
                 next_tick_ms = self.now.0 + TICK.as_millis() as u64;
                 self.reap_idle();
-                self.send_home();
             }
         }
         for at in 0..self.connections.place_count() {
@@ -172,7 +171,6 @@ impl ServiceThread {
         while let Some(mail) = self.mailbox.take() {
             match mail {
                 Mail::Connection(connection) => self.add(*connection),
-                Mail::Spread => self.send_home(),
                 Mail::Part(token, replies) => self.deliver_part(token, &replies),
                 Mail::Reply(token, reply) => self.deliver(token, &reply),
                 Mail::Stop => self.is_stopping = true,
@@ -189,20 +187,17 @@ impl ServiceThread {
         self.connections.add(connection);
     }
 
-    /// Gives connections that belong to other threads to them, but those of which something is under way. All replies that
-    /// were made have been sent.
-    fn send_home(&mut self) {
-        for at in 0..self.connections.place_count() {
-            let Some(connection) = self.connections.at(at) else { continue };
-            let home = self.shared.crew.home_of(connection.number);
-            if home == self.position || !connection.may_serve() {
-                continue;
-            }
-            if let Some(connection) = self.connections.remove(at) {
-                self.epoll.remove(&connection.stream);
-                self.shared.crew.post(home, Mail::Connection(Box::new(connection)));
-            }
+    /// Gives the connection at a place to the thread that it belongs to, if that is another one.
+    fn send_home(&mut self, at: u32) -> bool {
+        let Some(connection) = self.connections.at(at) else { return false };
+        let home = self.shared.crew.home_of(connection.number);
+        if home == self.position || !connection.may_serve() {
+            return false;
         }
+        let Some(connection) = self.connections.remove(at) else { return false };
+        self.epoll.remove(&connection.stream);
+        self.shared.crew.post(home, Mail::Connection(Box::new(connection)));
+        true
     }
 
     /// The live connection of `token`, and its place.
@@ -221,7 +216,9 @@ impl ServiceThread {
         if event.is_writable() && connection.is_blocked() && connection.send_rest().is_err() {
             return self.close(at);
         }
-        self.ready.push(at);
+        if !self.send_home(at) {
+            self.ready.push(at);
+        }
     }
 
     /// Gives a parked connection some of its replies.
