@@ -37,6 +37,23 @@ fn silent_clients(server: &Server, client: &mut Client, request: &Message, count
     silent
 }
 
+/// Few rows of large records are not for the thread that reads the batch, either.
+#[test]
+fn answers_of_few_rows_do_not_fill_the_memory() {
+    let server = start();
+    let mut client = server.connect();
+    let before = server.resident_megabytes().unwrap_or(0);
+    let request = batch("large", 200).encode();
+    let mut silent: Vec<Client> = (0..20).map(|_| server.connect()).collect();
+    silent.iter_mut().for_each(|one| one.send(&request).unwrap());
+    await_figures(&mut client, "statistics", |now| now["batch_index_delay"] >= 20);
+    let kept = server.resident_megabytes().unwrap_or(0).saturating_sub(before);
+    assert!(kept < 120, "{kept} MB more are held for answers that nobody reads");
+    for mut one in silent {
+        assert_eq!(take_answer(&mut one), (200, result::OK));
+    }
+}
+
 #[test]
 fn clients_that_do_not_read_hold_up_nobody() {
     let server = start();

@@ -39,6 +39,8 @@ pub(crate) struct Namespace {
     pub(crate) metrics: NamespaceMetrics,
     pub(crate) expiry: ExpiryState,
     tombstones: AtomicU64,
+    /// Bytes of the largest record that there was since the start.
+    largest_record: AtomicU64,
     removals: Removals,
     pub(crate) eviction: EvictionState,
     pub(crate) record_histograms: RecordHistograms,
@@ -92,6 +94,7 @@ impl Namespace {
             metrics: NamespaceMetrics::new(thread_count),
             expiry: ExpiryState::new(),
             tombstones: AtomicU64::new(0),
+            largest_record: AtomicU64::new(0),
             removals: Removals::new(is_loaded),
             eviction: EvictionState::new(),
             record_histograms: RecordHistograms::new(),
@@ -158,6 +161,18 @@ impl Namespace {
     /// Number of records without a void-time.
     pub(crate) fn non_expirable_count(&self) -> u64 {
         self.object_count().saturating_sub(self.expiry.expirable_count())
+    }
+
+    /// Bytes that no record has more of.
+    #[inline]
+    pub(crate) fn largest_record(&self) -> u64 {
+        self.largest_record.load(Relaxed)
+    }
+
+    fn note_size(&self, size: u64) {
+        if size > self.largest_record() {
+            self.largest_record.fetch_max(size, Relaxed);
+        }
     }
 
     /// The set of a record.
@@ -231,6 +246,7 @@ impl Namespace {
 
     /// Counts a record that was loaded into its set's figures.
     fn join_set(&self, element: &Element) {
+        self.note_size(stored_size(element));
         if element.is_tombstone() {
             self.tombstones.fetch_add(1, Relaxed);
         }
@@ -267,6 +283,7 @@ impl Namespace {
         let before = stored_size(guard);
         self.storage.write(guard, flat, key_stored)?;
         let after = stored_size(guard);
+        self.note_size(after);
         if before != after
             && let Some(set) = self.sets.get(guard.set_id)
         {

@@ -21,11 +21,15 @@ use smallvec::SmallVec;
 use super::filter::{self, CompiledFilter};
 use super::{Call, Execution, Executor, PREPARED_REQUESTS};
 use crate::metrics::{Operation, Origin, ServerCounter, ServerMetrics};
+use crate::namespace::stored_size;
 
 /// Rows that a service thread carries out itself.
 const INLINE_ROWS_MAX: u32 = 256;
 /// Bytes of rows that a service thread carries out itself.
 const INLINE_SIZE_MAX: usize = 256 << 10;
+/// Bytes of records that a service thread reads for a batch: answers with more would hold up its other clients, and all
+/// wait in memory until they are sent.
+const INLINE_RECORDS_SIZE_MAX: u64 = 4 << 20;
 /// Replies are sent when a frame has this size.
 const FRAME_SIZE: usize = 128 << 10;
 
@@ -206,7 +210,8 @@ impl Executor {
                 return Execution::Replied;
             }
         };
-        if batch.row_count > INLINE_ROWS_MAX || batch.rows.len() > INLINE_SIZE_MAX {
+        let is_large = batch.row_count > INLINE_ROWS_MAX || batch.rows.len() > INLINE_SIZE_MAX;
+        if is_large || self.reads_much(&batch, request) {
             return Execution::Batch;
         }
         let outcome = Outcome::new(batch.flags);
@@ -269,6 +274,28 @@ impl Executor {
             }
         }
         Extent::All
+    }
+
+    /// Whether the records of the few rows of `batch` are more than a service thread reads.
+    fn reads_much(&self, batch: &Batch<'_>, request: &Request<'_>) -> bool {
+        let largest = self.namespaces.iter().map(|namespace| namespace.largest_record()).max();
+        if largest.unwrap_or(0) * u64::from(batch.row_count) <= INLINE_RECORDS_SIZE_MAX {
+            return false;
+        }
+        let mut rows = Rows::new(batch.rows, request);
+        let mut size = 0;
+        for _ in 0..batch.row_count {
+            let Ok(row) = rows.read() else { break };
+            let name = row.request.namespace.unwrap_or_default();
+            let Some(namespace) = self.namespaces.iter().find(|known| known.name().as_bytes() == name) else {
+                break;
+            };
+            size += namespace.index.get(&row.digest).map_or(0, |element| stored_size(&element));
+            if size > INLINE_RECORDS_SIZE_MAX {
+                return true;
+            }
+        }
+        false
     }
 
     /// A row of an unknown namespace ends the batch.
