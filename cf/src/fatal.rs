@@ -15,6 +15,16 @@ pub fn abort(message: &str) -> ! {
     std::process::abort()
 }
 
+/// Ends the process unless the bookkeeping adds up: it would go on with what it has if a panic were caught.
+#[macro_export]
+macro_rules! must {
+    ($holds:expr, $($arg:tt)+) => {
+        if !$holds {
+            $crate::fatal!($($arg)+)
+        }
+    };
+}
+
 /// Ends the process through [`abort`](crate::fatal::abort) with a formatted message.
 #[macro_export]
 macro_rules! fatal {

@@ -182,7 +182,7 @@ impl Server {
         for (n, namespace) in self.state.namespaces.iter().enumerate() {
             for device in 0..namespace.storage.defrag_thread_count() {
                 let namespace = Arc::clone(namespace);
-                let thread = threads::spawn(&format!("defrag-{n}-{device}"), move || {
+                let thread = threads::spawn_essential(&format!("defrag-{n}-{device}"), move || {
                     namespace.storage.run_defrag(device, &namespace.index);
                 })?;
                 self.background_threads.push(thread);
@@ -218,7 +218,7 @@ impl Server {
         let namespace = &self.state.namespaces[position];
         for disk in 0..namespace.storage.disk_count() {
             let namespace = Arc::clone(namespace);
-            let thread = threads::spawn(&format!("write-{position}-{disk}"), move || {
+            let thread = threads::spawn_essential(&format!("write-{position}-{disk}"), move || {
                 namespace.storage.run_flush(disk);
             })?;
             self.background_threads.push(thread);

@@ -298,7 +298,10 @@ impl WriteGuard<'_> {
         let digest = self.digest;
         let mut tree = self.index.tree_of(self.sprig);
         let unlinked = tree.unlink(&digest);
-        assert_eq!(unlinked, Some(self.handle), "a locked element is in its tree");
+        cf::must!(
+            unlinked == Some(self.handle),
+            "the element of {digest}, which is locked, is not in its tree"
+        );
         Index::store_root(self.sprig, tree.root);
         let partition = PartitionId::of(&digest);
         self.index.arena.release(self.handle, partition.index());
