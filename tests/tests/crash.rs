@@ -31,7 +31,7 @@ const BURST_MAX: u64 = 40;
 /// `flush-max-ms` of namespaces that do not commit each write.
 const FLUSH_MAX: Duration = Duration::from_millis(200);
 /// How much later than that a record may be on disk, for the time that writing takes on a busy machine.
-const FLUSH_MARGIN: Duration = Duration::from_millis(800);
+const FLUSH_MARGIN: Duration = Duration::from_millis(2_500);
 const FILE: [&str; 3] = ["file {data}/test.dat", "filesize 128M", NO_STOP];
 /// Defrag may lag behind for a moment on a file as small as this.
 const NO_STOP: &str = "stop-writes-avail-pct 0";
@@ -170,7 +170,7 @@ fn crash(setting: &Setting<'_>) {
     let factor = std::env::var("FERROSPIKE_CRASH_ROUNDS").map_or(1, |text| text.parse().unwrap());
     let written = AtomicU64::new(0);
     for round in 0..setting.rounds * factor {
-        let shortest = if setting.commits { 150 } else { 900 };
+        let shortest = if setting.commits { 150 } else { 2_600 };
         let load = Duration::from_millis(random.within(shortest..shortest + 900));
         let address = server.address();
         let certain_until = thread::scope(|scope| {

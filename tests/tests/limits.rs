@@ -43,13 +43,13 @@ fn connections_beyond_the_limit_are_refused() {
 
 #[test]
 fn idle_connections_are_closed_and_busy_ones_are_not() {
-    let server = Server::start(&config("proto-fd-idle-ms 2000"));
+    let server = Server::start(&config("proto-fd-idle-ms 6000"));
     let mut idle: Vec<Client> = (0..20).map(|_| server.connect()).collect();
     let mut half: Client = server.connect();
     half.send(&Message::get("idle").encode()[..20]).expect("send");
     let mut busy = server.connect();
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(5) {
+    while start.elapsed() < Duration::from_secs(10) {
         assert_eq!(busy.ask(&Message::get("idle")).expect("an answer").result, result::NOT_FOUND);
         thread::sleep(Duration::from_millis(200));
     }
