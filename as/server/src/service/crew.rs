@@ -75,6 +75,11 @@ impl Crew {
         self.width.store(width.clamp(1, self.size().max(1)), Relaxed);
     }
 
+    #[cfg(test)]
+    pub(super) fn width(&self) -> usize {
+        self.width.load(Relaxed)
+    }
+
     /// How many requests each member has carried out.
     #[cfg(test)]
     pub(super) fn request_counts(&self) -> Vec<u64> {

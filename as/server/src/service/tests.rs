@@ -46,6 +46,8 @@ fn start() -> Server {
 enum Question {
     Write(u64),
     Read,
+    /// Reads again and again in one request.
+    ReadLong,
     Info,
 }
 
@@ -56,11 +58,12 @@ fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A message about the record of connection `who`: header, namespace, digest and one operation on the bin `n`.
-fn message(info1: u8, info2: u8, who: usize, op_code: u8, value: &[u8]) -> Vec<u8> {
+/// A message about the record of connection `who`: header, namespace, digest and operations on the bin `n`, all alike.
+fn message(info1: u8, info2: u8, who: usize, op_code: u8, value: &[u8], op_count: u16) -> Vec<u8> {
     let mut body = vec![22, info1, info2, 0, 0, 0];
     body.extend_from_slice(&[0; 12]);
-    body.extend_from_slice(&[0, 2, 0, 1]);
+    body.extend_from_slice(&[0, 2]);
+    body.extend_from_slice(&op_count.to_be_bytes());
     let mut field = |kind: u8, value: &[u8]| {
         body.extend_from_slice(&(value.len() as u32 + 1).to_be_bytes());
         body.push(kind);
@@ -69,17 +72,20 @@ fn message(info1: u8, info2: u8, who: usize, op_code: u8, value: &[u8]) -> Vec<u
     field(0, b"test");
     field(4, &[who as u8 + 1; 20]);
     let particle_type = u8::from(!value.is_empty());
-    body.extend_from_slice(&(value.len() as u32 + 5).to_be_bytes());
-    body.extend_from_slice(&[op_code, particle_type, 0, 1, b'n']);
-    body.extend_from_slice(value);
+    for _ in 0..op_count {
+        body.extend_from_slice(&(value.len() as u32 + 5).to_be_bytes());
+        body.extend_from_slice(&[op_code, particle_type, 0, 1, b'n']);
+        body.extend_from_slice(value);
+    }
     frame(3, &body)
 }
 
 impl Question {
     fn bytes(&self, who: usize) -> Vec<u8> {
         match self {
-            Question::Write(value) => message(0, 1, who, 2, &value.to_be_bytes()),
-            Question::Read => message(1, 0, who, 1, &[]),
+            Question::Write(value) => message(0, 1, who, 2, &value.to_be_bytes(), 1),
+            Question::Read => message(1, 0, who, 1, &[], 1),
+            Question::ReadLong => message(1, 0, who, 1, &[], 3_000),
             Question::Info => frame(1, b"build\n"),
         }
     }
@@ -135,7 +141,7 @@ impl Conversation {
             match question {
                 Question::Info => assert!(body.starts_with(b"build\t"), "{body:?}"),
                 Question::Write(_) => assert_eq!((header[1], body[5]), (3, 0), "{body:?}"),
-                Question::Read => {
+                Question::Read | Question::ReadLong => {
                     assert_eq!((header[1], body[5]), (3, 0), "{body:?}");
                     assert!(body.ends_with(&value.to_be_bytes()), "{value:x} of {}: {body:?}", self.who);
                 }
@@ -271,5 +277,23 @@ fn more_threads_start_when_more_are_configured() {
     configured.set(1);
     while shares(&server, &mut conversations) != [14, 0, 0, 0, 0, 0, 0] {
         assert!(start.elapsed() < 2 * PATIENCE);
+    }
+}
+
+#[test]
+fn long_requests_are_spread_and_gathered_again_when_they_are_over() {
+    let server = start();
+    let crew = &server.state().shared.crew;
+    assert_eq!(crew.width(), 1);
+    let mut conversation = Conversation::open(&server, 0);
+    let start = Instant::now();
+    while crew.width() < 4 {
+        conversation.ask(&[Question::ReadLong, Question::ReadLong], 1 << 20);
+        assert!(start.elapsed() < PATIENCE, "{} threads", crew.width());
+    }
+    while crew.width() > 1 {
+        conversation.ask(&[Question::Read], 1 << 20);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(start.elapsed() < 2 * PATIENCE, "{} threads", crew.width());
     }
 }

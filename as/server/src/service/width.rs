@@ -18,12 +18,15 @@ const SPARE_PROCESSORS: f64 = 0.5;
 const SCARCE_PROCESSORS: f64 = 0.25;
 /// Of the work of all threads, what half of them would have with the same requests.
 const LEFT_BY_GATHERING: f64 = 0.8;
-/// Longer requests, on average, are not made faster by gathering; they only wait for each other, if the threads work more
-/// than [`HARDLY_ANY`] of the time.
+/// Longer requests, on average, are not made faster by gathering; they only wait for each other, if there are enough of
+/// them to be [in each other's way](IN_THE_WAY).
 const LONG_REQUEST: Duration = Duration::from_micros(30);
-const HARDLY_ANY: f64 = 0.1;
 /// Requests up to this length are made faster.
 const SHORT_REQUEST: Duration = Duration::from_micros(20);
+/// Requests that make one thread work so much of the time are in each other's way.
+const IN_THE_WAY: f64 = 0.1;
+/// Requests that make one thread work no more than this are not.
+const FAR_BETWEEN: f64 = 0.05;
 /// Looks in a row that must agree before connections are gathered on fewer threads.
 const PATIENCE_MIN: u32 = 10;
 const PATIENCE_MAX: u32 = 640;
@@ -65,14 +68,15 @@ enum Wish {
 
 /// What a look speaks for at a width. `idle_processors` is asked only when that matters.
 fn wish(width: usize, look: &Look, idle_processors: impl FnOnce() -> Option<f64>) -> Wish {
-    if look.request > LONG_REQUEST && look.workers > HARDLY_ANY {
+    if look.request > LONG_REQUEST && look.workers > IN_THE_WAY {
         return Wish::Wider;
     }
     let half = half_of(width) as f64;
-    let or_same = if look.request <= SHORT_REQUEST { Wish::Narrower } else { Wish::Same };
+    let may_wait = look.request <= SHORT_REQUEST || look.workers <= FAR_BETWEEN;
+    let narrower = if may_wait { Wish::Narrower } else { Wish::Same };
     let is_busy = look.busiest >= BUSY;
     if !is_busy && look.workers <= half * ROOMY {
-        return or_same;
+        return narrower;
     }
     let may_be_crowded = look.workers * LEFT_BY_GATHERING < half;
     if !is_busy && !may_be_crowded {
@@ -80,7 +84,7 @@ fn wish(width: usize, look: &Look, idle_processors: impl FnOnce() -> Option<f64>
     }
     match idle_processors() {
         Some(idle) if is_busy && idle >= SPARE_PROCESSORS => Wish::Wider,
-        Some(idle) if may_be_crowded && idle < SCARCE_PROCESSORS => or_same,
+        Some(idle) if may_be_crowded && idle < SCARCE_PROCESSORS => narrower,
         _ => Wish::Same,
     }
 }
@@ -183,8 +187,10 @@ mod tests {
         assert_eq!(after(4, 1, 10, &look(0.2, 0.2, 100), 0.0), 10);
         // Too few to get in each other's way.
         assert_eq!(after(100, 1, 10, &look(0.05, 0.05, 100), 2.0), 1);
-        // Neither long nor short: as it is.
+        assert_eq!(after(100, 4, 10, &look(0.05, 0.05, 100), 2.0), 1);
+        // Neither long nor short, or neither many nor few: as it is.
         assert_eq!(after(100, 4, 10, &look(0.1, 0.3, 25), 2.0), 4);
+        assert_eq!(after(100, 4, 10, &look(0.1, 0.1, 100), 2.0), 4);
     }
 
     #[test]
