@@ -110,7 +110,7 @@ params! {
         secrets_tls_context: Text = None, text("secrets-tls-context").enterprise().unsupported();
         /// Unix socket of the secret agent.
         secrets_uds_path: Text = None, text("secrets-uds-path").enterprise().unsupported();
-        /// Threads that serve client connections.
+        /// Threads that may serve client connections; only as many as the load needs do.
         service_threads: Number<u32> = 0, number("service-threads", 1, 4_096).dynamic()
             .note("one per processor, five per processor if a namespace is stored on devices");
         /// Threads that fill new secondary indexes.
