@@ -21,6 +21,8 @@ use crate::transaction::filter::{self, OpenQuestion};
 
 /// Replies are sent when they reach this size.
 const CHUNK_SIZE: usize = 128 << 10;
+/// Records that are looked at before the query asks whether it is to end, whether or not any of them is sent.
+const LOOKS_MAX: u32 = 4096;
 /// With a rate limit, how often it is kept to.
 const PACE_PERIOD: Duration = Duration::from_millis(50);
 
@@ -28,6 +30,8 @@ const PACE_PERIOD: Duration = Duration::from_millis(50);
 enum Pause {
     /// Send what has gathered, then go on behind this digest.
     Send(Digest),
+    /// Ask whether the query is to end, then go on behind this digest.
+    Breathe(Digest),
     /// Enough records.
     Sampled,
 }
@@ -90,9 +94,15 @@ impl Scan<'_> {
                 match self.walk_part(&part) {
                     ControlFlow::Continue(()) => break,
                     ControlFlow::Break(Pause::Sampled) => return Ok(()),
-                    ControlFlow::Break(Pause::Send(digest)) => part.after = Some(digest),
+                    ControlFlow::Break(Pause::Send(digest)) => {
+                        part.after = Some(digest);
+                        self.send()?;
+                    }
+                    ControlFlow::Break(Pause::Breathe(digest)) => {
+                        part.after = Some(digest);
+                        self.check_end()?;
+                    }
                 }
-                self.send()?;
             }
             self.job.partitions_done.fetch_add(1, Relaxed);
             self.check_end()?;
@@ -104,7 +114,7 @@ impl Scan<'_> {
         let query = self.query;
         let records_between_sends =
             u64::from(query.records_per_second) / (1000 / PACE_PERIOD.as_millis() as u64);
-        let mut since_send = 0;
+        let (mut since_send, mut looks) = (0, 0);
         query.namespace.index.reduce_from(part.partition, part.after.as_ref(), |element| {
             if query.sample_max != 0 && self.record_count >= query.sample_max {
                 return ControlFlow::Break(Pause::Sampled);
@@ -114,9 +124,13 @@ impl Scan<'_> {
                 self.job.records_sent.store(self.record_count, Relaxed);
                 since_send += 1;
             }
+            looks += 1;
             let paced = query.records_per_second != 0 && since_send > records_between_sends;
             if self.chunk.len() >= CHUNK_SIZE || paced {
                 return ControlFlow::Break(Pause::Send(*element.digest()));
+            }
+            if looks >= LOOKS_MAX {
+                return ControlFlow::Break(Pause::Breathe(*element.digest()));
             }
             ControlFlow::Continue(())
         })

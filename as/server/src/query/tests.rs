@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::request::{Part, SetFilter};
 use super::*;
 use crate::config;
-use crate::index::{Location, PartitionId};
+use crate::index::{Location, PartitionId, SetId};
 use crate::transaction::{GoOn, SinkClosed};
 
 /// A client that keeps what it gets, or has a bug.
@@ -121,6 +121,27 @@ fn run(config: Arc<Config>, namespace: &Arc<Namespace>, panics: bool) -> Vec<u8>
     assert_eq!((queries.long_count(), queries.jobs().len()), (0, 1));
     queries.stop();
     std::mem::take(&mut client.received.lock())
+}
+
+#[test]
+fn a_short_query_ends_in_time_also_where_it_finds_nothing() {
+    let (_, namespace) = start("memory {\n data-size 512M\n }");
+    for key in 0..20_000u32 {
+        // All in one partition, and in no set.
+        let mut digest = Digest([0; 20]);
+        digest.0[4..8].copy_from_slice(&key.to_le_bytes());
+        let (mut guard, _) = namespace.index.get_or_create(&digest).expect("room");
+        guard.generation = 1;
+    }
+    let of_a_set = |time_max| Query { set: SetFilter::One(SetId(7)), time_max, ..query(&namespace) };
+    let from = SocketAddr::from(([127, 0, 0, 1], 1));
+    let done = |query: Query| {
+        let job = Job::new(&query, 1, from);
+        let end = scan::run(&query, &job, &Client::default(), &AtomicBool::new(false));
+        (end, job.partitions_done.load(Ordering::Relaxed))
+    };
+    assert_eq!(done(of_a_set(Some(Duration::ZERO))), (End::TimedOut, 0));
+    assert_eq!(done(of_a_set(None)), (End::Complete, 4096));
 }
 
 /// The result in the last message of what a client has received.
