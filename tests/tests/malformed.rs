@@ -7,8 +7,8 @@ use ferrospike_tests::client::Client;
 use ferrospike_tests::corpus;
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{
-    self, BODY_SIZE_MAX, Message, Operation, field, frame, frame_header, info1, info2, kind, operation,
-    result,
+    self, BODY_SIZE_MAX, Message, Operation, field, frame, frame_header, info1, info2, info3, kind,
+    operation, result,
 };
 
 /// What malformed requests may leave in the log.
@@ -346,5 +346,32 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 % bound as u64) as usize
+    }
+}
+
+/// The client of a batch reads on until it is told that there is no more.
+#[test]
+fn the_answer_to_a_malformed_batch_is_the_last_one() {
+    let server = usual();
+    let mut client = server.connect();
+    let batch = |rest: &[u8]| {
+        let mut body = Message { info1: info1::READ | info1::BATCH, ..Message::default() }.body();
+        body[19] = 1;
+        body.extend(rest);
+        body
+    };
+    let mut size_of_header = batch(&[0, 0, 0, 1, field::BATCH]);
+    size_of_header[0] = 21;
+    for body in [
+        batch(&[0, 0, 1, 0, field::BATCH, 1]),
+        batch(&[0, 0, 0, 0]),
+        batch(&[0, 0, 0, 1, field::BATCH]),
+        batch(&[0, 0, 0, 6, field::BATCH, 0, 0, 0, 3, 0]),
+        batch(&[])[..12].to_vec(),
+        size_of_header,
+    ] {
+        client.send(&frame(kind::MESSAGE, &body)).expect("send");
+        let answer = client.receive_message().expect("an answer");
+        assert_eq!((answer.result, answer.info3 & info3::LAST), (result::PARAMETER, info3::LAST), "{body:?}");
     }
 }

@@ -20,7 +20,7 @@ use cf::clock::StoredMillis;
 use cf::sys::epoll::{Epoll, Event, Trigger};
 use proto::ResultCode;
 use proto::frame::{self, FrameHeader, FrameType, HEADER_SIZE};
-use proto::message::Request;
+use proto::message::{Request, info1, info3};
 use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
 
@@ -459,7 +459,11 @@ impl ServiceThread {
                 if let Err(error) = Request::parse(body) {
                     cf::warning_limited!(Proto, "bad message from {}: {error}", connection.peer);
                 }
-                reply::write_header_only(replies, &ReplyHeader::result(ResultCode::Parameter));
+                // The client of a batch waits for its last message.
+                let is_batch = body.get(1).is_some_and(|bits| bits & info1::BATCH != 0);
+                let info3 = if is_batch { info3::LAST } else { 0 };
+                let header = ReplyHeader { info3, ..ReplyHeader::result(ResultCode::Parameter) };
+                reply::write_header_only(replies, &header);
                 Verdict::Keep
             }
             FrameType::InternalXdr => {
