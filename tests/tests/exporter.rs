@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::server::{Server, usual_config};
@@ -33,6 +35,19 @@ fn exchange(address: SocketAddr, request: &[u8]) -> String {
 
 fn get(address: SocketAddr, path: &str) -> String {
     exchange(address, format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes())
+}
+
+/// Whether the server answers that it is well. Who is sent away may be so while it is still sending, and hear nothing.
+fn is_healthy(address: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 OK"))
 }
 
 /// The value of the sample that starts with `name` and has all of `labels`.
@@ -148,7 +163,7 @@ fn names_types_and_labels_are_those_agreed_upon() {
             break metrics;
         }
         assert!(started.elapsed() < Duration::from_secs(60), "latencies are never told");
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     };
     let agreed: Vec<&str> = include_str!("../corpora/metrics.txt").lines().collect();
     let found = described(&metrics);
@@ -184,10 +199,37 @@ fn health_is_told_and_nonsense_is_refused() {
     let idle: Vec<TcpStream> =
         (0..20).map(|_| TcpStream::connect(address).expect("the port is open")).collect();
     let started = Instant::now();
-    while !get(address, "/healthz").starts_with("HTTP/1.1 200 OK") {
+    while !is_healthy(address) {
         assert!(started.elapsed() < Duration::from_secs(60), "idle clients keep others out");
-        std::thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(200));
     }
     drop(idle);
     server.connect().info_value("status").expect("the server goes on");
+}
+
+/// Who sends a request byte by byte is cut off in the end, so that a few of them do not keep others out.
+#[test]
+fn slow_clients_do_not_keep_others_out() {
+    let (_server, address) = start();
+    let is_served = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut stream = TcpStream::connect(address).expect("the port is open");
+                while !is_served.load(Relaxed) && stream.write_all(b"G").is_ok() {
+                    thread::sleep(Duration::from_millis(50));
+                }
+            });
+        }
+        let started = Instant::now();
+        thread::sleep(Duration::from_millis(500));
+        while !is_healthy(address) {
+            if started.elapsed() > Duration::from_secs(60) {
+                is_served.store(true, Relaxed);
+                panic!("slow clients keep others out");
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+        is_served.store(true, Relaxed);
+    });
 }

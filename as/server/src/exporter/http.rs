@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 /// Longest head of a request.
 const HEAD_SIZE_MAX: usize = 8 << 10;
@@ -37,15 +38,51 @@ pub(super) struct Request {
     pub(super) is_head: bool,
 }
 
+/// A client that is cut off when its time is over, however little it sends or takes at a time.
+pub(super) struct Visitor<'s> {
+    stream: &'s TcpStream,
+    deadline: Instant,
+}
+
+impl<'s> Visitor<'s> {
+    /// The client at the other end of `stream`, which blocks, for so long.
+    pub(super) fn new(stream: &'s TcpStream, longest: Duration) -> Self {
+        Visitor { stream, deadline: Instant::now() + longest }
+    }
+
+    fn time_left(&self) -> io::Result<Duration> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+}
+
+impl Read for Visitor<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.time_left()?))?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Visitor<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.time_left()?))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Reads the head of a request; gives what it asks for, or what is to be answered instead.
 ///
 /// # Errors
 /// When the client goes away or takes too long.
-pub(super) fn read_request(mut stream: &TcpStream) -> io::Result<Result<Request, Status>> {
+pub(super) fn read_request(visitor: &mut Visitor<'_>) -> io::Result<Result<Request, Status>> {
     let mut head = Vec::new();
     let mut buffer = [0; 1024];
     loop {
-        let size = stream.read(&mut buffer)?;
+        let size = visitor.read(&mut buffer)?;
         if size == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -87,7 +124,7 @@ pub(super) enum Part {
 /// # Errors
 /// When the client does not take it.
 pub(super) fn respond(
-    mut stream: &TcpStream,
+    mut visitor: Visitor<'_>,
     part: Part,
     status: Status,
     content_type: &str,
@@ -98,11 +135,11 @@ pub(super) fn respond(
         status.line(),
         body.len()
     );
-    stream.write_all(head.as_bytes())?;
+    visitor.write_all(head.as_bytes())?;
     if part == Part::All {
-        stream.write_all(body.as_bytes())?;
+        visitor.write_all(body.as_bytes())?;
     }
-    stream.shutdown(std::net::Shutdown::Write)
+    visitor.stream.shutdown(std::net::Shutdown::Write)
 }
 
 #[cfg(test)]

@@ -20,13 +20,17 @@ use cf::sys::eventfd::EventFd;
 use cf::threads;
 
 use crate::state::State;
-use http::{Part, Status};
+use http::{Part, Status, Visitor};
 
 const STOP_TOKEN: u64 = u64::MAX;
 /// Requests carried out at a time; further ones are told to come again.
 const REQUESTS_MAX: usize = 8;
-/// Longest a client may take to send its request, and to take the answer.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest a client may take to send its request.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+/// Longest a client may take to take the answer.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+/// The same for a line that fits into the buffers of its socket.
+const LINE_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// Body of the thread that accepts; ends when `stop` is signalled.
 ///
@@ -77,7 +81,8 @@ impl Drop for Place {
 fn start_request(state: &Arc<State>, stream: TcpStream, active: &Active, ticks: &Arc<AtomicU64>) {
     let Some(place) = active.enter() else {
         // Who cannot take a line at once does not get it.
-        let _ = http::respond(&stream, Part::All, Status::Unavailable, "text/plain", "too many requests\n");
+        let visitor = Visitor::new(&stream, LINE_TIME_MAX);
+        let _ = http::respond(visitor, Part::All, Status::Unavailable, "text/plain", "too many requests\n");
         return;
     };
     let (state, ticks) = (Arc::clone(state), Arc::clone(ticks));
@@ -94,25 +99,29 @@ fn start_request(state: &Arc<State>, stream: TcpStream, active: &Active, ticks: 
 
 fn answer(state: &State, stream: &TcpStream, ticks: &AtomicU64) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;
-    stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
-    let request = match http::read_request(stream)? {
+    let request = http::read_request(&mut Visitor::new(stream, REQUEST_TIME_MAX))?;
+    let visitor = || Visitor::new(stream, ANSWER_TIME_MAX);
+    let request = match request {
         Ok(request) => request,
         Err(status) => {
-            return http::respond(stream, Part::All, status, "text/plain", "GET or HEAD /metrics\n");
+            return http::respond(visitor(), Part::All, status, "text/plain", "GET or HEAD /metrics\n");
         }
     };
     let part = if request.is_head { Part::Head } else { Part::All };
     match request.path.split('?').next().unwrap_or_default() {
         "/metrics" => {
             let text = exposition::metrics(state, ticks.fetch_add(1, Relaxed) + 1);
-            http::respond(stream, part, Status::Ok, exposition::CONTENT_TYPE, &text)
+            http::respond(visitor(), part, Status::Ok, exposition::CONTENT_TYPE, &text)
         }
         // Whoever answers is alive; what answers requests is ready, as the ports are open by then.
-        "/healthz" | "/readyz" => http::respond(stream, part, Status::Ok, "text/plain", "ok\n"),
-        _ => {
-            http::respond(stream, part, Status::NotFound, "text/plain", "try /metrics, /healthz or /readyz\n")
-        }
+        "/healthz" | "/readyz" => http::respond(visitor(), part, Status::Ok, "text/plain", "ok\n"),
+        _ => http::respond(
+            visitor(),
+            part,
+            Status::NotFound,
+            "text/plain",
+            "try /metrics, /healthz or /readyz\n",
+        ),
     }
 }
 
