@@ -12,8 +12,8 @@ use super::activity::Deeds;
 const BUSY: f64 = 0.7;
 /// Half of the threads are enough if they would work no more of their time than this.
 const ROOMY: f64 = 0.45;
-/// More threads are of use while so many processors are idle.
-const SPARE_PROCESSORS: f64 = 0.5;
+/// Another thread is of use while so much of a processor is idle, for it will take most of one.
+const SPARE_PROCESSORS: f64 = 0.75;
 /// While fewer are idle, whoever has work waits for a processor.
 const SCARCE_PROCESSORS: f64 = 0.25;
 /// Of the work of all threads, what half of them would have with the same requests.
