@@ -12,7 +12,7 @@ use super::request::{Part, SetFilter};
 use super::*;
 use crate::config;
 use crate::index::{Location, PartitionId, SetId};
-use crate::transaction::{GoOn, SinkClosed};
+use crate::transaction::SinkClosed;
 
 /// A client that keeps what it gets, or has a bug.
 #[derive(Default)]
@@ -31,22 +31,6 @@ impl ReplySink for Client {
     fn post(&self, frames: Vec<u8>) {
         self.received.lock().extend(frames);
     }
-
-    fn is_behind(&self) -> bool {
-        false
-    }
-
-    fn when_read(&self, go_on: GoOn) {
-        go_on();
-    }
-
-    fn call_next(&self) {}
-
-    fn is_stalled(&self) -> bool {
-        false
-    }
-
-    fn give_up(&self) {}
 
     fn finish(&self, frames: Vec<u8>) {
         self.received.lock().extend(frames);

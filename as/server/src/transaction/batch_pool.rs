@@ -307,7 +307,7 @@ mod tests {
     use crate::config;
     use crate::metrics::ServerMetrics;
     use crate::namespace::Namespace;
-    use crate::transaction::{GoOn, SinkClosed};
+    use crate::transaction::SinkClosed;
 
     const CONFIG: &str = "
 service {
@@ -338,22 +338,6 @@ namespace test {
         fn post(&self, _: Vec<u8>) {
             panic!("a bug for a test");
         }
-
-        fn is_behind(&self) -> bool {
-            false
-        }
-
-        fn when_read(&self, go_on: GoOn) {
-            go_on();
-        }
-
-        fn call_next(&self) {}
-
-        fn is_stalled(&self) -> bool {
-            false
-        }
-
-        fn give_up(&self) {}
 
         fn finish(&self, frames: Vec<u8>) {
             *self.0.lock() = frames;

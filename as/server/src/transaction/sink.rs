@@ -11,7 +11,8 @@ pub(crate) struct SinkClosed;
 /// Goes on with making replies. It may be called on any thread, and does not wait.
 pub(crate) type GoOn = Box<dyn FnOnce() + Send>;
 
-/// The replies of one request. They arrive in the order in which they were sent.
+/// The replies of one request. They arrive in the order in which they were sent. What is given here for all is for sinks
+/// that are never behind.
 pub(crate) trait ReplySink: Send + Sync {
     /// Sends whole frames; waits while the client is too slow.
     ///
@@ -23,19 +24,25 @@ pub(crate) trait ReplySink: Send + Sync {
     fn post(&self, frames: Vec<u8>);
 
     /// Whether more than enough waits for the client to read.
-    fn is_behind(&self) -> bool;
+    fn is_behind(&self) -> bool {
+        false
+    }
 
     /// Has `go_on` called when the client is no longer behind, or gone, or given up.
-    fn when_read(&self, go_on: GoOn);
+    fn when_read(&self, go_on: GoOn) {
+        go_on();
+    }
 
     /// Calls one of those that wait, if there is room: whoever was called says so when it has no more to send.
-    fn call_next(&self);
+    fn call_next(&self) {}
 
     /// Whether somebody waits and the client has read nothing for as long as the request allows.
-    fn is_stalled(&self) -> bool;
+    fn is_stalled(&self) -> bool {
+        false
+    }
 
     /// Sends nothing any more but the last frames, and calls all that wait.
-    fn give_up(&self);
+    fn give_up(&self) {}
 
     /// Sends the last frames; the connection takes its next request after them.
     fn finish(&self, frames: Vec<u8>);
