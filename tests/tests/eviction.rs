@@ -113,7 +113,7 @@ fn at_the_limit_for_data_the_soonest_to_expire_go() {
     wait_until("evicted below the limit", || {
         number(client, "evicted_objects") > 0 && figure(client, "hwm_breached") == "false"
     });
-    assert!(number(client, "data_used_pct") < 2);
+    wait_until("little is used", || number(client, "data_used_pct") < 2);
     let evicted = number(client, "evicted_objects");
     assert_eq!(gone(client, 200), evicted);
     // 6.4 MB were there; a twentieth of those that could go went at a time.
@@ -238,7 +238,7 @@ fn writes_stop_at_each_limit_and_go_on_again() {
 
 #[test]
 fn a_start_evicts_until_the_limit_holds() {
-    let namespace = "namespace test {\n nsup-period 1\n set kept {\n disable-eviction true\n }\n evict-tenths-pct 1\n \
+    let namespace = "namespace test {\n nsup-period 60\n set kept {\n disable-eviction true\n }\n evict-tenths-pct 1\n \
                      storage-engine device {\n file {dir}/test.dat\n filesize 128M\n evict-used-pct 0\n }\n}\n";
     let mut server = Server::start(&[BASICS, namespace].concat());
     let mut client = server.connect();
@@ -261,10 +261,9 @@ fn a_start_evicts_until_the_limit_holds() {
     assert!((76..=78).contains(&evicted), "{evicted}");
     assert!((0..10).all(|key| exists(&mut client, "kept", key)));
     assert_eq!(number(&mut client, "evicted_objects"), evicted);
-    assert_eq!(
-        (figure(&mut client, "hwm_breached").as_str(), number(&mut client, "data_used_pct")),
-        ("false", 1)
-    );
+    assert_eq!(figure(&mut client, "hwm_breached"), "false");
+    // A record that is being moved counts twice.
+    wait_until("little is used", || number(&mut client, "data_used_pct") == 1);
     server.await_log(&format!("{{test}} cold start evicted {evicted} records"));
 }
 
