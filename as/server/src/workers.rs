@@ -4,6 +4,8 @@
 //! `threads` is held while threads are started or told to end, never while they work.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::time::Duration;
 
 use cf::threads::{self, Handle};
@@ -33,8 +35,9 @@ impl<J, F: FnMut(J) + Send> Work<J> for F {
 
 type Body<J> = Box<dyn Work<J>>;
 
-/// What a thread does from its start to its end, which has to wait while there is something to look after.
-fn serve<J>(work: &mut dyn Work<J>, queue: &Receiver<Order<J>>) {
+/// What a thread does from its start to its end, which has to wait while there is something to look after, unless all
+/// threads end: jobs that would come of it are not done any more.
+fn serve<J>(work: &mut dyn Work<J>, queue: &Receiver<Order<J>>, is_stopping: &AtomicBool) {
     let mut must_look = false;
     loop {
         let order = if must_look {
@@ -49,7 +52,7 @@ fn serve<J>(work: &mut dyn Work<J>, queue: &Receiver<Order<J>>) {
         }
         must_look = work.look();
     }
-    while must_look {
+    while must_look && !is_stopping.load(Acquire) {
         std::thread::sleep(LOOK_PERIOD);
         must_look = work.look();
     }
@@ -68,6 +71,8 @@ pub(crate) struct Workers<J> {
     orders: Sender<Order<J>>,
     queue: Receiver<Order<J>>,
     threads: Mutex<Threads<J>>,
+    /// All threads are to end.
+    is_stopping: Arc<AtomicBool>,
 }
 
 struct Threads<J> {
@@ -84,7 +89,7 @@ impl<J: Send + 'static> Workers<J> {
     pub(crate) fn new(name: &'static str) -> Self {
         let (orders, queue) = unbounded();
         let threads = Threads { hire: None, count: 0, started: 0, handles: Vec::new() };
-        Workers { name, orders, queue, threads: Mutex::new(threads) }
+        Workers { name, orders, queue, threads: Mutex::new(threads), is_stopping: Arc::default() }
     }
 
     /// Has a thread do `job` when those given before are taken.
@@ -125,9 +130,9 @@ impl<J: Send + 'static> Workers<J> {
         }
         while threads.count < count {
             let Some(mut work) = threads.hire.as_ref().and_then(|hire| hire()) else { return Ok(()) };
-            let queue = self.queue.clone();
+            let (queue, is_stopping) = (self.queue.clone(), Arc::clone(&self.is_stopping));
             let name = format!("{}-{}", self.name, threads.started % 1000);
-            threads.handles.push(threads::spawn(&name, move || serve(&mut *work, &queue))?);
+            threads.handles.push(threads::spawn(&name, move || serve(&mut *work, &queue, &is_stopping))?);
             threads.started += 1;
             threads.count += 1;
         }
@@ -137,6 +142,7 @@ impl<J: Send + 'static> Workers<J> {
 
     /// Ends all threads and waits for them. What was given before is done.
     pub(crate) fn stop(&self) {
+        self.is_stopping.store(true, Release);
         let handles = {
             let mut threads = self.threads.lock();
             threads.hire = None;
@@ -159,7 +165,6 @@ impl<J: Send + 'static> Workers<J> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     use super::*;
@@ -188,5 +193,26 @@ mod tests {
         // None is hired any more.
         workers.resize(3);
         assert_eq!(workers.threads.lock().count, 0);
+    }
+
+    /// Has always something to look after.
+    struct Worried;
+
+    impl Work<()> for Worried {
+        fn take(&mut self, (): ()) {}
+
+        fn look(&mut self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn nothing_to_look_after_keeps_all_from_ending() {
+        let workers = Workers::new("test");
+        workers.start(2, || Some(Box::new(Worried))).expect("threads");
+        workers.give(());
+        workers.give(());
+        workers.resize(1);
+        workers.stop();
     }
 }
