@@ -2,7 +2,7 @@
 
 use crate::ResultCode;
 use crate::frame::{self, FrameType, HEADER_SIZE};
-use crate::message::MESSAGE_HEADER_SIZE;
+use crate::message::{MESSAGE_HEADER_SIZE, info3};
 
 /// What a reply says besides its fields and bins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,12 @@ impl ReplyHeader {
     #[must_use]
     pub const fn result(result: ResultCode) -> Self {
         ReplyHeader { info1: 0, info3: 0, result, generation: 0, void_time: 0, transaction_ttl: 0 }
+    }
+
+    /// The same, marked as the last of many replies.
+    #[must_use]
+    pub const fn last(result: ResultCode) -> Self {
+        ReplyHeader { info3: info3::LAST, ..Self::result(result) }
     }
 }
 

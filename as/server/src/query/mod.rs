@@ -23,7 +23,6 @@ use std::time::Instant;
 use cf::threads;
 use parking_lot::Mutex;
 use proto::ResultCode;
-use proto::message::info3;
 use proto::reply::{self, ReplyHeader};
 
 use crate::config::Config;
@@ -39,8 +38,8 @@ pub(crate) fn refuse(out: &mut Vec<u8>, reason: ResultCode) {
     // A refusal is not marked as the last of many replies. What is only lacking here is, lest clients of the
     // established server, who expect records, wait for more.
     let lacks = matches!(reason, ResultCode::UnsupportedFeature | ResultCode::IndexNotFound);
-    let info3 = if lacks { info3::LAST } else { 0 };
-    reply::write_header_only(out, &ReplyHeader { info3, ..ReplyHeader::result(reason) });
+    let header = if lacks { ReplyHeader::last(reason) } else { ReplyHeader::result(reason) };
+    reply::write_header_only(out, &header);
 }
 
 /// The queries of a server.

@@ -9,7 +9,7 @@ use cf::clock::StoredMillis;
 use datamodel::flat::FlatError;
 use proto::ResultCode;
 use proto::frame::{self, FrameType, HEADER_SIZE};
-use proto::message::{field, info1, info3, op_code};
+use proto::message::{field, info1, op_code};
 use proto::reply::{self, ReplyHeader, ReplyWriter};
 
 use super::job::{End, Job};
@@ -77,8 +77,7 @@ pub(super) fn run(query: &Query, job: &Job, sink: &dyn ReplySink, is_stopping: &
 /// The message that ends the replies of a query.
 pub(super) fn last_reply(end: End) -> Vec<u8> {
     let mut last = Vec::new();
-    let header = ReplyHeader { info3: info3::LAST, ..ReplyHeader::result(end.result()) };
-    reply::write_header_only(&mut last, &header);
+    reply::write_header_only(&mut last, &ReplyHeader::last(end.result()));
     last
 }
 

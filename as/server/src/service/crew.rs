@@ -27,7 +27,6 @@ use super::width::{Chooser, Look};
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// What the crew knows of a service thread.
-#[derive(Clone)]
 struct Member {
     mailbox: Arc<Mailbox>,
     activity: Arc<Activity>,

@@ -20,7 +20,7 @@ use cf::clock::StoredMillis;
 use cf::sys::epoll::{Epoll, Event, Trigger};
 use proto::ResultCode;
 use proto::frame::{self, FrameHeader, FrameType, HEADER_SIZE};
-use proto::message::{Request, info1, info3};
+use proto::message::{Request, info1};
 use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
 
@@ -461,9 +461,8 @@ impl ServiceThread {
                 }
                 // The client of a batch waits for its last message.
                 let is_batch = body.get(1).is_some_and(|bits| bits & info1::BATCH != 0);
-                let info3 = if is_batch { info3::LAST } else { 0 };
-                let header = ReplyHeader { info3, ..ReplyHeader::result(ResultCode::Parameter) };
-                reply::write_header_only(replies, &header);
+                let header = if is_batch { ReplyHeader::last } else { ReplyHeader::result };
+                reply::write_header_only(replies, &header(ResultCode::Parameter));
                 Verdict::Keep
             }
             FrameType::InternalXdr => {

@@ -14,7 +14,7 @@ use datamodel::exp::Filter;
 use proto::ResultCode;
 use proto::batch::{Batch, Row, RowPosition, Rows, batch_flag};
 use proto::frame::{self, FrameType, HEADER_SIZE};
-use proto::message::{Request, field, info1, info2, info3};
+use proto::message::{Request, field, info1, info2};
 use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
 
@@ -356,5 +356,5 @@ pub(super) fn finish(outcome: &Outcome, complete: bool, metrics: &ServerMetrics,
 }
 
 fn write_last(out: &mut Vec<u8>, result: ResultCode) {
-    reply::write_header_only(out, &ReplyHeader { info3: info3::LAST, ..ReplyHeader::result(result) });
+    reply::write_header_only(out, &ReplyHeader::last(result));
 }
