@@ -7,7 +7,7 @@
 use std::cell::OnceCell;
 
 use datamodel::exp::{self, Filter, Medium, Metadata, Record, Truth};
-use datamodel::{Bins, Change, Particle, bits, cdt, hll};
+use datamodel::{Bins, Budget, Change, Particle, bits, cdt, hll};
 use libfuzzer_sys::fuzz_target;
 
 const TYPES: [(u8, &[u8], &[u8]); 9] = [
@@ -49,12 +49,12 @@ fuzz_target!(|bytes: &[u8]| {
         match what % 3 {
             0 => filter(&record, expression),
             1 => {
-                if let Ok(Some(value)) = exp::read(&record, expression) {
+                if let Ok(Some(value)) = exp::read(&record, expression, &Budget::unlimited()) {
                     wire(&value);
                 }
             }
             _ => {
-                if let Ok(Change::Set(made)) = exp::modify(&record, true, expression) {
+                if let Ok(Change::Set(made)) = exp::modify(&record, true, expression, &Budget::unlimited()) {
                     check(&made, operation);
                 }
             }
@@ -65,11 +65,13 @@ fuzz_target!(|bytes: &[u8]| {
 fn bins_of_every_type() -> Bins<'static> {
     let mut bins = Bins::new();
     for (number, name, value) in TYPES {
-        if let Ok(particle) = Particle::from_wire(number, value) {
+        if let Ok(particle) = Particle::from_wire(number, value, &Budget::unlimited()) {
             bins.set(name, particle);
         }
     }
-    if let Ok(Change::Set(sketch)) = hll::modify(None, &HLL_INIT).map(|modified| modified.bin) {
+    if let Ok(Change::Set(sketch)) =
+        hll::modify(None, &HLL_INIT, &Budget::unlimited()).map(|modified| modified.bin)
+    {
         bins.set(b"h", sketch);
     }
     bins
@@ -78,12 +80,12 @@ fn bins_of_every_type() -> Bins<'static> {
 /// What a filter knows before it has seen bins, it says of the record too.
 fn filter(record: &Record<'_>, expression: &[u8]) {
     let Ok(filter) = Filter::compile(expression) else { return };
-    let matches = filter.matches(record);
-    match filter.matches_metadata(record.metadata) {
+    let matches = filter.matches(record, &Budget::unlimited());
+    match filter.matches_metadata(record.metadata, &Budget::unlimited()) {
         Truth::Unknown => {}
         known => assert_eq!(known == Truth::True, matches),
     }
-    assert_eq!(filter.into_owned().matches(record), matches);
+    assert_eq!(filter.into_owned().matches(record, &Budget::unlimited()), matches);
 }
 
 /// What becomes a bin can be stored and read back, and operations on it end, whatever it is.
@@ -95,10 +97,10 @@ fn check(particle: &Particle<'_>, operation: &[u8]) {
     assert!(rest.is_empty());
     assert_eq!(wire(&stored), wire(particle));
     for read in [cdt::read, bits::read, hll::read] {
-        let _ = read(Some(&stored), operation);
+        let _ = read(Some(&stored), operation, &Budget::unlimited());
     }
     for modify in [cdt::modify, bits::modify, hll::modify] {
-        let _ = modify(Some(&stored), operation);
+        let _ = modify(Some(&stored), operation, &Budget::unlimited());
     }
 }
 

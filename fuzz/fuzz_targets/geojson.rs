@@ -3,6 +3,7 @@
 //! Input: length of the first text (two bytes), two texts.
 #![no_main]
 
+use datamodel::Budget;
 use datamodel::geojson::{self, Covering, EARTH_RADIUS_M, Geometry};
 use libfuzzer_sys::fuzz_target;
 
@@ -12,11 +13,19 @@ fuzz_target!(|bytes: &[u8]| {
     // Bytes that are no value at all are met in a record on disk.
     let mut wire = Vec::new();
     geojson::to_wire(first, &mut wire);
-    let stored: Vec<_> = [first, second].map(geojson::from_json).into_iter().flatten().collect();
+    let stored: Vec<_> = [first, second]
+        .map(|text| geojson::from_json(text, &Budget::unlimited()))
+        .into_iter()
+        .flatten()
+        .collect();
     for value in &stored {
         wire.clear();
         geojson::to_wire(value, &mut wire);
-        assert_eq!(geojson::from_wire(&wire).as_ref(), Ok(value), "what is read can be written");
+        assert_eq!(
+            geojson::from_wire(&wire, &Budget::unlimited()).as_ref(),
+            Ok(value),
+            "what is read can be written"
+        );
         let cells: Vec<u64> = geojson::cells(value).collect();
         assert!(cells.is_sorted() && cells.len() <= Covering::STORED.cells_max);
         let geometry = Geometry::parse(geojson::json(value), EARTH_RADIUS_M).expect("it was one before");

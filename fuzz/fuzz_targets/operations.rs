@@ -4,12 +4,12 @@
 #![no_main]
 
 use cf::msgpack::{BLOB, Head, Reader, TEXT};
-use datamodel::{Change, Modified, Particle, bits, cdt, hll};
+use datamodel::{Budget, Change, Modified, Particle, bits, cdt, hll};
 use libfuzzer_sys::fuzz_target;
 use proto::ResultCode;
 
-type Read = fn(Option<&Particle<'_>>, &[u8]) -> Result<Option<Particle<'static>>, ResultCode>;
-type Modify = fn(Option<&Particle<'_>>, &[u8]) -> Result<Modified, ResultCode>;
+type Read = fn(Option<&Particle<'_>>, &[u8], &Budget<'_>) -> Result<Option<Particle<'static>>, ResultCode>;
+type Modify = fn(Option<&Particle<'_>>, &[u8], &Budget<'_>) -> Result<Modified, ResultCode>;
 
 const FAMILIES: [(Read, Modify); 3] =
     [(cdt::read, cdt::modify), (bits::read, bits::modify), (hll::read, hll::modify)];
@@ -18,18 +18,24 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((&[family, particle_type, high, low], rest)) = bytes.split_first_chunk() else { return };
     let size = usize::from(u16::from_be_bytes([high, low])).min(rest.len());
     let (value, operation) = rest.split_at(size);
-    let bin = Particle::from_wire(particle_type, value).ok();
+    let bin = Particle::from_wire(particle_type, value, &Budget::unlimited()).ok();
     if let Some(bin) = &bin {
         check(bin);
     }
     let (read, modify) = FAMILIES[usize::from(family) % FAMILIES.len()];
-    if let Ok(Some(answer)) = read(bin.as_ref(), operation) {
+    if let Ok(Some(answer)) = read(bin.as_ref(), operation, &Budget::unlimited()) {
         wire(&answer);
     }
     // Twice, as what the first made is what the second finds.
-    let Ok(Modified { bin: Change::Set(changed), .. }) = modify(bin.as_ref(), operation) else { return };
+    let Ok(Modified { bin: Change::Set(changed), .. }) =
+        modify(bin.as_ref(), operation, &Budget::unlimited())
+    else {
+        return;
+    };
     check(&changed);
-    if let Ok(Modified { bin: Change::Set(changed), .. }) = modify(Some(&changed), operation) {
+    if let Ok(Modified { bin: Change::Set(changed), .. }) =
+        modify(Some(&changed), operation, &Budget::unlimited())
+    {
         check(&changed);
     }
 });
@@ -46,7 +52,8 @@ fn check(particle: &Particle<'_>) {
         let wire = wire(particle);
         // A context makes a pair of any key, as it does on the established server.
         assert!(
-            Particle::from_wire(*bytes_type as u8, &wire).is_ok() || has_odd_key(&mut Reader::new(&wire)),
+            Particle::from_wire(*bytes_type as u8, &wire, &Budget::unlimited()).is_ok()
+                || has_odd_key(&mut Reader::new(&wire)),
             "a client could not write what it reads"
         );
     }

@@ -3,8 +3,8 @@
 //! Input: flags, length of the pattern, the pattern, the text.
 #![no_main]
 
-use datamodel::Bins;
 use datamodel::exp::{Filter, Medium, Metadata, Record};
+use datamodel::{Bins, Budget};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -30,8 +30,8 @@ fuzz_target!(|bytes: &[u8]| {
         medium: Medium::Memory,
         now_ms: 0,
     };
-    let first = filter.matches_metadata(&metadata);
+    let first = filter.matches_metadata(&metadata, &Budget::unlimited());
     let bins = Bins::new();
-    filter.matches(&Record { metadata: &metadata, key: None, bins: &bins });
-    assert_eq!(filter.matches_metadata(&metadata), first, "matching changes nothing");
+    filter.matches(&Record { metadata: &metadata, key: None, bins: &bins }, &Budget::unlimited());
+    assert_eq!(filter.matches_metadata(&metadata, &Budget::unlimited()), first, "matching changes nothing");
 });

@@ -2,6 +2,7 @@
 
 pub mod bins;
 pub mod bits;
+pub mod budget;
 pub mod cdt;
 pub mod change;
 pub mod device_header;
@@ -16,5 +17,6 @@ mod s2;
 pub mod wblock_scan;
 
 pub use bins::{Bin, Bins};
+pub use budget::Budget;
 pub use change::{Change, Modified};
 pub use particle::{BytesType, Particle};

@@ -9,6 +9,7 @@ use proto::message::{Op, Request, info1, info2, info3, op_code};
 use proto::reply::ReplyWriter;
 
 use crate::bins::{BIN_COUNT_MAX, Bins, check_name};
+use crate::budget::Budget;
 use crate::change::{Change, Modified};
 use crate::exp::{Metadata, Record};
 use crate::particle::{Particle, type_number};
@@ -19,6 +20,8 @@ pub const OP_COUNT_MAX: u16 = 32_768;
 /// Most bytes of bins that the ops of one request make, all together, at any time: a few times what a record can hold.
 /// Small bins are not looked at.
 const MADE_SIZE_MAX: usize = 32 << 20;
+/// Price of an op, whatever it does.
+const OP_STEPS: u64 = 20;
 const SMALL_BIN_SIZE: usize = 4 << 10;
 
 /// What the flags and ops of a write request mean together.
@@ -116,6 +119,8 @@ pub struct WriteContext<'r> {
     pub metadata: Metadata<'r>,
     /// The key that was stored before, unless the record is replaced.
     pub key: Option<&'r [u8]>,
+    /// What all ops of the request draw on.
+    pub budget: &'r Budget<'r>,
 }
 
 /// Carries out one op of a write request.
@@ -128,12 +133,13 @@ pub fn apply<'a>(
     context: &WriteContext<'_>,
     reply: &mut ReplyWriter<'_>,
 ) -> Result<(), ResultCode> {
-    let policy = &context.policy;
+    let (policy, budget) = (&context.policy, context.budget);
+    budget.draw(OP_STEPS)?;
     match op.code {
         op_code::TOUCH => return Ok(()),
         op_code::WRITE if op.particle_type == type_number::NULL => bins.remove(op.name),
-        op_code::WRITE => bins.set(op.name, Particle::from_wire(op.particle_type, op.value)?),
-        op_code::INCR | op_code::APPEND | op_code::PREPEND => change_scalar(op, bins)?,
+        op_code::WRITE => bins.set(op.name, Particle::from_wire(op.particle_type, op.value, budget)?),
+        op_code::INCR | op_code::APPEND | op_code::PREPEND => change_scalar(op, bins, budget)?,
         op_code::DELETE_ALL => bins.clear(),
         op_code::READ if policy.read_all && op.name.is_empty() => {
             answer_all(bins, reply);
@@ -144,18 +150,18 @@ pub fn apply<'a>(
             return Ok(());
         }
         op_code::CDT_MODIFY | op_code::BITS_MODIFY | op_code::HLL_MODIFY => {
-            return modify(op, bins, policy, reply);
+            return modify(op, bins, context, reply);
         }
         op_code::EXP_MODIFY => modify_by_expression(op, bins, context)?,
         op_code::EXP_READ => {
             // Answered even if it gives nothing.
             let record = Record { metadata: &context.metadata, key: context.key, bins: &*bins };
-            return read_expression(op, &record, true, op.code, reply);
+            return read_expression(op, &record, true, op.code, budget, reply);
         }
         _ => {
             // Within a write, an operation on a bin that is there is answered even if it gives nothing.
             let bin = bins.get(op.name);
-            return read(op, bin, policy.respond_all || bin.is_some(), op.code, reply);
+            return read(op, bin, policy.respond_all || bin.is_some(), op.code, budget, reply);
         }
     }
     if policy.respond_all {
@@ -173,17 +179,19 @@ pub fn read(
     bin: Option<&Particle<'_>>,
     respond_all: bool,
     reply_code: u8,
+    budget: &Budget<'_>,
     reply: &mut ReplyWriter<'_>,
 ) -> Result<(), ResultCode> {
+    budget.draw(OP_STEPS)?;
     let answered = Op { code: reply_code, ..*op };
     let result = match op.code {
         op_code::READ => {
             answer(&answered, bin, respond_all, reply);
             return Ok(());
         }
-        op_code::CDT_READ => bin.map(|bin| cdt::read(Some(bin), op.value)),
-        op_code::BITS_READ => bin.map(|bin| bits::read(Some(bin), bits_payload(op)?)),
-        op_code::HLL_READ => bin.map(|bin| hll::read(Some(bin), op.value)),
+        op_code::CDT_READ => bin.map(|bin| cdt::read(Some(bin), op.value, budget)),
+        op_code::BITS_READ => bin.map(|bin| bits::read(Some(bin), bits_payload(op)?, budget)),
+        op_code::HLL_READ => bin.map(|bin| hll::read(Some(bin), op.value, budget)),
         _ => return Err(ResultCode::Parameter),
     };
     answer(&answered, result.transpose()?.flatten().as_ref(), respond_all, reply);
@@ -199,9 +207,10 @@ pub fn read_expression(
     record: &Record<'_>,
     respond_all: bool,
     reply_code: u8,
+    budget: &Budget<'_>,
     reply: &mut ReplyWriter<'_>,
 ) -> Result<(), ResultCode> {
-    let value = exp::read(record, op.value)?;
+    let value = exp::read(record, op.value, budget)?;
     answer(&Op { code: reply_code, ..*op }, value.as_ref(), respond_all, reply);
     Ok(())
 }
@@ -213,7 +222,7 @@ fn modify_by_expression<'a>(
     context: &WriteContext<'_>,
 ) -> Result<(), ResultCode> {
     let record = Record { metadata: &context.metadata, key: context.key, bins: &*bins };
-    match exp::modify(&record, bins.get(op.name).is_some(), op.value)? {
+    match exp::modify(&record, bins.get(op.name).is_some(), op.value, context.budget)? {
         Change::Set(particle) => set_made(bins, op.name, particle)?,
         Change::Removed => bins.remove(op.name),
         Change::Unchanged => {}
@@ -225,19 +234,20 @@ fn modify_by_expression<'a>(
 fn modify<'a>(
     op: &Op<'a>,
     bins: &mut Bins<'a>,
-    policy: &WritePolicy,
+    context: &WriteContext<'_>,
     reply: &mut ReplyWriter<'_>,
 ) -> Result<(), ResultCode> {
+    let budget = context.budget;
     let bin = bins.get(op.name);
     let Modified { bin: change, result } = match op.code {
-        op_code::CDT_MODIFY => cdt::modify(bin, op.value)?,
-        op_code::BITS_MODIFY => bits::modify(bin, bits_payload(op)?)?,
-        _ => hll::modify(bin, op.value)?,
+        op_code::CDT_MODIFY => cdt::modify(bin, op.value, budget)?,
+        op_code::BITS_MODIFY => bits::modify(bin, bits_payload(op)?, budget)?,
+        _ => hll::modify(bin, op.value, budget)?,
     };
     if let Change::Set(particle) = change {
         set_made(bins, op.name, particle)?;
     }
-    answer(op, result.as_ref(), policy.respond_all, reply);
+    answer(op, result.as_ref(), context.policy.respond_all, reply);
     Ok(())
 }
 
@@ -260,12 +270,12 @@ fn bits_payload<'a>(op: &Op<'a>) -> Result<&'a [u8], ResultCode> {
 }
 
 /// Adds to, appends to or prepends to a bin; a missing bin becomes the operand.
-fn change_scalar<'a>(op: &Op<'a>, bins: &mut Bins<'a>) -> Result<(), ResultCode> {
+fn change_scalar<'a>(op: &Op<'a>, bins: &mut Bins<'a>, budget: &Budget<'_>) -> Result<(), ResultCode> {
     if !type_number::is_known(op.particle_type) {
         return Err(ResultCode::Parameter);
     }
     let Some(particle) = bins.get_mut(op.name) else {
-        bins.set(op.name, Particle::from_wire(op.particle_type, op.value)?);
+        bins.set(op.name, Particle::from_wire(op.particle_type, op.value, budget)?);
         return Ok(());
     };
     match op.code {

@@ -15,6 +15,7 @@ use std::borrow::Cow;
 
 use proto::ResultCode;
 
+use crate::budget::Budget;
 use crate::{cdt, geojson, hll};
 
 /// Types of byte-valued particles.
@@ -133,7 +134,7 @@ impl<'a> Particle<'a> {
     ///
     /// # Errors
     /// `Parameter` for types that do not exist, and for values that are not of their type; `InvalidGeoJson`.
-    pub fn from_wire(number: u8, value: &'a [u8]) -> Result<Self, ResultCode> {
+    pub fn from_wire(number: u8, value: &'a [u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
         match number {
             type_number::INTEGER => wire_integer(value).map(Particle::Integer).ok_or(ResultCode::Parameter),
             type_number::FLOAT => wire_float(value).map(Particle::Float).ok_or(ResultCode::Parameter),
@@ -145,13 +146,13 @@ impl<'a> Particle<'a> {
             _ => {
                 let bytes_type = BytesType::from_number(number).ok_or(ResultCode::Parameter)?;
                 let stored = match bytes_type {
-                    BytesType::List => cdt::list_from_wire(value)?,
-                    BytesType::Map => cdt::map_from_wire(value)?,
+                    BytesType::List => cdt::list_from_wire(value, budget)?,
+                    BytesType::Map => cdt::map_from_wire(value, budget)?,
                     BytesType::Hll => {
                         hll::check_wire(value)?;
                         Cow::Borrowed(value)
                     }
-                    BytesType::GeoJson => Cow::Owned(geojson::from_wire(value)?),
+                    BytesType::GeoJson => Cow::Owned(geojson::from_wire(value, budget)?),
                     _ => Cow::Borrowed(value),
                 };
                 Ok(Particle::Bytes(bytes_type, stored))
@@ -365,12 +366,15 @@ mod tests {
 
     #[test]
     fn only_values_of_their_type_come_from_the_wire() {
-        assert_eq!(Particle::from_wire(1, &[0xFF, 0xFF]), Ok(Particle::Integer(65_535)));
-        assert_eq!(Particle::from_wire(1, &[1, 2, 3]), Err(ResultCode::Parameter));
-        assert_eq!(Particle::from_wire(2, &[0; 4]), Err(ResultCode::Parameter));
-        assert_eq!(Particle::from_wire(17, &[2]), Err(ResultCode::Parameter));
-        assert_eq!(Particle::from_wire(0, &[]), Err(ResultCode::Parameter));
-        assert_eq!(Particle::from_wire(5, &[]), Err(ResultCode::Parameter));
+        assert_eq!(
+            Particle::from_wire(1, &[0xFF, 0xFF], &Budget::unlimited()),
+            Ok(Particle::Integer(65_535))
+        );
+        assert_eq!(Particle::from_wire(1, &[1, 2, 3], &Budget::unlimited()), Err(ResultCode::Parameter));
+        assert_eq!(Particle::from_wire(2, &[0; 4], &Budget::unlimited()), Err(ResultCode::Parameter));
+        assert_eq!(Particle::from_wire(17, &[2], &Budget::unlimited()), Err(ResultCode::Parameter));
+        assert_eq!(Particle::from_wire(0, &[], &Budget::unlimited()), Err(ResultCode::Parameter));
+        assert_eq!(Particle::from_wire(5, &[], &Budget::unlimited()), Err(ResultCode::Parameter));
     }
 
     #[test]
@@ -401,14 +405,14 @@ mod tests {
     #[test]
     fn geojson_is_stored_with_its_cells() {
         let wire = [&[0, 0, 0], &br#"{"type":"Point","coordinates":[0,0]}"#[..]].concat();
-        let point = Particle::from_wire(23, &wire).unwrap();
+        let point = Particle::from_wire(23, &wire, &Budget::unlimited()).unwrap();
         let Particle::Bytes(BytesType::GeoJson, stored) = &point else { panic!("{point:?}") };
         assert_eq!(stored[..11], [0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0x10]);
         let mut out = Vec::new();
         point.write_wire(&mut out);
         assert_eq!(out[..11], [0, 0, 1, 0x10, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(out[11..], wire[3..]);
-        assert_eq!(Particle::from_wire(23, b"{}"), Err(ResultCode::InvalidGeoJson));
+        assert_eq!(Particle::from_wire(23, b"{}", &Budget::unlimited()), Err(ResultCode::InvalidGeoJson));
     }
 
     proptest! {

@@ -311,7 +311,14 @@ mod tests {
     fn containers_are_as_large_as_they_are_said_to_be() {
         let mut list = cf::msgpack::Reader::new(&list(SMALL_CONTAINER)).list_header();
         assert_eq!(list.take(), Some(1000));
-        assert!(datamodel::Particle::from_wire(particle_type::MAP, &map(LARGE_CONTAINER)).is_ok());
+        assert!(
+            datamodel::Particle::from_wire(
+                particle_type::MAP,
+                &map(LARGE_CONTAINER),
+                &datamodel::Budget::unlimited()
+            )
+            .is_ok()
+        );
         assert!(datamodel::exp::Filter::compile(&filter()).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! List and map operations, each on a value that is there.
 
 use cf::msgpack::{put_integer, put_list_header};
+use datamodel::Budget;
 use datamodel::{BytesType, Particle, cdt};
 use divan::{Bencher, black_box};
 
@@ -25,12 +26,18 @@ const ADD_UNIQUE: i64 = 1;
 
 fn stored_list(description: &[u8], count: u32) -> Particle<'static> {
     let wire = list(description, count);
-    Particle::owned(BytesType::List, cdt::list_from_wire(&wire).expect("a list").into_owned())
+    Particle::owned(
+        BytesType::List,
+        cdt::list_from_wire(&wire, &Budget::unlimited()).expect("a list").into_owned(),
+    )
 }
 
 fn stored_map(description: &[u8], count: u32) -> Particle<'static> {
     let wire = map(description, count);
-    Particle::owned(BytesType::Map, cdt::map_from_wire(&wire).expect("a map").into_owned())
+    Particle::owned(
+        BytesType::Map,
+        cdt::map_from_wire(&wire, &Budget::unlimited()).expect("a map").into_owned(),
+    )
 }
 
 /// An operation: its code and arguments.
@@ -42,13 +49,16 @@ fn call(elements: &[i64]) -> Vec<u8> {
 }
 
 fn read(bencher: Bencher<'_, '_>, bin: &Particle<'_>, call: &[u8]) {
-    assert!(matches!(cdt::read(Some(bin), call), Ok(Some(_))), "an operation that answers");
-    bencher.bench(|| cdt::read(Some(black_box(bin)), black_box(call)));
+    assert!(
+        matches!(cdt::read(Some(bin), call, &Budget::unlimited()), Ok(Some(_))),
+        "an operation that answers"
+    );
+    bencher.bench(|| cdt::read(Some(black_box(bin)), black_box(call), &Budget::unlimited()));
 }
 
 fn modify(bencher: Bencher<'_, '_>, bin: &Particle<'_>, call: &[u8]) {
-    assert!(cdt::modify(Some(bin), call).is_ok(), "an operation that works");
-    bencher.bench(|| cdt::modify(Some(black_box(bin)), black_box(call)));
+    assert!(cdt::modify(Some(bin), call, &Budget::unlimited()).is_ok(), "an operation that works");
+    bencher.bench(|| cdt::modify(Some(black_box(bin)), black_box(call), &Budget::unlimited()));
 }
 
 #[divan::bench(args = COUNTS)]

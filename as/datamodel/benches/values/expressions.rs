@@ -1,6 +1,7 @@
 //! Filters: compiled, and asked about a record before and after it is read.
 
 use cf::msgpack::{put_integer, put_list_header, put_raw_header};
+use datamodel::Budget;
 use datamodel::exp::{Filter, Medium, Metadata, Record};
 use datamodel::{Bins, Particle, geojson};
 use divan::{Bencher, black_box};
@@ -105,7 +106,7 @@ fn ask_before_reading(bencher: Bencher<'_, '_>, what: &str) {
     let filter = filter(what);
     let filter = Filter::compile(&filter).expect("a filter");
     let metadata = metadata();
-    bencher.bench_local(|| filter.matches_metadata(black_box(&metadata)));
+    bencher.bench_local(|| filter.matches_metadata(black_box(&metadata), &Budget::unlimited()));
 }
 
 #[divan::bench(args = FILTERS)]
@@ -113,13 +114,14 @@ fn ask_of_bins(bencher: Bencher<'_, '_>, what: &str) {
     let filter = filter(what);
     let filter = Filter::compile(&filter).expect("a filter");
     let metadata = metadata();
-    let (point, numbers) = (geojson::from_json(POINT).expect("a point"), list(&[], 100));
+    let (point, numbers) =
+        (geojson::from_json(POINT, &Budget::unlimited()).expect("a point"), list(&[], 100));
     let mut bins = Bins::new();
     bins.set(b"number", Particle::Integer(42));
-    bins.set(b"text", Particle::from_wire(3, b"between").expect("text"));
+    bins.set(b"text", Particle::from_wire(3, b"between", &Budget::unlimited()).expect("text"));
     bins.set(b"place", Particle::owned(datamodel::BytesType::GeoJson, point));
-    bins.set(b"list", Particle::from_wire(20, &numbers).expect("a list"));
+    bins.set(b"list", Particle::from_wire(20, &numbers, &Budget::unlimited()).expect("a list"));
     let record = Record { metadata: &metadata, key: None, bins: &bins };
-    assert!(filter.matches(&record), "{what}");
-    bencher.bench_local(|| filter.matches(black_box(&record)));
+    assert!(filter.matches(&record, &Budget::unlimited()), "{what}");
+    bencher.bench_local(|| filter.matches(black_box(&record), &Budget::unlimited()));
 }

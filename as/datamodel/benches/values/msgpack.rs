@@ -1,6 +1,7 @@
 //! The walk over msgpack, and values of clients in the form that is stored.
 
 use cf::msgpack::{Reader, compare, end_of};
+use datamodel::Budget;
 use datamodel::cdt::{list_from_wire, map_from_wire};
 use divan::{Bencher, black_box};
 
@@ -31,19 +32,19 @@ fn compare_equal(bencher: Bencher<'_, '_>, count: u32) {
 #[divan::bench(args = COUNTS)]
 fn store_list(bencher: Bencher<'_, '_>, count: u32) {
     let value = list(&[], count);
-    bencher.bench(|| list_from_wire(black_box(&value)));
+    bencher.bench(|| list_from_wire(black_box(&value), &Budget::unlimited()));
 }
 
 /// The pairs are in order, but nobody says so.
 #[divan::bench(args = COUNTS)]
 fn store_map(bencher: Bencher<'_, '_>, count: u32) {
     let value = map(&[], count);
-    bencher.bench(|| map_from_wire(black_box(&value)));
+    bencher.bench(|| map_from_wire(black_box(&value), &Budget::unlimited()));
 }
 
 /// With an index, which is made when the map is stored.
 #[divan::bench(args = COUNTS)]
 fn store_indexed_map(bencher: Bencher<'_, '_>, count: u32) {
     let value = map(&[0xc7, 0, 0x13, 0xc0], count);
-    bencher.bench(|| map_from_wire(black_box(&value)));
+    bencher.bench(|| map_from_wire(black_box(&value), &Budget::unlimited()));
 }

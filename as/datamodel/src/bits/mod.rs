@@ -18,6 +18,7 @@ use arguments::{Arguments, ModifyOperator, ReadOperator};
 use proto::ResultCode;
 use words::{Run, rewrite};
 
+use crate::budget::Budget;
 use crate::change::Modified;
 use crate::particle::{BytesType, Particle};
 
@@ -56,15 +57,21 @@ pub mod integer_subflags {
 const BLOB_SIZE_MAX: u64 = proto::frame::BODY_SIZE_MAX;
 /// Sizes, offsets and shifts in bits are at most this.
 const BIT_COUNT_MAX: u64 = BLOB_SIZE_MAX * 8;
+/// Price of an operation, whatever it does.
+const OPERATION_STEPS: u64 = 20;
 
 /// Answers the read operation `payload` on `bin`; nothing for a bin that does not exist. The payload comes in an op of
 /// particle type blob, which is the caller's to check.
 ///
 /// # Errors
 /// As [`Read::parse`] and [`Read::apply`].
-pub fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
+pub fn read(
+    bin: Option<&Particle<'_>>,
+    payload: &[u8],
+    budget: &Budget<'_>,
+) -> Result<Option<Particle<'static>>, ResultCode> {
     match bin {
-        Some(particle) => Read::parse(payload)?.apply(particle).map(Some),
+        Some(particle) => Read::parse(payload)?.apply(particle, budget).map(Some),
         None => Ok(None),
     }
 }
@@ -74,8 +81,12 @@ pub fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particl
 ///
 /// # Errors
 /// As [`Modify::parse`] and [`Modify::apply`].
-pub fn modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
-    Modify::parse(payload)?.apply(bin)
+pub fn modify(
+    bin: Option<&Particle<'_>>,
+    payload: &[u8],
+    budget: &Budget<'_>,
+) -> Result<Modified, ResultCode> {
+    Modify::parse(payload)?.apply(bin, budget)
 }
 
 /// An operation that reads, ready to be applied any number of times.
@@ -100,12 +111,17 @@ impl Read {
     ///
     /// # Errors
     /// `IncompatibleType` unless it is a blob; `Parameter` for an offset before the blob; `OpNotApplicable` for bits
-    /// beyond its end.
-    pub fn apply(&self, particle: &Particle<'_>) -> Result<Particle<'static>, ResultCode> {
+    /// beyond its end; `Timeout` when the budget is exhausted.
+    pub fn apply(
+        &self,
+        particle: &Particle<'_>,
+        budget: &Budget<'_>,
+    ) -> Result<Particle<'static>, ResultCode> {
         let blob = blob_of(particle)?;
         let Arguments { size, value, subflags, .. } = self.arguments;
         let region = Region::of(&self.arguments, blob.len())?.ok_or(ResultCode::OpNotApplicable)?;
         let bytes = blob.get(region.bytes()).unwrap_or_default();
+        budget.draw(OPERATION_STEPS + words_steps(bytes.len()))?;
         let run = Run::new(bytes, region.start, region.len);
         let position = |at: Option<usize>| at.map_or(-1, |at| at as i64);
         Ok(Particle::Integer(match self.operator {
@@ -152,8 +168,9 @@ impl<'a> Modify<'a> {
     /// # Errors
     /// By the flags `BinExists` or `BinNotFound`; `IncompatibleType` unless it is a blob; `Parameter` for an offset
     /// before the blob, a removal beyond its end, a resize against its subflags and a blob that gets too large;
-    /// `OpNotApplicable` for other bits beyond its end and integers that overflow.
-    pub fn apply(&self, bin: Option<&Particle<'_>>) -> Result<Modified, ResultCode> {
+    /// `OpNotApplicable` for other bits beyond its end and integers that overflow; `Timeout` when the budget is
+    /// exhausted.
+    pub fn apply(&self, bin: Option<&Particle<'_>>, budget: &Budget<'_>) -> Result<Modified, ResultCode> {
         let creates = matches!(self.operator, ModifyOperator::Insert | ModifyOperator::Resize);
         let old = match bin {
             Some(_) if self.has(flags::CREATE_ONLY) => return self.failed(ResultCode::BinExists),
@@ -161,6 +178,7 @@ impl<'a> Modify<'a> {
             None if !creates || self.has(flags::UPDATE_ONLY) => return self.failed(ResultCode::BinNotFound),
             None => &[],
         };
+        budget.draw(self.steps(old.len()))?;
         let new = match self.operator {
             ModifyOperator::Resize => self.resized(old),
             ModifyOperator::Insert => self.inserted(old),
@@ -176,6 +194,17 @@ impl<'a> Modify<'a> {
             Err(Refusal::Fails(code)) => self.failed(code),
             Err(Refusal::Always(code)) => Err(code),
         }
+    }
+
+    /// Price of the operation on a blob of that many bytes: to copy it, and to put in or rewrite bits.
+    fn steps(&self, old_size: usize) -> u64 {
+        let Arguments { offset, size, bytes, .. } = self.arguments;
+        let given = match self.operator {
+            ModifyOperator::Insert => offset.max(0).cast_unsigned() / 8 + bytes.len() as u64,
+            _ => size / 8,
+        };
+        let given = usize::try_from(given.min(BLOB_SIZE_MAX)).unwrap_or(usize::MAX);
+        OPERATION_STEPS + words_steps(old_size) + words_steps(given)
     }
 
     const fn has(&self, flag: u64) -> bool {
@@ -311,6 +340,11 @@ impl Region {
 fn absolute(offset: i64, blob_size: usize) -> Result<u64, ResultCode> {
     let from_start = if offset < 0 { blob_size as i64 * 8 + offset } else { offset };
     u64::try_from(from_start).map_err(|_| ResultCode::Parameter)
+}
+
+/// Price of working on so many bytes, a word of eight at a time.
+const fn words_steps(size: usize) -> u64 {
+    size as u64 / 4
 }
 
 fn check_size(blob_size: usize) -> Result<(), ResultCode> {

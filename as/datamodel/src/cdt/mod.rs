@@ -45,8 +45,12 @@ use self::call::{CONTEXT_EVAL, Call};
 use self::container::{Container, Shape, flags};
 use self::layout::Layout;
 use self::result::Answer;
+use crate::budget::Budget;
 use crate::change::{Change, Modified};
 use crate::particle::{BytesType, Particle};
+
+/// Price of an operation, whatever it does.
+const CALL_STEPS: u64 = 50;
 
 pub use self::wire::{WireForm, list_from_wire, list_to_wire, map_from_wire, map_to_wire};
 
@@ -57,8 +61,17 @@ pub use self::wire::{WireForm, list_from_wire, list_to_wire, map_from_wire, map_
 /// `Parameter` for a bad payload or context; `IncompatibleType` when the value (or what the context leads to) is not the
 /// list or map that the operation is for; `OpNotApplicable` for what is not there; `Unknown` for an element that no bin
 /// can hold.
-pub fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
+pub fn read(
+    bin: Option<&Particle<'_>>,
+    payload: &[u8],
+    budget: &Budget<'_>,
+) -> Result<Option<Particle<'static>>, ResultCode> {
     let Some(bin) = bin else { return Ok(None) };
+    budget.draw(CALL_STEPS)?;
+    budget.check(read_bin(bin, payload))
+}
+
+fn read_bin(bin: &Particle<'_>, payload: &[u8]) -> Result<Answer, ResultCode> {
     let call = Call::parse(payload)?;
     let (call, target) = if call.code == CONTEXT_EVAL {
         context::find(bin, &call)?
@@ -86,7 +99,16 @@ pub fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particl
 ///
 /// # Errors
 /// As [`read`]; `ElementExists` and `ElementNotFound` as flags say; `RecordTooBig` for a value larger than any record.
-pub fn modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
+pub fn modify(
+    bin: Option<&Particle<'_>>,
+    payload: &[u8],
+    budget: &Budget<'_>,
+) -> Result<Modified, ResultCode> {
+    budget.draw(CALL_STEPS)?;
+    budget.check(modify_bin(bin, payload))
+}
+
+fn modify_bin(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
     let call = Call::parse(payload)?;
     if call.code == CONTEXT_EVAL {
         return context::modify(bin, &call);

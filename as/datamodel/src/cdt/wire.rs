@@ -10,13 +10,15 @@ use smallvec::SmallVec;
 
 use super::container::{Container, Shape, flags};
 use super::normal::normal_top;
+use crate::budget::Budget;
 
 /// The stored form of a list that a client writes.
 ///
 /// # Errors
 /// `Unknown` for what is no list that can be stored; `Parameter` for one with a list in it, or that is one, whose first
 /// element would be read as a description.
-pub fn list_from_wire(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
+pub fn list_from_wire<'a>(bytes: &'a [u8], budget: &Budget<'_>) -> Result<Cow<'a, [u8]>, ResultCode> {
+    budget.draw_for(bytes.len())?;
     normal_top(Shape::List, bytes)
 }
 
@@ -24,7 +26,8 @@ pub fn list_from_wire(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
 ///
 /// # Errors
 /// `Unknown` for what is no map that can be stored; `Parameter` as for [`list_from_wire`].
-pub fn map_from_wire(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
+pub fn map_from_wire<'a>(bytes: &'a [u8], budget: &Budget<'_>) -> Result<Cow<'a, [u8]>, ResultCode> {
+    budget.draw_for(bytes.len())?;
     normal_top(Shape::Map, bytes)
 }
 
@@ -112,7 +115,7 @@ mod tests {
             (&[0x91, 0xc7, 0, 0x10], &[0x90]),
         ];
         for (sent, received) in wire {
-            let stored = list_from_wire(sent).unwrap();
+            let stored = list_from_wire(sent, &Budget::unlimited()).unwrap();
             let form = list_to_wire(&stored);
             assert_eq!(form.len(), received.len());
             let mut written = Vec::new();
@@ -120,22 +123,22 @@ mod tests {
             assert_eq!(written, received);
             assert_eq!(&*form.into_bytes(), received);
         }
-        let stored = map_from_wire(&[0x83, 0xc7, 0, 0x10, 0xc0, 2, 1, 1, 1]).unwrap();
+        let stored = map_from_wire(&[0x83, 0xc7, 0, 0x10, 0xc0, 2, 1, 1, 1], &Budget::unlimited()).unwrap();
         assert_eq!(&*map_to_wire(&stored).into_bytes(), [0x82, 1, 1, 2, 1]);
         // As an expression can make it.
         assert_eq!(
             &*map_to_wire(&[0x82, 0xd5, 3, 7, 8, 0xc0, 1, 2]).into_bytes(),
             [0x82, 0xc7, 0, 3, 0xc0, 1, 2]
         );
-        let stored = map_from_wire(&[0x83, 0xc7, 0, 0x11, 0xc0, 1, 1, 2, 1]).unwrap();
+        let stored = map_from_wire(&[0x83, 0xc7, 0, 0x11, 0xc0, 1, 1, 2, 1], &Budget::unlimited()).unwrap();
         assert_eq!(&*map_to_wire(&stored).into_bytes(), [0x83, 0xc7, 0, 1, 0xc0, 1, 1, 2, 1]);
     }
 
     #[test]
     fn other_shapes_are_no_list_or_map() {
-        assert_eq!(list_from_wire(&[0x80]), Err(ResultCode::Unknown));
-        assert_eq!(map_from_wire(&[0x90]), Err(ResultCode::Unknown));
-        assert_eq!(list_from_wire(&[]), Err(ResultCode::Unknown));
+        assert_eq!(list_from_wire(&[0x80], &Budget::unlimited()), Err(ResultCode::Unknown));
+        assert_eq!(map_from_wire(&[0x90], &Budget::unlimited()), Err(ResultCode::Unknown));
+        assert_eq!(list_from_wire(&[], &Budget::unlimited()), Err(ResultCode::Unknown));
         assert_eq!(&*list_to_wire(&[0xc1]).into_bytes(), [0xc1]);
     }
 }

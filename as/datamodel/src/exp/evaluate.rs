@@ -9,6 +9,7 @@ use super::operators::Connective;
 use super::program::{Address, Call, Constant, HandlerId, Instruction, Program, Slot, System};
 use super::record::{Metadata, Record, key_value};
 use super::value::{Bytes, Value};
+use crate::budget::Budget;
 use crate::change::Change;
 use crate::particle::{BytesType, Particle};
 use crate::{bits, cdt, geojson, hll};
@@ -16,6 +17,8 @@ use crate::{bits, cdt, geojson, hll};
 /// Most bytes that the calls of one evaluation may take in and give out where they are not borrowed. Beyond it, values
 /// are unknown: what an expression builds is then larger than any record.
 const BYTES_MAX: usize = 256 << 20;
+/// Price of an instruction besides what it does to bytes.
+const INSTRUCTION_STEPS: u64 = 10;
 /// Values and variables kept without an allocation.
 const INLINE_VALUES: usize = 8;
 
@@ -28,7 +31,12 @@ pub(super) enum View<'v> {
 }
 
 /// The value of `program`, compiled from `source`.
-pub(super) fn evaluate<'v>(program: &'v Program, source: &'v [u8], view: View<'v>) -> Value<'v> {
+pub(super) fn evaluate<'v>(
+    program: &'v Program,
+    source: &'v [u8],
+    view: View<'v>,
+    budget: &'v Budget<'v>,
+) -> Value<'v> {
     let mut variables = SmallVec::new();
     variables.resize(program.slot_count as usize, Value::Unknown);
     let (metadata, record) = match view {
@@ -44,6 +52,7 @@ pub(super) fn evaluate<'v>(program: &'v Program, source: &'v [u8], view: View<'v
         stack: SmallVec::new(),
         variables,
         bytes_left: BYTES_MAX,
+        budget,
     };
     machine.run();
     machine.pop()
@@ -58,12 +67,16 @@ struct Machine<'v> {
     stack: SmallVec<[Value<'v>; INLINE_VALUES]>,
     variables: SmallVec<[Value<'v>; INLINE_VALUES]>,
     bytes_left: usize,
+    budget: &'v Budget<'v>,
 }
 
 impl<'v> Machine<'v> {
     fn run(&mut self) {
         let program = self.program;
         while let Some(instruction) = program.instructions.get(self.at) {
+            if self.budget.draw(INSTRUCTION_STEPS).is_err() {
+                return;
+            }
             self.at += 1;
             match *instruction {
                 Instruction::Push(constant) => self.push(self.constant(constant)),
@@ -243,9 +256,9 @@ impl<'v> Machine<'v> {
         let particle = value.as_particle();
         if call.modifies {
             let modified = match call.system {
-                System::ListsAndMaps => cdt::modify(particle.as_ref(), payload),
-                System::Bits => bits::modify(particle.as_ref(), payload),
-                System::Hll => hll::modify(particle.as_ref(), payload),
+                System::ListsAndMaps => cdt::modify(particle.as_ref(), payload, self.budget),
+                System::Bits => bits::modify(particle.as_ref(), payload, self.budget),
+                System::Hll => hll::modify(particle.as_ref(), payload, self.budget),
             };
             return match modified.ok()?.bin {
                 Change::Set(particle) => Some(particle.into()),
@@ -256,15 +269,15 @@ impl<'v> Machine<'v> {
         // There is nothing to read on nil.
         let particle = Some(particle?);
         let answer = match call.system {
-            System::ListsAndMaps => cdt::read(particle.as_ref(), payload),
-            System::Bits => bits::read(particle.as_ref(), payload),
-            System::Hll => hll::read(particle.as_ref(), payload),
+            System::ListsAndMaps => cdt::read(particle.as_ref(), payload, self.budget),
+            System::Bits => bits::read(particle.as_ref(), payload, self.budget),
+            System::Hll => hll::read(particle.as_ref(), payload, self.budget),
         };
         match answer.ok()? {
             None => Some(Value::Nil),
             // What was an element has no cells.
             Some(Particle::Bytes(BytesType::GeoJson, stored)) => {
-                let stored = geojson::from_json(geojson::json(&stored)).ok()?;
+                let stored = geojson::from_json(geojson::json(&stored), self.budget).ok()?;
                 Some(Value::Bytes(BytesType::GeoJson, Bytes::Owned(stored)))
             }
             Some(particle) => Some(particle.into()),

@@ -32,6 +32,7 @@ use self::compile::Compiled;
 use self::evaluate::{View, evaluate};
 use self::program::Program;
 use self::value::{Type, Value};
+use crate::budget::Budget;
 
 pub use self::operation::{Operation, flags, modify, read};
 pub use self::record::{BinSource, Medium, Metadata, Record};
@@ -70,8 +71,8 @@ impl<'e> Expression<'e> {
         }
     }
 
-    fn evaluate<'v>(&'v self, view: View<'v>) -> Value<'v> {
-        evaluate(&self.program, &self.source, view)
+    fn evaluate<'v>(&'v self, view: View<'v>, budget: &'v Budget<'v>) -> Value<'v> {
+        evaluate(&self.program, &self.source, view, budget)
     }
 }
 
@@ -100,22 +101,22 @@ impl<'e> Filter<'e> {
     }
 
     /// What the filter says of a record that has not been read. If that is unknown, bins or key are needed. A filter that
-    /// could not tell it of any record is not even asked.
+    /// could not tell it of any record is not even asked. Means nothing if the budget is exhausted then.
     #[must_use]
-    pub fn matches_metadata(&self, metadata: &Metadata<'_>) -> Truth {
+    pub fn matches_metadata(&self, metadata: &Metadata<'_>, budget: &Budget<'_>) -> Truth {
         if self.0.is_open {
             return Truth::Unknown;
         }
-        match self.0.evaluate(View::Metadata(metadata)) {
+        match self.0.evaluate(View::Metadata(metadata), budget) {
             Value::Bool(true) => Truth::True,
             Value::Unknown => Truth::Unknown,
             _ => Truth::False,
         }
     }
 
-    /// Whether the request is for the record. What is unknown is not.
+    /// Whether the request is for the record. What is unknown is not. Means nothing if the budget is exhausted then.
     #[must_use]
-    pub fn matches(&self, record: &Record<'_>) -> bool {
-        matches!(self.0.evaluate(View::Record(record)), Value::Bool(true))
+    pub fn matches(&self, record: &Record<'_>, budget: &Budget<'_>) -> bool {
+        matches!(self.0.evaluate(View::Record(record), budget), Value::Bool(true))
     }
 }

@@ -11,6 +11,7 @@ use super::Expression;
 use super::evaluate::View;
 use super::record::Record;
 use super::value::Value;
+use crate::budget::Budget;
 use crate::change::Change;
 use crate::particle::Particle;
 
@@ -36,16 +37,25 @@ pub mod flags {
 ///
 /// # Errors
 /// As [`Operation::for_read`] and [`Operation::read`].
-pub fn read(record: &Record<'_>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
-    Operation::for_read(payload)?.read(record)
+pub fn read(
+    record: &Record<'_>,
+    payload: &[u8],
+    budget: &Budget<'_>,
+) -> Result<Option<Particle<'static>>, ResultCode> {
+    Operation::for_read(payload)?.read(record, budget)
 }
 
 /// What the modify operation `payload` makes of a bin of the record.
 ///
 /// # Errors
 /// As [`Operation::for_modify`] and [`Operation::modify`].
-pub fn modify(record: &Record<'_>, bin_exists: bool, payload: &[u8]) -> Result<Change, ResultCode> {
-    Operation::for_modify(payload)?.modify(record, bin_exists)
+pub fn modify(
+    record: &Record<'_>,
+    bin_exists: bool,
+    payload: &[u8],
+    budget: &Budget<'_>,
+) -> Result<Change, ResultCode> {
+    Operation::for_modify(payload)?.modify(record, bin_exists, budget)
 }
 
 /// A compiled operation.
@@ -94,15 +104,24 @@ impl<'e> Operation<'e> {
     ///
     /// # Errors
     /// `OpNotApplicable` if it is unknown, unless flags allow that: then there is nothing as well.
-    pub fn read(&self, record: &Record<'_>) -> Result<Option<Particle<'static>>, ResultCode> {
-        self.evaluate(record).map(Option::flatten)
+    pub fn read(
+        &self,
+        record: &Record<'_>,
+        budget: &Budget<'_>,
+    ) -> Result<Option<Particle<'static>>, ResultCode> {
+        self.evaluate(record, budget).map(Option::flatten)
     }
 
     /// Gives a bin the value of the expression.
     ///
     /// # Errors
     /// `BinExists`, `BinNotFound` and `OpNotApplicable` as flags say; the latter also if the expression is unknown.
-    pub fn modify(&self, record: &Record<'_>, bin_exists: bool) -> Result<Change, ResultCode> {
+    pub fn modify(
+        &self,
+        record: &Record<'_>,
+        bin_exists: bool,
+        budget: &Budget<'_>,
+    ) -> Result<Change, ResultCode> {
         let forbidden = match bin_exists {
             true if self.has(flags::CREATE_ONLY) => Some(ResultCode::BinExists),
             false if self.has(flags::UPDATE_ONLY) => Some(ResultCode::BinNotFound),
@@ -111,7 +130,7 @@ impl<'e> Operation<'e> {
         if let Some(code) = forbidden {
             return if self.has(flags::POLICY_NO_FAIL) { Ok(Change::Unchanged) } else { Err(code) };
         }
-        Ok(match self.evaluate(record)? {
+        Ok(match self.evaluate(record, budget)? {
             Some(Some(particle)) => Change::Set(particle),
             Some(None) if bin_exists && self.has(flags::ALLOW_DELETE) => Change::Removed,
             // The established server forgives this with any flag.
@@ -125,10 +144,16 @@ impl<'e> Operation<'e> {
     }
 
     /// The value of the expression, which is nothing for nil; `None` if it is unknown and may be.
-    fn evaluate(&self, record: &Record<'_>) -> Result<Option<Option<Particle<'static>>>, ResultCode> {
-        match self.expression.evaluate(View::Record(record)) {
+    fn evaluate(
+        &self,
+        record: &Record<'_>,
+        budget: &Budget<'_>,
+    ) -> Result<Option<Option<Particle<'static>>>, ResultCode> {
+        let value = self.expression.evaluate(View::Record(record), budget);
+        budget.check(Ok(()))?;
+        match value {
             Value::Nil => Ok(Some(None)),
-            value => match value.into_particle() {
+            value => match value.into_particle(budget) {
                 Some(particle) => Ok(Some(Some(particle))),
                 None if self.has(flags::EVAL_NO_FAIL) => Ok(None),
                 None => Err(ResultCode::OpNotApplicable),

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use cf::msgpack::{put_double, put_integer, put_nil, put_raw_header};
 
+use crate::budget::Budget;
 use crate::geojson::{self, Geometry};
 use crate::particle::{BytesType, Particle};
 
@@ -161,7 +162,7 @@ impl<'v> Value<'v> {
     }
 
     /// The value as a particle of its own; nothing for what is none.
-    pub(super) fn into_particle(self) -> Option<Particle<'static>> {
+    pub(super) fn into_particle(self, budget: &Budget<'_>) -> Option<Particle<'static>> {
         Some(match self {
             Value::Unknown | Value::Nil | Value::Extension(_) => return None,
             Value::Bool(value) => Particle::Bool(value),
@@ -175,7 +176,9 @@ impl<'v> Value<'v> {
                 };
                 Particle::owned(bytes_type, bytes)
             }
-            Value::Geometry(_, text) => Particle::owned(BytesType::GeoJson, geojson::from_json(text).ok()?),
+            Value::Geometry(_, text) => {
+                Particle::owned(BytesType::GeoJson, geojson::from_json(text, budget).ok()?)
+            }
         })
     }
 }

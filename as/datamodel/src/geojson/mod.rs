@@ -19,11 +19,15 @@ mod tests;
 use geometry::Shape;
 use proto::ResultCode;
 
+use crate::budget::Budget;
+
 pub use crate::s2::Covering;
 use crate::s2::{CellId, Region};
 
 const HEADER_SIZE: usize = 3;
 const CELL_SIZE: usize = 8;
+/// Price of reading a byte of text.
+const PARSED_BYTE_STEPS: u64 = 5;
 const FLAG_REGION: u8 = 1;
 
 /// Radius of the earth for what is stored, in meters.
@@ -43,19 +47,20 @@ pub struct GeoSettings {
 ///
 /// # Errors
 /// `InvalidGeoJson` unless it is a point or region that few enough cells can cover.
-pub fn from_wire(wire: &[u8]) -> Result<Vec<u8>, ResultCode> {
+pub fn from_wire(wire: &[u8], budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode> {
     let json = match wire {
         [_, high, low, rest @ ..] => rest.get(usize::from(u16::from_be_bytes([*high, *low])) * CELL_SIZE..),
         _ => None,
     };
-    from_json(json.ok_or(ResultCode::InvalidGeoJson)?)
+    from_json(json.ok_or(ResultCode::InvalidGeoJson)?, budget)
 }
 
 /// The stored form of a text.
 ///
 /// # Errors
 /// As [`from_wire`].
-pub fn from_json(json: &[u8]) -> Result<Vec<u8>, ResultCode> {
+pub fn from_json(json: &[u8], budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode> {
+    budget.draw(json.len() as u64 * PARSED_BYTE_STEPS)?;
     let geometry = Geometry::parse(json, EARTH_RADIUS_M)?;
     let cells = geometry.cells(&Covering::STORED).ok_or(ResultCode::InvalidGeoJson)?;
     let mut stored = Vec::with_capacity(HEADER_SIZE + cells.len() * CELL_SIZE + json.len());

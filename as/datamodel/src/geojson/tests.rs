@@ -4,6 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn from_wire(wire: &[u8]) -> Result<Vec<u8>, ResultCode> {
+    super::from_wire(wire, &Budget::unlimited())
+}
+
+fn from_json(json: &[u8]) -> Result<Vec<u8>, ResultCode> {
+    super::from_json(json, &Budget::unlimited())
+}
+
 /// Texts and, as the reference server stores them, the flags and the cells.
 const GOLDEN: [(&str, u8, &[u64]); 20] = [
     (r#"{"type":"Point","coordinates":[0,0]}"#, 0, &[0x1000_0000_0000_0001]),

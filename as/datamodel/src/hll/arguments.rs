@@ -107,6 +107,11 @@ pub(super) struct Elements<'a> {
 }
 
 impl Elements<'_> {
+    /// Number of elements.
+    pub(super) fn len(&self) -> u64 {
+        self.count.into()
+    }
+
     /// The hash of each in turn.
     pub(super) fn hashes(&self) -> impl Iterator<Item = [u64; 2]> {
         let mut reader = Reader::new(self.bytes);

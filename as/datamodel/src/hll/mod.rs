@@ -17,6 +17,7 @@ use cf::msgpack::{put_list_header, put_unsigned};
 use proto::ResultCode;
 use sketch::{Filling, Registers, Shape, Sketch};
 
+use crate::budget::Budget;
 use crate::change::{Change, Modified};
 use crate::particle::{BytesType, Particle};
 
@@ -31,6 +32,11 @@ pub mod flags {
     /// A union may make the bin's sketch smaller.
     pub const ALLOW_FOLD: u64 = 8;
 }
+
+/// Price of an operation, whatever it does.
+const OPERATION_STEPS: u64 = 20;
+/// Price of an element besides its bytes.
+const ELEMENT_STEPS: u64 = 20;
 
 /// Checks a value that a client writes into a bin.
 ///
@@ -48,23 +54,33 @@ pub fn check_wire(bytes: &[u8]) -> Result<(), ResultCode> {
 /// # Errors
 /// `Parameter` for a malformed request, `IncompatibleType` unless the bin is a sketch, `Unknown` if it is a damaged
 /// one, and as [`Read::apply`].
-pub fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
+pub fn read(
+    bin: Option<&Particle<'_>>,
+    payload: &[u8],
+    budget: &Budget<'_>,
+) -> Result<Option<Particle<'static>>, ResultCode> {
     let Some(particle) = bin else { return Ok(None) };
+    budget.draw(OPERATION_STEPS + payload.len() as u64)?;
     let unread = arguments::parse_read(payload)?;
     let sketch = sketch_of(particle)?;
     let (operator, arguments) = unread.finish()?;
-    Read { operator, arguments }.apply_to(sketch).map(Some)
+    Read { operator, arguments }.apply_to(sketch, budget).map(Some)
 }
 
 /// Carries the modify operation `payload` out on `bin`.
 ///
 /// # Errors
 /// As for [`read`] and [`Modify::apply`].
-pub fn modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
+pub fn modify(
+    bin: Option<&Particle<'_>>,
+    payload: &[u8],
+    budget: &Budget<'_>,
+) -> Result<Modified, ResultCode> {
+    budget.draw(OPERATION_STEPS + payload.len() as u64)?;
     let unread = arguments::parse_modify(payload)?;
     let sketch = bin.map(sketch_of).transpose()?;
     let (operator, arguments) = unread.finish()?;
-    Modify { operator, arguments }.apply_to(sketch)
+    Modify { operator, arguments }.apply_to(sketch, budget)
 }
 
 /// An operation that reads, ready to be applied any number of times.
@@ -90,11 +106,29 @@ impl<'a> Read<'a> {
     /// # Errors
     /// `IncompatibleType` unless it is a sketch, `Unknown` if it is a damaged one; `OpNotApplicable` for an
     /// intersection of more than three without minhash bits.
-    pub fn apply(&self, particle: &Particle<'_>) -> Result<Particle<'static>, ResultCode> {
-        self.apply_to(sketch_of(particle)?)
+    pub fn apply(
+        &self,
+        particle: &Particle<'_>,
+        budget: &Budget<'_>,
+    ) -> Result<Particle<'static>, ResultCode> {
+        self.apply_to(sketch_of(particle)?, budget)
     }
 
-    fn apply_to(&self, sketch: Sketch<'_>) -> Result<Particle<'static>, ResultCode> {
+    /// Price of the operation.
+    fn steps(&self, sketch: &Sketch<'_>) -> u64 {
+        let Arguments { sketches, elements, .. } = &self.arguments;
+        let all = sketches.iter().chain([sketch]).map(walk_steps).sum::<u64>();
+        match self.operator {
+            ReadOperator::Count if sketch.cached_count().is_some() => 0,
+            ReadOperator::Count | ReadOperator::Union | ReadOperator::UnionCount => 2 * all,
+            // Of three without minhash bits, the unions of any of them are counted.
+            ReadOperator::IntersectCount | ReadOperator::Similarity => 8 * all,
+            ReadOperator::MayContain => elements.len() * ELEMENT_STEPS,
+            ReadOperator::Describe => 0,
+        }
+    }
+
+    fn apply_to(&self, sketch: Sketch<'_>, budget: &Budget<'_>) -> Result<Particle<'static>, ResultCode> {
         let integer = |count: u64| Particle::Integer(count.cast_signed());
         let given = &self.arguments.sketches;
         let intersects = matches!(self.operator, ReadOperator::IntersectCount | ReadOperator::Similarity);
@@ -105,6 +139,7 @@ impl<'a> Read<'a> {
                 return Err(ResultCode::OpNotApplicable);
             }
         }
+        budget.draw(self.steps(&sketch))?;
         // The order matters where registers fall together.
         let all = || given.iter().copied().chain([sketch]).collect::<Sketches<'_>>();
         Ok(match self.operator {
@@ -159,11 +194,11 @@ impl<'a> Modify<'a> {
     /// By the flags `BinExists` or `BinNotFound`; `IncompatibleType` unless the bin is a sketch, `Unknown` if it is
     /// a damaged one; `OpNotApplicable` for a sketch of unknown size, and for a union or fold that would lose what it
     /// may not lose.
-    pub fn apply(&self, bin: Option<&Particle<'_>>) -> Result<Modified, ResultCode> {
-        self.apply_to(bin.map(sketch_of).transpose()?)
+    pub fn apply(&self, bin: Option<&Particle<'_>>, budget: &Budget<'_>) -> Result<Modified, ResultCode> {
+        self.apply_to(bin.map(sketch_of).transpose()?, budget)
     }
 
-    fn apply_to(&self, old: Option<Sketch<'_>>) -> Result<Modified, ResultCode> {
+    fn apply_to(&self, old: Option<Sketch<'_>>, budget: &Budget<'_>) -> Result<Modified, ResultCode> {
         let flags = self.arguments.flags;
         let forbidden = match old {
             Some(_) if flags & flags::CREATE_ONLY != 0 => Some(ResultCode::BinExists),
@@ -173,12 +208,26 @@ impl<'a> Modify<'a> {
         if let Some(code) = forbidden {
             return if flags & flags::NO_FAIL != 0 { Ok(Modified::NOTHING) } else { Err(code) };
         }
+        budget.draw(self.steps(old))?;
         match self.operator {
             ModifyOperator::Init => self.shape(old).map(|shape| set(sketch::empty(shape))),
             ModifyOperator::Add => self.add(old),
             ModifyOperator::Union => self.union(old),
             ModifyOperator::RefreshCount => refresh_count(old.ok_or(ResultCode::BinNotFound)?),
             ModifyOperator::Fold => self.fold(old.ok_or(ResultCode::BinNotFound)?),
+        }
+    }
+
+    /// Price of the operation.
+    fn steps(&self, old: Option<Sketch<'_>>) -> u64 {
+        let Arguments { index_bits, sketches, elements, .. } = &self.arguments;
+        let old_steps = old.as_ref().map_or(0, walk_steps);
+        match self.operator {
+            ModifyOperator::Init => 1 << index_bits.unwrap_or(0),
+            // The sketch is copied.
+            ModifyOperator::Add => old_steps / 4 + elements.len() * ELEMENT_STEPS,
+            ModifyOperator::Union => 2 * old_steps + 2 * sketches.iter().map(walk_steps).sum::<u64>(),
+            ModifyOperator::RefreshCount | ModifyOperator::Fold => 2 * old_steps,
         }
     }
 
@@ -240,6 +289,11 @@ fn refresh_count(old: Sketch<'_>) -> Result<Modified, ResultCode> {
 
 fn set(sketch: Vec<u8>) -> Modified {
     Modified::set(Particle::owned(BytesType::Hll, sketch))
+}
+
+/// Price of a walk over the registers.
+fn walk_steps(sketch: &Sketch<'_>) -> u64 {
+    2 * sketch.shape.register_count() as u64
 }
 
 fn sketch_of<'p>(particle: &'p Particle<'_>) -> Result<Sketch<'p>, ResultCode> {

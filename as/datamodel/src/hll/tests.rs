@@ -7,6 +7,16 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// As the operation, without an end to its budget.
+fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
+    super::read(bin, payload, &Budget::unlimited())
+}
+
+/// As the operation, without an end to its budget.
+fn modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
+    super::modify(bin, payload, &Budget::unlimited())
+}
+
 /// Msgpack of a request.
 struct Request(Vec<u8>);
 

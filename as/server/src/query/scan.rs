@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use cf::Digest;
 use cf::clock::StoredMillis;
+use datamodel::Budget;
 use datamodel::flat::FlatError;
 use proto::ResultCode;
 use proto::frame::{self, FrameType, HEADER_SIZE};
@@ -34,6 +35,8 @@ enum Pause {
     Breathe(Digest),
     /// Enough records.
     Sampled,
+    /// The budget ran out in the midst of a record.
+    Exhausted,
 }
 
 struct Scan<'a> {
@@ -49,10 +52,13 @@ struct Scan<'a> {
     scratch: ReadBuffer,
     /// Records in the chunk that must be on disk before it is sent.
     unsettled: Vec<Location>,
+    /// What filters and bins of records draw on.
+    budget: &'a Budget<'a>,
 }
 
 /// Runs `query` and sends its replies, the last one included. Gives how it ended.
 pub(super) fn run(query: &Query, job: &Job, sink: &dyn ReplySink, is_stopping: &AtomicBool) -> End {
+    let budget = Budget::unlimited();
     let mut scan = Scan {
         query,
         job,
@@ -64,6 +70,7 @@ pub(super) fn run(query: &Query, job: &Job, sink: &dyn ReplySink, is_stopping: &
         now: StoredMillis::now(),
         scratch: ReadBuffer::new(),
         unsettled: Vec::new(),
+        budget: &budget,
     };
     let walked = scan.walk();
     let end = scan.settle().and(walked).err().unwrap_or(End::Complete);
@@ -93,6 +100,9 @@ impl Scan<'_> {
                 match self.walk_part(&part) {
                     ControlFlow::Continue(()) => break,
                     ControlFlow::Break(Pause::Sampled) => return Ok(()),
+                    ControlFlow::Break(Pause::Exhausted) => {
+                        return self.check_end().and(Err(End::TimedOut));
+                    }
                     ControlFlow::Break(Pause::Send(digest)) => {
                         part.after = Some(digest);
                         self.send()?;
@@ -123,6 +133,9 @@ impl Scan<'_> {
                 self.job.records_sent.store(self.record_count, Relaxed);
                 since_send += 1;
             }
+            if self.budget.is_exhausted() {
+                return ControlFlow::Break(Pause::Exhausted);
+            }
             looks += 1;
             let paced = query.records_per_second != 0 && since_send > records_between_sends;
             if self.chunk.len() >= CHUNK_SIZE || paced {
@@ -148,9 +161,12 @@ impl Scan<'_> {
     fn add(&mut self, element: &Element) -> bool {
         let query = self.query;
         let asked = query.filter.as_ref().map_or(Ok(None), |filter| {
-            filter::ask(filter, filter::metadata(&query.namespace, element, self.now))
+            filter::ask(filter, filter::metadata(&query.namespace, element, self.now), self.budget)
         });
         let Ok(question) = asked else {
+            if self.budget.is_exhausted() {
+                return false;
+            }
             self.job.records_filtered_by_metadata.fetch_add(1, Relaxed);
             return false;
         };
@@ -161,6 +177,7 @@ impl Scan<'_> {
                 }
                 return has_wanted_bins;
             }
+            Err(_) if self.budget.is_exhausted() => return false,
             Err(ResultCode::FilteredOut) => &self.job.records_filtered_by_bins,
             // What cannot be read is logged and left out.
             Err(_) => &self.job.records_failed,

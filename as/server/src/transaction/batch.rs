@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
 use cf::clock::StoredMillis;
+use datamodel::Budget;
 use datamodel::exp::Filter;
 use proto::ResultCode;
 use proto::batch::{Batch, Row, RowPosition, Rows, batch_flag};
@@ -322,6 +323,7 @@ impl Executor {
             origin: Origin::BatchSub,
             filter,
             row: Some(row.index),
+            budget: &Budget::unlimited(),
         };
         let refused = if is_late {
             Some(ResultCode::Timeout)

@@ -91,7 +91,9 @@ impl Call<'_> {
     pub(super) fn check_filter(&self, element: &Element) -> Result<Option<OpenQuestion<'_>>, ResultCode> {
         match self.filter {
             None => Ok(None),
-            Some(Ok(filter)) => filter::ask(filter, filter::metadata(self.namespace, element, self.now)),
+            Some(Ok(filter)) => {
+                filter::ask(filter, filter::metadata(self.namespace, element, self.now), self.budget)
+            }
             Some(Err(result)) => {
                 cf::warning_limited!(Rw, "{{{}}} bad filter expression", self.namespace.name());
                 Err(*result)

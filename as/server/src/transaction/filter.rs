@@ -4,6 +4,7 @@
 //! first about what the index knows of a record; only if that leaves the answer open, the record is read.
 
 use cf::clock::StoredMillis;
+use datamodel::Budget;
 use datamodel::exp::{BinSource, Filter, Medium, Metadata, Record, Truth};
 use proto::ResultCode;
 use proto::message::{Request, field};
@@ -24,32 +25,36 @@ pub(crate) fn compile<'a>(request: &Request<'a>) -> Option<CompiledFilter<'a>> {
 pub(crate) struct OpenQuestion<'f> {
     filter: &'f Filter<'f>,
     metadata: Metadata<'f>,
+    budget: &'f Budget<'f>,
 }
 
 impl OpenQuestion<'_> {
     /// Asks again, now that the record has been read.
     ///
     /// # Errors
-    /// `FilteredOut` when the request is not for this record.
+    /// `FilteredOut` when the request is not for this record; `Timeout` when the budget ran out.
     pub(crate) fn settle(&self, bins: &dyn BinSource, key: Option<&[u8]>) -> Result<(), ResultCode> {
         let record = Record { metadata: &self.metadata, key, bins };
-        if self.filter.matches(&record) { Ok(()) } else { Err(ResultCode::FilteredOut) }
+        let matches = self.filter.matches(&record, self.budget);
+        self.budget.check(if matches { Ok(()) } else { Err(ResultCode::FilteredOut) })
     }
 }
 
 /// Asks `filter` about what the index knows of a record. Gives the question if that is not enough.
 ///
 /// # Errors
-/// `FilteredOut` when the request is not for this record.
+/// `FilteredOut` when the request is not for this record; `Timeout` when the budget ran out.
 pub(crate) fn ask<'f>(
     filter: &'f Filter<'f>,
     metadata: Metadata<'f>,
+    budget: &'f Budget<'f>,
 ) -> Result<Option<OpenQuestion<'f>>, ResultCode> {
-    match filter.matches_metadata(&metadata) {
+    let truth = filter.matches_metadata(&metadata, budget);
+    budget.check(match truth {
         Truth::True => Ok(None),
         Truth::False => Err(ResultCode::FilteredOut),
-        Truth::Unknown => Ok(Some(OpenQuestion { filter, metadata })),
-    }
+        Truth::Unknown => Ok(Some(OpenQuestion { filter, metadata, budget })),
+    })
 }
 
 /// What the index knows of a record.

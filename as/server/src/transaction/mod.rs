@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use cf::Digest;
 use cf::clock::StoredMillis;
+use datamodel::Budget;
 use proto::ResultCode;
 use proto::message::{Request, field, info1, info2, info4};
 use proto::reply::{self, ReplyHeader, ReplyWriter};
@@ -94,9 +95,18 @@ struct Call<'a> {
     filter: Option<&'a CompiledFilter<'a>>,
     /// The row that the request is in a batch; its reply says so and has no frame of its own.
     row: Option<u32>,
+    /// What the work of the transaction draws on.
+    budget: &'a Budget<'a>,
 }
 
 impl Call<'_> {
+    /// Whether the transaction ended because its budget ran out. Its result is `Timeout` then; nothing has changed,
+    /// and with another budget it may be carried out again from its start.
+    #[expect(dead_code, reason = "no budget has an end yet")]
+    fn ran_out(&self) -> bool {
+        self.budget.is_exhausted()
+    }
+
     /// Starts the reply at the end of `out`.
     #[inline]
     fn start_reply<'o>(&self, out: &'o mut Vec<u8>) -> ReplyWriter<'o> {
@@ -222,6 +232,7 @@ impl Executor {
             origin: Origin::Client,
             filter: filter.as_ref(),
             row: None,
+            budget: &Budget::unlimited(),
         };
         self.run(&call, out);
     }

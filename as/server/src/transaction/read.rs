@@ -118,7 +118,7 @@ fn answer_ops(
             let metadata = filter::metadata(call.namespace, element, call.now);
             let bins: &dyn BinSource = table.as_ref().map_or(record, |table| table);
             let record = Record { metadata: &metadata, key: record.key, bins };
-            ops::read_expression(&op, &record, respond_all, reply_code, reply)?;
+            ops::read_expression(&op, &record, respond_all, reply_code, call.budget, reply)?;
             check_reply_size(reply)?;
             continue;
         }
@@ -130,7 +130,7 @@ fn answer_ops(
                 found.as_ref()
             }
         };
-        ops::read(&op, bin, respond_all, reply_code, reply)?;
+        ops::read(&op, bin, respond_all, reply_code, call.budget, reply)?;
         check_reply_size(reply)?;
     }
     Ok(())

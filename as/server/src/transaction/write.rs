@@ -267,6 +267,7 @@ fn make_next(
         policy: *policy,
         metadata: Metadata { last_update_time, void_time, ..filter::metadata(namespace, guard, call.now) },
         key: stored_key.filter(|_| !policy.replace),
+        budget: call.budget,
     };
     let mut reply = call.start_reply(out);
     for op in call.request.ops() {

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use proto::ResultCode;
 
 use super::value::{Random, Value};
-use crate::cdt::{list_from_wire, list_to_wire, map_from_wire, modify, read, value_at};
+use super::{list_from_wire, map_from_wire, modify, read};
+use crate::cdt::{list_to_wire, value_at};
 use crate::change::Change;
 use crate::particle::{BytesType, Particle};
 

@@ -10,6 +10,7 @@ mod list_model;
 mod map_model;
 mod value;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -18,8 +19,27 @@ use proto::ResultCode;
 use self::value::{Random, Value};
 use super::container::{Container, Shape};
 use super::layout::Layout;
-use crate::change::Change;
+use crate::budget::Budget;
+use crate::change::{Change, Modified};
 use crate::particle::{BytesType, Particle};
+
+/// As the operation, without an end to its budget.
+fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
+    super::read(bin, payload, &Budget::unlimited())
+}
+
+/// As the operation, without an end to its budget.
+fn modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
+    super::modify(bin, payload, &Budget::unlimited())
+}
+
+fn list_from_wire(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
+    super::list_from_wire(bytes, &Budget::unlimited())
+}
+
+fn map_from_wire(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
+    super::map_from_wire(bytes, &Budget::unlimited())
+}
 
 /// What an operation answers, by the model: the answer, or the error.
 type Expected = Result<Value, ResultCode>;
@@ -66,9 +86,9 @@ fn carry_out(
     let answer_of =
         |answer: Option<Particle<'_>>| answer.map_or(Value::Nil, |answer| Value::of_particle(&answer));
     if !modifies {
-        return (super::read(bin.as_ref(), payload).map(answer_of), bin);
+        return (read(bin.as_ref(), payload).map(answer_of), bin);
     }
-    match super::modify(bin.as_ref(), payload) {
+    match modify(bin.as_ref(), payload) {
         Err(code) => (Err(code), bin),
         Ok(modified) => {
             let bin = match modified.bin {

@@ -7,8 +7,8 @@ use cf::msgpack::{
     put_nil, put_raw_header,
 };
 
-use super::Step;
-use crate::cdt::{list_from_wire, list_to_wire, map_from_wire, map_to_wire};
+use super::{Step, list_from_wire, map_from_wire};
+use crate::cdt::{list_to_wire, map_to_wire};
 use crate::particle::{BytesType, Particle};
 
 /// A reproducible source of choices.

@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 
 use super::packed::{Packed, bin, exp, list, name, quoted};
-use super::{bins, filter, record};
-use crate::exp::{Filter, flags, modify, read};
+use super::{bins, filter, modify, read, record};
+use crate::budget::Budget;
+use crate::exp::{Filter, flags};
 
 /// An operator with one operand, around another, and so on.
 fn nested(code: u8, depth: usize, innermost: &[u8]) -> Vec<u8> {
@@ -119,7 +120,7 @@ proptest! {
             let _ = modify(record, false, &payload);
         });
         if let Ok(filter) = Filter::compile(&expression) {
-            record(&crate::Bins::new(), |record| assert!(matches!(filter.matches(record), true | false)));
+            record(&crate::Bins::new(), |record| assert!(matches!(filter.matches(record, &Budget::unlimited()), true | false)));
         }
     }
 }

@@ -7,11 +7,24 @@ mod operations;
 mod packed;
 
 use cf::Digest;
+use proto::ResultCode;
 
 use super::{Filter, Medium, Metadata, Record, Truth};
 use crate::bins::Bins;
+use crate::budget::Budget;
+use crate::change::Change;
 use crate::geojson;
 use crate::particle::{BytesType, Particle};
+
+/// As the operation, without an end to its budget.
+fn read(record: &Record<'_>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
+    super::read(record, payload, &Budget::unlimited())
+}
+
+/// As the operation, without an end to its budget.
+fn modify(record: &Record<'_>, bin_exists: bool, payload: &[u8]) -> Result<Change, ResultCode> {
+    super::modify(record, bin_exists, payload, &Budget::unlimited())
+}
 
 /// 2010-01-01 and a thousand seconds.
 const NOW_MS: u64 = 1_000_000;
@@ -44,7 +57,10 @@ fn bins() -> Bins<'static> {
     bins.set(b"b", Particle::owned(BytesType::Blob, vec![0xf0, 0x0f]));
     bins.set(b"l", Particle::owned(BytesType::List, vec![0x93, 1, 2, 3]));
     bins.set(b"m", Particle::owned(BytesType::Map, vec![0x82, 0xc7, 0, 1, 0xc0, 0xa2, 3, b'a', 1]));
-    bins.set(b"g", Particle::owned(BytesType::GeoJson, geojson::from_json(POINT).unwrap()));
+    bins.set(
+        b"g",
+        Particle::owned(BytesType::GeoJson, geojson::from_json(POINT, &Budget::unlimited()).unwrap()),
+    );
     bins.set(b"u", Particle::owned(BytesType::Map, vec![0x81, 1, 2]));
     bins
 }
@@ -61,9 +77,9 @@ fn record(bins: &Bins<'_>, check: impl FnOnce(&Record<'_>)) {
 /// What a filter says of the record before and after it is read; `None` if it is none.
 fn filter(expression: &[u8]) -> Option<(Truth, bool)> {
     let filter = Filter::compile(expression).ok()?;
-    let before = filter.matches_metadata(&metadata());
+    let before = filter.matches_metadata(&metadata(), &Budget::unlimited());
     let mut after = false;
-    record(&bins(), |record| after = filter.matches(record));
+    record(&bins(), |record| after = filter.matches(record, &Budget::unlimited()));
     match before {
         Truth::Unknown => {}
         known => assert_eq!(known == Truth::True, after, "what is known stays so: {expression:x?}"),

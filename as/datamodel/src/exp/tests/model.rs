@@ -9,9 +9,10 @@ use proptest::prelude::*;
 use proto::ResultCode;
 
 use super::packed::{Packed, bin, exp, list, name, quoted};
-use super::{bins, metadata, record};
+use super::{bins, metadata, read, record};
+use crate::budget::Budget;
 use crate::exp::value::Value as Evaluated;
-use crate::exp::{Expression, Filter, Truth, View, read};
+use crate::exp::{Expression, Filter, Truth, View};
 use crate::particle::{BytesType, Particle};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -465,14 +466,14 @@ proptest! {
         let packed = tree.pack();
         let filter = Filter::compile(&packed.0).unwrap();
         let mut after = false;
-        record(&bins(), |record| after = filter.matches(record));
+        record(&bins(), |record| after = filter.matches(record, &Budget::unlimited()));
         prop_assert_eq!(after, tree.value(&mut Vec::new()) == Value::Bool(true));
-        match filter.matches_metadata(&metadata()) {
+        match filter.matches_metadata(&metadata(), &Budget::unlimited()) {
             Truth::Unknown => {}
             known => prop_assert_eq!(known == Truth::True, after),
         }
         let owned = filter.into_owned();
-        record(&bins(), |record| assert_eq!(owned.matches(record), after));
+        record(&bins(), |record| assert_eq!(owned.matches(record, &Budget::unlimited()), after));
     }
 
     #[test]
@@ -480,7 +481,8 @@ proptest! {
         let packed = tree(&mut Choices(seed), KINDS[kind], depth, &mut Vec::new()).pack();
         let expression = Expression::compile(&packed.0).unwrap();
         let metadata = metadata();
-        let value = expression.evaluate(View::Metadata(&metadata));
+        let budget = Budget::unlimited();
+        let value = expression.evaluate(View::Metadata(&metadata), &budget);
         prop_assert!(!expression.is_open || matches!(value, Evaluated::Unknown), "{packed:?}: {value:?}");
     }
 }

@@ -3,9 +3,10 @@
 use proto::ResultCode;
 
 use super::packed::{NIL, Packed, bin, exp, list, quoted, raw};
-use super::{CIRCLE, bins, record, text};
+use super::{CIRCLE, bins, modify, read, record, text};
+use crate::budget::Budget;
 use crate::change::Change;
-use crate::exp::{flags, modify, read};
+use crate::exp::flags;
 use crate::particle::{BytesType, Particle};
 
 fn read_of(expression: Packed, flags: i64) -> Result<Option<Particle<'static>>, ResultCode> {
@@ -37,7 +38,8 @@ fn values_of_every_type_are_read() {
     ] {
         assert_eq!(read_of(expression, 0), Ok(Some(value)));
     }
-    let stored = Particle::owned(BytesType::GeoJson, crate::geojson::from_json(CIRCLE).unwrap());
+    let stored =
+        Particle::owned(BytesType::GeoJson, crate::geojson::from_json(CIRCLE, &Budget::unlimited()).unwrap());
     assert_eq!(read_of(raw(23, CIRCLE), 0), Ok(Some(stored.clone())));
     let element = exp!(127, 8, 0, list(&[19.into(), 7.into(), 0.into()]), quoted(&[raw(23, CIRCLE)]));
     assert_eq!(read_of(element, 0), Ok(Some(stored)));

@@ -1,0 +1,203 @@
+//! A budget of work steps: what bounds the time of one request.
+//!
+//! Work whose size a client chooses draws on a budget: before it is done where its size is known, as it goes where it
+//! is not. One step is about a nanosecond. When the steps are used up, a budget may ask its owner whether to go on;
+//! if there is nobody to ask, or the answer is no, the budget is exhausted and every further draw fails at once. What an
+//! operation gives then is no answer: whoever began the work asks [`Budget::is_exhausted`], or [`Budget::check`]s the
+//! result.
+//!
+//! This crate knows no clock. Deadlines, a stop of the server and clients that have gone are the owner's to look at.
+
+use std::cell::Cell;
+
+use proto::ResultCode;
+
+/// Steps that are left for some work, and who is asked when they are used up. For one thread.
+pub struct Budget<'a> {
+    /// One more than the steps that are left; 0 when exhausted, so that not even an empty draw succeeds.
+    left: Cell<u64>,
+    /// All steps that were granted so far.
+    granted: Cell<u64>,
+    /// Steps that are granted at once.
+    portion: u64,
+    /// Whether to go on after a portion.
+    may_go_on: Option<&'a dyn Fn() -> bool>,
+}
+
+impl<'a> Budget<'a> {
+    /// A budget that is never exhausted.
+    #[must_use]
+    pub const fn unlimited() -> Self {
+        Self::of(u64::MAX - 1, None)
+    }
+
+    /// A budget of so many steps.
+    #[must_use]
+    pub const fn new(steps: u64) -> Self {
+        Self::of(steps, None)
+    }
+
+    /// A budget that is granted `steps` at a time, the first at once. After each portion `may_go_on` decides. It is not
+    /// asked again after it has said no.
+    #[must_use]
+    pub const fn with_refill(steps: u64, may_go_on: &'a dyn Fn() -> bool) -> Self {
+        Self::of(steps, Some(may_go_on))
+    }
+
+    const fn of(portion: u64, may_go_on: Option<&'a dyn Fn() -> bool>) -> Self {
+        let left = portion.saturating_add(1);
+        Budget { left: Cell::new(left), granted: Cell::new(portion), portion, may_go_on }
+    }
+
+    /// Takes `steps`.
+    ///
+    /// # Errors
+    /// `Timeout` if the budget is exhausted, or is so by this: then the work is not to be done.
+    #[inline]
+    pub fn draw(&self, steps: u64) -> Result<(), ResultCode> {
+        let left = self.left.get();
+        if steps < left {
+            self.left.set(left - steps);
+            return Ok(());
+        }
+        self.refill(steps)
+    }
+
+    /// Takes steps for `len` bytes that are walked over or compared, or so many other small pieces of work.
+    ///
+    /// # Errors
+    /// As [`draw`](Self::draw).
+    #[inline]
+    pub fn draw_for(&self, len: usize) -> Result<(), ResultCode> {
+        self.draw(len as u64)
+    }
+
+    /// Takes steps for `len` bytes that are copied or compared as a whole, of which a processor does several in a step.
+    ///
+    /// # Errors
+    /// As [`draw`](Self::draw).
+    #[inline]
+    pub fn draw_for_copy(&self, len: usize) -> Result<(), ResultCode> {
+        self.draw(1 + (len as u64 >> COPIED_BYTES_LOG2))
+    }
+
+    /// Grants further portions until `steps` can be taken.
+    #[cold]
+    fn refill(&self, steps: u64) -> Result<(), ResultCode> {
+        let mut left = self.left.get();
+        while left <= steps {
+            let goes_on = left != 0 && self.portion != 0 && self.may_go_on.is_some_and(|ask| ask());
+            if !goes_on {
+                self.exhaust();
+                return Err(ResultCode::Timeout);
+            }
+            left = left.saturating_add(self.portion);
+            self.granted.set(self.granted.get().saturating_add(self.portion));
+        }
+        self.left.set(left - steps);
+        Ok(())
+    }
+
+    /// Ends the budget, whatever is left: for work that turns out to be too long for it.
+    #[cold]
+    pub fn exhaust(&self) {
+        self.left.set(0);
+    }
+
+    /// Whether the steps ran out. What was computed is then no answer.
+    #[inline]
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.left.get() == 0
+    }
+
+    /// `result`, unless the steps ran out while it was computed.
+    ///
+    /// # Errors
+    /// `Timeout` if they did, whatever the result; the result's own.
+    #[inline]
+    pub fn check<T>(&self, result: Result<T, ResultCode>) -> Result<T, ResultCode> {
+        if self.is_exhausted() { Err(ResultCode::Timeout) } else { result }
+    }
+
+    /// Steps that were taken so far; all that were granted, if the budget is exhausted.
+    #[must_use]
+    pub fn drawn(&self) -> u64 {
+        self.granted.get().saturating_sub(self.left.get().saturating_sub(1))
+    }
+}
+
+impl std::fmt::Debug for Budget<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut out = f.debug_struct("Budget");
+        out.field("drawn", &self.drawn()).field("is_exhausted", &self.is_exhausted());
+        out.finish_non_exhaustive()
+    }
+}
+
+/// Logarithm of the bytes that are copied in a step.
+const COPIED_BYTES_LOG2: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_taken_until_none_is_left() {
+        let budget = Budget::new(10);
+        assert_eq!(budget.draw(4), Ok(()));
+        assert_eq!(budget.draw(6), Ok(()));
+        assert_eq!(budget.draw(0), Ok(()), "nothing is what is left");
+        assert_eq!((budget.drawn(), budget.is_exhausted()), (10, false));
+        assert_eq!(budget.draw(1), Err(ResultCode::Timeout));
+        assert!(budget.is_exhausted());
+        assert_eq!(budget.draw(0), Err(ResultCode::Timeout), "for good");
+        assert_eq!(budget.drawn(), 10);
+    }
+
+    #[test]
+    fn what_is_too_much_at_once_exhausts_what_is_left() {
+        let budget = Budget::new(10);
+        assert_eq!(budget.draw(11), Err(ResultCode::Timeout));
+        assert_eq!(budget.draw(1), Err(ResultCode::Timeout));
+        let budget = Budget::new(0);
+        assert_eq!(budget.draw(0), Ok(()));
+        assert_eq!(budget.draw(1), Err(ResultCode::Timeout));
+    }
+
+    #[test]
+    fn portions_are_granted_as_long_as_the_owner_says() {
+        let asked = Cell::new(0);
+        let may_go_on = || {
+            asked.set(asked.get() + 1);
+            asked.get() < 5
+        };
+        let budget = Budget::with_refill(10, &may_go_on);
+        assert_eq!(budget.draw(10), Ok(()));
+        assert_eq!(asked.get(), 0);
+        assert_eq!(budget.draw(25), Ok(()), "three portions at once");
+        assert_eq!((asked.get(), budget.drawn()), (3, 35));
+        assert_eq!(budget.draw(5), Ok(()));
+        assert_eq!(asked.get(), 3);
+        assert_eq!(budget.draw(u64::MAX), Err(ResultCode::Timeout));
+        assert_eq!(asked.get(), 5);
+        assert_eq!(budget.draw(1), Err(ResultCode::Timeout));
+        assert_eq!(asked.get(), 5, "not asked again");
+    }
+
+    #[test]
+    fn without_limit_there_is_no_end() {
+        let budget = Budget::unlimited();
+        assert_eq!(budget.draw(u64::MAX >> 1), Ok(()));
+        assert_eq!(budget.check(Ok(7)), Ok(7));
+        assert_eq!(budget.check::<()>(Err(ResultCode::NotFound)), Err(ResultCode::NotFound));
+    }
+
+    #[test]
+    fn results_of_an_exhausted_budget_are_none() {
+        let budget = Budget::new(100);
+        budget.exhaust();
+        assert_eq!(budget.check(Ok(7)), Err(ResultCode::Timeout));
+        assert_eq!(budget.check::<()>(Err(ResultCode::Parameter)), Err(ResultCode::Timeout));
+    }
+}
