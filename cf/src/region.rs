@@ -2,15 +2,19 @@
 //!
 //! The kernel backs it page by page as it is touched; pages can be given back while the addresses stay.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
+
+#[cfg(not(miri))]
+use memmap2::UncheckedAdvice;
+use memmap2::{MmapMut, MmapOptions};
 
 const PAGE_SIZE: usize = 4096;
 
 /// The memory. Who may touch which part when is for the owner to decide, hence the unsafe accessors.
 pub struct Region {
+    /// First byte of `map`. All accesses go through it and none through references to the whole map.
     base: NonNull<u8>,
-    size: usize,
+    map: MmapMut,
 }
 
 // SAFETY: the region is plain bytes; every access goes through the unsafe accessors, whose callers promise that no
@@ -20,23 +24,26 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// `size` zeroed bytes, or `None` when the system has no such address space left.
+    /// `size` zeroed bytes, or `None` when the system has no such address space left. They take no memory until they are
+    /// touched, nor does the system set any aside for them.
     #[must_use]
     pub fn new(size: usize) -> Option<Self> {
-        let layout = Self::layout(size)?;
-        // SAFETY: `layout` has a size above zero.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Region { base, size })
-    }
-
-    fn layout(size: usize) -> Option<Layout> {
-        (size > 0).then(|| Layout::from_size_align(size, PAGE_SIZE).ok()).flatten()
+        if size == 0 {
+            return None;
+        }
+        let mut options = MmapOptions::new();
+        options.len(size);
+        #[cfg(not(miri))]
+        options.no_reserve_swap();
+        let mut map = options.map_anon().ok()?;
+        let base = NonNull::new(map.as_mut_ptr())?;
+        Some(Region { base, map })
     }
 
     /// Size in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.size
+        self.map.len()
     }
 
     /// The bytes `offset..offset + size`.
@@ -50,7 +57,7 @@ impl Region {
     #[must_use]
     pub unsafe fn slice(&self, offset: usize, size: usize) -> &[u8] {
         self.check(offset, size);
-        // SAFETY: inside one live allocation (checked), initialised (zeroed), not written to (caller).
+        // SAFETY: inside one live mapping (checked), initialised (zeroed), not written to (caller).
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), size) }
     }
 
@@ -70,7 +77,7 @@ impl Region {
     #[inline]
     pub unsafe fn write(&self, offset: usize, bytes: &[u8]) {
         self.check(offset, bytes.len());
-        // SAFETY: the target is inside one live allocation (checked) and exclusively ours (caller), so it cannot
+        // SAFETY: the target is inside one live mapping (checked) and exclusively ours (caller), so it cannot
         // overlap `bytes`.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.as_ptr().add(offset), bytes.len()) };
     }
@@ -81,24 +88,25 @@ impl Region {
     /// As [`write`](Self::write).
     pub unsafe fn discard(&self, offset: usize, size: usize) {
         self.check(offset, size);
-        debug_assert!(offset.is_multiple_of(PAGE_SIZE) && size.is_multiple_of(PAGE_SIZE));
-        // SAFETY: inside our own private anonymous mapping; MADV_DONTNEED drops the pages' content, which the caller
-        // says nobody looks at.
-        unsafe { libc::madvise(self.base.as_ptr().add(offset).cast(), size, libc::MADV_DONTNEED) };
+        assert!(
+            offset.is_multiple_of(PAGE_SIZE) && size.is_multiple_of(PAGE_SIZE),
+            "pages are discarded as a whole"
+        );
+        #[cfg(not(miri))]
+        // SAFETY: whole pages of a private anonymous mapping that is ours (checked); they become zeros, and the caller says
+        // that nobody looks at them meanwhile.
+        if unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, size) }.is_ok() {
+            return;
+        }
+        // The system keeps pages that are locked into memory.
+        // SAFETY: inside one live mapping (checked), and exclusively ours (caller).
+        unsafe { std::ptr::write_bytes(self.base.as_ptr().add(offset), 0, size) };
     }
 
     #[inline]
     fn check(&self, offset: usize, size: usize) {
-        assert!(offset <= self.size && size <= self.size - offset, "access beyond the region");
-    }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        if let Some(layout) = Self::layout(self.size) {
-            // SAFETY: allocated in `new` with the same layout, freed once, here.
-            unsafe { dealloc(self.base.as_ptr(), layout) };
-        }
+        let end = self.map.len();
+        assert!(offset <= end && size <= end - offset, "access beyond the region");
     }
 }
 
@@ -116,6 +124,40 @@ mod tests {
             region.discard(PAGE_SIZE, PAGE_SIZE);
             assert_eq!(region.slice(PAGE_SIZE, 5), [0; 5]);
         }
+    }
+
+    #[test]
+    fn a_region_takes_memory_only_while_it_is_touched() {
+        const SIZE: usize = if cfg!(miri) { 16 * PAGE_SIZE } else { 64 << 20 };
+        let region = Region::new(SIZE).expect("memory");
+        let resident_at_first = resident(&region);
+        // SAFETY: one thread, no slice alive over a write.
+        unsafe { region.write(0, &vec![7; SIZE]) };
+        let resident_when_full = resident(&region);
+        // SAFETY: as above.
+        unsafe { region.discard(PAGE_SIZE, SIZE - PAGE_SIZE) };
+        if !cfg!(miri) {
+            assert_eq!((resident_at_first, resident_when_full), (0, SIZE));
+            assert_eq!(resident(&region), PAGE_SIZE);
+        }
+        // SAFETY: as above.
+        let bytes = unsafe { region.slice(0, SIZE) };
+        assert!(
+            bytes[..PAGE_SIZE].iter().all(|byte| *byte == 7)
+                && bytes[PAGE_SIZE..].iter().all(|byte| *byte == 0)
+        );
+    }
+
+    /// Bytes of memory that `region` takes, as the system says; 0 where it cannot be asked.
+    fn resident(region: &Region) -> usize {
+        if cfg!(miri) {
+            return 0;
+        }
+        let mut pages = vec![0u8; region.size() / PAGE_SIZE];
+        // SAFETY: the mapping is live, and `pages` has a byte for each of its pages.
+        let result = unsafe { libc::mincore(region.base.as_ptr().cast(), region.size(), pages.as_mut_ptr()) };
+        assert_eq!(result, 0);
+        pages.iter().filter(|page| **page & 1 != 0).count() * PAGE_SIZE
     }
 
     #[test]

@@ -1,51 +1,70 @@
 //! Readiness of many file descriptors.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{self, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 /// What happened on a descriptor.
 #[derive(Clone, Copy)]
-#[repr(transparent)]
-pub struct Event(libc::epoll_event);
+pub struct Event {
+    flags: EpollFlags,
+    token: u64,
+}
 
 impl Event {
-    /// An empty slot for [`Epoll::wait`] to fill.
-    pub const EMPTY: Event = Event(libc::epoll_event { events: 0, u64: 0 });
-
     /// The number the descriptor was registered under.
     #[inline]
     #[must_use]
     pub fn token(&self) -> u64 {
-        self.0.u64
+        self.token
     }
 
     /// There is something to read, or the peer is done sending.
     #[inline]
     #[must_use]
     pub fn is_readable(&self) -> bool {
-        self.0.events & (libc::EPOLLIN | libc::EPOLLRDHUP) as u32 != 0
+        self.flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP)
     }
 
     /// The peer is done sending; what it has sent may still be there to read.
     #[inline]
     #[must_use]
     pub fn is_last_to_read(&self) -> bool {
-        self.0.events & libc::EPOLLRDHUP as u32 != 0
+        self.flags.contains(EpollFlags::EPOLLRDHUP)
     }
 
     /// There is room to write.
     #[inline]
     #[must_use]
     pub fn is_writable(&self) -> bool {
-        self.0.events & libc::EPOLLOUT as u32 != 0
+        self.flags.contains(EpollFlags::EPOLLOUT)
     }
 
     /// The connection is broken in both directions.
     #[inline]
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.0.events & (libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0
+        self.flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP)
+    }
+}
+
+/// Room for the events of one [`Epoll::wait`], used again by the next.
+pub struct Events {
+    slots: Box<[EpollEvent]>,
+    happened: Vec<Event>,
+}
+
+impl Events {
+    /// Room for `count` events at a time.
+    #[must_use]
+    pub fn with_capacity(count: usize) -> Self {
+        Events {
+            slots: vec![EpollEvent::empty(); count].into_boxed_slice(),
+            happened: Vec::with_capacity(count),
+        }
     }
 }
 
@@ -59,7 +78,7 @@ pub enum Trigger {
 }
 
 /// An epoll instance.
-pub struct Epoll(OwnedFd);
+pub struct Epoll(epoll::Epoll);
 
 impl Epoll {
     /// An instance without descriptors.
@@ -67,38 +86,26 @@ impl Epoll {
     /// # Errors
     /// When the process has no file descriptor left.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: no pointers are passed.
-        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: `fd` was just made and belongs to nobody else.
-        Ok(Epoll(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Epoll(epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
     }
 
     /// Watches `fd` under the number `token`; closing the descriptor ends it.
     ///
     /// # Errors
     /// When the system's limit of watches is reached.
-    pub fn add(&self, fd: &impl AsRawFd, token: u64, trigger: Trigger) -> io::Result<()> {
-        let events = match trigger {
-            Trigger::Level => libc::EPOLLIN,
-            Trigger::Edge => libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET,
+    pub fn add(&self, fd: &impl AsFd, token: u64, trigger: Trigger) -> io::Result<()> {
+        let flags = match trigger {
+            Trigger::Level => EpollFlags::EPOLLIN,
+            Trigger::Edge => {
+                EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
+            }
         };
-        let mut event = libc::epoll_event { events: events as u32, u64: token };
-        // SAFETY: `event` is a valid epoll_event; both descriptors are open.
-        let result = unsafe {
-            libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event)
-        };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        Ok(self.0.add(fd, EpollEvent::new(flags, token))?)
     }
 
     /// No longer watches `fd`. It is not an error if it was not watched.
-    pub fn remove(&self, fd: &impl AsRawFd) {
-        // SAFETY: no pointers are passed; both descriptors are open.
-        unsafe {
-            libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), std::ptr::null_mut())
-        };
+    pub fn remove(&self, fd: &impl AsFd) {
+        let _ = self.0.delete(fd);
     }
 
     /// Waits for events, at most `timeout` (`None`: without end), and gives those that came. A signal ends the wait
@@ -106,22 +113,62 @@ impl Epoll {
     ///
     /// # Errors
     /// Only on misuse of the descriptor.
-    pub fn wait<'a>(&self, events: &'a mut [Event], timeout: Option<Duration>) -> io::Result<&'a [Event]> {
-        let timeout_ms = timeout.map_or(-1, |t| i32::try_from(t.as_millis()).unwrap_or(i32::MAX));
-        let capacity = i32::try_from(events.len()).unwrap_or(i32::MAX);
-        // SAFETY: `Event` is a transparent epoll_event and `events` has room for `capacity` of them.
-        let count =
-            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr().cast(), capacity, timeout_ms) };
-        if count < 0 {
-            let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::Interrupted { Ok(&[]) } else { Err(error) };
-        }
-        Ok(&events[..count as usize])
+    pub fn wait<'a>(&self, events: &'a mut Events, timeout: Option<Duration>) -> io::Result<&'a [Event]> {
+        let timeout =
+            timeout.map_or(EpollTimeout::NONE, |t| EpollTimeout::try_from(t).unwrap_or(EpollTimeout::MAX));
+        let count = match self.0.wait(&mut events.slots, timeout) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        events.happened.clear();
+        let happened = events.slots[..count].iter();
+        events.happened.extend(happened.map(|slot| Event { flags: slot.events(), token: slot.data() }));
+        Ok(&events.happened)
     }
 }
 
-impl AsRawFd for Epoll {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::super::eventfd::EventFd;
+    use super::*;
+
+    #[test]
+    fn what_happens_on_a_descriptor_is_told_under_its_token() {
+        let (epoll, wake) = (Epoll::new().expect("a descriptor"), EventFd::new().expect("a descriptor"));
+        let mut events = Events::with_capacity(4);
+        epoll.add(&wake, 7, Trigger::Level).expect("room");
+        assert!(epoll.wait(&mut events, Some(Duration::ZERO)).expect("events").is_empty());
+        wake.signal();
+        wake.signal();
+        for _ in 0..2 {
+            let happened = epoll.wait(&mut events, None).expect("events");
+            assert_eq!(happened.iter().map(Event::token).collect::<Vec<_>>(), [7]);
+            assert!(happened[0].is_readable() && !happened[0].is_writable() && !happened[0].is_broken());
+        }
+        wake.clear();
+        wake.clear();
+        assert!(epoll.wait(&mut events, Some(Duration::ZERO)).expect("events").is_empty());
+    }
+
+    #[test]
+    fn an_edge_is_told_once_and_a_hang_up_as_the_last_to_read() {
+        let (epoll, (ours, mut theirs)) =
+            (Epoll::new().expect("a descriptor"), UnixStream::pair().expect("two"));
+        let mut events = Events::with_capacity(4);
+        epoll.add(&ours, 1, Trigger::Edge).expect("room");
+        theirs.write_all(b"x").expect("room");
+        let event = epoll.wait(&mut events, None).expect("events")[0];
+        assert!(event.is_readable() && event.is_writable() && !event.is_last_to_read());
+        assert!(epoll.wait(&mut events, Some(Duration::ZERO)).expect("events").is_empty());
+        theirs.shutdown(std::net::Shutdown::Write).expect("it is open");
+        assert!(epoll.wait(&mut events, None).expect("events")[0].is_last_to_read());
+        epoll.remove(&ours);
+        epoll.remove(&ours);
+        drop(theirs);
+        assert!(epoll.wait(&mut events, Some(Duration::ZERO)).expect("events").is_empty());
     }
 }

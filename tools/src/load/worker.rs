@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cf::clock::monotonic_nanos;
-use cf::sys::epoll::{Epoll, Event, Trigger};
+use cf::sys::epoll::{Epoll, Events, Trigger};
 
 use super::connection::{Connection, InFlight, Received};
 use super::counters::ThreadCounters;
@@ -95,7 +95,7 @@ impl<P: Protocol> Worker<P> {
 
     /// Works until the task is done.
     pub(super) fn run(&mut self) -> Result<(), String> {
-        let mut events = [Event::EMPTY; EVENTS_PER_WAIT];
+        let mut events = Events::with_capacity(EVENTS_PER_WAIT);
         let mut check_at_ns = self.task.start_ns + CHECK_EVERY_NS;
         self.last_reply_ns = monotonic_nanos();
         for index in 0..self.connections.len() {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Relaxed};
 use std::time::Duration;
 
-use cf::sys::epoll::{Epoll, Event, Trigger};
+use cf::sys::epoll::{Epoll, Events, Trigger};
 use cf::sys::eventfd::EventFd;
 use cf::threads;
 
@@ -43,7 +43,7 @@ pub(crate) fn serve(state: &Arc<State>, listeners: &[TcpListener], stop: &EventF
         epoll.add(listener, at as u64, Trigger::Level)?;
     }
     let (active, ticks) = (Active::default(), Arc::new(AtomicU64::new(0)));
-    let mut events = [Event::EMPTY; 8];
+    let mut events = Events::with_capacity(8);
     loop {
         for event in epoll.wait(&mut events, None)? {
             match listeners.get(event.token() as usize).map(TcpListener::accept) {

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
-use cf::sys::epoll::{Epoll, Event, Trigger};
+use cf::sys::epoll::{Epoll, Events, Trigger};
 use cf::sys::eventfd::EventFd;
 
 use super::{is_too_late, timeout, value_of};
@@ -49,7 +49,7 @@ pub(crate) fn serve_port(state: &State, listeners: &[TcpListener], stop: &EventF
         epoll.add(listener, at as u64, Trigger::Level)?;
     }
     let mut connections: Vec<Option<Connection>> = Vec::new();
-    let mut events = [Event::EMPTY; 32];
+    let mut events = Events::with_capacity(32);
     loop {
         for event in epoll.wait(&mut events, None)? {
             let token = event.token();

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use cf::clock::StoredMillis;
-use cf::sys::epoll::{Epoll, Event, Trigger};
+use cf::sys::epoll::{Epoll, Events, Trigger};
 use cf::sys::eventfd::EventFd;
 use socket2::{SockRef, TcpKeepalive};
 
@@ -37,7 +37,7 @@ pub(crate) fn accept_clients(listeners: &[Listener], shared: &SharedState, stop:
     for (at, listener) in listeners.iter().enumerate() {
         epoll.add(listener, at as u64, Trigger::Level)?;
     }
-    let mut events = [Event::EMPTY; 16];
+    let mut events = Events::with_capacity(16);
     let mut number = 0;
     loop {
         for event in epoll.wait(&mut events, None)? {

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use cf::clock::StoredMillis;
-use cf::sys::epoll::{Epoll, Event, Trigger};
+use cf::sys::epoll::{Epoll, Event, Events, Trigger};
 use proto::ResultCode;
 use proto::frame::{self, FrameHeader, FrameType, HEADER_SIZE};
 use proto::message::{Request, info1};
@@ -128,7 +128,7 @@ impl ServiceThread {
 
     /// Serves connections until told to stop.
     fn run(mut self) {
-        let mut events = [Event::EMPTY; EVENTS_MAX];
+        let mut events = Events::with_capacity(EVENTS_MAX);
         let mut serving = Vec::new();
         let mut next_tick_ms = self.now.0 + TICK.as_millis() as u64;
         while !self.is_stopping {
