@@ -1,5 +1,7 @@
 //! One index element: 64 bytes, one cache line.
 
+use std::ops::{Deref, DerefMut};
+
 use cf::Digest;
 use cf::arena::Handle;
 use cf::zeroed::Zeroable;
@@ -80,30 +82,39 @@ impl Location {
     }
 }
 
-/// What the index knows of a record. Generation 0 marks an element that was created but has no record yet.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(crate) struct Element {
-    pub(super) digest: Digest,
-    pub(super) children: [Handle; FANOUT],
+/// What the index says of a record. Generation 0 stands for "no record".
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RecordMeta {
+    pub(crate) location: Location,
     /// Seconds since 2010-01-01 at which the record expires; 0 = never.
     pub(crate) void_time: u32,
-    pub(crate) location: Location,
     last_update_low: u32,
     last_update_high: u8,
     flags: u8,
     pub(crate) generation: u16,
     pub(crate) set_id: SetId,
-    unused: [u8; 6],
+    unused: [u8; 2],
 }
 
-const _: () = assert!(size_of::<Element>() == 64);
+/// A node of a sprig's tree: the digest of a record, its place in the tree, and what the index says of it.
+///
+/// It is no `Copy`: digest and children belong to the tree. Holders of guards reach the record's metadata only.
+#[repr(C, align(64))]
+pub(crate) struct Element {
+    pub(super) digest: Digest,
+    pub(super) children: [Handle; FANOUT],
+    unused: [u8; 4],
+    meta: RecordMeta,
+}
+
+const _: () = assert!(size_of::<Element>() == 64 && size_of::<RecordMeta>() == 24);
 
 #[expect(unsafe_code, reason = "elements come zeroed from the arena")]
 // SAFETY: integers only.
 unsafe impl Zeroable for Element {}
 
-/// Bits of an element's flags.
+/// Bits of the flags of a record's metadata.
 mod flag {
     /// The record was deleted durably; what is stored says so.
     pub(super) const TOMBSTONE: u8 = 1;
@@ -116,24 +127,42 @@ mod flag {
 impl Element {
     /// An element without a record.
     pub(super) fn new(digest: Digest) -> Self {
-        Element {
-            digest,
-            children: [Handle::NULL; FANOUT],
-            void_time: 0,
-            location: Location::default(),
-            last_update_low: 0,
-            last_update_high: 0,
-            flags: 0,
-            generation: 0,
-            set_id: SetId::NONE,
-            unused: [0; 6],
-        }
+        Element { digest, children: [Handle::NULL; FANOUT], unused: [0; 4], meta: RecordMeta::default() }
     }
 
     /// Whose element it is; never changes.
     #[inline]
     pub(crate) fn digest(&self) -> &Digest {
         &self.digest
+    }
+}
+
+impl Deref for Element {
+    type Target = RecordMeta;
+
+    #[inline]
+    fn deref(&self) -> &RecordMeta {
+        &self.meta
+    }
+}
+
+impl DerefMut for Element {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut RecordMeta {
+        &mut self.meta
+    }
+}
+
+impl RecordMeta {
+    /// That of a record in set `set_id` that has no version yet.
+    pub(crate) fn new(set_id: SetId) -> Self {
+        RecordMeta { set_id, ..RecordMeta::default() }
+    }
+
+    /// Whether there is a record or tombstone.
+    #[inline]
+    pub(crate) fn exists(&self) -> bool {
+        self.generation != 0
     }
 
     /// Milliseconds since 2010-01-01 of the last change.
@@ -152,11 +181,6 @@ impl Element {
     #[inline]
     pub(crate) fn next_generation(&self) -> u16 {
         self.generation.wrapping_add(1).max(1)
-    }
-
-    /// Forgets the record but keeps the place in the tree.
-    pub(crate) fn clear_record(&mut self) {
-        *self = Element { children: self.children, ..Element::new(self.digest) };
     }
 
     /// Whether the record was deleted durably: there is none, but older copies on disk must not come back.
@@ -198,20 +222,6 @@ impl Element {
     #[inline]
     pub(crate) fn is_gone(&self, now_seconds: u32) -> bool {
         self.is_tombstone() || self.is_expired(now_seconds)
-    }
-
-    /// Makes a tombstone's element one of a record just being created, which is updated later than the tombstone was.
-    /// Gives what it was, for [`restore`](Self::restore).
-    pub(crate) fn exhume(&mut self) -> Element {
-        let tombstone = *self;
-        self.clear_record();
-        self.set_last_update_time(tombstone.last_update_time() + 1);
-        tombstone
-    }
-
-    /// Takes [`exhume`](Self::exhume) back.
-    pub(crate) fn restore(&mut self, tombstone: &Element) {
-        *self = Element { digest: self.digest, children: self.children, ..*tombstone };
     }
 
     /// Whether the record's time is over at `now_seconds` (since 2010-01-01).

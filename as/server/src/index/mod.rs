@@ -1,14 +1,14 @@
 //! The primary index: digest → where and what the record is.
 //!
-//! A partition has a number of sprigs; a sprig has a lock and a digest-ordered set of elements. Whoever holds a
-//! sprig's lock shared may read its elements and the records they point to, whoever holds it exclusively may change
-//! them; both are had only as guards. There is no lock above the sprigs.
+//! A partition has a number of sprigs; a sprig has a lock and a set of elements, in no order. The holder of a sprig's lock
+//! may read its elements and the records that they point to; the holder of the exclusive lock may change them. Both locks
+//! are had only as guards. There is no lock above the sprigs.
 
 mod element;
 mod sprig;
 mod tree;
 
-pub(crate) use element::{Element, Location, SetId};
+pub(crate) use element::{Element, Location, RecordMeta, SetId};
 pub(crate) use tree::{CreateOutcome, Index, IndexGeometry, ReadGuard, WriteGuard};
 
 use cf::Digest;

@@ -286,8 +286,8 @@ pub(crate) struct WriteGuard<'a> {
 }
 
 impl WriteGuard<'_> {
-    /// Takes the element out of the index. What it pointed to in storage and counted for in its set is the caller's to
-    /// give back first.
+    /// Takes the element out of the index, and nothing else: `Namespace::commit` removes records.
+    #[cfg(test)]
     pub(crate) fn remove(mut self) {
         // An element without a generation is taken out when its guard is dropped.
         self.generation = 0;

@@ -1,5 +1,6 @@
 //! A namespace: its records (index and storage), sets, figures, and the parameters it was given.
 
+mod commit;
 mod nsup;
 mod opening;
 mod removals;
@@ -11,21 +12,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use cf::Digest;
-use cf::clock::StoredMillis;
 use datamodel::flat::FlatRecord;
 use proto::ResultCode;
 
 use crate::config::model::{Config, NamespaceConfig};
-use crate::index::{Element, Index, IndexGeometry, SetId, WriteGuard};
+use crate::index::{Element, Index, IndexGeometry, RecordMeta, SetId};
 use crate::metrics::{NamespaceMetrics, Unit};
-use crate::storage::{OpenError, ReadBuffer, Storage, StorageError};
+use crate::storage::{OpenError, ReadBuffer, Storage};
 
+pub(crate) use commit::{Cause, Change, CommitObserver, NewVersion, stored_size};
 use nsup::{EvictionState, ExpiryState, RecordHistograms};
 pub(crate) use nsup::{IndexMemory, RecordHistogram, supervise, watch_stop_writes};
 use opening::open_storage;
 use removals::Removals;
 pub(crate) use sets::{Set, SetError, Sets};
 pub(crate) use tomb_raider::raid;
+pub(crate) use tombstones::Removal;
 
 /// A TTL value that stands for "never expires", in requests and set parameters.
 pub(crate) const TTL_NEVER_EXPIRE: u32 = u32::MAX;
@@ -42,6 +44,8 @@ pub(crate) struct Namespace {
     /// Bytes of the largest record that there was since the start.
     largest_record: AtomicU64,
     removals: Removals,
+    /// Parts of the server that follow every commit.
+    observers: Vec<Box<dyn CommitObserver>>,
     pub(crate) eviction: EvictionState,
     pub(crate) record_histograms: RecordHistograms,
     /// Writes are refused because a limit is breached.
@@ -96,6 +100,7 @@ impl Namespace {
             tombstones: AtomicU64::new(0),
             largest_record: AtomicU64::new(0),
             removals: Removals::new(is_loaded),
+            observers: Vec::new(),
             eviction: EvictionState::new(),
             record_histograms: RecordHistograms::new(),
             stop_writes: AtomicBool::new(false),
@@ -177,15 +182,18 @@ impl Namespace {
 
     /// The set of a record.
     #[inline]
-    pub(crate) fn set_of(&self, element: &Element) -> Option<&Set> {
-        self.sets.get(element.set_id)
+    pub(crate) fn set_of(&self, meta: &RecordMeta) -> Option<&Set> {
+        self.sets.get(meta.set_id)
     }
 
-    /// Puts a new record into the set called `name`.
+    /// The set called `name`, for a record that is created in it.
     ///
     /// # Errors
     /// `Parameter` when there cannot be such a set, `Forbidden` when it may not grow.
-    pub(crate) fn assign_set(&self, guard: &mut WriteGuard<'_>, name: &[u8]) -> Result<(), ResultCode> {
+    pub(crate) fn set_for_creation(&self, name: &[u8]) -> Result<SetId, ResultCode> {
+        if name.is_empty() {
+            return Ok(SetId::NONE);
+        }
         let set = self.sets.find_or_create(name, &self.config().sets).map_err(|error| {
             match error {
                 SetError::NameTooLong => {
@@ -206,9 +214,7 @@ impl Namespace {
             );
             return Err(ResultCode::Forbidden);
         }
-        set.objects.fetch_add(1, Relaxed);
-        guard.set_id = set.id;
-        Ok(())
+        Ok(set.id)
     }
 
     /// When a record that is created now is updated, in milliseconds since 2010-01-01: `now`, or as much later as it takes
@@ -242,112 +248,5 @@ impl Namespace {
             self.storage.place_name(element.location)
         );
         ResultCode::Unknown
-    }
-
-    /// Counts a record that was loaded into its set's figures.
-    fn join_set(&self, element: &Element) {
-        self.note_size(stored_size(element));
-        if element.is_tombstone() {
-            self.tombstones.fetch_add(1, Relaxed);
-        }
-        if let Some(set) = self.sets.get(element.set_id) {
-            let count = if element.is_tombstone() { &set.tombstones } else { &set.objects };
-            count.fetch_add(1, Relaxed);
-            set.data_used_bytes.fetch_add(stored_size(element), Relaxed);
-        }
-    }
-
-    /// Takes a record out of its set's figures again.
-    fn leave_set(&self, element: &Element) {
-        if element.is_tombstone() {
-            self.tombstones.fetch_sub(1, Relaxed);
-        }
-        if element.set_id != SetId::NONE
-            && let Some(set) = self.sets.get(element.set_id)
-        {
-            let count = if element.is_tombstone() { &set.tombstones } else { &set.objects };
-            count.fetch_sub(1, Relaxed);
-            set.data_used_bytes.fetch_sub(stored_size(element), Relaxed);
-        }
-    }
-
-    /// Stores the flat record for `guard`'s element, whose void-time was `void_time_before`, 0 for none, and keeps the
-    /// figures of the set and of expiry.
-    pub(crate) fn store(
-        &self,
-        guard: &mut WriteGuard<'_>,
-        flat: &[u8],
-        key_stored: bool,
-        void_time_before: u32,
-    ) -> Result<(), StorageError> {
-        let before = stored_size(guard);
-        self.storage.write(guard, flat, key_stored)?;
-        let after = stored_size(guard);
-        self.note_size(after);
-        if before != after
-            && let Some(set) = self.sets.get(guard.set_id)
-        {
-            // Wrapping: the difference may be negative.
-            set.data_used_bytes.fetch_add(after.wrapping_sub(before), Relaxed);
-        }
-        self.expiry.note(guard.digest(), void_time_before, guard.void_time);
-        Ok(())
-    }
-
-    /// Removes a record with all that belongs to it.
-    pub(crate) fn remove(&self, mut guard: WriteGuard<'_>) {
-        self.forget(&mut guard);
-        guard.remove();
-    }
-
-    /// Makes an expired record's element one of a record just being created.
-    pub(crate) fn recycle(&self, guard: &mut WriteGuard<'_>) {
-        self.forget(guard);
-        guard.clear_record();
-    }
-
-    /// A write that created `guard`'s element failed: takes back its place in a set. The element goes with the guard.
-    pub(crate) fn abandon(&self, mut guard: WriteGuard<'_>) {
-        if guard.generation == 0 {
-            self.leave_set(&guard);
-            guard.set_id = SetId::NONE;
-        }
-    }
-
-    /// Removes a record that has expired or is evicted; a tombstone takes its place if the record took the place of one.
-    /// That may fail; the log says so.
-    fn discard(&self, mut guard: WriteGuard<'_>, now: StoredMillis) -> Result<(), StorageError> {
-        if guard.leaves_tombstone() {
-            return self.entomb(&mut guard, now).inspect_err(|error| {
-                cf::warning_limited!(Nsup, "{{{}}} a record that is to go stays: {error}", self.name());
-            });
-        }
-        if guard.void_time != 0 {
-            self.expiry.note_removed(guard.digest());
-        }
-        self.forget_noted(&mut guard);
-        guard.remove();
-        Ok(())
-    }
-
-    fn forget(&self, guard: &mut WriteGuard<'_>) {
-        self.expiry.note(guard.digest(), guard.void_time, 0);
-        self.forget_noted(guard);
-    }
-
-    fn forget_noted(&self, guard: &mut WriteGuard<'_>) {
-        self.removals.note(guard);
-        self.leave_set(guard);
-        self.storage.release(guard);
-        guard.set_id = SetId::NONE;
-    }
-}
-
-/// Bytes that a record takes in storage.
-pub(crate) fn stored_size(element: &Element) -> u64 {
-    if element.location.is_stored() {
-        u64::from(element.location.rblock_count() * crate::storage::RBLOCK_SIZE)
-    } else {
-        0
     }
 }

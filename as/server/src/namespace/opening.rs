@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use cf::clock::StoredMillis;
 
+use super::commit::{Cause, stored_size};
+use super::tombstones::Removal;
 use super::{Namespace, NamespaceError, Sets};
 use crate::config::{Engine, NamespaceConfig, SetDirectory};
 use crate::index::{Index, PartitionId, SetId};
@@ -131,7 +133,8 @@ impl Namespace {
         for partition in PartitionId::all() {
             let mut expired = Vec::new();
             self.index.for_each(partition, |element| {
-                self.join_set(element);
+                self.note_size(stored_size(element));
+                self.join_figures(element);
                 self.expiry.note(element.digest(), 0, element.void_time);
                 if element.is_expired(now.seconds()) {
                     expired.push(*element.digest());
@@ -140,7 +143,8 @@ impl Namespace {
             for digest in expired {
                 if let Some(guard) = self.index.get_exclusive(&digest) {
                     // If it cannot go yet, it has expired all the same; nsup tries again.
-                    let _ = self.discard(guard, now);
+                    let removal = Removal::plain(Cause::Expiry, now);
+                    let _ = self.remove_from_sweep(guard, &removal);
                 }
             }
         }

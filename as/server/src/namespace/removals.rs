@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use cf::Digest;
 
-use crate::index::{Element, PARTITION_COUNT, PartitionId};
+use crate::index::{PARTITION_COUNT, PartitionId};
 
 /// By partition, the latest last-update-time of a removed record; empty if nothing is on disk.
 pub(super) struct Removals(Box<[AtomicU64]>);
@@ -20,10 +20,10 @@ impl Removals {
         Removals((0..count).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// The record of `element`, whose guard the caller holds, is removed.
-    pub(super) fn note(&self, element: &Element) {
-        if let Some(latest) = self.0.get(PartitionId::of(element.digest()).index()) {
-            latest.fetch_max(element.last_update_time(), Relaxed);
+    /// The record of `digest`, whose sprig the caller has locked, is removed. It was last updated at `last_update_time`.
+    pub(super) fn note(&self, digest: &Digest, last_update_time: u64) {
+        if let Some(latest) = self.0.get(PartitionId::of(digest).index()) {
+            latest.fetch_max(last_update_time, Relaxed);
         }
     }
 
@@ -38,18 +38,14 @@ impl Removals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::{Index, IndexGeometry};
 
     #[test]
     fn what_is_created_comes_after_what_was_removed() {
-        let index = Index::new(IndexGeometry { sprigs_per_partition: 256, stage_size: 128 << 20 });
         let digest = Digest::of_key(b"set", 1, b"12345678");
-        let (mut guard, _) = index.get_or_create(&digest).expect("room");
-        guard.set_last_update_time(1_000);
         let (on_disk, in_memory) = (Removals::new(true), Removals::new(false));
         for removals in [&on_disk, &in_memory] {
             assert_eq!(removals.creation_time(&digest, 1_000), 1_000.max(removals.0.len() as u64 / 4096));
-            removals.note(&guard);
+            removals.note(&digest, 1_000);
         }
         assert_eq!(on_disk.creation_time(&digest, 1_000), 1_001);
         assert_eq!(on_disk.creation_time(&digest, 5_000), 5_000);

@@ -17,6 +17,7 @@ use cf::Digest;
 use cf::clock::StoredMillis;
 
 use super::Namespace;
+use super::commit::{Cause, Change};
 use crate::index::PartitionId;
 
 impl Namespace {
@@ -68,11 +69,11 @@ impl Namespace {
 
     fn remove_marked(&self) -> u64 {
         let mut removed = 0;
-        for digest in self.tombstones(crate::index::Element::is_unneeded) {
+        for digest in self.tombstones(|element| element.is_unneeded()) {
             if let Some(guard) = self.index.get_exclusive(&digest)
                 && guard.is_unneeded()
+                && self.commit(guard, &Change::Gone, Cause::TombRaid).is_ok()
             {
-                self.remove(guard);
                 removed += 1;
             }
         }

@@ -1,115 +1,95 @@
 //! Tombstones: what a durable delete leaves, so that older copies of the record on disk do not come back at a start.
 //!
-//! A record that is created over a tombstone takes its place, on disk too. So from then on the record says, in the index
-//! and on disk, that it leaves a tombstone however it goes: by a plain delete, by expiry or by eviction. With that,
-//! nothing from before a durable delete ever comes back. In memory without a disk there is nothing that could.
+//! A record that is created over a tombstone takes its place, on disk too. From then on the record says, in the index and
+//! on disk, that it leaves a tombstone however it goes: by a plain delete, by expiry or by eviction. So nothing from
+//! before a durable delete ever comes back. Memory without a disk has no older copies.
 //!
 //! # Locks
 //! Everything happens under the sprig lock that the guard holds.
 
-use std::sync::atomic::Ordering::Relaxed;
-
+use cf::Digest;
 use cf::clock::StoredMillis;
 use datamodel::Bins;
 use datamodel::flat::NewRecord;
 
-use super::{Namespace, stored_size};
-use crate::index::{Element, PartitionId, WriteGuard};
+use super::Namespace;
+use super::commit::{Cause, Change, Committed, NewVersion};
+use crate::index::{PartitionId, RecordMeta, SetId, WriteGuard};
 use crate::storage::StorageError;
 
-/// Bytes of a tombstone without key and set name, and some more.
-const TOMBSTONE_SIZE: usize = 128;
+/// How a record is removed.
+pub(crate) struct Removal<'a> {
+    pub(crate) cause: Cause,
+    pub(crate) now: StoredMillis,
+    /// A tombstone takes its place, even if the record asks for none.
+    pub(crate) is_durable: bool,
+    /// The key that the tombstone keeps.
+    pub(crate) key: Option<&'a [u8]>,
+}
 
-/// What the index is to say of a tombstone once it is stored.
-pub(crate) struct Tombstone {
-    generation: u16,
-    last_update_time: u64,
-    key_stored: bool,
+impl Removal<'_> {
+    /// Without being asked for a tombstone.
+    pub(crate) fn plain(cause: Cause, now: StoredMillis) -> Self {
+        Removal { cause, now, is_durable: false, key: None }
+    }
 }
 
 impl Namespace {
-    /// Makes the tombstone of the record of `element`, in flat form in `flat`. `key` is what it keeps of the record.
-    pub(crate) fn tombstone_of(
+    /// Removes the record of `guard`. A tombstone takes its place if the removal is durable or the record itself took the
+    /// place of one. The tombstone's flat form is made in `flat`.
+    ///
+    /// # Errors
+    /// When the tombstone cannot be stored; then the record is as it was.
+    pub(crate) fn remove(
         &self,
-        element: &Element,
-        key: Option<&[u8]>,
-        now: StoredMillis,
+        guard: WriteGuard<'_>,
+        removal: &Removal<'_>,
         flat: &mut Vec<u8>,
-    ) -> Tombstone {
+    ) -> Result<Committed, StorageError> {
+        if !removal.is_durable && !guard.leaves_tombstone() {
+            return self.commit(guard, &Change::Gone, removal.cause);
+        }
+        let meta = self.make_tombstone(guard.digest(), &guard, removal, flat);
+        let tombstone = NewVersion { flat, meta, key_stored: removal.key.is_some() };
+        self.commit(guard, &Change::Tombstone(tombstone), removal.cause)
+    }
+
+    /// Makes the tombstone of the record of `digest` in flat form. Gives what the index is to say of it.
+    fn make_tombstone(
+        &self,
+        digest: &Digest,
+        record: &RecordMeta,
+        removal: &Removal<'_>,
+        flat: &mut Vec<u8>,
+    ) -> RecordMeta {
         let tombstone = NewRecord {
-            digest: *element.digest(),
-            last_update_time: element.last_update_time().max(now.0),
-            generation: element.next_generation(),
+            digest: *digest,
+            last_update_time: record.last_update_time().max(removal.now.0),
+            generation: record.next_generation(),
             void_time: 0,
-            tree_id: self.storage.tree_id(PartitionId::of(element.digest())),
-            set_name: self.set_of(element).map_or(&[], |set| &set.name),
-            key,
+            tree_id: self.storage.tree_id(PartitionId::of(digest)),
+            set_name: self.set_of(record).map_or(&[], |set| &set.name),
+            key: removal.key,
             leaves_tombstone: false,
         };
         let bins = Bins::new();
         tombstone.encode(&bins, tombstone.size(&bins), flat);
-        Tombstone {
-            generation: tombstone.generation,
-            last_update_time: tombstone.last_update_time,
-            key_stored: key.is_some(),
+        let mut meta = RecordMeta::new(record.set_id);
+        meta.generation = tombstone.generation;
+        meta.set_last_update_time(tombstone.last_update_time);
+        meta.set_tombstone(true);
+        meta
+    }
+
+    /// What the index says of a record that is created in set `set_id`, before its first write: `found` is what it says
+    /// so far, of no record, of an expired one or of a tombstone. The new record is updated later than those were.
+    pub(crate) fn meta_of_created(&self, found: &RecordMeta, set_id: SetId) -> RecordMeta {
+        let mut created = RecordMeta::new(set_id);
+        if found.exists() {
+            created.set_last_update_time(found.last_update_time() + 1);
+            let needs_tombstone = found.is_tombstone() || found.leaves_tombstone();
+            created.set_leaves_tombstone(needs_tombstone && self.storage.is_on_disk());
         }
-    }
-
-    /// Puts `tombstone`, whose flat form is `flat`, in the record's place.
-    ///
-    /// # Errors
-    /// When it cannot be stored; then the record is as it was.
-    pub(crate) fn bury(
-        &self,
-        guard: &mut WriteGuard<'_>,
-        tombstone: Tombstone,
-        flat: &[u8],
-    ) -> Result<(), StorageError> {
-        let before = stored_size(guard);
-        self.storage.bury(guard, flat, tombstone.key_stored)?;
-        self.expiry.note(guard.digest(), guard.void_time, 0);
-        if let Some(set) = self.sets.get(guard.set_id) {
-            // Wrapping: the difference may be negative.
-            set.data_used_bytes.fetch_add(stored_size(guard).wrapping_sub(before), Relaxed);
-            set.objects.fetch_sub(1, Relaxed);
-            set.tombstones.fetch_add(1, Relaxed);
-        }
-        guard.generation = tombstone.generation;
-        guard.set_last_update_time(tombstone.last_update_time);
-        guard.void_time = 0;
-        guard.set_tombstone(true);
-        self.tombstones.fetch_add(1, Relaxed);
-        Ok(())
-    }
-
-    /// Puts a tombstone without a key in the place of a record whose time is over.
-    ///
-    /// # Errors
-    /// As [`bury`](Self::bury).
-    pub(crate) fn entomb(&self, guard: &mut WriteGuard<'_>, now: StoredMillis) -> Result<(), StorageError> {
-        let mut flat = Vec::with_capacity(TOMBSTONE_SIZE);
-        let tombstone = self.tombstone_of(guard, None, now, &mut flat);
-        self.bury(guard, tombstone, &flat)
-    }
-
-    /// Makes a tombstone's element one of a record just being created. What is given back is for
-    /// [`replace_tombstone`](Self::replace_tombstone) or [`rebury`](Self::rebury).
-    pub(crate) fn exhume(&self, guard: &mut WriteGuard<'_>) -> Element {
-        self.leave_set(guard);
-        let tombstone = guard.exhume();
-        guard.set_leaves_tombstone(self.storage.is_on_disk());
-        tombstone
-    }
-
-    /// The record that was created over `tombstone` is stored.
-    pub(crate) fn replace_tombstone(&self, tombstone: &Element, guard: &WriteGuard<'_>) {
-        self.storage.free_replaced(tombstone.location, guard.location);
-    }
-
-    /// The record was not created after all.
-    pub(crate) fn rebury(&self, guard: &mut WriteGuard<'_>, tombstone: &Element) {
-        self.leave_set(guard);
-        guard.restore(tombstone);
-        self.join_set(guard);
+        created
     }
 }

@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use super::request::{Part, SetFilter};
 use super::*;
 use crate::config;
-use crate::index::{Location, PartitionId, SetId};
+use crate::index::{Location, PartitionId, RecordMeta, SetId};
+use crate::namespace::{Cause, Change, NewVersion};
 use crate::transaction::SinkClosed;
 
 /// A client that keeps what it gets, or has a bug.
@@ -65,11 +66,12 @@ fn put(namespace: &Namespace, key: u32, size: usize) -> Location {
     };
     let mut flat = Vec::new();
     record.encode(&bins, record.size(&bins), &mut flat);
-    let (mut guard, _) = namespace.index.get_or_create(&digest).expect("room");
-    guard.generation = 1;
-    guard.set_last_update_time(1);
-    namespace.store(&mut guard, &flat, false, 0).expect("room");
-    guard.location
+    let (guard, _) = namespace.index.get_or_create(&digest).expect("room");
+    let mut meta = RecordMeta::new(SetId::NONE);
+    meta.generation = 1;
+    meta.set_last_update_time(1);
+    let version = NewVersion { flat: &flat, meta, key_stored: false };
+    namespace.commit(guard, &Change::Record(version), Cause::Write).expect("room").location
 }
 
 /// A query for everything.

@@ -40,6 +40,15 @@ pub(crate) enum StorageError {
     Damaged,
 }
 
+/// Which free blocks a record may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Room {
+    /// Those for writers.
+    Writes,
+    /// Those reserved for defrag too, if there is no other: a tombstone gives back more than it takes.
+    Tombstones,
+}
+
 /// What a thread waits on that has nothing to defrag.
 #[derive(Default)]
 pub(super) struct Wake {
@@ -144,8 +153,18 @@ impl Storage {
         element: &'g Element,
         scratch: &'g mut ReadBuffer,
     ) -> Result<&'g [u8], StorageError> {
-        debug_assert!(element.location.is_stored());
-        self.devices[usize::from(element.location.device())].record(element.location, scratch)
+        self.bytes_at(element.location, scratch)
+    }
+
+    /// The bytes at `location`. The caller holds the lock of the sprig whose element points there.
+    #[inline]
+    pub(crate) fn bytes_at<'g>(
+        &'g self,
+        location: Location,
+        scratch: &'g mut ReadBuffer,
+    ) -> Result<&'g [u8], StorageError> {
+        debug_assert!(location.is_stored());
+        self.devices[usize::from(location.device())].record(location, scratch)
     }
 
     /// Where `location` is, for people.
@@ -164,45 +183,34 @@ impl Storage {
         self.devices[usize::from(element.location.device())].prefetch(element.location);
     }
 
-    /// Stores the flat record `record` for `guard`'s element, points the element to it, and frees what the element
-    /// pointed to before.
+    /// Stores the flat record of `digest`, which replaces what is at `old`. Only the index element makes it the record:
+    /// the caller points it there, then [frees](Self::free_replaced) `old`. A record in memory may be written over in
+    /// place; then the result is `old`.
     ///
     /// # Errors
-    /// When there is no room; then nothing has changed.
-    pub(crate) fn write(
+    /// When there is no room, or the device fails; then nothing has changed.
+    pub(crate) fn put(
         &self,
-        guard: &mut WriteGuard<'_>,
+        digest: &Digest,
+        old: Location,
         record: &[u8],
-        key_stored: bool,
-    ) -> Result<(), StorageError> {
-        let old = guard.location;
-        if old.is_stored()
+        room: Room,
+    ) -> Result<Location, StorageError> {
+        let is_rewritten = old.is_stored()
             && (old.rblock_count() * RBLOCK_SIZE) as usize == record.len()
-            && self.devices[usize::from(old.device())].rewrite(old, record)
-        {
-            guard.location = old.with_key_stored(key_stored);
+            && self.devices[usize::from(old.device())].rewrite(old, record);
+        let place = if is_rewritten {
+            old
         } else {
-            self.replace(Stream::Write, guard, record, key_stored)?;
-        }
+            match (self.append(Stream::Write, digest, record), room) {
+                (Err(StorageError::OutOfSpace), Room::Tombstones) => {
+                    self.append(Stream::Defrag, digest, record)?
+                }
+                (place, _) => place?,
+            }
+        };
         self.benchmarks.note_write(record.len());
-        Ok(())
-    }
-
-    /// As [`write`](Self::write), of a tombstone in a record's place. When there is no room it takes some of what is
-    /// reserved for defrag: it gives back more than it takes.
-    ///
-    /// # Errors
-    /// When there is no room at all; then nothing has changed.
-    pub(crate) fn bury(
-        &self,
-        guard: &mut WriteGuard<'_>,
-        tombstone: &[u8],
-        key_stored: bool,
-    ) -> Result<(), StorageError> {
-        match self.write(guard, tombstone, key_stored) {
-            Err(StorageError::OutOfSpace) => self.replace(Stream::Defrag, guard, tombstone, key_stored),
-            done => done,
-        }
+        Ok(place)
     }
 
     fn replace(
@@ -249,12 +257,6 @@ impl Storage {
         })
     }
 
-    /// Frees what `guard`'s element points to and makes it point nowhere.
-    pub(crate) fn release(&self, guard: &mut WriteGuard<'_>) {
-        let old = std::mem::take(&mut guard.location);
-        self.free(old);
-    }
-
     fn append(&self, stream: Stream, digest: &Digest, record: &[u8]) -> Result<Location, StorageError> {
         let device = &self.devices[digest.le_u32_at(DEVICE_DIGEST_OFFSET) as usize % self.devices.len()];
         let (location, closed) = device.append(stream, record, self.low_water());
@@ -262,11 +264,14 @@ impl Storage {
         location
     }
 
-    /// Frees `old`, in whose place `new` is now.
+    /// Frees `old`, in whose place `new` is now, or nothing.
     pub(crate) fn free_replaced(&self, old: Location, new: Location) {
+        if old.same_place(new) {
+            return;
+        }
         let replaced_on = self.devices[usize::from(new.device())].as_disk();
         match replaced_on {
-            Some(disk) if old.is_stored() && old.device() != new.device() => {
+            Some(disk) if new.is_stored() && old.is_stored() && old.device() != new.device() => {
                 self.devices[usize::from(old.device())].await_free(old);
                 disk.defer_free(new, old);
             }
@@ -512,5 +517,28 @@ impl Storage {
         for device in &self.devices {
             device.wblocks.check();
         }
+    }
+}
+
+#[cfg(test)]
+impl Storage {
+    /// Stores the flat record `record` for `guard`'s element and points the element to it.
+    pub(super) fn write(
+        &self,
+        guard: &mut WriteGuard<'_>,
+        record: &[u8],
+        key_stored: bool,
+    ) -> Result<(), StorageError> {
+        let old = guard.location;
+        let new = self.put(guard.digest(), old, record, Room::Writes)?;
+        guard.location = new.with_key_stored(key_stored);
+        self.free_replaced(old, new);
+        Ok(())
+    }
+
+    /// Frees what `guard`'s element points to and makes it point nowhere.
+    pub(super) fn release(&self, guard: &mut WriteGuard<'_>) {
+        let old = std::mem::take(&mut guard.location);
+        self.free_replaced(old, Location::default());
     }
 }

@@ -40,7 +40,7 @@ mod wblock;
 
 pub(crate) use device::DeviceStats;
 pub(crate) use disk::DiskStats;
-pub(crate) use engine::{Storage, StorageError};
+pub(crate) use engine::{Room, Storage, StorageError};
 pub(crate) use load::{LoadContext, LoadStats};
 pub(crate) use open::{OpenError, OpenSettings};
 pub(crate) use settings::Settings;

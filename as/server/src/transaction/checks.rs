@@ -8,7 +8,7 @@ use proto::reply::ReplyWriter;
 use super::Call;
 use super::filter::{self, OpenQuestion};
 use crate::config::params::namespace::TTL_SECONDS_MAX;
-use crate::index::Element;
+use crate::index::{Element, RecordMeta};
 use crate::metrics::NamespaceCounter;
 use crate::namespace::{Namespace, Set, TTL_NEVER_EXPIRE};
 
@@ -48,13 +48,13 @@ impl Call<'_> {
     }
 
     /// The set named in a read or delete must be the record's; none named is right for any.
-    pub(super) fn check_set_if_named(&self, element: &Element) -> Result<(), ResultCode> {
-        if self.request.set_name().is_empty() { Ok(()) } else { self.check_set(element) }
+    pub(super) fn check_set_if_named(&self, record: &RecordMeta) -> Result<(), ResultCode> {
+        if self.request.set_name().is_empty() { Ok(()) } else { self.check_set(record) }
     }
 
     /// The set named in a write must be the record's.
-    pub(super) fn check_set(&self, element: &Element) -> Result<(), ResultCode> {
-        let name = self.namespace.set_of(element).map_or(&[][..], |set| &set.name);
+    pub(super) fn check_set(&self, record: &RecordMeta) -> Result<(), ResultCode> {
+        let name = self.namespace.set_of(record).map_or(&[][..], |set| &set.name);
         if name == self.request.set_name() {
             return Ok(());
         }

@@ -7,6 +7,7 @@ use super::write::storage_result;
 use super::{Buffers, Call};
 use crate::index::WriteGuard;
 use crate::metrics::Operation;
+use crate::namespace::{Cause, Removal};
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) {
     let result = match delete(call, buffers) {
@@ -48,23 +49,19 @@ fn delete(call: &Call<'_>, buffers: &mut Buffers) -> Result<(), ResultCode> {
 /// When the tombstone cannot be stored; then the record is as it was.
 pub(super) fn remove(
     call: &Call<'_>,
-    mut guard: WriteGuard<'_>,
+    guard: WriteGuard<'_>,
     buffers: &mut Buffers,
 ) -> Result<(), ResultCode> {
     let namespace = call.namespace;
     let is_durable =
         call.request.info2 & info2::DURABLE_DELETE != 0 || namespace.config().params.durable_deletes.get();
-    if !is_durable && !guard.leaves_tombstone() {
-        namespace.remove(guard);
-        return Ok(());
-    }
-    let tombstone = {
-        // The key of a damaged record is lost.
-        let old =
-            guard.location.key_stored().then(|| namespace.record(&guard, &mut buffers.read).ok()).flatten();
-        namespace.tombstone_of(&guard, old.and_then(|old| old.key), call.now, &mut buffers.flat)
-    };
-    namespace.bury(&mut guard, tombstone, &buffers.flat).map_err(|error| storage_result(call, error))?;
-    call.note_unsettled(guard.location, &mut buffers.unsettled);
+    let keeps_key = (is_durable || guard.leaves_tombstone()) && guard.location.key_stored();
+    // The key of a damaged record is lost.
+    let old = if keeps_key { namespace.record(&guard, &mut buffers.read).ok() } else { None };
+    let key: Option<Vec<u8>> = old.and_then(|old| old.key).map(<[u8]>::to_vec);
+    let removal = Removal { cause: Cause::Delete, now: call.now, is_durable, key: key.as_deref() };
+    let removed = namespace.remove(guard, &removal, &mut buffers.flat);
+    let committed = removed.map_err(|error| storage_result(call, error))?;
+    call.note_unsettled(committed.location, &mut buffers.unsettled);
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! A filter is compiled once for its request, once for its batch, or once for the rows that repeat it. It is asked
 //! first about what the index knows of a record; only if that leaves the answer open, the record is read.
 
+use cf::Digest;
 use cf::clock::StoredMillis;
 use datamodel::Budget;
 use datamodel::exp::{BinSource, Filter, Medium, Metadata, Record, Truth};
@@ -10,7 +11,7 @@ use proto::ResultCode;
 use proto::message::{Request, field};
 
 use crate::config::Engine;
-use crate::index::Element;
+use crate::index::{Element, RecordMeta};
 use crate::namespace::{Namespace, stored_size};
 
 /// The filter of a request, or why it is none. What is wrong with one is told only where it would be asked.
@@ -57,18 +58,28 @@ pub(crate) fn ask<'f>(
     })
 }
 
-/// What the index knows of a record.
+/// What the index says of a record.
 pub(crate) fn metadata<'n>(namespace: &'n Namespace, element: &Element, now: StoredMillis) -> Metadata<'n> {
+    metadata_of(namespace, element.digest(), element, now)
+}
+
+/// What is known of the record of `digest`, which may not be stored yet.
+pub(crate) fn metadata_of<'n>(
+    namespace: &'n Namespace,
+    digest: &Digest,
+    record: &RecordMeta,
+    now: StoredMillis,
+) -> Metadata<'n> {
     let storage = &namespace.config().storage;
     Metadata {
-        digest: *element.digest(),
-        last_update_time: element.last_update_time(),
-        void_time: element.void_time,
-        set_name: namespace.set_of(element).map_or(&[], |set| &set.name),
-        is_key_stored: element.location.key_stored(),
-        is_tombstone: element.is_tombstone(),
+        digest: *digest,
+        last_update_time: record.last_update_time(),
+        void_time: record.void_time,
+        set_name: namespace.set_of(record).map_or(&[], |set| &set.name),
+        is_key_stored: record.location.key_stored(),
+        is_tombstone: record.is_tombstone(),
         // The established server's smallest record, and what it tells of one that is not stored yet.
-        stored_size: stored_size(element).max(u64::from(crate::storage::RBLOCK_SIZE)),
+        stored_size: stored_size(record).max(u64::from(crate::storage::RBLOCK_SIZE)),
         medium: match storage.engine {
             Engine::Memory if storage.is_backed() => Medium::BackedMemory,
             Engine::Memory => Medium::Memory,

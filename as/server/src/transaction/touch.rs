@@ -6,7 +6,7 @@ use proto::ResultCode;
 use super::{Buffers, Call};
 use crate::index::Element;
 use crate::metrics::NamespaceCounter;
-use crate::namespace::TTL_NEVER_EXPIRE;
+use crate::namespace::{Cause, Change, NewVersion, TTL_NEVER_EXPIRE};
 
 /// A percentage that switches read-touch off; in requests and set parameters.
 const NEVER_TOUCH: u32 = TTL_NEVER_EXPIRE;
@@ -64,41 +64,36 @@ pub(super) fn run(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) {
 
 /// Gives whether the renewed record could be stored; `None` when there was nothing to renew.
 fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
-    let mut guard = call.namespace.index.get_exclusive(&call.digest)?;
+    let guard = call.namespace.index.get_exclusive(&call.digest)?;
     let void_time = call.now.seconds().saturating_add(touch.ttl_seconds);
     if guard.is_tombstone() || guard.void_time == 0 || guard.void_time >= void_time {
         return None;
     }
-    let before = (guard.generation, guard.last_update_time(), guard.void_time);
-    let encoded = {
+    let mut meta = **guard;
+    let (generation, last_update_time) = (guard.next_generation(), guard.last_update_time().max(call.now.0));
+    {
         let record = call.namespace.record(&guard, &mut buffers.read).ok();
-        record.and_then(|record| {
-            let bins = record.load_bins().ok()?;
-            let renewed = NewRecord {
-                digest: call.digest,
-                last_update_time: guard.last_update_time().max(call.now.0),
-                generation: guard.next_generation(),
-                void_time,
-                tree_id: record.tree_id,
-                set_name: record.set_name,
-                key: record.key,
-                leaves_tombstone: guard.leaves_tombstone(),
-            };
-            renewed.encode(&bins, renewed.size(&bins), &mut buffers.flat);
-            Some((renewed.generation, renewed.last_update_time))
-        })
-    };
-    let Some((generation, last_update_time)) = encoded else { return Some(false) };
-    let key_stored = guard.location.key_stored();
-    guard.generation = generation;
-    guard.set_last_update_time(last_update_time);
-    guard.void_time = void_time;
-    if call.namespace.store(&mut guard, &buffers.flat, key_stored, before.2).is_err() {
-        guard.generation = before.0;
-        guard.set_last_update_time(before.1);
-        guard.void_time = before.2;
-        return Some(false);
+        let Some((record, bins)) = record.and_then(|record| Some((record, record.load_bins().ok()?))) else {
+            return Some(false);
+        };
+        let renewed = NewRecord {
+            digest: call.digest,
+            last_update_time,
+            generation,
+            void_time,
+            tree_id: record.tree_id,
+            set_name: record.set_name,
+            key: record.key,
+            leaves_tombstone: guard.leaves_tombstone(),
+        };
+        renewed.encode(&bins, renewed.size(&bins), &mut buffers.flat);
     }
-    call.note_unsettled(guard.location, &mut buffers.unsettled);
+    (meta.generation, meta.void_time) = (generation, void_time);
+    meta.set_last_update_time(last_update_time);
+    let version = NewVersion { flat: &buffers.flat, meta, key_stored: guard.location.key_stored() };
+    let Ok(committed) = call.namespace.commit(guard, &Change::Record(version), Cause::ReadTouch) else {
+        return Some(false);
+    };
+    call.note_unsettled(committed.location, &mut buffers.unsettled);
     Some(true)
 }

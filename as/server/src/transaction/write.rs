@@ -15,9 +15,9 @@ use proto::message::field;
 use super::checks::{check_reply_size, checked_ttl, key_to_store, void_time_after};
 use super::filter::{self, OpenQuestion};
 use super::{Buffers, Call, Failure, delete};
-use crate::index::{CreateOutcome, Element, PartitionId, WriteGuard};
+use crate::index::{PartitionId, RecordMeta, SetId, WriteGuard};
 use crate::metrics::{NamespaceCounter, Operation};
-use crate::namespace::Namespace;
+use crate::namespace::{Cause, Change, Namespace, NewVersion};
 use crate::storage::{ReadBuffer, StorageError};
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) {
@@ -59,124 +59,65 @@ fn check_namespace_takes_writes(call: &Call<'_>) -> Result<(), ResultCode> {
     Ok(())
 }
 
-/// The element a write goes to, and what of the record failures report.
+/// The element a write goes to, and what the write starts from.
 struct Target<'a> {
     guard: WriteGuard<'a>,
-    /// There is no live record: the element was just made, or its record has expired.
+    /// What the index says of the live record, or will say of the one that is created.
+    base: RecordMeta,
+    /// There is no live record: no element before, or a tombstone, or an expired record.
     is_new: bool,
-    /// The tombstone that was in the record's place, or was put there when it had expired.
-    tombstone: Option<Element>,
+    /// What failures report of the record.
     found_generation: u16,
     found_void_time: u32,
 }
 
 fn find_target<'a>(call: &Call<'a>, policy: &WritePolicy) -> Result<Target<'a>, Failure> {
     let index = &call.namespace.index;
-    let is_transaction = call.request.has_field(field::MRT_ID);
-    let (mut guard, created) = if policy.must_exist {
-        let found = index.get_exclusive(&call.digest);
-        if is_transaction {
-            return Err(ResultCode::EnterpriseOnly.into());
-        }
-        (found.ok_or(ResultCode::NotFound)?, false)
+    if call.request.has_field(field::MRT_ID) {
+        return Err(ResultCode::EnterpriseOnly.into());
+    }
+    let guard = if policy.must_exist {
+        index.get_exclusive(&call.digest).ok_or(ResultCode::NotFound)?
     } else {
-        if is_transaction {
-            return Err(ResultCode::EnterpriseOnly.into());
-        }
-        let (guard, outcome) = index.get_or_create(&call.digest).map_err(|_| {
+        let (guard, _) = index.get_or_create(&call.digest).map_err(|_| {
             cf::warning_limited!(Index, "{{{}}} primary index is full", call.namespace.name());
             ResultCode::Unknown
         })?;
-        (guard, outcome == CreateOutcome::Created)
+        guard
     };
-    let was_tombstone = guard.is_tombstone();
     let (found_generation, found_void_time) =
-        if was_tombstone { (0, 0) } else { (guard.generation, guard.void_time) };
-    let is_expired = !created && guard.is_expired(call.now.seconds());
-    if policy.must_exist && (was_tombstone || is_expired) {
+        if guard.is_tombstone() { (0, 0) } else { (guard.generation, guard.void_time) };
+    let is_new = !guard.exists() || guard.is_gone(call.now.seconds());
+    if policy.must_exist && is_new {
         return Err(Failure {
             result: ResultCode::NotFound,
             generation: found_generation,
             void_time: found_void_time,
         });
     }
-    if is_expired && guard.leaves_tombstone() {
-        let result = call.namespace.entomb(&mut guard, call.now);
-        result.map_err(|error| storage_result(call, error))?;
-    } else if is_expired {
-        call.namespace.recycle(&mut guard);
-    }
-    let tombstone = guard.is_tombstone().then(|| call.namespace.exhume(&mut guard));
-    let is_new = created || is_expired || was_tombstone;
-    Ok(Target { guard, is_new, tombstone, found_generation, found_void_time })
-}
-
-/// What a write left behind.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Stored,
-    /// No bin is left: the record goes.
-    Emptied,
+    let base = if is_new { call.namespace.meta_of_created(&guard, SetId::NONE) } else { **guard };
+    Ok(Target { guard, base, is_new, found_generation, found_void_time })
 }
 
 fn apply(
     call: &Call<'_>,
     policy: &WritePolicy,
-    target: Target<'_>,
+    mut target: Target<'_>,
     buffers: &mut Buffers,
     out: &mut Vec<u8>,
 ) -> Result<(), ResultCode> {
-    let Target { mut guard, is_new, tombstone, .. } = target;
     let namespace = call.namespace;
-    match (commit(call, policy, &mut guard, is_new, buffers, out), tombstone) {
-        (Ok(Outcome::Stored), tombstone) => {
-            call.note_unsettled(guard.location, &mut buffers.unsettled);
-            if let Some(tombstone) = tombstone {
-                namespace.replace_tombstone(&tombstone, &guard);
-            }
-            Ok(())
-        }
-        (Ok(Outcome::Emptied), _) => {
-            delete::remove(call, guard, buffers)?;
-            namespace.metrics.add(NamespaceCounter::DeletedLastBin, 1);
-            Ok(())
-        }
-        (Err(result), None) => {
-            namespace.abandon(guard);
-            Err(result)
-        }
-        (Err(result), Some(tombstone)) => {
-            namespace.rebury(&mut guard, &tombstone);
-            Err(result)
-        }
-    }
-}
-
-fn commit(
-    call: &Call<'_>,
-    policy: &WritePolicy,
-    guard: &mut WriteGuard<'_>,
-    is_new: bool,
-    buffers: &mut Buffers,
-    out: &mut Vec<u8>,
-) -> Result<Outcome, ResultCode> {
-    let question = check_target(call, policy, guard, is_new)?;
-    let Some(next) = make_next(call, policy, guard, question.as_ref(), is_new, buffers, out)? else {
-        return Ok(Outcome::Emptied);
+    let question = check_target(call, policy, &mut target)?;
+    let Some(next) = make_next(call, policy, &target, question.as_ref(), buffers, out)? else {
+        delete::remove(call, target.guard, buffers)?;
+        namespace.metrics.add(NamespaceCounter::DeletedLastBin, 1);
+        return Ok(());
     };
-    let before = (guard.generation, guard.last_update_time(), guard.void_time);
-    guard.generation = next.generation;
-    guard.set_last_update_time(next.last_update_time);
-    guard.void_time = next.void_time;
-    match call.namespace.store(guard, &buffers.flat, next.key_stored, before.2) {
-        Ok(()) => Ok(Outcome::Stored),
-        Err(error) => {
-            guard.generation = before.0;
-            guard.set_last_update_time(before.1);
-            guard.void_time = before.2;
-            Err(storage_result(call, error))
-        }
-    }
+    let version = NewVersion { flat: &buffers.flat, meta: next.meta, key_stored: next.key_stored };
+    let committed = namespace.commit(target.guard, &Change::Record(version), Cause::Write);
+    let committed = committed.map_err(|error| storage_result(call, error))?;
+    call.note_unsettled(committed.location, &mut buffers.unsettled);
+    Ok(())
 }
 
 /// What a client is told when its record could not be stored.
@@ -190,23 +131,23 @@ pub(super) fn storage_result(call: &Call<'_>, error: StorageError) -> ResultCode
     }
 }
 
-/// The checks that need the element but not its record. Gives what the filter has left to ask.
+/// The checks that need the element but not its record. They give a record that is created its set. Gives what the filter
+/// has left to ask.
 fn check_target<'c>(
     call: &'c Call<'_>,
     policy: &WritePolicy,
-    guard: &mut WriteGuard<'_>,
-    is_new: bool,
+    target: &mut Target<'_>,
 ) -> Result<Option<OpenQuestion<'c>>, ResultCode> {
-    if policy.create_only && !is_new {
+    if policy.create_only && !target.is_new {
         return Err(ResultCode::RecordExists);
     }
-    call.check_generation(guard.generation)?;
-    if !is_new {
-        call.check_set(guard)?;
-    } else if !call.request.set_name().is_empty() {
-        call.namespace.assign_set(guard, call.request.set_name())?;
+    call.check_generation(target.base.generation)?;
+    if target.is_new {
+        target.base.set_id = call.namespace.set_for_creation(call.request.set_name())?;
+    } else {
+        call.check_set(&target.base)?;
     }
-    if let Some(set) = call.namespace.set_of(guard)
+    if let Some(set) = call.namespace.set_of(&target.base)
         && set.is_at_size_limit()
     {
         cf::warning_limited!(
@@ -217,14 +158,12 @@ fn check_target<'c>(
         );
         return Err(ResultCode::Forbidden);
     }
-    if is_new { Ok(None) } else { call.check_filter(guard) }
+    if target.is_new { Ok(None) } else { call.check_filter(&target.guard) }
 }
 
-/// What changes in the index when the new flat record is stored.
+/// What the index says of the record when its new version is stored.
 struct Next {
-    generation: u16,
-    last_update_time: u64,
-    void_time: u32,
+    meta: RecordMeta,
     key_stored: bool,
 }
 
@@ -232,16 +171,16 @@ struct Next {
 fn make_next(
     call: &Call<'_>,
     policy: &WritePolicy,
-    guard: &WriteGuard<'_>,
+    target: &Target<'_>,
     question: Option<&OpenQuestion<'_>>,
-    is_new: bool,
     buffers: &mut Buffers,
     out: &mut Vec<u8>,
 ) -> Result<Option<Next>, ResultCode> {
     let namespace = call.namespace;
+    let Target { guard, base, is_new, .. } = target;
     let Buffers { flat, read, .. } = buffers;
     let is_asked = question.is_some();
-    let old = if is_new { None } else { old_record(call, guard, policy.replace && !is_asked, read)? };
+    let old = if *is_new { None } else { old_record(call, guard, policy.replace && !is_asked, read)? };
     let stored_key = old.and_then(|old| old.key);
     if let Some(old) = &old {
         question.map_or(Ok(()), |question| question.settle(old, stored_key))?;
@@ -251,8 +190,8 @@ fn make_next(
         None => key_to_store(call.request)?,
         stored => stored,
     };
-    let set = namespace.set_of(guard);
-    let ttl = checked_ttl(call, set, is_new)?;
+    let set = namespace.set_of(base);
+    let ttl = checked_ttl(call, set, *is_new)?;
     let mut bins = match old {
         Some(old) if !policy.replace => {
             old.load_bins().map_err(|error| namespace.report_damage(guard, &error))?
@@ -260,12 +199,13 @@ fn make_next(
         _ => Bins::new(),
     };
     let had_bins = !bins.is_empty();
-    let now = if is_new { namespace.creation_time(&call.digest, call.now.0) } else { call.now.0 };
-    let last_update_time = guard.last_update_time().max(now);
-    let void_time = void_time_after(call, set, ttl, guard.void_time);
+    let now = if *is_new { namespace.creation_time(&call.digest, call.now.0) } else { call.now.0 };
+    let last_update_time = base.last_update_time().max(now);
+    let void_time = void_time_after(call, set, ttl, base.void_time);
+    let metadata = filter::metadata_of(namespace, &call.digest, base, call.now);
     let context = WriteContext {
         policy: *policy,
-        metadata: Metadata { last_update_time, void_time, ..filter::metadata(namespace, guard, call.now) },
+        metadata: Metadata { last_update_time, void_time, ..metadata },
         key: stored_key.filter(|_| !policy.replace),
         budget: call.budget,
     };
@@ -289,16 +229,19 @@ fn make_next(
     let record = NewRecord {
         digest: call.digest,
         last_update_time,
-        generation: guard.next_generation(),
+        generation: base.next_generation(),
         void_time,
         tree_id: namespace.storage.tree_id(PartitionId::of(&call.digest)),
         set_name: set.map_or(&[], |set| &set.name),
         key,
-        leaves_tombstone: guard.leaves_tombstone(),
+        leaves_tombstone: base.leaves_tombstone(),
     };
     encode(namespace, &record, &bins, flat)?;
     reply.finish(&call.header(ResultCode::Ok, record.generation, record.void_time));
-    Ok(Some(Next { generation: record.generation, last_update_time, void_time, key_stored: key.is_some() }))
+    let mut meta = *base;
+    (meta.generation, meta.void_time) = (record.generation, void_time);
+    meta.set_last_update_time(last_update_time);
+    Ok(Some(Next { meta, key_stored: key.is_some() }))
 }
 
 /// The record that is to change. What replaces it needs nothing of it but the key that may be stored with it, so then it

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 use cf::clock::StoredMillis;
 use cf::linear_histogram::LinearHistogram;
 
-use super::expiry::{Doom, survey, sweep};
+use super::expiry::{SweepCriteria, survey, sweep};
 use super::limits::{Usage, is_eviction_due};
 use super::{Removed, spread};
 use crate::index::{PartitionId, SetId};
@@ -255,20 +255,21 @@ impl Namespace {
         self.eviction.order(void_time);
         self.eviction.begin(void_time, now_seconds);
         let exempt = ExemptSets::of(&self.sets);
-        let doom = Doom { now_seconds, evict_before: void_time, exempt: &exempt };
-        let removed = sweep_all(self, &doom, threads);
+        let criteria = SweepCriteria { now_seconds, evict_before: void_time, exempt: &exempt };
+        let removed = sweep_all(self, &criteria, threads);
         self.eviction.finish(void_time);
         cf::info!(Nsup, "{{{name}}} cold start evicted {} records", removed.evicted);
         is_eviction_due(self);
     }
 }
 
-/// Removes the doomed records of all partitions, and counts them.
-pub(super) fn sweep_all(namespace: &Namespace, doom: &Doom<'_>, thread_count: usize) -> Removed {
-    let due: Vec<PartitionId> =
-        PartitionId::all().filter(|partition| namespace.expiry.is_due(*partition, doom.before())).collect();
+/// Removes the records of all partitions that fulfil `criteria`, and counts them.
+pub(super) fn sweep_all(namespace: &Namespace, criteria: &SweepCriteria<'_>, thread_count: usize) -> Removed {
+    let due: Vec<PartitionId> = PartitionId::all()
+        .filter(|partition| namespace.expiry.is_due(*partition, criteria.before()))
+        .collect();
     let parts = spread(thread_count, &due, Removed::default, |removed: &mut Removed, partition| {
-        *removed += sweep(namespace, partition, doom);
+        *removed += sweep(namespace, partition, criteria);
     });
     let mut removed = Removed::default();
     parts.into_iter().for_each(|part| removed += part);

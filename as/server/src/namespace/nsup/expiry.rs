@@ -14,8 +14,12 @@ use cf::Digest;
 use cf::clock::StoredMillis;
 
 use super::eviction::ExemptSets;
+use crate::index::WriteGuard;
 use crate::index::{Element, PARTITION_COUNT, PartitionId};
 use crate::namespace::Namespace;
+use crate::namespace::commit::{Cause, Committed};
+use crate::namespace::tombstones::Removal;
+use crate::storage::StorageError;
 
 /// What is known of the void-times of one partition. Earliest and latest are those of the last look.
 struct PartitionExpiry {
@@ -99,7 +103,7 @@ impl ExpiryState {
 }
 
 /// Which records a sweep removes.
-pub(super) struct Doom<'a> {
+pub(super) struct SweepCriteria<'a> {
     /// Records whose void-time is before this moment have expired.
     pub(super) now_seconds: u32,
     /// Records whose void-time is before this are evicted; 0 = none.
@@ -108,24 +112,18 @@ pub(super) struct Doom<'a> {
     pub(super) exempt: &'a ExemptSets,
 }
 
-/// How a sweep comes to remove a record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fate {
-    Expired,
-    Evicted,
-}
-
-impl Doom<'_> {
+impl SweepCriteria<'_> {
     /// Void-time before which there may be something to remove.
     pub(super) fn before(&self) -> u32 {
         self.now_seconds.max(self.evict_before)
     }
 
-    fn of(&self, element: &Element) -> Option<Fate> {
+    /// Why a sweep removes the record of `element`, if it does.
+    fn cause_for(&self, element: &Element) -> Option<Cause> {
         if element.is_expired(self.now_seconds) {
-            Some(Fate::Expired)
+            Some(Cause::Expiry)
         } else if element.is_expired(self.evict_before) && !self.exempt.contains(element.set_id) {
-            Some(Fate::Evicted)
+            Some(Cause::Eviction)
         } else {
             None
         }
@@ -180,21 +178,35 @@ pub(super) fn survey(namespace: &Namespace, partition: PartitionId) {
     look(namespace, partition, |_| false);
 }
 
-/// Removes the doomed records of a partition.
-pub(super) fn sweep(namespace: &Namespace, partition: PartitionId, doom: &Doom<'_>) -> Removed {
+/// Removes the records of a partition that fulfil `criteria`.
+pub(super) fn sweep(namespace: &Namespace, partition: PartitionId, criteria: &SweepCriteria<'_>) -> Removed {
     let mut removed = Removed::default();
-    for digest in look(namespace, partition, |element| doom.of(element).is_some()) {
+    for digest in look(namespace, partition, |element| criteria.cause_for(element).is_some()) {
         // It may have been written or removed since.
         let Some(guard) = namespace.index.get_exclusive(&digest) else { continue };
-        let Some(fate) = doom.of(&guard) else { continue };
-        if namespace.discard(guard, StoredMillis::now()).is_ok() {
-            match fate {
-                Fate::Expired => removed.expired += 1,
-                Fate::Evicted => removed.evicted += 1,
+        let Some(cause) = criteria.cause_for(&guard) else { continue };
+        let removal = Removal::plain(cause, StoredMillis::now());
+        if namespace.remove_from_sweep(guard, &removal).is_ok() {
+            match cause {
+                Cause::Eviction => removed.evicted += 1,
+                _ => removed.expired += 1,
             }
         } else {
             namespace.expiry.look_again(partition);
         }
     }
     removed
+}
+
+impl Namespace {
+    /// Removes a record that has expired or is evicted. The log says so if that fails.
+    pub(in crate::namespace) fn remove_from_sweep(
+        &self,
+        guard: WriteGuard<'_>,
+        removal: &Removal<'_>,
+    ) -> Result<Committed, StorageError> {
+        self.remove(guard, removal, &mut Vec::new()).inspect_err(|error| {
+            cf::warning_limited!(Nsup, "{{{}}} an expired or evicted record stays: {error}", self.name());
+        })
+    }
 }

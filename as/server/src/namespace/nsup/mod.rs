@@ -24,7 +24,7 @@ use crate::metrics::NamespaceCounter;
 pub(crate) use eviction::EvictionState;
 use eviction::{ExemptSets, find_void_time, sweep_all};
 pub(crate) use expiry::ExpiryState;
-use expiry::{Doom, Removed};
+use expiry::{Removed, SweepCriteria};
 pub(crate) use limits::{IndexMemory, watch_stop_writes};
 pub(crate) use record_histograms::{RecordHistogram, RecordHistograms};
 
@@ -122,7 +122,8 @@ fn sweep(namespace: &Namespace, now_seconds: u32, evict_before: u32) {
     let started = Instant::now();
     let exempt = ExemptSets::of(&namespace.sets);
     let threads = namespace.config().params.nsup_threads.get() as usize;
-    let removed = sweep_all(namespace, &Doom { now_seconds, evict_before, exempt: &exempt }, threads);
+    let removed =
+        sweep_all(namespace, &SweepCriteria { now_seconds, evict_before, exempt: &exempt }, threads);
     let (duration, objects) = (started.elapsed(), namespace.object_count());
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let deleted_pct100 =

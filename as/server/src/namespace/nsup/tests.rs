@@ -11,6 +11,7 @@ use datamodel::{Bins, BytesType, Particle};
 use super::*;
 use crate::config;
 use crate::index::SetId;
+use crate::namespace::{Cause, Change, NewVersion};
 
 const CONFIG: &str = "
 service {
@@ -60,13 +61,15 @@ fn put(namespace: &Namespace, set: &str, key: u32, void_time: u32, size: usize) 
     };
     let mut flat = Vec::new();
     record.encode(&bins, record.size(&bins), &mut flat);
-    let (mut guard, _) = namespace.index.get_or_create(&digest).expect("room in the index");
-    if guard.generation == 0 && !set.is_empty() {
-        namespace.assign_set(&mut guard, set.as_bytes()).expect("room for a set");
+    let (guard, _) = namespace.index.get_or_create(&digest).expect("room in the index");
+    let mut meta = **guard;
+    if !guard.exists() {
+        meta.set_id = namespace.set_for_creation(set.as_bytes()).expect("room for a set");
     }
-    let before = guard.void_time;
-    (guard.void_time, guard.generation) = (void_time, 1);
-    namespace.store(&mut guard, &flat, false, before).unwrap_or_else(|error| panic!("{error:?}"));
+    (meta.void_time, meta.generation) = (void_time, 1);
+    let version = NewVersion { flat: &flat, meta, key_stored: false };
+    let committed = namespace.commit(guard, &Change::Record(version), Cause::Write);
+    committed.unwrap_or_else(|error| panic!("{error:?}"));
 }
 
 fn exists(namespace: &Namespace, set: &str, key: u32) -> bool {
@@ -121,7 +124,7 @@ fn figures_follow_what_writers_do() {
     // Deleted ones and those that got more time are no longer counted as they were.
     for key in 0..100 {
         let guard = namespace.index.get_exclusive(&digest("s", key)).expect("it");
-        namespace.remove(guard);
+        namespace.commit(guard, &Change::Gone, Cause::Delete).expect("nothing to store");
         put(&namespace, "s", 200 + key, NOW + 7, 10);
         put(&namespace, "s", 300 + key, 0, 10);
         put(&namespace, "", key, 0, 10);
@@ -137,7 +140,7 @@ fn figures_follow_what_writers_do() {
     assert_eq!((namespace.object_count(), namespace.expiry.expirable_count()), (400, 400));
     for key in 100..500 {
         let guard = namespace.index.get_exclusive(&digest("s", key)).expect("it");
-        namespace.remove(guard);
+        namespace.commit(guard, &Change::Gone, Cause::Delete).expect("nothing to store");
     }
     run(&namespace, NOW);
     assert_eq!((namespace.expiry.expirable_count(), namespace.expiry.latest()), (0, 0));

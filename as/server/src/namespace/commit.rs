@@ -1,0 +1,396 @@
+//! The commit of a record: the only way in which a record of a running namespace changes.
+//!
+//! A write, touch, delete, expiry, eviction and the removal of a tombstone all end in [`Namespace::commit`]. The caller
+//! holds the record's guard and has made the new flat record. The commit then takes these steps, in this order:
+//!
+//! 1. Observers look at the change while the old record can still be read.
+//! 2. Storage gets the new flat record. This is the only step that can fail; then nothing has changed.
+//! 3. The index element gets the new metadata.
+//! 4. The figures of set, expiry, tombstones and removals follow.
+//! 5. Storage frees the place of the old record.
+//! 6. Observers act on what they saw.
+//! 7. The guard is dropped. An element without a record leaves the index with it.
+//!
+//! Nothing has to be undone: a guard that is dropped before step 3 leaves the record as it was, and takes a created element
+//! out of the index again.
+//!
+//! # Locks
+//! The sprig lock is held from before step 1 to step 7. Observers take no sprig lock.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use cf::Digest;
+
+use super::Namespace;
+use crate::index::{Location, RecordMeta, SetId, WriteGuard};
+use crate::storage::{RBLOCK_SIZE, Room, StorageError};
+
+/// A record or tombstone as it is to be stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewVersion<'a> {
+    /// Its flat form.
+    pub(crate) flat: &'a [u8],
+    /// What the index is to say of it. The commit fills in the location.
+    pub(crate) meta: RecordMeta,
+    pub(crate) key_stored: bool,
+}
+
+/// What becomes of a record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change<'a> {
+    /// It is created or gets a new version.
+    Record(NewVersion<'a>),
+    /// A tombstone takes its place.
+    Tombstone(NewVersion<'a>),
+    /// It goes, and nothing takes its place.
+    Gone,
+}
+
+/// Why a record changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cause {
+    Write,
+    /// A read renewed its time to live.
+    ReadTouch,
+    Delete,
+    Expiry,
+    Eviction,
+    /// The tomb raider removes a tombstone that nothing needs any more.
+    TombRaid,
+}
+
+/// A change as its observers see it, before it happens.
+#[cfg_attr(not(test), expect(dead_code, reason = "a node alone without secondary indexes has no observers"))]
+pub(crate) struct Transition<'a> {
+    pub(crate) digest: &'a Digest,
+    /// What the index says of the record so far. Generation 0: there is none.
+    pub(crate) before: &'a RecordMeta,
+    pub(crate) change: &'a Change<'a>,
+    pub(crate) cause: Cause,
+}
+
+/// A record as the commit left it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Committed {
+    pub(crate) location: Location,
+    pub(crate) generation: u16,
+    pub(crate) last_update_time: u64,
+}
+
+/// What an observer does once the change it saw is committed.
+pub(crate) type AfterCommit<'a> = Box<dyn FnOnce(&Committed) + 'a>;
+
+/// A part of the server that follows every change of a namespace's records, as secondary indexes and replicas do.
+pub(crate) trait CommitObserver: Send + Sync {
+    /// Looks at a change before it happens. The storage still holds the old record. What is returned is called once the
+    /// change is committed, and dropped if the commit fails.
+    fn observe<'a>(&'a self, namespace: &Namespace, transition: &Transition<'_>) -> Option<AfterCommit<'a>>;
+}
+
+impl Namespace {
+    /// Commits `change` to the record of `guard`, for which there is `cause`.
+    ///
+    /// # Errors
+    /// When the new version cannot be stored; then nothing has changed.
+    pub(crate) fn commit(
+        &self,
+        mut guard: WriteGuard<'_>,
+        change: &Change<'_>,
+        cause: Cause,
+    ) -> Result<Committed, StorageError> {
+        let (digest, before) = (*guard.digest(), **guard);
+        let observed = self.observe(&Transition { digest: &digest, before: &before, change, cause });
+        let after = match change {
+            Change::Record(version) => self.place(&digest, &before, version, Room::Writes)?,
+            Change::Tombstone(version) => self.place(&digest, &before, version, Room::Tombstones)?,
+            Change::Gone => RecordMeta::default(),
+        };
+        **guard = after;
+        self.account(&digest, &before, &after, cause);
+        self.storage.free_replaced(before.location, after.location);
+        let committed = Committed {
+            location: after.location,
+            generation: after.generation,
+            last_update_time: after.last_update_time(),
+        };
+        observed.into_iter().for_each(|act| act(&committed));
+        Ok(committed)
+    }
+
+    fn observe<'a>(&'a self, transition: &Transition<'_>) -> Vec<AfterCommit<'a>> {
+        self.observers.iter().filter_map(|observer| observer.observe(self, transition)).collect()
+    }
+
+    /// Stores `version` in place of what `before` points to, whose bytes stay. Gives what the index is to say of it.
+    fn place(
+        &self,
+        digest: &Digest,
+        before: &RecordMeta,
+        version: &NewVersion<'_>,
+        room: Room,
+    ) -> Result<RecordMeta, StorageError> {
+        assert!(version.meta.exists(), "a version of a record has a generation");
+        let place = self.storage.put(digest, before.location, version.flat, room)?;
+        let mut after = version.meta;
+        after.location = place.with_key_stored(version.key_stored);
+        Ok(after)
+    }
+
+    /// Brings the figures of sets, expiry, tombstones and removals from `before` to `after`.
+    #[inline]
+    fn account(&self, digest: &Digest, before: &RecordMeta, after: &RecordMeta, cause: Cause) {
+        let (size_before, size_after) = (stored_size(before), stored_size(after));
+        self.note_size(size_after);
+        match cause {
+            // The sweep that found the record has left it out of the partition's figures already.
+            Cause::Expiry | Cause::Eviction if before.void_time != 0 => self.expiry.note_removed(digest),
+            _ => self.expiry.note(digest, before.void_time, after.void_time),
+        }
+        if before.exists() && !after.exists() {
+            self.removals.note(digest, before.last_update_time());
+        }
+        if before.exists()
+            && after.exists()
+            && before.set_id == after.set_id
+            && before.is_tombstone() == after.is_tombstone()
+        {
+            if size_before != size_after
+                && let Some(set) = self.sets.get(after.set_id)
+            {
+                // Wrapping: the difference may be negative.
+                set.data_used_bytes.fetch_add(size_after.wrapping_sub(size_before), Relaxed);
+            }
+            return;
+        }
+        self.leave_figures(before);
+        self.join_figures(after);
+    }
+
+    /// Counts a record into the figures of its set and of tombstones.
+    pub(super) fn join_figures(&self, meta: &RecordMeta) {
+        if !meta.exists() {
+            return;
+        }
+        if meta.is_tombstone() {
+            self.tombstones.fetch_add(1, Relaxed);
+        }
+        if meta.set_id != SetId::NONE
+            && let Some(set) = self.sets.get(meta.set_id)
+        {
+            let count = if meta.is_tombstone() { &set.tombstones } else { &set.objects };
+            count.fetch_add(1, Relaxed);
+            set.data_used_bytes.fetch_add(stored_size(meta), Relaxed);
+        }
+    }
+
+    /// Takes a record out of the figures of its set and of tombstones.
+    fn leave_figures(&self, meta: &RecordMeta) {
+        if !meta.exists() {
+            return;
+        }
+        if meta.is_tombstone() {
+            self.tombstones.fetch_sub(1, Relaxed);
+        }
+        if meta.set_id != SetId::NONE
+            && let Some(set) = self.sets.get(meta.set_id)
+        {
+            let count = if meta.is_tombstone() { &set.tombstones } else { &set.objects };
+            count.fetch_sub(1, Relaxed);
+            set.data_used_bytes.fetch_sub(stored_size(meta), Relaxed);
+        }
+    }
+}
+
+/// Bytes that a record takes in storage.
+#[inline]
+pub(crate) fn stored_size(meta: &RecordMeta) -> u64 {
+    if meta.location.is_stored() { u64::from(meta.location.rblock_count() * RBLOCK_SIZE) } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cf::clock::StoredMillis;
+    use datamodel::flat::NewRecord;
+    use datamodel::{Bins, Particle};
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::config;
+    use crate::namespace::Removal;
+    use crate::storage::ReadBuffer;
+
+    /// Generation and value before a change, its cause, and what was committed.
+    type Note = (u16, Option<i64>, Cause, Option<Committed>);
+
+    #[derive(Default)]
+    struct Notes(Mutex<Vec<Note>>);
+
+    struct Observer(Arc<Notes>);
+
+    impl CommitObserver for Observer {
+        fn observe<'a>(
+            &'a self,
+            namespace: &Namespace,
+            transition: &Transition<'_>,
+        ) -> Option<AfterCommit<'a>> {
+            let before = transition.before;
+            let guarded = namespace.index.element_count() > 0;
+            assert!(guarded && *transition.digest != Digest::default());
+            let has_new_version = !matches!(transition.change, Change::Gone);
+            let mut scratch = ReadBuffer::new();
+            let value = before.location.is_stored().then(|| {
+                let bytes =
+                    namespace.storage.bytes_at(before.location, &mut scratch).expect("they are there");
+                value_of(bytes)
+            });
+            let mut notes = self.0.0.lock();
+            let at = notes.len();
+            notes.push((before.generation, value.flatten(), transition.cause, None));
+            Some(Box::new(move |committed| {
+                assert_eq!(committed.location.is_stored(), has_new_version);
+                self.0.0.lock()[at].3 = Some(*committed);
+            }))
+        }
+    }
+
+    fn value_of(flat: &[u8]) -> Option<i64> {
+        let record = datamodel::flat::FlatRecord::parse(flat).expect("a record");
+        match record.bin(b"b").expect("a whole record") {
+            Some(Particle::Integer(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn namespace(data_size: &str) -> Namespace {
+        let text = format!(
+            "service {{\n cluster-name tests\n}}\nnetwork {{\n service {{\n port 3000\n }}\n}}\n\
+             namespace test {{\n storage-engine memory {{\n data-size {data_size}\n }}\n}}\n"
+        );
+        let (config, _) = config::parse(&text, "test").expect("it parses");
+        Namespace::new(&Arc::new(config), 0, 1, 0).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn digest_of(key: u64) -> Digest {
+        Digest::of_key(b"set", 1, &key.to_be_bytes())
+    }
+
+    /// Writes `value` to the record of `key` in `set`, with `padding` more bytes.
+    fn put(
+        namespace: &Namespace,
+        set: &[u8],
+        key: u64,
+        value: i64,
+        padding: usize,
+    ) -> Result<Committed, StorageError> {
+        let (guard, _) = namespace.index.get_or_create(&digest_of(key)).expect("room");
+        let mut meta = if guard.exists() && !guard.is_tombstone() {
+            **guard
+        } else {
+            namespace.meta_of_created(&guard, namespace.set_for_creation(set).expect("room"))
+        };
+        meta.generation = meta.next_generation();
+        let padding = vec![1; padding];
+        let mut bins = Bins::new();
+        bins.set(b"b", Particle::Integer(value));
+        bins.set(b"p", Particle::Bytes(datamodel::BytesType::Blob, padding.as_slice().into()));
+        let record = NewRecord {
+            digest: digest_of(key),
+            last_update_time: meta.last_update_time(),
+            generation: meta.generation,
+            void_time: 0,
+            tree_id: 0,
+            set_name: set,
+            key: None,
+            leaves_tombstone: false,
+        };
+        let mut flat = Vec::new();
+        record.encode(&bins, record.size(&bins), &mut flat);
+        let version = NewVersion { flat: &flat, meta, key_stored: false };
+        namespace.commit(guard, &Change::Record(version), Cause::Write)
+    }
+
+    fn delete(namespace: &Namespace, key: u64, is_durable: bool) -> Committed {
+        let guard = namespace.index.get_exclusive(&digest_of(key)).expect("it is there");
+        let removal = Removal { is_durable, ..Removal::plain(Cause::Delete, StoredMillis::now()) };
+        namespace.remove(guard, &removal, &mut Vec::new()).expect("room")
+    }
+
+    /// Objects, tombstones and bytes of a set.
+    fn figures(namespace: &Namespace, set: &[u8]) -> (u64, u64, u64) {
+        let set = namespace.sets.find(set).expect("it exists");
+        (set.objects.load(Relaxed), set.tombstones.load(Relaxed), set.data_used_bytes.load(Relaxed))
+    }
+
+    #[test]
+    fn observers_see_the_old_record_before_it_is_overwritten() {
+        let mut namespace = namespace("512M");
+        let notes = Arc::new(Notes::default());
+        namespace.observers.push(Box::new(Observer(Arc::clone(&notes))));
+        let first = put(&namespace, b"s", 1, 10, 0).expect("room");
+        // Of the same size: memory is written over in place.
+        let second = put(&namespace, b"s", 1, 20, 0).expect("room");
+        assert_eq!(first.location, second.location);
+        let third = put(&namespace, b"s", 1, 30, 500).expect("room");
+        let tombstone = delete(&namespace, 1, true);
+        let again = put(&namespace, b"s", 1, 40, 0).expect("room");
+        let gone = delete(&namespace, 1, false);
+        assert_eq!(
+            *notes.0.lock(),
+            [
+                (0, None, Cause::Write, Some(first)),
+                (1, Some(10), Cause::Write, Some(second)),
+                (2, Some(20), Cause::Write, Some(third)),
+                (3, Some(30), Cause::Delete, Some(tombstone)),
+                (4, None, Cause::Write, Some(again)),
+                (1, Some(40), Cause::Delete, Some(gone)),
+            ]
+        );
+        assert!(!gone.location.is_stored() && again.last_update_time > tombstone.last_update_time);
+    }
+
+    #[test]
+    fn figures_follow_every_change() {
+        let namespace = namespace("512M");
+        put(&namespace, b"s", 1, 1, 0).expect("room");
+        put(&namespace, b"s", 2, 1, 100).expect("room");
+        let (objects, tombstones, bytes) = figures(&namespace, b"s");
+        assert_eq!((objects, tombstones, bytes), (2, 0, namespace.storage.used_bytes()));
+        put(&namespace, b"s", 2, 2, 1000).expect("room");
+        assert_eq!(figures(&namespace, b"s"), (2, 0, namespace.storage.used_bytes()));
+        delete(&namespace, 2, true);
+        assert_eq!(figures(&namespace, b"s"), (1, 1, namespace.storage.used_bytes()));
+        assert_eq!((namespace.object_count(), namespace.tombstone_count()), (1, 1));
+        // The record that is created over a tombstone may be in another set.
+        put(&namespace, b"t", 2, 3, 0).expect("room");
+        assert_eq!((figures(&namespace, b"s").0, figures(&namespace, b"s").1), (1, 0));
+        assert_eq!((figures(&namespace, b"t").0, namespace.tombstone_count()), (1, 0));
+        delete(&namespace, 1, false);
+        delete(&namespace, 2, false);
+        assert_eq!((figures(&namespace, b"s"), figures(&namespace, b"t")), ((0, 0, 0), (0, 0, 0)));
+        assert_eq!((namespace.object_count(), namespace.storage.used_bytes()), (0, 0));
+        assert!(namespace.largest_record() > 1000);
+    }
+
+    #[test]
+    fn a_commit_that_fails_changes_nothing() {
+        let mut namespace = namespace("512M");
+        let notes = Arc::new(Notes::default());
+        // More than fits, so that no stripe has room left.
+        let fitted = (0..400).filter(|key| put(&namespace, b"s", *key, 1, 4 << 20).is_ok()).count();
+        let key = 400;
+        assert!((1..300).contains(&fitted));
+        let (before, elements) = (figures(&namespace, b"s"), namespace.index.element_count());
+        namespace.observers.push(Box::new(Observer(Arc::clone(&notes))));
+        // A record that cannot be created leaves no element, one that cannot grow stays as it is.
+        assert_eq!(put(&namespace, b"s", key, 1, 4 << 20), Err(StorageError::OutOfSpace));
+        assert!(namespace.index.get(&digest_of(key)).is_none());
+        let stays = digest_of(0);
+        let meta = **namespace.index.get(&stays).expect("it is there");
+        assert_eq!(put(&namespace, b"s", 0, 2, 5 << 20), Err(StorageError::OutOfSpace));
+        assert_eq!(**namespace.index.get(&stays).expect("it is there"), meta);
+        assert_eq!((figures(&namespace, b"s"), namespace.index.element_count()), (before, elements));
+        assert!(notes.0.lock().iter().all(|(.., committed)| committed.is_none()));
+    }
+}
