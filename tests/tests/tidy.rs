@@ -41,8 +41,11 @@ const LAYERS: &[&[&str]] = &[
     &["fabric"],
     &["transaction"],
     &["query", "udf"],
-    // What all of the server is made of, and those who answer about it.
-    &["service", "info", "state", "ticker", "health"],
+    &["service"],
+    &["health"],
+    // What all of the server is made of, then those who answer about it.
+    &["state"],
+    &["ticker", "info"],
     &["exporter"],
     &["server", "cli", "daemon"],
 ];

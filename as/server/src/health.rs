@@ -4,14 +4,16 @@
 //! namespace, by how long a read of a record takes on average.
 //!
 //! # Threads
-//! The ticker looks; info threads read what it found.
+//! The ticker measures; info threads read what it found.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::state::State;
+use crate::config::Config;
+use crate::namespace::Namespace;
 
 /// How often is judged, and the interval by which averages move on.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -50,6 +52,32 @@ impl Health {
     pub(crate) fn outliers(&self) -> Vec<Outlier> {
         self.outliers.lock().clone()
     }
+
+    fn switch(&self, namespaces: &[Arc<Namespace>], is_on: bool) {
+        namespaces.iter().for_each(|namespace| namespace.storage.switch_health(is_on));
+        self.outliers.lock().clear();
+        self.is_on.store(is_on, Relaxed);
+    }
+
+    fn judge(&self, namespaces: &[Arc<Namespace>]) {
+        let mut found = Vec::new();
+        for namespace in namespaces {
+            let averages = namespace.storage.read_health();
+            namespace.storage.move_health_window();
+            found.extend(outliers(averages).into_iter().map(|(path, confidence_pct)| Outlier {
+                namespace: namespace.name().to_owned(),
+                path,
+                confidence_pct,
+            }));
+        }
+        for Outlier { namespace, path, confidence_pct } in &found {
+            cf::warning!(
+                Health,
+                "outlier {path}: namespace {namespace} confidence-pct {confidence_pct} reason {DEVICE_READ_LATENCY}"
+            );
+        }
+        *self.outliers.lock() = found;
+    }
 }
 
 /// The ticker's part.
@@ -61,49 +89,23 @@ pub(crate) struct Monitor {
 
 impl Monitor {
     /// Follows the configuration, and judges if it is time.
-    pub(crate) fn look(&mut self, state: &State) {
-        match (state.config.service.enable_health_check.get(), self.judged) {
+    pub(crate) fn check(&mut self, config: &Config, namespaces: &[Arc<Namespace>], health: &Health) {
+        match (config.service.enable_health_check.get(), self.judged) {
             (true, None) => {
-                switch(state, true);
+                health.switch(namespaces, true);
                 self.judged = Some(Instant::now());
             }
             (true, Some(before)) if before.elapsed() >= INTERVAL => {
-                judge(state);
+                health.judge(namespaces);
                 self.judged = Some(Instant::now());
             }
             (false, Some(_)) => {
-                switch(state, false);
+                health.switch(namespaces, false);
                 self.judged = None;
             }
             (true, Some(_)) | (false, None) => {}
         }
     }
-}
-
-fn switch(state: &State, is_on: bool) {
-    state.namespaces.iter().for_each(|namespace| namespace.storage.switch_health(is_on));
-    state.health.outliers.lock().clear();
-    state.health.is_on.store(is_on, Relaxed);
-}
-
-fn judge(state: &State) {
-    let mut found = Vec::new();
-    for namespace in state.namespaces.iter() {
-        let averages = namespace.storage.read_health();
-        namespace.storage.move_health_window();
-        found.extend(outliers(averages).into_iter().map(|(path, confidence_pct)| Outlier {
-            namespace: namespace.name().to_owned(),
-            path,
-            confidence_pct,
-        }));
-    }
-    for Outlier { namespace, path, confidence_pct } in &found {
-        cf::warning!(
-            Health,
-            "outlier {path}: namespace {namespace} confidence-pct {confidence_pct} reason {DEVICE_READ_LATENCY}"
-        );
-    }
-    *state.health.outliers.lock() = found;
 }
 
 /// Who of `averages` is far above the others, with how sure that is in percent.

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use cf::sys::eventfd::EventFd;
@@ -20,7 +20,9 @@ use crate::metrics::{ServerMetrics, SystemUsage};
 use crate::namespace::{self, Namespace, NamespaceError};
 use crate::node_id;
 use crate::query::Queries;
-use crate::service::{self, Advertised, Bound, Crew, ListenError, ServiceThread, SharedState};
+use crate::service::{
+    self, Advertised, Bound, ConnectionCount, ListenError, ServiceContext, ServicePool, ServiceThread,
+};
 use crate::state::State;
 use crate::ticker;
 use crate::transaction::{BatchPool, BatchWorker, Executor};
@@ -57,11 +59,11 @@ impl From<ListenError> for StartError {
 pub struct Server {
     state: Arc<State>,
     stop_accepting: Arc<EventFd>,
-    is_stopping_crew: Arc<AtomicBool>,
+    is_stopping_sizing: Arc<AtomicBool>,
     is_stopping: Arc<AtomicBool>,
     accept_thread: Option<threads::Handle>,
     is_closed: bool,
-    crew_thread: Option<threads::Handle>,
+    sizing_thread: Option<threads::Handle>,
     info_port_thread: Option<threads::Handle>,
     metrics_port_thread: Option<threads::Handle>,
     background_threads: Vec<threads::Handle>,
@@ -102,14 +104,14 @@ impl Server {
         namespaces.iter().for_each(|namespace| announce_namespace(namespace));
 
         let metrics = Arc::new(ServerMetrics::new(thread_count));
-        let shared = Arc::new(SharedState {
+        let service = Arc::new(ServiceContext {
             config: Arc::clone(&config),
             metrics: Arc::clone(&metrics),
-            connection_count: AtomicUsize::new(0),
+            connection_count: ConnectionCount::new(Arc::clone(&metrics)),
             info: Workers::new("info"),
             queries: Arc::new(Queries::new(Arc::clone(&config))),
             batches: BatchPool::new(),
-            crew: Crew::new(),
+            pool: ServicePool::new(),
         });
         let state = Arc::new(State {
             advertised,
@@ -123,15 +125,15 @@ impl Server {
             metrics,
             cluster,
             started,
-            shared,
+            service,
         });
         let mut server = Server {
             stop_accepting: Arc::new(EventFd::new()?),
-            is_stopping_crew: Arc::default(),
+            is_stopping_sizing: Arc::default(),
             is_stopping: Arc::default(),
             accept_thread: None,
             is_closed: false,
-            crew_thread: None,
+            sizing_thread: None,
             info_port_thread: None,
             metrics_port_thread: None,
             background_threads: Vec::new(),
@@ -164,7 +166,7 @@ impl Server {
         cf::info!(
             Service,
             "started {} service threads, {} batch threads, {} info threads",
-            self.state.shared.crew.size(),
+            self.state.service.pool.size(),
             service.batch_index_threads.get(),
             service.info_threads.get()
         );
@@ -228,14 +230,14 @@ impl Server {
 
     /// Info and batch threads.
     fn start_workers(&self) -> io::Result<()> {
-        let (service, shared) = (&self.state.config.service, &self.state.shared);
+        let (config, context) = (&self.state.config.service, &self.state.service);
         let state = Arc::downgrade(&self.state);
-        shared.info.start(service.info_threads.get() as usize, move || {
+        context.info.start(config.info_threads.get() as usize, move || {
             let state = state.upgrade()?;
-            Some(Box::new(move |job| info::serve_info(&state, job)))
+            Some(Box::new(move |request| info::serve_info(&state, request)))
         })?;
         let state = Arc::downgrade(&self.state);
-        shared.batches.workers.start(service.batch_index_threads.get() as usize, move || {
+        context.batches.workers.start(config.batch_index_threads.get() as usize, move || {
             Some(Box::new(BatchWorker::new(executor(&*state.upgrade()?))))
         })
     }
@@ -245,19 +247,22 @@ impl Server {
         for position in 0..thread_count {
             start_service_thread(&self.state, position)?;
         }
-        let (state, is_stopping) = (Arc::clone(&self.state), Arc::clone(&self.is_stopping_crew));
-        self.crew_thread = Some(threads::spawn("crew", move || {
+        let (state, is_stopping) = (Arc::clone(&self.state), Arc::clone(&self.is_stopping_sizing));
+        self.sizing_thread = Some(threads::spawn("service-sizing", move || {
             let wanted = || state.config.service.service_threads.get() as usize;
-            state.shared.crew.run(&is_stopping, wanted, |position| start_service_thread(&state, position));
+            state
+                .service
+                .pool
+                .run_sizing(&is_stopping, wanted, |position| start_service_thread(&state, position));
         })?);
         Ok(())
     }
 
     fn start_accepting(&mut self, listeners: Vec<service::Listener>) -> io::Result<()> {
-        let shared = Arc::clone(&self.state.shared);
+        let context = Arc::clone(&self.state.service);
         let stop = Arc::clone(&self.stop_accepting);
         self.accept_thread = Some(threads::spawn("accept", move || {
-            if let Err(error) = service::accept_clients(&listeners, &shared, &stop) {
+            if let Err(error) = service::accept_clients(&listeners, &context, &stop) {
                 cf::critical!(Service, "accepting clients ended: {error}");
             }
         })?);
@@ -298,16 +303,16 @@ impl Server {
         join(self.accept_thread.take());
         join(self.info_port_thread.take());
         join(self.metrics_port_thread.take());
-        self.is_stopping_crew.store(true, Ordering::Release);
-        join(self.crew_thread.take().inspect(|thread| thread.thread().unpark()));
-        self.state.shared.crew.stop();
-        self.state.shared.batches.workers.stop();
-        self.state.shared.queries.stop();
+        self.is_stopping_sizing.store(true, Ordering::Release);
+        join(self.sizing_thread.take().inspect(|thread| thread.thread().unpark()));
+        self.state.service.pool.stop();
+        self.state.service.batches.workers.stop();
+        self.state.service.queries.stop();
         self.is_stopping.store(true, Ordering::Release);
         for namespace in self.state.namespaces.iter() {
             namespace.storage.stop();
         }
-        self.state.shared.info.stop();
+        self.state.service.info.stop();
         join(self.background_threads.drain(..).inspect(|thread| thread.thread().unpark()));
         if !std::mem::replace(&mut self.is_closed, true) {
             self.state.namespaces.iter().for_each(|namespace| namespace.storage.close());
@@ -338,7 +343,7 @@ fn executor(state: &State) -> Executor {
 
 /// Adds one to the service threads.
 fn start_service_thread(state: &State, position: usize) -> io::Result<()> {
-    ServiceThread::start(&state.shared, position, executor(state))
+    ServiceThread::start(&state.service, position, executor(state))
 }
 
 /// Waits for threads to end. One that panicked has logged it.

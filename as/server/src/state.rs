@@ -9,7 +9,7 @@ use crate::fabric::Cluster;
 use crate::health::Health;
 use crate::metrics::{Latency, ServerLatency, ServerMetrics, SystemUsage, Unit};
 use crate::namespace::Namespace;
-use crate::service::{Advertised, SharedState};
+use crate::service::{Advertised, ServiceContext};
 
 /// What every part of a running server may look at.
 pub(crate) struct State {
@@ -19,7 +19,7 @@ pub(crate) struct State {
     pub(crate) cluster: Cluster,
     pub(crate) advertised: Advertised,
     pub(crate) started: Instant,
-    pub(crate) shared: Arc<SharedState>,
+    pub(crate) service: Arc<ServiceContext>,
     /// Addresses that take client connections, as bound.
     pub(crate) client_addresses: Vec<SocketAddr>,
     /// Those of the info port; none without one.

@@ -42,7 +42,7 @@ pub(crate) fn run(state: &State, stopping: &AtomicBool) {
             cf::log::logger().report_suppressed();
         }
         devices.write_if_due(state);
-        health.look(state);
+        health.check(&state.config, &state.namespaces, &state.health);
     }
 }
 
@@ -174,8 +174,8 @@ fn write_server(state: &State) {
     cf::info!(
         Info,
         "   in-progress: info-q {} rw-hash 0 proxy-hash 0 tree-gc-q 0 long-queries {}",
-        state.shared.info.queued_count(),
-        state.shared.queries.long_count()
+        state.service.info.queued_count(),
+        state.service.queries.long_count()
     );
     write_server_work(state);
 }

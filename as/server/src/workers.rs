@@ -1,9 +1,12 @@
 //! Threads that take jobs from one queue: as many as configured, also when that changes.
 //!
+//! A panic in a job is a bug of ours and costs that job: the thread goes on with a new body.
+//!
 //! # Locking
 //! `threads` is held while threads are started or told to end, never while they work.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::time::Duration;
@@ -12,64 +15,98 @@ use cf::threads::{self, Handle};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::Mutex;
 
-/// How often a thread looks after what it has to beside its jobs.
-const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// How often a thread does what it has to do beside its jobs.
+const MAINTENANCE_PERIOD: Duration = Duration::from_secs(1);
 
 /// What one thread does.
 pub(crate) trait Work<J>: Send {
     /// Does a job.
-    fn take(&mut self, job: J);
+    fn run(&mut self, job: J);
 
-    /// Looks after what is to be looked after beside the jobs: after each of them, and every second while there is
-    /// anything. Gives whether there still is.
-    fn look(&mut self) -> bool {
+    /// Does what is to be done beside the jobs: called after each of them, and every second while there is anything. Gives
+    /// whether there still is.
+    fn maintain(&mut self) -> bool {
         false
     }
 }
 
 impl<J, F: FnMut(J) + Send> Work<J> for F {
-    fn take(&mut self, job: J) {
+    fn run(&mut self, job: J) {
         self(job);
     }
 }
 
 type Body<J> = Box<dyn Work<J>>;
+type NewBody<J> = Arc<dyn Fn() -> Option<Body<J>> + Send + Sync>;
 
-/// What a thread does from its start to its end, which has to wait while there is something to look after, unless all
-/// threads end: jobs that would come of it are not done any more.
-fn serve<J>(work: &mut dyn Work<J>, queue: &Receiver<Order<J>>, is_stopping: &AtomicBool) {
-    let mut must_look = false;
-    loop {
-        let order = if must_look {
-            queue.recv_timeout(LOOK_PERIOD)
-        } else {
-            queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        };
-        match order {
-            Ok(Order::Do(job)) => work.take(job),
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => break,
-        }
-        must_look = work.look();
-    }
-    while must_look && !is_stopping.load(Acquire) {
-        std::thread::sleep(LOOK_PERIOD);
-        must_look = work.look();
-    }
-}
-
-enum Order<J> {
-    Do(J),
+enum Message<J> {
+    Job(J),
     /// The thread that takes it is to end.
     End,
+}
+
+/// What one thread works with.
+struct Worker<J> {
+    name: &'static str,
+    body: Body<J>,
+    new_body: NewBody<J>,
+    queue: Receiver<Message<J>>,
+    is_stopping: Arc<AtomicBool>,
+}
+
+impl<J> Worker<J> {
+    /// What the thread does from its start to its end, which has to wait while there is something to maintain, unless all
+    /// threads end: jobs that would come of it are not done any more.
+    fn serve(mut self) {
+        let mut must_maintain = false;
+        loop {
+            let message = if must_maintain {
+                self.queue.recv_timeout(MAINTENANCE_PERIOD)
+            } else {
+                self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            let job = match message {
+                Ok(Message::Job(job)) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                if let Some(job) = job {
+                    self.body.run(job);
+                }
+                self.body.maintain()
+            }));
+            must_maintain = matches!(done, Ok(true));
+            if done.is_err() && !self.renew() {
+                return;
+            }
+        }
+        while must_maintain && !self.is_stopping.load(Acquire) {
+            std::thread::sleep(MAINTENANCE_PERIOD);
+            must_maintain = catch_unwind(AssertUnwindSafe(|| self.body.maintain())).unwrap_or(false);
+        }
+    }
+
+    /// Replaces the body after a panic, which may have left the old one half-changed; `false` when it is too late.
+    #[cold]
+    fn renew(&mut self) -> bool {
+        cf::critical!(Service, "a job of the {} threads failed on an internal error", self.name);
+        match (self.new_body)() {
+            Some(body) => {
+                self.body = body;
+                true
+            }
+            None => false,
+        }
+    }
 }
 
 /// Threads of one kind and their queue.
 pub(crate) struct Workers<J> {
     /// What the names of the threads begin with.
     name: &'static str,
-    orders: Sender<Order<J>>,
-    queue: Receiver<Order<J>>,
+    sender: Sender<Message<J>>,
+    queue: Receiver<Message<J>>,
     threads: Mutex<Threads<J>>,
     /// All threads are to end.
     is_stopping: Arc<AtomicBool>,
@@ -77,7 +114,7 @@ pub(crate) struct Workers<J> {
 
 struct Threads<J> {
     /// Makes the body of another thread; `None` before the start and after the end of all.
-    hire: Option<Box<dyn Fn() -> Option<Body<J>> + Send>>,
+    new_body: Option<NewBody<J>>,
     /// Those that were not told to end.
     count: usize,
     started: usize,
@@ -85,16 +122,16 @@ struct Threads<J> {
 }
 
 impl<J: Send + 'static> Workers<J> {
-    /// Without threads yet, but jobs may be given.
+    /// Without threads yet, but jobs may be submitted.
     pub(crate) fn new(name: &'static str) -> Self {
-        let (orders, queue) = unbounded();
-        let threads = Threads { hire: None, count: 0, started: 0, handles: Vec::new() };
-        Workers { name, orders, queue, threads: Mutex::new(threads), is_stopping: Arc::default() }
+        let (sender, queue) = unbounded();
+        let threads = Threads { new_body: None, count: 0, started: 0, handles: Vec::new() };
+        Workers { name, sender, queue, threads: Mutex::new(threads), is_stopping: Arc::default() }
     }
 
-    /// Has a thread do `job` when those given before are taken.
-    pub(crate) fn give(&self, job: J) {
-        self.order(Order::Do(job));
+    /// Has a thread do `job` when those submitted before are taken.
+    pub(crate) fn submit(&self, job: J) {
+        self.send(Message::Job(job));
     }
 
     /// Jobs that no thread has taken yet.
@@ -102,16 +139,17 @@ impl<J: Send + 'static> Workers<J> {
         self.queue.len()
     }
 
-    /// Starts `count` threads. `hire` makes the body of each, also of those that come later; `None` when it is too late.
+    /// Starts `count` threads. `new_body` makes the body of each, also of those that come later and of one that panicked;
+    /// `None` when it is too late.
     ///
     /// # Errors
     /// When the system refuses a thread.
     pub(crate) fn start(
         &self,
         count: usize,
-        hire: impl Fn() -> Option<Body<J>> + Send + 'static,
+        new_body: impl Fn() -> Option<Body<J>> + Send + Sync + 'static,
     ) -> io::Result<()> {
-        self.threads.lock().hire = Some(Box::new(hire));
+        self.threads.lock().new_body = Some(Arc::new(new_body));
         self.change_count(count)
     }
 
@@ -125,14 +163,16 @@ impl<J: Send + 'static> Workers<J> {
     fn change_count(&self, count: usize) -> io::Result<()> {
         let mut threads = self.threads.lock();
         while threads.count > count {
-            self.order(Order::End);
+            self.send(Message::End);
             threads.count -= 1;
         }
         while threads.count < count {
-            let Some(mut work) = threads.hire.as_ref().and_then(|hire| hire()) else { return Ok(()) };
+            let Some(new_body) = threads.new_body.clone() else { return Ok(()) };
+            let Some(body) = new_body() else { return Ok(()) };
             let (queue, is_stopping) = (self.queue.clone(), Arc::clone(&self.is_stopping));
+            let worker = Worker { name: self.name, body, new_body, queue, is_stopping };
             let name = format!("{}-{}", self.name, threads.started % 1000);
-            threads.handles.push(threads::spawn(&name, move || serve(&mut *work, &queue, &is_stopping))?);
+            threads.handles.push(threads::spawn_essential(&name, move || worker.serve())?);
             threads.started += 1;
             threads.count += 1;
         }
@@ -140,14 +180,14 @@ impl<J: Send + 'static> Workers<J> {
         Ok(())
     }
 
-    /// Ends all threads and waits for them. What was given before is done.
+    /// Ends all threads and waits for them. What was submitted before is done.
     pub(crate) fn stop(&self) {
         self.is_stopping.store(true, Release);
         let handles = {
             let mut threads = self.threads.lock();
-            threads.hire = None;
+            threads.new_body = None;
             for _ in 0..std::mem::take(&mut threads.count) {
-                self.order(Order::End);
+                self.send(Message::End);
             }
             std::mem::take(&mut threads.handles)
         };
@@ -157,9 +197,9 @@ impl<J: Send + 'static> Workers<J> {
         }
     }
 
-    fn order(&self, order: Order<J>) {
+    fn send(&self, message: Message<J>) {
         // The queue is open as long as this value lives.
-        let _ = self.orders.send(order);
+        let _ = self.sender.send(message);
     }
 }
 
@@ -173,46 +213,66 @@ mod tests {
     fn every_job_is_done_however_many_threads_there_are() {
         let workers = Workers::new("test");
         let done = Arc::new(AtomicUsize::new(0));
-        workers.give(1);
+        workers.submit(1);
         let sum = Arc::clone(&done);
-        let hire = move || {
+        let new_body = move || {
             let sum = Arc::clone(&sum);
             let body: Body<usize> = Box::new(move |job| {
                 sum.fetch_add(job, Relaxed);
             });
             Some(body)
         };
-        workers.start(2, hire).expect("threads");
+        workers.start(2, new_body).expect("threads");
         for count in [1, 5, 3, 4] {
             workers.resize(count);
-            (0..100).for_each(|job| workers.give(job));
+            (0..100).for_each(|job| workers.submit(job));
         }
         assert_eq!(workers.threads.lock().count, 4);
         workers.stop();
         assert_eq!(done.load(Relaxed), 1 + 4 * 4950);
-        // None is hired any more.
+        // None is started any more.
         workers.resize(3);
         assert_eq!(workers.threads.lock().count, 0);
     }
 
-    /// Has always something to look after.
+    /// Has always something to maintain.
     struct Worried;
 
     impl Work<()> for Worried {
-        fn take(&mut self, (): ()) {}
+        fn run(&mut self, (): ()) {}
 
-        fn look(&mut self) -> bool {
+        fn maintain(&mut self) -> bool {
             true
         }
     }
 
     #[test]
-    fn nothing_to_look_after_keeps_all_from_ending() {
+    fn nothing_to_maintain_keeps_all_from_ending() {
         let workers = Workers::new("test");
         workers.start(2, || Some(Box::new(Worried))).expect("threads");
-        workers.give(());
-        workers.give(());
+        workers.submit(());
+        workers.submit(());
         workers.resize(1);
         workers.stop();
+    }
+
+    #[test]
+    fn a_panic_costs_one_job() {
+        let workers = Workers::new("test");
+        let (bodies, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (made, sum) = (Arc::clone(&bodies), Arc::clone(&done));
+        let new_body = move || {
+            made.fetch_add(1, Relaxed);
+            let sum = Arc::clone(&sum);
+            let body: Body<usize> = Box::new(move |job| {
+                assert!(job != 3, "a bug for a test");
+                sum.fetch_add(job, Relaxed);
+            });
+            Some(body)
+        };
+        (1..=5).for_each(|job| workers.submit(job));
+        workers.start(1, new_body).expect("a thread");
+        workers.stop();
+        assert_eq!((bodies.load(Relaxed), done.load(Relaxed)), (2, 12));
     }
 }

@@ -38,10 +38,10 @@ fn apply(state: &State, change: &Change) {
     let namespace = change.namespace.as_deref().and_then(|name| state.namespace(name));
     match (change.context, change.name) {
         ("service", "info-threads") => {
-            state.shared.info.resize(state.config.service.info_threads.get() as usize);
+            state.service.info.resize(state.config.service.info_threads.get() as usize);
         }
         ("service", "batch-index-threads") => {
-            state.shared.batches.workers.resize(state.config.service.batch_index_threads.get() as usize);
+            state.service.batches.workers.resize(state.config.service.batch_index_threads.get() as usize);
         }
         ("service", "microsecond-histograms") => state.clear_latencies(),
         ("service", "enable-hist-info") => state.metrics.latency(ServerLatency::Info).clear(),

@@ -35,7 +35,7 @@ use proto::ResultCode;
 
 use crate::state::State;
 
-pub(crate) use pool::{InfoJob, serve as serve_info};
+pub(crate) use pool::serve as serve_info;
 pub(crate) use port::serve_port;
 pub(crate) use request::{Arguments, InfoError};
 pub(crate) use statistics::is_counter;

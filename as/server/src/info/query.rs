@@ -18,7 +18,7 @@ fn parse_id(text: &str) -> Result<u64, InfoError> {
 
 /// A row for each query, or for the one of this number.
 pub(super) fn show(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
-    let queries = &state.shared.queries;
+    let queries = &state.service.queries;
     let mut rows = Joined::new(out, ';');
     match arguments.optional("trid", ID_SIZE_MAX)?.map(parse_id).transpose()? {
         None => queries.jobs().iter().for_each(|job| rows.item(job)),
@@ -31,7 +31,7 @@ pub(super) fn show(state: &State, arguments: Arguments<'_>, out: &mut String) ->
 
 pub(super) fn abort(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
     let id = parse_id(arguments.required_either("trid", "id", ID_SIZE_MAX)?)?;
-    if !state.shared.queries.abort(id) {
+    if !state.service.queries.abort(id) {
         return Err(InfoError::new(ResultCode::NotFound, "trid not active"));
     }
     out.push_str("ok");
@@ -39,6 +39,6 @@ pub(super) fn abort(state: &State, arguments: Arguments<'_>, out: &mut String) -
 }
 
 pub(super) fn abort_all(state: &State, out: &mut String) -> Answer {
-    let _ = write!(out, "number-of-queries-killed:{}", state.shared.queries.abort_all());
+    let _ = write!(out, "number-of-queries-killed:{}", state.service.queries.abort_all());
     Ok(())
 }

@@ -2,18 +2,15 @@
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use cf::clock::StoredMillis;
 use cf::sys::epoll::{Epoll, Events, Trigger};
 use cf::sys::eventfd::EventFd;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::connection::Connection;
+use super::context::{Admission, ServiceContext};
 use super::mailbox::Mail;
-use super::thread::SharedState;
-use crate::metrics::ServerCounter;
 
 /// A bound socket.
 pub(crate) type Listener = TcpListener;
@@ -31,7 +28,11 @@ const KEEPALIVE_PROBES: u32 = 2;
 ///
 /// # Errors
 /// When the listeners cannot be watched.
-pub(crate) fn accept_clients(listeners: &[Listener], shared: &SharedState, stop: &EventFd) -> io::Result<()> {
+pub(crate) fn accept_clients(
+    listeners: &[Listener],
+    context: &ServiceContext,
+    stop: &EventFd,
+) -> io::Result<()> {
     let epoll = Epoll::new()?;
     epoll.add(stop, STOP_TOKEN, Trigger::Level)?;
     for (at, listener) in listeners.iter().enumerate() {
@@ -45,11 +46,10 @@ pub(crate) fn accept_clients(listeners: &[Listener], shared: &SharedState, stop:
             for _ in 0..ACCEPTS_AT_ONCE {
                 match listener.accept() {
                     Ok((stream, peer)) => {
-                        if let Some(stream) = admit(stream, shared) {
-                            let connection = Connection::new(number, stream, peer, StoredMillis::now().0);
-                            shared
-                                .crew
-                                .post(shared.crew.home_of(number), Mail::Connection(Box::new(connection)));
+                        if let Some(admission) = admit(&stream, context) {
+                            let connection = Box::new(Connection::new(number, stream, peer, admission));
+                            let pool = &context.pool;
+                            pool.post(pool.owner_of(number), Mail::Connection(connection));
                             number += 1;
                         }
                     }
@@ -68,9 +68,9 @@ pub(crate) fn accept_clients(listeners: &[Listener], shared: &SharedState, stop:
 }
 
 /// Prepares an accepted socket; refuses it beyond `proto-fd-max`.
-fn admit(stream: TcpStream, shared: &SharedState) -> Option<TcpStream> {
-    let limit = shared.config.service.proto_fd_max.get() as usize;
-    if shared.connection_count.load(Relaxed) >= limit {
+fn admit(stream: &TcpStream, context: &ServiceContext) -> Option<Admission> {
+    let limit = context.config.service.proto_fd_max.get() as usize;
+    if context.connection_count.get() >= limit {
         cf::warning_limited!(Service, "refusing client connection - proto-fd-max {limit}");
         return None;
     }
@@ -80,10 +80,8 @@ fn admit(stream: TcpStream, shared: &SharedState) -> Option<TcpStream> {
         .with_time(Duration::from_secs(KEEPALIVE_SECONDS))
         .with_interval(Duration::from_secs(KEEPALIVE_SECONDS))
         .with_retries(KEEPALIVE_PROBES);
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive).ok()?;
-    shared.connection_count.fetch_add(1, Relaxed);
-    shared.metrics.add(ServerCounter::ClientConnectionsOpened, 1);
-    Some(stream)
+    SockRef::from(stream).set_tcp_keepalive(&keepalive).ok()?;
+    Some(context.connection_count.admit())
 }
 
 fn is_exhausted(error: &io::Error) -> bool {

@@ -1,7 +1,7 @@
 //! What service threads do with their time.
 //!
 //! # Threads
-//! Each [`Activity`] is written by its service thread alone, with plain stores; the crew's thread reads them all.
+//! Each [`Activity`] is written by its service thread alone, with plain stores; the sizing thread reads them all.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -67,7 +67,7 @@ impl Activity {
         u64::try_from(now.saturating_duration_since(self.zero).as_nanos()).unwrap_or(ASLEEP - 1)
     }
 
-    /// The figures up to `now`. The thread may fall asleep meanwhile; then what it does now is counted at the next look.
+    /// The figures up to `now`. The thread may fall asleep meanwhile; then what it does now is counted in the next sample.
     fn totals(&self, now: Instant) -> Totals {
         let (awake, since) = (self.awake.load(Relaxed), self.awake_since.load(Relaxed));
         let awake_now = if since == ASLEEP { 0 } else { self.nanos(now).saturating_sub(since) };
@@ -86,26 +86,26 @@ struct Totals {
     delayed: u64,
 }
 
-/// What a thread did between two looks.
+/// What a service thread did between two samples.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub(super) struct Deeds {
+pub(super) struct WorkerStats {
     /// Time it needed for requests, on a processor or waiting for a device; not while others had its processor.
     pub(super) worked: Duration,
     pub(super) requests: u64,
 }
 
-/// Looks at the activity of one thread from time to time.
+/// Samples the activity of one thread.
 #[derive(Default)]
 pub(super) struct Meter {
     last: Totals,
 }
 
 impl Meter {
-    /// What the thread did since the last look.
-    pub(super) fn look(&mut self, activity: &Activity, now: Instant) -> Deeds {
+    /// What the thread did since the last sample.
+    pub(super) fn sample(&mut self, activity: &Activity, now: Instant) -> WorkerStats {
         let mut totals = activity.totals(now);
         if totals.awake <= self.last.awake && totals.requests == self.last.requests {
-            return Deeds::default();
+            return WorkerStats::default();
         }
         if let Some(schedule) = facts::schedule_of(activity.thread_id.load(Relaxed)) {
             (totals.ran, totals.delayed) = (schedule.ran, schedule.delayed);
@@ -114,7 +114,7 @@ impl Meter {
         let awake = totals.awake.saturating_sub(last.awake);
         let ran = totals.ran.saturating_sub(last.ran);
         let delayed = totals.delayed.saturating_sub(last.delayed);
-        Deeds {
+        WorkerStats {
             worked: Duration::from_nanos(needed(awake, ran, delayed)),
             requests: totals.requests.saturating_sub(last.requests),
         }
@@ -146,16 +146,16 @@ mod tests {
     }
 
     #[test]
-    fn looks_tell_what_happened_since_the_last() {
+    fn samples_tell_what_happened_since_the_last() {
         let activity = Activity::new();
         activity.belong_to_this_thread();
         let mut meter = Meter::default();
-        assert_eq!(meter.look(&activity, Instant::now()), Deeds::default());
+        assert_eq!(meter.sample(&activity, Instant::now()), WorkerStats::default());
         activity.wake(Instant::now());
         std::thread::sleep(Duration::from_millis(2));
         activity.sleep(Instant::now(), 5);
-        assert_eq!(meter.look(&activity, Instant::now()).requests, 5);
-        assert_eq!(meter.look(&activity, Instant::now()), Deeds::default());
+        assert_eq!(meter.sample(&activity, Instant::now()).requests, 5);
+        assert_eq!(meter.sample(&activity, Instant::now()), WorkerStats::default());
     }
 
     #[test]

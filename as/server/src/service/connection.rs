@@ -3,12 +3,14 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::context::Admission;
 use super::stream::StreamProgress;
 
 /// A connection and its buffers, which are empty while it is idle.
 pub(crate) struct Connection {
-    /// Tells which thread it belongs to.
+    /// Tells which thread owns it.
     pub(super) number: u64,
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
@@ -25,12 +27,15 @@ pub(crate) struct Connection {
     pub(super) may_read: bool,
     /// The peer has said that it sends no more, so that no further event tells of the end behind its last bytes.
     pub(super) peer_is_done: bool,
-    /// Coarse time of the last request or reply, in milliseconds since 2010.
-    pub(super) last_active_ms: u64,
+    /// When its last request was carried out, or when its socket last took a reply or a part of one. Read from the
+    /// monotonic clock once a wake-up.
+    pub(super) last_active: Instant,
+    /// Its place in the count of open connections.
+    _admission: Admission,
 }
 
 impl Connection {
-    pub(super) fn new(number: u64, stream: TcpStream, peer: SocketAddr, now_ms: u64) -> Self {
+    pub(super) fn new(number: u64, stream: TcpStream, peer: SocketAddr, admission: Admission) -> Self {
         Connection {
             number,
             stream,
@@ -42,7 +47,8 @@ impl Connection {
             stream_of_replies: None,
             may_read: true,
             peer_is_done: false,
-            last_active_ms: now_ms,
+            last_active: Instant::now(),
+            _admission: admission,
         }
     }
 

@@ -1,15 +1,15 @@
-//! The connections of a service thread, each at a place that others get after it.
+//! The connections of a service thread, each in a slot that others get after it.
 
 use super::connection::Connection;
 use super::mailbox::ConnectionToken;
 
-/// A place for a connection. `generation` tells a connection from earlier ones at the same place.
+/// A slot for a connection. `generation` tells a connection from earlier ones in the same slot.
 struct Slot {
     generation: u32,
     connection: Option<Connection>,
 }
 
-/// Connections by their places.
+/// Connections by their slots.
 #[derive(Default)]
 pub(super) struct Connections {
     slots: Vec<Slot>,
@@ -39,40 +39,38 @@ impl Connections {
         }
     }
 
-    /// Number of places, taken or free.
-    pub(super) fn place_count(&self) -> u32 {
+    /// Number of slots, taken or free.
+    pub(super) fn slot_count(&self) -> u32 {
         self.slots.len() as u32
     }
 
-    /// The place of the live connection of `token`.
-    pub(super) fn place_of(&self, token: ConnectionToken) -> Option<u32> {
+    /// The slot of the live connection of `token`.
+    #[inline]
+    pub(super) fn slot_of(&self, token: ConnectionToken) -> Option<u32> {
         let at = token.0 as u32;
         let slot = self.slots.get(at as usize)?;
         (token_of(slot.generation, at) == token && slot.connection.is_some()).then_some(at)
     }
 
-    /// The connection at a place.
-    pub(super) fn at(&mut self, at: u32) -> Option<&mut Connection> {
-        self.slots.get_mut(at as usize)?.connection.as_mut()
+    /// The token of the live connection in a slot.
+    #[inline]
+    pub(super) fn token(&self, slot: u32) -> Option<ConnectionToken> {
+        let Slot { generation, connection } = self.slots.get(slot as usize)?;
+        connection.is_some().then(|| token_of(*generation, slot))
     }
 
-    /// Takes the connection of a place out, to be [put back](Self::put_back).
-    pub(super) fn take(&mut self, at: u32) -> Option<(ConnectionToken, Connection)> {
-        let slot = self.slots.get_mut(at as usize)?;
-        let connection = slot.connection.take()?;
-        Some((token_of(slot.generation, at), connection))
+    /// The connection in a slot.
+    #[inline]
+    pub(super) fn get(&mut self, slot: u32) -> Option<&mut Connection> {
+        self.slots.get_mut(slot as usize)?.connection.as_mut()
     }
 
-    pub(super) fn put_back(&mut self, at: u32, connection: Connection) {
-        self.slots[at as usize].connection = Some(connection);
-    }
-
-    /// Removes the connection of a place, if there is one. What was addressed to it finds nobody.
-    pub(super) fn remove(&mut self, at: u32) -> Option<Connection> {
-        let slot = &mut self.slots[at as usize];
-        let connection = slot.connection.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(at);
+    /// Removes the connection of a slot, if there is one. What was addressed to it finds nobody.
+    pub(super) fn remove(&mut self, slot: u32) -> Option<Connection> {
+        let at = slot as usize;
+        let connection = self.slots.get_mut(at)?.connection.take()?;
+        self.slots[at].generation = self.slots[at].generation.wrapping_add(1);
+        self.free.push(slot);
         Some(connection)
     }
 }

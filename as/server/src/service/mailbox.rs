@@ -21,6 +21,8 @@ pub(crate) enum Mail {
     Part(ConnectionToken, Vec<u8>),
     /// The reply, or the last one, that a parked connection waits for. Lost if the connection is gone.
     Reply(ConnectionToken, Vec<u8>),
+    /// Nobody will make the reply that a parked connection waits for.
+    Abandoned(ConnectionToken),
     /// Close everything and end.
     Stop,
 }
@@ -28,7 +30,7 @@ pub(crate) enum Mail {
 /// The mailbox of one service thread.
 pub(crate) struct Mailbox {
     queue: SegQueue<Mail>,
-    /// The thread has been woken and has not looked yet.
+    /// The thread has been woken and has not opened the mailbox yet.
     signalled: AtomicBool,
     pub(super) wake: EventFd,
 }
@@ -51,10 +53,11 @@ impl Mailbox {
         }
     }
 
-    /// Starts looking: whatever is posted from now on wakes the thread again.
+    /// Begins to read: whatever is posted from now on wakes the thread again.
     pub(super) fn open(&self) {
         self.wake.clear();
-        self.signalled.store(false, Ordering::Release);
+        // Acquire as well as release: mail whose sender found the flag set, and so did not signal, is seen by `take`.
+        self.signalled.swap(false, Ordering::AcqRel);
     }
 
     pub(super) fn take(&self) -> Option<Mail> {

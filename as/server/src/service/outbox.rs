@@ -1,5 +1,7 @@
 //! Replies of several connections, made one after the other and sent together.
 
+use std::ops::Range;
+
 use super::KEEP_SIZE_MAX;
 use super::mailbox::ConnectionToken;
 
@@ -21,14 +23,21 @@ impl Outbox {
         }
     }
 
-    /// Connections and their replies, in the order in which they were made.
-    pub(super) fn parts(&self) -> impl Iterator<Item = (ConnectionToken, &[u8])> {
-        let mut start = 0;
-        self.parts.iter().map(move |(token, end)| {
-            let replies = &self.replies[start..*end];
-            start = *end;
-            (*token, replies)
-        })
+    /// Number of parts, each the replies of one connection, in the order in which they were made.
+    pub(super) fn part_count(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// The connection of a part, and where in `replies` its replies are.
+    pub(super) fn part(&self, at: usize) -> (ConnectionToken, Range<usize>) {
+        let start = at.checked_sub(1).map_or(0, |before| self.parts[before].1);
+        let (token, end) = self.parts[at];
+        (token, start..end)
+    }
+
+    /// Whether there are replies for connection `token`.
+    pub(super) fn has_part_of(&self, token: ConnectionToken) -> bool {
+        self.parts.iter().any(|(other, _)| *other == token)
     }
 
     pub(super) fn clear(&mut self) {
@@ -52,12 +61,15 @@ mod tests {
         outbox.address(ConnectionToken(3));
         outbox.replies.extend_from_slice(b"f");
         outbox.address(ConnectionToken(1));
-        let parts: Vec<_> = outbox.parts().collect();
+        let parts: Vec<_> = (0..outbox.part_count())
+            .map(|at| outbox.part(at))
+            .map(|(token, range)| (token, &outbox.replies[range]))
+            .collect();
         assert_eq!(
             parts,
             [(ConnectionToken(1), &b"ab"[..]), (ConnectionToken(3), b"cde"), (ConnectionToken(1), b"f")]
         );
         outbox.clear();
-        assert_eq!(outbox.parts().count(), 0);
+        assert_eq!(outbox.part_count(), 0);
     }
 }

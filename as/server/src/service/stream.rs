@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -82,6 +83,8 @@ pub(crate) struct ReplyStream {
     token: ConnectionToken,
     timeout: Option<Duration>,
     state: Arc<StreamProgress>,
+    /// The last frames were sent, or the stream was [cancelled](Self::cancel).
+    is_finished: AtomicBool,
 }
 
 impl ReplyStream {
@@ -101,7 +104,21 @@ impl ReplyStream {
             }),
             changed: Condvar::new(),
         });
-        (ReplyStream { mailbox, token, timeout, state: Arc::clone(&state) }, state)
+        let is_finished = AtomicBool::new(false);
+        (ReplyStream { mailbox, token, timeout, state: Arc::clone(&state), is_finished }, state)
+    }
+
+    /// The connection is not parked for it after all.
+    pub(super) fn cancel(&self) {
+        self.is_finished.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ReplyStream {
+    fn drop(&mut self) {
+        if !*self.is_finished.get_mut() {
+            self.mailbox.post(Mail::Abandoned(self.token));
+        }
     }
 }
 
@@ -166,6 +183,7 @@ impl ReplySink for ReplyStream {
     }
 
     fn finish(&self, frames: Vec<u8>) {
+        self.is_finished.store(true, Ordering::Relaxed);
         self.mailbox.post(Mail::Reply(self.token, frames));
     }
 }

@@ -162,7 +162,7 @@ fn questions() -> impl Strategy<Value = (Vec<Question>, usize)> {
 #[test]
 fn conversations_go_on_while_connections_change_their_threads() {
     let server = start();
-    let crew = &server.state().shared.crew;
+    let pool = &server.state().service.pool;
     let is_done = AtomicBool::new(false);
     cf::sync::scope(|scope| {
         let clients: Vec<_> = (0..CONNECTIONS)
@@ -178,8 +178,8 @@ fn conversations_go_on_while_connections_change_their_threads() {
             })
             .collect();
         scope.spawn(|| {
-            for width in (1..=4).cycle() {
-                crew.spread(width);
+            for count in (1..=4).cycle() {
+                pool.spread(count);
                 std::thread::sleep(Duration::from_micros(300));
                 if is_done.load(Relaxed) {
                     break;
@@ -194,8 +194,8 @@ fn conversations_go_on_while_connections_change_their_threads() {
 
 /// How many requests of one round over all connections each thread carried out.
 fn shares(server: &Server, conversations: &mut [Conversation]) -> Vec<u64> {
-    let crew = &server.state().shared.crew;
-    let before = crew.request_counts();
+    let pool = &server.state().service.pool;
+    let before = pool.request_counts();
     for conversation in conversations.iter_mut() {
         conversation.ask(&[Question::Read], 1 << 20);
     }
@@ -203,7 +203,7 @@ fn shares(server: &Server, conversations: &mut [Conversation]) -> Vec<u64> {
     let start = Instant::now();
     loop {
         let shares: Vec<u64> =
-            crew.request_counts().iter().zip(&before).map(|(after, before)| after - before).collect();
+            pool.request_counts().iter().zip(&before).map(|(after, before)| after - before).collect();
         if shares.iter().sum::<u64>() >= conversations.len() as u64 {
             return shares;
         }
@@ -213,18 +213,18 @@ fn shares(server: &Server, conversations: &mut [Conversation]) -> Vec<u64> {
 }
 
 #[test]
-fn connections_are_where_they_belong() {
+fn connections_are_with_their_owners() {
     let server = start();
     let mut conversations: Vec<_> = (0..CONNECTIONS).map(|who| Conversation::open(&server, who)).collect();
-    for (width, expected) in [(1, [12, 0, 0, 0]), (4, [3, 3, 3, 3]), (2, [6, 6, 0, 0]), (3, [4, 4, 4, 0])] {
+    for (count, expected) in [(1, [12, 0, 0, 0]), (4, [3, 3, 3, 3]), (2, [6, 6, 0, 0]), (3, [4, 4, 4, 0])] {
         let start = Instant::now();
         loop {
-            // Again each time: the crew's own thread may have another opinion.
-            server.state().shared.crew.spread(width);
+            // Again each time: the sizing thread may have another opinion.
+            server.state().service.pool.spread(count);
             if shares(&server, &mut conversations) == expected {
                 break;
             }
-            assert!(start.elapsed() < PATIENCE, "{width} threads");
+            assert!(start.elapsed() < PATIENCE, "{count} threads");
         }
     }
 }
@@ -233,7 +233,7 @@ fn connections_are_where_they_belong() {
 #[test]
 fn a_connection_with_unsent_replies_loses_none() {
     let server = start();
-    let crew = &server.state().shared.crew;
+    let pool = &server.state().service.pool;
     let mut conversation = Conversation::open(&server, 0);
     // More replies than the buffers of a socket take.
     let count = 200_000;
@@ -241,13 +241,13 @@ fn a_connection_with_unsent_replies_loses_none() {
     let mut sender = conversation.stream.try_clone().expect("another handle");
     cf::sync::scope(|scope| {
         scope.spawn(move || sender.write_all(&request).expect("sent"));
-        for width in (1..=4).cycle().take(40) {
-            crew.spread(width);
+        for count in (1..=4).cycle().take(40) {
+            pool.spread(count);
             std::thread::sleep(Duration::from_millis(5));
         }
         let expected = conversation.expected.pop_front().expect("noted");
         for n in 0..count {
-            crew.spread(1 + n % 4);
+            pool.spread(1 + n % 4);
             conversation.expected.push_back(expected.clone());
             conversation.read_all();
         }
@@ -257,17 +257,17 @@ fn a_connection_with_unsent_replies_loses_none() {
 #[test]
 fn more_threads_start_when_more_are_configured() {
     let server = start();
-    let (crew, configured) = (&server.state().shared.crew, &server.state().config.service.service_threads);
-    assert_eq!(crew.size(), 4);
+    let (pool, configured) = (&server.state().service.pool, &server.state().config.service.service_threads);
+    assert_eq!(pool.size(), 4);
     configured.set(7);
     let start = Instant::now();
-    while crew.size() < 7 {
+    while pool.size() < 7 {
         assert!(start.elapsed() < PATIENCE);
         std::thread::sleep(Duration::from_millis(1));
     }
     let mut conversations: Vec<_> = (0..14).map(|who| Conversation::open(&server, who)).collect();
     loop {
-        crew.spread(7);
+        pool.spread(7);
         if shares(&server, &mut conversations) == [2; 7] {
             break;
         }
@@ -283,17 +283,17 @@ fn more_threads_start_when_more_are_configured() {
 #[test]
 fn long_requests_are_spread_and_gathered_again_when_they_are_over() {
     let server = start();
-    let crew = &server.state().shared.crew;
-    assert_eq!(crew.width(), 1);
+    let pool = &server.state().service.pool;
+    assert_eq!(pool.active_count(), 1);
     let mut conversation = Conversation::open(&server, 0);
     let start = Instant::now();
-    while crew.width() < 4 {
+    while pool.active_count() < 4 {
         conversation.ask(&[Question::ReadLong, Question::ReadLong], 1 << 20);
-        assert!(start.elapsed() < PATIENCE, "{} threads", crew.width());
+        assert!(start.elapsed() < PATIENCE, "{} threads", pool.active_count());
     }
-    while crew.width() > 1 {
+    while pool.active_count() > 1 {
         conversation.ask(&[Question::Read], 1 << 20);
         std::thread::sleep(Duration::from_millis(20));
-        assert!(start.elapsed() < 2 * PATIENCE, "{} threads", crew.width());
+        assert!(start.elapsed() < 2 * PATIENCE, "{} threads", pool.active_count());
     }
 }

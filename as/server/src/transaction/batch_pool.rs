@@ -84,7 +84,7 @@ impl Slice {
         batch.sink.when_read(Box::new(move || {
             // When the threads have ended, so has the server.
             if let Some(workers) = self.batch.workers.upgrade() {
-                workers.give(self);
+                workers.submit(self);
             }
         }));
     }
@@ -135,7 +135,7 @@ impl BatchPool {
         for (first, count) in cut.slices {
             let batch = Arc::clone(&batch);
             // The threads end only after the service threads, who are the callers.
-            self.workers.give(Slice { batch, first, count, waited: Duration::ZERO, put_aside: None });
+            self.workers.submit(Slice { batch, first, count, waited: Duration::ZERO, put_aside: None });
         }
     }
 
@@ -228,11 +228,11 @@ impl BatchWorker {
 }
 
 impl Work<Slice> for BatchWorker {
-    fn take(&mut self, slice: Slice) {
+    fn run(&mut self, slice: Slice) {
         self.executor.execute_slice(slice, &mut self.watch);
     }
 
-    fn look(&mut self) -> bool {
+    fn maintain(&mut self) -> bool {
         self.watch.look()
     }
 }
@@ -374,12 +374,12 @@ namespace test {
         let pool = BatchPool::new();
         let sink = Arc::new(Broken::default());
         pool.start(&body(), StoredMillis::now(), Arc::<Broken>::clone(&sink));
-        let hire = move || {
+        let new_body = move || {
             let executor = Executor::new(Arc::clone(&config), Arc::clone(&namespaces), Arc::clone(&metrics));
             let work: Box<dyn Work<Slice>> = Box::new(BatchWorker::new(executor));
             Some(work)
         };
-        pool.workers.start(1, hire).expect("a thread");
+        pool.workers.start(1, new_body).expect("a thread");
         pool.workers.stop();
         assert_eq!(pool.workers.queued_count(), 0);
         assert_eq!(pool.under_way_count(), 0);

@@ -4,6 +4,8 @@
 //! records first: one flush for all the requests that a thread found ready, whichever connections they came from. A read of
 //! a record that is not on disk yet waits in the same way.
 
+use std::ops::Range;
+
 use proto::ResultCode;
 use proto::frame::HEADER_SIZE;
 
@@ -58,14 +60,34 @@ impl Executor {
         self.buffers.unsettled.truncate(count);
     }
 
-    /// Settles all of `replies`, which is everything made so far. Where the disk fails, the reply says so.
-    pub(crate) fn settle_all(&mut self, replies: &mut [u8]) {
-        self.settle_behind(0, replies);
+    /// Settles the replies that end before `end` of `replies`, which is everything made so far. Where the disk fails, the
+    /// reply says so.
+    #[inline]
+    pub(crate) fn settle_until(&mut self, end: usize, replies: &mut [u8]) {
+        if self.has_unsettled() {
+            let count = self.unsettled_until(end);
+            self.settle_range(0..count, replies);
+        }
+    }
+
+    /// Forgets those of replies that end before `end`: nobody is told of them.
+    pub(crate) fn forget_unsettled_until(&mut self, end: usize) {
+        let count = self.unsettled_until(end);
+        self.buffers.unsettled.drain(..count);
+    }
+
+    fn unsettled_until(&self, end: usize) -> usize {
+        self.buffers.unsettled.partition_point(|unsettled| unsettled.result_at < end)
     }
 
     /// Settles the replies about what was noted behind the first `count`; they are all in `replies`.
     pub(super) fn settle_behind(&mut self, count: usize, replies: &mut [u8]) {
-        for Unsettled { namespace, location, result_at } in self.buffers.unsettled.drain(count..) {
+        let end = self.buffers.unsettled.len();
+        self.settle_range(count..end, replies);
+    }
+
+    fn settle_range(&mut self, range: Range<usize>, replies: &mut [u8]) {
+        for Unsettled { namespace, location, result_at } in self.buffers.unsettled.drain(range) {
             if self.namespaces[namespace].storage.settle(location).is_err()
                 && let Some(result) = replies.get_mut(result_at)
             {

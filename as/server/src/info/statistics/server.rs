@@ -74,7 +74,7 @@ static ROWS: &[Row] = &[
     Idle(&["heap_site_count"]),
     One("objects", |view| Number(view.state.object_count())),
     One("tombstones", |view| Number(view.state.tombstone_count())),
-    One("info_queue", |view| Number(view.state.shared.info.queued_count() as u64)),
+    One("info_queue", |view| Number(view.state.service.info.queued_count() as u64)),
     Idle(&["rw_in_progress", "proxy_in_progress", "tree_gc_queue"]),
     One("client_connections", |view| Number(view.connections_opened.saturating_sub(view.connections_closed))),
     One("client_connections_opened", |view| Number(view.connections_opened)),
@@ -95,7 +95,7 @@ static ROWS: &[Row] = &[
     Counter(ServerCounter::DemarshalError),
     Counter(ServerCounter::EarlyTsvcClientError),
     Idle(&["early_tsvc_from_proxy_error", "early_tsvc_from_proxy_batch_sub_error"]),
-    One("long_queries_active", |view| Number(view.state.shared.queries.long_count() as u64)),
+    One("long_queries_active", |view| Number(view.state.service.queries.long_count() as u64)),
     Counter(ServerCounter::BatchIndexInitiate),
     One("batch_index_queue", |view| Text(batch_queues(view.state))),
     Counter(ServerCounter::BatchIndexComplete),
@@ -128,7 +128,7 @@ static ROWS: &[Row] = &[
 
 /// `batches:buffers` of each batch thread. They share one queue, which is shown with the first; no buffer waits in it.
 fn batch_queues(state: &State) -> String {
-    let batches = state.shared.batches.under_way_count();
+    let batches = state.service.batches.under_way_count();
     let others = (state.config.service.batch_index_threads.get() as usize).saturating_sub(1);
     format!("{batches}:0{}", ",0:0".repeat(others))
 }

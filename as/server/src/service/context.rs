@@ -1,0 +1,59 @@
+//! What all service threads share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::park::InfoRequest;
+use super::pool::ServicePool;
+use crate::config::Config;
+use crate::metrics::{ServerCounter, ServerMetrics};
+use crate::query::Queries;
+use crate::transaction::BatchPool;
+use crate::workers::Workers;
+
+/// Where service threads take work to, and what they count.
+pub(crate) struct ServiceContext {
+    pub(crate) config: Arc<Config>,
+    pub(crate) metrics: Arc<ServerMetrics>,
+    pub(crate) connection_count: Arc<ConnectionCount>,
+    /// The info threads; what they do with a request is decided where they are started.
+    pub(crate) info: Workers<InfoRequest>,
+    pub(crate) queries: Arc<Queries>,
+    pub(crate) batches: BatchPool,
+    pub(crate) pool: ServicePool,
+}
+
+/// The number of open client connections.
+pub(crate) struct ConnectionCount {
+    open: AtomicUsize,
+    metrics: Arc<ServerMetrics>,
+}
+
+impl ConnectionCount {
+    /// A count without connections.
+    pub(crate) fn new(metrics: Arc<ServerMetrics>) -> Arc<Self> {
+        Arc::new(ConnectionCount { open: AtomicUsize::new(0), metrics })
+    }
+
+    /// How many are open.
+    pub(crate) fn get(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Counts one more, for as long as the result lives.
+    pub(super) fn admit(self: &Arc<Self>) -> Admission {
+        self.open.fetch_add(1, Relaxed);
+        self.metrics.add(ServerCounter::ClientConnectionsOpened, 1);
+        Admission(Arc::clone(self))
+    }
+}
+
+/// A connection's place in the count, given back when it is dropped, however that comes about.
+pub(super) struct Admission(Arc<ConnectionCount>);
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+        self.0.metrics.add(ServerCounter::ClientConnectionsClosed, 1);
+    }
+}

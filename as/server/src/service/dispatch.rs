@@ -1,0 +1,351 @@
+//! What becomes of what connections have sent: reading it, telling requests apart, carrying them out.
+//!
+//! A wake-up of a connection costs one `recv`. Requests are parsed where `recv` put them, in a buffer of the thread; only an
+//! incomplete rest is copied to the connection. What several connections have sent is read first, then carried out, then
+//! answered: memory is asked for all their records at once, and the processor finds the code of each of the three steps in
+//! its caches.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use proto::ResultCode;
+use proto::frame::{self, FrameHeader, FrameType, HEADER_SIZE};
+use proto::message::{Request, info1};
+use proto::reply::{self, ReplyHeader};
+use smallvec::SmallVec;
+
+use super::KEEP_SIZE_MAX;
+use super::connection::Connection;
+use super::event_loop::{RECEIVE_SIZE, ServiceThread, Verdict};
+use super::mailbox::ConnectionToken;
+use super::messages::{Message, Messages};
+use crate::metrics::ServerCounter;
+use crate::query;
+use crate::transaction::{Execution, PREPARED_REQUESTS};
+
+/// Replies are sent when they reach this size even if more requests wait.
+const REPLIES_SIZE_MAX: usize = 256 << 10;
+/// How long the client of a batch without a timeout may leave its replies unread.
+const BATCH_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// What has come from a connection, in the receive buffer of the thread.
+struct Arrival {
+    token: ConnectionToken,
+    start: usize,
+    size: usize,
+}
+
+impl Arrival {
+    fn bytes<'b>(&self, buffer: &'b [u8]) -> &'b [u8] {
+        &buffer[self.start..self.start + self.size]
+    }
+}
+
+type Arrivals = SmallVec<[Arrival; PREPARED_REQUESTS]>;
+
+impl ServiceThread {
+    /// Carries out what the connections in `slots` have sent, as far as each may.
+    pub(super) fn serve_all(&mut self, slots: &[u32]) {
+        for together in slots.chunks(PREPARED_REQUESTS) {
+            let mut buffer = std::mem::take(&mut self.receive_buffer);
+            let arrivals = self.receive_all(together, &mut buffer);
+            self.serve_arrivals(&arrivals, &buffer);
+            self.receive_buffer = buffer;
+            if !self.executor.has_unsettled() {
+                self.send_replies();
+            }
+        }
+    }
+
+    /// Reads from all of `slots` before anything of that is carried out; what waited behind an earlier request is carried
+    /// out right away.
+    fn receive_all(&mut self, slots: &[u32], buffer: &mut [u8]) -> Arrivals {
+        let mut arrivals = Arrivals::new();
+        let mut end = 0;
+        for &slot in slots {
+            let Some(token) = self.connections.token(slot) else { continue };
+            if arrivals.iter().any(|arrival| arrival.token == token) {
+                continue;
+            }
+            self.guard(token, |thread, slot| {
+                let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
+                if !connection.may_serve() {
+                    return Verdict::Keep;
+                }
+                if !connection.input.is_empty() {
+                    return thread.serve_waiting(slot, token);
+                }
+                if connection.may_read {
+                    match connection.receive(&mut buffer[end..end + RECEIVE_SIZE]) {
+                        Some(size) => {
+                            arrivals.push(Arrival { token, start: end, size });
+                            end += size;
+                        }
+                        None => return Verdict::Close,
+                    }
+                }
+                Verdict::Keep
+            });
+        }
+        arrivals
+    }
+
+    /// Carries out what has come, each connection's in its turn. Memory is asked for their first records together.
+    fn serve_arrivals(&mut self, arrivals: &Arrivals, buffer: &[u8]) {
+        let mut firsts = SmallVec::<[Option<Message<'_>>; PREPARED_REQUESTS]>::new();
+        for arrival in arrivals {
+            let mut first = None;
+            self.guard(arrival.token, |thread, _| {
+                thread.set_checkpoint();
+                first = Message::in_front_of(arrival.bytes(buffer));
+                Verdict::Keep
+            });
+            firsts.push(first);
+        }
+        // A connection's further requests are prepared for in their turn.
+        if firsts.len() > 1 {
+            self.prepare(firsts.iter().flatten());
+        }
+        for (arrival, first) in arrivals.iter().zip(firsts) {
+            self.guard(arrival.token, |thread, slot| {
+                thread.serve_arrival(slot, arrival.token, arrival.bytes(buffer), first)
+            });
+        }
+    }
+
+    /// Asks memory for the records of `messages`. That is a hint: if it fails, what it was about may still do well.
+    fn prepare<'a>(&self, messages: impl Iterator<Item = &'a Message<'a>>) {
+        let prepared = catch_unwind(AssertUnwindSafe(|| {
+            self.executor.prepare(messages.filter_map(Message::record));
+        }));
+        if prepared.is_err() {
+            cf::critical!(Tsvc, "preparing for requests failed on an internal error");
+        }
+    }
+
+    /// Carries out what has come from a connection of which nothing waits; it begins with `first`.
+    fn serve_arrival<'b>(
+        &mut self,
+        slot: u32,
+        token: ConnectionToken,
+        bytes: &'b [u8],
+        first: Option<Message<'b>>,
+    ) -> Verdict {
+        let (used, verdict) = self.serve_requests(slot, token, bytes, first);
+        if let Some(connection) = self.connections.get(slot)
+            && verdict == Verdict::Keep
+        {
+            if used < bytes.len() {
+                connection.input.extend_from_slice(&bytes[used..]);
+            }
+            self.queue_if_ready(slot);
+        }
+        verdict
+    }
+
+    /// Carries out requests of a connection that waited behind a parked or blocked one, then what comes behind them.
+    fn serve_waiting(&mut self, slot: u32, token: ConnectionToken) -> Verdict {
+        let Some(connection) = self.connections.get(slot) else { return Verdict::Keep };
+        let mut input = std::mem::take(&mut connection.input);
+        let mut verdict = self.serve_buffered(slot, token, &mut input);
+        if let Some(connection) = self.connections.get(slot)
+            && verdict == Verdict::Keep
+            && connection.may_read
+            && connection.may_serve()
+        {
+            verdict = receive_behind(connection, &mut input);
+            if verdict == Verdict::Keep {
+                verdict = self.serve_buffered(slot, token, &mut input);
+            }
+        }
+        if let Some(connection) = self.connections.get(slot)
+            && verdict == Verdict::Keep
+        {
+            if !input.is_empty() {
+                connection.input = input;
+            }
+            self.queue_if_ready(slot);
+        }
+        verdict
+    }
+
+    /// Puts a connection in line if it has more to read.
+    fn queue_if_ready(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.get(slot)
+            && connection.may_read
+            && connection.may_serve()
+        {
+            self.ready.push(slot);
+        }
+    }
+
+    fn serve_buffered(&mut self, slot: u32, token: ConnectionToken, input: &mut Vec<u8>) -> Verdict {
+        self.set_checkpoint();
+        let first = Message::in_front_of(input);
+        let (used, verdict) = self.serve_requests(slot, token, input, first);
+        if used == input.len() && input.capacity() > KEEP_SIZE_MAX {
+            *input = Vec::new();
+        } else {
+            input.drain(..used);
+        }
+        verdict
+    }
+
+    /// Carries out the complete requests in `bytes`, which begin with `first` if that is a record message; their replies
+    /// wait in the outbox. Gives how many bytes they took.
+    fn serve_requests<'b>(
+        &mut self,
+        slot: u32,
+        token: ConnectionToken,
+        bytes: &'b [u8],
+        mut first: Option<Message<'b>>,
+    ) -> (usize, Verdict) {
+        let (mut used, mut verdict) = (0, Verdict::Keep);
+        while used < bytes.len() && verdict == Verdict::Keep && self.may_serve(slot) {
+            self.set_checkpoint();
+            let first = first.take().or_else(|| Message::in_front_of(&bytes[used..]));
+            let messages = Messages::from_first(first, &bytes[used..]);
+            let dispatched = if messages.requests.is_empty() {
+                self.dispatch_other(slot, token, &bytes[used..])
+            } else {
+                Some(self.dispatch_messages(slot, token, &messages))
+            };
+            let Some((size, after)) = dispatched else { break };
+            (used, verdict) = (used + size, after);
+            if self.outbox.replies.len() >= REPLIES_SIZE_MAX {
+                self.outbox.address(token);
+                self.send_replies();
+            }
+        }
+        self.checkpoint = None;
+        self.outbox.address(token);
+        if used > 0
+            && let Some(connection) = self.connections.get(slot)
+        {
+            connection.last_active = self.woken;
+        }
+        (used, verdict)
+    }
+
+    fn may_serve(&mut self, slot: u32) -> bool {
+        self.connections.get(slot).is_some_and(|connection| connection.may_serve())
+    }
+
+    /// Carries out the request at the start of `bytes`, which is no record message; gives its size. `None` while it is
+    /// incomplete.
+    fn dispatch_other(
+        &mut self,
+        slot: u32,
+        token: ConnectionToken,
+        bytes: &[u8],
+    ) -> Option<(usize, Verdict)> {
+        let connection = self.connections.get(slot)?;
+        let header = match FrameHeader::parse(bytes) {
+            Ok(header) => header?,
+            Err(error) => {
+                cf::warning_limited!(Proto, "closing the connection of {}: {error}", connection.peer);
+                return Some((0, Verdict::Close));
+            }
+        };
+        let size = HEADER_SIZE + header.body_size;
+        let body = bytes.get(HEADER_SIZE..size)?;
+        let verdict = match header.frame_type {
+            FrameType::Info => {
+                // Info is answered by other threads; what was asked before is answered first.
+                self.start_info(slot, token, body);
+                Verdict::Keep
+            }
+            FrameType::Security => {
+                frame::write_security_not_enabled(&mut self.outbox.replies);
+                Verdict::Keep
+            }
+            FrameType::CompressedMessage => {
+                let header = ReplyHeader::result(ResultCode::EnterpriseOnly);
+                reply::write_header_only(&mut self.outbox.replies, &header);
+                Verdict::Keep
+            }
+            FrameType::Message => {
+                // It was not taken as a message because it does not parse as one.
+                self.context.metrics.add(ServerCounter::DemarshalError, 1);
+                if let Err(error) = Request::parse(body) {
+                    cf::warning_limited!(Proto, "bad message from {}: {error}", connection.peer);
+                }
+                // The client of a batch waits for its last message.
+                let is_batch = body.get(1).is_some_and(|bits| bits & info1::BATCH != 0);
+                let header = if is_batch { ReplyHeader::last } else { ReplyHeader::result };
+                reply::write_header_only(&mut self.outbox.replies, &header(ResultCode::Parameter));
+                Verdict::Keep
+            }
+            FrameType::InternalXdr => {
+                cf::warning_limited!(Proto, "closing the connection of {}: XDR frame", connection.peer);
+                Verdict::Close
+            }
+        };
+        Some((size, verdict))
+    }
+
+    /// Carries out record messages one after the other, until their replies are large enough to be sent or one is to be
+    /// answered elsewhere; gives how many bytes those carried out have.
+    fn dispatch_messages(
+        &mut self,
+        slot: u32,
+        token: ConnectionToken,
+        messages: &Messages<'_>,
+    ) -> (usize, Verdict) {
+        if messages.requests.len() > 1 {
+            self.prepare(messages.requests.iter());
+        }
+        let mut used = 0;
+        for message in &messages.requests {
+            used += message.size();
+            self.set_checkpoint();
+            let is_parked = self.dispatch_message(slot, token, message);
+            if is_parked || self.outbox.replies.len() >= REPLIES_SIZE_MAX {
+                break;
+            }
+        }
+        (used, Verdict::Keep)
+    }
+
+    /// Carries out a record message, or has it carried out by other threads; gives whether the connection is parked for
+    /// that.
+    fn dispatch_message(&mut self, slot: u32, token: ConnectionToken, message: &Message<'_>) -> bool {
+        let Message { request, body } = message;
+        self.request_count += 1;
+        match self.executor.execute(request, self.now, &mut self.outbox.replies) {
+            Execution::Replied => false,
+            Execution::Batch => {
+                let timeout = match request.transaction_ttl_ms {
+                    0 => BATCH_TIME_MAX,
+                    ms => Duration::from_millis(u64::from(ms)),
+                };
+                if let Some(stream) = self.park_for_stream(slot, token, Some(timeout)) {
+                    self.context.batches.start(body, self.now, stream);
+                }
+                true
+            }
+            Execution::Query(namespace) => match self.start_query(slot, token, request, &namespace) {
+                Ok(()) => true,
+                Err(result) => {
+                    self.context.metrics.add(ServerCounter::EarlyTsvcClientError, 1);
+                    query::refuse(&mut self.outbox.replies, result);
+                    false
+                }
+            },
+        }
+    }
+}
+
+/// Reads behind the incomplete request in `input`.
+fn receive_behind(connection: &mut Connection, input: &mut Vec<u8>) -> Verdict {
+    let start = input.len();
+    // Grows with what has come, never with what was announced.
+    input.resize(start + start.clamp(RECEIVE_SIZE, 16 * RECEIVE_SIZE), 0);
+    match connection.receive(&mut input[start..]) {
+        None => Verdict::Close,
+        Some(size) => {
+            input.truncate(start + size);
+            Verdict::Keep
+        }
+    }
+}

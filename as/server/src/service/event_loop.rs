@@ -1,0 +1,357 @@
+//! The loop of a service thread: it waits for events, serves the connections they are about, and sends the replies.
+//!
+//! One wake-up serves all connections that are ready: [dispatch](super::dispatch) reads and carries out what they sent, the
+//! replies gather in the outbox and are sent together. Replies that wait for the disk wait until the whole wake-up has been
+//! carried out, so that one flush serves them all. A connection with unsent replies, or [parked](super::park) for a reply
+//! made elsewhere, is not read: back-pressure is TCP's. A connection that has more to read than one buffer goes to the end
+//! of the line, so that none starves the others.
+//!
+//! # Panics
+//! A panic is a bug of ours. It costs the connection that was being served when it happened: the connection gets an error if
+//! a request was being carried out, and is closed; the thread goes on.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cf::clock::StoredMillis;
+use cf::sys::epoll::{Epoll, Event, Events, Trigger};
+use proto::ResultCode;
+use proto::reply::{self, ReplyHeader};
+
+use super::activity::Activity;
+use super::connection::Connection;
+use super::connections::Connections;
+use super::context::ServiceContext;
+use super::mailbox::{ConnectionToken, Mail, Mailbox};
+use super::outbox::Outbox;
+use crate::metrics::ServerCounter;
+use crate::transaction::{Executor, PREPARED_REQUESTS};
+
+const EVENTS_MAX: usize = 256;
+/// Bytes read from a connection at a time.
+pub(super) const RECEIVE_SIZE: usize = 64 << 10;
+const MAILBOX_TOKEN: u64 = u64::MAX;
+/// How often idle connections are looked for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Whether a connection goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Keep,
+    Close,
+}
+
+/// How far the outbox was when the request that is being carried out began.
+#[derive(Clone, Copy)]
+pub(super) struct Checkpoint {
+    replies_size: usize,
+    unsettled_count: usize,
+}
+
+pub(crate) struct ServiceThread {
+    pub(super) context: Arc<ServiceContext>,
+    /// Its number in the pool.
+    position: usize,
+    pub(super) mailbox: Arc<Mailbox>,
+    activity: Arc<Activity>,
+    epoll: Epoll,
+    pub(super) connections: Connections,
+    /// Slots of connections that may have more to read.
+    pub(super) ready: Vec<u32>,
+    pub(super) executor: Executor,
+    /// Room for [`RECEIVE_SIZE`] bytes from each of the connections that are read together; the system gives it as it is
+    /// used.
+    pub(super) receive_buffer: Box<[u8]>,
+    /// Replies that were made since the last wait and are not sent yet.
+    pub(super) outbox: Outbox,
+    /// Set while a request is being carried out.
+    pub(super) checkpoint: Option<Checkpoint>,
+    /// Requests carried out since the last wait.
+    pub(super) request_count: u64,
+    /// The wall clock at the last wake-up.
+    pub(super) now: StoredMillis,
+    /// The monotonic clock at the last wake-up.
+    pub(super) woken: Instant,
+    next_tick: Instant,
+    is_stopping: bool,
+}
+
+impl ServiceThread {
+    /// Starts a thread, which joins the pool.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left, or the system refuses another thread.
+    pub(crate) fn start(
+        context: &Arc<ServiceContext>,
+        position: usize,
+        executor: Executor,
+    ) -> io::Result<()> {
+        let (mailbox, activity) = (Mailbox::new()?, Arc::new(Activity::new()));
+        let epoll = Epoll::new()?;
+        epoll.add(&mailbox.wake, MAILBOX_TOKEN, Trigger::Level)?;
+        let thread = ServiceThread {
+            context: Arc::clone(context),
+            position,
+            mailbox: Arc::clone(&mailbox),
+            activity: Arc::clone(&activity),
+            epoll,
+            connections: Connections::default(),
+            ready: Vec::new(),
+            executor,
+            receive_buffer: new_receive_buffer(),
+            outbox: Outbox::default(),
+            checkpoint: None,
+            request_count: 0,
+            now: StoredMillis::now(),
+            woken: Instant::now(),
+            next_tick: Instant::now() + TICK,
+            is_stopping: false,
+        };
+        let handle = cf::threads::spawn_essential(&format!("service-{position}"), move || {
+            cf::counters::claim_shard(position + 1);
+            thread.activity.belong_to_this_thread();
+            thread.run();
+        })?;
+        context.pool.add(mailbox, activity, handle);
+        Ok(())
+    }
+
+    /// Serves connections until told to stop.
+    fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        while !self.is_stopping {
+            let timeout = if self.ready.is_empty() { TICK } else { Duration::ZERO };
+            let happened = match self.epoll.wait(&mut events, Some(timeout)) {
+                Ok(happened) => happened,
+                Err(error) => cf::fatal!("epoll of a service thread failed: {error}"),
+            };
+            self.now = StoredMillis::now();
+            self.woken = Instant::now();
+            self.activity.wake(self.woken);
+            if catch_unwind(AssertUnwindSafe(|| self.wake_up(happened))).is_err() {
+                self.recover();
+            }
+            let done = Instant::now();
+            self.executor.measure(done);
+            self.activity.sleep(done, std::mem::take(&mut self.request_count));
+        }
+        for slot in 0..self.connections.slot_count() {
+            self.close(slot);
+        }
+    }
+
+    /// Does everything that one wake-up brought.
+    fn wake_up(&mut self, events: &[Event]) {
+        self.executor.wake(self.woken);
+        for event in events {
+            if event.token() == MAILBOX_TOKEN {
+                self.read_mail();
+            } else {
+                self.on_event(event);
+            }
+        }
+        let mut serving = std::mem::take(&mut self.ready);
+        self.serve_all(&serving);
+        serving.clear();
+        if self.ready.is_empty() {
+            // The allocation is used again.
+            self.ready = serving;
+        }
+        self.send_replies();
+        if self.woken >= self.next_tick {
+            self.next_tick = self.woken + TICK;
+            self.reap_idle();
+        }
+    }
+
+    fn read_mail(&mut self) {
+        self.mailbox.open();
+        while let Some(mail) = self.mailbox.take() {
+            match mail {
+                Mail::Connection(connection) => self.add(*connection),
+                Mail::Part(token, replies) => self.deliver_part(token, &replies),
+                Mail::Reply(token, reply) => self.deliver(token, &reply),
+                Mail::Abandoned(token) => self.close_abandoned(token),
+                Mail::Stop => self.is_stopping = true,
+            }
+        }
+    }
+
+    fn add(&mut self, connection: Connection) {
+        let token = self.connections.next_token();
+        if let Err(error) = self.epoll.add(&connection.stream, token.0, Trigger::Edge) {
+            return cf::warning_limited!(
+                Service,
+                "cannot watch the connection of {}: {error}",
+                connection.peer
+            );
+        }
+        self.connections.add(connection);
+    }
+
+    /// Gives the connection of a slot to the thread that owns it, if that is another one.
+    fn hand_over(&mut self, slot: u32) -> bool {
+        let Some(connection) = self.connections.get(slot) else { return false };
+        let owner = self.context.pool.owner_of(connection.number);
+        if owner == self.position || !connection.may_serve() {
+            return false;
+        }
+        let Some(connection) = self.connections.remove(slot) else { return false };
+        self.epoll.remove(&connection.stream);
+        self.context.pool.post(owner, Mail::Connection(Box::new(connection)));
+        true
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        let token = ConnectionToken(event.token());
+        self.guard(token, |thread, slot| {
+            let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
+            if event.is_broken() {
+                return Verdict::Close;
+            }
+            connection.may_read |= event.is_readable();
+            connection.peer_is_done |= event.is_last_to_read();
+            if event.is_writable() && connection.is_blocked() {
+                connection.last_active = thread.woken;
+                if connection.send_rest().is_err() {
+                    return Verdict::Close;
+                }
+            }
+            if !thread.hand_over(slot) {
+                thread.ready.push(slot);
+            }
+            Verdict::Keep
+        });
+    }
+
+    /// Runs `act` for the live connection of `token`, and closes the connection if `act` says so or panics.
+    pub(super) fn guard(&mut self, token: ConnectionToken, act: impl FnOnce(&mut Self, u32) -> Verdict) {
+        let Some(slot) = self.connections.slot_of(token) else { return };
+        self.checkpoint = None;
+        let verdict = match catch_unwind(AssertUnwindSafe(|| act(self, slot))) {
+            Ok(verdict) => verdict,
+            Err(_) => {
+                cf::critical!(Tsvc, "a request failed on an internal error; its connection is closed");
+                self.answer_panic(token);
+                Verdict::Close
+            }
+        };
+        self.checkpoint = None;
+        if verdict == Verdict::Close {
+            if self.outbox.has_part_of(token) {
+                self.send_replies();
+            }
+            self.close(slot);
+        }
+    }
+
+    /// Puts an error in the place of what the request that panicked had of a reply, if one was being carried out.
+    fn answer_panic(&mut self, token: ConnectionToken) {
+        if let Some(Checkpoint { replies_size, unsettled_count }) = self.checkpoint.take() {
+            self.outbox.replies.truncate(replies_size);
+            self.executor.forget_unsettled(unsettled_count);
+            reply::write_header_only(&mut self.outbox.replies, &ReplyHeader::result(ResultCode::Unknown));
+            self.outbox.address(token);
+        }
+    }
+
+    /// Notes that a request begins here.
+    pub(super) fn set_checkpoint(&mut self) {
+        self.checkpoint = Some(Checkpoint {
+            replies_size: self.outbox.replies.len(),
+            unsettled_count: self.executor.unsettled_count(),
+        });
+    }
+
+    /// Sends each connection its replies, once what they tell of is on disk; the first of them to settle does so for the
+    /// others.
+    pub(super) fn send_replies(&mut self) {
+        self.checkpoint = None;
+        let mut outbox = std::mem::take(&mut self.outbox);
+        for part in 0..outbox.part_count() {
+            let (token, range) = outbox.part(part);
+            let sent = catch_unwind(AssertUnwindSafe(|| {
+                self.executor.settle_until(range.end, &mut outbox.replies);
+                self.send(token, &outbox.replies[range.clone()])
+            }));
+            let verdict = sent.unwrap_or_else(|_| {
+                cf::critical!(Tsvc, "sending replies failed on an internal error; the connection is closed");
+                self.executor.forget_unsettled_until(range.end);
+                Verdict::Close
+            });
+            if verdict == Verdict::Close
+                && let Some(slot) = self.connections.slot_of(token)
+            {
+                self.close(slot);
+            }
+        }
+        outbox.clear();
+        self.outbox = outbox;
+    }
+
+    fn send(&mut self, token: ConnectionToken, replies: &[u8]) -> Verdict {
+        match self.find(token).map(|connection| connection.send(replies)) {
+            Some(Err(_)) => Verdict::Close,
+            Some(Ok(())) | None => Verdict::Keep,
+        }
+    }
+
+    /// The live connection of `token`.
+    pub(super) fn find(&mut self, token: ConnectionToken) -> Option<&mut Connection> {
+        let slot = self.connections.slot_of(token)?;
+        self.connections.get(slot)
+    }
+
+    /// Goes on after a panic that no connection was found to be the cause of: those whose replies are lost are closed, the
+    /// others are looked at again, for an event of theirs may be lost.
+    #[cold]
+    fn recover(&mut self) {
+        cf::critical!(Service, "a service thread goes on after an internal error");
+        self.checkpoint = None;
+        self.executor.forget_unsettled(0);
+        let outbox = std::mem::take(&mut self.outbox);
+        for part in 0..outbox.part_count() {
+            if let Some(slot) = self.connections.slot_of(outbox.part(part).0) {
+                self.close(slot);
+            }
+        }
+        if self.receive_buffer.is_empty() {
+            self.receive_buffer = new_receive_buffer();
+        }
+        self.ready.clear();
+        for slot in 0..self.connections.slot_count() {
+            if let Some(connection) = self.connections.get(slot) {
+                connection.may_read = true;
+                self.ready.push(slot);
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, slot: u32) {
+        drop(self.connections.remove(slot));
+    }
+
+    /// Closes connections that have been idle for longer than `proto-fd-idle-ms`.
+    fn reap_idle(&mut self) {
+        let idle_ms = u64::from(self.context.config.service.proto_fd_idle_ms.get());
+        if idle_ms == 0 {
+            return;
+        }
+        for slot in 0..self.connections.slot_count() {
+            if let Some(connection) = self.connections.get(slot)
+                && !connection.is_parked
+                && self.woken.saturating_duration_since(connection.last_active)
+                    > Duration::from_millis(idle_ms)
+            {
+                self.close(slot);
+                self.context.metrics.add(ServerCounter::ReapedFds, 1);
+            }
+        }
+    }
+}
+
+fn new_receive_buffer() -> Box<[u8]> {
+    vec![0; PREPARED_REQUESTS * RECEIVE_SIZE].into_boxed_slice()
+}

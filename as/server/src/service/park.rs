@@ -1,0 +1,127 @@
+//! Parked connections: their next reply, or many of them, is made by other threads and comes back through the mailbox.
+//!
+//! A parked connection is not read. Whoever has taken over its request holds a [`ReplyHandle`] or a [`ReplyStream`]; if that
+//! is dropped without a last reply, as by a panic, the connection is closed: no client waits for ever.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::ResultCode;
+use proto::message::Request;
+
+use super::event_loop::{ServiceThread, Verdict};
+use super::mailbox::{ConnectionToken, Mail, Mailbox};
+use super::stream::ReplyStream;
+use crate::namespace::Namespace;
+use crate::query::Query;
+
+/// An info request, to be answered by an info thread.
+pub(crate) struct InfoRequest {
+    pub(crate) body: Box<[u8]>,
+    pub(crate) received: Instant,
+    pub(crate) reply: ReplyHandle,
+}
+
+/// Answers the one request that a connection is parked for.
+pub(crate) struct ReplyHandle {
+    mailbox: Arc<Mailbox>,
+    token: ConnectionToken,
+    is_answered: bool,
+}
+
+impl ReplyHandle {
+    /// Sends the reply, which is whole frames; the connection takes its next request after it.
+    pub(crate) fn send(mut self, reply: Vec<u8>) {
+        self.is_answered = true;
+        self.mailbox.post(Mail::Reply(self.token, reply));
+    }
+}
+
+impl Drop for ReplyHandle {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.mailbox.post(Mail::Abandoned(self.token));
+        }
+    }
+}
+
+impl ServiceThread {
+    /// Parks a connection for a reply that another thread makes.
+    pub(super) fn park(&mut self, slot: u32, token: ConnectionToken) -> ReplyHandle {
+        if let Some(connection) = self.connections.get(slot) {
+            connection.is_parked = true;
+        }
+        ReplyHandle { mailbox: Arc::clone(&self.mailbox), token, is_answered: false }
+    }
+
+    /// Parks a connection for replies that other threads make one after the other. `timeout` is how long the client may
+    /// leave them unread.
+    pub(super) fn park_for_stream(
+        &mut self,
+        slot: u32,
+        token: ConnectionToken,
+        timeout: Option<Duration>,
+    ) -> Option<Arc<ReplyStream>> {
+        let connection = self.connections.get(slot)?;
+        let (stream, progress) = ReplyStream::new(Arc::clone(&self.mailbox), token, timeout);
+        connection.stream_of_replies = Some(progress);
+        connection.is_parked = true;
+        Some(Arc::new(stream))
+    }
+
+    /// Has an info request answered.
+    pub(super) fn start_info(&mut self, slot: u32, token: ConnectionToken, body: &[u8]) {
+        let reply = self.park(slot, token);
+        self.context.info.submit(InfoRequest { body: body.into(), received: Instant::now(), reply });
+    }
+
+    /// Starts a query and parks its connection until it has ended.
+    pub(super) fn start_query(
+        &mut self,
+        slot: u32,
+        token: ConnectionToken,
+        request: &Request<'_>,
+        namespace: &Arc<Namespace>,
+    ) -> Result<(), ResultCode> {
+        let query = Query::from_request(request, namespace)?;
+        let Some(peer) = self.connections.get(slot).map(|connection| connection.peer) else { return Ok(()) };
+        let Some(stream) = self.park_for_stream(slot, token, query.socket_timeout) else { return Ok(()) };
+        let sink = Arc::<ReplyStream>::clone(&stream);
+        self.context.queries.start(query, peer, sink).inspect_err(|_| {
+            stream.cancel();
+            if let Some(connection) = self.connections.get(slot) {
+                connection.stream_of_replies = None;
+                connection.is_parked = false;
+            }
+        })
+    }
+
+    /// Gives a parked connection some of its replies.
+    pub(super) fn deliver_part(&mut self, token: ConnectionToken, replies: &[u8]) {
+        self.guard(token, |thread, slot| {
+            let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
+            connection.last_active = thread.woken;
+            if connection.send(replies).is_err() { Verdict::Close } else { Verdict::Keep }
+        });
+    }
+
+    /// Gives a parked connection its last reply and goes on with it.
+    pub(super) fn deliver(&mut self, token: ConnectionToken, reply: &[u8]) {
+        self.guard(token, |thread, slot| {
+            let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
+            connection.is_parked = false;
+            connection.stream_of_replies = None;
+            connection.last_active = thread.woken;
+            if connection.send(reply).is_err() {
+                return Verdict::Close;
+            }
+            thread.ready.push(slot);
+            Verdict::Keep
+        });
+    }
+
+    /// Closes a parked connection to which nobody will reply.
+    pub(super) fn close_abandoned(&mut self, token: ConnectionToken) {
+        self.guard(token, |_, _| Verdict::Close);
+    }
+}

@@ -1,0 +1,164 @@
+//! The service threads together, and over how many of them the connections are spread.
+//!
+//! # Invariants
+//! - Each connection has a number and so an owner: the thread at that number modulo the count of active threads. A thread
+//!   that hears from a connection that another one owns hands it over, unless something of it is under way. So a change of
+//!   the count costs nothing for connections that are idle.
+//! - The pool only grows. Threads beyond the active ones have nothing to do and sleep.
+//!
+//! # Threads
+//! The sizing thread samples ten times a second what the service threads do and changes the count of active ones. It also
+//! starts further service threads when `service-threads` is raised; a lower value only limits the count.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use cf::sys::facts::IdleMeter;
+use cf::threads;
+use parking_lot::{Mutex, RwLock};
+
+use super::activity::{Activity, Meter, WorkerStats};
+use super::mailbox::{Mail, Mailbox};
+use super::sizing::{Chooser, Sample};
+
+/// How often the sizing thread samples.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// What the pool knows of a service thread.
+struct Worker {
+    mailbox: Arc<Mailbox>,
+    activity: Arc<Activity>,
+}
+
+/// All service threads.
+pub(crate) struct ServicePool {
+    workers: RwLock<Vec<Worker>>,
+    handles: Mutex<Vec<threads::Handle>>,
+    /// Connections are owned by the first so many workers.
+    active_count: AtomicUsize,
+}
+
+impl ServicePool {
+    /// A pool without threads yet.
+    pub(crate) fn new() -> Self {
+        ServicePool {
+            workers: RwLock::default(),
+            handles: Mutex::default(),
+            active_count: AtomicUsize::new(1),
+        }
+    }
+
+    /// Adds a service thread.
+    pub(super) fn add(&self, mailbox: Arc<Mailbox>, activity: Arc<Activity>, handle: threads::Handle) {
+        self.workers.write().push(Worker { mailbox, activity });
+        self.handles.lock().push(handle);
+    }
+
+    /// Number of service threads, with or without connections.
+    pub(crate) fn size(&self) -> usize {
+        self.workers.read().len()
+    }
+
+    /// The position of the thread that owns connection `number`.
+    pub(super) fn owner_of(&self, number: u64) -> usize {
+        (number % self.active_count.load(Relaxed) as u64) as usize
+    }
+
+    /// Gives a connection, or what is for it, to the thread at a position.
+    pub(super) fn post(&self, position: usize, mail: Mail) {
+        if let Some(worker) = self.workers.read().get(position) {
+            worker.mailbox.post(mail);
+        }
+    }
+
+    /// Spreads connections over the first `count` threads from now on.
+    pub(crate) fn spread(&self, count: usize) {
+        self.active_count.store(count.clamp(1, self.size().max(1)), Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn active_count(&self) -> usize {
+        self.active_count.load(Relaxed)
+    }
+
+    /// How many requests each thread has carried out.
+    #[cfg(test)]
+    pub(super) fn request_counts(&self) -> Vec<u64> {
+        self.workers.read().iter().map(|worker| worker.activity.request_count()).collect()
+    }
+
+    /// Ends all service threads. The sizing thread has ended before.
+    pub(crate) fn stop(&self) {
+        self.workers.read().iter().for_each(|worker| worker.mailbox.post(Mail::Stop));
+        for handle in self.handles.lock().drain(..) {
+            // One that panicked has logged it.
+            let _ = handle.join();
+        }
+    }
+
+    /// Body of the sizing thread; ends once `stopping` is set and the thread is unparked. `start_worker` adds a service
+    /// thread; `wanted` is the configured number of them.
+    pub(crate) fn run_sizing(
+        &self,
+        stopping: &AtomicBool,
+        wanted: impl Fn() -> usize,
+        start_worker: impl Fn(usize) -> io::Result<()>,
+    ) {
+        let mut monitor = Monitor::new();
+        loop {
+            std::thread::park_timeout(PERIOD);
+            if stopping.load(Acquire) {
+                return;
+            }
+            while self.size() < wanted() {
+                if let Err(error) = start_worker(self.size()) {
+                    cf::warning_limited!(Service, "cannot start another service thread: {error}");
+                    break;
+                }
+            }
+            let limit = wanted().min(self.size());
+            let active_count = self.active_count.load(Relaxed);
+            let next = monitor.next_count(&self.workers.read(), active_count, limit);
+            if next != active_count {
+                cf::detail!(Service, "connections spread over {next} of {limit} service threads");
+                self.spread(next);
+            }
+        }
+    }
+}
+
+/// Samples what all service threads do.
+struct Monitor {
+    meters: Vec<Meter>,
+    idle: IdleMeter,
+    chooser: Chooser,
+    last: Instant,
+}
+
+impl Monitor {
+    fn new() -> Self {
+        Monitor {
+            meters: Vec::new(),
+            idle: IdleMeter::default(),
+            chooser: Chooser::new(),
+            last: Instant::now(),
+        }
+    }
+
+    /// The count of active threads that follows from what `workers` did since the last sample.
+    fn next_count(&mut self, workers: &[Worker], active_count: usize, limit: usize) -> usize {
+        let now = Instant::now();
+        let period = now - std::mem::replace(&mut self.last, now);
+        self.meters.resize_with(workers.len(), Meter::default);
+        let stats: Vec<WorkerStats> = self
+            .meters
+            .iter_mut()
+            .zip(workers)
+            .map(|(meter, worker)| meter.sample(&worker.activity, now))
+            .collect();
+        let sample = Sample::new(&stats, period);
+        self.chooser.choose(active_count, limit, &sample, || self.idle.look())
+    }
+}

@@ -1,0 +1,231 @@
+//! How many service threads the connections are spread over: the rule, without threads or clocks.
+//!
+//! One thread that finds the requests of many connections at each wake-up needs half the processor time for them that ten
+//! threads need which wake up for each. So connections are gathered on few threads as long as these have time left, and
+//! spread over more when they have not, or when requests are so long that others should not wait behind them.
+
+use std::time::Duration;
+
+use super::activity::WorkerStats;
+
+/// A thread that works so much of the time is as good as always busy.
+const BUSY: f64 = 0.7;
+/// Half of the threads are enough if they would work no more of their time than this.
+const ROOMY: f64 = 0.45;
+/// Another thread is of use while so much of a processor is idle, for it will take most of one.
+const SPARE_PROCESSORS: f64 = 0.75;
+/// While fewer are idle, whoever has work waits for a processor.
+const SCARCE_PROCESSORS: f64 = 0.25;
+/// Of the work of all threads, what half of them would have with the same requests.
+const LEFT_BY_GATHERING: f64 = 0.8;
+/// Longer requests, on average, are not made faster by gathering; they only wait for each other, if there are enough of
+/// them to be [in each other's way](IN_THE_WAY).
+const LONG_REQUEST: Duration = Duration::from_micros(30);
+/// Requests up to this length are made faster.
+const SHORT_REQUEST: Duration = Duration::from_micros(20);
+/// Requests that make one thread work so much of the time are in each other's way.
+const IN_THE_WAY: f64 = 0.1;
+/// Requests that make one thread work no more than this are not.
+const FAR_BETWEEN: f64 = 0.05;
+/// Samples in a row that must agree before connections are gathered on fewer threads.
+const PATIENCE_MIN: u32 = 10;
+const PATIENCE_MAX: u32 = 640;
+
+/// What all threads together did in a period.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub(super) struct Sample {
+    /// Share of the period for which the busiest thread worked.
+    busiest: f64,
+    /// How many threads would have worked all the time for what all did together.
+    workers: f64,
+    /// What a request took on average; zero if there was none.
+    request: Duration,
+}
+
+impl Sample {
+    pub(super) fn new(stats: &[WorkerStats], period: Duration) -> Self {
+        let share = |worked: Duration| worked.as_secs_f64() / period.as_secs_f64().max(f64::MIN_POSITIVE);
+        let worked: Duration = stats.iter().map(|stats| stats.worked).sum();
+        let requests: u64 = stats.iter().map(|stats| stats.requests).sum();
+        Sample {
+            busiest: stats.iter().map(|stats| share(stats.worked)).fold(0.0, f64::max),
+            workers: share(worked),
+            request: match u32::try_from(requests) {
+                Ok(0) => Duration::ZERO,
+                Ok(requests) => worked / requests,
+                Err(_) => Duration::ZERO,
+            },
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wish {
+    More,
+    Same,
+    Fewer,
+}
+
+/// What a sample speaks for while `active_count` threads are active. `idle_processors` is asked only when that matters.
+fn wish(active_count: usize, sample: &Sample, idle_processors: impl FnOnce() -> Option<f64>) -> Wish {
+    if sample.request > LONG_REQUEST && sample.workers > IN_THE_WAY {
+        return Wish::More;
+    }
+    let half = half_of(active_count) as f64;
+    let may_wait = sample.request <= SHORT_REQUEST || sample.workers <= FAR_BETWEEN;
+    let fewer = if may_wait { Wish::Fewer } else { Wish::Same };
+    let is_busy = sample.busiest >= BUSY;
+    if !is_busy && sample.workers <= half * ROOMY {
+        return fewer;
+    }
+    let may_be_crowded = sample.workers * LEFT_BY_GATHERING < half;
+    if !is_busy && !may_be_crowded {
+        return Wish::Same;
+    }
+    match idle_processors() {
+        Some(idle) if is_busy && idle >= SPARE_PROCESSORS => Wish::More,
+        Some(idle) if may_be_crowded && idle < SCARCE_PROCESSORS => fewer,
+        _ => Wish::Same,
+    }
+}
+
+/// The next lower power of two; 0 below 1.
+fn half_of(count: usize) -> usize {
+    count.next_power_of_two() / 2
+}
+
+/// Chooses the count of active threads from sample to sample.
+pub(super) struct Chooser {
+    /// Samples in a row that spoke for fewer threads.
+    agreeing: u32,
+    /// How many it takes. Doubled each time that fewer turned out to be too few.
+    patience: u32,
+    was_reduced: bool,
+}
+
+impl Chooser {
+    pub(super) fn new() -> Self {
+        Chooser { agreeing: 0, patience: PATIENCE_MIN, was_reduced: false }
+    }
+
+    /// The count that follows `active_count` after a sample, from 1 to `limit`. `idle_processors` tells how many processors had
+    /// nothing to do, if that is known.
+    pub(super) fn choose(
+        &mut self,
+        active_count: usize,
+        limit: usize,
+        sample: &Sample,
+        idle_processors: impl FnOnce() -> Option<f64>,
+    ) -> usize {
+        if active_count > limit {
+            return limit;
+        }
+        let wish = wish(active_count, sample, idle_processors);
+        self.agreeing = if wish == Wish::Fewer { self.agreeing + 1 } else { 0 };
+        let half = half_of(active_count);
+        if wish == Wish::More && active_count < limit {
+            if std::mem::take(&mut self.was_reduced) {
+                self.patience = (self.patience * 2).min(PATIENCE_MAX);
+            }
+            (active_count * 2).min(limit)
+        } else if self.agreeing >= self.patience && half > 0 {
+            self.agreeing = 0;
+            self.was_reduced = true;
+            half
+        } else {
+            active_count
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(busiest: f64, workers: f64, request_us: u64) -> Sample {
+        Sample { busiest, workers, request: Duration::from_micros(request_us) }
+    }
+
+    /// The count after so many equal samples.
+    fn after(samples: u32, active_count: usize, limit: usize, sample: &Sample, idle: f64) -> usize {
+        let mut chooser = Chooser::new();
+        (0..samples)
+            .fold(active_count, |active_count, _| chooser.choose(active_count, limit, sample, || Some(idle)))
+    }
+
+    #[test]
+    fn a_sample_sums_up_what_threads_did() {
+        let stats = |worked_ms, requests| WorkerStats { worked: Duration::from_millis(worked_ms), requests };
+        let period = Duration::from_secs(1);
+        assert_eq!(Sample::new(&[], period), sample(0.0, 0.0, 0));
+        let sum = Sample::new(&[stats(500, 50_000), stats(0, 0), stats(250, 25_000)], period);
+        assert!((sum.busiest - 0.5).abs() < 1e-9 && (sum.workers - 0.75).abs() < 1e-9, "{sum:?}");
+        assert_eq!(sum.request, Duration::from_micros(10));
+        assert_eq!(Sample::new(&[stats(1_000, 0)], period), sample(1.0, 1.0, 0));
+    }
+
+    #[test]
+    fn a_busy_thread_gets_help_while_processors_are_idle() {
+        assert_eq!(after(1, 1, 10, &sample(0.9, 0.9, 7), 1.0), 2);
+        assert_eq!(after(4, 1, 10, &sample(0.9, 8.0, 7), 1.0), 10);
+        assert_eq!(after(9, 10, 10, &sample(0.9, 9.0, 7), 1.0), 10);
+        assert_eq!(after(100, 1, 10, &sample(0.9, 0.9, 7), 0.2), 1);
+        assert_eq!(after(100, 1, 10, &sample(0.6, 0.6, 7), 2.0), 1);
+        assert_eq!(after(100, 1, 1, &sample(1.0, 1.0, 7), 2.0), 1);
+    }
+
+    #[test]
+    fn nothing_follows_from_unknown_idle_processors() {
+        let mut chooser = Chooser::new();
+        for _ in 0..100 {
+            assert_eq!(chooser.choose(1, 10, &sample(1.0, 1.0, 7), || None), 1);
+            assert_eq!(chooser.choose(4, 10, &sample(0.3, 1.1, 7), || None), 4);
+        }
+    }
+
+    #[test]
+    fn long_requests_are_spread() {
+        assert_eq!(after(4, 1, 10, &sample(0.2, 0.2, 100), 0.0), 10);
+        // Too few to get in each other's way.
+        assert_eq!(after(100, 1, 10, &sample(0.05, 0.05, 100), 2.0), 1);
+        assert_eq!(after(100, 4, 10, &sample(0.05, 0.05, 100), 2.0), 1);
+        // Neither long nor short, or neither many nor few: as it is.
+        assert_eq!(after(100, 4, 10, &sample(0.1, 0.3, 25), 2.0), 4);
+        assert_eq!(after(100, 4, 10, &sample(0.1, 0.1, 100), 2.0), 4);
+    }
+
+    #[test]
+    fn connections_are_gathered_when_fewer_threads_have_been_enough_for_long() {
+        let quiet = sample(0.1, 0.3, 8);
+        assert_eq!(after(PATIENCE_MIN - 1, 10, 10, &quiet, 1.0), 10);
+        assert_eq!(after(PATIENCE_MIN, 10, 10, &quiet, 1.0), 8);
+        assert_eq!(after(4 * PATIENCE_MIN, 10, 10, &quiet, 1.0), 1);
+        assert_eq!(after(9 * PATIENCE_MIN, 8, 10, &sample(0.3, 1.5, 8), 1.0), 4);
+        assert_eq!(after(9 * PATIENCE_MIN, 8, 10, &sample(0.0, 0.0, 0), 1.0), 1);
+    }
+
+    #[test]
+    fn threads_that_compete_for_processors_are_gathered() {
+        assert_eq!(after(PATIENCE_MIN, 2, 10, &sample(0.55, 1.1, 8), 0.0), 1);
+        assert_eq!(after(9 * PATIENCE_MIN, 2, 10, &sample(0.55, 1.1, 8), 0.4), 2);
+        assert_eq!(after(9 * PATIENCE_MIN, 2, 10, &sample(0.7, 1.4, 8), 0.0), 2);
+    }
+
+    #[test]
+    fn gathering_that_did_not_last_is_tried_less_often() {
+        let mut chooser = Chooser::new();
+        let mut samples_until_fewer = || {
+            let quiet = sample(0.3, 0.4, 8);
+            let samples = (1..).find(|_| chooser.choose(2, 10, &quiet, || Some(1.0)) == 1);
+            assert_eq!(chooser.choose(1, 10, &sample(0.8, 0.8, 8), || Some(1.0)), 2);
+            samples.expect("fewer")
+        };
+        let samples: Vec<u32> = (0..8).map(|_| samples_until_fewer()).collect();
+        assert_eq!(samples, [10, 20, 40, 80, 160, 320, 640, 640]);
+    }
+
+    #[test]
+    fn a_lower_limit_holds_at_once() {
+        assert_eq!(after(1, 10, 3, &sample(1.0, 9.0, 100), 1.0), 3);
+    }
+}
