@@ -4,6 +4,8 @@
 //! last bin takes the place of a deleted one.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::collections::HashMap;
 
 use proto::ResultCode;
 use smallvec::SmallVec;
@@ -14,6 +16,8 @@ use crate::Particle;
 pub const BIN_NAME_SIZE_MAX: usize = 15;
 /// Most bins a record can have.
 pub const BIN_COUNT_MAX: usize = 32_767;
+/// From so many bins on they are found through a table of their names.
+const TABLE_BINS_MIN: usize = 64;
 /// Bins kept without an allocation.
 const INLINE_BINS: usize = 8;
 
@@ -34,62 +38,110 @@ pub fn check_name(name: &[u8]) -> Result<(), ResultCode> {
 }
 
 /// The bins of a record, in order.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Bins<'a>(SmallVec<[Bin<'a>; INLINE_BINS]>);
+#[derive(Clone, Debug, Default)]
+pub struct Bins<'a> {
+    bins: SmallVec<[Bin<'a>; INLINE_BINS]>,
+    /// Positions by name. Made when one of many bins is first looked up; from then on it is kept up to date.
+    positions: OnceCell<HashMap<&'a [u8], usize>>,
+}
+
+impl PartialEq for Bins<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.bins == other.bins
+    }
+}
 
 impl<'a> Bins<'a> {
     /// No bins.
     #[must_use]
     pub fn new() -> Self {
-        Bins(SmallVec::new())
+        Bins { bins: SmallVec::new(), positions: OnceCell::new() }
+    }
+
+    /// Where bin `name` is.
+    #[inline]
+    fn position(&self, name: &[u8]) -> Option<usize> {
+        if self.bins.len() < TABLE_BINS_MIN {
+            return self.bins.iter().position(|bin| bin.name == name);
+        }
+        self.position_by_table(name)
+    }
+
+    #[cold]
+    fn position_by_table(&self, name: &[u8]) -> Option<usize> {
+        let positions = self.positions.get_or_init(|| {
+            let mut positions = HashMap::with_capacity(self.bins.len());
+            for (position, bin) in self.bins.iter().enumerate() {
+                // In a damaged record two bins may have the same name: the first is found.
+                positions.entry(bin.name).or_insert(position);
+            }
+            positions
+        });
+        positions.get(name).copied()
     }
 
     /// The value of bin `name`.
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&Particle<'a>> {
-        self.0.iter().find(|bin| bin.name == name).map(|bin| &bin.particle)
+        self.bins.get(self.position(name)?).map(|bin| &bin.particle)
     }
 
     /// The value of bin `name`, to change it.
     pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut Particle<'a>> {
-        self.0.iter_mut().find(|bin| bin.name == name).map(|bin| &mut bin.particle)
+        let position = self.position(name)?;
+        self.bins.get_mut(position).map(|bin| &mut bin.particle)
     }
 
     /// Gives bin `name` the value `particle`, creating it at the end if need be.
     pub fn set(&mut self, name: &'a [u8], particle: Particle<'a>) {
         match self.get_mut(name) {
             Some(old) => *old = particle,
-            None => self.0.push(Bin { name, particle }),
+            None => self.push(Bin { name, particle }),
         }
     }
 
     /// Adds a bin whose name no other has.
     pub fn push(&mut self, bin: Bin<'a>) {
-        self.0.push(bin);
+        if let Some(positions) = self.positions.get_mut() {
+            positions.entry(bin.name).or_insert(self.bins.len());
+        }
+        self.bins.push(bin);
     }
 
     /// Removes bin `name`; the last bin takes its place.
     pub fn remove(&mut self, name: &[u8]) {
-        if let Some(at) = self.0.iter().position(|bin| bin.name == name) {
-            self.0.swap_remove(at);
+        let Some(position) = self.position(name) else { return };
+        self.bins.swap_remove(position);
+        if let Some(positions) = self.positions.get_mut() {
+            positions.remove(name);
+            if let Some(moved) = self.bins.get(position) {
+                positions.insert(moved.name, position);
+            }
         }
+    }
+
+    /// Price of looking a bin up.
+    #[must_use]
+    pub fn lookup_steps(&self) -> u64 {
+        if self.bins.len() < TABLE_BINS_MIN { 2 + self.bins.len() as u64 } else { 20 }
     }
 
     /// Removes all bins.
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.bins.clear();
+        self.positions.take();
     }
 
     /// Number of bins.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.bins.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.bins.is_empty()
     }
 
     /// Bytes of the values that were made here, neither in the stored record nor in the request.
@@ -99,12 +151,12 @@ impl<'a> Bins<'a> {
             Particle::Bytes(_, Cow::Owned(bytes)) => bytes.len(),
             _ => 0,
         };
-        self.0.iter().map(made).sum()
+        self.bins.iter().map(made).sum()
     }
 
     /// The bins in order.
     pub fn iter(&self) -> std::slice::Iter<'_, Bin<'a>> {
-        self.0.iter()
+        self.bins.iter()
     }
 }
 
@@ -119,6 +171,8 @@ impl<'b, 'a> IntoIterator for &'b Bins<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -133,6 +187,73 @@ mod tests {
         let names: Vec<&[u8]> = bins.iter().map(|bin| bin.name).collect();
         assert_eq!(names, [b"d", b"b", b"c"]);
         assert_eq!(bins.get(b"b"), Some(&Particle::Integer(9)));
+    }
+
+    /// As [`Bins`], searched from the front.
+    #[derive(Default)]
+    struct Model(Vec<(Vec<u8>, i64)>);
+
+    impl Model {
+        fn position(&self, name: &[u8]) -> Option<usize> {
+            self.0.iter().position(|(other, _)| other == name)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn many_bins_are_found_and_keep_their_order(
+            changes in prop::collection::vec((0usize..400, 0u8..10), 0..1200),
+        ) {
+            let names: Vec<Vec<u8>> = (0..400).map(|n| format!("name {n}").into_bytes()).collect();
+            let (mut bins, mut model) = (Bins::new(), Model::default());
+            for (value, (name, kind)) in changes.into_iter().enumerate() {
+                let (name, value) = (&names[name], value as i64);
+                let position = model.position(name);
+                match kind {
+                    0 if value % 64 == 0 => {
+                        bins.clear();
+                        model.0.clear();
+                    }
+                    0..=2 => {
+                        bins.remove(name);
+                        position.map(|position| model.0.swap_remove(position));
+                    }
+                    _ => {
+                        bins.set(name, Particle::Integer(value));
+                        match position {
+                            Some(position) => model.0[position].1 = value,
+                            None => model.0.push((name.clone(), value)),
+                        }
+                    }
+                }
+                let expected = model.position(name).map(|position| Particle::Integer(model.0[position].1));
+                prop_assert_eq!(bins.get(name), expected.as_ref());
+                prop_assert_eq!(bins.get_mut(name).map(|particle| particle.clone()), expected);
+            }
+            let found: Vec<_> = bins.iter().map(|bin| (bin.name.to_vec(), bin.particle.clone())).collect();
+            let expected: Vec<_> =
+                model.0.into_iter().map(|(name, value)| (name, Particle::Integer(value))).collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn each_of_many_bins_is_looked_up_in_little_time() {
+        let names: Vec<Vec<u8>> = (0..BIN_COUNT_MAX).map(|n| format!("bin {n}").into_bytes()).collect();
+        let mut bins = Bins::new();
+        let start = std::time::Instant::now();
+        for (value, name) in names.iter().enumerate() {
+            bins.set(name, Particle::Integer(value as i64));
+        }
+        for (value, name) in names.iter().enumerate() {
+            assert_eq!(bins.get(name), Some(&Particle::Integer(value as i64)));
+        }
+        for name in &names {
+            bins.remove(name);
+        }
+        assert!(bins.is_empty());
+        // Searched one by one this takes several seconds.
+        assert!(start.elapsed().as_millis() < 1000, "{:?}", start.elapsed());
     }
 
     #[test]

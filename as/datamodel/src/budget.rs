@@ -127,6 +127,14 @@ impl<'a> Budget<'a> {
     }
 }
 
+/// Walks over values and comparisons of them draw as they go.
+impl cf::msgpack::Meter for Budget<'_> {
+    #[inline]
+    fn draw(&self, steps: usize) -> Option<()> {
+        self.draw_for(steps).ok()
+    }
+}
+
 impl std::fmt::Debug for Budget<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut out = f.debug_struct("Budget");
@@ -137,6 +145,28 @@ impl std::fmt::Debug for Budget<'_> {
 
 /// Logarithm of the bytes that are copied in a step.
 const COPIED_BYTES_LOG2: u32 = 3;
+
+/// The result of `work` without an end to its budget, after checking that with as many steps as it then takes it gives
+/// the same, and with fewer no answer.
+#[cfg(test)]
+pub(crate) fn unlimited<T: std::fmt::Debug>(
+    work: impl Fn(&Budget<'_>) -> Result<T, ResultCode>,
+) -> Result<T, ResultCode> {
+    let budget = Budget::unlimited();
+    let result = work(&budget);
+    let steps = budget.drawn();
+    let exact = Budget::new(steps);
+    assert_eq!(format!("{:?}", work(&exact)), format!("{result:?}"), "within {steps} steps");
+    assert!(!exact.is_exhausted());
+    for fewer in [steps.wrapping_sub(1), steps / 2, steps / 7] {
+        let budget = Budget::new(fewer);
+        if fewer < steps {
+            assert_eq!(work(&budget).err(), Some(ResultCode::Timeout), "{fewer} of {steps} steps");
+            assert!(budget.is_exhausted());
+        }
+    }
+    result
+}
 
 #[cfg(test)]
 mod tests {

@@ -206,6 +206,12 @@ impl<'a> FlatRecord<'a> {
         Ok(None)
     }
 
+    /// Price of looking a bin up: of the walk to the last.
+    #[must_use]
+    pub const fn lookup_steps(&self) -> u64 {
+        4 * self.bin_count as u64
+    }
+
     /// All bins, ready to be changed.
     ///
     /// # Errors

@@ -140,13 +140,17 @@ pub fn apply<'a>(
         op_code::WRITE if op.particle_type == type_number::NULL => bins.remove(op.name),
         op_code::WRITE => bins.set(op.name, Particle::from_wire(op.particle_type, op.value, budget)?),
         op_code::INCR | op_code::APPEND | op_code::PREPEND => change_scalar(op, bins, budget)?,
-        op_code::DELETE_ALL => bins.clear(),
+        op_code::DELETE_ALL => {
+            budget.draw(bins.len() as u64)?;
+            bins.clear();
+        }
         op_code::READ if policy.read_all && op.name.is_empty() => {
-            answer_all(bins, reply);
-            return Ok(());
+            return answer_all(bins, budget, reply);
         }
         op_code::READ => {
-            answer(op, bins.get(op.name), policy.respond_all, reply);
+            let bin = bins.get(op.name);
+            budget.draw_for_copy(bin.map_or(0, Particle::flat_size))?;
+            answer(op, bin, policy.respond_all, reply);
             return Ok(());
         }
         op_code::CDT_MODIFY | op_code::BITS_MODIFY | op_code::HLL_MODIFY => {
@@ -186,6 +190,7 @@ pub fn read(
     let answered = Op { code: reply_code, ..*op };
     let result = match op.code {
         op_code::READ => {
+            budget.draw_for_copy(bin.map_or(0, Particle::flat_size))?;
             answer(&answered, bin, respond_all, reply);
             return Ok(());
         }
@@ -223,7 +228,7 @@ fn modify_by_expression<'a>(
 ) -> Result<(), ResultCode> {
     let record = Record { metadata: &context.metadata, key: context.key, bins: &*bins };
     match exp::modify(&record, bins.get(op.name).is_some(), op.value, context.budget)? {
-        Change::Set(particle) => set_made(bins, op.name, particle)?,
+        Change::Set(particle) => set_made(bins, op.name, particle, context.budget)?,
         Change::Removed => bins.remove(op.name),
         Change::Unchanged => {}
     }
@@ -245,22 +250,31 @@ fn modify<'a>(
         _ => hll::modify(bin, op.value, budget)?,
     };
     if let Change::Set(particle) = change {
-        set_made(bins, op.name, particle)?;
+        set_made(bins, op.name, particle, budget)?;
     }
     answer(op, result.as_ref(), context.policy.respond_all, reply);
     Ok(())
 }
 
 /// Gives a bin a value that an operation made.
-fn set_made<'a>(bins: &mut Bins<'a>, name: &'a [u8], particle: Particle<'a>) -> Result<(), ResultCode> {
+fn set_made<'a>(
+    bins: &mut Bins<'a>,
+    name: &'a [u8],
+    particle: Particle<'a>,
+    budget: &Budget<'_>,
+) -> Result<(), ResultCode> {
     let size = particle.flat_size();
     bins.set(name, particle);
-    check_made_size(bins, size)
+    check_made_size(bins, size, budget)
 }
 
 /// Checks that the bins do not get too large, after one got `size` bytes.
-fn check_made_size(bins: &Bins<'_>, size: usize) -> Result<(), ResultCode> {
-    let is_too_much = size > SMALL_BIN_SIZE && bins.made_size() > MADE_SIZE_MAX;
+fn check_made_size(bins: &Bins<'_>, size: usize, budget: &Budget<'_>) -> Result<(), ResultCode> {
+    if size <= SMALL_BIN_SIZE {
+        return Ok(());
+    }
+    budget.draw(bins.len() as u64)?;
+    let is_too_much = bins.made_size() > MADE_SIZE_MAX;
     if is_too_much { Err(ResultCode::RecordTooBig) } else { Ok(()) }
 }
 
@@ -281,9 +295,11 @@ fn change_scalar<'a>(op: &Op<'a>, bins: &mut Bins<'a>, budget: &Budget<'_>) -> R
     match op.code {
         op_code::INCR => particle.increment(op.particle_type, op.value),
         code => {
+            // Often the old bytes are copied too.
+            budget.draw_for_copy(particle.flat_size() + op.value.len())?;
             particle.concatenate(op.particle_type, op.value, code == op_code::PREPEND)?;
             let size = particle.flat_size();
-            check_made_size(bins, size)
+            check_made_size(bins, size, budget)
         }
     }
 }
@@ -299,10 +315,12 @@ pub fn answer(op: &Op<'_>, value: Option<&Particle<'_>>, respond_all: bool, repl
 }
 
 /// Answers every bin.
-fn answer_all(bins: &Bins<'_>, reply: &mut ReplyWriter<'_>) {
+fn answer_all(bins: &Bins<'_>, budget: &Budget<'_>, reply: &mut ReplyWriter<'_>) -> Result<(), ResultCode> {
     for bin in bins {
+        budget.draw_for_copy(bin.particle.flat_size())?;
         reply.op(op_code::READ, bin.name, bin.particle.type_number(), |out| bin.particle.write_wire(out));
     }
+    Ok(())
 }
 
 /// Checks what the ops left.

@@ -7,7 +7,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Extension, Head, Kind, Reader, SEARCH, is_extension};
+use super::{Extension, Head, Kind, Meter, Reader, SEARCH, is_extension};
 
 /// Bit of the flags that describe a map: its pairs stand in the order of their keys.
 const MAP_IS_ORDERED: u8 = 1;
@@ -17,6 +17,14 @@ const MAP_IS_ORDERED: u8 = 1;
 #[inline]
 #[must_use]
 pub fn compare(left: &[u8], right: &[u8]) -> Option<Ordering> {
+    compare_metered(left, right, &())
+}
+
+/// As [`compare`], drawing on a meter for what takes long; `None` also if that is exhausted. Nothing is drawn for small
+/// integers and short texts.
+#[inline]
+#[must_use]
+pub fn compare_metered(left: &[u8], right: &[u8], meter: &impl Meter) -> Option<Ordering> {
     match (left, right) {
         ([a @ 0..=0x7f, ..], [b @ 0..=0x7f, ..]) => return Some(a.cmp(b)),
         ([0xcd, a0, a1, ..], [0xcd, b0, b1, ..]) => return Some([a0, a1].cmp(&[b0, b1])),
@@ -28,15 +36,21 @@ pub fn compare(left: &[u8], right: &[u8]) -> Option<Ordering> {
         }
         _ => {}
     }
-    compare_any(&mut Reader::new(left), &mut Reader::new(right), &mut false)
+    compare_any(&mut Reader::new(left), &mut Reader::new(right), &mut false, meter)
 }
 
 /// As [`compare`], and whether a map whose pairs stand in no order was met on the way. What it compared as depends on
 /// how it happens to stand, so a caller may not want to believe it.
 #[must_use]
 pub fn compare_ordered(left: &[u8], right: &[u8]) -> Option<(Ordering, bool)> {
+    compare_ordered_metered(left, right, &())
+}
+
+/// As [`compare_ordered`], drawing on a meter; `None` also if that is exhausted.
+#[must_use]
+pub fn compare_ordered_metered(left: &[u8], right: &[u8], meter: &impl Meter) -> Option<(Ordering, bool)> {
     let mut has_unordered_map = false;
-    let order = compare_any(&mut Reader::new(left), &mut Reader::new(right), &mut has_unordered_map)?;
+    let order = compare_any(&mut Reader::new(left), &mut Reader::new(right), &mut has_unordered_map, meter)?;
     Some((order, has_unordered_map))
 }
 
@@ -77,6 +91,13 @@ impl<'a> Probe<'a> {
     #[inline]
     #[must_use]
     pub fn compare(&self, other: &[u8]) -> Option<Ordering> {
+        self.compare_metered(other, &())
+    }
+
+    /// As [`compare`](Self::compare), drawing on a meter for what takes long; `None` also if that is exhausted.
+    #[inline]
+    #[must_use]
+    pub fn compare_metered(&self, other: &[u8], meter: &impl Meter) -> Option<Ordering> {
         // Integers and short raw values of the same kind, without the detour over heads.
         match (self.sought, other) {
             (Sought::Unsigned(value), [byte @ 0..=0x7f, ..]) => Some(value.cmp(&u64::from(*byte))),
@@ -86,18 +107,19 @@ impl<'a> Probe<'a> {
             (Sought::Raw(value), [marker @ 0xa1..=0xbf, rest @ ..]) if rest.first() == value.first() => {
                 Some(value.cmp(rest.get(..usize::from(marker & 0x1f))?))
             }
-            _ => self.compare_any(other),
+            _ => self.compare_any(other, meter),
         }
     }
 
-    fn compare_any(&self, other: &[u8]) -> Option<Ordering> {
+    fn compare_any(&self, other: &[u8], meter: &impl Meter) -> Option<Ordering> {
         let scalar = match self.sought {
             Sought::Unsigned(value) => Head::Unsigned(value),
             Sought::Raw(raw) => Head::Raw(raw),
             Sought::Scalar(head) => head,
-            Sought::Other => return compare(self.bytes, other),
+            Sought::Other => return compare_metered(self.bytes, other, meter),
         };
         let head = Reader::new(other).head()?;
+        meter.draw(steps(&scalar, &head))?;
         Some(if is_wildcard(&head) { Ordering::Equal } else { compare_heads(&scalar, &head) })
     }
 }
@@ -129,6 +151,7 @@ fn compare_any(
     left: &mut Reader<'_>,
     right: &mut Reader<'_>,
     has_unordered_map: &mut bool,
+    meter: &impl Meter,
 ) -> Option<Ordering> {
     // Pairs of values still to be compared, and what to answer when all of them are equal.
     let mut pending = 1u64;
@@ -136,10 +159,11 @@ fn compare_any(
     while pending != 0 {
         pending -= 1;
         let (left_head, right_head) = (left.head()?, right.head()?);
+        meter.draw(steps(&left_head, &right_head))?;
         *has_unordered_map |= is_unordered_map(&left_head, left) || is_unordered_map(&right_head, right);
         let order = match (left_head, right_head) {
             (Head::List(a), Head::List(b)) => {
-                let (a, b) = (elements(left, a, 1)?, elements(right, b, 1)?);
+                let (a, b) = (elements(left, a, 1, meter)?, elements(right, b, 1, meter)?);
                 if a == b {
                     pending += u64::from(a);
                 } else {
@@ -150,7 +174,7 @@ fn compare_any(
                 continue;
             }
             (Head::Map(a), Head::Map(b)) => {
-                let (a, b) = (elements(left, a, 2)?, elements(right, b, 2)?);
+                let (a, b) = (elements(left, a, 2, meter)?, elements(right, b, 2, meter)?);
                 pending += 2 * u64::from(a);
                 a.cmp(&b)
             }
@@ -166,6 +190,20 @@ fn compare_any(
     Some(otherwise)
 }
 
+/// Steps that it takes to compare two heads.
+#[inline]
+fn steps(left: &Head<'_>, right: &Head<'_>) -> usize {
+    /// Bytes that are compared in a step.
+    const BYTES_PER_STEP: usize = 16;
+    match (left, right) {
+        (Head::Raw(left), Head::Raw(right)) => 8 + left.len().min(right.len()) / BYTES_PER_STEP,
+        (Head::Extension(left), Head::Extension(right)) => {
+            8 + left.data.len().min(right.data.len()) / BYTES_PER_STEP
+        }
+        _ => 8,
+    }
+}
+
 /// Whether `head`, just read, is that of a map with pairs that is not described as ordered.
 #[inline]
 fn is_unordered_map(head: &Head<'_>, reader: &Reader<'_>) -> bool {
@@ -179,7 +217,7 @@ fn is_unordered_map(head: &Head<'_>, reader: &Reader<'_>) -> bool {
 /// The number of elements of the container whose header was just read, with the extension that describes it
 /// (one value of a list, two of a map) passed.
 #[inline]
-fn elements(reader: &mut Reader<'_>, count: u32, description: u32) -> Option<u32> {
+fn elements(reader: &mut Reader<'_>, count: u32, description: u32, meter: &impl Meter) -> Option<u32> {
     if count == 0 || !is_extension(reader.marker()?) {
         return Some(count);
     }
@@ -187,7 +225,7 @@ fn elements(reader: &mut Reader<'_>, count: u32, description: u32) -> Option<u32
     if ahead.extension()?.kind == SEARCH {
         return Some(count);
     }
-    reader.skip(description)?;
+    reader.skip_metered(description, meter)?;
     Some(count - 1)
 }
 

@@ -7,44 +7,131 @@
 //! a branch that was predicted lets the next marker be looked at before this one has arrived. For values of one kind
 //! this takes a third of the time.
 
-use super::SEARCH;
+use super::{Meter, SEARCH};
 
 /// Where `count` values that begin at `at` end, or `None` if they are invalid or cut short.
 #[inline]
 #[must_use]
 pub fn end_of(bytes: &[u8], at: usize, count: u64) -> Option<usize> {
-    let (mut at, mut pending) = (at, count);
-    while pending != 0 {
-        let marker = *bytes.get(at)?;
-        pending -= 1;
-        // Both ranges of one-byte integers.
-        if marker.cast_signed() >= -32 {
-            at += 1;
-            continue;
-        }
-        match marker {
-            0xa0..=0xbf => at += 1 + usize::from(marker & 0x1f),
-            0xc0 | 0xc2 | 0xc3 => at += 1,
-            0xcc | 0xd0 => at += 2,
-            0xcd | 0xd1 | 0xd4 => at += 3,
-            0xca | 0xce | 0xd2 => at += 5,
-            0xcb | 0xcf | 0xd3 => at += 9,
-            0x90..=0x9f => {
-                at += 1;
-                pending = pending.saturating_add(u64::from(marker & 0x0f));
-            }
-            0x80..=0x8f => {
-                at += 1;
-                pending = pending.saturating_add(2 * u64::from(marker & 0x0f));
-            }
-            0xd5 => at += 4,
-            0xd6 => at += 6,
-            0xd7 => at += 10,
-            0xd8 => at += 18,
-            _ => at = end_of_long(bytes, at, &mut pending)?,
-        }
+    Walk::new(bytes, at, &()).pass(count)
+}
+
+/// As [`end_of`], drawing on a meter; `None` also if that is exhausted.
+#[inline]
+#[must_use]
+pub fn end_of_metered(bytes: &[u8], at: usize, count: u64, meter: &impl Meter) -> Option<usize> {
+    let mut walk = Walk::new(bytes, at, meter);
+    let end = walk.pass(count)?;
+    walk.finish()?;
+    Some(end)
+}
+
+/// Bytes that are walked over before a meter is drawn on.
+const WINDOW_SIZE: usize = 4096;
+
+/// A walk over values that draws on a meter: a step for each byte, but few for the inside of a long one that is
+/// jumped over.
+#[derive(Debug)]
+pub struct Walk<'b, 'm, M> {
+    bytes: &'b [u8],
+    /// The bytes up to where the meter is drawn on next. The check for the end of bytes that each value needs anyway is
+    /// one for the end of these.
+    window: &'b [u8],
+    at: usize,
+    /// Up to where steps were taken, and bytes since that none are to be taken for.
+    counted: usize,
+    jumped: usize,
+    meter: &'m M,
+}
+
+impl<'b, 'm, M: Meter> Walk<'b, 'm, M> {
+    /// Begins at `at`.
+    #[inline]
+    #[must_use]
+    pub fn new(bytes: &'b [u8], at: usize, meter: &'m M) -> Self {
+        let window = if M::IS_FREE { bytes } else { window(bytes, at) };
+        Self { bytes, window, at, counted: at, jumped: 0, meter }
     }
-    (at <= bytes.len()).then_some(at)
+
+    /// Where the walk has come to.
+    #[inline]
+    #[must_use]
+    pub const fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Passes `count` values; gives where they end, or `None` if they are invalid or cut short, or the meter is
+    /// exhausted.
+    #[inline]
+    pub fn pass(&mut self, count: u64) -> Option<usize> {
+        let (mut at, mut pending) = (self.at, count);
+        while pending != 0 {
+            let Some(&marker) = self.window.get(at) else {
+                self.go_on(at)?;
+                continue;
+            };
+            pending -= 1;
+            // Both ranges of one-byte integers.
+            if marker.cast_signed() >= -32 {
+                at += 1;
+                continue;
+            }
+            match marker {
+                0xa0..=0xbf => at += 1 + usize::from(marker & 0x1f),
+                0xc0 | 0xc2 | 0xc3 => at += 1,
+                0xcc | 0xd0 => at += 2,
+                0xcd | 0xd1 | 0xd4 => at += 3,
+                0xca | 0xce | 0xd2 => at += 5,
+                0xcb | 0xcf | 0xd3 => at += 9,
+                0x90..=0x9f => {
+                    at += 1;
+                    pending = pending.saturating_add(u64::from(marker & 0x0f));
+                }
+                0x80..=0x8f => {
+                    at += 1;
+                    pending = pending.saturating_add(2 * u64::from(marker & 0x0f));
+                }
+                0xd5 => at += 4,
+                0xd6 => at += 6,
+                0xd7 => at += 10,
+                0xd8 => at += 18,
+                _ => {
+                    let end = end_of_long(self.bytes, at, &mut pending)?;
+                    if !M::IS_FREE {
+                        self.jumped += (end - at).saturating_sub(16);
+                    }
+                    at = end;
+                }
+            }
+        }
+        self.at = at;
+        (at <= self.bytes.len()).then_some(at)
+    }
+
+    /// Draws for what was walked over and lets the walk go on, unless the bytes are at their end.
+    #[cold]
+    fn go_on(&mut self, at: usize) -> Option<()> {
+        if self.window.len() == self.bytes.len() {
+            return None;
+        }
+        self.meter.draw(at.saturating_sub(self.counted + self.jumped))?;
+        (self.counted, self.jumped) = (at, 0);
+        self.window = window(self.bytes, at);
+        Some(())
+    }
+
+    /// Draws for what was walked over since the last time.
+    #[inline]
+    pub fn finish(&mut self) -> Option<()> {
+        let walked = self.at.saturating_sub(self.counted + self.jumped);
+        (self.counted, self.jumped) = (self.at, 0);
+        self.meter.draw(walked)
+    }
+}
+
+#[inline]
+fn window(bytes: &[u8], at: usize) -> &[u8] {
+    bytes.get(..at.saturating_add(WINDOW_SIZE)).unwrap_or(bytes)
 }
 
 /// The end of a value, or of a container's header, whose length is in the bytes after its marker.
@@ -159,6 +246,62 @@ mod tests {
         assert_eq!(end_of(&[], 0, 1), None);
         assert_eq!(end_of(&[1], 2, 1), None);
         assert_eq!(end_of(&[1], 1, 0), Some(1));
+    }
+
+    /// Counts, and refuses beyond a limit.
+    struct Counter {
+        left: std::cell::Cell<usize>,
+        limit: usize,
+    }
+
+    impl Counter {
+        fn new(limit: usize) -> Self {
+            Self { left: std::cell::Cell::new(limit), limit }
+        }
+
+        fn drawn(&self) -> usize {
+            self.limit - self.left.get()
+        }
+    }
+
+    impl Meter for Counter {
+        fn draw(&self, steps: usize) -> Option<()> {
+            self.left.set(self.left.get().checked_sub(steps)?);
+            Some(())
+        }
+    }
+
+    #[test]
+    fn a_walk_draws_for_the_bytes_that_it_looks_at() {
+        let small = vec![7; 100_000];
+        let counter = Counter::new(usize::MAX);
+        assert_eq!(end_of_metered(&small, 0, 90_000, &counter), Some(90_000));
+        assert_eq!(counter.drawn(), 90_000);
+        let limited = Counter::new(50_000);
+        assert_eq!(end_of_metered(&small, 0, 90_000, &limited), None);
+        assert!(limited.left.get() < WINDOW_SIZE, "the walk ends where the limit is");
+
+        let mut long = vec![0xc6, 0, 1, 0x86, 0xa0];
+        long.resize(5 + 100_000, 0);
+        let long = long.repeat(10);
+        let counter = Counter::new(usize::MAX);
+        assert_eq!(end_of_metered(&long, 0, 10, &counter), Some(long.len()));
+        assert!(counter.drawn() <= 160, "long values are jumped over");
+        assert_eq!(end_of_metered(&long, 0, 11, &counter), None);
+    }
+
+    #[test]
+    fn a_walk_stops_between_values_and_goes_on() {
+        let bytes = [&[0x92, 1, 0xa2, 3, b'a', 0xcd, 1, 2][..]; 2000].concat();
+        let counter = Counter::new(usize::MAX);
+        let mut walk = Walk::new(&bytes, 0, &counter);
+        for element in 1..=2000 {
+            assert_eq!(walk.pass(2), Some(8 * element));
+            assert_eq!(walk.position(), 8 * element);
+        }
+        assert_eq!(walk.pass(1), None);
+        assert_eq!(walk.finish(), Some(()));
+        assert_eq!(counter.drawn(), bytes.len());
     }
 
     #[test]

@@ -11,13 +11,15 @@
 
 mod compare;
 mod measure;
+mod meter;
 #[cfg(test)]
 mod properties;
 mod reader;
 mod writer;
 
-pub use compare::{Probe, compare, compare_heads, compare_ordered};
-pub use measure::{end_of, holds_search_value};
+pub use compare::{Probe, compare, compare_heads, compare_metered, compare_ordered, compare_ordered_metered};
+pub use measure::{Walk, end_of, end_of_metered, holds_search_value};
+pub use meter::Meter;
 pub use reader::{Extension, Head, Reader, is_extension};
 pub use writer::{
     double_len, extension_header_len, integer_len, list_header_len, map_header_len, put_double,

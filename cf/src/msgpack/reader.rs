@@ -1,6 +1,6 @@
 //! A position in bytes, from which values are read one head at a time.
 
-use super::{GEOJSON, Kind, SEARCH, TEXT, end_of};
+use super::{GEOJSON, Kind, Meter, SEARCH, TEXT, end_of, end_of_metered};
 
 /// The first part of a value: all of it for a scalar, the number of elements for a container.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -223,6 +223,21 @@ impl<'a> Reader<'a> {
         let start = self.at;
         self.at = end_of(self.bytes, start, 1)?;
         self.bytes.get(start..self.at)
+    }
+
+    /// As [`value`](Self::value), drawing on a meter; `None` also if that is exhausted.
+    #[inline]
+    pub fn value_metered(&mut self, meter: &impl Meter) -> Option<&'a [u8]> {
+        let start = self.at;
+        self.at = end_of_metered(self.bytes, start, 1, meter)?;
+        self.bytes.get(start..self.at)
+    }
+
+    /// As [`skip`](Self::skip), drawing on a meter; `None` also if that is exhausted.
+    #[inline]
+    pub fn skip_metered(&mut self, count: u32, meter: &impl Meter) -> Option<()> {
+        self.at = end_of_metered(self.bytes, self.at, u64::from(count), meter)?;
+        Some(())
     }
 
     /// Passes `count` values.

@@ -3,16 +3,17 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::budget::unlimited;
 use crate::change::Change;
 
-/// As the operation, without an end to its budget.
+/// As the operation, with and without an end to its budget.
 fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
-    super::read(bin, payload, &Budget::unlimited())
+    unlimited(|budget| super::read(bin, payload, budget))
 }
 
-/// As the operation, without an end to its budget.
+/// As the operation, with and without an end to its budget.
 fn modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
-    super::modify(bin, payload, &Budget::unlimited())
+    unlimited(|budget| super::modify(bin, payload, budget))
 }
 
 /// Msgpack of a request, in the forms that clients use.

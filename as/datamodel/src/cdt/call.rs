@@ -10,6 +10,7 @@ use cf::msgpack::{Reader, holds_search_value};
 use proto::ResultCode;
 
 use super::result::{ReturnType, Want};
+use crate::budget::Budget;
 
 /// Code of a call with a context.
 pub(crate) const CONTEXT_EVAL: u32 = 0xff;
@@ -195,6 +196,8 @@ pub(crate) struct Call<'a> {
     count: u32,
     /// A context of the call held a value that cannot be stored. The call may then store nothing.
     holds_search_value: bool,
+    /// What the call draws on.
+    pub(crate) budget: &'a Budget<'a>,
 }
 
 impl<'a> Call<'a> {
@@ -202,22 +205,26 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// `Parameter` if it is none.
-    pub(crate) fn parse(payload: &'a [u8]) -> Result<Self, ResultCode> {
+    pub(crate) fn parse(payload: &'a [u8], budget: &'a Budget<'a>) -> Result<Self, ResultCode> {
         if let [0, code, rest @ ..] = payload {
             let mut arguments = Reader::new(rest);
             let count =
                 if rest.is_empty() { 0 } else { arguments.list_header().ok_or(ResultCode::Parameter)? };
-            return Ok(Self { code: u32::from(*code), arguments, count, holds_search_value: false });
+            return Ok(Self { code: u32::from(*code), arguments, count, holds_search_value: false, budget });
         }
-        Self::from_reader(Reader::new(payload), false).ok_or(ResultCode::Parameter)
+        Self::from_reader(Reader::new(payload), false, budget).ok_or(ResultCode::Parameter)
     }
 
     /// The call that is next in `reader`.
-    pub(crate) fn from_reader(mut reader: Reader<'a>, holds_search_value: bool) -> Option<Self> {
+    pub(crate) fn from_reader(
+        mut reader: Reader<'a>,
+        holds_search_value: bool,
+        budget: &'a Budget<'a>,
+    ) -> Option<Self> {
         let count = reader.list_header()?.checked_sub(1)?;
         // Codes are 32 bits wide.
         let code = reader.integer()? as u32;
-        Some(Self { code, arguments: reader, count, holds_search_value })
+        Some(Self { code, arguments: reader, count, holds_search_value, budget })
     }
 
     /// Where the context of a call with context begins.
@@ -415,24 +422,26 @@ mod tests {
 
     #[test]
     fn calls_come_in_two_forms() {
-        let call = Call::parse(&[0x92, 17, 5]).unwrap();
+        let budget = Budget::unlimited();
+        let call = Call::parse(&[0x92, 17, 5], &budget).unwrap();
         let (operation, mut arguments) = call.operation(false).unwrap();
         assert_eq!((operation, arguments.index()), (Operation::GetValue(By::Index), Ok(5)));
         assert_eq!(call.operation(true).unwrap_err(), ResultCode::Parameter);
-        let old = Call::parse(&[0, 17, 0x91, 5]).unwrap();
+        let old = Call::parse(&[0, 17, 0x91, 5], &budget).unwrap();
         assert_eq!((old.code, old.count), (17, 1));
-        assert_eq!(Call::parse(&[0, 16]).unwrap().count, 0);
+        assert_eq!(Call::parse(&[0, 16], &budget).unwrap().count, 0);
         for bad in [&[][..], &[0], &[0x90], &[0x91], &[5], &[0x91, 0xc0], &[0, 17, 5]] {
-            assert_eq!(Call::parse(bad).unwrap_err(), ResultCode::Parameter, "{bad:x?}");
+            assert_eq!(Call::parse(bad, &budget).unwrap_err(), ResultCode::Parameter, "{bad:x?}");
         }
     }
 
     #[test]
     fn the_number_of_arguments_is_checked() {
+        let budget = Budget::unlimited();
         for (payload, is_right) in
             [(&[0x93, 19, 7, 1][..], true), (&[0x92, 19, 7], false), (&[0x94, 19, 7, 1, 1], false)]
         {
-            let (operation, arguments) = Call::parse(payload).unwrap().operation(false).unwrap();
+            let (operation, arguments) = Call::parse(payload, &budget).unwrap().operation(false).unwrap();
             assert_eq!(selection(operation, arguments).is_ok(), is_right, "{payload:x?}");
         }
     }

@@ -19,8 +19,10 @@
 use std::cell::OnceCell;
 use std::ops::Range;
 
-use cf::msgpack::{Reader, end_of, is_extension};
+use cf::msgpack::{Reader, Walk, end_of_metered, is_extension};
 use proto::ResultCode;
+
+use crate::budget::Budget;
 
 /// Flags of a container.
 pub(crate) mod flags {
@@ -65,20 +67,20 @@ impl Shape {
     }
 }
 
-/// A list or map in stored form. "Element" means an element of a list or a pair of a map.
-#[derive(Debug)]
-pub(crate) struct Container<'a> {
-    pub(crate) shape: Shape,
+/// What stands before the elements of a list or map, taken apart.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header<'a> {
     pub(crate) flags: u8,
     /// Number of elements.
     pub(crate) count: u32,
     pub(crate) contents: &'a [u8],
-    index: &'a [u8],
-    offsets: OnceCell<Offsets>,
+    /// Data of the description.
+    pub(crate) index: &'a [u8],
 }
 
-impl<'a> Container<'a> {
-    /// The container that is `bytes`, or `None` if it is none of that shape.
+impl<'a> Header<'a> {
+    /// The header at the start of `bytes`, or `None` if it is none of that shape, or promises more elements than there
+    /// are bytes for.
     #[inline]
     pub(crate) fn parse(shape: Shape, bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
@@ -95,17 +97,48 @@ impl<'a> Container<'a> {
             (flags, index) = (description.kind, description.data);
             count -= 1;
         }
-        Some(Self { shape, flags, count, contents: reader.rest(), index, offsets: OnceCell::new() })
+        let contents = reader.rest();
+        let is_possible = u64::from(count) * shape.values_per_element() <= contents.len() as u64;
+        is_possible.then_some(Self { flags, count, contents, index })
+    }
+}
+
+/// A list or map in stored form. "Element" means an element of a list or a pair of a map.
+#[derive(Debug)]
+pub(crate) struct Container<'a> {
+    pub(crate) shape: Shape,
+    pub(crate) flags: u8,
+    /// Number of elements.
+    pub(crate) count: u32,
+    pub(crate) contents: &'a [u8],
+    index: &'a [u8],
+    offsets: OnceCell<Offsets>,
+    /// What all work on the container draws on.
+    pub(crate) budget: &'a Budget<'a>,
+}
+
+impl<'a> Container<'a> {
+    /// The container that is `bytes`, or `None` if it is none of that shape.
+    #[inline]
+    pub(crate) fn parse(shape: Shape, bytes: &'a [u8], budget: &'a Budget<'a>) -> Option<Self> {
+        let Header { flags, count, contents, index } = Header::parse(shape, bytes)?;
+        Some(Self { shape, flags, count, contents, index, offsets: OnceCell::new(), budget })
     }
 
     /// A container without index, of its parts.
-    pub(crate) const fn of_contents(shape: Shape, flags: u8, count: u32, contents: &'a [u8]) -> Self {
-        Self { shape, flags, count, contents, index: &[], offsets: OnceCell::new() }
+    pub(crate) const fn of_contents(
+        shape: Shape,
+        flags: u8,
+        count: u32,
+        contents: &'a [u8],
+        budget: &'a Budget<'a>,
+    ) -> Self {
+        Self { shape, flags, count, contents, index: &[], offsets: OnceCell::new(), budget }
     }
 
     /// A container without elements.
-    pub(crate) const fn empty(shape: Shape, flags: u8) -> Self {
-        Self::of_contents(shape, flags, 0, &[])
+    pub(crate) const fn empty(shape: Shape, flags: u8, budget: &'a Budget<'a>) -> Self {
+        Self::of_contents(shape, flags, 0, &[], budget)
     }
 
     /// Whether the elements are in order: those of a list by value, those of a map by key. A map with any flag is.
@@ -123,12 +156,6 @@ impl<'a> Container<'a> {
         self.flags & flags::PERSIST_INDEX != 0 && !self.index.is_empty()
     }
 
-    /// Whether the description holds more than the flags: an index, or what a client put there.
-    #[inline]
-    pub(crate) const fn has_description_data(&self) -> bool {
-        !self.index.is_empty()
-    }
-
     /// Whether results by value come in the order of values: for maps with that order in their index.
     #[inline]
     pub(crate) fn has_value_order(&self) -> bool {
@@ -142,6 +169,7 @@ impl<'a> Container<'a> {
         let order =
             self.index.get(indexing.offsets_len()..indexing.len()).filter(|order| !order.is_empty())?;
         let packed = Packed { bytes: order, width: indexing.order_width };
+        self.budget.draw_for(order.len()).ok()?;
         // Damage must not lose or repeat a pair.
         let mut seen = vec![false; self.count as usize];
         packed
@@ -176,7 +204,7 @@ impl<'a> Container<'a> {
         let offsets = self
             .stored_offsets()
             .and_then(|stored| stored.to_offsets(self))
-            .or_else(|| Offsets::scan(self.contents, self.count, self.shape))
+            .or_else(|| Offsets::scan(self.contents, self.count, self.shape, self.budget))
             .ok_or(ResultCode::Parameter)?;
         Ok(self.offsets.get_or_init(|| offsets))
     }
@@ -200,7 +228,7 @@ impl<'a> Container<'a> {
             return Ok(self.contents.len());
         }
         let values = u64::from(position.saturating_sub(known)) * self.shape.values_per_element();
-        end_of(self.contents, start, values).ok_or(ResultCode::Parameter)
+        end_of_metered(self.contents, start, values, self.budget).ok_or(ResultCode::Parameter)
     }
 
     /// Bytes of the `count` elements from `position`, as a range of the contents.
@@ -234,17 +262,17 @@ pub(crate) struct Offsets {
 
 impl Offsets {
     /// Walks `contents`, which must be exactly `count` elements.
-    pub(crate) fn scan(contents: &[u8], count: u32, shape: Shape) -> Option<Self> {
+    pub(crate) fn scan(contents: &[u8], count: u32, shape: Shape, budget: &Budget<'_>) -> Option<Self> {
         u32::try_from(contents.len()).ok()?;
         // Each element has at least one byte, whatever a damaged header says.
         let count = usize::try_from(count).ok().filter(|&count| count <= contents.len())?;
         let mut starts = vec![0; count + 1];
-        let mut at = 0;
+        let mut walk = Walk::new(contents, 0, budget);
         for start in starts.iter_mut().skip(1) {
-            at = end_of(contents, at, shape.values_per_element())?;
-            *start = at as u32;
+            *start = walk.pass(shape.values_per_element())? as u32;
         }
-        (at == contents.len()).then_some(Self { starts })
+        walk.finish()?;
+        (walk.position() == contents.len()).then_some(Self { starts })
     }
 
     /// Where element `position` begins, or where the last one ends.
@@ -288,6 +316,7 @@ impl StoredOffsets<'_> {
         if self.step != 1 || self.filled != container.count {
             return None;
         }
+        container.budget.draw_for(container.count as usize).ok()?;
         let mut starts = Vec::with_capacity(container.count as usize + 1);
         starts.push(0);
         let mut previous = 0;

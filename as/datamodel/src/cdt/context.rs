@@ -8,6 +8,7 @@ use super::container::{Container, Shape};
 use super::path::Path;
 use super::result::element;
 use super::{Outcome, Presence, Scope, change, particle, top_container};
+use crate::budget::Budget;
 use crate::change::{Change, Modified};
 use crate::particle::Particle;
 
@@ -21,8 +22,8 @@ pub(super) fn find<'b>(
 ) -> Result<(Call<'b>, (Shape, &'b [u8])), ResultCode> {
     let mut reader = call.context()?;
     let (_, stored) = top_container(bin).ok_or(ResultCode::Parameter)?;
-    let (path, holds_search) = Path::walk(Some(stored), &mut reader, false)?;
-    let inner = Call::from_reader(reader, holds_search).ok_or(ResultCode::Parameter)?;
+    let (path, holds_search) = Path::walk(Some(stored), &mut reader, false, call.budget)?;
+    let inner = Call::from_reader(reader, holds_search, call.budget).ok_or(ResultCode::Parameter)?;
     let target = path.target().and_then(shaped).ok_or(ResultCode::IncompatibleType)?;
     Ok((inner, target))
 }
@@ -37,14 +38,14 @@ pub(super) fn modify(bin: Option<&Particle<'_>>, call: &Call<'_>) -> Result<Modi
         None => None,
         Some(bin) => Some(top_container(bin).ok_or(ResultCode::Parameter)?.1),
     };
-    let (path, holds_search) = Path::walk(stored, &mut reader, true)?;
-    let inner = Call::from_reader(reader, holds_search).ok_or(ResultCode::Parameter)?;
+    let (path, holds_search) = Path::walk(stored, &mut reader, true, call.budget)?;
+    let inner = Call::from_reader(reader, holds_search, call.budget).ok_or(ResultCode::Parameter)?;
     let shape = if inner.is_for_list() { Shape::List } else { Shape::Map };
     let container = match path.target() {
         None => None,
         Some(target) => match shaped(target) {
             Some((found, bytes)) if found == shape => {
-                Some(Container::parse(shape, bytes).ok_or(ResultCode::Parameter)?)
+                Some(Container::parse(shape, bytes, call.budget).ok_or(ResultCode::Parameter)?)
             }
             _ => return Err(ResultCode::IncompatibleType),
         },
@@ -63,7 +64,7 @@ pub(super) fn modify(bin: Option<&Particle<'_>>, call: &Call<'_>) -> Result<Modi
 }
 
 /// The value that a context leads to.
-pub(super) fn value_at(bin: &Particle<'_>, context: &[u8]) -> Option<Particle<'static>> {
+pub(super) fn value_at(bin: &Particle<'_>, context: &[u8], budget: &Budget<'_>) -> Option<Particle<'static>> {
     let (_, stored) = top_container(bin)?;
     let mut steps = Reader::new(context);
     let count = steps.list_header()?;
@@ -72,10 +73,10 @@ pub(super) fn value_at(bin: &Particle<'_>, context: &[u8]) -> Option<Particle<'s
         if step > 0x23 || step & 0x0f > 3 || step == 0x12 {
             return None;
         }
-        steps.skip(1)?;
+        steps.skip_metered(1, budget)?;
     }
-    let (path, _) = Path::walk(Some(stored), &mut Reader::new(context), false).ok()?;
-    element(path.target()?).ok()?
+    let (path, _) = Path::walk(Some(stored), &mut Reader::new(context), false, budget).ok()?;
+    element(path.target()?, budget).ok()?
 }
 
 /// The list or map that `bytes` are.

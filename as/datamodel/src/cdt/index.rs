@@ -3,13 +3,14 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use cf::msgpack::{Probe, compare, end_of};
+use cf::msgpack::{Probe, compare_metered, end_of_metered};
 use proto::ResultCode;
 
 use super::container::{Container, Indexing, Offsets, Shape};
 use super::layout::Layout;
 use super::order::merge_sort;
 use super::pair::value_of;
+use crate::budget::Budget;
 
 /// A change of a run of elements.
 #[derive(Clone, Debug)]
@@ -40,15 +41,17 @@ impl Edit {
 ///
 /// # Errors
 /// `Parameter` if the contents are not as many elements as the layout says.
-pub(crate) fn fill(layout: &Layout, mut out: Vec<u8>) -> Result<Vec<u8>, ResultCode> {
+pub(crate) fn fill(layout: &Layout, mut out: Vec<u8>, budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode> {
     let indexing = layout.indexing();
     if indexing.len() == 0 {
         return Ok(out);
     }
     let parts = Parts::of(layout, &indexing, &mut out)?;
-    let offsets = Offsets::scan(parts.contents, layout.count, layout.shape).ok_or(ResultCode::Parameter)?;
+    budget.draw_for(layout.count as usize)?;
+    let offsets = Offsets::scan(parts.contents, layout.count, layout.shape, budget);
+    let offsets = offsets.ok_or(ResultCode::Parameter)?;
     if indexing.order != 0 {
-        let order = order_by_value(parts.contents, &offsets, layout.count)?;
+        let order = order_by_value(parts.contents, &offsets, layout.count, budget)?;
         put_entries(parts.order, indexing.order_width, order.into_iter());
     }
     let starts = (1..indexing.offsets).map(|entry| offsets.start(entry * indexing.step) as u32);
@@ -70,7 +73,8 @@ pub(crate) fn refill(
     if indexing.len() == 0 {
         return Ok(out);
     }
-    let Some(stored) = old.stored_offsets() else { return fill(layout, out) };
+    let budget = old.budget;
+    let Some(stored) = old.stored_offsets() else { return fill(layout, out, budget) };
     let parts = Parts::of(layout, &indexing, &mut out)?;
     if indexing.step != 1 {
         // Entries before the change stay; from the last of them on, the contents are walked.
@@ -78,28 +82,31 @@ pub(crate) fn refill(
         let kept = known / indexing.step;
         let mut at = start;
         let later = (kept + 1..indexing.offsets).map(|_| {
-            at = end_of(parts.contents, at, u64::from(indexing.step)).unwrap_or(parts.contents.len());
+            let end = end_of_metered(parts.contents, at, u64::from(indexing.step), budget);
+            at = end.unwrap_or(parts.contents.len());
             at as u32
         });
         let kept = (1..=kept.min(indexing.offsets - 1)).map(|entry| stored.entry(entry).unwrap_or_default());
         put_offsets(parts.offsets, &indexing, kept.chain(later));
         return Ok(out);
     }
+    budget.draw_for(indexing.len())?;
     if !stored.is_complete(old.count) {
-        return fill(layout, out);
+        return fill(layout, out, budget);
     }
     let order = match indexing.order {
         0 => None,
         _ => match changed_order(&parts, old, edit)? {
             Some(order) => Some(order),
-            None => return fill(layout, out),
+            None => return fill(layout, out, budget),
         },
     };
     let grown = (parts.contents.len() as u32).wrapping_sub(old.contents.len() as u32);
     let old_start = |position: u32| stored.start(position).unwrap_or_default() as u32;
     let mut at = edit.range.start;
     let inserted = (1..edit.inserted).map(|_| {
-        at = end_of(parts.contents, at, layout.shape.values_per_element()).unwrap_or(at);
+        let end = end_of_metered(parts.contents, at, layout.shape.values_per_element(), budget);
+        at = end.unwrap_or(at);
         at as u32
     });
     // The element at the change, whether a new or an old one, begins where the change does.
@@ -125,13 +132,14 @@ fn changed_order(
     let mut order: Vec<u32> = Vec::with_capacity(old_order.len() + 1);
     let mut rank = old_order.len();
     if edit.inserted == 1 {
-        let new_end = end_of(parts.contents, edit.range.start, 2).ok_or(ResultCode::Parameter)?;
+        let new_end =
+            end_of_metered(parts.contents, edit.range.start, 2, old.budget).ok_or(ResultCode::Parameter)?;
         let pair = parts.contents.get(edit.range.start..new_end).ok_or(ResultCode::Parameter)?;
-        let value = Probe::new(value_of(pair)?);
+        let value = Probe::new(value_of(pair, old.budget)?);
         // Among equal values the order is that of positions.
         let is_below = |&position: &u32| {
-            let other = old.element(position).and_then(value_of).ok()?;
-            let order = value.compare(other)?.then(edit.position.cmp(&position));
+            let other = old.element(position).and_then(|pair| value_of(pair, old.budget)).ok()?;
+            let order = value.compare_metered(other, old.budget)?.then(edit.position.cmp(&position));
             Some(order == Ordering::Greater)
         };
         rank = old_order.partition_point(|position| is_below(position).unwrap_or(false));
@@ -191,14 +199,22 @@ fn put_entries_of<const WIDTH: usize>(out: &mut [u8], mut values: impl Iterator<
 }
 
 /// Positions of the pairs of a map in order of their values, equal ones as they stand.
-pub(crate) fn order_by_value(contents: &[u8], offsets: &Offsets, count: u32) -> Result<Vec<u32>, ResultCode> {
+pub(crate) fn order_by_value(
+    contents: &[u8],
+    offsets: &Offsets,
+    count: u32,
+    budget: &Budget<'_>,
+) -> Result<Vec<u32>, ResultCode> {
+    budget.draw_for(4 * count as usize)?;
     let mut values = Vec::with_capacity(count as usize);
     for position in 0..count {
         let pair = contents.get(offsets.range(position, 1)).ok_or(ResultCode::Parameter)?;
-        values.push(value_of(pair)?);
+        values.push(value_of(pair, budget)?);
     }
     let mut order: Vec<u32> = (0..count).collect();
-    merge_sort(&mut order, |a, b| compare(values.get(a as usize)?, values.get(b as usize)?))?;
+    merge_sort(&mut order, budget, |a, b| {
+        compare_metered(values.get(a as usize)?, values.get(b as usize)?, budget)
+    })?;
     Ok(order)
 }
 
@@ -206,6 +222,6 @@ pub(crate) fn order_by_value(contents: &[u8], offsets: &Offsets, count: u32) -> 
 pub(crate) fn value_order(map: &Container<'_>) -> Result<Vec<u32>, ResultCode> {
     match map.stored_value_order() {
         Some(order) => Ok(order),
-        None => order_by_value(map.contents, map.offsets()?, map.count),
+        None => order_by_value(map.contents, map.offsets()?, map.count, map.budget),
     }
 }

@@ -2,13 +2,14 @@
 
 use std::cmp::Ordering;
 
-use cf::msgpack::{Probe, Reader, compare};
+use cf::msgpack::{Probe, Reader, compare_metered};
 use proto::ResultCode;
 
 use super::container::{Offsets, Shape};
 use super::order::{Among, Search, merge_sort};
 use super::pick::Mask;
 use super::result::{Answer, Integers, Want};
+use crate::budget::Budget;
 
 /// Most values in one list.
 const COUNT_MAX: u32 = 1 << 20;
@@ -19,7 +20,8 @@ const SELECTED_MAX: u32 = 1 << 24;
 ///
 /// # Errors
 /// `Parameter` when these are too many to be returned.
-pub(crate) fn selected_count(selected: u32, count: u32) -> Result<u32, ResultCode> {
+pub(crate) fn selected_count(selected: u32, count: u32, budget: &Budget<'_>) -> Result<u32, ResultCode> {
+    budget.draw_for(4 * count as usize)?;
     selected.checked_add(count).filter(|&count| count <= SELECTED_MAX).ok_or(ResultCode::Parameter)
 }
 
@@ -29,17 +31,18 @@ pub(crate) struct Items<'a> {
     pub(crate) count: u32,
     contents: &'a [u8],
     offsets: Offsets,
+    budget: &'a Budget<'a>,
 }
 
 impl<'a> Items<'a> {
     /// # Errors
     /// `Parameter` for what is no list, or too long a one.
-    pub(crate) fn parse(argument: &'a [u8]) -> Result<Self, ResultCode> {
+    pub(crate) fn parse(argument: &'a [u8], budget: &'a Budget<'a>) -> Result<Self, ResultCode> {
         let mut reader = Reader::new(argument);
         let count = reader.list_header().filter(|&count| count <= COUNT_MAX).ok_or(ResultCode::Parameter)?;
         let contents = reader.rest();
-        let offsets = Offsets::scan(contents, count, Shape::List).ok_or(ResultCode::Parameter)?;
-        Ok(Self { count, contents, offsets })
+        let offsets = Offsets::scan(contents, count, Shape::List, budget).ok_or(ResultCode::Parameter)?;
+        Ok(Self { count, contents, offsets, budget })
     }
 
     /// Item `position`; empty if there is none.
@@ -54,7 +57,8 @@ impl<'a> Items<'a> {
     /// Positions of the items in order, equal ones as they stand.
     fn sorted(&self) -> Result<Vec<u32>, ResultCode> {
         let mut order: Vec<u32> = (0..self.count).collect();
-        merge_sort(&mut order, |a, b| compare(self.get(a), self.get(b)))?;
+        let compare = |a, b| compare_metered(self.get(a), self.get(b), self.budget);
+        merge_sort(&mut order, self.budget, compare)?;
         Ok(order)
     }
 
@@ -75,8 +79,9 @@ impl<'a> Items<'a> {
             let search = Search::all(self.count, Among::PastLast);
             // The search is among positions, so that it can end behind the last of equal items.
             let found = search.run(
+                self.budget,
                 |rank| matches.order.get(rank as usize).copied().unwrap_or_default(),
-                |item| probe.compare(self.get(item)),
+                |item| probe.compare_metered(self.get(item), self.budget),
             )?;
             matches.account(found.is_equal, found.rank, position);
         }
@@ -158,11 +163,12 @@ impl Matches {
 pub(crate) fn count_below<'v>(
     values: impl Iterator<Item = Result<&'v [u8], ResultCode>>,
     value: &[u8],
+    budget: &Budget<'_>,
 ) -> Result<u32, ResultCode> {
     let probe = Probe::new(value);
     let mut below = 0;
     for other in values {
-        let order = probe.compare(other?).ok_or(ResultCode::Parameter)?;
+        let order = probe.compare_metered(other?, budget).ok_or(ResultCode::Parameter)?;
         below += u32::from(order == Ordering::Greater);
     }
     Ok(below)
@@ -175,10 +181,11 @@ pub(crate) fn count_below<'v>(
 pub(crate) fn position_of<'v>(
     values: impl Iterator<Item = Result<&'v [u8], ResultCode>>,
     value: &[u8],
+    budget: &Budget<'_>,
 ) -> Result<Option<u32>, ResultCode> {
     let probe = Probe::new(value);
     for (other, position) in values.zip(0..) {
-        if probe.compare(other?).ok_or(ResultCode::Parameter)? == Ordering::Equal {
+        if probe.compare_metered(other?, budget).ok_or(ResultCode::Parameter)? == Ordering::Equal {
             return Ok(Some(position));
         }
     }

@@ -8,6 +8,7 @@ use proto::ResultCode;
 
 use super::container::{Container, Indexing, Shape, flags};
 use super::index::{self, Edit};
+use crate::budget::Budget;
 
 /// Largest container that an operation makes. Records are smaller; between one operation and the next of the same
 /// request a container may be larger than what can be stored in the end.
@@ -57,12 +58,13 @@ impl Layout {
     /// A vector with everything before the contents, and room for them.
     ///
     /// # Errors
-    /// `RecordTooBig` above [`CONTAINER_SIZE_MAX`].
-    pub(crate) fn begin(&self) -> Result<Vec<u8>, ResultCode> {
+    /// `RecordTooBig` above [`CONTAINER_SIZE_MAX`]; `Timeout` when the budget is exhausted.
+    pub(crate) fn begin(&self, budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode> {
         let len = self.head_len() + self.contents_len;
         if len > CONTAINER_SIZE_MAX {
             return Err(ResultCode::RecordTooBig);
         }
+        budget.draw_for_copy(len)?;
         let mut out = Vec::with_capacity(len);
         self.put_head(&mut out);
         Ok(out)
@@ -89,10 +91,10 @@ impl Layout {
     ///
     /// # Errors
     /// `Parameter` if the contents are not that many elements, or if the first would be read as a description.
-    pub(crate) fn seal(&self, out: Vec<u8>) -> Result<Vec<u8>, ResultCode> {
+    pub(crate) fn seal(&self, out: Vec<u8>, budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode> {
         debug_assert_eq!(out.len(), self.head_len() + self.contents_len, "contents of the announced size");
         self.check_first(&out)?;
-        index::fill(self, out)
+        index::fill(self, out, budget)
     }
 
     /// As [`seal`](Self::seal), for a container that was made of `old` by one change.

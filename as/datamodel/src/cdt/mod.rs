@@ -67,12 +67,12 @@ pub fn read(
     budget: &Budget<'_>,
 ) -> Result<Option<Particle<'static>>, ResultCode> {
     let Some(bin) = bin else { return Ok(None) };
-    budget.draw(CALL_STEPS)?;
-    budget.check(read_bin(bin, payload))
+    budget.draw(CALL_STEPS + payload.len() as u64 / 8)?;
+    budget.check(read_bin(bin, payload, budget))
 }
 
-fn read_bin(bin: &Particle<'_>, payload: &[u8]) -> Result<Answer, ResultCode> {
-    let call = Call::parse(payload)?;
+fn read_bin(bin: &Particle<'_>, payload: &[u8], budget: &Budget<'_>) -> Result<Answer, ResultCode> {
+    let call = Call::parse(payload, budget)?;
     let (call, target) = if call.code == CONTEXT_EVAL {
         context::find(bin, &call)?
     } else {
@@ -84,11 +84,11 @@ fn read_bin(bin: &Particle<'_>, payload: &[u8]) -> Result<Answer, ResultCode> {
     }
     match shape {
         Shape::List => {
-            let list = Container::parse(shape, bytes).ok_or(ResultCode::IncompatibleType)?;
+            let list = Container::parse(shape, bytes, budget).ok_or(ResultCode::IncompatibleType)?;
             list::read(&list, &call)
         }
         Shape::Map => {
-            let map = Container::parse(shape, bytes).ok_or(ResultCode::Parameter)?;
+            let map = Container::parse(shape, bytes, budget).ok_or(ResultCode::Parameter)?;
             map::read(&map, &call)
         }
     }
@@ -104,12 +104,16 @@ pub fn modify(
     payload: &[u8],
     budget: &Budget<'_>,
 ) -> Result<Modified, ResultCode> {
-    budget.draw(CALL_STEPS)?;
-    budget.check(modify_bin(bin, payload))
+    budget.draw(CALL_STEPS + payload.len() as u64 / 8)?;
+    budget.check(modify_bin(bin, payload, budget))
 }
 
-fn modify_bin(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
-    let call = Call::parse(payload)?;
+fn modify_bin(
+    bin: Option<&Particle<'_>>,
+    payload: &[u8],
+    budget: &Budget<'_>,
+) -> Result<Modified, ResultCode> {
+    let call = Call::parse(payload, budget)?;
     if call.code == CONTEXT_EVAL {
         return context::modify(bin, &call);
     }
@@ -117,7 +121,7 @@ fn modify_bin(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, Re
     let container = match bin.map(top_container) {
         None => None,
         Some(Some((found, bytes))) if found == shape => {
-            Some(Container::parse(shape, bytes).ok_or(ResultCode::Parameter)?)
+            Some(Container::parse(shape, bytes, budget).ok_or(ResultCode::Parameter)?)
         }
         Some(_) => return Err(ResultCode::IncompatibleType),
     };
@@ -132,10 +136,10 @@ fn modify_bin(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, Re
 }
 
 /// The value that a context (a msgpack list of steps) leads to in a bin's list or map; none if it leads nowhere or to
-/// nil. Steps that would create something are not for this.
+/// nil. Steps that would create something are not for this. Means nothing if the budget is exhausted then.
 #[must_use]
-pub fn value_at(bin: &Particle<'_>, context: &[u8]) -> Option<Particle<'static>> {
-    context::value_at(bin, context)
+pub fn value_at(bin: &Particle<'_>, context: &[u8], budget: &Budget<'_>) -> Option<Particle<'static>> {
+    context::value_at(bin, context, budget)
 }
 
 /// Carries out a call on a container.

@@ -13,40 +13,48 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use cf::msgpack::{
-    Head, Kind, Reader, SEARCH, compare, integer_len, is_extension, put_extension_header, put_integer,
-    put_list_header, put_map_header, put_nil, put_raw_header, put_unsigned,
+    Head, Kind, Reader, SEARCH, compare_metered, integer_len, is_extension, put_extension_header,
+    put_integer, put_list_header, put_map_header, put_nil, put_raw_header, put_unsigned,
 };
 use proto::ResultCode;
 use smallvec::SmallVec;
 
-use super::container::{Container, Offsets, Shape, flags};
+use super::container::{Header, Offsets, Shape, flags};
 use super::layout::Layout;
 use super::order::merge_sort;
 use super::pair::{is_key, split};
+use crate::budget::Budget;
 
 /// Deepest nesting of containers in what a client stores.
 const NESTING_MAX: usize = 1024;
 
 /// The normal form of one value, which `bytes` must be exactly. `None` if it cannot be stored.
 #[inline]
-pub(crate) fn normal(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
-    if is_normal(bytes) { Some(Cow::Borrowed(bytes)) } else { Rewriter::rewrite(bytes).ok().map(Cow::Owned) }
+pub(crate) fn normal<'b>(bytes: &'b [u8], budget: &Budget<'_>) -> Option<Cow<'b, [u8]>> {
+    if is_normal(bytes, budget) {
+        return Some(Cow::Borrowed(bytes));
+    }
+    Rewriter::rewrite(bytes, budget).ok().map(Cow::Owned)
 }
 
 /// The normal form of a list or map at the top of a bin, with its index if its flags ask for one.
 ///
 /// # Errors
 /// `Unknown` for what cannot be stored; `Parameter` for a list that would be misread if it were.
-pub(crate) fn normal_top(shape: Shape, bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
-    let raw = Container::parse(shape, bytes).ok_or(ResultCode::Unknown)?;
-    if is_normal(bytes) {
+pub(crate) fn normal_top<'b>(
+    shape: Shape,
+    bytes: &'b [u8],
+    budget: &Budget<'_>,
+) -> Result<Cow<'b, [u8]>, ResultCode> {
+    let raw = Header::parse(shape, bytes).ok_or(ResultCode::Unknown)?;
+    if is_normal(bytes, budget) {
         return Ok(Cow::Borrowed(bytes));
     }
-    let rewritten = Rewriter::rewrite(bytes)?;
+    let rewritten = Rewriter::rewrite(bytes, budget)?;
     if raw.flags & flags::PERSIST_INDEX == 0 {
         return Ok(Cow::Owned(rewritten));
     }
-    let container = Container::parse(shape, &rewritten).ok_or(ResultCode::Unknown)?;
+    let container = Header::parse(shape, &rewritten).ok_or(ResultCode::Unknown)?;
     let layout = Layout {
         shape,
         flags: raw.flags & shape.storable_flags(),
@@ -57,7 +65,7 @@ pub(crate) fn normal_top(shape: Shape, bytes: &[u8]) -> Result<Cow<'_, [u8]>, Re
     let mut out = Vec::with_capacity(layout.head_len() + container.contents.len());
     layout.put_head(&mut out);
     out.extend_from_slice(container.contents);
-    layout.seal(out).map(Cow::Owned)
+    layout.seal(out, budget).map(Cow::Owned)
 }
 
 /// Whether a value without anything of its container is in its shortest form. `marker` is its first byte.
@@ -97,8 +105,13 @@ fn is_shortest(marker: u8, head: &Head<'_>) -> bool {
     }
 }
 
+/// Price of looking at a value.
+const VALUE_STEPS: usize = 4;
+/// Values that are looked at before the budget is drawn on.
+const VALUES_AT_ONCE: u32 = 256;
+
 /// Whether one value, which `bytes` must be exactly, is in normal form. May say no for some that are.
-fn is_normal(bytes: &[u8]) -> bool {
+fn is_normal(bytes: &[u8], budget: &Budget<'_>) -> bool {
     struct Level {
         is_map: bool,
         /// Values still to come.
@@ -108,7 +121,15 @@ fn is_normal(bytes: &[u8]) -> bool {
     }
     let mut levels: SmallVec<[Level; 8]> = SmallVec::new();
     let mut reader = Reader::new(bytes);
+    let mut until_drawn = VALUES_AT_ONCE;
     loop {
+        until_drawn -= 1;
+        if until_drawn == 0 {
+            until_drawn = VALUES_AT_ONCE;
+            if budget.draw_for(VALUES_AT_ONCE as usize * VALUE_STEPS).is_err() {
+                return false;
+            }
+        }
         let start = reader.position();
         let (Some(marker), Some(head)) = (reader.marker(), reader.head()) else { return false };
         if !is_shortest(marker, &head) {
@@ -116,7 +137,9 @@ fn is_normal(bytes: &[u8]) -> bool {
         }
         if let Some(level) = levels.last_mut() {
             if level.is_map && level.left % 2 == 0 {
-                let follows = |key: usize| compare(&bytes[key..], &bytes[start..]) == Some(Ordering::Less);
+                let follows = |key: usize| {
+                    compare_metered(&bytes[key..], &bytes[start..], budget) == Some(Ordering::Less)
+                };
                 if !is_key(&head) || !level.key.is_none_or(follows) {
                     return false;
                 }
@@ -167,15 +190,17 @@ struct Rewriter<'a> {
     open: SmallVec<[Open; 8]>,
     /// A list was given up because its first element would be read as its description.
     is_misread: bool,
+    budget: &'a Budget<'a>,
 }
 
 impl<'a> Rewriter<'a> {
-    fn rewrite(bytes: &'a [u8]) -> Result<Vec<u8>, ResultCode> {
+    fn rewrite(bytes: &'a [u8], budget: &'a Budget<'a>) -> Result<Vec<u8>, ResultCode> {
         let mut rewriter = Self {
             reader: Reader::new(bytes),
             out: Vec::with_capacity(bytes.len()),
             open: SmallVec::new(),
             is_misread: false,
+            budget,
         };
         match rewriter.whole() {
             Some(()) => Ok(rewriter.out),
@@ -196,6 +221,7 @@ impl<'a> Rewriter<'a> {
 
     /// Rewrites one value, or the head of a container that has elements.
     fn value(&mut self) -> Option<()> {
+        self.budget.draw_for(2 * VALUE_STEPS).ok()?;
         let rest = self.reader.rest();
         let marker = self.reader.marker()?;
         let head = self.reader.head()?;
@@ -294,13 +320,13 @@ impl<'a> Rewriter<'a> {
             let was_key = open.shape == Shape::Map && open.left % 2 == 1;
             let was_ordered_element = open.shape == Shape::List && open.flags & flags::ORDERED != 0;
             if was_key || was_ordered_element {
-                open.check_order(&self.out)?;
+                open.check_order(&self.out, self.budget)?;
             }
             if open.left != 0 {
                 break;
             }
             if open.is_unsorted {
-                sort_pairs(&mut self.out, open.contents, open.count)?;
+                sort_pairs(&mut self.out, open.contents, open.count, self.budget)?;
             }
             self.open.pop();
         }
@@ -310,13 +336,13 @@ impl<'a> Rewriter<'a> {
 
 impl Open {
     /// Compares the finished element (of a map: the key) with the one before it.
-    fn check_order(&mut self, out: &[u8]) -> Option<()> {
+    fn check_order(&mut self, out: &[u8], budget: &Budget<'_>) -> Option<()> {
         let current = self.current;
         let Some(previous) = self.previous.replace(current).filter(|_| !self.is_unsorted) else {
             return Some(());
         };
         let is_flagged_map = self.flags & flags::KEY_ORDERED != 0;
-        match (compare(out.get(previous..)?, out.get(current..)?)?, self.shape) {
+        match (compare_metered(out.get(previous..)?, out.get(current..)?, budget)?, self.shape) {
             (Ordering::Less, _) | (Ordering::Equal, Shape::List) => Some(()),
             (Ordering::Greater, Shape::Map) if !is_flagged_map => {
                 self.is_unsorted = true;
@@ -328,14 +354,15 @@ impl Open {
 }
 
 /// Sorts the `count` pairs from `start` on by their keys; `None` if one is there twice.
-fn sort_pairs(out: &mut [u8], start: usize, count: u32) -> Option<()> {
+fn sort_pairs(out: &mut [u8], start: usize, count: u32, budget: &Budget<'_>) -> Option<()> {
     let contents = out.get_mut(start..)?;
-    let offsets = Offsets::scan(contents, count, Shape::Map)?;
-    let key = |position| split(contents.get(offsets.range(position, 1))?).ok().map(|(key, _)| key);
+    budget.draw_for_copy(2 * contents.len()).ok()?;
+    let offsets = Offsets::scan(contents, count, Shape::Map, budget)?;
+    let key = |position| split(contents.get(offsets.range(position, 1))?, budget).ok().map(|(key, _)| key);
     let mut positions: Vec<u32> = (0..count).collect();
-    merge_sort(&mut positions, |a, b| compare(key(a)?, key(b)?)).ok()?;
+    merge_sort(&mut positions, budget, |a, b| compare_metered(key(a)?, key(b)?, budget)).ok()?;
     for pair in positions.windows(2) {
-        if compare(key(pair[0])?, key(pair[1])?)? != Ordering::Less {
+        if compare_metered(key(pair[0])?, key(pair[1])?, budget)? != Ordering::Less {
             return None;
         }
     }
@@ -351,8 +378,12 @@ fn sort_pairs(out: &mut [u8], start: usize, count: u32) -> Option<()> {
 mod tests {
     use super::*;
 
+    fn normal_top(shape: Shape, bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
+        super::normal_top(shape, bytes, &Budget::unlimited())
+    }
+
     fn of(bytes: &[u8]) -> Option<Vec<u8>> {
-        normal(bytes).map(Cow::into_owned)
+        normal(bytes, &Budget::unlimited()).map(Cow::into_owned)
     }
 
     #[test]
@@ -381,7 +412,10 @@ mod tests {
         }
         let mut long_blob = vec![0xc4, 40, 4];
         long_blob.resize(42, 0);
-        assert!(matches!(normal(&long_blob), Some(Cow::Borrowed(_))), "binary headers stay");
+        assert!(
+            matches!(normal(&long_blob, &Budget::unlimited()), Some(Cow::Borrowed(_))),
+            "binary headers stay"
+        );
     }
 
     #[test]

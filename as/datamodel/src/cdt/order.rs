@@ -9,22 +9,29 @@ use std::cmp::Ordering;
 
 use proto::ResultCode;
 
+use crate::budget::Budget;
+
+/// Price of a comparison, besides what it takes if it is not of small integers or short texts.
+const COMPARISON_STEPS: usize = 8;
+
 /// Sorts positions. Equal ones keep their order.
 ///
 /// # Errors
 /// `Parameter` when two positions cannot be compared.
 pub(crate) fn merge_sort(
     positions: &mut [u32],
+    budget: &Budget<'_>,
     mut compare: impl FnMut(u32, u32) -> Option<Ordering>,
 ) -> Result<(), ResultCode> {
     let mut spare = vec![0; positions.len()];
-    sort_part(positions, &mut spare, &mut compare).ok_or(ResultCode::Parameter)
+    sort_part(positions, &mut spare, budget, &mut compare).ok_or(ResultCode::Parameter)
 }
 
 /// Recurses as deep as the logarithm of the number of positions.
 fn sort_part(
     positions: &mut [u32],
     spare: &mut [u32],
+    budget: &Budget<'_>,
     compare: &mut impl FnMut(u32, u32) -> Option<Ordering>,
 ) -> Option<()> {
     if positions.len() < 2 {
@@ -33,8 +40,10 @@ fn sort_part(
     let middle = positions.len() / 2;
     let (left, right) = positions.split_at_mut(middle);
     let (left_spare, right_spare) = spare.split_at_mut(middle);
-    sort_part(left, left_spare, compare)?;
-    sort_part(right, right_spare, compare)?;
+    sort_part(left, left_spare, budget, compare)?;
+    sort_part(right, right_spare, budget, compare)?;
+    budget.draw_for(positions.len() * COMPARISON_STEPS).ok()?;
+    let (left, right) = positions.split_at_mut(middle);
     let (mut left, mut right) = (&*left, &*right);
     let mut merged = spare.iter_mut();
     while let (&[a, ref left_rest @ ..], &[b, ref right_rest @ ..]) = (left, right) {
@@ -93,12 +102,14 @@ impl Search {
     /// `Parameter` when it cannot be compared.
     pub(crate) fn run(
         self,
+        budget: &Budget<'_>,
         position_at: impl Fn(u32) -> u32,
         mut compare: impl FnMut(u32) -> Option<Ordering>,
     ) -> Result<Found, ResultCode> {
         if self.from >= self.total {
             return Ok(Found { is_equal: false, rank: self.total });
         }
+        budget.draw_for(self.total.ilog2() as usize * COMPARISON_STEPS)?;
         let mut is_equal = false;
         let (mut lower, mut upper) = (self.from, self.total);
         let mut rank = self.from + (self.total - self.from) / 2;
@@ -154,14 +165,16 @@ impl Ranked {
         start: u32,
         count: u32,
         total: u32,
+        budget: &Budget<'_>,
         mut compare: impl FnMut(u32, u32) -> Option<Ordering>,
     ) -> Result<Self, ResultCode> {
         let behind = total - start - count;
+        budget.draw_for(total as usize)?;
         let is_descending = start <= behind;
         let (top, discard) =
             if is_descending { (Ordering::Less, start) } else { (Ordering::Greater, behind) };
         let mut heap = Heap { positions: (0..total).collect(), filled: total as usize, top };
-        heap.arrange(&mut compare, (count + discard) as usize).ok_or(ResultCode::Parameter)?;
+        heap.arrange(budget, &mut compare, (count + discard) as usize).ok_or(ResultCode::Parameter)?;
         // What was taken off the top stands behind the heap, the last taken first.
         let mut positions = heap.positions.split_off(heap.filled);
         positions.truncate(count as usize);
@@ -188,13 +201,18 @@ impl Heap {
     /// Builds the heap and moves its top behind it `count` times.
     fn arrange(
         &mut self,
+        budget: &Budget<'_>,
         compare: &mut impl FnMut(u32, u32) -> Option<Ordering>,
         count: usize,
     ) -> Option<()> {
+        budget.draw_for(2 * self.filled * COMPARISON_STEPS).ok()?;
         for place in (0..self.filled / 2).rev() {
             self.sink(place, compare)?;
         }
         for _ in 0..count {
+            // Two comparisons a level.
+            let depth = self.filled.checked_ilog2().unwrap_or(0) as usize;
+            budget.draw_for(2 * depth * COMPARISON_STEPS).ok()?;
             let last = self.filled.checked_sub(1)?;
             self.filled = last;
             self.positions.swap(0, last);

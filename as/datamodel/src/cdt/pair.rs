@@ -3,17 +3,24 @@
 use cf::msgpack::{BLOB, Head, Reader};
 use proto::ResultCode;
 
+use crate::budget::Budget;
+
 /// Key and value of the pair at the start of `bytes`, which may go on.
 #[inline]
-pub(crate) fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), ResultCode> {
+pub(crate) fn split<'b>(bytes: &'b [u8], budget: &Budget<'_>) -> Result<(&'b [u8], &'b [u8]), ResultCode> {
     let mut reader = Reader::new(bytes);
-    reader.value().map(|key| (key, reader.rest())).ok_or(ResultCode::Parameter)
+    // Most keys are passed in one step.
+    let key = match reader.marker() {
+        Some(0x80..=0x9f | 0xdc..=0xdf) => reader.value_metered(budget),
+        _ => reader.value(),
+    };
+    key.map(|key| (key, reader.rest())).ok_or(ResultCode::Parameter)
 }
 
 /// The value of the pair that is `bytes`.
 #[inline]
-pub(crate) fn value_of(bytes: &[u8]) -> Result<&[u8], ResultCode> {
-    split(bytes).map(|(_, value)| value)
+pub(crate) fn value_of<'b>(bytes: &'b [u8], budget: &Budget<'_>) -> Result<&'b [u8], ResultCode> {
+    split(bytes, budget).map(|(_, value)| value)
 }
 
 /// Whether a value may be the key of a stored pair: integers, text and plain bytes may.

@@ -13,11 +13,11 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use cf::msgpack::{Head, Reader, end_of, holds_search_value, put_list_header, put_map_header};
+use cf::msgpack::{Head, Reader, end_of_metered, holds_search_value, put_list_header, put_map_header};
 use proto::ResultCode;
 use smallvec::SmallVec;
 
-use super::container::{Container, Shape, flags};
+use super::container::{Container, Header, Shape, flags};
 use super::items::position_of;
 use super::layout::{CONTAINER_SIZE_MAX, Layout};
 use super::list::{elements, find, pick_ranks};
@@ -25,6 +25,7 @@ use super::normal::normal;
 use super::order::Among;
 use super::window::Window;
 use super::{map, pair};
+use crate::budget::Budget;
 
 const BASE_MASK: u64 = 0x0f;
 const OF_LIST: u64 = 0x10;
@@ -35,6 +36,8 @@ const CREATE_KEY_ORDERED: u64 = 0x80;
 const CREATE_ORDERED: u64 = 0xc0;
 const CREATE_MASK: u64 = 0xc0;
 const CREATE_INDEX: u64 = 0x100;
+/// Price of a step, whatever it takes to find its element.
+const STEP_STEPS: u64 = 20;
 
 /// A step of a context, its argument still to be read.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +128,7 @@ pub(crate) struct Path<'a> {
     /// The value that the steps lead to; where it will be, if it has to be made.
     target: Range<usize>,
     creation: Option<Creation<'a>>,
+    budget: &'a Budget<'a>,
 }
 
 impl<'a> Path<'a> {
@@ -137,14 +141,16 @@ impl<'a> Path<'a> {
         stored: Option<&'a [u8]>,
         reader: &mut Reader<'a>,
         modifies: bool,
+        budget: &'a Budget<'a>,
     ) -> Result<(Self, bool), ResultCode> {
         let count = reader.list_header().filter(|count| *count != 0 && count % 2 == 0);
         let count = count.ok_or(ResultCode::Parameter)? / 2;
         let bytes = stored.unwrap_or_default();
         let mut path =
-            Self { stored: bytes, levels: SmallVec::new(), target: 0..bytes.len(), creation: None };
+            Self { stored: bytes, levels: SmallVec::new(), target: 0..bytes.len(), creation: None, budget };
         let mut holds_search = false;
         for left in (0..count).rev() {
+            budget.draw(STEP_STEPS)?;
             let step = Step(reader.integer().ok_or(ResultCode::Parameter)?);
             if !step.is_valid() {
                 return Err(ResultCode::OpNotApplicable);
@@ -154,8 +160,8 @@ impl<'a> Path<'a> {
                     return Err(ResultCode::OpNotApplicable);
                 }
                 let mut creation = Creation::default();
-                creation.containers.push(NewContainer::parse(step, reader, true)?);
-                creation.add(left, reader)?;
+                creation.containers.push(NewContainer::parse(step, reader, true, budget)?);
+                creation.add(left, reader, budget)?;
                 path.creation = Some(creation);
                 break;
             }
@@ -164,7 +170,7 @@ impl<'a> Path<'a> {
                 if !modifies {
                     return Err(ResultCode::OpNotApplicable);
                 }
-                creation.add(left, reader)?;
+                creation.add(left, reader, budget)?;
                 path.creation = Some(creation);
                 break;
             }
@@ -190,7 +196,7 @@ impl<'a> Path<'a> {
             Some(Head::Map(_)) if step.0 & OF_LIST == 0 => Shape::Map,
             _ => return Err(ResultCode::OpNotApplicable),
         };
-        let container = Container::parse(shape, bytes).ok_or(ResultCode::OpNotApplicable)?;
+        let container = Container::parse(shape, bytes, self.budget).ok_or(ResultCode::OpNotApplicable)?;
         let found = match shape {
             Shape::List => list_position(&container, step, reader, holds_search),
             Shape::Map => map_position(&container, step, reader, holds_search),
@@ -206,7 +212,7 @@ impl<'a> Path<'a> {
             let key_len = match shape {
                 Shape::List => 0,
                 Shape::Map => {
-                    let pair = container.slice(range.clone()).and_then(pair::split);
+                    let pair = container.slice(range.clone()).and_then(|pair| pair::split(pair, self.budget));
                     pair.map_err(|_| ResultCode::OpNotApplicable)?.0.len()
                 }
             };
@@ -234,7 +240,7 @@ impl<'a> Path<'a> {
             let (top, rest) = new_containers.split_first().ok_or(ResultCode::Parameter)?;
             top.inside.put(&mut inserted)?;
             put_new(rest, &mut inserted, inner)?;
-            return top.build(&inserted);
+            return top.build(&inserted, self.budget);
         };
         put_new(new_containers, &mut inserted, inner)?;
 
@@ -250,7 +256,7 @@ impl<'a> Path<'a> {
             contents_len: before.len() + head.len() - skipped + inserted.len() + after.len(),
             is_top: true,
         };
-        let mut out = layout.begin()?;
+        let mut out = layout.begin(self.budget)?;
         let out_contents = out.len();
         let (outer, parent) = before.split_at_checked(grown_at).ok_or(ResultCode::Parameter)?;
         out.extend_from_slice(outer);
@@ -264,7 +270,7 @@ impl<'a> Path<'a> {
                 level.restore_order(&mut out, start, depth == 0)?;
             }
         }
-        Ok((layout.shape, layout.seal(out)?))
+        Ok((layout.shape, layout.seal(out, self.budget)?))
     }
 
     fn slice(&self, range: Range<usize>) -> Result<&'a [u8], ResultCode> {
@@ -303,17 +309,18 @@ impl Level<'_> {
             start
         } else {
             let bytes = out.get(start..).ok_or(ResultCode::Parameter)?;
-            let list = Container::parse(Shape::List, bytes).ok_or(ResultCode::Parameter)?;
+            let list = Header::parse(Shape::List, bytes).ok_or(ResultCode::Parameter)?;
             out.len() - list.contents.len()
         };
         let old = &self.container;
         let element = contents + old.start_of(self.position)?;
-        let end = end_of(out, element, 1).ok_or(ResultCode::Parameter)?;
+        let end = end_of_metered(out, element, 1, old.budget).ok_or(ResultCode::Parameter)?;
         let old_len = if self.position == old.count { 0 } else { old.range(self.position, 1)?.len() };
         let value = out.get(element..end).ok_or(ResultCode::Parameter)?;
         let rank = find(old, value, 0, Among::First)?.rank;
         let place = contents + old.start_of(rank)?;
         let moved = end - element;
+        old.budget.draw_for_copy(place.abs_diff(end))?;
         if rank < self.position {
             out.get_mut(place..end).ok_or(ResultCode::Parameter)?.rotate_right(moved);
         } else if rank > self.position + 1 {
@@ -326,24 +333,31 @@ impl Level<'_> {
 
 impl<'a> Creation<'a> {
     /// Reads the steps after the one that led nowhere: all of them create.
-    fn add(&mut self, count: u32, reader: &mut Reader<'a>) -> Result<(), ResultCode> {
+    fn add(&mut self, count: u32, reader: &mut Reader<'a>, budget: &Budget<'_>) -> Result<(), ResultCode> {
         for _ in 0..count {
+            budget.draw(STEP_STEPS)?;
             let step = Step(reader.integer().ok_or(ResultCode::OpNotApplicable)?);
             if !step.is_valid() || step.0 & CREATE_INDEX != 0 {
                 return Err(ResultCode::OpNotApplicable);
             }
-            self.containers.push(NewContainer::parse(step, reader, false)?);
+            self.containers.push(NewContainer::parse(step, reader, false, budget)?);
         }
         Ok(())
     }
 }
 
 impl<'a> NewContainer<'a> {
-    fn parse(step: Step, reader: &mut Reader<'a>, is_top: bool) -> Result<Self, ResultCode> {
+    fn parse(
+        step: Step,
+        reader: &mut Reader<'a>,
+        is_top: bool,
+        budget: &Budget<'_>,
+    ) -> Result<Self, ResultCode> {
         let index_flag = if is_top && step.0 & CREATE_INDEX != 0 { flags::PERSIST_INDEX } else { 0 };
         match step.0 & (BASE_MASK | OF_LIST | OF_MAP) {
             0x22 => {
-                let key = reader.value().and_then(normal).ok_or(ResultCode::OpNotApplicable)?;
+                let key =
+                    reader.value().and_then(|key| normal(key, budget)).ok_or(ResultCode::OpNotApplicable)?;
                 let order_flags = match step.0 & CREATE_MASK {
                     CREATE_KEY_ORDERED => flags::KEY_ORDERED,
                     CREATE_ORDERED => flags::KEY_ORDERED | flags::VALUE_ORDERED,
@@ -373,11 +387,11 @@ impl<'a> NewContainer<'a> {
     }
 
     /// The bin's value that this is, of all its contents.
-    fn build(&self, contents: &[u8]) -> Result<(Shape, Vec<u8>), ResultCode> {
+    fn build(&self, contents: &[u8], budget: &Budget<'_>) -> Result<(Shape, Vec<u8>), ResultCode> {
         let layout = self.layout(contents.len(), true);
-        let mut out = layout.begin()?;
+        let mut out = layout.begin(budget)?;
         out.extend_from_slice(contents);
-        Ok((self.shape, layout.seal(out)?))
+        Ok((self.shape, layout.seal(out, budget)?))
     }
 }
 
@@ -442,7 +456,7 @@ fn list_position<'a>(
                 let found = find(list, value, 0, Among::First)?;
                 found.is_equal.then_some(found.rank)
             } else {
-                position_of(elements(list)?, value)?
+                position_of(elements(list)?, value, list.budget)?
             };
             Ok((position.ok_or(nowhere)?, None))
         }
@@ -468,7 +482,7 @@ fn map_position<'a>(
         2 => {
             let key = reader.value().ok_or(nowhere)?;
             *holds_search = holds_search_value(key);
-            let key = normal(key).ok_or(nowhere)?;
+            let key = normal(key, map.budget).ok_or(nowhere)?;
             let place = map::find_place(map, &key)?;
             if !place.is_found {
                 let element = NewElement::Key(key);

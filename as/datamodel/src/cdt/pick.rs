@@ -137,7 +137,7 @@ pub(crate) fn splice(
         contents_len: head.len() + inserted_len + tail.len(),
         is_top,
     };
-    let mut out = layout.begin()?;
+    let mut out = layout.begin(container.budget)?;
     out.extend_from_slice(head);
     inserted.iter().for_each(|part| out.extend_from_slice(part));
     out.extend_from_slice(tail);
@@ -177,11 +177,12 @@ pub(crate) fn remove(
         }
         Picked::Mask(mask) => {
             let offsets = container.offsets()?;
+            container.budget.draw_for(4 * removed as usize)?;
             let removed_len: usize = mask.iter().map(|position| offsets.range(position, 1).len()).sum();
             let contents_len = container.contents.len().saturating_sub(removed_len);
             let layout =
                 Layout { shape: container.shape, flags: container.flags, count, contents_len, is_top };
-            let mut out = layout.begin()?;
+            let mut out = layout.begin(container.budget)?;
             let mut kept_from = 0;
             for position in mask.iter() {
                 let range = offsets.range(position, 1);
@@ -189,7 +190,7 @@ pub(crate) fn remove(
                 kept_from = range.end;
             }
             out.extend_from_slice(container.slice(kept_from..container.contents.len())?);
-            layout.seal(out).map(Outcome::Replaced)
+            layout.seal(out, container.budget).map(Outcome::Replaced)
         }
     }
 }

@@ -7,6 +7,7 @@ use proto::ResultCode;
 
 use super::container::{Shape, flags};
 use super::layout::Layout;
+use crate::budget::Budget;
 use crate::particle::{BytesType, Particle};
 
 /// Answer of an operation: a value, or none.
@@ -267,8 +268,9 @@ pub(crate) fn run(want: Want, start: u32, count: u32, total: u32) -> Result<Answ
 /// The particle that an element's value is; none for nil.
 ///
 /// # Errors
-/// `Unknown` for values that no particle has.
-pub(crate) fn element(bytes: &[u8]) -> Result<Answer, ResultCode> {
+/// `Unknown` for values that no particle has; `Timeout` when the budget is exhausted.
+pub(crate) fn element(bytes: &[u8], budget: &Budget<'_>) -> Result<Answer, ResultCode> {
+    budget.draw_for_copy(bytes.len())?;
     let owned = |bytes_type, bytes: &[u8]| Some(Particle::Bytes(bytes_type, Cow::Owned(bytes.to_vec())));
     Ok(match Reader::new(bytes).head().ok_or(ResultCode::Unknown)? {
         Head::Nil => None,

@@ -8,7 +8,7 @@ use cf::msgpack::{put_extension_header, put_list_header, put_map_header, put_nil
 use proto::ResultCode;
 use smallvec::SmallVec;
 
-use super::container::{Container, Shape, flags};
+use super::container::{Header, Shape, flags};
 use super::normal::normal_top;
 use crate::budget::Budget;
 
@@ -18,8 +18,7 @@ use crate::budget::Budget;
 /// `Unknown` for what is no list that can be stored; `Parameter` for one with a list in it, or that is one, whose first
 /// element would be read as a description.
 pub fn list_from_wire<'a>(bytes: &'a [u8], budget: &Budget<'_>) -> Result<Cow<'a, [u8]>, ResultCode> {
-    budget.draw_for(bytes.len())?;
-    normal_top(Shape::List, bytes)
+    budget.check(normal_top(Shape::List, bytes, budget))
 }
 
 /// The stored form of a map that a client writes.
@@ -27,8 +26,7 @@ pub fn list_from_wire<'a>(bytes: &'a [u8], budget: &Budget<'_>) -> Result<Cow<'a
 /// # Errors
 /// `Unknown` for what is no map that can be stored; `Parameter` as for [`list_from_wire`].
 pub fn map_from_wire<'a>(bytes: &'a [u8], budget: &Budget<'_>) -> Result<Cow<'a, [u8]>, ResultCode> {
-    budget.draw_for(bytes.len())?;
-    normal_top(Shape::Map, bytes)
+    budget.check(normal_top(Shape::Map, bytes, budget))
 }
 
 /// The wire form of a stored list.
@@ -57,8 +55,8 @@ impl<'a> WireForm<'a> {
     fn new(shape: Shape, stored: &'a [u8]) -> Self {
         let unchanged = Self { head: SmallVec::new(), body: stored };
         // Without a description the second marker tells; most containers have none.
-        let Some(container) = Container::parse(shape, stored) else { return unchanged };
-        if container.flags & flags::PERSIST_INDEX == 0 && !container.has_description_data() {
+        let Some(container) = Header::parse(shape, stored) else { return unchanged };
+        if container.flags & flags::PERSIST_INDEX == 0 && container.index.is_empty() {
             return unchanged;
         }
         let flags = container.flags & !flags::PERSIST_INDEX;

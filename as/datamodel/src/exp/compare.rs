@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use cf::msgpack::compare_ordered;
+use cf::msgpack::compare_ordered_metered;
 
 use super::value::Value;
+use crate::budget::Budget;
 use crate::geojson::Geometry;
 use crate::particle::BytesType;
 
@@ -22,9 +23,9 @@ pub(super) enum Comparison {
 
 impl Comparison {
     /// Whether `left` and `right` stand to each other so; `None` if that is unknown, as for values of different types
-    /// and for maps whose pairs have no order.
+    /// and for maps whose pairs have no order, and also if the budget is exhausted.
     #[inline]
-    pub(super) fn holds(self, left: &Value<'_>, right: &Value<'_>) -> Option<bool> {
+    pub(super) fn holds(self, left: &Value<'_>, right: &Value<'_>, budget: &Budget<'_>) -> Option<bool> {
         let order = match (left, right) {
             (Value::Integer(left), Value::Integer(right)) => left.cmp(right),
             (Value::Float(left), Value::Float(right)) => return Some(self.holds_for_floats(*left, *right)),
@@ -32,11 +33,14 @@ impl Comparison {
             (Value::Nil, Value::Nil) => Ordering::Equal,
             (Value::Bytes(left_type, left), Value::Bytes(right_type, right)) if left_type == right_type => {
                 match left_type {
-                    BytesType::List | BytesType::Map => order_of_msgpack(left, right)?,
-                    _ => (**left).cmp(right),
+                    BytesType::List | BytesType::Map => order_of_msgpack(left, right, budget)?,
+                    _ => {
+                        budget.draw_for_copy(left.len().min(right.len())).ok()?;
+                        (**left).cmp(right)
+                    }
                 }
             }
-            (Value::Extension(left), Value::Extension(right)) => order_of_msgpack(left, right)?,
+            (Value::Extension(left), Value::Extension(right)) => order_of_msgpack(left, right, budget)?,
             _ => return None,
         };
         Some(match self {
@@ -62,8 +66,8 @@ impl Comparison {
     }
 }
 
-fn order_of_msgpack(left: &[u8], right: &[u8]) -> Option<Ordering> {
-    match compare_ordered(left, right)? {
+fn order_of_msgpack(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<Ordering> {
+    match compare_ordered_metered(left, right, budget)? {
         (order, false) => Some(order),
         (_, true) => None,
     }

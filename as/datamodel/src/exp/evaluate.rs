@@ -7,8 +7,9 @@ use smallvec::SmallVec;
 use super::compare::is_within;
 use super::operators::Connective;
 use super::program::{Address, Call, Constant, HandlerId, Instruction, Program, Slot, System};
-use super::record::{Metadata, Record, key_value};
+use super::record::{BinSource, Metadata, Record, key_value};
 use super::value::{Bytes, Value};
+use crate::bins::Bins;
 use crate::budget::Budget;
 use crate::change::Change;
 use crate::particle::{BytesType, Particle};
@@ -19,6 +20,10 @@ use crate::{bits, cdt, geojson, hll};
 const BYTES_MAX: usize = 256 << 20;
 /// Price of an instruction besides what it does to bytes.
 const INSTRUCTION_STEPS: u64 = 10;
+/// A lookup of a bin that takes no more steps than this is done anew each time.
+const SLOW_LOOKUP_STEPS: u64 = 256;
+/// At this slow lookup all bins are put into a table.
+const LOOKUPS_FOR_TABLE: u64 = 4;
 /// Values and variables kept without an allocation.
 const INLINE_VALUES: usize = 8;
 
@@ -53,6 +58,8 @@ pub(super) fn evaluate<'v>(
         variables,
         bytes_left: BYTES_MAX,
         budget,
+        slow_lookups: 0,
+        table: None,
     };
     machine.run();
     machine.pop()
@@ -68,6 +75,9 @@ struct Machine<'v> {
     variables: SmallVec<[Value<'v>; INLINE_VALUES]>,
     bytes_left: usize,
     budget: &'v Budget<'v>,
+    /// Lookups of bins that took long, and from some of them on the bins in a table.
+    slow_lookups: u64,
+    table: Option<Bins<'v>>,
 }
 
 impl<'v> Machine<'v> {
@@ -90,8 +100,8 @@ impl<'v> Machine<'v> {
                     self.push_or_throw(bin.filter(|bin| bin.is(name.wanted)), handler);
                 }
                 Instruction::BinType(name, handler) => {
-                    let bin_type = self.record.map(|record| {
-                        let bin = record.bins.bin(name.of(self.source));
+                    let bin_type = self.record.map(|_| {
+                        let bin = self.bin(name.of(self.source));
                         Value::Integer(bin.map_or(0, |bin| i64::from(bin.type_number())))
                     });
                     self.push_or_throw(bin_type, handler);
@@ -99,7 +109,10 @@ impl<'v> Machine<'v> {
                 Instruction::Load(slot, handler) => self.load(slot, handler),
                 Instruction::Compare(comparison, handler) => {
                     let (right, left) = (self.pop(), self.pop());
-                    self.push_or_throw(comparison.holds(&left, &right).map(Value::Bool), handler);
+                    self.push_or_throw(
+                        comparison.holds(&left, &right, self.budget).map(Value::Bool),
+                        handler,
+                    );
                 }
                 Instruction::CompareGeo(handler) => {
                     let (right, left) = (self.pop(), self.pop());
@@ -202,8 +215,30 @@ impl<'v> Machine<'v> {
     }
 
     #[inline]
-    fn bin(&self, name: &[u8]) -> Option<Particle<'v>> {
-        self.record?.bins.bin(name)
+    fn bin(&mut self, name: &[u8]) -> Option<Particle<'v>> {
+        let bins = self.record?.bins;
+        let steps = bins.lookup_steps();
+        if steps <= SLOW_LOOKUP_STEPS {
+            self.budget.draw(steps).ok()?;
+            return bins.bin(name);
+        }
+        self.bin_of_many(bins, name)
+    }
+
+    /// Looks a bin up where that takes long: from some lookups on in a table.
+    #[cold]
+    fn bin_of_many(&mut self, bins: &'v dyn BinSource, name: &[u8]) -> Option<Particle<'v>> {
+        self.slow_lookups += 1;
+        if self.slow_lookups == LOOKUPS_FOR_TABLE {
+            self.budget.draw(LOOKUPS_FOR_TABLE * bins.lookup_steps()).ok()?;
+            self.table = bins.load();
+        }
+        if let Some(table) = &self.table {
+            self.budget.draw(table.lookup_steps()).ok()?;
+            return table.get(name).cloned();
+        }
+        self.budget.draw(bins.lookup_steps()).ok()?;
+        bins.bin(name)
     }
 
     fn load(&mut self, slot: Slot, handler: HandlerId) {
@@ -294,14 +329,18 @@ impl<'v> Machine<'v> {
         let first = self.stack.len().checked_sub(operand_count)?;
         let start = call.first_tail as usize;
         let tails = self.program.tails.get(start..start + operand_count)?;
+        self.budget.draw_for_copy(head.len() + 64 * operand_count).ok()?;
         let mut payload = Vec::with_capacity(head.len() + 16 * operand_count);
         payload.extend_from_slice(head);
         for (operand, tail) in self.stack.drain(first..).zip(tails) {
             if let Value::Bytes(_, bytes) = &operand {
                 self.bytes_left = self.bytes_left.checked_sub(bytes.len())?;
+                self.budget.draw_for_copy(bytes.len()).ok()?;
             }
             operand.write_msgpack(&mut payload);
-            payload.extend_from_slice(tail.of(self.source));
+            let tail = tail.of(self.source);
+            self.budget.draw_for_copy(tail.len()).ok()?;
+            payload.extend_from_slice(tail);
         }
         Some(Cow::Owned(payload))
     }

@@ -149,15 +149,14 @@ impl<'e> Operation<'e> {
         record: &Record<'_>,
         budget: &Budget<'_>,
     ) -> Result<Option<Option<Particle<'static>>>, ResultCode> {
-        let value = self.expression.evaluate(View::Record(record), budget);
-        budget.check(Ok(()))?;
-        match value {
+        let value = match self.expression.evaluate(View::Record(record), budget) {
             Value::Nil => Ok(Some(None)),
             value => match value.into_particle(budget) {
                 Some(particle) => Ok(Some(Some(particle))),
                 None if self.has(flags::EVAL_NO_FAIL) => Ok(None),
                 None => Err(ResultCode::OpNotApplicable),
             },
-        }
+        };
+        budget.check(value)
     }
 }

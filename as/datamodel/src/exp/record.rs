@@ -56,12 +56,26 @@ pub struct Record<'a> {
 pub trait BinSource: std::fmt::Debug {
     /// The value of bin `name`.
     fn bin(&self, name: &[u8]) -> Option<Particle<'_>>;
+
+    /// Price of looking a bin up.
+    fn lookup_steps(&self) -> u64;
+
+    /// All bins, if they are faster to look up then.
+    fn load(&self) -> Option<Bins<'_>>;
 }
 
 impl BinSource for Bins<'_> {
     #[inline]
     fn bin(&self, name: &[u8]) -> Option<Particle<'_>> {
         self.get(name).map(Particle::borrowed)
+    }
+
+    fn lookup_steps(&self) -> u64 {
+        Bins::lookup_steps(self)
+    }
+
+    fn load(&self) -> Option<Bins<'_>> {
+        None
     }
 }
 
@@ -70,6 +84,14 @@ impl BinSource for FlatRecord<'_> {
     #[inline]
     fn bin(&self, name: &[u8]) -> Option<Particle<'_>> {
         FlatRecord::bin(self, name).ok().flatten()
+    }
+
+    fn lookup_steps(&self) -> u64 {
+        FlatRecord::lookup_steps(self)
+    }
+
+    fn load(&self) -> Option<Bins<'_>> {
+        self.load_bins().ok()
     }
 }
 

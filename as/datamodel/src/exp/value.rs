@@ -169,6 +169,7 @@ impl<'v> Value<'v> {
             Value::Integer(value) => Particle::Integer(value),
             Value::Float(value) => Particle::Float(value),
             Value::Bytes(bytes_type, bytes) => {
+                budget.draw_for_copy(bytes.len()).ok()?;
                 let bytes = match bytes {
                     Bytes::Borrowed(bytes) => bytes.to_vec(),
                     Bytes::Owned(bytes) => bytes,

@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use cf::msgpack::compare;
+use cf::msgpack::compare_metered;
 use proto::ResultCode;
 
 use super::ordered;
 use super::select::{elements, select};
+use crate::budget::Budget;
 use crate::cdt::call::{Arguments, Call, Operation, selection};
-use crate::cdt::container::{Container, Offsets, Shape, flags};
+use crate::cdt::container::{Container, Header, Offsets, Shape, flags};
 use crate::cdt::index::Edit;
 use crate::cdt::items::position_of;
 use crate::cdt::layout::{CONTAINER_SIZE_MAX, Layout};
@@ -76,7 +77,7 @@ pub(crate) fn modify(
         return sort(list, arguments, scope).map(|outcome| (outcome, None));
     }
     let Some(list) = list else {
-        return create(operation, arguments, scope);
+        return create(operation, arguments, scope, call.budget);
     };
     match operation {
         Operation::ListClear => {
@@ -95,7 +96,12 @@ pub(crate) fn modify(
 }
 
 /// Carries out a call where there is no list. Only operations that add something make one.
-fn create(operation: Operation, arguments: Arguments<'_>, scope: Scope) -> Result<Change, ResultCode> {
+fn create(
+    operation: Operation,
+    arguments: Arguments<'_>,
+    scope: Scope,
+    budget: &Budget<'_>,
+) -> Result<Change, ResultCode> {
     if matches!(
         operation,
         Operation::ListClear
@@ -108,7 +114,7 @@ fn create(operation: Operation, arguments: Arguments<'_>, scope: Scope) -> Resul
     }
     let addition = Addition::parse(operation, arguments)?;
     let flags = scope.creation_flags(Shape::List, addition.creation_flags());
-    let (outcome, answer) = change(&Container::empty(Shape::List, flags), addition, scope)?;
+    let (outcome, answer) = change(&Container::empty(Shape::List, flags, budget), addition, scope)?;
     Ok((outcome.created(Shape::List, flags, flags, scope), answer))
 }
 
@@ -165,7 +171,7 @@ fn change(list: &Container<'_>, addition: Addition<'_>, scope: Scope) -> Result<
     match addition {
         Addition::SetType(flags) => set_type(list, flags, scope).map(|outcome| (outcome, None)),
         Addition::Append { values, are_items, add, .. } => {
-            let values = Values::parse(values, are_items)?;
+            let values = Values::parse(values, are_items, list.budget)?;
             let outcome = if list.is_ordered() {
                 ordered::add(list, &values, add, scope)?
             } else {
@@ -174,7 +180,7 @@ fn change(list: &Container<'_>, addition: Addition<'_>, scope: Scope) -> Result<
             Ok((outcome.0, integer(outcome.1)))
         }
         Addition::Insert { index, values, are_items, add } => {
-            let values = Values::parse(values, are_items)?;
+            let values = Values::parse(values, are_items, list.budget)?;
             if list.is_ordered() {
                 return Err(ResultCode::OpNotApplicable);
             }
@@ -196,18 +202,19 @@ pub(super) struct Values<'a> {
     pub(super) count: u32,
     /// They came as a list of items, rather than as the one value.
     are_items: bool,
+    budget: &'a Budget<'a>,
 }
 
 impl<'a> Values<'a> {
-    fn parse(argument: &'a [u8], are_items: bool) -> Result<Self, ResultCode> {
-        let bytes = normal(argument).ok_or(ResultCode::Parameter)?;
+    fn parse(argument: &'a [u8], are_items: bool, budget: &'a Budget<'a>) -> Result<Self, ResultCode> {
+        let bytes = normal(argument, budget).ok_or(ResultCode::Parameter)?;
         let (start, count) = if are_items {
-            let items = Container::parse(Shape::List, &bytes).ok_or(ResultCode::Parameter)?;
+            let items = Header::parse(Shape::List, &bytes).ok_or(ResultCode::Parameter)?;
             (bytes.len() - items.contents.len(), items.count)
         } else {
             (0, 1)
         };
-        Ok(Self { bytes, start, count, are_items })
+        Ok(Self { bytes, start, count, are_items, budget })
     }
 
     /// Whether they came as one value.
@@ -220,7 +227,7 @@ impl<'a> Values<'a> {
     }
 
     pub(super) fn offsets(&self) -> Result<Offsets, ResultCode> {
-        Offsets::scan(self.contents(), self.count, Shape::List).ok_or(ResultCode::Parameter)
+        Offsets::scan(self.contents(), self.count, Shape::List, self.budget).ok_or(ResultCode::Parameter)
     }
 }
 
@@ -252,6 +259,7 @@ fn insert(
             Some(kept) => {
                 added = kept.count();
                 if added != values.count {
+                    list.budget.draw_for_copy(contents.len() + 8 * added as usize)?;
                     let offsets = values.offsets()?;
                     let parts = kept.iter().filter_map(|position| contents.get(offsets.range(position, 1)));
                     contents = Cow::Owned(parts.collect::<Vec<_>>().concat());
@@ -289,7 +297,7 @@ fn new_values(list: &Container<'_>, values: &Values<'_>, add: AddFlags) -> Resul
         let value_here = value(position)?;
         let is_in_list = match &lookup {
             Some(lookup) => lookup.is_in_list(list, value_here)?,
-            None => position_of(elements(list)?, value_here)?.is_some(),
+            None => position_of(elements(list)?, value_here, list.budget)?.is_some(),
         };
         if is_in_list {
             if !add.is_partial() {
@@ -299,7 +307,10 @@ fn new_values(list: &Container<'_>, values: &Values<'_>, add: AddFlags) -> Resul
         }
         let is_repeated = match &lookup {
             Some(lookup) => lookup.repeated.is_set(position),
-            None => position_of((0..position).map(value), value_here)?.is_some(),
+            None => {
+                list.budget.draw_for(4 * position as usize)?;
+                position_of((0..position).map(value), value_here, list.budget)?.is_some()
+            }
         };
         if is_repeated {
             if !add.is_no_fail() {
@@ -325,12 +336,13 @@ struct Lookup {
 
 impl Lookup {
     fn new(list: &Container<'_>, values: &Values<'_>, offsets: &Offsets) -> Result<Self, ResultCode> {
-        let order = sorted(list.contents, list.offsets()?, list.count)?;
-        let values_order = sorted(values.contents(), offsets, values.count)?;
+        let budget = list.budget;
+        let order = sorted(list.contents, list.offsets()?, list.count, budget)?;
+        let values_order = sorted(values.contents(), offsets, values.count, budget)?;
         let value = |position| values.contents().get(offsets.start(position)..);
         let mut repeated = Mask::new(values.count);
         for pair in values_order.windows(2) {
-            let order = value(pair[0]).zip(value(pair[1])).and_then(|(a, b)| compare(a, b));
+            let order = value(pair[0]).zip(value(pair[1])).and_then(|(a, b)| compare_metered(a, b, budget));
             if order.ok_or(ResultCode::Parameter)? == Ordering::Equal {
                 repeated.set(pair[1]);
             }
@@ -341,18 +353,24 @@ impl Lookup {
     fn is_in_list(&self, list: &Container<'_>, value: &[u8]) -> Result<bool, ResultCode> {
         let offsets = list.offsets()?;
         let found = Search::all(list.count, Among::Any).run(
+            list.budget,
             |rank| self.order.get(rank as usize).copied().unwrap_or_default(),
-            |position| compare(value, list.contents.get(offsets.start(position)..)?),
+            |position| compare_metered(value, list.contents.get(offsets.start(position)..)?, list.budget),
         )?;
         Ok(found.is_equal)
     }
 }
 
 /// Positions of elements in order.
-pub(super) fn sorted(contents: &[u8], offsets: &Offsets, count: u32) -> Result<Vec<u32>, ResultCode> {
+pub(super) fn sorted(
+    contents: &[u8],
+    offsets: &Offsets,
+    count: u32,
+    budget: &Budget<'_>,
+) -> Result<Vec<u32>, ResultCode> {
     let at = |position| contents.get(offsets.start(position)..);
     let mut order: Vec<u32> = (0..count).collect();
-    merge_sort(&mut order, |a, b| compare(at(a)?, at(b)?))?;
+    merge_sort(&mut order, budget, |a, b| compare_metered(at(a)?, at(b)?, budget))?;
     Ok(order)
 }
 
@@ -363,7 +381,7 @@ fn set(
     add: AddFlags,
     scope: Scope,
 ) -> Result<Outcome, ResultCode> {
-    let value = Values::parse(value, false)?;
+    let value = Values::parse(value, false, list.budget)?;
     if list.is_ordered() {
         return Err(ResultCode::OpNotApplicable);
     }
@@ -376,7 +394,8 @@ fn set(
     if add.is_unique() {
         // Equal only to the element that it takes the place of, it is unique.
         for (element, position) in elements(list)?.zip(0..) {
-            let order = compare(element?, value.contents()).ok_or(ResultCode::Parameter)?;
+            let order =
+                compare_metered(element?, value.contents(), list.budget).ok_or(ResultCode::Parameter)?;
             if order == Ordering::Equal && position != index {
                 return add.exists();
             }
@@ -423,16 +442,16 @@ fn set_type(list: &Container<'_>, argument: u64, scope: Scope) -> Result<Outcome
         contents_len: list.contents.len(),
         is_top: scope.is_top,
     };
-    let mut out = layout.begin()?;
+    let mut out = layout.begin(list.budget)?;
     if flags & flags::ORDERED != 0 && !list.is_ordered() && list.count > 1 {
         let offsets = list.offsets()?;
-        for position in sorted(list.contents, offsets, list.count)? {
+        for position in sorted(list.contents, offsets, list.count, list.budget)? {
             out.extend_from_slice(list.slice(offsets.range(position, 1))?);
         }
     } else {
         out.extend_from_slice(list.contents);
     }
-    layout.seal(out).map(Outcome::Replaced)
+    layout.seal(out, list.budget).map(Outcome::Replaced)
 }
 
 fn sort(list: Option<&Container<'_>>, arguments: Arguments<'_>, scope: Scope) -> Result<Outcome, ResultCode> {
@@ -447,17 +466,21 @@ fn sort(list: Option<&Container<'_>>, arguments: Arguments<'_>, scope: Scope) ->
     let at = |position| list.contents.get(offsets.start(position)..);
     let mut order: Vec<u32> = (0..list.count).collect();
     if !list.is_ordered() {
-        merge_sort(&mut order, |a, b| {
-            let order = compare(at(a)?, at(b)?)?;
+        merge_sort(&mut order, list.budget, |a, b| {
+            let order = compare_metered(at(a)?, at(b)?, list.budget)?;
             Some(if sort_flags & DESCENDING != 0 { order.reverse() } else { order })
         })?;
     }
     if sort_flags & DROP_DUPLICATES != 0 {
         let mut last = None;
+        list.budget.draw_for(4 * order.len())?;
         let mut kept = Vec::with_capacity(order.len());
         for &position in &order {
             let order = match last.replace(position) {
-                Some(before) => at(before).zip(at(position)).and_then(|(a, b)| compare(a, b)),
+                Some(before) => {
+                    let pair = at(before).zip(at(position));
+                    pair.and_then(|(a, b)| compare_metered(a, b, list.budget))
+                }
                 None => Some(Ordering::Less),
             };
             match order {
@@ -476,9 +499,9 @@ fn sort(list: Option<&Container<'_>>, arguments: Arguments<'_>, scope: Scope) ->
         contents_len: order.iter().map(|&position| offsets.range(position, 1).len()).sum(),
         is_top: scope.is_top,
     };
-    let mut out = layout.begin()?;
+    let mut out = layout.begin(list.budget)?;
     for &position in &order {
         out.extend_from_slice(list.slice(offsets.range(position, 1))?);
     }
-    layout.seal(out).map(Outcome::Replaced)
+    layout.seal(out, list.budget).map(Outcome::Replaced)
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use cf::msgpack::compare;
+use cf::msgpack::compare_metered;
 use proto::ResultCode;
 
 use super::modify::{AddFlags, Values, sorted};
@@ -37,7 +37,7 @@ pub(super) fn add(
         return Ok((Outcome::Touched, list.count));
     }
     let offsets = values.offsets()?;
-    let mut order = sorted(values.contents(), &offsets, values.count)?;
+    let mut order = sorted(values.contents(), &offsets, values.count, list.budget)?;
     let value = |position| values.contents().get(offsets.range(position, 1));
     if add.is_unique() {
         let given = order.len();
@@ -45,7 +45,7 @@ pub(super) fn add(
         order.retain(|&position| {
             let before = last.replace(position);
             let pair = before.and_then(|before| value(before).zip(value(position)));
-            pair.and_then(|(a, b)| compare(a, b)) != Some(Ordering::Equal)
+            pair.and_then(|(a, b)| compare_metered(a, b, list.budget)) != Some(Ordering::Equal)
         });
         if order.len() != given {
             if !add.is_no_fail() {
@@ -83,7 +83,7 @@ fn merge(
         contents_len: list.contents.len() + placed.iter().map(|(_, value)| value.len()).sum::<usize>(),
         is_top: scope.is_top,
     };
-    let mut out = layout.begin()?;
+    let mut out = layout.begin(list.budget)?;
     let mut copied = 0;
     for &(start, value) in placed {
         // Values that no order is known of may ask for a place that has passed.
@@ -93,7 +93,7 @@ fn merge(
         copied = start;
     }
     out.extend_from_slice(list.slice(copied..list.contents.len())?);
-    Ok((Outcome::Replaced(layout.seal(out)?), count))
+    Ok((Outcome::Replaced(layout.seal(out, list.budget)?), count))
 }
 
 /// Puts `value` in the place of element `index` (or behind the last), then where it belongs.

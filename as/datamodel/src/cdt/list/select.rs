@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use cf::msgpack::{Probe, compare};
+use cf::msgpack::{Probe, compare_metered};
 use proto::ResultCode;
 
 use crate::cdt::call::Selector;
@@ -39,7 +39,7 @@ pub(super) fn select(
             let base = if list.is_ordered() {
                 find(list, value, 0, Among::First)?.rank
             } else {
-                count_below(elements(list)?, value)?
+                count_below(elements(list)?, value, list.budget)?
             };
             let (rank, count) = Window::absolute(rank, count, base);
             by_ranks(list, rank, count, want)
@@ -64,6 +64,7 @@ pub(crate) fn elements<'l, 'a>(
     list: &'l Container<'a>,
 ) -> Result<impl Iterator<Item = Result<&'a [u8], ResultCode>> + 'l, ResultCode> {
     let offsets = list.offsets()?;
+    list.budget.draw_for(4 * list.count as usize)?;
     Ok((0..list.count).map(move |position| list.slice(offsets.range(position, 1))))
 }
 
@@ -75,8 +76,11 @@ fn bytes_at<'a>(list: &Container<'a>, offsets: &Offsets, position: u32) -> Optio
 pub(crate) fn find(list: &Container<'_>, value: &[u8], from: u32, among: Among) -> Result<Found, ResultCode> {
     let offsets = list.offsets()?;
     let probe = Probe::new(value);
-    Search { from, total: list.count, among }
-        .run(|rank| rank, |position| probe.compare(bytes_at(list, offsets, position)?))
+    Search { from, total: list.count, among }.run(
+        list.budget,
+        |rank| rank,
+        |position| probe.compare_metered(bytes_at(list, offsets, position)?, list.budget),
+    )
 }
 
 /// The run of elements of an ordered list that are equal to `value`.
@@ -121,13 +125,19 @@ fn by_window(list: &Container<'_>, window: Window, want: Want) -> Result<Selecti
     if count == 0 {
         return nothing(want, start);
     }
+    // What is answered is no more than elements, or a number for each.
+    list.budget.draw_for(if want.is_multi { count as usize } else { 1 })?;
     let answer = match want.kind {
         ReturnType::Rank | ReturnType::ReverseRank if count == list.count => run(want, 0, count, list.count)?,
         ReturnType::Rank | ReturnType::ReverseRank if !list.is_ordered() => {
             unordered_ranks(list, &[window], want)?
         }
-        ReturnType::Value if want.is_multi => list_of(count, list.slice(list.range(start, count)?)?),
-        ReturnType::Value => element(list.element(start)?)?,
+        ReturnType::Value if want.is_multi => {
+            let contents = list.slice(list.range(start, count)?)?;
+            list.budget.draw_for_copy(contents.len())?;
+            list_of(count, contents)
+        }
+        ReturnType::Value => element(list.element(start)?, list.budget)?,
         ReturnType::RankRange | ReturnType::ReverseRankRange if !list.is_ordered() => {
             return Err(ResultCode::OpNotApplicable);
         }
@@ -147,6 +157,7 @@ fn outside(list: &Container<'_>, window: Window, want: Want) -> Result<Selection
         }
         ReturnType::Value => {
             let kept = list.range(window.start, window.count)?;
+            list.budget.draw_for_copy(list.contents.len())?;
             let parts = [list.slice(0..kept.start)?, list.slice(kept.end..list.contents.len())?];
             list_of(total - window.count, &parts.concat())
         }
@@ -162,7 +173,8 @@ fn outside(list: &Container<'_>, window: Window, want: Want) -> Result<Selection
 fn unordered_ranks(list: &Container<'_>, runs: &[Window], want: Want) -> Result<Answer, ResultCode> {
     let positions = || runs.iter().flat_map(|window| window.start..window.end());
     let offsets = list.offsets()?;
-    let rank_of = |position| count_below(elements(list)?, list.slice(offsets.range(position, 1))?);
+    let rank_of =
+        |position| count_below(elements(list)?, list.slice(offsets.range(position, 1))?, list.budget);
     if !want.is_multi {
         let rank = rank_of(positions().next().unwrap_or_default())?;
         return Ok(integer(want.directed(rank, list.count)));
@@ -187,11 +199,12 @@ fn unordered_ranks(list: &Container<'_>, runs: &[Window], want: Want) -> Result<
 fn ranks_by_position(list: &Container<'_>, offsets: &Offsets) -> Result<Vec<u32>, ResultCode> {
     let at = |position| bytes_at(list, offsets, position);
     let mut order: Vec<u32> = (0..list.count).collect();
-    merge_sort(&mut order, |a, b| compare(at(a)?, at(b)?))?;
+    merge_sort(&mut order, list.budget, |a, b| compare_metered(at(a)?, at(b)?, list.budget))?;
     let mut ranks = vec![0; order.len()];
     let mut first: Option<(u32, u32)> = None;
     for (&position, rank) in order.iter().zip(0..) {
-        let is_equal = |before| Some(compare(at(before)?, at(position)?)? == Ordering::Equal);
+        let is_equal =
+            |before| Some(compare_metered(at(before)?, at(position)?, list.budget)? == Ordering::Equal);
         let rank = match first {
             Some((before, rank)) if is_equal(before).ok_or(ResultCode::Parameter)? => rank,
             _ => rank,
@@ -219,7 +232,7 @@ fn by_values(list: &Container<'_>, begin: &[u8], end: End<'_>, want: Want) -> Re
         }
         End::Before(end) => {
             let start = find(list, begin, 0, Among::First)?.rank;
-            let count = match compare(begin, end).ok_or(ResultCode::Parameter)? {
+            let count = match compare_metered(begin, end, list.budget).ok_or(ResultCode::Parameter)? {
                 Ordering::Less => find(list, end, start, Among::First)?.rank - start,
                 _ => 0,
             };
@@ -244,13 +257,15 @@ fn by_values_unordered(
     let probe = Probe::new(begin);
     for (element, position) in elements(list)?.zip(0..) {
         let element = element?;
-        let order = probe.compare(element).ok_or(ResultCode::Parameter)?;
+        let order = probe.compare_metered(element, list.budget).ok_or(ResultCode::Parameter)?;
         rank += u32::from(order == Ordering::Greater);
         let is_inside = match end {
             End::OfSame => order == Ordering::Equal,
             _ if order == Ordering::Greater => false,
             End::Open => true,
-            End::Before(end) => compare(element, end).ok_or(ResultCode::Parameter)? == Ordering::Less,
+            End::Before(end) => {
+                compare_metered(element, end, list.budget).ok_or(ResultCode::Parameter)? == Ordering::Less
+            }
         };
         if is_inside && (want.is_multi || first.is_none()) {
             first = first.or(Some(position));
@@ -266,7 +281,7 @@ fn by_values_unordered(
         }
         ReturnType::Value if want.is_multi => values_at(list, mask.iter(), mask.count())?,
         ReturnType::Value => match first {
-            Some(position) => element(list.element(position)?)?,
+            Some(position) => element(list.element(position)?, list.budget)?,
             None => None,
         },
         ReturnType::IndexRange | ReturnType::ReverseIndexRange => return Err(ResultCode::OpNotApplicable),
@@ -284,7 +299,9 @@ fn values_at(
     let offsets = list.offsets()?;
     let mut contents = Vec::new();
     for position in positions {
-        contents.extend_from_slice(list.slice(offsets.range(position, 1))?);
+        let element = list.slice(offsets.range(position, 1))?;
+        list.budget.draw_for_copy(element.len())?;
+        contents.extend_from_slice(element);
     }
     Ok(list_of(count, &contents))
 }
@@ -315,7 +332,7 @@ fn by_ranks(list: &Container<'_>, rank: i64, count: u64, want: Want) -> Result<S
         }
         ReturnType::Value if want.is_inverted => values_at(list, mask.iter(), picked_count)?,
         ReturnType::Value if want.is_multi => values_at(list, ranked.positions.into_iter(), picked_count)?,
-        ReturnType::Value => element(list.element(mask.iter().next().unwrap_or_default())?)?,
+        ReturnType::Value => element(list.element(mask.iter().next().unwrap_or_default())?, list.budget)?,
         ReturnType::IndexRange | ReturnType::ReverseIndexRange => return Err(ResultCode::OpNotApplicable),
         _ => run(want, window.start, window.count, list.count)?,
     };
@@ -325,8 +342,8 @@ fn by_ranks(list: &Container<'_>, rank: i64, count: u64, want: Want) -> Result<S
 /// The elements of an unordered list that have certain ranks.
 pub(crate) fn pick_ranks(list: &Container<'_>, window: Window) -> Result<Ranked, ResultCode> {
     let offsets = list.offsets()?;
-    Ranked::pick(window.start, window.count, list.count, |a, b| {
-        compare(bytes_at(list, offsets, a)?, bytes_at(list, offsets, b)?)
+    Ranked::pick(window.start, window.count, list.count, list.budget, |a, b| {
+        compare_metered(bytes_at(list, offsets, a)?, bytes_at(list, offsets, b)?, list.budget)
     })
 }
 
@@ -334,7 +351,7 @@ fn by_value_list(list: &Container<'_>, items: &[u8], want: Want) -> Result<Selec
     if want.is_rank_range() || want.is_index_range() {
         return Err(ResultCode::OpNotApplicable);
     }
-    let items = Items::parse(items)?;
+    let items = Items::parse(items, list.budget)?;
     if items.count == 0 {
         if !want.is_inverted {
             return nothing(want, 0);
@@ -379,7 +396,7 @@ fn by_value_list_ordered(
     let mut count = 0;
     for item in items.iter() {
         let window = find_run(list, item, true)?;
-        count = selected_count(count, window.count)?;
+        count = selected_count(count, window.count, list.budget)?;
         mask.set_all(window.start..window.end());
         windows.push(window);
     }

@@ -2,10 +2,11 @@
 
 use std::cmp::Ordering;
 
-use cf::msgpack::{compare, put_list_header};
+use cf::msgpack::{compare_metered, put_list_header};
 use proto::ResultCode;
 
 use super::find::{bytes_at, compare_by_value, parts};
+use crate::budget::Budget;
 use crate::cdt::container::{Container, Offsets, Shape, flags};
 use crate::cdt::index::value_order;
 use crate::cdt::items::count_below;
@@ -28,23 +29,30 @@ pub(super) fn pairs(
     let offsets = map.offsets()?;
     let pairs: Result<Vec<&[u8]>, ResultCode> =
         positions.map(|position| map.slice(offsets.range(position, 1))).collect();
-    of_pairs(&pairs?, want, map.is_ordered())
+    of_pairs(&pairs?, want, map.is_ordered(), map.budget)
 }
 
 /// Keys, values or pairs of those that are `pairs`.
-pub(super) fn of_pairs(pairs: &[&[u8]], want: Want, are_in_order: bool) -> Result<Answer, ResultCode> {
+pub(super) fn of_pairs(
+    pairs: &[&[u8]],
+    want: Want,
+    are_in_order: bool,
+    budget: &Budget<'_>,
+) -> Result<Answer, ResultCode> {
+    budget.draw_for(10 * pairs.len())?;
+    budget.draw_for_copy(pairs.iter().map(|pair| pair.len()).sum())?;
     if want.is_map() {
-        return map_of(pairs, want, are_in_order).map(Some);
+        return map_of(pairs, want, are_in_order, budget).map(Some);
     }
     let part = |pair: &'_ [u8]| {
-        let (key, value) = split(pair)?;
+        let (key, value) = split(pair, budget)?;
         let range =
             if want.kind == ReturnType::Key { 0..key.len() } else { key.len()..key.len() + value.len() };
         Ok::<_, ResultCode>(range)
     };
     if !want.is_multi {
         return match pairs.first() {
-            Some(pair) => element(pair.get(part(pair)?).unwrap_or_default()),
+            Some(pair) => element(pair.get(part(pair)?).unwrap_or_default(), budget),
             None => Ok(None),
         };
     }
@@ -56,7 +64,12 @@ pub(super) fn of_pairs(pairs: &[&[u8]], want: Want, are_in_order: bool) -> Resul
     Ok(Some(Particle::owned(BytesType::List, bytes)))
 }
 
-fn map_of(pairs: &[&[u8]], want: Want, are_in_order: bool) -> Result<Particle<'static>, ResultCode> {
+fn map_of(
+    pairs: &[&[u8]],
+    want: Want,
+    are_in_order: bool,
+    budget: &Budget<'_>,
+) -> Result<Particle<'static>, ResultCode> {
     let layout = Layout {
         shape: Shape::Map,
         flags: want.map_flags(),
@@ -64,14 +77,14 @@ fn map_of(pairs: &[&[u8]], want: Want, are_in_order: bool) -> Result<Particle<'s
         contents_len: pairs.iter().map(|pair| pair.len()).sum(),
         is_top: false,
     };
-    let mut out = layout.begin()?;
+    let mut out = layout.begin(budget)?;
     if layout.flags == flags::KEY_ORDERED && !are_in_order {
         let pair = |position: u32| pairs.get(position as usize).copied();
         let mut order: Vec<u32> = (0..layout.count).collect();
-        merge_sort(&mut order, |a, b| {
-            let (a, b) = (split(pair(a)?).ok()?, split(pair(b)?).ok()?);
-            let order = compare(a.0, b.0)?;
-            if order == Ordering::Equal { compare(a.1, b.1) } else { Some(order) }
+        merge_sort(&mut order, budget, |a, b| {
+            let (a, b) = (split(pair(a)?, budget).ok()?, split(pair(b)?, budget).ok()?);
+            let order = compare_metered(a.0, b.0, budget)?;
+            if order == Ordering::Equal { compare_metered(a.1, b.1, budget) } else { Some(order) }
         })?;
         order.iter().filter_map(|&position| pair(position)).for_each(|pair| out.extend_from_slice(pair));
     } else {
@@ -91,6 +104,7 @@ pub(super) fn ranks(
         let rank = rank_of(map, positions.next().unwrap_or_default())?;
         return Ok(integer(want.directed(rank, map.count)));
     }
+    map.budget.draw_for(8 * map.count as usize)?;
     let ranks = inverse(&value_order(map)?);
     let rank = |position: u32| ranks.get(position as usize).copied().unwrap_or_default();
     Ok(Integers::of(positions.map(|position| want.directed(rank(position), map.count))))
@@ -109,9 +123,11 @@ fn rank_of(map: &Container<'_>, position: u32) -> Result<u32, ResultCode> {
 /// How many pairs of a map are below `pair` by value, then key.
 pub(super) fn rank_of_pair(map: &Container<'_>, pair: &[u8]) -> Result<u32, ResultCode> {
     let offsets = map.offsets()?;
+    map.budget.draw_for(10 * map.count as usize)?;
     let mut below = 0;
     for position in 0..map.count {
-        let order = bytes_at(map, offsets, position).and_then(|other| compare_by_value(other, pair));
+        let order =
+            bytes_at(map, offsets, position).and_then(|other| compare_by_value(other, pair, map.budget));
         below += u32::from(order.ok_or(ResultCode::Parameter)? == Ordering::Less);
     }
     Ok(below)
@@ -123,6 +139,8 @@ pub(super) fn indexes(
     positions: impl Iterator<Item = u32>,
     want: Want,
 ) -> Result<Answer, ResultCode> {
+    // At most a number for each pair, and the order of keys turned round.
+    map.budget.draw_for(if want.is_multi { 8 * map.count as usize } else { 1 })?;
     let mut positions = positions.peekable();
     let Some(&first) = positions.peek() else {
         return not_found(want, -1);
@@ -141,13 +159,15 @@ pub(super) fn indexes(
 
 /// How many keys of an unordered map are below that of a pair.
 pub(super) fn index_of(map: &Container<'_>, position: u32) -> Result<u32, ResultCode> {
-    let (key, _) = split(map.element(position)?)?;
-    count_below(parts(map, true)?, key)
+    let (key, _) = split(map.element(position)?, map.budget)?;
+    count_below(parts(map, true)?, key, map.budget)
 }
 
 fn order_by_key(map: &Container<'_>, offsets: &Offsets) -> Result<Vec<u32>, ResultCode> {
     let mut order: Vec<u32> = (0..map.count).collect();
-    merge_sort(&mut order, |a, b| compare(bytes_at(map, offsets, a)?, bytes_at(map, offsets, b)?))?;
+    merge_sort(&mut order, map.budget, |a, b| {
+        compare_metered(bytes_at(map, offsets, a)?, bytes_at(map, offsets, b)?, map.budget)
+    })?;
     Ok(order)
 }
 

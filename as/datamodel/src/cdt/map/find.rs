@@ -6,9 +6,10 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use cf::msgpack::{Kind, Probe, Reader, compare};
+use cf::msgpack::{Kind, Probe, Reader, Walk, compare_metered};
 use proto::ResultCode;
 
+use crate::budget::Budget;
 use crate::cdt::container::{Container, Offsets};
 use crate::cdt::index::value_order;
 use crate::cdt::order::{Among, Found, Ranked, Search};
@@ -45,8 +46,11 @@ pub(crate) fn find_place(map: &Container<'_>, key: &[u8]) -> Result<Place, Resul
     }
     if let Some(stored) = map.stored_offsets().filter(|stored| stored.is_complete(map.count)) {
         let probe = Probe::new(key);
-        let found = Search::all(map.count, Among::Any)
-            .run(|rank| rank, |position| probe.compare(map.contents.get(stored.start(position)?..)?))?;
+        let found = Search::all(map.count, Among::Any).run(
+            map.budget,
+            |rank| rank,
+            |position| probe.compare_metered(map.contents.get(stored.start(position)?..)?, map.budget),
+        )?;
         return place_at(map, found);
     }
     if is_plain(key) {
@@ -77,8 +81,11 @@ pub(crate) fn search_keys(
 ) -> Result<Found, ResultCode> {
     let offsets = map.offsets()?;
     let probe = Probe::new(key);
-    Search { from, total: map.count, among }
-        .run(|rank| rank, |position| probe.compare(bytes_at(map, offsets, position)?))
+    Search { from, total: map.count, among }.run(
+        map.budget,
+        |rank| rank,
+        |position| probe.compare_metered(bytes_at(map, offsets, position)?, map.budget),
+    )
 }
 
 fn place_at(map: &Container<'_>, found: Found) -> Result<Place, ResultCode> {
@@ -100,42 +107,49 @@ const STRIDE: u32 = 32;
 /// Walks over the pairs of an ordered map up to `key`. Most keys are not looked at.
 fn walk_ordered(map: &Container<'_>, key: &[u8]) -> Option<Place> {
     let probe = Probe::new(key);
-    let mut reader = Reader::new(map.contents);
+    let at = |start: usize| map.contents.get(start..);
+    let mut walk = Walk::new(map.contents, 0, map.budget);
     let mut position = 0;
+    // Where the pairs begin that are looked at one by one.
+    let mut start = 0;
     while map.count - position > STRIDE {
-        let mut ahead = reader;
-        ahead.skip(2 * STRIDE)?;
-        if probe.compare(ahead.rest())? == Ordering::Less {
+        let ahead = walk.pass(2 * u64::from(STRIDE))?;
+        if probe.compare_metered(at(ahead)?, map.budget)? == Ordering::Less {
             break;
         }
-        reader = ahead;
+        start = ahead;
         position += STRIDE;
     }
+    walk.finish()?;
+    let mut walk = Walk::new(map.contents, start, map.budget);
     for position in position..map.count {
-        let start = reader.position();
-        let order = probe.compare(reader.rest())?;
+        let start = walk.position();
+        let order = probe.compare_metered(at(start)?, map.budget)?;
         if order == Ordering::Less {
             return Some(Place::missing(position, start));
         }
-        reader.skip(2)?;
+        let end = walk.pass(2)?;
         if order == Ordering::Equal {
-            return Some(Place::found(position, start..reader.position()));
+            return Some(Place::found(position, start..end));
         }
     }
+    walk.finish()?;
     Some(Place::missing(map.count, map.contents.len()))
 }
 
 /// Walks over the pairs of an unordered map up to `key`. It has no place if it is missing.
 fn walk_equal(map: &Container<'_>, key: &[u8]) -> Option<Place> {
     let probe = Probe::new(key);
-    let mut reader = Reader::new(map.contents);
+    let mut walk = Walk::new(map.contents, 0, map.budget);
     for position in 0..map.count {
-        let pair = reader;
-        reader.skip(2)?;
-        if probe.compare(pair.rest())? == Ordering::Equal {
-            return Some(Place::found(position, pair.position()..reader.position()));
+        let start = walk.position();
+        let end = walk.pass(2)?;
+        if probe.compare_metered(map.contents.get(start..)?, map.budget)? == Ordering::Equal {
+            walk.finish()?;
+            return Some(Place::found(position, start..end));
         }
     }
+    walk.finish()?;
     Some(Place::missing(map.count, map.contents.len()))
 }
 
@@ -143,19 +157,21 @@ fn walk_equal(map: &Container<'_>, key: &[u8]) -> Option<Place> {
 /// as keys ascend up to that.
 fn walk_unordered(map: &Container<'_>, key: &[u8]) -> Option<Place> {
     let probe = Probe::new(key);
-    let mut reader = Reader::new(map.contents);
+    let mut walk = Walk::new(map.contents, 0, map.budget);
     let mut place = Place::missing(map.count, map.contents.len());
     for position in 0..map.count {
-        let pair = reader;
-        reader.skip(2)?;
-        match probe.compare(pair.rest())? {
-            Ordering::Equal => return Some(Place::found(position, pair.position()..reader.position())),
-            Ordering::Less if place.position == map.count => {
-                place = Place::missing(position, pair.position());
+        let start = walk.position();
+        let end = walk.pass(2)?;
+        match probe.compare_metered(map.contents.get(start..)?, map.budget)? {
+            Ordering::Equal => {
+                walk.finish()?;
+                return Some(Place::found(position, start..end));
             }
+            Ordering::Less if place.position == map.count => place = Place::missing(position, start),
             _ => {}
         }
     }
+    walk.finish()?;
     // The key before the place is less than the sought one, and so than the one at the place.
     if !is_ascending(map, place.position)? {
         place = Place::missing(map.count, map.contents.len());
@@ -165,14 +181,15 @@ fn walk_unordered(map: &Container<'_>, key: &[u8]) -> Option<Place> {
 
 /// Whether the first `count` keys ascend.
 fn is_ascending(map: &Container<'_>, count: u32) -> Option<bool> {
-    let mut reader = Reader::new(map.contents);
+    let mut walk = Walk::new(map.contents, 0, map.budget);
     for _ in 1..count {
-        let pair = reader;
-        reader.skip(2)?;
-        if compare(pair.rest(), reader.rest())? != Ordering::Less {
+        let (start, end) = (walk.position(), walk.pass(2)?);
+        let (key, next) = (map.contents.get(start..)?, map.contents.get(end..)?);
+        if compare_metered(key, next, map.budget)? != Ordering::Less {
             return Some(false);
         }
     }
+    walk.finish()?;
     Some(true)
 }
 
@@ -188,24 +205,25 @@ pub(crate) fn parts<'m, 'a>(
     are_keys: bool,
 ) -> Result<impl Iterator<Item = Result<&'a [u8], ResultCode>> + 'm, ResultCode> {
     let offsets = map.offsets()?;
+    map.budget.draw_for(8 * map.count as usize)?;
     Ok((0..map.count).map(move |position| {
-        let (key, value) = split(map.slice(offsets.range(position, 1))?)?;
+        let (key, value) = split(map.slice(offsets.range(position, 1))?, map.budget)?;
         Ok(if are_keys { key } else { value })
     }))
 }
 
 /// Compares pairs by value, those of equal values by key.
-pub(crate) fn compare_by_value(left: &[u8], right: &[u8]) -> Option<Ordering> {
-    let ((left_key, left), (right_key, right)) = (split(left).ok()?, split(right).ok()?);
-    let keys = compare(left_key, right_key)?;
-    compare(left, right).map(|order| order.then(keys))
+pub(crate) fn compare_by_value(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<Ordering> {
+    let ((left_key, left), (right_key, right)) = (split(left, budget).ok()?, split(right, budget).ok()?);
+    let keys = compare_metered(left_key, right_key, budget)?;
+    compare_metered(left, right, budget).map(|order| order.then(keys))
 }
 
 /// Compares pairs by key, those of equal keys by value.
-fn compare_by_key(left: &[u8], right: &[u8]) -> Option<Ordering> {
-    let ((left_key, left), (right_key, right)) = (split(left).ok()?, split(right).ok()?);
-    match compare(left_key, right_key)? {
-        Ordering::Equal => compare(left, right),
+fn compare_by_key(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<Ordering> {
+    let ((left_key, left), (right_key, right)) = (split(left, budget).ok()?, split(right, budget).ok()?);
+    match compare_metered(left_key, right_key, budget)? {
+        Ordering::Equal => compare_metered(left, right, budget),
         order => Some(order),
     }
 }
@@ -228,11 +246,11 @@ pub(crate) fn pick_by_value(map: &Container<'_>, window: Window) -> Result<Vec<u
 fn pick(
     map: &Container<'_>,
     window: Window,
-    by: fn(&[u8], &[u8]) -> Option<Ordering>,
+    by: fn(&[u8], &[u8], &Budget<'_>) -> Option<Ordering>,
 ) -> Result<Vec<u32>, ResultCode> {
     let offsets = map.offsets()?;
-    let ranked = Ranked::pick(window.start, window.count, map.count, |a, b| {
-        by(bytes_at(map, offsets, a)?, bytes_at(map, offsets, b)?)
+    let ranked = Ranked::pick(window.start, window.count, map.count, map.budget, |a, b| {
+        by(bytes_at(map, offsets, a)?, bytes_at(map, offsets, b)?, map.budget)
     })?;
     Ok(ranked.ascending())
 }
@@ -266,7 +284,7 @@ pub(crate) fn position_by_value(map: &Container<'_>, value: &[u8]) -> Result<Opt
         let found = search_values(map, &order, value, Among::First)?;
         return Ok(order.get(found.rank as usize).copied().filter(|_| found.is_equal));
     }
-    crate::cdt::items::position_of(parts(map, false)?, value)
+    crate::cdt::items::position_of(parts(map, false)?, value, map.budget)
 }
 
 /// Searches the values of a map in their order.
@@ -279,7 +297,11 @@ pub(crate) fn search_values(
     let offsets = map.offsets()?;
     let probe = Probe::new(value);
     Search::all(map.count, among).run(
+        map.budget,
         |rank| order.get(rank as usize).copied().unwrap_or_default(),
-        |position| probe.compare(split(bytes_at(map, offsets, position)?).ok()?.1),
+        |position| {
+            let (_, other) = split(bytes_at(map, offsets, position)?, map.budget).ok()?;
+            probe.compare_metered(other, map.budget)
+        },
     )
 }

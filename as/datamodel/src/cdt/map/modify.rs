@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use cf::msgpack::{Reader, compare};
+use cf::msgpack::{Reader, compare_metered};
 use proto::ResultCode;
 
 use super::find::{bytes_at, find_by_offsets, find_place};
 use super::select::select;
+use crate::budget::Budget;
 use crate::cdt::call::{Arguments, Call, Operation, selection};
 use crate::cdt::container::{Container, Shape, flags};
 use crate::cdt::index::Edit;
@@ -73,7 +74,7 @@ pub(crate) fn modify(
 ) -> Result<Change, ResultCode> {
     let (operation, arguments) = call.operation(true)?;
     let Some(map) = map else {
-        return create(operation, arguments, scope);
+        return create(operation, arguments, scope, call.budget);
     };
     match operation {
         Operation::MapClear => {
@@ -90,7 +91,12 @@ pub(crate) fn modify(
 }
 
 /// Carries out a call where there is no map. Only operations that add something make one.
-fn create(operation: Operation, arguments: Arguments<'_>, scope: Scope) -> Result<Change, ResultCode> {
+fn create(
+    operation: Operation,
+    arguments: Arguments<'_>,
+    scope: Scope,
+    budget: &Budget<'_>,
+) -> Result<Change, ResultCode> {
     match operation {
         Operation::MapClear | Operation::Remove(_) => return Ok((Outcome::Kept, None)),
         Operation::MapReplaceItems => return Err(ResultCode::ElementNotFound),
@@ -103,7 +109,7 @@ fn create(operation: Operation, arguments: Arguments<'_>, scope: Scope) -> Resul
     if !scope.is_top {
         flags &= !flags::PERSIST_INDEX;
     }
-    let (outcome, answer) = change(&Container::empty(Shape::Map, flags), addition, scope)?;
+    let (outcome, answer) = change(&Container::empty(Shape::Map, flags, budget), addition, scope)?;
     Ok((outcome.created(Shape::Map, flags, touched_flags, scope), answer))
 }
 
@@ -161,8 +167,8 @@ fn change(map: &Container<'_>, addition: Addition<'_>, scope: Scope) -> Result<C
     match addition {
         Addition::SetType(flags) => set_type(map, flags, scope).map(|outcome| (outcome, None)),
         Addition::Put { key, value, put, .. } => {
-            let key = normal_key(key)?;
-            let value = normal(value).ok_or(ResultCode::Parameter)?;
+            let key = normal_key(key, map.budget)?;
+            let value = normal(value, map.budget).ok_or(ResultCode::Parameter)?;
             let (outcome, count) = put_pair(map, &key, &value, put, scope)?;
             Ok((outcome, integer(count)))
         }
@@ -171,10 +177,11 @@ fn change(map: &Container<'_>, addition: Addition<'_>, scope: Scope) -> Result<C
             Ok((outcome, integer(count)))
         }
         Addition::Increment { key, delta, is_decrement, .. } => {
-            let key = normal_key(key)?;
+            let key = normal_key(key, map.budget)?;
             let place = find_place(map, &key)?;
             let delta = Number::delta(delta, is_decrement)?;
-            let value = if place.is_found { Some(value_of(map.slice(place.pair)?)?) } else { None };
+            let value =
+                if place.is_found { Some(value_of(map.slice(place.pair)?, map.budget)?) } else { None };
             let sum = delta.added_to(value)?;
             let (outcome, _) = put_pair(map, &key, &sum.element(), PutFlags::PUT, scope)?;
             Ok((outcome, sum.answer()))
@@ -183,8 +190,8 @@ fn change(map: &Container<'_>, addition: Addition<'_>, scope: Scope) -> Result<C
 }
 
 /// A key in normal form.
-fn normal_key(key: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
-    let normal = normal(key).ok_or(ResultCode::Parameter)?;
+fn normal_key<'k>(key: &'k [u8], budget: &Budget<'_>) -> Result<Cow<'k, [u8]>, ResultCode> {
+    let normal = normal(key, budget).ok_or(ResultCode::Parameter)?;
     let is_key = Reader::new(&normal).head().is_some_and(|head| is_key(&head));
     if is_key { Ok(normal) } else { Err(ResultCode::Parameter) }
 }
@@ -214,8 +221,8 @@ fn put_items(
     put: PutFlags,
     scope: Scope,
 ) -> Result<(Outcome, u32), ResultCode> {
-    let items = normal(items).ok_or(ResultCode::Parameter)?;
-    let items = Container::parse(Shape::Map, &items).ok_or(ResultCode::Parameter)?;
+    let items = normal(items, map.budget).ok_or(ResultCode::Parameter)?;
+    let items = Container::parse(Shape::Map, &items, map.budget).ok_or(ResultCode::Parameter)?;
     if items.count == 0 {
         return Ok((Outcome::Touched, map.count));
     }
@@ -259,7 +266,7 @@ fn merge(
         contents_len: (map.contents.len() + added).saturating_sub(removed),
         is_top: scope.is_top,
     };
-    let mut out = layout.begin()?;
+    let mut out = layout.begin(map.budget)?;
     let mut copied = 0;
     for (range, pair) in placed {
         out.extend_from_slice(map.slice(copied..range.start)?);
@@ -267,30 +274,32 @@ fn merge(
         copied = range.end;
     }
     out.extend_from_slice(map.slice(copied..map.contents.len())?);
-    Ok((Outcome::Replaced(layout.seal(out)?), count))
+    Ok((Outcome::Replaced(layout.seal(out, map.budget)?), count))
 }
 
 /// An unordered map with its pairs in order of their keys, in `contents`; none if they are already.
 fn in_key_order<'c>(
-    map: &Container<'_>,
+    map: &Container<'c>,
     contents: &'c mut Vec<u8>,
 ) -> Result<Option<Container<'c>>, ResultCode> {
     if map.is_ordered() || map.count < 2 {
         return Ok(None);
     }
     let offsets = map.offsets()?;
-    let order = |a, b| compare(bytes_at(map, offsets, a)?, bytes_at(map, offsets, b)?);
+    map.budget.draw_for(8 * map.count as usize)?;
+    let order = |a, b| compare_metered(bytes_at(map, offsets, a)?, bytes_at(map, offsets, b)?, map.budget);
     let is_in_order = (1..map.count).all(|position| order(position - 1, position) == Some(Ordering::Less));
     if is_in_order {
         return Ok(None);
     }
     let mut positions: Vec<u32> = (0..map.count).collect();
-    merge_sort(&mut positions, order)?;
+    merge_sort(&mut positions, map.budget, order)?;
+    map.budget.draw_for_copy(map.contents.len())?;
     contents.reserve(map.contents.len());
     for position in positions {
         contents.extend_from_slice(map.slice(offsets.range(position, 1))?);
     }
-    Ok(Some(Container::of_contents(Shape::Map, map.flags, map.count, contents)))
+    Ok(Some(Container::of_contents(Shape::Map, map.flags, map.count, contents, map.budget)))
 }
 
 fn set_type(map: &Container<'_>, argument: u64, scope: Scope) -> Result<Outcome, ResultCode> {
@@ -305,7 +314,7 @@ fn set_type(map: &Container<'_>, argument: u64, scope: Scope) -> Result<Outcome,
         contents_len: contents.len(),
         is_top: scope.is_top,
     };
-    let mut out = layout.begin()?;
+    let mut out = layout.begin(map.budget)?;
     out.extend_from_slice(contents);
-    layout.seal(out).map(Outcome::Replaced)
+    layout.seal(out, map.budget).map(Outcome::Replaced)
 }

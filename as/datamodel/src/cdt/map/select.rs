@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use cf::msgpack::{Probe, compare};
+use cf::msgpack::{Probe, compare_metered};
 use proto::ResultCode;
 
 use super::answer::{index_of, indexes, of_pairs, pairs, rank_of_pair, ranks};
@@ -36,7 +36,7 @@ pub(super) fn select(
             let base = if map.is_ordered() {
                 find_key(map, key)?.position
             } else {
-                count_below(parts(map, true)?, key)?
+                count_below(parts(map, true)?, key, map.budget)?
             };
             let (index, count) = Window::absolute(index, count, base);
             by_indexes(map, index, count, want)
@@ -49,7 +49,7 @@ pub(super) fn select(
             let base = if map.has_value_order() {
                 search_values(map, &value_order(map)?, value, Among::First)?.rank
             } else {
-                count_below(parts(map, false)?, value)?
+                count_below(parts(map, false)?, value, map.budget)?
             };
             let (rank, count) = Window::absolute(rank, count, base);
             by_ranks(map, rank, count, want)
@@ -99,7 +99,7 @@ fn by_key(map: &Container<'_>, key: &[u8], want: Want) -> Result<Selection, Resu
         }
         ReturnType::Count => integer(1),
         ReturnType::Exists => Some(Particle::Bool(true)),
-        _ if want.is_elements() => of_pairs(&[pair], want, true)?,
+        _ if want.is_elements() => of_pairs(&[pair], want, true, map.budget)?,
         _ => return Err(ResultCode::OpNotApplicable),
     };
     Ok(Selection::new(Picked::One { position: place.position, range: place.pair }, answer))
@@ -125,9 +125,11 @@ fn by_keys(
     let probe = Probe::new(begin);
     for (key, position) in parts(map, true)?.zip(0..) {
         let key = key?;
-        if probe.compare(key).ok_or(ResultCode::Parameter)? == Ordering::Greater {
+        if probe.compare_metered(key, map.budget).ok_or(ResultCode::Parameter)? == Ordering::Greater {
             index += 1;
-        } else if end.map_or(Some(Ordering::Less), |end| compare(key, end)) == Some(Ordering::Less) {
+        } else if end.map_or(Some(Ordering::Less), |end| compare_metered(key, end, map.budget))
+            == Some(Ordering::Less)
+        {
             mask.set(position);
         }
     }
@@ -161,6 +163,7 @@ fn by_indexes(map: &Container<'_>, index: i64, count: u64, want: Want) -> Result
     if count == 0 {
         return nothing(want, start);
     }
+    map.budget.draw_for(2 * count as usize)?;
     if count == map.count {
         return all(map, want);
     }
@@ -180,7 +183,7 @@ fn by_indexes(map: &Container<'_>, index: i64, count: u64, want: Want) -> Result
 /// Keys, values or pairs of a run.
 fn of_run(map: &Container<'_>, window: Window, want: Want) -> Result<Answer, ResultCode> {
     if window.count == 1 {
-        return of_pairs(&[map.element(window.start)?], want, true);
+        return of_pairs(&[map.element(window.start)?], want, true, map.budget);
     }
     pairs(map, window.start..window.end(), want)
 }
@@ -218,6 +221,7 @@ fn outside(map: &Container<'_>, window: Window, want: Want) -> Result<Selection,
 /// All pairs.
 pub(super) fn all(map: &Container<'_>, want: Want) -> Result<Selection, ResultCode> {
     let total = map.count;
+    map.budget.draw_for(2 * total as usize)?;
     let answer = match want.kind {
         ReturnType::None => None,
         ReturnType::Index | ReturnType::ReverseIndex | ReturnType::Rank | ReturnType::ReverseRank
@@ -253,13 +257,15 @@ fn by_values(map: &Container<'_>, begin: &[u8], end: End<'_>, want: Want) -> Res
     let probe = Probe::new(begin);
     for (value, position) in parts(map, false)?.zip(0..) {
         let value = value?;
-        let order = probe.compare(value).ok_or(ResultCode::Parameter)?;
+        let order = probe.compare_metered(value, map.budget).ok_or(ResultCode::Parameter)?;
         rank += u32::from(order == Ordering::Greater);
         let is_inside = match end {
             End::OfSame => order == Ordering::Equal,
             _ if order == Ordering::Greater => false,
             End::Open => true,
-            End::Before(end) => compare(value, end).ok_or(ResultCode::Parameter)? == Ordering::Less,
+            End::Before(end) => {
+                compare_metered(value, end, map.budget).ok_or(ResultCode::Parameter)? == Ordering::Less
+            }
         };
         if is_inside && (want.is_multi || !is_found) {
             is_found = true;

@@ -6,6 +6,7 @@ use proto::ResultCode;
 use super::answer::{indexes, of_mask, ranks};
 use super::find::{find_by_offsets, parts, search_keys};
 use super::select::{all, find_run};
+use crate::budget::Budget;
 use crate::cdt::container::Container;
 use crate::cdt::index::value_order;
 use crate::cdt::items::{Items, selected_count};
@@ -19,7 +20,7 @@ use crate::cdt::window::Window;
 /// # Errors
 /// `Parameter` for what is no list; `OpNotApplicable` for ranks.
 pub(super) fn by_key_list(map: &Container<'_>, keys: &[u8], want: Want) -> Result<Selection, ResultCode> {
-    let keys = Items::parse(keys)?;
+    let keys = Items::parse(keys, map.budget)?;
     if keys.count == 0 {
         if want.is_rank() {
             return Err(ResultCode::OpNotApplicable);
@@ -33,7 +34,7 @@ pub(super) fn by_key_list(map: &Container<'_>, keys: &[u8], want: Want) -> Resul
         let answer = if want.is_index() { answer } else { of_mask(map, &mask, want)? };
         return Ok(Selection::new(Picked::Mask(mask), answer));
     }
-    let mut windows = Windows::new(map.count);
+    let mut windows = Windows::new(map.count, map.budget);
     for key in keys.iter() {
         windows.push(run_of_key(map, key)?, None)?;
     }
@@ -67,7 +68,7 @@ fn run_of_key(map: &Container<'_>, key: &[u8]) -> Result<Window, ResultCode> {
 /// # Errors
 /// `Parameter` for what is no list; `OpNotApplicable` for ranges.
 pub(super) fn by_value_list(map: &Container<'_>, values: &[u8], want: Want) -> Result<Selection, ResultCode> {
-    let values = Items::parse(values)?;
+    let values = Items::parse(values, map.budget)?;
     if values.count == 0 {
         return by_empty_list(map, want);
     }
@@ -94,7 +95,7 @@ fn by_value_list_indexed(
     want: Want,
 ) -> Result<Selection, ResultCode> {
     let order = if map.count < 2 { (0..map.count).collect() } else { value_order(map)? };
-    let mut windows = Windows::new(map.count);
+    let mut windows = Windows::new(map.count, map.budget);
     for value in values.iter() {
         windows.push(find_run(map, &order, value, true)?, Some(&order))?;
     }
@@ -122,21 +123,22 @@ fn by_empty_list(map: &Container<'_>, want: Want) -> Result<Selection, ResultCod
 }
 
 /// Runs that the items of a list select.
-struct Windows {
+struct Windows<'b> {
+    budget: &'b Budget<'b>,
     runs: Vec<Window>,
     selected: u32,
     mask: Mask,
     total: u32,
 }
 
-impl Windows {
-    fn new(total: u32) -> Self {
-        Self { runs: Vec::new(), selected: 0, mask: Mask::new(total), total }
+impl<'b> Windows<'b> {
+    fn new(total: u32, budget: &'b Budget<'b>) -> Self {
+        Self { budget, runs: Vec::new(), selected: 0, mask: Mask::new(total), total }
     }
 
     /// Adds a run, of positions or of ranks in an order.
     fn push(&mut self, run: Window, order: Option<&[u32]>) -> Result<(), ResultCode> {
-        self.selected = selected_count(self.selected, run.count)?;
+        self.selected = selected_count(self.selected, run.count, self.budget)?;
         for rank in run.start..run.end() {
             let position = order.map_or(Some(rank), |order| order.get(rank as usize).copied());
             self.mask.set(position.unwrap_or(rank));

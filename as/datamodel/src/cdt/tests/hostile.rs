@@ -6,6 +6,7 @@ use proto::ResultCode;
 
 use super::value::{Random, Value};
 use super::{list_from_wire, map_from_wire, modify, read};
+use crate::budget::Budget;
 use crate::cdt::{list_to_wire, value_at};
 use crate::change::Change;
 use crate::particle::{BytesType, Particle};
@@ -77,7 +78,7 @@ proptest! {
                 let _ = modify(bin, payload);
             }
         }
-        let _ = value_at(&bin, &payload);
+        let _ = value_at(&bin, &payload, &Budget::unlimited());
         let _ = list_from_wire(&payload);
         let _ = map_from_wire(&payload);
     }

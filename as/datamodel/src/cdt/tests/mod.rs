@@ -19,26 +19,26 @@ use proto::ResultCode;
 use self::value::{Random, Value};
 use super::container::{Container, Shape};
 use super::layout::Layout;
-use crate::budget::Budget;
+use crate::budget::{Budget, unlimited};
 use crate::change::{Change, Modified};
 use crate::particle::{BytesType, Particle};
 
-/// As the operation, without an end to its budget.
+/// As the operation, with and without an end to its budget.
 fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
-    super::read(bin, payload, &Budget::unlimited())
+    unlimited(|budget| super::read(bin, payload, budget))
 }
 
-/// As the operation, without an end to its budget.
+/// As the operation, with and without an end to its budget.
 fn modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
-    super::modify(bin, payload, &Budget::unlimited())
+    unlimited(|budget| super::modify(bin, payload, budget))
 }
 
 fn list_from_wire(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
-    super::list_from_wire(bytes, &Budget::unlimited())
+    unlimited(|budget| super::list_from_wire(bytes, budget))
 }
 
 fn map_from_wire(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
-    super::map_from_wire(bytes, &Budget::unlimited())
+    unlimited(|budget| super::map_from_wire(bytes, budget))
 }
 
 /// What an operation answers, by the model: the answer, or the error.
@@ -108,7 +108,8 @@ fn assert_well_stored(bin: &Particle<'_>) {
         Particle::Bytes(BytesType::Map, bytes) => (Shape::Map, bytes),
         other => panic!("{other:?}"),
     };
-    let container = Container::parse(shape, bytes).unwrap();
+    let budget = Budget::unlimited();
+    let container = Container::parse(shape, bytes, &budget).unwrap();
     let layout = Layout {
         shape,
         flags: container.flags,
@@ -116,9 +117,9 @@ fn assert_well_stored(bin: &Particle<'_>) {
         contents_len: container.contents.len(),
         is_top: true,
     };
-    let mut written = layout.begin().unwrap();
+    let mut written = layout.begin(&budget).unwrap();
     written.extend_from_slice(container.contents);
-    assert_eq!(layout.seal(written).unwrap(), **bytes, "the index fits the contents");
+    assert_eq!(layout.seal(written, &budget).unwrap(), **bytes, "the index fits the contents");
 }
 
 fn run(seed: u64, operations: usize) {

@@ -11,19 +11,19 @@ use proto::ResultCode;
 
 use super::{Filter, Medium, Metadata, Record, Truth};
 use crate::bins::Bins;
-use crate::budget::Budget;
+use crate::budget::{Budget, unlimited};
 use crate::change::Change;
 use crate::geojson;
 use crate::particle::{BytesType, Particle};
 
-/// As the operation, without an end to its budget.
+/// As the operation, with and without an end to its budget.
 fn read(record: &Record<'_>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
-    super::read(record, payload, &Budget::unlimited())
+    unlimited(|budget| super::read(record, payload, budget))
 }
 
-/// As the operation, without an end to its budget.
+/// As the operation, with and without an end to its budget.
 fn modify(record: &Record<'_>, bin_exists: bool, payload: &[u8]) -> Result<Change, ResultCode> {
-    super::modify(record, bin_exists, payload, &Budget::unlimited())
+    unlimited(|budget| super::modify(record, bin_exists, payload, budget))
 }
 
 /// 2010-01-01 and a thousand seconds.

@@ -1,0 +1,201 @@
+//! Work ends when its budget does: for each family of operations one that takes long, with less than it needs.
+//!
+//! How long work takes is measured too, so that steps stay about what they are said to be. Times are the shortest of
+//! some runs, and limits many times what they are on an idle machine.
+
+use std::time::{Duration, Instant};
+
+use cf::msgpack::{TEXT, put_integer, put_list_header, put_map_header, put_raw_header};
+use datamodel::particle::BytesType;
+use datamodel::{Budget, Particle, bits, cdt, hll};
+use proto::ResultCode;
+
+/// What a request may use on a service thread.
+const STEPS: u64 = 200_000;
+/// Longest time for work that has so many steps.
+const TIME_MAX: Duration = Duration::from_millis(10);
+/// Most nanoseconds of a step, and fewest, on average over an operation.
+const STEP_NANOS_MAX: u64 = 20;
+const RUNS: u32 = 3;
+
+/// Checks that `work` takes too long for [`STEPS`], ends when they are used up, and is priced honestly.
+fn check<T>(what: &str, work: impl Fn(&Budget<'_>) -> Result<T, ResultCode>) {
+    let mut shortest = Duration::MAX;
+    for _ in 0..RUNS {
+        let budget = Budget::new(STEPS);
+        let start = Instant::now();
+        let result = work(&budget);
+        shortest = shortest.min(start.elapsed());
+        assert_eq!(result.err(), Some(ResultCode::Timeout), "{what}");
+        assert!(budget.is_exhausted(), "{what}");
+    }
+    assert!(shortest < TIME_MAX, "{what} ends {shortest:?} after its budget of {STEPS} steps began");
+    check_price(what, work);
+}
+
+/// Checks that `work`, without an end to its budget, succeeds and draws for what it does.
+fn check_price<T>(what: &str, work: impl Fn(&Budget<'_>) -> Result<T, ResultCode>) {
+    let mut shortest = Duration::MAX;
+    let mut drawn = 0;
+    for _ in 0..RUNS {
+        let budget = Budget::unlimited();
+        let start = Instant::now();
+        assert!(work(&budget).is_ok(), "{what}");
+        shortest = shortest.min(start.elapsed());
+        drawn = budget.drawn();
+    }
+    let nanos = shortest.as_nanos() as u64;
+    assert!(nanos < drawn * STEP_NANOS_MAX, "{what} takes {nanos} ns for {drawn} steps");
+}
+
+/// Numbers that are in no order, all different.
+fn shuffled(count: u32) -> impl Iterator<Item = i64> {
+    (0..count).map(move |n| i64::from(n.wrapping_mul(2_654_435_761) % (1 << 30)))
+}
+
+fn integers(count: u32) -> Vec<u8> {
+    let mut list = Vec::new();
+    put_list_header(&mut list, count);
+    shuffled(count).for_each(|value| put_integer(&mut list, value));
+    list
+}
+
+fn texts(count: u32, size: u32) -> Vec<u8> {
+    let mut list = Vec::new();
+    put_list_header(&mut list, count);
+    for value in shuffled(count) {
+        put_raw_header(&mut list, size + 21);
+        list.push(TEXT);
+        list.resize(list.len() + size as usize, b'x');
+        list.extend_from_slice(format!("{value:020}").as_bytes());
+    }
+    list
+}
+
+fn map(count: u32) -> Vec<u8> {
+    let mut map = Vec::new();
+    put_map_header(&mut map, count);
+    for (key, value) in (0..count).zip(shuffled(count)) {
+        put_integer(&mut map, i64::from(key) * 7);
+        put_integer(&mut map, value);
+    }
+    map
+}
+
+fn list_bin(bytes: Vec<u8>) -> Particle<'static> {
+    Particle::owned(BytesType::List, bytes)
+}
+
+fn map_bin(bytes: Vec<u8>) -> Particle<'static> {
+    Particle::owned(BytesType::Map, bytes)
+}
+
+fn blob(size: usize) -> Particle<'static> {
+    Particle::owned(BytesType::Blob, vec![0x55; size])
+}
+
+/// A call with one argument in packed form behind the integers.
+fn call(code: i64, numbers: &[i64], packed: &[&[u8]]) -> Vec<u8> {
+    let mut call = Vec::new();
+    put_list_header(&mut call, (1 + numbers.len() + packed.len()) as u32);
+    put_integer(&mut call, code);
+    numbers.iter().for_each(|number| put_integer(&mut call, *number));
+    packed.iter().for_each(|argument| call.extend_from_slice(argument));
+    call
+}
+
+#[test]
+fn list_operations_end() {
+    let list = list_bin(integers(1_000_000));
+    let long_texts = list_bin(texts(2_000, 4_000));
+    let sort = call(13, &[0], &[]);
+    check("sort a million", |budget| cdt::modify(Some(&list), &sort, budget));
+    check("sort long texts", |budget| cdt::modify(Some(&long_texts), &sort, budget));
+    check("order a million", |budget| cdt::modify(Some(&list), &call(0, &[1], &[]), budget));
+    check("element by index", |budget| cdt::read(Some(&list), &call(17, &[900_000], &[]), budget));
+    check("element by rank", |budget| cdt::read(Some(&list), &call(21, &[7, 500_000], &[]), budget));
+    check("ranks", |budget| cdt::read(Some(&list), &call(24, &[3, 0, 1000], &[]), budget));
+    check("element by value", |budget| cdt::read(Some(&list), &call(22, &[7, 5], &[]), budget));
+    check("insert", |budget| cdt::modify(Some(&list), &call(3, &[0, 5], &[]), budget));
+    check("remove", |budget| cdt::modify(Some(&list), &call(34, &[0, 10], &[]), budget));
+    let items = integers(50_000);
+    check("by list of values", |budget| cdt::read(Some(&list), &call(23, &[7], &[&items]), budget));
+    check("append to ordered", |budget| {
+        cdt::modify(Some(&list_bin(vec![0x91, 0xc7, 0, 1])), &call(2, &[], &[&items]), budget)
+    });
+    let append_unique = [&call(2, &[], &[&items])[..], &[0, 1 | 4 | 8]].concat();
+    let append_unique = [&[0x94], &append_unique[1..]].concat();
+    check("append unique", |budget| cdt::modify(Some(&list), &append_unique, budget));
+}
+
+#[test]
+fn map_operations_end() {
+    let map = map_bin(map(200_000));
+    check("pair by rank", |budget| cdt::read(Some(&map), &call(100, &[7, 100_000], &[]), budget));
+    check("pair by index", |budget| cdt::read(Some(&map), &call(98, &[7, 100_000], &[]), budget));
+    check("pair by key", |budget| cdt::read(Some(&map), &call(97, &[7, 1_300_000], &[]), budget));
+    check("rank of key", |budget| cdt::read(Some(&map), &call(97, &[3, 1], &[]), budget));
+    check("pairs by value", |budget| cdt::read(Some(&map), &call(102, &[8, 1], &[]), budget));
+    let items = self::map(100_000);
+    check("put pairs", |budget| cdt::modify(Some(&map), &call(68, &[], &[&items]), budget));
+    check("order by value", |budget| cdt::modify(Some(&map), &call(64, &[0x13], &[]), budget));
+    let keys = integers(50_000);
+    check("by list of keys", |budget| cdt::read(Some(&map), &call(107, &[7], &[&keys]), budget));
+}
+
+#[test]
+fn what_is_written_is_checked_within_the_budget() {
+    let mut unsorted = Vec::new();
+    put_map_header(&mut unsorted, 200_000);
+    for key in shuffled(200_000) {
+        put_integer(&mut unsorted, key);
+        unsorted.push(1);
+    }
+    check("a map out of order", |budget| Particle::from_wire(19, &unsorted, budget).map(drop));
+    let list = integers(1_000_000);
+    check("a long list", |budget| Particle::from_wire(20, &list, budget).map(drop));
+}
+
+#[test]
+fn deep_containers_are_gone_into_within_the_budget() {
+    // Lists around one another, each ordered, with a long text beside the inner one.
+    let mut value = vec![0x92, 0xc7, 0, 1, 7];
+    for _ in 0..500 {
+        let mut outer = vec![0x93, 0xc7, 0, 1];
+        put_raw_header(&mut outer, 2_001);
+        outer.push(TEXT);
+        outer.resize(outer.len() + 2_000, b'x');
+        outer.extend_from_slice(&value);
+        value = outer;
+    }
+    let mut context = Vec::new();
+    put_list_header(&mut context, 1000);
+    (0..500).for_each(|_| context.extend_from_slice(&[0x10, 1]));
+    let nested = [&[0x93, 0xcc, 0xff][..], &context, &[0x92, 1, 5]].concat();
+    check("append in the depth", |budget| cdt::modify(Some(&list_bin(value.clone())), &nested, budget));
+}
+
+#[test]
+fn bit_operations_end() {
+    let bin = blob(8 << 20);
+    check("bit or", |budget| bits::modify(Some(&bin), &call(9, &[0, 8 << 23, 3], &[]), budget));
+    check("bit count", |budget| bits::read(Some(&bin), &call(51, &[0, 8 << 23], &[]), budget));
+    check("resize", |budget| bits::modify(Some(&bin), &call(0, &[64 << 20], &[]), budget));
+}
+
+#[test]
+fn sketches_end() {
+    let create = [0x94, 0, 16, 20, 0];
+    let modified = hll::modify(None, &create, &Budget::unlimited()).unwrap();
+    let datamodel::Change::Set(sketch) = modified.bin else { panic!("no sketch") };
+    let Particle::Bytes(_, bytes) = &sketch else { panic!("no bytes") };
+    let mut operand = Vec::new();
+    put_raw_header(&mut operand, bytes.len() as u32 + 1);
+    operand.push(BytesType::Hll as u8);
+    operand.extend_from_slice(bytes);
+    let union = [&[0x92, 51, 0x92][..], &operand, &operand].concat();
+    check("union", |budget| hll::read(Some(&sketch), &union, budget));
+    let elements = integers(50_000);
+    let add = [&[0x92, 1][..], &elements].concat();
+    check("add", |budget| hll::modify(Some(&sketch), &add, budget));
+}
