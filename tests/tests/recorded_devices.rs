@@ -218,7 +218,7 @@ fn file_of_a_device_namespace_is_served_from_memory() {
 }
 
 /// The records of the C server's file, written to a server of ours by a client, are in its file what they are in that
-/// of the C server, but for what tells when and how often they were written, and which life of its partition it is.
+/// of the C server, but for what tells when and how often they were written.
 #[test]
 fn records_written_here_are_stored_as_the_c_server_stores_them() {
     let (_folder, path) = unpacked("bar");
@@ -287,12 +287,111 @@ fn records_written_here_are_stored_as_the_c_server_stores_them() {
             last_update_time,
             generation,
             void_time,
-            tree_id: 0,
             is_padded_with_zeros: true,
             ..theirs
         };
         assert_eq!(*ours, expected);
     }
+}
+
+/// Version by partition, as `partition-info` tells them.
+fn told_versions(server: &Server) -> Vec<u64> {
+    let info = server.connect().info_value("partition-info").unwrap();
+    let version = |row: &str| {
+        // Cluster key, family 0, master, complete.
+        let key = row.rsplit(':').next().unwrap().strip_suffix(".0.mp-").unwrap();
+        assert!(row.ends_with(&format!(":{key}.0.mp-:{key}.0.mp-")), "{row}");
+        u64::from_str_radix(key, 16).unwrap() | 1 << 61
+    };
+    let versions: Vec<u64> = info.split(';').skip(1).map(version).collect();
+    assert_eq!(versions.len(), 4096);
+    versions
+}
+
+/// Restarts of a node alone: its cluster has a new key each time, as that of the C server, which the headers have with the
+/// first answer; each partition goes on with its life.
+#[test]
+fn partitions_live_on_over_restarts() {
+    let expected = recorded("bar");
+    let (_folder, path) = unpacked("bar");
+    let head = || header(&fs::read(&path).unwrap());
+    let theirs = head();
+    assert!(theirs.partitions.iter().all(|partition| *partition == (0x2000_4185_40D2_96E5, 1)));
+    let file = format!("file {}", path.display());
+    let mut server = Server::start(&stored_config("bar", "device", &[&file, "filesize 128M"]));
+    let mut keys = BTreeSet::from([theirs.partitions[0].0]);
+    for restart in 0..5 {
+        let told = told_versions(&server);
+        assert!(keys.insert(told[0]), "a new cluster key");
+        let fresh = server.connect().figure("namespace/bar", "migrate_fresh_partitions").unwrap();
+        assert_eq!(fresh, 0);
+        let running: Vec<_> = told.iter().map(|version| (*version, 1)).collect();
+        assert_eq!(
+            (head().flags, &head().partitions),
+            (0, &running),
+            "known to the file before anything else"
+        );
+        check_agreement(&server, "bar", &expected);
+        if restart % 2 == 0 {
+            server.stop();
+            assert_eq!(head().flags, TRUSTED);
+        } else {
+            server.kill9();
+        }
+        assert_eq!(head().partitions, running, "the end changes nothing");
+        server.restart();
+    }
+}
+
+/// A partition that the C server dropped: its records are in the file, but not in its present life. They stay away at
+/// the first start and at all later ones, and what is written then is of the next life.
+#[test]
+fn records_of_a_partition_that_was_dropped_stay_away() {
+    const DROPPED_WARNING: &str = "partitions are not here";
+    let expected = recorded("bar");
+    let (_folder, path) = unpacked("bar");
+    let partition_of = |digest: &[u8]| usize::from(u16::from_le_bytes([digest[0], digest[1]]) & 0xFFF);
+    let digest = expected.iter().find(|(_, record)| record.void_time == 0).unwrap().0;
+    let dropped = partition_of(digest);
+    let file = File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0; 8], 4096 + 16 * dropped as u64).unwrap();
+    let mut left = expected.clone();
+    left.retain(|digest, _| partition_of(digest) != dropped);
+
+    let line = format!("file {}", path.display());
+    let mut server = Server::start(&stored_config("bar", "device", &[&line, "filesize 128M"]));
+    for restart in 0..3 {
+        server.allow(DROPPED_WARNING);
+        let fresh = server.connect().figure("namespace/bar", "migrate_fresh_partitions").unwrap();
+        assert_eq!(fresh, u64::from(restart == 0));
+        check_agreement(&server, "bar", &left);
+        if restart == 1 {
+            server.kill9();
+        } else {
+            server.stop();
+        }
+        assert_eq!(header(&fs::read(&path).unwrap()).partitions[dropped].1, 2);
+        server.restart();
+    }
+    server.allow(DROPPED_WARNING);
+    let put = Message { info2: info2::WRITE, ..Message::default() }
+        .with_field(field::NAMESPACE, b"bar")
+        .with_field(field::DIGEST, digest)
+        .with_operation(Operation::integer(operation::WRITE, "n", 7));
+    assert_eq!(server.connect().ask(&put).unwrap().result, result::OK);
+    server.stop();
+    let document = inspect(&path);
+    let lines = document["list"].as_array().unwrap();
+    let line = lines.iter().find(|line| unhex(line["digest"].as_str().unwrap()) == *digest).unwrap();
+    let at = line["offset"].as_u64().unwrap() as usize;
+    assert_eq!(device_file::record(&fs::read(&path).unwrap(), at).tree_id, 2);
+    server.restart();
+    server.allow(DROPPED_WARNING);
+    let get = Message { info1: Message::get("").info1, ..Message::default() }
+        .with_field(field::NAMESPACE, b"bar")
+        .with_field(field::DIGEST, digest);
+    let answer = server.connect().ask(&get).unwrap();
+    assert_eq!((answer.result, answer.generation), (result::OK, 1), "a new record");
 }
 
 #[test]
@@ -340,7 +439,7 @@ fn own_file_is_to_the_byte_what_the_format_says() {
     let versions: BTreeSet<(u64, u8)> = head.partitions.iter().copied().collect();
     assert!(
         head.partitions.len() == 4096
-            && versions.iter().all(|version| *version == (versions.first().unwrap().0, 0))
+            && versions.iter().all(|version| *version == (versions.first().unwrap().0, 1))
     );
     assert_ne!(versions.first().unwrap().0, 0);
 
@@ -359,14 +458,14 @@ fn own_file_is_to_the_byte_what_the_format_says() {
     assert_eq!(shapes, expected);
     let times = u64::from(before) * 1000..=u64::from(after) * 1000 + 999;
     assert!(records.iter().all(|record| times.contains(&record.last_update_time)));
-    assert!(records.iter().all(|record| record.is_padded_with_zeros && record.tree_id == 0));
+    assert!(records.iter().all(|record| record.is_padded_with_zeros && record.tree_id == 1));
     assert!(records.is_sorted_by_key(|record| record.last_update_time));
     let tombstone = &records[4];
     assert_eq!((&tombstone.bins[..], tombstone.void_time, &tombstone.set[..]), (&[][..], 0, &b"s"[..]));
     let keyed = &records[1];
     assert!((before + 500..=after + 500).contains(&keyed.void_time));
-    // Magic; size, void-time, set, key, bins; then what is not known beforehand.
-    assert_eq!(file[WBLOCK_SIZE + 48..][..8], [0x01, 0xF2, 0x7A, 0x03, 0x05, 0x00, 0x78, 0x00]);
+    // Magic; size, void-time, set, key, bins, tree id; then what is not known beforehand.
+    assert_eq!(file[WBLOCK_SIZE + 48..][..8], [0x01, 0xF2, 0x7A, 0x03, 0x05, 0x00, 0x78, 0x04]);
     let mut rest = b"\x0blonger-name\x06\x03keyed\x02".to_vec();
     rest.extend(b"\x05minus\x01\x08\xff\xff\xff\xff\xff\xff\xff\xff\x04text\x03\x03\x00\x00\x00abc");
     assert_eq!(file[WBLOCK_SIZE + 48 + 39..][..rest.len()], rest);

@@ -31,6 +31,7 @@
 //! among its own. Bytes become a header here, nothing else: no I/O.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::partition_version::PartitionVersion;
 
@@ -67,12 +68,18 @@ const ROSTER_GENERATION_OFFSET: usize = 72;
 pub const PARTITIONS_OFFSET: usize = 4096;
 /// Bytes of a partition entry.
 pub const PARTITION_ENTRY_SIZE: usize = 16;
+/// Partitions whose entries are written together: 4096 bytes of them, the largest unit that a device transfers.
+pub const PARTITION_GROUP_LEN: usize = 256;
 /// Place of the part that differs from device to device.
 pub const UNIQUE_OFFSET: usize = PARTITIONS_OFFSET + PARTITION_COUNT * PARTITION_ENTRY_SIZE;
 /// Place of the pristine offset.
 pub const PRISTINE_OFFSET: usize = UNIQUE_OFFSET + 88;
 /// Bytes of the unique part.
 pub const UNIQUE_SIZE: usize = 96;
+/// Bytes to be written when the prefix has changed.
+pub const PREFIX_BYTES: Range<usize> = 0..PARTITIONS_OFFSET;
+/// Bytes to be written when the unique part or the runs have changed.
+pub const UNIQUE_BYTES: Range<usize> = UNIQUE_OFFSET..WRITTEN_SIZE;
 const RUNS_OFFSET: usize = UNIQUE_OFFSET + 1024;
 const RUNS_MAGIC: [u8; 8] = *b"FERRORUN";
 const RUN_COUNT_OFFSET: usize = RUNS_OFFSET + 8;
@@ -144,6 +151,13 @@ impl PartitionEntry {
     #[must_use]
     pub const fn offset(id: usize) -> usize {
         PARTITIONS_OFFSET + id * PARTITION_ENTRY_SIZE
+    }
+
+    /// The bytes of the header to be written when the entry of partition `id` has changed: its group.
+    #[must_use]
+    pub const fn group_bytes(id: usize) -> Range<usize> {
+        let start = PartitionEntry::offset(id - id % PARTITION_GROUP_LEN);
+        start..start + PARTITION_GROUP_LEN * PARTITION_ENTRY_SIZE
     }
 
     /// The stored form.
@@ -514,6 +528,20 @@ mod tests {
         let mut written = vec![0xFF; WRITTEN_SIZE];
         header.encode(&mut written);
         assert!(written == bytes[..WRITTEN_SIZE]);
+    }
+
+    #[test]
+    fn parts_that_are_written_alone_fill_the_header_and_whole_transfers() {
+        let groups = (0..PARTITION_COUNT).step_by(PARTITION_GROUP_LEN).map(PartitionEntry::group_bytes);
+        let mut end = 0;
+        for part in std::iter::once(PREFIX_BYTES).chain(groups).chain([UNIQUE_BYTES]) {
+            assert_eq!((part.start, part.len()), (end, 4096));
+            end = part.end;
+        }
+        assert_eq!(end, WRITTEN_SIZE);
+        assert_eq!(PartitionEntry::group_bytes(255), PartitionEntry::group_bytes(0));
+        assert_eq!(PartitionEntry::group_bytes(256), 8192..12_288);
+        assert!(PREFIX_BYTES.contains(&FLAGS_OFFSET) && UNIQUE_BYTES.contains(&PRISTINE_OFFSET));
     }
 
     #[test]

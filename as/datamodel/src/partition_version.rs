@@ -101,6 +101,13 @@ impl PartitionVersion {
         self.with(REVIVED, revived)
     }
 
+    /// What is left of it when the node no longer belongs to the cluster that gave it, as after a restart: it is not
+    /// master any more, and may lack what the others wrote since.
+    #[must_use]
+    pub const fn isolated(self) -> Self {
+        if self.has_data() { self.with_master(false).with_subset(true) } else { self }
+    }
+
     const fn with(self, bit: u64, set: bool) -> Self {
         PartitionVersion(if set { self.0 | bit } else { self.0 & !bit })
     }
@@ -204,6 +211,20 @@ mod tests {
         assert_eq!(PartitionVersion::default().to_string(), "000000000000.0.-p-");
         assert!(PartitionVersion::default().is_null() && !PartitionVersion::default().has_data());
         assert!(!PartitionVersion::default().with_evade(true).has_data());
+    }
+
+    #[test]
+    fn isolation_takes_mastership_and_completeness() {
+        let version = |text: &str| text.parse::<PartitionVersion>();
+        for (before, after) in [
+            ("418540d296e5.0.mp-", "418540d296e5.0.-s-"),
+            ("418540d296e5.3.-pe", "418540d296e5.3.-se"),
+            ("418540d296e5.U.-s-", "418540d296e5.U.-s-"),
+            ("000000000000.0.-p-", "000000000000.0.-p-"),
+            ("000000000000.0.-pe", "000000000000.0.-pe"),
+        ] {
+            assert_eq!(version(before).map(PartitionVersion::isolated), version(after), "{before}");
+        }
     }
 
     #[test]

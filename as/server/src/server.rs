@@ -99,9 +99,10 @@ impl Server {
 
         // Namespaces, with what their devices hold. Memory takes address space only until it is used.
         let namespaces: Arc<[Arc<Namespace>]> = (0..config.namespaces.len())
-            .map(|position| Namespace::new(&config, position, thread_count, cluster.key).map(Arc::new))
+            .map(|position| Namespace::new(&config, position, thread_count, cluster.node_id).map(Arc::new))
             .collect::<Result<_, _>>()?;
         namespaces.iter().for_each(|namespace| announce_namespace(namespace));
+        cluster.rebalance(&namespaces).map_err(|error| StartError::Namespace(error.to_string()))?;
 
         let metrics = Arc::new(ServerMetrics::new(thread_count));
         let service = Arc::new(ServiceContext {

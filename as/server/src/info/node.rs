@@ -84,8 +84,13 @@ pub(super) fn cluster_name(state: &State, out: &mut String) -> Answer {
     give(out, state.config.service.cluster_name.get().as_deref().unwrap_or("null"))
 }
 
-/// The cluster key, if the cluster has the size that is asked for; a single node never migrates.
+/// The cluster key, if the cluster has the size that is asked for, every partition is served, and none is on its way from
+/// node to node.
 pub(super) fn cluster_stable(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let unstable = || InfoError::new(ResultCode::ClusterKeyMismatch, "unstable cluster");
+    if !state.cluster.is_balanced() {
+        return Err(unstable());
+    }
     if let Some(size) = arguments.optional("size", CLUSTER_SIZE_TEXT_MAX)? {
         let size: usize = size.parse().map_err(|_| InfoError::parameter("bad size"))?;
         if size != state.cluster.size() {
@@ -95,7 +100,11 @@ pub(super) fn cluster_stable(state: &State, arguments: Arguments<'_>, out: &mut 
     match arguments.optional("ignore-migrations", SWITCH_SIZE_MAX)? {
         Some("true") => {}
         None | Some("false") => {
-            arguments.optional_namespace(state)?;
+            let asked = arguments.optional_namespace(state)?;
+            let namespaces = asked.map_or(&state.namespaces[..], std::slice::from_ref);
+            if namespaces.iter().any(|namespace| !namespace.partitions.figures().is_settled()) {
+                return Err(unstable());
+            }
         }
         Some(_) => return Err(InfoError::parameter("bad ignore migrations")),
     }

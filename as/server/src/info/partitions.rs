@@ -1,20 +1,16 @@
-//! Who owns which partition: this node, all of them.
+//! Who owns which partition, as clients and tools ask for it.
 
 use std::fmt::Write;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 
 use super::commands::Answer;
 use super::request::Joined;
 use super::{Arguments, InfoError};
-use crate::index::{PARTITION_COUNT, PartitionId};
+use crate::index::PARTITION_COUNT;
+use crate::namespace::Partitions;
 use crate::state::State;
-
-/// Base64 of a bitmap with a bit for each partition, all set: 512 bytes of ones.
-fn all_partitions() -> String {
-    // 510 of the 512 bytes are 170 groups of three, each four slashes; the last two bytes end in "//8=".
-    let mut text = "/".repeat(PARTITION_COUNT / 8 / 3 * 4);
-    text.push_str("//8=");
-    text
-}
 
 pub(super) fn partitions(_: &State, out: &mut String) -> Answer {
     let _ = write!(out, "{PARTITION_COUNT}");
@@ -36,60 +32,74 @@ const PARTITION_COLUMNS: &str = "namespace:partition:state:n_replicas:replica:n_
 emigrates:lead_emigrates:immigrates:records:tombstones:regime:version:final_version";
 /// Bound of `max`: a partition has at most 256 replicas.
 const REPLICAS_TEXT_MAX: usize = 4;
+/// Place among the replicas of a node that is none.
+const REPLICA_NONE: i64 = -1;
 
 /// A row for each partition of each namespace, under a row of column names.
 pub(super) fn partition_info(state: &State, out: &mut String) -> Answer {
-    let (node, key) = (state.cluster.node_id, state.cluster.key);
     let mut rows = Joined::new(out, ';');
     rows.item(PARTITION_COLUMNS);
     for namespace in state.namespaces.iter() {
-        for partition in PartitionId::all() {
-            let (name, number) = (namespace.name(), partition.index());
-            let records = namespace.index.partition_count(partition);
+        let (name, partitions) = (namespace.name(), &namespace.partitions);
+        let node = partitions.own_node();
+        partitions.visit(|id, row| {
+            let letter = row.letter(node);
+            let replica = row.replica_index(node).map_or(REPLICA_NONE, |index| index as i64);
+            let (replicas, duplicates) = (row.replicas.len(), row.duplicates.len());
+            let (master, proxy) = (row.working_master, row.proxy_destination);
+            let (emigrates, leads) = (row.pending_emigrations, row.pending_lead_emigrations);
+            let (immigrates, records) = (row.pending_immigrations, namespace.index.partition_count(id));
+            let (regime, version, final_version) = (row.regime, row.version, row.final_version);
             rows.item(format_args!(
-                "{name}:{number}:S:1:0:0:{node:X}:{node:X}:0:0:0:{records}:0:0:{key:x}.0.mp-:{key:x}.0.mp-"
+                "{name}:{}:{letter}:{replicas}:{replica}:{duplicates}:{master:X}:{proxy:X}:{emigrates}:{leads}:\
+                 {immigrates}:{records}:0:{regime}:{version}:{final_version}",
+                id.index()
             ));
-        }
+        });
     }
     Ok(())
 }
 
-/// `namespace:regime,replicas,bitmap` for each namespace, with at most `max` bitmaps unless that is 0.
+/// `namespace:regime,replicas,bitmap…` for each namespace, with at most `max` bitmaps unless that is 0.
 pub(super) fn replicas(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
-    // There is one replica, so any bound is kept.
-    if let Some(max) = arguments.optional("max", REPLICAS_TEXT_MAX)? {
-        max.parse::<u32>().map_err(|_| InfoError::parameter("bad max"))?;
-    }
-    each_namespace(state, out, "0,1,");
+    let max = match arguments.optional("max", REPLICAS_TEXT_MAX)? {
+        Some(max) => max.parse().map_err(|_| InfoError::parameter("bad max"))?,
+        None => 0,
+    };
+    each_namespace(state, out, |partitions| {
+        format!("{},{}", partitions.figures().regime, counted_bitmaps(partitions, max))
+    });
     Ok(())
 }
 
 /// As [`replicas`], without the regime.
 pub(super) fn replicas_all(state: &State, out: &mut String) -> Answer {
-    each_namespace(state, out, "1,");
+    each_namespace(state, out, |partitions| counted_bitmaps(partitions, 0));
     Ok(())
 }
 
 /// `namespace:bitmap` of the partitions this node is master of.
 pub(super) fn replicas_master(state: &State, out: &mut String) -> Answer {
-    each_namespace(state, out, "");
+    each_namespace(state, out, |partitions| bitmaps(partitions, 1));
     Ok(())
 }
 
-fn each_namespace(state: &State, out: &mut String, before_bitmap: &str) {
-    let bitmap = all_partitions();
-    let mut rows = Joined::new(out, ';');
-    for namespace in state.namespaces.iter() {
-        rows.item(format_args!("{}:{before_bitmap}{bitmap}", namespace.name()));
-    }
+/// The number of replicas, or `max` if that is less and not 0, and a bitmap for each.
+fn counted_bitmaps(partitions: &Partitions, max: u32) -> String {
+    // Before the first rebalance there is one column, empty.
+    let count = partitions.figures().replication_factor.max(1);
+    let count = if max == 0 { count } else { count.min(max) };
+    format!("{count},{}", bitmaps(partitions, count as usize))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn bitmaps(partitions: &Partitions, count: usize) -> String {
+    let texts = partitions.bitmaps(count).into_iter().map(|bitmap| BASE64_STANDARD.encode(bitmap));
+    texts.collect::<Vec<_>>().join(",")
+}
 
-    #[test]
-    fn the_full_bitmap_has_684_characters() {
-        assert_eq!(all_partitions().len(), 684);
+fn each_namespace(state: &State, out: &mut String, text: impl Fn(&Partitions) -> String) {
+    let mut rows = Joined::new(out, ';');
+    for namespace in state.namespaces.iter() {
+        rows.item(format_args!("{}:{}", namespace.name(), text(&namespace.partitions)));
     }
 }

@@ -3,6 +3,9 @@
 mod commit;
 mod nsup;
 mod opening;
+mod partition;
+#[cfg(test)]
+mod partition_tests;
 mod removals;
 mod sets;
 mod tomb_raider;
@@ -23,7 +26,8 @@ use crate::storage::{OpenError, ReadBuffer, Storage};
 pub(crate) use commit::{Cause, Change, CommitObserver, NewVersion, stored_size};
 use nsup::{EvictionState, ExpiryState, RecordHistograms};
 pub(crate) use nsup::{IndexMemory, RecordHistogram, supervise, watch_stop_writes};
-use opening::open_storage;
+use opening::{open_partitions, open_storage};
+pub(crate) use partition::{PartitionFigures, Partitions};
 use removals::Removals;
 pub(crate) use sets::{Set, SetError, Sets};
 pub(crate) use tomb_raider::raid;
@@ -37,6 +41,7 @@ pub(crate) struct Namespace {
     position: usize,
     pub(crate) index: Index,
     pub(crate) storage: Storage,
+    pub(crate) partitions: Partitions,
     pub(crate) sets: Sets,
     pub(crate) metrics: NamespaceMetrics,
     pub(crate) expiry: ExpiryState,
@@ -70,12 +75,13 @@ pub(crate) enum NamespaceError {
 }
 
 impl Namespace {
-    /// Namespace number `position` of `config`, with what its devices hold.
+    /// Namespace number `position` of `config` on node `own_node`, with what its devices hold. Its partitions are in
+    /// nobody's service until they are dealt.
     pub(crate) fn new(
         config: &Arc<Config>,
         position: usize,
         thread_count: usize,
-        cluster_key: u64,
+        own_node: u64,
     ) -> Result<Self, NamespaceError> {
         let of_namespace = &config.namespaces[position];
         let geometry = IndexGeometry {
@@ -87,13 +93,15 @@ impl Namespace {
             // The parser has judged names and number.
             let _ = sets.find_or_create(name.as_bytes(), &of_namespace.sets);
         }
-        let storage = open_storage(of_namespace, cluster_key, &index, &sets)?;
+        let storage = open_storage(of_namespace, &index, &sets)?;
+        let partitions = open_partitions(own_node, &of_namespace.name, &storage);
         let is_loaded = storage.disk_count() > 0;
         let namespace = Namespace {
             config: Arc::clone(config),
             position,
             index,
             storage,
+            partitions,
             sets,
             metrics: NamespaceMetrics::new(thread_count),
             expiry: ExpiryState::new(),

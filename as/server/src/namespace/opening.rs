@@ -6,9 +6,9 @@ use cf::clock::StoredMillis;
 
 use super::commit::{Cause, stored_size};
 use super::tombstones::Removal;
-use super::{Namespace, NamespaceError, Sets};
+use super::{Namespace, NamespaceError, Partitions, Sets};
 use crate::config::{Engine, NamespaceConfig, SetDirectory};
-use crate::index::{Index, PartitionId, SetId};
+use crate::index::{Index, PARTITION_COUNT, PartitionId, SetId};
 use crate::storage::{LoadContext, LoadStats, OpenSettings, Settings, Storage};
 
 /// What loading fills.
@@ -41,12 +41,11 @@ impl LoadContext for Loading<'_> {
 /// The storage that `config` asks for; what its devices hold is in `index` and `sets` afterwards.
 pub(super) fn open_storage(
     config: &NamespaceConfig,
-    cluster_key: u64,
     index: &Index,
     sets: &Sets,
 ) -> Result<Storage, NamespaceError> {
     if config.storage.is_backed() {
-        return load(config, cluster_key, index, sets);
+        return load(config, index, sets);
     }
     let params = &config.storage.params;
     match config.storage.engine {
@@ -66,17 +65,24 @@ pub(super) fn open_storage(
     }
 }
 
+/// The partitions as the headers of `storage` remember them.
+pub(super) fn open_partitions(own_node: u64, namespace: &str, storage: &Storage) -> Partitions {
+    let partitions = Partitions::load(own_node, &storage.partition_entries());
+    let stored = partitions.stored_count();
+    cf::info!(
+        Partition,
+        "{{{namespace}}} {PARTITION_COUNT} partitions: found {} absent, {stored} stored",
+        PARTITION_COUNT - stored
+    );
+    partitions
+}
+
 fn name_stripes(config: &NamespaceConfig, storage: &Storage) {
     let names = (0..storage.device_stats().count()).map(|n| format!("stripe-{n}"));
     config.storage.stripes.set(names.collect());
 }
 
-fn load(
-    config: &NamespaceConfig,
-    cluster_key: u64,
-    index: &Index,
-    sets: &Sets,
-) -> Result<Storage, NamespaceError> {
+fn load(config: &NamespaceConfig, index: &Index, sets: &Sets) -> Result<Storage, NamespaceError> {
     let loading = Loading {
         index,
         sets,
@@ -88,7 +94,6 @@ fn load(
         namespace: &config.name,
         config: &config.storage,
         signature: cf::wyhash::hash64(&StoredMillis::now().unix_nanos().to_le_bytes()).max(1),
-        cluster_key,
     };
     let started = Instant::now();
     let storage = Storage::open(&settings, &loading)

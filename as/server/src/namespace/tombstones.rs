@@ -67,7 +67,7 @@ impl Namespace {
             last_update_time: record.last_update_time().max(removal.now.0),
             generation: record.next_generation(),
             void_time: 0,
-            tree_id: self.storage.tree_id(PartitionId::of(digest)),
+            tree_id: self.partitions.tree_id(PartitionId::of(digest)),
             set_name: self.set_of(record).map_or(&[], |set| &set.name),
             key: removal.key,
             leaves_tombstone: false,

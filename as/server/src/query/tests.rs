@@ -45,7 +45,7 @@ fn start(storage: &str) -> (Arc<Config>, Arc<Namespace>) {
     );
     let (config, _) = config::parse(&text, "test").expect("it parses");
     let config = Arc::new(config);
-    let namespace = Namespace::new(&config, 0, 1, 0).unwrap_or_else(|error| panic!("{error}"));
+    let namespace = Namespace::new(&config, 0, 1, 1).unwrap_or_else(|error| panic!("{error}"));
     (config, Arc::new(namespace))
 }
 
@@ -59,7 +59,7 @@ fn put(namespace: &Namespace, key: u32, size: usize) -> Location {
         last_update_time: 1,
         generation: 1,
         void_time: 0,
-        tree_id: namespace.storage.tree_id(PartitionId::of(&digest)),
+        tree_id: namespace.partitions.tree_id(PartitionId::of(&digest)),
         set_name: b"",
         key: None,
         leaves_tombstone: false,

@@ -18,6 +18,7 @@ use super::tests::{Random, digest_of};
 use super::{ReadBuffer, WBLOCK_SIZE};
 use crate::config::{Engine, StorageConfig};
 use crate::index::{Index, IndexGeometry, SetId};
+use crate::namespace::Partitions;
 
 /// A disk of 24 write blocks: eight are defrag's, so overwrites of a few come round again soon.
 pub(super) const DISK_SIZE: u64 = 24 * WBLOCK_SIZE as u64;
@@ -26,6 +27,7 @@ const VALUE_SIZE_MAX: u32 = 700_000;
 
 pub(super) struct Node {
     pub(super) storage: Storage,
+    pub(super) partitions: Partitions,
     pub(super) index: Index,
     pub(super) clock: AtomicU64,
 }
@@ -67,6 +69,17 @@ pub(super) fn start(
     media: Vec<(Arc<CrashMedium>, Option<Arc<CrashMedium>>)>,
     config: &StorageConfig,
 ) -> (Node, LoadStats) {
+    let (node, stats) = open(media, config);
+    let cluster_key = cf::clock::monotonic_nanos();
+    node.partitions.deal_alone(&node.storage, cluster_key).expect("the headers can be written");
+    (node, stats)
+}
+
+/// As [`start`], up to where it is to be found out whom the partitions belong to.
+pub(super) fn open(
+    media: Vec<(Arc<CrashMedium>, Option<Arc<CrashMedium>>)>,
+    config: &StorageConfig,
+) -> (Node, LoadStats) {
     let geometry = IndexGeometry { sprigs_per_partition: 256, stage_size: 128 << 20 };
     let index = Index::new(geometry);
     let disks = media
@@ -84,11 +97,12 @@ pub(super) fn start(
         .collect();
     // Each run has a number of its own.
     let signature = cf::clock::monotonic_nanos();
-    let settings = OpenSettings { namespace: "test", config, signature, cluster_key: 5 };
+    let settings = OpenSettings { namespace: "test", config, signature };
     let context = Context { index: &index, stats: LoadStats::default() };
     let storage = Storage::open_on(&settings, disks, &context).expect("the devices can be opened");
     let stats = context.stats;
-    (Node { storage, index, clock: AtomicU64::new(1) }, stats)
+    let partitions = Partitions::load(1, &storage.partition_entries());
+    (Node { storage, partitions, index, clock: AtomicU64::new(1) }, stats)
 }
 
 /// Bytes that follow from `version`, so that a mixture of two is seen.
@@ -115,7 +129,7 @@ impl Node {
             last_update_time: version,
             generation: guard.generation.wrapping_add(1).max(1),
             void_time: 0,
-            tree_id: self.storage.tree_id(crate::index::PartitionId::of(&digest)),
+            tree_id: self.partitions.tree_id(crate::index::PartitionId::of(&digest)),
             set_name: b"set",
             key: None,
             leaves_tombstone: false,

@@ -17,7 +17,7 @@ use super::settings::{DefragSettings, DiskSettings, Settings, low_water_bytes};
 use super::wblock::{AfterFree, WblockId};
 use super::{RBLOCK_SIZE, ReadBuffer, WBLOCK_SIZE};
 use crate::config::params::storage::StorageParams;
-use crate::index::{Element, Index, Location, PartitionId, WriteGuard};
+use crate::index::{Element, Index, Location, WriteGuard};
 
 /// Fewest stripes of a memory namespace.
 const STRIPE_COUNT_MIN: u64 = 8;
@@ -77,9 +77,7 @@ pub(crate) struct Storage {
     /// What all disks follow; `None` = memory only.
     pub(super) disk_settings: Option<Arc<DiskSettings>>,
     pub(super) benchmarks: Arc<StorageBenchmarks>,
-    /// By partition: what its records on disk are marked with; empty in memory.
-    pub(super) tree_ids: Box<[u8]>,
-    /// The headers of the disks as last written.
+    /// The headers of the disks as last written; none in memory.
     pub(super) headers: Mutex<Vec<DeviceHeader>>,
     /// One for each defrag thread.
     pub(super) wakes: Box<[Wake]>,
@@ -119,7 +117,6 @@ impl Storage {
             defrag,
             disk_settings,
             benchmarks,
-            tree_ids: Box::new([]),
             headers: Mutex::new(Vec::new()),
             wakes: (0..thread_count).map(|_| Wake::default()).collect(),
             stopping: AtomicBool::new(false),
@@ -394,12 +391,6 @@ impl Storage {
         }
         let key_stored = guard.location.key_stored();
         self.replace(Stream::Defrag, guard, record, key_stored)
-    }
-
-    /// What records of `partition` are marked with.
-    #[inline]
-    pub(crate) fn tree_id(&self, partition: PartitionId) -> u8 {
-        self.tree_ids.get(partition.index()).copied().unwrap_or(0)
     }
 
     /// Body of the flush thread of disk number `number`; returns at once if there is no such disk.

@@ -26,6 +26,9 @@ mod engine;
 mod flush;
 mod gather;
 mod header;
+mod headers;
+#[cfg(test)]
+mod headers_tests;
 mod health;
 mod load;
 mod medium;

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
-use datamodel::device_header::{DeviceHeader, Flags, HEADER_SIZE, PartitionEntry, WRITTEN_SIZE};
-use datamodel::partition_version::PartitionVersion;
+use datamodel::device_header::{HEADER_SIZE, PartitionEntry};
 use datamodel::wblock_scan::{is_zero, starts_with_record};
 
 use super::benchmarks::{DiskBenchmarks, StorageBenchmarks};
@@ -44,8 +43,6 @@ pub(crate) enum OpenError {
     AddressSpace(u64),
 }
 
-/// The family of a partition version that a node made by itself.
-const FAMILY_OWN: u8 = 0;
 /// Between lines of the log that tell how far loading is.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
 /// Read to see whether a block was ever used.
@@ -57,7 +54,6 @@ pub(crate) struct OpenSettings<'a> {
     pub(crate) config: &'a StorageConfig,
     /// Random, not 0.
     pub(crate) signature: u64,
-    pub(crate) cluster_key: u64,
 }
 
 impl Storage {
@@ -113,65 +109,12 @@ impl Storage {
             device.wblocks.settle_loaded(pristine, defrag.low_water());
             device.discard_free();
         }
-        let tree_ids = set
-            .headers
-            .first()
-            .map_or_else(Vec::new, |header| header.partitions.iter().map(|entry| entry.tree_id).collect());
         let storage = Storage {
-            tree_ids: tree_ids.into(),
             headers: parking_lot::Mutex::new(set.headers),
             ..Storage::new(devices.into(), defrag, Some(disk_settings), benchmarks)
         };
-        storage.mark_in_use(settings.cluster_key)?;
+        storage.mark_in_use()?;
         Ok(storage)
-    }
-
-    /// Writes the headers of a server that runs: not trusted, every partition here.
-    fn mark_in_use(&self, cluster_key: u64) -> Result<(), BlockError> {
-        let version = PartitionVersion::new(cluster_key, FAMILY_OWN).with_master(true);
-        let mut headers = self.headers.lock();
-        for header in headers.iter_mut() {
-            for entry in &mut header.partitions {
-                entry.version = version;
-            }
-            header.flags = header.flags.with(Flags::TRUSTED, false);
-        }
-        self.write_headers(&headers)
-    }
-
-    /// The clean end: everything is on disk, and the headers say so.
-    pub(crate) fn close(&self) {
-        let mut headers = self.headers.lock();
-        for (device, header) in self.devices.iter().zip(headers.iter_mut()) {
-            let Some(disk) = device.as_disk() else { return };
-            if let Err(error) = disk.flush_all(&device.wblocks) {
-                return disk.fail(&error);
-            }
-            header.pristine_offset = u64::from(device.wblocks.pristine()) * u64::from(WBLOCK_SIZE);
-            header.flags = header.flags.with(Flags::TRUSTED, true);
-        }
-        if let Err(error) = self.sync().and_then(|()| self.write_headers(&headers)) {
-            cf::critical!(Storage, "{error}: the device header could not be written at the end");
-        }
-    }
-
-    /// Makes durable what was written without waiting for it.
-    fn sync(&self) -> Result<(), BlockError> {
-        let disks = self.devices.iter().filter_map(Device::as_disk);
-        disks.flat_map(|disk| disk.media.written()).try_for_each(BlockMedium::sync)
-    }
-
-    fn write_headers(&self, headers: &[DeviceHeader]) -> Result<(), BlockError> {
-        let mut bytes = AlignedBuf::zeroed(WRITTEN_SIZE);
-        for (device, header) in self.devices.iter().zip(headers) {
-            let Some(disk) = device.as_disk() else { continue };
-            header.encode(&mut bytes);
-            for medium in disk.media.written() {
-                medium.write_at(0, &bytes, 0..WRITTEN_SIZE)?;
-                medium.sync()?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -368,7 +368,7 @@ namespace test {
     fn a_panic_ends_the_batch_and_not_its_thread() {
         let (config, _) = config::parse(CONFIG, "test").expect("it parses");
         let config = Arc::new(config);
-        let namespace = Namespace::new(&config, 0, 1, 0).unwrap_or_else(|error| panic!("{error}"));
+        let namespace = Namespace::new(&config, 0, 1, 1).unwrap_or_else(|error| panic!("{error}"));
         let namespaces: Arc<[Arc<Namespace>]> = Arc::new([Arc::new(namespace)]);
         let metrics = Arc::new(ServerMetrics::new(1));
         let pool = BatchPool::new();

@@ -231,7 +231,7 @@ fn make_next(
         last_update_time,
         generation: base.next_generation(),
         void_time,
-        tree_id: namespace.storage.tree_id(PartitionId::of(&call.digest)),
+        tree_id: namespace.partitions.tree_id(PartitionId::of(&call.digest)),
         set_name: set.map_or(&[], |set| &set.name),
         key,
         leaves_tombstone: base.leaves_tombstone(),

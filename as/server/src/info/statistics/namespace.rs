@@ -6,11 +6,10 @@ use cf::clock::StoredMillis;
 
 use super::Value::{self, Fixed, Flag, Number, Signed};
 use crate::config::Engine;
-use crate::index::PARTITION_COUNT;
 use crate::info::request::Joined;
 use crate::metrics::groups::{DELETE, Group, LANG, PROXY, READ, TSVC, UDF, WRITE, XDR_DELETE, XDR_WRITE};
 use crate::metrics::{NamespaceCounter, Origin};
-use crate::namespace::{IndexMemory, Namespace};
+use crate::namespace::{IndexMemory, Namespace, PartitionFigures};
 use crate::state::State;
 use crate::storage::{DeviceStats, DiskStats};
 
@@ -18,6 +17,7 @@ use crate::storage::{DeviceStats, DiskStats};
 struct View<'a> {
     state: &'a State,
     namespace: &'a Namespace,
+    partitions: PartitionFigures,
     objects: u64,
     index_memory: IndexMemory,
     data_used: u64,
@@ -43,7 +43,7 @@ use Row::{Counter, Devices, Idle, One, Transactions};
 
 static ROWS: &[Row] = &[
     One("ns_cluster_size", |view| Number(view.state.cluster.size() as u64)),
-    One("effective_replication_factor", |_| Number(1)),
+    One("effective_replication_factor", |view| Number(view.partitions.replication_factor.into())),
     One("objects", |view| Number(view.objects)),
     One("tombstones", |view| Number(view.namespace.tombstone_count())),
     Idle(&["xdr_tombstones", "xdr_bin_cemeteries", "mrt_provisionals"]),
@@ -56,9 +56,9 @@ static ROWS: &[Row] = &[
         "non_replica_tombstones",
         "unreplicated_records",
         "dead_partitions",
-        "unavailable_partitions",
-        "auto_revived_partitions",
     ]),
+    One("unavailable_partitions", |view| Number(view.partitions.unavailable as u64)),
+    Idle(&["auto_revived_partitions"]),
     One("clock_skew_stop_writes", |_| Flag(false)),
     One("stop_writes", |view| Flag(view.namespace.stop_writes.load(Relaxed))),
     One("hwm_breached", |view| Flag(view.namespace.eviction.is_limit_breached.load(Relaxed))),
@@ -102,10 +102,12 @@ static ROWS: &[Row] = &[
         "migrate_tx_partitions_active",
         "migrate_rx_partitions_active",
         "migrate_tx_partitions_initial",
-        "migrate_tx_partitions_remaining",
-        "migrate_tx_partitions_lead_remaining",
-        "migrate_rx_partitions_initial",
-        "migrate_rx_partitions_remaining",
+    ]),
+    One("migrate_tx_partitions_remaining", |view| Number(view.partitions.pending_emigrations)),
+    One("migrate_tx_partitions_lead_remaining", |view| Number(view.partitions.pending_lead_emigrations)),
+    Idle(&["migrate_rx_partitions_initial"]),
+    One("migrate_rx_partitions_remaining", |view| Number(view.partitions.pending_immigrations)),
+    Idle(&[
         "migrate_records_skipped",
         "migrate_records_transmitted",
         "migrate_record_retransmits",
@@ -114,8 +116,7 @@ static ROWS: &[Row] = &[
         "migrate_signals_active",
         "migrate_signals_remaining",
     ]),
-    // A node alone begins with all partitions empty.
-    One("migrate_fresh_partitions", |_| Number(PARTITION_COUNT as u64)),
+    One("migrate_fresh_partitions", |view| Number(view.partitions.fresh as u64)),
     Idle(&["appeals_tx_active", "appeals_rx_active", "appeals_tx_remaining", "appeals_records_exonerated"]),
     Transactions(Client, &[&TSVC, &PROXY, &READ, &WRITE]),
     Transactions(XdrClient, &[&XDR_WRITE]),
@@ -275,6 +276,7 @@ pub(in crate::info) fn write_namespace(state: &State, namespace: &Namespace, out
     let view = View {
         state,
         namespace,
+        partitions: namespace.partitions.figures(),
         objects: namespace.object_count(),
         index_memory: IndexMemory::of(namespace),
         data_used: namespace.storage.used_bytes(),

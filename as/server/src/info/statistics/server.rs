@@ -112,9 +112,12 @@ static ROWS: &[Row] = &[
     One("batch_index_proto_compression_ratio", |_| Fixed(1.0, 3)),
     One("paxos_principal", |view| Hex(view.state.cluster.node_id)),
     One("time_since_rebalance", |view| Number(view.state.cluster.rebalanced.elapsed().as_secs())),
-    One("migrate_allowed", |_| Flag(true)),
+    One("migrate_allowed", |view| Flag(view.state.cluster.is_balanced())),
+    One("migrate_partitions_remaining", |view| {
+        let namespaces = view.state.namespaces.iter();
+        Number(namespaces.map(|namespace| namespace.partitions.figures().pending_migrations()).sum())
+    }),
     Idle(&[
-        "migrate_partitions_remaining",
         "fabric_bulk_send_rate",
         "fabric_bulk_recv_rate",
         "fabric_ctrl_send_rate",

@@ -37,7 +37,7 @@ const NOW: u32 = 1_000_000;
 
 fn namespace() -> Namespace {
     let (config, _) = config::parse(CONFIG, "test").expect("it parses");
-    Namespace::new(&Arc::new(config), 0, 1, 0).unwrap_or_else(|error| panic!("{error}"))
+    Namespace::new(&Arc::new(config), 0, 1, 1).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn digest(set: &str, key: u32) -> Digest {

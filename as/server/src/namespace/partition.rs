@@ -1,0 +1,518 @@
+//! The partitions of a namespace on this node: who serves each, the version of its data, and who is using it.
+//!
+//! There are two halves. A word for each partition says what every transaction must know (this node's part in it, tree id)
+//! and counts the reservations, so that reserving is one atomic operation which sees both at once. The rows behind the
+//! lock say the rest (versions, replicas, migrations); the cluster thread alone changes them, info answers read them.
+//!
+//! Each word has a cache line of its own. Threads with different records hardly ever meet in one of 4096 lines, while a
+//! counter for all, or several words in a line, would go from processor to processor with every transaction. It is
+//! 256 KiB for a namespace, which stay in the second-level cache.
+//!
+//! A version is in the device headers before it counts here: no record of a partition can be on a device whose header
+//! does not know of the partition.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::time::{Duration, Instant};
+
+use cf::sys::block::BlockError;
+use datamodel::device_header::PartitionEntry;
+use datamodel::partition_version::PartitionVersion;
+use parking_lot::Mutex;
+
+use super::Namespace;
+use crate::index::{PARTITION_COUNT, PartitionId};
+use crate::storage::Storage;
+
+/// Tree ids count up to here and begin again; a record on a device has six bits for its own.
+const TREE_ID_COUNT: u8 = 64;
+/// The family of the data that a rebalance makes or keeps.
+const FAMILY_COMMON: u8 = 0;
+/// Bytes of a bitmap with a bit for each partition.
+pub(crate) const BITMAP_SIZE: usize = PARTITION_COUNT / 8;
+/// Between looks whether the last reservation has gone. To be waited for, releasing would have to do more than count.
+const ISOLATION_POLL_PERIOD: Duration = Duration::from_millis(1);
+
+/// A replica of a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Replica {
+    pub(crate) node: u64,
+    /// It waits for data; the working master answers for it meanwhile.
+    pub(crate) is_immigrating: bool,
+}
+
+/// All that is known of a partition. What a node alone does not have (duplicates, migrations) is empty or 0.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Row {
+    pub(crate) version: PartitionVersion,
+    /// The version once all migrations are done.
+    pub(crate) final_version: PartitionVersion,
+    /// Marks the records of this life of the partition on devices: what has another one belongs to a life that has ended.
+    /// Absent partitions have one too, that of their last life.
+    pub(crate) tree_id: u8,
+    /// For strong consistency.
+    pub(crate) regime: u32,
+    /// In the order of succession; none while the partition is unavailable.
+    pub(crate) replicas: Vec<Replica>,
+    /// The working master as far as it is this node or the final master is; 0 otherwise.
+    pub(crate) working_master: u64,
+    /// Where requests go that this node does not serve.
+    pub(crate) proxy_destination: u64,
+    pub(crate) duplicates: Vec<u64>,
+    pub(crate) pending_emigrations: u32,
+    pub(crate) pending_lead_emigrations: u32,
+    pub(crate) pending_immigrations: u32,
+}
+
+impl Row {
+    /// The place of `node` among the replicas.
+    pub(crate) fn replica_index(&self, node: u64) -> Option<usize> {
+        self.replicas.iter().position(|replica| replica.node == node)
+    }
+
+    /// Whether clients are to ask `node`, whose row this is, for replica number `column` of a partition that has
+    /// `replication_factor` of them.
+    fn is_served_by(&self, node: u64, column: usize, replication_factor: u32) -> bool {
+        let place = self.replica_index(node);
+        if self.working_master == node {
+            let is_immigrating = self.replicas.get(column).is_some_and(|replica| replica.is_immigrating);
+            return column == 0 || place == Some(column) || is_immigrating;
+        }
+        column > 0
+            && place == Some(column)
+            && self.pending_immigrations == 0
+            && column < replication_factor as usize
+    }
+
+    /// One letter for what this node has of the partition: `S`ynchronous or `D`esynchronous replica; else `A`bsent, data
+    /// (`Z`), or something else (`X`).
+    pub(crate) fn letter(&self, own_node: u64) -> char {
+        match self.replica_index(own_node) {
+            Some(_) if self.pending_immigrations == 0 => 'S',
+            Some(_) => 'D',
+            None if self.version.is_null() => 'A',
+            None if self.version.has_data() => 'Z',
+            None => 'X',
+        }
+    }
+}
+
+/// What a transaction must know of a partition, and how many have reserved it:
+///
+/// ```text
+/// bits 0-31  reservations
+///     32-37  tree id
+///     38     this node is the working master
+///     39     isolated: nobody may reserve it
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Word(u64);
+
+impl Word {
+    const RESERVATIONS: u64 = (1 << 32) - 1;
+    const TREE_ID_SHIFT: u32 = 32;
+    const WORKING_MASTER: u64 = 1 << 38;
+    const ISOLATED: u64 = 1 << 39;
+
+    /// Without reservations.
+    fn of(row: &Row, own_node: u64) -> Self {
+        let working_master =
+            if row.working_master == own_node && own_node != 0 { Self::WORKING_MASTER } else { 0 };
+        Word(u64::from(row.tree_id) << Self::TREE_ID_SHIFT | working_master)
+    }
+
+    const fn reservations(self) -> u64 {
+        self.0 & Self::RESERVATIONS
+    }
+
+    const fn tree_id(self) -> u8 {
+        (self.0 >> Self::TREE_ID_SHIFT) as u8 & (TREE_ID_COUNT - 1)
+    }
+
+    const fn is_isolated(self) -> bool {
+        self.0 & Self::ISOLATED != 0
+    }
+
+    /// Whether this node carries out transactions on the partition.
+    const fn is_served(self) -> bool {
+        self.0 & (Self::WORKING_MASTER | Self::ISOLATED) == Self::WORKING_MASTER
+    }
+}
+
+/// A word on a cache line of its own.
+#[repr(align(64))]
+struct Partition {
+    word: AtomicU64,
+}
+
+impl Partition {
+    fn word(&self, order: std::sync::atomic::Ordering) -> Word {
+        Word(self.word.load(order))
+    }
+
+    /// Takes over all but the reservations from `word`.
+    fn publish(&self, word: Word) {
+        let mut now = self.word.load(Relaxed);
+        while let Err(changed) =
+            self.word.compare_exchange_weak(now, now & Word::RESERVATIONS | word.0, AcqRel, Relaxed)
+        {
+            now = changed;
+        }
+    }
+
+    fn release(&self) {
+        let before = Word(self.word.fetch_sub(1, Release));
+        debug_assert!(before.reservations() > 0, "a reservation is released once");
+    }
+}
+
+/// Why a partition is not reserved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refused {
+    /// No node serves it, or this one has yet to learn which.
+    Unavailable,
+    /// This node serves it.
+    ServedBy(u64),
+}
+
+/// Keeps a partition as it is: while it exists, the partition's records are not dropped.
+#[derive(Debug)]
+pub(crate) struct Reservation<'a> {
+    partition: &'a Partition,
+    id: PartitionId,
+    word: Word,
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.word(Relaxed).fmt(f)
+    }
+}
+
+impl Reservation<'_> {
+    /// What records are marked with that are written under this reservation.
+    #[inline]
+    #[cfg_attr(not(test), expect(dead_code, reason = "transactions will call it"))]
+    pub(crate) fn tree_id(&self) -> u8 {
+        self.word.tree_id()
+    }
+
+    /// The same reservation, for a transaction that is put aside; `namespace` is the one that it was made in.
+    #[cfg_attr(not(test), expect(dead_code, reason = "transactions will call it"))]
+    pub(crate) fn keep(self, namespace: Arc<Namespace>) -> KeptReservation {
+        let own = &namespace.partitions.partitions[self.id.index()];
+        assert!(std::ptr::eq(own, self.partition), "a reservation of another namespace");
+        // It is counted once more, as this one is released at once. Isolation sees one of the two at any moment.
+        own.word.fetch_add(1, Relaxed);
+        KeptReservation { namespace, id: self.id }
+    }
+}
+
+impl Drop for Reservation<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.partition.release();
+    }
+}
+
+/// A [`Reservation`] that borrows nothing.
+pub(crate) struct KeptReservation {
+    namespace: Arc<Namespace>,
+    id: PartitionId,
+}
+
+impl Drop for KeptReservation {
+    fn drop(&mut self) {
+        self.namespace.partitions.partitions[self.id.index()].release();
+    }
+}
+
+/// Sums over the partitions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct PartitionFigures {
+    /// Replicas of each partition; 0 before the first rebalance.
+    pub(crate) replication_factor: u32,
+    /// For strong consistency.
+    pub(crate) regime: u32,
+    /// How many began empty with the last rebalance.
+    pub(crate) fresh: usize,
+    pub(crate) unavailable: usize,
+    pub(crate) pending_emigrations: u64,
+    pub(crate) pending_lead_emigrations: u64,
+    pub(crate) pending_immigrations: u64,
+}
+
+impl PartitionFigures {
+    fn add(&mut self, row: &Row) {
+        self.unavailable += usize::from(row.replicas.is_empty());
+        self.pending_emigrations += u64::from(row.pending_emigrations);
+        self.pending_lead_emigrations += u64::from(row.pending_lead_emigrations);
+        self.pending_immigrations += u64::from(row.pending_immigrations);
+    }
+
+    fn subtract(&mut self, row: &Row) {
+        self.unavailable -= usize::from(row.replicas.is_empty());
+        self.pending_emigrations -= u64::from(row.pending_emigrations);
+        self.pending_lead_emigrations -= u64::from(row.pending_lead_emigrations);
+        self.pending_immigrations -= u64::from(row.pending_immigrations);
+    }
+
+    /// Migrations to be done until this node has what it is to have, and the others what it is to give them.
+    pub(crate) fn pending_migrations(&self) -> u64 {
+        self.pending_emigrations + self.pending_immigrations
+    }
+
+    /// Whether every partition is served and none is under way.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.unavailable == 0 && self.pending_migrations() == 0
+    }
+}
+
+struct Table {
+    rows: Box<[Row]>,
+    figures: PartitionFigures,
+}
+
+/// The partitions of one namespace.
+pub(crate) struct Partitions {
+    own_node: u64,
+    partitions: Box<[Partition]>,
+    table: Mutex<Table>,
+}
+
+impl Partitions {
+    /// The partitions on node `own_node`, not 0, as its device headers remember them: with their data, but in nobody's
+    /// service until they are [dealt](Self::deal). What was master is so no longer, and others may have written since.
+    pub(crate) fn load(own_node: u64, entries: &[PartitionEntry]) -> Self {
+        assert_eq!(entries.len(), PARTITION_COUNT, "entries of all partitions");
+        let row = |entry: &PartitionEntry| Row {
+            version: entry.version.isolated(),
+            // A header may hold any byte.
+            tree_id: entry.tree_id % TREE_ID_COUNT,
+            ..Row::default()
+        };
+        let rows: Box<[Row]> = entries.iter().map(row).collect();
+        let partitions =
+            rows.iter().map(|row| Partition { word: AtomicU64::new(Word::of(row, own_node).0) }).collect();
+        let mut figures = PartitionFigures::default();
+        rows.iter().for_each(|row| figures.add(row));
+        Partitions { own_node, partitions, table: Mutex::new(Table { rows, figures }) }
+    }
+
+    /// The node whose table this is.
+    pub(crate) fn own_node(&self) -> u64 {
+        self.own_node
+    }
+
+    /// What records of partition `id` are marked with.
+    #[inline]
+    pub(crate) fn tree_id(&self, id: PartitionId) -> u8 {
+        self.partitions[id.index()].word(Relaxed).tree_id()
+    }
+
+    /// Reserves a partition that this node is the working master of, until what is given is dropped.
+    ///
+    /// # Errors
+    /// When it is another node's, or nobody's.
+    #[inline]
+    #[cfg_attr(not(test), expect(dead_code, reason = "transactions will call it"))]
+    pub(crate) fn reserve(&self, id: PartitionId) -> Result<Reservation<'_>, Refused> {
+        let partition = &self.partitions[id.index()];
+        // Counted before it is looked at, so that whoever isolates the partition sees one or the other.
+        let word = Word(partition.word.fetch_add(1, Acquire));
+        debug_assert!(word.reservations() < Word::RESERVATIONS, "reservations are released");
+        if word.is_served() {
+            return Ok(Reservation { partition, id, word });
+        }
+        partition.release();
+        Err(self.refusal(id))
+    }
+
+    #[cold]
+    fn refusal(&self, id: PartitionId) -> Refused {
+        let table = self.table.lock();
+        let row = &table.rows[id.index()];
+        let node = if row.working_master == 0 { row.proxy_destination } else { row.working_master };
+        if row.replicas.is_empty() || node == 0 || node == self.own_node {
+            return Refused::Unavailable;
+        }
+        Refused::ServedBy(node)
+    }
+
+    /// Takes a partition out of service: lets no new reservation in, and waits for those that there are. Gives whether
+    /// all had gone after `longest`; if not, it stays isolated and may be waited for again. It is in service again when it
+    /// is dealt or gets a version with data. The cluster thread only.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the cluster thread will call it"))]
+    pub(crate) fn isolate(&self, id: PartitionId, longest: Duration) -> bool {
+        let partition = &self.partitions[id.index()];
+        partition.word.fetch_or(Word::ISOLATED, AcqRel);
+        let started = Instant::now();
+        while partition.word(Acquire).reservations() > 0 {
+            if started.elapsed() >= longest {
+                return false;
+            }
+            std::thread::sleep(ISOLATION_POLL_PERIOD);
+        }
+        true
+    }
+
+    /// Has `change` make the row of each partition what a rebalance with `replication_factor` says; the version is what
+    /// counts for the data: where there was none, a new life begins with the next tree id. The cluster thread only.
+    ///
+    /// # Errors
+    /// When the versions cannot be written to the headers of `storage`. Then nothing changes.
+    ///
+    /// # Panics
+    /// If a partition loses its data that is not isolated.
+    pub(crate) fn deal(
+        &self,
+        storage: &Storage,
+        replication_factor: u32,
+        mut change: impl FnMut(PartitionId, &mut Row),
+    ) -> Result<(), BlockError> {
+        let mut table = self.table.lock();
+        let changed = PartitionId::all().map(|id| {
+            let mut row = table.rows[id.index()].clone();
+            change(id, &mut row);
+            (id, row)
+        });
+        let changed: Vec<_> = changed.collect();
+        let is_fresh = |(id, row): &&(PartitionId, Row)| {
+            row.version.has_data() && !table.rows[id.index()].version.has_data()
+        };
+        let fresh = changed.iter().filter(is_fresh).count();
+        self.change(&mut table, storage, changed)?;
+        table.figures.fresh = fresh;
+        table.figures.replication_factor = replication_factor;
+        Ok(())
+    }
+
+    /// Deals all partitions to this node: it is the working master of each, and as nobody else has data of them, what it
+    /// has is complete and begins a history under `cluster_key`.
+    ///
+    /// # Errors
+    /// When the headers of `storage` cannot be written. Then nothing changes.
+    pub(crate) fn deal_alone(&self, storage: &Storage, cluster_key: u64) -> Result<(), BlockError> {
+        let node = self.own_node;
+        let version = PartitionVersion::new(cluster_key, FAMILY_COMMON).with_master(true);
+        self.deal(storage, 1, |_, row| {
+            *row = Row {
+                version,
+                final_version: version,
+                tree_id: row.tree_id,
+                regime: row.regime,
+                replicas: vec![Replica { node, is_immigrating: false }],
+                working_master: node,
+                proxy_destination: node,
+                ..Row::default()
+            };
+        })
+    }
+
+    /// Gives partitions new versions, as migrations and drops do: in the headers of `storage`, each group of partitions
+    /// written once, then here. The cluster thread only.
+    ///
+    /// # Errors
+    /// When the headers cannot be written. Then nothing changes.
+    ///
+    /// # Panics
+    /// If a partition loses its data that is not isolated.
+    #[cfg_attr(not(test), expect(dead_code, reason = "migrations will call it"))]
+    pub(crate) fn set_versions(
+        &self,
+        storage: &Storage,
+        versions: &[(PartitionId, PartitionVersion)],
+    ) -> Result<(), BlockError> {
+        let mut table = self.table.lock();
+        let changed = versions
+            .iter()
+            .map(|&(id, version)| (id, Row { version, ..table.rows[id.index()].clone() }))
+            .collect();
+        self.change(&mut table, storage, changed)
+    }
+
+    /// Puts `changed` in the place of the rows there were.
+    fn change(
+        &self,
+        table: &mut Table,
+        storage: &Storage,
+        mut changed: Vec<(PartitionId, Row)>,
+    ) -> Result<(), BlockError> {
+        for (id, row) in &mut changed {
+            let had_data = table.rows[id.index()].version.has_data();
+            match (had_data, row.version.has_data()) {
+                (false, true) => row.tree_id = (row.tree_id + 1) % TREE_ID_COUNT,
+                (true, false) => {
+                    let is_isolated = self.partitions[id.index()].word(Acquire).is_isolated();
+                    assert!(is_isolated, "a partition in service loses its data");
+                }
+                _ => {}
+            }
+        }
+        let entry = |row: &Row| PartitionEntry { version: row.version, tree_id: row.tree_id };
+        let entries: Vec<_> = changed.iter().map(|(id, row)| (*id, entry(row))).collect();
+        storage.write_partitions(&entries)?;
+        for (id, row) in changed {
+            let partition = &self.partitions[id.index()];
+            let mut word = Word::of(&row, self.own_node);
+            if !row.version.has_data() {
+                word.0 |= Word::ISOLATED;
+            }
+            table.figures.subtract(&table.rows[id.index()]);
+            table.figures.add(&row);
+            table.rows[id.index()] = row;
+            partition.publish(word);
+        }
+        Ok(())
+    }
+
+    /// The sums.
+    pub(crate) fn figures(&self) -> PartitionFigures {
+        self.table.lock().figures
+    }
+
+    /// Number of partitions that this node has data of.
+    pub(crate) fn stored_count(&self) -> usize {
+        self.table.lock().rows.iter().filter(|row| row.version.has_data()).count()
+    }
+
+    /// Shows all rows, as they are at one moment. The cluster thread waits meanwhile.
+    pub(crate) fn visit(&self, mut visit: impl FnMut(PartitionId, &Row)) {
+        let table = self.table.lock();
+        PartitionId::all().zip(&table.rows).for_each(|(id, row)| visit(id, row));
+    }
+
+    /// For each of the first `columns` replicas: a bitmap of the partitions that clients are to ask this node for. The bit
+    /// of a partition is in byte number / 8, the first of eight the highest.
+    pub(crate) fn bitmaps(&self, columns: usize) -> Vec<[u8; BITMAP_SIZE]> {
+        let table = self.table.lock();
+        let replication_factor = table.figures.replication_factor;
+        let bitmap = |column| {
+            let mut bitmap = [0; BITMAP_SIZE];
+            for (number, row) in table.rows.iter().enumerate() {
+                if row.is_served_by(self.own_node, column, replication_factor) {
+                    bitmap[number / 8] |= 0x80 >> (number % 8);
+                }
+            }
+            bitmap
+        };
+        (0..columns).map(bitmap).collect()
+    }
+}
+
+impl Namespace {
+    /// Deals all partitions to this node, under `cluster_key`.
+    ///
+    /// # Errors
+    /// When the versions cannot be written to the device headers.
+    pub(crate) fn deal_alone(&self, cluster_key: u64) -> Result<(), BlockError> {
+        self.partitions.deal_alone(&self.storage, cluster_key)?;
+        cf::info!(
+            Partition,
+            "{{{}}} rebalanced: expected-migrations (0,0,0) fresh-partitions {}",
+            self.name(),
+            self.partitions.figures().fresh
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,272 @@
+//! Partitions in memory: what becomes of them when they are dealt, and that nobody is in one that is isolated.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::time::{Duration, Instant};
+
+use datamodel::device_header::PartitionEntry;
+use datamodel::partition_version::PartitionVersion;
+
+use super::Namespace;
+use super::partition::*;
+use crate::config;
+use crate::index::{PARTITION_COUNT, PartitionId};
+use crate::storage::{Settings, Storage};
+
+const OWN: u64 = 0xA1;
+const OTHER: u64 = 0xB2;
+const KEY: u64 = 0xCEF1_4538_ACF3;
+const LONG: Duration = Duration::from_secs(30);
+
+fn storage() -> Storage {
+    let settings =
+        Settings { data_size: 512 << 20, defrag_low_water_pct: 50, defrag_queue_min: 0, defrag_sleep_us: 0 };
+    Storage::memory(settings).expect("address space")
+}
+
+fn id(number: usize) -> PartitionId {
+    PartitionId::new(number).expect("a partition")
+}
+
+fn version(text: &str) -> PartitionVersion {
+    text.parse().expect("a version")
+}
+
+/// Half of them with data, of many a life.
+fn entries() -> Vec<PartitionEntry> {
+    let entry = |number: usize| PartitionEntry {
+        version: if number.is_multiple_of(2) {
+            version("418540d296e5.0.mp-")
+        } else {
+            version("000000000000.0.-p-")
+        },
+        tree_id: (number % 64) as u8,
+    };
+    (0..PARTITION_COUNT).map(entry).collect()
+}
+
+fn row(partitions: &Partitions, number: usize) -> Row {
+    let mut found = None;
+    partitions.visit(|id, row| {
+        if id.index() == number {
+            found = Some(row.clone());
+        }
+    });
+    found.expect("a row for each partition")
+}
+
+fn dealt() -> (Partitions, Storage) {
+    let (partitions, storage) = (Partitions::load(OWN, &entries()), storage());
+    partitions.deal_alone(&storage, KEY).expect("no headers to write");
+    (partitions, storage)
+}
+
+#[test]
+fn nobody_serves_partitions_before_they_are_dealt() {
+    let partitions = Partitions::load(OWN, &entries());
+    assert_eq!(partitions.stored_count(), PARTITION_COUNT / 2);
+    for number in [0, 1] {
+        assert_eq!(partitions.reserve(id(number)).map(drop), Err(Refused::Unavailable));
+    }
+    let stored = row(&partitions, 6);
+    assert_eq!((stored.version, stored.tree_id), (version("418540d296e5.0.-s-"), 6), "isolated");
+    assert_eq!((stored.letter(OWN), row(&partitions, 7).letter(OWN)), ('Z', 'A'));
+    assert_eq!((partitions.tree_id(id(6)), partitions.tree_id(id(71))), (6, 7));
+    let figures = partitions.figures();
+    assert_eq!((figures.unavailable, figures.replication_factor), (PARTITION_COUNT, 0));
+    assert!(!figures.is_settled());
+    assert_eq!(partitions.bitmaps(1), [[0; BITMAP_SIZE]]);
+}
+
+#[test]
+fn a_node_alone_serves_all_and_begins_those_without_data_anew() {
+    let (partitions, _storage) = dealt();
+    let expected = version("cef14538acf3.0.mp-");
+    partitions.visit(|id, row| {
+        assert_eq!((row.version, row.final_version), (expected, expected));
+        let life_before = (id.index() % 64) as u8;
+        let life = if id.index().is_multiple_of(2) { life_before } else { (life_before + 1) % 64 };
+        assert_eq!((row.tree_id, partitions.tree_id(id)), (life, life), "partition {}", id.index());
+        assert_eq!((row.letter(OWN), row.replica_index(OWN), row.working_master), ('S', Some(0), OWN));
+        assert_eq!(partitions.reserve(id).map(|reservation| reservation.tree_id()), Ok(life));
+    });
+    let figures = partitions.figures();
+    assert_eq!((figures.fresh, figures.unavailable, figures.replication_factor), (PARTITION_COUNT / 2, 0, 1));
+    assert!(figures.is_settled());
+    assert_eq!(partitions.bitmaps(2), [[0xFF; BITMAP_SIZE], [0; BITMAP_SIZE]]);
+}
+
+/// The columns of `replicas` as the C server fills them, and where requests go that are not served here.
+#[test]
+fn a_node_of_several_answers_for_what_it_has() {
+    let (partitions, storage) = dealt();
+    let replica = |node, is_immigrating| Replica { node, is_immigrating };
+    let deal = |number: usize, row: &mut Row| {
+        (row.working_master, row.proxy_destination) = (OTHER, OTHER);
+        row.replicas = vec![replica(OTHER, false), replica(OWN, false)];
+        match number {
+            // Replica, complete.
+            0 => row.working_master = 0,
+            // Replica that waits for data.
+            1 => (row.working_master, row.pending_immigrations) = (0, 1),
+            // Final master, while the other one still acts.
+            2 => {
+                row.replicas = vec![replica(OWN, true), replica(OTHER, false)];
+                row.pending_immigrations = 1;
+            }
+            // Master with a replica that waits for data.
+            3 => {
+                row.replicas = vec![replica(OWN, false), replica(OTHER, true)];
+                (row.working_master, row.pending_emigrations, row.pending_lead_emigrations) = (OWN, 1, 1);
+            }
+            // Acting master that is a replica in the end.
+            4 => {
+                (row.working_master, row.pending_emigrations) = (OWN, 1);
+                row.replicas = vec![replica(OTHER, true), replica(OWN, false)];
+            }
+            // No replica.
+            5 => {
+                (row.working_master, row.replicas) = (0, vec![replica(OTHER, false)]);
+                row.version = version("418540d296e5.0.-s-");
+            }
+            // Nobody's.
+            _ => (row.replicas, row.working_master, row.proxy_destination) = (Vec::new(), 0, 0),
+        }
+    };
+    partitions.deal(&storage, 2, |id, row| deal(id.index(), row)).expect("no headers to write");
+    let columns = partitions.bitmaps(3);
+    let bits = |column: usize| (columns[column][0], columns[column][1..].iter().all(|byte| *byte == 0));
+    assert_eq!((bits(0), bits(1)), ((0b0001_1000, true), (0b1001_1000, true)));
+    assert_eq!(columns[2], [0; BITMAP_SIZE]);
+    let served = |number| partitions.reserve(id(number)).map(drop);
+    for number in [0, 1, 2, 5] {
+        assert_eq!(served(number), Err(Refused::ServedBy(OTHER)));
+    }
+    assert_eq!((served(3), served(4), served(6)), (Ok(()), Ok(()), Err(Refused::Unavailable)));
+    let letters: String = (0..6).map(|number| row(&partitions, number).letter(OWN)).collect();
+    assert_eq!(letters, "SDDSSZ");
+    let figures = partitions.figures();
+    assert_eq!((figures.pending_emigrations, figures.pending_lead_emigrations), (2, 1));
+    assert_eq!((figures.pending_immigrations, figures.pending_migrations()), (2, 4));
+    assert_eq!((figures.unavailable, figures.fresh), (PARTITION_COUNT - 6, 0));
+    assert!(!figures.is_settled());
+
+    partitions.deal_alone(&storage, KEY + 1).expect("no headers to write");
+    assert!(partitions.figures().is_settled());
+    assert_eq!(partitions.tree_id(id(5)), 6, "data that was kept goes on with its life");
+}
+
+#[test]
+fn isolation_waits_for_reservations_and_lets_no_new_one_in() {
+    let (partitions, _storage) = dealt();
+    let held = [partitions.reserve(id(9)), partitions.reserve(id(9))];
+    assert!(!partitions.isolate(id(9), Duration::from_millis(5)));
+    assert_eq!(partitions.reserve(id(9)).map(drop), Err(Refused::Unavailable));
+    assert!(partitions.reserve(id(10)).is_ok(), "its neighbours go on");
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(held);
+        });
+        assert!(partitions.isolate(id(9), LONG));
+    });
+    assert!(started.elapsed() >= Duration::from_millis(50));
+    assert!(partitions.isolate(id(9), Duration::ZERO), "nobody is in it any more");
+}
+
+#[test]
+fn a_dropped_partition_begins_its_next_life_with_the_next_tree_id() {
+    let (partitions, storage) = dealt();
+    assert_eq!(partitions.tree_id(id(64)), 0);
+    for life in 1..=130u8 {
+        assert!(partitions.isolate(id(64), LONG));
+        partitions.set_versions(&storage, &[(id(64), PartitionVersion::default())]).expect("no headers");
+        assert_eq!(partitions.reserve(id(64)).map(drop), Err(Refused::Unavailable));
+        assert_eq!(partitions.stored_count(), PARTITION_COUNT - 1);
+        assert_eq!(partitions.tree_id(id(64)), (life - 1) % 64, "an absent partition keeps the last one");
+        partitions.set_versions(&storage, &[(id(64), version("cef14538acf3.0.mp-"))]).expect("no headers");
+        assert_eq!(partitions.reserve(id(64)).map(|reservation| reservation.tree_id()), Ok(life % 64));
+    }
+}
+
+#[test]
+#[should_panic(expected = "a partition in service loses its data")]
+fn a_partition_in_service_keeps_its_data() {
+    let (partitions, storage) = dealt();
+    let _ = partitions.set_versions(&storage, &[(id(1), PartitionVersion::default())]);
+}
+
+/// Threads are in partitions for a moment, as transactions are, while the cluster thread takes them out of service and puts
+/// them back. Between the two nobody may be in one.
+#[test]
+fn nobody_is_in_an_isolated_partition() {
+    const PARTITIONS: usize = 4;
+    let (partitions, storage) = dealt();
+    let inside: [AtomicUsize; PARTITIONS] = Default::default();
+    let (entered, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (partitions, inside, stop, entered, refused) =
+                (&partitions, &inside, &stop, &entered, &refused);
+            scope.spawn(move || {
+                for turn in thread.. {
+                    if stop.load(Relaxed) {
+                        break;
+                    }
+                    let number = turn % PARTITIONS;
+                    match partitions.reserve(id(number)) {
+                        Ok(reservation) => {
+                            inside[number].fetch_add(1, Relaxed);
+                            assert!(reservation.tree_id() < 64);
+                            std::hint::spin_loop();
+                            inside[number].fetch_sub(1, Relaxed);
+                            entered.fetch_add(1, Relaxed);
+                        }
+                        Err(why) => {
+                            assert_eq!(why, Refused::Unavailable);
+                            refused.fetch_add(1, Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+        let started = Instant::now();
+        for number in (0..PARTITIONS).cycle() {
+            if started.elapsed() > Duration::from_millis(300) && refused.load(Relaxed) > 100 {
+                break;
+            }
+            assert!(partitions.isolate(id(number), LONG));
+            for _ in 0..100 {
+                assert_eq!(inside[number].load(Relaxed), 0);
+            }
+            partitions
+                .set_versions(&storage, &[(id(number), PartitionVersion::default())])
+                .expect("no headers");
+            partitions.deal_alone(&storage, KEY).expect("no headers");
+        }
+        stop.store(true, Relaxed);
+    });
+    assert!(entered.load(Relaxed) > 100);
+    assert!(
+        (0..PARTITIONS).all(|number| partitions.isolate(id(number), Duration::ZERO)),
+        "all were released"
+    );
+}
+
+#[test]
+fn a_reservation_is_kept_beyond_its_borrow() {
+    let text = "service {\n cluster-name tests\n}\nnetwork {\n service {\n port 3000\n }\n}\n\
+                namespace test {\n storage-engine memory {\n data-size 512M\n }\n}\n";
+    let (config, _) = config::parse(text, "test").expect("it parses");
+    let namespace = Namespace::new(&Arc::new(config), 0, 1, OWN).unwrap_or_else(|error| panic!("{error}"));
+    let namespace = Arc::new(namespace);
+    namespace.deal_alone(KEY).expect("no headers to write");
+    let reservation = namespace.partitions.reserve(id(3)).expect("it is served");
+    let kept = reservation.keep(Arc::clone(&namespace));
+    let partitions = &namespace.partitions;
+    assert!(!partitions.isolate(id(3), Duration::ZERO), "still reserved");
+    drop(kept);
+    assert!(partitions.isolate(id(3), Duration::ZERO));
+}

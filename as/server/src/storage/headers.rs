@@ -1,0 +1,112 @@
+//! The headers of a namespace's disks while it is in use: what is written of them, and when.
+//!
+//! A start writes them whole, not trusted. After that only the part that changed is written: the groups of the partitions
+//! whose versions changed, each once however many of its entries did; at a clean stop the unique part, then the prefix,
+//! which says that all else can be trusted. A sector that is torn off leaves every entry as it was or as it is to be.
+//!
+//! `Storage::headers` is locked while they are written; nobody on the way of a request takes that lock.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use cf::aligned::AlignedBuf;
+use cf::sys::block::{BlockError, BlockMedium};
+use datamodel::device_header::{
+    DeviceHeader, Flags, PREFIX_BYTES, PartitionEntry, UNIQUE_BYTES, WRITTEN_SIZE,
+};
+
+use super::WBLOCK_SIZE;
+use super::device::Device;
+use super::engine::Storage;
+use crate::index::{PARTITION_COUNT, PartitionId};
+
+impl Storage {
+    /// Writes the headers of a server that runs: not trusted; with the partitions as they were.
+    pub(super) fn mark_in_use(&self) -> Result<(), BlockError> {
+        let mut headers = self.headers.lock();
+        for header in headers.iter_mut() {
+            header.flags = header.flags.with(Flags::TRUSTED, false);
+        }
+        self.write_headers(&headers, std::slice::from_ref(&(0..WRITTEN_SIZE)))
+    }
+
+    /// What the headers say of each partition; nothing if there are no disks.
+    pub(crate) fn partition_entries(&self) -> Box<[PartitionEntry]> {
+        match self.headers.lock().first() {
+            Some(header) => header.partitions.clone(),
+            None => vec![PartitionEntry::default(); PARTITION_COUNT].into(),
+        }
+    }
+
+    /// Has all headers say this of partitions, durably.
+    ///
+    /// # Errors
+    /// When a header cannot be written. Some then say it and some do not, and those that do take it back when one of
+    /// their neighbours is written.
+    pub(crate) fn write_partitions(
+        &self,
+        entries: &[(PartitionId, PartitionEntry)],
+    ) -> Result<(), BlockError> {
+        let mut headers = self.headers.lock();
+        let Some(first) = headers.first() else { return Ok(()) };
+        let before = first.partitions.clone();
+        let changed = entries.iter().filter(|(id, entry)| before[id.index()] != *entry);
+        let groups: BTreeSet<usize> =
+            changed.map(|(id, _)| PartitionEntry::group_bytes(id.index()).start).collect();
+        let groups: Vec<Range<usize>> =
+            groups.into_iter().map(|start| start..start + PartitionEntry::group_bytes(0).len()).collect();
+        for header in headers.iter_mut() {
+            entries.iter().for_each(|(id, entry)| header.partitions[id.index()] = *entry);
+        }
+        let result = self.write_headers(&headers, &groups);
+        if result.is_err() {
+            headers.iter_mut().for_each(|header| header.partitions = before.clone());
+        }
+        result
+    }
+
+    /// The clean end: everything is on disk, and the headers say so.
+    pub(crate) fn close(&self) {
+        let mut headers = self.headers.lock();
+        for (device, header) in self.devices.iter().zip(headers.iter_mut()) {
+            let Some(disk) = device.as_disk() else { return };
+            if let Err(error) = disk.flush_all(&device.wblocks) {
+                return disk.fail(&error);
+            }
+            header.pristine_offset = u64::from(device.wblocks.pristine()) * u64::from(WBLOCK_SIZE);
+            header.flags = header.flags.with(Flags::TRUSTED, true);
+        }
+        let written = self
+            .sync()
+            .and_then(|()| self.write_headers(&headers, &[UNIQUE_BYTES]))
+            .and_then(|()| self.write_headers(&headers, &[PREFIX_BYTES]));
+        if let Err(error) = written {
+            cf::critical!(Storage, "{error}: the device header could not be written at the end");
+        }
+    }
+
+    /// Makes durable what was written without waiting for it.
+    fn sync(&self) -> Result<(), BlockError> {
+        let disks = self.devices.iter().filter_map(Device::as_disk);
+        disks.flat_map(|disk| disk.media.written()).try_for_each(BlockMedium::sync)
+    }
+
+    /// Writes `parts` of each device's header, and waits until they are on it.
+    fn write_headers(&self, headers: &[DeviceHeader], parts: &[Range<usize>]) -> Result<(), BlockError> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = AlignedBuf::zeroed(WRITTEN_SIZE);
+        for (device, header) in self.devices.iter().zip(headers) {
+            let Some(disk) = device.as_disk() else { continue };
+            header.encode(&mut bytes);
+            for medium in disk.media.written() {
+                for part in parts {
+                    medium.write_at(part.start as u64, &bytes, part.clone())?;
+                }
+                medium.sync()?;
+            }
+        }
+        Ok(())
+    }
+}

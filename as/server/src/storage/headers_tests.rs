@@ -1,0 +1,227 @@
+//! What the headers remember of partitions: over restarts, clean or not, over writes that are torn or fail, and of
+//! partitions that were dropped.
+
+use std::sync::Arc;
+
+use datamodel::device_header::{PartitionEntry, WRITTEN_SIZE};
+use datamodel::partition_version::PartitionVersion;
+
+use super::WBLOCK_SIZE;
+use super::crash_medium::{CrashMedium, Faults, SECTOR_SIZE};
+use super::crash_tests::{DISK_SIZE, KEYS, Node, config, open, start};
+use super::tests::{Random, digest_of};
+use crate::config::{Engine, StorageConfig};
+use crate::index::{PARTITION_COUNT, PartitionId};
+
+fn version(text: &str) -> PartitionVersion {
+    text.parse().expect("a version")
+}
+
+fn id(number: usize) -> PartitionId {
+    PartitionId::new(number).expect("a partition")
+}
+
+fn alone(medium: &Arc<CrashMedium>) -> Vec<(Arc<CrashMedium>, Option<Arc<CrashMedium>>)> {
+    vec![(Arc::clone(medium), None)]
+}
+
+/// A node with records under [`KEYS`] keys, on the disk.
+fn filled(medium: &Arc<CrashMedium>, config: &StorageConfig) -> Node {
+    let (node, _) = start(alone(medium), config);
+    for key in 0..KEYS {
+        node.write(key, u64::from(key) + 1, 1_000).expect("room");
+    }
+    node
+}
+
+fn assert_filled(node: &Node, absent: Option<PartitionId>) {
+    for key in 0..KEYS {
+        let is_absent = Some(PartitionId::of(&digest_of(key))) == absent;
+        assert_eq!(node.version(key), (!is_absent).then_some(u64::from(key) + 1), "record {key}");
+    }
+}
+
+#[test]
+fn a_start_leaves_versions_as_they_were() {
+    for (engine, is_clean) in [(Engine::Device, true), (Engine::Device, false), (Engine::Memory, false)] {
+        let config = config(engine, true);
+        let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+        let (node, _) = open(alone(&medium), &config);
+        assert!(node.storage.partition_entries().iter().all(|entry| *entry == PartitionEntry::default()));
+        drop(node);
+        let node = filled(&medium, &config);
+        // Whatever a cluster has made of them.
+        let mut versions =
+            vec![(id(7), version("0000000000ab.3.-se")), (id(4095), version("0000000000ab.U.mp-"))];
+        let of_records = (0..KEYS).map(|key| PartitionId::of(&digest_of(key)));
+        versions.extend(of_records.map(|id| (id, version("0000000000ab.1.-p-"))));
+        node.partitions.set_versions(&node.storage, &versions).expect("the headers can be written");
+        let entries = node.storage.partition_entries();
+        if is_clean {
+            node.storage.close();
+        }
+        drop(node);
+        for _ in 0..3 {
+            let (node, _) = open(alone(&medium), &config);
+            assert_eq!(node.storage.partition_entries(), entries);
+            assert_filled(&node, None);
+            node.partitions.visit(|id, row| {
+                let entry = entries[id.index()];
+                assert_eq!((row.version, row.tree_id), (entry.version.isolated(), entry.tree_id));
+            });
+            if is_clean {
+                node.storage.close();
+            }
+        }
+        assert!(entries.iter().all(|entry| entry.tree_id == 1), "the first life of each");
+    }
+}
+
+#[test]
+fn each_group_is_written_once_and_nothing_else() {
+    let config = config(Engine::Device, true);
+    let [medium, shadow, second] = [(); 3].map(|()| Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true)));
+    let media = vec![(Arc::clone(&medium), Some(Arc::clone(&shadow))), (Arc::clone(&second), None)];
+    let (node, _) = start(media, &config);
+    let all = [&medium, &shadow, &second];
+    let images = || all.map(|medium| medium.crash(|_| false));
+    let (writes, before) = (all.map(|medium| medium.writes()), images());
+    let changed = version("0000000000ab.0.mp-");
+    let same = node.storage.partition_entries()[3000].version;
+    // Three in the first group, one in the third, one that is as it was.
+    let versions = [(0, changed), (17, changed), (255, changed), (600, changed), (3000, same)];
+    let versions = versions.map(|(number, version)| (id(number), version));
+    node.partitions.set_versions(&node.storage, &versions).expect("the headers can be written");
+    assert_eq!(all.map(|medium| medium.writes()), writes.map(|writes| writes + 2));
+    for (before, after) in before.iter().zip(images()) {
+        let header = WRITTEN_SIZE..;
+        assert_eq!(before[header.clone()], after[header]);
+        let differs = |number: &usize| {
+            let place = PartitionEntry::offset(*number)..PartitionEntry::offset(number + 1);
+            before[place.clone()] != after[place]
+        };
+        assert_eq!((0..PARTITION_COUNT).filter(differs).collect::<Vec<_>>(), [0, 17, 255, 600]);
+    }
+    node.partitions.set_versions(&node.storage, &versions).expect("nothing to write");
+    assert_eq!(all.map(|medium| medium.writes()), writes.map(|writes| writes + 2), "all as it was");
+}
+
+#[test]
+fn a_torn_group_leaves_each_partition_as_it_was_or_as_it_was_to_be() {
+    let config = config(Engine::Device, true);
+    let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, false));
+    let node = filled(&medium, &config);
+    node.storage.close();
+    drop(node);
+    let medium = Arc::new(CrashMedium::from_image(medium.crash(|_| true), false));
+    let (node, _) = start(alone(&medium), &config);
+    let before = node.storage.partition_entries();
+    medium.set_faults(Faults { sync_fails: true, ..Faults::default() });
+    let all: Vec<_> = PartitionId::all().map(|id| (id, version("0000000000ab.0.-s-"))).collect();
+    let error = node.partitions.set_versions(&node.storage, &all).expect_err("it cannot be synced");
+    assert!(error.to_string().contains("injected fault"), "{error}");
+    let after = version("0000000000ab.0.-s-");
+    let mut random = Random(5);
+    let mut torn = 0;
+    for _ in 0..20 {
+        let image = medium.crash(|_| random.below(2) == 0);
+        let (node, stats) = open(alone(&Arc::new(CrashMedium::from_image(image, true))), &config);
+        assert_eq!(stats.dropped.into_inner(), 0);
+        assert_filled(&node, None);
+        let entries = node.storage.partition_entries();
+        for (entry, before) in entries.iter().zip(&before) {
+            assert_eq!(entry.tree_id, before.tree_id);
+            assert!(entry.version == before.version || entry.version == after);
+        }
+        let group = |number: usize| &entries[number..number + 256];
+        torn += (0..PARTITION_COUNT)
+            .step_by(256)
+            .filter(|number| {
+                let is_new = |entry: &PartitionEntry| entry.version == after;
+                group(*number).iter().any(is_new) && !group(*number).iter().all(is_new)
+            })
+            .count();
+    }
+    assert!(torn > 20 && SECTOR_SIZE == 512, "{torn} groups were torn");
+}
+
+#[test]
+fn a_header_that_cannot_be_written_changes_nothing() {
+    let config = config(Engine::Device, true);
+    let media = [(); 2].map(|()| Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true)));
+    let (node, _) = start(media.iter().map(|medium| (Arc::clone(medium), None)).collect(), &config);
+    let row = || {
+        let mut rows = Vec::new();
+        node.partitions.visit(|id, row| rows.extend((id.index() == 300).then(|| row.clone())));
+        rows
+    };
+    let (before, entries) = (row(), node.storage.partition_entries());
+    // The first disk has it, the second has half of it.
+    media[1].set_faults(Faults { write_fails_at: Some((media[1].writes(), 4)), ..Faults::default() });
+    let changed = [(id(300), version("0000000000ab.0.-s-"))];
+    assert!(node.partitions.set_versions(&node.storage, &changed).is_err());
+    assert_eq!((row(), node.storage.partition_entries()), (before, entries.clone()));
+    media[1].repair();
+    node.partitions.set_versions(&node.storage, &[(id(301), changed[0].1)]).expect("it works again");
+    drop(node);
+    let (node, _) = open(media.iter().map(|medium| (Arc::clone(medium), None)).collect(), &config);
+    let found = node.storage.partition_entries();
+    assert_eq!((found[300], found[301].version), (entries[300], changed[0].1));
+    assert!(node.partitions.set_versions(&node.storage, &changed).is_ok());
+}
+
+/// The records of a dropped partition stay on the device until their blocks are used again. They must not come back, not
+/// with the first start and not with any after it.
+#[test]
+fn records_of_a_dropped_partition_never_come_back() {
+    for engine in [Engine::Device, Engine::Memory] {
+        let config = config(engine, true);
+        let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+        let node = filled(&medium, &config);
+        let dropped = PartitionId::of(&digest_of(1));
+        assert!(node.partitions.isolate(dropped, std::time::Duration::ZERO));
+        node.partitions
+            .set_versions(&node.storage, &[(dropped, PartitionVersion::default())])
+            .expect("the headers can be written");
+        drop(node);
+        for life in [1, 2] {
+            let (node, stats) = open(alone(&medium), &config);
+            assert_eq!(stats.dropped.into_inner(), 1);
+            assert_filled(&node, Some(dropped));
+            assert_eq!(node.partitions.tree_id(dropped), life);
+            node.partitions.deal_alone(&node.storage, 0xABC).expect("the headers can be written");
+            assert_eq!(node.partitions.tree_id(dropped), 2);
+        }
+        let (node, _) = start(alone(&medium), &config);
+        node.write(1, 1_000, 1_000).expect("room");
+        drop(node);
+        let (node, _) = start(alone(&medium), &config);
+        assert_eq!(node.version(1), Some(1_000), "written in the next life");
+    }
+}
+
+/// The stop writes the pristine offset before it says that the header can be trusted.
+#[test]
+fn a_header_is_trusted_only_with_all_that_it_says() {
+    let config = config(Engine::Device, true);
+    let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
+    let node = filled(&medium, &config);
+    let header = |image: &[u8]| match datamodel::device_header::DeviceHeader::parse(image) {
+        Ok(datamodel::device_header::Found::Used(header)) => *header,
+        other => panic!("{other:?}"),
+    };
+    let trusted = datamodel::device_header::Flags::TRUSTED;
+    assert!(!header(&medium.crash(|_| true)).flags.contains(trusted));
+    // Only the first of the two arrives.
+    medium.set_faults(Faults { freeze_at: Some(medium.writes() + 1), ..Faults::default() });
+    node.storage.close();
+    let torn = header(&medium.crash(|_| true));
+    assert_eq!((torn.flags.contains(trusted), torn.pristine_offset), (false, 2 * u64::from(WBLOCK_SIZE)));
+    medium.repair();
+    node.storage.close();
+    let whole = header(&medium.crash(|_| true));
+    assert_eq!((whole.flags.contains(trusted), whole.pristine_offset), (true, torn.pristine_offset));
+    drop(node);
+    let (node, _) = open(alone(&medium), &config);
+    assert_filled(&node, None);
+}
