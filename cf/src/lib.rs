@@ -9,6 +9,7 @@ pub mod clock;
 pub mod counters;
 pub mod digest;
 pub mod fatal;
+pub mod fault;
 pub mod linear_histogram;
 pub mod log;
 pub mod manual;

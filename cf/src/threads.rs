@@ -1,7 +1,11 @@
 //! Threads: every one has a name that `top -H` shows, and whoever starts it keeps the handle to join it.
+//!
+//! A thread that there is one of, and that serves all, is started by [`spawn_essential`] or [`spawn_restarting`]: should it
+//! panic, which is a bug of ours, the process ends, or the thread's body starts again. It never just vanishes.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 /// Longest thread name the kernel keeps, in bytes.
 pub const THREAD_NAME_SIZE_MAX: usize = 15;
@@ -19,7 +23,11 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Han
     std::thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
-/// Starts `body` on a thread called `name`, without which stored data would be at risk: should it panic, the process ends.
+/// Pause before the body of a thread starts again.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+
+/// Starts `body` on a thread called `name` that cannot be done without, and cannot start again, as when stored data would be
+/// at risk: should it panic, the process ends.
 ///
 /// # Errors
 /// When the system refuses another thread.
@@ -28,6 +36,30 @@ pub fn spawn_essential(name: &str, body: impl FnOnce() + Send + 'static) -> io::
     spawn(name, move || {
         let ended = catch_unwind(AssertUnwindSafe(body));
         crate::must!(ended.is_ok(), "thread {what} failed on an internal error, and cannot be done without");
+    })
+}
+
+/// Starts `body` on a thread called `name` that starts again should it panic or fail. It has ended when `body` returns
+/// without an error, so a `body` that is to stop looks for that when it starts.
+///
+/// # Errors
+/// When the system refuses another thread.
+pub fn spawn_restarting(
+    name: &str,
+    body: impl Fn() -> io::Result<()> + Send + 'static,
+) -> io::Result<Handle> {
+    let what = name.to_owned();
+    spawn(name, move || {
+        loop {
+            match catch_unwind(AssertUnwindSafe(&body)) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => crate::critical!(Misc, "thread {what} failed, and starts again: {error}"),
+                Err(_) => {
+                    crate::critical!(Misc, "thread {what} failed on an internal error, and starts again");
+                }
+            }
+            std::thread::park_timeout(RESTART_PAUSE);
+        }
     })
 }
 
@@ -41,8 +73,23 @@ pub fn cpu_count() -> usize {
 mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     use super::*;
+
+    #[test]
+    fn a_restarting_thread_ends_when_its_body_does() {
+        let runs = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&runs);
+        let body = move || match counted.fetch_add(1, Relaxed) {
+            0 => panic!("a bug for a test"),
+            1 => Err(io::ErrorKind::OutOfMemory.into()),
+            _ => Ok(()),
+        };
+        spawn_restarting("test", body).unwrap().join().unwrap();
+        assert_eq!(runs.load(Relaxed), 3);
+    }
 
     const AGAIN: &str = "CF_TEST_ESSENTIAL_THREAD";
 

@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -28,6 +29,8 @@ const OF_THE_MACHINE: &str = "failed best-practices check";
 const OF_THE_BASICS: &str = "not yet in effect: service.work-directory";
 /// How long a server may take to open its port, or to stop.
 const START_STOP_MAX: Duration = Duration::from_secs(60);
+/// Folder below that of the server in which faults are asked for.
+const FAULTS_FOLDER: &str = "faults";
 /// How often its log or state is looked at.
 const POLL: Duration = Duration::from_millis(2);
 /// What stands before the address in the line that is logged for each client port.
@@ -122,6 +125,14 @@ impl Server {
             Server { folder, process: None, address, allowed: always_allowed(), log_before: 0, launcher };
         server.configure(config);
         server.run();
+        server
+    }
+
+    /// Starts a server in which [faults may be injected](Self::inject_fault); the build must have debug assertions.
+    pub fn start_with_faults(config: &str) -> Server {
+        let folder = format!("FERROSPIKE_FAULTS={{dir}}/{FAULTS_FOLDER}");
+        let server = Server::start_under(&["env", "RUST_BACKTRACE=0", &folder], config);
+        fs::create_dir(server.folder.path().join(FAULTS_FOLDER)).expect("a folder");
         server
     }
 
@@ -247,13 +258,39 @@ impl Server {
         child.kill().and_then(|()| child.wait()).expect("kill the server");
     }
 
-    /// Fails if the log holds a line at WARNING or above that was not allowed, or a panic.
+    /// Waits until the process has ended itself by a signal, and gives the signal's number.
+    pub fn await_abort(&mut self) -> Option<i32> {
+        let mut process = self.process.take().expect("a running process");
+        self.await_end(&mut process).signal()
+    }
+
+    /// Has the process panic when it passes the point called `name` next. It must have been started by
+    /// [`start_with_faults`](Self::start_with_faults).
+    pub fn inject_fault(&mut self, name: &str) {
+        self.allow(&format!("injected fault at {name}"));
+        fs::write(self.fault_path(name), "").expect("a file");
+    }
+
+    /// Waits until the process has passed the point called `name`, and so panicked there.
+    pub fn await_fault(&self, name: &str) {
+        let start = Instant::now();
+        while self.fault_path(name).exists() {
+            assert!(start.elapsed() < START_STOP_MAX, "{name} is never passed\n{}", self.log_tail());
+            thread::sleep(POLL);
+        }
+    }
+
+    fn fault_path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(FAULTS_FOLDER).join(name)
+    }
+
+    /// Fails if the log holds a line at WARNING or above that was not allowed, or a panic that no test asked for.
     pub fn check_log(&self) {
         let log = self.log();
         let alarming = |line: &&str| {
             let marked = [": WARNING (", ": CRITICAL ("].iter().any(|mark| line.contains(mark));
             let allowed = self.allowed.iter().any(|allowed| line.contains(allowed.as_str()));
-            marked && !allowed || line.contains("panicked at")
+            marked && !allowed || line.contains("panicked at") && !line.contains(": injected fault at ")
         };
         let lines: Vec<&str> = log.lines().filter(alarming).collect();
         assert!(

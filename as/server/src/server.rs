@@ -197,9 +197,9 @@ impl Server {
         self.start_nsup()?;
         let (namespaces, is_stopping) = (Arc::clone(&self.state.namespaces), Arc::clone(&self.is_stopping));
         self.background_threads
-            .push(threads::spawn("tomb-raider", move || namespace::raid(&namespaces, &is_stopping))?);
+            .push(restarting("tomb-raider", move || namespace::raid(&namespaces, &is_stopping))?);
         let (state, is_stopping) = (Arc::clone(&self.state), Arc::clone(&self.is_stopping));
-        self.background_threads.push(threads::spawn("ticker", move || ticker::run(&state, &is_stopping))?);
+        self.background_threads.push(restarting("ticker", move || ticker::run(&state, &is_stopping))?);
         Ok(())
     }
 
@@ -208,11 +208,11 @@ impl Server {
         for (n, namespace) in self.state.namespaces.iter().enumerate() {
             let (namespace, is_stopping) = (Arc::clone(namespace), Arc::clone(&self.is_stopping));
             let body = move || namespace::supervise(&namespace, &is_stopping);
-            self.background_threads.push(threads::spawn(&format!("nsup-{n}"), body)?);
+            self.background_threads.push(restarting(&format!("nsup-{n}"), body)?);
         }
         let (namespaces, is_stopping) = (Arc::clone(&self.state.namespaces), Arc::clone(&self.is_stopping));
         let body = move || namespace::watch_stop_writes(&namespaces, &is_stopping);
-        self.background_threads.push(threads::spawn("stop-writes", body)?);
+        self.background_threads.push(restarting("stop-writes", body)?);
         Ok(())
     }
 
@@ -249,7 +249,7 @@ impl Server {
             start_service_thread(&self.state, position)?;
         }
         let (state, is_stopping) = (Arc::clone(&self.state), Arc::clone(&self.is_stopping_sizing));
-        self.sizing_thread = Some(threads::spawn("service-sizing", move || {
+        self.sizing_thread = Some(restarting("pool-sizing", move || {
             let wanted = || state.config.service.service_threads.get() as usize;
             state
                 .service
@@ -262,10 +262,8 @@ impl Server {
     fn start_accepting(&mut self, listeners: Vec<service::Listener>) -> io::Result<()> {
         let context = Arc::clone(&self.state.service);
         let stop = Arc::clone(&self.stop_accepting);
-        self.accept_thread = Some(threads::spawn("accept", move || {
-            if let Err(error) = service::accept_clients(&listeners, &context, &stop) {
-                cf::critical!(Service, "accepting clients ended: {error}");
-            }
+        self.accept_thread = Some(threads::spawn_restarting("accept", move || {
+            service::accept_clients(&listeners, &context, &stop)
         })?);
         Ok(())
     }
@@ -275,10 +273,8 @@ impl Server {
             return Ok(());
         }
         let (state, stop) = (Arc::clone(&self.state), Arc::clone(&self.stop_accepting));
-        self.info_port_thread = Some(threads::spawn("info-port", move || {
-            if let Err(error) = info::serve_port(&state, &listeners, &stop) {
-                cf::critical!(InfoPort, "the info port ended: {error}");
-            }
+        self.info_port_thread = Some(threads::spawn_restarting("info-port", move || {
+            info::serve_port(&state, &listeners, &stop)
         })?);
         Ok(())
     }
@@ -291,10 +287,8 @@ impl Server {
             cf::info!(InfoPort, "metrics port {}", listener.local_addr()?);
         }
         let (state, stop) = (Arc::clone(&self.state), Arc::clone(&self.stop_accepting));
-        self.metrics_port_thread = Some(threads::spawn("metrics-port", move || {
-            if let Err(error) = exporter::serve(&state, &listeners, &stop) {
-                cf::critical!(InfoPort, "the metrics port ended: {error}");
-            }
+        self.metrics_port_thread = Some(threads::spawn_restarting("metrics-port", move || {
+            exporter::serve(&state, &listeners, &stop)
         })?);
         Ok(())
     }
@@ -345,6 +339,14 @@ fn executor(state: &State) -> Executor {
 /// Adds one to the service threads.
 fn start_service_thread(state: &State, position: usize) -> io::Result<()> {
     ServiceThread::start(&state.service, position, executor(state))
+}
+
+/// Starts a thread that starts again should it panic; `body` ends when it is told to.
+fn restarting(name: &str, body: impl Fn() + Send + 'static) -> io::Result<threads::Handle> {
+    threads::spawn_restarting(name, move || {
+        body();
+        Ok(())
+    })
 }
 
 /// Waits for threads to end. One that panicked has logged it.

@@ -34,6 +34,7 @@ pub(crate) fn run(state: &State, stopping: &AtomicBool) {
         if stopping.load(Acquire) {
             return;
         }
+        cf::fault_point!("ticker");
         let interval = Duration::from_secs(u64::from(state.config.service.ticker_interval.get()));
         if last.elapsed() >= interval {
             last = Instant::now();

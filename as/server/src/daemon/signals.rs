@@ -39,7 +39,7 @@ impl Watch {
         let (sender, requests) = unbounded();
         let started = Arc::new(AtomicBool::new(false));
         let thread = Watcher { signals, sender, started: Arc::clone(&started), stopping_since: None };
-        cf::threads::spawn("signals", move || thread.run())?;
+        cf::threads::spawn_essential("signals", move || thread.run())?;
         Ok(Watch { requests, started })
     }
 

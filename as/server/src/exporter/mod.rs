@@ -46,6 +46,7 @@ pub(crate) fn serve(state: &Arc<State>, listeners: &[TcpListener], stop: &EventF
     let mut events = Events::with_capacity(8);
     loop {
         for event in epoll.wait(&mut events, None)? {
+            cf::fault_point!("metrics-port");
             match listeners.get(event.token() as usize).map(TcpListener::accept) {
                 None => return Ok(()),
                 Some(Ok((stream, _))) => start_request(state, stream, &active, &ticks),

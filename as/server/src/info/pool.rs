@@ -7,6 +7,7 @@ use crate::state::State;
 
 /// Answers a request, on an info thread.
 pub(crate) fn serve(state: &State, request: InfoRequest) {
+    cf::fault_point!("info");
     let mut frame = Vec::new();
     if is_too_late(state, request.received) {
         proto::info::write_frame(&mut frame, format!("{}\n", timeout()).as_bytes());

@@ -56,6 +56,7 @@ pub(crate) fn serve_port(state: &State, listeners: &[TcpListener], stop: &EventF
             if token == STOP_TOKEN {
                 return Ok(());
             }
+            cf::fault_point!("info-port");
             if let Some(listener) = listeners.get(token as usize) {
                 accept(listener, listeners.len(), &epoll, &mut connections);
                 continue;

@@ -100,6 +100,7 @@ pub(crate) fn raid(namespaces: &[Arc<Namespace>], stopping: &AtomicBool) {
     let mut last_raids = vec![started; namespaces.len()];
     while !stopping.load(Acquire) {
         std::thread::park_timeout(Duration::from_secs(1));
+        cf::fault_point!("tomb-raider");
         for (namespace, last_raid) in namespaces.iter().zip(&mut last_raids) {
             let period = Duration::from_secs(namespace.config().params.tomb_raider_period.get().into());
             if period.is_zero() || last_raid.elapsed() < period {

@@ -137,7 +137,10 @@ impl Queries {
         let (entered, is_short) = (Arc::clone(&job), query.is_short());
         let started = Instant::now();
         let thread = threads::spawn("query", move || {
-            let scan = AssertUnwindSafe(|| scan::run(&query, &job, &*sink, &queries.is_stopping));
+            let scan = AssertUnwindSafe(|| {
+                cf::fault_point!("query");
+                scan::run(&query, &job, &*sink, &queries.is_stopping)
+            });
             // A panic is a bug of ours that must not leave the client waiting and the query active for ever.
             let end = catch_unwind(scan).unwrap_or_else(|_| {
                 cf::critical!(Query, "a query failed on an internal error");

@@ -47,6 +47,7 @@ pub(crate) fn accept_clients(
                 match listener.accept() {
                     Ok((stream, peer)) => {
                         if let Some(admission) = admit(&stream, context) {
+                            cf::fault_point!("accept");
                             let connection = Box::new(Connection::new(number, stream, peer, admission));
                             let pool = &context.pool;
                             pool.post(pool.owner_of(number), Mail::Connection(connection));

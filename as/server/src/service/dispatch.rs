@@ -76,6 +76,7 @@ impl ServiceThread {
                     return thread.serve_waiting(slot, token);
                 }
                 if connection.may_read {
+                    cf::fault_point!("receive");
                     match connection.receive(&mut buffer[end..end + RECEIVE_SIZE]) {
                         Some(size) => {
                             arrivals.push(Arrival { token, start: end, size });
@@ -97,6 +98,7 @@ impl ServiceThread {
             let mut first = None;
             self.guard(arrival.token, |thread, _| {
                 thread.set_checkpoint();
+                cf::fault_point!("parse");
                 first = Message::in_front_of(arrival.bytes(buffer));
                 Verdict::Keep
             });
@@ -116,6 +118,7 @@ impl ServiceThread {
     /// Asks memory for the records of `messages`. That is a hint: if it fails, what it was about may still do well.
     fn prepare<'a>(&self, messages: impl Iterator<Item = &'a Message<'a>>) {
         let prepared = catch_unwind(AssertUnwindSafe(|| {
+            cf::fault_point!("prepare");
             self.executor.prepare(messages.filter_map(Message::record));
         }));
         if prepared.is_err() {
@@ -239,6 +242,7 @@ impl ServiceThread {
         token: ConnectionToken,
         bytes: &[u8],
     ) -> Option<(usize, Verdict)> {
+        cf::fault_point!("dispatch");
         let connection = self.connections.get(slot)?;
         let header = match FrameHeader::parse(bytes) {
             Ok(header) => header?,
@@ -312,6 +316,7 @@ impl ServiceThread {
     fn dispatch_message(&mut self, slot: u32, token: ConnectionToken, message: &Message<'_>) -> bool {
         let Message { request, body } = message;
         self.request_count += 1;
+        cf::fault_point!("execute");
         match self.executor.execute(request, self.now, &mut self.outbox.replies) {
             Execution::Replied => false,
             Execution::Batch => {
@@ -320,6 +325,7 @@ impl ServiceThread {
                     ms => Duration::from_millis(u64::from(ms)),
                 };
                 if let Some(stream) = self.park_for_stream(slot, token, Some(timeout)) {
+                    cf::fault_point!("start-batch");
                     self.context.batches.start(body, self.now, stream);
                 }
                 true

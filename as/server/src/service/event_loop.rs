@@ -180,6 +180,7 @@ impl ServiceThread {
     }
 
     fn add(&mut self, connection: Connection) {
+        cf::fault_point!("add");
         let token = self.connections.next_token();
         if let Err(error) = self.epoll.add(&connection.stream, token.0, Trigger::Edge) {
             return cf::warning_limited!(
@@ -211,6 +212,7 @@ impl ServiceThread {
             if event.is_broken() {
                 return Verdict::Close;
             }
+            cf::fault_point!("event");
             connection.may_read |= event.is_readable();
             connection.peer_is_done |= event.is_last_to_read();
             if event.is_writable() && connection.is_blocked() {
@@ -273,6 +275,7 @@ impl ServiceThread {
         for part in 0..outbox.part_count() {
             let (token, range) = outbox.part(part);
             let sent = catch_unwind(AssertUnwindSafe(|| {
+                cf::fault_point!("settle");
                 self.executor.settle_until(range.end, &mut outbox.replies);
                 self.send(token, &outbox.replies[range.clone()])
             }));
@@ -292,6 +295,7 @@ impl ServiceThread {
     }
 
     fn send(&mut self, token: ConnectionToken, replies: &[u8]) -> Verdict {
+        cf::fault_point!("send");
         match self.find(token).map(|connection| connection.send(replies)) {
             Some(Err(_)) => Verdict::Close,
             Some(Ok(())) | None => Verdict::Keep,
@@ -335,6 +339,7 @@ impl ServiceThread {
 
     /// Closes connections that have been idle for longer than `proto-fd-idle-ms`.
     fn reap_idle(&mut self) {
+        cf::fault_point!("reap");
         let idle_ms = u64::from(self.context.config.service.proto_fd_idle_ms.get());
         if idle_ms == 0 {
             return;

@@ -72,6 +72,7 @@ impl ServiceThread {
     /// Has an info request answered.
     pub(super) fn start_info(&mut self, slot: u32, token: ConnectionToken, body: &[u8]) {
         let reply = self.park(slot, token);
+        cf::fault_point!("start-info");
         self.context.info.submit(InfoRequest { body: body.into(), received: Instant::now(), reply });
     }
 
@@ -86,6 +87,7 @@ impl ServiceThread {
         let query = Query::from_request(request, namespace)?;
         let Some(peer) = self.connections.get(slot).map(|connection| connection.peer) else { return Ok(()) };
         let Some(stream) = self.park_for_stream(slot, token, query.socket_timeout) else { return Ok(()) };
+        cf::fault_point!("start-query");
         let sink = Arc::<ReplyStream>::clone(&stream);
         self.context.queries.start(query, peer, sink).inspect_err(|_| {
             stream.cancel();
@@ -100,6 +102,7 @@ impl ServiceThread {
     pub(super) fn deliver_part(&mut self, token: ConnectionToken, replies: &[u8]) {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
+            cf::fault_point!("deliver-part");
             connection.last_active = thread.woken;
             if connection.send(replies).is_err() { Verdict::Close } else { Verdict::Keep }
         });
@@ -109,6 +112,7 @@ impl ServiceThread {
     pub(super) fn deliver(&mut self, token: ConnectionToken, reply: &[u8]) {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
+            cf::fault_point!("deliver");
             connection.is_parked = false;
             connection.stream_of_replies = None;
             connection.last_active = thread.woken;

@@ -112,6 +112,7 @@ impl ServicePool {
             if stopping.load(Acquire) {
                 return;
             }
+            cf::fault_point!("pool-sizing");
             while self.size() < wanted() {
                 if let Err(error) = start_worker(self.size()) {
                     cf::warning_limited!(Service, "cannot start another service thread: {error}");

@@ -328,6 +328,7 @@ impl Storage {
         let Some(wake) = self.wakes.get(thread) else { return };
         let mut scratch = ReadBuffer::new();
         while !self.stopping.load(Acquire) {
+            cf::fault_point!("defrag");
             let mut emptied = 0;
             for device in self.devices.iter().skip(thread).step_by(self.wakes.len()) {
                 if defrag_one(self, device, index, &mut scratch) {

@@ -74,6 +74,7 @@ impl Disk {
     pub(super) fn run_flush(&self, wblocks: &WblockTable, free: impl Fn(Location), recovered: impl Fn()) {
         let mut last_full_flush = Instant::now();
         while !self.is_stopping.load(Acquire) {
+            cf::fault_point!("flush");
             let max_ms = self.settings.flush_max_ms.load(Relaxed);
             let period = if max_ms == 0 { IDLE_PERIOD } else { Duration::from_millis(max_ms) };
             self.await_work(period.saturating_sub(last_full_flush.elapsed()).min(IDLE_PERIOD));

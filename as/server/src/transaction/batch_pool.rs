@@ -239,6 +239,7 @@ impl Work<Slice> for BatchWorker {
 
 impl Executor {
     fn execute_slice(&mut self, mut slice: Slice, watch: &mut Watch) {
+        cf::fault_point!("batch");
         let batch = Arc::clone(&slice.batch);
         slice.waited += slice.put_aside.take().map_or(Duration::ZERO, |since| since.elapsed());
         self.wake(batch.started);

@@ -180,6 +180,7 @@ fn judge_stop_writes(namespace: &Namespace, memory: &Memory, said: &mut Said) {
 pub(crate) fn watch_stop_writes(namespaces: &[Arc<Namespace>], stopping: &AtomicBool) {
     let mut said: Vec<Said> = namespaces.iter().map(|_| Said::default()).collect();
     while !stopping.load(Acquire) {
+        cf::fault_point!("stop-writes");
         let memory = Memory::now();
         for (namespace, said) in namespaces.iter().zip(&mut said) {
             judge_stop_writes(namespace, &memory, said);

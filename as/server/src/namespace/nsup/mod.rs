@@ -45,6 +45,7 @@ pub(crate) fn supervise(namespace: &Namespace, stopping: &AtomicBool) {
         if stopping.load(Acquire) {
             return;
         }
+        cf::fault_point!("nsup");
         let histogram_period = params.nsup_hist_period.get();
         if histogram_period != 0 && last_histograms.is_none_or(|last| is_time(last, histogram_period)) {
             last_histograms = Some(Instant::now());

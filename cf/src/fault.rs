@@ -1,0 +1,35 @@
+//! Faults that tests inject: a named point of the code panics once when a test asks for it. Only builds with debug
+//! assertions have these points; in others [`fault_point!`](crate::fault_point) is nothing.
+//!
+//! A test sets the variable [`FOLDER`] to a folder before the process starts, and asks for the panic by a file in that
+//! folder with the name of the point. Whoever passes the point first removes the file, and panics.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// The environment variable that names the folder.
+pub const FOLDER: &str = "FERROSPIKE_FAULTS";
+
+/// Panics here, once, if a test asks for it. The name of the point says what is going on here.
+#[macro_export]
+macro_rules! fault_point {
+    ($name:literal) => {
+        if cfg!(debug_assertions) {
+            $crate::fault::pass($name);
+        }
+    };
+}
+
+/// Passes the point called `name`.
+///
+/// # Panics
+/// If a test asks for it.
+pub fn pass(name: &str) {
+    // What the environment said when the first point was passed; it does not change.
+    static FAULTS: OnceLock<Option<PathBuf>> = OnceLock::new();
+    if let Some(folder) = FAULTS.get_or_init(|| std::env::var_os(FOLDER).map(PathBuf::from))
+        && std::fs::remove_file(folder.join(name)).is_ok()
+    {
+        panic!("injected fault at {name}");
+    }
+}
