@@ -7,11 +7,15 @@
 //! # Locking
 //! Each shard has a mutex for its free list and its run of fresh elements; the stage table has one for growing.
 //! Order: shard, then stages. Element memory itself is guarded by whoever holds the handle.
+//!
+//! # Cache lines
+//! What changes with every allocation (shards) or now and then (`grow`) does not share a line with what every access
+//! to an element reads (`stages`, `elements_per_stage_log2`).
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
@@ -24,10 +28,10 @@ const SHARD_COUNT: usize = 16;
 /// Fresh elements a shard takes from the current stage at a time.
 const RUN_LENGTH: u32 = 256;
 
-/// Address of an element; 0 is none.
+/// Address of an element; 0 is none. Only an arena makes others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 #[repr(transparent)]
-pub struct Handle(pub u32);
+pub struct Handle(u32);
 
 impl Handle {
     /// No element.
@@ -41,6 +45,29 @@ impl Handle {
     }
 }
 
+/// A place for a [`Handle`] that threads share; zeros are [`Handle::NULL`].
+#[derive(Default)]
+#[repr(transparent)]
+pub struct AtomicHandle(AtomicU32);
+
+impl AtomicHandle {
+    /// The handle that is here.
+    #[inline]
+    #[must_use]
+    pub fn load(&self, order: Ordering) -> Handle {
+        Handle(self.0.load(order))
+    }
+
+    /// Puts `handle` here.
+    #[inline]
+    pub fn store(&self, handle: Handle, order: Ordering) {
+        self.0.store(handle.0, order);
+    }
+}
+
+// SAFETY: an integer, whose zero is the null handle.
+unsafe impl Zeroable for AtomicHandle {}
+
 #[derive(Default)]
 struct ShardState {
     free: Vec<u32>,
@@ -50,16 +77,31 @@ struct ShardState {
 
 #[repr(align(128))]
 #[derive(Default)]
-struct Shard(Mutex<ShardState>);
+struct Shard {
+    state: Mutex<ShardState>,
+    /// Elements taken from this shard less those given back to it, which may be more. Changed only under `state`.
+    used: AtomicI64,
+}
+
+impl Shard {
+    /// Adds to `used`; the caller holds `state`.
+    fn add_used(&self, difference: i64) {
+        self.used.store(self.used.load(Ordering::Relaxed) + difference, Ordering::Relaxed);
+    }
+}
+
+/// A value with cache lines of its own.
+#[repr(align(128))]
+struct OwnLine<V>(V);
 
 /// The arena. `T` is the element.
 pub struct Arena<T: Zeroable> {
     stages: [AtomicPtr<T>; STAGE_COUNT_MAX],
     stage_count: AtomicU32,
-    grow: Mutex<u32>,
+    /// The next fresh element.
+    grow: OwnLine<Mutex<u32>>,
     shards: [Shard; SHARD_COUNT],
     elements_per_stage_log2: u32,
-    used: AtomicU64,
     owned: PhantomData<T>,
 }
 
@@ -79,10 +121,9 @@ impl<T: Zeroable> Arena<T> {
         Arena {
             stages: [const { AtomicPtr::new(ptr::null_mut()) }; STAGE_COUNT_MAX],
             stage_count: AtomicU32::new(0),
-            grow: Mutex::new(0),
+            grow: OwnLine(Mutex::new(0)),
             shards: std::array::from_fn(|_| Shard::default()),
             elements_per_stage_log2: elements.trailing_zeros(),
-            used: AtomicU64::new(0),
             owned: PhantomData,
         }
     }
@@ -93,57 +134,82 @@ impl<T: Zeroable> Arena<T> {
     /// # Errors
     /// [`Exhausted`] when all stages are full.
     pub fn allocate(&self, shard_hint: usize) -> Result<Handle, Exhausted> {
-        let mut shard = self.shards[shard_hint % SHARD_COUNT].0.lock();
-        let index = match shard.free.pop() {
-            Some(index) => index,
-            None => {
-                if shard.next_fresh == shard.fresh_end {
-                    let start = self.fresh_run()?;
-                    shard.fresh_end = start + (RUN_LENGTH - 1);
-                    shard.next_fresh = start;
-                    // The last element of the run is taken at once: `fresh_end` may not overflow u32.
-                    shard.fresh_end
-                } else {
-                    shard.next_fresh += 1;
-                    shard.next_fresh - 1
-                }
+        let shard = &self.shards[shard_hint % SHARD_COUNT];
+        let mut state = shard.state.lock();
+        let index = loop {
+            let index = self.next_index(&mut state)?;
+            // Element 0 is the null handle: leave it unused for good.
+            if index != 0 {
+                break index;
             }
         };
-        self.used.fetch_add(1, Ordering::Relaxed);
-        if index == 0 {
-            // Element 0 is the null handle: leave it unused for good.
-            drop(shard);
-            self.used.fetch_sub(1, Ordering::Relaxed);
-            return self.allocate(shard_hint);
-        }
+        shard.add_used(1);
         Ok(Handle(index))
+    }
+
+    fn next_index(&self, state: &mut ShardState) -> Result<u32, Exhausted> {
+        if let Some(index) = state.free.pop() {
+            return Ok(index);
+        }
+        if state.next_fresh == state.fresh_end {
+            let start = self.fresh_run()?;
+            state.fresh_end = start + (RUN_LENGTH - 1);
+            state.next_fresh = start;
+            // The last element of the run is taken at once: `fresh_end` may not overflow u32.
+            return Ok(state.fresh_end);
+        }
+        state.next_fresh += 1;
+        Ok(state.next_fresh - 1)
     }
 
     /// Gives `handle` back. The caller holds the only path to it.
     pub fn release(&self, handle: Handle, shard_hint: usize) {
         debug_assert!(!handle.is_null());
-        self.shards[shard_hint % SHARD_COUNT].0.lock().free.push(handle.0);
-        self.used.fetch_sub(1, Ordering::Relaxed);
+        let shard = &self.shards[shard_hint % SHARD_COUNT];
+        let mut state = shard.state.lock();
+        state.free.push(handle.0);
+        shard.add_used(-1);
     }
 
-    /// The address of element `handle`, which was allocated here.
+    /// The address of element `handle`.
+    ///
+    /// # Safety
+    /// [`allocate`](Self::allocate) of this arena has given `handle`, and that happened before this call: the caller
+    /// has it from there, or from where it was stored under a lock that the caller holds.
     #[inline]
     #[must_use]
-    pub fn resolve(&self, handle: Handle) -> NonNull<T> {
+    pub unsafe fn resolve(&self, handle: Handle) -> NonNull<T> {
         debug_assert!(!handle.is_null());
-        let stage = (handle.0 >> self.elements_per_stage_log2) as usize;
-        let index = (handle.0 & ((1 << self.elements_per_stage_log2) - 1)) as usize;
+        let (stage, index) = self.place(handle);
         let base = self.stages[stage].load(Ordering::Acquire);
         debug_assert!(!base.is_null());
-        // SAFETY: a handle is only ever made for an element of an allocated stage, and stages are freed with the
-        // arena; `index` is below the stage's element count by the mask.
+        // SAFETY: this arena gave the handle, so its stage was allocated before, and the caller sees that. Stages are
+        // freed with the arena. `index` is below the stage's element count by the mask.
         unsafe { NonNull::new_unchecked(base.add(index)) }
+    }
+
+    /// Hints that element `handle` will be wanted soon. A handle of any origin does no harm.
+    #[inline]
+    pub fn prefetch(&self, handle: Handle) {
+        let (stage, index) = self.place(handle);
+        if let Some(base) = self.stages.get(stage) {
+            crate::prefetch::line(base.load(Ordering::Relaxed).wrapping_add(index));
+        }
+    }
+
+    /// Number of a handle's stage, and of its element therein.
+    #[inline]
+    fn place(&self, handle: Handle) -> (usize, usize) {
+        let stage = (handle.0 >> self.elements_per_stage_log2) as usize;
+        (stage, (handle.0 & ((1 << self.elements_per_stage_log2) - 1)) as usize)
     }
 
     /// Elements handed out and not given back.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+        let of_shards = self.shards.iter().map(|shard| shard.used.load(Ordering::Relaxed)).sum::<i64>();
+        // A sum taken while others allocate and release need not be one that ever was.
+        of_shards.max(0) as u64
     }
 
     /// Number of allocated stages.
@@ -159,7 +225,7 @@ impl<T: Zeroable> Arena<T> {
 
     /// Reserves [`RUN_LENGTH`] fresh elements and gives the first one's index.
     fn fresh_run(&self) -> Result<u32, Exhausted> {
-        let mut next = self.grow.lock();
+        let mut next = self.grow.0.lock();
         let count = self.stage_count.load(Ordering::Relaxed);
         let capacity = u64::from(count) << self.elements_per_stage_log2;
         if u64::from(*next) + u64::from(RUN_LENGTH) > capacity {
@@ -214,7 +280,7 @@ mod tests {
         for handle in &handles {
             assert!(!handle.is_null());
             assert!(seen.insert(handle.0), "handle {} given twice", handle.0);
-            // SAFETY: the test owns every handle.
+            // SAFETY: the arena gave the handle to this test, which uses one element at a time.
             unsafe { arena.resolve(*handle).as_mut().0[0] = u64::from(handle.0) };
         }
         for handle in &handles {

@@ -17,6 +17,8 @@ const WRITER: u32 = 1 << 31;
 const SLEEPERS: u32 = 1 << 30;
 const WRITER_WAITS: u32 = 1 << 29;
 const READERS: u32 = WRITER_WAITS - 1;
+/// What keeps readers out.
+const CLOSED: u32 = WRITER | WRITER_WAITS;
 const SPINS_MAX: u32 = 100;
 
 /// A reader-writer lock without data; the caller keeps what it guards beside it.
@@ -34,11 +36,19 @@ impl RwWord {
     /// Waits until no writer holds the lock or has waited for long, and enters as one of its readers.
     #[inline]
     pub fn lock_shared(&self) {
-        const CLOSED: u32 = WRITER | WRITER_WAITS;
         let state = self.0.load(Relaxed);
         if state & CLOSED != 0 || self.0.compare_exchange_weak(state, state + 1, Acquire, Relaxed).is_err() {
             self.wait_for(SLEEPERS, |state| (state & CLOSED == 0).then_some(state + 1));
         }
+    }
+
+    /// Enters as one of the readers if that is possible at once; gives whether it did. Meant for hints, which are not
+    /// worth waiting for, so it may fail for a reader that comes at the same moment.
+    #[inline]
+    #[must_use]
+    pub fn try_lock_shared(&self) -> bool {
+        let state = self.0.load(Relaxed);
+        state & CLOSED == 0 && self.0.compare_exchange_weak(state, state + 1, Acquire, Relaxed).is_ok()
     }
 
     /// Waits until nobody holds the lock, and enters as its writer.
@@ -51,7 +61,8 @@ impl RwWord {
         }
     }
 
-    /// Leaves as a reader. The caller has entered by [`lock_shared`](Self::lock_shared).
+    /// Leaves as a reader. The caller has entered by [`lock_shared`](Self::lock_shared)
+    /// or [`try_lock_shared`](Self::try_lock_shared).
     #[inline]
     pub fn unlock_shared(&self) {
         let before = self.0.fetch_sub(1, Release);
@@ -132,6 +143,21 @@ mod tests {
         });
         assert_eq!(low.load(Relaxed), 40_000);
         assert_eq!(lock.0.load(Relaxed) & !SLEEPERS, 0);
+    }
+
+    #[test]
+    fn whoever_only_tries_does_not_wait_for_a_writer() {
+        let lock = RwWord::new();
+        lock.lock_exclusive();
+        assert!(!lock.try_lock_shared());
+        lock.unlock_exclusive();
+        // It may fail without a reason, but not for ever.
+        while !lock.try_lock_shared() {}
+        while !lock.try_lock_shared() {}
+        assert_eq!(lock.0.load(Relaxed), 2);
+        lock.unlock_shared();
+        lock.unlock_shared();
+        assert_eq!(lock.0.load(Relaxed), 0);
     }
 
     #[test]

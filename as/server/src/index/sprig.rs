@@ -1,27 +1,45 @@
 //! The set of elements of one sprig: a four-way digital search tree.
 //!
-//! An element hangs at the first free place on the path that its digest spells, two bits a step. So a search takes
-//! log₄ of the sprig's size, nothing is ever rebalanced, and no choice of digests makes a path longer than the 80
-//! steps that 160 bits have. The bits that choose partition and sprig are all alike in a sprig, so the path starts
-//! with the others.
+//! An element hangs at the first free place on the path that its digest spells, two bits a step, the most significant
+//! first. So a search takes log₄ of the sprig's size, nothing is ever rebalanced, and no choice of digests makes a path
+//! longer than the 80 steps that 160 bits have. The bits that choose partition and sprig are all alike in a sprig, so
+//! the path starts with the others.
 //!
-//! The tree is not ordered by digest; whoever wants order sorts a sprig's digests, of which there are few.
+//! Invariant: all digests of a subtree begin with the bits that lead to it. So of two children of an element, one holds
+//! the greater digests; the element's own digest may lie anywhere among those of its subtree.
 
 use cf::Digest;
 use cf::arena::{Arena, Handle};
+use cf::digest::DIGEST_SIZE;
 
 use super::element::{Element, FANOUT};
 
-/// First digest byte of the path; the bytes before choose partition and sprig, and end the path.
-const PATH_START: usize = 5;
-const BITS_PER_STEP: u32 = FANOUT.trailing_zeros();
-const STEPS_PER_BYTE: u32 = u8::BITS / BITS_PER_STEP;
+/// Bits of a digest that a step takes.
+const STEP_BITS: u32 = FANOUT.trailing_zeros();
+const STEPS_PER_BYTE: u32 = u8::BITS / STEP_BITS;
+/// Steps of a whole digest, and so the elements that a path can have at most.
+pub(super) const STEP_COUNT: usize = DIGEST_SIZE * STEPS_PER_BYTE as usize;
 
-/// The child to follow at `depth`. Two different digests differ at some depth below 80.
+/// The first step of the paths in a sprig, all of whose digests are alike in the first `common_bits` bits.
+pub(super) const fn first_step(common_bits: u32) -> u32 {
+    common_bits / STEP_BITS
+}
+
+/// The child to follow at `step`, counted from the start of the digest. Two different digests differ at some step.
 #[inline]
-fn branch(digest: &Digest, depth: u32) -> usize {
-    let byte = (PATH_START + (depth / STEPS_PER_BYTE) as usize) % digest.0.len();
-    usize::from(digest.0[byte] >> (depth % STEPS_PER_BYTE * BITS_PER_STEP)) % FANOUT
+fn branch(digest: &Digest, step: u32) -> usize {
+    let byte = digest.0.get((step / STEPS_PER_BYTE) as usize).copied().unwrap_or_default();
+    usize::from(byte >> (u8::BITS - STEP_BITS - step % STEPS_PER_BYTE * STEP_BITS)) % FANOUT
+}
+
+/// The greatest digest that is like `digest` before `step`.
+fn greatest_below(digest: &Digest, step: u32) -> Digest {
+    let mut greatest = *digest;
+    let (byte, bits) = ((step / STEPS_PER_BYTE) as usize, step % STEPS_PER_BYTE * STEP_BITS);
+    for (at, value) in greatest.0.iter_mut().enumerate().skip(byte) {
+        *value |= if at == byte { u8::MAX >> bits } else { u8::MAX };
+    }
+    greatest
 }
 
 /// A sprig's tree, borrowed from its root and the arena. The caller holds the sprig's lock: shared to use `&self`
@@ -29,6 +47,8 @@ fn branch(digest: &Digest, depth: u32) -> usize {
 pub(super) struct SprigTree<'a> {
     pub(super) arena: &'a Arena<Element>,
     pub(super) root: Handle,
+    /// The step at the root.
+    pub(super) first_step: u32,
 }
 
 /// Where a search ended.
@@ -45,8 +65,9 @@ impl SprigTree<'_> {
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena; the sprig lock guards them")]
     pub(super) fn element(&self, handle: Handle) -> &Element {
-        // SAFETY: the handle comes from this sprig's root or an element of it, so it is a live element that only holders
-        // of the sprig's lock touch; writers have `&mut self`, which excludes this borrow.
+        // SAFETY: the handle comes from this sprig's root or an element of it, so the arena gave it before the lock that
+        // the caller holds was taken, and it is a live element that only holders of the sprig's lock touch; writers have
+        // `&mut self`, which excludes this borrow.
         unsafe { self.arena.resolve(handle).as_ref() }
     }
 
@@ -60,16 +81,16 @@ impl SprigTree<'_> {
     /// Looks for `digest`.
     #[inline]
     pub(super) fn find(&self, digest: &Digest) -> Found {
-        let (mut parent, mut at, mut depth, mut last_branch) = (Handle::NULL, self.root, 0, 0);
+        let (mut parent, mut at, mut step, mut last_branch) = (Handle::NULL, self.root, self.first_step, 0);
         while !at.is_null() {
             let element = self.element(at);
             if element.digest == *digest {
                 return Found::Element(at);
             }
-            last_branch = branch(digest, depth);
+            last_branch = branch(digest, step);
             parent = at;
             at = element.children[last_branch];
-            depth += 1;
+            step += 1;
         }
         Found::Absent { parent, branch: last_branch }
     }
@@ -81,7 +102,7 @@ impl SprigTree<'_> {
 
     /// Takes the element of `digest` out of the tree and gives its handle. Some leaf below it takes its place.
     pub(super) fn unlink(&mut self, digest: &Digest) -> Option<Handle> {
-        let (mut parent, mut parent_branch, mut at, mut depth) = (Handle::NULL, 0, self.root, 0);
+        let (mut parent, mut parent_branch, mut at, mut step) = (Handle::NULL, 0, self.root, self.first_step);
         loop {
             if at.is_null() {
                 return None;
@@ -90,9 +111,9 @@ impl SprigTree<'_> {
             if element.digest == *digest {
                 break;
             }
-            (parent, parent_branch) = (at, branch(digest, depth));
+            (parent, parent_branch) = (at, branch(digest, step));
             at = element.children[parent_branch];
-            depth += 1;
+            step += 1;
         }
         let replacement = self.cut_leaf_below(at);
         if !replacement.is_null() {
@@ -139,5 +160,42 @@ impl SprigTree<'_> {
             visit(at, element);
             pending.extend(element.children.into_iter().filter(|child| !child.is_null()));
         }
+    }
+
+    /// Calls `visit` for elements whose digest is at most `bound`, `None` for all, subtrees of greater digests first. Ends
+    /// after `visits_max` steps, more than [`STEP_COUNT`]; gives the greatest digest that may be left then. Elements up
+    /// to that digest are to be visited again: some of them were, those on the way to what is left.
+    pub(super) fn visit_falling(
+        &self,
+        bound: Option<&Digest>,
+        visits_max: usize,
+        mut visit: impl FnMut(&Element),
+    ) -> Option<Digest> {
+        debug_assert!(visits_max > STEP_COUNT);
+        // A subtree, its step, and whether its digests begin as `bound` does and so may lie above it.
+        let mut pending = smallvec::SmallVec::<[(Handle, u32, bool); 64]>::new();
+        if !self.root.is_null() {
+            pending.push((self.root, self.first_step, bound.is_some()));
+        }
+        let mut visits = 0;
+        while let Some((at, step, is_at_bound)) = pending.pop() {
+            let (element, bound) = (self.element(at), bound.filter(|_| is_at_bound));
+            if visits == visits_max {
+                let greatest = greatest_below(&element.digest, step);
+                return Some(bound.map_or(greatest, |bound| greatest.min(*bound)));
+            }
+            visits += 1;
+            if bound.is_none_or(|bound| element.digest <= *bound) {
+                visit(element);
+            }
+            let bound_branch = bound.map(|bound| branch(bound, step));
+            for (at, child) in element.children.into_iter().enumerate() {
+                if !child.is_null() && bound_branch.is_none_or(|last| at <= last) {
+                    self.arena.prefetch(child);
+                    pending.push((child, step + 1, bound_branch == Some(at)));
+                }
+            }
+        }
+        None
     }
 }

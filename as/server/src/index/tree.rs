@@ -5,28 +5,30 @@
 //! most one sprig lock at a time. Inside it the arena's and the storage engine's locks may be taken, never the other
 //! way round.
 
-use std::cmp::Reverse;
-use std::ops::{ControlFlow, Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use cf::Digest;
-use cf::arena::{Arena, Handle};
+use cf::arena::{Arena, AtomicHandle, Handle};
 use cf::sync::RwWord;
 use cf::zeroed::{self, Zeroable};
 
+use super::cursor::Cursor;
 use super::element::Element;
-use super::sprig::{Found, SprigTree};
+use super::sprig::{Found, SprigTree, first_step};
 use super::{PARTITION_COUNT, PartitionId};
 
 /// Most sprigs a partition can have.
 const SPRIG_BITS_MAX: u32 = 28;
+/// Bits of the first digest byte that chooses sprigs, its high ones; the low ones choose the partition.
+const SPRIG_BITS_IN_BYTE_1: u32 = 4;
 
 /// Eight bytes for each sprig.
 #[repr(C)]
-struct Sprig {
+pub(super) struct Sprig {
     lock: RwWord,
-    /// Handle of the root; changed only under `lock`, read without it only for hints.
-    root: AtomicU32,
+    /// Changed only under `lock`, read without it only for hints.
+    root: AtomicHandle,
 }
 
 // SAFETY: zeros are an unlocked lock and a null root.
@@ -47,6 +49,8 @@ pub(crate) struct Index {
     arena: Arena<Element>,
     sprigs: Box<[Sprig]>,
     sprig_bits: u32,
+    /// The first step of a path in a sprig.
+    first_step: u32,
     counts: Box<[AtomicU64]>,
 }
 
@@ -65,10 +69,17 @@ impl Index {
     pub(crate) fn new(geometry: IndexGeometry) -> Self {
         let sprigs_per_partition = geometry.sprigs_per_partition as usize;
         assert!(sprigs_per_partition.is_power_of_two() && sprigs_per_partition <= 1 << SPRIG_BITS_MAX);
+        let sprig_bits = sprigs_per_partition.trailing_zeros();
+        let common_bits = match sprig_bits {
+            // The low bits of byte 1, which come last in it, choose the partition.
+            0..SPRIG_BITS_IN_BYTE_1 => u8::BITS + sprig_bits,
+            _ => 2 * u8::BITS + (sprig_bits - SPRIG_BITS_IN_BYTE_1),
+        };
         Index {
             arena: Arena::new(geometry.stage_size),
             sprigs: zeroed::boxed_slice(PARTITION_COUNT * sprigs_per_partition),
-            sprig_bits: sprigs_per_partition.trailing_zeros(),
+            sprig_bits,
+            first_step: first_step(common_bits),
             counts: (0..PARTITION_COUNT).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -92,6 +103,23 @@ impl Index {
         sprig.lock.lock_shared();
         let tree = self.tree_of(sprig);
         match tree.find(digest) {
+            Found::Element(handle) => Some(ReadGuard { index: self, sprig, handle }),
+            Found::Absent { .. } => {
+                sprig.lock.unlock_shared();
+                None
+            }
+        }
+    }
+
+    /// As [`get`](Self::get), but nothing too if somebody changes a record of the sprig or waits to do so: for hints,
+    /// which are not worth waiting for.
+    #[inline]
+    pub(crate) fn try_get(&self, digest: &Digest) -> Option<ReadGuard<'_>> {
+        let sprig = self.sprig_of(digest);
+        if !sprig.lock.try_lock_shared() {
+            return None;
+        }
+        match self.tree_of(sprig).find(digest) {
             Found::Element(handle) => Some(ReadGuard { index: self, sprig, handle }),
             Found::Absent { .. } => {
                 sprig.lock.unlock_shared();
@@ -145,58 +173,55 @@ impl Index {
         Ok((WriteGuard { index: self, sprig, handle }, outcome))
     }
 
-    /// Calls `visit` for every element of `partition`, sprigs from last to first, inside a sprig by falling digest —
-    /// the order in which queries resume — until it breaks. With `after`, starts behind that digest.
-    ///
-    /// `visit` runs under the sprig's lock, shared: it is short and takes no other sprig's lock.
-    pub(crate) fn reduce_from<B>(
-        &self,
-        partition: PartitionId,
-        after: Option<&Digest>,
-        mut visit: impl FnMut(&Element) -> ControlFlow<B>,
-    ) -> ControlFlow<B> {
-        let first = partition.index() << self.sprig_bits;
-        let last_sprig = match after {
-            Some(digest) => self.sprig_position(digest),
-            None => (1 << self.sprig_bits) - 1,
-        };
-        let mut handles: Vec<(Digest, Handle)> = Vec::new();
-        for at in (0..=last_sprig).rev() {
-            let sprig = &self.sprigs[first + at];
-            let _lock = SharedLock::new(&sprig.lock);
-            let tree = self.tree_of(sprig);
-            if tree.root.is_null() {
-                continue;
-            }
-            handles.clear();
-            tree.for_each(|handle, element| handles.push((element.digest, handle)));
-            if at == last_sprig
-                && let Some(after) = after
-            {
-                handles.retain(|(digest, _)| digest < after);
-            }
-            handles.sort_unstable_by_key(|(digest, _)| Reverse(*digest));
-            for (_, handle) in &handles {
-                visit(tree.element(*handle))?;
-            }
-        }
-        ControlFlow::Continue(())
+    /// A walk over the records of `partition`, behind the digest `after` if one is given.
+    pub(crate) fn cursor(&self, partition: PartitionId, after: Option<&Digest>) -> Cursor<'_> {
+        Cursor::new(self, partition, after)
     }
 
-    /// Calls `visit` for every element of `partition`, in no particular order, under the rules of
-    /// [`reduce_from`](Self::reduce_from).
+    /// Calls `visit` for every element of `partition`, in no particular order.
+    ///
+    /// `visit` runs under the lock of the element's sprig, shared: it is short, waits for nothing and takes no sprig's
+    /// lock. What takes longer is for a [`cursor`](Self::cursor).
     pub(crate) fn for_each(&self, partition: PartitionId, mut visit: impl FnMut(&Element)) {
-        let first = partition.index() << self.sprig_bits;
-        for sprig in &self.sprigs[first..first + (1 << self.sprig_bits)] {
+        for sprig in self.sprigs_of(partition) {
             let _lock = SharedLock::new(&sprig.lock);
             self.tree_of(sprig).for_each(|_, element| visit(element));
         }
     }
 
-    fn sprig_position(&self, digest: &Digest) -> usize {
+    /// The sprigs of `partition`, first to last.
+    pub(super) fn sprigs_of(&self, partition: PartitionId) -> &[Sprig] {
+        let first = partition.index() << self.sprig_bits;
+        &self.sprigs[first..first + (1 << self.sprig_bits)]
+    }
+
+    /// The place of the sprig of `digest` among those of its partition.
+    pub(super) fn sprig_position(&self, digest: &Digest) -> usize {
         let base: *const Sprig = self.sprigs.as_ptr();
         let at: *const Sprig = self.sprig_of(digest);
         (at.addr() - base.addr()) / size_of::<Sprig>() % (1 << self.sprig_bits)
+    }
+
+    /// Locks a sprig shared and calls `visit` as [`SprigTree::visit_falling`] says. A sprig that is empty is not locked.
+    pub(super) fn visit_falling(
+        &self,
+        sprig: &Sprig,
+        bound: Option<&Digest>,
+        visits_max: usize,
+        visit: impl FnMut(&Element),
+    ) -> Option<Digest> {
+        // A record that was there before the walk began was there before this look.
+        if sprig.root.load(Relaxed).is_null() {
+            return None;
+        }
+        let _lock = SharedLock::new(&sprig.lock);
+        self.tree_of(sprig).visit_falling(bound, visits_max, visit)
+    }
+
+    /// Hints that the elements of `sprig` will be wanted soon.
+    #[inline]
+    pub(super) fn prefetch_root(&self, sprig: &Sprig) {
+        self.arena.prefetch(sprig.root.load(Relaxed));
     }
 
     /// Number of elements, finished or just being created.
@@ -212,13 +237,13 @@ impl Index {
     /// The tree of a sprig that the caller has locked.
     #[inline]
     fn tree_of(&self, sprig: &Sprig) -> SprigTree<'_> {
-        SprigTree { arena: &self.arena, root: Handle(sprig.root.load(Relaxed)) }
+        SprigTree { arena: &self.arena, root: sprig.root.load(Relaxed), first_step: self.first_step }
     }
 
     /// Keeps the root of a tree that the caller changed, having locked its sprig exclusively.
     #[inline]
     fn store_root(sprig: &Sprig, root: Handle) {
-        sprig.root.store(root.0, Relaxed);
+        sprig.root.store(root, Relaxed);
     }
 
     /// First of two hints, some time before a record is wanted: loads its sprig.
@@ -230,10 +255,7 @@ impl Index {
     /// Second hint, once the sprig is loaded: loads the element where the search begins.
     #[inline]
     pub(crate) fn prefetch_element(&self, digest: &Digest) {
-        let root = Handle(self.sprig_of(digest).root.load(Relaxed));
-        if !root.is_null() {
-            cf::prefetch::line(self.arena.resolve(root).as_ptr());
-        }
+        self.prefetch_root(self.sprig_of(digest));
     }
 }
 
@@ -266,7 +288,8 @@ impl Deref for ReadGuard<'_> {
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     fn deref(&self) -> &Element {
-        // SAFETY: this guard holds the sprig's lock shared, so the element lives and nobody writes to it.
+        // SAFETY: this guard holds the sprig's lock shared, under which it found the handle in the sprig's tree: the arena
+        // gave it before, the element lives and nobody writes to it.
         unsafe { self.index.arena.resolve(self.handle).as_ref() }
     }
 }
@@ -315,7 +338,8 @@ impl Deref for WriteGuard<'_> {
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     fn deref(&self) -> &Element {
-        // SAFETY: this guard holds the sprig's lock exclusively.
+        // SAFETY: this guard holds the sprig's lock exclusively, under which it found the handle in the sprig's tree or
+        // got it from the arena.
         unsafe { self.index.arena.resolve(self.handle).as_ref() }
     }
 }
@@ -324,7 +348,7 @@ impl DerefMut for WriteGuard<'_> {
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     fn deref_mut(&mut self) -> &mut Element {
-        // SAFETY: this guard holds the sprig's lock exclusively, and `&mut self` excludes other borrows through it.
+        // SAFETY: as for `deref`, and `&mut self` excludes other borrows through this guard.
         unsafe { self.index.arena.resolve(self.handle).as_mut() }
     }
 }
@@ -363,11 +387,13 @@ mod tests {
 
     fn all_of(index: &Index, partition: PartitionId, after: Option<&Digest>) -> Vec<(Digest, u16)> {
         let mut seen = Vec::new();
-        let flow = index.reduce_from(partition, after, |element| {
-            seen.push((element.digest, element.generation));
-            ControlFlow::<()>::Continue(())
-        });
-        assert!(flow.is_continue());
+        let mut cursor = index.cursor(partition, after);
+        while let Some(portion) = cursor.next_portion(|_| true) {
+            for found in portion {
+                let guard = index.get(&found.digest).expect("nobody removes it");
+                seen.push((found.digest, guard.generation));
+            }
+        }
         seen
     }
 

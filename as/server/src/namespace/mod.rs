@@ -145,13 +145,13 @@ impl Namespace {
     }
 
     /// Loads ahead what requests for `digests` will touch. One look at memory for all of them takes hardly longer than
-    /// for one, while each request by itself would wait for sprig, element and record in turn.
+    /// for one, while each request by itself would wait for sprig, element and record in turn. Waits for no lock.
     pub(crate) fn prefetch<'a>(&self, digests: impl Iterator<Item = &'a Digest> + Clone) {
         digests.clone().for_each(|digest| self.index.prefetch_sprig(digest));
         digests.clone().for_each(|digest| self.index.prefetch_element(digest));
         for digest in digests {
-            if let Some(guard) = self.index.get(digest) {
-                self.storage.prefetch(&guard);
+            if let Some(guard) = self.index.try_get(digest) {
+                self.storage.prefetch(guard.location);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Queries: requests that concern many records. Basic queries by primary index, as scans and paged scans are.
 //!
 //! # Threads
-//! A query runs on a thread of its own, at most `query-threads-limit` at a time. It looks at records under their sprig's
-//! lock, shared, and never waits for the client while it holds one.
+//! A query runs on a thread of its own, at most `query-threads-limit` at a time. It reads one record at a time under its
+//! sprig's lock, shared, and never waits for the client while it holds one.
 //!
 //! # Locking
 //! `jobs` and `threads` are taken alone and briefly.

@@ -1,10 +1,13 @@
 //! Running a basic query by primary index: partition by partition, in the order in which clients page.
+//!
+//! # Locks
+//! A cursor gives the digests of a portion of records. Each record is read under its sprig's lock, shared, that of no
+//! other; no lock is held while the client is waited for.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use cf::Digest;
 use cf::clock::StoredMillis;
 use datamodel::Budget;
 use datamodel::flat::FlatError;
@@ -16,28 +19,17 @@ use proto::reply::{self, ReplyHeader, ReplyWriter};
 use super::job::{End, Job};
 use super::request::{Part, Query, SetFilter};
 use crate::index::{Element, Location};
+use crate::namespace::Namespace;
 use crate::storage::ReadBuffer;
 use crate::transaction::ReplySink;
 use crate::transaction::filter::{self, OpenQuestion};
 
 /// Replies are sent when they reach this size.
 const CHUNK_SIZE: usize = 128 << 10;
-/// Records that are looked at before the query asks whether it is to end, whether or not any of them is sent.
-const LOOKS_MAX: u32 = 4096;
+/// How many records ahead of the one that is read stored bytes are asked of memory.
+const PREFETCH_DISTANCE: usize = 8;
 /// With a rate limit, how often it is kept to.
 const PACE_PERIOD: Duration = Duration::from_millis(50);
-
-/// Why a walk through a partition was interrupted.
-enum Pause {
-    /// Send what has gathered, then go on behind this digest.
-    Send(Digest),
-    /// Ask whether the query is to end, then go on behind this digest.
-    Breathe(Digest),
-    /// Enough records.
-    Sampled,
-    /// The budget ran out in the midst of a record.
-    Exhausted,
-}
 
 struct Scan<'a> {
     query: &'a Query,
@@ -48,6 +40,8 @@ struct Scan<'a> {
     /// One frame in the making: its header, then messages.
     chunk: Vec<u8>,
     record_count: u64,
+    /// Records since the last send.
+    since_send: u64,
     now: StoredMillis,
     scratch: ReadBuffer,
     /// Records in the chunk that must be on disk before it is sent.
@@ -67,6 +61,7 @@ pub(super) fn run(query: &Query, job: &Job, sink: &dyn ReplySink, is_stopping: &
         started: Instant::now(),
         chunk: vec![0; HEADER_SIZE],
         record_count: 0,
+        since_send: 0,
         now: StoredMillis::now(),
         scratch: ReadBuffer::new(),
         unsettled: Vec::new(),
@@ -95,23 +90,8 @@ impl Scan<'_> {
             return Ok(());
         }
         for part in &self.query.parts {
-            let mut part = *part;
-            loop {
-                match self.walk_part(&part) {
-                    ControlFlow::Continue(()) => break,
-                    ControlFlow::Break(Pause::Sampled) => return Ok(()),
-                    ControlFlow::Break(Pause::Exhausted) => {
-                        return self.check_end().and(Err(End::TimedOut));
-                    }
-                    ControlFlow::Break(Pause::Send(digest)) => {
-                        part.after = Some(digest);
-                        self.send()?;
-                    }
-                    ControlFlow::Break(Pause::Breathe(digest)) => {
-                        part.after = Some(digest);
-                        self.check_end()?;
-                    }
-                }
+            if self.walk_part(part)?.is_break() {
+                return Ok(());
             }
             self.job.partitions_done.fetch_add(1, Relaxed);
             self.check_end()?;
@@ -119,33 +99,40 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn walk_part(&mut self, part: &Part) -> ControlFlow<Pause> {
+    /// Goes through one part; breaks when there are enough records.
+    fn walk_part(&mut self, part: &Part) -> Result<ControlFlow<()>, End> {
         let query = self.query;
-        let records_between_sends =
-            u64::from(query.records_per_second) / (1000 / PACE_PERIOD.as_millis() as u64);
-        let (mut since_send, mut looks) = (0, 0);
-        query.namespace.index.reduce_from(part.partition, part.after.as_ref(), |element| {
-            if query.sample_max != 0 && self.record_count >= query.sample_max {
-                return ControlFlow::Break(Pause::Sampled);
+        let Namespace { index, storage, .. } = &*query.namespace;
+        let mut cursor = index.cursor(part.partition, part.after.as_ref());
+        while let Some(portion) = cursor.next_portion(|element| self.is_wanted(element)) {
+            for (at, found) in portion.iter().enumerate() {
+                if query.sample_max != 0 && self.record_count >= query.sample_max {
+                    return Ok(ControlFlow::Break(()));
+                }
+                if let Some(ahead) = portion.get(at + PREFETCH_DISTANCE) {
+                    storage.prefetch(ahead.location);
+                }
+                // It may have gone or changed since the cursor saw it.
+                let Some(guard) = index.get(&found.digest) else { continue };
+                if self.is_wanted(&guard) && self.add(&guard) {
+                    self.record_count += 1;
+                    self.since_send += 1;
+                    self.job.records_sent.store(self.record_count, Relaxed);
+                }
+                drop(guard);
+                if self.chunk.len() >= CHUNK_SIZE || self.is_ahead_of_rate() {
+                    self.send()?;
+                }
             }
-            if self.is_wanted(element) && self.add(element) {
-                self.record_count += 1;
-                self.job.records_sent.store(self.record_count, Relaxed);
-                since_send += 1;
-            }
-            if self.budget.is_exhausted() {
-                return ControlFlow::Break(Pause::Exhausted);
-            }
-            looks += 1;
-            let paced = query.records_per_second != 0 && since_send > records_between_sends;
-            if self.chunk.len() >= CHUNK_SIZE || paced {
-                return ControlFlow::Break(Pause::Send(*element.digest()));
-            }
-            if looks >= LOOKS_MAX {
-                return ControlFlow::Break(Pause::Breathe(*element.digest()));
-            }
-            ControlFlow::Continue(())
-        })
+            self.check_end()?;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Whether it is time to see whether the rate limit is kept.
+    fn is_ahead_of_rate(&self) -> bool {
+        let rate = u64::from(self.query.records_per_second);
+        rate != 0 && self.since_send > rate / (1000 / PACE_PERIOD.as_millis() as u64)
     }
 
     fn is_wanted(&self, element: &Element) -> bool {
@@ -216,6 +203,7 @@ impl Scan<'_> {
             }
         }
         self.now = StoredMillis::now();
+        self.since_send = 0;
         self.check_end()
     }
 

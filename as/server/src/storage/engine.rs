@@ -174,10 +174,10 @@ impl Storage {
         }
     }
 
-    /// Hints that the record that `element` points to will be read soon.
+    /// Hints that what is at `location` will be read soon, where a record is, or was a while ago.
     #[inline]
-    pub(crate) fn prefetch(&self, element: &Element) {
-        self.devices[usize::from(element.location.device())].prefetch(element.location);
+    pub(crate) fn prefetch(&self, location: Location) {
+        self.devices[usize::from(location.device())].prefetch(location);
     }
 
     /// Stores the flat record of `digest`, which replaces what is at `old`. Only the index element makes it the record:
