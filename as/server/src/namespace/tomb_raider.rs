@@ -7,18 +7,17 @@
 //! In memory without a disk, age alone decides.
 //!
 //! # Threads
-//! A raid runs on a thread of its own, which takes one sprig lock at a time.
+//! A raid runs on a thread of its own, which takes one sprig lock at a time, and knows of few tombstones at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 use std::time::{Duration, Instant};
 
-use cf::Digest;
 use cf::clock::StoredMillis;
 
 use super::Namespace;
 use super::commit::{Cause, Change};
-use crate::index::PartitionId;
+use crate::index::{Element, PartitionId, WriteGuard};
 
 impl Namespace {
     /// One raid; gives how many tombstones it removed.
@@ -27,7 +26,7 @@ impl Namespace {
             return 0;
         }
         let age_ms = u64::from(self.config().params.tomb_raider_eligible_age.get()) * 1000;
-        let marked = self.mark_older_than(now.0.saturating_sub(age_ms));
+        let marked = self.mark_older_than(now.0.saturating_sub(age_ms), stopping);
         if marked == 0 {
             return 0;
         }
@@ -48,49 +47,53 @@ impl Namespace {
                 !stopping.load(Acquire)
             },
         );
-        if is_complete { self.remove_marked() } else { 0 }
+        if is_complete { self.remove_marked(stopping) } else { 0 }
     }
 
     /// Marks the tombstones made before `latest`, in milliseconds since 2010-01-01; gives how many.
-    fn mark_older_than(&self, latest: u64) -> u64 {
-        let is_old = |last_update_time: u64| last_update_time < latest;
-        let mut marked = 0;
-        for digest in self.tombstones(|element| is_old(element.last_update_time())) {
-            if let Some(mut guard) = self.index.get_exclusive(&digest)
-                && guard.is_tombstone()
-                && is_old(guard.last_update_time())
-            {
-                guard.set_unneeded(true);
-                marked += 1;
-            }
-        }
-        marked
+    fn mark_older_than(&self, latest: u64, stopping: &AtomicBool) -> u64 {
+        let is_old = |element: &Element| element.is_tombstone() && element.last_update_time() < latest;
+        self.for_each_tombstone(stopping, is_old, |mut guard| {
+            guard.set_unneeded(true);
+            true
+        })
     }
 
-    fn remove_marked(&self) -> u64 {
-        let mut removed = 0;
-        for digest in self.tombstones(|element| element.is_unneeded()) {
-            if let Some(guard) = self.index.get_exclusive(&digest)
-                && guard.is_unneeded()
-                && self.commit(guard, &Change::Gone, Cause::TombRaid).is_ok()
-            {
-                removed += 1;
-            }
-        }
-        removed
+    /// Removes the tombstones that are still marked; gives how many.
+    fn remove_marked(&self, stopping: &AtomicBool) -> u64 {
+        let is_marked = |element: &Element| element.is_unneeded();
+        self.for_each_tombstone(stopping, is_marked, |guard| {
+            self.commit(guard, &Change::Gone, Cause::TombRaid).is_ok()
+        })
     }
 
-    /// The digests of tombstones that are `wanted`.
-    fn tombstones(&self, wanted: impl Fn(&crate::index::Element) -> bool) -> Vec<Digest> {
-        let mut digests = Vec::new();
+    /// Gives `change` the guards of the tombstones that are `wanted`, one after the other, until `stopping`; gives how
+    /// many it changed.
+    fn for_each_tombstone(
+        &self,
+        stopping: &AtomicBool,
+        wanted: impl Fn(&Element) -> bool,
+        mut change: impl FnMut(WriteGuard<'_>) -> bool,
+    ) -> u64 {
+        let mut count = 0;
         for partition in PartitionId::all() {
-            self.index.for_each(partition, |element| {
-                if element.is_tombstone() && wanted(element) {
-                    digests.push(*element.digest());
+            let mut cursor = self.index.cursor(partition, None);
+            while let Some(portion) = cursor.next_portion(&wanted) {
+                if stopping.load(Acquire) {
+                    return count;
                 }
-            });
+                for found in portion {
+                    // It may have changed since the cursor saw it.
+                    if let Some(guard) = self.index.get_exclusive(&found.digest)
+                        && wanted(&guard)
+                        && change(guard)
+                    {
+                        count += 1;
+                    }
+                }
+            }
         }
-        digests
+        count
     }
 }
 
