@@ -5,6 +5,7 @@
 //! makes of that value from scratch, index included. Where an answer has several elements their order is not
 //! compared: the conformance corpora have that to the byte.
 
+mod damage;
 mod hostile;
 mod list_model;
 mod map_model;
