@@ -79,7 +79,7 @@ fn bins_of_every_type() -> Bins<'static> {
 
 /// What a filter knows before it has seen bins, it says of the record too.
 fn filter(record: &Record<'_>, expression: &[u8]) {
-    let Ok(filter) = Filter::compile(expression) else { return };
+    let Ok(filter) = Filter::compile(expression, &Budget::unlimited()) else { return };
     let matches = filter.matches(record, &Budget::unlimited());
     match filter.matches_metadata(record.metadata, &Budget::unlimited()) {
         Truth::Unknown => {}

@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     expression.extend((text.len() as u32 + 1).to_be_bytes());
     expression.push(3);
     expression.extend(text);
-    let Ok(filter) = Filter::compile(&expression) else { return };
+    let Ok(filter) = Filter::compile(&expression, &Budget::unlimited()) else { return };
     let metadata = Metadata {
         digest: cf::Digest([7; 20]),
         last_update_time: 0,

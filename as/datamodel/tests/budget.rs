@@ -6,8 +6,10 @@
 use std::time::{Duration, Instant};
 
 use cf::msgpack::{TEXT, put_integer, put_list_header, put_map_header, put_raw_header};
+use datamodel::exp::{BinSource, Filter, Medium, Metadata, Record};
+use datamodel::flat::{FlatRecord, NewRecord};
 use datamodel::particle::BytesType;
-use datamodel::{Budget, Particle, bits, cdt, hll};
+use datamodel::{Bins, Budget, Particle, bits, cdt, geojson, hll};
 use proto::ResultCode;
 
 /// What a request may use on a service thread.
@@ -20,6 +22,12 @@ const RUNS: u32 = 3;
 
 /// Checks that `work` takes too long for [`STEPS`], ends when they are used up, and is priced honestly.
 fn check<T>(what: &str, work: impl Fn(&Budget<'_>) -> Result<T, ResultCode>) {
+    check_ends(what, &work);
+    check_price(what, work);
+}
+
+/// Checks that `work` takes too long for [`STEPS`] and ends when they are used up.
+fn check_ends<T>(what: &str, work: impl Fn(&Budget<'_>) -> Result<T, ResultCode>) {
     let mut shortest = Duration::MAX;
     for _ in 0..RUNS {
         let budget = Budget::new(STEPS);
@@ -30,7 +38,6 @@ fn check<T>(what: &str, work: impl Fn(&Budget<'_>) -> Result<T, ResultCode>) {
         assert!(budget.is_exhausted(), "{what}");
     }
     assert!(shortest < TIME_MAX, "{what} ends {shortest:?} after its budget of {STEPS} steps began");
-    check_price(what, work);
 }
 
 /// Checks that `work`, without an end to its budget, succeeds and draws for what it does.
@@ -198,4 +205,172 @@ fn sketches_end() {
     let elements = integers(50_000);
     let add = [&[0x92, 1][..], &elements].concat();
     check("add", |budget| hll::modify(Some(&sketch), &add, budget));
+}
+
+/// An expression that compares the text bin `t` with a pattern.
+fn pattern(flags: i64, pattern: &[u8]) -> Vec<u8> {
+    let mut expression = vec![0x94, 7];
+    put_integer(&mut expression, flags);
+    put_raw_header(&mut expression, pattern.len() as u32);
+    expression.extend_from_slice(pattern);
+    expression.extend_from_slice(&[0x93, 81, 3, 0xa1, b't']);
+    expression
+}
+
+/// Whether the record with these bins matches a filter.
+fn matches(filter: &[u8], bins: &dyn BinSource, budget: &Budget<'_>) -> Result<bool, ResultCode> {
+    let metadata = Metadata {
+        digest: cf::Digest([7; 20]),
+        last_update_time: 900_000,
+        void_time: 0,
+        set_name: b"",
+        is_key_stored: false,
+        is_tombstone: false,
+        stored_size: 16,
+        medium: Medium::Memory,
+        now_ms: 1_000_000,
+    };
+    let filter = Filter::compile(filter, &Budget::unlimited()).expect("a filter");
+    let matches = filter.matches(&Record { metadata: &metadata, key: None, bins }, budget);
+    budget.check(Ok(matches))
+}
+
+fn text_bin(text: Vec<u8>) -> Bins<'static> {
+    let mut bins = Bins::new();
+    bins.set(b"t", Particle::owned(BytesType::String, text));
+    bins
+}
+
+#[test]
+fn regular_expressions_end() {
+    let exploding = pattern(1, b"(a{0,100}){0,100}b");
+    for size in [10_000, 8 << 20] {
+        let bins = text_bin(vec![b'a'; size]);
+        check_ends("an exploding pattern", |budget| matches(&exploding, &bins, budget));
+    }
+    let bins = text_bin(vec![b'a'; 300]);
+    check("an exploding pattern on a short text", |budget| matches(&exploding, &bins, budget));
+    let bins = text_bin(vec![b'a'; 4 << 20]);
+    check("a plain pattern on a long text", |budget| matches(&pattern(1, b"a+bc"), &bins, budget));
+    // As many states of the automaton as there are ways to have met an x.
+    let mixed: Vec<u8> = {
+        let bit = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_mul(n) >> 60 & 1 == 0;
+        (0..20_000).map(|n| if bit(n) { b'x' } else { b'y' }).collect()
+    };
+    check("a pattern of many states", |budget| {
+        matches(&pattern(1, b"x.{60}z"), &text_bin(mixed.clone()), budget)
+    });
+}
+
+#[test]
+fn back_references_end() {
+    let text = [vec![b'a'; 1 << 20], b"c".to_vec()].concat();
+    let bins = text_bin(text);
+    check("a long repetition", |budget| matches(&pattern(0, b"\\(a*\\)\\1c"), &bins, budget));
+    let bins = text_bin(vec![b'a'; 2_000]);
+    check("many ways", |budget| matches(&pattern(1, b"^(a|a|a)*(b)\\2$"), &bins, budget));
+}
+
+#[test]
+fn expressions_end() {
+    // A long text compared with itself again and again.
+    let equal = [&[0x93, 1][..], &[0x93, 81, 3, 0xa1, b't'], &[0x93, 81, 3, 0xa1, b't']].concat();
+    let mut all = vec![0xdc, 0x03, 0xe9, 16];
+    (0..1000).for_each(|_| all.extend_from_slice(&equal));
+    let bins = text_bin(vec![b'a'; 100_000]);
+    check("comparisons", |budget| matches(&all, &bins, budget));
+    // The same list sorted again and again, each time as part of a value.
+    let mut sorted = vec![0x93, 81, 4, 0xa1, b't'];
+    for _ in 0..20 {
+        sorted = [&[0x95, 127, 4, 0x40, 0x92, 13, 0][..], &sorted].concat();
+    }
+    let size = [&[0x95, 127, 2, 0, 0x91, 16][..], &sorted].concat();
+    let is_long = [&[0x93, 3][..], &size, &[5]].concat();
+    let mut bins = Bins::new();
+    bins.set(b"t", list_bin(integers(20_000)));
+    check("sorted again and again", |budget| matches(&is_long, &bins, budget));
+}
+
+#[test]
+fn bins_are_looked_up_in_a_table() {
+    let names: Vec<String> = (0..32_000).map(|n| format!("bin {n}")).collect();
+    let mut bins = Bins::new();
+    for name in &names {
+        bins.set(name.as_bytes(), Particle::Integer(1));
+    }
+    let new = NewRecord {
+        digest: cf::Digest([7; 20]),
+        last_update_time: 1,
+        generation: 1,
+        void_time: 0,
+        tree_id: 0,
+        set_name: b"",
+        key: None,
+        leaves_tombstone: false,
+    };
+    let mut flat = Vec::new();
+    new.encode(&bins, new.size(&bins), &mut flat);
+    let record = FlatRecord::parse(&flat).expect("a record");
+    // That each of 10,000 bins is 1.
+    let mut all = vec![0xdc, 0x27, 0x11, 16];
+    for name in names.iter().rev().take(10_000) {
+        all.extend_from_slice(&[0x93, 1, 0x93, 81, 2]);
+        put_raw_header(&mut all, name.len() as u32);
+        all.extend_from_slice(name.as_bytes());
+        all.push(1);
+    }
+    let budget = Budget::unlimited();
+    let start = Instant::now();
+    assert_eq!(matches(&all, &record, &budget), Ok(true));
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    assert!(budget.drawn() < 10_000_000, "{budget:?}");
+}
+
+/// A polygon of many corners around a point, with text that the bin `t` holds.
+fn polygon(corners: u32) -> String {
+    let corner = |n: u32| {
+        let angle = f64::from(n % corners) / f64::from(corners) * std::f64::consts::TAU;
+        let radius = if n.is_multiple_of(2) { 1.0 } else { 1.3 };
+        format!("[{},{}]", 13.0 + radius * angle.cos(), 52.0 + radius * angle.sin())
+    };
+    let corners: Vec<String> = (0..=corners).map(corner).collect();
+    format!(r#"{{"type":"Polygon","coordinates":[[{}]]}}"#, corners.join(","))
+}
+
+/// Many small triangles, none within another.
+fn triangles(count: u32) -> String {
+    let triangle = |n: u32| {
+        let (x, y) = (f64::from(n % 300) / 10.0, f64::from(n / 300) / 10.0);
+        format!("[[{x},{y}],[{},{y}],[{x},{}],[{x},{y}]]", x + 0.05, y + 0.05)
+    };
+    let triangles: Vec<String> = (0..count).map(triangle).collect();
+    format!(r#"{{"type":"Polygon","coordinates":[{}]}}"#, triangles.join(","))
+}
+
+#[test]
+fn regions_end() {
+    let large = polygon(20_000);
+    check("cells of many corners", |budget| geojson::from_json(large.as_bytes(), budget));
+    let many = triangles(10_000);
+    check("many outlines", |budget| geojson::from_json(many.as_bytes(), budget));
+    let stored = geojson::from_json(polygon(200).as_bytes(), &Budget::unlimited()).expect("a polygon");
+    let point = br#"{"type":"Point","coordinates":[13.01,52.01]}"#;
+    let mut within = vec![0x93, 8];
+    put_raw_header(&mut within, point.len() as u32 + 1);
+    within.push(BytesType::GeoJson as u8);
+    within.extend_from_slice(point);
+    within.extend_from_slice(&[0x93, 81, 8, 0xa1, b't']);
+    let mut all = vec![0xdc, 0x03, 0xe9, 16];
+    (0..1000).for_each(|_| all.extend_from_slice(&within));
+    let mut bins = Bins::new();
+    bins.set(b"t", Particle::owned(BytesType::GeoJson, stored));
+    check("a point in a polygon", |budget| matches(&all, &bins, budget));
+}
+
+#[test]
+fn a_filter_is_compiled_within_the_budget() {
+    let one = pattern(1, b"(abc|def){50}[x-z]{200}");
+    let mut all = vec![0xdc, 0, 201, 17];
+    (0..200).for_each(|_| all.extend_from_slice(&one));
+    check("patterns", |budget| Filter::compile(&all, budget).map(drop));
 }

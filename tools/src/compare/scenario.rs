@@ -319,6 +319,6 @@ mod tests {
             )
             .is_ok()
         );
-        assert!(datamodel::exp::Filter::compile(&filter()).is_ok());
+        assert!(datamodel::exp::Filter::compile(&filter(), &datamodel::Budget::unlimited()).is_ok());
     }
 }

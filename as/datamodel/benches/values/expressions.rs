@@ -98,13 +98,13 @@ fn metadata() -> Metadata<'static> {
 #[divan::bench(args = FILTERS)]
 fn compile(bencher: Bencher<'_, '_>, what: &str) {
     let filter = filter(what);
-    bencher.bench(|| Filter::compile(black_box(&filter)));
+    bencher.bench(|| Filter::compile(black_box(&filter), &Budget::unlimited()));
 }
 
 #[divan::bench(args = FILTERS)]
 fn ask_before_reading(bencher: Bencher<'_, '_>, what: &str) {
     let filter = filter(what);
-    let filter = Filter::compile(&filter).expect("a filter");
+    let filter = Filter::compile(&filter, &Budget::unlimited()).expect("a filter");
     let metadata = metadata();
     bencher.bench_local(|| filter.matches_metadata(black_box(&metadata), &Budget::unlimited()));
 }
@@ -112,7 +112,7 @@ fn ask_before_reading(bencher: Bencher<'_, '_>, what: &str) {
 #[divan::bench(args = FILTERS)]
 fn ask_of_bins(bencher: Bencher<'_, '_>, what: &str) {
     let filter = filter(what);
-    let filter = Filter::compile(&filter).expect("a filter");
+    let filter = Filter::compile(&filter, &Budget::unlimited()).expect("a filter");
     let metadata = metadata();
     let (point, numbers) =
         (geojson::from_json(POINT, &Budget::unlimited()).expect("a point"), list(&[], 100));

@@ -74,14 +74,14 @@ fn order_of_msgpack(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<Or
 }
 
 /// Whether one of two GeoJSON values is a point and within the other, a region.
-pub(super) fn is_within(left: &Value<'_>, right: &Value<'_>) -> Option<bool> {
-    Some(geometry(left)?.matches(&*geometry(right)?))
+pub(super) fn is_within(left: &Value<'_>, right: &Value<'_>, budget: &Budget<'_>) -> Option<bool> {
+    Some(geometry(left, budget)?.matches(&*geometry(right, budget)?, budget))
 }
 
-fn geometry<'g>(value: &'g Value<'_>) -> Option<Cow<'g, Geometry>> {
+fn geometry<'g>(value: &'g Value<'_>, budget: &Budget<'_>) -> Option<Cow<'g, Geometry>> {
     match value {
         Value::Geometry(geometry, _) => Some(Cow::Borrowed(geometry)),
-        Value::Bytes(BytesType::GeoJson, stored) => Geometry::of_stored(stored).ok().map(Cow::Owned),
+        Value::Bytes(BytesType::GeoJson, stored) => Geometry::of_stored(stored, budget).ok().map(Cow::Owned),
         _ => None,
     }
 }

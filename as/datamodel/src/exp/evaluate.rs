@@ -116,12 +116,14 @@ impl<'v> Machine<'v> {
                 }
                 Instruction::CompareGeo(handler) => {
                     let (right, left) = (self.pop(), self.pop());
-                    self.push_or_throw(is_within(&left, &right).map(Value::Bool), handler);
+                    self.push_or_throw(is_within(&left, &right, self.budget).map(Value::Bool), handler);
                 }
                 Instruction::Match(id, handler) => {
                     let text = self.pop();
                     let is_match = match (&text, program.regexes.get(id as usize)) {
-                        (Value::Bytes(BytesType::String, text), Some(regex)) => regex.is_match(text),
+                        (Value::Bytes(BytesType::String, text), Some(regex)) => {
+                            regex.is_match(text, self.budget)
+                        }
                         _ => None,
                     };
                     self.push_or_throw(is_match.map(Value::Bool), handler);

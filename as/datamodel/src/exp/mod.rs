@@ -57,8 +57,9 @@ struct Expression<'e> {
 
 impl<'e> Expression<'e> {
     /// Compiles the expression that is all of `bytes`.
-    fn compile(bytes: &'e [u8]) -> Result<Self, ResultCode> {
-        let Compiled { program, result, is_open } = compile::compile(bytes).ok_or(ResultCode::Parameter)?;
+    fn compile(bytes: &'e [u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
+        let compiled = compile::compile(bytes, budget).ok_or(ResultCode::Parameter);
+        let Compiled { program, result, is_open } = budget.check(compiled)?;
         Ok(Expression { program, source: Cow::Borrowed(bytes), result, is_open })
     }
 
@@ -86,9 +87,10 @@ impl<'e> Filter<'e> {
     /// Compiles the filter that is all of `bytes`, as it comes in a field of a request.
     ///
     /// # Errors
-    /// `Parameter` for what is no expression, or one whose value is not a truth value.
-    pub fn compile(bytes: &'e [u8]) -> Result<Self, ResultCode> {
-        match Expression::compile(bytes)? {
+    /// `Parameter` for what is no expression, or one whose value is not a truth value; `Timeout` if the budget is
+    /// exhausted.
+    pub fn compile(bytes: &'e [u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
+        match Expression::compile(bytes, budget)? {
             expression @ Expression { result: Type::Bool, .. } => Ok(Filter(expression)),
             _ => Err(ResultCode::Parameter),
         }

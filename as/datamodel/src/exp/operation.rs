@@ -42,7 +42,7 @@ pub fn read(
     payload: &[u8],
     budget: &Budget<'_>,
 ) -> Result<Option<Particle<'static>>, ResultCode> {
-    Operation::for_read(payload)?.read(record, budget)
+    Operation::for_read(payload, budget)?.read(record, budget)
 }
 
 /// What the modify operation `payload` makes of a bin of the record.
@@ -55,7 +55,7 @@ pub fn modify(
     payload: &[u8],
     budget: &Budget<'_>,
 ) -> Result<Change, ResultCode> {
-    Operation::for_modify(payload)?.modify(record, bin_exists, budget)
+    Operation::for_modify(payload, budget)?.modify(record, bin_exists, budget)
 }
 
 /// A compiled operation.
@@ -69,20 +69,20 @@ impl<'e> Operation<'e> {
     /// Compiles a read operation.
     ///
     /// # Errors
-    /// `Parameter` for what is none, or has flags that it cannot have.
-    pub fn for_read(payload: &'e [u8]) -> Result<Self, ResultCode> {
-        Self::parse(payload, flags::FOR_READ)
+    /// `Parameter` for what is none, or has flags that it cannot have; `Timeout` if the budget is exhausted.
+    pub fn for_read(payload: &'e [u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
+        Self::parse(payload, flags::FOR_READ, budget)
     }
 
     /// Compiles a modify operation.
     ///
     /// # Errors
     /// As [`for_read`](Self::for_read).
-    pub fn for_modify(payload: &'e [u8]) -> Result<Self, ResultCode> {
-        Self::parse(payload, flags::FOR_MODIFY)
+    pub fn for_modify(payload: &'e [u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
+        Self::parse(payload, flags::FOR_MODIFY, budget)
     }
 
-    fn parse(payload: &'e [u8], allowed: u64) -> Result<Self, ResultCode> {
+    fn parse(payload: &'e [u8], allowed: u64, budget: &Budget<'_>) -> Result<Self, ResultCode> {
         let mut reader = Reader::new(payload);
         let Some(1..=2) = reader.list_header() else { return Err(ResultCode::Parameter) };
         let expression = reader.value().ok_or(ResultCode::Parameter)?;
@@ -91,7 +91,7 @@ impl<'e> Operation<'e> {
         if flags & !allowed != 0 {
             return Err(ResultCode::Parameter);
         }
-        Ok(Operation { expression: Expression::compile(expression)?, flags })
+        Ok(Operation { expression: Expression::compile(expression, budget)?, flags })
     }
 
     /// The operation with a copy of its bytes.

@@ -1,7 +1,11 @@
 //! What a GeoJSON text says: a point or a region.
 
 use super::json::Value;
+use crate::budget::Budget;
 use crate::s2::{Cap, CellId, LatLng, Polygon, Region, Vector};
+
+/// Price of reading a byte of text.
+const PARSED_BYTE_STEPS: usize = 5;
 
 /// A point, as the smallest cell that contains it, or a region.
 #[derive(Clone, Debug)]
@@ -11,8 +15,9 @@ pub(super) enum Shape {
 }
 
 /// Reads a Point, Polygon, MultiPolygon, AeroCircle, or a Feature with one of them. Distances are measured on a
-/// sphere of that radius.
-pub(super) fn parse(json: &[u8], earth_radius_m: f64) -> Option<Shape> {
+/// sphere of that radius. `None` also if the budget is exhausted.
+pub(super) fn parse(json: &[u8], earth_radius_m: f64, budget: &Budget<'_>) -> Option<Shape> {
+    budget.draw_for(json.len() * PARSED_BYTE_STEPS).ok()?;
     let root = Value::parse(json).filter(|root| root.is_object())?;
     let geometry = match root.member("type")? {
         kind if kind.is_text("Feature") => root.member("geometry").filter(|geometry| geometry.is_object())?,
@@ -22,9 +27,12 @@ pub(super) fn parse(json: &[u8], earth_radius_m: f64) -> Option<Shape> {
     let coordinates = || geometry.member("coordinates");
     Some(match () {
         () if kind.is_text("Point") => Shape::Point(CellId::from_point(point(coordinates()?)?)),
-        () if kind.is_text("Polygon") => Shape::Region(Region::Polygon(Box::new(polygon(coordinates()?)?))),
+        () if kind.is_text("Polygon") => {
+            Shape::Region(Region::Polygon(Box::new(polygon(coordinates()?, budget)?)))
+        }
         () if kind.is_text("MultiPolygon") => {
-            let polygons = coordinates()?.elements()?.map(polygon).collect::<Option<_>>()?;
+            let polygons =
+                coordinates()?.elements()?.map(|value| polygon(value, budget)).collect::<Option<_>>()?;
             Shape::Region(Region::Union(polygons))
         }
         () if kind.is_text("AeroCircle") => {
@@ -43,8 +51,9 @@ fn point(value: Value<'_>) -> Option<Vector> {
 }
 
 /// Loops of points: an outline and holes, or any that do not cross.
-fn polygon(value: Value<'_>) -> Option<Polygon> {
-    value.elements()?.map(outline).collect::<Option<_>>().map(Polygon::new)
+fn polygon(value: Value<'_>, budget: &Budget<'_>) -> Option<Polygon> {
+    let loops = value.elements()?.map(outline).collect::<Option<_>>()?;
+    Polygon::new(loops, budget)
 }
 
 /// At least three different points in a row and the first again.

@@ -26,8 +26,6 @@ use crate::s2::{CellId, Region};
 
 const HEADER_SIZE: usize = 3;
 const CELL_SIZE: usize = 8;
-/// Price of reading a byte of text.
-const PARSED_BYTE_STEPS: u64 = 5;
 const FLAG_REGION: u8 = 1;
 
 /// Radius of the earth for what is stored, in meters.
@@ -60,9 +58,8 @@ pub fn from_wire(wire: &[u8], budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode
 /// # Errors
 /// As [`from_wire`].
 pub fn from_json(json: &[u8], budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode> {
-    budget.draw(json.len() as u64 * PARSED_BYTE_STEPS)?;
-    let geometry = Geometry::parse(json, EARTH_RADIUS_M)?;
-    let cells = geometry.cells(&Covering::STORED).ok_or(ResultCode::InvalidGeoJson)?;
+    let geometry = Geometry::parse(json, EARTH_RADIUS_M, budget)?;
+    let cells = budget.check(geometry.cells(&Covering::STORED, budget).ok_or(ResultCode::InvalidGeoJson))?;
     let mut stored = Vec::with_capacity(HEADER_SIZE + cells.len() * CELL_SIZE + json.len());
     stored.push(if geometry.is_region() { FLAG_REGION } else { 0 });
     stored.extend_from_slice(&(cells.len() as u16).to_le_bytes());
@@ -120,12 +117,13 @@ fn split(stored: &[u8]) -> (&[u8], &[u8]) {
 
 /// Whether one of two stored values is a point within the other, a region. `None` if one of them is neither.
 #[must_use]
-pub fn compare(left: &[u8], right: &[u8]) -> Option<bool> {
-    let (left, right) = (Geometry::of_stored(left).ok()?, Geometry::of_stored(right).ok()?);
-    Some(left.matches(&right))
+pub fn compare(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<bool> {
+    let left = Geometry::of_stored(left, budget).ok()?;
+    let right = Geometry::of_stored(right, budget).ok()?;
+    Some(left.matches(&right, budget))
 }
 
-/// A point or region ready to be asked.
+/// A point or region ready to be asked. If the budget of a question is exhausted, the answer means nothing.
 #[derive(Clone, Debug)]
 pub struct Geometry(Shape);
 
@@ -133,20 +131,20 @@ impl Geometry {
     /// What a text says; the circles in it are on a sphere of that radius.
     ///
     /// # Errors
-    /// `InvalidGeoJson` if it is neither a point nor a region.
-    pub fn parse(json: &[u8], earth_radius_m: u32) -> Result<Self, ResultCode> {
-        let shape = geometry::parse(json, f64::from(earth_radius_m));
-        shape.map(Geometry).ok_or(ResultCode::InvalidGeoJson)
+    /// `InvalidGeoJson` if it is neither a point nor a region; `Timeout` if the budget is exhausted.
+    pub fn parse(json: &[u8], earth_radius_m: u32, budget: &Budget<'_>) -> Result<Self, ResultCode> {
+        let shape = geometry::parse(json, f64::from(earth_radius_m), budget);
+        budget.check(shape.map(Geometry).ok_or(ResultCode::InvalidGeoJson))
     }
 
     /// What a stored value says.
     ///
     /// # Errors
     /// As [`Geometry::parse`].
-    pub fn of_stored(stored: &[u8]) -> Result<Self, ResultCode> {
+    pub fn of_stored(stored: &[u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
         match (is_region(stored), cells(stored).next()) {
             (false, Some(cell)) => Ok(Geometry(Shape::Point(CellId(cell)))),
-            _ => Geometry::parse(json(stored), EARTH_RADIUS_M),
+            _ => Geometry::parse(json(stored), EARTH_RADIUS_M, budget),
         }
     }
 
@@ -158,11 +156,11 @@ impl Geometry {
     /// The cells that contain it, in the order of their numbers: of a point the smallest one, of a region a covering.
     /// `None` if that takes more cells than there may be.
     #[must_use]
-    pub fn cells(&self, covering: &Covering) -> Option<Vec<u64>> {
+    pub fn cells(&self, covering: &Covering, budget: &Budget<'_>) -> Option<Vec<u64>> {
         match &self.0 {
             Shape::Point(cell) => Some(vec![cell.0]),
             Shape::Region(region) => {
-                covering.of(region).map(|cells| cells.into_iter().map(|cell| cell.0).collect())
+                covering.of(region, budget).map(|cells| cells.into_iter().map(|cell| cell.0).collect())
             }
         }
     }
@@ -170,14 +168,14 @@ impl Geometry {
     /// The ranges of cells, both ends included, in which an index has what may match, in ascending order: of a point
     /// those of all the cells that contain it, of a region those of all the points in a covering.
     #[must_use]
-    pub fn query_ranges(&self, covering: &Covering) -> Option<Vec<(u64, u64)>> {
+    pub fn query_ranges(&self, covering: &Covering, budget: &Budget<'_>) -> Option<Vec<(u64, u64)>> {
         let mut ranges: Vec<(u64, u64)> = match &self.0 {
             Shape::Point(cell) => {
                 (1..=30).map(|level| cell.parent(level).0).map(|cell| (cell, cell)).collect()
             }
             Shape::Region(region) => {
                 let range = |cell: CellId| (cell.range_min().0, cell.range_max().0);
-                covering.of(region)?.into_iter().map(range).collect()
+                covering.of(region, budget)?.into_iter().map(range).collect()
             }
         };
         ranges.sort_unstable();
@@ -186,10 +184,10 @@ impl Geometry {
 
     /// Whether one of the two is a point within the other, a region.
     #[must_use]
-    pub fn matches(&self, other: &Self) -> bool {
+    pub fn matches(&self, other: &Self, budget: &Budget<'_>) -> bool {
         match (&self.0, &other.0) {
             (Shape::Point(cell), Shape::Region(region)) | (Shape::Region(region), Shape::Point(cell)) => {
-                contains(region, *cell)
+                contains(region, *cell, budget)
             }
             _ => false,
         }
@@ -198,27 +196,28 @@ impl Geometry {
     /// Whether a stored value whose cells are in the [`Geometry::query_ranges`] matches. If that is not to be `strict`,
     /// it is enough that one of the two is a point and the other a region.
     #[must_use]
-    pub fn matches_stored(&self, stored: &[u8], strict: bool) -> bool {
+    pub fn matches_stored(&self, stored: &[u8], strict: bool, budget: &Budget<'_>) -> bool {
         match (&self.0, is_region(stored), cells(stored).next()) {
             (Shape::Point(_), true, _) => {
                 !strict
-                    || Geometry::parse(json(stored), EARTH_RADIUS_M).is_ok_and(|other| self.matches(&other))
+                    || Geometry::parse(json(stored), EARTH_RADIUS_M, budget)
+                        .is_ok_and(|other| self.matches(&other, budget))
             }
-            (Shape::Region(region), false, Some(cell)) => !strict || contains(region, CellId(cell)),
+            (Shape::Region(region), false, Some(cell)) => !strict || contains(region, CellId(cell), budget),
             _ => false,
         }
     }
 
     /// As [`Geometry::matches_stored`], for the text of an element of a list or map.
     #[must_use]
-    pub fn matches_json(&self, json: &[u8], strict: bool) -> bool {
-        Geometry::parse(json, EARTH_RADIUS_M).is_ok_and(|other| {
-            if strict { self.matches(&other) } else { self.is_region() != other.is_region() }
+    pub fn matches_json(&self, json: &[u8], strict: bool, budget: &Budget<'_>) -> bool {
+        Geometry::parse(json, EARTH_RADIUS_M, budget).is_ok_and(|other| {
+            if strict { self.matches(&other, budget) } else { self.is_region() != other.is_region() }
         })
     }
 }
 
 /// Whether `region` contains the middle of `cell`. A stored number that is of no cell is in no region.
-fn contains(region: &Region, cell: CellId) -> bool {
-    cell.is_valid() && region.contains(cell.center())
+fn contains(region: &Region, cell: CellId, budget: &Budget<'_>) -> bool {
+    cell.is_valid() && region.contains(cell.center(), budget)
 }

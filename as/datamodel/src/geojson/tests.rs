@@ -292,36 +292,36 @@ fn points_are_compared_with_regions_only() {
         r#"{"type":"Polygon","coordinates":[[[0,0],[10,0],[10,10],[0,10],[0,0]],[[4,4],[6,4],[6,6],[4,6],[4,4]]]}"#,
     );
     let circle = stored(r#"{"type":"AeroCircle","coordinates":[[5,5],1]}"#);
-    assert_eq!(compare(&point, &square), Some(true));
-    assert_eq!(compare(&square, &point), Some(true));
-    assert_eq!(compare(&outside, &square), Some(false));
-    assert_eq!(compare(&point, &holed), Some(false));
-    assert_eq!(compare(&point, &circle), Some(true));
-    assert_eq!(compare(&square, &square), Some(false));
-    assert_eq!(compare(&point, &point), Some(false));
+    assert_eq!(compare(&point, &square, &Budget::unlimited()), Some(true));
+    assert_eq!(compare(&square, &point, &Budget::unlimited()), Some(true));
+    assert_eq!(compare(&outside, &square, &Budget::unlimited()), Some(false));
+    assert_eq!(compare(&point, &holed, &Budget::unlimited()), Some(false));
+    assert_eq!(compare(&point, &circle, &Budget::unlimited()), Some(true));
+    assert_eq!(compare(&square, &square, &Budget::unlimited()), Some(false));
+    assert_eq!(compare(&point, &point, &Budget::unlimited()), Some(false));
     assert_eq!(
-        compare(&without_cells(json(&point)), &square),
+        compare(&without_cells(json(&point)), &square, &Budget::unlimited()),
         Some(true),
         "an element of a list has no cells"
     );
-    assert_eq!(compare(&without_cells(b"no"), &square), None);
-    assert_eq!(compare(&[], &square), None);
+    assert_eq!(compare(&without_cells(b"no"), &square, &Budget::unlimited()), None);
+    assert_eq!(compare(&[], &square, &Budget::unlimited()), None);
 
-    let query = Geometry::of_stored(&square).unwrap();
-    assert!(query.matches_stored(&point, true));
-    assert!(!query.matches_stored(&outside, true));
-    assert!(query.matches_stored(&outside, false));
-    assert!(!query.matches_stored(&holed, false));
-    assert!(!query.matches_stored(&without_cells(json(&point)), true));
-    assert!(query.matches_json(json(&point), true));
-    assert!(!query.matches_json(json(&outside), true));
-    let query = Geometry::of_stored(&point).unwrap();
-    assert!(query.matches_stored(&square, true));
-    assert!(!query.matches_stored(&holed, true));
-    assert!(query.matches_stored(&holed, false));
-    assert!(!query.matches_stored(&point, false));
+    let query = Geometry::of_stored(&square, &Budget::unlimited()).unwrap();
+    assert!(query.matches_stored(&point, true, &Budget::unlimited()));
+    assert!(!query.matches_stored(&outside, true, &Budget::unlimited()));
+    assert!(query.matches_stored(&outside, false, &Budget::unlimited()));
+    assert!(!query.matches_stored(&holed, false, &Budget::unlimited()));
+    assert!(!query.matches_stored(&without_cells(json(&point)), true, &Budget::unlimited()));
+    assert!(query.matches_json(json(&point), true, &Budget::unlimited()));
+    assert!(!query.matches_json(json(&outside), true, &Budget::unlimited()));
+    let query = Geometry::of_stored(&point, &Budget::unlimited()).unwrap();
+    assert!(query.matches_stored(&square, true, &Budget::unlimited()));
+    assert!(!query.matches_stored(&holed, true, &Budget::unlimited()));
+    assert!(query.matches_stored(&holed, false, &Budget::unlimited()));
+    assert!(!query.matches_stored(&point, false, &Budget::unlimited()));
     let no_cell = [&[0, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], &b"x"[..]].concat();
-    assert_eq!(compare(&no_cell, &square), Some(false));
+    assert_eq!(compare(&no_cell, &square, &Budget::unlimited()), Some(false));
 }
 
 #[test]
@@ -330,34 +330,53 @@ fn queries_look_where_matches_can_be() {
         r#"{"type":"Point","coordinates":[5,5]}"#,
         r#"{"type":"Polygon","coordinates":[[[0,0],[10,0],[10,10],[0,10],[0,0]]]}"#,
     ]
-    .map(|json| Geometry::parse(json.as_bytes(), EARTH_RADIUS_M).unwrap());
-    let ranges = point.query_ranges(&Covering::STORED).unwrap();
+    .map(|json| Geometry::parse(json.as_bytes(), EARTH_RADIUS_M, &Budget::unlimited()).unwrap());
+    let ranges = point.query_ranges(&Covering::STORED, &Budget::unlimited()).unwrap();
     assert_eq!(ranges.len(), 30);
     assert!(ranges.is_sorted());
-    let cell = point.cells(&Covering::STORED).unwrap()[0];
+    let cell = point.cells(&Covering::STORED, &Budget::unlimited()).unwrap()[0];
     assert!(ranges.contains(&(cell, cell)));
-    let stored = square.cells(&Covering::STORED).unwrap();
+    let stored = square.cells(&Covering::STORED, &Budget::unlimited()).unwrap();
     assert!(stored.iter().any(|&cell| ranges.contains(&(cell, cell))), "the square contains the point");
-    let ranges = square.query_ranges(&Covering { level_max: 20, ..Covering::STORED }).unwrap();
+    let ranges =
+        square.query_ranges(&Covering { level_max: 20, ..Covering::STORED }, &Budget::unlimited()).unwrap();
     assert!(ranges.iter().any(|range| (range.0..=range.1).contains(&cell)));
 
     let coarse = Covering { level_min: 0, level_max: 4, level_step: 2, cells_max: 8 };
-    assert!(square.cells(&coarse).unwrap().iter().all(|cell| [52, 56, 60].contains(&cell.trailing_zeros())));
+    assert!(
+        square
+            .cells(&coarse, &Budget::unlimited())
+            .unwrap()
+            .iter()
+            .all(|cell| [52, 56, 60].contains(&cell.trailing_zeros()))
+    );
     let fine = Covering { level_min: 30, level_max: 30, level_step: 1, cells_max: 256 };
-    assert_eq!(square.cells(&fine), None, "given up before it takes all memory");
-    let small =
-        Geometry::parse(br#"{"type":"AeroCircle","coordinates":[[5,5],1e-3]}"#, EARTH_RADIUS_M).unwrap();
-    assert!(small.cells(&fine).unwrap().iter().all(|cell| cell % 2 == 1));
+    assert_eq!(square.cells(&fine, &Budget::unlimited()), None, "given up before it takes all memory");
+    let small = Geometry::parse(
+        br#"{"type":"AeroCircle","coordinates":[[5,5],1e-3]}"#,
+        EARTH_RADIUS_M,
+        &Budget::unlimited(),
+    )
+    .unwrap();
+    assert!(small.cells(&fine, &Budget::unlimited()).unwrap().iter().all(|cell| cell % 2 == 1));
 }
 
 #[test]
 fn circles_are_as_large_as_the_earth_is_said_to_be() {
-    let circle =
-        |radius| Geometry::parse(br#"{"type":"AeroCircle","coordinates":[[0,0],100000]}"#, radius).unwrap();
-    let point = Geometry::parse(br#"{"type":"Point","coordinates":[1,0]}"#, EARTH_RADIUS_M).unwrap();
-    assert!(!circle(EARTH_RADIUS_M).matches(&point));
-    assert!(circle(EARTH_RADIUS_M / 2).matches(&point));
-    assert!(circle(0).matches(&point));
+    let circle = |radius| {
+        Geometry::parse(
+            br#"{"type":"AeroCircle","coordinates":[[0,0],100000]}"#,
+            radius,
+            &Budget::unlimited(),
+        )
+        .unwrap()
+    };
+    let point =
+        Geometry::parse(br#"{"type":"Point","coordinates":[1,0]}"#, EARTH_RADIUS_M, &Budget::unlimited())
+            .unwrap();
+    assert!(!circle(EARTH_RADIUS_M).matches(&point, &Budget::unlimited()));
+    assert!(circle(EARTH_RADIUS_M / 2).matches(&point, &Budget::unlimited()));
+    assert!(circle(0).matches(&point, &Budget::unlimited()));
 }
 
 /// Points around a center, small enough for the plane to serve as a model.
@@ -399,20 +418,20 @@ proptest! {
             ring.reverse();
         }
         let json = format!(r#"{{"type":"Polygon","coordinates":[{ring:?}]}}"#);
-        let Ok(polygon) = Geometry::parse(json.as_bytes(), EARTH_RADIUS_M) else { return Ok(()) };
+        let Ok(polygon) = Geometry::parse(json.as_bytes(), EARTH_RADIUS_M, &Budget::unlimited()) else { return Ok(()) };
         // Where faces of the cube meet, some get too many cells; other servers refuse those as well.
-        let Some(cells) = polygon.cells(&Covering::STORED) else { return Ok(()) };
+        let Some(cells) = polygon.cells(&Covering::STORED, &Budget::unlimited()) else { return Ok(()) };
         prop_assert!(cells.is_sorted() && !cells.is_empty() && cells.len() <= 12);
         for (dx, dy) in points {
             let at = [center_x + dx, center_y + dy];
             let json = format!(r#"{{"type":"Point","coordinates":{at:?}}}"#);
-            let point = Geometry::parse(json.as_bytes(), EARTH_RADIUS_M).unwrap();
+            let point = Geometry::parse(json.as_bytes(), EARTH_RADIUS_M, &Budget::unlimited()).unwrap();
             if let Some(expected) = inside_in_plane(&outline, at) {
-                prop_assert_eq!(polygon.matches(&point), expected, "{:?}", at);
+                prop_assert_eq!(polygon.matches(&point, &Budget::unlimited()), expected, "{:?}", at);
             }
-            if polygon.matches(&point) {
-                let cell = point.cells(&Covering::STORED).unwrap()[0];
-                let ranges = polygon.query_ranges(&Covering::STORED).unwrap();
+            if polygon.matches(&point, &Budget::unlimited()) {
+                let cell = point.cells(&Covering::STORED, &Budget::unlimited()).unwrap()[0];
+                let ranges = polygon.query_ranges(&Covering::STORED, &Budget::unlimited()).unwrap();
                 prop_assert!(ranges.iter().any(|range| (range.0..=range.1).contains(&cell)), "outside of the covering");
             }
         }
@@ -440,7 +459,7 @@ proptest! {
             let mut out = Vec::new();
             to_wire(&bytes, &mut out);
             prop_assert!(out.len() <= bytes.len());
-            let _ = compare(&bytes, &wire(&text));
+            let _ = compare(&bytes, &wire(&text), &Budget::unlimited());
         }
     }
 }

@@ -7,6 +7,10 @@
 use super::Region;
 use super::cell::Cell;
 use super::cell_id::{CellId, LEVEL_MAX};
+use crate::budget::Budget;
+
+/// Price of dividing a cell, besides what the region takes.
+const CANDIDATE_STEPS: u64 = 400;
 
 /// How fine a covering is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,9 +32,11 @@ impl Covering {
     /// The covering of regions that are stored.
     pub const STORED: Self = Covering { level_min: 1, level_max: LEVEL_MAX, level_step: 1, cells_max: 12 };
 
-    /// Cells that contain `region`, in the order of their numbers. `None` if it takes more than there may be.
-    pub(crate) fn of(&self, region: &Region) -> Option<Vec<CellId>> {
-        let mut coverer = Coverer { options: self, region, found: Vec::new(), pending: Heap(Vec::new()) };
+    /// Cells that contain `region`, in the order of their numbers. `None` if it takes more than there may be, or if the
+    /// budget is exhausted.
+    pub(crate) fn of(&self, region: &Region, budget: &Budget<'_>) -> Option<Vec<CellId>> {
+        let mut coverer =
+            Coverer { options: self, region, found: Vec::new(), pending: Heap(Vec::new()), budget };
         coverer.run()?;
         let mut cells = coverer.found;
         normalize(&mut cells);
@@ -39,8 +45,8 @@ impl Covering {
     }
 
     /// Up to `cells_max` cells that contain `region`, found without dividing any.
-    fn first_cells(&self, region: &Region) -> Vec<CellId> {
-        let mut cells = region.cell_bound();
+    fn first_cells(&self, region: &Region, budget: &Budget<'_>) -> Vec<CellId> {
+        let mut cells = region.cell_bound(budget);
         for cell in &mut cells {
             *cell = cell.parent(cell.level().min(self.level_max));
         }
@@ -101,16 +107,18 @@ struct Coverer<'r> {
     region: &'r Region,
     found: Vec<CellId>,
     pending: Heap,
+    budget: &'r Budget<'r>,
 }
 
 impl Coverer<'_> {
     fn run(&mut self) -> Option<()> {
-        for id in self.options.first_cells(self.region) {
+        for id in self.options.first_cells(self.region, self.budget) {
             if let Some(candidate) = self.candidate(Cell::new(id)) {
                 self.add(candidate);
             }
         }
         while let Some(candidate) = self.pending.pop() {
+            self.budget.draw(CANDIDATE_STEPS).ok()?;
             let count = self.found.len() + self.pending.0.len() + candidate.children.len();
             if candidate.cell.level() < self.options.level_min
                 || candidate.children.len() == 1
@@ -128,12 +136,12 @@ impl Coverer<'_> {
     }
 
     fn candidate(&self, cell: Cell) -> Option<Candidate> {
-        if !self.region.may_intersect(&cell) {
+        if !self.region.may_intersect(&cell, self.budget) {
             return None;
         }
         let is_final = cell.level() >= self.options.level_min
             && (cell.level() + self.options.level_step > self.options.level_max
-                || self.region.contains_cell(&cell));
+                || self.region.contains_cell(&cell, self.budget));
         Some(Candidate { cell, is_final, children: Vec::new() })
     }
 
@@ -163,7 +171,7 @@ impl Coverer<'_> {
         let mut final_count = 0;
         for child in cell.children() {
             if steps > 1 {
-                if self.region.may_intersect(&child) {
+                if self.region.may_intersect(&child, self.budget) {
                     final_count += self.expand(children, &child, steps - 1);
                 }
             } else if let Some(child) = self.candidate(child) {

@@ -14,6 +14,10 @@ use super::interval::Interval;
 use super::loops::ORIGIN;
 use super::predicates::EdgeCrosser;
 use super::vector::Vector;
+use crate::budget::Budget;
+
+/// Price of an edge in a cell.
+const EDGE_STEPS: usize = 30;
 
 /// By how much cells are enlarged on all sides, so that no edge is lost by errors here or in a question.
 const PADDING: f64 = 2.0 * (FACE_CLIP_ERROR + EDGE_CLIP_ERROR);
@@ -49,17 +53,18 @@ pub(super) enum Relation<'a> {
 pub(super) struct Index(Vec<IndexCell>);
 
 impl Index {
-    /// Indexes `edges`, inside of which [`ORIGIN`] is or is not.
-    pub(super) fn new(edges: &[Edge], contains_origin: bool) -> Self {
+    /// Indexes `edges`, inside of which [`ORIGIN`] is or is not. `None` if the budget is exhausted.
+    pub(super) fn new(edges: &[Edge], contains_origin: bool, budget: &Budget<'_>) -> Option<Self> {
+        budget.draw_for(2 * edges.len() * EDGE_STEPS).ok()?;
         let start = point_at(0, [0, 0]);
         let path = EdgeCrosser::new(ORIGIN, start);
         let inside = edges.iter().fold(contains_origin, |inside, &(a, b)| inside ^ path.crosses(a, b));
-        let mut builder = Builder { edges, cells: Vec::new(), inside, at: start, next: CellId(1) };
+        let mut builder = Builder { edges, cells: Vec::new(), inside, at: start, next: CellId(1), budget };
         let on_faces = clip_to_faces(edges);
         for (face, edges) in on_faces.iter().enumerate() {
             builder.add_face(face, edges);
         }
-        Index(builder.cells)
+        budget.check(Ok(Index(builder.cells))).ok()
     }
 
     /// Where the first cell that ends at `id` or after it would be.
@@ -237,6 +242,8 @@ struct Builder<'e> {
     at: Vector,
     /// The smallest cell at whose entry that point is.
     next: CellId,
+    /// When it is exhausted, no more cells are added.
+    budget: &'e Budget<'e>,
 }
 
 impl Builder<'_> {
@@ -277,7 +284,8 @@ impl Builder<'_> {
 
     /// Adds `cell`, which `edges` may meet, or its descendants.
     fn add_cell(&mut self, cell: &PaddedCell, edges: &[Clipped<'_>]) {
-        if edges.is_empty() && !self.inside {
+        let is_empty = edges.is_empty() && !self.inside;
+        if is_empty || self.budget.draw_for((1 + edges.len()) * EDGE_STEPS).is_err() {
             return;
         }
         if !self.is_to_be_divided(cell, edges) {

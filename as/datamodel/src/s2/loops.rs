@@ -10,6 +10,7 @@ use super::interval::{Arc, Interval};
 use super::predicates::{EdgeCrosser, angle_contains_vertex, robust_cross, sign, wedge_contains};
 use super::rect::{Rect, RectBounder};
 use super::vector::Vector;
+use crate::budget::Budget;
 
 /// The fixed point. It is near the north pole and not on anything that people draw.
 pub(super) const ORIGIN: Vector =
@@ -90,13 +91,18 @@ impl Loop {
         self.bound.contains(point) && self.contains_by_edges(point)
     }
 
-    /// Whether the loop contains `other`, given that no edges cross and none is shared.
-    pub(super) fn contains_nested(&self, other: &Self) -> bool {
+    /// Whether the loop contains `other`, given that no edges cross and none is shared. Means nothing if the budget is
+    /// exhausted then.
+    pub(super) fn contains_nested(&self, other: &Self, budget: &Budget<'_>) -> bool {
         let [before, vertex, after, ..] = *other.vertices else { return false };
         if !self.subregion_bound.contains_all(&other.bound) {
             return false;
         }
         let count = self.vertices.len();
+        // All may be compared, and all edges be crossed.
+        if budget.draw_for(count * 12).is_err() {
+            return false;
+        }
         // The first vertex is looked at last.
         match (1..=count).find(|at| self.vertices[at % count] == vertex) {
             None => self.contains(vertex),

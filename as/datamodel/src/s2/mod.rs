@@ -27,7 +27,9 @@ pub(crate) use rect::LatLng;
 use rect::Rect;
 pub(crate) use vector::Vector;
 
-/// A set of points.
+use crate::budget::Budget;
+
+/// A set of points. Questions about it draw on a budget; if that is exhausted, answers mean nothing.
 #[derive(Clone, Debug)]
 pub(crate) enum Region {
     Cap(Cap),
@@ -36,37 +38,37 @@ pub(crate) enum Region {
 }
 
 impl Region {
-    pub(crate) fn contains(&self, point: Vector) -> bool {
+    pub(crate) fn contains(&self, point: Vector, budget: &Budget<'_>) -> bool {
         match self {
             Region::Cap(cap) => cap.contains(point),
-            Region::Polygon(polygon) => polygon.contains(point),
-            Region::Union(polygons) => polygons.iter().any(|polygon| polygon.contains(point)),
+            Region::Polygon(polygon) => polygon.contains(point, budget),
+            Region::Union(polygons) => polygons.iter().any(|polygon| polygon.contains(point, budget)),
         }
     }
 
     /// Whether all of `cell` is surely in the region.
-    fn contains_cell(&self, cell: &Cell) -> bool {
+    fn contains_cell(&self, cell: &Cell, budget: &Budget<'_>) -> bool {
         match self {
             Region::Cap(cap) => cap.contains_cell(cell),
-            Region::Polygon(polygon) => polygon.contains_cell(cell),
-            Region::Union(polygons) => polygons.iter().any(|polygon| polygon.contains_cell(cell)),
+            Region::Polygon(polygon) => polygon.contains_cell(cell, budget),
+            Region::Union(polygons) => polygons.iter().any(|polygon| polygon.contains_cell(cell, budget)),
         }
     }
 
     /// Whether some of `cell` may be in the region.
-    fn may_intersect(&self, cell: &Cell) -> bool {
+    fn may_intersect(&self, cell: &Cell, budget: &Budget<'_>) -> bool {
         match self {
             Region::Cap(cap) => cap.may_intersect(cell),
-            Region::Polygon(polygon) => polygon.may_intersect(cell),
-            Region::Union(polygons) => polygons.iter().any(|polygon| polygon.may_intersect(cell)),
+            Region::Polygon(polygon) => polygon.may_intersect(cell, budget),
+            Region::Union(polygons) => polygons.iter().any(|polygon| polygon.may_intersect(cell, budget)),
         }
     }
 
     /// A few cells that contain the region.
-    fn cell_bound(&self) -> Vec<CellId> {
+    fn cell_bound(&self, budget: &Budget<'_>) -> Vec<CellId> {
         match self {
             Region::Cap(cap) => cap.cell_bound(),
-            Region::Polygon(polygon) => polygon.cell_bound(),
+            Region::Polygon(polygon) => polygon.cell_bound(budget),
             Region::Union(polygons) => {
                 let bound = polygons.iter().fold(Rect::EMPTY, |bound, polygon| bound.union(polygon.bound()));
                 bound.cap_bound().cell_bound()

@@ -10,6 +10,12 @@ use super::loops::Loop;
 use super::predicates::EdgeCrosser;
 use super::rect::Rect;
 use super::vector::Vector;
+use crate::budget::Budget;
+
+/// Price of looking at an edge, at a vertex while a polygon is made, and at the bound of a loop.
+const EDGE_STEPS: usize = 10;
+const VERTEX_STEPS: usize = 100;
+const BOUND_STEPS: usize = 4;
 
 /// Loops within each other: every second one from the outside is a hole.
 #[derive(Clone, Debug)]
@@ -28,11 +34,13 @@ struct Nest {
 }
 
 impl Polygon {
-    /// The polygon bounded by loops that are given as their vertices; of each, the smaller side is the inside.
-    pub(crate) fn new(loops: Vec<Vec<Vector>>) -> Self {
+    /// The polygon bounded by loops that are given as their vertices; of each, the smaller side is the inside. `None` if
+    /// the budget is exhausted.
+    pub(crate) fn new(loops: Vec<Vec<Vector>>, budget: &Budget<'_>) -> Option<Self> {
         let mut nests = Vec::new();
         for vertices in loops {
-            insert(&mut nests, Nest { shell: Loop::normalized(vertices), children: Vec::new() });
+            budget.draw_for(vertices.len() * VERTEX_STEPS).ok()?;
+            insert(budget, &mut nests, Nest { shell: Loop::normalized(vertices), children: Vec::new() })?;
         }
         let bound = nests.iter().fold(Rect::EMPTY, |bound, nest| bound.union(&nest.shell.bound));
         let mut loops = Vec::new();
@@ -45,27 +53,35 @@ impl Polygon {
             }
             outline.edges().collect::<Vec<_>>()
         });
-        Polygon { edges: edges.collect(), contains_origin, bound, index: OnceLock::new() }
+        Some(Polygon { edges: edges.collect(), contains_origin, bound, index: OnceLock::new() })
     }
 
     pub(super) const fn bound(&self) -> &Rect {
         &self.bound
     }
 
-    fn index(&self) -> &Index {
-        self.index.get_or_init(|| Index::new(&self.edges, self.contains_origin))
+    /// `None` if the budget is exhausted.
+    fn index(&self, budget: &Budget<'_>) -> Option<&Index> {
+        if self.index.get().is_none() {
+            let index = Index::new(&self.edges, self.contains_origin, budget)?;
+            return Some(self.index.get_or_init(|| index));
+        }
+        self.index.get()
     }
 
-    pub(super) fn contains(&self, point: Vector) -> bool {
+    pub(super) fn contains(&self, point: Vector, budget: &Budget<'_>) -> bool {
         /// Up to so many edges, looking at all of them is faster than finding a cell.
         const FEW_EDGES: usize = 32;
         match self.index.get() {
             Some(index) if self.edges.len() > FEW_EDGES => match index.relation(CellId::from_point(point)) {
-                Relation::Within(cell) => self.contains_in(cell, point),
+                Relation::Within(cell) => self.contains_in(cell, point, budget),
                 _ => false,
             },
             index => {
                 if index.is_none() && !self.bound.contains(point) {
+                    return false;
+                }
+                if budget.draw_for(self.edges.len() * EDGE_STEPS).is_err() {
                     return false;
                 }
                 let path = EdgeCrosser::new(super::loops::ORIGIN, point);
@@ -75,8 +91,8 @@ impl Polygon {
     }
 
     /// Whether the polygon contains a point of a cell of the index.
-    fn contains_in(&self, cell: &IndexCell, point: Vector) -> bool {
-        if cell.edges.is_empty() {
+    fn contains_in(&self, cell: &IndexCell, point: Vector, budget: &Budget<'_>) -> bool {
+        if cell.edges.is_empty() || budget.draw_for(cell.edges.len() * EDGE_STEPS).is_err() {
             return cell.contains_center;
         }
         let path = EdgeCrosser::new(cell.id.center(), point);
@@ -88,30 +104,36 @@ impl Polygon {
     }
 
     /// Whether an edge in a cell of the index meets `target` or almost does.
-    fn any_edge_meets(&self, cell: &IndexCell, target: &Cell) -> bool {
+    fn any_edge_meets(&self, cell: &IndexCell, target: &Cell, budget: &Budget<'_>) -> bool {
         const ERROR: f64 = FACE_CLIP_ERROR + MEETS_RECT_ERROR;
+        if budget.draw_for(2 * cell.edges.len() * EDGE_STEPS).is_err() {
+            return false;
+        }
         let bound = target.bound.map(|bound| bound.expanded(ERROR));
         self.edges_of(cell).any(|(a, b)| {
             clip_to_face(a, b, target.face(), ERROR).is_some_and(|line| meets_rect(line, bound))
         })
     }
 
-    pub(super) fn contains_cell(&self, target: &Cell) -> bool {
-        match self.index().relation(target.id) {
+    pub(super) fn contains_cell(&self, target: &Cell, budget: &Budget<'_>) -> bool {
+        let Some(index) = self.index(budget) else { return false };
+        match index.relation(target.id) {
             Relation::Within(cell) if cell.id == target.id => cell.edges.is_empty() && cell.contains_center,
             Relation::Within(cell) => {
-                !self.any_edge_meets(cell, target) && self.contains_in(cell, target.id.center())
+                !self.any_edge_meets(cell, target, budget)
+                    && self.contains_in(cell, target.id.center(), budget)
             }
             _ => false,
         }
     }
 
-    pub(super) fn may_intersect(&self, target: &Cell) -> bool {
-        match self.index().relation(target.id) {
+    pub(super) fn may_intersect(&self, target: &Cell, budget: &Budget<'_>) -> bool {
+        let Some(index) = self.index(budget) else { return false };
+        match index.relation(target.id) {
             Relation::Within(cell) => {
                 cell.id == target.id
-                    || self.any_edge_meets(cell, target)
-                    || self.contains_in(cell, target.id.center())
+                    || self.any_edge_meets(cell, target, budget)
+                    || self.contains_in(cell, target.id.center(), budget)
             }
             Relation::Divided => true,
             Relation::Disjoint => false,
@@ -119,20 +141,25 @@ impl Polygon {
     }
 
     /// A few cells that contain the polygon.
-    pub(super) fn cell_bound(&self) -> Vec<CellId> {
-        self.index().cell_bound()
+    pub(super) fn cell_bound(&self, budget: &Budget<'_>) -> Vec<CellId> {
+        self.index(budget).map_or_else(Vec::new, Index::cell_bound)
     }
 }
 
 /// Puts `new` where it belongs among `nests`: into the first that contains it, or else beside them and around those
-/// that it contains.
-fn insert(nests: &mut Vec<Nest>, mut new: Nest) {
+/// that it contains. `None` if the budget is exhausted.
+fn insert(budget: &Budget<'_>, nests: &mut Vec<Nest>, mut new: Nest) -> Option<()> {
+    let contains = |outer: &Loop, inner: &Loop| outer.contains_nested(inner, budget);
     let mut siblings = nests;
-    while let Some(at) = siblings.iter().position(|nest| nest.shell.contains_nested(&new.shell)) {
+    // All siblings are looked at twice, once here and once below.
+    budget.draw_for(2 * siblings.len() * BOUND_STEPS).ok()?;
+    while let Some(at) = siblings.iter().position(|nest| contains(&nest.shell, &new.shell)) {
         siblings = &mut siblings[at].children;
+        budget.draw_for(2 * siblings.len() * BOUND_STEPS).ok()?;
     }
-    new.children = siblings.extract_if(.., |nest| new.shell.contains_nested(&nest.shell)).collect();
+    new.children = siblings.extract_if(.., |nest| contains(&new.shell, &nest.shell)).collect();
     siblings.push(new);
+    Some(())
 }
 
 /// The loops of `nests`, each before those within it.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cf::Digest;
 use cf::digest::DIGEST_SIZE;
+use datamodel::Budget;
 use datamodel::bins::check_name;
 use datamodel::exp::Filter;
 use datamodel::flat::SET_NAME_SIZE_MAX;
@@ -95,7 +96,7 @@ impl Query {
             .map_or(Ok(SOCKET_TIMEOUT_DEFAULT_MS), |n| n.map(u32::from_be_bytes))?;
         let sample_max = number(request, field::SAMPLE_MAX).map_or(Ok(0), |n| n.map(u64::from_be_bytes))?;
         let bins = bin_names(request)?;
-        let filter = filter::compile(request).transpose().inspect_err(|_| {
+        let filter = filter::compile(request, &Budget::unlimited()).transpose().inspect_err(|_| {
             cf::warning_limited!(Query, "{{{}}} bad filter expression", namespace.name());
         })?;
         let time_max = match request.transaction_ttl_ms {

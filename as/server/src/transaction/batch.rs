@@ -52,7 +52,7 @@ pub(super) fn checked<'a>(
     if rows_max != 0 && batch.row_count > rows_max {
         return Err(ResultCode::BatchMaxRequests);
     }
-    match filter::compile(request) {
+    match filter::compile(request, &Budget::unlimited()) {
         Some(Err(result)) => Err(result),
         filter => Ok((batch, filter)),
     }
@@ -76,7 +76,7 @@ impl<'a> RowFilters<'a> {
         let Some(bytes) = row.request.field(field::FILTER_EXPRESSION) else { return self.parent };
         // Rows that repeat parameters have the very same bytes.
         if !self.own.as_ref().is_some_and(|(known, _)| std::ptr::eq(*known, bytes)) {
-            self.own = Some((bytes, Filter::compile(bytes)));
+            self.own = Some((bytes, Filter::compile(bytes, &Budget::unlimited())));
         }
         self.own.as_ref().map(|(_, filter)| filter)
     }

@@ -94,6 +94,7 @@ impl Call<'_> {
             Some(Ok(filter)) => {
                 filter::ask(filter, filter::metadata(self.namespace, element, self.now), self.budget)
             }
+            Some(Err(_)) if self.budget.is_exhausted() => Err(ResultCode::Timeout),
             Some(Err(result)) => {
                 cf::warning_limited!(Rw, "{{{}}} bad filter expression", self.namespace.name());
                 Err(*result)

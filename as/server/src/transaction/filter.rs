@@ -18,8 +18,8 @@ use crate::namespace::{Namespace, stored_size};
 pub(crate) type CompiledFilter<'a> = Result<Filter<'a>, ResultCode>;
 
 /// Compiles the filter that the request brings.
-pub(crate) fn compile<'a>(request: &Request<'a>) -> Option<CompiledFilter<'a>> {
-    request.field(field::FILTER_EXPRESSION).map(Filter::compile)
+pub(crate) fn compile<'a>(request: &Request<'a>, budget: &Budget<'_>) -> Option<CompiledFilter<'a>> {
+    request.field(field::FILTER_EXPRESSION).map(|bytes| Filter::compile(bytes, budget))
 }
 
 /// A question about a record that its metadata left open: its bins or its key must tell.

@@ -223,7 +223,8 @@ impl Executor {
             namespace.metrics.count(Origin::Client, Operation::Tsvc, ResultCode::Parameter);
             return reply::write_header_only(out, &ReplyHeader::result(ResultCode::Parameter));
         };
-        let filter = filter::compile(request);
+        let budget = Budget::unlimited();
+        let filter = filter::compile(request, &budget);
         let call = Call {
             namespace,
             request,
@@ -232,7 +233,7 @@ impl Executor {
             origin: Origin::Client,
             filter: filter.as_ref(),
             row: None,
-            budget: &Budget::unlimited(),
+            budget: &budget,
         };
         self.run(&call, out);
     }

@@ -17,7 +17,7 @@ impl Compiler<'_> {
     pub(super) fn literal(&mut self) -> Option<Shape> {
         let (mut constant, result) = self.read_literal()?;
         if let Constant::Bytes(BytesType::GeoJson, text) = constant {
-            let geometry = Geometry::parse(text.of(self.bytes), EARTH_RADIUS_M).ok()?;
+            let geometry = Geometry::parse(text.of(self.bytes), EARTH_RADIUS_M, self.budget).ok()?;
             constant = Constant::Geometry(self.program.geometries.len() as u32, text);
             self.program.geometries.push(geometry);
         }

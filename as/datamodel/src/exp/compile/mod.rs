@@ -19,6 +19,7 @@ use super::program::{Address, Constant, Handler, HandlerId, Instruction, Name, O
 use super::regex::Regex;
 use super::value::Type;
 use crate::bins::check_name;
+use crate::budget::Budget;
 use crate::particle::BytesType;
 
 /// Most operators around one another.
@@ -70,9 +71,10 @@ pub(super) struct Compiled {
     pub(super) is_open: bool,
 }
 
-/// Compiles the expression that is all of `bytes`. `None` if it is none.
-pub(super) fn compile(bytes: &[u8]) -> Option<Compiled> {
+/// Compiles the expression that is all of `bytes`. `None` if it is none, or if the budget is exhausted.
+pub(super) fn compile<'e>(bytes: &'e [u8], budget: &'e Budget<'e>) -> Option<Compiled> {
     u32::try_from(bytes.len()).ok()?;
+    budget.draw_for(bytes.len()).ok()?;
     let mut compiler = Compiler {
         bytes,
         reader: Reader::new(bytes),
@@ -83,6 +85,7 @@ pub(super) fn compile(bytes: &[u8]) -> Option<Compiled> {
         height: 0,
         size: 0,
         regex_size: 0,
+        budget,
     };
     compiler.program.handlers.push(Handler { target: 0, height: 0 });
     let shape = compiler.run()?;
@@ -106,6 +109,7 @@ struct Compiler<'e> {
     /// What all operators so far add up to.
     size: u32,
     regex_size: usize,
+    budget: &'e Budget<'e>,
 }
 
 impl<'e> Compiler<'e> {
@@ -234,7 +238,7 @@ impl<'e> Compiler<'e> {
         if self.program.regexes.len() >= REGEX_COUNT_MAX {
             return None;
         }
-        let regex = Regex::new(pattern, flags)?;
+        let regex = Regex::new(pattern, flags, self.budget)?;
         self.regex_size += regex.memory_size();
         if self.regex_size > REGEX_SIZE_MAX {
             return None;

@@ -1,26 +1,176 @@
-//! From a parsed pattern to an automaton.
+//! From a parsed pattern to an automaton, and matching with it.
+//!
+//! Short texts are given to the engines of the regex-automata crate whole: they are fast and cannot be stopped. Where
+//! the number of the automaton's states and the length of the text allow that to take long, a lazy DFA is fed byte by
+//! byte instead, drawing on the budget for each byte and for each state that it has not met yet.
 
+use std::sync::OnceLock;
+
+use regex_automata::Input;
+use regex_automata::hybrid::dfa::{self, Cache, DFA};
 use regex_automata::meta;
-use regex_automata::nfa::thompson::WhichCaptures;
+use regex_automata::nfa::thompson::{self, WhichCaptures};
+use regex_automata::util::pool::Pool;
 use regex_automata::util::syntax;
 use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, Hir, Look as HirLook, Repetition};
 
 use super::{Look, Node};
+use crate::budget::Budget;
 
 /// Most bytes of an automaton.
 const SIZE_MAX: usize = 4 << 20;
 /// Most bytes of the states that an automaton has met and remembers.
 const CACHE_SIZE_MAX: usize = 256 << 10;
+/// Most states times bytes of a text that is matched in one go.
+const WHOLE_WORK_MAX: u64 = 1 << 14;
+/// Of that work one part in so many is paid for: few states are in play at once.
+const WHOLE_WORK_PER_STEP: u64 = 16;
+/// Price of making an automaton, and of each of its states, of which there are no more than fit into its size.
+const COMPILE_STEPS: u64 = 10_000;
+const STATE_COMPILE_STEPS: u64 = 100;
+const STATES_MAX: u64 = SIZE_MAX as u64 / 16;
+/// Price of a match, whatever the text.
+const MATCH_STEPS: u64 = 50;
+/// Bytes that the lazy DFA is fed before the budget is drawn on.
+const CHUNK_SIZE: usize = 256;
+/// Price of a byte for it, and of each state of the pattern where a state of the DFA is made.
+const BYTE_STEPS: usize = 2;
+const STATE_STEPS: u64 = 6;
 
-/// The automaton that finds out whether part of a text matches. `None` if it gets too large.
-pub(super) fn build(node: &Node) -> Option<meta::Regex> {
-    let config = meta::Config::new()
-        .utf8_empty(false)
-        .which_captures(WhichCaptures::None)
-        .nfa_size_limit(Some(SIZE_MAX))
-        .hybrid_cache_capacity(CACHE_SIZE_MAX);
-    let builder = meta::Builder::new().configure(config).syntax(syntax::Config::new().utf8(false)).clone();
-    builder.build_from_hir(&hir(node)).ok()
+type CachePool = Pool<Cache, Box<dyn Fn() -> Cache + Send + Sync>>;
+
+/// An automaton that finds out whether part of a text matches.
+#[derive(Debug)]
+pub(super) struct Automaton {
+    whole: meta::Regex,
+    hir: Hir,
+    /// States of the pattern, about.
+    states: u64,
+    /// Made for the first long text.
+    stepwise: OnceLock<Option<Stepwise>>,
+}
+
+/// A lazy DFA, and what it remembers: for each thread that matches.
+struct Stepwise {
+    dfa: DFA,
+    caches: CachePool,
+}
+
+impl std::fmt::Debug for Stepwise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stepwise").finish_non_exhaustive()
+    }
+}
+
+impl Clone for Automaton {
+    fn clone(&self) -> Self {
+        Automaton {
+            whole: self.whole.clone(),
+            hir: self.hir.clone(),
+            states: self.states,
+            stepwise: OnceLock::new(),
+        }
+    }
+}
+
+impl Automaton {
+    /// `None` if it gets too large, or if the budget is exhausted.
+    pub(super) fn new(node: &Node, budget: &Budget<'_>) -> Option<Self> {
+        let config = meta::Config::new()
+            .utf8_empty(false)
+            .which_captures(WhichCaptures::None)
+            .nfa_size_limit(Some(SIZE_MAX))
+            .hybrid_cache_capacity(CACHE_SIZE_MAX);
+        let builder =
+            meta::Builder::new().configure(config).syntax(syntax::Config::new().utf8(false)).clone();
+        let states = state_count(node);
+        budget.draw(COMPILE_STEPS + states.min(STATES_MAX) * STATE_COMPILE_STEPS).ok()?;
+        let hir = hir(node);
+        let whole = builder.build_from_hir(&hir).ok()?;
+        Some(Automaton { whole, hir, states, stepwise: OnceLock::new() })
+    }
+
+    /// Bytes that it takes, about, without what matching adds.
+    pub(super) fn memory_size(&self) -> usize {
+        self.whole.memory_usage()
+    }
+
+    /// Whether part of `text` matches; `None` if the budget is exhausted.
+    pub(super) fn is_match(&self, text: &[u8], budget: &Budget<'_>) -> Option<bool> {
+        let work = self.states.saturating_mul(text.len() as u64);
+        if work <= WHOLE_WORK_MAX {
+            budget.draw(MATCH_STEPS + work / WHOLE_WORK_PER_STEP).ok()?;
+            return Some(self.whole.is_match(text));
+        }
+        self.is_match_stepwise(text, budget)
+    }
+
+    pub(super) fn is_match_stepwise(&self, text: &[u8], budget: &Budget<'_>) -> Option<bool> {
+        // The price is the same whether or not it is made already, as results do not depend on what came before.
+        budget.draw(self.states.saturating_mul(STATE_STEPS)).ok()?;
+        let stepwise = self.stepwise.get_or_init(|| Stepwise::new(&self.hir)).as_ref()?;
+        stepwise.is_match(text, self.states, budget)
+    }
+}
+
+impl Stepwise {
+    fn new(hir: &Hir) -> Option<Self> {
+        let config = thompson::Config::new()
+            .utf8(false)
+            .which_captures(WhichCaptures::None)
+            .nfa_size_limit(Some(SIZE_MAX));
+        let nfa = thompson::Compiler::new().configure(config).build_from_hir(hir).ok()?;
+        // It never gives up: however often it forgets its states, it goes on as long as the budget does.
+        let config = dfa::Config::new()
+            .cache_capacity(CACHE_SIZE_MAX)
+            .skip_cache_capacity_check(true)
+            .minimum_cache_clear_count(None);
+        let dfa = dfa::Builder::new().configure(config).build_from_nfa(nfa).ok()?;
+        let for_caches = dfa.clone();
+        let caches: CachePool = Pool::new(Box::new(move || for_caches.create_cache()));
+        Some(Stepwise { dfa, caches })
+    }
+
+    fn is_match(&self, text: &[u8], states: u64, budget: &Budget<'_>) -> Option<bool> {
+        // Price of a state that has not been met yet.
+        let unmet_steps = states.saturating_mul(STATE_STEPS).max(MATCH_STEPS);
+        let mut cache = self.caches.get();
+        budget.draw(unmet_steps).ok()?;
+        let mut state = self.dfa.start_state_forward(&mut cache, &Input::new(text)).ok()?;
+        for chunk in text.chunks(CHUNK_SIZE) {
+            budget.draw_for(chunk.len() * BYTE_STEPS).ok()?;
+            for &byte in chunk {
+                // The state has no tag, as one that has is returned below.
+                let mut next = self.dfa.next_state_untagged(&cache, state, byte);
+                if next.is_unknown() {
+                    budget.draw(unmet_steps).ok()?;
+                    next = self.dfa.next_state(&mut cache, state, byte).ok()?;
+                }
+                state = next;
+                if state.is_tagged() {
+                    return Some(state.is_match());
+                }
+            }
+        }
+        budget.draw(unmet_steps).ok()?;
+        Some(self.dfa.next_eoi_state(&mut cache, state).ok()?.is_match())
+    }
+}
+
+/// States that the automaton of a pattern has, about. Recurses as deep as a pattern may be nested.
+fn state_count(node: &Node) -> u64 {
+    match node {
+        Node::Empty | Node::BackReference(_) | Node::Set(_) | Node::Look(_) => 1,
+        Node::Concat(nodes) | Node::Alternate(nodes) => {
+            nodes.iter().map(state_count).fold(1, u64::saturating_add)
+        }
+        Node::Group(_, node) => state_count(node),
+        Node::Repeat { node, min, max } => {
+            let copies = max.unwrap_or(*min).max(1);
+            // Each copy, and a place to go past it.
+            state_count(node).saturating_add(1).saturating_mul(copies.into())
+        }
+    }
 }
 
 /// Recurses as deep as a pattern may be nested.

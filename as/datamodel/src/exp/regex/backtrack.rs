@@ -5,11 +5,16 @@
 
 use super::set::{ByteSet, is_word};
 use super::{Flags, Look, Node};
+use crate::budget::Budget;
 
 /// Most instructions of a program.
 const INSTRUCTIONS_MAX: usize = 10_000;
 /// Most steps of a match.
 const STEPS_MAX: u32 = 1 << 20;
+/// Steps that are taken before the budget is drawn on, the price of each, and that of a place to begin at.
+const STEPS_AT_ONCE: u32 = 64;
+const STEP_STEPS: u64 = 8;
+const START_STEPS: u64 = 50;
 /// Most entries of the way back.
 const TRAIL_MAX: usize = 1 << 16;
 /// A register that nothing was stored in.
@@ -59,18 +64,25 @@ impl Backtracker {
         self.instructions.capacity() * size_of::<Instruction>()
     }
 
-    /// Whether part of `text` matches; `None` if that takes too many steps.
-    pub(super) fn is_match(&self, text: &[u8]) -> Option<bool> {
+    /// Whether part of `text` matches; `None` if that takes too many steps, or the budget is exhausted.
+    pub(super) fn is_match(&self, text: &[u8], budget: &Budget<'_>) -> Option<bool> {
         let mut steps_left = STEPS_MAX;
         for start in 0..=text.len() {
-            if self.is_match_at(text, start, &mut steps_left)? {
+            budget.draw(START_STEPS + self.register_count as u64).ok()?;
+            if self.is_match_at(text, start, &mut steps_left, budget)? {
                 return Some(true);
             }
         }
         Some(false)
     }
 
-    fn is_match_at(&self, text: &[u8], start: usize, steps_left: &mut u32) -> Option<bool> {
+    fn is_match_at(
+        &self,
+        text: &[u8],
+        start: usize,
+        steps_left: &mut u32,
+        budget: &Budget<'_>,
+    ) -> Option<bool> {
         let mut registers = vec![UNSET; self.register_count];
         let mut trail = vec![Trail::GoOn { instruction: 0, place: start }];
         while let Some(entry) = trail.pop() {
@@ -85,6 +97,9 @@ impl Backtracker {
             };
             loop {
                 *steps_left = steps_left.checked_sub(1)?;
+                if steps_left.is_multiple_of(STEPS_AT_ONCE) {
+                    budget.draw(u64::from(STEPS_AT_ONCE) * STEP_STEPS).ok()?;
+                }
                 if trail.len() >= TRAIL_MAX {
                     return None;
                 }
@@ -109,10 +124,12 @@ impl Backtracker {
                         let slot = registers.get_mut(register)?;
                         trail.push(Trail::Restore { register, value: std::mem::replace(slot, place) });
                     }
-                    Instruction::Same(register) => match self.same(text, place, registers.get(register..)?) {
-                        Some(end) => place = end,
-                        None => break,
-                    },
+                    Instruction::Same(register) => {
+                        match self.same(text, place, registers.get(register..)?, budget)? {
+                            Some(end) => place = end,
+                            None => break,
+                        }
+                    }
                     _ => break,
                 }
             }
@@ -120,15 +137,30 @@ impl Backtracker {
         Some(false)
     }
 
-    /// Where the text ends that repeats, from `place` on, what is between the first two registers.
-    fn same(&self, text: &[u8], place: usize, registers: &[usize]) -> Option<usize> {
-        let [start, end, ..] = *registers else { return None };
-        // Neither is where a group has not matched (yet).
-        let group = text.get(start..end)?;
+    /// Where the text ends that repeats, from `place` on, what is between the first two registers, if it does. `None`
+    /// if the budget is exhausted.
+    fn same(
+        &self,
+        text: &[u8],
+        place: usize,
+        registers: &[usize],
+        budget: &Budget<'_>,
+    ) -> Option<Option<usize>> {
+        // Neither register is set where a group has not matched (yet).
+        let group = match *registers {
+            [start, end, ..] => text.get(start..end),
+            _ => None,
+        };
+        let Some(group) = group else { return Some(None) };
         let end = place + group.len();
-        let found = text.get(place..end)?;
+        let Some(found) = text.get(place..end) else { return Some(None) };
+        if self.ignore_case {
+            budget.draw_for(group.len()).ok()?;
+        } else {
+            budget.draw_for_copy(group.len()).ok()?;
+        }
         let is_same = if self.ignore_case { found.eq_ignore_ascii_case(group) } else { found == group };
-        is_same.then_some(end)
+        Some(is_same.then_some(end))
     }
 
     // ---- the program

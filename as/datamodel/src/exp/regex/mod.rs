@@ -1,8 +1,9 @@
 //! POSIX regular expressions, basic and extended, as the C library of GNU systems understands them in the C locale:
 //! bytes are characters, and `\+ \? \| \w \W \s \S \b \B \< \> \` \'` and back-references work in both dialects.
 //!
-//! [`parse`] reads a pattern. Without back-references it becomes an automaton of the regex-automata crate, which takes
-//! time linear in the text. With them it is matched by [`backtrack`]ing, with a limit to the steps.
+//! [`parse`] reads a pattern. Without back-references it becomes an [`automaton`], which takes time linear in the text,
+//! for each byte up to as much as the pattern has states. With them it is matched by [`backtrack`]ing, with a limit to
+//! the steps. Both draw on a budget.
 
 mod automaton;
 mod backtrack;
@@ -11,7 +12,9 @@ mod set;
 
 pub(super) use self::flags::Flags;
 
+use self::automaton::Automaton;
 use self::backtrack::Backtracker;
+use crate::budget::Budget;
 
 /// Flags of a regular expression. Bits without meaning are ignored, and so is one that asks for no positions of matches.
 pub(super) mod flags {
@@ -48,35 +51,37 @@ pub(super) struct Regex(Matcher);
 
 #[derive(Clone, Debug)]
 enum Matcher {
-    Automaton(regex_automata::meta::Regex),
+    Automaton(Box<Automaton>),
     Backtracker(Box<Backtracker>),
 }
 
 impl Regex {
-    /// Compiles `pattern`, which ends before its first zero byte. `None` if it is invalid or too large.
-    pub(super) fn new(pattern: &[u8], flag_bits: u64) -> Option<Self> {
+    /// Compiles `pattern`, which ends before its first zero byte. `None` if it is invalid or too large, or if the budget
+    /// is exhausted.
+    pub(super) fn new(pattern: &[u8], flag_bits: u64, budget: &Budget<'_>) -> Option<Self> {
         let flags = Flags::from_bits(flag_bits);
         let (node, has_back_references) = parse::parse(before_zero(pattern), flags)?;
         Some(Regex(if has_back_references {
             Matcher::Backtracker(Box::new(Backtracker::new(&node, flags)?))
         } else {
-            Matcher::Automaton(automaton::build(&node)?)
+            Matcher::Automaton(Box::new(Automaton::new(&node, budget)?))
         }))
     }
 
     /// Whether part of `text`, which ends before its first zero byte, matches. `None` if that took too long to find out.
-    pub(super) fn is_match(&self, text: &[u8]) -> Option<bool> {
+    pub(super) fn is_match(&self, text: &[u8], budget: &Budget<'_>) -> Option<bool> {
+        budget.draw_for(text.len()).ok()?;
         let text = before_zero(text);
         match &self.0 {
-            Matcher::Automaton(regex) => Some(regex.is_match(text)),
-            Matcher::Backtracker(backtracker) => backtracker.is_match(text),
+            Matcher::Automaton(automaton) => automaton.is_match(text, budget),
+            Matcher::Backtracker(backtracker) => backtracker.is_match(text, budget),
         }
     }
 
     /// Bytes that it takes, about.
     pub(super) fn memory_size(&self) -> usize {
         match &self.0 {
-            Matcher::Automaton(regex) => regex.memory_usage(),
+            Matcher::Automaton(automaton) => automaton.memory_size(),
             Matcher::Backtracker(backtracker) => backtracker.memory_size(),
         }
     }

@@ -2,7 +2,24 @@
 
 use proptest::prelude::*;
 
-use super::Regex;
+use super::{Matcher, Regex};
+use crate::budget::{Budget, unlimited};
+
+/// Whether part of `text` matches, with and without an end to the budget; by an automaton in both of its ways.
+fn is_match(regex: &Regex, text: &[u8]) -> Option<bool> {
+    let Matcher::Automaton(automaton) = &regex.0 else {
+        return unlimited(|budget| budget.check(Ok(regex.is_match(text, budget)))).ok().flatten();
+    };
+    let answer = regex.is_match(text, &Budget::unlimited());
+    let text = super::before_zero(text);
+    for steps in [u64::MAX, 1000, 100] {
+        let budget = Budget::new(steps);
+        let stepwise = automaton.is_match_stepwise(text, &budget);
+        assert_eq!(stepwise, answer.filter(|_| !budget.is_exhausted()), "step by step");
+        assert!(!budget.is_exhausted() || steps < u64::MAX);
+    }
+    answer
+}
 
 /// Flags, pattern, and texts with whether they match; `None` for patterns that are refused.
 type Row = (u64, &'static [u8], Option<&'static [(&'static [u8], bool)]>);
@@ -113,39 +130,45 @@ const CASES: &[Row] = &[
 fn patterns_mean_what_they_mean_to_the_c_library() {
     for (flags, pattern, texts) in CASES {
         let shown = format!("{:?} with flags {flags}", String::from_utf8_lossy(pattern));
-        let regex = Regex::new(pattern, *flags);
+        let regex = Regex::new(pattern, *flags, &Budget::unlimited());
         assert_eq!(regex.is_some(), texts.is_some(), "{shown}");
         let Some(regex) = regex else { continue };
         for (text, matches) in texts.unwrap_or_default() {
-            assert_eq!(regex.is_match(text), Some(*matches), "{shown}: {text:?}");
+            assert_eq!(is_match(&regex, text), Some(*matches), "{shown}: {text:?}");
         }
     }
 }
 
 #[test]
 fn pattern_and_text_end_at_a_zero_byte() {
-    let regex = Regex::new(b"a$\0b", 0).unwrap();
-    assert_eq!(regex.is_match(b"xa\0y"), Some(true));
-    assert_eq!(regex.is_match(b"x\0a"), Some(false));
+    let regex = Regex::new(b"a$\0b", 0, &Budget::unlimited()).unwrap();
+    assert_eq!(is_match(&regex, b"xa\0y"), Some(true));
+    assert_eq!(is_match(&regex, b"x\0a"), Some(false));
 }
 
 #[test]
 fn what_is_nested_deep_or_repeated_often_is_refused() {
-    assert!(Regex::new(&b"(".repeat(100_000), 1).is_none());
-    assert!(Regex::new(&[b"(".repeat(1_000), b")".repeat(1_000)].concat(), 1).is_none());
-    assert!(Regex::new(b"((((a{999}){999}){999}){999}){999}", 1).is_none());
-    assert!(Regex::new(b"(a)\\1{999}{999}{999}", 1).is_none());
-    assert!(Regex::new(&[b"a".as_slice(), &b"*".repeat(1_000_000)].concat(), 1).is_some());
-    assert!(Regex::new(&[b"a".as_slice(), &b"{2}".repeat(1_000)].concat(), 1).is_none());
+    assert!(Regex::new(&b"(".repeat(100_000), 1, &Budget::unlimited()).is_none());
+    assert!(
+        Regex::new(&[b"(".repeat(1_000), b")".repeat(1_000)].concat(), 1, &Budget::unlimited()).is_none()
+    );
+    assert!(Regex::new(b"((((a{999}){999}){999}){999}){999}", 1, &Budget::unlimited()).is_none());
+    assert!(Regex::new(b"(a)\\1{999}{999}{999}", 1, &Budget::unlimited()).is_none());
+    assert!(
+        Regex::new(&[b"a".as_slice(), &b"*".repeat(1_000_000)].concat(), 1, &Budget::unlimited()).is_some()
+    );
+    assert!(
+        Regex::new(&[b"a".as_slice(), &b"{2}".repeat(1_000)].concat(), 1, &Budget::unlimited()).is_none()
+    );
 }
 
 #[test]
 fn back_references_that_take_too_long_are_unknown() {
-    let regex = Regex::new(b"^(a|a|a)*(b)\\2$", 1).unwrap();
-    assert_eq!(regex.is_match(b"aabb"), Some(true));
-    assert_eq!(regex.is_match(&b"a".repeat(1_000)), None);
-    let regex = Regex::new(b"(x)\\1", 1).unwrap();
-    assert_eq!(regex.is_match(&b"x ".repeat(100_000)), Some(false));
+    let regex = Regex::new(b"^(a|a|a)*(b)\\2$", 1, &Budget::unlimited()).unwrap();
+    assert_eq!(is_match(&regex, b"aabb"), Some(true));
+    assert_eq!(is_match(&regex, &b"a".repeat(1_000)), None);
+    let regex = Regex::new(b"(x)\\1", 1, &Budget::unlimited()).unwrap();
+    assert_eq!(is_match(&regex, &b"x ".repeat(100_000)), Some(false));
 }
 
 fn escaped(text: &[u8]) -> Vec<u8> {
@@ -159,12 +182,12 @@ proptest! {
         rest in prop::collection::vec(1u8.., 0..12),
         flags in 0u64..8,
     ) {
-        let regex = Regex::new(&escaped(&text), flags).unwrap();
-        prop_assert_eq!(regex.is_match(&text), Some(true));
-        prop_assert_eq!(regex.is_match(&[&rest[..], &text].concat()), Some(true));
+        let regex = Regex::new(&escaped(&text), flags, &Budget::unlimited()).unwrap();
+        prop_assert_eq!(is_match(&regex, &text), Some(true));
+        prop_assert_eq!(is_match(&regex, &[&rest[..], &text].concat()), Some(true));
         let is_in = rest.windows(text.len().max(1)).any(|part| part.eq_ignore_ascii_case(&text)) || text.is_empty();
         if !is_in {
-            prop_assert_eq!(regex.is_match(&rest), Some(false));
+            prop_assert_eq!(is_match(&regex, &rest), Some(false));
         }
     }
 
@@ -174,11 +197,11 @@ proptest! {
         text in "[abxy\n]{0,8}",
     ) {
         // An empty group to refer to makes no difference but to how the pattern is matched.
-        let plain = Regex::new(format!("({pattern})").as_bytes(), 1);
-        let referring = Regex::new(format!("()({pattern})\\1").as_bytes(), 1);
+        let plain = Regex::new(format!("({pattern})").as_bytes(), 1, &Budget::unlimited());
+        let referring = Regex::new(format!("()({pattern})\\1").as_bytes(), 1, &Budget::unlimited());
         match (plain, referring) {
             (Some(plain), Some(referring)) => {
-                prop_assert_eq!(plain.is_match(text.as_bytes()), referring.is_match(text.as_bytes()));
+                prop_assert_eq!(is_match(&plain, text.as_bytes()), is_match(&referring, text.as_bytes()));
             }
             (plain, referring) => prop_assert_eq!(plain.is_some(), referring.is_some()),
         }
@@ -186,8 +209,8 @@ proptest! {
 
     #[test]
     fn any_bytes_are_a_pattern_or_none(pattern: Vec<u8>, flags: u64, text: Vec<u8>) {
-        if let Some(regex) = Regex::new(&pattern, flags) {
-            let _ = regex.is_match(&text);
+        if let Some(regex) = Regex::new(&pattern, flags, &Budget::unlimited()) {
+            let _ = is_match(&regex, &text);
         }
     }
 
@@ -197,8 +220,8 @@ proptest! {
         flags in 0u64..8,
         text in "[ab12,\n]{0,20}",
     ) {
-        if let Some(regex) = Regex::new(pattern.as_bytes(), flags) {
-            let _ = regex.is_match(text.as_bytes());
+        if let Some(regex) = Regex::new(pattern.as_bytes(), flags, &Budget::unlimited()) {
+            let _ = is_match(&regex, text.as_bytes());
         }
     }
 }

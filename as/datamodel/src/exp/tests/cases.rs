@@ -386,7 +386,7 @@ fn filters_are_truth_values() {
 
 /// Whether a filter needs the record, whichever it is.
 fn is_open(expression: &Packed) -> bool {
-    Expression::compile(&expression.0).unwrap().is_open
+    Expression::compile(&expression.0, &crate::Budget::unlimited()).unwrap().is_open
 }
 
 #[test]

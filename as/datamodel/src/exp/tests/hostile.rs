@@ -119,7 +119,7 @@ proptest! {
             let _ = read(record, &payload);
             let _ = modify(record, false, &payload);
         });
-        if let Ok(filter) = Filter::compile(&expression) {
+        if let Ok(filter) = Filter::compile(&expression, &Budget::unlimited()) {
             record(&crate::Bins::new(), |record| assert!(matches!(filter.matches(record, &Budget::unlimited()), true | false)));
         }
     }

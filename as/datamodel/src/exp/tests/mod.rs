@@ -76,7 +76,7 @@ fn record(bins: &Bins<'_>, check: impl FnOnce(&Record<'_>)) {
 
 /// What a filter says of the record before and after it is read; `None` if it is none.
 fn filter(expression: &[u8]) -> Option<(Truth, bool)> {
-    let filter = Filter::compile(expression).ok()?;
+    let filter = Filter::compile(expression, &Budget::unlimited()).ok()?;
     let before = filter.matches_metadata(&metadata(), &Budget::unlimited());
     let mut after = false;
     record(&bins(), |record| after = filter.matches(record, &Budget::unlimited()));

@@ -464,7 +464,7 @@ proptest! {
     fn what_a_filter_knows_of_metadata_holds_of_the_record(seed: u64, depth in 1usize..6) {
         let tree = tree(&mut Choices(seed), Kind::Bool, depth, &mut Vec::new());
         let packed = tree.pack();
-        let filter = Filter::compile(&packed.0).unwrap();
+        let filter = Filter::compile(&packed.0, &Budget::unlimited()).unwrap();
         let mut after = false;
         record(&bins(), |record| after = filter.matches(record, &Budget::unlimited()));
         prop_assert_eq!(after, tree.value(&mut Vec::new()) == Value::Bool(true));
@@ -479,7 +479,7 @@ proptest! {
     #[test]
     fn what_is_open_is_unknown_of_metadata(seed: u64, depth in 1usize..6, kind in 0usize..5) {
         let packed = tree(&mut Choices(seed), KINDS[kind], depth, &mut Vec::new()).pack();
-        let expression = Expression::compile(&packed.0).unwrap();
+        let expression = Expression::compile(&packed.0, &Budget::unlimited()).unwrap();
         let metadata = metadata();
         let budget = Budget::unlimited();
         let value = expression.evaluate(View::Metadata(&metadata), &budget);
