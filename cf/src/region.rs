@@ -10,7 +10,7 @@ use memmap2::{MmapMut, MmapOptions};
 
 const PAGE_SIZE: usize = 4096;
 
-/// The memory. Who may touch which part when is for the owner to decide, hence the unsafe accessors.
+/// The memory. Its owner decides which thread may touch which part when, hence the unsafe accessors.
 pub struct Region {
     /// First byte of `map`. All accesses go through it and none through references to the whole map.
     base: NonNull<u8>,

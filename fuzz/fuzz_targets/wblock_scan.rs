@@ -83,7 +83,7 @@ fuzz_target!(|input: &[u8]| {
                 whole.remove(&(offset, offset + record.size));
                 (offset, record.size)
             }
-            Piece::Damage { offset, size, .. } | Piece::Remains { offset, size } => (offset, size),
+            Piece::Damage { offset, size, .. } | Piece::Stale { offset, size } => (offset, size),
         };
         assert!(offset >= next && size > 0 && offset % RBLOCK_SIZE == 0 && size % RBLOCK_SIZE == 0);
         next = offset + size;

@@ -22,7 +22,7 @@ pub enum Piece<'a> {
     /// What must be a record, by its magic or its place, but is none that can be read.
     Damage { offset: usize, size: usize, reason: FlatError },
     /// What stands behind zeros, without a record's magic: left from former use.
-    Remains { offset: usize, size: usize },
+    Stale { offset: usize, size: usize },
 }
 
 /// Iterator over the pieces of a write block, in order.
@@ -55,7 +55,7 @@ impl<'a> WblockScan<'a> {
         let magic = former.chunks(RBLOCK_SIZE).position(starts_with_record);
         let size = magic.map_or(former.len(), |units| units * RBLOCK_SIZE);
         self.at = start + zeros + size;
-        (size > 0).then_some(Piece::Remains { offset: start + zeros, size })
+        (size > 0).then_some(Piece::Stale { offset: start + zeros, size })
     }
 
     /// The damage where a record must begin and no magic stands.
@@ -321,9 +321,9 @@ mod tests {
         block[..new.len()].copy_from_slice(&new);
         block[new.len()..256].fill(0);
         assert_eq!(keys(&block), [4, 2, 3]);
-        let remains = WblockScan::new(&block).nth(1);
+        let stale = WblockScan::new(&block).nth(1);
         let expected = record(1, 500).len() - 256;
-        assert_eq!(remains, Some(Piece::Remains { offset: 256, size: expected }));
+        assert_eq!(stale, Some(Piece::Stale { offset: 256, size: expected }));
     }
 
     #[test]
@@ -365,7 +365,7 @@ mod tests {
             for piece in WblockScan::new(&bytes) {
                 let (offset, size) = match piece {
                     Piece::Record { offset, record } => (offset, record.size),
-                    Piece::Damage { offset, size, .. } | Piece::Remains { offset, size } => (offset, size),
+                    Piece::Damage { offset, size, .. } | Piece::Stale { offset, size } => (offset, size),
                 };
                 prop_assert!(offset >= end && size > 0 && offset % RBLOCK_SIZE == 0);
                 end = offset + size;

@@ -179,7 +179,7 @@ impl Inspection {
                     size: size as u64,
                     reason: reason.to_string(),
                 }),
-                Piece::Remains { size, .. } => self.devices[number].remains_bytes += size as u64,
+                Piece::Stale { size, .. } => self.devices[number].remains_bytes += size as u64,
             }
         }
     }

@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use cf::Digest;
 
 use super::Namespace;
-use crate::index::{Location, RecordMeta, SetId, WriteGuard};
+use crate::index::{Element, Location, RecordMeta, SetId, WriteGuard};
 use crate::storage::{RBLOCK_SIZE, Room, StorageError};
 
 /// A record or tombstone as it is to be stored.
@@ -62,9 +62,8 @@ pub(crate) enum Cause {
 /// A change as its observers see it, before it happens.
 #[cfg_attr(not(test), expect(dead_code, reason = "a node alone without secondary indexes has no observers"))]
 pub(crate) struct Transition<'a> {
-    pub(crate) digest: &'a Digest,
-    /// What the index says of the record so far. Generation 0: there is none.
-    pub(crate) before: &'a RecordMeta,
+    /// The record so far, in its guard. Generation 0: there is none.
+    pub(crate) before: &'a Element,
     pub(crate) change: &'a Change<'a>,
     pub(crate) cause: Cause,
 }
@@ -99,10 +98,10 @@ impl Namespace {
         cause: Cause,
     ) -> Result<Committed, StorageError> {
         let (digest, before) = (*guard.digest(), **guard);
-        let observed = self.observe(&Transition { digest: &digest, before: &before, change, cause });
+        let observed = self.observe(&Transition { before: &guard, change, cause });
         let after = match change {
-            Change::Record(version) => self.place(&digest, &before, version, Room::Writes)?,
-            Change::Tombstone(version) => self.place(&digest, &before, version, Room::Tombstones)?,
+            Change::Record(version) => self.place(&mut guard, version, Room::Writes)?,
+            Change::Tombstone(version) => self.place(&mut guard, version, Room::Tombstones)?,
             Change::Gone => RecordMeta::default(),
         };
         **guard = after;
@@ -121,16 +120,15 @@ impl Namespace {
         self.observers.iter().filter_map(|observer| observer.observe(self, transition)).collect()
     }
 
-    /// Stores `version` in place of what `before` points to, whose bytes stay. Gives what the index is to say of it.
+    /// Stores `version` in place of the record of `element`, whose bytes stay. Gives what the index is to say of it.
     fn place(
         &self,
-        digest: &Digest,
-        before: &RecordMeta,
+        element: &mut Element,
         version: &NewVersion<'_>,
         room: Room,
     ) -> Result<RecordMeta, StorageError> {
         assert!(version.meta.exists(), "a version of a record has a generation");
-        let place = self.storage.put(digest, before.location, version.flat, room)?;
+        let place = self.storage.put(element, version.flat, room)?;
         let mut after = version.meta;
         after.location = place.with_key_stored(version.key_stored);
         Ok(after)
@@ -237,12 +235,11 @@ mod tests {
         ) -> Option<AfterCommit<'a>> {
             let before = transition.before;
             let guarded = namespace.index.element_count() > 0;
-            assert!(guarded && *transition.digest != Digest::default());
+            assert!(guarded && *before.digest() != Digest::default());
             let has_new_version = !matches!(transition.change, Change::Gone);
             let mut scratch = ReadBuffer::new();
             let value = before.location.is_stored().then(|| {
-                let bytes =
-                    namespace.storage.bytes_at(before.location, &mut scratch).expect("they are there");
+                let bytes = namespace.storage.record_bytes(before, &mut scratch).expect("they are there");
                 value_of(bytes)
             });
             let mut notes = self.0.0.lock();

@@ -1,91 +1,242 @@
 //! Write blocks of a disk that are in memory: being filled, waiting to be written, or kept for reading.
 //!
 //! Bytes of a record are copied into a buffer once, at a place reserved for them, before any index element points there,
-//! and never changed afterwards. So whoever has the record's guard may read them, and the part below
-//! [`filled`](WriteBuffer::filled) may be written out once no copying is under way.
+//! and never changed afterwards. So the holder of the record's guard may read them, and the part up to the mark may be
+//! written out once the writers that were announced before are done.
+//!
+//! Memory of buffers that are not needed any more is kept for the next ones: new memory has to be zeroed by the system, page
+//! by page.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{Acquire, Release};
 
 use cf::region::Region;
+use parking_lot::Mutex;
 
-use super::WBLOCK_SIZE;
-use super::stripe::Stripe;
-use super::wblock::WblockId;
+use super::block_state::FillMark;
+use super::reservation::{OpenBlock, Pinned, Reservation};
+use super::stripe::{LentBlock, PREFETCH_SIZE_MAX};
+use super::wblock::{Taken, WblockId, WblockTable};
+use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
+
+/// Buffers whose memory a disk keeps at most: one for each of its streams, and as many that are just written out.
+const SPARES_MAX: usize = 4;
+
+/// Memory of buffers that are not needed any more. Its lock is the innermost one.
+#[derive(Default)]
+pub(super) struct Spares(Mutex<Vec<Region>>);
+
+impl Spares {
+    /// Memory for a buffer, with anything in it; `None` when the system has none.
+    pub(super) fn take(self: &Arc<Self>) -> Option<OwnMemory> {
+        let spare = self.0.lock().pop();
+        let region = spare.or_else(|| Region::new(WBLOCK_SIZE as usize))?;
+        Some(OwnMemory { region: Some(region), spares: Arc::clone(self) })
+    }
+}
+
+/// Memory for one buffer, which goes back to the spares.
+pub(super) struct OwnMemory {
+    /// There until it is dropped.
+    region: Option<Region>,
+    spares: Arc<Spares>,
+}
+
+impl OwnMemory {
+    fn region(&self) -> &Region {
+        self.region.as_ref().expect("it is given back on drop only")
+    }
+}
+
+impl Drop for OwnMemory {
+    fn drop(&mut self) {
+        let mut spares = self.spares.0.lock();
+        if spares.len() < SPARES_MAX {
+            spares.extend(self.region.take());
+        }
+    }
+}
 
 /// Where the bytes of a block are while they are in memory.
-enum Memory {
+pub(super) enum Memory {
     /// In a buffer of its own.
-    Own(Region),
-    /// In the stripe that holds all blocks of the disk. Only one buffer for a block is alive at a time then.
-    Stripe(Arc<Stripe>),
+    Own(OwnMemory),
+    /// In the stripe that holds all blocks of the disk.
+    Stripe(LentBlock),
 }
 
 pub(super) struct WriteBuffer {
-    pub(super) id: WblockId,
-    /// Place in the order in which blocks were taken; see `disk`.
-    pub(super) taken: u64,
+    device: u8,
+    id: WblockId,
+    /// Place in the order in which blocks were taken; see `flush`.
+    sequence: u64,
     memory: Memory,
-    /// Bytes reserved so far.
-    filled: AtomicU32,
-    /// Bytes on disk so far.
-    flushed: AtomicU32,
+    mark: FillMark,
 }
 
 impl WriteBuffer {
-    /// An empty buffer for block `id`, in `stripe` or else in memory of its own; `None` without memory for it.
-    pub(super) fn new(id: WblockId, taken: u64, stripe: Option<&Arc<Stripe>>) -> Option<Self> {
-        let memory = match stripe {
-            Some(stripe) => Memory::Stripe(Arc::clone(stripe)),
-            None => Memory::Own(Region::new(WBLOCK_SIZE as usize)?),
-        };
-        Some(WriteBuffer { id, taken, memory, filled: AtomicU32::new(0), flushed: AtomicU32::new(0) })
+    /// An empty buffer in `memory` for `block`, which is number `sequence` of the blocks that were taken.
+    pub(super) fn new(block: &Taken, sequence: u64, memory: Memory) -> Self {
+        WriteBuffer { device: block.device(), id: block.id(), sequence, memory, mark: FillMark::default() }
     }
 
-    /// Copies a record to the place at `offset` that was reserved for it.
-    #[expect(unsafe_code, reason = "records are copied to places of their own")]
-    pub(super) fn write(&self, offset: u32, record: &[u8]) {
-        match &self.memory {
-            // SAFETY: the place was reserved for this record under the stream's lock, so nobody else writes to it, and
-            // nobody reads it before it is filled and counted as written.
-            Memory::Own(region) => unsafe { region.write(offset as usize, record) },
-            Memory::Stripe(stripe) => stripe.write_to_wblock(self.id, offset, record),
+    pub(super) fn id(&self) -> WblockId {
+        self.id
+    }
+
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether it was made for `block`.
+    pub(super) fn is_for(&self, block: &Taken) -> bool {
+        (self.device, self.id) == (block.device(), block.id())
+    }
+
+    /// Moves the mark to what `open` has given out.
+    pub(super) fn follow(open: &OpenBlock) {
+        if let Some(buffer) = open.buffer() {
+            buffer.mark.reserve(open.position());
         }
     }
 
-    /// The `size` bytes at `offset`: a record whose guard the caller holds, or a part below the filled mark with nobody
-    /// copying.
-    #[expect(unsafe_code, reason = "what was written once does not change")]
-    pub(super) fn bytes(&self, offset: u32, size: usize) -> &[u8] {
+    /// Copies a record to the place in a buffer with memory of its own that was reserved for it.
+    #[expect(unsafe_code, reason = "records are copied to places of their own")]
+    pub(super) fn fill(place: &mut Reservation<'_>, record: &[u8]) {
+        let (offset, size) = (place.offset() as usize, place.size() as usize);
+        assert_eq!(record.len(), size, "a record fills its place");
+        let Some(Memory::Own(memory)) = place.buffer().map(|buffer| &buffer.memory) else {
+            unreachable!("the place is in a stripe, which fills it")
+        };
+        // SAFETY: nobody else writes to or reads a reserved place, and `&mut` keeps others from using the reservation.
+        unsafe { memory.region().write(offset, record) };
+    }
+
+    /// The bytes of a record in this block.
+    #[expect(unsafe_code, reason = "a record that was written once does not change")]
+    pub(super) fn record<'g>(&'g self, record: Pinned<'g>) -> &'g [u8] {
+        let location = record.location();
+        assert!(
+            location.device() == self.device && WblockId::of(location) == self.id,
+            "a record is read from the buffer of its block"
+        );
+        let offset = (location.rblock() % RBLOCKS_PER_WBLOCK) as usize * RBLOCK_SIZE as usize;
+        let size = location.rblock_count() as usize * RBLOCK_SIZE as usize;
         match &self.memory {
-            // SAFETY: bytes of a complete record are never written again while the buffer lives.
-            Memory::Own(region) => unsafe { region.slice(offset as usize, size) },
-            Memory::Stripe(stripe) => stripe.wblock_part(self.id, offset, size),
+            // SAFETY: an index element points to the record, so it is complete, and a complete record is not written to
+            // again while the buffer lives.
+            Memory::Own(memory) => unsafe { memory.region().slice(offset, size) },
+            Memory::Stripe(lent) => lent.stripe().record(record),
+        }
+    }
+
+    /// What is reserved now, after waiting until it is written. `wblocks` are those of its disk.
+    #[expect(unsafe_code, reason = "what is complete does not change")]
+    pub(super) fn complete(&self, wblocks: &WblockTable) -> &[u8] {
+        assert_eq!(wblocks.device(), self.device, "a block belongs to one table");
+        let end = self.mark.complete(wblocks.block(self.id)) as usize;
+        match &self.memory {
+            // SAFETY: all below the mark was reserved by writers that are done, and is not given out again while the buffer
+            // lives.
+            Memory::Own(memory) => unsafe { memory.region().slice(0, end) },
+            // SAFETY: as above.
+            Memory::Stripe(lent) => unsafe { lent.complete(end) },
         }
     }
 
     /// Hints that the record at `offset` will be read soon.
     #[inline]
     pub(super) fn prefetch(&self, offset: u32, size: usize) {
-        if let Memory::Own(region) = &self.memory {
-            region.prefetch(offset as usize, size.min(super::stripe::PREFETCH_SIZE_MAX));
+        if let Memory::Own(memory) = &self.memory {
+            memory.region().prefetch(offset as usize, size.min(PREFETCH_SIZE_MAX));
         }
     }
 
-    pub(super) fn filled(&self) -> u32 {
-        self.filled.load(Acquire)
+    /// Whether bytes were reserved that are not on disk.
+    pub(super) fn has_news(&self) -> bool {
+        self.mark.flushed() < self.mark.filled()
     }
 
-    pub(super) fn set_filled(&self, size: u32) {
-        self.filled.store(size, Release);
-    }
-
+    /// Bytes on disk so far.
     pub(super) fn flushed(&self) -> u32 {
-        self.flushed.load(Acquire)
+        self.mark.flushed()
     }
 
-    pub(super) fn set_flushed(&self, size: u32) {
-        self.flushed.store(size, Release);
+    /// Bytes up to `end` are on disk.
+    pub(super) fn set_flushed(&self, end: u32) {
+        assert!(
+            self.mark.flushed() <= end && end <= self.mark.filled(),
+            "what is on disk was reserved, and only grows"
+        );
+        self.mark.set_flushed(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{digest_of, small_index};
+    use super::super::wblock::Reuse;
+    use super::*;
+
+    /// Small enough for Miri, which runs this too.
+    const RECORDS: u32 = if cfg!(miri) { 8 } else { 500 };
+    const SIZE: u32 = 2 * RBLOCK_SIZE;
+
+    fn content(key: u32) -> [u8; SIZE as usize] {
+        [key as u8 | 1; SIZE as usize]
+    }
+
+    #[test]
+    fn what_is_complete_is_read_while_other_records_are_written() {
+        let table = WblockTable::new(0, 3, 0, Reuse::Oldest);
+        let index = small_index();
+        let taken = table.take(false, |_| true).expect("free");
+        let memory = Memory::Own(Arc::<Spares>::default().take().expect("memory"));
+        let buffer = Arc::new(WriteBuffer::new(&taken, 1, memory));
+        let open = Mutex::new(OpenBlock::buffered(taken, Arc::clone(&buffer)));
+        std::thread::scope(|scope| {
+            for writer in 0..2 {
+                let (table, index, open, buffer) = (&table, &index, &open, &buffer);
+                scope.spawn(move || {
+                    for key in (0..RECORDS).filter(|key| key % 2 == writer) {
+                        let mut place = open.lock().reserve(table, SIZE);
+                        WriteBuffer::fill(&mut place, &content(key));
+                        let (mut guard, _) = index.get_or_create(&digest_of(key)).expect("room");
+                        guard.location = place.location();
+                        guard.generation = 1;
+                        assert_eq!(buffer.record(Pinned::of(&guard)), content(key));
+                    }
+                });
+            }
+            while buffer.flushed() < RECORDS * SIZE {
+                let complete = buffer.complete(&table);
+                let is_record = |bytes: &[u8]| bytes[0] != 0 && bytes.iter().all(|byte| *byte == bytes[0]);
+                assert!(complete.chunks(SIZE as usize).all(is_record));
+                buffer.set_flushed(complete.len() as u32);
+                std::thread::yield_now();
+            }
+        });
+        assert!(!buffer.has_news());
+    }
+
+    #[test]
+    fn memory_of_buffers_is_used_again() {
+        let spares = Arc::<Spares>::default();
+        let first = spares.take().expect("memory");
+        drop(first);
+        assert_eq!(spares.0.lock().len(), 1);
+        let again = spares.take().expect("memory");
+        assert_eq!((spares.0.lock().len(), again.region().size()), (0, WBLOCK_SIZE as usize));
+        let many: Vec<OwnMemory> = (0..2 * SPARES_MAX).map(|_| spares.take().expect("memory")).collect();
+        drop((again, many));
+        assert_eq!(spares.0.lock().len(), SPARES_MAX);
+    }
+
+    #[test]
+    #[should_panic(expected = "was reserved, and only grows")]
+    fn more_than_was_reserved_is_never_on_disk() {
+        let table = WblockTable::new(0, 2, 0, Reuse::Oldest);
+        let taken = table.take(false, |_| true).expect("free");
+        let memory = Memory::Own(Arc::<Spares>::default().take().expect("memory"));
+        WriteBuffer::new(&taken, 1, memory).set_flushed(RBLOCK_SIZE);
     }
 }

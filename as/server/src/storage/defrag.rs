@@ -1,7 +1,7 @@
 //! Defrag: moves what is alive out of a block that holds little, and frees the block.
 //!
-//! What cannot be read is not moved: its block is kept and left alone from then on, until those records are replaced
-//! or deleted, or their disk has recovered from a failure; the other blocks go on.
+//! Records that cannot be read are not moved: their block is kept and left alone from then on, until they are replaced or
+//! deleted, or their disk has recovered from a failure. Other blocks are emptied meanwhile.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -11,7 +11,7 @@ use datamodel::flat::{FlatRecord, HEADER_SIZE};
 use super::device::Device;
 use super::disk::{Disk, wblock_offset};
 use super::engine::{Storage, StorageError};
-use super::salvage::Unreadable;
+use super::partial_read::Unreadable;
 use super::settings::low_water_bytes;
 use super::wblock::WblockId;
 use super::{RBLOCK_SIZE, ReadBuffer};
@@ -41,17 +41,17 @@ pub(super) fn defrag_one(
                     && device.wblocks.queue_emptiest(low_water_bytes(WORTHWHILE_PCT)));
         is_forced.then(|| device.wblocks.next_to_defrag(0)).flatten()
     });
-    let Some(id) = next else { return false };
+    let Some(emptying) = next else { return false };
     device.count_defrag_read();
-    let (block, unreadable) = device.wblock(id, scratch);
-    match move_live_records(storage, device, index, (id, block), unreadable.as_ref()) {
+    let (block, unreadable) = device.wblock(&emptying, scratch);
+    match move_live_records(storage, device, index, (emptying.id(), block), unreadable.as_ref()) {
         Ok(()) => {
-            device.emptied(id, unreadable.as_ref());
+            device.emptied(emptying, unreadable.as_ref());
             true
         }
         // There is no room for its records, or the disk they would go to has failed.
         Err(_) => {
-            device.wblocks.put_back(id);
+            device.wblocks.put_back(emptying);
             false
         }
     }

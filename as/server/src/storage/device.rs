@@ -2,23 +2,23 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use datamodel::flat::FlatRecord;
+use datamodel::flat::{FlatRecord, MAGIC};
 use datamodel::wblock_scan::{Piece, WblockScan};
 use parking_lot::Mutex;
 
 use super::buffer::WriteBuffer;
 use super::disk::{Disk, DiskStats, wblock_offset};
 use super::engine::StorageError;
-use super::salvage::Unreadable;
+use super::partial_read::Unreadable;
+use super::reservation::{OpenBlock, Pinned};
 use super::stripe::Stripe;
-use super::wblock::{AfterFree, Reuse, WblockId, WblockTable};
+use super::wblock::{AfterFree, Emptying, Reuse, Taken, WblockId, WblockTable};
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer, WBLOCK_SIZE};
-use crate::index::Location;
+use crate::index::{Element, Location};
 
-/// Who appends; each fills a write block of its own, so that records of like lifetime stay together.
+/// The sources of appended records; each fills a write block of its own, so that records of like lifetime stay together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stream {
     Write = 0,
@@ -30,14 +30,6 @@ const MEMORY_RESERVE: usize = 1;
 /// Blocks that defrag empties for want of room without there being more of it. Of blocks that are worth it, of which a
 /// twentieth is garbage at least, fewer make a free one.
 const VAIN_BLOCKS_MAX: u32 = 32;
-
-/// The block being filled, how far it is, and on a disk its buffer.
-#[derive(Clone)]
-struct Current {
-    id: WblockId,
-    position: u32,
-    buffer: Option<Arc<WriteBuffer>>,
-}
 
 /// What is behind the write blocks.
 pub(super) enum Medium {
@@ -75,7 +67,8 @@ struct Gain {
 pub(super) struct Device {
     number: u8,
     pub(super) wblocks: WblockTable,
-    streams: [Mutex<Option<Current>>; STREAM_COUNT],
+    /// The block that each stream fills.
+    streams: [Mutex<Option<OpenBlock>>; STREAM_COUNT],
     pub(super) medium: Medium,
     filled: [AtomicU64; STREAM_COUNT],
     defrag_reads: AtomicU64,
@@ -85,10 +78,10 @@ pub(super) struct Device {
 impl Device {
     /// Memory stripe number `number` with `wblock_count` blocks, or `None` without the address space for it.
     pub(super) fn memory(number: u8, wblock_count: u32) -> Option<Self> {
-        let stripe = Stripe::new(wblock_count)?;
+        let stripe = Stripe::new(number, wblock_count)?;
         Some(Self::new(
             number,
-            WblockTable::new(wblock_count, MEMORY_RESERVE, Reuse::Newest),
+            WblockTable::new(number, wblock_count, MEMORY_RESERVE, Reuse::Newest),
             Medium::Memory(stripe),
         ))
     }
@@ -99,6 +92,7 @@ impl Device {
     }
 
     fn new(number: u8, wblocks: WblockTable, medium: Medium) -> Self {
+        assert_eq!(wblocks.device(), number, "the table is that of the device");
         Device {
             number,
             wblocks,
@@ -132,16 +126,16 @@ impl Device {
         record: &[u8],
         low_water_bytes: u32,
     ) -> (Result<Location, StorageError>, AfterFree) {
+        assert_is_record(record);
         let size = record.len() as u32;
-        debug_assert!(size.is_multiple_of(RBLOCK_SIZE) && size <= WBLOCK_SIZE);
         if self.as_disk().is_some_and(Disk::has_failed) {
             return (Err(StorageError::Failed), AfterFree::Kept);
         }
         let mut current = self.streams[stream as usize].lock();
         let mut closed = AfterFree::Kept;
-        if let Some(full) = current.take_if(|current| current.position + size > WBLOCK_SIZE) {
+        if let Some(full) = current.take_if(|current| !current.has_room(size)) {
             self.filled[stream as usize].fetch_add(1, Relaxed);
-            closed = self.close(&full, low_water_bytes);
+            closed = self.close(full, low_water_bytes);
         }
         if current.is_none() {
             match self.open(stream, low_water_bytes) {
@@ -150,71 +144,90 @@ impl Device {
             }
         }
         let Some(open) = &mut *current else { return (Err(StorageError::OutOfSpace), closed) };
-        let Current { id, position, buffer } = open.clone();
-        open.position += size;
-        self.wblocks.begin_write(id, size);
-        if let Some(buffer) = &buffer {
-            buffer.set_filled(open.position);
-        }
+        let mut place = open.reserve(&self.wblocks, size);
         drop(current);
-        let rblock = u64::from(id.0) * RBLOCKS_PER_WBLOCK + u64::from(position / RBLOCK_SIZE);
-        let location = Location::new(self.number, rblock, size / RBLOCK_SIZE);
-        match (&self.medium, &buffer) {
-            (Medium::Memory(stripe), _) => stripe.write(location, record),
-            (Medium::Disk(_), Some(buffer)) => buffer.write(position, record),
-            (Medium::Disk(_), None) => unreachable!("an open block of a disk has a buffer"),
+        match self.stripe() {
+            Some(stripe) => stripe.fill(&mut place, record),
+            None => WriteBuffer::fill(&mut place, record),
         }
-        self.wblocks.end_write(id);
-        (Ok(location), closed)
+        (Ok(place.location()), closed)
     }
 
-    fn open(&self, stream: Stream, low_water_bytes: u32) -> Result<Current, StorageError> {
-        let id = self.wblocks.take(stream == Stream::Defrag).ok_or(StorageError::OutOfSpace)?;
-        let Some(disk) = self.as_disk() else { return Ok(Current { id, position: 0, buffer: None }) };
-        match self.open_buffer(disk, id, stream) {
-            Ok(buffer) => Ok(Current { id, position: 0, buffer: Some(buffer) }),
-            Err(error) => {
-                self.wblocks.close(id, low_water_bytes);
-                Err(error)
+    /// All blocks in memory, if they are there.
+    #[inline]
+    fn stripe(&self) -> Option<&Stripe> {
+        match &self.medium {
+            Medium::Memory(stripe) => Some(stripe),
+            Medium::Disk(disk) => disk.stripe(),
+        }
+    }
+
+    fn open(&self, stream: Stream, low_water_bytes: u32) -> Result<OpenBlock, StorageError> {
+        let for_defrag = stream == Stream::Defrag;
+        let Some(disk) = self.as_disk() else {
+            let taken = self.wblocks.take(for_defrag, |_| true);
+            return taken.map(OpenBlock::in_memory).ok_or(StorageError::OutOfSpace);
+        };
+        let is_lent = |id| disk.stripe().is_some_and(|stripe| stripe.is_lent(id));
+        let block = match self.wblocks.take(for_defrag, |id| !is_lent(id)) {
+            Some(block) => block,
+            None => self.take_after_flush(disk, for_defrag, low_water_bytes)?,
+        };
+        match disk.open_buffer(&block, stream) {
+            Some(buffer) => Ok(OpenBlock::buffered(block, buffer)),
+            None => {
+                self.wblocks.close(block, low_water_bytes);
+                Err(StorageError::OutOfSpace)
             }
         }
     }
 
-    fn open_buffer(
+    /// Takes a free block whose memory still holds what is to be written to disk, and waits until that is done. Rare: the
+    /// memory of all free blocks must have been filled and freed within one turn of the flush thread.
+    #[cold]
+    fn take_after_flush(
         &self,
         disk: &Disk,
-        id: WblockId,
-        stream: Stream,
-    ) -> Result<Arc<WriteBuffer>, StorageError> {
-        if disk.stripe().is_some() && disk.has_buffer(id) {
-            // The memory holds what is still to be written.
-            disk.flush_all(&self.wblocks).map_err(|error| {
-                disk.fail(&error);
-                StorageError::Failed
-            })?;
+        for_defrag: bool,
+        low_water_bytes: u32,
+    ) -> Result<Taken, StorageError> {
+        let block = self.wblocks.take(for_defrag, |_| true).ok_or(StorageError::OutOfSpace)?;
+        if let Err(error) = disk.flush_all(&self.wblocks) {
+            disk.fail(&error);
+            self.wblocks.close(block, low_water_bytes);
+            return Err(StorageError::Failed);
         }
-        disk.open_buffer(id, stream).ok_or(StorageError::OutOfSpace)
+        // The last user of the old buffer is copying it.
+        while disk.stripe().is_some_and(|stripe| stripe.is_lent(block.id())) {
+            std::thread::yield_now();
+        }
+        Ok(block)
     }
 
-    fn close(&self, full: &Current, low_water_bytes: u32) -> AfterFree {
-        if let (Some(disk), Some(buffer)) = (self.as_disk(), &full.buffer) {
+    fn close(&self, full: OpenBlock, low_water_bytes: u32) -> AfterFree {
+        if let (Some(disk), Some(buffer)) = (self.as_disk(), full.buffer()) {
             disk.close_buffer(buffer);
         }
-        self.wblocks.close(full.id, low_water_bytes)
+        self.wblocks.close(full.into_taken(), low_water_bytes)
     }
 
-    /// The record at `location`, whose guard the caller holds: in place, or read into `scratch`.
+    /// The bytes of `record`: in place, or read into `scratch`.
     #[inline]
     pub(super) fn record<'g>(
         &'g self,
-        location: Location,
+        record: Pinned<'g>,
         scratch: &'g mut ReadBuffer,
     ) -> Result<&'g [u8], StorageError> {
+        let location = record.location();
+        debug_assert!(
+            self.wblocks.live_bytes_of(WblockId::of(location)) >= location.rblock_count() * RBLOCK_SIZE,
+            "a record that can be read is alive in its block"
+        );
         match &self.medium {
-            Medium::Memory(stripe) => Ok(stripe.record(location)),
+            Medium::Memory(stripe) => Ok(stripe.record(record)),
             Medium::Disk(disk) => match disk.stripe() {
-                Some(stripe) => Ok(stripe.record(location)),
-                None => disk.read(location, scratch).map_err(|error| {
+                Some(stripe) => Ok(stripe.record(record)),
+                None => disk.read(record, scratch).map_err(|error| {
                     cf::warning_limited!(Storage, "{error}");
                     StorageError::Failed
                 }),
@@ -222,27 +235,28 @@ impl Device {
         }
     }
 
-    /// The whole block `id`, which defrag has taken; zeros where it cannot be read, and why.
+    /// A whole block that defrag has; zeros where it cannot be read, and why.
     pub(super) fn wblock<'s>(
         &'s self,
-        id: WblockId,
+        block: &'s Emptying,
         scratch: &'s mut ReadBuffer,
     ) -> (&'s [u8], Option<Unreadable>) {
         match &self.medium {
-            Medium::Memory(stripe) => (stripe.wblock(id), None),
+            Medium::Memory(stripe) => (stripe.wblock(block), None),
             Medium::Disk(disk) => match disk.stripe() {
-                Some(stripe) => (stripe.wblock(id), None),
-                None => disk.read_wblock(id, scratch),
+                Some(stripe) => (stripe.wblock(block), None),
+                None => disk.read_wblock(block, &self.wblocks, scratch),
             },
         }
     }
 
-    /// Defrag is done with block `id`, of which it could not read what `unreadable` says.
-    pub(super) fn emptied(&self, id: WblockId, unreadable: Option<&Unreadable>) {
-        if self.wblocks.is_empty(id) {
-            self.discard(id);
+    /// Defrag is done with `block`, of which it could not read what `unreadable` says.
+    pub(super) fn emptied(&self, mut block: Emptying, unreadable: Option<&Unreadable>) {
+        if let (Some(stripe), Some(unused)) = (self.stripe(), self.wblocks.unused(&mut block)) {
+            stripe.discard(&unused);
         }
-        let kept_bytes = self.wblocks.emptied(id);
+        let id = block.id();
+        let kept_bytes = self.wblocks.emptied(block);
         if kept_bytes == 0 {
             return;
         }
@@ -260,23 +274,23 @@ impl Device {
         );
     }
 
-    /// Gives the memory of block `id` back, if nobody needs what is in it.
-    fn discard(&self, id: WblockId) {
-        match &self.medium {
-            Medium::Memory(stripe) => stripe.discard(id),
-            Medium::Disk(disk) => {
-                if let Some(stripe) = disk.stripe()
-                    && !disk.has_buffer(id)
-                {
-                    stripe.discard(id);
-                }
-            }
-        }
+    /// At start: gives the memory of free blocks back.
+    pub(super) fn discard_free(&mut self) {
+        let stripe = match &self.medium {
+            Medium::Memory(stripe) => stripe,
+            Medium::Disk(disk) => match disk.stripe() {
+                Some(stripe) => stripe,
+                None => return,
+            },
+        };
+        self.wblocks.visit_free(|unused| stripe.discard(&unused));
     }
 
-    /// At start: gives the memory of free blocks back.
-    pub(super) fn discard_free(&self) {
-        self.wblocks.freed().into_iter().for_each(|id| self.discard(id));
+    /// At start: keeps block `id` in memory if all blocks are there.
+    pub(super) fn load(&self, id: WblockId, bytes: &[u8]) {
+        if let Some(stripe) = self.stripe() {
+            stripe.load(&mut self.wblocks.take_to_load(id), bytes);
+        }
     }
 
     /// Hints that the record at `location` will be read soon.
@@ -291,32 +305,37 @@ impl Device {
         }
     }
 
-    /// Writes `record` over the one at `location`, of the same size. Refused when defrag is about to move it.
-    pub(super) fn rewrite(&self, location: Location, record: &[u8]) -> bool {
+    /// Writes `record` over that of `element`, of the same size. Refused when defrag is about to move it.
+    pub(super) fn rewrite(&self, element: &mut Element, record: &[u8]) -> bool {
         // What is on a disk, or about to be, is never changed: a crash could tear it.
         let Medium::Memory(stripe) = &self.medium else { return false };
-        let id = wblock_of(location);
-        if !self.wblocks.begin_rewrite(id) {
-            return false;
-        }
-        stripe.write(location, record);
-        self.wblocks.end_write(id);
+        assert_is_record(record);
+        let Some(mut right) = self.wblocks.begin_rewrite(element) else { return false };
+        stripe.overwrite(&mut right, record);
         true
     }
 
     /// The record at `location` is garbage from now on.
     pub(super) fn free(&self, location: Location, low_water_bytes: u32) -> AfterFree {
-        self.wblocks.free_bytes(wblock_of(location), location.rblock_count() * RBLOCK_SIZE, low_water_bytes)
+        self.wblocks.free_bytes(
+            WblockId::of(location),
+            location.rblock_count() * RBLOCK_SIZE,
+            low_water_bytes,
+        )
     }
 
     /// The record at `location` is garbage once what replaces it, on another device, is on disk.
     pub(super) fn await_free(&self, location: Location) {
-        self.wblocks.await_free(wblock_of(location), location.rblock_count() * RBLOCK_SIZE);
+        self.wblocks.await_free(WblockId::of(location), location.rblock_count() * RBLOCK_SIZE);
     }
 
     /// What replaces the record at `location` is on disk.
     pub(super) fn free_awaited(&self, location: Location, low_water_bytes: u32) -> AfterFree {
-        self.wblocks.free_awaited(wblock_of(location), location.rblock_count() * RBLOCK_SIZE, low_water_bytes)
+        self.wblocks.free_awaited(
+            WblockId::of(location),
+            location.rblock_count() * RBLOCK_SIZE,
+            low_water_bytes,
+        )
     }
 
     /// Percentage of free blocks.
@@ -356,9 +375,20 @@ impl Device {
     }
 }
 
-/// The block that holds `location`.
-pub(super) fn wblock_of(location: Location) -> WblockId {
-    WblockId((location.rblock() / RBLOCKS_PER_WBLOCK) as u32)
+/// What is stored was made here: it has the size of whole units, and begins as a record of this size does.
+#[inline]
+fn assert_is_record(record: &[u8]) {
+    let size = record.len();
+    assert!(
+        size.is_multiple_of(RBLOCK_SIZE as usize) && size <= WBLOCK_SIZE as usize,
+        "a record of {size} bytes"
+    );
+    assert_eq!(record.first_chunk(), Some(&MAGIC.to_le_bytes()), "a record begins with its magic");
+    assert_eq!(FlatRecord::stated_size(record), Some(size), "a record has the size that it states");
+    debug_assert!(
+        FlatRecord::parse(record).is_ok_and(|record| record.verify().is_ok()),
+        "a record is whole, to its end mark"
+    );
 }
 
 /// Shows `visit` the records of block `id` of `device` with their places.

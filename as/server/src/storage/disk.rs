@@ -14,13 +14,14 @@ use cf::sys::block::{BlockError, BlockMedium};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::benchmarks::{DiskBenchmarks, Transfer};
-use super::buffer::WriteBuffer;
+use super::buffer::{Memory, Spares, WriteBuffer};
 use super::device::{STREAM_COUNT, Stream};
 use super::health::ReadHealth;
-use super::salvage::{self, Unreadable};
+use super::partial_read::{self, Unreadable};
+use super::reservation::Pinned;
 use super::settings::DiskSettings;
 use super::stripe::Stripe;
-use super::wblock::{WblockId, WblockTable};
+use super::wblock::{Emptying, Taken, WblockId, WblockTable};
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer, WBLOCK_SIZE};
 use crate::index::Location;
 
@@ -91,9 +92,11 @@ pub(super) struct Disk {
     stripe: Option<Arc<Stripe>>,
     /// By block: its buffer, while it has one.
     slots: Box<[RwLock<Option<Arc<WriteBuffer>>>]>,
+    /// Buffers that are not on disk, by their sequence numbers.
     pub(super) dirty: Mutex<BTreeMap<u64, Dirty>>,
     pub(super) work: Condvar,
-    next_taken: AtomicU64,
+    next_sequence: AtomicU64,
+    spares: Arc<Spares>,
     pub(super) closed_count: AtomicUsize,
     pub(super) flush: Mutex<FlushState>,
     pub(super) deferred: Mutex<Vec<DeferredFree>>,
@@ -126,7 +129,8 @@ impl Disk {
             slots: (0..wblock_count).map(|_| RwLock::new(None)).collect(),
             dirty: Mutex::new(BTreeMap::new()),
             work: Condvar::new(),
-            next_taken: AtomicU64::new(1),
+            next_sequence: AtomicU64::new(1),
+            spares: Arc::default(),
             closed_count: AtomicUsize::new(0),
             flush: Mutex::new(FlushState { piece, cached: VecDeque::new() }),
             deferred: Mutex::new(Vec::new()),
@@ -167,11 +171,6 @@ impl Disk {
         self.queued_blocks() > self.settings.queue_blocks.load(Relaxed).saturating_mul(2)
     }
 
-    /// Whether block `id` is in a buffer.
-    pub(super) fn has_buffer(&self, id: WblockId) -> bool {
-        self.slots[id.0 as usize].read().is_some()
-    }
-
     pub(super) fn stats(&self) -> DiskStats {
         let partial_writes = |stream: Stream| self.partial_writes[stream as usize].load(Relaxed);
         DiskStats {
@@ -187,40 +186,45 @@ impl Disk {
         (self.reads.from_buffers.swap(0, Relaxed), self.reads.from_disk.swap(0, Relaxed))
     }
 
-    /// A buffer for block `id`, which was just taken for `stream`; `None` without memory for it.
-    pub(super) fn open_buffer(&self, id: WblockId, stream: Stream) -> Option<Arc<WriteBuffer>> {
+    /// A buffer for `block`, which was just taken for `stream` and is not lent; `None` without memory for it.
+    pub(super) fn open_buffer(&self, block: &Taken, stream: Stream) -> Option<Arc<WriteBuffer>> {
+        let memory = match &self.stripe {
+            Some(stripe) => Memory::Stripe(stripe.lend(block)?),
+            None => Memory::Own(self.spares.take()?),
+        };
         let mut dirty = self.dirty.lock();
-        let taken = self.next_taken.fetch_add(1, AcqRel);
-        let buffer = Arc::new(WriteBuffer::new(id, taken, self.stripe.as_ref())?);
+        let sequence = self.next_sequence.fetch_add(1, AcqRel);
+        let buffer = Arc::new(WriteBuffer::new(block, sequence, memory));
         let entry = Dirty { buffer: Arc::clone(&buffer), is_closed: false, stream };
-        dirty.insert(taken, entry);
+        dirty.insert(sequence, entry);
         drop(dirty);
-        *self.slots[id.0 as usize].write() = Some(Arc::clone(&buffer));
+        *self.slots[block.id().0 as usize].write() = Some(Arc::clone(&buffer));
         Some(buffer)
     }
 
     /// The buffer will not be filled further.
     pub(super) fn close_buffer(&self, buffer: &WriteBuffer) {
         let mut dirty = self.dirty.lock();
-        if let Some(entry) = dirty.get_mut(&buffer.taken) {
+        if let Some(entry) = dirty.get_mut(&buffer.sequence()) {
             entry.is_closed = true;
             self.closed_count.fetch_add(1, Relaxed);
         }
         self.work.notify_all();
     }
 
-    /// Reads the record at `location`, whose guard the caller holds, into `scratch`.
+    /// Reads `record` into `scratch`.
     pub(super) fn read<'s>(
         &self,
-        location: Location,
+        record: Pinned<'_>,
         scratch: &'s mut ReadBuffer,
     ) -> Result<&'s [u8], BlockError> {
-        let (id, offset) = wblock_place(location);
+        let location = record.location();
+        let (id, _) = wblock_place(location);
         let size = (location.rblock_count() * RBLOCK_SIZE) as usize;
         let buffer = self.slots[id.0 as usize].read().clone();
         if let Some(buffer) = buffer {
             let copy = &mut scratch.of_size(size)[..size];
-            copy.copy_from_slice(buffer.bytes(offset, size));
+            copy.copy_from_slice(buffer.record(record));
             self.reads.from_buffers.fetch_add(1, Relaxed);
             return Ok(copy);
         }
@@ -256,19 +260,21 @@ impl Disk {
         }
     }
 
-    /// The whole block `id`, which defrag has taken; zeros where it cannot be read, and why.
+    /// A whole block that defrag has; zeros where it cannot be read, and why.
     pub(super) fn read_wblock<'s>(
         &self,
-        id: WblockId,
+        block: &Emptying,
+        wblocks: &WblockTable,
         scratch: &'s mut ReadBuffer,
     ) -> (&'s [u8], Option<Unreadable>) {
+        let id = block.id();
         let buffer = self.slots[id.0 as usize].read().clone();
         if let Some(buffer) = buffer {
-            return (copy_to(&buffer, buffer.filled(), scratch), None);
+            return (copy_to(buffer.complete(wblocks), scratch), None);
         }
         let block = scratch.of_size(WBLOCK_SIZE as usize);
         let started = self.benchmarks.start();
-        let unreadable = salvage::read_wblock(&*self.media.main, id, block);
+        let unreadable = partial_read::read_wblock(&*self.media.main, id, block);
         self.benchmarks.end(Transfer::LargeBlockRead, started);
         if unreadable.is_some() {
             self.read_errors.fetch_add(1, Relaxed);
@@ -284,10 +290,7 @@ impl Disk {
         scratch: &'s mut ReadBuffer,
     ) -> Option<&'s [u8]> {
         let buffer = self.slots[id.0 as usize].read().clone()?;
-        let filled = buffer.filled();
-        // Records that were begun before are whole then, and nothing below the mark is written to any more.
-        wblocks.wait_for_writers(id);
-        Some(copy_to(&buffer, filled, scratch))
+        Some(copy_to(buffer.complete(wblocks), scratch))
     }
 
     /// What of block `id` is on disk.
@@ -315,7 +318,7 @@ impl Disk {
 
     /// The block of `buffer` is on disk and not kept: reads go there from now on.
     pub(super) fn empty_slot(&self, buffer: &Arc<WriteBuffer>) {
-        let mut slot = self.slots[buffer.id.0 as usize].write();
+        let mut slot = self.slots[buffer.id().0 as usize].write();
         // The block may have been freed and taken again since.
         if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, buffer)) {
             *slot = None;
@@ -323,12 +326,11 @@ impl Disk {
     }
 }
 
-/// The block of `buffer` up to `filled`, where nobody copies a record any more, and zeros behind.
-fn copy_to<'s>(buffer: &WriteBuffer, filled: u32, scratch: &'s mut ReadBuffer) -> &'s [u8] {
+/// A block that begins with `bytes`, with zeros behind them.
+fn copy_to<'s>(bytes: &[u8], scratch: &'s mut ReadBuffer) -> &'s [u8] {
     let block = &mut scratch.of_size(WBLOCK_SIZE as usize)[..WBLOCK_SIZE as usize];
-    let filled = filled as usize;
-    block[..filled].copy_from_slice(buffer.bytes(0, filled));
-    block[filled..].fill(0);
+    block[..bytes.len()].copy_from_slice(bytes);
+    block[bytes.len()..].fill(0);
     block
 }
 

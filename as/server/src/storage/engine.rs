@@ -13,6 +13,7 @@ use super::benchmarks::StorageBenchmarks;
 use super::defrag::defrag_one;
 use super::device::{Device, DeviceStats, Stream, visit_records};
 use super::disk::Disk;
+use super::reservation::Pinned;
 use super::settings::{DefragSettings, DiskSettings, Settings, low_water_bytes};
 use super::wblock::{AfterFree, WblockId};
 use super::{RBLOCK_SIZE, ReadBuffer, WBLOCK_SIZE};
@@ -150,18 +151,7 @@ impl Storage {
         element: &'g Element,
         scratch: &'g mut ReadBuffer,
     ) -> Result<&'g [u8], StorageError> {
-        self.bytes_at(element.location, scratch)
-    }
-
-    /// The bytes at `location`. The caller holds the lock of the sprig whose element points there.
-    #[inline]
-    pub(crate) fn bytes_at<'g>(
-        &'g self,
-        location: Location,
-        scratch: &'g mut ReadBuffer,
-    ) -> Result<&'g [u8], StorageError> {
-        debug_assert!(location.is_stored());
-        self.devices[usize::from(location.device())].record(location, scratch)
+        self.devices[usize::from(element.location.device())].record(Pinned::of(element), scratch)
     }
 
     /// Where `location` is, for people.
@@ -180,28 +170,28 @@ impl Storage {
         self.devices[usize::from(location.device())].prefetch(location);
     }
 
-    /// Stores the flat record of `digest`, which replaces what is at `old`. Only the index element makes it the record:
-    /// the caller points it there, then [frees](Self::free_replaced) `old`. A record in memory may be written over in
-    /// place; then the result is `old`.
+    /// Stores the flat record that replaces that of `element`, which is borrowed from its guard. Only the index element makes
+    /// it the record: the caller points it there, then [frees](Self::free_replaced) the old place. A record in memory may
+    /// be written over in place; then the result is the old place.
     ///
     /// # Errors
     /// When there is no room, or the device fails; then nothing has changed.
     pub(crate) fn put(
         &self,
-        digest: &Digest,
-        old: Location,
+        element: &mut Element,
         record: &[u8],
         room: Room,
     ) -> Result<Location, StorageError> {
+        let old = element.location;
         let is_rewritten = old.is_stored()
             && (old.rblock_count() * RBLOCK_SIZE) as usize == record.len()
-            && self.devices[usize::from(old.device())].rewrite(old, record);
+            && self.devices[usize::from(old.device())].rewrite(element, record);
         let place = if is_rewritten {
             old
         } else {
-            match (self.append(Stream::Write, digest, record), room) {
+            match (self.append(Stream::Write, element.digest(), record), room) {
                 (Err(StorageError::OutOfSpace), Room::Tombstones) => {
-                    self.append(Stream::Defrag, digest, record)?
+                    self.append(Stream::Defrag, element.digest(), record)?
                 }
                 (place, _) => place?,
             }
@@ -522,7 +512,7 @@ impl Storage {
         key_stored: bool,
     ) -> Result<(), StorageError> {
         let old = guard.location;
-        let new = self.put(guard.digest(), old, record, Room::Writes)?;
+        let new = self.put(guard, record, Room::Writes)?;
         guard.location = new.with_key_stored(key_stored);
         self.free_replaced(old, new);
         Ok(())

@@ -17,7 +17,8 @@
 //!
 //! # Threads and locks
 //! One flush thread for each disk; with commit-to-device the threads that wrote records flush too, before they answer, and
-//! one flush does for all that wait. `flush` lets one of them in at a time. Order: `flush`, then `dirty`, then a slot. Stream locks are taken before `dirty` and never inside it.
+//! one flush does for all that wait. `flush` lets one of them in at a time. Order: `flush`, then `dirty`, then a slot. Stream
+//! locks are taken before these and never inside them.
 
 use std::ops::Bound::{Excluded, Included};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
+use datamodel::flat::{FlatRecord, MAGIC};
 
 use super::benchmarks::Transfer;
 use super::buffer::WriteBuffer;
@@ -47,7 +49,9 @@ impl Disk {
         let mut state = self.flush.lock();
         match self.buffer_of(location) {
             // If the block was taken again, what replaced the record has a lower number.
-            Some(buffer) if !self.is_durable(location) => self.flush_to(&mut state, buffer.taken, wblocks),
+            Some(buffer) if !self.is_durable(location) => {
+                self.flush_to(&mut state, buffer.sequence(), wblocks)
+            }
             _ => Ok(()),
         }
     }
@@ -158,25 +162,24 @@ impl Disk {
     fn flush_closed(&self, wblocks: &WblockTable) -> Result<(), BlockError> {
         let mut state = self.flush.lock();
         let highest =
-            self.dirty.lock().iter().rev().find(|(_, entry)| entry.is_closed).map(|(taken, _)| *taken);
+            self.dirty.lock().iter().rev().find(|(_, entry)| entry.is_closed).map(|(sequence, _)| *sequence);
         match highest {
-            Some(taken) => self.flush_to(&mut state, taken, wblocks),
+            Some(sequence) => self.flush_to(&mut state, sequence, wblocks),
             None => Ok(()),
         }
     }
 
     /// Writes out the buffers up to number `last`, as far as they are filled, lower numbers first. Goes through them once:
-    /// those who fill them meanwhile would keep it busy for ever.
+    /// writers that fill them meanwhile would keep it busy for ever.
     fn flush_to(&self, state: &mut FlushState, last: u64, wblocks: &WblockTable) -> Result<(), BlockError> {
         // A block taken from now on may hold what is freed by a record written behind this pass.
-        let newest = self.dirty.lock().last_key_value().map_or(0, |(taken, _)| *taken);
+        let newest = self.dirty.lock().last_key_value().map_or(0, |(sequence, _)| *sequence);
         let last = last.min(newest);
         let mut done = 0;
         while done < last {
             let next = {
                 let dirty = self.dirty.lock();
-                let pending =
-                    |entry: &&Dirty| entry.is_closed || entry.buffer.flushed() < entry.buffer.filled();
+                let pending = |entry: &&Dirty| entry.is_closed || entry.buffer.has_news();
                 dirty
                     .range((Excluded(done), Included(last)))
                     .map(|(_, entry)| entry)
@@ -184,12 +187,11 @@ impl Disk {
                     .map(|entry| (Arc::clone(&entry.buffer), entry.is_closed, entry.stream))
             };
             let Some((buffer, is_closed, stream)) = next else { break };
-            done = buffer.taken;
-            let end = buffer.filled();
-            wblocks.wait_for_writers(buffer.id);
-            self.write_out(state, &buffer, end, is_closed)?;
+            assert!(buffer.sequence() > done, "buffers are written out in their order");
+            done = buffer.sequence();
+            self.write_out(state, &buffer, wblocks, is_closed)?;
             if is_closed {
-                self.dirty.lock().remove(&buffer.taken);
+                self.dirty.lock().remove(&buffer.sequence());
                 self.closed_count.fetch_sub(1, Relaxed);
                 self.retire(state, buffer, stream == Stream::Write);
             } else {
@@ -199,33 +201,39 @@ impl Disk {
         Ok(())
     }
 
-    /// Writes the part of `buffer` that is not on disk up to `end`, and zeros behind it: of a full block all, else a unit of
-    /// records at least, so that what is left of the block's former life is not taken for a damaged record.
+    /// Writes the part of `buffer` that is complete and not on disk, and zeros behind it: of a full block all, else a unit of
+    /// records at least, so that stale bytes of the block's former life are not taken for a damaged record.
     fn write_out(
         &self,
         state: &mut FlushState,
         buffer: &WriteBuffer,
-        end: u32,
+        wblocks: &WblockTable,
         is_closed: bool,
     ) -> Result<(), BlockError> {
         let (io_size, flush_size) = (self.io_size(), self.settings.flush_size.load(Relaxed));
         if state.piece.len() < flush_size {
             state.piece = AlignedBuf::zeroed(flush_size);
         }
-        let block_start = wblock_offset(buffer.id);
+        let content = buffer.complete(wblocks);
+        let end = content.len() as u32;
+        assert_begins_with_record(content, buffer);
+        let block_start = wblock_offset(buffer.id());
         // The rest of a unit that was written before is written again, with the same bytes.
         let mut at = buffer.flushed() / io_size * io_size;
         let to = if is_closed { WBLOCK_SIZE } else { (end + RBLOCK_SIZE).next_multiple_of(io_size) };
         let to = to.min(WBLOCK_SIZE);
         while at < to {
             let size = (flush_size as u32).min(to - at);
-            let alive = end.saturating_sub(at).min(size) as usize;
+            let rest = content.get(at as usize..).unwrap_or_default();
+            let alive = rest.len().min(size as usize);
             let piece = &mut state.piece;
-            piece[..alive].copy_from_slice(buffer.bytes(at, alive));
+            piece[..alive].copy_from_slice(&rest[..alive]);
             piece[alive..size as usize].fill(0);
+            let offset = block_start + u64::from(at);
             for (medium, transfer) in self.media.written().zip([Transfer::Write, Transfer::ShadowWrite]) {
+                assert_inside_records(medium, offset, size);
                 let started = self.benchmarks.start();
-                medium.write_at(block_start + u64::from(at), piece, 0..size as usize)?;
+                medium.write_at(offset, piece, 0..size as usize)?;
                 self.benchmarks.end(transfer, started);
             }
             at += size;
@@ -248,4 +256,34 @@ impl Disk {
             }
         }
     }
+}
+
+/// What goes to disk was made here: it is whole units of records, and begins with one.
+fn assert_begins_with_record(content: &[u8], buffer: &WriteBuffer) {
+    let unit = RBLOCK_SIZE as usize;
+    assert!(
+        content.len().is_multiple_of(unit) && content.len() <= WBLOCK_SIZE as usize,
+        "a block of whole units"
+    );
+    if let Some(magic) = content.first_chunk::<4>() {
+        assert_eq!(*magic, MAGIC.to_le_bytes(), "write block {} begins with a record", buffer.id().0);
+    }
+    debug_assert!(holds_only_records(content), "write block {} has whole records to its end", buffer.id().0);
+}
+
+/// A write concerns blocks of records on the medium, never the header or what is behind the end.
+fn assert_inside_records(medium: &dyn BlockMedium, offset: u64, size: u32) {
+    assert!(offset >= u64::from(WBLOCK_SIZE), "the first block belongs to the header");
+    assert!(offset + u64::from(size) <= medium.size(), "a write ends inside the medium");
+}
+
+/// Whether `content` is one record behind the other, each with its end mark.
+fn holds_only_records(mut content: &[u8]) -> bool {
+    while !content.is_empty() {
+        match FlatRecord::parse(content) {
+            Ok(record) if record.verify().is_ok() => content = &content[record.size..],
+            _ => return false,
+        }
+    }
+    true
 }

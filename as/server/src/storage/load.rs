@@ -20,10 +20,10 @@ use datamodel::device_header::PartitionEntry;
 use datamodel::flat::{FlatError, FlatRecord};
 use datamodel::wblock_scan::{CopyAge, Piece, WblockScan, is_zero, starts_with_record};
 
-use super::device::{Device, wblock_of};
+use super::device::Device;
 use super::disk::wblock_offset;
 use super::open::{PEEK_SIZE, erase_former_use};
-use super::salvage::{self, Unreadable};
+use super::partial_read::{self, Unreadable};
 use super::wblock::WblockId;
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::{CreateOutcome, Element, Index, Location, PartitionId, SetId};
@@ -38,13 +38,13 @@ const ADVICE: &str = "restore it from a backup or write it again";
 
 /// What is left of the former lives of write blocks on one disk.
 #[derive(Default)]
-struct Remains {
+struct StaleBytes {
     bytes: u64,
     count: u64,
     first: u64,
 }
 
-impl Remains {
+impl StaleBytes {
     /// `size` bytes at `offset` of the disk.
     fn add(&mut self, offset: u64, size: usize) {
         if self.count == 0 {
@@ -55,7 +55,7 @@ impl Remains {
     }
 
     fn report(&self, medium: &dyn BlockMedium) {
-        let Remains { bytes, count, first } = self;
+        let StaleBytes { bytes, count, first } = self;
         if *count > 0 {
             let path = medium.path().display();
             cf::info!(
@@ -114,12 +114,12 @@ impl DiskLoad<'_> {
     pub(super) fn run(&self) -> Result<u32, BlockError> {
         let mut block = AlignedBuf::zeroed(WBLOCK_SIZE as usize);
         let (mut unused_in_a_row, mut pristine) = (0, self.known_pristine.max(1));
-        let mut remains = Remains::default();
+        let mut stale = StaleBytes::default();
         let count = self.device.wblocks.count();
         for at in 1..count {
             self.progress.store(at, Relaxed);
             let id = WblockId(at);
-            let unreadable = salvage::read_wblock(self.source, id, &mut block);
+            let unreadable = partial_read::read_wblock(self.source, id, &mut block);
             if let Some(unreadable) = &unreadable {
                 self.report_unreadable(unreadable);
                 pristine = pristine.max(at + 1);
@@ -128,7 +128,7 @@ impl DiskLoad<'_> {
                 self.copy_wblock(copy, id, &block)?;
             }
             // Whether it begins with a record or its first one is damaged: what is used is not pristine.
-            if self.load_wblock(id, &block, unreadable.as_ref(), &mut remains) {
+            if self.load_wblock(id, &block, unreadable.as_ref(), &mut stale) {
                 (unused_in_a_row, pristine) = (0, pristine.max(at + 1));
             } else {
                 unused_in_a_row += 1;
@@ -139,7 +139,7 @@ impl DiskLoad<'_> {
             }
         }
         self.progress.store(count, Relaxed);
-        remains.report(self.source);
+        stale.report(self.source);
         Ok(pristine)
     }
 
@@ -168,7 +168,7 @@ impl DiskLoad<'_> {
         id: WblockId,
         block: &[u8],
         unreadable: Option<&Unreadable>,
-        remains: &mut Remains,
+        stale: &mut StaleBytes,
     ) -> bool {
         let (mut is_used, mut headless_start) = (false, None);
         for piece in WblockScan::new(block) {
@@ -192,7 +192,7 @@ impl DiskLoad<'_> {
                     is_used = true;
                     self.report_damage(id, block, (offset, size), &reason);
                 }
-                Piece::Remains { offset, size } => remains.add(wblock_offset(id) + offset as u64, size),
+                Piece::Stale { offset, size } => stale.add(wblock_offset(id) + offset as u64, size),
             }
         }
         if let Some(size) = headless_start
@@ -201,8 +201,8 @@ impl DiskLoad<'_> {
             is_used = true;
             self.report_damage(id, block, (0, size), &FlatError::Magic);
         }
-        if is_used && let Some(stripe) = self.device.as_disk().and_then(|disk| disk.stripe()) {
-            stripe.write_to_wblock(id, 0, block);
+        if is_used {
+            self.device.load(id, block);
         }
         is_used
     }
@@ -313,7 +313,11 @@ impl DiskLoad<'_> {
 
     fn count(&self, location: Location, is_alive: bool) {
         if let Some(device) = self.devices.get(usize::from(location.device())) {
-            device.wblocks.load_bytes(wblock_of(location), location.rblock_count() * RBLOCK_SIZE, is_alive);
+            device.wblocks.load_bytes(
+                WblockId::of(location),
+                location.rblock_count() * RBLOCK_SIZE,
+                is_alive,
+            );
         }
     }
 }

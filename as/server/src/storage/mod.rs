@@ -8,10 +8,12 @@
 //! `storage` knows index elements and bytes, never sockets or requests.
 //!
 //! # Locking
-//! Callers hold the record's sprig lock. Inside it: a device's `current` mutex, then its wblock queue's mutex. Defrag
-//! takes a sprig lock only while it holds none of the two.
+//! Callers hold the record's sprig lock. Inside it, in this order: the mutex of a device's stream, `flush` (by a writer only
+//! where `commit-to-device` waits, or no free block's memory is ready), `dirty`, a block's slot, the mutex of the write block
+//! queues, the one of spare buffers. Defrag takes a sprig lock only while it holds none of them.
 
 mod benchmarks;
+mod block_state;
 mod buffer;
 #[cfg(test)]
 mod crash_medium;
@@ -24,7 +26,6 @@ mod device;
 mod disk;
 mod engine;
 mod flush;
-mod gather;
 mod header;
 mod headers;
 #[cfg(test)]
@@ -33,7 +34,9 @@ mod health;
 mod load;
 mod medium;
 mod open;
-mod salvage;
+mod partial_read;
+mod reclaim;
+mod reservation;
 mod settings;
 mod shadow;
 mod stripe;

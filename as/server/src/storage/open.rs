@@ -15,10 +15,10 @@ use super::benchmarks::{DiskBenchmarks, StorageBenchmarks};
 use super::device::Device;
 use super::disk::{Disk, wblock_offset};
 use super::engine::Storage;
-use super::gather::gather;
 use super::header::{Candidate, DeviceSet, DeviceSetError};
 use super::load::{DiskLoad, LoadContext, UNUSED_BLOCKS_MAX};
 use super::medium::{Opened, open_disks};
+use super::reclaim::reclaim_at_start;
 use super::settings::{DefragSettings, DiskSettings};
 use super::shadow::{self, Reason, ShadowMismatch, Source};
 use super::stripe::Stripe;
@@ -85,14 +85,16 @@ impl Storage {
         for (number, (disk, (_, source))) in disks.into_iter().zip(heads).enumerate() {
             let wblock_count = (disk.size / u64::from(WBLOCK_SIZE)) as u32;
             let stripe = match settings.config.engine {
-                Engine::Memory => {
-                    Some(Stripe::new(wblock_count).map(Arc::new).ok_or(OpenError::AddressSpace(disk.size))?)
-                }
+                Engine::Memory => Some(
+                    Stripe::new(number as u8, wblock_count)
+                        .map(Arc::new)
+                        .ok_or(OpenError::AddressSpace(disk.size))?,
+                ),
                 _ => None,
             };
             let of_disk = DiskBenchmarks::new(Arc::clone(&benchmarks));
             let disk = Disk::new(disk.media, wblock_count, stripe, Arc::clone(&disk_settings), of_disk);
-            let wblocks = WblockTable::new(wblock_count, DISK_RESERVE, Reuse::Oldest);
+            let wblocks = WblockTable::new(number as u8, wblock_count, DISK_RESERVE, Reuse::Oldest);
             devices.push(Device::disk(number as u8, wblocks, disk));
             sources.push(source);
         }
@@ -105,8 +107,8 @@ impl Storage {
         let pristine = load(settings.namespace, &devices, &sources, &set, context)?;
         let defrag = DefragSettings::of(params);
         for (device, pristine) in devices.iter_mut().zip(pristine) {
-            gather(device, pristine, context.index());
-            device.wblocks.settle_loaded(pristine, defrag.low_water());
+            reclaim_at_start(device, pristine, context.index());
+            device.wblocks.sort_loaded(pristine, defrag.low_water());
             device.discard_free();
         }
         let storage = Storage {

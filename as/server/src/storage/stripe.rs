@@ -1,87 +1,257 @@
 //! The memory medium: a device that is a stretch of memory, read in place.
 //!
 //! Bytes of a record are written once, before its index element points to them (or in place, under the record's
-//! exclusive guard), and read only by holders of the record's guard. That is what makes the two accessors sound.
+//! exclusive guard), and read only by holders of the record's guard. Each access takes the proof of its right: [`Pinned`],
+//! [`Reservation`], [`Rewrite`], [`Taken`], [`Emptying`] or [`Unused`]. The proof names its device, which is checked.
+//!
+//! With files or devices behind it, a block is *lent* to its write buffer from when it is taken until all of it is on disk.
+//! Only one buffer stands for a block at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 use cf::region::Region;
 
+use super::reservation::{Pinned, Reservation};
+use super::wblock::{Emptying, Rewrite, Taken, Unused, WblockId};
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::Location;
-use crate::storage::wblock::WblockId;
 
 /// Of larger records only the beginning is loaded ahead; the processor sees the pattern and loads the rest.
 pub(super) const PREFETCH_SIZE_MAX: usize = 256;
 
-pub(super) struct Stripe(Region);
+pub(super) struct Stripe {
+    /// Number of the device.
+    device: u8,
+    region: Region,
+    /// By block: whether a write buffer stands for it.
+    lent: Box<[AtomicBool]>,
+}
 
 impl Stripe {
-    /// `wblock_count` zeroed write blocks, or `None` when the system has no such address space.
-    pub(super) fn new(wblock_count: u32) -> Option<Self> {
-        Region::new(wblock_count as usize * WBLOCK_SIZE as usize).map(Stripe)
+    /// `wblock_count` zeroed write blocks of device number `device`, or `None` when the system has no such address space.
+    pub(super) fn new(device: u8, wblock_count: u32) -> Option<Self> {
+        let region = Region::new(wblock_count as usize * WBLOCK_SIZE as usize)?;
+        let lent = (0..wblock_count).map(|_| AtomicBool::new(false)).collect();
+        Some(Stripe { device, region, lent })
     }
 
-    /// The stored bytes at `location`, which the caller read from an element whose guard it holds while the slice lives.
+    /// The stored bytes of a record.
     #[inline]
     #[expect(unsafe_code, reason = "records are read in place")]
-    pub(super) fn record(&self, location: Location) -> &[u8] {
+    pub(super) fn record<'g>(&'g self, record: Pinned<'g>) -> &'g [u8] {
+        let location = record.location();
+        self.check(location.device());
         let (offset, size) = place(location);
-        // SAFETY: these bytes belong to the record of the element that the caller's guard protects; nobody writes to
-        // them without that guard held exclusively.
-        unsafe { self.0.slice(offset, size) }
+        // SAFETY: these bytes belong to the record of the element whose guard `record` borrows; nobody writes to them
+        // without that guard held exclusively.
+        unsafe { self.region.slice(offset, size) }
     }
 
     /// Hints that the record at `location` will be read soon.
     #[inline]
     pub(super) fn prefetch(&self, location: Location) {
         let (offset, size) = place(location);
-        self.0.prefetch(offset, size.min(PREFETCH_SIZE_MAX));
+        self.region.prefetch(offset, size.min(PREFETCH_SIZE_MAX));
     }
 
-    /// Stores `bytes` at `location`, which either was just reserved for them or holds the record whose exclusive guard the
-    /// caller has.
+    /// Stores `record` at the place that was reserved for it.
+    #[inline]
+    #[expect(unsafe_code, reason = "records are copied to places of their own")]
+    pub(super) fn fill(&self, place: &mut Reservation<'_>, record: &[u8]) {
+        self.check(place.device());
+        assert_eq!(record.len(), place.size() as usize, "a record fills its place");
+        // SAFETY: nobody else writes to or reads a reserved place, and `&mut` keeps others from using the reservation.
+        unsafe { self.region.write(start_of(place.id()) + place.offset() as usize, record) };
+    }
+
+    /// Writes `record` over the one that is there.
     #[inline]
     #[expect(unsafe_code, reason = "records are written in place")]
-    pub(super) fn write(&self, location: Location, bytes: &[u8]) {
-        let (offset, size) = place(location);
-        assert_eq!(bytes.len(), size, "a record fills its place");
-        // SAFETY: as the caller promises, no other thread reads or writes this place meanwhile.
-        unsafe { self.0.write(offset, bytes) };
+    pub(super) fn overwrite(&self, right: &mut Rewrite<'_>, record: &[u8]) {
+        self.check(right.location().device());
+        let (offset, size) = place(right.location());
+        assert_eq!(record.len(), size, "a record fills its place");
+        // SAFETY: the right to rewrite borrows the exclusive guard of the record's element, and defrag keeps away.
+        unsafe { self.region.write(offset, record) };
     }
 
-    /// The whole block `id`, which defrag has taken: no writer is in it and none will come.
+    /// Fills a block that was just taken with what is on disk.
+    #[expect(unsafe_code, reason = "a block is loaded in place")]
+    pub(super) fn load(&self, block: &mut Taken, bytes: &[u8]) {
+        self.check(block.device());
+        assert_eq!(bytes.len(), WBLOCK_SIZE as usize, "a block is loaded as a whole");
+        // SAFETY: nobody else adds to the block, as it was taken, and nothing in it was given out or is read yet.
+        unsafe { self.region.write(start_of(block.id()), bytes) };
+    }
+
+    /// A whole block that defrag has.
     #[expect(unsafe_code, reason = "defrag walks a block in place")]
-    pub(super) fn wblock(&self, id: WblockId) -> &[u8] {
-        // SAFETY: writers leave a block before defrag gets it (`WblockTable::next_to_defrag`) and in-place writers stay
-        // out afterwards (`begin_rewrite`), so nobody writes to it until it is freed.
-        unsafe { self.0.slice(id.0 as usize * WBLOCK_SIZE as usize, WBLOCK_SIZE as usize) }
+    pub(super) fn wblock<'e>(&'e self, block: &'e Emptying) -> &'e [u8] {
+        self.check(block.device());
+        // SAFETY: writers leave a block before defrag gets it and stay out afterwards (`BlockState::begin_emptying`), and it
+        // is neither freed nor discarded while `block` is borrowed.
+        unsafe { self.region.slice(start_of(block.id()), WBLOCK_SIZE as usize) }
     }
 
-    /// A part of block `id`: a record whose guard the caller holds, or bytes that were complete before and stay.
-    #[expect(unsafe_code, reason = "what was written once does not change")]
-    pub(super) fn wblock_part(&self, id: WblockId, offset: u32, size: usize) -> &[u8] {
-        assert!(offset as usize + size <= WBLOCK_SIZE as usize, "a part of one block");
-        // SAFETY: as the caller promises, nobody writes to this part any more.
-        unsafe { self.0.slice(id.0 as usize * WBLOCK_SIZE as usize + offset as usize, size) }
+    /// The first `size` bytes of block `id`.
+    ///
+    /// # Safety
+    /// Nobody writes to them while the slice lives.
+    #[expect(unsafe_code, reason = "the caller knows what is complete")]
+    unsafe fn start_of_wblock(&self, id: WblockId, size: usize) -> &[u8] {
+        assert!(size <= WBLOCK_SIZE as usize, "a part of one block");
+        // SAFETY: as the caller promises.
+        unsafe { self.region.slice(start_of(id), size) }
     }
 
-    /// Copies `bytes` to `offset` of block `id`: the place was reserved for them, or the server does not run yet.
-    #[expect(unsafe_code, reason = "records are copied to places of their own")]
-    pub(super) fn write_to_wblock(&self, id: WblockId, offset: u32, bytes: &[u8]) {
-        assert!(offset as usize + bytes.len() <= WBLOCK_SIZE as usize, "a record is inside one block");
-        // SAFETY: as the caller promises, no other thread reads or writes this place meanwhile.
-        unsafe { self.0.write(id.0 as usize * WBLOCK_SIZE as usize + offset as usize, bytes) };
-    }
-
-    /// Gives the memory of block `id`, which is free, back to the system until it is written again.
+    /// Gives the memory of a block back to the system until it is written again, unless it is still to be written to disk.
     #[expect(unsafe_code, reason = "memory of free blocks is returned")]
-    pub(super) fn discard(&self, id: WblockId) {
-        // SAFETY: the caller just emptied the block and has not announced it as free yet.
-        unsafe { self.0.discard(id.0 as usize * WBLOCK_SIZE as usize, WBLOCK_SIZE as usize) };
+    pub(super) fn discard(&self, block: &Unused<'_>) {
+        self.check(block.device());
+        if self.is_lent(block.id()) {
+            return;
+        }
+        // SAFETY: nothing in the block is alive, so nobody reads it, and nobody takes it while `block` lives. Defrag has no
+        // slice of it, as `block` borrows its right to the block exclusively.
+        unsafe { self.region.discard(start_of(block.id()), WBLOCK_SIZE as usize) };
     }
+
+    /// Whether a write buffer stands for block `id`.
+    pub(super) fn is_lent(&self, id: WblockId) -> bool {
+        self.lent[id.0 as usize].load(Acquire)
+    }
+
+    /// Lends `block` to a write buffer, unless one stands for it.
+    pub(super) fn lend(self: &Arc<Self>, block: &Taken) -> Option<LentBlock> {
+        self.check(block.device());
+        let was_lent = self.lent[block.id().0 as usize].swap(true, Acquire);
+        (!was_lent).then(|| LentBlock { stripe: Arc::clone(self), id: block.id() })
+    }
+
+    #[inline]
+    fn check(&self, device: u8) {
+        assert_eq!(device, self.device, "a place is used on its own device");
+    }
+}
+
+/// A block of a stripe that a write buffer stands for, until this is dropped.
+pub(super) struct LentBlock {
+    stripe: Arc<Stripe>,
+    id: WblockId,
+}
+
+impl LentBlock {
+    pub(super) fn stripe(&self) -> &Stripe {
+        &self.stripe
+    }
+
+    /// The first `size` bytes of the block.
+    ///
+    /// # Safety
+    /// They are complete: the writers of records in them are done.
+    #[expect(unsafe_code, reason = "the caller knows what is complete")]
+    pub(super) unsafe fn complete(&self, size: usize) -> &[u8] {
+        // SAFETY: complete (caller). They are written again only after the block was taken again, for which a buffer has to
+        // borrow it first.
+        unsafe { self.stripe.start_of_wblock(self.id, size) }
+    }
+}
+
+impl Drop for LentBlock {
+    fn drop(&mut self) {
+        self.stripe.lent[self.id.0 as usize].store(false, Release);
+    }
+}
+
+/// Where block `id` begins.
+fn start_of(id: WblockId) -> usize {
+    id.0 as usize * WBLOCK_SIZE as usize
 }
 
 #[inline]
 fn place(location: Location) -> (usize, usize) {
     let rblock_size = RBLOCK_SIZE as usize;
     (location.rblock() as usize * rblock_size, location.rblock_count() as usize * rblock_size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::block_state::AfterFree;
+    use super::super::reservation::OpenBlock;
+    use super::super::tests::{digest_of, small_index};
+    use super::super::wblock::{Reuse, WblockTable};
+    use super::*;
+
+    /// Small enough for Miri, which runs this too.
+    const RECORDS: u32 = if cfg!(miri) { 8 } else { 200 };
+    const SIZE: u32 = 4 * RBLOCK_SIZE;
+
+    fn content(key: u32, version: u8) -> [u8; SIZE as usize] {
+        [key as u8 ^ version; SIZE as usize]
+    }
+
+    #[test]
+    fn records_are_written_by_several_threads_read_rewritten_and_given_back() {
+        let (stripe, table) = (Stripe::new(0, 3).expect("memory"), WblockTable::new(0, 3, 0, Reuse::Newest));
+        let index = small_index();
+        let open = parking_lot::Mutex::new(OpenBlock::in_memory(table.take(false, |_| true).expect("free")));
+        std::thread::scope(|scope| {
+            for writer in 0..2 {
+                let (stripe, table, index, open) = (&stripe, &table, &index, &open);
+                scope.spawn(move || {
+                    for key in (0..RECORDS).filter(|key| key % 2 == writer) {
+                        let mut place = open.lock().reserve(table, SIZE);
+                        stripe.fill(&mut place, &content(key, 0));
+                        let (mut guard, _) = index.get_or_create(&digest_of(key)).expect("room");
+                        guard.location = place.location();
+                        guard.generation = 1;
+                        drop(guard);
+                        drop(place);
+                        let guard = index.get(&digest_of(key)).expect("it was created");
+                        assert_eq!(stripe.record(Pinned::of(&guard)), content(key, 0));
+                    }
+                });
+            }
+        });
+        for key in 0..RECORDS {
+            let mut guard = index.get_exclusive(&digest_of(key)).expect("it was created");
+            let mut right = table.begin_rewrite(&mut guard).expect("defrag has no block");
+            stripe.overwrite(&mut right, &content(key, 9));
+            drop(right);
+            assert_eq!(stripe.record(Pinned::of(&guard)), content(key, 9));
+        }
+        assert_eq!(table.close(open.into_inner().into_taken(), WBLOCK_SIZE), AfterFree::Queued);
+        let mut emptying = table.next_to_defrag(0).expect("it is queued");
+        assert!(stripe.wblock(&emptying)[..(RECORDS * SIZE) as usize].iter().any(|byte| *byte != 0));
+        for key in 0..RECORDS {
+            assert!(table.unused(&mut emptying).is_none());
+            let mut guard = index.get_exclusive(&digest_of(key)).expect("it was created");
+            assert!(table.begin_rewrite(&mut guard).is_none(), "defrag has the block");
+            table.free_bytes(WblockId::of(guard.location), SIZE, 0);
+        }
+        stripe.discard(&table.unused(&mut emptying).expect("nothing is alive"));
+        assert!(stripe.wblock(&emptying)[..(RECORDS * SIZE) as usize].iter().all(|byte| *byte == 0));
+        table.emptied(emptying);
+        table.check();
+    }
+
+    #[test]
+    fn a_block_is_lent_to_one_buffer_at_a_time() {
+        let stripe = Arc::new(Stripe::new(0, 2).expect("memory"));
+        let table = WblockTable::new(0, 2, 0, Reuse::Oldest);
+        let taken = table.take(false, |_| true).expect("free");
+        let lent = stripe.lend(&taken).expect("nobody has it");
+        assert!(stripe.is_lent(taken.id()) && stripe.lend(&taken).is_none());
+        drop(lent);
+        assert!(stripe.lend(&taken).is_some());
+    }
+
+    #[test]
+    #[should_panic(expected = "on its own device")]
+    fn a_place_of_another_device_is_refused() {
+        let (stripe, table) = (Stripe::new(1, 2).expect("memory"), WblockTable::new(0, 2, 0, Reuse::Newest));
+        stripe.load(&mut table.take(false, |_| true).expect("free"), &[]);
+    }
 }

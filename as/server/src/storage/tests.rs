@@ -29,6 +29,11 @@ fn index() -> Index {
     Index::new(IndexGeometry { sprigs_per_partition: 256, stage_size: 128 << 20 })
 }
 
+/// An index of which Miri makes one in no time.
+pub(super) fn small_index() -> Index {
+    Index::new(IndexGeometry { sprigs_per_partition: 1, stage_size: 64 << 10 })
+}
+
 pub(super) fn digest_of(key: u32) -> Digest {
     Digest::of_key(b"set", 1, &u64::from(key).to_be_bytes())
 }

@@ -1,66 +1,112 @@
-//! What state each write block of a device is in, and how much of it is alive.
+//! The write blocks of a device: which are free, which wait for defrag, how much of each is alive.
 //!
-//! ```text
-//! Free ──take──▶ Current ──close──▶ Used ──below low water──▶ Queued ──defrag──▶ Emptying ──▶ Free
-//!                   │                 └──nothing alive──▶ Free ◀──nothing alive── Queued
-//!                   └──close, nothing alive──▶ Free
-//! ```
-//! A block that defrag could not empty, because it holds records that cannot be read, is *kept*: it is used, but not
-//! queued again, and becomes free when these records are replaced or deleted, as any other.
+//! The life of one block is in [`block_state`](super::block_state). A block that defrag could not empty, because it holds
+//! records that cannot be read, is *kept*: it is used, but not queued again, and becomes free when these records are
+//! replaced or deleted, as any other.
 //!
 //! Invariants: a block is in the free queue, beyond the pristine mark, or in one of the other states, never in two;
-//! live bytes of a free block are 0. The defrag queue may name blocks that have left `Queued` since; they are passed over.
+//! live bytes of a free block are 0, and those of any block at most its size. The defrag queue may name blocks that have
+//! left `Queued` since; they are passed over.
+//!
+//! [`Taken`], [`Emptying`], [`Unused`] and [`Rewrite`] prove what their holder may do with the bytes of a block. Only the
+//! table makes them.
 //!
 //! # Locking
 //! State and live bytes are atomics; a state changes by compare-and-swap, so that two threads that see the same reason
-//! act once. Who frees a block makes it `Emptying` first and then looks again whether it is empty. The queues share one
-//! mutex.
+//! act once. A thread that frees a block makes it `Emptying` first and then looks again whether it is empty. The queues
+//! share one mutex.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+use std::marker::PhantomData;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::Mutex;
 
-use super::WBLOCK_SIZE;
+use super::block_state::BlockState;
+pub(super) use super::block_state::{AfterFree, WblockState};
+use super::{RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
+use crate::index::{Element, Location};
 
 /// Number of a write block on its device; block 0 is the device header.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct WblockId(pub(super) u32);
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(super) enum WblockState {
-    Free = 0,
-    Current = 1,
-    Used = 2,
-    Queued = 3,
-    Emptying = 4,
-}
-
-impl WblockState {
-    fn from_number(number: u8) -> Self {
-        match number {
-            0 => Self::Free,
-            1 => Self::Current,
-            2 => Self::Used,
-            3 => Self::Queued,
-            _ => Self::Emptying,
-        }
+impl WblockId {
+    /// The block that holds `location`.
+    pub(super) fn of(location: Location) -> Self {
+        WblockId((location.rblock() / RBLOCKS_PER_WBLOCK) as u32)
     }
 }
 
-/// One write block. All zeros: free, nothing alive.
-#[derive(Default)]
-struct Wblock {
-    live_bytes: AtomicU32,
-    /// Threads that are copying a record into the block; it is not emptied before they are done.
-    writers: AtomicU32,
-    /// Live bytes of records that were replaced on another device, and are garbage once the replacement is on disk.
-    awaited_bytes: AtomicU32,
-    state: AtomicU8,
-    /// What is alive in it cannot be read, so that defrag leaves it alone.
-    is_kept: AtomicBool,
+/// A block that was taken to be filled: nobody else adds to it.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Taken {
+    device: u8,
+    id: WblockId,
+}
+
+impl Taken {
+    pub(super) fn device(&self) -> u8 {
+        self.device
+    }
+
+    pub(super) fn id(&self) -> WblockId {
+        self.id
+    }
+}
+
+/// A block that defrag has: nobody writes to it until it is free.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Emptying {
+    device: u8,
+    id: WblockId,
+}
+
+impl Emptying {
+    pub(super) fn device(&self) -> u8 {
+        self.device
+    }
+
+    pub(super) fn id(&self) -> WblockId {
+        self.id
+    }
+}
+
+/// A block without live records, which nobody takes while this lives.
+pub(super) struct Unused<'a> {
+    device: u8,
+    id: WblockId,
+    holder: PhantomData<&'a mut Emptying>,
+}
+
+impl Unused<'_> {
+    pub(super) fn device(&self) -> u8 {
+        self.device
+    }
+
+    pub(super) fn id(&self) -> WblockId {
+        self.id
+    }
+}
+
+/// The right to write over a record in place: its element's guard is held exclusively, and defrag keeps away.
+pub(super) struct Rewrite<'g> {
+    wblocks: &'g WblockTable,
+    location: Location,
+    element: PhantomData<&'g mut Element>,
+}
+
+impl Rewrite<'_> {
+    pub(super) fn location(&self) -> Location {
+        self.location
+    }
+}
+
+impl Drop for Rewrite<'_> {
+    fn drop(&mut self) {
+        self.wblocks.end_write(WblockId::of(self.location));
+    }
 }
 
 struct Queues {
@@ -70,20 +116,11 @@ struct Queues {
     defrag: VecDeque<WblockId>,
 }
 
-/// What became of a block that lost a live record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum AfterFree {
-    /// Nothing changed.
-    Kept,
-    /// It is free again.
-    Freed,
-    /// It now waits for defrag.
-    Queued,
-}
-
 /// All write blocks of one device.
 pub(super) struct WblockTable {
-    blocks: Box<[Wblock]>,
+    /// Number of the device.
+    device: u8,
+    blocks: Box<[BlockState]>,
     queues: Mutex<Queues>,
     live_bytes: AtomicU64,
     /// Free blocks that only defrag may take, so that it can always make room.
@@ -101,10 +138,11 @@ pub(super) enum Reuse {
 }
 
 impl WblockTable {
-    /// `count` blocks, of which the first is not for records, and `reserved` others are for defrag.
-    pub(super) fn new(count: u32, reserved: usize, reuse: Reuse) -> Self {
+    /// `count` blocks of device number `device`, of which the first is not for records, and `reserved` others are for defrag.
+    pub(super) fn new(device: u8, count: u32, reserved: usize, reuse: Reuse) -> Self {
         WblockTable {
-            blocks: (0..count).map(|_| Wblock::default()).collect(),
+            device,
+            blocks: (0..count).map(|_| BlockState::default()).collect(),
             queues: Mutex::new(Queues { free: VecDeque::new(), pristine: 1, defrag: VecDeque::new() }),
             live_bytes: AtomicU64::new(0),
             reserved,
@@ -112,17 +150,22 @@ impl WblockTable {
         }
     }
 
-    /// Takes a free block as current. Writers leave the reserve to defrag.
-    pub(super) fn take(&self, for_defrag: bool) -> Option<WblockId> {
+    pub(super) fn device(&self) -> u8 {
+        self.device
+    }
+
+    /// Takes a free block of which `may_take` approves as current. Writers leave the reserve to defrag.
+    pub(super) fn take(&self, for_defrag: bool, may_take: impl Fn(WblockId) -> bool) -> Option<Taken> {
         let mut queues = self.queues.lock();
         if !for_defrag && self.free_in(&queues) <= self.reserved {
             return None;
         }
-        let freed = match self.reuse {
-            Reuse::Newest => queues.free.pop_back(),
-            Reuse::Oldest => queues.free.pop_front(),
+        let mut freed = queues.free.iter();
+        let found = match self.reuse {
+            Reuse::Newest => freed.rposition(|id| may_take(*id)),
+            Reuse::Oldest => freed.position(|id| may_take(*id)),
         };
-        let id = match freed {
+        let id = match found.and_then(|at| queues.free.remove(at)) {
             Some(id) => id,
             None if (queues.pristine as usize) < self.blocks.len() => {
                 queues.pristine += 1;
@@ -130,129 +173,93 @@ impl WblockTable {
             }
             None => return None,
         };
-        let before = self.block(id).state.swap(WblockState::Current as u8, AcqRel);
-        cf::must!(before == WblockState::Free as u8, "write block {} was taken in state {before}", id.0);
-        self.block(id).is_kept.store(false, Relaxed);
-        Some(id)
+        let was_free = self.block(id).take();
+        cf::must!(was_free, "write block {} was taken in state {:?}", id.0, self.state(id));
+        Some(Taken { device: self.device, id })
     }
 
     /// A current block is full: it becomes used, and what follows from how much of it is still alive.
-    pub(super) fn close(&self, id: WblockId, low_water_bytes: u32) -> AfterFree {
-        let was_current = self.change(id, WblockState::Current, WblockState::Used);
+    pub(super) fn close(&self, block: Taken, low_water_bytes: u32) -> AfterFree {
+        let Taken { id, .. } = block;
+        let was_current = self.block(id).close();
         cf::must!(was_current, "write block {} was closed in state {:?}", id.0, self.state(id));
-        self.settle(id, low_water_bytes)
+        self.review(id, low_water_bytes)
     }
 
     /// Counts `size` bytes of block `id` as alive and their writer as busy until [`end_write`](Self::end_write).
     pub(super) fn begin_write(&self, id: WblockId, size: u32) {
-        let block = self.block(id);
-        block.writers.fetch_add(1, Relaxed);
-        block.live_bytes.fetch_add(size, Relaxed);
+        let before = self.block(id).begin_write(size);
+        cf::must!(before <= WBLOCK_SIZE - size, "write block {} got {size} bytes beyond {before}", id.0);
         self.live_bytes.fetch_add(u64::from(size), Relaxed);
     }
 
     /// The record is copied.
     pub(super) fn end_write(&self, id: WblockId) {
-        self.block(id).writers.fetch_sub(1, Release);
+        self.block(id).end_write();
     }
 
-    /// Waits until no record is being copied into block `id`. The caller sees to it that copies end.
-    pub(super) fn wait_for_writers(&self, id: WblockId) {
-        while self.block(id).writers.load(Acquire) != 0 {
-            std::thread::yield_now();
-        }
-    }
-
-    /// Tries to announce a writer that changes a record of block `id` in place. Refused once defrag has the block.
-    pub(super) fn begin_rewrite(&self, id: WblockId) -> bool {
-        let block = self.block(id);
-        block.writers.fetch_add(1, SeqCst);
-        if self.state(id) == WblockState::Emptying {
-            block.writers.fetch_sub(1, Release);
-            return false;
-        }
-        true
+    /// Tries to get the right to write over the record of `element` in place. Refused once defrag has its block.
+    pub(super) fn begin_rewrite<'g>(&'g self, element: &'g mut Element) -> Option<Rewrite<'g>> {
+        let location = element.location;
+        assert_eq!(location.device(), self.device, "a record is rewritten on its own device");
+        let begun = self.block(WblockId::of(location)).begin_rewrite();
+        begun.then(|| Rewrite { wblocks: self, location, element: PhantomData })
     }
 
     /// Counts `size` bytes of block `id` as garbage.
     pub(super) fn free_bytes(&self, id: WblockId, size: u32, low_water_bytes: u32) -> AfterFree {
-        let before = self.block(id).live_bytes.fetch_sub(size, AcqRel);
+        let before = self.block(id).free_bytes(size);
         cf::must!(before >= size, "write block {} had {before} live bytes, {size} were freed", id.0);
-        self.live_bytes.fetch_sub(u64::from(size), Relaxed);
-        self.settle(id, low_water_bytes)
+        let total = self.live_bytes.fetch_sub(u64::from(size), Relaxed);
+        cf::must!(total >= u64::from(size), "{total} bytes were alive on the device, {size} were freed");
+        let after = self.block(id).review_seen(before - size, low_water_bytes);
+        self.enqueue(id, after)
     }
 
     /// Notes that `size` live bytes of block `id` are garbage as soon as what replaces them is on disk.
     pub(super) fn await_free(&self, id: WblockId, size: u32) {
-        self.block(id).awaited_bytes.fetch_add(size, AcqRel);
+        self.block(id).await_free(size);
     }
 
     /// What [`await_free`](Self::await_free) noted has come true.
     pub(super) fn free_awaited(&self, id: WblockId, size: u32, low_water_bytes: u32) -> AfterFree {
         let after = self.free_bytes(id, size, low_water_bytes);
         // Afterwards, as too much that is awaited costs a later look at most, and too little a false alarm.
-        self.block(id).awaited_bytes.fetch_sub(size, AcqRel);
+        self.block(id).end_await(size);
         after
     }
 
-    /// Live bytes of block `id` that are not merely waiting to be garbage.
-    fn lasting_bytes(&self, id: WblockId) -> u32 {
-        let block = self.block(id);
-        block.live_bytes.load(Acquire).saturating_sub(block.awaited_bytes.load(Acquire))
-    }
-
     /// Frees or queues a used block whose live bytes ask for it.
-    fn settle(&self, id: WblockId, low_water_bytes: u32) -> AfterFree {
-        self.settle_seen(id, self.live_bytes_of(id), low_water_bytes)
+    fn review(&self, id: WblockId, low_water_bytes: u32) -> AfterFree {
+        let after = self.block(id).review(low_water_bytes);
+        self.enqueue(id, after)
     }
 
-    /// As [`settle`](Self::settle), of a block that had `live` live bytes when it was looked at.
-    fn settle_seen(&self, id: WblockId, mut live: u32, low_water_bytes: u32) -> AfterFree {
-        while live == 0 {
-            if !self.change(id, WblockState::Used, WblockState::Emptying)
-                && !self.change(id, WblockState::Queued, WblockState::Emptying)
-            {
-                return AfterFree::Kept;
-            }
-            // Since the look it may have been freed, taken and filled again. Now nobody takes it or adds to it.
-            live = self.live_bytes_of(id);
-            if live == 0 {
-                self.block(id).state.store(WblockState::Free as u8, Release);
-                self.queues.lock().free.push_back(id);
-                return AfterFree::Freed;
-            }
-            let _ = self.change(id, WblockState::Emptying, WblockState::Used);
-            // Who freed the last of it meanwhile has left it to us.
-            live = self.live_bytes_of(id);
+    /// Brings block `id` into the queue of the state that a review gave it.
+    #[inline]
+    fn enqueue(&self, id: WblockId, after: AfterFree) -> AfterFree {
+        match after {
+            AfterFree::Kept => {}
+            AfterFree::Freed => self.queues.lock().free.push_back(id),
+            AfterFree::Queued => self.queues.lock().defrag.push_back(id),
         }
-        if live < low_water_bytes
-            && self.lasting_bytes(id) != 0
-            && !self.block(id).is_kept.load(Relaxed)
-            && self.change(id, WblockState::Used, WblockState::Queued)
-        {
-            self.queues.lock().defrag.push_back(id);
-            AfterFree::Queued
-        } else {
-            AfterFree::Kept
-        }
+        after
     }
 
     /// Queues every used block below the low-water mark, after the mark was raised. Gives their number.
     pub(super) fn sweep(&self, low_water_bytes: u32) -> usize {
-        (1..self.blocks.len() as u32)
-            .filter(|id| self.settle(WblockId(*id), low_water_bytes) == AfterFree::Queued)
-            .count()
+        self.ids().filter(|id| self.review(*id, low_water_bytes) == AfterFree::Queued).count()
     }
 
     /// Queues the used block with least alive in it, if that is below `limit_bytes`: what is done for want of room when
     /// no block is below the low-water mark. Gives whether it queued one.
     pub(super) fn queue_emptiest(&self, limit_bytes: u32) -> bool {
-        let used = (1..self.blocks.len() as u32)
-            .map(WblockId)
-            .filter(|id| self.block(*id).state.load(Relaxed) == WblockState::Used as u8)
-            .filter(|id| !self.block(*id).is_kept.load(Relaxed) && self.lasting_bytes(*id) != 0);
-        let emptiest = used.min_by_key(|id| self.block(*id).live_bytes.load(Relaxed));
-        emptiest.is_some_and(|id| self.settle(id, limit_bytes) == AfterFree::Queued)
+        let is_candidate = |block: &BlockState| {
+            block.state() == WblockState::Used && !block.is_kept() && block.lasting_bytes() != 0
+        };
+        let used = self.ids().filter(|id| is_candidate(self.block(*id)));
+        let emptiest = used.min_by_key(|id| self.live_bytes_of(*id));
+        emptiest.is_some_and(|id| self.review(id, limit_bytes) == AfterFree::Queued)
     }
 
     /// Whether so few blocks are free that writers are about to be refused.
@@ -262,45 +269,45 @@ impl WblockTable {
 
     /// Takes the next block to empty, once more than `queue_min` wait. It stays with the caller until
     /// [`emptied`](Self::emptied).
-    pub(super) fn next_to_defrag(&self, queue_min: usize) -> Option<WblockId> {
-        let id = loop {
+    pub(super) fn next_to_defrag(&self, queue_min: usize) -> Option<Emptying> {
+        loop {
             let mut queues = self.queues.lock();
             if queues.defrag.len() <= queue_min {
                 return None;
             }
             let id = queues.defrag.pop_front()?;
             drop(queues);
-            let (from, to) = (WblockState::Queued as u8, WblockState::Emptying as u8);
-            // Sequentially consistent, as are the other three accesses of the handshake with `begin_rewrite`.
-            if self.block(id).state.compare_exchange(from, to, SeqCst, Relaxed).is_ok() {
-                break id;
+            if self.block(id).begin_emptying() {
+                return Some(Emptying { device: self.device, id });
             }
-        };
-        let block = self.block(id);
-        while block.writers.load(SeqCst) != 0 {
-            std::thread::yield_now();
         }
-        Some(id)
+    }
+
+    /// The block, if nothing in it is alive any more.
+    pub(super) fn unused<'e>(&self, block: &'e mut Emptying) -> Option<Unused<'e>> {
+        assert_eq!(block.device, self.device, "a block belongs to one table");
+        let is_unused = self.live_bytes_of(block.id) == 0;
+        is_unused.then_some(Unused { device: block.device, id: block.id, holder: PhantomData })
     }
 
     /// A block that defrag took is done with. Gives the bytes of what it could not move, because it cannot be read; if
     /// there are any the block is kept.
-    pub(super) fn emptied(&self, id: WblockId) -> u32 {
-        let unreadable = self.lasting_bytes(id);
-        self.block(id).is_kept.store(unreadable != 0, Relaxed);
-        let was_emptying = self.change(id, WblockState::Emptying, WblockState::Used);
+    pub(super) fn emptied(&self, block: Emptying) -> u32 {
+        let Emptying { id, .. } = block;
+        let unreadable = self.block(id).lasting_bytes();
+        self.block(id).set_kept(unreadable != 0);
+        let was_emptying = self.block(id).end_emptying();
         cf::must!(was_emptying, "write block {} was emptied in state {:?}", id.0, self.state(id));
-        // Only now, as who frees the last of it meanwhile leaves the block to defrag.
-        self.settle(id, 0);
+        // Only now, as a thread that frees the last of it meanwhile leaves the block to defrag.
+        self.review(id, 0);
         unreadable
     }
 
     /// Blocks that were kept are tried again: what could not be read may be readable now. Gives how many wait for defrag.
     pub(super) fn retry_kept(&self, low_water_bytes: u32) -> usize {
-        (1..self.blocks.len() as u32)
-            .map(WblockId)
-            .filter(|id| self.block(*id).is_kept.swap(false, Relaxed))
-            .filter(|id| self.settle(*id, low_water_bytes) == AfterFree::Queued)
+        self.ids()
+            .filter(|id| self.block(*id).set_kept(false))
+            .filter(|id| self.review(*id, low_water_bytes) == AfterFree::Queued)
             .count()
     }
 
@@ -311,18 +318,19 @@ impl WblockTable {
 
     /// Bytes of live records in block `id`.
     pub(super) fn live_bytes_of(&self, id: WblockId) -> u32 {
-        self.block(id).live_bytes.load(Acquire)
+        self.block(id).live_bytes()
     }
 
     /// A block that defrag took could not be emptied; it is tried again later.
-    pub(super) fn put_back(&self, id: WblockId) {
-        let was_emptying = self.change(id, WblockState::Emptying, WblockState::Queued);
+    pub(super) fn put_back(&self, block: Emptying) {
+        let Emptying { id, .. } = block;
+        let was_emptying = self.block(id).put_back();
         cf::must!(was_emptying, "write block {} was put back in state {:?}", id.0, self.state(id));
         self.queues.lock().defrag.push_back(id);
     }
 
     pub(super) fn state(&self, id: WblockId) -> WblockState {
-        WblockState::from_number(self.block(id).state.load(SeqCst))
+        self.block(id).state()
     }
 
     /// Bytes of live records on the device.
@@ -335,45 +343,62 @@ impl WblockTable {
         self.free_in(&self.queues.lock())
     }
 
+    /// At start: block `id`, to be filled with what is on disk.
+    pub(super) fn take_to_load(&self, id: WblockId) -> Taken {
+        let was_free = self.block(id).take_to_load();
+        cf::must!(was_free, "write block {} was loaded in state {:?}", id.0, self.state(id));
+        Taken { device: self.device, id }
+    }
+
     /// At start: block `id` holds `size` more live bytes, or after an older copy lost against a newer one, fewer.
     pub(super) fn load_bytes(&self, id: WblockId, size: u32, is_alive: bool) {
-        let block = self.block(id);
         if is_alive {
-            block.live_bytes.fetch_add(size, Relaxed);
+            let before = self.block(id).load_bytes(size);
+            cf::must!(before <= WBLOCK_SIZE - size, "write block {} got {size} bytes beyond {before}", id.0);
             self.live_bytes.fetch_add(u64::from(size), Relaxed);
         } else {
-            block.live_bytes.fetch_sub(size, Relaxed);
+            let before = self.block(id).free_bytes(size);
+            cf::must!(before >= size, "write block {} had {before} live bytes, {size} were freed", id.0);
             self.live_bytes.fetch_sub(u64::from(size), Relaxed);
         }
     }
 
     /// At start, after all records were loaded: blocks below `pristine` are used, to be defragged or free, by what is
     /// alive in them; those to be defragged emptiest first.
-    pub(super) fn settle_loaded(&mut self, pristine: u32, low_water_bytes: u32) {
+    pub(super) fn sort_loaded(&mut self, pristine: u32, low_water_bytes: u32) {
         let queues = self.queues.get_mut();
         queues.pristine = pristine.clamp(1, self.blocks.len() as u32);
-        for at in 1..queues.pristine {
-            let block = &mut self.blocks[at as usize];
-            let live = *block.live_bytes.get_mut();
-            let state = match live {
-                0 => WblockState::Free,
-                _ if live < low_water_bytes => WblockState::Queued,
-                _ => WblockState::Used,
-            };
-            *block.state.get_mut() = state as u8;
-            match state {
-                WblockState::Free => queues.free.push_back(WblockId(at)),
-                WblockState::Queued => queues.defrag.push_back(WblockId(at)),
+        let (below, beyond) = self.blocks.split_at_mut(queues.pristine as usize);
+        for (at, block) in below.iter_mut().enumerate().skip(1) {
+            match block.loaded(low_water_bytes) {
+                WblockState::Free => queues.free.push_back(WblockId(at as u32)),
+                WblockState::Queued => queues.defrag.push_back(WblockId(at as u32)),
                 _ => {}
             }
         }
+        let is_untouched = |block: &BlockState| block.live_bytes() == 0 && block.state() == WblockState::Free;
+        assert!(beyond.iter().all(is_untouched), "nothing is alive beyond the blocks that were used");
+        let sum: u64 = below.iter().map(|block| u64::from(block.live_bytes())).sum();
+        assert_eq!(sum, *self.live_bytes.get_mut(), "the live bytes of the blocks are those of the device");
         let blocks = &self.blocks;
-        queues.defrag.make_contiguous().sort_by_key(|id| blocks[id.0 as usize].live_bytes.load(Relaxed));
+        queues.defrag.make_contiguous().sort_by_key(|id| blocks[id.0 as usize].live_bytes());
     }
 
-    /// Blocks that were used and are free.
-    pub(super) fn freed(&self) -> Vec<WblockId> {
-        self.queues.lock().free.iter().copied().collect()
+    /// Shows `visit` the blocks that were used and are free.
+    pub(super) fn visit_free(&mut self, mut visit: impl FnMut(Unused<'_>)) {
+        let device = self.device;
+        for id in self.queues.get_mut().free.iter().copied() {
+            visit(Unused { device, id, holder: PhantomData });
+        }
+    }
+
+    fn ids(&self) -> impl Iterator<Item = WblockId> {
+        (1..self.blocks.len() as u32).map(WblockId)
+    }
+
+    /// The state of block `id`, on which a flush waits for writers.
+    pub(super) fn block(&self, id: WblockId) -> &BlockState {
+        &self.blocks[id.0 as usize]
     }
 
     /// First block never used so far.
@@ -399,21 +424,13 @@ impl WblockTable {
     fn free_in(&self, queues: &Queues) -> usize {
         queues.free.len() + self.blocks.len() - queues.pristine as usize
     }
-
-    fn block(&self, id: WblockId) -> &Wblock {
-        &self.blocks[id.0 as usize]
-    }
-
-    fn change(&self, id: WblockId, from: WblockState, to: WblockState) -> bool {
-        self.block(id).state.compare_exchange(from as u8, to as u8, AcqRel, Relaxed).is_ok()
-    }
 }
 
 #[cfg(test)]
 impl WblockTable {
     /// Blocks that are kept for what cannot be read.
     pub(super) fn kept_count(&self) -> usize {
-        self.blocks.iter().filter(|block| block.is_kept.load(Relaxed)).count()
+        self.blocks.iter().filter(|block| block.is_kept()).count()
     }
 
     /// Asserts that every block is accounted for exactly once and that live bytes add up.
@@ -422,7 +439,7 @@ impl WblockTable {
         let mut sum = 0;
         for (at, block) in self.blocks.iter().enumerate().skip(1) {
             let id = WblockId(at as u32);
-            let live = u64::from(block.live_bytes.load(Relaxed));
+            let live = u64::from(block.live_bytes());
             sum += live;
             let listed = queues.free.iter().filter(|free| **free == id).count();
             let queued = queues.defrag.iter().filter(|queued| **queued == id).count();
@@ -445,84 +462,114 @@ mod tests {
 
     const LOW_WATER: u32 = WBLOCK_SIZE / 2;
 
+    fn take(table: &WblockTable, for_defrag: bool) -> Option<WblockId> {
+        table.take(for_defrag, |_| true).map(|taken| taken.id())
+    }
+
+    fn close(table: &WblockTable, id: WblockId, low_water_bytes: u32) -> AfterFree {
+        table.close(Taken { device: 0, id }, low_water_bytes)
+    }
+
+    /// The block that waits for defrag, which is `id`.
+    fn next(table: &WblockTable, id: WblockId) -> Emptying {
+        let emptying = table.next_to_defrag(0).expect("it waits for defrag");
+        assert_eq!(emptying.id(), id);
+        emptying
+    }
+
     #[test]
     fn a_block_goes_through_its_life() {
-        let table = WblockTable::new(12, 1, Reuse::Newest);
-        let id = table.take(false).expect("11 blocks are free");
+        let table = WblockTable::new(0, 12, 1, Reuse::Newest);
+        let id = take(&table, false).expect("11 blocks are free");
         table.begin_write(id, 6 << 20);
         table.begin_write(id, 1 << 20);
         table.end_write(id);
         table.end_write(id);
         assert_eq!(table.free_bytes(id, 1 << 20, LOW_WATER), AfterFree::Kept);
-        assert_eq!(table.close(id, LOW_WATER), AfterFree::Kept);
+        assert_eq!(close(&table, id, LOW_WATER), AfterFree::Kept);
         assert_eq!(table.free_bytes(id, 4 << 20, LOW_WATER), AfterFree::Queued);
         assert_eq!(table.next_to_defrag(1), None);
-        assert_eq!(table.next_to_defrag(0), Some(id));
-        assert!(!table.begin_rewrite(id));
+        let emptying = next(&table, id);
+        assert!(!table.block(id).begin_rewrite());
         assert_eq!(table.free_bytes(id, 2 << 20, LOW_WATER), AfterFree::Kept);
-        assert_eq!(table.emptied(id), 0);
+        assert_eq!(table.emptied(emptying), 0);
         table.check();
         assert_eq!((table.live_bytes(), table.free_count()), (0, 11));
     }
 
     #[test]
     fn writers_leave_the_reserve_to_defrag() {
-        let table = WblockTable::new(1 + 8 + 2, 8, Reuse::Oldest);
-        assert!(table.take(false).is_some() && table.take(false).is_some());
-        assert_eq!(table.take(false), None);
+        let table = WblockTable::new(0, 1 + 8 + 2, 8, Reuse::Oldest);
+        assert!(take(&table, false).is_some() && take(&table, false).is_some());
+        assert_eq!(take(&table, false), None);
         for _ in 0..8 {
-            assert!(table.take(true).is_some());
+            assert!(take(&table, true).is_some());
         }
-        assert_eq!(table.take(true), None);
+        assert_eq!(take(&table, true), None);
+        table.check();
+    }
+
+    #[test]
+    fn the_block_that_was_freed_first_is_passed_over_while_it_may_not_be_taken() {
+        let table = WblockTable::new(0, 4, 0, Reuse::Oldest);
+        let ids: Vec<WblockId> = (0..3).map(|_| take(&table, false).expect("free")).collect();
+        for id in &ids {
+            assert_eq!(close(&table, *id, 0), AfterFree::Freed);
+        }
+        let taken = table.take(false, |id| id != ids[0]).expect("free");
+        assert_eq!(taken.id(), ids[1]);
+        assert!(table.take(false, |_| false).is_none());
+        assert_eq!(take(&table, false), Some(ids[0]));
         table.check();
     }
 
     #[test]
     fn a_block_that_dies_while_current_is_free_when_closed() {
-        let table = WblockTable::new(12, 1, Reuse::Newest);
-        let id = table.take(false).expect("free");
+        let table = WblockTable::new(0, 12, 1, Reuse::Newest);
+        let id = take(&table, false).expect("free");
         table.begin_write(id, 100);
         table.end_write(id);
         assert_eq!(table.free_bytes(id, 100, LOW_WATER), AfterFree::Kept);
-        assert_eq!(table.close(id, LOW_WATER), AfterFree::Freed);
+        assert_eq!(close(&table, id, LOW_WATER), AfterFree::Freed);
         table.check();
     }
 
     #[test]
     fn a_block_with_unreadable_records_is_left_alone_until_they_are_gone() {
-        let table = WblockTable::new(12, 1, Reuse::Newest);
-        let id = table.take(false).expect("free");
+        let table = WblockTable::new(0, 12, 1, Reuse::Newest);
+        let id = take(&table, false).expect("free");
         table.begin_write(id, 300);
         table.end_write(id);
-        assert_eq!(table.close(id, LOW_WATER), AfterFree::Queued);
-        assert_eq!(table.next_to_defrag(0), Some(id));
+        assert_eq!(close(&table, id, LOW_WATER), AfterFree::Queued);
+        let emptying = next(&table, id);
         assert_eq!(table.free_bytes(id, 100, LOW_WATER), AfterFree::Kept);
-        assert_eq!(table.emptied(id), 200);
+        assert_eq!(table.emptied(emptying), 200);
         assert_eq!(table.free_bytes(id, 100, LOW_WATER), AfterFree::Kept);
         assert!(!table.queue_emptiest(WBLOCK_SIZE));
-        assert_eq!((table.sweep(WBLOCK_SIZE), table.next_to_defrag(0)), (0, None));
+        assert_eq!(table.sweep(WBLOCK_SIZE), 0);
+        assert!(table.next_to_defrag(0).is_none());
         assert_eq!(table.retry_kept(LOW_WATER), 1);
-        assert_eq!(table.next_to_defrag(0), Some(id));
-        assert_eq!(table.emptied(id), 100);
+        let emptying = next(&table, id);
+        assert_eq!(table.emptied(emptying), 100);
         assert_eq!(table.free_bytes(id, 100, LOW_WATER), AfterFree::Freed);
         table.check();
-        let again = table.take(false).expect("free");
+        let again = take(&table, false).expect("free");
         table.begin_write(again, 300);
         table.end_write(again);
-        assert_eq!((again, table.close(again, LOW_WATER)), (id, AfterFree::Queued), "it is as any other");
+        assert_eq!((again, close(&table, again, LOW_WATER)), (id, AfterFree::Queued), "it is as any other");
     }
 
     #[test]
     fn what_waits_for_its_replacement_is_not_unreadable() {
-        let table = WblockTable::new(12, 1, Reuse::Newest);
-        let id = table.take(false).expect("free");
+        let table = WblockTable::new(0, 12, 1, Reuse::Newest);
+        let id = take(&table, false).expect("free");
         table.begin_write(id, 300);
         table.end_write(id);
-        table.close(id, LOW_WATER);
-        assert_eq!(table.next_to_defrag(0), Some(id));
+        close(&table, id, LOW_WATER);
+        let emptying = next(&table, id);
         table.await_free(id, 200);
         table.await_free(id, 100);
-        assert_eq!(table.emptied(id), 0);
+        assert_eq!(table.emptied(emptying), 0);
         assert_eq!(table.free_awaited(id, 200, LOW_WATER), AfterFree::Kept);
         assert_eq!(table.next_to_defrag(0), None);
         assert_eq!(table.free_awaited(id, 100, LOW_WATER), AfterFree::Freed);
@@ -534,8 +581,8 @@ mod tests {
     fn freeing_more_than_is_alive_is_a_bug() {
         if std::env::var_os("ASD_TEST_AGAIN").is_some() {
             let _ = std::panic::catch_unwind(|| {
-                let table = WblockTable::new(12, 1, Reuse::Newest);
-                let id = table.take(false).expect("free");
+                let table = WblockTable::new(0, 12, 1, Reuse::Newest);
+                let id = take(&table, false).expect("free");
                 table.free_bytes(id, 16, LOW_WATER);
             });
             return;
@@ -550,12 +597,12 @@ mod tests {
 
     #[test]
     fn a_late_look_at_an_empty_block_does_not_free_it_once_it_is_filled_again() {
-        let table = WblockTable::new(4, 0, Reuse::Newest);
+        let table = WblockTable::new(0, 4, 0, Reuse::Newest);
         let fill = || {
-            let id = table.take(false).expect("a free block");
+            let id = take(&table, false).expect("a free block");
             table.begin_write(id, 4096);
             table.end_write(id);
-            assert_eq!(table.close(id, 0), AfterFree::Kept);
+            assert_eq!(close(&table, id, 0), AfterFree::Kept);
             id
         };
         let id = fill();
@@ -563,7 +610,8 @@ mod tests {
         assert_eq!(fill(), id);
         // The look of a thread that had to wait for the processor since the block was empty.
         for low_water_bytes in [0, WBLOCK_SIZE] {
-            assert_ne!(table.settle_seen(id, 0, low_water_bytes), AfterFree::Freed);
+            let after = table.block(id).review_seen(0, low_water_bytes);
+            assert_ne!(table.enqueue(id, after), AfterFree::Freed);
             assert_ne!(table.state(id), WblockState::Free);
             table.check();
         }

@@ -12,7 +12,7 @@
 use datamodel::flat::FlatRecord;
 use datamodel::wblock_scan::CopyAge;
 
-use super::device::{Device, visit_records, wblock_of};
+use super::device::{Device, visit_records};
 use super::load::age_of;
 use super::wblock::WblockId;
 use super::{DISK_RESERVE, RBLOCK_SIZE, ReadBuffer};
@@ -22,7 +22,7 @@ use crate::index::{Element, Index, Location};
 const FREE_BLOCKS_ENOUGH: usize = 2 * DISK_RESERVE;
 
 /// Makes free blocks on `device` if it has hardly any. `pristine` is the first block never used.
-pub(super) fn gather(device: &Device, pristine: u32, index: &Index) {
+pub(super) fn reclaim_at_start(device: &Device, pristine: u32, index: &Index) {
     let used = (1..pristine).filter(|id| !device.wblocks.is_empty(WblockId(*id))).count();
     if device.wblocks.count() as usize - used > FREE_BLOCKS_ENOUGH {
         return;
@@ -30,30 +30,30 @@ pub(super) fn gather(device: &Device, pristine: u32, index: &Index) {
     let mut candidate_bytes = vec![0u32; pristine as usize];
     visit(device, pristine, |place, record| {
         if index.get(&record.digest).is_some_and(|element| is_equal(&element, record)) {
-            candidate_bytes[wblock_of(place).0 as usize] += place.rblock_count() * RBLOCK_SIZE;
+            candidate_bytes[WblockId::of(place).0 as usize] += place.rblock_count() * RBLOCK_SIZE;
         }
     });
     visit(device, pristine, |place, record| {
         let Some(mut guard) = index.get_exclusive(&record.digest) else { return };
         let (from, to) = (guard.location, place.with_key_stored(guard.location.key_stored()));
-        let bytes_around = |place: Location| candidate_bytes[wblock_of(place).0 as usize];
+        let bytes_around = |place: Location| candidate_bytes[WblockId::of(place).0 as usize];
         if from.device() == to.device() && bytes_around(to) > bytes_around(from) && is_equal(&guard, record) {
             for (place, is_alive) in [(from, false), (to, true)] {
                 let size = place.rblock_count() * RBLOCK_SIZE;
-                device.wblocks.load_bytes(wblock_of(place), size, is_alive);
+                device.wblocks.load_bytes(WblockId::of(place), size, is_alive);
             }
             guard.location = to;
         }
     });
 }
 
-/// Shows `look` all records on `device`, newest or not, but those that the load could not read, as it has said.
-fn visit(device: &Device, pristine: u32, mut look: impl FnMut(Location, &FlatRecord<'_>)) {
+/// Shows `found` all records on `device`, newest or not, but those that the load could not read, as it has said.
+fn visit(device: &Device, pristine: u32, mut found: impl FnMut(Location, &FlatRecord<'_>)) {
     let Some(disk) = device.as_disk() else { return };
     let mut scratch = ReadBuffer::new();
     for id in (1..pristine).map(WblockId) {
         if let Ok(block) = disk.on_disk(id, &mut scratch) {
-            visit_records(device, id, block, &mut look);
+            visit_records(device, id, block, &mut found);
         }
     }
 }

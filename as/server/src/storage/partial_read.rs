@@ -2,8 +2,8 @@
 //!
 //! A block is read at once. If that fails, it is read in pieces, and a piece that fails in units, so that a bad sector
 //! costs the records on it and not the others of its block. What cannot be read is zeros in the buffer. In the middle of a
-//! value nothing tells them from zeros that were written, so whoever takes a record from the buffer asks
-//! [`Unreadable::concerns`].
+//! value nothing tells them from zeros that were written, so a reader of records asks [`Unreadable::concerns`] for
+//! each.
 
 use std::ops::Range;
 

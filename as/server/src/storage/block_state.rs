@@ -1,0 +1,277 @@
+//! The state of one write block, the bytes of it that are alive, and how far its buffer is filled: atomics alone.
+//!
+//! ```text
+//! Free ──take──▶ Current ──close──▶ Used ──below low water──▶ Queued ──defrag──▶ Emptying ──▶ Free
+//!                   │                 └──nothing alive──▶ Free ◀──nothing alive── Queued
+//!                   └──close, nothing alive──▶ Free
+//! ```
+//! Invariants: a free block has no live bytes and no writer; only a current block gains live bytes.
+//!
+//! # Two looks at two words
+//! A thread that changes one word and then looks at another must not miss what a second thread does the other way round:
+//! - A thread that takes the last live bytes looks whether it may free the block; a thread that changes the block's state
+//!   looks whether any bytes are alive. One of them frees the block.
+//! - A thread that rewrites a record in place announces itself and looks whether the block is being emptied; defrag makes
+//!   it `Emptying` and looks for announced threads. One of them gives way.
+//!
+//! So the second look is a read-modify-write: it comes before or after that of the other thread, and the later one sees what
+//! was done before the earlier one.
+//!
+//! `tests/loom` runs the code of this file through all orders of its steps. So it uses nothing of the rest of the server.
+
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
+#[cfg(not(loom))]
+use std::thread::yield_now;
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
+#[cfg(loom)]
+use loom::thread::yield_now;
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum WblockState {
+    Free = 0,
+    Current = 1,
+    Used = 2,
+    Queued = 3,
+    Emptying = 4,
+}
+
+impl WblockState {
+    fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Free,
+            1 => Self::Current,
+            2 => Self::Used,
+            3 => Self::Queued,
+            _ => Self::Emptying,
+        }
+    }
+}
+
+/// What became of a block that lost a live record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum AfterFree {
+    /// Nothing changed.
+    Kept,
+    /// It is free again.
+    Freed,
+    /// It now waits for defrag.
+    Queued,
+}
+
+/// One write block. All zeros: free, nothing alive.
+#[derive(Default)]
+pub(super) struct BlockState {
+    live_bytes: AtomicU32,
+    /// Threads that are copying a record into the block; it is not emptied before they are done.
+    writers: AtomicU32,
+    /// Live bytes of records that were replaced on another device, and are garbage once the replacement is on disk.
+    awaited_bytes: AtomicU32,
+    state: AtomicU8,
+    /// What is alive in it cannot be read, so that defrag leaves it alone.
+    is_kept: AtomicBool,
+}
+
+impl BlockState {
+    pub(super) fn state(&self) -> WblockState {
+        WblockState::from_number(self.state.load(Acquire))
+    }
+
+    fn change(&self, from: WblockState, to: WblockState) -> bool {
+        self.state.compare_exchange(from as u8, to as u8, AcqRel, Acquire).is_ok()
+    }
+
+    /// Bytes of live records.
+    pub(super) fn live_bytes(&self) -> u32 {
+        self.live_bytes.load(Acquire)
+    }
+
+    /// Bytes of live records, for a look after a change of the state.
+    fn live_bytes_now(&self) -> u32 {
+        self.live_bytes.fetch_add(0, AcqRel)
+    }
+
+    /// Live bytes that are not merely waiting to be garbage.
+    pub(super) fn lasting_bytes(&self) -> u32 {
+        self.live_bytes.load(Acquire).saturating_sub(self.awaited_bytes.load(Acquire))
+    }
+
+    pub(super) fn is_kept(&self) -> bool {
+        self.is_kept.load(Relaxed)
+    }
+
+    /// Says that what is alive in it cannot be read, or that it can be again. Gives what held before.
+    pub(super) fn set_kept(&self, is_kept: bool) -> bool {
+        self.is_kept.swap(is_kept, Relaxed)
+    }
+
+    /// Makes a free block current. Gives whether it was free, and nothing alive in it.
+    pub(super) fn take(&self) -> bool {
+        let was_free = self.change(WblockState::Free, WblockState::Current);
+        self.is_kept.store(false, Relaxed);
+        was_free && self.live_bytes_now() == 0
+    }
+
+    /// Makes a current block a used one; [`review`](Self::review) follows. Gives whether it was current.
+    pub(super) fn close(&self) -> bool {
+        self.change(WblockState::Current, WblockState::Used)
+    }
+
+    /// Counts `size` bytes as alive and their writer as busy until [`end_write`](Self::end_write). Gives the live bytes
+    /// before.
+    pub(super) fn begin_write(&self, size: u32) -> u32 {
+        self.writers.fetch_add(1, Relaxed);
+        self.live_bytes.fetch_add(size, Relaxed)
+    }
+
+    /// The record is copied.
+    pub(super) fn end_write(&self) {
+        self.writers.fetch_sub(1, Release);
+    }
+
+    /// Waits until no record is being copied into the block. The caller sees to it that copies end.
+    pub(super) fn wait_for_writers(&self) {
+        while self.writers.load(Acquire) != 0 {
+            yield_now();
+        }
+    }
+
+    /// Tries to announce a writer that changes a record in place. Refused once defrag has the block.
+    pub(super) fn begin_rewrite(&self) -> bool {
+        self.writers.fetch_add(1, AcqRel);
+        if self.state() == WblockState::Emptying {
+            self.end_write();
+            return false;
+        }
+        true
+    }
+
+    /// Takes a queued block for defrag: afterwards nobody writes to it. Gives whether it was queued.
+    pub(super) fn begin_emptying(&self) -> bool {
+        if !self.change(WblockState::Queued, WblockState::Emptying) {
+            return false;
+        }
+        while self.writers.fetch_add(0, AcqRel) != 0 {
+            yield_now();
+        }
+        true
+    }
+
+    /// A block that defrag took is a used one again; [`review`](Self::review) follows. Gives whether defrag had it.
+    pub(super) fn end_emptying(&self) -> bool {
+        self.change(WblockState::Emptying, WblockState::Used)
+    }
+
+    /// A block that defrag took waits again. Gives whether defrag had it.
+    pub(super) fn put_back(&self) -> bool {
+        self.change(WblockState::Emptying, WblockState::Queued)
+    }
+
+    /// Counts `size` bytes as garbage; [`review_seen`](Self::review_seen) follows. Gives the live bytes before.
+    pub(super) fn free_bytes(&self, size: u32) -> u32 {
+        self.live_bytes.fetch_sub(size, AcqRel)
+    }
+
+    /// Notes that `size` live bytes are garbage as soon as what replaces them is on disk.
+    pub(super) fn await_free(&self, size: u32) {
+        self.awaited_bytes.fetch_add(size, AcqRel);
+    }
+
+    /// What [`await_free`](Self::await_free) noted has come true, and the bytes are freed.
+    pub(super) fn end_await(&self, size: u32) {
+        self.awaited_bytes.fetch_sub(size, AcqRel);
+    }
+
+    /// Frees or queues a used block whose live bytes ask for it. The caller brings it into the queue of its new state.
+    pub(super) fn review(&self, low_water_bytes: u32) -> AfterFree {
+        self.review_seen(self.live_bytes_now(), low_water_bytes)
+    }
+
+    /// As [`review`](Self::review), of a block that had `live` live bytes when the caller looked.
+    pub(super) fn review_seen(&self, mut live: u32, low_water_bytes: u32) -> AfterFree {
+        while live == 0 {
+            if !self.change(WblockState::Used, WblockState::Emptying)
+                && !self.change(WblockState::Queued, WblockState::Emptying)
+            {
+                return AfterFree::Kept;
+            }
+            // Since the look it may have been freed, taken and filled again. Now nobody takes it or adds to it.
+            live = self.live_bytes_now();
+            if live == 0 {
+                self.state.store(WblockState::Free as u8, Release);
+                return AfterFree::Freed;
+            }
+            self.end_emptying();
+            // A thread that freed the last of it meanwhile has left it to this one.
+            live = self.live_bytes_now();
+        }
+        let is_sparse = live < low_water_bytes && self.lasting_bytes() != 0 && !self.is_kept();
+        if is_sparse && self.change(WblockState::Used, WblockState::Queued) {
+            AfterFree::Queued
+        } else {
+            AfterFree::Kept
+        }
+    }
+
+    /// At start: `size` more bytes are alive. Gives the live bytes before.
+    pub(super) fn load_bytes(&self, size: u32) -> u32 {
+        self.live_bytes.fetch_add(size, Relaxed)
+    }
+
+    /// At start: takes a block that nobody uses yet, to fill it with what is on disk. Gives whether it was free.
+    pub(super) fn take_to_load(&self) -> bool {
+        self.change(WblockState::Free, WblockState::Current)
+    }
+
+    /// At start, when all records are loaded: the state that follows from the live bytes.
+    pub(super) fn loaded(&mut self, low_water_bytes: u32) -> WblockState {
+        let state = match self.live_bytes() {
+            0 => WblockState::Free,
+            live if live < low_water_bytes => WblockState::Queued,
+            _ => WblockState::Used,
+        };
+        self.state.store(state as u8, Relaxed);
+        state
+    }
+}
+
+/// How far the buffer of a block is filled, and how far it is on disk.
+#[derive(Default)]
+pub(super) struct FillMark {
+    filled: AtomicU32,
+    flushed: AtomicU32,
+}
+
+impl FillMark {
+    /// Bytes up to `end` are reserved. The caller has the stream's lock, and has announced the writer to the block before.
+    pub(super) fn reserve(&self, end: u32) {
+        self.filled.store(end, Release);
+    }
+
+    /// Bytes reserved so far.
+    pub(super) fn filled(&self) -> u32 {
+        self.filled.load(Acquire)
+    }
+
+    /// Waits until what is reserved now is written, and gives its end: bytes below it do not change any more.
+    pub(super) fn complete(&self, block: &BlockState) -> u32 {
+        let end = self.filled();
+        block.wait_for_writers();
+        end
+    }
+
+    /// Bytes on disk so far.
+    pub(super) fn flushed(&self) -> u32 {
+        self.flushed.load(Acquire)
+    }
+
+    /// Bytes up to `end` are on disk.
+    pub(super) fn set_flushed(&self, end: u32) {
+        self.flushed.store(end, Release);
+    }
+}
