@@ -5,7 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -412,6 +412,32 @@ fn server_log_of_refusal(server: &mut Server) -> String {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(server.log().len(), before);
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+/// A server that knows nothing of our lock has a device for itself by opening it with `O_EXCL`; so have we.
+#[test]
+fn a_device_belongs_to_one_server() {
+    let mut server = stopped(&["a"]);
+    let path = file(&server, "disk").0;
+    fs::File::create(&path).unwrap().set_len(128 << 20).unwrap();
+    let Some(device) = LoopDevice::of(&path) else { return };
+    let open_alone =
+        || fs::File::options().read(true).write(true).custom_flags(nix::libc::O_EXCL).open(&device.0);
+    let config = files(&["disk"]).replace("file {dir}", "device {dir}").replace("filesize 128M", "");
+    server.configure(&config.replace("{dir}/disk.dat", &device.0));
+    server.restart();
+    fill(&mut server.connect());
+    assert_eq!(open_alone().unwrap_err().raw_os_error(), Some(nix::libc::EBUSY));
+    server.stop();
+    let other = open_alone().unwrap();
+    check_refused(
+        &mut server,
+        &["a"],
+        &[&device.0, "in use by another process, mounted, or configured twice"],
+    );
+    drop(other);
+    server.restart();
+    check_all(&mut server.connect());
 }
 
 /// Whether the system lets this command do its work.

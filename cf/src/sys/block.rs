@@ -174,7 +174,8 @@ pub struct BlockMode {
     /// Without the right to write.
     pub read_only: bool,
     /// Refuse if another descriptor holds the lock, and hold it. A second descriptor of a process that holds the lock
-    /// must do without.
+    /// must do without. A block device is opened with `O_EXCL` too: the system refuses it while it is mounted or opened in
+    /// this way by a server that knows nothing of the lock, and refuses it to such a server from then on.
     pub exclusive: bool,
 }
 
@@ -345,16 +346,22 @@ impl BlockMedium for BlockFile {
 fn open(path: &Path, mode: BlockMode, create: bool) -> io::Result<File> {
     let direct = if mode.direct { libc::O_DIRECT } else { 0 };
     let data_sync = if mode.data_sync { libc::O_DSYNC } else { 0 };
+    // Of another file the flag means that it must be created.
+    let is_device = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
+    let exclusive = if mode.exclusive && is_device { libc::O_EXCL } else { 0 };
     OpenOptions::new()
         .read(true)
         .write(!mode.read_only)
-        .create(create && !mode.read_only)
-        .custom_flags(direct | data_sync)
+        .create(create && !mode.read_only && !is_device)
+        .custom_flags(direct | data_sync | exclusive)
         .mode(FILE_PERMISSIONS)
         .open(path)
         .map_err(|error| match error.raw_os_error() {
             Some(libc::EINVAL) if mode.direct => {
                 io::Error::other("its file system does not support direct I/O")
+            }
+            Some(libc::EBUSY) if mode.exclusive => {
+                io::Error::other("in use by another process, mounted, or configured twice")
             }
             _ => error,
         })
