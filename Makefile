@@ -60,19 +60,20 @@ run: build
 check: format lint
 	$(CARGO) test --profile $(PROFILE) --package ferrospike-tests --test tidy
 
-# The client suite and the fuzz targets are workspaces of their own, which `--all` does not reach.
+# The client suite, the fuzz targets and the models are workspaces of their own, which `--all` does not reach.
 .PHONY: format lint checked
 format:
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path tests/rust-client/Cargo.toml --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	$(CARGO) fmt --manifest-path tests/loom/Cargo.toml --check
 lint:
 	$(CARGO) clippy --profile $(PROFILE) --workspace --all-targets -- -D warnings
 checked:
 	$(CARGO) build --profile $(PROFILE) --workspace --all-targets
 
 # Every suite runs whatever came of the one before; `make test` fails if one of them did.
-SUITES := rust-tests doc-tests python-client rust-client fuzz-targets
+SUITES := rust-tests doc-tests loom miri python-client rust-client fuzz-targets
 .PHONY: test
 test: format lint checked $(VENV)/ready
 	@mkdir -p $(LOGS); rm -f $(LOGS)/*; failed=""; \
@@ -85,8 +86,8 @@ test: format lint checked $(VENV)/ready
 	    { grep -hE '$(COUNTS)' $(LOGS)/$$suite || echo "no count"; } | sed "s/^ */$$suite: /"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; echo "all passed"
-# The closing lines of nextest, cargo test, pytest, the replays and the check of the fuzz targets.
-COUNTS := tests run:|^test result: .* ([1-9][0-9]* passed|[1-9][0-9]* failed)|[0-9]+ passed.* in |answers agree|fuzz targets
+# The closing lines of nextest, cargo test, pytest, the replays and the check of the fuzz targets; what was not run.
+COUNTS := tests run:|^test result: .* ([1-9][0-9]* passed|[1-9][0-9]* failed)|[0-9]+ passed.* in |answers agree|fuzz targets|^SKIPPED 
 
 .PHONY: $(SUITES:%=suite-%)
 suite-rust-tests:
@@ -97,6 +98,19 @@ suite-rust-tests:
 	fi
 suite-doc-tests:
 	@$(CARGO) test --profile $(PROFILE) --workspace --doc
+# The lock-free parts of the server, through all orders of their steps.
+suite-loom:
+	@RUSTFLAGS="--cfg loom" $(CARGO) test --lib --release --manifest-path tests/loom/Cargo.toml --target-dir $(TARGET)/loom
+# What memory unsafe code touches, by an interpreter that a nightly compiler may have as a component.
+MIRI := $(CARGO) +nightly miri
+suite-miri:
+	@if $(MIRI) --version >/dev/null 2>&1; then \
+	    export MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-ignore-leaks" CARGO_TARGET_DIR=$(TARGET)/miri; \
+	    $(MIRI) test --package cf --lib -- arena:: region:: zeroed:: doorbell::; \
+	    $(MIRI) test --package asd --lib -- storage::stripe:: storage::buffer::; \
+	else \
+	    echo "SKIPPED miri: unsafe code was not checked, as '$(MIRI)' is missing: rustup component add --toolchain nightly miri"; \
+	fi
 suite-python-client:
 	@$(BESIDE_SERVER) --allow "invalid ttl" --allow "no-such-command" --allow "bad filter" --allow "bad batch" -- \
 	    $(VENV)/bin/python -m pytest --quiet -p no:cacheprovider -W ignore::DeprecationWarning tests/python

@@ -8,6 +8,7 @@ pub mod arena;
 pub mod clock;
 pub mod counters;
 pub mod digest;
+pub mod doorbell;
 pub mod fatal;
 pub mod fault;
 pub mod linear_histogram;

@@ -7,10 +7,23 @@
 //! Readers that overlap would keep a writer out for ever, as those of a record that everybody wants do. So none enters
 //! while a writer sleeps, and a thread never enters a lock that it holds. The release by a writer lets readers in again,
 //! so that writers that overlap do not keep them out. Beyond that, who comes first is left to chance.
+//!
+//! `tests/loom` runs the code of this file through all orders of its steps. So it uses nothing of the rest of the crate but
+//! the futex.
 
+#[cfg(not(loom))]
+use std::hint::spin_loop;
+#[cfg(not(loom))]
 use std::sync::atomic::AtomicU32;
+
+#[cfg(loom)]
+use loom::hint::spin_loop;
+#[cfg(loom)]
+use loom::sync::atomic::AtomicU32;
+
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
+#[cfg(not(loom))]
 pub use std::thread::scope;
 
 const WRITER: u32 = 1 << 31;
@@ -19,7 +32,8 @@ const WRITER_WAITS: u32 = 1 << 29;
 const READERS: u32 = WRITER_WAITS - 1;
 /// What keeps readers out.
 const CLOSED: u32 = WRITER | WRITER_WAITS;
-const SPINS_MAX: u32 = 100;
+/// Looks before a thread sleeps. They make no difference to a model, but for its length.
+const SPINS_MAX: u32 = if cfg!(loom) { 0 } else { 100 };
 
 /// A reader-writer lock without data; the caller keeps what it guards beside it.
 #[derive(Default)]
@@ -28,6 +42,7 @@ pub struct RwWord(AtomicU32);
 
 impl RwWord {
     /// An unlocked lock.
+    #[cfg(not(loom))]
     #[must_use]
     pub const fn new() -> Self {
         RwWord(AtomicU32::new(0))
@@ -82,8 +97,8 @@ impl RwWord {
         }
     }
 
-    /// Spins, then sleeps, until `enter` finds a state that admits the caller and gives the state to follow. Who sleeps
-    /// sets the bits of `mark` first.
+    /// Spins, then sleeps, until `enter` finds a state that admits the caller and gives the state to follow. A thread
+    /// that sleeps sets the bits of `mark` first.
     #[cold]
     fn wait_for(&self, mark: u32, enter: impl Fn(u32) -> Option<u32>) {
         let mut spins = 0;
@@ -95,13 +110,19 @@ impl RwWord {
                 }
             } else if spins < SPINS_MAX {
                 spins += 1;
-                std::hint::spin_loop();
+                spin_loop();
             } else if state & mark == mark
                 || self.0.compare_exchange(state, state | mark, Relaxed, Relaxed).is_ok()
             {
                 crate::sys::futex::wait(&self.0, state | mark);
             }
         }
+    }
+
+    /// Whether readers are kept out for a writer that sleeps.
+    #[cfg(loom)]
+    pub fn has_waiting_writer(&self) -> bool {
+        self.0.load(Relaxed) & WRITER_WAITS != 0
     }
 
     #[cold]
@@ -111,6 +132,7 @@ impl RwWord {
     }
 }
 
+#[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64};

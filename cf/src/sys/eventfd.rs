@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::eventfd::{self, EfdFlags};
 
+use crate::doorbell::Wake;
+
 /// Non-blocking eventfd.
 pub struct EventFd(eventfd::EventFd);
 
@@ -33,5 +35,15 @@ impl EventFd {
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl Wake for EventFd {
+    fn signal(&self) {
+        EventFd::signal(self);
+    }
+
+    fn clear(&self) {
+        EventFd::clear(self);
     }
 }

@@ -90,7 +90,7 @@ impl ServiceThread {
     ) -> io::Result<()> {
         let (mailbox, activity) = (Mailbox::new()?, Arc::new(Activity::new()));
         let epoll = Epoll::new()?;
-        epoll.add(&mailbox.wake, MAILBOX_TOKEN, Trigger::Level)?;
+        epoll.add(mailbox.bell.wake(), MAILBOX_TOKEN, Trigger::Level)?;
         let thread = ServiceThread {
             context: Arc::clone(context),
             position,

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use cf::doorbell::Doorbell;
 use cf::sys::eventfd::EventFd;
 use crossbeam::queue::SegQueue;
 
@@ -30,9 +30,7 @@ pub(crate) enum Mail {
 /// The mailbox of one service thread.
 pub(crate) struct Mailbox {
     queue: SegQueue<Mail>,
-    /// The thread has been woken and has not opened the mailbox yet.
-    signalled: AtomicBool,
-    pub(super) wake: EventFd,
+    pub(super) bell: Doorbell<EventFd>,
 }
 
 impl Mailbox {
@@ -41,23 +39,18 @@ impl Mailbox {
     /// # Errors
     /// When the process has no file descriptor left.
     pub(crate) fn new() -> io::Result<Arc<Self>> {
-        let wake = EventFd::new()?;
-        Ok(Arc::new(Mailbox { queue: SegQueue::new(), signalled: AtomicBool::new(false), wake }))
+        Ok(Arc::new(Mailbox { queue: SegQueue::new(), bell: Doorbell::new(EventFd::new()?) }))
     }
 
     /// Hands `mail` over and wakes the thread.
     pub(crate) fn post(&self, mail: Mail) {
         self.queue.push(mail);
-        if !self.signalled.swap(true, Ordering::AcqRel) {
-            self.wake.signal();
-        }
+        self.bell.ring();
     }
 
     /// Begins to read: whatever is posted from now on wakes the thread again.
     pub(super) fn open(&self) {
-        self.wake.clear();
-        // Acquire as well as release: mail whose sender found the flag set, and so did not signal, is seen by `take`.
-        self.signalled.swap(false, Ordering::AcqRel);
+        self.bell.silence();
     }
 
     pub(super) fn take(&self) -> Option<Mail> {

@@ -1,0 +1,33 @@
+//! Models of the lock-free parts of the server: loom runs each through all orders of its steps that memory allows.
+//!
+//! The code under test is that of the server, included file by file, with loom's atomics in place of the processor's. Those
+//! files use nothing else of the server, so this crate needs neither its dependencies nor its build:
+//! `make suite-loom`, or `RUSTFLAGS="--cfg loom" cargo test --release --manifest-path tests/loom/Cargo.toml`.
+//!
+//! What data a lock or a state protects is a loom cell: it reports accesses that nothing keeps apart. A thread that sleeps
+//! for ever is reported as a deadlock.
+#![cfg(loom)]
+#![allow(dead_code, reason = "the models use a part of what they include")]
+
+#[path = "../../../as/server/src/storage/block_state.rs"]
+mod block_state;
+#[path = "../../../cf/src/doorbell.rs"]
+mod doorbell;
+#[path = "../../../cf/src/sync.rs"]
+mod sync;
+mod sys;
+
+#[cfg(test)]
+mod mailbox;
+#[cfg(test)]
+mod rw_word;
+#[cfg(test)]
+mod write_block;
+
+/// Runs `model` through the orders of its steps that change threads at most `preemptions` times where no thread has to wait.
+#[cfg(test)]
+fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(model);
+}

@@ -1,0 +1,98 @@
+//! `cf::sync::RwWord`: who is inside, that nobody sleeps for ever, and that readers let a writer in.
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use loom::thread;
+
+use crate::explore;
+use crate::sync::RwWord;
+
+#[derive(Default)]
+struct Guarded {
+    lock: RwWord,
+    data: UnsafeCell<u32>,
+}
+
+fn read(guarded: &Guarded) {
+    guarded.lock.lock_shared();
+    guarded.data.with(|_| ());
+    guarded.lock.unlock_shared();
+}
+
+fn write(guarded: &Guarded) {
+    guarded.lock.lock_exclusive();
+    guarded.data.with_mut(|_| ());
+    guarded.lock.unlock_exclusive();
+}
+
+fn run(threads: &'static [fn(&Guarded)], preemptions: usize) {
+    explore(preemptions, || {
+        let guarded = Arc::new(Guarded::default());
+        let (last, others) = threads.split_last().expect("threads");
+        let others: Vec<_> = others
+            .iter()
+            .map(|act| {
+                let guarded = Arc::clone(&guarded);
+                thread::spawn(move || act(&guarded))
+            })
+            .collect();
+        last(&guarded);
+        others.into_iter().for_each(|thread| thread.join().expect("it ends"));
+    });
+}
+
+#[test]
+fn a_writer_is_alone() {
+    run(&[write, write], 4);
+    run(&[read, write], 4);
+}
+
+#[test]
+fn nobody_sleeps_for_ever() {
+    run(&[read, write, write], 2);
+    run(&[read, read, write], 2);
+}
+
+#[test]
+fn readers_and_writers_that_come_again_all_get_in() {
+    let again: &[fn(&Guarded)] = &[
+        |guarded| {
+            read(guarded);
+            read(guarded);
+        },
+        |guarded| {
+            write(guarded);
+            write(guarded);
+        },
+    ];
+    run(again, 3);
+}
+
+#[test]
+fn a_reader_that_comes_after_a_sleeping_writer_gets_in_after_it() {
+    explore(3, || {
+        let guarded = Arc::new((Guarded::default(), AtomicBool::new(false)));
+        guarded.0.lock.lock_shared();
+        let writer = {
+            let guarded = Arc::clone(&guarded);
+            thread::spawn(move || {
+                guarded.0.lock.lock_exclusive();
+                guarded.1.store(true, Relaxed);
+                guarded.0.lock.unlock_exclusive();
+            })
+        };
+        let reader = {
+            let guarded = Arc::clone(&guarded);
+            thread::spawn(move || {
+                let writer_waits = guarded.0.lock.has_waiting_writer();
+                guarded.0.lock.lock_shared();
+                assert!(!writer_waits || guarded.1.load(Relaxed), "the reader overtook a writer");
+                guarded.0.lock.unlock_shared();
+            })
+        };
+        guarded.0.lock.unlock_shared();
+        writer.join().expect("it ends");
+        reader.join().expect("it ends");
+    });
+}
