@@ -15,9 +15,10 @@ pub fn abort(message: &str) -> ! {
     std::process::abort()
 }
 
-/// Ends the process unless the bookkeeping adds up: it would go on with what it has if a panic were caught.
+/// Ends the process unless an invariant of our own bookkeeping holds. A panic would be caught, and the process go on with
+/// what it has.
 #[macro_export]
-macro_rules! must {
+macro_rules! invariant {
     ($holds:expr, $($arg:tt)+) => {
         if !$holds {
             $crate::fatal!($($arg)+)

@@ -321,7 +321,7 @@ impl WriteGuard<'_> {
         let digest = self.digest;
         let mut tree = self.index.tree_of(self.sprig);
         let unlinked = tree.unlink(&digest);
-        cf::must!(
+        cf::invariant!(
             unlinked == Some(self.handle),
             "the element of {digest}, which is locked, is not in its tree"
         );

@@ -174,7 +174,7 @@ impl WblockTable {
             None => return None,
         };
         let was_free = self.block(id).take();
-        cf::must!(was_free, "write block {} was taken in state {:?}", id.0, self.state(id));
+        cf::invariant!(was_free, "write block {} was taken in state {:?}", id.0, self.state(id));
         Some(Taken { device: self.device, id })
     }
 
@@ -182,14 +182,14 @@ impl WblockTable {
     pub(super) fn close(&self, block: Taken, low_water_bytes: u32) -> AfterFree {
         let Taken { id, .. } = block;
         let was_current = self.block(id).close();
-        cf::must!(was_current, "write block {} was closed in state {:?}", id.0, self.state(id));
+        cf::invariant!(was_current, "write block {} was closed in state {:?}", id.0, self.state(id));
         self.review(id, low_water_bytes)
     }
 
     /// Counts `size` bytes of block `id` as alive and their writer as busy until [`end_write`](Self::end_write).
     pub(super) fn begin_write(&self, id: WblockId, size: u32) {
         let before = self.block(id).begin_write(size);
-        cf::must!(before <= WBLOCK_SIZE - size, "write block {} got {size} bytes beyond {before}", id.0);
+        cf::invariant!(before <= WBLOCK_SIZE - size, "write block {} got {size} bytes beyond {before}", id.0);
         self.live_bytes.fetch_add(u64::from(size), Relaxed);
     }
 
@@ -209,9 +209,9 @@ impl WblockTable {
     /// Counts `size` bytes of block `id` as garbage.
     pub(super) fn free_bytes(&self, id: WblockId, size: u32, low_water_bytes: u32) -> AfterFree {
         let before = self.block(id).free_bytes(size);
-        cf::must!(before >= size, "write block {} had {before} live bytes, {size} were freed", id.0);
+        cf::invariant!(before >= size, "write block {} had {before} live bytes, {size} were freed", id.0);
         let total = self.live_bytes.fetch_sub(u64::from(size), Relaxed);
-        cf::must!(total >= u64::from(size), "{total} bytes were alive on the device, {size} were freed");
+        cf::invariant!(total >= u64::from(size), "{total} bytes were alive on the device, {size} were freed");
         let after = self.block(id).review_seen(before - size, low_water_bytes);
         self.enqueue(id, after)
     }
@@ -297,7 +297,7 @@ impl WblockTable {
         let unreadable = self.block(id).lasting_bytes();
         self.block(id).set_kept(unreadable != 0);
         let was_emptying = self.block(id).end_emptying();
-        cf::must!(was_emptying, "write block {} was emptied in state {:?}", id.0, self.state(id));
+        cf::invariant!(was_emptying, "write block {} was emptied in state {:?}", id.0, self.state(id));
         // Only now, as a thread that frees the last of it meanwhile leaves the block to defrag.
         self.review(id, 0);
         unreadable
@@ -325,7 +325,7 @@ impl WblockTable {
     pub(super) fn put_back(&self, block: Emptying) {
         let Emptying { id, .. } = block;
         let was_emptying = self.block(id).put_back();
-        cf::must!(was_emptying, "write block {} was put back in state {:?}", id.0, self.state(id));
+        cf::invariant!(was_emptying, "write block {} was put back in state {:?}", id.0, self.state(id));
         self.queues.lock().defrag.push_back(id);
     }
 
@@ -346,7 +346,7 @@ impl WblockTable {
     /// At start: block `id`, to be filled with what is on disk.
     pub(super) fn take_to_load(&self, id: WblockId) -> Taken {
         let was_free = self.block(id).take_to_load();
-        cf::must!(was_free, "write block {} was loaded in state {:?}", id.0, self.state(id));
+        cf::invariant!(was_free, "write block {} was loaded in state {:?}", id.0, self.state(id));
         Taken { device: self.device, id }
     }
 
@@ -354,11 +354,15 @@ impl WblockTable {
     pub(super) fn load_bytes(&self, id: WblockId, size: u32, is_alive: bool) {
         if is_alive {
             let before = self.block(id).load_bytes(size);
-            cf::must!(before <= WBLOCK_SIZE - size, "write block {} got {size} bytes beyond {before}", id.0);
+            cf::invariant!(
+                before <= WBLOCK_SIZE - size,
+                "write block {} got {size} bytes beyond {before}",
+                id.0
+            );
             self.live_bytes.fetch_add(u64::from(size), Relaxed);
         } else {
             let before = self.block(id).free_bytes(size);
-            cf::must!(before >= size, "write block {} had {before} live bytes, {size} were freed", id.0);
+            cf::invariant!(before >= size, "write block {} had {before} live bytes, {size} were freed", id.0);
             self.live_bytes.fetch_sub(u64::from(size), Relaxed);
         }
     }
