@@ -8,8 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::{Client, PATIENCE};
+use ferrospike_tests::figures::await_figures;
 use ferrospike_tests::server::{Server, usual_config};
-use ferrospike_tests::wire::{self, Message, result};
+use ferrospike_tests::wire::{self, Message, Operation, info1, result};
 
 /// Requests of the clients that must not be held up.
 const REQUESTS: usize = 5_000;
@@ -152,4 +153,66 @@ fn clients_that_hang_up() {
         }
     }
     others_are_served(&server);
+}
+
+/// Reads of a bin of a megabyte in a request whose reply is large.
+const LARGE_READS: usize = 100;
+const LARGE_SIZE: usize = 1_000_000;
+/// Clients of large replies: more than the server keeps of these together.
+const LARGE_CLIENTS: usize = 12;
+
+fn large_request() -> Vec<u8> {
+    let read = Message { info1: info1::READ, ..Message::on("large") };
+    (0..LARGE_READS).fold(read, |read, _| read.with_operation(Operation::read("b"))).encode()
+}
+
+/// A server with the record that [`large_request`] reads.
+fn server_of_large_replies() -> (Server, Client) {
+    let mut server = Server::start(&usual_config());
+    server.allow("a request with a large reply is put off").allow("and others wait for room");
+    let mut client = server.connect();
+    assert_eq!(
+        client.ask(&Message::put("large", vec![1; LARGE_SIZE])).expect("an answer").result,
+        result::OK
+    );
+    (server, client)
+}
+
+#[test]
+fn large_replies_that_nobody_reads_have_a_budget() {
+    let (server, mut client) = server_of_large_replies();
+    let before = server.resident_megabytes().unwrap_or(0);
+    let mut readers: Vec<Client> = (0..LARGE_CLIENTS).map(|_| server.connect()).collect();
+    readers.iter_mut().for_each(|reader| reader.send(&large_request()).expect("sent"));
+    let now = await_figures(&mut client, "statistics", |now| {
+        now["unread_replies_put_off"] > 0 && now["unread_reply_bytes"] > 4 * (LARGE_READS * LARGE_SIZE) as i64
+    });
+    assert!(now["unread_reply_bytes"] <= 512 << 20, "{}", now["unread_reply_bytes"]);
+    others_are_served(&server);
+    let grown = server.resident_megabytes().unwrap_or(0).saturating_sub(before);
+    assert!(grown < 1000, "{grown} MB are kept for clients that do not read");
+    // Whoever reads gets everything, those among them whose requests were put off.
+    thread::scope(|scope| {
+        for reader in &mut readers {
+            scope.spawn(|| {
+                let answer = reader.receive_message().expect("an answer");
+                assert_eq!((answer.result, answer.operations.len()), (result::OK, LARGE_READS));
+            });
+        }
+    });
+    await_figures(&mut client, "statistics", |now| now["unread_reply_bytes"] == 0);
+    assert_eq!(client.figure("statistics", "unread_connections_closed").expect("a figure"), 0);
+}
+
+#[test]
+fn clients_that_do_not_read_make_room_for_those_who_do() {
+    let (server, mut client) = server_of_large_replies();
+    let mut idle: Vec<Client> = (0..LARGE_CLIENTS).map(|_| server.connect()).collect();
+    idle.iter_mut().for_each(|idle| idle.send(&large_request()).expect("sent"));
+    await_figures(&mut client, "statistics", |now| now["unread_replies_put_off"] > 0);
+    let mut reader = server.connect();
+    reader.socket().set_read_timeout(Some(2 * PATIENCE)).expect("a socket");
+    reader.send(&large_request()).expect("sent");
+    assert_eq!(reader.receive_message().expect("an answer").result, result::OK);
+    assert!(client.figure("statistics", "unread_connections_closed").expect("a figure") > 0);
 }

@@ -21,7 +21,8 @@ use crate::namespace::{self, Namespace, NamespaceError};
 use crate::node_id;
 use crate::query::Queries;
 use crate::service::{
-    self, Advertised, Bound, ConnectionCount, ListenError, ServiceContext, ServicePool, ServiceThread,
+    self, Advertised, Bound, ConnectionCount, ListenError, ReplyBudget, ServiceContext, ServicePool,
+    ServiceThread,
 };
 use crate::state::State;
 use crate::ticker;
@@ -113,6 +114,7 @@ impl Server {
             queries: Arc::new(Queries::new(Arc::clone(&config))),
             batches: BatchPool::new(),
             pool: ServicePool::new(),
+            replies: ReplyBudget::new(Arc::clone(&metrics)),
         });
         let state = Arc::new(State {
             advertised,

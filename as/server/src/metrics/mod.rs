@@ -140,6 +140,10 @@ named! {
         BatchIndexError => "batch_index_error",
         BatchIndexTimeout => "batch_index_timeout",
         BatchIndexDelay => "batch_index_delay",
+        /// Requests that waited because too much of other replies was not read.
+        RepliesPutOff => "unread_replies_put_off",
+        /// Connections that were closed because they read nothing while others waited.
+        UnreadConnectionsClosed => "unread_connections_closed",
     }
 }
 

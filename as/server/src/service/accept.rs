@@ -48,7 +48,8 @@ pub(crate) fn accept_clients(
                     Ok((stream, peer)) => {
                         if let Some(admission) = admit(&stream, context) {
                             cf::fault_point!("accept");
-                            let connection = Box::new(Connection::new(number, stream, peer, admission));
+                            let connection =
+                                Box::new(Connection::new(number, stream, peer, admission, &context.replies));
                             let pool = &context.pool;
                             pool.post(pool.owner_of(number), Mail::Connection(connection));
                             number += 1;

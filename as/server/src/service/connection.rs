@@ -5,7 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::KEEP_SIZE_MAX;
 use super::context::Admission;
+use super::reply_budget::{Charge, ReplyBudget, Waiting};
 use super::stream::StreamProgress;
 
 /// A connection and its buffers, which are empty while it is idle.
@@ -19,6 +21,10 @@ pub(crate) struct Connection {
     /// Bytes that the socket did not take.
     output: Vec<u8>,
     sent: usize,
+    /// What is kept in `output`, unless the stream counts it.
+    charge: Charge,
+    /// Its next request is put off until there is room for the reply.
+    pub(super) put_off: Option<Waiting>,
     /// Another thread makes the next reply; nothing is read or parsed meanwhile.
     pub(super) is_parked: bool,
     /// Who makes the replies of the request that the connection is parked for, if there are many.
@@ -35,7 +41,13 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(number: u64, stream: TcpStream, peer: SocketAddr, admission: Admission) -> Self {
+    pub(super) fn new(
+        number: u64,
+        stream: TcpStream,
+        peer: SocketAddr,
+        admission: Admission,
+        budget: &Arc<ReplyBudget>,
+    ) -> Self {
         Connection {
             number,
             stream,
@@ -43,6 +55,8 @@ impl Connection {
             input: Vec::new(),
             output: Vec::new(),
             sent: 0,
+            charge: Charge::new(budget),
+            put_off: None,
             is_parked: false,
             stream_of_replies: None,
             may_read: true,
@@ -59,7 +73,7 @@ impl Connection {
 
     /// Whether its next requests may be carried out.
     pub(super) fn may_serve(&self) -> bool {
-        !self.is_parked && !self.is_blocked()
+        !self.is_parked && !self.is_blocked() && self.put_off.is_none()
     }
 
     /// One `recv` into `buffer`; gives the number of bytes, or `None` when the peer is done or the connection broken.
@@ -89,7 +103,11 @@ impl Connection {
     /// When the connection is broken.
     pub(super) fn send(&mut self, replies: &[u8]) -> io::Result<()> {
         if self.is_blocked() {
+            if self.sent >= KEEP_SIZE_MAX {
+                self.output.drain(..std::mem::take(&mut self.sent));
+            }
             self.output.extend_from_slice(replies);
+            self.count_kept();
             return Ok(());
         }
         let sent = send_some(&mut self.stream, replies)?;
@@ -98,8 +116,31 @@ impl Connection {
             self.output.clear();
             self.output.extend_from_slice(&replies[sent..]);
             self.sent = 0;
+            self.count_kept();
         }
         Ok(())
+    }
+
+    /// As [`send`](Self::send), without a copy of what is kept.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub(super) fn send_owned(&mut self, replies: Vec<u8>) -> io::Result<()> {
+        if self.is_blocked() || replies.len() <= KEEP_SIZE_MAX {
+            return self.send(&replies);
+        }
+        let sent = send_some(&mut self.stream, &replies)?;
+        self.note_sent(sent);
+        if sent < replies.len() {
+            (self.output, self.sent) = (replies, sent);
+            self.count_kept();
+        }
+        Ok(())
+    }
+
+    /// Counts what is kept among all unsent replies.
+    pub(super) fn count_kept(&mut self) {
+        self.charge.set(if self.stream_of_replies.is_some() { 0 } else { self.output.len() });
     }
 
     /// Sends what is left of earlier replies.
@@ -113,6 +154,7 @@ impl Connection {
         if !self.is_blocked() {
             self.output = Vec::new();
             self.sent = 0;
+            self.count_kept();
         }
         Ok(())
     }

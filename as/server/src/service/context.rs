@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::park::InfoRequest;
 use super::pool::ServicePool;
+use super::reply_budget::ReplyBudget;
 use crate::config::Config;
 use crate::metrics::{ServerCounter, ServerMetrics};
 use crate::query::Queries;
@@ -21,6 +22,7 @@ pub(crate) struct ServiceContext {
     pub(crate) queries: Arc<Queries>,
     pub(crate) batches: BatchPool,
     pub(crate) pool: ServicePool,
+    pub(crate) replies: Arc<ReplyBudget>,
 }
 
 /// The number of open client connections.

@@ -19,6 +19,7 @@ use super::connection::Connection;
 use super::event_loop::{RECEIVE_SIZE, ServiceThread, Verdict};
 use super::mailbox::ConnectionToken;
 use super::messages::{Message, Messages};
+use super::reply_budget::{Charge, LARGE_REPLY_SIZE};
 use crate::metrics::ServerCounter;
 use crate::query;
 use crate::transaction::{Execution, PREPARED_REQUESTS};
@@ -301,6 +302,9 @@ impl ServiceThread {
         }
         let mut used = 0;
         for message in &messages.requests {
+            if !self.has_room(slot, token, message) {
+                break;
+            }
             used += message.size();
             self.set_checkpoint();
             let is_parked = self.dispatch_message(slot, token, message);
@@ -309,6 +313,24 @@ impl ServiceThread {
             }
         }
         (used, Verdict::Keep)
+    }
+
+    /// Takes room for the reply of a message, if that may be large; puts the connection off if there is none.
+    fn has_room(&mut self, slot: u32, token: ConnectionToken, message: &Message<'_>) -> bool {
+        let size = self.executor.large_reply_size(&message.request, LARGE_REPLY_SIZE);
+        if size == 0 {
+            return true;
+        }
+        // Given back when the reply is in the hands of the connection, which counts what is left of it.
+        self.large_reply = None;
+        self.large_reply = Charge::reserve(&self.context.replies, size);
+        if self.large_reply.is_none()
+            && let Some(connection) = self.connections.get(slot)
+        {
+            connection.put_off = Some(self.context.replies.wait());
+            self.put_off.push((token, size));
+        }
+        self.large_reply.is_some()
     }
 
     /// Carries out a record message, or has it carried out by other threads; gives whether the connection is parked for

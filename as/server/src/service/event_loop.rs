@@ -20,12 +20,14 @@ use cf::sys::epoll::{Epoll, Event, Events, Trigger};
 use proto::ResultCode;
 use proto::reply::{self, ReplyHeader};
 
+use super::KEEP_SIZE_MAX;
 use super::activity::Activity;
 use super::connection::Connection;
 use super::connections::Connections;
 use super::context::ServiceContext;
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
 use super::outbox::Outbox;
+use super::reply_budget::{Charge, STALLED_TIME_MAX};
 use crate::metrics::ServerCounter;
 use crate::transaction::{Executor, PREPARED_REQUESTS};
 
@@ -35,6 +37,8 @@ pub(super) const RECEIVE_SIZE: usize = 64 << 10;
 const MAILBOX_TOKEN: u64 = u64::MAX;
 /// How often idle connections are looked for.
 const TICK: Duration = Duration::from_secs(1);
+/// How often requests that are put off are tried again.
+const PUT_OFF_PERIOD: Duration = Duration::from_millis(10);
 
 /// Whether a connection goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,6 +70,10 @@ pub(crate) struct ServiceThread {
     pub(super) receive_buffer: Box<[u8]>,
     /// Replies that were made since the last wait and are not sent yet.
     pub(super) outbox: Outbox,
+    /// Connections whose requests are put off until there is room for their replies, and how large these may be.
+    pub(super) put_off: Vec<(ConnectionToken, usize)>,
+    /// Room for the large reply that is being made.
+    pub(super) large_reply: Option<Charge>,
     /// Set while a request is being carried out.
     pub(super) checkpoint: Option<Checkpoint>,
     /// Requests carried out since the last wait.
@@ -102,6 +110,8 @@ impl ServiceThread {
             executor,
             receive_buffer: new_receive_buffer(),
             outbox: Outbox::default(),
+            put_off: Vec::new(),
+            large_reply: None,
             checkpoint: None,
             request_count: 0,
             now: StoredMillis::now(),
@@ -122,7 +132,11 @@ impl ServiceThread {
     fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_MAX);
         while !self.is_stopping {
-            let timeout = if self.ready.is_empty() { TICK } else { Duration::ZERO };
+            let timeout = match (self.ready.is_empty(), self.put_off.is_empty()) {
+                (true, true) => TICK,
+                (true, false) => PUT_OFF_PERIOD,
+                (false, _) => Duration::ZERO,
+            };
             let happened = match self.epoll.wait(&mut events, Some(timeout)) {
                 Ok(happened) => happened,
                 Err(error) => cf::fatal!("epoll of a service thread failed: {error}"),
@@ -152,6 +166,7 @@ impl ServiceThread {
                 self.on_event(event);
             }
         }
+        self.resume_put_off();
         let mut serving = std::mem::take(&mut self.ready);
         self.serve_all(&serving);
         serving.clear();
@@ -162,6 +177,7 @@ impl ServiceThread {
         self.send_replies();
         if self.woken >= self.next_tick {
             self.next_tick = self.woken + TICK;
+            self.close_stalled();
             self.reap_idle();
         }
     }
@@ -171,8 +187,8 @@ impl ServiceThread {
         while let Some(mail) = self.mailbox.take() {
             match mail {
                 Mail::Connection(connection) => self.add(*connection),
-                Mail::Part(token, replies) => self.deliver_part(token, &replies),
-                Mail::Reply(token, reply) => self.deliver(token, &reply),
+                Mail::Part(token, replies) => self.deliver_part(token, replies),
+                Mail::Reply(token, reply) => self.deliver(token, reply),
                 Mail::Abandoned(token) => self.close_abandoned(token),
                 Mail::Stop => self.is_stopping = true,
             }
@@ -272,12 +288,18 @@ impl ServiceThread {
     pub(super) fn send_replies(&mut self) {
         self.checkpoint = None;
         let mut outbox = std::mem::take(&mut self.outbox);
+        // A large reply to one connection is not copied if the socket does not take it.
+        let is_one = outbox.part_count() == 1 && outbox.replies.len() > KEEP_SIZE_MAX;
         for part in 0..outbox.part_count() {
             let (token, range) = outbox.part(part);
             let sent = catch_unwind(AssertUnwindSafe(|| {
                 cf::fault_point!("settle");
                 self.executor.settle_until(range.end, &mut outbox.replies);
-                self.send(token, &outbox.replies[range.clone()])
+                if is_one && range.len() == outbox.replies.len() {
+                    let replies = std::mem::take(&mut outbox.replies);
+                    return self.send(token, |connection| connection.send_owned(replies));
+                }
+                self.send(token, |connection| connection.send(&outbox.replies[range.clone()]))
             }));
             let verdict = sent.unwrap_or_else(|_| {
                 cf::critical!(Tsvc, "sending replies failed on an internal error; the connection is closed");
@@ -292,11 +314,16 @@ impl ServiceThread {
         }
         outbox.clear();
         self.outbox = outbox;
+        self.large_reply = None;
     }
 
-    fn send(&mut self, token: ConnectionToken, replies: &[u8]) -> Verdict {
+    fn send(
+        &mut self,
+        token: ConnectionToken,
+        send: impl FnOnce(&mut Connection) -> io::Result<()>,
+    ) -> Verdict {
         cf::fault_point!("send");
-        match self.find(token).map(|connection| connection.send(replies)) {
+        match self.find(token).map(send) {
             Some(Err(_)) => Verdict::Close,
             Some(Ok(())) | None => Verdict::Keep,
         }
@@ -325,6 +352,7 @@ impl ServiceThread {
             self.receive_buffer = new_receive_buffer();
         }
         self.ready.clear();
+        self.large_reply = None;
         for slot in 0..self.connections.slot_count() {
             if let Some(connection) = self.connections.get(slot) {
                 connection.may_read = true;
@@ -335,6 +363,42 @@ impl ServiceThread {
 
     pub(super) fn close(&mut self, slot: u32) {
         drop(self.connections.remove(slot));
+    }
+
+    /// Has requests that are put off tried again as far as there is room. One that finds none is put off again.
+    fn resume_put_off(&mut self) {
+        let mut put_off = std::mem::take(&mut self.put_off);
+        put_off.retain(|(token, size)| {
+            let Some(slot) = self.connections.slot_of(*token) else { return false };
+            let has_room = self.context.replies.has_room(*size);
+            if has_room && let Some(connection) = self.connections.get(slot) {
+                connection.put_off = None;
+                self.ready.push(slot);
+            }
+            !has_room
+        });
+        self.put_off = put_off;
+    }
+
+    /// Closes connections whose clients have read nothing for long, while requests of others are put off.
+    fn close_stalled(&mut self) {
+        if !self.context.replies.is_waited_for() {
+            return;
+        }
+        for slot in 0..self.connections.slot_count() {
+            if let Some(connection) = self.connections.get(slot)
+                && connection.is_blocked()
+                && self.woken.saturating_duration_since(connection.last_active) > STALLED_TIME_MAX
+            {
+                cf::warning_limited!(
+                    Service,
+                    "closing the connection of {}: it does not read its replies, and others wait for room",
+                    connection.peer
+                );
+                self.close(slot);
+                self.context.metrics.add(ServerCounter::UnreadConnectionsClosed, 1);
+            }
+        }
     }
 
     /// Closes connections that have been idle for longer than `proto-fd-idle-ms`.

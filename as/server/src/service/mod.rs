@@ -18,6 +18,7 @@ mod messages;
 mod outbox;
 mod park;
 mod pool;
+mod reply_budget;
 mod sizing;
 mod stream;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub(crate) use context::{ConnectionCount, ServiceContext};
 pub(crate) use event_loop::ServiceThread;
 pub(crate) use park::InfoRequest;
 pub(crate) use pool::ServicePool;
+pub(crate) use reply_budget::ReplyBudget;
 
 /// Buffers of requests and replies that grew beyond this for a large one are given back.
 const KEEP_SIZE_MAX: usize = 1 << 20;

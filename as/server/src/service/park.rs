@@ -63,7 +63,8 @@ impl ServiceThread {
         timeout: Option<Duration>,
     ) -> Option<Arc<ReplyStream>> {
         let connection = self.connections.get(slot)?;
-        let (stream, progress) = ReplyStream::new(Arc::clone(&self.mailbox), token, timeout);
+        let (stream, progress) =
+            ReplyStream::new(Arc::clone(&self.mailbox), token, timeout, &self.context.replies);
         connection.stream_of_replies = Some(progress);
         connection.is_parked = true;
         Some(Arc::new(stream))
@@ -99,24 +100,27 @@ impl ServiceThread {
     }
 
     /// Gives a parked connection some of its replies.
-    pub(super) fn deliver_part(&mut self, token: ConnectionToken, replies: &[u8]) {
+    pub(super) fn deliver_part(&mut self, token: ConnectionToken, replies: Vec<u8>) {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
             cf::fault_point!("deliver-part");
             connection.last_active = thread.woken;
-            if connection.send(replies).is_err() { Verdict::Close } else { Verdict::Keep }
+            if connection.send_owned(replies).is_err() { Verdict::Close } else { Verdict::Keep }
         });
     }
 
     /// Gives a parked connection its last reply and goes on with it.
-    pub(super) fn deliver(&mut self, token: ConnectionToken, reply: &[u8]) {
+    pub(super) fn deliver(&mut self, token: ConnectionToken, reply: Vec<u8>) {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
             cf::fault_point!("deliver");
             connection.is_parked = false;
-            connection.stream_of_replies = None;
+            if let Some(stream) = connection.stream_of_replies.take() {
+                stream.end();
+                connection.count_kept();
+            }
             connection.last_active = thread.woken;
-            if connection.send(reply).is_err() {
+            if connection.send_owned(reply).is_err() {
                 return Verdict::Close;
             }
             thread.ready.push(slot);

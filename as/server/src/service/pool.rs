@@ -52,7 +52,12 @@ impl ServicePool {
 
     /// Adds a service thread.
     pub(super) fn add(&self, mailbox: Arc<Mailbox>, activity: Arc<Activity>, handle: threads::Handle) {
-        self.workers.write().push(Worker { mailbox, activity });
+        let size = {
+            let mut workers = self.workers.write();
+            workers.push(Worker { mailbox, activity });
+            workers.len()
+        };
+        self.active_count.fetch_max(size.min(threads::cpu_count()), Relaxed);
         self.handles.lock().push(handle);
     }
 
@@ -143,7 +148,7 @@ impl Monitor {
         Monitor {
             meters: Vec::new(),
             idle: IdleMeter::default(),
-            chooser: Chooser::new(),
+            chooser: Chooser::new(threads::cpu_count()),
             last: Instant::now(),
         }
     }

@@ -1,8 +1,10 @@
 //! How many service threads the connections are spread over: the rule, without threads or clocks.
 //!
-//! One thread that finds the requests of many connections at each wake-up needs half the processor time for them that ten
-//! threads need which wake up for each. So connections are gathered on few threads as long as these have time left, and
-//! spread over more when they have not, or when requests are so long that others should not wait behind them.
+//! Connections are spread over at least as many threads as there are processors: a thread that is woken on the processor of
+//! its client answers soonest, and one thread for all would make every other client wait for it. More threads than that are
+//! of use when requests are long, from work or waiting for a device, or when threads are busy while processors are idle; else
+//! they only divide the requests: a thread that finds those of many connections at each wake-up needs half the processor time
+//! for them. So connections are gathered again on as many threads as there are processors when that is over.
 
 use std::time::Duration;
 
@@ -96,6 +98,7 @@ fn half_of(count: usize) -> usize {
 
 /// Chooses the count of active threads from sample to sample.
 pub(super) struct Chooser {
+    processors: usize,
     /// Samples in a row that spoke for fewer threads.
     agreeing: u32,
     /// How many it takes. Doubled each time that fewer turned out to be too few.
@@ -104,12 +107,12 @@ pub(super) struct Chooser {
 }
 
 impl Chooser {
-    pub(super) fn new() -> Self {
-        Chooser { agreeing: 0, patience: PATIENCE_MIN, was_reduced: false }
+    pub(super) fn new(processors: usize) -> Self {
+        Chooser { processors, agreeing: 0, patience: PATIENCE_MIN, was_reduced: false }
     }
 
-    /// The count that follows `active_count` after a sample, from 1 to `limit`. `idle_processors` tells how many processors had
-    /// nothing to do, if that is known.
+    /// The count that follows `active_count` after a sample: at most `limit`, and not below the number of processors unless
+    /// that is more. `idle_processors` tells how many processors had nothing to do, if that is known.
     pub(super) fn choose(
         &mut self,
         active_count: usize,
@@ -117,21 +120,22 @@ impl Chooser {
         sample: &Sample,
         idle_processors: impl FnOnce() -> Option<f64>,
     ) -> usize {
-        if active_count > limit {
-            return limit;
+        let least = self.processors.min(limit);
+        if !(least..=limit).contains(&active_count) {
+            return active_count.clamp(least, limit);
         }
         let wish = wish(active_count, sample, idle_processors);
         self.agreeing = if wish == Wish::Fewer { self.agreeing + 1 } else { 0 };
-        let half = half_of(active_count);
+        let fewer = half_of(active_count).max(least);
         if wish == Wish::More && active_count < limit {
             if std::mem::take(&mut self.was_reduced) {
                 self.patience = (self.patience * 2).min(PATIENCE_MAX);
             }
             (active_count * 2).min(limit)
-        } else if self.agreeing >= self.patience && half > 0 {
+        } else if self.agreeing >= self.patience && fewer < active_count {
             self.agreeing = 0;
             self.was_reduced = true;
-            half
+            fewer
         } else {
             active_count
         }
@@ -148,7 +152,7 @@ mod tests {
 
     /// The count after so many equal samples.
     fn after(samples: u32, active_count: usize, limit: usize, sample: &Sample, idle: f64) -> usize {
-        let mut chooser = Chooser::new();
+        let mut chooser = Chooser::new(1);
         (0..samples)
             .fold(active_count, |active_count, _| chooser.choose(active_count, limit, sample, || Some(idle)))
     }
@@ -176,7 +180,7 @@ mod tests {
 
     #[test]
     fn nothing_follows_from_unknown_idle_processors() {
-        let mut chooser = Chooser::new();
+        let mut chooser = Chooser::new(1);
         for _ in 0..100 {
             assert_eq!(chooser.choose(1, 10, &sample(1.0, 1.0, 7), || None), 1);
             assert_eq!(chooser.choose(4, 10, &sample(0.3, 1.1, 7), || None), 4);
@@ -213,7 +217,7 @@ mod tests {
 
     #[test]
     fn gathering_that_did_not_last_is_tried_less_often() {
-        let mut chooser = Chooser::new();
+        let mut chooser = Chooser::new(1);
         let mut samples_until_fewer = || {
             let quiet = sample(0.3, 0.4, 8);
             let samples = (1..).find(|_| chooser.choose(2, 10, &quiet, || Some(1.0)) == 1);
@@ -222,6 +226,19 @@ mod tests {
         };
         let samples: Vec<u32> = (0..8).map(|_| samples_until_fewer()).collect();
         assert_eq!(samples, [10, 20, 40, 80, 160, 320, 640, 640]);
+    }
+
+    #[test]
+    fn there_are_as_many_as_processors_unless_the_limit_is_lower() {
+        let mut chooser = Chooser::new(4);
+        let quiet = sample(0.0, 0.0, 0);
+        assert_eq!(chooser.choose(1, 10, &quiet, || Some(4.0)), 4);
+        assert_eq!(chooser.choose(1, 2, &quiet, || Some(4.0)), 2);
+        for (count, expected) in [(10, 8), (8, 4), (5, 4), (4, 4)] {
+            let next = (0..PATIENCE_MIN).map(|_| chooser.choose(count, 10, &quiet, || Some(4.0))).last();
+            assert_eq!(next, Some(expected), "after {count}");
+        }
+        assert_eq!(chooser.choose(4, 10, &sample(0.3, 1.0, 100), || Some(0.0)), 8);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
+use super::reply_budget::{Charge, ReplyBudget};
 use crate::transaction::{GoOn, ReplySink, SinkClosed};
 
 /// Bytes that may wait for the client before the maker does.
@@ -30,11 +31,19 @@ struct Progress {
     is_closed: bool,
     /// Makers that are called when there is room.
     waiting: VecDeque<GoOn>,
+    /// What is unsent, in the budget of all replies.
+    charge: Charge,
 }
 
 impl Progress {
     fn is_behind(&self) -> bool {
-        self.unsent > UNSENT_SIZE_MAX && !self.is_closed
+        let is_much = self.unsent > UNSENT_SIZE_MAX || self.unsent > 0 && self.charge.budget().is_used_up();
+        is_much && !self.is_closed
+    }
+
+    fn add(&mut self, size: usize) {
+        self.unsent += size;
+        self.charge.set(self.unsent);
     }
 
     /// The next maker that may go on.
@@ -57,6 +66,8 @@ impl StreamProgress {
         }
         let mut progress = self.progress.lock();
         progress.unsent = progress.unsent.saturating_sub(size);
+        let unsent = progress.unsent;
+        progress.charge.set(unsent);
         progress.moved = Instant::now();
         let next = progress.next();
         drop(progress);
@@ -66,10 +77,16 @@ impl StreamProgress {
         }
     }
 
+    /// The last frames have come: the connection counts what is left to send.
+    pub(super) fn end(&self) {
+        self.progress.lock().charge.set(0);
+    }
+
     /// The connection is gone.
     pub(super) fn close(&self) {
         let mut progress = self.progress.lock();
         progress.is_closed = true;
+        progress.charge.set(0);
         let waiting = std::mem::take(&mut progress.waiting);
         drop(progress);
         self.changed.notify_one();
@@ -94,6 +111,7 @@ impl ReplyStream {
         mailbox: Arc<Mailbox>,
         token: ConnectionToken,
         timeout: Option<Duration>,
+        budget: &Arc<ReplyBudget>,
     ) -> (Self, Arc<StreamProgress>) {
         let state = Arc::new(StreamProgress {
             progress: Mutex::new(Progress {
@@ -101,6 +119,7 @@ impl ReplyStream {
                 moved: Instant::now(),
                 is_closed: false,
                 waiting: VecDeque::new(),
+                charge: Charge::new(budget),
             }),
             changed: Condvar::new(),
         });
@@ -124,7 +143,7 @@ impl Drop for ReplyStream {
 
 impl ReplySink for ReplyStream {
     fn send(&self, frames: Vec<u8>) -> Result<(), SinkClosed> {
-        self.state.progress.lock().unsent += frames.len();
+        self.state.progress.lock().add(frames.len());
         self.mailbox.post(Mail::Part(self.token, frames));
         let mut progress = self.state.progress.lock();
         while progress.is_behind() {
@@ -147,7 +166,7 @@ impl ReplySink for ReplyStream {
         if progress.is_closed {
             return;
         }
-        progress.unsent += frames.len();
+        progress.add(frames.len());
         drop(progress);
         self.mailbox.post(Mail::Part(self.token, frames));
     }

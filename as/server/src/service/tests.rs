@@ -284,14 +284,15 @@ fn more_threads_start_when_more_are_configured() {
 fn long_requests_are_spread_and_gathered_again_when_they_are_over() {
     let server = start();
     let pool = &server.state().service.pool;
-    assert_eq!(pool.active_count(), 1);
+    let least = cf::threads::cpu_count().min(4);
+    assert_eq!(pool.active_count(), least);
     let mut conversation = Conversation::open(&server, 0);
     let start = Instant::now();
     while pool.active_count() < 4 {
         conversation.ask(&[Question::ReadLong, Question::ReadLong], 1 << 20);
         assert!(start.elapsed() < PATIENCE, "{} threads", pool.active_count());
     }
-    while pool.active_count() > 1 {
+    while pool.active_count() > least {
         conversation.ask(&[Question::Read], 1 << 20);
         std::thread::sleep(Duration::from_millis(20));
         assert!(start.elapsed() < 2 * PATIENCE, "{} threads", pool.active_count());

@@ -7,6 +7,7 @@ mod batch_pool;
 mod benchmarks;
 mod checks;
 mod delete;
+mod estimate;
 pub(crate) mod filter;
 mod measure;
 mod read;

@@ -1,0 +1,149 @@
+//! How much the server keeps of replies that clients have not read.
+//!
+//! A connection with unsent replies is not served, so it keeps those of one `send`, of which one reply may be large; a stream
+//! of replies stops at [`UNSENT_SIZE_MAX`](super::stream). What all connections keep together is counted here. When that is
+//! too much, a request whose reply would be large is put off until there is room, and its connection is not read meanwhile;
+//! streams stop as soon as anything of theirs is unsent. Requests with small replies go on: they have room in sockets.
+//! A client that has read nothing for long while others are put off loses its connection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::metrics::{ServerCounter, ServerMetrics};
+
+/// Most bytes of replies to be kept for all connections together, but for small ones.
+const UNSENT_SIZE_MAX: usize = 512 << 20;
+/// A reply of this size asks for room before it is made.
+pub(super) const LARGE_REPLY_SIZE: usize = 1 << 20;
+/// How long a client may read nothing while others wait for the room that its replies take.
+pub(super) const STALLED_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Counts unsent replies.
+pub(crate) struct ReplyBudget {
+    unsent_size: AtomicUsize,
+    /// Connections whose requests are put off.
+    waiting: AtomicUsize,
+    metrics: Arc<ServerMetrics>,
+}
+
+impl ReplyBudget {
+    /// A budget of which nothing is used.
+    pub(crate) fn new(metrics: Arc<ServerMetrics>) -> Arc<Self> {
+        Arc::new(ReplyBudget { unsent_size: AtomicUsize::new(0), waiting: AtomicUsize::new(0), metrics })
+    }
+
+    /// Bytes of replies that are kept for clients to read, or are about to be.
+    pub(crate) fn unsent_size(&self) -> usize {
+        self.unsent_size.load(Relaxed)
+    }
+
+    /// Whether no more is to be made for clients that are behind.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.unsent_size() >= UNSENT_SIZE_MAX
+    }
+
+    /// Whether a reply of `size` bytes has room. One has while nothing else is kept, whatever its size.
+    pub(super) fn has_room(&self, size: usize) -> bool {
+        let used = self.unsent_size();
+        used == 0 || used.saturating_add(size) <= UNSENT_SIZE_MAX
+    }
+
+    /// Whether requests are put off.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Relaxed) != 0
+    }
+
+    /// Notes that a request is put off, until the result is dropped.
+    pub(super) fn wait(self: &Arc<Self>) -> Waiting {
+        self.waiting.fetch_add(1, Relaxed);
+        self.metrics.add(ServerCounter::RepliesPutOff, 1);
+        cf::warning_limited!(
+            Service,
+            "{} bytes of replies are not read: a request with a large reply is put off",
+            self.unsent_size()
+        );
+        Waiting(Arc::clone(self))
+    }
+}
+
+/// A request that is put off.
+pub(super) struct Waiting(Arc<ReplyBudget>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A part of the budget in use, given back when it is dropped.
+pub(super) struct Charge {
+    budget: Arc<ReplyBudget>,
+    size: usize,
+}
+
+impl Charge {
+    /// One of nothing yet.
+    pub(super) fn new(budget: &Arc<ReplyBudget>) -> Self {
+        Charge { budget: Arc::clone(budget), size: 0 }
+    }
+
+    /// Takes `size` bytes if they have room; `false` if they have none.
+    pub(super) fn reserve(budget: &Arc<ReplyBudget>, size: usize) -> Option<Self> {
+        let before = budget.unsent_size.fetch_add(size, Relaxed);
+        let charge = Charge { budget: Arc::clone(budget), size };
+        (before == 0 || before.saturating_add(size) <= UNSENT_SIZE_MAX).then_some(charge)
+    }
+
+    /// The part is `size` bytes from now on.
+    #[inline]
+    pub(super) fn set(&mut self, size: usize) {
+        if size != self.size {
+            self.budget.unsent_size.fetch_add(size.wrapping_sub(self.size), Relaxed);
+            self.size = size;
+        }
+    }
+
+    pub(super) fn budget(&self) -> &Arc<ReplyBudget> {
+        &self.budget
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_replies_have_room_until_the_budget_is_used_up() {
+        let budget = ReplyBudget::new(Arc::new(ServerMetrics::new(0)));
+        let whole = Charge::reserve(&budget, 2 * UNSENT_SIZE_MAX).expect("nothing else is kept");
+        assert!(budget.is_used_up() && !budget.has_room(1));
+        assert!(Charge::reserve(&budget, 1).is_none());
+        assert_eq!(budget.unsent_size(), 2 * UNSENT_SIZE_MAX);
+        drop(whole);
+        let mut part = Charge::new(&budget);
+        part.set(UNSENT_SIZE_MAX - 10);
+        assert!(budget.has_room(10) && !budget.has_room(11) && !budget.is_used_up());
+        part.set(5);
+        assert_eq!(budget.unsent_size(), 5);
+        drop(part);
+        assert_eq!(budget.unsent_size(), 0);
+    }
+
+    #[test]
+    fn requests_that_are_put_off_are_counted() {
+        let metrics = Arc::new(ServerMetrics::new(0));
+        let budget = ReplyBudget::new(Arc::clone(&metrics));
+        let waiting = budget.wait();
+        assert!(budget.is_waited_for());
+        drop(waiting);
+        assert!(!budget.is_waited_for());
+        assert_eq!(metrics.get(ServerCounter::RepliesPutOff), 1);
+    }
+}
