@@ -111,6 +111,7 @@ impl<'a> Probe<'a> {
         }
     }
 
+    #[inline(never)]
     fn compare_any(&self, other: &[u8], meter: &impl Meter) -> Option<Ordering> {
         let scalar = match self.sought {
             Sought::Unsigned(value) => Head::Unsigned(value),
@@ -147,6 +148,7 @@ pub fn compare_heads(left: &Head<'_>, right: &Head<'_>) -> Ordering {
     }
 }
 
+#[inline(never)]
 fn compare_any(
     left: &mut Reader<'_>,
     right: &mut Reader<'_>,

@@ -135,6 +135,7 @@ fn window(bytes: &[u8], at: usize) -> &[u8] {
 }
 
 /// The end of a value, or of a container's header, whose length is in the bytes after its marker.
+#[inline(never)]
 fn end_of_long(bytes: &[u8], at: usize, pending: &mut u64) -> Option<usize> {
     let tail = bytes.get(at + 1..)?;
     let byte = || tail.first().map(|&byte| usize::from(byte));

@@ -8,12 +8,20 @@ use crate::budget::Budget;
 /// Key and value of the pair at the start of `bytes`, which may go on.
 #[inline]
 pub(crate) fn split<'b>(bytes: &'b [u8], budget: &Budget<'_>) -> Result<(&'b [u8], &'b [u8]), ResultCode> {
-    let mut reader = Reader::new(bytes);
-    // Most keys are passed in one step.
-    let key = match reader.marker() {
-        Some(0x80..=0x9f | 0xdc..=0xdf) => reader.value_metered(budget),
-        _ => reader.value(),
+    // Small integers and short texts, without a walk.
+    let key_len = match bytes {
+        [0x00..=0x7f | 0xe0..=0xff, ..] => 1,
+        [marker @ 0xa0..=0xbf, ..] => 1 + usize::from(marker & 0x1f),
+        [0xcd, ..] => 3,
+        _ => return split_by_walk(bytes, budget),
     };
+    bytes.split_at_checked(key_len).ok_or(ResultCode::Parameter)
+}
+
+#[inline(never)]
+fn split_by_walk<'b>(bytes: &'b [u8], budget: &Budget<'_>) -> Result<(&'b [u8], &'b [u8]), ResultCode> {
+    let mut reader = Reader::new(bytes);
+    let key = reader.value_metered(budget);
     key.map(|key| (key, reader.rest())).ok_or(ResultCode::Parameter)
 }
 

@@ -77,7 +77,7 @@ struct Machine<'v> {
     budget: &'v Budget<'v>,
     /// Lookups of bins that took long, and from some of them on the bins in a table.
     slow_lookups: u64,
-    table: Option<Bins<'v>>,
+    table: Option<Box<Bins<'v>>>,
 }
 
 impl<'v> Machine<'v> {
@@ -233,7 +233,7 @@ impl<'v> Machine<'v> {
         self.slow_lookups += 1;
         if self.slow_lookups == LOOKUPS_FOR_TABLE {
             self.budget.draw(LOOKUPS_FOR_TABLE * bins.lookup_steps()).ok()?;
-            self.table = bins.load();
+            self.table = bins.load().map(Box::new);
         }
         if let Some(table) = &self.table {
             self.budget.draw(table.lookup_steps()).ok()?;
