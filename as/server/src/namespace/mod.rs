@@ -1,6 +1,7 @@
 //! A namespace: its records (index and storage), sets, figures, and the parameters it was given.
 
 mod commit;
+mod load_figures;
 mod nsup;
 mod opening;
 mod partition;
@@ -93,7 +94,7 @@ impl Namespace {
             // The parser has judged names and number.
             let _ = sets.find_or_create(name.as_bytes(), &of_namespace.sets);
         }
-        let storage = open_storage(of_namespace, &index, &sets)?;
+        let (storage, figures) = open_storage(of_namespace, &index, &sets)?;
         let partitions = open_partitions(own_node, &of_namespace.name, &storage);
         let is_loaded = storage.disk_count() > 0;
         let namespace = Namespace {
@@ -117,7 +118,7 @@ impl Namespace {
         };
         namespace.measure_storage(Unit::configured(config));
         if is_loaded {
-            namespace.settle_loaded();
+            namespace.settle_loaded(&figures);
         }
         Ok(namespace)
     }

@@ -1,15 +1,18 @@
 //! Bringing up the storage of a namespace: empty memory, or devices whose records are loaded.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use cf::clock::StoredMillis;
+use parking_lot::Mutex;
 
-use super::commit::{Cause, stored_size};
+use super::commit::Cause;
+use super::load_figures::{LoadFigures, ThreadFigures};
 use super::tombstones::Removal;
 use super::{Namespace, NamespaceError, Partitions, Sets};
 use crate::config::{Engine, NamespaceConfig, SetDirectory};
 use crate::index::{Index, PARTITION_COUNT, PartitionId, SetId};
-use crate::storage::{LoadContext, LoadStats, OpenSettings, Settings, Storage};
+use crate::storage::{LoadContext, LoadStats, LoadTally, OpenSettings, Settings, Storage};
 
 /// What loading fills.
 struct Loading<'a> {
@@ -18,6 +21,7 @@ struct Loading<'a> {
     directory: &'a SetDirectory,
     now_seconds: u32,
     stats: LoadStats,
+    figures: Mutex<LoadFigures>,
 }
 
 impl LoadContext for Loading<'_> {
@@ -36,14 +40,19 @@ impl LoadContext for Loading<'_> {
     fn stats(&self) -> &LoadStats {
         &self.stats
     }
+
+    fn tally(&self) -> Box<dyn LoadTally + '_> {
+        Box::new(ThreadFigures::new(&self.figures))
+    }
 }
 
-/// The storage that `config` asks for; what its devices hold is in `index` and `sets` afterwards.
+/// The storage that `config` asks for; what its devices hold is in `index` and `sets` afterwards. With it come the figures
+/// of these records, which the sets do not have yet.
 pub(super) fn open_storage(
     config: &NamespaceConfig,
     index: &Index,
     sets: &Sets,
-) -> Result<Storage, NamespaceError> {
+) -> Result<(Storage, LoadFigures), NamespaceError> {
     if config.storage.is_backed() {
         return load(config, index, sets);
     }
@@ -59,7 +68,7 @@ pub(super) fn open_storage(
             let storage = Storage::memory(settings)
                 .ok_or_else(|| NamespaceError::AddressSpace(config.name.clone(), settings.data_size))?;
             name_stripes(config, &storage);
-            Ok(storage)
+            Ok((storage, LoadFigures::new()))
         }
         engine => Err(NamespaceError::Engine(config.name.clone(), engine.name().to_owned())),
     }
@@ -82,13 +91,18 @@ fn name_stripes(config: &NamespaceConfig, storage: &Storage) {
     config.storage.stripes.set(names.collect());
 }
 
-fn load(config: &NamespaceConfig, index: &Index, sets: &Sets) -> Result<Storage, NamespaceError> {
+fn load(
+    config: &NamespaceConfig,
+    index: &Index,
+    sets: &Sets,
+) -> Result<(Storage, LoadFigures), NamespaceError> {
     let loading = Loading {
         index,
         sets,
         directory: &config.sets,
         now_seconds: StoredMillis::now().seconds(),
         stats: LoadStats::default(),
+        figures: Mutex::new(LoadFigures::new()),
     };
     let settings = OpenSettings {
         namespace: &config.name,
@@ -127,30 +141,22 @@ fn load(config: &NamespaceConfig, index: &Index, sets: &Sets) -> Result<Storage,
             config.name
         );
     }
-    Ok(storage)
+    Ok((storage, loading.figures.into_inner()))
 }
 
 impl Namespace {
-    /// After a load: counts the records into their sets, notes when they expire, removes those that have, evicts others if
-    /// a limit is breached, and makes room if `defrag-startup-minimum` asks for it.
-    pub(super) fn settle_loaded(&self) {
+    /// After a load: takes the `figures` of the records, removes those that have expired, evicts others if a limit is
+    /// breached, and makes room if `defrag-startup-minimum` asks for it.
+    pub(super) fn settle_loaded(&self, figures: &LoadFigures) {
         let now = StoredMillis::now();
+        self.note_size(figures.largest_record);
+        self.tombstones.fetch_add(figures.tombstones.cast_unsigned(), Relaxed);
+        figures.add_to(&self.sets);
         for partition in PartitionId::all() {
-            let mut expired = Vec::new();
-            self.index.for_each(partition, |element| {
-                self.note_size(stored_size(element));
-                self.join_figures(element);
-                self.expiry.note(element.digest(), 0, element.void_time);
-                if element.is_expired(now.seconds()) {
-                    expired.push(*element.digest());
-                }
-            });
-            for digest in expired {
-                if let Some(guard) = self.index.get_exclusive(&digest) {
-                    // If it cannot go yet, it has expired all the same; nsup tries again.
-                    let removal = Removal::plain(Cause::Expiry, now);
-                    let _ = self.remove_from_sweep(guard, &removal);
-                }
+            let void_times = figures.void_times(partition);
+            self.expiry.add_loaded(partition, void_times.expirable as u32);
+            if void_times.earliest < now.seconds() {
+                self.remove_expired(partition, now);
             }
         }
         self.evict_after_load();
@@ -163,6 +169,20 @@ impl Namespace {
                 self.storage.available_pct()
             );
             self.storage.defrag_until_available(minimum_pct, &self.index);
+        }
+    }
+
+    /// Removes the records of a partition that have expired.
+    fn remove_expired(&self, partition: PartitionId, now: StoredMillis) {
+        let mut cursor = self.index.cursor(partition, None);
+        while let Some(portion) = cursor.next_portion(|element| element.is_expired(now.seconds())) {
+            for found in portion {
+                if let Some(guard) = self.index.get_exclusive(&found.digest) {
+                    // If it cannot go yet, it has expired all the same; nsup tries again.
+                    let removal = Removal::plain(Cause::Expiry, now);
+                    let _ = self.remove_from_sweep(guard, &removal);
+                }
+            }
         }
     }
 }

@@ -51,6 +51,13 @@ impl Set {
         limit != 0 && self.data_used_bytes.load(Relaxed) >= limit
     }
 
+    /// Adds the figures of what a load brought.
+    pub(super) fn add_loaded(&self, objects: i64, tombstones: i64, data_used_bytes: i64) {
+        self.objects.fetch_add(objects.cast_unsigned(), Relaxed);
+        self.tombstones.fetch_add(tombstones.cast_unsigned(), Relaxed);
+        self.data_used_bytes.fetch_add(data_used_bytes.cast_unsigned(), Relaxed);
+    }
+
     /// The name as text for logs and info answers.
     pub(crate) fn display_name(&self) -> std::borrow::Cow<'_, str> {
         String::from_utf8_lossy(&self.name)

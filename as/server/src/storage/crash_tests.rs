@@ -11,13 +11,13 @@ use datamodel::{Bins, BytesType, Particle};
 use super::crash_medium::{CrashMedium, Faults, SECTOR_SIZE};
 use super::disk::Media;
 use super::engine::{Storage, StorageError};
-use super::load::{LoadContext, LoadStats};
+use super::load::{LoadContext, LoadStats, LoadTally};
 use super::medium::Opened;
 use super::open::OpenSettings;
 use super::tests::{Random, digest_of};
 use super::{ReadBuffer, WBLOCK_SIZE};
 use crate::config::{Engine, StorageConfig};
-use crate::index::{Index, IndexGeometry, SetId};
+use crate::index::{Index, IndexGeometry, RecordMeta, SetId};
 use crate::namespace::Partitions;
 
 /// A disk of 24 write blocks: eight are defrag's, so overwrites of a few come round again soon.
@@ -53,6 +53,19 @@ impl LoadContext for Context<'_> {
     fn stats(&self) -> &LoadStats {
         &self.stats
     }
+
+    fn tally(&self) -> Box<dyn LoadTally + '_> {
+        Box::new(NoTally)
+    }
+}
+
+/// Nobody asks for figures.
+pub(super) struct NoTally;
+
+impl LoadTally for NoTally {
+    fn change(&mut self, _: &cf::Digest, _: &RecordMeta, _: &RecordMeta) {}
+
+    fn finish(self: Box<Self>) {}
 }
 
 pub(super) fn config(engine: Engine, commit: bool) -> StorageConfig {

@@ -9,13 +9,18 @@
 //! id: they were dropped as a whole.
 //!
 //! # Threads
-//! One for each disk; the index is shared, block counts are atomics.
+//! For each disk one that reads blocks in order, and decides where the used ones end, and some that parse them. These
+//! take blocks in any order and side by side with those of other disks, so what becomes of a record must not depend on
+//! the order in which its copies are found: of equal copies the one at the lowest place counts, and whether the record
+//! leaves a tombstone follows from all of its copies. The index is shared; each parser counts for itself.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use cf::Digest;
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
+use crossbeam::channel::{self, Receiver, Sender};
 use datamodel::device_header::PartitionEntry;
 use datamodel::flat::{FlatError, FlatRecord};
 use datamodel::wblock_scan::{CopyAge, Piece, WblockScan, is_zero, starts_with_record};
@@ -26,12 +31,19 @@ use super::open::{PEEK_SIZE, erase_former_use};
 use super::partial_read::{self, Unreadable};
 use super::wblock::WblockId;
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
-use crate::index::{CreateOutcome, Element, Index, Location, PartitionId, SetId};
+use crate::index::{CreateOutcome, Index, Location, PartitionId, RecordMeta, SetId};
 
 /// So many blocks in a row that do not start with a record are the end of what was ever written.
 pub(super) const UNUSED_BLOCKS_MAX: u32 = 10;
 /// A record that expires later than this from now is not believed: ten years, in seconds.
 const VOID_TIME_AHEAD_MAX: u32 = 315_360_000;
+
+/// Records that are brought into the index together, so that their sprigs and elements come from memory side by side.
+const GROUP_SIZE: usize = 24;
+/// Blocks of a disk in memory beside those that are parsed: one that is read, and one that waits.
+const BLOCKS_AHEAD: usize = 2;
+/// More threads than these do not make parsing the blocks of one disk faster.
+const PARSER_COUNT_MAX: usize = 16;
 
 /// What to do about what was left out.
 const ADVICE: &str = "restore it from a backup or write it again";
@@ -52,6 +64,14 @@ impl StaleBytes {
         }
         self.bytes += size as u64;
         self.count += 1;
+    }
+
+    fn merge(&mut self, other: &StaleBytes) {
+        if other.count > 0 {
+            self.first = if self.count == 0 { other.first } else { self.first.min(other.first) };
+            self.bytes += other.bytes;
+            self.count += other.count;
+        }
     }
 
     fn report(&self, medium: &dyn BlockMedium) {
@@ -89,6 +109,18 @@ pub(crate) trait LoadContext: Sync {
     fn index(&self) -> &Index;
     fn now_seconds(&self) -> u32;
     fn stats(&self) -> &LoadStats;
+    /// For one parser: what keeps figures of the records.
+    fn tally(&self) -> Box<dyn LoadTally + '_>;
+}
+
+/// Keeps figures of the records that one parser brings into the index.
+pub(crate) trait LoadTally {
+    /// The newest copy so far of the record of `digest` is `after`; it was `before`, which does not exist if none was
+    /// known.
+    fn change(&mut self, digest: &Digest, before: &RecordMeta, after: &RecordMeta);
+
+    /// The parser is done.
+    fn finish(self: Box<Self>);
 }
 
 /// One disk that is loaded.
@@ -106,29 +138,75 @@ pub(super) struct DiskLoad<'a> {
     pub(super) known_pristine: u32,
     /// Blocks looked at so far.
     pub(super) progress: &'a AtomicU32,
+    pub(super) parser_count: usize,
     pub(super) context: &'a dyn LoadContext,
+}
+
+/// How many parsers each of `disk_count` disks has.
+pub(super) fn parser_count(disk_count: usize) -> usize {
+    cf::threads::cpu_count().div_ceil(disk_count.max(1)).clamp(1, PARSER_COUNT_MAX)
+}
+
+/// A block on its way from the reader to a parser.
+struct Block {
+    id: WblockId,
+    bytes: AlignedBuf,
+    unreadable: Option<Unreadable>,
+    /// Whether there is anything of a record in it.
+    is_used: bool,
 }
 
 impl DiskLoad<'_> {
     /// Loads the disk; gives the number of the first block never used, or that the copy failed.
     pub(super) fn run(&self) -> Result<u32, BlockError> {
-        let mut block = AlignedBuf::zeroed(WBLOCK_SIZE as usize);
-        let (mut unused_in_a_row, mut pristine) = (0, self.known_pristine.max(1));
+        let (filled, to_parse) = channel::unbounded();
+        let (emptied, to_fill) = channel::unbounded();
+        for _ in 0..self.parser_count + BLOCKS_AHEAD {
+            // The receiver is here.
+            let _ = emptied.send(AlignedBuf::zeroed(WBLOCK_SIZE as usize));
+        }
         let mut stale = StaleBytes::default();
+        let pristine = std::thread::scope(|scope| {
+            let parsers: Vec<_> = (0..self.parser_count)
+                .map(|_| {
+                    let (to_parse, emptied) = (to_parse.clone(), emptied.clone());
+                    scope.spawn(move || self.parse_blocks(&to_parse, &emptied))
+                })
+                .collect();
+            drop((to_parse, emptied));
+            let pristine = self.read_blocks(&to_fill, &filled);
+            drop(filled);
+            for parser in parsers {
+                stale.merge(&parser.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            pristine
+        })?;
+        self.progress.store(self.device.wblocks.count(), Relaxed);
+        stale.report(self.source);
+        Ok(pristine)
+    }
+
+    /// Reads the used blocks in order and hands them over.
+    fn read_blocks(&self, to_fill: &Receiver<AlignedBuf>, filled: &Sender<Block>) -> Result<u32, BlockError> {
+        let (mut unused_in_a_row, mut pristine) = (0, self.known_pristine.max(1));
         let count = self.device.wblocks.count();
         for at in 1..count {
             self.progress.store(at, Relaxed);
+            // Without a parser left there is no buffer; whoever joins them learns why.
+            let Ok(mut bytes) = to_fill.recv() else { break };
             let id = WblockId(at);
-            let unreadable = partial_read::read_wblock(self.source, id, &mut block);
+            let unreadable = partial_read::read_wblock(self.source, id, &mut bytes);
             if let Some(unreadable) = &unreadable {
                 self.report_unreadable(unreadable);
                 pristine = pristine.max(at + 1);
             }
             if let Some(copy) = self.copy_to {
-                self.copy_wblock(copy, id, &block)?;
+                self.copy_wblock(copy, id, &bytes)?;
             }
+            let is_used = self.is_used(id, &bytes);
+            let _ = filled.send(Block { id, bytes, unreadable, is_used });
             // Whether it begins with a record or its first one is damaged: what is used is not pristine.
-            if self.load_wblock(id, &block, unreadable.as_ref(), &mut stale) {
+            if is_used {
                 (unused_in_a_row, pristine) = (0, pristine.max(at + 1));
             } else {
                 unused_in_a_row += 1;
@@ -138,9 +216,34 @@ impl DiskLoad<'_> {
                 }
             }
         }
-        self.progress.store(count, Relaxed);
-        stale.report(self.source);
         Ok(pristine)
+    }
+
+    /// Whether there are records in a block, whole or damaged.
+    fn is_used(&self, id: WblockId, block: &[u8]) -> bool {
+        let mut starts_headless = false;
+        starts_with_record(block)
+            || WblockScan::new(block).any(|piece| match piece {
+                Piece::Damage { offset: 0, reason: FlatError::Magic, .. } => {
+                    starts_headless = true;
+                    false
+                }
+                Piece::Record { .. } | Piece::Damage { .. } => true,
+                Piece::Stale { .. } => false,
+            })
+            // If there is no record behind it, the block was perhaps never used by a server.
+            || starts_headless && id.0 < self.known_pristine
+    }
+
+    /// Loads blocks as they come; gives what is left of their former lives.
+    fn parse_blocks(&self, to_parse: &Receiver<Block>, emptied: &Sender<AlignedBuf>) -> StaleBytes {
+        let mut parser = Parser::new(self);
+        for block in to_parse {
+            parser.load_block(&block);
+            // The reader may have reached the end.
+            let _ = emptied.send(block.bytes);
+        }
+        parser.finish()
     }
 
     /// Copies a block. Of one without content only what the other medium holds there is erased: records that did not get
@@ -160,51 +263,6 @@ impl DiskLoad<'_> {
             }
         }
         copy.write_at(offset, block, 0..size)
-    }
-
-    /// Loads the records of a block; gives whether there were any, whole or damaged.
-    fn load_wblock(
-        &self,
-        id: WblockId,
-        block: &[u8],
-        unreadable: Option<&Unreadable>,
-        stale: &mut StaleBytes,
-    ) -> bool {
-        let (mut is_used, mut headless_start) = (false, None);
-        for piece in WblockScan::new(block) {
-            match piece {
-                Piece::Record { offset, record } => {
-                    is_used = true;
-                    let place = wblock_offset(id) + offset as u64;
-                    let is_missing = |unreadable: &Unreadable| unreadable.concerns(place, record.size);
-                    if !self.is_read_again() && unreadable.is_some_and(is_missing) {
-                        self.report_damage(id, block, (offset, record.size), &"it cannot be read");
-                        continue;
-                    }
-                    let rblock = place / u64::from(RBLOCK_SIZE);
-                    let location =
-                        Location::new(self.device.number(), rblock, record.size as u32 / RBLOCK_SIZE);
-                    self.load_record(&record, location);
-                }
-                // If there is no record behind it, the block was perhaps never used by a server.
-                Piece::Damage { offset: 0, size, reason: FlatError::Magic } => headless_start = Some(size),
-                Piece::Damage { offset, size, reason } => {
-                    is_used = true;
-                    self.report_damage(id, block, (offset, size), &reason);
-                }
-                Piece::Stale { offset, size } => stale.add(wblock_offset(id) + offset as u64, size),
-            }
-        }
-        if let Some(size) = headless_start
-            && (is_used || id.0 < self.known_pristine)
-        {
-            is_used = true;
-            self.report_damage(id, block, (0, size), &FlatError::Magic);
-        }
-        if is_used {
-            self.device.load(id, block);
-        }
-        is_used
     }
 
     /// Whether records are read later from where they are read now. Then one of which a part of the value cannot be read
@@ -253,80 +311,211 @@ impl DiskLoad<'_> {
         }
     }
 
-    /// Brings one copy of a record into the index, if it is the newest.
-    fn load_record(&self, record: &FlatRecord<'_>, location: Location) {
-        let stats = self.context.stats();
-        let partition = PartitionId::of(&record.digest);
-        let is_here = self
-            .partitions
-            .get(partition.index())
-            .is_some_and(|entry| entry.version.has_data() && entry.tree_id == record.tree_id);
-        if !is_here {
-            stats.dropped.fetch_add(1, Relaxed);
-            return;
-        }
-        let set_id =
-            if record.set_name.is_empty() { Some(SetId::NONE) } else { self.context.set_id(record.set_name) };
-        let is_believed = record.void_time <= self.context.now_seconds().saturating_add(VOID_TIME_AHEAD_MAX);
-        let (true, Some(set_id)) = (is_believed, set_id) else {
-            stats.damaged.fetch_add(1, Relaxed);
-            cf::warning_limited!(
-                Storage,
-                "{}: at offset {}: record {} of {} bytes is not believed and left out: it expires in more than ten \
-                 years, or there are too many sets; {ADVICE}",
-                self.source.path().display(),
-                location.rblock() * u64::from(RBLOCK_SIZE),
-                record.digest,
-                record.size
-            );
-            return;
-        };
-        let (is_tombstone, mut leaves_tombstone) = (record.bin_count == 0, record.leaves_tombstone);
-        let Ok((mut guard, outcome)) = self.context.index().get_or_create(&record.digest) else {
-            stats.damaged.fetch_add(1, Relaxed);
-            cf::critical!(Storage, "the primary index is full: record {} is not loaded", record.digest);
-            return;
-        };
-        if outcome == CreateOutcome::Existed {
-            if !CopyAge::of(record).supersedes(age_of(&guard)) {
-                stats.older.fetch_add(1, Relaxed);
-                if is_tombstone && !guard.is_tombstone() {
-                    guard.set_leaves_tombstone(true);
+    /// Whether the partition of `record` is here.
+    fn is_here(&self, record: &FlatRecord<'_>) -> bool {
+        let entry = self.partitions.get(PartitionId::of(&record.digest).index());
+        entry.is_some_and(|entry| entry.version.has_data() && entry.tree_id == record.tree_id)
+    }
+}
+
+/// What one parser counted since its last report.
+#[derive(Default)]
+struct Counts {
+    unique: u64,
+    replaced: u64,
+    older: u64,
+    dropped: u64,
+}
+
+/// Brings the records of blocks into the index.
+struct Parser<'a> {
+    load: &'a DiskLoad<'a>,
+    index: &'a Index,
+    tally: Box<dyn LoadTally + 'a>,
+    counts: Counts,
+    stale: StaleBytes,
+    /// The set of the record before: most often that of the next one.
+    last_set: Option<(Vec<u8>, SetId)>,
+}
+
+impl<'a> Parser<'a> {
+    fn new(load: &'a DiskLoad<'a>) -> Self {
+        let (index, tally) = (load.context.index(), load.context.tally());
+        Parser { load, index, tally, counts: Counts::default(), stale: StaleBytes::default(), last_set: None }
+    }
+
+    fn finish(self) -> StaleBytes {
+        self.tally.finish();
+        self.stale
+    }
+
+    /// Loads the records of a block.
+    fn load_block(&mut self, block: &Block) {
+        let (load, id, bytes) = (self.load, block.id, &block.bytes[..]);
+        let mut group = Vec::with_capacity(GROUP_SIZE);
+        for piece in WblockScan::new(bytes) {
+            match piece {
+                Piece::Record { offset, record } => {
+                    let place = wblock_offset(id) + offset as u64;
+                    let is_missing = |unreadable: &Unreadable| unreadable.concerns(place, record.size);
+                    if !load.is_read_again() && block.unreadable.as_ref().is_some_and(is_missing) {
+                        load.report_damage(id, bytes, (offset, record.size), &"it cannot be read");
+                        continue;
+                    }
+                    let rblock = place / u64::from(RBLOCK_SIZE);
+                    let location =
+                        Location::new(load.device.number(), rblock, record.size as u32 / RBLOCK_SIZE);
+                    self.index.prefetch_sprig(&record.digest);
+                    group.push((record, location));
+                    if group.len() == GROUP_SIZE {
+                        self.load_group(id, &mut group);
+                    }
                 }
-                return;
+                Piece::Damage { offset: 0, reason: FlatError::Magic, .. } if !block.is_used => {}
+                Piece::Damage { offset, size, reason } => {
+                    load.report_damage(id, bytes, (offset, size), &reason);
+                }
+                Piece::Stale { offset, size } => self.stale.add(wblock_offset(id) + offset as u64, size),
             }
-            stats.replaced.fetch_add(1, Relaxed);
-            leaves_tombstone |= guard.is_tombstone() || guard.leaves_tombstone();
-            self.count(guard.location, false);
+        }
+        self.load_group(id, &mut group);
+        if block.is_used {
+            load.device.load(id, bytes);
+        }
+        self.report_counts();
+    }
+
+    /// Loads records of block `id`. They count as alive before any of them is in the index, where another parser may find
+    /// it and take its place.
+    fn load_group(&mut self, id: WblockId, group: &mut Vec<(FlatRecord<'_>, Location)>) {
+        group.iter().for_each(|(record, _)| self.index.prefetch_element(&record.digest));
+        let wblocks = &self.load.device.wblocks;
+        let size = group.iter().map(|(record, _)| record.size as u32).sum();
+        wblocks.load_bytes(id, size, true);
+        let mut left_out = 0;
+        for (record, location) in group.drain(..) {
+            if !self.load_record(&record, location) {
+                left_out += record.size as u32;
+            }
+        }
+        wblocks.load_bytes(id, left_out, false);
+    }
+
+    /// Adds to the figures of all what was counted in a block.
+    fn report_counts(&mut self) {
+        let Counts { unique, replaced, older, dropped } = std::mem::take(&mut self.counts);
+        let stats = self.load.context.stats();
+        for (total, count) in [
+            (&stats.unique, unique),
+            (&stats.replaced, replaced),
+            (&stats.older, older),
+            (&stats.dropped, dropped),
+        ] {
+            if count > 0 {
+                total.fetch_add(count, Relaxed);
+            }
+        }
+    }
+
+    /// Brings one copy of a record into the index, if it is the newest; gives whether it is.
+    fn load_record(&mut self, record: &FlatRecord<'_>, location: Location) -> bool {
+        if !self.load.is_here(record) {
+            self.counts.dropped += 1;
+            return false;
+        }
+        let void_time_max = self.load.context.now_seconds().saturating_add(VOID_TIME_AHEAD_MAX);
+        let set_id = self.set_id(record.set_name);
+        let (true, Some(set_id)) = (record.void_time <= void_time_max, set_id) else {
+            self.report_unbelieved(record, location);
+            return false;
+        };
+        let Ok((mut guard, outcome)) = self.index.get_or_create(&record.digest) else {
+            self.load.context.stats().damaged.fetch_add(1, Relaxed);
+            cf::critical!(Storage, "the primary index is full: record {} is not loaded", record.digest);
+            return false;
+        };
+        let (before, is_tombstone) = (**guard, record.bin_count == 0);
+        let mut leaves_tombstone = record.leaves_tombstone;
+        if outcome == CreateOutcome::Existed {
+            let (new, known) = (CopyAge::of(record), age_of(&before));
+            let is_newer = new.supersedes(known);
+            if !is_newer {
+                self.counts.older += 1;
+                if known.supersedes(new) || !is_before(location, before.location) {
+                    if (is_tombstone || leaves_tombstone) && !before.is_tombstone() {
+                        guard.set_leaves_tombstone(true);
+                    }
+                    return false;
+                }
+            }
+            self.counts.replaced += u64::from(is_newer);
+            leaves_tombstone |= before.is_tombstone() || before.leaves_tombstone();
+            self.count_replaced(before.location);
         } else {
-            stats.unique.fetch_add(1, Relaxed);
+            self.counts.unique += 1;
         }
-        guard.generation = record.generation;
-        guard.set_last_update_time(record.last_update_time);
-        guard.void_time = record.void_time;
-        guard.set_id = set_id;
-        guard.set_tombstone(is_tombstone);
-        guard.set_leaves_tombstone(leaves_tombstone && !is_tombstone);
-        guard.location = location.with_key_stored(record.key.is_some());
-        self.count(location, true);
+        let mut after = RecordMeta::new(set_id);
+        after.generation = record.generation;
+        after.set_last_update_time(record.last_update_time);
+        after.void_time = record.void_time;
+        after.set_tombstone(is_tombstone);
+        after.set_leaves_tombstone(leaves_tombstone && !is_tombstone);
+        after.location = location.with_key_stored(record.key.is_some());
+        **guard = after;
+        self.tally.change(&record.digest, &before, &after);
+        true
     }
 
-    fn count(&self, location: Location, is_alive: bool) {
-        if let Some(device) = self.devices.get(usize::from(location.device())) {
-            device.wblocks.load_bytes(
-                WblockId::of(location),
-                location.rblock_count() * RBLOCK_SIZE,
-                is_alive,
-            );
+    /// The number of the set called `name`.
+    fn set_id(&mut self, name: &[u8]) -> Option<SetId> {
+        if name.is_empty() {
+            return Some(SetId::NONE);
         }
+        if let Some((last, id)) = &self.last_set
+            && *last == name
+        {
+            return Some(*id);
+        }
+        let id = self.load.context.set_id(name)?;
+        self.last_set = Some((name.to_vec(), id));
+        Some(id)
+    }
+
+    /// What is at `location` of any device is garbage.
+    fn count_replaced(&self, location: Location) {
+        if let Some(device) = self.load.devices.get(usize::from(location.device())) {
+            device.wblocks.load_bytes(WblockId::of(location), location.rblock_count() * RBLOCK_SIZE, false);
+        }
+    }
+
+    #[cold]
+    fn report_unbelieved(&self, record: &FlatRecord<'_>, location: Location) {
+        self.load.context.stats().damaged.fetch_add(1, Relaxed);
+        cf::warning_limited!(
+            Storage,
+            "{}: at offset {}: record {} of {} bytes is not believed and left out: it expires in more than ten \
+             years, or there are too many sets; {ADVICE}",
+            self.load.source.path().display(),
+            location.rblock() * u64::from(RBLOCK_SIZE),
+            record.digest,
+            record.size
+        );
     }
 }
 
-/// The age of the copy that `element` points to.
-pub(super) fn age_of(element: &Element) -> CopyAge {
+/// Whether `location` counts before `other` if equal copies are there.
+fn is_before(location: Location, other: Location) -> bool {
+    (location.device(), location.rblock()) < (other.device(), other.rblock())
+}
+
+/// The age of the copy that `meta` points to.
+pub(super) fn age_of(meta: &RecordMeta) -> CopyAge {
     CopyAge {
-        last_update_time: element.last_update_time(),
-        generation: element.generation,
-        void_time: element.void_time,
+        last_update_time: meta.last_update_time(),
+        generation: meta.generation,
+        void_time: meta.void_time,
     }
 }
+
+#[cfg(test)]
+mod tests;

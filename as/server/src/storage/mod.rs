@@ -47,7 +47,7 @@ mod wblock;
 pub(crate) use device::DeviceStats;
 pub(crate) use disk::DiskStats;
 pub(crate) use engine::{Room, Storage, StorageError};
-pub(crate) use load::{LoadContext, LoadStats};
+pub(crate) use load::{LoadContext, LoadStats, LoadTally};
 pub(crate) use open::{OpenError, OpenSettings};
 pub(crate) use settings::Settings;
 

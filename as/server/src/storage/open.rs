@@ -16,7 +16,7 @@ use super::device::Device;
 use super::disk::{Disk, wblock_offset};
 use super::engine::Storage;
 use super::header::{Candidate, DeviceSet, DeviceSetError};
-use super::load::{DiskLoad, LoadContext, UNUSED_BLOCKS_MAX};
+use super::load::{DiskLoad, LoadContext, UNUSED_BLOCKS_MAX, parser_count};
 use super::medium::{Opened, open_disks};
 use super::reclaim::reclaim_at_start;
 use super::settings::{DefragSettings, DiskSettings};
@@ -249,6 +249,7 @@ fn load(
 ) -> Result<Vec<u32>, BlockError> {
     let progress: Vec<AtomicU32> = devices.iter().map(|_| AtomicU32::new(0)).collect();
     let is_done = AtomicBool::new(false);
+    let parser_count = parser_count(set.fresh.iter().filter(|fresh| !**fresh).count());
     let results = std::thread::scope(|scope| {
         let teller = scope.spawn(|| tell_progress(namespace, devices, &progress, context, &is_done));
         let loads: Vec<_> = (0..devices.len())
@@ -267,6 +268,7 @@ fn load(
                     partitions: partitions(set, at),
                     known_pristine: (set.headers[at].pristine_offset / u64::from(WBLOCK_SIZE)) as u32,
                     progress: &progress[at],
+                    parser_count,
                     context,
                 };
                 cf::info!(DrvSsd, "{{{namespace}}} device {}: reading to load index", read.path().display());

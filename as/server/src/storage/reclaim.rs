@@ -37,7 +37,8 @@ pub(super) fn reclaim_at_start(device: &Device, pristine: u32, index: &Index) {
         let Some(mut guard) = index.get_exclusive(&record.digest) else { return };
         let (from, to) = (guard.location, place.with_key_stored(guard.location.key_stored()));
         let bytes_around = |place: Location| candidate_bytes[WblockId::of(place).0 as usize];
-        if from.device() == to.device() && bytes_around(to) > bytes_around(from) && is_equal(&guard, record) {
+        let is_alike = from.device() == to.device() && from.rblock_count() == to.rblock_count();
+        if is_alike && bytes_around(to) > bytes_around(from) && is_equal(&guard, record) {
             for (place, is_alive) in [(from, false), (to, true)] {
                 let size = place.rblock_count() * RBLOCK_SIZE;
                 device.wblocks.load_bytes(WblockId::of(place), size, is_alive);

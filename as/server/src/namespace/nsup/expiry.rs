@@ -65,6 +65,15 @@ impl ExpiryState {
         }
     }
 
+    /// A load brought `expirable` records with a void-time into `partition`.
+    pub(in crate::namespace) fn add_loaded(&self, partition: PartitionId, expirable: u32) {
+        if expirable > 0 {
+            let state = &self.0[partition.index()];
+            state.expirable.fetch_add(expirable, Relaxed);
+            state.dirty.store(true, Release);
+        }
+    }
+
     /// A record with a void-time goes that the last look has left out.
     #[inline]
     pub(in crate::namespace) fn note_removed(&self, digest: &Digest) {
