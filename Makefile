@@ -2,7 +2,7 @@
 # make run        a server to try things with, in the foreground
 # make test       everything that is tested; does its own set-up
 # make check      the quick half of it: format, lints, house rules
-# make bench      measures a running server: HOST=… PORT=…
+# make bench      measures a running server: HOST=… PORT=…; TABLES=… for some of: load latency neighbour
 # make fuzz       FUZZ_SECONDS for each fuzz target, or for those in FUZZ_TARGETS
 # make install    programs, man pages, completions, service and configuration: PREFIX=… DESTDIR=… SYSCONFDIR=…
 # make deb        packages for Debian and its kin, in target/packages
@@ -32,7 +32,10 @@ MAINTAINER ?= Ferrospike maintainers <maintainers@ferrospike.invalid>
 PACKAGE_RELEASE ?= 1
 HOST ?= 127.0.0.1
 PORT ?= 3000
+TABLES ?= load latency neighbour
 BENCH_OPTIONS ?=
+LATENCY_OPTIONS ?=
+NEIGHBOUR_OPTIONS ?=
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
@@ -127,11 +130,18 @@ $(VENV)/ready: tests/python/requirements.txt
 	@touch $@
 
 # The server at PORT, alone or beside others: OTHER_PORT=…, REDIS_PORT=…; their processes are found by their
-# ports, or given as PID=…, OTHER_PID=…, REDIS_PID=…. More by BENCH_OPTIONS, see asd-bench --help.
+# ports, or given as PID=…, OTHER_PID=…, REDIS_PID=…. The tables are those of throughput and cost (more by BENCH_OPTIONS),
+# of latency by number of clients (LATENCY_OPTIONS) and of hostile neighbours (NEIGHBOUR_OPTIONS), which needs servers that
+# take records of 8 MiB; see asd-bench --help.
+BENCH_OF_load = $(BENCH_OPTIONS)
+BENCH_OF_latency = latency $(LATENCY_OPTIONS)
+BENCH_OF_neighbour = neighbour $(NEIGHBOUR_OPTIONS)
 .PHONY: bench
+bench: export HOST := $(HOST)
+bench: export PORT := $(PORT)
 bench:
 	@$(CARGO) build --release --package ferrospike-tools
-	@HOST=$(HOST) PORT=$(PORT) $(TARGET)/release/asd-bench $(BENCH_OPTIONS)
+	@$(foreach table,$(TABLES),$(TARGET)/release/asd-bench $(BENCH_OF_$(table)); echo;)
 
 # New inputs are gathered in target/fuzz; what is kept for good is in fuzz/corpus, and small.
 # No sanitizer: what they find is beyond safe code, and they need an unstable compiler.

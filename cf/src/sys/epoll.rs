@@ -1,7 +1,7 @@
 //! Readiness of many file descriptors.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -125,6 +125,13 @@ impl Epoll {
         let happened = events.slots[..count].iter();
         events.happened.extend(happened.map(|slot| Event { flags: slot.events(), token: slot.data() }));
         Ok(&events.happened)
+    }
+}
+
+impl AsFd for Epoll {
+    /// It is readable while there are events.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
     }
 }
 

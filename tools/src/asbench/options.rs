@@ -327,6 +327,7 @@ impl Options {
             duration: (!workload.is_finite()).then(|| Duration::from_secs(duration_s)),
             requests_max: self.requests,
             rate: (self.throughput > 0).then_some(self.throughput),
+            pause: None,
             connect_timeout: Duration::from_millis(self.connect_timeout.max(1)),
             silence_max: Duration::from_millis(self.socket_timeout.max(1)),
             timeouts,

@@ -1,9 +1,12 @@
-//! `asd-bench`: measures a server, beside another and beside Redis, and prints a table for the README.
+//! `asd-bench`: measures a server, beside another and beside Redis, and prints a table for the README: of throughput and
+//! cost ([`phase`]), of latency by number of clients ([`latency`]), of what a hostile client does to others ([`neighbour`]).
 //!
 //! All servers get the same load from the same client ([`crate::load`]) in turns: every round runs every phase on
 //! every server, and the order of the servers changes from round to round, so that what else the machine does hits
 //! all of them. A column shows the median over the rounds; a ratio is the median of the ratios within a round.
 
+mod latency;
+mod neighbour;
 mod options;
 mod phase;
 mod redis_benchmark;
@@ -34,6 +37,8 @@ const WARM_UP: Duration = Duration::from_millis(500);
 pub fn run(options: &Options, out: &mut impl Write, progress: &mut impl Write) -> io::Result<ExitCode> {
     let result = match &options.command {
         Some(Command::Startup(startup)) => startup::measure(startup, progress),
+        Some(Command::Latency(latency)) => latency::measure(latency, progress),
+        Some(Command::Neighbour(neighbour)) => neighbour::measure(neighbour, progress),
         None => compare(&options.compare, progress),
     };
     match result {

@@ -8,6 +8,11 @@ use clap::{Args, Parser, Subcommand};
 use super::phase::{Phase, Settings};
 use super::target::Target;
 use crate::host::{DEFAULT_PORT, Host};
+use crate::load::Pause;
+
+/// How records are brought in where that is not measured.
+const LOADING_CONNECTIONS: usize = 16;
+const LOADING_DEPTH: usize = 16;
 
 /// Measure a server, alone or beside others.
 #[derive(Parser, Clone, Debug)]
@@ -23,10 +28,15 @@ pub struct Options {
 pub(super) enum Command {
     /// Start a server and measure the time to its first acknowledged write
     Startup(StartupOptions),
+    /// Measure latency by number of clients, with and without pauses between their requests
+    Latency(LatencyOptions),
+    /// Measure what ordinary clients notice of one that asks too much
+    Neighbour(NeighbourOptions),
 }
 
+/// Which servers to measure, and where their records go.
 #[derive(Args, Clone, Debug)]
-pub(super) struct CompareOptions {
+pub(super) struct ServerOptions {
     /// Host of the server to measure
     #[arg(long, env = "HOST", default_value = "127.0.0.1")]
     host: String,
@@ -62,9 +72,6 @@ pub(super) struct CompareOptions {
     /// Its process
     #[arg(long, env = "REDIS_PID")]
     redis_pid: Option<u32>,
-    /// Measure it with redis-benchmark too
-    #[arg(long, requires = "redis_port")]
-    pub(super) redis_benchmark: bool,
 
     /// Namespace
     #[arg(long, default_value = "test")]
@@ -72,6 +79,16 @@ pub(super) struct CompareOptions {
     /// Set
     #[arg(long, default_value = "bench")]
     set: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct CompareOptions {
+    #[command(flatten)]
+    servers: ServerOptions,
+    /// Measure it with redis-benchmark too
+    #[arg(long, requires = "redis_port")]
+    pub(super) redis_benchmark: bool,
+
     /// Number of records
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     keys: u64,
@@ -99,6 +116,66 @@ pub(super) struct CompareOptions {
     /// Count system calls for each request too, by strace
     #[arg(long)]
     pub(super) syscalls: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct LatencyOptions {
+    #[command(flatten)]
+    pub(super) servers: ServerOptions,
+    /// Number of records
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    keys: u64,
+    /// Bytes of a value
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=8 << 20))]
+    value_size: u32,
+    /// Numbers of clients, each with a connection of its own and one request at a time
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,16,128")]
+    pub(super) clients: Vec<usize>,
+    /// Mean pause between an answer and the next request, in microseconds
+    #[arg(long, default_value_t = 1000)]
+    pause_us: u64,
+    /// Threads of the client
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Write instead of read
+    #[arg(long)]
+    pub(super) writes: bool,
+    /// Rounds
+    #[arg(long, default_value_t = 3)]
+    pub(super) rounds: usize,
+    /// Seconds for each number of clients in a round
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct NeighbourOptions {
+    #[command(flatten)]
+    pub(super) servers: ServerOptions,
+    /// Number of records of the ordinary clients
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    keys: u64,
+    /// Bytes of their values
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=8 << 20))]
+    value_size: u32,
+    /// Number of ordinary clients
+    #[arg(long, default_value_t = 16)]
+    clients: usize,
+    /// Mean pause of each between an answer and its next request, in microseconds
+    #[arg(long, default_value_t = 1000)]
+    pause_us: u64,
+    /// Only beside the hostile clients whose names begin so, as in `list,scan`
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Share of their work that the hostile clients ask for, to try it out
+    #[arg(long, default_value_t = 1.0)]
+    pub(super) scale: f64,
+    /// Rounds
+    #[arg(long, default_value_t = 3)]
+    pub(super) rounds: usize,
+    /// Seconds beside each hostile client in a round
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -131,7 +208,8 @@ impl CompareOptions {
             connections: self.connections.max(1),
             pipeline: self.pipeline.max(1),
             threads: self.threads.clamp(1, self.connections.max(1)),
-            duration: Duration::try_from_secs_f64(self.seconds).unwrap_or(Duration::from_secs(5)),
+            pause: None,
+            duration: seconds(self.seconds, 5),
             rounds: self.rounds,
         }
     }
@@ -144,6 +222,58 @@ impl CompareOptions {
         Phase::TIMED.into_iter().filter(is_wanted).collect()
     }
 
+    pub(super) fn targets(&self) -> Result<Vec<Target>, String> {
+        self.servers.targets()
+    }
+}
+
+impl LatencyOptions {
+    /// What is the same for all numbers of clients.
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            keys: self.keys,
+            value_size: self.value_size,
+            connections: LOADING_CONNECTIONS,
+            pipeline: LOADING_DEPTH,
+            threads: self.threads.max(1),
+            pause: None,
+            duration: seconds(self.seconds, 2),
+            rounds: self.rounds,
+        }
+    }
+
+    pub(super) fn pause(&self) -> Pause {
+        Pause { mean: Duration::from_micros(self.pause_us) }
+    }
+}
+
+impl NeighbourOptions {
+    /// What the ordinary clients do.
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            keys: self.keys,
+            value_size: self.value_size,
+            connections: self.clients.max(1),
+            pipeline: LOADING_DEPTH,
+            threads: 1,
+            pause: Some(Pause { mean: Duration::from_micros(self.pause_us) }),
+            duration: seconds(self.seconds, 3),
+            rounds: self.rounds,
+        }
+    }
+
+    /// Whether something called `name` is to be measured.
+    pub(super) fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|wanted| name.starts_with(wanted.as_str()))
+    }
+}
+
+/// `seconds`, or `default` of them where that is no duration.
+fn seconds(seconds: f64, default: u64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(default))
+}
+
+impl ServerOptions {
     /// The servers to measure, the one to judge first.
     pub(super) fn targets(&self) -> Result<Vec<Target>, String> {
         let host = |name: &str, port| Host::parse(name, port);
@@ -186,6 +316,19 @@ mod tests {
         assert_eq!(options("asd-bench").len(), Phase::TIMED.len());
         assert_eq!(options("asd-bench --only batch").len(), 2);
         assert_eq!(options("asd-bench --only read,write,pipelined"), &Phase::TIMED[..4]);
+    }
+
+    #[test]
+    fn tables_of_their_own_are_subcommands() {
+        let options =
+            Options::try_parse_from("asd-bench latency --clients 1,8 --pause-us 50".split(' ')).unwrap();
+        let Some(Command::Latency(latency)) = options.command else { panic!("no latency") };
+        assert_eq!((latency.clients.as_slice(), latency.pause().mean.as_micros()), (&[1, 8][..], 50));
+        let options = Options::try_parse_from("asd-bench neighbour --only list,sc".split(' ')).unwrap();
+        let Some(Command::Neighbour(neighbour)) = options.command else { panic!("no neighbour") };
+        let wanted = ["list operations", "scan", "churn"].map(|name| neighbour.wants(name));
+        assert_eq!(wanted, [true, true, false]);
+        assert_eq!(neighbour.settings().connections, 16);
     }
 
     #[test]

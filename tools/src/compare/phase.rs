@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::scenario::{Scenario, ScenarioLoad};
 use super::target::{Target, TargetKind};
-use crate::load::{self, KIND_COUNT, Kind, Plan, Run};
+use crate::load::{self, KIND_COUNT, Kind, Pause, Plan, Run};
 use crate::record::load::{RecordLoad, RecordOptions};
 use crate::record::object_spec::{ObjectSpec, ValueSpec};
 use crate::record::workload::{Mix, Rest, Workload, Writes};
@@ -27,6 +27,8 @@ pub(super) struct Settings {
     pub(super) pipeline: usize,
     /// Threads of the client.
     pub(super) threads: usize,
+    /// Rest of each connection between an answer and its next request.
+    pub(super) pause: Option<Pause>,
     pub(super) duration: Duration,
     pub(super) rounds: usize,
 }
@@ -39,6 +41,8 @@ pub(super) enum Phase {
     Write,
     PipelinedRead,
     PipelinedWrite,
+    /// As many reads as writes.
+    Mixed,
     /// What Redis does not do the like of.
     Scenario(Scenario),
 }
@@ -75,13 +79,14 @@ impl Phase {
             Phase::Write => "write",
             Phase::PipelinedRead => "pipelined read",
             Phase::PipelinedWrite => "pipelined write",
+            Phase::Mixed => "read or write",
             Phase::Scenario(scenario) => scenario.name(),
         }
     }
 
     fn kind(self) -> Kind {
         match self {
-            Phase::Read | Phase::PipelinedRead => Kind::Read,
+            Phase::Read | Phase::PipelinedRead | Phase::Mixed => Kind::Read,
             Phase::Load | Phase::Write | Phase::PipelinedWrite => Kind::Write,
             Phase::Scenario(scenario) => scenario.kind(),
         }
@@ -161,6 +166,7 @@ impl Phase {
             duration: (self != Phase::Load).then_some(duration),
             requests_max,
             rate: None,
+            pause: settings.pause,
             connect_timeout: Duration::from_secs(2),
             silence_max: SILENCE_MAX,
             timeouts: [None; KIND_COUNT],
@@ -182,6 +188,7 @@ impl Phase {
                 Phase::Load => Workload::Insert,
                 Phase::Read | Phase::PipelinedRead => mix(100.0),
                 Phase::Write | Phase::PipelinedWrite | Phase::Scenario(_) => mix(0.0),
+                Phase::Mixed => mix(50.0),
             },
             ..RecordOptions::default()
         }
@@ -191,7 +198,7 @@ impl Phase {
     fn redis_protocols(self, settings: &Settings, seed: u64) -> Vec<RedisLoad> {
         let (work, threads) = match self {
             Phase::Load => (RedisWork::Fill, 1),
-            Phase::Read | Phase::PipelinedRead => (RedisWork::Get, settings.threads),
+            Phase::Read | Phase::PipelinedRead | Phase::Mixed => (RedisWork::Get, settings.threads),
             Phase::Write | Phase::PipelinedWrite | Phase::Scenario(_) => (RedisWork::Set, settings.threads),
         };
         let seeds = (0..threads as u64).map(|thread| seed.wrapping_mul(1000) + thread);

@@ -45,18 +45,7 @@ struct Row {
 /// The table with a column for each server, and for each but the first the ratio of the first to it.
 pub(super) fn render(columns: &[Column], phases: &[Phase], settings: &Settings) -> String {
     let mut text = String::new();
-    let _ = write!(text, "| |");
-    for (at, column) in columns.iter().enumerate() {
-        let _ = write!(text, " {} |", column.label);
-        if at > 0 {
-            let _ = write!(text, " ratio |");
-        }
-    }
-    let _ = write!(text, "\n|---|");
-    for at in 0..columns.len() {
-        text.push_str(if at == 0 { "---:|" } else { "---:|---:|" });
-    }
-    text.push('\n');
+    append_header(&mut text, &columns.iter().map(|column| column.label.as_str()).collect::<Vec<_>>());
     for row in rows(phases, settings) {
         append_row(&mut text, &row, columns);
     }
@@ -107,12 +96,33 @@ fn rows(phases: &[Phase], settings: &Settings) -> Vec<Row> {
 
 fn append_row(text: &mut String, row: &Row, columns: &[Column]) {
     let values: Vec<Vec<f64>> = columns.iter().map(|column| (row.values)(column, row.phase)).collect();
-    let _ = write!(text, "| {} |", row.name);
+    append_values(text, &row.name, row.decimals, &values);
+}
+
+/// The head of a table with a column for each of `labels`, and for each but the first one for ratios.
+pub(super) fn append_header(text: &mut String, labels: &[&str]) {
+    text.push_str("| |");
+    for (at, label) in labels.iter().enumerate() {
+        let _ = write!(text, " {label} |");
+        if at > 0 {
+            text.push_str(" ratio |");
+        }
+    }
+    text.push_str("\n|---|");
+    for at in 0..labels.len() {
+        text.push_str(if at == 0 { "---:|" } else { "---:|---:|" });
+    }
+    text.push('\n');
+}
+
+/// A row: the median over the rounds for each server, and the median of the ratios within a round to the first.
+pub(super) fn append_values(text: &mut String, name: &str, decimals: usize, values: &[Vec<f64>]) {
+    let _ = write!(text, "| {name} |");
     for (at, of_column) in values.iter().enumerate() {
-        append_cell(text, median(of_column.clone()), row.decimals);
+        append_cell(text, median(of_column.clone()), decimals);
         if at > 0 {
             let ratios = values[0].iter().zip(of_column).map(|(first, other)| first / other);
-            append_cell(text, median(ratios.collect()), 2);
+            append_cell(text, median(ratios.filter(|ratio| ratio.is_finite()).collect()), 2);
         }
     }
     text.push('\n');
@@ -199,6 +209,7 @@ mod tests {
             connections: 16,
             pipeline: 8,
             threads: 1,
+            pause: None,
             duration: Duration::from_secs(5),
             rounds: 3,
         };

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::histogram::{Histogram, Snapshot, bump};
+use super::histogram::{Histogram, Snapshot};
 use super::protocol::{KIND_COUNT, Kind, Outcome};
 
 /// Counts of one thread.
@@ -64,6 +64,12 @@ impl ThreadCounters {
     pub(super) fn gave_up(&self, kind: Kind) {
         bump(&self.kinds[kind as usize].timeouts, 1);
     }
+}
+
+/// Adds to a counter that only the calling thread writes.
+#[inline]
+fn bump(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }
 
 /// Counts of one kind of request over all threads.
@@ -136,6 +142,14 @@ impl Totals {
         &self.kinds[kind as usize]
     }
 
+    /// Latencies of requests of all kinds.
+    #[must_use]
+    pub fn latency_ns(&self) -> Snapshot {
+        let mut all = Snapshot::default();
+        self.kinds.iter().for_each(|kind| all.merge(&kind.latency_ns));
+        all
+    }
+
     /// Requests that were carried out.
     #[must_use]
     pub fn done(&self) -> u64 {
@@ -165,6 +179,7 @@ mod tests {
         let totals = Totals::sum(threads.iter());
         let (read, write) = (totals.of(Kind::Read), totals.of(Kind::Write));
         assert_eq!((read.hits, read.misses, read.latency_ns.count(), read.latency_ns.max()), (1, 1, 2, 300));
+        assert_eq!((totals.latency_ns().count(), totals.latency_ns().min()), (2, 100));
         assert_eq!((write.errors, write.wrong, write.timeouts, write.latency_ns.count()), (1, 1, 1, 0));
         assert_eq!((totals.codes[0], totals.codes[2], totals.codes[8]), (2, 1, 1));
         assert_eq!((totals.requests, totals.done(), totals.failed()), (1, 2, 3));

@@ -12,6 +12,7 @@ use cf::threads;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::counters::{ThreadCounters, Totals};
+use super::pause::Pause;
 use super::protocol::{KIND_COUNT, Protocol};
 use super::worker::{Task, Worker};
 use crate::process::{self, Usage};
@@ -34,6 +35,8 @@ pub struct Plan {
     pub requests_max: Option<u64>,
     /// Requests a second over all threads.
     pub rate: Option<u64>,
+    /// Rest of each connection between an answer and its next request. It is for one request in flight.
+    pub pause: Option<Pause>,
     /// Longest wait for the server to accept a connection.
     pub connect_timeout: Duration,
     /// Silence of the server that ends the run with an error.
@@ -168,6 +171,8 @@ fn task_of(plan: &Plan, index: usize, threads: usize, start_ns: u64) -> Task {
         deadline_ns: plan.duration.map(|duration| start_ns.saturating_add(nanos(duration))),
         requests_max: plan.requests_max.map(share),
         rate: plan.rate.map(share),
+        pause: plan.pause,
+        seed: index as u64 + 1,
         connect_timeout: plan.connect_timeout,
         silence_max_ns: nanos(plan.silence_max),
         timeout_ns: plan.timeouts.map(|timeout| timeout.map(nanos)),

@@ -6,16 +6,21 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cf::clock::monotonic_nanos;
-use cf::sys::epoll::{Epoll, Events, Trigger};
+use cf::sys::epoll::{Epoll, Event, Events, Trigger};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 
 use super::connection::{Connection, InFlight, Received};
 use super::counters::ThreadCounters;
 use super::pace::Pace;
+use super::pause::{Pause, Pauses};
 use super::protocol::{KIND_COUNT, Outcome, Protocol};
 
 const EVENTS_PER_WAIT: usize = 256;
@@ -36,6 +41,10 @@ pub(super) struct Task {
     pub(super) requests_max: Option<u64>,
     /// Requests a second.
     pub(super) rate: Option<u64>,
+    /// Rest of a connection between an answer and its next request.
+    pub(super) pause: Option<Pause>,
+    /// Makes the rests of this thread differ from those of others.
+    pub(super) seed: u64,
     pub(super) connect_timeout: Duration,
     /// Silence that ends the run.
     pub(super) silence_max_ns: u64,
@@ -52,6 +61,7 @@ pub(super) struct Worker<P> {
     pace: Pace,
     /// Connections with a free slot that the pace did not let fill.
     held_back: VecDeque<usize>,
+    pauses: Pauses,
     in_flight: usize,
     requests_left: u64,
     /// No more requests; what is in flight is waited for.
@@ -78,6 +88,7 @@ impl<P: Protocol> Worker<P> {
         }
         Ok(Worker {
             pace: Pace::new(task.rate, task.start_ns),
+            pauses: Pauses::new(task.pause, task.seed),
             requests_left: task.requests_max.unwrap_or(u64::MAX),
             last_reply_ns: task.start_ns,
             task,
@@ -99,7 +110,7 @@ impl<P: Protocol> Worker<P> {
         let mut check_at_ns = self.task.start_ns + CHECK_EVERY_NS;
         self.last_reply_ns = monotonic_nanos();
         for index in 0..self.connections.len() {
-            self.refill(index, monotonic_nanos());
+            self.go_on(index, monotonic_nanos());
             self.flush(index)?;
         }
         loop {
@@ -113,12 +124,8 @@ impl<P: Protocol> Worker<P> {
                 check_at_ns = now_ns + CHECK_EVERY_NS;
             }
             self.release_held_back(now_ns)?;
-            let longest =
-                if self.held_back.is_empty() { Duration::from_nanos(CHECK_EVERY_NS) } else { PACE_STEP };
-            let ready = self
-                .epoll
-                .wait(&mut events, Some(longest))
-                .map_err(|error| format!("cannot wait for events: {error}"))?;
+            self.release_rested(now_ns)?;
+            let ready = self.wait(&mut events).map_err(|error| format!("cannot wait for events: {error}"))?;
             for event in ready {
                 let index = event.token() as usize;
                 self.flush(index)?;
@@ -126,6 +133,22 @@ impl<P: Protocol> Worker<P> {
                     self.serve(index)?;
                 }
             }
+        }
+    }
+
+    /// Waits for events, no longer than until something is to be done without one.
+    fn wait<'a>(&self, events: &'a mut Events) -> io::Result<&'a [Event]> {
+        let longest =
+            if self.held_back.is_empty() { Duration::from_nanos(CHECK_EVERY_NS) } else { PACE_STEP };
+        let Some(until_next) = self.pauses.until_next(monotonic_nanos()) else {
+            return self.epoll.wait(events, Some(longest));
+        };
+        // Epoll counts whole milliseconds, which is too coarse for pauses.
+        let timeout = TimeSpec::from_duration(until_next.min(longest));
+        let mut descriptors = [PollFd::new(self.epoll.as_fd(), PollFlags::POLLIN)];
+        match ppoll(&mut descriptors, Some(timeout), None) {
+            Ok(_) | Err(Errno::EINTR) => self.epoll.wait(events, Some(Duration::ZERO)),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -144,8 +167,10 @@ impl<P: Protocol> Worker<P> {
             };
             let now_ns = monotonic_nanos();
             self.last_reply_ns = now_ns;
-            self.take_replies(index, received.0, now_ns)?;
-            self.refill(index, now_ns);
+            let answered = self.take_replies(index, received.0, now_ns)?;
+            if answered > 0 || !self.pauses.are_wanted() {
+                self.go_on(index, now_ns);
+            }
             self.flush(index)?;
             if received.1 {
                 return Ok(());
@@ -153,7 +178,9 @@ impl<P: Protocol> Worker<P> {
         }
     }
 
-    fn take_replies(&mut self, index: usize, filled: usize, now_ns: u64) -> Result<(), String> {
+    /// Gives how many replies there were.
+    fn take_replies(&mut self, index: usize, filled: usize, now_ns: u64) -> Result<usize, String> {
+        let in_flight_before = self.in_flight;
         let connection = &mut self.connections[index];
         let mut at = 0;
         while at < filled {
@@ -173,6 +200,25 @@ impl<P: Protocol> Worker<P> {
             }
         }
         connection.keep(&self.scratch[at..filled]);
+        Ok(in_flight_before - self.in_flight)
+    }
+
+    /// Goes on with a connection after an answer, or for the first time: at once, or after a rest.
+    #[inline]
+    fn go_on(&mut self, index: usize, now_ns: u64) {
+        if self.pauses.are_wanted() {
+            self.pauses.begin(index, now_ns);
+        } else {
+            self.refill(index, now_ns);
+        }
+    }
+
+    fn release_rested(&mut self, now_ns: u64) -> Result<(), String> {
+        while let Some(index) = self.pauses.next_rested(now_ns) {
+            // The clock is read again, as the ones before took their time.
+            self.refill(index, monotonic_nanos());
+            self.flush(index)?;
+        }
         Ok(())
     }
 

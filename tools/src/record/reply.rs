@@ -85,23 +85,35 @@ pub fn parse_batch(bytes: &[u8]) -> Result<Option<BatchReply>, String> {
     loop {
         let Some(first) = parse(&bytes[all.size..])? else { return Ok(None) };
         let end = all.size + first.size;
-        let mut rest = &bytes[all.size + PROTO_SIZE..end];
-        let mut is_last = false;
-        while let Some(header) = rest.first_chunk::<MESSAGE_SIZE>() {
-            let count = |at: usize| usize::from(u16::from_be_bytes([header[at], header[at + 1]]));
-            is_last |= header[3] & INFO3_LAST != 0;
-            all.code = if all.code == 0 { header[5] } else { all.code };
-            all.op_count += count(20);
-            rest = &rest[MESSAGE_SIZE..];
-            for _ in 0..count(18) + count(20) {
-                (_, rest) = split_sized(rest).ok_or("the server sent a row that does not fit its frame")?;
-            }
-        }
+        let is_last = for_each_message(&bytes[all.size + PROTO_SIZE..end], |code, op_count| {
+            all.code = if all.code == 0 { code } else { all.code };
+            all.op_count += op_count;
+        })?;
         all.size = end;
         if is_last {
             return Ok(Some(all));
         }
     }
+}
+
+/// Tells `see` result code and number of ops of each message in the body of a frame; gives whether one of them is the
+/// last of the whole answer.
+///
+/// # Errors
+/// A sentence when a message does not fit the body.
+pub fn for_each_message(body: &[u8], mut see: impl FnMut(u8, usize)) -> Result<bool, &'static str> {
+    let mut rest = body;
+    let mut is_last = false;
+    while let Some(header) = rest.first_chunk::<MESSAGE_SIZE>() {
+        let count = |at: usize| usize::from(u16::from_be_bytes([header[at], header[at + 1]]));
+        is_last |= header[3] & INFO3_LAST != 0;
+        see(header[5], count(20));
+        rest = &rest[MESSAGE_SIZE..];
+        for _ in 0..count(18) + count(20) {
+            (_, rest) = split_sized(rest).ok_or("the server sent a row that does not fit its frame")?;
+        }
+    }
+    Ok(is_last)
 }
 
 impl<'a> ReplyMessage<'a> {

@@ -31,11 +31,16 @@ const FIELD_NAMESPACE: u8 = 0;
 const FIELD_SET: u8 = 1;
 const FIELD_KEY: u8 = 2;
 const FIELD_DIGEST: u8 = 4;
+const FIELD_SOCKET_TIMEOUT: u8 = 9;
+const FIELD_PARTITIONS: u8 = 11;
 const FIELD_UDF_FILE: u8 = 30;
 const FIELD_UDF_FUNCTION: u8 = 31;
 const FIELD_UDF_ARGUMENTS: u8 = 32;
 const FIELD_BATCH: u8 = 41;
 const FIELD_FILTER: u8 = 43;
+
+/// Partitions of a namespace.
+const PARTITION_COUNT: u16 = 4096;
 
 const OP_READ: u8 = 1;
 const OP_WRITE: u8 = 2;
@@ -59,6 +64,8 @@ pub mod info {
     pub const INFO2_DELETE: u8 = 0x02;
     /// info2: a delete leaves a tombstone.
     pub const INFO2_DURABLE_DELETE: u8 = 0x10;
+    /// info3: the answer ends each partition with a message.
+    pub const INFO3_PARTITION_DONE: u8 = 0x04;
     /// info3: answer when the master has written.
     pub const INFO3_COMMIT_LEVEL_MASTER: u8 = 0x02;
     /// info3: create, or replace all bins.
@@ -172,6 +179,24 @@ impl Template {
         template.digest_at = digests_at.next().unwrap_or(start);
         template.more_digests_at = digests_at.collect();
         template
+    }
+
+    /// A query for all records of a set by all partitions, whose client is given up when it does not read for
+    /// `socket_timeout_ms`.
+    #[must_use]
+    pub fn scan(target: Target<'_>, socket_timeout_ms: u32) -> Vec<u8> {
+        let (info1, info3) = (info::INFO1_READ | info::INFO1_GET_ALL, info::INFO3_PARTITION_DONE);
+        let mut template = Template::new(Header { info1, info3, ..Header::default() }, target);
+        // Nothing but the digest tells it from a read so far.
+        template.bytes.truncate(template.digest_at - FIELD_HEADER_SIZE);
+        let partitions: Vec<u8> = (0..PARTITION_COUNT).flat_map(u16::to_le_bytes).collect();
+        template.bytes[PROTO_SIZE + 18..PROTO_SIZE + 20].copy_from_slice(&1u16.to_be_bytes());
+        if !target.set.is_empty() {
+            template.add_to_count(18, 1);
+        }
+        template.field(FIELD_PARTITIONS, &partitions);
+        template.field(FIELD_SOCKET_TIMEOUT, &socket_timeout_ms.to_be_bytes());
+        template.bytes
     }
 
     /// Adds a filter expression. No ops may be there yet.
@@ -355,6 +380,20 @@ mod tests {
         expected.extend_from_slice(b"\0\0\0\x05\0test\0\0\0\x05\x01demo\0\0\0\x15\x04");
         expected.extend_from_slice(&[7; 20]);
         assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn a_scan_names_all_partitions_and_no_digest() {
+        let target = Target { send_key: false, ..TARGET };
+        let scan = Template::scan(target, 5000);
+        assert_eq!(scan[PROTO_SIZE + 1..PROTO_SIZE + 4], [3, 0, 4]);
+        assert_eq!(scan[PROTO_SIZE + 18..][..4], [0, 4, 0, 0], "four fields and no ops");
+        let fields = &scan[PROTO_SIZE + MESSAGE_SIZE..];
+        assert!(fields.starts_with(b"\0\0\0\x05\0test\0\0\0\x05\x01demo\0\0\x20\x01\x0b\0\0\x01\0"));
+        assert!(fields.ends_with(b"\xff\x0f\0\0\0\x05\x09\0\0\x13\x88"));
+        let length = u64::from_be_bytes(*scan.first_chunk().unwrap()) & 0xFFFF_FFFF_FFFF;
+        assert_eq!(length as usize, scan.len() - PROTO_SIZE);
+        assert_eq!(Template::scan(Target { set: "", ..target }, 0)[PROTO_SIZE + 19], 3);
     }
 
     #[test]

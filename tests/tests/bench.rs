@@ -1,0 +1,71 @@
+//! `asd-bench` beside a real server: its tables of latency and of hostile neighbours come about, whatever their figures.
+//! Everything is tiny, and no figure is judged.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::process::Command;
+
+use ferrospike_tests::server::{BASICS, Server, built};
+
+/// A namespace that takes records as large as hostile clients want them.
+fn server() -> Server {
+    let namespace = "namespace test {\n    replication-factor 1\n    max-record-size 8M\n    storage-engine memory {\n        \
+                     data-size 512M\n    }\n}\n";
+    Server::start(&[BASICS, namespace].concat())
+}
+
+/// What `asd-bench` prints, measuring two servers.
+fn asd_bench(servers: [&Server; 2], arguments: &str) -> String {
+    let [port, other_port] = servers.map(|server| server.address().port().to_string());
+    let output = Command::new(built("asd-bench").unwrap())
+        .args(arguments.split_ascii_whitespace())
+        .args(["--port", &port, "--other-port", &other_port])
+        .output()
+        .unwrap();
+    let (text, progress) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{progress}");
+    text.into_owned()
+}
+
+/// The row called `name`, without its name.
+fn cells(table: &str, name: &str) -> Vec<f64> {
+    let row = table.lines().find(|line| line.starts_with(&format!("| {name} |")));
+    let row = row.unwrap_or_else(|| panic!("no row {name}\n{table}"));
+    row.split('|').skip(2).filter_map(|cell| cell.trim().parse().ok()).collect()
+}
+
+#[test]
+fn latency_by_number_of_clients_is_a_table() {
+    let servers = [server(), server()];
+    let table = asd_bench(
+        [&servers[0], &servers[1]],
+        "latency --keys 500 --clients 1,3 --pause-us 200 --rounds 2 --seconds 0.05",
+    );
+    for clients in ["1 client", "3 clients"] {
+        for pauses in ["without pauses", "with pauses of 200 µs"] {
+            let figures = cells(&table, &format!("{clients} {pauses}: p50, µs"));
+            assert!(figures.len() == 3 && figures.iter().all(|figure| *figure > 0.0), "{figures:?}\n{table}");
+        }
+    }
+    assert!(table.contains("Bar, p50 and p99 not above those of C server: held in "), "{table}");
+}
+
+#[test]
+fn every_hostile_neighbour_has_its_rows() {
+    let servers = [server(), server()];
+    let table = asd_bench(
+        [&servers[0], &servers[1]],
+        "neighbour --keys 500 --clients 4 --rounds 1 --seconds 0.3 --scale 0.01",
+    );
+    let hostile = ["list operations", "wide record", "regex", "gone batch", "slow reader", "scan", "churn"];
+    for name in hostile {
+        let figures = cells(&table, &format!("beside {name}: p99.9, ms"));
+        assert!(figures.len() == 3 && figures.iter().all(|figure| *figure > 0.0), "{figures:?}\n{table}");
+        assert!(table.contains(&format!("- beside {name}: p99.9 grows by ")), "{table}");
+        assert!(!table.contains(&format!("{name}: no request")), "{table}");
+    }
+    for fault in ["answered with result", "connection lost"] {
+        assert!(!table.contains(fault), "{table}");
+    }
+    assert_eq!(cells(&table, "alone: p50, ms").len(), 3, "{table}");
+    assert!(cells(&table, "unread batch: memory grows by, MiB").len() >= 2, "{table}");
+}
