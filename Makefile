@@ -75,22 +75,29 @@ lint:
 checked:
 	$(CARGO) build --profile $(PROFILE) --workspace --all-targets
 
-# Every suite runs whatever came of the one before; `make test` fails if one of them did.
+# Without the parts there is nothing to run. Every suite runs whatever came of the one before; `make test` fails if one of
+# them did.
+PARTS := format lint checked
 SUITES := rust-tests doc-tests loom miri python-client rust-client fuzz-targets
 .PHONY: test
-test: format lint checked $(VENV)/ready
-	@mkdir -p $(LOGS); rm -f $(LOGS)/*; failed=""; \
-	for suite in $(SUITES); do \
-	    echo "== $$suite"; \
-	    $(MAKE) --no-print-directory suite-$$suite 2>&1 | tee $(LOGS)/$$suite || failed="$$failed $$suite"; \
+test: $(VENV)/ready
+	@mkdir -p $(LOGS); rm -f $(LOGS)/*; failed=""; times=""; \
+	for part in $(PARTS); do \
+	    start=$$SECONDS; $(MAKE) --no-print-directory $$part; times="$$times$$part: $$((SECONDS - start)) s\n"; \
 	done; \
+	for suite in $(SUITES); do \
+	    echo "== $$suite"; start=$$SECONDS; \
+	    $(MAKE) --no-print-directory suite-$$suite 2>&1 | tee $(LOGS)/$$suite || failed="$$failed $$suite"; \
+	    times="$$times$$suite: $$((SECONDS - start)) s\n"; \
+	done; \
+	echo; echo "== seconds"; printf "$$times"; echo "all suites: $$SECONDS s"; \
 	echo; echo "== counts"; \
 	for suite in $(SUITES); do \
 	    { grep -hE '$(COUNTS)' $(LOGS)/$$suite || echo "no count"; } | sed "s/^ */$$suite: /"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; echo "all passed"
 # The closing lines of nextest, cargo test, pytest, the replays and the check of the fuzz targets; what was not run.
-COUNTS := tests run:|^test result: .* ([1-9][0-9]* passed|[1-9][0-9]* failed)|[0-9]+ passed.* in |answers agree|fuzz targets|^SKIPPED 
+COUNTS := tests run:|^test result: .* ([1-9][0-9]* passed|[1-9][0-9]* failed)|[0-9]+ passed.* in |answers agree|fuzz targets|kept fuzz inputs|^SKIPPED 
 
 .PHONY: $(SUITES:%=suite-%)
 suite-rust-tests:

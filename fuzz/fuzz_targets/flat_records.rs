@@ -1,46 +1,4 @@
 //! Flat records as a damaged device might give them.
-//!
-//! Magic and end mark are set right, as the fuzzer would not find them.
 #![no_main]
 
-use datamodel::flat::{FlatRecord, MAGIC, NewRecord};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| {
-    let mut bytes = bytes.to_vec();
-    if let Some(magic) = bytes.first_chunk_mut() {
-        *magic = MAGIC.to_le_bytes();
-    }
-    let Ok(record) = FlatRecord::parse(&bytes) else { return };
-    assert!(record.size <= bytes.len() && record.size % 16 == 0);
-    let _ = record.verify();
-    let _ = record.bin(b"a");
-    let Ok(bins) = record.load_bins() else { return };
-    assert_eq!(bins.len(), record.bin_count);
-    let mut wire = Vec::new();
-    for bin in bins.iter() {
-        bin.particle.write_wire(&mut wire);
-    }
-
-    // Written again it is a sound record that says the same.
-    let new = NewRecord {
-        digest: record.digest,
-        last_update_time: record.last_update_time,
-        generation: record.generation,
-        void_time: record.void_time,
-        tree_id: record.tree_id,
-        set_name: record.set_name,
-        key: record.key,
-        leaves_tombstone: record.leaves_tombstone,
-    };
-    let size = new.size(&bins);
-    let mut out = Vec::new();
-    new.encode(&bins, size, &mut out);
-    let again = FlatRecord::parse(&out).expect("a record that was just written");
-    again.verify().expect("a sound record");
-    assert_eq!(
-        (again.digest, again.generation, again.void_time, again.leaves_tombstone),
-        (record.digest, record.generation, record.void_time, record.leaves_tombstone)
-    );
-    assert_eq!((again.set_name, again.key, again.bin_count), (record.set_name, record.key, record.bin_count));
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz_bodies::flat_records::run(input));

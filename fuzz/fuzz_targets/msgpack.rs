@@ -1,22 +1,4 @@
 //! MessagePack of clients: the walk, the reader and the order agree about what is a value.
 #![no_main]
 
-use std::cmp::Ordering;
-
-use cf::msgpack::{Reader, compare, end_of};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| {
-    let Some(end) = end_of(bytes, 0, 1) else {
-        assert_eq!(Reader::new(bytes).value(), None, "measured as no value, read as one");
-        return;
-    };
-    let (first, rest) = bytes.split_at(end);
-    assert_eq!(Reader::new(bytes).value(), Some(first));
-    assert_eq!(compare(first, first), Some(Ordering::Equal));
-    if let Some(end) = end_of(rest, 0, 1) {
-        let second = &rest[..end];
-        let order = compare(first, second);
-        assert_eq!(order.map(Ordering::reverse), compare(second, first));
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz_bodies::msgpack::run(input));

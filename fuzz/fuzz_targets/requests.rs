@@ -1,15 +1,4 @@
 //! Record messages, batches and queries, carried out by a whole server.
 #![no_main]
 
-use std::cell::RefCell;
-
-use ferrospike_fuzz::Client;
-use libfuzzer_sys::fuzz_target;
-
-thread_local! {
-    static CLIENT: RefCell<Client> = RefCell::default();
-}
-
-fuzz_target!(|body: &[u8]| {
-    CLIENT.with_borrow_mut(|client| client.message(body));
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz_bodies::requests::run(input));

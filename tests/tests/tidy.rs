@@ -29,6 +29,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("as/server", &["cf", "proto", "datamodel"]),
     ("tools", &["cf", "proto", "datamodel"]),
     ("tests", &[]),
+    ("tests/fuzz-bodies", &["cf", "proto", "datamodel", "asd"]),
 ];
 
 /// Layers of the server, lowest first: a module may use those of its own layer and below. `main`, `lib` and

@@ -1,4 +1,4 @@
-//! What fuzz targets share: a server in the process, and a connection to it.
+//! What targets share that need a whole server: one in the process, and a connection to it.
 //!
 //! The server runs with all its threads, so that the fuzzer sees what a request does in each of them. It keeps
 //! its records from one input to the next; a finding that depends on them is repeated by running the corpus.
@@ -39,19 +39,19 @@ namespace test {
 
 /// A connection to the server of this process, opened anew whenever the server ends it.
 #[derive(Debug, Default)]
-pub struct Client {
+pub(crate) struct Client {
     stream: Option<TcpStream>,
 }
 
 impl Client {
     /// Sends a record message, then waits until it was dealt with: answered, or met with the end of the
     /// connection. An info request behind it tells which, as answers come in order.
-    pub fn message(&mut self, body: &[u8]) {
+    pub(crate) fn message(&mut self, body: &[u8]) {
         self.send_and_wait(&[frame(MESSAGE, body), frame(INFO, b"status\n")].concat());
     }
 
     /// Sends an info request and waits for the answer.
-    pub fn info(&mut self, body: &[u8]) {
+    pub(crate) fn info(&mut self, body: &[u8]) {
         self.send_and_wait(&frame(INFO, body));
     }
 

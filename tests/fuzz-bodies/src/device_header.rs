@@ -1,0 +1,60 @@
+//! Device headers as a damaged or foreign device might give them.
+//!
+//! The input is laid over a sound header, so that the fuzzer need not find magic and version: after a byte that says where
+//! (see [`PLACES`]) and one that says how many, so many bytes that go there; and so on.
+
+use datamodel::device_header::{
+    DeviceHeader, FLAGS_OFFSET, Found, HEADER_SIZE, PARTITIONS_OFFSET, PRISTINE_OFFSET, UNIQUE_OFFSET,
+    WRITTEN_SIZE,
+};
+
+/// Where something begins that means something: magic, version, namespace, number of devices, signature, flags, write
+/// block size, first and last partition entry, device id, pristine offset, scratch.
+const PLACES: [usize; 12] = [
+    0,
+    8,
+    12,
+    44,
+    48,
+    FLAGS_OFFSET,
+    60,
+    PARTITIONS_OFFSET,
+    UNIQUE_OFFSET - 16,
+    UNIQUE_OFFSET,
+    PRISTINE_OFFSET,
+    HEADER_SIZE - 256,
+];
+
+/// Does what the head of this file says with one input.
+pub fn run(input: &[u8]) {
+    let mut bytes = vec![0; HEADER_SIZE];
+    DeviceHeader::fresh(b"test", 2, 77, 1).encode(&mut bytes);
+    let mut rest = input;
+    while let [place, size, after @ ..] = rest {
+        let (patch, after) = after.split_at(usize::from(*size).min(after.len()));
+        let at = PLACES[usize::from(*place) % PLACES.len()];
+        bytes[at..at + patch.len()].copy_from_slice(patch);
+        rest = after;
+    }
+    let short = input.len() * 331 % HEADER_SIZE;
+    assert!(DeviceHeader::parse(&bytes[..short]).is_err());
+    let header = match DeviceHeader::parse(&bytes) {
+        Ok(Found::Used(header)) => header,
+        Ok(Found::Fresh) => return assert!(bytes.iter().all(|byte| *byte == 0)),
+        Err(error) => return assert!(!error.to_string().is_empty() && error.offset() < HEADER_SIZE as u64),
+    };
+    for size in [0, HEADER_SIZE as u64, 128 << 20, u64::MAX] {
+        if let Err(error) = header.check(b"test", size) {
+            assert!(!error.to_string().is_empty() && error.offset() < HEADER_SIZE as u64);
+        }
+    }
+    let _ = header.flags.names().count();
+    if header.check(b"test", u64::MAX).is_err() {
+        return;
+    }
+    // It is used from here on, and written again says the same.
+    let mut again = vec![0; HEADER_SIZE];
+    header.encode(&mut again);
+    assert_eq!(DeviceHeader::parse(&again), Ok(Found::Used(header)));
+    assert!(again[WRITTEN_SIZE..].iter().all(|byte| *byte == 0));
+}

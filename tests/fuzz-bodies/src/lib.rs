@@ -1,0 +1,39 @@
+//! What the fuzz targets do with an input, one module for each, free of the fuzzer: `fuzz/` hands them the inputs that it
+//! makes up, and a test of this crate those that are kept (`fuzz/corpus/`), with the ordinary toolchain.
+//!
+//! A body panics when what it looks at is wrong, and returns for every input otherwise.
+
+pub mod batch;
+pub mod config;
+pub mod device_header;
+pub mod expressions;
+pub mod flat_records;
+pub mod frames;
+pub mod geojson;
+pub mod info;
+pub mod msgpack;
+pub mod operations;
+pub mod patterns;
+pub mod requests;
+mod server;
+pub mod wblock_scan;
+
+/// A body, by the name of its target.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All bodies.
+pub const TARGETS: [Target; 13] = [
+    ("batch", batch::run),
+    ("config", config::run),
+    ("device_header", device_header::run),
+    ("expressions", expressions::run),
+    ("flat_records", flat_records::run),
+    ("frames", frames::run),
+    ("geojson", geojson::run),
+    ("info", info::run),
+    ("msgpack", msgpack::run),
+    ("operations", operations::run),
+    ("patterns", patterns::run),
+    ("requests", requests::run),
+    ("wblock_scan", wblock_scan::run),
+];
