@@ -4,12 +4,11 @@
 //! A server ends with its value. Unless the test has failed already, it is then asked to stop, must do so
 //! with exit status 0, and must have logged nothing at WARNING or above that the test did not allow.
 //!
-//! `ASD` names another binary; without it the one built beside the tests is taken. `ASD_ADDRESS` names a
+//! `ASD` names another binary; without it one is built beside the tests ([`crate::programs`]). `ASD_ADDRESS` names a
 //! running server, to which those tests go that do not care how it was configured.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -22,6 +21,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::programs::binary;
 
 /// What a server warns of because of the machine that it runs on; every test allows it.
 const OF_THE_MACHINE: &str = "failed best-practices check";
@@ -315,7 +315,7 @@ impl Server {
             .stdout(log.try_clone().expect("the log twice"))
             .stderr(log)
             .spawn();
-        child.unwrap_or_else(|error| panic!("{}: {error}; `make checked` builds it", binary.display()))
+        child.unwrap_or_else(|error| panic!("{}: {error}", binary.display()))
     }
 
     fn run(&mut self) {
@@ -386,20 +386,4 @@ impl Drop for Server {
 
 fn always_allowed() -> Vec<String> {
     [OF_THE_MACHINE, OF_THE_BASICS].map(str::to_owned).into()
-}
-
-/// The server's binary: `ASD`, else what stands in the folder of the build that the running test is of.
-pub fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("ASD") {
-        return path.into();
-    }
-    built("asd").expect("the test's own path")
-}
-
-/// A program of the same build as the running test.
-pub fn built(name: &str) -> io::Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let folder = own.parent().unwrap_or(Path::new("."));
-    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
-    Ok(folder.join(name))
 }

@@ -4,7 +4,8 @@
 
 use std::process::Command;
 
-use ferrospike_tests::server::{BASICS, Server, built};
+use ferrospike_tests::programs::built;
+use ferrospike_tests::server::{BASICS, Server};
 
 /// A namespace that takes records as large as hostile clients want them.
 fn server() -> Server {

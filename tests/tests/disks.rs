@@ -403,7 +403,7 @@ fn a_device_that_is_too_small_is_refused() {
 /// A configuration that is refused is told on the error output, before there is a log.
 fn server_log_of_refusal(server: &mut Server) -> String {
     let before = server.log().len();
-    let output = Command::new(ferrospike_tests::server::binary())
+    let output = Command::new(ferrospike_tests::programs::binary())
         .arg("--config-file")
         .arg(server.folder().join("aerospike.conf"))
         .arg("--foreground")

@@ -15,9 +15,10 @@ use ferrospike_tests::client::Client;
 use ferrospike_tests::device_file::EPOCH_SECONDS;
 use ferrospike_tests::fast_folder::fast_folder;
 use ferrospike_tests::history::{Act, Found, History, Key, ask_for_room, perform, read};
+use ferrospike_tests::programs::built;
 use ferrospike_tests::random::Random;
 use ferrospike_tests::report;
-use ferrospike_tests::server::{Server, built, stored_config_with};
+use ferrospike_tests::server::{Server, stored_config_with};
 use ferrospike_tests::wire::{Message, digest, result};
 use serde_json::Value;
 

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::fast_folder::fast_folder;
-use ferrospike_tests::server::{Server, binary, stored_config, usual_config};
+use ferrospike_tests::programs::binary;
+use ferrospike_tests::server::{Server, stored_config, usual_config};
 use ferrospike_tests::wire::{Message, result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;

@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use ferrospike_tests::client::{Client, PATIENCE};
-use ferrospike_tests::server::{BASICS, NAMESPACES, Server, binary, built};
+use ferrospike_tests::programs::{binary, built};
+use ferrospike_tests::server::{BASICS, NAMESPACES, Server};
 use ferrospike_tests::wire::{self, Message, result};
 
 /// A server with an info port, and a connection to it.

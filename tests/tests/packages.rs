@@ -9,8 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use ferrospike_tests::programs::{binary, built};
 use ferrospike_tests::report;
-use ferrospike_tests::server::{binary, built};
 use tempfile::TempDir;
 
 const PROGRAMS: [&str; 5] = ["asd", "asd-inspect", "asinfo", "asbench", "asd-bench"];

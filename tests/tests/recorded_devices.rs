@@ -19,7 +19,8 @@ use ferrospike_tests::corpus;
 use ferrospike_tests::device_file::{
     self, EPOCH_SECONDS, FlatRecord, TRUSTED, WBLOCK_SIZE, header, records_of,
 };
-use ferrospike_tests::server::{Server, built, stored_config};
+use ferrospike_tests::programs::built;
+use ferrospike_tests::server::{Server, stored_config};
 use ferrospike_tests::wire::{Message, Operation, field, info2, info3, operation, result};
 use flate2::read::GzDecoder;
 use serde::Deserialize;
