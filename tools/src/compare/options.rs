@@ -13,6 +13,8 @@ use crate::load::Pause;
 /// How records are brought in where that is not measured.
 const LOADING_CONNECTIONS: usize = 16;
 const LOADING_DEPTH: usize = 16;
+/// Longest wait of an ordinary client for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Measure a server, alone or beside others.
 #[derive(Parser, Clone, Debug)]
@@ -209,6 +211,7 @@ impl CompareOptions {
             pipeline: self.pipeline.max(1),
             threads: self.threads.clamp(1, self.connections.max(1)),
             pause: None,
+            timeout: None,
             duration: seconds(self.seconds, 5),
             rounds: self.rounds,
         }
@@ -237,6 +240,7 @@ impl LatencyOptions {
             pipeline: LOADING_DEPTH,
             threads: self.threads.max(1),
             pause: None,
+            timeout: None,
             duration: seconds(self.seconds, 2),
             rounds: self.rounds,
         }
@@ -257,6 +261,7 @@ impl NeighbourOptions {
             pipeline: LOADING_DEPTH,
             threads: 1,
             pause: Some(Pause { mean: Duration::from_micros(self.pause_us) }),
+            timeout: Some(ANSWER_TIMEOUT),
             duration: seconds(self.seconds, 3),
             rounds: self.rounds,
         }

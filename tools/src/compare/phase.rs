@@ -29,6 +29,8 @@ pub(super) struct Settings {
     pub(super) threads: usize,
     /// Rest of each connection between an answer and its next request.
     pub(super) pause: Option<Pause>,
+    /// Longest wait for an answer; what takes longer counts as a timeout.
+    pub(super) timeout: Option<Duration>,
     pub(super) duration: Duration,
     pub(super) rounds: usize,
 }
@@ -127,7 +129,11 @@ impl Phase {
         Ok(run)
     }
 
-    fn run_unchecked(
+    /// The same, whatever became of the requests.
+    ///
+    /// # Errors
+    /// When the run could not start.
+    pub(super) fn run_unchecked(
         self,
         target: &Target,
         settings: &Settings,
@@ -169,7 +175,7 @@ impl Phase {
             pause: settings.pause,
             connect_timeout: Duration::from_secs(2),
             silence_max: SILENCE_MAX,
-            timeouts: [None; KIND_COUNT],
+            timeouts: [settings.timeout; KIND_COUNT],
             server_pid: target.pid,
         }
     }

@@ -210,6 +210,7 @@ mod tests {
             pipeline: 8,
             threads: 1,
             pause: None,
+            timeout: None,
             duration: Duration::from_secs(5),
             rounds: 3,
         };

@@ -45,7 +45,8 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
-    fn record(&mut self, value: u64) {
+    /// Counts `value`.
+    pub fn record(&mut self, value: u64) {
         self.buckets.record(value).expect("a histogram that grows takes every value");
         self.sum = self.sum.wrapping_add(value);
         self.min = self.min.min(value);

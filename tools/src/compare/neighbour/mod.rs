@@ -90,7 +90,7 @@ fn prepare(
     settings: &Settings,
     progress: &mut impl Write,
 ) -> Result<Work, String> {
-    load(target, &Settings { pause: None, ..*settings }, progress)?;
+    load(target, &Settings { pause: None, timeout: None, ..*settings }, progress)?;
     let work = work_of(std::slice::from_ref(target), options);
     let stop = AtomicBool::new(false);
     let lost = |error: std::io::Error| format!("{}, while records are brought in: {error}", target.label);
@@ -145,10 +145,18 @@ fn beside(
     Ok((latencies?, tally))
 }
 
+/// The latencies of the ordinary clients. Who got no answer waited for as long as it was waited.
 fn ordinary(target: &Target, settings: &Settings, seed: u64) -> Result<Latencies, String> {
-    let run = Phase::Mixed.run(target, settings, settings.duration, None, seed)?;
+    let run = Phase::Mixed.run_unchecked(target, settings, settings.duration, None, seed)?;
+    if let Some(fault) = run.failure.or(run.first_fault) {
+        return Err(format!("{}, ordinary clients: {fault}", target.label));
+    }
+    let mut latency_ns = run.totals.latency_ns();
+    let timeout_ns = settings.timeout.map_or(0, |timeout| timeout.as_nanos() as u64);
+    let timeouts = run.totals.failed();
+    (0..timeouts).for_each(|_| latency_ns.record(timeout_ns));
     let interval = settings.pause.map_or(Duration::ZERO, |pause| pause.mean);
-    Ok(Latencies::of(&run.totals.latency_ns(), interval))
+    Ok(Latencies::of(&latency_ns, interval).with_timeouts(timeouts))
 }
 
 /// How much the server grows while nobody reads its answer to a small batch, in MiB.

@@ -24,6 +24,8 @@ pub(super) struct Latencies {
     /// p99.9 of clients that ask whether or not they have got their answer.
     corrected_p999: f64,
     longest: f64,
+    /// Requests that were not answered in time; they count with the time that was waited.
+    timeouts: u64,
 }
 
 impl Latencies {
@@ -37,17 +39,23 @@ impl Latencies {
             p999: ms(latency_ns.percentile(99.9)),
             corrected_p999: ms(corrected.percentile(99.9)),
             longest: ms(latency_ns.max()),
+            timeouts: 0,
         }
+    }
+
+    /// The same, of which so many requests were not answered in time.
+    pub(super) fn with_timeouts(self, timeouts: u64) -> Self {
+        Latencies { timeouts, ..self }
     }
 }
 
 impl fmt::Display for Latencies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Latencies { p50, p99, p999, corrected_p999, longest } = self;
+        let Latencies { p50, p99, p999, corrected_p999, longest, timeouts } = self;
         write!(
             f,
             "p50 {p50:.3} ms, p99 {p99:.3} ms, p99.9 {p999:.3} ms ({corrected_p999:.3} ms corrected), \
-             longest {longest:.3} ms"
+             longest {longest:.3} ms, {timeouts} without an answer"
         )
     }
 }
@@ -82,8 +90,16 @@ impl Measured {
 
     pub(super) fn add(&mut self, neighbour: Option<Hostile>, latencies: Latencies, tally: Tally) {
         self.samples.push((neighbour, latencies));
-        let Some(hostile) = neighbour else { return };
-        let name = hostile.name();
+        let name = neighbour.map_or("alone", Hostile::name);
+        if latencies.timeouts > 0 {
+            self.note(format!(
+                "{name}: {} requests of ordinary clients got no answer in time",
+                latencies.timeouts
+            ));
+        }
+        if neighbour.is_none() {
+            return;
+        }
         if tally.requests == 0 {
             self.note(format!("{name}: no request was answered in time"));
         }
@@ -182,7 +198,7 @@ mod tests {
     use crate::load::histogram::Histogram;
 
     fn latencies(p999: f64) -> Latencies {
-        Latencies { p50: 0.1, p99: 1.0, p999, corrected_p999: 2.0 * p999, longest: 90.0 }
+        Latencies { p50: 0.1, p99: 1.0, p999, corrected_p999: 2.0 * p999, longest: 90.0, timeouts: 2 }
     }
 
     #[test]
@@ -213,6 +229,7 @@ mod tests {
             pipeline: 1,
             threads: 1,
             pause: Some(Pause { mean: Duration::from_millis(1) }),
+            timeout: None,
             duration: Duration::from_secs(1),
             rounds: 1,
         };
@@ -230,5 +247,9 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
         assert!(text.contains("- ours: scan: answered with result 9"), "{text}");
+        assert!(
+            text.contains("- ours: alone: 2 requests of ordinary clients got no answer in time"),
+            "{text}"
+        );
     }
 }

@@ -207,7 +207,7 @@ mod tests {
             datamodel::Particle::from_wire(particle_type::LIST, &list, &datamodel::Budget::unlimited())
                 .is_ok()
         );
-        assert!(datamodel::exp::Filter::compile(&regex_filter()).is_ok());
+        assert!(datamodel::exp::Filter::compile(&regex_filter(), &datamodel::Budget::unlimited()).is_ok());
         assert_eq!(work.batch_request(work.unread_rows).len() / 100, 136, "13.6 kB");
     }
 
