@@ -26,7 +26,7 @@ use crate::service::{
 };
 use crate::state::State;
 use crate::ticker;
-use crate::transaction::{BatchPool, BatchWorker, Executor};
+use crate::transaction::{self, BatchPool, BatchWorker, Executor, PoolWorker, TransactionContext};
 use crate::workers::Workers;
 
 /// Why the server did not start.
@@ -106,12 +106,18 @@ impl Server {
         cluster.rebalance(&namespaces).map_err(|error| StartError::Namespace(error.to_string()))?;
 
         let metrics = Arc::new(ServerMetrics::new(thread_count));
+        let transactions = Arc::new(TransactionContext::new(
+            Arc::clone(&config),
+            Arc::clone(&namespaces),
+            Arc::clone(&metrics),
+        ));
         let service = Arc::new(ServiceContext {
             config: Arc::clone(&config),
             metrics: Arc::clone(&metrics),
             connection_count: ConnectionCount::new(Arc::clone(&metrics)),
             info: Workers::new("info"),
             queries: Arc::new(Queries::new(Arc::clone(&config))),
+            transactions,
             batches: BatchPool::new(),
             pool: ServicePool::new(),
             replies: ReplyBudget::new(Arc::clone(&metrics)),
@@ -231,7 +237,7 @@ impl Server {
         Ok(())
     }
 
-    /// Info and batch threads.
+    /// Info threads, batch threads and those of the transaction pool.
     fn start_workers(&self) -> io::Result<()> {
         let (config, context) = (&self.state.config.service, &self.state.service);
         let state = Arc::downgrade(&self.state);
@@ -242,6 +248,10 @@ impl Server {
         let state = Arc::downgrade(&self.state);
         context.batches.workers.start(config.batch_index_threads.get() as usize, move || {
             Some(Box::new(BatchWorker::new(executor(&*state.upgrade()?))))
+        })?;
+        let state = Arc::downgrade(&self.state);
+        context.transactions.pool.start(transaction::thread_count(), move || {
+            Some(Box::new(PoolWorker::new(executor(&*state.upgrade()?))))
         })
     }
 
@@ -302,8 +312,10 @@ impl Server {
         join(self.metrics_port_thread.take());
         self.is_stopping_sizing.store(true, Ordering::Release);
         join(self.sizing_thread.take().inspect(|thread| thread.thread().unpark()));
+        self.state.service.transactions.stop();
         self.state.service.pool.stop();
         self.state.service.batches.workers.stop();
+        self.state.service.transactions.pool.stop();
         self.state.service.queries.stop();
         self.is_stopping.store(true, Ordering::Release);
         for namespace in self.state.namespaces.iter() {
@@ -335,7 +347,7 @@ impl Drop for Server {
 
 /// An executor for one thread.
 fn executor(state: &State) -> Executor {
-    Executor::new(Arc::clone(&state.config), Arc::clone(&state.namespaces), Arc::clone(&state.metrics))
+    Executor::new(Arc::clone(&state.service.transactions))
 }
 
 /// Adds one to the service threads.

@@ -105,6 +105,8 @@ impl<J> Worker<J> {
 pub(crate) struct Workers<J> {
     /// What the names of the threads begin with.
     name: &'static str,
+    /// How much less weight the threads have than service threads, see [`threads::lower_own_priority`].
+    niceness: i32,
     sender: Sender<Message<J>>,
     queue: Receiver<Message<J>>,
     threads: Mutex<Threads<J>>,
@@ -124,9 +126,14 @@ struct Threads<J> {
 impl<J: Send + 'static> Workers<J> {
     /// Without threads yet, but jobs may be submitted.
     pub(crate) fn new(name: &'static str) -> Self {
+        Self::with_niceness(name, 0)
+    }
+
+    /// As [`new`](Self::new), of threads that have less weight than others when processors are short.
+    pub(crate) fn with_niceness(name: &'static str, niceness: i32) -> Self {
         let (sender, queue) = unbounded();
         let threads = Threads { new_body: None, count: 0, started: 0, handles: Vec::new() };
-        Workers { name, sender, queue, threads: Mutex::new(threads), is_stopping: Arc::default() }
+        Workers { name, niceness, sender, queue, threads: Mutex::new(threads), is_stopping: Arc::default() }
     }
 
     /// Has a thread do `job` when those submitted before are taken.
@@ -172,7 +179,13 @@ impl<J: Send + 'static> Workers<J> {
             let (queue, is_stopping) = (self.queue.clone(), Arc::clone(&self.is_stopping));
             let worker = Worker { name: self.name, body, new_body, queue, is_stopping };
             let name = format!("{}-{}", self.name, threads.started % 1000);
-            threads.handles.push(threads::spawn_essential(&name, move || worker.serve())?);
+            let niceness = self.niceness;
+            threads.handles.push(threads::spawn_essential(&name, move || {
+                if niceness > 0 {
+                    threads::lower_own_priority(niceness);
+                }
+                worker.serve();
+            })?);
             threads.started += 1;
             threads.count += 1;
         }

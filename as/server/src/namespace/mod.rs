@@ -20,7 +20,7 @@ use datamodel::flat::FlatRecord;
 use proto::ResultCode;
 
 use crate::config::model::{Config, NamespaceConfig};
-use crate::index::{Element, Index, IndexGeometry, RecordMeta, SetId};
+use crate::index::{Element, Index, IndexGeometry, Location, RecordMeta, SetId};
 use crate::metrics::{NamespaceMetrics, Unit};
 use crate::storage::{OpenError, ReadBuffer, Storage};
 
@@ -249,12 +249,22 @@ impl Namespace {
     /// Logs that a stored record cannot be used; gives what the client is told.
     #[cold]
     pub(crate) fn report_damage(&self, element: &Element, error: &dyn std::fmt::Display) -> ResultCode {
+        self.report_damage_at(element.digest(), element.location, error)
+    }
+
+    /// As [`report_damage`](Self::report_damage), of the record of `digest` at `location`.
+    #[cold]
+    pub(crate) fn report_damage_at(
+        &self,
+        digest: &Digest,
+        location: Location,
+        error: &dyn std::fmt::Display,
+    ) -> ResultCode {
         cf::warning_limited!(
             Storage,
-            "{{{}}} record {} at {}: {error}; replace it or delete it",
+            "{{{}}} record {digest} at {}: {error}; replace it or delete it",
             self.name(),
-            element.digest(),
-            self.storage.place_name(element.location)
+            self.storage.place_name(location)
         );
         ResultCode::Unknown
     }

@@ -28,6 +28,8 @@ use crate::transaction::filter::{self, OpenQuestion};
 const CHUNK_SIZE: usize = 128 << 10;
 /// How many records ahead of the one that is read stored bytes are asked of memory.
 const PREFETCH_DISTANCE: usize = 8;
+/// Steps, of about a nanosecond each, that filters and records take between two looks at whether the query is to end.
+const PORTION_STEPS: u64 = 1_000_000;
 /// With a rate limit, how often it is kept to.
 const PACE_PERIOD: Duration = Duration::from_millis(50);
 
@@ -52,13 +54,15 @@ struct Scan<'a> {
 
 /// Runs `query` and sends its replies, the last one included. Gives how it ended.
 pub(super) fn run(query: &Query, job: &Job, sink: &dyn ReplySink, is_stopping: &AtomicBool) -> End {
-    let budget = Budget::unlimited();
+    let started = Instant::now();
+    let may_go_on = || reason_to_end(query, job, sink, is_stopping, started).is_none();
+    let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
     let mut scan = Scan {
         query,
         job,
         sink,
         is_stopping,
-        started: Instant::now(),
+        started,
         chunk: vec![0; HEADER_SIZE],
         record_count: 0,
         since_send: 0,
@@ -208,13 +212,8 @@ impl Scan<'_> {
     }
 
     fn check_end(&self) -> Result<(), End> {
-        if self.is_stopping.load(Relaxed) || self.job.is_aborted.load(Relaxed) {
-            return Err(End::Aborted);
-        }
-        match self.query.time_max {
-            Some(limit) if self.started.elapsed() > limit => Err(End::TimedOut),
-            _ => Ok(()),
-        }
+        let reason = reason_to_end(self.query, self.job, self.sink, self.is_stopping, self.started);
+        reason.map_or(Ok(()), Err)
     }
 
     /// The chunk as a frame, or nothing if no message is in it; starts the next one.
@@ -226,6 +225,23 @@ impl Scan<'_> {
         let header = frame::header_bytes(FrameType::Message, chunk.len() - HEADER_SIZE);
         chunk[..HEADER_SIZE].copy_from_slice(&header);
         chunk
+    }
+}
+
+/// Why a query that began at `started` is to end early, if it is.
+fn reason_to_end(
+    query: &Query,
+    job: &Job,
+    sink: &dyn ReplySink,
+    is_stopping: &AtomicBool,
+    started: Instant,
+) -> Option<End> {
+    if is_stopping.load(Relaxed) || job.is_aborted.load(Relaxed) {
+        Some(End::Aborted)
+    } else if sink.is_closed() {
+        Some(End::Unread)
+    } else {
+        query.time_max.is_some_and(|limit| started.elapsed() > limit).then_some(End::TimedOut)
     }
 }
 

@@ -9,7 +9,7 @@ use super::reply_budget::ReplyBudget;
 use crate::config::Config;
 use crate::metrics::{ServerCounter, ServerMetrics};
 use crate::query::Queries;
-use crate::transaction::BatchPool;
+use crate::transaction::{BatchPool, TransactionContext};
 use crate::workers::Workers;
 
 /// Where service threads take work to, and what they count.
@@ -20,6 +20,7 @@ pub(crate) struct ServiceContext {
     /// The info threads; what they do with a request is decided where they are started.
     pub(crate) info: Workers<InfoRequest>,
     pub(crate) queries: Arc<Queries>,
+    pub(crate) transactions: Arc<TransactionContext>,
     pub(crate) batches: BatchPool,
     pub(crate) pool: ServicePool,
     pub(crate) replies: Arc<ReplyBudget>,

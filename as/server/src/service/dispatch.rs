@@ -22,7 +22,7 @@ use super::messages::{Message, Messages};
 use super::reply_budget::{Charge, LARGE_REPLY_SIZE};
 use crate::metrics::ServerCounter;
 use crate::query;
-use crate::transaction::{Execution, PREPARED_REQUESTS};
+use crate::transaction::{OwnedRequest, PREPARED_REQUESTS, Step};
 
 /// Replies are sent when they reach this size even if more requests wait.
 const REPLIES_SIZE_MAX: usize = 256 << 10;
@@ -340,19 +340,29 @@ impl ServiceThread {
         self.request_count += 1;
         cf::fault_point!("execute");
         match self.executor.execute(request, self.now, &mut self.outbox.replies) {
-            Execution::Replied => false,
-            Execution::Batch => {
+            Step::Done => false,
+            Step::Restart(wait) => {
+                if let Some(stream) = self.park_for_stream(slot, token, None) {
+                    if let Some(room) = self.large_reply.take() {
+                        stream.keep_room(room);
+                    }
+                    let owned = OwnedRequest::new(body, self.now, self.woken, stream);
+                    self.context.transactions.restart(wait, owned);
+                }
+                true
+            }
+            Step::Batch(rest) => {
                 let timeout = match request.transaction_ttl_ms {
                     0 => BATCH_TIME_MAX,
                     ms => Duration::from_millis(u64::from(ms)),
                 };
                 if let Some(stream) = self.park_for_stream(slot, token, Some(timeout)) {
                     cf::fault_point!("start-batch");
-                    self.context.batches.start(body, self.now, stream);
+                    self.context.batches.start(body, rest, (self.now, self.woken), stream);
                 }
                 true
             }
-            Execution::Query(namespace) => match self.start_query(slot, token, request, &namespace) {
+            Step::Query(namespace) => match self.start_query(slot, token, request, &namespace) {
                 Ok(()) => true,
                 Err(result) => {
                     self.context.metrics.add(ServerCounter::EarlyTsvcClientError, 1);

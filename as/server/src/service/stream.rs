@@ -3,8 +3,7 @@
 //! The maker posts frames to the connection's service thread and counts them as unsent; the service thread says when the
 //! socket has taken them. A maker with too much unsent waits, or is called when it may go on.
 //!
-//! Makers that want to be called are kept only while too much is unsent. When the socket takes some of it, one of them is
-//! called, who calls the next when it has no more to send.
+//! A maker that wants to be called is kept while too much is unsent. When the socket has taken some of it, it is called.
 //!
 //! # Locking
 //! One mutex per stream, taken alone; nobody is called under it.
@@ -31,6 +30,8 @@ struct Progress {
     is_closed: bool,
     /// Makers that are called when there is room.
     waiting: VecDeque<GoOn>,
+    /// Room that was taken for the last reply before it is made, until the connection has it.
+    room: Option<Charge>,
     /// What is unsent, in the budget of all replies.
     charge: Charge,
 }
@@ -119,12 +120,18 @@ impl ReplyStream {
                 moved: Instant::now(),
                 is_closed: false,
                 waiting: VecDeque::new(),
+                room: None,
                 charge: Charge::new(budget),
             }),
             changed: Condvar::new(),
         });
         let is_finished = AtomicBool::new(false);
         (ReplyStream { mailbox, token, timeout, state: Arc::clone(&state), is_finished }, state)
+    }
+
+    /// Keeps the room that was taken for the reply until the connection has it.
+    pub(super) fn keep_room(&self, room: Charge) {
+        self.state.progress.lock().room = Some(room);
     }
 
     /// The connection is not parked for it after all.
@@ -184,11 +191,8 @@ impl ReplySink for ReplyStream {
         go_on();
     }
 
-    fn call_next(&self) {
-        let next = self.state.progress.lock().next();
-        if let Some(go_on) = next {
-            go_on();
-        }
+    fn is_closed(&self) -> bool {
+        self.state.progress.lock().is_closed
     }
 
     fn is_stalled(&self) -> bool {

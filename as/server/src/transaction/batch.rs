@@ -1,6 +1,7 @@
 //! Batches: rows that are single-record requests, answered as they are done, with the row's number.
 //!
-//! A small batch is carried out by the service thread that read it, a larger one by the [batch threads](super::batch_pool).
+//! A small batch begins on the service thread that read it, a larger one is for the [batch threads](super::batch_pool). So is
+//! what is left of a small one when its steps are used up or its replies have grown large.
 //!
 //! Every row is carried out, whatever came of others, but not after the time that its request may take. Unless the client
 //! wants to hear of every row, the first frame that would hold a row's error (other than "not found" and "filtered out")
@@ -20,17 +21,22 @@ use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
 
 use super::filter::{self, CompiledFilter};
-use super::{Call, Execution, Executor, PREPARED_REQUESTS};
+use super::pool::PORTION_STEPS;
+use super::step::BatchRest;
+use super::{
+    Call, Executor, INLINE_STEPS, PREPARED_REQUESTS, Place, ReplySink, Step, TransactionContext, Wait,
+    Workspace,
+};
 use crate::metrics::{Operation, Origin, ServerCounter, ServerMetrics};
-use crate::namespace::stored_size;
 
 /// Rows that a service thread carries out itself.
 const INLINE_ROWS_MAX: u32 = 256;
 /// Bytes of rows that a service thread carries out itself.
 const INLINE_SIZE_MAX: usize = 256 << 10;
-/// Bytes of records that a service thread reads for a batch: answers with more would hold up its other clients, and all
-/// wait in memory until they are sent.
-const INLINE_RECORDS_SIZE_MAX: u64 = 4 << 20;
+/// Bytes of replies that a service thread makes for a batch: they wait in memory until all are made.
+const INLINE_REPLIES_SIZE_MAX: usize = 1 << 20;
+/// Steps that a batch may take on a service thread. A step is about a nanosecond.
+const INLINE_BATCH_STEPS: u64 = 400_000;
 /// Replies are sent when a frame has this size.
 const FRAME_SIZE: usize = 128 << 10;
 
@@ -82,7 +88,7 @@ impl<'a> RowFilters<'a> {
     }
 }
 
-/// What the rows of a batch have come to so far; shared by its slices.
+/// What the rows of a batch have come to so far; shared by all who carry out some of them.
 pub(super) struct Outcome {
     flags: u8,
     /// Code of the error that ended the reply, or 0.
@@ -90,9 +96,9 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// Of a batch with these flags, before its first row.
-    pub(super) fn new(flags: u8) -> Self {
-        Outcome { flags, result: AtomicU8::new(0) }
+    /// Of a batch with these flags, whose reply was ended by `result`, or not if that is 0.
+    pub(super) fn new(flags: u8, result: u8) -> Self {
+        Outcome { flags, result: AtomicU8::new(result) }
     }
 
     /// Ends the reply before what is still to be sent, unless something else has.
@@ -103,7 +109,11 @@ impl Outcome {
 
     /// Whether the reply has ended: rows are carried out, and nobody hears of them.
     pub(super) fn has_ended(&self) -> bool {
-        self.result.load(Ordering::Acquire) != 0
+        self.result() != 0
+    }
+
+    fn result(&self) -> u8 {
+        self.result.load(Ordering::Acquire)
     }
 }
 
@@ -112,8 +122,28 @@ pub(super) enum Extent {
     All,
     /// Until one that is malformed or of an unknown namespace, or missing.
     UntilBad,
-    /// The client is behind with reading; so many are left, from there on.
-    Held(RowPosition, u32),
+    /// They are not to go on here and now; so many are left, from there on.
+    Paused(RowPosition, u32),
+}
+
+/// Where rows of a batch are carried out.
+#[derive(Clone, Copy)]
+pub(super) enum RowsPlace<'a> {
+    /// On a service thread, as long as the budget lasts.
+    Service(&'a Budget<'a>),
+    /// On a batch thread, until this moment. The sink says whether anybody hears of what is read.
+    Pool { until: Instant, sink: &'a dyn ReplySink },
+}
+
+/// What all rows of a batch that are carried out together share.
+#[derive(Clone, Copy)]
+pub(super) struct RowsContext<'a> {
+    /// For rows without a filter of their own.
+    pub(super) filter: Option<&'a CompiledFilter<'a>>,
+    pub(super) now: StoredMillis,
+    /// When the batch was received, put off by the time in which it waited for its client.
+    pub(super) since: Instant,
+    pub(super) place: RowsPlace<'a>,
 }
 
 /// Where the frames of a batch go.
@@ -125,14 +155,19 @@ pub(super) trait FrameSink {
     fn is_behind(&self) -> bool;
 }
 
-/// The outbox of a service thread takes whatever comes of a small batch.
-impl FrameSink for &mut Vec<u8> {
+/// The outbox of a service thread, which takes some replies of a small batch.
+struct ToOutbox<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+}
+
+impl FrameSink for ToOutbox<'_> {
     fn send(&mut self, frame: Vec<u8>) {
-        self.extend_from_slice(&frame);
+        self.out.extend_from_slice(&frame);
     }
 
     fn is_behind(&self) -> bool {
-        false
+        self.out.len() - self.start >= INLINE_REPLIES_SIZE_MAX
     }
 }
 
@@ -194,136 +229,184 @@ impl<'a, S: FrameSink> Frames<'a, S> {
 }
 
 impl Executor {
-    /// Carries out a batch, or says that it is for the batch threads.
+    /// Carries out a batch, or as much of it as is for a service thread.
     pub(super) fn execute_batch(
         &mut self,
         request: &Request<'_>,
         now: StoredMillis,
         out: &mut Vec<u8>,
-    ) -> Execution {
-        self.metrics.add(ServerCounter::BatchIndexInitiate, 1);
-        let (batch, filter) = match checked(request, self.config.service.batch_max_requests.get()) {
+    ) -> Step {
+        let Executor { context, workspace } = self;
+        context.metrics.add(ServerCounter::BatchIndexInitiate, 1);
+        let (batch, filter) = match checked(request, context.config.service.batch_max_requests.get()) {
             Ok(checked) => checked,
             Err(result) => {
                 cf::warning_limited!(Batch, "bad batch: {result:?}");
-                self.metrics.add(ServerCounter::BatchIndexError, 1);
+                context.metrics.add(ServerCounter::BatchIndexError, 1);
                 write_last(out, result);
-                return Execution::Replied;
+                return Step::Done;
             }
         };
-        let is_large = batch.row_count > INLINE_ROWS_MAX || batch.rows.len() > INLINE_SIZE_MAX;
-        if is_large || self.reads_much(&batch, request) {
-            return Execution::Batch;
-        }
-        let outcome = Outcome::new(batch.flags);
         let mut rows = Rows::new(batch.rows, request);
-        let mut frames = Frames::new(&outcome, &mut *out);
-        let since = self.received();
-        let extent = self.execute_rows(filter.as_ref(), &mut rows, batch.row_count, now, since, &mut frames);
+        let count = batch.row_count;
+        if count > INLINE_ROWS_MAX || batch.rows.len() > INLINE_SIZE_MAX {
+            return Step::Batch(BatchRest { first: rows.position(), count, result: 0 });
+        }
+        let outcome = Outcome::new(batch.flags, 0);
+        let start = out.len();
+        let mut frames = Frames::new(&outcome, ToOutbox { out, start });
+        let budget = Budget::new(INLINE_BATCH_STEPS);
+        let shared = RowsContext {
+            filter: filter.as_ref(),
+            now,
+            since: workspace.stopwatch.woken,
+            place: RowsPlace::Service(&budget),
+        };
+        let extent = workspace.execute_rows(context, &shared, &mut rows, count, &mut frames);
         frames.flush();
-        finish(&outcome, matches!(extent, Extent::All), &self.metrics, out);
-        self.tally.add_batch();
-        Execution::Replied
+        if let Extent::Paused(first, count) = extent {
+            return Step::Batch(BatchRest { first, count, result: outcome.result() });
+        }
+        finish(&outcome, matches!(extent, Extent::All), &context.metrics, out);
+        workspace.tally.add_batch();
+        Step::Done
+    }
+}
+
+/// A row with the places before and behind it.
+struct PlacedRow<'a> {
+    row: Row<'a>,
+    before: RowPosition,
+    behind: RowPosition,
+}
+
+/// Rows whose records are asked for together.
+type Window<'a> = SmallVec<[PlacedRow<'a>; PREPARED_REQUESTS]>;
+
+impl TransactionContext {
+    /// Reads the next rows, at most `left`. Gives whether there was nothing wrong with them. A row of an unknown namespace
+    /// ends the batch.
+    fn read_window<'a>(&self, rows: &mut Rows<'a>, left: u32, window: &mut Window<'a>) -> bool {
+        window.clear();
+        while window.len() < PREPARED_REQUESTS.min(left as usize) {
+            let before = rows.position();
+            match rows.read() {
+                Ok(row) if self.namespace_of(&row.request).is_some() => {
+                    window.push(PlacedRow { row, before, behind: rows.position() });
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+}
+
+impl RowsContext<'_> {
+    /// Whether rows are to go on elsewhere or at another time.
+    fn is_over(&self) -> bool {
+        match self.place {
+            RowsPlace::Service(_) => false,
+            RowsPlace::Pool { until, .. } => Instant::now() >= until,
+        }
     }
 
-    /// Carries out the next `count` rows of a batch that has waited, but for its client, since `since`.
+    /// Whether rows that only read are left out.
+    fn skips_reads(&self, context: &TransactionContext) -> bool {
+        match self.place {
+            RowsPlace::Service(_) => false,
+            RowsPlace::Pool { sink, .. } => context.is_unheard(sink),
+        }
+    }
+}
+
+impl Workspace {
+    /// Carries out the next `count` rows of a batch.
     pub(super) fn execute_rows<'a, S: FrameSink>(
         &mut self,
-        filter: Option<&'a CompiledFilter<'a>>,
+        context: &TransactionContext,
+        shared: &RowsContext<'a>,
         rows: &mut Rows<'a>,
         count: u32,
-        now: StoredMillis,
-        since: Instant,
         frames: &mut Frames<'_, S>,
     ) -> Extent {
-        let mut filters = RowFilters::new(filter);
+        let mut filters = RowFilters::new(shared.filter);
         // Requests before the batch may have replies that wait for the disk too, elsewhere.
-        let settled = self.unsettled_count();
-        let mut left = count;
-        let mut window = SmallVec::<[(Row<'_>, RowPosition); PREPARED_REQUESTS]>::new();
+        let settled = self.buffers.unsettled.len();
+        let (mut left, mut window) = (count, Window::new());
+        let mut starts = SmallVec::<[usize; PREPARED_REQUESTS]>::new();
         while left > 0 {
-            window.clear();
-            let mut complete = true;
-            while window.len() < PREPARED_REQUESTS.min(left as usize) && complete {
-                match rows.read() {
-                    Ok(row) if self.knows_namespace(&row) => window.push((row, rows.position())),
-                    _ => complete = false,
-                }
+            let is_complete = context.read_window(rows, left, &mut window);
+            let skips_reads = shared.skips_reads(context);
+            if !skips_reads {
+                context.prepare(
+                    window
+                        .iter()
+                        .map(|placed| (placed.row.request.namespace.unwrap_or_default(), placed.row.digest)),
+                );
             }
-            self.prepare(
-                window.iter().map(|(row, _)| (row.request.namespace.unwrap_or_default(), row.digest)),
-            );
-            let is_late = window.first().is_some_and(|(row, _)| self.is_late(&row.request, since));
-            let mut starts = SmallVec::<[usize; PREPARED_REQUESTS]>::new();
-            for (at, (row, behind)) in window.iter().enumerate() {
-                starts.push(frames.frame.len());
-                self.execute_row(filters.of(row), row, now, is_late, &mut frames.frame);
+            let first = window.first();
+            let is_late =
+                first.is_some_and(|first| shared.since.elapsed() >= context.time_max(&first.row.request));
+            for (at, PlacedRow { row, before, behind }) in window.iter().enumerate() {
+                let is_last = at + 1 == window.len();
+                let is_skipped = skips_reads && row.request.info2 & info2::WRITE == 0;
+                let start = frames.frame.len();
+                let filter = filters.of(row);
+                if !is_skipped
+                    && self.execute_row(context, shared, filter, row, is_late, &mut frames.frame).is_some()
+                {
+                    self.settle_behind(context, settled, &mut frames.frame);
+                    starts.drain(..).for_each(|start| frames.row_done(start));
+                    return Extent::Paused(*before, left);
+                }
                 left -= 1;
-                if frames.is_full() || at + 1 == window.len() {
-                    self.settle_behind(settled, &mut frames.frame);
+                if !is_skipped {
+                    starts.push(start);
+                }
+                if frames.is_full() || is_last {
+                    self.settle_behind(context, settled, &mut frames.frame);
                     starts.drain(..).for_each(|start| frames.row_done(start));
                 }
-                if frames.is_full() {
+                let is_full = frames.is_full();
+                if is_full {
                     frames.flush();
-                    if left > 0 && frames.is_behind() && (complete || at + 1 < window.len()) {
-                        return Extent::Held(*behind, left);
-                    }
+                }
+                let may_pause = left > 0 && (is_complete || !is_last);
+                if may_pause && (is_full && frames.is_behind() || (is_full || is_last) && shared.is_over()) {
+                    return Extent::Paused(*behind, left);
                 }
             }
-            if !complete {
+            if !is_complete {
                 return Extent::UntilBad;
             }
         }
         Extent::All
     }
 
-    /// Whether the records of the few rows of `batch` are more than a service thread reads.
-    fn reads_much(&self, batch: &Batch<'_>, request: &Request<'_>) -> bool {
-        let largest = self.namespaces.iter().map(|namespace| namespace.largest_record()).max();
-        if largest.unwrap_or(0) * u64::from(batch.row_count) <= INLINE_RECORDS_SIZE_MAX {
-            return false;
-        }
-        let mut rows = Rows::new(batch.rows, request);
-        let mut size = 0;
-        for _ in 0..batch.row_count {
-            let Ok(row) = rows.read() else { break };
-            let name = row.request.namespace.unwrap_or_default();
-            let Some(namespace) = self.namespaces.iter().find(|known| known.name().as_bytes() == name) else {
-                break;
-            };
-            size += namespace.index.get(&row.digest).map_or(0, |element| stored_size(&element));
-            if size > INLINE_RECORDS_SIZE_MAX {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// A row of an unknown namespace ends the batch.
-    fn knows_namespace(&self, row: &Row<'_>) -> bool {
-        self.namespace_of(&row.request).is_some()
-    }
-
+    /// Carries out a row. What it has to wait for is told; then nothing has changed.
     fn execute_row(
         &mut self,
+        context: &TransactionContext,
+        shared: &RowsContext<'_>,
         filter: Option<&CompiledFilter<'_>>,
         row: &Row<'_>,
-        now: StoredMillis,
         is_late: bool,
         out: &mut Vec<u8>,
-    ) {
-        let Some(namespace) = self.namespace_of(&row.request) else { return };
-        self.take_up_row(&namespace);
+    ) -> Option<Wait> {
+        let namespace = context.namespace_of(&row.request)?;
+        self.take_up_row(context, namespace);
         let request = &row.request;
-        let call = Call {
-            namespace: &namespace,
+        let call = |place, budget| Call {
+            context,
+            place,
+            namespace,
             request,
             digest: row.digest,
-            now,
+            now: shared.now,
             origin: Origin::BatchSub,
             filter,
             row: Some(row.index),
-            budget: &Budget::unlimited(),
+            budget,
         };
         let refused = if is_late {
             Some(ResultCode::Timeout)
@@ -334,9 +417,24 @@ impl Executor {
         };
         if let Some(result) = refused {
             namespace.metrics.count(Origin::BatchSub, Operation::Tsvc, result);
-            return call.reply_header_only(out, result, 0, 0);
+            call(Place::Service, &Budget::unlimited()).reply_header_only(out, result, 0, 0);
+            return None;
         }
-        self.run(&call, out);
+        match shared.place {
+            RowsPlace::Service(budget) => self.run(&call(Place::Service, budget), out),
+            RowsPlace::Pool { sink, .. } => {
+                let deadline = shared.since + context.time_max(request);
+                let may_go_on = || context.may_go_on(request, deadline, sink);
+                let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
+                // A row that is too long for this runs again on a copy of its record, without a lock. So does one whose
+                // record is reserved; it waits first.
+                let short = Budget::new(INLINE_STEPS);
+                self.run(&call(Place::Service, &short), out)?;
+                let wait = self.run(&call(Place::Pool { deadline }, &budget), out);
+                assert!(wait.is_none(), "a row in the pool waits for nothing else");
+                None
+            }
+        }
     }
 }
 

@@ -1,13 +1,21 @@
-//! Large batches: cut into slices that the batch threads share; their replies mix in the order in which slices fill a frame.
+//! Batches for the batch threads: large ones, and what is left of small ones that were too much for a service thread.
 //!
-//! No thread waits for a client. A slice whose client is behind with reading is put aside at the end of a frame, and goes
-//! back to the threads when the client has read, is gone, or is given up because it has read nothing for as long as its
-//! request may take. In the last two cases the rows are carried out all the same and nobody hears of them.
+//! The threads work on a batch in turns: a turn takes the next rows and lasts until they are done, a time slice is over, or
+//! the client is behind with reading. A batch has at most one turn in the line of all batches, and gets its next one behind
+//! the others. So a large batch waits behind small ones, and yet several threads work on it if nothing else is to be done.
+//!
+//! No thread waits for a client. A batch whose client is behind with reading has no turn until the client has read, is
+//! gone, or is given up because it has read nothing for as long as its request may take. When nobody listens any more, or
+//! the server stops, rows that only read are left out.
+//!
+//! # Locks
+//! One mutex for each batch, held while a turn begins or ends. A row is never carried out under it.
 //!
 //! # Threads
-//! `batch-index-threads` threads take slices from one channel. What the slices of a batch share are atomics. The thread
-//! that is the first to put a slice of a batch aside looks after the batch's client, until the batch has ended.
+//! `batch-index-threads` threads take turns from one channel. The thread that is the first to find the client of a batch
+//! behind looks after that client, until the batch has ended.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -15,39 +23,65 @@ use std::time::{Duration, Instant};
 
 use cf::clock::StoredMillis;
 use datamodel::exp::Filter;
+use parking_lot::Mutex;
 use proto::ResultCode;
 use proto::batch::{RowPosition, Rows};
 use proto::message::Request;
 
-use super::batch::{Extent, FrameSink, Frames, Outcome, batch_of, checked, finish};
+use super::batch::{Extent, FrameSink, Frames, Outcome, RowsContext, RowsPlace, batch_of, checked, finish};
 use super::filter::CompiledFilter;
-use super::{Executor, ReplySink};
+use super::step::BatchRest;
+use super::{Executor, ReplySink, TransactionContext};
 use crate::metrics::ServerCounter;
 use crate::workers::{Work, Workers};
 
-/// Rows of a slice.
-const SLICE_ROWS: u32 = 1024;
+/// Most rows of a turn.
+const TURN_ROWS: u32 = 256;
+/// How long a turn lasts, but for the row in hand when it is over.
+const TURN_TIME: Duration = Duration::from_millis(2);
+/// How much less weight batch threads have than service threads: about a third.
+const BATCH_NICENESS: i32 = 5;
 /// How often clients are looked after that are behind with reading.
-const LOOK_PERIOD: Duration = Duration::from_secs(1);
+const CLIENTS_CHECK_PERIOD: Duration = Duration::from_secs(1);
 
-/// A large batch; its slices share it.
-struct LargeBatch {
+/// A batch that is under way on the batch threads.
+struct BatchInFlight {
     /// Body of the message.
     body: Box<[u8]>,
     /// For rows without their own.
     filter: Option<CompiledFilter<'static>>,
     outcome: Outcome,
     sink: Arc<dyn ReplySink>,
-    /// Where slices go that were put aside.
-    workers: Weak<Workers<Slice>>,
+    /// Where turns go.
+    workers: Weak<Workers<BatchTurn>>,
     now: StoredMillis,
-    started: Instant,
-    slices_left: AtomicUsize,
+    received: Instant,
+    progress: Mutex<Progress>,
     /// A thread looks after the client.
     is_watched: AtomicBool,
+    _under_way: UnderWay,
+}
+
+/// How far a batch is.
+struct Progress {
+    /// Rows that no thread has in hand: where they start, and how many there are.
+    open: VecDeque<(RowPosition, u32)>,
+    /// Threads that have rows in hand.
+    working: u32,
+    /// A turn is in the line, or comes when the client has read.
+    has_turn: bool,
+    /// Since when the batch waits for its client.
+    behind_since: Option<Instant>,
+    /// How long it waited for its client before.
+    waited: Duration,
     /// Fewer rows were there than announced.
     is_incomplete: bool,
-    _under_way: UnderWay,
+}
+
+impl Progress {
+    fn is_done(&self) -> bool {
+        self.open.is_empty() && self.working == 0
+    }
 }
 
 /// Counts a batch as being under way for as long as it lives.
@@ -66,31 +100,10 @@ impl Drop for UnderWay {
     }
 }
 
-/// Rows of a large batch.
-pub(crate) struct Slice {
-    batch: Arc<LargeBatch>,
-    first: RowPosition,
-    count: u32,
-    /// How long it was put aside.
-    waited: Duration,
-    put_aside: Option<Instant>,
-}
+/// A batch's turn on a batch thread.
+pub(crate) struct BatchTurn(Arc<BatchInFlight>);
 
-impl Slice {
-    /// Puts it aside until the client has read.
-    fn put_aside(mut self) {
-        self.put_aside = Some(Instant::now());
-        let batch = Arc::clone(&self.batch);
-        batch.sink.when_read(Box::new(move || {
-            // When the threads have ended, so has the server.
-            if let Some(workers) = self.batch.workers.upgrade() {
-                workers.submit(self);
-            }
-        }));
-    }
-}
-
-/// The frames of a slice.
+/// The frames of a turn.
 struct ToClient<'a>(&'a dyn ReplySink);
 
 impl FrameSink for ToClient<'_> {
@@ -105,38 +118,54 @@ impl FrameSink for ToClient<'_> {
 
 /// The batch threads.
 pub(crate) struct BatchPool {
-    pub(crate) workers: Arc<Workers<Slice>>,
+    pub(crate) workers: Arc<Workers<BatchTurn>>,
     under_way: Arc<AtomicUsize>,
 }
 
 impl BatchPool {
     /// A pool without threads yet.
     pub(crate) fn new() -> Self {
-        BatchPool { workers: Arc::new(Workers::new("batch")), under_way: Arc::default() }
+        BatchPool {
+            workers: Arc::new(Workers::with_niceness("batch", BATCH_NICENESS)),
+            under_way: Arc::default(),
+        }
     }
 
-    /// Has the batch message `body` carried out; its replies go to `sink`. The message was found to be a batch by
-    /// [`Executor::execute`].
-    pub(crate) fn start(&self, body: &[u8], now: StoredMillis, sink: Arc<dyn ReplySink>) {
-        let Some(cut) = cut(body) else { return };
-        let batch = Arc::new(LargeBatch {
+    /// Has what is left of the batch message `body`, which came at `received`, carried out. Its replies go to `sink`. The
+    /// message was found to be a batch by [`Executor::execute`].
+    pub(crate) fn start(
+        &self,
+        body: &[u8],
+        rest: BatchRest,
+        (now, received): (StoredMillis, Instant),
+        sink: Arc<dyn ReplySink>,
+    ) {
+        let parsed = Request::parse(body).ok();
+        let Some((batch, filter)) = parsed.as_ref().and_then(|request| checked(request, 0).ok()) else {
+            return;
+        };
+        let progress = Progress {
+            open: VecDeque::from([(rest.first, rest.count)]),
+            working: 0,
+            has_turn: true,
+            behind_since: None,
+            waited: Duration::ZERO,
+            is_incomplete: false,
+        };
+        let batch = BatchInFlight {
+            filter: filter.map(|filter| filter.map(Filter::into_owned)),
+            outcome: Outcome::new(batch.flags, rest.result),
             body: body.into(),
-            filter: cut.filter.map(|filter| filter.map(Filter::into_owned)),
-            outcome: Outcome::new(cut.flags),
             sink,
             workers: Arc::downgrade(&self.workers),
             now,
-            started: Instant::now(),
-            slices_left: AtomicUsize::new(cut.slices.len()),
+            received,
+            progress: Mutex::new(progress),
             is_watched: AtomicBool::new(false),
-            is_incomplete: cut.is_incomplete,
             _under_way: UnderWay::new(&self.under_way),
-        });
-        for (first, count) in cut.slices {
-            let batch = Arc::clone(&batch);
-            // The threads end only after the service threads, who are the callers.
-            self.workers.submit(Slice { batch, first, count, waited: Duration::ZERO, put_aside: None });
-        }
+        };
+        // The threads end only after the service threads, who are the callers.
+        self.workers.submit(BatchTurn(Arc::new(batch)));
     }
 
     /// Batches that are not done.
@@ -145,62 +174,87 @@ impl BatchPool {
     }
 }
 
-/// How a batch is cut into slices.
-struct Cut<'a> {
-    flags: u8,
-    filter: Option<CompiledFilter<'a>>,
-    /// Start and number of rows of each; at least one.
-    slices: Vec<(RowPosition, u32)>,
-    /// Fewer rows are there than announced.
-    is_incomplete: bool,
+/// What a turn has in hand.
+struct InHand {
+    first: RowPosition,
+    count: u32,
+    /// When the batch was received, put off by the time in which it waited for its client.
+    since: Instant,
 }
 
-fn cut(body: &[u8]) -> Option<Cut<'_>> {
-    let request = Request::parse(body).ok()?;
-    let (batch, filter) = checked(&request, 0).ok()?;
-    let mut rows = Rows::new(batch.rows, &request);
-    let (mut slices, mut there) = (Vec::new(), 0);
-    loop {
-        let first = rows.position();
-        let wanted = SLICE_ROWS.min(batch.row_count - there);
-        let count = (0..wanted).take_while(|_| rows.read().is_ok()).count() as u32;
-        slices.push((first, count));
-        there += count;
-        if count < SLICE_ROWS || there == batch.row_count {
-            break;
-        }
-    }
-    Some(Cut { flags: batch.flags, filter, slices, is_incomplete: there < batch.row_count })
-}
-
-/// Batches whose clients a thread looks after.
-struct Watch {
-    batches: Vec<Weak<LargeBatch>>,
-    looked: Instant,
-}
-
-impl Watch {
-    fn new() -> Self {
-        Watch { batches: Vec::new(), looked: Instant::now() }
-    }
-
-    fn add(&mut self, batch: &Arc<LargeBatch>) {
-        if !batch.is_watched.swap(true, Ordering::Relaxed) {
-            self.batches.push(Arc::downgrade(batch));
+impl BatchInFlight {
+    /// Puts a turn at the end of the line.
+    fn submit_turn(self: &Arc<Self>) {
+        // When the threads have ended, so has the server.
+        if let Some(workers) = self.workers.upgrade() {
+            workers.submit(BatchTurn(Arc::clone(self)));
         }
     }
 
-    /// Looks after the clients, if it is time for that. Gives whether there are any.
-    fn look(&mut self) -> bool {
-        if !self.batches.is_empty() && self.looked.elapsed() >= LOOK_PERIOD {
-            self.looked = Instant::now();
-            self.batches.retain(|batch| batch.upgrade().is_some_and(|batch| !batch.is_given_up()));
+    /// Begins a turn. There is none while the client is behind; then the next one comes when it has read.
+    fn begin_turn(self: &Arc<Self>, watch: &mut Watch) -> Option<InHand> {
+        if !self.outcome.has_ended() && self.sink.is_behind() {
+            self.progress.lock().behind_since = Some(Instant::now());
+            watch.add(self);
+            let batch = Arc::clone(self);
+            self.sink.when_read(Box::new(move || {
+                let mut progress = batch.progress.lock();
+                let waited = progress.behind_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+                progress.waited += waited;
+                drop(progress);
+                batch.submit_turn();
+            }));
+            return None;
         }
-        !self.batches.is_empty()
+        let mut progress = self.progress.lock();
+        progress.has_turn = false;
+        let (first, count) = progress.open.pop_front()?;
+        let wanted = count.min(TURN_ROWS);
+        let (in_hand, next) = self.skip(first, wanted);
+        if in_hand < wanted {
+            // The next row is malformed or missing, and those behind it cannot be found.
+            progress.is_incomplete = true;
+        } else if count > wanted {
+            progress.open.push_front((next, count - wanted));
+        }
+        progress.working += 1;
+        let has_next = !progress.open.is_empty();
+        progress.has_turn = has_next;
+        let since = self.received + progress.waited;
+        drop(progress);
+        if has_next {
+            self.submit_turn();
+        }
+        Some(InHand { first, count: in_hand, since })
     }
-}
 
-impl LargeBatch {
+    /// How many of the `count` rows from `first` on are whole, and where the row behind them starts.
+    fn skip(&self, first: RowPosition, count: u32) -> (u32, RowPosition) {
+        let Ok(request) = Request::parse(&self.body) else { return (0, first) };
+        let Ok(batch) = batch_of(&request) else { return (0, first) };
+        let mut rows = Rows::new(batch.rows, &request);
+        if rows.go_to(first).is_err() {
+            return (0, first);
+        }
+        let whole = (0..count).take_while(|_| rows.read().is_ok()).count() as u32;
+        (whole, rows.position())
+    }
+
+    /// Ends a turn; `left` is what it had in hand and did not do. Gives whether the batch is done.
+    fn end_turn(self: &Arc<Self>, left: Option<(RowPosition, u32)>) -> bool {
+        let mut progress = self.progress.lock();
+        progress.working -= 1;
+        progress.open.extend(left);
+        let is_done = progress.is_done();
+        let needs_turn = !progress.open.is_empty() && !progress.has_turn;
+        progress.has_turn |= needs_turn;
+        drop(progress);
+        if needs_turn {
+            self.submit_turn();
+        }
+        is_done
+    }
+
     /// Gives the client up if it does not read. Gives whether it did.
     fn is_given_up(&self) -> bool {
         if !self.sink.is_stalled() {
@@ -211,6 +265,33 @@ impl LargeBatch {
         self.outcome.end(ResultCode::Timeout);
         self.sink.give_up();
         true
+    }
+}
+
+/// Batches whose clients a thread looks after.
+struct Watch {
+    batches: Vec<Weak<BatchInFlight>>,
+    checked: Instant,
+}
+
+impl Watch {
+    fn new() -> Self {
+        Watch { batches: Vec::new(), checked: Instant::now() }
+    }
+
+    fn add(&mut self, batch: &Arc<BatchInFlight>) {
+        if !batch.is_watched.swap(true, Ordering::Relaxed) {
+            self.batches.push(Arc::downgrade(batch));
+        }
+    }
+
+    /// Looks after the clients, if it is time for that. Gives whether there are any.
+    fn check_clients(&mut self) -> bool {
+        if !self.batches.is_empty() && self.checked.elapsed() >= CLIENTS_CHECK_PERIOD {
+            self.checked = Instant::now();
+            self.batches.retain(|batch| batch.upgrade().is_some_and(|batch| !batch.is_given_up()));
+        }
+        !self.batches.is_empty()
     }
 }
 
@@ -227,71 +308,62 @@ impl BatchWorker {
     }
 }
 
-impl Work<Slice> for BatchWorker {
-    fn run(&mut self, slice: Slice) {
-        self.executor.execute_slice(slice, &mut self.watch);
+impl Work<BatchTurn> for BatchWorker {
+    fn run(&mut self, BatchTurn(batch): BatchTurn) {
+        self.executor.take_turn(&batch, &mut self.watch);
     }
 
     fn maintain(&mut self) -> bool {
-        self.watch.look()
+        self.watch.check_clients()
     }
 }
 
 impl Executor {
-    fn execute_slice(&mut self, mut slice: Slice, watch: &mut Watch) {
+    fn take_turn(&mut self, batch: &Arc<BatchInFlight>, watch: &mut Watch) {
         cf::fault_point!("batch");
-        let batch = Arc::clone(&slice.batch);
-        slice.waited += slice.put_aside.take().map_or(Duration::ZERO, |since| since.elapsed());
-        self.wake(batch.started);
-        let extent = if !batch.outcome.has_ended() && batch.sink.is_behind() {
-            Extent::Held(slice.first, slice.count)
-        } else {
-            match catch_unwind(AssertUnwindSafe(|| self.execute_rows_of(&slice))) {
-                Ok(extent) => extent.unwrap_or(Extent::UntilBad),
-                Err(_) => {
-                    // A bug of ours; it must not end the thread and leave the client waiting.
-                    cf::critical!(Batch, "rows of a batch failed on an internal error");
-                    self.forget_unsettled(0);
-                    batch.outcome.end(ResultCode::Unknown);
-                    Extent::All
-                }
+        self.wake(batch.received);
+        let Some(in_hand) = batch.begin_turn(watch) else {
+            self.context.metrics.add(ServerCounter::BatchIndexDelay, 1);
+            return;
+        };
+        let carried_out = catch_unwind(AssertUnwindSafe(|| self.execute_rows_of(batch, &in_hand)));
+        let left = match carried_out {
+            Ok(Some(Extent::All)) => None,
+            Ok(Some(Extent::Paused(first, count))) => Some((first, count)),
+            Ok(Some(Extent::UntilBad) | None) => {
+                // A namespace that nobody knows, or a malformed row.
+                batch.outcome.end(ResultCode::Parameter);
+                None
+            }
+            Err(_) => {
+                // A bug of ours; it must not end the thread and leave the client waiting.
+                cf::critical!(Batch, "rows of a batch failed on an internal error");
+                self.forget_unsettled(0);
+                batch.outcome.end(ResultCode::Unknown);
+                None
             }
         };
-        match extent {
-            Extent::Held(first, count) => {
-                self.metrics.add(ServerCounter::BatchIndexDelay, 1);
-                watch.add(&batch);
-                Slice { first, count, ..slice }.put_aside();
-            }
-            Extent::UntilBad => {
-                // A namespace that nobody knows; what is malformed was not counted in.
-                batch.outcome.end(ResultCode::Parameter);
-                self.end_slice(&batch);
-            }
-            Extent::All => self.end_slice(&batch),
+        if batch.end_turn(left) {
+            let is_complete = !batch.progress.lock().is_incomplete;
+            let mut last = Vec::new();
+            finish(&batch.outcome, is_complete, &self.context.metrics, &mut last);
+            batch.sink.finish(last);
+            self.workspace.tally.add_batch();
         }
         self.measure(Instant::now());
     }
 
-    fn end_slice(&mut self, batch: &LargeBatch) {
-        if batch.slices_left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let mut last = Vec::new();
-            finish(&batch.outcome, !batch.is_incomplete, &self.metrics, &mut last);
-            batch.sink.finish(last);
-            self.tally.add_batch();
-        } else {
-            batch.sink.call_next();
-        }
-    }
-
-    fn execute_rows_of(&mut self, slice: &Slice) -> Option<Extent> {
-        let batch = &*slice.batch;
+    fn execute_rows_of(&mut self, batch: &BatchInFlight, in_hand: &InHand) -> Option<Extent> {
+        let Executor { context, workspace } = self;
+        let context: &TransactionContext = context;
         let request = Request::parse(&batch.body).ok()?;
         let mut rows = Rows::new(batch_of(&request).ok()?.rows, &request);
-        rows.go_to(slice.first).ok()?;
+        rows.go_to(in_hand.first).ok()?;
         let mut frames = Frames::new(&batch.outcome, ToClient(&*batch.sink));
-        let (filter, since) = (batch.filter.as_ref(), batch.started + slice.waited);
-        let extent = self.execute_rows(filter, &mut rows, slice.count, batch.now, since, &mut frames);
+        let place = RowsPlace::Pool { until: Instant::now() + TURN_TIME, sink: &*batch.sink };
+        let shared =
+            RowsContext { filter: batch.filter.as_ref(), now: batch.now, since: in_hand.since, place };
+        let extent = workspace.execute_rows(context, &shared, &mut rows, in_hand.count, &mut frames);
         frames.flush();
         Some(extent)
     }
@@ -308,7 +380,7 @@ mod tests {
     use crate::config;
     use crate::metrics::ServerMetrics;
     use crate::namespace::Namespace;
-    use crate::transaction::SinkClosed;
+    use crate::transaction::{SinkClosed, Step};
 
     const CONFIG: &str = "
 service {
@@ -325,7 +397,7 @@ namespace test {
     }
 }
 ";
-    const SLICES: u32 = 3;
+    const TURNS: u32 = 3;
 
     /// The way to a client, with a bug.
     #[derive(Default)]
@@ -347,7 +419,7 @@ namespace test {
 
     /// A message that reads the same record again and again.
     fn body() -> Vec<u8> {
-        let row_count = SLICES * SLICE_ROWS;
+        let row_count = TURNS * TURN_ROWS;
         let mut value = row_count.to_be_bytes().to_vec();
         value.push(batch_flag::RESPOND_ALL_KEYS);
         for row in 0..row_count {
@@ -371,19 +443,30 @@ namespace test {
         let config = Arc::new(config);
         let namespace = Namespace::new(&config, 0, 1, 1).unwrap_or_else(|error| panic!("{error}"));
         let namespaces: Arc<[Arc<Namespace>]> = Arc::new([Arc::new(namespace)]);
-        let metrics = Arc::new(ServerMetrics::new(1));
+        let context = Arc::new(TransactionContext::new(config, namespaces, Arc::new(ServerMetrics::new(1))));
         let pool = BatchPool::new();
         let sink = Arc::new(Broken::default());
-        pool.start(&body(), StoredMillis::now(), Arc::<Broken>::clone(&sink));
-        let new_body = move || {
-            let executor = Executor::new(Arc::clone(&config), Arc::clone(&namespaces), Arc::clone(&metrics));
-            let work: Box<dyn Work<Slice>> = Box::new(BatchWorker::new(executor));
+        let body = body();
+        let request = Request::parse(&body).expect("it is whole");
+        let Step::Batch(rest) =
+            Executor::new(Arc::clone(&context)).execute(&request, StoredMillis::now(), &mut Vec::new())
+        else {
+            panic!("it is not for the batch threads");
+        };
+        pool.start(&body, rest, (StoredMillis::now(), Instant::now()), Arc::<Broken>::clone(&sink));
+        let new_worker = move || {
+            let work: Box<dyn Work<BatchTurn>> =
+                Box::new(BatchWorker::new(Executor::new(Arc::clone(&context))));
             Some(work)
         };
-        pool.workers.start(1, new_body).expect("a thread");
+        pool.workers.start(1, new_worker).expect("a thread");
+        let started = Instant::now();
+        while pool.under_way_count() > 0 {
+            assert!(started.elapsed() < Duration::from_secs(30), "the batch does not end");
+            std::thread::yield_now();
+        }
         pool.workers.stop();
         assert_eq!(pool.workers.queued_count(), 0);
-        assert_eq!(pool.under_way_count(), 0);
         assert_eq!(sink.0.lock().get(HEADER_SIZE + 5), Some(&ResultCode::Unknown.code()));
     }
 }

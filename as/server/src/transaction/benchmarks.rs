@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use proto::message::{field, info2};
 
-use super::{Call, Executor};
+use super::{Call, Executor, TransactionContext, Workspace};
 use crate::metrics::{Benchmark, Origin, Step, Unit};
 use crate::namespace::Namespace;
 
@@ -61,21 +61,27 @@ impl Executor {
     /// The thread woke up at `woken` for what it carries out from now on.
     #[inline]
     pub(crate) fn wake(&mut self, woken: Instant) {
-        self.stopwatch.woken = woken;
+        self.workspace.stopwatch.woken = woken;
     }
 
-    /// When the thread woke up for what it carries out now.
-    pub(super) fn received(&self) -> Instant {
-        self.stopwatch.woken
+    /// All replies are sent.
+    #[inline]
+    pub(super) fn measure_responses(&mut self) {
+        let Executor { context, workspace } = self;
+        for (namespace, benchmark, since) in std::mem::take(&mut workspace.stopwatch.answered) {
+            end_step(context, &context.namespaces[namespace], benchmark, Step::Response, since);
+        }
     }
+}
 
+impl Workspace {
     /// A row of a batch in `namespace` is taken up.
     #[inline]
-    pub(super) fn take_up_row(&mut self, namespace: &Namespace) {
+    pub(super) fn take_up_row(&mut self, context: &TransactionContext, namespace: &Namespace) {
         if Benchmark::BatchSub.is_enabled(&namespace.config().params) {
             let woken = self.stopwatch.woken;
-            self.stopwatch.row_taken_up =
-                Some(self.end_step(namespace, Benchmark::BatchSub, Step::Prestart, woken));
+            let taken_up = end_step(context, namespace, Benchmark::BatchSub, Step::Prestart, woken);
+            self.stopwatch.row_taken_up = Some(taken_up);
         }
     }
 
@@ -87,32 +93,29 @@ impl Executor {
             return None;
         }
         let since = self.stopwatch.row_taken_up.take().unwrap_or(self.stopwatch.woken);
-        let since = self.end_step(call.namespace, benchmark, Step::Start, since);
+        let since = end_step(call.context, call.namespace, benchmark, Step::Start, since);
         Some(Measured { benchmark, step, since })
     }
 
     /// The reply of `call` is made.
     pub(super) fn note_answered(&mut self, call: &Call<'_>, measured: Measured) {
         let Measured { benchmark, step, since } = measured;
-        let since = self.end_step(call.namespace, benchmark, step, since);
+        let since = end_step(call.context, call.namespace, benchmark, step, since);
         self.stopwatch.answered.push((call.namespace.position(), benchmark, since));
     }
+}
 
-    /// All replies are sent.
-    #[inline]
-    pub(super) fn measure_responses(&mut self) {
-        for (namespace, benchmark, since) in std::mem::take(&mut self.stopwatch.answered) {
-            let namespace = std::sync::Arc::clone(&self.namespaces[namespace]);
-            self.end_step(&namespace, benchmark, Step::Response, since);
-        }
+/// Notes that a step lasted from `since` until now; gives now.
+fn end_step(
+    context: &TransactionContext,
+    namespace: &Namespace,
+    benchmark: Benchmark,
+    step: Step,
+    since: Instant,
+) -> Instant {
+    let now = Instant::now();
+    if let Some(histogram) = namespace.metrics.benchmarks.step(benchmark, step) {
+        histogram.add(Unit::configured(&context.config), now.saturating_duration_since(since), 1);
     }
-
-    /// Notes that a step lasted from `since` until now; gives now.
-    fn end_step(&self, namespace: &Namespace, benchmark: Benchmark, step: Step, since: Instant) -> Instant {
-        let now = Instant::now();
-        if let Some(histogram) = namespace.metrics.benchmarks.step(benchmark, step) {
-            histogram.add(Unit::configured(&self.config), now.saturating_duration_since(since), 1);
-        }
-        now
-    }
+    now
 }

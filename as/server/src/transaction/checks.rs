@@ -8,7 +8,7 @@ use proto::reply::ReplyWriter;
 use super::Call;
 use super::filter::{self, OpenQuestion};
 use crate::config::params::namespace::TTL_SECONDS_MAX;
-use crate::index::{Element, RecordMeta};
+use crate::index::RecordMeta;
 use crate::metrics::NamespaceCounter;
 use crate::namespace::{Namespace, Set, TTL_NEVER_EXPIRE};
 
@@ -88,11 +88,12 @@ impl Call<'_> {
 
     /// Asks the filter, if there is one, about a record that has not been read. Gives what is left to be asked of the
     /// record itself.
-    pub(super) fn check_filter(&self, element: &Element) -> Result<Option<OpenQuestion<'_>>, ResultCode> {
+    pub(super) fn check_filter(&self, record: &RecordMeta) -> Result<Option<OpenQuestion<'_>>, ResultCode> {
         match self.filter {
             None => Ok(None),
             Some(Ok(filter)) => {
-                filter::ask(filter, filter::metadata(self.namespace, element, self.now), self.budget)
+                let metadata = filter::metadata_of(self.namespace, &self.digest, record, self.now);
+                filter::ask(filter, metadata, self.budget)
             }
             Some(Err(_)) if self.budget.is_exhausted() => Err(ResultCode::Timeout),
             Some(Err(result)) => {

@@ -3,43 +3,94 @@
 use proto::ResultCode;
 use proto::message::{field, info2};
 
+use super::optimistic::{Attempt, Turn, until_committed};
+use super::subject::{RecordCopy, Subject};
 use super::write::storage_result;
-use super::{Buffers, Call};
+use super::{Buffers, Call, Failure, Place, Wait};
 use crate::index::WriteGuard;
 use crate::metrics::Operation;
 use crate::namespace::{Cause, Removal};
+use crate::storage::ReadBuffer;
 
-pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) {
-    let result = match delete(call, buffers) {
-        Ok(()) => ResultCode::Ok,
-        Err(result) => result,
+pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
+    let deleted = match call.place {
+        Place::Service => delete(call, buffers),
+        Place::Pool { .. } => until_committed(call, |turn| delete_from_copy(call, buffers, turn)),
+    };
+    let result = match deleted {
+        Ok(Done::Deleted) => ResultCode::Ok,
+        Ok(Done::Reserved) => return Some(Wait::Record(call.record_key())),
+        Err(_) if call.budget.is_exhausted() => match call.wait_of_exhausted() {
+            Some(wait) => return Some(wait),
+            None => ResultCode::Timeout,
+        },
+        Err(failure) => failure.result,
     };
     call.reply_header_only(out, result, 0, 0);
     call.count(Operation::Delete, result);
+    None
 }
 
-fn delete(call: &Call<'_>, buffers: &mut Buffers) -> Result<(), ResultCode> {
+enum Done {
+    Deleted,
+    /// The record is reserved by another writer.
+    Reserved,
+}
+
+/// Deletes the record under its lock.
+fn delete(call: &Call<'_>, buffers: &mut Buffers) -> Result<Done, Failure> {
+    check_request(call)?;
+    let guard = find(call)?;
+    if call.is_reserved() {
+        return Ok(Done::Reserved);
+    }
+    check_record(call, Subject::Locked(&guard), &mut buffers.read)?;
+    remove(call, guard, buffers)?;
+    Ok(Done::Deleted)
+}
+
+/// Asks a copy of the record whether it is to be deleted, and deletes the record if it is still the same.
+fn delete_from_copy(call: &Call<'_>, buffers: &mut Buffers, turn: Turn) -> Result<Attempt<Done>, Failure> {
+    check_request(call)?;
+    let copy = RecordCopy::of(call, &*find(call)?, &mut buffers.read);
+    check_record(call, Subject::Copied(&copy), &mut buffers.read)?;
+    let guard = find(call)?;
+    if !turn.has_come(call) || !copy.is_version(&guard) {
+        return Ok(Attempt::Lost);
+    }
+    remove(call, guard, buffers)?;
+    Ok(Attempt::Committed(Done::Deleted))
+}
+
+fn check_request(call: &Call<'_>) -> Result<(), ResultCode> {
     call.check_xdr_filter()?;
-    if call.request.has_field(field::MRT_ID) {
-        return Err(ResultCode::EnterpriseOnly);
-    }
+    if call.request.has_field(field::MRT_ID) { Err(ResultCode::EnterpriseOnly) } else { Ok(()) }
+}
+
+/// The record, for deleting it.
+fn find<'a>(call: &Call<'a>) -> Result<WriteGuard<'a>, ResultCode> {
     let found = call.namespace.index.get_exclusive(&call.digest);
-    let guard = found.filter(|guard| !guard.is_tombstone()).ok_or(ResultCode::NotFound)?;
-    call.check_set_if_named(&guard)?;
-    call.check_generation(guard.generation)?;
-    let question = call.check_filter(&guard)?;
-    if question.is_some() || call.request.key.is_some() && guard.location.key_stored() {
-        match (call.namespace.record(&guard, &mut buffers.read), question) {
-            (Ok(record), question) => {
-                question.map_or(Ok(()), |question| question.settle(&record, record.key))?;
-                call.check_key(&record)?;
-            }
-            (Err(result), Some(_)) => return Err(result),
-            // A damaged record has no key that another could be compared with; it can be deleted.
-            (Err(_), None) => {}
-        }
+    found.filter(|guard| !guard.is_tombstone()).ok_or(ResultCode::NotFound)
+}
+
+/// The checks that need the record.
+fn check_record(call: &Call<'_>, subject: Subject<'_>, scratch: &mut ReadBuffer) -> Result<(), ResultCode> {
+    let meta = subject.meta();
+    call.check_set_if_named(meta)?;
+    call.check_generation(meta.generation)?;
+    let question = call.check_filter(meta)?;
+    if question.is_none() && (call.request.key.is_none() || !meta.location.key_stored()) {
+        return Ok(());
     }
-    remove(call, guard, buffers)
+    match (subject.record(call, scratch), question) {
+        (Ok(record), question) => {
+            question.map_or(Ok(()), |question| question.settle(&record, record.key))?;
+            call.check_key(&record)
+        }
+        (Err(result), Some(_)) => Err(result),
+        // A damaged record has no key that another could be compared with; it can be deleted.
+        (Err(_), None) => Ok(()),
+    }
 }
 
 /// Removes the record of `guard`: if the request or the namespace asks for it so that it stays removed after a restart,

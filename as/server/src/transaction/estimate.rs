@@ -13,7 +13,8 @@ impl Executor {
     /// at the record. Each operation may read all of the record.
     pub(crate) fn large_reply_size(&self, request: &Request<'_>, large: usize) -> usize {
         let Some(name) = request.namespace else { return 0 };
-        let Some(namespace) = self.namespaces.iter().find(|known| known.name().as_bytes() == name) else {
+        let Some(namespace) = self.context.namespaces.iter().find(|known| known.name().as_bytes() == name)
+        else {
             return 0;
         };
         let reads = u64::from(request.op_count()).max(1);

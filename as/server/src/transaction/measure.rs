@@ -51,16 +51,17 @@ impl Executor {
     /// Notes for all transactions since the last call that they took from when the thread [woke up](Self::wake) until `now`.
     #[inline]
     pub(crate) fn measure(&mut self, now: Instant) {
-        if !self.tally.is_empty {
+        if !self.workspace.tally.is_empty {
             self.measure_tally(now);
             self.measure_responses();
         }
     }
 
     fn measure_tally(&mut self, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.stopwatch.woken);
-        let unit = Unit::configured(&self.config);
-        for (namespace, counts) in self.namespaces.iter().zip(&mut self.tally.counts) {
+        let Executor { context, workspace } = self;
+        let elapsed = now.saturating_duration_since(workspace.stopwatch.woken);
+        let unit = Unit::configured(&context.config);
+        for (namespace, counts) in context.namespaces.iter().zip(&mut workspace.tally.counts) {
             for (latency, count) in Latency::ALL.iter().zip(counts) {
                 if *count != 0 {
                     namespace.metrics.latency(*latency).add(unit, elapsed, u64::from(*count));
@@ -68,10 +69,10 @@ impl Executor {
                 }
             }
         }
-        if self.tally.batches != 0 {
-            let batches = u64::from(std::mem::take(&mut self.tally.batches));
-            self.metrics.latency(ServerLatency::BatchIndex).add(unit, elapsed, batches);
+        if workspace.tally.batches != 0 {
+            let batches = u64::from(std::mem::take(&mut workspace.tally.batches));
+            context.metrics.latency(ServerLatency::BatchIndex).add(unit, elapsed, batches);
         }
-        self.tally.is_empty = true;
+        workspace.tally.is_empty = true;
     }
 }

@@ -1,23 +1,36 @@
-//! Single-record transactions: from a parsed request to a reply, on the calling thread.
+//! Transactions: from a parsed request to a reply.
 //!
 //! The order of checks is the protocol's; clients tell errors apart by it.
+//!
+//! # Work classes
+//! A transaction begins on the service thread that received its request, with a [budget](INLINE_STEPS) of steps. One that
+//! uses it up has changed nothing and runs again from its start on a thread of the [pool], with its deadline for a budget.
+//! There it works on a copy of the record, without a lock (`subject.rs`).
 
 mod batch;
 mod batch_pool;
 mod benchmarks;
 mod checks;
+mod context;
 mod delete;
 mod estimate;
 pub(crate) mod filter;
 mod measure;
+mod optimistic;
+mod pool;
 mod read;
 mod settle;
 mod sink;
+mod step;
+mod subject;
+#[cfg(test)]
+mod tests;
 mod touch;
+mod wait;
 mod write;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cf::Digest;
 use cf::clock::StoredMillis;
@@ -27,48 +40,29 @@ use proto::message::{Request, field, info1, info2, info4};
 use proto::reply::{self, ReplyHeader, ReplyWriter};
 use smallvec::SmallVec;
 
-use crate::config::Config;
-use crate::metrics::{Operation, Origin, ServerCounter, ServerMetrics};
+use crate::metrics::{Operation, Origin, ServerCounter};
 use crate::namespace::Namespace;
-use crate::storage::ReadBuffer;
 
+use context::{Buffers, Workspace};
 use filter::CompiledFilter;
+use wait::RecordKey;
 
 pub(crate) use batch_pool::{BatchPool, BatchWorker};
-pub(crate) use settle::Unsettled;
+pub(crate) use context::TransactionContext;
+pub(crate) use pool::{PoolWorker, thread_count};
 pub(crate) use sink::{GoOn, ReplySink, SinkClosed};
+pub(crate) use step::Step;
+pub(crate) use wait::{OwnedRequest, Wait};
 
 /// Most requests that are prepared for at once.
 pub(crate) const PREPARED_REQUESTS: usize = 16;
+/// Steps, of about a nanosecond each, that a request may take on a service thread.
+const INLINE_STEPS: u64 = 200_000;
 
-/// Buffers that the transactions of a thread use again and again.
-struct Buffers {
-    /// A flat record being made.
-    flat: Vec<u8>,
-    /// A record that was read from a disk.
-    read: ReadBuffer,
-    /// Records that must be on disk before the replies made so far are sent.
-    unsettled: Vec<Unsettled>,
-}
-
-/// What transactions of one thread share: where to, and buffers that are used again and again.
+/// Carries out the transactions of one thread.
 pub(crate) struct Executor {
-    config: Arc<Config>,
-    namespaces: Arc<[Arc<Namespace>]>,
-    metrics: Arc<ServerMetrics>,
-    buffers: Buffers,
-    tally: measure::Tally,
-    stopwatch: benchmarks::Stopwatch,
-}
-
-/// What became of a record message.
-pub(crate) enum Execution {
-    /// It was carried out and its reply appended.
-    Replied,
-    /// It concerns many records of this namespace and has yet to be started.
-    Query(Arc<Namespace>),
-    /// It is a batch too large for the thread that read it and has yet to be started.
-    Batch,
+    context: Arc<TransactionContext>,
+    workspace: Workspace,
 }
 
 /// Why a transaction failed, with what a failure tells of the record.
@@ -85,8 +79,19 @@ impl From<ResultCode> for Failure {
     }
 }
 
+/// On what kind of thread a transaction runs.
+#[derive(Clone, Copy)]
+enum Place {
+    /// A service thread: it holds sprig locks only for short work, and never waits for what the pool does.
+    Service,
+    /// A thread of a pool, which may take until `deadline`.
+    Pool { deadline: Instant },
+}
+
 /// What a transaction works on.
 struct Call<'a> {
+    context: &'a TransactionContext,
+    place: Place,
     namespace: &'a Namespace,
     request: &'a Request<'a>,
     digest: Digest,
@@ -101,11 +106,24 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Whether the transaction ended because its budget ran out. Its result is `Timeout` then; nothing has changed,
-    /// and with another budget it may be carried out again from its start.
-    #[expect(dead_code, reason = "no budget has an end yet")]
-    fn ran_out(&self) -> bool {
-        self.budget.is_exhausted()
+    /// What a transaction waits for whose result is no answer, since its budget ran out on a service thread. In a pool the
+    /// budget ends at the deadline, and the result is the answer.
+    #[inline]
+    fn wait_of_exhausted(&self) -> Option<Wait> {
+        (self.budget.is_exhausted() && matches!(self.place, Place::Service)).then_some(Wait::Pool)
+    }
+
+    /// The record, among those of all namespaces.
+    #[inline]
+    fn record_key(&self) -> RecordKey {
+        RecordKey { namespace: self.namespace.position(), digest: self.digest }
+    }
+
+    /// Whether a change of the record must wait for another that a thread of the pool is making. The caller holds the
+    /// record's sprig lock.
+    #[inline]
+    fn is_reserved(&self) -> bool {
+        self.context.waits.is_reserved(&self.record_key())
     }
 
     /// Starts the reply at the end of `out`.
@@ -151,45 +169,42 @@ fn is_step_of_transaction(request: &Request<'_>) -> bool {
 }
 
 impl Executor {
-    pub(crate) fn new(
-        config: Arc<Config>,
-        namespaces: Arc<[Arc<Namespace>]>,
-        metrics: Arc<ServerMetrics>,
-    ) -> Self {
-        Executor {
-            tally: measure::Tally::new(namespaces.len()),
-            stopwatch: benchmarks::Stopwatch::new(),
-            config,
-            namespaces,
-            metrics,
-            buffers: Buffers { flat: Vec::new(), read: ReadBuffer::new(), unsettled: Vec::new() },
-        }
+    pub(crate) fn new(context: Arc<TransactionContext>) -> Self {
+        Executor { workspace: Workspace::new(context.namespaces.len()), context }
     }
 
-    /// Carries out `request` and appends its reply to `out`, if it concerns one record.
-    pub(crate) fn execute(
-        &mut self,
-        request: &Request<'_>,
-        now: StoredMillis,
-        out: &mut Vec<u8>,
-    ) -> Execution {
+    /// Takes the first step of `request` on a service thread. Its reply is appended to `out` if it is done.
+    pub(crate) fn execute(&mut self, request: &Request<'_>, now: StoredMillis, out: &mut Vec<u8>) -> Step {
         if request.info1 & info1::BATCH != 0 {
             return self.execute_batch(request, now, out);
         }
-        let Some(namespace) = self.namespace_of(request) else {
-            self.metrics.add(ServerCounter::EarlyTsvcClientError, 1);
+        let Executor { context, workspace } = self;
+        let Some(namespace) = context.namespace_of(request) else {
+            context.metrics.add(ServerCounter::EarlyTsvcClientError, 1);
             reply::write_header_only(out, &ReplyHeader::result(ResultCode::Namespace));
-            return Execution::Replied;
+            return Step::Done;
         };
         if !request.has_field(field::DIGEST) {
-            return Execution::Query(namespace);
+            return Step::Query(Arc::clone(namespace));
         }
-        self.execute_single(request, &namespace, now, out);
-        Execution::Replied
+        // A single request has not waited for others: only one that may take no time at all is late.
+        if context.time_max(request).is_zero() {
+            namespace.metrics.count(Origin::Client, Operation::Tsvc, ResultCode::Timeout);
+            reply::write_header_only(out, &ReplyHeader::result(ResultCode::Timeout));
+            return Step::Done;
+        }
+        let (budget, place) = (Budget::new(INLINE_STEPS), Place::Service);
+        workspace.execute_single(context, namespace, request, (&budget, place), now, out)
     }
 
     /// Prepares for requests that come next: the namespaces and digests of their records. Changes nothing.
     pub(crate) fn prepare<'a>(&self, requests: impl Iterator<Item = (&'a [u8], Digest)>) {
+        self.context.prepare(requests);
+    }
+}
+
+impl TransactionContext {
+    fn prepare<'a>(&self, requests: impl Iterator<Item = (&'a [u8], Digest)>) {
         let mut wanted = SmallVec::<[(usize, Digest); PREPARED_REQUESTS]>::new();
         wanted.extend(requests.filter_map(|(name, digest)| {
             let position = self.namespaces.iter().position(|known| known.name().as_bytes() == name)?;
@@ -200,19 +215,19 @@ impl Executor {
             namespace.prefetch(of_namespace.map(|(_, digest)| digest));
         }
     }
+}
 
+impl Workspace {
+    /// Carries out a request for one record of `namespace`.
     fn execute_single(
         &mut self,
-        request: &Request<'_>,
+        context: &TransactionContext,
         namespace: &Namespace,
+        request: &Request<'_>,
+        (budget, place): (&Budget<'_>, Place),
         now: StoredMillis,
         out: &mut Vec<u8>,
-    ) {
-        // A single request has not waited for others: only one that may take no time at all is late.
-        if self.time_max(request).is_zero() {
-            namespace.metrics.count(Origin::Client, Operation::Tsvc, ResultCode::Timeout);
-            return reply::write_header_only(out, &ReplyHeader::result(ResultCode::Timeout));
-        }
+    ) -> Step {
         let is_write = request.info2 & info2::WRITE != 0;
         let is_read = request.info1 & info1::READ != 0;
         let Some(digest) = request.record_digest().filter(|_| is_write || is_read) else {
@@ -222,11 +237,13 @@ impl Executor {
                 namespace.name()
             );
             namespace.metrics.count(Origin::Client, Operation::Tsvc, ResultCode::Parameter);
-            return reply::write_header_only(out, &ReplyHeader::result(ResultCode::Parameter));
+            reply::write_header_only(out, &ReplyHeader::result(ResultCode::Parameter));
+            return Step::Done;
         };
-        let budget = Budget::unlimited();
-        let filter = filter::compile(request, &budget);
+        let filter = filter::compile(request, budget);
         let call = Call {
+            context,
+            place,
             namespace,
             request,
             digest,
@@ -234,60 +251,45 @@ impl Executor {
             origin: Origin::Client,
             filter: filter.as_ref(),
             row: None,
-            budget: &budget,
+            budget,
         };
-        self.run(&call, out);
+        match self.run(&call, out) {
+            None => Step::Done,
+            Some(wait) => Step::Restart(wait),
+        }
     }
 
-    /// Carries out a request that is known to read or to write.
-    fn run(&mut self, call: &Call<'_>, out: &mut Vec<u8>) {
+    /// Carries out a request that is known to read or to write. If it has to wait first, nothing has changed.
+    fn run(&mut self, call: &Call<'_>, out: &mut Vec<u8>) -> Option<Wait> {
         let (settled, start) = (self.buffers.unsettled.len(), out.len());
         let measured = self.start_measuring(call);
-        self.run_unsettled(call, out);
+        if let Some(wait) = self.run_unsettled(call, out) {
+            out.truncate(start);
+            self.buffers.unsettled.truncate(settled);
+            return Some(wait);
+        }
         if let Some(measured) = measured {
             self.note_answered(call, measured);
         }
         self.note_replies(settled, start, call.row.is_some());
         self.tally.add(call.namespace.position(), call.request, call.row.is_some());
+        None
     }
 
-    fn run_unsettled(&mut self, call: &Call<'_>, out: &mut Vec<u8>) {
+    fn run_unsettled(&mut self, call: &Call<'_>, out: &mut Vec<u8>) -> Option<Wait> {
         let request = call.request;
         if is_step_of_transaction(request) {
             call.reply_header_only(out, ResultCode::EnterpriseOnly, 0, 0);
+            None
         } else if request.info2 & info2::WRITE == 0 {
-            read::run(call, &mut self.buffers, out);
+            read::run(call, &mut self.buffers, out)
         } else if request.info2 & info2::DELETE != 0 {
-            delete::run(call, &mut self.buffers, out);
+            delete::run(call, &mut self.buffers, out)
         } else if request.has_field(field::UDF_FILE) {
             call.reply_header_only(out, ResultCode::UnsupportedFeature, 0, 0);
+            None
         } else {
-            write::run(call, &mut self.buffers, out);
+            write::run(call, &mut self.buffers, out)
         }
-    }
-
-    /// How long `request` may wait before it is carried out.
-    fn time_max(&self, request: &Request<'_>) -> Duration {
-        Duration::from_millis(match request.transaction_ttl_ms {
-            0 => self.config.service.transaction_max_ms.get(),
-            own => u64::from(own),
-        })
-    }
-
-    /// Whether `request`, which has waited since `since`, is no longer to be carried out.
-    fn is_late(&self, request: &Request<'_>, since: Instant) -> bool {
-        since.elapsed() >= self.time_max(request)
-    }
-
-    fn namespace_of(&self, request: &Request<'_>) -> Option<Arc<Namespace>> {
-        let Some(name) = request.namespace else {
-            cf::warning_limited!(Tsvc, "request without a namespace");
-            return None;
-        };
-        let namespace = self.namespaces.iter().find(|namespace| namespace.name().as_bytes() == name);
-        if namespace.is_none() {
-            cf::warning_limited!(Tsvc, "request for unknown namespace '{}'", String::from_utf8_lossy(name));
-        }
-        namespace.cloned()
     }
 }

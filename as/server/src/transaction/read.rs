@@ -9,20 +9,29 @@ use proto::message::{field, info1, info2, op_code};
 use proto::reply::ReplyWriter;
 
 use super::checks::check_reply_size;
+use super::subject::{RecordCopy, Subject};
 use super::touch::{self, Touch};
-use super::{Buffers, Call, Failure, filter};
-use crate::index::{Element, ReadGuard};
+use super::{Buffers, Call, Failure, Place, Wait, filter};
+use crate::index::RecordMeta;
 use crate::metrics::Operation;
 use crate::storage::ReadBuffer;
 
 /// From this many ops on, the bins are looked up in a table instead of searching the stored record for each.
 const OPS_FOR_TABLE: u16 = 4;
 
-pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) {
-    let mut due = None;
-    let result = match read(call, buffers, &mut due, out) {
+pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
+    let (start, mut due) = (out.len(), None);
+    let mut result = read(call, buffers, &mut due, out);
+    if call.budget.is_exhausted() {
+        if let Some(wait) = call.wait_of_exhausted() {
+            return Some(wait);
+        }
+        (result, due) = (Err(ResultCode::Timeout.into()), None);
+    }
+    let result = match result {
         Ok(()) => ResultCode::Ok,
         Err(failure) => {
+            out.truncate(start);
             call.reply_header_only(out, failure.result, failure.generation, failure.void_time);
             failure.result
         }
@@ -31,6 +40,7 @@ pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) {
     if let Some(due) = due {
         touch::run(call, due, buffers);
     }
+    None
 }
 
 fn read(
@@ -48,13 +58,21 @@ fn read(
     if guard.is_tombstone() {
         return Err(ResultCode::NotFound.into());
     }
-    let failed = |result| Failure { result, generation: guard.generation, void_time: guard.void_time };
+    let (generation, void_time) = (guard.generation, guard.void_time);
+    let failed = |result| Failure { result, generation, void_time };
     call.check_set_if_named(&guard).map_err(failed)?;
     if guard.is_expired(call.now.seconds()) {
         return Err(failed(ResultCode::NotFound));
     }
     *due = touch::check(call, &guard).map_err(failed)?;
-    answer(call, &guard, &mut buffers.read, out).map_err(|result| {
+    let answered = if matches!(call.place, Place::Service) {
+        answer(call, Subject::Locked(&guard), &mut buffers.read, out)
+    } else {
+        let copy = RecordCopy::of(call, &guard, &mut buffers.read);
+        drop(guard);
+        answer(call, Subject::Copied(&copy), &mut buffers.read, out)
+    };
+    answered.map_err(|result| {
         // A read that fails touches nothing.
         *due = None;
         failed(result)
@@ -63,21 +81,22 @@ fn read(
 
 fn answer(
     call: &Call<'_>,
-    guard: &ReadGuard<'_>,
+    subject: Subject<'_>,
     scratch: &mut ReadBuffer,
     out: &mut Vec<u8>,
 ) -> Result<(), ResultCode> {
-    let question = call.check_filter(guard)?;
+    let meta = subject.meta();
+    let question = call.check_filter(meta)?;
     let request = call.request;
-    let header = call.header(ResultCode::Ok, guard.generation, guard.void_time);
+    let header = call.header(ResultCode::Ok, meta.generation, meta.void_time);
     let without_bins = request.info1 & info1::GET_NO_BINS != 0;
     let mut reply = call.start_reply(out);
-    if without_bins && question.is_none() && (request.key.is_none() || !guard.location.key_stored()) {
+    if without_bins && question.is_none() && (request.key.is_none() || !meta.location.key_stored()) {
         reply.finish(&header);
         return Ok(());
     }
-    let damaged = |error: FlatError| call.namespace.report_damage(guard, &error);
-    let record = call.namespace.record(guard, scratch)?;
+    let damaged = |error: FlatError| subject.report_damage(call, &error);
+    let record = subject.record(call, scratch)?;
     if let Some(question) = question {
         question.settle(&record, record.key)?;
     }
@@ -85,12 +104,13 @@ fn answer(
     if without_bins {
         // Nothing to add.
     } else if request.info1 & info1::GET_ALL != 0 {
+        call.budget.draw_for_copy(record.size)?;
         for bin in record.bins() {
             let bin = bin.map_err(damaged)?;
             reply.op(op_code::READ, bin.name, bin.particle.type_number(), |out| bin.particle.write_wire(out));
         }
     } else {
-        answer_ops(call, guard, &record, &mut reply, damaged)?;
+        answer_ops(call, meta, &record, &mut reply, damaged)?;
     }
     reply.finish(&header);
     Ok(())
@@ -98,7 +118,7 @@ fn answer(
 
 fn answer_ops(
     call: &Call<'_>,
-    element: &Element,
+    meta: &RecordMeta,
     record: &FlatRecord<'_>,
     reply: &mut ReplyWriter<'_>,
     damaged: impl Fn(FlatError) -> ResultCode,
@@ -115,7 +135,7 @@ fn answer_ops(
         // Rows of a batch answer whatever was read as a plain read.
         let reply_code = if call.row.is_some() { op_code::READ } else { op.code };
         if op.code == op_code::EXP_READ {
-            let metadata = filter::metadata(call.namespace, element, call.now);
+            let metadata = filter::metadata_of(call.namespace, &call.digest, meta, call.now);
             let bins: &dyn BinSource = table.as_ref().map_or(record, |table| table);
             let record = Record { metadata: &metadata, key: record.key, bins };
             ops::read_expression(&op, &record, respond_all, reply_code, call.budget, reply)?;

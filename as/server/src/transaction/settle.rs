@@ -9,7 +9,7 @@ use std::ops::Range;
 use proto::ResultCode;
 use proto::frame::HEADER_SIZE;
 
-use super::{Call, Executor};
+use super::{Call, Executor, TransactionContext, Workspace};
 use crate::index::Location;
 
 /// Offset of the result in a record message.
@@ -34,7 +34,7 @@ impl Call<'_> {
     }
 }
 
-impl Executor {
+impl Workspace {
     /// The reply at `start` is about the records noted since there were `settled`.
     #[inline]
     pub(super) fn note_replies(&mut self, settled: usize, start: usize, is_row: bool) {
@@ -44,20 +44,38 @@ impl Executor {
         }
     }
 
+    /// Settles the replies about what was noted behind the first `count`; they are all in `replies`.
+    pub(super) fn settle_behind(&mut self, context: &TransactionContext, count: usize, replies: &mut [u8]) {
+        let end = self.buffers.unsettled.len();
+        self.settle_range(context, count..end, replies);
+    }
+
+    fn settle_range(&mut self, context: &TransactionContext, range: Range<usize>, replies: &mut [u8]) {
+        for Unsettled { namespace, location, result_at } in self.buffers.unsettled.drain(range) {
+            if context.namespaces[namespace].storage.settle(location).is_err()
+                && let Some(result) = replies.get_mut(result_at)
+            {
+                *result = ResultCode::Unknown.code();
+            }
+        }
+    }
+}
+
+impl Executor {
     /// Whether replies made so far must not be sent yet.
     #[inline]
     pub(crate) fn has_unsettled(&self) -> bool {
-        !self.buffers.unsettled.is_empty()
+        !self.workspace.buffers.unsettled.is_empty()
     }
 
     /// How many records must be settled before the replies made so far are sent.
     pub(crate) fn unsettled_count(&self) -> usize {
-        self.buffers.unsettled.len()
+        self.workspace.buffers.unsettled.len()
     }
 
     /// Forgets all but the first `count` of them: nobody is told of the others.
     pub(crate) fn forget_unsettled(&mut self, count: usize) {
-        self.buffers.unsettled.truncate(count);
+        self.workspace.buffers.unsettled.truncate(count);
     }
 
     /// Settles the replies that end before `end` of `replies`, which is everything made so far. Where the disk fails, the
@@ -66,33 +84,17 @@ impl Executor {
     pub(crate) fn settle_until(&mut self, end: usize, replies: &mut [u8]) {
         if self.has_unsettled() {
             let count = self.unsettled_until(end);
-            self.settle_range(0..count, replies);
+            self.workspace.settle_range(&self.context, 0..count, replies);
         }
     }
 
     /// Forgets those of replies that end before `end`: nobody is told of them.
     pub(crate) fn forget_unsettled_until(&mut self, end: usize) {
         let count = self.unsettled_until(end);
-        self.buffers.unsettled.drain(..count);
+        self.workspace.buffers.unsettled.drain(..count);
     }
 
     fn unsettled_until(&self, end: usize) -> usize {
-        self.buffers.unsettled.partition_point(|unsettled| unsettled.result_at < end)
-    }
-
-    /// Settles the replies about what was noted behind the first `count`; they are all in `replies`.
-    pub(super) fn settle_behind(&mut self, count: usize, replies: &mut [u8]) {
-        let end = self.buffers.unsettled.len();
-        self.settle_range(count..end, replies);
-    }
-
-    fn settle_range(&mut self, range: Range<usize>, replies: &mut [u8]) {
-        for Unsettled { namespace, location, result_at } in self.buffers.unsettled.drain(range) {
-            if self.namespaces[namespace].storage.settle(location).is_err()
-                && let Some(result) = replies.get_mut(result_at)
-            {
-                *result = ResultCode::Unknown.code();
-            }
-        }
+        self.workspace.buffers.unsettled.partition_point(|unsettled| unsettled.result_at < end)
     }
 }

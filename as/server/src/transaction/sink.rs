@@ -33,11 +33,13 @@ pub(crate) trait ReplySink: Send + Sync {
         go_on();
     }
 
-    /// Calls one of those that wait, if there is room: whoever was called says so when it has no more to send.
-    fn call_next(&self) {}
-
     /// Whether somebody waits and the client has read nothing for as long as the request allows.
     fn is_stalled(&self) -> bool {
+        false
+    }
+
+    /// Whether the client has gone or was given up: nobody hears of what is sent.
+    fn is_closed(&self) -> bool {
         false
     }
 

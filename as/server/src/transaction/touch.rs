@@ -17,7 +17,7 @@ pub(super) struct Touch {
     ttl_seconds: u32,
 }
 
-/// Whether reading `element` now touches it.
+/// Whether reading the record of `element` now touches it.
 ///
 /// # Errors
 /// `Parameter` for a percentage over 100.

@@ -1,7 +1,7 @@
 //! Writes: load the record's bins, let the ops change them, store the result.
 //!
 //! The bins borrow from the stored record and the request; the new flat record is made in the thread's buffer and then
-//! put in place of the old one. Until that succeeds nothing has changed.
+//! committed. Until then nothing has changed.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -14,17 +14,27 @@ use proto::message::field;
 
 use super::checks::{check_reply_size, checked_ttl, key_to_store, void_time_after};
 use super::filter::{self, OpenQuestion};
-use super::{Buffers, Call, Failure, delete};
+use super::optimistic::{Attempt, Turn, until_committed};
+use super::subject::{RecordCopy, Subject};
+use super::{Buffers, Call, Failure, Place, Wait, delete};
 use crate::index::{PartitionId, RecordMeta, SetId, WriteGuard};
 use crate::metrics::{NamespaceCounter, Operation};
-use crate::namespace::{Cause, Change, Namespace, NewVersion};
+use crate::namespace::{Cause, Change, NewVersion};
 use crate::storage::{ReadBuffer, StorageError};
 
-pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) {
+pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
     let start = out.len();
     let result = match write(call, buffers, out) {
-        Ok(()) => ResultCode::Ok,
+        Ok(Done::Written) => ResultCode::Ok,
+        Ok(Done::Reserved) => return Some(Wait::Record(call.record_key())),
         Err(failure) => {
+            let mut failure = failure;
+            if call.budget.is_exhausted() {
+                if let Some(wait) = call.wait_of_exhausted() {
+                    return Some(wait);
+                }
+                failure = ResultCode::Timeout.into();
+            }
             // The reply was complete when storing failed.
             out.truncate(start);
             call.reply_header_only(out, failure.result, failure.generation, failure.void_time);
@@ -32,17 +42,91 @@ pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) {
         }
     };
     call.count(Operation::Write, result);
+    None
 }
 
-fn write(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Result<(), Failure> {
+enum Done {
+    Written,
+    /// The record is reserved by another writer.
+    Reserved,
+}
+
+fn write(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Result<Done, Failure> {
     call.check_xdr_filter()?;
     check_namespace_takes_writes(call)?;
     let policy = WritePolicy::of(call.request).inspect_err(|result| {
         cf::warning_limited!(Rw, "{{{}}} bad write request: {result:?}", call.namespace.name());
     })?;
-    let target = find_target(call, &policy)?;
-    let (generation, void_time) = (target.found_generation, target.found_void_time);
-    apply(call, &policy, target, buffers, out).map_err(|result| Failure { result, generation, void_time })
+    if call.request.has_field(field::MRT_ID) {
+        return Err(ResultCode::EnterpriseOnly.into());
+    }
+    match call.place {
+        Place::Service => write_in_place(call, &policy, buffers, out),
+        Place::Pool { .. } => {
+            let start = out.len();
+            until_committed(call, |turn| {
+                out.truncate(start);
+                write_from_copy(call, &policy, buffers, turn, out)
+            })
+        }
+    }
+}
+
+/// Writes under the record's lock.
+fn write_in_place(
+    call: &Call<'_>,
+    policy: &WritePolicy,
+    buffers: &mut Buffers,
+    out: &mut Vec<u8>,
+) -> Result<Done, Failure> {
+    let guard = find(call, policy)?;
+    if call.is_reserved() {
+        return Ok(Done::Reserved);
+    }
+    let target = Target::of(call, policy, Subject::Locked(&guard))?;
+    let failed = target.failed();
+    let next = make_next(call, policy, target, buffers, out).map_err(failed)?;
+    commit(call, guard, next, buffers).map_err(failed)?;
+    Ok(Done::Written)
+}
+
+/// Computes the new record from a copy of the present one, and commits it if the record is still the same.
+fn write_from_copy(
+    call: &Call<'_>,
+    policy: &WritePolicy,
+    buffers: &mut Buffers,
+    turn: Turn,
+    out: &mut Vec<u8>,
+) -> Result<Attempt<Done>, Failure> {
+    let found = call.namespace.index.get(&call.digest);
+    let copy = found
+        .map(|guard| RecordCopy::of(call, &guard, &mut buffers.read))
+        .unwrap_or_else(RecordCopy::of_none);
+    if policy.must_exist && !copy.meta.exists() {
+        return Err(ResultCode::NotFound.into());
+    }
+    let target = Target::of(call, policy, Subject::Copied(&copy))?;
+    let failed = target.failed();
+    let next = make_next(call, policy, target, buffers, out).map_err(failed)?;
+    let guard = find(call, policy)?;
+    if !turn.has_come(call) || !copy.is_version(&guard) {
+        return Ok(Attempt::Lost);
+    }
+    commit(call, guard, next, buffers).map_err(failed)?;
+    Ok(Attempt::Committed(Done::Written))
+}
+
+/// The element that the write goes to; created if the policy lets it create a record.
+fn find<'a>(call: &Call<'a>, policy: &WritePolicy) -> Result<WriteGuard<'a>, ResultCode> {
+    let index = &call.namespace.index;
+    if policy.must_exist {
+        return index.get_exclusive(&call.digest).ok_or(ResultCode::NotFound);
+    }
+    let (guard, _) = index.get_or_create(&call.digest).map_err(|_| {
+        cf::warning_limited!(Index, "{{{}}} primary index is full", call.namespace.name());
+        ResultCode::Unknown
+    })?;
+    Ok(guard)
 }
 
 fn check_namespace_takes_writes(call: &Call<'_>) -> Result<(), ResultCode> {
@@ -59,9 +143,9 @@ fn check_namespace_takes_writes(call: &Call<'_>) -> Result<(), ResultCode> {
     Ok(())
 }
 
-/// The element a write goes to, and what the write starts from.
+/// What a write starts from.
 struct Target<'a> {
-    guard: WriteGuard<'a>,
+    subject: Subject<'a>,
     /// What the index says of the live record, or will say of the one that is created.
     base: RecordMeta,
     /// There is no live record: no element before, or a tombstone, or an expired record.
@@ -71,50 +155,44 @@ struct Target<'a> {
     found_void_time: u32,
 }
 
-fn find_target<'a>(call: &Call<'a>, policy: &WritePolicy) -> Result<Target<'a>, Failure> {
-    let index = &call.namespace.index;
-    if call.request.has_field(field::MRT_ID) {
-        return Err(ResultCode::EnterpriseOnly.into());
+impl<'a> Target<'a> {
+    fn of(call: &Call<'_>, policy: &WritePolicy, subject: Subject<'a>) -> Result<Self, Failure> {
+        let found = subject.meta();
+        let (found_generation, found_void_time) =
+            if found.is_tombstone() { (0, 0) } else { (found.generation, found.void_time) };
+        let is_new = !found.exists() || found.is_gone(call.now.seconds());
+        let base = if is_new { call.namespace.meta_of_created(found, SetId::NONE) } else { *found };
+        let target = Target { subject, base, is_new, found_generation, found_void_time };
+        if policy.must_exist && is_new {
+            return Err(target.failed()(ResultCode::NotFound));
+        }
+        Ok(target)
     }
-    let guard = if policy.must_exist {
-        index.get_exclusive(&call.digest).ok_or(ResultCode::NotFound)?
-    } else {
-        let (guard, _) = index.get_or_create(&call.digest).map_err(|_| {
-            cf::warning_limited!(Index, "{{{}}} primary index is full", call.namespace.name());
-            ResultCode::Unknown
-        })?;
-        guard
-    };
-    let (found_generation, found_void_time) =
-        if guard.is_tombstone() { (0, 0) } else { (guard.generation, guard.void_time) };
-    let is_new = !guard.exists() || guard.is_gone(call.now.seconds());
-    if policy.must_exist && is_new {
-        return Err(Failure {
-            result: ResultCode::NotFound,
-            generation: found_generation,
-            void_time: found_void_time,
-        });
+
+    /// Makes a failure that reports what was found.
+    fn failed(&self) -> impl Fn(ResultCode) -> Failure + Copy + 'static {
+        let (generation, void_time) = (self.found_generation, self.found_void_time);
+        move |result| Failure { result, generation, void_time }
     }
-    let base = if is_new { call.namespace.meta_of_created(&guard, SetId::NONE) } else { **guard };
-    Ok(Target { guard, base, is_new, found_generation, found_void_time })
 }
 
-fn apply(
+/// Makes the record of `guard` what `next` says.
+fn commit(
     call: &Call<'_>,
-    policy: &WritePolicy,
-    mut target: Target<'_>,
+    guard: WriteGuard<'_>,
+    next: Next,
     buffers: &mut Buffers,
-    out: &mut Vec<u8>,
 ) -> Result<(), ResultCode> {
     let namespace = call.namespace;
-    let question = check_target(call, policy, &mut target)?;
-    let Some(next) = make_next(call, policy, &target, question.as_ref(), buffers, out)? else {
-        delete::remove(call, target.guard, buffers)?;
+    // What was computed without steps is nothing to store.
+    call.budget.check(Ok(()))?;
+    let Next::Record { meta, key_stored } = next else {
+        delete::remove(call, guard, buffers)?;
         namespace.metrics.add(NamespaceCounter::DeletedLastBin, 1);
         return Ok(());
     };
-    let version = NewVersion { flat: &buffers.flat, meta: next.meta, key_stored: next.key_stored };
-    let committed = namespace.commit(target.guard, &Change::Record(version), Cause::Write);
+    let version = NewVersion { flat: &buffers.flat, meta, key_stored };
+    let committed = namespace.commit(guard, &Change::Record(version), Cause::Write);
     let committed = committed.map_err(|error| storage_result(call, error))?;
     call.note_unsettled(committed.location, &mut buffers.unsettled);
     Ok(())
@@ -158,29 +236,31 @@ fn check_target<'c>(
         );
         return Err(ResultCode::Forbidden);
     }
-    if target.is_new { Ok(None) } else { call.check_filter(&target.guard) }
+    if target.is_new { Ok(None) } else { call.check_filter(&target.base) }
 }
 
-/// What the index says of the record when its new version is stored.
-struct Next {
-    meta: RecordMeta,
-    key_stored: bool,
+/// What becomes of the record.
+enum Next {
+    /// Its new version is in the thread's buffer. The index is to say this of it.
+    Record { meta: RecordMeta, key_stored: bool },
+    /// No bin is left: it goes.
+    Gone,
 }
 
-/// Lets the ops work on the record's bins and makes the new flat record and the reply. `None`: no bin is left.
+/// Lets the ops work on the record's bins and makes the new flat record and the reply.
 fn make_next(
     call: &Call<'_>,
     policy: &WritePolicy,
-    target: &Target<'_>,
-    question: Option<&OpenQuestion<'_>>,
+    mut target: Target<'_>,
     buffers: &mut Buffers,
     out: &mut Vec<u8>,
-) -> Result<Option<Next>, ResultCode> {
+) -> Result<Next, ResultCode> {
+    let question = check_target(call, policy, &mut target)?;
     let namespace = call.namespace;
-    let Target { guard, base, is_new, .. } = target;
+    let Target { subject, base, is_new, .. } = &target;
     let Buffers { flat, read, .. } = buffers;
-    let is_asked = question.is_some();
-    let old = if *is_new { None } else { old_record(call, guard, policy.replace && !is_asked, read)? };
+    let is_replaced = policy.replace && question.is_none();
+    let old = if *is_new { None } else { old_record(call, *subject, is_replaced, read)? };
     let stored_key = old.and_then(|old| old.key);
     if let Some(old) = &old {
         question.map_or(Ok(()), |question| question.settle(old, stored_key))?;
@@ -194,7 +274,7 @@ fn make_next(
     let ttl = checked_ttl(call, set, *is_new)?;
     let mut bins = match old {
         Some(old) if !policy.replace => {
-            old.load_bins().map_err(|error| namespace.report_damage(guard, &error))?
+            old.load_bins().map_err(|error| subject.report_damage(call, &error))?
         }
         _ => Bins::new(),
     };
@@ -224,7 +304,7 @@ fn make_next(
             return Err(ResultCode::NotFound);
         }
         reply.finish(&call.header(ResultCode::Ok, 0, 0));
-        return Ok(None);
+        return Ok(Next::Gone);
     }
     let record = NewRecord {
         digest: call.digest,
@@ -236,26 +316,26 @@ fn make_next(
         key,
         leaves_tombstone: base.leaves_tombstone(),
     };
-    encode(namespace, &record, &bins, flat)?;
+    encode(call, &record, &bins, flat)?;
     reply.finish(&call.header(ResultCode::Ok, record.generation, record.void_time));
     let mut meta = *base;
     (meta.generation, meta.void_time) = (record.generation, void_time);
     meta.set_last_update_time(last_update_time);
-    Ok(Some(Next { meta, key_stored: key.is_some() }))
+    Ok(Next::Record { meta, key_stored: key.is_some() })
 }
 
 /// The record that is to change. What replaces it needs nothing of it but the key that may be stored with it, so then it
 /// may be damaged; its key is lost.
 fn old_record<'g>(
-    call: &'g Call<'_>,
-    guard: &'g WriteGuard<'_>,
+    call: &Call<'g>,
+    subject: Subject<'g>,
     is_replaced: bool,
     scratch: &'g mut ReadBuffer,
 ) -> Result<Option<FlatRecord<'g>>, ResultCode> {
-    if is_replaced && !guard.location.key_stored() {
+    if is_replaced && !subject.meta().location.key_stored() {
         return Ok(None);
     }
-    match call.namespace.record(guard, scratch) {
+    match subject.record(call, scratch) {
         Err(_) if is_replaced => Ok(None),
         record => record.map(Some),
     }
@@ -263,16 +343,17 @@ fn old_record<'g>(
 
 /// Makes the flat form of `record`.
 fn encode(
-    namespace: &Namespace,
+    call: &Call<'_>,
     record: &NewRecord<'_>,
     bins: &Bins<'_>,
     flat: &mut Vec<u8>,
 ) -> Result<(), ResultCode> {
     let size = record.size(bins);
-    if size > namespace.config().params.max_record_size.get() as usize {
-        namespace.metrics.add(NamespaceCounter::FailRecordTooBig, 1);
+    if size > call.namespace.config().params.max_record_size.get() as usize {
+        call.namespace.metrics.add(NamespaceCounter::FailRecordTooBig, 1);
         return Err(ResultCode::RecordTooBig);
     }
+    call.budget.draw_for_copy(size)?;
     record.encode(bins, size, flat);
     Ok(())
 }

@@ -1,0 +1,107 @@
+//! What all transactions of a server share, and what those of one thread use again and again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
+use std::time::Duration;
+
+use proto::message::Request;
+
+use super::settle::Unsettled;
+use super::wait::WaitTable;
+use super::{OwnedRequest, benchmarks, measure};
+use crate::config::Config;
+use crate::metrics::ServerMetrics;
+use crate::namespace::Namespace;
+use crate::storage::ReadBuffer;
+use crate::workers::Workers;
+
+/// How much less weight the threads of the pool have than service threads: about a tenth.
+const POOL_NICENESS: i32 = 10;
+
+/// What all transactions of a server share.
+pub(crate) struct TransactionContext {
+    pub(crate) config: Arc<Config>,
+    pub(crate) namespaces: Arc<[Arc<Namespace>]>,
+    pub(crate) metrics: Arc<ServerMetrics>,
+    /// The threads for requests that are too long for a service thread.
+    pub(crate) pool: Workers<OwnedRequest>,
+    /// Requests that wait for a record that a thread of a pool is about to change.
+    pub(super) waits: WaitTable,
+    /// The server stops: what only reads ends soon.
+    is_stopping: AtomicBool,
+}
+
+impl TransactionContext {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        namespaces: Arc<[Arc<Namespace>]>,
+        metrics: Arc<ServerMetrics>,
+    ) -> Self {
+        TransactionContext {
+            config,
+            namespaces,
+            metrics,
+            pool: Workers::with_niceness("transaction", POOL_NICENESS),
+            waits: WaitTable::new(),
+            is_stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Transactions that only read end soon from now on, without an answer.
+    pub(crate) fn stop(&self) {
+        self.is_stopping.store(true, Release);
+    }
+
+    /// Whether the server stops.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Acquire)
+    }
+
+    /// How long `request` may take.
+    pub(super) fn time_max(&self, request: &Request<'_>) -> Duration {
+        Duration::from_millis(match request.transaction_ttl_ms {
+            0 => self.config.service.transaction_max_ms.get(),
+            own => u64::from(own),
+        })
+    }
+
+    /// The namespace that `request` names.
+    pub(super) fn namespace_of(&self, request: &Request<'_>) -> Option<&Arc<Namespace>> {
+        let Some(name) = request.namespace else {
+            cf::warning_limited!(Tsvc, "request without a namespace");
+            return None;
+        };
+        let namespace = self.namespaces.iter().find(|namespace| namespace.name().as_bytes() == name);
+        if namespace.is_none() {
+            cf::warning_limited!(Tsvc, "request for unknown namespace '{}'", String::from_utf8_lossy(name));
+        }
+        namespace
+    }
+}
+
+/// Buffers that the transactions of a thread use again and again.
+pub(super) struct Buffers {
+    /// A flat record being made.
+    pub(super) flat: Vec<u8>,
+    /// A record that was read from a disk.
+    pub(super) read: ReadBuffer,
+    /// Records that must be on disk before the replies made so far are sent.
+    pub(super) unsettled: Vec<Unsettled>,
+}
+
+/// What the transactions of one thread use again and again.
+pub(super) struct Workspace {
+    pub(super) buffers: Buffers,
+    pub(super) tally: measure::Tally,
+    pub(super) stopwatch: benchmarks::Stopwatch,
+}
+
+impl Workspace {
+    pub(super) fn new(namespace_count: usize) -> Self {
+        Workspace {
+            buffers: Buffers { flat: Vec::new(), read: ReadBuffer::new(), unsettled: Vec::new() },
+            tally: measure::Tally::new(namespace_count),
+            stopwatch: benchmarks::Stopwatch::new(),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Changes by threads of a pool: computed from a copy of the record, without a lock, and committed if the record is still
+//! the one that was copied.
+//!
+//! An attempt that loses to another writer is made again. After [`LOSSES_MAX`] losses the record is reserved: other writers
+//! wait until this one is done.
+
+use proto::ResultCode;
+
+use super::wait::Reservation;
+use super::{Call, Failure, Place};
+
+/// So many attempts may lose before the record is reserved.
+const LOSSES_MAX: u32 = 2;
+
+/// How an attempt to change a record ended.
+pub(super) enum Attempt<T> {
+    Committed(T),
+    /// Another writer came first, or has reserved the record. Nothing has changed.
+    Lost,
+}
+
+/// Whether a change may be committed, as far as reservations go. Asked under the record's sprig lock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// If nobody has reserved the record.
+    Free,
+    /// This writer has reserved it.
+    Reserved,
+}
+
+impl Turn {
+    pub(super) fn has_come(self, call: &Call<'_>) -> bool {
+        self == Turn::Reserved || !call.is_reserved()
+    }
+}
+
+/// Makes attempts until one is committed or fails.
+///
+/// # Errors
+/// Those of an attempt; `Timeout` if the deadline comes while the record is reserved by others.
+pub(super) fn until_committed<T>(
+    call: &Call<'_>,
+    mut attempt: impl FnMut(Turn) -> Result<Attempt<T>, Failure>,
+) -> Result<T, Failure> {
+    let Place::Pool { deadline } = call.place else {
+        unreachable!("a service thread changes a record under its lock");
+    };
+    let key = call.record_key();
+    let resume = |request| call.context.pool.submit(request);
+    let mut reservation: Option<Reservation<'_>> = None;
+    let mut losses = 0;
+    loop {
+        if reservation.is_none() {
+            let may_go_on = if losses >= LOSSES_MAX {
+                reservation = call.context.waits.reserve(key, deadline, &resume);
+                reservation.is_some()
+            } else {
+                call.context.waits.wait_until_free(&key, deadline)
+            };
+            if !may_go_on {
+                return Err(ResultCode::Timeout.into());
+            }
+        }
+        let turn = if reservation.is_some() { Turn::Reserved } else { Turn::Free };
+        match attempt(turn)? {
+            Attempt::Committed(done) => return Ok(done),
+            Attempt::Lost => losses += 1,
+        }
+    }
+}

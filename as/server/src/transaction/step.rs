@@ -1,0 +1,30 @@
+//! How far a request got on a service thread, and what is to be done with it next.
+
+use std::sync::Arc;
+
+use proto::batch::RowPosition;
+
+use super::Wait;
+use crate::namespace::Namespace;
+
+/// What became of a record message.
+pub(crate) enum Step {
+    /// It was carried out and its reply appended.
+    Done,
+    /// It has changed nothing, and runs again from its start when the wait is over.
+    Restart(Wait),
+    /// It concerns many records of this namespace and has yet to be started.
+    Query(Arc<Namespace>),
+    /// It is a batch for the batch threads, from this row on. The replies to the rows before are appended.
+    Batch(BatchRest),
+}
+
+/// What is left of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchRest {
+    pub(super) first: RowPosition,
+    /// Rows from there on.
+    pub(super) count: u32,
+    /// Code of the error that ended the reply before, or 0.
+    pub(super) result: u8,
+}

@@ -1,0 +1,222 @@
+//! Transactions on service threads and in the pool, on the same record at the same time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cf::Digest;
+use cf::clock::StoredMillis;
+use parking_lot::{Condvar, Mutex};
+use proto::ResultCode;
+use proto::frame::HEADER_SIZE;
+use proto::message::{Request, field, info1, info2, op_code};
+
+use super::*;
+use crate::config;
+use crate::metrics::ServerMetrics;
+use crate::workers::Work;
+
+const CONFIG: &str = "
+service {
+    cluster-name tests
+}
+network {
+    service {
+        port 3000
+    }
+}
+namespace test {
+    max-record-size 8M
+    storage-engine memory {
+        data-size 1G
+    }
+}
+";
+/// Increments by each thread.
+const INCREMENTS: u32 = 400;
+/// Bytes of the record: so many that other writers come between a copy of it and its commit.
+const LARGE: usize = 1 << 20;
+
+fn context() -> Arc<TransactionContext> {
+    let (config, _) = config::parse(CONFIG, "test").expect("it parses");
+    let config = Arc::new(config);
+    let namespace = Namespace::new(&config, 0, 1, 1).unwrap_or_else(|error| panic!("{error}"));
+    let namespaces: Arc<[Arc<Namespace>]> = Arc::new([Arc::new(namespace)]);
+    Arc::new(TransactionContext::new(config, namespaces, Arc::new(ServerMetrics::new(1))))
+}
+
+/// The body of a message about the one record, with these ops: code, particle type, name and value.
+fn body(info1: u8, info2: u8, ops: &[(u8, u8, &[u8], &[u8])]) -> Vec<u8> {
+    let mut body = vec![0; 22];
+    (body[0], body[1], body[2], body[19], body[21]) = (22, info1, info2, 2, ops.len() as u8);
+    for (number, value) in [(field::NAMESPACE, &b"test"[..]), (field::DIGEST, &[7; 20])] {
+        body.extend((value.len() as u32 + 1).to_be_bytes());
+        body.push(number);
+        body.extend(value);
+    }
+    for (code, particle, name, value) in ops {
+        body.extend((4 + name.len() as u32 + value.len() as u32).to_be_bytes());
+        body.extend([*code, *particle, 0, name.len() as u8]);
+        body.extend(*name);
+        body.extend(*value);
+    }
+    // A minute.
+    body[14..18].copy_from_slice(&60_000u32.to_be_bytes());
+    body
+}
+
+fn increment() -> Vec<u8> {
+    body(0, info2::WRITE, &[(op_code::INCR, 1, b"n", &1i64.to_be_bytes())])
+}
+
+/// Keeps the reply.
+#[derive(Default)]
+struct Answer {
+    reply: Mutex<Option<Vec<u8>>>,
+    came: Condvar,
+    is_gone: bool,
+}
+
+impl Answer {
+    fn result(&self) -> u8 {
+        let mut reply = self.reply.lock();
+        while reply.is_none() {
+            assert!(!self.came.wait_for(&mut reply, Duration::from_secs(60)).timed_out(), "no answer");
+        }
+        reply.as_ref().expect("it came")[HEADER_SIZE + 5]
+    }
+}
+
+impl ReplySink for Answer {
+    fn send(&self, _: Vec<u8>) -> Result<(), SinkClosed> {
+        Err(SinkClosed)
+    }
+
+    fn post(&self, _: Vec<u8>) {}
+
+    fn is_closed(&self) -> bool {
+        self.is_gone
+    }
+
+    fn finish(&self, frames: Vec<u8>) {
+        *self.reply.lock() = Some(frames);
+        self.came.notify_one();
+    }
+}
+
+fn owned(body: &[u8], received: Instant, sink: &Arc<Answer>) -> OwnedRequest {
+    OwnedRequest::new(body, StoredMillis::now(), received, Arc::<Answer>::clone(sink))
+}
+
+/// Carries a request out as a service thread does; gives the result and whether it had to wait.
+fn on_service_thread(context: &TransactionContext, executor: &mut Executor, body: &[u8]) -> (u8, bool) {
+    let mut out = Vec::new();
+    let request = Request::parse(body).expect("it is whole");
+    match executor.execute(&request, StoredMillis::now(), &mut out) {
+        Step::Done => (out[HEADER_SIZE + 5], false),
+        Step::Restart(wait) => {
+            assert!(out.is_empty(), "a request that waits has no reply yet");
+            let answer = Arc::new(Answer::default());
+            context.restart(wait, owned(body, Instant::now(), &answer));
+            (answer.result(), true)
+        }
+        _ => panic!("it is for one record"),
+    }
+}
+
+/// Carries a request out as the pool does, that came at `received`.
+fn in_pool(executor: &mut Executor, body: &[u8], received: Instant, sink: &Arc<Answer>) -> u8 {
+    let mut out = Vec::new();
+    executor.execute_in_pool(&owned(body, received, sink), &mut out);
+    out[HEADER_SIZE + 5]
+}
+
+/// The integer in bin `n`.
+fn count(context: &Arc<TransactionContext>) -> i64 {
+    let mut out = Vec::new();
+    let read = body(info1::READ, 0, &[(op_code::READ, 0, b"n", b"")]);
+    let request = Request::parse(&read).expect("it is whole");
+    let step = Executor::new(Arc::clone(context)).execute(&request, StoredMillis::now(), &mut out);
+    assert!(matches!(step, Step::Done));
+    i64::from_be_bytes(*out.last_chunk().expect("an integer"))
+}
+
+#[test]
+fn writers_in_the_pool_and_beside_it_lose_nothing() {
+    let context = context();
+    let for_workers = Arc::clone(&context);
+    let new_worker = move || {
+        let work: Box<dyn Work<OwnedRequest>> =
+            Box::new(PoolWorker::new(Executor::new(Arc::clone(&for_workers))));
+        Some(work)
+    };
+    context.pool.start(2, new_worker).expect("threads");
+    let padding = vec![1; LARGE];
+    let create = body(0, info2::WRITE, &[(op_code::WRITE, 4, b"p", &padding)]);
+    let mut executor = Executor::new(Arc::clone(&context));
+    assert_eq!(on_service_thread(&context, &mut executor, &create).0, ResultCode::Ok.code());
+    let increment = &increment();
+    cf::sync::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut executor = Executor::new(Arc::clone(&context));
+                for _ in 0..INCREMENTS {
+                    let (result, _) = on_service_thread(&context, &mut executor, increment);
+                    assert_eq!(result, ResultCode::Ok.code());
+                }
+            });
+            scope.spawn(|| {
+                let mut executor = Executor::new(Arc::clone(&context));
+                let sink = Arc::new(Answer::default());
+                for _ in 0..INCREMENTS {
+                    let result = in_pool(&mut executor, increment, Instant::now(), &sink);
+                    assert_eq!(result, ResultCode::Ok.code());
+                }
+            });
+        }
+    });
+    context.pool.stop();
+    assert_eq!(count(&context), 4 * i64::from(INCREMENTS));
+}
+
+#[test]
+fn a_reserved_record_lets_readers_in_and_writers_wait() {
+    let context = context();
+    let mut executor = Executor::new(Arc::clone(&context));
+    assert_eq!(on_service_thread(&context, &mut executor, &increment()), (0, false));
+    let (key, resumed) = (RecordKey { namespace: 0, digest: Digest([7; 20]) }, Mutex::new(Vec::new()));
+    let resume = |request: OwnedRequest| resumed.lock().push(request);
+    let until = Instant::now() + Duration::from_secs(60);
+    let reservation = context.waits.reserve(key, until, &resume).expect("it is free");
+    assert_eq!(count(&context), 1);
+    for waiting in [increment(), body(0, info2::WRITE | info2::DELETE, &[])] {
+        let request = Request::parse(&waiting).expect("it is whole");
+        let step = executor.execute(&request, StoredMillis::now(), &mut Vec::new());
+        assert!(matches!(step, Step::Restart(Wait::Record(waits_for)) if waits_for == key));
+        context.restart(Wait::Record(key), owned(&waiting, Instant::now(), &Arc::default()));
+    }
+    assert_eq!(context.pool.queued_count(), 0);
+    drop(reservation);
+    assert_eq!(resumed.lock().len(), 2);
+    assert_eq!(on_service_thread(&context, &mut executor, &increment()), (0, false));
+    assert_eq!(count(&context), 2);
+}
+
+#[test]
+fn the_pool_ends_what_is_late_and_what_nobody_hears_of() {
+    let context = context();
+    let mut executor = Executor::new(Arc::clone(&context));
+    let listening = Arc::new(Answer::default());
+    let late = Instant::now().checked_sub(Duration::from_secs(61)).expect("a machine that runs for a minute");
+    assert_eq!(in_pool(&mut executor, &increment(), late, &listening), ResultCode::Timeout.code());
+    let read = body(info1::READ | info1::GET_ALL, 0, &[]);
+    let now = Instant::now();
+    assert_eq!(in_pool(&mut executor, &read, now, &listening), ResultCode::NotFound.code());
+    // A write is carried out for a client that has gone, a read is not.
+    let gone = Arc::new(Answer { is_gone: true, ..Answer::default() });
+    assert_eq!(in_pool(&mut executor, &increment(), now, &gone), ResultCode::Ok.code());
+    assert_eq!(in_pool(&mut executor, &read, now, &gone), ResultCode::Timeout.code());
+    assert_eq!(in_pool(&mut executor, &read, now, &listening), ResultCode::Ok.code());
+    context.stop();
+    assert_eq!(in_pool(&mut executor, &read, now, &listening), ResultCode::Timeout.code());
+    assert_eq!(count(&context), 1);
+}

@@ -1,0 +1,113 @@
+//! Requests that are too long for a service thread: they hold up nobody, change a record exactly once, and end when nobody
+//! waits for them any more.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::time::{Duration, Instant};
+
+use ferrospike_tests::client::PATIENCE;
+use ferrospike_tests::figures::await_figures;
+use ferrospike_tests::server::{Server, stored_config_with};
+use ferrospike_tests::wire::{Message, Operation, info2, operation, result};
+
+/// A record of this size is written and read by the transaction pool.
+const LARGE: usize = 4 << 20;
+const WRITERS: i64 = 6;
+const WRITES: i64 = 40;
+
+/// A server that takes such records.
+fn start(engine: &str, storage: &[&str]) -> Server {
+    Server::start(&stored_config_with("test", &["max-record-size 8M"], engine, storage))
+}
+
+/// Adds 1 to a counter in the large record of `key`.
+fn increment(key: &str) -> Message {
+    Message::write(key).with_operation(Operation::integer(operation::INCR, "n", 1))
+}
+
+fn count(server: &Server, key: &str) -> i64 {
+    let record = server.connect().ask(&Message::get(key)).unwrap();
+    assert_eq!(record.result, result::OK);
+    i64::from_be_bytes(record.bin("n").unwrap().try_into().unwrap())
+}
+
+/// Every writer computes from a copy, and must not lose what another wrote meanwhile.
+#[test]
+fn writers_of_a_large_record_count_exactly() {
+    let mut server = start("device", &["file {dir}/data", "filesize 1G"]);
+    let put = Message::put("large", vec![7; LARGE]);
+    assert_eq!(server.connect().ask(&put).unwrap().result, result::OK);
+    std::thread::scope(|scope| {
+        for _ in 0..WRITERS {
+            scope.spawn(|| {
+                let mut client = server.connect();
+                for _ in 0..WRITES {
+                    let request = Message { transaction_ttl: 60_000, ..increment("large") };
+                    assert_eq!(client.ask(&request).unwrap().result, result::OK);
+                    // A short request of the same connection, on a service thread.
+                    assert_eq!(client.ask(&increment("small")).unwrap().result, result::OK);
+                }
+            });
+        }
+    });
+    for key in ["large", "small"] {
+        assert_eq!(count(&server, key), WRITERS * WRITES, "{key}");
+    }
+    server.kill9();
+    server.restart();
+    let record = server.connect().ask(&Message::get("large")).unwrap();
+    assert_eq!(record.bin("b").unwrap().len(), LARGE);
+}
+
+/// A create, a delete and a filtered request on the way of the pool answer as on a service thread.
+#[test]
+fn the_pool_answers_as_a_service_thread_does() {
+    let server = start("memory", &["data-size 1G"]);
+    let mut client = server.connect();
+    let put = Message::put("large", vec![7; LARGE]);
+    assert_eq!(client.ask(&put).unwrap().result, result::OK);
+    let again = client.ask(&put).unwrap();
+    assert_eq!((again.result, again.generation), (result::OK, 2));
+    let read = client.ask(&Message::get("large")).unwrap();
+    assert_eq!((read.result, read.generation, read.bin("b").unwrap().len()), (result::OK, 2, LARGE));
+    let create_only = Message { info2: put.info2 | info2::CREATE_ONLY, ..put.clone() };
+    assert_eq!(client.ask(&create_only).unwrap().result, result::EXISTS);
+    let too_big = Message::put("large", vec![7; 9 << 20]);
+    assert_eq!(client.ask(&too_big).unwrap().result, result::RECORD_TOO_BIG);
+    assert_eq!(client.ask(&Message::delete("large")).unwrap().result, result::OK);
+    assert_eq!(client.ask(&Message::get("large")).unwrap().result, result::NOT_FOUND);
+    assert_eq!(client.ask(&Message::delete("large")).unwrap().result, result::NOT_FOUND);
+}
+
+#[test]
+fn a_batch_ends_when_its_client_has_gone() {
+    let server = start("memory", &["data-size 1G"]);
+    let mut client = server.connect();
+    assert_eq!(client.ask(&Message::put("large", vec![7; LARGE])).unwrap().result, result::OK);
+    let rows = 20_000;
+    let mut gone = server.connect();
+    gone.send(&Message::get_all(vec!["large"; rows].into_iter()).encode()).unwrap();
+    await_figures(&mut client, "namespace/test", |now| now["batch_sub_read_success"] > 0);
+    drop(gone);
+    await_figures(&mut client, "statistics", |now| {
+        now["batch_index_complete"] + now["batch_index_error"] + now["batch_index_timeout"] == 1
+    });
+    let read = client.figure("namespace/test", "batch_sub_read_success").unwrap();
+    assert!(read < rows as u64 / 2, "{read} rows were read, most of them for nobody");
+    // And the small batch of another client has its turn.
+    client.send(&Message::get_all(vec!["none"; 300].into_iter()).encode()).unwrap();
+    while !client.receive().unwrap().holds_last() {}
+}
+
+#[test]
+fn a_stop_ends_reads_that_are_under_way() {
+    let mut server = start("memory", &["data-size 1G"]);
+    let mut client = server.connect();
+    assert_eq!(client.ask(&Message::put("large", vec![7; LARGE])).unwrap().result, result::OK);
+    let batch = Message::get_all(vec!["large"; 20_000].into_iter()).encode();
+    let mut readers: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    readers.iter_mut().for_each(|reader| reader.send(&batch).unwrap());
+    await_figures(&mut client, "namespace/test", |now| now["batch_sub_read_success"] > 8);
+    let stopping = Instant::now();
+    server.stop();
+    assert!(stopping.elapsed() < PATIENCE / 2 && PATIENCE > Duration::from_secs(10));
+}
