@@ -74,6 +74,14 @@ impl Client {
     /// All records of a namespace.
     pub fn scan(&mut self, namespace: &str) -> io::Result<Vec<Message>> {
         self.send(&Message::scan(namespace).encode())?;
+        self.take_rows()
+    }
+
+    /// The records of an answer of many messages, of a scan or a batch, up to the last one.
+    ///
+    /// # Errors
+    /// When one of the messages has another result than OK, or is none.
+    pub fn take_rows(&mut self) -> io::Result<Vec<Message>> {
         let mut records = Vec::new();
         loop {
             let frame = self.receive()?;
@@ -81,7 +89,7 @@ impl Client {
                 || io::Error::new(io::ErrorKind::InvalidData, format!("not messages: {frame:?}"));
             for message in frame.messages().ok_or_else(unexpected)? {
                 if message.result != wire::result::OK {
-                    return Err(io::Error::other(format!("scan of {namespace}: result {}", message.result)));
+                    return Err(io::Error::other(format!("a row with result {}", message.result)));
                 }
                 if message.is_last() {
                     return Ok(records);

@@ -11,6 +11,8 @@ use ferrospike_tests::wire::{Message, result};
 
 /// Rows of a batch whose answers are more than the server keeps for a client.
 const ROWS: usize = 2_500;
+/// Flag of a batch: its rows may be done by the thread that reads it.
+const ALLOW_INLINE: u8 = 1;
 /// Rows that take longer than a millisecond on every machine.
 const MANY_ROWS: usize = 60_000;
 
@@ -50,6 +52,26 @@ fn answers_of_few_rows_do_not_fill_the_memory() {
     assert!(kept < 120, "{kept} MB more are held for answers that nobody reads");
     for mut one in silent {
         assert_eq!(take_answer(&mut one), (200, result::OK));
+    }
+}
+
+/// Four batch threads share several batches, none of which they do out of order.
+#[test]
+fn batches_that_ask_for_work_in_line_are_answered_in_order() {
+    let config = usual_config().replacen("service {", "service {\n    batch-index-threads 4", 1);
+    let server = Server::start(&config);
+    let put = Message::put("small", vec![1; 10]);
+    assert_eq!(server.connect().ask(&put).unwrap().result, result::OK);
+    let mut request = batch("small", 1_000);
+    request.fields[0].1[4] = ALLOW_INLINE;
+    let request = request.encode();
+    let mut clients: Vec<Client> = (0..8).map(|_| server.connect()).collect();
+    for _ in 0..30 {
+        clients.iter_mut().for_each(|client| client.send(&request).unwrap());
+        for client in &mut clients {
+            let rows: Vec<u32> = client.take_rows().unwrap().iter().map(|row| row.transaction_ttl).collect();
+            assert_eq!(rows, (0..1_000).collect::<Vec<u32>>());
+        }
     }
 }
 

@@ -45,7 +45,7 @@ const LAYERS: &[&[&str]] = &[
     &["service"],
     &["health"],
     // What all of the server is made of, then those who answer about it.
-    &["state"],
+    &["node"],
     &["ticker", "info"],
     &["exporter"],
     &["server", "cli", "daemon"],

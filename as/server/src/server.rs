@@ -11,20 +11,20 @@ use cf::threads;
 
 use crate::best_practices;
 use crate::config::Config;
-use crate::daemon::Service;
+use crate::daemon::Run;
 use crate::exporter;
 use crate::fabric::Cluster;
 use crate::health::Health;
 use crate::info;
 use crate::metrics::{ServerMetrics, SystemUsage};
 use crate::namespace::{self, Namespace, NamespaceError};
+use crate::node::Node;
 use crate::node_id;
 use crate::query::Queries;
 use crate::service::{
     self, Advertised, Bound, ConnectionCount, ListenError, ReplyBudget, ServiceContext, ServicePool,
     ServiceThread,
 };
-use crate::state::State;
 use crate::ticker;
 use crate::transaction::{self, BatchPool, BatchWorker, Executor, PoolWorker, TransactionContext};
 use crate::workers::Workers;
@@ -58,7 +58,7 @@ impl From<ListenError> for StartError {
 
 /// A running server. Dropping it stops it.
 pub struct Server {
-    state: Arc<State>,
+    node: Arc<Node>,
     stop_accepting: Arc<EventFd>,
     is_stopping_sizing: Arc<AtomicBool>,
     is_stopping: Arc<AtomicBool>,
@@ -122,7 +122,7 @@ impl Server {
             pool: ServicePool::new(),
             replies: ReplyBudget::new(Arc::clone(&metrics)),
         });
-        let state = Arc::new(State {
+        let node = Arc::new(Node {
             advertised,
             client_addresses,
             info_addresses,
@@ -146,7 +146,7 @@ impl Server {
             info_port_thread: None,
             metrics_port_thread: None,
             background_threads: Vec::new(),
-            state,
+            node,
         };
         server.start_background_threads()?;
         server.start_workers()?;
@@ -161,28 +161,28 @@ impl Server {
     /// Addresses that take client connections.
     #[must_use]
     pub fn client_addresses(&self) -> &[SocketAddr] {
-        &self.state.client_addresses
+        &self.node.client_addresses
     }
 
     #[cfg(test)]
-    pub(crate) fn state(&self) -> &State {
-        &self.state
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
     }
 
     /// Says where it listens.
     fn announce(&self) {
-        let service = &self.state.config.service;
+        let service = &self.node.config.service;
         cf::info!(
             Service,
             "started {} service threads, {} batch threads, {} info threads",
-            self.state.service.pool.size(),
+            self.node.service.pool.size(),
             service.batch_index_threads.get(),
             service.info_threads.get()
         );
-        for address in &self.state.client_addresses {
+        for address in &self.node.client_addresses {
             cf::info!(Service, "client port {address}");
         }
-        for address in &self.state.info_addresses {
+        for address in &self.node.info_addresses {
             cf::info!(InfoPort, "info port {address}");
         }
         cf::info!(As, "service ready: soon there will be cake!");
@@ -190,7 +190,7 @@ impl Server {
 
     /// Defrag and nsup of each namespace, and the ticker.
     fn start_background_threads(&mut self) -> io::Result<()> {
-        for (n, namespace) in self.state.namespaces.iter().enumerate() {
+        for (n, namespace) in self.node.namespaces.iter().enumerate() {
             for device in 0..namespace.storage.defrag_thread_count() {
                 let namespace = Arc::clone(namespace);
                 let thread = threads::spawn_essential(&format!("defrag-{n}-{device}"), move || {
@@ -199,26 +199,26 @@ impl Server {
                 self.background_threads.push(thread);
             }
         }
-        for position in 0..self.state.namespaces.len() {
+        for position in 0..self.node.namespaces.len() {
             self.start_flush_threads(position)?;
         }
         self.start_nsup()?;
-        let (namespaces, is_stopping) = (Arc::clone(&self.state.namespaces), Arc::clone(&self.is_stopping));
+        let (namespaces, is_stopping) = (Arc::clone(&self.node.namespaces), Arc::clone(&self.is_stopping));
         self.background_threads
             .push(restarting("tomb-raider", move || namespace::raid(&namespaces, &is_stopping))?);
-        let (state, is_stopping) = (Arc::clone(&self.state), Arc::clone(&self.is_stopping));
-        self.background_threads.push(restarting("ticker", move || ticker::run(&state, &is_stopping))?);
+        let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping));
+        self.background_threads.push(restarting("ticker", move || ticker::run(&node, &is_stopping))?);
         Ok(())
     }
 
     /// A supervisor for each namespace, and one thread that watches the limits of all.
     fn start_nsup(&mut self) -> io::Result<()> {
-        for (n, namespace) in self.state.namespaces.iter().enumerate() {
+        for (n, namespace) in self.node.namespaces.iter().enumerate() {
             let (namespace, is_stopping) = (Arc::clone(namespace), Arc::clone(&self.is_stopping));
             let body = move || namespace::supervise(&namespace, &is_stopping);
             self.background_threads.push(restarting(&format!("nsup-{n}"), body)?);
         }
-        let (namespaces, is_stopping) = (Arc::clone(&self.state.namespaces), Arc::clone(&self.is_stopping));
+        let (namespaces, is_stopping) = (Arc::clone(&self.node.namespaces), Arc::clone(&self.is_stopping));
         let body = move || namespace::watch_stop_writes(&namespaces, &is_stopping);
         self.background_threads.push(restarting("stop-writes", body)?);
         Ok(())
@@ -226,7 +226,7 @@ impl Server {
 
     /// One thread for each disk of namespace number `position`.
     fn start_flush_threads(&mut self, position: usize) -> io::Result<()> {
-        let namespace = &self.state.namespaces[position];
+        let namespace = &self.node.namespaces[position];
         for disk in 0..namespace.storage.disk_count() {
             let namespace = Arc::clone(namespace);
             let thread = threads::spawn_essential(&format!("write-{position}-{disk}"), move || {
@@ -239,40 +239,39 @@ impl Server {
 
     /// Info threads, batch threads and those of the transaction pool.
     fn start_workers(&self) -> io::Result<()> {
-        let (config, context) = (&self.state.config.service, &self.state.service);
-        let state = Arc::downgrade(&self.state);
+        let (config, context) = (&self.node.config.service, &self.node.service);
+        let node = Arc::downgrade(&self.node);
         context.info.start(config.info_threads.get() as usize, move || {
-            let state = state.upgrade()?;
-            Some(Box::new(move |request| info::serve_info(&state, request)))
+            let node = node.upgrade()?;
+            Some(Box::new(move |request| info::serve_info(&node, request)))
         })?;
-        let state = Arc::downgrade(&self.state);
+        let node = Arc::downgrade(&self.node);
         context.batches.workers.start(config.batch_index_threads.get() as usize, move || {
-            Some(Box::new(BatchWorker::new(executor(&*state.upgrade()?))))
+            Some(Box::new(BatchWorker::new(executor(&*node.upgrade()?))))
         })?;
-        let state = Arc::downgrade(&self.state);
+        let node = Arc::downgrade(&self.node);
         context.transactions.pool.start(transaction::thread_count(), move || {
-            Some(Box::new(PoolWorker::new(executor(&*state.upgrade()?))))
+            Some(Box::new(PoolWorker::new(executor(&*node.upgrade()?))))
         })
     }
 
     /// The service threads, and the one that has connections spread over them.
     fn start_service_threads(&mut self, thread_count: usize) -> io::Result<()> {
         for position in 0..thread_count {
-            start_service_thread(&self.state, position)?;
+            start_service_thread(&self.node, position)?;
         }
-        let (state, is_stopping) = (Arc::clone(&self.state), Arc::clone(&self.is_stopping_sizing));
+        let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping_sizing));
         self.sizing_thread = Some(restarting("pool-sizing", move || {
-            let wanted = || state.config.service.service_threads.get() as usize;
-            state
-                .service
+            let wanted = || node.config.service.service_threads.get() as usize;
+            node.service
                 .pool
-                .run_sizing(&is_stopping, wanted, |position| start_service_thread(&state, position));
+                .run_sizing(&is_stopping, wanted, |position| start_service_thread(&node, position));
         })?);
         Ok(())
     }
 
     fn start_accepting(&mut self, listeners: Vec<service::Listener>) -> io::Result<()> {
-        let context = Arc::clone(&self.state.service);
+        let context = Arc::clone(&self.node.service);
         let stop = Arc::clone(&self.stop_accepting);
         self.accept_thread = Some(threads::spawn_restarting("accept", move || {
             service::accept_clients(&listeners, &context, &stop)
@@ -284,10 +283,9 @@ impl Server {
         if listeners.is_empty() {
             return Ok(());
         }
-        let (state, stop) = (Arc::clone(&self.state), Arc::clone(&self.stop_accepting));
-        self.info_port_thread = Some(threads::spawn_restarting("info-port", move || {
-            info::serve_port(&state, &listeners, &stop)
-        })?);
+        let (node, stop) = (Arc::clone(&self.node), Arc::clone(&self.stop_accepting));
+        self.info_port_thread =
+            Some(threads::spawn_restarting("info-port", move || info::serve_port(&node, &listeners, &stop))?);
         Ok(())
     }
 
@@ -298,9 +296,9 @@ impl Server {
         for listener in &listeners {
             cf::info!(InfoPort, "metrics port {}", listener.local_addr()?);
         }
-        let (state, stop) = (Arc::clone(&self.state), Arc::clone(&self.stop_accepting));
+        let (node, stop) = (Arc::clone(&self.node), Arc::clone(&self.stop_accepting));
         self.metrics_port_thread = Some(threads::spawn_restarting("metrics-port", move || {
-            exporter::serve(&state, &listeners, &stop)
+            exporter::serve(&node, &listeners, &stop)
         })?);
         Ok(())
     }
@@ -312,26 +310,26 @@ impl Server {
         join(self.metrics_port_thread.take());
         self.is_stopping_sizing.store(true, Ordering::Release);
         join(self.sizing_thread.take().inspect(|thread| thread.thread().unpark()));
-        self.state.service.transactions.stop();
-        self.state.service.pool.stop();
-        self.state.service.batches.workers.stop();
-        self.state.service.transactions.pool.stop();
-        self.state.service.queries.stop();
+        self.node.service.transactions.stop();
+        self.node.service.pool.stop();
+        self.node.service.batches.workers.stop();
+        self.node.service.transactions.pool.stop();
+        self.node.service.queries.stop();
         self.is_stopping.store(true, Ordering::Release);
-        for namespace in self.state.namespaces.iter() {
+        for namespace in self.node.namespaces.iter() {
             namespace.storage.stop();
         }
-        self.state.service.info.stop();
+        self.node.service.info.stop();
         join(self.background_threads.drain(..).inspect(|thread| thread.thread().unpark()));
         if !std::mem::replace(&mut self.is_closed, true) {
-            self.state.namespaces.iter().for_each(|namespace| namespace.storage.close());
+            self.node.namespaces.iter().for_each(|namespace| namespace.storage.close());
         }
     }
 }
 
-impl Service for Server {
+impl Run for Server {
     fn dump(&self) {
-        ticker::write_all(&self.state);
+        ticker::write_all(&self.node);
     }
 
     fn stop(mut self) {
@@ -346,13 +344,13 @@ impl Drop for Server {
 }
 
 /// An executor for one thread.
-fn executor(state: &State) -> Executor {
-    Executor::new(Arc::clone(&state.service.transactions))
+fn executor(node: &Node) -> Executor {
+    Executor::new(Arc::clone(&node.service.transactions))
 }
 
 /// Adds one to the service threads.
-fn start_service_thread(state: &State, position: usize) -> io::Result<()> {
-    ServiceThread::start(&state.service, position, executor(state))
+fn start_service_thread(node: &Node, position: usize) -> io::Result<()> {
+    ServiceThread::start(&node.service, position, executor(node))
 }
 
 /// Starts a thread that starts again should it panic; `body` ends when it is told to.

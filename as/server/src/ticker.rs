@@ -15,7 +15,7 @@ use crate::health::Monitor;
 use crate::metrics::groups::{Group, ORIGINS};
 use crate::metrics::{Benchmark, Heap, Latency, NamespaceCounter, Origin, ServerCounter, ServerLatency};
 use crate::namespace::{IndexMemory, Namespace};
-use crate::state::State;
+use crate::node::Node;
 use crate::storage::DeviceStats;
 
 /// How often is looked whether it is time.
@@ -24,10 +24,10 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 const DEVICE_PERIOD: Duration = Duration::from_secs(20);
 
 /// Body of the ticker's thread; ends once `stopping` is set and the thread is unparked.
-pub(crate) fn run(state: &State, stopping: &AtomicBool) {
+pub(crate) fn run(node: &Node, stopping: &AtomicBool) {
     let mut meter = CpuMeter::start();
     let mut last = Instant::now();
-    let mut devices = DeviceLines::new(state);
+    let mut devices = DeviceLines::new(node);
     let mut health = Monitor::default();
     loop {
         std::thread::park_timeout(LOOK_PERIOD);
@@ -35,15 +35,15 @@ pub(crate) fn run(state: &State, stopping: &AtomicBool) {
             return;
         }
         cf::fault_point!("ticker");
-        let interval = Duration::from_secs(u64::from(state.config.service.ticker_interval.get()));
+        let interval = Duration::from_secs(u64::from(node.config.service.ticker_interval.get()));
         if last.elapsed() >= interval {
             last = Instant::now();
-            state.usage.set(meter.look());
-            write_all(state);
+            node.usage.set(meter.look());
+            write_all(node);
             cf::log::logger().report_suppressed();
         }
-        devices.write_if_due(state);
-        health.check(&state.config, &state.namespaces, &state.health);
+        devices.write_if_due(node);
+        health.check(&node.config, &node.namespaces, &node.health);
     }
 }
 
@@ -55,21 +55,21 @@ struct DeviceLines {
 }
 
 impl DeviceLines {
-    fn new(state: &State) -> Self {
-        DeviceLines { written: Instant::now(), before: Self::look(state) }
+    fn new(node: &Node) -> Self {
+        DeviceLines { written: Instant::now(), before: Self::look(node) }
     }
 
-    fn look(state: &State) -> Vec<Vec<DeviceStats>> {
-        state.namespaces.iter().map(|namespace| namespace.storage.device_stats().collect()).collect()
+    fn look(node: &Node) -> Vec<Vec<DeviceStats>> {
+        node.namespaces.iter().map(|namespace| namespace.storage.device_stats().collect()).collect()
     }
 
-    fn write_if_due(&mut self, state: &State) {
+    fn write_if_due(&mut self, node: &Node) {
         let seconds = self.written.elapsed().as_secs_f64();
         if seconds < DEVICE_PERIOD.as_secs_f64() {
             return;
         }
-        let now = Self::look(state);
-        for ((namespace, now), before) in state.namespaces.iter().zip(&now).zip(&self.before) {
+        let now = Self::look(node);
+        for ((namespace, now), before) in node.namespaces.iter().zip(&now).zip(&self.before) {
             let paths = namespace.config().storage.backings();
             for ((now, before), path) in now.iter().zip(before).zip(paths) {
                 write_device(namespace.name(), &path.path, now, before, seconds);
@@ -97,20 +97,20 @@ fn write_device(namespace: &str, path: &str, now: &DeviceStats, before: &DeviceS
 }
 
 /// All lines of one turn.
-pub(crate) fn write_all(state: &State) {
-    write_server(state);
-    for namespace in state.namespaces.iter() {
+pub(crate) fn write_all(node: &Node) {
+    write_server(node);
+    for namespace in node.namespaces.iter() {
         write_namespace(namespace);
     }
-    write_latencies(state);
+    write_latencies(node);
 }
 
-fn write_latencies(state: &State) {
-    let unit = state.latency_unit().name();
+fn write_latencies(node: &Node) {
+    let unit = node.latency_unit().name();
     for latency in ServerLatency::ALL {
-        state.metrics.latency(*latency).report_if_any(latency.name(), unit);
+        node.metrics.latency(*latency).report_if_any(latency.name(), unit);
     }
-    for namespace in state.namespaces.iter() {
+    for namespace in node.namespaces.iter() {
         for latency in Latency::ALL {
             let name = format!("{{{}}}-{}", namespace.name(), latency.name());
             namespace.metrics.latency(*latency).report_if_any(&name, unit);
@@ -144,13 +144,13 @@ fn write_benchmark(namespace: &Namespace, benchmark: Benchmark, unit: &'static s
     }
 }
 
-fn write_server(state: &State) {
-    let cluster = &state.cluster;
-    let name = state.config.service.cluster_name.get();
+fn write_server(node: &Node) {
+    let cluster = &node.cluster;
+    let name = node.config.service.cluster_name.get();
     let name = name.as_deref().unwrap_or("null");
     cf::info!(Info, "NODE-ID {:x} CLUSTER-SIZE {} CLUSTER-NAME {name}", cluster.node_id, cluster.size());
     cf::info!(Info, "   cluster-clock: skew-ms 0");
-    let (cpu, memory, heap) = (state.usage.get(), Memory::now(), Heap::now());
+    let (cpu, memory, heap) = (node.usage.get(), Memory::now(), Heap::now());
     cf::info!(
         Info,
         "   system: total-cpu-pct {} user-cpu-pct {} kernel-cpu-pct {} free-mem-kbytes {} free-mem-pct {} \
@@ -175,17 +175,17 @@ fn write_server(state: &State) {
     cf::info!(
         Info,
         "   in-progress: info-q {} rw-hash 0 proxy-hash 0 tree-gc-q 0 long-queries {}",
-        state.service.info.queued_count(),
-        state.service.queries.long_count()
+        node.service.info.queued_count(),
+        node.service.queries.long_count()
     );
-    write_server_work(state);
+    write_server_work(node);
 }
 
 /// Connections, and requests that concern no namespace or several.
-fn write_server_work(state: &State) {
+fn write_server_work(node: &Node) {
     // Closed before opened: a connection must not be counted as closed only.
-    let closed = state.metrics.get(ServerCounter::ClientConnectionsClosed);
-    let opened = state.metrics.get(ServerCounter::ClientConnectionsOpened);
+    let closed = node.metrics.get(ServerCounter::ClientConnectionsClosed);
+    let opened = node.metrics.get(ServerCounter::ClientConnectionsOpened);
     cf::info!(
         Info,
         "   fds: proto ({},{opened},{closed}) heartbeat (0,0,0) fabric (0,0,0)",
@@ -193,19 +193,19 @@ fn write_server_work(state: &State) {
     );
     cf::info!(Info, "   heartbeat-received: self 0 foreign 0");
     cf::info!(Info, "   fabric-bytes-per-second: bulk (0,0) ctrl (0,0) meta (0,0) rw (0,0)");
-    let demarshal = state.metrics.get(ServerCounter::DemarshalError);
-    let early = state.metrics.get(ServerCounter::EarlyTsvcClientError);
+    let demarshal = node.metrics.get(ServerCounter::DemarshalError);
+    let early = node.metrics.get(ServerCounter::EarlyTsvcClientError);
     if demarshal + early > 0 {
         cf::info!(
             Info,
             "   early-fail: demarshal {demarshal} tsvc-client {early} tsvc-from-proxy 0 tsvc-from-proxy-batch-sub 0"
         );
     }
-    let complete = state.metrics.get(ServerCounter::BatchIndexComplete);
-    let failed = state.metrics.get(ServerCounter::BatchIndexError);
-    let late = state.metrics.get(ServerCounter::BatchIndexTimeout);
+    let complete = node.metrics.get(ServerCounter::BatchIndexComplete);
+    let failed = node.metrics.get(ServerCounter::BatchIndexError);
+    let late = node.metrics.get(ServerCounter::BatchIndexTimeout);
     if complete + failed + late > 0 {
-        let delays = state.metrics.get(ServerCounter::BatchIndexDelay);
+        let delays = node.metrics.get(ServerCounter::BatchIndexDelay);
         cf::info!(Info, "   batch-index: batches ({complete},{failed},{late}) delays {delays}");
     }
 }

@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use asd::cli::Options;
-use asd::daemon::{Service, run};
+use asd::daemon::{Run, run};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -25,7 +25,7 @@ struct StandIn {
     slow_stop: bool,
 }
 
-impl Service for StandIn {
+impl Run for StandIn {
     fn dump(&self) {
         cf::info!(As, "the state of the stand-in");
     }

@@ -27,7 +27,7 @@ use configuration::Loaded;
 use signals::{Request, Watch};
 
 /// What the process is there to run: the server, or a stand-in of a test.
-pub trait Service {
+pub trait Run {
     /// Writes its state to the log.
     fn dump(&self);
     /// Stops cleanly: nothing acknowledged is lost.
@@ -38,10 +38,7 @@ pub trait Service {
 ///
 /// `start` gets the configuration and the options, and returns the service once it answers clients, or a
 /// sentence that says why it cannot. The log is ready, and the process is who and where it is to be.
-pub fn run<S: Service>(
-    options: &Options,
-    start: impl FnOnce(Config, &Options) -> Result<S, String>,
-) -> ExitCode {
+pub fn run<S: Run>(options: &Options, start: impl FnOnce(Config, &Options) -> Result<S, String>) -> ExitCode {
     if options.version {
         say(&mut io::stdout(), format_args!("{}\nFerrospike {FERROSPIKE_VERSION}", edition_and_build()));
         return ExitCode::SUCCESS;
@@ -81,7 +78,7 @@ fn say_beside_the_log(reason: &str) {
 }
 
 /// The part of [`run`] that knows the configuration.
-fn run_configured<S: Service>(
+fn run_configured<S: Run>(
     options: &Options,
     loaded: Loaded,
     start: impl FnOnce(Config, &Options) -> Result<S, String>,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::info::{is_counter, value_of};
-use crate::state::State;
+use crate::node::Node;
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TICKS: &str = "aerospike_node_ticks";
@@ -26,19 +26,19 @@ struct Family {
 }
 
 /// All metrics, of which these are the `ticks`th.
-pub(super) fn metrics(state: &State, ticks: u64) -> String {
-    let ask = |line: &str| value_of(state, line);
+pub(super) fn metrics(node: &Node, ticks: u64) -> String {
+    let ask = |line: &str| value_of(node, line);
     let (cluster, service) = (ask("cluster-name"), ask("service-clear-std"));
     let common = format!("{},{}", label("cluster_name", &cluster), label("service", &service));
     let mut families = Families { common, samples: BTreeMap::new() };
-    let node = [label("build", &ask("build")), label("node_id", &ask("node"))].join(",");
-    families.add("aerospike_node_up", &node, 1.0, false);
+    let labels = [label("build", &ask("build")), label("node_id", &ask("node"))].join(",");
+    families.add("aerospike_node_up", &labels, 1.0, false);
     for source in ["get-config:context=service", "statistics"] {
         families.add_pairs("node_stats", &ask(source), ';', "");
     }
-    add_log_levels(&mut families, state);
+    add_log_levels(&mut families, node);
     let mut latencies = vec!["latencies:".to_owned()];
-    for namespace in state.namespaces.iter() {
+    for namespace in node.namespaces.iter() {
         let answer = ask(&format!("namespace/{}", namespace.name()));
         add_namespace(&mut families, namespace.name(), &answer);
         latencies.extend(measured_on_demand(namespace.name(), &answer));
@@ -97,11 +97,11 @@ impl Families {
 }
 
 /// Whether some sink logs so much that it costs.
-fn add_log_levels(families: &mut Families, state: &State) {
-    let sinks: Vec<String> = value_of(state, "logs")
+fn add_log_levels(families: &mut Families, node: &Node) {
+    let sinks: Vec<String> = value_of(node, "logs")
         .split(';')
         .filter_map(|sink| sink.split_once(':'))
-        .map(|(id, _)| value_of(state, &format!("log/{id}")))
+        .map(|(id, _)| value_of(node, &format!("log/{id}")))
         .collect();
     for (level, name) in [(":DEBUG", "pseudo_log_debug"), (":DETAIL", "pseudo_log_detail")] {
         let is_on = sinks.iter().any(|sink| sink.contains(level));

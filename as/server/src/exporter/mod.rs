@@ -19,7 +19,7 @@ use cf::sys::epoll::{Epoll, Events, Trigger};
 use cf::sys::eventfd::EventFd;
 use cf::threads;
 
-use crate::state::State;
+use crate::node::Node;
 use http::{Part, Status, Visitor};
 
 const STOP_TOKEN: u64 = u64::MAX;
@@ -36,7 +36,7 @@ const LINE_TIME_MAX: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When the listeners cannot be watched.
-pub(crate) fn serve(state: &Arc<State>, listeners: &[TcpListener], stop: &EventFd) -> io::Result<()> {
+pub(crate) fn serve(node: &Arc<Node>, listeners: &[TcpListener], stop: &EventFd) -> io::Result<()> {
     let epoll = Epoll::new()?;
     epoll.add(stop, STOP_TOKEN, Trigger::Level)?;
     for (at, listener) in listeners.iter().enumerate() {
@@ -49,7 +49,7 @@ pub(crate) fn serve(state: &Arc<State>, listeners: &[TcpListener], stop: &EventF
             cf::fault_point!("metrics-port");
             match listeners.get(event.token() as usize).map(TcpListener::accept) {
                 None => return Ok(()),
-                Some(Ok((stream, _))) => start_request(state, stream, &active, &ticks),
+                Some(Ok((stream, _))) => start_request(node, stream, &active, &ticks),
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Some(Err(error)) => cf::warning_limited!(InfoPort, "cannot accept a connection: {error}"),
             }
@@ -79,17 +79,17 @@ impl Drop for Place {
 }
 
 /// `ticks` counts how often metrics were asked for.
-fn start_request(state: &Arc<State>, stream: TcpStream, active: &Active, ticks: &Arc<AtomicU64>) {
+fn start_request(node: &Arc<Node>, stream: TcpStream, active: &Active, ticks: &Arc<AtomicU64>) {
     let Some(place) = active.enter() else {
         // Who cannot take a line at once does not get it.
         let visitor = Visitor::new(&stream, LINE_TIME_MAX);
         let _ = http::respond(visitor, Part::All, Status::Unavailable, "text/plain", "too many requests\n");
         return;
     };
-    let (state, ticks) = (Arc::clone(state), Arc::clone(ticks));
+    let (node, ticks) = (Arc::clone(node), Arc::clone(ticks));
     let started = threads::spawn("metrics", move || {
         let _place = place;
-        if let Err(error) = answer(&state, &stream, &ticks) {
+        if let Err(error) = answer(&node, &stream, &ticks) {
             cf::debug!(InfoPort, "a request for metrics failed: {error}");
         }
     });
@@ -98,7 +98,7 @@ fn start_request(state: &Arc<State>, stream: TcpStream, active: &Active, ticks: 
     }
 }
 
-fn answer(state: &State, stream: &TcpStream, ticks: &AtomicU64) -> io::Result<()> {
+fn answer(node: &Node, stream: &TcpStream, ticks: &AtomicU64) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     let request = http::read_request(&mut Visitor::new(stream, REQUEST_TIME_MAX))?;
     let visitor = || Visitor::new(stream, ANSWER_TIME_MAX);
@@ -111,7 +111,7 @@ fn answer(state: &State, stream: &TcpStream, ticks: &AtomicU64) -> io::Result<()
     let part = if request.is_head { Part::Head } else { Part::All };
     match request.path.split('?').next().unwrap_or_default() {
         "/metrics" => {
-            let text = exposition::metrics(state, ticks.fetch_add(1, Relaxed) + 1);
+            let text = exposition::metrics(node, ticks.fetch_add(1, Relaxed) + 1);
             http::respond(visitor(), part, Status::Ok, exposition::CONTENT_TYPE, &text)
         }
         // Whoever answers is alive; what answers requests is ready, as the ports are open by then.

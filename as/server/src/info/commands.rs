@@ -7,10 +7,10 @@ use proto::info::COMMAND_NAME_SIZE_MAX;
 use super::request::Joined;
 use super::{Arguments, InfoError};
 use super::{
-    configuration, dump, health, histograms, logging, namespaces, network, node, partitions, peers, query,
-    record, sindex, smd, statistics, truncate, udf,
+    configuration, dump, health, histograms, identity, logging, namespaces, network, partitions, peers,
+    query, record, sindex, smd, statistics, truncate, udf,
 };
-use crate::state::State;
+use crate::node::Node;
 
 /// What a handler gives: its text in `out`, or an error instead of it.
 pub(super) type Answer = Result<(), InfoError>;
@@ -19,9 +19,9 @@ pub(super) type Answer = Result<(), InfoError>;
 #[derive(Clone, Copy)]
 pub(super) enum Form {
     /// Whatever stands behind the name is ignored.
-    Name(fn(&State, &mut String) -> Answer),
+    Name(fn(&Node, &mut String) -> Answer),
     /// With what stands behind the name; it may be empty.
-    Parameters(fn(&State, Arguments<'_>, &mut String) -> Answer),
+    Parameters(fn(&Node, Arguments<'_>, &mut String) -> Answer),
     /// Exists in the protocol; answers that it is for the Enterprise Edition only, and `help` leaves it out.
     EnterpriseOnly,
 }
@@ -54,17 +54,17 @@ use Form::{EnterpriseOnly, Name, Parameters};
 
 /// All commands.
 pub(super) static COMMANDS: &[Command] = &[
-    command("features", Name(node::features)).summary(),
-    command("node", Name(node::node)).summary(),
-    command("compatibility-id", Name(node::compatibility_id)).summary(),
-    command("edition", Name(node::edition)).summary(),
-    command("build_ee_sha", Name(node::build_ee_sha)).summary(),
-    command("build_sha", Name(node::build_sha)).summary(),
-    command("build_arch", Name(node::build_arch)).summary(),
-    command("build_time", Name(node::build_time)).summary(),
-    command("build_os", Name(node::build_os)).summary(),
-    command("build", Name(node::build)).summary(),
-    command("version", Name(node::version)).summary(),
+    command("features", Name(identity::features)).summary(),
+    command("node", Name(identity::node_id)).summary(),
+    command("compatibility-id", Name(identity::compatibility_id)).summary(),
+    command("edition", Name(identity::edition)).summary(),
+    command("build_ee_sha", Name(identity::build_ee_sha)).summary(),
+    command("build_sha", Name(identity::build_sha)).summary(),
+    command("build_arch", Name(identity::build_arch)).summary(),
+    command("build_time", Name(identity::build_time)).summary(),
+    command("build_os", Name(identity::build_os)).summary(),
+    command("build", Name(identity::build)).summary(),
+    command("version", Name(identity::version)).summary(),
     command("statistics", Name(statistics::server)).summary(),
     command("services-alumni", Name(peers::services)).summary(),
     command("services", Name(peers::services)).summary(),
@@ -72,13 +72,13 @@ pub(super) static COMMANDS: &[Command] = &[
     command("alumni-clear-std", Parameters(peers::peers)).hidden(),
     command("alumni-tls-std", EnterpriseOnly),
     command("best-practices", Name(health::best_practices)),
-    command("cluster-name", Name(node::cluster_name)),
-    command("cluster-stable", Parameters(node::cluster_stable)),
+    command("cluster-name", Name(identity::cluster_name)),
+    command("cluster-stable", Parameters(identity::cluster_stable)),
     command("config-get", Parameters(configuration::get)),
     command("config-set", Parameters(configuration::set)),
     command("debug-record", Parameters(record::debug_record)),
     command("debug-record-meta", Parameters(record::debug_record_meta)),
-    command("digests", Name(node::digests)),
+    command("digests", Name(identity::digests)),
     command("dump-cluster", Parameters(dump::cluster)),
     command("dump-fabric", Parameters(dump::fabric)),
     command("dump-hb", Parameters(dump::heartbeat)),
@@ -91,7 +91,7 @@ pub(super) static COMMANDS: &[Command] = &[
     command("eviction-reset", Parameters(truncate::eviction_reset)),
     command("feature-key", EnterpriseOnly),
     command("get-config", Parameters(configuration::get)),
-    command("get-sl", Name(node::succession_list)),
+    command("get-sl", Name(identity::succession_list)),
     command("get-stats", Parameters(statistics::of_context)),
     command("health-outliers", Name(health::outliers)),
     command("health-stats", Name(health::stats)),
@@ -106,7 +106,7 @@ pub(super) static COMMANDS: &[Command] = &[
     command("logs", Name(logging::sinks)),
     command("mcast", Name(network::multicast)),
     command("mesh", Name(network::mesh)),
-    command("name", Name(node::node)),
+    command("name", Name(identity::node_id)),
     command("namespace", Parameters(namespaces::namespace)),
     command("namespaces", Name(namespaces::namespaces)),
     command("objects", Name(namespaces::objects)).hidden(),
@@ -126,7 +126,7 @@ pub(super) static COMMANDS: &[Command] = &[
     command("rack-ids", EnterpriseOnly),
     command("racks", EnterpriseOnly),
     command("rebalance-generation", Name(partitions::rebalance_generation)).hidden(),
-    command("recluster", Name(node::recluster)),
+    command("recluster", Name(identity::recluster)),
     command("replicas", Parameters(partitions::replicas)).hidden(),
     command("replicas-all", Name(partitions::replicas_all)).hidden(),
     command("replicas-master", Name(partitions::replicas_master)).hidden(),
@@ -151,7 +151,7 @@ pub(super) static COMMANDS: &[Command] = &[
     command("sindex-stat", Parameters(sindex::stat)),
     command("smd-info", Name(smd::info)).hidden(),
     command("smd-show", Parameters(smd::show)).hidden(),
-    command("status", Name(node::status)),
+    command("status", Name(identity::status)),
     command("thread-traces", Name(dump::threads)),
     command("tip", Parameters(network::tip)),
     command("tip-clear", Parameters(network::tip_clear)),
@@ -175,12 +175,12 @@ pub(super) fn summary() -> impl Iterator<Item = &'static str> {
 }
 
 /// Runs the command that `line` names. What follows the name begins with `:`, `/` or `;`, all of which mean the same.
-pub(super) fn run(state: &State, line: &str, out: &mut String) -> Answer {
+pub(super) fn run(node: &Node, line: &str, out: &mut String) -> Answer {
     let (name, rest) = line.split_at(line.find([':', '/', ';']).unwrap_or(line.len()));
     let arguments = Arguments(rest.get(1..).unwrap_or(""));
     match find(name).map(|command| command.form) {
-        Some(Name(handler)) => handler(state, out),
-        Some(Parameters(handler)) => handler(state, arguments, out),
+        Some(Name(handler)) => handler(node, out),
+        Some(Parameters(handler)) => handler(node, arguments, out),
         Some(EnterpriseOnly) => Err(InfoError::enterprise_only()),
         None => Err(InfoError::parameter("unrecognized command")),
     }
@@ -193,7 +193,7 @@ fn find(name: &str) -> Option<&'static Command> {
     COMMANDS.iter().find(|command| command.name == name)
 }
 
-fn help(_: &State, out: &mut String) -> Answer {
+fn help(_: &Node, out: &mut String) -> Answer {
     let mut names = Joined::new(out, ';');
     for command in COMMANDS.iter().filter(|command| command.in_help) {
         if !matches!(command.form, EnterpriseOnly) {

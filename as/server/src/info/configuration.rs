@@ -9,18 +9,18 @@ use crate::config::command::{get_config, set_config};
 use crate::config::set::Change;
 use crate::metrics::{Benchmark, ServerLatency};
 use crate::namespace::Namespace;
-use crate::state::State;
+use crate::node::Node;
 
-pub(super) fn get(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
-    out.push_str(&get_config(&state.config, arguments.0));
+pub(super) fn get(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    out.push_str(&get_config(&node.config, arguments.0));
     Ok(())
 }
 
-pub(super) fn set(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
-    let outcome = set_config(&state.config, arguments.0);
+pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let outcome = set_config(&node.config, arguments.0);
     for change in &outcome.changes {
         cf::info!(Info, "set-config: {change}");
-        apply(state, change);
+        apply(node, change);
     }
     if outcome.answer == "ok" {
         // What those look for who read the logs of the C server.
@@ -34,17 +34,17 @@ pub(super) fn set(state: &State, arguments: Arguments<'_>, out: &mut String) -> 
 }
 
 /// Tells those who keep a copy of what was changed.
-fn apply(state: &State, change: &Change) {
-    let namespace = change.namespace.as_deref().and_then(|name| state.namespace(name));
+fn apply(node: &Node, change: &Change) {
+    let namespace = change.namespace.as_deref().and_then(|name| node.namespace(name));
     match (change.context, change.name) {
         ("service", "info-threads") => {
-            state.service.info.resize(state.config.service.info_threads.get() as usize);
+            node.service.info.resize(node.config.service.info_threads.get() as usize);
         }
         ("service", "batch-index-threads") => {
-            state.service.batches.workers.resize(state.config.service.batch_index_threads.get() as usize);
+            node.service.batches.workers.resize(node.config.service.batch_index_threads.get() as usize);
         }
-        ("service", "microsecond-histograms") => state.clear_latencies(),
-        ("service", "enable-hist-info") => state.metrics.latency(ServerLatency::Info).clear(),
+        ("service", "microsecond-histograms") => node.clear_latencies(),
+        ("service", "enable-hist-info") => node.metrics.latency(ServerLatency::Info).clear(),
         ("namespace", name) => {
             if let (Some(namespace), Some(benchmark)) = (namespace, Benchmark::switched_by(name))
                 && change.from != change.to
@@ -56,7 +56,7 @@ fn apply(state: &State, change: &Change) {
             if let Some(namespace) = namespace {
                 namespace.storage.follow(&namespace.config().storage.params);
                 if name == "enable-benchmarks-storage" && change.from != change.to {
-                    namespace.measure_storage(state.latency_unit());
+                    namespace.measure_storage(node.latency_unit());
                 }
             }
         }

@@ -10,7 +10,7 @@ use super::commands::Answer;
 use super::request::{Joined, VALUE_SIZE_MAX};
 use super::{Arguments, InfoError};
 use crate::metrics::Heap;
-use crate::state::State;
+use crate::node::Node;
 
 /// All of them answer so.
 fn done(out: &mut String) -> Answer {
@@ -18,51 +18,51 @@ fn done(out: &mut String) -> Answer {
     Ok(())
 }
 
-pub(super) fn cluster(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn cluster(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     arguments.switch("verbose")?;
-    let cluster = &state.cluster;
+    let cluster = &node.cluster;
     let (node, key, size) = (cluster.node_id, cluster.key, cluster.size());
     cf::info!(Clustering, "CL: cluster key {key:x} size {size} principal {node:x} succession list {node:x}");
     done(out)
 }
 
-pub(super) fn fabric(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn fabric(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     arguments.switch("verbose")?;
     cf::info!(Fabric, "no connection to another node");
     done(out)
 }
 
-pub(super) fn heartbeat(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn heartbeat(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     arguments.switch("verbose")?;
-    cf::info!(Hb, "HB: node {:x} alone, no heartbeat sent or received", state.cluster.node_id);
+    cf::info!(Hb, "HB: node {:x} alone, no heartbeat sent or received", node.cluster.node_id);
     done(out)
 }
 
-pub(super) fn clock(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn clock(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     arguments.switch("verbose")?;
     cf::info!(Hlc, "clock {} ms since 2010-01-01 UTC", StoredMillis::now().0);
     done(out)
 }
 
-pub(super) fn migrations(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn migrations(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     arguments.switch("verbose")?;
     cf::info!(Migrate, "no migration, neither to this node nor from it");
     done(out)
 }
 
-pub(super) fn rw_requests(_: &State, out: &mut String) -> Answer {
+pub(super) fn rw_requests(_: &Node, out: &mut String) -> Answer {
     cf::info!(Rw, "no transaction waits for another node");
     done(out)
 }
 
-pub(super) fn skew(_: &State, out: &mut String) -> Answer {
+pub(super) fn skew(_: &Node, out: &mut String) -> Answer {
     cf::info!(Skew, "no clock of another node to compare with");
     done(out)
 }
 
 /// Write blocks of each device of a namespace.
-pub(super) fn write_blocks(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
-    let namespace = arguments.namespace_or_ns(state)?;
+pub(super) fn write_blocks(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let namespace = arguments.namespace_or_ns(node)?;
     for (at, device) in namespace.storage.device_stats().enumerate() {
         cf::info!(
             Storage,
@@ -82,7 +82,7 @@ pub(super) fn write_blocks(state: &State, arguments: Arguments<'_>, out: &mut St
 }
 
 /// Statistics of the allocator. They go to the log only: a client does not choose files of the server.
-pub(super) fn heap(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn heap(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     for name in ["file", "sites"] {
         if arguments.optional(name, VALUE_SIZE_MAX)?.is_some() {
             return Err(InfoError::unsupported(format!("no '{name}': the statistics go to the log")));
@@ -102,7 +102,7 @@ pub(super) fn heap(_: &State, arguments: Arguments<'_>, out: &mut String) -> Ans
 }
 
 /// The threads of the process and what the kernel says they do.
-pub(super) fn threads(_: &State, out: &mut String) -> Answer {
+pub(super) fn threads(_: &Node, out: &mut String) -> Answer {
     let mut rows = Joined::new(out, ';');
     for thread in facts::threads() {
         let mut row = String::new();

@@ -7,7 +7,7 @@ use super::{Arguments, InfoError};
 use crate::index::SetId;
 use crate::metrics::{Benchmark, Latency, ServerLatency};
 use crate::namespace::{Namespace, RecordHistogram};
-use crate::state::State;
+use crate::node::Node;
 
 /// Histograms of the server by the name under which they are asked for.
 static OF_SERVER: &[(&str, &[&str])] = &[(
@@ -41,17 +41,17 @@ const NAME_SIZE_MAX: usize = 128;
 const SET_NAME_SIZE: usize = 64;
 
 /// `name:` for each histogram that was asked for, and behind it what came between the ticker's last two turns.
-pub(super) fn latencies(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn latencies(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     let mut names = Joined::new(out, ';');
     let Some(wanted) = arguments.optional("hist", VALUE_SIZE_MAX)? else {
-        write_of_server(&mut names, state, ServerLatency::BatchIndex);
-        for namespace in state.namespaces.iter() {
+        write_of_server(&mut names, node, ServerLatency::BatchIndex);
+        for namespace in node.namespaces.iter() {
             Latency::ALL.iter().for_each(|latency| write_of_namespace(&mut names, namespace, *latency));
         }
         return Ok(());
     };
     if let Some(latency) = ServerLatency::ALL.iter().find(|latency| latency.name() == wanted) {
-        write_of_server(&mut names, state, *latency);
+        write_of_server(&mut names, node, *latency);
         return Ok(());
     }
     if let Some((_, histograms)) = OF_SERVER.iter().find(|(name, _)| *name == wanted) {
@@ -59,7 +59,7 @@ pub(super) fn latencies(state: &State, arguments: Arguments<'_>, out: &mut Strin
         return Ok(());
     }
     let (namespace, name) =
-        in_namespace(state, wanted).ok_or_else(|| InfoError::parameter("bad hist name"))?;
+        in_namespace(node, wanted).ok_or_else(|| InfoError::parameter("bad hist name"))?;
     if let Some(benchmark) = Benchmark::ALL.iter().find(|benchmark| benchmark.name() == name) {
         for (step, text) in namespace.metrics.benchmarks.texts(*benchmark) {
             names.item(format_args!("{{{}}}-{step}:{text}", namespace.name()));
@@ -75,13 +75,13 @@ pub(super) fn latencies(state: &State, arguments: Arguments<'_>, out: &mut Strin
 }
 
 /// Takes `{namespace}-name` apart.
-fn in_namespace<'s, 'w>(state: &'s State, wanted: &'w str) -> Option<(&'s Namespace, &'w str)> {
+fn in_namespace<'s, 'w>(node: &'s Node, wanted: &'w str) -> Option<(&'s Namespace, &'w str)> {
     let (namespace, name) = wanted.strip_prefix('{')?.split_once("}-")?;
-    Some((state.namespace(namespace)?, name))
+    Some((node.namespace(namespace)?, name))
 }
 
-fn write_of_server(names: &mut Joined<'_>, state: &State, latency: ServerLatency) {
-    names.item(format_args!("{}:{}", latency.name(), state.metrics.latency(latency).text()));
+fn write_of_server(names: &mut Joined<'_>, node: &Node, latency: ServerLatency) {
+    names.item(format_args!("{}:{}", latency.name(), node.metrics.latency(latency).text()));
 }
 
 fn write_of_namespace(names: &mut Joined<'_>, namespace: &Namespace, latency: Latency) {
@@ -91,8 +91,8 @@ fn write_of_namespace(names: &mut Joined<'_>, namespace: &Namespace, latency: La
 
 /// A histogram over the records of a namespace or set, as nsup made it last. Where it has made none, there is nothing to
 /// tell of a namespace, and a set says so.
-pub(super) fn histogram(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
-    let namespace = arguments.namespace(state)?;
+pub(super) fn histogram(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let namespace = arguments.namespace(node)?;
     let kind = arguments.required("type", NAME_SIZE_MAX)?;
     let set = match arguments.optional("set", SET_NAME_SIZE)? {
         None => SetId::NONE,

@@ -9,10 +9,10 @@ mod configuration;
 mod dump;
 mod health;
 mod histograms;
+mod identity;
 mod logging;
 mod namespaces;
 mod network;
-mod node;
 mod partitions;
 mod peers;
 mod pool;
@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use proto::ResultCode;
 
-use crate::state::State;
+use crate::node::Node;
 
 pub(crate) use pool::serve as serve_info;
 pub(crate) use port::serve_port;
@@ -47,23 +47,23 @@ const LOGGED_SIZE_MAX: usize = 200;
 const ANSWER_SIZE_MAX: usize = 64 << 20;
 
 /// Answers every request in `body`, one line each; an empty body asks for the summary.
-fn answer(state: &State, body: &[u8]) -> Vec<u8> {
+fn answer(node: &Node, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut requests = proto::info::requests(body).peekable();
     if requests.peek().is_none() {
-        commands::summary().for_each(|command| answer_line(state, command.as_bytes(), &mut out));
+        commands::summary().for_each(|command| answer_line(node, command.as_bytes(), &mut out));
     }
-    requests.for_each(|request| answer_line(state, request, &mut out));
+    requests.for_each(|request| answer_line(node, request, &mut out));
     out
 }
 
 /// Appends the request itself as it came, a tab, and its value.
-fn answer_line(state: &State, request: &[u8], out: &mut Vec<u8>) {
+fn answer_line(node: &Node, request: &[u8], out: &mut Vec<u8>) {
     let line = String::from_utf8_lossy(request);
     let value = if out.len() > ANSWER_SIZE_MAX {
         refused(&line, &InfoError::parameter("too much asked for at once"))
     } else {
-        value_of(state, &line)
+        value_of(node, &line)
     };
     for part in [request, b"\t", value.as_bytes(), b"\n"] {
         out.extend_from_slice(part);
@@ -72,10 +72,10 @@ fn answer_line(state: &State, request: &[u8], out: &mut Vec<u8>) {
 
 /// The value of one request, or its error. A panic in a handler is a bug of ours that must not end the thread, whose
 /// client waits.
-pub(crate) fn value_of(state: &State, line: &str) -> String {
+pub(crate) fn value_of(node: &Node, line: &str) -> String {
     let run = || {
         let mut value = String::new();
-        commands::run(state, line, &mut value).map(|()| value)
+        commands::run(node, line, &mut value).map(|()| value)
     };
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(value)) => value,
@@ -102,8 +102,8 @@ fn shown(line: &str) -> String {
 }
 
 /// Whether a request that came at `received` has waited longer than `info-max-ms`.
-fn is_too_late(state: &State, received: Instant) -> bool {
-    received.elapsed() > Duration::from_millis(state.config.service.info_max_ms.get())
+fn is_too_late(node: &Node, received: Instant) -> bool {
+    received.elapsed() > Duration::from_millis(node.config.service.info_max_ms.get())
 }
 
 /// What a request that waited too long is answered.

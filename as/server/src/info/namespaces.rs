@@ -11,37 +11,37 @@ use super::request::Joined;
 use super::statistics::{self, AGE_UNKNOWN};
 use super::{Arguments, InfoError};
 use crate::config::render;
-use crate::state::State;
+use crate::node::Node;
 
 /// Bound of a path.
 const PATH_SIZE_MAX: usize = 1024;
 
-pub(super) fn namespaces(state: &State, out: &mut String) -> Answer {
+pub(super) fn namespaces(node: &Node, out: &mut String) -> Answer {
     let mut names = Joined::new(out, ';');
-    state.namespaces.iter().for_each(|namespace| names.item(namespace.name()));
+    node.namespaces.iter().for_each(|namespace| names.item(namespace.name()));
     Ok(())
 }
 
 /// Statistics of a namespace, then its configuration. One that does not exist is no error to clients.
-pub(super) fn namespace(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
-    let Some(namespace) = state.namespace(arguments.0) else {
+pub(super) fn namespace(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let Some(namespace) = node.namespace(arguments.0) else {
         out.push_str("type=unknown");
         return Ok(());
     };
     let mut pairs = Joined::new(out, ';');
-    statistics::write_namespace(state, namespace, &mut pairs);
+    statistics::write_namespace(node, namespace, &mut pairs);
     pairs.item(render::namespace(namespace.config()));
     Ok(())
 }
 
 /// Sets of all namespaces, of one, or one set. What does not exist is no error to clients.
-pub(super) fn sets(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn sets(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     let (name, set) = arguments.parts();
     if name.is_empty() && set.is_none() {
-        state.namespaces.iter().for_each(|namespace| statistics::write_sets(namespace, out));
+        node.namespaces.iter().for_each(|namespace| statistics::write_sets(namespace, out));
         return Ok(());
     }
-    match (state.namespace(name), set) {
+    match (node.namespace(name), set) {
         (None, _) => out.push_str("ns_type=unknown"),
         (Some(namespace), None) => statistics::write_sets(namespace, out),
         (Some(namespace), Some(set)) => {
@@ -54,20 +54,20 @@ pub(super) fn sets(state: &State, arguments: Arguments<'_>, out: &mut String) ->
 }
 
 /// Records of all namespaces.
-pub(super) fn objects(state: &State, out: &mut String) -> Answer {
-    let _ = write!(out, "{}", state.object_count());
+pub(super) fn objects(node: &Node, out: &mut String) -> Answer {
+    let _ = write!(out, "{}", node.object_count());
     Ok(())
 }
 
 /// `namespace:resident:dirty` bytes of the index on flash: there is none.
-pub(super) fn index_pressure(state: &State, out: &mut String) -> Answer {
+pub(super) fn index_pressure(node: &Node, out: &mut String) -> Answer {
     let mut rows = Joined::new(out, ';');
-    state.namespaces.iter().for_each(|namespace| rows.item(format_args!("{}:0:0", namespace.name())));
+    node.namespaces.iter().for_each(|namespace| rows.item(format_args!("{}:0:0", namespace.name())));
     Ok(())
 }
 
 /// The devices behind a path, with their age, which is not known.
-pub(super) fn physical_devices(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn physical_devices(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     let disks = physical_disks(Path::new(arguments.required("path", PATH_SIZE_MAX)?));
     if disks.is_empty() {
         return Err(InfoError::new(ResultCode::NotFound, "no device info"));

@@ -8,7 +8,7 @@ use super::commands::Answer;
 use super::request::Joined;
 use super::{Arguments, InfoError};
 use crate::config::params::network::HeartbeatMode;
-use crate::state::State;
+use crate::node::Node;
 
 /// Bound of a host name.
 const HOST_SIZE_MAX: usize = 255;
@@ -29,9 +29,9 @@ const SILENT: [&str; 7] = [
 ];
 
 /// Every port with its addresses; 0 and null where there is none.
-pub(super) fn endpoints(state: &State, out: &mut String) -> Answer {
-    let params = &state.config.network.service;
-    let bound = &state.client_addresses;
+pub(super) fn endpoints(node: &Node, out: &mut String) -> Answer {
+    let params = &node.config.network.service;
+    let bound = &node.client_addresses;
     let port = bound.first().map_or(0, SocketAddr::port);
     let port_or = |port: u16, default: u16| if port == 0 { default } else { port };
     let access_port = port_or(params.access_port.get(), port);
@@ -39,15 +39,15 @@ pub(super) fn endpoints(state: &State, out: &mut String) -> Answer {
     pairs.pair("service.port", port);
     pairs.pair("service.addresses", addresses(bound));
     pairs.pair("service.access-port", access_port);
-    pairs.pair("service.access-addresses", list(&without_ports(&state.advertised.standard)));
+    pairs.pair("service.access-addresses", list(&without_ports(&node.advertised.standard)));
     pairs.pair("service.alternate-access-port", port_or(params.alternate_access_port.get(), access_port));
-    pairs.pair("service.alternate-access-addresses", list(&without_ports(&state.advertised.alternate)));
+    pairs.pair("service.alternate-access-addresses", list(&without_ports(&node.advertised.alternate)));
     for prefix in SILENT {
         pairs.pair(format_args!("{prefix}port"), 0);
         pairs.pair(format_args!("{prefix}addresses"), "null");
     }
-    pairs.pair("info.port", state.info_addresses.first().map_or(0, SocketAddr::port));
-    pairs.pair("info.addresses", addresses(&state.info_addresses));
+    pairs.pair("info.port", node.info_addresses.first().map_or(0, SocketAddr::port));
+    pairs.pair("info.addresses", addresses(&node.info_addresses));
     Ok(())
 }
 
@@ -69,8 +69,8 @@ fn list(items: &[String]) -> String {
 }
 
 /// Address and port of the heartbeat, where it would listen in this mode.
-fn heartbeat(state: &State, mode: HeartbeatMode, refusal: &str, out: &mut String) -> Answer {
-    let params = &state.config.network.heartbeat;
+fn heartbeat(node: &Node, mode: HeartbeatMode, refusal: &str, out: &mut String) -> Answer {
+    let params = &node.config.network.heartbeat;
     if params.mode.get() != mode {
         return Err(InfoError::parameter(refusal));
     }
@@ -85,16 +85,16 @@ fn heartbeat(state: &State, mode: HeartbeatMode, refusal: &str, out: &mut String
     Ok(())
 }
 
-pub(super) fn mesh(state: &State, out: &mut String) -> Answer {
-    heartbeat(state, HeartbeatMode::Mesh, "heartbeat is in multicast mode", out)
+pub(super) fn mesh(node: &Node, out: &mut String) -> Answer {
+    heartbeat(node, HeartbeatMode::Mesh, "heartbeat is in multicast mode", out)
 }
 
-pub(super) fn multicast(state: &State, out: &mut String) -> Answer {
-    heartbeat(state, HeartbeatMode::Multicast, "heartbeat is in mesh mode", out)
+pub(super) fn multicast(node: &Node, out: &mut String) -> Answer {
+    heartbeat(node, HeartbeatMode::Multicast, "heartbeat is in mesh mode", out)
 }
 
 /// Names another node to join.
-pub(super) fn tip(_: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn tip(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
     arguments.required("host", HOST_SIZE_MAX)?;
     let port = arguments.required("port", PORT_TEXT_MAX)?;
     match arguments.optional("tls", PORT_TEXT_MAX)? {
@@ -107,7 +107,7 @@ pub(super) fn tip(_: &State, arguments: Arguments<'_>, _: &mut String) -> Answer
 }
 
 /// Forgets nodes that were named: there are none.
-pub(super) fn tip_clear(_: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn tip_clear(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
     let hosts = arguments.required("host-port-list", HOSTS_SIZE_MAX)?;
     let has_port = |host: &&str| host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<i32>().is_ok());
     let missing = hosts.split(',').filter(|host| !host.is_empty()).take_while(has_port).count();

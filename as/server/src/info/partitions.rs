@@ -10,20 +10,20 @@ use super::request::Joined;
 use super::{Arguments, InfoError};
 use crate::index::PARTITION_COUNT;
 use crate::namespace::Partitions;
-use crate::state::State;
+use crate::node::Node;
 
-pub(super) fn partitions(_: &State, out: &mut String) -> Answer {
+pub(super) fn partitions(_: &Node, out: &mut String) -> Answer {
     let _ = write!(out, "{PARTITION_COUNT}");
     Ok(())
 }
 
-pub(super) fn partition_generation(state: &State, out: &mut String) -> Answer {
-    let _ = write!(out, "{}", state.cluster.partition_generation());
+pub(super) fn partition_generation(node: &Node, out: &mut String) -> Answer {
+    let _ = write!(out, "{}", node.cluster.partition_generation());
     Ok(())
 }
 
-pub(super) fn rebalance_generation(state: &State, out: &mut String) -> Answer {
-    let _ = write!(out, "{}", state.cluster.rebalance_generation());
+pub(super) fn rebalance_generation(node: &Node, out: &mut String) -> Answer {
+    let _ = write!(out, "{}", node.cluster.rebalance_generation());
     Ok(())
 }
 
@@ -36,10 +36,10 @@ const REPLICAS_TEXT_MAX: usize = 4;
 const REPLICA_NONE: i64 = -1;
 
 /// A row for each partition of each namespace, under a row of column names.
-pub(super) fn partition_info(state: &State, out: &mut String) -> Answer {
+pub(super) fn partition_info(node: &Node, out: &mut String) -> Answer {
     let mut rows = Joined::new(out, ';');
     rows.item(PARTITION_COLUMNS);
-    for namespace in state.namespaces.iter() {
+    for namespace in node.namespaces.iter() {
         let (name, partitions) = (namespace.name(), &namespace.partitions);
         let node = partitions.own_node();
         partitions.visit(|id, row| {
@@ -61,26 +61,26 @@ pub(super) fn partition_info(state: &State, out: &mut String) -> Answer {
 }
 
 /// `namespace:regime,replicas,bitmap…` for each namespace, with at most `max` bitmaps unless that is 0.
-pub(super) fn replicas(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn replicas(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     let max = match arguments.optional("max", REPLICAS_TEXT_MAX)? {
         Some(max) => max.parse().map_err(|_| InfoError::parameter("bad max"))?,
         None => 0,
     };
-    each_namespace(state, out, |partitions| {
+    each_namespace(node, out, |partitions| {
         format!("{},{}", partitions.figures().regime, counted_bitmaps(partitions, max))
     });
     Ok(())
 }
 
 /// As [`replicas`], without the regime.
-pub(super) fn replicas_all(state: &State, out: &mut String) -> Answer {
-    each_namespace(state, out, |partitions| counted_bitmaps(partitions, 0));
+pub(super) fn replicas_all(node: &Node, out: &mut String) -> Answer {
+    each_namespace(node, out, |partitions| counted_bitmaps(partitions, 0));
     Ok(())
 }
 
 /// `namespace:bitmap` of the partitions this node is master of.
-pub(super) fn replicas_master(state: &State, out: &mut String) -> Answer {
-    each_namespace(state, out, |partitions| bitmaps(partitions, 1));
+pub(super) fn replicas_master(node: &Node, out: &mut String) -> Answer {
+    each_namespace(node, out, |partitions| bitmaps(partitions, 1));
     Ok(())
 }
 
@@ -97,9 +97,9 @@ fn bitmaps(partitions: &Partitions, count: usize) -> String {
     texts.collect::<Vec<_>>().join(",")
 }
 
-fn each_namespace(state: &State, out: &mut String, text: impl Fn(&Partitions) -> String) {
+fn each_namespace(node: &Node, out: &mut String, text: impl Fn(&Partitions) -> String) {
     let mut rows = Joined::new(out, ';');
-    for namespace in state.namespaces.iter() {
+    for namespace in node.namespaces.iter() {
         rows.item(format_args!("{}:{}", namespace.name(), text(&namespace.partitions)));
     }
 }

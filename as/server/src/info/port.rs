@@ -14,7 +14,7 @@ use cf::sys::eventfd::EventFd;
 
 use super::{is_too_late, timeout, value_of};
 use crate::metrics::ServerCounter;
-use crate::state::State;
+use crate::node::Node;
 
 const STOP_TOKEN: u64 = u64::MAX;
 /// Most connections at a time; further ones are closed at once.
@@ -42,7 +42,7 @@ struct Connection {
 ///
 /// # Errors
 /// When the listeners cannot be watched.
-pub(crate) fn serve_port(state: &State, listeners: &[TcpListener], stop: &EventFd) -> io::Result<()> {
+pub(crate) fn serve_port(node: &Node, listeners: &[TcpListener], stop: &EventFd) -> io::Result<()> {
     let epoll = Epoll::new()?;
     epoll.add(stop, STOP_TOKEN, Trigger::Level)?;
     for (at, listener) in listeners.iter().enumerate() {
@@ -63,7 +63,7 @@ pub(crate) fn serve_port(state: &State, listeners: &[TcpListener], stop: &EventF
             }
             let Some(slot) = connections.get_mut(token as usize - listeners.len()) else { continue };
             let goes_on =
-                slot.as_mut().is_some_and(|connection| !event.is_broken() && connection.serve(state));
+                slot.as_mut().is_some_and(|connection| !event.is_broken() && connection.serve(node));
             if !goes_on {
                 *slot = None;
             }
@@ -112,7 +112,7 @@ impl Connection {
     }
 
     /// Sends, answers and reads until the socket has no more or takes no more. `false` when the connection is done.
-    fn serve(&mut self, state: &State) -> bool {
+    fn serve(&mut self, node: &Node) -> bool {
         let mut buffer = [0; RECEIVE_SIZE];
         loop {
             if self.send().is_err() {
@@ -121,7 +121,7 @@ impl Connection {
             if !self.output.is_empty() {
                 return true;
             }
-            if self.answer_next(state) {
+            if self.answer_next(node) {
                 continue;
             }
             match self.stream.read(&mut buffer) {
@@ -141,7 +141,7 @@ impl Connection {
     }
 
     /// Answers the next line, if it is complete.
-    fn answer_next(&mut self, state: &State) -> bool {
+    fn answer_next(&mut self, node: &Node) -> bool {
         let rest = &self.input[self.answered..];
         let Some(size) = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else {
             self.input.drain(..std::mem::take(&mut self.answered));
@@ -152,12 +152,12 @@ impl Connection {
         if line.is_empty() {
             return true;
         }
-        let mut value = if is_too_late(state, self.received) {
-            state.metrics.add(ServerCounter::InfoTimeout, 1);
+        let mut value = if is_too_late(node, self.received) {
+            node.metrics.add(ServerCounter::InfoTimeout, 1);
             timeout().to_string()
         } else {
-            state.metrics.add(ServerCounter::InfoComplete, 1);
-            value_of(state, &line)
+            node.metrics.add(ServerCounter::InfoComplete, 1);
+            value_of(node, &line)
         };
         value.push('\n');
         self.output = value.into_bytes();

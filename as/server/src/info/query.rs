@@ -7,7 +7,7 @@ use proto::ResultCode;
 use super::commands::Answer;
 use super::request::{Joined, parse_c_number};
 use super::{Arguments, InfoError};
-use crate::state::State;
+use crate::node::Node;
 
 /// Bound of a query's number: decimal, octal or hexadecimal.
 const ID_SIZE_MAX: usize = 26;
@@ -17,8 +17,8 @@ fn parse_id(text: &str) -> Result<u64, InfoError> {
 }
 
 /// A row for each query, or for the one of this number.
-pub(super) fn show(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
-    let queries = &state.service.queries;
+pub(super) fn show(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let queries = &node.service.queries;
     let mut rows = Joined::new(out, ';');
     match arguments.optional("trid", ID_SIZE_MAX)?.map(parse_id).transpose()? {
         None => queries.jobs().iter().for_each(|job| rows.item(job)),
@@ -29,16 +29,16 @@ pub(super) fn show(state: &State, arguments: Arguments<'_>, out: &mut String) ->
     Ok(())
 }
 
-pub(super) fn abort(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn abort(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     let id = parse_id(arguments.required_either("trid", "id", ID_SIZE_MAX)?)?;
-    if !state.service.queries.abort(id) {
+    if !node.service.queries.abort(id) {
         return Err(InfoError::new(ResultCode::NotFound, "trid not active"));
     }
     out.push_str("ok");
     Ok(())
 }
 
-pub(super) fn abort_all(state: &State, out: &mut String) -> Answer {
-    let _ = write!(out, "number-of-queries-killed:{}", state.service.queries.abort_all());
+pub(super) fn abort_all(node: &Node, out: &mut String) -> Answer {
+    let _ = write!(out, "number-of-queries-killed:{}", node.service.queries.abort_all());
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::request::Joined;
 use super::{Arguments, InfoError};
 use crate::index::{Element, PartitionId};
 use crate::namespace::Namespace;
-use crate::state::State;
+use crate::node::Node;
 use crate::storage::ReadBuffer;
 
 /// Bound of a digest in hexadecimal digits.
@@ -23,8 +23,8 @@ const DIGEST_TEXT_MAX: usize = 41;
 const MODE_SIZE_MAX: usize = 32;
 
 /// The record with its values, or with the bytes it is stored in.
-pub(super) fn debug_record(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
-    let (namespace, digest) = place(state, arguments)?;
+pub(super) fn debug_record(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let (namespace, digest) = place(node, arguments)?;
     let content = match arguments.optional("mode", MODE_SIZE_MAX)? {
         None => Content::Values,
         Some("raw" | "raw-encrypted") => Content::Bytes,
@@ -37,13 +37,13 @@ pub(super) fn debug_record(state: &State, arguments: Arguments<'_>, out: &mut St
 }
 
 /// The record without its values.
-pub(super) fn debug_record_meta(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
-    let (namespace, digest) = place(state, arguments)?;
+pub(super) fn debug_record_meta(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+    let (namespace, digest) = place(node, arguments)?;
     show(namespace, &digest, Content::Meta, out)
 }
 
-fn place<'s>(state: &'s State, arguments: Arguments<'_>) -> Result<(&'s Namespace, Digest), InfoError> {
-    Ok((arguments.namespace(state)?, parse_digest(arguments.required("keyd", DIGEST_TEXT_MAX)?)?))
+fn place<'s>(node: &'s Node, arguments: Arguments<'_>) -> Result<(&'s Namespace, Digest), InfoError> {
+    Ok((arguments.namespace(node)?, parse_digest(arguments.required("keyd", DIGEST_TEXT_MAX)?)?))
 }
 
 /// How much of a record is shown.

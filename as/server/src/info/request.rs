@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proto::ResultCode;
 
 use crate::namespace::Namespace;
-use crate::state::State;
+use crate::node::Node;
 
 /// An error answer: `ERROR:<code>:<text>`; the code is left out when it is "unknown".
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,37 +124,34 @@ impl<'a> Arguments<'a> {
     ///
     /// # Errors
     /// When none is named, or there is no such namespace.
-    pub(crate) fn namespace(self, state: &State) -> Result<&Arc<Namespace>, InfoError> {
-        find_namespace(state, self.required("namespace", VALUE_SIZE_MAX)?)
+    pub(crate) fn namespace(self, node: &Node) -> Result<&Arc<Namespace>, InfoError> {
+        find_namespace(node, self.required("namespace", VALUE_SIZE_MAX)?)
     }
 
     /// As [`namespace`](Self::namespace), for commands that know it as `ns` too, its first name.
     ///
     /// # Errors
     /// When none is named, or there is no such namespace.
-    pub(crate) fn namespace_or_ns(self, state: &State) -> Result<&Arc<Namespace>, InfoError> {
-        find_namespace(state, self.required_either("namespace", "ns", VALUE_SIZE_MAX)?)
+    pub(crate) fn namespace_or_ns(self, node: &Node) -> Result<&Arc<Namespace>, InfoError> {
+        find_namespace(node, self.required_either("namespace", "ns", VALUE_SIZE_MAX)?)
     }
 
     /// As [`namespace`](Self::namespace), where it may be left out.
     ///
     /// # Errors
     /// When there is no namespace of that name.
-    pub(crate) fn optional_namespace(self, state: &State) -> Result<Option<&Arc<Namespace>>, InfoError> {
+    pub(crate) fn optional_namespace(self, node: &Node) -> Result<Option<&Arc<Namespace>>, InfoError> {
         let found = self.optional("namespace", VALUE_SIZE_MAX)?;
-        found.map(|name| find_namespace(state, name)).transpose()
+        found.map(|name| find_namespace(node, name)).transpose()
     }
 
     /// As [`namespace_or_ns`](Self::namespace_or_ns), where it may be left out.
     ///
     /// # Errors
     /// When there is no namespace of that name.
-    pub(crate) fn optional_namespace_or_ns(
-        self,
-        state: &State,
-    ) -> Result<Option<&Arc<Namespace>>, InfoError> {
+    pub(crate) fn optional_namespace_or_ns(self, node: &Node) -> Result<Option<&Arc<Namespace>>, InfoError> {
         let found = self.find("namespace").or_else(|| self.find("ns"));
-        check("namespace", found, VALUE_SIZE_MAX)?.map(|name| find_namespace(state, name)).transpose()
+        check("namespace", found, VALUE_SIZE_MAX)?.map(|name| find_namespace(node, name)).transpose()
     }
 
     /// The parts between slashes.
@@ -181,8 +178,8 @@ fn check<'a>(name: &str, value: Option<&'a str>, size_max: usize) -> Result<Opti
     }
 }
 
-fn find_namespace<'s>(state: &'s State, name: &str) -> Result<&'s Arc<Namespace>, InfoError> {
-    state.namespace(name).ok_or_else(|| InfoError::new(ResultCode::Namespace, "namespace not found on node"))
+fn find_namespace<'s>(node: &'s Node, name: &str) -> Result<&'s Arc<Namespace>, InfoError> {
+    node.namespace(name).ok_or_else(|| InfoError::new(ResultCode::Namespace, "namespace not found on node"))
 }
 
 /// A list of items with a separator between them.

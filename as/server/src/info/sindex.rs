@@ -5,7 +5,7 @@ use proto::ResultCode;
 use super::commands::Answer;
 use super::request::VALUE_SIZE_MAX;
 use super::{Arguments, InfoError};
-use crate::state::State;
+use crate::node::Node;
 
 /// Bound of index names.
 const NAME_SIZE_MAX: usize = 64;
@@ -17,9 +17,9 @@ fn no_index() -> InfoError {
 }
 
 /// Indexes of all namespaces, of one, or figures of one index.
-pub(super) fn tree(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn tree(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     let (namespace, index) = arguments.parts();
-    if (!namespace.is_empty() || index.is_some()) && state.namespace(namespace).is_none() {
+    if (!namespace.is_empty() || index.is_some()) && node.namespace(namespace).is_none() {
         out.push_str("ns_type=unknown");
     } else if index.is_some() {
         return Err(no_index());
@@ -27,28 +27,28 @@ pub(super) fn tree(state: &State, arguments: Arguments<'_>, out: &mut String) ->
     Ok(())
 }
 
-pub(super) fn list(state: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
-    arguments.optional_namespace_or_ns(state)?;
+pub(super) fn list(node: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
+    arguments.optional_namespace_or_ns(node)?;
     match arguments.optional("b64", VALUE_SIZE_MAX)? {
         None | Some("true" | "false") => Ok(()),
         Some(_) => Err(InfoError::parameter("bad b64")),
     }
 }
 
-pub(super) fn stat(state: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn stat(node: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
     arguments.required("indexname", NAME_SIZE_MAX)?;
-    arguments.namespace_or_ns(state)?;
+    arguments.namespace_or_ns(node)?;
     Err(no_index())
 }
 
-pub(super) fn exists(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn exists(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     arguments.required("indexname", NAME_SIZE_MAX)?;
-    arguments.namespace_or_ns(state)?;
+    arguments.namespace_or_ns(node)?;
     out.push_str("false");
     Ok(())
 }
 
-pub(super) fn create(_: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn create(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
     arguments.required("indexname", NAME_SIZE_MAX)?;
     arguments.required_either("namespace", "ns", VALUE_SIZE_MAX)?;
     arguments.required("indexdata", DATA_SIZE_MAX)?;
@@ -56,7 +56,7 @@ pub(super) fn create(_: &State, arguments: Arguments<'_>, _: &mut String) -> Ans
 }
 
 /// Removing what is not there is no error.
-pub(super) fn delete(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn delete(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     arguments.required("indexname", NAME_SIZE_MAX)?;
     arguments.required_either("namespace", "ns", VALUE_SIZE_MAX)?;
     out.push_str("ok");

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::commands::Answer;
 use super::{Arguments, InfoError};
-use crate::state::State;
+use crate::node::Node;
 
 /// The modules that keep metadata.
 const MODULES: [&str; 4] = ["evict", "sindex", "truncate", "UDF"];
@@ -14,8 +14,8 @@ const ENTERPRISE_MODULES: [&str; 3] = ["roster", "security", "XDR"];
 const MODULE_SIZE_MAX: usize = 9;
 
 /// State of each module: a node alone is the principal of all.
-pub(super) fn info(state: &State, out: &mut String) -> Answer {
-    let (node, key, size) = (state.cluster.node_id, state.cluster.key, state.cluster.size());
+pub(super) fn info(node: &Node, out: &mut String) -> Answer {
+    let (node, key, size) = (node.cluster.node_id, node.cluster.key, node.cluster.size());
     let _ =
         write!(out, "smd:n_pending_sets=0,n_events=0,n_nodes={size},principal={node:X},cluster_key={key:X};");
     for module in MODULES {
@@ -25,7 +25,7 @@ pub(super) fn info(state: &State, out: &mut String) -> Answer {
 }
 
 /// What a module keeps.
-pub(super) fn show(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn show(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     let module = arguments.required("module", MODULE_SIZE_MAX)?;
     let is_one_of = |modules: &[&str]| modules.iter().any(|name| name.eq_ignore_ascii_case(module));
     if is_one_of(&MODULES) {

@@ -116,7 +116,7 @@ fn whatever_is_asked_is_answered_by_one_line() {
     let server = start();
     proptest!(ProptestConfig::with_cases(400), |(lines in prop::collection::vec(line(), 1..4))| {
         let asked: Vec<&String> = lines.iter().filter(|line| !line.is_empty()).collect();
-        let answer = answer(server.state(), lines.join("\n").as_bytes());
+        let answer = answer(server.node(), lines.join("\n").as_bytes());
         if !asked.is_empty() {
             let answer = String::from_utf8_lossy(&answer);
             let answered: Vec<&str> = answer.strip_suffix('\n').unwrap_or(&answer).split('\n').collect();
@@ -132,7 +132,7 @@ fn whatever_is_asked_is_answered_by_one_line() {
 fn bytes_that_are_no_text_are_answered() {
     let server = start();
     proptest!(ProptestConfig::with_cases(400), |(bytes in prop::collection::vec(any::<u8>(), 0..300))| {
-        let answer = answer(server.state(), &bytes);
+        let answer = answer(server.node(), &bytes);
         let asked: Vec<&[u8]> = proto::info::requests(&bytes).collect();
         let answered: Vec<&[u8]> = proto::info::requests(&answer).collect();
         prop_assert!(asked.is_empty() || asked.len() == answered.len());
@@ -146,7 +146,7 @@ fn bytes_that_are_no_text_are_answered() {
 fn an_answer_does_not_take_all_memory() {
     let server = start();
     let request = "partition-info\n".repeat(1000);
-    let answer = answer(server.state(), request.as_bytes());
+    let answer = answer(server.node(), request.as_bytes());
     assert!(answer.len() < 100 << 20, "{} bytes", answer.len());
     assert!(answer.ends_with(b"partition-info\tERROR:4:too much asked for at once\n"));
     assert_eq!(proto::info::requests(&answer).count(), 1000);

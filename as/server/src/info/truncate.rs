@@ -6,7 +6,7 @@ use super::commands::Answer;
 use super::request::parse_c_number;
 use super::{Arguments, InfoError};
 use crate::config::params::namespace::TTL_SECONDS_MAX;
-use crate::state::State;
+use crate::node::Node;
 
 /// Bound of set names.
 const SET_NAME_SIZE: usize = 64;
@@ -19,14 +19,14 @@ fn unsupported() -> InfoError {
     InfoError::unsupported("truncate is not supported yet")
 }
 
-pub(super) fn set(_: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn set(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
     arguments.namespace_name()?;
     arguments.required("set", SET_NAME_SIZE)?;
     arguments.optional("lut", TIME_SIZE_MAX)?;
     Err(unsupported())
 }
 
-pub(super) fn namespace(_: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn namespace(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
     namespace_without_set(arguments)?;
     arguments.optional("lut", TIME_SIZE_MAX)?;
     Err(unsupported())
@@ -42,7 +42,7 @@ fn namespace_without_set(arguments: Arguments<'_>) -> Answer {
 }
 
 /// Takes back a truncate: there was none, which is no error.
-pub(super) fn undo_set(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn undo_set(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     arguments.namespace_name()?;
     arguments.required("set", SET_NAME_SIZE)?;
     out.push_str("ok");
@@ -50,7 +50,7 @@ pub(super) fn undo_set(_: &State, arguments: Arguments<'_>, out: &mut String) ->
 }
 
 /// As [`undo_set`], for a whole namespace.
-pub(super) fn undo_namespace(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn undo_namespace(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     namespace_without_set(arguments)?;
     out.push_str("ok");
     Ok(())
@@ -58,7 +58,7 @@ pub(super) fn undo_namespace(_: &State, arguments: Arguments<'_>, out: &mut Stri
 
 /// Forgets how far was evicted; with `ttl` has nsup evict what would expire within so many seconds. A namespace that is
 /// not here is no error.
-pub(super) fn eviction_reset(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn eviction_reset(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     let name = arguments.namespace_name()?;
     // What is no number counts as 0, as C reads it.
     let ttl = arguments.optional("ttl", TTL_SIZE_MAX)?.map(|ttl| parse_c_number(ttl).unwrap_or(0));
@@ -67,7 +67,7 @@ pub(super) fn eviction_reset(state: &State, arguments: Arguments<'_>, out: &mut 
         Some(Ok(ttl)) if ttl <= TTL_SECONDS_MAX => Some(ttl),
         Some(_) => return Err(InfoError::parameter("ttl too big")),
     };
-    if let Some(namespace) = state.namespace(name) {
+    if let Some(namespace) = node.namespace(name) {
         match ttl {
             None => {
                 cf::info!(Nsup, "{{{name}}} got command to forget evict-void-time");

@@ -4,7 +4,7 @@
 
 use super::commands::Answer;
 use super::{Arguments, InfoError};
-use crate::state::State;
+use crate::node::Node;
 
 /// Bound of file names.
 const FILE_NAME_SIZE_MAX: usize = 128;
@@ -18,18 +18,18 @@ fn file_name<'a>(arguments: Arguments<'a>, out: &mut String) -> Option<&'a str> 
     name
 }
 
-pub(super) fn list(_: &State, _: &mut String) -> Answer {
+pub(super) fn list(_: &Node, _: &mut String) -> Answer {
     Ok(())
 }
 
-pub(super) fn get(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn get(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     if file_name(arguments, out).is_some() {
         out.push_str("error=not_found");
     }
     Ok(())
 }
 
-pub(super) fn put(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn put(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     match file_name(arguments, out) {
         None => Ok(()),
         Some(_) => Err(InfoError::unsupported("user-defined functions are not supported yet")),
@@ -37,14 +37,14 @@ pub(super) fn put(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answ
 }
 
 /// Removing what is not there is no error.
-pub(super) fn remove(_: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn remove(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     if file_name(arguments, out).is_some() {
         out.push_str("ok");
     }
     Ok(())
 }
 
-pub(super) fn clear_cache(_: &State, out: &mut String) -> Answer {
+pub(super) fn clear_cache(_: &Node, out: &mut String) -> Answer {
     out.push_str("ok");
     Ok(())
 }

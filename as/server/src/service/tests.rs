@@ -162,7 +162,7 @@ fn questions() -> impl Strategy<Value = (Vec<Question>, usize)> {
 #[test]
 fn conversations_go_on_while_connections_change_their_threads() {
     let server = start();
-    let pool = &server.state().service.pool;
+    let pool = &server.node().service.pool;
     let is_done = AtomicBool::new(false);
     cf::sync::scope(|scope| {
         let clients: Vec<_> = (0..CONNECTIONS)
@@ -194,7 +194,7 @@ fn conversations_go_on_while_connections_change_their_threads() {
 
 /// How many requests of one round over all connections each thread carried out.
 fn shares(server: &Server, conversations: &mut [Conversation]) -> Vec<u64> {
-    let pool = &server.state().service.pool;
+    let pool = &server.node().service.pool;
     let before = pool.request_counts();
     for conversation in conversations.iter_mut() {
         conversation.ask(&[Question::Read], 1 << 20);
@@ -220,7 +220,7 @@ fn connections_are_with_their_owners() {
         let start = Instant::now();
         loop {
             // Again each time: the sizing thread may have another opinion.
-            server.state().service.pool.spread(count);
+            server.node().service.pool.spread(count);
             if shares(&server, &mut conversations) == expected {
                 break;
             }
@@ -233,7 +233,7 @@ fn connections_are_with_their_owners() {
 #[test]
 fn a_connection_with_unsent_replies_loses_none() {
     let server = start();
-    let pool = &server.state().service.pool;
+    let pool = &server.node().service.pool;
     let mut conversation = Conversation::open(&server, 0);
     // More replies than the buffers of a socket take.
     let count = 200_000;
@@ -257,7 +257,7 @@ fn a_connection_with_unsent_replies_loses_none() {
 #[test]
 fn more_threads_start_when_more_are_configured() {
     let server = start();
-    let (pool, configured) = (&server.state().service.pool, &server.state().config.service.service_threads);
+    let (pool, configured) = (&server.node().service.pool, &server.node().config.service.service_threads);
     assert_eq!(pool.size(), 4);
     configured.set(7);
     let start = Instant::now();
@@ -283,7 +283,7 @@ fn more_threads_start_when_more_are_configured() {
 #[test]
 fn long_requests_are_spread_and_gathered_again_when_they_are_over() {
     let server = start();
-    let pool = &server.state().service.pool;
+    let pool = &server.node().service.pool;
     let least = cf::threads::cpu_count().min(4);
     assert_eq!(pool.active_count(), least);
     let mut conversation = Conversation::open(&server, 0);

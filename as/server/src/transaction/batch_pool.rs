@@ -3,6 +3,8 @@
 //! The threads work on a batch in turns: a turn takes the next rows and lasts until they are done, a time slice is over, or
 //! the client is behind with reading. A batch has at most one turn in the line of all batches, and gets its next one behind
 //! the others. So a large batch waits behind small ones, and yet several threads work on it if nothing else is to be done.
+//! A batch of at most [`ORDERED_ROWS_MAX`] rows that asks for work in line has one turn at a time: its replies come in the
+//! order of its rows, as the C server's do.
 //!
 //! No thread waits for a client. A batch whose client is behind with reading has no turn until the client has read, is
 //! gone, or is given up because it has read nothing for as long as its request may take. When nobody listens any more, or
@@ -25,7 +27,7 @@ use cf::clock::StoredMillis;
 use datamodel::exp::Filter;
 use parking_lot::Mutex;
 use proto::ResultCode;
-use proto::batch::{RowPosition, Rows};
+use proto::batch::{RowPosition, Rows, batch_flag};
 use proto::message::Request;
 
 use super::batch::{Extent, FrameSink, Frames, Outcome, RowsContext, RowsPlace, batch_of, checked, finish};
@@ -37,6 +39,8 @@ use crate::workers::{Work, Workers};
 
 /// Most rows of a turn.
 const TURN_ROWS: u32 = 256;
+/// Most rows of a batch that is answered in the order of its rows: one turn at a time is as quick for so few.
+const ORDERED_ROWS_MAX: u32 = 4 * TURN_ROWS;
 /// How long a turn lasts, but for the row in hand when it is over.
 const TURN_TIME: Duration = Duration::from_millis(2);
 /// How much less weight batch threads have than service threads: about a third.
@@ -57,6 +61,8 @@ struct BatchInFlight {
     now: StoredMillis,
     received: Instant,
     progress: Mutex<Progress>,
+    /// Several threads may have rows in hand at once.
+    is_parallel: bool,
     /// A thread looks after the client.
     is_watched: AtomicBool,
     _under_way: UnderWay,
@@ -161,6 +167,7 @@ impl BatchPool {
             now,
             received,
             progress: Mutex::new(progress),
+            is_parallel: batch.flags & batch_flag::ALLOW_INLINE == 0 || batch.row_count > ORDERED_ROWS_MAX,
             is_watched: AtomicBool::new(false),
             _under_way: UnderWay::new(&self.under_way),
         };
@@ -218,7 +225,7 @@ impl BatchInFlight {
             progress.open.push_front((next, count - wanted));
         }
         progress.working += 1;
-        let has_next = !progress.open.is_empty();
+        let has_next = self.is_parallel && !progress.open.is_empty();
         progress.has_turn = has_next;
         let since = self.received + progress.waited;
         drop(progress);
@@ -244,7 +251,9 @@ impl BatchInFlight {
     fn end_turn(self: &Arc<Self>, left: Option<(RowPosition, u32)>) -> bool {
         let mut progress = self.progress.lock();
         progress.working -= 1;
-        progress.open.extend(left);
+        if let Some(rows) = left {
+            progress.open.push_front(rows);
+        }
         let is_done = progress.is_done();
         let needs_turn = !progress.open.is_empty() && !progress.has_turn;
         progress.has_turn |= needs_turn;

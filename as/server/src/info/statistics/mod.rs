@@ -13,7 +13,7 @@ use super::commands::Answer;
 use super::request::{Joined, VALUE_SIZE_MAX};
 use super::{Arguments, InfoError};
 use crate::metrics::{NamespaceCounter, Operation, Origin, Outcome, ServerCounter};
-use crate::state::State;
+use crate::node::Node;
 
 pub(super) use namespace::{AGE_UNKNOWN, write_namespace};
 pub(super) use set::{write_set, write_sets};
@@ -102,13 +102,13 @@ fn counts_transactions(name: &str) -> bool {
 }
 
 /// `statistics`: those of the server.
-pub(super) fn server(state: &State, out: &mut String) -> Answer {
-    server::write_server(state, &mut Joined::new(out, ';'));
+pub(super) fn server(node: &Node, out: &mut String) -> Answer {
+    server::write_server(node, &mut Joined::new(out, ';'));
     Ok(())
 }
 
 /// `get-stats`: those of a context. The only one there could be is `xdr`, which has none here.
-pub(super) fn of_context(_: &State, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn of_context(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
     match arguments.required("context", VALUE_SIZE_MAX)? {
         "xdr" => Ok(()),
         _ => Err(InfoError::parameter("unknown context")),

@@ -10,12 +10,12 @@ use crate::info::request::Joined;
 use crate::metrics::groups::{DELETE, Group, LANG, PROXY, READ, TSVC, UDF, WRITE, XDR_DELETE, XDR_WRITE};
 use crate::metrics::{NamespaceCounter, Origin};
 use crate::namespace::{IndexMemory, Namespace, PartitionFigures};
-use crate::state::State;
+use crate::node::Node;
 use crate::storage::{DeviceStats, DiskStats};
 
 /// What the rows read; taken once, so that figures that belong together agree.
 struct View<'a> {
-    state: &'a State,
+    node: &'a Node,
     namespace: &'a Namespace,
     partitions: PartitionFigures,
     objects: u64,
@@ -42,7 +42,7 @@ use Origin::{BatchSub, Client, FromProxy, FromProxyBatchSub, OpsSub, UdfSub, Xdr
 use Row::{Counter, Devices, Idle, One, Transactions};
 
 static ROWS: &[Row] = &[
-    One("ns_cluster_size", |view| Number(view.state.cluster.size() as u64)),
+    One("ns_cluster_size", |view| Number(view.node.cluster.size() as u64)),
     One("effective_replication_factor", |view| Number(view.partitions.replication_factor.into())),
     One("objects", |view| Number(view.objects)),
     One("tombstones", |view| Number(view.namespace.tombstone_count())),
@@ -272,9 +272,9 @@ static SHADOW_COLUMNS: &[Column] = &[("shadow_write_q", |_, disk| disk.write_que
 pub(in crate::info) const AGE_UNKNOWN: i64 = -1;
 
 /// Writes all rows.
-pub(in crate::info) fn write_namespace(state: &State, namespace: &Namespace, out: &mut Joined<'_>) {
+pub(in crate::info) fn write_namespace(node: &Node, namespace: &Namespace, out: &mut Joined<'_>) {
     let view = View {
-        state,
+        node,
         namespace,
         partitions: namespace.partitions.figures(),
         objects: namespace.object_count(),

@@ -3,14 +3,14 @@
 use cf::sys::facts::{self, CpuUsage, Memory};
 
 use super::Value::{self, Fixed, Flag, Hex, Null, Number, Text};
-use crate::info::node::COMPATIBILITY_ID;
+use crate::info::identity::COMPATIBILITY_ID;
 use crate::info::request::Joined;
 use crate::metrics::{Heap, ServerCounter};
-use crate::state::State;
+use crate::node::Node;
 
 /// What the rows read; taken once, so that figures that belong together agree.
 struct View<'a> {
-    state: &'a State,
+    node: &'a Node,
     memory: Memory,
     heap: Heap,
     cpu: CpuUsage,
@@ -19,15 +19,15 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(state: &'a State) -> Self {
+    fn new(node: &'a Node) -> Self {
         // Closed before opened: a connection must not be counted as closed only.
-        let connections_closed = state.metrics.get(ServerCounter::ClientConnectionsClosed);
+        let connections_closed = node.metrics.get(ServerCounter::ClientConnectionsClosed);
         View {
-            state,
+            node,
             memory: Memory::now(),
             heap: Heap::now(),
-            cpu: state.usage.get(),
-            connections_opened: state.metrics.get(ServerCounter::ClientConnectionsOpened),
+            cpu: node.usage.get(),
+            connections_opened: node.metrics.get(ServerCounter::ClientConnectionsOpened),
             connections_closed,
         }
     }
@@ -44,11 +44,11 @@ enum Row {
 use Row::{Counter, Idle, One};
 
 static ROWS: &[Row] = &[
-    One("failed_best_practices", |view| Flag(!view.state.failed_best_practices.is_empty())),
-    One("cluster_size", |view| Number(view.state.cluster.size() as u64)),
-    One("cluster_key", |view| Hex(view.state.cluster.key)),
-    One("cluster_generation", |view| Number(view.state.cluster.rebalance_generation())),
-    One("cluster_principal", |view| Hex(view.state.cluster.node_id)),
+    One("failed_best_practices", |view| Flag(!view.node.failed_best_practices.is_empty())),
+    One("cluster_size", |view| Number(view.node.cluster.size() as u64)),
+    One("cluster_key", |view| Hex(view.node.cluster.key)),
+    One("cluster_generation", |view| Number(view.node.cluster.rebalance_generation())),
+    One("cluster_principal", |view| Hex(view.node.cluster.node_id)),
     One("cluster_min_compatibility_id", |_| Number(COMPATIBILITY_ID.into())),
     One("cluster_max_compatibility_id", |_| Number(COMPATIBILITY_ID.into())),
     One("cluster_integrity", |_| Flag(true)),
@@ -56,7 +56,7 @@ static ROWS: &[Row] = &[
     One("cluster_duplicate_nodes", |_| Null),
     Idle(&["cluster_clock_skew_stop_writes_sec", "cluster_clock_skew_ms"]),
     One("cluster_clock_skew_outliers", |_| Null),
-    One("uptime", |view| Number(view.state.started.elapsed().as_secs())),
+    One("uptime", |view| Number(view.node.started.elapsed().as_secs())),
     One("system_total_cpu_pct", |view| Number(view.cpu.system_user_pct + view.cpu.system_kernel_pct)),
     One("system_user_cpu_pct", |view| Number(view.cpu.system_user_pct)),
     One("system_kernel_cpu_pct", |view| Number(view.cpu.system_kernel_pct)),
@@ -72,9 +72,9 @@ static ROWS: &[Row] = &[
     One("heap_mapped_kbytes", |view| Number(view.heap.mapped as u64 / 1024)),
     One("heap_efficiency_pct", |view| Fixed(view.heap.efficiency_pct(), 0)),
     Idle(&["heap_site_count"]),
-    One("objects", |view| Number(view.state.object_count())),
-    One("tombstones", |view| Number(view.state.tombstone_count())),
-    One("info_queue", |view| Number(view.state.service.info.queued_count() as u64)),
+    One("objects", |view| Number(view.node.object_count())),
+    One("tombstones", |view| Number(view.node.tombstone_count())),
+    One("info_queue", |view| Number(view.node.service.info.queued_count() as u64)),
     Idle(&["rw_in_progress", "proxy_in_progress", "tree_gc_queue"]),
     One("client_connections", |view| Number(view.connections_opened.saturating_sub(view.connections_closed))),
     One("client_connections_opened", |view| Number(view.connections_opened)),
@@ -90,7 +90,7 @@ static ROWS: &[Row] = &[
         "heartbeat_received_foreign",
     ]),
     Counter(ServerCounter::ReapedFds),
-    One("unread_reply_bytes", |view| Number(view.state.service.replies.unsent_size() as u64)),
+    One("unread_reply_bytes", |view| Number(view.node.service.replies.unsent_size() as u64)),
     Counter(ServerCounter::RepliesPutOff),
     Counter(ServerCounter::UnreadConnectionsClosed),
     Counter(ServerCounter::InfoComplete),
@@ -98,9 +98,9 @@ static ROWS: &[Row] = &[
     Counter(ServerCounter::DemarshalError),
     Counter(ServerCounter::EarlyTsvcClientError),
     Idle(&["early_tsvc_from_proxy_error", "early_tsvc_from_proxy_batch_sub_error"]),
-    One("long_queries_active", |view| Number(view.state.service.queries.long_count() as u64)),
+    One("long_queries_active", |view| Number(view.node.service.queries.long_count() as u64)),
     Counter(ServerCounter::BatchIndexInitiate),
-    One("batch_index_queue", |view| Text(batch_queues(view.state))),
+    One("batch_index_queue", |view| Text(batch_queues(view.node))),
     Counter(ServerCounter::BatchIndexComplete),
     Counter(ServerCounter::BatchIndexError),
     Counter(ServerCounter::BatchIndexTimeout),
@@ -113,11 +113,11 @@ static ROWS: &[Row] = &[
     ]),
     One("batch_index_proto_uncompressed_pct", |_| Fixed(0.0, 3)),
     One("batch_index_proto_compression_ratio", |_| Fixed(1.0, 3)),
-    One("paxos_principal", |view| Hex(view.state.cluster.node_id)),
-    One("time_since_rebalance", |view| Number(view.state.cluster.rebalanced.elapsed().as_secs())),
-    One("migrate_allowed", |view| Flag(view.state.cluster.is_balanced())),
+    One("paxos_principal", |view| Hex(view.node.cluster.node_id)),
+    One("time_since_rebalance", |view| Number(view.node.cluster.rebalanced.elapsed().as_secs())),
+    One("migrate_allowed", |view| Flag(view.node.cluster.is_balanced())),
     One("migrate_partitions_remaining", |view| {
-        let namespaces = view.state.namespaces.iter();
+        let namespaces = view.node.namespaces.iter();
         Number(namespaces.map(|namespace| namespace.partitions.figures().pending_migrations()).sum())
     }),
     Idle(&[
@@ -133,19 +133,19 @@ static ROWS: &[Row] = &[
 ];
 
 /// `batches:buffers` of each batch thread. They share one queue, which is shown with the first; no buffer waits in it.
-fn batch_queues(state: &State) -> String {
-    let batches = state.service.batches.under_way_count();
-    let others = (state.config.service.batch_index_threads.get() as usize).saturating_sub(1);
+fn batch_queues(node: &Node) -> String {
+    let batches = node.service.batches.under_way_count();
+    let others = (node.config.service.batch_index_threads.get() as usize).saturating_sub(1);
     format!("{batches}:0{}", ",0:0".repeat(others))
 }
 
 /// Writes all rows.
-pub(super) fn write_server(state: &State, out: &mut Joined<'_>) {
-    let view = View::new(state);
+pub(super) fn write_server(node: &Node, out: &mut Joined<'_>) {
+    let view = View::new(node);
     for row in ROWS {
         match row {
             One(key, value) => out.pair(key, value(&view)),
-            Counter(counter) => out.pair(counter.name(), state.metrics.get(*counter)),
+            Counter(counter) => out.pair(counter.name(), node.metrics.get(*counter)),
             Idle(keys) => keys.iter().for_each(|key| out.pair(key, 0)),
         }
     }

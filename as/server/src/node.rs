@@ -12,7 +12,7 @@ use crate::namespace::Namespace;
 use crate::service::{Advertised, ServiceContext};
 
 /// What every part of a running server may look at.
-pub(crate) struct State {
+pub(crate) struct Node {
     pub(crate) config: Arc<Config>,
     pub(crate) namespaces: Arc<[Arc<Namespace>]>,
     pub(crate) metrics: Arc<ServerMetrics>,
@@ -30,7 +30,7 @@ pub(crate) struct State {
     pub(crate) failed_best_practices: Vec<&'static str>,
 }
 
-impl State {
+impl Node {
     /// The namespace called `name`.
     pub(crate) fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
         self.namespaces.iter().find(|namespace| namespace.name() == name)

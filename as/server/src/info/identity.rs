@@ -6,7 +6,7 @@ use proto::ResultCode;
 
 use super::commands::Answer;
 use super::{Arguments, InfoError};
-use crate::state::State;
+use crate::node::Node;
 use crate::version::{self, BUILD, EDITION, edition_and_build};
 
 /// What this server can do, as clients look for it.
@@ -25,100 +25,100 @@ fn give(out: &mut String, text: &str) -> Answer {
     Ok(())
 }
 
-pub(super) fn features(_: &State, out: &mut String) -> Answer {
+pub(super) fn features(_: &Node, out: &mut String) -> Answer {
     give(out, FEATURES)
 }
 
-pub(super) fn node(state: &State, out: &mut String) -> Answer {
-    let _ = write!(out, "{:X}", state.cluster.node_id);
+pub(super) fn node_id(node: &Node, out: &mut String) -> Answer {
+    let _ = write!(out, "{:X}", node.cluster.node_id);
     Ok(())
 }
 
-pub(super) fn compatibility_id(_: &State, out: &mut String) -> Answer {
+pub(super) fn compatibility_id(_: &Node, out: &mut String) -> Answer {
     let _ = write!(out, "{COMPATIBILITY_ID}");
     Ok(())
 }
 
-pub(super) fn edition(_: &State, out: &mut String) -> Answer {
+pub(super) fn edition(_: &Node, out: &mut String) -> Answer {
     give(out, EDITION)
 }
 
 /// Revision of what only the Enterprise Edition has: none.
-pub(super) fn build_ee_sha(_: &State, _: &mut String) -> Answer {
+pub(super) fn build_ee_sha(_: &Node, _: &mut String) -> Answer {
     Ok(())
 }
 
-pub(super) fn build_sha(_: &State, out: &mut String) -> Answer {
+pub(super) fn build_sha(_: &Node, out: &mut String) -> Answer {
     give(out, version::BUILD_SHA)
 }
 
-pub(super) fn build_arch(_: &State, out: &mut String) -> Answer {
+pub(super) fn build_arch(_: &Node, out: &mut String) -> Answer {
     give(out, std::env::consts::ARCH)
 }
 
-pub(super) fn build_time(_: &State, out: &mut String) -> Answer {
+pub(super) fn build_time(_: &Node, out: &mut String) -> Answer {
     give(out, version::BUILD_TIME)
 }
 
-pub(super) fn build_os(_: &State, out: &mut String) -> Answer {
+pub(super) fn build_os(_: &Node, out: &mut String) -> Answer {
     give(out, version::BUILD_OS)
 }
 
-pub(super) fn build(_: &State, out: &mut String) -> Answer {
+pub(super) fn build(_: &Node, out: &mut String) -> Answer {
     give(out, BUILD)
 }
 
-pub(super) fn version(_: &State, out: &mut String) -> Answer {
+pub(super) fn version(_: &Node, out: &mut String) -> Answer {
     give(out, &edition_and_build())
 }
 
-pub(super) fn digests(_: &State, out: &mut String) -> Answer {
+pub(super) fn digests(_: &Node, out: &mut String) -> Answer {
     give(out, "RIPEMD160")
 }
 
-pub(super) fn status(_: &State, out: &mut String) -> Answer {
+pub(super) fn status(_: &Node, out: &mut String) -> Answer {
     give(out, "ok")
 }
 
-pub(super) fn cluster_name(state: &State, out: &mut String) -> Answer {
-    give(out, state.config.service.cluster_name.get().as_deref().unwrap_or("null"))
+pub(super) fn cluster_name(node: &Node, out: &mut String) -> Answer {
+    give(out, node.config.service.cluster_name.get().as_deref().unwrap_or("null"))
 }
 
 /// The cluster key, if the cluster has the size that is asked for, every partition is served, and none is on its way from
 /// node to node.
-pub(super) fn cluster_stable(state: &State, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn cluster_stable(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
     let unstable = || InfoError::new(ResultCode::ClusterKeyMismatch, "unstable cluster");
-    if !state.cluster.is_balanced() {
+    if !node.cluster.is_balanced() {
         return Err(unstable());
     }
     if let Some(size) = arguments.optional("size", CLUSTER_SIZE_TEXT_MAX)? {
         let size: usize = size.parse().map_err(|_| InfoError::parameter("bad size"))?;
-        if size != state.cluster.size() {
+        if size != node.cluster.size() {
             return Err(InfoError::new(ResultCode::ClusterKeyMismatch, "cluster not specified size"));
         }
     }
     match arguments.optional("ignore-migrations", SWITCH_SIZE_MAX)? {
         Some("true") => {}
         None | Some("false") => {
-            let asked = arguments.optional_namespace(state)?;
-            let namespaces = asked.map_or(&state.namespaces[..], std::slice::from_ref);
+            let asked = arguments.optional_namespace(node)?;
+            let namespaces = asked.map_or(&node.namespaces[..], std::slice::from_ref);
             if namespaces.iter().any(|namespace| !namespace.partitions.figures().is_settled()) {
                 return Err(unstable());
             }
         }
         Some(_) => return Err(InfoError::parameter("bad ignore migrations")),
     }
-    let _ = write!(out, "{:X}", state.cluster.key);
+    let _ = write!(out, "{:X}", node.cluster.key);
     Ok(())
 }
 
 /// The nodes of the cluster in the order of succession.
-pub(super) fn succession_list(state: &State, out: &mut String) -> Answer {
-    node(state, out)
+pub(super) fn succession_list(node: &Node, out: &mut String) -> Answer {
+    node_id(node, out)
 }
 
 /// Forms the cluster anew. That of a single node is formed as it can be.
-pub(super) fn recluster(_: &State, out: &mut String) -> Answer {
+pub(super) fn recluster(_: &Node, out: &mut String) -> Answer {
     cf::info!(Info, "recluster: this node is a cluster of its own, which stays as it is");
     give(out, "ok")
 }
