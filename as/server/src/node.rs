@@ -59,7 +59,7 @@ impl Node {
         ServerLatency::ALL.iter().for_each(|latency| self.metrics.latency(*latency).clear());
         for namespace in self.namespaces.iter() {
             Latency::ALL.iter().for_each(|latency| namespace.metrics.latency(*latency).clear());
-            namespace.measure_storage(self.latency_unit());
+            namespace.storage.restart_benchmarks(self.latency_unit());
         }
     }
 

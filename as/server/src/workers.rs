@@ -167,6 +167,12 @@ impl<J: Send + 'static> Workers<J> {
         }
     }
 
+    /// Number of threads that are not told to end.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.threads.lock().count
+    }
+
     fn change_count(&self, count: usize) -> io::Result<()> {
         let mut threads = self.threads.lock();
         while threads.count > count {

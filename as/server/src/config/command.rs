@@ -2,7 +2,7 @@
 
 use super::model::Config;
 use super::render;
-use super::set::{Change, SetError, set};
+use super::set::{Change, Place, SetError, set};
 
 /// Parameters that say where to look rather than what to set.
 const PLACES: [&str; 4] = ["context", "namespace", "id", "set"];
@@ -60,16 +60,16 @@ pub fn get_config(config: &Config, params: &str) -> String {
 pub struct SetOutcome {
     /// The answer: `ok` or an error.
     pub answer: String,
-    /// What was changed, for the log and for those who act on it.
+    /// What was changed.
     pub changes: Vec<Change>,
     /// Why something was refused, for the log.
     pub refusal: Option<SetError>,
 }
 
 /// Carries out `set-config:params`. Several parameters may be given; the first that is refused ends it.
-/// As in the C server, words that are no parameters do not matter as long as one is.
-#[must_use]
-pub fn set_config(config: &Config, params: &str) -> SetOutcome {
+/// As in the C server, words that are no parameters do not matter as long as one is. `act` is told of each change before
+/// another client can make one.
+pub fn set_config(config: &Config, params: &str, act: &dyn Fn(&Change)) -> SetOutcome {
     let mut outcome = SetOutcome { answer: "ok".to_owned(), changes: Vec::new(), refusal: None };
     let place = || -> Result<(&str, Option<&str>), String> {
         let context = required(param(params, "context"), "context", 4)?;
@@ -85,14 +85,14 @@ pub fn set_config(config: &Config, params: &str) -> SetOutcome {
             return outcome;
         }
     };
-    let of_set = param(params, "set").filter(|_| context == "namespace");
+    let place = Place { context, namespace, set: param(params, "set").filter(|_| context == "namespace") };
     let mut settings: Vec<_> = pairs(params).filter(|(name, _)| !PLACES.contains(name)).collect();
     if settings.is_empty() {
         // Nothing is set, but context and namespace are still judged.
         settings.push(("", ""));
     }
     for (name, value) in settings {
-        match set(config, context, namespace, of_set, name, value) {
+        match set(config, place, name, value, act) {
             Ok(change) => outcome.changes.push(change),
             Err(error @ SetError::UnknownParameter(_)) => {
                 outcome.refusal.get_or_insert(error);

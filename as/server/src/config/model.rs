@@ -274,8 +274,8 @@ impl Engine {
 pub struct StorageConfig {
     /// Which engine.
     pub engine: Engine,
-    /// Its parameters.
-    pub params: StorageParams,
+    /// Its parameters; the storage itself reads them here too.
+    pub params: Arc<StorageParams>,
     /// Names of the memory stripes as get-config shows them; the storage engine stores them when it has
     /// made the stripes.
     pub stripes: List<String>,
@@ -283,7 +283,7 @@ pub struct StorageConfig {
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { engine: Engine::default(), params: StorageParams::default(), stripes: List::new([]) }
+        Self { engine: Engine::default(), params: Arc::default(), stripes: List::new([]) }
     }
 }
 

@@ -50,7 +50,7 @@ pub fn namespace(namespace: &NamespaceConfig) -> String {
     out.index(ContextKind::SindexType, &namespace.sindex_type);
     out.pair("", "storage-engine", namespace.storage.engine.name());
     out.backings(&namespace.storage);
-    out.table(ContextKind::Storage, &namespace.storage.params, namespace.storage.variant());
+    out.table(ContextKind::Storage, &*namespace.storage.params, namespace.storage.variant());
     out.text
 }
 

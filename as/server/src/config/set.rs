@@ -1,7 +1,8 @@
 //! set-config: changing a parameter of the running server.
 //!
 //! A value is first read into a scratch table, then the rules that tie it to other parameters are
-//! applied, then the cell is replaced. Changes are made one at a time, under the lock of the configuration.
+//! applied, then the cell is replaced. Changes are made one at a time, each under the lock of the configuration until
+//! those who act on it have done so.
 
 use std::fmt;
 use std::sync::Arc;
@@ -105,19 +106,37 @@ impl SetError {
 /// Gives the parameter that set-config calls `name` a new value.
 ///
 /// `context` is `service`, `network` or `namespace`; the latter needs `namespace`. With `set` it is about
-/// a parameter of that set, which is made if there is none.
+/// a parameter of that set, which is made if there is none. `act` is told of the change before another one can be made, so
+/// that what it does follows the order of the changes.
 ///
 /// # Errors
 /// What is wrong; nothing is changed then.
 pub fn set(
     config: &Config,
-    context: &str,
-    namespace: Option<&str>,
-    set: Option<&str>,
+    place: Place<'_>,
     name: &str,
     value: &str,
+    act: &dyn Fn(&Change),
 ) -> Result<Change, SetError> {
     let _one_at_a_time = config.changes.lock();
+    let change = set_locked(config, place, name, value)?;
+    act(&change);
+    Ok(change)
+}
+
+/// Where [`set`] looks for the parameter.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// `service`, `network` or `namespace`.
+    pub context: &'a str,
+    /// The namespace.
+    pub namespace: Option<&'a str>,
+    /// The set of the namespace.
+    pub set: Option<&'a str>,
+}
+
+fn set_locked(config: &Config, place: Place<'_>, name: &str, value: &str) -> Result<Change, SetError> {
+    let Place { context, namespace, set } = place;
     match context {
         "service" => {
             let target = lookup(config, &[ContextKind::Service], None, name)?;
@@ -206,7 +225,7 @@ fn table<'a>(
         ContextKind::Metrics => (&network.metrics, variant::ALL),
         ContextKind::Namespace => (&namespace?.params, variant::ALL),
         ContextKind::Geo => (&namespace?.geo2dsphere_within, variant::ALL),
-        ContextKind::Storage => (&namespace?.storage.params, namespace?.storage.variant()),
+        ContextKind::Storage => (&*namespace?.storage.params, namespace?.storage.variant()),
         ContextKind::IndexType => (&namespace?.index_type.params, namespace?.index_type.medium.variant()),
         ContextKind::SindexType => (&namespace?.sindex_type.params, namespace?.sindex_type.medium.variant()),
         _ => return None,

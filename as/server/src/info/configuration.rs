@@ -1,7 +1,7 @@
 //! The configuration as it is, and changing it while the server runs.
 //!
 //! What a parameter means and which values it may have is the business of [`crate::config`]; here a change is logged
-//! and handed to the part of the server that keeps a copy of the parameter. Most parts do not: they read it each time.
+//! and acted upon where something must happen. All parts of the server read a parameter in its one place, each time.
 
 use super::commands::Answer;
 use super::{Arguments, shown};
@@ -17,11 +17,10 @@ pub(super) fn get(node: &Node, arguments: Arguments<'_>, out: &mut String) -> An
 }
 
 pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
-    let outcome = set_config(&node.config, arguments.0);
-    for change in &outcome.changes {
+    let outcome = set_config(&node.config, arguments.0, &|change| {
         cf::info!(Info, "set-config: {change}");
-        apply(node, change);
-    }
+        act_on(node, change);
+    });
     if outcome.answer == "ok" {
         // What those look for who read the logs of the C server.
         cf::info!(Info, "config-set command completed: params {}", shown(arguments.0));
@@ -33,8 +32,9 @@ pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> An
     Ok(())
 }
 
-/// Tells those who keep a copy of what was changed.
-fn apply(node: &Node, change: &Change) {
+/// Does what must happen when a parameter changes. The lock of the configuration is held, so that the last of two
+/// changes is acted upon last.
+fn act_on(node: &Node, change: &Change) {
     let namespace = change.namespace.as_deref().and_then(|name| node.namespace(name));
     match (change.context, change.name) {
         ("service", "info-threads") => {
@@ -54,9 +54,9 @@ fn apply(node: &Node, change: &Change) {
         }
         ("namespace.storage-engine", name) => {
             if let Some(namespace) = namespace {
-                namespace.storage.follow(&namespace.config().storage.params);
+                namespace.storage.settings_changed();
                 if name == "enable-benchmarks-storage" && change.from != change.to {
-                    namespace.measure_storage(node.latency_unit());
+                    namespace.storage.restart_benchmarks(node.latency_unit());
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! The info protocol as a whole, against a server in the test's own process.
 
+use std::sync::Barrier;
+
 use proptest::prelude::*;
 
 use super::answer;
@@ -150,4 +152,45 @@ fn an_answer_does_not_take_all_memory() {
     assert!(answer.len() < 100 << 20, "{} bytes", answer.len());
     assert!(answer.ends_with(b"partition-info\tERROR:4:too much asked for at once\n"));
     assert_eq!(proto::info::requests(&answer).count(), 1000);
+}
+
+/// Parts of the server that act on a parameter see it as it is in the end, whoever changed it last.
+#[test]
+fn two_clients_that_change_a_parameter_leave_no_part_with_an_old_value() {
+    const ROUNDS: u32 = 4_000;
+    const CHANGES_PER_ROUND: u32 = 10;
+    let server = start();
+    let (node, namespace) = (server.node(), &server.node().namespaces[0]);
+    let all = Barrier::new(3);
+    let client = |low_water_pct: u32, thread_count: u32| {
+        let request = format!(
+            "set-config:context=service;info-threads={thread_count}\n\
+             set-config:context=namespace;id=test;defrag-lwm-pct={low_water_pct}\n"
+        );
+        for _ in 0..ROUNDS {
+            all.wait();
+            for _ in 0..CHANGES_PER_ROUND {
+                answer(node, request.as_bytes());
+            }
+            all.wait();
+        }
+    };
+    let mut stale = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| client(40, 1));
+        scope.spawn(|| client(60, 2));
+        for round in 0..ROUNDS {
+            all.wait();
+            all.wait();
+            let low_water_pct = namespace.config().storage.params.defrag_lwm_pct.get();
+            let thread_count = node.config.service.info_threads.get() as usize;
+            if namespace.storage.low_water_pct() != low_water_pct {
+                stale.push(format!("round {round}: defrag-lwm-pct"));
+            }
+            if node.service.info.count() != thread_count {
+                stale.push(format!("round {round}: info-threads"));
+            }
+        }
+    });
+    assert_eq!(stale, Vec::<String>::new());
 }

@@ -116,17 +116,11 @@ impl Namespace {
             nsup_cycle_duration_ms: AtomicU64::new(0),
             nsup_cycle_deleted_pct100: AtomicU64::new(0),
         };
-        namespace.measure_storage(Unit::configured(config));
+        namespace.storage.restart_benchmarks(Unit::configured(config));
         if is_loaded {
             namespace.settle_loaded(&figures);
         }
         Ok(namespace)
-    }
-
-    /// Has transfers of its devices measured in `unit` from now on, if `enable-benchmarks-storage` asks for it; what was
-    /// measured is forgotten.
-    pub(crate) fn measure_storage(&self, unit: Unit) {
-        self.storage.measure(self.config().storage.params.enable_benchmarks_storage.get(), unit);
     }
 
     /// The configuration of this namespace.

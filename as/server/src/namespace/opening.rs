@@ -12,7 +12,7 @@ use super::tombstones::Removal;
 use super::{Namespace, NamespaceError, Partitions, Sets};
 use crate::config::{Engine, NamespaceConfig, SetDirectory};
 use crate::index::{Index, PARTITION_COUNT, PartitionId, SetId};
-use crate::storage::{LoadContext, LoadStats, LoadTally, OpenSettings, Settings, Storage};
+use crate::storage::{LoadContext, LoadStats, LoadTally, OpenSettings, Storage};
 
 /// What loading fills.
 struct Loading<'a> {
@@ -59,14 +59,8 @@ pub(super) fn open_storage(
     let params = &config.storage.params;
     match config.storage.engine {
         Engine::Memory => {
-            let settings = Settings {
-                data_size: params.data_size.get(),
-                defrag_low_water_pct: params.defrag_lwm_pct.get(),
-                defrag_queue_min: params.defrag_queue_min.get(),
-                defrag_sleep_us: params.defrag_sleep.get(),
-            };
-            let storage = Storage::memory(settings)
-                .ok_or_else(|| NamespaceError::AddressSpace(config.name.clone(), settings.data_size))?;
+            let storage = Storage::memory(params)
+                .ok_or_else(|| NamespaceError::AddressSpace(config.name.clone(), params.data_size.get()))?;
             name_stripes(config, &storage);
             Ok((storage, LoadFigures::new()))
         }

@@ -9,9 +9,9 @@ use datamodel::partition_version::PartitionVersion;
 
 use super::Namespace;
 use super::partition::*;
-use crate::config;
+use crate::config::{self, params::storage::StorageParams};
 use crate::index::{PARTITION_COUNT, PartitionId};
-use crate::storage::{Settings, Storage};
+use crate::storage::Storage;
 
 const OWN: u64 = 0xA1;
 const OTHER: u64 = 0xB2;
@@ -19,9 +19,9 @@ const KEY: u64 = 0xCEF1_4538_ACF3;
 const LONG: Duration = Duration::from_secs(30);
 
 fn storage() -> Storage {
-    let settings =
-        Settings { data_size: 512 << 20, defrag_low_water_pct: 50, defrag_queue_min: 0, defrag_sleep_us: 0 };
-    Storage::memory(settings).expect("address space")
+    let params = StorageParams::default();
+    params.data_size.set(512 << 20);
+    Storage::memory(&Arc::new(params)).expect("address space")
 }
 
 fn id(number: usize) -> PartitionId {

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::disk::Disk;
 use super::engine::Storage;
+use super::settings::Settings;
 use crate::metrics::{Histogram, Unit};
 
 /// What is measured of a disk, in the order of the log.
@@ -39,7 +40,7 @@ impl Transfer {
 /// What is measured of a whole namespace, and how. Threads share the counters; only who waits for a device anyway, or
 /// asked for the measuring, adds to them.
 pub(super) struct StorageBenchmarks {
-    is_on: AtomicBool,
+    settings: Settings,
     /// Otherwise in milliseconds.
     in_microseconds: AtomicBool,
     read_sizes: Histogram,
@@ -47,9 +48,9 @@ pub(super) struct StorageBenchmarks {
 }
 
 impl StorageBenchmarks {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(settings: Settings) -> Self {
         StorageBenchmarks {
-            is_on: AtomicBool::new(false),
+            settings,
             in_microseconds: AtomicBool::new(false),
             read_sizes: Histogram::new(0),
             write_sizes: Histogram::new(0),
@@ -58,7 +59,7 @@ impl StorageBenchmarks {
 
     #[inline]
     fn is_on(&self) -> bool {
-        self.is_on.load(Relaxed)
+        self.settings.measures()
     }
 
     fn unit(&self) -> Unit {
@@ -111,16 +112,14 @@ impl DiskBenchmarks {
 }
 
 impl Storage {
-    /// Measures transfers from now on, in `unit`, or does not; what was measured is forgotten.
-    pub(crate) fn measure(&self, is_on: bool, unit: Unit) {
-        self.benchmarks.is_on.store(false, Relaxed);
+    /// Forgets what was measured. What is measured from now on, if `enable-benchmarks-storage` asks for it, is in `unit`.
+    pub(crate) fn restart_benchmarks(&self, unit: Unit) {
         self.benchmarks.in_microseconds.store(unit == Unit::Microseconds, Relaxed);
         self.benchmarks.read_sizes.clear();
         self.benchmarks.write_sizes.clear();
         for disk in self.disks() {
             disk.benchmarks.histograms.iter().for_each(Histogram::clear);
         }
-        self.benchmarks.is_on.store(is_on, Relaxed);
     }
 
     /// The ticker's turn: writes to the log what was measured for namespace `name`, if it is measured.

@@ -11,7 +11,7 @@ use super::disk::Disk;
 use super::engine::StorageError;
 use super::tests::{Random, digest_of};
 use super::{ReadBuffer, WBLOCK_SIZE};
-use crate::config::Engine;
+use crate::config::{Engine, StorageConfig};
 
 const VALUE_SIZE: usize = 500_000;
 
@@ -80,9 +80,9 @@ fn defrag_keeps_a_block_with_unreadable_bytes_and_goes_on() {
 }
 
 /// A node with twelve full blocks, of each of which two fifths are alive, so that defrag fills several.
-fn half_empty_node() -> Node {
+fn half_empty_node(config: &StorageConfig) -> Node {
     let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
-    let (node, _) = start(vec![(medium, None)], &config(Engine::Device, false));
+    let (node, _) = start(vec![(medium, None)], config);
     (0..192).for_each(|key| node.write(key, 1 + u64::from(key), VALUE_SIZE).expect("room"));
     for key in (0..192).filter(|key| key % 5 > 1) {
         let mut guard = node.index.get_exclusive(&digest_of(key)).expect("it is there");
@@ -96,7 +96,7 @@ fn half_empty_node() -> Node {
 
 #[test]
 fn what_defrag_moves_before_the_server_runs_does_not_gather_in_memory() {
-    let node = half_empty_node();
+    let node = half_empty_node(&config(Engine::Device, false));
     assert!(defrag(&node) > 8);
     assert_eq!(node.storage.disks().map(Disk::queued_blocks).sum::<usize>(), 0);
     assert!((0..192).filter(|key| key % 5 < 2).all(|key| read(&node, key) == Ok(())));
@@ -105,10 +105,11 @@ fn what_defrag_moves_before_the_server_runs_does_not_gather_in_memory() {
 
 #[test]
 fn defrag_does_not_add_to_a_queue_that_is_too_long() {
-    let node = half_empty_node();
+    let config = config(Engine::Device, false);
+    let node = half_empty_node(&config);
     let device = &node.storage.devices[0];
     let disk = device.as_disk().expect("it is one");
-    disk.settings.queue_blocks.store(1, Relaxed);
+    config.params.max_write_cache.set(u64::from(WBLOCK_SIZE));
     let empty_all = || {
         let mut scratch = ReadBuffer::new();
         while defrag_one(&node.storage, device, &node.index, &mut scratch) {}
@@ -232,7 +233,7 @@ fn places_that_wait_to_be_freed_are_not_taken_for_damage() {
     node.clock.store(10_000, Relaxed);
     // Everything is moved to where it belongs now; nothing of it is on the second disk yet.
     config.params.defrag_lwm_pct.set(100);
-    node.storage.follow(&config.params);
+    node.storage.settings_changed();
     defrag(&node);
     let kept = || node.storage.devices.iter().map(|device| device.wblocks.kept_count()).sum::<usize>();
     assert!(node.storage.devices.iter().all(|device| device.wblocks.live_bytes() > 0));

@@ -3,8 +3,6 @@
 //! Records that cannot be read are not moved: their block is kept and left alone from then on, until they are replaced or
 //! deleted, or their disk has recovered from a failure. Other blocks are emptied meanwhile.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use cf::Digest;
 use datamodel::flat::{FlatRecord, HEADER_SIZE};
 
@@ -33,7 +31,7 @@ pub(super) fn defrag_one(
         // What would be moved now would only wait in memory.
         return false;
     }
-    let queue_min = storage.defrag.queue_min.load(Relaxed) as usize;
+    let queue_min = storage.settings.defrag_queue_min();
     let next = device.wblocks.next_to_defrag(queue_min).or_else(|| {
         let is_forced = device.wblocks.is_short()
             && (device.wblocks.defrag_queue_size() > 0

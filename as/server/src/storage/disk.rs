@@ -19,7 +19,7 @@ use super::device::{STREAM_COUNT, Stream};
 use super::health::ReadHealth;
 use super::partial_read::{self, Unreadable};
 use super::reservation::Pinned;
-use super::settings::DiskSettings;
+use super::settings::Settings;
 use super::stripe::Stripe;
 use super::wblock::{Emptying, Taken, WblockId, WblockTable};
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer, WBLOCK_SIZE};
@@ -100,7 +100,7 @@ pub(super) struct Disk {
     pub(super) closed_count: AtomicUsize,
     pub(super) flush: Mutex<FlushState>,
     pub(super) deferred: Mutex<Vec<DeferredFree>>,
-    pub(super) settings: Arc<DiskSettings>,
+    pub(super) settings: Settings,
     pub(super) is_stopping: AtomicBool,
     /// The last write failed; nothing is accepted until one succeeds.
     pub(super) failed: AtomicBool,
@@ -118,10 +118,10 @@ impl Disk {
         media: Media,
         wblock_count: u32,
         stripe: Option<Arc<Stripe>>,
-        settings: Arc<DiskSettings>,
+        settings: Settings,
         benchmarks: DiskBenchmarks,
     ) -> Self {
-        let piece = AlignedBuf::zeroed(settings.flush_size.load(Relaxed));
+        let piece = AlignedBuf::zeroed(settings.flush_size());
         Disk {
             io_size: media.io_size(),
             media,
@@ -168,7 +168,7 @@ impl Disk {
 
     /// Whether so many full blocks wait to be written that defrag must not add to them: twice as many as make clients wait.
     pub(super) fn is_backlogged(&self) -> bool {
-        self.queued_blocks() > self.settings.queue_blocks.load(Relaxed).saturating_mul(2)
+        self.queued_blocks() > self.settings.queue_blocks().saturating_mul(2)
     }
 
     pub(super) fn stats(&self) -> DiskStats {
@@ -235,7 +235,7 @@ impl Disk {
         let aligned_size = (lead + size).next_multiple_of(io_size as usize);
         let read = scratch.of_size(aligned_size);
         let medium = match &self.media.cached {
-            Some(cached) if self.settings.read_page_cache.load(Relaxed) => cached,
+            Some(cached) if self.settings.read_page_cache() => cached,
             _ => &self.media.main,
         };
         let (started, sampled) = (self.benchmarks.start(), self.health.start());

@@ -14,7 +14,7 @@ use super::defrag::defrag_one;
 use super::device::{Device, DeviceStats, Stream, visit_records};
 use super::disk::Disk;
 use super::reservation::Pinned;
-use super::settings::{DefragSettings, DiskSettings, Settings, low_water_bytes};
+use super::settings::Settings;
 use super::wblock::{AfterFree, WblockId};
 use super::{RBLOCK_SIZE, ReadBuffer, WBLOCK_SIZE};
 use crate::config::params::storage::StorageParams;
@@ -74,9 +74,9 @@ impl Wake {
 
 pub(crate) struct Storage {
     pub(super) devices: Box<[Device]>,
-    pub(super) defrag: DefragSettings,
-    /// What all disks follow; `None` = memory only.
-    pub(super) disk_settings: Option<Arc<DiskSettings>>,
+    /// Whether the devices are disks; all of them are, or none.
+    pub(super) is_on_disk: bool,
+    pub(super) settings: Settings,
     pub(super) benchmarks: Arc<StorageBenchmarks>,
     /// The headers of the disks as last written; none in memory.
     pub(super) headers: Mutex<Vec<DeviceHeader>>,
@@ -89,34 +89,32 @@ pub(crate) struct Storage {
 
 impl Storage {
     /// An empty in-memory engine, or `None` when the system has not the address space for it.
-    pub(crate) fn memory(settings: Settings) -> Option<Self> {
-        let stripe_count = STRIPE_COUNT_MIN.max(settings.data_size.div_ceil(STRIPE_SIZE_MAX)).min(128);
-        let wblock_count = settings.data_size / stripe_count / u64::from(WBLOCK_SIZE);
+    pub(crate) fn memory(params: &Arc<StorageParams>) -> Option<Self> {
+        let data_size = params.data_size.get();
+        let stripe_count = STRIPE_COUNT_MIN.max(data_size.div_ceil(STRIPE_SIZE_MAX)).min(128);
+        let wblock_count = data_size / stripe_count / u64::from(WBLOCK_SIZE);
         let wblock_count = u32::try_from(wblock_count).ok()?;
         let devices = (0..stripe_count as u8)
             .map(|number| Device::memory(number, wblock_count))
             .collect::<Option<_>>()?;
-        let defrag = DefragSettings::new(
-            settings.defrag_low_water_pct,
-            settings.defrag_queue_min,
-            settings.defrag_sleep_us,
-        );
-        Some(Self::new(devices, defrag, None, Arc::new(StorageBenchmarks::new())))
+        let settings = Settings::new(params);
+        let benchmarks = Arc::new(StorageBenchmarks::new(settings.clone()));
+        Some(Self::new(devices, settings, benchmarks))
     }
 
-    /// An engine on `devices`, whose disks follow `disk_settings` and share `benchmarks`.
+    /// An engine on `devices`, whose disks have the same `settings` and `benchmarks`.
     pub(super) fn new(
         devices: Box<[Device]>,
-        defrag: DefragSettings,
-        disk_settings: Option<Arc<DiskSettings>>,
+        settings: Settings,
         benchmarks: Arc<StorageBenchmarks>,
     ) -> Self {
+        let is_on_disk = devices.iter().any(|device| device.as_disk().is_some());
         // What is in memory is moved so fast that one thread does for all.
-        let thread_count = if disk_settings.is_some() { devices.len() } else { 1 };
+        let thread_count = if is_on_disk { devices.len() } else { 1 };
         Storage {
             devices,
-            defrag,
-            disk_settings,
+            is_on_disk,
+            settings,
             benchmarks,
             headers: Mutex::new(Vec::new()),
             wakes: (0..thread_count).map(|_| Wake::default()).collect(),
@@ -228,7 +226,7 @@ impl Storage {
     /// Whether `commit-to-device` is on.
     #[inline]
     pub(crate) fn commits(&self) -> bool {
-        self.disk_settings.as_ref().is_some_and(|settings| settings.commit)
+        self.is_on_disk && self.settings.commits()
     }
 
     /// Waits until the record at `location` is on its disk.
@@ -286,24 +284,20 @@ impl Storage {
         }
     }
 
-    fn low_water(&self) -> u32 {
-        self.defrag.low_water()
+    /// `defrag-lwm-pct`, as defrag sees it.
+    #[cfg(test)]
+    pub(crate) fn low_water_pct(&self) -> u32 {
+        (u64::from(self.low_water()) * 100).div_ceil(u64::from(WBLOCK_SIZE)) as u32
     }
 
-    /// Takes over the parameters that may change while the server runs; a raised low-water mark queues blocks at once.
-    pub(crate) fn follow(&self, params: &StorageParams) {
-        let old = self.low_water();
-        let new = low_water_bytes(params.defrag_lwm_pct.get());
-        self.defrag.low_water_bytes.store(new, Relaxed);
-        self.defrag.queue_min.store(params.defrag_queue_min.get(), Relaxed);
-        self.defrag.sleep_us.store(params.defrag_sleep.get(), Relaxed);
-        if let Some(settings) = &self.disk_settings {
-            settings.follow(params);
-        }
-        if new > old {
-            for device in &self.devices {
-                device.wblocks.sweep(new);
-            }
+    fn low_water(&self) -> u32 {
+        self.settings.low_water_bytes()
+    }
+
+    /// A parameter has changed: blocks that are below the low-water mark now are queued, and defrag looks for work.
+    pub(crate) fn settings_changed(&self) {
+        for device in &self.devices {
+            device.wblocks.sweep(self.low_water());
         }
         self.wakes.iter().for_each(Wake::wake);
     }
@@ -334,9 +328,9 @@ impl Storage {
 
     /// Sleeps as `defrag-sleep` says, unless writers are about to be refused.
     pub(super) fn rest_from_defrag(&self, device: &Device) {
-        let sleep_us = self.defrag.sleep_us.load(Relaxed);
-        if sleep_us != 0 && !self.stopping.load(Acquire) && !device.wblocks.is_short() {
-            std::thread::sleep(Duration::from_micros(sleep_us.into()));
+        let sleep = self.settings.defrag_sleep();
+        if !sleep.is_zero() && !self.stopping.load(Acquire) && !device.wblocks.is_short() {
+            std::thread::sleep(sleep);
         }
     }
 
@@ -435,7 +429,7 @@ impl Storage {
 
     /// Whether records are on disks, in memory too or not.
     pub(crate) fn is_on_disk(&self) -> bool {
-        self.disk_settings.is_some()
+        self.is_on_disk
     }
 
     pub(super) fn disks(&self) -> impl Iterator<Item = &Disk> {
@@ -451,10 +445,10 @@ impl Storage {
     /// it says itself that it takes no writes, and they may wait for long.
     #[inline]
     pub(crate) fn is_overloaded(&self) -> bool {
-        self.disk_settings.as_ref().is_some_and(|settings| {
-            let limit = settings.queue_blocks.load(Relaxed).saturating_mul(self.devices.len());
+        self.is_on_disk && {
+            let limit = self.settings.queue_blocks().saturating_mul(self.devices.len());
             self.disks().filter(|disk| !disk.has_failed()).map(Disk::queued_blocks).sum::<usize>() > limit
-        })
+        }
     }
 
     /// Figures of each device.

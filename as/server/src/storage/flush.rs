@@ -79,10 +79,10 @@ impl Disk {
         let mut last_full_flush = Instant::now();
         while !self.is_stopping.load(Acquire) {
             cf::fault_point!("flush");
-            let max_ms = self.settings.flush_max_ms.load(Relaxed);
-            let period = if max_ms == 0 { IDLE_PERIOD } else { Duration::from_millis(max_ms) };
+            let flush_max = self.settings.flush_max();
+            let period = flush_max.unwrap_or(IDLE_PERIOD);
             self.await_work(period.saturating_sub(last_full_flush.elapsed()).min(IDLE_PERIOD));
-            let is_due = max_ms != 0 && last_full_flush.elapsed() >= period;
+            let is_due = flush_max.is_some() && last_full_flush.elapsed() >= period;
             let result = if is_due || self.has_failed() {
                 last_full_flush = Instant::now();
                 self.flush_all(wblocks)
@@ -210,7 +210,7 @@ impl Disk {
         wblocks: &WblockTable,
         is_closed: bool,
     ) -> Result<(), BlockError> {
-        let (io_size, flush_size) = (self.io_size(), self.settings.flush_size.load(Relaxed));
+        let (io_size, flush_size) = (self.io_size(), self.settings.flush_size());
         if state.piece.len() < flush_size {
             state.piece = AlignedBuf::zeroed(flush_size);
         }
@@ -244,7 +244,7 @@ impl Disk {
 
     /// A block is on disk: it is kept for reading, in place of the oldest one kept, or its memory is given back.
     fn retire(&self, state: &mut FlushState, buffer: Arc<WriteBuffer>, keep: bool) {
-        let capacity = self.settings.cache_blocks.load(Relaxed);
+        let capacity = self.settings.cache_blocks();
         if keep && capacity > 0 && self.stripe().is_none() {
             state.cached.push_back(buffer);
         } else {

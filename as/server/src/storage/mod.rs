@@ -49,7 +49,6 @@ pub(crate) use disk::DiskStats;
 pub(crate) use engine::{Room, Storage, StorageError};
 pub(crate) use load::{LoadContext, LoadStats, LoadTally};
 pub(crate) use open::{OpenError, OpenSettings};
-pub(crate) use settings::Settings;
 
 use cf::aligned::AlignedBuf;
 

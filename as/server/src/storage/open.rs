@@ -19,7 +19,7 @@ use super::header::{Candidate, DeviceSet, DeviceSetError};
 use super::load::{DiskLoad, LoadContext, UNUSED_BLOCKS_MAX, parser_count};
 use super::medium::{Opened, open_disks};
 use super::reclaim::reclaim_at_start;
-use super::settings::{DefragSettings, DiskSettings};
+use super::settings::Settings;
 use super::shadow::{self, Reason, ShadowMismatch, Source};
 use super::stripe::Stripe;
 use super::wblock::{Reuse, WblockId, WblockTable};
@@ -78,9 +78,8 @@ impl Storage {
             disk.media.written().try_for_each(BlockMedium::grow)?;
         }
         report(settings.namespace, &set, &disks, &heads);
-        let params = &settings.config.params;
-        let disk_settings = Arc::new(DiskSettings::of(params));
-        let benchmarks = Arc::new(StorageBenchmarks::new());
+        let params = Settings::new(&settings.config.params);
+        let benchmarks = Arc::new(StorageBenchmarks::new(params.clone()));
         let (mut devices, mut sources) = (Vec::new(), Vec::new());
         for (number, (disk, (_, source))) in disks.into_iter().zip(heads).enumerate() {
             let wblock_count = (disk.size / u64::from(WBLOCK_SIZE)) as u32;
@@ -93,7 +92,7 @@ impl Storage {
                 _ => None,
             };
             let of_disk = DiskBenchmarks::new(Arc::clone(&benchmarks));
-            let disk = Disk::new(disk.media, wblock_count, stripe, Arc::clone(&disk_settings), of_disk);
+            let disk = Disk::new(disk.media, wblock_count, stripe, params.clone(), of_disk);
             let wblocks = WblockTable::new(number as u8, wblock_count, DISK_RESERVE, Reuse::Oldest);
             devices.push(Device::disk(number as u8, wblocks, disk));
             sources.push(source);
@@ -105,15 +104,14 @@ impl Storage {
                 .try_for_each(|medium| erase_former_use(medium, 1, device.wblocks.count()))?;
         }
         let pristine = load(settings.namespace, &devices, &sources, &set, context)?;
-        let defrag = DefragSettings::of(params);
         for (device, pristine) in devices.iter_mut().zip(pristine) {
             reclaim_at_start(device, pristine, context.index());
-            device.wblocks.sort_loaded(pristine, defrag.low_water());
+            device.wblocks.sort_loaded(pristine, params.low_water_bytes());
             device.discard_free();
         }
         let storage = Storage {
             headers: parking_lot::Mutex::new(set.headers),
-            ..Storage::new(devices.into(), defrag, Some(disk_settings), benchmarks)
+            ..Storage::new(devices.into(), params, benchmarks)
         };
         storage.mark_in_use()?;
         Ok(storage)

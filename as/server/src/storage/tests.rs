@@ -1,6 +1,7 @@
 //! The engine with the index above it: what was written is read, nothing leaks, defrag makes room.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cf::Digest;
@@ -10,19 +11,21 @@ use datamodel::{Bins, BytesType, Particle};
 use super::ReadBuffer;
 use super::defrag::defrag_one;
 use super::engine::{Storage, StorageError};
-use super::settings::Settings;
+use crate::config::params::storage::StorageParams;
 use crate::index::{Index, IndexGeometry};
 
 const DATA_SIZE: u64 = 1 << 30;
 
 fn storage(low_water_pct: u32) -> Storage {
-    let settings = Settings {
-        data_size: DATA_SIZE,
-        defrag_low_water_pct: low_water_pct,
-        defrag_queue_min: 0,
-        defrag_sleep_us: 0,
-    };
-    Storage::memory(settings).expect("address space")
+    storage_of(DATA_SIZE, low_water_pct)
+}
+
+fn storage_of(data_size: u64, low_water_pct: u32) -> Storage {
+    let params = StorageParams::default();
+    params.data_size.set(data_size);
+    params.defrag_lwm_pct.set(low_water_pct);
+    params.defrag_sleep.set(0);
+    Storage::memory(&Arc::new(params)).expect("address space")
 }
 
 fn index() -> Index {
@@ -207,9 +210,7 @@ fn a_full_engine_refuses_writes_and_takes_them_again_after_deletes() {
 fn blocks_that_large_records_leave_half_used_are_not_moved_for_ever() {
     // Eight of them take nine tenths of a block, wherever they are.
     const SIZE: usize = 940_000;
-    let settings =
-        Settings { data_size: 512 << 20, defrag_low_water_pct: 50, defrag_queue_min: 0, defrag_sleep_us: 0 };
-    let (storage, index) = (Storage::memory(settings).expect("address space"), index());
+    let (storage, index) = (storage_of(512 << 20, 50), index());
     let stored = (0..1_000).filter(|key| write(&storage, &index, *key, &record(*key, 1, SIZE)).is_ok());
     assert!(stored.count() > 100);
     let empty_all = || {

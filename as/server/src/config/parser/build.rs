@@ -191,7 +191,7 @@ impl Parser {
             ContextKind::Set => &**frame.set.as_ref()?,
             ContextKind::IndexType => &namespace?.index_type.params,
             ContextKind::SindexType => &namespace?.sindex_type.params,
-            ContextKind::Storage => &namespace?.storage.params,
+            ContextKind::Storage => &*namespace?.storage.params,
             ContextKind::Geo => &namespace?.geo2dsphere_within,
             ContextKind::ModLua => &config.mod_lua,
             ContextKind::Security => &config.security.as_ref()?.params,

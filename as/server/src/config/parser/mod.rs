@@ -378,7 +378,7 @@ impl Parser {
                     None => (ContextKind::Namespace, &namespace.params, format!("namespace '{name}'")),
                     Some(owner) if *owner == namespace.name => (
                         ContextKind::Storage,
-                        &namespace.storage.params,
+                        &*namespace.storage.params,
                         storage_label(namespace.storage.engine, &name),
                     ),
                     Some(_) => continue,

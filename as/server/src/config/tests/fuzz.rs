@@ -116,11 +116,11 @@ proptest! {
     fn any_command(params in "[a-z=;.0-9-]{0,60}", value in any::<String>(), index in any::<prop::sample::Index>()) {
         let config = Config::developer();
         let _ = get_config(&config, &params);
-        let _ = set_config(&config, &params);
+        let _ = set_config(&config, &params, &|_| ());
         let specs: Vec<_> = CONTEXTS.iter().flat_map(|context| context.specs).collect();
         let name = specs[index.index(specs.len())].name;
         for place in ["context=service", "context=network", "context=namespace;id=test", "context=namespace;id=test;set=s"] {
-            let _ = set_config(&config, &format!("{place};{name}={value}"));
+            let _ = set_config(&config, &format!("{place};{name}={value}"), &|_| ());
         }
         prop_assert!(!render::namespace(&config.namespaces[0]).is_empty());
     }

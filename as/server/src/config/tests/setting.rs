@@ -62,7 +62,7 @@ fn answers_are_those_of_the_c_server() {
         // Enterprise only in the C server.
         ("context=namespace;id=mem;tomb-raider-period=5", "ok"),
     ] {
-        assert_eq!(set_config(&config, params).answer, expected, "{params}");
+        assert_eq!(set_config(&config, params, &|_| ()).answer, expected, "{params}");
     }
     assert_eq!(config.service.proto_fd_max.get(), 2 << 10);
     assert_eq!(config.service.ticker_interval.get(), 11);
@@ -77,7 +77,7 @@ fn answers_are_those_of_the_c_server() {
 fn changes_say_what_happened() {
     let config = rich();
     let change = |params: &str| {
-        let outcome = set_config(&config, params);
+        let outcome = set_config(&config, params, &|_| ());
         assert_eq!(outcome.answer, "ok", "{outcome:?}");
         outcome.changes.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -109,7 +109,7 @@ fn changes_say_what_happened() {
 #[test]
 fn refusals_say_why() {
     let config = rich();
-    let why = |params: &str| set_config(&config, params).refusal.expect("refused").to_string();
+    let why = |params: &str| set_config(&config, params, &|_| ()).refusal.expect("refused").to_string();
     for (params, expected) in [
         (
             "context=service;work-directory=/x",
@@ -144,7 +144,7 @@ fn refusals_say_why() {
 #[test]
 fn conditions_between_parameters() {
     let config = rich();
-    let answer = |params: &str| set_config(&config, params).answer;
+    let answer = |params: &str| set_config(&config, params, &|_| ()).answer;
     assert_eq!(answer("context=namespace;id=mem;enable-benchmarks-read=true"), "ok");
     assert_eq!(answer("context=service;microsecond-histograms=true"), INVALID);
     assert_eq!(answer("context=namespace;id=mem;enable-benchmarks-read=false"), "ok");
@@ -171,7 +171,7 @@ fn conditions_between_parameters() {
 fn as_many_clients_as_the_system_allows() {
     let config = rich();
     let limit = cf::sys::limits::raise_open_files(1).expect("the limit");
-    let outcome = set_config(&config, "context=service;proto-fd-max=2097152");
+    let outcome = set_config(&config, "context=service;proto-fd-max=2097152", &|_| ());
     let now = cf::sys::limits::raise_open_files(1).expect("the limit");
     assert!(now >= limit);
     if now >= 2 << 20 {
@@ -236,7 +236,7 @@ fn exactly_the_dynamic_parameters_can_be_set() {
                 && spec.shown_by & bits != 0
                 && spec.effect != Effect::Unsupported
                 && !not_with_strong_consistency;
-            let outcome = set_config(&config, &params);
+            let outcome = set_config(&config, &params, &|_| ());
             assert_eq!(outcome.answer == "ok", can, "{params}: {outcome:?}");
         }
     }

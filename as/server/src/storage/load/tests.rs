@@ -16,7 +16,7 @@ use super::super::benchmarks::{DiskBenchmarks, StorageBenchmarks};
 use super::super::crash_medium::CrashMedium;
 use super::super::crash_tests::config;
 use super::super::disk::{Disk, Media};
-use super::super::settings::DiskSettings;
+use super::super::settings::Settings;
 use super::super::tests::digest_of;
 use super::super::wblock::{Reuse, WblockTable};
 use super::*;
@@ -114,8 +114,8 @@ fn block_of(copies: &[Copy], id: u32) -> AlignedBuf {
 
 fn device() -> Device {
     let main = Arc::new(CrashMedium::zeroed(BLOCKS as usize * WBLOCK_SIZE as usize, true));
-    let settings = Arc::new(DiskSettings::of(&config(Engine::Device, false).params));
-    let benchmarks = DiskBenchmarks::new(Arc::new(StorageBenchmarks::new()));
+    let settings = Settings::new(&config(Engine::Device, false).params);
+    let benchmarks = DiskBenchmarks::new(Arc::new(StorageBenchmarks::new(settings.clone())));
     let media = Media { main, shadow: None, cached: None };
     let disk = Disk::new(media, BLOCKS, None, settings, benchmarks);
     Device::disk(0, WblockTable::new(0, BLOCKS, 0, Reuse::Oldest), disk)
