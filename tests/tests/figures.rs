@@ -143,7 +143,14 @@ fn read_touches_are_counted_by_how_they_end() {
         "{moved:?}"
     );
     thread::sleep(Duration::from_millis(1100));
+    let before = client.ask(&Message::get("a")).unwrap();
     moves(client, &touch, result::OK, &["client_read_success", "read_touch_success"]);
+    // It renews the time to live and leaves the generation, which a writer may be about to check.
+    let after = client.ask(&Message::get("a")).unwrap();
+    assert!(after.record_ttl > before.record_ttl && after.generation == before.generation, "{after:?}");
+    // The first turn of the ticker has told of it by then.
+    server.await_log("histogram dump: {test}-read-touch (");
+    assert!(!client.info_value("latencies:").unwrap().contains("read-touch"), "only by its name");
 }
 
 #[test]

@@ -226,6 +226,8 @@ pub struct Request<'a> {
     /// User key: particle type byte and bytes.
     pub key: Option<&'a [u8]>,
     pub digest: Option<&'a [u8]>,
+    /// What a batch message says of its rows: from the value of its last batch field to the end of the message.
+    pub batch: Option<&'a [u8]>,
     /// Bit n is set when a field of type n is there.
     field_bits: u64,
     fields: &'a [u8],
@@ -236,8 +238,12 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// Checks the whole structure of `body` and notes where its parts are.
     ///
+    /// Fields of a batch need only start inside the body: clients write the filter before the batch field and count it in
+    /// the batch field's length, which then ends behind the body. A batch message has no ops, and what follows its
+    /// fields is not looked at.
+    ///
     /// # Errors
-    /// When fields and ops do not fill the body exactly.
+    /// When fields and ops do not fill the body exactly, or a field of a batch starts behind its end.
     #[inline]
     pub fn parse(body: &'a [u8]) -> Result<Self, MessageError> {
         let Some((header, fields)) = body.split_first_chunk::<MESSAGE_HEADER_SIZE>() else {
@@ -277,6 +283,9 @@ impl<'a> Request<'a> {
             transaction_ttl_ms: u32::from_be_bytes([x0, x1, x2, x3]),
         };
         let (field_count, op_count) = (u16::from_be_bytes([f0, f1]), u16::from_be_bytes([o0, o1]));
+        if info1 & info1::BATCH != 0 {
+            return Request::of_batch(head, fields, field_count);
+        }
         let (request, rest) = Request::split_from(head, fields, field_count, op_count)?;
         if rest.is_empty() { Ok(request) } else { Err(MessageError::TrailingBytes(rest.len())) }
     }
@@ -290,24 +299,7 @@ impl<'a> Request<'a> {
         field_count: u16,
         op_count: u16,
     ) -> Result<(Self, &'a [u8]), MessageError> {
-        let RequestHead { info1, info2, info3, info4, generation, record_ttl, transaction_ttl_ms } = head;
-        let mut request = Request {
-            info1,
-            info2,
-            info3,
-            info4,
-            generation,
-            record_ttl,
-            transaction_ttl_ms,
-            namespace: None,
-            set: None,
-            key: None,
-            digest: None,
-            field_bits: 0,
-            fields: bytes,
-            ops: &[],
-            op_count,
-        };
+        let mut request = Request::from_head(head, bytes, op_count);
         let mut rest = bytes;
         for n in 0..field_count {
             let (field_type, value, after) = split_field(rest).ok_or(MessageError::Field(n))?;
@@ -321,6 +313,45 @@ impl<'a> Request<'a> {
             rest = after;
         }
         Ok((request, rest))
+    }
+
+    fn from_head(head: RequestHead, fields: &'a [u8], op_count: u16) -> Self {
+        let RequestHead { info1, info2, info3, info4, generation, record_ttl, transaction_ttl_ms } = head;
+        Request {
+            info1,
+            info2,
+            info3,
+            info4,
+            generation,
+            record_ttl,
+            transaction_ttl_ms,
+            namespace: None,
+            set: None,
+            key: None,
+            digest: None,
+            batch: None,
+            field_bits: 0,
+            fields,
+            ops: &[],
+            op_count,
+        }
+    }
+
+    /// The batch message whose `field_count` fields are in `bytes`.
+    fn of_batch(head: RequestHead, bytes: &'a [u8], field_count: u16) -> Result<Self, MessageError> {
+        let mut request = Request::from_head(head, bytes, 0);
+        let mut rest = bytes;
+        for n in 0..field_count {
+            let (field_type, value, after) = split_loose_field(rest).ok_or(MessageError::Field(n))?;
+            request.note_field(field_type, value);
+            if matches!(field_type, field::BATCH | field::BATCH_WITH_SET) {
+                // Behind the length and the type.
+                request.batch = rest.get(5..);
+            }
+            rest = after;
+        }
+        request.fields = bytes.get(..bytes.len() - rest.len()).unwrap_or_default();
+        Ok(request)
     }
 
     /// The first field of a type counts; others of it are ignored, as are unknown types.
@@ -354,17 +385,24 @@ impl<'a> Request<'a> {
     /// The value of the first field of this type.
     #[must_use]
     pub fn field(&self, wanted: u8) -> Option<&'a [u8]> {
-        if !self.has_field(wanted) {
-            return None;
-        }
-        let mut rest = self.fields;
-        while let Some((field_type, value, after)) = split_field(rest) {
-            if field_type == wanted {
-                return Some(value);
-            }
+        self.fields_of_type(wanted).next()
+    }
+
+    /// The value of the last field of this type, which is the one that counts in a batch message.
+    #[must_use]
+    pub fn last_field(&self, wanted: u8) -> Option<&'a [u8]> {
+        self.fields_of_type(wanted).last()
+    }
+
+    fn fields_of_type(&self, wanted: u8) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        // `parse` has checked the fields as strictly as its kind of message asks.
+        let mut rest = if self.has_field(wanted) { self.fields } else { &[] };
+        let fields = std::iter::from_fn(move || {
+            let (field_type, value, after) = split_loose_field(rest)?;
             rest = after;
-        }
-        None
+            Some((field_type, value))
+        });
+        fields.filter(move |(field_type, _)| *field_type == wanted).map(|(_, value)| value)
     }
 
     /// The ops, in order.
@@ -404,6 +442,16 @@ fn split_field(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (field, rest) = rest.split_at_checked(size)?;
     let (&field_type, value) = field.split_first()?;
     Some((field_type, value, rest))
+}
+
+/// As [`split_field`], for a field that need only start in `bytes`: its value ends with them if its length says more, and a
+/// length of 0 leaves a field without a value whose type is the next field's first byte.
+#[inline]
+fn split_loose_field(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (size, rest) = bytes.split_first_chunk::<4>()?;
+    let size = usize::try_from(u32::from_be_bytes(*size)).ok()?.min(rest.len());
+    let &field_type = rest.first()?;
+    Some((field_type, rest.get(1..size).unwrap_or_default(), rest.get(size..).unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -461,6 +509,53 @@ mod tests {
         let mut longer = body;
         longer.push(0);
         assert_eq!(Request::parse(&longer).unwrap_err(), MessageError::TrailingBytes(1));
+    }
+
+    /// A batch message with these fields; `extra` is added to the length of the one at `at`.
+    fn batch_body(fields: &[(u8, &[u8])], at: usize, extra: i32, count: u16) -> Vec<u8> {
+        let mut body = vec![22, info1::BATCH, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 7];
+        body.extend(count.to_be_bytes());
+        body.extend([0, 0]);
+        for (n, (field_type, value)) in fields.iter().enumerate() {
+            let size = value.len() as i32 + 1 + if n == at { extra } else { 0 };
+            body.extend(size.to_be_bytes());
+            body.push(*field_type);
+            body.extend(*value);
+        }
+        body
+    }
+
+    #[test]
+    fn fields_of_a_batch_need_only_start_in_it() {
+        let fields: [(u8, &[u8]); 2] = [(field::FILTER_EXPRESSION, b"filter"), (field::BATCH, b"rows of it")];
+        for extra in [-10, -3, 0, 7, i32::MAX - 20] {
+            let body = batch_body(&fields, 1, extra, 2);
+            let request = Request::parse(&body).unwrap();
+            assert_eq!(request.batch, Some(&b"rows of it"[..]), "length and {extra}");
+            assert_eq!(request.last_field(field::FILTER_EXPRESSION), Some(&b"filter"[..]));
+        }
+        // A field before the last one that ends behind the message leaves no place for the next.
+        let body = batch_body(&fields, 0, 100, 2);
+        assert_eq!(Request::parse(&body).unwrap_err(), MessageError::Field(1));
+        assert_eq!(Request::parse(&body[..body.len() - 17]).unwrap_err(), MessageError::Field(1));
+        // Rows go on to the end of the message, whatever fields it says it has.
+        let body = batch_body(&[(field::BATCH, b"old"), (field::BATCH_WITH_SET, b"new"), (9, b"!")], 9, 0, 2);
+        let request = Request::parse(&body).unwrap();
+        assert_eq!(request.batch.unwrap(), b"new\0\0\0\x02\x09!");
+        assert!(!request.has_field(9) && request.op_count() == 0);
+        // Without a length a field has a type all the same.
+        let body = batch_body(&[(9, b""), (field::BATCH, b"rows")], 0, -1, 2);
+        assert_eq!(Request::parse(&body).unwrap().batch, None);
+    }
+
+    #[test]
+    fn the_last_filter_of_a_batch_counts_and_the_first_of_others() {
+        let twice: [(u8, &[u8]); 3] =
+            [(field::FILTER_EXPRESSION, b"1"), (field::BATCH, b"rows"), (field::FILTER_EXPRESSION, b"2")];
+        let body = batch_body(&twice, 9, 0, 3);
+        let request = Request::parse(&body).unwrap();
+        assert_eq!(request.last_field(field::FILTER_EXPRESSION), Some(&b"2"[..]));
+        assert_eq!(request.field(field::FILTER_EXPRESSION), Some(&b"1"[..]));
     }
 
     proptest! {

@@ -130,7 +130,7 @@ fn benchmarks_behind(latency: Latency) -> &'static [Benchmark] {
         Latency::Udf => &[Benchmark::Udf],
         Latency::BatchSubUdf => &[Benchmark::BatchSub],
         Latency::SiQuery => &[Benchmark::UdfSub, Benchmark::OpsSub],
-        Latency::BatchSubRead | Latency::BatchSubWrite | Latency::PiQuery => &[],
+        Latency::BatchSubRead | Latency::BatchSubWrite | Latency::PiQuery | Latency::ReadTouch => &[],
     }
 }
 

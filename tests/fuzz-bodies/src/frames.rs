@@ -4,8 +4,6 @@ use proto::batch::{Batch, RowPosition, Rows};
 use proto::frame::{FrameHeader, HEADER_SIZE};
 use proto::message::Request;
 
-/// Field types of a batch.
-const BATCH_FIELDS: [u8; 2] = [41, 42];
 /// Rows that are read of a batch which promises more.
 const ROWS_MAX: u32 = 10_000;
 
@@ -28,7 +26,7 @@ fn read_message(body: &[u8]) {
         assert_eq!(request.has_field(field_type), request.field(field_type).is_some());
     }
     assert_eq!(request.record_digest().is_some(), request.digest.is_some_and(|digest| digest.len() == 20));
-    for batch in BATCH_FIELDS.into_iter().filter_map(|field| request.field(field)) {
+    if let Some(batch) = request.batch {
         read_batch(batch, &request);
     }
 }

@@ -118,6 +118,7 @@ named! {
         BatchSubUdf => "batch-sub-udf",
         PiQuery => "pi-query",
         SiQuery => "si-query",
+        ReadTouch => "read-touch",
     }
 
     /// What of the server's work is measured.

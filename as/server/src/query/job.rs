@@ -76,6 +76,8 @@ pub(crate) struct Job {
     pub(super) is_aborted: AtomicBool,
     pub(super) partitions_done: AtomicU64,
     pub(super) records_sent: AtomicU64,
+    /// Records that count for the rate limit, if there is one.
+    pub(super) records_throttled: AtomicU64,
     pub(super) records_failed: AtomicU64,
     /// Records that the filter kept back, without and after reading them.
     pub(super) records_filtered_by_metadata: AtomicU64,
@@ -102,6 +104,7 @@ impl Job {
             is_aborted: AtomicBool::new(false),
             partitions_done: AtomicU64::new(0),
             records_sent: AtomicU64::new(0),
+            records_throttled: AtomicU64::new(0),
             records_failed: AtomicU64::new(0),
             records_filtered_by_metadata: AtomicU64::new(0),
             records_filtered_by_bins: AtomicU64::new(0),
@@ -142,7 +145,7 @@ impl fmt::Display for Job {
             (now - until).as_millis()
         )?;
         let sent = self.records_sent.load(Relaxed);
-        let throttled = if self.records_per_second == 0 { 0 } else { sent };
+        let throttled = self.records_throttled.load(Relaxed);
         write!(
             out,
             ":recs-throttled={throttled}:recs-filtered-meta={}:recs-filtered-bins={}:recs-succeeded={sent}\

@@ -35,11 +35,8 @@ pub(crate) use request::Query;
 
 /// Answers a query that is not started with the reason.
 pub(crate) fn refuse(out: &mut Vec<u8>, reason: ResultCode) {
-    // A refusal is not marked as the last of many replies. What is only lacking here is, lest clients of the
-    // established server, who expect records, wait for more.
-    let lacks = matches!(reason, ResultCode::UnsupportedFeature | ResultCode::IndexNotFound);
-    let header = if lacks { ReplyHeader::last(reason) } else { ReplyHeader::result(reason) };
-    reply::write_header_only(out, &header);
+    // It is not marked as the last of many replies.
+    reply::write_header_only(out, &ReplyHeader::result(reason));
 }
 
 /// The queries of a server.

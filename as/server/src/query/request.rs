@@ -1,5 +1,6 @@
 //! What a query request asks for.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,8 +48,8 @@ pub(crate) struct Query {
     pub(super) set: SetFilter,
     /// By ascending partition, none twice.
     pub(super) parts: Vec<Part>,
-    /// Bins to send; empty = all.
-    pub(super) bins: Vec<Box<[u8]>>,
+    /// Bins to send; `None` = all.
+    pub(super) bins: Option<Vec<Box<[u8]>>>,
     /// Of the records looked at, the query is for those that it lets pass.
     pub(super) filter: Option<Filter<'static>>,
     pub(super) without_bins: bool,
@@ -78,13 +79,15 @@ impl Query {
         if request.info3 & info3::PARTITION_DONE == 0 {
             return Err(ResultCode::UnsupportedFeature);
         }
-        let id = number(request, field::JOB_ID).map_or(Ok(0), |n| n.map(u64::from_be_bytes))?;
+        // Its length is not looked at.
+        let id = request.field(field::JOB_ID).and_then(|value| value.first_chunk());
+        let id = id.map_or(0, |id| u64::from_be_bytes(*id));
         let set = set_filter(request, namespace)?;
         let parts = parts(request)?;
         let records_per_second =
             number(request, field::RECORDS_PER_SECOND).map_or(Ok(0), |n| n.map(u32::from_be_bytes))?;
         let is_short = request.info1 & info1::SHORT_QUERY != 0;
-        if is_short && records_per_second != 0 {
+        if is_short && request.has_field(field::RECORDS_PER_SECOND) {
             return Err(ResultCode::Parameter);
         }
         let Some(parts) = parts else { return Err(ResultCode::UnsupportedFeature) };
@@ -182,17 +185,14 @@ fn parts(request: &Request<'_>) -> Result<Option<Vec<Part>>, ResultCode> {
     Ok(Some(wanted.into_iter().flatten().collect()))
 }
 
-/// The bins asked for, by ops or by the list that older clients send.
-fn bin_names(request: &Request<'_>) -> Result<Vec<Box<[u8]>>, ResultCode> {
-    let mut names: Vec<Box<[u8]>> = Vec::new();
-    let mut add = |name: &[u8]| {
-        check_name(name).map_err(|_| ResultCode::Parameter)?;
-        if !names.iter().any(|known| **known == *name) {
-            names.push(name.into());
-        }
-        Ok(())
-    };
-    if let Some(list) = request.field(field::QUERY_BIN_LIST) {
+/// The bins asked for, by ops or by the list that older clients send. What cannot be the name of a bin is passed over.
+fn bin_names(request: &Request<'_>) -> Result<Option<Vec<Box<[u8]>>>, ResultCode> {
+    let list = request.field(field::QUERY_BIN_LIST);
+    if list.is_none() && request.op_count() == 0 {
+        return Ok(None);
+    }
+    let mut names: Vec<&[u8]> = Vec::new();
+    if let Some(list) = list {
         if request.op_count() > 0 {
             return Err(ResultCode::Parameter);
         }
@@ -200,12 +200,19 @@ fn bin_names(request: &Request<'_>) -> Result<Vec<Box<[u8]>>, ResultCode> {
         for _ in 0..count {
             let (&size, after) = rest.split_first().ok_or(ResultCode::Parameter)?;
             let (name, after) = after.split_at_checked(usize::from(size)).ok_or(ResultCode::Parameter)?;
-            add(name)?;
+            names.push(name);
             rest = after;
         }
     }
-    for op in request.ops() {
-        add(op.name)?;
-    }
-    Ok(names)
+    names.extend(request.ops().map(|op| op.name));
+    // A name is answered once, however often it is asked for.
+    let mut known = HashSet::new();
+    names.retain(|name| {
+        let is_name = check_name(name).is_ok();
+        if !is_name {
+            cf::warning_limited!(Query, "ignoring bad bin name {} ({})", name.escape_ascii(), name.len());
+        }
+        is_name && known.insert(*name)
+    });
+    Ok(Some(names.into_iter().map(Box::from).collect()))
 }

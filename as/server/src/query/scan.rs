@@ -18,6 +18,7 @@ use proto::reply::{self, ReplyHeader, ReplyWriter};
 
 use super::job::{End, Job};
 use super::request::{Part, Query, SetFilter};
+use crate::config::Engine;
 use crate::index::{Element, Location};
 use crate::namespace::Namespace;
 use crate::storage::ReadBuffer;
@@ -42,7 +43,9 @@ struct Scan<'a> {
     /// One frame in the making: its header, then messages.
     chunk: Vec<u8>,
     record_count: u64,
-    /// Records since the last send.
+    /// Records that count for the rate limit: those sent, and those read from a device only to be filtered out.
+    throttled: u64,
+    /// Those of them since the last send.
     since_send: u64,
     now: StoredMillis,
     scratch: ReadBuffer,
@@ -65,6 +68,7 @@ pub(super) fn run(query: &Query, job: &Job, sink: &dyn ReplySink, is_stopping: &
         started,
         chunk: vec![0; HEADER_SIZE],
         record_count: 0,
+        throttled: 0,
         since_send: 0,
         now: StoredMillis::now(),
         scratch: ReadBuffer::new(),
@@ -120,7 +124,7 @@ impl Scan<'_> {
                 let Some(guard) = index.get(&found.digest) else { continue };
                 if self.is_wanted(&guard) && self.add(&guard) {
                     self.record_count += 1;
-                    self.since_send += 1;
+                    self.count_for_rate();
                     self.job.records_sent.store(self.record_count, Relaxed);
                 }
                 drop(guard);
@@ -131,6 +135,14 @@ impl Scan<'_> {
             self.check_end()?;
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    fn count_for_rate(&mut self) {
+        self.throttled += 1;
+        self.since_send += 1;
+        if self.query.records_per_second != 0 {
+            self.job.records_throttled.store(self.throttled, Relaxed);
+        }
     }
 
     /// Whether it is time to see whether the rate limit is kept.
@@ -169,7 +181,12 @@ impl Scan<'_> {
                 return has_wanted_bins;
             }
             Err(_) if self.budget.is_exhausted() => return false,
-            Err(ResultCode::FilteredOut) => &self.job.records_filtered_by_bins,
+            Err(ResultCode::FilteredOut) => {
+                if query.namespace.config().storage.engine == Engine::Device {
+                    self.count_for_rate();
+                }
+                &self.job.records_filtered_by_bins
+            }
             // What cannot be read is logged and left out.
             Err(_) => &self.job.records_failed,
         }
@@ -200,7 +217,7 @@ impl Scan<'_> {
         }
         let rate = self.query.records_per_second;
         if rate != 0 {
-            let due = Duration::from_secs_f64(self.record_count as f64 / f64::from(rate));
+            let due = Duration::from_secs_f64(self.throttled as f64 / f64::from(rate));
             while let Some(early) = due.checked_sub(self.started.elapsed()).filter(|early| !early.is_zero()) {
                 std::thread::sleep(early.min(PACE_PERIOD));
                 self.check_end()?;
@@ -269,8 +286,8 @@ fn write_record(
         reply.field(field::KEY, key);
     }
     if !query.without_bins {
-        let mut found = query.bins.is_empty();
-        if query.bins.is_empty() {
+        let mut found = query.bins.is_none();
+        if query.bins.is_none() {
             for bin in record.bins() {
                 let bin = bin.map_err(damaged)?;
                 reply.op(op_code::READ, bin.name, bin.particle.type_number(), |out| {
@@ -278,7 +295,7 @@ fn write_record(
                 });
             }
         }
-        for name in &query.bins {
+        for name in query.bins.iter().flatten() {
             if let Some(particle) = record.bin(name).map_err(damaged)? {
                 reply.op(op_code::READ, name, particle.type_number(), |out| particle.write_wire(out));
                 found = true;

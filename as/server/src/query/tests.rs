@@ -82,7 +82,7 @@ fn query(namespace: &Arc<Namespace>) -> Query {
         set_name: Box::default(),
         set: SetFilter::All,
         parts: PartitionId::all().map(|partition| Part { partition, after: None }).collect(),
-        bins: Vec::new(),
+        bins: None,
         filter: None,
         without_bins: false,
         records_per_second: 0,

@@ -20,7 +20,7 @@ use proto::message::{Request, field, info1, info2};
 use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
 
-use super::filter::{self, CompiledFilter};
+use super::filter::CompiledFilter;
 use super::pool::PORTION_STEPS;
 use super::step::BatchRest;
 use super::{
@@ -42,8 +42,7 @@ const FRAME_SIZE: usize = 128 << 10;
 
 /// The batch of a request.
 pub(super) fn batch_of<'a>(request: &Request<'a>) -> Result<Batch<'a>, ResultCode> {
-    let value = request.field(field::BATCH).or_else(|| request.field(field::BATCH_WITH_SET));
-    value.and_then(|value| Batch::parse(value).ok()).ok_or(ResultCode::Parameter)
+    request.batch.and_then(|value| Batch::parse(value).ok()).ok_or(ResultCode::Parameter)
 }
 
 /// Checks a batch request; `rows_max` of 0 is no limit. Gives the batch and the filter for rows without one.
@@ -58,10 +57,9 @@ pub(super) fn checked<'a>(
     if rows_max != 0 && batch.row_count > rows_max {
         return Err(ResultCode::BatchMaxRequests);
     }
-    match filter::compile(request, &Budget::unlimited()) {
-        Some(Err(result)) => Err(result),
-        filter => Ok((batch, filter)),
-    }
+    let filter = request.last_field(field::FILTER_EXPRESSION);
+    let filter = filter.map(|bytes| Filter::compile(bytes, &Budget::unlimited())).transpose()?;
+    Ok((batch, filter.map(Ok)))
 }
 
 /// The filters of rows, compiled once for rows that share one.

@@ -1,11 +1,13 @@
 //! Read-touch: a read late in a record's life renews its time to live.
 
+use std::time::Instant;
+
 use datamodel::flat::NewRecord;
 use proto::ResultCode;
 
 use super::{Buffers, Call};
 use crate::index::Element;
-use crate::metrics::NamespaceCounter;
+use crate::metrics::{Latency, NamespaceCounter, Unit};
 use crate::namespace::{Cause, Change, NewVersion, TTL_NEVER_EXPIRE};
 
 /// A percentage that switches read-touch off; in requests and set parameters.
@@ -54,12 +56,14 @@ pub(super) fn check(call: &Call<'_>, element: &Element) -> Result<Option<Touch>,
 
 /// Renews the record, unless something else did meanwhile.
 pub(super) fn run(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) {
-    let metrics = &call.namespace.metrics;
+    let (metrics, started) = (&call.namespace.metrics, Instant::now());
     match renew(call, touch, buffers) {
         Some(true) => metrics.add(NamespaceCounter::ReadTouchSuccess, 1),
         Some(false) => metrics.add(NamespaceCounter::ReadTouchError, 1),
         None => metrics.add(NamespaceCounter::ReadTouchSkip, 1),
     }
+    let unit = Unit::configured(&call.context.config);
+    metrics.latency(Latency::ReadTouch).add(unit, started.elapsed(), 1);
 }
 
 /// Gives whether the renewed record could be stored; `None` when there was nothing to renew.
@@ -70,7 +74,8 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
         return None;
     }
     let mut meta = **guard;
-    let (generation, last_update_time) = (guard.next_generation(), guard.last_update_time().max(call.now.0));
+    // The generation stays, lest a reader make a writer's check of it fail.
+    let (generation, last_update_time) = (guard.generation, guard.last_update_time().max(call.now.0));
     {
         let record = call.namespace.record(&guard, &mut buffers.read).ok();
         let Some((record, bins)) = record.and_then(|record| Some((record, record.load_bins().ok()?))) else {
@@ -88,7 +93,7 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
         };
         renewed.encode(&bins, renewed.size(&bins), &mut buffers.flat);
     }
-    (meta.generation, meta.void_time) = (generation, void_time);
+    meta.void_time = void_time;
     meta.set_last_update_time(last_update_time);
     let version = NewVersion { flat: &buffers.flat, meta, key_stored: guard.location.key_stored() };
     let Ok(committed) = call.namespace.commit(guard, &Change::Record(version), Cause::ReadTouch) else {
