@@ -1,4 +1,4 @@
-//! The client wire protocol. Pure: no I/O, no clock, no locks; borrows the bytes it parses.
+//! The client wire protocol, and that between nodes (`peer`). Pure: no I/O, no clock, no locks; borrows the bytes it parses.
 //!
 //! All integers on the wire are big-endian unless a field says otherwise.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::indexing_slicing))]
@@ -7,6 +7,7 @@ pub mod batch;
 pub mod frame;
 pub mod info;
 pub mod message;
+pub mod peer;
 pub mod reply;
 mod result;
 

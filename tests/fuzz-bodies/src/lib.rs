@@ -14,6 +14,7 @@ pub mod info;
 pub mod msgpack;
 pub mod operations;
 pub mod patterns;
+pub mod peer;
 pub mod requests;
 mod server;
 pub mod wblock_scan;
@@ -22,7 +23,7 @@ pub mod wblock_scan;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All bodies.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("batch", batch::run),
     ("config", config::run),
     ("device_header", device_header::run),
@@ -34,6 +35,7 @@ pub const TARGETS: [Target; 13] = [
     ("msgpack", msgpack::run),
     ("operations", operations::run),
     ("patterns", patterns::run),
+    ("peer", peer::run),
     ("requests", requests::run),
     ("wblock_scan", wblock_scan::run),
 ];

@@ -1,0 +1,245 @@
+//! Heartbeats: pulses that say "alive, and these I see", and questions where other nodes can be reached.
+//!
+//! ```text
+//! 0 protocol u32 (0x6864)   1 kind u32        2 source node u64       3 cluster name text    4 send time u64 (HLC)
+//! 5 heartbeat endpoints     6 compressed      7 nodes asked for       8 their endpoints
+//! 9 fabric endpoints       10 adjacency      11 clustering state     12 wall clock, ms since 1970, u64
+//! ```
+//! A pulse has 0-5 and 9-12, without 5 in multicast; a request 0 1 2 4 5 7, a reply 0 1 2 4 5 8. A message that would be
+//! larger than a packet is deflated (zlib) as a whole into field 6 of a message that has nothing else.
+//! The clustering state is protocol u32 (0x707C), cluster key u64, sequence u64, preferred principal u64, number of
+//! members u32 and their ids, little-endian; a node in no cluster has key 0 and no members.
+
+use std::io::{Read, Write};
+
+use flate2::Compression;
+use flate2::read::ZlibDecoder;
+use flate2::write::ZlibEncoder;
+
+use super::fields::{Fields, MessageType, PeerError, Value, Writer, text};
+use super::ids::{ClusterKey, NodeId};
+use super::nested::{
+    Endpoint, endpoints, node_endpoints, node_ids, put_endpoints, put_node_endpoints, put_node_ids,
+};
+
+/// Heartbeat protocol version 3.
+pub const PROTOCOL: u32 = 0x6864;
+/// The protocol of the clustering state in a pulse and of clustering messages.
+pub const CLUSTERING_PROTOCOL: u32 = 0x707C;
+/// A message that inflates to more is dropped.
+pub const INFLATED_SIZE_MAX: usize = 10 << 20;
+
+const KIND_PULSE: u32 = 0;
+const KIND_REQUEST: u32 = 1;
+const KIND_REPLY: u32 = 2;
+const COMPRESSED: u16 = 6;
+const CLUSTERING: u16 = 11;
+
+/// A heartbeat message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Heartbeat {
+    pub node: NodeId,
+    /// The sender's hybrid logical clock.
+    pub send_time: u64,
+    /// Where the sender takes heartbeat connections; none in multicast.
+    pub endpoints: Option<Vec<Endpoint>>,
+    pub body: Body,
+}
+
+/// What a heartbeat message says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body {
+    Pulse(Pulse),
+    /// Asks where these nodes can be reached.
+    InfoRequest(Vec<NodeId>),
+    /// Where they can.
+    InfoReply(Vec<(NodeId, Vec<Endpoint>)>),
+}
+
+/// A node is alive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pulse {
+    /// Nodes of clusters with other names are ignored.
+    pub cluster_name: Option<Vec<u8>>,
+    pub fabric_endpoints: Vec<Endpoint>,
+    /// The nodes that the sender has heartbeats of, itself left out.
+    pub adjacency: Vec<NodeId>,
+    pub clustering: ClusteringState,
+    /// The sender's wall clock, milliseconds since 1970.
+    pub wall_ms: Option<u64>,
+}
+
+/// Which cluster the sender of a pulse belongs to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClusteringState {
+    pub cluster_key: ClusterKey,
+    pub sequence: u64,
+    /// Into whose cluster the sender would like to move; 0 for nobody's.
+    pub preferred_principal: NodeId,
+    /// The members in descending order, the principal first; empty for an orphan.
+    pub succession: Vec<NodeId>,
+}
+
+impl Heartbeat {
+    /// Reads a whole message, inflating it if it is compressed.
+    ///
+    /// # Errors
+    /// When it is none, or one of another protocol.
+    pub fn decode(message: &[u8]) -> Result<Self, PeerError> {
+        match compressed(message)? {
+            None => Self::decode_plain(message),
+            Some(bytes) => Self::decode_plain(&inflate(bytes)?),
+        }
+    }
+
+    /// Reads a message that is not compressed.
+    ///
+    /// # Errors
+    /// When it is none, or one of another protocol.
+    pub fn decode_plain(message: &[u8]) -> Result<Self, PeerError> {
+        let (mut protocol, mut kind, mut node, mut send_time) = (None, None, None, None);
+        let (mut own, mut asked, mut told) = (None, None, None);
+        let (mut name, mut fabric, mut adjacency, mut clustering, mut wall_ms) =
+            (None, None, None, None, None);
+        for field in Fields::of(message, MessageType::Heartbeat)? {
+            match field? {
+                (0, Value::U32(number)) => protocol = Some(number),
+                (1, Value::U32(number)) => kind = Some(number),
+                (2, Value::U64(id)) => node = Some(NodeId(id)),
+                (3, Value::Text(bytes)) => name = Some(text(3, bytes)?.to_vec()),
+                (4, Value::U64(time)) => send_time = Some(time),
+                (5, Value::Buffer(bytes)) => own = Some(endpoints(5, bytes)?),
+                (7, Value::Buffer(bytes)) => asked = Some(node_ids(7, bytes)?),
+                (8, Value::Buffer(bytes)) => told = Some(node_endpoints(8, bytes)?),
+                (9, Value::Buffer(bytes)) => fabric = Some(endpoints(9, bytes)?),
+                (10, Value::Buffer(bytes)) => adjacency = Some(node_ids(10, bytes)?),
+                (CLUSTERING, Value::Buffer(bytes)) => clustering = Some(ClusteringState::decode(bytes)?),
+                (12, Value::U64(ms)) => wall_ms = Some(ms),
+                _ => {}
+            }
+        }
+        if protocol != Some(PROTOCOL) {
+            return Err(PeerError::Unknown);
+        }
+        let body = match kind {
+            Some(KIND_PULSE) => Body::Pulse(Pulse {
+                cluster_name: name,
+                fabric_endpoints: fabric.ok_or(PeerError::Missing(9))?,
+                adjacency: adjacency.ok_or(PeerError::Missing(10))?,
+                clustering: clustering.ok_or(PeerError::Missing(CLUSTERING))?,
+                wall_ms,
+            }),
+            Some(KIND_REQUEST) => Body::InfoRequest(asked.ok_or(PeerError::Missing(7))?),
+            Some(KIND_REPLY) => Body::InfoReply(told.ok_or(PeerError::Missing(8))?),
+            _ => return Err(PeerError::Unknown),
+        };
+        let node = node.filter(|node| !node.is_none()).ok_or(PeerError::Missing(2))?;
+        Ok(Heartbeat { node, send_time: send_time.ok_or(PeerError::Missing(4))?, endpoints: own, body })
+    }
+
+    /// Appends the message, not compressed.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut writer = Writer::new(out, MessageType::Heartbeat);
+        writer.u32(0, PROTOCOL);
+        writer.u32(
+            1,
+            match self.body {
+                Body::Pulse(_) => KIND_PULSE,
+                Body::InfoRequest(_) => KIND_REQUEST,
+                Body::InfoReply(_) => KIND_REPLY,
+            },
+        );
+        writer.u64(2, self.node.0);
+        if let Body::Pulse(Pulse { cluster_name: Some(name), .. }) = &self.body {
+            writer.text(3, name);
+        }
+        writer.u64(4, self.send_time);
+        if let Some(endpoints) = &self.endpoints {
+            writer.buffer_with(5, |out| put_endpoints(out, endpoints));
+        }
+        match &self.body {
+            Body::Pulse(pulse) => {
+                writer.buffer_with(9, |out| put_endpoints(out, &pulse.fabric_endpoints));
+                writer.buffer_with(10, |out| put_node_ids(out, &pulse.adjacency));
+                writer.buffer_with(CLUSTERING, |out| pulse.clustering.encode(out));
+                writer.optional_u64(12, pulse.wall_ms);
+            }
+            Body::InfoRequest(nodes) => writer.buffer_with(7, |out| put_node_ids(out, nodes)),
+            Body::InfoReply(nodes) => writer.buffer_with(8, |out| put_node_endpoints(out, nodes)),
+        }
+        writer.finish();
+    }
+}
+
+impl ClusteringState {
+    fn decode(bytes: &[u8]) -> Result<Self, PeerError> {
+        let invalid = PeerError::Invalid(CLUSTERING);
+        let (protocol, rest) = bytes.split_first_chunk().ok_or(invalid)?;
+        if u32::from_le_bytes(*protocol) != CLUSTERING_PROTOCOL {
+            return Err(PeerError::Unknown);
+        }
+        let (cluster_key, rest) = rest.split_first_chunk().ok_or(invalid)?;
+        let (sequence, rest) = rest.split_first_chunk().ok_or(invalid)?;
+        let (preferred, rest) = rest.split_first_chunk().ok_or(invalid)?;
+        let (count, rest) = rest.split_first_chunk().ok_or(invalid)?;
+        let succession = node_ids(CLUSTERING, rest)?;
+        if succession.len() != u32::from_le_bytes(*count) as usize {
+            return Err(invalid);
+        }
+        Ok(ClusteringState {
+            cluster_key: ClusterKey(u64::from_le_bytes(*cluster_key)),
+            sequence: u64::from_le_bytes(*sequence),
+            preferred_principal: NodeId(u64::from_le_bytes(*preferred)),
+            succession,
+        })
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&CLUSTERING_PROTOCOL.to_le_bytes());
+        out.extend_from_slice(&self.cluster_key.0.to_le_bytes());
+        out.extend_from_slice(&self.sequence.to_le_bytes());
+        out.extend_from_slice(&self.preferred_principal.0.to_le_bytes());
+        out.extend_from_slice(&u32::try_from(self.succession.len()).unwrap_or(u32::MAX).to_le_bytes());
+        put_node_ids(out, &self.succession);
+    }
+}
+
+/// The deflated message in a message, if it is a wrapper of one.
+///
+/// # Errors
+/// When it is no heartbeat message.
+pub fn compressed(message: &[u8]) -> Result<Option<&[u8]>, PeerError> {
+    for field in Fields::of(message, MessageType::Heartbeat)? {
+        if let (COMPRESSED, Value::Buffer(bytes)) = field? {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
+/// Appends the wrapper of a deflated message.
+pub fn wrap(out: &mut Vec<u8>, deflated: &[u8]) {
+    let mut writer = Writer::new(out, MessageType::Heartbeat);
+    writer.buffer(COMPRESSED, deflated);
+    writer.finish();
+}
+
+/// Deflates a whole message.
+#[must_use]
+pub fn deflate(message: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    // Writing to memory cannot fail; should it, the receiver drops what does not inflate.
+    let _ = encoder.write_all(message);
+    encoder.finish().unwrap_or_default()
+}
+
+/// Inflates a deflated message; what comes out is bounded, whatever the bytes announce.
+///
+/// # Errors
+/// When the bytes are damaged, or inflate to more than [`INFLATED_SIZE_MAX`].
+pub fn inflate(deflated: &[u8]) -> Result<Vec<u8>, PeerError> {
+    let mut message = Vec::new();
+    let mut decoder = ZlibDecoder::new(deflated).take(INFLATED_SIZE_MAX as u64 + 1);
+    decoder.read_to_end(&mut message).map_err(|_| PeerError::Invalid(COMPRESSED))?;
+    if message.len() > INFLATED_SIZE_MAX { Err(PeerError::TooLarge) } else { Ok(message) }
+}

@@ -1,0 +1,153 @@
+//! Migration: the records of a partition on their way to another node, and the signal that all copies are complete.
+//!
+//! ```text
+//! 0 op u32   2 emigration id u32   3 namespace   4 partition u32   7 record   8 cluster key u64
+//! 20 features u32   25 number of records u64   29 insert id u64
+//! ```
+//! Inserts and their acks go over the bulk channel, the rest over control. All have 0 and 2; what else each has is in
+//! [`Body`]. The emigration id is the sender's own: a receiver tells emigrations apart by node and id.
+
+use super::fields::{Fields, MessageType, PeerError, Value, Writer};
+use super::ids::ClusterKey;
+
+/// A migration message, borrowed from its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Migrate<'a> {
+    pub emigration_id: u32,
+    pub body: Body<'a>,
+}
+
+/// What a migration message says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body<'a> {
+    Start {
+        partition: PartitionOf<'a>,
+        features: Option<u32>,
+        record_count: Option<u64>,
+    },
+    StartOk {
+        features: Option<u32>,
+    },
+    /// The receiver has enough to do, or has not rebalanced yet.
+    StartAgainLater,
+    /// The receiver expects nothing from there.
+    StartFail,
+    /// A flat record without its end mark.
+    Insert {
+        insert_id: u64,
+        record: &'a [u8],
+    },
+    InsertAck {
+        insert_id: u64,
+    },
+    Done,
+    DoneAck,
+    /// All replicas of the partition are complete: who is none may drop its copy.
+    AllDone {
+        partition: PartitionOf<'a>,
+    },
+    AllDoneAck,
+}
+
+/// Which partition, in which cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PartitionOf<'a> {
+    pub namespace: &'a [u8],
+    /// Whether it exists is for the receiver to say.
+    pub partition: u32,
+    pub cluster_key: ClusterKey,
+}
+
+impl Body<'_> {
+    fn number(&self) -> u32 {
+        match self {
+            Body::InsertAck { .. } => 2,
+            Body::Start { .. } => 3,
+            Body::StartOk { .. } => 4,
+            Body::StartAgainLater => 5,
+            Body::StartFail => 6,
+            Body::Insert { .. } => 7,
+            Body::Done => 8,
+            Body::DoneAck => 9,
+            Body::AllDone { .. } => 13,
+            Body::AllDoneAck => 14,
+        }
+    }
+}
+
+impl<'a> Migrate<'a> {
+    /// Reads a whole message.
+    ///
+    /// # Errors
+    /// When it is none, or incomplete.
+    pub fn decode(message: &'a [u8]) -> Result<Self, PeerError> {
+        let (mut op, mut emigration_id, mut namespace, mut partition) = (None, None, None, None);
+        let (mut record, mut cluster_key, mut features) = (None, None, None);
+        let (mut record_count, mut insert_id) = (None, None);
+        for field in Fields::of(message, MessageType::Migrate)? {
+            match field? {
+                (0, Value::U32(number)) => op = Some(number),
+                (2, Value::U32(number)) => emigration_id = Some(number),
+                (3, Value::Buffer(bytes)) => namespace = Some(bytes),
+                (4, Value::U32(number)) => partition = Some(number),
+                (7, Value::Buffer(bytes)) => record = Some(bytes),
+                (8, Value::U64(key)) => cluster_key = Some(ClusterKey(key)),
+                (20, Value::U32(bits)) => features = Some(bits),
+                (25, Value::U64(count)) => record_count = Some(count),
+                (29, Value::U64(number)) => insert_id = Some(number),
+                _ => {}
+            }
+        }
+        let partition = || {
+            Ok(PartitionOf {
+                namespace: namespace.ok_or(PeerError::Missing(3))?,
+                partition: partition.ok_or(PeerError::Missing(4))?,
+                cluster_key: cluster_key.ok_or(PeerError::Missing(8))?,
+            })
+        };
+        let insert_id = insert_id.ok_or(PeerError::Missing(29));
+        let body = match op {
+            Some(2) => Body::InsertAck { insert_id: insert_id? },
+            Some(3) => Body::Start { partition: partition()?, features, record_count },
+            Some(4) => Body::StartOk { features },
+            Some(5) => Body::StartAgainLater,
+            Some(6) => Body::StartFail,
+            Some(7) => Body::Insert { insert_id: insert_id?, record: record.ok_or(PeerError::Missing(7))? },
+            Some(8) => Body::Done,
+            Some(9) => Body::DoneAck,
+            Some(13) => Body::AllDone { partition: partition()? },
+            Some(14) => Body::AllDoneAck,
+            _ => return Err(PeerError::Unknown),
+        };
+        Ok(Migrate { emigration_id: emigration_id.ok_or(PeerError::Missing(2))?, body })
+    }
+
+    /// Appends the message.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut writer = Writer::new(out, MessageType::Migrate);
+        writer.u32(0, self.body.number());
+        writer.u32(2, self.emigration_id);
+        match &self.body {
+            Body::Start { partition, features, record_count } => {
+                writer.u32(4, partition.partition);
+                writer.u64(8, partition.cluster_key.0);
+                writer.optional_u32(20, *features);
+                writer.optional_u64(25, *record_count);
+                writer.buffer(3, partition.namespace);
+            }
+            Body::StartOk { features } => writer.optional_u32(20, *features),
+            Body::Insert { insert_id, record } => {
+                writer.u64(29, *insert_id);
+                writer.buffer(7, record);
+            }
+            Body::InsertAck { insert_id } => writer.u64(29, *insert_id),
+            Body::AllDone { partition } => {
+                writer.u32(4, partition.partition);
+                writer.u64(8, partition.cluster_key.0);
+                writer.buffer(3, partition.namespace);
+            }
+            Body::StartAgainLater | Body::StartFail | Body::Done | Body::DoneAck | Body::AllDoneAck => {}
+        }
+        writer.finish();
+    }
+}

@@ -1,0 +1,26 @@
+//! The protocol between nodes: heartbeats, and the messages of the fabric. Bytes of a peer never panic here and never size
+//! an allocation by what they announce.
+//!
+//! ```text
+//! message:  body size u32 BE (header excluded), message type u16 BE, fields
+//! field:    id u16 BE, field type u8, then u32 BE | u64 BE | size u32 BE and that many bytes
+//! ```
+//! Fields may come in any order; unknown ids and ids with another type than theirs are skipped, so both sides can add
+//! fields. Senders on the fabric write numbers first, in the order of their ids, then the rest; heartbeats are in plain
+//! order of ids. One file for each message type; what is nested in fields is in `nested`.
+
+pub mod clustering;
+pub mod exchange;
+pub mod fields;
+pub mod heartbeat;
+pub mod hello;
+mod ids;
+pub mod migrate;
+pub mod nested;
+pub mod proxy;
+pub mod replication;
+pub mod services;
+pub mod smd;
+
+pub use fields::{Fields, HEADER_SIZE, MESSAGE_SIZE_MAX, MessageHeader, MessageType, PeerError};
+pub use ids::{ClusterKey, NodeId};

@@ -1,0 +1,82 @@
+//! Proxied requests: a client's request reached a node that does not own its partition.
+//!
+//! Fields: 0 op u32, 1 transaction id u32, 2 digest, 3 node u64, 4 client frame. Channel: read-write.
+
+use cf::Digest;
+
+use super::fields::{Fields, MessageType, PeerError, Value, Writer};
+use super::ids::NodeId;
+
+/// A proxy message, borrowed from its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proxy<'a> {
+    /// The asking node's own; answers carry it.
+    pub transaction_id: u32,
+    pub body: Body<'a>,
+}
+
+/// What a proxy message says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body<'a> {
+    /// A whole client frame; rows of a batch come without a digest.
+    Request { digest: Option<Digest>, frame: &'a [u8] },
+    /// The whole frame for the client.
+    Response { frame: &'a [u8] },
+    /// The partition is not here either; ask that node.
+    ReturnToSender { node: NodeId },
+}
+
+impl<'a> Proxy<'a> {
+    /// Reads a whole message.
+    ///
+    /// # Errors
+    /// When it is none, or incomplete.
+    pub fn decode(message: &'a [u8]) -> Result<Self, PeerError> {
+        let (mut op, mut transaction_id, mut digest, mut node, mut frame) = (None, None, None, None, None);
+        for field in Fields::of(message, MessageType::Proxy)? {
+            match field? {
+                (0, Value::U32(number)) => op = Some(number),
+                (1, Value::U32(number)) => transaction_id = Some(number),
+                (2, Value::Buffer(bytes)) => {
+                    digest = Some(Digest::from_slice(bytes).ok_or(PeerError::Invalid(2))?);
+                }
+                (3, Value::U64(id)) => node = Some(NodeId(id)),
+                (4, Value::Buffer(bytes)) => frame = Some(bytes),
+                _ => {}
+            }
+        }
+        let frame = frame.ok_or(PeerError::Missing(4));
+        let body = match op {
+            Some(1) => Body::Request { digest, frame: frame? },
+            Some(2) => Body::Response { frame: frame? },
+            Some(3) => Body::ReturnToSender { node: node.ok_or(PeerError::Missing(3))? },
+            _ => return Err(PeerError::Unknown),
+        };
+        Ok(Proxy { transaction_id: transaction_id.ok_or(PeerError::Missing(1))?, body })
+    }
+
+    /// Appends the message.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut writer = Writer::new(out, MessageType::Proxy);
+        writer.u32(
+            0,
+            match self.body {
+                Body::Request { .. } => 1,
+                Body::Response { .. } => 2,
+                Body::ReturnToSender { .. } => 3,
+            },
+        );
+        writer.u32(1, self.transaction_id);
+        match &self.body {
+            Body::Request { digest, frame } => {
+                if let Some(digest) = digest {
+                    writer.buffer(2, &digest.0);
+                }
+                writer.buffer(4, frame);
+            }
+            Body::Response { frame } => writer.buffer(4, frame),
+            Body::ReturnToSender { node } => writer.u64(3, node.0),
+        }
+        writer.finish();
+    }
+}

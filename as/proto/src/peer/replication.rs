@@ -1,0 +1,171 @@
+//! Replica writes, and duplicate resolution: the question to nodes with older copies which of them is newest.
+//!
+//! ```text
+//! 0 op u32   1 result u32   2 namespace   3 namespace index u32   4 generation u32   5 digest   6 record
+//! 10 transaction id u32   12 info u32   16 last-update-time u64
+//! ```
+//! Channel: read-write. The namespace is bytes without NUL; its index and the transaction id are the asking node's own and
+//! are echoed. A record is flat, without its end mark.
+
+use cf::Digest;
+
+use super::fields::{Fields, MessageType, PeerError, Value, Writer};
+
+/// The sender of a replica write wants no answer.
+pub const INFO_NO_ACK: u32 = 2;
+
+const WRITE_ACK: u32 = 2;
+const DUPLICATE_REQUEST: u32 = 3;
+const DUPLICATE_ACK: u32 = 4;
+const REPLICA_WRITE: u32 = 8;
+
+/// A message about one record, borrowed from its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Replication<'a> {
+    pub namespace_index: u32,
+    pub transaction_id: u32,
+    pub body: Body<'a>,
+}
+
+/// What it says about the record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body<'a> {
+    /// The master's record is now this one; a digest alone means that it is gone.
+    ReplicaWrite {
+        namespace: &'a [u8],
+        info: Option<u32>,
+        subject: Subject<'a>,
+    },
+    WriteAck {
+        result: u32,
+        digest: Digest,
+    },
+    /// "I have this record with this generation and last-update-time, or not at all: is yours newer?"
+    DuplicateRequest {
+        namespace: &'a [u8],
+        digest: Digest,
+        own: Option<OwnCopy>,
+    },
+    /// The record if it is newer, else the digest and a result: 2 not there, 3 older, 5 the same.
+    DuplicateAck {
+        result: u32,
+        subject: Subject<'a>,
+    },
+}
+
+/// A record, or which record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Subject<'a> {
+    Record(&'a [u8]),
+    Digest(Digest),
+}
+
+/// What the asking node has itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OwnCopy {
+    pub generation: u32,
+    /// Milliseconds since 2010.
+    pub last_update_time: u64,
+}
+
+impl<'a> Replication<'a> {
+    /// Reads a whole message.
+    ///
+    /// # Errors
+    /// When it is none, or incomplete.
+    pub fn decode(message: &'a [u8]) -> Result<Self, PeerError> {
+        let (mut op, mut result, mut namespace_index, mut transaction_id) = (None, None, None, None);
+        let (mut namespace, mut generation, mut digest, mut record) = (None, None, None, None);
+        let (mut info, mut last_update_time) = (None, None);
+        for field in Fields::of(message, MessageType::Replication)? {
+            match field? {
+                (0, Value::U32(number)) => op = Some(number),
+                (1, Value::U32(number)) => result = Some(number),
+                (2, Value::Buffer(bytes)) => namespace = Some(bytes),
+                (3, Value::U32(number)) => namespace_index = Some(number),
+                (4, Value::U32(number)) => generation = Some(number),
+                (5, Value::Buffer(bytes)) => {
+                    digest = Some(Digest::from_slice(bytes).ok_or(PeerError::Invalid(5))?);
+                }
+                (6, Value::Buffer(bytes)) => record = Some(bytes),
+                (10, Value::U32(number)) => transaction_id = Some(number),
+                (12, Value::U32(bits)) => info = Some(bits),
+                (16, Value::U64(time)) => last_update_time = Some(time),
+                _ => {}
+            }
+        }
+        let namespace = namespace.ok_or(PeerError::Missing(2));
+        let result = result.ok_or(PeerError::Missing(1));
+        let subject = match (record, digest) {
+            (Some(record), _) => Ok(Subject::Record(record)),
+            (None, Some(digest)) => Ok(Subject::Digest(digest)),
+            (None, None) => Err(PeerError::Missing(5)),
+        };
+        let digest = digest.ok_or(PeerError::Missing(5));
+        let body = match op {
+            Some(REPLICA_WRITE) => Body::ReplicaWrite { namespace: namespace?, info, subject: subject? },
+            Some(WRITE_ACK) => Body::WriteAck { result: result?, digest: digest? },
+            Some(DUPLICATE_REQUEST) => {
+                let own = generation.zip(last_update_time);
+                let own = own.map(|(generation, last_update_time)| OwnCopy { generation, last_update_time });
+                Body::DuplicateRequest { namespace: namespace?, digest: digest?, own }
+            }
+            Some(DUPLICATE_ACK) => Body::DuplicateAck { result: result?, subject: subject? },
+            _ => return Err(PeerError::Unknown),
+        };
+        Ok(Replication {
+            namespace_index: namespace_index.ok_or(PeerError::Missing(3))?,
+            transaction_id: transaction_id.ok_or(PeerError::Missing(10))?,
+            body,
+        })
+    }
+
+    /// Appends the message.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut writer = Writer::new(out, MessageType::Replication);
+        match &self.body {
+            Body::ReplicaWrite { namespace, info, subject } => {
+                writer.u32(0, REPLICA_WRITE);
+                writer.u32(3, self.namespace_index);
+                writer.u32(10, self.transaction_id);
+                writer.optional_u32(12, *info);
+                writer.buffer(2, namespace);
+                subject.encode(&mut writer);
+            }
+            Body::WriteAck { result, digest } => {
+                self.answer(&mut writer, WRITE_ACK, *result);
+                writer.buffer(5, &digest.0);
+            }
+            Body::DuplicateRequest { namespace, digest, own } => {
+                writer.u32(0, DUPLICATE_REQUEST);
+                writer.u32(3, self.namespace_index);
+                writer.optional_u32(4, own.map(|own| own.generation));
+                writer.u32(10, self.transaction_id);
+                writer.optional_u64(16, own.map(|own| own.last_update_time));
+                writer.buffer(2, namespace);
+                writer.buffer(5, &digest.0);
+            }
+            Body::DuplicateAck { result, subject } => {
+                self.answer(&mut writer, DUPLICATE_ACK, *result);
+                subject.encode(&mut writer);
+            }
+        }
+        writer.finish();
+    }
+
+    fn answer(&self, writer: &mut Writer<'_>, op: u32, result: u32) {
+        writer.u32(0, op);
+        writer.u32(1, result);
+        writer.u32(3, self.namespace_index);
+        writer.u32(10, self.transaction_id);
+    }
+}
+
+impl Subject<'_> {
+    fn encode(&self, writer: &mut Writer<'_>) {
+        match self {
+            Subject::Record(record) => writer.buffer(6, record),
+            Subject::Digest(digest) => writer.buffer(5, &digest.0),
+        }
+    }
+}

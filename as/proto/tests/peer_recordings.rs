@@ -1,0 +1,115 @@
+//! Every recorded message between C servers is decoded into its typed form, encoded again and compared byte by byte; and
+//! none of them, cut short or changed in a byte, makes a decoder panic.
+//!
+//! The recordings are in `tests/corpora/cluster/wire`: gzipped lines of JSON, the first one the head, `bytes` of each other
+//! the base64 of a whole message.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use flate2::read::GzDecoder;
+use proto::peer::clustering::Clustering;
+use proto::peer::exchange::Exchange;
+use proto::peer::fields::split;
+use proto::peer::heartbeat::{self, Heartbeat};
+use proto::peer::hello::Hello;
+use proto::peer::migrate::Migrate;
+use proto::peer::proxy::Proxy;
+use proto::peer::replication::Replication;
+use proto::peer::services::Services;
+use proto::peer::smd::Smd;
+use proto::peer::{MessageType, PeerError};
+
+/// What there is in the recordings.
+const MESSAGES: usize = 6900;
+
+/// All recorded messages, with the name of their recording.
+fn recorded() -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/corpora/cluster/wire");
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let mut messages = Vec::new();
+    for path in paths {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        for line in BufReader::new(GzDecoder::new(File::open(&path).unwrap())).lines().skip(1) {
+            let row: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let bytes = BASE64_STANDARD.decode(row["bytes"].as_str().unwrap()).unwrap();
+            messages.push((name.clone(), bytes));
+        }
+    }
+    messages
+}
+
+/// Decodes a message and encodes it again.
+fn again(message: &[u8]) -> Result<Vec<u8>, PeerError> {
+    let mut out = Vec::new();
+    match MessageType::of(split(message)?.0).ok_or(PeerError::Unknown)? {
+        MessageType::Hello => Hello::decode(message)?.encode(&mut out),
+        MessageType::Migrate => Migrate::decode(message)?.encode(&mut out),
+        MessageType::Proxy => Proxy::decode(message)?.encode(&mut out),
+        MessageType::Clustering => Clustering::decode(message)?.encode(&mut out),
+        MessageType::Replication => Replication::decode(message)?.encode(&mut out),
+        MessageType::Services => Services::decode(message)?.encode(&mut out),
+        MessageType::Exchange => Exchange::decode(message)?.encode(&mut out),
+        MessageType::Smd => Smd::decode(message)?.encode(&mut out),
+        MessageType::Heartbeat => match heartbeat::compressed(message)? {
+            None => Heartbeat::decode(message)?.encode(&mut out),
+            Some(deflated) => {
+                let inner = heartbeat::inflate(deflated)?;
+                assert_eq!(again(&inner)?, inner, "what was compressed");
+                assert_eq!(heartbeat::inflate(&heartbeat::deflate(&inner))?, inner);
+                heartbeat::wrap(&mut out, deflated);
+            }
+        },
+    }
+    Ok(out)
+}
+
+#[test]
+fn every_recorded_message_is_encoded_as_it_was() {
+    let messages = recorded();
+    let mut counts: BTreeMap<u16, usize> = BTreeMap::new();
+    for (name, message) in &messages {
+        let number = split(message).unwrap().0;
+        let out = again(message).unwrap_or_else(|error| panic!("{name} type {number}: {error}"));
+        assert_eq!(out, *message, "{name} type {number}");
+        *counts.entry(number).or_default() += 1;
+    }
+    println!("{} messages agree, by type {counts:?}", messages.len());
+    assert_eq!(messages.len(), MESSAGES);
+    assert_eq!(counts.len(), 9, "all message types are there");
+}
+
+#[test]
+fn damaged_messages_are_errors_or_other_messages() {
+    // One message of each shape is enough: its length and type.
+    let shapes: BTreeMap<(u16, usize), Vec<u8>> = recorded()
+        .into_iter()
+        .filter(|(_, message)| message.len() < 700)
+        .map(|(_, message)| ((split(&message).unwrap().0, message.len()), message))
+        .collect();
+    let mut refused = 0;
+    for message in shapes.values() {
+        for at in 0..message.len() {
+            let mut cut = message[..at].to_vec();
+            assert!(again(&cut).is_err());
+            if at >= 6 {
+                // The header says the truth, a field ends early.
+                let size = (at - 6) as u32;
+                cut[..4].copy_from_slice(&size.to_be_bytes());
+                refused += usize::from(again(&cut).is_err());
+            }
+            for flip in [1, 0x80, 0xFF] {
+                let mut damaged = message.clone();
+                damaged[at] ^= flip;
+                refused += usize::from(again(&damaged).is_err());
+            }
+        }
+    }
+    assert!(refused > shapes.len());
+}
