@@ -26,7 +26,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("cf", &[]),
     ("as/proto", &["cf"]),
     ("as/datamodel", &["cf", "proto"]),
-    ("as/server", &["cf", "proto", "datamodel"]),
+    ("as/cluster", &["cf", "proto", "datamodel"]),
+    ("as/server", &["cf", "proto", "datamodel", "cluster"]),
     ("tools", &["cf", "proto", "datamodel"]),
     ("tests", &[]),
     ("tests/fuzz-bodies", &["cf", "proto", "datamodel", "asd"]),
@@ -55,6 +56,7 @@ const LAYERS: &[&[&str]] = &[
 const IGNORANCE: &[(&str, &[&str], &str)] = &[
     ("as/proto/src", PURE, "proto is pure: no I/O, clock or locks"),
     ("as/datamodel/src", PURE, "datamodel is pure: no I/O, clock or locks"),
+    ("as/cluster/src", PURE, "cluster is pure: no I/O, clock or locks"),
     ("as/server/src/storage", &["std::net", "socket2", "TcpStream"], "storage never sees a socket"),
 ];
 const PURE: &[&str] = &[

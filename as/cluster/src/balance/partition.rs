@@ -1,0 +1,421 @@
+//! A partition as one node sees it: replicas, working master, what is still to migrate. A rebalance sets it, migrations change
+//! it step by step.
+//!
+//! On an emigration's end the sender's copy becomes one of the final version (a subset while the sender is no replica or
+//! has records to come). On an immigration's end the eventual master strikes the sender off its duplicates, or takes over
+//! from it if it was the acting master; when nothing more is to come in it sends to the other replicas, and when those are
+//! done it tells the witnesses, who drop what is superfluous.
+
+use datamodel::partition_version::PartitionVersion;
+use proto::peer::NodeId;
+
+use super::DUPLICATE_RESOLUTION_MARGIN_MS;
+use super::plan::{Plan, Superfluous};
+
+/// What a node keeps of a partition. The default is that of a node that is in no cluster: it serves nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Partition {
+    pub version: PartitionVersion,
+    pub final_version: PartitionVersion,
+    /// Empty while the node is in no cluster.
+    pub replicas: Vec<NodeId>,
+    /// The node itself if it is working master; the acting master if the node is eventual master; else none.
+    pub working_master: NodeId,
+    /// Who most probably is working master.
+    pub proxy_destination: NodeId,
+    /// At a working or eventual master: who may have newer copies.
+    pub duplicates: Vec<NodeId>,
+    /// Replicas that have records to come, by place.
+    pub immigrators: Vec<bool>,
+    pub pending_immigrations: u16,
+    pub pending_emigrations: u16,
+    /// Of these the ones that wait for nothing.
+    pub pending_lead_emigrations: u16,
+    /// At the eventual master: who is told when all is done.
+    pub witnesses: Vec<NodeId>,
+    /// Milliseconds since 2010; what was written later needs no duplicate resolution.
+    pub duplicate_resolution_cutoff_ms: u64,
+    /// The node is quiesced: it keeps a copy that nobody needs, as it may come back.
+    pub keeps_superfluous: bool,
+}
+
+/// The state column of `partition-info`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PartitionState {
+    /// A replica with all its records.
+    Sync,
+    /// A replica with records to come.
+    Desync,
+    /// No replica and no data.
+    Absent,
+    /// No replica, but data.
+    Zombie,
+    /// No replica, without data, yet with a version that is not null.
+    Other,
+}
+
+/// What happens to a node's tree of the partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tree {
+    Keep,
+    Create,
+    Drop,
+}
+
+/// Records of a partition are to be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Emigration {
+    pub destination: NodeId,
+    /// This node is working master until the receiver has all.
+    pub is_acting_master: bool,
+    /// It waits for nothing, as opposed to one that had to wait for immigrations.
+    pub is_lead: bool,
+    /// The destination had no data: nothing but a copy more comes of it, so it may wait.
+    pub is_fill: bool,
+}
+
+/// A witness is to be told that all migrations of the partition are done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Signal {
+    pub destination: NodeId,
+}
+
+/// What follows from the end of a migration.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MigrationDone {
+    pub emigrations: Vec<Emigration>,
+    pub signals: Vec<Signal>,
+    /// The columns of the clients' map changed: the partition generation goes up.
+    pub changed_columns: bool,
+    /// The version changed and is to be stored.
+    pub changed_version: bool,
+}
+
+/// Why no immigration can start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StartRefused {
+    /// Nothing is to come in.
+    NothingExpected,
+    /// Something is, but not from there.
+    WrongSource,
+}
+
+/// The columns of the clients' map that a node owns, by bit.
+pub type ClientColumns = u64;
+
+/// Where a client's request goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Client {
+    /// It is carried out here.
+    Here,
+    /// That node most probably carries it out.
+    Proxy(NodeId),
+    /// The node is in no cluster.
+    Unavailable,
+}
+
+impl Partition {
+    /// Takes over a plan. `now_ms` is the clock of last-update-times. Gives what becomes of the tree, and the emigrations
+    /// that start at once.
+    pub fn rebalance(
+        &mut self,
+        plan: &Plan,
+        self_node: NodeId,
+        now_ms: u64,
+        superfluous: Superfluous,
+    ) -> (Tree, Vec<Emigration>) {
+        let Some(place) = plan.place_of(self_node) else {
+            debug_assert!(false, "a plan is for members");
+            return (Tree::Keep, Vec::new());
+        };
+        let had_data = self.version.has_data();
+        let master = plan.master_place();
+        let is_replica = place < plan.replica_count;
+        let cutoff = if plan.resets_duplicate_resolution {
+            now_ms + DUPLICATE_RESOLUTION_MARGIN_MS
+        } else {
+            self.duplicate_resolution_cutoff_ms
+        };
+        let mut immigrators = vec![false; plan.replica_count];
+        plan.immigrators.iter().for_each(|place| immigrators[*place] = true);
+        *self = Partition {
+            version: plan.next_version(place, superfluous),
+            final_version: plan.final_version(place),
+            replicas: plan.nodes[..plan.replica_count].to_vec(),
+            working_master: if place == 0 || place == master { plan.nodes[master] } else { NodeId::NONE },
+            proxy_destination: plan.nodes[master],
+            immigrators,
+            duplicate_resolution_cutoff_ms: cutoff,
+            keeps_superfluous: superfluous == Superfluous::BecomeSubset,
+            ..Partition::default()
+        };
+        let mut emigrations = Vec::new();
+        if !plan.immigrators.is_empty() {
+            if place == 0 {
+                emigrations = self.plan_as_eventual_master(plan, master);
+            } else {
+                emigrations.extend(self.plan_as_other(plan, place, master));
+            }
+        }
+        debug_assert!(is_replica || self.pending_immigrations == 0);
+        let tree = match (had_data, self.version.has_data()) {
+            (false, true) => Tree::Create,
+            (true, false) => Tree::Drop,
+            _ => Tree::Keep,
+        };
+        (tree, emigrations)
+    }
+
+    fn plan_as_eventual_master(&mut self, plan: &Plan, master: usize) -> Vec<Emigration> {
+        let others = plan.duplicates.iter().filter(|place| **place != 0);
+        self.duplicates = others.map(|place| plan.nodes[*place]).collect();
+        self.pending_immigrations = self.duplicates.len() as u16 + u16::from(master != 0);
+        self.pending_emigrations = plan.immigrators.iter().filter(|place| **place != 0).count() as u16;
+        self.witnesses = plan.witnesses();
+        if self.pending_immigrations != 0 {
+            return Vec::new();
+        }
+        self.pending_lead_emigrations = self.pending_emigrations;
+        let emigration = |place: &usize| Emigration {
+            destination: plan.nodes[*place],
+            is_acting_master: false,
+            is_lead: true,
+            is_fill: !plan.versions[*place].has_data(),
+        };
+        plan.immigrators.iter().filter(|place| **place != 0).map(emigration).collect()
+    }
+
+    fn plan_as_other(&mut self, plan: &Plan, place: usize, master: usize) -> Option<Emigration> {
+        let is_acting_master = place == master;
+        if is_acting_master {
+            self.duplicates = plan.duplicates.iter().map(|place| plan.nodes[*place]).collect();
+        }
+        self.pending_immigrations = u16::from(plan.immigrators.contains(&place));
+        if !is_acting_master && !plan.duplicates.contains(&place) {
+            return None;
+        }
+        self.pending_emigrations = 1;
+        self.pending_lead_emigrations = 1;
+        let is_fill = is_acting_master && !plan.versions[0].has_data();
+        Some(Emigration { destination: plan.nodes[0], is_acting_master, is_lead: true, is_fill })
+    }
+
+    /// The node leaves its cluster and serves nothing until the next rebalance; its data and their version stay.
+    pub fn freeze(&mut self) {
+        *self = Partition {
+            version: self.version,
+            duplicate_resolution_cutoff_ms: self.duplicate_resolution_cutoff_ms,
+            ..Partition::default()
+        };
+    }
+
+    /// The place of a node among the replicas.
+    #[must_use]
+    pub fn replica_place(&self, node: NodeId) -> Option<usize> {
+        self.replicas.iter().position(|replica| *replica == node)
+    }
+
+    fn is_eventual_master(&self, self_node: NodeId) -> bool {
+        self.replicas.first() == Some(&self_node)
+    }
+
+    /// Whether records may come in from `source`.
+    ///
+    /// # Errors
+    /// When they may not.
+    pub fn check_source(&self, self_node: NodeId, source: NodeId) -> Result<(), StartRefused> {
+        if self.pending_immigrations == 0 {
+            return Err(StartRefused::NothingExpected);
+        }
+        let is_source = if self.is_eventual_master(self_node) {
+            source == self.working_master || self.duplicates.contains(&source)
+        } else {
+            self.replicas.first() == Some(&source)
+        };
+        if is_source { Ok(()) } else { Err(StartRefused::WrongSource) }
+    }
+
+    /// An immigration starts. Gives whether the version changed.
+    ///
+    /// # Errors
+    /// When nothing is to come from `source`.
+    pub fn immigration_started(&mut self, self_node: NodeId, source: NodeId) -> Result<bool, StartRefused> {
+        self.check_source(self_node, source)?;
+        if self.is_eventual_master(self_node) {
+            return Ok(false);
+        }
+        // What comes in mixes with what is here: from now on a subset of the final version.
+        let before = self.version;
+        let is_subset_of_final = before.cluster_key() == self.final_version.cluster_key()
+            && before.family() == 0
+            && before.is_subset();
+        if !is_subset_of_final {
+            self.version = self.as_final(before).with_master(false).with_subset(true);
+        }
+        Ok(self.version != before)
+    }
+
+    /// An immigration is complete.
+    ///
+    /// # Errors
+    /// When nothing was to come from `source`.
+    pub fn immigration_done(
+        &mut self,
+        self_node: NodeId,
+        source: NodeId,
+    ) -> Result<MigrationDone, StartRefused> {
+        self.check_source(self_node, source)?;
+        let (columns, version) = (self.client_columns(self_node), self.version);
+        self.pending_immigrations -= 1;
+        if self.pending_immigrations == 0 {
+            self.version = self.final_version;
+        }
+        let mut done = MigrationDone::default();
+        if self.is_eventual_master(self_node) {
+            if source == self.working_master {
+                self.working_master = self_node;
+                self.version = self.final_version;
+            } else {
+                self.duplicates.retain(|node| *node != source);
+            }
+            if self.pending_immigrations == 0 {
+                if self.pending_emigrations != 0 {
+                    done.emigrations = self.contingent_emigrations();
+                } else {
+                    done.signals = self.signals();
+                }
+            }
+        }
+        done.changed_columns = self.client_columns(self_node) != columns;
+        done.changed_version = self.version != version;
+        Ok(done)
+    }
+
+    fn contingent_emigrations(&self) -> Vec<Emigration> {
+        let receivers =
+            self.replicas.iter().zip(&self.immigrators).skip(1).filter(|(_, immigrates)| **immigrates);
+        let emigration = |(destination, _): (&NodeId, _)| Emigration {
+            destination: *destination,
+            is_acting_master: false,
+            is_lead: false,
+            is_fill: false,
+        };
+        receivers.map(emigration).collect()
+    }
+
+    fn signals(&self) -> Vec<Signal> {
+        self.witnesses.iter().map(|destination| Signal { destination: *destination }).collect()
+    }
+
+    /// An emigration is complete; `None` if there was none.
+    pub fn emigration_done(&mut self, self_node: NodeId, emigration: &Emigration) -> Option<MigrationDone> {
+        if self.pending_emigrations == 0 {
+            return None;
+        }
+        let (columns, version) = (self.client_columns(self_node), self.version);
+        self.pending_emigrations -= 1;
+        if emigration.is_lead {
+            self.pending_lead_emigrations = self.pending_lead_emigrations.saturating_sub(1);
+        }
+        if !self.is_eventual_master(self_node) {
+            if emigration.is_acting_master {
+                self.working_master = NodeId::NONE;
+                self.proxy_destination = self.replicas.first().copied().unwrap_or_default();
+                self.duplicates.clear();
+                self.version = self.version.with_master(false);
+            }
+            self.version = self.as_final(self.version);
+            if self.pending_immigrations != 0 || self.replica_place(self_node).is_none() {
+                self.version = self.version.with_subset(true);
+            }
+        }
+        if let Some(place) = self.replica_place(emigration.destination) {
+            self.immigrators[place] = false;
+        }
+        let mut done = MigrationDone::default();
+        let all_done = self.pending_emigrations == 0 && self.pending_immigrations == 0;
+        if all_done && self.is_eventual_master(self_node) {
+            done.signals = self.signals();
+        }
+        done.changed_columns = self.client_columns(self_node) != columns;
+        done.changed_version = self.version != version;
+        Some(done)
+    }
+
+    /// The eventual master says that all migrations of the partition are done; `None` while this node still sends.
+    pub fn all_done(&mut self, self_node: NodeId) -> Option<Tree> {
+        if self.pending_emigrations != 0 {
+            return None;
+        }
+        if self.replica_place(self_node).is_some() || self.version.is_null() {
+            return Some(Tree::Keep);
+        }
+        if self.keeps_superfluous {
+            self.version = self.as_final(self.version).with_master(false).with_subset(true);
+            return Some(Tree::Keep);
+        }
+        let had_data = self.version.has_data();
+        self.version = PartitionVersion::default();
+        Some(if had_data { Tree::Drop } else { Tree::Keep })
+    }
+
+    /// The flags of a version, with key and family of the final one.
+    fn as_final(&self, version: PartitionVersion) -> PartitionVersion {
+        PartitionVersion::new(self.final_version.cluster_key(), 0)
+            .with_master(version.is_master())
+            .with_subset(version.is_subset())
+            .with_evade(version.is_evade())
+            .with_revived(version.is_revived())
+    }
+
+    /// Where a request goes.
+    #[must_use]
+    pub fn route(&self, self_node: NodeId, is_read: bool) -> Client {
+        if self.replicas.is_empty() {
+            return Client::Unavailable;
+        }
+        let best = if !self.working_master.is_none() {
+            self.working_master
+        } else if is_read && self.pending_immigrations == 0 && self.replica_place(self_node) > Some(0) {
+            self_node
+        } else {
+            self.proxy_destination
+        };
+        if best == self_node { Client::Here } else { Client::Proxy(best) }
+    }
+
+    /// Whether a query may read the partition here: all records are here, and none of them is older than another copy.
+    #[must_use]
+    pub fn is_queryable(&self, self_node: NodeId) -> bool {
+        match self.replica_place(self_node) {
+            Some(_) => self.pending_immigrations == 0,
+            None => self.working_master == self_node && self.duplicates.is_empty(),
+        }
+    }
+
+    /// The columns of the clients' map that this node owns: that of the master if it is working master, with those of
+    /// replicas that have records to come; its own if it has all its records.
+    #[must_use]
+    pub fn client_columns(&self, self_node: NodeId) -> ClientColumns {
+        let own = self.replica_place(self_node);
+        if self.working_master != self_node {
+            let is_owner = own > Some(0) && self.pending_immigrations == 0;
+            return own.filter(|place| is_owner && *place < 64).map_or(0, |place| 1 << place);
+        }
+        let immigrating = self.immigrators.iter().take(64).enumerate().filter(|(_, immigrates)| **immigrates);
+        let columns = immigrating.fold(1, |columns, (place, _)| columns | 1 << place);
+        columns | own.filter(|place| *place < 64).map_or(0, |place| 1 << place)
+    }
+
+    /// The state for `partition-info`.
+    #[must_use]
+    pub fn state(&self, self_node: NodeId) -> PartitionState {
+        match self.replica_place(self_node) {
+            Some(_) if self.pending_immigrations == 0 => PartitionState::Sync,
+            Some(_) => PartitionState::Desync,
+            None if self.version.is_null() => PartitionState::Absent,
+            None if self.version.has_data() => PartitionState::Zombie,
+            None => PartitionState::Other,
+        }
+    }
+}
