@@ -223,7 +223,7 @@ impl<T: Zeroable> Arena<T> {
         Layout::from_size_align(bytes, 4096).expect("a stage is at most 1 GiB, aligned to a page")
     }
 
-    /// Reserves [`RUN_LENGTH`] fresh elements and gives the first one's index.
+    /// Reserves [`RUN_LENGTH`] fresh elements and returns the first one's index.
     fn fresh_run(&self) -> Result<u32, Exhausted> {
         let mut next = self.grow.0.lock();
         let count = self.stage_count.load(Ordering::Relaxed);

@@ -57,7 +57,7 @@ impl RwWord {
         }
     }
 
-    /// Enters as one of the readers if that is possible at once; gives whether it did. Meant for hints, which are not
+    /// Enters as one of the readers if that is possible at once; returns whether it did. Meant for hints, which are not
     /// worth waiting for, so it may fail for a reader that comes at the same moment.
     #[inline]
     #[must_use]
@@ -97,7 +97,7 @@ impl RwWord {
         }
     }
 
-    /// Spins, then sleeps, until `enter` finds a state that admits the caller and gives the state to follow. A thread
+    /// Spins, then sleeps, until `enter` finds a state that admits the caller and returns the state to follow. A thread
     /// that sleeps sets the bits of `mark` first.
     #[cold]
     fn wait_for(&self, mark: u32, enter: impl Fn(u32) -> Option<u32>) {

@@ -27,12 +27,12 @@ pub fn value(number: u32) -> Vec<u8> {
     Random::new(number.into()).bytes(20_000 + number as usize * 16)
 }
 
-/// Writes value `of` to record `number`; gives the result.
+/// Writes value `of` to record `number`; returns the result.
 pub fn put_other(client: &mut Client, number: u32, of: u32) -> u8 {
     client.ask(&Message::put(&key(number), value(of))).expect("an answer").result
 }
 
-/// Writes record `number`; gives the result.
+/// Writes record `number`; returns the result.
 pub fn put(client: &mut Client, number: u32) -> u8 {
     put_other(client, number, number)
 }
@@ -44,7 +44,7 @@ pub fn fill(client: &mut Client) {
     }
 }
 
-/// Reads record `number`, which must have its value if it has any; gives the result.
+/// Reads record `number`, which must have its value if it has any; returns the result.
 pub fn get(client: &mut Client, number: u32) -> u8 {
     let answer = client.ask(&Message::get(&key(number))).expect("an answer");
     if answer.result == result::OK {
@@ -170,7 +170,7 @@ impl Places {
     }
 }
 
-/// Fails unless one line of `log` contains all `words`; gives it.
+/// Fails unless one line of `log` contains all `words`; returns it.
 pub fn line_with<'l>(log: &'l str, words: &[&str]) -> &'l str {
     let found = log.lines().find(|line| words.iter().all(|word| line.contains(word)));
     found.unwrap_or_else(|| panic!("no line with {words:?} in:\n{log}"))

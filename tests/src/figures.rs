@@ -79,7 +79,7 @@ pub fn expect_moved(client: &mut Client, before: &Figures, counters: &[&str]) {
     }
 }
 
-/// Waits until what `request` tells fulfils a condition; gives it.
+/// Waits until what `request` tells fulfils a condition; returns it.
 ///
 /// # Panics
 /// When it does not.
@@ -95,7 +95,7 @@ pub fn await_figures(client: &mut Client, request: &str, holds: impl Fn(&Figures
     }
 }
 
-/// Sends a query or a batch and takes all of its answers; gives how many records came, and the last result.
+/// Sends a query or a batch and takes all of its answers; returns how many records came, and the last result.
 ///
 /// # Panics
 /// When the connection ends before the answer does.

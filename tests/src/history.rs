@@ -207,7 +207,7 @@ enum State {
     Stored(Found),
     /// Without a trace on disk.
     Deleted,
-    Buried,
+    DeletedDurably,
 }
 
 /// The operations on one record, in order.
@@ -240,8 +240,8 @@ impl History {
     }
 
     /// Whether the record was removed by a delete that is to last.
-    pub fn is_buried(&self) -> bool {
-        self.states.last().is_some_and(|(state, _)| *state == State::Buried)
+    pub fn is_deleted_durably(&self) -> bool {
+        self.states.last().is_some_and(|(state, _)| *state == State::DeletedDurably)
     }
 
     /// The request for `act` is about to be sent.
@@ -258,7 +258,7 @@ impl History {
                 None => panic!("a touch of what is not there"),
             },
             Act::Delete if !self.deletes_are_durable => State::Deleted,
-            Act::Delete | Act::DeleteDurably => State::Buried,
+            Act::Delete | Act::DeleteDurably => State::DeletedDurably,
         };
         self.states.push((state, None));
     }
@@ -289,7 +289,7 @@ impl History {
         let lapsed = |state: &State| match state {
             State::Deleted => true,
             State::Stored(found) => found.void_time != 0 && found.void_time <= now,
-            State::Buried => false,
+            State::DeletedDurably => false,
         };
         let may_lapse = last_certain.is_none() || self.states[from..].iter().any(|(state, _)| lapsed(state));
         let explain = |why: &str| {
@@ -301,13 +301,14 @@ impl History {
         };
         match found {
             None => {
-                let burial = self.states[from..].iter().rposition(|(state, _)| *state == State::Buried);
-                match burial {
-                    Some(at) if !may_lapse => self.settle(from + at),
-                    _ if may_lapse || burial.is_some() => {
+                let durable_delete =
+                    self.states[from..].iter().rposition(|(state, _)| *state == State::DeletedDurably);
+                match durable_delete {
+                    Some(at) if !may_lapse => self.take_as_found(from + at),
+                    _ if may_lapse || durable_delete.is_some() => {
                         self.states.truncate(from + 1);
                         self.states.push((State::Deleted, None));
-                        self.settle(self.states.len() - 1);
+                        self.take_as_found(self.states.len() - 1);
                     }
                     _ => return explain("it is lost"),
                 }
@@ -327,7 +328,7 @@ impl History {
                     return explain("it has expired");
                 }
                 if at < from {
-                    if self.states[at..=from].iter().any(|(state, _)| *state == State::Buried) {
+                    if self.states[at..=from].iter().any(|(state, _)| *state == State::DeletedDurably) {
                         return explain("it came back from the dead");
                     }
                     if !may_lapse {
@@ -335,14 +336,14 @@ impl History {
                     }
                 }
                 self.states[at].0 = State::Stored(found);
-                self.settle(at);
+                self.take_as_found(at);
             }
         }
         Ok(())
     }
 
     /// State number `at` is the one that was found: what came later never happened.
-    fn settle(&mut self, at: usize) {
+    fn take_as_found(&mut self, at: usize) {
         self.states.truncate(at + 1);
         let long_ago = self.states.iter().find_map(|(_, time)| *time).unwrap_or_else(Instant::now);
         if let Some((_, time)) = self.states.last_mut() {
@@ -414,13 +415,13 @@ mod tests {
         assert!(told.allows(Some(2), 1));
         assert!(!told.allows(Some(1), 1) && !told.allows(None, 0), "recreated");
         let durable = History::new(true);
-        assert!(!Told { history: durable, ..Told::of(&[], 0) }.history.is_buried());
+        assert!(!Told { history: durable, ..Told::of(&[], 0) }.history.is_deleted_durably());
     }
 
     #[test]
     fn the_buried_stay_where_they_are() {
         let told = Told::of(&[put(1), Act::DeleteDurably], 0);
-        assert!(told.allows(None, 0) && !told.allows(Some(1), 1) && told.history.is_buried());
+        assert!(told.allows(None, 0) && !told.allows(Some(1), 1) && told.history.is_deleted_durably());
         let told = Told::of(&[put(1), Act::DeleteDurably, put(2), Act::Delete], 0);
         assert!(told.allows(None, 0) && told.allows(Some(2), 1), "written again");
         assert!(!told.allows(Some(1), 1), "nothing from before it shows again");

@@ -229,7 +229,7 @@ impl Server {
         self.run();
     }
 
-    /// Starts the server in the same folder, which it must refuse, and say why in a line at CRITICAL; gives what it logged.
+    /// Starts the server in the same folder, which it must refuse, and say why in a line at CRITICAL; returns what it logged.
     pub fn refusal(&mut self) -> String {
         assert!(self.process.is_none(), "the server still runs");
         let before = self.log().len();
@@ -258,7 +258,7 @@ impl Server {
         child.kill().and_then(|()| child.wait()).expect("kill the server");
     }
 
-    /// Waits until the process has ended itself by a signal, and gives the signal's number.
+    /// Waits until the process has ended itself by a signal, and returns the signal's number.
     pub fn await_abort(&mut self) -> Option<i32> {
         let mut process = self.process.take().expect("a running process");
         self.await_end(&mut process).signal()

@@ -99,7 +99,7 @@ fn start() -> Server {
     Server::start(&[&basics.replacen("logging {", file, 1), NAMESPACES].concat())
 }
 
-/// Carries out `commands` in asadm; gives what it wrote.
+/// Carries out `commands` in asadm; returns what it wrote.
 fn run(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> String {
     let mut words = asadm.split_whitespace();
     let output = Command::new(words.next().unwrap())

@@ -197,7 +197,7 @@ fn crash(setting: &Setting<'_>) {
     report(&format!("{} MB were written", written.into_inner() / 1_000_000));
 }
 
-/// Ends the server in one of several ways; gives whether it was asked to and had the time for it.
+/// Ends the server in one of several ways; returns whether it was asked to and had the time for it.
 fn end(server: &mut Server, random: &mut Random) -> bool {
     match random.within(0..10) {
         0 => {

@@ -92,7 +92,7 @@ impl Model {
                 self.perform(client, at, Act::Put { number, ttl });
             }
             // The expired are there until they are removed.
-            60..65 if history.is_buried() => {
+            60..65 if history.is_deleted_durably() => {
                 for act in [Act::Delete, Act::DeleteDurably] {
                     assert_eq!(client.ask(&act.message("test", key)).unwrap().result, result::NOT_FOUND);
                 }
@@ -104,7 +104,7 @@ impl Model {
     fn perform(&mut self, client: &mut Client, at: usize, act: Act) {
         let (key, history) = &mut self.records[at];
         perform(client, "test", (key, history), act).expect("a server that runs");
-        if history.is_buried() {
+        if history.is_deleted_durably() {
             self.tombstones.insert(key.id);
             self.once_buried.insert(key.id);
         } else if matches!(act, Act::Put { .. }) {
@@ -152,7 +152,8 @@ impl Model {
         let tombstones = list.iter().filter(|line| line["tombstone"] == true);
         let found: BTreeSet<u64> =
             tombstones.map(|line| by_digest[line["digest"].as_str().unwrap()]).collect();
-        let needed = self.records.iter().filter(|(_, history)| history.is_buried()).map(|(key, _)| key.id);
+        let needed =
+            self.records.iter().filter(|(_, history)| history.is_deleted_durably()).map(|(key, _)| key.id);
         for id in needed {
             assert!(found.contains(&id), "the tombstone of key-{id} is lost");
         }
@@ -253,7 +254,7 @@ fn put(client: &mut Client, key: &Key, number: u64) {
     assert_eq!(ask_for_room(client, &put.message("test", key)).unwrap().result, result::OK);
 }
 
-fn bury(client: &mut Client, key: &Key) {
+fn delete_durably(client: &mut Client, key: &Key) {
     assert_eq!(client.ask(&Act::DeleteDurably.message("test", key)).unwrap().result, result::OK);
 }
 
@@ -265,7 +266,7 @@ fn the_raider_takes_tombstones_that_nothing_needs_and_leaves_the_others() {
     let mut client = server.connect();
     let key = |id| Key { id, sizes: (10_000, 10_000) };
     (0..50).for_each(|id| put(&mut client, &key(id), 1));
-    (0..50).for_each(|id| bury(&mut client, &key(id)));
+    (0..50).for_each(|id| delete_durably(&mut client, &key(id)));
     // Their records are still in the file.
     thread::sleep(Duration::from_millis(3500));
     await_tombstones(&mut client, 50);
@@ -324,7 +325,7 @@ fn what_was_written_before_a_durable_delete_never_comes_back() {
     let large = |id| Key { id, sizes: (900_000, 900_000) };
     (10..18).for_each(|id| put(&mut client, &large(id), 1));
     for key in [&deleted, &expired, &live] {
-        bury(&mut client, key);
+        delete_durably(&mut client, key);
     }
     put(&mut client, &deleted, 2);
     put(&mut client, &live, 2);
@@ -362,7 +363,7 @@ fn the_raider_waits_for_the_age() {
     let mut client = server.connect();
     let key = Key { id: 1, sizes: (100, 100) };
     put(&mut client, &key, 1);
-    bury(&mut client, &key);
+    delete_durably(&mut client, &key);
     thread::sleep(Duration::from_millis(2500));
     await_tombstones(&mut client, 1);
 }
@@ -375,7 +376,7 @@ fn without_files_a_tombstone_goes_with_its_age() {
     let key = Key { id: 1, sizes: (100, 100) };
     for number in 1..4 {
         put(&mut client, &key, number);
-        bury(&mut client, &key);
+        delete_durably(&mut client, &key);
         assert_eq!(client.ask(&read("test", &key)).unwrap().result, result::NOT_FOUND);
         await_tombstones(&mut client, 0);
         assert_eq!(client.figure(&format!("sets/test/{SET}"), "data_used_bytes").unwrap(), 0);
@@ -401,7 +402,7 @@ fn what_expires_while_the_disk_takes_nothing_goes_afterwards() {
     let mut client = server.connect();
     let (key, other) = (Key { id: 1, sizes: (100, 100) }, Key { id: 2, sizes: (100, 100) });
     put(&mut client, &key, 1);
-    bury(&mut client, &key);
+    delete_durably(&mut client, &key);
     assert_eq!(
         client.ask(&Act::Put { number: 2, ttl: 10 }.message("test", &key)).unwrap().result,
         result::OK

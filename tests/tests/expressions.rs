@@ -67,7 +67,7 @@ fn row(index: u32, key: &str, filter: Option<&[u8]>) -> Vec<u8> {
     [&index.to_be_bytes()[..], &digest, &[0, request.info1], &fields_and_counts].concat()
 }
 
-/// Sends a request that is answered by several messages; gives them.
+/// Sends a request that is answered by several messages; returns them.
 fn ask_many(client: &mut Client, request: &Message) -> Vec<Message> {
     client.send(&request.encode()).unwrap();
     let mut messages: Vec<Message> = Vec::new();

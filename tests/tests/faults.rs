@@ -77,7 +77,7 @@ fn messages(mut bytes: &[u8]) -> Vec<Message> {
     messages
 }
 
-/// A panic at `point`, which a new client passes when it sends `request`, costs its connection; gives what it was answered.
+/// A panic at `point`, which a new client passes when it sends `request`, costs its connection; returns what it was answered.
 fn costs_one_connection(server: &mut Server, others: &mut Others, point: &str, request: &[u8]) -> Vec<u8> {
     let client = server.connect();
     client.socket().set_read_timeout(Some(PATIENCE)).expect("a socket");

@@ -21,7 +21,7 @@ fn start_on(config: &str) -> Server {
     Server::start(&config.replacen("service {", "service {\n    ticker-interval 1", 1))
 }
 
-/// Writes and reads a little all the time until `latencies:hist=…` has something to tell; gives it.
+/// Writes and reads a little all the time until `latencies:hist=…` has something to tell; returns it.
 fn measured(client: &mut Client, histogram: &str) -> Vec<String> {
     let started = Instant::now();
     loop {
@@ -96,7 +96,7 @@ fn batch() -> Message {
     Message::get_all(["key-1", "key-2"].into_iter())
 }
 
-/// Reads, writes and sends batches until the ticker has told of `group`; gives the steps that happened.
+/// Reads, writes and sends batches until the ticker has told of `group`; returns the steps that happened.
 fn steps_that_happen(client: &mut Client, group: &str) -> Vec<String> {
     let started = Instant::now();
     loop {

@@ -99,7 +99,7 @@ impl Writer {
         }
     }
 
-    /// Writes records together; gives those that the server has no room for now.
+    /// Writes records together; returns those that the server has no room for now.
     fn write(&self, client: &mut Client, noise: &[u8], chosen: &[usize]) -> Vec<usize> {
         for at in chosen {
             let (id, number) = self.records[*at];

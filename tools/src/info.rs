@@ -45,7 +45,7 @@ impl std::fmt::Display for InfoError {
     }
 }
 
-/// Asks `host` for `names` (none: the server's default list) and gives `(name, value)` in the server's order.
+/// Asks `host` for `names` (none: the server's default list) and returns `(name, value)` in the server's order.
 ///
 /// # Errors
 /// See [`InfoError`]. A command that the server refuses is an answer, not an error.

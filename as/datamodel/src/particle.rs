@@ -177,7 +177,7 @@ impl<'a> Particle<'a> {
 
 /// # Flat form
 impl<'a> Particle<'a> {
-    /// Takes the particle at the start of `flat`; gives it and what follows.
+    /// Takes the particle at the start of `flat`; returns it and what follows.
     ///
     /// # Errors
     /// [`DamagedParticle`] when the bytes are not one.

@@ -2,7 +2,7 @@
 //!
 //! Records stand one behind the other from the block's start, each on a multiple of 16. A block that was filled before
 //! and is being filled again holds, behind its last new record, what is left of its former life: zeros up to the end of
-//! what was transferred, the remains of a record that was partly written over, and after it whole records, older copies
+//! what was transferred, stale bytes of a record that was partly written over, and after it whole records, older copies
 //! of what is elsewhere. So the scan goes on behind what is no record, and it is for the reader to let the newest copy win.
 //!
 //! A damaged record costs itself only: its size is believed if a record, zeros or the block's end stand where it says

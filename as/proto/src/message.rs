@@ -154,7 +154,7 @@ pub struct Op<'a> {
 }
 
 impl<'a> Op<'a> {
-    /// Takes the op at the start of `bytes`; gives it and what follows it.
+    /// Takes the op at the start of `bytes`; returns it and what follows it.
     #[inline]
     fn split_from(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (size, rest) = bytes.split_first_chunk::<4>()?;
@@ -290,7 +290,7 @@ impl<'a> Request<'a> {
         if rest.is_empty() { Ok(request) } else { Err(MessageError::TrailingBytes(rest.len())) }
     }
 
-    /// Takes `field_count` fields and `op_count` ops from the start of `bytes`; gives the request they make, and what
+    /// Takes `field_count` fields and `op_count` ops from the start of `bytes`; returns the request they make, and what
     /// follows.
     #[inline]
     pub(crate) fn split_from(
@@ -434,7 +434,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Takes the field at the start of `bytes`; gives its type, its value and what follows.
+/// Takes the field at the start of `bytes`; returns its type, its value and what follows.
 #[inline]
 fn split_field(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (size, rest) = bytes.split_first_chunk::<4>()?;

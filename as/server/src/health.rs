@@ -82,12 +82,12 @@ impl Health {
 
 /// The ticker's part.
 #[derive(Default)]
-pub(crate) struct Monitor {
+pub(crate) struct HealthMonitor {
     /// When it was judged last, or switched on.
     judged: Option<Instant>,
 }
 
-impl Monitor {
+impl HealthMonitor {
     /// Follows the configuration, and judges if it is time.
     pub(crate) fn check(&mut self, config: &Config, namespaces: &[Arc<Namespace>], health: &Health) {
         match (config.service.enable_health_check.get(), self.judged) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use cf::sys::facts::{self, CpuMeter, Memory};
 
 use crate::config::Engine;
-use crate::health::Monitor;
+use crate::health::HealthMonitor;
 use crate::metrics::groups::{Group, ORIGINS};
 use crate::metrics::{Benchmark, Heap, Latency, NamespaceCounter, Origin, ServerCounter, ServerLatency};
 use crate::namespace::{IndexMemory, Namespace};
@@ -28,7 +28,7 @@ pub(crate) fn run(node: &Node, stopping: &AtomicBool) {
     let mut meter = CpuMeter::start();
     let mut last = Instant::now();
     let mut devices = DeviceLines::new(node);
-    let mut health = Monitor::default();
+    let mut health = HealthMonitor::default();
     loop {
         std::thread::park_timeout(LOOK_PERIOD);
         if stopping.load(Acquire) {
@@ -38,7 +38,7 @@ pub(crate) fn run(node: &Node, stopping: &AtomicBool) {
         let interval = Duration::from_secs(u64::from(node.config.service.ticker_interval.get()));
         if last.elapsed() >= interval {
             last = Instant::now();
-            node.usage.set(meter.look());
+            node.usage.set(meter.sample());
             write_all(node);
             cf::log::logger().report_suppressed();
         }
@@ -56,10 +56,10 @@ struct DeviceLines {
 
 impl DeviceLines {
     fn new(node: &Node) -> Self {
-        DeviceLines { written: Instant::now(), before: Self::look(node) }
+        DeviceLines { written: Instant::now(), before: Self::sample(node) }
     }
 
-    fn look(node: &Node) -> Vec<Vec<DeviceStats>> {
+    fn sample(node: &Node) -> Vec<Vec<DeviceStats>> {
         node.namespaces.iter().map(|namespace| namespace.storage.device_stats().collect()).collect()
     }
 
@@ -68,7 +68,7 @@ impl DeviceLines {
         if seconds < DEVICE_PERIOD.as_secs_f64() {
             return;
         }
-        let now = Self::look(node);
+        let now = Self::sample(node);
         for ((namespace, now), before) in node.namespaces.iter().zip(&now).zip(&self.before) {
             let paths = namespace.config().storage.backings();
             for ((now, before), path) in now.iter().zip(before).zip(paths) {
@@ -217,7 +217,7 @@ fn write_namespace(namespace: &Namespace) {
     cf::info!(Info, "{{{name}}} index-usage: used-bytes {}", IndexMemory::of(namespace).primary);
     let (used, available) = (namespace.storage.used_bytes(), namespace.storage.available_pct());
     if namespace.config().storage.engine == Engine::Device {
-        let cached = namespace.storage.look_at_reads();
+        let cached = namespace.storage.sample_reads();
         cf::info!(
             Info,
             "{{{name}}} data-usage: used-bytes {used} avail-pct {available} cache-read-pct {cached:.2}"

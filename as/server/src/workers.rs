@@ -23,7 +23,7 @@ pub(crate) trait Work<J>: Send {
     /// Does a job.
     fn run(&mut self, job: J);
 
-    /// Does what is to be done beside the jobs: called after each of them, and every second while there is anything. Gives
+    /// Does what is to be done beside the jobs: called after each of them, and every second while there is anything. Returns
     /// whether there still is.
     fn maintain(&mut self) -> bool {
         false

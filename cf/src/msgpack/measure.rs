@@ -60,7 +60,7 @@ impl<'b, 'm, M: Meter> Walk<'b, 'm, M> {
         self.at
     }
 
-    /// Passes `count` values; gives where they end, or `None` if they are invalid or cut short, or the meter is
+    /// Passes `count` values; returns where they end, or `None` if they are invalid or cut short, or the meter is
     /// exhausted.
     #[inline]
     pub fn pass(&mut self, count: u64) -> Option<usize> {

@@ -108,7 +108,7 @@ impl Epoll {
         let _ = self.0.delete(fd);
     }
 
-    /// Waits for events, at most `timeout` (`None`: without end), and gives those that came. A signal ends the wait
+    /// Waits for events, at most `timeout` (`None`: without end), and returns those that came. A signal ends the wait
     /// with none.
     ///
     /// # Errors

@@ -221,12 +221,12 @@ pub struct IdleMeter {
 }
 
 impl IdleMeter {
-    /// A look that follows this much later does not tell about the present.
+    /// A sample that is older than this says nothing about the present.
     const STALE: Duration = Duration::from_millis(500);
 
-    /// How many processors on average had nothing better to do since the last look, if that was less than half a second
+    /// How many processors on average had nothing better to do since the last sample, if that was less than half a second
     /// ago. All of them, if the kernel does not tell.
-    pub fn look(&mut self) -> Option<f64> {
+    pub fn sample(&mut self) -> Option<f64> {
         let (now, times) = (Instant::now(), SystemTimes::now());
         if times.processors == 0 {
             return Some(f64::INFINITY);
@@ -241,7 +241,7 @@ impl IdleMeter {
     }
 }
 
-/// Use of the processors between two looks, in percent of one processor (two busy ones make 200).
+/// Use of the processors between two samples, in percent of one processor (two busy ones make 200).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CpuUsage {
     /// Of the machine, outside the kernel.
@@ -252,7 +252,7 @@ pub struct CpuUsage {
     pub process_pct: u64,
 }
 
-/// Measures [`CpuUsage`] from one look to the next.
+/// Measures [`CpuUsage`] from one sample to the next.
 pub struct CpuMeter {
     taken_nanos: u64,
     process_nanos: u64,
@@ -277,7 +277,7 @@ struct SystemTimes {
 }
 
 impl CpuMeter {
-    /// The first look.
+    /// Takes the first sample.
     #[must_use]
     pub fn start() -> Self {
         CpuMeter {
@@ -287,8 +287,8 @@ impl CpuMeter {
         }
     }
 
-    /// The use since the last look.
-    pub fn look(&mut self) -> CpuUsage {
+    /// The use since the last sample.
+    pub fn sample(&mut self) -> CpuUsage {
         let last = std::mem::replace(self, Self::start());
         let share = |part: u64, whole: u64| part.saturating_mul(100).checked_div(whole).unwrap_or(0);
         let elapsed = self.taken_nanos.saturating_sub(last.taken_nanos);
@@ -420,7 +420,7 @@ mod tests {
         while process_cpu_nanos() < until {
             std::hint::spin_loop();
         }
-        let usage = meter.look();
+        let usage = meter.sample();
         assert!(usage.process_pct > 0, "{usage:?}");
     }
 
@@ -437,11 +437,11 @@ mod tests {
     #[test]
     fn idle_processors_are_known_from_the_second_look_on() {
         let mut meter = IdleMeter::default();
-        assert_eq!(meter.look(), None);
+        assert_eq!(meter.sample(), None);
         let idle = loop {
             std::thread::sleep(Duration::from_millis(20));
             // None if this thread was kept from running for long.
-            if let Some(idle) = meter.look() {
+            if let Some(idle) = meter.sample() {
                 break idle;
             }
         };

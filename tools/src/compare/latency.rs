@@ -60,7 +60,7 @@ struct Measured {
     samples: Vec<Vec<Sample>>,
 }
 
-/// Measures and gives the table.
+/// Measures and returns the table.
 ///
 /// # Errors
 /// When a server is lost, or does anything but what is asked.

@@ -95,7 +95,7 @@ fn redis_version(host: &Host) -> std::io::Result<String> {
     Ok(line.trim_start_matches("redis_version:").to_owned())
 }
 
-/// Sends `command` and gives the first line of the answer that is `wanted`.
+/// Sends `command` and returns the first line of the answer that is `wanted`.
 fn redis_ask(host: &Host, command: &str, wanted: impl Fn(&str) -> bool) -> std::io::Result<String> {
     let mut stream = host.connect(ASK_TIMEOUT)?;
     stream.set_read_timeout(Some(ASK_TIMEOUT))?;

@@ -179,8 +179,8 @@ fn device_text(device: &Device, out: &mut dyn Write) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "  copies of records: {}, of which {} in dropped partitions; {} bytes live, {} garbage, {} remains",
-        device.copies, device.dropped, usage.live_bytes, usage.garbage_bytes, device.remains_bytes
+        "  copies of records: {}, of which {} in dropped partitions; {} bytes live, {} garbage, {} stale",
+        device.copies, device.dropped, usage.live_bytes, usage.garbage_bytes, device.stale_bytes
     )?;
     writeln!(out, "  damage: {}", device.damage.len())?;
     for damage in device.damage.iter().take(DAMAGE_LINES) {
@@ -255,7 +255,7 @@ fn device_json(device: &Device) -> Value {
             "count": device.wblock_count, "read": device.wblocks.len(), "live": usage.live,
             "garbage": usage.garbage, "empty": usage.empty,
         },
-        "bytes": {"live": usage.live_bytes, "garbage": usage.garbage_bytes, "remains": device.remains_bytes},
+        "bytes": {"live": usage.live_bytes, "garbage": usage.garbage_bytes, "stale": device.stale_bytes},
         "copies": device.copies, "dropped-copies": device.dropped, "damage": damage,
     })
 }

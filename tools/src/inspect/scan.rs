@@ -73,7 +73,7 @@ pub struct Device {
     /// Copies of partitions that the header says are not here, or not in this life.
     pub dropped: u64,
     /// Bytes without a record's magic that are not zero: from former use, or damaged.
-    pub remains_bytes: u64,
+    pub stale_bytes: u64,
     pub damage: Vec<Damage>,
 }
 
@@ -131,7 +131,7 @@ impl Inspection {
             wblock_count,
             copies: 0,
             dropped: 0,
-            remains_bytes: 0,
+            stale_bytes: 0,
             damage: Vec::new(),
         });
         self.read_wblocks(&file, all);
@@ -172,14 +172,14 @@ impl Inspection {
                 Piece::Damage { offset: 0, size, reason: FlatError::Magic }
                     if !is_known && !holds_records(bytes) =>
                 {
-                    self.devices[number].remains_bytes += size as u64;
+                    self.devices[number].stale_bytes += size as u64;
                 }
                 Piece::Damage { offset, size, reason } => self.devices[number].damage.push(Damage {
                     offset: wblock_offset + offset as u64,
                     size: size as u64,
                     reason: reason.to_string(),
                 }),
-                Piece::Stale { size, .. } => self.devices[number].remains_bytes += size as u64,
+                Piece::Stale { size, .. } => self.devices[number].stale_bytes += size as u64,
             }
         }
     }

@@ -178,7 +178,7 @@ impl<P: Protocol> Worker<P> {
         }
     }
 
-    /// Gives how many replies there were.
+    /// Returns how many replies there were.
     fn take_replies(&mut self, index: usize, filled: usize, now_ns: u64) -> Result<usize, String> {
         let in_flight_before = self.in_flight;
         let connection = &mut self.connections[index];

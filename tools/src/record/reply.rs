@@ -96,7 +96,7 @@ pub fn parse_batch(bytes: &[u8]) -> Result<Option<BatchReply>, String> {
     }
 }
 
-/// Tells `see` result code and number of ops of each message in the body of a frame; gives whether one of them is the
+/// Tells `see` result code and number of ops of each message in the body of a frame; returns whether one of them is the
 /// last of the whole answer.
 ///
 /// # Errors

@@ -291,7 +291,7 @@ impl Template {
         set_length(&mut out[start..]);
     }
 
-    /// Appends a field and gives the place of its value.
+    /// Appends a field and returns the place of its value.
     fn field(&mut self, field_type: u8, value: &[u8]) -> usize {
         self.bytes.extend_from_slice(&(value.len() as u32 + 1).to_be_bytes());
         self.bytes.push(field_type);

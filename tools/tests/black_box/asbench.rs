@@ -8,7 +8,7 @@ use ferrospike_tools::asbench;
 
 use crate::small_server::{Manner, server};
 
-/// Runs asbench; gives its exit code, the summary, and what it said besides.
+/// Runs asbench; returns its exit code, the summary, and what it said besides.
 fn asbench(address: SocketAddr, arguments: &str) -> (ExitCode, serde_json::Value, String) {
     let (code, out, errors) = asbench_plain(address, &format!("--json --quiet {arguments}"));
     (code, serde_json::from_str(&out).unwrap_or_default(), errors)

@@ -119,7 +119,7 @@ impl Read {
     ) -> Result<Particle<'static>, ResultCode> {
         let blob = blob_of(particle)?;
         let Arguments { size, value, subflags, .. } = self.arguments;
-        let region = Region::of(&self.arguments, blob.len())?.ok_or(ResultCode::OpNotApplicable)?;
+        let region = BitRange::of(&self.arguments, blob.len())?.ok_or(ResultCode::OpNotApplicable)?;
         let bytes = blob.get(region.bytes()).unwrap_or_default();
         budget.draw(OPERATION_STEPS + words_steps(bytes.len()))?;
         let run = Run::new(bytes, region.start, region.len);
@@ -182,7 +182,7 @@ impl<'a> Modify<'a> {
         let new = match self.operator {
             ModifyOperator::Resize => self.resized(old),
             ModifyOperator::Insert => self.inserted(old),
-            ModifyOperator::Remove => match Region::of(&self.arguments, old.len())? {
+            ModifyOperator::Remove => match BitRange::of(&self.arguments, old.len())? {
                 Some(region) => Ok(Some(spliced(old, region.bytes(), 0, &[]))),
                 None => Err(Refusal::Fails(ResultCode::Parameter)),
             },
@@ -250,7 +250,7 @@ impl<'a> Modify<'a> {
     fn rewritten(&self, old: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
         let Arguments { size, value, bytes, subflags, .. } = self.arguments;
         let region =
-            Region::of(&self.arguments, old.len())?.ok_or(Refusal::Fails(ResultCode::OpNotApplicable))?;
+            BitRange::of(&self.arguments, old.len())?.ok_or(Refusal::Fails(ResultCode::OpNotApplicable))?;
         let old_bits = Run::new(old.get(region.bytes()).unwrap_or_default(), region.start, region.len);
         let integer = match self.operator {
             ModifyOperator::Add => integer::add(integer::load(old_bits.word(0), size), value, size, subflags),
@@ -300,7 +300,7 @@ impl From<ResultCode> for Refusal {
 }
 
 /// Bits of a blob, all within it.
-struct Region {
+struct BitRange {
     byte_first: usize,
     byte_end: usize,
     /// The first bit, within the first byte.
@@ -309,7 +309,7 @@ struct Region {
     len: usize,
 }
 
-impl Region {
+impl BitRange {
     /// The bits that `arguments` name in a blob of `blob_size` bytes; with [`flags::PARTIAL`] those that exist. `None`
     /// if they are (or begin) beyond its end.
     ///
@@ -323,7 +323,7 @@ impl Region {
             return Ok(None);
         }
         let end = end.min(bit_count);
-        Ok(Some(Region {
+        Ok(Some(BitRange {
             byte_first: (first / 8) as usize,
             byte_end: end.div_ceil(8) as usize,
             start: (first % 8) as usize,

@@ -38,7 +38,7 @@ pub(crate) enum By {
 
 /// What a code means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Operation {
+pub(crate) enum CdtOperation {
     ListSetType,
     ListAppend,
     ListAppendItems,
@@ -75,12 +75,12 @@ pub(crate) enum Operation {
 }
 
 /// A code, its meaning, and the least and largest number of arguments. Operations that take none ignore those they get.
-type Row = (u8, Operation, u8, u8);
+type Row = (u8, CdtOperation, u8, u8);
 
 /// What may come as an operation that reads.
 const READ: &[Row] = {
     use By::*;
-    use Operation::*;
+    use CdtOperation::*;
     &[
         (16, ListSize, 0, 0),
         (17, GetValue(Index), 1, 1),
@@ -114,7 +114,7 @@ const READ: &[Row] = {
 /// What may come as an operation that modifies.
 const MODIFY: &[Row] = {
     use By::*;
-    use Operation::*;
+    use CdtOperation::*;
     &[
         (0, ListSetType, 1, 1),
         (1, ListAppend, 1, 3),
@@ -181,7 +181,7 @@ static BY_CODE: [Option<Row>; 128] = {
     rows
 };
 
-impl Operation {
+impl CdtOperation {
     const fn modifies(self) -> bool {
         !matches!(self, Self::Get(_) | Self::GetValue(_) | Self::ListSize | Self::MapSize)
     }
@@ -244,7 +244,7 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// `Parameter` for a code that does not exist, or not among those that do (or do not) modify.
-    pub(crate) fn operation(&self, modifies: bool) -> Result<(Operation, Arguments<'a>), ResultCode> {
+    pub(crate) fn operation(&self, modifies: bool) -> Result<(CdtOperation, Arguments<'a>), ResultCode> {
         let row = BY_CODE.get(self.code as usize).and_then(Option::as_ref);
         match row {
             Some(&(_, operation, least, most)) if operation.modifies() == modifies => {
@@ -353,20 +353,20 @@ pub(crate) enum Selector<'a> {
 /// # Errors
 /// `Parameter` for bad arguments.
 pub(crate) fn selection(
-    operation: Operation,
+    operation: CdtOperation,
     arguments: Arguments<'_>,
 ) -> Result<(Selector<'_>, Want), ResultCode> {
     let mut arguments = arguments.checked()?;
     let (by, fixed) = match operation {
-        Operation::Get(by) | Operation::Remove(by) => (by, None),
-        Operation::GetValue(by) | Operation::Pop(by) => (by, Some(ReturnType::Value)),
-        Operation::RemoveCount(by) | Operation::Trim(by) => (by, Some(ReturnType::Count)),
+        CdtOperation::Get(by) | CdtOperation::Remove(by) => (by, None),
+        CdtOperation::GetValue(by) | CdtOperation::Pop(by) => (by, Some(ReturnType::Value)),
+        CdtOperation::RemoveCount(by) | CdtOperation::Trim(by) => (by, Some(ReturnType::Count)),
         _ => return Err(ResultCode::Parameter),
     };
     let is_multi = !matches!(by, By::Index | By::Rank | By::Value | By::Key);
     let want = match fixed {
         None => Want::from_argument(arguments.integer()?, is_multi),
-        Some(kind) => Want { kind, is_inverted: matches!(operation, Operation::Trim(_)), is_multi },
+        Some(kind) => Want { kind, is_inverted: matches!(operation, CdtOperation::Trim(_)), is_multi },
     };
     let to_the_end = u64::from(u32::MAX);
     let selector = match by {
@@ -425,7 +425,7 @@ mod tests {
         let budget = Budget::unlimited();
         let call = Call::parse(&[0x92, 17, 5], &budget).unwrap();
         let (operation, mut arguments) = call.operation(false).unwrap();
-        assert_eq!((operation, arguments.index()), (Operation::GetValue(By::Index), Ok(5)));
+        assert_eq!((operation, arguments.index()), (CdtOperation::GetValue(By::Index), Ok(5)));
         assert_eq!(call.operation(true).unwrap_err(), ResultCode::Parameter);
         let old = Call::parse(&[0, 17, 0x91, 5], &budget).unwrap();
         assert_eq!((old.code, old.count), (17, 1));

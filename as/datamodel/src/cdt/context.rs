@@ -7,7 +7,7 @@ use super::call::Call;
 use super::container::{Container, Shape};
 use super::path::Path;
 use super::result::element;
-use super::{Outcome, Presence, Scope, change, particle, top_container};
+use super::{ContainerChange, Presence, Scope, change, particle, top_container};
 use crate::budget::Budget;
 use crate::change::{Change, Modified};
 use crate::particle::Particle;
@@ -54,8 +54,8 @@ pub(super) fn modify(bin: Option<&Particle<'_>>, call: &Call<'_>) -> Result<Modi
     let scope = Scope { presence, is_top: false, allows_index: stored.is_none() };
     let (outcome, result) = change(shape, container.as_ref(), &inner, scope)?;
     let bin = match outcome {
-        Outcome::Kept | Outcome::Touched => Change::Unchanged,
-        Outcome::Replaced(bytes) => {
+        ContainerChange::Kept | ContainerChange::Touched => Change::Unchanged,
+        ContainerChange::Replaced(bytes) => {
             let (shape, bytes) = path.rebuild(&bytes)?;
             Change::Set(particle(shape, bytes))
         }

@@ -8,7 +8,7 @@ use proto::ResultCode;
 use super::container::{Offsets, Shape};
 use super::order::{Among, Search, merge_sort};
 use super::pick::Mask;
-use super::result::{Answer, Integers, Want};
+use super::result::{Integers, ResultValue, Want};
 use crate::budget::Budget;
 
 /// Most values in one list.
@@ -133,7 +133,7 @@ impl Matches {
     }
 
     /// The ranks of the matching values, item by item as they were given; inverted: the other ranks, ascending.
-    pub(crate) fn ranks(&self, want: Want) -> Answer {
+    pub(crate) fn ranks(&self, want: Want) -> ResultValue {
         if !want.is_inverted {
             let ranks = self.spans.iter().flat_map(|&(start, count)| start..start + count);
             return Integers::of(ranks.map(|rank| want.directed(rank, self.total)));

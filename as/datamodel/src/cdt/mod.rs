@@ -44,7 +44,7 @@ use proto::ResultCode;
 use self::call::{CONTEXT_EVAL, Call};
 use self::container::{Container, Shape, flags};
 use self::layout::Layout;
-use self::result::Answer;
+use self::result::ResultValue;
 use crate::budget::Budget;
 use crate::change::{Change, Modified};
 use crate::particle::{BytesType, Particle};
@@ -71,7 +71,7 @@ pub fn read(
     budget.check(read_bin(bin, payload, budget))
 }
 
-fn read_bin(bin: &Particle<'_>, payload: &[u8], budget: &Budget<'_>) -> Result<Answer, ResultCode> {
+fn read_bin(bin: &Particle<'_>, payload: &[u8], budget: &Budget<'_>) -> Result<ResultValue, ResultCode> {
     let call = Call::parse(payload, budget)?;
     let (call, target) = if call.code == CONTEXT_EVAL {
         context::find(bin, &call)?
@@ -129,8 +129,8 @@ fn modify_bin(
     let scope = Scope { presence, is_top: true, allows_index: true };
     let (outcome, result) = change(shape, container.as_ref(), &call, scope)?;
     let bin = match outcome {
-        Outcome::Kept | Outcome::Touched => Change::Unchanged,
-        Outcome::Replaced(bytes) => Change::Set(particle(shape, bytes)),
+        ContainerChange::Kept | ContainerChange::Touched => Change::Unchanged,
+        ContainerChange::Replaced(bytes) => Change::Set(particle(shape, bytes)),
     };
     Ok(Modified { bin, result })
 }
@@ -148,7 +148,7 @@ fn change(
     container: Option<&Container<'_>>,
     call: &Call<'_>,
     scope: Scope,
-) -> Result<(Outcome, Answer), ResultCode> {
+) -> Result<(ContainerChange, ResultValue), ResultCode> {
     match shape {
         Shape::List => list::modify(container, call, scope),
         Shape::Map => map::modify(container, call, scope),
@@ -174,7 +174,7 @@ fn particle(shape: Shape, bytes: Vec<u8>) -> Particle<'static> {
 
 /// What an operation makes of a container.
 #[derive(Clone, PartialEq, Debug)]
-enum Outcome {
+enum ContainerChange {
     /// Nothing.
     Kept,
     /// Nothing, but the container is there afterwards.
@@ -183,7 +183,7 @@ enum Outcome {
     Replaced(Vec<u8>),
 }
 
-impl Outcome {
+impl ContainerChange {
     /// The outcome when there was no container before. At the top of a bin, any operation that could have made one
     /// did; `flags` are those it has then, `touched_flags` those of one that a context makes.
     fn created(self, shape: Shape, flags: u8, touched_flags: u8, scope: Scope) -> Self {

@@ -3,7 +3,7 @@
 use cf::msgpack::{Head, Reader, put_double, put_integer};
 use proto::ResultCode;
 
-use super::result::Answer;
+use super::result::ResultValue;
 use crate::particle::Particle;
 
 /// A number of an element, or what to add to one.
@@ -65,7 +65,7 @@ impl Number {
     }
 
     /// The number as an answer.
-    pub(crate) const fn answer(self) -> Answer {
+    pub(crate) const fn answer(self) -> ResultValue {
         Some(match self {
             Self::Integer(value) => Particle::Integer(value),
             Self::Double(value) => Particle::Float(value),

@@ -74,7 +74,7 @@ pub(crate) enum Among {
 
 /// Where a search ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Found {
+pub(crate) struct SearchResult {
     /// An equal value was met.
     pub(crate) is_equal: bool,
     /// The rank of the value found, or the rank it would have.
@@ -105,9 +105,9 @@ impl Search {
         budget: &Budget<'_>,
         position_at: impl Fn(u32) -> u32,
         mut compare: impl FnMut(u32) -> Option<Ordering>,
-    ) -> Result<Found, ResultCode> {
+    ) -> Result<SearchResult, ResultCode> {
         if self.from >= self.total {
-            return Ok(Found { is_equal: false, rank: self.total });
+            return Ok(SearchResult { is_equal: false, rank: self.total });
         }
         budget.draw_for(self.total.ilog2() as usize * COMPARISON_STEPS)?;
         let mut is_equal = false;
@@ -144,7 +144,7 @@ impl Search {
                 }
             }
         }
-        Ok(Found { is_equal, rank })
+        Ok(SearchResult { is_equal, rank })
     }
 }
 

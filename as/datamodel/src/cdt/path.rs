@@ -183,7 +183,7 @@ impl<'a> Path<'a> {
         if self.creation.is_some() { None } else { self.stored.get(self.target.clone()) }
     }
 
-    /// Goes one step; gives the element to make if it leads to none.
+    /// Goes one step; returns the element to make if it leads to none.
     fn go(
         &mut self,
         step: Step,

@@ -5,11 +5,11 @@ use std::ops::Range;
 use proto::ResultCode;
 use smallvec::{SmallVec, smallvec};
 
-use super::Outcome;
+use super::ContainerChange;
 use super::container::Container;
 use super::index::Edit;
 use super::layout::Layout;
-use super::result::{Answer, Integers, Want};
+use super::result::{Integers, ResultValue, Want};
 
 /// A set of positions.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ impl Mask {
     }
 
     /// The positions as the answer, counted the way `want` says.
-    pub(crate) fn positions(&self, want: Want) -> Answer {
+    pub(crate) fn positions(&self, want: Want) -> ResultValue {
         let mut list = Integers::with_count(self.count());
         self.iter().for_each(|position| list.push(want.directed(position, self.total)));
         list.finish()
@@ -102,17 +102,17 @@ impl Picked {
 #[derive(Debug)]
 pub(crate) struct Selection {
     pub(crate) picked: Picked,
-    pub(crate) answer: Answer,
+    pub(crate) answer: ResultValue,
     /// A list that loses all its elements also loses every flag but that of its order, unless this is set.
     pub(crate) keeps_flags: bool,
 }
 
 impl Selection {
-    pub(crate) const fn new(picked: Picked, answer: Answer) -> Self {
+    pub(crate) const fn new(picked: Picked, answer: ResultValue) -> Self {
         Self { picked, answer, keeps_flags: false }
     }
 
-    pub(crate) const fn nothing(answer: Answer) -> Self {
+    pub(crate) const fn nothing(answer: ResultValue) -> Self {
         Self::new(Picked::NOTHING, answer)
     }
 }
@@ -126,7 +126,7 @@ pub(crate) fn splice(
     edit: &Edit,
     inserted: &[&[u8]],
     is_top: bool,
-) -> Result<Outcome, ResultCode> {
+) -> Result<ContainerChange, ResultCode> {
     let head = container.slice(0..edit.range.start)?;
     let tail = container.slice(edit.range.end..container.contents.len())?;
     let inserted_len: usize = inserted.iter().map(|part| part.len()).sum();
@@ -141,7 +141,7 @@ pub(crate) fn splice(
     out.extend_from_slice(head);
     inserted.iter().for_each(|part| out.extend_from_slice(part));
     out.extend_from_slice(tail);
-    layout.seal_changed(out, container, edit).map(Outcome::Replaced)
+    layout.seal_changed(out, container, edit).map(ContainerChange::Replaced)
 }
 
 /// The container without the picked elements; `emptied_flags` are its flags if none are left.
@@ -153,18 +153,18 @@ pub(crate) fn remove(
     picked: &Picked,
     emptied_flags: u8,
     is_top: bool,
-) -> Result<Outcome, ResultCode> {
+) -> Result<ContainerChange, ResultCode> {
     let removed = match picked {
         Picked::Range { count, .. } => *count,
         Picked::One { .. } => 1,
         Picked::Mask(mask) => mask.count(),
     };
     if removed == 0 {
-        return Ok(Outcome::Kept);
+        return Ok(ContainerChange::Kept);
     }
     let count = container.count.checked_sub(removed).ok_or(ResultCode::Parameter)?;
     if count == 0 {
-        return Ok(Outcome::Replaced(Layout::empty(container.shape, emptied_flags, is_top)));
+        return Ok(ContainerChange::Replaced(Layout::empty(container.shape, emptied_flags, is_top)));
     }
     match picked {
         Picked::Range { start, count: removed } => {
@@ -190,7 +190,7 @@ pub(crate) fn remove(
                 kept_from = range.end;
             }
             out.extend_from_slice(container.slice(kept_from..container.contents.len())?);
-            layout.seal(out, container.budget).map(Outcome::Replaced)
+            layout.seal(out, container.budget).map(ContainerChange::Replaced)
         }
     }
 }

@@ -10,8 +10,8 @@ use super::layout::Layout;
 use crate::budget::Budget;
 use crate::particle::{BytesType, Particle};
 
-/// Answer of an operation: a value, or none.
-pub(crate) type Answer = Option<Particle<'static>>;
+/// ResultValue of an operation: a value, or none.
+pub(crate) type ResultValue = Option<Particle<'static>>;
 
 /// What of the selected elements an operation returns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,19 +162,19 @@ impl Integers {
     }
 
     /// A list of all of `values`.
-    pub(crate) fn of(values: impl Iterator<Item = i64>) -> Answer {
+    pub(crate) fn of(values: impl Iterator<Item = i64>) -> ResultValue {
         let values: Vec<i64> = values.collect();
         let mut list = Self::with_count(u32::try_from(values.len()).unwrap_or(u32::MAX));
         values.into_iter().for_each(|value| list.push(value));
         list.finish()
     }
 
-    pub(crate) fn finish(self) -> Answer {
+    pub(crate) fn finish(self) -> ResultValue {
         Some(Particle::owned(BytesType::List, self.bytes))
     }
 
     /// A list of two.
-    pub(crate) fn two(first: i64, second: i64) -> Answer {
+    pub(crate) fn two(first: i64, second: i64) -> ResultValue {
         let mut list = Self::with_count(2);
         list.push(first);
         list.push(second);
@@ -183,12 +183,12 @@ impl Integers {
 }
 
 /// An integer.
-pub(crate) fn integer(value: impl Into<i64>) -> Answer {
+pub(crate) fn integer(value: impl Into<i64>) -> ResultValue {
     Some(Particle::Integer(value.into()))
 }
 
 /// A list without flags of the `count` elements that are `contents`.
-pub(crate) fn list(count: u32, contents: &[u8]) -> Answer {
+pub(crate) fn list(count: u32, contents: &[u8]) -> ResultValue {
     let mut bytes = Vec::with_capacity(5 + contents.len());
     put_list_header(&mut bytes, count);
     bytes.extend_from_slice(contents);
@@ -199,7 +199,7 @@ pub(crate) fn list(count: u32, contents: &[u8]) -> Answer {
 ///
 /// # Errors
 /// `OpNotApplicable` for a return type that does not exist.
-pub(crate) fn not_found(want: Want, position: i64) -> Result<Answer, ResultCode> {
+pub(crate) fn not_found(want: Want, position: i64) -> Result<ResultValue, ResultCode> {
     Ok(match want.kind {
         ReturnType::None => None,
         ReturnType::IndexRange
@@ -232,7 +232,7 @@ pub(crate) fn not_found(want: Want, position: i64) -> Result<Answer, ResultCode>
 ///
 /// # Errors
 /// `OpNotApplicable` for return types that this cannot answer.
-pub(crate) fn run(want: Want, start: u32, count: u32, total: u32) -> Result<Answer, ResultCode> {
+pub(crate) fn run(want: Want, start: u32, count: u32, total: u32) -> Result<ResultValue, ResultCode> {
     let rest = total - count;
     Ok(match want.kind {
         ReturnType::None => None,
@@ -269,7 +269,7 @@ pub(crate) fn run(want: Want, start: u32, count: u32, total: u32) -> Result<Answ
 ///
 /// # Errors
 /// `Unknown` for values that no particle has; `Timeout` when the budget is exhausted.
-pub(crate) fn element(bytes: &[u8], budget: &Budget<'_>) -> Result<Answer, ResultCode> {
+pub(crate) fn element(bytes: &[u8], budget: &Budget<'_>) -> Result<ResultValue, ResultCode> {
     budget.draw_for_copy(bytes.len())?;
     let owned = |bytes_type, bytes: &[u8]| Some(Particle::Bytes(bytes_type, Cow::Owned(bytes.to_vec())));
     Ok(match Reader::new(bytes).head().ok_or(ResultCode::Unknown)? {

@@ -148,7 +148,7 @@ impl<'v> Machine<'v> {
                     self.push_or_throw(result, handler);
                 }
                 Instruction::Connect(connective, exit) => self.connect(connective, exit),
-                Instruction::Settle(handler) => {
+                Instruction::ThrowIfUnknown(handler) => {
                     if matches!(self.stack.last(), Some(Value::Unknown)) {
                         self.throw(handler);
                     }

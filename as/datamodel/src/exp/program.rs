@@ -87,7 +87,7 @@ pub(super) enum Instruction {
     /// result, go to the address.
     Connect(Connective, Address),
     /// Throw what is on top if it is unknown.
-    Settle(HandlerId),
+    ThrowIfUnknown(HandlerId),
     /// Take a truth value and go to the address if it is false.
     JumpUnless(Address, HandlerId),
     Jump(Address),

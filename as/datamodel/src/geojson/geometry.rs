@@ -9,14 +9,14 @@ const PARSED_BYTE_STEPS: usize = 5;
 
 /// A point, as the smallest cell that contains it, or a region.
 #[derive(Clone, Debug)]
-pub(super) enum Shape {
+pub(super) enum PointOrRegion {
     Point(CellId),
     Region(Region),
 }
 
 /// Reads a Point, Polygon, MultiPolygon, AeroCircle, or a Feature with one of them. Distances are measured on a
 /// sphere of that radius. `None` also if the budget is exhausted.
-pub(super) fn parse(json: &[u8], earth_radius_m: f64, budget: &Budget<'_>) -> Option<Shape> {
+pub(super) fn parse(json: &[u8], earth_radius_m: f64, budget: &Budget<'_>) -> Option<PointOrRegion> {
     budget.draw_for(json.len() * PARSED_BYTE_STEPS).ok()?;
     let root = Value::parse(json).filter(|root| root.is_object())?;
     let geometry = match root.member("type")? {
@@ -26,19 +26,19 @@ pub(super) fn parse(json: &[u8], earth_radius_m: f64, budget: &Budget<'_>) -> Op
     let kind = geometry.member("type")?;
     let coordinates = || geometry.member("coordinates");
     Some(match () {
-        () if kind.is_text("Point") => Shape::Point(CellId::from_point(point(coordinates()?)?)),
+        () if kind.is_text("Point") => PointOrRegion::Point(CellId::from_point(point(coordinates()?)?)),
         () if kind.is_text("Polygon") => {
-            Shape::Region(Region::Polygon(Box::new(polygon(coordinates()?, budget)?)))
+            PointOrRegion::Region(Region::Polygon(Box::new(polygon(coordinates()?, budget)?)))
         }
         () if kind.is_text("MultiPolygon") => {
             let polygons =
                 coordinates()?.elements()?.map(|value| polygon(value, budget)).collect::<Option<_>>()?;
-            Shape::Region(Region::Union(polygons))
+            PointOrRegion::Region(Region::Union(polygons))
         }
         () if kind.is_text("AeroCircle") => {
             let [center, radius] = coordinates()?.array()?;
             let (center, radius_m) = (point(center)?, radius.number()?);
-            Shape::Region(Region::Cap(Cap::new(center, radius_m / earth_radius_m)))
+            PointOrRegion::Region(Region::Cap(Cap::new(center, radius_m / earth_radius_m)))
         }
         () => return None,
     })

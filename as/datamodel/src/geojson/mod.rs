@@ -16,7 +16,7 @@ mod json;
 #[cfg(test)]
 mod tests;
 
-use geometry::Shape;
+use geometry::PointOrRegion;
 use proto::ResultCode;
 
 use crate::budget::Budget;
@@ -125,7 +125,7 @@ pub fn compare(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<bool> {
 
 /// A point or region ready to be asked. If the budget of a question is exhausted, the answer means nothing.
 #[derive(Clone, Debug)]
-pub struct Geometry(Shape);
+pub struct Geometry(PointOrRegion);
 
 impl Geometry {
     /// What a text says; the circles in it are on a sphere of that radius.
@@ -143,14 +143,14 @@ impl Geometry {
     /// As [`Geometry::parse`].
     pub fn of_stored(stored: &[u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
         match (is_region(stored), cells(stored).next()) {
-            (false, Some(cell)) => Ok(Geometry(Shape::Point(CellId(cell)))),
+            (false, Some(cell)) => Ok(Geometry(PointOrRegion::Point(CellId(cell)))),
             _ => Geometry::parse(json(stored), EARTH_RADIUS_M, budget),
         }
     }
 
     #[must_use]
     pub const fn is_region(&self) -> bool {
-        matches!(self.0, Shape::Region(_))
+        matches!(self.0, PointOrRegion::Region(_))
     }
 
     /// The cells that contain it, in the order of their numbers: of a point the smallest one, of a region a covering.
@@ -158,8 +158,8 @@ impl Geometry {
     #[must_use]
     pub fn cells(&self, covering: &Covering, budget: &Budget<'_>) -> Option<Vec<u64>> {
         match &self.0 {
-            Shape::Point(cell) => Some(vec![cell.0]),
-            Shape::Region(region) => {
+            PointOrRegion::Point(cell) => Some(vec![cell.0]),
+            PointOrRegion::Region(region) => {
                 covering.of(region, budget).map(|cells| cells.into_iter().map(|cell| cell.0).collect())
             }
         }
@@ -170,10 +170,10 @@ impl Geometry {
     #[must_use]
     pub fn query_ranges(&self, covering: &Covering, budget: &Budget<'_>) -> Option<Vec<(u64, u64)>> {
         let mut ranges: Vec<(u64, u64)> = match &self.0 {
-            Shape::Point(cell) => {
+            PointOrRegion::Point(cell) => {
                 (1..=30).map(|level| cell.parent(level).0).map(|cell| (cell, cell)).collect()
             }
-            Shape::Region(region) => {
+            PointOrRegion::Region(region) => {
                 let range = |cell: CellId| (cell.range_min().0, cell.range_max().0);
                 covering.of(region, budget)?.into_iter().map(range).collect()
             }
@@ -186,9 +186,8 @@ impl Geometry {
     #[must_use]
     pub fn matches(&self, other: &Self, budget: &Budget<'_>) -> bool {
         match (&self.0, &other.0) {
-            (Shape::Point(cell), Shape::Region(region)) | (Shape::Region(region), Shape::Point(cell)) => {
-                contains(region, *cell, budget)
-            }
+            (PointOrRegion::Point(cell), PointOrRegion::Region(region))
+            | (PointOrRegion::Region(region), PointOrRegion::Point(cell)) => contains(region, *cell, budget),
             _ => false,
         }
     }
@@ -198,12 +197,14 @@ impl Geometry {
     #[must_use]
     pub fn matches_stored(&self, stored: &[u8], strict: bool, budget: &Budget<'_>) -> bool {
         match (&self.0, is_region(stored), cells(stored).next()) {
-            (Shape::Point(_), true, _) => {
+            (PointOrRegion::Point(_), true, _) => {
                 !strict
                     || Geometry::parse(json(stored), EARTH_RADIUS_M, budget)
                         .is_ok_and(|other| self.matches(&other, budget))
             }
-            (Shape::Region(region), false, Some(cell)) => !strict || contains(region, CellId(cell), budget),
+            (PointOrRegion::Region(region), false, Some(cell)) => {
+                !strict || contains(region, CellId(cell), budget)
+            }
             _ => false,
         }
     }

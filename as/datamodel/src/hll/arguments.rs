@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::flags;
 use super::hash::{murmur3, shortest};
-use super::sketch::{Shape, Sketch};
+use super::sketch::{Sketch, SketchShape};
 
 /// Operations that modify. The order is that of their codes, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -166,11 +166,11 @@ impl<'a, T: Copy> Unread<'a, T> {
 impl<'a> Arguments<'a> {
     fn read(&mut self, argument: Argument, reader: &mut Reader<'a>, flags_allowed: u64) -> Option<()> {
         match argument {
-            A::IndexBits => self.index_bits = bits(reader, Shape::is_index_bits)?,
+            A::IndexBits => self.index_bits = bits(reader, SketchShape::is_index_bits)?,
             A::MinhashBits => {
-                self.minhash_bits = bits(reader, Shape::is_minhash_bits)?;
+                self.minhash_bits = bits(reader, SketchShape::is_minhash_bits)?;
                 if let (Some(index_bits), Some(minhash_bits)) = (self.index_bits, self.minhash_bits) {
-                    return Shape { index_bits, minhash_bits }.fits_hash().then_some(());
+                    return SketchShape { index_bits, minhash_bits }.fits_hash().then_some(());
                 }
             }
             A::Elements => self.elements = elements(reader)?,

@@ -6,7 +6,7 @@
 //! Sources: O. Ertl, "New cardinality estimation algorithms for HyperLogLog sketches" (2017), algorithm 6; Y. W. Yu
 //! and G. M. Weber, "HyperMinHash: MinHash in LogLog space" (2017).
 
-use super::sketch::{RANK_BITS, Registers, Shape, Sketch};
+use super::sketch::{RANK_BITS, Registers, Sketch, SketchShape};
 
 /// Ranks that a register can hold.
 const RANK_COUNT: usize = 1 << RANK_BITS;
@@ -28,7 +28,7 @@ pub(super) fn count(sketch: &Sketch<'_>) -> u64 {
 
 /// The number of elements in any of `sketches`.
 pub(super) fn union_count(sketches: &[Sketch<'_>]) -> u64 {
-    let shape = Shape::common(sketches);
+    let shape = SketchShape::common(sketches);
     let mut histogram = [0; RANK_COUNT];
     Registers::union(shape, sketches).for_each_rank(|rank| note(&mut histogram, rank));
     count_of(shape.index_bits, &histogram)
@@ -36,7 +36,7 @@ pub(super) fn union_count(sketches: &[Sketch<'_>]) -> u64 {
 
 /// The number of elements in all of `sketches`: two, three, or any number if they share their minhash bits.
 pub(super) fn intersect_count(sketches: &[Sketch<'_>]) -> u64 {
-    if Shape::common(sketches).minhash_bits == 0 {
+    if SketchShape::common(sketches).minhash_bits == 0 {
         return intersect_count_by_inclusion(sketches);
     }
     let similarity = similarity(sketches);
@@ -45,7 +45,7 @@ pub(super) fn intersect_count(sketches: &[Sketch<'_>]) -> u64 {
 
 /// The part of the elements in any of `sketches` that is in all of them; not a number if there are none.
 pub(super) fn similarity(sketches: &[Sketch<'_>]) -> f64 {
-    let shape = Shape::common(sketches);
+    let shape = SketchShape::common(sketches);
     if shape.minhash_bits == 0 {
         let (common, all) = (intersect_count_by_inclusion(sketches), union_count(sketches));
         return if common == 0 && all == 0 { ZERO_BY_ZERO } else { common as f64 / all as f64 };
@@ -82,7 +82,7 @@ fn intersect_count_by_inclusion(sketches: &[Sketch<'_>]) -> u64 {
 }
 
 /// How many registers of two sketches of so many elements agree by chance.
-fn chance_collisions(shape: Shape, left: u64, right: u64) -> f64 {
+fn chance_collisions(shape: SketchShape, left: u64, right: u64) -> f64 {
     let registers = shape.register_count() as f64;
     let mut sum = 0.0;
     for rank in 1..=RANK_COUNT as i32 {

@@ -15,7 +15,7 @@ mod tests;
 use arguments::{Arguments, ModifyOperator, ReadOperator, Sketches};
 use cf::msgpack::{put_list_header, put_unsigned};
 use proto::ResultCode;
-use sketch::{Filling, Registers, Shape, Sketch};
+use sketch::{Filling, Registers, Sketch, SketchShape};
 
 use crate::budget::Budget;
 use crate::change::{Change, Modified};
@@ -146,7 +146,7 @@ impl<'a> Read<'a> {
             ReadOperator::Count => integer(estimate::count(&sketch)),
             ReadOperator::Union => {
                 let sketches = all();
-                let union = Registers::union(Shape::common(&sketches), &sketches);
+                let union = Registers::union(SketchShape::common(&sketches), &sketches);
                 Particle::owned(BytesType::Hll, union.pack())
             }
             ReadOperator::UnionCount => integer(estimate::union_count(&all())),
@@ -232,11 +232,11 @@ impl<'a> Modify<'a> {
     }
 
     /// The shape that the request gives, with what it leaves open taken from the sketch that is there.
-    fn shape(&self, old: Option<Sketch<'_>>) -> Result<Shape, ResultCode> {
+    fn shape(&self, old: Option<Sketch<'_>>) -> Result<SketchShape, ResultCode> {
         let Arguments { index_bits, minhash_bits, .. } = self.arguments;
         let old = old.map(|sketch| sketch.shape);
         let index_bits = index_bits.or(old.map(|old| old.index_bits));
-        let shape = Shape {
+        let shape = SketchShape {
             index_bits: index_bits.ok_or(ResultCode::OpNotApplicable)?,
             minhash_bits: minhash_bits.or(old.map(|old| old.minhash_bits)).unwrap_or(0),
         };
@@ -258,7 +258,7 @@ impl<'a> Modify<'a> {
 
     fn union(&self, old: Option<Sketch<'_>>) -> Result<Modified, ResultCode> {
         let sketches: Sketches<'_> = self.arguments.sketches.iter().copied().chain(old).collect();
-        let shape = Shape::common(&sketches);
+        let shape = SketchShape::common(&sketches);
         let may_fold = self.arguments.flags & flags::ALLOW_FOLD != 0;
         if !may_fold && old.is_some_and(|old| old.shape != shape) {
             return Err(ResultCode::OpNotApplicable);
@@ -272,7 +272,7 @@ impl<'a> Modify<'a> {
                 if index_bits == old.shape.index_bits {
                     return Ok(Modified::NOTHING);
                 }
-                let shape = Shape { index_bits, minhash_bits: 0 };
+                let shape = SketchShape { index_bits, minhash_bits: 0 };
                 Ok(set(Registers::union(shape, &[old]).pack()))
             }
             _ => Err(ResultCode::OpNotApplicable),

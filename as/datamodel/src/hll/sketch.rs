@@ -20,14 +20,14 @@ const CACHE_START: usize = 3;
 
 /// How large a sketch is, and what its registers hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Shape {
-    /// [`Shape::is_index_bits`]
+pub(super) struct SketchShape {
+    /// [`SketchShape::is_index_bits`]
     pub(super) index_bits: u8,
-    /// [`Shape::is_minhash_bits`]
+    /// [`SketchShape::is_minhash_bits`]
     pub(super) minhash_bits: u8,
 }
 
-impl Shape {
+impl SketchShape {
     pub(super) const fn is_index_bits(bits: u64) -> bool {
         matches!(bits, 4..=16)
     }
@@ -58,8 +58,8 @@ impl Shape {
     /// What all of `sketches` can be brought to. Minhash bits are lost unless they are the same everywhere.
     pub(super) fn common(sketches: &[Sketch<'_>]) -> Self {
         let mut shapes = sketches.iter().map(|sketch| sketch.shape);
-        let first = shapes.next().unwrap_or(Shape { index_bits: 4, minhash_bits: 0 });
-        shapes.fold(first, |common, shape| Shape {
+        let first = shapes.next().unwrap_or(SketchShape { index_bits: 4, minhash_bits: 0 });
+        shapes.fold(first, |common, shape| SketchShape {
             index_bits: common.index_bits.min(shape.index_bits),
             minhash_bits: if common.minhash_bits == shape.minhash_bits { shape.minhash_bits } else { 0 },
         })
@@ -76,7 +76,7 @@ impl Shape {
 /// A sketch in the bytes of a bin or of a request. Its bytes are as long as its shape says.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Sketch<'a> {
-    pub(super) shape: Shape,
+    pub(super) shape: SketchShape,
     bytes: &'a [u8],
 }
 
@@ -84,8 +84,9 @@ impl<'a> Sketch<'a> {
     /// The sketch that is `bytes`, if they are one. Whether one hash suffices for its shape is not looked at.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let [0, index_bits, minhash_bits, ..] = *bytes else { return None };
-        let shape = Shape { index_bits, minhash_bits };
-        let is_valid = Shape::is_index_bits(index_bits.into()) && Shape::is_minhash_bits(minhash_bits.into());
+        let shape = SketchShape { index_bits, minhash_bits };
+        let is_valid = SketchShape::is_index_bits(index_bits.into())
+            && SketchShape::is_minhash_bits(minhash_bits.into());
         (is_valid && bytes.len() == shape.size()).then_some(Sketch { shape, bytes })
     }
 
@@ -147,7 +148,7 @@ const fn low_bits(count: u32) -> u64 {
 
 /// A sketch that gets elements. It is copied when the first is new.
 pub(super) struct Filling<'a> {
-    shape: Shape,
+    shape: SketchShape,
     bytes: Cow<'a, [u8]>,
     /// Number of elements that changed something.
     pub(super) added: u64,
@@ -160,7 +161,7 @@ impl<'a> Filling<'a> {
     }
 
     /// Starts from nothing.
-    pub(super) fn empty(shape: Shape) -> Self {
+    pub(super) fn empty(shape: SketchShape) -> Self {
         Filling { shape, bytes: Cow::Owned(empty(shape)), added: 0 }
     }
 
@@ -194,7 +195,7 @@ impl<'a> Filling<'a> {
 }
 
 /// A sketch without elements.
-pub(super) fn empty(shape: Shape) -> Vec<u8> {
+pub(super) fn empty(shape: SketchShape) -> Vec<u8> {
     let mut bytes = vec![0; shape.size()];
     if let Some([_, index_bits, minhash_bits, ..]) = bytes.first_chunk_mut::<HEADER_SIZE>() {
         (*index_bits, *minhash_bits) = (shape.index_bits, shape.minhash_bits);
@@ -211,13 +212,13 @@ pub(super) fn set_cached_count(sketch: &mut [u8], count: u64) {
 
 /// Registers of several sketches brought together, unpacked.
 pub(super) struct Registers {
-    pub(super) shape: Shape,
+    pub(super) shape: SketchShape,
     values: Vec<u64>,
 }
 
 impl Registers {
     /// The largest of the traces in each register of `sketches`, brought to `shape`, which is no larger than theirs.
-    pub(super) fn union(shape: Shape, sketches: &[Sketch<'_>]) -> Self {
+    pub(super) fn union(shape: SketchShape, sketches: &[Sketch<'_>]) -> Self {
         let mut values = vec![0; shape.register_count()];
         for sketch in sketches {
             // Minhash bits are either all kept or all dropped.

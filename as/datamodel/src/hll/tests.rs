@@ -224,7 +224,7 @@ fn flags_and_shapes_decide_what_may_be_done() {
     );
     assert_eq!(
         sketch_after(Some(&large), &Request::new(0)),
-        sketch::empty(Shape { index_bits: 6, minhash_bits: 8 })
+        sketch::empty(SketchShape { index_bits: 6, minhash_bits: 8 })
     );
 
     assert_eq!(code(None, Request::new(3)), Some(BinNotFound));
@@ -263,7 +263,7 @@ fn only_sketches_are_written() {
         damaged[at] = value;
         assert_eq!(check_wire(&damaged), Err(ResultCode::Parameter));
     }
-    let too_wide = sketch::empty(Shape { index_bits: 16, minhash_bits: 51 });
+    let too_wide = sketch::empty(SketchShape { index_bits: 16, minhash_bits: 51 });
     assert_eq!(check_wire(&too_wide), Err(ResultCode::Parameter));
     let made = sketch_after(None, &Request::new(2).sketches(&[&too_wide]));
     assert_eq!(answer(&made, &Request::new(50)), Err(ResultCode::Unknown), "as the reference does");
@@ -271,33 +271,36 @@ fn only_sketches_are_written() {
 
 #[test]
 fn sketches_that_lie_give_numbers_all_the_same() {
-    let mut full = sketch::empty(Shape { index_bits: 4, minhash_bits: 0 });
+    let mut full = sketch::empty(SketchShape { index_bits: 4, minhash_bits: 0 });
     full[11..].fill(0xff);
     assert_eq!(answer(&full, &Request::new(50)), Ok(Particle::Integer(i64::MIN)));
-    let mut lying = sketch::empty(Shape { index_bits: 4, minhash_bits: 0 });
+    let mut lying = sketch::empty(SketchShape { index_bits: 4, minhash_bits: 0 });
     lying[3..11].fill(0xff);
     assert_eq!(answer(&lying, &Request::new(50)), Ok(Particle::Integer(-1)));
     let three = Request::new(53).sketches(&[&lying, &lying]);
     assert_eq!(answer(&lying, &three), Ok(Particle::Integer(0)));
-    let empty = sketch::empty(Shape { index_bits: 4, minhash_bits: 0 });
+    let empty = sketch::empty(SketchShape { index_bits: 4, minhash_bits: 0 });
     let similarity = |sketch: &[u8]| match answer(sketch, &Request::new(54).sketches(&[sketch])) {
         Ok(Particle::Float(value)) => value.to_bits(),
         other => panic!("{other:?}"),
     };
     assert_eq!(similarity(&empty), 0xfff8_0000_0000_0000);
-    assert_eq!(similarity(&sketch::empty(Shape { index_bits: 4, minhash_bits: 4 })), 0x7ff8_0000_0000_0000);
+    assert_eq!(
+        similarity(&sketch::empty(SketchShape { index_bits: 4, minhash_bits: 4 })),
+        0x7ff8_0000_0000_0000
+    );
 }
 
 /// Registers by number, without those that hold nothing.
 #[derive(Clone, Debug, PartialEq)]
 struct Model {
-    shape: Shape,
+    shape: SketchShape,
     registers: BTreeMap<usize, u64>,
 }
 
 impl Model {
     fn new(index_bits: u8, minhash_bits: u8, elements: &[i64]) -> Self {
-        let shape = Shape { index_bits, minhash_bits };
+        let shape = SketchShape { index_bits, minhash_bits };
         let mut model = Model { shape, registers: BTreeMap::new() };
         elements.iter().for_each(|&element| model.add(element));
         model
@@ -329,7 +332,7 @@ impl Model {
         self.registers.get(&index).is_some_and(|&register| register >= trace)
     }
 
-    fn brought_to(&self, shape: Shape) -> Self {
+    fn brought_to(&self, shape: SketchShape) -> Self {
         let mut model = Model { shape, registers: BTreeMap::new() };
         let keep =
             |value: u64| if shape.minhash_bits == 0 { value >> self.shape.minhash_bits } else { value };
@@ -343,7 +346,7 @@ impl Model {
         let index_bits = models.iter().map(|model| model.shape.index_bits).min().unwrap();
         let minhash_bits = models[0].shape.minhash_bits;
         let same = models.iter().all(|model| model.shape.minhash_bits == minhash_bits);
-        let shape = Shape { index_bits, minhash_bits: if same { minhash_bits } else { 0 } };
+        let shape = SketchShape { index_bits, minhash_bits: if same { minhash_bits } else { 0 } };
         let mut union = Model { shape, registers: BTreeMap::new() };
         for model in models {
             model.brought_to(shape).registers.iter().for_each(|(&index, &value)| union.put(index, value));
@@ -411,7 +414,7 @@ proptest! {
         if model.shape.minhash_bits != 0 || fold > model.shape.index_bits {
             prop_assert_eq!(folded, Err(ResultCode::OpNotApplicable));
         } else {
-            prop_assert_eq!(folded, Ok(Some(model.brought_to(Shape { index_bits: fold, minhash_bits: 0 }).bytes())));
+            prop_assert_eq!(folded, Ok(Some(model.brought_to(SketchShape { index_bits: fold, minhash_bits: 0 }).bytes())));
         }
     }
 

@@ -166,7 +166,7 @@ impl Coverer<'_> {
         }
     }
 
-    /// Adds descendants of `cell`, `steps` levels above it, to `children`, and gives how many of them are final.
+    /// Adds descendants of `cell`, `steps` levels above it, to `children`, and returns how many of them are final.
     fn expand(&self, children: &mut Vec<Candidate>, cell: &Cell, steps: u32) -> usize {
         let mut final_count = 0;
         for child in cell.children() {

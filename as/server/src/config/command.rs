@@ -2,7 +2,7 @@
 
 use super::model::Config;
 use super::render;
-use super::set::{Change, Place, SetError, set};
+use super::set::{ParameterChange, ParameterScope, SetConfigError, set};
 
 /// Parameters that say where to look rather than what to set.
 const PLACES: [&str; 4] = ["context", "namespace", "id", "set"];
@@ -46,10 +46,10 @@ pub fn get_config(config: &Config, params: &str) -> String {
                 let name = required(namespace_param(params), "namespace", 20)?;
                 let namespace = config
                     .namespace(name)
-                    .ok_or_else(|| error_text(&SetError::UnknownNamespace(name.to_owned())))?;
+                    .ok_or_else(|| error_text(&SetConfigError::UnknownNamespace(name.to_owned())))?;
                 Ok(render::namespace(namespace))
             }
-            _ => Err(error_text(&SetError::InvalidContext)),
+            _ => Err(error_text(&SetConfigError::InvalidContext)),
         }
     };
     answer().unwrap_or_else(|error| error)
@@ -61,15 +61,15 @@ pub struct SetOutcome {
     /// The answer: `ok` or an error.
     pub answer: String,
     /// What was changed.
-    pub changes: Vec<Change>,
+    pub changes: Vec<ParameterChange>,
     /// Why something was refused, for the log.
-    pub refusal: Option<SetError>,
+    pub refusal: Option<SetConfigError>,
 }
 
 /// Carries out `set-config:params`. Several parameters may be given; the first that is refused ends it.
 /// As in the C server, words that are no parameters do not matter as long as one is. `act` is told of each change before
 /// another client can make one.
-pub fn set_config(config: &Config, params: &str, act: &dyn Fn(&Change)) -> SetOutcome {
+pub fn set_config(config: &Config, params: &str, act: &dyn Fn(&ParameterChange)) -> SetOutcome {
     let mut outcome = SetOutcome { answer: "ok".to_owned(), changes: Vec::new(), refusal: None };
     let place = || -> Result<(&str, Option<&str>), String> {
         let context = required(param(params, "context"), "context", 4)?;
@@ -85,7 +85,8 @@ pub fn set_config(config: &Config, params: &str, act: &dyn Fn(&Change)) -> SetOu
             return outcome;
         }
     };
-    let place = Place { context, namespace, set: param(params, "set").filter(|_| context == "namespace") };
+    let place =
+        ParameterScope { context, namespace, set: param(params, "set").filter(|_| context == "namespace") };
     let mut settings: Vec<_> = pairs(params).filter(|(name, _)| !PLACES.contains(name)).collect();
     if settings.is_empty() {
         // Nothing is set, but context and namespace are still judged.
@@ -94,7 +95,7 @@ pub fn set_config(config: &Config, params: &str, act: &dyn Fn(&Change)) -> SetOu
     for (name, value) in settings {
         match set(config, place, name, value, act) {
             Ok(change) => outcome.changes.push(change),
-            Err(error @ SetError::UnknownParameter(_)) => {
+            Err(error @ SetConfigError::UnknownParameter(_)) => {
                 outcome.refusal.get_or_insert(error);
             }
             Err(error) => {
@@ -110,6 +111,6 @@ pub fn set_config(config: &Config, params: &str, act: &dyn Fn(&Change)) -> SetOu
     outcome
 }
 
-fn error_text(error: &SetError) -> String {
+fn error_text(error: &SetConfigError) -> String {
     format!("ERROR:{}:{}", error.code(), error.text())
 }

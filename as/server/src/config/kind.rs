@@ -18,7 +18,7 @@ pub const PORT_MIN: u16 = 1024;
 
 /// A further condition on a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum NumberRule {
     /// None.
     Any,
     /// 0, where the bounds allow it, or a power of two.
@@ -42,7 +42,7 @@ pub enum Kind {
         /// Greatest value.
         max: u64,
         /// Further condition.
-        shape: Shape,
+        shape: NumberRule,
         /// It counts bytes.
         bytes: bool,
     },
@@ -219,9 +219,9 @@ impl Kind {
         match *self {
             Self::Number { min, max, shape, .. } => {
                 parse_size(word).filter(|value| (min..=max).contains(value)).filter(|value| match shape {
-                    Shape::Any => true,
-                    Shape::PowerOf2 => *value == 0 || value.is_power_of_two(),
-                    Shape::MultipleOf(factor) => value.checked_rem(factor) == Some(0),
+                    NumberRule::Any => true,
+                    NumberRule::PowerOf2 => *value == 0 || value.is_power_of_two(),
+                    NumberRule::MultipleOf(factor) => value.checked_rem(factor) == Some(0),
                 })
             }
             Self::Seconds { never: true, .. } if word == "-1" => Some(u64::from(TTL_NEVER)),
@@ -337,7 +337,7 @@ pub fn list_words(words: &[&str]) -> String {
     }
 }
 
-fn number_allowed(min: u64, max: u64, shape: Shape, bytes: bool) -> String {
+fn number_allowed(min: u64, max: u64, shape: NumberRule, bytes: bool) -> String {
     let spell = |value: u64| if bytes { size_text(value) } else { value.to_string() };
     let what = if bytes { "a size" } else { "a number" };
     let range = match (min, max) {
@@ -347,9 +347,9 @@ fn number_allowed(min: u64, max: u64, shape: Shape, bytes: bool) -> String {
         (min, max) => format!("{what} from {} to {}", spell(min), spell(max)),
     };
     match shape {
-        Shape::Any => range,
-        Shape::PowerOf2 => format!("{range}, a power of 2"),
-        Shape::MultipleOf(factor) => format!("{range}, a multiple of {factor}"),
+        NumberRule::Any => range,
+        NumberRule::PowerOf2 => format!("{range}, a power of 2"),
+        NumberRule::MultipleOf(factor) => format!("{range}, a multiple of {factor}"),
     }
 }
 

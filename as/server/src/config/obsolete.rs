@@ -7,7 +7,7 @@ use super::context::ContextKind;
 
 /// What happens to an obsolete name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Handling {
     /// Its values are taken as those of this parameter of the same context.
     Renamed(&'static str),
     /// Its values are taken as those of this parameter of every namespace that does not set it.
@@ -26,17 +26,17 @@ pub struct Obsolete {
     /// The name.
     pub name: &'static str,
     /// What happens to it.
-    pub fate: Fate,
+    pub fate: Handling,
 }
 
-const fn row(context: ContextKind, name: &'static str, fate: Fate) -> Obsolete {
+const fn row(context: ContextKind, name: &'static str, fate: Handling) -> Obsolete {
     Obsolete { context, name, fate }
 }
 
 /// Every obsolete name.
 pub static OBSOLETE: &[Obsolete] = {
     use ContextKind as K;
-    use Fate::{Refused, Renamed, ToNamespaces, ToStorage};
+    use Handling::{Refused, Renamed, ToNamespaces, ToStorage};
     &[
         row(
             K::Service,

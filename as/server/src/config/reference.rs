@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::context::{Argument, CONTEXTS, ContextSpec, default_text};
 use super::kind::list_words;
-use super::obsolete::{Fate, OBSOLETE};
+use super::obsolete::{Handling, OBSOLETE};
 use super::spec::{Effect, Spec, variant};
 
 /// The whole reference.
@@ -21,10 +21,10 @@ pub fn markdown() -> String {
     out.push_str("\n## Names of former versions\n\n| context | name | now |\n|---|---|---|\n");
     for row in OBSOLETE {
         let now = match row.fate {
-            Fate::Renamed(name) => format!("accepted as `{name}`"),
-            Fate::ToNamespaces(name) => format!("accepted as `{name}` of every namespace"),
-            Fate::ToStorage(name) => format!("accepted as `{name}` of the storage-engine"),
-            Fate::Refused(advice) => format!("refused: {advice}"),
+            Handling::Renamed(name) => format!("accepted as `{name}`"),
+            Handling::ToNamespaces(name) => format!("accepted as `{name}` of every namespace"),
+            Handling::ToStorage(name) => format!("accepted as `{name}` of the storage-engine"),
+            Handling::Refused(advice) => format!("refused: {advice}"),
         };
         line(&mut out, &format!("| {} | `{}` | {now} |", row.context.path(), row.name));
     }

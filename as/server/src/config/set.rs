@@ -22,7 +22,7 @@ pub const OWN_DESCRIPTORS: u64 = 512;
 
 /// A change that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct ParameterChange {
     /// The context with those around it, such as `network.heartbeat`.
     pub context: &'static str,
     /// The namespace, if it is about one.
@@ -39,7 +39,7 @@ pub struct Change {
     pub effect: Effect,
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for ParameterChange {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.namespace, &self.set) {
             (Some(namespace), Some(set)) => write!(out, "{{{namespace}|{set}}} ")?,
@@ -58,7 +58,7 @@ impl fmt::Display for Change {
 /// Why nothing was changed. [`Self::code`] and [`Self::text`] are what the info protocol answers; displayed
 /// is what the log says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SetError {
+pub enum SetConfigError {
     /// There is no such context, or it has nothing to set.
     #[error("set-config knows the contexts service, network and namespace")]
     InvalidContext,
@@ -79,7 +79,7 @@ pub enum SetError {
     Refused(String),
 }
 
-impl SetError {
+impl SetConfigError {
     /// Result code of the info protocol.
     #[must_use]
     pub fn code(&self) -> u8 {
@@ -113,11 +113,11 @@ impl SetError {
 /// What is wrong; nothing is changed then.
 pub fn set(
     config: &Config,
-    place: Place<'_>,
+    place: ParameterScope<'_>,
     name: &str,
     value: &str,
-    act: &dyn Fn(&Change),
-) -> Result<Change, SetError> {
+    act: &dyn Fn(&ParameterChange),
+) -> Result<ParameterChange, SetConfigError> {
     let _one_at_a_time = config.changes.lock();
     let change = set_locked(config, place, name, value)?;
     act(&change);
@@ -126,7 +126,7 @@ pub fn set(
 
 /// Where [`set`] looks for the parameter.
 #[derive(Clone, Copy)]
-pub struct Place<'a> {
+pub struct ParameterScope<'a> {
     /// `service`, `network` or `namespace`.
     pub context: &'a str,
     /// The namespace.
@@ -135,8 +135,13 @@ pub struct Place<'a> {
     pub set: Option<&'a str>,
 }
 
-fn set_locked(config: &Config, place: Place<'_>, name: &str, value: &str) -> Result<Change, SetError> {
-    let Place { context, namespace, set } = place;
+fn set_locked(
+    config: &Config,
+    place: ParameterScope<'_>,
+    name: &str,
+    value: &str,
+) -> Result<ParameterChange, SetConfigError> {
+    let ParameterScope { context, namespace, set } = place;
     match context {
         "service" => {
             let target = lookup(config, &[ContextKind::Service], None, name)?;
@@ -152,9 +157,10 @@ fn set_locked(config: &Config, place: Place<'_>, name: &str, value: &str) -> Res
             lookup(config, &kinds, None, name)?.apply(config, None, None, value)
         }
         "namespace" => {
-            let wanted = namespace.ok_or(SetError::MissingNamespace)?;
-            let namespace =
-                config.namespace(wanted).ok_or_else(|| SetError::UnknownNamespace(wanted.to_owned()))?;
+            let wanted = namespace.ok_or(SetConfigError::MissingNamespace)?;
+            let namespace = config
+                .namespace(wanted)
+                .ok_or_else(|| SetConfigError::UnknownNamespace(wanted.to_owned()))?;
             if let Some(set_name) = set {
                 return set_of_namespace(config, namespace, set_name, name, value);
             }
@@ -167,9 +173,9 @@ fn set_locked(config: &Config, place: Place<'_>, name: &str, value: &str) -> Res
             ];
             lookup(config, &kinds, Some(namespace), name)?.apply(config, Some(namespace), None, value)
         }
-        "security" => Err(SetError::NotHere("security")),
-        "xdr" => Err(SetError::NotHere("xdr")),
-        _ => Err(SetError::InvalidContext),
+        "security" => Err(SetConfigError::NotHere("security")),
+        "xdr" => Err(SetConfigError::NotHere("xdr")),
+        _ => Err(SetConfigError::InvalidContext),
     }
 }
 
@@ -180,15 +186,16 @@ fn set_of_namespace(
     set_name: &str,
     name: &str,
     value: &str,
-) -> Result<Change, SetError> {
+) -> Result<ParameterChange, SetConfigError> {
     let scratch = SetParams::default();
-    let known = ContextKind::Set.spec().ok_or(SetError::InvalidContext)?;
-    let target = Target::find(known, &scratch, variant::ALL, name)
-        .ok_or_else(|| SetError::UnknownParameter(name.to_owned()))?;
+    let known = ContextKind::Set.spec().ok_or(SetConfigError::InvalidContext)?;
+    let target = Parameter::find(known, &scratch, variant::ALL, name)
+        .ok_or_else(|| SetConfigError::UnknownParameter(name.to_owned()))?;
     target.read(config, Some(namespace), value)?;
     let params: Arc<SetParams> =
-        namespace.sets.get_or_create(set_name).map_err(|error| SetError::Refused(error.to_string()))?;
-    let target = Target::find(known, &*params, variant::ALL, name).ok_or(SetError::InvalidContext)?;
+        namespace.sets.get_or_create(set_name).map_err(|error| SetConfigError::Refused(error.to_string()))?;
+    let target =
+        Parameter::find(known, &*params, variant::ALL, name).ok_or(SetConfigError::InvalidContext)?;
     target.apply(config, Some(namespace), Some(set_name), value)
 }
 
@@ -198,15 +205,15 @@ fn lookup<'a>(
     kinds: &[ContextKind],
     namespace: Option<&'a NamespaceConfig>,
     name: &str,
-) -> Result<Target<'a>, SetError> {
+) -> Result<Parameter<'a>, SetConfigError> {
     for context in CONTEXTS.iter().filter(|context| kinds.contains(&context.kind)) {
         let Some(name) = name.strip_prefix(context.set_prefix) else { continue };
         let Some((table, bits)) = table(config, namespace, context.kind) else { continue };
-        if let Some(target) = Target::find(context, table, bits, name) {
+        if let Some(target) = Parameter::find(context, table, bits, name) {
             return Ok(target);
         }
     }
-    Err(SetError::UnknownParameter(name.to_owned()))
+    Err(SetConfigError::UnknownParameter(name.to_owned()))
 }
 
 /// The table of a context and the bits of its variant.
@@ -233,7 +240,7 @@ fn table<'a>(
 }
 
 /// A parameter about to be changed.
-struct Target<'a> {
+struct Parameter<'a> {
     context: &'static ContextSpec,
     spec: &'static Spec,
     field: Field<'a>,
@@ -241,21 +248,21 @@ struct Target<'a> {
     applies: bool,
 }
 
-impl<'a> Target<'a> {
+impl<'a> Parameter<'a> {
     fn find(context: &'static ContextSpec, table: &'a dyn ParamTable, bits: u8, name: &str) -> Option<Self> {
         let (spec, field) = find(table, name)?;
         Some(Self { context, spec, field, applies: spec.shown_by & bits != 0 })
     }
 
-    /// Checks everything and gives the value that would be set.
+    /// Checks everything and returns the value that would be set.
     fn read(
         &self,
         config: &Config,
         namespace: Option<&NamespaceConfig>,
         value: &str,
-    ) -> Result<u64, SetError> {
+    ) -> Result<u64, SetConfigError> {
         let (spec, place) = (self.spec, format!("'{}' in {}", self.spec.name, self.context.path));
-        let refuse = |reason: String| Err(SetError::Refused(reason));
+        let refuse = |reason: String| Err(SetConfigError::Refused(reason));
         if !spec.dynamic {
             return refuse(format!("{place} cannot be changed while the server runs"));
         }
@@ -270,8 +277,10 @@ impl<'a> Target<'a> {
         }
         let words = [value];
         let words = if value.is_empty() { &[][..] } else { &words };
-        let Some(scratch) = default_table(self.context.kind) else { return Err(SetError::InvalidContext) };
-        let Some((_, cell)) = find(&*scratch, spec.name) else { return Err(SetError::InvalidContext) };
+        let Some(scratch) = default_table(self.context.kind) else {
+            return Err(SetConfigError::InvalidContext);
+        };
+        let Some((_, cell)) = find(&*scratch, spec.name) else { return Err(SetConfigError::InvalidContext) };
         if let Err(error) = spec.kind.assign(cell, words) {
             return refuse(value_message(self.context.kind, spec, &place, &error));
         }
@@ -294,12 +303,12 @@ impl<'a> Target<'a> {
         namespace: Option<&NamespaceConfig>,
         set: Option<&str>,
         value: &str,
-    ) -> Result<Change, SetError> {
+    ) -> Result<ParameterChange, SetConfigError> {
         self.read(config, namespace, value)?;
         let from = self.spec.kind.text(self.field);
         // It has just been read without error, into a cell of the same kind.
         let _ = self.spec.kind.assign(self.field, &[value]);
-        Ok(Change {
+        Ok(ParameterChange {
             context: self.context.path,
             namespace: namespace.map(|namespace| namespace.name.clone()),
             set: set.map(str::to_owned),

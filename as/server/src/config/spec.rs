@@ -4,7 +4,7 @@
 //! parameter. Parsing, validation, get-config, set-config and the printed reference all walk the specs;
 //! nothing else lists parameters. The order of the rows is the order in which get-config prints them.
 
-use super::kind::{Kind, Shape};
+use super::kind::{Kind, NumberRule};
 use super::setting::{Choices, Field};
 
 /// Whether a parameter does anything in this build.
@@ -169,7 +169,7 @@ pub const fn bare_boolean(name: &'static str) -> Spec {
 
 /// A number from `min` to `max`.
 pub const fn number(name: &'static str, min: u64, max: u64) -> Spec {
-    Spec::new(name, Kind::Number { min, max, shape: Shape::Any, bytes: false })
+    Spec::new(name, Kind::Number { min, max, shape: NumberRule::Any, bytes: false })
 }
 
 /// Any 32-bit number.
@@ -184,23 +184,23 @@ pub const fn any_u64(name: &'static str) -> Spec {
 
 /// A power of two from `min` to `max`.
 pub const fn power_of_2(name: &'static str, min: u64, max: u64) -> Spec {
-    Spec::new(name, Kind::Number { min, max, shape: Shape::PowerOf2, bytes: false })
+    Spec::new(name, Kind::Number { min, max, shape: NumberRule::PowerOf2, bytes: false })
 }
 
 /// A multiple of `factor` up to 2³² − 1.
 pub const fn multiple_of(name: &'static str, factor: u64) -> Spec {
-    let shape = Shape::MultipleOf(factor);
+    let shape = NumberRule::MultipleOf(factor);
     Spec::new(name, Kind::Number { min: 0, max: u32::MAX as u64, shape, bytes: false })
 }
 
 /// A number of bytes from `min` to `max`.
 pub const fn size(name: &'static str, min: u64, max: u64) -> Spec {
-    Spec::new(name, Kind::Number { min, max, shape: Shape::Any, bytes: true })
+    Spec::new(name, Kind::Number { min, max, shape: NumberRule::Any, bytes: true })
 }
 
 /// A number of bytes from `min` to `max` that is a power of two.
 pub const fn size_power_of_2(name: &'static str, min: u64, max: u64) -> Spec {
-    Spec::new(name, Kind::Number { min, max, shape: Shape::PowerOf2, bytes: true })
+    Spec::new(name, Kind::Number { min, max, shape: NumberRule::PowerOf2, bytes: true })
 }
 
 /// A time from `min` to `max` seconds.

@@ -74,7 +74,7 @@ impl Write for Visitor<'_> {
     }
 }
 
-/// Reads the head of a request; gives what it asks for, or what is to be answered instead.
+/// Reads the head of a request; returns what it asks for, or what is to be answered instead.
 ///
 /// # Errors
 /// When the client goes away or takes too long.

@@ -100,7 +100,7 @@ impl SprigTree<'_> {
         self.set_child(parent, branch, handle);
     }
 
-    /// Takes the element of `digest` out of the tree and gives its handle. Some leaf below it takes its place.
+    /// Takes the element of `digest` out of the tree and returns its handle. Some leaf below it takes its place.
     pub(super) fn unlink(&mut self, digest: &Digest) -> Option<Handle> {
         let (mut parent, mut parent_branch, mut at, mut step) = (Handle::NULL, 0, self.root, self.first_step);
         loop {
@@ -124,7 +124,7 @@ impl SprigTree<'_> {
         Some(at)
     }
 
-    /// Cuts some leaf off the subtree of `top` and gives its handle; null when `top` is a leaf itself.
+    /// Cuts some leaf off the subtree of `top` and returns its handle; null when `top` is a leaf itself.
     fn cut_leaf_below(&mut self, top: Handle) -> Handle {
         let (mut parent, mut parent_branch, mut at) = (Handle::NULL, 0, top);
         loop {
@@ -163,7 +163,7 @@ impl SprigTree<'_> {
     }
 
     /// Calls `visit` for elements whose digest is at most `bound`, `None` for all, subtrees of greater digests first. Ends
-    /// after `visits_max` steps, more than [`STEP_COUNT`]; gives the greatest digest that may be left then. Elements up
+    /// after `visits_max` steps, more than [`STEP_COUNT`]; returns the greatest digest that may be left then. Elements up
     /// to that digest are to be visited again: some of them were, those on the way to what is left.
     pub(super) fn visit_falling(
         &self,

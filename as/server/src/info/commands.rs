@@ -13,15 +13,15 @@ use super::{
 use crate::node::Node;
 
 /// What a handler gives: its text in `out`, or an error instead of it.
-pub(super) type Answer = Result<(), InfoError>;
+pub(super) type InfoResult = Result<(), InfoError>;
 
 /// How a command is carried out.
 #[derive(Clone, Copy)]
 pub(super) enum Form {
     /// Whatever stands behind the name is ignored.
-    Name(fn(&Node, &mut String) -> Answer),
+    Name(fn(&Node, &mut String) -> InfoResult),
     /// With what stands behind the name; it may be empty.
-    Parameters(fn(&Node, Arguments<'_>, &mut String) -> Answer),
+    Parameters(fn(&Node, Arguments<'_>, &mut String) -> InfoResult),
     /// Exists in the protocol; answers that it is for the Enterprise Edition only, and `help` leaves it out.
     EnterpriseOnly,
 }
@@ -175,7 +175,7 @@ pub(super) fn summary() -> impl Iterator<Item = &'static str> {
 }
 
 /// Runs the command that `line` names. What follows the name begins with `:`, `/` or `;`, all of which mean the same.
-pub(super) fn run(node: &Node, line: &str, out: &mut String) -> Answer {
+pub(super) fn run(node: &Node, line: &str, out: &mut String) -> InfoResult {
     let (name, rest) = line.split_at(line.find([':', '/', ';']).unwrap_or(line.len()));
     let arguments = Arguments(rest.get(1..).unwrap_or(""));
     match find(name).map(|command| command.form) {
@@ -193,7 +193,7 @@ fn find(name: &str) -> Option<&'static Command> {
     COMMANDS.iter().find(|command| command.name == name)
 }
 
-fn help(_: &Node, out: &mut String) -> Answer {
+fn help(_: &Node, out: &mut String) -> InfoResult {
     let mut names = Joined::new(out, ';');
     for command in COMMANDS.iter().filter(|command| command.in_help) {
         if !matches!(command.form, EnterpriseOnly) {

@@ -3,20 +3,20 @@
 //! What a parameter means and which values it may have is the business of [`crate::config`]; here a change is logged
 //! and acted upon where something must happen. All parts of the server read a parameter in its one place, each time.
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::{Arguments, shown};
 use crate::config::command::{get_config, set_config};
-use crate::config::set::Change;
+use crate::config::set::ParameterChange;
 use crate::metrics::{Benchmark, ServerLatency};
 use crate::namespace::Namespace;
 use crate::node::Node;
 
-pub(super) fn get(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn get(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     out.push_str(&get_config(&node.config, arguments.0));
     Ok(())
 }
 
-pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let outcome = set_config(&node.config, arguments.0, &|change| {
         cf::info!(Info, "set-config: {change}");
         act_on(node, change);
@@ -34,7 +34,7 @@ pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> An
 
 /// Does what must happen when a parameter changes. The lock of the configuration is held, so that the last of two
 /// changes is acted upon last.
-fn act_on(node: &Node, change: &Change) {
+fn act_on(node: &Node, change: &ParameterChange) {
     let namespace = change.namespace.as_deref().and_then(|name| node.namespace(name));
     match (change.context, change.name) {
         ("service", "info-threads") => {

@@ -6,19 +6,19 @@ use cf::clock::StoredMillis;
 use cf::sys::facts;
 use tikv_jemalloc_ctl::stats_print::{Options, stats_print};
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::request::{Joined, VALUE_SIZE_MAX};
 use super::{Arguments, InfoError};
 use crate::metrics::Heap;
 use crate::node::Node;
 
 /// All of them answer so.
-fn done(out: &mut String) -> Answer {
+fn done(out: &mut String) -> InfoResult {
     out.push_str("ok");
     Ok(())
 }
 
-pub(super) fn cluster(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn cluster(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     arguments.switch("verbose")?;
     let cluster = &node.cluster;
     let (node, key, size) = (cluster.node_id, cluster.key, cluster.size());
@@ -26,42 +26,42 @@ pub(super) fn cluster(node: &Node, arguments: Arguments<'_>, out: &mut String) -
     done(out)
 }
 
-pub(super) fn fabric(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn fabric(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     arguments.switch("verbose")?;
     cf::info!(Fabric, "no connection to another node");
     done(out)
 }
 
-pub(super) fn heartbeat(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn heartbeat(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     arguments.switch("verbose")?;
     cf::info!(Hb, "HB: node {:x} alone, no heartbeat sent or received", node.cluster.node_id);
     done(out)
 }
 
-pub(super) fn clock(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn clock(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     arguments.switch("verbose")?;
     cf::info!(Hlc, "clock {} ms since 2010-01-01 UTC", StoredMillis::now().0);
     done(out)
 }
 
-pub(super) fn migrations(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn migrations(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     arguments.switch("verbose")?;
     cf::info!(Migrate, "no migration, neither to this node nor from it");
     done(out)
 }
 
-pub(super) fn rw_requests(_: &Node, out: &mut String) -> Answer {
+pub(super) fn rw_requests(_: &Node, out: &mut String) -> InfoResult {
     cf::info!(Rw, "no transaction waits for another node");
     done(out)
 }
 
-pub(super) fn skew(_: &Node, out: &mut String) -> Answer {
+pub(super) fn skew(_: &Node, out: &mut String) -> InfoResult {
     cf::info!(Skew, "no clock of another node to compare with");
     done(out)
 }
 
 /// Write blocks of each device of a namespace.
-pub(super) fn write_blocks(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn write_blocks(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let namespace = arguments.namespace_or_ns(node)?;
     for (at, device) in namespace.storage.device_stats().enumerate() {
         cf::info!(
@@ -82,7 +82,7 @@ pub(super) fn write_blocks(node: &Node, arguments: Arguments<'_>, out: &mut Stri
 }
 
 /// Statistics of the allocator. They go to the log only: a client does not choose files of the server.
-pub(super) fn heap(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn heap(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     for name in ["file", "sites"] {
         if arguments.optional(name, VALUE_SIZE_MAX)?.is_some() {
             return Err(InfoError::unsupported(format!("no '{name}': the statistics go to the log")));
@@ -102,7 +102,7 @@ pub(super) fn heap(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answ
 }
 
 /// The threads of the process and what the kernel says they do.
-pub(super) fn threads(_: &Node, out: &mut String) -> Answer {
+pub(super) fn threads(_: &Node, out: &mut String) -> InfoResult {
     let mut rows = Joined::new(out, ';');
     for thread in facts::threads() {
         let mut row = String::new();

@@ -1,12 +1,12 @@
 //! How well the node and the machine under it are.
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::request::Joined;
 use crate::health::{DEVICE_READ_LATENCY, Outlier};
 use crate::node::Node;
 
 /// Names of the practices that are not followed.
-pub(super) fn best_practices(state: &Node, out: &mut String) -> Answer {
+pub(super) fn best_practices(state: &Node, out: &mut String) -> InfoResult {
     out.push_str("failed_best_practices=");
     if state.failed_best_practices.is_empty() {
         out.push_str("none");
@@ -17,7 +17,7 @@ pub(super) fn best_practices(state: &Node, out: &mut String) -> Answer {
 }
 
 /// Devices that are slower than others; known only with `enable-health-check`.
-pub(super) fn outliers(state: &Node, out: &mut String) -> Answer {
+pub(super) fn outliers(state: &Node, out: &mut String) -> InfoResult {
     let mut items = Joined::new(out, ';');
     for Outlier { namespace, path, confidence_pct } in state.health.outliers() {
         items.item(format_args!(
@@ -28,7 +28,7 @@ pub(super) fn outliers(state: &Node, out: &mut String) -> Answer {
 }
 
 /// What outliers are judged by: microseconds that reads of each device take on average.
-pub(super) fn stats(state: &Node, out: &mut String) -> Answer {
+pub(super) fn stats(state: &Node, out: &mut String) -> InfoResult {
     if !state.health.is_on() {
         return Ok(());
     }

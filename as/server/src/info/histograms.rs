@@ -1,7 +1,7 @@
 //! Histograms of record sizes and times to live, and of latencies. Of the latter those that nothing here fills are named
 //! and empty.
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::request::{Joined, VALUE_SIZE_MAX};
 use super::{Arguments, InfoError};
 use crate::index::SetId;
@@ -42,7 +42,7 @@ const SET_NAME_SIZE: usize = 64;
 
 /// `name:` for each histogram that was asked for, and behind it what came between the ticker's last two turns. That of
 /// read-touches is told only when it is asked for by name.
-pub(super) fn latencies(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn latencies(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let mut names = Joined::new(out, ';');
     let Some(wanted) = arguments.optional("hist", VALUE_SIZE_MAX)? else {
         write_of_server(&mut names, node, ServerLatency::BatchIndex);
@@ -93,7 +93,7 @@ fn write_of_namespace(names: &mut Joined<'_>, namespace: &Namespace, latency: La
 
 /// A histogram over the records of a namespace or set, as nsup made it last. Where it has made none, there is nothing to
 /// tell of a namespace, and a set says so.
-pub(super) fn histogram(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn histogram(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let namespace = arguments.namespace(node)?;
     let kind = arguments.required("type", NAME_SIZE_MAX)?;
     let set = match arguments.optional("set", SET_NAME_SIZE)? {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use proto::ResultCode;
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::{Arguments, InfoError};
 use crate::node::Node;
 use crate::version::{self, BUILD, EDITION, edition_and_build};
@@ -20,73 +20,73 @@ const CLUSTER_SIZE_TEXT_MAX: usize = 4;
 /// Bound of the words true and false.
 const SWITCH_SIZE_MAX: usize = 6;
 
-fn give(out: &mut String, text: &str) -> Answer {
+fn respond(out: &mut String, text: &str) -> InfoResult {
     out.push_str(text);
     Ok(())
 }
 
-pub(super) fn features(_: &Node, out: &mut String) -> Answer {
-    give(out, FEATURES)
+pub(super) fn features(_: &Node, out: &mut String) -> InfoResult {
+    respond(out, FEATURES)
 }
 
-pub(super) fn node_id(node: &Node, out: &mut String) -> Answer {
+pub(super) fn node_id(node: &Node, out: &mut String) -> InfoResult {
     let _ = write!(out, "{:X}", node.cluster.node_id);
     Ok(())
 }
 
-pub(super) fn compatibility_id(_: &Node, out: &mut String) -> Answer {
+pub(super) fn compatibility_id(_: &Node, out: &mut String) -> InfoResult {
     let _ = write!(out, "{COMPATIBILITY_ID}");
     Ok(())
 }
 
-pub(super) fn edition(_: &Node, out: &mut String) -> Answer {
-    give(out, EDITION)
+pub(super) fn edition(_: &Node, out: &mut String) -> InfoResult {
+    respond(out, EDITION)
 }
 
 /// Revision of what only the Enterprise Edition has: none.
-pub(super) fn build_ee_sha(_: &Node, _: &mut String) -> Answer {
+pub(super) fn build_ee_sha(_: &Node, _: &mut String) -> InfoResult {
     Ok(())
 }
 
-pub(super) fn build_sha(_: &Node, out: &mut String) -> Answer {
-    give(out, version::BUILD_SHA)
+pub(super) fn build_sha(_: &Node, out: &mut String) -> InfoResult {
+    respond(out, version::BUILD_SHA)
 }
 
-pub(super) fn build_arch(_: &Node, out: &mut String) -> Answer {
-    give(out, std::env::consts::ARCH)
+pub(super) fn build_arch(_: &Node, out: &mut String) -> InfoResult {
+    respond(out, std::env::consts::ARCH)
 }
 
-pub(super) fn build_time(_: &Node, out: &mut String) -> Answer {
-    give(out, version::BUILD_TIME)
+pub(super) fn build_time(_: &Node, out: &mut String) -> InfoResult {
+    respond(out, version::BUILD_TIME)
 }
 
-pub(super) fn build_os(_: &Node, out: &mut String) -> Answer {
-    give(out, version::BUILD_OS)
+pub(super) fn build_os(_: &Node, out: &mut String) -> InfoResult {
+    respond(out, version::BUILD_OS)
 }
 
-pub(super) fn build(_: &Node, out: &mut String) -> Answer {
-    give(out, BUILD)
+pub(super) fn build(_: &Node, out: &mut String) -> InfoResult {
+    respond(out, BUILD)
 }
 
-pub(super) fn version(_: &Node, out: &mut String) -> Answer {
-    give(out, &edition_and_build())
+pub(super) fn version(_: &Node, out: &mut String) -> InfoResult {
+    respond(out, &edition_and_build())
 }
 
-pub(super) fn digests(_: &Node, out: &mut String) -> Answer {
-    give(out, "RIPEMD160")
+pub(super) fn digests(_: &Node, out: &mut String) -> InfoResult {
+    respond(out, "RIPEMD160")
 }
 
-pub(super) fn status(_: &Node, out: &mut String) -> Answer {
-    give(out, "ok")
+pub(super) fn status(_: &Node, out: &mut String) -> InfoResult {
+    respond(out, "ok")
 }
 
-pub(super) fn cluster_name(node: &Node, out: &mut String) -> Answer {
-    give(out, node.config.service.cluster_name.get().as_deref().unwrap_or("null"))
+pub(super) fn cluster_name(node: &Node, out: &mut String) -> InfoResult {
+    respond(out, node.config.service.cluster_name.get().as_deref().unwrap_or("null"))
 }
 
 /// The cluster key, if the cluster has the size that is asked for, every partition is served, and none is on its way from
 /// node to node.
-pub(super) fn cluster_stable(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn cluster_stable(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let unstable = || InfoError::new(ResultCode::ClusterKeyMismatch, "unstable cluster");
     if !node.cluster.is_balanced() {
         return Err(unstable());
@@ -102,7 +102,7 @@ pub(super) fn cluster_stable(node: &Node, arguments: Arguments<'_>, out: &mut St
         None | Some("false") => {
             let asked = arguments.optional_namespace(node)?;
             let namespaces = asked.map_or(&node.namespaces[..], std::slice::from_ref);
-            if namespaces.iter().any(|namespace| !namespace.partitions.figures().is_settled()) {
+            if namespaces.iter().any(|namespace| !namespace.partitions.figures().is_stable()) {
                 return Err(unstable());
             }
         }
@@ -113,12 +113,12 @@ pub(super) fn cluster_stable(node: &Node, arguments: Arguments<'_>, out: &mut St
 }
 
 /// The nodes of the cluster in the order of succession.
-pub(super) fn succession_list(node: &Node, out: &mut String) -> Answer {
+pub(super) fn succession_list(node: &Node, out: &mut String) -> InfoResult {
     node_id(node, out)
 }
 
 /// Forms the cluster anew. That of a single node is formed as it can be.
-pub(super) fn recluster(_: &Node, out: &mut String) -> Answer {
+pub(super) fn recluster(_: &Node, out: &mut String) -> InfoResult {
     cf::info!(Info, "recluster: this node is a cluster of its own, which stays as it is");
-    give(out, "ok")
+    respond(out, "ok")
 }

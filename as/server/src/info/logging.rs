@@ -1,6 +1,6 @@
 //! The sinks of the log, their levels, and writing to them.
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::request::Joined;
 use super::{Arguments, InfoError};
 use crate::node::Node;
@@ -13,7 +13,7 @@ const MESSAGE_SIZE_MAX: usize = 2048;
 const WHO_SIZE_MAX: usize = 128;
 
 /// `id:name` of each sink.
-pub(super) fn sinks(_: &Node, out: &mut String) -> Answer {
+pub(super) fn sinks(_: &Node, out: &mut String) -> InfoResult {
     let mut list = Joined::new(out, ';');
     for (id, name) in logger().sinks().iter().enumerate() {
         list.item(format_args!("{id}:{name}"));
@@ -22,7 +22,7 @@ pub(super) fn sinks(_: &Node, out: &mut String) -> Answer {
 }
 
 /// `context:LEVEL` of each context of a sink, or of one context.
-pub(super) fn levels(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn levels(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let (id, context) = arguments.parts();
     let id = if id.is_empty() { "0" } else { id };
     let id: i64 = Some(id)
@@ -50,7 +50,7 @@ pub(super) fn levels(_: &Node, arguments: Arguments<'_>, out: &mut String) -> An
 }
 
 /// `id=<sink>;<context>=<level>`; what follows is ignored.
-pub(super) fn set(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn set(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let mut pairs = arguments.0.split(';').filter(|part| !part.is_empty()).map(|part| part.split_once('='));
     let Some(Some(("id", id))) = pairs.next() else { return Err(InfoError::parameter("missing id")) };
     let id: usize = id.parse().map_err(|_| InfoError::parameter("bad id"))?;
@@ -64,7 +64,7 @@ pub(super) fn set(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answe
 }
 
 /// Writes a line to the log; answers nothing.
-pub(super) fn message(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn message(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
     let who = arguments.optional("who", WHO_SIZE_MAX)?.unwrap_or("unknown");
     let message = arguments.required("message", MESSAGE_SIZE_MAX)?;
     cf::info!(Info, "{who}: {message}");

@@ -6,7 +6,7 @@ use std::path::Path;
 use cf::sys::disks::physical_disks;
 use proto::ResultCode;
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::request::Joined;
 use super::statistics::{self, AGE_UNKNOWN};
 use super::{Arguments, InfoError};
@@ -16,14 +16,14 @@ use crate::node::Node;
 /// Bound of a path.
 const PATH_SIZE_MAX: usize = 1024;
 
-pub(super) fn namespaces(node: &Node, out: &mut String) -> Answer {
+pub(super) fn namespaces(node: &Node, out: &mut String) -> InfoResult {
     let mut names = Joined::new(out, ';');
     node.namespaces.iter().for_each(|namespace| names.item(namespace.name()));
     Ok(())
 }
 
 /// Statistics of a namespace, then its configuration. One that does not exist is no error to clients.
-pub(super) fn namespace(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn namespace(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let Some(namespace) = node.namespace(arguments.0) else {
         out.push_str("type=unknown");
         return Ok(());
@@ -35,7 +35,7 @@ pub(super) fn namespace(node: &Node, arguments: Arguments<'_>, out: &mut String)
 }
 
 /// Sets of all namespaces, of one, or one set. What does not exist is no error to clients.
-pub(super) fn sets(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn sets(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let (name, set) = arguments.parts();
     if name.is_empty() && set.is_none() {
         node.namespaces.iter().for_each(|namespace| statistics::write_sets(namespace, out));
@@ -54,20 +54,20 @@ pub(super) fn sets(node: &Node, arguments: Arguments<'_>, out: &mut String) -> A
 }
 
 /// Records of all namespaces.
-pub(super) fn objects(node: &Node, out: &mut String) -> Answer {
+pub(super) fn objects(node: &Node, out: &mut String) -> InfoResult {
     let _ = write!(out, "{}", node.object_count());
     Ok(())
 }
 
 /// `namespace:resident:dirty` bytes of the index on flash: there is none.
-pub(super) fn index_pressure(node: &Node, out: &mut String) -> Answer {
+pub(super) fn index_pressure(node: &Node, out: &mut String) -> InfoResult {
     let mut rows = Joined::new(out, ';');
     node.namespaces.iter().for_each(|namespace| rows.item(format_args!("{}:0:0", namespace.name())));
     Ok(())
 }
 
 /// The devices behind a path, with their age, which is not known.
-pub(super) fn physical_devices(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn physical_devices(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let disks = physical_disks(Path::new(arguments.required("path", PATH_SIZE_MAX)?));
     if disks.is_empty() {
         return Err(InfoError::new(ResultCode::NotFound, "no device info"));

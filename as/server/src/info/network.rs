@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use proto::ResultCode;
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::request::Joined;
 use super::{Arguments, InfoError};
 use crate::config::params::network::HeartbeatMode;
@@ -29,7 +29,7 @@ const SILENT: [&str; 7] = [
 ];
 
 /// Every port with its addresses; 0 and null where there is none.
-pub(super) fn endpoints(node: &Node, out: &mut String) -> Answer {
+pub(super) fn endpoints(node: &Node, out: &mut String) -> InfoResult {
     let params = &node.config.network.service;
     let bound = &node.client_addresses;
     let port = bound.first().map_or(0, SocketAddr::port);
@@ -69,7 +69,7 @@ fn list(items: &[String]) -> String {
 }
 
 /// Address and port of the heartbeat, where it would listen in this mode.
-fn heartbeat(node: &Node, mode: HeartbeatMode, refusal: &str, out: &mut String) -> Answer {
+fn heartbeat(node: &Node, mode: HeartbeatMode, refusal: &str, out: &mut String) -> InfoResult {
     let params = &node.config.network.heartbeat;
     if params.mode.get() != mode {
         return Err(InfoError::parameter(refusal));
@@ -85,16 +85,16 @@ fn heartbeat(node: &Node, mode: HeartbeatMode, refusal: &str, out: &mut String) 
     Ok(())
 }
 
-pub(super) fn mesh(node: &Node, out: &mut String) -> Answer {
+pub(super) fn mesh(node: &Node, out: &mut String) -> InfoResult {
     heartbeat(node, HeartbeatMode::Mesh, "heartbeat is in multicast mode", out)
 }
 
-pub(super) fn multicast(node: &Node, out: &mut String) -> Answer {
+pub(super) fn multicast(node: &Node, out: &mut String) -> InfoResult {
     heartbeat(node, HeartbeatMode::Multicast, "heartbeat is in mesh mode", out)
 }
 
 /// Names another node to join.
-pub(super) fn tip(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn tip(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
     arguments.required("host", HOST_SIZE_MAX)?;
     let port = arguments.required("port", PORT_TEXT_MAX)?;
     match arguments.optional("tls", PORT_TEXT_MAX)? {
@@ -107,7 +107,7 @@ pub(super) fn tip(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer 
 }
 
 /// Forgets nodes that were named: there are none.
-pub(super) fn tip_clear(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn tip_clear(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
     let hosts = arguments.required("host-port-list", HOSTS_SIZE_MAX)?;
     let has_port = |host: &&str| host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<i32>().is_ok());
     let missing = hosts.split(',').filter(|host| !host.is_empty()).take_while(has_port).count();

@@ -5,24 +5,24 @@ use std::fmt::Write;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::request::Joined;
 use super::{Arguments, InfoError};
 use crate::index::PARTITION_COUNT;
 use crate::namespace::Partitions;
 use crate::node::Node;
 
-pub(super) fn partitions(_: &Node, out: &mut String) -> Answer {
+pub(super) fn partitions(_: &Node, out: &mut String) -> InfoResult {
     let _ = write!(out, "{PARTITION_COUNT}");
     Ok(())
 }
 
-pub(super) fn partition_generation(node: &Node, out: &mut String) -> Answer {
+pub(super) fn partition_generation(node: &Node, out: &mut String) -> InfoResult {
     let _ = write!(out, "{}", node.cluster.partition_generation());
     Ok(())
 }
 
-pub(super) fn rebalance_generation(node: &Node, out: &mut String) -> Answer {
+pub(super) fn rebalance_generation(node: &Node, out: &mut String) -> InfoResult {
     let _ = write!(out, "{}", node.cluster.rebalance_generation());
     Ok(())
 }
@@ -36,7 +36,7 @@ const REPLICAS_TEXT_MAX: usize = 4;
 const REPLICA_NONE: i64 = -1;
 
 /// A row for each partition of each namespace, under a row of column names.
-pub(super) fn partition_info(node: &Node, out: &mut String) -> Answer {
+pub(super) fn partition_info(node: &Node, out: &mut String) -> InfoResult {
     let mut rows = Joined::new(out, ';');
     rows.item(PARTITION_COLUMNS);
     for namespace in node.namespaces.iter() {
@@ -61,7 +61,7 @@ pub(super) fn partition_info(node: &Node, out: &mut String) -> Answer {
 }
 
 /// `namespace:regime,replicas,bitmap…` for each namespace, with at most `max` bitmaps unless that is 0.
-pub(super) fn replicas(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn replicas(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let max = match arguments.optional("max", REPLICAS_TEXT_MAX)? {
         Some(max) => max.parse().map_err(|_| InfoError::parameter("bad max"))?,
         None => 0,
@@ -73,13 +73,13 @@ pub(super) fn replicas(node: &Node, arguments: Arguments<'_>, out: &mut String) 
 }
 
 /// As [`replicas`], without the regime.
-pub(super) fn replicas_all(node: &Node, out: &mut String) -> Answer {
+pub(super) fn replicas_all(node: &Node, out: &mut String) -> InfoResult {
     each_namespace(node, out, |partitions| counted_bitmaps(partitions, 0));
     Ok(())
 }
 
 /// `namespace:bitmap` of the partitions this node is master of.
-pub(super) fn replicas_master(node: &Node, out: &mut String) -> Answer {
+pub(super) fn replicas_master(node: &Node, out: &mut String) -> InfoResult {
     each_namespace(node, out, |partitions| bitmaps(partitions, 1));
     Ok(())
 }

@@ -28,7 +28,7 @@ const TELNET_COMMAND: u8 = 0xFF;
 
 /// A connection: lines that have come, and what is left of the answer to one of them. The next is answered when that is
 /// sent, so that a short request cannot ask for more memory than one answer.
-struct Connection {
+struct InfoConnection {
     stream: TcpStream,
     input: Vec<u8>,
     /// How much of `input` is answered.
@@ -48,7 +48,7 @@ pub(crate) fn serve_port(node: &Node, listeners: &[TcpListener], stop: &EventFd)
     for (at, listener) in listeners.iter().enumerate() {
         epoll.add(listener, at as u64, Trigger::Level)?;
     }
-    let mut connections: Vec<Option<Connection>> = Vec::new();
+    let mut connections: Vec<Option<InfoConnection>> = Vec::new();
     let mut events = Events::with_capacity(32);
     loop {
         for event in epoll.wait(&mut events, None)? {
@@ -76,7 +76,7 @@ fn accept(
     listener: &TcpListener,
     first_token: usize,
     epoll: &Epoll,
-    connections: &mut Vec<Option<Connection>>,
+    connections: &mut Vec<Option<InfoConnection>>,
 ) {
     let (stream, peer) = match listener.accept() {
         Ok(accepted) => accepted,
@@ -90,7 +90,7 @@ fn accept(
     if let Err(error) = watch(&stream, peer, epoll, (first_token + free) as u64) {
         return cf::warning_limited!(InfoPort, "cannot serve {peer}: {error}");
     }
-    let connection = Some(Connection::new(stream));
+    let connection = Some(InfoConnection::new(stream));
     if free == connections.len() {
         connections.push(connection);
     } else {
@@ -106,9 +106,15 @@ fn watch(stream: &TcpStream, peer: SocketAddr, epoll: &Epoll, token: u64) -> io:
     Ok(())
 }
 
-impl Connection {
+impl InfoConnection {
     fn new(stream: TcpStream) -> Self {
-        Connection { stream, input: Vec::new(), answered: 0, received: Instant::now(), output: Vec::new() }
+        InfoConnection {
+            stream,
+            input: Vec::new(),
+            answered: 0,
+            received: Instant::now(),
+            output: Vec::new(),
+        }
     }
 
     /// Sends, answers and reads until the socket has no more or takes no more. `false` when the connection is done.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use proto::ResultCode;
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::request::{Joined, parse_c_number};
 use super::{Arguments, InfoError};
 use crate::node::Node;
@@ -17,7 +17,7 @@ fn parse_id(text: &str) -> Result<u64, InfoError> {
 }
 
 /// A row for each query, or for the one of this number.
-pub(super) fn show(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn show(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let queries = &node.service.queries;
     let mut rows = Joined::new(out, ';');
     match arguments.optional("trid", ID_SIZE_MAX)?.map(parse_id).transpose()? {
@@ -29,7 +29,7 @@ pub(super) fn show(node: &Node, arguments: Arguments<'_>, out: &mut String) -> A
     Ok(())
 }
 
-pub(super) fn abort(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn abort(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let id = parse_id(arguments.required_either("trid", "id", ID_SIZE_MAX)?)?;
     if !node.service.queries.abort(id) {
         return Err(InfoError::new(ResultCode::NotFound, "trid not active"));
@@ -38,7 +38,7 @@ pub(super) fn abort(node: &Node, arguments: Arguments<'_>, out: &mut String) -> 
     Ok(())
 }
 
-pub(super) fn abort_all(node: &Node, out: &mut String) -> Answer {
+pub(super) fn abort_all(node: &Node, out: &mut String) -> InfoResult {
     let _ = write!(out, "number-of-queries-killed:{}", node.service.queries.abort_all());
     Ok(())
 }

@@ -9,7 +9,7 @@ use datamodel::Particle;
 use datamodel::flat::FlatRecord;
 use proto::ResultCode;
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::request::Joined;
 use super::{Arguments, InfoError};
 use crate::index::{Element, PartitionId};
@@ -23,7 +23,7 @@ const DIGEST_TEXT_MAX: usize = 41;
 const MODE_SIZE_MAX: usize = 32;
 
 /// The record with its values, or with the bytes it is stored in.
-pub(super) fn debug_record(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn debug_record(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let (namespace, digest) = place(node, arguments)?;
     let content = match arguments.optional("mode", MODE_SIZE_MAX)? {
         None => Content::Values,
@@ -37,7 +37,7 @@ pub(super) fn debug_record(node: &Node, arguments: Arguments<'_>, out: &mut Stri
 }
 
 /// The record without its values.
-pub(super) fn debug_record_meta(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn debug_record_meta(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let (namespace, digest) = place(node, arguments)?;
     show(namespace, &digest, Content::Meta, out)
 }
@@ -54,7 +54,7 @@ enum Content {
     Bytes,
 }
 
-fn show(namespace: &Namespace, digest: &Digest, content: Content, out: &mut String) -> Answer {
+fn show(namespace: &Namespace, digest: &Digest, content: Content, out: &mut String) -> InfoResult {
     let found = namespace.index.get(digest);
     let guard = found.ok_or_else(|| InfoError::new(ResultCode::NotFound, "record not found"))?;
     let mut pairs = Joined::new(out, ';');

@@ -2,7 +2,7 @@
 
 use proto::ResultCode;
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::request::VALUE_SIZE_MAX;
 use super::{Arguments, InfoError};
 use crate::node::Node;
@@ -17,7 +17,7 @@ fn no_index() -> InfoError {
 }
 
 /// Indexes of all namespaces, of one, or figures of one index.
-pub(super) fn tree(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn tree(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let (namespace, index) = arguments.parts();
     if (!namespace.is_empty() || index.is_some()) && node.namespace(namespace).is_none() {
         out.push_str("ns_type=unknown");
@@ -27,7 +27,7 @@ pub(super) fn tree(node: &Node, arguments: Arguments<'_>, out: &mut String) -> A
     Ok(())
 }
 
-pub(super) fn list(node: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn list(node: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
     arguments.optional_namespace_or_ns(node)?;
     match arguments.optional("b64", VALUE_SIZE_MAX)? {
         None | Some("true" | "false") => Ok(()),
@@ -35,20 +35,20 @@ pub(super) fn list(node: &Node, arguments: Arguments<'_>, _: &mut String) -> Ans
     }
 }
 
-pub(super) fn stat(node: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn stat(node: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
     arguments.required("indexname", NAME_SIZE_MAX)?;
     arguments.namespace_or_ns(node)?;
     Err(no_index())
 }
 
-pub(super) fn exists(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn exists(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     arguments.required("indexname", NAME_SIZE_MAX)?;
     arguments.namespace_or_ns(node)?;
     out.push_str("false");
     Ok(())
 }
 
-pub(super) fn create(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn create(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
     arguments.required("indexname", NAME_SIZE_MAX)?;
     arguments.required_either("namespace", "ns", VALUE_SIZE_MAX)?;
     arguments.required("indexdata", DATA_SIZE_MAX)?;
@@ -56,7 +56,7 @@ pub(super) fn create(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answ
 }
 
 /// Removing what is not there is no error.
-pub(super) fn delete(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn delete(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     arguments.required("indexname", NAME_SIZE_MAX)?;
     arguments.required_either("namespace", "ns", VALUE_SIZE_MAX)?;
     out.push_str("ok");

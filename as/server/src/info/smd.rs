@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::{Arguments, InfoError};
 use crate::node::Node;
 
@@ -14,7 +14,7 @@ const ENTERPRISE_MODULES: [&str; 3] = ["roster", "security", "XDR"];
 const MODULE_SIZE_MAX: usize = 9;
 
 /// State of each module: a node alone is the principal of all.
-pub(super) fn info(node: &Node, out: &mut String) -> Answer {
+pub(super) fn info(node: &Node, out: &mut String) -> InfoResult {
     let (node, key, size) = (node.cluster.node_id, node.cluster.key, node.cluster.size());
     let _ =
         write!(out, "smd:n_pending_sets=0,n_events=0,n_nodes={size},principal={node:X},cluster_key={key:X};");
@@ -25,7 +25,7 @@ pub(super) fn info(node: &Node, out: &mut String) -> Answer {
 }
 
 /// What a module keeps.
-pub(super) fn show(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn show(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let module = arguments.required("module", MODULE_SIZE_MAX)?;
     let is_one_of = |modules: &[&str]| modules.iter().any(|name| name.eq_ignore_ascii_case(module));
     if is_one_of(&MODULES) {

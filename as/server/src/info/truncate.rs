@@ -2,7 +2,7 @@
 
 use cf::clock::StoredMillis;
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::request::parse_c_number;
 use super::{Arguments, InfoError};
 use crate::config::params::namespace::TTL_SECONDS_MAX;
@@ -19,21 +19,21 @@ fn unsupported() -> InfoError {
     InfoError::unsupported("truncate is not supported yet")
 }
 
-pub(super) fn set(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn set(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
     arguments.namespace_name()?;
     arguments.required("set", SET_NAME_SIZE)?;
     arguments.optional("lut", TIME_SIZE_MAX)?;
     Err(unsupported())
 }
 
-pub(super) fn namespace(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn namespace(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
     namespace_without_set(arguments)?;
     arguments.optional("lut", TIME_SIZE_MAX)?;
     Err(unsupported())
 }
 
 /// Whoever names a set means another command.
-fn namespace_without_set(arguments: Arguments<'_>) -> Answer {
+fn namespace_without_set(arguments: Arguments<'_>) -> InfoResult {
     arguments.namespace_name()?;
     match arguments.optional("set", SET_NAME_SIZE) {
         Ok(None) => Ok(()),
@@ -42,7 +42,7 @@ fn namespace_without_set(arguments: Arguments<'_>) -> Answer {
 }
 
 /// Takes back a truncate: there was none, which is no error.
-pub(super) fn undo_set(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn undo_set(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     arguments.namespace_name()?;
     arguments.required("set", SET_NAME_SIZE)?;
     out.push_str("ok");
@@ -50,7 +50,7 @@ pub(super) fn undo_set(_: &Node, arguments: Arguments<'_>, out: &mut String) -> 
 }
 
 /// As [`undo_set`], for a whole namespace.
-pub(super) fn undo_namespace(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn undo_namespace(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     namespace_without_set(arguments)?;
     out.push_str("ok");
     Ok(())
@@ -58,7 +58,7 @@ pub(super) fn undo_namespace(_: &Node, arguments: Arguments<'_>, out: &mut Strin
 
 /// Forgets how far was evicted; with `ttl` has nsup evict what would expire within so many seconds. A namespace that is
 /// not here is no error.
-pub(super) fn eviction_reset(node: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn eviction_reset(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let name = arguments.namespace_name()?;
     // What is no number counts as 0, as C reads it.
     let ttl = arguments.optional("ttl", TTL_SIZE_MAX)?.map(|ttl| parse_c_number(ttl).unwrap_or(0));

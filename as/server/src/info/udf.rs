@@ -2,7 +2,7 @@
 //!
 //! Errors of these commands have a form of their own, `error=<what>`.
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::{Arguments, InfoError};
 use crate::node::Node;
 
@@ -18,18 +18,18 @@ fn file_name<'a>(arguments: Arguments<'a>, out: &mut String) -> Option<&'a str> 
     name
 }
 
-pub(super) fn list(_: &Node, _: &mut String) -> Answer {
+pub(super) fn list(_: &Node, _: &mut String) -> InfoResult {
     Ok(())
 }
 
-pub(super) fn get(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn get(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     if file_name(arguments, out).is_some() {
         out.push_str("error=not_found");
     }
     Ok(())
 }
 
-pub(super) fn put(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn put(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     match file_name(arguments, out) {
         None => Ok(()),
         Some(_) => Err(InfoError::unsupported("user-defined functions are not supported yet")),
@@ -37,14 +37,14 @@ pub(super) fn put(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answe
 }
 
 /// Removing what is not there is no error.
-pub(super) fn remove(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Answer {
+pub(super) fn remove(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     if file_name(arguments, out).is_some() {
         out.push_str("ok");
     }
     Ok(())
 }
 
-pub(super) fn clear_cache(_: &Node, out: &mut String) -> Answer {
+pub(super) fn clear_cache(_: &Node, out: &mut String) -> InfoResult {
     out.push_str("ok");
     Ok(())
 }

@@ -23,7 +23,7 @@ named! {
 
 /// What a transaction goes through, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Step {
+pub(crate) enum BenchmarkStep {
     /// From the batch's arrival until its row is taken up.
     Prestart,
     /// Until the record is looked for.
@@ -46,62 +46,62 @@ pub(crate) enum Step {
     Response,
 }
 
-static READ: &[(Step, &str)] = &[
-    (Step::Start, "read-start"),
-    (Step::Restart, "read-restart"),
-    (Step::DuplicateResolution, "read-dup-res"),
-    (Step::ReplicaPing, "read-repl-ping"),
-    (Step::Read, "read-local"),
-    (Step::Response, "read-response"),
+static READ: &[(BenchmarkStep, &str)] = &[
+    (BenchmarkStep::Start, "read-start"),
+    (BenchmarkStep::Restart, "read-restart"),
+    (BenchmarkStep::DuplicateResolution, "read-dup-res"),
+    (BenchmarkStep::ReplicaPing, "read-repl-ping"),
+    (BenchmarkStep::Read, "read-local"),
+    (BenchmarkStep::Response, "read-response"),
 ];
-static WRITE: &[(Step, &str)] = &[
-    (Step::Start, "write-start"),
-    (Step::Restart, "write-restart"),
-    (Step::DuplicateResolution, "write-dup-res"),
-    (Step::Write, "write-master"),
-    (Step::ReplicaWrite, "write-repl-write"),
-    (Step::Response, "write-response"),
+static WRITE: &[(BenchmarkStep, &str)] = &[
+    (BenchmarkStep::Start, "write-start"),
+    (BenchmarkStep::Restart, "write-restart"),
+    (BenchmarkStep::DuplicateResolution, "write-dup-res"),
+    (BenchmarkStep::Write, "write-master"),
+    (BenchmarkStep::ReplicaWrite, "write-repl-write"),
+    (BenchmarkStep::Response, "write-response"),
 ];
-static UDF: &[(Step, &str)] = &[
-    (Step::Start, "udf-start"),
-    (Step::Restart, "udf-restart"),
-    (Step::DuplicateResolution, "udf-dup-res"),
-    (Step::Udf, "udf-master"),
-    (Step::ReplicaWrite, "udf-repl-write"),
-    (Step::Response, "udf-response"),
+static UDF: &[(BenchmarkStep, &str)] = &[
+    (BenchmarkStep::Start, "udf-start"),
+    (BenchmarkStep::Restart, "udf-restart"),
+    (BenchmarkStep::DuplicateResolution, "udf-dup-res"),
+    (BenchmarkStep::Udf, "udf-master"),
+    (BenchmarkStep::ReplicaWrite, "udf-repl-write"),
+    (BenchmarkStep::Response, "udf-response"),
 ];
-static BATCH_SUB: &[(Step, &str)] = &[
-    (Step::Prestart, "batch-sub-prestart"),
-    (Step::Start, "batch-sub-start"),
-    (Step::Restart, "batch-sub-restart"),
-    (Step::DuplicateResolution, "batch-sub-dup-res"),
-    (Step::ReplicaPing, "batch-sub-repl-ping"),
-    (Step::Read, "batch-sub-read-local"),
-    (Step::Write, "batch-sub-write-master"),
-    (Step::Udf, "batch-sub-udf-master"),
-    (Step::ReplicaWrite, "batch-sub-repl-write"),
-    (Step::Response, "batch-sub-response"),
+static BATCH_SUB: &[(BenchmarkStep, &str)] = &[
+    (BenchmarkStep::Prestart, "batch-sub-prestart"),
+    (BenchmarkStep::Start, "batch-sub-start"),
+    (BenchmarkStep::Restart, "batch-sub-restart"),
+    (BenchmarkStep::DuplicateResolution, "batch-sub-dup-res"),
+    (BenchmarkStep::ReplicaPing, "batch-sub-repl-ping"),
+    (BenchmarkStep::Read, "batch-sub-read-local"),
+    (BenchmarkStep::Write, "batch-sub-write-master"),
+    (BenchmarkStep::Udf, "batch-sub-udf-master"),
+    (BenchmarkStep::ReplicaWrite, "batch-sub-repl-write"),
+    (BenchmarkStep::Response, "batch-sub-response"),
 ];
-static UDF_SUB: &[(Step, &str)] = &[
-    (Step::Start, "udf-sub-start"),
-    (Step::Restart, "udf-sub-restart"),
-    (Step::DuplicateResolution, "udf-sub-dup-res"),
-    (Step::Udf, "udf-sub-master"),
-    (Step::ReplicaWrite, "udf-sub-repl-write"),
-    (Step::Response, "udf-sub-response"),
+static UDF_SUB: &[(BenchmarkStep, &str)] = &[
+    (BenchmarkStep::Start, "udf-sub-start"),
+    (BenchmarkStep::Restart, "udf-sub-restart"),
+    (BenchmarkStep::DuplicateResolution, "udf-sub-dup-res"),
+    (BenchmarkStep::Udf, "udf-sub-master"),
+    (BenchmarkStep::ReplicaWrite, "udf-sub-repl-write"),
+    (BenchmarkStep::Response, "udf-sub-response"),
 ];
-static OPS_SUB: &[(Step, &str)] = &[
-    (Step::Start, "ops-sub-start"),
-    (Step::Restart, "ops-sub-restart"),
-    (Step::DuplicateResolution, "ops-sub-dup-res"),
-    (Step::Write, "ops-sub-master"),
-    (Step::ReplicaWrite, "ops-sub-repl-write"),
-    (Step::Response, "ops-sub-response"),
+static OPS_SUB: &[(BenchmarkStep, &str)] = &[
+    (BenchmarkStep::Start, "ops-sub-start"),
+    (BenchmarkStep::Restart, "ops-sub-restart"),
+    (BenchmarkStep::DuplicateResolution, "ops-sub-dup-res"),
+    (BenchmarkStep::Write, "ops-sub-master"),
+    (BenchmarkStep::ReplicaWrite, "ops-sub-repl-write"),
+    (BenchmarkStep::Response, "ops-sub-response"),
 ];
 
 impl Benchmark {
     /// Its steps, with the names of their histograms.
-    pub(crate) const fn steps(self) -> &'static [(Step, &'static str)] {
+    pub(crate) const fn steps(self) -> &'static [(BenchmarkStep, &'static str)] {
         match self {
             Benchmark::Read => READ,
             Benchmark::Write => WRITE,
@@ -153,7 +153,7 @@ impl Benchmarks {
     }
 
     /// The histogram of `step`; `None` where there is no such step.
-    pub(crate) fn step(&self, benchmark: Benchmark, step: Step) -> Option<&Histogram> {
+    pub(crate) fn step(&self, benchmark: Benchmark, step: BenchmarkStep) -> Option<&Histogram> {
         let at = benchmark.steps().iter().position(|(known, _)| *known == step)?;
         self.of(benchmark).get(at)
     }

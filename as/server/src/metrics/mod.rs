@@ -11,7 +11,7 @@ mod system;
 use cf::counters::Counters;
 use proto::ResultCode;
 
-pub(crate) use benchmarks::{Benchmark, Benchmarks, Step};
+pub(crate) use benchmarks::{Benchmark, BenchmarkStep, Benchmarks};
 pub(crate) use heap::Heap;
 pub(crate) use latency::{Histogram, Unit};
 pub(crate) use system::SystemUsage;

@@ -120,7 +120,7 @@ impl Namespace {
         self.observers.iter().filter_map(|observer| observer.observe(self, transition)).collect()
     }
 
-    /// Stores `version` in place of the record of `element`, whose bytes stay. Gives what the index is to say of it.
+    /// Stores `version` in place of the record of `element`, whose bytes stay. Returns what the index is to say of it.
     fn place(
         &self,
         element: &mut Element,

@@ -118,7 +118,7 @@ impl Namespace {
         };
         namespace.storage.restart_benchmarks(Unit::configured(config));
         if is_loaded {
-            namespace.settle_loaded(&figures);
+            namespace.finish_loading(&figures);
         }
         Ok(namespace)
     }
@@ -240,7 +240,7 @@ impl Namespace {
         self.storage.record(element, scratch).map_err(|error| self.report_damage(element, &error))
     }
 
-    /// Logs that a stored record cannot be used; gives what the client is told.
+    /// Logs that a stored record cannot be used; returns what the client is told.
     #[cold]
     pub(crate) fn report_damage(&self, element: &Element, error: &dyn std::fmt::Display) -> ResultCode {
         self.report_damage_at(element.digest(), element.location, error)

@@ -141,7 +141,7 @@ fn load(
 impl Namespace {
     /// After a load: takes the `figures` of the records, removes those that have expired, evicts others if a limit is
     /// breached, and makes room if `defrag-startup-minimum` asks for it.
-    pub(super) fn settle_loaded(&self, figures: &LoadFigures) {
+    pub(super) fn finish_loading(&self, figures: &LoadFigures) {
         let now = StoredMillis::now();
         self.note_size(figures.largest_record);
         self.tombstones.fetch_add(figures.tombstones.cast_unsigned(), Relaxed);

@@ -43,7 +43,7 @@ pub(crate) struct Replica {
 
 /// All that is known of a partition. What a node alone does not have (duplicates, migrations) is empty or 0.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Row {
+pub(crate) struct PartitionRow {
     pub(crate) version: PartitionVersion,
     /// The version once all migrations are done.
     pub(crate) final_version: PartitionVersion,
@@ -64,7 +64,7 @@ pub(crate) struct Row {
     pub(crate) pending_immigrations: u32,
 }
 
-impl Row {
+impl PartitionRow {
     /// The place of `node` among the replicas.
     pub(crate) fn replica_index(&self, node: u64) -> Option<usize> {
         self.replicas.iter().position(|replica| replica.node == node)
@@ -106,19 +106,19 @@ impl Row {
 ///     39     isolated: nobody may reserve it
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Word(u64);
+struct PartitionWord(u64);
 
-impl Word {
+impl PartitionWord {
     const RESERVATIONS: u64 = (1 << 32) - 1;
     const TREE_ID_SHIFT: u32 = 32;
     const WORKING_MASTER: u64 = 1 << 38;
     const ISOLATED: u64 = 1 << 39;
 
     /// Without reservations.
-    fn of(row: &Row, own_node: u64) -> Self {
+    fn of(row: &PartitionRow, own_node: u64) -> Self {
         let working_master =
             if row.working_master == own_node && own_node != 0 { Self::WORKING_MASTER } else { 0 };
-        Word(u64::from(row.tree_id) << Self::TREE_ID_SHIFT | working_master)
+        PartitionWord(u64::from(row.tree_id) << Self::TREE_ID_SHIFT | working_master)
     }
 
     const fn reservations(self) -> u64 {
@@ -146,22 +146,22 @@ struct Partition {
 }
 
 impl Partition {
-    fn word(&self, order: std::sync::atomic::Ordering) -> Word {
-        Word(self.word.load(order))
+    fn word(&self, order: std::sync::atomic::Ordering) -> PartitionWord {
+        PartitionWord(self.word.load(order))
     }
 
     /// Takes over all but the reservations from `word`.
-    fn publish(&self, word: Word) {
+    fn publish(&self, word: PartitionWord) {
         let mut now = self.word.load(Relaxed);
         while let Err(changed) =
-            self.word.compare_exchange_weak(now, now & Word::RESERVATIONS | word.0, AcqRel, Relaxed)
+            self.word.compare_exchange_weak(now, now & PartitionWord::RESERVATIONS | word.0, AcqRel, Relaxed)
         {
             now = changed;
         }
     }
 
     fn release(&self) {
-        let before = Word(self.word.fetch_sub(1, Release));
+        let before = PartitionWord(self.word.fetch_sub(1, Release));
         debug_assert!(before.reservations() > 0, "a reservation is released once");
     }
 }
@@ -177,10 +177,10 @@ pub(crate) enum Refused {
 
 /// Keeps a partition as it is: while it exists, the partition's records are not dropped.
 #[derive(Debug)]
-pub(crate) struct Reservation<'a> {
+pub(crate) struct PartitionReservation<'a> {
     partition: &'a Partition,
     id: PartitionId,
-    word: Word,
+    word: PartitionWord,
 }
 
 impl std::fmt::Debug for Partition {
@@ -189,7 +189,7 @@ impl std::fmt::Debug for Partition {
     }
 }
 
-impl Reservation<'_> {
+impl PartitionReservation<'_> {
     /// What records are marked with that are written under this reservation.
     #[inline]
     #[cfg_attr(not(test), expect(dead_code, reason = "transactions will call it"))]
@@ -208,14 +208,14 @@ impl Reservation<'_> {
     }
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for PartitionReservation<'_> {
     #[inline]
     fn drop(&mut self) {
         self.partition.release();
     }
 }
 
-/// A [`Reservation`] that borrows nothing.
+/// A [`PartitionReservation`] that borrows nothing.
 pub(crate) struct KeptReservation {
     namespace: Arc<Namespace>,
     id: PartitionId,
@@ -243,14 +243,14 @@ pub(crate) struct PartitionFigures {
 }
 
 impl PartitionFigures {
-    fn add(&mut self, row: &Row) {
+    fn add(&mut self, row: &PartitionRow) {
         self.unavailable += usize::from(row.replicas.is_empty());
         self.pending_emigrations += u64::from(row.pending_emigrations);
         self.pending_lead_emigrations += u64::from(row.pending_lead_emigrations);
         self.pending_immigrations += u64::from(row.pending_immigrations);
     }
 
-    fn subtract(&mut self, row: &Row) {
+    fn subtract(&mut self, row: &PartitionRow) {
         self.unavailable -= usize::from(row.replicas.is_empty());
         self.pending_emigrations -= u64::from(row.pending_emigrations);
         self.pending_lead_emigrations -= u64::from(row.pending_lead_emigrations);
@@ -263,13 +263,13 @@ impl PartitionFigures {
     }
 
     /// Whether every partition is served and none is under way.
-    pub(crate) fn is_settled(&self) -> bool {
+    pub(crate) fn is_stable(&self) -> bool {
         self.unavailable == 0 && self.pending_migrations() == 0
     }
 }
 
 struct Table {
-    rows: Box<[Row]>,
+    rows: Box<[PartitionRow]>,
     figures: PartitionFigures,
 }
 
@@ -285,15 +285,17 @@ impl Partitions {
     /// service until they are [dealt](Self::deal). What was master is so no longer, and others may have written since.
     pub(crate) fn load(own_node: u64, entries: &[PartitionEntry]) -> Self {
         assert_eq!(entries.len(), PARTITION_COUNT, "entries of all partitions");
-        let row = |entry: &PartitionEntry| Row {
+        let row = |entry: &PartitionEntry| PartitionRow {
             version: entry.version.isolated(),
             // A header may hold any byte.
             tree_id: entry.tree_id % TREE_ID_COUNT,
-            ..Row::default()
+            ..PartitionRow::default()
         };
-        let rows: Box<[Row]> = entries.iter().map(row).collect();
-        let partitions =
-            rows.iter().map(|row| Partition { word: AtomicU64::new(Word::of(row, own_node).0) }).collect();
+        let rows: Box<[PartitionRow]> = entries.iter().map(row).collect();
+        let partitions = rows
+            .iter()
+            .map(|row| Partition { word: AtomicU64::new(PartitionWord::of(row, own_node).0) })
+            .collect();
         let mut figures = PartitionFigures::default();
         rows.iter().for_each(|row| figures.add(row));
         Partitions { own_node, partitions, table: Mutex::new(Table { rows, figures }) }
@@ -316,13 +318,13 @@ impl Partitions {
     /// When it is another node's, or nobody's.
     #[inline]
     #[cfg_attr(not(test), expect(dead_code, reason = "transactions will call it"))]
-    pub(crate) fn reserve(&self, id: PartitionId) -> Result<Reservation<'_>, Refused> {
+    pub(crate) fn reserve(&self, id: PartitionId) -> Result<PartitionReservation<'_>, Refused> {
         let partition = &self.partitions[id.index()];
         // Counted before it is looked at, so that whoever isolates the partition sees one or the other.
-        let word = Word(partition.word.fetch_add(1, Acquire));
-        debug_assert!(word.reservations() < Word::RESERVATIONS, "reservations are released");
+        let word = PartitionWord(partition.word.fetch_add(1, Acquire));
+        debug_assert!(word.reservations() < PartitionWord::RESERVATIONS, "reservations are released");
         if word.is_served() {
-            return Ok(Reservation { partition, id, word });
+            return Ok(PartitionReservation { partition, id, word });
         }
         partition.release();
         Err(self.refusal(id))
@@ -339,13 +341,13 @@ impl Partitions {
         Refused::ServedBy(node)
     }
 
-    /// Takes a partition out of service: lets no new reservation in, and waits for those that there are. Gives whether
+    /// Takes a partition out of service: lets no new reservation in, and waits for those that there are. Returns whether
     /// all had gone after `longest`; if not, it stays isolated and may be waited for again. It is in service again when it
     /// is dealt or gets a version with data. The cluster thread only.
     #[cfg_attr(not(test), expect(dead_code, reason = "the cluster thread will call it"))]
     pub(crate) fn isolate(&self, id: PartitionId, longest: Duration) -> bool {
         let partition = &self.partitions[id.index()];
-        partition.word.fetch_or(Word::ISOLATED, AcqRel);
+        partition.word.fetch_or(PartitionWord::ISOLATED, AcqRel);
         let started = Instant::now();
         while partition.word(Acquire).reservations() > 0 {
             if started.elapsed() >= longest {
@@ -368,7 +370,7 @@ impl Partitions {
         &self,
         storage: &Storage,
         replication_factor: u32,
-        mut change: impl FnMut(PartitionId, &mut Row),
+        mut change: impl FnMut(PartitionId, &mut PartitionRow),
     ) -> Result<(), BlockError> {
         let mut table = self.table.lock();
         let changed = PartitionId::all().map(|id| {
@@ -377,7 +379,7 @@ impl Partitions {
             (id, row)
         });
         let changed: Vec<_> = changed.collect();
-        let is_fresh = |(id, row): &&(PartitionId, Row)| {
+        let is_fresh = |(id, row): &&(PartitionId, PartitionRow)| {
             row.version.has_data() && !table.rows[id.index()].version.has_data()
         };
         let fresh = changed.iter().filter(is_fresh).count();
@@ -396,7 +398,7 @@ impl Partitions {
         let node = self.own_node;
         let version = PartitionVersion::new(cluster_key, FAMILY_COMMON).with_master(true);
         self.deal(storage, 1, |_, row| {
-            *row = Row {
+            *row = PartitionRow {
                 version,
                 final_version: version,
                 tree_id: row.tree_id,
@@ -404,7 +406,7 @@ impl Partitions {
                 replicas: vec![Replica { node, is_immigrating: false }],
                 working_master: node,
                 proxy_destination: node,
-                ..Row::default()
+                ..PartitionRow::default()
             };
         })
     }
@@ -426,7 +428,7 @@ impl Partitions {
         let mut table = self.table.lock();
         let changed = versions
             .iter()
-            .map(|&(id, version)| (id, Row { version, ..table.rows[id.index()].clone() }))
+            .map(|&(id, version)| (id, PartitionRow { version, ..table.rows[id.index()].clone() }))
             .collect();
         self.change(&mut table, storage, changed)
     }
@@ -436,7 +438,7 @@ impl Partitions {
         &self,
         table: &mut Table,
         storage: &Storage,
-        mut changed: Vec<(PartitionId, Row)>,
+        mut changed: Vec<(PartitionId, PartitionRow)>,
     ) -> Result<(), BlockError> {
         for (id, row) in &mut changed {
             let had_data = table.rows[id.index()].version.has_data();
@@ -449,14 +451,14 @@ impl Partitions {
                 _ => {}
             }
         }
-        let entry = |row: &Row| PartitionEntry { version: row.version, tree_id: row.tree_id };
+        let entry = |row: &PartitionRow| PartitionEntry { version: row.version, tree_id: row.tree_id };
         let entries: Vec<_> = changed.iter().map(|(id, row)| (*id, entry(row))).collect();
         storage.write_partitions(&entries)?;
         for (id, row) in changed {
             let partition = &self.partitions[id.index()];
-            let mut word = Word::of(&row, self.own_node);
+            let mut word = PartitionWord::of(&row, self.own_node);
             if !row.version.has_data() {
-                word.0 |= Word::ISOLATED;
+                word.0 |= PartitionWord::ISOLATED;
             }
             table.figures.subtract(&table.rows[id.index()]);
             table.figures.add(&row);
@@ -477,7 +479,7 @@ impl Partitions {
     }
 
     /// Shows all rows, as they are at one moment. The cluster thread waits meanwhile.
-    pub(crate) fn visit(&self, mut visit: impl FnMut(PartitionId, &Row)) {
+    pub(crate) fn visit(&self, mut visit: impl FnMut(PartitionId, &PartitionRow)) {
         let table = self.table.lock();
         PartitionId::all().zip(&table.rows).for_each(|(id, row)| visit(id, row));
     }

@@ -45,7 +45,7 @@ fn entries() -> Vec<PartitionEntry> {
     (0..PARTITION_COUNT).map(entry).collect()
 }
 
-fn row(partitions: &Partitions, number: usize) -> Row {
+fn row(partitions: &Partitions, number: usize) -> PartitionRow {
     let mut found = None;
     partitions.visit(|id, row| {
         if id.index() == number {
@@ -74,7 +74,7 @@ fn nobody_serves_partitions_before_they_are_dealt() {
     assert_eq!((partitions.tree_id(id(6)), partitions.tree_id(id(71))), (6, 7));
     let figures = partitions.figures();
     assert_eq!((figures.unavailable, figures.replication_factor), (PARTITION_COUNT, 0));
-    assert!(!figures.is_settled());
+    assert!(!figures.is_stable());
     assert_eq!(partitions.bitmaps(1), [[0; BITMAP_SIZE]]);
 }
 
@@ -92,7 +92,7 @@ fn a_node_alone_serves_all_and_begins_those_without_data_anew() {
     });
     let figures = partitions.figures();
     assert_eq!((figures.fresh, figures.unavailable, figures.replication_factor), (PARTITION_COUNT / 2, 0, 1));
-    assert!(figures.is_settled());
+    assert!(figures.is_stable());
     assert_eq!(partitions.bitmaps(2), [[0xFF; BITMAP_SIZE], [0; BITMAP_SIZE]]);
 }
 
@@ -101,7 +101,7 @@ fn a_node_alone_serves_all_and_begins_those_without_data_anew() {
 fn a_node_of_several_answers_for_what_it_has() {
     let (partitions, storage) = dealt();
     let replica = |node, is_immigrating| Replica { node, is_immigrating };
-    let deal = |number: usize, row: &mut Row| {
+    let deal = |number: usize, row: &mut PartitionRow| {
         (row.working_master, row.proxy_destination) = (OTHER, OTHER);
         row.replicas = vec![replica(OTHER, false), replica(OWN, false)];
         match number {
@@ -149,10 +149,10 @@ fn a_node_of_several_answers_for_what_it_has() {
     assert_eq!((figures.pending_emigrations, figures.pending_lead_emigrations), (2, 1));
     assert_eq!((figures.pending_immigrations, figures.pending_migrations()), (2, 4));
     assert_eq!((figures.unavailable, figures.fresh), (PARTITION_COUNT - 6, 0));
-    assert!(!figures.is_settled());
+    assert!(!figures.is_stable());
 
     partitions.deal_alone(&storage, KEY + 1).expect("no headers to write");
-    assert!(partitions.figures().is_settled());
+    assert!(partitions.figures().is_stable());
     assert_eq!(partitions.tree_id(id(5)), 6, "data that was kept goes on with its life");
 }
 

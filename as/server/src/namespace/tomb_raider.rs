@@ -20,7 +20,7 @@ use super::commit::{Cause, Change};
 use crate::index::{Element, PartitionId, WriteGuard};
 
 impl Namespace {
-    /// One raid; gives how many tombstones it removed.
+    /// One raid; returns how many tombstones it removed.
     pub(super) fn raid_tombs(&self, now: StoredMillis, stopping: &AtomicBool) -> u64 {
         if self.tombstone_count() == 0 {
             return 0;
@@ -50,7 +50,7 @@ impl Namespace {
         if is_complete { self.remove_marked(stopping) } else { 0 }
     }
 
-    /// Marks the tombstones made before `latest`, in milliseconds since 2010-01-01; gives how many.
+    /// Marks the tombstones made before `latest`, in milliseconds since 2010-01-01; returns how many.
     fn mark_older_than(&self, latest: u64, stopping: &AtomicBool) -> u64 {
         let is_old = |element: &Element| element.is_tombstone() && element.last_update_time() < latest;
         self.for_each_tombstone(stopping, is_old, |mut guard| {
@@ -59,7 +59,7 @@ impl Namespace {
         })
     }
 
-    /// Removes the tombstones that are still marked; gives how many.
+    /// Removes the tombstones that are still marked; returns how many.
     fn remove_marked(&self, stopping: &AtomicBool) -> u64 {
         let is_marked = |element: &Element| element.is_unneeded();
         self.for_each_tombstone(stopping, is_marked, |guard| {
@@ -67,7 +67,7 @@ impl Namespace {
         })
     }
 
-    /// Gives `change` the guards of the tombstones that are `wanted`, one after the other, until `stopping`; gives how
+    /// Gives `change` the guards of the tombstones that are `wanted`, one after the other, until `stopping`; returns how
     /// many it changed.
     fn for_each_tombstone(
         &self,

@@ -54,7 +54,7 @@ impl Namespace {
         self.commit(guard, &Change::Tombstone(tombstone), removal.cause)
     }
 
-    /// Makes the tombstone of the record of `digest` in flat form. Gives what the index is to say of it.
+    /// Makes the tombstone of the record of `digest` in flat form. Returns what the index is to say of it.
     fn make_tombstone(
         &self,
         digest: &Digest,

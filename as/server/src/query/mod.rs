@@ -199,7 +199,7 @@ impl Queries {
         job.inspect(|job| job.is_aborted.store(true, Ordering::Relaxed)).is_some()
     }
 
-    /// Asks all long queries to end; gives how many there are.
+    /// Asks all long queries to end; returns how many there are.
     pub(crate) fn abort_all(&self) -> usize {
         let jobs = self.jobs.lock();
         jobs.active.iter().for_each(|job| job.is_aborted.store(true, Ordering::Relaxed));

@@ -55,7 +55,7 @@ struct Scan<'a> {
     budget: &'a Budget<'a>,
 }
 
-/// Runs `query` and sends its replies, the last one included. Gives how it ended.
+/// Runs `query` and sends its replies, the last one included. Returns how it ended.
 pub(super) fn run(query: &Query, job: &Job, sink: &dyn ReplySink, is_stopping: &AtomicBool) -> End {
     let started = Instant::now();
     let may_go_on = || reason_to_end(query, job, sink, is_stopping, started).is_none();
@@ -160,7 +160,7 @@ impl Scan<'_> {
         in_set && element.generation != 0 && !element.is_gone(self.now.seconds())
     }
 
-    /// Adds the record of `element` to the chunk; gives whether there was something to add.
+    /// Adds the record of `element` to the chunk; returns whether there was something to add.
     fn add(&mut self, element: &Element) -> bool {
         let query = self.query;
         let asked = query.filter.as_ref().map_or(Ok(None), |filter| {
@@ -262,7 +262,7 @@ fn reason_to_end(
     }
 }
 
-/// Appends a record as a message; gives whether it has any of the wanted bins.
+/// Appends a record as a message; returns whether it has any of the wanted bins.
 ///
 /// # Errors
 /// `FilteredOut` when it is not what `question` asks for, others when it cannot be read.
@@ -275,7 +275,7 @@ fn write_record(
 ) -> Result<bool, ResultCode> {
     let damaged = |error: FlatError| query.namespace.report_damage(element, &error);
     let record = query.namespace.record(element, scratch)?;
-    question.map_or(Ok(()), |question| question.settle(&record, record.key))?;
+    question.map_or(Ok(()), |question| question.resolve(&record, record.key))?;
     let mut reply = ReplyWriter::unframed(out);
     reply.field(field::NAMESPACE, query.namespace.name().as_bytes());
     reply.field(field::DIGEST, &element.digest().0);

@@ -92,7 +92,7 @@ fn query(namespace: &Arc<Namespace>) -> Query {
     }
 }
 
-/// Runs a query for everything to its end; gives what its client has received.
+/// Runs a query for everything to its end; returns what its client has received.
 fn run(config: Arc<Config>, namespace: &Arc<Namespace>, panics: bool) -> Vec<u8> {
     let queries = Arc::new(Queries::new(config));
     let client = Arc::new(Client { panics, ..Client::default() });

@@ -76,7 +76,7 @@ impl Connection {
         !self.is_parked && !self.is_blocked() && self.put_off.is_none()
     }
 
-    /// One `recv` into `buffer`; gives the number of bytes, or `None` when the peer is done or the connection broken.
+    /// One `recv` into `buffer`; returns the number of bytes, or `None` when the peer is done or the connection broken.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
         match self.stream.read(buffer) {
             Ok(0) => None,
@@ -175,7 +175,7 @@ impl Drop for Connection {
     }
 }
 
-/// Sends until done or the socket is full; gives how many bytes it took.
+/// Sends until done or the socket is full; returns how many bytes it took.
 fn send_some(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {

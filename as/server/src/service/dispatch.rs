@@ -196,7 +196,7 @@ impl ServiceThread {
     }
 
     /// Carries out the complete requests in `bytes`, which begin with `first` if that is a record message; their replies
-    /// wait in the outbox. Gives how many bytes they took.
+    /// wait in the outbox. Returns how many bytes they took.
     fn serve_requests<'b>(
         &mut self,
         slot: u32,
@@ -235,7 +235,7 @@ impl ServiceThread {
         self.connections.get(slot).is_some_and(|connection| connection.may_serve())
     }
 
-    /// Carries out the request at the start of `bytes`, which is no record message; gives its size. `None` while it is
+    /// Carries out the request at the start of `bytes`, which is no record message; returns its size. `None` while it is
     /// incomplete.
     fn dispatch_other(
         &mut self,
@@ -290,7 +290,7 @@ impl ServiceThread {
     }
 
     /// Carries out record messages one after the other, until their replies are large enough to be sent or one is to be
-    /// answered elsewhere; gives how many bytes those carried out have.
+    /// answered elsewhere; returns how many bytes those carried out have.
     fn dispatch_messages(
         &mut self,
         slot: u32,
@@ -333,7 +333,7 @@ impl ServiceThread {
         self.large_reply.is_some()
     }
 
-    /// Carries out a record message, or has it carried out by other threads; gives whether the connection is parked for
+    /// Carries out a record message, or has it carried out by other threads; returns whether the connection is parked for
     /// that.
     fn dispatch_message(&mut self, slot: u32, token: ConnectionToken, message: &Message<'_>) -> bool {
         let Message { request, body } = message;

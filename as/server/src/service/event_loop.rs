@@ -208,7 +208,7 @@ impl ServiceThread {
         self.connections.add(connection);
     }
 
-    /// Gives the connection of a slot to the thread that owns it, if that is another one.
+    /// Moves the connection of a slot to the thread that owns it, if that is another one.
     fn hand_over(&mut self, slot: u32) -> bool {
         let Some(connection) = self.connections.get(slot) else { return false };
         let owner = self.context.pool.owner_of(connection.number);

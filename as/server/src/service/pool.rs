@@ -111,7 +111,7 @@ impl ServicePool {
         wanted: impl Fn() -> usize,
         start_worker: impl Fn(usize) -> io::Result<()>,
     ) {
-        let mut monitor = Monitor::new();
+        let mut monitor = PoolMonitor::new();
         loop {
             std::thread::park_timeout(PERIOD);
             if stopping.load(Acquire) {
@@ -136,16 +136,16 @@ impl ServicePool {
 }
 
 /// Samples what all service threads do.
-struct Monitor {
+struct PoolMonitor {
     meters: Vec<Meter>,
     idle: IdleMeter,
     chooser: Chooser,
     last: Instant,
 }
 
-impl Monitor {
+impl PoolMonitor {
     fn new() -> Self {
-        Monitor {
+        PoolMonitor {
             meters: Vec::new(),
             idle: IdleMeter::default(),
             chooser: Chooser::new(threads::cpu_count()),
@@ -165,6 +165,6 @@ impl Monitor {
             .map(|(meter, worker)| meter.sample(&worker.activity, now))
             .collect();
         let sample = Sample::new(&stats, period);
-        self.chooser.choose(active_count, limit, &sample, || self.idle.look())
+        self.chooser.choose(active_count, limit, &sample, || self.idle.sample())
     }
 }

@@ -88,7 +88,7 @@ impl DiskBenchmarks {
         DiskBenchmarks { of_namespace, histograms: std::array::from_fn(|_| Histogram::new(0)) }
     }
 
-    /// A transfer begins; gives the time if it is measured.
+    /// A transfer begins; returns the time if it is measured.
     #[inline]
     pub(super) fn start(&self) -> Option<Instant> {
         self.of_namespace.is_on().then(Instant::now)

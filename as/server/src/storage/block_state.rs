@@ -105,24 +105,24 @@ impl BlockState {
         self.is_kept.load(Relaxed)
     }
 
-    /// Says that what is alive in it cannot be read, or that it can be again. Gives what held before.
+    /// Says that what is alive in it cannot be read, or that it can be again. Returns what held before.
     pub(super) fn set_kept(&self, is_kept: bool) -> bool {
         self.is_kept.swap(is_kept, Relaxed)
     }
 
-    /// Makes a free block current. Gives whether it was free, and nothing alive in it.
+    /// Makes a free block current. Returns whether it was free, and nothing alive in it.
     pub(super) fn take(&self) -> bool {
         let was_free = self.change(WblockState::Free, WblockState::Current);
         self.is_kept.store(false, Relaxed);
         was_free && self.live_bytes_now() == 0
     }
 
-    /// Makes a current block a used one; [`review`](Self::review) follows. Gives whether it was current.
+    /// Makes a current block a used one; [`review`](Self::review) follows. Returns whether it was current.
     pub(super) fn close(&self) -> bool {
         self.change(WblockState::Current, WblockState::Used)
     }
 
-    /// Counts `size` bytes as alive and their writer as busy until [`end_write`](Self::end_write). Gives the live bytes
+    /// Counts `size` bytes as alive and their writer as busy until [`end_write`](Self::end_write). Returns the live bytes
     /// before.
     pub(super) fn begin_write(&self, size: u32) -> u32 {
         self.writers.fetch_add(1, Relaxed);
@@ -151,7 +151,7 @@ impl BlockState {
         true
     }
 
-    /// Takes a queued block for defrag: afterwards nobody writes to it. Gives whether it was queued.
+    /// Takes a queued block for defrag: afterwards nobody writes to it. Returns whether it was queued.
     pub(super) fn begin_emptying(&self) -> bool {
         if !self.change(WblockState::Queued, WblockState::Emptying) {
             return false;
@@ -162,17 +162,17 @@ impl BlockState {
         true
     }
 
-    /// A block that defrag took is a used one again; [`review`](Self::review) follows. Gives whether defrag had it.
+    /// A block that defrag took is a used one again; [`review`](Self::review) follows. Returns whether defrag had it.
     pub(super) fn end_emptying(&self) -> bool {
         self.change(WblockState::Emptying, WblockState::Used)
     }
 
-    /// A block that defrag took waits again. Gives whether defrag had it.
+    /// A block that defrag took waits again. Returns whether defrag had it.
     pub(super) fn put_back(&self) -> bool {
         self.change(WblockState::Emptying, WblockState::Queued)
     }
 
-    /// Counts `size` bytes as garbage; [`review_seen`](Self::review_seen) follows. Gives the live bytes before.
+    /// Counts `size` bytes as garbage; [`review_seen`](Self::review_seen) follows. Returns the live bytes before.
     pub(super) fn free_bytes(&self, size: u32) -> u32 {
         self.live_bytes.fetch_sub(size, AcqRel)
     }
@@ -218,12 +218,12 @@ impl BlockState {
         }
     }
 
-    /// At start: `size` more bytes are alive. Gives the live bytes before.
+    /// At start: `size` more bytes are alive. Returns the live bytes before.
     pub(super) fn load_bytes(&self, size: u32) -> u32 {
         self.live_bytes.fetch_add(size, Relaxed)
     }
 
-    /// At start: takes a block that nobody uses yet, to fill it with what is on disk. Gives whether it was free.
+    /// At start: takes a block that nobody uses yet, to fill it with what is on disk. Returns whether it was free.
     pub(super) fn take_to_load(&self) -> bool {
         self.change(WblockState::Free, WblockState::Current)
     }
@@ -258,7 +258,7 @@ impl FillMark {
         self.filled.load(Acquire)
     }
 
-    /// Waits until what is reserved now is written, and gives its end: bytes below it do not change any more.
+    /// Waits until what is reserved now is written, and returns its end: bytes below it do not change any more.
     pub(super) fn complete(&self, block: &BlockState) -> u32 {
         let end = self.filled();
         block.wait_for_writers();

@@ -77,7 +77,7 @@ pub(super) fn config(engine: Engine, commit: bool) -> StorageConfig {
     config
 }
 
-/// Starts on `media`; gives what the load found too.
+/// Starts on `media`; returns what the load found too.
 pub(super) fn start(
     media: Vec<(Arc<CrashMedium>, Option<Arc<CrashMedium>>)>,
     config: &StorageConfig,

@@ -45,7 +45,7 @@ fn sparse_node(medium: &Arc<CrashMedium>) -> Node {
     start(media(), &config).0
 }
 
-/// Empties what can be emptied; gives how many blocks were looked at.
+/// Empties what can be emptied; returns how many blocks were looked at.
 fn defrag(node: &Node) -> u64 {
     let reads = || node.storage.device_stats().map(|stats| stats.defrag_reads).sum::<u64>();
     let before = reads();

@@ -19,7 +19,7 @@ use crate::index::{Index, Location};
 const WORTHWHILE_PCT: u32 = 95;
 
 /// Empties one queued block of `device`, if more than `defrag-queue-min` wait. When hardly a block is free, also one that
-/// does not wait for it: better to write much than to take no more writes, as long as it helps. Gives whether it emptied
+/// does not wait for it: better to write much than to take no more writes, as long as it helps. Returns whether it emptied
 /// one.
 pub(super) fn defrag_one(
     storage: &Storage,

@@ -44,7 +44,7 @@ pub(crate) struct DiskStats {
     pub(crate) defrag_partial_writes: u64,
 }
 
-/// How records were read since the last look.
+/// How records were read since the last sample.
 #[derive(Default)]
 struct Reads {
     from_buffers: AtomicU64,

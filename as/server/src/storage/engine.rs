@@ -83,7 +83,7 @@ pub(crate) struct Storage {
     /// One for each defrag thread.
     pub(super) wakes: Box<[Wake]>,
     pub(super) stopping: AtomicBool,
-    /// Share of records read from buffers, in hundredths of a percent, as of the last look.
+    /// Share of records read from buffers, in hundredths of a percent, as of the last sample.
     pub(super) cache_read_pct100: AtomicU64,
 }
 
@@ -346,7 +346,7 @@ impl Storage {
         }
     }
 
-    /// Writes out the blocks that are full; gives whether that went well.
+    /// Writes out the blocks that are full; returns whether that went well.
     fn flush_full_blocks(&self) -> bool {
         self.devices.iter().all(|device| {
             device.as_disk().is_none_or(|disk| {
@@ -393,7 +393,7 @@ impl Storage {
     }
 
     /// Shows `visit` every record that can be read on the disks with its place, newest or not, of blocks in use and free
-    /// ones, in memory and on disk. `go_on` is asked after each block; gives whether it never said no.
+    /// ones, in memory and on disk. `go_on` is asked after each block; returns whether it never said no.
     pub(crate) fn visit_stored(
         &self,
         mut visit: impl FnMut(Location, &FlatRecord<'_>),
@@ -456,8 +456,8 @@ impl Storage {
         self.devices.iter().map(Device::stats)
     }
 
-    /// Looks what part of the records read since the last look came from buffers; gives percent.
-    pub(crate) fn look_at_reads(&self) -> f64 {
+    /// Returns what percentage of the records read since the last sample came from buffers.
+    pub(crate) fn sample_reads(&self) -> f64 {
         let (mut cached, mut all) = (0, 0);
         for disk in self.disks() {
             let (from_buffers, from_disk) = disk.take_reads();
@@ -468,7 +468,7 @@ impl Storage {
         self.cache_read_pct()
     }
 
-    /// Percentage of records read from buffers, as of the last look.
+    /// Percentage of records read from buffers, as of the last sample.
     pub(crate) fn cache_read_pct(&self) -> f64 {
         self.cache_read_pct100.load(Relaxed) as f64 / 100.0
     }

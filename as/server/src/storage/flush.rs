@@ -134,7 +134,7 @@ impl Disk {
         }
     }
 
-    /// Writing succeeded; gives whether it had failed before.
+    /// Writing succeeded; returns whether it had failed before.
     fn recover(&self) -> bool {
         let had_failed = self.failed.swap(false, Relaxed);
         if had_failed {

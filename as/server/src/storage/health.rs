@@ -37,7 +37,7 @@ pub(super) struct ReadHealth {
 }
 
 impl ReadHealth {
-    /// A read begins; gives the time if it is one of those measured.
+    /// A read begins; returns the time if it is one of those measured.
     #[inline]
     pub(super) fn start(&self) -> Option<Instant> {
         if !self.is_on.load(Relaxed) {

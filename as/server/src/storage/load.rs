@@ -157,7 +157,7 @@ struct Block {
 }
 
 impl DiskLoad<'_> {
-    /// Loads the disk; gives the number of the first block never used, or that the copy failed.
+    /// Loads the disk; returns the number of the first block never used, or that the copy failed.
     pub(super) fn run(&self) -> Result<u32, BlockError> {
         let (filled, to_parse) = channel::unbounded();
         let (emptied, to_fill) = channel::unbounded();
@@ -235,7 +235,7 @@ impl DiskLoad<'_> {
             || starts_headless && id.0 < self.known_pristine
     }
 
-    /// Loads blocks as they come; gives what is left of their former lives.
+    /// Loads blocks as they come; returns what is left of their former lives.
     fn parse_blocks(&self, to_parse: &Receiver<Block>, emptied: &Sender<AlignedBuf>) -> StaleBytes {
         let mut parser = Parser::new(self);
         for block in to_parse {
@@ -417,7 +417,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Brings one copy of a record into the index, if it is the newest; gives whether it is.
+    /// Brings one copy of a record into the index, if it is the newest; returns whether it is.
     fn load_record(&mut self, record: &FlatRecord<'_>, location: Location) -> bool {
         if !self.load.is_here(record) {
             self.counts.dropped += 1;

@@ -237,7 +237,7 @@ pub(super) fn erase_former_use(medium: &dyn BlockMedium, first: u32, count: u32)
     Ok(())
 }
 
-/// Loads all used devices side by side; gives for each the first block never used.
+/// Loads all used devices side by side; returns for each the first block never used.
 fn load(
     namespace: &str,
     devices: &[Device],

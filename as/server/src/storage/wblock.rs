@@ -246,13 +246,13 @@ impl WblockTable {
         after
     }
 
-    /// Queues every used block below the low-water mark, after the mark was raised. Gives their number.
+    /// Queues every used block below the low-water mark, after the mark was raised. Returns their number.
     pub(super) fn sweep(&self, low_water_bytes: u32) -> usize {
         self.ids().filter(|id| self.review(*id, low_water_bytes) == AfterFree::Queued).count()
     }
 
     /// Queues the used block with least alive in it, if that is below `limit_bytes`: what is done for want of room when
-    /// no block is below the low-water mark. Gives whether it queued one.
+    /// no block is below the low-water mark. Returns whether it queued one.
     pub(super) fn queue_emptiest(&self, limit_bytes: u32) -> bool {
         let is_candidate = |block: &BlockState| {
             block.state() == WblockState::Used && !block.is_kept() && block.lasting_bytes() != 0
@@ -290,7 +290,7 @@ impl WblockTable {
         is_unused.then_some(Unused { device: block.device, id: block.id, holder: PhantomData })
     }
 
-    /// A block that defrag took is done with. Gives the bytes of what it could not move, because it cannot be read; if
+    /// A block that defrag took is done with. Returns the bytes of what it could not move, because it cannot be read; if
     /// there are any the block is kept.
     pub(super) fn emptied(&self, block: Emptying) -> u32 {
         let Emptying { id, .. } = block;
@@ -303,7 +303,7 @@ impl WblockTable {
         unreadable
     }
 
-    /// Blocks that were kept are tried again: what could not be read may be readable now. Gives how many wait for defrag.
+    /// Blocks that were kept are tried again: what could not be read may be readable now. Returns how many wait for defrag.
     pub(super) fn retry_kept(&self, low_water_bytes: u32) -> usize {
         self.ids()
             .filter(|id| self.block(*id).set_kept(false))

@@ -45,7 +45,7 @@ pub(super) fn batch_of<'a>(request: &Request<'a>) -> Result<Batch<'a>, ResultCod
     request.batch.and_then(|value| Batch::parse(value).ok()).ok_or(ResultCode::Parameter)
 }
 
-/// Checks a batch request; `rows_max` of 0 is no limit. Gives the batch and the filter for rows without one.
+/// Checks a batch request; `rows_max` of 0 is no limit. Returns the batch and the filter for rows without one.
 pub(super) fn checked<'a>(
     request: &Request<'a>,
     rows_max: u32,
@@ -87,16 +87,16 @@ impl<'a> RowFilters<'a> {
 }
 
 /// What the rows of a batch have come to so far; shared by all who carry out some of them.
-pub(super) struct Outcome {
+pub(super) struct BatchOutcome {
     flags: u8,
     /// Code of the error that ended the reply, or 0.
     result: AtomicU8,
 }
 
-impl Outcome {
+impl BatchOutcome {
     /// Of a batch with these flags, whose reply was ended by `result`, or not if that is 0.
     pub(super) fn new(flags: u8, result: u8) -> Self {
-        Outcome { flags, result: AtomicU8::new(result) }
+        BatchOutcome { flags, result: AtomicU8::new(result) }
     }
 
     /// Ends the reply before what is still to be sent, unless something else has.
@@ -171,7 +171,7 @@ impl FrameSink for ToOutbox<'_> {
 
 /// Replies in the making: one frame, sent to `sink` when it is full.
 pub(super) struct Frames<'a, S: FrameSink> {
-    outcome: &'a Outcome,
+    outcome: &'a BatchOutcome,
     sink: S,
     frame: Vec<u8>,
     /// Code of the last error in the frame that ends the reply behind it, or 0.
@@ -179,7 +179,7 @@ pub(super) struct Frames<'a, S: FrameSink> {
 }
 
 impl<'a, S: FrameSink> Frames<'a, S> {
-    pub(super) fn new(outcome: &'a Outcome, sink: S) -> Self {
+    pub(super) fn new(outcome: &'a BatchOutcome, sink: S) -> Self {
         Frames { outcome, sink, frame: vec![0; HEADER_SIZE], error: 0 }
     }
 
@@ -250,7 +250,7 @@ impl Executor {
         if count > INLINE_ROWS_MAX || batch.rows.len() > INLINE_SIZE_MAX {
             return Step::Batch(BatchRest { first: rows.position(), count, result: 0 });
         }
-        let outcome = Outcome::new(batch.flags, 0);
+        let outcome = BatchOutcome::new(batch.flags, 0);
         let start = out.len();
         let mut frames = Frames::new(&outcome, ToOutbox { out, start });
         let budget = Budget::new(INLINE_BATCH_STEPS);
@@ -282,7 +282,7 @@ struct PlacedRow<'a> {
 type Window<'a> = SmallVec<[PlacedRow<'a>; PREPARED_REQUESTS]>;
 
 impl TransactionContext {
-    /// Reads the next rows, at most `left`. Gives whether there was nothing wrong with them. A row of an unknown namespace
+    /// Reads the next rows, at most `left`. Returns whether there was nothing wrong with them. A row of an unknown namespace
     /// ends the batch.
     fn read_window<'a>(&self, rows: &mut Rows<'a>, left: u32, window: &mut Window<'a>) -> bool {
         window.clear();
@@ -437,7 +437,7 @@ impl Workspace {
 }
 
 /// Appends the message that ends a batch, and counts it.
-pub(super) fn finish(outcome: &Outcome, complete: bool, metrics: &ServerMetrics, out: &mut Vec<u8>) {
+pub(super) fn finish(outcome: &BatchOutcome, complete: bool, metrics: &ServerMetrics, out: &mut Vec<u8>) {
     let error = outcome.result.load(Ordering::Acquire);
     let code = if complete { error } else { ResultCode::Parameter.code() };
     if !complete {

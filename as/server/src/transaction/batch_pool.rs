@@ -30,7 +30,9 @@ use proto::ResultCode;
 use proto::batch::{RowPosition, Rows, batch_flag};
 use proto::message::Request;
 
-use super::batch::{Extent, FrameSink, Frames, Outcome, RowsContext, RowsPlace, batch_of, checked, finish};
+use super::batch::{
+    BatchOutcome, Extent, FrameSink, Frames, RowsContext, RowsPlace, batch_of, checked, finish,
+};
 use super::filter::CompiledFilter;
 use super::step::BatchRest;
 use super::{Executor, ReplySink, TransactionContext};
@@ -54,7 +56,7 @@ struct BatchInFlight {
     body: Box<[u8]>,
     /// For rows without their own.
     filter: Option<CompiledFilter<'static>>,
-    outcome: Outcome,
+    outcome: BatchOutcome,
     sink: Arc<dyn ReplySink>,
     /// Where turns go.
     workers: Weak<Workers<BatchTurn>>,
@@ -160,7 +162,7 @@ impl BatchPool {
         };
         let batch = BatchInFlight {
             filter: filter.map(|filter| filter.map(Filter::into_owned)),
-            outcome: Outcome::new(batch.flags, rest.result),
+            outcome: BatchOutcome::new(batch.flags, rest.result),
             body: body.into(),
             sink,
             workers: Arc::downgrade(&self.workers),
@@ -247,7 +249,7 @@ impl BatchInFlight {
         (whole, rows.position())
     }
 
-    /// Ends a turn; `left` is what it had in hand and did not do. Gives whether the batch is done.
+    /// Ends a turn; `left` is what it had in hand and did not do. Returns whether the batch is done.
     fn end_turn(self: &Arc<Self>, left: Option<(RowPosition, u32)>) -> bool {
         let mut progress = self.progress.lock();
         progress.working -= 1;
@@ -264,7 +266,7 @@ impl BatchInFlight {
         is_done
     }
 
-    /// Gives the client up if it does not read. Gives whether it did.
+    /// Gives the client up if it does not read. Returns whether it did.
     fn is_given_up(&self) -> bool {
         if !self.sink.is_stalled() {
             return false;
@@ -294,7 +296,7 @@ impl Watch {
         }
     }
 
-    /// Looks after the clients, if it is time for that. Gives whether there are any.
+    /// Looks after the clients, if it is time for that. Returns whether there are any.
     fn check_clients(&mut self) -> bool {
         if !self.batches.is_empty() && self.checked.elapsed() >= CLIENTS_CHECK_PERIOD {
             self.checked = Instant::now();

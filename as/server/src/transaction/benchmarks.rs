@@ -9,7 +9,7 @@ use std::time::Instant;
 use proto::message::{field, info2};
 
 use super::{Call, Executor, TransactionContext, Workspace};
-use crate::metrics::{Benchmark, Origin, Step, Unit};
+use crate::metrics::{Benchmark, BenchmarkStep, Origin, Unit};
 use crate::namespace::Namespace;
 
 /// Where the transactions of a thread are.
@@ -32,22 +32,22 @@ impl Stopwatch {
 pub(super) struct Measured {
     benchmark: Benchmark,
     /// Where its record is read or changed.
-    step: Step,
+    step: BenchmarkStep,
     since: Instant,
 }
 
 /// As what `call` is measured, and in which step it works on its record. Deletes are not measured, as little as in the C
 /// server.
-fn kind_of(call: &Call<'_>) -> Option<(Benchmark, Step)> {
+fn kind_of(call: &Call<'_>) -> Option<(Benchmark, BenchmarkStep)> {
     let request = call.request;
     let (benchmark, step) = if request.info2 & info2::WRITE == 0 {
-        (Benchmark::Read, Step::Read)
+        (Benchmark::Read, BenchmarkStep::Read)
     } else if request.info2 & info2::DELETE != 0 {
         return None;
     } else if request.has_field(field::UDF_FILE) {
-        (Benchmark::Udf, Step::Udf)
+        (Benchmark::Udf, BenchmarkStep::Udf)
     } else {
-        (Benchmark::Write, Step::Write)
+        (Benchmark::Write, BenchmarkStep::Write)
     };
     match call.origin {
         Origin::BatchSub => Some((Benchmark::BatchSub, step)),
@@ -69,7 +69,7 @@ impl Executor {
     pub(super) fn measure_responses(&mut self) {
         let Executor { context, workspace } = self;
         for (namespace, benchmark, since) in std::mem::take(&mut workspace.stopwatch.answered) {
-            end_step(context, &context.namespaces[namespace], benchmark, Step::Response, since);
+            end_step(context, &context.namespaces[namespace], benchmark, BenchmarkStep::Response, since);
         }
     }
 }
@@ -80,7 +80,7 @@ impl Workspace {
     pub(super) fn take_up_row(&mut self, context: &TransactionContext, namespace: &Namespace) {
         if Benchmark::BatchSub.is_enabled(&namespace.config().params) {
             let woken = self.stopwatch.woken;
-            let taken_up = end_step(context, namespace, Benchmark::BatchSub, Step::Prestart, woken);
+            let taken_up = end_step(context, namespace, Benchmark::BatchSub, BenchmarkStep::Prestart, woken);
             self.stopwatch.row_taken_up = Some(taken_up);
         }
     }
@@ -93,7 +93,7 @@ impl Workspace {
             return None;
         }
         let since = self.stopwatch.row_taken_up.take().unwrap_or(self.stopwatch.woken);
-        let since = end_step(call.context, call.namespace, benchmark, Step::Start, since);
+        let since = end_step(call.context, call.namespace, benchmark, BenchmarkStep::Start, since);
         Some(Measured { benchmark, step, since })
     }
 
@@ -105,12 +105,12 @@ impl Workspace {
     }
 }
 
-/// Notes that a step lasted from `since` until now; gives now.
+/// Notes that a step lasted from `since` until now; returns now.
 fn end_step(
     context: &TransactionContext,
     namespace: &Namespace,
     benchmark: Benchmark,
-    step: Step,
+    step: BenchmarkStep,
     since: Instant,
 ) -> Instant {
     let now = Instant::now();

@@ -86,7 +86,7 @@ impl Call<'_> {
         Err(ResultCode::Generation)
     }
 
-    /// Asks the filter, if there is one, about a record that has not been read. Gives what is left to be asked of the
+    /// Asks the filter, if there is one, about a record that has not been read. Returns what is left to be asked of the
     /// record itself.
     pub(super) fn check_filter(&self, record: &RecordMeta) -> Result<Option<OpenQuestion<'_>>, ResultCode> {
         match self.filter {

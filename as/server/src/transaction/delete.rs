@@ -84,7 +84,7 @@ fn check_record(call: &Call<'_>, subject: Subject<'_>, scratch: &mut ReadBuffer)
     }
     match (subject.record(call, scratch), question) {
         (Ok(record), question) => {
-            question.map_or(Ok(()), |question| question.settle(&record, record.key))?;
+            question.map_or(Ok(()), |question| question.resolve(&record, record.key))?;
             call.check_key(&record)
         }
         (Err(result), Some(_)) => Err(result),

@@ -34,14 +34,14 @@ impl OpenQuestion<'_> {
     ///
     /// # Errors
     /// `FilteredOut` when the request is not for this record; `Timeout` when the budget ran out.
-    pub(crate) fn settle(&self, bins: &dyn BinSource, key: Option<&[u8]>) -> Result<(), ResultCode> {
+    pub(crate) fn resolve(&self, bins: &dyn BinSource, key: Option<&[u8]>) -> Result<(), ResultCode> {
         let record = Record { metadata: &self.metadata, key, bins };
         let matches = self.filter.matches(&record, self.budget);
         self.budget.check(if matches { Ok(()) } else { Err(ResultCode::FilteredOut) })
     }
 }
 
-/// Asks `filter` about what the index knows of a record. Gives the question if that is not enough.
+/// Asks `filter` about what the index knows of a record. Returns the question if that is not enough.
 ///
 /// # Errors
 /// `FilteredOut` when the request is not for this record; `Timeout` when the budget ran out.

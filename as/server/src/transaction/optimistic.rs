@@ -6,7 +6,7 @@
 
 use proto::ResultCode;
 
-use super::wait::Reservation;
+use super::wait::RecordReservation;
 use super::{Call, Failure, Place};
 
 /// So many attempts may lose before the record is reserved.
@@ -47,7 +47,7 @@ pub(super) fn until_committed<T>(
     };
     let key = call.record_key();
     let resume = |request| call.context.pool.submit(request);
-    let mut reservation: Option<Reservation<'_>> = None;
+    let mut reservation: Option<RecordReservation<'_>> = None;
     let mut losses = 0;
     loop {
         if reservation.is_none() {

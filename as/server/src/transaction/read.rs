@@ -98,7 +98,7 @@ fn answer(
     let damaged = |error: FlatError| subject.report_damage(call, &error);
     let record = subject.record(call, scratch)?;
     if let Some(question) = question {
-        question.settle(&record, record.key)?;
+        question.resolve(&record, record.key)?;
     }
     call.check_key(&record)?;
     if without_bins {

@@ -83,7 +83,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Logs that the record cannot be used; gives what the client is told.
+    /// Logs that the record cannot be used; returns what the client is told.
     #[cold]
     pub(super) fn report_damage(&self, call: &Call<'_>, error: &dyn std::fmt::Display) -> ResultCode {
         call.namespace.report_damage_at(&call.digest, self.meta().location, error)

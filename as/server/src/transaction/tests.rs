@@ -107,7 +107,7 @@ fn owned(body: &[u8], received: Instant, sink: &Arc<Answer>) -> OwnedRequest {
     OwnedRequest::new(body, StoredMillis::now(), received, Arc::<Answer>::clone(sink))
 }
 
-/// Carries a request out as a service thread does; gives the result and whether it had to wait.
+/// Carries a request out as a service thread does; returns the result and whether it had to wait.
 fn on_service_thread(context: &TransactionContext, executor: &mut Executor, body: &[u8]) -> (u8, bool) {
     let mut out = Vec::new();
     let request = Request::parse(body).expect("it is whole");

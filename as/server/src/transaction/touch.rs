@@ -66,7 +66,7 @@ pub(super) fn run(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) {
     metrics.latency(Latency::ReadTouch).add(unit, started.elapsed(), 1);
 }
 
-/// Gives whether the renewed record could be stored; `None` when there was nothing to renew.
+/// Returns whether the renewed record could be stored; `None` when there was nothing to renew.
 fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
     let guard = call.namespace.index.get_exclusive(&call.digest)?;
     let void_time = call.now.seconds().saturating_add(touch.ttl_seconds);

@@ -209,7 +209,7 @@ pub(super) fn storage_result(call: &Call<'_>, error: StorageError) -> ResultCode
     }
 }
 
-/// The checks that need the element but not its record. They give a record that is created its set. Gives what the filter
+/// The checks that need the element but not its record. They give a record that is created its set. Returns what the filter
 /// has left to ask.
 fn check_target<'c>(
     call: &'c Call<'_>,
@@ -263,7 +263,7 @@ fn make_next(
     let old = if *is_new { None } else { old_record(call, *subject, is_replaced, read)? };
     let stored_key = old.and_then(|old| old.key);
     if let Some(old) = &old {
-        question.map_or(Ok(()), |question| question.settle(old, stored_key))?;
+        question.map_or(Ok(()), |question| question.resolve(old, stored_key))?;
         call.check_key(old)?;
     }
     let key = match stored_key {

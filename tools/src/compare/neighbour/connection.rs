@@ -61,7 +61,7 @@ impl<'a> Connection<'a> {
         Ok(true)
     }
 
-    /// Sends as much of `bytes` as the kernel takes within a moment, and gives how much that was.
+    /// Sends as much of `bytes` as the kernel takes within a moment, and returns how much that was.
     ///
     /// # Errors
     /// When the connection breaks.

@@ -219,7 +219,7 @@ pub(super) fn leave_unread(address: SocketAddr, request: &[u8], stop: &AtomicBoo
     Ok(())
 }
 
-/// Remembers the first refusal in a frame, and gives whether it is the last of its answer.
+/// Remembers the first refusal in a frame, and returns whether it is the last of its answer.
 fn note(frame: &[u8], tally: &mut Tally) -> io::Result<bool> {
     let body = frame.get(PROTO_SIZE..).unwrap_or_default();
     let see = |code: u8, _| {

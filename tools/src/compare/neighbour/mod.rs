@@ -42,7 +42,7 @@ const IDLE_WAIT_MAX: Duration = Duration::from_secs(60);
 const IDLE_CPU_US: u64 = 50_000;
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(300);
 
-/// Measures and gives the table.
+/// Measures and returns the table.
 ///
 /// # Errors
 /// When a server is lost, or ordinary clients do not get what they ask for while they are alone.

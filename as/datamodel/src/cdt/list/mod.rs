@@ -9,17 +9,17 @@ pub(crate) use select::{elements, find, pick_ranks};
 
 use proto::ResultCode;
 
-use super::call::{Call, Operation, selection};
+use super::call::{Call, CdtOperation, selection};
 use super::container::Container;
-use super::result::{Answer, integer};
+use super::result::{ResultValue, integer};
 
 /// Carries out a call that reads.
 ///
 /// # Errors
 /// `Parameter` for a bad call or damaged list; what the operation gives.
-pub(crate) fn read(list: &Container<'_>, call: &Call<'_>) -> Result<Answer, ResultCode> {
+pub(crate) fn read(list: &Container<'_>, call: &Call<'_>) -> Result<ResultValue, ResultCode> {
     let (operation, arguments) = call.operation(false)?;
-    if operation == Operation::ListSize {
+    if operation == CdtOperation::ListSize {
         return Ok(integer(list.count));
     }
     let (selector, want) = selection(operation, arguments)?;

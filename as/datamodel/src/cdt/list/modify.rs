@@ -9,7 +9,7 @@ use proto::ResultCode;
 use super::ordered;
 use super::select::{elements, select};
 use crate::budget::Budget;
-use crate::cdt::call::{Arguments, Call, Operation, selection};
+use crate::cdt::call::{Arguments, Call, CdtOperation, selection};
 use crate::cdt::container::{Container, Header, Offsets, Shape, flags};
 use crate::cdt::index::Edit;
 use crate::cdt::items::position_of;
@@ -18,8 +18,8 @@ use crate::cdt::normal::normal;
 use crate::cdt::number::Number;
 use crate::cdt::order::{Among, Search, merge_sort};
 use crate::cdt::pick::{self, Mask, splice};
-use crate::cdt::result::{Answer, integer};
-use crate::cdt::{Outcome, Presence, Scope};
+use crate::cdt::result::{ResultValue, integer};
+use crate::cdt::{ContainerChange, Presence, Scope};
 
 /// Sort flags.
 const DESCENDING: u64 = 1;
@@ -30,7 +30,7 @@ const COMPARISONS_MAX: u64 = 1 << 12;
 const UNSORTED_VALUES_MAX: u32 = 16;
 
 /// What an operation makes of a list, and its answer.
-pub(super) type Change = (Outcome, Answer);
+pub(super) type Change = (ContainerChange, ResultValue);
 
 /// How values may be added to a list.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +58,8 @@ impl AddFlags {
     }
 
     /// The end of an operation whose value is in the list already.
-    pub(super) const fn exists(self) -> Result<Outcome, ResultCode> {
-        if self.is_no_fail() { Ok(Outcome::Kept) } else { Err(ResultCode::ElementExists) }
+    pub(super) const fn exists(self) -> Result<ContainerChange, ResultCode> {
+        if self.is_no_fail() { Ok(ContainerChange::Kept) } else { Err(ResultCode::ElementExists) }
     }
 }
 
@@ -73,18 +73,21 @@ pub(crate) fn modify(
     scope: Scope,
 ) -> Result<Change, ResultCode> {
     let (operation, arguments) = call.operation(true)?;
-    if operation == Operation::ListSort {
+    if operation == CdtOperation::ListSort {
         return sort(list, arguments, scope).map(|outcome| (outcome, None));
     }
     let Some(list) = list else {
         return create(operation, arguments, scope, call.budget);
     };
     match operation {
-        Operation::ListClear => {
+        CdtOperation::ListClear => {
             let empty = Layout::empty(Shape::List, list.flags & flags::ORDERED, scope.is_top);
-            Ok((Outcome::Replaced(empty), None))
+            Ok((ContainerChange::Replaced(empty), None))
         }
-        Operation::Remove(_) | Operation::Pop(_) | Operation::RemoveCount(_) | Operation::Trim(_) => {
+        CdtOperation::Remove(_)
+        | CdtOperation::Pop(_)
+        | CdtOperation::RemoveCount(_)
+        | CdtOperation::Trim(_) => {
             let (selector, want) = selection(operation, arguments)?;
             let selection = select(list, selector, want)?;
             let emptied = if selection.keeps_flags { list.flags } else { list.flags & flags::ORDERED };
@@ -97,20 +100,20 @@ pub(crate) fn modify(
 
 /// Carries out a call where there is no list. Only operations that add something make one.
 fn create(
-    operation: Operation,
+    operation: CdtOperation,
     arguments: Arguments<'_>,
     scope: Scope,
     budget: &Budget<'_>,
 ) -> Result<Change, ResultCode> {
     if matches!(
         operation,
-        Operation::ListClear
-            | Operation::Remove(_)
-            | Operation::Pop(_)
-            | Operation::RemoveCount(_)
-            | Operation::Trim(_)
+        CdtOperation::ListClear
+            | CdtOperation::Remove(_)
+            | CdtOperation::Pop(_)
+            | CdtOperation::RemoveCount(_)
+            | CdtOperation::Trim(_)
     ) {
-        return Ok((Outcome::Kept, None));
+        return Ok((ContainerChange::Kept, None));
     }
     let addition = Addition::parse(operation, arguments)?;
     let flags = scope.creation_flags(Shape::List, addition.creation_flags());
@@ -128,28 +131,28 @@ enum Addition<'a> {
 }
 
 impl<'a> Addition<'a> {
-    fn parse(operation: Operation, arguments: Arguments<'a>) -> Result<Self, ResultCode> {
+    fn parse(operation: CdtOperation, arguments: Arguments<'a>) -> Result<Self, ResultCode> {
         let mut arguments = arguments.checked()?;
         Ok(match operation {
-            Operation::ListSetType => Self::SetType(arguments.integer()?),
-            Operation::ListAppend | Operation::ListAppendItems => Self::Append {
+            CdtOperation::ListSetType => Self::SetType(arguments.integer()?),
+            CdtOperation::ListAppend | CdtOperation::ListAppendItems => Self::Append {
                 values: arguments.storable()?,
-                are_items: operation == Operation::ListAppendItems,
+                are_items: operation == CdtOperation::ListAppendItems,
                 order: arguments.integer_or(0)?,
                 add: AddFlags(arguments.integer_or(0)?),
             },
-            Operation::ListInsert | Operation::ListInsertItems => Self::Insert {
+            CdtOperation::ListInsert | CdtOperation::ListInsertItems => Self::Insert {
                 index: arguments.index()?,
                 values: arguments.storable()?,
-                are_items: operation == Operation::ListInsertItems,
+                are_items: operation == CdtOperation::ListInsertItems,
                 add: AddFlags(arguments.integer_or(0)?),
             },
-            Operation::ListSet => Self::Set {
+            CdtOperation::ListSet => Self::Set {
                 index: arguments.index()?,
                 value: arguments.storable()?,
                 add: AddFlags(arguments.integer_or(0)?),
             },
-            Operation::ListIncrement => Self::Increment {
+            CdtOperation::ListIncrement => Self::Increment {
                 index: arguments.index()?,
                 delta: arguments.value_or_none()?,
                 order: arguments.integer_or(0)?,
@@ -231,17 +234,17 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Puts values into an unordered list; gives the outcome and the number of elements then.
+/// Puts values into an unordered list; returns the outcome and the number of elements then.
 fn insert(
     list: &Container<'_>,
     index: i64,
     values: &Values<'_>,
     add: AddFlags,
     scope: Scope,
-) -> Result<(Outcome, u32), ResultCode> {
+) -> Result<(ContainerChange, u32), ResultCode> {
     let total = list.count;
     if values.count == 0 {
-        return Ok((Outcome::Touched, total));
+        return Ok((ContainerChange::Touched, total));
     }
     let index = if index < 0 { i64::from(total).wrapping_add(index) } else { index };
     let index = u32::try_from(index)
@@ -249,7 +252,11 @@ fn insert(
         .filter(|&index| index <= i32::MAX.cast_unsigned())
         .ok_or(ResultCode::OpNotApplicable)?;
     if add.is_bounded() && index > total {
-        return if add.is_no_fail() { Ok((Outcome::Kept, total)) } else { Err(ResultCode::OpNotApplicable) };
+        return if add.is_no_fail() {
+            Ok((ContainerChange::Kept, total))
+        } else {
+            Err(ResultCode::OpNotApplicable)
+        };
     }
     let mut contents = Cow::Borrowed(values.contents());
     let mut added = values.count;
@@ -380,7 +387,7 @@ fn set(
     value: &[u8],
     add: AddFlags,
     scope: Scope,
-) -> Result<Outcome, ResultCode> {
+) -> Result<ContainerChange, ResultCode> {
     let value = Values::parse(value, false, list.budget)?;
     if list.is_ordered() {
         return Err(ResultCode::OpNotApplicable);
@@ -430,10 +437,10 @@ fn increment(
     Ok((outcome, sum.answer()))
 }
 
-fn set_type(list: &Container<'_>, argument: u64, scope: Scope) -> Result<Outcome, ResultCode> {
+fn set_type(list: &Container<'_>, argument: u64, scope: Scope) -> Result<ContainerChange, ResultCode> {
     let flags = scope.set_flags(Shape::List, argument)?;
     if flags == list.flags {
-        return Ok(Outcome::Touched);
+        return Ok(ContainerChange::Touched);
     }
     let layout = Layout {
         shape: Shape::List,
@@ -451,16 +458,20 @@ fn set_type(list: &Container<'_>, argument: u64, scope: Scope) -> Result<Outcome
     } else {
         out.extend_from_slice(list.contents);
     }
-    layout.seal(out, list.budget).map(Outcome::Replaced)
+    layout.seal(out, list.budget).map(ContainerChange::Replaced)
 }
 
-fn sort(list: Option<&Container<'_>>, arguments: Arguments<'_>, scope: Scope) -> Result<Outcome, ResultCode> {
+fn sort(
+    list: Option<&Container<'_>>,
+    arguments: Arguments<'_>,
+    scope: Scope,
+) -> Result<ContainerChange, ResultCode> {
     if scope.presence != Presence::Present && scope.is_bin_missing() {
         return Err(ResultCode::IncompatibleType);
     }
     let sort_flags = arguments.checked()?.integer_or(0)?;
     let Some(list) = list.filter(|list| list.count > 1) else {
-        return Ok(Outcome::Kept);
+        return Ok(ContainerChange::Kept);
     };
     let offsets = list.offsets()?;
     let at = |position| list.contents.get(offsets.start(position)..);
@@ -503,5 +514,5 @@ fn sort(list: Option<&Container<'_>>, arguments: Arguments<'_>, scope: Scope) ->
     for &position in &order {
         out.extend_from_slice(list.slice(offsets.range(position, 1))?);
     }
-    layout.seal(out, list.budget).map(Outcome::Replaced)
+    layout.seal(out, list.budget).map(ContainerChange::Replaced)
 }

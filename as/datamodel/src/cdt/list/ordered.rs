@@ -12,9 +12,9 @@ use crate::cdt::index::Edit;
 use crate::cdt::layout::Layout;
 use crate::cdt::order::Among;
 use crate::cdt::pick::splice;
-use crate::cdt::{Outcome, Scope};
+use crate::cdt::{ContainerChange, Scope};
 
-/// Puts values where they belong; gives the outcome and the number of elements then.
+/// Puts values where they belong; returns the outcome and the number of elements then.
 ///
 /// # Errors
 /// `ElementExists` and `OpNotApplicable` for values that are not unique as they should be.
@@ -23,7 +23,7 @@ pub(super) fn add(
     values: &Values<'_>,
     add: AddFlags,
     scope: Scope,
-) -> Result<(Outcome, u32), ResultCode> {
+) -> Result<(ContainerChange, u32), ResultCode> {
     if values.is_one() {
         let found = find(list, values.contents(), 0, Among::Any)?;
         if found.is_equal && add.is_unique() {
@@ -34,7 +34,7 @@ pub(super) fn add(
         return Ok((splice(list, &edit, &[values.contents()], scope.is_top)?, list.count + 1));
     }
     if values.count == 0 {
-        return Ok((Outcome::Touched, list.count));
+        return Ok((ContainerChange::Touched, list.count));
     }
     let offsets = values.offsets()?;
     let mut order = sorted(values.contents(), &offsets, values.count, list.budget)?;
@@ -52,7 +52,7 @@ pub(super) fn add(
                 return Err(ResultCode::OpNotApplicable);
             }
             if !add.is_partial() {
-                return Ok((Outcome::Kept, list.count));
+                return Ok((ContainerChange::Kept, list.count));
             }
         }
     }
@@ -74,7 +74,7 @@ fn merge(
     list: &Container<'_>,
     placed: &[(usize, &[u8])],
     scope: Scope,
-) -> Result<(Outcome, u32), ResultCode> {
+) -> Result<(ContainerChange, u32), ResultCode> {
     let count = list.count + placed.len() as u32;
     let layout = Layout {
         shape: list.shape,
@@ -93,7 +93,7 @@ fn merge(
         copied = start;
     }
     out.extend_from_slice(list.slice(copied..list.contents.len())?);
-    Ok((Outcome::Replaced(layout.seal(out, list.budget)?), count))
+    Ok((ContainerChange::Replaced(layout.seal(out, list.budget)?), count))
 }
 
 /// Puts `value` in the place of element `index` (or behind the last), then where it belongs.
@@ -106,13 +106,13 @@ pub(super) fn replace(
     value: &[u8],
     add: AddFlags,
     scope: Scope,
-) -> Result<Outcome, ResultCode> {
+) -> Result<ContainerChange, ResultCode> {
     let found = find(list, value, 0, Among::First)?;
     if index > list.count {
         return Err(ResultCode::OpNotApplicable);
     }
     if add.is_unique() && found.is_equal {
-        return if found.rank == index { Ok(Outcome::Kept) } else { add.exists() };
+        return if found.rank == index { Ok(ContainerChange::Kept) } else { add.exists() };
     }
     let place = list.start_of(found.rank)?;
     if index == list.count {

@@ -8,10 +8,10 @@ use proto::ResultCode;
 use crate::cdt::call::Selector;
 use crate::cdt::container::{Container, Offsets};
 use crate::cdt::items::{Items, count_below, selected_count};
-use crate::cdt::order::{Among, Found, Ranked, Search, merge_sort};
+use crate::cdt::order::{Among, Ranked, Search, SearchResult, merge_sort};
 use crate::cdt::pick::{Mask, Picked, Selection};
 use crate::cdt::result::{
-    Answer, Integers, ReturnType, Want, element, integer, list as list_of, not_found, run,
+    Integers, ResultValue, ReturnType, Want, element, integer, list as list_of, not_found, run,
 };
 use crate::cdt::window::Window;
 use crate::particle::Particle;
@@ -73,7 +73,12 @@ fn bytes_at<'a>(list: &Container<'a>, offsets: &Offsets, position: u32) -> Optio
 }
 
 /// Searches an ordered list.
-pub(crate) fn find(list: &Container<'_>, value: &[u8], from: u32, among: Among) -> Result<Found, ResultCode> {
+pub(crate) fn find(
+    list: &Container<'_>,
+    value: &[u8],
+    from: u32,
+    among: Among,
+) -> Result<SearchResult, ResultCode> {
     let offsets = list.offsets()?;
     let probe = Probe::new(value);
     Search { from, total: list.count, among }.run(
@@ -170,7 +175,7 @@ fn outside(list: &Container<'_>, window: Window, want: Want) -> Result<Selection
 }
 
 /// The ranks of the elements of some runs, in an unordered list.
-fn unordered_ranks(list: &Container<'_>, runs: &[Window], want: Want) -> Result<Answer, ResultCode> {
+fn unordered_ranks(list: &Container<'_>, runs: &[Window], want: Want) -> Result<ResultValue, ResultCode> {
     let positions = || runs.iter().flat_map(|window| window.start..window.end());
     let offsets = list.offsets()?;
     let rank_of =
@@ -295,7 +300,7 @@ fn values_at(
     list: &Container<'_>,
     positions: impl Iterator<Item = u32>,
     count: u32,
-) -> Result<Answer, ResultCode> {
+) -> Result<ResultValue, ResultCode> {
     let offsets = list.offsets()?;
     let mut contents = Vec::new();
     for position in positions {
@@ -372,7 +377,7 @@ fn by_value_list(list: &Container<'_>, items: &[u8], want: Want) -> Result<Selec
 }
 
 /// The answer about a set of elements.
-fn of_mask(list: &Container<'_>, mask: &Mask, want: Want) -> Result<Answer, ResultCode> {
+fn of_mask(list: &Container<'_>, mask: &Mask, want: Want) -> Result<ResultValue, ResultCode> {
     Ok(match want.kind {
         ReturnType::None => None,
         ReturnType::Count => integer(mask.count()),

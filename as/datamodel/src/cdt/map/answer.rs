@@ -14,7 +14,7 @@ use crate::cdt::layout::Layout;
 use crate::cdt::order::merge_sort;
 use crate::cdt::pair::split;
 use crate::cdt::pick::Mask;
-use crate::cdt::result::{Answer, Integers, ReturnType, Want, element, integer, not_found};
+use crate::cdt::result::{Integers, ResultValue, ReturnType, Want, element, integer, not_found};
 use crate::particle::{BytesType, Particle};
 
 /// Keys, values or pairs, in the order given; a map that is to be ordered is put in order of its keys.
@@ -25,7 +25,7 @@ pub(super) fn pairs(
     map: &Container<'_>,
     positions: impl Iterator<Item = u32>,
     want: Want,
-) -> Result<Answer, ResultCode> {
+) -> Result<ResultValue, ResultCode> {
     let offsets = map.offsets()?;
     let pairs: Result<Vec<&[u8]>, ResultCode> =
         positions.map(|position| map.slice(offsets.range(position, 1))).collect();
@@ -38,7 +38,7 @@ pub(super) fn of_pairs(
     want: Want,
     are_in_order: bool,
     budget: &Budget<'_>,
-) -> Result<Answer, ResultCode> {
+) -> Result<ResultValue, ResultCode> {
     budget.draw_for(10 * pairs.len())?;
     budget.draw_for_copy(pairs.iter().map(|pair| pair.len()).sum())?;
     if want.is_map() {
@@ -98,7 +98,7 @@ pub(super) fn ranks(
     map: &Container<'_>,
     positions: impl Iterator<Item = u32>,
     want: Want,
-) -> Result<Answer, ResultCode> {
+) -> Result<ResultValue, ResultCode> {
     let mut positions = positions;
     if !want.is_multi {
         let rank = rank_of(map, positions.next().unwrap_or_default())?;
@@ -138,7 +138,7 @@ pub(super) fn indexes(
     map: &Container<'_>,
     positions: impl Iterator<Item = u32>,
     want: Want,
-) -> Result<Answer, ResultCode> {
+) -> Result<ResultValue, ResultCode> {
     // At most a number for each pair, and the order of keys turned round.
     map.budget.draw_for(if want.is_multi { 8 * map.count as usize } else { 1 })?;
     let mut positions = positions.peekable();
@@ -186,7 +186,7 @@ fn inverse(order: &[u32]) -> Vec<u32> {
 ///
 /// # Errors
 /// `OpNotApplicable` for return types that need more.
-pub(super) fn of_mask(map: &Container<'_>, mask: &Mask, want: Want) -> Result<Answer, ResultCode> {
+pub(super) fn of_mask(map: &Container<'_>, mask: &Mask, want: Want) -> Result<ResultValue, ResultCode> {
     match want.kind {
         ReturnType::None => Ok(None),
         ReturnType::Count => Ok(integer(mask.count())),

@@ -12,7 +12,7 @@ use proto::ResultCode;
 use crate::budget::Budget;
 use crate::cdt::container::{Container, Offsets};
 use crate::cdt::index::value_order;
-use crate::cdt::order::{Among, Found, Ranked, Search};
+use crate::cdt::order::{Among, Ranked, Search, SearchResult};
 use crate::cdt::pair::split;
 use crate::cdt::window::Window;
 
@@ -78,7 +78,7 @@ pub(crate) fn search_keys(
     key: &[u8],
     from: u32,
     among: Among,
-) -> Result<Found, ResultCode> {
+) -> Result<SearchResult, ResultCode> {
     let offsets = map.offsets()?;
     let probe = Probe::new(key);
     Search { from, total: map.count, among }.run(
@@ -88,7 +88,7 @@ pub(crate) fn search_keys(
     )
 }
 
-fn place_at(map: &Container<'_>, found: Found) -> Result<Place, ResultCode> {
+fn place_at(map: &Container<'_>, found: SearchResult) -> Result<Place, ResultCode> {
     if found.is_equal {
         return Ok(Place::found(found.rank, map.range(found.rank, 1)?));
     }
@@ -293,7 +293,7 @@ pub(crate) fn search_values(
     order: &[u32],
     value: &[u8],
     among: Among,
-) -> Result<Found, ResultCode> {
+) -> Result<SearchResult, ResultCode> {
     let offsets = map.offsets()?;
     let probe = Probe::new(value);
     Search::all(map.count, among).run(

@@ -11,17 +11,17 @@ pub(crate) use modify::modify;
 
 use proto::ResultCode;
 
-use super::call::{Call, Operation, selection};
+use super::call::{Call, CdtOperation, selection};
 use super::container::Container;
-use super::result::{Answer, integer};
+use super::result::{ResultValue, integer};
 
 /// Carries out a call that reads.
 ///
 /// # Errors
 /// `Parameter` for a bad call or damaged map; what the operation gives.
-pub(crate) fn read(map: &Container<'_>, call: &Call<'_>) -> Result<Answer, ResultCode> {
+pub(crate) fn read(map: &Container<'_>, call: &Call<'_>) -> Result<ResultValue, ResultCode> {
     let (operation, arguments) = call.operation(false)?;
-    if operation == Operation::MapSize {
+    if operation == CdtOperation::MapSize {
         return Ok(integer(map.count));
     }
     let (selector, want) = selection(operation, arguments)?;

@@ -10,7 +10,7 @@ use proto::ResultCode;
 use super::find::{bytes_at, find_by_offsets, find_place};
 use super::select::select;
 use crate::budget::Budget;
-use crate::cdt::call::{Arguments, Call, Operation, selection};
+use crate::cdt::call::{Arguments, Call, CdtOperation, selection};
 use crate::cdt::container::{Container, Shape, flags};
 use crate::cdt::index::Edit;
 use crate::cdt::layout::Layout;
@@ -19,11 +19,11 @@ use crate::cdt::number::Number;
 use crate::cdt::order::merge_sort;
 use crate::cdt::pair::{is_key, value_of};
 use crate::cdt::pick::{self, splice};
-use crate::cdt::result::{Answer, integer};
-use crate::cdt::{Outcome, Scope};
+use crate::cdt::result::{ResultValue, integer};
+use crate::cdt::{ContainerChange, Scope};
 
 /// What an operation makes of a map, and its answer.
-type Change = (Outcome, Answer);
+type Change = (ContainerChange, ResultValue);
 
 /// Which pairs may be put into a map.
 #[derive(Clone, Copy, Debug)]
@@ -77,10 +77,10 @@ pub(crate) fn modify(
         return create(operation, arguments, scope, call.budget);
     };
     match operation {
-        Operation::MapClear => {
-            Ok((Outcome::Replaced(Layout::empty(Shape::Map, map.flags, scope.is_top)), None))
+        CdtOperation::MapClear => {
+            Ok((ContainerChange::Replaced(Layout::empty(Shape::Map, map.flags, scope.is_top)), None))
         }
-        Operation::Remove(_) => {
+        CdtOperation::Remove(_) => {
             let (selector, want) = selection(operation, arguments)?;
             let selection = select(map, selector, want)?;
             let outcome = pick::remove(map, &selection.picked, map.flags, scope.is_top)?;
@@ -92,14 +92,14 @@ pub(crate) fn modify(
 
 /// Carries out a call where there is no map. Only operations that add something make one.
 fn create(
-    operation: Operation,
+    operation: CdtOperation,
     arguments: Arguments<'_>,
     scope: Scope,
     budget: &Budget<'_>,
 ) -> Result<Change, ResultCode> {
     match operation {
-        Operation::MapClear | Operation::Remove(_) => return Ok((Outcome::Kept, None)),
-        Operation::MapReplaceItems => return Err(ResultCode::ElementNotFound),
+        CdtOperation::MapClear | CdtOperation::Remove(_) => return Ok((ContainerChange::Kept, None)),
+        CdtOperation::MapReplaceItems => return Err(ResultCode::ElementNotFound),
         _ => {}
     }
     let addition = Addition::parse(operation, arguments)?;
@@ -122,34 +122,36 @@ enum Addition<'a> {
 }
 
 impl<'a> Addition<'a> {
-    fn parse(operation: Operation, arguments: Arguments<'a>) -> Result<Self, ResultCode> {
+    fn parse(operation: CdtOperation, arguments: Arguments<'a>) -> Result<Self, ResultCode> {
         let mut arguments = arguments.checked()?;
         Ok(match operation {
-            Operation::MapSetType => Self::SetType(arguments.integer()?),
-            Operation::MapAdd | Operation::MapPut | Operation::MapReplace => Self::Put {
+            CdtOperation::MapSetType => Self::SetType(arguments.integer()?),
+            CdtOperation::MapAdd | CdtOperation::MapPut | CdtOperation::MapReplace => Self::Put {
                 key: arguments.storable()?,
                 value: arguments.storable()?,
                 order: arguments.integer_or(0)?,
                 put: match operation {
-                    Operation::MapAdd => PutFlags::ADD,
-                    Operation::MapReplace => PutFlags::REPLACE,
+                    CdtOperation::MapAdd => PutFlags::ADD,
+                    CdtOperation::MapReplace => PutFlags::REPLACE,
                     _ => PutFlags::from_argument(arguments.integer_or(0)?),
                 },
             },
-            Operation::MapAddItems | Operation::MapPutItems | Operation::MapReplaceItems => Self::PutItems {
-                items: arguments.storable()?,
-                order: arguments.integer_or(0)?,
-                put: match operation {
-                    Operation::MapAddItems => PutFlags::ADD,
-                    Operation::MapReplaceItems => PutFlags::REPLACE,
-                    _ => PutFlags::from_argument(arguments.integer_or(0)?),
-                },
-            },
-            Operation::MapIncrement | Operation::MapDecrement => Self::Increment {
+            CdtOperation::MapAddItems | CdtOperation::MapPutItems | CdtOperation::MapReplaceItems => {
+                Self::PutItems {
+                    items: arguments.storable()?,
+                    order: arguments.integer_or(0)?,
+                    put: match operation {
+                        CdtOperation::MapAddItems => PutFlags::ADD,
+                        CdtOperation::MapReplaceItems => PutFlags::REPLACE,
+                        _ => PutFlags::from_argument(arguments.integer_or(0)?),
+                    },
+                }
+            }
+            CdtOperation::MapIncrement | CdtOperation::MapDecrement => Self::Increment {
                 key: arguments.value()?,
                 delta: arguments.value_or_none()?,
                 order: arguments.integer_or(0)?,
-                is_decrement: operation == Operation::MapDecrement,
+                is_decrement: operation == CdtOperation::MapDecrement,
             },
             _ => return Err(ResultCode::Parameter),
         })
@@ -196,17 +198,17 @@ fn normal_key<'k>(key: &'k [u8], budget: &Budget<'_>) -> Result<Cow<'k, [u8]>, R
     if is_key { Ok(normal) } else { Err(ResultCode::Parameter) }
 }
 
-/// Puts a pair; gives the outcome and the number of pairs then.
+/// Puts a pair; returns the outcome and the number of pairs then.
 fn put_pair(
     map: &Container<'_>,
     key: &[u8],
     value: &[u8],
     put: PutFlags,
     scope: Scope,
-) -> Result<(Outcome, u32), ResultCode> {
+) -> Result<(ContainerChange, u32), ResultCode> {
     let place = find_place(map, key)?;
     if !put.allows(place.is_found)? {
-        return Ok((Outcome::Kept, map.count));
+        return Ok((ContainerChange::Kept, map.count));
     }
     let count = map.count + u32::from(!place.is_found);
     let removed = u32::from(place.is_found);
@@ -214,17 +216,17 @@ fn put_pair(
     Ok((splice(map, &edit, &[key, value], scope.is_top)?, count))
 }
 
-/// Puts the pairs of a map; gives the outcome and the number of pairs then.
+/// Puts the pairs of a map; returns the outcome and the number of pairs then.
 fn put_items(
     map: &Container<'_>,
     items: &[u8],
     put: PutFlags,
     scope: Scope,
-) -> Result<(Outcome, u32), ResultCode> {
+) -> Result<(ContainerChange, u32), ResultCode> {
     let items = normal(items, map.budget).ok_or(ResultCode::Parameter)?;
     let items = Container::parse(Shape::Map, &items, map.budget).ok_or(ResultCode::Parameter)?;
     if items.count == 0 {
-        return Ok((Outcome::Touched, map.count));
+        return Ok((ContainerChange::Touched, map.count));
     }
     let mut sorted_contents = Vec::new();
     let sorted = in_key_order(map, &mut sorted_contents)?;
@@ -244,7 +246,7 @@ fn put_items(
             count += u32::from(!place.is_found);
             placed.push((place.pair, pair));
         } else if !put.is_partial {
-            return Ok((Outcome::Kept, map.count));
+            return Ok((ContainerChange::Kept, map.count));
         }
     }
     merge(map, &placed, count, scope)
@@ -256,7 +258,7 @@ fn merge(
     placed: &[(Range<usize>, &[u8])],
     count: u32,
     scope: Scope,
-) -> Result<(Outcome, u32), ResultCode> {
+) -> Result<(ContainerChange, u32), ResultCode> {
     let removed: usize = placed.iter().map(|(range, _)| range.len()).sum();
     let added: usize = placed.iter().map(|(_, pair)| pair.len()).sum();
     let layout = Layout {
@@ -274,7 +276,7 @@ fn merge(
         copied = range.end;
     }
     out.extend_from_slice(map.slice(copied..map.contents.len())?);
-    Ok((Outcome::Replaced(layout.seal(out, map.budget)?), count))
+    Ok((ContainerChange::Replaced(layout.seal(out, map.budget)?), count))
 }
 
 /// An unordered map with its pairs in order of their keys, in `contents`; none if they are already.
@@ -302,7 +304,7 @@ fn in_key_order<'c>(
     Ok(Some(Container::of_contents(Shape::Map, map.flags, map.count, contents, map.budget)))
 }
 
-fn set_type(map: &Container<'_>, argument: u64, scope: Scope) -> Result<Outcome, ResultCode> {
+fn set_type(map: &Container<'_>, argument: u64, scope: Scope) -> Result<ContainerChange, ResultCode> {
     let flags = scope.set_flags(Shape::Map, argument)?;
     let mut sorted_contents = Vec::new();
     let sorted = in_key_order(map, &mut sorted_contents)?;
@@ -316,5 +318,5 @@ fn set_type(map: &Container<'_>, argument: u64, scope: Scope) -> Result<Outcome,
     };
     let mut out = layout.begin(map.budget)?;
     out.extend_from_slice(contents);
-    layout.seal(out, map.budget).map(Outcome::Replaced)
+    layout.seal(out, map.budget).map(ContainerChange::Replaced)
 }

@@ -14,7 +14,7 @@ use crate::cdt::index::value_order;
 use crate::cdt::items::count_below;
 use crate::cdt::order::Among;
 use crate::cdt::pick::{Mask, Picked, Selection};
-use crate::cdt::result::{Answer, Integers, ReturnType, Want, integer, not_found, run};
+use crate::cdt::result::{Integers, ResultValue, ReturnType, Want, integer, not_found, run};
 use crate::cdt::window::Window;
 use crate::particle::Particle;
 
@@ -181,7 +181,7 @@ fn by_indexes(map: &Container<'_>, index: i64, count: u64, want: Want) -> Result
 }
 
 /// Keys, values or pairs of a run.
-fn of_run(map: &Container<'_>, window: Window, want: Want) -> Result<Answer, ResultCode> {
+fn of_run(map: &Container<'_>, window: Window, want: Want) -> Result<ResultValue, ResultCode> {
     if window.count == 1 {
         return of_pairs(&[map.element(window.start)?], want, true, map.budget);
     }

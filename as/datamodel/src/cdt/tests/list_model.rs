@@ -3,7 +3,7 @@
 use proto::ResultCode;
 
 use super::value::{List, Random, Value, order};
-use super::{Expected, Operation};
+use super::{CdtOperation, Expected};
 
 const NONE: i64 = 0;
 const INDEX: i64 = 1;
@@ -26,7 +26,7 @@ pub(super) fn window_from(start: i64, count: i64, total: usize) -> Vec<usize> {
 }
 
 /// A random operation, carried out on `list`.
-pub(super) fn operation(random: &mut Random, list: &mut List) -> (Operation, Expected) {
+pub(super) fn operation(random: &mut Random, list: &mut List) -> (CdtOperation, Expected) {
     match random.below(20) {
         0..=9 => select(random, list),
         10..=12 => by_position(random, list),
@@ -35,7 +35,7 @@ pub(super) fn operation(random: &mut Random, list: &mut List) -> (Operation, Exp
 }
 
 /// Elements from an index on, given, popped or removed without a return type.
-fn by_position(random: &mut Random, list: &mut List) -> (Operation, Expected) {
+fn by_position(random: &mut Random, list: &mut List) -> (CdtOperation, Expected) {
     let (code, is_one) =
         *random.pick(&[(17, true), (18, false), (5, true), (6, false), (7, true), (8, false)]);
     let index = random.integer(-5, 6);
@@ -43,7 +43,7 @@ fn by_position(random: &mut Random, list: &mut List) -> (Operation, Expected) {
     let count = if is_one { 1 } else { some_count(random, &mut call) };
     let picked = window(index, count, list.items.len());
     let modifies = code < 16;
-    let operation = Operation { call, modifies };
+    let operation = CdtOperation { call, modifies };
     if is_one && picked.is_empty() {
         return (operation, Err(ResultCode::OpNotApplicable));
     }
@@ -167,7 +167,7 @@ pub(super) fn some_values(random: &mut Random, any: &dyn Fn(&mut Random) -> Valu
     values
 }
 
-fn select(random: &mut Random, list: &mut List) -> (Operation, Expected) {
+fn select(random: &mut Random, list: &mut List) -> (CdtOperation, Expected) {
     let total = list.items.len();
     let mut by_rank: Vec<usize> = (0..total).collect();
     by_rank.sort_by(|&a, &b| order(&list.items[a], &list.items[b]));
@@ -196,7 +196,7 @@ fn select(random: &mut Random, list: &mut List) -> (Operation, Expected) {
     let mut call = vec![Value::Int(if modifies { selector.1 } else { selector.0 })];
     call.push(Value::Int(kind + if is_inverted { INVERTED } else { 0 }));
     call.extend(arguments);
-    let operation = Operation { call, modifies };
+    let operation = CdtOperation { call, modifies };
     let must_be_there = [BY_INDEX, BY_RANK].contains(&selector);
     if must_be_there && picked.is_empty() {
         return (operation, Err(ResultCode::OpNotApplicable));
@@ -243,7 +243,7 @@ const BOUNDED: i64 = 2;
 const NO_FAIL: i64 = 4;
 const PARTIAL: i64 = 8;
 
-fn change(random: &mut Random, list: &mut List) -> (Operation, Expected) {
+fn change(random: &mut Random, list: &mut List) -> (CdtOperation, Expected) {
     let flags = [UNIQUE, BOUNDED, NO_FAIL, PARTIAL].iter().filter(|_| random.chance(30)).sum::<i64>();
     let mut value = Value::random(random, 1);
     value.restore_order();
@@ -306,12 +306,12 @@ fn change(random: &mut Random, list: &mut List) -> (Operation, Expected) {
         }
         _ => {
             return (
-                Operation { call: vec![Value::Int(16)], modifies: false },
+                CdtOperation { call: vec![Value::Int(16)], modifies: false },
                 Ok(Value::Int(list.items.len() as i64)),
             );
         }
     };
-    (Operation { call, modifies: true }, expected)
+    (CdtOperation { call, modifies: true }, expected)
 }
 
 /// Values that are to be added; `None` when that ends without change, and an error when it ends so.

@@ -4,7 +4,7 @@ use proto::ResultCode;
 
 use super::list_model::{some_count, some_values, window, window_from};
 use super::value::{Map, Random, Value, order};
-use super::{Expected, Operation};
+use super::{CdtOperation, Expected};
 
 const NONE: i64 = 0;
 const INDEX: i64 = 1;
@@ -21,7 +21,7 @@ const ORDERED_MAP: i64 = 17;
 const INVERTED: i64 = 0x1_0000;
 
 /// A random operation, carried out on `map`.
-pub(super) fn operation(random: &mut Random, map: &mut Map) -> (Operation, Expected) {
+pub(super) fn operation(random: &mut Random, map: &mut Map) -> (CdtOperation, Expected) {
     if random.chance(60) { select(random, map) } else { change(random, map) }
 }
 
@@ -152,7 +152,7 @@ fn selected(
     }
 }
 
-fn select(random: &mut Random, map: &mut Map) -> (Operation, Expected) {
+fn select(random: &mut Random, map: &mut Map) -> (CdtOperation, Expected) {
     let total = map.pairs.len();
     let mut by_rank: Vec<usize> = (0..total).collect();
     by_rank.sort_by(|&a, &b| order(&map.pairs[a].1, &map.pairs[b].1));
@@ -190,7 +190,7 @@ fn select(random: &mut Random, map: &mut Map) -> (Operation, Expected) {
     let mut call = vec![Value::Int(if modifies { selector.1 } else { selector.0 })];
     call.push(Value::Int(kind + if is_inverted { INVERTED } else { 0 }));
     call.extend(arguments);
-    let operation = Operation { call, modifies };
+    let operation = CdtOperation { call, modifies };
     if [BY_INDEX, BY_RANK].contains(&selector) && picked.is_empty() {
         return (operation, Err(ResultCode::OpNotApplicable));
     }
@@ -237,7 +237,7 @@ const NO_CREATE: i64 = 2;
 const NO_FAIL: i64 = 4;
 const PARTIAL: i64 = 8;
 
-fn change(random: &mut Random, map: &mut Map) -> (Operation, Expected) {
+fn change(random: &mut Random, map: &mut Map) -> (CdtOperation, Expected) {
     let flags = [NO_OVERWRITE, NO_CREATE, NO_FAIL, PARTIAL].iter().filter(|_| random.chance(25)).sum::<i64>();
     let key = Value::random_key(random);
     let mut value = Value::random(random, 1);
@@ -287,10 +287,10 @@ fn change(random: &mut Random, map: &mut Map) -> (Operation, Expected) {
         }
         _ => {
             let size = Value::Int(map.pairs.len() as i64);
-            return (Operation { call: as_call(96, &[]), modifies: false }, Ok(size));
+            return (CdtOperation { call: as_call(96, &[]), modifies: false }, Ok(size));
         }
     };
-    (Operation { call, modifies: true }, expected)
+    (CdtOperation { call, modifies: true }, expected)
 }
 
 /// Pairs that must not be created fill an empty map when that is no error and parts are asked for.

@@ -46,7 +46,7 @@ fn map_from_wire(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
 type Expected = Result<Value, ResultCode>;
 
 /// An operation in its wire form, for a container of a shape.
-struct Operation {
+struct CdtOperation {
     call: Vec<Value>,
     modifies: bool,
 }
@@ -78,7 +78,7 @@ fn payload(steps: &[Step], call: &[Value]) -> Vec<u8> {
     Value::list(vec![Value::Int(0xff), Value::list(context), Value::list(call.to_vec())]).packed()
 }
 
-/// Carries out `payload`; gives the answer and the bin afterwards.
+/// Carries out `payload`; returns the answer and the bin afterwards.
 fn carry_out(
     bin: Option<Particle<'static>>,
     payload: &[u8],

@@ -6,7 +6,7 @@
 use cf::msgpack::Kind;
 
 use super::frame::{Frame, Step};
-use super::{Compiler, Shape};
+use super::{Compiler, StaticType};
 use crate::exp::program::{Call, Instruction, Span, System};
 use crate::exp::value::Type;
 
@@ -120,7 +120,7 @@ impl Compiler<'_> {
     }
 
     /// Takes an argument or the value of a call.
-    pub(super) fn call_element(&mut self, frame: &mut CallFrame, shape: Shape) -> Option<Step> {
+    pub(super) fn call_element(&mut self, frame: &mut CallFrame, shape: StaticType) -> Option<Step> {
         frame.is_open |= shape.is_open;
         if frame.is_at_value {
             return self.end_call(frame, shape).map(Step::Done);
@@ -131,7 +131,7 @@ impl Compiler<'_> {
         Some(Step::Operand)
     }
 
-    fn end_call(&mut self, frame: &CallFrame, value: Shape) -> Option<Shape> {
+    fn end_call(&mut self, frame: &CallFrame, value: StaticType) -> Option<StaticType> {
         let mut call = frame.call;
         let value = value.result?;
         let fits;
@@ -151,6 +151,6 @@ impl Compiler<'_> {
         self.combine(call.operand_count + 1, Instruction::Call(id, self.handler));
         // On nil, the type of the call is that of nil, whatever it says its result is.
         let result = if value == Type::Nil { Type::Nil } else { call.result };
-        Some(Shape { is_open: frame.is_open, ..Shape::of(result) })
+        Some(StaticType { is_open: frame.is_open, ..StaticType::of(result) })
     }
 }

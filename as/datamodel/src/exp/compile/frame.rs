@@ -1,6 +1,6 @@
 //! Operators whose operands are being read.
 
-use super::{Chain, Compiler, Shape};
+use super::{Chain, Compiler, StaticType};
 use crate::exp::arithmetic::{Binary, Unary};
 use crate::exp::operators::{Connective, Operator, size};
 use crate::exp::program::{HandlerId, Instruction, RegexId, Slot};
@@ -67,7 +67,7 @@ pub(super) enum Step {
     /// Another operand.
     Operand,
     /// Nothing: the operator is complete, of this shape.
-    Done(Shape),
+    Done(StaticType),
 }
 
 impl Frame {
@@ -78,19 +78,19 @@ impl Frame {
 
 impl Compiler<'_> {
     /// Lets the innermost operator take an operand that was read.
-    pub(super) fn operand_done(&mut self, frame: &mut Frame, shape: Shape) -> Option<Step> {
+    pub(super) fn operand_done(&mut self, frame: &mut Frame, shape: StaticType) -> Option<Step> {
         match frame {
             Frame::Operands { operator, count, done, first, is_open } => {
                 *done += 1;
                 *is_open |= shape.is_open;
                 let result = self.operand(*operator, *done, *count, first, shape)?;
-                let whole = Shape { is_open: *is_open, ..Shape::of(result) };
+                let whole = StaticType { is_open: *is_open, ..StaticType::of(result) };
                 Some(if done == count { Step::Done(whole) } else { Step::Operand })
             }
             Frame::Regex(id) => {
                 shape.must_be(Type::Text)?;
                 self.combine(1, Instruction::Match(*id, self.handler));
-                Some(Step::Done(Shape { is_open: shape.is_open, ..Shape::of(Type::Bool) }))
+                Some(Step::Done(StaticType { is_open: shape.is_open, ..StaticType::of(Type::Bool) }))
             }
             Frame::Connective { connective, count, left, outer, exits, is_open } => {
                 shape.must_be(Type::Bool)?;
@@ -124,7 +124,7 @@ impl Compiler<'_> {
         done: u32,
         count: u32,
         first: &mut Option<Type>,
-        shape: Shape,
+        shape: StaticType,
     ) -> Option<Type> {
         let handler = self.handler;
         match operator {
@@ -233,9 +233,9 @@ impl Compiler<'_> {
         self.close(exits);
         self.handler = outer;
         if connective != Connective::Exclusive {
-            self.emit(Instruction::Settle(outer));
+            self.emit(Instruction::ThrowIfUnknown(outer));
         }
-        Some(Step::Done(Shape { is_open, ..Shape::of(Type::Bool) }))
+        Some(Step::Done(StaticType { is_open, ..StaticType::of(Type::Bool) }))
     }
 
     // ---- conditions
@@ -252,7 +252,7 @@ impl Compiler<'_> {
         }))
     }
 
-    fn cond_element(&mut self, cond: &mut CondFrame, shape: Shape) -> Option<Step> {
+    fn cond_element(&mut self, cond: &mut CondFrame, shape: StaticType) -> Option<Step> {
         cond.left -= 1;
         let is_condition = cond.left.is_multiple_of(2) && cond.left != 0;
         if is_condition {
@@ -274,7 +274,7 @@ impl Compiler<'_> {
         }
         if is_default {
             self.close(&cond.exits);
-            return Some(Step::Done(Shape { is_open: cond.is_open, ..Shape::of(cond.result?) }));
+            return Some(Step::Done(StaticType { is_open: cond.is_open, ..StaticType::of(cond.result?) }));
         }
         self.link(&mut cond.exits, Instruction::Jump);
         self.close(&cond.skip);

@@ -2,7 +2,7 @@
 
 use cf::msgpack::{BLOB, GEOJSON, Head, Kind, SEARCH, TEXT};
 
-use super::{Compiler, Shape};
+use super::{Compiler, StaticType};
 use crate::exp::operators::size;
 use crate::exp::program::{Constant, Instruction, Span};
 use crate::exp::value::Type;
@@ -14,7 +14,7 @@ const SHORTEST_EXTENSION: u8 = 0xd4;
 
 impl Compiler<'_> {
     /// Reads a value that is no list.
-    pub(super) fn literal(&mut self) -> Option<Shape> {
+    pub(super) fn literal(&mut self) -> Option<StaticType> {
         let (mut constant, result) = self.read_literal()?;
         if let Constant::Bytes(BytesType::GeoJson, text) = constant {
             let geometry = Geometry::parse(text.of(self.bytes), EARTH_RADIUS_M, self.budget).ok()?;
@@ -22,7 +22,7 @@ impl Compiler<'_> {
             self.program.geometries.push(geometry);
         }
         self.push(Instruction::Push(constant));
-        Some(Shape { result, is_unknown: false, is_open: false })
+        Some(StaticType { result, is_unknown: false, is_open: false })
     }
 
     /// Reads a value that is no list, and its type.

@@ -30,7 +30,7 @@ const REGEX_SIZE_MAX: usize = 16 << 20;
 
 /// What is known of an expression before it is evaluated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Shape {
+pub(super) struct StaticType {
     /// `None` for extension values, which have no type.
     pub(super) result: Option<Type>,
     /// It is unknown, which stands in for any type among the values of a condition.
@@ -39,14 +39,14 @@ pub(super) struct Shape {
     is_open: bool,
 }
 
-impl Shape {
+impl StaticType {
     const fn of(result: Type) -> Self {
-        Shape { result: Some(result), is_unknown: false, is_open: false }
+        StaticType { result: Some(result), is_unknown: false, is_open: false }
     }
 
     /// Of a value that takes a record that has been read.
     const fn open(result: Type) -> Self {
-        Shape { is_open: true, ..Shape::of(result) }
+        StaticType { is_open: true, ..StaticType::of(result) }
     }
 
     /// The type, if it is that of a number.
@@ -114,7 +114,7 @@ struct Compiler<'e> {
 
 impl<'e> Compiler<'e> {
     /// Reads expressions until the outermost is complete.
-    fn run(&mut self) -> Option<Shape> {
+    fn run(&mut self) -> Option<StaticType> {
         loop {
             let Some(mut shape) = self.begin()? else { continue };
             loop {
@@ -131,7 +131,7 @@ impl<'e> Compiler<'e> {
     }
 
     /// Reads an expression up to its first operand. Its shape, if it has none.
-    fn begin(&mut self) -> Option<Option<Shape>> {
+    fn begin(&mut self) -> Option<Option<StaticType>> {
         if self.reader.kind()? != Kind::List {
             return self.literal().map(Some);
         }
@@ -144,7 +144,7 @@ impl<'e> Compiler<'e> {
         match operator {
             Operator::Unknown => {
                 self.push(Instruction::Unknown(self.handler));
-                Some(Some(Shape { is_unknown: true, ..Shape::open(Type::Bool) }))
+                Some(Some(StaticType { is_unknown: true, ..StaticType::open(Type::Bool) }))
             }
             Operator::DigestModulo => self.digest_modulo().map(Some),
             Operator::Metadata(metadata) => Some(Some(self.metadata(metadata))),
@@ -171,42 +171,42 @@ impl<'e> Compiler<'e> {
         }
     }
 
-    fn digest_modulo(&mut self) -> Option<Shape> {
+    fn digest_modulo(&mut self) -> Option<StaticType> {
         // The low 32 bits count.
         let divisor = self.reader.integer()? as i32;
         if divisor == 0 {
             return None;
         }
         self.push(Instruction::Push(Constant::DigestModulo(divisor)));
-        Some(Shape::of(Type::Integer))
+        Some(StaticType::of(Type::Integer))
     }
 
-    fn metadata(&mut self, metadata: Metadata) -> Shape {
+    fn metadata(&mut self, metadata: Metadata) -> StaticType {
         self.push(Instruction::Push(Constant::Metadata(metadata)));
-        Shape::of(metadata.result())
+        StaticType::of(metadata.result())
     }
 
-    fn key(&mut self) -> Option<Shape> {
+    fn key(&mut self) -> Option<StaticType> {
         let result = Type::from_number(self.reader.integer()?)?;
         if !matches!(result, Type::Integer | Type::Text | Type::Blob) {
             return None;
         }
         self.push(Instruction::Key(result, self.handler));
-        Some(Shape::open(result))
+        Some(StaticType::open(result))
     }
 
-    fn bin(&mut self) -> Option<Shape> {
+    fn bin(&mut self) -> Option<StaticType> {
         let result = Type::from_number(self.reader.integer()?)?;
         let name = self.bin_name(result)?;
         self.push(Instruction::Bin(name, self.handler));
-        Some(Shape::open(result))
+        Some(StaticType::open(result))
     }
 
-    fn bin_type(&mut self) -> Option<Shape> {
+    fn bin_type(&mut self) -> Option<StaticType> {
         // The type of the bin is told, not asked for.
         let name = self.bin_name(Type::Nil)?;
         self.push(Instruction::BinType(name, self.handler));
-        Some(Shape::open(Type::Integer))
+        Some(StaticType::open(Type::Integer))
     }
 
     fn bin_name(&mut self, wanted: Type) -> Option<Name> {
@@ -216,20 +216,20 @@ impl<'e> Compiler<'e> {
         Some(Name { start: self.position() - u32::from(len), len, wanted })
     }
 
-    fn var(&mut self) -> Option<Shape> {
+    fn var(&mut self) -> Option<StaticType> {
         let name = self.raw()?;
         let (slot, shape) = self.variables.find(name)?;
         self.push(Instruction::Load(slot, self.handler));
         Some(shape)
     }
 
-    fn quote(&mut self) -> Option<Shape> {
+    fn quote(&mut self) -> Option<StaticType> {
         if self.reader.kind()? != Kind::List {
             return None;
         }
         let span = self.value()?;
         self.push(Instruction::Push(Constant::Bytes(BytesType::List, span)));
-        Some(Shape::of(Type::List))
+        Some(StaticType::of(Type::List))
     }
 
     fn begin_regex(&mut self) -> Option<Frame> {

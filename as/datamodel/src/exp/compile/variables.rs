@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Shape;
+use super::StaticType;
 use crate::exp::program::Slot;
 
 /// Variables in scope, by name. No two have the same.
@@ -18,7 +18,7 @@ pub(super) struct Variables<'e> {
 struct Variable {
     slot: Slot,
     /// `None` while the variable is being defined, or if its value has no type: it cannot be used.
-    shape: Option<Shape>,
+    shape: Option<StaticType>,
 }
 
 impl<'e> Variables<'e> {
@@ -39,15 +39,15 @@ impl<'e> Variables<'e> {
     }
 
     /// Ends the definition of the last variable that was declared and not yet defined.
-    pub(super) fn define(&mut self, slot: Slot, value: Shape) {
+    pub(super) fn define(&mut self, slot: Slot, value: StaticType) {
         if let Some(variable) = self.names.get(slot as usize).and_then(|name| self.by_name.get_mut(name)) {
             // What stands for an unknown value has its type.
-            variable.shape = value.result.map(|_| Shape { is_unknown: false, ..value });
+            variable.shape = value.result.map(|_| StaticType { is_unknown: false, ..value });
         }
     }
 
     /// The variable's slot and what is known of its value.
-    pub(super) fn find(&self, name: &[u8]) -> Option<(Slot, Shape)> {
+    pub(super) fn find(&self, name: &[u8]) -> Option<(Slot, StaticType)> {
         let variable = self.by_name.get(name)?;
         Some((variable.slot, variable.shape?))
     }

@@ -12,9 +12,9 @@ use regex_automata::meta;
 use regex_automata::nfa::thompson::{self, WhichCaptures};
 use regex_automata::util::pool::Pool;
 use regex_automata::util::syntax;
-use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, Hir, Look as HirLook, Repetition};
+use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, Hir, Look, Repetition};
 
-use super::{Look, Node};
+use super::{Assertion, Node};
 use crate::budget::Budget;
 
 /// Most bytes of an automaton.
@@ -160,7 +160,7 @@ impl Stepwise {
 /// States that the automaton of a pattern has, about. Recurses as deep as a pattern may be nested.
 fn state_count(node: &Node) -> u64 {
     match node {
-        Node::Empty | Node::BackReference(_) | Node::Set(_) | Node::Look(_) => 1,
+        Node::Empty | Node::BackReference(_) | Node::Set(_) | Node::Assertion(_) => 1,
         Node::Concat(nodes) | Node::Alternate(nodes) => {
             nodes.iter().map(state_count).fold(1, u64::saturating_add)
         }
@@ -181,15 +181,15 @@ fn hir(node: &Node) -> Hir {
             let ranges = set.ranges().into_iter().map(|(first, last)| ClassBytesRange::new(first, last));
             Hir::class(Class::Bytes(ClassBytes::new(ranges)))
         }
-        Node::Look(look) => Hir::look(match look {
-            Look::TextStart => HirLook::Start,
-            Look::TextEnd => HirLook::End,
-            Look::LineStart => HirLook::StartLF,
-            Look::LineEnd => HirLook::EndLF,
-            Look::WordStart => HirLook::WordStartAscii,
-            Look::WordEnd => HirLook::WordEndAscii,
-            Look::WordBoundary => HirLook::WordAscii,
-            Look::NoWordBoundary => HirLook::WordAsciiNegate,
+        Node::Assertion(assertion) => Hir::look(match assertion {
+            Assertion::TextStart => Look::Start,
+            Assertion::TextEnd => Look::End,
+            Assertion::LineStart => Look::StartLF,
+            Assertion::LineEnd => Look::EndLF,
+            Assertion::WordStart => Look::WordStartAscii,
+            Assertion::WordEnd => Look::WordEndAscii,
+            Assertion::WordBoundary => Look::WordAscii,
+            Assertion::NoWordBoundary => Look::WordAsciiNegate,
         }),
         Node::Concat(nodes) => Hir::concat(nodes.iter().map(hir).collect()),
         Node::Alternate(nodes) => Hir::alternation(nodes.iter().map(hir).collect()),

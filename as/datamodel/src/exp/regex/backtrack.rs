@@ -4,7 +4,7 @@
 //! can be exponential in the length of the text.
 
 use super::set::{ByteSet, is_word};
-use super::{Flags, Look, Node};
+use super::{Assertion, Flags, Node};
 use crate::budget::Budget;
 
 /// Most instructions of a program.
@@ -23,7 +23,7 @@ const UNSET: usize = usize::MAX;
 #[derive(Clone, Copy, Debug)]
 enum Instruction {
     Set(ByteSet),
-    Look(Look),
+    Assertion(Assertion),
     /// Go on here and, if that fails, there.
     Split(usize, usize),
     Jump(usize),
@@ -109,7 +109,7 @@ impl Backtracker {
                     Instruction::Set(set) if text.get(place).is_some_and(|byte| set.contains(*byte)) => {
                         place += 1;
                     }
-                    Instruction::Look(look) if is_at(look, text, place) => {}
+                    Instruction::Assertion(assertion) if is_at(assertion, text, place) => {}
                     Instruction::Progress(register, target) => {
                         if registers.get(register) != Some(&place) {
                             at = target;
@@ -170,7 +170,7 @@ impl Backtracker {
         match node {
             Node::Empty => {}
             Node::Set(set) => self.emit(Instruction::Set(*set))?,
-            Node::Look(look) => self.emit(Instruction::Look(*look))?,
+            Node::Assertion(assertion) => self.emit(Instruction::Assertion(*assertion))?,
             Node::BackReference(group) => self.emit(Instruction::Same(2 * *group as usize))?,
             Node::Concat(nodes) => nodes.iter().try_for_each(|node| self.add(node))?,
             Node::Group(group, node) => {
@@ -261,22 +261,22 @@ fn group_count(node: &Node) -> usize {
         Node::Concat(nodes) | Node::Alternate(nodes) => largest(nodes),
         // Its group may have been left out of the pattern as repeated no times.
         Node::BackReference(group) => *group as usize + 1,
-        Node::Empty | Node::Set(_) | Node::Look(_) => 0,
+        Node::Empty | Node::Set(_) | Node::Assertion(_) => 0,
     }
 }
 
-fn is_at(look: Look, text: &[u8], place: usize) -> bool {
+fn is_at(assertion: Assertion, text: &[u8], place: usize) -> bool {
     let before = place.checked_sub(1).and_then(|before| text.get(before)).copied();
     let after = text.get(place).copied();
     let (word_before, word_after) = (before.is_some_and(is_word), after.is_some_and(is_word));
-    match look {
-        Look::TextStart => before.is_none(),
-        Look::TextEnd => after.is_none(),
-        Look::LineStart => matches!(before, None | Some(b'\n')),
-        Look::LineEnd => matches!(after, None | Some(b'\n')),
-        Look::WordStart => !word_before && word_after,
-        Look::WordEnd => word_before && !word_after,
-        Look::WordBoundary => word_before != word_after,
-        Look::NoWordBoundary => word_before == word_after,
+    match assertion {
+        Assertion::TextStart => before.is_none(),
+        Assertion::TextEnd => after.is_none(),
+        Assertion::LineStart => matches!(before, None | Some(b'\n')),
+        Assertion::LineEnd => matches!(after, None | Some(b'\n')),
+        Assertion::WordStart => !word_before && word_after,
+        Assertion::WordEnd => word_before && !word_after,
+        Assertion::WordBoundary => word_before != word_after,
+        Assertion::NoWordBoundary => word_before == word_after,
     }
 }

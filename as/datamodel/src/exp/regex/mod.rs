@@ -93,7 +93,7 @@ fn before_zero(bytes: &[u8]) -> &[u8] {
 
 /// A position that is asked for rather than a byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Look {
+enum Assertion {
     TextStart,
     TextEnd,
     LineStart,
@@ -110,7 +110,7 @@ enum Node {
     Empty,
     /// One byte of these.
     Set(set::ByteSet),
-    Look(Look),
+    Assertion(Assertion),
     Concat(Vec<Node>),
     Alternate(Vec<Node>),
     /// Number, from 0, and contents.
@@ -129,7 +129,7 @@ impl Node {
     fn takes_a_byte(&self) -> bool {
         match self {
             Node::Set(_) => true,
-            Node::Empty | Node::Look(_) | Node::BackReference(_) => false,
+            Node::Empty | Node::Assertion(_) | Node::BackReference(_) => false,
             Node::Concat(nodes) => nodes.iter().any(Node::takes_a_byte),
             Node::Alternate(nodes) => nodes.iter().all(Node::takes_a_byte),
             Node::Group(_, node) => node.takes_a_byte(),

@@ -4,7 +4,7 @@
 //! and so is the text. Texts are not really changed: the sets of bytes take in the lower case instead.
 
 use super::set::{ByteSet, class, is_space, is_word};
-use super::{Flags, Look, Node};
+use super::{Assertion, Flags, Node};
 
 /// Deepest nesting of groups.
 const DEPTH_MAX: u32 = 50;
@@ -41,8 +41,8 @@ pub(super) fn parse(pattern: &[u8], flags: Flags) -> Option<(Node, bool)> {
 /// `is_before` and `is_after` tell whether something surely comes before or after the node.
 fn anchor_to_text(node: &mut Node, is_before: bool, is_after: bool) {
     match node {
-        Node::Look(look @ Look::LineStart) if !is_before => *look = Look::TextStart,
-        Node::Look(look @ Look::LineEnd) if !is_after => *look = Look::TextEnd,
+        Node::Assertion(assertion @ Assertion::LineStart) if !is_before => *assertion = Assertion::TextStart,
+        Node::Assertion(assertion @ Assertion::LineEnd) if !is_after => *assertion = Assertion::TextEnd,
         Node::Concat(nodes) => {
             let last = nodes.iter().rposition(Node::takes_a_byte);
             let mut is_before = is_before;
@@ -55,7 +55,7 @@ fn anchor_to_text(node: &mut Node, is_before: bool, is_after: bool) {
             nodes.iter_mut().for_each(|node| anchor_to_text(node, is_before, is_after));
         }
         Node::Group(_, node) | Node::Repeat { node, .. } => anchor_to_text(node, is_before, is_after),
-        Node::Empty | Node::Set(_) | Node::Look(_) | Node::BackReference(_) => {}
+        Node::Empty | Node::Set(_) | Node::Assertion(_) | Node::BackReference(_) => {}
     }
 }
 
@@ -66,7 +66,7 @@ enum Kind {
     /// Bytes of a class, or not of it.
     Word(bool),
     Space(bool),
-    Look(Look),
+    Assertion(Assertion),
     BackReference(u32),
     Alternative,
     GroupStart,
@@ -136,8 +136,10 @@ impl Parser<'_> {
             b')' => extended(Kind::GroupEnd),
             b'[' => Kind::BracketStart,
             b'.' => Kind::Period,
-            b'^' if self.flags.extended || caret_is_anchor || self.at == 0 => Kind::Look(Look::LineStart),
-            b'$' if self.flags.extended || self.is_dollar_anchor() => Kind::Look(Look::LineEnd),
+            b'^' if self.flags.extended || caret_is_anchor || self.at == 0 => {
+                Kind::Assertion(Assertion::LineStart)
+            }
+            b'$' if self.flags.extended || self.is_dollar_anchor() => Kind::Assertion(Assertion::LineEnd),
             _ => Kind::Byte,
         };
         (Token { kind, byte }, 1)
@@ -149,12 +151,12 @@ impl Parser<'_> {
         match byte {
             b'|' => basic(Kind::Alternative),
             b'1'..=b'9' => Kind::BackReference(u32::from(byte - b'1')),
-            b'<' => Kind::Look(Look::WordStart),
-            b'>' => Kind::Look(Look::WordEnd),
-            b'b' => Kind::Look(Look::WordBoundary),
-            b'B' => Kind::Look(Look::NoWordBoundary),
-            b'`' => Kind::Look(Look::TextStart),
-            b'\'' => Kind::Look(Look::TextEnd),
+            b'<' => Kind::Assertion(Assertion::WordStart),
+            b'>' => Kind::Assertion(Assertion::WordEnd),
+            b'b' => Kind::Assertion(Assertion::WordBoundary),
+            b'B' => Kind::Assertion(Assertion::NoWordBoundary),
+            b'`' => Kind::Assertion(Assertion::TextStart),
+            b'\'' => Kind::Assertion(Assertion::TextEnd),
             b'w' => Kind::Word(true),
             b'W' => Kind::Word(false),
             b's' => Kind::Space(true),
@@ -238,10 +240,10 @@ impl Parser<'_> {
                 self.has_back_references = true;
                 Node::BackReference(group)
             }
-            Kind::Look(look) => {
+            Kind::Assertion(assertion) => {
                 // Anchors cannot be repeated: what follows begins anew.
                 self.advance(false);
-                return Some(Node::Look(look));
+                return Some(Node::Assertion(assertion));
             }
             Kind::IntervalStart if !self.flags.extended => return None,
             Kind::Star | Kind::Plus | Kind::Question | Kind::IntervalStart if self.flags.extended => {

@@ -15,7 +15,7 @@ use crate::config::params::storage::{FLUSH_SIZE_DEFAULT, POST_WRITE_CACHE_DEFAUL
 use crate::config::spec::ParamTable;
 
 impl Parser {
-    /// Makes room in the configuration for a context and gives the frame for its statements. What may not
+    /// Makes room in the configuration for a context and returns the frame for its statements. What may not
     /// stand here gets a frame whose statements are skipped.
     pub(super) fn enter(
         &mut self,

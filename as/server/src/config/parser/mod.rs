@@ -16,7 +16,7 @@ use super::kind::{Kind, list_words};
 use super::lexer::{Item, What, items};
 use super::message::{hint, value_message};
 use super::model::Config;
-use super::obsolete::{self, Fate};
+use super::obsolete::{self, Handling};
 use super::params::namespace::SetParams;
 use super::spec::{Effect, ParamTable, Spec, find, variant};
 use super::validate;
@@ -339,24 +339,24 @@ impl Parser {
     }
 
     /// A name of former versions.
-    fn obsolete(&mut self, line: usize, fate: Fate, name: &str, values: &[&str]) {
+    fn obsolete(&mut self, line: usize, fate: Handling, name: &str, values: &[&str]) {
         let from = self.label().to_owned();
         let (spec, target, namespace) = match fate {
-            Fate::Refused(advice) => {
+            Handling::Refused(advice) => {
                 let message = format!("'{name}' in {from} is obsolete: {advice}");
                 self.report.error(line, Topic::Obsolete, message);
                 return;
             }
-            Fate::Renamed(present) => (present, format!("'{present}'"), None),
-            Fate::ToNamespaces(present) => (present, format!("'{present}' in each namespace"), None),
-            Fate::ToStorage(present) => {
+            Handling::Renamed(present) => (present, format!("'{present}'"), None),
+            Handling::ToNamespaces(present) => (present, format!("'{present}' in each namespace"), None),
+            Handling::ToStorage(present) => {
                 let namespace = self.config.namespaces.last().map(|namespace| namespace.name.clone());
                 (present, format!("'{present}' in storage-engine"), namespace)
             }
         };
         let message = format!("'{name}' in {from} is obsolete; it is taken as {target}, please write that");
         self.report.warn(line, Topic::Obsolete, message);
-        if let Fate::Renamed(present) = fate {
+        if let Handling::Renamed(present) = fate {
             if let Some(spec) = self.kind().specs().iter().find(|spec| spec.name == present) {
                 self.assign(line, spec, values);
             }

@@ -36,7 +36,7 @@ impl Report {
         self.errors
     }
 
-    /// Remembers where a parameter was given; gives the line where it was given before.
+    /// Remembers where a parameter was given; returns the line where it was given before.
     pub(super) fn note_line(&mut self, label: &str, name: &'static str, line: usize) -> Option<usize> {
         self.lines.insert((label.to_owned(), name), line)
     }

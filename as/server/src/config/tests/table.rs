@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::context::{CONTEXTS, ContextKind, default_table, default_text};
-use crate::config::kind::{Kind, Shape, ValueError};
+use crate::config::kind::{Kind, NumberRule, ValueError};
 use crate::config::obsolete::OBSOLETE;
 use crate::config::spec::{Spec, find, rows, variant};
 
@@ -109,8 +109,12 @@ fn bounds_are_those_of_the_c_server() {
         match spec(&fact).kind {
             Kind::Number { min: found_min, max: found_max, shape, .. } => {
                 assert_eq!((found_min, found_max), (min, bound(fact.max, u64::MAX)), "{place}");
-                assert_eq!(shape == Shape::PowerOf2, fact.kind.contains("power of 2"), "{place}");
-                assert_eq!(matches!(shape, Shape::MultipleOf(_)), fact.kind.contains("multiple"), "{place}");
+                assert_eq!(shape == NumberRule::PowerOf2, fact.kind.contains("power of 2"), "{place}");
+                assert_eq!(
+                    matches!(shape, NumberRule::MultipleOf(_)),
+                    fact.kind.contains("multiple"),
+                    "{place}"
+                );
             }
             Kind::Seconds { min: found_min, max: found_max, .. } => {
                 assert_eq!(
@@ -215,14 +219,15 @@ fn each_bound_is_enforced() {
             let taken = |word: String, text: String| assert_eq!(read(word), Ok(text), "{place}");
             match spec.kind {
                 Kind::Number { min, max, shape, .. } => {
-                    let top = if let Shape::MultipleOf(factor) = shape { max - max % factor } else { max };
+                    let top =
+                        if let NumberRule::MultipleOf(factor) = shape { max - max % factor } else { max };
                     taken(min.to_string(), min.to_string());
                     taken(top.to_string(), top.to_string());
                     if min > 0 {
                         refused((min - 1).to_string());
                     }
                     refused((u128::from(max) + 1).to_string());
-                    if shape == Shape::PowerOf2 {
+                    if shape == NumberRule::PowerOf2 {
                         refused((min + 1).to_string());
                     }
                     for word in ["", "-1", "x", "1x", "K", "1.5", "99999999999999P"] {

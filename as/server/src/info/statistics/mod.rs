@@ -9,7 +9,7 @@ mod set;
 
 use std::fmt;
 
-use super::commands::Answer;
+use super::commands::InfoResult;
 use super::request::{Joined, VALUE_SIZE_MAX};
 use super::{Arguments, InfoError};
 use crate::metrics::{NamespaceCounter, Operation, Origin, Outcome, ServerCounter};
@@ -102,13 +102,13 @@ fn counts_transactions(name: &str) -> bool {
 }
 
 /// `statistics`: those of the server.
-pub(super) fn server(node: &Node, out: &mut String) -> Answer {
+pub(super) fn server(node: &Node, out: &mut String) -> InfoResult {
     server::write_server(node, &mut Joined::new(out, ';'));
     Ok(())
 }
 
 /// `get-stats`: those of a context. The only one there could be is `xdr`, which has none here.
-pub(super) fn of_context(_: &Node, arguments: Arguments<'_>, _: &mut String) -> Answer {
+pub(super) fn of_context(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
     match arguments.required("context", VALUE_SIZE_MAX)? {
         "xdr" => Ok(()),
         _ => Err(InfoError::parameter("unknown context")),

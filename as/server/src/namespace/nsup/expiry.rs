@@ -1,11 +1,11 @@
 //! What is known of the void-times of each partition, and the sweep that removes records whose time is over.
 //!
-//! A partition is looked through only if the void-time of a record in it may have changed since the last look, or the
+//! A partition is looked through only if the void-time of a record in it may have changed since the last pass, or the
 //! earliest void-time seen there is due; so data that never expires costs nothing.
 //!
 //! # Locks
-//! One sprig lock at a time, shared to look and exclusive to remove. A record's void-time changes under its sprig's
-//! lock, and is noted there: a look that clears the partition's mark before it takes that lock sees either the change
+//! One sprig lock at a time, shared to read and exclusive to remove. A record's void-time changes under its sprig's
+//! lock, and is noted there: a pass that clears the partition's mark before it takes that lock sees either the change
 //! or the mark.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
@@ -21,7 +21,7 @@ use crate::namespace::commit::{Cause, Committed};
 use crate::namespace::tombstones::Removal;
 use crate::storage::StorageError;
 
-/// What is known of the void-times of one partition. Earliest and latest are those of the last look.
+/// What is known of the void-times of one partition. Earliest and latest are those of the last pass.
 struct PartitionExpiry {
     /// A void-time came or went since.
     dirty: AtomicBool,
@@ -74,14 +74,14 @@ impl ExpiryState {
         }
     }
 
-    /// A record with a void-time goes that the last look has left out.
+    /// A record with a void-time is removed that the last pass left out of earliest and latest.
     #[inline]
     pub(in crate::namespace) fn note_removed(&self, digest: &Digest) {
         self.0[PartitionId::of(digest).index()].expirable.fetch_sub(1, Relaxed);
     }
 
-    /// A record of `partition` that the last look has left out could not be removed.
-    fn look_again(&self, partition: PartitionId) {
+    /// A record of `partition` that the last pass picked could not be removed: the next one goes through it again.
+    fn mark_dirty(&self, partition: PartitionId) {
         self.0[partition.index()].dirty.store(true, Release);
     }
 
@@ -90,7 +90,7 @@ impl ExpiryState {
         self.0.iter().map(|partition| u64::from(partition.expirable.load(Relaxed))).sum()
     }
 
-    /// The latest void-time, as of the last look at each partition; 0 when nothing expires.
+    /// The latest void-time, as of the last pass over each partition; 0 when nothing expires.
     pub(super) fn latest(&self) -> u32 {
         self.0.iter().map(|partition| partition.latest.load(Relaxed)).max().unwrap_or(0)
     }
@@ -159,18 +159,18 @@ impl std::ops::AddAssign for Removed {
     }
 }
 
-/// Looks through a partition: gives the digests of the records that `goes` picks, and takes the figures of all others.
-fn look(
+/// Goes through a partition: returns the digests of the records that `is_picked` accepts, and takes the figures of all others.
+fn pick_records(
     namespace: &Namespace,
     partition: PartitionId,
-    mut goes: impl FnMut(&Element) -> bool,
+    mut is_picked: impl FnMut(&Element) -> bool,
 ) -> Vec<Digest> {
     let state = &namespace.expiry.0[partition.index()];
     state.dirty.store(false, Release);
     let (mut earliest, mut latest) = (u32::MAX, 0);
     let mut picked = Vec::new();
     namespace.index.for_each(partition, |element| {
-        if goes(element) {
+        if is_picked(element) {
             picked.push(*element.digest());
         } else if element.void_time != 0 {
             earliest = earliest.min(element.void_time);
@@ -184,13 +184,13 @@ fn look(
 
 /// Brings the figures of a partition up to date.
 pub(super) fn survey(namespace: &Namespace, partition: PartitionId) {
-    look(namespace, partition, |_| false);
+    pick_records(namespace, partition, |_| false);
 }
 
 /// Removes the records of a partition that fulfil `criteria`.
 pub(super) fn sweep(namespace: &Namespace, partition: PartitionId, criteria: &SweepCriteria<'_>) -> Removed {
     let mut removed = Removed::default();
-    for digest in look(namespace, partition, |element| criteria.cause_for(element).is_some()) {
+    for digest in pick_records(namespace, partition, |element| criteria.cause_for(element).is_some()) {
         // It may have been written or removed since.
         let Some(guard) = namespace.index.get_exclusive(&digest) else { continue };
         let Some(cause) = criteria.cause_for(&guard) else { continue };
@@ -201,7 +201,7 @@ pub(super) fn sweep(namespace: &Namespace, partition: PartitionId, criteria: &Sw
                 _ => removed.expired += 1,
             }
         } else {
-            namespace.expiry.look_again(partition);
+            namespace.expiry.mark_dirty(partition);
         }
     }
     removed

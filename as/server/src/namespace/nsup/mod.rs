@@ -78,7 +78,7 @@ fn run(namespace: &Namespace, now_seconds: u32) {
     }
 }
 
-/// Evicts what somebody asked for; gives whether there was anything to do.
+/// Evicts what somebody asked for; returns whether there was anything to do.
 fn evict_if_ordered(namespace: &Namespace, now_seconds: u32) -> bool {
     let Some(void_time) = namespace.eviction.open_order() else { return false };
     if void_time < now_seconds {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use cf::clock::StoredMillis;
 
 use super::ReplySink;
-pub(super) use table::{RecordKey, Reservation, WaitTable};
+pub(super) use table::{RecordKey, RecordReservation, WaitTable};
 
 /// What the transaction of a request waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -46,7 +46,7 @@ pub(crate) struct WaitTable {
 }
 
 /// A record is reserved for as long as this lives.
-pub(crate) struct Reservation<'a> {
+pub(crate) struct RecordReservation<'a> {
     table: &'a WaitTable,
     key: RecordKey,
     /// Gets the requests that waited.
@@ -75,7 +75,7 @@ impl WaitTable {
         key: RecordKey,
         deadline: Instant,
         resume: &'a dyn Fn(OwnedRequest),
-    ) -> Option<Reservation<'a>> {
+    ) -> Option<RecordReservation<'a>> {
         let shard = self.shard(&key);
         let mut reserved = shard.reserved.lock();
         while reserved.contains_key(&key) {
@@ -85,7 +85,7 @@ impl WaitTable {
         }
         reserved.insert(key, Vec::new());
         self.count.fetch_add(1, Ordering::Release);
-        Some(Reservation { table: self, key, resume })
+        Some(RecordReservation { table: self, key, resume })
     }
 
     /// Has `request` wait for the record of `key`. Gives it back if the record is not reserved any more.
@@ -99,7 +99,7 @@ impl WaitTable {
         }
     }
 
-    /// Waits until the record of `key` is not reserved, or until `deadline`; gives whether it is not.
+    /// Waits until the record of `key` is not reserved, or until `deadline`; returns whether it is not.
     pub(crate) fn wait_until_free(&self, key: &RecordKey, deadline: Instant) -> bool {
         let shard = self.shard(key);
         let mut reserved = shard.reserved.lock();
@@ -112,7 +112,7 @@ impl WaitTable {
     }
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for RecordReservation<'_> {
     fn drop(&mut self) {
         let shard = self.table.shard(&self.key);
         let waiting = shard.reserved.lock().remove(&self.key);
