@@ -599,7 +599,7 @@ mod tests {
         {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x40;
-            assert_eq!(used(&damaged).runs, [], "byte {at}");
+            assert_eq!(used(&damaged).runs, [0; 0], "byte {at}");
         }
     }
 

@@ -14,6 +14,7 @@ pub mod ops;
 pub mod particle;
 pub mod partition_version;
 mod s2;
+pub mod smd;
 pub mod wblock_scan;
 
 pub use bins::{Bin, Bins};

@@ -18,6 +18,7 @@ pub mod node_id;
 mod query;
 pub mod server;
 mod service;
+mod smd;
 mod storage;
 mod ticker;
 mod transaction;

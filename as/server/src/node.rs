@@ -10,6 +10,7 @@ use crate::health::Health;
 use crate::metrics::{Latency, ServerLatency, ServerMetrics, SystemUsage, Unit};
 use crate::namespace::Namespace;
 use crate::service::{Advertised, ServiceContext};
+use crate::smd::Smd;
 
 /// What every part of a running server may look at.
 pub(crate) struct Node {
@@ -17,6 +18,7 @@ pub(crate) struct Node {
     pub(crate) namespaces: Arc<[Arc<Namespace>]>,
     pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) cluster: Cluster,
+    pub(crate) smd: Arc<Smd>,
     pub(crate) advertised: Advertised,
     pub(crate) started: Instant,
     pub(crate) service: Arc<ServiceContext>,

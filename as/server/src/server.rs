@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -11,6 +12,7 @@ use cf::threads;
 
 use crate::best_practices;
 use crate::config::Config;
+use crate::config::params::service::WORK_DIRECTORY_DEFAULT;
 use crate::daemon::Run;
 use crate::exporter;
 use crate::fabric::Cluster;
@@ -25,6 +27,7 @@ use crate::service::{
     self, Advertised, Bound, ConnectionCount, ListenError, ReplyBudget, ServiceContext, ServicePool,
     ServiceThread,
 };
+use crate::smd::{self, Smd};
 use crate::ticker;
 use crate::transaction::{self, BatchPool, BatchWorker, Executor, PoolWorker, TransactionContext};
 use crate::workers::Workers;
@@ -38,6 +41,8 @@ pub enum StartError {
     Namespace(String),
     #[error("{0}")]
     Listen(String),
+    #[error("{0}")]
+    SystemMetadata(io::Error),
     #[error("enforce-best-practices is set, and these are not followed: {0}")]
     BestPractices(String),
     #[error("the system refuses a thread or file descriptor: {0}")]
@@ -98,6 +103,8 @@ impl Server {
         let (client_addresses, info_addresses) = (clients.addresses(), info_clients.addresses());
         let advertised = Advertised::new(service_params, &client_addresses)?;
 
+        // What says which of their records count.
+        let smd = open_smd(&config, &cluster)?;
         // Namespaces, with what their devices hold. Memory takes address space only until it is used.
         let namespaces: Arc<[Arc<Namespace>]> = (0..config.namespaces.len())
             .map(|position| Namespace::new(&config, position, thread_count, cluster.node_id).map(Arc::new))
@@ -133,9 +140,11 @@ impl Server {
             namespaces,
             metrics,
             cluster,
+            smd,
             started,
             service,
         });
+        listen_to_metadata(&node);
         let mut server = Server {
             stop_accepting: Arc::new(EventFd::new()?),
             is_stopping_sizing: Arc::default(),
@@ -215,7 +224,12 @@ impl Server {
     fn start_nsup(&mut self) -> io::Result<()> {
         for (n, namespace) in self.node.namespaces.iter().enumerate() {
             let (namespace, is_stopping) = (Arc::clone(namespace), Arc::clone(&self.is_stopping));
-            let body = move || namespace::supervise(&namespace, &is_stopping);
+            let smd = Arc::clone(&self.node.smd);
+            let body = move || {
+                let agree =
+                    |void_time: Option<u32>| smd::agree_eviction(&smd, namespace.name(), void_time).is_ok();
+                namespace::supervise(&namespace, &is_stopping, &agree);
+            };
             self.background_threads.push(restarting(&format!("nsup-{n}"), body)?);
         }
         let (namespaces, is_stopping) = (Arc::clone(&self.node.namespaces), Arc::clone(&self.is_stopping));
@@ -366,6 +380,28 @@ fn join(threads: impl IntoIterator<Item = threads::Handle>) {
     for thread in threads {
         let _ = thread.join();
     }
+}
+
+/// The system metadata that the work directory keeps. A server of the developer configuration may have none.
+fn open_smd(config: &Config, cluster: &Cluster) -> Result<Arc<Smd>, StartError> {
+    let path = config.service.work_directory.get().map(|path| PathBuf::from(&*path));
+    let is_kept =
+        path.as_ref().is_some_and(|path| path.is_dir() || path != Path::new(WORK_DIRECTORY_DEFAULT));
+    if !is_kept {
+        let text = "there is no work directory: indexes, modules and truncation are forgotten at the stop";
+        if config.namespaces.iter().any(|namespace| namespace.storage.is_backed()) {
+            cf::warning!(Smd, "{text}");
+        } else {
+            cf::info!(Smd, "{text}");
+        }
+    }
+    let smd = Smd::open(path.as_deref().filter(|_| is_kept), cluster.key);
+    Ok(Arc::new(smd.map_err(StartError::SystemMetadata)?))
+}
+
+/// Has each part of the server act on the metadata that is for it: on what there is, and on every change.
+fn listen_to_metadata(node: &Node) {
+    smd::follow_eviction(&node.smd, &node.namespaces);
 }
 
 /// Says what a namespace is made of.

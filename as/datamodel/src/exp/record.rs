@@ -210,8 +210,8 @@ mod tests {
 
     #[test]
     fn the_digest_counts_as_little_endian() {
-        assert_eq!(metadata().digest_modulo(10), (0x8000_0105u32 % 10).into());
-        assert_eq!(metadata().digest_modulo(-7), (0x8000_0105u32 % 7).into());
+        assert_eq!(metadata().digest_modulo(10), i64::from(0x8000_0105u32 % 10));
+        assert_eq!(metadata().digest_modulo(-7), i64::from(0x8000_0105u32 % 7));
     }
 
     #[test]

@@ -1,39 +1,61 @@
-//! System metadata: nothing is kept in it yet.
+//! System metadata: which state of it the modules have, and what they keep.
 
 use std::fmt::Write;
 
+use proto::ResultCode;
+
 use super::commands::InfoResult;
+use super::request::Joined;
 use super::{Arguments, InfoError};
 use crate::node::Node;
+use crate::smd::{Module, SetError};
 
-/// The modules that keep metadata.
-const MODULES: [&str; 4] = ["evict", "sindex", "truncate", "UDF"];
-/// Those that only the Enterprise Edition has.
-const ENTERPRISE_MODULES: [&str; 3] = ["roster", "security", "XDR"];
 /// Bound of a module's name.
 const MODULE_SIZE_MAX: usize = 9;
 
+impl From<SetError> for InfoError {
+    fn from(error: SetError) -> Self {
+        let code = match error {
+            SetError::ZeroByte => ResultCode::Parameter,
+            SetError::Storage(_) => ResultCode::Unknown,
+        };
+        InfoError::new(code, error.to_string())
+    }
+}
+
 /// State of each module: a node alone is the principal of all.
 pub(super) fn info(node: &Node, out: &mut String) -> InfoResult {
-    let (node, key, size) = (node.cluster.node_id, node.cluster.key, node.cluster.size());
+    let (id, key, size) = (node.cluster.node_id, node.cluster.key, node.cluster.size());
     let _ =
-        write!(out, "smd:n_pending_sets=0,n_events=0,n_nodes={size},principal={node:X},cluster_key={key:X};");
-    for module in MODULES {
-        let _ = write!(out, "{module}:committed_key=0,committed_tid=0,n_keys=0,state=pr;");
+        write!(out, "smd:n_pending_sets=0,n_events=0,n_nodes={size},principal={id:X},cluster_key={key:X};");
+    for module in Module::all().filter(|module| module.is_used()) {
+        let (version, item_count) = node.smd.version(module);
+        let _ = write!(
+            out,
+            "{}:committed_key={:X},committed_tid={},n_keys={item_count},state=pr;",
+            module.name(),
+            version.cluster_key,
+            version.tid
+        );
     }
     Ok(())
 }
 
 /// What a module keeps.
-pub(super) fn show(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    let module = arguments.required("module", MODULE_SIZE_MAX)?;
-    let is_one_of = |modules: &[&str]| modules.iter().any(|name| name.eq_ignore_ascii_case(module));
-    if is_one_of(&MODULES) {
-        out.push_str("<empty>");
-        Ok(())
-    } else if is_one_of(&ENTERPRISE_MODULES) {
-        Err(InfoError::enterprise_only())
-    } else {
-        Err(InfoError::parameter("unknown 'module'"))
+pub(super) fn show(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    match Module::from_name(arguments.required("module", MODULE_SIZE_MAX)?) {
+        Some(module) if module.is_used() => {
+            let items = node.smd.live_items(module);
+            if items.is_empty() {
+                out.push_str("<empty>");
+            }
+            let mut pairs = Joined::new(out, ';');
+            for item in items {
+                pairs.pair(item.key, item.value.unwrap_or_default());
+            }
+            Ok(())
+        }
+        Some(_) => Err(InfoError::enterprise_only()),
+        None => Err(InfoError::parameter("unknown 'module'")),
     }
 }

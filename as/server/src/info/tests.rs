@@ -12,6 +12,7 @@ use crate::server::Server;
 const CONFIG: &str = "
 service {
     cluster-name tests
+    work-directory {dir}
     service-threads 1
     batch-index-threads 1
     info-threads 1
@@ -33,9 +34,12 @@ namespace test {
 }
 ";
 
-fn start() -> Server {
-    let (config, _): (Config, _) = config::parse(CONFIG, "test").expect("it parses");
-    Server::start(config).expect("it starts")
+/// A server, and the folder that it keeps system metadata in.
+fn start() -> (Server, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let text = CONFIG.replace("{dir}", folder.path().to_str().expect("a name of plain text"));
+    let (config, _): (Config, _) = config::parse(&text, "test").expect("it parses");
+    (Server::start(config).expect("it starts"), folder)
 }
 
 /// Words that mean something to some command, and some that mean nothing.
@@ -115,7 +119,7 @@ fn line() -> impl Strategy<Value = String> {
 
 #[test]
 fn whatever_is_asked_is_answered_by_one_line() {
-    let server = start();
+    let (server, _folder) = start();
     proptest!(ProptestConfig::with_cases(400), |(lines in prop::collection::vec(line(), 1..4))| {
         let asked: Vec<&String> = lines.iter().filter(|line| !line.is_empty()).collect();
         let answer = answer(server.node(), lines.join("\n").as_bytes());
@@ -132,7 +136,7 @@ fn whatever_is_asked_is_answered_by_one_line() {
 
 #[test]
 fn bytes_that_are_no_text_are_answered() {
-    let server = start();
+    let (server, _folder) = start();
     proptest!(ProptestConfig::with_cases(400), |(bytes in prop::collection::vec(any::<u8>(), 0..300))| {
         let answer = answer(server.node(), &bytes);
         let asked: Vec<&[u8]> = proto::info::requests(&bytes).collect();
@@ -146,7 +150,7 @@ fn bytes_that_are_no_text_are_answered() {
 
 #[test]
 fn an_answer_does_not_take_all_memory() {
-    let server = start();
+    let (server, _folder) = start();
     let request = "partition-info\n".repeat(1000);
     let answer = answer(server.node(), request.as_bytes());
     assert!(answer.len() < 100 << 20, "{} bytes", answer.len());
@@ -159,7 +163,7 @@ fn an_answer_does_not_take_all_memory() {
 fn two_clients_that_change_a_parameter_leave_no_part_with_an_old_value() {
     const ROUNDS: u32 = 4_000;
     const CHANGES_PER_ROUND: u32 = 10;
-    let server = start();
+    let (server, _folder) = start();
     let (node, namespace) = (server.node(), &server.node().namespaces[0]);
     let all = Barrier::new(3);
     let client = |low_water_pct: u32, thread_count: u32| {

@@ -7,6 +7,7 @@ use super::request::parse_c_number;
 use super::{Arguments, InfoError};
 use crate::config::params::namespace::TTL_SECONDS_MAX;
 use crate::node::Node;
+use crate::smd;
 
 /// Bound of set names.
 const SET_NAME_SIZE: usize = 64;
@@ -67,19 +68,14 @@ pub(super) fn eviction_reset(node: &Node, arguments: Arguments<'_>, out: &mut St
         Some(Ok(ttl)) if ttl <= TTL_SECONDS_MAX => Some(ttl),
         Some(_) => return Err(InfoError::parameter("ttl too big")),
     };
-    if let Some(namespace) = node.namespace(name) {
-        match ttl {
-            None => {
-                cf::info!(Nsup, "{{{name}}} got command to forget evict-void-time");
-                namespace.eviction.reset();
-            }
-            Some(ttl) => {
-                let void_time = StoredMillis::now().seconds() + ttl;
-                cf::info!(Nsup, "{{{name}}} got command to set evict-ttl {ttl} evict-void-time {void_time}");
-                namespace.eviction.order(void_time);
-            }
+    let void_time = ttl.map(|ttl| StoredMillis::now().seconds() + ttl);
+    match (ttl, void_time) {
+        (Some(ttl), Some(void_time)) => {
+            cf::info!(Nsup, "{{{name}}} got command to set evict-ttl {ttl} evict-void-time {void_time}");
         }
+        _ => cf::info!(Nsup, "{{{name}}} got command to delete evict-void-time"),
     }
+    smd::agree_eviction(&node.smd, name, void_time)?;
     out.push_str("ok");
     Ok(())
 }

@@ -6,6 +6,8 @@ use crate::config::spec::{
     short_text, text,
 };
 
+/// Where a server whose configuration does not say keeps what it keeps.
+pub const WORK_DIRECTORY_DEFAULT: &str = "/opt/aerospike";
 /// Name of a cluster whose configuration does not give one.
 pub const CLUSTER_NAME_DEFAULT: &str = "ferrospike";
 /// Greatest length of a cluster name in bytes.
@@ -141,6 +143,6 @@ params! {
         /// Address of the Vault server.
         vault_url: Text = None, text("vault-url").enterprise().unsupported();
         /// Directory for what the server keeps besides records and its log: definitions of indexes, users, modules of Lua.
-        work_directory: Text = Some("/opt/aerospike"), text("work-directory").later();
+        work_directory: Text = Some(WORK_DIRECTORY_DEFAULT), text("work-directory");
     }
 }

@@ -497,8 +497,6 @@ fn what_is_not_in_effect_is_said_once() {
           network.heartbeat.interval, network.heartbeat.timeout, service.sindex-gc-period"]
     );
     assert_eq!(found[0].topic, Topic::NotInEffect);
-    let (_, found) = parsed(&file("work-directory /x", "", ""));
-    assert_eq!(lines(&found), ["t.conf: not yet in effect: service.work-directory"]);
     // As it is without the line.
     let (_, found) = parsed(&file("work-directory /opt/aerospike", "heartbeat {\ninterval 150\n}", ""));
     assert_eq!(lines(&found), [""; 0]);

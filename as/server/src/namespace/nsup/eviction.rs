@@ -49,6 +49,12 @@ impl EvictionState {
         self.ordered.store(void_time, Relaxed);
     }
 
+    /// Takes over what was evicted before the server started: what expires before `void_time` is gone.
+    pub(crate) fn resume(&self, void_time: u32) {
+        self.order(void_time);
+        self.finish(void_time);
+    }
+
     /// Forgets what was asked for and done.
     pub(crate) fn reset(&self) {
         self.ordered.store(0, Relaxed);

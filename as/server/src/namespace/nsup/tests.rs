@@ -88,6 +88,11 @@ fn limit_to(namespace: &Namespace, records: u64) {
     params.evict_indexes_memory_pct.set(50);
 }
 
+/// A run of a node whose work directory is full.
+fn run(namespace: &Namespace, now_seconds: u32) {
+    super::run(namespace, now_seconds, &|_| false);
+}
+
 #[test]
 fn what_has_expired_goes() {
     let namespace = namespace();

@@ -1,0 +1,56 @@
+//! Module `evict`: how far each namespace is evicted, the same on all nodes.
+
+use std::sync::Arc;
+
+use super::merge::number;
+use super::{Module, Occasion, SetError, Smd, SmdItem};
+use crate::namespace::Namespace;
+
+/// Has all nodes evict the records of `namespace` that expire before `void_time`, or forget how far they evicted. A
+/// void-time before the one that they know changes nothing.
+///
+/// # Errors
+/// When it cannot be made known.
+pub(crate) fn agree_eviction(smd: &Smd, namespace: &str, void_time: Option<u32>) -> Result<(), SetError> {
+    match void_time {
+        Some(void_time) => smd.set(Module::Evict, namespace, &void_time.to_string()),
+        None => smd.delete(Module::Evict, namespace),
+    }
+}
+
+/// Has the supervisors of `namespaces` follow what is agreed. What was agreed before the start was carried out then.
+pub(crate) fn follow_eviction(smd: &Smd, namespaces: &Arc<[Arc<Namespace>]>) {
+    let namespaces = Arc::clone(namespaces);
+    smd.listen(Module::Evict, move |items: &[&SmdItem], occasion| {
+        for item in items {
+            let Some(namespace) = namespaces.iter().find(|namespace| namespace.name() == item.key) else {
+                continue;
+            };
+            let void_time =
+                item.value.as_deref().map(|value| u32::try_from(number(value)).unwrap_or(u32::MAX));
+            accept(namespace, void_time, occasion);
+        }
+    });
+}
+
+fn accept(namespace: &Namespace, void_time: Option<u32>, occasion: Occasion) {
+    let (name, eviction) = (namespace.name(), &namespace.eviction);
+    match (void_time, occasion) {
+        (None, _) => {
+            cf::info!(
+                Nsup,
+                "{{{name}}} deleted evict-void-time ({},{})",
+                eviction.void_time(),
+                eviction.ordered_void_time()
+            );
+            eviction.reset();
+        }
+        (Some(void_time), _) => {
+            cf::info!(Nsup, "{{{name}}} got smd evict-void-time {void_time}");
+            match occasion {
+                Occasion::Start => eviction.resume(void_time),
+                Occasion::Change => eviction.order(void_time),
+            }
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Where the items of a module are kept: one file for each module, in the folder `smd` of the work directory.
+//!
+//! A file is never written over. The new one is written beside it as `<module>.smd.save` and brought to disk, then renamed,
+//! and then the folder is brought to disk. Whenever the process or the machine stops, a start finds the old file or the new
+//! one, whole. A file that cannot be read is kept as `<module>.smd.unreadable` and the module starts empty, as on the
+//! C server, which has it written over by the next set.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use datamodel::smd::{SmdItem, SmdVersion, decode_file, encode_file};
+
+use super::Module;
+
+/// Folder of the files in the work directory.
+const FOLDER_NAME: &str = "smd";
+
+/// What the files are kept in. Tests have one that fails.
+pub(super) trait Folder: Send + Sync {
+    /// The bytes of file `name`; none if there is no such file.
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+    /// Makes a file of `bytes` under `name`, in place of another, and brings it to disk.
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Gives file `from` the name `to`, in place of another. It is on disk after a [`sync`](Self::sync).
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Brings the names of all files to disk.
+    fn sync(&self) -> io::Result<()>;
+    /// What people call it.
+    fn path(&self) -> String;
+}
+
+/// The folder in the work directory. It is made with the first file.
+pub(super) struct DiskFolder(PathBuf);
+
+impl DiskFolder {
+    pub(super) fn new(work_directory: &Path) -> Self {
+        DiskFolder(work_directory.join(FOLDER_NAME))
+    }
+}
+
+impl Folder for DiskFolder {
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.0.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let path = self.0.join(name);
+        let created = match File::create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&self.0)?;
+                File::create(&path)
+            }
+            created => created,
+        };
+        let mut file = created?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.0.join(from), self.0.join(to))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.0)?.sync_all()
+    }
+
+    fn path(&self) -> String {
+        self.0.display().to_string()
+    }
+}
+
+fn file_name(module: Module) -> String {
+    format!("{}.smd", module.name())
+}
+
+/// What the file of `module` holds; nothing if there is none.
+///
+/// # Errors
+/// When the file cannot be read. One that is damaged is put aside.
+pub(super) fn load(folder: &dyn Folder, module: Module) -> io::Result<(SmdVersion, Vec<SmdItem>)> {
+    let name = file_name(module);
+    let Some(bytes) = folder.read(&name)? else {
+        return Ok(Default::default());
+    };
+    match decode_file(&bytes) {
+        Ok(content) => Ok(content),
+        Err(error) => {
+            let aside = format!("{name}.unreadable");
+            cf::warning!(
+                Smd,
+                "{}/{name} cannot be used, {error}: it is kept as {aside}, and module {} starts empty",
+                folder.path(),
+                module.name()
+            );
+            folder.rename(&name, &aside)?;
+            folder.sync()?;
+            Ok(Default::default())
+        }
+    }
+}
+
+/// Puts a file with `items` in place of that of `module`. It is on disk when this returns.
+///
+/// # Errors
+/// When it cannot be written. Then the old file or the new one is in place.
+pub(super) fn save(
+    folder: &dyn Folder,
+    module: Module,
+    version: SmdVersion,
+    items: &[SmdItem],
+) -> io::Result<()> {
+    let name = file_name(module);
+    let new_name = format!("{name}.save");
+    folder.write(&new_name, &encode_file(version, items))?;
+    folder.rename(&new_name, &name)?;
+    folder.sync()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    type Files = BTreeMap<String, Vec<u8>>;
+
+    /// A folder on a disk that stops at a chosen step, with all that a crash may leave of it.
+    #[derive(Default)]
+    pub(in crate::smd) struct CrashingFolder {
+        pub(in crate::smd) disk: Mutex<Disk>,
+    }
+
+    #[derive(Default)]
+    pub(in crate::smd) struct Disk {
+        /// What the process sees.
+        live: Files,
+        /// What may be found after a crash.
+        after_crash: Vec<Files>,
+        steps: usize,
+        /// The step that fails, and all behind it. Bytes of a file that it writes all the same.
+        pub(in crate::smd) stop_at: Option<(usize, usize)>,
+    }
+
+    impl Disk {
+        /// Whether this step is the last, which fails.
+        fn is_end(&mut self) -> bool {
+            self.steps += 1;
+            self.stop_at.is_some_and(|(step, _)| self.steps > step)
+        }
+
+        fn settle(&mut self) {
+            self.after_crash = vec![self.live.clone()];
+        }
+    }
+
+    fn stopped() -> io::Error {
+        io::Error::other("the disk has stopped")
+    }
+
+    impl Folder for Arc<CrashingFolder> {
+        fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+            Ok(self.disk.lock().live.get(name).cloned())
+        }
+
+        fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+            let mut disk = self.disk.lock();
+            let torn = disk.stop_at.map_or(0, |(_, torn)| torn.min(bytes.len()));
+            let is_end = disk.is_end();
+            let written = if is_end { &bytes[..torn] } else { bytes };
+            disk.live.insert(name.to_owned(), written.to_vec());
+            // The name may be lost, or be there, until the folder is brought to disk.
+            for files in std::mem::take(&mut disk.after_crash) {
+                let mut with = files.clone();
+                with.insert(name.to_owned(), written.to_vec());
+                disk.after_crash.extend([files, with]);
+            }
+            if is_end { Err(stopped()) } else { Ok(()) }
+        }
+
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            let mut disk = self.disk.lock();
+            if disk.is_end() {
+                return Err(stopped());
+            }
+            let bytes = disk.live.remove(from).ok_or(io::ErrorKind::NotFound)?;
+            disk.live.insert(to.to_owned(), bytes);
+            let live = disk.live.clone();
+            disk.after_crash.push(live);
+            Ok(())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            let mut disk = self.disk.lock();
+            if disk.is_end() {
+                return Err(stopped());
+            }
+            disk.settle();
+            Ok(())
+        }
+
+        fn path(&self) -> String {
+            "folder".to_owned()
+        }
+    }
+
+    impl CrashingFolder {
+        /// The folders that a start may find after a crash.
+        pub(in crate::smd) fn after_crash(&self) -> Vec<Arc<CrashingFolder>> {
+            let disk = self.disk.lock();
+            let folder = |files: &Files| {
+                let disk = Disk { live: files.clone(), after_crash: vec![files.clone()], ..Disk::default() };
+                Arc::new(CrashingFolder { disk: Mutex::new(disk) })
+            };
+            disk.after_crash.iter().map(folder).collect()
+        }
+
+        pub(in crate::smd) fn with(files: &[(&str, &[u8])]) -> Arc<CrashingFolder> {
+            let files: Files =
+                files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect();
+            let disk = Disk { live: files.clone(), after_crash: vec![files], ..Disk::default() };
+            Arc::new(CrashingFolder { disk: Mutex::new(disk) })
+        }
+
+        pub(in crate::smd) fn names(&self) -> Vec<String> {
+            self.disk.lock().live.keys().cloned().collect()
+        }
+
+        pub(in crate::smd) fn steps(&self) -> usize {
+            self.disk.lock().steps
+        }
+    }
+
+    fn items(value: &str) -> Vec<SmdItem> {
+        vec![SmdItem { key: "k".to_owned(), value: Some(value.to_owned()), generation: 1, timestamp: 1 }]
+    }
+
+    #[test]
+    fn a_crash_at_any_write_leaves_the_old_file_or_the_new_one() {
+        let version = SmdVersion { cluster_key: 1, tid: 1 };
+        let new_size = encode_file(version, &items("new")).len();
+        let (mut old, mut new) = (0, 0);
+        for stop_at in 0..3 {
+            for torn in 0..=new_size {
+                let folder = CrashingFolder::with(&[]);
+                save(&folder, Module::Truncate, version, &items("old")).expect("the disk works");
+                folder.disk.lock().stop_at = Some((folder.steps() + stop_at, torn));
+                assert!(save(&folder, Module::Truncate, version, &items("new")).is_err());
+                for found in folder.after_crash() {
+                    let (_, found) = load(&found, Module::Truncate).expect("it can be read");
+                    assert!(found == items("old") || found == items("new"), "{found:?}");
+                    *(if found == items("old") { &mut old } else { &mut new }) += 1;
+                }
+            }
+        }
+        assert!(old > 0 && new > 0, "both were found: {old}, {new}");
+        let folder = CrashingFolder::with(&[]);
+        save(&folder, Module::Truncate, version, &items("old")).expect("the disk works");
+        save(&folder, Module::Truncate, version, &items("new")).expect("the disk works");
+        let found: Vec<_> = folder.after_crash();
+        assert_eq!(found.len(), 1, "what is acknowledged is on disk");
+        assert_eq!(load(&found[0], Module::Truncate).expect("it can be read"), (version, items("new")));
+    }
+
+    #[test]
+    fn a_damaged_file_is_kept_aside() {
+        let folder = CrashingFolder::with(&[("UDF.smd", b"[[1,1],{\"key\"")]);
+        assert_eq!(load(&folder, Module::Udf).expect("it can be read"), Default::default());
+        assert_eq!(folder.names(), ["UDF.smd.unreadable"]);
+    }
+
+    #[test]
+    fn files_on_disk_are_replaced_whole() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let folder = DiskFolder::new(&place.path().join("work"));
+        let version = SmdVersion { cluster_key: 7, tid: 2 };
+        assert_eq!(load(&folder, Module::Sindex).expect("it can be read"), Default::default());
+        for value in ["a longer first value", "second"] {
+            save(&folder, Module::Sindex, version, &items(value)).expect("it can be written");
+            assert_eq!(load(&folder, Module::Sindex).expect("it can be read"), (version, items(value)));
+        }
+        let names: Vec<_> = fs::read_dir(place.path().join("work/smd"))
+            .expect("it was made")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        assert_eq!(names, ["sindex.smd"]);
+    }
+}

@@ -1,0 +1,346 @@
+//! The rules of system metadata, without I/O, clock or lock: what a set makes of a module's items, and which item wins
+//! where those of several nodes meet.
+//!
+//! A module's items are changed by one node of the cluster, the principal. It gives each change a [`SmdVersion`] and tells
+//! the others ([`Catalog::prepare_set`], [`Catalog::apply`]). When clusters meet, the principal merges the items of all
+//! ([`Catalog::merge`]) and the others take the result ([`Catalog::replace`]). A node alone is its own principal.
+//!
+//! Invariants: keys are unique; an item keeps its place for ever, also when it is deleted; the generation of an item only
+//! grows on one node.
+
+use std::collections::HashMap;
+
+use datamodel::smd::{SmdItem, SmdVersion};
+
+/// Which of two values of one key wins. Where one of them is a deletion the later one does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ConflictRule {
+    /// The later one, by timestamp, then generation. Any set is taken.
+    Latest,
+    /// The larger number. A set of one that is not larger is ignored.
+    Largest,
+}
+
+impl ConflictRule {
+    /// Whether `new` takes the place of `old` where the items of two nodes meet.
+    fn prefers(self, new: &SmdItem, old: &SmdItem) -> bool {
+        match (self, &new.value, &old.value) {
+            (ConflictRule::Largest, Some(new), Some(old)) => number(new) > number(old),
+            _ => old.is_before(new),
+        }
+    }
+}
+
+/// The number that a value begins with, as C reads it; 0 without one.
+pub(super) fn number(value: &str) -> u64 {
+    let digits = value.len() - value.trim_start_matches(|character: char| character.is_ascii_digit()).len();
+    match &value[..digits] {
+        "" => 0,
+        digits => digits.parse().unwrap_or(u64::MAX),
+    }
+}
+
+/// A change of one item, and the version of all items that it leads to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Update {
+    pub(crate) version: SmdVersion,
+    pub(crate) item: SmdItem,
+}
+
+/// What [`Catalog::apply`] changed, to take it back.
+#[derive(Debug)]
+pub(crate) struct Undo {
+    version: SmdVersion,
+    position: usize,
+    /// None: the item is new.
+    before: Option<SmdItem>,
+}
+
+/// The items of a module.
+#[derive(Clone, Debug)]
+pub(crate) struct Catalog {
+    rule: ConflictRule,
+    version: SmdVersion,
+    /// In the order in which their keys were first set.
+    items: Vec<SmdItem>,
+    positions: HashMap<String, usize>,
+}
+
+impl Catalog {
+    /// A module's items as a file has them. Of several with one key the latest counts.
+    pub(crate) fn new(rule: ConflictRule, version: SmdVersion, items: Vec<SmdItem>) -> Self {
+        let mut catalog = Catalog { rule, version, items: Vec::new(), positions: HashMap::new() };
+        for item in items {
+            if catalog.get(&item.key).is_none_or(|present| present.is_before(&item)) {
+                catalog.put(item);
+            }
+        }
+        catalog
+    }
+
+    pub(crate) fn version(&self) -> SmdVersion {
+        self.version
+    }
+
+    /// All items, deleted ones among them.
+    pub(crate) fn items(&self) -> &[SmdItem] {
+        &self.items
+    }
+
+    /// The items that are not deleted, in the order in which their keys were first set.
+    pub(crate) fn live_items(&self) -> impl Iterator<Item = &SmdItem> {
+        self.items.iter().filter(|item| item.value.is_some())
+    }
+
+    /// The item of `key`, which may be a deleted one.
+    pub(crate) fn get(&self, key: &str) -> Option<&SmdItem> {
+        self.positions.get(key).map(|position| &self.items[*position])
+    }
+
+    /// What the principal of cluster `cluster_key` makes of a set of `key` to `value`, or of its deletion without a value,
+    /// at `now` (milliseconds since 2010-01-01). None: nothing changes, which is a success too.
+    pub(crate) fn prepare_set(
+        &self,
+        key: &str,
+        value: Option<&str>,
+        now: u64,
+        cluster_key: u64,
+    ) -> Option<Update> {
+        let present = self.get(key);
+        if let Some(present) = present {
+            if present.value.as_deref() == value {
+                return None;
+            }
+            if let (ConflictRule::Largest, Some(old), Some(new)) = (self.rule, &present.value, value)
+                && number(new) <= number(old)
+            {
+                return None;
+            }
+        }
+        let item = SmdItem {
+            key: key.to_owned(),
+            value: value.map(str::to_owned),
+            generation: present.map_or(1, |present| present.generation.wrapping_add(1)),
+            // A clock that was set back does not make a later change look like an earlier one.
+            timestamp: present.map_or(now, |present| now.max(present.timestamp)),
+        };
+        Some(Update { version: SmdVersion { cluster_key, tid: self.version.tid + 1 }, item })
+    }
+
+    /// Makes a change that this node's principal decided on. Gives what takes it back, none if it was made already.
+    pub(crate) fn apply(&mut self, update: Update) -> Option<Undo> {
+        let Update { version, item } = update;
+        let before_version = std::mem::replace(&mut self.version, version);
+        let is_known =
+            |present: &SmdItem| (present.generation, present.timestamp) == (item.generation, item.timestamp);
+        if self.get(&item.key).is_some_and(is_known) {
+            return None;
+        }
+        let (position, before) = self.put(item);
+        Some(Undo { version: before_version, position, before })
+    }
+
+    /// Takes back the last change.
+    pub(crate) fn undo(&mut self, undo: Undo) {
+        self.version = undo.version;
+        match undo.before {
+            Some(before) => self.items[undo.position] = before,
+            None => {
+                assert_eq!(undo.position + 1, self.items.len(), "only the last change is taken back");
+                if let Some(item) = self.items.pop() {
+                    self.positions.remove(&item.key);
+                }
+            }
+        }
+    }
+
+    /// Merges in the items of the other nodes of the cluster that just formed: what the principal does when their versions
+    /// are not of one history. Gives the items that changed here.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a node alone has nobody to merge with"))]
+    pub(crate) fn merge(&mut self, others: Vec<Vec<SmdItem>>, cluster_key: u64) -> Vec<SmdItem> {
+        let mut changed: Vec<String> = Vec::new();
+        for item in others.into_iter().flatten() {
+            if self.get(&item.key).is_none_or(|present| self.rule.prefers(&item, present)) {
+                let key = item.key.clone();
+                self.put(item);
+                if !changed.contains(&key) {
+                    changed.push(key);
+                }
+            }
+        }
+        self.version = SmdVersion { cluster_key, tid: 1 };
+        changed.iter().filter_map(|key| self.get(key).cloned()).collect()
+    }
+
+    /// Takes over all items of the principal. Gives those that are news here.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a node alone has no other principal"))]
+    pub(crate) fn replace(&mut self, version: SmdVersion, items: Vec<SmdItem>) -> Vec<SmdItem> {
+        let is_news = |item: &&SmdItem| self.get(&item.key).is_none_or(|present| present.is_before(item));
+        let news = items.iter().filter(is_news).cloned().collect();
+        *self = Catalog::new(self.rule, version, items);
+        news
+    }
+
+    /// Puts `item` in its place. Gives the place and the item that was there.
+    fn put(&mut self, item: SmdItem) -> (usize, Option<SmdItem>) {
+        match self.positions.get(&item.key) {
+            Some(position) => (*position, Some(std::mem::replace(&mut self.items[*position], item))),
+            None => {
+                let position = self.items.len();
+                self.positions.insert(item.key.clone(), position);
+                self.items.push(item);
+                (position, None)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn item(key: &str, value: Option<&str>, generation: u32, timestamp: u64) -> SmdItem {
+        SmdItem { key: key.to_owned(), value: value.map(str::to_owned), generation, timestamp }
+    }
+
+    fn empty(rule: ConflictRule) -> Catalog {
+        Catalog::new(rule, SmdVersion::default(), Vec::new())
+    }
+
+    fn set(catalog: &mut Catalog, key: &str, value: Option<&str>, now: u64) -> Option<(u32, u64, u64)> {
+        let update = catalog.prepare_set(key, value, now, 7)?;
+        let told = (update.item.generation, update.item.timestamp, update.version.tid);
+        assert!(catalog.apply(update).is_some());
+        Some(told)
+    }
+
+    #[test]
+    fn a_set_counts_generation_and_version() {
+        let mut catalog = empty(ConflictRule::Latest);
+        assert_eq!(set(&mut catalog, "a", Some("1"), 100), Some((1, 100, 1)));
+        assert_eq!(set(&mut catalog, "b", None, 101), Some((1, 101, 2)));
+        assert_eq!(set(&mut catalog, "a", Some("1"), 102), None);
+        assert_eq!(set(&mut catalog, "b", None, 102), None);
+        assert_eq!(set(&mut catalog, "a", Some("0"), 103), Some((2, 103, 3)));
+        // The clock went back.
+        assert_eq!(set(&mut catalog, "a", None, 50), Some((3, 103, 4)));
+        assert_eq!(set(&mut catalog, "a", Some("0"), 104), Some((4, 104, 5)));
+        assert_eq!(catalog.live_items().map(|item| item.key.as_str()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(catalog.version(), SmdVersion { cluster_key: 7, tid: 5 });
+    }
+
+    #[test]
+    fn a_smaller_number_is_ignored_where_the_largest_counts() {
+        let mut catalog = empty(ConflictRule::Largest);
+        assert!(set(&mut catalog, "a", Some("100"), 1).is_some());
+        assert!(set(&mut catalog, "a", Some("99"), 2).is_none());
+        assert!(set(&mut catalog, "a", Some("100 "), 3).is_none());
+        assert!(set(&mut catalog, "a", Some("101"), 4).is_some());
+        assert!(set(&mut catalog, "a", None, 5).is_some());
+        assert!(set(&mut catalog, "a", Some("1"), 6).is_some());
+    }
+
+    #[test]
+    fn numbers_are_read_as_c_reads_them() {
+        let read: Vec<u64> = ["", "x", "12", "12x", "007", "99999999999999999999"].map(number).into();
+        assert_eq!(read, [0, 0, 12, 12, 7, u64::MAX]);
+    }
+
+    #[test]
+    fn a_change_can_be_taken_back() {
+        let mut catalog = empty(ConflictRule::Latest);
+        set(&mut catalog, "a", Some("1"), 100);
+        let before = catalog.clone();
+        for (key, value) in [("a", Some("2")), ("a", None), ("b", Some("x"))] {
+            let update = catalog.prepare_set(key, value, 200, 8).expect("a change");
+            let undo = catalog.apply(update).expect("a change");
+            catalog.undo(undo);
+            assert_eq!((catalog.items(), catalog.version()), (before.items(), before.version()));
+            assert!(catalog.get("b").is_none());
+        }
+    }
+
+    #[test]
+    fn a_change_that_comes_twice_is_made_once() {
+        let principal = empty(ConflictRule::Latest);
+        let update = principal.prepare_set("a", Some("1"), 100, 8).expect("a change");
+        let mut other = empty(ConflictRule::Latest);
+        assert!(other.apply(update.clone()).is_some());
+        assert!(other.apply(update.clone()).is_none());
+        assert_eq!(other.version(), update.version);
+    }
+
+    #[test]
+    fn where_items_meet_the_rule_decides() {
+        let winner = |rule, ours: SmdItem, theirs: SmdItem| {
+            let mut catalog = Catalog::new(rule, SmdVersion { cluster_key: 1, tid: 9 }, vec![ours]);
+            catalog.merge(vec![vec![theirs]], 5);
+            assert_eq!(catalog.version(), SmdVersion { cluster_key: 5, tid: 1 });
+            catalog.items()[0].value.clone()
+        };
+        let by = |rule| {
+            (
+                winner(rule, item("k", Some("5"), 1, 20), item("k", Some("9"), 1, 10)).unwrap_or_default(),
+                winner(rule, item("k", Some("5"), 1, 10), item("k", Some("4"), 1, 20)).unwrap_or_default(),
+                winner(rule, item("k", Some("5"), 1, 10), item("k", None, 1, 20)).unwrap_or_default(),
+                winner(rule, item("k", None, 2, 10), item("k", Some("3"), 1, 10)).unwrap_or_default(),
+            )
+        };
+        let own = |four: [&str; 4]| {
+            let [first, second, third, fourth] = four.map(str::to_owned);
+            (first, second, third, fourth)
+        };
+        assert_eq!(by(ConflictRule::Latest), own(["5", "4", "", ""]));
+        assert_eq!(by(ConflictRule::Largest), own(["9", "5", "", ""]));
+    }
+
+    #[test]
+    fn a_takeover_tells_the_news() {
+        let mut catalog = empty(ConflictRule::Latest);
+        set(&mut catalog, "same", Some("1"), 100);
+        set(&mut catalog, "older", Some("1"), 100);
+        set(&mut catalog, "ours", Some("1"), 100);
+        let theirs =
+            vec![item("older", Some("2"), 2, 200), item("same", Some("1"), 1, 100), item("new", None, 1, 1)];
+        let news = catalog.replace(SmdVersion { cluster_key: 3, tid: 4 }, theirs.clone());
+        assert_eq!(news, [theirs[0].clone(), theirs[2].clone()]);
+        assert_eq!(catalog.items(), theirs);
+        assert!(catalog.get("ours").is_none() && catalog.get("same").is_some());
+    }
+
+    fn any_items() -> impl Strategy<Value = Vec<SmdItem>> {
+        let value = prop::option::of((0..4u32).prop_map(|number| number.to_string()));
+        let one = (0..4usize, value, 1..4u32, 0..4u64);
+        prop::collection::vec(one, 0..6).prop_map(|all| {
+            let mut catalog = empty(ConflictRule::Latest);
+            for (key, value, generation, timestamp) in all {
+                let _ = catalog.put(item(["a", "b", "c", "d"][key], value.as_deref(), generation, timestamp));
+            }
+            catalog.items
+        })
+    }
+
+    proptest! {
+        /// All nodes of a new cluster come to the same values, whoever is its principal, unless the rule cannot tell
+        /// two items apart.
+        #[test]
+        fn the_outcome_of_a_merge_does_not_depend_on_the_principal(
+            first in any_items(),
+            second in any_items(),
+        ) {
+            let catalog = |items: &[SmdItem]| {
+                Catalog::new(ConflictRule::Latest, SmdVersion::default(), items.to_vec())
+            };
+            let (mut one, mut two) = (catalog(&first), catalog(&second));
+            one.merge(vec![second], 1);
+            two.merge(vec![first], 1);
+            for item in one.items() {
+                let other = two.get(&item.key).expect("both have all keys");
+                prop_assert_eq!((item.timestamp, item.generation), (other.timestamp, other.generation));
+            }
+            prop_assert_eq!(one.items().len(), two.items().len());
+        }
+    }
+}

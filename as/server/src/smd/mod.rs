@@ -1,0 +1,118 @@
+//! System metadata (SMD): small items that all nodes of a cluster agree on and keep over restarts, in modules: index
+//! definitions, user-defined functions, truncation, eviction.
+//!
+//! # Use
+//! A module's items are key and value, both text. [`Smd::set`] and [`Smd::delete`] return when the change is on disk and
+//! every listener of the module has seen it:
+//!
+//! ```text
+//! node.smd.set(Module::Udf, "twice.lua", &json)?;      // an error: nothing has changed
+//! node.smd.delete(Module::Udf, "twice.lua")?;
+//! node.smd.listen(Module::Udf, move |items: &[&SmdItem], occasion| { … });
+//! ```
+//!
+//! [`Smd::listen`] gives the listener the items that there are, before it returns ([`Occasion::Start`], deleted items left
+//! out); then each change, after it is on disk and before the set returns ([`Occasion::Change`]; a deleted item has no
+//! value). `server.rs` has all listeners registered before clients are served. What must be known earlier, while records
+//! are loaded, is read with [`Smd::live_items`].
+//!
+//! A set to the present value, and the second deletion of a key, succeed without a change: the listener is not told.
+//! Items keep the order in which their keys were first set.
+//!
+//! # Files
+//! `file.rs`: one for each module in the C server's format, replaced whole. Without a work directory nothing is kept.
+//!
+//! # Cluster
+//! `merge.rs` holds the rules of change and merge, pure. A node alone is the principal of all modules.
+//!
+//! # Locks
+//! Each module has a lock, held while a change is made, written and told. So listeners see changes one after the other and
+//! in order; they may take any lock but not set an item of their own module. A set waits for the disk: it is not for
+//! service threads.
+
+mod eviction;
+mod file;
+mod merge;
+mod set;
+
+pub(crate) use datamodel::smd::SmdItem;
+pub(crate) use eviction::{agree_eviction, follow_eviction};
+pub(crate) use set::{Occasion, SetError, Smd};
+
+use merge::ConflictRule;
+
+/// A module, in the order of its number in messages between nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Module {
+    /// Namespace → void-time below which records are evicted.
+    Evict,
+    Roster,
+    Security,
+    /// Definition (`namespace|set|bin|type|key type`) → name of the index.
+    Sindex,
+    /// `namespace` or `namespace|set` → last-update-time below which records are gone.
+    Truncate,
+    /// File name → JSON with its content.
+    Udf,
+    Xdr,
+}
+
+/// What is known of a module.
+struct ModuleRow {
+    module: Module,
+    name: &'static str,
+    rule: ConflictRule,
+    /// Something of this server keeps items in it. Others are known by name alone.
+    is_used: bool,
+}
+
+const fn row(module: Module, name: &'static str, rule: ConflictRule, is_used: bool) -> ModuleRow {
+    ModuleRow { module, name, rule, is_used }
+}
+
+static MODULES: [ModuleRow; 7] = [
+    row(Module::Evict, "evict", ConflictRule::Largest, true),
+    row(Module::Roster, "roster", ConflictRule::Latest, false),
+    row(Module::Security, "security", ConflictRule::Latest, false),
+    row(Module::Sindex, "sindex", ConflictRule::Latest, true),
+    row(Module::Truncate, "truncate", ConflictRule::Largest, true),
+    row(Module::Udf, "UDF", ConflictRule::Latest, true),
+    row(Module::Xdr, "XDR", ConflictRule::Latest, false),
+];
+
+impl Module {
+    fn row(self) -> &'static ModuleRow {
+        &MODULES[self as usize]
+    }
+
+    /// Its name, which is that of its file.
+    pub(crate) fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// Whether something of this server keeps items in it.
+    pub(crate) fn is_used(self) -> bool {
+        self.row().is_used
+    }
+
+    /// The module called `name`, in upper or lower case.
+    pub(crate) fn from_name(name: &str) -> Option<Module> {
+        MODULES.iter().find(|row| row.name.eq_ignore_ascii_case(name)).map(|row| row.module)
+    }
+
+    pub(crate) fn all() -> impl Iterator<Item = Module> {
+        MODULES.iter().map(|row| row.module)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_in_the_order_of_their_numbers() {
+        assert!(Module::all().enumerate().all(|(at, module)| module as usize == at));
+        assert_eq!(Module::from_name("udf"), Some(Module::Udf));
+        assert_eq!(Module::from_name("udfs"), None);
+    }
+}

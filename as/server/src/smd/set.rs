@@ -1,0 +1,248 @@
+//! The items of all modules on this node: setting them, and telling those who listen.
+
+use std::io;
+use std::path::Path;
+
+use cf::clock::StoredMillis;
+use datamodel::smd::{SmdItem, SmdVersion};
+use parking_lot::Mutex;
+
+use super::file::{self, DiskFolder, Folder};
+use super::merge::Catalog;
+use super::{MODULES, Module};
+
+/// Why a listener is told of items.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Occasion {
+    /// It has just begun to listen; these are the items that there are.
+    Start,
+    /// They have just changed.
+    Change,
+}
+
+/// A part of the server that acts on the items of a module.
+pub(crate) trait Listener: Send + Sync {
+    /// Takes notice of `items`. One without a value is deleted. Sets no item of its module.
+    fn accept(&self, items: &[&SmdItem], occasion: Occasion);
+}
+
+impl<F: Fn(&[&SmdItem], Occasion) + Send + Sync> Listener for F {
+    fn accept(&self, items: &[&SmdItem], occasion: Occasion) {
+        self(items, occasion);
+    }
+}
+
+/// Why an item is not set. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetError {
+    /// C knows no such text, and would refuse the whole file.
+    #[error("a zero byte cannot be stored")]
+    ZeroByte,
+    #[error("cannot be stored: {0}")]
+    Storage(#[from] io::Error),
+}
+
+/// A module's items and who listens to them.
+struct ModuleState {
+    catalog: Catalog,
+    listeners: Vec<Box<dyn Listener>>,
+}
+
+/// All modules. See [`super`] for how to use it.
+pub(crate) struct Smd {
+    /// None: nothing is kept.
+    folder: Option<Box<dyn Folder>>,
+    cluster_key: u64,
+    /// In the order of [`MODULES`].
+    modules: Vec<Mutex<ModuleState>>,
+}
+
+impl Smd {
+    /// The items that the files in `work_directory` hold; without one nothing is kept. Changes count under `cluster_key`.
+    ///
+    /// # Errors
+    /// When a file is there and cannot be read.
+    pub(crate) fn open(work_directory: Option<&Path>, cluster_key: u64) -> io::Result<Self> {
+        let folder = work_directory.map(|path| Box::new(DiskFolder::new(path)) as Box<dyn Folder>);
+        Smd::open_in(folder, cluster_key)
+    }
+
+    pub(super) fn open_in(folder: Option<Box<dyn Folder>>, cluster_key: u64) -> io::Result<Self> {
+        let load = |module: Module| match &folder {
+            Some(folder) if module.is_used() => file::load(&**folder, module).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("system metadata in {}/{}.smd: {error}", folder.path(), module.name()),
+                )
+            }),
+            _ => Ok(Default::default()),
+        };
+        let modules = MODULES.iter().map(|row| {
+            let (version, items) = load(row.module)?;
+            let catalog = Catalog::new(row.rule, version, items);
+            Ok(Mutex::new(ModuleState { catalog, listeners: Vec::new() }))
+        });
+        let modules = modules.collect::<io::Result<_>>()?;
+        Ok(Smd { folder, cluster_key, modules })
+    }
+
+    fn state(&self, module: Module) -> &Mutex<ModuleState> {
+        &self.modules[module as usize]
+    }
+
+    /// Sets `key` to `value` in the whole cluster, and waits until that is durable and this node's listeners have seen it.
+    ///
+    /// # Errors
+    /// When the change cannot be made; then nothing has changed.
+    pub(crate) fn set(&self, module: Module, key: &str, value: &str) -> Result<(), SetError> {
+        self.change(module, key, Some(value))
+    }
+
+    /// As [`set`](Self::set), removes `key`.
+    ///
+    /// # Errors
+    /// When the change cannot be made; then nothing has changed.
+    pub(crate) fn delete(&self, module: Module, key: &str) -> Result<(), SetError> {
+        self.change(module, key, None)
+    }
+
+    fn change(&self, module: Module, key: &str, value: Option<&str>) -> Result<(), SetError> {
+        assert!(module.is_used(), "module {} is known by name alone", module.name());
+        if [Some(key), value].into_iter().flatten().any(|text| text.contains('\0')) {
+            return Err(SetError::ZeroByte);
+        }
+        let mut state = self.state(module).lock();
+        let now = StoredMillis::now().0;
+        let Some(update) = state.catalog.prepare_set(key, value, now, self.cluster_key) else {
+            return Ok(());
+        };
+        let undo = state.catalog.apply(update);
+        if let Err(error) = self.save(module, &state.catalog) {
+            cf::warning_limited!(Smd, "cannot store metadata of module {}: {error}", module.name());
+            if let Some(undo) = undo {
+                state.catalog.undo(undo);
+            }
+            return Err(error.into());
+        }
+        let ModuleState { catalog, listeners } = &*state;
+        if let Some(item) = catalog.get(key) {
+            listeners.iter().for_each(|listener| listener.accept(&[item], Occasion::Change));
+        }
+        Ok(())
+    }
+
+    fn save(&self, module: Module, catalog: &Catalog) -> io::Result<()> {
+        match &self.folder {
+            Some(folder) => file::save(&**folder, module, catalog.version(), catalog.items()),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells `listener` the items of `module` that there are, and each change from now on.
+    pub(crate) fn listen(&self, module: Module, listener: impl Listener + 'static) {
+        let mut state = self.state(module).lock();
+        let items: Vec<&SmdItem> = state.catalog.live_items().collect();
+        listener.accept(&items, Occasion::Start);
+        state.listeners.push(Box::new(listener));
+    }
+
+    /// The items of `module`, without deleted ones.
+    pub(crate) fn live_items(&self, module: Module) -> Vec<SmdItem> {
+        self.state(module).lock().catalog.live_items().cloned().collect()
+    }
+
+    /// The value of `key`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for parts that look single items up"))]
+    pub(crate) fn get(&self, module: Module, key: &str) -> Option<String> {
+        self.state(module).lock().catalog.get(key).and_then(|item| item.value.clone())
+    }
+
+    /// Version of a module's items, and their number with deleted ones.
+    pub(crate) fn version(&self, module: Module) -> (SmdVersion, usize) {
+        let state = self.state(module).lock();
+        (state.catalog.version(), state.catalog.items().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::file::tests::CrashingFolder;
+    use super::*;
+
+    fn open(folder: &Arc<CrashingFolder>) -> Smd {
+        Smd::open_in(Some(Box::new(Arc::clone(folder))), 5).expect("it can be read")
+    }
+
+    fn pairs(smd: &Smd) -> Vec<(String, String)> {
+        let items = smd.live_items(Module::Udf).into_iter();
+        items.map(|item| (item.key, item.value.unwrap_or_default())).collect()
+    }
+
+    type Heard = Arc<Mutex<Vec<(String, Option<String>, Occasion)>>>;
+
+    fn listen(smd: &Smd) -> Heard {
+        let heard = Heard::default();
+        let notes = Arc::clone(&heard);
+        smd.listen(Module::Udf, move |items: &[&SmdItem], occasion| {
+            notes.lock().extend(items.iter().map(|item| (item.key.clone(), item.value.clone(), occasion)));
+        });
+        heard
+    }
+
+    #[test]
+    fn changes_are_told_and_kept() {
+        let folder = CrashingFolder::with(&[]);
+        let smd = open(&folder);
+        smd.set(Module::Udf, "a", "1").expect("it is stored");
+        let heard = listen(&smd);
+        smd.set(Module::Udf, "a", "1").expect("nothing changes");
+        smd.set(Module::Udf, "b", "2").expect("it is stored");
+        smd.set(Module::Sindex, "b", "another module").expect("it is stored");
+        smd.delete(Module::Udf, "a").expect("it is stored");
+        smd.delete(Module::Udf, "a").expect("nothing changes");
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            *heard.lock(),
+            [
+                ("a".to_owned(), text("1"), Occasion::Start),
+                ("b".to_owned(), text("2"), Occasion::Change),
+                ("a".to_owned(), None, Occasion::Change),
+            ]
+        );
+        let again = open(&folder);
+        assert_eq!(pairs(&again), [("b".to_owned(), "2".to_owned())]);
+        assert_eq!(again.version(Module::Udf), (SmdVersion { cluster_key: 5, tid: 3 }, 2));
+        assert_eq!(*listen(&again).lock(), [("b".to_owned(), text("2"), Occasion::Start)]);
+    }
+
+    #[test]
+    fn what_cannot_be_stored_changes_nothing() {
+        let folder = CrashingFolder::with(&[]);
+        let smd = open(&folder);
+        smd.set(Module::Udf, "a", "1").expect("it is stored");
+        let heard = listen(&smd);
+        heard.lock().clear();
+        for stop_after in 0..3 {
+            folder.disk.lock().stop_at = Some((folder.steps() + stop_after, 3));
+            assert!(smd.set(Module::Udf, "b", "2").is_err());
+            assert!(smd.delete(Module::Udf, "a").is_err());
+            folder.disk.lock().stop_at = None;
+        }
+        assert!(matches!(smd.set(Module::Udf, "a\0", "x"), Err(SetError::ZeroByte)));
+        assert!(matches!(smd.set(Module::Udf, "a", "\0"), Err(SetError::ZeroByte)));
+        assert!(heard.lock().is_empty());
+        assert_eq!(pairs(&smd), [("a".to_owned(), "1".to_owned())]);
+        smd.set(Module::Udf, "c", "3").expect("the disk works again");
+        assert_eq!(pairs(&open(&folder)).len(), 2);
+    }
+
+    #[test]
+    fn without_a_folder_items_live_as_long_as_the_server() {
+        let smd = Smd::open(None, 1).expect("there is nothing to read");
+        smd.set(Module::Evict, "test", "17").expect("nothing is stored");
+        assert_eq!(smd.get(Module::Evict, "test").as_deref(), Some("17"));
+        assert_eq!(smd.get(Module::Evict, "other"), None);
+    }
+}
