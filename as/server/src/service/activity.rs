@@ -24,6 +24,8 @@ pub(super) struct Activity {
     awake_since: AtomicU64,
     /// Requests carried out.
     requests: AtomicU64,
+    /// Times that it woke up and found requests.
+    wake_ups: AtomicU64,
 }
 
 impl Activity {
@@ -34,6 +36,7 @@ impl Activity {
             awake: AtomicU64::new(0),
             awake_since: AtomicU64::new(ASLEEP),
             requests: AtomicU64::new(0),
+            wake_ups: AtomicU64::new(0),
         }
     }
 
@@ -55,7 +58,10 @@ impl Activity {
         let awake = self.nanos(now).saturating_sub(since);
         self.awake.store(self.awake.load(Relaxed) + awake, Relaxed);
         self.awake_since.store(ASLEEP, Relaxed);
-        self.requests.store(self.requests.load(Relaxed) + requests, Relaxed);
+        if requests > 0 {
+            self.requests.store(self.requests.load(Relaxed) + requests, Relaxed);
+            self.wake_ups.store(self.wake_ups.load(Relaxed) + 1, Relaxed);
+        }
     }
 
     #[cfg(test)]
@@ -71,7 +77,12 @@ impl Activity {
     fn totals(&self, now: Instant) -> Totals {
         let (awake, since) = (self.awake.load(Relaxed), self.awake_since.load(Relaxed));
         let awake_now = if since == ASLEEP { 0 } else { self.nanos(now).saturating_sub(since) };
-        Totals { awake: awake + awake_now, requests: self.requests.load(Relaxed), ..Totals::default() }
+        Totals {
+            awake: awake + awake_now,
+            requests: self.requests.load(Relaxed),
+            wake_ups: self.wake_ups.load(Relaxed),
+            ..Totals::default()
+        }
     }
 }
 
@@ -80,6 +91,7 @@ impl Activity {
 struct Totals {
     awake: u64,
     requests: u64,
+    wake_ups: u64,
     /// On a processor.
     ran: u64,
     /// Ready to run, but without a processor.
@@ -92,6 +104,8 @@ pub(super) struct WorkerStats {
     /// Time it needed for requests, on a processor or waiting for a device; not while others had its processor.
     pub(super) worked: Duration,
     pub(super) requests: u64,
+    /// Times that it woke up and found requests.
+    pub(super) wake_ups: u64,
 }
 
 /// Samples the activity of one thread.
@@ -117,6 +131,7 @@ impl Meter {
         WorkerStats {
             worked: Duration::from_nanos(needed(awake, ran, delayed)),
             requests: totals.requests.saturating_sub(last.requests),
+            wake_ups: totals.wake_ups.saturating_sub(last.wake_ups),
         }
     }
 }
@@ -142,7 +157,10 @@ mod tests {
         assert_eq!((totals.awake, totals.requests), (17_000_000, 3));
         activity.sleep(at(50), 1);
         let totals = activity.totals(at(90));
-        assert_eq!((totals.awake, totals.requests), (25_000_000, 4));
+        assert_eq!((totals.awake, totals.requests, totals.wake_ups), (25_000_000, 4, 2));
+        activity.wake(at(90));
+        activity.sleep(at(91), 0);
+        assert_eq!(activity.totals(at(92)).wake_ups, 2, "it found nothing to do");
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! How many service threads the connections are spread over: the rule, without threads or clocks.
 //!
-//! Connections are spread over at least as many threads as there are processors: a thread that is woken on the processor of
-//! its client answers soonest, and one thread for all would make every other client wait for it. More threads than that are
-//! of use when requests are long, from work or waiting for a device, or when threads are busy while processors are idle; else
-//! they only divide the requests: a thread that finds those of many connections at each wake-up needs half the processor time
-//! for them. So connections are gathered again on as many threads as there are processors when that is over.
+//! Connections are spread over as many threads as there are processors: a thread that is woken on the processor of its
+//! client answers soonest, and one thread for all would make every other client wait for it. More threads than that are of
+//! use when requests are long, from work or waiting for a device, or when threads are busy while processors are idle; else
+//! they only divide the requests. So connections are gathered again on as many threads as there are processors when that is
+//! over.
+//!
+//! Fewer threads than processors are better in one case: no processor is idle, since clients on the same machine or other
+//! work need them, and each thread finds the requests of several connections whenever it wakes up. A thread that finds twice
+//! as many needs half the processor time for each, and every client is answered sooner. That ends as soon as a thread finds
+//! few requests at a time.
 
+use std::cell::LazyCell;
 use std::time::Duration;
 
 use super::activity::WorkerStats;
@@ -29,6 +35,12 @@ const SHORT_REQUEST: Duration = Duration::from_micros(20);
 const IN_THE_WAY: f64 = 0.1;
 /// Requests that make one thread work no more than this are not.
 const FAR_BETWEEN: f64 = 0.05;
+/// A thread that finds so many requests at a time may be one of fewer threads than there are processors.
+const MANY_AT_A_TIME: f64 = 4.0;
+/// Samples in a row that must find so many before there are fewer threads than processors.
+const MANY_SAMPLES: u32 = 3;
+/// With so few at a time there are as many threads as processors.
+const FEW_AT_A_TIME: f64 = 2.0;
 /// Samples in a row that must agree before connections are gathered on fewer threads.
 const PATIENCE_MIN: u32 = 10;
 const PATIENCE_MAX: u32 = 640;
@@ -42,6 +54,8 @@ pub(super) struct Sample {
     workers: f64,
     /// What a request took on average; zero if there was none.
     request: Duration,
+    /// Requests that a thread found on average when it woke up; zero if there was none.
+    at_a_time: f64,
 }
 
 impl Sample {
@@ -49,6 +63,7 @@ impl Sample {
         let share = |worked: Duration| worked.as_secs_f64() / period.as_secs_f64().max(f64::MIN_POSITIVE);
         let worked: Duration = stats.iter().map(|stats| stats.worked).sum();
         let requests: u64 = stats.iter().map(|stats| stats.requests).sum();
+        let wake_ups: u64 = stats.iter().map(|stats| stats.wake_ups).sum();
         Sample {
             busiest: stats.iter().map(|stats| share(stats.worked)).fold(0.0, f64::max),
             workers: share(worked),
@@ -57,6 +72,7 @@ impl Sample {
                 Ok(requests) => worked / requests,
                 Err(_) => Duration::ZERO,
             },
+            at_a_time: if wake_ups == 0 { 0.0 } else { requests as f64 / wake_ups as f64 },
         }
     }
 }
@@ -66,6 +82,14 @@ enum Wish {
     More,
     Same,
     Fewer,
+}
+
+/// Whether a sample speaks for fewer threads than processors, instead of `active_count`.
+fn is_crowded(active_count: usize, sample: &Sample, idle_processors: impl FnOnce() -> Option<f64>) -> bool {
+    sample.at_a_time >= MANY_AT_A_TIME
+        && sample.request <= SHORT_REQUEST
+        && sample.workers * LEFT_BY_GATHERING < half_of(active_count) as f64
+        && idle_processors().is_some_and(|idle| idle < SCARCE_PROCESSORS)
 }
 
 /// What a sample speaks for while `active_count` threads are active. `idle_processors` is asked only when that matters.
@@ -112,7 +136,7 @@ impl Chooser {
     }
 
     /// The count that follows `active_count` after a sample: at most `limit`, and not below the number of processors unless
-    /// that is more. `idle_processors` tells how many processors had nothing to do, if that is known.
+    /// that is more, or threads find many requests at a time. `idle_processors` tells how many processors had nothing to do, if that is known.
     pub(super) fn choose(
         &mut self,
         active_count: usize,
@@ -120,19 +144,30 @@ impl Chooser {
         sample: &Sample,
         idle_processors: impl FnOnce() -> Option<f64>,
     ) -> usize {
-        let least = self.processors.min(limit);
+        let usual = self.processors.min(limit);
+        let least = if sample.at_a_time < FEW_AT_A_TIME { usual } else { 1 };
         if !(least..=limit).contains(&active_count) {
             return active_count.clamp(least, limit);
         }
-        let wish = wish(active_count, sample, idle_processors);
+        let idle_processors = LazyCell::new(idle_processors);
+        let (wish, fewer, patience) = match wish(active_count, sample, || *idle_processors) {
+            Wish::Fewer if active_count > usual => {
+                (Wish::Fewer, half_of(active_count).max(usual), self.patience)
+            }
+            Wish::More => (Wish::More, active_count, 0),
+            _ if active_count > usual => (Wish::Same, active_count, 0),
+            _ if is_crowded(active_count, sample, || *idle_processors) => {
+                (Wish::Fewer, half_of(active_count).max(1), MANY_SAMPLES)
+            }
+            _ => (Wish::Same, active_count, 0),
+        };
         self.agreeing = if wish == Wish::Fewer { self.agreeing + 1 } else { 0 };
-        let fewer = half_of(active_count).max(least);
         if wish == Wish::More && active_count < limit {
             if std::mem::take(&mut self.was_reduced) {
                 self.patience = (self.patience * 2).min(PATIENCE_MAX);
             }
             (active_count * 2).min(limit)
-        } else if self.agreeing >= self.patience && fewer < active_count {
+        } else if wish == Wish::Fewer && self.agreeing >= patience && fewer < active_count {
             self.agreeing = 0;
             self.was_reduced = true;
             fewer
@@ -147,7 +182,12 @@ mod tests {
     use super::*;
 
     fn sample(busiest: f64, workers: f64, request_us: u64) -> Sample {
-        Sample { busiest, workers, request: Duration::from_micros(request_us) }
+        Sample { busiest, workers, request: Duration::from_micros(request_us), at_a_time: 1.0 }
+    }
+
+    /// Two threads that work half of their time on short requests, of which they find so many at a time.
+    fn at_a_time(at_a_time: f64) -> Sample {
+        Sample { at_a_time, ..sample(0.55, 1.1, 8) }
     }
 
     /// The count after so many equal samples.
@@ -159,13 +199,18 @@ mod tests {
 
     #[test]
     fn a_sample_sums_up_what_threads_did() {
-        let stats = |worked_ms, requests| WorkerStats { worked: Duration::from_millis(worked_ms), requests };
+        let stats = |worked_ms, requests| WorkerStats {
+            worked: Duration::from_millis(worked_ms),
+            requests,
+            wake_ups: requests / 5,
+        };
         let period = Duration::from_secs(1);
-        assert_eq!(Sample::new(&[], period), sample(0.0, 0.0, 0));
+        assert_eq!(Sample::new(&[], period), Sample { at_a_time: 0.0, ..sample(0.0, 0.0, 0) });
         let sum = Sample::new(&[stats(500, 50_000), stats(0, 0), stats(250, 25_000)], period);
         assert!((sum.busiest - 0.5).abs() < 1e-9 && (sum.workers - 0.75).abs() < 1e-9, "{sum:?}");
         assert_eq!(sum.request, Duration::from_micros(10));
-        assert_eq!(Sample::new(&[stats(1_000, 0)], period), sample(1.0, 1.0, 0));
+        assert!((sum.at_a_time - 5.0).abs() < 1e-9, "{sum:?}");
+        assert_eq!(Sample::new(&[stats(1_000, 0)], period), Sample { at_a_time: 0.0, ..sample(1.0, 1.0, 0) });
     }
 
     #[test]
@@ -239,6 +284,27 @@ mod tests {
             assert_eq!(next, Some(expected), "after {count}");
         }
         assert_eq!(chooser.choose(4, 10, &sample(0.3, 1.0, 100), || Some(0.0)), 8);
+    }
+
+    #[test]
+    fn fewer_threads_than_processors_are_for_many_requests_at_a_time() {
+        let mut chooser = Chooser::new(2);
+        let mut after = |samples, active_count, sample: &Sample, idle| {
+            (0..samples).fold(active_count, |count, _| chooser.choose(count, 10, sample, || Some(idle)))
+        };
+        assert_eq!(after(100, 2, &at_a_time(3.9), 0.0), 2);
+        assert_eq!(after(MANY_SAMPLES - 1, 2, &at_a_time(4.0), 0.0), 2);
+        assert_eq!(after(1, 2, &at_a_time(4.0), 0.0), 1);
+        assert_eq!(after(100, 1, &at_a_time(2.0), 0.0), 1, "as it is");
+        assert_eq!(after(1, 1, &at_a_time(1.9), 0.0), 2);
+        assert_eq!(after(100, 2, &at_a_time(50.0), 0.3), 2, "a processor is idle");
+        assert_eq!(after(100, 2, &Sample { request: Duration::from_micros(21), ..at_a_time(50.0) }, 0.0), 2);
+        assert_eq!(after(100, 2, &Sample { workers: 1.3, ..at_a_time(50.0) }, 0.0), 2, "too much for one");
+        assert_eq!(
+            after(1, 1, &Sample { busiest: 0.9, ..at_a_time(50.0) }, 0.8),
+            2,
+            "a processor is idle again"
+        );
     }
 
     #[test]
