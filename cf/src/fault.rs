@@ -3,12 +3,22 @@
 //!
 //! A test sets the variable [`FOLDER`] to a folder before the process starts, and asks for the panic by a file in that
 //! folder with the name of the point. Whoever passes the point first removes the file, and panics.
+//!
+//! A file with the name of the point and [`STALL`] behind it has everybody wait there until the test removes it: so a test
+//! has a disk that does not answer.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// The environment variable that names the folder.
 pub const FOLDER: &str = "FERROSPIKE_FAULTS";
+
+/// Ends the name of a file that stalls a point.
+pub const STALL: &str = ".stall";
+
+/// How often a stalled thread looks whether it may go on.
+const STALL_POLL: Duration = Duration::from_millis(1);
 
 /// Panics here, once, if a test asks for it. The name of the point says what is going on here.
 #[macro_export]
@@ -27,9 +37,12 @@ macro_rules! fault_point {
 pub fn pass(name: &str) {
     // What the environment said when the first point was passed; it does not change.
     static FAULTS: OnceLock<Option<PathBuf>> = OnceLock::new();
-    if let Some(folder) = FAULTS.get_or_init(|| std::env::var_os(FOLDER).map(PathBuf::from))
-        && std::fs::remove_file(folder.join(name)).is_ok()
-    {
+    let Some(folder) = FAULTS.get_or_init(|| std::env::var_os(FOLDER).map(PathBuf::from)) else { return };
+    let stall = folder.join([name, STALL].concat());
+    while stall.exists() {
+        std::thread::sleep(STALL_POLL);
+    }
+    if std::fs::remove_file(folder.join(name)).is_ok() {
         panic!("injected fault at {name}");
     }
 }

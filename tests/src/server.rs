@@ -269,6 +269,16 @@ impl Server {
         fs::write(self.fault_path(name), "").expect("a file");
     }
 
+    /// Has every thread of the process wait at the point called `name` until it is [released](Self::release).
+    pub fn stall(&self, name: &str) {
+        fs::write(self.fault_path(&[name, ".stall"].concat()), "").expect("a file");
+    }
+
+    /// Lets go on what waits at the point called `name`.
+    pub fn release(&self, name: &str) {
+        fs::remove_file(self.fault_path(&[name, ".stall"].concat())).expect("the file");
+    }
+
     /// Waits until the process has passed the point called `name`, and so panicked there.
     pub fn await_fault(&self, name: &str) {
         let start = Instant::now();

@@ -116,7 +116,6 @@ fn a_panic_of_a_service_thread_costs_the_connection_concerned() {
         ("event", &get),
         ("receive", &get),
         ("send", &get),
-        ("settle", &get),
         ("start-info", &info),
         ("deliver", &info),
         ("info", &info),
@@ -132,6 +131,27 @@ fn a_panic_of_a_service_thread_costs_the_connection_concerned() {
         let results: Vec<u8> = messages(&answer).iter().map(|message| message.result).collect();
         assert_eq!(results, [result::UNKNOWN], "after {point}");
     }
+}
+
+/// Neither a reply that is held until it is on disk, nor one that then is sent.
+#[test]
+fn a_panic_about_held_replies_costs_their_connection() {
+    if !can_inject() {
+        return;
+    }
+    let storage = ["file {dir}/data", "filesize 128M", "commit-to-device true"];
+    let mut server = Server::start_with_faults(&stored_config("test", "device", &storage));
+    server.allow("an internal error");
+    let mut others = Others::new(&server);
+    let put = Message::put("new", vec![7; 100]).encode();
+    for point in ["hold", "release"] {
+        costs_one_connection(&mut server, &mut others, point, &put);
+    }
+    // What was answered before a panic is on disk first, and then arrives.
+    let request = [put, wire::info_request("build")].concat();
+    let answer = costs_one_connection(&mut server, &mut others, "dispatch", &request);
+    let results: Vec<u8> = messages(&answer).iter().map(|message| message.result).collect();
+    assert_eq!(results, [result::OK, result::UNKNOWN]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::KEEP_SIZE_MAX;
 use super::context::Admission;
+use super::mailbox::Mail;
 use super::reply_budget::{Charge, ReplyBudget, Waiting};
 use super::stream::StreamProgress;
 
@@ -27,6 +28,12 @@ pub(crate) struct Connection {
     pub(super) put_off: Option<Waiting>,
     /// Another thread makes the next reply; nothing is read or parsed meanwhile.
     pub(super) is_parked: bool,
+    /// Replies of it were made and must not be sent yet; no further request is carried out meanwhile.
+    pub(super) is_held: bool,
+    /// What came for the connection from other threads while its replies were held.
+    pub(super) behind_held: Vec<Mail>,
+    /// It is to be closed once the held replies are sent.
+    pub(super) is_last_held: bool,
     /// Who makes the replies of the request that the connection is parked for, if there are many.
     pub(super) stream_of_replies: Option<Arc<StreamProgress>>,
     /// The socket may have bytes that were not read.
@@ -58,6 +65,9 @@ impl Connection {
             charge: Charge::new(budget),
             put_off: None,
             is_parked: false,
+            is_held: false,
+            behind_held: Vec::new(),
+            is_last_held: false,
             stream_of_replies: None,
             may_read: true,
             peer_is_done: false,
@@ -73,7 +83,7 @@ impl Connection {
 
     /// Whether its next requests may be carried out.
     pub(super) fn may_serve(&self) -> bool {
-        !self.is_parked && !self.is_blocked() && self.put_off.is_none()
+        !self.is_parked && !self.is_held && !self.is_blocked() && self.put_off.is_none()
     }
 
     /// One `recv` into `buffer`; returns the number of bytes, or `None` when the peer is done or the connection broken.

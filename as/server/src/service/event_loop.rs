@@ -1,10 +1,10 @@
 //! The loop of a service thread: it waits for events, serves the connections they are about, and sends the replies.
 //!
 //! One wake-up serves all connections that are ready: [dispatch](super::dispatch) reads and carries out what they sent, the
-//! replies gather in the outbox and are sent together. Replies that wait for the disk wait until the whole wake-up has been
-//! carried out, so that one flush serves them all. A connection with unsent replies, or [parked](super::park) for a reply
-//! made elsewhere, is not read: back-pressure is TCP's. A connection that has more to read than one buffer goes to the end
-//! of the line, so that none starves the others.
+//! replies gather in the outbox and are [sent](super::sending) together. Those that must be on disk first are held when the
+//! whole wake-up has been carried out, so that one flush serves them all. A connection with unsent or held replies, or
+//! [parked](super::park) for a reply made elsewhere, is not read: back-pressure is TCP's. A connection that has more to read
+//! than one buffer goes to the end of the line, so that none starves the others.
 //!
 //! # Panics
 //! A panic is a bug of ours. It costs the connection that was being served when it happened: the connection gets an error if
@@ -20,7 +20,6 @@ use cf::sys::epoll::{Epoll, Event, Events, Trigger};
 use proto::ResultCode;
 use proto::reply::{self, ReplyHeader};
 
-use super::KEEP_SIZE_MAX;
 use super::activity::Activity;
 use super::connection::Connection;
 use super::connections::Connections;
@@ -185,13 +184,18 @@ impl ServiceThread {
     fn read_mail(&mut self) {
         self.mailbox.open();
         while let Some(mail) = self.mailbox.take() {
-            match mail {
-                Mail::Connection(connection) => self.add(*connection),
-                Mail::Part(token, replies) => self.deliver_part(token, replies),
-                Mail::Reply(token, reply) => self.deliver(token, reply),
-                Mail::Abandoned(token) => self.close_abandoned(token),
-                Mail::Stop => self.is_stopping = true,
-            }
+            self.take_up(mail);
+        }
+    }
+
+    pub(super) fn take_up(&mut self, mail: Mail) {
+        match mail {
+            Mail::Connection(connection) => self.add(*connection),
+            Mail::Part(token, replies) => self.deliver_part(token, replies),
+            Mail::Reply(token, reply) => self.deliver(token, reply),
+            Mail::Abandoned(token) => self.close_abandoned(token),
+            Mail::Released(held) => self.release(*held),
+            Mail::Stop => self.is_stopping = true,
         }
     }
 
@@ -226,7 +230,9 @@ impl ServiceThread {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
             if event.is_broken() {
-                return Verdict::Close;
+                // Held replies or not: nobody is there to get them.
+                thread.close(slot);
+                return Verdict::Keep;
             }
             cf::fault_point!("event");
             connection.may_read |= event.is_readable();
@@ -261,7 +267,7 @@ impl ServiceThread {
             if self.outbox.has_part_of(token) {
                 self.send_replies();
             }
-            self.close(slot);
+            self.close_behind_held(slot);
         }
     }
 
@@ -281,52 +287,6 @@ impl ServiceThread {
             replies_size: self.outbox.replies.len(),
             unsettled_count: self.executor.unsettled_count(),
         });
-    }
-
-    /// Sends each connection its replies, once what they tell of is on disk; the first of them to settle does so for the
-    /// others.
-    pub(super) fn send_replies(&mut self) {
-        self.checkpoint = None;
-        let mut outbox = std::mem::take(&mut self.outbox);
-        // A large reply to one connection is not copied if the socket does not take it.
-        let is_one = outbox.part_count() == 1 && outbox.replies.len() > KEEP_SIZE_MAX;
-        for part in 0..outbox.part_count() {
-            let (token, range) = outbox.part(part);
-            let sent = catch_unwind(AssertUnwindSafe(|| {
-                cf::fault_point!("settle");
-                self.executor.settle_until(range.end, &mut outbox.replies);
-                if is_one && range.len() == outbox.replies.len() {
-                    let replies = std::mem::take(&mut outbox.replies);
-                    return self.send(token, |connection| connection.send_owned(replies));
-                }
-                self.send(token, |connection| connection.send(&outbox.replies[range.clone()]))
-            }));
-            let verdict = sent.unwrap_or_else(|_| {
-                cf::critical!(Tsvc, "sending replies failed on an internal error; the connection is closed");
-                self.executor.forget_unsettled_until(range.end);
-                Verdict::Close
-            });
-            if verdict == Verdict::Close
-                && let Some(slot) = self.connections.slot_of(token)
-            {
-                self.close(slot);
-            }
-        }
-        outbox.clear();
-        self.outbox = outbox;
-        self.large_reply = None;
-    }
-
-    fn send(
-        &mut self,
-        token: ConnectionToken,
-        send: impl FnOnce(&mut Connection) -> io::Result<()>,
-    ) -> Verdict {
-        cf::fault_point!("send");
-        match self.find(token).map(send) {
-            Some(Err(_)) => Verdict::Close,
-            Some(Ok(())) | None => Verdict::Keep,
-        }
     }
 
     /// The live connection of `token`.
@@ -411,6 +371,7 @@ impl ServiceThread {
         for slot in 0..self.connections.slot_count() {
             if let Some(connection) = self.connections.get(slot)
                 && !connection.is_parked
+                && !connection.is_held
                 && self.woken.saturating_duration_since(connection.last_active)
                     > Duration::from_millis(idle_ms)
             {

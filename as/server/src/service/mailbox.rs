@@ -8,6 +8,7 @@ use cf::sys::eventfd::EventFd;
 use crossbeam::queue::SegQueue;
 
 use super::connection::Connection;
+use super::sending::HeldParts;
 
 /// Names a connection of a service thread, for as long as that connection lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +24,8 @@ pub(crate) enum Mail {
     Reply(ConnectionToken, Vec<u8>),
     /// Nobody will make the reply that a parked connection waits for.
     Abandoned(ConnectionToken),
+    /// Replies that were held may be sent.
+    Released(Box<HeldParts>),
     /// Close everything and end.
     Stop,
 }

@@ -19,6 +19,7 @@ mod outbox;
 mod park;
 mod pool;
 mod reply_budget;
+mod sending;
 mod sizing;
 mod stream;
 #[cfg(test)]

@@ -10,40 +10,65 @@ use super::mailbox::ConnectionToken;
 pub(super) struct Outbox {
     /// Those of all connections, one behind the other.
     pub(super) replies: Vec<u8>,
-    /// Connections and where their replies end.
-    parts: Vec<(ConnectionToken, usize)>,
+    /// Connections and where their replies are, in the order in which they were made.
+    parts: Vec<(ConnectionToken, Range<usize>)>,
+    /// Where the last replies end that were addressed.
+    addressed: usize,
 }
 
 impl Outbox {
     /// What has been added since the last call is for connection `token`.
     pub(super) fn address(&mut self, token: ConnectionToken) {
         let end = self.replies.len();
-        if self.parts.last().map_or(0, |(_, end)| *end) < end {
-            self.parts.push((token, end));
+        if self.addressed < end {
+            self.parts.push((token, self.addressed..end));
+            self.addressed = end;
         }
     }
 
-    /// Number of parts, each the replies of one connection, in the order in which they were made.
+    /// Number of parts, each the replies of one connection.
     pub(super) fn part_count(&self) -> usize {
         self.parts.len()
     }
 
     /// The connection of a part, and where in `replies` its replies are.
     pub(super) fn part(&self, at: usize) -> (ConnectionToken, Range<usize>) {
-        let start = at.checked_sub(1).map_or(0, |before| self.parts[before].1);
-        let (token, end) = self.parts[at];
-        (token, start..end)
+        self.parts[at].clone()
+    }
+
+    /// The connections of the parts.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = ConnectionToken> {
+        self.parts.iter().map(|(token, _)| *token)
     }
 
     /// Whether there are replies for connection `token`.
     pub(super) fn has_part_of(&self, token: ConnectionToken) -> bool {
-        self.parts.iter().any(|(other, _)| *other == token)
+        self.tokens().any(|other| other == token)
+    }
+
+    /// Moves the parts for which `is_moved` says so to an outbox of their own. It is asked about each part, with where its
+    /// replies are and where they come to be.
+    pub(super) fn split_off(
+        &mut self,
+        mut is_moved: impl FnMut(ConnectionToken, &Range<usize>, usize) -> bool,
+    ) -> Outbox {
+        let mut moved = Outbox::default();
+        self.parts.retain(|(token, range)| {
+            let is_moved = is_moved(*token, range, moved.replies.len());
+            if is_moved {
+                moved.replies.extend_from_slice(&self.replies[range.clone()]);
+                moved.address(*token);
+            }
+            !is_moved
+        });
+        moved
     }
 
     pub(super) fn clear(&mut self) {
         self.replies.clear();
         self.replies.shrink_to(KEEP_SIZE_MAX);
         self.parts.clear();
+        self.addressed = 0;
     }
 }
 
@@ -69,6 +94,13 @@ mod tests {
             parts,
             [(ConnectionToken(1), &b"ab"[..]), (ConnectionToken(3), b"cde"), (ConnectionToken(1), b"f")]
         );
+        let moved = outbox.split_off(|token, _, to| {
+            assert!(to == 0 || to == 2);
+            token == ConnectionToken(1)
+        });
+        assert_eq!((moved.replies.as_slice(), moved.part_count()), (&b"abf"[..], 2));
+        assert_eq!((moved.part(1), outbox.part_count()), ((ConnectionToken(1), 2..3), 1));
+        assert_eq!(outbox.part(0), (ConnectionToken(3), 2..5));
         outbox.clear();
         assert_eq!(outbox.part_count(), 0);
     }

@@ -103,6 +103,10 @@ impl ServiceThread {
     pub(super) fn deliver_part(&mut self, token: ConnectionToken, replies: Vec<u8>) {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
+            if connection.is_held {
+                connection.behind_held.push(Mail::Part(token, replies));
+                return Verdict::Keep;
+            }
             cf::fault_point!("deliver-part");
             connection.last_active = thread.woken;
             if connection.send_owned(replies).is_err() { Verdict::Close } else { Verdict::Keep }
@@ -113,6 +117,10 @@ impl ServiceThread {
     pub(super) fn deliver(&mut self, token: ConnectionToken, reply: Vec<u8>) {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
+            if connection.is_held {
+                connection.behind_held.push(Mail::Reply(token, reply));
+                return Verdict::Keep;
+            }
             cf::fault_point!("deliver");
             connection.is_parked = false;
             if let Some(stream) = connection.stream_of_replies.take() {
@@ -130,6 +138,12 @@ impl ServiceThread {
 
     /// Closes a parked connection to which nobody will reply.
     pub(super) fn close_abandoned(&mut self, token: ConnectionToken) {
-        self.guard(token, |_, _| Verdict::Close);
+        self.guard(token, |thread, slot| match thread.connections.get(slot) {
+            Some(connection) if connection.is_held => {
+                connection.behind_held.push(Mail::Abandoned(token));
+                Verdict::Keep
+            }
+            _ => Verdict::Close,
+        });
     }
 }

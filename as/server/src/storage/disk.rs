@@ -85,6 +85,17 @@ pub(super) struct DeferredFree {
     pub(super) garbage: Location,
 }
 
+/// Told which records, by their positions, did not get to their disk.
+type WhenDurable = Box<dyn FnOnce(&[usize]) + Send>;
+
+/// Records of one disk that somebody waits for to be on it, by `commit-to-device`, without holding up a thread.
+pub(crate) struct DurableWait {
+    pub(crate) locations: Vec<Location>,
+    /// Called once, by the flush thread, with the positions in `locations` of those that did not get there. Not called if
+    /// the server stops before.
+    pub(crate) done: WhenDurable,
+}
+
 pub(super) struct Disk {
     pub(super) media: Media,
     io_size: u32,
@@ -100,6 +111,8 @@ pub(super) struct Disk {
     pub(super) closed_count: AtomicUsize,
     pub(super) flush: Mutex<FlushState>,
     pub(super) deferred: Mutex<Vec<DeferredFree>>,
+    /// Those who wait for records to be on disk, until the flush thread takes them up.
+    pub(super) waits: Mutex<Vec<DurableWait>>,
     pub(super) settings: Settings,
     pub(super) is_stopping: AtomicBool,
     /// The last write failed; nothing is accepted until one succeeds.
@@ -134,6 +147,7 @@ impl Disk {
             closed_count: AtomicUsize::new(0),
             flush: Mutex::new(FlushState { piece, cached: VecDeque::new() }),
             deferred: Mutex::new(Vec::new()),
+            waits: Mutex::new(Vec::new()),
             settings,
             is_stopping: AtomicBool::new(false),
             failed: AtomicBool::new(false),

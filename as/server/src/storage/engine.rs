@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::benchmarks::StorageBenchmarks;
 use super::defrag::defrag_one;
 use super::device::{Device, DeviceStats, Stream, visit_records};
-use super::disk::Disk;
+use super::disk::{Disk, DurableWait};
 use super::reservation::Pinned;
 use super::settings::Settings;
 use super::wblock::{AfterFree, WblockId};
@@ -229,7 +229,8 @@ impl Storage {
         self.is_on_disk && self.settings.commits()
     }
 
-    /// Waits until the record at `location` is on its disk.
+    /// Waits until the record at `location` is on its disk. For threads that may wait; others ask for
+    /// [`when_durable`](Self::when_durable).
     ///
     /// # Errors
     /// When the disk fails. The record may get there later all the same.
@@ -240,6 +241,15 @@ impl Storage {
             disk.fail(&error);
             StorageError::Failed
         })
+    }
+
+    /// Has the flush thread of device number `device` bring the records of `wait` to its disk, with what others wait for,
+    /// and tell the one who waits. Returns at once.
+    pub(crate) fn when_durable(&self, device: u8, wait: DurableWait) {
+        match self.devices[usize::from(device)].as_disk() {
+            Some(disk) => disk.when_durable(wait),
+            None => (wait.done)(&[]),
+        }
     }
 
     fn append(&self, stream: Stream, digest: &Digest, record: &[u8]) -> Result<Location, StorageError> {

@@ -16,9 +16,10 @@
 //! that was full, or away for a moment, goes on where it stopped.
 //!
 //! # Threads and locks
-//! One flush thread for each disk; with commit-to-device the threads that wrote records flush too, before they answer, and
-//! one flush does for all that wait. `flush` lets one of them in at a time. Order: `flush`, then `dirty`, then a slot. Stream
-//! locks are taken before these and never inside them.
+//! One flush thread for each disk. With commit-to-device it takes up all [waits](super::disk::DurableWait) that it finds, and
+//! one flush serves them all; meanwhile the next ones gather. Threads that may wait, as those of batches and queries, flush
+//! by themselves. `flush` lets one of them in at a time. Order: `flush`, then `dirty`, then a slot or `waits`. Stream locks
+//! are taken before these and never inside them.
 
 use std::ops::Bound::{Excluded, Included};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use datamodel::flat::{FlatRecord, MAGIC};
 use super::benchmarks::Transfer;
 use super::buffer::WriteBuffer;
 use super::device::Stream;
-use super::disk::{DeferredFree, Dirty, Disk, FlushState, wblock_offset};
+use super::disk::{DeferredFree, Dirty, Disk, DurableWait, FlushState, wblock_offset};
 use super::wblock::WblockTable;
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::Location;
@@ -54,6 +55,14 @@ impl Disk {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Has the flush thread bring the records of `wait` to disk next.
+    pub(super) fn when_durable(&self, wait: DurableWait) {
+        self.waits.lock().push(wait);
+        // The flush thread looks for waits under this lock before it sleeps.
+        drop(self.dirty.lock());
+        self.work.notify_all();
     }
 
     /// Writes out everything, to the last record.
@@ -83,12 +92,17 @@ impl Disk {
             let period = flush_max.unwrap_or(IDLE_PERIOD);
             self.await_work(period.saturating_sub(last_full_flush.elapsed()).min(IDLE_PERIOD));
             let is_due = flush_max.is_some() && last_full_flush.elapsed() >= period;
+            let waits = std::mem::take(&mut *self.waits.lock());
             let result = if is_due || self.has_failed() {
                 last_full_flush = Instant::now();
                 self.flush_all(wblocks)
             } else {
-                self.flush_closed(wblocks)
+                self.flush_for(&waits, wblocks)
             };
+            if let Err(error) = &result {
+                self.fail(error);
+            }
+            self.end_waits(waits);
             let is_there = || self.media.written().try_for_each(BlockMedium::check);
             match result.and_then(|()| is_there()) {
                 Ok(()) => {
@@ -103,19 +117,34 @@ impl Disk {
             }
             self.free_deferred(&free);
         }
+        // Who waits now is told by nobody.
+        self.waits.lock().clear();
     }
 
-    /// Waits for a full block, for at most `longest`.
+    /// Tells those who wait what has become of their records, after a flush for them.
+    fn end_waits(&self, waits: Vec<DurableWait>) {
+        for DurableWait { locations, done } in waits {
+            let is_lost = |at: &usize| !self.is_durable(locations[*at]);
+            let lost: Vec<usize> = (0..locations.len()).filter(is_lost).collect();
+            done(&lost);
+        }
+    }
+
+    /// Waits for a full block or for somebody who waits for a record, for at most `longest`.
     fn await_work(&self, longest: Duration) {
         let mut dirty = self.dirty.lock();
-        if self.closed_count.load(Relaxed) == 0 && !longest.is_zero() && !self.is_stopping.load(Acquire) {
+        let is_idle = self.closed_count.load(Relaxed) == 0 && self.waits.lock().is_empty();
+        if is_idle && !longest.is_zero() && !self.is_stopping.load(Acquire) {
             self.work.wait_for(&mut dirty, longest);
         }
     }
 
     fn await_retry(&self) {
         let (mut dirty, started) = (self.dirty.lock(), Instant::now());
-        while started.elapsed() < IDLE_PERIOD && !self.is_stopping.load(Acquire) {
+        while started.elapsed() < IDLE_PERIOD
+            && self.waits.lock().is_empty()
+            && !self.is_stopping.load(Acquire)
+        {
             self.work.wait_for(&mut dirty, IDLE_PERIOD);
         }
     }
@@ -160,10 +189,19 @@ impl Disk {
     }
 
     fn flush_closed(&self, wblocks: &WblockTable) -> Result<(), BlockError> {
+        self.flush_for(&[], wblocks)
+    }
+
+    /// Writes out all blocks that are full, and what `waits` wait for.
+    fn flush_for(&self, waits: &[DurableWait], wblocks: &WblockTable) -> Result<(), BlockError> {
         let mut state = self.flush.lock();
-        let highest =
+        let closed =
             self.dirty.lock().iter().rev().find(|(_, entry)| entry.is_closed).map(|(sequence, _)| *sequence);
-        match highest {
+        // If a block was taken again, what replaced the record has a lower number.
+        let awaited = waits.iter().flat_map(|wait| &wait.locations).filter(|place| !self.is_durable(**place));
+        let awaited =
+            awaited.filter_map(|place| self.buffer_of(*place)).map(|buffer| buffer.sequence()).max();
+        match closed.max(awaited) {
             Some(sequence) => self.flush_to(&mut state, sequence, wblocks),
             None => Ok(()),
         }
@@ -189,6 +227,7 @@ impl Disk {
             let Some((buffer, is_closed, stream)) = next else { break };
             assert!(buffer.sequence() > done, "buffers are written out in their order");
             done = buffer.sequence();
+            cf::fault_point!("write-block");
             self.write_out(state, &buffer, wblocks, is_closed)?;
             if is_closed {
                 self.dirty.lock().remove(&buffer.sequence());

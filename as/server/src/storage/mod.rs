@@ -45,7 +45,7 @@ mod tests;
 mod wblock;
 
 pub(crate) use device::DeviceStats;
-pub(crate) use disk::DiskStats;
+pub(crate) use disk::{DiskStats, DurableWait};
 pub(crate) use engine::{Room, Storage, StorageError};
 pub(crate) use load::{LoadContext, LoadStats, LoadTally};
 pub(crate) use open::{OpenError, OpenSettings};

@@ -308,6 +308,14 @@ impl RowsContext<'_> {
         }
     }
 
+    /// Whether `row` changes a record that is then to be on disk before anybody hears of it: a service thread does not wait
+    /// for that.
+    fn must_not_wait_for(&self, context: &TransactionContext, row: &Row<'_>) -> bool {
+        matches!(self.place, RowsPlace::Service(_))
+            && row.request.info2 & info2::WRITE != 0
+            && context.namespace_of(&row.request).is_some_and(|namespace| namespace.storage.commits())
+    }
+
     /// Whether rows that only read are left out.
     fn skips_reads(&self, context: &TransactionContext) -> bool {
         match self.place {
@@ -348,6 +356,10 @@ impl Workspace {
             for (at, PlacedRow { row, before, behind }) in window.iter().enumerate() {
                 let is_last = at + 1 == window.len();
                 let is_skipped = skips_reads && row.request.info2 & info2::WRITE == 0;
+                if shared.must_not_wait_for(context, row) {
+                    starts.drain(..).for_each(|start| frames.row_done(start));
+                    return Extent::Paused(*before, left);
+                }
                 let start = frames.frame.len();
                 let filter = filters.of(row);
                 if !is_skipped

@@ -12,19 +12,31 @@ use super::{Call, Executor, TransactionContext, Workspace};
 use crate::metrics::{Benchmark, BenchmarkStep, Origin, Unit};
 use crate::namespace::Namespace;
 
+/// Transactions whose replies are made but not sent: number of the namespace, what they are, and since when.
+#[derive(Default)]
+pub(super) struct Answered(Vec<(usize, Benchmark, Instant)>);
+
+impl Answered {
+    /// Their replies are sent.
+    pub(super) fn end(&mut self, context: &TransactionContext) {
+        for (namespace, benchmark, since) in self.0.drain(..) {
+            end_step(context, &context.namespaces[namespace], benchmark, BenchmarkStep::Response, since);
+        }
+    }
+}
+
 /// Where the transactions of a thread are.
 pub(super) struct Stopwatch {
     /// When the thread woke up for what it carries out now.
     pub(super) woken: Instant,
     /// When the row of a batch was taken up that is carried out now.
     row_taken_up: Option<Instant>,
-    /// Transactions whose replies are made but not sent: number of the namespace, what they are, and since when.
-    answered: Vec<(usize, Benchmark, Instant)>,
+    answered: Answered,
 }
 
 impl Stopwatch {
     pub(super) fn new() -> Self {
-        Stopwatch { woken: Instant::now(), row_taken_up: None, answered: Vec::new() }
+        Stopwatch { woken: Instant::now(), row_taken_up: None, answered: Answered::default() }
     }
 }
 
@@ -67,10 +79,7 @@ impl Executor {
     /// All replies are sent.
     #[inline]
     pub(super) fn measure_responses(&mut self) {
-        let Executor { context, workspace } = self;
-        for (namespace, benchmark, since) in std::mem::take(&mut workspace.stopwatch.answered) {
-            end_step(context, &context.namespaces[namespace], benchmark, BenchmarkStep::Response, since);
-        }
+        self.workspace.stopwatch.answered.end(&self.context);
     }
 }
 
@@ -97,11 +106,12 @@ impl Workspace {
         Some(Measured { benchmark, step, since })
     }
 
-    /// The reply of `call` is made.
-    pub(super) fn note_answered(&mut self, call: &Call<'_>, measured: Measured) {
+    /// The reply of `call` is made, and sent later than others if it is held.
+    pub(super) fn note_answered(&mut self, call: &Call<'_>, measured: Measured, is_held: bool) {
         let Measured { benchmark, step, since } = measured;
         let since = end_step(call.context, call.namespace, benchmark, step, since);
-        self.stopwatch.answered.push((call.namespace.position(), benchmark, since));
+        let answered = if is_held { &mut self.held.answered } else { &mut self.stopwatch.answered };
+        answered.0.push((call.namespace.position(), benchmark, since));
     }
 }
 

@@ -85,7 +85,7 @@ pub(super) struct Buffers {
     pub(super) flat: Vec<u8>,
     /// A record that was read from a disk.
     pub(super) read: ReadBuffer,
-    /// Records that must be on disk before the replies made so far are sent.
+    /// Records that must be on disk before the replies made so far are sent, in the order of these.
     pub(super) unsettled: Vec<Unsettled>,
 }
 
@@ -93,6 +93,8 @@ pub(super) struct Buffers {
 pub(super) struct Workspace {
     pub(super) buffers: Buffers,
     pub(super) tally: measure::Tally,
+    /// Transactions whose replies are made and wait to be sent.
+    pub(super) held: measure::HeldTransactions,
     pub(super) stopwatch: benchmarks::Stopwatch,
 }
 
@@ -101,6 +103,7 @@ impl Workspace {
         Workspace {
             buffers: Buffers { flat: Vec::new(), read: ReadBuffer::new(), unsettled: Vec::new() },
             tally: measure::Tally::new(namespace_count),
+            held: measure::HeldTransactions::new(namespace_count),
             stopwatch: benchmarks::Stopwatch::new(),
         }
     }

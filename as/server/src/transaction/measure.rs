@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use proto::message::{Request, field, info2};
 
-use super::Executor;
+use super::benchmarks::Answered;
+use super::{Executor, TransactionContext};
 use crate::metrics::{Latency, ServerLatency, Unit};
 
 /// Transactions that ended since the clock was read last.
@@ -47,21 +48,62 @@ impl Tally {
     }
 }
 
+/// Transactions whose replies are held, and sent long after the thread that carried them out went on.
+pub(crate) struct HeldTransactions {
+    pub(super) tally: Tally,
+    pub(super) answered: Answered,
+    /// When the thread woke up for them.
+    woken: Instant,
+}
+
+impl HeldTransactions {
+    pub(super) fn new(namespace_count: usize) -> Self {
+        HeldTransactions {
+            tally: Tally::new(namespace_count),
+            answered: Answered::default(),
+            woken: Instant::now(),
+        }
+    }
+}
+
+impl TransactionContext {
+    /// The replies of `held` were sent at `now`.
+    pub(super) fn measure_held(&self, mut held: HeldTransactions, now: Instant) {
+        held.tally.measure(self, held.woken, now);
+        held.answered.end(self);
+    }
+}
+
 impl Executor {
+    /// The replies of `held` were sent at `now`.
+    pub(crate) fn measure_held(&self, held: HeldTransactions, now: Instant) {
+        self.context.measure_held(held, now);
+    }
+
+    /// The transactions whose replies are held; they are [measured](Self::measure_held) when these are sent.
+    pub(crate) fn take_held(&mut self) -> HeldTransactions {
+        let next = HeldTransactions::new(self.context.namespaces.len());
+        let held = std::mem::replace(&mut self.workspace.held, next);
+        HeldTransactions { woken: self.workspace.stopwatch.woken, ..held }
+    }
+
     /// Notes for all transactions since the last call that they took from when the thread [woke up](Self::wake) until `now`.
     #[inline]
     pub(crate) fn measure(&mut self, now: Instant) {
         if !self.workspace.tally.is_empty {
-            self.measure_tally(now);
+            let Executor { context, workspace } = self;
+            workspace.tally.measure(context, workspace.stopwatch.woken, now);
             self.measure_responses();
         }
     }
+}
 
-    fn measure_tally(&mut self, now: Instant) {
-        let Executor { context, workspace } = self;
-        let elapsed = now.saturating_duration_since(workspace.stopwatch.woken);
+impl Tally {
+    /// What is tallied took from `woken` until `now`; it is tallied no longer.
+    fn measure(&mut self, context: &TransactionContext, woken: Instant, now: Instant) {
+        let elapsed = now.saturating_duration_since(woken);
         let unit = Unit::configured(&context.config);
-        for (namespace, counts) in context.namespaces.iter().zip(&mut workspace.tally.counts) {
+        for (namespace, counts) in context.namespaces.iter().zip(&mut self.counts) {
             for (latency, count) in Latency::ALL.iter().zip(counts) {
                 if *count != 0 {
                     namespace.metrics.latency(*latency).add(unit, elapsed, u64::from(*count));
@@ -69,10 +111,10 @@ impl Executor {
                 }
             }
         }
-        if workspace.tally.batches != 0 {
-            let batches = u64::from(std::mem::take(&mut workspace.tally.batches));
+        if self.batches != 0 {
+            let batches = u64::from(std::mem::take(&mut self.batches));
             context.metrics.latency(ServerLatency::BatchIndex).add(unit, elapsed, batches);
         }
-        workspace.tally.is_empty = true;
+        self.is_empty = true;
     }
 }

@@ -49,7 +49,9 @@ use wait::RecordKey;
 
 pub(crate) use batch_pool::{BatchPool, BatchWorker};
 pub(crate) use context::TransactionContext;
+pub(crate) use measure::HeldTransactions;
 pub(crate) use pool::{PoolWorker, thread_count};
+pub(crate) use settle::Unsettled;
 pub(crate) use sink::{GoOn, ReplySink, SinkClosed};
 pub(crate) use step::Step;
 pub(crate) use wait::{OwnedRequest, Wait};
@@ -268,11 +270,15 @@ impl Workspace {
             self.buffers.unsettled.truncate(settled);
             return Some(wait);
         }
+        let is_row = call.row.is_some();
+        // A batch thread settles its rows before it is done with them.
+        let is_held = !is_row && self.buffers.unsettled.len() > settled;
         if let Some(measured) = measured {
-            self.note_answered(call, measured);
+            self.note_answered(call, measured, is_held);
         }
-        self.note_replies(settled, start, call.row.is_some());
-        self.tally.add(call.namespace.position(), call.request, call.row.is_some());
+        self.note_replies(settled, start, is_row);
+        let tally = if is_held { &mut self.held.tally } else { &mut self.tally };
+        tally.add(call.namespace.position(), call.request, is_row);
         None
     }
 

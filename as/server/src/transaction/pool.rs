@@ -70,7 +70,7 @@ impl Work<OwnedRequest> for PoolWorker {
     fn run(&mut self, request: OwnedRequest) {
         let mut reply = Vec::new();
         self.executor.execute_in_pool(&request, &mut reply);
-        request.sink.finish(reply);
+        self.executor.finish(request.sink, reply);
         self.executor.measure(Instant::now());
     }
 }
@@ -98,6 +98,18 @@ impl Executor {
         let step =
             self.workspace.execute_single(&context, namespace, request, (&budget, place), owned.now, out);
         assert!(matches!(step, Step::Done), "a request in the pool waits for nothing else");
-        self.settle_until(out.len(), out);
+    }
+
+    /// Sends the reply of a request, once what it tells of is on disk.
+    fn finish(&mut self, sink: Arc<dyn ReplySink>, reply: Vec<u8>) {
+        if !self.has_unsettled() {
+            return sink.finish(reply);
+        }
+        let (unsettled, transactions) = (self.take_unsettled(), self.take_held());
+        let context = Arc::clone(&self.context);
+        self.hold(reply, &unsettled, move |reply| {
+            sink.finish(reply);
+            context.measure_held(transactions, Instant::now());
+        });
     }
 }

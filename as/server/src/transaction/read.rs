@@ -21,7 +21,11 @@ const OPS_FOR_TABLE: u16 = 4;
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
     let (start, mut due) = (out.len(), None);
-    let mut result = read(call, buffers, &mut due, out);
+    let mut result = match read(call, buffers, &mut due, out) {
+        Ok(None) => Ok(()),
+        Ok(Some(wait)) => return Some(wait),
+        Err(failure) => Err(failure),
+    };
     if call.budget.is_exhausted() {
         if let Some(wait) = call.wait_of_exhausted() {
             return Some(wait);
@@ -48,12 +52,15 @@ fn read(
     buffers: &mut Buffers,
     due: &mut Option<Touch>,
     out: &mut Vec<u8>,
-) -> Result<(), Failure> {
+) -> Result<Option<Wait>, Failure> {
     let found = call.namespace.index.get(&call.digest);
     if call.request.has_field(field::MRT_ID) {
         return Err(ResultCode::EnterpriseOnly.into());
     }
     let guard = found.ok_or(ResultCode::NotFound)?;
+    if let Some(wait) = call.wait_of_unsettled_row(guard.location, false) {
+        return Ok(Some(wait));
+    }
     call.note_unsettled(guard.location, &mut buffers.unsettled);
     if guard.is_tombstone() {
         return Err(ResultCode::NotFound.into());
@@ -65,6 +72,11 @@ fn read(
         return Err(failed(ResultCode::NotFound));
     }
     *due = touch::check(call, &guard).map_err(failed)?;
+    if due.is_some()
+        && let Some(wait) = call.wait_of_unsettled_row(guard.location, true)
+    {
+        return Ok(Some(wait));
+    }
     let answered = if matches!(call.place, Place::Service) {
         answer(call, Subject::Locked(&guard), &mut buffers.read, out)
     } else {
@@ -72,7 +84,7 @@ fn read(
         drop(guard);
         answer(call, Subject::Copied(&copy), &mut buffers.read, out)
     };
-    answered.map_err(|result| {
+    answered.map(|()| None).map_err(|result| {
         // A read that fails touches nothing.
         *due = None;
         failed(result)

@@ -1,16 +1,22 @@
-//! Answers that wait for the disk: with `commit-to-device` no reply tells of a record that a crash could take back.
+//! Replies that wait for the disk: with `commit-to-device` no reply tells of a record that a crash could take back.
 //!
-//! A transaction changes the index at once and notes the record as unsettled. Whoever sends replies settles the noted
-//! records first: one flush for all the requests that a thread found ready, whichever connections they came from. A read of
-//! a record that is not on disk yet waits in the same way.
-
-use std::ops::Range;
+//! A transaction changes the index at once and notes the record as unsettled. A read of a record that is not on disk yet does
+//! so too. What becomes of the reply depends on the thread:
+//!
+//! - A service thread and one of the pool do not wait. They [hold](Executor::hold) the replies that have something
+//!   unsettled, and go on with other requests. The disk's flush thread brings the records to disk, one flush for all that
+//!   wait, and releases the replies.
+//! - A batch thread waits: one flush for the rows that it has carried out together. So a row on a service thread leaves
+//!   nothing unsettled; one that would goes to a batch thread.
 
 use proto::ResultCode;
 use proto::frame::HEADER_SIZE;
+use smallvec::SmallVec;
 
-use super::{Call, Executor, TransactionContext, Workspace};
+use super::wait::Hold;
+use super::{Call, Executor, Place, TransactionContext, Wait, Workspace};
 use crate::index::Location;
+use crate::storage::DurableWait;
 
 /// Offset of the result in a record message.
 const RESULT_OFFSET: usize = 5;
@@ -21,7 +27,14 @@ pub(crate) struct Unsettled {
     namespace: usize,
     location: Location,
     /// Where in the replies the result is that says it is.
-    result_at: usize,
+    pub(crate) result_at: usize,
+}
+
+impl Unsettled {
+    /// The same, of replies that were moved from `from` to `to`.
+    pub(crate) fn moved(&self, from: usize, to: usize) -> Self {
+        Unsettled { result_at: self.result_at - from + to, ..*self }
+    }
 }
 
 impl Call<'_> {
@@ -31,6 +44,16 @@ impl Call<'_> {
         if self.namespace.storage.is_unsettled(location) {
             unsettled.push(Unsettled { namespace: self.namespace.position(), location, result_at: 0 });
         }
+    }
+
+    /// Where a row must be carried out whose record at `location` is not on disk, or which is about to change it.
+    #[inline]
+    pub(super) fn wait_of_unsettled_row(&self, location: Location, changes_it: bool) -> Option<Wait> {
+        let storage = &self.namespace.storage;
+        let is_inline_row = self.row.is_some() && matches!(self.place, Place::Service);
+        let leaves_unsettled =
+            is_inline_row && storage.commits() && (changes_it || storage.is_unsettled(location));
+        leaves_unsettled.then_some(Wait::Pool)
     }
 }
 
@@ -44,14 +67,10 @@ impl Workspace {
         }
     }
 
-    /// Settles the replies about what was noted behind the first `count`; they are all in `replies`.
+    /// Waits until what was noted behind the first `count` is on disk; the replies about it are in `replies`. Where the disk
+    /// fails, the reply says so. Batch threads only.
     pub(super) fn settle_behind(&mut self, context: &TransactionContext, count: usize, replies: &mut [u8]) {
-        let end = self.buffers.unsettled.len();
-        self.settle_range(context, count..end, replies);
-    }
-
-    fn settle_range(&mut self, context: &TransactionContext, range: Range<usize>, replies: &mut [u8]) {
-        for Unsettled { namespace, location, result_at } in self.buffers.unsettled.drain(range) {
+        for Unsettled { namespace, location, result_at } in self.buffers.unsettled.drain(count..) {
             if context.namespaces[namespace].storage.settle(location).is_err()
                 && let Some(result) = replies.get_mut(result_at)
             {
@@ -61,6 +80,14 @@ impl Workspace {
     }
 }
 
+/// What replies wait for on one disk.
+struct OnDisk {
+    namespace: usize,
+    device: u8,
+    locations: Vec<Location>,
+    results_at: Vec<usize>,
+}
+
 impl Executor {
     /// Whether replies made so far must not be sent yet.
     #[inline]
@@ -68,7 +95,7 @@ impl Executor {
         !self.workspace.buffers.unsettled.is_empty()
     }
 
-    /// How many records must be settled before the replies made so far are sent.
+    /// How many records the replies made so far wait for.
     pub(crate) fn unsettled_count(&self) -> usize {
         self.workspace.buffers.unsettled.len()
     }
@@ -78,23 +105,35 @@ impl Executor {
         self.workspace.buffers.unsettled.truncate(count);
     }
 
-    /// Settles the replies that end before `end` of `replies`, which is everything made so far. Where the disk fails, the
-    /// reply says so.
-    #[inline]
-    pub(crate) fn settle_until(&mut self, end: usize, replies: &mut [u8]) {
-        if self.has_unsettled() {
-            let count = self.unsettled_until(end);
-            self.workspace.settle_range(&self.context, 0..count, replies);
+    /// What the replies made so far wait for, in their order. Whoever takes it holds the replies.
+    pub(crate) fn take_unsettled(&mut self) -> Vec<Unsettled> {
+        std::mem::take(&mut self.workspace.buffers.unsettled)
+    }
+
+    /// Has `release` called with `replies` once what they wait for has come, on another thread or at once on this one. Where
+    /// a disk fails, the reply says so.
+    pub(crate) fn hold(
+        &self,
+        replies: Vec<u8>,
+        unsettled: &[Unsettled],
+        release: impl FnOnce(Vec<u8>) + Send + 'static,
+    ) {
+        let mut disks = SmallVec::<[OnDisk; 2]>::new();
+        for &Unsettled { namespace, location, result_at } in unsettled {
+            let device = location.device();
+            let known = disks.iter().position(|disk| (disk.namespace, disk.device) == (namespace, device));
+            let at = known.unwrap_or_else(|| {
+                disks.push(OnDisk { namespace, device, locations: Vec::new(), results_at: Vec::new() });
+                disks.len() - 1
+            });
+            disks[at].locations.push(location);
+            disks[at].results_at.push(result_at);
         }
-    }
-
-    /// Forgets those of replies that end before `end`: nobody is told of them.
-    pub(crate) fn forget_unsettled_until(&mut self, end: usize) {
-        let count = self.unsettled_until(end);
-        self.workspace.buffers.unsettled.drain(..count);
-    }
-
-    fn unsettled_until(&self, end: usize) -> usize {
-        self.workspace.buffers.unsettled.partition_point(|unsettled| unsettled.result_at < end)
+        let first = Hold::on(replies, release);
+        for OnDisk { namespace, device, locations, results_at } in disks {
+            let hold = first.about(results_at);
+            let wait = DurableWait { locations, done: Box::new(move |lost| hold.end(lost)) };
+            self.context.namespaces[namespace].storage.when_durable(device, wait);
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::namespace::Namespace;
 
 /// What became of a record message.
 pub(crate) enum Step {
-    /// It was carried out and its reply appended.
+    /// It was carried out and its reply appended. If that must not be sent yet, what it waits for is noted: see `settle.rs`.
     Done,
     /// It has changed nothing, and runs again from its start when the wait is over.
     Restart(Wait),

@@ -1,8 +1,16 @@
-//! What transactions wait for beside memory, and the requests that wait.
+//! What transactions wait for beside memory, and who waits.
 //!
-//! A transaction that has to wait has changed nothing. Its request is copied, its connection is parked, and the request
-//! runs again from its start when the wait is over.
+//! A transaction waits either before it has changed anything or after it is done:
+//!
+//! - Before, its *request* waits. It is copied, its connection is parked, and the request runs again from its start when
+//!   the [`Wait`] is over. So a request waits for a thread of the pool or for a reserved record, and may wait for the
+//!   versions that other nodes have or for the node that it is passed on to.
+//! - Afterwards, its *reply* waits until what it tells of is safe, under a [`Hold`]: on disk, and on replicas one day.
+//!
+//! In neither case does a service thread wait: it goes on with other connections, and whoever ends the wait posts the reply
+//! to it.
 
+mod held;
 mod table;
 
 use std::sync::Arc;
@@ -11,12 +19,13 @@ use std::time::Instant;
 use cf::clock::StoredMillis;
 
 use super::ReplySink;
+pub(super) use held::Hold;
 pub(super) use table::{RecordKey, RecordReservation, WaitTable};
 
 /// What the transaction of a request waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wait {
-    /// A thread of the transaction pool: the request is too long for a service thread.
+    /// A thread of a pool: the request is too long for a service thread, or a row that has to wait for the disk.
     Pool,
     /// A record that a thread of the pool has reserved for its change.
     Record(RecordKey),

@@ -1,0 +1,163 @@
+//! Sending replies: at once, or, if they must not be sent yet, when they are released.
+//!
+//! With `commit-to-device` a reply waits until what it tells of is on disk. Its thread does not: it *holds* the replies of
+//! that connection, which leave the outbox, and goes on with other connections. Who brings the records to disk posts the
+//! replies back to this thread when they are there. Until then no further request of the connection is carried out, and what
+//! other threads make for it waits behind. So each connection gets its replies in the order of its requests.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::KEEP_SIZE_MAX;
+use super::connection::Connection;
+use super::event_loop::{ServiceThread, Verdict};
+use super::mailbox::{ConnectionToken, Mail};
+use super::outbox::Outbox;
+use super::reply_budget::Charge;
+use crate::transaction::{HeldTransactions, Unsettled};
+
+/// Replies that were held together, of connections of one thread.
+pub(crate) struct HeldParts {
+    outbox: Outbox,
+    transactions: HeldTransactions,
+    /// Room for a large reply among them.
+    room: Option<Charge>,
+}
+
+impl ServiceThread {
+    /// Sends each connection its replies, but for those that must be held.
+    pub(super) fn send_replies(&mut self) {
+        self.checkpoint = None;
+        let mut outbox = std::mem::take(&mut self.outbox);
+        if self.executor.has_unsettled() {
+            self.hold_some(&mut outbox);
+        }
+        // A large reply to one connection is not copied if the socket does not take it.
+        let is_one = outbox.part_count() == 1 && outbox.replies.len() > KEEP_SIZE_MAX;
+        for part in 0..outbox.part_count() {
+            let (token, range) = outbox.part(part);
+            let sent = catch_unwind(AssertUnwindSafe(|| {
+                if is_one && range.len() == outbox.replies.len() {
+                    let replies = std::mem::take(&mut outbox.replies);
+                    return self.send(token, |connection| connection.send_owned(replies));
+                }
+                self.send(token, |connection| connection.send(&outbox.replies[range.clone()]))
+            }));
+            let verdict = sent.unwrap_or_else(|_| {
+                cf::critical!(Tsvc, "sending replies failed on an internal error; the connection is closed");
+                Verdict::Close
+            });
+            if verdict == Verdict::Close
+                && let Some(slot) = self.connections.slot_of(token)
+            {
+                self.close(slot);
+            }
+        }
+        outbox.clear();
+        self.outbox = outbox;
+        self.large_reply = None;
+    }
+
+    fn send(
+        &mut self,
+        token: ConnectionToken,
+        send: impl FnOnce(&mut Connection) -> io::Result<()>,
+    ) -> Verdict {
+        cf::fault_point!("send");
+        match self.find(token).map(send) {
+            Some(Err(_)) => Verdict::Close,
+            Some(Ok(())) | None => Verdict::Keep,
+        }
+    }
+
+    /// Takes the replies out of `outbox` that must not be sent yet. If that fails, nobody gets any: which of them may be sent
+    /// is not known.
+    fn hold_some(&mut self, outbox: &mut Outbox) {
+        let tokens: Vec<ConnectionToken> = outbox.tokens().collect();
+        let held = catch_unwind(AssertUnwindSafe(|| self.hold_unsettled(outbox)));
+        if held.is_err() {
+            cf::critical!(Tsvc, "holding replies failed on an internal error; their connections are closed");
+            self.executor.forget_unsettled(0);
+            for token in tokens {
+                if let Some(slot) = self.connections.slot_of(token) {
+                    self.close(slot);
+                }
+            }
+            outbox.clear();
+        }
+    }
+
+    /// Takes the replies that have something unsettled out of `outbox`, and has them posted back when it is settled.
+    fn hold_unsettled(&mut self, outbox: &mut Outbox) {
+        let unsettled = self.executor.take_unsettled();
+        let (mut held, mut rest) = (Vec::with_capacity(unsettled.len()), &unsettled[..]);
+        let connections = &mut self.connections;
+        let parts = outbox.split_off(|token, range, to| {
+            cf::fault_point!("hold");
+            // Both are in the order in which the replies were made.
+            let (own, behind) = rest.split_at(rest.partition_point(|entry| entry.result_at < range.end));
+            rest = behind;
+            let connection = connections.slot_of(token).and_then(|slot| connections.get(slot));
+            // Nobody is told of what was made for a connection that has gone.
+            let Some(connection) = connection else { return false };
+            if own.is_empty() && !connection.is_held {
+                return false;
+            }
+            connection.is_held = true;
+            held.extend(own.iter().map(|entry| entry.moved(range.start, to)));
+            true
+        });
+        let transactions = self.executor.take_held();
+        let held_parts = HeldParts { outbox: parts, transactions, room: self.large_reply.take() };
+        self.post_when_settled(held_parts, &held);
+    }
+
+    fn post_when_settled(&self, mut held: HeldParts, unsettled: &[Unsettled]) {
+        let mailbox = Arc::clone(&self.mailbox);
+        let replies = std::mem::take(&mut held.outbox.replies);
+        self.executor.hold(replies, unsettled, move |replies| {
+            held.outbox.replies = replies;
+            mailbox.post(Mail::Released(Box::new(held)));
+        });
+    }
+
+    /// Sends replies that were held, and goes on with their connections.
+    pub(super) fn release(&mut self, held: HeldParts) {
+        let HeldParts { outbox, transactions, room } = held;
+        for part in 0..outbox.part_count() {
+            let (token, range) = outbox.part(part);
+            self.guard(token, |thread, slot| {
+                cf::fault_point!("release");
+                let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
+                connection.last_active = thread.woken;
+                if connection.send(&outbox.replies[range]).is_err() { Verdict::Close } else { Verdict::Keep }
+            });
+        }
+        drop(room);
+        outbox.tokens().for_each(|token| self.go_on_after_held(token));
+        self.executor.measure_held(transactions, Instant::now());
+    }
+
+    /// Goes on with a connection whose held replies are sent; does nothing for one that goes on already.
+    fn go_on_after_held(&mut self, token: ConnectionToken) {
+        let Some(connection) = self.find(token).filter(|connection| connection.is_held) else { return };
+        connection.is_held = false;
+        let behind = std::mem::take(&mut connection.behind_held);
+        self.guard(token, |thread, slot| {
+            thread.ready.push(slot);
+            let is_last = thread.connections.get(slot).is_some_and(|connection| connection.is_last_held);
+            if is_last { Verdict::Close } else { Verdict::Keep }
+        });
+        behind.into_iter().for_each(|mail| self.take_up(mail));
+    }
+
+    /// Closes a connection, once the replies that are held for it are sent.
+    pub(super) fn close_behind_held(&mut self, slot: u32) {
+        match self.connections.get(slot) {
+            Some(connection) if connection.is_held => connection.is_last_held = true,
+            _ => self.close(slot),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Replies that are made and must not be sent yet, because what they tell of is not safe yet.
+//!
+//! Whoever makes something safe for them keeps a [`Hold`] on them. When the last hold is dropped, the replies are released:
+//! handed to whoever sends them. A hold is on a disk today; one on the acknowledgements of replicas fits as well.
+//!
+//! # Locks
+//! One mutex for each group of replies, taken alone and only to put a failure into a reply.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use proto::ResultCode;
+
+type Release = Box<dyn FnOnce(Vec<u8>) + Send>;
+
+/// Replies, released when the last hold on them goes.
+struct HeldReplies {
+    replies: Mutex<Vec<u8>>,
+    release: Mutex<Option<Release>>,
+}
+
+impl Drop for HeldReplies {
+    fn drop(&mut self) {
+        let replies = std::mem::take(self.replies.get_mut());
+        if let Some(release) = self.release.get_mut().take() {
+            release(replies);
+        }
+    }
+}
+
+/// Keeps replies from being sent as long as it lives.
+pub(crate) struct Hold {
+    held: Arc<HeldReplies>,
+    /// Where in the replies the results are that this hold is about.
+    results_at: Vec<usize>,
+    has_ended: bool,
+}
+
+impl Hold {
+    /// The first hold on `replies`, which is about none of them. `release` gets them when the last hold has gone; it may be
+    /// called on any thread, and does not wait.
+    pub(crate) fn on(replies: Vec<u8>, release: impl FnOnce(Vec<u8>) + Send + 'static) -> Self {
+        let held = Arc::new(HeldReplies {
+            replies: Mutex::new(replies),
+            release: Mutex::new(Some(Box::new(release))),
+        });
+        Hold { held, results_at: Vec::new(), has_ended: true }
+    }
+
+    /// Another hold, about the replies whose results are at `results_at`.
+    pub(crate) fn about(&self, results_at: Vec<usize>) -> Self {
+        Hold { held: Arc::clone(&self.held), results_at, has_ended: false }
+    }
+
+    /// What it was about is safe, but for `lost`, positions in the list that it was made with: these replies say so.
+    pub(crate) fn end(mut self, lost: &[usize]) {
+        self.has_ended = true;
+        self.fail(lost.iter().copied());
+    }
+
+    fn fail(&self, lost: impl Iterator<Item = usize>) {
+        let mut replies = self.held.replies.lock();
+        for at in lost {
+            let result = self.results_at.get(at).and_then(|result_at| replies.get_mut(*result_at));
+            if let Some(result) = result {
+                *result = ResultCode::Unknown.code();
+            }
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // Nobody said that it is safe.
+        if !self.has_ended {
+            self.fail(0..self.results_at.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAILED: u8 = ResultCode::Unknown as u8;
+
+    fn held(size: usize) -> (Hold, Arc<Mutex<Option<Vec<u8>>>>) {
+        let released = Arc::<Mutex<Option<Vec<u8>>>>::default();
+        let to = Arc::clone(&released);
+        (Hold::on(vec![0; size], move |replies| *to.lock() = Some(replies)), released)
+    }
+
+    #[test]
+    fn replies_are_released_with_the_last_hold() {
+        let (first, released) = held(3);
+        let (second, third) = (first.about(vec![0, 1]), first.about(vec![2]));
+        drop(first);
+        third.end(&[]);
+        assert!(released.lock().is_none());
+        second.end(&[1]);
+        assert_eq!(released.lock().take(), Some(vec![0, FAILED, 0]));
+    }
+
+    #[test]
+    fn what_nobody_made_safe_is_not_acknowledged() {
+        let (first, released) = held(3);
+        drop(first.about(vec![2, 7]));
+        drop(first);
+        assert_eq!(released.lock().take(), Some(vec![0, 0, FAILED]));
+    }
+}
