@@ -12,6 +12,7 @@ pub mod geojson;
 pub mod hll;
 pub mod ops;
 pub mod particle;
+mod particle_wire;
 pub mod partition_version;
 mod s2;
 pub mod smd;

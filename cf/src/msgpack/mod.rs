@@ -10,6 +10,7 @@
 //! type [`SEARCH`] marks values that exist only in searches: the wildcard and infinity.
 
 mod compare;
+mod kind;
 mod measure;
 mod meter;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod reader;
 mod writer;
 
 pub use compare::{Probe, compare, compare_heads, compare_metered, compare_ordered, compare_ordered_metered};
+pub use kind::{BLOB, GEOJSON, Kind, SEARCH, TEXT};
 pub use measure::{Walk, end_of, end_of_metered, holds_search_value};
 pub use meter::Meter;
 pub use reader::{Extension, Head, Reader, is_extension};
@@ -26,42 +28,3 @@ pub use writer::{
     put_extension_header, put_integer, put_list_header, put_map_header, put_nil, put_raw_header,
     put_unsigned,
 };
-
-/// First byte of a raw value that is text.
-pub const TEXT: u8 = 3;
-/// First byte of a raw value that is plain bytes.
-pub const BLOB: u8 = 4;
-/// First byte of a raw value that is GeoJSON text.
-pub const GEOJSON: u8 = 23;
-/// Extension type of values that may be searched for but not stored.
-pub const SEARCH: u8 = 0xff;
-
-/// What a value is. The order of the variants is the order of values of different kinds.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Kind {
-    Nil,
-    False,
-    True,
-    Negative,
-    Unsigned,
-    Text,
-    List,
-    Map,
-    Bytes,
-    Double,
-    GeoJson,
-    Extension,
-    /// Equal to everything.
-    Wildcard,
-    /// Greater than everything else.
-    Infinity,
-}
-
-impl Kind {
-    /// An integer of either sign.
-    #[inline]
-    #[must_use]
-    pub const fn is_integer(self) -> bool {
-        matches!(self, Self::Negative | Self::Unsigned)
-    }
-}

@@ -6,7 +6,7 @@
 use cf::msgpack::{Head, Reader};
 use proto::ResultCode;
 
-use super::{BIT_COUNT_MAX, BLOB_SIZE_MAX, flags, integer_subflags, resize_subflags};
+use super::{flags, integer_subflags, resize_subflags};
 
 /// Operations that modify. The order is that of their codes, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +66,11 @@ struct Row<T> {
 }
 
 use Argument as A;
+
+/// Sizes and offsets in bytes are at most this, blobs below it.
+pub(super) const BLOB_SIZE_MAX: u64 = proto::frame::BODY_SIZE_MAX;
+/// Sizes, offsets and shifts in bits are at most this.
+pub(super) const BIT_COUNT_MAX: u64 = BLOB_SIZE_MAX * 8;
 
 const GROWING: u64 = flags::CREATE_ONLY | flags::UPDATE_ONLY | flags::NO_FAIL;
 const REGION: u64 = flags::UPDATE_ONLY | flags::NO_FAIL | flags::PARTIAL;

@@ -7,14 +7,17 @@
 //! Work is done 64 bits at a time ([`words`]).
 
 mod arguments;
+pub mod flags;
 mod integer;
+pub mod integer_subflags;
+pub mod resize_subflags;
 #[cfg(test)]
 mod tests;
 mod words;
 
 use std::ops::Range;
 
-use arguments::{Arguments, ModifyOperator, ReadOperator};
+use arguments::{Arguments, BLOB_SIZE_MAX, ModifyOperator, ReadOperator};
 use proto::ResultCode;
 use words::{Run, rewrite};
 
@@ -22,41 +25,6 @@ use crate::budget::Budget;
 use crate::change::Modified;
 use crate::particle::{BytesType, Particle};
 
-/// Flags of operations that modify.
-pub mod flags {
-    /// The bin must not exist.
-    pub const CREATE_ONLY: u64 = 1;
-    /// The bin must exist.
-    pub const UPDATE_ONLY: u64 = 2;
-    /// What cannot be done is left undone and is no error.
-    pub const NO_FAIL: u64 = 4;
-    /// What reaches beyond the end of the blob is done up to there.
-    pub const PARTIAL: u64 = 8;
-}
-
-/// How a blob is resized.
-pub mod resize_subflags {
-    /// Bytes come and go at the front.
-    pub const FROM_FRONT: u64 = 1;
-    pub const GROW_ONLY: u64 = 2;
-    pub const SHRINK_ONLY: u64 = 4;
-    pub(super) const ALL: u64 = FROM_FRONT | GROW_ONLY | SHRINK_ONLY;
-}
-
-/// How integers are read and added.
-pub mod integer_subflags {
-    pub const SIGNED: u64 = 1;
-    /// An overflow gives the largest or least value.
-    pub const SATURATE: u64 = 2;
-    /// An overflow loses its highest bit.
-    pub const WRAP: u64 = 4;
-    pub(super) const ALL: u64 = SIGNED | SATURATE | WRAP;
-}
-
-/// Sizes and offsets in bytes are at most this, blobs below it.
-const BLOB_SIZE_MAX: u64 = proto::frame::BODY_SIZE_MAX;
-/// Sizes, offsets and shifts in bits are at most this.
-const BIT_COUNT_MAX: u64 = BLOB_SIZE_MAX * 8;
 /// Price of an operation, whatever it does.
 const OPERATION_STEPS: u64 = 20;
 

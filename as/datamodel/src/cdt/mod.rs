@@ -14,9 +14,11 @@
 //! normal          values of clients in the form that is stored
 //! container       the stored form, read; layout, index: written; pick: written without or with some elements
 //! order, items    sorting, searching, ranks, lists of values; window: indexes and counts
+//! apply, scope    dispatch to lists and maps; where a container is
 //! result          answers
 //! ```
 
+mod apply;
 mod call;
 mod container;
 mod context;
@@ -32,22 +34,22 @@ mod pair;
 mod path;
 mod pick;
 mod result;
+mod scope;
 #[cfg(test)]
 mod tests;
 mod window;
 mod wire;
 
-use std::borrow::Cow;
-
 use proto::ResultCode;
 
+use self::apply::{change, particle, top_container};
 use self::call::{CONTEXT_EVAL, Call};
-use self::container::{Container, Shape, flags};
-use self::layout::Layout;
+use self::container::{Container, Shape};
 use self::result::ResultValue;
+use self::scope::{ContainerChange, Presence, Scope};
 use crate::budget::Budget;
 use crate::change::{Change, Modified};
-use crate::particle::{BytesType, Particle};
+use crate::particle::Particle;
 
 /// Price of an operation, whatever it does.
 const CALL_STEPS: u64 = 50;
@@ -140,111 +142,4 @@ fn modify_bin(
 #[must_use]
 pub fn value_at(bin: &Particle<'_>, context: &[u8], budget: &Budget<'_>) -> Option<Particle<'static>> {
     context::value_at(bin, context, budget)
-}
-
-/// Carries out a call on a container.
-fn change(
-    shape: Shape,
-    container: Option<&Container<'_>>,
-    call: &Call<'_>,
-    scope: Scope,
-) -> Result<(ContainerChange, ResultValue), ResultCode> {
-    match shape {
-        Shape::List => list::modify(container, call, scope),
-        Shape::Map => map::modify(container, call, scope),
-    }
-}
-
-/// The list or map that a bin is.
-fn top_container<'p>(bin: &'p Particle<'_>) -> Option<(Shape, &'p [u8])> {
-    match bin {
-        Particle::Bytes(BytesType::List, bytes) => Some((Shape::List, bytes)),
-        Particle::Bytes(BytesType::Map, bytes) => Some((Shape::Map, bytes)),
-        _ => None,
-    }
-}
-
-fn particle(shape: Shape, bytes: Vec<u8>) -> Particle<'static> {
-    let bytes_type = match shape {
-        Shape::List => BytesType::List,
-        Shape::Map => BytesType::Map,
-    };
-    Particle::Bytes(bytes_type, Cow::Owned(bytes))
-}
-
-/// What an operation makes of a container.
-#[derive(Clone, PartialEq, Debug)]
-enum ContainerChange {
-    /// Nothing.
-    Kept,
-    /// Nothing, but the container is there afterwards.
-    Touched,
-    /// Other bytes.
-    Replaced(Vec<u8>),
-}
-
-impl ContainerChange {
-    /// The outcome when there was no container before. At the top of a bin, any operation that could have made one
-    /// did; `flags` are those it has then, `touched_flags` those of one that a context makes.
-    fn created(self, shape: Shape, flags: u8, touched_flags: u8, scope: Scope) -> Self {
-        match (self, scope.presence) {
-            (Self::Kept | Self::Touched, Presence::Absent) => {
-                Self::Replaced(Layout::empty(shape, flags, true))
-            }
-            (Self::Touched, Presence::Created) => Self::Replaced(Layout::empty(shape, touched_flags, false)),
-            (outcome, _) => outcome,
-        }
-    }
-}
-
-/// Whether the container of an operation is there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Presence {
-    Present,
-    /// There is no bin.
-    Absent,
-    /// The steps of the context make it.
-    Created,
-}
-
-/// Where the container of an operation is.
-#[derive(Clone, Copy, Debug)]
-struct Scope {
-    presence: Presence,
-    /// At the top of its bin.
-    is_top: bool,
-    /// It may be flagged to have an index. Also when the context makes all of the bin: the flag then stays without effect
-    /// on a container that is not at the top.
-    allows_index: bool,
-}
-
-impl Scope {
-    const fn is_bin_missing(self) -> bool {
-        match self.presence {
-            Presence::Present => false,
-            Presence::Absent => true,
-            Presence::Created => self.allows_index,
-        }
-    }
-
-    /// The flags to set that an argument says.
-    ///
-    /// # Errors
-    /// `OpNotApplicable` for flags that do not exist.
-    fn set_flags(self, shape: Shape, argument: u64) -> Result<u8, ResultCode> {
-        let flags = argument.to_le_bytes()[0];
-        if flags & !shape.storable_flags() != 0 {
-            return Err(ResultCode::OpNotApplicable);
-        }
-        Ok(if self.allows_index { flags } else { flags & !flags::PERSIST_INDEX })
-    }
-
-    /// The flags of a container that an operation creates, of an argument that may be anything.
-    fn creation_flags(self, shape: Shape, argument: u64) -> u8 {
-        let mut flags = argument.to_le_bytes()[0];
-        if !self.allows_index {
-            flags &= !flags::PERSIST_INDEX;
-        }
-        if flags & !shape.storable_flags() == 0 { flags } else { 0 }
-    }
 }

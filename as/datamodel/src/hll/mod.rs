@@ -7,6 +7,7 @@
 
 mod arguments;
 mod estimate;
+pub mod flags;
 mod hash;
 mod sketch;
 #[cfg(test)]
@@ -20,18 +21,6 @@ use sketch::{Filling, Registers, Sketch, SketchShape};
 use crate::budget::Budget;
 use crate::change::{Change, Modified};
 use crate::particle::{BytesType, Particle};
-
-/// Flags of operations that modify.
-pub mod flags {
-    /// The bin must not exist.
-    pub const CREATE_ONLY: u64 = 1;
-    /// The bin must exist.
-    pub const UPDATE_ONLY: u64 = 2;
-    /// What the two flags above forbid is left undone and is no error.
-    pub const NO_FAIL: u64 = 4;
-    /// A union may make the bin's sketch smaller.
-    pub const ALLOW_FOLD: u64 = 8;
-}
 
 /// Price of an operation, whatever it does.
 const OPERATION_STEPS: u64 = 20;

@@ -4,10 +4,9 @@
 
 use cf::log::{Context, Level};
 
-use super::logging::{ANY_CONTEXT, LEVEL_NAMES, LogLevelRule};
-use super::model::{Backing, Endpoint};
 use super::setting::Field;
 use super::suggest::closest;
+use super::value::{ANY_CONTEXT, Backing, Endpoint, LEVEL_NAMES, LogLevelRule};
 
 /// Time to live of a set that never expires (`-1` in the file).
 pub const TTL_NEVER: u32 = u32::MAX;

@@ -29,6 +29,7 @@ pub mod setting;
 pub mod spec;
 mod suggest;
 mod validate;
+pub mod value;
 
 use std::fs::File;
 use std::io::Read;
@@ -39,10 +40,10 @@ use kind::size_text;
 
 pub use diagnostic::{Diagnostic, Severity, Topic};
 pub use model::{
-    Backing, Config, Endpoint, Engine, LogSinkConfig, LogSinkKind, NamespaceConfig, NetworkConfig,
-    SetDirectory, StorageConfig,
+    Config, Engine, LogSinkConfig, LogSinkKind, NamespaceConfig, NetworkConfig, SetDirectory, StorageConfig,
 };
 pub use parser::parse;
+pub use value::{Backing, Endpoint};
 
 /// Largest configuration file that is read, in bytes.
 const FILE_SIZE_MAX: u64 = 16 << 20;

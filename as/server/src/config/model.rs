@@ -19,6 +19,7 @@ use super::params::storage::StorageParams;
 use super::params::xdr::{XdrDcParams, XdrNamespaceParams, XdrParams};
 use super::setting::{List, Number};
 use super::spec::variant;
+use super::value::Backing;
 
 /// Greatest number of namespaces.
 pub const NAMESPACES_MAX: usize = 32;
@@ -34,26 +35,6 @@ pub const LOG_SINKS_MAX: usize = cf::log::SINKS_MAX;
 pub const TLS_MAX: usize = 10;
 /// Greatest number of data centres.
 pub const XDR_DCS_MAX: usize = 64;
-
-/// A host and a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Address or name.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// TLS name to expect there, where one may be given.
-    pub tls_name: Option<String>,
-}
-
-/// A file or device that holds records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backing {
-    /// Its path.
-    pub path: String,
-    /// Path of a second one that gets the same writes.
-    pub shadow: Option<String>,
-}
 
 /// Everything a configuration file says.
 #[derive(Debug, Default)]

@@ -11,8 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, O
 
 use parking_lot::RwLock;
 
-use super::model::{Backing, Endpoint};
-use crate::config::logging::LogLevelRule;
+use super::value::{Backing, Endpoint, LogLevelRule};
 
 /// A switch.
 #[derive(Debug)]

@@ -47,6 +47,13 @@ pub(crate) struct Cursor<'a> {
     portion: Vec<Found>,
 }
 
+impl Index {
+    /// A walk over the records of `partition`, behind the digest `after` if one is given.
+    pub(crate) fn cursor(&self, partition: PartitionId, after: Option<&Digest>) -> Cursor<'_> {
+        Cursor::new(self, partition, after)
+    }
+}
+
 impl<'a> Cursor<'a> {
     /// A walk over `partition` in `index`, behind the digest `after` if one is given.
     pub(super) fn new(index: &'a Index, partition: PartitionId, after: Option<&Digest>) -> Self {

@@ -13,7 +13,6 @@ use cf::arena::{Arena, AtomicHandle, Handle};
 use cf::sync::RwWord;
 use cf::zeroed::{self, Zeroable};
 
-use super::cursor::Cursor;
 use super::element::Element;
 use super::sprig::{Found, SprigTree, first_step};
 use super::{PARTITION_COUNT, PartitionId};
@@ -171,11 +170,6 @@ impl Index {
             }
         };
         Ok((WriteGuard { index: self, sprig, handle }, outcome))
-    }
-
-    /// A walk over the records of `partition`, behind the digest `after` if one is given.
-    pub(crate) fn cursor(&self, partition: PartitionId, after: Option<&Digest>) -> Cursor<'_> {
-        Cursor::new(self, partition, after)
     }
 
     /// Calls `visit` for every element of `partition`, in no particular order.

@@ -4,16 +4,14 @@
 
 use proto::info::COMMAND_NAME_SIZE_MAX;
 
+use super::Arguments;
 use super::request::Joined;
-use super::{Arguments, InfoError};
+use super::request::{InfoError, InfoResult};
 use super::{
     configuration, dump, health, histograms, identity, logging, namespaces, network, partitions, peers,
     query, record, sindex, smd, statistics, truncate, udf,
 };
 use crate::node::Node;
-
-/// What a handler gives: its text in `out`, or an error instead of it.
-pub(super) type InfoResult = Result<(), InfoError>;
 
 /// How a command is carried out.
 #[derive(Clone, Copy)]

@@ -3,8 +3,8 @@
 //! What a parameter means and which values it may have is the business of [`crate::config`]; here a change is logged
 //! and acted upon where something must happen. All parts of the server read a parameter in its one place, each time.
 
-use super::commands::InfoResult;
-use super::{Arguments, shown};
+use super::Arguments;
+use super::request::{InfoResult, shown};
 use crate::config::command::{get_config, set_config};
 use crate::config::set::ParameterChange;
 use crate::metrics::{Benchmark, ServerLatency};

@@ -6,7 +6,7 @@ use cf::clock::StoredMillis;
 use cf::sys::facts;
 use tikv_jemalloc_ctl::stats_print::{Options, stats_print};
 
-use super::commands::InfoResult;
+use super::request::InfoResult;
 use super::request::{Joined, VALUE_SIZE_MAX};
 use super::{Arguments, InfoError};
 use crate::metrics::Heap;

@@ -1,6 +1,6 @@
 //! How well the node and the machine under it are.
 
-use super::commands::InfoResult;
+use super::request::InfoResult;
 use super::request::Joined;
 use crate::health::{DEVICE_READ_LATENCY, Outlier};
 use crate::node::Node;

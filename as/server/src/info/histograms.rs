@@ -1,7 +1,7 @@
 //! Histograms of record sizes and times to live, and of latencies. Of the latter those that nothing here fills are named
 //! and empty.
 
-use super::commands::InfoResult;
+use super::request::InfoResult;
 use super::request::{Joined, VALUE_SIZE_MAX};
 use super::{Arguments, InfoError};
 use crate::index::SetId;

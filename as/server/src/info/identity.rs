@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use proto::ResultCode;
 
-use super::commands::InfoResult;
+use super::request::InfoResult;
 use super::{Arguments, InfoError};
 use crate::node::Node;
 use crate::version::{self, BUILD, EDITION, edition_and_build};

@@ -1,6 +1,6 @@
 //! The sinks of the log, their levels, and writing to them.
 
-use super::commands::InfoResult;
+use super::request::InfoResult;
 use super::request::Joined;
 use super::{Arguments, InfoError};
 use crate::node::Node;

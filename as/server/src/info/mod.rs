@@ -37,11 +37,9 @@ use crate::node::Node;
 
 pub(crate) use pool::serve as serve_info;
 pub(crate) use port::serve_port;
+use request::shown;
 pub(crate) use request::{Arguments, InfoError};
 pub(crate) use statistics::is_counter;
-
-/// As much of a request as the log shows.
-const LOGGED_SIZE_MAX: usize = 200;
 
 /// From this size on an answer takes no further values, so that many requests for much in one frame do not take all memory.
 const ANSWER_SIZE_MAX: usize = 64 << 20;
@@ -93,12 +91,6 @@ fn refused(line: &str, error: &InfoError) -> String {
         cf::warning_limited!(Info, "'{}' answered with {error}", shown(line));
     }
     error.to_string()
-}
-
-/// What a client sent, as it may stand in the log: not too long, and nothing that looks like a line of ours.
-fn shown(line: &str) -> String {
-    let printable = |character: char| if character.is_control() { '?' } else { character };
-    line.chars().take(LOGGED_SIZE_MAX).map(printable).collect()
 }
 
 /// Whether a request that came at `received` has waited longer than `info-max-ms`.

@@ -6,7 +6,7 @@ use std::path::Path;
 use cf::sys::disks::physical_disks;
 use proto::ResultCode;
 
-use super::commands::InfoResult;
+use super::request::InfoResult;
 use super::request::Joined;
 use super::statistics::{self, AGE_UNKNOWN};
 use super::{Arguments, InfoError};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use proto::ResultCode;
 
-use super::commands::InfoResult;
+use super::request::InfoResult;
 use super::request::Joined;
 use super::{Arguments, InfoError};
 use crate::config::params::network::HeartbeatMode;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::commands::InfoResult;
+use super::request::InfoResult;
 use super::request::Joined;
 use super::{Arguments, InfoError};
 use crate::index::PARTITION_COUNT;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Arguments;
-use super::commands::InfoResult;
+use super::request::InfoResult;
 use super::request::Joined;
 use crate::node::Node;
 

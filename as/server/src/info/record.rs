@@ -9,7 +9,7 @@ use datamodel::Particle;
 use datamodel::flat::FlatRecord;
 use proto::ResultCode;
 
-use super::commands::InfoResult;
+use super::request::InfoResult;
 use super::request::Joined;
 use super::{Arguments, InfoError};
 use crate::index::{Element, PartitionId};

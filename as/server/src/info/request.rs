@@ -8,6 +8,12 @@ use proto::ResultCode;
 use crate::namespace::Namespace;
 use crate::node::Node;
 
+/// As much of a request as the log shows.
+const LOGGED_SIZE_MAX: usize = 200;
+
+/// What a handler returns: its text is in `out`, or an error is answered instead of it.
+pub(super) type InfoResult = Result<(), InfoError>;
+
 /// An error answer: `ERROR:<code>:<text>`; the code is left out when it is "unknown".
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct InfoError {
@@ -223,6 +229,12 @@ pub(super) fn parse_c_number(text: &str) -> Option<u64> {
         Some(digits) if !digits.is_empty() => u64::from_str_radix(digits, 8).ok(),
         _ => text.parse().ok(),
     }
+}
+
+/// What a client sent, as it may stand in the log: not too long, and nothing that looks like a line of ours.
+pub(super) fn shown(line: &str) -> String {
+    let printable = |character: char| if character.is_control() { '?' } else { character };
+    line.chars().take(LOGGED_SIZE_MAX).map(printable).collect()
 }
 
 #[cfg(test)]

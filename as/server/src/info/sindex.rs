@@ -2,7 +2,7 @@
 
 use proto::ResultCode;
 
-use super::commands::InfoResult;
+use super::request::InfoResult;
 use super::request::VALUE_SIZE_MAX;
 use super::{Arguments, InfoError};
 use crate::node::Node;

@@ -4,8 +4,7 @@ use std::fmt::Write;
 
 use proto::ResultCode;
 
-use super::commands::InfoResult;
-use super::request::Joined;
+use super::request::{InfoResult, Joined};
 use super::{Arguments, InfoError};
 use crate::node::Node;
 use crate::smd::{Module, SetError};

@@ -2,7 +2,7 @@
 
 use cf::clock::StoredMillis;
 
-use super::commands::InfoResult;
+use super::request::InfoResult;
 use super::request::parse_c_number;
 use super::{Arguments, InfoError};
 use crate::config::params::namespace::TTL_SECONDS_MAX;

@@ -2,7 +2,7 @@
 //!
 //! Errors of these commands have a form of their own, `error=<what>`.
 
-use super::commands::InfoResult;
+use super::request::InfoResult;
 use super::{Arguments, InfoError};
 use crate::node::Node;
 

@@ -7,6 +7,8 @@
 
 mod automaton;
 mod backtrack;
+pub(super) mod flags;
+mod node;
 mod parse;
 mod set;
 
@@ -14,36 +16,8 @@ pub(super) use self::flags::Flags;
 
 use self::automaton::Automaton;
 use self::backtrack::Backtracker;
+use self::node::{Assertion, Node};
 use crate::budget::Budget;
-
-/// Flags of a regular expression. Bits without meaning are ignored, and so is one that asks for no positions of matches.
-pub(super) mod flags {
-    const EXTENDED: u64 = 1;
-    const IGNORE_CASE: u64 = 2;
-    const NEWLINE: u64 = 4;
-
-    /// Flags, taken apart.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub(in super::super) struct Flags {
-        /// The extended dialect.
-        pub(in super::super) extended: bool,
-        /// Letters of either case match each other.
-        pub(in super::super) ignore_case: bool,
-        /// Lines are matched: anchors match at their ends, and neither `.` nor a list of what is not wanted matches a
-        /// newline.
-        pub(in super::super) by_line: bool,
-    }
-
-    impl Flags {
-        pub(in super::super) const fn from_bits(bits: u64) -> Self {
-            Self {
-                extended: bits & EXTENDED != 0,
-                ignore_case: bits & IGNORE_CASE != 0,
-                by_line: bits & NEWLINE != 0,
-            }
-        }
-    }
-}
 
 /// A compiled regular expression.
 #[derive(Clone, Debug)]
@@ -89,53 +63,6 @@ impl Regex {
 
 fn before_zero(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
-}
-
-/// A position that is asked for rather than a byte.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Assertion {
-    TextStart,
-    TextEnd,
-    LineStart,
-    LineEnd,
-    WordStart,
-    WordEnd,
-    WordBoundary,
-    NoWordBoundary,
-}
-
-/// A pattern, parsed.
-#[derive(Clone, PartialEq, Debug)]
-enum Node {
-    Empty,
-    /// One byte of these.
-    Set(set::ByteSet),
-    Assertion(Assertion),
-    Concat(Vec<Node>),
-    Alternate(Vec<Node>),
-    /// Number, from 0, and contents.
-    Group(u32, Box<Node>),
-    /// What the group of this number matched last.
-    BackReference(u32),
-    Repeat {
-        node: Box<Node>,
-        min: u32,
-        max: Option<u32>,
-    },
-}
-
-impl Node {
-    /// Whether whatever it matches has a byte at least, as far as that is easily seen.
-    fn takes_a_byte(&self) -> bool {
-        match self {
-            Node::Set(_) => true,
-            Node::Empty | Node::Assertion(_) | Node::BackReference(_) => false,
-            Node::Concat(nodes) => nodes.iter().any(Node::takes_a_byte),
-            Node::Alternate(nodes) => nodes.iter().all(Node::takes_a_byte),
-            Node::Group(_, node) => node.takes_a_byte(),
-            Node::Repeat { node, min, .. } => *min != 0 && node.takes_a_byte(),
-        }
-    }
 }
 
 #[cfg(test)]

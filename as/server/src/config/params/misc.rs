@@ -1,9 +1,11 @@
 //! Parameters of the `logging` and `mod-lua` contexts.
 
-use crate::config::logging::{LogLevelRule, SyslogFacility};
-use crate::config::setting::{Choice, Flag, List, Text};
+use cf::log::SYSLOG_FACILITIES;
+
+use crate::config::setting::{Choice, Choices, Flag, List, Text};
 use crate::config::spec::variant::SYSLOG;
 use crate::config::spec::{boolean, choice, log_levels, params, short_text, text};
+use crate::config::value::LogLevelRule;
 
 params! {
     /// A `console`, `file` or `syslog` context in `logging`: one sink of log lines.
@@ -27,5 +29,53 @@ params! {
         cache_enabled: Flag = true, boolean("cache-enabled");
         /// Directory of the registered Lua modules.
         user_path: Text = Some("/opt/aerospike/usr/udf/lua"), short_text("user-path", 255);
+    }
+}
+
+/// Facility under which syslog files the lines: a position in [`SYSLOG_FACILITIES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyslogFacility(u8);
+
+impl SyslogFacility {
+    /// The facility for local use that is the default.
+    pub const LOCAL0: Self = Self(12);
+
+    /// Its number in the syslog protocol.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        SYSLOG_FACILITIES.get(usize::from(self.0)).map_or(16, |(_, number)| *number)
+    }
+}
+
+const FACILITY_NAMES: [&str; SYSLOG_FACILITIES.len()] = {
+    let mut names = [""; SYSLOG_FACILITIES.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = SYSLOG_FACILITIES[index].0;
+        index += 1;
+    }
+    names
+};
+
+impl Choices for SyslogFacility {
+    const NAMES: &'static [&'static str] = &FACILITY_NAMES;
+
+    fn index(self) -> u8 {
+        self.0
+    }
+
+    fn at(index: u8) -> Self {
+        Self(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local0_is_where_it_is_said_to_be() {
+        assert_eq!(SyslogFacility::NAMES[usize::from(SyslogFacility::LOCAL0.index())], "local0");
+        assert_eq!(SyslogFacility::LOCAL0.number(), 16);
     }
 }

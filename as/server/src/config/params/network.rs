@@ -1,11 +1,11 @@
 //! Parameters of the `network` context: where the server listens and how nodes find each other.
 
-use crate::config::model::Endpoint;
 use crate::config::setting::{Choice, Flag, List, Number, Text, choices};
 use crate::config::spec::variant::{MESH, MULTICAST};
 use crate::config::spec::{
     addresses, any_u32, boolean, choice, endpoints, number, params, port, text, texts,
 };
+use crate::config::value::Endpoint;
 
 /// Greatest number of nodes in a cluster of the C server's Community Edition.
 pub const MESH_SEEDS_MAX: usize = 8;

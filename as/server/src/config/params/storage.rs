@@ -1,11 +1,11 @@
 //! Parameters of the `storage-engine` context: one table for the engines memory, pmem and device.
 
-use crate::config::model::Backing;
 use crate::config::setting::{Choice, Flag, List, Number, Text, choices};
 use crate::config::spec::variant::{BACKED, DEVICE, ENCRYPTED, MEMORY, PMEM};
 use crate::config::spec::{
     any_u32, any_u64, backings, boolean, choice, number, params, size, size_power_of_2, text,
 };
+use crate::config::value::Backing;
 
 /// Write size of devices and files unless configured.
 pub const FLUSH_SIZE_DEFAULT: u32 = 1 << 20;

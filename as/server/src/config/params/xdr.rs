@@ -1,11 +1,11 @@
 //! Parameters of the `xdr` context: replication to other data centres. Nothing reads them yet.
 
-use crate::config::model::Endpoint;
 use crate::config::setting::{Choice, Flag, List, Number, Text, choices};
 use crate::config::spec::{
     any_u32, boolean, choice, multiple_of, number, params, power_of_2, seconds, short_text, text, texts,
     tls_endpoints,
 };
+use crate::config::value::Endpoint;
 
 choices! {
     /// How this cluster authenticates itself to another.

@@ -6,46 +6,15 @@
 mod namespace;
 mod server;
 mod set;
+mod value;
 
-use std::fmt;
-
-use super::commands::InfoResult;
-use super::request::{Joined, VALUE_SIZE_MAX};
-use super::{Arguments, InfoError};
+use super::request::{Arguments, InfoError, InfoResult, Joined, VALUE_SIZE_MAX};
 use crate::metrics::{NamespaceCounter, Operation, Origin, Outcome, ServerCounter};
 use crate::node::Node;
 
 pub(super) use namespace::{AGE_UNKNOWN, write_namespace};
 pub(super) use set::{write_set, write_sets};
-
-/// A figure as it is printed.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) enum Value {
-    Number(u64),
-    Signed(i64),
-    Flag(bool),
-    /// Upper-case hexadecimal digits, as node ids and cluster keys are written.
-    Hex(u64),
-    /// With so many digits behind the point.
-    Fixed(f64, usize),
-    Text(String),
-    /// A figure that is not known or has no value.
-    Null,
-}
-
-impl fmt::Display for Value {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Value::Number(number) => write!(out, "{number}"),
-            Value::Signed(number) => write!(out, "{number}"),
-            Value::Flag(flag) => write!(out, "{flag}"),
-            Value::Hex(number) => write!(out, "{number:X}"),
-            Value::Fixed(number, digits) => write!(out, "{number:.digits$}"),
-            Value::Text(text) => out.write_str(text),
-            Value::Null => out.write_str("null"),
-        }
-    }
-}
+use value::Value;
 
 /// Figures of devices that only grow.
 const DEVICE_COUNTERS: &[&str] =
@@ -129,20 +98,5 @@ mod tests {
         for name in ["objects", "client_connections", "client_read_nothing", "data_used_pct", "client"] {
             assert!(!is_counter(name), "{name}");
         }
-    }
-
-    #[test]
-    fn values_are_printed_as_tools_read_them() {
-        let texts = [
-            Value::Number(7),
-            Value::Signed(-7),
-            Value::Flag(true),
-            Value::Hex(0xAB_CD),
-            Value::Fixed(1.0, 3),
-            Value::Text("0:0,0:0".to_owned()),
-            Value::Null,
-        ]
-        .map(|value| value.to_string());
-        assert_eq!(texts, ["7", "-7", "true", "ABCD", "1.000", "0:0,0:0", "null"]);
     }
 }

@@ -1,0 +1,10 @@
+//! Flags of operations that modify the bits of a blob.
+
+/// The bin must not exist.
+pub const CREATE_ONLY: u64 = 1;
+/// The bin must exist.
+pub const UPDATE_ONLY: u64 = 2;
+/// What cannot be done is left undone and is no error.
+pub const NO_FAIL: u64 = 4;
+/// What reaches beyond the end of the blob is done up to there.
+pub const PARTIAL: u64 = 8;

@@ -1,0 +1,42 @@
+//! Carrying out a call on a container, whatever it is, and getting from bins to containers and back.
+
+use std::borrow::Cow;
+
+use proto::ResultCode;
+
+use super::call::Call;
+use super::container::{Container, Shape};
+use super::result::ResultValue;
+use super::scope::{ContainerChange, Scope};
+use super::{list, map};
+use crate::particle::{BytesType, Particle};
+
+/// Carries out a call on a container.
+pub(super) fn change(
+    shape: Shape,
+    container: Option<&Container<'_>>,
+    call: &Call<'_>,
+    scope: Scope,
+) -> Result<(ContainerChange, ResultValue), ResultCode> {
+    match shape {
+        Shape::List => list::modify(container, call, scope),
+        Shape::Map => map::modify(container, call, scope),
+    }
+}
+
+/// The list or map that a bin is.
+pub(super) fn top_container<'p>(bin: &'p Particle<'_>) -> Option<(Shape, &'p [u8])> {
+    match bin {
+        Particle::Bytes(BytesType::List, bytes) => Some((Shape::List, bytes)),
+        Particle::Bytes(BytesType::Map, bytes) => Some((Shape::Map, bytes)),
+        _ => None,
+    }
+}
+
+pub(super) fn particle(shape: Shape, bytes: Vec<u8>) -> Particle<'static> {
+    let bytes_type = match shape {
+        Shape::List => BytesType::List,
+        Shape::Map => BytesType::Map,
+    };
+    Particle::Bytes(bytes_type, Cow::Owned(bytes))
+}

@@ -1,0 +1,83 @@
+//! Where the container of an operation is, and what the operation makes of it.
+
+use proto::ResultCode;
+
+use super::container::{Shape, flags};
+use super::layout::Layout;
+
+/// What an operation makes of a container.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum ContainerChange {
+    /// Nothing.
+    Kept,
+    /// Nothing, but the container is there afterwards.
+    Touched,
+    /// Other bytes.
+    Replaced(Vec<u8>),
+}
+
+impl ContainerChange {
+    /// The outcome when there was no container before. At the top of a bin, any operation that could have made one
+    /// did; `flags` are those it has then, `touched_flags` those of one that a context makes.
+    pub(super) fn created(self, shape: Shape, flags: u8, touched_flags: u8, scope: Scope) -> Self {
+        match (self, scope.presence) {
+            (Self::Kept | Self::Touched, Presence::Absent) => {
+                Self::Replaced(Layout::empty(shape, flags, true))
+            }
+            (Self::Touched, Presence::Created) => Self::Replaced(Layout::empty(shape, touched_flags, false)),
+            (outcome, _) => outcome,
+        }
+    }
+}
+
+/// Whether the container of an operation is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Presence {
+    Present,
+    /// There is no bin.
+    Absent,
+    /// The steps of the context make it.
+    Created,
+}
+
+/// Where the container of an operation is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scope {
+    pub(super) presence: Presence,
+    /// At the top of its bin.
+    pub(super) is_top: bool,
+    /// It may be flagged to have an index. Also when the context makes all of the bin: the flag then stays without effect
+    /// on a container that is not at the top.
+    pub(super) allows_index: bool,
+}
+
+impl Scope {
+    pub(super) const fn is_bin_missing(self) -> bool {
+        match self.presence {
+            Presence::Present => false,
+            Presence::Absent => true,
+            Presence::Created => self.allows_index,
+        }
+    }
+
+    /// The flags to set that an argument says.
+    ///
+    /// # Errors
+    /// `OpNotApplicable` for flags that do not exist.
+    pub(super) fn set_flags(self, shape: Shape, argument: u64) -> Result<u8, ResultCode> {
+        let flags = argument.to_le_bytes()[0];
+        if flags & !shape.storable_flags() != 0 {
+            return Err(ResultCode::OpNotApplicable);
+        }
+        Ok(if self.allows_index { flags } else { flags & !flags::PERSIST_INDEX })
+    }
+
+    /// The flags of a container that an operation creates, of an argument that may be anything.
+    pub(super) fn creation_flags(self, shape: Shape, argument: u64) -> u8 {
+        let mut flags = argument.to_le_bytes()[0];
+        if !self.allows_index {
+            flags &= !flags::PERSIST_INDEX;
+        }
+        if flags & !shape.storable_flags() == 0 { flags } else { 0 }
+    }
+}
