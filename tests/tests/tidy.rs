@@ -36,7 +36,7 @@ const CRATES: &[(&str, &[&str])] = &[
 /// Layers of the server, lowest first: a module may use those of its own layer and below. `main`, `lib` and
 /// what is not a folder or file named here stand above all.
 const LAYERS: &[&[&str]] = &[
-    &["version", "workers"],
+    &["version", "workers", "side_port"],
     &["config", "metrics", "log", "node_id", "best_practices"],
     &["namespace", "index", "storage", "geospatial"],
     &["sindex", "smd"],
@@ -49,7 +49,8 @@ const LAYERS: &[&[&str]] = &[
     &["node"],
     &["ticker", "info"],
     &["exporter"],
-    &["server", "cli", "daemon"],
+    &["ports"],
+    &["server", "preflight", "cli", "daemon"],
 ];
 
 /// What must not be named in a crate, as those it would break know nothing of it.

@@ -24,6 +24,8 @@ pub(crate) struct Node {
     pub(crate) service: Arc<ServiceContext>,
     /// Addresses that take client connections, as bound.
     pub(crate) client_addresses: Vec<SocketAddr>,
+    /// Those of the admin port; none without one.
+    pub(crate) admin_addresses: Vec<SocketAddr>,
     /// Those of the info port; none without one.
     pub(crate) info_addresses: Vec<SocketAddr>,
     pub(crate) usage: SystemUsage,

@@ -10,7 +10,6 @@ use std::time::Instant;
 use cf::sys::eventfd::EventFd;
 use cf::threads;
 
-use crate::best_practices;
 use crate::config::Config;
 use crate::config::params::service::WORK_DIRECTORY_DEFAULT;
 use crate::daemon::Run;
@@ -22,10 +21,11 @@ use crate::metrics::{ServerMetrics, SystemUsage};
 use crate::namespace::{self, Namespace, NamespaceError};
 use crate::node::Node;
 use crate::node_id;
+use crate::ports::Ports;
+use crate::preflight::{self, check_best_practices, own_node_id};
 use crate::query::Queries;
 use crate::service::{
-    self, Advertised, Bound, ConnectionCount, ListenError, ReplyBudget, ServiceContext, ServicePool,
-    ServiceThread,
+    self, Advertised, ConnectionCount, ListenError, ReplyBudget, ServiceContext, ServicePool, ServiceThread,
 };
 use crate::smd::{self, Smd};
 use crate::ticker;
@@ -94,14 +94,10 @@ impl Server {
         let failed_best_practices = check_best_practices(&config)?;
 
         // Ports before devices: a port in use may be that of a server whose devices these are.
-        let network = &config.network;
-        let service_params = &network.service;
-        let with_localhost = !service_params.disable_localhost.get();
-        let clients = Bound::new(&service_params.address.get(), service_params.port.get(), with_localhost)?;
-        let info_clients = bind_if_configured(network.info.port.get(), &network.info.address.get())?;
-        let scrapers = bind_if_configured(network.metrics.port.get(), &network.metrics.address.get())?;
-        let (client_addresses, info_addresses) = (clients.addresses(), info_clients.addresses());
-        let advertised = Advertised::new(service_params, &client_addresses)?;
+        let ports = Ports::bind(&config)?;
+        let client_addresses = ports.client_addresses();
+        let (admin_addresses, info_addresses) = (ports.admin_addresses(), ports.info_addresses());
+        let advertised = Advertised::new(&config.network.service, &client_addresses)?;
 
         // What says which of their records count.
         let smd = open_smd(&config, &cluster)?;
@@ -122,6 +118,7 @@ impl Server {
             config: Arc::clone(&config),
             metrics: Arc::clone(&metrics),
             connection_count: ConnectionCount::new(Arc::clone(&metrics)),
+            admin_connection_count: ConnectionCount::new(Arc::clone(&metrics)),
             info: Workers::new("info"),
             queries: Arc::new(Queries::new(Arc::clone(&config))),
             transactions,
@@ -132,6 +129,7 @@ impl Server {
         let node = Arc::new(Node {
             advertised,
             client_addresses,
+            admin_addresses,
             info_addresses,
             usage: SystemUsage::default(),
             health: Health::default(),
@@ -160,9 +158,10 @@ impl Server {
         server.start_background_threads()?;
         server.start_workers()?;
         server.start_service_threads(thread_count)?;
-        server.start_accepting(clients.listen()?)?;
-        server.start_info_port(info_clients.listen()?)?;
-        server.start_metrics_port(scrapers.listen()?)?;
+        let ports = ports.open()?;
+        server.start_accepting(ports.doors)?;
+        server.start_info_port(ports.info)?;
+        server.start_metrics_port(ports.metrics)?;
         server.announce();
         Ok(server)
     }
@@ -190,6 +189,9 @@ impl Server {
         );
         for address in &self.node.client_addresses {
             cf::info!(Service, "client port {address}");
+        }
+        for address in &self.node.admin_addresses {
+            cf::info!(Service, "admin port {address}");
         }
         for address in &self.node.info_addresses {
             cf::info!(InfoPort, "info port {address}");
@@ -284,11 +286,11 @@ impl Server {
         Ok(())
     }
 
-    fn start_accepting(&mut self, listeners: Vec<service::Listener>) -> io::Result<()> {
+    fn start_accepting(&mut self, doors: Vec<service::Door>) -> io::Result<()> {
         let context = Arc::clone(&self.node.service);
         let stop = Arc::clone(&self.stop_accepting);
         self.accept_thread = Some(threads::spawn_restarting("accept", move || {
-            service::accept_clients(&listeners, &context, &stop)
+            service::accept_clients(&doors, &context, &stop)
         })?);
         Ok(())
     }
@@ -342,6 +344,10 @@ impl Server {
 }
 
 impl Run for Server {
+    fn obstacles(config: &Config) -> Vec<String> {
+        preflight::obstacles(config)
+    }
+
     fn dump(&self) {
         ticker::write_all(&self.node);
     }
@@ -417,40 +423,4 @@ fn announce_namespace(namespace: &Namespace) {
         config.params.partition_tree_sprigs.get(),
         config.params.nsup_period.get()
     );
-}
-
-/// The addresses of a port beside that of clients, if it is configured.
-fn bind_if_configured(port: u16, addresses: &[String]) -> Result<Bound, ListenError> {
-    match port {
-        0 => Ok(Bound::nowhere()),
-        port => Bound::new(addresses, port, false),
-    }
-}
-
-/// Names of the best practices that are not followed, each of them logged.
-///
-/// # Errors
-/// When there are any and they are enforced.
-fn check_best_practices(config: &Config) -> Result<Vec<&'static str>, StartError> {
-    let failures = best_practices::failures(config);
-    let names: Vec<&str> = failures.iter().map(|failure| failure.name).collect();
-    if config.service.enforce_best_practices.get() && !names.is_empty() {
-        let advice: Vec<String> = failures.into_iter().map(|failure| failure.advice).collect();
-        return Err(StartError::BestPractices(advice.join("; ")));
-    }
-    for failure in &failures {
-        cf::warning!(Config, "failed best-practices check {}: {}", failure.name, failure.advice);
-    }
-    Ok(names)
-}
-
-/// The configured node id, or the one that follows from the fabric port and the machine's network interface.
-fn own_node_id(config: &Config) -> Result<u64, StartError> {
-    match config.service.node_id.get() {
-        0 => {
-            let interface = config.service.node_id_interface.get();
-            Ok(node_id::of_this_machine(config.network.fabric.port.get(), interface.as_deref())?)
-        }
-        configured => Ok(configured),
-    }
 }

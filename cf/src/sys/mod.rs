@@ -9,5 +9,6 @@ pub(crate) mod futex;
 pub mod interfaces;
 pub mod limits;
 pub mod notify;
+pub mod probe;
 pub mod process;
 pub mod signals;

@@ -135,6 +135,22 @@ impl PidFile {
     }
 }
 
+/// Whether this process could hold the pid file `path`.
+///
+/// # Errors
+/// As [`PidFile::create`].
+pub fn check_pid_file(path: &Path) -> io::Result<()> {
+    super::probe::check_writable(path)?;
+    match File::open(path).map(|file| file.try_lock()) {
+        Ok(Err(TryLockError::WouldBlock)) => {
+            let holder = std::fs::read_to_string(path).unwrap_or_default();
+            let text = format!("process {} holds {}", holder.trim(), path.display());
+            Err(io::Error::new(io::ErrorKind::AddrInUse, text))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Drop for PidFile {
     fn drop(&mut self) {
         // It may not be in our power (a folder of root's); then it stays, unlocked.
@@ -155,7 +171,10 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
         let second = PidFile::create(&path).err().unwrap();
         assert!(second.to_string().contains(&std::process::id().to_string()), "{second}");
+        assert_eq!(check_pid_file(&path).unwrap_err().to_string(), second.to_string());
         drop(held);
+        assert!(!path.exists());
+        check_pid_file(&path).unwrap();
         assert!(!path.exists());
         drop(PidFile::create(&path).unwrap());
         assert!(PidFile::create(Path::new("/no/such/folder/asd.pid")).is_err());

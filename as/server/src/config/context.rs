@@ -6,7 +6,8 @@ use super::model::{NAMESPACE_NAME_SIZE_MAX, SET_NAME_SIZE_MAX};
 use super::params::misc::{LogSinkParams, ModLuaParams};
 use super::params::namespace::{GeoParams, IndexTypeParams, NamespaceParams, SetParams};
 use super::params::network::{
-    FabricParams, HeartbeatParams, MetricsParams, NetworkInfoParams, NetworkServiceParams, TlsParams,
+    AdminParams, FabricParams, HeartbeatParams, MetricsParams, NetworkInfoParams, NetworkServiceParams,
+    TlsParams,
 };
 use super::params::security::{LdapParams, SecurityLogParams, SecurityParams};
 use super::params::service::ServiceParams;
@@ -38,6 +39,8 @@ pub enum ContextKind {
     Heartbeat,
     /// `network.fabric`.
     Fabric,
+    /// `network.admin`.
+    Admin,
     /// `network.info`.
     NetworkInfo,
     /// `network.metrics`.
@@ -233,6 +236,15 @@ pub static CONTEXTS: &[ContextSpec] = {
             "Figures for Prometheus over HTTP.",
         )
         .prefixes("metrics.", "metrics."),
+        row(
+            K::Admin,
+            K::Network,
+            "admin",
+            "network.admin",
+            AdminParams::SPECS,
+            "One more port for clients, that of operators.",
+        )
+        .prefixes("admin.", "admin."),
         row(K::Tls, K::Network, "tls", "network.tls", TlsParams::SPECS, "A certificate with its key.")
             .named(usize::MAX)
             .later()
@@ -390,6 +402,7 @@ pub fn default_table(kind: ContextKind) -> Option<Box<dyn ParamTable>> {
         ContextKind::NetworkService => made::<NetworkServiceParams>(),
         ContextKind::Heartbeat => made::<HeartbeatParams>(),
         ContextKind::Fabric => made::<FabricParams>(),
+        ContextKind::Admin => made::<AdminParams>(),
         ContextKind::NetworkInfo => made::<NetworkInfoParams>(),
         ContextKind::Metrics => made::<MetricsParams>(),
         ContextKind::Tls => made::<TlsParams>(),

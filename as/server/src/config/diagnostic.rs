@@ -29,6 +29,8 @@ pub enum Topic {
     NotInEffect,
     /// Parameters that this server will never read.
     Unsupported,
+    /// Protection that is asked for and does not exist yet: no server starts so.
+    Protection,
 }
 
 /// One sentence about a configuration file; displayed as `file:line: sentence`.

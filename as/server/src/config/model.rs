@@ -10,8 +10,8 @@ use parking_lot::{Mutex, RwLock};
 use super::params::misc::{LogSinkParams, ModLuaParams};
 use super::params::namespace::{GeoParams, IndexTypeParams, NamespaceParams, SetParams};
 use super::params::network::{
-    FabricParams, HeartbeatMode, HeartbeatParams, MetricsParams, NetworkInfoParams, NetworkServiceParams,
-    TlsParams,
+    AdminParams, FabricParams, HeartbeatMode, HeartbeatParams, MetricsParams, NetworkInfoParams,
+    NetworkServiceParams, TlsParams,
 };
 use super::params::security::{LdapParams, SecurityLogParams, SecurityParams};
 use super::params::service::ServiceParams;
@@ -92,6 +92,8 @@ pub struct NetworkConfig {
     pub heartbeat: HeartbeatParams,
     /// Messages between nodes.
     pub fabric: FabricParams,
+    /// Clients of operators.
+    pub admin: AdminParams,
     /// Info requests in plain text.
     pub info: NetworkInfoParams,
     /// Figures over HTTP.
@@ -101,6 +103,26 @@ pub struct NetworkConfig {
     /// Packet size of the heartbeat's interface in bytes, shown by get-config while `mtu` is 0;
     /// whoever opens the heartbeat sockets stores it.
     pub heartbeat_interface_mtu: Number<u32>,
+    /// How many may connect to the ports beside that of clients.
+    pub connection_limits: ConnectionLimits,
+}
+
+/// Greatest numbers of connections of ports beside that of clients, which has `proto-fd-max`. A small limit of file
+/// descriptors lowers them at start.
+#[derive(Debug)]
+pub struct ConnectionLimits {
+    /// Of the admin port.
+    pub admin: Number<u32>,
+    /// Of the info port.
+    pub info: Number<u32>,
+    /// Of the metrics port.
+    pub metrics: Number<u32>,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self { admin: Number::new(100), info: Number::new(256), metrics: Number::new(64) }
+    }
 }
 
 impl NetworkConfig {

@@ -1,11 +1,11 @@
-//! Names of former versions and what became of them.
+//! Names of former and later versions and what becomes of them.
 //!
-//! Where the present name means the same, the old one is accepted with a warning; where it does not, the
-//! old one is refused with a sentence that says what to write instead.
+//! Where the present name means the same, an old one is accepted with a warning. Where it does not, the old one is refused
+//! with a sentence that says what to write instead. What has no effect here, old or new, is passed over with a warning.
 
 use super::context::ContextKind;
 
-/// What happens to an obsolete name.
+/// What happens to a name of another version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handling {
     /// Its values are taken as those of this parameter of the same context.
@@ -16,151 +16,510 @@ pub enum Handling {
     ToStorage(&'static str),
     /// It is refused; the sentence says what to do.
     Refused(&'static str),
+    /// It is passed over, as it would have no effect; the sentence says why.
+    Ignored(&'static str),
+    /// It came with this version of the C server, and is passed over.
+    NewIn(&'static str),
 }
 
-/// One row of [`OBSOLETE`].
+/// One row of [`OBSOLETE`]: names of a context that are handled alike.
 #[derive(Debug)]
 pub struct Obsolete {
-    /// The context the name stood in.
+    /// The context the names stood in.
     pub context: ContextKind,
-    /// The name.
-    pub name: &'static str,
-    /// What happens to it.
-    pub fate: Handling,
+    /// The names.
+    pub names: &'static [&'static str],
+    /// What happens to them.
+    pub handling: Handling,
 }
 
-const fn row(context: ContextKind, name: &'static str, fate: Handling) -> Obsolete {
-    Obsolete { context, name, fate }
+const fn row(context: ContextKind, names: &'static [&'static str], handling: Handling) -> Obsolete {
+    Obsolete { context, names, handling }
 }
 
-/// Every obsolete name.
+/// What to do with a parameter whose feature is gone, or needs no setting any more.
+const LEAVE_OUT: &str = "it sets nothing any more; leave the line out";
+/// What to do with a parameter of the former XDR.
+const XDR: &str = "destinations are 'dc' contexts in xdr, and what is shipped 'namespace' contexts in them";
+
+/// Every name of parameters and contexts of other versions.
 pub static OBSOLETE: &[Obsolete] = {
     use ContextKind as K;
-    use Handling::{Refused, Renamed, ToNamespaces, ToStorage};
+    use Handling::{Ignored, NewIn, Refused, Renamed, ToNamespaces, ToStorage};
     &[
         row(
             K::Service,
-            "allow-inline-transactions",
+            &["allow-inline-transactions"],
             Refused("transactions always run on the service threads; use 'service-threads' to say how many"),
         ),
-        row(K::Service, "nsup-period", ToNamespaces("nsup-period")),
-        row(K::Service, "object-size-hist-period", ToNamespaces("nsup-hist-period")),
+        row(K::Service, &["nsup-period"], ToNamespaces("nsup-period")),
+        row(K::Service, &["object-size-hist-period"], ToNamespaces("nsup-hist-period")),
         row(
             K::Service,
-            "respond-client-on-master-completion",
+            &["respond-client-on-master-completion"],
             Refused(
                 "use 'write-commit-level-override master' in the namespaces, or the clients' write policy",
             ),
         ),
-        row(K::Service, "scan-max-done", Renamed("query-max-done")),
-        row(K::Service, "scan-threads-limit", Renamed("query-threads-limit")),
-        row(K::Service, "transaction-pending-limit", ToNamespaces("transaction-pending-limit")),
+        row(K::Service, &["scan-max-done"], Renamed("query-max-done")),
+        row(K::Service, &["scan-threads-limit"], Renamed("query-threads-limit")),
+        row(K::Service, &["transaction-pending-limit"], ToNamespaces("transaction-pending-limit")),
         row(
             K::Service,
-            "transaction-queues",
+            &["transaction-queues"],
             Refused("there are no such queues any more; use 'service-threads' to say how many threads"),
         ),
         row(
             K::Service,
-            "transaction-repeatable-read",
+            &["transaction-repeatable-read"],
             Refused(
                 "use 'read-consistency-level-override all' in the namespaces, or the clients' read policy",
             ),
         ),
         row(
             K::Service,
-            "transaction-threads-per-queue",
+            &["transaction-threads-per-queue"],
             Refused("there are no such queues any more; use 'service-threads' to say how many threads"),
         ),
-        row(K::NetworkService, "alternate-address", Renamed("alternate-access-address")),
-        row(K::NetworkService, "external-address", Renamed("access-address")),
+        row(K::NetworkService, &["alternate-address"], Renamed("alternate-access-address")),
+        row(K::NetworkService, &["external-address"], Renamed("access-address")),
         row(
             K::NetworkService,
-            "network-interface-name",
+            &["network-interface-name"],
             Refused(
                 "use 'address' to say where to listen and 'node-id-interface' in service for the node id",
             ),
         ),
-        row(K::Heartbeat, "interface-address", Renamed("address")),
-        row(K::Heartbeat, "mcast-ttl", Renamed("multicast-ttl")),
-        row(K::Namespace, "background-scan-max-rps", Renamed("background-query-max-rps")),
+        row(K::Heartbeat, &["interface-address"], Renamed("address")),
+        row(K::Heartbeat, &["mcast-ttl"], Renamed("multicast-ttl")),
+        row(K::Namespace, &["background-scan-max-rps"], Renamed("background-query-max-rps")),
         row(
             K::Namespace,
-            "data-in-index",
+            &["data-in-index"],
             Refused("records have bins and live in the storage engine; leave the line out"),
         ),
-        row(K::Namespace, "disable-nsup", Refused("use 'nsup-period 0' to turn nsup off")),
+        row(K::Namespace, &["disable-nsup"], Refused("use 'nsup-period 0' to turn nsup off")),
         row(
             K::Namespace,
-            "evict-sys-memory-pct",
+            &["evict-sys-memory-pct"],
             Refused(
                 "use 'indexes-memory-budget' with 'evict-indexes-memory-pct', and 'evict-used-pct' in storage-engine",
             ),
         ),
-        row(K::Namespace, "high-water-disk-pct", ToStorage("evict-used-pct")),
+        row(K::Namespace, &["high-water-disk-pct"], ToStorage("evict-used-pct")),
         row(
             K::Namespace,
-            "high-water-memory-pct",
+            &["high-water-memory-pct"],
             Refused(
                 "use 'indexes-memory-budget' with 'evict-indexes-memory-pct', and 'evict-used-pct' in storage-engine",
             ),
         ),
         row(
             K::Namespace,
-            "memory-size",
+            &["memory-size"],
             Refused(
                 "records in memory take what 'data-size' in storage-engine memory says, indexes what they need; \
                  limits are 'indexes-memory-budget' and 'stop-writes-sys-memory-pct'",
             ),
         ),
-        row(K::Namespace, "single-bin", Refused("every record has any number of bins; leave the line out")),
-        row(K::Namespace, "single-scan-threads", Renamed("single-query-threads")),
         row(
             K::Namespace,
-            "stop-writes-pct",
+            &["single-bin"],
+            Refused("every record has any number of bins; leave the line out"),
+        ),
+        row(K::Namespace, &["single-scan-threads"], Renamed("single-query-threads")),
+        row(
+            K::Namespace,
+            &["stop-writes-pct"],
             Refused("use 'stop-writes-sys-memory-pct', a share of the system's memory"),
         ),
-        row(K::IndexType, "mounts-high-water-pct", Renamed("evict-mounts-pct")),
-        row(K::IndexType, "mounts-size-limit", Renamed("mounts-budget")),
-        row(K::SindexType, "mounts-high-water-pct", Renamed("evict-mounts-pct")),
-        row(K::SindexType, "mounts-size-limit", Renamed("mounts-budget")),
-        row(K::Storage, "max-used-pct", Renamed("stop-writes-used-pct")),
-        row(K::Storage, "min-avail-pct", Renamed("stop-writes-avail-pct")),
+        row(K::IndexType, &["mounts-high-water-pct"], Renamed("evict-mounts-pct")),
+        row(K::IndexType, &["mounts-size-limit"], Renamed("mounts-budget")),
+        row(K::SindexType, &["mounts-high-water-pct"], Renamed("evict-mounts-pct")),
+        row(K::SindexType, &["mounts-size-limit"], Renamed("mounts-budget")),
+        row(K::Storage, &["max-used-pct"], Renamed("stop-writes-used-pct")),
+        row(K::Storage, &["min-avail-pct"], Renamed("stop-writes-avail-pct")),
         row(
             K::Storage,
-            "data-in-memory",
+            &["data-in-memory"],
             Refused(
                 "use 'storage-engine memory' with the same 'file' or 'device' lines to keep data in memory",
             ),
         ),
         row(
             K::Storage,
-            "disable-odirect",
+            &["disable-odirect"],
             Refused("use 'read-page-cache true' to let the system cache what is read"),
         ),
-        row(K::Storage, "fsync-max-sec", Refused("use 'flush-max-ms' to bound how long writes wait")),
+        row(K::Storage, &["fsync-max-sec"], Refused("use 'flush-max-ms' to bound how long writes wait")),
         row(
             K::Storage,
-            "post-write-queue",
+            &["post-write-queue"],
             Refused("use 'post-write-cache', a size in bytes: the number of blocks times the block size"),
         ),
         row(
             K::Storage,
-            "write-block-size",
+            &["write-block-size"],
             Refused("use 'flush-size' for the size of writes and 'max-record-size' in the namespace"),
         ),
-        row(K::Security, "enable-ldap", Refused("an 'ldap' context in security asks for LDAP")),
+        row(K::Security, &["enable-ldap"], Refused("an 'ldap' context in security asks for LDAP")),
         row(
             K::Security,
-            "enable-security",
+            &["enable-security"],
             Refused("the presence of the 'security' context asks for security"),
         ),
-        row(K::Security, "syslog", Refused("use a 'syslog' sink in logging")),
+        row(K::Security, &["syslog"], Refused("use a 'syslog' sink in logging")),
+        row(
+            K::Service,
+            &["paxos-single-replica-limit"],
+            Ignored("no cluster size changes the number of replicas; leave the line out"),
+        ),
+        row(
+            K::Service,
+            &["batch-threads", "batch-priority", "batch-retransmit", "batch-without-digests"],
+            Refused("batches run on the threads that 'batch-index-threads' counts; leave the line out"),
+        ),
+        row(
+            K::Service,
+            &[
+                "query-threads",
+                "query-worker-threads",
+                "query-in-transaction-thread",
+                "query-req-in-query-thread",
+                "query-req-max-inflight",
+            ],
+            Refused("all queries together may use as many threads as 'query-threads-limit' says"),
+        ),
+        row(
+            K::Service,
+            &["scan-threads", "scan-max-active", "scan-max-udf-transactions"],
+            Refused(
+                "scans are queries; use 'query-threads-limit' here and 'single-query-threads' in the namespaces",
+            ),
+        ),
+        row(
+            K::Service,
+            &[
+                "query-batch-size",
+                "query-bufpool-size",
+                "query-long-q-max-size",
+                "query-pre-reserve-partitions",
+                "query-priority",
+                "query-priority-sleep-us",
+                "query-rec-count-bound",
+                "query-short-q-max-size",
+                "query-threshold",
+                "query-untracked-time-ms",
+                "scan-memory",
+                "scan-priority",
+                "scan-retransmit",
+                "sindex-gc-max-rate",
+                "udf-runtime-max-gmemory",
+                "udf-runtime-max-memory",
+            ],
+            Refused("queries need no such setting any more; leave the line out"),
+        ),
+        row(
+            K::Service,
+            &[
+                "defrag-queue-escape",
+                "defrag-queue-hwm",
+                "defrag-queue-lwm",
+                "defrag-queue-priority",
+                "use-queue-per-device",
+            ],
+            Refused("use 'defrag-lwm-pct' and 'defrag-sleep' in storage-engine, or leave the line out"),
+        ),
+        row(
+            K::Service,
+            &[
+                "nsup-auto-hwm",
+                "nsup-auto-hwm-pct",
+                "nsup-delete-sleep",
+                "nsup-max-deletes",
+                "nsup-queue-escape",
+                "nsup-queue-hwm",
+                "nsup-queue-lwm",
+                "nsup-reduce-priority",
+                "nsup-reduce-sleep",
+                "nsup-startup-evict",
+            ],
+            Refused("use 'nsup-period' and 'evict-tenths-pct' in the namespaces, or leave the line out"),
+        ),
+        row(K::Service, &["nsup-threads"], ToNamespaces("nsup-threads")),
+        row(
+            K::Service,
+            &[
+                "migrate-priority",
+                "migrate-read-priority",
+                "migrate-read-sleep",
+                "migrate-rx-lifetime-ms",
+                "migrate-xmit-hwm",
+                "migrate-xmit-lwm",
+                "migrate-xmit-priority",
+                "migrate-xmit-sleep",
+            ],
+            Refused("use 'migrate-threads', and 'migrate-sleep' in the namespaces, or leave the line out"),
+        ),
+        row(
+            K::Service,
+            &["hist-track-back", "hist-track-slice", "hist-track-thresholds"],
+            Refused("the info command 'latencies' needs no setting; leave the line out"),
+        ),
+        row(K::Service, &["salt-allocations"], Refused("use 'poison-allocations', or leave the line out")),
+        row(K::Service, &["client-fd-max"], Renamed("proto-fd-max")),
+        row(
+            K::Service,
+            &["write-duplicate-resolution-disable"],
+            Refused("use 'disable-write-dup-res true' in the namespaces"),
+        ),
+        row(
+            K::Service,
+            &["replication-fire-and-forget"],
+            Refused("use 'write-commit-level-override master' in the namespaces"),
+        ),
+        row(
+            K::Service,
+            &[
+                "auto-dun",
+                "auto-undun",
+                "clib-library",
+                "dump-message-above-size",
+                "enable-benchmarks-svc",
+                "fabric-dump-msgs",
+                "fabric-workers",
+                "fb-health-bad-pct",
+                "fb-health-good-pct",
+                "fb-health-msg-per-burst",
+                "fb-health-msg-timeout",
+                "generation-disable",
+                "max-msgs-per-type",
+                "memory-accounting",
+                "microbenchmarks",
+                "paxos-max-cluster-size",
+                "paxos-protocol",
+                "paxos-recovery-policy",
+                "paxos-retransmit-period",
+                "prole-extra-ttl",
+                "scheduler-priority",
+                "scheduler-type",
+                "snub-nodes",
+                "storage-benchmarks",
+                "transaction-duplicate-threads",
+                "trial-account-key",
+            ],
+            Refused(LEAVE_OUT),
+        ),
+        row(
+            K::NetworkService,
+            &["reuse-address"],
+            Refused("addresses are always reused; leave the line out"),
+        ),
+        row(
+            K::Heartbeat,
+            &["mesh-address", "mesh-port"],
+            Refused(
+                "write both on one line, 'mesh-seed-address-port ADDRESS PORT', one such line for each seed",
+            ),
+        ),
+        row(K::Heartbeat, &["mesh-rw-retry-timeout"], Refused(LEAVE_OUT)),
+        row(K::NetworkInfo, &["enable-fastpath"], Refused(LEAVE_OUT)),
+        row(
+            K::Top,
+            &["cluster"],
+            Refused("use 'rack-id' in the namespaces, and 'cluster-name' and 'node-id' in service"),
+        ),
+        row(
+            K::ModLua,
+            &["system-path"],
+            Refused("the modules of the system are built in; leave the line out"),
+        ),
+        row(
+            K::Namespace,
+            &["enable-xdr", "xdr-remote-datacenter", "sets-enable-xdr", "ns-forward-xdr-writes"],
+            Refused(
+                "what is shipped where is said in 'xdr { dc NAME { namespace NAME { … } } }'; leave the line out",
+            ),
+        ),
+        row(
+            K::Namespace,
+            &["allow-nonxdr-writes"],
+            Refused("use 'reject-non-xdr-writes', which says the opposite"),
+        ),
+        row(K::Namespace, &["allow-xdr-writes"], Refused("use 'reject-xdr-writes', which says the opposite")),
+        row(
+            K::Namespace,
+            &["high-water-pct", "low-water-pct", "limit-size"],
+            Refused(
+                "use 'evict-used-pct' and 'stop-writes-used-pct' in storage-engine, or leave the line out",
+            ),
+        ),
+        row(K::Namespace, &["max-ttl"], Refused("times to live have no limit any more; leave the line out")),
+        row(K::Namespace, &["obj-size-hist-max"], Refused("histograms need no limit; leave the line out")),
+        row(
+            K::Namespace,
+            &["si", "sindex", "sindex-startup-device-scan"],
+            Refused("secondary indexes need no setting here; leave it out (limits: 'indexes-memory-budget')"),
+        ),
+        row(
+            K::Namespace,
+            &["convert-single-bin"],
+            Refused("every record has any number of bins; leave the line out"),
+        ),
+        row(
+            K::Namespace,
+            &[
+                "allow-versions",
+                "cold-start-evict-ttl",
+                "demo-read-multiplier",
+                "demo-write-multiplier",
+                "ldt-enabled",
+                "ldt-gc-rate",
+                "ldt-page-size",
+                "partition-tree-locks",
+            ],
+            Refused(LEAVE_OUT),
+        ),
+        row(K::Set, &["set-disable-eviction"], Renamed("disable-eviction")),
+        row(K::Set, &["set-stop-writes-count", "set-stop-write-count"], Renamed("stop-writes-count")),
+        row(
+            K::Set,
+            &["set-enable-xdr"],
+            Refused("sets to ship are 'ship-set' lines in xdr; leave the line out"),
+        ),
+        row(
+            K::Set,
+            &["set-evict-hwm-count", "set-evict-hwm-pct", "set-stop-write-pct"],
+            Refused("use 'stop-writes-count', or leave the line out"),
+        ),
+        row(
+            K::Storage,
+            &["scheduler-mode"],
+            Refused(
+                "the scheduler of a device is set in the system (/sys/block/DEVICE/queue/scheduler); leave the line out",
+            ),
+        ),
+        row(
+            K::Storage,
+            &["enable-osync"],
+            Refused("devices are always written so (see 'disable-odsync'); leave the line out"),
+        ),
+        row(K::Storage, &["commit-min-size"], Refused("a commit writes what it must; leave the line out")),
+        row(
+            K::Storage,
+            &["defrag-max-blocks", "defrag-period", "write-smoothing-period", "write-threads"],
+            Refused("use 'defrag-sleep' and 'max-write-cache', or leave the line out"),
+        ),
+        row(
+            K::Storage,
+            &["load-at-startup", "memory-all", "persist", "readonly", "signature"],
+            Refused(LEAVE_OUT),
+        ),
+        row(K::Security, &["ldap-login-threads"], Refused("use 'login-threads' in the 'ldap' context")),
+        row(K::Ldap, &["session-ttl"], Refused("use 'session-ttl' in security")),
+        row(
+            K::Xdr,
+            &["datacenter"],
+            Refused("write 'dc NAME { node-address-port ADDRESS PORT namespace NAME { } }' instead"),
+        ),
+        row(
+            K::Xdr,
+            &[
+                "enable-change-notification",
+                "enable-xdr",
+                "forward-xdr-writes",
+                "xdr-client-threads",
+                "xdr-compression-threshold",
+                "xdr-delete-shipping-enabled",
+                "xdr-digestlog-iowait-ms",
+                "xdr-digestlog-path",
+                "xdr-errorlog-level",
+                "xdr-errorlog-path",
+                "xdr-forward-with-gencheck",
+                "xdr-hotkey-maxskip",
+                "xdr-hotkey-time-ms",
+                "xdr-info-port",
+                "xdr-info-timeout",
+                "xdr-local-port",
+                "xdr-max-recs-inflight",
+                "xdr-max-ship-bandwidth",
+                "xdr-max-ship-throughput",
+                "xdr-min-digestlog-free-pct",
+                "xdr-namedpipe-path",
+                "xdr-nsup-deletes-enabled",
+                "xdr-pidfile",
+                "xdr-read-batch-size",
+                "xdr-read-threads",
+                "xdr-ship-bins",
+                "xdr-ship-delay",
+                "xdr-shipping-enabled",
+                "xdr-threads",
+                "xdr-timeout",
+                "xdr-write-timeout",
+                "stop-writes-noxdr",
+            ],
+            Refused(XDR),
+        ),
+        row(K::XdrDc, &["max-used-service-threads"], Refused("leave the line out")),
+        row(K::XdrNamespace, &["ship-only-specified-bins"], Refused("use 'bin-policy only-specified'")),
+        row(K::Namespace, &["tomb-raider-unmark-threads"], NewIn("8.1")),
+        row(K::Tls, &["pki-user-append-ou"], NewIn("8.1")),
+        row(K::XdrDc, &["recovery-threads"], NewIn("8.1")),
     ]
 };
 
-/// The row of `name` in `context`.
+/// Names of log contexts of other versions.
+pub static LOG_CONTEXTS: &[(&[&str], Handling)] = {
+    use Handling::{Ignored, NewIn, Renamed};
+    const NO_LINES: &str = "no lines come from it; leave it out";
+    &[
+        (&["scan", "job"], Renamed("query")),
+        (&["ship"], Renamed("xdr")),
+        (&["predexp"], Renamed("exp")),
+        (&["paxos"], Renamed("clustering")),
+        (&["drv_mem"], Renamed("drv-mem")),
+        (&["cf:misc"], Renamed("misc")),
+        (&["cf:alloc", "cf:jem"], Renamed("alloc")),
+        (&["cf:msg"], Renamed("msg")),
+        (&["cf:socket"], Renamed("socket")),
+        (&["cf:arenax"], Renamed("arenax")),
+        (
+            &[
+                "cf:hash",
+                "cf:ll",
+                "cf:queue",
+                "cf:rbuffer",
+                "cf:rchash",
+                "cf:redblack",
+                "cf:shash",
+                "cf:timer",
+                "compression",
+                "demarshal",
+                "drv_files",
+                "drv_fs",
+                "drv_kv",
+                "fb_health",
+                "ldt",
+                "mon",
+                "rbuffer",
+                "trial",
+                "xdr-http",
+            ],
+            Ignored(NO_LINES),
+        ),
+        (&["deprecation", "masking"], NewIn("8.1")),
+    ]
+};
+
+/// What happens to `name` in `context`, if it is of another version.
 #[must_use]
-pub fn find(context: ContextKind, name: &str) -> Option<&'static Obsolete> {
-    OBSOLETE.iter().find(|row| row.context == context && row.name == name)
+pub fn find(context: ContextKind, name: &str) -> Option<Handling> {
+    let row = OBSOLETE.iter().find(|row| row.context == context && row.names.contains(&name));
+    row.map(|row| row.handling)
+}
+
+/// What happens to the log context `name`, if it is of another version.
+#[must_use]
+pub fn find_log_context(name: &str) -> Option<Handling> {
+    LOG_CONTEXTS.iter().find(|(names, _)| names.contains(&name)).map(|(_, handling)| *handling)
 }

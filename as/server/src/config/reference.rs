@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::context::{Argument, CONTEXTS, ContextSpec, default_text};
 use super::kind::list_words;
-use super::obsolete::{Handling, OBSOLETE};
+use super::obsolete::{Handling, LOG_CONTEXTS, OBSOLETE};
 use super::spec::{Effect, Spec, variant};
 
 /// The whole reference.
@@ -18,17 +18,29 @@ pub fn markdown() -> String {
     for context in CONTEXTS {
         section(&mut out, context);
     }
-    out.push_str("\n## Names of former versions\n\n| context | name | now |\n|---|---|---|\n");
+    out.push_str("\n## Names of other versions\n\n| context | name | now |\n|---|---|---|\n");
     for row in OBSOLETE {
-        let now = match row.fate {
-            Handling::Renamed(name) => format!("accepted as `{name}`"),
-            Handling::ToNamespaces(name) => format!("accepted as `{name}` of every namespace"),
-            Handling::ToStorage(name) => format!("accepted as `{name}` of the storage-engine"),
-            Handling::Refused(advice) => format!("refused: {advice}"),
-        };
-        line(&mut out, &format!("| {} | `{}` | {now} |", row.context.path(), row.name));
+        let names: Vec<String> = row.names.iter().map(|name| format!("`{name}`")).collect();
+        let now = handling(row.handling);
+        line(&mut out, &format!("| {} | {} | {now} |", row.context.path(), names.join(", ")));
+    }
+    out.push_str("\n## Log contexts of other versions\n\n| name | now |\n|---|---|\n");
+    for (names, now) in LOG_CONTEXTS {
+        let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        line(&mut out, &format!("| {} | {} |", names.join(", "), handling(*now)));
     }
     out
+}
+
+fn handling(handling: Handling) -> String {
+    match handling {
+        Handling::Renamed(name) => format!("accepted as `{name}`"),
+        Handling::ToNamespaces(name) => format!("accepted as `{name}` of every namespace"),
+        Handling::ToStorage(name) => format!("accepted as `{name}` of the storage-engine"),
+        Handling::Refused(advice) => format!("refused: {advice}"),
+        Handling::Ignored(why) => format!("without effect: {why}"),
+        Handling::NewIn(version) => format!("new in {version}, without effect here"),
+    }
 }
 
 fn line(out: &mut String, text: &str) {

@@ -15,6 +15,7 @@ const SERVICE: &str = "service";
 const CLIENTS: &str = "network.service";
 const HEARTBEAT: &str = "network.heartbeat";
 const FABRIC: &str = "network.fabric";
+const ADMIN: &str = "network.admin";
 const INFO: &str = "network.info";
 const METRICS: &str = "network.metrics";
 
@@ -33,10 +34,47 @@ pub(super) fn check(config: &Config, report: &mut Report) {
         check_namespace(namespace, report);
     }
     check_shared_backings(config, report);
+    check_protection(config, report);
+}
+
+/// What asks for protection that does not exist yet, in one sentence. Whoever starts a server refuses it: it would be open
+/// where its owner believes it closed.
+fn check_protection(config: &Config, report: &mut Report) {
+    let mut asked: Vec<(usize, String)> = Vec::new();
     if config.security.is_some() {
-        let line = report.line_of_context("security").unwrap_or(0);
-        let message = "there is no access control yet: every client may do everything".to_owned();
-        report.warn(line, Topic::NotInEffect, message);
+        asked.push((report.line_of_context("security").unwrap_or(0), "'security'".to_owned()));
+    }
+    for label in [CLIENTS, ADMIN, HEARTBEAT, FABRIC] {
+        if let (Some(line), None) = (report.line_of(label, "tls-port"), report.line_of(label, "port")) {
+            asked.push((line, format!("'tls-port' without 'port' in {label}")));
+        }
+    }
+    for namespace in &config.namespaces {
+        let label = storage_label(namespace.storage.engine, &shown(&namespace.name));
+        for name in ["encryption-key-file", "encryption"] {
+            if let Some(line) = report.line_of(&label, name) {
+                asked.push((line, format!("'{name}' in {label}")));
+                break;
+            }
+        }
+    }
+    asked.sort();
+    let Some((first, _)) = asked.first() else { return };
+    let names: Vec<String> = asked.iter().map(|(line, name)| format!("{name} (line {line})")).collect();
+    let message = format!(
+        "{} asked for, but access control, TLS and encryption do not exist yet: to run without, take it out; every client \
+         that reaches a port may then read and change everything",
+        list_words_with_and(&names)
+    );
+    report.warn(*first, Topic::Protection, message);
+}
+
+/// `a is`, `a and b are`, `a, b and c are`.
+fn list_words_with_and(words: &[String]) -> String {
+    match words {
+        [] => String::new(),
+        [only] => format!("{only} is"),
+        [most @ .., last] => format!("{} and {last} are", most.join(", ")),
     }
 }
 
@@ -58,7 +96,8 @@ fn check_service(config: &Config, report: &mut Report) {
 }
 
 fn check_clients(network: &NetworkConfig, report: &mut Report) {
-    if report.is_missing(CLIENTS, "port") {
+    // Who has only a port with TLS hears of that.
+    if report.is_missing(CLIENTS, "port") && report.is_missing(CLIENTS, "tls-port") {
         let line = report.line_of_context(CLIENTS).unwrap_or(0);
         rule(report, line, "'port' in network.service is missing: clients could not connect (usual: 3000)");
     }
@@ -173,8 +212,9 @@ fn check_fabric(network: &NetworkConfig, report: &mut Report) {
 
 /// The same port on the same addresses cannot be opened twice.
 fn check_ports(network: &NetworkConfig, report: &mut Report) {
-    let listeners: [(&str, &Number<u16>, &List<String>); 5] = [
+    let listeners: [(&str, &Number<u16>, &List<String>); 6] = [
         (CLIENTS, &network.service.port, &network.service.address),
+        (ADMIN, &network.admin.port, &network.admin.address),
         (HEARTBEAT, &network.heartbeat.port, &network.heartbeat.address),
         (FABRIC, &network.fabric.port, &network.fabric.address),
         (INFO, &network.info.port, &network.info.address),
@@ -204,6 +244,7 @@ fn check_tls_names(network: &NetworkConfig, report: &mut Report) {
         (CLIENTS, network.service.tls_name.get()),
         (HEARTBEAT, network.heartbeat.tls_name.get()),
         (FABRIC, network.fabric.tls_name.get()),
+        (ADMIN, network.admin.tls_name.get()),
     ];
     for (label, name) in users {
         match name {
@@ -356,11 +397,6 @@ fn check_storage(storage: &StorageConfig, label: &str, report: &mut Report) {
         if let Some(line) = given(report, name).filter(|_| compression != needed) {
             rule(report, line, format!("'{name}' in {label} needs 'compression {}'", needed.name()));
         }
-    }
-    if let Some(line) = given(report, "encryption-key-file") {
-        let message =
-            format!("'encryption-key-file' in {label} is not in effect yet: records are not encrypted");
-        report.warn(line, Topic::NotInEffect, message);
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use crate::cli::{CONFIG_FILE_DEFAULT, Options};
-use crate::config::{self, Config, DEVELOPER_SOURCE, DEVELOPER_TEXT, Diagnostic, Severity};
+use crate::config::{self, Config, DEVELOPER_SOURCE, DEVELOPER_TEXT, Diagnostic, Severity, Topic};
 
 /// An accepted configuration.
 #[derive(Debug)]
@@ -79,7 +79,14 @@ fn load_with_default(options: &Options, default: &Path) -> Result<Loaded, Refusa
 
 fn parse(text: String, source: &str, developer: bool) -> Result<Loaded, Refusal> {
     match config::parse(&text, source) {
-        Ok((config, warnings)) => Ok(Loaded { config, text, warnings, developer }),
+        Ok((config, warnings)) => match warnings.iter().find(|warning| warning.topic == Topic::Protection) {
+            // Nothing else matters beside it.
+            Some(asked) => {
+                let refusal = Diagnostic { severity: Severity::Error, ..asked.clone() };
+                Err(Refusal::Faulty { source: source.to_owned(), diagnostics: vec![refusal] })
+            }
+            None => Ok(Loaded { config, text, warnings, developer }),
+        },
         Err(diagnostics) => Err(Refusal::Faulty { source: source.to_owned(), diagnostics }),
     }
 }

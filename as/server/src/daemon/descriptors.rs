@@ -2,8 +2,8 @@
 
 use cf::sys::limits::raise_open_files;
 
-use crate::config::Config;
 use crate::config::set::OWN_DESCRIPTORS;
+use crate::config::{Config, NetworkConfig};
 
 /// Descriptors that every server has open: terminal, ports, log, what it waits with, and a few that come and go.
 const FEW: u64 = 16;
@@ -15,8 +15,10 @@ const EACH: u64 = 2;
 pub(super) fn provide(config: &Config) {
     let proto_fd_max = &config.service.proto_fd_max;
     let (configured, own) = (proto_fd_max.get(), own_descriptors(config));
-    match raise_open_files(u64::from(configured) + own.max(OWN_DESCRIPTORS)) {
+    let ports = provide_ports(&config.network, u64::MAX);
+    match raise_open_files(u64::from(configured) + (own + ports).max(OWN_DESCRIPTORS)) {
         Ok(limit) => {
+            let own = own + provide_ports(&config.network, limit);
             let possible = clients_within(limit, own);
             if configured > possible {
                 cf::warning!(
@@ -32,14 +34,38 @@ pub(super) fn provide(config: &Config) {
     }
 }
 
-/// Descriptors that the server itself will have open, at the most.
+/// Of a small limit each port beside that of clients gets one in so many descriptors, and at least [`SHARE_MIN`].
+const SMALL_SHARE: u64 = 20;
+const SHARE_MIN: u64 = 4;
+
+/// Lowers the limits of ports beside that of clients to their shares of `limit`; gives how many descriptors they may take.
+fn provide_ports(network: &NetworkConfig, limit: u64) -> u64 {
+    let limits = &network.connection_limits;
+    let ports = [
+        (&network.admin.port, &limits.admin),
+        (&network.info.port, &limits.info),
+        (&network.metrics.port, &limits.metrics),
+    ];
+    let share = u32::try_from((limit / SMALL_SHARE).max(SHARE_MIN)).unwrap_or(u32::MAX);
+    let mut sum = 0;
+    for (port, connections_max) in ports {
+        connections_max.set(connections_max.get().min(share));
+        if port.get() != 0 {
+            sum += u64::from(connections_max.get());
+        }
+    }
+    sum
+}
+
+/// Descriptors that the server itself will have open, at the most, without those of its ports.
 fn own_descriptors(config: &Config) -> u64 {
     let disks: usize = config.namespaces.iter().map(|namespace| namespace.storage.backings().len()).sum();
     let each = u64::from(config.service.service_threads.get()) + disks as u64;
     FEW + config.logging.len() as u64 + EACH * each
 }
 
-/// Client connections a limit leaves room for: of a small one the half, or what the server leaves, if that is less.
+/// Client connections a limit leaves room for: of a small one the half, or what the server leaves, if that is less. The other
+/// half is what ports and files beside those counted take.
 fn clients_within(limit: u64, own: u64) -> u32 {
     let clients = limit.saturating_sub(own.max(OWN_DESCRIPTORS));
     let clients = clients.max((limit / 2).min(limit.saturating_sub(own)));

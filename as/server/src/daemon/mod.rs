@@ -17,7 +17,10 @@ use std::process::ExitCode;
 
 use cf::log::{CONSOLE, Level, Levels, Settings, SinkSettings, Target};
 use cf::sys::notify::{READY, STOPPING, notify};
-use cf::sys::process::{PidFile, daemonize, group_id, set_file_permissions, switch_user, user_id};
+use cf::sys::probe::check_writable;
+use cf::sys::process::{
+    PidFile, check_pid_file, daemonize, group_id, set_file_permissions, switch_user, user_id,
+};
 use cf::threads;
 
 use crate::cli::Options;
@@ -28,6 +31,10 @@ use signals::{Request, Watch};
 
 /// What the process is there to run: the server, or a stand-in of a test.
 pub trait Run {
+    /// Everything that would stop a start with `config`, as far as it can be found without changing anything.
+    fn obstacles(_config: &Config) -> Vec<String> {
+        Vec::new()
+    }
     /// Writes its state to the log.
     fn dump(&self);
     /// Stops cleanly: nothing acknowledged is lost.
@@ -55,15 +62,49 @@ pub fn run<S: Run>(options: &Options, start: impl FnOnce(Config, &Options) -> Re
         }
     };
     if options.check_config {
-        loaded.warnings.iter().for_each(|warning| say(&mut io::stderr(), format_args!("{warning}")));
-        say(&mut io::stdout(), format_args!("{} is accepted", loaded.config.source));
-        return ExitCode::SUCCESS;
+        return check::<S>(options, &loaded);
     }
     match run_configured(options, loaded, start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             cf::critical!(As, "{reason}");
             say_beside_the_log(&reason);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says everything that would stop a start with this configuration, on this machine and now.
+fn check<S: Run>(options: &Options, loaded: &Loaded) -> ExitCode {
+    let Loaded { config, warnings, .. } = loaded;
+    warnings.iter().for_each(|warning| say(&mut io::stderr(), format_args!("warning: {warning}")));
+    let mut obstacles = Vec::new();
+    // Files are opened as the user the server runs as.
+    obstacles.extend(become_configured_user(config).err());
+    for sink in log_settings(config).sinks {
+        if let Target::File(path) = &sink.target
+            && let Err(error) = check_writable(path)
+        {
+            obstacles.push(format!("cannot open the log {}: {error}", path.display()));
+        }
+    }
+    if let Some(path) = config.service.pidfile.get().filter(|_| !options.fgdaemon)
+        && let Err(error) = check_pid_file(Path::new(&*path))
+    {
+        obstacles.push(format!("cannot hold the pidfile {path}: {error}"));
+    }
+    obstacles.extend(S::obstacles(config));
+    for obstacle in &obstacles {
+        say(&mut io::stderr(), format_args!("error: {}: {obstacle}", config.source));
+    }
+    match obstacles.len() {
+        0 => {
+            say(&mut io::stdout(), format_args!("{} is accepted", config.source));
+            ExitCode::SUCCESS
+        }
+        count => {
+            let plural = if count == 1 { " stands" } else { "s stand" };
+            say(&mut io::stderr(), format_args!("asd: {count} obstacle{plural} in the way of a start"));
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,6 @@
 //! As much HTTP as a scraper needs: one GET or HEAD on a connection.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -38,10 +38,17 @@ pub(super) struct Request {
     pub(super) is_head: bool,
 }
 
-/// A client that is cut off when its time is over, however little it sends or takes at a time.
+/// A client that is cut off when its time is over, however little it takes at a time.
 pub(super) struct Visitor<'s> {
     stream: &'s TcpStream,
     deadline: Instant,
+}
+
+impl Request {
+    /// What is asked for, without its query.
+    pub(super) fn page(&self) -> &str {
+        self.path.split('?').next().unwrap_or_default()
+    }
 }
 
 impl<'s> Visitor<'s> {
@@ -56,13 +63,6 @@ impl<'s> Visitor<'s> {
     }
 }
 
-impl Read for Visitor<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(self.time_left()?))?;
-        self.stream.read(buffer)
-    }
-}
-
 impl Write for Visitor<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.set_write_timeout(Some(self.time_left()?))?;
@@ -74,25 +74,9 @@ impl Write for Visitor<'_> {
     }
 }
 
-/// Reads the head of a request; returns what it asks for, or what is to be answered instead.
-///
-/// # Errors
-/// When the client goes away or takes too long.
-pub(super) fn read_request(visitor: &mut Visitor<'_>) -> io::Result<Result<Request, Status>> {
-    let mut head = Vec::new();
-    let mut buffer = [0; 1024];
-    loop {
-        let size = visitor.read(&mut buffer)?;
-        if size == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        head.extend_from_slice(&buffer[..size]);
-        match parse(&head) {
-            Some(parsed) => return Ok(parsed),
-            None if head.len() > HEAD_SIZE_MAX => return Ok(Err(Status::BadRequest)),
-            None => {}
-        }
-    }
+/// What the request that begins with `head` asks for, or what is to be answered instead; `None` while it is incomplete.
+pub(super) fn request_in(head: &[u8]) -> Option<Result<Request, Status>> {
+    parse(head).or_else(|| (head.len() > HEAD_SIZE_MAX).then_some(Err(Status::BadRequest)))
 }
 
 /// What the request in `head` asks for; `None` while it is incomplete.
@@ -119,12 +103,12 @@ pub(super) enum Part {
     Head,
 }
 
-/// Answers and ends the connection.
+/// Writes an answer, behind which the connection is to be closed.
 ///
 /// # Errors
 /// When the client does not take it.
 pub(super) fn respond(
-    mut visitor: Visitor<'_>,
+    visitor: &mut impl Write,
     part: Part,
     status: Status,
     content_type: &str,
@@ -139,7 +123,7 @@ pub(super) fn respond(
     if part == Part::All {
         visitor.write_all(body.as_bytes())?;
     }
-    visitor.stream.shutdown(std::net::Shutdown::Write)
+    visitor.flush()
 }
 
 #[cfg(test)]

@@ -4,54 +4,151 @@
 //! of a request.
 //!
 //! # Threads
-//! One thread accepts; each request has a thread for as long as it takes, a few at a time.
+//! One thread accepts, reads requests and says how the server is. `/metrics` has a thread for as long as it takes, a few at a
+//! time. So however slowly others ask or read, health is told at once.
 
 mod exposition;
 mod http;
 
-use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Relaxed};
 use std::time::Duration;
 
-use cf::sys::epoll::{Epoll, Events, Trigger};
 use cf::sys::eventfd::EventFd;
 use cf::threads;
 
 use crate::node::Node;
-use http::{Part, Status, Visitor};
+use crate::side_port::{self, Bounds, Guests, Turn};
+use http::{Part, Request, Status, Visitor};
 
-const STOP_TOKEN: u64 = u64::MAX;
-/// Requests carried out at a time; further ones are told to come again.
+/// Requests for metrics carried out at a time; further ones are told to come again.
 const REQUESTS_MAX: usize = 8;
 /// Longest a client may take to send its request.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 /// Longest a client may take to take the answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
-/// The same for a line that fits into the buffers of its socket.
-const LINE_TIME_MAX: Duration = Duration::from_millis(100);
+/// Bytes behind a request that are passed over.
+const PASSED_OVER_MAX: usize = 256 << 10;
+const TEXT: &str = "text/plain";
 
 /// Body of the thread that accepts; ends when `stop` is signalled.
 ///
 /// # Errors
 /// When the listeners cannot be watched.
 pub(crate) fn serve(node: &Arc<Node>, listeners: &[TcpListener], stop: &EventFd) -> io::Result<()> {
-    let epoll = Epoll::new()?;
-    epoll.add(stop, STOP_TOKEN, Trigger::Level)?;
-    for (at, listener) in listeners.iter().enumerate() {
-        epoll.add(listener, at as u64, Trigger::Level)?;
+    let connections = node.config.network.connection_limits.metrics.get() as usize;
+    let mut desk = Desk { node, active: Active::default(), ticks: Arc::default() };
+    side_port::serve(&mut desk, listeners, Bounds { connections, idle: REQUEST_TIME_MAX }, stop)
+}
+
+/// Where requests are read.
+struct Desk<'n> {
+    node: &'n Arc<Node>,
+    active: Active,
+    /// How often metrics were asked for.
+    ticks: Arc<AtomicU64>,
+}
+
+/// A client that has not sent all of its request.
+struct Asker {
+    stream: TcpStream,
+    head: Vec<u8>,
+    /// What it asks for, if that takes a thread.
+    request: Option<Request>,
+    /// It has its answer. What it still sends is passed over, lest the answer be lost on the way: a socket that is closed
+    /// over unread bytes takes back what it sent.
+    is_answered: bool,
+}
+
+impl Guests for Desk<'_> {
+    type Guest = Asker;
+
+    fn welcome(&mut self, stream: TcpStream, _: SocketAddr) -> Option<Asker> {
+        cf::fault_point!("metrics-port");
+        Some(Asker { stream, head: Vec::new(), request: None, is_answered: false })
     }
-    let (active, ticks) = (Active::default(), Arc::new(AtomicU64::new(0)));
-    let mut events = Events::with_capacity(8);
-    loop {
-        for event in epoll.wait(&mut events, None)? {
-            cf::fault_point!("metrics-port");
-            match listeners.get(event.token() as usize).map(TcpListener::accept) {
-                None => return Ok(()),
-                Some(Ok((stream, _))) => start_request(node, stream, &active, &ticks),
-                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Some(Err(error)) => cf::warning_limited!(InfoPort, "cannot accept a connection: {error}"),
+
+    fn stream(guest: &Asker) -> &TcpStream {
+        &guest.stream
+    }
+
+    fn serve(&mut self, asker: &mut Asker) -> Turn {
+        if asker.is_answered {
+            return asker.pass_over().unwrap_or(Turn::Over);
+        }
+        match asker.read_request() {
+            Ok(None) => Turn::Waits,
+            Ok(Some(Ok(request))) if request.page() == "/metrics" => {
+                asker.request = Some(request);
+                Turn::Leaves
+            }
+            Ok(Some(request)) => {
+                // A line fits into the buffers of the socket; who cannot take it does not get it.
+                let answered = answer_line(&asker.stream, request);
+                asker.is_answered = true;
+                if answered.is_ok() { asker.pass_over().unwrap_or(Turn::Over) } else { Turn::Over }
+            }
+            Err(_) => Turn::Over,
+        }
+    }
+
+    fn leave(&mut self, asker: Asker) {
+        let Some(place) = self.active.enter() else {
+            let _ = http::respond(
+                &mut &asker.stream,
+                Part::All,
+                Status::Unavailable,
+                TEXT,
+                "too many requests\n",
+            );
+            return;
+        };
+        let (node, ticks) = (Arc::clone(self.node), Arc::clone(&self.ticks));
+        let started = threads::spawn("metrics", move || {
+            let _place = place;
+            if let Err(error) = answer_metrics(&node, &asker, &ticks) {
+                cf::debug!(InfoPort, "a request for metrics failed: {error}");
+            }
+        });
+        if let Err(error) = started {
+            cf::warning_limited!(InfoPort, "cannot start a thread for a request for metrics: {error}");
+        }
+    }
+}
+
+impl Asker {
+    /// Reads what the client still sends, within bounds, until it is gone.
+    fn pass_over(&mut self) -> io::Result<Turn> {
+        let mut buffer = [0; 1024];
+        for _ in 0..PASSED_OVER_MAX / buffer.len() {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Ok(Turn::Over),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Waits),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(Turn::Over)
+    }
+
+    /// Reads what there is; gives the request when it is complete, or what is to be answered instead.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    fn read_request(&mut self) -> io::Result<Option<Result<Request, Status>>> {
+        let mut buffer = [0; 1024];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(size) => self.head.extend_from_slice(&buffer[..size]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            if let Some(request) = http::request_in(&self.head) {
+                return Ok(Some(request));
             }
         }
     }
@@ -78,52 +175,31 @@ impl Drop for Place {
     }
 }
 
-/// `ticks` counts how often metrics were asked for.
-fn start_request(node: &Arc<Node>, stream: TcpStream, active: &Active, ticks: &Arc<AtomicU64>) {
-    let Some(place) = active.enter() else {
-        // Who cannot take a line at once does not get it.
-        let visitor = Visitor::new(&stream, LINE_TIME_MAX);
-        let _ = http::respond(visitor, Part::All, Status::Unavailable, "text/plain", "too many requests\n");
-        return;
-    };
-    let (node, ticks) = (Arc::clone(node), Arc::clone(ticks));
-    let started = threads::spawn("metrics", move || {
-        let _place = place;
-        if let Err(error) = answer(&node, &stream, &ticks) {
-            cf::debug!(InfoPort, "a request for metrics failed: {error}");
-        }
-    });
-    if let Err(error) = started {
-        cf::warning_limited!(InfoPort, "cannot start a thread for a request for metrics: {error}");
-    }
+fn part_of(request: &Request) -> Part {
+    if request.is_head { Part::Head } else { Part::All }
 }
 
-fn answer(node: &Node, stream: &TcpStream, ticks: &AtomicU64) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    let request = http::read_request(&mut Visitor::new(stream, REQUEST_TIME_MAX))?;
-    let visitor = || Visitor::new(stream, ANSWER_TIME_MAX);
-    let request = match request {
-        Ok(request) => request,
-        Err(status) => {
-            return http::respond(visitor(), Part::All, status, "text/plain", "GET or HEAD /metrics\n");
-        }
-    };
-    let part = if request.is_head { Part::Head } else { Part::All };
-    match request.path.split('?').next().unwrap_or_default() {
-        "/metrics" => {
-            let text = exposition::metrics(node, ticks.fetch_add(1, Relaxed) + 1);
-            http::respond(visitor(), part, Status::Ok, exposition::CONTENT_TYPE, &text)
-        }
+/// Answers all but a request for metrics.
+fn answer_line(mut stream: &TcpStream, request: Result<Request, Status>) -> io::Result<()> {
+    let (part, status, line) = match &request {
+        Err(status) => (Part::All, *status, "GET or HEAD /metrics\n"),
         // Whoever answers is alive; what answers requests is ready, as the ports are open by then.
-        "/healthz" | "/readyz" => http::respond(visitor(), part, Status::Ok, "text/plain", "ok\n"),
-        _ => http::respond(
-            visitor(),
-            part,
-            Status::NotFound,
-            "text/plain",
-            "try /metrics, /healthz or /readyz\n",
-        ),
-    }
+        Ok(request) if ["/healthz", "/readyz"].contains(&request.page()) => {
+            (part_of(request), Status::Ok, "ok\n")
+        }
+        Ok(request) => (part_of(request), Status::NotFound, "try /metrics, /healthz or /readyz\n"),
+    };
+    http::respond(&mut stream, part, status, TEXT, line)?;
+    stream.shutdown(Shutdown::Write)
+}
+
+fn answer_metrics(node: &Node, asker: &Asker, ticks: &AtomicU64) -> io::Result<()> {
+    let Some(request) = &asker.request else { return Ok(()) };
+    let text = exposition::metrics(node, ticks.fetch_add(1, Relaxed) + 1);
+    asker.stream.set_nonblocking(false)?;
+    let mut visitor = Visitor::new(&asker.stream, ANSWER_TIME_MAX);
+    http::respond(&mut visitor, part_of(request), Status::Ok, exposition::CONTENT_TYPE, &text)?;
+    asker.stream.shutdown(Shutdown::Write)
 }
 
 #[cfg(test)]

@@ -2,27 +2,28 @@
 //! `telnet` or `nc`, and for scripts.
 //!
 //! # Threads
-//! One thread serves all connections, and answers what they ask itself. A connection whose answers are not taken is not
-//! read from.
+//! One thread serves all connections, some lines of each at a time, and answers what they ask itself. A connection whose
+//! answers are not taken is not read from.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use cf::sys::epoll::{Epoll, Events, Trigger};
 use cf::sys::eventfd::EventFd;
 
 use super::{is_too_late, timeout, value_of};
 use crate::metrics::ServerCounter;
 use crate::node::Node;
+use crate::side_port::{self, Bounds, Guests, Turn};
 
-const STOP_TOKEN: u64 = u64::MAX;
-/// Most connections at a time; further ones are closed at once.
-const CONNECTIONS_MAX: usize = 256;
+/// A connection that asks for nothing is closed after this time.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Longest line; whoever sends a longer one is cut off.
 const LINE_SIZE_MAX: usize = 64 << 10;
 /// Bytes read at a time.
 const RECEIVE_SIZE: usize = 4096;
+/// Lines that are answered before others have their turn.
+const LINES_AT_ONCE: usize = 4;
 /// What telnet sends before its own commands, Ctrl-C among them.
 const TELNET_COMMAND: u8 = 0xFF;
 
@@ -43,105 +44,71 @@ struct InfoConnection {
 /// # Errors
 /// When the listeners cannot be watched.
 pub(crate) fn serve_port(node: &Node, listeners: &[TcpListener], stop: &EventFd) -> io::Result<()> {
-    let epoll = Epoll::new()?;
-    epoll.add(stop, STOP_TOKEN, Trigger::Level)?;
-    for (at, listener) in listeners.iter().enumerate() {
-        epoll.add(listener, at as u64, Trigger::Level)?;
-    }
-    let mut connections: Vec<Option<InfoConnection>> = Vec::new();
-    let mut events = Events::with_capacity(32);
-    loop {
-        for event in epoll.wait(&mut events, None)? {
-            let token = event.token();
-            if token == STOP_TOKEN {
-                return Ok(());
-            }
-            cf::fault_point!("info-port");
-            if let Some(listener) = listeners.get(token as usize) {
-                accept(listener, listeners.len(), &epoll, &mut connections);
-                continue;
-            }
-            let Some(slot) = connections.get_mut(token as usize - listeners.len()) else { continue };
-            let goes_on =
-                slot.as_mut().is_some_and(|connection| !event.is_broken() && connection.serve(node));
-            if !goes_on {
-                *slot = None;
-            }
-        }
-    }
+    let connections = node.config.network.connection_limits.info.get() as usize;
+    side_port::serve(&mut Port { node }, listeners, Bounds { connections, idle: IDLE_TIME_MAX }, stop)
 }
 
-/// Takes one connection; its token is its place behind those of the listeners.
-fn accept(
-    listener: &TcpListener,
-    first_token: usize,
-    epoll: &Epoll,
-    connections: &mut Vec<Option<InfoConnection>>,
-) {
-    let (stream, peer) = match listener.accept() {
-        Ok(accepted) => accepted,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-        Err(error) => return cf::warning_limited!(InfoPort, "cannot accept a connection: {error}"),
-    };
-    let free = connections.iter().position(Option::is_none).unwrap_or(connections.len());
-    if free >= CONNECTIONS_MAX {
-        return cf::warning_limited!(InfoPort, "refusing {peer}: {CONNECTIONS_MAX} connections are open");
-    }
-    if let Err(error) = watch(&stream, peer, epoll, (first_token + free) as u64) {
-        return cf::warning_limited!(InfoPort, "cannot serve {peer}: {error}");
-    }
-    let connection = Some(InfoConnection::new(stream));
-    if free == connections.len() {
-        connections.push(connection);
-    } else {
-        connections[free] = connection;
-    }
+struct Port<'n> {
+    node: &'n Node,
 }
 
-fn watch(stream: &TcpStream, peer: SocketAddr, epoll: &Epoll, token: u64) -> io::Result<()> {
-    stream.set_nonblocking(true)?;
-    stream.set_nodelay(true)?;
-    epoll.add(stream, token, Trigger::Edge)?;
-    cf::detail!(InfoPort, "new connection: {peer}");
-    Ok(())
-}
+impl Guests for Port<'_> {
+    type Guest = InfoConnection;
 
-impl InfoConnection {
-    fn new(stream: TcpStream) -> Self {
-        InfoConnection {
+    fn welcome(&mut self, stream: TcpStream, _: SocketAddr) -> Option<InfoConnection> {
+        cf::fault_point!("info-port");
+        Some(InfoConnection {
             stream,
             input: Vec::new(),
             answered: 0,
             received: Instant::now(),
             output: Vec::new(),
-        }
+        })
     }
 
-    /// Sends, answers and reads until the socket has no more or takes no more. `false` when the connection is done.
-    fn serve(&mut self, node: &Node) -> bool {
+    fn stream(guest: &InfoConnection) -> &TcpStream {
+        &guest.stream
+    }
+
+    fn serve(&mut self, guest: &mut InfoConnection) -> Turn {
+        guest.take_turn(self.node).unwrap_or(Turn::Over)
+    }
+}
+
+impl InfoConnection {
+    /// Sends, answers and reads until the socket has no more or takes no more, or its turn is over.
+    ///
+    /// # Errors
+    /// When the connection is done or broken.
+    fn take_turn(&mut self, node: &Node) -> io::Result<Turn> {
         let mut buffer = [0; RECEIVE_SIZE];
+        let (mut lines, mut waits) = (0, Turn::Waits);
         loop {
-            if self.send().is_err() {
-                return false;
+            if self.send()? {
+                waits = Turn::Served;
             }
             if !self.output.is_empty() {
-                return true;
+                return Ok(waits);
+            }
+            if lines == LINES_AT_ONCE {
+                return Ok(Turn::HasMore);
             }
             if self.answer_next(node) {
+                (lines, waits) = (lines + 1, Turn::Served);
                 continue;
             }
             match self.stream.read(&mut buffer) {
-                Ok(0) => return false,
+                Ok(0) => return Ok(Turn::Over),
                 Ok(size) => {
                     self.received = Instant::now();
                     self.input.extend_from_slice(&buffer[..size]);
                     if self.input.len() > LINE_SIZE_MAX || self.input.contains(&TELNET_COMMAND) {
-                        return false;
+                        return Ok(Turn::Over);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(waits),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return false,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -170,11 +137,12 @@ impl InfoConnection {
         true
     }
 
-    /// Sends what the socket takes.
+    /// Sends what the socket takes; tells whether it took anything.
     ///
     /// # Errors
     /// When the connection is broken.
-    fn send(&mut self) -> io::Result<()> {
+    fn send(&mut self) -> io::Result<bool> {
+        let before = self.output.len();
         while !self.output.is_empty() {
             match self.stream.write(&self.output) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -184,6 +152,6 @@ impl InfoConnection {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(self.output.len() < before)
     }
 }

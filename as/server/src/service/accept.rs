@@ -11,9 +11,25 @@ use socket2::{SockRef, TcpKeepalive};
 use super::connection::Connection;
 use super::context::{Admission, ServiceContext};
 use super::mailbox::Mail;
+use crate::side_port::is_exhausted;
 
 /// A bound socket.
 pub(crate) type Listener = TcpListener;
+
+/// Who comes in at a listener, and how many may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Entrance {
+    /// Clients, as many as `proto-fd-max` says.
+    Clients,
+    /// Operators, who get in when clients do not.
+    Admin,
+}
+
+/// A listener of clients.
+pub(crate) struct Door {
+    pub(crate) listener: Listener,
+    pub(crate) entrance: Entrance,
+}
 
 const STOP_TOKEN: u64 = u64::MAX;
 /// Connections accepted from one listener before the others are looked at.
@@ -28,25 +44,21 @@ const KEEPALIVE_PROBES: u32 = 2;
 ///
 /// # Errors
 /// When the listeners cannot be watched.
-pub(crate) fn accept_clients(
-    listeners: &[Listener],
-    context: &ServiceContext,
-    stop: &EventFd,
-) -> io::Result<()> {
+pub(crate) fn accept_clients(doors: &[Door], context: &ServiceContext, stop: &EventFd) -> io::Result<()> {
     let epoll = Epoll::new()?;
     epoll.add(stop, STOP_TOKEN, Trigger::Level)?;
-    for (at, listener) in listeners.iter().enumerate() {
-        epoll.add(listener, at as u64, Trigger::Level)?;
+    for (at, door) in doors.iter().enumerate() {
+        epoll.add(&door.listener, at as u64, Trigger::Level)?;
     }
     let mut events = Events::with_capacity(16);
     let mut number = 0;
     loop {
         for event in epoll.wait(&mut events, None)? {
-            let Some(listener) = listeners.get(event.token() as usize) else { return Ok(()) };
+            let Some(Door { listener, entrance }) = doors.get(event.token() as usize) else { return Ok(()) };
             for _ in 0..ACCEPTS_AT_ONCE {
                 match listener.accept() {
                     Ok((stream, peer)) => {
-                        if let Some(admission) = admit(&stream, context) {
+                        if let Some(admission) = admit(&stream, context, *entrance) {
                             cf::fault_point!("accept");
                             let connection =
                                 Box::new(Connection::new(number, stream, peer, admission, &context.replies));
@@ -69,11 +81,22 @@ pub(crate) fn accept_clients(
     }
 }
 
-/// Prepares an accepted socket; refuses it beyond `proto-fd-max`.
-fn admit(stream: &TcpStream, context: &ServiceContext) -> Option<Admission> {
-    let limit = context.config.service.proto_fd_max.get() as usize;
-    if context.connection_count.get() >= limit {
-        cf::warning_limited!(Service, "refusing client connection - proto-fd-max {limit}");
+/// Prepares an accepted socket; refuses it beyond what the entrance lets in.
+fn admit(stream: &TcpStream, context: &ServiceContext, entrance: Entrance) -> Option<Admission> {
+    let config = &context.config;
+    let (count, name, limit) = match entrance {
+        Entrance::Clients => {
+            (&context.connection_count, "client connection - proto-fd-max", &config.service.proto_fd_max)
+        }
+        Entrance::Admin => (
+            &context.admin_connection_count,
+            "admin connection - limit",
+            &config.network.connection_limits.admin,
+        ),
+    };
+    let limit = limit.get();
+    if count.get() >= limit as usize {
+        cf::warning_limited!(Service, "refusing {name} {limit}");
         return None;
     }
     stream.set_nonblocking(true).ok()?;
@@ -83,9 +106,5 @@ fn admit(stream: &TcpStream, context: &ServiceContext) -> Option<Admission> {
         .with_interval(Duration::from_secs(KEEPALIVE_SECONDS))
         .with_retries(KEEPALIVE_PROBES);
     SockRef::from(stream).set_tcp_keepalive(&keepalive).ok()?;
-    Some(context.connection_count.admit())
-}
-
-fn is_exhausted(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+    Some(count.admit())
 }

@@ -24,8 +24,41 @@ pub(crate) enum ListenError {
     Unknown(String),
     #[error("access address '{0}' is not one that a client could connect to")]
     Unreachable(String),
+    #[error("interface '{0}' has no IP address that one could listen on")]
+    NoAddress(String),
     #[error("cannot listen on {0}: {1}")]
     Bind(SocketAddr, io::Error),
+}
+
+/// Where a port is to be opened, as configured.
+pub(crate) struct ListenPlace {
+    /// Addresses, interfaces and hosts; none is any.
+    pub(crate) configured: Vec<String>,
+    pub(crate) port: u16,
+    /// On the loopback interface too.
+    pub(crate) with_localhost: bool,
+    /// On IPv6 addresses that are not named one by one.
+    pub(crate) with_ipv6: bool,
+}
+
+impl ListenPlace {
+    /// The addresses, each once.
+    fn addresses(&self) -> Result<Vec<IpAddr>, ListenError> {
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        let any = [ANY.to_owned()];
+        for text in if self.configured.is_empty() { &any[..] } else { &self.configured } {
+            for address in resolve(text, self.with_ipv6)? {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+        }
+        let is_local = |address: &IpAddr| address.is_unspecified() || address.is_loopback();
+        if self.with_localhost && !addresses.iter().any(is_local) {
+            addresses.push(Ipv4Addr::LOCALHOST.into());
+        }
+        Ok(addresses)
+    }
 }
 
 /// Addresses that are taken for us, but where nobody can connect yet.
@@ -39,22 +72,10 @@ impl Bound {
     ///
     /// # Errors
     /// When one of them cannot be bound.
-    pub(crate) fn new(configured: &[String], port: u16, with_localhost: bool) -> Result<Self, ListenError> {
-        let mut addresses = Vec::new();
-        for text in configured {
-            addresses.extend(resolve(text)?);
-        }
-        if addresses.is_empty() {
-            addresses = resolve(ANY)?;
-        }
-        let is_local = |address: &IpAddr| address.is_unspecified() || address.is_loopback();
-        if with_localhost && !addresses.iter().any(is_local) {
-            addresses.push(Ipv4Addr::LOCALHOST.into());
-        }
-        addresses.dedup();
-        let mut port = port;
+    pub(crate) fn new(place: &ListenPlace) -> Result<Self, ListenError> {
+        let mut port = place.port;
         let mut bound = Vec::new();
-        for address in addresses {
+        for address in place.addresses()? {
             let address = SocketAddr::new(address, port);
             let socket = bind(address).map_err(|error| ListenError::Bind(address, error))?;
             let local = socket.local_addr().ok().and_then(|local| local.as_socket());
@@ -99,9 +120,11 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The IP addresses that `text` stands for: `any`, `local`, an address, an interface, or a host name.
-fn resolve(text: &str) -> Result<Vec<IpAddr>, ListenError> {
+/// The IP addresses that `text` stands for: `any`, `local`, an address, an interface, or a host name. Of an interface or a
+/// host with addresses of both families those of IPv6 count only `with_ipv6`.
+fn resolve(text: &str, with_ipv6: bool) -> Result<Vec<IpAddr>, ListenError> {
     match text {
+        ANY if with_ipv6 => return Ok(vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]),
         ANY => return Ok(vec![Ipv4Addr::UNSPECIFIED.into()]),
         LOCAL => return Ok(vec![Ipv4Addr::LOCALHOST.into()]),
         _ => {}
@@ -111,13 +134,29 @@ fn resolve(text: &str) -> Result<Vec<IpAddr>, ListenError> {
     }
     let interfaces = Interface::all().unwrap_or_default();
     if let Some(interface) = interfaces.into_iter().find(|interface| interface.name == text) {
-        return Ok(interface.addresses);
+        let addresses = usable(interface.addresses, with_ipv6);
+        return if addresses.is_empty() {
+            Err(ListenError::NoAddress(text.to_owned()))
+        } else {
+            Ok(addresses)
+        };
     }
     let unknown = || ListenError::Unknown(text.to_owned());
     if !is_host_name(text) {
         return Err(unknown());
     }
-    (text, 0).to_socket_addrs().map(|found| found.map(|found| found.ip()).collect()).map_err(|_| unknown())
+    let found = (text, 0).to_socket_addrs().map_err(|_| unknown())?;
+    Ok(usable(found.map(|found| found.ip()).collect(), with_ipv6))
+}
+
+/// Those addresses that can be listened on: without link-local ones of IPv6, which mean nothing without their interface,
+/// and without others of IPv6 beside IPv4 unless they are wanted.
+fn usable(mut addresses: Vec<IpAddr>, with_ipv6: bool) -> Vec<IpAddr> {
+    addresses.retain(|address| address.is_ipv4() || !is_link_local(address));
+    if !with_ipv6 && addresses.iter().any(IpAddr::is_ipv4) {
+        addresses.retain(IpAddr::is_ipv4);
+    }
+    addresses
 }
 
 /// What clients are told for configured access addresses: IP addresses, those of an interface or of a host whose name
@@ -141,7 +180,7 @@ fn accessible(configured: &[String], bound: &[SocketAddr]) -> Result<Vec<String>
                 addresses.push(text.clone());
                 continue;
             }
-            None => resolve(text)?,
+            None => resolve(text, bound.iter().any(SocketAddr::is_ipv6))?,
         };
         if found.is_empty() || found.iter().any(IpAddr::is_unspecified) {
             return Err(ListenError::Unreachable(text.clone()));
@@ -235,6 +274,26 @@ mod tests {
         texts.iter().map(|text| (*text).to_owned()).collect()
     }
 
+    fn bind_to(configured: &[&str], port: u16) -> Result<Bound, ListenError> {
+        Bound::new(&ListenPlace {
+            configured: texts(configured),
+            port,
+            with_localhost: true,
+            with_ipv6: false,
+        })
+    }
+
+    #[test]
+    fn of_an_interface_what_one_can_listen_on_counts() {
+        let found: Vec<IpAddr> =
+            ["10.0.0.5", "fd00::5", "fe80::5", "10.0.0.6"].iter().map(|text| text.parse().unwrap()).collect();
+        let texts = |addresses: Vec<IpAddr>| addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(usable(found.clone(), false)), ["10.0.0.5", "10.0.0.6"]);
+        assert_eq!(texts(usable(found.clone(), true)), ["10.0.0.5", "fd00::5", "10.0.0.6"]);
+        assert_eq!(texts(usable(found[1..3].to_vec(), false)), ["fd00::5"], "of what has only IPv6");
+        assert!(usable(found[2..3].to_vec(), true).is_empty());
+    }
+
     #[test]
     fn bound_to_loopback_only_it_advertises_loopback() {
         let params = NetworkServiceParams::default();
@@ -276,22 +335,22 @@ mod tests {
 
     #[test]
     fn port_0_is_chosen_once_for_all_addresses() {
-        let bound = Bound::new(&texts(&["local", "127.0.0.2"]), 0, true).unwrap();
+        let bound = bind_to(&["local", "127.0.0.2", "local"], 0).unwrap();
         let addresses = bound.addresses();
         assert_eq!(addresses.len(), 2);
         assert_eq!(addresses[0].port(), addresses[1].port());
-        assert!(matches!(Bound::new(&texts(&["no such host."]), 0, true), Err(ListenError::Unknown(_))));
+        assert!(matches!(bind_to(&["no such host."], 0), Err(ListenError::Unknown(_))));
     }
 
     #[test]
     fn nobody_connects_before_it_listens() {
-        let bound = Bound::new(&texts(&["local"]), 0, true).unwrap();
+        let bound = bind_to(&["local"], 0).unwrap();
         let address = bound.addresses()[0];
         assert!(TcpStream::connect(address).is_err());
         let listeners = bound.listen().unwrap();
         assert_eq!(listeners[0].local_addr().unwrap(), address);
         TcpStream::connect(address).unwrap();
-        let second = Bound::new(&texts(&["local"]), address.port(), true);
+        let second = bind_to(&["local"], address.port());
         assert!(matches!(second, Err(ListenError::Bind(taken, _)) if taken == address));
     }
 }

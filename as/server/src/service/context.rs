@@ -17,6 +17,8 @@ pub(crate) struct ServiceContext {
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) connection_count: Arc<ConnectionCount>,
+    /// Connections of the admin port, which are not among those.
+    pub(crate) admin_connection_count: Arc<ConnectionCount>,
     /// The info threads; what they do with a request is decided where they are started.
     pub(crate) info: Workers<InfoRequest>,
     pub(crate) queries: Arc<Queries>,

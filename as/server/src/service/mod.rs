@@ -25,8 +25,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use accept::{Listener, accept_clients};
-pub(crate) use address::{Advertised, Bound, ListenError};
+pub(crate) use accept::{Door, Entrance, Listener, accept_clients};
+pub(crate) use address::{Advertised, Bound, ListenError, ListenPlace};
 pub(crate) use context::{ConnectionCount, ServiceContext};
 pub(crate) use event_loop::ServiceThread;
 pub(crate) use park::InfoRequest;

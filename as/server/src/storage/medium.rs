@@ -45,6 +45,14 @@ pub(super) fn open_disks(namespace: &str, config: &StorageConfig) -> Result<Vec<
     Ok(disks)
 }
 
+/// Opens one disk as a start would. Its files must be there, so that nothing is changed.
+///
+/// # Errors
+/// When it cannot be used.
+pub(super) fn check_disk(backing: &Backing, config: &StorageConfig) -> Result<Opened, OpenError> {
+    open_disk(backing, config)
+}
+
 fn open_disk(backing: &Backing, config: &StorageConfig) -> Result<Opened, OpenError> {
     let path = Path::new(&backing.path);
     let main = open_file(path, config)?;

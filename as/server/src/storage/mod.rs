@@ -15,6 +15,7 @@
 mod benchmarks;
 mod block_state;
 mod buffer;
+mod check;
 #[cfg(test)]
 mod crash_medium;
 #[cfg(test)]
@@ -44,6 +45,7 @@ mod stripe;
 mod tests;
 mod wblock;
 
+pub(crate) use check::check_backings;
 pub(crate) use device::DeviceStats;
 pub(crate) use disk::{DiskStats, DurableWait};
 pub(crate) use engine::{Room, Storage, StorageError};

@@ -143,6 +143,15 @@ fn read_heads(settings: &OpenSettings<'_>, disk: &Opened) -> Result<(AlignedBuf,
     Ok((if source.from_shadow { shadow } else { main }, source))
 }
 
+/// Judges the headers of disks that are there, as a start would.
+///
+/// # Errors
+/// When one cannot be read, or they do not belong together.
+pub(super) fn check_heads(settings: &OpenSettings<'_>, disks: &[Opened]) -> Result<(), OpenError> {
+    let heads = disks.iter().map(|disk| read_heads(settings, disk)).collect::<Result<Vec<_>, _>>()?;
+    judge(settings, disks, &heads).map(drop)
+}
+
 fn judge(
     settings: &OpenSettings<'_>,
     disks: &[Opened],

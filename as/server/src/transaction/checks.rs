@@ -168,8 +168,22 @@ pub(super) fn checked_ttl(call: &Call<'_>, set: Option<&Set>, is_new: bool) -> R
     Ok(ttl)
 }
 
-/// The void-time that `ttl` gives a record whose void-time is `present`.
-pub(super) fn void_time_after(call: &Call<'_>, set: Option<&Set>, ttl: u32, present: u32) -> u32 {
+/// The void-time that `ttl` gives a record whose void-time is `present`, `None` if the record is new. Without
+/// `apply-ttl-reductions` it never becomes earlier; "never" counts as earlier than any other, as it does in the C server.
+pub(super) fn void_time_after(call: &Call<'_>, set: Option<&Set>, ttl: u32, present: Option<u32>) -> u32 {
+    let void_time = wanted_void_time(call, set, ttl, present.unwrap_or(0));
+    match present {
+        Some(present)
+            if (present == 0 && void_time != 0 || void_time < present)
+                && !call.namespace.config().params.apply_ttl_reductions.get() =>
+        {
+            present
+        }
+        _ => void_time,
+    }
+}
+
+fn wanted_void_time(call: &Call<'_>, set: Option<&Set>, ttl: u32, present: u32) -> u32 {
     let from_now = |seconds: u32| call.now.seconds().saturating_add(seconds);
     match ttl {
         TTL_DONT_UPDATE => present,

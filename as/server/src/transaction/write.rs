@@ -281,7 +281,7 @@ fn make_next(
     let had_bins = !bins.is_empty();
     let now = if *is_new { namespace.creation_time(&call.digest, call.now.0) } else { call.now.0 };
     let last_update_time = base.last_update_time().max(now);
-    let void_time = void_time_after(call, set, ttl, base.void_time);
+    let void_time = void_time_after(call, set, ttl, (!is_new).then_some(base.void_time));
     let metadata = filter::metadata_of(namespace, &call.digest, base, call.now);
     let context = WriteContext {
         policy: *policy,

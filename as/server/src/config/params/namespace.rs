@@ -47,6 +47,8 @@ params! {
         active_rack: Number<u32> = 0, number("active-rack", 0, 1_000_000).dynamic().enterprise().later();
         /// Allows records that expire although nsup-period is 0, so that nothing removes them.
         allow_ttl_without_nsup: Flag = false, boolean("allow-ttl-without-nsup").dynamic();
+        /// Lets a write make a record expire earlier than it would have; without it such a write leaves the time as it is.
+        apply_ttl_reductions: Flag = true, boolean("apply-ttl-reductions").dynamic().hidden();
         /// Revives dead partitions at start.
         auto_revive: Flag = false, boolean("auto-revive").enterprise().later();
         /// Records per second that one background query may change.

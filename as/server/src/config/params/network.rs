@@ -44,7 +44,7 @@ params! {
         tls_authenticate_client: List<String> = [],
             texts("tls-authenticate-client", 250, usize::MAX).enterprise().later();
         /// Does not listen on the loopback interface beside the configured addresses.
-        disable_localhost: Flag = false, boolean("disable-localhost").later();
+        disable_localhost: Flag = false, boolean("disable-localhost");
     }
 }
 
@@ -150,6 +150,27 @@ params! {
         recv_rearm_threshold: Number<u32> = 1_024, number("recv-rearm-threshold", 0, 1_048_576).dynamic();
         /// Threads that send messages to other nodes.
         send_threads: Number<u32> = 8, number("send-threads", 1, 128);
+    }
+}
+
+params! {
+    /// The `network.admin` context: one more port for clients, that of operators. The C server has it from 8.1 on.
+    pub struct AdminParams {
+        /// Address, host name or interface to listen on; may be repeated.
+        address: List<String> = [], addresses("address").note("any").hidden();
+        /// Does not listen on the loopback interface beside the configured addresses.
+        disable_localhost: Flag = false, boolean("disable-localhost").hidden();
+        /// Port for clients that connect even when proto-fd-max of them have.
+        port: Number<u16> = 0, port("port").note("no such port").hidden();
+        /// Address to listen on with TLS; may be repeated.
+        tls_address: List<String> = [], addresses("tls-address").enterprise().hidden().later();
+        /// Whose certificates are accepted: any, false (none asked for) or a name; may be repeated.
+        tls_authenticate_client: List<String> = [],
+            texts("tls-authenticate-client", 250, usize::MAX).enterprise().hidden().later();
+        /// TLS context whose certificate is shown.
+        tls_name: Text = None, text("tls-name").enterprise().hidden().later();
+        /// Port with TLS.
+        tls_port: Number<u16> = 0, port("tls-port").enterprise().hidden().later();
     }
 }
 

@@ -30,8 +30,8 @@ choices! {
 params! {
     /// The `service` context.
     pub struct ServiceParams {
-        /// Also tell clients and peers about IPv6 addresses.
-        advertise_ipv6: Flag = false, boolean("advertise-ipv6").dynamic().later();
+        /// Also listens on IPv6 addresses of interfaces and of any, and tells clients and peers about them; read at start.
+        advertise_ipv6: Flag = false, boolean("advertise-ipv6").dynamic();
         /// Ties threads to processors: none, per processor (cpu), per NUMA node (numa) or per network queue (adq).
         auto_pin: Choice<AutoPin> = AutoPin::None, choice::<AutoPin>("auto-pin").later();
         /// Threads that answer large batch requests.
@@ -43,6 +43,8 @@ params! {
         batch_max_requests: Number<u32> = 0, any_u32("batch-max-requests").dynamic();
         /// Unused reply buffers kept for reuse.
         batch_max_unused_buffers: Number<u32> = 256, any_u32("batch-max-unused-buffers").dynamic().later();
+        /// Counts a memory limit of the control group as the limit of memory, which this server always does.
+        cgroup_mem_tracking: Flag = false, boolean("cgroup-mem-tracking").hidden();
         /// Name of the cluster; nodes of another name are not joined.
         cluster_name: Text = Some(CLUSTER_NAME_DEFAULT),
             short_text("cluster-name", CLUSTER_NAME_SIZE_MAX).dynamic();
@@ -97,7 +99,7 @@ params! {
         /// Milliseconds after which an idle client connection is closed; 0 means never.
         proto_fd_idle_ms: Number<u32> = 0, any_u32("proto-fd-idle-ms").dynamic();
         /// Client connections that may be open at the same time.
-        proto_fd_max: Number<u32> = 15_000, number("proto-fd-max", 1_024, 2_097_152).dynamic();
+        proto_fd_max: Number<u32> = 15_000, number("proto-fd-max", 1_024, 2_147_483_647).dynamic();
         /// Freed memory blocks kept for a while, for debugging of the C server.
         quarantine_allocations: Number<u32> = 0, number("quarantine-allocations", 0, 100_000_000).unsupported();
         /// Finished queries that query-show still lists.

@@ -184,6 +184,7 @@ impl Parser {
             ContextKind::NetworkService => &config.network.service,
             ContextKind::Heartbeat => &config.network.heartbeat,
             ContextKind::Fabric => &config.network.fabric,
+            ContextKind::Admin => &config.network.admin,
             ContextKind::NetworkInfo => &config.network.info,
             ContextKind::Metrics => &config.network.metrics,
             ContextKind::Tls => &config.network.tls.last()?.params,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(super) use self::report::{Report, storage_label};
 use super::context::{Argument, ContextKind, ContextSpec, default_table};
 use super::diagnostic::{Diagnostic, Severity, Topic, shown};
-use super::kind::{Kind, list_words};
+use super::kind::{Kind, ValueError, list_words};
 use super::lexer::{Item, What, items};
 use super::message::{hint, value_message};
 use super::model::Config;
@@ -246,13 +246,28 @@ impl Parser {
         }
         self.surplus(line, spec.name, values, words_max);
         self.quotes(line, spec, values);
-        let values = values.get(..words_max).unwrap_or(values);
+        let mut values = values.get(..words_max).unwrap_or(values);
+        let present;
+        if let (Kind::LogLevels, &[name, level]) = (spec.kind, values)
+            && obsolete::find_log_context(name).is_some()
+        {
+            let Some(name) = self.old_log_context(line, name) else { return };
+            present = [name, level];
+            values = &present;
+        }
         let outcome = match self.table().and_then(|table| find(table, spec.name)) {
             Some((_, field)) => spec.kind.assign(field, values),
             None => return,
         };
         if let Err(error) = outcome {
             let place = format!("'{}' in {label}", spec.name);
+            // Twice the same address or seed is as good as once.
+            if let (ValueError::Duplicate(word), false) = (&error, matches!(spec.kind, Kind::Backings { .. }))
+            {
+                let message = format!("{place} names '{}' twice; once is enough", shown(word));
+                self.report.warn(line, Topic::Rule, message);
+                return;
+            }
             let message = value_message(self.kind(), spec, &place, &error);
             self.report.error(line, Topic::Value, message);
             self.report.note_refused(&label, spec.name);
@@ -324,8 +339,8 @@ impl Parser {
     /// A name that is neither a context nor a parameter here.
     fn unknown(&mut self, line: usize, name: &str, values: &[&str], brace: bool) {
         let kind = self.kind();
-        if let Some(row) = obsolete::find(kind, name) {
-            self.obsolete(line, row.fate, name, values);
+        if let Some(handling) = obsolete::find(kind, name) {
+            self.obsolete(line, handling, name, values);
             return;
         }
         let what = if brace { "context" } else { "parameter" };
@@ -338,13 +353,17 @@ impl Parser {
         self.report.error(line, Topic::Name, message);
     }
 
-    /// A name of former versions.
-    fn obsolete(&mut self, line: usize, fate: Handling, name: &str, values: &[&str]) {
+    /// A name of former or later versions.
+    fn obsolete(&mut self, line: usize, handling: Handling, name: &str, values: &[&str]) {
         let from = self.label().to_owned();
-        let (spec, target, namespace) = match fate {
+        let (spec, target, namespace) = match handling {
             Handling::Refused(advice) => {
                 let message = format!("'{name}' in {from} is obsolete: {advice}");
                 self.report.error(line, Topic::Obsolete, message);
+                return;
+            }
+            Handling::Ignored(_) | Handling::NewIn(_) => {
+                self.passed_over(line, handling, &format!("'{name}' in {from}"));
                 return;
             }
             Handling::Renamed(present) => (present, format!("'{present}'"), None),
@@ -356,7 +375,7 @@ impl Parser {
         };
         let message = format!("'{name}' in {from} is obsolete; it is taken as {target}, please write that");
         self.report.warn(line, Topic::Obsolete, message);
-        if let Handling::Renamed(present) = fate {
+        if let Handling::Renamed(present) = handling {
             if let Some(spec) = self.kind().specs().iter().find(|spec| spec.name == present) {
                 self.assign(line, spec, values);
             }
@@ -365,6 +384,34 @@ impl Parser {
         self.moved.retain(|other| other.spec != spec || other.namespace != namespace);
         let words = values.iter().map(|&word| word.to_owned()).collect();
         self.moved.push(Moved { line, spec, words, namespace, from: format!("'{name}' in {from}") });
+    }
+
+    /// Says that `what`, of another version, has no effect.
+    fn passed_over(&mut self, line: usize, handling: Handling, what: &str) {
+        let message = match handling {
+            Handling::Ignored(why) => format!("{what} is obsolete and has no effect: {why}"),
+            Handling::NewIn(version) => {
+                format!("{what} is new in {version} and has no effect here; leave it out")
+            }
+            _ => return,
+        };
+        self.report.warn(line, Topic::Obsolete, message);
+    }
+
+    /// A log context of another version: the present name for it, or nothing if it has none. Says what becomes of it.
+    fn old_log_context(&mut self, line: usize, name: &str) -> Option<&'static str> {
+        let what = format!("the log context '{name}' in {}", self.label());
+        match obsolete::find_log_context(name)? {
+            Handling::Renamed(present) => {
+                let message = format!("{what} is obsolete; it is taken as '{present}', please write that");
+                self.report.warn(line, Topic::Obsolete, message);
+                Some(present)
+            }
+            handling => {
+                self.passed_over(line, handling, &what);
+                None
+            }
+        }
     }
 
     /// Gives the values of obsolete parameters to where they belong, unless that place has its own.

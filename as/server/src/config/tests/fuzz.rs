@@ -47,7 +47,7 @@ fn wordy() -> impl Strategy<Value = String> {
         words.push(context.word);
         words.extend(context.specs.iter().map(|spec| spec.name));
     }
-    words.extend(obsolete::OBSOLETE.iter().map(|row| row.name));
+    words.extend(obsolete::OBSOLETE.iter().flat_map(|row| row.names));
     prop::collection::vec((prop::sample::select(words), prop::sample::select(vec![" ", " ", "\n"])), 0..300)
         .prop_map(|pairs| pairs.into_iter().flat_map(|(word, gap)| [word, gap]).collect())
 }

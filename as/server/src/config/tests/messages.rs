@@ -58,7 +58,7 @@ fn unknown_names() {
 fn values_that_are_not_allowed() {
     assert_eq!(
         in_service("proto-fd-max 12"),
-        "t.conf:3: 'proto-fd-max' in service cannot be '12': it must be a number from 1024 to 2097152 (default: 15000)"
+        "t.conf:3: 'proto-fd-max' in service cannot be '12': it must be a number from 1024 to 2147483647 (default: 15000)"
     );
     assert_eq!(
         in_service("service-threads"),
@@ -463,28 +463,90 @@ fn present_values_outweigh_obsolete_ones() {
 #[test]
 fn every_obsolete_name_is_answered() {
     for row in obsolete::OBSOLETE {
-        let line = format!("{} 1", row.name);
-        let storage = |line: &str| file("", "", "").replace("data-size 1G", &format!("data-size 1G\n{line}"));
-        let index = |word: &str| format!("{word} flash {{\nmount /m\n{line}\n}}");
-        let text = match row.context.path() {
-            "service" => file(&line, "", ""),
-            "network.service" => file("", "", "").replace("port 3000", &format!("port 3000\n{line}")),
-            "network.heartbeat" => file("", &format!("heartbeat {{\n{line}\n}}"), ""),
-            "namespace" => file("", "", &line),
-            "namespace.index-type" => file("", "", &index("index-type")),
-            "namespace.sindex-type" => file("", "", &index("sindex-type")),
-            "namespace.storage-engine" => storage(&line),
-            "security" => format!("security {{\n{line}\n}}\n{}", file("", "", "")),
-            other => panic!("{other}"),
-        };
-        let said = said(&text);
-        let expected = format!("'{}' in ", row.name);
-        assert!(
-            said.iter().any(|line| line.contains(&expected) && line.contains("is obsolete")),
-            "{}: {said:#?}",
-            row.name
-        );
+        for name in row.names {
+            every_obsolete_name_is_told(row.context.path(), name);
+        }
     }
+}
+
+fn every_obsolete_name_is_told(context: &str, name: &str) {
+    let line = format!("{name} 1");
+    let storage = |line: &str| file("", "", "").replace("data-size 1G", &format!("data-size 1G\n{line}"));
+    let index = |word: &str| format!("{word} flash {{\nmount /m\n{line}\n}}");
+    let before = |block: &str| format!("{block}\n{}", file("", "", ""));
+    let text = match context {
+        "the top of the file" => before(&line),
+        "service" => file(&line, "", ""),
+        "network.service" => file("", "", "").replace("port 3000", &format!("port 3000\n{line}")),
+        "network.heartbeat" => file("", &format!("heartbeat {{\n{line}\n}}"), ""),
+        "network.info" => file("", &format!("info {{\nport 3003\n{line}\n}}"), ""),
+        "network.tls" => file("", &format!("tls t {{\n{line}\n}}"), ""),
+        "mod-lua" => before(&format!("mod-lua {{\n{line}\n}}")),
+        "namespace" => file("", "", &line),
+        "namespace.set" => file("", "", &format!("set s {{\n{name} true\n}}\nset t {{\n{line}\n}}")),
+        "namespace.index-type" => file("", "", &index("index-type")),
+        "namespace.sindex-type" => file("", "", &index("sindex-type")),
+        "namespace.storage-engine" => storage(&line),
+        "security" => before(&format!("security {{\n{line}\n}}")),
+        "security.ldap" => before(&format!("security {{\nldap {{\n{line}\n}}\n}}")),
+        "xdr" => before(&format!("xdr {{\n{line}\n}}")),
+        "xdr.dc" => before(&format!("xdr {{\ndc d {{\n{line}\n}}\n}}")),
+        "xdr.dc.namespace" => before(&format!("xdr {{\ndc d {{\nnamespace n {{\n{line}\n}}\n}}\n}}")),
+        other => panic!("{other}"),
+    };
+    let said = said(&text);
+    let expected = format!("'{name}' ");
+    assert!(
+        said.iter()
+            .any(|line| line.contains(&expected)
+                && (line.contains("is obsolete") || line.contains("is new in"))),
+        "{name} in {context}: {said:#?}"
+    );
+}
+
+#[test]
+fn names_of_later_versions_and_old_log_contexts_are_passed_over() {
+    let text =
+        file("cgroup-mem-tracking true\npaxos-single-replica-limit 1", "", "tomb-raider-unmark-threads 2");
+    let sinks = "context any info\ncontext masking info\ncontext scan debug\ncontext ldt warning";
+    let (config, found) = parsed(&format!("logging {{\nconsole {{\n{sinks}\n}}\n}}\n{text}"));
+    let found = lines(&found);
+    for (at, expected) in [
+        "t.conf:4: the log context 'masking' in logging.console is new in 8.1 and has no effect here; leave it out",
+        "t.conf:5: the log context 'scan' in logging.console is obsolete; it is taken as 'query', please write that",
+        "t.conf:6: the log context 'ldt' in logging.console is obsolete and has no effect: no lines come from it; leave \
+         it out",
+    ]
+    .iter()
+    .enumerate()
+    {
+        assert_eq!(found[at], *expected, "{found:#?}");
+    }
+    assert!(
+        found[3].contains("'paxos-single-replica-limit' in service is obsolete and has no effect"),
+        "{found:#?}"
+    );
+    assert!(
+        found[4].contains("'tomb-raider-unmark-threads' in namespace 'test' is new in 8.1"),
+        "{found:#?}"
+    );
+    assert_eq!(found.len(), 5, "{found:#?}");
+    assert_eq!(config.logging[0].params.context.len(), 2);
+    assert!(config.service.cgroup_mem_tracking.get());
+}
+
+#[test]
+fn an_address_or_seed_given_twice_is_told_and_taken_once() {
+    let heartbeat = "heartbeat {\nmesh-seed-address-port 10.0.0.1 3002\nmesh-seed-address-port 10.0.0.1 3002\n}\n\
+                     fabric {\nport 3001\naddress 10.0.0.1\naddress 10.0.0.1\n}";
+    let (config, found) = parsed(&file("", heartbeat, ""));
+    assert_eq!(config.network.heartbeat.mesh_seed_address_port.len(), 1);
+    assert_eq!(config.network.fabric.address.get(), ["10.0.0.1"]);
+    assert_eq!(
+        lines(&found).iter().filter(|line| line.contains("twice; once is enough")).count(),
+        2,
+        "{found:#?}"
+    );
 }
 
 #[test]
@@ -513,14 +575,25 @@ fn what_is_not_in_effect_is_said_once() {
 
 #[test]
 fn what_one_might_rely_on_is_said_aloud() {
-    let text = format!("security {{\nenable-quotas true\n}}\n{}", file("", "", "strong-consistency true"));
+    let (_, found) = parsed(&file("", "", "strong-consistency true"));
+    assert!(
+        lines(&found)[0]
+            .ends_with("'strong-consistency' in namespace 'test' is not in effect yet: reads may be stale")
+    );
+    // Nobody starts a server that asks for protection which does not exist, and the sentence names all that does.
+    let text = format!("security {{\nenable-quotas true\n}}\n{}", file("", "tls t {\n}", ""))
+        .replace("port 3000", "tls-port 4333\ntls-name t");
     let (config, found) = parsed(&text);
     assert!(config.security.is_some());
-    let said = lines(&found);
-    assert_eq!(said[0], "t.conf:1: there is no access control yet: every client may do everything");
-    assert_eq!(
-        said[1],
-        "t.conf:18: 'strong-consistency' in namespace 'test' is not in effect yet: reads may be stale"
+    let asked: Vec<&Diagnostic> = found.iter().filter(|one| one.topic == Topic::Protection).collect();
+    let [asked] = asked[..] else { panic!("{found:#?}") };
+    assert_eq!(asked.line, 1);
+    assert!(
+        asked
+            .message
+            .starts_with("'security' (line 1) and 'tls-port' without 'port' in network.service (line "),
+        "{}",
+        asked.message
     );
 }
 

@@ -117,7 +117,7 @@ fn refusals_say_why() {
         ),
         (
             "context=service;proto-fd-max=1",
-            "'proto-fd-max' in service cannot be '1': it must be a number from 1024 to 2097152 (default: 15000)",
+            "'proto-fd-max' in service cannot be '1': it must be a number from 1024 to 2147483647 (default: 15000)",
         ),
         ("context=service;nope=1", "there is no parameter 'nope' here"),
         (

@@ -1,0 +1,55 @@
+//! What a start looks at before it touches anything, and all that would stop it: `--check-config`.
+
+use crate::best_practices;
+use crate::config::Config;
+use crate::node_id;
+use crate::ports::Ports;
+use crate::server::StartError;
+use crate::storage::check_backings;
+
+/// Everything that would stop a start with `config` on this machine, as far as it can be found without changing anything.
+/// Ports are taken and given back, files and devices opened and closed.
+pub(crate) fn obstacles(config: &Config) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    found.extend(own_node_id(config).err().map(|error| error.to_string()));
+    found.extend(enforce_best_practices(config).err().map(|error| error.to_string()));
+    found.extend(Ports::obstacles(config).iter().map(ToString::to_string));
+    for namespace in &config.namespaces {
+        let errors = check_backings(&namespace.name, &namespace.storage);
+        found.extend(errors.iter().map(|error| format!("{{{}}} {error}", namespace.name)));
+    }
+    found
+}
+
+/// Names of the best practices that are not followed, each of them logged.
+///
+/// # Errors
+/// When there are any and they are enforced.
+pub(crate) fn check_best_practices(config: &Config) -> Result<Vec<&'static str>, StartError> {
+    enforce_best_practices(config)?;
+    let failures = best_practices::failures(config);
+    for failure in &failures {
+        cf::warning!(Config, "failed best-practices check {}: {}", failure.name, failure.advice);
+    }
+    Ok(failures.iter().map(|failure| failure.name).collect())
+}
+
+fn enforce_best_practices(config: &Config) -> Result<(), StartError> {
+    let failures = best_practices::failures(config);
+    if !config.service.enforce_best_practices.get() || failures.is_empty() {
+        return Ok(());
+    }
+    let advice: Vec<String> = failures.into_iter().map(|failure| failure.advice).collect();
+    Err(StartError::BestPractices(advice.join("; ")))
+}
+
+/// The configured node id, or the one that follows from the fabric port and the machine's network interface.
+pub(crate) fn own_node_id(config: &Config) -> Result<u64, StartError> {
+    match config.service.node_id.get() {
+        0 => {
+            let interface = config.service.node_id_interface.get();
+            Ok(node_id::of_this_machine(config.network.fabric.port.get(), interface.as_deref())?)
+        }
+        configured => Ok(configured),
+    }
+}

@@ -1,0 +1,189 @@
+//! What a start makes of a configuration and of the machine it is on: what it takes, what it refuses, and that
+//! `--check-config` finds all of it before.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output};
+
+use ferrospike_tests::client::Client;
+use ferrospike_tests::programs::binary;
+use ferrospike_tests::server::{NAMESPACES, Server, usual_config};
+use ferrospike_tests::wire::{Message, result};
+
+/// The usual configuration with these lines in its `network` context.
+fn with_network(lines: &str) -> String {
+    usual_config().replacen("network {", &format!("network {{\n{lines}"), 1)
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// What `--check-config` says of `config`.
+fn check(folder: &Path, config: &str) -> Output {
+    let path = folder.join("aerospike.conf");
+    fs::write(&path, config.replace("{dir}", folder.to_str().unwrap())).unwrap();
+    Command::new(binary()).args(["--check-config", "--config-file"]).arg(&path).output().unwrap()
+}
+
+fn lines(output: &Output) -> Vec<String> {
+    String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn an_interface_is_an_address_to_listen_on() {
+    // It has an address of IPv6 too, on most machines.
+    let config = usual_config().replace("address 127.0.0.1", "address lo\n        address 127.0.0.1");
+    let server = Server::start(&config);
+    let mut client = server.connect();
+    assert!(client.info_value("endpoints").unwrap().contains(";service.addresses=127.0.0.1;"));
+}
+
+#[test]
+fn the_admin_port_takes_operators_when_clients_get_in_no_more() {
+    let port = free_port();
+    let mut server = Server::start(&with_network(&format!("admin {{\naddress 127.0.0.1\nport {port}\n}}")));
+    server.allow("refusing client connection").allow("refusing admin connection");
+    let admin = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut operator = Client::connect(admin).unwrap();
+    assert_eq!(operator.info_value("status").unwrap(), "ok");
+    assert_eq!(operator.ask(&Message::get("none")).unwrap().result, result::NOT_FOUND);
+    // Clients take all of their places.
+    let set = "set-config:context=service;proto-fd-max=1024";
+    assert_eq!(operator.info_value(set).unwrap(), "ok");
+    let clients: Vec<TcpStream> = (0..1024).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    server.await_log("client port");
+    let mut refused = server.connect();
+    assert!(refused.info_value("status").is_err(), "there is no place for it");
+    let mut operators: Vec<Client> = (0..99).map(|_| Client::connect(admin).unwrap()).collect();
+    assert_eq!(operators.last_mut().unwrap().info_value("status").unwrap(), "ok");
+    let mut one_more = Client::connect(admin).unwrap();
+    assert!(one_more.info_value("status").is_err(), "there is a limit here too");
+    drop(clients);
+}
+
+/// As packages of 8.1 install it, with what else came since.
+#[test]
+fn a_configuration_of_a_later_version_is_taken() {
+    let (info, admin) = (free_port(), free_port());
+    let network = format!(
+        "info {{\naddress 127.0.0.1\nport {info}\n}}\nadmin {{\naddress 127.0.0.1\nport {admin}\n}}\n\
+         heartbeat {{\nmode mesh\nmesh-seed-address-port 127.0.0.1 3002\nmesh-seed-address-port 127.0.0.1 3002\n}}\n\
+         fabric {{\nport 3001\n}}"
+    );
+    let config = with_network(&network)
+        .replacen("service {", "service {\nproto-fd-max 4000000\ncgroup-mem-tracking true", 1)
+        .replacen("namespace test {", "namespace test {\napply-ttl-reductions false", 1)
+        .replace("context any info", "context any info\ncontext masking info");
+    let mut server = Server::start(&config);
+    for text in ["is new in 8.1", "twice; once is enough", "proto-fd-max is", "not yet in effect"] {
+        server.allow(text);
+    }
+    let mut client = server.connect();
+    // Without reductions a record lives as long as it was told.
+    let put = |ttl| Message { record_ttl: ttl, ..Message::put("key", vec![1]) };
+    assert_eq!(client.ask(&put(1000)).unwrap().result, result::OK);
+    let before = client.ask(&Message::get("key")).unwrap().record_ttl;
+    assert_eq!(client.ask(&put(10)).unwrap().result, result::OK);
+    assert_eq!(client.ask(&Message::get("key")).unwrap().record_ttl, before);
+    assert_eq!(client.ask(&put(5000)).unwrap().result, result::OK);
+    assert!(client.ask(&Message::get("key")).unwrap().record_ttl > before + 3000);
+}
+
+#[test]
+fn what_asks_for_protection_is_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let encrypted = "namespace safe {\nstorage-engine device {\nfile {dir}/safe.dat\nfilesize 256M\n\
+                     encryption-key-file /etc/key\nencryption aes-256\n}\n}\n";
+    for (config, names) in [
+        (format!("security {{\nenable-quotas true\n}}\n{}", usual_config()), vec!["'security' (line 1)"]),
+        (
+            usual_config() + encrypted,
+            vec!["'encryption-key-file' in storage-engine device of namespace 'safe'"],
+        ),
+        (
+            with_network("tls a {\ncert-file /a\nkey-file /b\n}")
+                .replace("port 0", "tls-port 4333\n        tls-name a"),
+            vec!["'tls-port' without 'port' in network.service"],
+        ),
+        (
+            format!("security {{\n}}\n{}{encrypted}", usual_config()),
+            vec!["'security' (line 1) and 'encryption-key-file'"],
+        ),
+    ] {
+        let output = check(folder.path(), &config);
+        let said = lines(&output);
+        assert_eq!(output.status.code(), Some(1), "{said:#?}");
+        assert_eq!(said.len(), 2, "one line, and the one that says how many: {said:#?}");
+        assert!(names.iter().all(|name| said[0].contains(name)), "{said:#?}");
+        assert!(said[0].starts_with("error: ") && said[0].contains("do not exist yet"), "{said:#?}");
+    }
+    assert!(!folder.path().join("safe.dat").exists());
+}
+
+#[test]
+fn a_check_finds_all_that_would_stop_a_start_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let _holder = TcpListener::bind(("127.0.0.1", taken)).unwrap();
+    fs::write(folder.path().join("foreign.dat"), vec![7; 200 << 20]).unwrap();
+    let namespaces = "
+        namespace one { storage-engine device { file {dir}/none/one.dat\nfilesize 1G } }
+        namespace two { storage-engine device { file {dir}/foreign.dat\nfilesize 200M } }
+        namespace three { storage-engine device { device /dev/there-is-none } }
+        namespace four { storage-engine device { file {dir}/new.dat\nfilesize 1G } }
+    "
+    .replace('{', "{\n")
+    .replace('}', "\n}")
+    .replace("{\ndir\n}", "{dir}");
+    let config = format!(
+        "service {{\ncluster-name c\nuser no-such-user\nnode-id-interface none0\npidfile {{dir}}/none/pid\n}}\n\
+         logging {{\nfile {{dir}}/none/log {{\ncontext any info\n}}\nfile {{dir}}/log {{\ncontext any info\n}}\n}}\n\
+         network {{\nservice {{\naddress 127.0.0.1\nport {taken}\naccess-address no.such.interface.\n}}\n\
+         info {{\naddress 192.0.2.77\nport 3903\n}}\n\
+         metrics {{\naddress none1\nport 3904\n}}\n}}\n{namespaces}"
+    );
+    let output = check(folder.path(), &config);
+    let said = lines(&output);
+    assert_eq!(output.status.code(), Some(1), "{said:#?}");
+    for expected in [
+        "there is no user no-such-user",
+        "none0",
+        "none/log",
+        "none/pid",
+        &format!("cannot listen on 127.0.0.1:{taken}"),
+        "cannot listen on 192.0.2.77:3903",
+        "'none1'",
+        "{one} ",
+        "{two} ",
+        "{three} /dev/there-is-none",
+    ] {
+        let found = said.iter().filter(|line| line.starts_with("error: ") && line.contains(expected)).count();
+        assert_eq!(found, 1, "{expected}: {said:#?}");
+    }
+    assert!(!said.iter().any(|line| line.contains("{four}")), "{said:#?}");
+    for name in ["log", "new.dat", "none"] {
+        assert!(!folder.path().join(name).exists(), "{name}");
+    }
+    let good = usual_config().replace("{dir}", folder.path().to_str().unwrap());
+    assert!(check(folder.path(), &good).status.success());
+    assert!(good.contains(NAMESPACES.trim()));
+}
+
+#[test]
+fn a_check_beside_a_running_server_finds_its_files_in_use() {
+    let config = usual_config()
+        + "namespace kept {\nreplication-factor 1\nstorage-engine device {\nfile {dir}/kept.dat\nfilesize 128M\n}\n}\n";
+    let mut server = Server::start(&config);
+    assert_eq!(server.connect().ask(&Message::put("key", vec![1])).unwrap().result, result::OK);
+    let output = check(server.folder(), &config);
+    let said = lines(&output);
+    assert!(said.iter().any(|line| line.contains("{kept} ") && line.contains("in use")), "{said:#?}");
+    server.stop();
+    let output = check(server.folder(), &config);
+    assert!(output.status.success(), "{:#?}", lines(&output));
+    server.restart();
+}
