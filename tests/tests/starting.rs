@@ -99,7 +99,6 @@ fn what_asks_for_protection_is_refused_in_one_line() {
     let encrypted = "namespace safe {\nstorage-engine device {\nfile {dir}/safe.dat\nfilesize 256M\n\
                      encryption-key-file /etc/key\nencryption aes-256\n}\n}\n";
     for (config, names) in [
-        (format!("security {{\nenable-quotas true\n}}\n{}", usual_config()), vec!["'security' (line 1)"]),
         (
             usual_config() + encrypted,
             vec!["'encryption-key-file' in storage-engine device of namespace 'safe'"],
@@ -108,10 +107,6 @@ fn what_asks_for_protection_is_refused_in_one_line() {
             with_network("tls a {\ncert-file /a\nkey-file /b\n}")
                 .replace("port 0", "tls-port 4333\n        tls-name a"),
             vec!["'tls-port' without 'port' in network.service"],
-        ),
-        (
-            format!("security {{\n}}\n{}{encrypted}", usual_config()),
-            vec!["'security' (line 1) and 'encryption-key-file'"],
         ),
     ] {
         let output = check(folder.path(), &config);

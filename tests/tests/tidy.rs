@@ -40,6 +40,7 @@ const LAYERS: &[&[&str]] = &[
     &["config", "metrics", "log", "node_id", "best_practices"],
     &["namespace", "index", "storage", "geospatial"],
     &["sindex", "smd"],
+    &["security"],
     &["fabric"],
     &["transaction"],
     &["query", "udf"],

@@ -10,5 +10,6 @@ pub mod message;
 pub mod peer;
 pub mod reply;
 mod result;
+pub mod security;
 
 pub use result::ResultCode;

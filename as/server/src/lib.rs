@@ -18,6 +18,7 @@ pub mod node_id;
 mod ports;
 mod preflight;
 mod query;
+mod security;
 pub mod server;
 mod service;
 mod side_port;

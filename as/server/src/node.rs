@@ -9,6 +9,7 @@ use crate::fabric::Cluster;
 use crate::health::Health;
 use crate::metrics::{Latency, ServerLatency, ServerMetrics, SystemUsage, Unit};
 use crate::namespace::Namespace;
+use crate::security::AccessControl;
 use crate::service::{Advertised, ServiceContext};
 use crate::smd::Smd;
 
@@ -19,6 +20,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) cluster: Cluster,
     pub(crate) smd: Arc<Smd>,
+    /// `None` without access control: everybody may do everything.
+    pub(crate) security: Option<Arc<AccessControl>>,
     pub(crate) advertised: Advertised,
     pub(crate) started: Instant,
     pub(crate) service: Arc<ServiceContext>,

@@ -24,17 +24,24 @@ use crate::node_id;
 use crate::ports::Ports;
 use crate::preflight::{self, check_best_practices, own_node_id};
 use crate::query::Queries;
+use crate::security::{AccessControl, SecurityError};
 use crate::service::{
-    self, Advertised, ConnectionCount, ListenError, ReplyBudget, ServiceContext, ServicePool, ServiceThread,
+    self, Advertised, ConnectionCount, ListenError, ReplyBudget, SecurityRequest, ServiceContext,
+    ServicePool, ServiceThread,
 };
 use crate::smd::{self, Smd};
 use crate::ticker;
 use crate::transaction::{self, BatchPool, BatchWorker, Executor, PoolWorker, TransactionContext};
 use crate::workers::Workers;
 
+/// Threads that carry out requests of the security protocol: two, so that a slow login does not hold up the next.
+const SECURITY_THREADS: usize = 2;
+
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    #[error("access control: {0}")]
+    Security(#[from] SecurityError),
     #[error(transparent)]
     NodeId(#[from] node_id::UnknownInterface),
     #[error("{0}")]
@@ -101,6 +108,7 @@ impl Server {
 
         // What says which of their records count.
         let smd = open_smd(&config, &cluster)?;
+        let security = config.security.as_ref().map(|_| AccessControl::open(&config, &smd)).transpose()?;
         // Namespaces, with what their devices hold. Memory takes address space only until it is used.
         let namespaces: Arc<[Arc<Namespace>]> = (0..config.namespaces.len())
             .map(|position| Namespace::new(&config, position, thread_count, cluster.node_id).map(Arc::new))
@@ -120,6 +128,7 @@ impl Server {
             connection_count: ConnectionCount::new(Arc::clone(&metrics)),
             admin_connection_count: ConnectionCount::new(Arc::clone(&metrics)),
             info: Workers::new("info"),
+            security: security.as_ref().map(|_| Workers::new("security")),
             queries: Arc::new(Queries::new(Arc::clone(&config))),
             transactions,
             batches: BatchPool::new(),
@@ -139,6 +148,7 @@ impl Server {
             metrics,
             cluster,
             smd,
+            security,
             started,
             service,
         });
@@ -217,6 +227,10 @@ impl Server {
         let (namespaces, is_stopping) = (Arc::clone(&self.node.namespaces), Arc::clone(&self.is_stopping));
         self.background_threads
             .push(restarting("tomb-raider", move || namespace::raid(&namespaces, &is_stopping))?);
+        if let Some(access) = &self.node.security {
+            let (access, is_stopping) = (Arc::clone(access), Arc::clone(&self.is_stopping));
+            self.background_threads.push(restarting("quotas", move || access.run_ticks(&is_stopping))?);
+        }
         let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping));
         self.background_threads.push(restarting("ticker", move || ticker::run(&node, &is_stopping))?);
         Ok(())
@@ -253,8 +267,18 @@ impl Server {
         Ok(())
     }
 
-    /// Info threads, batch threads and those of the transaction pool.
+    /// Info threads, security threads, batch threads and those of the transaction pool.
     fn start_workers(&self) -> io::Result<()> {
+        if let (Some(workers), Some(access)) = (&self.node.service.security, &self.node.security) {
+            let access = Arc::clone(access);
+            workers.start(SECURITY_THREADS, move || {
+                let access = Arc::clone(&access);
+                Some(Box::new(move |request: SecurityRequest| {
+                    let frame = access.answer(&request.body, &request.session, request.client);
+                    request.reply.send(frame);
+                }))
+            })?;
+        }
         let (config, context) = (&self.node.config.service, &self.node.service);
         let node = Arc::downgrade(&self.node);
         context.info.start(config.info_threads.get() as usize, move || {
@@ -336,6 +360,9 @@ impl Server {
             namespace.storage.stop();
         }
         self.node.service.info.stop();
+        if let Some(workers) = &self.node.service.security {
+            workers.stop();
+        }
         join(self.background_threads.drain(..).inspect(|thread| thread.thread().unpark()));
         if !std::mem::replace(&mut self.is_closed, true) {
             self.node.namespaces.iter().for_each(|namespace| namespace.storage.close());

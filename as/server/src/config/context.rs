@@ -313,7 +313,6 @@ pub static CONTEXTS: &[ContextSpec] = {
             SecurityParams::SPECS,
             "Access control; its presence asks for it.",
         )
-        .later()
         .enterprise(),
         row(
             K::Ldap,
@@ -335,7 +334,6 @@ pub static CONTEXTS: &[ContextSpec] = {
             "What the audit log reports.",
         )
         .prefixes("log.", "log.")
-        .later()
         .enterprise(),
         row(K::Xdr, K::Top, "xdr", "xdr", XdrParams::SPECS, "Replication to other data centres.")
             .later()

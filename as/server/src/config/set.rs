@@ -173,6 +173,10 @@ fn set_locked(
             ];
             lookup(config, &kinds, Some(namespace), name)?.apply(config, Some(namespace), None, value)
         }
+        "security" if config.security.is_some() => {
+            lookup(config, &[ContextKind::Security, ContextKind::SecurityLog], None, name)?
+                .apply(config, None, None, value)
+        }
         "security" => Err(SetConfigError::NotHere("security")),
         "xdr" => Err(SetConfigError::NotHere("xdr")),
         _ => Err(SetConfigError::InvalidContext),
@@ -231,6 +235,8 @@ fn table<'a>(
         ContextKind::NetworkInfo => (&network.info, variant::ALL),
         ContextKind::Metrics => (&network.metrics, variant::ALL),
         ContextKind::Namespace => (&namespace?.params, variant::ALL),
+        ContextKind::Security => (&config.security.as_ref()?.params, variant::ALL),
+        ContextKind::SecurityLog => (&config.security.as_ref()?.log, variant::ALL),
         ContextKind::Geo => (&namespace?.geo2dsphere_within, variant::ALL),
         ContextKind::Storage => (&*namespace?.storage.params, namespace?.storage.variant()),
         ContextKind::IndexType => (&namespace?.index_type.params, namespace?.index_type.medium.variant()),

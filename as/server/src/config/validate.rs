@@ -34,6 +34,10 @@ pub(super) fn check(config: &Config, report: &mut Report) {
         check_namespace(namespace, report);
     }
     check_shared_backings(config, report);
+    if let Some(line) = report.line_of_context("security.ldap") {
+        let message = "'ldap' is not in effect: users of a directory cannot log in".to_owned();
+        report.warn(line, Topic::NotInEffect, message);
+    }
     check_protection(config, report);
 }
 
@@ -41,9 +45,6 @@ pub(super) fn check(config: &Config, report: &mut Report) {
 /// where its owner believes it closed.
 fn check_protection(config: &Config, report: &mut Report) {
     let mut asked: Vec<(usize, String)> = Vec::new();
-    if config.security.is_some() {
-        asked.push((report.line_of_context("security").unwrap_or(0), "'security'".to_owned()));
-    }
     for label in [CLIENTS, ADMIN, HEARTBEAT, FABRIC] {
         if let (Some(line), None) = (report.line_of(label, "tls-port"), report.line_of(label, "port")) {
             asked.push((line, format!("'tls-port' without 'port' in {label}")));
@@ -62,8 +63,8 @@ fn check_protection(config: &Config, report: &mut Report) {
     let Some((first, _)) = asked.first() else { return };
     let names: Vec<String> = asked.iter().map(|(line, name)| format!("{name} (line {line})")).collect();
     let message = format!(
-        "{} asked for, but access control, TLS and encryption do not exist yet: to run without, take it out; every client \
-         that reaches a port may then read and change everything",
+        "{} asked for, but TLS and encryption do not exist yet: to run without, take it out; whoever reaches the network or \
+         the devices may then read everything",
         list_words_with_and(&names)
     );
     report.warn(*first, Topic::Protection, message);

@@ -12,6 +12,7 @@ use super::{
     query, record, sindex, smd, statistics, truncate, udf,
 };
 use crate::node::Node;
+use crate::security::permission::Permissions;
 
 /// How a command is carried out.
 #[derive(Clone, Copy)]
@@ -32,10 +33,12 @@ pub(super) struct Command {
     pub(super) in_summary: bool,
     /// Named by `help`; not so what is for clients only.
     pub(super) in_help: bool,
+    /// What its user must be permitted.
+    pub(super) needed: Permissions,
 }
 
 const fn command(name: &'static str, form: Form) -> Command {
-    Command { name, form, in_summary: false, in_help: true }
+    Command { name, form, in_summary: false, in_help: true, needed: Permissions::NONE }
 }
 
 impl Command {
@@ -45,6 +48,10 @@ impl Command {
 
     const fn hidden(self) -> Self {
         Command { in_help: false, ..self }
+    }
+
+    const fn needs(self, needed: Permissions) -> Self {
+        Command { needed, ..self }
     }
 }
 
@@ -73,20 +80,20 @@ pub(super) static COMMANDS: &[Command] = &[
     command("cluster-name", Name(identity::cluster_name)),
     command("cluster-stable", Parameters(identity::cluster_stable)),
     command("config-get", Parameters(configuration::get)),
-    command("config-set", Parameters(configuration::set)),
-    command("debug-record", Parameters(record::debug_record)),
-    command("debug-record-meta", Parameters(record::debug_record_meta)),
+    command("config-set", Parameters(configuration::set)).needs(Permissions::SET_CONFIG),
+    command("debug-record", Parameters(record::debug_record)).needs(Permissions::RECORD_INFO),
+    command("debug-record-meta", Parameters(record::debug_record_meta)).needs(Permissions::RECORD_INFO),
     command("digests", Name(identity::digests)),
-    command("dump-cluster", Parameters(dump::cluster)),
-    command("dump-fabric", Parameters(dump::fabric)),
-    command("dump-hb", Parameters(dump::heartbeat)),
-    command("dump-hlc", Parameters(dump::clock)),
-    command("dump-migrates", Parameters(dump::migrations)),
-    command("dump-rw", Name(dump::rw_requests)),
-    command("dump-skew", Name(dump::skew)),
-    command("dump-wb-summary", Parameters(dump::write_blocks)),
+    command("dump-cluster", Parameters(dump::cluster)).needs(Permissions::LOGGING_CTRL),
+    command("dump-fabric", Parameters(dump::fabric)).needs(Permissions::LOGGING_CTRL),
+    command("dump-hb", Parameters(dump::heartbeat)).needs(Permissions::LOGGING_CTRL),
+    command("dump-hlc", Parameters(dump::clock)).needs(Permissions::LOGGING_CTRL),
+    command("dump-migrates", Parameters(dump::migrations)).needs(Permissions::LOGGING_CTRL),
+    command("dump-rw", Name(dump::rw_requests)).needs(Permissions::LOGGING_CTRL),
+    command("dump-skew", Name(dump::skew)).needs(Permissions::LOGGING_CTRL),
+    command("dump-wb-summary", Parameters(dump::write_blocks)).needs(Permissions::LOGGING_CTRL),
     command("endpoints", Name(network::endpoints)).hidden(),
-    command("eviction-reset", Parameters(truncate::eviction_reset)),
+    command("eviction-reset", Parameters(truncate::eviction_reset)).needs(Permissions::EVICT_ADMIN),
     command("feature-key", EnterpriseOnly),
     command("get-config", Parameters(configuration::get)),
     command("get-sl", Name(identity::succession_list)),
@@ -96,11 +103,11 @@ pub(super) static COMMANDS: &[Command] = &[
     command("help", Name(help)),
     command("histogram", Parameters(histograms::histogram)),
     command("index-pressure", Name(namespaces::index_pressure)),
-    command("jem-stats", Parameters(dump::heap)),
+    command("jem-stats", Parameters(dump::heap)).needs(Permissions::LOGGING_CTRL),
     command("latencies", Parameters(histograms::latencies)),
     command("log", Parameters(logging::levels)),
-    command("log-message", Parameters(logging::message)),
-    command("log-set", Parameters(logging::set)),
+    command("log-message", Parameters(logging::message)).needs(Permissions::LOGGING_CTRL),
+    command("log-set", Parameters(logging::set)).needs(Permissions::LOGGING_CTRL),
     command("logs", Name(logging::sinks)),
     command("mcast", Name(network::multicast)),
     command("mesh", Name(network::mesh)),
@@ -116,55 +123,55 @@ pub(super) static COMMANDS: &[Command] = &[
     command("peers-tls-alt", EnterpriseOnly),
     command("peers-tls-std", EnterpriseOnly),
     command("physical-devices", Parameters(namespaces::physical_devices)),
-    command("query-abort", Parameters(query::abort)),
-    command("query-abort-all", Name(query::abort_all)),
+    command("query-abort", Parameters(query::abort)).needs(Permissions::QUERY_ADMIN),
+    command("query-abort-all", Name(query::abort_all)).needs(Permissions::QUERY_ADMIN),
     command("query-show", Parameters(query::show)),
-    command("quiesce", EnterpriseOnly),
-    command("quiesce-undo", EnterpriseOnly),
+    command("quiesce", EnterpriseOnly).needs(Permissions::SERVICE_CTRL),
+    command("quiesce-undo", EnterpriseOnly).needs(Permissions::SERVICE_CTRL),
     command("rack-ids", EnterpriseOnly),
     command("racks", EnterpriseOnly),
     command("rebalance-generation", Name(partitions::rebalance_generation)).hidden(),
-    command("recluster", Name(identity::recluster)),
+    command("recluster", Name(identity::recluster)).needs(Permissions::SERVICE_CTRL),
     command("replicas", Parameters(partitions::replicas)).hidden(),
     command("replicas-all", Name(partitions::replicas_all)).hidden(),
     command("replicas-master", Name(partitions::replicas_master)).hidden(),
-    command("revive", EnterpriseOnly),
+    command("revive", EnterpriseOnly).needs(Permissions::SERVICE_CTRL),
     command("roster", EnterpriseOnly),
-    command("roster-set", EnterpriseOnly),
+    command("roster-set", EnterpriseOnly).needs(Permissions::SERVICE_CTRL),
     command("service", Name(peers::service)),
     command("service-clear-alt", Name(peers::service_clear_alt)),
     command("service-clear-std", Name(peers::service_clear_std)),
     command("service-tls-alt", EnterpriseOnly),
     command("service-tls-std", EnterpriseOnly),
     command("services-alternate", Name(peers::services)),
-    command("services-alumni-reset", Name(peers::services_alumni_reset)),
-    command("set-config", Parameters(configuration::set)),
-    command("set-log", Parameters(logging::set)),
+    command("services-alumni-reset", Name(peers::services_alumni_reset)).needs(Permissions::SERVICE_CTRL),
+    command("set-config", Parameters(configuration::set)).needs(Permissions::SET_CONFIG),
+    command("set-log", Parameters(logging::set)).needs(Permissions::LOGGING_CTRL),
     command("sets", Parameters(namespaces::sets)),
     command("sindex", Parameters(sindex::tree)),
-    command("sindex-create", Parameters(sindex::create)),
-    command("sindex-delete", Parameters(sindex::delete)),
-    command("sindex-exists", Parameters(sindex::exists)),
+    command("sindex-create", Parameters(sindex::create)).needs(Permissions::SINDEX_ADMIN),
+    command("sindex-delete", Parameters(sindex::delete)).needs(Permissions::SINDEX_ADMIN),
+    command("sindex-exists", Parameters(sindex::exists)).needs(Permissions::SINDEX_ADMIN),
     command("sindex-list", Parameters(sindex::list)),
     command("sindex-stat", Parameters(sindex::stat)),
     command("smd-info", Name(smd::info)).hidden(),
     command("smd-show", Parameters(smd::show)).hidden(),
     command("status", Name(identity::status)),
     command("thread-traces", Name(dump::threads)),
-    command("tip", Parameters(network::tip)),
-    command("tip-clear", Parameters(network::tip_clear)),
-    command("truncate", Parameters(truncate::set)),
-    command("truncate-namespace", Parameters(truncate::namespace)),
-    command("truncate-namespace-undo", Parameters(truncate::undo_namespace)),
-    command("truncate-undo", Parameters(truncate::undo_set)),
-    command("udf-clear-cache", Name(udf::clear_cache)).hidden(),
+    command("tip", Parameters(network::tip)).needs(Permissions::SERVICE_CTRL),
+    command("tip-clear", Parameters(network::tip_clear)).needs(Permissions::SERVICE_CTRL),
+    command("truncate", Parameters(truncate::set)).needs(Permissions::TRUNCATE),
+    command("truncate-namespace", Parameters(truncate::namespace)).needs(Permissions::TRUNCATE),
+    command("truncate-namespace-undo", Parameters(truncate::undo_namespace)).needs(Permissions::TRUNCATE),
+    command("truncate-undo", Parameters(truncate::undo_set)).needs(Permissions::TRUNCATE),
+    command("udf-clear-cache", Name(udf::clear_cache)).hidden().needs(Permissions::UDF_ADMIN),
     command("udf-get", Parameters(udf::get)),
     command("udf-list", Name(udf::list)),
-    command("udf-put", Parameters(udf::put)),
-    command("udf-remove", Parameters(udf::remove)),
+    command("udf-put", Parameters(udf::put)).needs(Permissions::UDF_ADMIN),
+    command("udf-remove", Parameters(udf::remove)).needs(Permissions::UDF_ADMIN),
     command("xdr-dc-state", EnterpriseOnly),
     command("xdr-get-filter", EnterpriseOnly),
-    command("xdr-set-filter", EnterpriseOnly),
+    command("xdr-set-filter", EnterpriseOnly).needs(Permissions::XDR_SET_FILTER),
 ];
 
 /// Names of the commands that an empty request asks for.
@@ -172,10 +179,21 @@ pub(super) fn summary() -> impl Iterator<Item = &'static str> {
     COMMANDS.iter().filter(|command| command.in_summary).map(|command| command.name)
 }
 
-/// Runs the command that `line` names. What follows the name begins with `:`, `/` or `;`, all of which mean the same.
-pub(super) fn run(node: &Node, line: &str, out: &mut String) -> InfoResult {
+/// Name and arguments of a line. What follows the name begins with `:`, `/` or `;`, all of which mean the same.
+fn split(line: &str) -> (&str, Arguments<'_>) {
     let (name, rest) = line.split_at(line.find([':', '/', ';']).unwrap_or(line.len()));
-    let arguments = Arguments(rest.get(1..).unwrap_or(""));
+    (name, Arguments(rest.get(1..).unwrap_or("")))
+}
+
+/// What the user who sent `line` must be permitted, and what it is about.
+pub(super) fn needed_by(line: &str) -> (Permissions, Arguments<'_>) {
+    let (name, arguments) = split(line);
+    (find(name).map_or(Permissions::NONE, |command| command.needed), arguments)
+}
+
+/// Runs the command that `line` names.
+pub(super) fn run(node: &Node, line: &str, out: &mut String) -> InfoResult {
+    let (name, arguments) = split(line);
     match find(name).map(|command| command.form) {
         Some(Name(handler)) => handler(node, out),
         Some(Parameters(handler)) => handler(node, arguments, out),

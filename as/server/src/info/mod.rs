@@ -4,6 +4,7 @@
 //! `info-threads` threads take requests from one channel, so that a slow answer never holds a service thread; a
 //! connection is parked until its answer is posted back. The info port has a thread of its own.
 
+mod access;
 mod commands;
 mod configuration;
 mod dump;
@@ -35,6 +36,7 @@ use proto::ResultCode;
 
 use crate::node::Node;
 
+use access::Asker;
 pub(crate) use pool::serve as serve_info;
 pub(crate) use port::serve_port;
 use request::shown;
@@ -45,23 +47,26 @@ pub(crate) use statistics::is_counter;
 const ANSWER_SIZE_MAX: usize = 64 << 20;
 
 /// Answers every request in `body`, one line each; an empty body asks for the summary.
-fn answer(node: &Node, body: &[u8]) -> Vec<u8> {
+fn answer(node: &Node, asker: Asker<'_>, body: &[u8]) -> Vec<u8> {
+    if let Some(refusal) = asker.refusal() {
+        return refusal.to_vec();
+    }
     let mut out = Vec::new();
     let mut requests = proto::info::requests(body).peekable();
     if requests.peek().is_none() {
-        commands::summary().for_each(|command| answer_line(node, command.as_bytes(), &mut out));
+        commands::summary().for_each(|command| answer_line(node, asker, command.as_bytes(), &mut out));
     }
-    requests.for_each(|request| answer_line(node, request, &mut out));
+    requests.for_each(|request| answer_line(node, asker, request, &mut out));
     out
 }
 
 /// Appends the request itself as it came, a tab, and its value.
-fn answer_line(node: &Node, request: &[u8], out: &mut Vec<u8>) {
+fn answer_line(node: &Node, asker: Asker<'_>, request: &[u8], out: &mut Vec<u8>) {
     let line = String::from_utf8_lossy(request);
     let value = if out.len() > ANSWER_SIZE_MAX {
         refused(&line, &InfoError::parameter("too much asked for at once"))
     } else {
-        value_of(node, &line)
+        asker.value_of(node, &line)
     };
     for part in [request, b"\t", value.as_bytes(), b"\n"] {
         out.extend_from_slice(part);

@@ -10,8 +10,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use cf::sys::eventfd::EventFd;
+use proto::ResultCode;
 
-use super::{is_too_late, timeout, value_of};
+use super::{InfoError, is_too_late, timeout, value_of};
 use crate::metrics::ServerCounter;
 use crate::node::Node;
 use crate::side_port::{self, Bounds, Guests, Turn};
@@ -125,7 +126,10 @@ impl InfoConnection {
         if line.is_empty() {
             return true;
         }
-        let mut value = if is_too_late(node, self.received) {
+        let mut value = if node.security.is_some() {
+            // Nobody can log in here.
+            InfoError::new(ResultCode::NotAuthenticated, "not authenticated").to_string()
+        } else if is_too_late(node, self.received) {
             node.metrics.add(ServerCounter::InfoTimeout, 1);
             timeout().to_string()
         } else {

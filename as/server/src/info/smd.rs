@@ -22,12 +22,17 @@ impl From<SetError> for InfoError {
     }
 }
 
+/// Whether something of this node keeps items in a module: of security only with access control.
+fn is_in_use(node: &Node, module: Module) -> bool {
+    module.is_used() && (module != Module::Security || node.security.is_some())
+}
+
 /// State of each module: a node alone is the principal of all.
 pub(super) fn info(node: &Node, out: &mut String) -> InfoResult {
     let (id, key, size) = (node.cluster.node_id, node.cluster.key, node.cluster.size());
     let _ =
         write!(out, "smd:n_pending_sets=0,n_events=0,n_nodes={size},principal={id:X},cluster_key={key:X};");
-    for module in Module::all().filter(|module| module.is_used()) {
+    for module in Module::all().filter(|module| is_in_use(node, *module)) {
         let (version, item_count) = node.smd.version(module);
         let _ = write!(
             out,
@@ -43,14 +48,17 @@ pub(super) fn info(node: &Node, out: &mut String) -> InfoResult {
 /// What a module keeps.
 pub(super) fn show(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     match Module::from_name(arguments.required("module", MODULE_SIZE_MAX)?) {
-        Some(module) if module.is_used() => {
+        Some(module) if is_in_use(node, module) => {
             let items = node.smd.live_items(module);
             if items.is_empty() {
                 out.push_str("<empty>");
             }
             let mut pairs = Joined::new(out, ';');
             for item in items {
-                pairs.pair(item.key, item.value.unwrap_or_default());
+                // Hashes of passwords, and what tokens are signed with, are nobody's business.
+                let is_secret = module == Module::Security;
+                let value = if is_secret { "hidden".to_owned() } else { item.value.unwrap_or_default() };
+                pairs.pair(item.key, value);
             }
             Ok(())
         }

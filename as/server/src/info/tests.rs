@@ -1,13 +1,18 @@
 //! The info protocol as a whole, against a server in the test's own process.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Barrier;
 
 use proptest::prelude::*;
 
-use super::answer;
 use super::commands::COMMANDS;
+use super::{Asker, answer};
 use crate::config::{self, Config};
 use crate::server::Server;
+
+/// Without access control.
+const ANYBODY: Asker<'static> =
+    Asker { session: None, client: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1) };
 
 const CONFIG: &str = "
 service {
@@ -122,7 +127,7 @@ fn whatever_is_asked_is_answered_by_one_line() {
     let (server, _folder) = start();
     proptest!(ProptestConfig::with_cases(400), |(lines in prop::collection::vec(line(), 1..4))| {
         let asked: Vec<&String> = lines.iter().filter(|line| !line.is_empty()).collect();
-        let answer = answer(server.node(), lines.join("\n").as_bytes());
+        let answer = answer(server.node(), ANYBODY, lines.join("\n").as_bytes());
         if !asked.is_empty() {
             let answer = String::from_utf8_lossy(&answer);
             let answered: Vec<&str> = answer.strip_suffix('\n').unwrap_or(&answer).split('\n').collect();
@@ -138,7 +143,7 @@ fn whatever_is_asked_is_answered_by_one_line() {
 fn bytes_that_are_no_text_are_answered() {
     let (server, _folder) = start();
     proptest!(ProptestConfig::with_cases(400), |(bytes in prop::collection::vec(any::<u8>(), 0..300))| {
-        let answer = answer(server.node(), &bytes);
+        let answer = answer(server.node(), ANYBODY, &bytes);
         let asked: Vec<&[u8]> = proto::info::requests(&bytes).collect();
         let answered: Vec<&[u8]> = proto::info::requests(&answer).collect();
         prop_assert!(asked.is_empty() || asked.len() == answered.len());
@@ -152,7 +157,7 @@ fn bytes_that_are_no_text_are_answered() {
 fn an_answer_does_not_take_all_memory() {
     let (server, _folder) = start();
     let request = "partition-info\n".repeat(1000);
-    let answer = answer(server.node(), request.as_bytes());
+    let answer = answer(server.node(), ANYBODY, request.as_bytes());
     assert!(answer.len() < 100 << 20, "{} bytes", answer.len());
     assert!(answer.ends_with(b"partition-info\tERROR:4:too much asked for at once\n"));
     assert_eq!(proto::info::requests(&answer).count(), 1000);
@@ -174,7 +179,7 @@ fn two_clients_that_change_a_parameter_leave_no_part_with_an_old_value() {
         for _ in 0..ROUNDS {
             all.wait();
             for _ in 0..CHANGES_PER_ROUND {
-                answer(node, request.as_bytes());
+                answer(node, ANYBODY, request.as_bytes());
             }
             all.wait();
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cf::sys::epoll::{Epoll, Events, Trigger};
@@ -60,8 +61,10 @@ pub(crate) fn accept_clients(doors: &[Door], context: &ServiceContext, stop: &Ev
                     Ok((stream, peer)) => {
                         if let Some(admission) = admit(&stream, context, *entrance) {
                             cf::fault_point!("accept");
+                            let access = context.security.as_ref().map(|_| Arc::default());
                             let connection =
-                                Box::new(Connection::new(number, stream, peer, admission, &context.replies));
+                                Connection::new(number, stream, peer, admission, &context.replies, access);
+                            let connection = Box::new(connection);
                             let pool = &context.pool;
                             pool.post(pool.owner_of(number), Mail::Connection(connection));
                             number += 1;

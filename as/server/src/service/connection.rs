@@ -10,6 +10,7 @@ use super::context::Admission;
 use super::mailbox::Mail;
 use super::reply_budget::{Charge, ReplyBudget, Waiting};
 use super::stream::StreamProgress;
+use crate::transaction::Access;
 
 /// A connection and its buffers, which are empty while it is idle.
 pub(crate) struct Connection {
@@ -43,6 +44,8 @@ pub(crate) struct Connection {
     /// When its last request was carried out, or when its socket last took a reply or a part of one. Read from the
     /// monotonic clock once a wake-up.
     pub(super) last_active: Instant,
+    /// Whose it is; `None` while there is no access control.
+    pub(super) access: Access,
     /// Its place in the count of open connections.
     _admission: Admission,
 }
@@ -54,6 +57,7 @@ impl Connection {
         peer: SocketAddr,
         admission: Admission,
         budget: &Arc<ReplyBudget>,
+        access: Access,
     ) -> Self {
         Connection {
             number,
@@ -72,6 +76,7 @@ impl Connection {
             may_read: true,
             peer_is_done: false,
             last_active: Instant::now(),
+            access,
             _admission: admission,
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::park::InfoRequest;
+use super::park::{InfoRequest, SecurityRequest};
 use super::pool::ServicePool;
 use super::reply_budget::ReplyBudget;
 use crate::config::Config;
@@ -21,6 +21,8 @@ pub(crate) struct ServiceContext {
     pub(crate) admin_connection_count: Arc<ConnectionCount>,
     /// The info threads; what they do with a request is decided where they are started.
     pub(crate) info: Workers<InfoRequest>,
+    /// The security threads; `None` without access control.
+    pub(crate) security: Option<Workers<SecurityRequest>>,
     pub(crate) queries: Arc<Queries>,
     pub(crate) transactions: Arc<TransactionContext>,
     pub(crate) batches: BatchPool,

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use proto::ResultCode;
-use proto::frame::{self, FrameHeader, FrameType, HEADER_SIZE};
+use proto::frame::{FrameHeader, FrameType, HEADER_SIZE};
 use proto::message::{Request, info1};
 use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
@@ -261,7 +261,7 @@ impl ServiceThread {
                 Verdict::Keep
             }
             FrameType::Security => {
-                frame::write_security_not_enabled(&mut self.outbox.replies);
+                self.start_security(slot, token, body);
                 Verdict::Keep
             }
             FrameType::CompressedMessage => {
@@ -339,7 +339,8 @@ impl ServiceThread {
         let Message { request, body } = message;
         self.request_count += 1;
         cf::fault_point!("execute");
-        match self.executor.execute(request, self.now, &mut self.outbox.replies) {
+        let access = self.connections.get(slot).and_then(|connection| connection.access.clone());
+        match self.executor.execute(request, &access, self.now, &mut self.outbox.replies) {
             Step::Done => false,
             Step::Restart(wait) => {
                 if let Some(stream) = self.park_for_stream(slot, token, None) {
@@ -358,7 +359,7 @@ impl ServiceThread {
                 };
                 if let Some(stream) = self.park_for_stream(slot, token, Some(timeout)) {
                     cf::fault_point!("start-batch");
-                    self.context.batches.start(body, rest, (self.now, self.woken), stream);
+                    self.context.batches.start(body, rest, (self.now, self.woken), access, stream);
                 }
                 true
             }

@@ -29,7 +29,7 @@ pub(crate) use accept::{Door, Entrance, Listener, accept_clients};
 pub(crate) use address::{Advertised, Bound, ListenError, ListenPlace};
 pub(crate) use context::{ConnectionCount, ServiceContext};
 pub(crate) use event_loop::ServiceThread;
-pub(crate) use park::InfoRequest;
+pub(crate) use park::{InfoRequest, SecurityRequest};
 pub(crate) use pool::ServicePool;
 pub(crate) use reply_budget::ReplyBudget;
 

@@ -3,10 +3,12 @@
 //! A parked connection is not read. Whoever has taken over its request holds a [`ReplyHandle`] or a [`ReplyStream`]; if that
 //! is dropped without a last reply, as by a panic, the connection is closed: no client waits for ever.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::ResultCode;
+use proto::frame;
 use proto::message::Request;
 
 use super::event_loop::{ServiceThread, Verdict};
@@ -14,11 +16,25 @@ use super::mailbox::{ConnectionToken, Mail, Mailbox};
 use super::stream::ReplyStream;
 use crate::namespace::Namespace;
 use crate::query::Query;
+use crate::security::Session;
+use crate::transaction::Access;
 
 /// An info request, to be answered by an info thread.
 pub(crate) struct InfoRequest {
     pub(crate) body: Box<[u8]>,
     pub(crate) received: Instant,
+    /// Whose it is; `None` while there is no access control.
+    pub(crate) access: Access,
+    pub(crate) client: SocketAddr,
+    pub(crate) reply: ReplyHandle,
+}
+
+/// A request of the security protocol, to be answered by a security thread.
+pub(crate) struct SecurityRequest {
+    pub(crate) body: Box<[u8]>,
+    /// What a login is for.
+    pub(crate) session: Arc<Session>,
+    pub(crate) client: SocketAddr,
     pub(crate) reply: ReplyHandle,
 }
 
@@ -72,9 +88,25 @@ impl ServiceThread {
 
     /// Has an info request answered.
     pub(super) fn start_info(&mut self, slot: u32, token: ConnectionToken, body: &[u8]) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let (access, client) = (connection.access.clone(), connection.peer);
         let reply = self.park(slot, token);
         cf::fault_point!("start-info");
-        self.context.info.submit(InfoRequest { body: body.into(), received: Instant::now(), reply });
+        let (body, received) = (body.into(), Instant::now());
+        self.context.info.submit(InfoRequest { body, received, access, client, reply });
+    }
+
+    /// Has a request of the security protocol answered. Without access control the answer says so.
+    pub(super) fn start_security(&mut self, slot: u32, token: ConnectionToken, body: &[u8]) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(session) = connection.access.clone() else {
+            return frame::write_security_not_enabled(&mut self.outbox.replies);
+        };
+        let client = connection.peer;
+        let reply = self.park(slot, token);
+        if let Some(workers) = &self.context.security {
+            workers.submit(SecurityRequest { body: body.into(), session, client, reply });
+        }
     }
 
     /// Starts a query and parks its connection until it has ended.

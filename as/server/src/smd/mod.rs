@@ -73,7 +73,7 @@ const fn row(module: Module, name: &'static str, rule: ConflictRule, is_used: bo
 static MODULES: [ModuleRow; 7] = [
     row(Module::Evict, "evict", ConflictRule::Largest, true),
     row(Module::Roster, "roster", ConflictRule::Latest, false),
-    row(Module::Security, "security", ConflictRule::Latest, false),
+    row(Module::Security, "security", ConflictRule::Latest, true),
     row(Module::Sindex, "sindex", ConflictRule::Latest, true),
     row(Module::Truncate, "truncate", ConflictRule::Largest, true),
     row(Module::Udf, "UDF", ConflictRule::Latest, true),

@@ -20,6 +20,7 @@ use proto::message::{Request, field, info1, info2};
 use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
 
+use super::access;
 use super::filter::CompiledFilter;
 use super::pool::PORTION_STEPS;
 use super::step::BatchRest;
@@ -28,6 +29,7 @@ use super::{
     Workspace,
 };
 use crate::metrics::{Operation, Origin, ServerCounter, ServerMetrics};
+use crate::security::Session;
 
 /// Rows that a service thread carries out itself.
 const INLINE_ROWS_MAX: u32 = 256;
@@ -136,6 +138,8 @@ pub(super) enum RowsPlace<'a> {
 /// What all rows of a batch that are carried out together share.
 #[derive(Clone, Copy)]
 pub(super) struct RowsContext<'a> {
+    /// Whose the batch is; `None` while there is no access control.
+    pub(super) session: Option<&'a Session>,
     /// For rows without a filter of their own.
     pub(super) filter: Option<&'a CompiledFilter<'a>>,
     pub(super) now: StoredMillis,
@@ -231,6 +235,7 @@ impl Executor {
     pub(super) fn execute_batch(
         &mut self,
         request: &Request<'_>,
+        session: Option<&Session>,
         now: StoredMillis,
         out: &mut Vec<u8>,
     ) -> Step {
@@ -255,6 +260,7 @@ impl Executor {
         let mut frames = Frames::new(&outcome, ToOutbox { out, start });
         let budget = Budget::new(INLINE_BATCH_STEPS);
         let shared = RowsContext {
+            session,
             filter: filter.as_ref(),
             now,
             since: workspace.stopwatch.woken,
@@ -420,6 +426,8 @@ impl Workspace {
         };
         let refused = if is_late {
             Some(ResultCode::Timeout)
+        } else if let Err(result) = access::check_single(shared.session, request) {
+            Some(result)
         } else if request.info2 & info2::WRITE == 0 && request.info1 & info1::READ == 0 {
             Some(ResultCode::Parameter)
         } else {

@@ -30,6 +30,7 @@ use proto::ResultCode;
 use proto::batch::{RowPosition, Rows, batch_flag};
 use proto::message::Request;
 
+use super::Access;
 use super::batch::{
     BatchOutcome, Extent, FrameSink, Frames, RowsContext, RowsPlace, batch_of, checked, finish,
 };
@@ -58,6 +59,7 @@ struct BatchInFlight {
     filter: Option<CompiledFilter<'static>>,
     outcome: BatchOutcome,
     sink: Arc<dyn ReplySink>,
+    access: Access,
     /// Where turns go.
     workers: Weak<Workers<BatchTurn>>,
     now: StoredMillis,
@@ -146,6 +148,7 @@ impl BatchPool {
         body: &[u8],
         rest: BatchRest,
         (now, received): (StoredMillis, Instant),
+        access: Access,
         sink: Arc<dyn ReplySink>,
     ) {
         let parsed = Request::parse(body).ok();
@@ -165,6 +168,7 @@ impl BatchPool {
             outcome: BatchOutcome::new(batch.flags, rest.result),
             body: body.into(),
             sink,
+            access,
             workers: Arc::downgrade(&self.workers),
             now,
             received,
@@ -372,8 +376,13 @@ impl Executor {
         rows.go_to(in_hand.first).ok()?;
         let mut frames = Frames::new(&batch.outcome, ToClient(&*batch.sink));
         let place = RowsPlace::Pool { until: Instant::now() + TURN_TIME, sink: &*batch.sink };
-        let shared =
-            RowsContext { filter: batch.filter.as_ref(), now: batch.now, since: in_hand.since, place };
+        let shared = RowsContext {
+            session: batch.access.as_deref(),
+            filter: batch.filter.as_ref(),
+            now: batch.now,
+            since: in_hand.since,
+            place,
+        };
         let extent = workspace.execute_rows(context, &shared, &mut rows, in_hand.count, &mut frames);
         frames.flush();
         Some(extent)
@@ -459,12 +468,15 @@ namespace test {
         let sink = Arc::new(Broken::default());
         let body = body();
         let request = Request::parse(&body).expect("it is whole");
-        let Step::Batch(rest) =
-            Executor::new(Arc::clone(&context)).execute(&request, StoredMillis::now(), &mut Vec::new())
-        else {
+        let Step::Batch(rest) = Executor::new(Arc::clone(&context)).execute(
+            &request,
+            &None,
+            StoredMillis::now(),
+            &mut Vec::new(),
+        ) else {
             panic!("it is not for the batch threads");
         };
-        pool.start(&body, rest, (StoredMillis::now(), Instant::now()), Arc::<Broken>::clone(&sink));
+        pool.start(&body, rest, (StoredMillis::now(), Instant::now()), None, Arc::<Broken>::clone(&sink));
         let new_worker = move || {
             let work: Box<dyn Work<BatchTurn>> =
                 Box::new(BatchWorker::new(Executor::new(Arc::clone(&context))));

@@ -7,6 +7,7 @@
 //! uses it up has changed nothing and runs again from its start on a thread of the [pool], with its deadline for a budget.
 //! There it works on a copy of the record, without a lock (`subject.rs`).
 
+mod access;
 mod batch;
 mod batch_pool;
 mod benchmarks;
@@ -47,6 +48,7 @@ use context::{Buffers, Workspace};
 use filter::CompiledFilter;
 use wait::RecordKey;
 
+pub(crate) use access::Access;
 pub(crate) use batch_pool::{BatchPool, BatchWorker};
 pub(crate) use context::TransactionContext;
 pub(crate) use measure::HeldTransactions;
@@ -175,10 +177,24 @@ impl Executor {
         Executor { workspace: Workspace::new(context.namespaces.len()), context }
     }
 
-    /// Takes the first step of `request` on a service thread. Its reply is appended to `out` if it is done.
-    pub(crate) fn execute(&mut self, request: &Request<'_>, now: StoredMillis, out: &mut Vec<u8>) -> Step {
+    /// Takes the first step of `request`, which is of `access`, on a service thread. Its reply is appended to `out` if it is
+    /// done.
+    pub(crate) fn execute(
+        &mut self,
+        request: &Request<'_>,
+        access: &Access,
+        now: StoredMillis,
+        out: &mut Vec<u8>,
+    ) -> Step {
+        let session = access.as_deref();
+        if let Err(result) = access::check_login(session) {
+            let is_batch = request.info1 & info1::BATCH != 0;
+            let header = if is_batch { ReplyHeader::last(result) } else { ReplyHeader::result(result) };
+            reply::write_header_only(out, &header);
+            return Step::Done;
+        }
         if request.info1 & info1::BATCH != 0 {
-            return self.execute_batch(request, now, out);
+            return self.execute_batch(request, session, now, out);
         }
         let Executor { context, workspace } = self;
         let Some(namespace) = context.namespace_of(request) else {
@@ -187,7 +203,16 @@ impl Executor {
             return Step::Done;
         };
         if !request.has_field(field::DIGEST) {
+            if let Err(result) = access::check_query(session, request) {
+                reply::write_header_only(out, &ReplyHeader::result(result));
+                return Step::Done;
+            }
             return Step::Query(Arc::clone(namespace));
+        }
+        if let Err(result) = access::check_single(session, request) {
+            namespace.metrics.count(Origin::Client, Operation::Tsvc, result);
+            reply::write_header_only(out, &ReplyHeader::result(result));
+            return Step::Done;
         }
         // A single request has not waited for others: only one that may take no time at all is late.
         if context.time_max(request).is_zero() {

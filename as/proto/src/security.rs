@@ -1,0 +1,604 @@
+//! The security protocol: frames of type 2, by which clients log in and administrators manage users and roles.
+//!
+//! The body of a frame is one message; only answers to queries have several:
+//!
+//! ```text
+//! offset  size  content
+//!      0     1  scheme, 0
+//!      1     1  result; 0 in requests
+//!      2     1  command; 0 in replies
+//!      3     1  count of fields
+//!      4    12  zero
+//! ```
+//!
+//! A field is `size u32 | id u8 | data`; its size counts the id. Source: what the official clients send, and exchanges
+//! recorded of a server (`tests/corpora/security-vectors.json`).
+
+use std::str;
+
+use crate::ResultCode;
+use crate::frame::{self, FrameType};
+
+/// Bytes of a message before its fields.
+pub const MESSAGE_HEADER_SIZE: usize = 16;
+/// Longest name of a user or a role.
+pub const NAME_SIZE_MAX: usize = 63;
+/// Size of what clients send in place of a password: bcrypt with a fixed salt, as text.
+pub const CREDENTIAL_SIZE: usize = 60;
+/// Most bytes of messages in a frame of an answer to a query, but for the last message in it.
+const FRAME_SIZE: usize = 4 << 10;
+
+/// Ids of fields.
+pub mod field {
+    pub const USER: u8 = 0;
+    pub const PASSWORD: u8 = 1;
+    pub const OLD_PASSWORD: u8 = 2;
+    pub const CREDENTIAL: u8 = 3;
+    pub const CLEAR_PASSWORD: u8 = 4;
+    pub const SESSION_TOKEN: u8 = 5;
+    pub const SESSION_TTL: u8 = 6;
+    pub const ROLES: u8 = 10;
+    pub const ROLE: u8 = 11;
+    pub const PRIVILEGES: u8 = 12;
+    pub const WHITELIST: u8 = 13;
+    pub const READ_QUOTA: u8 = 14;
+    pub const WRITE_QUOTA: u8 = 15;
+    pub const READ_INFO: u8 = 16;
+    pub const WRITE_INFO: u8 = 17;
+    pub const CONNECTIONS: u8 = 18;
+}
+
+/// Declares an enum of numbers on the wire, with names where they have any, and the way back from a number.
+macro_rules! numbers {
+    ($(#[$doc:meta])* $type:ident { $($name:ident = $number:literal $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum $type { $($name = $number),+ }
+
+        impl $type {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &[$type] = &[$($type::$name),+];
+
+            /// The one with this number.
+            #[must_use]
+            pub const fn from_code(number: u8) -> Option<Self> {
+                match number {
+                    $($number => Some($type::$name),)+
+                    _ => None,
+                }
+            }
+
+            /// Its number on the wire.
+            #[must_use]
+            pub const fn code(self) -> u8 {
+                self as u8
+            }
+
+            /// Its name in text.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $($type::$name => $text,)+
+                }
+            }
+        }
+    };
+}
+
+numbers! {
+    /// What a request asks for. The names are those of the audit log.
+    Command {
+        Authenticate = 0 "authentication",
+        CreateUser = 1 "create user",
+        DropUser = 2 "drop user",
+        SetPassword = 3 "set password",
+        ChangePassword = 4 "change password",
+        GrantRoles = 5 "grant roles",
+        RevokeRoles = 6 "revoke roles",
+        QueryUsers = 9 "query users",
+        CreateRole = 10 "create role",
+        DropRole = 11 "drop role",
+        GrantPrivileges = 12 "add privs",
+        RevokePrivileges = 13 "delete privs",
+        SetWhitelist = 14 "set whitelist",
+        SetQuotas = 15 "set quotas",
+        QueryRoles = 16 "query roles",
+        Login = 20 "login",
+    }
+}
+
+numbers! {
+    /// Kind of a privilege. Each is the name of a predefined role, too, which has just this privilege everywhere.
+    PrivilegeCode {
+        UserAdmin = 0 "user-admin",
+        SysAdmin = 1 "sys-admin",
+        DataAdmin = 2 "data-admin",
+        UdfAdmin = 3 "udf-admin",
+        SindexAdmin = 4 "sindex-admin",
+        Read = 10 "read",
+        ReadWrite = 11 "read-write",
+        ReadWriteUdf = 12 "read-write-udf",
+        Write = 13 "write",
+        Truncate = 14 "truncate",
+    }
+}
+
+impl PrivilegeCode {
+    /// Whether a privilege of this kind is for a namespace and a set, and says so on the wire.
+    #[must_use]
+    pub const fn is_scoped(self) -> bool {
+        self.code() >= 10
+    }
+}
+
+/// Something that a role allows, and where. An empty namespace stands for all of them, an empty set for the whole namespace.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Privilege {
+    pub code: PrivilegeCode,
+    pub namespace: String,
+    pub set: String,
+}
+
+impl Privilege {
+    /// One for all namespaces.
+    #[must_use]
+    pub const fn everywhere(code: PrivilegeCode) -> Self {
+        Privilege { code, namespace: String::new(), set: String::new() }
+    }
+}
+
+/// A request, with the fields that were there. Fields that no command knows are passed over. Of a field that is there twice
+/// the last counts.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Request<'a> {
+    /// Number of the command; it may be one that does not exist.
+    pub command: u8,
+    pub user: Option<&'a str>,
+    pub password: Option<&'a [u8]>,
+    pub old_password: Option<&'a [u8]>,
+    pub credential: Option<&'a [u8]>,
+    pub clear_password: Option<&'a [u8]>,
+    pub session_token: Option<&'a [u8]>,
+    pub roles: Option<Vec<&'a str>>,
+    pub role: Option<&'a str>,
+    pub privileges: Option<Vec<Privilege>>,
+    pub whitelist: Option<&'a str>,
+    pub read_quota: Option<u32>,
+    pub write_quota: Option<u32>,
+}
+
+/// Reads what is in front, and cuts it off.
+fn take<'a>(bytes: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {
+    let (taken, rest) = bytes.split_at_checked(size)?;
+    *bytes = rest;
+    Some(taken)
+}
+
+fn take_u8(bytes: &mut &[u8]) -> Option<u8> {
+    let (first, rest) = bytes.split_first()?;
+    *bytes = rest;
+    Some(*first)
+}
+
+/// A text behind its size in one byte.
+fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
+    let size = take_u8(bytes)?;
+    str::from_utf8(take(bytes, size.into())?).ok()
+}
+
+fn number(data: &[u8]) -> Result<u32, ResultCode> {
+    Ok(u32::from_be_bytes(data.try_into().map_err(|_| ResultCode::SecurityField)?))
+}
+
+fn name(data: &[u8], wrong: ResultCode) -> Result<&str, ResultCode> {
+    str::from_utf8(data).map_err(|_| wrong)
+}
+
+/// Names of roles behind their count.
+fn roles(mut data: &[u8]) -> Option<Vec<&str>> {
+    let count = take_u8(&mut data)?;
+    let roles = (0..count).map(|_| take_text(&mut data)).collect::<Option<Vec<_>>>()?;
+    data.is_empty().then_some(roles)
+}
+
+/// Privileges behind their count.
+fn privileges(mut data: &[u8]) -> Result<Vec<Privilege>, ResultCode> {
+    let count = take_u8(&mut data).ok_or(ResultCode::SecurityField)?;
+    let mut privileges = Vec::new();
+    for _ in 0..count {
+        let code = take_u8(&mut data).ok_or(ResultCode::SecurityField)?;
+        let code = PrivilegeCode::from_code(code).ok_or(ResultCode::SecurityPrivilege)?;
+        let mut privilege = Privilege::everywhere(code);
+        if code.is_scoped() {
+            let mut text = || take_text(&mut data).map(str::to_owned).ok_or(ResultCode::SecurityField);
+            (privilege.namespace, privilege.set) = (text()?, text()?);
+        }
+        privileges.push(privilege);
+    }
+    if data.is_empty() { Ok(privileges) } else { Err(ResultCode::SecurityField) }
+}
+
+impl<'a> Request<'a> {
+    /// Parses the body of a frame.
+    ///
+    /// # Errors
+    /// The result that the client gets: another scheme than 0, a field that is not what it should be.
+    pub fn parse(body: &'a [u8]) -> Result<Self, ResultCode> {
+        let (header, mut rest) =
+            body.split_first_chunk::<MESSAGE_HEADER_SIZE>().ok_or(ResultCode::SecurityField)?;
+        let [scheme, _, command, field_count, ..] = *header;
+        if scheme != 0 {
+            return Err(ResultCode::SecurityScheme);
+        }
+        let mut request = Request { command, ..Request::default() };
+        for _ in 0..field_count {
+            let size = rest.split_first_chunk::<4>().ok_or(ResultCode::SecurityField)?;
+            rest = size.1;
+            let size = usize::try_from(u32::from_be_bytes(*size.0)).map_err(|_| ResultCode::SecurityField)?;
+            let field = take(&mut rest, size).ok_or(ResultCode::SecurityField)?;
+            let (&id, data) = field.split_first().ok_or(ResultCode::SecurityField)?;
+            request.add(id, data)?;
+        }
+        Ok(request)
+    }
+
+    fn add(&mut self, id: u8, data: &'a [u8]) -> Result<(), ResultCode> {
+        match id {
+            field::USER => self.user = Some(name(data, ResultCode::SecurityUser)?),
+            field::PASSWORD => self.password = Some(data),
+            field::OLD_PASSWORD => self.old_password = Some(data),
+            field::CREDENTIAL => self.credential = Some(data),
+            field::CLEAR_PASSWORD => self.clear_password = Some(data),
+            field::SESSION_TOKEN => self.session_token = Some(data),
+            field::ROLES => self.roles = Some(roles(data).ok_or(ResultCode::SecurityField)?),
+            field::ROLE => self.role = Some(name(data, ResultCode::SecurityRole)?),
+            field::PRIVILEGES => self.privileges = Some(privileges(data)?),
+            field::WHITELIST => self.whitelist = Some(name(data, ResultCode::SecurityWhitelist)?),
+            field::READ_QUOTA => self.read_quota = Some(number(data)?),
+            field::WRITE_QUOTA => self.write_quota = Some(number(data)?),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Whether `name` may be that of a user or a role.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    (1..=NAME_SIZE_MAX).contains(&name.len())
+        && !name.chars().any(|char| char.is_control() || char == ':' || char == ';')
+}
+
+/// The frame that answers a request with nothing but a result.
+#[must_use]
+pub fn result_frame(result: ResultCode) -> Vec<u8> {
+    let mut replies = Replies::new();
+    replies.message(result);
+    replies.finish()
+}
+
+/// Messages of an answer, in as many frames as it takes.
+#[derive(Debug)]
+pub struct Replies {
+    frames: Vec<u8>,
+    /// Where the frame starts that messages are added to.
+    frame: usize,
+}
+
+impl Default for Replies {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Replies {
+    #[must_use]
+    pub fn new() -> Self {
+        Replies { frames: vec![0; frame::HEADER_SIZE], frame: 0 }
+    }
+
+    /// Adds a message.
+    pub fn message(&mut self, result: ResultCode) -> Message<'_> {
+        if self.body_size() >= FRAME_SIZE {
+            self.end_frame();
+        }
+        let start = self.frames.len();
+        self.frames.extend([0, result.code(), 0, 0]);
+        self.frames.extend([0; MESSAGE_HEADER_SIZE - 4]);
+        Message { bytes: &mut self.frames, start }
+    }
+
+    /// Ends the answer to a query, by a frame of its own.
+    pub fn end_query(&mut self) {
+        if self.body_size() > 0 {
+            self.end_frame();
+        }
+        self.message(ResultCode::SecurityEnd);
+    }
+
+    /// The frames.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
+        self.write_header();
+        self.frames
+    }
+
+    fn body_size(&self) -> usize {
+        self.frames.len() - self.frame - frame::HEADER_SIZE
+    }
+
+    fn write_header(&mut self) {
+        let header = frame::header_bytes(FrameType::Security, self.body_size());
+        let place = self.frames.get_mut(self.frame..).and_then(|frame| frame.first_chunk_mut());
+        *place.expect("a frame has room for its header") = header;
+    }
+
+    fn end_frame(&mut self) {
+        self.write_header();
+        self.frame = self.frames.len();
+        self.frames.extend([0; frame::HEADER_SIZE]);
+    }
+}
+
+/// A message to which fields can be added, at most 255.
+#[derive(Debug)]
+pub struct Message<'a> {
+    bytes: &'a mut Vec<u8>,
+    start: usize,
+}
+
+impl Message<'_> {
+    /// Adds a field of bytes.
+    pub fn bytes(&mut self, id: u8, data: &[u8]) -> &mut Self {
+        let size = u32::try_from(data.len() + 1).expect("fields are short");
+        self.bytes.extend(size.to_be_bytes());
+        self.bytes.push(id);
+        self.bytes.extend_from_slice(data);
+        let count = self.bytes.get_mut(self.start + 3).expect("a message has a header");
+        *count = count.checked_add(1).expect("messages have few fields");
+        self
+    }
+
+    /// Adds a field that is a number.
+    pub fn number(&mut self, id: u8, number: u32) -> &mut Self {
+        self.bytes(id, &number.to_be_bytes())
+    }
+
+    /// Adds a field of numbers behind their count.
+    pub fn numbers(&mut self, id: u8, numbers: &[u32]) -> &mut Self {
+        let mut data = vec![count_of(numbers.len())];
+        data.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
+        self.bytes(id, &data)
+    }
+
+    /// Adds names of roles, of which there are at most 255.
+    pub fn roles<'r>(&mut self, roles: impl ExactSizeIterator<Item = &'r str>) -> &mut Self {
+        let mut data = vec![count_of(roles.len())];
+        roles.for_each(|role| push_text(&mut data, role));
+        self.bytes(field::ROLES, &data)
+    }
+
+    /// Adds privileges, of which there are at most 255.
+    pub fn privileges<'p>(&mut self, privileges: impl ExactSizeIterator<Item = &'p Privilege>) -> &mut Self {
+        let mut data = vec![count_of(privileges.len())];
+        for privilege in privileges {
+            data.push(privilege.code.code());
+            if privilege.code.is_scoped() {
+                push_text(&mut data, &privilege.namespace);
+                push_text(&mut data, &privilege.set);
+            }
+        }
+        self.bytes(field::PRIVILEGES, &data)
+    }
+}
+
+fn count_of(count: usize) -> u8 {
+    u8::try_from(count).expect("a list in a security message has at most 255 entries")
+}
+
+fn push_text(data: &mut Vec<u8>, text: &str) {
+    data.push(count_of(text.len()));
+    data.extend_from_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn from_hex(text: &str) -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex")).collect()
+    }
+
+    fn vectors() -> Vec<Value> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/corpora/security-vectors.json");
+        let text = std::fs::read_to_string(path).expect("recorded exchanges");
+        let all: Value = serde_json::from_str(&text).expect("JSON");
+        all["vectors"].as_array().expect("a list").clone()
+    }
+
+    /// A request as the recording says it in words.
+    fn in_words(request: &Request<'_>) -> Vec<(&'static str, Value)> {
+        let text = |bytes: &[u8]| Value::from(str::from_utf8(bytes).expect("text"));
+        let privileges = |privileges: &Vec<Privilege>| {
+            let one = |privilege: &Privilege| match privilege.code.is_scoped() {
+                true => serde_json::json!([privilege.code.code(), privilege.namespace, privilege.set]),
+                false => serde_json::json!([privilege.code.code()]),
+            };
+            Value::from(privileges.iter().map(one).collect::<Vec<_>>())
+        };
+        [
+            ("USER", request.user.map(Value::from)),
+            ("PASSWORD", request.password.map(text)),
+            ("OLD_PASSWORD", request.old_password.map(text)),
+            ("CREDENTIAL", request.credential.map(text)),
+            ("SESSION_TOKEN", request.session_token.map(text)),
+            ("ROLES", request.roles.clone().map(Value::from)),
+            ("ROLE", request.role.map(Value::from)),
+            ("PRIVILEGES", request.privileges.as_ref().map(privileges)),
+            ("WHITELIST", request.whitelist.map(Value::from)),
+            ("READ_QUOTA", request.read_quota.map(Value::from)),
+            ("WRITE_QUOTA", request.write_quota.map(Value::from)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
+
+    #[test]
+    fn recorded_requests_are_read() {
+        let mut count = 0;
+        for vector in vectors() {
+            let frame = from_hex(vector["request"]["hex"].as_str().expect("hex"));
+            let parsed = Request::parse(&frame[frame::HEADER_SIZE..]);
+            let message = &vector["request"]["messages"][0];
+            if vector["name"] == "create_role_error" {
+                assert_eq!(parsed, Err(ResultCode::SecurityPrivilege));
+                continue;
+            }
+            let request = parsed.expect("a request");
+            let mut words = in_words(&request);
+            let mut expected: Vec<(String, Value)> = message["fields"]
+                .as_array()
+                .expect("fields")
+                .iter()
+                .map(|field| (field[0].as_str().expect("a name").to_owned(), field[1].clone()))
+                .collect();
+            words.sort_by_key(|(name, _)| *name);
+            expected.sort_by(|(a, _), (b, _)| a.cmp(b));
+            let words: Vec<(String, Value)> =
+                words.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            assert_eq!(words, expected, "{}", vector["name"]);
+            assert!(Command::from_code(request.command).is_some());
+            count += 1;
+        }
+        assert_eq!(count, 23);
+    }
+
+    /// Adds a field to a message as the recording says it in words.
+    fn add(message: &mut Message<'_>, name: &str, value: &Value) {
+        let text = || value.as_str().expect("text").as_bytes();
+        let numbers = || -> Vec<u32> {
+            value.as_array().expect("numbers").iter().map(|n| n.as_u64().expect("a number") as u32).collect()
+        };
+        let number = || value.as_u64().expect("a number") as u32;
+        let string = |value: &Value| value.as_str().expect("text").to_owned();
+        match name {
+            "SESSION_TOKEN" => message.bytes(field::SESSION_TOKEN, text()),
+            "USER" => message.bytes(field::USER, text()),
+            "ROLE" => message.bytes(field::ROLE, text()),
+            "WHITELIST" => message.bytes(field::WHITELIST, text()),
+            "ROLES" => {
+                let roles: Vec<String> = value.as_array().expect("names").iter().map(string).collect();
+                message.roles(roles.iter().map(String::as_str))
+            }
+            "PRIVILEGES" => {
+                let one = |privilege: &Value| Privilege {
+                    code: PrivilegeCode::from_code(privilege[0].as_u64().expect("code") as u8)
+                        .expect("known"),
+                    namespace: privilege.get(1).map(string).unwrap_or_default(),
+                    set: privilege.get(2).map(string).unwrap_or_default(),
+                };
+                let privileges: Vec<Privilege> = value.as_array().expect("a list").iter().map(one).collect();
+                message.privileges(privileges.iter())
+            }
+            "CONNECTIONS" => message.number(field::CONNECTIONS, number()),
+            "READ_QUOTA" => message.number(field::READ_QUOTA, number()),
+            "WRITE_QUOTA" => message.number(field::WRITE_QUOTA, number()),
+            "READ_INFO" => message.numbers(field::READ_INFO, &numbers()),
+            "WRITE_INFO" => message.numbers(field::WRITE_INFO, &numbers()),
+            name => panic!("field {name}"),
+        };
+    }
+
+    #[test]
+    fn recorded_replies_are_written() {
+        for vector in vectors() {
+            let mut replies = Replies::new();
+            let mut expected = Vec::new();
+            for frame in vector["reply_frames"].as_array().expect("frames") {
+                expected.extend(from_hex(frame["hex"].as_str().expect("hex")));
+                for message in frame["messages"].as_array().expect("messages") {
+                    let result = message["result"].as_u64().expect("a number") as u8;
+                    if result == ResultCode::SecurityEnd.code() {
+                        replies.end_query();
+                        continue;
+                    }
+                    let mut reply = replies.message(ResultCode::from_code(result).expect("a result"));
+                    for field in message["fields"].as_array().expect("fields") {
+                        add(&mut reply, field[0].as_str().expect("a name"), &field[1]);
+                    }
+                }
+            }
+            assert_eq!(replies.finish(), expected, "{}", vector["name"]);
+        }
+    }
+
+    #[test]
+    fn a_plain_result_is_24_bytes() {
+        let frame = result_frame(ResultCode::RoleViolation);
+        assert_eq!(frame.len(), 24);
+        assert_eq!((frame[0], frame[1], frame[7], frame[9]), (2, 2, 16, 81));
+    }
+
+    #[test]
+    fn long_answers_have_several_frames() {
+        let mut replies = Replies::new();
+        for user in 0..1_000 {
+            replies.message(ResultCode::Ok).bytes(field::USER, format!("user{user}").as_bytes());
+        }
+        replies.end_query();
+        let bytes = replies.finish();
+        let (mut rest, mut sizes) = (&bytes[..], Vec::new());
+        while let Ok(Some(header)) = frame::FrameHeader::parse(rest) {
+            sizes.push(header.body_size);
+            rest = &rest[frame::HEADER_SIZE + header.body_size..];
+        }
+        assert!(rest.is_empty() && sizes.len() > 5, "{sizes:?}");
+        assert!(sizes.iter().all(|&size| size < FRAME_SIZE + 100), "{sizes:?}");
+        assert_eq!(sizes.last(), Some(&MESSAGE_HEADER_SIZE));
+    }
+
+    fn body(fields: &[&[u8]]) -> Vec<u8> {
+        let mut body = vec![0; MESSAGE_HEADER_SIZE];
+        body[3] = fields.len() as u8;
+        for field in fields {
+            body.extend((field.len() as u32).to_be_bytes());
+            body.extend_from_slice(field);
+        }
+        body
+    }
+
+    #[test]
+    fn malformed_requests_are_refused() {
+        let code = |body: &[u8]| Request::parse(body).err();
+        assert_eq!(code(&[]), Some(ResultCode::SecurityField));
+        assert_eq!(code(&[0; 15]), Some(ResultCode::SecurityField));
+        assert_eq!(code(&[1; 16]), Some(ResultCode::SecurityScheme));
+        assert_eq!(code(&body(&[])), None);
+        assert_eq!(code(&body(&[b""])), Some(ResultCode::SecurityField));
+        assert_eq!(code(&body(&[b"\x00\xff"])), Some(ResultCode::SecurityUser));
+        assert_eq!(code(&body(&[b"\x0b\xff"])), Some(ResultCode::SecurityRole));
+        assert_eq!(code(&body(&[b"\x0a"])), Some(ResultCode::SecurityField));
+        assert_eq!(code(&body(&[b"\x0a\x01\x05read"])), Some(ResultCode::SecurityField));
+        assert_eq!(code(&body(&[b"\x0a\x01\x04read!"])), Some(ResultCode::SecurityField));
+        assert_eq!(code(&body(&[b"\x0c\x02\x01"])), Some(ResultCode::SecurityField));
+        assert_eq!(code(&body(&[b"\x0c\x01\x0a\x04test"])), Some(ResultCode::SecurityField));
+        assert_eq!(code(&body(&[b"\x0e\x01"])), Some(ResultCode::SecurityField));
+        let mut short = body(&[b"\x00user"]);
+        short.pop();
+        assert_eq!(code(&short), Some(ResultCode::SecurityField));
+        assert_eq!(code(&body(&[b"\x63anything"])), None, "unknown fields are passed over");
+    }
+
+    #[test]
+    fn names_are_judged() {
+        assert!(is_name("user") && is_name(&"n".repeat(63)) && is_name("b\u{f6}b"));
+        for wrong in ["", "a:b", "a;b", "a\nb", "a\0"] {
+            assert!(!is_name(wrong), "{wrong:?}");
+        }
+        assert!(!is_name(&"n".repeat(64)));
+    }
+}

@@ -1,0 +1,491 @@
+//! Users and roles, and what administrators may do to them. Pure: a command yields the items of system metadata that it
+//! changes; the accounts change when the metadata says so.
+//!
+//! Items, in module `security`: `user|NAME` holds the hash of the password and the names of roles, `role|NAME` privileges,
+//! addresses and quotas, both as JSON; `secret|token` what session tokens are signed with. The format is our own: that of
+//! the C server is not public.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::ResultCode;
+use proto::security::{Privilege, PrivilegeCode, is_name};
+use serde_json::{Map, Value, json};
+
+use super::permission::Rights;
+use super::whitelist::Whitelist;
+
+const USER: &str = "user";
+const ROLE: &str = "role";
+/// Key of the item that session tokens are signed with, as base64.
+pub(super) const SECRET_KEY: &str = "secret|token";
+/// Most roles of a user, privileges of a role: their count is a byte on the wire.
+const LIST_MAX: usize = 255;
+
+/// A user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct User {
+    /// Hash of what clients send in place of the password, in the PHC format.
+    pub(super) password: String,
+    pub(super) roles: BTreeSet<String>,
+}
+
+/// A role that is not predefined.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Role {
+    pub(super) privileges: BTreeSet<Privilege>,
+    /// As the administrator wrote it; empty without one.
+    pub(super) whitelist: String,
+    pub(super) read_quota: u32,
+    pub(super) write_quota: u32,
+}
+
+/// An item of system metadata that is to have this value, or none.
+pub(super) type ItemChange = (String, Option<String>);
+
+/// All users and roles.
+#[derive(Default, Debug)]
+pub(super) struct Accounts {
+    users: BTreeMap<String, User>,
+    roles: BTreeMap<String, Role>,
+}
+
+/// The predefined role of this name.
+fn predefined(name: &str) -> Option<Role> {
+    let code = PrivilegeCode::ALL.iter().find(|code| code.name() == name)?;
+    Some(Role { privileges: BTreeSet::from([Privilege::everywhere(*code)]), ..Role::default() })
+}
+
+impl User {
+    fn to_json(&self) -> String {
+        json!({ "password": self.password, "roles": self.roles }).to_string()
+    }
+
+    fn from_json(text: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        let roles = value.get("roles")?.as_array()?;
+        Some(User {
+            password: value.get("password")?.as_str()?.to_owned(),
+            roles: roles.iter().map(|role| role.as_str().map(str::to_owned)).collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl Role {
+    fn to_json(&self) -> String {
+        let privileges: Vec<Value> = self
+            .privileges
+            .iter()
+            .map(|privilege| json!([privilege.code.name(), privilege.namespace, privilege.set]))
+            .collect();
+        json!({
+            "privileges": privileges,
+            "whitelist": self.whitelist,
+            "read-quota": self.read_quota,
+            "write-quota": self.write_quota,
+        })
+        .to_string()
+    }
+
+    fn from_json(text: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        let value: &Map<String, Value> = value.as_object()?;
+        let quota = |name| value.get(name)?.as_u64().and_then(|quota| u32::try_from(quota).ok());
+        let privilege = |value: &Value| {
+            let [code, namespace, set] = value.as_array()?.as_slice() else { return None };
+            let name = code.as_str()?;
+            let code = PrivilegeCode::ALL.iter().find(|code| code.name() == name)?;
+            let (namespace, set) = (namespace.as_str()?.to_owned(), set.as_str()?.to_owned());
+            Some(Privilege { code: *code, namespace, set })
+        };
+        Some(Role {
+            privileges: value.get("privileges")?.as_array()?.iter().map(privilege).collect::<Option<_>>()?,
+            whitelist: value.get("whitelist")?.as_str()?.to_owned(),
+            read_quota: quota("read-quota")?,
+            write_quota: quota("write-quota")?,
+        })
+    }
+}
+
+fn user_item(name: &str, user: &User) -> ItemChange {
+    (format!("{USER}|{name}"), Some(user.to_json()))
+}
+
+fn role_item(name: &str, role: &Role) -> ItemChange {
+    (format!("{ROLE}|{name}"), Some(role.to_json()))
+}
+
+impl Accounts {
+    /// Takes over an item of system metadata. Returns the names of the users whose rights may have changed; `None` if the
+    /// item is not one of ours.
+    pub(super) fn apply(&mut self, key: &str, value: Option<&str>) -> Option<Vec<String>> {
+        let (kind, name) = key.split_once('|')?;
+        match (kind, value) {
+            (USER, None) => drop(self.users.remove(name)),
+            (USER, Some(value)) => drop(self.users.insert(name.to_owned(), User::from_json(value)?)),
+            (ROLE, None) => drop(self.roles.remove(name)),
+            (ROLE, Some(value)) => drop(self.roles.insert(name.to_owned(), Role::from_json(value)?)),
+            _ => return None,
+        }
+        if kind == USER {
+            return Some(vec![name.to_owned()]);
+        }
+        let concerned = self.users.iter().filter(|(_, user)| user.roles.contains(name));
+        Some(concerned.map(|(name, _)| name.clone()).collect())
+    }
+
+    pub(super) fn user(&self, name: &str) -> Option<&User> {
+        self.users.get(name)
+    }
+
+    /// All users, by name.
+    pub(super) fn users(&self) -> impl Iterator<Item = (&str, &User)> {
+        self.users.iter().map(|(name, user)| (name.as_str(), user))
+    }
+
+    /// A role, predefined ones among them.
+    pub(super) fn role(&self, name: &str) -> Option<Role> {
+        predefined(name).or_else(|| self.roles.get(name).cloned())
+    }
+
+    /// All roles, by name.
+    pub(super) fn roles(&self) -> BTreeMap<String, Role> {
+        let mut roles = self.roles.clone();
+        for code in PrivilegeCode::ALL {
+            roles.extend(predefined(code.name()).map(|role| (code.name().to_owned(), role)));
+        }
+        roles
+    }
+
+    /// What follows from the roles of a user; `None` if there is no such user. A role that is gone gives nothing.
+    pub(super) fn rights_of(&self, name: &str) -> Option<Rights> {
+        let mut rights = Rights::default();
+        for role in self.users.get(name)?.roles.iter().filter_map(|role| self.role(role)) {
+            role.privileges.iter().for_each(|privilege| rights.add(privilege));
+            if let Some(whitelist) = Whitelist::parse(&role.whitelist) {
+                rights.add_whitelist(&whitelist);
+            }
+            rights.add_quotas(role.read_quota, role.write_quota);
+        }
+        Some(rights)
+    }
+
+    /// # Errors
+    /// `SecurityUser` for a name that cannot be one, `SecurityUserExists`, `SecurityRole` for a role that does not exist.
+    pub(super) fn create_user(
+        &self,
+        name: &str,
+        password: String,
+        roles: &[&str],
+    ) -> Result<ItemChange, ResultCode> {
+        if !is_name(name) {
+            return Err(ResultCode::SecurityUser);
+        }
+        if self.users.contains_key(name) {
+            return Err(ResultCode::SecurityUserExists);
+        }
+        let mut user = User { password, roles: BTreeSet::new() };
+        self.add_roles(&mut user, roles)?;
+        Ok(user_item(name, &user))
+    }
+
+    fn add_roles(&self, user: &mut User, roles: &[&str]) -> Result<(), ResultCode> {
+        if !roles.iter().all(|role| self.role(role).is_some()) {
+            return Err(ResultCode::SecurityRole);
+        }
+        user.roles.extend(roles.iter().map(|role| (*role).to_owned()));
+        if user.roles.len() > LIST_MAX { Err(ResultCode::SecurityRole) } else { Ok(()) }
+    }
+
+    fn changed_user(&self, name: &str) -> Result<User, ResultCode> {
+        self.users.get(name).cloned().ok_or(ResultCode::SecurityUser)
+    }
+
+    /// # Errors
+    /// `SecurityUser` without such a user.
+    pub(super) fn drop_user(&self, name: &str) -> Result<ItemChange, ResultCode> {
+        self.changed_user(name)?;
+        Ok((format!("{USER}|{name}"), None))
+    }
+
+    /// # Errors
+    /// `SecurityUser` without such a user.
+    pub(super) fn set_password(&self, name: &str, password: String) -> Result<ItemChange, ResultCode> {
+        let user = User { password, ..self.changed_user(name)? };
+        Ok(user_item(name, &user))
+    }
+
+    /// # Errors
+    /// `SecurityUser` without such a user, `SecurityRole` without such a role.
+    pub(super) fn grant_roles(&self, name: &str, roles: &[&str]) -> Result<ItemChange, ResultCode> {
+        let mut user = self.changed_user(name)?;
+        self.add_roles(&mut user, roles)?;
+        Ok(user_item(name, &user))
+    }
+
+    /// # Errors
+    /// `SecurityUser` without such a user, `SecurityRole` without such a role. A role that the user does not have is no
+    /// error.
+    pub(super) fn revoke_roles(&self, name: &str, roles: &[&str]) -> Result<ItemChange, ResultCode> {
+        let mut user = self.changed_user(name)?;
+        let is_known = |role: &&str| self.role(role).is_some() || user.roles.contains(*role);
+        if !roles.iter().all(is_known) {
+            return Err(ResultCode::SecurityRole);
+        }
+        user.roles.retain(|role| !roles.contains(&role.as_str()));
+        Ok(user_item(name, &user))
+    }
+
+    /// # Errors
+    /// `SecurityRole` for a name that cannot be one, `SecurityRoleExists`, and as [`set_whitelist`](Self::set_whitelist)
+    /// and [`grant_privileges`](Self::grant_privileges).
+    pub(super) fn create_role(
+        &self,
+        name: &str,
+        privileges: &[Privilege],
+        whitelist: Option<&str>,
+        (read_quota, write_quota): (u32, u32),
+    ) -> Result<ItemChange, ResultCode> {
+        if !is_name(name) {
+            return Err(ResultCode::SecurityRole);
+        }
+        if self.role(name).is_some() {
+            return Err(ResultCode::SecurityRoleExists);
+        }
+        let whitelist = checked_whitelist(whitelist)?;
+        let mut role = Role { read_quota, write_quota, whitelist, ..Role::default() };
+        add_privileges(&mut role, privileges)?;
+        Ok(role_item(name, &role))
+    }
+
+    /// Predefined roles cannot be changed: to those who want to, they do not exist.
+    fn changed_role(&self, name: &str) -> Result<Role, ResultCode> {
+        if predefined(name).is_some() {
+            return Err(ResultCode::SecurityRole);
+        }
+        self.roles.get(name).cloned().ok_or(ResultCode::SecurityRole)
+    }
+
+    /// Drops a role, and takes it from all users.
+    ///
+    /// # Errors
+    /// `SecurityRole` without such a role.
+    pub(super) fn drop_role(&self, name: &str) -> Result<Vec<ItemChange>, ResultCode> {
+        self.changed_role(name)?;
+        let without = |user: &User| {
+            let mut user = user.clone();
+            user.roles.remove(name).then_some(user)
+        };
+        let users =
+            self.users.iter().filter_map(|(user_name, user)| Some(user_item(user_name, &without(user)?)));
+        let mut changes: Vec<ItemChange> = users.collect();
+        changes.push((format!("{ROLE}|{name}"), None));
+        Ok(changes)
+    }
+
+    /// # Errors
+    /// `SecurityRole` without such a role, `SecurityPrivilege` for none, or one that cannot be.
+    pub(super) fn grant_privileges(
+        &self,
+        name: &str,
+        privileges: &[Privilege],
+    ) -> Result<ItemChange, ResultCode> {
+        let mut role = self.changed_role(name)?;
+        if privileges.is_empty() {
+            return Err(ResultCode::SecurityPrivilege);
+        }
+        add_privileges(&mut role, privileges)?;
+        Ok(role_item(name, &role))
+    }
+
+    /// # Errors
+    /// `SecurityRole` without such a role, `SecurityPrivilege` for none. A privilege that the role does not have is no error.
+    pub(super) fn revoke_privileges(
+        &self,
+        name: &str,
+        privileges: &[Privilege],
+    ) -> Result<ItemChange, ResultCode> {
+        let mut role = self.changed_role(name)?;
+        if privileges.is_empty() {
+            return Err(ResultCode::SecurityPrivilege);
+        }
+        role.privileges.retain(|privilege| !privileges.contains(privilege));
+        Ok(role_item(name, &role))
+    }
+
+    /// Sets the addresses that a role may be used from; `None` for all.
+    ///
+    /// # Errors
+    /// `SecurityRole` without such a role, `SecurityWhitelist` if these are no addresses.
+    pub(super) fn set_whitelist(
+        &self,
+        name: &str,
+        whitelist: Option<&str>,
+    ) -> Result<ItemChange, ResultCode> {
+        let role = Role { whitelist: checked_whitelist(whitelist)?, ..self.changed_role(name)? };
+        Ok(role_item(name, &role))
+    }
+
+    /// Sets the quotas that are given.
+    ///
+    /// # Errors
+    /// `SecurityRole` without such a role.
+    pub(super) fn set_quotas(
+        &self,
+        name: &str,
+        read_quota: Option<u32>,
+        write_quota: Option<u32>,
+    ) -> Result<ItemChange, ResultCode> {
+        let mut role = self.changed_role(name)?;
+        role.read_quota = read_quota.unwrap_or(role.read_quota);
+        role.write_quota = write_quota.unwrap_or(role.write_quota);
+        Ok(role_item(name, &role))
+    }
+}
+
+fn checked_whitelist(whitelist: Option<&str>) -> Result<String, ResultCode> {
+    let Some(text) = whitelist.filter(|text| !text.is_empty()) else { return Ok(String::new()) };
+    Whitelist::parse(text).ok_or(ResultCode::SecurityWhitelist)?;
+    Ok(text.to_owned())
+}
+
+/// A set without a namespace, and names that cannot be, are wrong.
+fn add_privileges(role: &mut Role, privileges: &[Privilege]) -> Result<(), ResultCode> {
+    let is_text = |text: &str| !text.chars().any(char::is_control);
+    for privilege in privileges {
+        let has_place = !privilege.namespace.is_empty() || privilege.set.is_empty();
+        if !has_place || !is_text(&privilege.namespace) || !is_text(&privilege.set) {
+            return Err(ResultCode::SecurityPrivilege);
+        }
+        role.privileges.insert(privilege.clone());
+    }
+    if role.privileges.len() > LIST_MAX { Err(ResultCode::SecurityPrivilege) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::security::permission::{Permissions, Scope};
+
+    /// Accounts to which changes are applied at once.
+    #[derive(Default)]
+    struct Applied(Accounts);
+
+    impl Applied {
+        fn apply(&mut self, change: Result<ItemChange, ResultCode>) -> Result<Vec<String>, ResultCode> {
+            let (key, value) = change?;
+            Ok(self.0.apply(&key, value.as_deref()).expect("an item of ours"))
+        }
+
+        fn roles_of(&self, name: &str) -> Vec<&str> {
+            self.0.user(name).expect("a user").roles.iter().map(String::as_str).collect()
+        }
+    }
+
+    fn privilege(code: PrivilegeCode, namespace: &str, set: &str) -> Privilege {
+        Privilege { code, namespace: namespace.to_owned(), set: set.to_owned() }
+    }
+
+    #[test]
+    fn users_get_and_lose_roles() {
+        let mut all = Applied::default();
+        let create =
+            |all: &Applied, name: &str, roles: &[&str]| all.0.create_user(name, "hash".into(), roles);
+        for name in ["", "a:b", &"n".repeat(64)] {
+            assert_eq!(create(&all, name, &[]), Err(ResultCode::SecurityUser), "{name}");
+        }
+        assert_eq!(create(&all, "bob", &["read", "nobody"]), Err(ResultCode::SecurityRole));
+        let change = create(&all, "bob", &["read"]);
+        assert_eq!(all.apply(change), Ok(vec!["bob".to_owned()]));
+        assert_eq!(create(&all, "bob", &[]), Err(ResultCode::SecurityUserExists));
+        let change = all.0.grant_roles("bob", &["write", "read"]);
+        all.apply(change).expect("granted");
+        assert_eq!(all.roles_of("bob"), ["read", "write"]);
+        assert_eq!(all.0.grant_roles("bob", &["nobody"]), Err(ResultCode::SecurityRole));
+        assert_eq!(all.0.grant_roles("eve", &["read"]), Err(ResultCode::SecurityUser));
+        let change = all.0.revoke_roles("bob", &["read", "truncate"]);
+        all.apply(change).expect("revoked");
+        assert_eq!(all.roles_of("bob"), ["write"]);
+        assert_eq!(all.0.revoke_roles("bob", &["nobody"]), Err(ResultCode::SecurityRole));
+        let change = all.0.drop_user("bob");
+        all.apply(change).expect("dropped");
+        assert_eq!(all.0.drop_user("bob"), Err(ResultCode::SecurityUser));
+        assert_eq!(all.0.rights_of("bob"), None);
+    }
+
+    #[test]
+    fn roles_are_made_and_changed_and_their_users_follow() {
+        let mut all = Applied::default();
+        let here = [privilege(PrivilegeCode::Read, "test", "a")];
+        let create = |all: &Applied, name: &str, whitelist| all.0.create_role(name, &here, whitelist, (0, 7));
+        assert_eq!(create(&all, "read", None), Err(ResultCode::SecurityRoleExists), "predefined");
+        assert_eq!(create(&all, "", None), Err(ResultCode::SecurityRole));
+        assert_eq!(create(&all, "r", Some("bad_IP")), Err(ResultCode::SecurityWhitelist));
+        let change = create(&all, "r", Some("127.0.0.1"));
+        all.apply(change).expect("created");
+        let change = all.0.create_user("bob", "hash".into(), &["r"]);
+        all.apply(change).expect("created");
+        let allows = |all: &Applied, set: &str| {
+            let rights = all.0.rights_of("bob").expect("a user");
+            rights.allow(Permissions::READ, Scope::Set { namespace: "test", set })
+        };
+        assert!(allows(&all, "a") && !allows(&all, "b"));
+        assert_eq!(all.0.rights_of("bob").expect("a user").write_quota, 7);
+        let change = all.0.grant_privileges("r", &[privilege(PrivilegeCode::Read, "test", "b")]);
+        assert_eq!(all.apply(change), Ok(vec!["bob".to_owned()]), "who has the role is concerned");
+        assert!(allows(&all, "b"));
+        let change = all.0.revoke_privileges("r", &here);
+        all.apply(change).expect("revoked");
+        assert!(!allows(&all, "a"));
+        assert_eq!(all.0.grant_privileges("r", &[]), Err(ResultCode::SecurityPrivilege));
+        let wrong = [privilege(PrivilegeCode::Read, "", "a")];
+        assert_eq!(all.0.grant_privileges("r", &wrong), Err(ResultCode::SecurityPrivilege));
+        for predefined in ["read", "nobody"] {
+            assert_eq!(all.0.grant_privileges(predefined, &here), Err(ResultCode::SecurityRole));
+            assert_eq!(all.0.set_whitelist(predefined, None), Err(ResultCode::SecurityRole));
+            assert_eq!(all.0.drop_role(predefined), Err(ResultCode::SecurityRole));
+        }
+        let change = all.0.set_quotas("r", Some(5), None);
+        all.apply(change).expect("set");
+        let role = all.0.role("r").expect("a role");
+        assert_eq!((role.read_quota, role.write_quota, role.whitelist.as_str()), (5, 7, "127.0.0.1"));
+        for (key, value) in all.0.drop_role("r").expect("dropped") {
+            all.0.apply(&key, value.as_deref()).expect("an item of ours");
+        }
+        assert_eq!(all.roles_of("bob"), Vec::<&str>::new());
+        assert!(!allows(&all, "b"));
+    }
+
+    #[test]
+    fn predefined_roles_are_listed_among_the_others() {
+        let mut all = Applied::default();
+        let change =
+            all.0.create_role("middle", &[privilege(PrivilegeCode::Write, "test", "")], None, (0, 0));
+        all.apply(change).expect("created");
+        let names: Vec<String> = all.0.roles().into_keys().collect();
+        let expected = [
+            "data-admin",
+            "middle",
+            "read",
+            "read-write",
+            "read-write-udf",
+            "sindex-admin",
+            "sys-admin",
+            "truncate",
+            "udf-admin",
+            "user-admin",
+            "write",
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn items_that_are_not_ours_are_told() {
+        let mut accounts = Accounts::default();
+        for (key, value) in
+            [("user", "{}"), ("user|x", "{}"), ("role|x", "[]"), ("other|x", "{}"), ("user|x", "no JSON")]
+        {
+            assert_eq!(accounts.apply(key, Some(value)), None, "{key} {value}");
+        }
+        assert_eq!(accounts.apply("user|x", None), Some(vec!["x".to_owned()]));
+    }
+}

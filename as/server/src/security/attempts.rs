@@ -1,0 +1,89 @@
+//! Failed logins: who fails again and again, from one address for one user, is refused for a while without a look at the
+//! credential.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Failures that cost nothing but themselves.
+const FREE_FAILURES: u32 = 5;
+/// How long the failure behind those bars further attempts. Each one more doubles it.
+const FIRST_BAR: Duration = Duration::from_millis(500);
+const LONGEST_BAR: Duration = Duration::from_secs(60);
+/// Most pairs of user and address that are remembered; beyond, those whose time is over are forgotten.
+const REMEMBERED_MAX: usize = 10_000;
+
+struct Failures {
+    count: u32,
+    barred_until: Instant,
+}
+
+/// Failures by user and address.
+#[derive(Default)]
+pub(super) struct Attempts(Mutex<HashMap<(String, IpAddr), Failures>>);
+
+impl Attempts {
+    /// Whether an attempt is refused without being looked at.
+    pub(super) fn is_barred(&self, user: &str, address: IpAddr, now: Instant) -> bool {
+        let failures = self.0.lock();
+        failures.get(&(user.to_owned(), address)).is_some_and(|failures| now < failures.barred_until)
+    }
+
+    /// An attempt has failed. Returns for how long further ones are barred.
+    pub(super) fn fail(&self, user: &str, address: IpAddr, now: Instant) -> Duration {
+        let mut all = self.0.lock();
+        if all.len() >= REMEMBERED_MAX {
+            all.retain(|_, failures| now < failures.barred_until + LONGEST_BAR);
+            if all.len() >= REMEMBERED_MAX {
+                all.clear();
+            }
+        }
+        let failures =
+            all.entry((user.to_owned(), address)).or_insert(Failures { count: 0, barred_until: now });
+        failures.count = failures.count.saturating_add(1);
+        let bar = match failures.count.checked_sub(FREE_FAILURES + 1) {
+            None => Duration::ZERO,
+            Some(doublings) => FIRST_BAR.saturating_mul(1 << doublings.min(10)).min(LONGEST_BAR),
+        };
+        failures.barred_until = now + bar;
+        bar
+    }
+
+    /// An attempt has succeeded.
+    pub(super) fn succeed(&self, user: &str, address: IpAddr) {
+        self.0.lock().remove(&(user.to_owned(), address));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_fails_often_waits_longer_and_longer() {
+        let attempts = Attempts::default();
+        let (here, there): (IpAddr, IpAddr) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
+        let start = Instant::now();
+        let bars: Vec<u64> = (0..14).map(|_| attempts.fail("bob", here, start).as_millis() as u64).collect();
+        assert_eq!(bars, [0, 0, 0, 0, 0, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
+        assert!(attempts.is_barred("bob", here, start + Duration::from_secs(59)));
+        assert!(!attempts.is_barred("bob", here, start + Duration::from_secs(61)));
+        assert!(!attempts.is_barred("bob", there, start), "another address");
+        assert!(!attempts.is_barred("eve", here, start), "another user");
+        attempts.succeed("bob", here);
+        assert!(!attempts.is_barred("bob", here, start));
+        assert_eq!(attempts.fail("bob", here, start), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let attempts = Attempts::default();
+        let now = Instant::now();
+        for user in 0..(3 * REMEMBERED_MAX) {
+            attempts.fail(&user.to_string(), [127, 0, 0, 1].into(), now);
+        }
+        assert!(attempts.0.lock().len() <= REMEMBERED_MAX);
+    }
+}

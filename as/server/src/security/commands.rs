@@ -1,0 +1,380 @@
+//! The requests of the security protocol: logging in, and what administrators ask for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use proto::ResultCode;
+use proto::security::{self, Command, NAME_SIZE_MAX, Privilege, Replies, Request, field};
+
+use super::accounts::{ItemChange, Role, User};
+use super::audit::Report;
+use super::permission::{Permissions, Scope};
+use super::session::{Charge, Session, UserRights};
+use super::token::{self, Token};
+use super::{AccessControl, credential_of};
+use crate::smd::Module;
+
+/// A password that no client sends: its user logs in by certificate alone.
+const NO_PASSWORD: &str = "nopassword";
+
+/// What a command comes to: an answer with more than a result, or just a result.
+type Answer = Result<Option<Vec<u8>>, ResultCode>;
+
+/// A command under way.
+struct Call<'a> {
+    access: &'a AccessControl,
+    request: &'a Request<'a>,
+    session: &'a Session,
+    client: SocketAddr,
+}
+
+impl AccessControl {
+    /// The frames that answer a request, for a security thread. A login is for `session`, of a connection of `client`.
+    pub(crate) fn answer(&self, body: &[u8], session: &Session, client: SocketAddr) -> Vec<u8> {
+        let request = match Request::parse(body) {
+            Ok(request) => request,
+            Err(result) => return security::result_frame(result),
+        };
+        let Some(command) = Command::from_code(request.command) else {
+            return security::result_frame(ResultCode::SecurityCommand);
+        };
+        let call = Call { access: self, request: &request, session, client };
+        let user = session.user_name();
+        let answer = call.run(command);
+        let result = answer.as_ref().err().copied().unwrap_or(ResultCode::Ok);
+        let (report, user) = match command {
+            Command::Login | Command::Authenticate => {
+                (Report::Authentication, session.user_name().or_else(|| request.user.map(str::to_owned)))
+            }
+            _ => (Report::UserAdmin, user),
+        };
+        self.audit(report, result, client, user.as_deref(), command.name(), &call.detail());
+        match answer {
+            Ok(Some(frames)) => frames,
+            Ok(None) => security::result_frame(ResultCode::Ok),
+            Err(result) => security::result_frame(result),
+        }
+    }
+}
+
+fn user_of<'a>(request: &Request<'a>) -> Result<&'a str, ResultCode> {
+    match request.user {
+        Some(name) if (1..=NAME_SIZE_MAX).contains(&name.len()) => Ok(name),
+        _ => Err(ResultCode::SecurityUser),
+    }
+}
+
+fn role_of<'a>(request: &Request<'a>) -> Result<&'a str, ResultCode> {
+    match request.role {
+        Some(name) if (1..=NAME_SIZE_MAX).contains(&name.len()) => Ok(name),
+        _ => Err(ResultCode::SecurityRole),
+    }
+}
+
+/// What clients send in place of a password is text of a known form.
+fn checked_credential(credential: Option<&[u8]>) -> Result<&[u8], ResultCode> {
+    let is_credential = |bytes: &&[u8]| {
+        bytes.len() == security::CREDENTIAL_SIZE && bytes.starts_with(b"$2") && bytes.is_ascii()
+    };
+    credential.filter(is_credential).ok_or(ResultCode::SecurityPassword)
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl Call<'_> {
+    fn run(&self, command: Command) -> Answer {
+        match command {
+            Command::Login => return self.login(),
+            Command::Authenticate => return self.authenticate(),
+            Command::ChangePassword => return self.change_password(),
+            Command::QueryUsers => return self.query_users(),
+            Command::QueryRoles => return self.query_roles(),
+            _ => {}
+        }
+        self.session.check(Permissions::USER_ADMIN, Scope::Server, Charge::None)?;
+        // The slow part comes before anything is locked.
+        let password = match command {
+            Command::CreateUser | Command::SetPassword => {
+                user_of(self.request)?;
+                self.hash(self.request.password)?
+            }
+            _ => String::new(),
+        };
+        let _one_at_a_time = self.access.changes.lock();
+        let changes = self.changes_of(command, password)?;
+        self.store(changes)
+    }
+
+    /// What a command of an administrator changes. `password` is the hash of the new one, if there is one.
+    fn changes_of(&self, command: Command, password: String) -> Result<Vec<ItemChange>, ResultCode> {
+        let request = self.request;
+        let accounts = self.access.accounts.read();
+        let roles = || request.roles.as_deref().unwrap_or_default();
+        let privileges = || -> &[Privilege] { request.privileges.as_deref().unwrap_or_default() };
+        let change = match command {
+            Command::CreateUser => accounts.create_user(user_of(request)?, password, roles())?,
+            Command::SetPassword => {
+                let name = user_of(request)?;
+                refuse_without_password(accounts.user(name))?;
+                accounts.set_password(name, password)?
+            }
+            Command::DropUser => accounts.drop_user(user_of(request)?)?,
+            Command::GrantRoles => accounts.grant_roles(user_of(request)?, roles())?,
+            Command::RevokeRoles => accounts.revoke_roles(user_of(request)?, roles())?,
+            Command::CreateRole => {
+                let quotas = self.quotas()?;
+                let quotas = (quotas.0.unwrap_or(0), quotas.1.unwrap_or(0));
+                accounts.create_role(role_of(request)?, privileges(), request.whitelist, quotas)?
+            }
+            Command::DropRole => return accounts.drop_role(role_of(request)?),
+            Command::GrantPrivileges => accounts.grant_privileges(role_of(request)?, privileges())?,
+            Command::RevokePrivileges => accounts.revoke_privileges(role_of(request)?, privileges())?,
+            Command::SetWhitelist => accounts.set_whitelist(role_of(request)?, request.whitelist)?,
+            Command::SetQuotas => {
+                let (read, write) = self.quotas()?;
+                accounts.set_quotas(role_of(request)?, read, write)?
+            }
+            _ => return Err(ResultCode::SecurityCommand),
+        };
+        Ok(vec![change])
+    }
+
+    /// The quotas of the request.
+    fn quotas(&self) -> Result<(Option<u32>, Option<u32>), ResultCode> {
+        let quotas = (self.request.read_quota, self.request.write_quota);
+        let wanted = [quotas.0, quotas.1].into_iter().flatten().any(|quota| quota > 0);
+        let security = self.access.config.security.as_ref();
+        if wanted && !security.is_some_and(|security| security.params.enable_quotas.get()) {
+            return Err(ResultCode::SecurityQuotasNotEnabled);
+        }
+        if [quotas.0, quotas.1].into_iter().flatten().any(|quota| i32::try_from(quota).is_err()) {
+            return Err(ResultCode::SecurityQuota);
+        }
+        Ok(quotas)
+    }
+
+    fn hash(&self, credential: Option<&[u8]>) -> Result<String, ResultCode> {
+        let credential = checked_credential(credential)?;
+        if credential == credential_of(NO_PASSWORD) {
+            return Ok(String::new());
+        }
+        self.access.verifier.hash(credential).map_err(|error| {
+            cf::warning!(Security, "cannot hash a password: {error}");
+            ResultCode::Unknown
+        })
+    }
+
+    /// Stores changes; they are in force afterwards.
+    fn store(&self, changes: Vec<ItemChange>) -> Answer {
+        for (key, value) in changes {
+            let smd = &self.access.smd;
+            let stored = match value {
+                Some(value) => smd.set(Module::Security, &key, &value),
+                None => smd.delete(Module::Security, &key),
+            };
+            stored.map_err(|error| {
+                cf::warning!(Security, "cannot store a change of users or roles: {error}");
+                ResultCode::Unknown
+            })?;
+        }
+        Ok(None)
+    }
+
+    /// Verifies a credential. Who fails too often is not even looked at for a while.
+    fn verify(&self, name: &str, credential: Option<&[u8]>) -> Result<User, ResultCode> {
+        let access = self.access;
+        let (address, now) = (self.client.ip(), Instant::now());
+        if access.attempts.is_barred(name, address, now) {
+            return Err(ResultCode::SecurityCredential);
+        }
+        let Some(credential) = credential else { return Err(ResultCode::SecurityCredential) };
+        let user = access.accounts.read().user(name).cloned();
+        let result = match user {
+            Some(user) if access.verifier.verify(name, &user.password, credential) => {
+                access.attempts.succeed(name, address);
+                return Ok(user);
+            }
+            Some(_) => ResultCode::SecurityCredential,
+            None => {
+                access.verifier.verify_nobody(credential);
+                ResultCode::SecurityUser
+            }
+        };
+        let bar = access.attempts.fail(name, address, now);
+        if !bar.is_zero() {
+            cf::warning_limited!(
+                Security,
+                "too many failed logins from {address}: further ones as this user are refused for {bar:?}"
+            );
+        }
+        Err(result)
+    }
+
+    /// The connection is the user's from now on, if its address is one of those allowed.
+    fn enter(&self, name: &str) -> Result<(), ResultCode> {
+        let user: Arc<UserRights> = self.access.user_rights(name).ok_or(ResultCode::SecurityUser)?;
+        if !user.rights().allow_address(self.client.ip()) {
+            return Err(ResultCode::NotWhitelisted);
+        }
+        self.session.enter(user);
+        Ok(())
+    }
+
+    fn login(&self) -> Answer {
+        let name = user_of(self.request)?;
+        if self.request.credential.is_none() && self.request.clear_password.is_some() {
+            return Err(ResultCode::LdapNotConfigured);
+        }
+        let user = self.verify(name, self.request.credential)?;
+        self.enter(name)?;
+        let security = self.access.config.security.as_ref();
+        let ttl_s = security.map_or(0, |security| security.params.session_ttl.get());
+        let secret = self.access.secret.read().ok_or(ResultCode::Unknown)?;
+        let token = token::issue(&secret, name, &user.password, unix_seconds() + u64::from(ttl_s));
+        let mut replies = Replies::new();
+        replies.message(ResultCode::Ok).bytes(field::SESSION_TOKEN, &token).number(field::SESSION_TTL, ttl_s);
+        Ok(Some(replies.finish()))
+    }
+
+    fn authenticate(&self) -> Answer {
+        let Some(bytes) = self.request.session_token else {
+            // Clients without session tokens.
+            let name = user_of(self.request)?;
+            self.verify(name, self.request.credential)?;
+            return self.enter(name).map(|()| None);
+        };
+        let secret = self.access.secret.read().ok_or(ResultCode::Unknown)?;
+        let token = Token::read(&secret, bytes).ok_or(ResultCode::SecurityCredential)?;
+        if self.request.user.is_some_and(|name| name != token.user) {
+            return Err(ResultCode::SecurityCredential);
+        }
+        let is_for_user = {
+            let accounts = self.access.accounts.read();
+            accounts.user(token.user).is_some_and(|user| token.is_for(&secret, &user.password))
+        };
+        if !is_for_user {
+            return Err(ResultCode::SecurityCredential);
+        }
+        if token.expiry_s < unix_seconds() {
+            return Err(ResultCode::SecuritySessionExpired);
+        }
+        self.enter(token.user).map(|()| None)
+    }
+
+    /// Everybody may change the own password who knows the old one.
+    fn change_password(&self) -> Answer {
+        let own = self.session.user().ok_or(ResultCode::NotAuthenticated)?;
+        let name = user_of(self.request)?;
+        if own.name() != name {
+            return Err(ResultCode::RoleViolation);
+        }
+        let hash = self.hash(self.request.password)?;
+        refuse_without_password(self.access.accounts.read().user(name))?;
+        self.verify(name, self.request.old_password)?;
+        let _one_at_a_time = self.access.changes.lock();
+        let change = self.access.accounts.read().set_password(name, hash)?;
+        self.store(vec![change])
+    }
+
+    /// Whether the user may ask for what is not its own.
+    fn check_administrator(&self, is_own: bool) -> Result<(), ResultCode> {
+        let wanted = if is_own { Permissions::NONE } else { Permissions::USER_ADMIN };
+        self.session.check(wanted, Scope::Server, Charge::None)
+    }
+
+    fn query_users(&self) -> Answer {
+        let own = self.session.user().ok_or(ResultCode::NotAuthenticated)?;
+        self.check_administrator(self.request.user == Some(own.name()))?;
+        let accounts = self.access.accounts.read();
+        let mut replies = Replies::new();
+        match self.request.user {
+            Some(name) => {
+                let user = accounts.user(name).ok_or(ResultCode::SecurityUser)?;
+                self.write_user(&mut replies, name, user);
+            }
+            None => accounts.users().for_each(|(name, user)| self.write_user(&mut replies, name, user)),
+        }
+        replies.end_query();
+        Ok(Some(replies.finish()))
+    }
+
+    fn write_user(&self, replies: &mut Replies, name: &str, user: &User) {
+        let known = self.access.users.lock().get(name).cloned();
+        let rights = known.as_ref().map(|known| known.rights()).unwrap_or_default();
+        let rate = |quota, rate: fn(&UserRights) -> u32| [quota, known.as_deref().map_or(0, rate), 0, 0];
+        replies
+            .message(ResultCode::Ok)
+            .bytes(field::USER, name.as_bytes())
+            .roles(user.roles.iter().map(String::as_str).collect::<Vec<_>>().into_iter())
+            .number(field::CONNECTIONS, known.as_ref().map_or(0, |known| known.connection_count()))
+            .numbers(field::READ_INFO, &rate(rights.read_quota, |user| user.reads.per_second()))
+            .numbers(field::WRITE_INFO, &rate(rights.write_quota, |user| user.writes.per_second()));
+    }
+
+    fn query_roles(&self) -> Answer {
+        let own = self.session.user().ok_or(ResultCode::NotAuthenticated)?;
+        let accounts = self.access.accounts.read();
+        let has_role = |role: &str| accounts.user(own.name()).is_some_and(|user| user.roles.contains(role));
+        self.check_administrator(self.request.role.is_some_and(has_role))?;
+        let mut replies = Replies::new();
+        match self.request.role {
+            Some(name) => {
+                let role = accounts.role(name).ok_or(ResultCode::SecurityRole)?;
+                write_role(&mut replies, name, &role);
+            }
+            None => accounts.roles().iter().for_each(|(name, role)| write_role(&mut replies, name, role)),
+        }
+        replies.end_query();
+        Ok(Some(replies.finish()))
+    }
+
+    /// What the audit log says of the request. It names no secrets.
+    fn detail(&self) -> String {
+        let request = self.request;
+        let mut parts = Vec::new();
+        let mut part =
+            |name: &str, value: Option<String>| parts.extend(value.map(|value| format!("{name}={value}")));
+        part("user", request.user.map(str::to_owned));
+        part("roles", request.roles.as_ref().map(|roles| roles.join(",")));
+        part("role", request.role.map(str::to_owned));
+        let privilege = |privilege: &Privilege| {
+            let name = privilege.code.name();
+            if privilege.code.is_scoped() {
+                format!("{name}{{{}|{}}}", privilege.namespace, privilege.set)
+            } else {
+                name.to_owned()
+            }
+        };
+        let privileges = request.privileges.as_ref();
+        part("privs", privileges.map(|all| all.iter().map(privilege).collect::<Vec<_>>().join(",")));
+        part("whitelist", request.whitelist.map(str::to_owned));
+        part("read-quota", request.read_quota.map(|quota| quota.to_string()));
+        part("write-quota", request.write_quota.map(|quota| quota.to_string()));
+        parts.join(";")
+    }
+}
+
+/// A user that logs in by certificate alone gets no password.
+fn refuse_without_password(user: Option<&User>) -> Result<(), ResultCode> {
+    match user {
+        Some(user) if user.password.is_empty() => Err(ResultCode::SecurityPasswordForbidden),
+        _ => Ok(()),
+    }
+}
+
+fn write_role(replies: &mut Replies, name: &str, role: &Role) {
+    let mut message = replies.message(ResultCode::Ok);
+    message.bytes(field::ROLE, name.as_bytes());
+    if role.read_quota > 0 || role.write_quota > 0 {
+        message.number(field::READ_QUOTA, role.read_quota).number(field::WRITE_QUOTA, role.write_quota);
+    }
+    if !role.privileges.is_empty() {
+        message.privileges(role.privileges.iter().collect::<Vec<_>>().into_iter());
+    }
+    if !role.whitelist.is_empty() {
+        message.bytes(field::WHITELIST, role.whitelist.as_bytes());
+    }
+}

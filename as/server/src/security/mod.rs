@@ -1,0 +1,229 @@
+//! Access control: users, roles and what they may do, sessions, quotas, the audit log. On with a `security` context in the
+//! configuration; then nobody does anything before a login.
+//!
+//! Users and roles are items of system metadata (`accounts.rs`), so that they are durable and the same in a whole cluster. A
+//! command of an administrator sets items; what is in force changes when the metadata tells of them.
+//!
+//! # Threads
+//! The security threads carry out all requests of the security protocol: they hash passwords and wait for the disk. Service
+//! threads only look at the [`Session`] of a connection.
+//!
+//! # Locks
+//! `changes` is held while a command makes a change, over a call of the metadata, whose listener takes `accounts` and then
+//! `users`. Nothing else is taken under these two.
+
+mod accounts;
+mod attempts;
+pub(crate) mod audit;
+mod commands;
+mod password;
+pub(crate) mod permission;
+mod quota;
+mod session;
+mod token;
+mod whitelist;
+
+use std::collections::HashMap;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use datamodel::smd::SmdItem;
+use parking_lot::{Mutex, RwLock};
+use proto::security::PrivilegeCode;
+
+use crate::config::Config;
+use crate::smd::{Module, Occasion, Smd};
+use accounts::{Accounts, SECRET_KEY};
+use attempts::Attempts;
+use password::{Verifier, random};
+use permission::Rights;
+use session::UserRights;
+pub(crate) use session::{Charge, Session};
+use token::Secret;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// The first administrator.
+const FIRST_ADMINISTRATOR: &str = "admin";
+const FIRST_PASSWORD: &str = "admin";
+/// Salt with which all clients hash passwords.
+const CLIENT_SALT: &[u8; 16] =
+    &[0xf4, 0x6b, 0x0b, 0xbe, 0xcf, 0xfe, 0x8d, 0x1b, 0x06, 0x67, 0xd8, 0x4f, 0x6d, 0xc1, 0xd8, 0xa9];
+
+/// Why access control cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum SecurityError {
+    #[error("the system has no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+    #[error("cannot read default-password-file '{0}': {1}")]
+    PasswordFile(String, std::io::Error),
+    #[error("cannot store the first user: {0}")]
+    Store(String),
+    #[error("the system metadata of security holds no secret for tokens that can be read")]
+    Secret,
+}
+
+/// Access control of a node.
+pub(crate) struct AccessControl {
+    config: Arc<Config>,
+    smd: Arc<Smd>,
+    verifier: Verifier,
+    /// What tokens are signed with.
+    secret: RwLock<Option<Secret>>,
+    accounts: RwLock<Accounts>,
+    /// Users that have logged in since the start.
+    users: Mutex<HashMap<String, Arc<UserRights>>>,
+    /// One change at a time.
+    changes: Mutex<()>,
+    attempts: Attempts,
+    /// Items that could not be read.
+    unread: AtomicUsize,
+}
+
+impl AccessControl {
+    /// Access control with what the system metadata holds. Without any user, there is one administrator afterwards.
+    ///
+    /// # Errors
+    /// When the metadata cannot be stored, or the system has no random bytes.
+    pub(crate) fn open(config: &Arc<Config>, smd: &Arc<Smd>) -> Result<Arc<Self>, SecurityError> {
+        let access = Arc::new(AccessControl {
+            config: Arc::clone(config),
+            smd: Arc::clone(smd),
+            verifier: Verifier::new()?,
+            secret: RwLock::default(),
+            accounts: RwLock::default(),
+            users: Mutex::default(),
+            changes: Mutex::default(),
+            attempts: Attempts::default(),
+            unread: AtomicUsize::new(0),
+        });
+        let listener = Arc::downgrade(&access);
+        smd.listen(Module::Security, move |items: &[&SmdItem], _: Occasion| {
+            if let Some(access) = listener.upgrade() {
+                access.accept(items);
+            }
+        });
+        access.make_secret()?;
+        access.make_administrator()?;
+        Ok(access)
+    }
+
+    /// Acts on items of the metadata.
+    fn accept(&self, items: &[&SmdItem]) {
+        let mut concerned = Vec::new();
+        let mut accounts = self.accounts.write();
+        for item in items {
+            if item.key == SECRET_KEY {
+                let decoded = item.value.as_ref().and_then(|value| BASE64.decode(value).ok());
+                *self.secret.write() = decoded.and_then(|secret| secret.try_into().ok());
+            } else if let Some(users) = accounts.apply(&item.key, item.value.as_deref()) {
+                concerned.extend(users);
+            } else {
+                self.unread.fetch_add(1, Relaxed);
+                cf::warning!(Security, "an item of the security metadata cannot be read: {}", item.key);
+            }
+        }
+        let users = self.users.lock();
+        for name in concerned {
+            if let Some(user) = users.get(&name) {
+                user.replace(accounts.rights_of(&name));
+            }
+        }
+    }
+
+    fn make_secret(&self) -> Result<(), SecurityError> {
+        if self.secret.read().is_none() {
+            let secret: Secret = random()?;
+            let stored = self.smd.set(Module::Security, SECRET_KEY, &BASE64.encode(secret));
+            stored.map_err(|error| SecurityError::Store(error.to_string()))?;
+        }
+        if self.secret.read().is_some() { Ok(()) } else { Err(SecurityError::Secret) }
+    }
+
+    fn make_administrator(&self) -> Result<(), SecurityError> {
+        if self.accounts.read().users().next().is_some() || self.unread.load(Relaxed) > 0 {
+            return Ok(());
+        }
+        let file =
+            self.config.security.as_ref().and_then(|security| security.params.default_password_file.get());
+        let password = match &file {
+            None => FIRST_PASSWORD.to_owned(),
+            Some(path) => {
+                let text = fs::read_to_string(&**path)
+                    .map_err(|error| SecurityError::PasswordFile(path.to_string(), error))?;
+                text.lines().next().unwrap_or_default().to_owned()
+            }
+        };
+        let hash = self.verifier.hash(&credential_of(&password))?;
+        let created =
+            self.accounts.read().create_user(FIRST_ADMINISTRATOR, hash, &[PrivilegeCode::UserAdmin.name()]);
+        let (key, value) = created.map_err(|result| SecurityError::Store(format!("{result:?}")))?;
+        let stored = self.smd.set(Module::Security, &key, value.as_deref().unwrap_or_default());
+        stored.map_err(|error| SecurityError::Store(error.to_string()))?;
+        if file.is_none() {
+            cf::warning!(
+                Security,
+                "user '{FIRST_ADMINISTRATOR}' has the password that everybody knows: change it at once"
+            );
+        }
+        Ok(())
+    }
+
+    /// What connections of the user share; `None` if there is no such user.
+    fn user_rights(&self, name: &str) -> Option<Arc<UserRights>> {
+        let rights: Rights = self.accounts.read().rights_of(name)?;
+        let mut users = self.users.lock();
+        let user = users
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(UserRights::new(name, Rights::default())));
+        let user = Arc::clone(user);
+        drop(users);
+        user.replace(Some(rights));
+        Some(user)
+    }
+
+    /// Body of the thread that ends each second in the figures of all users, until `stopping` is set and it is unparked.
+    pub(crate) fn run_ticks(&self, stopping: &AtomicBool) {
+        let mut next = Instant::now() + SECOND;
+        while !stopping.load(Acquire) {
+            std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
+            if Instant::now() >= next {
+                next += SECOND;
+                self.tick();
+            }
+        }
+    }
+
+    fn tick(&self) {
+        let weight = self.config.security.as_ref().map_or(1, |security| security.params.tps_weight.get());
+        for user in self.users.lock().values() {
+            user.reads.tick(weight);
+            user.writes.tick(weight);
+        }
+    }
+}
+
+/// What clients send in place of `password`.
+fn credential_of(password: &str) -> Vec<u8> {
+    let mut credential = bcrypt::hash_with_salt(password, 10, *CLIENT_SALT)
+        .map(|parts| parts.format_for_version(bcrypt::Version::TwoA))
+        .unwrap_or_default()
+        .into_bytes();
+    credential.truncate(proto::security::CREDENTIAL_SIZE);
+    credential
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_hashed_as_clients_do() {
+        let known = |password: &str| String::from_utf8(credential_of(password)).expect("text");
+        assert_eq!(known("admin"), "$2a$10$7EqJtq98hPqEX7fNZaFWoO1mVO/4MLpGzsqojz6E9Gef6iXDjXdDa");
+        assert_eq!(known(""), "$2a$10$7EqJtq98hPqEX7fNZaFWoOLCkFexA7A9eoJ0Ew.mTDdk.E60D.9zS");
+    }
+}

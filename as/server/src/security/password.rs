@@ -1,0 +1,124 @@
+//! Passwords: how they are kept, and how they are verified quickly.
+//!
+//! Clients never send a password but its bcrypt hash with a fixed salt, the credential; whoever knows that can log in. So it
+//! is hashed again, by Argon2id with a salt of its own. That is slow on purpose. Clients that log in for each connection
+//! would be slow too: the credential that was last found right is remembered, as a digest with a key that only this process
+//! has.
+
+use std::collections::HashMap;
+
+use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
+use argon2::{Algorithm, Argon2, Params, Version};
+use hmac::{Hmac, Mac};
+use parking_lot::Mutex;
+use sha2::Sha256;
+
+/// Memory, passes and lanes of Argon2id: what OWASP recommends for one lane.
+const ARGON_MEMORY_KIB: u32 = 19 << 10;
+const ARGON_PASSES: u32 = 2;
+const ARGON_LANES: u32 = 1;
+/// Most users whose credentials are remembered.
+const REMEMBERED_MAX: usize = 10_000;
+
+type Digest = [u8; 32];
+
+fn argon2() -> Argon2<'static> {
+    let params =
+        Params::new(ARGON_MEMORY_KIB, ARGON_PASSES, ARGON_LANES, None).expect("the parameters are constant");
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+}
+
+/// Random bytes of the system.
+///
+/// # Errors
+/// When the system has none.
+pub(super) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A digest of `parts` by `key`, which tells where each part ends.
+pub(super) fn keyed_digest(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any size");
+    for part in parts {
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
+    }
+    mac
+}
+
+/// Verifies credentials.
+pub(super) struct Verifier {
+    key: [u8; 32],
+    /// By user: the hash at that time and the digest of the right credential.
+    remembered: Mutex<HashMap<String, (String, Digest)>>,
+}
+
+impl Verifier {
+    /// # Errors
+    /// When the system has no random bytes.
+    pub(super) fn new() -> Result<Self, getrandom::Error> {
+        Ok(Verifier { key: random()?, remembered: Mutex::default() })
+    }
+
+    /// The hash to keep of a credential. Takes some 20 ms.
+    ///
+    /// # Errors
+    /// When the system has no random bytes.
+    pub(super) fn hash(&self, credential: &[u8]) -> Result<String, getrandom::Error> {
+        let salt: [u8; 16] = random()?;
+        let salt = SaltString::encode_b64(&salt).expect("a salt of 16 bytes");
+        let hash = argon2().hash_password(credential, &salt).expect("Argon2 with constant parameters");
+        Ok(hash.to_string())
+    }
+
+    /// Whether `credential` is the one that `hash`, the user's, is of.
+    pub(super) fn verify(&self, user: &str, hash: &str, credential: &[u8]) -> bool {
+        let known = self.remembered.lock().get(user).cloned();
+        let mac = keyed_digest(&self.key, &[user.as_bytes(), credential]);
+        if let Some((known_hash, digest)) = known
+            && known_hash == hash
+            && mac.clone().verify_slice(&digest).is_ok()
+        {
+            return true;
+        }
+        let Ok(parsed) = PasswordHash::new(hash) else { return false };
+        if argon2().verify_password(credential, &parsed).is_err() {
+            return false;
+        }
+        let mut remembered = self.remembered.lock();
+        if remembered.len() >= REMEMBERED_MAX && !remembered.contains_key(user) {
+            remembered.clear();
+        }
+        remembered.insert(user.to_owned(), (hash.to_owned(), mac.finalize().into_bytes().into()));
+        true
+    }
+
+    /// Takes as long as a verification, so that time does not tell which users exist.
+    pub(super) fn verify_nobody(&self, credential: &[u8]) {
+        let salt = SaltString::encode_b64(&self.key[..16]).expect("a salt of 16 bytes");
+        let _ = argon2().hash_password(credential, &salt);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_verified_the_slow_and_the_quick_way() {
+        let verifier = Verifier::new().expect("random bytes");
+        let hash = verifier.hash(b"credential").expect("random bytes");
+        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        assert_ne!(hash, verifier.hash(b"credential").expect("random bytes"), "each has its own salt");
+        assert!(!verifier.verify("user", &hash, b"Credential"));
+        for _ in 0..1_000 {
+            assert!(verifier.verify("user", &hash, b"credential"));
+        }
+        assert!(!verifier.verify("user", &hash, b"other"), "the right one is remembered, not the user");
+        let other = verifier.hash(b"new").expect("random bytes");
+        assert!(!verifier.verify("user", &other, b"credential"), "the password has changed");
+        assert!(!verifier.verify("user", "no hash", b"credential"));
+    }
+}
