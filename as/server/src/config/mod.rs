@@ -93,5 +93,13 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
     }
 }
 
+/// For tests of other modules: a configuration with `namespaces`, which are whole contexts, and what else there must be.
+#[cfg(test)]
+pub(crate) fn for_tests(namespaces: &str) -> Arc<Config> {
+    let others = "service {\n cluster-name tests\n}\nnetwork {\n service {\n port 3000\n }\n}\n";
+    let (config, _) = parse(&[others, namespaces].concat(), "test").expect("it parses");
+    Arc::new(config)
+}
+
 #[cfg(test)]
 mod tests;

@@ -261,12 +261,8 @@ mod tests {
     }
 
     fn namespace(data_size: &str) -> Namespace {
-        let text = format!(
-            "service {{\n cluster-name tests\n}}\nnetwork {{\n service {{\n port 3000\n }}\n}}\n\
-             namespace test {{\n storage-engine memory {{\n data-size {data_size}\n }}\n}}\n"
-        );
-        let (config, _) = config::parse(&text, "test").expect("it parses");
-        Namespace::new(&Arc::new(config), 0, 1, 0).unwrap_or_else(|error| panic!("{error}"))
+        let text = format!("namespace test {{\n storage-engine memory {{\n data-size {data_size}\n }}\n}}\n");
+        Namespace::new(&config::for_tests(&text), 0, 1, 0).unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn digest_of(key: u64) -> Digest {

@@ -28,7 +28,7 @@ pub(crate) use commit::{Cause, Change, CommitObserver, NewVersion, stored_size};
 use nsup::{EvictionState, ExpiryState, RecordHistograms};
 pub(crate) use nsup::{IndexMemory, RecordHistogram, supervise, watch_stop_writes};
 use opening::{open_partitions, open_storage};
-pub(crate) use partition::{PartitionFigures, Partitions};
+pub(crate) use partition::{PartitionFigures, PartitionReservation, Partitions, Refused};
 use removals::Removals;
 pub(crate) use sets::{Set, SetError, Sets};
 pub(crate) use tomb_raider::raid;
@@ -261,5 +261,16 @@ impl Namespace {
             self.storage.place_name(location)
         );
         ResultCode::Unknown
+    }
+}
+
+#[cfg(test)]
+impl Namespace {
+    /// The first namespace of a configuration with `namespaces`, all of its partitions in the service of node 1.
+    pub(crate) fn for_tests(namespaces: &str) -> (Arc<Config>, Arc<Self>) {
+        let config = crate::config::for_tests(namespaces);
+        let namespace = Namespace::new(&config, 0, 1, 1).unwrap_or_else(|error| panic!("{error}"));
+        namespace.deal_alone(1).expect("headers are written");
+        (config, Arc::new(namespace))
     }
 }

@@ -192,13 +192,12 @@ impl std::fmt::Debug for Partition {
 impl PartitionReservation<'_> {
     /// What records are marked with that are written under this reservation.
     #[inline]
-    #[cfg_attr(not(test), expect(dead_code, reason = "transactions will call it"))]
     pub(crate) fn tree_id(&self) -> u8 {
         self.word.tree_id()
     }
 
     /// The same reservation, for a transaction that is put aside; `namespace` is the one that it was made in.
-    #[cfg_attr(not(test), expect(dead_code, reason = "transactions will call it"))]
+    #[cfg_attr(not(test), expect(dead_code, reason = "transactions that wait for replicas will call it"))]
     pub(crate) fn keep(self, namespace: Arc<Namespace>) -> KeptReservation {
         let own = &namespace.partitions.partitions[self.id.index()];
         assert!(std::ptr::eq(own, self.partition), "a reservation of another namespace");
@@ -317,7 +316,6 @@ impl Partitions {
     /// # Errors
     /// When it is another node's, or nobody's.
     #[inline]
-    #[cfg_attr(not(test), expect(dead_code, reason = "transactions will call it"))]
     pub(crate) fn reserve(&self, id: PartitionId) -> Result<PartitionReservation<'_>, Refused> {
         let partition = &self.partitions[id.index()];
         // Counted before it is looked at, so that whoever isolates the partition sees one or the other.

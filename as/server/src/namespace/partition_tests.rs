@@ -9,7 +9,7 @@ use datamodel::partition_version::PartitionVersion;
 
 use super::Namespace;
 use super::partition::*;
-use crate::config::{self, params::storage::StorageParams};
+use crate::config::params::storage::StorageParams;
 use crate::index::{PARTITION_COUNT, PartitionId};
 use crate::storage::Storage;
 
@@ -257,12 +257,8 @@ fn nobody_is_in_an_isolated_partition() {
 
 #[test]
 fn a_reservation_is_kept_beyond_its_borrow() {
-    let text = "service {\n cluster-name tests\n}\nnetwork {\n service {\n port 3000\n }\n}\n\
-                namespace test {\n storage-engine memory {\n data-size 512M\n }\n}\n";
-    let (config, _) = config::parse(text, "test").expect("it parses");
-    let namespace = Namespace::new(&Arc::new(config), 0, 1, OWN).unwrap_or_else(|error| panic!("{error}"));
-    let namespace = Arc::new(namespace);
-    namespace.deal_alone(KEY).expect("no headers to write");
+    let text = "namespace test {\n storage-engine memory {\n data-size 512M\n }\n}\n";
+    let (_, namespace) = Namespace::for_tests(text);
     let reservation = namespace.partitions.reserve(id(3)).expect("it is served");
     let kept = reservation.keep(Arc::clone(&namespace));
     let partitions = &namespace.partitions;

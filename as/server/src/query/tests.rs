@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 
 use super::request::{Part, SetFilter};
 use super::*;
-use crate::config;
 use crate::index::{Location, PartitionId, RecordMeta, SetId};
 use crate::namespace::{Cause, Change, NewVersion};
 use crate::transaction::SinkClosed;
@@ -39,14 +38,7 @@ impl ReplySink for Client {
 }
 
 fn start(storage: &str) -> (Arc<Config>, Arc<Namespace>) {
-    let text = format!(
-        "service {{\n cluster-name tests\n}}\nnetwork {{\n service {{\n port 3000\n }}\n}}\n\
-         namespace test {{\n storage-engine {storage}\n}}\n"
-    );
-    let (config, _) = config::parse(&text, "test").expect("it parses");
-    let config = Arc::new(config);
-    let namespace = Namespace::new(&config, 0, 1, 1).unwrap_or_else(|error| panic!("{error}"));
-    (config, Arc::new(namespace))
+    Namespace::for_tests(&format!("namespace test {{\n storage-engine {storage}\n}}\n"))
 }
 
 /// Writes a record with `size` bytes; it may not be on disk yet.

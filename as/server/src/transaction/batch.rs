@@ -17,7 +17,7 @@ use proto::ResultCode;
 use proto::batch::{Batch, Row, RowPosition, Rows, batch_flag};
 use proto::frame::{self, FrameType, HEADER_SIZE};
 use proto::message::{Request, field, info1, info2};
-use proto::reply::{self, ReplyHeader};
+use proto::reply::{self, ReplyHeader, ReplyWriter};
 use smallvec::SmallVec;
 
 use super::access;
@@ -26,7 +26,7 @@ use super::pool::PORTION_STEPS;
 use super::step::BatchRest;
 use super::{
     Call, Executor, INLINE_STEPS, PREPARED_REQUESTS, Place, ReplySink, Step, TransactionContext, Wait,
-    Workspace,
+    Workspace, reserve_partition,
 };
 use crate::metrics::{Operation, Origin, ServerCounter, ServerMetrics};
 use crate::security::Session;
@@ -412,32 +412,38 @@ impl Workspace {
         let namespace = context.namespace_of(&row.request)?;
         self.take_up_row(context, namespace);
         let request = &row.request;
+        let is_neither = request.info2 & info2::WRITE == 0 && request.info1 & info1::READ == 0;
+        let reserved = if is_late {
+            Err(ResultCode::Timeout)
+        } else if let Err(result) = access::check_single(shared.session, request) {
+            Err(result)
+        } else if is_neither {
+            Err(ResultCode::Parameter)
+        } else {
+            reserve_partition(namespace, &row.digest)
+        };
+        let reservation = match reserved {
+            Ok(reservation) => reservation,
+            Err(result) => {
+                namespace.metrics.count(Origin::BatchSub, Operation::Tsvc, result);
+                let header = ReplyHeader { transaction_ttl: row.index, ..ReplyHeader::result(result) };
+                ReplyWriter::unframed(out).finish(&header);
+                return None;
+            }
+        };
         let call = |place, budget| Call {
             context,
             place,
             namespace,
             request,
             digest: row.digest,
+            reservation: &reservation,
             now: shared.now,
             origin: Origin::BatchSub,
             filter,
             row: Some(row.index),
             budget,
         };
-        let refused = if is_late {
-            Some(ResultCode::Timeout)
-        } else if let Err(result) = access::check_single(shared.session, request) {
-            Some(result)
-        } else if request.info2 & info2::WRITE == 0 && request.info1 & info1::READ == 0 {
-            Some(ResultCode::Parameter)
-        } else {
-            None
-        };
-        if let Some(result) = refused {
-            namespace.metrics.count(Origin::BatchSub, Operation::Tsvc, result);
-            call(Place::Service, &Budget::unlimited()).reply_header_only(out, result, 0, 0);
-            return None;
-        }
         match shared.place {
             RowsPlace::Service(budget) => self.run(&call(Place::Service, budget), out),
             RowsPlace::Pool { sink, .. } => {

@@ -397,26 +397,10 @@ mod tests {
     use proto::message::{field, info1};
 
     use super::*;
-    use crate::config;
     use crate::metrics::ServerMetrics;
     use crate::namespace::Namespace;
     use crate::transaction::{SinkClosed, Step};
 
-    const CONFIG: &str = "
-service {
-    cluster-name tests
-}
-network {
-    service {
-        port 3000
-    }
-}
-namespace test {
-    storage-engine memory {
-        data-size 512M
-    }
-}
-";
     const TURNS: u32 = 3;
 
     /// The way to a client, with a bug.
@@ -459,11 +443,10 @@ namespace test {
 
     #[test]
     fn a_panic_ends_the_batch_and_not_its_thread() {
-        let (config, _) = config::parse(CONFIG, "test").expect("it parses");
-        let config = Arc::new(config);
-        let namespace = Namespace::new(&config, 0, 1, 1).unwrap_or_else(|error| panic!("{error}"));
-        let namespaces: Arc<[Arc<Namespace>]> = Arc::new([Arc::new(namespace)]);
-        let context = Arc::new(TransactionContext::new(config, namespaces, Arc::new(ServerMetrics::new(1))));
+        let namespace = "namespace test {\n storage-engine memory {\n data-size 512M\n }\n}\n";
+        let (config, namespace) = Namespace::for_tests(namespace);
+        let metrics = Arc::new(ServerMetrics::new(1));
+        let context = Arc::new(TransactionContext::new(config, Arc::new([namespace]), metrics));
         let pool = BatchPool::new();
         let sink = Arc::new(Broken::default());
         let body = body();

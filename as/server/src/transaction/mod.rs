@@ -42,7 +42,8 @@ use proto::reply::{self, ReplyHeader, ReplyWriter};
 use smallvec::SmallVec;
 
 use crate::metrics::{Operation, Origin, ServerCounter};
-use crate::namespace::Namespace;
+use crate::index::PartitionId;
+use crate::namespace::{Namespace, PartitionReservation, Refused};
 
 use context::{Buffers, Workspace};
 use filter::CompiledFilter;
@@ -99,6 +100,8 @@ struct Call<'a> {
     namespace: &'a Namespace,
     request: &'a Request<'a>,
     digest: Digest,
+    /// Of the record's partition, until the transaction is done or waits.
+    reservation: &'a PartitionReservation<'a>,
     now: StoredMillis,
     origin: Origin,
     /// The filter that applies: the request's own or that of its batch.
@@ -170,6 +173,22 @@ fn is_step_of_transaction(request: &Request<'_>) -> bool {
     }
     let is_roll = request.info4 & (info4::ROLL_FORWARD | info4::ROLL_BACK) != 0;
     is_roll && request.info2 & info2::DELETE == 0 && !request.has_field(field::UDF_FILE)
+}
+
+/// Reserves the partition of `digest` for a transaction. One that has to wait before it has changed anything gives its
+/// reservation back and reserves again when it runs again: the partition may have gone to another node meanwhile.
+///
+/// # Errors
+/// What the client is told if this node does not serve the partition.
+#[inline]
+fn reserve_partition<'n>(
+    namespace: &'n Namespace,
+    digest: &Digest,
+) -> Result<PartitionReservation<'n>, ResultCode> {
+    namespace.partitions.reserve(PartitionId::of(digest)).map_err(|refused| match refused {
+        // Nothing can be passed on to another node.
+        Refused::Unavailable | Refused::ServedBy(_) => ResultCode::Unavailable,
+    })
 }
 
 impl Executor {
@@ -267,6 +286,14 @@ impl Workspace {
             reply::write_header_only(out, &ReplyHeader::result(ResultCode::Parameter));
             return Step::Done;
         };
+        let reservation = match reserve_partition(namespace, &digest) {
+            Ok(reservation) => reservation,
+            Err(result) => {
+                namespace.metrics.count(Origin::Client, Operation::Tsvc, result);
+                reply::write_header_only(out, &ReplyHeader::result(result));
+                return Step::Done;
+            }
+        };
         let filter = filter::compile(request, budget);
         let call = Call {
             context,
@@ -274,6 +301,7 @@ impl Workspace {
             namespace,
             request,
             digest,
+            reservation: &reservation,
             now,
             origin: Origin::Client,
             filter: filter.as_ref(),

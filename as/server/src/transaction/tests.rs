@@ -11,20 +11,11 @@ use proto::frame::HEADER_SIZE;
 use proto::message::{Request, field, info1, info2, op_code};
 
 use super::*;
-use crate::config;
 use crate::metrics::ServerMetrics;
 use crate::workers::Work;
 
-const CONFIG: &str = "
-service {
-    cluster-name tests
-}
-network {
-    service {
-        port 3000
-    }
-}
-namespace test {
+/// It takes records that are read and written by the pool.
+const NAMESPACE: &str = "namespace test {
     max-record-size 8M
     storage-engine memory {
         data-size 1G
@@ -37,11 +28,8 @@ const INCREMENTS: u32 = 400;
 const LARGE: usize = 1 << 20;
 
 fn context() -> Arc<TransactionContext> {
-    let (config, _) = config::parse(CONFIG, "test").expect("it parses");
-    let config = Arc::new(config);
-    let namespace = Namespace::new(&config, 0, 1, 1).unwrap_or_else(|error| panic!("{error}"));
-    let namespaces: Arc<[Arc<Namespace>]> = Arc::new([Arc::new(namespace)]);
-    Arc::new(TransactionContext::new(config, namespaces, Arc::new(ServerMetrics::new(1))))
+    let (config, namespace) = Namespace::for_tests(NAMESPACE);
+    Arc::new(TransactionContext::new(config, Arc::new([namespace]), Arc::new(ServerMetrics::new(1))))
 }
 
 /// The body of a message about the one record, with these ops: code, particle type, name and value.
@@ -219,4 +207,22 @@ fn the_pool_ends_what_is_late_and_what_nobody_hears_of() {
     context.stop();
     assert_eq!(in_pool(&mut executor, &read, now, &listening), ResultCode::Timeout.code());
     assert_eq!(count(&context), 1);
+}
+
+#[test]
+fn a_partition_that_is_not_served_is_unavailable() {
+    let context = context();
+    let mut executor = Executor::new(Arc::clone(&context));
+    assert_eq!(on_service_thread(&context, &mut executor, &increment()), (0, false));
+    let (namespace, partition) = (&context.namespaces[0], PartitionId::of(&Digest([7; 20])));
+    assert!(namespace.partitions.isolate(partition, Duration::ZERO), "no transaction is under way");
+    let unavailable = ResultCode::Unavailable.code();
+    for request in [increment(), body(info1::READ | info1::GET_ALL, 0, &[])] {
+        assert_eq!(on_service_thread(&context, &mut executor, &request), (unavailable, false));
+        let (now, answer) = (Instant::now(), Arc::default());
+        assert_eq!(in_pool(&mut executor, &request, now, &answer), unavailable);
+    }
+    namespace.deal_alone(2).expect("no headers to write");
+    assert_eq!(count(&context), 1);
+    assert!(namespace.partitions.isolate(partition, Duration::ZERO), "all were released");
 }

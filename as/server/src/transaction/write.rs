@@ -17,7 +17,7 @@ use super::filter::{self, OpenQuestion};
 use super::optimistic::{Attempt, Turn, until_committed};
 use super::subject::{RecordCopy, Subject};
 use super::{Buffers, Call, Failure, Place, Wait, delete};
-use crate::index::{PartitionId, RecordMeta, SetId, WriteGuard};
+use crate::index::{RecordMeta, SetId, WriteGuard};
 use crate::metrics::{NamespaceCounter, Operation};
 use crate::namespace::{Cause, Change, NewVersion};
 use crate::storage::{ReadBuffer, StorageError};
@@ -311,7 +311,7 @@ fn make_next(
         last_update_time,
         generation: base.next_generation(),
         void_time,
-        tree_id: namespace.partitions.tree_id(PartitionId::of(&call.digest)),
+        tree_id: call.reservation.tree_id(),
         set_name: set.map_or(&[], |set| &set.name),
         key,
         leaves_tombstone: base.leaves_tombstone(),

@@ -193,10 +193,8 @@ pub(crate) fn watch_stop_writes(namespaces: &[Arc<Namespace>], stopping: &Atomic
 mod tests {
     use super::*;
 
-    fn config() -> crate::config::Config {
-        let text = "service {\n cluster-name t\n}\nnetwork {\n service {\n port 3000\n }\n}\n\
-                    namespace test {\n storage-engine memory {\n data-size 256M\n }\n}\n";
-        crate::config::parse(text, "test").expect("it parses").0
+    fn config() -> std::sync::Arc<crate::config::Config> {
+        crate::config::for_tests("namespace test {\n storage-engine memory {\n data-size 256M\n }\n}\n")
     }
 
     const USAGE: Usage = Usage {

@@ -9,20 +9,10 @@ use datamodel::flat::NewRecord;
 use datamodel::{Bins, BytesType, Particle};
 
 use super::*;
-use crate::config;
 use crate::index::SetId;
 use crate::namespace::{Cause, Change, NewVersion};
 
-const CONFIG: &str = "
-service {
-    cluster-name tests
-}
-network {
-    service {
-        port 3000
-    }
-}
-namespace test {
+const NAMESPACE: &str = "namespace test {
     nsup-period 1
     nsup-threads 2
     set kept {
@@ -35,9 +25,8 @@ namespace test {
 ";
 const NOW: u32 = 1_000_000;
 
-fn namespace() -> Namespace {
-    let (config, _) = config::parse(CONFIG, "test").expect("it parses");
-    Namespace::new(&Arc::new(config), 0, 1, 1).unwrap_or_else(|error| panic!("{error}"))
+fn namespace() -> Arc<Namespace> {
+    Namespace::for_tests(NAMESPACE).1
 }
 
 fn digest(set: &str, key: u32) -> Digest {
