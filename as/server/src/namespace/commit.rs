@@ -1,6 +1,7 @@
-//! The commit of a record: the only way in which a record of a running namespace changes.
+//! The commit of a record: the only way in which a record changes.
 //!
-//! A write, touch, delete, expiry, eviction and the removal of a tombstone all end in [`Namespace::commit`]. The caller
+//! A write, touch, delete, expiry, eviction and the removal of a tombstone all end in [`Namespace::commit`], and each record
+//! that a load finds in [`commit_loaded`], which leaves out what a stored record does not need. The caller
 //! holds the record's guard and has made the new flat record. The commit then takes these steps, in this order:
 //!
 //! 1. Observers look at the change while the old record can still be read.
@@ -105,7 +106,7 @@ impl Namespace {
             Change::Gone => RecordMeta::default(),
         };
         **guard = after;
-        self.account(&digest, &before, &after, cause);
+        account(&mut RunningFigures { namespace: self, cause }, &digest, &before, &after);
         self.storage.free_replaced(before.location, after.location);
         let committed = Committed {
             location: after.location,
@@ -133,69 +134,125 @@ impl Namespace {
         after.location = place.with_key_stored(version.key_stored);
         Ok(after)
     }
+}
 
-    /// Brings the figures of sets, expiry, tombstones and removals from `before` to `after`.
+/// Commits a record that a load found on its device: the newest copy so far of the record of `guard` is the one that
+/// `after` tells of. There is nothing to store, and nobody observes a load: what follows the records is made from the index
+/// when all are there. The other steps are those of [`Namespace::commit`].
+#[inline]
+pub(super) fn commit_loaded(mut guard: WriteGuard<'_>, after: &RecordMeta, figures: &mut impl RecordFigures) {
+    let before = std::mem::replace(&mut **guard, *after);
+    account(figures, guard.digest(), &before, after);
+}
+
+/// How the figures of a set change.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct SetChange {
+    pub(super) objects: i64,
+    pub(super) tombstones: i64,
+    pub(super) data_used_bytes: i64,
+}
+
+impl SetChange {
     #[inline]
-    fn account(&self, digest: &Digest, before: &RecordMeta, after: &RecordMeta, cause: Cause) {
-        let (size_before, size_after) = (stored_size(before), stored_size(after));
-        self.note_size(size_after);
-        match cause {
+    pub(super) fn add(&mut self, other: SetChange) {
+        self.objects += other.objects;
+        self.tombstones += other.tombstones;
+        self.data_used_bytes += other.data_used_bytes;
+    }
+}
+
+/// Figures that follow the records: those of a running namespace, or those of what one thread of a load has found.
+pub(super) trait RecordFigures {
+    /// There is a record of this size in storage.
+    fn note_size(&mut self, bytes: u64);
+
+    /// The void-time of the record of `digest` was `before` and is `after`; 0 for none.
+    fn change_void_time(&mut self, digest: &Digest, before: u32, after: u32);
+
+    fn change_tombstones(&mut self, change: i64);
+
+    fn change_set(&mut self, id: SetId, change: SetChange);
+
+    /// The record of `digest`, last updated at that time, left the index.
+    fn note_removal(&mut self, digest: &Digest, last_update_time: u64);
+}
+
+/// Brings `figures` from `before` to `after`: the one place that says which figures follow from a record.
+#[inline]
+fn account(figures: &mut impl RecordFigures, digest: &Digest, before: &RecordMeta, after: &RecordMeta) {
+    let (size_before, size_after) = (stored_size(before), stored_size(after));
+    figures.note_size(size_after);
+    figures.change_void_time(digest, before.void_time, after.void_time);
+    if before.exists() && !after.exists() {
+        figures.note_removal(digest, before.last_update_time());
+    }
+    if before.exists()
+        && after.exists()
+        && before.set_id == after.set_id
+        && before.is_tombstone() == after.is_tombstone()
+    {
+        if size_before != size_after && after.set_id != SetId::NONE {
+            let data_used_bytes = size_after.cast_signed() - size_before.cast_signed();
+            figures.change_set(after.set_id, SetChange { data_used_bytes, ..SetChange::default() });
+        }
+        return;
+    }
+    count(figures, before, -1);
+    count(figures, after, 1);
+}
+
+/// Counts a record into the figures of its set and of tombstones, or out of them with a `sign` of -1.
+fn count(figures: &mut impl RecordFigures, meta: &RecordMeta, sign: i64) {
+    if !meta.exists() {
+        return;
+    }
+    let tombstones = if meta.is_tombstone() { sign } else { 0 };
+    if tombstones != 0 {
+        figures.change_tombstones(tombstones);
+    }
+    if meta.set_id != SetId::NONE {
+        let data_used_bytes = sign * stored_size(meta).cast_signed();
+        figures
+            .change_set(meta.set_id, SetChange { objects: sign - tombstones, tombstones, data_used_bytes });
+    }
+}
+
+/// The figures of a running namespace.
+struct RunningFigures<'a> {
+    namespace: &'a Namespace,
+    cause: Cause,
+}
+
+impl RecordFigures for RunningFigures<'_> {
+    #[inline]
+    fn note_size(&mut self, bytes: u64) {
+        self.namespace.note_size(bytes);
+    }
+
+    #[inline]
+    fn change_void_time(&mut self, digest: &Digest, before: u32, after: u32) {
+        let expiry = &self.namespace.expiry;
+        match self.cause {
             // The sweep that found the record has left it out of the partition's figures already.
-            Cause::Expiry | Cause::Eviction if before.void_time != 0 => self.expiry.note_removed(digest),
-            _ => self.expiry.note(digest, before.void_time, after.void_time),
-        }
-        if before.exists() && !after.exists() {
-            self.removals.note(digest, before.last_update_time());
-        }
-        if before.exists()
-            && after.exists()
-            && before.set_id == after.set_id
-            && before.is_tombstone() == after.is_tombstone()
-        {
-            if size_before != size_after
-                && let Some(set) = self.sets.get(after.set_id)
-            {
-                // Wrapping: the difference may be negative.
-                set.data_used_bytes.fetch_add(size_after.wrapping_sub(size_before), Relaxed);
-            }
-            return;
-        }
-        self.leave_figures(before);
-        self.join_figures(after);
-    }
-
-    /// Counts a record into the figures of its set and of tombstones.
-    pub(super) fn join_figures(&self, meta: &RecordMeta) {
-        if !meta.exists() {
-            return;
-        }
-        if meta.is_tombstone() {
-            self.tombstones.fetch_add(1, Relaxed);
-        }
-        if meta.set_id != SetId::NONE
-            && let Some(set) = self.sets.get(meta.set_id)
-        {
-            let count = if meta.is_tombstone() { &set.tombstones } else { &set.objects };
-            count.fetch_add(1, Relaxed);
-            set.data_used_bytes.fetch_add(stored_size(meta), Relaxed);
+            Cause::Expiry | Cause::Eviction if before != 0 => expiry.note_removed(digest),
+            _ => expiry.note(digest, before, after),
         }
     }
 
-    /// Takes a record out of the figures of its set and of tombstones.
-    fn leave_figures(&self, meta: &RecordMeta) {
-        if !meta.exists() {
-            return;
+    fn change_tombstones(&mut self, change: i64) {
+        // Wrapping: the change may be negative.
+        self.namespace.tombstones.fetch_add(change.cast_unsigned(), Relaxed);
+    }
+
+    fn change_set(&mut self, id: SetId, change: SetChange) {
+        if let Some(set) = self.namespace.sets.get(id) {
+            set.change(change);
         }
-        if meta.is_tombstone() {
-            self.tombstones.fetch_sub(1, Relaxed);
-        }
-        if meta.set_id != SetId::NONE
-            && let Some(set) = self.sets.get(meta.set_id)
-        {
-            let count = if meta.is_tombstone() { &set.tombstones } else { &set.objects };
-            count.fetch_sub(1, Relaxed);
-            set.data_used_bytes.fetch_sub(stored_size(meta), Relaxed);
-        }
+    }
+
+    fn note_removal(&mut self, digest: &Digest, last_update_time: u64) {
+        self.namespace.removals.note(digest, last_update_time);
     }
 }
 

@@ -1,4 +1,5 @@
-//! Figures of the records that a load brings into the index: by set, by partition, and of all.
+//! Figures of the records that a load brings into the index: by set, by partition, and of all. Which figures follow from a
+//! record is said in `commit.rs`.
 //!
 //! Each thread of the load keeps its own and adds them to the others' when it is done. A record may be found by one thread
 //! and a newer copy of it by another, so a thread's own figures may be negative; their sums are exact.
@@ -7,17 +8,9 @@ use cf::Digest;
 use parking_lot::Mutex;
 
 use super::Sets;
-use super::commit::stored_size;
-use crate::index::{PARTITION_COUNT, PartitionId, RecordMeta, SetId};
-use crate::storage::LoadTally;
-
-/// What a set gains.
-#[derive(Clone, Copy, Default)]
-struct SetFigures {
-    objects: i64,
-    tombstones: i64,
-    data_used_bytes: i64,
-}
+use super::commit::{RecordFigures, SetChange, commit_loaded};
+use crate::index::{PARTITION_COUNT, PartitionId, RecordMeta, SetId, WriteGuard};
+use crate::storage::LoadCommit;
 
 /// What is known of the void-times of a partition.
 #[derive(Clone, Copy)]
@@ -34,7 +27,7 @@ pub(super) struct LoadFigures {
     /// Bytes that no record has more of.
     pub(super) largest_record: u64,
     /// By number of set.
-    sets: Vec<SetFigures>,
+    sets: Vec<SetChange>,
     void_times: Box<[VoidTimes]>,
 }
 
@@ -56,40 +49,8 @@ impl LoadFigures {
     pub(super) fn add_to(&self, sets: &Sets) {
         for (number, figures) in self.sets.iter().enumerate() {
             if let Some(set) = sets.get(SetId(number as u16)) {
-                set.add_loaded(figures.objects, figures.tombstones, figures.data_used_bytes);
+                set.change(*figures);
             }
-        }
-    }
-
-    #[inline]
-    fn change(&mut self, digest: &Digest, before: &RecordMeta, after: &RecordMeta) {
-        if before.exists() {
-            self.count(digest, before, -1);
-        }
-        self.count(digest, after, 1);
-        self.largest_record = self.largest_record.max(stored_size(after));
-    }
-
-    /// Counts a record in, or out with a `sign` of -1.
-    #[inline]
-    fn count(&mut self, digest: &Digest, meta: &RecordMeta, sign: i64) {
-        let is_tombstone = meta.is_tombstone();
-        if is_tombstone {
-            self.tombstones += sign;
-        }
-        if meta.void_time != 0 {
-            let void_times = &mut self.void_times[PartitionId::of(digest).index()];
-            void_times.expirable += sign;
-            void_times.earliest = void_times.earliest.min(meta.void_time);
-        }
-        if meta.set_id != SetId::NONE {
-            let number = usize::from(meta.set_id.0);
-            if number >= self.sets.len() {
-                self.sets.resize(number + 1, SetFigures::default());
-            }
-            let set = &mut self.sets[number];
-            *(if is_tombstone { &mut set.tombstones } else { &mut set.objects }) += sign;
-            set.data_used_bytes += sign * stored_size(meta).cast_signed();
         }
     }
 
@@ -97,18 +58,51 @@ impl LoadFigures {
         self.tombstones += other.tombstones;
         self.largest_record = self.largest_record.max(other.largest_record);
         if self.sets.len() < other.sets.len() {
-            self.sets.resize(other.sets.len(), SetFigures::default());
+            self.sets.resize(other.sets.len(), SetChange::default());
         }
         for (total, own) in self.sets.iter_mut().zip(&other.sets) {
-            total.objects += own.objects;
-            total.tombstones += own.tombstones;
-            total.data_used_bytes += own.data_used_bytes;
+            total.add(*own);
         }
         for (total, own) in self.void_times.iter_mut().zip(&other.void_times) {
             total.expirable += own.expirable;
             total.earliest = total.earliest.min(own.earliest);
         }
     }
+}
+
+impl RecordFigures for LoadFigures {
+    #[inline]
+    fn note_size(&mut self, bytes: u64) {
+        self.largest_record = self.largest_record.max(bytes);
+    }
+
+    #[inline]
+    fn change_void_time(&mut self, digest: &Digest, before: u32, after: u32) {
+        if before | after == 0 {
+            return;
+        }
+        let void_times = &mut self.void_times[PartitionId::of(digest).index()];
+        void_times.expirable += i64::from(after != 0) - i64::from(before != 0);
+        if after != 0 {
+            void_times.earliest = void_times.earliest.min(after);
+        }
+    }
+
+    fn change_tombstones(&mut self, change: i64) {
+        self.tombstones += change;
+    }
+
+    #[inline]
+    fn change_set(&mut self, id: SetId, change: SetChange) {
+        let number = usize::from(id.0);
+        if number >= self.sets.len() {
+            self.sets.resize(number + 1, SetChange::default());
+        }
+        self.sets[number].add(change);
+    }
+
+    /// A load removes nothing.
+    fn note_removal(&mut self, _: &Digest, _: u64) {}
 }
 
 /// The figures of one thread, and where they go in the end.
@@ -123,9 +117,9 @@ impl<'a> ThreadFigures<'a> {
     }
 }
 
-impl LoadTally for ThreadFigures<'_> {
-    fn change(&mut self, digest: &Digest, before: &RecordMeta, after: &RecordMeta) {
-        self.own.change(digest, before, after);
+impl LoadCommit for ThreadFigures<'_> {
+    fn commit(&mut self, guard: WriteGuard<'_>, after: &RecordMeta) {
+        commit_loaded(guard, after, &mut self.own);
     }
 
     fn finish(self: Box<Self>) {

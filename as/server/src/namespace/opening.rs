@@ -12,7 +12,7 @@ use super::tombstones::Removal;
 use super::{Namespace, NamespaceError, Partitions, Sets};
 use crate::config::{Engine, NamespaceConfig, SetDirectory};
 use crate::index::{Index, PARTITION_COUNT, PartitionId, SetId};
-use crate::storage::{LoadContext, LoadStats, LoadTally, OpenSettings, Storage};
+use crate::storage::{LoadCommit, LoadContext, LoadStats, OpenSettings, Storage};
 
 /// What loading fills.
 struct Loading<'a> {
@@ -41,7 +41,7 @@ impl LoadContext for Loading<'_> {
         &self.stats
     }
 
-    fn tally(&self) -> Box<dyn LoadTally + '_> {
+    fn committer(&self) -> Box<dyn LoadCommit + '_> {
         Box::new(ThreadFigures::new(&self.figures))
     }
 }

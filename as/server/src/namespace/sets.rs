@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use datamodel::flat::SET_NAME_SIZE_MAX;
 use parking_lot::Mutex;
 
+use super::commit::SetChange;
 use crate::config::model::SetDirectory;
 use crate::config::params::namespace::SetParams;
 use crate::index::SetId;
@@ -51,11 +52,20 @@ impl Set {
         limit != 0 && self.data_used_bytes.load(Relaxed) >= limit
     }
 
-    /// Adds the figures of what a load brought.
-    pub(super) fn add_loaded(&self, objects: i64, tombstones: i64, data_used_bytes: i64) {
-        self.objects.fetch_add(objects.cast_unsigned(), Relaxed);
-        self.tombstones.fetch_add(tombstones.cast_unsigned(), Relaxed);
-        self.data_used_bytes.fetch_add(data_used_bytes.cast_unsigned(), Relaxed);
+    /// Changes the figures.
+    #[inline]
+    pub(super) fn change(&self, change: SetChange) {
+        let SetChange { objects, tombstones, data_used_bytes } = change;
+        for (figure, change) in [
+            (&self.objects, objects),
+            (&self.tombstones, tombstones),
+            (&self.data_used_bytes, data_used_bytes),
+        ] {
+            if change != 0 {
+                // Wrapping: the change may be negative.
+                figure.fetch_add(change.cast_unsigned(), Relaxed);
+            }
+        }
     }
 
     /// The name as text for logs and info answers.

@@ -11,13 +11,13 @@ use datamodel::{Bins, BytesType, Particle};
 use super::crash_medium::{CrashMedium, Faults, SECTOR_SIZE};
 use super::disk::Media;
 use super::engine::{Storage, StorageError};
-use super::load::{LoadContext, LoadStats, LoadTally};
+use super::load::{LoadCommit, LoadContext, LoadStats};
 use super::medium::Opened;
 use super::open::OpenSettings;
 use super::tests::{Random, digest_of};
 use super::{ReadBuffer, WBLOCK_SIZE};
 use crate::config::{Engine, StorageConfig};
-use crate::index::{Index, IndexGeometry, RecordMeta, SetId};
+use crate::index::{Index, IndexGeometry, RecordMeta, SetId, WriteGuard};
 use crate::namespace::Partitions;
 
 /// A disk of 24 write blocks: eight are defrag's, so overwrites of a few come round again soon.
@@ -54,16 +54,18 @@ impl LoadContext for Context<'_> {
         &self.stats
     }
 
-    fn tally(&self) -> Box<dyn LoadTally + '_> {
-        Box::new(NoTally)
+    fn committer(&self) -> Box<dyn LoadCommit + '_> {
+        Box::new(WithoutFigures)
     }
 }
 
 /// Nobody asks for figures.
-pub(super) struct NoTally;
+pub(super) struct WithoutFigures;
 
-impl LoadTally for NoTally {
-    fn change(&mut self, _: &cf::Digest, _: &RecordMeta, _: &RecordMeta) {}
+impl LoadCommit for WithoutFigures {
+    fn commit(&mut self, mut guard: WriteGuard<'_>, after: &RecordMeta) {
+        **guard = *after;
+    }
 
     fn finish(self: Box<Self>) {}
 }

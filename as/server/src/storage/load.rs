@@ -17,7 +17,6 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use cf::Digest;
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
 use crossbeam::channel::{self, Receiver, Sender};
@@ -31,7 +30,7 @@ use super::open::{PEEK_SIZE, erase_former_use};
 use super::partial_read::{self, Unreadable};
 use super::wblock::WblockId;
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
-use crate::index::{CreateOutcome, Index, Location, PartitionId, RecordMeta, SetId};
+use crate::index::{CreateOutcome, Index, Location, PartitionId, RecordMeta, SetId, WriteGuard};
 
 /// So many blocks in a row that do not start with a record are the end of what was ever written.
 pub(super) const UNUSED_BLOCKS_MAX: u32 = 10;
@@ -109,15 +108,14 @@ pub(crate) trait LoadContext: Sync {
     fn index(&self) -> &Index;
     fn now_seconds(&self) -> u32;
     fn stats(&self) -> &LoadStats;
-    /// For one parser: what keeps figures of the records.
-    fn tally(&self) -> Box<dyn LoadTally + '_>;
+    /// For one parser: what commits the records that it finds.
+    fn committer(&self) -> Box<dyn LoadCommit + '_>;
 }
 
-/// Keeps figures of the records that one parser brings into the index.
-pub(crate) trait LoadTally {
-    /// The newest copy so far of the record of `digest` is `after`; it was `before`, which does not exist if none was
-    /// known.
-    fn change(&mut self, digest: &Digest, before: &RecordMeta, after: &RecordMeta);
+/// Commits the records that one parser finds.
+pub(crate) trait LoadCommit {
+    /// The newest copy so far of the record of `guard` is the one that `after` tells of.
+    fn commit(&mut self, guard: WriteGuard<'_>, after: &RecordMeta);
 
     /// The parser is done.
     fn finish(self: Box<Self>);
@@ -331,7 +329,7 @@ struct Counts {
 struct Parser<'a> {
     load: &'a DiskLoad<'a>,
     index: &'a Index,
-    tally: Box<dyn LoadTally + 'a>,
+    committer: Box<dyn LoadCommit + 'a>,
     counts: Counts,
     stale: StaleBytes,
     /// The set of the record before: most often that of the next one.
@@ -340,12 +338,19 @@ struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     fn new(load: &'a DiskLoad<'a>) -> Self {
-        let (index, tally) = (load.context.index(), load.context.tally());
-        Parser { load, index, tally, counts: Counts::default(), stale: StaleBytes::default(), last_set: None }
+        let (index, committer) = (load.context.index(), load.context.committer());
+        Parser {
+            load,
+            index,
+            committer,
+            counts: Counts::default(),
+            stale: StaleBytes::default(),
+            last_set: None,
+        }
     }
 
     fn finish(self) -> StaleBytes {
-        self.tally.finish();
+        self.committer.finish();
         self.stale
     }
 
@@ -429,7 +434,7 @@ impl<'a> Parser<'a> {
             self.report_unbelieved(record, location);
             return false;
         };
-        let Ok((mut guard, outcome)) = self.index.get_or_create(&record.digest) else {
+        let Ok((guard, outcome)) = self.index.get_or_create(&record.digest) else {
             self.load.context.stats().damaged.fetch_add(1, Relaxed);
             cf::critical!(Storage, "the primary index is full: record {} is not loaded", record.digest);
             return false;
@@ -443,7 +448,9 @@ impl<'a> Parser<'a> {
                 self.counts.older += 1;
                 if known.supersedes(new) || !is_before(location, before.location) {
                     if (is_tombstone || leaves_tombstone) && !before.is_tombstone() {
-                        guard.set_leaves_tombstone(true);
+                        let mut after = before;
+                        after.set_leaves_tombstone(true);
+                        self.committer.commit(guard, &after);
                     }
                     return false;
                 }
@@ -461,8 +468,7 @@ impl<'a> Parser<'a> {
         after.set_tombstone(is_tombstone);
         after.set_leaves_tombstone(leaves_tombstone && !is_tombstone);
         after.location = location.with_key_stored(record.key.is_some());
-        **guard = after;
-        self.tally.change(&record.digest, &before, &after);
+        self.committer.commit(guard, &after);
         true
     }
 

@@ -49,7 +49,7 @@ pub(crate) use check::check_backings;
 pub(crate) use device::DeviceStats;
 pub(crate) use disk::{DiskStats, DurableWait};
 pub(crate) use engine::{Room, Storage, StorageError};
-pub(crate) use load::{LoadContext, LoadStats, LoadTally};
+pub(crate) use load::{LoadCommit, LoadContext, LoadStats};
 pub(crate) use open::{OpenError, OpenSettings};
 
 use cf::aligned::AlignedBuf;

@@ -41,8 +41,8 @@ use proto::message::{Request, field, info1, info2, info4};
 use proto::reply::{self, ReplyHeader, ReplyWriter};
 use smallvec::SmallVec;
 
-use crate::metrics::{Operation, Origin, ServerCounter};
 use crate::index::PartitionId;
+use crate::metrics::{Operation, Origin, ServerCounter};
 use crate::namespace::{Namespace, PartitionReservation, Refused};
 
 use context::{Buffers, Workspace};

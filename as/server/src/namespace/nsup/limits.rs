@@ -193,7 +193,7 @@ pub(crate) fn watch_stop_writes(namespaces: &[Arc<Namespace>], stopping: &Atomic
 mod tests {
     use super::*;
 
-    fn config() -> std::sync::Arc<crate::config::Config> {
+    fn config() -> Arc<crate::config::Config> {
         crate::config::for_tests("namespace test {\n storage-engine memory {\n data-size 256M\n }\n}\n")
     }
 

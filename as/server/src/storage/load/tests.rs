@@ -37,9 +37,10 @@ struct Context {
 
 struct Tally<'a>(&'a Mutex<[i64; 3]>, [i64; 3]);
 
-impl LoadTally for Tally<'_> {
-    fn change(&mut self, _: &Digest, before: &RecordMeta, after: &RecordMeta) {
-        for (meta, sign) in [(before, -1), (after, 1)] {
+impl LoadCommit for Tally<'_> {
+    fn commit(&mut self, mut guard: WriteGuard<'_>, after: &RecordMeta) {
+        let before = std::mem::replace(&mut **guard, *after);
+        for (meta, sign) in [(&before, -1), (after, 1)] {
             if meta.exists() {
                 self.1[usize::from(meta.is_tombstone())] += sign;
                 self.1[2] += sign * i64::from(meta.location.rblock_count());
@@ -69,7 +70,7 @@ impl LoadContext for Context {
         &self.stats
     }
 
-    fn tally(&self) -> Box<dyn LoadTally + '_> {
+    fn committer(&self) -> Box<dyn LoadCommit + '_> {
         Box::new(Tally(&self.sums, [0; 3]))
     }
 }
