@@ -32,6 +32,7 @@ pub mod kind {
 pub mod info1 {
     pub const READ: u8 = 0x01;
     pub const GET_ALL: u8 = 0x02;
+    pub const SHORT_QUERY: u8 = 4;
     pub const BATCH: u8 = 0x08;
     pub const GET_NO_BINS: u8 = 0x20;
 }

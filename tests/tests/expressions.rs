@@ -4,10 +4,11 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
-use ferrospike_tests::server::{BASICS, Server};
+use ferrospike_tests::server::{BASICS, Server, usual_config};
 use ferrospike_tests::wire::{Frame, Message, Operation, field, info1, info3, operation, result};
 
 /// What bad filters leave in the log.
@@ -210,4 +211,83 @@ fn filters_on_metadata_leave_the_record_unread() {
         assert_eq!(ask(request, &size_is(5)), result::FILTERED_OUT);
     }
     assert_eq!(ask(Message::delete("lost"), &[0x93, 16, 0xc3, 0x92, 18, 0x91, 72]), result::OK);
+}
+
+/// A filter that takes as long to be compiled as one may: patterns with many repetitions that have to be told apart, one behind
+/// the other. It is refused in the end, as it is too large.
+fn long_filter() -> Vec<u8> {
+    const PATTERNS: u8 = 250;
+    let pattern = b"(a{0,100}){0,90}b";
+    let matches =
+        [&[0x94, 7, 1, 0xa0 | pattern.len() as u8][..], pattern, &[0x93, 81, 3, 0xa1, b'b']].concat();
+    [&[0xdc, 0, PATTERNS + 1, 16][..], &matches.repeat(usize::from(PATTERNS))].concat()
+}
+
+/// Requests that bring it, and what they are answered if they have the time.
+fn with_long_filter() -> [(&'static str, Message, Vec<u8>); 4] {
+    let long = long_filter();
+    let rows = |count: u32, filter: Option<&[u8]>| -> Vec<u8> {
+        (0..count).flat_map(|number| row(number, "a", filter.filter(|_| number == 0))).collect()
+    };
+    let query = Message {
+        info1: info1::READ | info1::SHORT_QUERY,
+        info3: info3::PARTITION_DONE,
+        ..Message::default()
+    };
+    let query = query.with_field(field::NAMESPACE, b"test").with_field(field::PARTITION_ID_ARRAY, &[0, 0]);
+    [
+        ("of a small batch", with_filter(batch(2, &rows(2, None)), &long), vec![result::PARAMETER]),
+        ("of a large batch", with_filter(batch(300, &rows(300, None)), &long), vec![result::PARAMETER]),
+        ("of a row", batch(2, &rows(2, Some(&long))), vec![result::PARAMETER, result::OK, result::OK]),
+        ("of a query", with_filter(query, &long), vec![result::PARAMETER]),
+    ]
+}
+
+fn start_with_one_thread() -> Server {
+    let mut server =
+        Server::start(&usual_config().replacen("service {", "service {\n    service-threads 1", 1));
+    server.allow("bad batch").allow(MENTIONED);
+    assert_eq!(server.connect().ask(&Message::put("a", vec![7])).unwrap().result, result::OK);
+    server
+}
+
+#[test]
+fn compiling_filters_holds_up_nobody() {
+    const ROUNDS: usize = 10;
+    const CLIENTS: usize = 3;
+    let server = start_with_one_thread();
+    for (what, request, results) in with_long_filter() {
+        let request = Message { transaction_ttl: 60_000, ..request };
+        let under_way = AtomicUsize::new(CLIENTS);
+        let served = std::thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| {
+                    let mut client = server.connect();
+                    for _ in 0..ROUNDS {
+                        let answered = ask_many(&mut client, &request);
+                        let answered: Vec<u8> = answered.iter().map(|message| message.result).collect();
+                        assert_eq!(answered, results, "{what}");
+                    }
+                    under_way.fetch_sub(1, Relaxed);
+                });
+            }
+            let (mut other, mut served) = (server.connect(), 0);
+            while under_way.load(Relaxed) > 0 {
+                assert_eq!(other.ask(&Message::get("a")).unwrap().result, result::OK);
+                served += 1;
+            }
+            served
+        });
+        // If they were in its way, it would have one answer for one of theirs at most.
+        assert!(served > 3 * CLIENTS * ROUNDS, "{what}: {served} requests of another client");
+    }
+}
+
+#[test]
+fn compiling_a_filter_ends_in_time() {
+    let server = start_with_one_thread();
+    for (what, request, _) in with_long_filter() {
+        let answers = ask_many(&mut server.connect(), &Message { transaction_ttl: 1, ..request });
+        assert_eq!(answers[0].result, result::TIMEOUT, "{what}");
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ferrospike_tests::client::PATIENCE;
 use ferrospike_tests::figures::await_figures;
 use ferrospike_tests::server::{Server, stored_config_with};
-use ferrospike_tests::wire::{Message, Operation, info2, operation, result};
+use ferrospike_tests::wire::{Message, Operation, field, info2, operation, result};
 
 /// A record of this size is written and read by the transaction pool.
 const LARGE: usize = 4 << 20;
@@ -110,4 +110,50 @@ fn a_stop_ends_reads_that_are_under_way() {
     let stopping = Instant::now();
     server.stop();
     assert!(stopping.elapsed() < PATIENCE / 2 && PATIENCE > Duration::from_secs(10));
+}
+
+/// A filter that takes minutes for the text of a large record.
+fn endless_filter() -> Vec<u8> {
+    let pattern = b"(a{0,100}){0,100}b";
+    [&[0x94, 7, 1, 0xa0 | pattern.len() as u8][..], pattern, &[0x93, 81, 3, 0xa1, b'b']].concat()
+}
+
+/// A server that is at work on requests which take minutes, each of a client of its own; gives how long it took to stop.
+fn time_to_stop(requests: &[Message]) -> Duration {
+    let mut server = start("memory", &["data-size 1G"]);
+    let text = "a".repeat(LARGE);
+    let put = Message::write("text").with_operation(Operation::string(operation::WRITE, "b", &text));
+    let mut client = server.connect();
+    assert_eq!(client.ask(&put).unwrap().result, result::OK);
+    let mut at_work: Vec<_> = requests.iter().map(|_| server.connect()).collect();
+    for (client, request) in at_work.iter_mut().zip(requests) {
+        let request = request.clone().with_field(field::FILTER_EXPRESSION, &endless_filter());
+        client.send(&request.encode()).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    for client in &at_work {
+        client.socket().set_nonblocking(true).unwrap();
+        assert!(client.socket().peek(&mut [0]).is_err(), "it is answered already");
+    }
+    let stopping = Instant::now();
+    server.stop();
+    stopping.elapsed()
+}
+
+/// For what takes a fifth of a second on a machine that has time for it; the requests have ten minutes.
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_stop_ends_a_long_read_and_a_query() {
+    let read = Message { transaction_ttl: 600_000, ..Message::get("text") };
+    let query = Message::scan("test");
+    let time = time_to_stop(&[read.clone(), query, read]);
+    assert!(time < SOON, "{time:?}");
+}
+
+#[test]
+fn a_stop_leaves_a_long_write_the_time_that_it_has() {
+    let write = Message { transaction_ttl: 3_000, ..increment("text") };
+    let time = time_to_stop(&[write.clone(), write]);
+    assert!(time > Duration::from_secs(2) && time < SOON, "{time:?}");
 }

@@ -110,7 +110,7 @@ impl<'a> Rows<'a> {
     pub fn go_to(&mut self, position: RowPosition) -> Result<(), BadBatch> {
         if let Some(at) = position.parameters_at {
             self.position = RowPosition { at, parameters_at: None };
-            self.read()?;
+            self.pass()?;
         }
         self.position = position;
         Ok(())
@@ -121,6 +121,16 @@ impl<'a> Rows<'a> {
     /// # Errors
     /// When there is none, or it is malformed; the rows behind it cannot be found then.
     pub fn read(&mut self) -> Result<Row<'a>, BadBatch> {
+        let (index, digest) = self.pass()?;
+        let request = self.parameters.clone().ok_or(BadBatch)?;
+        Ok(Row { index, digest, request })
+    }
+
+    /// Passes the next row; returns its number and the digest of its record.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn pass(&mut self) -> Result<(u32, Digest), BadBatch> {
         let start = self.position.at;
         let rest = self.bytes.get(start..).ok_or(BadBatch)?;
         let (index, rest) = rest.split_first_chunk().ok_or(BadBatch)?;
@@ -134,11 +144,11 @@ impl<'a> Rows<'a> {
             rest = after;
         }
         self.position.at = self.bytes.len() - rest.len();
-        let request = self.parameters.clone().ok_or(BadBatch)?;
+        let request = self.parameters.as_ref().ok_or(BadBatch)?;
         if repeats && request.key.is_some() {
             return Err(BadBatch);
         }
-        Ok(Row { index: u32::from_be_bytes(*index), digest: Digest(*digest), request })
+        Ok((u32::from_be_bytes(*index), Digest(*digest)))
     }
 
     fn read_parameters(&self, flags: u8, bytes: &'a [u8]) -> Option<(Request<'a>, &'a [u8])> {

@@ -21,6 +21,8 @@ pub(super) enum End {
     Aborted,
     /// The client is gone or does not read.
     Unread,
+    /// What should say which records it is for does not.
+    BadFilter,
     /// Its records cannot be brought to disk before they are told of, or there is a bug of ours.
     Failed,
 }
@@ -32,6 +34,7 @@ impl End {
             End::Complete => ResultCode::Ok,
             End::TimedOut => ResultCode::Timeout,
             End::Aborted | End::Unread => ResultCode::QueryAborted,
+            End::BadFilter => ResultCode::Parameter,
             End::Failed => ResultCode::Unknown,
         }
     }
@@ -45,14 +48,14 @@ impl End {
             (_, true) => C::PiQueryShortBasicError,
             (End::Complete, false) => C::PiQueryLongBasicComplete,
             (End::Aborted, false) => C::PiQueryLongBasicAbort,
-            (End::Unread | End::Failed, false) => C::PiQueryLongBasicError,
+            (End::Unread | End::BadFilter | End::Failed, false) => C::PiQueryLongBasicError,
         }
     }
 
     fn word(self) -> &'static str {
         match self {
             End::Complete => "ok",
-            End::TimedOut | End::Failed => "abandoned-unknown",
+            End::TimedOut | End::BadFilter | End::Failed => "abandoned-unknown",
             End::Aborted => "user-aborted",
             End::Unread => "abandoned-response-error",
         }

@@ -15,10 +15,11 @@ use proto::message::{Request, field, info1, info2, info3};
 
 use crate::index::{PARTITION_COUNT, PartitionId, SetId};
 use crate::namespace::Namespace;
-use crate::transaction::filter;
 
 /// Socket timeout of a request that does not say one.
 const SOCKET_TIMEOUT_DEFAULT_MS: u32 = 10_000;
+/// Steps, of about a nanosecond each, in which a service thread compiles the filter.
+const FILTER_STEPS: u64 = 200_000;
 /// Time a short query may take if the request does not say.
 const SHORT_QUERY_TIME: Duration = Duration::from_secs(1);
 
@@ -38,6 +39,43 @@ pub(super) struct Part {
     pub(super) after: Option<Digest>,
 }
 
+/// Which of the records that it looks at a query is for.
+pub(super) enum QueryFilter {
+    All,
+    /// Those that it lets pass.
+    Compiled(Filter<'static>),
+    /// One that the query's own thread has yet to compile, as that takes long.
+    Source(Box<[u8]>),
+}
+
+impl QueryFilter {
+    fn from_request(request: &Request<'_>) -> Result<Self, ResultCode> {
+        let Some(bytes) = request.field(field::FILTER_EXPRESSION) else { return Ok(QueryFilter::All) };
+        let budget = Budget::new(FILTER_STEPS);
+        let compiled = Filter::compile(bytes, &budget);
+        if budget.is_exhausted() {
+            return Ok(QueryFilter::Source(bytes.into()));
+        }
+        Ok(QueryFilter::Compiled(compiled?.into_owned()))
+    }
+
+    /// The filter, compiled now if need be.
+    ///
+    /// # Errors
+    /// As [`Filter::compile`].
+    pub(super) fn get<'f>(
+        &'f self,
+        compiled: &'f mut Option<Filter<'f>>,
+        budget: &Budget<'_>,
+    ) -> Result<Option<&'f Filter<'f>>, ResultCode> {
+        match self {
+            QueryFilter::All => Ok(None),
+            QueryFilter::Compiled(filter) => Ok(Some(filter)),
+            QueryFilter::Source(bytes) => Ok(Some(compiled.insert(Filter::compile(bytes, budget)?))),
+        }
+    }
+}
+
 /// A basic query.
 pub(crate) struct Query {
     /// The client's number of it; 0 when it gave none.
@@ -50,8 +88,7 @@ pub(crate) struct Query {
     pub(super) parts: Vec<Part>,
     /// Bins to send; `None` = all.
     pub(super) bins: Option<Vec<Box<[u8]>>>,
-    /// Of the records looked at, the query is for those that it lets pass.
-    pub(super) filter: Option<Filter<'static>>,
+    pub(super) filter: QueryFilter,
     pub(super) without_bins: bool,
     /// Records a second; 0 = as many as go.
     pub(super) records_per_second: u32,
@@ -99,9 +136,7 @@ impl Query {
             .map_or(Ok(SOCKET_TIMEOUT_DEFAULT_MS), |n| n.map(u32::from_be_bytes))?;
         let sample_max = number(request, field::SAMPLE_MAX).map_or(Ok(0), |n| n.map(u64::from_be_bytes))?;
         let bins = bin_names(request)?;
-        let filter = filter::compile(request, &Budget::unlimited()).transpose().inspect_err(|_| {
-            cf::warning_limited!(Query, "{{{}}} bad filter expression", namespace.name());
-        })?;
+        let filter = QueryFilter::from_request(request).inspect_err(|_| warn_of_filter(namespace))?;
         let time_max = match request.transaction_ttl_ms {
             0 => SHORT_QUERY_TIME,
             ms => Duration::from_millis(u64::from(ms)),
@@ -113,7 +148,7 @@ impl Query {
             set,
             parts,
             bins,
-            filter: filter.map(Filter::into_owned),
+            filter,
             without_bins: request.info1 & info1::GET_NO_BINS != 0,
             records_per_second,
             sample_max,
@@ -129,6 +164,11 @@ impl Query {
     pub(super) fn is_short(&self) -> bool {
         self.time_max.is_some()
     }
+}
+
+/// Logs that a filter is none.
+pub(super) fn warn_of_filter(namespace: &Namespace) {
+    cf::warning_limited!(Query, "{{{}}} bad filter expression", namespace.name());
 }
 
 fn set_filter(request: &Request<'_>, namespace: &Namespace) -> Result<SetFilter, ResultCode> {

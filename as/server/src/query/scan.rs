@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use cf::clock::StoredMillis;
 use datamodel::Budget;
+use datamodel::exp::Filter;
 use datamodel::flat::FlatError;
 use proto::ResultCode;
 use proto::frame::{self, FrameType, HEADER_SIZE};
@@ -17,7 +18,7 @@ use proto::message::{field, info1, op_code};
 use proto::reply::{self, ReplyHeader, ReplyWriter};
 
 use super::job::{End, Job};
-use super::request::{Part, Query, SetFilter};
+use super::request::{Part, Query, SetFilter, warn_of_filter};
 use crate::config::Engine;
 use crate::index::{Element, Location};
 use crate::namespace::Namespace;
@@ -36,6 +37,7 @@ const PACE_PERIOD: Duration = Duration::from_millis(50);
 
 struct Scan<'a> {
     query: &'a Query,
+    filter: Option<&'a Filter<'a>>,
     job: &'a Job,
     sink: &'a dyn ReplySink,
     is_stopping: &'a AtomicBool,
@@ -60,8 +62,11 @@ pub(super) fn run(query: &Query, job: &Job, sink: &dyn ReplySink, is_stopping: &
     let started = Instant::now();
     let may_go_on = || reason_to_end(query, job, sink, is_stopping, started).is_none();
     let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
+    let mut compiled = None;
+    let filter = query.filter.get(&mut compiled, &budget);
     let mut scan = Scan {
         query,
+        filter: filter.unwrap_or_default(),
         job,
         sink,
         is_stopping,
@@ -75,7 +80,14 @@ pub(super) fn run(query: &Query, job: &Job, sink: &dyn ReplySink, is_stopping: &
         unsettled: Vec::new(),
         budget: &budget,
     };
-    let walked = scan.walk();
+    let walked = match filter {
+        Ok(_) => scan.walk(),
+        Err(_) if budget.is_exhausted() => scan.check_end(),
+        Err(_) => {
+            warn_of_filter(&query.namespace);
+            Err(End::BadFilter)
+        }
+    };
     let end = scan.settle().and(walked).err().unwrap_or(End::Complete);
     let mut last = scan.take_frame();
     last.extend(last_reply(end));
@@ -163,7 +175,7 @@ impl Scan<'_> {
     /// Adds the record of `element` to the chunk; returns whether there was something to add.
     fn add(&mut self, element: &Element) -> bool {
         let query = self.query;
-        let asked = query.filter.as_ref().map_or(Ok(None), |filter| {
+        let asked = self.filter.map_or(Ok(None), |filter| {
             filter::ask(filter, filter::metadata(&query.namespace, element, self.now), self.budget)
         });
         let Ok(question) = asked else {

@@ -8,7 +8,7 @@ use datamodel::flat::NewRecord;
 use datamodel::{Bins, BytesType, Particle};
 use parking_lot::Mutex;
 
-use super::request::{Part, SetFilter};
+use super::request::{Part, QueryFilter, SetFilter};
 use super::*;
 use crate::index::{Location, PartitionId, RecordMeta, SetId};
 use crate::namespace::{Cause, Change, NewVersion};
@@ -75,7 +75,7 @@ fn query(namespace: &Arc<Namespace>) -> Query {
         set: SetFilter::All,
         parts: PartitionId::all().map(|partition| Part { partition, after: None }).collect(),
         bins: None,
-        filter: None,
+        filter: QueryFilter::All,
         without_bins: false,
         records_per_second: 0,
         sample_max: 0,

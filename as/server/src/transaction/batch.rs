@@ -29,6 +29,7 @@ use super::{
     Workspace, reserve_partition,
 };
 use crate::metrics::{Operation, Origin, ServerCounter, ServerMetrics};
+use crate::namespace::Namespace;
 use crate::security::Session;
 
 /// Rows that a service thread carries out itself.
@@ -47,11 +48,8 @@ pub(super) fn batch_of<'a>(request: &Request<'a>) -> Result<Batch<'a>, ResultCod
     request.batch.and_then(|value| Batch::parse(value).ok()).ok_or(ResultCode::Parameter)
 }
 
-/// Checks a batch request; `rows_max` of 0 is no limit. Returns the batch and the filter for rows without one.
-pub(super) fn checked<'a>(
-    request: &Request<'a>,
-    rows_max: u32,
-) -> Result<(Batch<'a>, Option<CompiledFilter<'a>>), ResultCode> {
+/// Checks a batch request, but for its filter; `rows_max` of 0 is no limit.
+fn checked<'a>(request: &Request<'a>, rows_max: u32) -> Result<Batch<'a>, ResultCode> {
     let batch = batch_of(request)?;
     if batch.row_count == 0 {
         return Err(ResultCode::Parameter);
@@ -59,9 +57,32 @@ pub(super) fn checked<'a>(
     if rows_max != 0 && batch.row_count > rows_max {
         return Err(ResultCode::BatchMaxRequests);
     }
-    let filter = request.last_field(field::FILTER_EXPRESSION);
-    let filter = filter.map(|bytes| Filter::compile(bytes, &Budget::unlimited())).transpose()?;
-    Ok((batch, filter.map(Ok)))
+    Ok(batch)
+}
+
+/// Compiles the filter for rows without one of their own.
+///
+/// # Errors
+/// What is wrong with it. It means nothing if the budget is exhausted then.
+pub(super) fn compile_filter<'a>(
+    request: &Request<'a>,
+    budget: &Budget<'_>,
+) -> Result<Option<CompiledFilter<'a>>, ResultCode> {
+    let bytes = request.last_field(field::FILTER_EXPRESSION);
+    Ok(bytes.map(|bytes| Filter::compile(bytes, budget)).transpose()?.map(Ok))
+}
+
+/// Answers a batch that is not as it must be.
+fn refuse(out: &mut Vec<u8>, result: ResultCode, metrics: &ServerMetrics) -> Step {
+    warn_of_bad(result);
+    metrics.add(ServerCounter::BatchIndexError, 1);
+    write_last(out, result);
+    Step::Done
+}
+
+/// Logs that a batch is not as it must be.
+pub(super) fn warn_of_bad(result: ResultCode) {
+    cf::warning_limited!(Batch, "bad batch: {result:?}");
 }
 
 /// The filters of rows, compiled once for rows that share one.
@@ -77,12 +98,14 @@ impl<'a> RowFilters<'a> {
         RowFilters { parent, own: None }
     }
 
-    /// The filter for `row`.
-    fn of(&mut self, row: &Row<'a>) -> Option<&CompiledFilter<'_>> {
+    /// The filter for `row`, which may have to be compiled. It means nothing if the budget is exhausted then.
+    fn of(&mut self, row: &Row<'a>, budget: &Budget<'_>) -> Option<&CompiledFilter<'_>> {
         let Some(bytes) = row.request.field(field::FILTER_EXPRESSION) else { return self.parent };
         // Rows that repeat parameters have the very same bytes.
         if !self.own.as_ref().is_some_and(|(known, _)| std::ptr::eq(*known, bytes)) {
-            self.own = Some((bytes, Filter::compile(bytes, &Budget::unlimited())));
+            let compiled = Filter::compile(bytes, budget);
+            // What took too long for one row may not for the next.
+            self.own = (!budget.is_exhausted()).then_some((bytes, compiled));
         }
         self.own.as_ref().map(|(_, filter)| filter)
     }
@@ -241,24 +264,27 @@ impl Executor {
     ) -> Step {
         let Executor { context, workspace } = self;
         context.metrics.add(ServerCounter::BatchIndexInitiate, 1);
-        let (batch, filter) = match checked(request, context.config.service.batch_max_requests.get()) {
-            Ok(checked) => checked,
-            Err(result) => {
-                cf::warning_limited!(Batch, "bad batch: {result:?}");
-                context.metrics.add(ServerCounter::BatchIndexError, 1);
-                write_last(out, result);
-                return Step::Done;
-            }
+        let batch = match checked(request, context.config.service.batch_max_requests.get()) {
+            Ok(batch) => batch,
+            Err(result) => return refuse(out, result, &context.metrics),
         };
         let mut rows = Rows::new(batch.rows, request);
         let count = batch.row_count;
         if count > INLINE_ROWS_MAX || batch.rows.len() > INLINE_SIZE_MAX {
             return Step::Batch(BatchRest { first: rows.position(), count, result: 0 });
         }
+        let budget = Budget::new(INLINE_BATCH_STEPS);
+        let filter = compile_filter(request, &budget);
+        if budget.is_exhausted() {
+            return Step::Batch(BatchRest { first: rows.position(), count, result: 0 });
+        }
+        let filter = match filter {
+            Ok(filter) => filter,
+            Err(result) => return refuse(out, result, &context.metrics),
+        };
         let outcome = BatchOutcome::new(batch.flags, 0);
         let start = out.len();
         let mut frames = Frames::new(&outcome, ToOutbox { out, start });
-        let budget = Budget::new(INLINE_BATCH_STEPS);
         let shared = RowsContext {
             session,
             filter: filter.as_ref(),
@@ -367,9 +393,9 @@ impl Workspace {
                     return Extent::Paused(*before, left);
                 }
                 let start = frames.frame.len();
-                let filter = filters.of(row);
+                let out = &mut frames.frame;
                 if !is_skipped
-                    && self.execute_row(context, shared, filter, row, is_late, &mut frames.frame).is_some()
+                    && self.execute_row(context, shared, &mut filters, (row, is_late), out).is_some()
                 {
                     self.settle_behind(context, settled, &mut frames.frame);
                     starts.drain(..).for_each(|start| frames.row_done(start));
@@ -400,17 +426,16 @@ impl Workspace {
     }
 
     /// Carries out a row. What it has to wait for is told; then nothing has changed.
-    fn execute_row(
+    fn execute_row<'a>(
         &mut self,
         context: &TransactionContext,
-        shared: &RowsContext<'_>,
-        filter: Option<&CompiledFilter<'_>>,
-        row: &Row<'_>,
-        is_late: bool,
+        shared: &RowsContext<'a>,
+        filters: &mut RowFilters<'a>,
+        (row, is_late): (&Row<'a>, bool),
         out: &mut Vec<u8>,
     ) -> Option<Wait> {
         let namespace = context.namespace_of(&row.request)?;
-        self.take_up_row(context, namespace);
+        self.take_up_row(namespace);
         let request = &row.request;
         let is_neither = request.info2 & info2::WRITE == 0 && request.info1 & info1::READ == 0;
         let reserved = if is_late {
@@ -425,13 +450,11 @@ impl Workspace {
         let reservation = match reserved {
             Ok(reservation) => reservation,
             Err(result) => {
-                namespace.metrics.count(Origin::BatchSub, Operation::Tsvc, result);
-                let header = ReplyHeader { transaction_ttl: row.index, ..ReplyHeader::result(result) };
-                ReplyWriter::unframed(out).finish(&header);
+                refuse_row(namespace, row, result, out);
                 return None;
             }
         };
-        let call = |place, budget| Call {
+        let call = |place, filter, budget| Call {
             context,
             place,
             namespace,
@@ -445,21 +468,39 @@ impl Workspace {
             budget,
         };
         match shared.place {
-            RowsPlace::Service(budget) => self.run(&call(Place::Service, budget), out),
+            RowsPlace::Service(budget) => {
+                let filter = filters.of(row, budget);
+                if budget.is_exhausted() {
+                    return Some(Wait::Pool);
+                }
+                self.run(&call(Place::Service, filter, budget), out)
+            }
             RowsPlace::Pool { sink, .. } => {
                 let deadline = shared.since + context.time_max(request);
                 let may_go_on = || context.may_go_on(request, deadline, sink);
                 let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
+                let filter = filters.of(row, &budget);
+                if budget.is_exhausted() {
+                    refuse_row(namespace, row, ResultCode::Timeout, out);
+                    return None;
+                }
                 // A row that is too long for this runs again on a copy of its record, without a lock. So does one whose
                 // record is reserved; it waits first.
                 let short = Budget::new(INLINE_STEPS);
-                self.run(&call(Place::Service, &short), out)?;
-                let wait = self.run(&call(Place::Pool { deadline }, &budget), out);
+                self.run(&call(Place::Service, filter, &short), out)?;
+                let wait = self.run(&call(Place::Pool { deadline }, filter, &budget), out);
                 assert!(wait.is_none(), "a row in the pool waits for nothing else");
                 None
             }
         }
     }
+}
+
+/// Answers a row that is not carried out.
+fn refuse_row(namespace: &Namespace, row: &Row<'_>, result: ResultCode, out: &mut Vec<u8>) {
+    namespace.metrics.count(Origin::BatchSub, Operation::Tsvc, result);
+    let header = ReplyHeader { transaction_ttl: row.index, ..ReplyHeader::result(result) };
+    ReplyWriter::unframed(out).finish(&header);
 }
 
 /// Appends the message that ends a batch, and counts it.

@@ -20,21 +20,24 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use cf::clock::StoredMillis;
+use datamodel::Budget;
 use datamodel::exp::Filter;
 use parking_lot::Mutex;
 use proto::ResultCode;
 use proto::batch::{RowPosition, Rows, batch_flag};
-use proto::message::Request;
+use proto::message::{Request, info2};
 
 use super::Access;
 use super::batch::{
-    BatchOutcome, Extent, FrameSink, Frames, RowsContext, RowsPlace, batch_of, checked, finish,
+    BatchOutcome, Extent, FrameSink, Frames, RowsContext, RowsPlace, batch_of, compile_filter, finish,
+    warn_of_bad,
 };
 use super::filter::CompiledFilter;
+use super::pool::PORTION_STEPS;
 use super::step::BatchRest;
 use super::{Executor, ReplySink, TransactionContext};
 use crate::metrics::ServerCounter;
@@ -55,8 +58,8 @@ const CLIENTS_CHECK_PERIOD: Duration = Duration::from_secs(1);
 struct BatchInFlight {
     /// Body of the message.
     body: Box<[u8]>,
-    /// For rows without their own.
-    filter: Option<CompiledFilter<'static>>,
+    /// For rows without their own; compiled when the first turn begins.
+    filter: OnceLock<Option<CompiledFilter<'static>>>,
     outcome: BatchOutcome,
     sink: Arc<dyn ReplySink>,
     access: Access,
@@ -152,9 +155,7 @@ impl BatchPool {
         sink: Arc<dyn ReplySink>,
     ) {
         let parsed = Request::parse(body).ok();
-        let Some((batch, filter)) = parsed.as_ref().and_then(|request| checked(request, 0).ok()) else {
-            return;
-        };
+        let Some(batch) = parsed.as_ref().and_then(|request| batch_of(request).ok()) else { return };
         let progress = Progress {
             open: VecDeque::from([(rest.first, rest.count)]),
             working: 0,
@@ -164,7 +165,7 @@ impl BatchPool {
             is_incomplete: false,
         };
         let batch = BatchInFlight {
-            filter: filter.map(|filter| filter.map(Filter::into_owned)),
+            filter: OnceLock::new(),
             outcome: BatchOutcome::new(batch.flags, rest.result),
             body: body.into(),
             sink,
@@ -196,6 +197,32 @@ struct InHand {
 }
 
 impl BatchInFlight {
+    /// Compiles the filter for rows without their own, if that is still to be done; there is no other turn then.
+    ///
+    /// # Errors
+    /// What is wrong with it; `Timeout` if that takes longer than the batch may, or nobody waits for it any more.
+    fn prepare_filter(&self, context: &TransactionContext) -> Result<(), ResultCode> {
+        if self.filter.get().is_some() {
+            return Ok(());
+        }
+        let request = Request::parse(&self.body).map_err(|_| ResultCode::Parameter)?;
+        let deadline = self.received + context.time_max(&request);
+        let is_vain = || context.is_unheard(&*self.sink) && self.only_reads(&request);
+        let may_go_on = || Instant::now() < deadline && !is_vain();
+        let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
+        let filter = budget.check(compile_filter(&request, &budget))?;
+        // It is set once.
+        let _ = self.filter.set(filter.map(|filter| filter.map(Filter::into_owned)));
+        Ok(())
+    }
+
+    /// Whether no row changes its record.
+    fn only_reads(&self, request: &Request<'_>) -> bool {
+        let Ok(batch) = batch_of(request) else { return true };
+        let mut rows = Rows::new(batch.rows, request);
+        (0..batch.row_count).map_while(|_| rows.read().ok()).all(|row| row.request.info2 & info2::WRITE == 0)
+    }
+
     /// Puts a turn at the end of the line.
     fn submit_turn(self: &Arc<Self>) {
         // When the threads have ended, so has the server.
@@ -222,6 +249,11 @@ impl BatchInFlight {
         let mut progress = self.progress.lock();
         progress.has_turn = false;
         let (first, count) = progress.open.pop_front()?;
+        if !self.is_parallel {
+            // Nobody else needs to know where the next turn starts.
+            progress.working += 1;
+            return Some(InHand { first, count, since: self.received + progress.waited });
+        }
         let wanted = count.min(TURN_ROWS);
         let (in_hand, next) = self.skip(first, wanted);
         if in_hand < wanted {
@@ -231,7 +263,7 @@ impl BatchInFlight {
             progress.open.push_front((next, count - wanted));
         }
         progress.working += 1;
-        let has_next = self.is_parallel && !progress.open.is_empty();
+        let has_next = !progress.open.is_empty();
         progress.has_turn = has_next;
         let since = self.received + progress.waited;
         drop(progress);
@@ -249,7 +281,7 @@ impl BatchInFlight {
         if rows.go_to(first).is_err() {
             return (0, first);
         }
-        let whole = (0..count).take_while(|_| rows.read().is_ok()).count() as u32;
+        let whole = (0..count).take_while(|_| rows.pass().is_ok()).count() as u32;
         (whole, rows.position())
     }
 
@@ -337,6 +369,10 @@ impl Executor {
     fn take_turn(&mut self, batch: &Arc<BatchInFlight>, watch: &mut Watch) {
         cf::fault_point!("batch");
         self.wake(batch.received);
+        if let Err(result) = batch.prepare_filter(&self.context) {
+            warn_of_bad(result);
+            return self.finish_early(batch, result);
+        }
         let Some(in_hand) = batch.begin_turn(watch) else {
             self.context.metrics.add(ServerCounter::BatchIndexDelay, 1);
             return;
@@ -348,6 +384,7 @@ impl Executor {
             Ok(Some(Extent::UntilBad) | None) => {
                 // A namespace that nobody knows, or a malformed row.
                 batch.outcome.end(ResultCode::Parameter);
+                batch.progress.lock().is_incomplete |= !batch.is_parallel;
                 None
             }
             Err(_) => {
@@ -359,13 +396,25 @@ impl Executor {
             }
         };
         if batch.end_turn(left) {
-            let is_complete = !batch.progress.lock().is_incomplete;
-            let mut last = Vec::new();
-            finish(&batch.outcome, is_complete, &self.context.metrics, &mut last);
-            batch.sink.finish(last);
-            self.workspace.tally.add_batch();
+            self.finish_batch(batch);
         }
         self.measure(Instant::now());
+    }
+
+    /// Ends a batch of which no row can be carried out.
+    fn finish_early(&mut self, batch: &BatchInFlight, result: ResultCode) {
+        batch.progress.lock().open.clear();
+        batch.outcome.end(result);
+        self.finish_batch(batch);
+        self.measure(Instant::now());
+    }
+
+    fn finish_batch(&mut self, batch: &BatchInFlight) {
+        let is_complete = !batch.progress.lock().is_incomplete;
+        let mut last = Vec::new();
+        finish(&batch.outcome, is_complete, &self.context.metrics, &mut last);
+        batch.sink.finish(last);
+        self.workspace.tally.add_batch();
     }
 
     fn execute_rows_of(&mut self, batch: &BatchInFlight, in_hand: &InHand) -> Option<Extent> {
@@ -378,7 +427,7 @@ impl Executor {
         let place = RowsPlace::Pool { until: Instant::now() + TURN_TIME, sink: &*batch.sink };
         let shared = RowsContext {
             session: batch.access.as_deref(),
-            filter: batch.filter.as_ref(),
+            filter: batch.filter.get()?.as_ref(),
             now: batch.now,
             since: in_hand.since,
             place,

@@ -4,7 +4,7 @@
 //! A step ends where the next begins, and the clock is read there. The first begins when the thread woke up for the
 //! request; the last ends when the replies of all that it found ready are sent.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::message::{field, info2};
 
@@ -40,10 +40,10 @@ impl Stopwatch {
     }
 }
 
-/// A transaction that is measured.
+/// A transaction that is measured. Nothing is noted before it has an answer: it may have to run again, on another thread.
 pub(super) struct Measured {
     benchmark: Benchmark,
-    /// Where its record is read or changed.
+    /// Where its record is read or changed, since this moment.
     step: BenchmarkStep,
     since: Instant,
 }
@@ -86,11 +86,9 @@ impl Executor {
 impl Workspace {
     /// A row of a batch in `namespace` is taken up.
     #[inline]
-    pub(super) fn take_up_row(&mut self, context: &TransactionContext, namespace: &Namespace) {
+    pub(super) fn take_up_row(&mut self, namespace: &Namespace) {
         if Benchmark::BatchSub.is_enabled(&namespace.config().params) {
-            let woken = self.stopwatch.woken;
-            let taken_up = end_step(context, namespace, Benchmark::BatchSub, BenchmarkStep::Prestart, woken);
-            self.stopwatch.row_taken_up = Some(taken_up);
+            self.stopwatch.row_taken_up = Some(Instant::now());
         }
     }
 
@@ -101,14 +99,19 @@ impl Workspace {
         if !benchmark.is_enabled(&call.namespace.config().params) {
             return None;
         }
-        let since = self.stopwatch.row_taken_up.take().unwrap_or(self.stopwatch.woken);
-        let since = end_step(call.context, call.namespace, benchmark, BenchmarkStep::Start, since);
-        Some(Measured { benchmark, step, since })
+        Some(Measured { benchmark, step, since: Instant::now() })
     }
 
     /// The reply of `call` is made, and sent later than others if it is held.
     pub(super) fn note_answered(&mut self, call: &Call<'_>, measured: Measured, is_held: bool) {
         let Measured { benchmark, step, since } = measured;
+        let woken = self.stopwatch.woken;
+        let row_taken_up = self.stopwatch.row_taken_up.take().filter(|_| call.row.is_some());
+        if let Some(taken_up) = row_taken_up {
+            add_step(call.context, call.namespace, benchmark, BenchmarkStep::Prestart, taken_up - woken);
+        }
+        let start = since - row_taken_up.unwrap_or(woken);
+        add_step(call.context, call.namespace, benchmark, BenchmarkStep::Start, start);
         let since = end_step(call.context, call.namespace, benchmark, step, since);
         let answered = if is_held { &mut self.held.answered } else { &mut self.stopwatch.answered };
         answered.0.push((call.namespace.position(), benchmark, since));
@@ -124,8 +127,19 @@ fn end_step(
     since: Instant,
 ) -> Instant {
     let now = Instant::now();
-    if let Some(histogram) = namespace.metrics.benchmarks.step(benchmark, step) {
-        histogram.add(Unit::configured(&context.config), now.saturating_duration_since(since), 1);
-    }
+    add_step(context, namespace, benchmark, step, now.saturating_duration_since(since));
     now
+}
+
+/// Notes how long a step lasted.
+fn add_step(
+    context: &TransactionContext,
+    namespace: &Namespace,
+    benchmark: Benchmark,
+    step: BenchmarkStep,
+    lasted: Duration,
+) {
+    if let Some(histogram) = namespace.metrics.benchmarks.step(benchmark, step) {
+        histogram.add(Unit::configured(&context.config), lasted, 1);
+    }
 }
