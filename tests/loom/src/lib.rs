@@ -13,6 +13,8 @@
 mod block_state;
 #[path = "../../../cf/src/doorbell.rs"]
 mod doorbell;
+#[path = "../../../as/server/src/namespace/section_word.rs"]
+mod section_word;
 #[path = "../../../cf/src/sync.rs"]
 mod sync;
 mod sys;
@@ -21,6 +23,8 @@ mod sys;
 mod mailbox;
 #[cfg(test)]
 mod rw_word;
+#[cfg(test)]
+mod section;
 #[cfg(test)]
 mod write_block;
 

@@ -8,6 +8,8 @@ mod partition;
 #[cfg(test)]
 mod partition_tests;
 mod removals;
+mod section_word;
+mod sections;
 mod sets;
 mod tomb_raider;
 mod tombstones;
@@ -30,6 +32,7 @@ pub(crate) use nsup::{IndexMemory, RecordHistogram, supervise, watch_stop_writes
 use opening::{open_partitions, open_storage};
 pub(crate) use partition::{PartitionFigures, PartitionReservation, Partitions, Refused};
 use removals::Removals;
+pub(crate) use sections::Section;
 pub(crate) use sets::{Set, SetError, Sets};
 pub(crate) use tomb_raider::raid;
 pub(crate) use tombstones::Removal;

@@ -1,7 +1,8 @@
 //! The partitions of a namespace on this node: who serves each, the version of its data, and who is using it.
 //!
 //! There are two halves. A word for each partition says what every transaction must know (this node's part in it, tree id)
-//! and counts the reservations, so that reserving is one atomic operation which sees both at once. The rows behind the
+//! and counts the reservations, so that reserving is one atomic operation which sees both at once. Transactions on service
+//! threads do not even that: they are in a [section](super::sections). The rows behind the
 //! lock say the rest (versions, replicas, migrations); the cluster thread alone changes them, info answers read them.
 //!
 //! Each word has a cache line of its own. Threads with different records hardly ever meet in one of 4096 lines, while a
@@ -12,7 +13,7 @@
 //! does not know of the partition.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
 use cf::sys::block::BlockError;
@@ -21,6 +22,7 @@ use datamodel::partition_version::PartitionVersion;
 use parking_lot::Mutex;
 
 use super::Namespace;
+use super::sections::{Section, Sections};
 use crate::index::{PARTITION_COUNT, PartitionId};
 use crate::storage::Storage;
 
@@ -136,6 +138,27 @@ impl PartitionWord {
     /// Whether this node carries out transactions on the partition.
     const fn is_served(self) -> bool {
         self.0 & (Self::WORKING_MASTER | Self::ISOLATED) == Self::WORKING_MASTER
+    }
+}
+
+/// The same for transactions in [sections](super::sections), which count nothing: a byte for each partition, in a table that
+/// is small and hardly ever changes. Bits 0-5 are the tree id, bit 7 says that this node serves the partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct ServedByte(u8);
+
+impl ServedByte {
+    const SERVED: u8 = 1 << 7;
+
+    const fn of(word: PartitionWord) -> Self {
+        ServedByte(word.tree_id() | if word.is_served() { Self::SERVED } else { 0 })
+    }
+
+    const fn is_served(self) -> bool {
+        self.0 & Self::SERVED != 0
+    }
+
+    const fn tree_id(self) -> u8 {
+        self.0 & (TREE_ID_COUNT - 1)
     }
 }
 
@@ -276,6 +299,9 @@ struct Table {
 pub(crate) struct Partitions {
     own_node: u64,
     partitions: Box<[Partition]>,
+    /// By partition, a [`ServedByte`].
+    served: Box<[AtomicU8]>,
+    sections: Sections,
     table: Mutex<Table>,
 }
 
@@ -297,7 +323,14 @@ impl Partitions {
             .collect();
         let mut figures = PartitionFigures::default();
         rows.iter().for_each(|row| figures.add(row));
-        Partitions { own_node, partitions, table: Mutex::new(Table { rows, figures }) }
+        let served = rows.iter().map(|row| ServedByte::of(PartitionWord::of(row, own_node)).0);
+        Partitions {
+            own_node,
+            partitions,
+            served: served.map(AtomicU8::new).collect(),
+            sections: Sections::default(),
+            table: Mutex::new(Table { rows, figures }),
+        }
     }
 
     /// The node whose table this is.
@@ -328,6 +361,23 @@ impl Partitions {
         Err(self.refusal(id))
     }
 
+    /// For a thread that carries out transactions in [sections](super::sections).
+    pub(crate) fn join_sections(&self) -> Section {
+        self.sections.join()
+    }
+
+    /// Looks whether this node is the working master of a partition, as a transaction in `section` does, which the thread
+    /// enters if it is not inside. Until it leaves, the partition's records are not dropped. Returns the tree id.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    #[inline]
+    pub(crate) fn look(&self, section: &mut Section, id: PartitionId) -> Result<u8, Refused> {
+        section.enter();
+        let byte = ServedByte(self.served[id.index()].load(Acquire));
+        if byte.is_served() { Ok(byte.tree_id()) } else { Err(self.refusal(id)) }
+    }
+
     #[cold]
     fn refusal(&self, id: PartitionId) -> Refused {
         let table = self.table.lock();
@@ -345,15 +395,16 @@ impl Partitions {
     #[cfg_attr(not(test), expect(dead_code, reason = "the cluster thread will call it"))]
     pub(crate) fn isolate(&self, id: PartitionId, longest: Duration) -> bool {
         let partition = &self.partitions[id.index()];
-        partition.word.fetch_or(PartitionWord::ISOLATED, AcqRel);
-        let started = Instant::now();
+        let before = PartitionWord(partition.word.fetch_or(PartitionWord::ISOLATED, AcqRel));
+        self.served[id.index()].store(before.tree_id(), Release);
+        let deadline = Instant::now() + longest;
         while partition.word(Acquire).reservations() > 0 {
-            if started.elapsed() >= longest {
+            if Instant::now() >= deadline {
                 return false;
             }
             std::thread::sleep(ISOLATION_POLL_PERIOD);
         }
-        true
+        self.sections.await_left(deadline)
     }
 
     /// Has `change` make the row of each partition what a rebalance with `replication_factor` says; the version is what
@@ -462,6 +513,7 @@ impl Partitions {
             table.figures.add(&row);
             table.rows[id.index()] = row;
             partition.publish(word);
+            self.served[id.index()].store(ServedByte::of(word).0, Release);
         }
         Ok(())
     }

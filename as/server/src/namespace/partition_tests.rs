@@ -211,15 +211,23 @@ fn nobody_is_in_an_isolated_partition() {
             let (partitions, inside, stop, entered, refused) =
                 (&partitions, &inside, &stop, &entered, &refused);
             scope.spawn(move || {
+                let mut section = partitions.join_sections();
                 for turn in thread.. {
                     if stop.load(Relaxed) {
                         break;
                     }
                     let number = turn % PARTITIONS;
-                    match partitions.reserve(id(number)) {
-                        Ok(reservation) => {
+                    // Half of the threads reserve, the others look in sections.
+                    let reservation = (thread % 2 == 0).then(|| partitions.reserve(id(number)));
+                    let found = match &reservation {
+                        Some(Ok(reservation)) => Ok(reservation.tree_id()),
+                        Some(Err(why)) => Err(*why),
+                        None => partitions.look(&mut section, id(number)),
+                    };
+                    match found {
+                        Ok(tree_id) => {
                             inside[number].fetch_add(1, Relaxed);
-                            assert!(reservation.tree_id() < 64);
+                            assert!(tree_id < 64);
                             std::hint::spin_loop();
                             inside[number].fetch_sub(1, Relaxed);
                             entered.fetch_add(1, Relaxed);
@@ -229,6 +237,7 @@ fn nobody_is_in_an_isolated_partition() {
                             refused.fetch_add(1, Relaxed);
                         }
                     }
+                    section.leave();
                 }
             });
         }

@@ -26,7 +26,7 @@ use super::pool::PORTION_STEPS;
 use super::step::BatchRest;
 use super::{
     Call, Executor, INLINE_STEPS, PREPARED_REQUESTS, Place, ReplySink, Step, TransactionContext, Wait,
-    Workspace, reserve_partition,
+    Workspace,
 };
 use crate::metrics::{Operation, Origin, ServerCounter, ServerMetrics};
 use crate::namespace::Namespace;
@@ -445,22 +445,22 @@ impl Workspace {
         } else if is_neither {
             Err(ResultCode::Parameter)
         } else {
-            reserve_partition(namespace, &row.digest)
+            self.reserve_partition(namespace, &row.digest, Place::Service)
         };
-        let reservation = match reserved {
-            Ok(reservation) => reservation,
+        let tree_id = match reserved {
+            Ok((tree_id, _)) => tree_id,
             Err(result) => {
                 refuse_row(namespace, row, result, out);
                 return None;
             }
         };
-        let call = |place, filter, budget| Call {
+        let call = |place, tree_id, filter, budget| Call {
             context,
             place,
             namespace,
             request,
             digest: row.digest,
-            reservation: &reservation,
+            tree_id,
             now: shared.now,
             origin: Origin::BatchSub,
             filter,
@@ -473,7 +473,7 @@ impl Workspace {
                 if budget.is_exhausted() {
                     return Some(Wait::Pool);
                 }
-                self.run(&call(Place::Service, filter, budget), out)
+                self.run(&call(Place::Service, tree_id, filter, budget), out)
             }
             RowsPlace::Pool { sink, .. } => {
                 let deadline = shared.since + context.time_max(request);
@@ -487,9 +487,15 @@ impl Workspace {
                 // A row that is too long for this runs again on a copy of its record, without a lock. So does one whose
                 // record is reserved; it waits first.
                 let short = Budget::new(INLINE_STEPS);
-                self.run(&call(Place::Service, filter, &short), out)?;
-                let wait = self.run(&call(Place::Pool { deadline }, filter, &budget), out);
-                assert!(wait.is_none(), "a row in the pool waits for nothing else");
+                self.run(&call(Place::Service, tree_id, filter, &short), out)?;
+                let place = Place::Pool { deadline };
+                match self.reserve_partition(namespace, &row.digest, place) {
+                    Ok((tree_id, _reservation)) => {
+                        let wait = self.run(&call(place, tree_id, filter, &budget), out);
+                        assert!(wait.is_none(), "a row in the pool waits for nothing else");
+                    }
+                    Err(result) => refuse_row(namespace, row, result, out),
+                }
                 None
             }
         }

@@ -11,7 +11,7 @@ use super::wait::WaitTable;
 use super::{OwnedRequest, benchmarks, measure};
 use crate::config::Config;
 use crate::metrics::ServerMetrics;
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, Section};
 use crate::storage::ReadBuffer;
 use crate::workers::Workers;
 
@@ -92,6 +92,8 @@ pub(super) struct Buffers {
 /// What the transactions of one thread use again and again.
 pub(super) struct Workspace {
     pub(super) buffers: Buffers,
+    /// By namespace, what the thread is in while it carries out transactions there.
+    pub(super) sections: Box<[Section]>,
     pub(super) tally: measure::Tally,
     /// Transactions whose replies are made and wait to be sent.
     pub(super) held: measure::HeldTransactions,
@@ -99,8 +101,10 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    pub(super) fn new(namespace_count: usize) -> Self {
+    pub(super) fn new(namespaces: &[Arc<Namespace>]) -> Self {
+        let namespace_count = namespaces.len();
         Workspace {
+            sections: namespaces.iter().map(|namespace| namespace.partitions.join_sections()).collect(),
             buffers: Buffers { flat: Vec::new(), read: ReadBuffer::new(), unsettled: Vec::new() },
             tally: measure::Tally::new(namespace_count),
             held: measure::HeldTransactions::new(namespace_count),

@@ -87,9 +87,10 @@ impl Executor {
         HeldTransactions { woken: self.workspace.stopwatch.woken, ..held }
     }
 
-    /// Notes for all transactions since the last call that they took from when the thread [woke up](Self::wake) until `now`.
+    /// Nothing is in hand any more. Notes for all transactions since the last call that they took from when the thread [woke up](Self::wake) until `now`.
     #[inline]
     pub(crate) fn measure(&mut self, now: Instant) {
+        self.workspace.leave_sections();
         if !self.workspace.tally.is_empty {
             let Executor { context, workspace } = self;
             workspace.tally.measure(context, workspace.stopwatch.woken, now);

@@ -43,7 +43,7 @@ use smallvec::SmallVec;
 
 use crate::index::PartitionId;
 use crate::metrics::{Operation, Origin, ServerCounter};
-use crate::namespace::{Namespace, PartitionReservation, Refused};
+use crate::namespace::{Namespace, PartitionReservation, Refused, Section};
 
 use context::{Buffers, Workspace};
 use filter::CompiledFilter;
@@ -100,8 +100,8 @@ struct Call<'a> {
     namespace: &'a Namespace,
     request: &'a Request<'a>,
     digest: Digest,
-    /// Of the record's partition, until the transaction is done or waits.
-    reservation: &'a PartitionReservation<'a>,
+    /// What records of its partition are marked with.
+    tree_id: u8,
     now: StoredMillis,
     origin: Origin,
     /// The filter that applies: the request's own or that of its batch.
@@ -175,25 +175,54 @@ fn is_step_of_transaction(request: &Request<'_>) -> bool {
     is_roll && request.info2 & info2::DELETE == 0 && !request.has_field(field::UDF_FILE)
 }
 
-/// Reserves the partition of `digest` for a transaction. One that has to wait before it has changed anything gives its
-/// reservation back and reserves again when it runs again: the partition may have gone to another node meanwhile.
-///
-/// # Errors
-/// What the client is told if this node does not serve the partition.
-#[inline]
-fn reserve_partition<'n>(
-    namespace: &'n Namespace,
-    digest: &Digest,
-) -> Result<PartitionReservation<'n>, ResultCode> {
-    namespace.partitions.reserve(PartitionId::of(digest)).map_err(|refused| match refused {
+/// What a client is told if this node does not serve a partition.
+fn refused_result(refused: Refused) -> ResultCode {
+    match refused {
         // Nothing can be passed on to another node.
         Refused::Unavailable | Refused::ServedBy(_) => ResultCode::Unavailable,
-    })
+    }
+}
+
+impl Workspace {
+    /// Keeps the partition of `digest` in service here: on a service thread for as long as that is in its section, in a pool
+    /// until what is returned is dropped. Returns the tree id too. A transaction that has to wait before it has changed
+    /// anything is in no section and has no reservation meanwhile; it asks again when it runs again, as the partition may
+    /// have gone to another node.
+    ///
+    /// # Errors
+    /// What the client is told if this node does not serve the partition.
+    #[inline]
+    fn reserve_partition<'n>(
+        &mut self,
+        namespace: &'n Namespace,
+        digest: &Digest,
+        place: Place,
+    ) -> Result<(u8, Option<PartitionReservation<'n>>), ResultCode> {
+        let (partitions, id) = (&namespace.partitions, PartitionId::of(digest));
+        match place {
+            Place::Service => {
+                let section = &mut self.sections[namespace.position()];
+                let tree_id = partitions.look(section, id).map_err(refused_result)?;
+                Ok((tree_id, None))
+            }
+            Place::Pool { .. } => {
+                let reservation = partitions.reserve(id).map_err(refused_result)?;
+                self.leave_sections();
+                Ok((reservation.tree_id(), Some(reservation)))
+            }
+        }
+    }
+
+    /// Leaves the sections that the thread is in: it has nothing in hand, or is going to wait.
+    #[inline]
+    fn leave_sections(&mut self) {
+        self.sections.iter_mut().for_each(Section::leave);
+    }
 }
 
 impl Executor {
     pub(crate) fn new(context: Arc<TransactionContext>) -> Self {
-        Executor { workspace: Workspace::new(context.namespaces.len()), context }
+        Executor { workspace: Workspace::new(&context.namespaces), context }
     }
 
     /// Takes the first step of `request`, which is of `access`, on a service thread. Its reply is appended to `out` if it is
@@ -286,8 +315,8 @@ impl Workspace {
             reply::write_header_only(out, &ReplyHeader::result(ResultCode::Parameter));
             return Step::Done;
         };
-        let reservation = match reserve_partition(namespace, &digest) {
-            Ok(reservation) => reservation,
+        let (tree_id, _reservation) = match self.reserve_partition(namespace, &digest, place) {
+            Ok(reserved) => reserved,
             Err(result) => {
                 namespace.metrics.count(Origin::Client, Operation::Tsvc, result);
                 reply::write_header_only(out, &ReplyHeader::result(result));
@@ -301,7 +330,7 @@ impl Workspace {
             namespace,
             request,
             digest,
-            reservation: &reservation,
+            tree_id,
             now,
             origin: Origin::Client,
             filter: filter.as_ref(),

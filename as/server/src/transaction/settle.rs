@@ -70,6 +70,9 @@ impl Workspace {
     /// Waits until what was noted behind the first `count` is on disk; the replies about it are in `replies`. Where the disk
     /// fails, the reply says so. Batch threads only.
     pub(super) fn settle_behind(&mut self, context: &TransactionContext, count: usize, replies: &mut [u8]) {
+        if self.buffers.unsettled.len() > count {
+            self.leave_sections();
+        }
         for Unsettled { namespace, location, result_at } in self.buffers.unsettled.drain(count..) {
             if context.namespaces[namespace].storage.settle(location).is_err()
                 && let Some(result) = replies.get_mut(result_at)

@@ -215,6 +215,8 @@ fn a_partition_that_is_not_served_is_unavailable() {
     let mut executor = Executor::new(Arc::clone(&context));
     assert_eq!(on_service_thread(&context, &mut executor, &increment()), (0, false));
     let (namespace, partition) = (&context.namespaces[0], PartitionId::of(&Digest([7; 20])));
+    assert!(!namespace.partitions.isolate(partition, Duration::ZERO), "the thread is still in its section");
+    executor.measure(Instant::now());
     assert!(namespace.partitions.isolate(partition, Duration::ZERO), "no transaction is under way");
     let unavailable = ResultCode::Unavailable.code();
     for request in [increment(), body(info1::READ | info1::GET_ALL, 0, &[])] {
@@ -222,6 +224,7 @@ fn a_partition_that_is_not_served_is_unavailable() {
         let (now, answer) = (Instant::now(), Arc::default());
         assert_eq!(in_pool(&mut executor, &request, now, &answer), unavailable);
     }
+    executor.measure(Instant::now());
     namespace.deal_alone(2).expect("no headers to write");
     assert_eq!(count(&context), 1);
     assert!(namespace.partitions.isolate(partition, Duration::ZERO), "all were released");

@@ -311,7 +311,7 @@ fn make_next(
         last_update_time,
         generation: base.next_generation(),
         void_time,
-        tree_id: call.reservation.tree_id(),
+        tree_id: call.tree_id,
         set_name: set.map_or(&[], |set| &set.name),
         key,
         leaves_tombstone: base.leaves_tombstone(),

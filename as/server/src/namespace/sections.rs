@@ -1,0 +1,84 @@
+//! Sections: stretches of work in which a thread may count on the partitions that it finds in service, without reserving each.
+//!
+//! A reservation is counted in the partition's word: two atomic operations on a line that other threads change too, and
+//! 256 KiB of such lines, were a tenth of what a pipelined read costs. A section costs a fence for all the transactions
+//! of a wake-up, and each of them a look at a byte of a table of 4 KiB that hardly ever changes.
+//!
+//! In return whoever takes a partition out of service waits for every thread that is in a section, whatever it does there.
+//! So sections are for service threads and for short turns of others; what may take until its deadline reserves.
+//!
+//! # Locks
+//! The list of threads is behind a mutex, taken when a thread joins or goes and when a partition is taken out of service.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::section_word::{SectionState, SectionWord, hide};
+
+/// Between looks whether the last thread has left. To be waited for, leaving would have to do more than count.
+const POLL_PERIOD: Duration = Duration::from_millis(1);
+
+/// The threads that carry out transactions in sections.
+#[derive(Default)]
+pub(super) struct Sections(Mutex<Vec<Arc<SectionWord>>>);
+
+/// What one thread enters sections with; it is in none yet. Dropping it leaves the section.
+pub(crate) struct Section {
+    word: Arc<SectionWord>,
+    is_inside: bool,
+}
+
+impl Section {
+    /// Enters a section, unless the thread is in it already.
+    #[inline]
+    pub(crate) fn enter(&mut self) {
+        if !self.is_inside {
+            self.is_inside = true;
+            self.word.enter();
+        }
+    }
+
+    /// Leaves the section, if the thread is in it.
+    #[inline]
+    pub(crate) fn leave(&mut self) {
+        if self.is_inside {
+            self.is_inside = false;
+            self.word.leave();
+        }
+    }
+}
+
+impl Drop for Section {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Sections {
+    /// For a thread that is going to carry out transactions.
+    pub(super) fn join(&self) -> Section {
+        let word = Arc::<SectionWord>::default();
+        let mut words = self.0.lock();
+        // Of threads that are gone nobody else has the word.
+        words.retain(|word| Arc::strong_count(word) > 1);
+        words.push(Arc::clone(&word));
+        Section { word, is_inside: false }
+    }
+
+    /// Waits until all sections have been left that a thread was in when this was called, or until `deadline`; returns
+    /// whether they have. Called when what nobody may find any more is hidden.
+    pub(super) fn await_left(&self, deadline: Instant) -> bool {
+        hide();
+        let seen: Vec<(Arc<SectionWord>, SectionState)> =
+            self.0.lock().iter().map(|word| (Arc::clone(word), word.state())).collect();
+        while !seen.iter().all(|(word, state)| word.has_left(*state)) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(POLL_PERIOD);
+        }
+        true
+    }
+}
