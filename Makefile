@@ -56,7 +56,6 @@ all build:
 
 .PHONY: run
 run: build
-	@echo "Connect clients to 127.0.0.1:3000, namespace test. Stop with Ctrl-C."
 	@exec $(TARGET)/release/asd --dev
 
 .PHONY: check

@@ -254,3 +254,47 @@ fn health_of_devices_is_told_while_it_is_checked() {
         thread::sleep(Duration::from_millis(20));
     }
 }
+
+/// Tools that read logs take a file for one of a server by the form of its first lines, and buckets of a histogram from lines
+/// that come from `hist.c`.
+#[test]
+fn tools_for_logs_know_the_lines() {
+    let config = usual_config()
+        .replacen("service {", "service {\n    ticker-interval 1", 1)
+        .replace("context any info", "context any info\ncontext particle debug");
+    let server = Server::start(&config);
+    let mut client = server.connect();
+    measured(&mut client, "{test}-read");
+    assert_eq!(ferrospike_tests::figures::run(&mut client, &batch()).1, result::OK);
+    server.await_log("histogram dump: batch-rec-count (1 total) count");
+    let log = server.log();
+    let is_place = |place: &str| {
+        place.split_once(':').is_some_and(|(file, line)| {
+            file.bytes().all(|byte| byte.is_ascii_alphabetic() || b"_.".contains(&byte))
+                && line.parse::<u32>().is_ok()
+        })
+    };
+    for line in log.lines().take(200) {
+        let (_, rest) = line.split_once("): (").expect("a context and a place");
+        let (place, _) = rest.split_once(") ").expect("a text behind the place");
+        assert!(is_place(place), "{line}");
+    }
+    let mut lines = log.lines();
+    while let Some(line) = lines.next() {
+        if line.contains("histogram dump") {
+            assert!(line.contains("(hist.c:"), "{line}");
+            assert!(lines.next().is_none_or(|buckets| buckets.contains("(hist.c:")), "{line}");
+        }
+    }
+    // Why an operation on a list was refused.
+    let refused = Message::write("key-1").with_operation(ferrospike_tests::wire::Operation {
+        code: 4,
+        particle: 4,
+        name: b"b".to_vec(),
+        value: vec![0x93, 9, 5, 7],
+        flags: 0,
+    });
+    assert_ne!(client.ask(&refused).expect("an answer").result, result::OK);
+    server.await_log("IncompatibleType: ListSet (93090507) on bin 'b': the bin is of particle type 4");
+    server.await_log("{test} stripe-0: used-bytes ");
+}

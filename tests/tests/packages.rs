@@ -286,11 +286,20 @@ fn entrypoint(folder: &TempDir, variables: &[(&str, &str)], arguments: &[&str]) 
         .output();
     let started = text_of(&output.expect("run the entrypoint"));
     let made = Path::new(&programs).join("made.conf");
+    let conf = fs::read_to_string(&made).unwrap_or_default();
     if made.exists() {
+        // With the folders of this machine, and ports that are free on it.
+        let mut here = conf.replace("address 2001:db8::1", "address 127.0.0.1");
+        for there in ["/opt/aerospike/data", "/var/log/aerospike"] {
+            here = here.replace(there, &programs);
+        }
+        let network =
+            here.lines().map(|line| if line.trim_start().starts_with("port ") { "port 0" } else { line });
+        fs::write(&made, network.collect::<Vec<_>>().join("\n")).expect("write");
         let check = Command::new(binary()).args(["--check-config", "--config-file"]).arg(&made).output();
         text_of(&check.expect("check the configuration"));
     }
-    (started, fs::read_to_string(made).unwrap_or_default())
+    (started, conf)
 }
 
 #[test]
@@ -338,6 +347,28 @@ fn the_container_takes_its_configuration_from_the_environment() {
     let in_memory_too = [("DATA_IN_MEMORY", "true"), ("MEM_GB", "2"), ("STORAGE_GB", "8")];
     let (_, conf) = entrypoint(&folder, &in_memory_too, &[]);
     has(&conf, &["storage-engine memory {", "filesize 8G", "indexes-memory-budget 2G"]);
+}
+
+#[test]
+fn the_container_fills_in_a_template() {
+    if Path::new("/etc/aerospike/aerospike.conf").exists() {
+        return report(
+            "SKIPPED: a server is installed on this machine, the entrypoint was not tried beside it",
+        );
+    }
+    let folder = folder();
+    let template = folder.path().join("template.conf");
+    let text = "service {\n\tcluster-name tpl-$(printf '%s' \"a b\" | tr -d ' ')\n}\nnetwork {\n\tservice {\n\t\taddress \
+                ${SERVICE_ADDRESS}\n\t\tport ${SERVICE_PORT}\n\t}\n}\nnamespace ${NAMESPACE} {\n\tstorage-engine memory {\n\
+                \t\tdata-size ${MEM_GB}G\n\t}\n}";
+    fs::write(&template, text).expect("write");
+    let template = template.to_str().expect("plain text");
+    let variables = [("CONFIG_TEMPLATE", template), ("NAMESPACE", "app"), ("MEM_GB", "2")];
+    let (started, conf) = entrypoint(&folder, &variables, &["asd"]);
+    assert!(started.starts_with("--config-file "), "{started}");
+    for line in ["cluster-name tpl-ab", "address any", "port 3000", "namespace app {", "data-size 2G"] {
+        assert!(conf.lines().any(|found| found.trim() == line), "no line '{line}' in\n{conf}");
+    }
 }
 
 #[test]

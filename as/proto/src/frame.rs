@@ -13,6 +13,8 @@ pub const HEADER_SIZE: usize = 8;
 pub const VERSION: u8 = 2;
 /// Largest body a client may send. A larger announcement ends the connection.
 pub const BODY_SIZE_MAX: u64 = 128 * 1024 * 1024;
+/// The same for info requests and those of the security protocol. The largest there is brings a UDF module in base64.
+pub const INFO_BODY_SIZE_MAX: u64 = 4 * 1024 * 1024;
 
 /// What a frame carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +27,17 @@ pub enum FrameType {
     InternalXdr = 5,
 }
 
+impl FrameType {
+    /// Largest body of a frame of this type that a client may send.
+    #[must_use]
+    pub const fn body_size_max(self) -> u64 {
+        match self {
+            FrameType::Info | FrameType::Security => INFO_BODY_SIZE_MAX,
+            FrameType::Message | FrameType::CompressedMessage | FrameType::InternalXdr => BODY_SIZE_MAX,
+        }
+    }
+}
+
 /// Why bytes are not a frame. The stream cannot be resynchronised after any of these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameError {
@@ -34,7 +47,7 @@ pub enum FrameError {
     Version(u8),
     /// No such frame type.
     Type(u8),
-    /// The body would be larger than [`BODY_SIZE_MAX`].
+    /// The body would be larger than [its type may be](FrameType::body_size_max).
     TooLarge(u64),
 }
 
@@ -44,7 +57,7 @@ impl std::fmt::Display for FrameError {
             FrameError::Tls => write!(f, "TLS handshake on a port without TLS"),
             FrameError::Version(version) => write!(f, "unsupported protocol version {version}"),
             FrameError::Type(number) => write!(f, "unknown frame type {number}"),
-            FrameError::TooLarge(size) => write!(f, "frame body of {size} bytes, more than {BODY_SIZE_MAX}"),
+            FrameError::TooLarge(size) => write!(f, "frame body of {size} bytes, more than is allowed"),
         }
     }
 }
@@ -84,7 +97,9 @@ impl FrameHeader {
             _ => return Err(FrameError::Type(number)),
         };
         match usize::try_from(body_size) {
-            Ok(size) if body_size <= BODY_SIZE_MAX => Ok(Some(FrameHeader { frame_type, body_size: size })),
+            Ok(size) if body_size <= frame_type.body_size_max() => {
+                Ok(Some(FrameHeader { frame_type, body_size: size }))
+            }
             _ => Err(FrameError::TooLarge(body_size)),
         }
     }
@@ -131,6 +146,8 @@ mod tests {
         assert_eq!(FrameHeader::parse(&[22, 3, 1, 2, 0, 1, 0, 1]), Err(FrameError::Tls));
         assert_eq!(FrameHeader::parse(&[2, 3, 0, 0, 8, 0, 0, 1]), Err(FrameError::TooLarge(0x0800_0001)));
         assert!(FrameHeader::parse(&[0, 2, 0, 0, 0, 0, 0, 0]).is_ok());
+        assert_eq!(FrameHeader::parse(&[2, 1, 0, 0, 0, 0x40, 0, 1]), Err(FrameError::TooLarge(0x40_0001)));
+        assert!(FrameHeader::parse(&[2, 1, 0, 0, 0, 0x40, 0, 0]).is_ok());
     }
 
     proptest! {

@@ -32,6 +32,7 @@ use crate::service::{
 use crate::smd::{self, Smd};
 use crate::ticker;
 use crate::transaction::{self, BatchPool, BatchWorker, Executor, PoolWorker, TransactionContext};
+use crate::version::FERROSPIKE_VERSION;
 use crate::workers::Workers;
 
 /// Threads that carry out requests of the security protocol: two, so that a slow login does not hold up the next.
@@ -283,7 +284,12 @@ impl Server {
         let node = Arc::downgrade(&self.node);
         context.info.start(config.info_threads.get() as usize, move || {
             let node = node.upgrade()?;
-            Some(Box::new(move |request| info::serve_info(&node, request)))
+            Some(Box::new(move |request| {
+                // What is left of a request waits behind those of others.
+                if let Some(rest) = info::serve_info(&node, request) {
+                    node.service.info.submit(rest);
+                }
+            }))
         })?;
         let node = Arc::downgrade(&self.node);
         context.batches.workers.start(config.batch_index_threads.get() as usize, move || {
@@ -373,6 +379,26 @@ impl Server {
 impl Run for Server {
     fn obstacles(config: &Config) -> Vec<String> {
         preflight::obstacles(config)
+    }
+
+    fn greeting(&self) -> String {
+        let names: Vec<&str> = self.node.namespaces.iter().map(|namespace| namespace.name()).collect();
+        let address = self.node.advertised.standard.first().map_or("127.0.0.1:3000", String::as_str);
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, "3000"));
+        let namespace = names.first().unwrap_or(&"test");
+        format!(
+            "\nFerrospike {FERROSPIKE_VERSION} is ready.\n\n  \
+             connect to   {address}\n  \
+             namespaces   {} (in memory: nothing is kept when it stops)\n  \
+             stop it      with Ctrl-C\n\n\
+             In Python, after `pip install aerospike`:\n\n    \
+             import aerospike\n    \
+             client = aerospike.client({{\"hosts\": [(\"{host}\", {port})]}}).connect()\n    \
+             client.put((\"{namespace}\", \"demo\", \"key\"), {{\"greeting\": \"hello\", \"count\": 1}})\n    \
+             print(client.get((\"{namespace}\", \"demo\", \"key\")))\n    \
+             client.close()\n",
+            names.join(", ")
+        )
     }
 
     fn dump(&self) {

@@ -71,17 +71,38 @@ impl DeviceLines {
         let now = Self::sample(node);
         for ((namespace, now), before) in node.namespaces.iter().zip(&now).zip(&self.before) {
             let paths = namespace.config().storage.backings();
-            for ((now, before), path) in now.iter().zip(before).zip(paths) {
-                write_device(namespace.name(), &path.path, now, before, seconds);
+            for (at, (now, before)) in now.iter().zip(before).enumerate() {
+                match paths.get(at) {
+                    Some(path) => write_device(namespace.name(), &path.path, now, before, seconds),
+                    None => write_stripe(namespace.name(), at, now, before, seconds),
+                }
             }
         }
         (self.written, self.before) = (Instant::now(), now);
     }
 }
 
+/// `(total,rate a second)`.
+fn counted(now: u64, before: u64, seconds: f64) -> String {
+    format!("({now},{:.1})", now.saturating_sub(before) as f64 / seconds)
+}
+
+fn write_stripe(namespace: &str, number: usize, now: &DeviceStats, before: &DeviceStats, seconds: f64) {
+    cf::info!(
+        DrvMem,
+        "{{{namespace}}} stripe-{number}: used-bytes {} free-wblocks {} write {} defrag-q {} defrag-read {} \
+         defrag-write {}",
+        now.used_bytes,
+        now.free_wblocks,
+        counted(now.writes, before.writes, seconds),
+        now.defrag_queue,
+        counted(now.defrag_reads, before.defrag_reads, seconds),
+        counted(now.defrag_writes, before.defrag_writes, seconds)
+    );
+}
+
 fn write_device(namespace: &str, path: &str, now: &DeviceStats, before: &DeviceStats, seconds: f64) {
-    let counted =
-        |now: u64, before: u64| format!("({now},{:.1})", now.saturating_sub(before) as f64 / seconds);
+    let counted = |now: u64, before: u64| counted(now, before, seconds);
     cf::info!(
         DrvSsd,
         "{{{namespace}}} {path}: used-bytes {} free-wblocks {} write-q {} write {} defrag-q {} defrag-read {} \
@@ -110,6 +131,7 @@ fn write_latencies(node: &Node) {
     for latency in ServerLatency::ALL {
         node.metrics.latency(*latency).report_if_any(latency.name(), unit);
     }
+    node.metrics.batch_rows.report_if_any("batch-rec-count", "count");
     for namespace in node.namespaces.iter() {
         for latency in Latency::ALL {
             let name = format!("{{{}}}-{}", namespace.name(), latency.name());

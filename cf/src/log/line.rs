@@ -154,7 +154,12 @@ impl Line {
         let mut line = Line::with_time(time, style);
         let (level, context, file) = (level.name(), context.name(), file_name(place.file));
         // Neither write can fail but for want of room, and then the line ends there.
-        let _ = write!(line, "{level} ({context}): ({file}:{}) ", place.line);
+        let _ = write!(line, "{level} ({context}): (");
+        // Tools that read logs know no slash in a place.
+        for (n, part) in file.split('/').enumerate() {
+            let _ = write!(line, "{}{part}", if n == 0 { "" } else { "." });
+        }
+        let _ = write!(line, ":{}) ", place.line);
         let _ = line.write_fmt(text);
         line.finish();
         line
@@ -240,6 +245,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::time::Duration;
+
+    #[test]
+    fn the_place_of_a_line_has_no_slash() {
+        let place = Place { file: "as/server/src/daemon/mod.rs", line: 7 };
+        let line =
+            Line::new(UNIX_EPOCH, TimeStyle::default(), Context::As, Level::Info, place, format_args!("x"));
+        let text = String::from_utf8_lossy(line.bytes()).into_owned();
+        assert!(text.ends_with(": INFO (as): (daemon.mod.rs:7) x\n"), "{text}");
+    }
 
     const PLACE: Place = Place { file: "as/server/src/service/accept.rs", line: 123 };
 

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -103,9 +103,67 @@ pub(super) struct Sink {
 }
 
 enum Output {
-    Console,
-    File { path: PathBuf, file: OwnedFd },
+    Console {
+        /// Somebody reads it on a terminal: lines are short, and coloured if the terminal is to show colours.
+        terminal: Option<Terminal>,
+    },
+    File {
+        path: PathBuf,
+        file: OwnedFd,
+    },
     Syslog(Syslog),
+}
+
+/// How lines are written to a terminal.
+#[derive(Clone, Copy)]
+struct Terminal {
+    has_colours: bool,
+}
+
+impl Terminal {
+    /// That of standard error, if it is one. `NO_COLOR` and terminals without colours are respected.
+    fn of_console() -> Option<Self> {
+        let is_dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
+        let no_colours = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        io::stderr().is_terminal().then_some(Terminal { has_colours: !is_dumb && !no_colours })
+    }
+
+    /// The time of day, the level if it is not the usual one, and the text of a complete `line`.
+    fn short(self, level: Level, line: &[u8]) -> Vec<u8> {
+        // `Nov 29 2026 10:45:03 GMT: INFO (as): (server.rs:87) text`
+        let whole = || line.to_vec();
+        let Some(time) = line.get(12..20) else { return whole() };
+        let Some(place) = find(line, b"): (") else { return whole() };
+        let Some(text) = find(&line[place + 4..], b") ") else { return whole() };
+        let text = &line[place + 4 + text + 2..];
+        let (colour, plain): (&[u8], &[u8]) = match level {
+            _ if !self.has_colours => (b"", b""),
+            Level::Critical => (b"\x1b[1;31m", b"\x1b[0m"),
+            Level::Warning => (b"\x1b[33m", b"\x1b[0m"),
+            _ => (b"\x1b[2m", b"\x1b[0m"),
+        };
+        let mut short = Vec::with_capacity(line.len());
+        match level {
+            Level::Critical | Level::Warning => {
+                for part in [colour, time, b" ", level.name().as_bytes(), b" ", text.trim_ascii_end(), plain]
+                {
+                    short.extend_from_slice(part);
+                }
+            }
+            _ => {
+                for part in [colour, time, plain, b" ", text.trim_ascii_end()] {
+                    short.extend_from_slice(part);
+                }
+            }
+        }
+        short.push(b'\n');
+        short
+    }
+}
+
+/// Where `wanted` begins in `bytes` first.
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
 impl Sink {
@@ -115,7 +173,7 @@ impl Sink {
     /// When its file cannot be opened. A syslog daemon that is not there is tried again with each line.
     pub(super) fn open(settings: &SinkSettings) -> io::Result<Self> {
         let output = match &settings.target {
-            Target::Console => Output::Console,
+            Target::Console => Output::Console { terminal: Terminal::of_console() },
             Target::File(path) => Output::File { path: path.clone(), file: open_file(path)? },
             Target::Syslog { path, tag, facility } => Output::Syslog(Syslog {
                 path: path.clone(),
@@ -131,13 +189,13 @@ impl Sink {
     /// What `logs` calls the sink.
     pub(super) fn name(&self) -> String {
         match &self.output {
-            Output::Console => CONSOLE.to_owned(),
+            Output::Console { .. } => CONSOLE.to_owned(),
             Output::File { path, .. } | Output::Syslog(Syslog { path, .. }) => path.display().to_string(),
         }
     }
 
     pub(super) fn is_console(&self) -> bool {
-        matches!(self.output, Output::Console)
+        matches!(self.output, Output::Console { .. })
     }
 
     pub(super) fn level(&self, context: Context) -> Level {
@@ -151,7 +209,10 @@ impl Sink {
     /// Writes `line`; a critical one is on the disk on return.
     pub(super) fn write(&self, time: SystemTime, style: TimeStyle, level: Level, line: &Line) {
         let written = match &self.output {
-            Output::Console => write_whole(&io::stderr(), line.bytes()),
+            Output::Console { terminal: Some(terminal) } => {
+                write_whole(&io::stderr(), &terminal.short(level, line.bytes()))
+            }
+            Output::Console { terminal: None } => write_whole(&io::stderr(), line.bytes()),
             Output::File { file, .. } => {
                 let written = write_whole(file, line.bytes());
                 if level == Level::Critical {
@@ -284,5 +345,28 @@ impl SyslogSocket {
                 socket.write_all(&[message, &[0]].concat())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_on_a_terminal_are_short() {
+        let line = b"Nov 29 2026 10:45:03 GMT: WARNING (as): (daemon.mod.rs:7) hot (or) cold\n";
+        let plain = Terminal { has_colours: false };
+        let text =
+            |terminal: Terminal, level, line| String::from_utf8(terminal.short(level, line)).expect("text");
+        assert_eq!(text(plain, Level::Warning, &line[..]), "10:45:03 WARNING hot (or) cold\n");
+        assert_eq!(text(plain, Level::Info, &line[..]), "10:45:03 hot (or) cold\n");
+        let coloured = Terminal { has_colours: true };
+        assert_eq!(text(coloured, Level::Info, &line[..]), "\x1b[2m10:45:03\x1b[0m hot (or) cold\n");
+        assert_eq!(
+            text(coloured, Level::Critical, &line[..]),
+            "\x1b[1;31m10:45:03 CRITICAL hot (or) cold\x1b[0m\n"
+        );
+        // What is no such line is written as it is.
+        assert_eq!(text(plain, Level::Info, b"short\n"), "short\n");
     }
 }

@@ -143,3 +143,10 @@ fn modify_bin(
 pub fn value_at(bin: &Particle<'_>, context: &[u8], budget: &Budget<'_>) -> Option<Particle<'static>> {
     context::value_at(bin, context, budget)
 }
+
+/// The name of the operation on a list or map that `payload` asks for.
+pub(crate) fn name_of(payload: &[u8], modifies: bool, budget: &Budget<'_>) -> String {
+    let operation = Call::parse(payload, budget).and_then(|call| Ok(call.operation(modifies)?.0));
+    operation
+        .map_or_else(|_| "malformed list or map operation".to_owned(), |operation| format!("{operation:?}"))
+}

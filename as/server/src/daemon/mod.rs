@@ -31,6 +31,10 @@ use signals::{Request, Watch};
 
 /// What the process is there to run: the server, or a stand-in of a test.
 pub trait Run {
+    /// What somebody who has just started it to try it may want to know.
+    fn greeting(&self) -> String {
+        String::new()
+    }
     /// Everything that would stop a start with `config`, as far as it can be found without changing anything.
     fn obstacles(_config: &Config) -> Vec<String> {
         Vec::new()
@@ -139,7 +143,9 @@ fn run_configured<S: Run>(
         let why = if options.dev { "as asked" } else { "as there is no configuration file" };
         cf::info!(As, "running with the built-in developer configuration, {why}; nothing is kept on disk");
     }
-    echo(&text);
+    if !developer {
+        echo(&text);
+    }
     warnings.iter().for_each(|warning| cf::warning!(Config, "{warning}"));
     config.resolve(u32::try_from(threads::cpu_count()).unwrap_or(1));
     descriptors::provide(&config);
@@ -149,6 +155,9 @@ fn run_configured<S: Run>(
     let running = start(config, options)?;
     watch.service_started();
     tell_starter(READY);
+    if developer {
+        say(&mut io::stdout(), format_args!("{}", running.greeting()));
+    }
     while watch.next_request() == Request::Dump {
         running.dump();
     }

@@ -44,20 +44,23 @@ pub(crate) use request::{Arguments, InfoError};
 pub(crate) use statistics::is_counter;
 
 /// From this size on an answer takes no further values, so that many requests for much in one frame do not take all memory.
-const ANSWER_SIZE_MAX: usize = 64 << 20;
+const ANSWER_SIZE_MAX: usize = 16 << 20;
 
-/// Answers every request in `body`, one line each; an empty body asks for the summary.
-fn answer(node: &Node, asker: Asker<'_>, body: &[u8]) -> Vec<u8> {
-    if let Some(refusal) = asker.refusal() {
-        return refusal.to_vec();
+/// Answers the next request in `body`, of which `answered` bytes are answered; an empty body asks for the summary. Returns
+/// whether there was one.
+fn answer_next(node: &Node, asker: Asker<'_>, body: &[u8], answered: &mut usize, out: &mut Vec<u8>) -> bool {
+    if *answered == 0 && proto::info::requests(body).next().is_none() {
+        *answered = usize::MAX;
+        commands::summary().for_each(|command| answer_line(node, asker, command.as_bytes(), out));
+        return true;
     }
-    let mut out = Vec::new();
-    let mut requests = proto::info::requests(body).peekable();
-    if requests.peek().is_none() {
-        commands::summary().for_each(|command| answer_line(node, asker, command.as_bytes(), &mut out));
-    }
-    requests.for_each(|request| answer_line(node, asker, request, &mut out));
-    out
+    let rest = body.get(*answered..).unwrap_or_default();
+    let Some(request) = proto::info::requests(rest).next() else { return false };
+    // Empty lines are passed over; they are line feeds only.
+    let skipped = rest.iter().take_while(|byte| **byte == b'\n').count();
+    *answered += skipped + request.len();
+    answer_line(node, asker, request, out);
+    true
 }
 
 /// Appends the request itself as it came, a tab, and its value.

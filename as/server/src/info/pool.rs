@@ -1,22 +1,66 @@
 //! The info threads, which answer what clients ask.
+//!
+//! A request of many commands is answered in turns: after a while it goes to the end of the queue with what is left of it,
+//! so that others wait for a turn of each request before them, and never for the whole of one.
 
-use super::{Asker, answer, is_too_late, timeout};
+use std::time::{Duration, Instant};
+
+use proto::frame::{self, FrameType, HEADER_SIZE};
+
+use super::{Asker, InfoError, answer_next, is_too_late, timeout};
 use crate::metrics::ServerCounter;
 use crate::node::Node;
 use crate::service::InfoRequest;
 
-/// Answers a request, on an info thread.
-pub(crate) fn serve(node: &Node, request: InfoRequest) {
+/// How long a turn lasts; its last command may take longer.
+const TURN_TIME: Duration = Duration::from_millis(2);
+/// Commands of one request.
+const COMMANDS_MAX: usize = 1_000;
+
+/// Answers a request, or as much of it as one turn allows, on an info thread. What is returned is to be served again.
+pub(crate) fn serve(node: &Node, mut request: InfoRequest) -> Option<InfoRequest> {
     cf::fault_point!("info");
+    let turn = Instant::now();
     let asker = Asker { session: request.access.as_deref(), client: request.client };
-    let mut frame = Vec::new();
-    if is_too_late(node, request.received) {
-        proto::info::write_frame(&mut frame, format!("{}\n", timeout()).as_bytes());
-        node.metrics.add(ServerCounter::InfoTimeout, 1);
-    } else {
-        proto::info::write_frame(&mut frame, &answer(node, asker, &request.body));
-        node.metrics.add(ServerCounter::InfoComplete, 1);
-        node.measure_info(request.received);
+    if request.answers.is_empty() {
+        request.answers = vec![0; HEADER_SIZE];
+        if is_too_late(node, request.received) {
+            node.metrics.add(ServerCounter::InfoTimeout, 1);
+            send(request, Some(timeout()));
+            return None;
+        }
+        if let Some(refusal) = asker.refusal() {
+            node.metrics.add(ServerCounter::InfoComplete, 1);
+            request.answers.extend_from_slice(refusal);
+            send(request, None);
+            return None;
+        }
+        if proto::info::requests(&request.body).nth(COMMANDS_MAX).is_some() {
+            node.metrics.add(ServerCounter::InfoComplete, 1);
+            let text = format!("more than {COMMANDS_MAX} commands in one request");
+            send(request, Some(InfoError::parameter(text)));
+            return None;
+        }
     }
+    while answer_next(node, asker, &request.body, &mut request.answered, &mut request.answers) {
+        if turn.elapsed() >= TURN_TIME {
+            return Some(request);
+        }
+    }
+    node.metrics.add(ServerCounter::InfoComplete, 1);
+    node.measure_info(request.received);
+    send(request, None);
+    None
+}
+
+/// Sends the answers, or `error` in their place.
+fn send(request: InfoRequest, error: Option<InfoError>) {
+    let mut frame = request.answers;
+    if let Some(error) = error {
+        frame.truncate(HEADER_SIZE);
+        frame.extend_from_slice(format!("{error}\n").as_bytes());
+    }
+    let header = frame::header_bytes(FrameType::Info, frame.len() - HEADER_SIZE);
+    frame[..HEADER_SIZE].copy_from_slice(&header);
     request.reply.send(frame);
 }

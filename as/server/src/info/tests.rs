@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use proptest::prelude::*;
 
 use super::commands::COMMANDS;
-use super::{Asker, answer};
+use super::{Asker, answer_next};
 use crate::config::{self, Config};
 use crate::server::Server;
 
@@ -45,6 +45,13 @@ fn start() -> (Server, tempfile::TempDir) {
     let text = CONFIG.replace("{dir}", folder.path().to_str().expect("a name of plain text"));
     let (config, _): (Config, _) = config::parse(&text, "test").expect("it parses");
     (Server::start(config).expect("it starts"), folder)
+}
+
+/// All answers to the requests in `body`.
+fn answer(node: &crate::node::Node, asker: Asker<'_>, body: &[u8]) -> Vec<u8> {
+    let (mut answered, mut out) = (0, Vec::new());
+    while answer_next(node, asker, body, &mut answered, &mut out) {}
+    out
 }
 
 /// Words that mean something to some command, and some that mean nothing.

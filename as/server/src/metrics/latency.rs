@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use cf::counters::Counters;
+use cf::log::{Context, Level, Place};
 use parking_lot::Mutex;
 
 use crate::config::Config;
@@ -117,7 +118,7 @@ impl Histogram {
         let mut tracked = self.tracked.lock();
         let counts = self.counts(&tracked);
         let total: u64 = counts.iter().sum();
-        cf::info!(Info, "histogram dump: {name} ({total} total) {unit}");
+        log_dump(format_args!("histogram dump: {name} ({total} total) {unit}"));
         let filled: Vec<(usize, u64)> =
             counts.iter().copied().enumerate().filter(|(_, count)| *count != 0).collect();
         for line in filled.chunks(BUCKETS_PER_LINE) {
@@ -125,7 +126,7 @@ impl Histogram {
             for (bucket, count) in line {
                 let _ = write!(text, " ({bucket:02}: {count:010})");
             }
-            cf::info!(Info, "{text}");
+            log_dump(format_args!("{text}"));
         }
         let now = Instant::now();
         tracked.text = match tracked.at {
@@ -139,6 +140,13 @@ impl Histogram {
     /// 4 … units; empty if it had no two turns yet.
     pub(crate) fn text(&self) -> String {
         self.tracked.lock().text.clone()
+    }
+}
+
+/// Writes a line of a dump to the log, from the place from which tools that read logs expect it.
+fn log_dump(text: std::fmt::Arguments<'_>) {
+    if cf::log::enabled(Context::Info, Level::Info) {
+        cf::log::write(Context::Info, Level::Info, Place { file: "hist.c", line: line!() }, text);
     }
 }
 

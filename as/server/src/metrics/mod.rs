@@ -230,6 +230,8 @@ const fn transaction_index(origin: Origin, operation: Operation, outcome: Outcom
 pub(crate) struct ServerMetrics {
     counters: Counters<SERVER_COUNTERS>,
     latencies: [Histogram; ServerLatency::ALL.len()],
+    /// How many rows batches have.
+    pub(crate) batch_rows: Histogram,
 }
 
 impl ServerMetrics {
@@ -238,6 +240,7 @@ impl ServerMetrics {
         ServerMetrics {
             counters: Counters::new(thread_count),
             latencies: std::array::from_fn(|_| Histogram::new(thread_count)),
+            batch_rows: Histogram::new(thread_count),
         }
     }
 

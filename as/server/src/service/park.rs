@@ -27,6 +27,9 @@ pub(crate) struct InfoRequest {
     pub(crate) access: Access,
     pub(crate) client: SocketAddr,
     pub(crate) reply: ReplyHandle,
+    /// Bytes of the body that are answered, and the answers. An info thread takes up the rest in a later turn.
+    pub(crate) answered: usize,
+    pub(crate) answers: Vec<u8>,
 }
 
 /// A request of the security protocol, to be answered by a security thread.
@@ -92,8 +95,15 @@ impl ServiceThread {
         let (access, client) = (connection.access.clone(), connection.peer);
         let reply = self.park(slot, token);
         cf::fault_point!("start-info");
-        let (body, received) = (body.into(), Instant::now());
-        self.context.info.submit(InfoRequest { body, received, access, client, reply });
+        self.context.info.submit(InfoRequest {
+            body: body.into(),
+            received: Instant::now(),
+            access,
+            client,
+            reply,
+            answered: 0,
+            answers: Vec::new(),
+        });
     }
 
     /// Has a request of the security protocol answered. Without access control the answer says so.

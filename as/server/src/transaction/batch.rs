@@ -268,6 +268,7 @@ impl Executor {
             Ok(batch) => batch,
             Err(result) => return refuse(out, result, &context.metrics),
         };
+        context.metrics.batch_rows.add_size(u64::from(batch.row_count));
         let mut rows = Rows::new(batch.rows, request);
         let count = batch.row_count;
         if count > INLINE_ROWS_MAX || batch.rows.len() > INLINE_SIZE_MAX {

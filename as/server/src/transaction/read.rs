@@ -162,7 +162,9 @@ fn answer_ops(
                 found.as_ref()
             }
         };
-        ops::read(&op, bin, respond_all, reply_code, call.budget, reply)?;
+        ops::read(&op, bin, respond_all, reply_code, call.budget, reply).inspect_err(|result| {
+            cf::debug!(Particle, "{{{}}} {result:?}: {}", call.namespace.name(), ops::describe(&op, bin));
+        })?;
         check_reply_size(reply)?;
     }
     Ok(())

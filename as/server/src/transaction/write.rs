@@ -292,6 +292,12 @@ fn make_next(
     let mut reply = call.start_reply(out);
     for op in call.request.ops() {
         ops::apply(&op, &mut bins, &context, &mut reply).inspect_err(|result| {
+            cf::debug!(
+                Particle,
+                "{{{}}} {result:?}: {}",
+                namespace.name(),
+                ops::describe(&op, bins.get(op.name))
+            );
             if *result == ResultCode::RecordTooBig {
                 namespace.metrics.add(NamespaceCounter::FailRecordTooBig, 1);
             }
