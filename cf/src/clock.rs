@@ -21,6 +21,12 @@ impl StoredMillis {
         StoredMillis(millis.saturating_sub(STORED_EPOCH_UNIX_SECONDS * 1000))
     }
 
+    /// The moment `nanos` nanoseconds after the Unix epoch. One before 2010 is zero.
+    #[must_use]
+    pub const fn of_unix_nanos(nanos: u64) -> Self {
+        StoredMillis(nanos.saturating_sub(STORED_EPOCH_UNIX_SECONDS * 1_000_000_000) / 1_000_000)
+    }
+
     /// The same moment in whole seconds, the unit of void-times.
     #[inline]
     #[must_use]
@@ -54,6 +60,9 @@ mod tests {
         let moment = StoredMillis(1_500);
         assert_eq!(moment.seconds(), 1);
         assert_eq!(moment.unix_nanos(), 1_262_304_001_500_000_000);
+        assert_eq!(StoredMillis::of_unix_nanos(1_262_304_001_500_999_999), moment);
+        assert_eq!(StoredMillis::of_unix_nanos(1_262_304_000_000_999_999), StoredMillis(0));
+        assert_eq!(StoredMillis::of_unix_nanos(7), StoredMillis(0));
     }
 
     #[test]

@@ -112,7 +112,10 @@ impl Server {
         let security = config.security.as_ref().map(|_| AccessControl::open(&config, &smd)).transpose()?;
         // Namespaces, with what their devices hold. Memory takes address space only until it is used.
         let namespaces: Arc<[Arc<Namespace>]> = (0..config.namespaces.len())
-            .map(|position| Namespace::new(&config, position, thread_count, cluster.node_id).map(Arc::new))
+            .map(|position| {
+                let thresholds = smd::removal_thresholds(&smd, &config.namespaces[position].name);
+                Namespace::open(&config, position, thread_count, cluster.node_id, &thresholds).map(Arc::new)
+            })
             .collect::<Result<_, _>>()?;
         namespaces.iter().for_each(|namespace| announce_namespace(namespace));
         cluster.rebalance(&namespaces).map_err(|error| StartError::Namespace(error.to_string()))?;
@@ -225,6 +228,11 @@ impl Server {
             self.start_flush_threads(position)?;
         }
         self.start_nsup()?;
+        for (n, namespace) in self.node.namespaces.iter().enumerate() {
+            let (namespace, is_stopping) = (Arc::clone(namespace), Arc::clone(&self.is_stopping));
+            let body = move || namespace.run_truncation(&is_stopping);
+            self.background_threads.push(restarting(&format!("truncate-{n}"), body)?);
+        }
         let (namespaces, is_stopping) = (Arc::clone(&self.node.namespaces), Arc::clone(&self.is_stopping));
         self.background_threads
             .push(restarting("tomb-raider", move || namespace::raid(&namespaces, &is_stopping))?);
@@ -461,6 +469,7 @@ fn open_smd(config: &Config, cluster: &Cluster) -> Result<Arc<Smd>, StartError> 
 /// Has each part of the server act on the metadata that is for it: on what there is, and on every change.
 fn listen_to_metadata(node: &Node) {
     smd::follow_eviction(&node.smd, &node.namespaces);
+    smd::follow_truncation(&node.smd, &node.namespaces);
 }
 
 /// Says what a namespace is made of.

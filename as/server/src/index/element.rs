@@ -218,12 +218,6 @@ impl RecordMeta {
         self.flags = flag::TOMBSTONE | if is_unneeded { flag::UNNEEDED } else { 0 };
     }
 
-    /// Whether clients find no record here at `now_seconds` (since 2010-01-01): it is expired or a tombstone.
-    #[inline]
-    pub(crate) fn is_gone(&self, now_seconds: u32) -> bool {
-        self.is_tombstone() || self.is_expired(now_seconds)
-    }
-
     /// Whether the record's time is over at `now_seconds` (since 2010-01-01).
     #[inline]
     pub(crate) fn is_expired(&self, now_seconds: u32) -> bool {

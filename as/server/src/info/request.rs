@@ -237,6 +237,28 @@ pub(super) fn shown(line: &str) -> String {
     line.chars().take(LOGGED_SIZE_MAX).map(printable).collect()
 }
 
+/// The number that `text` begins with, as C's `strtoul` reads it: 0 without one, the largest if it is too large.
+pub(super) fn c_number(text: &str) -> u64 {
+    let text = text.trim_start_matches([' ', '\t', '\u{b}', '\u{c}', '\r', '\n']);
+    let (is_negative, text) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let (digits, radix) =
+        match hexadecimal.filter(|rest| rest.starts_with(|first: char| first.is_ascii_hexdigit())) {
+            Some(digits) => (digits, 16),
+            None if text.starts_with('0') => (text, 8),
+            None => (text, 10),
+        };
+    let end = digits.find(|digit: char| !digit.is_digit(radix)).unwrap_or(digits.len());
+    match &digits[..end] {
+        "" => 0,
+        digits => u64::from_str_radix(digits, radix)
+            .map_or(u64::MAX, |number| if is_negative { number.wrapping_neg() } else { number }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,5 +307,26 @@ mod tests {
         let known =
             [Some(10), Some(31), Some(15), Some(0), None, None, None, None, Some(u64::MAX), None, None];
         assert_eq!(read, known);
+    }
+
+    #[test]
+    fn numbers_with_something_behind_them_are_read_as_c_reads_them() {
+        let read = [
+            "",
+            "x",
+            "12x",
+            " 12",
+            "+7",
+            "-1",
+            "0x1Fg",
+            "0x",
+            "0xg",
+            "018",
+            "0",
+            "99999999999999999999",
+            "-",
+        ];
+        let read: Vec<u64> = read.map(c_number).into();
+        assert_eq!(read, [0, 0, 12, 12, 7, u64::MAX, 31, 0, 0, 1, 0, u64::MAX, 0]);
     }
 }

@@ -1,9 +1,8 @@
-//! Evicting by order; removing all records of a set or namespace, which is not possible yet.
+//! Evicting by order, and truncating: removing all records of a set or namespace.
 
 use cf::clock::StoredMillis;
 
-use super::request::InfoResult;
-use super::request::parse_c_number;
+use super::request::{InfoResult, c_number};
 use super::{Arguments, InfoError};
 use crate::config::params::namespace::TTL_SECONDS_MAX;
 use crate::node::Node;
@@ -16,43 +15,71 @@ const TIME_SIZE_MAX: usize = 24;
 /// Bound of a time to live in seconds.
 const TTL_SIZE_MAX: usize = 12;
 
-fn unsupported() -> InfoError {
-    InfoError::unsupported("truncate is not supported yet")
+pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    let namespace = arguments.namespace_name()?;
+    let set_name = arguments.required("set", SET_NAME_SIZE)?;
+    truncate(node, namespace, Some(set_name), arguments, out)
 }
 
-pub(super) fn set(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
-    arguments.namespace_name()?;
-    arguments.required("set", SET_NAME_SIZE)?;
-    arguments.optional("lut", TIME_SIZE_MAX)?;
-    Err(unsupported())
+pub(super) fn namespace(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    truncate(node, namespace_without_set(arguments)?, None, arguments, out)
 }
 
-pub(super) fn namespace(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
-    namespace_without_set(arguments)?;
-    arguments.optional("lut", TIME_SIZE_MAX)?;
-    Err(unsupported())
-}
-
-/// Whoever names a set means another command.
-fn namespace_without_set(arguments: Arguments<'_>) -> InfoResult {
-    arguments.namespace_name()?;
-    match arguments.optional("set", SET_NAME_SIZE) {
-        Ok(None) => Ok(()),
-        _ => Err(InfoError::parameter("unexpected set name")),
-    }
-}
-
-/// Takes back a truncate: there was none, which is no error.
-pub(super) fn undo_set(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    arguments.namespace_name()?;
-    arguments.required("set", SET_NAME_SIZE)?;
+/// Has all records that were last updated before `lut` gone, or before now without it. Namespaces and sets that are not here
+/// may be on other nodes.
+fn truncate(
+    node: &Node,
+    namespace: &str,
+    set_name: Option<&str>,
+    arguments: Arguments<'_>,
+    out: &mut String,
+) -> InfoResult {
+    let now = StoredMillis::now();
+    let last_update_time = match arguments.optional("lut", TIME_SIZE_MAX)? {
+        None => now.0,
+        Some(text) => match StoredMillis::of_unix_nanos(c_number(text)).0 {
+            0 => return Err(InfoError::parameter("would truncate to 0")),
+            lut if lut > now.0 => return Err(InfoError::parameter("would truncate in the future")),
+            lut => lut,
+        },
+    };
+    let label = label(namespace, set_name);
+    cf::info!(Truncate, "{label} got command to truncate to {last_update_time}");
+    smd::agree_truncation(&node.smd, namespace, set_name, Some(last_update_time))?;
     out.push_str("ok");
     Ok(())
 }
 
+fn label(namespace: &str, set_name: Option<&str>) -> String {
+    match set_name {
+        Some(set_name) => format!("{{{namespace}|{set_name}}}"),
+        None => format!("{{{namespace}}}"),
+    }
+}
+
+/// Whoever names a set means another command.
+fn namespace_without_set(arguments: Arguments<'_>) -> Result<&str, InfoError> {
+    let namespace = arguments.namespace_name()?;
+    match arguments.optional("set", SET_NAME_SIZE) {
+        Ok(None) => Ok(namespace),
+        _ => Err(InfoError::parameter("unexpected set name")),
+    }
+}
+
+/// Takes a truncate back: records that are not removed yet are there again. That there was none is no error.
+pub(super) fn undo_set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    let namespace = arguments.namespace_name()?;
+    undo(node, namespace, Some(arguments.required("set", SET_NAME_SIZE)?), out)
+}
+
 /// As [`undo_set`], for a whole namespace.
-pub(super) fn undo_namespace(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    namespace_without_set(arguments)?;
+pub(super) fn undo_namespace(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    undo(node, namespace_without_set(arguments)?, None, out)
+}
+
+fn undo(node: &Node, namespace: &str, set_name: Option<&str>, out: &mut String) -> InfoResult {
+    cf::info!(Truncate, "{} got command to undo truncate", label(namespace, set_name));
+    smd::agree_truncation(&node.smd, namespace, set_name, None)?;
     out.push_str("ok");
     Ok(())
 }
@@ -61,9 +88,8 @@ pub(super) fn undo_namespace(_: &Node, arguments: Arguments<'_>, out: &mut Strin
 /// not here is no error.
 pub(super) fn eviction_reset(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let name = arguments.namespace_name()?;
-    // What is no number counts as 0, as C reads it.
-    let ttl = arguments.optional("ttl", TTL_SIZE_MAX)?.map(|ttl| parse_c_number(ttl).unwrap_or(0));
-    let ttl = match ttl.map(u32::try_from) {
+    let ttl = arguments.optional("ttl", TTL_SIZE_MAX)?;
+    let ttl = match ttl.map(|ttl| u32::try_from(c_number(ttl))) {
         None => None,
         Some(Ok(ttl)) if ttl <= TTL_SECONDS_MAX => Some(ttl),
         Some(_) => return Err(InfoError::parameter("ttl too big")),

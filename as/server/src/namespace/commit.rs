@@ -56,6 +56,8 @@ pub(crate) enum Cause {
     Delete,
     Expiry,
     Eviction,
+    /// It was last updated before the threshold of a truncation.
+    Truncate,
     /// The tomb raider removes a tombstone that nothing needs any more.
     TombRaid,
 }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::Sets;
 use super::commit::{RecordFigures, SetChange, commit_loaded};
+use super::truncate::LoadedTruncation;
 use crate::index::{PARTITION_COUNT, PartitionId, RecordMeta, SetId, WriteGuard};
 use crate::storage::LoadCommit;
 
@@ -29,6 +30,8 @@ pub(super) struct LoadFigures {
     /// By number of set.
     sets: Vec<SetChange>,
     void_times: Box<[VoidTimes]>,
+    /// By partition, whether a copy of a record in it is truncated.
+    has_truncated: Box<[bool]>,
 }
 
 impl LoadFigures {
@@ -38,11 +41,17 @@ impl LoadFigures {
             largest_record: 0,
             sets: Vec::new(),
             void_times: vec![VoidTimes { expirable: 0, earliest: u32::MAX }; PARTITION_COUNT].into(),
+            has_truncated: vec![false; PARTITION_COUNT].into(),
         }
     }
 
     pub(super) fn void_times(&self, partition: PartitionId) -> VoidTimes {
         self.void_times[partition.index()]
+    }
+
+    /// Whether there may be truncated records in a partition.
+    pub(super) fn has_truncated(&self, partition: PartitionId) -> bool {
+        self.has_truncated[partition.index()]
     }
 
     /// Gives the sets what they gained.
@@ -66,6 +75,9 @@ impl LoadFigures {
         for (total, own) in self.void_times.iter_mut().zip(&other.void_times) {
             total.expirable += own.expirable;
             total.earliest = total.earliest.min(own.earliest);
+        }
+        for (total, own) in self.has_truncated.iter_mut().zip(&other.has_truncated) {
+            *total |= own;
         }
     }
 }
@@ -109,16 +121,20 @@ impl RecordFigures for LoadFigures {
 pub(super) struct ThreadFigures<'a> {
     own: LoadFigures,
     total: &'a Mutex<LoadFigures>,
+    truncation: &'a LoadedTruncation<'a>,
 }
 
 impl<'a> ThreadFigures<'a> {
-    pub(super) fn new(total: &'a Mutex<LoadFigures>) -> Self {
-        ThreadFigures { own: LoadFigures::new(), total }
+    pub(super) fn new(total: &'a Mutex<LoadFigures>, truncation: &'a LoadedTruncation<'a>) -> Self {
+        ThreadFigures { own: LoadFigures::new(), total, truncation }
     }
 }
 
 impl LoadCommit for ThreadFigures<'_> {
     fn commit(&mut self, guard: WriteGuard<'_>, after: &RecordMeta) {
+        if self.truncation.contains(after) {
+            self.own.has_truncated[PartitionId::of(guard.digest()).index()] = true;
+        }
         commit_loaded(guard, after, &mut self.own);
     }
 

@@ -13,6 +13,7 @@ mod sections;
 mod sets;
 mod tomb_raider;
 mod tombstones;
+mod truncate;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -36,6 +37,8 @@ pub(crate) use sections::Section;
 pub(crate) use sets::{Set, SetError, Sets};
 pub(crate) use tomb_raider::raid;
 pub(crate) use tombstones::Removal;
+pub(crate) use truncate::RemovalThresholds;
+use truncate::Truncation;
 
 /// A TTL value that stands for "never expires", in requests and set parameters.
 pub(crate) const TTL_NEVER_EXPIRE: u32 = u32::MAX;
@@ -56,6 +59,7 @@ pub(crate) struct Namespace {
     /// Parts of the server that follow every commit.
     observers: Vec<Box<dyn CommitObserver>>,
     pub(crate) eviction: EvictionState,
+    pub(crate) truncation: Truncation,
     pub(crate) record_histograms: RecordHistograms,
     /// Writes are refused because a limit is breached.
     pub(crate) stop_writes: AtomicBool,
@@ -79,13 +83,25 @@ pub(crate) enum NamespaceError {
 }
 
 impl Namespace {
-    /// Namespace number `position` of `config` on node `own_node`, with what its devices hold. Its partitions are in
-    /// nobody's service until they are dealt.
+    /// As [`open`](Self::open), where nothing was ever truncated or evicted.
+    #[cfg(test)]
     pub(crate) fn new(
         config: &Arc<Config>,
         position: usize,
         thread_count: usize,
         own_node: u64,
+    ) -> Result<Self, NamespaceError> {
+        Namespace::open(config, position, thread_count, own_node, &RemovalThresholds::default())
+    }
+
+    /// Namespace number `position` of `config` on node `own_node`, with what its devices hold but for records below
+    /// `thresholds`. Its partitions are in nobody's service until they are dealt.
+    pub(crate) fn open(
+        config: &Arc<Config>,
+        position: usize,
+        thread_count: usize,
+        own_node: u64,
+        thresholds: &RemovalThresholds,
     ) -> Result<Self, NamespaceError> {
         let of_namespace = &config.namespaces[position];
         let geometry = IndexGeometry {
@@ -97,7 +113,7 @@ impl Namespace {
             // The parser has judged names and number.
             let _ = sets.find_or_create(name.as_bytes(), &of_namespace.sets);
         }
-        let (storage, figures) = open_storage(of_namespace, &index, &sets)?;
+        let (storage, figures) = open_storage(of_namespace, &index, &sets, thresholds)?;
         let partitions = open_partitions(own_node, &of_namespace.name, &storage);
         let is_loaded = storage.disk_count() > 0;
         let namespace = Namespace {
@@ -114,12 +130,15 @@ impl Namespace {
             removals: Removals::new(is_loaded),
             observers: Vec::new(),
             eviction: EvictionState::new(),
+            truncation: Truncation::default(),
             record_histograms: RecordHistograms::new(),
             stop_writes: AtomicBool::new(false),
             nsup_cycle_duration_ms: AtomicU64::new(0),
             nsup_cycle_deleted_pct100: AtomicU64::new(0),
         };
         namespace.storage.restart_benchmarks(Unit::configured(config));
+        namespace.resume_truncation(thresholds);
+        namespace.eviction.resume(thresholds.evict_void_time);
         if is_loaded {
             namespace.finish_loading(&figures);
         }
@@ -223,11 +242,11 @@ impl Namespace {
         Ok(set.id)
     }
 
-    /// When a record that is created now is updated, in milliseconds since 2010-01-01: `now`, or as much later as it takes
-    /// to come after what was removed under its digest.
+    /// When a record that is created now in set `set_id` is updated, in milliseconds since 2010-01-01: `now`, or as much
+    /// later as it takes to come after what was removed under its digest, and not to be truncated.
     #[inline]
-    pub(crate) fn creation_time(&self, digest: &Digest, now: u64) -> u64 {
-        self.removals.creation_time(digest, now)
+    pub(crate) fn creation_time(&self, digest: &Digest, set_id: SetId, now: u64) -> u64 {
+        self.removals.creation_time(digest, now).max(self.truncate_lut(set_id))
     }
 
     /// The stored record of `element`, borrowed from the storage or from `scratch`.

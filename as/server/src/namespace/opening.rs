@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::commit::Cause;
 use super::load_figures::{LoadFigures, ThreadFigures};
 use super::tombstones::Removal;
+use super::truncate::{LoadedTruncation, RemovalThresholds};
 use super::{Namespace, NamespaceError, Partitions, Sets};
 use crate::config::{Engine, NamespaceConfig, SetDirectory};
 use crate::index::{Index, PARTITION_COUNT, PartitionId, SetId};
@@ -22,6 +23,7 @@ struct Loading<'a> {
     now_seconds: u32,
     stats: LoadStats,
     figures: Mutex<LoadFigures>,
+    truncation: LoadedTruncation<'a>,
 }
 
 impl LoadContext for Loading<'_> {
@@ -42,7 +44,7 @@ impl LoadContext for Loading<'_> {
     }
 
     fn committer(&self) -> Box<dyn LoadCommit + '_> {
-        Box::new(ThreadFigures::new(&self.figures))
+        Box::new(ThreadFigures::new(&self.figures, &self.truncation))
     }
 }
 
@@ -52,9 +54,10 @@ pub(super) fn open_storage(
     config: &NamespaceConfig,
     index: &Index,
     sets: &Sets,
+    thresholds: &RemovalThresholds,
 ) -> Result<(Storage, LoadFigures), NamespaceError> {
     if config.storage.is_backed() {
-        return load(config, index, sets);
+        return load(config, index, sets, thresholds);
     }
     let params = &config.storage.params;
     match config.storage.engine {
@@ -89,6 +92,7 @@ fn load(
     config: &NamespaceConfig,
     index: &Index,
     sets: &Sets,
+    thresholds: &RemovalThresholds,
 ) -> Result<(Storage, LoadFigures), NamespaceError> {
     let loading = Loading {
         index,
@@ -97,6 +101,7 @@ fn load(
         now_seconds: StoredMillis::now().seconds(),
         stats: LoadStats::default(),
         figures: Mutex::new(LoadFigures::new()),
+        truncation: LoadedTruncation::new(thresholds, sets),
     };
     let settings = OpenSettings {
         namespace: &config.name,
@@ -139,8 +144,8 @@ fn load(
 }
 
 impl Namespace {
-    /// After a load: takes the `figures` of the records, removes those that have expired, evicts others if a limit is
-    /// breached, and makes room if `defrag-startup-minimum` asks for it.
+    /// After a load: takes the `figures` of the records, removes those that were truncated or evicted before or have
+    /// expired, evicts others if a limit is breached, and makes room if `defrag-startup-minimum` asks for it.
     pub(super) fn finish_loading(&self, figures: &LoadFigures) {
         let now = StoredMillis::now();
         self.note_size(figures.largest_record);
@@ -153,6 +158,10 @@ impl Namespace {
                 self.remove_expired(partition, now);
             }
         }
+        let truncated: Vec<PartitionId> =
+            PartitionId::all().filter(|partition| figures.has_truncated(*partition)).collect();
+        self.remove_loaded_truncated(&truncated);
+        self.evict_again_after_load();
         self.evict_after_load();
         let minimum_pct = self.config().storage.params.defrag_startup_minimum.get();
         if self.storage.available_pct() < minimum_pct {

@@ -11,6 +11,7 @@ use datamodel::flat::SET_NAME_SIZE_MAX;
 use parking_lot::Mutex;
 
 use super::commit::SetChange;
+use super::truncate::Threshold;
 use crate::config::model::SetDirectory;
 use crate::config::params::namespace::SetParams;
 use crate::index::SetId;
@@ -31,6 +32,7 @@ pub(crate) struct Set {
     /// 1 to 63 bytes as the client sent them.
     pub(crate) name: Box<[u8]>,
     pub(crate) params: Arc<SetParams>,
+    pub(crate) truncation: Threshold,
     new_line: [NewLine; 0],
     pub(crate) objects: AtomicU64,
     pub(crate) tombstones: AtomicU64,
@@ -156,6 +158,7 @@ impl Sets {
                 id: SetId(id),
                 name: name.into(),
                 params,
+                truncation: Threshold::default(),
                 new_line: [],
                 objects: AtomicU64::new(0),
                 tombstones: AtomicU64::new(0),

@@ -169,7 +169,7 @@ impl Scan<'_> {
             SetFilter::One(id) => element.set_id == id,
             SetFilter::None => false,
         };
-        in_set && element.generation != 0 && !element.is_gone(self.now.seconds())
+        in_set && element.generation != 0 && !self.query.namespace.is_gone(element, self.now.seconds())
     }
 
     /// Adds the record of `element` to the chunk; returns whether there was something to add.

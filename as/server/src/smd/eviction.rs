@@ -18,39 +18,38 @@ pub(crate) fn agree_eviction(smd: &Smd, namespace: &str, void_time: Option<u32>)
     }
 }
 
-/// Has the supervisors of `namespaces` follow what is agreed. What was agreed before the start was carried out then.
+/// Has the supervisors of `namespaces` follow what is agreed from now on. What was agreed before the start was known when
+/// records were loaded.
 pub(crate) fn follow_eviction(smd: &Smd, namespaces: &Arc<[Arc<Namespace>]>) {
     let namespaces = Arc::clone(namespaces);
     smd.listen(Module::Evict, move |items: &[&SmdItem], occasion| {
+        if occasion == Occasion::Start {
+            return;
+        }
         for item in items {
-            let Some(namespace) = namespaces.iter().find(|namespace| namespace.name() == item.key) else {
-                continue;
-            };
-            let void_time =
-                item.value.as_deref().map(|value| u32::try_from(number(value)).unwrap_or(u32::MAX));
-            accept(namespace, void_time, occasion);
+            if let Some(namespace) = namespaces.iter().find(|namespace| namespace.name() == item.key) {
+                accept(namespace, item.value.as_deref().map(void_time));
+            }
         }
     });
 }
 
-fn accept(namespace: &Namespace, void_time: Option<u32>, occasion: Occasion) {
+/// The void-time in an item.
+pub(super) fn void_time(value: &str) -> u32 {
+    u32::try_from(number(value)).unwrap_or(u32::MAX)
+}
+
+fn accept(namespace: &Namespace, void_time: Option<u32>) {
     let (name, eviction) = (namespace.name(), &namespace.eviction);
-    match (void_time, occasion) {
-        (None, _) => {
-            cf::info!(
-                Nsup,
-                "{{{name}}} deleted evict-void-time ({},{})",
-                eviction.void_time(),
-                eviction.ordered_void_time()
-            );
-            eviction.reset();
-        }
-        (Some(void_time), _) => {
+    match void_time {
+        Some(void_time) => {
             cf::info!(Nsup, "{{{name}}} got smd evict-void-time {void_time}");
-            match occasion {
-                Occasion::Start => eviction.resume(void_time),
-                Occasion::Change => eviction.order(void_time),
-            }
+            eviction.order(void_time);
+        }
+        None => {
+            let (done, ordered) = (eviction.void_time(), eviction.ordered_void_time());
+            cf::info!(Nsup, "{{{name}}} deleted evict-void-time ({done},{ordered})");
+            eviction.reset();
         }
     }
 }

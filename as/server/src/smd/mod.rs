@@ -34,10 +34,12 @@ mod eviction;
 mod file;
 mod merge;
 mod set;
+mod truncation;
 
 pub(crate) use datamodel::smd::SmdItem;
 pub(crate) use eviction::{agree_eviction, follow_eviction};
 pub(crate) use set::{Occasion, SetError, Smd};
+pub(crate) use truncation::{agree_truncation, follow_truncation, removal_thresholds};
 
 use merge::ConflictRule;
 

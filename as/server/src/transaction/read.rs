@@ -68,7 +68,7 @@ fn read(
     let (generation, void_time) = (guard.generation, guard.void_time);
     let failed = |result| Failure { result, generation, void_time };
     call.check_set_if_named(&guard).map_err(failed)?;
-    if guard.is_expired(call.now.seconds()) {
+    if guard.is_expired(call.now.seconds()) || call.namespace.is_truncated(&guard) {
         return Err(failed(ResultCode::NotFound));
     }
     *due = touch::check(call, &guard).map_err(failed)?;

@@ -25,7 +25,7 @@ impl RecordCopy {
 
     /// A copy of the record of `element`, whose guard the caller holds.
     pub(super) fn of(call: &Call<'_>, element: &Element, scratch: &mut ReadBuffer) -> Self {
-        if element.is_gone(call.now.seconds()) {
+        if call.namespace.is_gone(element, call.now.seconds()) {
             return RecordCopy { meta: **element, bytes: Ok(Vec::new()) };
         }
         // What is damaged is told when the record is asked for, as if it was in its place.

@@ -148,7 +148,7 @@ struct Target<'a> {
     subject: Subject<'a>,
     /// What the index says of the live record, or will say of the one that is created.
     base: RecordMeta,
-    /// There is no live record: no element before, or a tombstone, or an expired record.
+    /// There is no live record: no element before, or a tombstone, or an expired or truncated record.
     is_new: bool,
     /// What failures report of the record.
     found_generation: u16,
@@ -160,7 +160,7 @@ impl<'a> Target<'a> {
         let found = subject.meta();
         let (found_generation, found_void_time) =
             if found.is_tombstone() { (0, 0) } else { (found.generation, found.void_time) };
-        let is_new = !found.exists() || found.is_gone(call.now.seconds());
+        let is_new = !found.exists() || call.namespace.is_gone(found, call.now.seconds());
         let base = if is_new { call.namespace.meta_of_created(found, SetId::NONE) } else { *found };
         let target = Target { subject, base, is_new, found_generation, found_void_time };
         if policy.must_exist && is_new {
@@ -222,6 +222,9 @@ fn check_target<'c>(
     call.check_generation(target.base.generation)?;
     if target.is_new {
         target.base.set_id = call.namespace.set_for_creation(call.request.set_name())?;
+        if call.namespace.truncates_new_records(target.base.set_id, call.now) {
+            return Err(ResultCode::Forbidden);
+        }
     } else {
         call.check_set(&target.base)?;
     }
@@ -279,7 +282,8 @@ fn make_next(
         _ => Bins::new(),
     };
     let had_bins = !bins.is_empty();
-    let now = if *is_new { namespace.creation_time(&call.digest, call.now.0) } else { call.now.0 };
+    let now =
+        if *is_new { namespace.creation_time(&call.digest, base.set_id, call.now.0) } else { call.now.0 };
     let last_update_time = base.last_update_time().max(now);
     let void_time = void_time_after(call, set, ttl, (!is_new).then_some(base.void_time));
     let metadata = filter::metadata_of(namespace, &call.digest, base, call.now);

@@ -159,7 +159,7 @@ params! {
         /// Transactions that may wait for the same record; 0 means no limit.
         transaction_pending_limit: Number<u32> = 20, any_u32("transaction-pending-limit").dynamic().later();
         /// Threads that remove truncated records.
-        truncate_threads: Number<u32> = 4, number("truncate-threads", 1, 128).dynamic().later();
+        truncate_threads: Number<u32> = 4, number("truncate-threads", 1, 128).dynamic();
         /// Replicas that have a write before it is acknowledged: all, master, or off for what the client says.
         write_commit_level_override: Choice<WriteCommitLevel> = WriteCommitLevel::Off,
             choice::<WriteCommitLevel>("write-commit-level-override").dynamic();

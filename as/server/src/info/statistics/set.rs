@@ -16,10 +16,10 @@ static ROWS: &[Row] = &[
     ("objects", |set| Number(set.objects.load(Relaxed))),
     ("tombstones", |set| Number(set.tombstones.load(Relaxed))),
     ("data_used_bytes", |set| Number(set.data_used_bytes.load(Relaxed))),
-    ("truncate_lut", |_| Number(0)),
+    ("truncate_lut", |set| Number(set.truncation.last_update_time())),
     ("sindexes", |_| Number(0)),
     ("index_populating", |_| Flag(false)),
-    ("truncating", |_| Flag(false)),
+    ("truncating", |set| Flag(set.truncation.is_removing())),
 ];
 
 /// Writes `key=value:…;` for one set.

@@ -230,6 +230,24 @@ pub(super) fn find_void_time(namespace: &Namespace, now_seconds: u32) -> Option<
 }
 
 impl Namespace {
+    /// After a load: removes again what was evicted before the server stopped, as copies of it are still on disk.
+    pub(crate) fn evict_again_after_load(&self) {
+        let evict_before = self.eviction.void_time();
+        if evict_before == 0 {
+            return;
+        }
+        let exempt = ExemptSets::of(&self.sets);
+        let criteria =
+            SweepCriteria { now_seconds: StoredMillis::now().seconds(), evict_before, exempt: &exempt };
+        let removed = sweep_due(self, &criteria, cf::threads::cpu_count());
+        cf::info!(
+            Nsup,
+            "{{{}}} cold start dropped {} records that were evicted before: evict-void-time {evict_before}",
+            self.name(),
+            removed.evicted
+        );
+    }
+
     /// After a load: evicts until no eviction limit is breached, or nothing more can go.
     pub(crate) fn evict_after_load(&self) {
         if !is_eviction_due(self) {
@@ -258,7 +276,6 @@ impl Namespace {
             "{{{name}}} cold start found {records} records eligible for eviction at evict-ttl {}",
             void_time - now_seconds
         );
-        self.eviction.order(void_time);
         self.eviction.begin(void_time, now_seconds);
         let exempt = ExemptSets::of(&self.sets);
         let criteria = SweepCriteria { now_seconds, evict_before: void_time, exempt: &exempt };
@@ -271,6 +288,14 @@ impl Namespace {
 
 /// Removes the records of all partitions that fulfil `criteria`, and counts them.
 pub(super) fn sweep_all(namespace: &Namespace, criteria: &SweepCriteria<'_>, thread_count: usize) -> Removed {
+    let removed = sweep_due(namespace, criteria, thread_count);
+    namespace.metrics.add(NamespaceCounter::ExpiredObjects, removed.expired);
+    namespace.metrics.add(NamespaceCounter::EvictedObjects, removed.evicted);
+    removed
+}
+
+/// Removes the records of all partitions that fulfil `criteria`.
+fn sweep_due(namespace: &Namespace, criteria: &SweepCriteria<'_>, thread_count: usize) -> Removed {
     let due: Vec<PartitionId> = PartitionId::all()
         .filter(|partition| namespace.expiry.is_due(*partition, criteria.before()))
         .collect();
@@ -279,8 +304,6 @@ pub(super) fn sweep_all(namespace: &Namespace, criteria: &SweepCriteria<'_>, thr
     });
     let mut removed = Removed::default();
     parts.into_iter().for_each(|part| removed += part);
-    namespace.metrics.add(NamespaceCounter::ExpiredObjects, removed.expired);
-    namespace.metrics.add(NamespaceCounter::EvictedObjects, removed.evicted);
     removed
 }
 

@@ -208,14 +208,14 @@ pub(super) fn sweep(namespace: &Namespace, partition: PartitionId, criteria: &Sw
 }
 
 impl Namespace {
-    /// Removes a record that has expired or is evicted. The log says so if that fails.
+    /// Removes a record that has expired, is evicted or truncated. The log says so if that fails.
     pub(in crate::namespace) fn remove_from_sweep(
         &self,
         guard: WriteGuard<'_>,
         removal: &Removal<'_>,
     ) -> Result<Committed, StorageError> {
         self.remove(guard, removal, &mut Vec::new()).inspect_err(|error| {
-            cf::warning_limited!(Nsup, "{{{}}} an expired or evicted record stays: {error}", self.name());
+            cf::warning_limited!(Nsup, "{{{}}} a record that is to go stays: {error}", self.name());
         })
     }
 }

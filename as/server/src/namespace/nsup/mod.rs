@@ -163,7 +163,7 @@ fn sweep(namespace: &Namespace, now_seconds: u32, evict_before: u32) {
 
 /// Does `work` for each of `partitions` on up to `thread_count` threads, each with a value that `begin` makes; gives
 /// the values.
-fn spread<T: Send>(
+pub(in crate::namespace) fn spread<T: Send>(
     thread_count: usize,
     partitions: &[PartitionId],
     begin: impl Fn() -> T + Sync,
