@@ -3,6 +3,7 @@
 # make test       everything that is tested; does its own set-up
 # make check      the quick half of it: format, lints, house rules
 # make bench      measures a running server: HOST=… PORT=…; TABLES=… for some of: load latency neighbour
+# make simulate   the cluster under faults, SEEDS runs from FIRST on; SEED=… repeats one and prints what happens
 # make fuzz       FUZZ_SECONDS for each fuzz target, or for those in FUZZ_TARGETS
 # make install    programs, man pages, completions, service and configuration: PREFIX=… DESTDIR=… SYSCONFDIR=…
 # make deb        packages for Debian and its kin, in target/packages
@@ -150,6 +151,19 @@ bench: export PORT := $(PORT)
 bench:
 	@$(CARGO) build --release --package ferrospike-tools
 	@$(foreach table,$(TABLES),$(TARGET)/release/asd-bench $(BENCH_OF_$(table)); echo;)
+
+# Runs of the cluster's simulator beyond those of `make test`.
+SEEDS ?= 20000
+FIRST ?= 1
+SEED ?=
+.PHONY: simulate
+simulate: export SIM_SEEDS := $(SEEDS)
+simulate: export SIM_FIRST := $(FIRST)
+ifneq ($(SEED),)
+simulate: export SIM_SEED := $(SEED)
+endif
+simulate:
+	@$(CARGO) test --profile $(PROFILE) --package cluster --test sim -- --nocapture
 
 # New inputs are gathered in target/fuzz; what is kept for good is in fuzz/corpus, and small.
 # No sanitizer: what they find is beyond safe code, and they need an unstable compiler.

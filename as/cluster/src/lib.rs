@@ -4,6 +4,15 @@
 //!
 //! In the order in which a change of the cluster goes through them:
 //!
+//! - [`heartbeat`]: which nodes are alive and whom they see.
+//! - [`clustering`]: a list of members and a key, on which nodes that all see each other agree.
 //! - [`balance`]: who keeps which partition, from the members and the versions of their data.
 
 pub mod balance;
+pub mod clustering;
+pub mod conflict;
+pub mod exchange;
+pub mod heartbeat;
+pub mod migration;
+pub mod node;
+pub mod time;

@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use cluster::balance::{Client, Member, NamespaceView, PARTITIONS, Partition, Superfluous};
+use cluster::balance::{Member, NamespaceView, PARTITIONS, Partition, Route, Superfluous};
 use flate2::read::GzDecoder;
 use proto::peer::{ClusterKey, NodeId};
 use serde_json::Value;
@@ -157,7 +157,7 @@ fn rebalances_end_as_on_the_c_server() {
                     let got = Seen::computed(&partition, member.node);
                     let name = (path.file_name(), text(&step["name"]), member.node, pid);
                     assert_eq!(got, want, "{name:?} from {}", member.versions[pid]);
-                    let is_master = partition.route(member.node, false) == Client::Here;
+                    let is_master = partition.route(member.node, false) == Route::Here;
                     assert_eq!(is_master, got.columns & 1 != 0, "who is master carries out writes");
                     total += 1;
                     agree += usize::from(got == want);

@@ -23,7 +23,7 @@ mod rows;
 mod sequence;
 
 pub use partition::{
-    Client, ClientColumns, Emigration, MigrationDone, Partition, PartitionState, Signal, StartRefused, Tree,
+    ClientColumns, Emigration, MigrationDone, Partition, PartitionState, Route, Signal, StartRefused, Tree,
 };
 pub use plan::{Plan, Superfluous};
 pub use rows::{Adjustments, RackId};

@@ -35,6 +35,10 @@ pub struct Partition {
     pub witnesses: Vec<NodeId>,
     /// Milliseconds since 2010; what was written later needs no duplicate resolution.
     pub duplicate_resolution_cutoff_ms: u64,
+    /// This node, the acting master, has sent all records: no write begins here any more.
+    pub is_handing_over: bool,
+    /// No write may begin here now, though this node may be master: see [`crate::node`]. It waits.
+    pub holds_writes: bool,
     /// The node is quiesced: it keeps a copy that nobody needs, as it may come back.
     pub keeps_superfluous: bool,
 }
@@ -105,7 +109,7 @@ pub type ClientColumns = u64;
 
 /// Where a client's request goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Client {
+pub enum Route {
     /// It is carried out here.
     Here,
     /// That node most probably carries it out.
@@ -320,6 +324,7 @@ impl Partition {
         if !self.is_eventual_master(self_node) {
             if emigration.is_acting_master {
                 self.working_master = NodeId::NONE;
+                self.is_handing_over = false;
                 self.proxy_destination = self.replicas.first().copied().unwrap_or_default();
                 self.duplicates.clear();
                 self.version = self.version.with_master(false);
@@ -368,20 +373,33 @@ impl Partition {
             .with_revived(version.is_revived())
     }
 
+    /// The node is acting master and has sent all records: the eventual master is about to take over. From now on its copy
+    /// may lack what that writes, unless it is a replica; should the cluster change before it hears that the other has taken
+    /// over, it must not pass for complete.
+    pub fn hand_over(&mut self, self_node: NodeId) {
+        self.is_handing_over = true;
+        if self.replica_place(self_node).is_none() {
+            self.version = self.version.with_subset(true);
+        }
+    }
+
     /// Where a request goes.
     #[must_use]
-    pub fn route(&self, self_node: NodeId, is_read: bool) -> Client {
+    pub fn route(&self, self_node: NodeId, is_read: bool) -> Route {
         if self.replicas.is_empty() {
-            return Client::Unavailable;
+            return Route::Unavailable;
         }
-        let best = if !self.working_master.is_none() {
+        let is_handed_over = self.is_handing_over && self.working_master == self_node && !is_read;
+        let best = if is_handed_over {
+            self.replicas[0]
+        } else if !self.working_master.is_none() {
             self.working_master
         } else if is_read && self.pending_immigrations == 0 && self.replica_place(self_node) > Some(0) {
             self_node
         } else {
             self.proxy_destination
         };
-        if best == self_node { Client::Here } else { Client::Proxy(best) }
+        if best == self_node { Route::Here } else { Route::Proxy(best) }
     }
 
     /// Whether a query may read the partition here: all records are here, and none of them is older than another copy.

@@ -4,7 +4,7 @@
 //! 0 protocol u32 (0x707C)   1 kind u32   2 send time u64 (HLC)   3 sequence u64   4 cluster key u64
 //! 5 succession list, u64 each   6 proposed principal u64
 //! ```
-//! Channel: control. All kinds have 0 1 2; what else each has is in [`Body`].
+//! Channel: control. All kinds have 0 1 2; what else each has is in [`ClusteringBody`].
 
 use super::fields::{Fields, MessageType, PeerError, Value, Writer};
 use super::heartbeat::CLUSTERING_PROTOCOL;
@@ -16,12 +16,12 @@ use super::nested::{node_ids, put_node_ids};
 pub struct Clustering {
     /// The sender's hybrid logical clock.
     pub send_time: u64,
-    pub body: Body,
+    pub body: ClusteringBody,
 }
 
 /// What a clustering message says. A round is named by its sequence and its proposer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Body {
+pub enum ClusteringBody {
     /// An orphan asks to be taken in.
     JoinRequest,
     JoinReject,
@@ -63,20 +63,20 @@ pub enum Body {
     },
 }
 
-impl Body {
+impl ClusteringBody {
     fn number(&self) -> u32 {
         match self {
-            Body::JoinRequest => 0,
-            Body::JoinReject => 1,
-            Body::Move { .. } => 2,
-            Body::ChangeApplied { .. } => 3,
-            Body::Prepare { .. } => 4,
-            Body::Promise { .. } => 5,
-            Body::PrepareNack { .. } => 6,
-            Body::Accept { .. } => 7,
-            Body::Accepted { .. } => 8,
-            Body::AcceptNack { .. } => 9,
-            Body::Learn { .. } => 10,
+            ClusteringBody::JoinRequest => 0,
+            ClusteringBody::JoinReject => 1,
+            ClusteringBody::Move { .. } => 2,
+            ClusteringBody::ChangeApplied { .. } => 3,
+            ClusteringBody::Prepare { .. } => 4,
+            ClusteringBody::Promise { .. } => 5,
+            ClusteringBody::PrepareNack { .. } => 6,
+            ClusteringBody::Accept { .. } => 7,
+            ClusteringBody::Accepted { .. } => 8,
+            ClusteringBody::AcceptNack { .. } => 9,
+            ClusteringBody::Learn { .. } => 10,
         }
     }
 }
@@ -109,21 +109,24 @@ impl Clustering {
         let cluster_key = cluster_key.ok_or(PeerError::Missing(4));
         let succession = succession.ok_or(PeerError::Missing(5));
         let body = match kind {
-            Some(0) => Body::JoinRequest,
-            Some(1) => Body::JoinReject,
-            Some(2) => {
-                Body::Move { cluster_key: cluster_key?, principal: principal.ok_or(PeerError::Missing(6))? }
-            }
-            Some(3) => Body::ChangeApplied { cluster_key: cluster_key?, succession: succession? },
-            Some(4) => Body::Prepare { sequence: sequence? },
-            Some(5) => Body::Promise { sequence: sequence? },
-            Some(6) => Body::PrepareNack { sequence: sequence? },
-            Some(7) => Body::Accept { sequence: sequence? },
-            Some(8) => Body::Accepted { sequence: sequence? },
-            Some(9) => Body::AcceptNack { sequence: sequence? },
-            Some(10) => {
-                Body::Learn { sequence: sequence?, cluster_key: cluster_key?, succession: succession? }
-            }
+            Some(0) => ClusteringBody::JoinRequest,
+            Some(1) => ClusteringBody::JoinReject,
+            Some(2) => ClusteringBody::Move {
+                cluster_key: cluster_key?,
+                principal: principal.ok_or(PeerError::Missing(6))?,
+            },
+            Some(3) => ClusteringBody::ChangeApplied { cluster_key: cluster_key?, succession: succession? },
+            Some(4) => ClusteringBody::Prepare { sequence: sequence? },
+            Some(5) => ClusteringBody::Promise { sequence: sequence? },
+            Some(6) => ClusteringBody::PrepareNack { sequence: sequence? },
+            Some(7) => ClusteringBody::Accept { sequence: sequence? },
+            Some(8) => ClusteringBody::Accepted { sequence: sequence? },
+            Some(9) => ClusteringBody::AcceptNack { sequence: sequence? },
+            Some(10) => ClusteringBody::Learn {
+                sequence: sequence?,
+                cluster_key: cluster_key?,
+                succession: succession?,
+            },
             _ => return Err(PeerError::Unknown),
         };
         Ok(Clustering { send_time, body })
@@ -136,22 +139,22 @@ impl Clustering {
         writer.u32(1, self.body.number());
         writer.u64(2, self.send_time);
         match &self.body {
-            Body::JoinRequest | Body::JoinReject => {}
-            Body::Prepare { sequence }
-            | Body::Promise { sequence }
-            | Body::PrepareNack { sequence }
-            | Body::Accept { sequence }
-            | Body::Accepted { sequence }
-            | Body::AcceptNack { sequence } => writer.u64(3, *sequence),
-            Body::Move { cluster_key, principal } => {
+            ClusteringBody::JoinRequest | ClusteringBody::JoinReject => {}
+            ClusteringBody::Prepare { sequence }
+            | ClusteringBody::Promise { sequence }
+            | ClusteringBody::PrepareNack { sequence }
+            | ClusteringBody::Accept { sequence }
+            | ClusteringBody::Accepted { sequence }
+            | ClusteringBody::AcceptNack { sequence } => writer.u64(3, *sequence),
+            ClusteringBody::Move { cluster_key, principal } => {
                 writer.u64(4, cluster_key.0);
                 writer.u64(6, principal.0);
             }
-            Body::ChangeApplied { cluster_key, succession } => {
+            ClusteringBody::ChangeApplied { cluster_key, succession } => {
                 writer.u64(4, cluster_key.0);
                 writer.buffer_with(5, |out| put_node_ids(out, succession));
             }
-            Body::Learn { sequence, cluster_key, succession } => {
+            ClusteringBody::Learn { sequence, cluster_key, succession } => {
                 writer.u64(3, *sequence);
                 writer.u64(4, cluster_key.0);
                 writer.buffer_with(5, |out| put_node_ids(out, succession));

@@ -3,11 +3,12 @@
 //!
 //! ```text
 //! 0 id u32 (1)   1 kind u32   2 cluster key u64   3 namespaces   4 partition versions   5 rack ids
-//! 11 rebalance flags   12 compatibility id u32   13 replication factors   14 active racks   32 features u32
+//! 11 rebalance flags   12 compatibility id u32   13 replication factors   14 active racks
+//! 64 features u32   65 send time u64 (HLC)
 //! ```
 //! Channel: control. Kinds: 0 data, 1 data ack, 3 ready to commit, 4 commit; all have 0 1 2. Data has 12 and msgpack lists,
-//! one element for each namespace. 11 and 14 are sent only where they say something. 32 is ours: the C server skips fields
-//! it does not know, so who sends it is no C server.
+//! one element for each namespace. 11 and 14 are sent only where they say something. 64 and 65 are ours: the C server skips
+//! fields it does not know, so who sends them is no C server.
 
 use super::fields::{Fields, MessageType, PeerError, Value, Writer};
 use super::ids::ClusterKey;
@@ -28,20 +29,23 @@ const RACK_IDS: u16 = 5;
 const FLAGS: u16 = 11;
 const REPLICATION_FACTORS: u16 = 13;
 const ACTIVE_RACKS: u16 = 14;
-const FEATURES: u16 = 32;
+const FEATURES: u16 = 64;
+const SEND_TIME: u16 = 65;
 
 /// An exchange message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Exchange {
     /// The cluster it is about; messages of others are ignored.
     pub cluster_key: ClusterKey,
-    pub body: Body,
+    /// The sender's hybrid logical clock; `None` from a C server.
+    pub send_time: Option<u64>,
+    pub body: ExchangeBody,
 }
 
 /// What an exchange message says.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Body {
-    Data(Data),
+pub enum ExchangeBody {
+    Data(ExchangeData),
     DataAck,
     /// To the principal: the sender has the data of all.
     ReadyToCommit,
@@ -51,7 +55,7 @@ pub enum Body {
 
 /// What a node has.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Data {
+pub struct ExchangeData {
     pub compatibility_id: u32,
     /// Bits of features beyond the C server's; `None` from a C server.
     pub features: Option<u32>,
@@ -79,7 +83,7 @@ impl Exchange {
     /// # Errors
     /// When it is none, or its lists do not fit together.
     pub fn decode(message: &[u8]) -> Result<Self, PeerError> {
-        let (mut id, mut kind, mut cluster_key) = (None, None, None);
+        let (mut id, mut kind, mut cluster_key, mut send_time) = (None, None, None, None);
         let mut lists = Lists::default();
         for field in Fields::of(message, MessageType::Exchange)? {
             match field? {
@@ -98,6 +102,7 @@ impl Exchange {
                     lists.active_racks = Some(u32_list(ACTIVE_RACKS, bytes)?);
                 }
                 (FEATURES, Value::U32(bits)) => lists.features = Some(bits),
+                (SEND_TIME, Value::U64(time)) => send_time = Some(time),
                 _ => {}
             }
         }
@@ -105,13 +110,13 @@ impl Exchange {
             return Err(PeerError::Unknown);
         }
         let body = match kind {
-            Some(0) => Body::Data(lists.join()?),
-            Some(1) => Body::DataAck,
-            Some(3) => Body::ReadyToCommit,
-            Some(4) => Body::Commit,
+            Some(0) => ExchangeBody::Data(lists.join()?),
+            Some(1) => ExchangeBody::DataAck,
+            Some(3) => ExchangeBody::ReadyToCommit,
+            Some(4) => ExchangeBody::Commit,
             _ => return Err(PeerError::Unknown),
         };
-        Ok(Exchange { cluster_key: cluster_key.ok_or(PeerError::Missing(2))?, body })
+        Ok(Exchange { cluster_key: cluster_key.ok_or(PeerError::Missing(2))?, send_time, body })
     }
 
     /// Appends the message.
@@ -121,21 +126,22 @@ impl Exchange {
         writer.u32(
             1,
             match self.body {
-                Body::Data(_) => 0,
-                Body::DataAck => 1,
-                Body::ReadyToCommit => 3,
-                Body::Commit => 4,
+                ExchangeBody::Data(_) => 0,
+                ExchangeBody::DataAck => 1,
+                ExchangeBody::ReadyToCommit => 3,
+                ExchangeBody::Commit => 4,
             },
         );
         writer.u64(2, self.cluster_key.0);
-        if let Body::Data(data) = &self.body {
+        writer.optional_u64(SEND_TIME, self.send_time);
+        if let ExchangeBody::Data(data) = &self.body {
             data.encode(&mut writer);
         }
         writer.finish();
     }
 }
 
-impl Data {
+impl ExchangeData {
     fn encode(&self, writer: &mut Writer<'_>) {
         let namespaces = &self.namespaces;
         writer.u32(12, self.compatibility_id);
@@ -183,7 +189,7 @@ struct Lists<'a> {
 }
 
 impl Lists<'_> {
-    fn join(self) -> Result<Data, PeerError> {
+    fn join(self) -> Result<ExchangeData, PeerError> {
         let names = self.names.ok_or(PeerError::Missing(3))?;
         let versions = self.versions.ok_or(PeerError::Missing(4))?;
         if versions.len() != names.len() {
@@ -208,6 +214,6 @@ impl Lists<'_> {
                 Ok(NamespaceData { name, versions, rack_id, replication_factor, flags, active_rack })
             })
             .collect::<Result<_, PeerError>>()?;
-        Ok(Data { compatibility_id: self.compatibility_id, features: self.features, namespaces })
+        Ok(ExchangeData { compatibility_id: self.compatibility_id, features: self.features, namespaces })
     }
 }

@@ -43,12 +43,12 @@ pub struct Heartbeat {
     pub send_time: u64,
     /// Where the sender takes heartbeat connections; none in multicast.
     pub endpoints: Option<Vec<Endpoint>>,
-    pub body: Body,
+    pub body: HeartbeatBody,
 }
 
 /// What a heartbeat message says.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Body {
+pub enum HeartbeatBody {
     Pulse(Pulse),
     /// Asks where these nodes can be reached.
     InfoRequest(Vec<NodeId>),
@@ -122,15 +122,15 @@ impl Heartbeat {
             return Err(PeerError::Unknown);
         }
         let body = match kind {
-            Some(KIND_PULSE) => Body::Pulse(Pulse {
+            Some(KIND_PULSE) => HeartbeatBody::Pulse(Pulse {
                 cluster_name: name,
                 fabric_endpoints: fabric.ok_or(PeerError::Missing(9))?,
                 adjacency: adjacency.ok_or(PeerError::Missing(10))?,
                 clustering: clustering.ok_or(PeerError::Missing(CLUSTERING))?,
                 wall_ms,
             }),
-            Some(KIND_REQUEST) => Body::InfoRequest(asked.ok_or(PeerError::Missing(7))?),
-            Some(KIND_REPLY) => Body::InfoReply(told.ok_or(PeerError::Missing(8))?),
+            Some(KIND_REQUEST) => HeartbeatBody::InfoRequest(asked.ok_or(PeerError::Missing(7))?),
+            Some(KIND_REPLY) => HeartbeatBody::InfoReply(told.ok_or(PeerError::Missing(8))?),
             _ => return Err(PeerError::Unknown),
         };
         let node = node.filter(|node| !node.is_none()).ok_or(PeerError::Missing(2))?;
@@ -144,13 +144,13 @@ impl Heartbeat {
         writer.u32(
             1,
             match self.body {
-                Body::Pulse(_) => KIND_PULSE,
-                Body::InfoRequest(_) => KIND_REQUEST,
-                Body::InfoReply(_) => KIND_REPLY,
+                HeartbeatBody::Pulse(_) => KIND_PULSE,
+                HeartbeatBody::InfoRequest(_) => KIND_REQUEST,
+                HeartbeatBody::InfoReply(_) => KIND_REPLY,
             },
         );
         writer.u64(2, self.node.0);
-        if let Body::Pulse(Pulse { cluster_name: Some(name), .. }) = &self.body {
+        if let HeartbeatBody::Pulse(Pulse { cluster_name: Some(name), .. }) = &self.body {
             writer.text(3, name);
         }
         writer.u64(4, self.send_time);
@@ -158,14 +158,14 @@ impl Heartbeat {
             writer.buffer_with(5, |out| put_endpoints(out, endpoints));
         }
         match &self.body {
-            Body::Pulse(pulse) => {
+            HeartbeatBody::Pulse(pulse) => {
                 writer.buffer_with(9, |out| put_endpoints(out, &pulse.fabric_endpoints));
                 writer.buffer_with(10, |out| put_node_ids(out, &pulse.adjacency));
                 writer.buffer_with(CLUSTERING, |out| pulse.clustering.encode(out));
                 writer.optional_u64(12, pulse.wall_ms);
             }
-            Body::InfoRequest(nodes) => writer.buffer_with(7, |out| put_node_ids(out, nodes)),
-            Body::InfoReply(nodes) => writer.buffer_with(8, |out| put_node_endpoints(out, nodes)),
+            HeartbeatBody::InfoRequest(nodes) => writer.buffer_with(7, |out| put_node_ids(out, nodes)),
+            HeartbeatBody::InfoReply(nodes) => writer.buffer_with(8, |out| put_node_endpoints(out, nodes)),
         }
         writer.finish();
     }

@@ -5,7 +5,7 @@
 //! 20 features u32   25 number of records u64   29 insert id u64
 //! ```
 //! Inserts and their acks go over the bulk channel, the rest over control. All have 0 and 2; what else each has is in
-//! [`Body`]. The emigration id is the sender's own: a receiver tells emigrations apart by node and id.
+//! [`MigrateBody`]. The emigration id is the sender's own: a receiver tells emigrations apart by node and id.
 
 use super::fields::{Fields, MessageType, PeerError, Value, Writer};
 use super::ids::ClusterKey;
@@ -14,12 +14,12 @@ use super::ids::ClusterKey;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Migrate<'a> {
     pub emigration_id: u32,
-    pub body: Body<'a>,
+    pub body: MigrateBody<'a>,
 }
 
 /// What a migration message says.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Body<'a> {
+pub enum MigrateBody<'a> {
     Start {
         partition: PartitionOf<'a>,
         features: Option<u32>,
@@ -58,19 +58,19 @@ pub struct PartitionOf<'a> {
     pub cluster_key: ClusterKey,
 }
 
-impl Body<'_> {
+impl MigrateBody<'_> {
     fn number(&self) -> u32 {
         match self {
-            Body::InsertAck { .. } => 2,
-            Body::Start { .. } => 3,
-            Body::StartOk { .. } => 4,
-            Body::StartAgainLater => 5,
-            Body::StartFail => 6,
-            Body::Insert { .. } => 7,
-            Body::Done => 8,
-            Body::DoneAck => 9,
-            Body::AllDone { .. } => 13,
-            Body::AllDoneAck => 14,
+            MigrateBody::InsertAck { .. } => 2,
+            MigrateBody::Start { .. } => 3,
+            MigrateBody::StartOk { .. } => 4,
+            MigrateBody::StartAgainLater => 5,
+            MigrateBody::StartFail => 6,
+            MigrateBody::Insert { .. } => 7,
+            MigrateBody::Done => 8,
+            MigrateBody::DoneAck => 9,
+            MigrateBody::AllDone { .. } => 13,
+            MigrateBody::AllDoneAck => 14,
         }
     }
 }
@@ -107,16 +107,18 @@ impl<'a> Migrate<'a> {
         };
         let insert_id = insert_id.ok_or(PeerError::Missing(29));
         let body = match op {
-            Some(2) => Body::InsertAck { insert_id: insert_id? },
-            Some(3) => Body::Start { partition: partition()?, features, record_count },
-            Some(4) => Body::StartOk { features },
-            Some(5) => Body::StartAgainLater,
-            Some(6) => Body::StartFail,
-            Some(7) => Body::Insert { insert_id: insert_id?, record: record.ok_or(PeerError::Missing(7))? },
-            Some(8) => Body::Done,
-            Some(9) => Body::DoneAck,
-            Some(13) => Body::AllDone { partition: partition()? },
-            Some(14) => Body::AllDoneAck,
+            Some(2) => MigrateBody::InsertAck { insert_id: insert_id? },
+            Some(3) => MigrateBody::Start { partition: partition()?, features, record_count },
+            Some(4) => MigrateBody::StartOk { features },
+            Some(5) => MigrateBody::StartAgainLater,
+            Some(6) => MigrateBody::StartFail,
+            Some(7) => {
+                MigrateBody::Insert { insert_id: insert_id?, record: record.ok_or(PeerError::Missing(7))? }
+            }
+            Some(8) => MigrateBody::Done,
+            Some(9) => MigrateBody::DoneAck,
+            Some(13) => MigrateBody::AllDone { partition: partition()? },
+            Some(14) => MigrateBody::AllDoneAck,
             _ => return Err(PeerError::Unknown),
         };
         Ok(Migrate { emigration_id: emigration_id.ok_or(PeerError::Missing(2))?, body })
@@ -128,25 +130,29 @@ impl<'a> Migrate<'a> {
         writer.u32(0, self.body.number());
         writer.u32(2, self.emigration_id);
         match &self.body {
-            Body::Start { partition, features, record_count } => {
+            MigrateBody::Start { partition, features, record_count } => {
                 writer.u32(4, partition.partition);
                 writer.u64(8, partition.cluster_key.0);
                 writer.optional_u32(20, *features);
                 writer.optional_u64(25, *record_count);
                 writer.buffer(3, partition.namespace);
             }
-            Body::StartOk { features } => writer.optional_u32(20, *features),
-            Body::Insert { insert_id, record } => {
+            MigrateBody::StartOk { features } => writer.optional_u32(20, *features),
+            MigrateBody::Insert { insert_id, record } => {
                 writer.u64(29, *insert_id);
                 writer.buffer(7, record);
             }
-            Body::InsertAck { insert_id } => writer.u64(29, *insert_id),
-            Body::AllDone { partition } => {
+            MigrateBody::InsertAck { insert_id } => writer.u64(29, *insert_id),
+            MigrateBody::AllDone { partition } => {
                 writer.u32(4, partition.partition);
                 writer.u64(8, partition.cluster_key.0);
                 writer.buffer(3, partition.namespace);
             }
-            Body::StartAgainLater | Body::StartFail | Body::Done | Body::DoneAck | Body::AllDoneAck => {}
+            MigrateBody::StartAgainLater
+            | MigrateBody::StartFail
+            | MigrateBody::Done
+            | MigrateBody::DoneAck
+            | MigrateBody::AllDoneAck => {}
         }
         writer.finish();
     }

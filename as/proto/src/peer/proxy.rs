@@ -12,12 +12,12 @@ use super::ids::NodeId;
 pub struct Proxy<'a> {
     /// The asking node's own; answers carry it.
     pub transaction_id: u32,
-    pub body: Body<'a>,
+    pub body: ProxyBody<'a>,
 }
 
 /// What a proxy message says.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Body<'a> {
+pub enum ProxyBody<'a> {
     /// A whole client frame; rows of a batch come without a digest.
     Request { digest: Option<Digest>, frame: &'a [u8] },
     /// The whole frame for the client.
@@ -47,9 +47,9 @@ impl<'a> Proxy<'a> {
         }
         let frame = frame.ok_or(PeerError::Missing(4));
         let body = match op {
-            Some(1) => Body::Request { digest, frame: frame? },
-            Some(2) => Body::Response { frame: frame? },
-            Some(3) => Body::ReturnToSender { node: node.ok_or(PeerError::Missing(3))? },
+            Some(1) => ProxyBody::Request { digest, frame: frame? },
+            Some(2) => ProxyBody::Response { frame: frame? },
+            Some(3) => ProxyBody::ReturnToSender { node: node.ok_or(PeerError::Missing(3))? },
             _ => return Err(PeerError::Unknown),
         };
         Ok(Proxy { transaction_id: transaction_id.ok_or(PeerError::Missing(1))?, body })
@@ -61,21 +61,21 @@ impl<'a> Proxy<'a> {
         writer.u32(
             0,
             match self.body {
-                Body::Request { .. } => 1,
-                Body::Response { .. } => 2,
-                Body::ReturnToSender { .. } => 3,
+                ProxyBody::Request { .. } => 1,
+                ProxyBody::Response { .. } => 2,
+                ProxyBody::ReturnToSender { .. } => 3,
             },
         );
         writer.u32(1, self.transaction_id);
         match &self.body {
-            Body::Request { digest, frame } => {
+            ProxyBody::Request { digest, frame } => {
                 if let Some(digest) = digest {
                     writer.buffer(2, &digest.0);
                 }
                 writer.buffer(4, frame);
             }
-            Body::Response { frame } => writer.buffer(4, frame),
-            Body::ReturnToSender { node } => writer.u64(3, node.0),
+            ProxyBody::Response { frame } => writer.buffer(4, frame),
+            ProxyBody::ReturnToSender { node } => writer.u64(3, node.0),
         }
         writer.finish();
     }

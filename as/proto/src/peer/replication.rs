@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! 0 op u32   1 result u32   2 namespace   3 namespace index u32   4 generation u32   5 digest   6 record
-//! 10 transaction id u32   12 info u32   16 last-update-time u64
+//! 10 transaction id u32   12 info u32   16 last-update-time u64   64 cluster key u64
 //! ```
 //! Channel: read-write. The namespace is bytes without NUL; its index and the transaction id are the asking node's own and
-//! are echoed. A record is flat, without its end mark.
+//! are echoed. A record is flat, without its end mark. 64 is ours, the C server skips it: with the key of the cluster in which
+//! the sender is master, a replica refuses writes of a node that has been replaced and does not know it yet.
 
 use cf::Digest;
 
 use super::fields::{Fields, MessageType, PeerError, Value, Writer};
+use super::ids::ClusterKey;
 
 /// The sender of a replica write wants no answer.
 pub const INFO_NO_ACK: u32 = 2;
@@ -18,22 +20,25 @@ const WRITE_ACK: u32 = 2;
 const DUPLICATE_REQUEST: u32 = 3;
 const DUPLICATE_ACK: u32 = 4;
 const REPLICA_WRITE: u32 = 8;
+const CLUSTER_KEY: u16 = 64;
 
 /// A message about one record, borrowed from its bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Replication<'a> {
     pub namespace_index: u32,
     pub transaction_id: u32,
-    pub body: Body<'a>,
+    pub body: ReplicationBody<'a>,
 }
 
 /// What it says about the record.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Body<'a> {
+pub enum ReplicationBody<'a> {
     /// The master's record is now this one; a digest alone means that it is gone.
     ReplicaWrite {
         namespace: &'a [u8],
         info: Option<u32>,
+        /// `None` from a C server.
+        cluster_key: Option<ClusterKey>,
         subject: Subject<'a>,
     },
     WriteAck {
@@ -76,7 +81,7 @@ impl<'a> Replication<'a> {
     pub fn decode(message: &'a [u8]) -> Result<Self, PeerError> {
         let (mut op, mut result, mut namespace_index, mut transaction_id) = (None, None, None, None);
         let (mut namespace, mut generation, mut digest, mut record) = (None, None, None, None);
-        let (mut info, mut last_update_time) = (None, None);
+        let (mut info, mut last_update_time, mut cluster_key) = (None, None, None);
         for field in Fields::of(message, MessageType::Replication)? {
             match field? {
                 (0, Value::U32(number)) => op = Some(number),
@@ -91,6 +96,7 @@ impl<'a> Replication<'a> {
                 (10, Value::U32(number)) => transaction_id = Some(number),
                 (12, Value::U32(bits)) => info = Some(bits),
                 (16, Value::U64(time)) => last_update_time = Some(time),
+                (CLUSTER_KEY, Value::U64(key)) => cluster_key = Some(ClusterKey(key)),
                 _ => {}
             }
         }
@@ -103,14 +109,16 @@ impl<'a> Replication<'a> {
         };
         let digest = digest.ok_or(PeerError::Missing(5));
         let body = match op {
-            Some(REPLICA_WRITE) => Body::ReplicaWrite { namespace: namespace?, info, subject: subject? },
-            Some(WRITE_ACK) => Body::WriteAck { result: result?, digest: digest? },
+            Some(REPLICA_WRITE) => {
+                ReplicationBody::ReplicaWrite { namespace: namespace?, info, cluster_key, subject: subject? }
+            }
+            Some(WRITE_ACK) => ReplicationBody::WriteAck { result: result?, digest: digest? },
             Some(DUPLICATE_REQUEST) => {
                 let own = generation.zip(last_update_time);
                 let own = own.map(|(generation, last_update_time)| OwnCopy { generation, last_update_time });
-                Body::DuplicateRequest { namespace: namespace?, digest: digest?, own }
+                ReplicationBody::DuplicateRequest { namespace: namespace?, digest: digest?, own }
             }
-            Some(DUPLICATE_ACK) => Body::DuplicateAck { result: result?, subject: subject? },
+            Some(DUPLICATE_ACK) => ReplicationBody::DuplicateAck { result: result?, subject: subject? },
             _ => return Err(PeerError::Unknown),
         };
         Ok(Replication {
@@ -124,19 +132,20 @@ impl<'a> Replication<'a> {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut writer = Writer::new(out, MessageType::Replication);
         match &self.body {
-            Body::ReplicaWrite { namespace, info, subject } => {
+            ReplicationBody::ReplicaWrite { namespace, info, cluster_key, subject } => {
                 writer.u32(0, REPLICA_WRITE);
                 writer.u32(3, self.namespace_index);
                 writer.u32(10, self.transaction_id);
                 writer.optional_u32(12, *info);
+                writer.optional_u64(CLUSTER_KEY, cluster_key.map(|key| key.0));
                 writer.buffer(2, namespace);
                 subject.encode(&mut writer);
             }
-            Body::WriteAck { result, digest } => {
+            ReplicationBody::WriteAck { result, digest } => {
                 self.answer(&mut writer, WRITE_ACK, *result);
                 writer.buffer(5, &digest.0);
             }
-            Body::DuplicateRequest { namespace, digest, own } => {
+            ReplicationBody::DuplicateRequest { namespace, digest, own } => {
                 writer.u32(0, DUPLICATE_REQUEST);
                 writer.u32(3, self.namespace_index);
                 writer.optional_u32(4, own.map(|own| own.generation));
@@ -145,7 +154,7 @@ impl<'a> Replication<'a> {
                 writer.buffer(2, namespace);
                 writer.buffer(5, &digest.0);
             }
-            Body::DuplicateAck { result, subject } => {
+            ReplicationBody::DuplicateAck { result, subject } => {
                 self.answer(&mut writer, DUPLICATE_ACK, *result);
                 subject.encode(&mut writer);
             }

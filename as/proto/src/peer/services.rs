@@ -11,7 +11,7 @@ const TEXT_FIELDS: std::ops::RangeInclusive<u16> = 2..=8;
 /// A services message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Services {
-    pub kind: Kind,
+    pub kind: ServicesKind,
     /// Counts the changes of the sender's addresses; an ack echoes it.
     pub generation: u32,
     /// Field ids and texts, ascending.
@@ -21,7 +21,7 @@ pub struct Services {
 /// What a services message wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
-pub enum Kind {
+pub enum ServicesKind {
     Update = 0,
     Ack = 1,
     /// An update, and yours is wanted too.
@@ -55,9 +55,9 @@ impl Services {
         }
         texts.sort_unstable();
         let kind = match op {
-            Some(0) => Kind::Update,
-            Some(1) => Kind::Ack,
-            Some(2) => Kind::UpdateRequest,
+            Some(0) => ServicesKind::Update,
+            Some(1) => ServicesKind::Ack,
+            Some(2) => ServicesKind::UpdateRequest,
             _ => return Err(PeerError::Unknown),
         };
         Ok(Services { kind, generation: generation.ok_or(PeerError::Missing(1))?, texts })

@@ -20,12 +20,12 @@ use super::nested::{
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Smd {
     pub cluster_key: ClusterKey,
-    pub body: Body,
+    pub body: SmdBody,
 }
 
 /// What a metadata message says.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Body {
+pub enum SmdBody {
     /// A node passes a change to the principal.
     SetToPrincipal {
         transaction_id: u64,
@@ -192,25 +192,25 @@ impl<'a> Parts<'a> {
         })
     }
 
-    fn body(&self) -> Result<Body, PeerError> {
+    fn body(&self) -> Result<SmdBody, PeerError> {
         let key = || Ok(self.key.ok_or(PeerError::Missing(18))?.to_vec());
         let value = || self.value.map(<[u8]>::to_vec);
         Ok(match self.op {
-            Some(0) => Body::SetToPrincipal {
+            Some(0) => SmdBody::SetToPrincipal {
                 transaction_id: self.transaction_id()?,
                 module: self.module()?,
                 key: key()?,
                 value: value(),
             },
-            Some(1) => Body::ReportAllVersions { versions: self.versions()? },
-            Some(2) => Body::ReportVersion {
+            Some(1) => SmdBody::ReportAllVersions { versions: self.versions()? },
+            Some(2) => SmdBody::ReportVersion {
                 transaction_id: self.transaction_id()?,
                 module: self.module()?,
                 committed_key: self.committed_key()?,
             },
-            Some(3) => Body::FullToPrincipal(self.full()?),
+            Some(3) => SmdBody::FullToPrincipal(self.full()?),
             Some(4) => {
-                Body::AckToPrincipal { transaction_id: self.transaction_id()?, module: self.module()? }
+                SmdBody::AckToPrincipal { transaction_id: self.transaction_id()?, module: self.module()? }
             }
             Some(5) => {
                 let item = Item {
@@ -219,21 +219,21 @@ impl<'a> Parts<'a> {
                     generation: self.generation.ok_or(PeerError::Missing(20))?,
                     timestamp: self.timestamp.ok_or(PeerError::Missing(21))?,
                 };
-                Body::SetFromPrincipal {
+                SmdBody::SetFromPrincipal {
                     transaction_id: self.transaction_id()?,
                     module: self.module()?,
                     item,
                 }
             }
-            Some(6) => Body::RequestVersion { module: self.module()? },
-            Some(7) => Body::FullFromPrincipal(self.full()?),
-            Some(8) => Body::RequestFull {
+            Some(6) => SmdBody::RequestVersion { module: self.module()? },
+            Some(7) => SmdBody::FullFromPrincipal(self.full()?),
+            Some(8) => SmdBody::RequestFull {
                 transaction_id: self.transaction_id()?,
                 module: self.module()?,
                 committed_key: self.committed_key()?,
             },
-            Some(9) => Body::SetAck { transaction_id: self.transaction_id()?, module: self.module()? },
-            Some(10) => Body::SetNack { transaction_id: self.transaction_id()?, module: self.module()? },
+            Some(9) => SmdBody::SetAck { transaction_id: self.transaction_id()?, module: self.module()? },
+            Some(10) => SmdBody::SetNack { transaction_id: self.transaction_id()?, module: self.module()? },
             _ => return Err(PeerError::Unknown),
         })
     }
@@ -260,14 +260,14 @@ impl Smd {
             writer.optional_u32(4, module);
         };
         match &self.body {
-            Body::SetToPrincipal { transaction_id, module, key, value } => {
+            SmdBody::SetToPrincipal { transaction_id, module, key, value } => {
                 head(0, Some(*transaction_id), Some(*module));
                 writer.text(18, key);
                 if let Some(value) = value {
                     writer.text(19, value);
                 }
             }
-            Body::ReportAllVersions { versions } => {
+            SmdBody::ReportAllVersions { versions } => {
                 head(1, None, None);
                 writer.msgpack_with(13, |out| {
                     let flat = versions.iter().flat_map(|version| {
@@ -276,16 +276,18 @@ impl Smd {
                     put_u64_list(out, flat.collect::<Vec<_>>().into_iter());
                 });
             }
-            Body::ReportVersion { transaction_id, module, committed_key } => {
+            SmdBody::ReportVersion { transaction_id, module, committed_key } => {
                 head(2, Some(*transaction_id), Some(*module));
                 writer.u64(22, committed_key.0);
             }
-            Body::FullToPrincipal(full) => {
+            SmdBody::FullToPrincipal(full) => {
                 head(3, Some(full.transaction_id), Some(full.module));
                 full.encode(&mut writer);
             }
-            Body::AckToPrincipal { transaction_id, module } => head(4, Some(*transaction_id), Some(*module)),
-            Body::SetFromPrincipal { transaction_id, module, item } => {
+            SmdBody::AckToPrincipal { transaction_id, module } => {
+                head(4, Some(*transaction_id), Some(*module));
+            }
+            SmdBody::SetFromPrincipal { transaction_id, module, item } => {
                 head(5, Some(*transaction_id), Some(*module));
                 writer.u32(20, item.generation);
                 writer.u64(21, item.timestamp);
@@ -294,17 +296,17 @@ impl Smd {
                     writer.text(19, value);
                 }
             }
-            Body::RequestVersion { module } => head(6, None, Some(*module)),
-            Body::FullFromPrincipal(full) => {
+            SmdBody::RequestVersion { module } => head(6, None, Some(*module)),
+            SmdBody::FullFromPrincipal(full) => {
                 head(7, Some(full.transaction_id), Some(full.module));
                 full.encode(&mut writer);
             }
-            Body::RequestFull { transaction_id, module, committed_key } => {
+            SmdBody::RequestFull { transaction_id, module, committed_key } => {
                 head(8, Some(*transaction_id), Some(*module));
                 writer.u64(22, committed_key.0);
             }
-            Body::SetAck { transaction_id, module } => head(9, Some(*transaction_id), Some(*module)),
-            Body::SetNack { transaction_id, module } => head(10, Some(*transaction_id), Some(*module)),
+            SmdBody::SetAck { transaction_id, module } => head(9, Some(*transaction_id), Some(*module)),
+            SmdBody::SetNack { transaction_id, module } => head(10, Some(*transaction_id), Some(*module)),
         }
         writer.finish();
     }

@@ -1,0 +1,272 @@
+//! Rounds of agreement about the members of the cluster, one decree at a time: prepare, promise, accept, accepted, learn.
+//!
+//! The *proposer* is the principal, or the highest of a clique of orphans. All proposed members are *acceptors*. A majority
+//! must promise, all must accept, then all learn the new cluster key and the members. A proposal is named by sequence and
+//! node; the sequence is a hybrid logical time, so later ones are higher. An acceptor promises only what is higher than all
+//! that it has seen. A nack, the departure of an acceptor, or a time-out ends the round, and the next quantum begins another.
+//! Messages are repeated until answered; the learn, which carries the value, until all members have applied it.
+
+use std::collections::BTreeSet;
+
+use proto::peer::clustering::ClusteringBody;
+use proto::peer::{ClusterKey, NodeId};
+
+use crate::time::{Now, Timing};
+
+/// The name of a proposal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub(super) struct ProposalId {
+    pub(super) sequence: u64,
+    pub(super) node: NodeId,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ProposerState {
+    /// No round, or one that has succeeded.
+    Idle,
+    PrepareSent,
+    AcceptSent,
+}
+
+/// The side of a round that proposes.
+#[derive(Clone, Debug)]
+pub(super) struct Proposer {
+    state: ProposerState,
+    sequence: u64,
+    cluster_key: ClusterKey,
+    members: Vec<NodeId>,
+    promised: BTreeSet<NodeId>,
+    accepted: BTreeSet<NodeId>,
+    started_ms: u64,
+    sent_ms: u64,
+    /// The round has succeeded, but not all have applied it yet.
+    repeats_learn: bool,
+}
+
+impl Proposer {
+    pub(super) fn new() -> Self {
+        Proposer {
+            state: ProposerState::Idle,
+            sequence: 0,
+            cluster_key: ClusterKey::NONE,
+            members: Vec::new(),
+            promised: BTreeSet::new(),
+            accepted: BTreeSet::new(),
+            started_ms: 0,
+            sent_ms: 0,
+            repeats_learn: false,
+        }
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.state != ProposerState::Idle
+    }
+
+    /// Begins a round; the prepare goes to all members.
+    pub(super) fn start(
+        &mut self,
+        sequence: u64,
+        cluster_key: ClusterKey,
+        members: Vec<NodeId>,
+        now: Now,
+    ) -> Vec<(NodeId, ClusteringBody)> {
+        debug_assert!(!self.is_active(), "one round at a time");
+        *self = Proposer {
+            state: ProposerState::PrepareSent,
+            sequence,
+            cluster_key,
+            members,
+            started_ms: now.monotonic_ms,
+            ..Proposer::new()
+        };
+        self.send(now)
+    }
+
+    /// What this state sends, to those who have not answered.
+    fn send(&mut self, now: Now) -> Vec<(NodeId, ClusteringBody)> {
+        self.sent_ms = now.monotonic_ms;
+        let sequence = self.sequence;
+        let (body, answered) = match self.state {
+            ProposerState::PrepareSent => (ClusteringBody::Prepare { sequence }, &self.promised),
+            ProposerState::AcceptSent => (ClusteringBody::Accept { sequence }, &self.accepted),
+            ProposerState::Idle => (self.learn(), &BTreeSet::new()),
+        };
+        let left = self.members.iter().filter(|member| !answered.contains(member));
+        left.map(|member| (*member, body.clone())).collect()
+    }
+
+    fn learn(&self) -> ClusteringBody {
+        ClusteringBody::Learn {
+            sequence: self.sequence,
+            cluster_key: self.cluster_key,
+            succession: self.members.clone(),
+        }
+    }
+
+    pub(super) fn fail(&mut self) {
+        *self = Proposer::new();
+    }
+
+    /// All members have applied the round.
+    pub(super) fn applied_by_all(&mut self) {
+        self.repeats_learn = false;
+    }
+
+    pub(super) fn departed(&mut self, node: NodeId) {
+        if self.is_active() && self.members.contains(&node) {
+            self.fail();
+        }
+    }
+
+    pub(super) fn tick(&mut self, now: Now, timing: &Timing) -> Vec<(NodeId, ClusteringBody)> {
+        if self.is_active() && self.started_ms + timing.proposal_timeout_ms() <= now.monotonic_ms {
+            self.fail();
+        }
+        let repeats = self.is_active() || self.repeats_learn;
+        if repeats && self.sent_ms + timing.paxos_resend_ms() < now.monotonic_ms {
+            return self.send(now);
+        }
+        Vec::new()
+    }
+
+    /// An answer of an acceptor. `has_applied`: this node has applied the very round already.
+    pub(super) fn answer(
+        &mut self,
+        from: NodeId,
+        body: &ClusteringBody,
+        has_applied: impl Fn(ClusterKey) -> bool,
+        now: Now,
+    ) -> Vec<(NodeId, ClusteringBody)> {
+        let (ClusteringBody::Promise { sequence }
+        | ClusteringBody::PrepareNack { sequence }
+        | ClusteringBody::Accepted { sequence }
+        | ClusteringBody::AcceptNack { sequence }) = body
+        else {
+            return Vec::new();
+        };
+        if *sequence != self.sequence || !self.members.contains(&from) {
+            return Vec::new();
+        }
+        match (body, self.state) {
+            (ClusteringBody::Promise { .. }, ProposerState::PrepareSent) => {
+                self.promised.insert(from);
+                if self.promised.len() > self.members.len() / 2 {
+                    self.state = ProposerState::AcceptSent;
+                    return self.send(now);
+                }
+            }
+            (ClusteringBody::PrepareNack { .. }, ProposerState::PrepareSent)
+            | (ClusteringBody::AcceptNack { .. }, ProposerState::AcceptSent) => self.fail(),
+            (ClusteringBody::Accepted { .. }, ProposerState::AcceptSent) => {
+                self.accepted.insert(from);
+                if self.accepted.len() == self.members.len() {
+                    self.state = ProposerState::Idle;
+                    self.repeats_learn = true;
+                    return self.send(now);
+                }
+            }
+            // A member still waits for the learn, which was lost.
+            (ClusteringBody::Accepted { .. }, ProposerState::Idle)
+                if self.repeats_learn && !has_applied(self.cluster_key) =>
+            {
+                return vec![(from, self.learn())];
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum AcceptorState {
+    Idle,
+    Promised,
+    Accepted,
+}
+
+/// The side of a round that votes.
+#[derive(Clone, Debug)]
+pub(super) struct Acceptor {
+    state: AcceptorState,
+    last: ProposalId,
+    started_ms: u64,
+    sent_ms: u64,
+}
+
+impl Acceptor {
+    pub(super) fn new() -> Self {
+        Acceptor { state: AcceptorState::Idle, last: ProposalId::default(), started_ms: 0, sent_ms: 0 }
+    }
+
+    /// A prepare or accept. `may_propose`: the sender is our principal, or we are an orphan.
+    pub(super) fn proposal(
+        &mut self,
+        from: NodeId,
+        body: &ClusteringBody,
+        may_propose: bool,
+        now: Now,
+    ) -> Option<ClusteringBody> {
+        match *body {
+            ClusteringBody::Prepare { sequence } => {
+                let id = ProposalId { sequence, node: from };
+                let is_repeated = id == self.last && self.state == AcceptorState::Promised;
+                if !may_propose || !(id > self.last || is_repeated) {
+                    return Some(ClusteringBody::PrepareNack { sequence });
+                }
+                if !is_repeated {
+                    self.take(id, AcceptorState::Promised, now);
+                }
+                self.sent_ms = now.monotonic_ms;
+                Some(ClusteringBody::Promise { sequence })
+            }
+            ClusteringBody::Accept { sequence } => {
+                let id = ProposalId { sequence, node: from };
+                if !may_propose || id < self.last {
+                    return Some(ClusteringBody::AcceptNack { sequence });
+                }
+                let started_ms = if id == self.last { self.started_ms } else { now.monotonic_ms };
+                self.take(id, AcceptorState::Accepted, now);
+                self.started_ms = started_ms;
+                self.sent_ms = now.monotonic_ms;
+                Some(ClusteringBody::Accepted { sequence })
+            }
+            _ => None,
+        }
+    }
+
+    fn take(&mut self, id: ProposalId, state: AcceptorState, now: Now) {
+        self.last = id;
+        self.state = state;
+        self.started_ms = now.monotonic_ms;
+    }
+
+    /// Whether a learn is that of the proposal that was accepted.
+    pub(super) fn may_learn(&self, id: ProposalId) -> bool {
+        self.state == AcceptorState::Accepted && self.last == id
+    }
+
+    /// The round is over.
+    pub(super) fn reset(&mut self) {
+        self.state = AcceptorState::Idle;
+    }
+
+    pub(super) fn tick(&mut self, now: Now, timing: &Timing) -> Option<(NodeId, ClusteringBody)> {
+        if self.state == AcceptorState::Idle {
+            return None;
+        }
+        if self.started_ms + timing.proposal_timeout_ms() <= now.monotonic_ms {
+            self.reset();
+            return None;
+        }
+        if self.sent_ms + timing.paxos_resend_ms() >= now.monotonic_ms {
+            return None;
+        }
+        self.sent_ms = now.monotonic_ms;
+        let sequence = self.last.sequence;
+        let body = match self.state {
+            AcceptorState::Promised => ClusteringBody::Promise { sequence },
+            _ => ClusteringBody::Accepted { sequence },
+        };
+        Some((self.last.node, body))
+    }
+}

@@ -1,0 +1,174 @@
+//! Quantum intervals: when the cluster may change. Faults that come close together are dealt with together, so each kind
+//! of fault has a time to settle in, and two changes are at least half a quantum interval apart. A quantum start is put off
+//! for at most two intervals.
+
+use crate::time::{Now, Timing};
+
+/// Starts that may be skipped while faults keep coming.
+const SKIPS_MAX: u64 = 2;
+
+/// What a change of the cluster may be needed for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fault {
+    NodeArrived,
+    NodeDeparted,
+    PrincipalDeparted,
+    /// A member sees others than before.
+    PeerAdjacencyChanged,
+    /// A node has asked to join.
+    JoinAccepted,
+    /// A cluster with a lower principal may merge with ours.
+    MergeCandidateSeen,
+    /// A member has left the cluster without departing, as after a quick restart.
+    MemberOrphaned,
+}
+
+const FAULTS: [Fault; 7] = [
+    Fault::NodeArrived,
+    Fault::NodeDeparted,
+    Fault::PrincipalDeparted,
+    Fault::PeerAdjacencyChanged,
+    Fault::JoinAccepted,
+    Fault::MergeCandidateSeen,
+    Fault::MemberOrphaned,
+];
+
+/// First and last time that a fault was seen since the last quantum start.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    first_ms: u64,
+    last_ms: u64,
+}
+
+impl Seen {
+    /// How long the fault needs to settle, from its first time on.
+    fn settling_ms(self, fault: Fault, timing: &Timing) -> u64 {
+        let quantum = timing.quantum_ms();
+        let told = timing.told_by_pulse_ms();
+        let spread = self.last_ms - self.first_ms;
+        let joining = (spread + 2 * timing.interval_ms + timing.latency_ms + timing.interval_ms).min(quantum);
+        let wait = match fault {
+            Fault::NodeArrived => spread / 2 + 2 * told + quantum / 2,
+            Fault::NodeDeparted => timing.node_timeout_ms() + 2 * told + quantum / 4,
+            // The other members are orphans too and will ask to join.
+            Fault::PrincipalDeparted => timing.node_timeout_ms() + 2 * told + joining.max(quantum / 4),
+            Fault::PeerAdjacencyChanged => told,
+            // Other nodes may ask too, and a pulse of each is needed.
+            Fault::JoinAccepted => joining,
+            Fault::MergeCandidateSeen | Fault::MemberOrphaned => quantum,
+        };
+        wait.min(quantum)
+    }
+}
+
+/// Says when a quantum starts.
+#[derive(Clone, Debug)]
+pub(super) struct Quantum {
+    seen: [Option<Seen>; FAULTS.len()],
+    /// A cluster with a higher principal is there: merge candidates do not put anything off.
+    ignores_merge_candidates: bool,
+    last_start_ms: u64,
+    last_interval_ms: u64,
+    is_postponed: bool,
+}
+
+impl Quantum {
+    pub(super) fn new(now: Now, timing: &Timing) -> Self {
+        Quantum {
+            seen: [None; FAULTS.len()],
+            ignores_merge_candidates: false,
+            last_start_ms: now.monotonic_ms,
+            last_interval_ms: timing.quantum_ms(),
+            is_postponed: false,
+        }
+    }
+
+    /// A fault was seen at `at_ms`.
+    pub(super) fn fault(&mut self, fault: Fault, at_ms: u64, timing: &Timing) {
+        if fault == Fault::MergeCandidateSeen && self.ignores_merge_candidates {
+            return;
+        }
+        let seen = &mut self.seen[fault as usize];
+        match seen {
+            // More than half a quantum later it is another event.
+            Some(seen) if at_ms.saturating_sub(seen.first_ms) <= timing.quantum_ms() / 2 => {
+                seen.last_ms = seen.last_ms.max(at_ms);
+            }
+            _ => *seen = Some(Seen { first_ms: at_ms, last_ms: at_ms }),
+        }
+    }
+
+    /// A cluster with a higher principal is there, into which ours will merge.
+    pub(super) fn ignore_merge_candidates(&mut self) {
+        self.ignores_merge_candidates = true;
+        self.seen[Fault::MergeCandidateSeen as usize] = None;
+    }
+
+    /// Whether one of the faults was seen since the last start.
+    pub(super) fn has_seen(&self, faults: &[Fault]) -> bool {
+        faults.iter().any(|fault| self.seen[*fault as usize].is_some())
+    }
+
+    fn earliest_start_ms(&self, timing: &Timing) -> u64 {
+        let settled = FAULTS.iter().filter_map(|fault| {
+            let seen = self.seen[*fault as usize]?;
+            Some(seen.first_ms + seen.settling_ms(*fault, timing))
+        });
+        match settled.max() {
+            Some(settled_ms) => settled_ms.max(self.last_start_ms + timing.quantum_ms() / 2),
+            None => self.last_start_ms + timing.quantum_ms(),
+        }
+    }
+
+    /// Whether a quantum starts now, and if so, whether it may still be put off.
+    pub(super) fn poll(&self, now: Now, timing: &Timing) -> Option<bool> {
+        let earliest = self.earliest_start_ms(timing);
+        let expected = self.last_start_ms + self.last_interval_ms;
+        let buffer = earliest.saturating_sub(expected).min(self.last_interval_ms / 2);
+        let forced_ms = self.last_start_ms + (SKIPS_MAX + 1) * self.last_interval_ms + buffer;
+        let is_skippable = forced_ms > now.monotonic_ms;
+        (earliest <= now.monotonic_ms || !is_skippable).then_some(is_skippable)
+    }
+
+    /// What should have happened at this quantum start waits for the next one; faults stay.
+    pub(super) fn postpone(&mut self) {
+        self.is_postponed = true;
+    }
+
+    /// The quantum that started is dealt with.
+    pub(super) fn started(&mut self, now: Now) {
+        if !std::mem::take(&mut self.is_postponed) {
+            self.last_interval_ms = now.monotonic_ms - self.last_start_ms;
+            self.last_start_ms = now.monotonic_ms;
+            self.seen = [None; FAULTS.len()];
+            self.ignores_merge_candidates = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_settle_before_a_quantum_starts() {
+        let timing = Timing::default();
+        let at = |monotonic_ms| Now { monotonic_ms, wall_ms: 0 };
+        let mut quantum = Quantum::new(at(0), &timing);
+        assert_eq!(quantum.poll(at(1809), &timing), None);
+        assert_eq!(quantum.poll(at(1810), &timing), Some(true));
+        quantum.started(at(1810));
+        quantum.fault(Fault::JoinAccepted, 1900, &timing);
+        // Half a quantum after the last start at the earliest.
+        assert_eq!(quantum.poll(at(2714), &timing), None);
+        assert_eq!(quantum.poll(at(2715), &timing), Some(true));
+        // Faults that keep coming put it off, but not for ever.
+        for ms in (1900..9000).step_by(75) {
+            quantum.fault(Fault::NodeDeparted, ms, &timing);
+            if quantum.poll(at(ms), &timing).is_some() {
+                return assert!(ms > 3 * 1810);
+            }
+        }
+        panic!("never started");
+    }
+}

@@ -1,0 +1,339 @@
+//! Exchange: after each change of the cluster every member tells every other which versions of which partitions it has;
+//! when each has heard from all, the principal lets all of them rebalance.
+//!
+//! States: *resting* (balanced, or never in a cluster), *exchanging* (data is on its way), *ready to commit* (this node has
+//! all data, the principal waits for others), *orphaned* (in no cluster).
+//! - ExchangeData is sent to all members until they acknowledge it, with growing pauses. A node that has all data and all
+//!   acknowledgements says so to the principal, which sends *commit* when all have; whoever gets it rebalances at once.
+//! - Messages for a cluster that this node has not learnt of yet are kept, the last two of each peer, and taken when it has.
+//!   The C server drops them and waits for the repetition.
+//! - Different replication factors or incompatible members abandon the round; the data stays as it is until the next
+//!   change of the cluster.
+//! - An orphan goes on with its old partitions for five quantum intervals, then freezes them.
+//!
+//! From its *ready to commit* to its rebalance a node carries out no writes ([`Exchange::holds_writes`]): other members may
+//! have rebalanced already, and a write under the old table that ends after one under the new would be lost.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use proto::peer::exchange::{Exchange as Message, ExchangeBody, ExchangeData};
+use proto::peer::{ClusterKey, NodeId};
+
+use crate::time::{Now, Timing};
+
+/// Members with an older compatibility id cannot take part.
+const COMPATIBILITY_ID_MIN: u32 = 6;
+/// Pauses between repetitions grow up to this.
+const RESEND_MAX_MS: u64 = 30_000;
+/// Messages of one peer that are kept for a cluster which is not known yet.
+const EARLY_MAX: usize = 2;
+
+/// What exchange wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ExchangeAction {
+    Send {
+        to: NodeId,
+        cluster_key: ClusterKey,
+        body: ExchangeBody,
+    },
+    /// Rebalance with the data of all members.
+    Commit(Committed),
+    /// The node has been an orphan for so long that it must not serve any more.
+    Freeze,
+    /// The members do not fit together.
+    Abandoned(Unfit),
+}
+
+/// The outcome of a round.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Committed {
+    pub cluster_key: ClusterKey,
+    pub succession: Vec<NodeId>,
+    /// By member.
+    pub data: BTreeMap<NodeId, ExchangeData>,
+}
+
+/// Why a round was abandoned.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unfit {
+    /// A member is too old.
+    Compatibility(NodeId),
+    /// A namespace has different replication factors on different members.
+    ReplicationFactor { namespace: Vec<u8> },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ExchangeState {
+    Resting,
+    Exchanging,
+    ReadyToCommit,
+    Orphaned { since_ms: u64, is_frozen: bool },
+}
+
+/// The exchange of one node.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    self_node: NodeId,
+    timing: Timing,
+    state: ExchangeState,
+    cluster_key: ClusterKey,
+    succession: Vec<NodeId>,
+    own: Option<ExchangeData>,
+    received: BTreeMap<NodeId, ExchangeData>,
+    acknowledged: BTreeSet<NodeId>,
+    /// At the principal: who is ready.
+    ready: BTreeSet<NodeId>,
+    resend_at_ms: u64,
+    resend_pause_ms: u64,
+    /// The cluster of the last rebalance.
+    committed: ClusterKey,
+    /// Set with the first *ready to commit* after a rebalance, cleared by the next rebalance.
+    holds_writes: bool,
+    early: BTreeMap<NodeId, VecDeque<Message>>,
+    actions: Vec<ExchangeAction>,
+}
+
+impl Exchange {
+    /// An orphan that has never served.
+    #[must_use]
+    pub fn new(self_node: NodeId, timing: Timing) -> Self {
+        Exchange {
+            self_node,
+            timing,
+            state: ExchangeState::Orphaned { since_ms: 0, is_frozen: true },
+            cluster_key: ClusterKey::NONE,
+            succession: Vec::new(),
+            own: None,
+            received: BTreeMap::new(),
+            acknowledged: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            resend_at_ms: 0,
+            resend_pause_ms: 0,
+            committed: ClusterKey::NONE,
+            holds_writes: false,
+            early: BTreeMap::new(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// The key of the cluster for which partitions were last balanced; 0 before that, and when they are frozen.
+    #[must_use]
+    pub fn committed_key(&self) -> ClusterKey {
+        self.committed
+    }
+
+    /// Whether the partitions are those of the cluster that the node is in: migrations may go on.
+    #[must_use]
+    pub fn is_resting(&self) -> bool {
+        self.state == ExchangeState::Resting
+    }
+
+    /// Whether writes must wait, as others may have rebalanced already.
+    #[must_use]
+    pub fn holds_writes(&self) -> bool {
+        self.holds_writes
+    }
+
+    /// All members have applied a cluster: tells them what this node has.
+    pub fn cluster_changed(
+        &mut self,
+        cluster_key: ClusterKey,
+        succession: Vec<NodeId>,
+        own: ExchangeData,
+        now: Now,
+    ) -> Vec<ExchangeAction> {
+        self.state = ExchangeState::Exchanging;
+        self.cluster_key = cluster_key;
+        self.succession = succession;
+        self.received = BTreeMap::from([(self.self_node, own.clone())]);
+        self.acknowledged = BTreeSet::from([self.self_node]);
+        self.ready.clear();
+        self.own = Some(own);
+        self.resend_pause_ms = self.timing.exchange_resend_ms();
+        self.send_data(now);
+        let early = std::mem::take(&mut self.early);
+        for (from, messages) in early {
+            for message in messages.into_iter().filter(|message| message.cluster_key == cluster_key) {
+                self.take(from, message.body, now);
+            }
+        }
+        self.go_on(now);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// The node is in no cluster any more. With `at_once` it does not serve a moment longer.
+    pub fn orphaned(&mut self, at_once: bool, now: Now) -> Vec<ExchangeAction> {
+        let is_frozen = matches!(self.state, ExchangeState::Orphaned { is_frozen: true, .. });
+        self.state = ExchangeState::Orphaned { since_ms: now.monotonic_ms, is_frozen };
+        self.cluster_key = ClusterKey::NONE;
+        if at_once {
+            self.freeze();
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    fn freeze(&mut self) {
+        if let ExchangeState::Orphaned { since_ms, is_frozen: false } = self.state {
+            self.state = ExchangeState::Orphaned { since_ms, is_frozen: true };
+            self.committed = ClusterKey::NONE;
+            self.holds_writes = false;
+            self.actions.push(ExchangeAction::Freeze);
+        }
+    }
+
+    /// A message of another member.
+    pub fn message(&mut self, from: NodeId, message: Message, now: Now) -> Vec<ExchangeAction> {
+        let is_current = !self.cluster_key.is_none() && message.cluster_key == self.cluster_key;
+        if is_current {
+            self.take(from, message.body, now);
+            self.go_on(now);
+        } else if message.cluster_key != self.committed {
+            let early = self.early.entry(from).or_default();
+            early.retain(|other| other.cluster_key == message.cluster_key && other.body != message.body);
+            early.push_back(message);
+            if early.len() > EARLY_MAX {
+                early.pop_front();
+            }
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// A node departed: what it said early is forgotten.
+    pub fn departed(&mut self, node: NodeId) {
+        self.early.remove(&node);
+    }
+
+    fn take(&mut self, from: NodeId, body: ExchangeBody, now: Now) {
+        if !self.succession.contains(&from) {
+            return;
+        }
+        let is_principal = self.succession.first() == Some(&self.self_node);
+        match body {
+            ExchangeBody::Data(data) => {
+                self.send(from, ExchangeBody::DataAck);
+                if self.state == ExchangeState::Exchanging {
+                    self.received.insert(from, data);
+                }
+            }
+            ExchangeBody::DataAck => {
+                self.acknowledged.insert(from);
+            }
+            // After the commit somebody may have lost it.
+            ExchangeBody::ReadyToCommit if is_principal && self.state == ExchangeState::Resting => {
+                self.send(from, ExchangeBody::Commit);
+            }
+            ExchangeBody::ReadyToCommit if is_principal => {
+                self.ready.insert(from);
+            }
+            ExchangeBody::Commit if self.succession.first() == Some(&from) => self.commit(now),
+            ExchangeBody::ReadyToCommit | ExchangeBody::Commit => {}
+        }
+    }
+
+    fn send(&mut self, to: NodeId, body: ExchangeBody) {
+        self.actions.push(ExchangeAction::Send { to, cluster_key: self.cluster_key, body });
+    }
+
+    fn send_data(&mut self, now: Now) {
+        let Some(own) = self.own.clone() else { return };
+        let left = self.succession.iter().filter(|node| !self.acknowledged.contains(node));
+        for node in left.copied().collect::<Vec<_>>() {
+            self.send(node, ExchangeBody::Data(own.clone()));
+        }
+        self.resend_at_ms = now.monotonic_ms + self.resend_pause_ms;
+        self.resend_pause_ms = (self.resend_pause_ms * 2).min(RESEND_MAX_MS);
+    }
+
+    /// Does what the state allows by now.
+    fn go_on(&mut self, now: Now) {
+        if self.state == ExchangeState::Exchanging {
+            let has_all = self.succession.iter().all(|node| self.received.contains_key(node));
+            let all_have = self.succession.iter().all(|node| self.acknowledged.contains(node));
+            if has_all && all_have {
+                if let Err(unfit) = self.check() {
+                    self.state = ExchangeState::Orphaned { since_ms: now.monotonic_ms, is_frozen: false };
+                    self.cluster_key = ClusterKey::NONE;
+                    self.actions.push(ExchangeAction::Abandoned(unfit));
+                    return;
+                }
+                self.state = ExchangeState::ReadyToCommit;
+                self.holds_writes = !self.committed.is_none();
+                self.send_ready(now);
+            }
+        }
+        let all_ready = self.succession.iter().all(|node| self.ready.contains(node));
+        if self.state == ExchangeState::ReadyToCommit && all_ready {
+            for node in self.succession.clone() {
+                if node != self.self_node {
+                    self.send(node, ExchangeBody::Commit);
+                }
+            }
+            self.commit(now);
+        }
+    }
+
+    fn send_ready(&mut self, now: Now) {
+        self.resend_at_ms = now.monotonic_ms + self.timing.exchange_resend_ms();
+        match self.succession.first().copied() {
+            Some(principal) if principal == self.self_node => {
+                self.ready.insert(principal);
+            }
+            Some(principal) => self.send(principal, ExchangeBody::ReadyToCommit),
+            None => {}
+        }
+    }
+
+    fn commit(&mut self, now: Now) {
+        if self.state != ExchangeState::ReadyToCommit {
+            return;
+        }
+        self.state = ExchangeState::Resting;
+        self.committed = self.cluster_key;
+        self.holds_writes = false;
+        self.resend_at_ms = now.monotonic_ms;
+        self.own = None;
+        let data = std::mem::take(&mut self.received);
+        let succession = self.succession.clone();
+        self.actions.push(ExchangeAction::Commit(Committed {
+            cluster_key: self.cluster_key,
+            succession,
+            data,
+        }));
+    }
+
+    /// Whether the members fit together.
+    fn check(&self) -> Result<(), Unfit> {
+        let old = self.received.iter().find(|(_, data)| data.compatibility_id < COMPATIBILITY_ID_MIN);
+        if let Some((node, _)) = old {
+            return Err(Unfit::Compatibility(*node));
+        }
+        let mut factors: BTreeMap<&[u8], u32> = BTreeMap::new();
+        for namespace in self.received.values().flat_map(|data| &data.namespaces) {
+            let first = *factors.entry(&namespace.name).or_insert(namespace.replication_factor);
+            // Members from before 6.0 do not say.
+            let is_known = first != 0 && namespace.replication_factor != 0;
+            if is_known && first != namespace.replication_factor {
+                return Err(Unfit::ReplicationFactor { namespace: namespace.name.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Now) -> Vec<ExchangeAction> {
+        match self.state {
+            ExchangeState::Exchanging if self.resend_at_ms <= now.monotonic_ms => self.send_data(now),
+            ExchangeState::ReadyToCommit if self.resend_at_ms <= now.monotonic_ms => {
+                self.send_ready(now);
+                self.go_on(now);
+            }
+            ExchangeState::Orphaned { since_ms, is_frozen: false }
+                if since_ms + self.timing.orphan_serves_ms() < now.monotonic_ms =>
+            {
+                self.freeze();
+            }
+            _ => {}
+        }
+        std::mem::take(&mut self.actions)
+    }
+}

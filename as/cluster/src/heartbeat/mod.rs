@@ -1,0 +1,371 @@
+//! Heartbeat membership: which nodes are alive, whom each of them sees, and to which cluster each says it belongs.
+//!
+//! Every node sends a *pulse* each interval; it names the nodes that the sender has pulses of (its *adjacency*) and the
+//! sender's clustering state. A node of which no pulse came for the node timeout has *departed*. How pulses travel (links of
+//! a mesh, or multicast) is not seen here.
+//!
+//! A pulse is ignored when its cluster name differs, when it was sent before one that is known, and when the cluster is full.
+//! A pulse of our own id from other fabric endpoints means that two nodes have one id: then this node stays an orphan. A
+//! peer whose fabric endpoints keep changing is on probation, and not seen until it has settled.
+
+pub(crate) mod clique;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::peer::NodeId;
+use proto::peer::heartbeat::{self as wire, ClusteringState, HeartbeatBody, Pulse};
+use proto::peer::nested::Endpoint;
+
+use crate::time::{Now, Timing};
+
+/// After so many pulses with another cluster name in a row a node is taken for departed.
+const NAME_MISMATCHES_MAX: u32 = 2;
+
+/// What a node has said by its pulses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    pub fabric_endpoints: Vec<Endpoint>,
+    /// Where it takes heartbeat connections; nowhere in multicast.
+    pub endpoints: Vec<Endpoint>,
+    /// When its last pulse came, monotonic.
+    pub received_ms: u64,
+    /// When that was sent, by the sender's hybrid logical clock.
+    pub send_time: u64,
+    pub adjacency: BTreeSet<NodeId>,
+    pub clustering: ClusteringState,
+    /// The difference of its wall clock to ours at its last pulse.
+    pub clock_skew_ms: i64,
+    name_mismatches: u32,
+    /// Until when it is not seen, as its endpoints keep changing.
+    probation_until_ms: u64,
+    endpoints_changed_ms: Option<u64>,
+}
+
+/// What changed about the nodes that are seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    Arrived(NodeId),
+    Departed(NodeId),
+    /// A peer sees others than before.
+    AdjacencyChanged(NodeId),
+    /// A peer's clustering state is another than before.
+    ClusteringChanged(NodeId),
+}
+
+/// Why a message was ignored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ignored {
+    /// No pulse: a question or an answer about endpoints.
+    NotAPulse,
+    ClusterName,
+    /// Another pulse of that node is later.
+    Stale,
+    /// The cluster has as many nodes as it can have.
+    Full,
+    /// It carries our own id.
+    OwnId,
+    /// The node's endpoints keep changing.
+    OnProbation,
+}
+
+/// Who is there.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    self_node: NodeId,
+    cluster_name: Option<Vec<u8>>,
+    nodes_max: usize,
+    timing: Timing,
+    peers: BTreeMap<NodeId, Peer>,
+    /// While another node with our id was heard lately.
+    duplicate_until_ms: u64,
+    fabric_endpoints: Vec<Endpoint>,
+    next_pulse_ms: u64,
+}
+
+impl Heartbeat {
+    /// Sees nobody yet. The cluster may have `nodes_max` nodes, this one included.
+    #[must_use]
+    pub fn new(
+        self_node: NodeId,
+        cluster_name: Option<Vec<u8>>,
+        fabric_endpoints: Vec<Endpoint>,
+        nodes_max: usize,
+        timing: Timing,
+    ) -> Self {
+        Heartbeat {
+            self_node,
+            cluster_name,
+            nodes_max,
+            timing,
+            peers: BTreeMap::new(),
+            duplicate_until_ms: 0,
+            fabric_endpoints,
+            next_pulse_ms: 0,
+        }
+    }
+
+    /// What is known of a node that is alive.
+    #[must_use]
+    pub fn peer(&self, node: NodeId) -> Option<&Peer> {
+        self.peers.get(&node).filter(|peer| peer.is_seen())
+    }
+
+    /// All other nodes that are alive, ascending.
+    pub fn alive(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().filter(|(_, peer)| peer.is_seen()).map(|(node, _)| *node)
+    }
+
+    /// Whether a node is alive; this one always is.
+    #[must_use]
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        node == self.self_node || self.peer(node).is_some()
+    }
+
+    /// Whether another node has our id.
+    #[must_use]
+    pub fn has_duplicate_id(&self, now: Now) -> bool {
+        now.monotonic_ms < self.duplicate_until_ms
+    }
+
+    /// Whether `node` has pulses of `other`, as far as this node knows.
+    #[must_use]
+    pub fn sees(&self, node: NodeId, other: NodeId) -> bool {
+        if node == self.self_node {
+            return self.is_alive(other);
+        }
+        self.peer(node).is_some_and(|peer| peer.adjacency.contains(&other))
+    }
+
+    /// Removes nodes from a list until all see each other; returns those that were removed.
+    pub fn evict_from_clique(&self, nodes: &mut Vec<NodeId>) -> Vec<NodeId> {
+        clique::evict(nodes, self.self_node, |node, other| self.sees(node, other))
+    }
+
+    /// Takes a message of another node.
+    ///
+    /// # Errors
+    /// When it tells nothing about membership.
+    pub fn received(&mut self, message: &wire::Heartbeat, now: Now) -> Result<Vec<Change>, Ignored> {
+        let HeartbeatBody::Pulse(pulse) = &message.body else { return Err(Ignored::NotAPulse) };
+        if message.node == self.self_node {
+            if pulse.fabric_endpoints != self.fabric_endpoints {
+                self.duplicate_until_ms = now.monotonic_ms + self.timing.node_timeout_ms();
+            }
+            return Err(Ignored::OwnId);
+        }
+        if pulse.cluster_name != self.cluster_name {
+            if let Some(peer) = self.peers.get_mut(&message.node) {
+                peer.name_mismatches += 1;
+            }
+            return Err(Ignored::ClusterName);
+        }
+        let count = self.peers.len() + 1;
+        let known = self.peers.get_mut(&message.node);
+        let Some(peer) = known else {
+            if count >= self.nodes_max {
+                return Err(Ignored::Full);
+            }
+            self.peers.insert(message.node, Peer::new(message, pulse, now));
+            return Ok(vec![Change::Arrived(message.node), Change::ClusteringChanged(message.node)]);
+        };
+        if message.send_time <= peer.send_time {
+            return Err(Ignored::Stale);
+        }
+        peer.judge_endpoints(pulse, now, self.timing);
+        let before = peer.clone();
+        *peer = Peer {
+            probation_until_ms: before.probation_until_ms,
+            endpoints_changed_ms: before.endpoints_changed_ms,
+            ..Peer::new(message, pulse, now)
+        };
+        if !peer.is_seen() {
+            return Err(Ignored::OnProbation);
+        }
+        let mut changes = Vec::new();
+        if peer.adjacency != before.adjacency {
+            changes.push(Change::AdjacencyChanged(message.node));
+        }
+        if peer.clustering != before.clustering {
+            changes.push(Change::ClusteringChanged(message.node));
+        }
+        Ok(changes)
+    }
+
+    /// Time has passed: who has been silent for too long departs.
+    pub fn tick(&mut self, now: Now) -> Vec<Change> {
+        let timeout_ms = self.timing.node_timeout_ms();
+        let mut changes = Vec::new();
+        self.peers.retain(|node, peer| {
+            let is_silent = peer.received_ms + timeout_ms < now.monotonic_ms;
+            let is_foreign = peer.name_mismatches > NAME_MISMATCHES_MAX;
+            if is_silent || is_foreign {
+                changes.push(Change::Departed(*node));
+            }
+            !is_silent && !is_foreign
+        });
+        for (node, peer) in &mut self.peers {
+            if peer.probation_until_ms != 0 {
+                changes.extend(peer.is_new_on_probation(now, timeout_ms).then_some(Change::Departed(*node)));
+                if peer.probation_until_ms <= now.monotonic_ms {
+                    peer.probation_until_ms = 0;
+                    changes.push(Change::Arrived(*node));
+                }
+            }
+        }
+        changes
+    }
+
+    /// The process did not run for longer than its peers wait: what is known of them is from before. They keep their place
+    /// until it is clear whether they are silent.
+    pub fn woke_up(&mut self, now: Now) {
+        self.peers.values_mut().for_each(|peer| peer.received_ms = peer.received_ms.max(now.monotonic_ms));
+    }
+
+    /// A link broke or a node said goodbye: it departs at once if it has been silent for an interval too.
+    pub fn forget(&mut self, node: NodeId) -> Option<Change> {
+        self.peers.remove(&node).filter(Peer::is_seen).map(|_| Change::Departed(node))
+    }
+
+    /// Whether it is time for the next pulse. The next one is due an interval later, or at once after a `hurry`.
+    pub fn is_pulse_due(&mut self, now: Now) -> bool {
+        if now.monotonic_ms < self.next_pulse_ms {
+            return false;
+        }
+        self.next_pulse_ms = now.monotonic_ms + self.timing.interval_ms;
+        true
+    }
+
+    /// The next pulse goes out with the next tick, as something has changed.
+    pub fn hurry(&mut self) {
+        self.next_pulse_ms = 0;
+    }
+
+    /// The pulse to send.
+    #[must_use]
+    pub fn pulse(
+        &self,
+        send_time: u64,
+        endpoints: Option<Vec<Endpoint>>,
+        clustering: ClusteringState,
+        now: Now,
+    ) -> wire::Heartbeat {
+        let pulse = Pulse {
+            cluster_name: self.cluster_name.clone(),
+            fabric_endpoints: self.fabric_endpoints.clone(),
+            adjacency: self.alive().collect(),
+            clustering,
+            wall_ms: Some(now.wall_ms),
+        };
+        wire::Heartbeat { node: self.self_node, send_time, endpoints, body: HeartbeatBody::Pulse(pulse) }
+    }
+}
+
+impl Peer {
+    fn new(message: &wire::Heartbeat, pulse: &Pulse, now: Now) -> Self {
+        let wall_ms = pulse.wall_ms.unwrap_or(now.wall_ms);
+        Peer {
+            fabric_endpoints: pulse.fabric_endpoints.clone(),
+            endpoints: message.endpoints.clone().unwrap_or_default(),
+            received_ms: now.monotonic_ms,
+            send_time: message.send_time,
+            adjacency: pulse.adjacency.iter().copied().collect(),
+            clustering: pulse.clustering.clone(),
+            clock_skew_ms: wall_ms.cast_signed().saturating_sub(now.wall_ms.cast_signed()),
+            name_mismatches: 0,
+            probation_until_ms: 0,
+            endpoints_changed_ms: None,
+        }
+    }
+
+    fn is_seen(&self) -> bool {
+        self.probation_until_ms == 0
+    }
+
+    /// One change of endpoints is a restart elsewhere; another one soon after it is two nodes with one id.
+    fn judge_endpoints(&mut self, pulse: &Pulse, now: Now, timing: Timing) {
+        if self.fabric_endpoints == pulse.fabric_endpoints {
+            return;
+        }
+        let window_ms = (timing.timeout_intervals / 2).max(3) * timing.interval_ms;
+        let last = self.endpoints_changed_ms.replace(now.monotonic_ms);
+        if last.is_some_and(|last| now.monotonic_ms < last + window_ms) {
+            self.probation_until_ms = now.monotonic_ms + timing.node_timeout_ms();
+        }
+    }
+
+    fn is_new_on_probation(&self, now: Now, timeout_ms: u64) -> bool {
+        self.probation_until_ms + Timing::TICK_MS > now.monotonic_ms + timeout_ms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::peer::nested::Address;
+
+    use super::*;
+
+    fn at(monotonic_ms: u64) -> Now {
+        Now { monotonic_ms, wall_ms: 1_000_000 + monotonic_ms }
+    }
+
+    fn endpoint(last: u8) -> Endpoint {
+        Endpoint { capabilities: 0, address: Address::V4([10, 0, 0, last]), port: 3001 }
+    }
+
+    fn heartbeat(node: u64) -> Heartbeat {
+        Heartbeat::new(NodeId(node), Some(b"c".to_vec()), vec![endpoint(node as u8)], 3, Timing::default())
+    }
+
+    fn pulse(node: u64, time: u64) -> wire::Heartbeat {
+        heartbeat(node).pulse(time, None, ClusteringState::default(), at(time))
+    }
+
+    #[test]
+    fn nodes_arrive_by_pulses_and_depart_by_silence() {
+        let mut own = heartbeat(1);
+        let arrived = own.received(&pulse(2, 10), at(10)).unwrap();
+        assert_eq!(arrived[0], Change::Arrived(NodeId(2)));
+        assert_eq!(own.received(&pulse(2, 10), at(20)), Err(Ignored::Stale));
+        assert_eq!(own.tick(at(1510)), []);
+        assert_eq!(own.tick(at(1511)), [Change::Departed(NodeId(2))]);
+        assert!(!own.is_alive(NodeId(2)) && own.is_alive(NodeId(1)));
+    }
+
+    #[test]
+    fn strangers_are_not_let_in() {
+        let mut own = heartbeat(1);
+        let mut foreign = pulse(2, 10);
+        let HeartbeatBody::Pulse(body) = &mut foreign.body else { panic!("a pulse") };
+        body.cluster_name = Some(b"other".to_vec());
+        assert_eq!(own.received(&foreign, at(10)), Err(Ignored::ClusterName));
+        own.received(&pulse(2, 10), at(10)).unwrap();
+        own.received(&pulse(3, 10), at(10)).unwrap();
+        assert_eq!(own.received(&pulse(4, 10), at(10)), Err(Ignored::Full));
+        for _ in 0..3 {
+            assert_eq!(own.received(&foreign, at(20)), Err(Ignored::ClusterName));
+        }
+        assert_eq!(own.tick(at(30)), [Change::Departed(NodeId(2))]);
+    }
+
+    #[test]
+    fn two_nodes_with_one_id_are_noticed() {
+        let mut own = heartbeat(1);
+        assert_eq!(own.received(&pulse(1, 10), at(10)), Err(Ignored::OwnId));
+        assert!(!own.has_duplicate_id(at(11)), "one's own pulse comes back in multicast");
+        let mut other = heartbeat(1);
+        other.fabric_endpoints = vec![endpoint(9)];
+        let foreign = other.pulse(10, None, ClusteringState::default(), at(10));
+        own.received(&foreign, at(10)).unwrap_err();
+        assert!(own.has_duplicate_id(at(11)) && !own.has_duplicate_id(at(2000)));
+        // Two others share an id.
+        own.received(&pulse(2, 20), at(20)).unwrap();
+        for time in 21..24 {
+            let mut message = pulse(2, time);
+            let HeartbeatBody::Pulse(body) = &mut message.body else { panic!("a pulse") };
+            body.fabric_endpoints = vec![endpoint(time as u8)];
+            let _ = own.received(&message, at(time));
+        }
+        assert!(!own.is_alive(NodeId(2)));
+        assert_eq!(own.tick(at(30)), [Change::Departed(NodeId(2))]);
+    }
+}

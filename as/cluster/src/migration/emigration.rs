@@ -1,0 +1,311 @@
+//! The sending side: a queue of tasks, and those under way.
+//!
+//! The queue's order: signals first, then by `migrate-order`, then a destination that is not the last one's (so that all
+//! are served in turn), lead before contingent, acting masters before others, small before large.
+
+use std::collections::BTreeMap;
+
+use proto::peer::NodeId;
+
+use super::{MigrationAction, MigrationSettings, RESEND_MS, Saying, Task, TaskKind};
+use crate::time::Now;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum EmigrationState {
+    /// Asks the receiver.
+    Starting,
+    /// The caller sends records.
+    Sending,
+    /// The caller waits for writes under way.
+    HandingOver,
+    /// Says that it is done.
+    Finishing,
+    /// Tells a witness.
+    Signalling,
+}
+
+#[derive(Clone, Debug)]
+struct Active {
+    task: Task,
+    state: EmigrationState,
+    resend_at_ms: u64,
+}
+
+/// All that a node has to send.
+#[derive(Clone, Debug)]
+pub struct Emigrations {
+    settings: MigrationSettings,
+    /// With the time before which a task waits.
+    queue: Vec<(Task, u64)>,
+    active: BTreeMap<u32, Active>,
+    next_id: u32,
+    last_destination: NodeId,
+    actions: Vec<MigrationAction>,
+}
+
+impl Emigrations {
+    /// Nothing to send yet.
+    #[must_use]
+    pub fn new(settings: MigrationSettings) -> Self {
+        Emigrations {
+            settings,
+            queue: Vec::new(),
+            active: BTreeMap::new(),
+            next_id: 0,
+            last_destination: NodeId::NONE,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Changes the settings.
+    pub fn set(&mut self, settings: MigrationSettings) {
+        self.settings = settings;
+    }
+
+    /// Tasks that are not finished.
+    #[must_use]
+    pub fn remaining(&self) -> usize {
+        self.queue.len() + self.active.len()
+    }
+
+    /// The cluster changes: everything is given up.
+    pub fn cancel(&mut self) -> Vec<MigrationAction> {
+        self.queue.clear();
+        let active = std::mem::take(&mut self.active);
+        let is_sending =
+            |active: &Active| matches!(active.state, EmigrationState::Sending | EmigrationState::HandingOver);
+        let sending = active.iter().filter(|(_, active)| is_sending(active));
+        sending.map(|(id, _)| MigrationAction::StopRecords { emigration_id: *id }).collect()
+    }
+
+    /// Takes a task.
+    pub fn push(&mut self, task: Task, now: Now) -> Vec<MigrationAction> {
+        let waits = matches!(task.kind, TaskKind::Transfer(emigration) if emigration.is_fill);
+        let delay_ms = if waits { self.settings.fill_delay_ms } else { 0 };
+        self.queue.push((task, now.monotonic_ms + delay_ms));
+        self.start_some(now);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Starts what may run. A signal needs no thread.
+    fn start_some(&mut self, now: Now) {
+        loop {
+            let transfers =
+                self.active.values().filter(|active| active.state != EmigrationState::Signalling).count();
+            let has_thread = transfers < self.settings.threads;
+            let last = self.last_destination;
+            let may_run = |(task, not_before_ms): &(Task, u64)| {
+                *not_before_ms <= now.monotonic_ms
+                    && (has_thread || matches!(task.kind, TaskKind::Signal { .. }))
+            };
+            let runnable = self.queue.iter().enumerate().filter(|(_, entry)| may_run(entry));
+            let first = runnable.min_by_key(|(_, (task, _))| priority(task, last));
+            let Some((place, _)) = first else { return };
+            let (task, _) = self.queue.swap_remove(place);
+            self.last_destination = task.destination();
+            let emigration_id = self.next_id;
+            self.next_id = self.next_id.wrapping_add(1);
+            let state = match task.kind {
+                TaskKind::Transfer(_) => EmigrationState::Starting,
+                TaskKind::Signal { .. } => EmigrationState::Signalling,
+            };
+            self.active.insert(emigration_id, Active { task, state, resend_at_ms: 0 });
+            self.say(emigration_id, now);
+        }
+    }
+
+    /// Says what the state of a task says.
+    fn say(&mut self, emigration_id: u32, now: Now) {
+        let Some(active) = self.active.get_mut(&emigration_id) else { return };
+        let saying = match active.state {
+            EmigrationState::Starting => Saying::Start,
+            EmigrationState::Finishing => Saying::Done,
+            EmigrationState::Signalling => Saying::AllDone,
+            EmigrationState::Sending | EmigrationState::HandingOver => return,
+        };
+        active.resend_at_ms = now.monotonic_ms + RESEND_MS;
+        let Task { partition, record_count, .. } = active.task;
+        let to = active.task.destination();
+        self.actions.push(MigrationAction::Say { to, emigration_id, saying, partition, record_count });
+    }
+
+    /// Whether an answer is from the node that was asked, in a state that waits for it.
+    fn expects(&self, from: NodeId, emigration_id: u32, state: EmigrationState) -> Option<Task> {
+        let active = self.active.get(&emigration_id)?;
+        (active.state == state && active.task.destination() == from).then_some(active.task)
+    }
+
+    fn enter(&mut self, emigration_id: u32, state: EmigrationState, now: Now) {
+        if let Some(active) = self.active.get_mut(&emigration_id) {
+            active.state = state;
+        }
+        self.say(emigration_id, now);
+    }
+
+    fn finish(&mut self, emigration_id: u32, now: Now) {
+        self.active.remove(&emigration_id);
+        self.start_some(now);
+    }
+
+    /// The receiver is ready for records.
+    pub fn start_ok(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
+        if let Some(task) = self.expects(from, emigration_id, EmigrationState::Starting) {
+            self.enter(emigration_id, EmigrationState::Sending, now);
+            self.actions.push(MigrationAction::SendRecords {
+                to: from,
+                emigration_id,
+                partition: task.partition,
+            });
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// The receiver wants to be asked another time.
+    pub fn start_again_later(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
+        if let Some(task) = self.expects(from, emigration_id, EmigrationState::Starting) {
+            self.queue.push((task, now.monotonic_ms + RESEND_MS));
+            self.finish(emigration_id, now);
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// The receiver expects nothing.
+    pub fn start_fail(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
+        if let Some(task) = self.expects(from, emigration_id, EmigrationState::Starting) {
+            self.actions.push(MigrationAction::Refused { partition: task.partition, destination: from });
+            self.finish(emigration_id, now);
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// The caller has sent all records, and all are acknowledged.
+    pub fn records_sent(&mut self, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
+        if let Some(active) = self.active.get(&emigration_id) {
+            let is_acting_master =
+                matches!(active.task.kind, TaskKind::Transfer(emigration) if emigration.is_acting_master);
+            let partition = active.task.partition;
+            match active.state {
+                EmigrationState::Sending if is_acting_master => {
+                    self.enter(emigration_id, EmigrationState::HandingOver, now);
+                    self.actions.push(MigrationAction::HandOver { emigration_id, partition });
+                }
+                EmigrationState::Sending => self.enter(emigration_id, EmigrationState::Finishing, now),
+                _ => {}
+            }
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// No write of the partition is under way any more.
+    pub fn handed_over(&mut self, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
+        if self.active.get(&emigration_id).is_some_and(|active| active.state == EmigrationState::HandingOver)
+        {
+            self.enter(emigration_id, EmigrationState::Finishing, now);
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// The receiver knows that it has all.
+    pub fn done_ack(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
+        if let Some(task) = self.expects(from, emigration_id, EmigrationState::Finishing) {
+            if let TaskKind::Transfer(emigration) = task.kind {
+                self.actions.push(MigrationAction::Transferred { partition: task.partition, emigration });
+            }
+            self.finish(emigration_id, now);
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// A witness knows that all is done.
+    pub fn all_done_ack(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
+        if let Some(task) = self.expects(from, emigration_id, EmigrationState::Signalling) {
+            self.actions.push(MigrationAction::Signalled { partition: task.partition });
+            self.finish(emigration_id, now);
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Now) -> Vec<MigrationAction> {
+        let due = self.active.iter().filter(|(_, active)| active.resend_at_ms <= now.monotonic_ms);
+        let due: Vec<u32> = due.map(|(id, _)| *id).collect();
+        due.into_iter().for_each(|id| self.say(id, now));
+        self.start_some(now);
+        std::mem::take(&mut self.actions)
+    }
+}
+
+fn priority(task: &Task, last_destination: NodeId) -> impl Ord + use<> {
+    let is_repeated_destination = task.destination() == last_destination;
+    match task.kind {
+        TaskKind::Signal { .. } => (0, 0, false, 0, task.record_count, task.partition),
+        TaskKind::Transfer(emigration) => {
+            let importance = match (emigration.is_lead && !emigration.is_fill, emigration.is_acting_master) {
+                (true, true) => 0,
+                (true, false) => 1,
+                _ => 2,
+            };
+            (1, task.order, is_repeated_destination, importance, task.record_count, task.partition)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::PartitionId;
+    use super::*;
+    use crate::balance::Emigration;
+
+    fn at(monotonic_ms: u64) -> Now {
+        Now { monotonic_ms, wall_ms: 0 }
+    }
+
+    fn task(partition: u16, is_acting_master: bool, is_fill: bool) -> Task {
+        let destination = NodeId(7);
+        let kind = TaskKind::Transfer(Emigration { destination, is_acting_master, is_lead: true, is_fill });
+        Task { partition: PartitionId { namespace: 0, partition }, kind, order: 5, record_count: 10 }
+    }
+
+    #[test]
+    fn a_transfer_goes_through_its_states_and_repeats_itself() {
+        let mut emigrations = Emigrations::new(MigrationSettings::default());
+        let said = emigrations.push(task(3, true, false), at(0));
+        assert!(matches!(said[..], [MigrationAction::Say { saying: Saying::Start, emigration_id: 0, .. }]));
+        assert_eq!(emigrations.start_ok(NodeId(8), 0, at(1)), [], "another node cannot answer");
+        assert_eq!(emigrations.tick(at(999)), []);
+        assert!(matches!(
+            emigrations.tick(at(1000))[..],
+            [MigrationAction::Say { saying: Saying::Start, .. }]
+        ));
+        let sends = emigrations.start_ok(NodeId(7), 0, at(1001));
+        assert!(matches!(sends[..], [MigrationAction::SendRecords { .. }]));
+        assert!(matches!(emigrations.records_sent(0, at(1002))[..], [MigrationAction::HandOver { .. }]));
+        assert!(matches!(
+            emigrations.handed_over(0, at(1003))[..],
+            [MigrationAction::Say { saying: Saying::Done, .. }]
+        ));
+        assert!(matches!(
+            emigrations.done_ack(NodeId(7), 0, at(1004))[..],
+            [MigrationAction::Transferred { .. }]
+        ));
+        assert_eq!(emigrations.remaining(), 0);
+    }
+
+    #[test]
+    fn refused_starts_wait_and_fills_come_last() {
+        let settings = MigrationSettings { fill_delay_ms: 5000, ..MigrationSettings::default() };
+        let mut emigrations = Emigrations::new(settings);
+        assert_eq!(emigrations.push(task(1, false, true), at(0)), [], "copies for new nodes wait");
+        assert_eq!(emigrations.push(task(2, false, false), at(0)).len(), 1);
+        assert_eq!(emigrations.start_again_later(NodeId(7), 0, at(1)), []);
+        assert_eq!(emigrations.tick(at(1000)), []);
+        assert!(matches!(emigrations.tick(at(1001))[..], [MigrationAction::Say { emigration_id: 1, .. }]));
+        assert!(matches!(
+            emigrations.start_fail(NodeId(7), 1, at(1002))[..],
+            [MigrationAction::Refused { .. }]
+        ));
+        assert_eq!(emigrations.tick(at(5000)).len(), 1);
+        assert_eq!(emigrations.cancel(), [], "no records were being sent");
+        assert_eq!(emigrations.remaining(), 0);
+    }
+}

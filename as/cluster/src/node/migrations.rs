@@ -1,0 +1,196 @@
+//! Migration messages of a node, and what the ends of migrations change in its partitions.
+
+use proto::peer::migrate::{Migrate, MigrateBody, PartitionOf};
+use proto::peer::{NodeId, hello::Channel};
+
+use super::{Action, Node, Warning};
+use crate::balance::{MigrationDone, Tree};
+use crate::migration::{MigrationAction, PartitionId, Saying, StartAnswer, Task, TaskKind};
+use crate::time::Now;
+
+impl Node {
+    /// The cluster changes: all migrations end.
+    pub(super) fn cancel_migrations(&mut self) {
+        self.immigrations.cancel();
+        for action in self.emigrations.cancel() {
+            if let MigrationAction::StopRecords { emigration_id } = action {
+                self.actions.push(Action::StopRecords { emigration_id });
+            }
+        }
+    }
+
+    pub(super) fn carry_out_migration(&mut self, actions: Vec<MigrationAction>, now: Now) {
+        for action in actions {
+            match action {
+                MigrationAction::Say { to, emigration_id, saying, partition, record_count } => {
+                    self.say(to, emigration_id, saying, partition, record_count);
+                }
+                MigrationAction::SendRecords { to, emigration_id, partition } => {
+                    self.actions.push(Action::SendRecords { to, emigration_id, partition });
+                }
+                MigrationAction::StopRecords { emigration_id } => {
+                    self.actions.push(Action::StopRecords { emigration_id });
+                }
+                MigrationAction::HandOver { emigration_id, partition } => {
+                    let self_node = self.id();
+                    self.partition_mut(partition).hand_over(self_node);
+                    self.actions.push(Action::PartitionChanged(partition));
+                    self.actions.push(Action::HandOver { emigration_id, partition });
+                }
+                MigrationAction::Transferred { partition, emigration } => {
+                    let self_node = self.id();
+                    if let Some(done) = self.partition_mut(partition).emigration_done(self_node, &emigration)
+                    {
+                        self.migration_done(partition, done, now);
+                    }
+                }
+                MigrationAction::Refused { partition, destination } => {
+                    self.actions.push(Action::Warn(Warning::MigrationRefused { partition, destination }));
+                }
+                MigrationAction::Signalled { .. } => {}
+            }
+        }
+    }
+
+    fn partition_mut(&mut self, id: PartitionId) -> &mut crate::balance::Partition {
+        &mut self.namespaces[id.namespace].partitions[usize::from(id.partition)]
+    }
+
+    /// What follows from the end of a migration.
+    fn migration_done(&mut self, id: PartitionId, done: MigrationDone, now: Now) {
+        self.actions.push(Action::PartitionChanged(id));
+        if done.changed_columns {
+            self.actions.push(Action::MapChanged);
+        }
+        let namespace = &self.namespaces[id.namespace];
+        let order = namespace.settings.migrate_order;
+        let record_count = namespace.record_counts.get(usize::from(id.partition)).copied().unwrap_or(0);
+        let transfers = done.emigrations.into_iter().map(TaskKind::Transfer);
+        let signals =
+            done.signals.into_iter().map(|signal| TaskKind::Signal { destination: signal.destination });
+        for kind in transfers.chain(signals).collect::<Vec<_>>() {
+            let actions = self.emigrations.push(Task { partition: id, kind, order, record_count }, now);
+            self.carry_out_migration(actions, now);
+        }
+    }
+
+    fn say(
+        &mut self,
+        to: NodeId,
+        emigration_id: u32,
+        saying: Saying,
+        partition: PartitionId,
+        record_count: u64,
+    ) {
+        let name = self.namespaces[partition.namespace].settings.name.clone();
+        let partition_of = PartitionOf {
+            namespace: &name,
+            partition: u32::from(partition.partition),
+            cluster_key: self.balanced_key(),
+        };
+        let body = match saying {
+            Saying::Start => MigrateBody::Start {
+                partition: partition_of,
+                features: Some(0),
+                record_count: Some(record_count),
+            },
+            Saying::Done => MigrateBody::Done,
+            Saying::AllDone => MigrateBody::AllDone { partition: partition_of },
+        };
+        self.send_migrate(to, emigration_id, body);
+    }
+
+    fn send_migrate(&mut self, to: NodeId, emigration_id: u32, body: MigrateBody<'_>) {
+        let mut message = Vec::new();
+        Migrate { emigration_id, body }.encode(&mut message);
+        self.actions.push(Action::Send { to, channel: Channel::Control, message });
+    }
+
+    pub(super) fn migrate_message(&mut self, from: NodeId, message: &Migrate<'_>, now: Now) {
+        let id = message.emigration_id;
+        let actions = match &message.body {
+            MigrateBody::Start { partition, .. } => {
+                let body = match self.admit(from, id, partition) {
+                    StartAnswer::Ok => MigrateBody::StartOk { features: Some(0) },
+                    StartAnswer::AgainLater => MigrateBody::StartAgainLater,
+                    StartAnswer::Fail => MigrateBody::StartFail,
+                };
+                self.send_migrate(from, id, body);
+                return;
+            }
+            MigrateBody::Done => {
+                self.immigration_done(from, id, now);
+                return;
+            }
+            MigrateBody::AllDone { partition } => {
+                self.all_done(from, id, partition);
+                return;
+            }
+            MigrateBody::StartOk { .. } => self.emigrations.start_ok(from, id, now),
+            MigrateBody::StartAgainLater => self.emigrations.start_again_later(from, id, now),
+            MigrateBody::StartFail => self.emigrations.start_fail(from, id, now),
+            MigrateBody::DoneAck => self.emigrations.done_ack(from, id, now),
+            MigrateBody::AllDoneAck => self.emigrations.all_done_ack(from, id, now),
+            // Records are the caller's.
+            MigrateBody::Insert { .. } | MigrateBody::InsertAck { .. } => return,
+        };
+        self.carry_out_migration(actions, now);
+    }
+
+    /// The partition that a peer means, if it exists and the peer knows the cluster that it was balanced for.
+    fn known_partition(&self, partition: &PartitionOf<'_>) -> Option<PartitionId> {
+        let is_current = self.exchange.is_resting() && partition.cluster_key == self.balanced_key();
+        let mut namespaces = self.namespaces.iter();
+        let namespace = namespaces.position(|namespace| namespace.settings.name == partition.namespace)?;
+        let number = u16::try_from(partition.partition).ok()?;
+        let exists = usize::from(number) < self.settings.partition_count;
+        (is_current && exists).then_some(PartitionId { namespace, partition: number })
+    }
+
+    fn admit(&mut self, from: NodeId, emigration_id: u32, partition: &PartitionOf<'_>) -> StartAnswer {
+        let Some(id) = self.known_partition(partition) else { return StartAnswer::AgainLater };
+        let cluster_key = self.balanced_key();
+        if self.immigrations.is_known(from, emigration_id, cluster_key) {
+            return StartAnswer::Ok;
+        }
+        let self_node = self.id();
+        if self.partition(id).check_source(self_node, from).is_err() {
+            return StartAnswer::Fail;
+        }
+        if !self.immigrations.has_room(&self.settings.migration) {
+            return StartAnswer::AgainLater;
+        }
+        self.immigrations.started(from, emigration_id, cluster_key, id);
+        if self.partition_mut(id).immigration_started(self_node, from) == Ok(true) {
+            self.actions.push(Action::PartitionChanged(id));
+        }
+        StartAnswer::Ok
+    }
+
+    fn immigration_done(&mut self, from: NodeId, emigration_id: u32, now: Now) {
+        // After a change of the cluster nothing is known of it, and the sender has given it up too.
+        let Some(first) = self.immigrations.done(from, emigration_id, self.balanced_key(), now) else {
+            return;
+        };
+        self.send_migrate(from, emigration_id, MigrateBody::DoneAck);
+        let Ok(id) = first else { return };
+        let self_node = self.id();
+        if let Ok(done) = self.partition_mut(id).immigration_done(self_node, from) {
+            self.migration_done(id, done, now);
+        }
+    }
+
+    fn all_done(&mut self, from: NodeId, emigration_id: u32, partition: &PartitionOf<'_>) {
+        let Some(id) = self.known_partition(partition) else { return };
+        let self_node = self.id();
+        if self.partition(id).replicas.first() != Some(&from) {
+            return;
+        }
+        let Some(tree) = self.partition_mut(id).all_done(self_node) else { return };
+        self.actions.push(Action::PartitionChanged(id));
+        if tree != Tree::Keep {
+            self.actions.push(Action::Tree { partition: id, tree });
+        }
+        self.send_migrate(from, emigration_id, MigrateBody::AllDoneAck);
+    }
+}

@@ -1,0 +1,489 @@
+//! A node of the cluster: heartbeat, clustering, exchange, balance, migration and metadata put together. Bytes of peers and the
+//! passing of time go in, bytes for peers and things to do come out, in the order in which they are to be done.
+//!
+//! What happens when the cluster changes: clustering learns of new members and, when all have applied it, says so
+//! (*changed*); migrations end, exchange tells all what this node has; with the *commit* of the principal every partition is
+//! balanced ([`Action::Rebalanced`]) and migrations of the new cluster begin.
+//!
+//! The caller calls [`Node::step`] with [`Event::Tick`] at least each [`Timing::TICK_MS`]. Should it not run for longer than
+//! the node timeout, others have taken its partitions over meanwhile: the node serves nothing any more ([`Node::may_serve`])
+//! from that moment on, and is an orphan with its next step.
+
+mod hold;
+mod migrations;
+mod rebalance;
+
+use proto::peer::clustering::Clustering as ClusteringMessage;
+use proto::peer::exchange::{Exchange as ExchangeMessage, ExchangeBody};
+use proto::peer::fields::split;
+use proto::peer::heartbeat::{self as heartbeat_wire, Heartbeat as HeartbeatMessage};
+use proto::peer::hello::Channel;
+use proto::peer::migrate::Migrate;
+use proto::peer::nested::Endpoint;
+use proto::peer::{ClusterKey, MessageType, NodeId, PeerError};
+
+use crate::balance::{Partition, RackId, Tree};
+use crate::clustering::{Clustering, ClusteringAction, ClusteringEvent, Surroundings};
+use crate::exchange::{Exchange, ExchangeAction, Unfit};
+use crate::heartbeat::{Change, Heartbeat};
+use crate::migration::{Emigrations, Immigrations, MigrationSettings, PartitionId};
+use crate::time::{Hlc, Now, Random, Timing};
+use hold::Hold;
+
+/// Milliseconds from 1970 to 2010, where last-update-times begin.
+const EPOCH_2010_MS: u64 = 1_262_304_000_000;
+/// A peer's clock that is further ahead is not followed.
+const CLOCK_AHEAD_MAX_MS: u64 = 3_600_000;
+
+/// What a node is made with.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    pub self_node: NodeId,
+    pub cluster_name: Option<Vec<u8>>,
+    /// Where peers reach the fabric.
+    pub fabric_endpoints: Vec<Endpoint>,
+    /// Where peers reach the heartbeat; `None` for multicast.
+    pub heartbeat_endpoints: Option<Vec<Endpoint>>,
+    pub nodes_max: usize,
+    /// `min-cluster-size`.
+    pub size_min: usize,
+    pub timing: Timing,
+    pub migration: MigrationSettings,
+    pub partition_count: usize,
+    pub namespaces: Vec<NamespaceSettings>,
+    /// From it follow cluster keys: another one for each start of a node.
+    pub seed: u64,
+}
+
+/// A namespace of a node.
+#[derive(Clone, Debug, Default)]
+pub struct NamespaceSettings {
+    pub name: Vec<u8>,
+    pub replication_factor: u32,
+    pub rack: RackId,
+    pub active_rack: RackId,
+    pub prefers_uniform_balance: bool,
+    pub migrate_order: u32,
+}
+
+/// What happens to a node.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    Tick,
+    /// A whole heartbeat message, from whatever link or group.
+    Heartbeat(&'a [u8]),
+    /// A whole message on the fabric, other than those about records.
+    Fabric {
+        from: NodeId,
+        message: &'a [u8],
+    },
+    /// All records of an emigration are sent and acknowledged.
+    RecordsSent {
+        emigration_id: u32,
+    },
+    /// No write is under way in a partition that is handed over.
+    HandedOver {
+        emigration_id: u32,
+    },
+    Recluster,
+    /// `quiesce`, `quiesce-undo`: takes effect with the next rebalance.
+    Quiesce(bool),
+}
+
+/// What a node wants done.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// A heartbeat message for all whom heartbeats reach.
+    Pulse(Vec<u8>),
+    Send {
+        to: NodeId,
+        channel: Channel,
+        message: Vec<u8>,
+    },
+    /// Open connections to a node.
+    Arrived {
+        node: NodeId,
+        fabric_endpoints: Vec<Endpoint>,
+    },
+    /// Close them.
+    Departed {
+        node: NodeId,
+    },
+    /// The version, replicas or routing of a partition changed: publish it, store its version.
+    PartitionChanged(PartitionId),
+    /// A partition gets or loses its records.
+    Tree {
+        partition: PartitionId,
+        tree: Tree,
+    },
+    /// All partitions were balanced; each that changed was named before.
+    Rebalanced {
+        cluster_key: ClusterKey,
+        succession: Vec<NodeId>,
+    },
+    /// Clients' maps changed in so many places: the partition generation goes up.
+    MapChanged,
+    /// The node serves nothing until the next rebalance.
+    Frozen,
+    SendRecords {
+        to: NodeId,
+        emigration_id: u32,
+        partition: PartitionId,
+    },
+    StopRecords {
+        emigration_id: u32,
+    },
+    /// Begin no write there any more, and say when those under way have ended.
+    HandOver {
+        emigration_id: u32,
+        partition: PartitionId,
+    },
+    /// For the log.
+    Warn(Warning),
+}
+
+/// What an operator should know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Warning {
+    /// The process did not run for so long.
+    Slept { ms: u64 },
+    /// Members do not fit together, so nothing is balanced.
+    Unfit(Unfit),
+    /// The receiver of a migration expects none.
+    MigrationRefused { partition: PartitionId, destination: NodeId },
+    /// Another node has our id.
+    DuplicateId,
+}
+
+/// A namespace: its settings and partitions.
+#[derive(Clone, Debug)]
+struct Namespace {
+    settings: NamespaceSettings,
+    partitions: Vec<Partition>,
+    record_counts: Vec<u64>,
+    /// In effect since the last rebalance.
+    replication_factor: usize,
+}
+
+/// One node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    settings: NodeSettings,
+    clock: Hlc,
+    random: Random,
+    heartbeat: Heartbeat,
+    clustering: Clustering,
+    exchange: Exchange,
+    emigrations: Emigrations,
+    immigrations: Immigrations,
+    namespaces: Vec<Namespace>,
+    is_quiesced: bool,
+    hold: Hold,
+    last_step_ms: u64,
+    actions: Vec<Action>,
+}
+
+impl Node {
+    /// A node that has just started, with the versions of its partitions by namespace, as its devices remember them and
+    /// isolated. It serves nothing yet.
+    ///
+    /// # Panics
+    /// If there is not a version for each partition of each namespace.
+    #[must_use]
+    pub fn new(
+        settings: NodeSettings,
+        versions: Vec<Vec<datamodel::partition_version::PartitionVersion>>,
+        now: Now,
+    ) -> Self {
+        assert_eq!(versions.len(), settings.namespaces.len(), "versions for each namespace");
+        let namespace = |(settings_of, versions): (&NamespaceSettings, Vec<_>)| {
+            assert_eq!(versions.len(), settings.partition_count, "a version for each partition");
+            let partition = |version| Partition { version, ..Partition::default() };
+            Namespace {
+                settings: settings_of.clone(),
+                record_counts: vec![0; versions.len()],
+                partitions: versions.into_iter().map(partition).collect(),
+                replication_factor: 0,
+            }
+        };
+        let namespaces = settings.namespaces.iter().zip(versions).map(namespace).collect();
+        let NodeSettings { self_node, timing, .. } = settings;
+        Node {
+            clock: Hlc::default(),
+            random: Random::new(settings.seed),
+            heartbeat: Heartbeat::new(
+                self_node,
+                settings.cluster_name.clone(),
+                settings.fabric_endpoints.clone(),
+                settings.nodes_max,
+                timing,
+            ),
+            clustering: Clustering::new(self_node, settings.size_min, timing, now),
+            exchange: Exchange::new(self_node, timing),
+            emigrations: Emigrations::new(settings.migration),
+            immigrations: Immigrations::default(),
+            namespaces,
+            is_quiesced: false,
+            hold: Hold::default(),
+            last_step_ms: now.monotonic_ms,
+            settings,
+            actions: Vec::new(),
+        }
+    }
+
+    /// The node's id.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.settings.self_node
+    }
+
+    /// Who is alive.
+    #[must_use]
+    pub fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
+    }
+
+    /// Which cluster the node belongs to.
+    #[must_use]
+    pub fn clustering(&self) -> &Clustering {
+        &self.clustering
+    }
+
+    /// The key of the cluster for which the partitions were balanced; 0 while they are frozen.
+    #[must_use]
+    pub fn balanced_key(&self) -> ClusterKey {
+        self.exchange.committed_key()
+    }
+
+    /// A partition.
+    ///
+    /// # Panics
+    /// If there is none such.
+    #[must_use]
+    pub fn partition(&self, id: PartitionId) -> &Partition {
+        &self.namespaces[id.namespace].partitions[usize::from(id.partition)]
+    }
+
+    /// The replication factor in effect.
+    #[must_use]
+    pub fn replication_factor(&self, namespace: usize) -> usize {
+        self.namespaces[namespace].replication_factor
+    }
+
+    /// Whether clients may be served at all: the node has run lately. Reads need nothing more.
+    #[must_use]
+    pub fn may_serve(&self, now: Now) -> bool {
+        now.monotonic_ms <= self.last_step_ms + self.settings.timing.node_timeout_ms()
+    }
+
+    /// Whether a write of a partition may begin, or be applied, now. It waits while [`Partition::holds_writes`].
+    #[must_use]
+    pub fn may_write(&self, partition: PartitionId, now: Now) -> bool {
+        self.may_serve(now) && !self.partition(partition).holds_writes
+    }
+
+    /// Whether a replica write may be applied: this node is a replica, and the sender knows the same cluster. A C server does
+    /// not say which it knows.
+    #[must_use]
+    pub fn may_replicate(&self, partition: PartitionId, cluster_key: Option<ClusterKey>, now: Now) -> bool {
+        let is_replica = self.partition(partition).replica_place(self.id()).is_some();
+        is_replica && self.may_serve(now) && cluster_key.is_none_or(|key| key == self.balanced_key())
+    }
+
+    /// The last-update-time for a record that is written now, milliseconds since 2010. It follows the hybrid logical clock:
+    /// what is written after a rebalance is later than all that any member wrote before it, whatever the wall clocks say.
+    pub fn update_time_ms(&mut self, now: Now) -> u64 {
+        Hlc::ms(self.clock.tick(now)).saturating_sub(EPOCH_2010_MS)
+    }
+
+    /// Where records of an immigration go; `None` if they are not expected.
+    #[must_use]
+    pub fn immigration(&self, from: NodeId, emigration_id: u32) -> Option<PartitionId> {
+        self.immigrations.partition(from, emigration_id, self.balanced_key())
+    }
+
+    /// Emigrations and signals that are not finished.
+    #[must_use]
+    pub fn emigrations_remaining(&self) -> usize {
+        self.emigrations.remaining()
+    }
+
+    /// Says how many records the partitions of a namespace have, so that small ones migrate first.
+    pub fn set_record_counts(&mut self, namespace: usize, counts: Vec<u64>) {
+        if let Some(namespace) = self.namespaces.get_mut(namespace) {
+            namespace.record_counts = counts;
+        }
+    }
+
+    /// One event. What is to be done follows.
+    ///
+    /// # Errors
+    /// When bytes of a peer are not what they should be; nothing has happened then.
+    pub fn step(&mut self, event: Event<'_>, now: Now) -> Result<Vec<Action>, PeerError> {
+        self.wake_up(now);
+        match event {
+            Event::Tick => self.tick(now),
+            Event::Heartbeat(bytes) => self.heartbeat_message(&HeartbeatMessage::decode(bytes)?, now),
+            Event::Fabric { from, message } => self.fabric_message(from, message, now)?,
+            Event::RecordsSent { emigration_id } => {
+                let actions = self.emigrations.records_sent(emigration_id, now);
+                self.carry_out_migration(actions, now);
+            }
+            Event::HandedOver { emigration_id } => {
+                let actions = self.emigrations.handed_over(emigration_id, now);
+                self.carry_out_migration(actions, now);
+            }
+            Event::Recluster => self.cluster(ClusteringEvent::Recluster, now),
+            Event::Quiesce(is_quiesced) => self.is_quiesced = is_quiesced,
+        }
+        self.update_hold();
+        Ok(std::mem::take(&mut self.actions))
+    }
+
+    /// Notices that the process did not run.
+    fn wake_up(&mut self, now: Now) {
+        let slept_ms = now.monotonic_ms.saturating_sub(self.last_step_ms);
+        let slept = slept_ms > self.settings.timing.node_timeout_ms();
+        self.last_step_ms = now.monotonic_ms;
+        if slept {
+            self.actions.push(Action::Warn(Warning::Slept { ms: slept_ms }));
+            self.heartbeat.woke_up(now);
+            self.cluster(ClusteringEvent::WokeUp, now);
+            let actions = self.exchange.orphaned(true, now);
+            self.carry_out_exchange(actions, now);
+        }
+    }
+
+    fn tick(&mut self, now: Now) {
+        let changes = self.heartbeat.tick(now);
+        self.seen(&changes, now);
+        self.cluster(ClusteringEvent::Tick, now);
+        let actions = self.exchange.tick(now);
+        self.carry_out_exchange(actions, now);
+        let actions = self.emigrations.tick(now);
+        self.carry_out_migration(actions, now);
+        self.immigrations.tick(now);
+        if self.heartbeat.is_pulse_due(now) {
+            self.pulse(now);
+        }
+    }
+
+    fn pulse(&mut self, now: Now) {
+        let send_time = self.clock.tick(now);
+        let endpoints = self.settings.heartbeat_endpoints.clone();
+        let pulse = self.heartbeat.pulse(send_time, endpoints, self.clustering.state(), now);
+        let mut bytes = Vec::new();
+        pulse.encode(&mut bytes);
+        self.actions.push(Action::Pulse(bytes));
+    }
+
+    fn heartbeat_message(&mut self, message: &heartbeat_wire::Heartbeat, now: Now) {
+        self.clock.received(message.send_time, now, CLOCK_AHEAD_MAX_MS);
+        let had_duplicate = self.heartbeat.has_duplicate_id(now);
+        if let Ok(changes) = self.heartbeat.received(message, now) {
+            self.seen(&changes, now);
+        }
+        if self.heartbeat.has_duplicate_id(now) && !had_duplicate {
+            self.actions.push(Action::Warn(Warning::DuplicateId));
+        }
+    }
+
+    fn seen(&mut self, changes: &[Change], now: Now) {
+        for change in changes {
+            match *change {
+                Change::Arrived(node) => {
+                    let peer = self.heartbeat.peer(node);
+                    let fabric_endpoints = peer.map(|peer| peer.fabric_endpoints.clone()).unwrap_or_default();
+                    self.actions.push(Action::Arrived { node, fabric_endpoints });
+                }
+                Change::Departed(node) => {
+                    self.exchange.departed(node);
+                    self.actions.push(Action::Departed { node });
+                }
+                Change::AdjacencyChanged(_) | Change::ClusteringChanged(_) => {}
+            }
+        }
+        if !changes.is_empty() {
+            self.cluster(ClusteringEvent::Seen(changes), now);
+        }
+    }
+
+    /// A step of clustering, and what follows from it.
+    fn cluster(&mut self, event: ClusteringEvent<'_>, now: Now) {
+        let mut around = Surroundings {
+            now,
+            clock: &mut self.clock,
+            random: &mut self.random,
+            heartbeat: &self.heartbeat,
+        };
+        for action in self.clustering.step(event, &mut around) {
+            match action {
+                ClusteringAction::Send { to, message } => {
+                    let mut bytes = Vec::new();
+                    message.encode(&mut bytes);
+                    self.actions.push(Action::Send { to, channel: Channel::Control, message: bytes });
+                }
+                ClusteringAction::Learnt => self.heartbeat.hurry(),
+                ClusteringAction::Changed { cluster_key, succession } => {
+                    self.cancel_migrations();
+                    let own = self.own_data();
+                    let actions = self.exchange.cluster_changed(cluster_key, succession, own, now);
+                    self.carry_out_exchange(actions, now);
+                }
+                ClusteringAction::Orphaned => {
+                    self.heartbeat.hurry();
+                    self.cancel_migrations();
+                    let actions = self.exchange.orphaned(false, now);
+                    self.carry_out_exchange(actions, now);
+                }
+            }
+        }
+    }
+
+    fn carry_out_exchange(&mut self, actions: Vec<ExchangeAction>, now: Now) {
+        for action in actions {
+            match action {
+                ExchangeAction::Send { to, cluster_key, body } => {
+                    self.send_exchange(to, cluster_key, body, now);
+                }
+                ExchangeAction::Commit(committed) => self.rebalance(&committed, now),
+                ExchangeAction::Freeze => {
+                    let partitions =
+                        self.namespaces.iter_mut().flat_map(|namespace| &mut namespace.partitions);
+                    partitions.for_each(Partition::freeze);
+                    self.actions.push(Action::Frozen);
+                    self.actions.push(Action::MapChanged);
+                }
+                ExchangeAction::Abandoned(unfit) => self.actions.push(Action::Warn(Warning::Unfit(unfit))),
+            }
+        }
+    }
+
+    fn send_exchange(&mut self, to: NodeId, cluster_key: ClusterKey, body: ExchangeBody, now: Now) {
+        let message = ExchangeMessage { cluster_key, send_time: Some(self.clock.tick(now)), body };
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        self.actions.push(Action::Send { to, channel: Channel::Control, message: bytes });
+    }
+
+    fn fabric_message(&mut self, from: NodeId, message: &[u8], now: Now) -> Result<(), PeerError> {
+        match MessageType::of(split(message)?.0) {
+            Some(MessageType::Clustering) => {
+                let message = ClusteringMessage::decode(message)?;
+                self.clock.received(message.send_time, now, CLOCK_AHEAD_MAX_MS);
+                self.cluster(ClusteringEvent::Message { from, message: &message }, now);
+            }
+            Some(MessageType::Exchange) => {
+                let message = ExchangeMessage::decode(message)?;
+                if let Some(send_time) = message.send_time {
+                    self.clock.received(send_time, now, CLOCK_AHEAD_MAX_MS);
+                }
+                let actions = self.exchange.message(from, message, now);
+                self.carry_out_exchange(actions, now);
+            }
+            Some(MessageType::Migrate) => self.migrate_message(from, &Migrate::decode(message)?, now),
+            _ => return Err(PeerError::Unknown),
+        }
+        Ok(())
+    }
+}

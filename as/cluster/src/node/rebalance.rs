@@ -1,0 +1,156 @@
+//! What a node tells others about its partitions, and the rebalance.
+
+use std::collections::BTreeMap;
+
+use datamodel::partition_version::PartitionVersion;
+use proto::peer::NodeId;
+use proto::peer::exchange::{
+    COMPATIBILITY_ID, ExchangeData, FLAG_QUIESCE, FLAG_UNIFORM_BALANCE, NamespaceData,
+};
+use proto::peer::nested::VersionGroup;
+
+use super::{Action, Namespace, Node};
+use crate::balance::{Adjustments, Member, NamespaceView, Superfluous, Tree};
+use crate::exchange::Committed;
+use crate::migration::{PartitionId, Task, TaskKind};
+use crate::time::Now;
+
+/// Racks, uniform balance and quiesced nodes are understood.
+const FEATURE_PLACEMENT: u32 = 1;
+
+impl Node {
+    /// What this node has, for the exchange.
+    pub(super) fn own_data(&self) -> ExchangeData {
+        let namespaces = self.namespaces.iter().map(|namespace| {
+            let settings = &namespace.settings;
+            let uniform = if settings.prefers_uniform_balance { FLAG_UNIFORM_BALANCE } else { 0 };
+            let quiesce = if self.is_quiesced { FLAG_QUIESCE } else { 0 };
+            NamespaceData {
+                name: settings.name.clone(),
+                versions: version_groups(namespace),
+                rack_id: settings.rack,
+                replication_factor: settings.replication_factor,
+                flags: uniform | quiesce,
+                active_rack: settings.active_rack,
+            }
+        });
+        ExchangeData {
+            compatibility_id: COMPATIBILITY_ID,
+            features: Some(FEATURE_PLACEMENT),
+            namespaces: namespaces.collect(),
+        }
+    }
+
+    /// Balances all partitions for a cluster, and begins its migrations.
+    pub(super) fn rebalance(&mut self, committed: &Committed, now: Now) {
+        self.cancel_migrations();
+        let now_ms = self.update_time_ms(now);
+        let mut tasks = Vec::new();
+        for index in 0..self.namespaces.len() {
+            let view = self.view(index, committed);
+            self.rebalance_namespace(index, &view, now_ms, &mut tasks);
+        }
+        let succession = committed.succession.clone();
+        self.hold.rebalanced(&succession);
+        self.update_hold();
+        self.actions.push(Action::Rebalanced { cluster_key: committed.cluster_key, succession });
+        self.actions.push(Action::MapChanged);
+        for task in tasks {
+            let actions = self.emigrations.push(task, now);
+            self.carry_out_migration(actions, now);
+        }
+    }
+
+    /// A namespace as the members have told of it.
+    fn view(&self, index: usize, committed: &Committed) -> NamespaceView {
+        let name = &self.namespaces[index].settings.name;
+        let of_member = |node: &NodeId| {
+            let data = committed.data.get(node)?;
+            let namespace = data.namespaces.iter().find(|namespace| namespace.name == *name)?;
+            Some((*node, data, namespace))
+        };
+        let members: Vec<_> = committed.succession.iter().filter_map(of_member).collect();
+        // Nodes that do not know of placement would come to other tables.
+        let places = members
+            .iter()
+            .all(|(_, data, _)| data.features.is_some_and(|features| features & FEATURE_PLACEMENT != 0));
+        let factors = members.iter().map(|(_, _, namespace)| namespace.replication_factor);
+        let own_factor = self.namespaces[index].settings.replication_factor;
+        let replication_factor = factors.filter(|factor| *factor != 0).min().unwrap_or(own_factor);
+        let is_uniform =
+            places && members.iter().all(|(_, _, namespace)| namespace.flags & FLAG_UNIFORM_BALANCE != 0);
+        let mut racks = members.iter().map(|(_, _, namespace)| namespace.active_rack);
+        let first_rack = racks.next().unwrap_or(0);
+        let active_rack = if places && racks.all(|rack| rack == first_rack) { first_rack } else { 0 };
+        let members = members.into_iter().map(|(node, _, namespace)| Member {
+            node,
+            rack: if places { namespace.rack_id } else { 0 },
+            is_quiesced: places && namespace.flags & FLAG_QUIESCE != 0,
+            versions: expand(&namespace.versions, self.settings.partition_count),
+        });
+        NamespaceView {
+            cluster_key: committed.cluster_key,
+            members: members.collect(),
+            replication_factor: replication_factor as usize,
+            is_uniform,
+            active_rack,
+        }
+    }
+
+    fn rebalance_namespace(
+        &mut self,
+        index: usize,
+        view: &NamespaceView,
+        now_ms: u64,
+        tasks: &mut Vec<Task>,
+    ) {
+        let self_node = self.id();
+        let is_quiesced = self.is_quiesced && Adjustments::of(view).active_size() < view.members.len();
+        let superfluous = if is_quiesced { Superfluous::BecomeSubset } else { Superfluous::Drop };
+        let namespace = &mut self.namespaces[index];
+        namespace.replication_factor = view.effective_replication_factor();
+        for (number, row) in view.rows(self.settings.partition_count).iter().enumerate() {
+            let id = PartitionId { namespace: index, partition: number as u16 };
+            let plan = view.plan(number, row);
+            let partition = &mut namespace.partitions[number];
+            let (tree, emigrations) = partition.rebalance(&plan, self_node, now_ms, superfluous);
+            if tree != Tree::Keep {
+                self.actions.push(Action::Tree { partition: id, tree });
+            }
+            self.actions.push(Action::PartitionChanged(id));
+            let record_count = namespace.record_counts.get(number).copied().unwrap_or(0);
+            let order = namespace.settings.migrate_order;
+            let task = |emigration| Task {
+                partition: id,
+                kind: TaskKind::Transfer(emigration),
+                order,
+                record_count,
+            };
+            tasks.extend(emigrations.into_iter().map(task));
+        }
+    }
+}
+
+/// Partitions with data by their versions.
+fn version_groups(namespace: &Namespace) -> Vec<VersionGroup> {
+    let mut groups: BTreeMap<u64, Vec<u16>> = BTreeMap::new();
+    for (number, partition) in namespace.partitions.iter().enumerate() {
+        if !partition.version.is_null() {
+            groups.entry(partition.version.0).or_default().push(number as u16);
+        }
+    }
+    groups.into_iter().map(|(version, partitions)| VersionGroup { version, partitions }).collect()
+}
+
+/// Versions by partition; what a peer says of partitions that do not exist is left out.
+fn expand(groups: &[VersionGroup], partition_count: usize) -> Vec<PartitionVersion> {
+    let mut versions = vec![PartitionVersion::default(); partition_count];
+    for group in groups {
+        for partition in &group.partitions {
+            if let Some(version) = versions.get_mut(usize::from(*partition)) {
+                *version = PartitionVersion(group.version);
+            }
+        }
+    }
+    versions
+}
