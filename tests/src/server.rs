@@ -43,6 +43,9 @@ service {
     cluster-name tests
     work-directory {dir}
 }
+mod-lua {
+    user-path {dir}/udf
+}
 logging {
     console {
         context any info

@@ -62,6 +62,9 @@ pub mod field {
     pub const KEY: u8 = 2;
     pub const DIGEST: u8 = 4;
     pub const PARTITION_ID_ARRAY: u8 = 11;
+    pub const UDF_FILE: u8 = 30;
+    pub const UDF_FUNCTION: u8 = 31;
+    pub const UDF_ARGUMENTS: u8 = 32;
     pub const BATCH: u8 = 41;
     pub const FILTER_EXPRESSION: u8 = 43;
 }
@@ -101,9 +104,11 @@ pub mod result {
     pub const RECORD_TOO_BIG: u8 = 13;
     pub const DEVICE_OVERLOAD: u8 = 18;
     pub const NAMESPACE: u8 = 20;
+    pub const FORBIDDEN: u8 = 22;
     pub const ENTERPRISE_ONLY: u8 = 25;
     pub const FILTERED_OUT: u8 = 27;
     pub const SECURITY_NOT_ENABLED: u8 = 52;
+    pub const UDF_EXECUTION: u8 = 100;
 }
 
 /// One operation of a request, or one bin of a reply.

@@ -181,11 +181,6 @@ static DIFFERENCES: &[(&[&str], Difference, &str)] = &[
         "the recorded text has the modes the wrong way round",
     ),
     (
-        &["udf-put:filename=a.lua"],
-        Answer("ERROR:16:user-defined functions are not supported yet"),
-        "as it says",
-    ),
-    (
         &["tip:host=1.2.3.4;port=3002"],
         Answer("ERROR:16:this server does not form clusters yet, it has no use for a seed"),
         "as it says",

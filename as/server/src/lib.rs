@@ -26,5 +26,6 @@ mod smd;
 mod storage;
 mod ticker;
 mod transaction;
+mod udf;
 pub mod version;
 mod workers;

@@ -470,6 +470,7 @@ fn open_smd(config: &Config, cluster: &Cluster) -> Result<Arc<Smd>, StartError> 
 fn listen_to_metadata(node: &Node) {
     smd::follow_eviction(&node.smd, &node.namespaces);
     smd::follow_truncation(&node.smd, &node.namespaces);
+    node.service.transactions.functions.follow(&node.smd);
 }
 
 /// Says what a namespace is made of.

@@ -304,7 +304,7 @@ pub static CONTEXTS: &[ContextSpec] = {
         )
         .prefixes("geo2dsphere-within.", "geo2dsphere-within-")
         .later(),
-        row(K::ModLua, K::Top, "mod-lua", "mod-lua", ModLuaParams::SPECS, "User-defined functions.").later(),
+        row(K::ModLua, K::Top, "mod-lua", "mod-lua", ModLuaParams::SPECS, "User-defined functions."),
         row(
             K::Security,
             K::Top,

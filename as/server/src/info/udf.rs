@@ -1,50 +1,112 @@
-//! Modules of user-defined functions: there are none, and none can be registered yet.
+//! Modules of user-defined functions: registered, listed, shown, removed.
 //!
 //! Errors of these commands have a form of their own, `error=<what>`.
 
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use sha1::{Digest, Sha1};
+
+use super::Arguments;
 use super::request::InfoResult;
-use super::{Arguments, InfoError};
 use crate::node::Node;
+use crate::smd::Module;
+use crate::udf::{self, FILE_NAME_SIZE_MAX, Functions, MODULE_SIZE_MAX};
 
-/// Bound of file names.
-const FILE_NAME_SIZE_MAX: usize = 128;
+/// Bound of a number of bytes, in digits.
+const CONTENT_SIZE_DIGITS_MAX: usize = 11;
+/// Bound of the type's name.
+const TYPE_SIZE_MAX: usize = 16;
+/// What a command answers whose change cannot be stored.
+const NOT_STORED: &str = "timeout";
 
-/// The file name that the command is about; its error is answered already.
-fn file_name<'a>(arguments: Arguments<'a>, out: &mut String) -> Option<&'a str> {
-    let name = arguments.required("filename", FILE_NAME_SIZE_MAX).ok();
-    if name.is_none() {
-        out.push_str("error=invalid_filename");
-    }
-    name
+fn functions(node: &Node) -> &Functions {
+    &node.service.transactions.functions
 }
 
-pub(super) fn list(_: &Node, _: &mut String) -> InfoResult {
+/// The file name that the command is about.
+fn file_name(arguments: Arguments<'_>) -> Result<&str, &'static str> {
+    let name = arguments.required("filename", FILE_NAME_SIZE_MAX);
+    name.map_err(|_| "invalid_filename")
+}
+
+/// Answers with a text or an error.
+fn answer(result: Result<String, impl std::fmt::Display>, out: &mut String) -> InfoResult {
+    match result {
+        Ok(text) => out.push_str(&text),
+        Err(error) => {
+            let _ = write!(out, "error={error}");
+        }
+    }
     Ok(())
 }
 
-pub(super) fn get(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    if file_name(arguments, out).is_some() {
-        out.push_str("error=not_found");
+pub(super) fn list(node: &Node, out: &mut String) -> InfoResult {
+    for item in node.smd.live_items(Module::Udf) {
+        let hash = Sha1::digest(item.value.unwrap_or_default());
+        let _ = write!(out, "filename={},hash={hash:x},type=LUA;", item.key);
     }
     Ok(())
 }
 
-pub(super) fn put(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    match file_name(arguments, out) {
-        None => Ok(()),
-        Some(_) => Err(InfoError::unsupported("user-defined functions are not supported yet")),
+pub(super) fn get(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    let content = file_name(arguments).and_then(|name| {
+        let content = functions(node).modules().get(name).ok_or("not_found")?;
+        if content.is_empty() {
+            return Err("empty");
+        }
+        Ok(format!("type=LUA;content={};", BASE64_STANDARD.encode(content)))
+    });
+    answer(content, out)
+}
+
+pub(super) fn put(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    answer(register(node, arguments).map(|()| "ok".to_owned()), out)
+}
+
+fn register(node: &Node, arguments: Arguments<'_>) -> Result<(), String> {
+    let name = file_name(arguments)?;
+    if !udf::is_file_name(name) {
+        return Err("invalid_filename".to_owned());
     }
+    let size =
+        arguments.required("content-len", CONTENT_SIZE_DIGITS_MAX).map_err(|_| "invalid_content_len")?;
+    let kind = arguments.optional("udf-type", TYPE_SIZE_MAX).map_err(|_| "invalid_udf_type")?;
+    if kind.is_some_and(|kind| kind != "LUA") {
+        return Err("invalid_udf_type".to_owned());
+    }
+    let size: u32 = size.parse().ok().filter(|size| size % 4 == 0).ok_or("invalid_content_len")?;
+    let size = size as usize;
+    let content = arguments.required("content", usize::MAX);
+    let content =
+        content.map_err(|_| if size == 0 { "invalid_base64_content" } else { "invalid_content" })?;
+    if content.len() != size {
+        return Err("invalid_content".to_owned());
+    }
+    if size / 4 * 3 > MODULE_SIZE_MAX {
+        return Err("invalid_udf_content_len,>1M".to_owned());
+    }
+    let decoded = udf::decode_content(content).ok_or("invalid_base64_content")?;
+    functions(node).check(name, &decoded).map_err(|error| {
+        let message = BASE64_STANDARD.encode(&error.message);
+        format!("compile_error;file={};line={};message={message}", error.file, error.line)
+    })?;
+    let value = udf::metadata_value(name, content);
+    node.smd.set(Module::Udf, name, &value).map_err(|_| NOT_STORED.to_owned())
 }
 
 /// Removing what is not there is no error.
-pub(super) fn remove(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    if file_name(arguments, out).is_some() {
-        out.push_str("ok");
-    }
-    Ok(())
+pub(super) fn remove(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    let removed = file_name(arguments).and_then(|name| {
+        node.smd.delete(Module::Udf, name).map_err(|_| NOT_STORED)?;
+        Ok("ok".to_owned())
+    });
+    answer(removed, out)
 }
 
-pub(super) fn clear_cache(_: &Node, out: &mut String) -> InfoResult {
+pub(super) fn clear_cache(node: &Node, out: &mut String) -> InfoResult {
+    functions(node).clear_cache();
     out.push_str("ok");
     Ok(())
 }

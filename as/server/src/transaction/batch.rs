@@ -294,6 +294,10 @@ impl Executor {
             place: RowsPlace::Service(&budget),
         };
         let extent = workspace.execute_rows(context, &shared, &mut rows, count, &mut frames);
+        if matches!(extent, Extent::UntilBad) {
+            // What was not sent before is not sent.
+            outcome.end(ResultCode::Parameter);
+        }
         frames.flush();
         if let Extent::Paused(first, count) = extent {
             return Step::Batch(BatchRest { first, count, result: outcome.result() });

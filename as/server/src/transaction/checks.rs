@@ -143,7 +143,17 @@ fn default_ttl(namespace: &Namespace, set: Option<&Set>) -> u32 {
 
 /// The TTL of a write, checked. `is_new`: there is no live record whose void-time could be kept.
 pub(super) fn checked_ttl(call: &Call<'_>, set: Option<&Set>, is_new: bool) -> Result<u32, ResultCode> {
-    let ttl = match call.request.record_ttl {
+    checked_ttl_of(call, call.request.record_ttl, set, is_new)
+}
+
+/// As [`checked_ttl`], of a write that has `ttl` from elsewhere.
+pub(super) fn checked_ttl_of(
+    call: &Call<'_>,
+    ttl: u32,
+    set: Option<&Set>,
+    is_new: bool,
+) -> Result<u32, ResultCode> {
+    let ttl = match ttl {
         TTL_DONT_UPDATE if is_new => TTL_USE_DEFAULT,
         ttl => ttl,
     };

@@ -1,5 +1,6 @@
 //! What all transactions of a server share, and what those of one thread use again and again.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::config::Config;
 use crate::metrics::ServerMetrics;
 use crate::namespace::{Namespace, Section};
 use crate::storage::ReadBuffer;
+use crate::udf::Functions;
 use crate::workers::Workers;
 
 /// How much less weight the threads of the pool have than service threads: about a tenth.
@@ -23,6 +25,8 @@ pub(crate) struct TransactionContext {
     pub(crate) config: Arc<Config>,
     pub(crate) namespaces: Arc<[Arc<Namespace>]>,
     pub(crate) metrics: Arc<ServerMetrics>,
+    /// The functions that clients have registered.
+    pub(crate) functions: Functions,
     /// The threads for requests that are too long for a service thread.
     pub(crate) pool: Workers<OwnedRequest>,
     /// Requests that wait for a record that a thread of a pool is about to change.
@@ -37,10 +41,14 @@ impl TransactionContext {
         namespaces: Arc<[Arc<Namespace>]>,
         metrics: Arc<ServerMetrics>,
     ) -> Self {
+        let mod_lua = &config.mod_lua;
+        let folder = mod_lua.user_path.get().unwrap_or_default();
+        let functions = Functions::new(Path::new(&*folder), mod_lua.cache_enabled.get());
         TransactionContext {
             config,
             namespaces,
             metrics,
+            functions,
             pool: Workers::with_niceness("transaction", POOL_NICENESS),
             waits: WaitTable::new(),
             is_stopping: AtomicBool::new(false),

@@ -27,6 +27,7 @@ mod subject;
 #[cfg(test)]
 mod tests;
 mod touch;
+mod udf;
 mod wait;
 mod write;
 
@@ -374,8 +375,7 @@ impl Workspace {
         } else if request.info2 & info2::DELETE != 0 {
             delete::run(call, &mut self.buffers, out)
         } else if request.has_field(field::UDF_FILE) {
-            call.reply_header_only(out, ResultCode::UnsupportedFeature, 0, 0);
-            None
+            udf::run(call, &mut self.buffers, out)
         } else {
             write::run(call, &mut self.buffers, out)
         }

@@ -34,6 +34,14 @@ impl RecordCopy {
         RecordCopy { meta: **element, bytes }
     }
 
+    /// Its flat form; empty if there is no live record.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub(super) fn bytes(&self) -> Result<&[u8], ResultCode> {
+        self.bytes.as_deref().map_err(|result| *result)
+    }
+
     /// Whether `meta` is of the same version of the record. It may have been moved since.
     pub(super) fn is_version(&self, meta: &RecordMeta) -> bool {
         let mut moved = *meta;

@@ -177,7 +177,7 @@ impl<'a> Target<'a> {
 }
 
 /// Makes the record of `guard` what `next` says.
-fn commit(
+pub(super) fn commit(
     call: &Call<'_>,
     guard: WriteGuard<'_>,
     next: Next,
@@ -188,7 +188,9 @@ fn commit(
     call.budget.check(Ok(()))?;
     let Next::Record { meta, key_stored } = next else {
         delete::remove(call, guard, buffers)?;
-        namespace.metrics.add(NamespaceCounter::DeletedLastBin, 1);
+        if !call.request.has_field(field::UDF_FILE) {
+            namespace.metrics.add(NamespaceCounter::DeletedLastBin, 1);
+        }
         return Ok(());
     };
     let version = NewVersion { flat: &buffers.flat, meta, key_stored };
@@ -243,7 +245,7 @@ fn check_target<'c>(
 }
 
 /// What becomes of the record.
-enum Next {
+pub(super) enum Next {
     /// Its new version is in the thread's buffer. The index is to say this of it.
     Record { meta: RecordMeta, key_stored: bool },
     /// No bin is left: it goes.
@@ -352,7 +354,7 @@ fn old_record<'g>(
 }
 
 /// Makes the flat form of `record`.
-fn encode(
+pub(super) fn encode(
     call: &Call<'_>,
     record: &NewRecord<'_>,
     bins: &Bins<'_>,

@@ -51,7 +51,7 @@ params! {
         /// Records where memory was allocated, for debugging of the C server.
         debug_allocations: Flag = false, boolean("debug-allocations").unsupported();
         /// Refuses every request that would run a UDF.
-        disable_udf_execution: Flag = false, boolean("disable-udf-execution").later();
+        disable_udf_execution: Flag = false, boolean("disable-udf-execution");
         /// Measures how long messages between nodes take.
         enable_benchmarks_fabric: Flag = false, boolean("enable-benchmarks-fabric").dynamic().later();
         /// Watches devices and peers for signs of ill health.

@@ -1,0 +1,295 @@
+//! A user-defined function on one record: always in a pool, on a copy of the record.
+//!
+//! The function runs without a lock. What it has saved is stored when it has ended, as one write, if the record is still the
+//! one that it saw; otherwise it runs again. Its result is the value of a bin `SUCCESS` of the reply, its error that of a bin
+//! `FAILURE`. A failed save has a code of its own and no bin.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use datamodel::flat::{NewRecord, SET_NAME_SIZE_MAX};
+use proto::ResultCode;
+use proto::message::{field, info2, info3, op_code};
+
+use super::checks::{checked_ttl_of, key_to_store, void_time_after};
+use super::optimistic::{Attempt, Turn, until_committed};
+use super::subject::{RecordCopy, Subject};
+use super::write::{self, Next};
+use super::{Buffers, Call, Failure, Place, Wait};
+use crate::config::Engine;
+use crate::index::{PartitionId, RecordMeta, SetId};
+use crate::metrics::{Operation, Origin};
+use crate::namespace::stored_size;
+use crate::udf::{self, FoundRecord, FunctionCall, Output, RecordInput, RecordState};
+
+/// Bound of the names of modules and functions.
+const NAME_SIZE_MAX: usize = 128;
+/// No function runs longer, whatever time its client leaves it.
+const RUN_TIME_MAX: Duration = Duration::from_secs(10);
+
+pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
+    let start = out.len();
+    let result = match apply(call, buffers, out) {
+        Ok(Done::Answered(result)) => result,
+        Ok(Done::Waits(wait)) => return Some(wait),
+        Err(failure) => {
+            let mut failure = failure;
+            if call.budget.is_exhausted() {
+                failure = ResultCode::Timeout.into();
+            }
+            out.truncate(start);
+            call.reply_header_only(out, failure.result, failure.generation, failure.void_time);
+            failure.result
+        }
+    };
+    call.count(Operation::Udf, result);
+    None
+}
+
+enum Done {
+    /// The reply is made; the transaction counts as this.
+    Answered(ResultCode),
+    Waits(Wait),
+}
+
+fn apply(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Result<Done, Failure> {
+    if call.context.config.service.disable_udf_execution.get() {
+        return Err(ResultCode::Forbidden.into());
+    }
+    call.check_xdr_filter()?;
+    if call.namespace.storage.is_overloaded() {
+        return Err(ResultCode::DeviceOverload.into());
+    }
+    let function = function_of(call)?;
+    let Place::Pool { deadline } = call.place else { return Ok(Done::Waits(Wait::Pool)) };
+    let deadline = deadline.min(Instant::now() + RUN_TIME_MAX);
+    let start = out.len();
+    until_committed(call, |turn| {
+        out.truncate(start);
+        attempt(call, &function, deadline, turn, buffers, out)
+    })
+}
+
+/// The function that the request names.
+fn function_of<'a>(call: &'a Call<'_>) -> Result<FunctionCall<'a>, ResultCode> {
+    let request = call.request;
+    let name = |number| request.field(number).filter(|name| name.len() < NAME_SIZE_MAX);
+    let (module, function) = (name(field::UDF_FILE), name(field::UDF_FUNCTION));
+    let (Some(module), Some(function), Some(arguments)) =
+        (module, function, request.field(field::UDF_ARGUMENTS))
+    else {
+        return Err(ResultCode::Parameter);
+    };
+    let has_policy = request.info2 & (info2::GENERATION | info2::GENERATION_GT | info2::CREATE_ONLY) != 0
+        || request.info3 & (info3::UPDATE_ONLY | info3::CREATE_OR_REPLACE | info3::REPLACE_ONLY) != 0;
+    if has_policy {
+        cf::warning_limited!(Udf, "{{{}}} function with a policy that it cannot have", call.namespace.name());
+        return Err(ResultCode::Parameter);
+    }
+    // No file has a name that is no text.
+    let module = std::str::from_utf8(module).unwrap_or_default();
+    Ok(FunctionCall { module, function, arguments })
+}
+
+/// Runs the function on a copy of the record, and stores what it has saved if the record is still the same.
+fn attempt(
+    call: &Call<'_>,
+    function: &FunctionCall<'_>,
+    deadline: Instant,
+    turn: Turn,
+    buffers: &mut Buffers,
+    out: &mut Vec<u8>,
+) -> Result<Attempt<Done>, Failure> {
+    let found = call.namespace.index.get(&call.digest);
+    let copy = found.map(|guard| {
+        call.note_unsettled(guard.location, &mut buffers.unsettled);
+        RecordCopy::of(call, &guard, &mut buffers.read)
+    });
+    let copy = copy.unwrap_or_else(RecordCopy::of_none);
+    let meta = copy.meta;
+    let is_live = meta.exists() && !call.namespace.is_gone(&meta, call.now.seconds());
+    let failed = move |result| Failure {
+        result,
+        generation: if meta.exists() { meta.generation } else { 0 },
+        void_time: meta.void_time,
+    };
+    if !is_live && call.origin == Origin::UdfSub {
+        return Err(failed(ResultCode::NotFound));
+    }
+    let state = open(call, &copy, is_live, buffers).map_err(failed)?;
+    let (output, state) = call.context.functions.call(function, state, deadline);
+    let output = match output {
+        Ok(output) => output,
+        Err(failure) => {
+            answer_failure(call, &failure, failed(ResultCode::UdfExecution), out);
+            return Ok(Attempt::Committed(Done::Answered(ResultCode::UdfExecution)));
+        }
+    };
+    if state.result() != ResultCode::Ok {
+        return Err(failed(state.result()));
+    }
+    let (mut generation, mut void_time) = (failed(ResultCode::Ok).generation, meta.void_time);
+    let mut lang = Operation::LangRead;
+    if state.has_updates() {
+        let next;
+        (next, generation, void_time) = make_next(call, &meta, is_live, &state, buffers).map_err(failed)?;
+        lang = if matches!(next, Next::Gone) { Operation::LangDelete } else { Operation::LangWrite };
+        let guard = if is_live {
+            call.namespace.index.get_exclusive(&call.digest)
+        } else {
+            call.namespace.index.get_or_create(&call.digest).ok().map(|(guard, _)| guard)
+        };
+        let Some(guard) = guard.filter(|guard| turn.has_come(call) && copy.is_version(guard)) else {
+            return Ok(Attempt::Lost);
+        };
+        write::commit(call, guard, next, buffers).map_err(failed)?;
+    }
+    call.count(lang, ResultCode::Ok);
+    answer(call, b"SUCCESS", &output, ResultCode::Ok, (generation, void_time), out);
+    Ok(Attempt::Committed(Done::Answered(ResultCode::Ok)))
+}
+
+/// The record as the function will see it, after the checks of the request.
+fn open(
+    call: &Call<'_>,
+    copy: &RecordCopy,
+    is_live: bool,
+    buffers: &mut Buffers,
+) -> Result<RecordState, ResultCode> {
+    let (namespace, request, meta) = (call.namespace, call.request, &copy.meta);
+    let storage = &namespace.config().storage;
+    let mut sent_key = None;
+    let mut is_uncreatable = false;
+    let mut found = None;
+    if is_live {
+        if call.origin != Origin::UdfSub {
+            call.check_set(meta)?;
+        }
+        let question = call.check_filter(meta)?;
+        let flat = Subject::Copied(copy).record(call, &mut buffers.read)?;
+        if (question.is_some() || request.key.is_some()) && flat.bin_count > udf::BINS_MAX {
+            return Err(ResultCode::BinName);
+        }
+        question.map_or(Ok(()), |question| question.resolve(&flat, flat.key))?;
+        call.check_key(&flat)?;
+        if flat.key.is_none() {
+            sent_key = key_to_store(request)?.map(<[u8]>::to_vec);
+        }
+        found = Some(FoundRecord {
+            flat: copy.bytes()?.to_vec(),
+            generation: meta.generation,
+            void_time: meta.void_time,
+            last_update_time: meta.last_update_time(),
+            stored_size: stored_size(meta),
+            set_name: namespace.set_of(meta).map_or_else(Vec::new, |set| set.name.to_vec()),
+        });
+    } else {
+        is_uncreatable = request.set_name().len() > SET_NAME_SIZE_MAX;
+        match key_to_store(request) {
+            Ok(key) => sent_key = key.map(<[u8]>::to_vec),
+            Err(_) => is_uncreatable = true,
+        }
+    }
+    let is_in_memory = matches!(storage.engine, Engine::Memory);
+    Ok(RecordState::new(RecordInput {
+        digest: call.digest,
+        now: call.now,
+        found,
+        created_set: request.set_name().to_vec(),
+        sent_key,
+        is_uncreatable,
+        save_refusal: save_refusal(call, meta, is_live),
+        is_in_memory,
+        is_on_device: !is_in_memory || storage.is_backed(),
+        is_read_only: false,
+    }))
+}
+
+/// Why no function can save anything.
+fn save_refusal(call: &Call<'_>, meta: &RecordMeta, is_live: bool) -> Option<ResultCode> {
+    if call.namespace.stop_writes.load(Relaxed) {
+        return Some(ResultCode::OutOfSpace);
+    }
+    let set =
+        if is_live { call.namespace.set_of(meta) } else { call.namespace.sets.find(call.request.set_name()) };
+    set.filter(|set| set.is_at_size_limit()).map(|set| {
+        cf::warning_limited!(
+            Udf,
+            "{{{}|{}}} at stop-writes-size - can't save",
+            call.namespace.name(),
+            set.display_name()
+        );
+        ResultCode::Forbidden
+    })
+}
+
+/// What becomes of the record by what the function has saved, and the generation and void-time that it then has or had.
+fn make_next(
+    call: &Call<'_>,
+    found: &RecordMeta,
+    is_live: bool,
+    state: &RecordState,
+    buffers: &mut Buffers,
+) -> Result<(Next, u16, u32), ResultCode> {
+    let namespace = call.namespace;
+    let mut base = if is_live { *found } else { namespace.meta_of_created(found, SetId::NONE) };
+    if !is_live {
+        base.set_id = namespace.set_for_creation(call.request.set_name())?;
+    }
+    let set = namespace.set_of(&base);
+    let wanted = state.ttl().unwrap_or(call.request.record_ttl);
+    let ttl = checked_ttl_of(call, wanted, set, state.old_bin_count() == 0)?;
+    let bins = state.bins_to_store();
+    let present = is_live.then_some(base.void_time);
+    let (generation, void_time) = (base.next_generation(), void_time_after(call, set, ttl, present));
+    if bins.is_empty() {
+        let is_gone = is_live && state.old_bin_count() > 0;
+        return if is_gone { Ok((Next::Gone, generation, void_time)) } else { Err(ResultCode::NotFound) };
+    }
+    let now =
+        if is_live { call.now.0 } else { namespace.creation_time(&call.digest, base.set_id, call.now.0) };
+    let key = state.key();
+    let record = NewRecord {
+        digest: call.digest,
+        last_update_time: base.last_update_time().max(now),
+        generation,
+        void_time,
+        tree_id: namespace.partitions.tree_id(PartitionId::of(&call.digest)),
+        set_name: set.map_or(&[], |set| &set.name),
+        key,
+        leaves_tombstone: base.leaves_tombstone(),
+    };
+    write::encode(call, &record, &bins, &mut buffers.flat)?;
+    (base.generation, base.void_time) = (generation, void_time);
+    base.set_last_update_time(record.last_update_time);
+    Ok((Next::Record { meta: base, key_stored: key.is_some() }, generation, void_time))
+}
+
+/// Answers with the error of a function that failed.
+fn answer_failure(call: &Call<'_>, failure: &udf::Failure, found: Failure, out: &mut Vec<u8>) {
+    let text = match failure {
+        udf::Failure::Module => b"UDF: Execution Error 1",
+        udf::Failure::Function(None) => &b"result value type unexpected"[..],
+        udf::Failure::Function(Some(text)) => text.split(|byte| *byte == 0).next().unwrap_or_default(),
+    };
+    let printable = |character: char| if character.is_control() { '?' } else { character };
+    let shown: String = String::from_utf8_lossy(text).chars().take(500).map(printable).collect();
+    cf::warning_limited!(Udf, "{{{}}} a function failed: {shown}", call.namespace.name());
+    call.count(Operation::Lang, ResultCode::UdfExecution);
+    let (generation, void_time) = (found.generation, found.void_time);
+    answer(call, b"FAILURE", &Output::text(text), ResultCode::UdfExecution, (generation, void_time), out);
+}
+
+/// Appends a reply with one bin.
+fn answer(
+    call: &Call<'_>,
+    name: &[u8],
+    output: &Output,
+    result: ResultCode,
+    (generation, void_time): (u16, u32),
+    out: &mut Vec<u8>,
+) {
+    let mut reply = call.start_reply(out);
+    reply.op(op_code::READ, name, output.particle_type, |out| out.extend_from_slice(&output.bytes));
+    reply.finish(&call.header(result, generation, void_time));
+}

@@ -1,0 +1,239 @@
+//! The record that a function works on, as the prelude reaches it. Records have numbers: a function that keeps one of an
+//! earlier call finds that it is no record any more.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+
+use mlua::{Lua, MultiValue, Table, Value};
+use proto::ResultCode;
+
+use super::super::interpreter::Shared;
+use super::super::record::RecordState;
+
+/// The record of the call that runs.
+#[derive(Default)]
+pub(crate) struct Session {
+    /// Its number; that of the last one if there is none.
+    id: Cell<i64>,
+    record: RefCell<Option<RecordState>>,
+}
+
+impl Session {
+    /// Makes `record` the one of the call. Returns its number.
+    pub(crate) fn open(&self, record: RecordState) -> i64 {
+        let id = self.id.get() + 1;
+        self.id.set(id);
+        *self.record.borrow_mut() = Some(record);
+        id
+    }
+
+    /// Takes the record of the call away.
+    pub(crate) fn close(&self) -> Option<RecordState> {
+        self.record.borrow_mut().take()
+    }
+
+    /// Whether the record of the call is one of a stream.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.record.borrow().as_ref().is_none_or(|record| record.input.is_read_only)
+    }
+
+    /// What `read` says of record `id`; nothing if it is not that of the call.
+    fn read<T>(&self, id: i64, read: impl FnOnce(&RecordState) -> T) -> Option<T> {
+        if id != self.id.get() {
+            return None;
+        }
+        self.record.borrow().as_ref().map(read)
+    }
+
+    /// As [`read`](Self::read), for what changes the record.
+    fn change<T>(&self, id: i64, change: impl FnOnce(&mut RecordState) -> T) -> Option<T> {
+        if id != self.id.get() {
+            return None;
+        }
+        self.record.borrow_mut().as_mut().map(change)
+    }
+}
+
+/// Returns the prelude its functions on records.
+///
+/// # Errors
+/// When Lua has not enough memory.
+pub(crate) fn install(
+    lua: &Lua,
+    host: &Table,
+    shared: &Weak<Shared>,
+    session: &Rc<Session>,
+) -> mlua::Result<()> {
+    install_metadata(lua, host, shared, session)?;
+    install_saves(lua, host, shared, session)
+}
+
+fn install_metadata(
+    lua: &Lua,
+    host: &Table,
+    shared: &Weak<Shared>,
+    session: &Rc<Session>,
+) -> mlua::Result<()> {
+    let of_metadata = Rc::clone(session);
+    host.set(
+        "record_metadata",
+        lua.create_function(move |lua, (id, name): (i64, mlua::String)| {
+            let found = of_metadata.read(id, |record| metadata(lua, record, &name.as_bytes())).transpose()?;
+            Ok(found.unwrap_or_else(|| without_record(&name.as_bytes())))
+        })?,
+    )?;
+    let of_names = Rc::clone(session);
+    host.set(
+        "record_bin_names",
+        lua.create_function(move |lua, id: i64| {
+            let names = of_names.read(id, |record| {
+                let names = record.bin_names()?;
+                Some(names.iter().map(|name| lua.create_string(name)).collect::<mlua::Result<Vec<_>>>())
+            });
+            names.flatten().transpose()
+        })?,
+    )?;
+    let (of_bin, converter) = (Rc::clone(session), Weak::clone(shared));
+    host.set(
+        "record_bin",
+        lua.create_function(move |lua, (id, name): (i64, mlua::String)| {
+            let Some(shared) = converter.upgrade() else { return Ok(Value::Nil) };
+            let value = of_bin.read(id, |record| {
+                let particle = record.bin(&name.as_bytes())?;
+                Some(shared.converter(lua).value_of(&particle))
+            });
+            match value.flatten() {
+                Some(Ok(value)) => Ok(value),
+                Some(Err(error)) => Err(mlua::Error::runtime(error)),
+                None => Ok(Value::Nil),
+            }
+        })?,
+    )?;
+    let (of_key, converter) = (Rc::clone(session), Weak::clone(shared));
+    host.set(
+        "record_key",
+        lua.create_function(move |lua, id: i64| {
+            let Some(shared) = converter.upgrade() else { return Ok(Value::Nil) };
+            let key = of_key.read(id, |record| record.visible_key().map(<[u8]>::to_vec)).flatten();
+            match key.as_deref() {
+                Some([1, integer @ ..]) => Ok(integer
+                    .try_into()
+                    .map_or(Value::Nil, |bytes| Value::Integer(i64::from_be_bytes(bytes)))),
+                Some([3, text @ ..]) => {
+                    Ok(Value::String(lua.create_string(super::super::value::to_zero(text))?))
+                }
+                Some([4, bytes @ ..]) => shared.converter(lua).bytes(bytes, 4).map_err(mlua::Error::runtime),
+                _ => Ok(Value::Nil),
+            }
+        })?,
+    )?;
+    let (of_digest, converter) = (Rc::clone(session), Weak::clone(shared));
+    host.set(
+        "record_digest",
+        lua.create_function(move |lua, id: i64| {
+            let digest = of_digest.read(id, |record| record.input.digest);
+            match (digest, converter.upgrade()) {
+                (Some(digest), Some(shared)) => {
+                    shared.converter(lua).bytes(&digest.0, 4).map_err(mlua::Error::runtime)
+                }
+                _ => Ok(Value::Nil),
+            }
+        })?,
+    )
+}
+
+/// What `record.<name>` gives without a record.
+fn without_record(name: &[u8]) -> Value {
+    if name == b"setname" { Value::Nil } else { Value::Integer(0) }
+}
+
+/// What `record.<name>` gives.
+fn metadata(lua: &Lua, record: &RecordState, name: &[u8]) -> mlua::Result<Value> {
+    let Some(metadata) = record.metadata() else { return Ok(without_record(name)) };
+    let size = |is_kept: bool| if is_kept { metadata.stored_size.cast_signed() } else { 0 };
+    Ok(Value::Integer(match name {
+        b"gen" => i64::from(metadata.generation),
+        b"ttl" => i64::from(metadata.ttl),
+        b"last_update_time" => metadata.last_update_time.cast_signed(),
+        b"size" => size(true),
+        b"memory_size" => size(record.input.is_in_memory),
+        b"device_size" => size(record.input.is_on_device),
+        b"numbins" => record.bin_names().map_or(0, |names| names.len() as i64),
+        _ if metadata.set_name.is_empty() => return Ok(Value::Nil),
+        _ => return Ok(Value::String(lua.create_string(metadata.set_name)?)),
+    }))
+}
+
+fn install_saves(lua: &Lua, host: &Table, shared: &Weak<Shared>, session: &Rc<Session>) -> mlua::Result<()> {
+    /// Sets `host.name` to a function of a record that changes it.
+    fn set<A: mlua::FromLua + 'static, R: mlua::IntoLuaMulti + 'static>(
+        (lua, host, session): (&Lua, &Table, &Rc<Session>),
+        name: &str,
+        without: fn() -> R,
+        change: fn(&mut RecordState, A) -> R,
+    ) -> mlua::Result<()> {
+        let session = Rc::clone(session);
+        let function = lua.create_function(move |_, (id, argument): (i64, A)| {
+            Ok(session.change(id, |record| change(record, argument)).unwrap_or_else(without))
+        })?;
+        host.set(name, function)
+    }
+    let context = (lua, host, session);
+    set(context, "record_set_ttl", || (), |record, ttl: i64| record.set_ttl(ttl as u32))?;
+    set(context, "record_drop_key", || (), |record, _: Value| record.drop_key())?;
+    set(context, "record_create", || Some(1), |record, _: Value| record.create().err())?;
+    set(context, "record_uncreate", || (), |record, _: Value| record.uncreate())?;
+    set(context, "record_update", || Some(-2), |record, _: Value| record.update().err())?;
+    set(context, "record_exists", || false, |record, _: Value| record.exists())?;
+    set(
+        context,
+        "record_begin_save",
+        || Some(ResultCode::Unknown.code()),
+        |record, _: Value| record.begin_save().err().map(ResultCode::code),
+    )?;
+    set(context, "record_end_save", || (), |record, _: Value| record.end_save())?;
+    set(
+        context,
+        "record_delete_bin",
+        || (),
+        |record, name: mlua::String| record.delete_bin(&name.as_bytes()),
+    )?;
+    set(
+        context,
+        "record_save_failed",
+        || (),
+        |record, result: u8| {
+            record.save_failed(ResultCode::from_code(result).unwrap_or(ResultCode::Unknown));
+        },
+    )?;
+    let of_names = Rc::clone(session);
+    host.set(
+        "record_names_to_remove",
+        lua.create_function(move |lua, id: i64| {
+            let names = of_names.read(id, |record| {
+                record.update().ok()?;
+                let names = record.bin_names()?;
+                Some(names.iter().map(|name| lua.create_string(name)).collect::<mlua::Result<Vec<_>>>())
+            });
+            names.flatten().transpose()
+        })?,
+    )?;
+    let (of_bin, converter) = (Rc::clone(session), Weak::clone(shared));
+    host.set(
+        "record_set_bin",
+        lua.create_function(move |lua, mut arguments: MultiValue| {
+            let (id, name, value) = (arguments.pop_front(), arguments.pop_front(), arguments.pop_front());
+            let (Some(Value::Integer(id)), Some(Value::String(name)), Some(shared)) =
+                (id, name, converter.upgrade())
+            else {
+                return Ok(Some(ResultCode::Unknown.code()));
+            };
+            let set = shared.converter(lua).to_particle(&value.unwrap_or(Value::Nil)).and_then(|particle| {
+                of_bin
+                    .change(id, |record| record.set_bin(&name.as_bytes(), particle))
+                    .unwrap_or(Err(ResultCode::Unknown))
+            });
+            Ok(set.err().map(ResultCode::code))
+        })?,
+    )
+}

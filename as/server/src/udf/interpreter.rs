@@ -1,0 +1,271 @@
+//! An interpreter: a Lua state with the functions for programs, without what they must not reach, and with limits.
+//!
+//! # Limits
+//! - Time: a hook looks at the clock every 10,000 instructions and raises an error when the time of the call is over. What
+//!   runs in C or Rust without instructions is bounded by itself (`lua/sandbox.lua`, `pattern.rs`, `value.rs`).
+//! - Memory: [`MEMORY_MAX`] for Lua, and as much again as `bindings::bytes` says for buffers.
+//! - Depth: Lua bounds calls itself; values are bounded in `value.rs`.
+//!
+//! An interpreter whose time was over, or that has grown large, is not used again.
+
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Instant;
+
+use mlua::{ChunkMode, Function, Lua, LuaOptions, StdLib, Table, Value};
+
+use super::bindings::bytes::Memory;
+use super::bindings::record::Session;
+use super::bindings::{bytes, record, text};
+use super::module::Modules;
+use super::raw::{self, Watch};
+use super::record::RecordState;
+use super::value::{Converter, Makers, Output, ValueError};
+
+/// Bytes that the values of an interpreter may take.
+const MEMORY_MAX: usize = 64 << 20;
+/// An interpreter that has grown to this is not kept.
+const KEPT_MEMORY_MAX: usize = 8 << 20;
+
+/// Why a function gave no result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// There is no such module, or it cannot be loaded.
+    Module,
+    /// The function raised an error: its text, or nothing if it is no text.
+    Function(Option<Vec<u8>>),
+}
+
+/// What the prelude's primitives share with the interpreter.
+pub(crate) struct Shared {
+    makers: Makers,
+    watch: Rc<Watch>,
+    memory: Rc<Memory>,
+}
+
+impl Shared {
+    /// Takes values over between `lua` and Rust.
+    pub(super) fn converter<'a>(&'a self, lua: &'a Lua) -> Converter<'a> {
+        Converter { lua, makers: &self.makers, watch: &self.watch, memory: &self.memory }
+    }
+}
+
+/// The handles into one Lua state. They are dropped in this order: the state before the watch that its hook looks at.
+pub(super) struct Interpreter {
+    run_record: Function,
+    make_record: Function,
+    pcall: Function,
+    require: Function,
+    shared: Rc<Shared>,
+    lua: Lua,
+    session: Rc<Session>,
+    watch: Rc<Watch>,
+    memory: Rc<Memory>,
+}
+
+impl Interpreter {
+    /// A fresh one, which finds the modules that it is asked for in `modules`.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub(super) fn new(modules: &Arc<Modules>) -> mlua::Result<Self> {
+        let libraries =
+            StdLib::COROUTINE | StdLib::TABLE | StdLib::OS | StdLib::STRING | StdLib::UTF8 | StdLib::MATH;
+        let lua = Lua::new_with(libraries, LuaOptions::default())?;
+        let (watch, memory, session) =
+            (Rc::<Watch>::default(), Rc::<Memory>::default(), Rc::<Session>::default());
+        let primitives = raw::install(&lua, &watch)?;
+        let globals = lua.globals();
+        let (pcall, host): (Function, Table) = (globals.get("pcall")?, lua.create_table()?);
+        host.set("proxy", primitives.proxy)?;
+        host.set("open", primitives.open)?;
+        host.set("wrap", primitives.wrap)?;
+        host.set("NIL", Value::NULL)?;
+        host.set("module_path", modules.path_pattern())?;
+        install_find_module(&lua, &host, modules)?;
+        bytes::install(&lua, &host, &memory)?;
+        text::install(&lua, &host, &watch, &session)?;
+        let prelude = [
+            ("=base", include_str!("lua/base.lua")),
+            ("=sandbox", include_str!("lua/sandbox.lua")),
+            ("=list", include_str!("lua/list.lua")),
+            ("=map", include_str!("lua/map.lua")),
+            ("=bytes", include_str!("lua/bytes.lua")),
+            ("=record", include_str!("lua/record.lua")),
+            ("as.lua", include_str!("lua/as.lua")),
+            ("stream_ops.lua", include_str!("lua/stream_ops.lua")),
+        ];
+        for (name, text) in prelude {
+            lua.load(text).set_name(name).set_mode(ChunkMode::Text).call::<()>(&host)?;
+        }
+        let last = lua.load(include_str!("lua/aerospike.lua")).set_name("aerospike.lua");
+        let run_record = last.set_mode(ChunkMode::Text).call(&host)?;
+        let makers = Makers {
+            open: host.get("open")?,
+            list: host.get("make_list")?,
+            map: host.get("make_map")?,
+            bytes: host.get("make_bytes")?,
+            geojson: host.get("make_geojson")?,
+            pairs: host.get("pairs_of")?,
+        };
+        let shared = Rc::new(Shared { makers, watch: Rc::clone(&watch), memory: Rc::clone(&memory) });
+        install_conversions(&lua, &host, &Rc::downgrade(&shared))?;
+        record::install(&lua, &host, &Rc::downgrade(&shared), &session)?;
+        lua.set_memory_limit(MEMORY_MAX)?;
+        Ok(Interpreter {
+            run_record,
+            make_record: host.get("make_record")?,
+            pcall,
+            require: globals.get("require")?,
+            shared,
+            lua,
+            session,
+            watch,
+            memory,
+        })
+    }
+
+    /// Loads a module, in the time until `deadline`.
+    pub(super) fn load(&self, module: &str, deadline: Instant) -> Result<(), Failure> {
+        self.watch.begin(deadline);
+        let loaded = self.pcall.call::<(bool, Value)>((&self.require, module));
+        self.watch.end();
+        match loaded {
+            Ok((true, _)) => Ok(()),
+            Ok((false, error)) => {
+                let text = error_text(&error).unwrap_or_default();
+                cf::warning_limited!(
+                    Udf,
+                    "module {module} cannot be loaded: {}",
+                    String::from_utf8_lossy(&text)
+                );
+                Err(Failure::Module)
+            }
+            Err(_) => Err(Failure::Module),
+        }
+    }
+
+    /// Compiles and runs a module that is to be registered.
+    ///
+    /// # Errors
+    /// The text of the error.
+    pub(super) fn try_out(&self, file_name: &str, content: &[u8], deadline: Instant) -> Result<(), Vec<u8>> {
+        let chunk = self.lua.load(content).set_name(file_name).set_mode(ChunkMode::Text);
+        let function = chunk.into_function().map_err(|error| message_of(&error))?;
+        self.watch.begin(deadline);
+        let run = self.pcall.call::<(bool, Value)>(function);
+        self.watch.end();
+        match run {
+            Ok((true, _)) => Ok(()),
+            Ok((false, error)) => {
+                Err(error_text(&error).unwrap_or_else(|| b"(error object is not a string)".to_vec()))
+            }
+            Err(error) => Err(message_of(&error)),
+        }
+    }
+
+    /// Calls a function with a record and packed arguments. Returns what it returned and what it made of the record.
+    pub(super) fn call(
+        &self,
+        function: &[u8],
+        arguments: &[u8],
+        record: RecordState,
+        deadline: Instant,
+    ) -> (Result<Output, Failure>, RecordState) {
+        self.watch.begin(deadline);
+        let id = self.session.open(record);
+        let output = self.call_opened(function, arguments, id);
+        self.watch.end();
+        let record = self.session.close().unwrap_or_else(|| unreachable!("only a call closes its record"));
+        (output, record)
+    }
+
+    fn call_opened(&self, function: &[u8], arguments: &[u8], id: i64) -> Result<Output, Failure> {
+        let failed = |error: mlua::Error| Failure::Function(Some(message_of(&error)));
+        let converter = self.shared.converter(&self.lua);
+        let arguments = converter.arguments(arguments).map_err(|error| failure_of(&error))?;
+        let name = self.lua.create_string(function).map_err(failed)?;
+        let record: Value = self.make_record.call(id).map_err(failed)?;
+        let mut all = mlua::MultiValue::with_capacity(arguments.len() + 2);
+        all.push_back(Value::String(name));
+        all.push_back(record);
+        all.extend(arguments);
+        let (is_done, value): (bool, Value) = self.run_record.call(all).map_err(failed)?;
+        if is_done {
+            converter.output(&value).map_err(|error| failure_of(&error))
+        } else {
+            Err(Failure::Function(error_text(&value)))
+        }
+    }
+
+    /// Whether the interpreter may be used for further calls.
+    pub(super) fn is_reusable(&self) -> bool {
+        !self.watch.end() && self.lua.used_memory() + self.memory.used() < KEPT_MEMORY_MAX
+    }
+}
+
+/// `find_module(name)`: a registered module as a function; nothing and why; and the file it is in.
+fn install_find_module(lua: &Lua, host: &Table, modules: &Arc<Modules>) -> mlua::Result<()> {
+    let modules = Arc::clone(modules);
+    host.set(
+        "find_module",
+        lua.create_function(move |lua, name: mlua::String| {
+            let name = String::from_utf8_lossy(&name.as_bytes()).into_owned();
+            let Some(content) = modules.content_of_module(&name) else { return Ok((Value::Nil, None, None)) };
+            let path = modules.path_of_module(&name);
+            let chunk = lua.load(&*content).set_name(format!("@{path}")).set_mode(ChunkMode::Text);
+            Ok(match chunk.into_function() {
+                Ok(function) => (Value::Function(function), None, Some(path)),
+                Err(error) => {
+                    (Value::Nil, Some(String::from_utf8_lossy(&message_of(&error)).into_owned()), Some(path))
+                }
+            })
+        })?,
+    )
+}
+
+/// `packed_size(value)` and `text_of(value)`.
+fn install_conversions(lua: &Lua, host: &Table, shared: &Weak<Shared>) -> mlua::Result<()> {
+    let of_size = Weak::clone(shared);
+    host.set(
+        "packed_size",
+        lua.create_function(move |lua, value: Value| {
+            let Some(shared) = of_size.upgrade() else { return Ok(0) };
+            shared.converter(lua).packed(&value).map(|packed| packed.len()).map_err(mlua::Error::runtime)
+        })?,
+    )?;
+    let of_text = Weak::clone(shared);
+    host.set(
+        "text_of",
+        lua.create_function(move |lua, value: Value| {
+            let text = of_text.upgrade().map(|shared| shared.converter(lua).text(&value));
+            lua.create_string(text.transpose().map_err(mlua::Error::runtime)?.unwrap_or_default())
+        })?,
+    )
+}
+
+fn failure_of(error: &ValueError) -> Failure {
+    Failure::Function(Some(error.to_string().into_bytes()))
+}
+
+/// The text of an error that a program has raised or passed on; nothing if it is no text.
+fn error_text(error: &Value) -> Option<Vec<u8>> {
+    match error {
+        Value::String(text) => Some(text.as_bytes().to_vec()),
+        Value::Error(error) => Some(message_of(error)),
+        _ => None,
+    }
+}
+
+/// The text of an error without what was added on its way through Rust.
+fn message_of(error: &mlua::Error) -> Vec<u8> {
+    let text = match error {
+        mlua::Error::SyntaxError { message, .. } => message.clone(),
+        mlua::Error::RuntimeError(message) => message.clone(),
+        mlua::Error::MemoryError(_) => "not enough memory".to_owned(),
+        mlua::Error::CallbackError { cause, .. } => return message_of(cause),
+        other => other.to_string(),
+    };
+    let text = text.split("\nstack traceback:").next().unwrap_or_default();
+    text.strip_prefix("runtime error: ").unwrap_or(text).as_bytes().to_vec()
+}

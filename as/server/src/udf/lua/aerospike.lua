@@ -1,0 +1,63 @@
+function trace(m, ...)
+	return aerospike:log(4, string.format(m, ...))
+end
+function debug(m, ...)
+	return aerospike:log(3, string.format(m, ...))
+end
+function info(m, ...)
+	return aerospike:log(2, string.format(m, ...))
+end
+function warn(m, ...)
+	return aerospike:log(1, string.format(m, ...))
+end
+-- Above, and in `run_stream`, errors name their lines: 2, 5, 8, 11, 33.
+
+local host = ...
+local error, pcall, rawget, globals = error, pcall, rawget, _G
+
+function apply_record(f, record, ...)
+	if f == nil then error('function not found', 2) end
+	local is_done, value = pcall(f, record, ...)
+	if not is_done then error(value, 2) end
+	return value
+end
+
+
+
+
+
+
+
+-- What the stream function `name` has made is run for the records that `input` gives; values go to `output`.
+local function stream_values(input)
+	local ops = StreamOps_select(result.ops, 1)
+	return StreamOps_apply(stream_iterator(input), ops)
+end
+
+-- Calls the global function `name` with a record. Gives whether it came to an end, and its result or error.
+local function run_record(name, record, ...)
+	local f = rawget(globals, name)
+	if f == nil then return false, 'function not found' end
+	aerospike = host.make_aerospike()
+	success, result = pcall(f, record, ...)
+	local is_done, value = success, result
+	success, result = nil, nil
+	return is_done, value
+end
+
+
+local function run_stream(name, input, output, ...)
+	local f = rawget(globals, name)
+	if f == nil then return false, 'function not found' end
+	aerospike = host.make_aerospike()
+	success, result = pcall(f, StreamOps_create(), ...)
+	if not success then return false, result end
+	return pcall(function()
+		for value in stream_values(input) do
+			if stream.write(output, value) ~= 0 then break end
+		end
+		stream.write(output, nil)
+	end)
+end
+
+return run_record, run_stream

@@ -1,0 +1,181 @@
+-- Maps. The content of one is a table: values by key in `values`, those whose keys are bytes in `blobs` (by the text of the
+-- key, with the key itself in `blob_keys`), the count `n`, and `keys` in their order once that is asked for.
+local host = ...
+local next, select, type, sort, math_type = next, select, type, table.sort, math.type
+local open, proxy, wrap = host.open, host.proxy, host.wrap
+local kept, integer, wrong_class = host.kept, host.integer, host.wrong_class
+local NIL, MAP, ITERATOR = host.NIL, host.class.Map, host.class.Iterator
+local BYTES, RECORD = host.class.Bytes, host.class.Record
+local blob_text = host.blob_text
+local meta
+
+local function make()
+	local content = { n = 0, values = {}, blobs = {}, blob_keys = {} }
+	return proxy(content, meta), content
+end
+
+local function content_of(position, ...)
+	local number, content = open((select(position, ...)))
+	if number ~= MAP then wrong_class(MAP, position, ...) end
+	return content
+end
+
+-- Where a value with this key is kept: the table and the key there. Nothing if it cannot be a key.
+local function place(content, key)
+	local kind = type(key)
+	if kind == 'string' then return content.values, host.to_zero(key) end
+	if math_type(key) == 'integer' then return content.values, key end
+	if kind == 'userdata' then
+		local number, bytes = open(key)
+		local text = number == BYTES and blob_text(bytes.data)
+		if text then return content.blobs, text end
+	end
+end
+
+local function get(content, key)
+	local values, at = place(content, key)
+	if not values then return nil end
+	local value = values[at]
+	if value == NIL then return nil end
+	return value
+end
+
+local function set(content, key, value)
+	local values, at = place(content, key)
+	if not values then return end
+	if values[at] == nil then
+		content.n, content.keys = content.n + 1, nil
+	end
+	if values == content.blobs then content.blob_keys[at] = key end
+	values[at] = value
+end
+
+local function remove(content, key)
+	local values, at = place(content, key)
+	if values and values[at] ~= nil then
+		values[at] = nil
+		if values == content.blobs then content.blob_keys[at] = nil end
+		content.n, content.keys = content.n - 1, nil
+	end
+end
+
+-- The keys: integers, then strings, then bytes, each in their order.
+local function sorted_keys(content)
+	if content.keys then return content.keys end
+	local integers, strings, blobs = {}, {}, {}
+	for key in next, content.values do
+		local keys = type(key) == 'string' and strings or integers
+		keys[#keys + 1] = key
+	end
+	for text in next, content.blobs do blobs[#blobs + 1] = text end
+	sort(integers)
+	sort(strings)
+	sort(blobs)
+	local keys = integers
+	for i = 1, #strings do keys[#keys + 1] = strings[i] end
+	for i = 1, #blobs do keys[#keys + 1] = content.blob_keys[blobs[i]] end
+	content.keys = keys
+	return keys
+end
+
+-- A function that gives the next pair, or a part of it.
+local function stepper(pick)
+	return wrap(function(...)
+		local number, iterator = open((...))
+		if number ~= ITERATOR then return end
+		local map, at = iterator.map, iterator.at + 1
+		if not map then return end
+		local key = iterator.keys[at]
+		if key == nil then return end
+		iterator.at = at
+		return pick(key, get(map, key))
+	end)
+end
+
+local function iterate(step)
+	return function(...)
+		local content = content_of(1, ...)
+		local iterator = { map = content, keys = sorted_keys(content), at = 0 }
+		return step, proxy(iterator, host.iterator_meta)
+	end
+end
+
+local functions = {}
+
+function functions.new(...)
+	if select('#', ...) ~= 1 or integer(0, 1, ...) < 1 then return end
+	return (make())
+end
+functions.create = functions.new
+functions.pairs = iterate(stepper(function(key, value) return key, value end))
+functions.iterator = functions.pairs
+functions.keys = iterate(stepper(function(key) return key end))
+functions.values = iterate(stepper(function(_, value) return value end))
+
+function functions.remove(...)
+	local content = content_of(1, ...)
+	remove(content, (select(2, ...)))
+end
+
+function functions.size(...)
+	return content_of(1, ...).n
+end
+
+function functions.nbytes(...)
+	content_of(1, ...)
+	return host.packed_size((...))
+end
+
+function functions.tostring(...)
+	content_of(1, ...)
+	return host.text_of((...))
+end
+
+local shown
+meta, shown = host.define('Map', {
+	__index = function(...)
+		local map, key = ...
+		local number, content = open(map)
+		if number ~= MAP then wrong_class(MAP, 1, ...) end
+		return get(content, key)
+	end,
+	__newindex = function(...)
+		local content = content_of(1, ...)
+		local _, key, value = ...
+		local stored, number = kept(value)
+		if number == RECORD then return end
+		if stored == nil then remove(content, key) else set(content, key, stored) end
+	end,
+	__len = functions.size,
+	__tostring = functions.tostring,
+})
+
+map = host.callable(functions, function(...)
+	integer(32, 3, ...)
+	local made, content = make()
+	local count, source = select('#', ...), (select(2, ...))
+	if (count == 2 or count == 3) and type(source) == 'table' then
+		for key, value in next, source do
+			local stored = kept(value)
+			if stored ~= nil then set(content, key, stored) end
+		end
+	end
+	return made
+end)
+
+Map = shown
+-- A map of `count` keys and values in two tables.
+host.make_map = function(keys, values, count)
+	local made, content = make()
+	for i = 1, count do set(content, keys[i], values[i]) end
+	return made
+end
+-- The values of a map in the order of its keys, and the keys.
+host.pairs_of = function(content)
+	local keys, values = sorted_keys(content), {}
+	for i = 1, #keys do
+		local at, key = place(content, keys[i])
+		values[i] = at and at[key]
+	end
+	return keys, values
+end

@@ -1,0 +1,319 @@
+-- Records, `aerospike`, GeoJSON, iterators and streams.
+--
+-- The content of a record is its cache: bins that were read or set, with their values, and which of them must be saved. The
+-- record itself is the host's; `id` says which, and the host knows when it is another's turn.
+local host = ...
+local next, select, tostring, type = next, select, tostring, type
+local open, proxy, wrap = host.open, host.proxy, host.wrap
+local kept, integer, text, to_zero = host.kept, host.integer, host.text, host.to_zero
+local wrong_class, raise, bad_argument, type_name = host.wrong_class, host.raise, host.bad_argument, host.type_name
+local class, NIL = host.class, host.NIL
+local RECORD, AEROSPIKE = class.Record, class.Aerospike
+local BIN_NAME_SIZE_MAX, BINS_MAX, NAMES_MAX = 15, 512, 1024
+-- Result of a save with too many bins.
+local TOO_MANY_BINS = 21
+-- Stands for a value that is not there, where nil would be one.
+local ABSENT = {}
+local meta
+
+local function clear(cache)
+	cache.names, cache.values, cache.dirty, cache.index = {}, {}, {}, {}
+	cache.count, cache.inserted, cache.too_many = 0, 0, false
+end
+
+local function make(id)
+	local cache = { id = id }
+	clear(cache)
+	return proxy(cache, meta)
+end
+
+local function cache_of(position, ...)
+	local number, cache = open((select(position, ...)))
+	if number ~= RECORD then wrong_class(RECORD, position, ...) end
+	return cache
+end
+
+local function is_value(value) return value ~= NIL and value ~= ABSENT end
+
+local function remember(cache, name, value, dirty)
+	if cache.too_many then return end
+	local at = cache.index[name]
+	if at then
+		if is_value(cache.values[at]) then cache.inserted = cache.inserted - 1 end
+	else
+		if cache.count >= NAMES_MAX or is_value(value) and cache.inserted >= BINS_MAX then
+			cache.too_many = true
+			return
+		end
+		at = cache.count + 1
+		cache.count, cache.index[name], cache.names[at] = at, at, name
+	end
+	cache.values[at], cache.dirty[at] = value, dirty
+	if is_value(value) then cache.inserted = cache.inserted + 1 end
+end
+
+-- Forgets entry `at`; the last takes its place.
+local function forget(cache, at)
+	local last = cache.count
+	cache.index[cache.names[at]] = nil
+	if at < last then
+		cache.names[at], cache.values[at], cache.dirty[at] =
+			cache.names[last], cache.values[last], cache.dirty[last]
+		cache.index[cache.names[at]] = at
+	end
+	cache.names[last], cache.values[last], cache.dirty[last] = nil, nil, nil
+	cache.count = last - 1
+end
+
+local function failed(cache, result)
+	host.record_save_failed(cache.id, result)
+	clear(cache)
+	return -1
+end
+
+-- Hands the changes to the host, which stores them when the function has ended.
+local function save(cache)
+	local refused = host.record_begin_save(cache.id)
+	if refused then return failed(cache, refused) end
+	if cache.too_many then return failed(cache, TOO_MANY_BINS) end
+	local at = 1
+	while at <= cache.count do
+		local value = cache.values[at]
+		if not cache.dirty[at] then
+			at = at + 1
+		elseif is_value(value) then
+			local result = host.record_set_bin(cache.id, cache.names[at], value)
+			if result then return failed(cache, result) end
+			at = at + 1
+		else
+			host.record_delete_bin(cache.id, cache.names[at])
+			forget(cache, at)
+		end
+	end
+	for i = 1, cache.count do cache.dirty[i] = false end
+	host.record_end_save(cache.id)
+	return 0
+end
+
+local functions = {}
+
+for _, name in ipairs { 'ttl', 'last_update_time', 'gen', 'size', 'memory_size', 'device_size', 'numbins', 'setname' } do
+	functions[name] = function(...) return host.record_metadata(cache_of(1, ...).id, name) end
+end
+
+function functions.key(...) return host.record_key(cache_of(1, ...).id) end
+function functions.digest(...) return host.record_digest(cache_of(1, ...).id) end
+
+function functions.bin_names(...)
+	local names = host.record_bin_names(cache_of(1, ...).id)
+	if not names then raise("can't get bin names") end
+	return names
+end
+
+function functions.set_ttl(...)
+	local cache = cache_of(1, ...)
+	host.record_set_ttl(cache.id, integer(0, 2, ...) & 0xffffffff)
+end
+
+function functions.drop_key(...) host.record_drop_key(cache_of(1, ...).id) end
+
+meta = host.define('Record', {
+	__index = function(...)
+		local cache = cache_of(1, ...)
+		local name = text(2, ...)
+		if not name then return nil end
+		name = to_zero(name)
+		if #name > BIN_NAME_SIZE_MAX then return nil end
+		local at = cache.index[name]
+		local value
+		if at then value = cache.values[at] else value = ABSENT end
+		if value == ABSENT then
+			value = host.record_bin(cache.id, name)
+			if value ~= nil then remember(cache, name, value, false) end
+		elseif value == NIL then
+			return nil
+		end
+		return value
+	end,
+	__newindex = function(...)
+		local cache = cache_of(1, ...)
+		local name = text(2, ...)
+		if not name then return end
+		name = to_zero(name)
+		local value = kept((select(3, ...)))
+		if value == nil then raise("can't set bin " .. name .. ' to unsupported type') end
+		if #name <= BIN_NAME_SIZE_MAX then remember(cache, name, value, true) end
+	end,
+})
+
+record = host.callable(functions)
+host.make_record = make
+
+-- The record that a call of `aerospike` is about.
+local function record_of(...)
+	local value = (select(2, ...))
+	local number, cache = open(value)
+	if number == RECORD then return cache end
+	if type(value) == 'userdata' then
+		bad_argument(2, 'Record expected, got ' .. type_name(2, ...))
+	end
+	bad_argument(2, 'Record expected, got ' .. (select('#', ...) < 2 and 'no value' or type(value)))
+end
+
+local function check_self(...)
+	if open((...)) ~= AEROSPIKE then wrong_class(AEROSPIKE, 1, ...) end
+end
+
+local methods = {}
+
+function methods.create(...)
+	check_self(...)
+	local cache = record_of(...)
+	local refused = host.record_create(cache.id)
+	if refused then return refused end
+	local result = save(cache)
+	if result ~= 0 then host.record_uncreate(cache.id) end
+	return result
+end
+
+function methods.update(...)
+	check_self(...)
+	local cache = record_of(...)
+	local refused = host.record_update(cache.id)
+	if refused then return refused end
+	return save(cache)
+end
+
+function methods.exists(...)
+	check_self(...)
+	return host.record_exists(record_of(...).id)
+end
+
+function methods.remove(...)
+	check_self(...)
+	local cache = record_of(...)
+	local names = host.record_names_to_remove(cache.id)
+	if not names then return 1 end
+	clear(cache)
+	for i = 1, #names do remember(cache, names[i], ABSENT, true) end
+	return save(cache)
+end
+
+function methods.log(...)
+	check_self(...)
+	host.log(integer(0, 2, ...), text(3, ...))
+end
+
+function methods.get_current_time(...)
+	check_self(...)
+	return host.current_time()
+end
+
+function methods.set_context(...)
+	check_self(...)
+	record_of(...)
+	integer(0, 3, ...)
+	return 2
+end
+
+function methods.get_config(...)
+	check_self(...)
+	record_of(...)
+	text(3, ...)
+	return 0
+end
+
+-- Classes whose table of functions is their name too.
+local function class_table(name, functions)
+	local wrapped = {}
+	for key, method in next, functions do wrapped[key] = wrap(method) end
+	local made = { class[name], __name = name, __index = wrapped, __metatable = wrapped }
+	return made, wrapped
+end
+
+local aerospike_meta
+aerospike_meta, Aerospike = class_table('Aerospike', methods)
+local the_aerospike = proxy({}, aerospike_meta)
+host.make_aerospike = function() return the_aerospike end
+aerospike = the_aerospike
+
+local geojson_meta
+local function make_geojson(json)
+	return proxy({ json = json }, geojson_meta)
+end
+geojson_meta = host.define('GeoJSON', {
+	__tostring = function(...)
+		local number, content = open((...))
+		if number ~= class.GeoJSON then wrong_class(class.GeoJSON, 1, ...) end
+		return '"' .. content.json .. '"'
+	end,
+})
+geojson = host.callable({}, function(...)
+	if select('#', ...) ~= 2 then return end
+	local json = text(2, ...)
+	if json then return make_geojson(to_zero(json)) end
+end)
+host.make_geojson = make_geojson
+
+local function iterator_of(...)
+	local number, iterator = open((...))
+	if number ~= class.Iterator then wrong_class(class.Iterator, 1, ...) end
+	return iterator
+end
+
+local iterator_functions = {}
+
+function iterator_functions.has_next(...)
+	local iterator = iterator_of(...)
+	local last = iterator.list and iterator.list.n or #iterator.keys
+	return iterator.at < last
+end
+
+function iterator_functions.next(...)
+	local iterator = iterator_of(...)
+	local list = iterator.list
+	if not list or iterator.at >= list.n then return nil end
+	iterator.at = iterator.at + 1
+	local value = list[iterator.at]
+	if value == NIL then return nil end
+	return value
+end
+
+iterator = host.callable(iterator_functions, iterator_functions.next)
+host.iterator_meta, Iterator = class_table('Iterator', iterator_functions)
+
+-- A stream is read by `next`, a function of the host, and written to by `write`.
+local stream_meta
+local function stream_of(...)
+	local number, content = open((...))
+	if number == class.Stream then return content end
+	if type((...)) == 'userdata' then bad_argument(1, 'Stream expected, got ' .. type_name(1, ...)) end
+	bad_argument(1, 'Stream expected, got ' .. (select('#', ...) < 1 and 'no value' or type((...))))
+end
+
+local stream_functions = {}
+
+function stream_functions.read(...)
+	local content = stream_of(...)
+	if not content.read then return nil end
+	return content.read()
+end
+
+function stream_functions.write(...)
+	local content = stream_of(...)
+	if not content.write then return -1 end
+	return content.write((select(2, ...)))
+end
+
+function stream_functions.readable(...) return stream_of(...).read ~= nil end
+function stream_functions.writable(...) return stream_of(...).read ~= nil end
+function stream_functions.tostring(...)
+	stream_of(...)
+	return 'Stream'
+end
+
+stream_meta = host.define('Stream', { __tostring = stream_functions.tostring })
+stream = host.callable(stream_functions)
+host.make_stream = function(read, write)
+	return proxy({ read = read, write = write }, stream_meta)
+end

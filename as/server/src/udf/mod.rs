@@ -1,0 +1,185 @@
+//! User-defined functions: modules in Lua that clients register and apply to records.
+//!
+//! # Parts
+//! [`module`] keeps the registered modules, which are items of the system metadata. An [`interpreter`] is a Lua state with its limits, whose functions for programs
+//! are made by the prelude in `lua/` from primitives in [`bindings`]; [`value`] takes values over. [`Functions`] keeps
+//! interpreters for further calls, some for each module.
+//!
+//! # Threads
+//! A call takes an interpreter for itself, so calls run side by side on as many threads as call. The only locks are those of
+//! the list of modules and of the idle interpreters; none is held while a function runs.
+
+mod bindings;
+mod interpreter;
+mod module;
+mod pattern;
+#[expect(unsafe_code, reason = "Lua's C interface")]
+mod raw;
+mod record;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use interpreter::Interpreter;
+use raw::Movable;
+
+use crate::smd::{self, Occasion, Smd, SmdItem};
+
+pub(crate) use interpreter::Failure;
+pub(crate) use module::{
+    FILE_NAME_SIZE_MAX, MODULE_SIZE_MAX, Modules, decode_content, is_file_name, metadata_value,
+};
+pub(crate) use record::{BINS_MAX, FoundRecord, RecordInput, RecordState};
+pub(crate) use value::Output;
+
+/// Idle interpreters that are kept for a module.
+const IDLE_MAX: usize = 16;
+/// How long a module may run when it is registered.
+const TRY_OUT_TIME_MAX: Duration = Duration::from_millis(1_000);
+
+/// A function to call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FunctionCall<'a> {
+    /// Name of the module: that of its file without the extension.
+    pub(crate) module: &'a str,
+    pub(crate) function: &'a [u8],
+    /// Arguments, as a packed list.
+    pub(crate) arguments: &'a [u8],
+}
+
+/// Interpreters of a module that wait for calls.
+struct Idle {
+    /// Of the modules when they were made.
+    version: u64,
+    interpreters: Vec<Movable<Interpreter>>,
+}
+
+/// The functions of a server.
+pub(crate) struct Functions {
+    modules: Arc<Modules>,
+    idle: Mutex<HashMap<String, Idle>>,
+    /// Interpreters are kept from call to call.
+    is_caching: bool,
+}
+
+/// Why a module cannot be registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CompileError {
+    /// As the error names it; empty if it names none.
+    pub(crate) file: String,
+    pub(crate) line: u32,
+    pub(crate) message: Vec<u8>,
+}
+
+impl Functions {
+    /// Without modules yet; copies of them will be in `folder`.
+    pub(crate) fn new(folder: &Path, is_caching: bool) -> Self {
+        Functions { modules: Arc::new(Modules::new(folder)), idle: Mutex::default(), is_caching }
+    }
+
+    /// Takes the modules from the system metadata, now and whenever they change.
+    pub(crate) fn follow(&self, smd: &Smd) {
+        let modules = Arc::clone(&self.modules);
+        smd.listen(smd::Module::Udf, move |items: &[&SmdItem], _: Occasion| modules.accept(items));
+    }
+
+    /// The registered modules.
+    pub(crate) fn modules(&self) -> &Modules {
+        &self.modules
+    }
+
+    /// Forgets all interpreters, and with them what functions keep in variables.
+    pub(crate) fn clear_cache(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock());
+        drop(idle);
+    }
+
+    /// Compiles and runs a module as its registration does. Files of another kind are taken as they are.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub(crate) fn check(&self, file_name: &str, content: &[u8]) -> Result<(), CompileError> {
+        if file_name.ends_with(".so") {
+            return Ok(());
+        }
+        let deadline = Instant::now() + TRY_OUT_TIME_MAX;
+        let interpreter = Interpreter::new(&self.modules).map_err(|_| CompileError {
+            file: String::new(),
+            line: 0,
+            message: b"not enough memory".to_vec(),
+        })?;
+        interpreter.try_out(file_name, content, deadline).map_err(|text| compile_error(&text))
+    }
+
+    /// Calls a function with a record, in the time until `deadline`. Returns what it returned and what it made of the record.
+    pub(crate) fn call(
+        &self,
+        call: &FunctionCall<'_>,
+        record: RecordState,
+        deadline: Instant,
+    ) -> (Result<Output, Failure>, RecordState) {
+        let version = self.modules.version();
+        let interpreter = match self.take(call.module, version, deadline) {
+            Ok(interpreter) => interpreter,
+            Err(failure) => return (Err(failure), record),
+        };
+        let done = interpreter.0.call(call.function, call.arguments, record, deadline);
+        self.give_back(call.module, version, interpreter);
+        done
+    }
+
+    /// An interpreter that has loaded `module`.
+    fn take(&self, module: &str, version: u64, deadline: Instant) -> Result<Movable<Interpreter>, Failure> {
+        if let Some(idle) = self.idle.lock().get_mut(module)
+            && idle.version == version
+            && !idle.interpreters.is_empty()
+        {
+            // The one that has waited longest: variables of a module are those of an interpreter.
+            return Ok(idle.interpreters.remove(0));
+        }
+        if !self.modules.has_module(module) {
+            return Err(Failure::Module);
+        }
+        let interpreter = Interpreter::new(&self.modules).map_err(|_| Failure::Module)?;
+        interpreter.load(module, deadline)?;
+        Ok(Movable(interpreter))
+    }
+
+    fn give_back(&self, module: &str, version: u64, interpreter: Movable<Interpreter>) {
+        if !self.is_caching || !interpreter.0.is_reusable() || version != self.modules.version() {
+            return;
+        }
+        let mut idle = self.idle.lock();
+        // Those of earlier versions go, also of modules that nobody calls any more.
+        idle.retain(|_, idle| idle.version == version);
+        let idle =
+            idle.entry(module.to_owned()).or_insert_with(|| Idle { version, interpreters: Vec::new() });
+        if idle.interpreters.len() < IDLE_MAX {
+            idle.interpreters.push(interpreter);
+        }
+    }
+}
+
+/// An error of the form `[string "file"]:line: message`; of another form its first line.
+fn compile_error(text: &[u8]) -> CompileError {
+    const MESSAGE_SIZE_MAX: usize = 256;
+    let parsed = || {
+        let text = std::str::from_utf8(text).ok()?;
+        let (file, rest) = text.strip_prefix('[')?.split_once('"')?.1.split_once('"')?;
+        let (line, message) = rest.split_once(':')?.1.split_once(':')?;
+        let message = message.strip_prefix(' ').unwrap_or(message);
+        Some(CompileError { file: file.to_owned(), line: line.parse().unwrap_or(0), message: message.into() })
+    };
+    parsed().unwrap_or_else(|| {
+        let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let message = first[..first.len().min(MESSAGE_SIZE_MAX)].to_vec();
+        CompileError { file: String::new(), line: 0, message }
+    })
+}

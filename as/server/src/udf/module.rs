@@ -1,0 +1,194 @@
+//! The modules that are registered: items of the system metadata, whose content is kept in memory.
+//!
+//! A copy of each is written into the folder of `mod-lua`'s `user-path`, where people and tools look for it. The server does
+//! not read these files.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine, alphabet};
+use parking_lot::RwLock;
+
+use crate::smd::SmdItem;
+
+/// Bytes that a module may have.
+pub(crate) const MODULE_SIZE_MAX: usize = 1 << 20;
+/// Bytes that the name of a module's file stays below.
+pub(crate) const FILE_NAME_SIZE_MAX: usize = 128;
+/// Modules that Lua has itself: they can be named in a call, and have no functions of their own.
+const OWN_MODULES: [&str; 9] = ["_G", "coroutine", "io", "math", "os", "package", "string", "table", "utf8"];
+
+/// Content is padded to a multiple of four characters; what the last one has too many bits of does not matter.
+const CONTENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
+);
+
+/// All modules.
+pub(crate) struct Modules {
+    folder: PathBuf,
+    /// Contents by file name.
+    contents: RwLock<HashMap<String, Arc<[u8]>>>,
+    /// Changes with every change of a module.
+    version: AtomicU64,
+}
+
+/// Whether `name` may name a module's file: it has a dot within, and stays in its folder.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    let dot = name.find('.');
+    name.len() < FILE_NAME_SIZE_MAX
+        && dot.is_some_and(|dot| dot > 0 && dot + 1 < name.len())
+        && !name.contains(['/', '\0', '"', '\\'])
+        && !name.contains(char::is_control)
+}
+
+/// What the system metadata keeps of a module whose content is `content` in base64.
+pub(crate) fn metadata_value(file_name: &str, content: &str) -> String {
+    format!(r#"{{"content64": "{content}", "type": "LUA", "name": "{file_name}"}}"#)
+}
+
+/// The content of a module that is written as `content` in base64.
+pub(crate) fn decode_content(content: &str) -> Option<Vec<u8>> {
+    CONTENT.decode(content).ok()
+}
+
+/// The content of a module from what the system metadata keeps of it.
+fn content_of(value: &str) -> Option<Vec<u8>> {
+    let value: serde_json::Value = serde_json::from_str(value).ok()?;
+    decode_content(value.get("content64")?.as_str()?)
+}
+
+impl Modules {
+    /// None yet. Copies will be in `folder`.
+    pub(crate) fn new(folder: &Path) -> Self {
+        Modules { folder: folder.to_owned(), contents: RwLock::default(), version: AtomicU64::new(1) }
+    }
+
+    /// A number that changes with every change of a module.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The content of a module's file.
+    pub(crate) fn get(&self, file_name: &str) -> Option<Arc<[u8]>> {
+        self.contents.read().get(file_name).cloned()
+    }
+
+    /// Takes notice of items of the system metadata.
+    pub(crate) fn accept(&self, items: &[&SmdItem]) {
+        for item in items {
+            match &item.value {
+                None => self.remove(&item.key),
+                Some(value) => match content_of(value).filter(|_| is_file_name(&item.key)) {
+                    Some(content) => self.put(&item.key, &content),
+                    None => {
+                        cf::warning!(Udf, "the metadata of module '{}' is damaged", item.key.escape_debug());
+                    }
+                },
+            }
+        }
+    }
+
+    fn put(&self, file_name: &str, content: &[u8]) {
+        self.contents.write().insert(file_name.to_owned(), content.into());
+        self.version.fetch_add(1, Ordering::AcqRel);
+        match self.write_copy(file_name, content) {
+            Ok(()) => cf::info!(Udf, "module {file_name} is registered"),
+            Err(error) => cf::info!(Udf, "module {file_name} is registered, without a copy: {error}"),
+        }
+    }
+
+    fn remove(&self, file_name: &str) {
+        if self.contents.write().remove(file_name).is_none() {
+            return;
+        }
+        self.version.fetch_add(1, Ordering::AcqRel);
+        cf::info!(Udf, "module {file_name} is removed");
+        if let Err(error) = fs::remove_file(self.folder.join(file_name))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            cf::warning!(Udf, "cannot remove the copy of module {file_name}: {error}");
+        }
+    }
+
+    /// The text of module `name`, as a call or `require` names it.
+    pub(super) fn content_of_module(&self, name: &str) -> Option<Arc<[u8]>> {
+        // A dot would name a folder.
+        if name.contains('.') {
+            return None;
+        }
+        self.get(&format!("{name}.lua"))
+    }
+
+    /// Whether a call may name this module.
+    pub(super) fn has_module(&self, name: &str) -> bool {
+        OWN_MODULES.contains(&name) || self.content_of_module(name).is_some()
+    }
+
+    /// Where errors in module `name` say that they are.
+    pub(super) fn path_of_module(&self, name: &str) -> String {
+        format!("{}/{name}.lua", self.folder.display())
+    }
+
+    /// `package.path`
+    pub(super) fn path_pattern(&self) -> String {
+        format!("{}/?.lua", self.folder.display())
+    }
+
+    /// Writes a copy beside its place and renames it, so that nobody sees half of it.
+    fn write_copy(&self, file_name: &str, content: &[u8]) -> io::Result<()> {
+        if !self.folder.is_dir() {
+            fs::create_dir(&self.folder)?;
+        }
+        let temporary = self.folder.join(format!(".{file_name}.new"));
+        File::create(&temporary)?.write_all(content)?;
+        fs::rename(&temporary, self.folder.join(file_name))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// The item of a module.
+    pub(crate) fn item(file_name: &str, content: Option<&[u8]>) -> SmdItem {
+        let value = content.map(|content| metadata_value(file_name, &CONTENT.encode(content)));
+        SmdItem { key: file_name.to_owned(), value, generation: 1, timestamp: 1 }
+    }
+
+    #[test]
+    fn names_of_files_stay_in_their_folder() {
+        assert!(["a.lua", "a.b.lua", "x.txt", "a.."].iter().all(|name| is_file_name(name)));
+        for bad in [
+            "", ".", "..", "a", ".lua", "a.", "../a.lua", "a/b.lua", "a\0.lua", "..lua", "a\".lua", "a\n.lua",
+        ] {
+            assert!(!is_file_name(bad), "{bad:?}");
+        }
+        assert!(!is_file_name(&format!("{}.lua", "x".repeat(124))));
+    }
+
+    #[test]
+    fn modules_follow_the_metadata() {
+        let folder = std::env::temp_dir().join(format!("ferrospike-modules-{}", std::process::id()));
+        let modules = Modules::new(&folder);
+        let before = modules.version();
+        modules.accept(&[&item("a.lua", Some(b"one")), &item("b.lua", Some(b"two"))]);
+        assert_eq!(modules.get("a.lua").as_deref(), Some(&b"one"[..]));
+        assert_eq!(fs::read(folder.join("b.lua")).expect("a copy"), b"two");
+        modules.accept(&[&item("a.lua", Some(b"three")), &item("b.lua", None)]);
+        assert_eq!(modules.content_of_module("a").as_deref(), Some(&b"three"[..]));
+        assert_eq!((modules.get("b.lua"), folder.join("b.lua").exists()), (None, false));
+        assert!(modules.version() > before);
+        let damaged = SmdItem { value: Some("{".to_owned()), ..item("a.lua", None) };
+        modules.accept(&[&damaged, &item("../x.lua", Some(b"out"))]);
+        assert_eq!(modules.get("a.lua").as_deref(), Some(&b"three"[..]));
+        fs::remove_dir_all(&folder).expect("it is removed");
+    }
+}

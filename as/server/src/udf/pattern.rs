@@ -1,0 +1,453 @@
+//! Lua's patterns, matched under the eye of a watch: Lua's own matcher is C code that no hook can stop, and a pattern of a
+//! few characters can keep it busy for years.
+//!
+//! A pattern is matched by backtracking, as its definition demands. Depth is bounded by [`DEPTH_MAX`], time by the watch.
+
+use super::raw::Watch;
+
+/// Captures that a pattern may have.
+const CAPTURES_MAX: usize = 32;
+/// How deep the matcher may recurse.
+const DEPTH_MAX: usize = 200;
+/// Steps between two looks at the watch.
+const WATCHED_STEPS: u32 = 20_000;
+/// Introduces a class or takes a meaning away.
+const ESCAPE: u8 = b'%';
+const SPECIALS: &[u8] = b"^$*+?.([%-";
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum PatternError {
+    /// The pattern is malformed, in these words.
+    Malformed(String),
+    /// The time of the function is over.
+    Timeout,
+}
+
+fn malformed<T>(text: &str) -> Result<T, PatternError> {
+    Err(PatternError::Malformed(text.to_owned()))
+}
+
+/// What a pair of parentheses has caught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Capture {
+    /// Bytes from here to there.
+    Text(usize, usize),
+    /// A position, counted from 0.
+    Position(usize),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Open,
+    Position,
+    Closed(usize),
+}
+
+/// A match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Match {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) captures: Vec<Capture>,
+}
+
+/// Whether `pattern` means nothing but itself.
+pub(super) fn is_plain(pattern: &[u8]) -> bool {
+    !pattern.iter().any(|byte| SPECIALS.contains(byte))
+}
+
+/// The first match of `pattern` in `subject` from `from` on. With `is_anchored` it must begin there. One that ends at `last`
+/// and is empty there does not count: `last` is where the match before ended.
+///
+/// # Errors
+/// For a malformed pattern, and when the time is over.
+pub(super) fn find(
+    subject: &[u8],
+    pattern: &[u8],
+    from: usize,
+    (is_anchored, last): (bool, Option<usize>),
+    watch: &Watch,
+) -> Result<Option<Match>, PatternError> {
+    let mut matcher = Matcher {
+        subject,
+        pattern,
+        captures: [(0, Extent::Open); CAPTURES_MAX],
+        level: 0,
+        depth: 0,
+        steps: 0,
+        watch,
+    };
+    for start in from..=subject.len() {
+        matcher.level = 0;
+        if let Some(end) = matcher.run(start, 0)?
+            && Some(end) != last
+        {
+            return Ok(Some(Match { start, end, captures: matcher.caught()? }));
+        }
+        if is_anchored {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+struct Matcher<'a> {
+    subject: &'a [u8],
+    pattern: &'a [u8],
+    captures: [(usize, Extent); CAPTURES_MAX],
+    level: usize,
+    depth: usize,
+    steps: u32,
+    watch: &'a Watch,
+}
+
+type Matched = Result<Option<usize>, PatternError>;
+
+impl Matcher<'_> {
+    fn step(&mut self) -> Result<(), PatternError> {
+        self.steps += 1;
+        if self.steps >= WATCHED_STEPS {
+            self.steps = 0;
+            if self.watch.is_over() {
+                return Err(PatternError::Timeout);
+            }
+        }
+        Ok(())
+    }
+
+    /// Matches the pattern from `p` on at `s`; gives the end of the match.
+    fn run(&mut self, s: usize, p: usize) -> Matched {
+        if self.depth >= DEPTH_MAX {
+            return malformed("pattern too complex");
+        }
+        self.depth += 1;
+        let matched = self.run_items(s, p);
+        self.depth -= 1;
+        matched
+    }
+
+    fn run_items(&mut self, mut s: usize, mut p: usize) -> Matched {
+        loop {
+            self.step()?;
+            let Some(&item) = self.pattern.get(p) else { return Ok(Some(s)) };
+            match (item, self.pattern.get(p + 1).copied()) {
+                (b'(', Some(b')')) => return self.start_capture(s, p + 2, Extent::Position),
+                (b'(', _) => return self.start_capture(s, p + 1, Extent::Open),
+                (b')', _) => return self.end_capture(s, p + 1),
+                (b'$', None) => return Ok((s == self.subject.len()).then_some(s)),
+                (ESCAPE, Some(b'b')) => match self.balanced(s, p + 2)? {
+                    Some(end) => (s, p) = (end, p + 4),
+                    None => return Ok(None),
+                },
+                (ESCAPE, Some(b'f')) => {
+                    let set = p + 2;
+                    if self.pattern.get(set) != Some(&b'[') {
+                        return malformed("missing '[' after '%f' in pattern");
+                    }
+                    let end = self.class_end(set)?;
+                    let before = if s == 0 { 0 } else { self.subject[s - 1] };
+                    let here = self.subject.get(s).copied().unwrap_or(0);
+                    if self.in_set(before, set, end - 1) || !self.in_set(here, set, end - 1) {
+                        return Ok(None);
+                    }
+                    p = end;
+                }
+                (ESCAPE, Some(digit @ b'0'..=b'9')) => match self.back_reference(s, digit)? {
+                    Some(end) => (s, p) = (end, p + 2),
+                    None => return Ok(None),
+                },
+                _ => {
+                    let end = self.class_end(p)?;
+                    match self.pattern.get(end) {
+                        Some(b'?') => {
+                            if self.is_single(s, p, end)
+                                && let Some(matched) = self.run(s + 1, end + 1)?
+                            {
+                                return Ok(Some(matched));
+                            }
+                            p = end + 1;
+                        }
+                        Some(b'+') => {
+                            return if self.is_single(s, p, end) {
+                                self.longest(s + 1, p, end)
+                            } else {
+                                Ok(None)
+                            };
+                        }
+                        Some(b'*') => return self.longest(s, p, end),
+                        Some(b'-') => return self.shortest(s, p, end),
+                        _ => {
+                            if !self.is_single(s, p, end) {
+                                return Ok(None);
+                            }
+                            (s, p) = (s + 1, end);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// As many of an item as there are, or fewer if what follows asks for it.
+    fn longest(&mut self, s: usize, p: usize, end: usize) -> Matched {
+        let mut count = 0;
+        while self.is_single(s + count, p, end) {
+            self.step()?;
+            count += 1;
+        }
+        loop {
+            if let Some(matched) = self.run(s + count, end + 1)? {
+                return Ok(Some(matched));
+            }
+            if count == 0 {
+                return Ok(None);
+            }
+            count -= 1;
+        }
+    }
+
+    /// As few of an item as what follows allows.
+    fn shortest(&mut self, mut s: usize, p: usize, end: usize) -> Matched {
+        loop {
+            if let Some(matched) = self.run(s, end + 1)? {
+                return Ok(Some(matched));
+            }
+            if !self.is_single(s, p, end) {
+                return Ok(None);
+            }
+            s += 1;
+        }
+    }
+
+    fn start_capture(&mut self, s: usize, p: usize, extent: Extent) -> Matched {
+        if self.level >= CAPTURES_MAX {
+            return malformed("too many captures");
+        }
+        self.captures[self.level] = (s, extent);
+        self.level += 1;
+        let matched = self.run(s, p)?;
+        if matched.is_none() {
+            self.level -= 1;
+        }
+        Ok(matched)
+    }
+
+    fn end_capture(&mut self, s: usize, p: usize) -> Matched {
+        let open = (0..self.level).rev().find(|level| self.captures[*level].1 == Extent::Open);
+        let Some(open) = open else { return malformed("invalid pattern capture") };
+        self.captures[open].1 = Extent::Closed(s);
+        let matched = self.run(s, p)?;
+        if matched.is_none() {
+            self.captures[open].1 = Extent::Open;
+        }
+        Ok(matched)
+    }
+
+    fn back_reference(&mut self, s: usize, digit: u8) -> Matched {
+        let number = usize::from(digit).wrapping_sub(usize::from(b'1'));
+        let (start, extent) = match self.captures.get(number) {
+            Some((start, extent)) if number < self.level && *extent != Extent::Open => (*start, *extent),
+            _ => return malformed(&format!("invalid capture index %{}", number.wrapping_add(1))),
+        };
+        let end = if let Extent::Closed(end) = extent { end } else { start };
+        let text = &self.subject[start..end];
+        Ok(self.subject[s..].starts_with(text).then_some(s + text.len()))
+    }
+
+    /// From one delimiter to the other that balances it.
+    fn balanced(&mut self, s: usize, p: usize) -> Matched {
+        let (Some(&open), Some(&close)) = (self.pattern.get(p), self.pattern.get(p + 1)) else {
+            return malformed("malformed pattern (missing arguments to '%b')");
+        };
+        if self.subject.get(s) != Some(&open) {
+            return Ok(None);
+        }
+        let mut depth = 1u64;
+        for at in s + 1..self.subject.len() {
+            self.step()?;
+            let byte = self.subject[at];
+            if byte == close {
+                depth -= 1;
+                if depth == 0 {
+                    return Ok(Some(at + 1));
+                }
+            } else if byte == open {
+                depth += 1;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where the item that begins at `p` ends.
+    fn class_end(&self, p: usize) -> Result<usize, PatternError> {
+        let mut at = p + 1;
+        match self.pattern[p] {
+            ESCAPE => {
+                if at == self.pattern.len() {
+                    return malformed("malformed pattern (ends with '%')");
+                }
+                Ok(at + 1)
+            }
+            b'[' => {
+                if self.pattern.get(at) == Some(&b'^') {
+                    at += 1;
+                }
+                // A bracket that comes first is one of the set.
+                loop {
+                    let Some(&byte) = self.pattern.get(at) else {
+                        return malformed("malformed pattern (missing ']')");
+                    };
+                    at += 1;
+                    if byte == ESCAPE {
+                        at += 1;
+                    }
+                    if self.pattern.get(at) == Some(&b']') {
+                        return Ok(at + 1);
+                    }
+                }
+            }
+            _ => Ok(at),
+        }
+    }
+
+    fn is_single(&self, s: usize, p: usize, end: usize) -> bool {
+        let Some(&byte) = self.subject.get(s) else { return false };
+        match self.pattern[p] {
+            b'.' => true,
+            ESCAPE => in_class(byte, self.pattern[p + 1]),
+            b'[' => self.in_set(byte, p, end - 1),
+            literal => literal == byte,
+        }
+    }
+
+    /// Whether `byte` is in the set between the brackets at `open` and `close`.
+    fn in_set(&self, byte: u8, open: usize, close: usize) -> bool {
+        let mut at = open + 1;
+        let is_negated = self.pattern.get(at) == Some(&b'^');
+        if is_negated {
+            at += 1;
+        }
+        while at < close {
+            let item = self.pattern[at];
+            if item == ESCAPE {
+                at += 1;
+                if self.pattern.get(at).is_some_and(|class| in_class(byte, *class)) {
+                    return !is_negated;
+                }
+            } else if self.pattern.get(at + 1) == Some(&b'-') && at + 2 < close {
+                if (item..=self.pattern[at + 2]).contains(&byte) {
+                    return !is_negated;
+                }
+                at += 2;
+            } else if item == byte {
+                return !is_negated;
+            }
+            at += 1;
+        }
+        is_negated
+    }
+
+    fn caught(&self) -> Result<Vec<Capture>, PatternError> {
+        let capture = |(start, extent): &(usize, Extent)| match extent {
+            Extent::Open => malformed("unfinished capture"),
+            Extent::Position => Ok(Capture::Position(*start)),
+            Extent::Closed(end) => Ok(Capture::Text(*start, *end)),
+        };
+        self.captures[..self.level].iter().map(capture).collect()
+    }
+}
+
+/// Whether `byte` is of the class that is written `%class`. A letter that names none stands for itself.
+fn in_class(byte: u8, class: u8) -> bool {
+    let is_in = match class.to_ascii_lowercase() {
+        b'a' => byte.is_ascii_alphabetic(),
+        b'c' => byte.is_ascii_control(),
+        b'd' => byte.is_ascii_digit(),
+        b'g' => byte.is_ascii_graphic(),
+        b'l' => byte.is_ascii_lowercase(),
+        b'p' => byte.is_ascii_punctuation(),
+        b's' => byte.is_ascii_whitespace() || byte == 0x0B,
+        b'u' => byte.is_ascii_uppercase(),
+        b'w' => byte.is_ascii_alphanumeric(),
+        b'x' => byte.is_ascii_hexdigit(),
+        _ => return class == byte,
+    };
+    is_in != class.is_ascii_uppercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Start, end and captures of the first match, counted as Lua does.
+    fn found(subject: &str, pattern: &str) -> Option<(usize, usize, Vec<String>)> {
+        let is_anchored = pattern.starts_with('^');
+        let bare = &pattern[usize::from(is_anchored)..];
+        let watch = Watch::default();
+        let found = find(subject.as_bytes(), bare.as_bytes(), 0, (is_anchored, None), &watch)
+            .expect("it is well formed")?;
+        let text = |capture: &Capture| match capture {
+            Capture::Text(start, end) => subject[*start..*end].to_owned(),
+            Capture::Position(at) => format!("@{}", at + 1),
+        };
+        Some((found.start + 1, found.end, found.captures.iter().map(text).collect()))
+    }
+
+    fn at(start: usize, end: usize, captures: &[&str]) -> Option<(usize, usize, Vec<String>)> {
+        Some((start, end, captures.iter().map(|text| (*text).to_owned()).collect()))
+    }
+
+    #[test]
+    fn patterns_match_as_in_lua() {
+        assert_eq!(found("hello world", "o w"), at(5, 7, &[]));
+        assert_eq!(found("hello world", "^w"), None);
+        assert_eq!(found("key = value", "(%w+)%s*=%s*(%w+)"), at(1, 11, &["key", "value"]));
+        assert_eq!(found("  x", "^%s*()"), at(1, 2, &["@3"]));
+        assert_eq!(found("f(a(b)c)d", "%b()"), at(2, 8, &[]));
+        assert_eq!(found("THE (quick) fox", "%f[%a]%a+"), at(1, 3, &[]));
+        assert_eq!(found("say \"hi\" 'x'", "([\"'])(.-)%1"), at(5, 8, &["\"", "hi"]));
+        assert_eq!(found("abc123", "%a-%d"), at(1, 4, &[]));
+        assert_eq!(found("a]b", "[]]"), at(2, 2, &[]));
+        assert_eq!(found("a-b", "[a%-]+"), at(1, 2, &[]));
+        assert_eq!(found("2024", "[0-9][^0-1]$"), at(3, 4, &[]));
+        assert_eq!(found("abc", "b?c"), at(2, 3, &[]));
+        assert_eq!(found("abc", ".$"), at(3, 3, &[]));
+        assert_eq!(found("", ""), at(1, 0, &[]));
+        assert_eq!(found("x^y", "%^"), at(2, 2, &[]));
+    }
+
+    #[test]
+    fn malformed_patterns_are_told() {
+        for (pattern, text) in [
+            ("[a", "malformed pattern (missing ']')"),
+            ("%", "malformed pattern (ends with '%')"),
+            ("(a", "unfinished capture"),
+            ("a)", "invalid pattern capture"),
+            ("%1", "invalid capture index %1"),
+            ("%b", "malformed pattern (missing arguments to '%b')"),
+            ("%fa", "missing '[' after '%f' in pattern"),
+        ] {
+            let result = find(b"aaa", pattern.as_bytes(), 0, (false, None), &Watch::default());
+            assert_eq!(result, Err(PatternError::Malformed(text.to_owned())), "{pattern}");
+        }
+        let deep = "(".repeat(40);
+        assert!(find(b"aaa", deep.as_bytes(), 0, (false, None), &Watch::default()).is_err());
+        let deep = "a?".repeat(500);
+        let many = "a".repeat(500);
+        let result = find(many.as_bytes(), deep.as_bytes(), 0, (false, None), &Watch::default());
+        assert_eq!(result, Err(PatternError::Malformed("pattern too complex".to_owned())));
+    }
+
+    #[test]
+    fn a_catastrophic_pattern_ends_with_its_time() {
+        let watch = Watch::default();
+        watch.begin(Instant::now() + Duration::from_millis(20));
+        let begun = Instant::now();
+        let result = find("a".repeat(30_000).as_bytes(), b".-.-.-.-.-b", 0, (false, None), &watch);
+        assert_eq!(result, Err(PatternError::Timeout));
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    }
+}

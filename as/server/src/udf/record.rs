@@ -1,0 +1,319 @@
+//! The record that a function works on: what it sees of it, and what it has made of it when it ends.
+//!
+//! The function works on a copy. What it saves changes the copy's list of bins; nothing is stored before it has ended.
+
+use std::borrow::Cow;
+
+use cf::Digest;
+use cf::clock::StoredMillis;
+use datamodel::flat::FlatRecord;
+use datamodel::{Bin, Bins, Particle};
+use proto::ResultCode;
+
+/// Bins that a record may have for a function.
+pub(crate) const BINS_MAX: usize = 512;
+
+/// A record before a function runs.
+#[derive(Debug)]
+pub(crate) struct RecordInput {
+    pub(crate) digest: Digest,
+    pub(crate) now: StoredMillis,
+    /// The live record, if there is one.
+    pub(crate) found: Option<FoundRecord>,
+    /// The set in which a record would be created; empty for none.
+    pub(crate) created_set: Vec<u8>,
+    /// The key that the request brings, type byte and bytes.
+    pub(crate) sent_key: Option<Vec<u8>>,
+    /// The request has a set or key that no record can have.
+    pub(crate) is_uncreatable: bool,
+    /// Why nothing can be saved at all.
+    pub(crate) save_refusal: Option<ResultCode>,
+    /// The namespace keeps records in memory.
+    pub(crate) is_in_memory: bool,
+    /// The namespace keeps records on devices or files.
+    pub(crate) is_on_device: bool,
+    /// The record is one of a stream, and cannot be changed.
+    pub(crate) is_read_only: bool,
+}
+
+/// A record that exists.
+#[derive(Debug)]
+pub(crate) struct FoundRecord {
+    /// Its flat form.
+    pub(crate) flat: Vec<u8>,
+    pub(crate) generation: u16,
+    pub(crate) void_time: u32,
+    pub(crate) last_update_time: u64,
+    pub(crate) stored_size: u64,
+    pub(crate) set_name: Vec<u8>,
+}
+
+/// Where the value of a bin is.
+#[derive(Clone, Debug)]
+enum BinValue {
+    /// In the flat record, under the same name.
+    Stored,
+    Made(Particle<'static>),
+}
+
+type BinList = Vec<(Box<[u8]>, BinValue)>;
+
+/// A record while a function works on it, and after.
+#[derive(Debug)]
+pub(crate) struct RecordState {
+    pub(super) input: RecordInput,
+    /// The record exists, or was created.
+    is_open: bool,
+    /// Its bins, as they were saved last. `None` as long as nothing was: then they are those of the flat record.
+    bins: Option<BinList>,
+    /// The bins when the first save began.
+    old: Option<BinList>,
+    /// Something is to be stored.
+    has_updates: bool,
+    /// Why the last save failed.
+    result: ResultCode,
+    /// Time to live that the function has set.
+    ttl: Option<u32>,
+    is_key_dropped: bool,
+}
+
+impl RecordState {
+    pub(crate) fn new(input: RecordInput) -> Self {
+        RecordState {
+            is_open: input.found.is_some(),
+            input,
+            bins: None,
+            old: None,
+            has_updates: false,
+            result: ResultCode::Ok,
+            ttl: None,
+            is_key_dropped: false,
+        }
+    }
+
+    /// The result of the last save.
+    pub(crate) fn result(&self) -> ResultCode {
+        self.result
+    }
+
+    /// Whether there is something to store.
+    pub(crate) fn has_updates(&self) -> bool {
+        self.has_updates
+    }
+
+    /// Bins before the first save.
+    pub(crate) fn old_bin_count(&self) -> usize {
+        self.old.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Time to live that the function has set.
+    pub(crate) fn ttl(&self) -> Option<u32> {
+        self.ttl
+    }
+
+    /// The key that is to be stored with the record.
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        if self.is_key_dropped {
+            return None;
+        }
+        let stored = self.flat().and_then(|flat| flat.key);
+        stored.or(self.input.sent_key.as_deref())
+    }
+
+    /// The bins that are to be stored.
+    pub(crate) fn bins_to_store(&self) -> Bins<'_> {
+        let mut bins = Bins::new();
+        let flat = self.flat();
+        for (name, value) in self.bins.iter().flatten() {
+            let particle = match value {
+                BinValue::Made(particle) => particle.borrowed(),
+                BinValue::Stored => match flat.and_then(|flat| flat.bin(name).ok().flatten()) {
+                    Some(particle) => particle,
+                    None => continue,
+                },
+            };
+            bins.push(Bin { name, particle });
+        }
+        bins
+    }
+
+    fn flat(&self) -> Option<FlatRecord<'_>> {
+        FlatRecord::parse(&self.input.found.as_ref()?.flat).ok()
+    }
+
+    /// The flat record, if a function can work with its bins.
+    fn loaded(&self) -> Option<FlatRecord<'_>> {
+        self.flat().filter(|flat| flat.bin_count <= BINS_MAX)
+    }
+
+    /// Whether the record can be changed: it is open, and its bins can be read.
+    fn is_loaded(&self) -> bool {
+        self.is_open && (self.input.found.is_none() || self.loaded().is_some())
+    }
+
+    /// Names of the bins as they were saved last; `None` if there is no record.
+    pub(super) fn bin_names(&self) -> Option<Vec<Cow<'_, [u8]>>> {
+        if !self.is_loaded() {
+            return None;
+        }
+        Some(match &self.bins {
+            Some(bins) => bins.iter().map(|(name, _)| Cow::Borrowed(&**name)).collect(),
+            None => {
+                let stored = self.loaded().into_iter().flat_map(|flat| flat.bins());
+                stored.filter_map(Result::ok).map(|bin| Cow::Owned(bin.name.to_vec())).collect()
+            }
+        })
+    }
+
+    /// The value of a bin as it was saved last.
+    pub(super) fn bin(&self, name: &[u8]) -> Option<Particle<'_>> {
+        if !self.is_open {
+            return None;
+        }
+        match &self.bins {
+            None => self.loaded()?.bin(name).ok()?,
+            Some(bins) => match &bins.iter().find(|(other, _)| **other == *name)?.1 {
+                BinValue::Stored => self.loaded()?.bin(name).ok()?,
+                BinValue::Made(particle) => Some(particle.borrowed()),
+            },
+        }
+    }
+
+    pub(super) fn metadata(&self) -> Option<Metadata<'_>> {
+        if !self.is_open {
+            return None;
+        }
+        let created = || Metadata {
+            generation: 0,
+            ttl: 0,
+            last_update_time: 0,
+            stored_size: u64::from(crate::storage::RBLOCK_SIZE),
+            set_name: &self.input.created_set,
+        };
+        Some(self.input.found.as_ref().map_or_else(created, |found| Metadata {
+            generation: found.generation,
+            ttl: found.void_time.saturating_sub(self.input.now.seconds()),
+            last_update_time: found.last_update_time,
+            stored_size: found.stored_size,
+            set_name: &found.set_name,
+        }))
+    }
+
+    /// The key that is stored or will be, for the function.
+    pub(super) fn visible_key(&self) -> Option<&[u8]> {
+        if self.is_loaded() { self.key() } else { None }
+    }
+
+    pub(super) fn set_ttl(&mut self, ttl: u32) {
+        if !self.input.is_read_only {
+            self.ttl = Some(ttl);
+        }
+    }
+
+    pub(super) fn drop_key(&mut self) {
+        if self.is_loaded() && !self.input.is_read_only {
+            self.is_key_dropped = true;
+        }
+    }
+
+    /// Whether `create` may begin; otherwise what it gives.
+    pub(super) fn create(&mut self) -> Result<(), i64> {
+        if self.input.is_read_only {
+            return Err(1);
+        }
+        if self.is_open {
+            let is_empty = self.bin_names().is_some_and(|names| names.is_empty());
+            return if is_empty { Ok(()) } else { Err(1) };
+        }
+        if self.input.is_uncreatable {
+            return Err(4);
+        }
+        self.is_open = true;
+        self.bins = Some(Vec::new());
+        Ok(())
+    }
+
+    /// The save of a record that was to be created has failed.
+    pub(super) fn uncreate(&mut self) {
+        if self.input.found.is_none() {
+            self.is_open = false;
+            self.bins = None;
+            self.old = None;
+        }
+    }
+
+    /// Whether `update` may begin; otherwise what it gives.
+    pub(super) fn update(&self) -> Result<(), i64> {
+        if self.input.is_read_only {
+            return Err(1);
+        }
+        if self.is_loaded() { Ok(()) } else { Err(-2) }
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.is_open || self.input.is_read_only
+    }
+
+    /// Begins a save.
+    ///
+    /// # Errors
+    /// The result when nothing can be saved.
+    pub(super) fn begin_save(&mut self) -> Result<(), ResultCode> {
+        if !self.has_updates {
+            if self.bins.is_none() {
+                let names = self.bin_names().unwrap_or_default();
+                let stored = names.into_iter().map(|name| (name.into(), BinValue::Stored)).collect();
+                self.bins = Some(stored);
+            }
+            self.old.clone_from(&self.bins);
+        }
+        self.input.save_refusal.map_or(Ok(()), Err)
+    }
+
+    /// Returns a bin a value.
+    ///
+    /// # Errors
+    /// The result when there would be too many bins.
+    pub(super) fn set_bin(&mut self, name: &[u8], particle: Particle<'static>) -> Result<(), ResultCode> {
+        let bins = self.bins.get_or_insert_default();
+        if let Some((_, value)) = bins.iter_mut().find(|(other, _)| **other == *name) {
+            *value = BinValue::Made(particle);
+            return Ok(());
+        }
+        if bins.len() >= BINS_MAX {
+            return Err(ResultCode::BinName);
+        }
+        bins.push((name.into(), BinValue::Made(particle)));
+        Ok(())
+    }
+
+    pub(super) fn delete_bin(&mut self, name: &[u8]) {
+        let bins = self.bins.get_or_insert_default();
+        if let Some(position) = bins.iter().position(|(other, _)| **other == *name) {
+            bins.swap_remove(position);
+        }
+    }
+
+    pub(super) fn end_save(&mut self) {
+        self.result = ResultCode::Ok;
+        self.has_updates = true;
+    }
+
+    /// A save has failed: the bins are those from before the first.
+    pub(super) fn save_failed(&mut self, result: ResultCode) {
+        self.result = result;
+        self.has_updates = false;
+        self.bins.clone_from(&self.old);
+    }
+}
+
+/// What a function may ask about a record.
+pub(super) struct Metadata<'a> {
+    pub(super) generation: u16,
+    /// Seconds; 0 = never, or no more.
+    pub(super) ttl: u32,
+    /// Milliseconds since 2010-01-01.
+    pub(super) last_update_time: u64,
+    pub(super) stored_size: u64,
+    pub(super) set_name: &'a [u8],
+}

@@ -1,0 +1,250 @@
+//! Functions called without a server: values there and back, saves, errors, and programs that mean harm.
+
+use std::fmt::Write;
+
+use cf::Digest;
+use cf::clock::StoredMillis;
+use proto::ResultCode;
+
+use super::*;
+
+/// Functions of one module `m` with this text.
+fn module(text: &str) -> Functions {
+    let functions = Functions::new(Path::new("/nowhere"), true);
+    functions.modules.accept(&[&module::tests::item("m.lua", Some(text.as_bytes()))]);
+    functions
+}
+
+fn new_record() -> RecordState {
+    RecordState::new(RecordInput {
+        digest: Digest([7; 20]),
+        now: StoredMillis(1_000),
+        found: None,
+        created_set: b"set".to_vec(),
+        sent_key: None,
+        is_uncreatable: false,
+        save_refusal: None,
+        is_in_memory: true,
+        is_on_device: false,
+        is_read_only: false,
+    })
+}
+
+fn call_with(
+    functions: &Functions,
+    function: &str,
+    arguments: &[u8],
+) -> (Result<Output, Failure>, RecordState) {
+    let call = FunctionCall { module: "m", function: function.as_bytes(), arguments };
+    functions.call(&call, new_record(), Instant::now() + Duration::from_millis(500))
+}
+
+/// The result of `f` in a module of these words, as text.
+fn run(body: &str) -> Result<String, String> {
+    let functions = module(&format!("function f(r, ...) {body} end"));
+    shown(call_with(&functions, "f", &[0x90]).0)
+}
+
+fn shown(result: Result<Output, Failure>) -> Result<String, String> {
+    match result {
+        Ok(Output { particle_type: 1, bytes }) => {
+            Ok(i64::from_be_bytes(bytes.try_into().expect("eight bytes")).to_string())
+        }
+        Ok(Output { particle_type: 3, bytes }) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Ok(Output { particle_type, bytes }) => {
+            let mut text = format!("{particle_type}:");
+            bytes.iter().for_each(|byte| {
+                let _ = write!(text, "{byte:02x}");
+            });
+            Ok(text)
+        }
+        Err(Failure::Module) => Err("no module".to_owned()),
+        Err(Failure::Function(text)) => {
+            Err(text.map_or("no text".to_owned(), |text| String::from_utf8_lossy(&text).into_owned()))
+        }
+    }
+}
+
+fn ok(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+#[test]
+fn values_come_back_as_they_went() {
+    let functions = module("function f(r, v) return v end");
+    for (packed, expected) in [
+        (&[0x91, 0x05][..], "5"),
+        (&[0x91, 0xff], "-1"),
+        (&[0x91, 0xa2, 3, b'x'], "x"),
+        (&[0x91, 0xa3, 4, 1, 2], "4:0102"),
+        (&[0x91, 0xc3], "17:01"),
+        (&[0x91, 0xc0], "0:"),
+        (&[0x91, 0xcb, 0x3f, 0xf8, 0, 0, 0, 0, 0, 0], "2:3ff8000000000000"),
+        (&[0x91, 0x92, 1, 0x91, 2], "20:92019102"),
+        (&[0x91, 0x82, 0x02, 1, 0x01, 0xa2, 3, b'x'], "19:8201a2037802 01".trim()),
+        (&[0x91, 0xa3, 23, b'{', b'}'], "23:0000007b7d"),
+    ] {
+        let result = shown(call_with(&functions, "f", packed).0);
+        assert_eq!(result, Ok(expected.replace(' ', "")), "{packed:02x?}");
+    }
+}
+
+#[test]
+fn arguments_that_lie_are_none() {
+    let functions = module("function f(r, ...) return select('#', ...) end");
+    let mut deep = vec![0x91; 100_000];
+    deep.push(1);
+    for packed in [&[][..], &[0x91, 0xdb, 0xff, 0xff, 0xff, 0xff, 3], &[5], &[0xdd, 0xff, 0xff, 0xff, 0xff]] {
+        assert_eq!(shown(call_with(&functions, "f", packed).0), ok("0"), "{packed:02x?}");
+    }
+    assert_eq!(shown(call_with(&functions, "f", &[0x93, 1]).0), ok("1"));
+    assert_eq!(shown(call_with(&functions, "f", &deep).0), Err("value is nested too deeply".to_owned()));
+}
+
+#[test]
+fn errors_name_the_place() {
+    assert_eq!(run("error('x')"), Err("/nowhere/m.lua:1: x".to_owned()));
+    assert_eq!(run("error({})"), Err("no text".to_owned()));
+    assert_eq!(
+        run("return list.size(5)"),
+        Err("/nowhere/m.lua:1: bad argument #1 to 'size' (userdata expected, got number)".to_owned())
+    );
+    assert_eq!(
+        run("return list.size(map())"),
+        Err("/nowhere/m.lua:1: bad argument #1 to 'size' (List expected, got Map)".to_owned())
+    );
+    assert_eq!(
+        run("local l = list{1} return l.x"),
+        Err("/nowhere/m.lua:1: bad argument #2 to 'index' (number expected, got string)".to_owned())
+    );
+    assert_eq!(
+        run("return list() .. 'x'"),
+        Err("/nowhere/m.lua:1: attempt to concatenate a List value".to_owned())
+    );
+    assert_eq!(
+        run("info()"),
+        Err("[string \"aerospike.lua\"]:8: bad argument #1 to 'format' (string expected, got nil)".to_owned())
+    );
+    let functions = module("x = 1");
+    assert_eq!(shown(call_with(&functions, "missing", &[0x90]).0), Err("function not found".to_owned()));
+    let call = FunctionCall { module: "n", function: b"f", arguments: &[] };
+    assert_eq!(functions.call(&call, new_record(), Instant::now()).0, Err(Failure::Module));
+}
+
+#[test]
+fn saves_are_kept_until_the_function_ends() {
+    let functions = module(
+        "function f(r) r.a = 1 r.b = list{1, 'x'} local rc = aerospike:create(r) r.c = 3 return rc end",
+    );
+    let (result, record) = call_with(&functions, "f", &[0x90]);
+    assert_eq!(shown(result), ok("0"));
+    assert!(record.has_updates());
+    let bins = record.bins_to_store();
+    let names: Vec<&[u8]> = bins.iter().map(|bin| bin.name).collect();
+    assert_eq!(names, [b"a", b"b"]);
+    let functions = module("function f(r) r.a = r return aerospike:create(r) end");
+    let (result, record) = call_with(&functions, "f", &[0x90]);
+    assert_eq!((shown(result), record.result()), (ok("-1"), ResultCode::IncompatibleType));
+    assert!(!record.has_updates());
+}
+
+#[test]
+fn records_of_earlier_calls_are_none() {
+    let functions = module(
+        "function f(r) local last = kept kept = r return last and record.gen(last) + (last.x and 1 or 0) end",
+    );
+    assert_eq!(shown(call_with(&functions, "f", &[0x90]).0), ok("0:"));
+    assert_eq!(shown(call_with(&functions, "f", &[0x90]).0), ok("0"));
+}
+
+#[test]
+fn harm_ends_with_an_error() {
+    for body in [
+        "while true do end",
+        "while true do pcall(function() while true do end end) end",
+        "return coroutine.wrap(function() while true do end end)()",
+        "local co = coroutine.create(function() while true do end end) while true do coroutine.resume(co) end",
+        "local s = 'x' while true do s = s .. s end",
+        "return ('x'):rep(1 << 40)",
+        "return (''):rep(1 << 40, 'x')",
+        "local t = {} for i = 1, 1e9 do t[i] = i end",
+        "local l = list() for i = 1, 1e9 do list.append(l, i) end",
+        "local function f() return 1 + f() end return f()",
+        "local l = list() l[4e9] = 1 return l",
+        "local l = list() l[-1] = 1 return l",
+        "list.insert(list(), 4000000000, 1)",
+        "local l = list() list.append(l, l) return l",
+        "local l = list() list.append(l, l) return tostring(l)",
+        "local m = map() m.m = m return m",
+        "local l = list{1} for i = 1, 60 do l = list{l, l} end return l",
+        "return ('a'):rep(30000):find('.-.-.-.-.-b')",
+        "return ('a'):rep(30000):gsub('.-.-.-.-.-b', '')",
+        "table.move({}, 1, math.maxinteger - 1, 2)",
+        "table.insert(setmetatable({}, {__len = function() return 1 << 60 end}), 1, 1)",
+        "setmetatable({}, {__gc = function() while true do end end}) collectgarbage() while true do end",
+        "os.exit()",
+        "os.execute('true')",
+        "io.popen('true')",
+        "dofile('/etc/passwd')",
+        "return require('no_such')",
+        "return load('\\27Lua')()",
+        "return string.dump(function() end)",
+        "return debug.getinfo(1)",
+        "for i = 1, 1000 do local b = bytes(1 << 20) kept = {b, kept} end",
+        "return bytes(4000000000)",
+        "local l = list{1} setmetatable(l, {})",
+        "list.concat()",
+        "aerospike.update()",
+        "aerospike:update(list())",
+        "aerospike:create(map())",
+    ] {
+        let begun = Instant::now();
+        let result = run(body);
+        assert!(result.is_err(), "{body}: {result:?}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{body}: {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn what_is_odd_does_no_harm() {
+    for (body, expected) in [
+        ("local b = bytes(4) return tostring(bytes.get_bytes(b, 100, 4000000000))", "Bytes()"),
+        ("local b = bytes(2) bytes.set_byte(b, 1, 7) return bytes.get_string(b, 1, 4000000000)", "\u{7}"),
+        ("local l = list{1, 2} list.concat(l, l) return tostring(l)", "[1, 2, 1, 2]"),
+        ("return tostring(list{r})", "[[ REC ]]"),
+        ("local l = list() return l[-1]", "0:"),
+        ("return list{r}", "20:91c0"),
+        ("return type(getmetatable(list()))", "table"),
+        ("List.__index = nil return list{5}[1]", "5"),
+        ("local n = 0 for k in pairs(_G) do n = n + 1 end return n > 30", "17:01"),
+        ("return ('%d'):rep(3, ',')", "%d,%d,%d"),
+        ("return (('hello world'):gsub('o', '0'))", "hell0 w0rld"),
+        ("return (('abc'):gsub('%w', '%0%0'))", "aabbcc"),
+        ("return (('abc'):gsub('', '-'))", "-a-b-c-"),
+        ("return ('k=v'):match('(%w)=(%w)')", "k"),
+        ("local t = {} for k in ('a,b'):gmatch('%a') do t[#t + 1] = k end return table.concat(t)", "ab"),
+        ("return select('#', ('x'):find('y'))", "1"),
+        ("local t = {3, 1, 2} table.insert(t, 1, 9) table.sort(t) return table.concat(t, ' ')", "1 2 3 9"),
+    ] {
+        assert_eq!(run(body), ok(expected), "{body}");
+    }
+}
+
+#[test]
+fn a_failed_call_leaves_others_alone() {
+    let functions = module("function f(r) while true do end end function g(r) return 1 end");
+    assert!(call_with(&functions, "f", &[0x90]).0.is_err());
+    assert_eq!(shown(call_with(&functions, "g", &[0x90]).0), ok("1"));
+}
+
+#[test]
+fn modules_are_checked() {
+    let functions = module("");
+    assert_eq!(functions.check("a.lua", b"function f(r) return 1 end"), Ok(()));
+    let error = functions.check("a.lua", b"x = \n\n= 1").unwrap_err();
+    assert_eq!((error.file.as_str(), error.line), ("a.lua", 3));
+    let error = functions.check("a.lua", b"local x = nil; x()").unwrap_err();
+    assert_eq!((error.line, error.message), (1, b"attempt to call a nil value (local 'x')".to_vec()));
+    assert!(functions.check("a.lua", b"while true do end").is_err());
+    assert!(functions.check("a.lua", b"\x1bLua").is_err());
+}

@@ -1,0 +1,578 @@
+//! Values on their way between bins, messages and Lua.
+//!
+//! Values that come from a client may be nested as deeply and lie about their lengths as they like; those that a function
+//! gives may contain themselves. Depth, size and time of both ways are bounded.
+
+use std::fmt::Write;
+
+use cf::msgpack::{self, Head, Reader};
+use datamodel::particle::type_number;
+use datamodel::{Budget, BytesType, Particle, geojson};
+use mlua::{AnyUserData, Function, Lua, Table, Value};
+use proto::ResultCode;
+
+use super::bindings::bytes::Buffer;
+use super::raw::Watch;
+
+/// How deep lists and maps may be nested.
+const DEPTH_MAX: usize = 200;
+/// Bytes of a value that a function gives.
+const PACKED_SIZE_MAX: usize = 64 << 20;
+/// Elements between two looks at the watch.
+const WATCHED_ELEMENTS: u32 = 1_000;
+/// Numbers of the classes of proxies, as the prelude counts them.
+pub(super) mod class {
+    pub(crate) const LIST: i64 = 1;
+    pub(crate) const MAP: i64 = 2;
+    pub(crate) const BYTES: i64 = 3;
+    pub(crate) const GEOJSON: i64 = 5;
+}
+
+/// Why a value cannot be taken over.
+#[derive(Debug)]
+pub(super) enum ValueError {
+    /// It is nested too deeply, or contains itself.
+    Depth,
+    /// It is too large.
+    Size,
+    /// It is malformed, or of a type that has no form on the other side.
+    Type,
+    /// The time of the function is over.
+    Timeout,
+    /// Lua has not enough memory.
+    Lua(mlua::Error),
+}
+
+impl From<mlua::Error> for ValueError {
+    fn from(error: mlua::Error) -> Self {
+        ValueError::Lua(error)
+    }
+}
+
+impl std::fmt::Display for ValueError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = match self {
+            ValueError::Depth => "value is nested too deeply",
+            ValueError::Size => "value is too large",
+            ValueError::Type => "value type unexpected",
+            ValueError::Timeout => "UDF Execution Timeout",
+            ValueError::Lua(mlua::Error::MemoryError(_)) => "not enough memory",
+            ValueError::Lua(error) => return write!(out, "{error}"),
+        };
+        out.write_str(text)
+    }
+}
+
+/// The prelude's functions that make proxies and look into them.
+pub(super) struct Makers {
+    pub(super) open: Function,
+    pub(super) list: Function,
+    pub(super) map: Function,
+    pub(super) bytes: Function,
+    pub(super) geojson: Function,
+    pub(super) pairs: Function,
+}
+
+/// The particle type and bytes of a function's result, as a client receives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Output {
+    pub(crate) particle_type: u8,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Output {
+    /// No value.
+    pub(crate) const fn null() -> Self {
+        Output { particle_type: type_number::NULL, bytes: Vec::new() }
+    }
+
+    /// A text.
+    pub(crate) fn text(text: &[u8]) -> Self {
+        Output { particle_type: type_number::STRING, bytes: text.to_vec() }
+    }
+}
+
+/// Takes values over, for one interpreter.
+pub(super) struct Converter<'a> {
+    pub(super) lua: &'a Lua,
+    pub(super) makers: &'a Makers,
+    pub(super) watch: &'a Watch,
+    pub(super) memory: &'a std::rc::Rc<super::bindings::bytes::Memory>,
+}
+
+/// A string as far as its first zero byte, as Lua gets it from C.
+pub(super) fn to_zero(text: &[u8]) -> &[u8] {
+    text.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+impl Converter<'_> {
+    /// The class and content of a proxy; nothing for other userdata.
+    fn open(&self, proxy: &AnyUserData) -> Result<Option<(i64, Table)>, ValueError> {
+        let (class, content): (Option<i64>, Option<Table>) = self.makers.open.call(proxy)?;
+        Ok(class.zip(content))
+    }
+
+    /// A bin's value in Lua.
+    pub(super) fn value_of(&self, particle: &Particle<'_>) -> Result<Value, ValueError> {
+        Ok(match particle {
+            Particle::Integer(value) => Value::Integer(*value),
+            Particle::Float(value) => Value::Number(*value),
+            Particle::Bool(value) => Value::Boolean(*value),
+            Particle::Bytes(BytesType::String, text) => self.string(to_zero(text))?,
+            Particle::Bytes(BytesType::List | BytesType::Map, packed) => {
+                self.unpack(packed, true)?.unwrap_or(Value::Nil)
+            }
+            Particle::Bytes(BytesType::GeoJson, stored) => {
+                self.makers.geojson.call(self.lua.create_string(geojson::json(stored))?)?
+            }
+            Particle::Bytes(kind, bytes) => self.bytes(bytes, i64::from(*kind as u8))?,
+        })
+    }
+
+    /// The arguments of a call: the elements of a packed list. What is no list is no arguments.
+    pub(super) fn arguments(&self, packed: &[u8]) -> Result<Vec<Value>, ValueError> {
+        let mut reader = Reader::new(packed);
+        let Some(count) = reader.list_header() else { return Ok(Vec::new()) };
+        let mut unpacker = Unpacker { converter: self, elements: 0 };
+        let mut arguments = Vec::new();
+        let skipped = unpacker.skip_description(&mut reader, count);
+        for _ in 0..count - skipped {
+            match unpacker.value(&mut reader, 1)? {
+                Some(value) => arguments.push(if value.is_null() { Value::Nil } else { value }),
+                // What came before one that is malformed are arguments.
+                None => break,
+            }
+        }
+        Ok(arguments)
+    }
+
+    /// A packed value; nothing if it is malformed.
+    fn unpack(&self, packed: &[u8], _is_stored: bool) -> Result<Option<Value>, ValueError> {
+        Unpacker { converter: self, elements: 0 }.value(&mut Reader::new(packed), 0)
+    }
+
+    fn string(&self, text: &[u8]) -> Result<Value, ValueError> {
+        Ok(Value::String(self.lua.create_string(text)?))
+    }
+
+    pub(super) fn bytes(&self, bytes: &[u8], kind: i64) -> Result<Value, ValueError> {
+        let buffer = Buffer::of(bytes, kind, self.memory).ok_or(ValueError::Size)?;
+        Ok(self.makers.bytes.call(self.lua.create_userdata(buffer)?)?)
+    }
+
+    /// A function's result, as a client receives it. What has no form there is null.
+    pub(super) fn output(&self, value: &Value) -> Result<Output, ValueError> {
+        let output = |particle_type, bytes| Ok(Output { particle_type, bytes });
+        match value {
+            Value::Boolean(value) => output(type_number::BOOL, vec![u8::from(*value)]),
+            Value::Integer(value) => output(type_number::INTEGER, value.to_be_bytes().to_vec()),
+            Value::Number(value) => output(type_number::FLOAT, value.to_bits().to_be_bytes().to_vec()),
+            Value::String(text) => output(type_number::STRING, to_zero(&text.as_bytes()).to_vec()),
+            Value::UserData(proxy) => {
+                let Some((class, content)) = self.open(proxy)? else { return Ok(Output::null()) };
+                match class {
+                    class::LIST => output(type_number::LIST, self.packed(value)?),
+                    class::MAP => output(type_number::MAP, self.packed(value)?),
+                    class::BYTES => output(type_number::BLOB, buffer_bytes(&content)?.0),
+                    class::GEOJSON => output(type_number::GEOJSON, geojson::without_cells(&json(&content)?)),
+                    _ => Ok(Output::null()),
+                }
+            }
+            _ => Ok(Output::null()),
+        }
+    }
+
+    /// A value as it is stored in a bin.
+    ///
+    /// # Errors
+    /// The result of a save that the value makes impossible.
+    pub(super) fn to_particle(&self, value: &Value) -> Result<Particle<'static>, ResultCode> {
+        self.particle(value).map_err(|error| match error {
+            ParticleError::Result(result) => result,
+            ParticleError::Value(ValueError::Timeout) => ResultCode::Timeout,
+            ParticleError::Value(ValueError::Size | ValueError::Depth) => ResultCode::RecordTooBig,
+            ParticleError::Value(_) => ResultCode::IncompatibleType,
+        })
+    }
+
+    fn particle(&self, value: &Value) -> Result<Particle<'static>, ParticleError> {
+        Ok(match value {
+            Value::Boolean(value) => Particle::Bool(*value),
+            Value::Integer(value) => Particle::Integer(*value),
+            Value::Number(value) => Particle::Float(*value),
+            Value::String(text) => Particle::owned(BytesType::String, to_zero(&text.as_bytes()).to_vec()),
+            Value::UserData(proxy) => {
+                let (class, content) = self.open(proxy)?.ok_or(ValueError::Type)?;
+                match class {
+                    class::LIST => self.container(type_number::LIST, value)?,
+                    class::MAP => self.container(type_number::MAP, value)?,
+                    class::BYTES => {
+                        let (bytes, kind) = buffer_bytes(&content)?;
+                        Particle::owned(blob_type(kind), bytes)
+                    }
+                    class::GEOJSON => {
+                        let json = json(&content)?;
+                        let stored = geojson::from_json(&json, &Budget::unlimited());
+                        // A text that is no GeoJSON is kept as it is.
+                        Particle::owned(
+                            BytesType::GeoJson,
+                            stored.unwrap_or_else(|_| geojson::without_cells(&json)),
+                        )
+                    }
+                    _ => return Err(ValueError::Type.into()),
+                }
+            }
+            _ => return Err(ValueError::Type.into()),
+        })
+    }
+
+    fn container(&self, number: u8, value: &Value) -> Result<Particle<'static>, ParticleError> {
+        let packed = self.packed(value)?;
+        let particle = Particle::from_wire(number, &packed, &Budget::unlimited());
+        match particle.map_err(ParticleError::Result)? {
+            Particle::Bytes(kind, bytes) => Ok(Particle::owned(kind, bytes.into_owned())),
+            _ => Err(ValueError::Type.into()),
+        }
+    }
+
+    /// The packed form of a value.
+    pub(super) fn packed(&self, value: &Value) -> Result<Vec<u8>, ValueError> {
+        let mut packer = Packer { converter: self, out: Vec::new(), elements: 0 };
+        packer.put(value, 0)?;
+        Ok(packer.out)
+    }
+
+    /// What a value looks like for people.
+    pub(super) fn text(&self, value: &Value) -> Result<Vec<u8>, ValueError> {
+        let mut writer = TextWriter { converter: self, out: Vec::new(), elements: 0 };
+        writer.put(value, 0)?;
+        Ok(writer.out)
+    }
+
+    /// Looks at the watch from time to time.
+    fn count(&self, elements: &mut u32) -> Result<(), ValueError> {
+        *elements += 1;
+        if elements.is_multiple_of(WATCHED_ELEMENTS) && self.watch.is_over() {
+            return Err(ValueError::Timeout);
+        }
+        Ok(())
+    }
+}
+
+/// Why a value cannot be stored in a bin.
+enum ParticleError {
+    Result(ResultCode),
+    Value(ValueError),
+}
+
+impl From<ValueError> for ParticleError {
+    fn from(error: ValueError) -> Self {
+        ParticleError::Value(error)
+    }
+}
+
+fn buffer_bytes(content: &Table) -> Result<(Vec<u8>, i64), ValueError> {
+    let data: AnyUserData = content.raw_get("data")?;
+    let buffer = data.borrow::<Buffer>()?;
+    Ok((buffer.bytes().to_vec(), buffer.kind()))
+}
+
+fn json(content: &Table) -> Result<Vec<u8>, ValueError> {
+    let json: mlua::String = content.raw_get("json")?;
+    Ok(json.as_bytes().to_vec())
+}
+
+/// The particle type of bytes that were given this type; plain bytes for what is none.
+fn blob_type(kind: i64) -> BytesType {
+    let known = u8::try_from(kind).ok().and_then(BytesType::from_number);
+    match known {
+        Some(
+            BytesType::String | BytesType::Map | BytesType::List | BytesType::GeoJson | BytesType::Vector,
+        )
+        | None => BytesType::Blob,
+        Some(known) => known,
+    }
+}
+
+struct Unpacker<'c, 'a> {
+    converter: &'c Converter<'a>,
+    elements: u32,
+}
+
+impl Unpacker<'_, '_> {
+    /// Passes what describes a container, in front of its elements; gives 1 if there was something.
+    fn skip_description(&mut self, reader: &mut Reader<'_>, count: u32) -> u32 {
+        u32::from(count > 0 && reader.extension().is_some())
+    }
+
+    fn value(&mut self, reader: &mut Reader<'_>, depth: usize) -> Result<Option<Value>, ValueError> {
+        self.converter.count(&mut self.elements)?;
+        if depth > DEPTH_MAX {
+            return Err(ValueError::Depth);
+        }
+        let Some(head) = reader.head() else { return Ok(None) };
+        Ok(Some(match head {
+            Head::Nil | Head::Extension(_) => Value::NULL,
+            Head::Bool(value) => Value::Boolean(value),
+            Head::Negative(value) => Value::Integer(value),
+            Head::Unsigned(value) => Value::Integer(value.cast_signed()),
+            Head::Double(value) => Value::Number(value),
+            Head::Raw([msgpack::TEXT, text @ ..]) => self.converter.string(to_zero(text))?,
+            Head::Raw([msgpack::GEOJSON, json @ ..]) => {
+                self.converter.makers.geojson.call(self.converter.lua.create_string(to_zero(json))?)?
+            }
+            Head::Raw([kind, bytes @ ..]) => self.converter.bytes(bytes, i64::from(*kind))?,
+            Head::Raw([]) => self.converter.bytes(&[], i64::from(msgpack::BLOB))?,
+            Head::List(count) => return self.list(reader, count, depth),
+            Head::Map(count) => return self.map(reader, count, depth),
+        }))
+    }
+
+    fn list(
+        &mut self,
+        reader: &mut Reader<'_>,
+        count: u32,
+        depth: usize,
+    ) -> Result<Option<Value>, ValueError> {
+        // A count may lie: what is reserved depends on the bytes that are there.
+        let count = count - self.skip_description(reader, count);
+        let capacity = (count as usize).min(reader.rest().len());
+        let elements = self.converter.lua.create_table_with_capacity(capacity, 4)?;
+        for index in 0..count {
+            let Some(value) = self.value(reader, depth + 1)? else { return Ok(None) };
+            elements.raw_set(index + 1, value)?;
+        }
+        Ok(Some(self.converter.makers.list.call((elements, count))?))
+    }
+
+    fn map(
+        &mut self,
+        reader: &mut Reader<'_>,
+        count: u32,
+        depth: usize,
+    ) -> Result<Option<Value>, ValueError> {
+        let described = self.skip_description(reader, count);
+        if described > 0 && reader.skip(1).is_none() {
+            return Ok(None);
+        }
+        let count = count - described;
+        let lua = self.converter.lua;
+        let capacity = (count as usize).min(reader.rest().len());
+        let (keys, values) =
+            (lua.create_table_with_capacity(capacity, 0)?, lua.create_table_with_capacity(capacity, 0)?);
+        let mut has_bad_key = false;
+        for index in 0..count {
+            let kind = reader.kind();
+            has_bad_key |= !kind.is_some_and(|kind| {
+                kind.is_integer() || matches!(kind, msgpack::Kind::Text | msgpack::Kind::Bytes)
+            });
+            let Some(key) = self.value(reader, depth + 1)? else { return Ok(None) };
+            let Some(value) = self.value(reader, depth + 1)? else { return Ok(None) };
+            keys.raw_set(index + 1, key)?;
+            values.raw_set(index + 1, value)?;
+        }
+        if has_bad_key {
+            return Ok(Some(Value::NULL));
+        }
+        Ok(Some(self.converter.makers.map.call((keys, values, count))?))
+    }
+}
+
+struct Packer<'c, 'a> {
+    converter: &'c Converter<'a>,
+    out: Vec<u8>,
+    elements: u32,
+}
+
+impl Packer<'_, '_> {
+    fn put(&mut self, value: &Value, depth: usize) -> Result<(), ValueError> {
+        self.converter.count(&mut self.elements)?;
+        if depth > DEPTH_MAX {
+            return Err(ValueError::Depth);
+        }
+        if self.out.len() > PACKED_SIZE_MAX {
+            return Err(ValueError::Size);
+        }
+        match value {
+            Value::Boolean(value) => self.out.push(if *value { 0xc3 } else { 0xc2 }),
+            Value::Integer(value) => msgpack::put_integer(&mut self.out, *value),
+            Value::Number(value) => msgpack::put_double(&mut self.out, *value),
+            Value::String(text) => self.put_raw(msgpack::TEXT, to_zero(&text.as_bytes())),
+            Value::UserData(proxy) => {
+                if let Some((class, content)) = self.converter.open(proxy)? {
+                    return self.put_content(class, &content, depth);
+                }
+                msgpack::put_nil(&mut self.out);
+            }
+            _ => msgpack::put_nil(&mut self.out),
+        }
+        Ok(())
+    }
+
+    fn put_raw(&mut self, kind: u8, bytes: &[u8]) {
+        msgpack::put_raw_header(&mut self.out, bytes.len() as u32 + 1);
+        self.out.push(kind);
+        self.out.extend_from_slice(bytes);
+    }
+
+    fn put_content(&mut self, class: i64, content: &Table, depth: usize) -> Result<(), ValueError> {
+        match class {
+            class::LIST => {
+                let count: u32 = content.raw_get("n")?;
+                msgpack::put_list_header(&mut self.out, count);
+                for index in 1..=count {
+                    self.put(&content.raw_get(index)?, depth + 1)?;
+                }
+            }
+            class::MAP => {
+                let (keys, values): (Table, Table) = self.converter.makers.pairs.call(content)?;
+                let count = keys.raw_len() as u32;
+                msgpack::put_map_header(&mut self.out, count);
+                for index in 1..=count {
+                    self.put(&keys.raw_get(index)?, depth + 1)?;
+                    self.put(&values.raw_get(index)?, depth + 1)?;
+                }
+            }
+            class::BYTES => {
+                let (bytes, kind) = buffer_bytes(content)?;
+                self.put_raw(kind as u8, &bytes);
+            }
+            class::GEOJSON => self.put_raw(msgpack::GEOJSON, &json(content)?),
+            _ => msgpack::put_nil(&mut self.out),
+        }
+        Ok(())
+    }
+}
+
+struct TextWriter<'c, 'a> {
+    converter: &'c Converter<'a>,
+    out: Vec<u8>,
+    elements: u32,
+}
+
+impl TextWriter<'_, '_> {
+    /// Appends the text of a value. Returns whether it has one.
+    fn put(&mut self, value: &Value, depth: usize) -> Result<bool, ValueError> {
+        self.converter.count(&mut self.elements)?;
+        if depth > DEPTH_MAX {
+            return Err(ValueError::Depth);
+        }
+        if self.out.len() > PACKED_SIZE_MAX {
+            return Err(ValueError::Size);
+        }
+        match value {
+            Value::Boolean(value) => self.put_text(if *value { "true" } else { "false" }),
+            Value::Integer(value) => self.put_text(&value.to_string()),
+            Value::Number(value) => self.put_text(&format_double(*value)),
+            Value::String(text) => self.put_quoted(&text.as_bytes()),
+            Value::UserData(proxy) => {
+                let Some((class, content)) = self.converter.open(proxy)? else { return Ok(false) };
+                return self.put_content(class, &content, depth);
+            }
+            _ => self.put_text("NIL"),
+        }
+        Ok(true)
+    }
+
+    fn put_text(&mut self, text: &str) {
+        self.out.extend_from_slice(text.as_bytes());
+    }
+
+    fn put_quoted(&mut self, text: &[u8]) {
+        self.out.push(b'"');
+        self.out.extend_from_slice(text);
+        self.out.push(b'"');
+    }
+
+    fn put_content(&mut self, class: i64, content: &Table, depth: usize) -> Result<bool, ValueError> {
+        match class {
+            class::LIST => self.put_list(content, depth)?,
+            class::MAP => self.put_map(content, depth)?,
+            class::BYTES => {
+                let (bytes, _) = buffer_bytes(content)?;
+                if bytes.is_empty() {
+                    return Ok(false);
+                }
+                self.put_text(&hex(&bytes));
+            }
+            class::GEOJSON => self.put_quoted(&json(content)?),
+            _ => self.put_text("[ REC ]"),
+        }
+        Ok(true)
+    }
+
+    fn put_list(&mut self, content: &Table, depth: usize) -> Result<(), ValueError> {
+        let count: u32 = content.raw_get("n")?;
+        self.out.push(b'[');
+        for index in 1..=count {
+            if index > 1 {
+                self.put_text(", ");
+            }
+            if !self.put(&content.raw_get(index)?, depth + 1)? {
+                self.put_text("<NULL>");
+            }
+        }
+        self.out.push(b']');
+        Ok(())
+    }
+
+    /// A pair without a text ends the map.
+    fn put_map(&mut self, content: &Table, depth: usize) -> Result<(), ValueError> {
+        let (keys, values): (Table, Table) = self.converter.makers.pairs.call(content)?;
+        self.out.push(b'{');
+        for index in 1..=keys.raw_len() {
+            let start = self.out.len();
+            if index > 1 {
+                self.put_text(", ");
+            }
+            let mut has_text = self.put(&keys.raw_get(index)?, depth + 1)?;
+            self.out.push(b':');
+            has_text = has_text && self.put(&values.raw_get(index)?, depth + 1)?;
+            if !has_text {
+                self.out.truncate(start);
+                break;
+            }
+        }
+        self.out.push(b'}');
+        Ok(())
+    }
+}
+
+/// Bytes in hexadecimal, with spaces between them.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 3);
+    for (index, byte) in bytes.iter().enumerate() {
+        if index > 0 {
+            text.push(' ');
+        }
+        let _ = write!(text, "{byte:02X}");
+    }
+    text
+}
+
+/// As C's `%.16g`.
+fn format_double(value: f64) -> String {
+    if value.is_nan() {
+        return if value.is_sign_negative() { "-nan" } else { "nan" }.to_owned();
+    }
+    if value.is_infinite() {
+        return if value < 0.0 { "-inf" } else { "inf" }.to_owned();
+    }
+    let scientific = format!("{value:.15e}");
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let trim = |digits: &str| -> String {
+        if digits.contains('.') {
+            digits.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            digits.to_owned()
+        }
+    };
+    if (-4..16).contains(&exponent) {
+        let decimals = usize::try_from(15 - exponent).unwrap_or(0);
+        trim(&format!("{value:.decimals$}"))
+    } else {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        format!("{}e{sign}{:02}", trim(mantissa), exponent.abs())
+    }
+}

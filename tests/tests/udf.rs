@@ -1,0 +1,310 @@
+//! User-defined functions: modules are registered, listed and kept; functions work on records, alone and in batches; programs
+//! that mean harm harm nobody.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use ferrospike_tests::client::Client;
+use ferrospike_tests::figures::{await_figures, expect_moved, figures, moves, run};
+use ferrospike_tests::server::{Server, usual_config};
+use ferrospike_tests::wire::{Message, digest, field, info1, info2, operation, particle, result};
+
+const MODULE: &str = "
+function add(r, name, n)
+    r[name] = (r[name] or 0) + n
+    if aerospike:exists(r) then aerospike:update(r) else aerospike:create(r) end
+    return r[name]
+end
+function get(r, name) return r[name] end
+function remove(r) return aerospike:remove(r) end
+function fail(r) error('as it should') end
+function forever(r) while true do end end
+function caught(r) while true do pcall(function() while true do end end) end end
+function pattern(r) return ('a'):rep(30000):find('.-.-.-.-.-b') end
+function bomb(r) local s = 'x' while true do s = s .. s end end
+function deep(r) local function f() return 1 + f() end return f() end
+";
+
+fn put_command(file_name: &str, text: &str) -> String {
+    let content = BASE64_STANDARD.encode(text);
+    format!("udf-put:filename={file_name};content-len={};content={content};", content.len())
+}
+
+fn register(client: &mut Client, file_name: &str, text: &str) {
+    assert_eq!(client.info_value(&put_command(file_name, text)).unwrap(), "ok");
+}
+
+/// A call of a function of module `m` on the record of `key`. The arguments are packed.
+fn call(key: &str, function: &str, arguments: &[u8]) -> Message {
+    Message { info2: info2::WRITE, ..Message::on(key) }
+        .with_field(field::UDF_FILE, b"m")
+        .with_field(field::UDF_FUNCTION, function.as_bytes())
+        .with_field(field::UDF_ARGUMENTS, arguments)
+}
+
+/// `add(r, 'n', 5)`
+fn add(key: &str) -> Message {
+    call(key, "add", &[0x92, 0xa2, 3, b'n', 5])
+}
+
+fn start() -> (Server, Client) {
+    let mut server = Server::usual();
+    server.allow("a function failed").allow("answered with").allow("module").allow("with a policy");
+    let mut client = server.connect();
+    register(&mut client, "m.lua", MODULE);
+    (server, client)
+}
+
+#[test]
+fn modules_are_registered_listed_and_removed() {
+    let (_server, mut client) = start();
+    let ask = |client: &mut Client, command: &str| client.info_value(command).unwrap();
+    let listed = ask(&mut client, "udf-list");
+    assert!(listed.starts_with("filename=m.lua,hash=") && listed.ends_with(",type=LUA;"), "{listed}");
+    let content = BASE64_STANDARD.encode(MODULE);
+    assert_eq!(ask(&mut client, "udf-get:filename=m.lua"), format!("type=LUA;content={content};"));
+    assert!(ask(&mut client, "smd-show:module=UDF").contains(&content));
+    for (command, answer) in [
+        ("udf-get:filename=none.lua", "error=not_found"),
+        ("udf-get:filename=", "error=invalid_filename"),
+        ("udf-get:filename=.", "error=not_found"),
+        ("udf-get:filename=..", "error=not_found"),
+        ("udf-get:filename=../smd/UDF.smd", "error=not_found"),
+        ("udf-put:filename=m;content-len=4;content=eA==", "error=invalid_filename"),
+        ("udf-put:filename=a/../m.lua;content-len=4;content=eA==", "error=invalid_filename"),
+        ("udf-put:filename=m.lua;content-len=5;content=eA==", "error=invalid_content_len"),
+        ("udf-put:filename=m.lua;content-len=x;content=eA==", "error=invalid_content_len"),
+        ("udf-put:filename=m.lua;content-len=8;content=eA==", "error=invalid_content"),
+        ("udf-put:filename=m.lua;content-len=4;udf-type=C;content=eA==", "error=invalid_udf_type"),
+        ("udf-put:filename=m.lua;content-len=4;content=!!!!", "error=invalid_base64_content"),
+        ("udf-remove:filename=none.lua", "ok"),
+        ("udf-clear-cache:", "ok"),
+    ] {
+        assert_eq!(ask(&mut client, command), answer, "{command}");
+    }
+    let refused = ask(&mut client, &put_command("bad.lua", "x = 1\n= 2"));
+    let message = BASE64_STANDARD.encode("unexpected symbol near '='");
+    assert_eq!(refused, format!("error=compile_error;file=bad.lua;line=2;message={message}"));
+    assert_eq!(ask(&mut client, "udf-remove:filename=m.lua"), "ok");
+    assert_eq!(ask(&mut client, "udf-list"), "");
+    let answer = client.ask(&add("k")).unwrap();
+    assert_eq!(answer.result, result::UDF_EXECUTION);
+    assert_eq!(answer.bin("FAILURE"), Some(&b"UDF: Execution Error 1"[..]));
+}
+
+#[test]
+fn a_function_reads_and_changes_its_record() {
+    let (_server, mut client) = start();
+    let five = 5i64.to_be_bytes();
+    moves(&mut client, &add("k"), result::OK, &["client_udf_complete", "client_lang_write_success"]);
+    let read = call("k", "get", &[0x91, 0xa2, 3, b'n']);
+    moves(&mut client, &read, result::OK, &["client_udf_complete", "client_lang_read_success"]);
+    let answer = client.ask(&read).unwrap();
+    assert_eq!((answer.generation, answer.bin("SUCCESS")), (1, Some(&five[..])));
+    assert_eq!(client.ask(&Message::get("k")).unwrap().bin("n"), Some(&five[..]));
+    let answer = client.ask(&add("k")).unwrap();
+    assert_eq!((answer.generation, answer.bin("SUCCESS")), (2, Some(&10i64.to_be_bytes()[..])));
+    assert_eq!(answer.operations[0].particle, particle::INTEGER);
+    let fail = call("k", "fail", &[0x90]);
+    moves(&mut client, &fail, result::UDF_EXECUTION, &["client_udf_error", "client_lang_error"]);
+    let text = client.ask(&fail).unwrap().bin("FAILURE").unwrap().to_vec();
+    assert!(String::from_utf8(text).unwrap().ends_with("/udf/m.lua:9: as it should"));
+    let filtered = read.clone().with_field(field::FILTER_EXPRESSION, &[0xc2]);
+    moves(&mut client, &filtered, result::FILTERED_OUT, &["client_udf_filtered_out"]);
+    let in_time = Message { transaction_ttl: 60, ..call("k", "forever", &[0x90]) };
+    let text = client.ask(&in_time).unwrap().bin("FAILURE").unwrap().to_vec();
+    assert_eq!(String::from_utf8(text).unwrap(), "UDF Execution Timeout");
+    let removed = call("k", "remove", &[0x90]);
+    moves(&mut client, &removed, result::OK, &["client_udf_complete", "client_lang_delete_success"]);
+    assert_eq!(client.ask(&Message::get("k")).unwrap().result, result::NOT_FOUND);
+    assert_eq!(
+        client.ask(&call("k", "remove", &[0x90])).unwrap().bin("SUCCESS"),
+        Some(&1i64.to_be_bytes()[..])
+    );
+    let parameter = Message { info2: info2::WRITE | info2::GENERATION, ..add("k") };
+    assert_eq!(client.ask(&parameter).unwrap().result, result::PARAMETER);
+}
+
+/// A batch with one row for each call.
+fn batch(rows: &[(&str, &str)]) -> Message {
+    let mut value = (rows.len() as u32).to_be_bytes().to_vec();
+    // Every row is answered.
+    value.push(4);
+    for (row, (key, function)) in (0u32..).zip(rows) {
+        value.extend(row.to_be_bytes());
+        value.extend(digest("rig", key));
+        // With all three bytes of flags, 5 fields and no operation.
+        value.extend([2 | 8, 0, info2::WRITE, 0]);
+        value.extend(0u32.to_be_bytes());
+        value.extend([0, 5, 0, 0]);
+        let fields: [(u8, &[u8]); 5] = [
+            (field::NAMESPACE, b"test"),
+            (field::SET, b"rig"),
+            (field::UDF_FILE, b"m"),
+            (field::UDF_FUNCTION, function.as_bytes()),
+            (field::UDF_ARGUMENTS, &[0x92, 0xa2, 3, b'n', 5]),
+        ];
+        for (number, bytes) in fields {
+            value.extend((bytes.len() as u32 + 1).to_be_bytes());
+            value.push(number);
+            value.extend(bytes);
+        }
+    }
+    Message { info1: info1::READ | info1::BATCH, transaction_ttl: 1_000, ..Message::default() }
+        .with_field(field::BATCH, &value)
+}
+
+#[test]
+fn functions_are_rows_of_batches() {
+    let (_server, mut client) = start();
+    let before = figures(&mut client, "namespace/test");
+    assert_eq!(run(&mut client, &batch(&[("a", "add")])), (1, result::OK));
+    expect_moved(&mut client, &before, &["batch_sub_udf_complete", "batch_sub_lang_write_success"]);
+    for (function, counters) in [
+        ("get", ["batch_sub_udf_complete", "batch_sub_lang_read_success"]),
+        ("fail", ["batch_sub_udf_error", "batch_sub_lang_error"]),
+        ("remove", ["batch_sub_udf_complete", "batch_sub_lang_delete_success"]),
+    ] {
+        let before = figures(&mut client, "namespace/test");
+        assert_eq!(run(&mut client, &batch(&[("a", function)])).0, 1);
+        expect_moved(&mut client, &before, &counters);
+    }
+    let before = figures(&mut client, "namespace/test");
+    let filtered = batch(&[("b", "add")]).with_field(field::FILTER_EXPRESSION, &[0xc2]);
+    assert_eq!(run(&mut client, &batch(&[("b", "add")])).0, 1);
+    assert_eq!(run(&mut client, &filtered).0, 1);
+    let moved = ["batch_sub_udf_complete", "batch_sub_lang_write_success", "batch_sub_udf_filtered_out"];
+    expect_moved(&mut client, &before, &moved);
+    // Rows of one record, one after the other, among others.
+    let rows: Vec<(&str, &str)> = (0..300).map(|row| (if row % 3 == 0 { "c" } else { "d" }, "add")).collect();
+    assert_eq!(run(&mut client, &batch(&rows)), (300, result::OK));
+    assert_eq!(client.ask(&Message::get("c")).unwrap().bin("n"), Some(&500i64.to_be_bytes()[..]));
+    assert_eq!(client.ask(&Message::get("d")).unwrap().bin("n"), Some(&1_000i64.to_be_bytes()[..]));
+}
+
+/// Calls on one record from several connections, and writes beside them, lose nothing.
+#[test]
+fn calls_on_one_record_add_up() {
+    let (server, mut client) = start();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = server.connect();
+                for _ in 0..100 {
+                    assert_eq!(client.ask(&add("k")).unwrap().result, result::OK);
+                }
+            });
+        }
+        scope.spawn(|| {
+            let mut client = server.connect();
+            let increment = Message::write("k").with_operation(ferrospike_tests::wire::Operation::integer(
+                operation::INCR,
+                "n",
+                1,
+            ));
+            for _ in 0..100 {
+                assert_eq!(client.ask(&increment).unwrap().result, result::OK);
+            }
+        });
+    });
+    assert_eq!(client.ask(&Message::get("k")).unwrap().bin("n"), Some(&2_100i64.to_be_bytes()[..]));
+}
+
+#[test]
+fn modules_and_what_they_wrote_outlast_a_restart() {
+    let config = usual_config().replacen(
+        "namespace bar {",
+        "namespace disk {\n replication-factor 1\n storage-engine device {\n file {dir}/disk.dat\n filesize 128M\n }\n}\nnamespace bar {",
+        1,
+    );
+    let mut server = Server::start(&config);
+    let mut client = server.connect();
+    register(&mut client, "m.lua", MODULE);
+    register(&mut client, "other.lua", "function f(r) return 1 end");
+    let listed = client.info_value("udf-list").unwrap();
+    let on_disk = |message: Message| {
+        let mut message = message;
+        message.fields[0].1 = b"disk".to_vec();
+        message
+    };
+    assert_eq!(client.ask(&on_disk(add("k"))).unwrap().result, result::OK);
+    drop(client);
+    server.stop();
+    server.restart();
+    let mut client = server.connect();
+    assert_eq!(client.info_value("udf-list").unwrap(), listed);
+    let answer = client.ask(&on_disk(add("k"))).unwrap();
+    assert_eq!(answer.bin("SUCCESS"), Some(&10i64.to_be_bytes()[..]));
+}
+
+/// A kill while modules are registered leaves each as it was before or after.
+#[test]
+fn a_kill_leaves_whole_modules() {
+    let mut server = Server::usual();
+    let text = |version: usize| format!("function f(r) return {version} end -- {}", "x".repeat(20_000));
+    let mut version = 0;
+    for round in 0..3 {
+        let first = version;
+        let mut client = server.connect();
+        let acknowledged = thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                (first + 1..)
+                    .take_while(|version| client.info_value(&put_command("v.lua", &text(*version))).is_ok())
+                    .last()
+                    .unwrap_or(first)
+            });
+            thread::sleep(Duration::from_millis(100 + 37 * round));
+            server.kill9();
+            writer.join().unwrap()
+        });
+        server.restart();
+        let got = server.connect().info_value("udf-get:filename=v.lua").unwrap();
+        let content = got.strip_prefix("type=LUA;content=").and_then(|rest| rest.strip_suffix(';')).unwrap();
+        let content = String::from_utf8(BASE64_STANDARD.decode(content).unwrap()).unwrap();
+        version = (acknowledged..=acknowledged + 1).find(|version| text(*version) == content).unwrap();
+    }
+}
+
+#[test]
+fn harm_in_lua_is_an_error_for_its_caller_alone() {
+    let (server, mut client) = start();
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        for function in ["forever", "caught", "pattern", "bomb", "deep"] {
+            let (server, is_done) = (&server, &is_done);
+            scope.spawn(move || {
+                let mut client = server.connect();
+                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let request = Message { transaction_ttl: 300, ..call("hostile", function, &[0x90]) };
+                    let answer = client.ask(&request).unwrap();
+                    assert_eq!(answer.result, result::UDF_EXECUTION, "{function}");
+                    assert!(!answer.bin("FAILURE").unwrap().is_empty());
+                }
+            });
+        }
+        let begun = Instant::now();
+        let mut slowest = Duration::ZERO;
+        while begun.elapsed() < Duration::from_secs(2) {
+            let asked = Instant::now();
+            assert_eq!(client.ask(&Message::put("quiet", vec![1; 100])).unwrap().result, result::OK);
+            assert_eq!(client.ask(&Message::get("quiet")).unwrap().result, result::OK);
+            slowest = slowest.max(asked.elapsed());
+        }
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(slowest < Duration::from_millis(500), "an ordinary client waited for {slowest:?}");
+    });
+    assert_eq!(client.ask(&add("after")).unwrap().result, result::OK);
+    await_figures(&mut client, "namespace/test", |now| now["client_udf_error"] >= 5);
+}
+
+#[test]
+fn functions_can_be_forbidden() {
+    let config = usual_config().replacen("service {", "service {\n    disable-udf-execution true", 1);
+    let server = Server::start(&config);
+    let mut client = server.connect();
+    register(&mut client, "m.lua", MODULE);
+    moves(&mut client, &add("k"), result::FORBIDDEN, &["client_udf_error"]);
+}
