@@ -9,6 +9,7 @@ use ferrospike_tests::wire::{Message, Operation, field, info1, info2, info3, ope
 
 /// Field types that only queries have.
 const JOB_ID: u8 = 7;
+const SOCKET_TIMEOUT: u8 = 9;
 const RECORDS_PER_SECOND: u8 = 10;
 const INDEX_RANGE: u8 = 22;
 const BIN_LIST: u8 = 40;
@@ -183,4 +184,54 @@ fn a_batch_whose_field_lengths_reach_beyond_it_is_carried_out() {
     let mut client = server.connect();
     client.send(&get).unwrap();
     assert_eq!(client.receive_message().unwrap().result, result::PARAMETER);
+}
+
+/// Scans whose clients read nothing, with no timeout of their own, do not use up the threads of others; when there are very
+/// many, one that has read nothing for ten seconds is ended for the next.
+#[test]
+fn stalled_scans_leave_room_for_others() {
+    let config = usual_config().replacen("service {", "service {\n    query-threads-limit 2", 1);
+    let mut server = Server::start(&config);
+    server.allow("cannot start a query");
+    let mut client = server.connect();
+    for key in 0..400 {
+        let put = Message::put(&format!("key-{key}"), vec![7; 50_000]);
+        assert_eq!(client.ask(&put).unwrap().result, result::OK);
+    }
+    let scan = Message::scan("test").with_field(SOCKET_TIMEOUT, &[0; 4]).encode();
+    let mut stalled: Vec<Client> = Vec::new();
+    for _ in 0..8 {
+        let mut one = server.connect();
+        one.send(&scan).unwrap();
+        stalled.push(one);
+        // Until it waits for its client, it counts.
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let is_refused = |client: &mut Client| {
+        let mut one = server.connect();
+        one.send(&scan).unwrap();
+        let first = one.receive().unwrap().messages().unwrap().remove(0);
+        drop(one);
+        let _ = client.info_value("status");
+        first.result != result::OK
+    };
+    let started = Instant::now();
+    while is_refused(&mut client) {
+        assert!(started.elapsed() < Duration::from_secs(60), "the stalled scans keep all threads");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    // Those that are left get all that they asked for once they read.
+    let mut complete = 0;
+    for mut one in stalled {
+        let mut records = 0;
+        let last = loop {
+            let messages = one.receive().unwrap().messages().unwrap();
+            records += messages.iter().filter(|message| !message.is_last()).count();
+            if let Some(last) = messages.iter().find(|message| message.is_last()) {
+                break last.result;
+            }
+        };
+        complete += usize::from(last == result::OK && records == 400);
+    }
+    assert!(complete >= 6, "{complete} of 8 scans were completed");
 }

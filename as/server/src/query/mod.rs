@@ -28,10 +28,13 @@ use proto::reply::{self, ReplyHeader};
 use crate::config::Config;
 use crate::metrics::{Latency, Unit};
 use crate::namespace::Namespace;
-use crate::transaction::ReplySink;
+use crate::transaction::{ReplySink, StalledSenders};
 
 use job::{End, Job};
 pub(crate) use request::Query;
+
+/// With those whose clients do not read there may be so many times `query-threads-limit` threads.
+const STALLED_FACTOR: usize = 4;
 
 /// Answers a query that is not started with the reason.
 pub(crate) fn refuse(out: &mut Vec<u8>, reason: ResultCode) {
@@ -45,6 +48,8 @@ pub(crate) struct Queries {
     /// Those that run, short ones among them.
     active: AtomicUsize,
     is_stopping: AtomicBool,
+    /// Those that wait for their clients, in whose place others may run.
+    pub(crate) stalled: Arc<StalledSenders>,
     threads: Mutex<Vec<threads::Handle>>,
     /// Counts up for queries that come without a number.
     last_id: AtomicU64,
@@ -65,6 +70,7 @@ impl Queries {
             config,
             active: AtomicUsize::new(0),
             is_stopping: AtomicBool::new(false),
+            stalled: Arc::default(),
             threads: Mutex::new(Vec::new()),
             last_id: AtomicU64::new(0),
             jobs: Mutex::default(),
@@ -90,7 +96,11 @@ impl Queries {
     ) -> Result<(), ResultCode> {
         let limit = self.config.service.query_threads_limit.get() as usize;
         let before = self.active.fetch_add(1, Ordering::AcqRel);
-        if before >= limit || self.is_stopping.load(Ordering::Acquire) {
+        let is_full = before >= limit.saturating_mul(STALLED_FACTOR);
+        if is_full {
+            self.stalled.want_one();
+        }
+        if is_full || before >= limit + self.stalled.count() || self.is_stopping.load(Ordering::Acquire) {
             self.active.fetch_sub(1, Ordering::AcqRel);
             cf::warning_limited!(
                 Query,

@@ -82,8 +82,10 @@ impl ServiceThread {
         timeout: Option<Duration>,
     ) -> Option<Arc<ReplyStream>> {
         let connection = self.connections.get(slot)?;
-        let (stream, progress) =
-            ReplyStream::new(Arc::clone(&self.mailbox), token, timeout, &self.context.replies);
+        let (stream, progress) = {
+            let (mailbox, stalled) = (Arc::clone(&self.mailbox), Arc::clone(&self.context.queries.stalled));
+            ReplyStream::new(mailbox, token, timeout, &self.context.replies, stalled)
+        };
         connection.stream_of_replies = Some(progress);
         connection.is_parked = true;
         Some(Arc::new(stream))

@@ -17,10 +17,15 @@ use parking_lot::{Condvar, Mutex};
 
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
 use super::reply_budget::{Charge, ReplyBudget};
-use crate::transaction::{GoOn, ReplySink, SinkClosed};
+use crate::transaction::{GoOn, ReplySink, SinkClosed, StalledSenders};
 
 /// Bytes that may wait for the client before the maker does.
 const UNSENT_SIZE_MAX: usize = 1 << 20;
+
+/// How often a maker that waits looks whether its thread is wanted.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// How long a client may read nothing when the thread that waits for it is wanted, whatever the client's own timeout.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Progress {
     unsent: usize,
@@ -100,6 +105,8 @@ pub(crate) struct ReplyStream {
     mailbox: Arc<Mailbox>,
     token: ConnectionToken,
     timeout: Option<Duration>,
+    /// Where makers are counted that wait.
+    stalled: Arc<StalledSenders>,
     state: Arc<StreamProgress>,
     /// The last frames were sent, or the stream was [cancelled](Self::cancel).
     is_finished: AtomicBool,
@@ -113,6 +120,7 @@ impl ReplyStream {
         token: ConnectionToken,
         timeout: Option<Duration>,
         budget: &Arc<ReplyBudget>,
+        stalled: Arc<StalledSenders>,
     ) -> (Self, Arc<StreamProgress>) {
         let state = Arc::new(StreamProgress {
             progress: Mutex::new(Progress {
@@ -126,7 +134,7 @@ impl ReplyStream {
             changed: Condvar::new(),
         });
         let is_finished = AtomicBool::new(false);
-        (ReplyStream { mailbox, token, timeout, state: Arc::clone(&state), is_finished }, state)
+        (ReplyStream { mailbox, token, timeout, stalled, state: Arc::clone(&state), is_finished }, state)
     }
 
     /// Keeps the room that was taken for the reply until the connection has it.
@@ -153,15 +161,19 @@ impl ReplySink for ReplyStream {
         self.state.progress.lock().add(frames.len());
         self.mailbox.post(Mail::Part(self.token, frames));
         let mut progress = self.state.progress.lock();
-        while progress.is_behind() {
-            let before = progress.unsent;
-            match self.timeout {
-                None => self.state.changed.wait(&mut progress),
-                Some(timeout) => {
-                    let timed_out = self.state.changed.wait_for(&mut progress, timeout).timed_out();
-                    if timed_out && progress.unsent == before {
-                        return Err(SinkClosed);
-                    }
+        if progress.is_behind() {
+            let stalled = self.stalled.enter();
+            let (mut since, mut before) = (Instant::now(), progress.unsent);
+            while progress.is_behind() {
+                let longest = self.timeout.map_or(LOOK_PERIOD, |timeout| timeout.min(LOOK_PERIOD));
+                self.state.changed.wait_for(&mut progress, longest);
+                if progress.unsent != before {
+                    (since, before) = (Instant::now(), progress.unsent);
+                }
+                let elapsed = since.elapsed();
+                let is_late = self.timeout.is_some_and(|timeout| elapsed >= timeout);
+                if is_late || elapsed >= PATIENCE && stalled.must_give_up() {
+                    return Err(SinkClosed);
                 }
             }
         }

@@ -56,7 +56,7 @@ pub(crate) use context::TransactionContext;
 pub(crate) use measure::HeldTransactions;
 pub(crate) use pool::{PoolWorker, thread_count};
 pub(crate) use settle::Unsettled;
-pub(crate) use sink::{GoOn, ReplySink, SinkClosed};
+pub(crate) use sink::{GoOn, ReplySink, SinkClosed, StalledSenders};
 pub(crate) use step::Step;
 pub(crate) use wait::{OwnedRequest, Wait};
 

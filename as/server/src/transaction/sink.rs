@@ -4,9 +4,54 @@
 //! thread with others [posts](ReplySink::post), looks whether the client [is behind](ReplySink::is_behind), and is
 //! [called](ReplySink::when_read) when it no longer is.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 /// The client is gone or does not read: whoever makes replies stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SinkClosed;
+
+/// Threads that wait for their clients to read, of those that may be at work at a time: while they wait others may work in
+/// their place.
+#[derive(Default)]
+pub(crate) struct StalledSenders {
+    count: AtomicUsize,
+    /// Threads that are wanted back, as all there may be are there.
+    wanted: AtomicUsize,
+}
+
+impl StalledSenders {
+    /// How many wait.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    /// One that has waited for long is to give up, for another to have its thread.
+    pub(crate) fn want_one(&self) {
+        self.wanted.store(1, Relaxed);
+    }
+
+    /// Counts the caller as one that waits, until the value is dropped.
+    pub(crate) fn enter(&self) -> Stalled<'_> {
+        self.count.fetch_add(1, Relaxed);
+        Stalled(self)
+    }
+}
+
+/// A thread that waits.
+pub(crate) struct Stalled<'a>(&'a StalledSenders);
+
+impl Stalled<'_> {
+    /// Whether it is the one to give up, of those that may.
+    pub(crate) fn must_give_up(&self) -> bool {
+        self.0.wanted.swap(0, Relaxed) != 0
+    }
+}
+
+impl Drop for Stalled<'_> {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Relaxed);
+    }
+}
 
 /// Goes on with making replies. It may be called on any thread, and does not wait.
 pub(crate) type GoOn = Box<dyn FnOnce() + Send>;
