@@ -16,7 +16,8 @@ use crate::transaction::Access;
 pub(crate) struct Connection {
     /// Tells which thread owns it.
     pub(super) number: u64,
-    pub(super) stream: TcpStream,
+    /// Shared with whoever sends a held reply; see `sending.rs`.
+    pub(super) stream: Arc<TcpStream>,
     pub(super) peer: SocketAddr,
     /// Bytes of a request that is not complete, or that waits for a reply to an earlier one.
     pub(super) input: Vec<u8>,
@@ -61,7 +62,7 @@ impl Connection {
     ) -> Self {
         Connection {
             number,
-            stream,
+            stream: Arc::new(stream),
             peer,
             input: Vec::new(),
             output: Vec::new(),
@@ -93,7 +94,7 @@ impl Connection {
 
     /// One `recv` into `buffer`; returns the number of bytes, or `None` when the peer is done or the connection broken.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        match self.stream.read(buffer) {
+        match (&*self.stream).read(buffer) {
             Ok(0) => None,
             Ok(size) => {
                 // A stream socket that gives less than was asked for is empty.
@@ -125,7 +126,7 @@ impl Connection {
             self.count_kept();
             return Ok(());
         }
-        let sent = send_some(&mut self.stream, replies)?;
+        let sent = send_some(&self.stream, replies)?;
         self.note_sent(sent);
         if sent < replies.len() {
             self.output.clear();
@@ -144,7 +145,7 @@ impl Connection {
         if self.is_blocked() || replies.len() <= KEEP_SIZE_MAX {
             return self.send(&replies);
         }
-        let sent = send_some(&mut self.stream, &replies)?;
+        let sent = send_some(&self.stream, &replies)?;
         self.note_sent(sent);
         if sent < replies.len() {
             (self.output, self.sent) = (replies, sent);
@@ -163,7 +164,7 @@ impl Connection {
     /// # Errors
     /// When the connection is broken.
     pub(super) fn send_rest(&mut self) -> io::Result<()> {
-        let sent = send_some(&mut self.stream, &self.output[self.sent..])?;
+        let sent = send_some(&self.stream, &self.output[self.sent..])?;
         self.note_sent(sent);
         self.sent += sent;
         if !self.is_blocked() {
@@ -191,7 +192,7 @@ impl Drop for Connection {
 }
 
 /// Sends until done or the socket is full; returns how many bytes it took.
-fn send_some(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+pub(super) fn send_some(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {
         match stream.write(&bytes[sent..]) {

@@ -202,7 +202,7 @@ impl ServiceThread {
     fn add(&mut self, connection: Connection) {
         cf::fault_point!("add");
         let token = self.connections.next_token();
-        if let Err(error) = self.epoll.add(&connection.stream, token.0, Trigger::Edge) {
+        if let Err(error) = self.epoll.add(&*connection.stream, token.0, Trigger::Edge) {
             return cf::warning_limited!(
                 Service,
                 "cannot watch the connection of {}: {error}",
@@ -220,7 +220,7 @@ impl ServiceThread {
             return false;
         }
         let Some(connection) = self.connections.remove(slot) else { return false };
-        self.epoll.remove(&connection.stream);
+        self.epoll.remove(&*connection.stream);
         self.context.pool.post(owner, Mail::Connection(Box::new(connection)));
         true
     }

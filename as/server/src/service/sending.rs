@@ -6,12 +6,13 @@
 //! other threads make for it waits behind. So each connection gets its replies in the order of its requests.
 
 use std::io;
+use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::KEEP_SIZE_MAX;
-use super::connection::Connection;
+use super::connection::{Connection, send_some};
 use super::event_loop::{ServiceThread, Verdict};
 use super::mailbox::{ConnectionToken, Mail};
 use super::outbox::Outbox;
@@ -24,6 +25,23 @@ pub(crate) struct HeldParts {
     transactions: HeldTransactions,
     /// Room for a large reply among them.
     room: Option<Charge>,
+    /// The socket of the only connection that they are for, if nothing else waits to be sent to it: who releases the replies
+    /// sends them.
+    socket: Option<Arc<TcpStream>>,
+    /// How much of the first part is sent.
+    sent: usize,
+}
+
+impl HeldParts {
+    /// Sends what there is for the only connection, as far as its socket takes it. Another thread than the connection's may
+    /// do so: as long as its replies are held nobody else sends to it. That saves a client by itself the time in which the
+    /// connection's thread wakes up; for many clients, that thread sends while this one is back at the disk.
+    fn send_directly(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            // A broken connection is found to be so by its own thread.
+            self.sent = send_some(&socket, &self.outbox.replies).unwrap_or(0);
+        }
+    }
 }
 
 impl ServiceThread {
@@ -110,7 +128,13 @@ impl ServiceThread {
             true
         });
         let transactions = self.executor.take_held();
-        let held_parts = HeldParts { outbox: parts, transactions, room: self.large_reply.take() };
+        let socket = match parts.part_count() {
+            1 => self.find(parts.part(0).0).filter(|connection| !connection.is_blocked()),
+            _ => None,
+        };
+        let socket = socket.map(|connection| Arc::clone(&connection.stream));
+        let room = self.large_reply.take();
+        let held_parts = HeldParts { outbox: parts, transactions, room, socket, sent: 0 };
         self.post_when_settled(held_parts, &held);
     }
 
@@ -119,20 +143,26 @@ impl ServiceThread {
         let replies = std::mem::take(&mut held.outbox.replies);
         self.executor.hold(replies, unsettled, move |replies| {
             held.outbox.replies = replies;
+            held.send_directly();
             mailbox.post(Mail::Released(Box::new(held)));
         });
     }
 
     /// Sends replies that were held, and goes on with their connections.
     pub(super) fn release(&mut self, held: HeldParts) {
-        let HeldParts { outbox, transactions, room } = held;
+        let HeldParts { outbox, transactions, room, mut sent, .. } = held;
         for part in 0..outbox.part_count() {
             let (token, range) = outbox.part(part);
             self.guard(token, |thread, slot| {
                 cf::fault_point!("release");
                 let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
                 connection.last_active = thread.woken;
-                if connection.send(&outbox.replies[range]).is_err() { Verdict::Close } else { Verdict::Keep }
+                let rest = &outbox.replies[range.start + std::mem::take(&mut sent)..range.end];
+                if !rest.is_empty() && connection.send(rest).is_err() {
+                    Verdict::Close
+                } else {
+                    Verdict::Keep
+                }
             });
         }
         drop(room);
