@@ -15,6 +15,7 @@ pub mod particle;
 mod particle_wire;
 pub mod partition_version;
 mod s2;
+pub mod sindex;
 pub mod smd;
 pub mod wblock_scan;
 

@@ -22,6 +22,7 @@ mod security;
 pub mod server;
 mod service;
 mod side_port;
+mod sindex;
 mod smd;
 mod storage;
 mod ticker;

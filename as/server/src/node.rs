@@ -11,6 +11,7 @@ use crate::metrics::{Latency, ServerLatency, ServerMetrics, SystemUsage, Unit};
 use crate::namespace::Namespace;
 use crate::security::AccessControl;
 use crate::service::{Advertised, ServiceContext};
+use crate::sindex::SecondaryIndexes;
 use crate::smd::Smd;
 
 /// What every part of a running server may look at.
@@ -25,6 +26,7 @@ pub(crate) struct Node {
     pub(crate) advertised: Advertised,
     pub(crate) started: Instant,
     pub(crate) service: Arc<ServiceContext>,
+    pub(crate) indexes: Arc<SecondaryIndexes>,
     /// Addresses that take client connections, as bound.
     pub(crate) client_addresses: Vec<SocketAddr>,
     /// Those of the admin port; none without one.

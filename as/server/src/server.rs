@@ -29,7 +29,8 @@ use crate::service::{
     self, Advertised, ConnectionCount, ListenError, ReplyBudget, SecurityRequest, ServiceContext,
     ServicePool, ServiceThread,
 };
-use crate::smd::{self, Smd};
+use crate::sindex::{self, SecondaryIndexes};
+use crate::smd::{self, Module, Occasion, Smd, SmdItem};
 use crate::ticker;
 use crate::transaction::{self, BatchPool, BatchWorker, Executor, PoolWorker, TransactionContext};
 use crate::version::FERROSPIKE_VERSION;
@@ -111,12 +112,16 @@ impl Server {
         let smd = open_smd(&config, &cluster)?;
         let security = config.security.as_ref().map(|_| AccessControl::open(&config, &smd)).transpose()?;
         // Namespaces, with what their devices hold. Memory takes address space only until it is used.
+        let indexes = Arc::new(SecondaryIndexes::new(config.namespaces.len()));
         let namespaces: Arc<[Arc<Namespace>]> = (0..config.namespaces.len())
             .map(|position| {
                 let thresholds = smd::removal_thresholds(&smd, &config.namespaces[position].name);
-                Namespace::open(&config, position, thread_count, cluster.node_id, &thresholds).map(Arc::new)
+                let mut namespace =
+                    Namespace::open(&config, position, thread_count, cluster.node_id, &thresholds)?;
+                namespace.add_observer(indexes.observer(position));
+                Ok(Arc::new(namespace))
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_, NamespaceError>>()?;
         namespaces.iter().for_each(|namespace| announce_namespace(namespace));
         cluster.rebalance(&namespaces).map_err(|error| StartError::Namespace(error.to_string()))?;
 
@@ -133,7 +138,11 @@ impl Server {
             admin_connection_count: ConnectionCount::new(Arc::clone(&metrics)),
             info: Workers::new("info"),
             security: security.as_ref().map(|_| Workers::new("security")),
-            queries: Arc::new(Queries::new(Arc::clone(&config))),
+            queries: Arc::new(Queries::new(
+                Arc::clone(&config),
+                Arc::clone(&transactions),
+                Arc::clone(&indexes),
+            )),
             transactions,
             batches: BatchPool::new(),
             pool: ServicePool::new(),
@@ -155,6 +164,7 @@ impl Server {
             security,
             started,
             service,
+            indexes,
         });
         listen_to_metadata(&node);
         let mut server = Server {
@@ -240,6 +250,10 @@ impl Server {
             let (access, is_stopping) = (Arc::clone(access), Arc::clone(&self.is_stopping));
             self.background_threads.push(restarting("quotas", move || access.run_ticks(&is_stopping))?);
         }
+        let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping));
+        self.background_threads.push(restarting("sindex-build", move || {
+            sindex::run_builder(&node.indexes, &node.config, &is_stopping);
+        })?);
         let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping));
         self.background_threads.push(restarting("ticker", move || ticker::run(&node, &is_stopping))?);
         Ok(())
@@ -471,6 +485,13 @@ fn listen_to_metadata(node: &Node) {
     smd::follow_eviction(&node.smd, &node.namespaces);
     smd::follow_truncation(&node.smd, &node.namespaces);
     node.service.transactions.functions.follow(&node.smd);
+    let (indexes, namespaces) = (Arc::clone(&node.indexes), Arc::clone(&node.namespaces));
+    node.smd.listen(Module::Sindex, move |items: &[&SmdItem], occasion| {
+        for item in items {
+            indexes.apply(&namespaces, &item.key, item.value.as_deref(), occasion == Occasion::Start);
+        }
+    });
+    sindex::populate_all(&node.namespaces, &node.indexes);
 }
 
 /// Says what a namespace is made of.

@@ -54,6 +54,8 @@ use crate::particle::Particle;
 /// Price of an operation, whatever it does.
 const CALL_STEPS: u64 = 50;
 
+pub(crate) use self::container::{Header, Shape as ContainerShape};
+pub(crate) use self::normal::is_shortest;
 pub use self::wire::{WireForm, list_from_wire, list_to_wire, map_from_wire, map_to_wire};
 
 /// Carries out the read operation (operation 3) that is `payload` on a bin, or on any other value. Without a value there

@@ -69,7 +69,7 @@ pub(crate) fn normal_top<'b>(
 }
 
 /// Whether a value without anything of its container is in its shortest form. `marker` is its first byte.
-fn is_shortest(marker: u8, head: &Head<'_>) -> bool {
+pub(crate) fn is_shortest(marker: u8, head: &Head<'_>) -> bool {
     let raw_len = |len: usize| match marker {
         0xa0..=0xbf => true,
         0xc4 | 0xd9 => len > 0x1f,

@@ -122,6 +122,8 @@ mod flag {
     pub(super) const UNNEEDED: u8 = 2;
     /// The record leaves a tombstone when it goes.
     pub(super) const LEAVES_TOMBSTONE: u8 = 4;
+    /// A secondary index may have entries of the record.
+    pub(super) const IN_SINDEX: u8 = 8;
 }
 
 impl Element {
@@ -200,6 +202,27 @@ impl RecordMeta {
     pub(crate) fn set_leaves_tombstone(&mut self, leaves_tombstone: bool) {
         let rest = self.flags & !flag::LEAVES_TOMBSTONE;
         self.flags = rest | if leaves_tombstone { flag::LEAVES_TOMBSTONE } else { 0 };
+    }
+
+    /// Whether a secondary index may have entries of the record. Where none has, writers need not look at what the record
+    /// was.
+    #[inline]
+    pub(crate) fn is_in_sindex(&self) -> bool {
+        self.flags & flag::IN_SINDEX != 0
+    }
+
+    #[inline]
+    pub(crate) fn set_in_sindex(&mut self, in_sindex: bool) {
+        let rest = self.flags & !flag::IN_SINDEX;
+        self.flags = rest | if in_sindex { flag::IN_SINDEX } else { 0 };
+    }
+
+    /// Whether both are of one version of the record. It may have been moved.
+    pub(crate) fn is_version_of(&self, other: &RecordMeta) -> bool {
+        self.generation == other.generation
+            && self.last_update_time() == other.last_update_time()
+            && self.set_id == other.set_id
+            && self.is_tombstone() == other.is_tombstone()
     }
 
     /// Makes it a tombstone, one that is needed as far as is known, or a record.

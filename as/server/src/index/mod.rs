@@ -11,7 +11,7 @@ mod sprig;
 mod tree;
 
 pub(crate) use element::{Element, Location, RecordMeta, SetId};
-pub(crate) use tree::{CreateOutcome, Index, IndexGeometry, WriteGuard};
+pub(crate) use tree::{CreateOutcome, ElementHandle, Index, IndexGeometry, WriteGuard};
 
 use cf::Digest;
 

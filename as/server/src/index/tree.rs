@@ -53,6 +53,12 @@ pub(crate) struct Index {
     counts: Box<[AtomicU64]>,
 }
 
+/// A record's place in the index. Whoever keeps one is told before the record leaves the index, as an observer of its
+/// commit is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(transparent)]
+pub(crate) struct ElementHandle(Handle);
+
 /// The index cannot take another element.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct IndexFull;
@@ -172,6 +178,25 @@ impl Index {
         Ok((WriteGuard { index: self, sprig, handle }, outcome))
     }
 
+    /// The digest of the record at `handle`.
+    ///
+    /// # Safety
+    /// The handle was taken from a guard of this index whose record has not left the index since, and does not leave it
+    /// during this call.
+    #[inline]
+    #[expect(unsafe_code, reason = "elements are reached through the arena")]
+    pub(crate) unsafe fn digest_at(&self, handle: ElementHandle) -> Digest {
+        // SAFETY: the handle is from a guard, which has it from the arena. The element is there, as the caller promises;
+        // its digest was written before the guard was handed out and is not written to as long as the element is there.
+        unsafe { (&raw const (*self.arena.resolve(handle.0).as_ptr()).digest).read() }
+    }
+
+    /// Hints that the element at `handle` will be wanted soon. A handle of any origin does no harm.
+    #[inline]
+    pub(crate) fn prefetch_handle(&self, handle: ElementHandle) {
+        self.arena.prefetch(handle.0);
+    }
+
     /// Calls `visit` for every element of `partition`, in no particular order.
     ///
     /// `visit` runs under the lock of the element's sprig, shared: it is short, waits for nothing and takes no sprig's
@@ -216,6 +241,14 @@ impl Index {
     #[inline]
     pub(super) fn prefetch_root(&self, sprig: &Sprig) {
         self.arena.prefetch(sprig.root.load(Relaxed));
+    }
+
+    /// Waits for each sprig until nobody changes it. Whoever changes a record afterwards sees what the caller did before; what
+    /// others had begun to change before is done, and the caller sees it.
+    pub(crate) fn wait_for_writers(&self) {
+        for sprig in &self.sprigs {
+            drop(SharedLock::new(&sprig.lock));
+        }
     }
 
     /// Number of elements, finished or just being created.
@@ -303,6 +336,12 @@ pub(crate) struct WriteGuard<'a> {
 }
 
 impl WriteGuard<'_> {
+    /// Where the record is in the index.
+    #[inline]
+    pub(crate) fn handle(&self) -> ElementHandle {
+        ElementHandle(self.handle)
+    }
+
     /// Takes the element out of the index, and nothing else: `Namespace::commit` removes records.
     #[cfg(test)]
     pub(crate) fn remove(mut self) {

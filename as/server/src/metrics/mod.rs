@@ -106,6 +106,22 @@ named! {
         PiQueryLongBasicComplete => "pi_query_long_basic_complete",
         PiQueryLongBasicError => "pi_query_long_basic_error",
         PiQueryLongBasicAbort => "pi_query_long_basic_abort",
+        PiQueryOpsBgComplete => "pi_query_ops_bg_complete",
+        PiQueryOpsBgError => "pi_query_ops_bg_error",
+        PiQueryOpsBgAbort => "pi_query_ops_bg_abort",
+        SiQueryShortBasicComplete => "si_query_short_basic_complete",
+        SiQueryShortBasicError => "si_query_short_basic_error",
+        SiQueryShortBasicTimeout => "si_query_short_basic_timeout",
+        SiQueryLongBasicComplete => "si_query_long_basic_complete",
+        SiQueryLongBasicError => "si_query_long_basic_error",
+        SiQueryLongBasicAbort => "si_query_long_basic_abort",
+        SiQueryOpsBgComplete => "si_query_ops_bg_complete",
+        SiQueryOpsBgError => "si_query_ops_bg_error",
+        SiQueryOpsBgAbort => "si_query_ops_bg_abort",
+        GeoRegionQueryReqs => "geo_region_query_reqs",
+        GeoRegionQueryCells => "geo_region_query_cells",
+        GeoRegionQueryPoints => "geo_region_query_points",
+        GeoRegionQueryFalsepos => "geo_region_query_falsepos",
     }
 
     /// What of a namespace's work is measured.

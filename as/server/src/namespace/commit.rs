@@ -23,7 +23,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use cf::Digest;
 
 use super::Namespace;
-use crate::index::{Element, Location, RecordMeta, SetId, WriteGuard};
+use crate::index::{Element, ElementHandle, Location, RecordMeta, SetId, WriteGuard};
 use crate::storage::{RBLOCK_SIZE, Room, StorageError};
 
 /// A record or tombstone as it is to be stored.
@@ -63,12 +63,23 @@ pub(crate) enum Cause {
 }
 
 /// A change as its observers see it, before it happens.
-#[cfg_attr(not(test), expect(dead_code, reason = "a node alone without secondary indexes has no observers"))]
 pub(crate) struct Transition<'a> {
     /// The record so far, in its guard. Generation 0: there is none.
     pub(crate) before: &'a Element,
+    /// Where it is in the index, as long as it is there.
+    pub(crate) handle: ElementHandle,
     pub(crate) change: &'a Change<'a>,
+    #[cfg_attr(not(test), expect(dead_code, reason = "no observer asks for it yet"))]
     pub(crate) cause: Cause,
+}
+
+/// What an observer says to a change.
+#[derive(Default)]
+pub(crate) struct Observed<'a> {
+    /// A secondary index will have entries of the record.
+    pub(crate) is_indexed: bool,
+    /// Called once the change is committed, and dropped if the commit fails.
+    pub(crate) act: Option<AfterCommit<'a>>,
 }
 
 /// A record as the commit left it.
@@ -80,13 +91,12 @@ pub(crate) struct Committed {
 }
 
 /// What an observer does once the change it saw is committed.
-pub(crate) type AfterCommit<'a> = Box<dyn FnOnce(&Committed) + 'a>;
+pub(crate) type AfterCommit<'a> = Box<dyn FnOnce(&Namespace, &Committed) + 'a>;
 
 /// A part of the server that follows every change of a namespace's records, as secondary indexes and replicas do.
 pub(crate) trait CommitObserver: Send + Sync {
-    /// Looks at a change before it happens. The storage still holds the old record. What is returned is called once the
-    /// change is committed, and dropped if the commit fails.
-    fn observe<'a>(&'a self, namespace: &Namespace, transition: &Transition<'_>) -> Option<AfterCommit<'a>>;
+    /// Looks at a change before it happens. The storage still holds the old record.
+    fn observe<'a>(&'a self, namespace: &Namespace, transition: &Transition<'_>) -> Observed<'a>;
 }
 
 impl Namespace {
@@ -101,12 +111,14 @@ impl Namespace {
         cause: Cause,
     ) -> Result<Committed, StorageError> {
         let (digest, before) = (*guard.digest(), **guard);
-        let observed = self.observe(&Transition { before: &guard, change, cause });
-        let after = match change {
+        let handle = guard.handle();
+        let (is_indexed, acts) = self.observe(&Transition { before: &guard, handle, change, cause });
+        let mut after = match change {
             Change::Record(version) => self.place(&mut guard, version, Room::Writes)?,
             Change::Tombstone(version) => self.place(&mut guard, version, Room::Tombstones)?,
             Change::Gone => RecordMeta::default(),
         };
+        after.set_in_sindex(is_indexed);
         **guard = after;
         account(&mut RunningFigures { namespace: self, cause }, &digest, &before, &after);
         self.storage.free_replaced(before.location, after.location);
@@ -115,12 +127,24 @@ impl Namespace {
             generation: after.generation,
             last_update_time: after.last_update_time(),
         };
-        observed.into_iter().for_each(|act| act(&committed));
+        acts.into_iter().for_each(|act| act(self, &committed));
         Ok(committed)
     }
 
-    fn observe<'a>(&'a self, transition: &Transition<'_>) -> Vec<AfterCommit<'a>> {
-        self.observers.iter().filter_map(|observer| observer.observe(self, transition)).collect()
+    /// Whether secondary indexes will have entries of the record, and what observers do after the commit.
+    fn observe<'a>(&'a self, transition: &Transition<'_>) -> (bool, Vec<AfterCommit<'a>>) {
+        let (mut is_indexed, mut acts) = (false, Vec::new());
+        for observer in &self.observers {
+            let observed = observer.observe(self, transition);
+            is_indexed |= observed.is_indexed;
+            acts.extend(observed.act);
+        }
+        (is_indexed, acts)
+    }
+
+    /// Has `observer` follow every change from now on.
+    pub(crate) fn add_observer(&mut self, observer: Box<dyn CommitObserver>) {
+        self.observers.push(observer);
     }
 
     /// Stores `version` in place of the record of `element`, whose bytes stay. Returns what the index is to say of it.
@@ -287,11 +311,7 @@ mod tests {
     struct Observer(Arc<Notes>);
 
     impl CommitObserver for Observer {
-        fn observe<'a>(
-            &'a self,
-            namespace: &Namespace,
-            transition: &Transition<'_>,
-        ) -> Option<AfterCommit<'a>> {
+        fn observe<'a>(&'a self, namespace: &Namespace, transition: &Transition<'_>) -> Observed<'a> {
             let before = transition.before;
             let guarded = namespace.index.element_count() > 0;
             assert!(guarded && *before.digest() != Digest::default());
@@ -304,10 +324,11 @@ mod tests {
             let mut notes = self.0.0.lock();
             let at = notes.len();
             notes.push((before.generation, value.flatten(), transition.cause, None));
-            Some(Box::new(move |committed| {
+            let act: AfterCommit<'a> = Box::new(move |_, committed| {
                 assert_eq!(committed.location.is_stored(), has_new_version);
                 self.0.0.lock()[at].3 = Some(*committed);
-            }))
+            });
+            Observed { is_indexed: false, act: Some(act) }
         }
     }
 
@@ -379,7 +400,7 @@ mod tests {
     fn observers_see_the_old_record_before_it_is_overwritten() {
         let mut namespace = namespace("512M");
         let notes = Arc::new(Notes::default());
-        namespace.observers.push(Box::new(Observer(Arc::clone(&notes))));
+        namespace.add_observer(Box::new(Observer(Arc::clone(&notes))));
         let first = put(&namespace, b"s", 1, 10, 0).expect("room");
         // Of the same size: memory is written over in place.
         let second = put(&namespace, b"s", 1, 20, 0).expect("room");
@@ -434,7 +455,7 @@ mod tests {
         let key = 400;
         assert!((1..300).contains(&fitted));
         let (before, elements) = (figures(&namespace, b"s"), namespace.index.element_count());
-        namespace.observers.push(Box::new(Observer(Arc::clone(&notes))));
+        namespace.add_observer(Box::new(Observer(Arc::clone(&notes))));
         // A record that cannot be created leaves no element, one that cannot grow stays as it is.
         assert_eq!(put(&namespace, b"s", key, 1, 4 << 20), Err(StorageError::OutOfSpace));
         assert!(namespace.index.get(&digest_of(key)).is_none());

@@ -27,7 +27,9 @@ use crate::index::{Element, Index, IndexGeometry, Location, RecordMeta, SetId};
 use crate::metrics::{NamespaceMetrics, Unit};
 use crate::storage::{OpenError, ReadBuffer, Storage};
 
-pub(crate) use commit::{Cause, Change, CommitObserver, NewVersion, stored_size};
+pub(crate) use commit::{
+    AfterCommit, Cause, Change, CommitObserver, NewVersion, Observed, Transition, stored_size,
+};
 use nsup::{EvictionState, ExpiryState, RecordHistograms};
 pub(crate) use nsup::{IndexMemory, RecordHistogram, supervise, watch_stop_writes};
 use opening::{open_partitions, open_storage};
@@ -58,6 +60,8 @@ pub(crate) struct Namespace {
     removals: Removals,
     /// Parts of the server that follow every commit.
     observers: Vec<Box<dyn CommitObserver>>,
+    /// Bytes of memory that its secondary indexes take.
+    pub(crate) sindex_used_bytes: AtomicU64,
     pub(crate) eviction: EvictionState,
     pub(crate) truncation: Truncation,
     pub(crate) record_histograms: RecordHistograms,
@@ -129,6 +133,7 @@ impl Namespace {
             largest_record: AtomicU64::new(0),
             removals: Removals::new(is_loaded),
             observers: Vec::new(),
+            sindex_used_bytes: AtomicU64::new(0),
             eviction: EvictionState::new(),
             truncation: Truncation::default(),
             record_histograms: RecordHistograms::new(),

@@ -33,6 +33,8 @@ pub(crate) struct Set {
     pub(crate) name: Box<[u8]>,
     pub(crate) params: Arc<SetParams>,
     pub(crate) truncation: Threshold,
+    /// Number of secondary indexes of this set alone.
+    pub(crate) sindexes: AtomicU64,
     new_line: [NewLine; 0],
     pub(crate) objects: AtomicU64,
     pub(crate) tombstones: AtomicU64,
@@ -159,6 +161,7 @@ impl Sets {
                 name: name.into(),
                 params,
                 truncation: Threshold::default(),
+                sindexes: AtomicU64::new(0),
                 new_line: [],
                 objects: AtomicU64::new(0),
                 tombstones: AtomicU64::new(0),

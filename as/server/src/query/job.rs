@@ -2,14 +2,18 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use proto::ResultCode;
 
-use super::request::Query;
+use super::request::{Query, QueryKind, SOCKET_TIMEOUT_DEFAULT_MS};
 use crate::metrics::NamespaceCounter;
+use crate::sindex::SecondaryIndex;
+
+/// Size of a message without fields and operations, with its frame.
+const BACKGROUND_REPLY_SIZE: usize = 30;
 
 /// How a query ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,8 +25,6 @@ pub(super) enum End {
     Aborted,
     /// The client is gone or does not read.
     Unread,
-    /// What should say which records it is for does not.
-    BadFilter,
     /// Its records cannot be brought to disk before they are told of, or there is a bug of ours.
     Failed,
 }
@@ -34,31 +36,74 @@ impl End {
             End::Complete => ResultCode::Ok,
             End::TimedOut => ResultCode::Timeout,
             End::Aborted | End::Unread => ResultCode::QueryAborted,
-            End::BadFilter => ResultCode::Parameter,
             End::Failed => ResultCode::Unknown,
         }
     }
 
-    /// The counter of basic queries by primary index that end so.
-    pub(super) fn counter(self, is_short: bool) -> NamespaceCounter {
+    /// The counter of queries of a sort that end so.
+    pub(super) fn counter(self, sort: Sort) -> NamespaceCounter {
         use NamespaceCounter as C;
-        match (self, is_short) {
-            (End::Complete, true) => C::PiQueryShortBasicComplete,
-            (End::TimedOut, _) => C::PiQueryShortBasicTimeout,
-            (_, true) => C::PiQueryShortBasicError,
-            (End::Complete, false) => C::PiQueryLongBasicComplete,
-            (End::Aborted, false) => C::PiQueryLongBasicAbort,
-            (End::Unread | End::BadFilter | End::Failed, false) => C::PiQueryLongBasicError,
+        let counters = match (sort.is_secondary, sort.kind) {
+            (false, JobKind::ShortBasic) => {
+                [C::PiQueryShortBasicComplete, C::PiQueryShortBasicError, C::PiQueryShortBasicTimeout]
+            }
+            (false, JobKind::Basic) => {
+                [C::PiQueryLongBasicComplete, C::PiQueryLongBasicError, C::PiQueryLongBasicAbort]
+            }
+            (false, JobKind::Operations) => {
+                [C::PiQueryOpsBgComplete, C::PiQueryOpsBgError, C::PiQueryOpsBgAbort]
+            }
+            (true, JobKind::ShortBasic) => {
+                [C::SiQueryShortBasicComplete, C::SiQueryShortBasicError, C::SiQueryShortBasicTimeout]
+            }
+            (true, JobKind::Basic) => {
+                [C::SiQueryLongBasicComplete, C::SiQueryLongBasicError, C::SiQueryLongBasicAbort]
+            }
+            (true, JobKind::Operations) => {
+                [C::SiQueryOpsBgComplete, C::SiQueryOpsBgError, C::SiQueryOpsBgAbort]
+            }
+        };
+        match self {
+            End::Complete => counters[0],
+            End::Unread | End::Failed => counters[1],
+            // A short query cannot be aborted but by the end of the server, nor a long one be too late.
+            End::TimedOut | End::Aborted => counters[2],
         }
     }
 
     fn word(self) -> &'static str {
         match self {
             End::Complete => "ok",
-            End::TimedOut | End::BadFilter | End::Failed => "abandoned-unknown",
+            End::TimedOut | End::Failed => "abandoned-unknown",
             End::Aborted => "user-aborted",
             End::Unread => "abandoned-response-error",
         }
+    }
+}
+
+/// What a job does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum JobKind {
+    ShortBasic,
+    Basic,
+    Operations,
+}
+
+/// The sorts of queries that are counted each for itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Sort {
+    pub(super) is_secondary: bool,
+    pub(super) kind: JobKind,
+}
+
+impl Sort {
+    pub(super) fn of(query: &Query) -> Self {
+        let kind = match query.kind {
+            QueryKind::Operations(_) => JobKind::Operations,
+            QueryKind::Basic(_) if query.is_short() => JobKind::ShortBasic,
+            QueryKind::Basic(_) => JobKind::Basic,
+        };
+        Sort { is_secondary: query.condition.is_some(), kind }
     }
 }
 
@@ -68,6 +113,11 @@ pub(crate) struct Job {
     pub(super) id: u64,
     namespace: String,
     set: String,
+    /// Name of the index, if one is used.
+    index_name: Option<Arc<str>>,
+    pub(super) sort: Sort,
+    /// Whether the client named partitions.
+    has_parts: bool,
     partition_count: usize,
     digest_count: usize,
     records_per_second: u32,
@@ -77,6 +127,7 @@ pub(crate) struct Job {
     ended: OnceLock<(Instant, End)>,
     /// Somebody asked to end it.
     pub(super) is_aborted: AtomicBool,
+    pub(super) active_threads: AtomicUsize,
     pub(super) partitions_done: AtomicU64,
     pub(super) records_sent: AtomicU64,
     /// Records that count for the rate limit, if there is one.
@@ -91,12 +142,16 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Of `query`, which `client` sent, under the number `id`.
-    pub(super) fn new(query: &Query, id: u64, client: SocketAddr) -> Self {
+    /// Of `query`, which `client` sent.
+    pub(super) fn new(query: &Query, client: SocketAddr) -> Self {
+        let index = query.condition.as_ref().and_then(|condition| condition.index());
         Job {
-            id,
+            id: query.id,
             namespace: query.namespace.name().to_owned(),
             set: String::from_utf8_lossy(&query.set_name).into_owned(),
+            index_name: index.map(SecondaryIndex::name),
+            sort: Sort::of(query),
+            has_parts: query.has_parts,
             partition_count: query.parts.len(),
             digest_count: query.parts.iter().filter(|part| part.after.is_some()).count(),
             records_per_second: query.records_per_second,
@@ -105,6 +160,7 @@ impl Job {
             started: Instant::now(),
             ended: OnceLock::new(),
             is_aborted: AtomicBool::new(false),
+            active_threads: AtomicUsize::new(1),
             partitions_done: AtomicU64::new(0),
             records_sent: AtomicU64::new(0),
             records_throttled: AtomicU64::new(0),
@@ -136,30 +192,49 @@ impl fmt::Display for Job {
         if !self.set.is_empty() {
             write!(out, ":set={}", self.set)?;
         }
+        if let Some(name) = &self.index_name {
+            write!(out, ":sindex-name={name}")?;
+        }
+        if self.has_parts {
+            write!(
+                out,
+                ":n-pids-requested={}:n-keyds-requested={}",
+                self.partition_count, self.digest_count
+            )?;
+        }
         write!(
             out,
-            ":n-pids-requested={}:n-keyds-requested={}:rps={}:active-threads={}:status={status}({word})\
-             :job-progress={progress:.2}:run-time={}:time-since-done={}",
-            self.partition_count,
-            self.digest_count,
+            ":rps={}:active-threads={}:status={status}({word}):job-progress={progress:.2}:run-time={}\
+             :time-since-done={}",
             self.records_per_second,
-            u8::from(self.ended.get().is_none()),
+            self.active_threads.load(Relaxed),
             (until - self.started).as_millis(),
             (now - until).as_millis()
         )?;
-        let sent = self.records_sent.load(Relaxed);
-        let throttled = self.records_throttled.load(Relaxed);
         write!(
             out,
-            ":recs-throttled={throttled}:recs-filtered-meta={}:recs-filtered-bins={}:recs-succeeded={sent}\
-             :recs-failed={}:from={}:job-type=basic:net-io-bytes={}:net-io-time={}:socket-timeout={}",
+            ":recs-throttled={}:recs-filtered-meta={}:recs-filtered-bins={}:recs-succeeded={}:recs-failed={}:from={}",
+            self.records_throttled.load(Relaxed),
             self.records_filtered_by_metadata.load(Relaxed),
             self.records_filtered_by_bins.load(Relaxed),
+            self.records_sent.load(Relaxed),
             self.records_failed.load(Relaxed),
             self.client.to_string().replace(':', "+"),
-            self.bytes_sent.load(Relaxed),
-            Duration::from_nanos(self.send_nanos.load(Relaxed)).as_millis(),
-            self.socket_timeout.map_or(0, |timeout| timeout.as_millis())
-        )
+        )?;
+        match self.sort.kind {
+            JobKind::ShortBasic | JobKind::Basic => write!(
+                out,
+                ":job-type=basic:net-io-bytes={}:net-io-time={}:socket-timeout={}",
+                self.bytes_sent.load(Relaxed),
+                Duration::from_nanos(self.send_nanos.load(Relaxed)).as_millis(),
+                self.socket_timeout.map_or(0, |timeout| timeout.as_millis())
+            ),
+            // Of the one message that the client got at the start.
+            JobKind::Operations => write!(
+                out,
+                ":job-type=background-ops:net-io-bytes={BACKGROUND_REPLY_SIZE}\
+                 :socket-timeout={SOCKET_TIMEOUT_DEFAULT_MS}:ops-active=0"
+            ),
+        }
     }
 }

@@ -1,37 +1,66 @@
-//! Queries: requests that concern many records. Basic queries by primary index, as scans and paged scans are.
+//! Queries: requests that concern many records. Basic queries, which send them, by primary or secondary index, as a whole
+//! or page by page; background queries, which change them.
+//!
+//! ```text
+//! request      what a request asks for, checked
+//! condition    what is asked of a secondary index
+//! run          one query in one or several threads; threads, pace: those threads and the rate
+//! primary      a partition, walked by the primary index; secondary: by a secondary index
+//! row          one record as a message
+//! background   operations that change records
+//! job          what others see of a query
+//! ```
 //!
 //! # Threads
-//! A query runs on a thread of its own, at most `query-threads-limit` at a time. It reads one record at a time under its
-//! sprig's lock, shared, and never waits for the client while it holds one.
+//! Queries run in threads of their own, at most `query-threads-limit` together; a long one in up to `single-query-threads`. A
+//! query reads one record at a time under its sprig's lock, shared, and never waits for the client while it holds one.
 //!
 //! # Locking
-//! `jobs` and `threads` are taken alone and briefly.
+//! `jobs` is taken alone and briefly.
 
+mod background;
+mod condition;
 mod job;
+mod pace;
+mod primary;
 mod request;
-mod scan;
+mod row;
+mod run;
+mod secondary;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
-use cf::threads;
+use datamodel::Budget;
 use parking_lot::Mutex;
 use proto::ResultCode;
+use proto::message::Request;
 use proto::reply::{self, ReplyHeader};
 
 use crate::config::Config;
 use crate::metrics::{Latency, Unit};
 use crate::namespace::Namespace;
-use crate::transaction::{ReplySink, StalledSenders};
+use crate::sindex::SecondaryIndexes;
+use crate::transaction::{ReplySink, StalledSenders, TransactionContext};
 
-use job::{End, Job};
+use job::{End, Job, JobKind};
 pub(crate) use request::Query;
+use run::{QueryRun, last_reply};
+use threads::Threads;
+
+/// How much less weight the threads of long queries have than service threads: about a tenth.
+const LONG_QUERY_NICENESS: i32 = 10;
+/// Steps, of about a nanosecond each, between two looks at whether a query that is being checked is still wanted.
+const PARSE_PORTION_STEPS: u64 = 10_000_000;
+/// Up to this rate one thread does what a query may do.
+const ONE_THREAD_RATE_MAX: u32 = 20_000;
 
 /// With those whose clients do not read there may be so many times `query-threads-limit` threads.
 const STALLED_FACTOR: usize = 4;
@@ -45,14 +74,15 @@ pub(crate) fn refuse(out: &mut Vec<u8>, reason: ResultCode) {
 /// The queries of a server.
 pub(crate) struct Queries {
     config: Arc<Config>,
-    /// Those that run, short ones among them.
-    active: AtomicUsize,
-    is_stopping: AtomicBool,
-    /// Those that wait for their clients, in whose place others may run.
+    transactions: Arc<TransactionContext>,
+    indexes: Arc<SecondaryIndexes>,
+    is_stopping: Arc<AtomicBool>,
+    long_threads: Arc<Threads>,
+    short_threads: Arc<Threads>,
+    /// Threads that wait for their clients, in whose place others may run.
     pub(crate) stalled: Arc<StalledSenders>,
-    threads: Mutex<Vec<threads::Handle>>,
     /// Counts up for queries that come without a number.
-    last_id: AtomicU64,
+    last_id: AtomicU32,
     jobs: Mutex<Jobs>,
 }
 
@@ -65,22 +95,70 @@ struct Jobs {
 }
 
 impl Queries {
-    pub(crate) fn new(config: Arc<Config>) -> Self {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        transactions: Arc<TransactionContext>,
+        indexes: Arc<SecondaryIndexes>,
+    ) -> Self {
         Queries {
             config,
-            active: AtomicUsize::new(0),
-            is_stopping: AtomicBool::new(false),
+            transactions,
+            indexes,
+            is_stopping: Arc::default(),
+            long_threads: Arc::new(Threads::new("query", LONG_QUERY_NICENESS)),
+            short_threads: Arc::new(Threads::new("short-query", 0)),
+            last_id: AtomicU32::new(0),
             stalled: Arc::default(),
-            threads: Mutex::new(Vec::new()),
-            last_id: AtomicU64::new(0),
             jobs: Mutex::default(),
         }
     }
 
-    /// A short query of `namespace` that began at `started` is complete.
-    fn measure(&self, namespace: &Namespace, started: Instant) {
-        let unit = Unit::configured(&self.config);
-        namespace.metrics.latency(Latency::PiQuery).add(unit, started.elapsed(), 1);
+    /// Checks a query request of `namespace`; `body` is the message that it was parsed from.
+    ///
+    /// # Errors
+    /// What the client is answered instead, unless the budget is exhausted.
+    pub(crate) fn parse(
+        &self,
+        request: &Request<'_>,
+        body: &[u8],
+        namespace: &Arc<Namespace>,
+        budget: &Budget<'_>,
+    ) -> Result<Query, ResultCode> {
+        let next_id = || u64::from(self.last_id.fetch_add(1, Ordering::Relaxed).wrapping_add(1));
+        Query::from_request(request, body, namespace, &self.indexes, next_id, budget)
+    }
+
+    /// Has a thread check and start the query whose message is `body`, as its filter or region is too much for a service
+    /// thread.
+    ///
+    /// # Errors
+    /// `Forbidden` at the limit of threads.
+    pub(crate) fn parse_and_start(
+        self: &Arc<Self>,
+        body: Box<[u8]>,
+        namespace: Arc<Namespace>,
+        client: SocketAddr,
+        sink: Arc<dyn ReplySink>,
+    ) -> Result<(), ResultCode> {
+        let (queries, started) = (Arc::clone(self), Instant::now());
+        let task = Box::new(move || {
+            let parsed = Request::parse(&body).map_err(|_| ResultCode::Parameter);
+            let time_max = parsed.as_ref().ok().and_then(|request| request::short_time(request, &namespace));
+            let may_go_on = || {
+                let is_late = time_max.is_some_and(|limit| started.elapsed() > limit);
+                !is_late && !queries.is_stopping.load(Ordering::Relaxed) && !sink.is_closed()
+            };
+            let budget = Budget::with_refill(PARSE_PORTION_STEPS, &may_go_on);
+            let query =
+                parsed.and_then(|request| budget.check(queries.parse(&request, &body, &namespace, &budget)));
+            if let Err(result) = query.and_then(|query| queries.start(query, client, Arc::clone(&sink))) {
+                let mut refusal = Vec::new();
+                reply::write_header_only(&mut refusal, &ReplyHeader::last(result));
+                sink.finish(refusal);
+            }
+        });
+        let limit = self.short_threads.at_work() + self.threads_left();
+        if self.short_threads.try_spawn(limit, task) { Ok(()) } else { Err(ResultCode::Forbidden) }
     }
 
     /// Starts `query` of `client`. Its replies, with the last one, go to `sink`.
@@ -94,82 +172,119 @@ impl Queries {
         client: SocketAddr,
         sink: Arc<dyn ReplySink>,
     ) -> Result<(), ResultCode> {
-        let limit = self.config.service.query_threads_limit.get() as usize;
-        let before = self.active.fetch_add(1, Ordering::AcqRel);
-        let is_full = before >= limit.saturating_mul(STALLED_FACTOR);
-        if is_full {
-            self.stalled.want_one();
-        }
-        if is_full || before >= limit + self.stalled.count() || self.is_stopping.load(Ordering::Acquire) {
-            self.active.fetch_sub(1, Ordering::AcqRel);
-            cf::warning_limited!(
-                Query,
-                "cannot start a query: {before} are active, query-threads-limit is {limit}"
-            );
+        if self.threads_left() == 0 || self.is_stopping.load(Ordering::Acquire) {
+            if self.at_work() >= self.threads_max() {
+                self.stalled.want_one();
+            }
+            cf::warning_limited!(Query, "cannot start a query: query-threads-limit are at work");
             return Err(ResultCode::Forbidden);
         }
-        let started = self.enter(&query, client).and_then(|job| self.run(query, job, sink));
-        if started.is_err() {
-            self.active.fetch_sub(1, Ordering::AcqRel);
+        let job = self.enter(&query, client)?;
+        let thread_count = self.thread_count(&query);
+        // The client of a background query hears only that it has begun.
+        let (own_sink, at_start) = if query.has_client() { (Some(sink), None) } else { (None, Some(sink)) };
+        let (transactions, is_stopping) = (Arc::clone(&self.transactions), Arc::clone(&self.is_stopping));
+        let run = Arc::new(QueryRun::new(query, Arc::clone(&job), own_sink, transactions, is_stopping));
+        if !self.spawn(&run) {
+            self.leave(&job, false);
+            return Err(ResultCode::Forbidden);
         }
-        started
+        if let Some(sink) = at_start {
+            sink.finish(last_reply(End::Complete));
+        }
+        for _ in 1..thread_count {
+            if !run.has_parts_left() || !run.join_in() {
+                break;
+            }
+            if !self.spawn(&run) {
+                // The others may have left meanwhile.
+                if let Some(end) = run.leave() {
+                    self.end(&run, end);
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Threads at work, those that wait for their clients among them.
+    fn at_work(&self) -> usize {
+        self.long_threads.at_work() + self.short_threads.at_work()
+    }
+
+    /// As many threads as there may ever be.
+    fn threads_max(&self) -> usize {
+        (self.config.service.query_threads_limit.get() as usize).saturating_mul(STALLED_FACTOR)
+    }
+
+    /// How many more threads may be at work.
+    fn threads_left(&self) -> usize {
+        let limit = self.config.service.query_threads_limit.get() as usize + self.stalled.count();
+        limit.min(self.threads_max()).saturating_sub(self.at_work())
+    }
+
+    /// In how many threads a query is to run.
+    fn thread_count(&self, query: &Query) -> usize {
+        let is_slow = query.records_per_second != 0 && query.records_per_second <= ONE_THREAD_RATE_MAX;
+        if query.is_short() || is_slow {
+            return 1;
+        }
+        let limit = query.namespace.config().params.single_query_threads.get() as usize;
+        limit.min(query.parts.len())
+    }
+
+    /// Has a thread work on a query, which counts it already; returns whether there is one for it.
+    fn spawn(self: &Arc<Self>, run: &Arc<QueryRun>) -> bool {
+        let threads = if run.query.is_short() { &self.short_threads } else { &self.long_threads };
+        let limit = threads.at_work() + self.threads_left();
+        let (queries, own) = (Arc::clone(self), Arc::clone(run));
+        threads.try_spawn(limit, Box::new(move || queries.run_thread(&own)))
+    }
+
+    /// What one thread of a query does.
+    fn run_thread(&self, run: &QueryRun) {
+        let walk = AssertUnwindSafe(|| {
+            cf::fault_point!("query");
+            run.run_thread()
+        });
+        // A panic is a bug of ours that must not leave the client waiting and the query active for ever.
+        let ended = catch_unwind(walk).unwrap_or_else(|_| {
+            cf::critical!(Query, "a query failed on an internal error");
+            run.end_with(End::Failed);
+            run.leave()
+        });
+        if let Some(end) = ended {
+            self.end(run, end);
+        }
+    }
+
+    /// A query has ended, which its client is told last.
+    fn end(&self, run: &QueryRun, end: End) {
+        let (job, namespace) = (&run.job, &run.query.namespace);
+        job.end(end);
+        namespace.metrics.add(end.counter(job.sort), 1);
+        if job.sort.kind == JobKind::ShortBasic && end == End::Complete {
+            let latency = if job.sort.is_secondary { Latency::SiQuery } else { Latency::PiQuery };
+            let unit = Unit::configured(&self.config);
+            namespace.metrics.latency(latency).add(unit, run.started().elapsed(), 1);
+        }
+        self.leave(job, true);
+        run.finish(end);
     }
 
     /// Gives the query its place among the jobs.
     fn enter(&self, query: &Query, client: SocketAddr) -> Result<Arc<Job>, ResultCode> {
-        let id = match query.id {
-            0 => self.last_id.fetch_add(1, Ordering::Relaxed) + 1,
-            id => id,
-        };
-        let job = Arc::new(Job::new(query, id, client));
+        let job = Arc::new(Job::new(query, client));
         if query.is_short() {
             return Ok(job);
         }
         let mut jobs = self.jobs.lock();
-        if jobs.active.iter().chain(&jobs.done).any(|job| job.id == id) {
-            cf::warning_limited!(Query, "there is a query of the number {id} already");
+        if jobs.active.iter().chain(&jobs.done).any(|other| other.id == job.id) {
+            cf::warning_limited!(Query, "there is a query of the number {} already", job.id);
             return Err(ResultCode::Parameter);
         }
         jobs.active.push(Arc::clone(&job));
         Ok(job)
-    }
-
-    fn run(
-        self: &Arc<Self>,
-        query: Query,
-        job: Arc<Job>,
-        sink: Arc<dyn ReplySink>,
-    ) -> Result<(), ResultCode> {
-        let queries = Arc::clone(self);
-        let (entered, is_short) = (Arc::clone(&job), query.is_short());
-        let started = Instant::now();
-        let thread = threads::spawn("query", move || {
-            let scan = AssertUnwindSafe(|| {
-                cf::fault_point!("query");
-                scan::run(&query, &job, &*sink, &queries.is_stopping)
-            });
-            // A panic is a bug of ours that must not leave the client waiting and the query active for ever.
-            let end = catch_unwind(scan).unwrap_or_else(|_| {
-                cf::critical!(Query, "a query failed on an internal error");
-                sink.finish(scan::last_reply(End::Failed));
-                End::Failed
-            });
-            job.end(end);
-            query.namespace.metrics.add(end.counter(is_short), 1);
-            if is_short && end == End::Complete {
-                queries.measure(&query.namespace, started);
-            }
-            queries.leave(&job, true);
-            queries.active.fetch_sub(1, Ordering::AcqRel);
-        });
-        let Ok(thread) = thread else {
-            self.leave(&entered, false);
-            return Err(ResultCode::Forbidden);
-        };
-        let mut threads = self.threads.lock();
-        threads.retain(|thread| !thread.is_finished());
-        threads.push(thread);
-        Ok(())
     }
 
     /// The query of `job` runs no longer; it is remembered if it ever did.
@@ -181,9 +296,13 @@ impl Queries {
         if ran && jobs.active.len() < before {
             jobs.done.push_back(Arc::clone(job));
         }
-        while jobs.done.len() > max_done {
-            jobs.done.pop_front();
-        }
+        jobs.limit_done(max_done);
+    }
+
+    /// Forgets finished queries beyond `query-max-done`.
+    pub(crate) fn limit_done(&self) {
+        let max_done = self.config.service.query_max_done.get() as usize;
+        self.jobs.lock().limit_done(max_done);
     }
 
     /// Long queries that run.
@@ -219,9 +338,15 @@ impl Queries {
     /// Ends all queries and waits for their threads. None starts afterwards.
     pub(crate) fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
-        for thread in std::mem::take(&mut *self.threads.lock()) {
-            // One that panicked has said so.
-            let _ = thread.join();
+        self.long_threads.stop();
+        self.short_threads.stop();
+    }
+}
+
+impl Jobs {
+    fn limit_done(&mut self, max_done: usize) {
+        while self.done.len() > max_done {
+            self.done.pop_front();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a query request asks for.
+//! What a query request asks for, and the order of checks, by which clients tell errors apart.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,13 +13,15 @@ use datamodel::flat::SET_NAME_SIZE_MAX;
 use proto::ResultCode;
 use proto::message::{Request, field, info1, info2, info3};
 
+use super::background::Operations;
+use super::condition::Condition;
 use crate::index::{PARTITION_COUNT, PartitionId, SetId};
 use crate::namespace::Namespace;
+use crate::sindex::SecondaryIndexes;
+use crate::transaction::filter;
 
 /// Socket timeout of a request that does not say one.
-const SOCKET_TIMEOUT_DEFAULT_MS: u32 = 10_000;
-/// Steps, of about a nanosecond each, in which a service thread compiles the filter.
-const FILTER_STEPS: u64 = 200_000;
+pub(super) const SOCKET_TIMEOUT_DEFAULT_MS: u32 = 10_000;
 /// Time a short query may take if the request does not say.
 const SHORT_QUERY_TIME: Duration = Duration::from_secs(1);
 
@@ -32,64 +34,63 @@ pub(super) enum SetFilter {
     None,
 }
 
-/// A part of the query: a partition, behind a digest if one is given.
+impl SetFilter {
+    pub(super) fn admits(self, set_id: SetId) -> bool {
+        match self {
+            SetFilter::All => true,
+            SetFilter::One(id) => set_id == id,
+            SetFilter::None => false,
+        }
+    }
+}
+
+/// Where a query goes on that has been there before: behind a record, and in an index behind this key of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Resume {
+    pub(super) digest: Digest,
+    pub(super) bval: i64,
+}
+
+/// A part of the query: a partition, or what is left of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Part {
     pub(super) partition: PartitionId,
-    pub(super) after: Option<Digest>,
+    pub(super) after: Option<Resume>,
 }
 
-/// Which of the records that it looks at a query is for.
-pub(super) enum QueryFilter {
-    All,
-    /// Those that it lets pass.
-    Compiled(Filter<'static>),
-    /// One that the query's own thread has yet to compile, as that takes long.
-    Source(Box<[u8]>),
+/// What is done with the records.
+pub(super) enum QueryKind {
+    /// They are sent.
+    Basic(Projection),
+    /// Operations change them; the client hears no more than that it has begun.
+    Operations(Operations),
 }
 
-impl QueryFilter {
-    fn from_request(request: &Request<'_>) -> Result<Self, ResultCode> {
-        let Some(bytes) = request.field(field::FILTER_EXPRESSION) else { return Ok(QueryFilter::All) };
-        let budget = Budget::new(FILTER_STEPS);
-        let compiled = Filter::compile(bytes, &budget);
-        if budget.is_exhausted() {
-            return Ok(QueryFilter::Source(bytes.into()));
-        }
-        Ok(QueryFilter::Compiled(compiled?.into_owned()))
-    }
-
-    /// The filter, compiled now if need be.
-    ///
-    /// # Errors
-    /// As [`Filter::compile`].
-    pub(super) fn get<'f>(
-        &'f self,
-        compiled: &'f mut Option<Filter<'f>>,
-        budget: &Budget<'_>,
-    ) -> Result<Option<&'f Filter<'f>>, ResultCode> {
-        match self {
-            QueryFilter::All => Ok(None),
-            QueryFilter::Compiled(filter) => Ok(Some(filter)),
-            QueryFilter::Source(bytes) => Ok(Some(compiled.insert(Filter::compile(bytes, budget)?))),
-        }
-    }
+/// What of a record is sent.
+#[derive(Default)]
+pub(super) struct Projection {
+    pub(super) without_bins: bool,
+    /// Bins to send; `None` = all. A record that has none of them is not sent.
+    pub(super) bins: Option<Vec<Box<[u8]>>>,
 }
 
-/// A basic query.
+/// A query.
 pub(crate) struct Query {
-    /// The client's number of it; 0 when it gave none.
+    /// The client's number of it, or one of ours.
     pub(super) id: u64,
     pub(super) namespace: Arc<Namespace>,
     /// As the client named it; empty = all.
     pub(super) set_name: Box<[u8]>,
     pub(super) set: SetFilter,
+    pub(super) kind: QueryKind,
     /// By ascending partition, none twice.
     pub(super) parts: Vec<Part>,
-    /// Bins to send; `None` = all.
-    pub(super) bins: Option<Vec<Box<[u8]>>>,
-    pub(super) filter: QueryFilter,
-    pub(super) without_bins: bool,
+    /// Whether the client named the partitions.
+    pub(super) has_parts: bool,
+    /// Where to look, and what for, if not at all records.
+    pub(super) condition: Option<Condition>,
+    /// Of the records looked at, the query is for those that it lets pass.
+    pub(super) filter: Option<Filter<'static>>,
     /// Records a second; 0 = as many as go.
     pub(super) records_per_second: u32,
     /// End after so many records; 0 = never.
@@ -101,82 +102,188 @@ pub(crate) struct Query {
 }
 
 impl Query {
-    /// Checks a query request.
+    /// Checks a query request. `body` is the message that it was parsed from, `next_id` gives numbers to those that have
+    /// none. Filters and regions draw on `budget`.
     ///
     /// # Errors
-    /// What the client is answered instead.
+    /// What the client is answered instead, unless the budget is exhausted.
     pub(crate) fn from_request(
         request: &Request<'_>,
+        body: &[u8],
         namespace: &Arc<Namespace>,
+        indexes: &SecondaryIndexes,
+        next_id: impl FnOnce() -> u64,
+        budget: &Budget<'_>,
     ) -> Result<Self, ResultCode> {
-        if request.has_field(field::UDF_FILE) || request.info2 & info2::WRITE != 0 {
-            // Aggregations and background jobs.
-            return Err(ResultCode::UnsupportedFeature);
+        let reading = Reading { request, namespace, indexes, budget };
+        if request.has_field(field::UDF_FILE) {
+            return match request.field(field::UDF_OP) {
+                Some([1 | 2]) => Err(ResultCode::UnsupportedFeature),
+                _ => Err(ResultCode::Parameter),
+            };
         }
-        if request.info3 & info3::PARTITION_DONE == 0 {
-            return Err(ResultCode::UnsupportedFeature);
+        if request.info2 & info2::WRITE != 0 {
+            reading.operations(body, next_id)
+        } else {
+            reading.basic(next_id)
         }
-        // Its length is not looked at.
-        let id = request.field(field::JOB_ID).and_then(|value| value.first_chunk());
-        let id = id.map_or(0, |id| u64::from_be_bytes(*id));
-        let set = set_filter(request, namespace)?;
-        let parts = parts(request)?;
-        let records_per_second =
-            number(request, field::RECORDS_PER_SECOND).map_or(Ok(0), |n| n.map(u32::from_be_bytes))?;
-        let is_short = request.info1 & info1::SHORT_QUERY != 0;
-        if is_short && request.has_field(field::RECORDS_PER_SECOND) {
-            return Err(ResultCode::Parameter);
-        }
-        let Some(parts) = parts else { return Err(ResultCode::UnsupportedFeature) };
-        if request.has_field(field::INDEX_RANGE) {
-            // No secondary index exists, so none fits.
-            return Err(ResultCode::IndexNotFound);
-        }
-        let socket_timeout_ms = number(request, field::SOCKET_TIMEOUT)
-            .map_or(Ok(SOCKET_TIMEOUT_DEFAULT_MS), |n| n.map(u32::from_be_bytes))?;
-        let sample_max = number(request, field::SAMPLE_MAX).map_or(Ok(0), |n| n.map(u64::from_be_bytes))?;
-        let bins = bin_names(request)?;
-        let filter = QueryFilter::from_request(request).inspect_err(|_| warn_of_filter(namespace))?;
-        let time_max = match request.transaction_ttl_ms {
-            0 => SHORT_QUERY_TIME,
-            ms => Duration::from_millis(u64::from(ms)),
-        };
-        Ok(Query {
-            id,
-            namespace: Arc::clone(namespace),
-            set_name: request.set_name().into(),
-            set,
-            parts,
-            bins,
-            filter,
-            without_bins: request.info1 & info1::GET_NO_BINS != 0,
-            records_per_second,
-            sample_max,
-            time_max: is_short.then_some(time_max),
-            socket_timeout: (socket_timeout_ms != 0)
-                .then(|| Duration::from_millis(u64::from(socket_timeout_ms))),
-        })
     }
-}
 
-impl Query {
     /// Whether it is one that ends within its time or fails.
     pub(super) fn is_short(&self) -> bool {
         self.time_max.is_some()
     }
-}
 
-/// Logs that a filter is none.
-pub(super) fn warn_of_filter(namespace: &Namespace) {
-    cf::warning_limited!(Query, "{{{}}} bad filter expression", namespace.name());
-}
-
-fn set_filter(request: &Request<'_>, namespace: &Namespace) -> Result<SetFilter, ResultCode> {
-    match request.set_name() {
-        [] => Ok(SetFilter::All),
-        name if name.len() > SET_NAME_SIZE_MAX => Err(ResultCode::Parameter),
-        name => Ok(namespace.sets.find(name).map_or(SetFilter::None, |set| SetFilter::One(set.id))),
+    /// Whether its client waits for records, and not only for its start.
+    pub(super) fn has_client(&self) -> bool {
+        matches!(self.kind, QueryKind::Basic(_))
     }
+}
+
+/// A request that is being checked.
+struct Reading<'a> {
+    request: &'a Request<'a>,
+    namespace: &'a Arc<Namespace>,
+    indexes: &'a SecondaryIndexes,
+    budget: &'a Budget<'a>,
+}
+
+impl Reading<'_> {
+    fn basic(&self, next_id: impl FnOnce() -> u64) -> Result<Query, ResultCode> {
+        let request = self.request;
+        if request.info3 & info3::PARTITION_DONE == 0 {
+            return Err(ResultCode::UnsupportedFeature);
+        }
+        let id = self.id(next_id);
+        let set = self.set()?;
+        let parts = parts(request)?;
+        let predicate = self.predicate()?;
+        let records_per_second = self.records_per_second()?;
+        let Some(parts) = parts else { return Err(ResultCode::UnsupportedFeature) };
+        let condition = predicate.map(|predicate| predicate.with_index(self, set)).transpose()?;
+        let socket_timeout_ms = number(request, field::SOCKET_TIMEOUT)
+            .map_or(Ok(SOCKET_TIMEOUT_DEFAULT_MS), |n| n.map(u32::from_be_bytes))?;
+        let sample_max = number(request, field::SAMPLE_MAX).map_or(Ok(0), |n| n.map(u64::from_be_bytes))?;
+        let projection =
+            Projection { without_bins: request.info1 & info1::GET_NO_BINS != 0, bins: bin_names(request)? };
+        let filter = self.filter()?;
+        Ok(Query {
+            sample_max,
+            time_max: short_time(request, self.namespace),
+            socket_timeout: (socket_timeout_ms != 0)
+                .then(|| Duration::from_millis(u64::from(socket_timeout_ms))),
+            parts,
+            has_parts: true,
+            condition,
+            filter,
+            records_per_second,
+            ..self.query(id, set, QueryKind::Basic(projection))
+        })
+    }
+
+    fn operations(&self, body: &[u8], next_id: impl FnOnce() -> u64) -> Result<Query, ResultCode> {
+        let request = self.request;
+        if request.info1 & info1::SHORT_QUERY != 0 {
+            return Err(ResultCode::Parameter);
+        }
+        let id = self.id(next_id);
+        let set = self.set()?;
+        let predicate = self.predicate()?;
+        let records_per_second = self.records_per_second()?;
+        if set == SetFilter::None {
+            return Err(ResultCode::NotFound);
+        }
+        let rate_max = self.namespace.config().params.background_query_max_rps.get();
+        if records_per_second > rate_max {
+            return Err(ResultCode::Parameter);
+        }
+        let condition = predicate.map(|predicate| predicate.with_index(self, set)).transpose()?;
+        let filter = self.filter()?;
+        let operations = Operations::from_request(request, body, self.budget)?;
+        let rate = if records_per_second == 0 { rate_max } else { records_per_second };
+        Ok(Query {
+            condition,
+            filter,
+            records_per_second: rate,
+            ..self.query(id, set, QueryKind::Operations(operations))
+        })
+    }
+
+    /// A query of all partitions without limits.
+    fn query(&self, id: u64, set: SetFilter, kind: QueryKind) -> Query {
+        Query {
+            id,
+            namespace: Arc::clone(self.namespace),
+            set_name: self.request.set_name().into(),
+            set,
+            kind,
+            parts: PartitionId::all().map(|partition| Part { partition, after: None }).collect(),
+            has_parts: false,
+            condition: None,
+            filter: None,
+            records_per_second: 0,
+            sample_max: 0,
+            time_max: None,
+            socket_timeout: None,
+        }
+    }
+
+    fn id(&self, next_id: impl FnOnce() -> u64) -> u64 {
+        // Its length is not looked at.
+        let id = self.request.field(field::JOB_ID).and_then(|value| value.first_chunk());
+        match id.map_or(0, |id| u64::from_be_bytes(*id)) {
+            0 => next_id(),
+            id => id,
+        }
+    }
+
+    fn set(&self) -> Result<SetFilter, ResultCode> {
+        match self.request.set_name() {
+            [] => Ok(SetFilter::All),
+            name if name.len() > SET_NAME_SIZE_MAX => Err(ResultCode::Parameter),
+            name => Ok(self.namespace.sets.find(name).map_or(SetFilter::None, |set| SetFilter::One(set.id))),
+        }
+    }
+
+    fn records_per_second(&self) -> Result<u32, ResultCode> {
+        match number(self.request, field::RECORDS_PER_SECOND) {
+            Some(_) if self.request.info1 & info1::SHORT_QUERY != 0 => Err(ResultCode::Parameter),
+            Some(number) => number.map(u32::from_be_bytes),
+            None => Ok(0),
+        }
+    }
+
+    fn filter(&self) -> Result<Option<Filter<'static>>, ResultCode> {
+        let filter = filter::compile(self.request, self.budget).transpose().inspect_err(|_| {
+            cf::warning_limited!(Query, "{{{}}} bad filter expression", self.namespace.name());
+        })?;
+        Ok(filter.map(Filter::into_owned))
+    }
+
+    fn predicate(&self) -> Result<Option<Condition>, ResultCode> {
+        Condition::from_request(self.request, self.namespace, self.budget)
+    }
+}
+
+impl Condition {
+    /// The same with the index that it is looked up in.
+    fn with_index(self, reading: &Reading<'_>, set: SetFilter) -> Result<Self, ResultCode> {
+        let set_id = match set {
+            SetFilter::One(set_id) => set_id,
+            SetFilter::All | SetFilter::None => SetId::NONE,
+        };
+        self.find_index(reading.indexes.of(reading.namespace), set_id)
+    }
+}
+
+/// How long a query may take, if it is a short one.
+pub(super) fn short_time(request: &Request<'_>, namespace: &Namespace) -> Option<Duration> {
+    let is_short =
+        request.info1 & info1::SHORT_QUERY != 0 && !namespace.config().params.force_long_queries.get();
+    is_short.then_some(match request.transaction_ttl_ms {
+        0 => SHORT_QUERY_TIME,
+        ms => Duration::from_millis(u64::from(ms)),
+    })
 }
 
 /// The value of a field that is one number.
@@ -192,7 +299,7 @@ fn parts(request: &Request<'_>) -> Result<Option<Vec<Part>>, ResultCode> {
         return Ok(None);
     }
     let mut wanted: Vec<Option<Part>> = vec![None; PARTITION_COUNT];
-    let mut want = |partition: PartitionId, after: Option<Digest>| {
+    let mut want = |partition: PartitionId, after: Option<Resume>| {
         let slot = &mut wanted[partition.index()];
         if slot.is_some() {
             return Err(ResultCode::Parameter);
@@ -215,9 +322,11 @@ fn parts(request: &Request<'_>) -> Result<Option<Vec<Part>>, ResultCode> {
         if digests.is_empty() || digests.len() > PARTITION_COUNT {
             return Err(ResultCode::Parameter);
         }
-        for digest in digests {
-            let digest = Digest(*digest);
-            want(PartitionId::of(&digest), Some(digest))?;
+        let bvals = bvals(request, digests.len())?;
+        for (at, digest) in digests.iter().enumerate() {
+            let bval = bvals.get(at).map_or(0, |bval| i64::from_le_bytes(*bval));
+            let resume = Resume { digest: Digest(*digest), bval };
+            want(PartitionId::of(&resume.digest), Some(resume))?;
         }
     } else if request.has_field(field::BVAL_ARRAY) {
         return Err(ResultCode::Parameter);
@@ -225,7 +334,17 @@ fn parts(request: &Request<'_>) -> Result<Option<Vec<Part>>, ResultCode> {
     Ok(Some(wanted.into_iter().flatten().collect()))
 }
 
-/// The bins asked for, by ops or by the list that older clients send. What cannot be the name of a bin is passed over.
+/// The keys behind which a query of an index goes on, one for each digest.
+fn bvals<'a>(request: &Request<'a>, digest_count: usize) -> Result<&'a [[u8; 8]], ResultCode> {
+    if !request.has_field(field::INDEX_RANGE) {
+        return Ok(&[]);
+    }
+    let (bvals, _) = request.field(field::BVAL_ARRAY).ok_or(ResultCode::Parameter)?.as_chunks();
+    if bvals.len() == digest_count { Ok(bvals) } else { Err(ResultCode::Parameter) }
+}
+
+/// The bins asked for, by ops or by the list that older clients send; `None` when none are named. What cannot be the name of
+/// a bin is passed over.
 fn bin_names(request: &Request<'_>) -> Result<Option<Vec<Box<[u8]>>>, ResultCode> {
     let list = request.field(field::QUERY_BIN_LIST);
     if list.is_none() && request.op_count() == 0 {

@@ -8,9 +8,10 @@ use datamodel::flat::NewRecord;
 use datamodel::{Bins, BytesType, Particle};
 use parking_lot::Mutex;
 
-use super::request::{Part, QueryFilter, SetFilter};
+use super::request::{Part, Projection, QueryKind, SetFilter};
 use super::*;
 use crate::index::{Location, PartitionId, RecordMeta, SetId};
+use crate::metrics::ServerMetrics;
 use crate::namespace::{Cause, Change, NewVersion};
 use crate::transaction::SinkClosed;
 
@@ -37,8 +38,14 @@ impl ReplySink for Client {
     }
 }
 
-fn start(storage: &str) -> (Arc<Config>, Arc<Namespace>) {
-    Namespace::for_tests(&format!("namespace test {{\n storage-engine {storage}\n}}\n"))
+fn start(storage: &str) -> (Arc<Queries>, Arc<Namespace>) {
+    let (config, namespace) =
+        Namespace::for_tests(&format!("namespace test {{\n storage-engine {storage}\n}}\n"));
+    let metrics = Arc::new(ServerMetrics::new(1));
+    let transactions =
+        TransactionContext::new(Arc::clone(&config), Arc::new([Arc::clone(&namespace)]), metrics);
+    let indexes = Arc::new(SecondaryIndexes::new(1));
+    (Arc::new(Queries::new(config, Arc::new(transactions), indexes)), namespace)
 }
 
 /// Writes a record with `size` bytes; it may not be on disk yet.
@@ -69,14 +76,15 @@ fn put(namespace: &Namespace, key: u32, size: usize) -> Location {
 /// A query for everything.
 fn query(namespace: &Arc<Namespace>) -> Query {
     Query {
-        id: 0,
+        id: 1,
         namespace: Arc::clone(namespace),
         set_name: Box::default(),
         set: SetFilter::All,
+        kind: QueryKind::Basic(Projection::default()),
         parts: PartitionId::all().map(|partition| Part { partition, after: None }).collect(),
-        bins: None,
-        filter: QueryFilter::All,
-        without_bins: false,
+        has_parts: true,
+        condition: None,
+        filter: None,
         records_per_second: 0,
         sample_max: 0,
         time_max: None,
@@ -85,14 +93,13 @@ fn query(namespace: &Arc<Namespace>) -> Query {
 }
 
 /// Runs a query for everything to its end; returns what its client has received.
-fn run(config: Arc<Config>, namespace: &Arc<Namespace>, panics: bool) -> Vec<u8> {
-    let queries = Arc::new(Queries::new(config));
+fn run(queries: &Arc<Queries>, namespace: &Arc<Namespace>, panics: bool) -> Vec<u8> {
     let client = Arc::new(Client { panics, ..Client::default() });
     let from = SocketAddr::from(([127, 0, 0, 1], 1));
     let sink: Arc<dyn ReplySink> = Arc::<Client>::clone(&client);
     queries.start(query(namespace), from, sink).expect("it starts");
     let started = Instant::now();
-    while queries.active.load(Ordering::Acquire) != 0 {
+    while queries.long_threads.at_work() != 0 {
         assert!(started.elapsed() < Duration::from_secs(60), "it is active for ever");
         std::thread::yield_now();
     }
@@ -103,7 +110,7 @@ fn run(config: Arc<Config>, namespace: &Arc<Namespace>, panics: bool) -> Vec<u8>
 
 #[test]
 fn a_short_query_ends_in_time_also_where_it_finds_nothing() {
-    let (_, namespace) = start("memory {\n data-size 512M\n }");
+    let (queries, namespace) = start("memory {\n data-size 512M\n }");
     for key in 0..20_000u32 {
         // All in one partition, and in no set.
         let mut digest = Digest([0; 20]);
@@ -114,8 +121,11 @@ fn a_short_query_ends_in_time_also_where_it_finds_nothing() {
     let of_a_set = |time_max| Query { set: SetFilter::One(SetId(7)), time_max, ..query(&namespace) };
     let from = SocketAddr::from(([127, 0, 0, 1], 1));
     let done = |query: Query| {
-        let job = Job::new(&query, 1, from);
-        let end = scan::run(&query, &job, &Client::default(), &AtomicBool::new(false));
+        let job = Arc::new(Job::new(&query, from));
+        let sink: Arc<dyn ReplySink> = Arc::new(Client::default());
+        let transactions = Arc::clone(&queries.transactions);
+        let run = QueryRun::new(query, Arc::clone(&job), Some(sink), transactions, Arc::default());
+        let end = run.run_thread().expect("its only thread");
         (end, job.partitions_done.load(Ordering::Relaxed))
     };
     assert_eq!(done(of_a_set(Some(Duration::ZERO))), (End::TimedOut, 0));
@@ -129,9 +139,9 @@ fn last_result(received: &[u8]) -> u8 {
 
 #[test]
 fn a_panic_ends_the_query_and_tells_the_client() {
-    let (config, namespace) = start("memory {\n data-size 512M\n }");
+    let (queries, namespace) = start("memory {\n data-size 512M\n }");
     put(&namespace, 1, 200_000);
-    let received = run(config, &namespace, true);
+    let received = run(&queries, &namespace, true);
     assert_eq!(last_result(&received), ResultCode::Unknown.code());
 }
 
@@ -140,11 +150,11 @@ fn no_record_is_told_of_before_it_is_on_disk() {
     let folder = std::env::temp_dir().join(format!("asd-query-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     let file = folder.join("test.dat");
-    let (config, namespace) =
+    let (queries, namespace) =
         start(&format!("device {{\n file {}\n filesize 128M\n commit-to-device true\n }}", file.display()));
     let places = [put(&namespace, 1, 200_000), put(&namespace, 2, 100)];
     assert!(places.iter().all(|place| namespace.storage.is_unsettled(*place)));
-    let received = run(config, &namespace, false);
+    let received = run(&queries, &namespace, false);
     assert_eq!(last_result(&received), ResultCode::Ok.code());
     assert!(received.len() > 200_000);
     assert!(!places.iter().any(|place| namespace.storage.is_unsettled(*place)));

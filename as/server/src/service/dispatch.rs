@@ -363,7 +363,7 @@ impl ServiceThread {
                 }
                 true
             }
-            Step::Query(namespace) => match self.start_query(slot, token, request, &namespace) {
+            Step::Query(namespace) => match self.start_query(slot, token, (request, body), &namespace) {
                 Ok(()) => true,
                 Err(result) => {
                     self.context.metrics.add(ServerCounter::EarlyTsvcClientError, 1);

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use datamodel::Budget;
 use proto::ResultCode;
 use proto::frame;
 use proto::message::Request;
@@ -15,9 +16,11 @@ use super::event_loop::{ServiceThread, Verdict};
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
 use super::stream::ReplyStream;
 use crate::namespace::Namespace;
-use crate::query::Query;
 use crate::security::Session;
-use crate::transaction::Access;
+use crate::transaction::{Access, INLINE_STEPS};
+
+/// How long the client of a query may leave its replies unread that is too much to be checked at once.
+const CHECK_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// An info request, to be answered by an info thread.
 pub(crate) struct InfoRequest {
@@ -126,15 +129,23 @@ impl ServiceThread {
         &mut self,
         slot: u32,
         token: ConnectionToken,
-        request: &Request<'_>,
+        (request, body): (&Request<'_>, &[u8]),
         namespace: &Arc<Namespace>,
     ) -> Result<(), ResultCode> {
-        let query = Query::from_request(request, namespace)?;
         let Some(peer) = self.connections.get(slot).map(|connection| connection.peer) else { return Ok(()) };
-        let Some(stream) = self.park_for_stream(slot, token, query.socket_timeout) else { return Ok(()) };
+        let budget = Budget::new(INLINE_STEPS);
+        let parsed = self.context.queries.parse(request, body, namespace, &budget);
+        let query = if budget.is_exhausted() { None } else { Some(parsed?) };
+        let timeout = query.as_ref().map_or(Some(CHECK_TIME_MAX), |query| query.socket_timeout);
+        let Some(stream) = self.park_for_stream(slot, token, timeout) else { return Ok(()) };
         cf::fault_point!("start-query");
         let sink = Arc::<ReplyStream>::clone(&stream);
-        self.context.queries.start(query, peer, sink).inspect_err(|_| {
+        let queries = &self.context.queries;
+        let started = match query {
+            Some(query) => queries.start(query, peer, sink),
+            None => queries.parse_and_start(body.into(), Arc::clone(namespace), peer, sink),
+        };
+        started.inspect_err(|_| {
             stream.cancel();
             if let Some(connection) = self.connections.get(slot) {
                 connection.stream_of_replies = None;

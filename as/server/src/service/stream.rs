@@ -77,7 +77,7 @@ impl StreamProgress {
         progress.moved = Instant::now();
         let next = progress.next();
         drop(progress);
-        self.changed.notify_one();
+        self.changed.notify_all();
         if let Some(go_on) = next {
             go_on();
         }
@@ -95,7 +95,7 @@ impl StreamProgress {
         progress.charge.set(0);
         let waiting = std::mem::take(&mut progress.waiting);
         drop(progress);
-        self.changed.notify_one();
+        self.changed.notify_all();
         waiting.into_iter().for_each(|go_on| go_on());
     }
 }

@@ -64,20 +64,19 @@ pub(crate) const RBLOCK_SIZE: u32 = datamodel::flat::RBLOCK_SIZE as u32;
 const DISK_RESERVE: usize = 8;
 const RBLOCKS_PER_WBLOCK: u64 = (WBLOCK_SIZE / RBLOCK_SIZE) as u64;
 
-/// A thread's buffer for records that are read from a disk; grows to the largest one.
-pub(crate) struct ReadBuffer(AlignedBuf);
+/// A thread's buffer for records that are read from a disk; grows to the largest one. It takes no memory before the first.
+pub(crate) struct ReadBuffer(Option<AlignedBuf>);
 
 impl ReadBuffer {
-    /// A buffer for small records.
     pub(crate) fn new() -> Self {
-        ReadBuffer(AlignedBuf::zeroed(READ_BUFFER_SIZE))
+        ReadBuffer(None)
     }
 
     /// The buffer, with room for `size` bytes at least.
     fn of_size(&mut self, size: usize) -> &mut AlignedBuf {
-        if self.0.len() < size {
-            self.0 = AlignedBuf::zeroed(size.next_power_of_two());
+        if self.0.as_ref().is_some_and(|buffer| buffer.len() < size) {
+            self.0 = None;
         }
-        &mut self.0
+        self.0.get_or_insert_with(|| AlignedBuf::zeroed(size.max(READ_BUFFER_SIZE).next_power_of_two()))
     }
 }

@@ -469,6 +469,7 @@ impl Workspace {
             now: shared.now,
             origin: Origin::BatchSub,
             filter,
+            check: None,
             row: Some(row.index),
             budget,
         };

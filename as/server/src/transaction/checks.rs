@@ -9,7 +9,7 @@ use super::Call;
 use super::filter::{self, OpenQuestion};
 use crate::config::params::namespace::TTL_SECONDS_MAX;
 use crate::index::RecordMeta;
-use crate::metrics::NamespaceCounter;
+use crate::metrics::{NamespaceCounter, Origin};
 use crate::namespace::{Namespace, Set, TTL_NEVER_EXPIRE};
 
 /// TTL of a request that leaves the choice to the server.
@@ -55,7 +55,9 @@ impl Call<'_> {
     /// The set named in a write must be the record's.
     pub(super) fn check_set(&self, record: &RecordMeta) -> Result<(), ResultCode> {
         let name = self.namespace.set_of(record).map_or(&[][..], |set| &set.name);
-        if name == self.request.set_name() {
+        let is_own = matches!(self.origin, Origin::OpsSub | Origin::UdfSub);
+        // A command of the server itself is for a record that it has found.
+        if is_own || name == self.request.set_name() {
             return Ok(());
         }
         cf::warning_limited!(

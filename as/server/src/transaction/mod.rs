@@ -23,6 +23,7 @@ mod read;
 mod settle;
 mod sink;
 mod step;
+mod sub_command;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -58,12 +59,13 @@ pub(crate) use pool::{PoolWorker, thread_count};
 pub(crate) use settle::Unsettled;
 pub(crate) use sink::{GoOn, ReplySink, SinkClosed, StalledSenders};
 pub(crate) use step::Step;
+pub(crate) use sub_command::{RecordCheck, SubCommand, SubCommands};
 pub(crate) use wait::{OwnedRequest, Wait};
 
 /// Most requests that are prepared for at once.
 pub(crate) const PREPARED_REQUESTS: usize = 16;
 /// Steps, of about a nanosecond each, that a request may take on a service thread.
-const INLINE_STEPS: u64 = 200_000;
+pub(crate) const INLINE_STEPS: u64 = 200_000;
 
 /// Carries out the transactions of one thread.
 pub(crate) struct Executor {
@@ -107,6 +109,8 @@ struct Call<'a> {
     origin: Origin,
     /// The filter that applies: the request's own or that of its batch.
     filter: Option<&'a CompiledFilter<'a>>,
+    /// What else is asked of a record before it is changed.
+    check: Option<&'a dyn RecordCheck>,
     /// The row that the request is in a batch; its reply says so and has no frame of its own.
     row: Option<u32>,
     /// What the work of the transaction draws on.
@@ -335,6 +339,7 @@ impl Workspace {
             now,
             origin: Origin::Client,
             filter: filter.as_ref(),
+            check: None,
             row: None,
             budget,
         };

@@ -264,12 +264,17 @@ fn make_next(
     let namespace = call.namespace;
     let Target { subject, base, is_new, .. } = &target;
     let Buffers { flat, read, .. } = buffers;
-    let is_replaced = policy.replace && question.is_none();
+    let is_replaced = policy.replace && question.is_none() && call.check.is_none();
     let old = if *is_new { None } else { old_record(call, *subject, is_replaced, read)? };
     let stored_key = old.and_then(|old| old.key);
     if let Some(old) = &old {
         question.map_or(Ok(()), |question| question.resolve(old, stored_key))?;
         call.check_key(old)?;
+        if let Some(check) = call.check
+            && !check.passes(old, call.budget)?
+        {
+            return Err(ResultCode::FilteredOut);
+        }
     }
     let key = match stored_key {
         None => key_to_store(call.request)?,

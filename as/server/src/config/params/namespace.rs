@@ -53,7 +53,7 @@ params! {
         auto_revive: Flag = false, boolean("auto-revive").enterprise().later();
         /// Records per second that one background query may change.
         background_query_max_rps: Number<u32> = 10_000,
-            number("background-query-max-rps", 1, 1_000_000).dynamic().later();
+            number("background-query-max-rps", 1, 1_000_000).dynamic();
         /// Which of two versions of a record wins.
         conflict_resolution_policy: Choice<ConflictResolutionPolicy> = ConflictResolutionPolicy::Generation,
             choice::<ConflictResolutionPolicy>("conflict-resolution-policy").dynamic();
@@ -97,7 +97,7 @@ params! {
         /// Records to evict in one round, in tenths of a percent.
         evict_tenths_pct: Number<u32> = 5, any_u32("evict-tenths-pct").dynamic();
         /// Treats every query as a long one.
-        force_long_queries: Flag = false, boolean("force-long-queries").dynamic().not_in_file().later();
+        force_long_queries: Flag = false, boolean("force-long-queries").dynamic().not_in_file();
         /// Fills this namespace's partitions without waiting for migrate-fill-delay.
         ignore_migrate_fill_delay: Flag = false, boolean("ignore-migrate-fill-delay").dynamic().enterprise().later();
         /// Memory by which the primary index grows at a time.
@@ -143,7 +143,7 @@ params! {
         /// Memory by which a secondary index grows at a time.
         sindex_stage_size: Number<u64> = 1 << 30, size_power_of_2("sindex-stage-size", 1 << 27, 1 << 32).later();
         /// Threads that one query may use.
-        single_query_threads: Number<u32> = 4, number("single-query-threads", 1, 128).dynamic().later();
+        single_query_threads: Number<u32> = 4, number("single-query-threads", 1, 128).dynamic();
         /// Refuses writes when this share of the system's memory is in use, in percent; 0 means never.
         stop_writes_sys_memory_pct: Number<u32> = 90, number("stop-writes-sys-memory-pct", 0, 100).dynamic();
         /// Linearizable reads and writes.

@@ -118,7 +118,7 @@ params! {
         service_threads: Number<u32> = 0, number("service-threads", 1, 4_096).dynamic()
             .note("one per processor, five per processor if a namespace is stored on devices");
         /// Threads that fill new secondary indexes.
-        sindex_builder_threads: Number<u32> = 4, number("sindex-builder-threads", 1, 32).dynamic().later();
+        sindex_builder_threads: Number<u32> = 4, number("sindex-builder-threads", 1, 32).dynamic();
         /// Seconds between clean-ups of secondary indexes; 0 means never.
         sindex_gc_period: Number<u32> = 10, any_u32("sindex-gc-period").dynamic().later();
         /// Joins the cluster quiesced.

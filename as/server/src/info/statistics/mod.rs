@@ -34,8 +34,6 @@ const IDLE_COUNTERS: &[&str] = &[
     "fabric_connections_",
     "fail_client_lost_conflict",
     "fail_xdr_",
-    "geo_region_query_cells",
-    "geo_region_query_reqs",
     "heartbeat_connections_",
     "heartbeat_received_",
     "migrate_record",

@@ -17,7 +17,7 @@ static ROWS: &[Row] = &[
     ("tombstones", |set| Number(set.tombstones.load(Relaxed))),
     ("data_used_bytes", |set| Number(set.data_used_bytes.load(Relaxed))),
     ("truncate_lut", |set| Number(set.truncation.last_update_time())),
-    ("sindexes", |_| Number(0)),
+    ("sindexes", |set| Number(set.sindexes.load(Relaxed))),
     ("index_populating", |_| Flag(false)),
     ("truncating", |set| Flag(set.truncation.is_removing())),
 ];

@@ -20,7 +20,7 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// How often a breach that goes on is logged.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
-/// Memory that the indexes of a namespace take, in bytes. There are neither set indexes nor secondary ones.
+/// Memory that the indexes of a namespace take, in bytes. There are no set indexes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct IndexMemory {
     pub(crate) primary: u64,
@@ -30,7 +30,11 @@ pub(crate) struct IndexMemory {
 
 impl IndexMemory {
     pub(crate) fn of(namespace: &Namespace) -> Self {
-        IndexMemory { primary: namespace.index.element_count() * ELEMENT_SIZE, sets: 0, secondary: 0 }
+        IndexMemory {
+            primary: namespace.index.element_count() * ELEMENT_SIZE,
+            sets: 0,
+            secondary: namespace.sindex_used_bytes.load(Relaxed),
+        }
     }
 
     pub(crate) fn all(self) -> u64 {

@@ -1,0 +1,170 @@
+//! The condition of a query: what values it is for, and the index that knows which records have them.
+
+use std::sync::Arc;
+
+use datamodel::Budget;
+use datamodel::flat::FlatRecord;
+use datamodel::geojson::{Covering, GeoSettings};
+use datamodel::sindex::{IndexType, IndexedValue, Key, KeyType, Predicate, check_context};
+use proto::ResultCode;
+use proto::message::{Request, field};
+
+use super::request::Resume;
+use crate::index::SetId;
+use crate::metrics::NamespaceCounter;
+use crate::namespace::Namespace;
+use crate::sindex::{NamespaceIndexes, RangeStart, SecondaryIndex};
+
+/// What a query asks of an index.
+pub(super) struct Condition {
+    /// What an index must be for. `None`: of a type of which there is none.
+    value: Option<IndexedValue>,
+    predicate: Predicate,
+    /// Ranges of keys in which all that matches is, ascending.
+    ranges: Vec<(Key, Key)>,
+    index: Option<Arc<SecondaryIndex>>,
+}
+
+impl Condition {
+    /// The condition of a request; it may have none.
+    ///
+    /// # Errors
+    /// `Parameter` for what is no condition.
+    pub(super) fn from_request(
+        request: &Request<'_>,
+        namespace: &Namespace,
+        budget: &Budget<'_>,
+    ) -> Result<Option<Self>, ResultCode> {
+        let Some(range) = request.field(field::INDEX_RANGE) else { return Ok(None) };
+        let geo = geo_settings(namespace);
+        let (bin, predicate) = Predicate::parse(range, &geo, budget)?;
+        if let Some(count) = predicate.region_cell_count() {
+            namespace.metrics.add(NamespaceCounter::GeoRegionQueryReqs, 1);
+            namespace.metrics.add(NamespaceCounter::GeoRegionQueryCells, count as u64);
+        }
+        let index_type = match request.field(field::INDEX_TYPE) {
+            None => Some(IndexType::Default),
+            Some([]) => return Err(ResultCode::Parameter),
+            Some([number, ..]) => IndexType::from_number(*number),
+        };
+        let context = request.field(field::INDEX_CONTEXT);
+        if context.is_some_and(|context| check_context(context).is_err()) {
+            return Err(ResultCode::Parameter);
+        }
+        let value = index_type.map(|index_type| IndexedValue {
+            bin: bin.into(),
+            context: context.map(Into::into),
+            index_type,
+            key_type: predicate.key_type(),
+        });
+        let ranges = predicate.ranges();
+        Ok(Some(Condition { value, predicate, ranges, index: None }))
+    }
+
+    /// The same with its index among `indexes`: that of set `set_id`, or else of the whole namespace.
+    ///
+    /// # Errors
+    /// `IndexNotFound`; `IndexNotReadable` for one that is still being filled.
+    pub(super) fn find_index(self, indexes: &NamespaceIndexes, set_id: SetId) -> Result<Self, ResultCode> {
+        let found = self.value.as_ref().and_then(|value| indexes.find(set_id, value));
+        let index = found.ok_or(ResultCode::IndexNotFound)?;
+        if !index.is_readable() {
+            return Err(ResultCode::IndexNotReadable);
+        }
+        Ok(Condition { index: Some(index), ..self })
+    }
+
+    pub(super) fn index(&self) -> Option<&SecondaryIndex> {
+        self.index.as_deref()
+    }
+
+    pub(super) fn key_type(&self) -> KeyType {
+        self.predicate.key_type()
+    }
+
+    /// Whether a record can have several keys in the ranges.
+    pub(super) fn may_repeat(&self) -> bool {
+        !self.predicate.is_equality()
+            && self.value.as_ref().is_some_and(|value| value.index_type != IndexType::Default)
+    }
+
+    /// The ranges from `after` on, in order, each with where to begin in it.
+    pub(super) fn ranges_after(&self, after: Option<Resume>) -> impl Iterator<Item = (RangeStart, Key)> + '_ {
+        let after = after.map(|after| (Key::from_bval(after.bval, self.key_type()), after.digest));
+        self.ranges.iter().filter_map(move |(low, high)| match after {
+            Some((key, _)) if key > *high => None,
+            Some((key, digest)) if key >= *low => Some((RangeStart::Behind(key, digest), *high)),
+            _ => Some((RangeStart::From(*low), *high)),
+        })
+    }
+
+    /// Whether a record has a value that matches.
+    ///
+    /// # Errors
+    /// `Timeout` when the budget is exhausted, others when it cannot be read.
+    pub(super) fn matches(
+        &self,
+        namespace: &Namespace,
+        record: &FlatRecord<'_>,
+        budget: &Budget<'_>,
+    ) -> Result<bool, ResultCode> {
+        let Some(value) = &self.value else { return Ok(false) };
+        let Some(bin) = record.bin(&value.bin).map_err(|_| ResultCode::Unknown)? else { return Ok(false) };
+        let matches = self.predicate.matches(value, &bin, budget)?;
+        if self.key_type() == KeyType::Geo2DSphere {
+            let counter = if matches {
+                NamespaceCounter::GeoRegionQueryPoints
+            } else {
+                NamespaceCounter::GeoRegionQueryFalsepos
+            };
+            namespace.metrics.add(counter, 1);
+        }
+        Ok(matches)
+    }
+
+    /// Whether a record was there already before `after`, under another of its keys: clients that resume have it.
+    ///
+    /// # Errors
+    /// As [`matches`](Self::matches).
+    pub(super) fn was_before(
+        &self,
+        after: Resume,
+        record: &FlatRecord<'_>,
+        budget: &Budget<'_>,
+    ) -> Result<bool, ResultCode> {
+        let Some(value) = &self.value else { return Ok(false) };
+        let Some(bin) = record.bin(&value.bin).map_err(|_| ResultCode::Unknown)? else { return Ok(false) };
+        let keys = value.keys(&bin, budget)?;
+        let resumed = (Key::from_bval(after.bval, self.key_type()), after.digest);
+        let is_in_range = |key: &Key| self.ranges.iter().any(|(low, high)| low <= key && key <= high);
+        Ok(keys.iter().any(|key| (*key, record.digest) <= resumed && is_in_range(key)))
+    }
+
+    /// Whether the record has to be looked at again, as what its entry says may not be all, or no longer.
+    pub(super) fn must_check(&self, last_update_time: u64, started_ms: u64) -> bool {
+        !self.predicate.is_exact() || last_update_time + CHANGE_MARGIN_MS >= started_ms
+    }
+
+    /// Whether it still is what the query was started with.
+    pub(super) fn is_dropped(&self) -> bool {
+        self.index.as_ref().is_some_and(|index| index.is_dropped())
+    }
+}
+
+/// A record that was updated so many milliseconds before the query began, or later, may have changed since.
+const CHANGE_MARGIN_MS: u64 = 3_000;
+
+/// How a namespace sees regions.
+fn geo_settings(namespace: &Namespace) -> GeoSettings {
+    let geo = &namespace.config().geo2dsphere_within;
+    GeoSettings {
+        strict: geo.strict.get(),
+        covering: Covering {
+            level_min: geo.min_level.get().into(),
+            level_max: geo.max_level.get().into(),
+            level_step: geo.level_mod.get().into(),
+            cells_max: usize::from(geo.max_cells.get()),
+        },
+        earth_radius_m: geo.earth_radius_meters.get(),
+    }
+}

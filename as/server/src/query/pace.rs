@@ -1,0 +1,65 @@
+//! The rate of a query: records a second, for all of its threads and partitions together.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// How often the rate is kept to.
+const PERIOD: Duration = Duration::from_millis(50);
+
+pub(super) struct Pace {
+    /// 0 = as many as go.
+    records_per_second: u32,
+    /// Records that were dealt with.
+    count: AtomicU64,
+}
+
+impl Pace {
+    pub(super) fn new(records_per_second: u32) -> Self {
+        Pace { records_per_second, count: AtomicU64::new(0) }
+    }
+
+    /// Whether a thread that has dealt with so many records since it looked last is to look again.
+    pub(super) fn is_due(&self, since_look: u64) -> bool {
+        let rate = u64::from(self.records_per_second);
+        rate != 0 && since_look > rate / (1000 / PERIOD.as_millis() as u64)
+    }
+
+    /// Notes records that were dealt with.
+    pub(super) fn add(&self, count: u64) {
+        if count > 0 {
+            self.count.fetch_add(count, Relaxed);
+        }
+    }
+
+    /// How long to wait before looking again, in a query that began at `started`; `None` when it may go on.
+    pub(super) fn early(&self, started: Instant) -> Option<Duration> {
+        if self.records_per_second == 0 {
+            return None;
+        }
+        let due =
+            Duration::from_secs_f64(self.count.load(Relaxed) as f64 / f64::from(self.records_per_second));
+        due.checked_sub(started.elapsed()).filter(|early| !early.is_zero()).map(|early| early.min(PERIOD))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_that_of_all_together() {
+        let started = Instant::now();
+        let pace = Pace::new(1_000);
+        assert!(!pace.is_due(50) && pace.is_due(51));
+        pace.add(500);
+        pace.add(500_000);
+        assert_eq!(pace.early(started), Some(PERIOD), "not asleep for long");
+        let fast = Pace::new(0);
+        fast.add(1 << 40);
+        assert!(!fast.is_due(1 << 40) && fast.early(started).is_none());
+        let done = Pace::new(1_000_000);
+        done.add(1);
+        std::thread::sleep(Duration::from_millis(1));
+        assert_eq!(done.early(started), None);
+    }
+}

@@ -1,0 +1,39 @@
+//! Walking a partition by the primary index, in the order in which clients page.
+
+use std::ops::ControlFlow;
+
+use super::job::End;
+use super::request::Part;
+use super::run::{Visited, Walker};
+use crate::namespace::Namespace;
+
+/// How many records ahead of the one that is read stored bytes are asked of memory.
+const PREFETCH_DISTANCE: usize = 8;
+
+impl Walker<'_> {
+    /// Goes through one part; breaks when there are enough records.
+    pub(super) fn walk_primary(&mut self, part: &Part) -> Result<ControlFlow<()>, End> {
+        let Namespace { index, storage, .. } = &*self.run.query.namespace;
+        let mut cursor = index.cursor(part.partition, part.after.as_ref().map(|after| &after.digest));
+        while let Some(portion) = cursor.next_portion(|element| self.is_wanted(element)) {
+            for (at, found) in portion.iter().enumerate() {
+                if let Some(ahead) = portion.get(at + PREFETCH_DISTANCE) {
+                    storage.prefetch(ahead.location);
+                }
+                // It may have gone or changed since the cursor saw it.
+                let Some(guard) = index.get(&found.digest).filter(|guard| self.is_wanted(guard)) else {
+                    continue;
+                };
+                let visited = self.visit(&guard, None);
+                drop(guard);
+                match visited {
+                    ControlFlow::Break(()) => return Ok(ControlFlow::Break(())),
+                    ControlFlow::Continue(Visited::Passed) => self.go_on(&found.digest)?,
+                    ControlFlow::Continue(Visited::LeftOut) => self.rest()?,
+                }
+            }
+            self.check_end()?;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}

@@ -1,0 +1,392 @@
+//! Running a query: its partitions are dealt out to one or several threads, each of which sends what it finds in its own
+//! chunks.
+//!
+//! # Threads
+//! A partition is one thread's, so its records are sent in order. The last message is sent when the last thread has ended.
+//!
+//! # Locks
+//! Cursors and indexes give the digests of a portion of records. Each record is read under its sprig's lock, shared, that of
+//! no other; no lock is held while the client is waited for.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use cf::clock::StoredMillis;
+use datamodel::Budget;
+use proto::ResultCode;
+use proto::frame::{self, FrameType, HEADER_SIZE};
+use proto::reply::{self, ReplyHeader};
+
+use super::background::Changer;
+use super::job::{End, Job};
+use super::pace::Pace;
+use super::request::{Part, Query, QueryKind, SetFilter};
+use super::row;
+use crate::config::Engine;
+use crate::index::{Element, Location};
+use crate::storage::ReadBuffer;
+use crate::transaction::filter;
+use crate::transaction::{ReplySink, TransactionContext};
+
+/// Replies are sent when they reach this size.
+const CHUNK_SIZE: usize = 128 << 10;
+/// Steps, of about a nanosecond each, that filters and records take between two looks at whether the query is to end.
+const PORTION_STEPS: u64 = 1_000_000;
+
+/// A query that runs, shared by its threads.
+pub(super) struct QueryRun {
+    pub(super) query: Query,
+    pub(super) job: Arc<Job>,
+    sink: Option<Arc<dyn ReplySink>>,
+    transactions: Arc<TransactionContext>,
+    is_stopping: Arc<AtomicBool>,
+    started: Instant,
+    /// Milliseconds since 2010-01-01 at the start.
+    pub(super) started_ms: u64,
+    next_part: AtomicUsize,
+    /// Records that count for `sample_max`.
+    samples: AtomicU64,
+    pace: Pace,
+    /// Why it ends before it is complete.
+    end: OnceLock<End>,
+    /// Threads that are at it; 0 when it has ended.
+    threads: AtomicUsize,
+}
+
+impl QueryRun {
+    /// `sink` takes the replies; none for a query whose client waits for nothing.
+    pub(super) fn new(
+        query: Query,
+        job: Arc<Job>,
+        sink: Option<Arc<dyn ReplySink>>,
+        transactions: Arc<TransactionContext>,
+        is_stopping: Arc<AtomicBool>,
+    ) -> Self {
+        QueryRun {
+            pace: Pace::new(query.records_per_second),
+            query,
+            job,
+            sink,
+            transactions,
+            is_stopping,
+            started: Instant::now(),
+            started_ms: StoredMillis::now().0,
+            next_part: AtomicUsize::new(0),
+            samples: AtomicU64::new(0),
+            end: OnceLock::new(),
+            threads: AtomicUsize::new(1),
+        }
+    }
+
+    /// Notes that another thread will take part, besides the one that the query is begun with; `false` when the query has
+    /// ended.
+    pub(super) fn join_in(&self) -> bool {
+        let more = |count: usize| (count > 0).then_some(count + 1);
+        let is_joined = self.threads.fetch_update(AcqRel, Acquire, more).is_ok();
+        if is_joined {
+            self.job.active_threads.fetch_add(1, Relaxed);
+        }
+        is_joined
+    }
+
+    /// What one thread does. Returns how the query ended, if this was the last thread.
+    pub(super) fn run_thread(&self) -> Option<End> {
+        let may_go_on = || self.reason_to_end().is_none();
+        let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
+        let mut walker = Walker::new(self, &budget);
+        let walked = walker.walk().and_then(|()| walker.send_rest());
+        if let Err(end) = walked {
+            self.end_with(end);
+        }
+        self.leave()
+    }
+
+    /// Notes why the query ends early; the first reason counts.
+    pub(super) fn end_with(&self, end: End) {
+        // A later reason is of no interest.
+        let _ = self.end.set(end);
+    }
+
+    /// A thread does no more for the query. Returns how the query ended, if it was the last one; that one is to
+    /// [`finish`](Self::finish) it.
+    pub(super) fn leave(&self) -> Option<End> {
+        self.job.active_threads.fetch_sub(1, Relaxed);
+        let is_last = self.threads.fetch_sub(1, AcqRel) == 1;
+        is_last.then(|| self.end.get().copied().unwrap_or(End::Complete))
+    }
+
+    /// Sends the last message.
+    pub(super) fn finish(&self, end: End) {
+        if let Some(sink) = &self.sink {
+            sink.finish(last_reply(end));
+        }
+    }
+
+    /// Whether there is a partition that no thread has taken yet.
+    pub(super) fn has_parts_left(&self) -> bool {
+        self.next_part.load(Relaxed) < self.query.parts.len()
+    }
+
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Why the query is to end early, if it is.
+    fn reason_to_end(&self) -> Option<End> {
+        if let Some(end) = self.end.get() {
+            Some(*end)
+        } else if self.is_stopping.load(Relaxed) || self.job.is_aborted.load(Relaxed) {
+            Some(End::Aborted)
+        } else if self.sink.as_ref().is_some_and(|sink| sink.is_closed()) {
+            Some(End::Unread)
+        } else {
+            let limit = self.query.time_max;
+            limit.is_some_and(|limit| self.started.elapsed() > limit).then_some(End::TimedOut)
+        }
+    }
+
+    /// Takes one of the samples; `false` when there are enough.
+    fn take_sample(&self) -> bool {
+        let max = self.query.sample_max;
+        max == 0 || self.samples.fetch_add(1, Relaxed) < max
+    }
+
+    /// Samples that are left, if they are limited.
+    pub(super) fn samples_left(&self) -> Option<u64> {
+        let max = self.query.sample_max;
+        (max != 0).then(|| max.saturating_sub(self.samples.load(Relaxed)))
+    }
+
+    fn has_samples(&self) -> bool {
+        self.samples_left() != Some(0)
+    }
+}
+
+/// The message that ends the replies of a query.
+pub(super) fn last_reply(end: End) -> Vec<u8> {
+    let mut last = Vec::new();
+    reply::write_header_only(&mut last, &ReplyHeader::last(end.result()));
+    last
+}
+
+/// One thread's part in a query.
+pub(super) struct Walker<'a> {
+    pub(super) run: &'a QueryRun,
+    /// One frame in the making: its header, then messages.
+    chunk: Vec<u8>,
+    /// Records since the rate was last looked at.
+    since_look: u64,
+    pub(super) now: StoredMillis,
+    scratch: ReadBuffer,
+    /// Records in the chunk that must be on disk before it is sent.
+    unsettled: Vec<Location>,
+    /// What filters and bins of records draw on.
+    pub(super) budget: &'a Budget<'a>,
+    /// What changes records, in a query that does.
+    changer: Option<Changer<'a>>,
+}
+
+/// What a record that was found is in an index.
+#[derive(Clone, Copy)]
+pub(super) struct FoundEntry {
+    pub(super) bval: i64,
+    /// Whether the record must be looked at before it is believed to match.
+    pub(super) must_check: bool,
+    /// The record counts only if it was not among those up to here.
+    pub(super) after: Option<super::request::Resume>,
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Visited {
+    Passed,
+    LeftOut,
+}
+
+impl<'a> Walker<'a> {
+    fn new(run: &'a QueryRun, budget: &'a Budget<'a>) -> Self {
+        let changer = match &run.query.kind {
+            QueryKind::Basic(_) => None,
+            QueryKind::Operations(operations) => operations.changer(&run.query, &run.transactions),
+        };
+        Walker {
+            run,
+            chunk: vec![0; HEADER_SIZE],
+            since_look: 0,
+            now: StoredMillis::now(),
+            scratch: ReadBuffer::new(),
+            unsettled: Vec::new(),
+            budget,
+            changer,
+        }
+    }
+
+    /// Goes through parts until none is left; an error is what ended it early.
+    fn walk(&mut self) -> Result<(), End> {
+        if self.run.query.set == SetFilter::None {
+            let count = self.run.query.parts.len();
+            self.run.next_part.store(count, Relaxed);
+            self.run.job.partitions_done.store(count as u64, Relaxed);
+            return Ok(());
+        }
+        loop {
+            let at = self.run.next_part.fetch_add(1, Relaxed);
+            let Some(part) = self.run.query.parts.get(at) else { return Ok(()) };
+            self.check_end()?;
+            if self.run.has_samples() {
+                let _ = self.walk_part(part)?;
+            }
+            self.run.job.partitions_done.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Goes through one part; breaks when there are enough records.
+    fn walk_part(&mut self, part: &Part) -> Result<ControlFlow<()>, End> {
+        match &self.run.query.condition {
+            None => self.walk_primary(part),
+            Some(condition) => self.walk_secondary(condition, part),
+        }
+    }
+
+    /// Whether the query is for the record of `element`, as far as the index tells.
+    pub(super) fn is_wanted(&self, element: &Element) -> bool {
+        self.run.query.set.admits(element.set_id)
+            && element.generation != 0
+            && !self.run.query.namespace.is_gone(element, self.now.seconds())
+    }
+
+    /// Does with a record what the query is for, if it passes; breaks when there are enough. `entry` is what it is in the
+    /// index that it was found in.
+    pub(super) fn visit(&mut self, element: &Element, entry: Option<FoundEntry>) -> ControlFlow<(), Visited> {
+        let run = self.run;
+        let asked = run.query.filter.as_ref().map_or(Ok(None), |filter| {
+            filter::ask(filter, filter::metadata(&run.query.namespace, element, self.now), self.budget)
+        });
+        let Ok(question) = asked else {
+            if !self.budget.is_exhausted() {
+                run.job.records_filtered_by_metadata.fetch_add(1, Relaxed);
+                if let Some(changer) = &self.changer {
+                    changer.count_filtered();
+                }
+            }
+            return ControlFlow::Continue(Visited::LeftOut);
+        };
+        let QueryKind::Basic(projection) = &run.query.kind else {
+            return ControlFlow::Continue(Visited::Passed);
+        };
+        let row = row::QueryRow { query: &run.query, projection, element, entry, budget: self.budget };
+        match row.write(question.as_ref(), &mut self.scratch, || run.take_sample(), &mut self.chunk) {
+            Ok(row::Written::Sent) => {
+                if run.query.namespace.storage.is_unsettled(element.location) {
+                    self.unsettled.push(element.location);
+                }
+            }
+            Ok(row::Written::WithoutBins) => {}
+            Ok(row::Written::Enough) => return ControlFlow::Break(()),
+            Ok(row::Written::NoMatch) => return ControlFlow::Continue(Visited::LeftOut),
+            Err(_) if self.budget.is_exhausted() => return ControlFlow::Continue(Visited::LeftOut),
+            Err(ResultCode::FilteredOut) => {
+                run.job.records_filtered_by_bins.fetch_add(1, Relaxed);
+                if run.query.namespace.config().storage.engine == Engine::Device {
+                    self.count_for_rate();
+                }
+                return ControlFlow::Continue(Visited::LeftOut);
+            }
+            Err(_) => {
+                // What cannot be read is logged and left out.
+                run.job.records_failed.fetch_add(1, Relaxed);
+                return ControlFlow::Continue(Visited::LeftOut);
+            }
+        }
+        run.job.records_sent.fetch_add(1, Relaxed);
+        self.count_for_rate();
+        ControlFlow::Continue(Visited::Passed)
+    }
+
+    /// After a record was passed and its lock was given back: changes it if the query is for that, sends what has come
+    /// together, and keeps to the rate.
+    pub(super) fn go_on(&mut self, digest: &cf::Digest) -> Result<(), End> {
+        if let Some(changer) = &mut self.changer {
+            changer.change(digest, &self.run.job, self.now);
+            self.count_for_rate();
+        }
+        if self.chunk.len() >= CHUNK_SIZE {
+            self.send()?;
+        }
+        self.rest()
+    }
+
+    /// Keeps to the rate, if it is time to.
+    pub(super) fn rest(&mut self) -> Result<(), End> {
+        if self.run.pace.is_due(self.since_look) { self.keep_pace() } else { Ok(()) }
+    }
+
+    /// Counts a record that was sent or changed, or read from a device only to be filtered out.
+    fn count_for_rate(&mut self) {
+        self.since_look += 1;
+        if self.run.query.records_per_second != 0 {
+            self.run.job.records_throttled.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Waits as long as the rate asks; what has come together is sent first.
+    fn keep_pace(&mut self) -> Result<(), End> {
+        self.send()?;
+        let count = std::mem::take(&mut self.since_look);
+        self.run.pace.add(count);
+        while let Some(early) = self.run.pace.early(self.run.started) {
+            std::thread::sleep(early);
+            self.check_end()?;
+        }
+        self.now = StoredMillis::now();
+        Ok(())
+    }
+
+    /// Sends what is left at the end.
+    fn send_rest(&mut self) -> Result<(), End> {
+        self.run.pace.add(std::mem::take(&mut self.since_look));
+        self.send()
+    }
+
+    /// Waits until the records in the chunk are on disk. Where that fails nobody is told of them.
+    fn settle(&mut self) -> Result<(), End> {
+        for location in self.unsettled.drain(..) {
+            if self.run.query.namespace.storage.settle(location).is_err() {
+                self.chunk.truncate(HEADER_SIZE);
+                return Err(End::Failed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the chunk.
+    fn send(&mut self) -> Result<(), End> {
+        self.settle()?;
+        let frame = self.take_frame();
+        if let Some(sink) = self.run.sink.as_ref().filter(|_| !frame.is_empty()) {
+            let (size, start) = (frame.len() as u64, Instant::now());
+            sink.send(frame).map_err(|_| End::Unread)?;
+            self.run.job.bytes_sent.fetch_add(size, Relaxed);
+            self.run.job.send_nanos.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+        }
+        self.now = StoredMillis::now();
+        self.check_end()
+    }
+
+    pub(super) fn check_end(&self) -> Result<(), End> {
+        self.run.reason_to_end().map_or(Ok(()), Err)
+    }
+
+    /// The chunk as a frame, or nothing if no message is in it; starts the next one.
+    fn take_frame(&mut self) -> Vec<u8> {
+        if self.chunk.len() == HEADER_SIZE {
+            return Vec::new();
+        }
+        let mut chunk = std::mem::replace(&mut self.chunk, vec![0; HEADER_SIZE]);
+        let header = frame::header_bytes(FrameType::Message, chunk.len() - HEADER_SIZE);
+        chunk[..HEADER_SIZE].copy_from_slice(&header);
+        chunk
+    }
+}

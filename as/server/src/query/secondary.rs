@@ -1,0 +1,115 @@
+//! Walking a partition by a secondary index: by key, then by digest, in the order in which clients page.
+//!
+//! # Beside writers
+//! The entries of a partition are taken at one moment, up to [`PORTION_SIZE_MAX`] of them. In that moment each record has the
+//! keys that it has, so what matches throughout the query is among them once for each of its keys, and is sent once: where a
+//! record may have several entries, those that were sent are remembered. So they are where there are more entries than one
+//! portion has, since a record may change its key between two portions.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use super::condition::Condition;
+use super::job::End;
+use super::request::{Part, Resume};
+use super::run::{FoundEntry, Visited, Walker};
+use crate::namespace::Namespace;
+use crate::sindex::IndexEntry;
+
+/// Entries that are taken at once.
+const PORTION_SIZE_MAX: usize = 1 << 16;
+/// The least that are taken where few records are asked for.
+const PORTION_SIZE_MIN: usize = 256;
+/// How many records ahead of the one that is read its element, and half as many ahead its stored bytes, are asked of memory.
+const PREFETCH_DISTANCE: usize = 12;
+
+impl Walker<'_> {
+    /// Goes through one part; breaks when there are enough records.
+    pub(super) fn walk_secondary(
+        &mut self,
+        condition: &Condition,
+        part: &Part,
+    ) -> Result<ControlFlow<()>, End> {
+        let Some(index) = condition.index() else { return Ok(ControlFlow::Continue(())) };
+        let namespace = &*self.run.query.namespace;
+        let mut sent: Option<HashSet<u64>> = condition.may_repeat().then(HashSet::new);
+        let (mut after, mut entries) = (part.after, Vec::new());
+        loop {
+            let max = self.run.samples_left().map_or(PORTION_SIZE_MAX, |left| {
+                (left as usize).saturating_mul(2).clamp(PORTION_SIZE_MIN, PORTION_SIZE_MAX)
+            });
+            entries.clear();
+            let ranges = condition.ranges_after(after);
+            let has_more = index.collect(namespace, part.partition, ranges, max, &mut entries);
+            if has_more && sent.is_none() {
+                sent = Some(HashSet::new());
+            }
+            if self.walk_entries(condition, part, &entries, sent.as_mut())?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            match entries.last() {
+                Some(last) if has_more && !condition.is_dropped() => {
+                    after = Some(Resume { digest: last.digest, bval: last.key.bval(condition.key_type()) });
+                }
+                _ => return Ok(ControlFlow::Continue(())),
+            }
+        }
+    }
+
+    fn walk_entries(
+        &mut self,
+        condition: &Condition,
+        part: &Part,
+        entries: &[IndexEntry],
+        mut sent: Option<&mut HashSet<u64>>,
+    ) -> Result<ControlFlow<()>, End> {
+        let Namespace { index, storage, .. } = &*self.run.query.namespace;
+        for (at, found) in entries.iter().enumerate() {
+            if let Some(ahead) = entries.get(at + 2 * PREFETCH_DISTANCE) {
+                index.prefetch_sprig(&ahead.digest);
+            }
+            if let Some(ahead) = entries.get(at + PREFETCH_DISTANCE) {
+                index.prefetch_element(&ahead.digest);
+            }
+            if let Some(guard) =
+                entries.get(at + PREFETCH_DISTANCE / 2).and_then(|ahead| index.try_get(&ahead.digest))
+            {
+                storage.prefetch(guard.location);
+            }
+            if sent.as_ref().is_some_and(|sent| sent.contains(&short(found))) {
+                continue;
+            }
+            let Some(guard) = index.get(&found.digest).filter(|guard| self.is_wanted(guard)) else {
+                continue;
+            };
+            let entry = FoundEntry {
+                bval: found.key.bval(condition.key_type()),
+                must_check: condition.must_check(guard.last_update_time(), self.run.started_ms),
+                after: part.after.filter(|_| condition.may_repeat()),
+            };
+            let visited = self.visit(&guard, Some(entry));
+            drop(guard);
+            match visited {
+                ControlFlow::Break(()) => return Ok(ControlFlow::Break(())),
+                ControlFlow::Continue(Visited::Passed) => {
+                    if let Some(sent) = &mut sent {
+                        sent.insert(short(found));
+                    }
+                    self.go_on(&found.digest)?;
+                }
+                ControlFlow::Continue(Visited::LeftOut) => self.rest()?,
+            }
+            if at % PORTION_SIZE_MIN == PORTION_SIZE_MIN - 1 {
+                self.check_end()?;
+            }
+        }
+        self.check_end()?;
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// What is remembered of a record: half of its digest that no client chooses freely.
+fn short(found: &IndexEntry) -> u64 {
+    let [.., a, b, c, d, e, f, g, h] = found.digest.0;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}

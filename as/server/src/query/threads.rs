@@ -1,0 +1,157 @@
+//! The threads of queries: started when needed, kept for a while, at most `query-threads-limit` at work.
+//!
+//! Threads of long queries have less weight than those that serve clients; short queries have threads of full weight.
+//!
+//! # Locking
+//! `state` is taken alone and briefly. A task is queued under it for a thread that is idle, so none is left lying.
+
+use std::time::Duration;
+
+use cf::threads::{self, Handle};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// How long an idle thread waits for work before it ends.
+const IDLE_TIME: Duration = Duration::from_secs(10);
+
+pub(super) type Task = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct State {
+    /// Threads at work, those whose task is queued among them.
+    at_work: usize,
+    /// Threads that wait for a task, less the tasks that are queued.
+    idle: usize,
+    is_stopped: bool,
+    handles: Vec<Handle>,
+}
+
+/// Threads of one kind.
+pub(super) struct Threads {
+    name: &'static str,
+    niceness: i32,
+    state: Mutex<State>,
+    /// `None`: the thread that takes it is to end.
+    tasks: Sender<Option<Task>>,
+    queue: Receiver<Option<Task>>,
+}
+
+impl Threads {
+    /// Threads called `name` with so much less weight than others, see [`threads::lower_own_priority`].
+    pub(super) fn new(name: &'static str, niceness: i32) -> Self {
+        let (tasks, queue) = unbounded();
+        Threads { name, niceness, state: Mutex::default(), tasks, queue }
+    }
+
+    /// Threads at work.
+    pub(super) fn at_work(&self) -> usize {
+        self.state.lock().at_work
+    }
+
+    /// Has a thread do `task`, unless `limit` are at work; returns whether one does.
+    pub(super) fn try_spawn(self: &Arc<Self>, limit: usize, task: Task) -> bool {
+        let mut state = self.state.lock();
+        if state.is_stopped || state.at_work >= limit {
+            return false;
+        }
+        if state.idle > 0 {
+            state.idle -= 1;
+            state.at_work += 1;
+            // The queue is open as long as `self` is there.
+            return self.tasks.send(Some(task)).is_ok();
+        }
+        let own = Arc::clone(self);
+        let Ok(handle) = threads::spawn(self.name, move || own.serve(task)) else { return false };
+        state.at_work += 1;
+        state.handles.retain(|handle| !handle.is_finished());
+        state.handles.push(handle);
+        true
+    }
+
+    fn serve(&self, first: Task) {
+        if self.niceness > 0 {
+            threads::lower_own_priority(self.niceness);
+        }
+        let mut task = first;
+        loop {
+            task();
+            {
+                let mut state = self.state.lock();
+                state.at_work -= 1;
+                if state.is_stopped {
+                    return;
+                }
+                state.idle += 1;
+            }
+            task = match self.queue.recv_timeout(IDLE_TIME) {
+                Ok(Some(next)) => next,
+                Ok(None) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => match self.end_idle() {
+                    Some(next) => next,
+                    None => return,
+                },
+            };
+        }
+    }
+
+    /// Takes a task that was queued just now, or else counts the thread as idle no more.
+    fn end_idle(&self) -> Option<Task> {
+        let mut state = self.state.lock();
+        match self.queue.try_recv() {
+            Ok(next) => next,
+            Err(_) => {
+                state.idle -= 1;
+                None
+            }
+        }
+    }
+
+    /// Waits for all threads to end. None starts afterwards.
+    pub(super) fn stop(&self) {
+        let handles = {
+            let mut state = self.state.lock();
+            state.is_stopped = true;
+            for _ in 0..state.idle {
+                let _ = self.tasks.send(None);
+            }
+            std::mem::take(&mut state.handles)
+        };
+        for handle in handles {
+            // One that panicked has said so.
+            let _ = handle.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::*};
+
+    use super::*;
+
+    #[test]
+    fn tasks_are_done_up_to_the_limit() {
+        let threads = Arc::new(Threads::new("test", 0));
+        let (done, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(())));
+        for round in 0..50 {
+            let held = gate.lock();
+            for n in 0..5 {
+                let (done, gate) = (Arc::clone(&done), Arc::clone(&gate));
+                let task = Box::new(move || {
+                    drop(gate.lock());
+                    done.fetch_add(1, AcqRel);
+                });
+                assert_eq!(threads.try_spawn(3, task), n < 3, "round {round}");
+            }
+            assert_eq!(threads.at_work(), 3);
+            drop(held);
+            while threads.at_work() > 0 {
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(done.load(Acquire), 150);
+        threads.stop();
+        assert!(!threads.try_spawn(3, Box::new(|| ())));
+    }
+}

@@ -1,0 +1,144 @@
+//! What a secondary index is for, and how system metadata names it.
+//!
+//! ```text
+//! key    namespace|set|bin|type|key type                     set: empty for all of the namespace
+//!        namespace|set|bin|c<context>|type|key type          context: in base64
+//! value  name of the index
+//! ```
+//! Types and key types are single letters.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use datamodel::bins::BIN_NAME_SIZE_MAX;
+use datamodel::flat::SET_NAME_SIZE_MAX;
+use datamodel::sindex::{ContextError, IndexType, IndexedValue, KeyType, check_context};
+
+/// Bound of the length of a context in base64.
+pub(crate) const CONTEXT_TEXT_SIZE: usize = 2048;
+
+/// Why a text is no context of an index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ContextTextError {
+    Base64,
+    Context(ContextError),
+}
+
+/// The context that a text is in base64.
+///
+/// # Errors
+/// What is wrong.
+pub(crate) fn context_of_text(text: &str) -> Result<Box<[u8]>, ContextTextError> {
+    let bytes = STANDARD.decode(text).map_err(|_| ContextTextError::Base64)?;
+    check_context(&bytes).map_err(ContextTextError::Context)?;
+    Ok(bytes.into())
+}
+
+/// What an index is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Definition {
+    pub(crate) namespace: String,
+    /// Empty: all of the namespace.
+    pub(crate) set: String,
+    pub(crate) value: IndexedValue,
+    /// The context in base64, as it was given.
+    pub(crate) context_text: Option<String>,
+}
+
+impl Definition {
+    /// The key of system metadata.
+    pub(crate) fn smd_key(&self) -> String {
+        let context = self.context_text.as_ref().map_or(String::new(), |text| format!("|c{text}"));
+        let bin = String::from_utf8_lossy(&self.value.bin);
+        let (_, index_type) = self.value.index_type.name_and_letter();
+        let (_, key_type) = self.value.key_type.name_and_letter();
+        format!("{}|{}|{bin}{context}|{index_type}|{key_type}", self.namespace, self.set)
+    }
+
+    /// The definition that a key of system metadata stands for, or what is wrong with it.
+    pub(crate) fn from_smd_key(key: &str) -> Result<Self, &'static str> {
+        let parts: Vec<&str> = key.split('|').collect();
+        let (namespace, set, bin, context_text, index_type, key_type) = match parts[..] {
+            [namespace, set, bin, index_type, key_type] => (namespace, set, bin, None, index_type, key_type),
+            [namespace, set, bin, context, index_type, key_type] => {
+                let context = context.strip_prefix('c').ok_or("no context where one should be")?;
+                (namespace, set, bin, Some(context), index_type, key_type)
+            }
+            _ => return Err("not five or six parts"),
+        };
+        if set.len() > SET_NAME_SIZE_MAX {
+            return Err("set name too long");
+        }
+        if bin.is_empty() || bin.len() > BIN_NAME_SIZE_MAX {
+            return Err("bad bin name");
+        }
+        let index_type =
+            IndexType::ALL.iter().find(|row| is_letter(index_type, row.2)).ok_or("bad index type")?;
+        let key_type = KeyType::ALL.iter().find(|row| is_letter(key_type, row.2)).ok_or("bad key type")?;
+        if context_text.is_some_and(|text| text.len() >= CONTEXT_TEXT_SIZE) {
+            return Err("context too long");
+        }
+        let context = context_text.map(context_of_text).transpose().map_err(|_| "bad context")?;
+        let value = IndexedValue {
+            bin: bin.as_bytes().into(),
+            context,
+            index_type: index_type.0,
+            key_type: key_type.0,
+        };
+        if !can_be(value.index_type, value.key_type) {
+            return Err("key type that no key of a map has");
+        }
+        Ok(Definition {
+            namespace: namespace.to_owned(),
+            set: set.to_owned(),
+            value,
+            context_text: context_text.map(str::to_owned),
+        })
+    }
+}
+
+fn is_letter(text: &str, letter: char) -> bool {
+    text.chars().eq([letter])
+}
+
+/// Whether there are indexes of these types: GeoJSON is no key of a map.
+pub(crate) fn can_be(index_type: IndexType, key_type: KeyType) -> bool {
+    index_type != IndexType::MapKeys || key_type != KeyType::Geo2DSphere
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_system_metadata_say_all_of_a_definition() {
+        for key in ["test||age|.|I", "test|demo|tags|L|S", "test|s|b|ckiKiA3M=|K|B", "bar|s|where|V|G"] {
+            let definition = Definition::from_smd_key(key).expect("a definition");
+            assert_eq!(definition.smd_key(), key);
+            assert_eq!(definition.value.context.is_some(), key.contains("|c"));
+        }
+        let definition = Definition::from_smd_key("test|s|b|ckiKiA3M=|K|B").expect("a definition");
+        assert_eq!(definition.value.context.as_deref(), Some(&[0x92, 0x22, 0xa2, 3, b's'][..]));
+        assert_eq!(definition.value.index_type, IndexType::MapKeys);
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        for key in [
+            "",
+            "test|demo|b|.",
+            "test|demo|b|.|I|x",
+            "test|demo||.|I",
+            "test|demo|0123456789abcdef|.|I",
+            "test|demo|b|x|I",
+            "test|demo|b|.|X",
+            "test|demo|b|.|II",
+            "test|demo|b|K|G",
+            "test|demo|b|c!|.|I",
+            "test|demo|b|ckhIB|.|I",
+        ] {
+            assert!(Definition::from_smd_key(key).is_err(), "{key}");
+        }
+        let long = format!("test|{}|b|.|I", "s".repeat(64));
+        assert!(Definition::from_smd_key(&long).is_err());
+    }
+}

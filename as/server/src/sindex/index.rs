@@ -1,0 +1,215 @@
+//! One secondary index: its trees, one for each partition, its state and figures.
+//!
+//! # Entries and records
+//! Entries hold handles of elements of the primary index. An entry is added and removed under the lock of its record's sprig,
+//! and the commit that removes a record removes its entries before the element is released. So whoever holds the lock of a
+//! tree may follow the handles in it.
+//!
+//! # Locking
+//! Each tree has a lock, taken inside the lock of a sprig or alone, one at a time. A tree is closed when the index is dropped:
+//! it is empty from then on, before commits cease to tell the index of changes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+
+use cf::Digest;
+use datamodel::sindex::{Key, Keys};
+use parking_lot::{Mutex, RwLock};
+
+use super::definition::Definition;
+use super::tree::{IndexEntry, RangeStart, RecordDigests, Tree};
+use crate::index::{ElementHandle, Index, PARTITION_COUNT, PartitionId, SetId};
+use crate::namespace::Namespace;
+
+/// The records of a namespace, whose entries the caller holds the tree's lock of.
+struct LiveElements<'a>(&'a Index);
+
+impl RecordDigests for LiveElements<'_> {
+    type Handle = ElementHandle;
+
+    #[expect(unsafe_code, reason = "elements are reached through the arena")]
+    fn digest(&self, handle: ElementHandle) -> Digest {
+        // SAFETY: the handle is in a tree whose lock the caller holds. The commit that has the element released takes that
+        // lock first, to remove the entry.
+        unsafe { self.0.digest_at(handle) }
+    }
+
+    fn prefetch(&self, handle: ElementHandle) {
+        self.0.prefetch_handle(handle);
+    }
+}
+
+/// `None`: closed.
+type PartitionTree = RwLock<Option<Tree<ElementHandle>>>;
+
+/// How the keys of a record change.
+#[derive(Default)]
+pub(super) struct KeyChange {
+    pub(super) removed: Keys,
+    pub(super) added: Keys,
+}
+
+pub(crate) struct SecondaryIndex {
+    pub(crate) definition: Definition,
+    /// The set that it is for; [`SetId::NONE`] = the whole namespace.
+    pub(crate) set_id: SetId,
+    name: Mutex<Arc<str>>,
+    trees: Box<[PartitionTree]>,
+    entries: AtomicU64,
+    used_bytes: AtomicU64,
+    /// All records that were there before it are in it.
+    is_readable: AtomicBool,
+    is_dropped: AtomicBool,
+    pub(crate) load_pct: AtomicU32,
+    pub(crate) load_time_ms: AtomicU64,
+    pub(crate) entries_per_bval: AtomicU64,
+    pub(crate) entries_per_rec: AtomicU64,
+}
+
+impl SecondaryIndex {
+    pub(super) fn new(definition: Definition, set_id: SetId, name: &str) -> Self {
+        SecondaryIndex {
+            definition,
+            set_id,
+            name: Mutex::new(name.into()),
+            trees: (0..PARTITION_COUNT).map(|_| RwLock::new(Some(Tree::new()))).collect(),
+            entries: AtomicU64::new(0),
+            used_bytes: AtomicU64::new(0),
+            is_readable: AtomicBool::new(false),
+            is_dropped: AtomicBool::new(false),
+            load_pct: AtomicU32::new(0),
+            load_time_ms: AtomicU64::new(0),
+            entries_per_bval: AtomicU64::new(0),
+            entries_per_rec: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name.lock())
+    }
+
+    pub(super) fn rename(&self, name: &str) {
+        *self.name.lock() = name.into();
+    }
+
+    /// Whether records of `set_id` belong into it.
+    #[inline]
+    pub(crate) fn is_for(&self, set_id: SetId) -> bool {
+        self.set_id == SetId::NONE || self.set_id == set_id
+    }
+
+    pub(crate) fn is_readable(&self) -> bool {
+        self.is_readable.load(Acquire)
+    }
+
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.is_dropped.load(Acquire)
+    }
+
+    /// Lets queries read it.
+    pub(super) fn set_readable(&self) {
+        self.load_pct.store(100, Relaxed);
+        self.is_readable.store(true, Release);
+    }
+
+    pub(crate) fn entry_count(&self) -> u64 {
+        self.entries.load(Relaxed)
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Relaxed) + (PARTITION_COUNT * size_of::<PartitionTree>()) as u64
+    }
+
+    fn tree_of(&self, digest: &Digest) -> &PartitionTree {
+        &self.trees[PartitionId::of(digest).index()]
+    }
+
+    /// Changes the keys of the record of `digest` at `handle`. The caller holds its sprig's lock exclusively.
+    pub(super) fn change(
+        &self,
+        namespace: &Namespace,
+        handle: ElementHandle,
+        digest: &Digest,
+        change: &KeyChange,
+    ) {
+        if change.removed.is_empty() && change.added.is_empty() {
+            return;
+        }
+        let records = LiveElements(&namespace.index);
+        let (mut entries, mut memory) = (0i64, 0isize);
+        let mut tree = self.tree_of(digest).write();
+        let Some(tree) = &mut *tree else { return };
+        for key in &change.removed {
+            let (was_there, grown) = tree.remove(*key, digest, &records);
+            (entries, memory) = (entries - i64::from(was_there), memory + grown);
+        }
+        for key in &change.added {
+            let (is_new, grown) = tree.insert(*key, digest, handle, &records);
+            (entries, memory) = (entries + i64::from(is_new), memory + grown);
+        }
+        self.count(namespace, entries, memory);
+    }
+
+    /// Removes all entries of a record, whatever its keys were. The caller holds its sprig's lock exclusively.
+    pub(super) fn remove_all_of(&self, namespace: &Namespace, handle: ElementHandle, digest: &Digest) {
+        let mut tree = self.tree_of(digest).write();
+        let Some(tree) = &mut *tree else { return };
+        let (count, grown) = tree.remove_all_of(handle);
+        self.count(namespace, -(count as i64), grown);
+    }
+
+    /// Notes that there are so many entries and bytes more. The caller holds the lock of the tree.
+    fn count(&self, namespace: &Namespace, entries: i64, memory: isize) {
+        // Wrapping: the differences may be negative.
+        let memory = (memory as i64).cast_unsigned();
+        self.entries.fetch_add(entries.cast_unsigned(), Relaxed);
+        if memory != 0 {
+            self.used_bytes.fetch_add(memory, Relaxed);
+            namespace.sindex_used_bytes.fetch_add(memory, Relaxed);
+        }
+    }
+
+    /// Adds the entries of `partition` in `ranges`, at most `max` of them, to `out`, range by range in order. A range begins at
+    /// its start and has all to its highest key. All are as they are at one moment. Returns whether there may be more.
+    pub(crate) fn collect(
+        &self,
+        namespace: &Namespace,
+        partition: PartitionId,
+        ranges: impl Iterator<Item = (RangeStart, Key)>,
+        max: usize,
+        out: &mut Vec<IndexEntry>,
+    ) -> bool {
+        let tree = self.trees[partition.index()].read();
+        let Some(tree) = &*tree else { return false };
+        let records = LiveElements(&namespace.index);
+        let end = out.len() + max;
+        ranges.into_iter().any(|(start, high)| tree.collect(start, high, end - out.len(), &records, out))
+    }
+
+    /// Takes all entries away for good.
+    pub(super) fn close(&self, namespace: &Namespace) {
+        self.is_dropped.store(true, Release);
+        for tree in &self.trees {
+            let closed = tree.write().take();
+            if let Some(closed) = closed {
+                self.count(namespace, -(closed.len() as i64), -(closed.memory() as isize));
+            }
+        }
+    }
+
+    /// Calls `visit` with a hash of the key and one of the record of each entry, partition by partition; each partition's
+    /// under the lock of its tree, shared.
+    pub(super) fn for_each_hash(&self, mut visit: impl FnMut(u64, u64)) {
+        for tree in &self.trees {
+            if let Some(tree) = &*tree.read() {
+                tree.for_each(|key, handle| visit(hash_of(&key), hash_of(&handle)));
+            }
+        }
+    }
+}
+
+fn hash_of(value: &impl std::hash::Hash) -> u64 {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(value)
+}

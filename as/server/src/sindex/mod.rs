@@ -1,0 +1,29 @@
+//! Secondary indexes: from values in bins to the records that have them.
+//!
+//! ```text
+//! definition   what an index is for, and its key in system metadata
+//! registry     the indexes of each namespace: made, renamed, dropped
+//! tree         the entries of an index in one partition
+//! index        one index: its trees and figures
+//! observer     what commits change in records, changes entries
+//! populate     filling an index from the records that are there already
+//! cardinality  estimates of different keys and records
+//! ```
+//! An index is exact: its entries are those of the records that are there, whatever happens to these. It is in memory alone;
+//! a start fills all of them anew before clients are served.
+
+mod cardinality;
+mod definition;
+mod index;
+mod observer;
+mod populate;
+mod registry;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub(crate) use definition::{CONTEXT_TEXT_SIZE, ContextTextError, Definition, can_be, context_of_text};
+pub(crate) use index::SecondaryIndex;
+pub(crate) use populate::{populate_all, run_builder};
+pub(crate) use registry::{INDEX_COUNT_MAX, NamespaceIndexes, SecondaryIndexes};
+pub(crate) use tree::{IndexEntry, RangeStart};

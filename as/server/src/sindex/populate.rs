@@ -1,0 +1,180 @@
+//! Filling indexes from the records that are there already.
+//!
+//! # Beside writers
+//! Commits tell an index of changes before the builder begins. The builder computes the keys of a record from what it reads
+//! under the record's lock, shared, and adds the entries under the exclusive lock if the record is still of that version;
+//! otherwise it looks again. So an entry is never added for what a record no longer has, and none is missing: what the
+//! builder passed was not there or is in the index. Adding an entry twice does nothing.
+//!
+//! # Threads
+//! One thread fills one index after the other, with `sindex-builder-threads` threads that share the partitions. At a start all
+//! indexes of a namespace are filled together, in as many threads as there are processors.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::time::{Duration, Instant};
+
+use cf::Digest;
+use datamodel::sindex::Keys;
+use smallvec::SmallVec;
+
+use super::cardinality;
+use super::index::{KeyChange, SecondaryIndex};
+use super::observer::keys_of_record;
+use super::registry::SecondaryIndexes;
+use crate::config::Config;
+use crate::index::{Element, PARTITION_COUNT, PartitionId, RecordMeta, WriteGuard};
+use crate::namespace::Namespace;
+use crate::storage::ReadBuffer;
+
+/// Looks at a record that changes all the time before it is kept from changing.
+const LOOKS_MAX: u32 = 3;
+/// How often the builder looks whether the server stops.
+const LOOK_PERIOD: Duration = Duration::from_millis(200);
+/// How much less weight builder threads have than service threads, see [`cf::threads::lower_own_priority`].
+const NICENESS: i32 = 10;
+
+/// Fills indexes as they are made, until `is_stopping`.
+pub(crate) fn run_builder(indexes: &SecondaryIndexes, config: &Config, is_stopping: &AtomicBool) {
+    while !is_stopping.load(Acquire) {
+        let Ok(job) = indexes.queue.recv_timeout(LOOK_PERIOD) else { continue };
+        let thread_count = config.service.sindex_builder_threads.get() as usize;
+        let populating =
+            Populating::new(&job.namespace, std::slice::from_ref(&job.index), is_stopping, NICENESS);
+        populating.run(thread_count);
+    }
+}
+
+/// Fills all indexes of all namespaces, at a start.
+pub(crate) fn populate_all(namespaces: &[Arc<Namespace>], indexes: &SecondaryIndexes) {
+    let never = AtomicBool::new(false);
+    for namespace in namespaces {
+        let all = indexes.of(namespace).all();
+        if !all.is_empty() {
+            Populating::new(namespace, &all, &never, 0).run(cf::threads::cpu_count());
+        }
+    }
+}
+
+struct Populating<'a> {
+    namespace: &'a Namespace,
+    indexes: &'a [Arc<SecondaryIndex>],
+    is_stopping: &'a AtomicBool,
+    niceness: i32,
+    next_partition: AtomicUsize,
+    partitions_done: AtomicUsize,
+}
+
+impl<'a> Populating<'a> {
+    fn new(
+        namespace: &'a Namespace,
+        indexes: &'a [Arc<SecondaryIndex>],
+        is_stopping: &'a AtomicBool,
+        niceness: i32,
+    ) -> Self {
+        let (next_partition, partitions_done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Populating { namespace, indexes, is_stopping, niceness, next_partition, partitions_done }
+    }
+
+    fn run(&self, thread_count: usize) {
+        let started = Instant::now();
+        cf::sync::scope(|scope| {
+            for _ in 0..thread_count.max(1) {
+                scope.spawn(|| {
+                    if self.niceness > 0 {
+                        cf::threads::lower_own_priority(self.niceness);
+                    }
+                    self.run_thread();
+                });
+            }
+        });
+        let is_complete = self.partitions_done.load(Acquire) == PARTITION_COUNT;
+        for index in self.indexes.iter().filter(|index| is_complete && !index.is_dropped()) {
+            let elapsed_ms = started.elapsed().as_millis() as u64;
+            index.load_time_ms.store(elapsed_ms, Relaxed);
+            index.set_readable();
+            cardinality::estimate(index);
+            cf::info!(
+                Sindex,
+                "{{{}}} index {} ready: {} entries in {elapsed_ms} ms",
+                self.namespace.name(),
+                index.name(),
+                index.entry_count()
+            );
+        }
+    }
+
+    fn must_end(&self) -> bool {
+        self.is_stopping.load(Acquire) || self.indexes.iter().all(|index| index.is_dropped())
+    }
+
+    fn run_thread(&self) {
+        let mut scratch = ReadBuffer::new();
+        while !self.must_end() {
+            let Some(partition) = PartitionId::new(self.next_partition.fetch_add(1, Relaxed)) else { return };
+            let mut cursor = self.namespace.index.cursor(partition, None);
+            while let Some(portion) = cursor.next_portion(|element| self.is_wanted(element)) {
+                for (at, found) in portion.iter().enumerate() {
+                    if let Some(ahead) = portion.get(at + 8) {
+                        self.namespace.storage.prefetch(ahead.location);
+                    }
+                    self.put(&found.digest, &mut scratch);
+                }
+                if self.must_end() {
+                    return;
+                }
+            }
+            let done = self.partitions_done.fetch_add(1, AcqRel) + 1;
+            for index in self.indexes {
+                index.load_pct.fetch_max((done * 100 / PARTITION_COUNT) as u32, Relaxed);
+            }
+        }
+    }
+
+    fn is_wanted(&self, meta: &RecordMeta) -> bool {
+        meta.exists() && !meta.is_tombstone() && self.indexes.iter().any(|index| index.is_for(meta.set_id))
+    }
+
+    /// Adds the entries of the record of `digest`, if there is one.
+    fn put(&self, digest: &Digest, scratch: &mut ReadBuffer) {
+        for _ in 0..LOOKS_MAX {
+            let Some(guard) = self.namespace.index.get(digest).filter(|guard| self.is_wanted(guard)) else {
+                return;
+            };
+            let version = **guard;
+            let keys = self.keys(&guard, scratch);
+            drop(guard);
+            if keys.iter().all(SmallVec::is_empty) {
+                return;
+            }
+            let Some(guard) = self.namespace.index.get_exclusive(digest) else { return };
+            if guard.is_version_of(&version) {
+                self.add(guard, keys);
+                return;
+            }
+        }
+        if let Some(guard) = self.namespace.index.get_exclusive(digest)
+            && self.is_wanted(&guard)
+        {
+            let keys = self.keys(&guard, scratch);
+            self.add(guard, keys);
+        }
+    }
+
+    /// The keys of a record in each index. One that cannot be read has none.
+    fn keys(&self, element: &Element, scratch: &mut ReadBuffer) -> SmallVec<[Keys; 2]> {
+        let Ok(record) = self.namespace.record(element, scratch) else { return SmallVec::new() };
+        self.indexes.iter().map(|index| keys_of_record(index, &record, element.set_id)).collect()
+    }
+
+    fn add(&self, mut guard: WriteGuard<'_>, keys: SmallVec<[Keys; 2]>) {
+        let (digest, handle) = (*guard.digest(), guard.handle());
+        if keys.iter().any(|keys| !keys.is_empty()) {
+            guard.set_in_sindex(true);
+        }
+        for (index, added) in self.indexes.iter().zip(keys) {
+            let change = KeyChange { removed: Keys::new(), added };
+            index.change(self.namespace, handle, &digest, &change);
+        }
+    }
+}

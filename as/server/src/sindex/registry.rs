@@ -1,0 +1,231 @@
+//! The secondary indexes of a server, by namespace: made, renamed and dropped as system metadata says.
+//!
+//! # Threads
+//! System metadata calls [`SecondaryIndexes::apply`] for one item after the other. A new index of a set that has records goes
+//! to the builder (`populate.rs`), a thread that fills one index after the other.
+//!
+//! # Locking
+//! `slots` and `active` of a namespace are taken alone and briefly: `active` under the lock of a sprig, by each commit in a
+//! namespace with indexes.
+//!
+//! # Order
+//! An index is in `active` before the builder begins, so commits tell it of changes. It is closed, and so empty, before it
+//! leaves `active`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use datamodel::sindex::IndexedValue;
+use parking_lot::RwLock;
+
+use super::definition::Definition;
+use super::index::SecondaryIndex;
+use super::observer::IndexObserver;
+use crate::index::SetId;
+use crate::namespace::{CommitObserver, Namespace};
+
+/// Most indexes of a namespace.
+pub(crate) const INDEX_COUNT_MAX: usize = 256;
+
+/// The indexes that commits tell of changes.
+pub(super) type ActiveIndexes = Arc<[Arc<SecondaryIndex>]>;
+
+/// The indexes of one namespace.
+pub(crate) struct NamespaceIndexes {
+    /// By slots, of which the first free one is used: lists of indexes are in this order.
+    slots: RwLock<Vec<Option<Arc<SecondaryIndex>>>>,
+    has_any: AtomicBool,
+    active: RwLock<ActiveIndexes>,
+}
+
+impl NamespaceIndexes {
+    fn new() -> Self {
+        NamespaceIndexes {
+            slots: RwLock::default(),
+            has_any: AtomicBool::new(false),
+            active: RwLock::new(Arc::new([])),
+        }
+    }
+
+    /// Those that commits tell of changes, if there are any.
+    #[inline]
+    pub(super) fn active(&self) -> Option<ActiveIndexes> {
+        self.has_any.load(Acquire).then(|| Arc::clone(&self.active.read()))
+    }
+
+    /// All of them, in the order of lists.
+    pub(crate) fn all(&self) -> Vec<Arc<SecondaryIndex>> {
+        self.slots.read().iter().flatten().cloned().collect()
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<Arc<SecondaryIndex>> {
+        self.slots.read().iter().flatten().find(|index| *index.name() == *name).cloned()
+    }
+
+    /// The index for these values of a set, or else of the whole namespace.
+    pub(crate) fn find(&self, set_id: SetId, value: &IndexedValue) -> Option<Arc<SecondaryIndex>> {
+        let slots = self.slots.read();
+        let find = |set_id| slots.iter().flatten().find(|index| index.is_of(set_id, value)).cloned();
+        find(set_id).or_else(|| find(SetId::NONE)).filter(|index| !index.is_dropped())
+    }
+
+    /// The index of exactly this set, for these values.
+    fn find_exactly(&self, set_id: SetId, value: &IndexedValue) -> Option<Arc<SecondaryIndex>> {
+        self.slots.read().iter().flatten().find(|index| index.is_of(set_id, value)).cloned()
+    }
+
+    fn add(&self, index: &Arc<SecondaryIndex>) {
+        let mut slots = self.slots.write();
+        match slots.iter().position(Option::is_none) {
+            Some(free) => slots[free] = Some(Arc::clone(index)),
+            None => slots.push(Some(Arc::clone(index))),
+        }
+        self.publish(&slots);
+    }
+
+    fn remove(&self, index: &Arc<SecondaryIndex>) {
+        let mut slots = self.slots.write();
+        for slot in slots.iter_mut().filter(|slot| slot.as_ref().is_some_and(|own| Arc::ptr_eq(own, index))) {
+            *slot = None;
+        }
+        self.publish(&slots);
+    }
+
+    fn publish(&self, slots: &[Option<Arc<SecondaryIndex>>]) {
+        let active: ActiveIndexes = slots.iter().flatten().cloned().collect();
+        let has_any = !active.is_empty();
+        *self.active.write() = active;
+        self.has_any.store(has_any, Release);
+    }
+}
+
+impl SecondaryIndex {
+    fn is_of(&self, set_id: SetId, value: &IndexedValue) -> bool {
+        self.set_id == set_id && self.definition.value == *value
+    }
+}
+
+/// An index that is to be filled.
+pub(super) struct PopulateJob {
+    pub(super) namespace: Arc<Namespace>,
+    pub(super) index: Arc<SecondaryIndex>,
+}
+
+/// All secondary indexes of a server.
+pub(crate) struct SecondaryIndexes {
+    /// In the order of the namespaces.
+    namespaces: Box<[Arc<NamespaceIndexes>]>,
+    jobs: Sender<PopulateJob>,
+    pub(super) queue: Receiver<PopulateJob>,
+}
+
+impl SecondaryIndexes {
+    /// For `namespace_count` namespaces, without indexes yet.
+    pub(crate) fn new(namespace_count: usize) -> Self {
+        let (jobs, queue) = unbounded();
+        let namespaces = (0..namespace_count).map(|_| Arc::new(NamespaceIndexes::new())).collect();
+        SecondaryIndexes { namespaces, jobs, queue }
+    }
+
+    /// What is to follow the commits of namespace number `position`.
+    pub(crate) fn observer(&self, position: usize) -> Box<dyn CommitObserver> {
+        Box::new(IndexObserver(Arc::clone(&self.namespaces[position])))
+    }
+
+    /// Those of a namespace.
+    pub(crate) fn of(&self, namespace: &Namespace) -> &Arc<NamespaceIndexes> {
+        &self.namespaces[namespace.position()]
+    }
+
+    /// Makes, renames or, without a `name`, drops the index that `key` of system metadata defines. What is of no namespace of
+    /// this node is passed over. At the start indexes are not filled yet.
+    pub(crate) fn apply(&self, namespaces: &[Arc<Namespace>], key: &str, name: Option<&str>, is_start: bool) {
+        let definition = match Definition::from_smd_key(key) {
+            Ok(definition) => definition,
+            Err(reason) => {
+                cf::warning!(Sindex, "'{key}' in system metadata defines no index: {reason}");
+                return;
+            }
+        };
+        let Some(namespace) = namespaces.iter().find(|namespace| namespace.name() == definition.namespace)
+        else {
+            cf::detail!(Sindex, "no namespace {} here", definition.namespace);
+            return;
+        };
+        match name {
+            Some(name) => self.create(namespace, definition, name, is_start),
+            None => self.drop_index(namespace, &definition),
+        }
+    }
+
+    fn create(&self, namespace: &Arc<Namespace>, definition: Definition, name: &str, is_start: bool) {
+        let indexes = self.of(namespace);
+        if indexes.named(name).is_some() {
+            cf::warning!(Sindex, "{{{}}} index name {name} is in use already", namespace.name());
+            return;
+        }
+        let set_id = match definition.set.as_str() {
+            "" => SetId::NONE,
+            set => match namespace.sets.find_or_create(set.as_bytes(), &namespace.config().sets) {
+                Ok(set) => set.id,
+                Err(_) => {
+                    cf::warning!(Sindex, "{{{}}} no room for set {set} of index {name}", namespace.name());
+                    return;
+                }
+            },
+        };
+        if let Some(index) = indexes.find_exactly(set_id, &definition.value) {
+            cf::info!(Sindex, "{{{}}} index {} is now called {name}", namespace.name(), index.name());
+            index.rename(name);
+            return;
+        }
+        if indexes.all().len() >= INDEX_COUNT_MAX {
+            cf::warning!(
+                Sindex,
+                "{{{}}} has {INDEX_COUNT_MAX} indexes, no room for {name}",
+                namespace.name()
+            );
+            return;
+        }
+        let index = Arc::new(SecondaryIndex::new(definition, set_id, name));
+        namespace.sindex_used_bytes.fetch_add(index.used_bytes(), Relaxed);
+        indexes.add(&index);
+        let set = namespace.sets.get(set_id);
+        if let Some(set) = set {
+            set.sindexes.fetch_add(1, Relaxed);
+        }
+        if is_start {
+            return;
+        }
+        // Commits tell the index of changes from now on, and what they did before shows in figures and to the builder.
+        namespace.index.wait_for_writers();
+        let object_count = set.map_or_else(|| namespace.object_count(), |set| set.objects.load(Relaxed));
+        if object_count == 0 {
+            cf::info!(Sindex, "{{{}}} empty index {name} ready", namespace.name());
+            index.set_readable();
+            return;
+        }
+        // The builder ends after those who make indexes.
+        let _ = self.jobs.send(PopulateJob { namespace: Arc::clone(namespace), index });
+    }
+
+    fn drop_index(&self, namespace: &Namespace, definition: &Definition) {
+        let indexes = self.of(namespace);
+        let set_id = match definition.set.as_str() {
+            "" => Some(SetId::NONE),
+            set => namespace.sets.find(set.as_bytes()).map(|set| set.id),
+        };
+        let Some(index) = set_id.and_then(|set_id| indexes.find_exactly(set_id, &definition.value)) else {
+            cf::warning!(Sindex, "{{{}}} no such index to drop", namespace.name());
+            return;
+        };
+        cf::info!(Sindex, "{{{}}} dropping index {}", namespace.name(), index.name());
+        index.close(namespace);
+        indexes.remove(&index);
+        namespace.sindex_used_bytes.fetch_sub(index.used_bytes(), Relaxed);
+        if let Some(set) = namespace.sets.get(index.set_id) {
+            set.sindexes.fetch_sub(1, Relaxed);
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Indexes of a namespace in memory: their entries are those of the records, whatever writers do.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+
+use cf::Digest;
+use cf::clock::StoredMillis;
+use datamodel::flat::{FlatRecord, NewRecord};
+use datamodel::sindex::{Key, KeyType};
+use datamodel::{Bins, Budget, BytesType, Particle};
+
+use super::*;
+use crate::config::{self, Config};
+use crate::index::PartitionId;
+use crate::namespace::{Cause, Change, Namespace, NewVersion, Removal};
+use crate::storage::ReadBuffer;
+
+struct Rig {
+    config: Arc<Config>,
+    namespaces: Vec<Arc<Namespace>>,
+    indexes: Arc<SecondaryIndexes>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let config =
+            config::for_tests("namespace test {\n storage-engine memory {\n data-size 512M\n }\n}\n");
+        let indexes = Arc::new(SecondaryIndexes::new(1));
+        let mut namespace = Namespace::new(&config, 0, 1, 1).unwrap_or_else(|error| panic!("{error}"));
+        namespace.add_observer(indexes.observer(0));
+        Rig { config, namespaces: vec![Arc::new(namespace)], indexes }
+    }
+
+    fn namespace(&self) -> &Namespace {
+        &self.namespaces[0]
+    }
+
+    fn create(&self, key: &str, name: &str) -> Arc<SecondaryIndex> {
+        self.indexes.apply(&self.namespaces, key, Some(name), false);
+        self.indexes.of(self.namespace()).named(name).expect("it is there")
+    }
+
+    /// Fills what waits to be filled.
+    fn build(&self) {
+        let is_stopping = AtomicBool::new(false);
+        cf::sync::scope(|scope| {
+            scope.spawn(|| run_builder(&self.indexes, &self.config, &is_stopping));
+            while self.indexes.of(self.namespace()).all().iter().any(|index| !index.is_readable()) {
+                std::thread::yield_now();
+            }
+            is_stopping.store(true, Release);
+        });
+    }
+
+    /// Writes a record of `set` with the number `value` and a list of some numbers.
+    fn put(&self, key: u64, set: &[u8], value: i64) {
+        let (namespace, digest) = (self.namespace(), digest_of(key));
+        let (guard, _) = namespace.index.get_or_create(&digest).expect("room");
+        let mut meta = if guard.exists() && !guard.is_tombstone() {
+            **guard
+        } else {
+            namespace.meta_of_created(&guard, namespace.set_for_creation(set).expect("room"))
+        };
+        meta.generation = meta.next_generation();
+        let list = [0x93, value as u8 & 0x7f, 5, value as u8 & 3].to_vec();
+        let mut bins = Bins::new();
+        bins.set(b"pad", Particle::owned(BytesType::Blob, vec![1; value as usize % 40]));
+        bins.set(b"n", Particle::Integer(value));
+        bins.set(b"l", Particle::owned(BytesType::List, list));
+        let record = NewRecord {
+            digest,
+            last_update_time: meta.last_update_time(),
+            generation: meta.generation,
+            void_time: 0,
+            tree_id: 0,
+            set_name: set,
+            key: None,
+            leaves_tombstone: false,
+        };
+        let mut flat = Vec::new();
+        record.encode(&bins, record.size(&bins), &mut flat);
+        let version = NewVersion { flat: &flat, meta, key_stored: false };
+        namespace.commit(guard, &Change::Record(version), Cause::Write).expect("room");
+    }
+
+    fn delete(&self, key: u64, is_durable: bool) {
+        let Some(guard) = self.namespace().index.get_exclusive(&digest_of(key)) else { return };
+        if guard.is_tombstone() {
+            return;
+        }
+        let removal = Removal { is_durable, ..Removal::plain(Cause::Delete, StoredMillis::now()) };
+        self.namespace().remove(guard, &removal, &mut Vec::new()).expect("room");
+    }
+
+    /// The entries of an index.
+    fn entries(&self, index: &SecondaryIndex) -> Vec<(Key, Digest)> {
+        let (low, high) =
+            (Key::from_bval(i64::MIN, KeyType::Numeric), Key::from_bval(i64::MAX, KeyType::Numeric));
+        let mut found = Vec::new();
+        for partition in PartitionId::all() {
+            let all = std::iter::once((RangeStart::From(low), high));
+            assert!(!index.collect(self.namespace(), partition, all, 1 << 30, &mut found));
+        }
+        found.into_iter().map(|found| (found.key, found.digest)).collect()
+    }
+
+    /// Compares the entries of an index with the records that are there.
+    fn check(&self, index: &SecondaryIndex) -> usize {
+        let namespace = self.namespace();
+        let (mut expected, mut scratch) = (BTreeSet::new(), ReadBuffer::new());
+        for partition in PartitionId::all() {
+            let mut cursor = namespace.index.cursor(partition, None);
+            while let Some(portion) = cursor.next_portion(|_| true) {
+                for found in portion {
+                    let guard = namespace.index.get(&found.digest).expect("nobody removes it");
+                    if guard.is_tombstone() || !index.is_for(guard.set_id) {
+                        continue;
+                    }
+                    let record: FlatRecord<'_> = namespace.record(&guard, &mut scratch).expect("a record");
+                    let value = &index.definition.value;
+                    if let Some(bin) = record.bin(&value.bin).expect("a whole record") {
+                        let keys = value.keys(&bin, &Budget::unlimited()).expect("no end");
+                        expected.extend(keys.into_iter().map(|key| (key, found.digest)));
+                        assert!(guard.is_in_sindex());
+                    }
+                }
+            }
+        }
+        let entries = self.entries(index);
+        assert_eq!(index.entry_count(), entries.len() as u64);
+        let once: BTreeSet<_> = entries.iter().copied().collect();
+        assert_eq!((once.len(), &once), (entries.len(), &expected), "{}", index.name());
+        entries.len()
+    }
+}
+
+fn digest_of(key: u64) -> Digest {
+    Digest::of_key(b"s", 1, &key.to_be_bytes())
+}
+
+#[test]
+fn entries_follow_every_change() {
+    let rig = Rig::new();
+    let (number, list) = (rig.create("test||n|.|I", "number"), rig.create("test|s|l|L|I", "list"));
+    assert!(number.is_readable() && list.is_readable());
+    rig.put(1, b"s", 7);
+    rig.put(2, b"t", 7);
+    assert_eq!((rig.check(&number), rig.check(&list)), (2, 3));
+    // Of the same size, written over in place; then larger; then as it is.
+    for value in [8, 39, 39] {
+        rig.put(1, b"s", value);
+        rig.check(&list);
+        assert_eq!(rig.check(&number), 2);
+    }
+    rig.delete(1, true);
+    assert_eq!((rig.check(&number), rig.check(&list)), (1, 0));
+    rig.put(1, b"t", 3);
+    rig.delete(2, false);
+    assert_eq!((rig.check(&number), rig.check(&list)), (1, 0));
+    assert_eq!(number.used_bytes() + list.used_bytes(), rig.namespace().sindex_used_bytes.load(Relaxed));
+    // A dropped index has nothing, and is told of nothing.
+    rig.indexes.apply(&rig.namespaces, "test||n|.|I", None, false);
+    rig.put(5, b"s", 5);
+    assert!(number.is_dropped() && rig.entries(&number).is_empty());
+    assert_eq!(rig.check(&list), 2);
+    rig.indexes.apply(&rig.namespaces, "test|s|l|L|I", None, false);
+    assert_eq!(rig.namespace().sindex_used_bytes.load(Relaxed), 0);
+}
+
+#[test]
+fn the_same_definition_under_another_name_is_renamed() {
+    let rig = Rig::new();
+    let first = rig.create("test|s|n|.|I", "one");
+    rig.put(1, b"s", 1);
+    let second = rig.create("test|s|n|.|I", "two");
+    assert!(Arc::ptr_eq(&first, &second) && &*first.name() == "two");
+    assert_eq!(rig.indexes.of(rig.namespace()).all().len(), 1);
+    assert_eq!(rig.namespace().sets.find(b"s").expect("made with its index").sindexes.load(Relaxed), 1);
+    // Of a set, then of the namespace.
+    let wide = rig.create("test||n|.|I", "wide");
+    rig.build();
+    let indexes = rig.indexes.of(rig.namespace());
+    let of_set = |set: &[u8]| {
+        let set_id = rig.namespace().set_for_creation(set).expect("room");
+        indexes.find(set_id, &first.definition.value).expect("one of them")
+    };
+    assert!(Arc::ptr_eq(&of_set(b"s"), &first) && Arc::ptr_eq(&of_set(b"t"), &wide));
+    assert_eq!(rig.check(&wide), 1);
+}
+
+#[test]
+fn an_index_that_is_filled_beside_writers_is_exact() {
+    const KEYS: u64 = 20_000;
+    let rig = Rig::new();
+    (0..KEYS).for_each(|key| rig.put(key, if key % 3 == 0 { b"t" } else { b"s" }, key as i64 % 500));
+    let is_done = AtomicBool::new(false);
+    cf::sync::scope(|scope| {
+        for thread in 0..2 {
+            let (rig, is_done) = (&rig, &is_done);
+            scope.spawn(move || {
+                let mut n: u64 = thread;
+                while !is_done.load(Acquire) {
+                    n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let (key, value) = ((n >> 33) % KEYS, (n >> 20) as i64 % 500);
+                    match n >> 40 & 7 {
+                        0 => rig.delete(key, false),
+                        1 => rig.delete(key, true),
+                        _ => rig.put(key, if key % 3 == 0 { b"t" } else { b"s" }, value.abs()),
+                    }
+                }
+            });
+        }
+        for round in 0..6 {
+            let (a, b) = (rig.create("test|s|n|.|I", "a"), rig.create("test||l|L|I", "b"));
+            rig.build();
+            assert!(a.is_readable() && b.is_readable(), "round {round}");
+            if round < 5 {
+                rig.indexes.apply(&rig.namespaces, "test|s|n|.|I", None, false);
+                rig.indexes.apply(&rig.namespaces, "test||l|L|I", None, false);
+                assert_eq!(rig.namespace().sindex_used_bytes.load(Relaxed), 0);
+            }
+        }
+        is_done.store(true, Release);
+    });
+    for index in rig.indexes.of(rig.namespace()).all() {
+        assert!(rig.check(&index) > 1_000);
+    }
+}
+
+#[test]
+fn a_start_fills_all_indexes() {
+    let rig = Rig::new();
+    (0..3_000).for_each(|key| rig.put(key, b"s", key as i64));
+    rig.indexes.apply(&rig.namespaces, "test|s|n|.|I", Some("a"), true);
+    rig.indexes.apply(&rig.namespaces, "test||l|L|I", Some("b"), true);
+    populate_all(&rig.namespaces, &rig.indexes);
+    let indexes = rig.indexes.of(rig.namespace()).all();
+    assert!(indexes.iter().all(|index| index.is_readable()));
+    assert_eq!(rig.check(&indexes[0]), 3_000);
+    assert_eq!(indexes[0].entries_per_bval.load(Relaxed), 1);
+    assert!(rig.check(&indexes[1]) > 3_000 && indexes[1].entries_per_rec.load(Relaxed) >= 2);
+}
+
+#[test]
+fn there_are_so_many_indexes_and_no_more() {
+    let rig = Rig::new();
+    for n in 0..=INDEX_COUNT_MAX {
+        rig.indexes.apply(&rig.namespaces, &format!("test||b{n}|.|I"), Some(&format!("i{n}")), false);
+    }
+    assert_eq!(rig.indexes.of(rig.namespace()).all().len(), INDEX_COUNT_MAX);
+    rig.indexes.apply(&rig.namespaces, "test||b7|.|I", None, false);
+    rig.create("test||b|.|S", "again");
+    let all = rig.indexes.of(rig.namespace()).all();
+    assert_eq!(&*all[7].name(), "again", "the first free slot is used");
+    // What is of no namespace here, or no definition, is passed over.
+    rig.indexes.apply(&rig.namespaces, "other||b|.|S", Some("x"), false);
+    rig.indexes.apply(&rig.namespaces, "nonsense", Some("x"), false);
+}

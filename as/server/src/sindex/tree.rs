@@ -1,0 +1,409 @@
+//! The entries of an index in one partition: pairs of a key and a record, ordered by key, then by the record's digest.
+//!
+//! A B-tree of two levels: leaves of up to [`LEAF_SIZE_MAX`] entries, and a directory with the first entry of each. An entry
+//! has 14 bytes: the key, the record's handle in the primary index, and 16 bits of the digest that decide nearly all
+//! comparisons of equal keys without a look at the record. Leaves grow in small steps, so that little memory is unused.
+//!
+//! Digests of one partition have their first 12 bits in common. The 16 bits kept are those that follow in the order of
+//! digests.
+
+use std::cmp::Ordering;
+
+use cf::Digest;
+use datamodel::sindex::Key;
+
+/// Most entries of a leaf.
+const LEAF_SIZE_MAX: usize = 256;
+/// A leaf with fewer entries is joined with the next one if both fit well.
+const LEAF_SIZE_MIN: usize = LEAF_SIZE_MAX / 4;
+/// How many entries ahead of the one that is read its record is asked of memory.
+const PREFETCH_DISTANCE: usize = 8;
+
+/// The records that entries stand for.
+pub(super) trait RecordDigests {
+    type Handle: Copy + PartialEq;
+
+    /// The digest of a record that has an entry.
+    fn digest(&self, handle: Self::Handle) -> Digest;
+
+    /// Hints that the digest will be asked for soon.
+    fn prefetch(&self, _: Self::Handle) {}
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct TreeEntry<H> {
+    key: Key,
+    handle: H,
+    stub: u16,
+}
+
+/// The bits of a digest that come first in the order of the digests of a partition.
+fn stub(digest: &Digest) -> u16 {
+    let [_, b, c, d, ..] = digest.0;
+    u16::from(b & 0xF0) << 8 | u16::from(c) << 4 | u16::from(d >> 4)
+}
+
+impl<H: Copy + PartialEq> TreeEntry<H> {
+    /// The entry's place beside that of `key` and the record of `digest`.
+    fn compare(&self, key: Key, digest: &Digest, records: &impl RecordDigests<Handle = H>) -> Ordering {
+        let TreeEntry { key: own_key, handle, stub: own_stub } = *self;
+        own_key
+            .cmp(&key)
+            .then_with(|| own_stub.cmp(&stub(digest)))
+            .then_with(|| records.digest(handle).cmp(digest))
+    }
+}
+
+struct Leaf<H> {
+    first: TreeEntry<H>,
+    /// Never empty.
+    entries: Vec<TreeEntry<H>>,
+}
+
+/// An entry, as it is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct IndexEntry {
+    pub(crate) key: Key,
+    pub(crate) digest: Digest,
+}
+
+/// Where to begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RangeStart {
+    /// With the first entry of this key or a higher one.
+    From(Key),
+    /// Behind this entry, whether it is there or not.
+    Behind(Key, Digest),
+}
+
+/// The entries of one partition.
+pub(super) struct Tree<H> {
+    leaves: Vec<Leaf<H>>,
+    len: usize,
+}
+
+impl<H: Copy + PartialEq> Tree<H> {
+    pub(super) const fn new() -> Self {
+        Tree { leaves: Vec::new(), len: 0 }
+    }
+
+    /// Number of entries.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes of memory besides the tree's own.
+    pub(super) fn memory(&self) -> usize {
+        let leaves = self.leaves.iter().map(|leaf| leaf.entries.capacity()).sum::<usize>();
+        leaves * size_of::<TreeEntry<H>>() + self.leaves.capacity() * size_of::<Leaf<H>>()
+    }
+
+    /// The leaf in which a place is. `order` says where an entry is beside that place.
+    fn leaf_of(&self, order: impl Fn(&TreeEntry<H>) -> Ordering) -> usize {
+        self.leaves.partition_point(|leaf| order(&leaf.first) != Ordering::Greater).saturating_sub(1)
+    }
+
+    /// Adds an entry; `false` if it is there already. Returns with it by how many bytes the memory grew.
+    pub(super) fn insert(
+        &mut self,
+        key: Key,
+        digest: &Digest,
+        handle: H,
+        records: &impl RecordDigests<Handle = H>,
+    ) -> (bool, isize) {
+        let order = |entry: &TreeEntry<H>| entry.compare(key, digest, records);
+        let at = self.leaf_of(order);
+        let entry = TreeEntry { key, handle, stub: stub(digest) };
+        let Some(leaf) = self.leaves.get_mut(at) else {
+            self.leaves.push(Leaf { first: entry, entries: Vec::new() });
+            self.leaves[at].entries.reserve_exact(8);
+            self.leaves[at].entries.push(entry);
+            self.len = 1;
+            return (true, self.memory() as isize);
+        };
+        let Err(place) = leaf.entries.binary_search_by(order) else { return (false, 0) };
+        let mut grown = 0;
+        let (mut at, mut place) = (at, place);
+        if leaf.entries.len() == LEAF_SIZE_MAX {
+            let is_at_end = place == LEAF_SIZE_MAX && at + 1 == self.leaves.len();
+            grown += self.split(at, if is_at_end { LEAF_SIZE_MAX } else { LEAF_SIZE_MAX / 2 }, entry);
+            let left = self.leaves[at].entries.len();
+            if place > left || is_at_end {
+                (at, place) = (at + 1, place - left);
+            }
+        }
+        grown += self.leaves[at].insert(place, entry);
+        self.len += 1;
+        (true, grown)
+    }
+
+    /// Splits leaf `at` before its entry `middle`. At the end that makes an empty leaf, into which `next` goes.
+    fn split(&mut self, at: usize, middle: usize, next: TreeEntry<H>) -> isize {
+        let directory = self.leaves.capacity();
+        let before = self.leaves[at].memory();
+        let mut right = Vec::new();
+        right.reserve_exact((LEAF_SIZE_MAX - middle).max(8));
+        right.extend_from_slice(&self.leaves[at].entries[middle..]);
+        let left = &mut self.leaves[at];
+        left.entries.truncate(middle);
+        left.entries.shrink_to(middle + 8);
+        let first = right.first().copied().unwrap_or(next);
+        self.leaves.insert(at + 1, Leaf { first, entries: right });
+        let after = self.leaves[at].memory() + self.leaves[at + 1].memory();
+        let directory = (self.leaves.capacity() - directory) * size_of::<Leaf<H>>();
+        (after + directory) as isize - before as isize
+    }
+
+    /// Removes an entry; `false` if it is not there. Returns with it by how many bytes the memory grew.
+    pub(super) fn remove(
+        &mut self,
+        key: Key,
+        digest: &Digest,
+        records: &impl RecordDigests<Handle = H>,
+    ) -> (bool, isize) {
+        let order = |entry: &TreeEntry<H>| entry.compare(key, digest, records);
+        let at = self.leaf_of(order);
+        let Some(leaf) = self.leaves.get_mut(at) else { return (false, 0) };
+        let Ok(place) = leaf.entries.binary_search_by(order) else { return (false, 0) };
+        leaf.entries.remove(place);
+        self.len -= 1;
+        (true, self.mend(at))
+    }
+
+    /// Removes all entries of a record, however many there are, by looking at each: for a record that cannot be read. Gives
+    /// how many there were, and by how many bytes the memory grew.
+    pub(super) fn remove_all_of(&mut self, handle: H) -> (usize, isize) {
+        let (len, memory) = (self.len, self.memory());
+        for leaf in &mut self.leaves {
+            leaf.entries.retain(|entry| {
+                let own = entry.handle;
+                own != handle
+            });
+            if let Some(first) = leaf.entries.first() {
+                leaf.first = *first;
+            }
+        }
+        self.leaves.retain(|leaf| !leaf.entries.is_empty());
+        self.len = self.leaves.iter().map(|leaf| leaf.entries.len()).sum();
+        (len - self.len, self.memory() as isize - memory as isize)
+    }
+
+    /// Has leaf `at`, which has lost an entry, be as it must: not empty, not small for long, not much larger than its content.
+    fn mend(&mut self, at: usize) -> isize {
+        let leaf = &mut self.leaves[at];
+        let before = leaf.memory();
+        let Some(first) = leaf.entries.first() else {
+            self.leaves.remove(at);
+            return -(before as isize);
+        };
+        leaf.first = *first;
+        if leaf.entries.len() < LEAF_SIZE_MIN
+            && let Some(next) = self.leaves.get(at + 1)
+            && self.leaves[at].entries.len() + next.entries.len() <= LEAF_SIZE_MAX / 4 * 3
+        {
+            let next = self.leaves.remove(at + 1);
+            let joined = &mut self.leaves[at];
+            joined.entries.reserve_exact(next.entries.len());
+            joined.entries.extend_from_slice(&next.entries);
+            return joined.memory() as isize - (before + next.memory()) as isize;
+        }
+        let leaf = &mut self.leaves[at];
+        if leaf.entries.capacity() > 2 * leaf.entries.len() + 16 {
+            leaf.entries.shrink_to(leaf.entries.len() + leaf.entries.len() / 4 + 4);
+        }
+        leaf.memory() as isize - before as isize
+    }
+
+    /// Adds the entries from `start` to those of key `high`, at most `max` of them, to `out`, in order. Returns whether there
+    /// may be more.
+    pub(super) fn collect(
+        &self,
+        start: RangeStart,
+        high: Key,
+        max: usize,
+        records: &impl RecordDigests<Handle = H>,
+        out: &mut Vec<IndexEntry>,
+    ) -> bool {
+        let is_before = |entry: &TreeEntry<H>| match start {
+            RangeStart::From(key) => {
+                let own = entry.key;
+                own < key
+            }
+            RangeStart::Behind(key, digest) => entry.compare(key, &digest, records) != Ordering::Greater,
+        };
+        let at = self.leaves.partition_point(|leaf| is_before(&leaf.first)).saturating_sub(1);
+        let Some(first) = self.leaves.get(at) else { return false };
+        let mut place = first.entries.partition_point(is_before);
+        let mut left = max;
+        for leaf in &self.leaves[at..] {
+            let rest = &leaf.entries[place..];
+            place = 0;
+            for (position, entry) in rest.iter().enumerate() {
+                let TreeEntry { key, handle, .. } = *entry;
+                if key > high {
+                    return false;
+                }
+                if left == 0 {
+                    return true;
+                }
+                left -= 1;
+                if let Some(ahead) = rest.get(position + PREFETCH_DISTANCE) {
+                    records.prefetch(ahead.handle);
+                }
+                out.push(IndexEntry { key, digest: records.digest(handle) });
+            }
+        }
+        false
+    }
+
+    /// Calls `visit` with the key and handle of each entry, in order.
+    pub(super) fn for_each(&self, mut visit: impl FnMut(Key, H)) {
+        for entry in self.leaves.iter().flat_map(|leaf| &leaf.entries) {
+            let TreeEntry { key, handle, .. } = *entry;
+            visit(key, handle);
+        }
+    }
+}
+
+impl<H: Copy> Leaf<H> {
+    fn memory(&self) -> usize {
+        self.entries.capacity() * size_of::<TreeEntry<H>>()
+    }
+
+    /// Inserts an entry; returns by how many bytes the memory grew.
+    fn insert(&mut self, place: usize, entry: TreeEntry<H>) -> isize {
+        let before = self.memory();
+        let len = self.entries.len();
+        if len == self.entries.capacity() {
+            self.entries.reserve_exact((len / 8).max(8).min(LEAF_SIZE_MAX.saturating_sub(len)).max(1));
+        }
+        self.entries.insert(place, entry);
+        if place == 0 {
+            self.first = entry;
+        }
+        self.memory() as isize - before as isize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use datamodel::sindex::KeyType;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RecordDigests by number. Many share the bits that entries keep.
+    struct Numbers;
+
+    impl RecordDigests for Numbers {
+        type Handle = u32;
+
+        fn digest(&self, handle: u32) -> Digest {
+            let mut digest = Digest([7; 20]);
+            digest.0[1] = (handle as u8 & 3) << 4;
+            digest.0[2] = handle as u8 >> 2 & 1;
+            digest.0[3] = handle as u8 >> 3 & 0x0F;
+            digest.0[16..].copy_from_slice(&handle.wrapping_mul(0x9E37_79B1).to_be_bytes());
+            digest
+        }
+    }
+
+    fn key(key: i64) -> Key {
+        Key::from_bval(key, KeyType::Numeric)
+    }
+
+    type Model = BTreeSet<(Key, Digest)>;
+
+    fn collected(tree: &Tree<u32>, start: RangeStart, high: Key, portion: usize) -> Vec<(Key, Digest)> {
+        let (mut found, mut start) = (Vec::new(), start);
+        loop {
+            let mut part = Vec::new();
+            let has_more = tree.collect(start, high, portion, &Numbers, &mut part);
+            assert!(part.len() <= portion && (!has_more || part.len() == portion));
+            found.extend(part.iter().map(|found| (found.key, found.digest)));
+            match part.last() {
+                Some(last) if has_more => start = RangeStart::Behind(last.key, last.digest),
+                _ => return found,
+            }
+        }
+    }
+
+    fn check(tree: &Tree<u32>, model: &Model) {
+        assert_eq!(tree.len(), model.len());
+        assert!(tree.leaves.iter().all(|leaf| (1..=LEAF_SIZE_MAX).contains(&leaf.entries.len())));
+        let all: Vec<(Key, Digest)> = model.iter().copied().collect();
+        assert_eq!(collected(tree, RangeStart::From(key(i64::MIN)), key(i64::MAX), 1000), all);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn agrees_with_a_set(
+            steps in prop::collection::vec((0u8..12, -6i64..6, 0u32..3_000), 1..4_000),
+            low in -7i64..7, width in 0i64..14, behind in 0u32..3_000, portion in 1usize..700,
+        ) {
+            let (mut tree, mut model, mut memory) = (Tree::new(), Model::new(), 0isize);
+            for (what, at, handle) in steps {
+                let (at, digest) = (key(at), Numbers.digest(handle));
+                match what {
+                    0..8 => {
+                        let (is_new, grown) = tree.insert(at, &digest, handle, &Numbers);
+                        prop_assert_eq!(is_new, model.insert((at, digest)));
+                        memory += grown;
+                    }
+                    8..11 => {
+                        let (was_there, grown) = tree.remove(at, &digest, &Numbers);
+                        prop_assert_eq!(was_there, model.remove(&(at, digest)));
+                        memory += grown;
+                    }
+                    _ => {
+                        let (count, grown) = tree.remove_all_of(handle);
+                        let before = model.len();
+                        model.retain(|(_, other)| *other != digest);
+                        prop_assert_eq!(count, before - model.len());
+                        memory += grown;
+                    }
+                }
+                prop_assert_eq!(tree.memory() as isize, memory);
+            }
+            check(&tree, &model);
+            let (low, high) = (key(low), key(low + width));
+            let expected: Vec<_> = model.range((low, Digest([0; 20]))..=(high, Digest([255; 20]))).copied().collect();
+            prop_assert_eq!(collected(&tree, RangeStart::From(low), high, portion), expected);
+            let digest = Numbers.digest(behind);
+            let expected: Vec<_> =
+                model.range((low, digest)..=(high, Digest([255; 20]))).copied().filter(|at| *at != (low, digest)).collect();
+            prop_assert_eq!(collected(&tree, RangeStart::Behind(low, digest), high, portion), expected);
+        }
+    }
+
+    #[test]
+    fn takes_little_memory_and_shrinks_again() {
+        for ascending in [true, false] {
+            let mut tree = Tree::new();
+            let mut memory = 0;
+            let key_of =
+                |n: u32| key(if ascending { i64::from(n) } else { i64::from(n.wrapping_mul(0x9E37_79B1)) });
+            for n in 0..20_000 {
+                memory += tree.insert(key_of(n), &Numbers.digest(n), n, &Numbers).1;
+            }
+            assert_eq!((tree.memory() as isize, size_of::<TreeEntry<u32>>()), (memory, 14));
+            let bytes_per_entry = tree.memory() as f64 / 20_000.0;
+            assert!(bytes_per_entry < 21.0, "{bytes_per_entry} bytes an entry");
+            for n in 0..20_000 {
+                if n % 50 != 0 {
+                    memory += tree.remove(key_of(n), &Numbers.digest(n), &Numbers).1;
+                }
+            }
+            assert_eq!((tree.len(), tree.memory() as isize), (400, memory));
+            assert!(tree.memory() < 40_000, "{} bytes", tree.memory());
+            for n in 0..20_000 {
+                tree.remove(key_of(n), &Numbers.digest(n), &Numbers);
+            }
+            assert_eq!((tree.len(), tree.leaves.len()), (0, 0));
+        }
+    }
+}

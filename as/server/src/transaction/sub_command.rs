@@ -1,0 +1,115 @@
+//! Commands that the server itself gives for one record after the other, as background queries do. They run as those of
+//! clients, on the thread that gives them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cf::Digest;
+use cf::clock::StoredMillis;
+use datamodel::Budget;
+use datamodel::flat::FlatRecord;
+use proto::ResultCode;
+use proto::frame::HEADER_SIZE;
+use proto::message::Request;
+
+use super::filter::CompiledFilter;
+use super::{Call, INLINE_STEPS, Place, TransactionContext, Workspace};
+use crate::metrics::Origin;
+use crate::namespace::Namespace;
+
+/// Offset of the result in a record message.
+const RESULT_OFFSET: usize = 5;
+/// Steps, of about a nanosecond each, between two looks at the clock.
+const PORTION_STEPS: u64 = 1_000_000;
+
+/// A question about a record that is asked before it is changed, under its lock.
+pub(crate) trait RecordCheck {
+    /// Whether the command is for this record.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    fn passes(&self, record: &FlatRecord<'_>, budget: &Budget<'_>) -> Result<bool, ResultCode>;
+}
+
+/// A command for one record.
+pub(crate) struct SubCommand<'a> {
+    pub(crate) namespace: &'a Namespace,
+    /// What is to be done. Its own digest, filter and set mean nothing.
+    pub(crate) request: &'a Request<'a>,
+    pub(crate) digest: Digest,
+    pub(crate) origin: Origin,
+    pub(crate) filter: Option<&'a CompiledFilter<'a>>,
+    pub(crate) check: Option<&'a dyn RecordCheck>,
+}
+
+/// Carries out the commands of one thread.
+pub(crate) struct SubCommands {
+    context: Arc<TransactionContext>,
+    workspace: Workspace,
+    /// The reply, of which the result alone is of interest.
+    reply: Vec<u8>,
+}
+
+impl SubCommands {
+    pub(crate) fn new(context: Arc<TransactionContext>) -> Self {
+        let workspace = Workspace::new(&context.namespaces);
+        SubCommands { context, workspace, reply: Vec::new() }
+    }
+
+    /// Carries out a command; returns its result.
+    pub(crate) fn run(&mut self, command: &SubCommand<'_>, now: StoredMillis) -> ResultCode {
+        let deadline =
+            Instant::now() + Duration::from_millis(self.context.config.service.transaction_max_ms.get());
+        let place = Place::Pool { deadline };
+        // What is too long for this runs again on a copy of the record, without a lock. So does what finds its record
+        // reserved; it waits first.
+        let short = Budget::new(INLINE_STEPS);
+        let may_go_on = || Instant::now() < deadline;
+        let long = Budget::with_refill(PORTION_STEPS, &may_go_on);
+        let ran = match self.run_at(command, now, Place::Service, &short) {
+            Ok(true) => Ok(true),
+            Ok(false) => self.run_at(command, now, place, &long),
+            Err(result) => Err(result),
+        };
+        self.workspace.leave_sections();
+        // Nobody is told of what was done before it is on disk.
+        self.workspace.buffers.unsettled.clear();
+        match ran {
+            Ok(is_done) => assert!(is_done, "what runs as in the pool waits for nothing else"),
+            Err(result) => return result,
+        }
+        let code = self.reply.get(HEADER_SIZE + RESULT_OFFSET).copied();
+        code.and_then(ResultCode::from_code).unwrap_or(ResultCode::Unknown)
+    }
+
+    /// Runs a command; returns whether it is done, and has not to wait before it changes anything.
+    ///
+    /// # Errors
+    /// When this node does not serve the partition.
+    fn run_at(
+        &mut self,
+        command: &SubCommand<'_>,
+        now: StoredMillis,
+        place: Place,
+        budget: &Budget<'_>,
+    ) -> Result<bool, ResultCode> {
+        let (tree_id, _reservation) =
+            self.workspace.reserve_partition(command.namespace, &command.digest, place)?;
+        let call = Call {
+            context: &self.context,
+            place,
+            namespace: command.namespace,
+            request: command.request,
+            digest: command.digest,
+            tree_id,
+            now,
+            origin: command.origin,
+            filter: command.filter,
+            check: command.check,
+            row: None,
+            budget,
+        };
+        self.reply.clear();
+        Ok(self.workspace.run(&call, &mut self.reply).is_none())
+    }
+}
