@@ -53,17 +53,23 @@ impl Shared {
 /// The handles into one Lua state. They are dropped in this order: the state before the watch that its hook looks at.
 pub(super) struct Interpreter {
     run_record: Function,
-    make_record: Function,
+    pub(super) run_stream: Function,
+    pub(super) make_record: Function,
+    pub(super) make_stream: Function,
     pcall: Function,
     require: Function,
     shared: Rc<Shared>,
-    lua: Lua,
-    session: Rc<Session>,
-    watch: Rc<Watch>,
+    pub(super) lua: Lua,
+    pub(super) session: Rc<Session>,
+    pub(super) watch: Rc<Watch>,
     memory: Rc<Memory>,
 }
 
 impl Interpreter {
+    pub(super) fn converter(&self) -> Converter<'_> {
+        self.shared.converter(&self.lua)
+    }
+
     /// A fresh one, which finds the modules that it is asked for in `modules`.
     ///
     /// # Errors
@@ -99,7 +105,7 @@ impl Interpreter {
             lua.load(text).set_name(name).set_mode(ChunkMode::Text).call::<()>(&host)?;
         }
         let last = lua.load(include_str!("lua/aerospike.lua")).set_name("aerospike.lua");
-        let run_record = last.set_mode(ChunkMode::Text).call(&host)?;
+        let (run_record, run_stream) = last.set_mode(ChunkMode::Text).call(&host)?;
         let makers = Makers {
             open: host.get("open")?,
             list: host.get("make_list")?,
@@ -114,7 +120,9 @@ impl Interpreter {
         lua.set_memory_limit(MEMORY_MAX)?;
         Ok(Interpreter {
             run_record,
+            run_stream,
             make_record: host.get("make_record")?,
+            make_stream: host.get("make_stream")?,
             pcall,
             require: globals.get("require")?,
             shared,
@@ -182,7 +190,7 @@ impl Interpreter {
 
     fn call_opened(&self, function: &[u8], arguments: &[u8], id: i64) -> Result<Output, Failure> {
         let failed = |error: mlua::Error| Failure::Function(Some(message_of(&error)));
-        let converter = self.shared.converter(&self.lua);
+        let converter = self.converter();
         let arguments = converter.arguments(arguments).map_err(|error| failure_of(&error))?;
         let name = self.lua.create_string(function).map_err(failed)?;
         let record: Value = self.make_record.call(id).map_err(failed)?;
@@ -244,12 +252,12 @@ fn install_conversions(lua: &Lua, host: &Table, shared: &Weak<Shared>) -> mlua::
     )
 }
 
-fn failure_of(error: &ValueError) -> Failure {
+pub(super) fn failure_of(error: &ValueError) -> Failure {
     Failure::Function(Some(error.to_string().into_bytes()))
 }
 
 /// The text of an error that a program has raised or passed on; nothing if it is no text.
-fn error_text(error: &Value) -> Option<Vec<u8>> {
+pub(super) fn error_text(error: &Value) -> Option<Vec<u8>> {
     match error {
         Value::String(text) => Some(text.as_bytes().to_vec()),
         Value::Error(error) => Some(message_of(error)),
@@ -258,7 +266,7 @@ fn error_text(error: &Value) -> Option<Vec<u8>> {
 }
 
 /// The text of an error without what was added on its way through Rust.
-fn message_of(error: &mlua::Error) -> Vec<u8> {
+pub(super) fn message_of(error: &mlua::Error) -> Vec<u8> {
     let text = match error {
         mlua::Error::SyntaxError { message, .. } => message.clone(),
         mlua::Error::RuntimeError(message) => message.clone(),

@@ -16,6 +16,7 @@ mod pattern;
 #[expect(unsafe_code, reason = "Lua's C interface")]
 mod raw;
 mod record;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod value;

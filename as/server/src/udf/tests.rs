@@ -9,14 +9,14 @@ use proto::ResultCode;
 use super::*;
 
 /// Functions of one module `m` with this text.
-fn module(text: &str) -> Functions {
+pub(super) fn module(text: &str) -> Functions {
     let functions = Functions::new(Path::new("/nowhere"), true);
     functions.modules.accept(&[&module::tests::item("m.lua", Some(text.as_bytes()))]);
     functions
 }
 
-fn new_record() -> RecordState {
-    RecordState::new(RecordInput {
+pub(super) fn record_input() -> RecordInput {
+    RecordInput {
         digest: Digest([7; 20]),
         now: StoredMillis(1_000),
         found: None,
@@ -27,7 +27,11 @@ fn new_record() -> RecordState {
         is_in_memory: true,
         is_on_device: false,
         is_read_only: false,
-    })
+    }
+}
+
+fn new_record() -> RecordState {
+    RecordState::new(record_input())
 }
 
 fn call_with(
@@ -45,7 +49,7 @@ fn run(body: &str) -> Result<String, String> {
     shown(call_with(&functions, "f", &[0x90]).0)
 }
 
-fn shown(result: Result<Output, Failure>) -> Result<String, String> {
+pub(super) fn shown(result: Result<Output, Failure>) -> Result<String, String> {
     match result {
         Ok(Output { particle_type: 1, bytes }) => {
             Ok(i64::from_be_bytes(bytes.try_into().expect("eight bytes")).to_string())
