@@ -1,0 +1,590 @@
+//! Cluster-wide metadata: how a change of one node reaches all, and how nodes that meet come to the same items. Which item
+//! counts where two meet is for the caller to say; here is who tells whom what and when.
+//!
+//! The principal of the cluster is that of every module. A module's *version* is the cluster key under which all its items
+//! were last the same everywhere, and a number that counts the changes since.
+//!
+//! States of a module at the principal:
+//! - *merging*: after a change of the cluster it waits for the versions of all members. All as its own: *settled*. Some
+//!   behind in the same history: these get all items (*clean*). Another history, or ahead: all members are asked for all of
+//!   their items (*dirty*), the caller merges them ([`SmdAction::Merge`]), and all get the outcome (*clean*).
+//! - *clean*: waits until all whom it sent items have taken them, then *settled*.
+//! - *settled*: takes the next change: the caller makes it ([`SmdAction::Change`]), all get it (*setting*), and when all have
+//!   taken it its originator is told, and the next one comes.
+//!
+//! Messages are repeated until answered. A member reports its versions 50 ms after a change, and again when the principal
+//! asks. What comes before this node has learnt of its cluster is kept and taken then, where the C server drops it and needs
+//! 3 s. A change that cannot be made before its deadline ends as timed out: it may have been made.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use proto::peer::smd::{Full, Item, ModuleVersion, Smd, SmdBody};
+use proto::peer::{ClusterKey, NodeId};
+
+use crate::time::Now;
+
+/// The principal asks again after this.
+const PRINCIPAL_RESEND_MS: u64 = 3000;
+/// An originator asks the principal again after this.
+const ORIGINATOR_RESEND_MS: u64 = 100;
+/// A member gives its principal so long to learn of the change.
+const REPORT_DELAY_MS: u64 = 50;
+/// Changes that wait at the principal, and early messages of one peer.
+const QUEUE_MAX: usize = 1024;
+
+/// What happens to metadata.
+#[derive(Clone, Debug)]
+pub enum SmdEvent {
+    Tick,
+    /// The partitions were balanced for another cluster.
+    ClusterChanged {
+        cluster_key: ClusterKey,
+        succession: Vec<NodeId>,
+    },
+    Message {
+        from: NodeId,
+        message: Smd,
+    },
+    /// A client of this node wants a change; it hears by [`SmdAction::Finished`].
+    Set {
+        set: u64,
+        module: u32,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+        deadline_ms: u64,
+    },
+    /// The caller has merged: these are all items now.
+    Merged {
+        module: u32,
+        items: Vec<Item>,
+    },
+    /// The caller has made a change; `None` if there was nothing to change.
+    Changed {
+        module: u32,
+        item: Option<Item>,
+    },
+    /// What the caller has of a module, for [`SmdAction::Collect`].
+    Collected {
+        module: u32,
+        items: Vec<Item>,
+        purpose: Purpose,
+    },
+}
+
+/// What items of a module are wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// The principal sends them to members that are behind.
+    SendToMembers,
+    /// A member sends them to the principal.
+    SendToPrincipal,
+}
+
+/// What metadata wants done. What changes items is to be on disk before the next event.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SmdAction {
+    Send {
+        to: NodeId,
+        message: Smd,
+    },
+    /// Give all items of a module.
+    Collect {
+        module: u32,
+        purpose: Purpose,
+    },
+    /// Merge the items of others into those of a module, and say what it has then.
+    Merge {
+        module: u32,
+        others: Vec<Item>,
+        version: ModuleVersion,
+    },
+    /// Make a change as the principal: generation, timestamp; and say which item it made.
+    Change {
+        module: u32,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+        version: ModuleVersion,
+    },
+    /// Take an item from the principal.
+    Apply {
+        item: Item,
+        version: ModuleVersion,
+    },
+    /// Take all items from the principal.
+    Replace {
+        items: Vec<Item>,
+        version: ModuleVersion,
+    },
+    Finished {
+        set: u64,
+        result: SetResult,
+    },
+}
+
+/// How a change ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SetResult {
+    /// All members have it.
+    Done,
+    /// It may have been made.
+    TimedOut,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum ModuleState {
+    /// Not principal.
+    Member,
+    Merging {
+        versions: BTreeMap<NodeId, ModuleVersion>,
+    },
+    Dirty {
+        items: Vec<Item>,
+        received: BTreeSet<NodeId>,
+    },
+    /// The caller is merging.
+    AwaitsMerge,
+    /// The caller is making the change of an originator.
+    AwaitsChange {
+        originator: Originator,
+    },
+    /// Waits until these members have taken what was sent; of a change, the originator is told then.
+    Sending {
+        left: BTreeSet<NodeId>,
+        body: Option<SmdBody>,
+        originator: Option<Originator>,
+    },
+    Settled,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Originator {
+    node: NodeId,
+    transaction_id: u64,
+}
+
+#[derive(Clone, Debug)]
+struct ModuleOfCluster {
+    version: ModuleVersion,
+    state: ModuleState,
+    waiting: VecDeque<(Originator, Vec<u8>, Option<Vec<u8>>)>,
+    resend_at_ms: u64,
+}
+
+/// A change that a client of this node waits for.
+#[derive(Clone, Debug)]
+struct PendingSet {
+    set: u64,
+    module: u32,
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
+    deadline_ms: u64,
+    resend_at_ms: u64,
+}
+
+/// The metadata of one node, without the items.
+#[derive(Clone, Debug)]
+pub struct SmdPropagation {
+    self_node: NodeId,
+    cluster_key: ClusterKey,
+    succession: Vec<NodeId>,
+    modules: BTreeMap<u32, ModuleOfCluster>,
+    sets: BTreeMap<u64, PendingSet>,
+    next_transaction_id: u64,
+    report_at_ms: Option<u64>,
+    early: BTreeMap<NodeId, VecDeque<Smd>>,
+    actions: Vec<SmdAction>,
+}
+
+impl SmdPropagation {
+    /// With the versions of all modules that there are, as they are on disk.
+    #[must_use]
+    pub fn new(self_node: NodeId, versions: &[ModuleVersion]) -> Self {
+        let module = |version: &ModuleVersion| {
+            let waiting = VecDeque::new();
+            let state = ModuleState::Member;
+            (version.module, ModuleOfCluster { version: *version, state, waiting, resend_at_ms: 0 })
+        };
+        SmdPropagation {
+            self_node,
+            cluster_key: ClusterKey::NONE,
+            succession: Vec::new(),
+            modules: versions.iter().map(module).collect(),
+            sets: BTreeMap::new(),
+            next_transaction_id: 1,
+            report_at_ms: None,
+            early: BTreeMap::new(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// The version of a module.
+    #[must_use]
+    pub fn version(&self, module: u32) -> Option<ModuleVersion> {
+        self.modules.get(&module).map(|module| module.version)
+    }
+
+    /// Whether no module waits for anything.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let rests = |state: &ModuleState| matches!(state, ModuleState::Member | ModuleState::Settled);
+        self.report_at_ms.is_none() && self.modules.values().all(|module| rests(&module.state))
+    }
+
+    fn is_principal(&self) -> bool {
+        self.succession.first() == Some(&self.self_node)
+    }
+
+    fn others(&self) -> BTreeSet<NodeId> {
+        self.succession.iter().copied().filter(|node| *node != self.self_node).collect()
+    }
+
+    fn send(&mut self, to: NodeId, body: SmdBody) {
+        let message = Smd { cluster_key: self.cluster_key, body };
+        self.actions.push(SmdAction::Send { to, message });
+    }
+
+    /// One event. What is to be done follows.
+    pub fn step(&mut self, event: SmdEvent, now: Now) -> Vec<SmdAction> {
+        match event {
+            SmdEvent::Tick => self.tick(now),
+            SmdEvent::ClusterChanged { cluster_key, succession } => {
+                self.cluster_changed(cluster_key, succession, now);
+            }
+            SmdEvent::Message { from, message } => self.message(from, message, now),
+            SmdEvent::Set { set, module, key, value, deadline_ms } => {
+                let transaction_id = self.next_transaction_id;
+                self.next_transaction_id += 1;
+                let pending = PendingSet { set, module, key, value, deadline_ms, resend_at_ms: 0 };
+                self.sets.insert(transaction_id, pending);
+                self.ask_for_sets(now);
+            }
+            SmdEvent::Merged { module, items } => self.merged(module, items, now),
+            SmdEvent::Changed { module, item } => self.changed(module, item, now),
+            SmdEvent::Collected { module, items, purpose } => self.collected(module, items, purpose, now),
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    fn cluster_changed(&mut self, cluster_key: ClusterKey, succession: Vec<NodeId>, now: Now) {
+        self.cluster_key = cluster_key;
+        self.succession = succession;
+        let is_principal = self.is_principal();
+        let others = self.others();
+        for module in self.modules.values_mut() {
+            // Originators of the old cluster ask again.
+            module.waiting.clear();
+            module.resend_at_ms = now.monotonic_ms + PRINCIPAL_RESEND_MS;
+            module.state = match (is_principal, others.is_empty()) {
+                (false, _) => ModuleState::Member,
+                (true, true) => ModuleState::Settled,
+                (true, false) => ModuleState::Merging { versions: BTreeMap::new() },
+            };
+        }
+        self.report_at_ms = (!is_principal).then_some(now.monotonic_ms + REPORT_DELAY_MS);
+        self.sets.values_mut().for_each(|set| set.resend_at_ms = 0);
+        for (from, messages) in std::mem::take(&mut self.early) {
+            for message in messages.into_iter().filter(|message| message.cluster_key == cluster_key) {
+                self.message(from, message, now);
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Now) {
+        if self.report_at_ms.is_some_and(|at_ms| at_ms <= now.monotonic_ms) {
+            self.report_at_ms = None;
+            let versions = self.modules.values().map(|module| module.version).collect();
+            if let Some(principal) = self.succession.first().copied() {
+                self.send(principal, SmdBody::ReportAllVersions { versions });
+            }
+        }
+        let due = self.modules.iter().filter(|(_, module)| module.resend_at_ms <= now.monotonic_ms);
+        for id in due.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.resend(id, now);
+        }
+        let expired = self.sets.iter().filter(|(_, set)| set.deadline_ms <= now.monotonic_ms);
+        for id in expired.map(|(id, _)| *id).collect::<Vec<_>>() {
+            if let Some(set) = self.sets.remove(&id) {
+                self.actions.push(SmdAction::Finished { set: set.set, result: SetResult::TimedOut });
+            }
+        }
+        self.ask_for_sets(now);
+    }
+
+    /// Repeats what the state of a module waits for an answer to.
+    fn resend(&mut self, id: u32, now: Now) {
+        let others = self.others();
+        let Some(module) = self.modules.get_mut(&id) else { return };
+        module.resend_at_ms = now.monotonic_ms + PRINCIPAL_RESEND_MS;
+        let ModuleVersion { committed_key, transaction_id, .. } = module.version;
+        let (to, body): (Vec<NodeId>, _) = match &module.state {
+            ModuleState::Merging { versions } => {
+                let left = others.iter().filter(|node| !versions.contains_key(node));
+                (left.copied().collect(), SmdBody::RequestVersion { module: id })
+            }
+            ModuleState::Dirty { received, .. } => {
+                let left = others.iter().filter(|node| !received.contains(node));
+                let body = SmdBody::RequestFull { transaction_id, module: id, committed_key };
+                (left.copied().collect(), body)
+            }
+            ModuleState::Sending { left, body: Some(body), .. } => {
+                (left.iter().copied().collect(), body.clone())
+            }
+            _ => return,
+        };
+        to.into_iter().for_each(|node| self.send(node, body.clone()));
+    }
+
+    /// Asks the principal for the changes that clients of this node wait for.
+    fn ask_for_sets(&mut self, now: Now) {
+        let Some(principal) = self.succession.first().copied() else { return };
+        let due = self.sets.iter().filter(|(_, set)| set.resend_at_ms <= now.monotonic_ms);
+        for transaction_id in due.map(|(id, _)| *id).collect::<Vec<_>>() {
+            let Some(set) = self.sets.get_mut(&transaction_id) else { continue };
+            set.resend_at_ms = now.monotonic_ms + ORIGINATOR_RESEND_MS;
+            let (module, key, value) = (set.module, set.key.clone(), set.value.clone());
+            if principal == self.self_node {
+                self.queue_set(Originator { node: principal, transaction_id }, module, key, value);
+            } else {
+                self.send(principal, SmdBody::SetToPrincipal { transaction_id, module, key, value });
+            }
+        }
+    }
+
+    /// At the principal: takes a change into the line, unless it is in it already.
+    fn queue_set(&mut self, originator: Originator, id: u32, key: Vec<u8>, value: Option<Vec<u8>>) {
+        let Some(module) = self.modules.get_mut(&id) else { return };
+        let is_under_way = match &module.state {
+            ModuleState::AwaitsChange { originator: other } => *other == originator,
+            ModuleState::Sending { originator: Some(other), .. } => *other == originator,
+            _ => false,
+        };
+        let is_queued = module.waiting.iter().any(|(other, ..)| *other == originator);
+        if !is_under_way && !is_queued && module.waiting.len() < QUEUE_MAX {
+            module.waiting.push_back((originator, key, value));
+            self.next_set(id);
+        }
+    }
+
+    fn next_set(&mut self, id: u32) {
+        let cluster_key = self.cluster_key;
+        let Some(module) = self.modules.get_mut(&id) else { return };
+        if module.state != ModuleState::Settled {
+            return;
+        }
+        if let Some((originator, key, value)) = module.waiting.pop_front() {
+            module.state = ModuleState::AwaitsChange { originator };
+            let version = ModuleVersion {
+                module: id,
+                committed_key: cluster_key,
+                transaction_id: module.version.transaction_id + 1,
+            };
+            self.actions.push(SmdAction::Change { module: id, key, value, version });
+        }
+    }
+
+    fn changed(&mut self, id: u32, item: Option<Item>, now: Now) {
+        let (cluster_key, others) = (self.cluster_key, self.others());
+        let Some(module) = self.modules.get_mut(&id) else { return };
+        let ModuleState::AwaitsChange { originator } = module.state else { return };
+        let mut left = BTreeSet::new();
+        let mut body = None;
+        if let Some(item) = item {
+            module.version.transaction_id += 1;
+            module.version.committed_key = cluster_key;
+            let transaction_id = module.version.transaction_id;
+            body = Some(SmdBody::SetFromPrincipal { transaction_id, module: id, item });
+            left = others;
+        }
+        module.state = ModuleState::Sending { left, body, originator: Some(originator) };
+        self.resend(id, now);
+        self.finish_sending(id);
+    }
+
+    /// If all have taken what was sent, the module is settled and the originator is told.
+    fn finish_sending(&mut self, id: u32) {
+        let Some(module) = self.modules.get_mut(&id) else { return };
+        let ModuleState::Sending { left, originator, .. } = &module.state else { return };
+        if !left.is_empty() {
+            return;
+        }
+        let originator = *originator;
+        module.state = ModuleState::Settled;
+        if let Some(Originator { node, transaction_id }) = originator {
+            if node == self.self_node {
+                self.finish_set(transaction_id);
+            } else {
+                self.send(node, SmdBody::SetAck { transaction_id, module: id });
+            }
+        }
+        self.next_set(id);
+    }
+
+    fn finish_set(&mut self, transaction_id: u64) {
+        if let Some(set) = self.sets.remove(&transaction_id) {
+            self.actions.push(SmdAction::Finished { set: set.set, result: SetResult::Done });
+        }
+    }
+
+    fn message(&mut self, from: NodeId, message: Smd, now: Now) {
+        if message.cluster_key != self.cluster_key {
+            let early = self.early.entry(from).or_default();
+            early.push_back(message);
+            if early.len() > QUEUE_MAX {
+                early.pop_front();
+            }
+            return;
+        }
+        if !self.succession.contains(&from) || from == self.self_node {
+            return;
+        }
+        let is_from_principal = self.succession.first() == Some(&from);
+        match message.body {
+            SmdBody::SetToPrincipal { transaction_id, module, key, value } if self.is_principal() => {
+                self.queue_set(Originator { node: from, transaction_id }, module, key, value);
+            }
+            SmdBody::ReportAllVersions { versions } => {
+                versions.into_iter().for_each(|version| self.reported(from, version, now));
+            }
+            SmdBody::ReportVersion { transaction_id, module, committed_key } => {
+                self.reported(from, ModuleVersion { module, committed_key, transaction_id }, now);
+            }
+            SmdBody::FullToPrincipal(full) => self.full_to_principal(from, full),
+            SmdBody::AckToPrincipal { transaction_id, module } => {
+                self.acknowledged(from, module, transaction_id);
+            }
+            SmdBody::SetFromPrincipal { transaction_id, module, item } if is_from_principal => {
+                let version = ModuleVersion { module, committed_key: self.cluster_key, transaction_id };
+                self.take(from, version, |version| SmdAction::Apply { item, version });
+            }
+            SmdBody::FullFromPrincipal(full) if is_from_principal => {
+                let Full { transaction_id, module, committed_key, items } = full;
+                let version = ModuleVersion { module, committed_key, transaction_id };
+                self.take(from, version, |version| SmdAction::Replace { items, version });
+            }
+            SmdBody::RequestVersion { module } if is_from_principal => {
+                if let Some(version) = self.version(module) {
+                    let ModuleVersion { committed_key, transaction_id, .. } = version;
+                    self.send(from, SmdBody::ReportVersion { transaction_id, module, committed_key });
+                }
+            }
+            SmdBody::RequestFull { module, .. } if is_from_principal => {
+                self.actions.push(SmdAction::Collect { module, purpose: Purpose::SendToPrincipal });
+            }
+            SmdBody::SetAck { transaction_id, .. } if is_from_principal => self.finish_set(transaction_id),
+            // The originator asks again anyway.
+            _ => {}
+        }
+    }
+
+    /// A member takes what the principal sends, and acknowledges it; a repetition is only acknowledged.
+    fn take(
+        &mut self,
+        from: NodeId,
+        version: ModuleVersion,
+        action: impl FnOnce(ModuleVersion) -> SmdAction,
+    ) {
+        let ModuleVersion { module: id, transaction_id, .. } = version;
+        let Some(module) = self.modules.get_mut(&id) else { return };
+        let is_same_history = module.version.committed_key == version.committed_key;
+        if !is_same_history || module.version.transaction_id < transaction_id {
+            module.version = version;
+            self.actions.push(action(version));
+        }
+        self.send(from, SmdBody::AckToPrincipal { transaction_id, module: id });
+    }
+
+    fn reported(&mut self, from: NodeId, version: ModuleVersion, now: Now) {
+        let others = self.others();
+        let Some(module) = self.modules.get_mut(&version.module) else { return };
+        let ModuleState::Merging { versions } = &mut module.state else { return };
+        versions.insert(from, version);
+        let own = module.version;
+        let is_empty = version.committed_key.is_none() && version.transaction_id == 0;
+        let is_same_history = version.committed_key == own.committed_key && !own.committed_key.is_none();
+        let is_ahead = is_same_history && version.transaction_id > own.transaction_id;
+        if !is_empty && !is_same_history || is_ahead {
+            module.state = ModuleState::Dirty { items: Vec::new(), received: BTreeSet::new() };
+            self.resend(version.module, now);
+            return;
+        }
+        if versions.len() < others.len() {
+            return;
+        }
+        let is_behind =
+            |(_, version): &(&NodeId, &ModuleVersion)| version.transaction_id < own.transaction_id;
+        let left: BTreeSet<NodeId> = versions.iter().filter(is_behind).map(|(node, _)| *node).collect();
+        if left.is_empty() {
+            module.state = ModuleState::Settled;
+            self.next_set(version.module);
+        } else {
+            module.state = ModuleState::Sending { left, body: None, originator: None };
+            let (module, purpose) = (version.module, Purpose::SendToMembers);
+            self.actions.push(SmdAction::Collect { module, purpose });
+        }
+    }
+
+    fn full_to_principal(&mut self, from: NodeId, full: Full) {
+        let (cluster_key, others) = (self.cluster_key, self.others());
+        let Some(module) = self.modules.get_mut(&full.module) else { return };
+        let ModuleState::Dirty { items, received } = &mut module.state else { return };
+        if received.insert(from) {
+            items.extend(full.items);
+        }
+        if received.len() == others.len() {
+            let others = std::mem::take(items);
+            module.state = ModuleState::AwaitsMerge;
+            module.version.committed_key = cluster_key;
+            module.version.transaction_id = 1;
+            let version = module.version;
+            self.actions.push(SmdAction::Merge { module: full.module, others, version });
+        }
+    }
+
+    fn merged(&mut self, id: u32, items: Vec<Item>, now: Now) {
+        let left = self.others();
+        let Some(module) = self.modules.get_mut(&id) else { return };
+        if module.state == ModuleState::AwaitsMerge {
+            let body = Some(SmdBody::FullFromPrincipal(module.full(items)));
+            module.state = ModuleState::Sending { left, body, originator: None };
+            self.resend(id, now);
+        }
+    }
+
+    fn collected(&mut self, id: u32, items: Vec<Item>, purpose: Purpose, now: Now) {
+        let Some(module) = self.modules.get_mut(&id) else { return };
+        let full = module.full(items);
+        match (purpose, &mut module.state) {
+            (Purpose::SendToMembers, ModuleState::Sending { body: body @ None, .. }) => {
+                *body = Some(SmdBody::FullFromPrincipal(full));
+                self.resend(id, now);
+            }
+            (Purpose::SendToPrincipal, ModuleState::Member) => {
+                if let Some(principal) = self.succession.first().copied() {
+                    self.send(principal, SmdBody::FullToPrincipal(full));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn acknowledged(&mut self, from: NodeId, id: u32, transaction_id: u64) {
+        let Some(module) = self.modules.get_mut(&id) else { return };
+        if module.version.transaction_id != transaction_id {
+            return;
+        }
+        if let ModuleState::Sending { left, .. } = &mut module.state {
+            left.remove(&from);
+            self.finish_sending(id);
+        }
+    }
+}
+
+impl ModuleOfCluster {
+    fn full(&self, items: Vec<Item>) -> Full {
+        let ModuleVersion { module, committed_key, transaction_id } = self.version;
+        Full { transaction_id, module, committed_key, items }
+    }
+}

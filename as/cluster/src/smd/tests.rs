@@ -1,0 +1,171 @@
+//! Metadata of several nodes in one process: changes reach all, nodes that meet end with the same items, whatever messages
+//! are lost or delayed on the way.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proto::peer::smd::{Item, ModuleVersion, Smd};
+use proto::peer::{ClusterKey, NodeId};
+
+use super::{SetResult, SmdAction, SmdEvent, SmdPropagation};
+use crate::time::{Now, Random};
+
+const MODULE: u32 = 3;
+
+struct Member {
+    propagation: SmdPropagation,
+    items: BTreeMap<Vec<u8>, Item>,
+    finished: Vec<(u64, SetResult)>,
+}
+
+struct Cluster {
+    members: BTreeMap<NodeId, Member>,
+    messages: VecDeque<(NodeId, NodeId, Smd)>,
+    time_ms: u64,
+    random: Random,
+    lost_percent: u64,
+}
+
+impl Cluster {
+    fn new(nodes: u64, lost_percent: u64, seed: u64) -> Self {
+        let version = ModuleVersion { module: MODULE, committed_key: ClusterKey::NONE, transaction_id: 0 };
+        let member = |id| {
+            let propagation = SmdPropagation::new(NodeId(id), &[version]);
+            (NodeId(id), Member { propagation, items: BTreeMap::new(), finished: Vec::new() })
+        };
+        let members = (1..=nodes).map(member).collect();
+        Cluster { members, messages: VecDeque::new(), time_ms: 0, random: Random::new(seed), lost_percent }
+    }
+
+    fn step(&mut self, node: NodeId, event: SmdEvent) {
+        let now = Now { monotonic_ms: self.time_ms, wall_ms: self.time_ms };
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let member = self.members.get_mut(&node).unwrap();
+            for action in member.propagation.step(event, now) {
+                match action {
+                    SmdAction::Send { to, message } => {
+                        let mut bytes = Vec::new();
+                        message.encode(&mut bytes);
+                        if self.random.next_u64() % 100 >= self.lost_percent {
+                            self.messages.push_back((node, to, Smd::decode(&bytes).unwrap()));
+                        }
+                    }
+                    SmdAction::Collect { module, purpose } => {
+                        let items = member.items.values().cloned().collect();
+                        events.push_back(SmdEvent::Collected { module, items, purpose });
+                    }
+                    SmdAction::Merge { module, others, .. } => {
+                        for item in others {
+                            let present = member.items.get(&item.key).map(|item| item.timestamp);
+                            if present.is_none_or(|present| present < item.timestamp) {
+                                member.items.insert(item.key.clone(), item);
+                            }
+                        }
+                        let items = member.items.values().cloned().collect();
+                        events.push_back(SmdEvent::Merged { module, items });
+                    }
+                    SmdAction::Change { module, key, value, .. } => {
+                        let generation = member.items.get(&key).map_or(1, |item| item.generation + 1);
+                        let item = Item { key: key.clone(), value, generation, timestamp: self.time_ms };
+                        member.items.insert(key, item.clone());
+                        events.push_back(SmdEvent::Changed { module, item: Some(item) });
+                    }
+                    SmdAction::Apply { item, .. } => drop(member.items.insert(item.key.clone(), item)),
+                    SmdAction::Replace { items, .. } => {
+                        member.items = items.into_iter().map(|item| (item.key.clone(), item)).collect();
+                    }
+                    SmdAction::Finished { set, result } => member.finished.push((set, result)),
+                }
+            }
+        }
+    }
+
+    fn run(&mut self, duration_ms: u64) {
+        let end_ms = self.time_ms + duration_ms;
+        while self.time_ms < end_ms {
+            for _ in 0..self.messages.len() {
+                // Half of them wait, so that they change places.
+                let Some((from, to, message)) = self.messages.pop_front() else { break };
+                if self.random.next_u64().is_multiple_of(2) {
+                    self.messages.push_back((from, to, message));
+                } else {
+                    self.step(to, SmdEvent::Message { from, message });
+                }
+            }
+            self.time_ms += 5;
+            for node in self.members.keys().copied().collect::<Vec<_>>() {
+                self.step(node, SmdEvent::Tick);
+            }
+        }
+    }
+
+    fn form(&mut self, key: u64, nodes: &[u64]) {
+        let mut succession: Vec<NodeId> = nodes.iter().map(|node| NodeId(*node)).collect();
+        succession.sort_unstable_by(|left, right| right.cmp(left));
+        for node in succession.clone() {
+            let succession = succession.clone();
+            self.step(node, SmdEvent::ClusterChanged { cluster_key: ClusterKey(key), succession });
+            // Members learn of it one after the other.
+            self.run(20);
+        }
+    }
+
+    fn set(&mut self, node: u64, set: u64, value: &str) {
+        let (key, value) = (format!("key{set}").into_bytes(), Some(value.as_bytes().to_vec()));
+        let deadline_ms = self.time_ms + 60_000;
+        self.step(NodeId(node), SmdEvent::Set { set, module: MODULE, key, value, deadline_ms });
+    }
+
+    fn is_agreed(&self, nodes: &[u64], count: usize) {
+        for node in nodes {
+            let member = &self.members[&NodeId(*node)];
+            let first = &self.members[&NodeId(nodes[0])];
+            assert!(member.propagation.is_settled(), "{node} {:?}", member.propagation);
+            assert_eq!(member.items, first.items);
+            assert_eq!(member.items.len(), count);
+            assert_eq!(member.propagation.version(MODULE), first.propagation.version(MODULE));
+        }
+    }
+}
+
+#[test]
+fn changes_of_any_node_reach_all() {
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(4, seed % 3 * 10, seed);
+        cluster.form(77, &[1, 2, 3, 4]);
+        (1..=4).for_each(|node| cluster.set(node, node, "value"));
+        cluster.run(40_000);
+        cluster.is_agreed(&[1, 2, 3, 4], 4);
+        for (node, member) in &cluster.members {
+            assert_eq!(member.finished, [(node.0, SetResult::Done)], "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn clusters_that_meet_merge_and_newcomers_catch_up() {
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(5, seed % 3 * 10, seed);
+        cluster.form(7, &[1, 2]);
+        cluster.form(8, &[3, 4]);
+        cluster.set(1, 1, "one");
+        cluster.set(3, 2, "two");
+        cluster.run(20_000);
+        cluster.is_agreed(&[1, 2], 1);
+        cluster.is_agreed(&[3, 4], 1);
+        cluster.form(9, &[1, 2, 3, 4]);
+        cluster.run(40_000);
+        cluster.is_agreed(&[1, 2, 3, 4], 2);
+        cluster.form(10, &[1, 2, 3, 4, 5]);
+        cluster.run(40_000);
+        cluster.is_agreed(&[1, 2, 3, 4, 5], 2);
+    }
+}
+
+#[test]
+fn a_change_without_a_cluster_times_out() {
+    let mut cluster = Cluster::new(1, 0, 1);
+    cluster.set(1, 1, "value");
+    cluster.run(60_100);
+    assert_eq!(cluster.members[&NodeId(1)].finished, [(1, SetResult::TimedOut)]);
+}
