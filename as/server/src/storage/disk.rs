@@ -91,8 +91,7 @@ type WhenDurable = Box<dyn FnOnce(&[usize]) + Send>;
 /// Records of one disk that somebody waits for to be on it, by `commit-to-device`, without holding up a thread.
 pub(crate) struct DurableWait {
     pub(crate) locations: Vec<Location>,
-    /// Called once, by the flush thread, with the positions in `locations` of those that did not get there. Not called if
-    /// the server stops before.
+    /// Called once, by the flush thread, with the positions in `locations` of those that did not get there.
     pub(crate) done: WhenDurable,
 }
 

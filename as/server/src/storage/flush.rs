@@ -117,8 +117,12 @@ impl Disk {
             }
             self.free_deferred(&free);
         }
-        // Who waits now is told by nobody.
-        self.waits.lock().clear();
+        // Nobody adds to those who wait now: whoever could has ended before.
+        let waits = std::mem::take(&mut *self.waits.lock());
+        if let Err(error) = self.flush_for(&waits, wblocks) {
+            self.fail(&error);
+        }
+        self.end_waits(waits);
     }
 
     /// Tells those who wait what has become of their records, after a flush for them.
