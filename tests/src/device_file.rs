@@ -25,6 +25,7 @@ pub const EPOCH_SECONDS: u64 = 1_262_304_000;
 const PARTITIONS: std::ops::Range<usize> = 4096..69632;
 const UNIQUE: usize = 69632;
 const RUNS: usize = UNIQUE + 1024;
+const OWN: usize = RUNS + 16 + 8 * 128;
 const RECORD_HEADER_SIZE: usize = 35;
 const HAS_VOID_TIME: u32 = 1 << 19;
 const HAS_SET: u32 = 1 << 20;
@@ -48,6 +49,9 @@ pub struct Header {
     pub pristine_offset: u64,
     /// What each start of this server adds, the last first.
     pub runs: Vec<u64>,
+    /// Bytes in use, and the key of the marks behind the records of a block, as this server adds them; else 0.
+    pub size: u64,
+    pub end_mark_key: u64,
 }
 
 /// Reads the header of a file and checks that everything in it that has no meaning is zero.
@@ -62,12 +66,14 @@ pub fn header(file: &[u8]) -> Header {
     let run_count = if file[RUNS..].starts_with(b"FERRORUN") { u32_at(file, RUNS + 8) as usize } else { 0 };
     assert!(run_count <= 128);
     let runs_end = if run_count == 0 { RUNS } else { RUNS + 16 + 8 * run_count };
+    let own_end = if file[OWN..].starts_with(b"FERRODEV") { OWN + 28 } else { OWN };
     let unused = [
         &name[length..],
         &file[64..4096],
         &file[UNIQUE + 4..UNIQUE + 88],
         &file[UNIQUE + 96..RUNS],
-        &file[runs_end..WBLOCK_SIZE],
+        &file[runs_end..OWN],
+        &file[own_end..WBLOCK_SIZE],
     ];
     for (number, part) in unused.iter().enumerate() {
         assert!(part.iter().all(|byte| *byte == 0), "unused part {number} of the header");
@@ -82,6 +88,8 @@ pub fn header(file: &[u8]) -> Header {
         partitions: partitions.collect(),
         device_id: u32_at(file, UNIQUE),
         pristine_offset: u64_at(file, UNIQUE + 88),
+        size: if own_end == OWN { 0 } else { u64_at(file, OWN + 8) },
+        end_mark_key: if own_end == OWN { 0 } else { u64_at(file, OWN + 16) },
         runs: (0..run_count).map(|at| u64_at(file, RUNS + 16 + 8 * at)).collect(),
     }
 }
@@ -109,7 +117,8 @@ pub struct FlatRecord {
     pub is_padded_with_zeros: bool,
 }
 
-/// The records of a file in which no block was used twice, in order; checks that between and behind them are zeros.
+/// The records of a file in which no block was used twice, in order; checks that between them is nothing, and behind them
+/// no more than the end mark of their block.
 pub fn records(file: &[u8]) -> Vec<FlatRecord> {
     let mut records = Vec::new();
     for block in (WBLOCK_SIZE..file.len()).step_by(WBLOCK_SIZE) {
@@ -119,6 +128,9 @@ pub fn records(file: &[u8]) -> Vec<FlatRecord> {
             let record = record(&file[..end], at);
             at += record.size;
             records.push(record);
+        }
+        if at < end && file[at..].starts_with(b"ENDBLOCK") {
+            at += 16;
         }
         assert!(
             file[at..end].iter().all(|byte| *byte == 0),

@@ -224,6 +224,15 @@ impl Server {
         self.check_log();
     }
 
+    /// Asks the process to stop, which must end with an error as something is lost.
+    pub fn stop_with_losses(&mut self) {
+        self.signal(Signal::SIGTERM);
+        let mut process = self.process.take().expect("a running process");
+        let status = self.await_end(&mut process);
+        assert_eq!(status.code(), Some(1), "how the server ended\n{}", self.log_tail());
+        self.check_log();
+    }
+
     /// Starts the server again in the same folder, after `stop` or `kill9`; its port may be another.
     pub fn restart(&mut self) {
         assert!(self.process.is_none(), "the server still runs");

@@ -102,6 +102,101 @@ fn a_short_file_is_refused() {
     check_all(&mut server.connect());
 }
 
+/// A server with records in many blocks, which was killed, and its file.
+fn killed_with_blocks() -> (Server, DataFile) {
+    let storage = ["file {dir}/test.dat", "filesize 256M", "defrag-lwm-pct 1", "post-write-cache 0"];
+    let mut server = Server::start(&stored_config("test", "device", &storage));
+    let mut client = server.connect();
+    for number in 0..LARGE_RECORDS {
+        while client.ask(&large(number)).unwrap().result == result::DEVICE_OVERLOAD {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+    // On disk at the latest after a second.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    server.kill9();
+    let file = DataFile::of(&server, "test.dat");
+    (server, file)
+}
+
+const LARGE_RECORDS: u32 = 150;
+
+fn large(number: u32) -> Message {
+    Message::put(&key(number), vec![number as u8; 900_000])
+}
+
+/// Numbers of the large records that are served.
+fn served(client: &mut Client) -> Vec<u32> {
+    (0..LARGE_RECORDS)
+        .filter(|number| client.ask(&Message::get(&key(*number))).unwrap().result == result::OK)
+        .collect()
+}
+
+#[test]
+fn a_hole_hides_nothing_and_is_told() {
+    let (mut server, file) = killed_with_blocks();
+    let places = file.places();
+    // Not at the edges of blocks: in the middle of records.
+    let (start, end) = (3 * WBLOCK_SIZE as u64 + 3_000_016, 15 * WBLOCK_SIZE as u64 + 2_000_064);
+    file.overwrite(start, &vec![0; (end - start) as usize]);
+    let intact: Vec<u32> = (0..LARGE_RECORDS)
+        .filter(|number| {
+            let place = places.of(*number);
+            place.end <= start || place.start >= end
+        })
+        .collect();
+    assert!((40..70).contains(&intact.len()), "{}", intact.len());
+    server.allow("a hole").allow("is damaged and left out").allow("were not loaded");
+    server.restart();
+    assert_eq!(served(&mut server.connect()), intact);
+    line_with(&server.log(), &[": WARNING (", &file.name(), "a hole: ", "though they were in use; restore"]);
+    line_with(&server.log(), &[": WARNING (", &file.name(), "a hole: zeros where records were; restore"]);
+}
+
+#[test]
+fn an_erased_header_is_refused_while_there_are_records() {
+    let (mut server, file) = stopped("device");
+    let head = file.bytes()[..1 << 20].to_vec();
+    for size in [128 << 10, 1 << 20] {
+        file.overwrite(0, &vec![0; size]);
+        check_refused(&mut server, &file, &["restore"]);
+        file.overwrite(0, &head);
+    }
+    server.restart();
+    check_all(&mut server.connect());
+    // Whoever says so may begin anew.
+    server.stop();
+    file.overwrite(0, &vec![0; 1 << 20]);
+    server.configure(&stored_config("test", "device", &[&FILE[..], &["cold-start-empty true"]].concat()));
+    server.allow("of a former use were erased");
+    server.restart();
+    assert_eq!(server.connect().figure("namespace/test", "objects").unwrap(), 0);
+}
+
+#[test]
+fn a_file_that_was_cut_after_a_crash_is_refused() {
+    let (mut server, file) = killed_with_blocks();
+    file.truncate(130 << 20);
+    check_refused(&mut server, &file, &["the file was cut", "truncate -s 268435456"]);
+    // What is left of it is served to whoever takes that advice.
+    file.truncate(256 << 20);
+    server.allow("is damaged and left out").allow("a hole").allow("were not loaded");
+    server.restart();
+    assert!(served(&mut server.connect()).len() > 120);
+}
+
+#[test]
+fn a_torn_record_at_the_end_of_a_crash_is_no_damage() {
+    let (mut server, file) = killed_with_blocks();
+    let place = file.places().of(LARGE_RECORDS - 1);
+    let cut = (place.start + 300_000) / 512 * 512;
+    file.overwrite(cut, &vec![0; (place.end + 4096 - cut) as usize]);
+    server.restart();
+    assert_eq!(served(&mut server.connect()).len(), LARGE_RECORDS as usize - 1);
+    line_with(&server.log(), &[": INFO (", &file.name(), "of a write that was not completed"]);
+    server.stop();
+}
+
 /// Damages record 7 in this way while the server is stopped; the others are found, and it is told which was lost.
 fn check_damage_at_rest(engine: &str, damage: impl Fn(&Range<u64>) -> Range<u64>, identifies: bool) {
     let (mut server, file) = stopped(engine);

@@ -37,7 +37,7 @@ fn now() -> u32 {
 struct Model {
     records: Vec<(Key, History)>,
     tombstones: BTreeSet<u64>,
-    /// Were a tombstone at some time: once deleted or expired they are tombstones again.
+    /// Were a tombstone at some time, or got a shorter time to live: once deleted or expired they are tombstones again.
     once_buried: BTreeSet<u64>,
     with_expiry: bool,
     random: Random,
@@ -103,7 +103,15 @@ impl Model {
 
     fn perform(&mut self, client: &mut Client, at: usize, act: Act) {
         let (key, history) = &mut self.records[at];
+        let before = history.now().map(|found| found.void_time);
         perform(client, "test", (key, history), act).expect("a server that runs");
+        if let (Some(before), Some(after)) = (before, history.now().map(|found| found.void_time))
+            && after != 0
+            && (before == 0 || before > after)
+        {
+            // Its older copies live longer than it does.
+            self.once_buried.insert(key.id);
+        }
         if history.is_deleted_durably() {
             self.tombstones.insert(key.id);
             self.once_buried.insert(key.id);

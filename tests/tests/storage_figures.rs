@@ -135,7 +135,7 @@ fn blocks_written(file: &DataFile) -> i64 {
 }
 
 /// Fills blocks that the system does not let be written; they wait, and the figure called `queue` says how many.
-fn check_queue(engine: &str, files: &str, kind: &str, queues: &[&str]) {
+fn check_queue(engine: &str, files: &str, kind: &str, queues: &[&str], failed: &str) {
     let file = format!("file {files}");
     let storage = [&[file.as_str(), "filesize 256M"], &AT_REST[..]].concat();
     // Files have their size already, and no byte behind their first part may be written. How large a unit of the limit
@@ -151,21 +151,25 @@ fn check_queue(engine: &str, files: &str, kind: &str, queues: &[&str]) {
     // Whatever was refused first: what can be written is, before the first that cannot.
     server.await_log("writes are refused");
     let now = figures(&mut client, "namespace/test");
+    server.await_log("bytes of records are in memory only");
     let written = blocks_written(&DataFile::of(&server, "test.dat"));
     let waiting = of_first(&now, kind, "writes") - written;
     assert!(written > 0 && waiting > 0, "{written} {now:?}");
     for queue in queues {
         assert_eq!(of_first(&now, kind, queue), waiting, "{queue}");
     }
-    // What is in memory has nowhere to go.
-    server.kill9();
+    assert_eq!(now[failed], 1);
+    // What is in memory has nowhere to go, and that is told.
+    server.allow("could not be written before the end and are lost").allow("acknowledged records are lost");
+    server.stop_with_losses();
+    server.await_log("could not be written before the end and are lost");
 }
 
 #[test]
 fn blocks_that_cannot_be_written_wait() {
     let queues = ["write_q", "shadow_write_q"];
-    check_queue("device", "{dir}/test.dat {dir}/shadow.dat", "file", &queues);
-    check_queue("memory", "{dir}/test.dat", "stripe", &["backing_write_q"]);
+    check_queue("device", "{dir}/test.dat {dir}/shadow.dat", "file", &queues, "failed_devices");
+    check_queue("memory", "{dir}/test.dat", "stripe", &["backing_write_q"], "failed_devices");
 }
 
 #[test]

@@ -21,7 +21,11 @@
 //!  70656      8  magic "FERRORUN"           ─┐ this server's own, in bytes that the C server
 //!  70664      4  number of runs, up to 128   │ zeroes when it starts
 //!  70668      4  low bits of their wyhash    │
-//!  70672   8 × n run numbers, newest first  ┘
+//!  70672   8 × n run numbers, newest first  │
+//!  71696      8  magic "FERRODEV"           │
+//!  71704      8  bytes of the device in use │
+//!  71712      8  key of end marks           │
+//!  71720      4  low bits of their wyhash   ┘
 //! 200704 131072  scratch of atomic updates, unused
 //! 331776         zeros up to 8 MiB, where the first write block begins
 //! ```
@@ -87,12 +91,17 @@ const RUNS_HASH_OFFSET: usize = RUNS_OFFSET + 12;
 const RUN_LIST_OFFSET: usize = RUNS_OFFSET + 16;
 /// Run numbers that are remembered.
 pub const RUN_COUNT_MAX: usize = 128;
+const OWN_OFFSET: usize = RUN_LIST_OFFSET + 8 * RUN_COUNT_MAX;
+const OWN_MAGIC: [u8; 8] = *b"FERRODEV";
+const OWN_SIZE_OFFSET: usize = OWN_OFFSET + 8;
+const OWN_KEY_OFFSET: usize = OWN_OFFSET + 16;
+const OWN_HASH_OFFSET: usize = OWN_OFFSET + 24;
 const SCRATCH_OFFSET: usize = UNIQUE_OFFSET + SCRATCH_SIZE;
 const SCRATCH_SIZE: usize = 128 << 10;
 
 const _: () = assert!(UNIQUE_OFFSET == 69_632 && SCRATCH_OFFSET == 200_704 && HEADER_SIZE == 331_776);
 const _: () = assert!(HEADER_SIZE.is_multiple_of(4096) && WRITTEN_SIZE.is_multiple_of(4096));
-const _: () = assert!(RUN_LIST_OFFSET + 8 * RUN_COUNT_MAX <= WRITTEN_SIZE);
+const _: () = assert!(OWN_OFFSET == 71_696 && OWN_HASH_OFFSET + 4 <= WRITTEN_SIZE);
 
 /// What the header says about the data as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -194,6 +203,10 @@ pub struct DeviceHeader {
     pub pristine_offset: u64,
     /// The last starts of this server that wrote to the device, newest first; none if another server wrote to it last.
     pub runs: Vec<u64>,
+    /// Bytes of the device that were in use; 0 if another server wrote to it last.
+    pub size: u64,
+    /// What the marks at the end of write blocks are made from; 0 if another server wrote to it last.
+    pub end_mark_key: u64,
 }
 
 /// What the first bytes of a device turned out to be.
@@ -347,6 +360,8 @@ impl DeviceHeader {
             device_id: le_u32(bytes, UNIQUE_OFFSET),
             pristine_offset: le_u64(bytes, PRISTINE_OFFSET),
             runs: parse_runs(bytes).unwrap_or_default(),
+            size: own_field(bytes, OWN_SIZE_OFFSET),
+            end_mark_key: own_field(bytes, OWN_KEY_OFFSET),
         })))
     }
 
@@ -365,6 +380,8 @@ impl DeviceHeader {
             device_id,
             pristine_offset: 0,
             runs: Vec::new(),
+            size: 0,
+            end_mark_key: 0,
         }
     }
 
@@ -444,6 +461,13 @@ impl DeviceHeader {
             put(RUNS_HASH_OFFSET, &runs_hash(&runs).to_le_bytes());
             put(RUN_LIST_OFFSET, &runs);
         }
+        if self.end_mark_key != 0 {
+            put(OWN_OFFSET, &OWN_MAGIC);
+            put(OWN_SIZE_OFFSET, &self.size.to_le_bytes());
+            put(OWN_KEY_OFFSET, &self.end_mark_key.to_le_bytes());
+            let hash = runs_hash(&[self.size.to_le_bytes(), self.end_mark_key.to_le_bytes()].concat());
+            put(OWN_HASH_OFFSET, &hash.to_le_bytes());
+        }
     }
 }
 
@@ -456,6 +480,13 @@ fn parse_runs(bytes: &[u8]) -> Option<Vec<u64>> {
     let runs = bytes.get(RUN_LIST_OFFSET..RUN_LIST_OFFSET + 8 * count)?;
     (runs_hash(runs) == le_u32(bytes, RUNS_HASH_OFFSET))
         .then(|| (0..count).map(|at| le_u64(runs, 8 * at)).collect())
+}
+
+/// One of this server's own numbers, 0 if they are not there or damaged.
+fn own_field(bytes: &[u8], at: usize) -> u64 {
+    let is_there = bytes[OWN_OFFSET..].starts_with(&OWN_MAGIC)
+        && runs_hash(&bytes[OWN_SIZE_OFFSET..OWN_HASH_OFFSET]) == le_u32(bytes, OWN_HASH_OFFSET);
+    if is_there { le_u64(bytes, at) } else { 0 }
 }
 
 fn runs_hash(runs: &[u8]) -> u32 {

@@ -129,9 +129,28 @@ impl<'a> FlatRecord<'a> {
     /// As [`parse`](Self::parse), but never `Magic`.
     #[inline]
     pub fn parse_whatever_magic(bytes: &'a [u8]) -> Result<Self, FlatError> {
+        Self::parse_within(bytes, Self::stated_size(bytes).ok_or(FlatError::Size)?)
+    }
+
+    /// Where the record at the start of `bytes` ends by its parts, whatever its magic and stated size: only if all of them
+    /// can be read and the end mark fits.
+    #[must_use]
+    pub fn end_by_parts(bytes: &'a [u8]) -> Option<usize> {
+        let record = Self::parse_within(bytes, bytes.len()).ok()?;
+        let mut bins = record.bins();
+        bins.by_ref().try_for_each(|bin| bin.map(drop)).ok()?;
+        let mark = u32::from_le_bytes(*bins.bytes.first_chunk()?) & 0x7FFF_FFFF;
+        let end = bytes.len() - bins.bytes.len() + END_MARK_SIZE;
+        (mark == end_mark(&record.digest, record.last_update_time))
+            .then(|| end.next_multiple_of(RBLOCK_SIZE))
+            .filter(|end| *end <= bytes.len())
+    }
+
+    /// Reads the record that takes the first `size` of `bytes`.
+    #[inline]
+    fn parse_within(bytes: &'a [u8], size: usize) -> Result<Self, FlatError> {
         let header = bytes.first_chunk::<HEADER_SIZE>().ok_or(FlatError::Size)?;
         let flags = le_u32(header, 4);
-        let size = ((flags & RBLOCKS_MASK) as usize + 1) * RBLOCK_SIZE;
         let mut rest = bytes.get(HEADER_SIZE..size).ok_or(FlatError::Size)?;
         let mut digest = Digest::default();
         digest.0.copy_from_slice(&header[8..28]);
@@ -240,6 +259,18 @@ impl<'a> FlatRecord<'a> {
         }
         // A damaged size that is too large would swallow the records behind this one.
         if bins.bytes.len() < END_MARK_SIZE + RBLOCK_SIZE { Ok(()) } else { Err(FlatError::Size) }
+    }
+
+    /// As [`verify`](Self::verify), and what is behind the end mark must be zeros: then a client can hardly have made it.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub fn verify_with_padding(&self) -> Result<(), FlatError> {
+        self.verify()?;
+        let mut bins = self.bins();
+        bins.by_ref().for_each(drop);
+        let padding = bins.bytes.get(END_MARK_SIZE..).unwrap_or_default();
+        if padding.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(FlatError::Size) }
     }
 }
 

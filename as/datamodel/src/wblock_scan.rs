@@ -1,18 +1,67 @@
-//! What a write block holds, read from its bytes alone: records, damaged records, and bytes that are neither.
+//! Walks a write block as it is on a device: where each record, and each damaged one, begins and how far it reaches.
 //!
-//! Records stand one behind the other from the block's start, each on a multiple of 16. A block that was filled before
-//! and is being filled again holds, behind its last new record, what is left of its former life: zeros up to the end of
-//! what was transferred, stale bytes of a record that was partly written over, and after it whole records, older copies
-//! of what is elsewhere. So the scan goes on behind what is no record, and it is for the reader to let the newest copy win.
+//! A block is filled from its start, one record behind the other, and may have been in use before. Behind the last record
+//! stands the block's *end mark*, unless the block is full or zeros reach to its end. What stands behind an end mark is left
+//! from the block's former life; it is never looked at, so bytes of a former value never become a record. The mark is made
+//! from a key that only the device's header holds, the number of the block and the place, so no client can store one. The C
+//! server takes it for nothing, as it is no record, and writes none.
 //!
-//! A damaged record costs itself only: its size is believed if a record, zeros or the block's end stand where it says
-//! it ends, and no whole record stands before that; otherwise the damage reaches to the next whole record or the next
-//! zeros. A magic alone is not believed there: values may contain it.
+//! A damaged record costs itself only. Its size is believed if a record, a mark, zeros or the block's end stand where it says
+//! it ends, and no chain of whole records leads there from within. Otherwise, and behind zeros in the middle of a block, the
+//! scan goes on at the first whole record from which records lead to the end of the block, or which is the first of several
+//! in a row. A magic alone is not believed there, nor is a single record: values may contain both.
 //!
 //! Where a record must begin (at the block's start, and right behind a whole one) and no magic stands, its start is
-//! damaged. If nothing but the magic is, the end mark proves what the rest says of its size.
+//! damaged. If no more than magic and size are, its parts say where it ends, and the mark at its end proves that.
 
 use crate::flat::{FlatError, FlatRecord, MAGIC, RBLOCK_SIZE};
+
+/// So many whole records in a row are believed to be records wherever they are.
+const RUN_BELIEVED: usize = 4;
+/// Bins looked at in the search for records behind damage, in one block. Beyond that the rest of the block is damage.
+const SEARCH_BINS_MAX: usize = 4 << 20;
+/// First bytes of an end mark.
+const END_MARK_MAGIC: [u8; 8] = *b"ENDBLOCK";
+
+/// What stands behind the last record of a write block that is not full.
+///
+/// ```text
+/// offset  size  content
+///      0     8  "ENDBLOCK"
+///      8     8  wyhash of key u64, block u32 and offset in the block u32, little-endian
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct EndMark {
+    key: u64,
+    block: u32,
+}
+
+impl EndMark {
+    /// The mark of block number `block` of a device with this key; without a key no bytes are a mark.
+    #[must_use]
+    pub const fn new(key: u64, block: u32) -> Self {
+        EndMark { key, block }
+    }
+
+    /// The mark's bytes where it stands at `offset` of its block.
+    #[must_use]
+    pub fn at(self, offset: usize) -> [u8; RBLOCK_SIZE] {
+        let mut hashed = [0; 16];
+        hashed[..8].copy_from_slice(&self.key.to_le_bytes());
+        hashed[8..12].copy_from_slice(&self.block.to_le_bytes());
+        hashed[12..].copy_from_slice(&(offset as u32).to_le_bytes());
+        let mut mark = [0; RBLOCK_SIZE];
+        mark[..8].copy_from_slice(&END_MARK_MAGIC);
+        mark[8..].copy_from_slice(&cf::wyhash::hash64(&hashed).to_le_bytes());
+        mark
+    }
+
+    /// Whether it stands at the start of `bytes`, which are those from `offset` of the block on.
+    #[must_use]
+    pub fn is_at(self, bytes: &[u8], offset: usize) -> bool {
+        self.key != 0 && bytes.starts_with(&END_MARK_MAGIC) && bytes.starts_with(&self.at(offset))
+    }
+}
 
 /// A piece of a write block. Offsets and sizes are in bytes, multiples of 16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +70,9 @@ pub enum Piece<'a> {
     Record { offset: usize, record: FlatRecord<'a> },
     /// What must be a record, by its magic or its place, but is none that can be read.
     Damage { offset: usize, size: usize, reason: FlatError },
-    /// What stands behind zeros, without a record's magic: left from former use.
+    /// Zeros, and what follows them up to the next record: a hole, or another server's end of the block's records.
+    Gap { offset: usize, size: usize },
+    /// What stands behind the end of the block's records: left from former use.
     Stale { offset: usize, size: usize },
 }
 
@@ -29,51 +80,91 @@ pub enum Piece<'a> {
 #[derive(Clone, Debug)]
 pub struct WblockScan<'a> {
     bytes: &'a [u8],
+    mark: EndMark,
     at: usize,
+    /// From where on all is zero, once that was asked for.
+    zeros_from: Option<usize>,
+    searched_bins: usize,
 }
 
 impl<'a> WblockScan<'a> {
-    /// The pieces of the write block `bytes`.
+    /// The pieces of the write block `bytes`, whose end mark is `mark`.
     #[must_use]
-    pub fn new(bytes: &'a [u8]) -> Self {
-        WblockScan { bytes, at: 0 }
+    pub fn new(bytes: &'a [u8], mark: EndMark) -> Self {
+        WblockScan { bytes, mark, at: 0, zeros_from: None, searched_bins: 0 }
     }
 
     fn after(&self, offset: usize) -> &'a [u8] {
         self.bytes.get(offset..).unwrap_or_default()
     }
 
-    /// Goes to where the next record or damage begins, or to the end, if no magic stands here.
-    fn skip(&mut self) -> Option<Piece<'a>> {
+    /// From which offset on there are nothing but zeros.
+    fn zeros_from(&mut self) -> usize {
+        let bytes = self.bytes;
+        *self.zeros_from.get_or_insert_with(|| {
+            let (units, rest) = bytes.as_chunks::<RBLOCK_SIZE>();
+            let last = units.iter().rposition(|unit| u128::from_le_bytes(*unit) != 0);
+            if is_zero(rest) { last.map_or(0, |unit| (unit + 1) * RBLOCK_SIZE) } else { bytes.len() }
+        })
+    }
+
+    /// Whether the block's records may end at `offset` for good.
+    #[must_use]
+    pub fn is_end(&mut self, offset: usize) -> bool {
+        offset >= self.bytes.len()
+            || self.mark.is_at(self.after(offset), offset)
+            || is_zero_unit(self.after(offset)) && offset >= self.zeros_from()
+    }
+
+    /// Whether the block's records may end at `offset` and not before: a record is never zeros up to its end.
+    fn is_first_end(&mut self, offset: usize) -> bool {
+        self.is_end(offset) && (!is_zero_unit(self.after(offset)) || offset == self.zeros_from())
+    }
+
+    /// What stands here and is neither a record nor a damaged one that has its magic; `None` at the end of the block.
+    fn take_other(&mut self) -> Option<Piece<'a>> {
         let start = self.at;
+        if self.is_end(start) {
+            self.at = self.bytes.len();
+            let offset = start + RBLOCK_SIZE;
+            let size = self.zeros_from().saturating_sub(offset);
+            return (size > 0).then_some(Piece::Stale { offset, size });
+        }
         if !is_zero_unit(self.after(start)) {
             return Some(self.take_headless());
         }
-        let rest = self.after(start);
-        let zeros = rest.chunks(RBLOCK_SIZE).take_while(|unit| is_zero(unit)).map(<[u8]>::len).sum();
-        let former = rest.get(zeros..).unwrap_or_default();
-        let magic = former.chunks(RBLOCK_SIZE).position(starts_with_record);
-        let size = magic.map_or(former.len(), |units| units * RBLOCK_SIZE);
-        self.at = start + zeros + size;
-        (size > 0).then_some(Piece::Stale { offset: start + zeros, size })
+        let zeros =
+            self.after(start).chunks(RBLOCK_SIZE).take_while(|unit| is_zero(unit)).count() * RBLOCK_SIZE;
+        match self.next_record(start + zeros) {
+            Some(offset) => {
+                self.at = offset;
+                Some(Piece::Gap { offset: start, size: offset - start })
+            }
+            None => {
+                self.at = self.bytes.len();
+                let offset = start + zeros;
+                Some(Piece::Stale { offset, size: self.zeros_from() - offset })
+            }
+        }
     }
 
     /// The damage where a record must begin and no magic stands.
     fn take_headless(&mut self) -> Piece<'a> {
         let offset = self.at;
-        let record = FlatRecord::parse_whatever_magic(self.after(offset));
-        let whole = record.ok().filter(|record| record.verify().is_ok());
-        self.at = whole.map_or_else(|| self.damage_end(offset), |record| offset + record.size);
+        let end = FlatRecord::end_by_parts(self.after(offset));
+        self.at = end.map_or_else(|| self.damage_end(offset), |size| offset + size);
         Piece::Damage { offset, size: self.at - offset, reason: FlatError::Magic }
     }
 
-    /// Where damage of unknown size that begins at `offset` ends: at the next whole record, or the next zeros.
-    fn damage_end(&self, offset: usize) -> usize {
-        let units = self.after(offset).chunks(RBLOCK_SIZE).skip(1);
-        let end =
-            offset + RBLOCK_SIZE + units.take_while(|unit| !is_zero(unit)).map(<[u8]>::len).sum::<usize>();
-        let end = end.min(self.bytes.len());
-        self.whole_record_between(offset + RBLOCK_SIZE, end).unwrap_or(end)
+    /// Where damage of unknown size that begins at `offset` ends: at the next record, or at the next zeros.
+    fn damage_end(&mut self, offset: usize) -> usize {
+        let start = offset + RBLOCK_SIZE;
+        if let Some(record) = self.next_record(start) {
+            return record;
+        }
+        let units = self.after(start).chunks(RBLOCK_SIZE);
+        let end = start + units.take_while(|unit| !is_zero(unit)).map(<[u8]>::len).sum::<usize>();
+        end.min(self.bytes.len())
     }
 
     /// The record or damage at the magic that stands here.
@@ -92,25 +183,94 @@ impl<'a> WblockScan<'a> {
             Err(reason) => (reason, FlatRecord::stated_size(self.after(offset))),
         };
         let stated_end = stated_size.map(|size| offset + size).filter(|end| self.could_end_at(*end));
-        self.at = match stated_end {
-            Some(end) => self.whole_record_between(offset + RBLOCK_SIZE, end).unwrap_or(end),
+        let end_by_parts = FlatRecord::end_by_parts(self.after(offset)).map(|size| offset + size);
+        self.at = match end_by_parts.or(stated_end) {
+            Some(end) if end_by_parts.is_some() => end,
+            Some(end) if starts_with_record(self.after(end)) || self.is_first_end(end) => {
+                self.chain_to(offset + RBLOCK_SIZE, end).unwrap_or(end)
+            }
+            // It reaches into a hole, or its size is wrong.
+            Some(end) => self.next_record(offset + RBLOCK_SIZE).filter(|next| *next < end).unwrap_or(end),
             None => self.damage_end(offset),
         };
         Piece::Damage { offset, size: self.at - offset, reason }
     }
 
-    /// Where the first whole record begins from `start` on and before `end`.
-    fn whole_record_between(&self, start: usize, end: usize) -> Option<usize> {
-        (start..end).step_by(RBLOCK_SIZE).find(|offset| {
-            let bytes = self.after(*offset);
-            starts_with_record(bytes) && FlatRecord::parse(bytes).is_ok_and(|record| record.verify().is_ok())
+    /// Whether what stands at `offset` is what may follow a record.
+    fn could_end_at(&mut self, offset: usize) -> bool {
+        let Some(rest) = self.bytes.get(offset..) else { return false };
+        starts_with_record(rest) || is_zero_unit(rest) || self.is_end(offset)
+    }
+
+    /// The whole record at `offset`, if there is one with nothing but zeros behind its end mark.
+    fn whole_record(&mut self, offset: usize) -> Option<FlatRecord<'a>> {
+        let bytes = self.after(offset);
+        if !starts_with_record(bytes) || self.searched_bins > SEARCH_BINS_MAX {
+            return None;
+        }
+        let record = FlatRecord::parse(bytes).ok()?;
+        self.searched_bins += 1 + record.bin_count;
+        record.verify_with_padding().is_ok().then_some(record)
+    }
+
+    /// The size of what may be a damaged record at `offset`: by its parts, or as it says if the records go on or end there.
+    fn damaged_record(&mut self, offset: usize) -> Option<usize> {
+        let bytes = self.after(offset);
+        if self.searched_bins > SEARCH_BINS_MAX {
+            return None;
+        }
+        self.searched_bins += 1;
+        FlatRecord::end_by_parts(bytes).or_else(|| {
+            let size = FlatRecord::stated_size(bytes).filter(|_| starts_with_record(bytes))?;
+            let end = offset + size;
+            (starts_with_record(self.after(end)) || self.is_first_end(end)).then_some(size)
         })
     }
 
-    /// Whether what stands at `offset` is what may follow a record.
-    fn could_end_at(&self, offset: usize) -> bool {
-        let Some(rest) = self.bytes.get(offset..) else { return false };
-        starts_with_record(rest) || is_zero_unit(rest)
+    /// Where the first chain of whole records begins, from `start` on and before `end`, that leads exactly to `end` or to the
+    /// end of the block.
+    fn chain_to(&mut self, start: usize, end: usize) -> Option<usize> {
+        // What was passed once led nowhere: no place is looked at twice.
+        let mut passed = vec![false; 0];
+        for offset in (start..end).step_by(RBLOCK_SIZE) {
+            if !starts_with_record(self.after(offset)) {
+                continue;
+            }
+            passed.resize(self.bytes.len() / RBLOCK_SIZE + 1, false);
+            let mut at = offset;
+            while !std::mem::replace(&mut passed[at / RBLOCK_SIZE], true) {
+                let Some(record) = self.whole_record(at) else { break };
+                at += record.size;
+                if at == end || self.is_end(at) {
+                    return Some(offset);
+                }
+            }
+        }
+        None
+    }
+
+    /// Where the records go on, from `start` on.
+    fn next_record(&mut self, start: usize) -> Option<usize> {
+        let mut first = None;
+        for offset in (start..self.bytes.len()).step_by(RBLOCK_SIZE) {
+            let (mut at, mut run) = (offset, 0);
+            while run < RUN_BELIEVED {
+                if let Some(record) = self.whole_record(at) {
+                    (at, run) = (at + record.size, run + 1);
+                } else if let Some(size) = self.damaged_record(at).filter(|_| run > 0) {
+                    at += size;
+                } else {
+                    break;
+                }
+            }
+            if run == RUN_BELIEVED || run > 0 && self.is_end(at) {
+                return Some(offset);
+            }
+            if run > 0 && first.is_none() {
+                first = Some(offset);
+            }
+        }
+        first
     }
 }
 
@@ -118,13 +278,10 @@ impl<'a> Iterator for WblockScan<'a> {
     type Item = Piece<'a>;
 
     fn next(&mut self) -> Option<Piece<'a>> {
-        if self.at < self.bytes.len()
-            && !starts_with_record(self.after(self.at))
-            && let Some(piece) = self.skip()
-        {
-            return Some(piece);
+        if self.at >= self.bytes.len() {
+            return None;
         }
-        (self.at < self.bytes.len()).then(|| self.take_record())
+        if starts_with_record(self.after(self.at)) { Some(self.take_record()) } else { self.take_other() }
     }
 }
 
@@ -133,6 +290,20 @@ impl<'a> Iterator for WblockScan<'a> {
 #[must_use]
 pub fn starts_with_record(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC.to_le_bytes())
+}
+
+/// Shows `visit` every whole record that begins at a multiple of 16 bytes of `block` with its offset: those of the block's
+/// former lives too, and what looks like one inside of a value.
+pub fn visit_everything<'a>(block: &'a [u8], mut visit: impl FnMut(usize, FlatRecord<'a>)) {
+    for offset in (0..block.len()).step_by(RBLOCK_SIZE) {
+        let bytes = &block[offset..];
+        if starts_with_record(bytes)
+            && let Ok(record) = FlatRecord::parse(bytes)
+            && record.verify().is_ok()
+        {
+            visit(offset, record);
+        }
+    }
 }
 
 /// Whether the unit at the start of `bytes` is zero, as far as it is there.
@@ -226,21 +397,27 @@ mod tests {
         block
     }
 
+    const MARK: EndMark = EndMark::new(77, 5);
+
+    fn scan(block: &[u8]) -> WblockScan<'_> {
+        WblockScan::new(block, MARK)
+    }
+
     fn keys(block: &[u8]) -> Vec<u8> {
         let key = |piece| match piece {
             Piece::Record { record, .. } => Some(record.digest.0[0]),
             _ => None,
         };
-        WblockScan::new(block).filter_map(key).collect()
+        scan(block).filter_map(key).collect()
     }
 
     #[test]
     fn records_are_found_in_order() {
         let block = block(&[record(1, 10), record(2, 300), record(3, 0)]);
         assert_eq!(keys(&block), [1, 2, 3]);
-        assert_eq!(WblockScan::new(&block).count(), 3);
-        assert_eq!(WblockScan::new(&[0; SIZE]).count(), 0);
-        assert_eq!(WblockScan::new(&[]).count(), 0);
+        assert_eq!(scan(&block).count(), 3);
+        assert_eq!(scan(&[0; SIZE]).count(), 0);
+        assert_eq!(scan(&[]).count(), 0);
     }
 
     #[test]
@@ -255,7 +432,7 @@ mod tests {
             assert!(found.starts_with(&[1]) && found.ends_with(&[3]), "byte {at}: {found:?}");
             if found.len() == 2 {
                 let is_told = |piece| matches!(piece, Piece::Damage { offset, .. } if offset == second);
-                assert!(WblockScan::new(&block).any(is_told), "byte {at} is lost in silence");
+                assert!(scan(&block).any(is_told), "byte {at} is lost in silence");
             }
         }
     }
@@ -275,7 +452,7 @@ mod tests {
             let offset = records[..damaged].iter().map(Vec::len).sum();
             block[offset] ^= 1;
             assert_eq!(keys(&block), found, "what is in a value is no record");
-            let damage = WblockScan::new(&block).nth(damaged);
+            let damage = scan(&block).nth(damaged);
             let (size, reason) = (records[damaged].len(), FlatError::Magic);
             assert_eq!(damage, Some(Piece::Damage { offset, size, reason }));
         }
@@ -295,7 +472,7 @@ mod tests {
             let expected: Vec<u8> = (1..4).filter(|key| usize::from(*key) != damaged + 1).collect();
             assert_eq!(keys(&block), expected);
             let damage: Vec<_> =
-                WblockScan::new(&block).filter(|piece| !matches!(piece, Piece::Record { .. })).collect();
+                scan(&block).filter(|piece| !matches!(piece, Piece::Record { .. })).collect();
             assert!(matches!(damage[..], [Piece::Damage { offset: at, .. }] if at == offset), "{damage:?}");
         }
     }
@@ -309,21 +486,105 @@ mod tests {
             let mut block = block(&records);
             block[4] ^= 1 << bit;
             assert_eq!(keys(&block), [2, 3, 4], "bit {bit}");
-            let first = WblockScan::new(&block).next();
+            let first = scan(&block).next();
             assert!(matches!(first, Some(Piece::Damage { offset: 0, .. })), "{first:?}");
         }
     }
 
+    /// A block whose former life was a value, and of which the beginning was written anew.
+    fn filled_again(value: &[u8], new: &[u8], end: &[u8]) -> Vec<u8> {
+        let mut bins = Bins::new();
+        bins.push(crate::Bin {
+            name: b"bin",
+            particle: Particle::Bytes(BytesType::Blob, Cow::Borrowed(value)),
+        });
+        let former = NewRecord {
+            digest: Digest([7; 20]),
+            last_update_time: 9,
+            generation: 1,
+            void_time: 0,
+            tree_id: 1,
+            set_name: b"set",
+            key: None,
+            leaves_tombstone: false,
+        };
+        let mut flat = Vec::new();
+        former.encode(&bins, former.size(&bins), &mut flat);
+        let mut block = block(&[flat]);
+        block[..new.len()].copy_from_slice(new);
+        block[new.len()..new.len() + end.len()].copy_from_slice(end);
+        block
+    }
+
     #[test]
-    fn older_life_behind_new_records_is_read() {
-        let mut block = block(&[record(1, 500), record(2, 100), record(3, 100)]);
-        let new = record(4, 64);
-        block[..new.len()].copy_from_slice(&new);
-        block[new.len()..256].fill(0);
-        assert_eq!(keys(&block), [4, 2, 3]);
-        let stale = WblockScan::new(&block).nth(1);
-        let expected = record(1, 500).len() - 256;
-        assert_eq!(stale, Some(Piece::Stale { offset: 256, size: expected }));
+    fn what_is_behind_the_end_mark_is_never_a_record() {
+        let (new, forged) = (record(4, 64), record(9, 20));
+        for shift in 0..16 {
+            let mut value = vec![0xEE; shift];
+            (0..40).for_each(|_| value.extend_from_slice(&forged));
+            let block = filled_again(&value, &new, &MARK.at(new.len()));
+            assert_eq!(keys(&block), [4], "shift {shift}");
+            let stale = scan(&block).nth(1);
+            assert!(matches!(stale, Some(Piece::Stale { offset, .. }) if offset == new.len() + RBLOCK_SIZE));
+        }
+        // The mark of another place or block is none, nor is one that stands in a value.
+        assert!(!MARK.is_at(&MARK.at(32), 48) && !EndMark::new(77, 6).is_at(&MARK.at(32), 32));
+        assert!(!EndMark::new(0, 5).is_at(&EndMark::new(0, 5).at(32), 32), "without a key there is none");
+        let value: Vec<u8> = (0..200).flat_map(|unit| MARK.at(unit * RBLOCK_SIZE)).collect();
+        assert_eq!(keys(&filled_again(&value, &[], &[])), [7]);
+    }
+
+    #[test]
+    fn records_behind_a_hole_are_found_and_the_hole_is_told() {
+        let records: Vec<_> = (1..9).map(|key| record(key, 900)).collect();
+        let size = records[0].len();
+        let whole = block(&records);
+        for hole in [0..512, 0..size, size..size + 512, size + 16..3 * size, size + 512..5 * size - 16] {
+            let mut block = whole.clone();
+            block[hole.clone()].fill(0);
+            let intact: Vec<u8> = (1..9u8)
+                .filter(|key| {
+                    let start = usize::from(key - 1) * size;
+                    start + size <= hole.start || hole.end <= start
+                })
+                .collect();
+            assert_eq!(keys(&block), intact, "{hole:?}");
+            let is_told = |piece| matches!(piece, Piece::Gap { .. } | Piece::Damage { .. });
+            assert!(scan(&block).any(is_told), "{hole:?}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_does_not_give_its_value_away() {
+        let forged = record(9, 300);
+        let outer = |copies: usize| {
+            let mut outer = record(2, 4_000);
+            let at = 64 * RBLOCK_SIZE;
+            (0..copies).for_each(|n| {
+                outer[at + n * forged.len()..at + (n + 1) * forged.len()].copy_from_slice(&forged);
+            });
+            outer
+        };
+        for copies in 1..6 {
+            let records = [record(1, 10), outer(copies), record(3, 50)];
+            // The record's metadata, and its end mark.
+            for at in [8, 20, 30, records[1].len() - 12] {
+                let mut block = block(&records);
+                block[records[0].len() + at] ^= 0xFF;
+                assert_eq!(keys(&block), [1, 3], "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn everything_is_visited_for_those_who_ask() {
+        let former = record(9, 20);
+        let block = filled_again(&former.repeat(3), &record(4, 64), &MARK.at(record(4, 64).len()));
+        let mut found = Vec::new();
+        let mut shifted = block.clone();
+        shifted.rotate_left(0);
+        visit_everything(&shifted, |_, record| found.push(record.digest.0[0]));
+        assert_eq!(found[0], 4);
     }
 
     #[test]
@@ -362,10 +623,12 @@ mod tests {
             }
             bytes.truncate(cut);
             let mut end = 0;
-            for piece in WblockScan::new(&bytes) {
+            for piece in scan(&bytes) {
                 let (offset, size) = match piece {
                     Piece::Record { offset, record } => (offset, record.size),
-                    Piece::Damage { offset, size, .. } | Piece::Stale { offset, size } => (offset, size),
+                    Piece::Damage { offset, size, .. }
+                    | Piece::Gap { offset, size }
+                    | Piece::Stale { offset, size } => (offset, size),
                 };
                 prop_assert!(offset >= end && size > 0 && offset % RBLOCK_SIZE == 0);
                 end = offset + size;

@@ -277,13 +277,20 @@ impl Server {
         Ok(())
     }
 
-    /// One thread for each disk of namespace number `position`.
+    /// One thread for each disk of namespace number `position`, and another one where writes are not durable by themselves.
     fn start_flush_threads(&mut self, position: usize) -> io::Result<()> {
         let namespace = &self.node.namespaces[position];
         for disk in 0..namespace.storage.disk_count() {
             let namespace = Arc::clone(namespace);
             let thread = threads::spawn_essential(&format!("write-{position}-{disk}"), move || {
                 namespace.storage.run_flush(disk);
+            })?;
+            self.background_threads.push(thread);
+        }
+        for disk in (0..namespace.storage.disk_count()).filter(|disk| namespace.storage.needs_sync(*disk)) {
+            let namespace = Arc::clone(namespace);
+            let thread = threads::spawn_essential(&format!("sync-{position}-{disk}"), move || {
+                namespace.storage.run_sync(disk);
             })?;
             self.background_threads.push(thread);
         }
@@ -371,7 +378,8 @@ impl Server {
         Ok(())
     }
 
-    fn stop_now(&mut self) {
+    /// Gives whether everything is on disk. Says so once.
+    fn stop_now(&mut self) -> bool {
         self.stop_accepting.signal();
         join(self.accept_thread.take());
         join(self.info_port_thread.take());
@@ -392,9 +400,11 @@ impl Server {
             workers.stop();
         }
         join(self.background_threads.drain(..).inspect(|thread| thread.thread().unpark()));
-        if !std::mem::replace(&mut self.is_closed, true) {
-            self.node.namespaces.iter().for_each(|namespace| namespace.storage.close());
+        if std::mem::replace(&mut self.is_closed, true) {
+            return true;
         }
+        let closed = self.node.namespaces.iter().map(|namespace| namespace.storage.close());
+        closed.fold(true, |all, one| all & one)
     }
 }
 
@@ -427,8 +437,11 @@ impl Run for Server {
         ticker::write_all(&self.node);
     }
 
-    fn stop(mut self) {
-        self.stop_now();
+    fn stop(mut self) -> Result<(), String> {
+        let is_saved = self.stop_now();
+        is_saved
+            .then_some(())
+            .ok_or_else(|| "acknowledged records are lost, as the lines before say".to_owned())
     }
 }
 

@@ -30,11 +30,12 @@ impl Run for StandIn {
         cf::info!(As, "the state of the stand-in");
     }
 
-    fn stop(self) {
+    fn stop(self) -> Result<(), String> {
         cf::info!(As, "stand-in stops");
         if self.slow_stop {
             std::thread::sleep(TOO_LONG);
         }
+        Ok(())
     }
 }
 

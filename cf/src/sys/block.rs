@@ -145,6 +145,12 @@ pub trait BlockMedium: Send + Sync {
         Ok(())
     }
 
+    /// Where from `offset` on something may be stored: `offset` itself, or the end of a hole in a sparse file. `None` if
+    /// there is nothing up to the end.
+    fn next_data(&self, offset: u64) -> Option<u64> {
+        Some(offset)
+    }
+
     /// Whether what is written will still be found by others.
     ///
     /// # Errors
@@ -317,6 +323,15 @@ impl BlockMedium for BlockFile {
     fn grow(&self) -> Result<(), BlockError> {
         let is_shorter = !self.is_device && self.found_size < self.size;
         if is_shorter { self.resize() } else { Ok(()) }
+    }
+
+    fn next_data(&self, offset: u64) -> Option<u64> {
+        match nix::unistd::lseek64(&self.file, offset.cast_signed(), nix::unistd::Whence::SeekData) {
+            Ok(found) => Some(found.cast_unsigned().max(offset)),
+            Err(nix::errno::Errno::ENXIO) => None,
+            // The file system does not tell.
+            Err(_) => Some(offset),
+        }
     }
 
     fn check(&self) -> Result<(), BlockError> {

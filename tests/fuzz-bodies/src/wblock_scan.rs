@@ -1,5 +1,6 @@
 //! Write blocks in which records were written over, cut short or damaged: a scan finds every record that nothing happened
-//! to, and nothing that is not whole.
+//! to, or tells of the damage that hides it, as bytes within damage may be those of a value. It finds nothing that is not
+//! whole, and nothing behind an end mark.
 //!
 //! The input makes the block as a server does, life after life: records of many sizes one behind the other from the start,
 //! over what is left of the life before, the last one perhaps cut short. Between them bytes are changed anywhere.
@@ -8,11 +9,12 @@ use std::collections::BTreeSet;
 
 use cf::Digest;
 use datamodel::flat::{FlatRecord, NewRecord, RBLOCK_SIZE};
-use datamodel::wblock_scan::{Piece, WblockScan};
+use datamodel::wblock_scan::{EndMark, Piece, WblockScan};
 use datamodel::{Bins, BytesType, Particle};
 
 const BLOCK_SIZE: usize = 64 << 10;
 const RECORDS_MAX: usize = 100;
+const MARK: EndMark = EndMark::new(5, 1);
 
 /// A record whose bytes follow from `number`.
 fn record(number: u8, size: usize) -> Vec<u8> {
@@ -60,6 +62,10 @@ pub fn run(input: &[u8]) {
                     whole.retain(|(start, end)| *end <= place || *start > place);
                 }
             }
+            3 if at + RBLOCK_SIZE <= BLOCK_SIZE => {
+                block[at..at + RBLOCK_SIZE].copy_from_slice(&MARK.at(at));
+                whole.retain(|(start, end)| *end <= at || *start >= at + RBLOCK_SIZE);
+            }
             _ => {
                 let flat = record(number, argument % 3000);
                 if at + flat.len() <= BLOCK_SIZE {
@@ -74,7 +80,7 @@ pub fn run(input: &[u8]) {
         }
     }
     let mut next = 0;
-    for piece in WblockScan::new(&block) {
+    for piece in WblockScan::new(&block, MARK) {
         let (offset, size) = match piece {
             Piece::Record { offset, record } => {
                 assert_eq!(FlatRecord::parse(&block[offset..]), Ok(record));
@@ -82,7 +88,12 @@ pub fn run(input: &[u8]) {
                 whole.remove(&(offset, offset + record.size));
                 (offset, record.size)
             }
-            Piece::Damage { offset, size, .. } | Piece::Stale { offset, size } => (offset, size),
+            Piece::Damage { offset, size, .. }
+            | Piece::Gap { offset, size }
+            | Piece::Stale { offset, size } => {
+                whole.retain(|(start, end)| *start < offset || *end > offset + size);
+                (offset, size)
+            }
         };
         assert!(offset >= next && size > 0 && offset % RBLOCK_SIZE == 0 && size % RBLOCK_SIZE == 0);
         next = offset + size;

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use cf::Digest;
 use datamodel::device_header::{
-    DeviceHeader, Found, HEADER_SIZE, HEADER_SPACE, HeaderError, PARTITION_COUNT, WBLOCK_SIZE,
+    DeviceHeader, Flags, Found, HEADER_SIZE, HEADER_SPACE, HeaderError, PARTITION_COUNT, WBLOCK_SIZE,
 };
 use datamodel::flat::{FlatError, FlatRecord};
-use datamodel::wblock_scan::{CopyAge, Piece, WblockScan, starts_with_record};
+use datamodel::wblock_scan::{CopyAge, EndMark, Piece, WblockScan, starts_with_record};
 
 /// So many unused write blocks in a row are the end.
 const UNUSED_MAX: u32 = 10;
@@ -165,12 +165,15 @@ impl Inspection {
         let number = self.devices.len() - 1;
         let header = self.devices[number].header.as_ref().ok().and_then(Option::as_ref);
         let is_known = header.is_some_and(|header| wblock_offset < header.pristine_offset);
-        for piece in WblockScan::new(bytes) {
+        let was_stopped_cleanly = header.is_some_and(|header| header.flags.contains(Flags::TRUSTED));
+        let block = (wblock_offset / u64::from(WBLOCK_SIZE)) as u32;
+        let mark = EndMark::new(header.map_or(0, |header| header.end_mark_key), block);
+        for piece in WblockScan::new(bytes, mark) {
             match piece {
                 Piece::Record { offset, record } => self.add(&record, wblock_offset + offset as u64),
                 // Perhaps no server ever wrote to the block.
                 Piece::Damage { offset: 0, size, reason: FlatError::Magic }
-                    if !is_known && !holds_records(bytes) =>
+                    if !is_known && !holds_records(bytes, mark) =>
                 {
                     self.devices[number].stale_bytes += size as u64;
                 }
@@ -179,7 +182,14 @@ impl Inspection {
                     size: size as u64,
                     reason: reason.to_string(),
                 }),
-                Piece::Stale { size, .. } => self.devices[number].stale_bytes += size as u64,
+                Piece::Gap { offset, size } if was_stopped_cleanly => {
+                    let reason = "zeros where records were".to_owned();
+                    let offset = wblock_offset + offset as u64;
+                    self.devices[number].damage.push(Damage { offset, size: size as u64, reason });
+                }
+                Piece::Gap { size, .. } | Piece::Stale { size, .. } => {
+                    self.devices[number].stale_bytes += size as u64;
+                }
             }
         }
     }
@@ -225,8 +235,8 @@ impl Inspection {
 }
 
 /// Whether a whole record is anywhere in a write block.
-fn holds_records(bytes: &[u8]) -> bool {
-    WblockScan::new(bytes).any(|piece| matches!(piece, Piece::Record { .. }))
+fn holds_records(bytes: &[u8], mark: EndMark) -> bool {
+    WblockScan::new(bytes, mark).any(|piece| matches!(piece, Piece::Record { .. }))
 }
 
 /// Index of the write block that holds `offset`, counted from behind the header.

@@ -42,7 +42,10 @@ pub trait Run {
     /// Writes its state to the log.
     fn dump(&self);
     /// Stops cleanly: nothing acknowledged is lost.
-    fn stop(self);
+    ///
+    /// # Errors
+    /// When something is lost all the same.
+    fn stop(self) -> Result<(), String>;
 }
 
 /// Runs `start`'s service as `options` say, until somebody asks to stop.
@@ -163,7 +166,7 @@ fn run_configured<S: Run>(
     }
     tell_starter(STOPPING);
     cf::info!(As, "initiating clean shutdown ...");
-    running.stop();
+    running.stop().map_err(|reason| format!("the shutdown was not clean: {reason}"))?;
     cf::log::logger().report_suppressed();
     cf::info!(As, "finished clean shutdown - exiting");
     Ok(())

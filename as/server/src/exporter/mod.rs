@@ -86,7 +86,7 @@ impl Guests for Desk<'_> {
             }
             Ok(Some(request)) => {
                 // A line fits into the buffers of the socket; who cannot take it does not get it.
-                let answered = answer_line(&asker.stream, request);
+                let answered = answer_line(self.node, &asker.stream, request);
                 asker.is_answered = true;
                 if answered.is_ok() { asker.pass_over().unwrap_or(Turn::Over) } else { Turn::Over }
             }
@@ -180,13 +180,13 @@ fn part_of(request: &Request) -> Part {
 }
 
 /// Answers all but a request for metrics.
-fn answer_line(mut stream: &TcpStream, request: Result<Request, Status>) -> io::Result<()> {
+fn answer_line(node: &Node, mut stream: &TcpStream, request: Result<Request, Status>) -> io::Result<()> {
+    let readiness = readiness(node);
     let (part, status, line) = match &request {
         Err(status) => (Part::All, *status, "GET or HEAD /metrics\n"),
-        // Whoever answers is alive; what answers requests is ready, as the ports are open by then.
-        Ok(request) if ["/healthz", "/readyz"].contains(&request.page()) => {
-            (part_of(request), Status::Ok, "ok\n")
-        }
+        // Whoever answers is alive.
+        Ok(request) if request.page() == "/healthz" => (part_of(request), Status::Ok, "ok\n"),
+        Ok(request) if request.page() == "/readyz" => (part_of(request), readiness.0, readiness.1.as_str()),
         Ok(request) => (part_of(request), Status::NotFound, "try /metrics, /healthz or /readyz\n"),
     };
     http::respond(&mut stream, part, status, TEXT, line)?;
@@ -200,6 +200,20 @@ fn answer_metrics(node: &Node, asker: &Asker, ticks: &AtomicU64) -> io::Result<(
     let mut visitor = Visitor::new(&asker.stream, ANSWER_TIME_MAX);
     http::respond(&mut visitor, part_of(request), Status::Ok, exposition::CONTENT_TYPE, &text)?;
     asker.stream.shutdown(Shutdown::Write)
+}
+
+/// Whether the server can do all that is asked of it. The ports are open by now; a disk that cannot be written to makes a
+/// part of the writes fail.
+fn readiness(node: &Node) -> (Status, String) {
+    let mut text = String::new();
+    for namespace in node.namespaces.iter() {
+        let failed = namespace.storage.failed_count();
+        if failed > 0 {
+            text +=
+                &format!("namespace {}: {failed} of its devices cannot be written to\n", namespace.name());
+        }
+    }
+    if text.is_empty() { (Status::Ok, "ok\n".to_owned()) } else { (Status::Unavailable, text) }
 }
 
 #[cfg(test)]

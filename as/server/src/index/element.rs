@@ -9,6 +9,11 @@ use cf::zeroed::Zeroable;
 /// Children of an element in its sprig's tree.
 pub(super) const FANOUT: usize = 4;
 
+/// Latest last-update-time that fits.
+const LAST_UPDATE_TIME_MAX: u64 = (1 << 40) - 1;
+/// Versions of a record with the same last-update-time: far from half of all generations, so that their order is known.
+const GENERATIONS_AT_ONE_TIME_MAX: u16 = 1 << 14;
+
 /// Number of a set within its namespace; 0 = none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub(crate) struct SetId(pub(crate) u16);
@@ -185,6 +190,19 @@ impl RecordMeta {
         self.generation.wrapping_add(1).max(1)
     }
 
+    /// The last-update-time of the version after this one, made at `now`: never earlier, though the clock may have been set
+    /// back. Of two copies with the same time the later generation counts, in the circle of 16 bits. So a time that stands
+    /// still advances by a millisecond before the circle is half round.
+    #[inline]
+    pub(crate) fn next_update_time(&self, now: u64) -> u64 {
+        let present = self.last_update_time();
+        let stands_still = self.exists() && now <= present;
+        let next = self.next_generation();
+        let is_round = next == 1 || next.is_multiple_of(GENERATIONS_AT_ONE_TIME_MAX);
+        let step = u64::from(stands_still && is_round);
+        now.max((present + step).min(LAST_UPDATE_TIME_MAX))
+    }
+
     /// Whether the record was deleted durably: there is none, but older copies on disk must not come back.
     #[inline]
     pub(crate) fn is_tombstone(&self) -> bool {
@@ -262,6 +280,24 @@ mod tests {
         assert_eq!((small.device(), small.rblock(), small.rblock_count()), (0, 1, 1));
         assert!(small.is_stored() && !Location::default().is_stored());
         assert!(!small.same_place(max));
+    }
+
+    #[test]
+    fn a_time_that_stands_still_advances_before_generations_come_round() {
+        let mut meta = RecordMeta::new(SetId::NONE);
+        meta.set_last_update_time(5_000);
+        assert_eq!((meta.next_update_time(4_000), meta.next_update_time(6_000)), (5_000, 6_000));
+        // (last-update-time, generation) of all versions made while the clock is behind.
+        let mut versions = Vec::new();
+        for _ in 0..200_000 {
+            let time = meta.next_update_time(4_000);
+            meta.generation = meta.next_generation();
+            meta.set_last_update_time(time);
+            versions.push((time, meta.generation));
+        }
+        let at_one_time = versions.chunk_by(|a, b| a.0 == b.0).map(<[_]>::len).max();
+        assert!(at_one_time <= Some(usize::from(GENERATIONS_AT_ONE_TIME_MAX)), "{at_one_time:?}");
+        assert!(versions.is_sorted_by_key(|(time, _)| time) && meta.last_update_time() < 5_020);
     }
 
     #[test]

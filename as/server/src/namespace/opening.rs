@@ -114,7 +114,7 @@ fn load(
     if config.storage.engine == Engine::Memory {
         name_stripes(config, &storage);
     }
-    let LoadStats { unique, replaced, older, damaged, dropped } = loading.stats;
+    let LoadStats { unique, replaced, older, damaged, dropped, ahead, latest_update } = loading.stats;
     let (damaged, dropped) = (damaged.into_inner(), dropped.into_inner());
     cf::info!(
         DrvSsd,
@@ -138,6 +138,15 @@ fn load(
             DrvSsd,
             "{{{}}} {dropped} records were not loaded, as the device headers say that their partitions are not here",
             config.name
+        );
+    }
+    if ahead.into_inner() > 0 {
+        cf::warning!(
+            DrvSsd,
+            "{{{}}} there are records that were last updated up to {} s later than now, by a clock that was ahead: their \
+             last-update-times stay until the clock has come there",
+            config.name,
+            latest_update.into_inner().saturating_sub(StoredMillis::now().0) / 1000
         );
     }
     Ok((storage, loading.figures.into_inner()))

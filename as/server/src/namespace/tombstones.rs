@@ -2,7 +2,8 @@
 //!
 //! A record that is created over a tombstone takes its place, on disk too. From then on the record says, in the index and
 //! on disk, that it leaves a tombstone however it goes: by a plain delete, by expiry or by eviction. So nothing from
-//! before a durable delete ever comes back. Memory without a disk has no older copies.
+//! before a durable delete ever comes back. So does a record that got a shorter time to live: its older copies on disk, which
+//! live longer, do not come back when it has expired. Memory without a disk has no older copies.
 //!
 //! # Locks
 //! Everything happens under the sprig lock that the guard holds.
@@ -16,6 +17,9 @@ use super::Namespace;
 use super::commit::{Cause, Change, Committed, NewVersion};
 use crate::index::{PartitionId, RecordMeta, SetId, WriteGuard};
 use crate::storage::StorageError;
+
+/// Last-update-times further ahead of the clock than this are told: a minute, in seconds.
+const CLOCK_AHEAD_MAX: u64 = 60;
 
 /// How a record is removed.
 pub(crate) struct Removal<'a> {
@@ -64,7 +68,7 @@ impl Namespace {
     ) -> RecordMeta {
         let tombstone = NewRecord {
             digest: *digest,
-            last_update_time: record.last_update_time().max(removal.now.0),
+            last_update_time: record.next_update_time(removal.now.0),
             generation: record.next_generation(),
             void_time: 0,
             tree_id: self.partitions.tree_id(PartitionId::of(digest)),
@@ -79,6 +83,26 @@ impl Namespace {
         meta.set_last_update_time(tombstone.last_update_time);
         meta.set_tombstone(true);
         meta
+    }
+
+    /// Whether a version with `old_void_time` lives longer than the one with `void_time` that takes its place, so that
+    /// copies of it that are left on disk would come back; 0 stands for ever.
+    pub(crate) fn is_outlived_by(&self, old_void_time: u32, void_time: u32) -> bool {
+        void_time != 0 && (old_void_time == 0 || old_void_time > void_time) && self.storage.is_on_disk()
+    }
+
+    /// Says that a record which is changed now counts as changed at `last_update_time`, if that is far from `now`: the clock
+    /// was ahead when it was changed before, or a record of its partition was that was removed.
+    pub(crate) fn warn_of_clock(&self, last_update_time: u64, now: StoredMillis) {
+        let ahead_seconds = last_update_time.saturating_sub(now.0) / 1000;
+        if ahead_seconds > CLOCK_AHEAD_MAX {
+            cf::warning_limited!(
+                Rw,
+                "{{{}}} a record is changed that was last updated {ahead_seconds} s later than now: the clock was ahead, and \
+                 its last-update-time stays until the clock has come there",
+                self.name()
+            );
+        }
     }
 
     /// What the index says of a record that is created in set `set_id`, before its first write: `found` is what it says

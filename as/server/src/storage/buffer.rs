@@ -69,14 +69,23 @@ pub(super) struct WriteBuffer {
     id: WblockId,
     /// Place in the order in which blocks were taken; see `flush`.
     sequence: u64,
+    /// Before the block is written, all up to this number must be durable.
+    freed_after: u64,
     memory: Memory,
     mark: FillMark,
 }
 
 impl WriteBuffer {
-    /// An empty buffer in `memory` for `block`, which is number `sequence` of the blocks that were taken.
-    pub(super) fn new(block: &Taken, sequence: u64, memory: Memory) -> Self {
-        WriteBuffer { device: block.device(), id: block.id(), sequence, memory, mark: FillMark::default() }
+    /// An empty buffer in `memory` for `block`.
+    pub(super) fn new(block: &Taken, memory: Memory) -> Self {
+        WriteBuffer {
+            device: block.device(),
+            id: block.id(),
+            sequence: block.number(),
+            freed_after: block.freed_after(),
+            memory,
+            mark: FillMark::default(),
+        }
     }
 
     pub(super) fn id(&self) -> WblockId {
@@ -85,6 +94,11 @@ impl WriteBuffer {
 
     pub(super) fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// Number of the last block that may hold what replaced the former records of this one.
+    pub(super) fn freed_after(&self) -> u64 {
+        self.freed_after
     }
 
     /// Whether it was made for `block`.
@@ -156,6 +170,11 @@ impl WriteBuffer {
         self.mark.flushed() < self.mark.filled()
     }
 
+    /// Bytes that were reserved and are not on disk.
+    pub(super) fn unwritten_bytes(&self) -> u32 {
+        self.mark.filled().saturating_sub(self.mark.flushed())
+    }
+
     /// Bytes on disk so far.
     pub(super) fn flushed(&self) -> u32 {
         self.mark.flushed()
@@ -191,7 +210,7 @@ mod tests {
         let index = small_index();
         let taken = table.take(false, |_| true).expect("free");
         let memory = Memory::Own(Arc::<Spares>::default().take().expect("memory"));
-        let buffer = Arc::new(WriteBuffer::new(&taken, 1, memory));
+        let buffer = Arc::new(WriteBuffer::new(&taken, memory));
         let open = Mutex::new(OpenBlock::buffered(taken, Arc::clone(&buffer)));
         std::thread::scope(|scope| {
             for writer in 0..2 {
@@ -237,6 +256,6 @@ mod tests {
         let table = WblockTable::new(0, 2, 0, Reuse::Oldest);
         let taken = table.take(false, |_| true).expect("free");
         let memory = Memory::Own(Arc::<Spares>::default().take().expect("memory"));
-        WriteBuffer::new(&taken, 1, memory).set_flushed(RBLOCK_SIZE);
+        WriteBuffer::new(&taken, memory).set_flushed(RBLOCK_SIZE);
     }
 }

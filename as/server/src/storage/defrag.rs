@@ -33,11 +33,18 @@ pub(super) fn defrag_one(
     }
     let queue_min = storage.settings.defrag_queue_min();
     let next = device.wblocks.next_to_defrag(queue_min).or_else(|| {
-        let is_forced = device.wblocks.is_short()
+        let is_forced = storage.is_short(device)
             && (device.wblocks.defrag_queue_size() > 0
                 || device.may_force_defrag()
                     && device.wblocks.queue_emptiest(low_water_bytes(WORTHWHILE_PCT)));
-        is_forced.then(|| device.wblocks.next_to_defrag(0)).flatten()
+        let next = is_forced.then(|| device.wblocks.next_to_defrag(0)).flatten()?;
+        cf::info_limited!(
+            Storage,
+            "device {}: {} write blocks are free: defrag empties the emptiest ones, above defrag-lwm-pct too",
+            device.number(),
+            device.wblocks.free_count()
+        );
+        Some(next)
     });
     let Some(emptying) = next else { return false };
     device.count_defrag_read();

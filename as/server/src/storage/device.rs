@@ -391,17 +391,23 @@ fn assert_is_record(record: &[u8]) {
     );
 }
 
-/// Shows `visit` the records of block `id` of `device` with their places.
+/// Shows `visit` the records of block `id` of the disk `device` with their places.
 pub(super) fn visit_records(
     device: &Device,
     id: WblockId,
     block: &[u8],
     visit: &mut impl FnMut(Location, &FlatRecord<'_>),
 ) {
-    for piece in WblockScan::new(block) {
+    let Some(disk) = device.as_disk() else { return };
+    for piece in WblockScan::new(block, disk.end_mark(id)) {
         if let Piece::Record { offset, record } = piece {
-            let rblock = u64::from(id.0) * RBLOCKS_PER_WBLOCK + (offset / RBLOCK_SIZE as usize) as u64;
-            visit(Location::new(device.number(), rblock, record.size as u32 / RBLOCK_SIZE), &record);
+            visit(location_in(device, id, offset, record.size), &record);
         }
     }
+}
+
+/// The place of `size` bytes at `offset` of block `id` of `device`.
+pub(super) fn location_in(device: &Device, id: WblockId, offset: usize, size: usize) -> Location {
+    let rblock = u64::from(id.0) * RBLOCKS_PER_WBLOCK + (offset / RBLOCK_SIZE as usize) as u64;
+    Location::new(device.number(), rblock, size as u32 / RBLOCK_SIZE)
 }

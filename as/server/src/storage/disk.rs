@@ -3,14 +3,16 @@
 //! A record is read from its block's buffer while there is one, else from the disk. A namespace in memory with files or
 //! devices behind it has a stripe too, which holds every block; its disks are only written.
 //!
-//! How and in which order blocks are written: `flush`.
+//! How and in which order blocks are written: `flush`. When that survives a power failure: `sync`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
+use datamodel::wblock_scan::EndMark;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::benchmarks::{DiskBenchmarks, Transfer};
@@ -21,6 +23,7 @@ use super::partial_read::{self, Unreadable};
 use super::reservation::Pinned;
 use super::settings::Settings;
 use super::stripe::Stripe;
+use super::sync::Durability;
 use super::wblock::{Emptying, Taken, WblockId, WblockTable};
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer, WBLOCK_SIZE};
 use crate::index::Location;
@@ -39,6 +42,8 @@ pub(crate) struct DiskStats {
     /// Full blocks that wait to be written.
     pub(crate) write_queue: usize,
     pub(crate) read_errors: u64,
+    /// It cannot be written to at present.
+    pub(crate) has_failed: bool,
     /// Blocks written before they were full, as `flush-max-ms` asks.
     pub(crate) partial_writes: u64,
     pub(crate) defrag_partial_writes: u64,
@@ -58,6 +63,8 @@ pub(super) struct Media {
     pub(super) shadow: Option<Arc<dyn BlockMedium>>,
     /// The main one again, read through the system's page cache.
     pub(super) cached: Option<Arc<dyn BlockMedium>>,
+    /// A write that returned may be lost by a power failure until the medium is synced.
+    pub(super) is_volatile: bool,
 }
 
 impl Media {
@@ -105,8 +112,10 @@ pub(super) struct Disk {
     /// Buffers that are not on disk, by their sequence numbers.
     pub(super) dirty: Mutex<BTreeMap<u64, Dirty>>,
     pub(super) work: Condvar,
-    next_sequence: AtomicU64,
     spares: Arc<Spares>,
+    /// From what the marks behind the last record of a block are made.
+    end_mark_key: u64,
+    pub(super) durability: Durability,
     pub(super) closed_count: AtomicUsize,
     pub(super) flush: Mutex<FlushState>,
     pub(super) deferred: Mutex<Vec<DeferredFree>>,
@@ -116,6 +125,8 @@ pub(super) struct Disk {
     pub(super) is_stopping: AtomicBool,
     /// The last write failed; nothing is accepted until one succeeds.
     pub(super) failed: AtomicBool,
+    /// When the log said so.
+    pub(super) failure_told: Mutex<Option<Instant>>,
     read_errors: AtomicU64,
     /// By stream.
     pub(super) partial_writes: [AtomicU64; STREAM_COUNT],
@@ -130,6 +141,7 @@ impl Disk {
         media: Media,
         wblock_count: u32,
         stripe: Option<Arc<Stripe>>,
+        end_mark_key: u64,
         settings: Settings,
         benchmarks: DiskBenchmarks,
     ) -> Self {
@@ -141,8 +153,9 @@ impl Disk {
             slots: (0..wblock_count).map(|_| RwLock::new(None)).collect(),
             dirty: Mutex::new(BTreeMap::new()),
             work: Condvar::new(),
-            next_sequence: AtomicU64::new(1),
             spares: Arc::default(),
+            end_mark_key,
+            durability: Durability::default(),
             closed_count: AtomicUsize::new(0),
             flush: Mutex::new(FlushState { piece, cached: VecDeque::new() }),
             deferred: Mutex::new(Vec::new()),
@@ -150,6 +163,7 @@ impl Disk {
             settings,
             is_stopping: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            failure_told: Mutex::new(None),
             read_errors: AtomicU64::new(0),
             partial_writes: [const { AtomicU64::new(0) }; STREAM_COUNT],
             reads: Reads::default(),
@@ -160,6 +174,15 @@ impl Disk {
 
     pub(super) fn io_size(&self) -> u32 {
         self.io_size
+    }
+
+    pub(super) fn end_mark_key(&self) -> u64 {
+        self.end_mark_key
+    }
+
+    /// What stands behind the last record of block `id` while it is not full.
+    pub(super) fn end_mark(&self, id: WblockId) -> EndMark {
+        EndMark::new(self.end_mark_key, id.0)
     }
 
     /// All blocks in memory, if the namespace is kept there.
@@ -189,6 +212,7 @@ impl Disk {
         DiskStats {
             write_queue: self.queued_blocks(),
             read_errors: self.read_errors.load(Relaxed),
+            has_failed: self.has_failed(),
             partial_writes: partial_writes(Stream::Write),
             defrag_partial_writes: partial_writes(Stream::Defrag),
         }
@@ -205,12 +229,9 @@ impl Disk {
             Some(stripe) => Memory::Stripe(stripe.lend(block)?),
             None => Memory::Own(self.spares.take()?),
         };
-        let mut dirty = self.dirty.lock();
-        let sequence = self.next_sequence.fetch_add(1, AcqRel);
-        let buffer = Arc::new(WriteBuffer::new(block, sequence, memory));
+        let buffer = Arc::new(WriteBuffer::new(block, memory));
         let entry = Dirty { buffer: Arc::clone(&buffer), is_closed: false, stream };
-        dirty.insert(sequence, entry);
-        drop(dirty);
+        self.dirty.lock().insert(buffer.sequence(), entry);
         *self.slots[block.id().0 as usize].write() = Some(Arc::clone(&buffer));
         Some(buffer)
     }

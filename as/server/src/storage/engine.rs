@@ -7,11 +7,12 @@ use std::time::Duration;
 use cf::Digest;
 use datamodel::device_header::DeviceHeader;
 use datamodel::flat::FlatRecord;
+use datamodel::wblock_scan::visit_everything;
 use parking_lot::{Condvar, Mutex};
 
 use super::benchmarks::StorageBenchmarks;
 use super::defrag::defrag_one;
-use super::device::{Device, DeviceStats, Stream, visit_records};
+use super::device::{Device, DeviceStats, Stream, location_in};
 use super::disk::{Disk, DurableWait};
 use super::reservation::Pinned;
 use super::settings::Settings;
@@ -339,9 +340,14 @@ impl Storage {
     /// Sleeps as `defrag-sleep` says, unless writers are about to be refused.
     pub(super) fn rest_from_defrag(&self, device: &Device) {
         let sleep = self.settings.defrag_sleep();
-        if !sleep.is_zero() && !self.stopping.load(Acquire) && !device.wblocks.is_short() {
+        if !sleep.is_zero() && !self.stopping.load(Acquire) && !self.is_short(device) {
             std::thread::sleep(sleep);
         }
+    }
+
+    /// Whether so few blocks of `device` are free that writers are about to be refused.
+    pub(super) fn is_short(&self, device: &Device) -> bool {
+        device.wblocks.is_short(self.settings.stop_writes_avail_pct())
     }
 
     /// Empties queued blocks until `minimum_pct` of each device are free or nothing is left to do; for the start of the
@@ -402,6 +408,23 @@ impl Storage {
         }
     }
 
+    /// Whether disk number `number` needs a thread that [syncs](Self::run_sync) it.
+    pub(crate) fn needs_sync(&self, number: usize) -> bool {
+        self.devices.get(number).and_then(Device::as_disk).is_some_and(|disk| disk.media.is_volatile)
+    }
+
+    /// Body of the sync thread of disk number `number`.
+    pub(crate) fn run_sync(&self, number: usize) {
+        if let Some(disk) = self.devices.get(number).and_then(Device::as_disk) {
+            disk.run_sync();
+        }
+    }
+
+    /// Number of disks that cannot be written to at present.
+    pub(crate) fn failed_count(&self) -> usize {
+        self.disks().filter(|disk| disk.has_failed()).count()
+    }
+
     /// Shows `visit` every record that can be read on the disks with its place, newest or not, of blocks in use and free
     /// ones, in memory and on disk. `go_on` is asked after each block; returns whether it never said no.
     pub(crate) fn visit_stored(
@@ -421,7 +444,9 @@ impl Storage {
                         disk.on_disk(id, &mut scratch).map(Some)
                     };
                     match found {
-                        Ok(Some(block)) => visit_records(device, id, block, &mut visit),
+                        Ok(Some(block)) => visit_everything(block, |offset, record| {
+                            visit(location_in(device, id, offset, record.size), &record);
+                        }),
                         Ok(None) => {}
                         Err(error) => {
                             cf::warning_limited!(Storage, "{error}");

@@ -22,6 +22,7 @@
 //! are taken before these and never inside them.
 
 use std::ops::Bound::{Excluded, Included};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ use crate::index::Location;
 
 /// Between attempts to write to a disk that failed, and looks at an idle one.
 const IDLE_PERIOD: Duration = Duration::from_secs(1);
+/// How often the log repeats that a disk has failed.
+const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(10);
 
 impl Disk {
     /// Waits until the record at `location` is on disk, flushing if nobody else does.
@@ -104,7 +107,9 @@ impl Disk {
             }
             self.end_waits(waits);
             let is_there = || self.media.written().try_for_each(BlockMedium::check);
-            match result.and_then(|()| is_there()) {
+            // A sync that failed is tried again before the disk counts as recovered.
+            let is_synced = || if self.has_sync_failed() { self.sync_if_volatile() } else { Ok(()) };
+            match result.and_then(|()| is_there()).and_then(|()| is_synced()) {
                 Ok(()) => {
                     if self.recover() {
                         recovered();
@@ -160,11 +165,35 @@ impl Disk {
         self.work.notify_all();
     }
 
-    /// Writing failed: reads go on, writes are refused.
+    /// Writing failed: reads go on, writes are refused. The log says so again as long as it lasts.
     pub(super) fn fail(&self, error: &BlockError) {
-        if !self.failed.swap(true, Relaxed) {
-            cf::critical!(Storage, "{error}: writes are refused until it can be written to again");
+        let mut told = self.failure_told.lock();
+        if self.failed.swap(true, Relaxed) && told.is_some_and(|told| told.elapsed() < FAILURE_LOG_PERIOD) {
+            return;
         }
+        *told = Some(Instant::now());
+        let bytes: u64 =
+            self.dirty.lock().values().map(|entry| u64::from(entry.buffer.unwritten_bytes())).sum();
+        cf::critical!(
+            Storage,
+            "{error}: writes are refused until it can be written to again; {bytes} bytes of records are in memory only"
+        );
+    }
+
+    /// Records that are in memory and not on the disk, and their bytes.
+    pub(super) fn unwritten(&self, wblocks: &WblockTable) -> (u64, u64) {
+        let dirty = self.dirty.lock();
+        let buffers: Vec<_> = dirty.values().map(|entry| Arc::clone(&entry.buffer)).collect();
+        drop(dirty);
+        let (mut records, mut bytes) = (0, 0);
+        for buffer in buffers {
+            let mut rest = &buffer.complete(wblocks)[buffer.flushed() as usize..];
+            bytes += rest.len() as u64;
+            while let Some(size) = FlatRecord::stated_size(rest).filter(|size| *size <= rest.len()) {
+                (records, rest) = (records + 1, &rest[size..]);
+            }
+        }
+        (records, bytes)
     }
 
     /// Writing succeeded; returns whether it had failed before.
@@ -189,6 +218,12 @@ impl Disk {
         let due: Vec<DeferredFree> =
             deferred.extract_if(.., |entry| self.is_durable(entry.replacement)).collect();
         drop(deferred);
+        if !due.is_empty()
+            && let Err(error) = self.sync_if_volatile()
+        {
+            self.fail(&error);
+            return self.deferred.lock().extend(due);
+        }
         due.into_iter().for_each(|entry| free(entry.garbage));
     }
 
@@ -232,6 +267,7 @@ impl Disk {
             assert!(buffer.sequence() > done, "buffers are written out in their order");
             done = buffer.sequence();
             cf::fault_point!("write-block");
+            self.note_written_through(done - 1);
             self.write_out(state, &buffer, wblocks, is_closed)?;
             if is_closed {
                 self.dirty.lock().remove(&buffer.sequence());
@@ -241,11 +277,18 @@ impl Disk {
                 self.partial_writes[stream as usize].fetch_add(1, Relaxed);
             }
         }
+        // What went into the last one while it was written may be missing.
+        self.note_written_through(last.saturating_sub(1));
         Ok(())
     }
 
-    /// Writes the part of `buffer` that is complete and not on disk, and zeros behind it: of a full block all, else a unit of
-    /// records at least, so that stale bytes of the block's former life are not taken for a damaged record.
+    /// Writes the part of `buffer` that is complete and not on disk: of a full block all, with zeros behind it, else whole
+    /// units, with the block's end mark behind the records, so that stale bytes of the block's former life are not taken for
+    /// records.
+    ///
+    /// The unit that holds the end mark so far is written last, so that the new records count all at once; a block that
+    /// begins a new life gets an end mark at its start before. With `commit-to-device` a record waits for every single
+    /// write, so there is only one: a crash may cut it short, and leaves a torn record.
     fn write_out(
         &self,
         state: &mut FlushState,
@@ -253,25 +296,55 @@ impl Disk {
         wblocks: &WblockTable,
         is_closed: bool,
     ) -> Result<(), BlockError> {
-        let (io_size, flush_size) = (self.io_size(), self.settings.flush_size());
-        if state.piece.len() < flush_size {
-            state.piece = AlignedBuf::zeroed(flush_size);
-        }
+        let io_size = self.io_size();
         let content = buffer.complete(wblocks);
         let end = content.len() as u32;
         assert_begins_with_record(content, buffer);
-        let block_start = wblock_offset(buffer.id());
         // The rest of a unit that was written before is written again, with the same bytes.
-        let mut at = buffer.flushed() / io_size * io_size;
+        let from = buffer.flushed() / io_size * io_size;
         let to = if is_closed { WBLOCK_SIZE } else { (end + RBLOCK_SIZE).next_multiple_of(io_size) };
-        let to = to.min(WBLOCK_SIZE);
-        while at < to {
-            let size = (flush_size as u32).min(to - at);
+        let (to, second) = (to.min(WBLOCK_SIZE), from + io_size);
+        if buffer.flushed() == 0 {
+            self.sync_through(buffer.freed_after())?;
+        }
+        if self.settings.commits() || second >= to {
+            self.write_range(state, buffer, content, from..to)?;
+        } else {
+            if buffer.flushed() == 0 {
+                self.write_range(state, buffer, &[], 0..io_size)?;
+            }
+            self.write_range(state, buffer, content, second..to)?;
+            self.write_range(state, buffer, content, from..second)?;
+        }
+        buffer.set_flushed(end);
+        Ok(())
+    }
+
+    /// Writes bytes `range` of the block of `buffer`, which holds `content` and behind it the end mark and zeros.
+    fn write_range(
+        &self,
+        state: &mut FlushState,
+        buffer: &WriteBuffer,
+        content: &[u8],
+        range: Range<u32>,
+    ) -> Result<(), BlockError> {
+        let flush_size = self.settings.flush_size();
+        if state.piece.len() < flush_size {
+            state.piece = AlignedBuf::zeroed(flush_size);
+        }
+        let (block_start, end) = (wblock_offset(buffer.id()), content.len());
+        let mut at = range.start;
+        while at < range.end {
+            let size = (flush_size as u32).min(range.end - at);
             let rest = content.get(at as usize..).unwrap_or_default();
             let alive = rest.len().min(size as usize);
             let piece = &mut state.piece;
             piece[..alive].copy_from_slice(&rest[..alive]);
             piece[alive..size as usize].fill(0);
+            if let Some(mark_at) = end.checked_sub(at as usize).filter(|mark_at| *mark_at < size as usize) {
+                piece[mark_at..mark_at + RBLOCK_SIZE as usize]
+                    .copy_from_slice(&self.end_mark(buffer.id()).at(end));
+            }
             let offset = block_start + u64::from(at);
             for (medium, transfer) in self.media.written().zip([Transfer::Write, Transfer::ShadowWrite]) {
                 assert_inside_records(medium, offset, size);
@@ -279,9 +352,9 @@ impl Disk {
                 medium.write_at(offset, piece, 0..size as usize)?;
                 self.benchmarks.end(transfer, started);
             }
+            self.note_written();
             at += size;
         }
-        buffer.set_flushed(end);
         Ok(())
     }
 

@@ -30,6 +30,10 @@ pub(crate) enum DeviceSetError {
     Header { device: PathBuf, error: HeaderError },
     /// It is larger than configured, and only a clean stop tells that nothing is beyond.
     Cut { device: PathBuf, found_size: u64, size: u64 },
+    /// It is shorter than it was, and was not stopped cleanly.
+    Short { device: PathBuf, found_size: u64, size: u64 },
+    /// Its header is empty, yet there are records on it.
+    HeaderErased { device: PathBuf, record_at: u64 },
     /// Two were not used together last.
     Signature { devices: [PathBuf; 2] },
     /// Two disagree on how many there were.
@@ -52,6 +56,19 @@ impl fmt::Display for DeviceSetError {
                 f,
                 "{}: at offset {size}: may hold data up to {found_size}, as it was not stopped cleanly; configure the \
                  size it has, stop cleanly, then make it smaller",
+                device.display()
+            ),
+            DeviceSetError::Short { device, found_size, size } => write!(
+                f,
+                "{}: at offset {found_size}: the file was cut: only {found_size} of {size} bytes are there, and it was \
+                 not stopped cleanly; restore it from a copy; to use what is left of it, make it as long as it was \
+                 (truncate -s {size}) and start again",
+                device.display()
+            ),
+            DeviceSetError::HeaderErased { device, record_at } => write!(
+                f,
+                "{}: at offset 0: the header is empty, yet there are records, the first at offset {record_at}; restore \
+                 the header, or all of it, from a copy; if the records may go, start with cold-start-empty or erase it",
                 device.display()
             ),
             DeviceSetError::Signature { devices } => {
@@ -92,6 +109,8 @@ pub(crate) struct DeviceSet {
     pub(crate) fresh: Vec<bool>,
     /// Which of them were not stopped cleanly. Matters to the log, and to strong consistency.
     pub(crate) unclean: Vec<bool>,
+    /// Which of them say how large they were.
+    pub(crate) size_known: Vec<bool>,
     /// Ids in the former set of devices that are no longer configured; what only they hold is lost to this start.
     pub(crate) missing_ids: Vec<u32>,
 }
@@ -136,8 +155,10 @@ impl DeviceSet {
         // Only a changed set needs a new signature; without, a crash between two headers leaves them alike.
         let is_changed = !missing_ids.is_empty() || found.iter().any(Option::is_none);
         let (run, signature) = (signature, if is_changed { signature } else { template.signature });
-        let headers = (0..count).zip(&found).map(|(device_id, header)| DeviceHeader {
+        let headers = (0..count).zip(&found).zip(devices).map(|((device_id, header), device)| DeviceHeader {
             device_id,
+            size: device.size,
+            end_mark_key: end_mark_key(run, header.as_ref()),
             device_count: count,
             signature,
             flags: template.flags.with(Flags::TRUSTED, false),
@@ -151,6 +172,10 @@ impl DeviceSet {
             headers: headers.collect(),
             fresh: found.iter().map(Option::is_none).collect(),
             unclean: found.iter().map(|header| header.as_ref().is_some_and(is_unclean)).collect(),
+            size_known: found
+                .iter()
+                .map(|header| header.as_ref().is_some_and(|header| header.size > 0))
+                .collect(),
             missing_ids,
         })
     }
@@ -169,15 +194,28 @@ impl Candidate<'_> {
                 // A file cut short is as bad as a size configured too small.
                 header.check(namespace, self.size.min(self.found_size)).map_err(fail)?;
                 let wblock_size = u64::from(super::WBLOCK_SIZE);
-                if !header.flags.contains(Flags::TRUSTED)
-                    && self.found_size / wblock_size * wblock_size > self.size
-                {
-                    let (found_size, size) = (self.found_size, self.size);
+                let (found_size, is_clean) = (self.found_size, header.flags.contains(Flags::TRUSTED));
+                if !is_clean && found_size < header.size {
+                    let size = header.size;
+                    return Err(DeviceSetError::Short { device: self.path.to_owned(), found_size, size });
+                }
+                if !is_clean && self.found_size / wblock_size * wblock_size > self.size {
+                    let size = self.size;
                     return Err(DeviceSetError::Cut { device: self.path.to_owned(), found_size, size });
                 }
                 Ok(Some(*header))
             }
         }
+    }
+}
+
+/// The key of the device's end marks: the one it has, or one drawn at random as `run` was.
+fn end_mark_key(run: u64, before: Option<&DeviceHeader>) -> u64 {
+    let known = before.map_or(0, |header| header.end_mark_key);
+    if known != 0 {
+        known
+    } else {
+        cf::wyhash::hash64(&[&b"end mark"[..], &run.to_le_bytes()].concat()).max(1)
     }
 }
 
@@ -257,7 +295,10 @@ mod tests {
         assert!(set.all_fresh() && set.missing_ids.is_empty());
         assert_eq!(set.unclean, [false, false]);
         for (id, header) in (0..).zip(&set.headers) {
-            assert_eq!(*header, DeviceHeader { runs: vec![NEW], ..DeviceHeader::fresh(b"bar", 2, NEW, id) });
+            let (size, end_mark_key) = (SIZE, header.end_mark_key);
+            let fresh = DeviceHeader::fresh(b"bar", 2, NEW, id);
+            assert_eq!(*header, DeviceHeader { runs: vec![NEW], size, end_mark_key, ..fresh });
+            assert!(end_mark_key != 0);
         }
         assert!(judge_sized(&[Vec::new()], 0).unwrap().all_fresh(), "a file just created");
     }
@@ -328,6 +369,22 @@ mod tests {
         let error = judge_sized(&[bytes(&header)], SIZE + (64 << 20)).unwrap_err().to_string();
         assert!(error.starts_with("/dev/d0: at offset 134217728: may hold data up to 201326592"), "{error}");
         assert!(judge_sized(&[bytes(&header)], SIZE + 4096).is_ok(), "less than a write block more");
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_refused() {
+        let mut header = used(0);
+        (header.device_count, header.flags, header.size, header.end_mark_key) =
+            (1, Flags::default(), SIZE, 9);
+        assert!(judge_sized(&[bytes(&header)], SIZE).is_ok());
+        let error = judge_sized(&[bytes(&header)], SIZE - 1).unwrap_err().to_string();
+        assert!(error.starts_with("/dev/d0: at offset 134217727: the file was cut"), "{error}");
+        assert!(error.contains("truncate -s 134217728"), "{error}");
+        // It was made larger in the configuration.
+        header.size = SIZE / 2;
+        assert!(judge_sized(&[bytes(&header)], SIZE / 2).is_ok());
+        let set = judge(&[bytes(&header)]).unwrap();
+        assert_eq!((set.headers[0].size, set.headers[0].end_mark_key), (SIZE, 9), "the key stays");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
@@ -19,6 +20,10 @@ use super::WBLOCK_SIZE;
 use super::device::Device;
 use super::engine::Storage;
 use crate::index::{PARTITION_COUNT, PartitionId};
+
+/// How long a disk that cannot be written to is tried at the end, and how often.
+const LAST_TRIES: Duration = Duration::from_secs(5);
+const TRY_PERIOD: Duration = Duration::from_millis(200);
 
 impl Storage {
     /// Writes the headers of a server that runs: not trusted; with the partitions as they were.
@@ -65,14 +70,21 @@ impl Storage {
         result
     }
 
-    /// The clean end: everything is on disk, and the headers say so.
-    pub(crate) fn close(&self) {
+    /// The clean end: everything is on disk, and the headers say so. A disk that cannot be written to is tried for some
+    /// seconds. Gives whether nothing is lost.
+    pub(crate) fn close(&self) -> bool {
         let mut headers = self.headers.lock();
+        let deadline = Instant::now() + LAST_TRIES;
+        // Of all disks what can be saved, also if one of them fails.
+        let saved = self
+            .devices
+            .iter()
+            .map(|device| flush_at_the_end(device, deadline))
+            .fold(true, |all, one| all & one);
+        if !saved {
+            return false;
+        }
         for (device, header) in self.devices.iter().zip(headers.iter_mut()) {
-            let Some(disk) = device.as_disk() else { return };
-            if let Err(error) = disk.flush_all(&device.wblocks) {
-                return disk.fail(&error);
-            }
             header.pristine_offset = u64::from(device.wblocks.pristine()) * u64::from(WBLOCK_SIZE);
             header.flags = header.flags.with(Flags::TRUSTED, true);
         }
@@ -80,9 +92,10 @@ impl Storage {
             .sync()
             .and_then(|()| self.write_headers(&headers, &[UNIQUE_BYTES]))
             .and_then(|()| self.write_headers(&headers, &[PREFIX_BYTES]));
-        if let Err(error) = written {
+        if let Err(error) = &written {
             cf::critical!(Storage, "{error}: the device header could not be written at the end");
         }
+        written.is_ok()
     }
 
     /// Makes durable what was written without waiting for it.
@@ -108,5 +121,24 @@ impl Storage {
             }
         }
         Ok(())
+    }
+}
+
+/// Writes out all of a disk, trying again until `deadline`. Gives whether that went well; if not, the log says what is lost.
+fn flush_at_the_end(device: &Device, deadline: Instant) -> bool {
+    let Some(disk) = device.as_disk() else { return true };
+    loop {
+        let Err(error) = disk.flush_all(&device.wblocks) else { return true };
+        disk.fail(&error);
+        if Instant::now() < deadline {
+            std::thread::sleep(TRY_PERIOD);
+            continue;
+        }
+        let (records, bytes) = disk.unwritten(&device.wblocks);
+        cf::critical!(
+            Storage,
+            "{error}: {records} records of {bytes} bytes could not be written before the end and are lost"
+        );
+        return false;
     }
 }

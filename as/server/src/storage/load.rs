@@ -1,9 +1,11 @@
 //! Cold start: the index is made again from the records on the disks.
 //!
-//! Every block is read, every record in it checked to its end mark. Of several copies of a record the newest counts, as
+//! Every block in use is read, every record in it checked to its end mark. Where blocks without a record would be the end of
+//! what was ever used, the first bytes of all blocks behind are looked at, unless a clean stop has left word of the end. Of several copies of a record the newest counts, as
 //! [`CopyAge`] says. Expired records take part, so that they win against older copies that had longer to live, and are
 //! removed at the end; so do tombstones, which stay. A record newer than a tombstone leaves one when it goes. What is
-//! damaged or cannot be read is left out, counted and logged with its place; what is whole in its block is loaded.
+//! damaged or cannot be read is left out, counted and logged with its place; what is whole in its block is loaded. What may
+//! be the trace of a write that a crash cut short is judged at the end (`suspect`).
 //!
 //! Left out without a word are records of partitions that the header does not list as here, or lists under another tree
 //! id: they were dropped as a whole.
@@ -15,6 +17,7 @@
 //! leaves a tombstone follows from all of its copies. The index is shared; each parser counts for itself.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use cf::aligned::AlignedBuf;
@@ -22,12 +25,15 @@ use cf::sys::block::{BlockError, BlockMedium};
 use crossbeam::channel::{self, Receiver, Sender};
 use datamodel::device_header::PartitionEntry;
 use datamodel::flat::{FlatError, FlatRecord};
-use datamodel::wblock_scan::{CopyAge, Piece, WblockScan, is_zero, starts_with_record};
+use datamodel::wblock_scan::{CopyAge, EndMark, Piece, WblockScan, is_zero, starts_with_record};
+use parking_lot::Mutex;
 
 use super::device::Device;
-use super::disk::wblock_offset;
-use super::open::{PEEK_SIZE, erase_former_use};
+use super::disk::{Disk, wblock_offset};
+use super::open::erase_former_use;
 use super::partial_read::{self, Unreadable};
+use super::peek::{self, PEEK_SIZE};
+use super::suspect::{SUSPECTS_MAX, Suspect};
 use super::wblock::WblockId;
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::{CreateOutcome, Index, Location, PartitionId, RecordMeta, SetId, WriteGuard};
@@ -36,6 +42,9 @@ use crate::index::{CreateOutcome, Index, Location, PartitionId, RecordMeta, SetI
 pub(super) const UNUSED_BLOCKS_MAX: u32 = 10;
 /// A record that expires later than this from now is not believed: ten years, in seconds.
 const VOID_TIME_AHEAD_MAX: u32 = 315_360_000;
+
+/// A record that was updated later than this from now was updated while the clock was ahead: a minute, in seconds.
+const CLOCK_AHEAD_MAX: u64 = 60;
 
 /// Records that are brought into the index together, so that their sprigs and elements come from memory side by side.
 const GROUP_SIZE: usize = 24;
@@ -99,6 +108,10 @@ pub(crate) struct LoadStats {
     pub(crate) damaged: AtomicU64,
     /// Records of partitions that are not here any more.
     pub(crate) dropped: AtomicU64,
+    /// Records last updated later than now, by a clock that was ahead.
+    pub(crate) ahead: AtomicU64,
+    /// The latest last-update-time found.
+    pub(crate) latest_update: AtomicU64,
 }
 
 /// What loading needs from the namespace.
@@ -134,6 +147,10 @@ pub(super) struct DiskLoad<'a> {
     pub(super) partitions: &'a [PartitionEntry],
     /// Blocks below this one are in use, as the header of a clean stop says.
     pub(super) known_pristine: u32,
+    /// That clean stop was the last one, so no other blocks are in use.
+    pub(super) was_clean: bool,
+    /// Finds of this load that are to be [judged](super::suspect) when all is loaded.
+    pub(super) suspects: Mutex<Vec<Suspect>>,
     /// Blocks looked at so far.
     pub(super) progress: &'a AtomicU32,
     pub(super) parser_count: usize,
@@ -186,7 +203,9 @@ impl DiskLoad<'_> {
 
     /// Reads the used blocks in order and hands them over.
     fn read_blocks(&self, to_fill: &Receiver<AlignedBuf>, filled: &Sender<Block>) -> Result<u32, BlockError> {
-        let (mut unused_in_a_row, mut pristine) = (0, self.known_pristine.max(1));
+        let (mut empty_from, mut pristine) = (1, self.known_pristine.max(1));
+        // Up to here blocks are read, whatever is in them.
+        let mut read_to = self.known_pristine;
         let count = self.device.wblocks.count();
         for at in 1..count {
             self.progress.store(at, Relaxed);
@@ -202,35 +221,69 @@ impl DiskLoad<'_> {
                 self.copy_wblock(copy, id, &bytes)?;
             }
             let is_used = self.is_used(id, &bytes);
+            let is_known = is_used || unreadable.is_some();
             let _ = filled.send(Block { id, bytes, unreadable, is_used });
             // Whether it begins with a record or its first one is damaged: what is used is not pristine.
-            if is_used {
-                (unused_in_a_row, pristine) = (0, pristine.max(at + 1));
-            } else {
-                unused_in_a_row += 1;
-                if unused_in_a_row >= UNUSED_BLOCKS_MAX && at >= self.known_pristine {
-                    self.copy_to.map_or(Ok(()), |copy| erase_former_use(copy, at + 1, count))?;
-                    break;
+            if is_known {
+                self.report_empty(empty_from..at, true);
+                (empty_from, pristine) = (at + 1, pristine.max(at + 1));
+            } else if at + 1 - empty_from >= UNUSED_BLOCKS_MAX && at >= read_to {
+                match self.next_used(at + 1, count)? {
+                    Some(found) => read_to = found + 1,
+                    None => {
+                        self.copy_to.map_or(Ok(()), |copy| erase_former_use(copy, at + 1, count))?;
+                        break;
+                    }
                 }
             }
         }
+        self.report_empty(empty_from..count, false);
         Ok(pristine)
+    }
+
+    /// The first block in use from `first` on, behind many without a record.
+    fn next_used(&self, first: u32, count: u32) -> Result<Option<u32>, BlockError> {
+        if self.was_clean { Ok(None) } else { peek::next_used(self.source, first, count) }
+    }
+
+    /// Says that blocks hold nothing which were in use, as the header says or blocks in use behind them.
+    fn report_empty(&self, blocks: Range<u32>, is_before_used: bool) {
+        let is_hole = is_before_used && blocks.len() >= UNUSED_BLOCKS_MAX as usize;
+        let end = if is_hole { blocks.end } else { blocks.end.min(self.known_pristine) };
+        if blocks.start >= end {
+            return;
+        }
+        let count = end - blocks.start;
+        self.context.stats().damaged.fetch_add(count.into(), Relaxed);
+        cf::warning!(
+            Storage,
+            "{}: at offset {}: a hole: {} bytes hold nothing, though they were in use; {ADVICE}",
+            self.source.path().display(),
+            wblock_offset(WblockId(blocks.start)),
+            u64::from(count) * u64::from(WBLOCK_SIZE)
+        );
     }
 
     /// Whether there are records in a block, whole or damaged.
     fn is_used(&self, id: WblockId, block: &[u8]) -> bool {
         let mut starts_headless = false;
         starts_with_record(block)
-            || WblockScan::new(block).any(|piece| match piece {
+            || self.scan(id, block).any(|piece| match piece {
                 Piece::Damage { offset: 0, reason: FlatError::Magic, .. } => {
                     starts_headless = true;
                     false
                 }
-                Piece::Record { .. } | Piece::Damage { .. } => true,
-                Piece::Stale { .. } => false,
+                Piece::Record { .. } | Piece::Damage { .. } | Piece::Gap { .. } => true,
+                // The end mark of a block without records.
+                Piece::Stale { offset, .. } => offset == RBLOCK_SIZE as usize,
             })
             // If there is no record behind it, the block was perhaps never used by a server.
             || starts_headless && id.0 < self.known_pristine
+    }
+
+    pub(super) fn scan<'b>(&self, id: WblockId, block: &'b [u8]) -> WblockScan<'b> {
+        let key = self.device.as_disk().map_or(0, Disk::end_mark_key);
+        WblockScan::new(block, EndMark::new(key, id.0))
     }
 
     /// Loads blocks as they come; returns what is left of their former lives.
@@ -267,6 +320,27 @@ impl DiskLoad<'_> {
     /// is in the index: it answers with an error, and hides its older copies.
     fn is_read_again(&self) -> bool {
         self.copy_to.is_none() && self.device.as_disk().is_some_and(|disk| disk.stripe().is_none())
+    }
+
+    /// Tells of damage, or keeps it to be judged later.
+    fn note_suspect(&self, block: &[u8], suspect: Suspect) {
+        let is_certain = self.was_clean && suspect.reason.is_some();
+        let mut suspects = self.suspects.lock();
+        if is_certain || suspects.len() >= SUSPECTS_MAX {
+            drop(suspects);
+            self.report_suspect(block, &suspect);
+        } else {
+            suspects.push(suspect);
+        }
+    }
+
+    /// Tells of a suspect that is damage.
+    pub(super) fn report_suspect(&self, block: &[u8], suspect: &Suspect) {
+        let place = (suspect.offset, suspect.size);
+        match suspect.reason {
+            Some(reason) => self.report_damage(suspect.block, block, place, &reason),
+            None => self.report_damage(suspect.block, block, place, &"a hole: zeros where records were"),
+        }
     }
 
     /// Says that `size` bytes at `offset` of block `id` are not loaded, and what they are by their own account.
@@ -323,6 +397,8 @@ struct Counts {
     replaced: u64,
     older: u64,
     dropped: u64,
+    ahead: u64,
+    latest_update: u64,
 }
 
 /// Brings the records of blocks into the index.
@@ -358,7 +434,7 @@ impl<'a> Parser<'a> {
     fn load_block(&mut self, block: &Block) {
         let (load, id, bytes) = (self.load, block.id, &block.bytes[..]);
         let mut group = Vec::with_capacity(GROUP_SIZE);
-        for piece in WblockScan::new(bytes) {
+        for piece in load.scan(id, bytes) {
             match piece {
                 Piece::Record { offset, record } => {
                     let place = wblock_offset(id) + offset as u64;
@@ -378,7 +454,10 @@ impl<'a> Parser<'a> {
                 }
                 Piece::Damage { offset: 0, reason: FlatError::Magic, .. } if !block.is_used => {}
                 Piece::Damage { offset, size, reason } => {
-                    load.report_damage(id, bytes, (offset, size), &reason);
+                    load.note_suspect(bytes, Suspect { block: id, offset, size, reason: Some(reason) });
+                }
+                Piece::Gap { offset, size } => {
+                    load.note_suspect(bytes, Suspect { block: id, offset, size, reason: None });
                 }
                 Piece::Stale { offset, size } => self.stale.add(wblock_offset(id) + offset as u64, size),
             }
@@ -408,13 +487,16 @@ impl<'a> Parser<'a> {
 
     /// Adds to the figures of all what was counted in a block.
     fn report_counts(&mut self) {
-        let Counts { unique, replaced, older, dropped } = std::mem::take(&mut self.counts);
+        let Counts { unique, replaced, older, dropped, ahead, latest_update } =
+            std::mem::take(&mut self.counts);
         let stats = self.load.context.stats();
+        stats.latest_update.fetch_max(latest_update, Relaxed);
         for (total, count) in [
             (&stats.unique, unique),
             (&stats.replaced, replaced),
             (&stats.older, older),
             (&stats.dropped, dropped),
+            (&stats.ahead, ahead),
         ] {
             if count > 0 {
                 total.fetch_add(count, Relaxed);
@@ -434,6 +516,10 @@ impl<'a> Parser<'a> {
             self.report_unbelieved(record, location);
             return false;
         };
+        if record.last_update_time / 1000 > u64::from(self.load.context.now_seconds()) + CLOCK_AHEAD_MAX {
+            self.counts.ahead += 1;
+            self.counts.latest_update = self.counts.latest_update.max(record.last_update_time);
+        }
         let Ok((guard, outcome)) = self.index.get_or_create(&record.digest) else {
             self.load.context.stats().damaged.fetch_add(1, Relaxed);
             cf::critical!(Storage, "the primary index is full: record {} is not loaded", record.digest);

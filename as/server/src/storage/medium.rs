@@ -78,13 +78,17 @@ fn open_disk(backing: &Backing, config: &StorageConfig) -> Result<Opened, OpenEr
         None
     };
     let medium = |file: BlockFile| -> Arc<dyn BlockMedium> { Arc::new(file) };
-    let media = Media { main: medium(main), shadow: shadow.map(medium), cached: cached.map(medium) };
+    let media = Media {
+        main: medium(main),
+        shadow: shadow.map(medium),
+        cached: cached.map(medium),
+        is_volatile: !mode(config).data_sync,
+    };
     Ok(Opened { media, size, found_size, shadow_found_size })
 }
 
 /// Devices, and files with `direct-files`, are written past the page cache, each write durable when it returns. Other files
-/// are written to the page cache, and survive the end of the server but not of the machine, unless `commit-to-device`
-/// asks for more.
+/// are written to the page cache and synced every now and then (`sync`), unless `commit-to-device` asks for more.
 fn mode(config: &StorageConfig) -> BlockMode {
     let params = &config.params;
     let direct = config.is_raw_device() || params.direct_files.get();

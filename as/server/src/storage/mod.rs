@@ -36,11 +36,14 @@ mod load;
 mod medium;
 mod open;
 mod partial_read;
+mod peek;
 mod reclaim;
 mod reservation;
 mod settings;
 mod shadow;
 mod stripe;
+mod suspect;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod wblock;

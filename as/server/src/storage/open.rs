@@ -10,6 +10,7 @@ use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
 use datamodel::device_header::{HEADER_SIZE, PartitionEntry};
 use datamodel::wblock_scan::{is_zero, starts_with_record};
+use parking_lot::Mutex;
 
 use super::benchmarks::{DiskBenchmarks, StorageBenchmarks};
 use super::device::Device;
@@ -18,6 +19,7 @@ use super::engine::Storage;
 use super::header::{Candidate, DeviceSet, DeviceSetError};
 use super::load::{DiskLoad, LoadContext, UNUSED_BLOCKS_MAX, parser_count};
 use super::medium::{Opened, open_disks};
+use super::peek::{self, PEEK_SIZE};
 use super::reclaim::reclaim_at_start;
 use super::settings::Settings;
 use super::shadow::{self, Reason, ShadowMismatch, Source};
@@ -45,8 +47,6 @@ pub(crate) enum OpenError {
 
 /// Between lines of the log that tell how far loading is.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
-/// Read to see whether a block was ever used.
-pub(super) const PEEK_SIZE: usize = 4096;
 
 /// What must be known of the node and the configuration to open devices.
 pub(crate) struct OpenSettings<'a> {
@@ -74,6 +74,7 @@ impl Storage {
     ) -> Result<Self, OpenError> {
         let heads = disks.iter().map(|disk| read_heads(settings, disk)).collect::<Result<Vec<_>, _>>()?;
         let set = judge(settings, &disks, &heads)?;
+        refuse_erased_headers(settings, &set, &disks)?;
         for disk in &disks {
             disk.media.written().try_for_each(BlockMedium::grow)?;
         }
@@ -82,6 +83,7 @@ impl Storage {
         let benchmarks = Arc::new(StorageBenchmarks::new(params.clone()));
         let (mut devices, mut sources) = (Vec::new(), Vec::new());
         for (number, (disk, (_, source))) in disks.into_iter().zip(heads).enumerate() {
+            let end_mark_key = set.headers[number].end_mark_key;
             let wblock_count = (disk.size / u64::from(WBLOCK_SIZE)) as u32;
             let stripe = match settings.config.engine {
                 Engine::Memory => Some(
@@ -92,7 +94,7 @@ impl Storage {
                 _ => None,
             };
             let of_disk = DiskBenchmarks::new(Arc::clone(&benchmarks));
-            let disk = Disk::new(disk.media, wblock_count, stripe, params.clone(), of_disk);
+            let disk = Disk::new(disk.media, wblock_count, stripe, end_mark_key, params.clone(), of_disk);
             let wblocks = WblockTable::new(number as u8, wblock_count, DISK_RESERVE, Reuse::Oldest);
             devices.push(Device::disk(number as u8, wblocks, disk));
             sources.push(source);
@@ -109,10 +111,8 @@ impl Storage {
             device.wblocks.sort_loaded(pristine, params.low_water_bytes());
             device.discard_free();
         }
-        let storage = Storage {
-            headers: parking_lot::Mutex::new(set.headers),
-            ..Storage::new(devices.into(), params, benchmarks)
-        };
+        let storage =
+            Storage { headers: Mutex::new(set.headers), ..Storage::new(devices.into(), params, benchmarks) };
         storage.mark_in_use()?;
         Ok(storage)
     }
@@ -176,6 +176,28 @@ fn judge(
     Ok(DeviceSet::judge(settings.namespace.as_bytes(), &candidates, settings.signature)?)
 }
 
+/// Refuses a disk that looks new by its header and holds records all the same, as they would be erased.
+fn refuse_erased_headers(
+    settings: &OpenSettings<'_>,
+    set: &DeviceSet,
+    disks: &[Opened],
+) -> Result<(), OpenError> {
+    if settings.config.params.cold_start_empty.get() {
+        return Ok(());
+    }
+    for (disk, _) in disks.iter().zip(&set.fresh).filter(|(_, fresh)| **fresh) {
+        let found = std::iter::once(disk.found_size).chain([disk.shadow_found_size]);
+        for (medium, found_size) in disk.media.written().zip(found) {
+            let count = (found_size.min(disk.size) / u64::from(WBLOCK_SIZE)) as u32;
+            if let Some(used) = peek::sign_of_use(medium, count)? {
+                let (device, record_at) = (medium.path().to_owned(), wblock_offset(WblockId(used)));
+                return Err(DeviceSetError::HeaderErased { device, record_at }.into());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Says what kind of start this is.
 fn report(namespace: &str, set: &DeviceSet, disks: &[Opened], heads: &[(AlignedBuf, Source)]) {
     for (disk, (_, source)) in disks.iter().zip(heads) {
@@ -185,18 +207,36 @@ fn report(namespace: &str, set: &DeviceSet, disks: &[Opened], heads: &[(AlignedB
         cf::info!(DrvSsd, "{{{namespace}}} found all {} devices fresh, initializing", disks.len());
         return;
     }
-    for ((disk, fresh), unclean) in disks.iter().zip(&set.fresh).zip(&set.unclean) {
+    let states = set.fresh.iter().zip(&set.unclean).zip(&set.size_known);
+    for (disk, ((fresh, unclean), size_known)) in disks.iter().zip(states) {
         let path = disk.media.main.path().display();
         if *fresh {
             cf::info!(DrvSsd, "{{{namespace}}} device {path} is empty");
         } else if *unclean {
             cf::info!(DrvSsd, "{{{namespace}}} device {path} prior shutdown not clean");
+            if !*size_known {
+                report_short(disk);
+            }
         }
     }
     for id in &set.missing_ids {
         cf::warning!(
             DrvSsd,
             "{{{namespace}}} device {id} of those used last is not configured any more: what only it holds is not loaded"
+        );
+    }
+}
+
+/// Says that a file is shorter than configured that was not stopped cleanly, when nothing tells how long it was.
+fn report_short(disk: &Opened) {
+    if disk.found_size < disk.size {
+        cf::warning!(
+            DrvSsd,
+            "{}: the file is shorter than configured, {} of {} bytes, and was not stopped cleanly: if it was cut, what \
+             is missing is lost; restore it from a copy",
+            disk.media.main.path().display(),
+            disk.found_size,
+            disk.size
         );
     }
 }
@@ -257,36 +297,44 @@ fn load(
     let progress: Vec<AtomicU32> = devices.iter().map(|_| AtomicU32::new(0)).collect();
     let is_done = AtomicBool::new(false);
     let parser_count = parser_count(set.fresh.iter().filter(|fresh| !**fresh).count());
-    let results = std::thread::scope(|scope| {
+    let load_of = |at: usize| {
+        let (device, source) = (&devices[at], &sources[at]);
+        let disk = device.as_disk().filter(|_| !set.fresh[at])?;
+        let (read, other) = match &disk.media.shadow {
+            Some(shadow) if source.from_shadow => (&**shadow, Some(&*disk.media.main)),
+            shadow => (&*disk.media.main, shadow.as_deref()),
+        };
+        Some(DiskLoad {
+            device,
+            devices,
+            source: read,
+            copy_to: other.filter(|_| source.copies),
+            partitions: partitions(set, at),
+            known_pristine: (set.headers[at].pristine_offset / u64::from(WBLOCK_SIZE)) as u32,
+            was_clean: !set.unclean[at],
+            suspects: Mutex::default(),
+            progress: &progress[at],
+            parser_count,
+            context,
+        })
+    };
+    let loads: Vec<Option<DiskLoad<'_>>> = (0..devices.len()).map(load_of).collect();
+    let results: Vec<_> = std::thread::scope(|scope| {
         let teller = scope.spawn(|| tell_progress(namespace, devices, &progress, context, &is_done));
-        let loads: Vec<_> = (0..devices.len())
-            .map(|at| {
-                let (device, source) = (&devices[at], &sources[at]);
-                let disk = device.as_disk().filter(|_| !set.fresh[at])?;
-                let (read, other) = match &disk.media.shadow {
-                    Some(shadow) if source.from_shadow => (&**shadow, Some(&*disk.media.main)),
-                    shadow => (&*disk.media.main, shadow.as_deref()),
-                };
-                let load = DiskLoad {
-                    device,
-                    devices,
-                    source: read,
-                    copy_to: other.filter(|_| source.copies),
-                    partitions: partitions(set, at),
-                    known_pristine: (set.headers[at].pristine_offset / u64::from(WBLOCK_SIZE)) as u32,
-                    progress: &progress[at],
-                    parser_count,
-                    context,
-                };
-                cf::info!(DrvSsd, "{{{namespace}}} device {}: reading to load index", read.path().display());
+        let threads: Vec<_> = loads
+            .iter()
+            .map(|load| {
+                let load = load.as_ref()?;
+                let path = load.source.path().display();
+                cf::info!(DrvSsd, "{{{namespace}}} device {path}: reading to load index");
                 Some(scope.spawn(move || load.run()))
             })
             .collect();
-        let results: Vec<_> = loads
+        let results = threads
             .into_iter()
-            .map(|load| {
-                load.map_or(Ok(1), |load| {
-                    load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            .map(|thread| {
+                thread.map_or(Ok(1), |thread| {
+                    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
                 })
             })
             .collect();
@@ -294,6 +342,7 @@ fn load(
         teller.thread().unpark();
         results
     });
+    loads.iter().flatten().for_each(DiskLoad::judge_suspects);
     results.into_iter().collect()
 }
 

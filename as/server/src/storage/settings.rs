@@ -32,6 +32,11 @@ impl Settings {
         Duration::from_micros(self.0.defrag_sleep.get().into())
     }
 
+    /// `stop-writes-avail-pct`.
+    pub(super) fn stop_writes_avail_pct(&self) -> u32 {
+        self.0.stop_writes_avail_pct.get()
+    }
+
     /// `flush-size` in bytes: writes have this size at most.
     pub(super) fn flush_size(&self) -> usize {
         self.0.flush_size.get() as usize

@@ -229,7 +229,7 @@ fn blocks_that_large_records_leave_half_used_are_not_moved_for_ever() {
     (0..1_000).filter(|key| key % 2 == 0).for_each(|key| remove(&storage, &index, key));
     empty_all();
     for device in &storage.devices {
-        assert!(!device.wblocks.is_short(), "{} blocks are free", device.wblocks.free_count());
+        assert!(!device.wblocks.is_short(0), "{} blocks are free", device.wblocks.free_count());
     }
     storage.check();
 }

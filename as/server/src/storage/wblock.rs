@@ -44,6 +44,10 @@ impl WblockId {
 pub(super) struct Taken {
     device: u8,
     id: WblockId,
+    /// Blocks of the device that were taken so far, with this one.
+    number: u64,
+    /// Number of the block that was taken last when this one became free; 0 if it was not in use since the start.
+    freed_after: u64,
 }
 
 impl Taken {
@@ -53,6 +57,15 @@ impl Taken {
 
     pub(super) fn id(&self) -> WblockId {
         self.id
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// What replaced the records that were in the block is in blocks up to this number.
+    pub(super) fn freed_after(&self) -> u64 {
+        self.freed_after
     }
 }
 
@@ -109,8 +122,18 @@ impl Drop for Rewrite<'_> {
     }
 }
 
+/// A block that was in use and is free.
+#[derive(Clone, Copy)]
+struct FreeBlock {
+    id: WblockId,
+    /// Blocks taken before it became free.
+    freed_after: u64,
+}
+
 struct Queues {
-    free: VecDeque<WblockId>,
+    free: VecDeque<FreeBlock>,
+    /// Blocks taken so far.
+    taken: u64,
     /// First block never used so far.
     pristine: u32,
     defrag: VecDeque<WblockId>,
@@ -128,6 +151,9 @@ pub(super) struct WblockTable {
     reuse: Reuse,
 }
 
+/// Of a larger share of free blocks, in percent, defrag does not take care whatever the low-water mark.
+const STOP_PCT_MAX: u32 = 20;
+
 /// Which free block is taken next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reuse {
@@ -143,7 +169,12 @@ impl WblockTable {
         WblockTable {
             device,
             blocks: (0..count).map(|_| BlockState::default()).collect(),
-            queues: Mutex::new(Queues { free: VecDeque::new(), pristine: 1, defrag: VecDeque::new() }),
+            queues: Mutex::new(Queues {
+                free: VecDeque::new(),
+                taken: 0,
+                pristine: 1,
+                defrag: VecDeque::new(),
+            }),
             live_bytes: AtomicU64::new(0),
             reserved,
             reuse,
@@ -162,20 +193,21 @@ impl WblockTable {
         }
         let mut freed = queues.free.iter();
         let found = match self.reuse {
-            Reuse::Newest => freed.rposition(|id| may_take(*id)),
-            Reuse::Oldest => freed.position(|id| may_take(*id)),
+            Reuse::Newest => freed.rposition(|block| may_take(block.id)),
+            Reuse::Oldest => freed.position(|block| may_take(block.id)),
         };
-        let id = match found.and_then(|at| queues.free.remove(at)) {
-            Some(id) => id,
+        let FreeBlock { id, freed_after } = match found.and_then(|at| queues.free.remove(at)) {
+            Some(block) => block,
             None if (queues.pristine as usize) < self.blocks.len() => {
                 queues.pristine += 1;
-                WblockId(queues.pristine - 1)
+                FreeBlock { id: WblockId(queues.pristine - 1), freed_after: 0 }
             }
             None => return None,
         };
+        queues.taken += 1;
         let was_free = self.block(id).take();
         cf::invariant!(was_free, "write block {} was taken in state {:?}", id.0, self.state(id));
-        Some(Taken { device: self.device, id })
+        Some(Taken { device: self.device, id, number: queues.taken, freed_after })
     }
 
     /// A current block is full: it becomes used, and what follows from how much of it is still alive.
@@ -240,7 +272,11 @@ impl WblockTable {
     fn enqueue(&self, id: WblockId, after: AfterFree) -> AfterFree {
         match after {
             AfterFree::Kept => {}
-            AfterFree::Freed => self.queues.lock().free.push_back(id),
+            AfterFree::Freed => {
+                let mut queues = self.queues.lock();
+                let freed_after = queues.taken;
+                queues.free.push_back(FreeBlock { id, freed_after });
+            }
             AfterFree::Queued => self.queues.lock().defrag.push_back(id),
         }
         after
@@ -262,9 +298,13 @@ impl WblockTable {
         emptiest.is_some_and(|id| self.review(id, limit_bytes) == AfterFree::Queued)
     }
 
-    /// Whether so few blocks are free that writers are about to be refused.
-    pub(super) fn is_short(&self) -> bool {
-        self.free_count() <= self.reserved + self.reserved.div_ceil(4)
+    /// Whether so few blocks are free that writers are about to be refused: because all others are reserved, or because less
+    /// than `stop_pct` of all are free, as `stop-writes-avail-pct` says.
+    pub(super) fn is_short(&self, stop_pct: u32) -> bool {
+        let count = self.blocks.len();
+        let stop = (count * stop_pct.min(STOP_PCT_MAX) as usize).div_ceil(100);
+        let level = (self.reserved + self.reserved.div_ceil(4)).max(stop + 2 + count / 128);
+        self.free_count() <= level
     }
 
     /// Takes the next block to empty, once more than `queue_min` wait. It stays with the caller until
@@ -347,7 +387,7 @@ impl WblockTable {
     pub(super) fn take_to_load(&self, id: WblockId) -> Taken {
         let was_free = self.block(id).take_to_load();
         cf::invariant!(was_free, "write block {} was loaded in state {:?}", id.0, self.state(id));
-        Taken { device: self.device, id }
+        Taken { device: self.device, id, number: 0, freed_after: 0 }
     }
 
     /// At start: block `id` holds `size` more live bytes, or after an older copy lost against a newer one, fewer.
@@ -375,7 +415,9 @@ impl WblockTable {
         let (below, beyond) = self.blocks.split_at_mut(queues.pristine as usize);
         for (at, block) in below.iter_mut().enumerate().skip(1) {
             match block.loaded(low_water_bytes) {
-                WblockState::Free => queues.free.push_back(WblockId(at as u32)),
+                WblockState::Free => {
+                    queues.free.push_back(FreeBlock { id: WblockId(at as u32), freed_after: 0 });
+                }
                 WblockState::Queued => queues.defrag.push_back(WblockId(at as u32)),
                 _ => {}
             }
@@ -391,8 +433,8 @@ impl WblockTable {
     /// Shows `visit` the blocks that were used and are free.
     pub(super) fn visit_free(&mut self, mut visit: impl FnMut(Unused<'_>)) {
         let device = self.device;
-        for id in self.queues.get_mut().free.iter().copied() {
-            visit(Unused { device, id, holder: PhantomData });
+        for block in &self.queues.get_mut().free {
+            visit(Unused { device, id: block.id, holder: PhantomData });
         }
     }
 
@@ -445,7 +487,7 @@ impl WblockTable {
             let id = WblockId(at as u32);
             let live = u64::from(block.live_bytes());
             sum += live;
-            let listed = queues.free.iter().filter(|free| **free == id).count();
+            let listed = queues.free.iter().filter(|free| free.id == id).count();
             let queued = queues.defrag.iter().filter(|queued| **queued == id).count();
             let (state, pristine) = (self.state(id), at as u32 >= queues.pristine);
             assert_eq!(
@@ -471,7 +513,7 @@ mod tests {
     }
 
     fn close(table: &WblockTable, id: WblockId, low_water_bytes: u32) -> AfterFree {
-        table.close(Taken { device: 0, id }, low_water_bytes)
+        table.close(Taken { device: 0, id, number: 0, freed_after: 0 }, low_water_bytes)
     }
 
     /// The block that waits for defrag, which is `id`.

@@ -291,8 +291,11 @@ fn make_next(
     let had_bins = !bins.is_empty();
     let now =
         if *is_new { namespace.creation_time(&call.digest, base.set_id, call.now.0) } else { call.now.0 };
-    let last_update_time = base.last_update_time().max(now);
+    let last_update_time = base.next_update_time(now);
+    namespace.warn_of_clock(last_update_time, call.now);
     let void_time = void_time_after(call, set, ttl, (!is_new).then_some(base.void_time));
+    let leaves_tombstone =
+        base.leaves_tombstone() || !*is_new && namespace.is_outlived_by(base.void_time, void_time);
     let metadata = filter::metadata_of(namespace, &call.digest, base, call.now);
     let context = WriteContext {
         policy: *policy,
@@ -331,13 +334,14 @@ fn make_next(
         tree_id: call.tree_id,
         set_name: set.map_or(&[], |set| &set.name),
         key,
-        leaves_tombstone: base.leaves_tombstone(),
+        leaves_tombstone,
     };
     encode(call, &record, &bins, flat)?;
     reply.finish(&call.header(ResultCode::Ok, record.generation, record.void_time));
     let mut meta = *base;
     (meta.generation, meta.void_time) = (record.generation, void_time);
     meta.set_last_update_time(last_update_time);
+    meta.set_leaves_tombstone(leaves_tombstone);
     Ok(Next::Record { meta, key_stored: key.is_some() })
 }
 

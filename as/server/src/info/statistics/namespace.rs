@@ -86,6 +86,9 @@ static ROWS: &[Row] = &[
     One("data_used_pct", |view| Number(view.data_used * 100 / view.data_total.max(1))),
     One("data_avail_pct", |view| Number(view.namespace.storage.available_pct().into())),
     One("data_compression_ratio", |_| Fixed(1.0, 3)),
+    Row::Some("failed_devices", |view| {
+        view.namespace.storage.is_on_disk().then(|| Number(view.namespace.storage.failed_count() as u64))
+    }),
     Devices,
     One("record_proto_uncompressed_pct", |_| Fixed(0.0, 3)),
     One("record_proto_compression_ratio", |_| Fixed(1.0, 3)),

@@ -117,8 +117,8 @@ fn device() -> Device {
     let main = Arc::new(CrashMedium::zeroed(BLOCKS as usize * WBLOCK_SIZE as usize, true));
     let settings = Settings::new(&config(Engine::Device, false).params);
     let benchmarks = DiskBenchmarks::new(Arc::new(StorageBenchmarks::new(settings.clone())));
-    let media = Media { main, shadow: None, cached: None };
-    let disk = Disk::new(media, BLOCKS, None, settings, benchmarks);
+    let media = Media { main, shadow: None, cached: None, is_volatile: false };
+    let disk = Disk::new(media, BLOCKS, None, 1, settings, benchmarks);
     Device::disk(0, WblockTable::new(0, BLOCKS, 0, Reuse::Oldest), disk)
 }
 
@@ -139,6 +139,8 @@ fn load(devices: &[Device; 1], copies: &[Copy], order: &[Vec<u32>]) -> Loaded {
         copy_to: None,
         partitions: &partitions,
         known_pristine: BLOCKS,
+        was_clean: true,
+        suspects: Mutex::default(),
         progress: &AtomicU32::new(0),
         parser_count: order.len(),
         context: &context,

@@ -1,0 +1,51 @@
+//! Looks at the first bytes of write blocks, to find those in use without reading all of a device.
+
+use cf::aligned::AlignedBuf;
+use cf::sys::block::{BlockError, BlockMedium};
+use datamodel::wblock_scan::starts_with_record;
+
+use super::WBLOCK_SIZE;
+use super::disk::wblock_offset;
+use super::wblock::WblockId;
+
+/// Read to see whether a block was ever used.
+pub(super) const PEEK_SIZE: usize = 4096;
+/// Blocks at the beginning of a device that is said to be new that are looked at one by one.
+const FIRST_BLOCKS: u32 = 64;
+/// Blocks looked at in the rest of it.
+const SAMPLES: u32 = 1024;
+
+/// The first block from `first` on and before `count` that begins with a record. Blocks for which the file system has nothing
+/// stored are passed over.
+pub(super) fn next_used(medium: &dyn BlockMedium, first: u32, count: u32) -> Result<Option<u32>, BlockError> {
+    let (mut peek, mut at) = (AlignedBuf::zeroed(PEEK_SIZE), first);
+    while at < count {
+        let Some(data_at) = medium.next_data(wblock_offset(WblockId(at))) else { return Ok(None) };
+        at = at.max((data_at / u64::from(WBLOCK_SIZE)) as u32);
+        if at < count && begins_with_record(medium, at, &mut peek)? {
+            return Ok(Some(at));
+        }
+        at += 1;
+    }
+    Ok(None)
+}
+
+/// A block of a device of `count` blocks that begins with a record, if there is one where a device in use has some. A large
+/// device is not read as a whole.
+pub(super) fn sign_of_use(medium: &dyn BlockMedium, count: u32) -> Result<Option<u32>, BlockError> {
+    if let Some(found) = next_used(medium, 1, count.min(FIRST_BLOCKS))? {
+        return Ok(Some(found));
+    }
+    let (mut peek, step) = (AlignedBuf::zeroed(PEEK_SIZE), (count / SAMPLES).max(1));
+    for at in (FIRST_BLOCKS..count).step_by(step as usize) {
+        if begins_with_record(medium, at, &mut peek)? {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
+}
+
+fn begins_with_record(medium: &dyn BlockMedium, at: u32, peek: &mut AlignedBuf) -> Result<bool, BlockError> {
+    medium.read_at(wblock_offset(WblockId(at)), peek, 0..PEEK_SIZE)?;
+    Ok(starts_with_record(peek))
+}
