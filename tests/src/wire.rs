@@ -65,6 +65,7 @@ pub mod field {
     pub const UDF_FILE: u8 = 30;
     pub const UDF_FUNCTION: u8 = 31;
     pub const UDF_ARGUMENTS: u8 = 32;
+    pub const UDF_OP: u8 = 33;
     pub const BATCH: u8 = 41;
     pub const FILTER_EXPRESSION: u8 = 43;
 }

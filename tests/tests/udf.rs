@@ -185,6 +185,51 @@ fn functions_are_rows_of_batches() {
     assert_eq!(client.ask(&Message::get("d")).unwrap().bin("n"), Some(&1_000i64.to_be_bytes()[..]));
 }
 
+/// A background query that applies a function of module `m`.
+fn background(function: &str, arguments: &[u8]) -> Message {
+    Message::default()
+        .with_field(field::NAMESPACE, b"test")
+        .with_field(field::SET, b"rig")
+        .with_field(field::UDF_OP, &[2])
+        .with_field(field::UDF_FILE, b"m")
+        .with_field(field::UDF_FUNCTION, function.as_bytes())
+        .with_field(field::UDF_ARGUMENTS, arguments)
+}
+
+#[test]
+fn background_queries_apply_functions() {
+    let (_server, mut client) = start();
+    for key in 0..20 {
+        assert_eq!(client.ask(&add(&format!("k{key}"))).unwrap().result, result::OK);
+    }
+    let name = [0x92, 0xa2, 3, b'n', 5];
+    let queries = [
+        ("add", "udf_sub_udf_complete", "udf_sub_lang_write_success"),
+        ("get", "udf_sub_udf_complete", "udf_sub_lang_read_success"),
+        ("fail", "udf_sub_udf_error", "udf_sub_lang_error"),
+        ("remove", "udf_sub_udf_complete", "udf_sub_lang_delete_success"),
+    ];
+    for (function, first, second) in queries {
+        let before = figures(&mut client, "namespace/test");
+        assert_eq!(run(&mut client, &background(function, &name)), (0, result::OK));
+        await_figures(&mut client, "namespace/test", |now| {
+            now[first] == before[first] + 20
+                && now[second] == before[second] + 20
+                && now["pi_query_udf_bg_complete"] == before["pi_query_udf_bg_complete"] + 1
+        });
+        if function == "add" {
+            assert_eq!(client.ask(&Message::get("k7")).unwrap().bin("n"), Some(&10i64.to_be_bytes()[..]));
+            assert!(
+                client
+                    .info_value("query-show")
+                    .unwrap()
+                    .contains("udf-filename=m:udf-function=add:udf-active=0")
+            );
+        }
+    }
+    assert_eq!(client.ask(&Message::get("k7")).unwrap().result, result::NOT_FOUND);
+}
+
 /// Calls on one record from several connections, and writes beside them, lose nothing.
 #[test]
 fn calls_on_one_record_add_up() {

@@ -9,7 +9,7 @@ use datamodel::Budget;
 use datamodel::exp::Operation as ExpressionOperation;
 use datamodel::flat::FlatRecord;
 use proto::ResultCode;
-use proto::message::{Request, info1, info2, info3, op_code};
+use proto::message::{Request, field, info1, info2, info3, op_code};
 
 use super::job::Job;
 use super::request::Query;
@@ -21,10 +21,15 @@ use crate::transaction::{RecordCheck, SubCommand, SubCommands, TransactionContex
 const READS: [u8; 5] =
     [op_code::READ, op_code::CDT_READ, op_code::BITS_READ, op_code::HLL_READ, op_code::EXP_READ];
 
+/// Bound of the names of modules and functions.
+const FUNCTION_NAME_SIZE_MAX: usize = 128;
+
 /// The operations of a query.
 pub(super) struct Operations {
     /// The message that they came in.
     body: Box<[u8]>,
+    /// Module and name of the function that is applied instead of operations.
+    pub(super) function: Option<(String, String)>,
 }
 
 impl Operations {
@@ -45,10 +50,24 @@ impl Operations {
             expressions.all(|op| ExpressionOperation::for_modify(op.value, budget).is_ok())
         };
         if is_write_only && are_valid() {
-            Ok(Operations { body: body.into() })
+            Ok(Operations { body: body.into(), function: None })
         } else {
             Err(ResultCode::Parameter)
         }
+    }
+
+    /// The function that a request names, which was parsed from `body`.
+    ///
+    /// # Errors
+    /// `Parameter` when there is none, or its name is too long.
+    pub(super) fn function_from_request(request: &Request<'_>, body: &[u8]) -> Result<Self, ResultCode> {
+        let name = |number| {
+            let name = request.field(number).filter(|name| name.len() < FUNCTION_NAME_SIZE_MAX);
+            name.map(|name| String::from_utf8_lossy(name).into_owned()).ok_or(ResultCode::Parameter)
+        };
+        let function = (name(field::UDF_FILE)?, name(field::UDF_FUNCTION)?);
+        request.field(field::UDF_ARGUMENTS).ok_or(ResultCode::Parameter)?;
+        Ok(Operations { body: body.into(), function: Some(function) })
     }
 
     /// What carries them out in a thread of `query`.
@@ -62,13 +81,18 @@ impl Operations {
         (request.info1, request.info4, request.set) = (0, 0, None);
         request.info2 = info2::WRITE | request.info2 & info2::DURABLE_DELETE;
         request.info3 = info3::UPDATE_ONLY | request.info3 & info3::REPLACE_ONLY;
-        Some(Changer { query, request, filter, commands: SubCommands::new(Arc::clone(context)) })
+        let mut origin = Origin::OpsSub;
+        if self.function.is_some() {
+            (request.info3, origin) = (0, Origin::UdfSub);
+        }
+        Some(Changer { query, origin, request, filter, commands: SubCommands::new(Arc::clone(context)) })
     }
 }
 
 /// Carries out the operations of a query, in one of its threads.
 pub(super) struct Changer<'q> {
     query: &'q Query,
+    origin: Origin,
     request: Request<'q>,
     filter: Option<CompiledFilter<'q>>,
     commands: SubCommands,
@@ -82,7 +106,7 @@ impl Changer<'_> {
             namespace: &self.query.namespace,
             request: &self.request,
             digest: *digest,
-            origin: Origin::OpsSub,
+            origin: self.origin,
             filter: self.filter.as_ref(),
             check: self.query.condition.is_some().then_some(&check as &dyn RecordCheck),
         };
@@ -99,7 +123,8 @@ impl Changer<'_> {
     /// Counts a record that the filter kept back before it was read.
     pub(super) fn count_filtered(&self) {
         let metrics = &self.query.namespace.metrics;
-        metrics.count(Origin::OpsSub, Operation::Write, ResultCode::FilteredOut);
+        let operation = if self.origin == Origin::UdfSub { Operation::Udf } else { Operation::Write };
+        metrics.count(self.origin, operation, ResultCode::FilteredOut);
     }
 }
 

@@ -53,6 +53,12 @@ impl End {
             (false, JobKind::Operations) => {
                 [C::PiQueryOpsBgComplete, C::PiQueryOpsBgError, C::PiQueryOpsBgAbort]
             }
+            (false, JobKind::Function) => {
+                [C::PiQueryUdfBgComplete, C::PiQueryUdfBgError, C::PiQueryUdfBgAbort]
+            }
+            (true, JobKind::Function) => {
+                [C::SiQueryUdfBgComplete, C::SiQueryUdfBgError, C::SiQueryUdfBgAbort]
+            }
             (true, JobKind::ShortBasic) => {
                 [C::SiQueryShortBasicComplete, C::SiQueryShortBasicError, C::SiQueryShortBasicTimeout]
             }
@@ -87,6 +93,7 @@ pub(super) enum JobKind {
     ShortBasic,
     Basic,
     Operations,
+    Function,
 }
 
 /// The sorts of queries that are counted each for itself.
@@ -98,7 +105,8 @@ pub(super) struct Sort {
 
 impl Sort {
     pub(super) fn of(query: &Query) -> Self {
-        let kind = match query.kind {
+        let kind = match &query.kind {
+            QueryKind::Operations(operations) if operations.function.is_some() => JobKind::Function,
             QueryKind::Operations(_) => JobKind::Operations,
             QueryKind::Basic(_) if query.is_short() => JobKind::ShortBasic,
             QueryKind::Basic(_) => JobKind::Basic,
@@ -116,6 +124,8 @@ pub(crate) struct Job {
     /// Name of the index, if one is used.
     index_name: Option<Arc<str>>,
     pub(super) sort: Sort,
+    /// Module and name of the function that is applied; empty without one.
+    function: (String, String),
     /// Whether the client named partitions.
     has_parts: bool,
     partition_count: usize,
@@ -151,6 +161,10 @@ impl Job {
             set: String::from_utf8_lossy(&query.set_name).into_owned(),
             index_name: index.map(SecondaryIndex::name),
             sort: Sort::of(query),
+            function: match &query.kind {
+                QueryKind::Operations(operations) => operations.function.clone().unwrap_or_default(),
+                QueryKind::Basic(_) => Default::default(),
+            },
             has_parts: query.has_parts,
             partition_count: query.parts.len(),
             digest_count: query.parts.iter().filter(|part| part.after.is_some()).count(),
@@ -234,6 +248,12 @@ impl fmt::Display for Job {
                 out,
                 ":job-type=background-ops:net-io-bytes={BACKGROUND_REPLY_SIZE}\
                  :socket-timeout={SOCKET_TIMEOUT_DEFAULT_MS}:ops-active=0"
+            ),
+            JobKind::Function => write!(
+                out,
+                ":job-type=background-udf:net-io-bytes={BACKGROUND_REPLY_SIZE}\
+                 :socket-timeout={SOCKET_TIMEOUT_DEFAULT_MS}:udf-filename={}:udf-function={}:udf-active=0",
+                self.function.0, self.function.1
             ),
         }
     }

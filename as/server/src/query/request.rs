@@ -118,7 +118,8 @@ impl Query {
         let reading = Reading { request, namespace, indexes, budget };
         if request.has_field(field::UDF_FILE) {
             return match request.field(field::UDF_OP) {
-                Some([1 | 2]) => Err(ResultCode::UnsupportedFeature),
+                Some([2]) => reading.operations(body, next_id),
+                Some([1]) => Err(ResultCode::UnsupportedFeature),
                 _ => Err(ResultCode::Parameter),
             };
         }
@@ -199,7 +200,11 @@ impl Reading<'_> {
         }
         let condition = predicate.map(|predicate| predicate.with_index(self, set)).transpose()?;
         let filter = self.filter()?;
-        let operations = Operations::from_request(request, body, self.budget)?;
+        let operations = if request.has_field(field::UDF_FILE) {
+            Operations::function_from_request(request, body)?
+        } else {
+            Operations::from_request(request, body, self.budget)?
+        };
         let rate = if records_per_second == 0 { rate_max } else { records_per_second };
         Ok(Query {
             condition,

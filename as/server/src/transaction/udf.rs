@@ -171,6 +171,11 @@ fn open(
             return Err(ResultCode::BinName);
         }
         question.map_or(Ok(()), |question| question.resolve(&flat, flat.key))?;
+        if let Some(check) = call.check
+            && !check.passes(&flat, call.budget)?
+        {
+            return Err(ResultCode::NotFound);
+        }
         call.check_key(&flat)?;
         if flat.key.is_none() {
             sent_key = key_to_store(request)?.map(<[u8]>::to_vec);
