@@ -1,20 +1,29 @@
 //! System metadata: files of the C server are taken, changes are on disk when they are acknowledged and outlive the server
 //! however it ends, and what cannot be stored is refused.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
+use ferrospike_tests::corpus;
+use ferrospike_tests::programs::built;
+use ferrospike_tests::replay::{Options, replay};
 use ferrospike_tests::server::{Server, usual_config};
-use ferrospike_tests::wire::info_request;
+use ferrospike_tests::wire::{Message, Operation, field, info_request, info2, operation, result};
+use flate2::read::GzDecoder;
 
 const FILES: [&str; 4] = ["UDF.smd", "evict.smd", "sindex.smd", "truncate.smd"];
 
+fn recorded_path(name: &str) -> PathBuf {
+    corpus::folder().join("smd").join(name)
+}
+
 fn recorded(name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpora/smd").join(name);
-    fs::read(path).expect("a recorded file")
+    fs::read(recorded_path(name)).expect("a recorded file")
 }
 
 fn file(server: &Server, name: &str) -> PathBuf {
@@ -42,9 +51,13 @@ fn order(client: &mut Client, ttl: u32) {
     assert_eq!(ask(client, &format!("eviction-reset:namespace=test;ttl={ttl}")), "ok");
 }
 
+fn figure(client: &mut Client, name: &str, key: &str) -> u64 {
+    client.figure(name, key).expect("a figure")
+}
+
 /// The ordered void-time of a namespace.
 fn void_time(client: &mut Client, namespace: &str) -> u64 {
-    client.figure(&format!("namespace/{namespace}"), "smd_evict_void_time").expect("a figure")
+    figure(client, &format!("namespace/{namespace}"), "smd_evict_void_time")
 }
 
 #[test]
@@ -181,4 +194,121 @@ fn files_have_the_usual_permissions() {
     order(&mut server.connect(), 1000);
     let mode = fs::metadata(file(&server, "evict.smd")).expect("a file").permissions().mode();
     assert_eq!(mode & 0o066, 0o060, "it is for the group too, not for others");
+}
+
+/// Of what the C server answered when it was started on its files, all that is about records, truncation and eviction. What
+/// it had truncated and served again is not served here.
+#[test]
+fn a_device_of_the_c_server_is_served_with_its_metadata() {
+    // Those with a void-time are left out: the recording says how far away it was, not when.
+    const REPLAYED: [&str; 8] = [
+        "scan c",
+        "smd-show",
+        "overwritten",
+        "deleted",
+        "after truncation",
+        "undone:49",
+        "no set",
+        "evicted",
+    ];
+    let mut server = with_recorded_files();
+    let mut data = File::create(server.folder().join("bar.dat")).expect("a file");
+    let mut recorded = GzDecoder::new(File::open(recorded_path("bar.dat.gz")).expect("a recorded file"));
+    io::copy(&mut recorded, &mut data).expect("the file");
+    let device = "device {\n        file {dir}/bar.dat\n        filesize 128M";
+    server.configure(&usual_config().replace("memory {\n        data-size 512M", device));
+    server.restart();
+    server.await_log("{bar} cold start dropped 80 truncated records");
+    server
+        .await_log("{bar} cold start dropped 15 records that were evicted before: evict-void-time 633609292");
+    let steps = corpus::open(&recorded_path("restart.jsonl.gz")).expect("a recorded file");
+    let is_meant =
+        |test: &str| REPLAYED.iter().any(|name| test.contains(name)) && !test.ends_with("smd-show:56");
+    let steps = steps.filter(|step| step.as_ref().map_or(true, |step| is_meant(&step.test)));
+    let report = replay(steps, server.address(), &Options::default()).expect("a readable corpus");
+    assert_eq!(
+        (report.tally().agree, report.tally().differ, report.lost),
+        (11, 0, 0),
+        "{}",
+        report.in_words()
+    );
+    let mut client = server.connect();
+    let rows = client.scan("bar").expect("rows");
+    let of_set = |set: &[u8]| rows.iter().filter(|row| row.field(field::SET) == Some(set)).count();
+    assert_eq!((of_set(b"a"), of_set(b"b"), of_set(b"c"), rows.len()), (135, 25, 60, 250));
+    assert_eq!(figure(&mut client, "sets/bar/b", "truncate_lut"), 533_609_292_607);
+    assert_eq!(figure(&mut client, "sets/bar/a", "truncate_lut"), 37_696_000_000);
+    assert_eq!(figure(&mut client, "sets/bar/c", "truncate_lut"), 0);
+    assert_eq!(figure(&mut client, "namespace/test", "truncate_lut"), 533_609_292_741);
+    assert_eq!(figure(&mut client, "namespace/bar", "evict_void_time"), 633_609_292);
+}
+
+/// What was evicted stays gone over a restart, though its copies are still on the device.
+#[test]
+fn what_was_evicted_stays_gone() {
+    let device = "device {\n        file {dir}/test.dat\n        filesize 128M";
+    let exempt = "set kept {\n        disable-eviction true\n    }\n    storage-engine";
+    let config = usual_config().replacen("memory {\n        data-size 1G", device, 1);
+    let mut server = Server::start(&config.replacen("storage-engine", exempt, 1));
+    let mut client = server.connect();
+    let write = |set: &str, key: u32, ttl: u32| {
+        let record = Message::on_record("test", set, &key.to_string());
+        let message = Message { info2: info2::WRITE, record_ttl: ttl, ..record };
+        message.with_operation(Operation::integer(operation::WRITE, "b", 1))
+    };
+    for key in 0..100 {
+        for set in ["s", "kept"] {
+            let answer = client.ask(&write(set, key, 10_000 + 100 * key)).expect("an answer");
+            assert_eq!(answer.result, result::OK);
+        }
+    }
+    order(&mut client, 10_000 + 5_050);
+    let start = Instant::now();
+    while figure(&mut client, "namespace/test", "objects") > 155 {
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing is evicted");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let left = figure(&mut client, "namespace/test", "objects");
+    for kills in [false, true] {
+        if kills {
+            server.kill9();
+        } else {
+            server.stop();
+        }
+        server.restart();
+        let mut client = server.connect();
+        assert_eq!(figure(&mut client, "namespace/test", "objects"), left);
+        assert_eq!(figure(&mut client, "sets/test/kept", "objects"), 100);
+    }
+    // Without the order they come back, as far as they are still on the device.
+    assert_eq!(ask(&mut server.connect(), "eviction-reset:namespace=test"), "ok");
+    server.stop();
+    server.restart();
+    assert_eq!(figure(&mut server.connect(), "namespace/test", "objects"), 200);
+}
+
+#[test]
+fn files_can_be_looked_into() {
+    let inspect = |arguments: &[&str]| {
+        let output = Command::new(built("asd-inspect").expect("it is built")).args(arguments).output();
+        let output = output.expect("asd-inspect");
+        (output.status.success(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let path = |name: &str| recorded_path(name).to_str().expect("plain text").to_owned();
+    let (is_sound, text) = inspect(&[&path("truncate.smd"), &path("UDF.smd")]);
+    assert!(
+        is_sound && text.contains("truncate.smd: version D2629A51DB8E-6, 4 items, 1 deleted ones\n"),
+        "{text}"
+    );
+    assert!(text.contains("  bar|b = 533609292607 (generation 1, timestamp 533609292607)\n"), "{text}");
+    assert!(text.contains("  bar|c is deleted (generation 2, timestamp 533609292687)\n"), "{text}");
+    assert!(text.contains("  twice.lua = {\\\"content64\\\": "), "{text}");
+    let (is_sound, text) = inspect(&["--json", &path("evict.smd")]);
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert!(is_sound && json["metadata"][0]["items"][0]["value"] == "633609292", "{text}");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let broken = folder.path().join("evict.smd");
+    fs::write(&broken, b"[[1,").expect("a file");
+    let (is_sound, text) = inspect(&[broken.to_str().expect("plain text"), &path("sindex.smd")]);
+    assert!(!is_sound && text.contains("evict.smd: it is not JSON: ") && text.contains("bar_a_g"), "{text}");
 }

@@ -17,13 +17,14 @@ pub mod patterns;
 pub mod peer;
 pub mod requests;
 mod server;
+pub mod smd_file;
 pub mod wblock_scan;
 
 /// A body, by the name of its target.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All bodies.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("batch", batch::run),
     ("config", config::run),
     ("device_header", device_header::run),
@@ -37,5 +38,6 @@ pub const TARGETS: [Target; 14] = [
     ("patterns", patterns::run),
     ("peer", peer::run),
     ("requests", requests::run),
+    ("smd_file", smd_file::run),
     ("wblock_scan", wblock_scan::run),
 ];

@@ -1,8 +1,10 @@
-//! `asd-inspect`: tells what is on the devices or files of a namespace, without a server and without changing them.
+//! `asd-inspect`: tells what is on the devices or files of a namespace, or in files of system metadata, without a server
+//! and without changing them.
 //!
 //! Unlike the other tools it shares code with the server: the very readers of header, write blocks and records that
 //! decide at start what is loaded. The exit code is 1 when something is damaged or cannot be read.
 
+mod metadata;
 mod report;
 mod scan;
 
@@ -11,14 +13,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use metadata::MetadataFile;
 
 pub use scan::{Damage, Device, Inspection, Stored};
 
-/// Show what is on the devices or data files of a namespace.
+/// Show what is on the devices or data files of a namespace, and in files of system metadata.
 #[derive(Parser, Debug)]
 #[command(name = "asd-inspect", version)]
 pub struct Options {
-    /// Devices or files of one namespace; of several copies of a record the newest counts, wherever it is
+    /// Devices or files of one namespace; of several copies of a record the newest counts, wherever it is. Files ending in
+    /// `.smd` are system metadata
     #[arg(required = true, value_name = "DEVICE")]
     pub devices: Vec<PathBuf>,
 
@@ -40,15 +44,34 @@ pub struct Options {
 /// # Errors
 /// When printing fails.
 pub fn run(options: &Options, out: &mut impl Write, errors: &mut impl Write) -> io::Result<ExitCode> {
-    let inspection = match Inspection::of(&options.devices, options.all) {
-        Ok(inspection) => inspection,
-        Err(error) => {
-            writeln!(errors, "asd-inspect: {error}")?;
-            return Ok(ExitCode::FAILURE);
+    let is_metadata = |path: &PathBuf| MetadataFile::is_meant_by(path);
+    let (metadata, devices): (Vec<PathBuf>, Vec<PathBuf>) =
+        options.devices.iter().cloned().partition(is_metadata);
+    let metadata: Vec<_> = metadata.iter().map(|path| MetadataFile::read(path)).collect();
+    let mut is_sound = metadata.iter().all(MetadataFile::is_sound);
+    if !options.json {
+        metadata.iter().try_for_each(|file| file.text(out))?;
+    }
+    if devices.is_empty() {
+        if options.json {
+            report::json_document(&report::with_metadata(serde_json::json!({}), &metadata), out)?;
         }
-    };
-    let print = if options.json { report::json } else { report::text };
-    print(&inspection, options.records, out)?;
+    } else {
+        let inspection = match Inspection::of(&devices, options.all) {
+            Ok(inspection) => inspection,
+            Err(error) => {
+                writeln!(errors, "asd-inspect: {error}")?;
+                return Ok(ExitCode::FAILURE);
+            }
+        };
+        if options.json {
+            let document = report::json(&inspection, options.records);
+            report::json_document(&report::with_metadata(document, &metadata), out)?;
+        } else {
+            report::text(&inspection, options.records, out)?;
+        }
+        is_sound &= inspection.is_sound();
+    }
     out.flush()?;
-    Ok(if inspection.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -8,6 +8,7 @@ use cf::Digest;
 use datamodel::device_header::DeviceHeader;
 use serde_json::{Value, json};
 
+use super::metadata::MetadataFile;
 use super::scan::{Device, Inspection, Stored};
 
 /// 2010-01-01, from which times of records count.
@@ -192,8 +193,8 @@ fn device_text(device: &Device, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
-/// Prints one JSON document.
-pub(super) fn json(inspection: &Inspection, list: bool, out: &mut dyn Write) -> io::Result<()> {
+/// The inspection as a JSON document.
+pub(super) fn json(inspection: &Inspection, list: bool) -> Value {
     let summary = summarise(inspection);
     let sets: Vec<Value> = summary
         .by_set
@@ -224,7 +225,20 @@ pub(super) fn json(inspection: &Inspection, list: bool, out: &mut dyn Write) -> 
         };
         document["list"] = sorted(inspection).into_iter().map(record).collect();
     }
-    serde_json::to_writer(&mut *out, &document)?;
+    document
+}
+
+/// `document` with what `files` of system metadata hold, if there are any.
+pub(super) fn with_metadata(mut document: Value, files: &[MetadataFile]) -> Value {
+    if !files.is_empty() {
+        document["metadata"] = files.iter().map(MetadataFile::json).collect();
+    }
+    document
+}
+
+/// Prints one JSON document.
+pub(super) fn json_document(document: &Value, out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, document)?;
     writeln!(out)
 }
 

@@ -311,9 +311,7 @@ mod tests {
         report::text(&inspection, true, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.contains("records: 2 live, 1 tombstones") && text.contains("damage: 1"), "{text}");
-        let mut json = Vec::new();
-        report::json(&inspection, true, &mut json).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let json = report::json(&inspection, true);
         assert_eq!(json["devices"][0]["header"]["partitions-with-data"], 4096);
         assert_eq!(json["list"][0]["generation"], 2);
         assert_eq!(json["devices"][0]["wblocks"]["live"], 2);
