@@ -9,6 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "tidy/circles.rs"]
+mod circles;
+
 /// Lines outside of test modules that a file may have. Half of it is the aim.
 const FILE_LINES_MAX: usize = 1200;
 /// From here on a file is named in the output of the test, as one to split when next touched.
@@ -83,6 +86,16 @@ const UNSAFE_FILES: &[&str] = &[
     "as/server/src/storage/buffer.rs",
     "as/server/src/storage/stripe.rs",
     "as/server/src/udf/raw.rs",
+];
+
+/// Names that stand for several types that all of a crate can see, with the reason.
+const SHARED_NAMES: &[(&str, &str)] = &[
+    ("Body", "each message between nodes has a body"),
+    ("Modify", "bits and hll have the same parts"),
+    ("Read", "bits and hll have the same parts"),
+    ("Options", "each tool has options"),
+    ("Session", "of a user, and of a record that a function works on"),
+    ("Request", "requests of two protocols, for records and for access control"),
 ];
 
 /// Words that are not left behind: open ends belong in the tracker, and paths of somebody's machine nowhere.
@@ -180,6 +193,24 @@ fn every_module_of_the_server_has_a_layer() {
     let mut modules: BTreeSet<String> = rust_files().iter().filter_map(RustFile::server_module).collect();
     modules.retain(|module| !["main", "lib"].contains(&module.as_str()) && !known.contains(module.as_str()));
     assert!(modules.is_empty(), "give these modules of the server their place in LAYERS: {modules:?}");
+}
+
+#[test]
+fn a_name_stands_for_one_type_in_a_crate() {
+    let mut places: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for file in rust_files() {
+        let Some((folder, _)) = file.path.split_once("/src/") else { continue };
+        for name in visible_types(&code(file.production())) {
+            places.entry((folder.to_owned(), name)).or_default().push(file.path.clone());
+        }
+    }
+    let shared = |(_, name): &(String, String)| !SHARED_NAMES.iter().any(|(shared, _)| shared == name);
+    let twice = places.iter().filter(|(key, files)| files.len() > 1 && shared(key));
+    none(&twice.map(|((_, name), files)| format!("{name}: in {}", files.join(", "))).collect::<Vec<_>>());
+    for (name, _) in SHARED_NAMES {
+        let is_shared = places.iter().any(|((_, other), files)| other == name && files.len() > 1);
+        assert!(is_shared, "{name} stands for one type now: remove it from the list");
+    }
 }
 
 #[test]
@@ -398,6 +429,19 @@ fn crate_paths(text: &str) -> BTreeSet<String> {
     }
     names.remove("");
     names
+}
+
+/// The types that `code` shows to all of its crate, or to others.
+fn visible_types(code: &str) -> Vec<String> {
+    let visible = code.lines().filter_map(|line| {
+        let line = line.trim_start();
+        line.strip_prefix("pub ").or_else(|| line.strip_prefix("pub(crate) "))
+    });
+    let types = visible.filter_map(|line| {
+        let line = line.strip_prefix("unsafe ").unwrap_or(line);
+        ["struct ", "enum ", "trait ", "union "].iter().find_map(|kind| line.strip_prefix(kind))
+    });
+    types.map(identifier).filter(|name| !name.is_empty()).collect()
 }
 
 fn identifier(text: &str) -> String {

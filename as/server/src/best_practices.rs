@@ -15,7 +15,7 @@ const SOMAXCONN_MIN: u64 = 4096;
 
 /// A practice that is not followed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Failure {
+pub(crate) struct FailedPractice {
     /// As tools know it.
     pub(crate) name: &'static str,
     /// What would be right.
@@ -58,29 +58,29 @@ static KERNEL_SETTINGS: &[KernelSetting] = &[
 ];
 
 /// What is not followed by this machine and `config`, whose values are resolved.
-pub(crate) fn failures(config: &Config) -> Vec<Failure> {
-    let mut failures: Vec<Failure> = KERNEL_SETTINGS
+pub(crate) fn failures(config: &Config) -> Vec<FailedPractice> {
+    let mut failures: Vec<FailedPractice> = KERNEL_SETTINGS
         .iter()
         // What the kernel does not tell is nobody's fault.
         .filter(|setting| number_in(Path::new(setting.path)).is_some_and(|value| !(setting.is_right)(value)))
-        .map(|setting| Failure { name: setting.name, advice: setting.advice.to_owned() })
+        .map(|setting| FailedPractice { name: setting.name, advice: setting.advice.to_owned() })
         .collect();
     if facts::huge_pages() == Some(HugePages::Always) {
         let advice = "transparent huge pages should be set to 'madvise' or 'never'".to_owned();
-        failures.push(Failure { name: "thp-enabled", advice });
+        failures.push(FailedPractice { name: "thp-enabled", advice });
     }
     failures.extend(of_config(config, cf::threads::cpu_count() as u64, Memory::now().total));
     failures
 }
 
 /// What is not followed by `config` on a machine with so many processors and bytes of memory (0: unknown).
-fn of_config(config: &Config, cpu_count: u64, memory_size: u64) -> Vec<Failure> {
+fn of_config(config: &Config, cpu_count: u64, memory_size: u64) -> Vec<FailedPractice> {
     let mut failures = Vec::new();
     let on_device = config.namespaces.iter().any(|namespace| !namespace.storage.is_inline());
     let threads = if on_device { cpu_count * 3 } else { cpu_count };
     if u64::from(config.service.service_threads.get()) < threads {
         let advice = format!("service-threads should be at least {threads}");
-        failures.push(Failure { name: "service-threads", advice });
+        failures.push(FailedPractice { name: "service-threads", advice });
     }
     let of_namespaces = config.namespaces.iter().map(|namespace| {
         let data = match namespace.storage.engine {
@@ -94,7 +94,7 @@ fn of_config(config: &Config, cpu_count: u64, memory_size: u64) -> Vec<Failure> 
         let advice = format!(
             "the namespaces may take {wanted} bytes for data and indexes, the machine has {memory_size}"
         );
-        failures.push(Failure { name: "memory", advice });
+        failures.push(FailedPractice { name: "memory", advice });
     }
     failures
 }

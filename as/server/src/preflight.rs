@@ -1,11 +1,46 @@
 //! What a start looks at before it touches anything, and all that would stop it: `--check-config`.
 
+use std::io;
+
 use crate::best_practices;
 use crate::config::{Config, DEVELOPER_SOURCE};
+use crate::namespace::NamespaceError;
 use crate::node_id;
 use crate::ports::Ports;
-use crate::server::StartError;
+use crate::security::SecurityError;
+use crate::service::ListenError;
 use crate::storage::check_backings;
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("access control: {0}")]
+    Security(#[from] SecurityError),
+    #[error(transparent)]
+    NodeId(#[from] node_id::UnknownInterface),
+    #[error("{0}")]
+    Namespace(String),
+    #[error("{0}")]
+    Listen(String),
+    #[error("{0}")]
+    SystemMetadata(io::Error),
+    #[error("enforce-best-practices is set, and these are not followed: {0}")]
+    BestPractices(String),
+    #[error("the system refuses a thread or file descriptor: {0}")]
+    System(#[from] io::Error),
+}
+
+impl From<NamespaceError> for StartError {
+    fn from(error: NamespaceError) -> Self {
+        StartError::Namespace(error.to_string())
+    }
+}
+
+impl From<ListenError> for StartError {
+    fn from(error: ListenError) -> Self {
+        StartError::Listen(error.to_string())
+    }
+}
 
 /// Everything that would stop a start with `config` on this machine, as far as it can be found without changing anything.
 /// Ports are taken and given back, files and devices opened and closed.

@@ -20,14 +20,14 @@ use crate::info;
 use crate::metrics::{ServerMetrics, SystemUsage};
 use crate::namespace::{self, Namespace, NamespaceError};
 use crate::node::Node;
-use crate::node_id;
 use crate::ports::Ports;
+pub use crate::preflight::StartError;
 use crate::preflight::{self, check_best_practices, own_node_id};
 use crate::query::Queries;
-use crate::security::{AccessControl, SecurityError};
+use crate::security::AccessControl;
 use crate::service::{
-    self, Advertised, ConnectionCount, ListenError, ReplyBudget, SecurityRequest, ServiceContext,
-    ServicePool, ServiceThread,
+    self, Advertised, ConnectionCount, ReplyBudget, SecurityRequest, ServiceContext, ServicePool,
+    ServiceThread,
 };
 use crate::sindex::{self, SecondaryIndexes};
 use crate::smd::{self, Module, Occasion, Smd, SmdItem};
@@ -38,37 +38,6 @@ use crate::workers::Workers;
 
 /// Threads that carry out requests of the security protocol: two, so that a slow login does not hold up the next.
 const SECURITY_THREADS: usize = 2;
-
-/// Why the server did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("access control: {0}")]
-    Security(#[from] SecurityError),
-    #[error(transparent)]
-    NodeId(#[from] node_id::UnknownInterface),
-    #[error("{0}")]
-    Namespace(String),
-    #[error("{0}")]
-    Listen(String),
-    #[error("{0}")]
-    SystemMetadata(io::Error),
-    #[error("enforce-best-practices is set, and these are not followed: {0}")]
-    BestPractices(String),
-    #[error("the system refuses a thread or file descriptor: {0}")]
-    System(#[from] io::Error),
-}
-
-impl From<NamespaceError> for StartError {
-    fn from(error: NamespaceError) -> Self {
-        StartError::Namespace(error.to_string())
-    }
-}
-
-impl From<ListenError> for StartError {
-    fn from(error: ListenError) -> Self {
-        StartError::Listen(error.to_string())
-    }
-}
 
 /// A running server. Dropping it stops it.
 pub struct Server {

@@ -2,11 +2,13 @@
 //!
 //! Order of the rows is that of `help` and of the answer to an empty request; both are part of the protocol.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use proto::ResultCode;
 use proto::info::COMMAND_NAME_SIZE_MAX;
 
 use super::Arguments;
-use super::request::Joined;
-use super::request::{InfoError, InfoResult};
+use super::request::{InfoError, InfoResult, Joined, shown};
 use super::{
     configuration, dump, health, histograms, identity, logging, namespaces, network, partitions, peers,
     query, record, sindex, smd, statistics, truncate, udf,
@@ -217,6 +219,31 @@ fn help(_: &Node, out: &mut String) -> InfoResult {
         }
     }
     Ok(())
+}
+
+/// The value of one request, or its error. A panic in a handler is a bug of ours that must not end the thread, whose
+/// client waits.
+pub(crate) fn value_of(node: &Node, line: &str) -> String {
+    let run = || {
+        let mut value = String::new();
+        run(node, line, &mut value).map(|()| value)
+    };
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => value,
+        Ok(Err(error)) => refused(line, &error),
+        Err(_) => {
+            cf::critical!(Info, "'{}' failed on an internal error", shown(line));
+            InfoError::new(ResultCode::Unknown, "internal error").to_string()
+        }
+    }
+}
+
+pub(super) fn refused(line: &str, error: &InfoError) -> String {
+    // Tools ask every server for what only the Enterprise Edition has.
+    if !error.is_enterprise_only() {
+        cf::warning_limited!(Info, "'{}' answered with {error}", shown(line));
+    }
+    error.to_string()
 }
 
 #[cfg(test)]

@@ -29,7 +29,6 @@ mod tests;
 mod truncate;
 mod udf;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use proto::ResultCode;
@@ -37,9 +36,10 @@ use proto::ResultCode;
 use crate::node::Node;
 
 use access::Asker;
+use commands::refused;
+pub(crate) use commands::value_of;
 pub(crate) use pool::serve as serve_info;
 pub(crate) use port::serve_port;
-use request::shown;
 pub(crate) use request::{Arguments, InfoError};
 pub(crate) use statistics::is_counter;
 
@@ -74,31 +74,6 @@ fn answer_line(node: &Node, asker: Asker<'_>, request: &[u8], out: &mut Vec<u8>)
     for part in [request, b"\t", value.as_bytes(), b"\n"] {
         out.extend_from_slice(part);
     }
-}
-
-/// The value of one request, or its error. A panic in a handler is a bug of ours that must not end the thread, whose
-/// client waits.
-pub(crate) fn value_of(node: &Node, line: &str) -> String {
-    let run = || {
-        let mut value = String::new();
-        commands::run(node, line, &mut value).map(|()| value)
-    };
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(value)) => value,
-        Ok(Err(error)) => refused(line, &error),
-        Err(_) => {
-            cf::critical!(Info, "'{}' failed on an internal error", shown(line));
-            InfoError::new(ResultCode::Unknown, "internal error").to_string()
-        }
-    }
-}
-
-fn refused(line: &str, error: &InfoError) -> String {
-    // Tools ask every server for what only the Enterprise Edition has.
-    if !error.is_enterprise_only() {
-        cf::warning_limited!(Info, "'{}' answered with {error}", shown(line));
-    }
-    error.to_string()
 }
 
 /// Whether a request that came at `received` has waited longer than `info-max-ms`.

@@ -36,7 +36,7 @@ use opening::{open_partitions, open_storage};
 pub(crate) use partition::{PartitionFigures, PartitionReservation, Partitions, Refused};
 use removals::Removals;
 pub(crate) use sections::Section;
-pub(crate) use sets::{Set, SetError, Sets};
+pub(crate) use sets::{Set, SetCreationError, Sets};
 pub(crate) use tomb_raider::raid;
 pub(crate) use tombstones::Removal;
 pub(crate) use truncate::RemovalThresholds;
@@ -226,10 +226,10 @@ impl Namespace {
         }
         let set = self.sets.find_or_create(name, &self.config().sets).map_err(|error| {
             match error {
-                SetError::NameTooLong => {
+                SetCreationError::NameTooLong => {
                     cf::warning_limited!(Namespace, "{{{}}} set name longer than 63 bytes", self.name());
                 }
-                SetError::TooManySets => {
+                SetCreationError::TooManySets => {
                     cf::warning_limited!(Namespace, "{{{}}} has 4095 sets, cannot add another", self.name());
                 }
             }

@@ -80,7 +80,7 @@ impl Set {
 
 /// Why a set cannot be created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum SetError {
+pub(crate) enum SetCreationError {
     NameTooLong,
     TooManySets,
 }
@@ -134,12 +134,16 @@ impl Sets {
     ///
     /// # Errors
     /// When the name is longer than 63 bytes or there are 4095 sets.
-    pub(crate) fn find_or_create(&self, name: &[u8], directory: &SetDirectory) -> Result<&Set, SetError> {
+    pub(crate) fn find_or_create(
+        &self,
+        name: &[u8],
+        directory: &SetDirectory,
+    ) -> Result<&Set, SetCreationError> {
         if let Ok(set) = self.search(name) {
             return Ok(set);
         }
         if name.len() > SET_NAME_SIZE_MAX {
-            return Err(SetError::NameTooLong);
+            return Err(SetCreationError::NameTooLong);
         }
         let mut count = self.create.lock();
         let slot = match self.search(name) {
@@ -147,7 +151,7 @@ impl Sets {
             Err(slot) => slot,
         };
         if usize::from(*count) >= SET_COUNT_MAX {
-            return Err(SetError::TooManySets);
+            return Err(SetCreationError::TooManySets);
         }
         let id = *count + 1;
         // Configuration knows only names that are text; other names have parameters of their own.
@@ -197,8 +201,8 @@ mod tests {
             assert_eq!(sets.find(name.as_bytes()).map(|set| set.id), Some(SetId(n as u16 + 1)));
         }
         assert_eq!(sets.iter().count(), SET_COUNT_MAX);
-        assert_eq!(sets.find_or_create(b"one more", &directory).err(), Some(SetError::TooManySets));
-        assert_eq!(sets.find_or_create(&[b'x'; 64], &directory).err(), Some(SetError::NameTooLong));
+        assert_eq!(sets.find_or_create(b"one more", &directory).err(), Some(SetCreationError::TooManySets));
+        assert_eq!(sets.find_or_create(&[b'x'; 64], &directory).err(), Some(SetCreationError::NameTooLong));
         assert!(sets.get(SetId::NONE).is_none());
     }
 
