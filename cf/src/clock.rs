@@ -1,7 +1,7 @@
 //! Time: the epoch of stored times, and a monotonic clock for durations.
 //!
-//! Stored times count from 2010-01-01T00:00:00Z. Hot paths read the clock once per wake-up and pass the
-//! value on; the pure crates only ever take it as an argument.
+//! Stored times count from 2010-01-01T00:00:00Z. Service threads read the clock once per wake-up and pass
+//! the value on; the pure crates take it as an argument.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! Threads: every one has a name that `top -H` shows, and whoever starts it keeps the handle to join it.
+//! Threads. Each has a name that `top -H` shows, and its starter keeps the handle to join it.
 //!
 //! A thread that there is one of, and that serves all, is started by [`spawn_essential`] or [`spawn_restarting`]: should it
 //! panic, which is a bug of ours, the process ends, or the thread's body starts again. It never just vanishes.

@@ -34,7 +34,7 @@ const HAS_BINS: u32 = 1 << 22;
 /// Compressed, XDR write, extra flags: never set by this server.
 const NEVER_SET: u32 = 1 << 23 | 1 << 24 | 1 << 25;
 
-/// What the header of a device says.
+/// Content of a device header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     pub version: u32,

@@ -43,7 +43,7 @@ pub fn figures(client: &mut Client, request: &str) -> Figures {
     texts(client, request).into_iter().filter_map(|(key, value)| Some((key, value.parse().ok()?))).collect()
 }
 
-/// What changed between two looks.
+/// Changes between two readings.
 pub fn changes(before: &Figures, after: &Figures) -> Vec<(String, i64)> {
     let changed = after.iter().filter(|(key, value)| before.get(*key) != Some(value));
     changed.map(|(key, value)| (key.clone(), value - before.get(key).unwrap_or(&0))).collect()

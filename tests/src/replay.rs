@@ -58,7 +58,7 @@ impl Default for Options {
     }
 }
 
-/// What a replay found.
+/// Result of a replay.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Compared answers by test file (what stands before the first `::` of the test's name).

@@ -1,5 +1,5 @@
-//! Settings of the machine and the configuration under which a server runs well. What is not followed is told at start,
-//! by `best-practices` and in statistics; with `enforce-best-practices` the server does not start.
+//! Settings of the machine and the configuration under which a server runs well. The server names those that are not followed at
+//! start, by `best-practices` and in statistics; with `enforce-best-practices` the server does not start.
 
 use std::path::Path;
 
@@ -57,11 +57,11 @@ static KERNEL_SETTINGS: &[KernelSetting] = &[
     },
 ];
 
-/// What is not followed by this machine and `config`, whose values are resolved.
+/// The practices that this machine and `config`, whose values are resolved, do not follow.
 pub(crate) fn failures(config: &Config) -> Vec<FailedPractice> {
     let mut failures: Vec<FailedPractice> = KERNEL_SETTINGS
         .iter()
-        // What the kernel does not tell is nobody's fault.
+        // A value that the kernel does not tell counts as right.
         .filter(|setting| number_in(Path::new(setting.path)).is_some_and(|value| !(setting.is_right)(value)))
         .map(|setting| FailedPractice { name: setting.name, advice: setting.advice.to_owned() })
         .collect();

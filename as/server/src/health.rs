@@ -15,13 +15,13 @@ use parking_lot::Mutex;
 use crate::config::Config;
 use crate::namespace::Namespace;
 
-/// How often is judged, and the interval by which averages move on.
+/// Time between two judgements, and the interval by which averages move on.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// An outlier is above the third quarter by so many times what lies between it and the first.
+/// An outlier lies above the third quartile by more than this many times the distance between the first and the third.
 const SPREADS: f64 = 3.0;
-/// Who is less sure than this to be an outlier is none.
+/// Least confidence, in percent, with which a disk counts as an outlier.
 const CONFIDENCE_PCT_MIN: u32 = 50;
-/// Of fewer than three none is an outlier.
+/// Fewest disks of which one can be an outlier.
 const COMPARED_MIN: usize = 3;
 
 /// What the averages are of.

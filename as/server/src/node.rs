@@ -14,7 +14,7 @@ use crate::service::{Advertised, ServiceContext};
 use crate::sindex::SecondaryIndexes;
 use crate::smd::Smd;
 
-/// What every part of a running server may look at.
+/// What every part of a running server may use.
 pub(crate) struct Node {
     pub(crate) config: Arc<Config>,
     pub(crate) namespaces: Arc<[Arc<Namespace>]>,

@@ -1,5 +1,5 @@
-//! The ticker: every `ticker-interval` seconds a few lines that tell how the server does, in the form that people and
-//! tools know. Lines about what never happened are left out.
+//! The ticker: every `ticker-interval` seconds it logs lines about the state of the server, in the form that people and
+//! tools know. It leaves out lines about what never happened.
 //!
 //! # Threads
 //! One thread, which also measures the use of the processors for statistics, and judges the health of devices.
@@ -18,7 +18,7 @@ use crate::namespace::{IndexMemory, Namespace};
 use crate::node::Node;
 use crate::storage::DeviceStats;
 
-/// How often is looked whether it is time.
+/// Period of the check whether a turn is due.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Between the lines about devices.
 const DEVICE_PERIOD: Duration = Duration::from_secs(20);

@@ -1,4 +1,4 @@
-//! Threads that take jobs from one queue: as many as configured, also when that changes.
+//! Threads that take jobs from one queue. Their number follows the configuration while the server runs.
 //!
 //! A panic in a job is a bug of ours and costs that job: the thread goes on with a new body.
 //!

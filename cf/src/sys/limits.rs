@@ -1,4 +1,4 @@
-//! The limit on open file descriptors: raised as far as the system lets us, never a reason to stop.
+//! The limit on open file descriptors. It is raised as far as the system allows; that it cannot be is no reason to stop.
 
 use std::io;
 

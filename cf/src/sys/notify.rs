@@ -1,7 +1,7 @@
-//! Telling whoever started this process as a service how far it is: the protocol of systemd's `Type=notify`.
+//! Telling the service manager that started this process how far it is: the protocol of systemd's `Type=notify`.
 //!
 //! Lines of `NAME=value` go as one datagram to the socket that the environment variable `NOTIFY_SOCKET` names: a path,
-//! or after an `@` a name in the abstract namespace. Without the variable nobody wants to know.
+//! or after an `@` a name in the abstract namespace. Without the variable nothing is sent.
 
 use std::ffi::OsStr;
 use std::io;

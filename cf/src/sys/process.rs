@@ -44,7 +44,7 @@ fn find_user(found: nix::Result<Option<User>>, name: &str) -> io::Result<User> {
 
 /// Runs the process as `user` and `group` from now on, without the other groups of root.
 ///
-/// Without a group it is the first group of the user. Whoever is not root can only stay what he is. Must be
+/// Without a group it is the first group of the user. A process that is not root's cannot change its user. Must be
 /// called while the process has one thread. Files that only root may open must be open before.
 ///
 /// # Errors

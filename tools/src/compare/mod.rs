@@ -123,7 +123,7 @@ fn load(target: &Target, settings: &Settings, progress: &mut impl Write) -> Resu
     })
 }
 
-/// Progress is for whoever watches; nobody watching is no reason to stop.
+/// Progress is shown to whoever watches. It is no error if nobody does.
 fn say(progress: &mut impl Write, line: &str) {
     drop(writeln!(progress, "{line}").and_then(|()| progress.flush()));
 }

@@ -241,7 +241,7 @@ fn check(run: &Run) -> Result<(), String> {
     }
 }
 
-/// What is kept of a phase.
+/// The part of a phase's result that is kept.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Sample {
     pub(super) ops_per_second: f64,

@@ -13,7 +13,7 @@ use super::scan::{Device, Inspection, Stored};
 
 /// 2010-01-01, from which times of records count.
 const EPOCH: Duration = Duration::from_secs(1_262_304_000);
-/// So much of the damage is listed in text.
+/// Most damaged places that are listed in text.
 const DAMAGE_LINES: usize = 50;
 
 #[derive(Default)]

@@ -13,7 +13,7 @@ use datamodel::device_header::{
 use datamodel::flat::{FlatError, FlatRecord};
 use datamodel::wblock_scan::{CopyAge, EndMark, Piece, WblockScan, starts_with_record};
 
-/// So many unused write blocks in a row are the end.
+/// Number of unused write blocks in a row that ends a scan.
 const UNUSED_MAX: u32 = 10;
 
 /// The newest copy of a record.
@@ -48,7 +48,7 @@ pub struct Damage {
     pub reason: String,
 }
 
-/// What was found in one write block.
+/// Content of one write block.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Wblock {
     /// Bytes of all copies.
@@ -57,7 +57,7 @@ pub struct Wblock {
     pub live_bytes: u64,
 }
 
-/// What was found on one device.
+/// Content of one device.
 #[derive(Debug)]
 pub struct Device {
     pub path: PathBuf,
@@ -77,7 +77,7 @@ pub struct Device {
     pub damage: Vec<Damage>,
 }
 
-/// What was found on all devices.
+/// Content of all devices.
 #[derive(Debug, Default)]
 pub struct Inspection {
     pub devices: Vec<Device>,

@@ -58,7 +58,7 @@ pub struct Progress {
     pub totals: Totals,
 }
 
-/// What a run measured.
+/// Measurements of a run.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// Counts of all threads.
@@ -78,7 +78,7 @@ pub struct Run {
 /// Why nothing was measured: a sentence for the user.
 pub type StartError = String;
 
-/// What a thread says when it ends.
+/// Result of a thread.
 struct Ended {
     finished_ns: u64,
     failure: Option<String>,

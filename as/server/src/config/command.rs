@@ -55,7 +55,7 @@ pub fn get_config(config: &Config, params: &str) -> String {
     answer().unwrap_or_else(|error| error)
 }
 
-/// What came of a `set-config`.
+/// The result of a `set-config`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SetOutcome {
     /// The answer: `ok` or an error.

@@ -12,7 +12,7 @@ pub enum Severity {
     Warning,
 }
 
-/// What a diagnostic is about.
+/// Subject of a diagnostic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topic {
     /// Braces and missing or surplus words.

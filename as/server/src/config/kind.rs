@@ -26,7 +26,7 @@ pub enum NumberRule {
     MultipleOf(u64),
 }
 
-/// What a parameter's value is.
+/// The type of a parameter's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `true` or `false`; with `bare`, no value means true.
@@ -138,7 +138,7 @@ impl Kind {
         matches!(self, Self::Texts { .. } | Self::Endpoints { .. } | Self::Backings { .. } | Self::LogLevels)
     }
 
-    /// What is allowed, as the end of a sentence: "a number from 1 to 256".
+    /// The allowed values, as the end of a sentence: "a number from 1 to 256".
     #[must_use]
     pub fn allowed(&self) -> String {
         match *self {

@@ -26,7 +26,7 @@ impl LogSinkConfig {
 }
 
 impl Config {
-    /// What the log needs to know.
+    /// The settings of the log.
     #[must_use]
     pub fn log_settings(&self) -> Settings {
         let time_style =

@@ -97,7 +97,7 @@ fn check_service(config: &Config, report: &mut Report) {
 }
 
 fn check_clients(network: &NetworkConfig, report: &mut Report) {
-    // Who has only a port with TLS hears of that.
+    // A configuration with a TLS port only is told so.
     if report.is_missing(CLIENTS, "port") && report.is_missing(CLIENTS, "tls-port") {
         let line = report.line_of_context(CLIENTS).unwrap_or(0);
         rule(report, line, "'port' in network.service is missing: clients could not connect (usual: 3000)");

@@ -10,8 +10,8 @@ const FEW: u64 = 16;
 /// Descriptors of a service thread and of a disk with its shadow.
 const EACH: u64 = 2;
 
-/// Raises the limit of the process to what `proto-fd-max` needs. Where the system does not let us, `proto-fd-max` becomes
-/// what it does let; never a reason not to start.
+/// Raises the limit of the process to what `proto-fd-max` needs. If the system allows less, `proto-fd-max` is lowered to
+/// that; the server starts in any case.
 pub(super) fn provide(config: &Config) {
     let proto_fd_max = &config.service.proto_fd_max;
     let (configured, own) = (proto_fd_max.get(), own_descriptors(config));
@@ -64,7 +64,8 @@ fn own_descriptors(config: &Config) -> u64 {
     FEW + config.logging.len() as u64 + EACH * each
 }
 
-/// Client connections a limit leaves room for: of a small one the half, or what the server leaves, if that is less. The other
+/// Number of client connections for which `limit` leaves room: half of a small limit, or what the server leaves of it if
+/// that is less. The other
 /// half is what ports and files beside those counted take.
 fn clients_within(limit: u64, own: u64) -> u32 {
     let clients = limit.saturating_sub(own.max(OWN_DESCRIPTORS));

@@ -117,7 +117,8 @@ fn check<S: Run>(options: &Options, loaded: &Loaded) -> ExitCode {
     }
 }
 
-/// Tells whoever is at the terminal, or reads the journal of the service, why there is no server; the log may be elsewhere.
+/// Writes to standard error why the server did not start, for the person at the terminal and for the journal of the
+/// service; the log may be elsewhere.
 fn say_beside_the_log(reason: &str) {
     let sinks = cf::log::logger().sinks();
     if !sinks.is_empty() && !sinks.iter().any(|sink| sink == CONSOLE) {
@@ -198,7 +199,7 @@ fn tell_starter(state: &str) {
     }
 }
 
-/// The pid file, which whoever started a new-style daemon needs not.
+/// The pid file; a new-style daemon has none, as its service manager knows its number.
 fn pid_file(options: &Options, path: Option<&str>) -> Result<Option<PidFile>, String> {
     let Some(path) = path else { return Ok(None) };
     if options.fgdaemon {
@@ -223,7 +224,7 @@ fn sentence(error: impl fmt::Display) -> String {
     error.to_string()
 }
 
-/// Says something to the person who typed the command. That nobody listens is no reason to fail.
+/// Writes a line for the person who typed the command. It is no error if nobody reads it.
 fn say(to: &mut impl Write, text: fmt::Arguments<'_>) {
     let _ = writeln!(to, "{text}");
 }

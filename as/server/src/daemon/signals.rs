@@ -50,7 +50,7 @@ impl Watch {
 
     /// Waits for a request.
     pub(super) fn next_request(&self) -> Request {
-        // Nobody can ask any more: better an end than a server that nothing can stop.
+        // The other side is gone, so no request can come any more. A server that nothing can stop is worse than none.
         self.requests.recv().unwrap_or(Request::Stop)
     }
 }
@@ -86,7 +86,7 @@ impl Watcher {
     fn stop(&mut self, signal: Signal) {
         let name = signal.name();
         if let Some(since) = self.stopping_since {
-            // Who starts a server through another program often signals both, and that one passes it on.
+            // A person who started the server through another program often signals both, and that program passes the signal on.
             if signal == Signal::Interrupt && since.elapsed() > SAME_REQUEST {
                 cf::warning!(As, "{name} received again, ending at once");
                 exit_now(1);

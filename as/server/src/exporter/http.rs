@@ -1,4 +1,4 @@
-//! As much HTTP as a scraper needs: one GET or HEAD on a connection.
+//! The part of HTTP that a scraper needs: one GET or HEAD on a connection.
 
 use std::io::{self, Write};
 use std::net::TcpStream;

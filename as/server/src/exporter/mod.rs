@@ -1,7 +1,7 @@
-//! `/metrics` for Prometheus, `/healthz` and `/readyz`, over HTTP on a port of their own: what else needs a second process.
+//! `/metrics` for Prometheus, `/healthz` and `/readyz`, over HTTP on a port of their own, without a second process.
 //!
-//! Off unless `network { metrics { port … } }` is configured. It reads what info commands read, and never touches the way
-//! of a request.
+//! It is off unless `network { metrics { port … } }` is configured. It reads what info commands read, and has no part in
+//! carrying out requests for records.
 //!
 //! # Threads
 //! One thread accepts, reads requests and says how the server is. `/metrics` has a thread for as long as it takes, a few at a

@@ -104,7 +104,7 @@ pub(crate) struct RecordMeta {
 
 /// A node of a sprig's tree: the digest of a record, its place in the tree, and what the index says of it.
 ///
-/// It is no `Copy`: digest and children belong to the tree. Holders of guards reach the record's metadata only.
+/// It is not `Copy`, as digest and children belong to the tree. The holder of a guard can change the record's metadata only.
 #[repr(C, align(64))]
 pub(crate) struct Element {
     pub(super) digest: Digest,

@@ -1,9 +1,9 @@
 //! The primary index: digest → where and what the record is.
 //!
 //! A partition has a number of sprigs; a sprig has a lock and a tree of elements. The holder of a sprig's lock
-//! may read its elements and the records that they point to; the holder of the exclusive lock may change them. Both locks
-//! are had only as guards. There is no lock above the sprigs. Whoever wants many records walks with a cursor, which gives
-//! digests, and takes the guard of one record at a time.
+//! may read its elements and the records that they point to; the holder of the exclusive lock may change them. Both are
+//! taken only through guards. There is no lock above the sprigs. Code that wants many records walks with a cursor, which
+//! returns digests, and takes the guard of one record at a time.
 
 mod cursor;
 mod element;

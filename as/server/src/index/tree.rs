@@ -116,8 +116,8 @@ impl Index {
         }
     }
 
-    /// As [`get`](Self::get), but nothing too if somebody changes a record of the sprig or waits to do so: for hints,
-    /// which are not worth waiting for.
+    /// As [`get`](Self::get), but does not wait: returns `None` too if another thread changes a record of the sprig or waits
+    /// to do so. Meant for hints.
     #[inline]
     pub(crate) fn try_get(&self, digest: &Digest) -> Option<ReadGuard<'_>> {
         let sprig = self.sprig_of(digest);
@@ -147,8 +147,8 @@ impl Index {
         }
     }
 
-    /// The record of `digest`, for changing; created if it is not there. A created element that is given up with
-    /// generation 0 disappears again.
+    /// The record of `digest`, for changing; created if it is not there. A created element disappears
+    /// again if its guard is dropped while its generation is 0.
     ///
     /// # Errors
     /// [`IndexFull`] when it is not there and there is no room.

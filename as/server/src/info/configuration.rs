@@ -22,7 +22,7 @@ pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> In
         act_on(node, change);
     });
     if outcome.answer == "ok" {
-        // What those look for who read the logs of the C server.
+        // People and tools that read the logs of the C server look for this line.
         cf::info!(Info, "config-set command completed: params {}", shown(arguments.0));
     }
     if let Some(refusal) = &outcome.refusal {

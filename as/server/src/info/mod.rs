@@ -81,7 +81,7 @@ fn is_too_late(node: &Node, received: Instant) -> bool {
     received.elapsed() > Duration::from_millis(node.config.service.info_max_ms.get())
 }
 
-/// What a request that waited too long is answered.
+/// The answer to a request that has waited too long.
 fn timeout() -> InfoError {
     InfoError::new(ResultCode::Timeout, "timeout")
 }

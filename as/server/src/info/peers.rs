@@ -1,4 +1,4 @@
-//! Where clients reach this node, and who else there is: nobody.
+//! The addresses at which clients reach this node, and its peers, of which it has none.
 
 use std::fmt::Write;
 

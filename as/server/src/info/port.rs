@@ -127,7 +127,7 @@ impl InfoConnection {
             return true;
         }
         let mut value = if node.security.is_some() {
-            // Nobody can log in here.
+            // This port has no login.
             InfoError::new(ResultCode::NotAuthenticated, "not authenticated").to_string()
         } else if is_too_late(node, self.received) {
             node.metrics.add(ServerCounter::InfoTimeout, 1);

@@ -57,7 +57,7 @@ fn label(namespace: &str, set_name: Option<&str>) -> String {
     }
 }
 
-/// Whoever names a set means another command.
+/// A request that names a set is for another command.
 fn namespace_without_set(arguments: Arguments<'_>) -> Result<&str, InfoError> {
     let namespace = arguments.namespace_name()?;
     match arguments.optional("set", SET_NAME_SIZE) {

@@ -18,7 +18,7 @@ use crate::udf::{self, FILE_NAME_SIZE_MAX, Functions, MODULE_SIZE_MAX};
 const CONTENT_SIZE_DIGITS_MAX: usize = 11;
 /// Bound of the type's name.
 const TYPE_SIZE_MAX: usize = 16;
-/// What a command answers whose change cannot be stored.
+/// The answer of a command whose change cannot be stored.
 const NOT_STORED: &str = "timeout";
 
 fn functions(node: &Node) -> &Functions {

@@ -1,5 +1,5 @@
 //! Benchmarks: how long each step of a transaction takes. Measured only while a namespace's `enable-benchmarks-…` asks for
-//! it; the histograms are made when they are first filled or looked at while it does.
+//! it; the histograms are made when they are first filled or read while it does.
 
 use std::sync::OnceLock;
 

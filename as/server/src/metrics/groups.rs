@@ -12,9 +12,9 @@ pub(crate) struct Group {
     pub(crate) members: &'static [(Operation, Outcome)],
 }
 
-/// What ended before it was known what it was.
+/// Requests that ended before it was known what they were.
 pub(crate) static TSVC: Group = Group { name: "tsvc", members: &[(Tsvc, Error), (Tsvc, Timeout)] };
-/// What was passed on to another node.
+/// Requests that were passed on to another node.
 pub(crate) static PROXY: Group =
     Group { name: "proxy", members: &[(Proxy, Success), (Proxy, Error), (Proxy, Timeout)] };
 /// Reads.
@@ -41,7 +41,7 @@ pub(crate) static DELETE: Group = Group {
 /// Applied UDFs.
 pub(crate) static UDF: Group =
     Group { name: "udf", members: &[(Udf, Success), (Udf, Error), (Udf, Timeout), (Udf, FilteredOut)] };
-/// What applied UDFs did.
+/// Operations that applied UDFs carried out.
 pub(crate) static LANG: Group = Group {
     name: "lang",
     members: &[(LangRead, Success), (LangWrite, Success), (LangDelete, Success), (Lang, Error)],

@@ -1,4 +1,4 @@
-//! How long things take: histograms by powers of two, of milliseconds or microseconds. Some are of sizes.
+//! Histograms by powers of two: of how long things take, in milliseconds or microseconds, and some of sizes.
 //!
 //! Filling one costs a thread one store to memory of its own (see [`cf::counters`]). What happened since the last turn of
 //! the ticker is worked out by the ticker, and kept for whoever asks.
@@ -57,7 +57,7 @@ fn bucket_of(units: u64) -> usize {
     (u64::BITS - units.leading_zeros()).min(BUCKET_COUNT as u32 - 1) as usize
 }
 
-/// What is known of a histogram as of the ticker's last turn.
+/// State of a histogram as of the ticker's last turn.
 struct Tracked {
     /// Counts that came before the histogram was cleared last.
     cleared: [u64; BUCKET_COUNT],

@@ -1,5 +1,5 @@
 //! How long devices take, and how large the records are that are read and written, while `enable-benchmarks-storage` asks
-//! for it. While it does not, that costs a look at a switch.
+//! for it. While it does not, that costs one load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -1,5 +1,5 @@
 //! How long the steps of a transaction take, for namespaces whose `enable-benchmarks-…` asks for it. For all others it costs
-//! a look at a switch.
+//! one load.
 //!
 //! A step ends where the next begins, and the clock is read there. The first begins when the thread woke up for the
 //! request; the last ends when the replies of all that it found ready are sent.

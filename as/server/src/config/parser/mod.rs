@@ -30,7 +30,7 @@ const NAME_BREAKERS: [char; 3] = [':', ';', '='];
 /// Reads the text of a configuration file called `file`.
 ///
 /// # Errors
-/// What is wrong with it, in the order of its lines; warnings are among them.
+/// Errors and warnings, in the order of the lines.
 pub fn parse(text: &str, file: &str) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
     let mut parser = Parser::new(file);
     parser.config.text = text.to_owned();
@@ -201,7 +201,7 @@ impl Parser {
             Err(message) => {
                 self.report.error(line, Topic::Value, message);
                 match values.first() {
-                    // What is in it can be told from right and wrong all the same.
+                    // Its content is checked all the same.
                     Some(name) if context.kind == ContextKind::Namespace => (*name, context.variant),
                     _ => {
                         if brace {
@@ -287,7 +287,7 @@ impl Parser {
         let Some(context) = self.kind().spec() else { return };
         match spec.effect.max(context.effect) {
             Effect::Now => {}
-            // Who leaves it as it would be anyway expects nothing of it.
+            // A value that equals the default asks for nothing.
             Effect::Later if self.has_default(spec) => {}
             Effect::Later => {
                 self.report.note_later(format!("{}.{}", context.path, spec.name));
@@ -314,7 +314,7 @@ impl Parser {
         }
     }
 
-    /// Quotes are nothing special, which is hardly what their writer meant.
+    /// Quotes have no special meaning, so a value with quotes is most likely a mistake.
     fn quotes(&mut self, line: usize, spec: &Spec, values: &[&str]) {
         let quoted = values.iter().find(|value| value.starts_with(['"', '\'']) && value.len() > 1);
         let is_text = matches!(spec.kind, Kind::Text { .. } | Kind::Texts { .. } | Kind::Backings { .. });

@@ -12,7 +12,7 @@ pub(in crate::config) struct Report {
     found: Vec<Diagnostic>,
     errors: usize,
     lines: HashMap<(String, &'static str), usize>,
-    /// What was given with a value that was refused.
+    /// Parameters that were given with a value that was refused.
     refused: HashSet<(String, &'static str)>,
     contexts: HashMap<String, usize>,
     later: BTreeSet<String>,
