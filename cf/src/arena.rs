@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use crate::zeroed::Zeroable;
 
 /// Most stages an arena can have.
-pub const STAGE_COUNT_MAX: usize = 256;
+pub const STAGE_COUNT_MAX: usize = if cfg!(miri) { 32 } else { 256 };
 /// Shards of the free list; a power of two.
 const SHARD_COUNT: usize = 16;
 /// Fresh elements a shard takes from the current stage at a time.
