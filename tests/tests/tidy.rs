@@ -90,7 +90,6 @@ const UNSAFE_FILES: &[&str] = &[
 
 /// Names that stand for several types that all of a crate can see, with the reason.
 const SHARED_NAMES: &[(&str, &str)] = &[
-    ("Body", "each message between nodes has a body"),
     ("Modify", "bits and hll have the same parts"),
     ("Read", "bits and hll have the same parts"),
     ("Options", "each tool has options"),
