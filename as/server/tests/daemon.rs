@@ -169,7 +169,7 @@ fn rolls_dumps_and_stops(folder: &Folder) {
     folder.wait_for("stand-in runs");
     assert_eq!(folder.pid().as_raw().unsigned_abs(), child.id());
     let first = folder.log().lines().next().unwrap_or_default().to_owned();
-    assert!(first.contains(" GMT: INFO (as): (daemon/mod.rs:") && first.contains("build 8.0.0.7"), "{first}");
+    assert!(first.contains(" GMT: INFO (as): (daemon.mod.rs:") && first.contains("build 8.0.0.7"), "{first}");
     assert!(folder.log().contains("data-size 1G"), "the configuration is echoed");
 
     send(&child, Signal::SIGUSR1);
