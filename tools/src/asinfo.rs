@@ -13,6 +13,7 @@ use clap::{ArgAction, CommandFactory, Parser};
 use crate::astools;
 use crate::host::{DEFAULT_PORT, Host};
 use crate::info;
+use crate::login::Login;
 
 /// Ask an Aerospike server for information, or set what is dynamic.
 #[derive(Parser, Debug)]
@@ -43,15 +44,15 @@ pub struct Options {
     #[arg(short, long, value_name = "SECONDS", default_value_t = 5.0)]
     timeout: f64,
 
-    /// User name; accepted for the sake of scripts, servers without security do not ask for it
+    /// User name, of a server with access control; others take everybody
     #[arg(short = 'U', short_alias = 'u', long)]
     user: Option<String>,
 
-    /// Password; accepted like the user name
+    /// Password of the user
     #[arg(short = 'P', long, value_name = "PASSWORD", num_args = 0..=1, default_missing_value = "")]
     password: Option<String>,
 
-    /// Authentication mode; accepted like the user name
+    /// Authentication mode; accepted for the sake of scripts, all users are the server's own
     #[arg(long, value_name = "MODE")]
     auth: Option<String>,
 
@@ -100,7 +101,14 @@ pub fn run(options: &Options, out: &mut impl Write, errors: &mut impl Write) -> 
         return Ok(ExitCode::from(2));
     };
     let commands = commands(&options.values);
-    let answers = match info::ask(&host, &commands, timeout) {
+    let login = match Login::given(options.user.as_deref(), options.password.as_deref()) {
+        Ok(login) => login,
+        Err(what) => {
+            writeln!(errors, "asinfo: {what}")?;
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let answers = match info::ask(&host, login.as_ref(), &commands, timeout) {
         Ok(answers) => answers,
         Err(error) => {
             writeln!(errors, "asinfo: {host}: {error}")?;

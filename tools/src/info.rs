@@ -11,6 +11,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::host::Host;
+use crate::login::{self, Login};
 
 /// Bytes before the body of every frame.
 pub const HEADER_SIZE: usize = 8;
@@ -45,12 +46,18 @@ impl std::fmt::Display for InfoError {
     }
 }
 
-/// Asks `host` for `names` (none: the server's default list) and returns `(name, value)` in the server's order.
+/// Asks `host`, logged in if that is given, for `names` (none: the server's default list) and returns `(name, value)` in the server's order.
 ///
 /// # Errors
 /// See [`InfoError`]. A command that the server refuses is an answer, not an error.
-pub fn ask(host: &Host, names: &[String], timeout: Duration) -> Result<Vec<(String, String)>, InfoError> {
-    let mut stream = host.connect(timeout).map_err(InfoError::Connect)?;
+pub fn ask(
+    host: &Host,
+    login: Option<&Login>,
+    names: &[String],
+    timeout: Duration,
+) -> Result<Vec<(String, String)>, InfoError> {
+    let connected = host.resolve().and_then(|address| login::connect(&address, timeout, login));
+    let mut stream = connected.map_err(InfoError::Connect)?;
     exchange(&mut stream, names, timeout)
 }
 

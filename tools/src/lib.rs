@@ -18,6 +18,7 @@ pub mod host;
 pub mod info;
 pub mod inspect;
 pub mod load;
+pub mod login;
 pub mod process;
 pub mod record;
 pub mod redis;

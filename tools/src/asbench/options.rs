@@ -8,6 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, V
 use crate::astools;
 use crate::host::{DEFAULT_PORT, Host};
 use crate::load::{KIND_COUNT, Kind, Plan};
+use crate::login::Login;
 use crate::record::load::RecordOptions;
 use crate::record::object_spec::ObjectSpec;
 use crate::record::workload::Workload;
@@ -53,11 +54,11 @@ pub struct Options {
     #[arg(short, long, default_value_t = DEFAULT_PORT)]
     port: u16,
 
-    /// User name; accepted for the sake of scripts, servers without security do not ask for it
+    /// User name, of a server with access control; others take everybody
     #[arg(short = 'U', long)]
     user: Option<String>,
 
-    /// Password; accepted like the user name
+    /// Password of the user
     #[arg(short = 'P', long, num_args = 0..=1, default_missing_value = "")]
     password: Option<String>,
 
@@ -322,6 +323,7 @@ impl Options {
         timeouts[Kind::Read as usize] = limit(self.read_timeout_ms());
         Ok(Plan {
             address,
+            login: Login::given(self.user.as_deref(), self.password.as_deref())?,
             connections: self.connection_count(),
             pipeline: self.pipeline.max(1),
             duration: (!workload.is_finite()).then(|| Duration::from_secs(duration_s)),

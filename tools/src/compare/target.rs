@@ -40,8 +40,8 @@ impl Target {
     ) -> Result<Self, String> {
         let kind = TargetKind::Aerospike { namespace: namespace.to_owned(), set: set.to_owned() };
         let commands = ["build", "get-config:context=service"].map(str::to_owned);
-        let answers =
-            info::ask(host, &commands, ASK_TIMEOUT).map_err(|error| nobody(host, &error.to_string()))?;
+        let answers = info::ask(host, None, &commands, ASK_TIMEOUT)
+            .map_err(|error| nobody(host, &error.to_string()))?;
         let value =
             |name: &str| answers.iter().find(|(asked, _)| asked == name).map(|(_, value)| value.as_str());
         let build = value("build").unwrap_or("unknown");

@@ -15,6 +15,7 @@ use super::counters::{ThreadCounters, Totals};
 use super::pause::Pause;
 use super::protocol::{KIND_COUNT, Protocol};
 use super::worker::{Task, Worker};
+use crate::login::{self, Login};
 use crate::process::{self, Usage};
 
 /// File descriptors besides the connections, generously.
@@ -25,6 +26,8 @@ const OTHER_DESCRIPTORS: u64 = 64;
 pub struct Plan {
     /// Where the server listens.
     pub address: SocketAddr,
+    /// Who logs in on each connection, at a server with access control.
+    pub login: Option<Login>,
     /// Connections over all threads, at least 1.
     pub connections: usize,
     /// Requests in flight on each connection, at least 1.
@@ -173,6 +176,7 @@ fn task_of(plan: &Plan, index: usize, threads: usize, start_ns: u64) -> Task {
         rate: plan.rate.map(share),
         pause: plan.pause,
         seed: index as u64 + 1,
+        login: plan.login.clone(),
         connect_timeout: plan.connect_timeout,
         silence_max_ns: nanos(plan.silence_max),
         timeout_ns: plan.timeouts.map(|timeout| timeout.map(nanos)),
@@ -183,8 +187,7 @@ fn task_of(plan: &Plan, index: usize, threads: usize, start_ns: u64) -> Task {
 fn connect_all(plan: &Plan, threads: usize) -> Result<Vec<Vec<TcpStream>>, StartError> {
     let mut streams: Vec<Vec<TcpStream>> = (0..threads).map(|_| Vec::new()).collect();
     for index in 0..plan.connections.max(threads) {
-        let stream = TcpStream::connect_timeout(&plan.address, plan.connect_timeout)
-            .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+        let stream = login::connect(&plan.address, plan.connect_timeout, plan.login.as_ref())
             .map_err(|error| format!("cannot connect to {}: {error}", plan.address))?;
         streams[index % threads].push(stream);
     }

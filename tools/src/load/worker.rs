@@ -22,6 +22,7 @@ use super::counters::ThreadCounters;
 use super::pace::Pace;
 use super::pause::{Pause, Pauses};
 use super::protocol::{KIND_COUNT, Outcome, Protocol};
+use crate::login::{self, Login};
 
 const EVENTS_PER_WAIT: usize = 256;
 /// How often overdue requests are looked for, and the longest sleep.
@@ -45,6 +46,7 @@ pub(super) struct Task {
     pub(super) pause: Option<Pause>,
     /// Makes the rests of this thread differ from those of others.
     pub(super) seed: u64,
+    pub(super) login: Option<Login>,
     pub(super) connect_timeout: Duration,
     /// Silence that ends the run.
     pub(super) silence_max_ns: u64,
@@ -291,8 +293,7 @@ impl<P: Protocol> Worker<P> {
         }
         let was_held_back = self.connections[index].is_held_back;
         let address = self.task.address;
-        let fresh = TcpStream::connect_timeout(&address, self.task.connect_timeout)
-            .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+        let fresh = login::connect(&address, self.task.connect_timeout, self.task.login.as_ref())
             .and_then(|stream| Connection::new(stream, self.task.depth))
             .and_then(|fresh| self.epoll.add(fresh.stream(), index as u64, Trigger::Edge).map(|()| fresh))
             .map_err(|error| format!("cannot connect to {address} again after a timeout: {error}"))?;
