@@ -67,8 +67,11 @@ const STALLED_FACTOR: usize = 4;
 
 /// Answers a query that is not started with the reason.
 pub(crate) fn refuse(out: &mut Vec<u8>, reason: ResultCode) {
-    // It is not marked as the last of many replies.
-    reply::write_header_only(out, &ReplyHeader::result(reason));
+    // It is not marked as the last of many replies. What is only lacking here is, lest clients that expect records wait
+    // for more.
+    let is_lacking = reason == ResultCode::UnsupportedFeature;
+    let header = if is_lacking { ReplyHeader::last(reason) } else { ReplyHeader::result(reason) };
+    reply::write_header_only(out, &header);
 }
 
 /// The queries of a server.
