@@ -418,7 +418,7 @@ fn what_expires_while_the_disk_takes_nothing_goes_afterwards() {
     limit_files(&server, "4000000");
     let refused = client.ask(&Act::Put { number: 1, ttl: 0 }.message("test", &other)).unwrap().result;
     assert_eq!(refused, result::UNKNOWN);
-    server.await_log("an expired or evicted record stays");
+    server.await_log("a record that is to go stays");
     limit_files(&server, "unlimited");
     server.await_log("can be written to again");
     await_tombstones(&mut client, 1);
