@@ -249,7 +249,7 @@ fn a_configuration_is_refused_with_all_its_errors() {
         for word in ["proto-fd-maxx", "proto-fd-max", "many", "1Q"] {
             assert!(text.contains(word), "{word} is not named in: {text}");
         }
-        for line in [4, 5, 25] {
+        for line in [4, 5, 28] {
             assert!(text.contains(&format!("{path}:{line}:")), "line {line} is not named in: {text}");
         }
     }

@@ -15,7 +15,7 @@ use crate::service::InfoRequest;
 /// How long a turn lasts; its last command may take longer.
 const TURN_TIME: Duration = Duration::from_millis(2);
 /// Commands of one request.
-const COMMANDS_MAX: usize = 1_000;
+const COMMANDS_MAX: usize = 10_000;
 
 /// Answers a request, or as much of it as one turn allows, on an info thread. What is returned is to be served again.
 pub(crate) fn serve(node: &Node, mut request: InfoRequest) -> Option<InfoRequest> {
