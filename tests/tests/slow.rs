@@ -162,7 +162,8 @@ const LARGE_SIZE: usize = 1_000_000;
 const LARGE_CLIENTS: usize = 12;
 
 fn large_request() -> Vec<u8> {
-    let read = Message { info1: info1::READ, ..Message::on("large") };
+    // Some wait for room, as long as it takes.
+    let read = Message { info1: info1::READ, transaction_ttl: 120_000, ..Message::on("large") };
     (0..LARGE_READS).fold(read, |read, _| read.with_operation(Operation::read("b"))).encode()
 }
 

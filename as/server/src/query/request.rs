@@ -260,7 +260,10 @@ impl Reading<'_> {
 
     fn filter(&self) -> Result<Option<Filter<'static>>, ResultCode> {
         let filter = filter::compile(self.request, self.budget).transpose().inspect_err(|_| {
-            cf::warning_limited!(Query, "{{{}}} bad filter expression", self.namespace.name());
+            // One that takes too long to compile is not known to be bad.
+            if !self.budget.is_exhausted() {
+                cf::warning_limited!(Query, "{{{}}} bad filter expression", self.namespace.name());
+            }
         })?;
         Ok(filter.map(Filter::into_owned))
     }
