@@ -41,7 +41,7 @@ use std::time::Instant;
 use datamodel::Budget;
 use parking_lot::Mutex;
 use proto::ResultCode;
-use proto::message::Request;
+use proto::message::{Request, field};
 use proto::reply::{self, ReplyHeader};
 
 use crate::config::Config;
@@ -66,10 +66,10 @@ const ONE_THREAD_RATE_MAX: u32 = 20_000;
 const STALLED_FACTOR: usize = 4;
 
 /// Answers a query that is not started with the reason.
-pub(crate) fn refuse(out: &mut Vec<u8>, reason: ResultCode) {
-    // It is not marked as the last of many replies. What is only lacking here is, lest clients that expect records wait
-    // for more.
-    let is_lacking = reason == ResultCode::UnsupportedFeature;
+pub(crate) fn refuse(out: &mut Vec<u8>, request: &Request<'_>, reason: ResultCode) {
+    // It is not marked as the last of many replies. An aggregation is, which is only lacking here: whoever expects its
+    // results does not wait for more.
+    let is_lacking = reason == ResultCode::UnsupportedFeature && request.has_field(field::UDF_FILE);
     let header = if is_lacking { ReplyHeader::last(reason) } else { ReplyHeader::result(reason) };
     reply::write_header_only(out, &header);
 }
