@@ -190,11 +190,8 @@ fn a_batch_whose_field_lengths_reach_beyond_it_is_carried_out() {
 /// many, one that has read nothing for ten seconds is ended for the next.
 #[test]
 fn stalled_scans_leave_room_for_others() {
-    let config = usual_config().replacen(
-        "service {",
-        "service {\n    query-threads-limit 2\n    single-query-threads 1",
-        1,
-    );
+    let config = usual_config().replacen("service {", "service {\n    query-threads-limit 2", 1);
+    let config = config.replacen("namespace test {", "namespace test {\n    single-query-threads 1", 1);
     let mut server = Server::start(&config);
     server.allow("cannot start a query");
     let mut client = server.connect();
