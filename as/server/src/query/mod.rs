@@ -127,9 +127,7 @@ impl Queries {
         namespace: &Arc<Namespace>,
         budget: &Budget<'_>,
     ) -> Result<Query, ResultCode> {
-        if request.has_field(proto::message::field::UDF_FILE)
-            && self.config.service.disable_udf_execution.get()
-        {
+        if request.has_field(field::UDF_FILE) && self.config.service.disable_udf_execution.get() {
             return Err(ResultCode::Forbidden);
         }
         let next_id = || u64::from(self.last_id.fetch_add(1, Ordering::Relaxed).wrapping_add(1));
