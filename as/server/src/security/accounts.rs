@@ -265,6 +265,12 @@ impl Accounts {
         self.roles.get(name).cloned().ok_or(ResultCode::SecurityRole)
     }
 
+    /// A role that is to get or lose privileges, of which there must be some.
+    fn role_to_change_by(&self, name: &str, privileges: &[Privilege]) -> Result<Role, ResultCode> {
+        let role = self.changed_role(name)?;
+        if privileges.is_empty() { Err(ResultCode::SecurityPrivilege) } else { Ok(role) }
+    }
+
     /// Drops a role, and takes it from all users.
     ///
     /// # Errors
@@ -289,10 +295,7 @@ impl Accounts {
         name: &str,
         privileges: &[Privilege],
     ) -> Result<ItemChange, ResultCode> {
-        let mut role = self.changed_role(name)?;
-        if privileges.is_empty() {
-            return Err(ResultCode::SecurityPrivilege);
-        }
+        let mut role = self.role_to_change_by(name, privileges)?;
         add_privileges(&mut role, privileges)?;
         Ok(role_item(name, &role))
     }
@@ -304,10 +307,7 @@ impl Accounts {
         name: &str,
         privileges: &[Privilege],
     ) -> Result<ItemChange, ResultCode> {
-        let mut role = self.changed_role(name)?;
-        if privileges.is_empty() {
-            return Err(ResultCode::SecurityPrivilege);
-        }
+        let mut role = self.role_to_change_by(name, privileges)?;
         role.privileges.retain(|privilege| !privileges.contains(privilege));
         Ok(role_item(name, &role))
     }

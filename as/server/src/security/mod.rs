@@ -49,7 +49,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The first administrator.
 const FIRST_ADMINISTRATOR: &str = "admin";
 const FIRST_PASSWORD: &str = "admin";
-/// Salt with which all clients hash passwords.
+/// Cost and salt with which all clients hash passwords.
+const CLIENT_COST: u32 = 10;
 const CLIENT_SALT: &[u8; 16] =
     &[0xf4, 0x6b, 0x0b, 0xbe, 0xcf, 0xfe, 0x8d, 0x1b, 0x06, 0x67, 0xd8, 0x4f, 0x6d, 0xc1, 0xd8, 0xa9];
 
@@ -58,6 +59,8 @@ const CLIENT_SALT: &[u8; 16] =
 pub enum SecurityError {
     #[error("the system has no random bytes: {0}")]
     Random(#[from] getrandom::Error),
+    #[error("the password of the first user cannot be hashed: {0}")]
+    Password(#[from] bcrypt::BcryptError),
     #[error("cannot read default-password-file '{0}': {1}")]
     PasswordFile(String, std::io::Error),
     #[error("cannot store the first user: {0}")]
@@ -157,7 +160,7 @@ impl AccessControl {
                 text.lines().next().unwrap_or_default().to_owned()
             }
         };
-        let hash = self.verifier.hash(&credential_of(&password))?;
+        let hash = self.verifier.hash(credential_of(&password)?.as_bytes())?;
         let created =
             self.accounts.read().create_user(FIRST_ADMINISTRATOR, hash, &[PrivilegeCode::UserAdmin.name()]);
         let (key, value) = created.map_err(|result| SecurityError::Store(format!("{result:?}")))?;
@@ -174,7 +177,9 @@ impl AccessControl {
 
     /// What connections of the user share; `None` if there is no such user.
     fn user_rights(&self, name: &str) -> Option<Arc<UserRights>> {
-        let rights: Rights = self.accounts.read().rights_of(name)?;
+        // Held until the rights are in force: a change that comes meanwhile replaces them afterwards.
+        let accounts = self.accounts.read();
+        let rights: Rights = accounts.rights_of(name)?;
         let mut users = self.users.lock();
         let user = users
             .entry(name.to_owned())
@@ -207,13 +212,9 @@ impl AccessControl {
 }
 
 /// What clients send in place of `password`.
-fn credential_of(password: &str) -> Vec<u8> {
-    let mut credential = bcrypt::hash_with_salt(password, 10, *CLIENT_SALT)
-        .map(|parts| parts.format_for_version(bcrypt::Version::TwoA))
-        .unwrap_or_default()
-        .into_bytes();
-    credential.truncate(proto::security::CREDENTIAL_SIZE);
-    credential
+fn credential_of(password: &str) -> Result<String, bcrypt::BcryptError> {
+    let parts = bcrypt::hash_with_salt(password, CLIENT_COST, *CLIENT_SALT)?;
+    Ok(parts.format_for_version(bcrypt::Version::TwoA))
 }
 
 #[cfg(test)]
@@ -222,7 +223,8 @@ mod tests {
 
     #[test]
     fn passwords_are_hashed_as_clients_do() {
-        let known = |password: &str| String::from_utf8(credential_of(password)).expect("text");
+        let known = |password: &str| credential_of(password).expect("a hash");
+        assert_eq!(known("nopassword").as_bytes(), commands::NO_PASSWORD);
         assert_eq!(known("admin"), "$2a$10$7EqJtq98hPqEX7fNZaFWoO1mVO/4MLpGzsqojz6E9Gef6iXDjXdDa");
         assert_eq!(known(""), "$2a$10$7EqJtq98hPqEX7fNZaFWoOLCkFexA7A9eoJ0Ew.mTDdk.E60D.9zS");
     }

@@ -93,6 +93,15 @@ impl Session {
         self.0.load().as_ref().map(|user| user.name.clone())
     }
 
+    /// Whether somebody has logged in, who is still a user.
+    ///
+    /// # Errors
+    /// `NotAuthenticated`.
+    #[inline]
+    pub(crate) fn check_login(&self) -> Result<(), ResultCode> {
+        self.check(Permissions::NONE, Scope::Server, Charge::None)
+    }
+
     /// Whether the user may do this there.
     ///
     /// # Errors

@@ -339,8 +339,9 @@ impl ServiceThread {
         let Message { request, body } = message;
         self.request_count += 1;
         cf::fault_point!("execute");
-        let access = self.connections.get(slot).and_then(|connection| connection.access.clone());
-        match self.executor.execute(request, &access, self.now, &mut self.outbox.replies) {
+        // Borrowed: a request counts no reference.
+        let session = self.connections.get(slot).and_then(|connection| connection.access.as_deref());
+        match self.executor.execute(request, session, self.now, &mut self.outbox.replies) {
             Step::Done => false,
             Step::Restart(wait) => {
                 if let Some(stream) = self.park_for_stream(slot, token, None) {
@@ -357,6 +358,7 @@ impl ServiceThread {
                     0 => BATCH_TIME_MAX,
                     ms => Duration::from_millis(u64::from(ms)),
                 };
+                let access = self.connections.get(slot).and_then(|connection| connection.access.clone());
                 if let Some(stream) = self.park_for_stream(slot, token, Some(timeout)) {
                     cf::fault_point!("start-batch");
                     self.context.batches.start(body, rest, (self.now, self.woken), access, stream);

@@ -56,7 +56,7 @@ fn check(
 /// `NotAuthenticated`.
 #[inline]
 pub(super) fn check_login(session: Option<&Session>) -> Result<(), ResultCode> {
-    session.map_or(Ok(()), |session| session.check(Permissions::NONE, Scope::Server, Charge::None))
+    session.map_or(Ok(()), Session::check_login)
 }
 
 /// Whether a request for one record, or a row of a batch, is allowed.

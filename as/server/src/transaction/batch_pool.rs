@@ -500,12 +500,9 @@ mod tests {
         let sink = Arc::new(Broken::default());
         let body = body();
         let request = Request::parse(&body).expect("it is whole");
-        let Step::Batch(rest) = Executor::new(Arc::clone(&context)).execute(
-            &request,
-            &None,
-            StoredMillis::now(),
-            &mut Vec::new(),
-        ) else {
+        let Step::Batch(rest) =
+            Executor::new(Arc::clone(&context)).execute(&request, None, StoredMillis::now(), &mut Vec::new())
+        else {
             panic!("it is not for the batch threads");
         };
         pool.start(&body, rest, (StoredMillis::now(), Instant::now()), None, Arc::<Broken>::clone(&sink));

@@ -46,6 +46,7 @@ use smallvec::SmallVec;
 use crate::index::PartitionId;
 use crate::metrics::{Operation, Origin, ServerCounter};
 use crate::namespace::{Namespace, PartitionReservation, Refused, Section};
+use crate::security::Session;
 
 use context::{Buffers, Workspace};
 use filter::CompiledFilter;
@@ -230,16 +231,15 @@ impl Executor {
         Executor { workspace: Workspace::new(&context.namespaces), context }
     }
 
-    /// Takes the first step of `request`, which is of `access`, on a service thread. Its reply is appended to `out` if it is
+    /// Takes the first step of `request`, which is of `session`, on a service thread. Its reply is appended to `out` if it is
     /// done.
     pub(crate) fn execute(
         &mut self,
         request: &Request<'_>,
-        access: &Access,
+        session: Option<&Session>,
         now: StoredMillis,
         out: &mut Vec<u8>,
     ) -> Step {
-        let session = access.as_deref();
         if let Err(result) = access::check_login(session) {
             let is_batch = request.info1 & info1::BATCH != 0;
             let header = if is_batch { ReplyHeader::last(result) } else { ReplyHeader::result(result) };

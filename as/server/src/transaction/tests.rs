@@ -99,7 +99,7 @@ fn owned(body: &[u8], received: Instant, sink: &Arc<Answer>) -> OwnedRequest {
 fn on_service_thread(context: &TransactionContext, executor: &mut Executor, body: &[u8]) -> (u8, bool) {
     let mut out = Vec::new();
     let request = Request::parse(body).expect("it is whole");
-    match executor.execute(&request, &None, StoredMillis::now(), &mut out) {
+    match executor.execute(&request, None, StoredMillis::now(), &mut out) {
         Step::Done => (out[HEADER_SIZE + 5], false),
         Step::Restart(wait) => {
             assert!(out.is_empty(), "a request that waits has no reply yet");
@@ -123,7 +123,7 @@ fn count(context: &Arc<TransactionContext>) -> i64 {
     let mut out = Vec::new();
     let read = body(info1::READ, 0, &[(op_code::READ, 0, b"n", b"")]);
     let request = Request::parse(&read).expect("it is whole");
-    let step = Executor::new(Arc::clone(context)).execute(&request, &None, StoredMillis::now(), &mut out);
+    let step = Executor::new(Arc::clone(context)).execute(&request, None, StoredMillis::now(), &mut out);
     assert!(matches!(step, Step::Done));
     i64::from_be_bytes(*out.last_chunk().expect("an integer"))
 }
@@ -178,7 +178,7 @@ fn a_reserved_record_lets_readers_in_and_writers_wait() {
     assert_eq!(count(&context), 1);
     for waiting in [increment(), body(0, info2::WRITE | info2::DELETE, &[])] {
         let request = Request::parse(&waiting).expect("it is whole");
-        let step = executor.execute(&request, &None, StoredMillis::now(), &mut Vec::new());
+        let step = executor.execute(&request, None, StoredMillis::now(), &mut Vec::new());
         assert!(matches!(step, Step::Restart(Wait::Record(waits_for)) if waits_for == key));
         context.restart(Wait::Record(key), owned(&waiting, Instant::now(), &Arc::default()));
     }

@@ -86,11 +86,7 @@ fn install_metadata(
     host.set(
         "record_bin_names",
         lua.create_function(move |lua, id: i64| {
-            let names = of_names.read(id, |record| {
-                let names = record.bin_names()?;
-                Some(names.iter().map(|name| lua.create_string(name)).collect::<mlua::Result<Vec<_>>>())
-            });
-            names.flatten().transpose()
+            of_names.read(id, |record| names_of_bins(lua, record)).flatten().transpose()
         })?,
     )?;
     let (of_bin, converter) = (Rc::clone(session), Weak::clone(shared));
@@ -145,6 +141,12 @@ fn install_metadata(
 /// What `record.<name>` gives without a record.
 fn without_record(name: &[u8]) -> Value {
     if name == b"setname" { Value::Nil } else { Value::Integer(0) }
+}
+
+/// Names of the bins that a record has; `None` without one.
+fn names_of_bins(lua: &Lua, record: &RecordState) -> Option<mlua::Result<Vec<mlua::String>>> {
+    let names = record.bin_names()?;
+    Some(names.iter().map(|name| lua.create_string(name)).collect())
 }
 
 /// What `record.<name>` gives.
@@ -212,8 +214,7 @@ fn install_saves(lua: &Lua, host: &Table, shared: &Weak<Shared>, session: &Rc<Se
         lua.create_function(move |lua, id: i64| {
             let names = of_names.read(id, |record| {
                 record.update().ok()?;
-                let names = record.bin_names()?;
-                Some(names.iter().map(|name| lua.create_string(name)).collect::<mlua::Result<Vec<_>>>())
+                names_of_bins(lua, record)
             });
             names.flatten().transpose()
         })?,
