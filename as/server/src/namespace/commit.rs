@@ -293,7 +293,6 @@ mod tests {
     use std::sync::Arc;
 
     use cf::clock::StoredMillis;
-    use datamodel::flat::NewRecord;
     use datamodel::{Bins, Particle};
     use parking_lot::Mutex;
 
@@ -368,20 +367,7 @@ mod tests {
         let mut bins = Bins::new();
         bins.set(b"b", Particle::Integer(value));
         bins.set(b"p", Particle::Bytes(datamodel::BytesType::Blob, padding.as_slice().into()));
-        let record = NewRecord {
-            digest: digest_of(key),
-            last_update_time: meta.last_update_time(),
-            generation: meta.generation,
-            void_time: 0,
-            tree_id: 0,
-            set_name: set,
-            key: None,
-            leaves_tombstone: false,
-        };
-        let mut flat = Vec::new();
-        record.encode(&bins, record.size(&bins), &mut flat);
-        let version = NewVersion { flat: &flat, meta, key_stored: false };
-        namespace.commit(guard, &Change::Record(version), Cause::Write)
+        namespace.write_for_tests(guard, meta, (set, &bins))
     }
 
     fn delete(namespace: &Namespace, key: u64, is_durable: bool) -> Committed {

@@ -300,4 +300,28 @@ impl Namespace {
         namespace.deal_alone(1).expect("headers are written");
         (config, Arc::new(namespace))
     }
+
+    /// Writes `bins` to the record of `guard`, in a set of this name, so that it is as `meta` says.
+    pub(crate) fn write_for_tests(
+        &self,
+        guard: crate::index::WriteGuard<'_>,
+        meta: RecordMeta,
+        (set_name, bins): (&[u8], &datamodel::Bins<'_>),
+    ) -> Result<commit::Committed, crate::storage::StorageError> {
+        let digest = *guard.digest();
+        let record = datamodel::flat::NewRecord {
+            digest,
+            last_update_time: meta.last_update_time(),
+            generation: meta.generation,
+            void_time: meta.void_time,
+            tree_id: self.partitions.tree_id(crate::index::PartitionId::of(&digest)),
+            set_name,
+            key: None,
+            leaves_tombstone: false,
+        };
+        let mut flat = Vec::new();
+        record.encode(bins, record.size(bins), &mut flat);
+        let version = NewVersion { flat: &flat, meta, key_stored: false };
+        self.commit(guard, &Change::Record(version), Cause::Write)
+    }
 }

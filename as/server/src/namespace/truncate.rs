@@ -365,12 +365,10 @@ impl<'a> LoadedTruncation<'a> {
 mod tests {
     use std::sync::Arc;
 
-    use datamodel::flat::NewRecord;
     use datamodel::{Bins, Particle};
 
     use super::*;
     use crate::config;
-    use crate::namespace::{Change, NewVersion};
 
     const CONFIG: &str = "service {\n cluster-name tests\n}\nnetwork {\n service {\n port 3000\n }\n}\n\
                           namespace test {\n storage-engine memory {\n data-size 512M\n }\n}\n";
@@ -389,24 +387,12 @@ mod tests {
         let digest = digest(key);
         let mut bins = Bins::new();
         bins.set(b"b", Particle::Integer(1));
-        let record = NewRecord {
-            digest,
-            last_update_time,
-            generation: 1,
-            void_time: 0,
-            tree_id: 0,
-            set_name: set.as_bytes(),
-            key: None,
-            leaves_tombstone: false,
-        };
-        let mut flat = Vec::new();
-        record.encode(&bins, record.size(&bins), &mut flat);
         let (guard, _) = namespace.index.get_or_create(&digest).expect("room in the index");
         let mut meta = RecordMeta::new(namespace.set_for_creation(set.as_bytes()).expect("room for a set"));
         meta.generation = 1;
         meta.set_last_update_time(last_update_time);
-        let version = NewVersion { flat: &flat, meta, key_stored: false };
-        namespace.commit(guard, &Change::Record(version), Cause::Write).expect("room in the storage");
+        let written = namespace.write_for_tests(guard, meta, (set.as_bytes(), &bins));
+        written.expect("room in the storage");
     }
 
     fn is_seen(namespace: &Namespace, key: u64) -> bool {

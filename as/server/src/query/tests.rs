@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cf::Digest;
-use datamodel::flat::NewRecord;
 use datamodel::{Bins, BytesType, Particle};
 use parking_lot::Mutex;
 
@@ -12,7 +11,6 @@ use super::request::{Part, Projection, QueryKind, SetFilter};
 use super::*;
 use crate::index::{Location, PartitionId, RecordMeta, SetId};
 use crate::metrics::ServerMetrics;
-use crate::namespace::{Cause, Change, NewVersion};
 use crate::transaction::SinkClosed;
 
 /// A client that keeps what it gets, or has a bug.
@@ -53,24 +51,11 @@ fn put(namespace: &Namespace, key: u32, size: usize) -> Location {
     let digest = Digest::of_key(b"", 1, &u64::from(key).to_be_bytes());
     let mut bins = Bins::new();
     bins.set(b"b", Particle::Bytes(BytesType::Blob, vec![7; size].into()));
-    let record = NewRecord {
-        digest,
-        last_update_time: 1,
-        generation: 1,
-        void_time: 0,
-        tree_id: namespace.partitions.tree_id(PartitionId::of(&digest)),
-        set_name: b"",
-        key: None,
-        leaves_tombstone: false,
-    };
-    let mut flat = Vec::new();
-    record.encode(&bins, record.size(&bins), &mut flat);
     let (guard, _) = namespace.index.get_or_create(&digest).expect("room");
     let mut meta = RecordMeta::new(SetId::NONE);
     meta.generation = 1;
     meta.set_last_update_time(1);
-    let version = NewVersion { flat: &flat, meta, key_stored: false };
-    namespace.commit(guard, &Change::Record(version), Cause::Write).expect("room").location
+    namespace.write_for_tests(guard, meta, (b"", &bins)).expect("room").location
 }
 
 /// A query for everything.

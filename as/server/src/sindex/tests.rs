@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering::*};
 
 use cf::Digest;
 use cf::clock::StoredMillis;
-use datamodel::flat::{FlatRecord, NewRecord};
+use datamodel::flat::FlatRecord;
 use datamodel::sindex::{Key, KeyType};
 use datamodel::{Bins, Budget, BytesType, Particle};
 
 use super::*;
 use crate::config::{self, Config};
 use crate::index::PartitionId;
-use crate::namespace::{Cause, Change, Namespace, NewVersion, Removal};
+use crate::namespace::{Cause, Namespace, Removal};
 use crate::storage::ReadBuffer;
 
 struct Rig {
@@ -68,20 +68,7 @@ impl Rig {
         bins.set(b"pad", Particle::owned(BytesType::Blob, vec![1; value as usize % 40]));
         bins.set(b"n", Particle::Integer(value));
         bins.set(b"l", Particle::owned(BytesType::List, list));
-        let record = NewRecord {
-            digest,
-            last_update_time: meta.last_update_time(),
-            generation: meta.generation,
-            void_time: 0,
-            tree_id: 0,
-            set_name: set,
-            key: None,
-            leaves_tombstone: false,
-        };
-        let mut flat = Vec::new();
-        record.encode(&bins, record.size(&bins), &mut flat);
-        let version = NewVersion { flat: &flat, meta, key_stored: false };
-        namespace.commit(guard, &Change::Record(version), Cause::Write).expect("room");
+        namespace.write_for_tests(guard, meta, (set, &bins)).expect("room");
     }
 
     fn delete(&self, key: u64, is_durable: bool) {
