@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 #[cfg(not(miri))]
 use memmap2::UncheckedAdvice;
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{MmapOptions, MmapRaw};
 
 const PAGE_SIZE: usize = 4096;
 
@@ -14,7 +14,8 @@ const PAGE_SIZE: usize = 4096;
 pub struct Region {
     /// First byte of `map`. All accesses go through it and none through references to the whole map.
     base: NonNull<u8>,
-    map: MmapMut,
+    /// Raw: asking a `MmapMut` for its length borrows all of its bytes, while others write to some.
+    map: MmapRaw,
 }
 
 // SAFETY: the region is plain bytes; every access goes through the unsafe accessors, whose callers promise that no
@@ -35,7 +36,7 @@ impl Region {
         options.len(size);
         #[cfg(not(miri))]
         options.no_reserve_swap();
-        let mut map = options.map_anon().ok()?;
+        let map = MmapRaw::from(options.map_anon().ok()?);
         let base = NonNull::new(map.as_mut_ptr())?;
         Some(Region { base, map })
     }
