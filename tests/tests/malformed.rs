@@ -176,8 +176,8 @@ fn what_belongs_to_no_request_is_ignored() {
 }
 
 #[test]
-fn compressed_messages_are_refused_unread() {
-    let refused = Outcome::Result(result::ENTERPRISE_ONLY);
+fn what_is_no_compressed_message_is_refused() {
+    let refused = Outcome::Result(result::PARAMETER);
     let claim =
         |size: u64| frame(kind::COMPRESSED, &[&size.to_be_bytes()[..], &[0x78, 0x9c, 1, 2, 3]].concat());
     check(&[

@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::indexing_slicing))]
 
 pub mod batch;
+pub mod compressed;
 pub mod frame;
 pub mod info;
 pub mod message;

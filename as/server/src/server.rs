@@ -26,8 +26,8 @@ use crate::preflight::{self, check_best_practices, own_node_id};
 use crate::query::Queries;
 use crate::security::AccessControl;
 use crate::service::{
-    self, Advertised, ConnectionCount, ReplyBudget, SecurityRequest, ServiceContext, ServicePool,
-    ServiceThread,
+    self, Advertised, CompressionWorker, ConnectionCount, MessageCompression, ReplyBudget, SecurityRequest,
+    ServiceContext, ServicePool, ServiceThread,
 };
 use crate::sindex::{self, SecondaryIndexes};
 use crate::smd::{self, Module, Occasion, Smd, SmdItem};
@@ -100,6 +100,7 @@ impl Server {
             Arc::clone(&namespaces),
             Arc::clone(&metrics),
         ));
+        let queries = Queries::new(Arc::clone(&config), Arc::clone(&transactions), Arc::clone(&indexes));
         let service = Arc::new(ServiceContext {
             config: Arc::clone(&config),
             metrics: Arc::clone(&metrics),
@@ -107,15 +108,12 @@ impl Server {
             admin_connection_count: ConnectionCount::new(Arc::clone(&metrics)),
             info: Workers::new("info"),
             security: security.as_ref().map(|_| Workers::new("security")),
-            queries: Arc::new(Queries::new(
-                Arc::clone(&config),
-                Arc::clone(&transactions),
-                Arc::clone(&indexes),
-            )),
+            queries: Arc::new(queries),
             transactions,
             batches: BatchPool::new(),
             pool: ServicePool::new(),
             replies: ReplyBudget::new(Arc::clone(&metrics)),
+            compression: MessageCompression::new(),
         });
         let node = Arc::new(Node {
             advertised,
@@ -293,6 +291,10 @@ impl Server {
         context.batches.workers.start(config.batch_index_threads.get() as usize, move || {
             Some(Box::new(BatchWorker::new(executor(&*node.upgrade()?))))
         })?;
+        let service = Arc::downgrade(context);
+        context.compression.workers.start(transaction::thread_count(), move || {
+            Some(Box::new(CompressionWorker::new(service.upgrade()?)))
+        })?;
         let node = Arc::downgrade(&self.node);
         context.transactions.pool.start(transaction::thread_count(), move || {
             Some(Box::new(PoolWorker::new(executor(&*node.upgrade()?))))
@@ -359,6 +361,7 @@ impl Server {
         self.node.service.pool.stop();
         self.node.service.batches.workers.stop();
         self.node.service.transactions.pool.stop();
+        self.node.service.compression.workers.stop();
         self.node.service.queries.stop();
         self.is_stopping.store(true, Ordering::Release);
         for namespace in self.node.namespaces.iter() {

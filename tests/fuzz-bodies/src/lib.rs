@@ -4,6 +4,7 @@
 //! A body panics when what it looks at is wrong, and returns for every input otherwise.
 
 pub mod batch;
+pub mod compressed;
 pub mod config;
 pub mod device_header;
 pub mod expressions;
@@ -24,8 +25,9 @@ pub mod wblock_scan;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All bodies.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     ("batch", batch::run),
+    ("compressed", compressed::run),
     ("config", config::run),
     ("device_header", device_header::run),
     ("expressions", expressions::run),

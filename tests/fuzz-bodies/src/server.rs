@@ -15,6 +15,7 @@ use cf::log::{Level, Levels, Settings, SinkSettings, Target};
 /// An answer that takes longer is a finding.
 const PATIENCE: Duration = Duration::from_secs(10);
 const MESSAGE: u8 = 3;
+const COMPRESSED: u8 = 4;
 const INFO: u8 = 1;
 
 const CONFIG: &str = "
@@ -48,6 +49,11 @@ impl Client {
     /// connection. An info request behind it tells which, as answers come in order.
     pub(crate) fn message(&mut self, body: &[u8]) {
         self.send_and_wait(&[frame(MESSAGE, body), frame(INFO, b"status\n")].concat());
+    }
+
+    /// As [`message`](Self::message), with a body of a compressed message.
+    pub(crate) fn compressed_message(&mut self, body: &[u8]) {
+        self.send_and_wait(&[frame(COMPRESSED, body), frame(INFO, b"status\n")].concat());
     }
 
     /// Sends an info request and waits for the answer.

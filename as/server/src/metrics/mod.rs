@@ -3,15 +3,19 @@
 //! Counters are sharded by thread (see [`cf::counters`]): counting costs a service thread one store to memory of its
 //! own.
 
+mod compression;
 pub(crate) mod groups;
 mod heap;
 mod latency;
 mod system;
 
+use std::sync::Arc;
+
 use cf::counters::Counters;
 use proto::ResultCode;
 
 pub(crate) use benchmarks::{Benchmark, BenchmarkStep, Benchmarks};
+pub(crate) use compression::CompressionFigures;
 pub(crate) use heap::Heap;
 pub(crate) use latency::{Histogram, Unit};
 pub(crate) use system::SystemUsage;
@@ -205,6 +209,10 @@ pub(crate) struct NamespaceMetrics {
     counters: Counters<{ TRANSACTION_COUNTERS + NAMESPACE_COUNTERS }>,
     latencies: [Histogram; Latency::ALL.len()],
     pub(crate) benchmarks: Benchmarks,
+    /// Replies to requests for one record.
+    pub(crate) record_compression: Arc<CompressionFigures>,
+    /// Replies to queries.
+    pub(crate) query_compression: Arc<CompressionFigures>,
 }
 
 impl NamespaceMetrics {
@@ -214,6 +222,8 @@ impl NamespaceMetrics {
             counters: Counters::new(thread_count),
             latencies: std::array::from_fn(|_| Histogram::new(thread_count)),
             benchmarks: Benchmarks::new(thread_count),
+            record_compression: Arc::default(),
+            query_compression: Arc::default(),
         }
     }
 
@@ -254,6 +264,8 @@ pub(crate) struct ServerMetrics {
     latencies: [Histogram; ServerLatency::ALL.len()],
     /// How many rows batches have.
     pub(crate) batch_rows: Histogram,
+    /// Replies to batches.
+    pub(crate) batch_compression: Arc<CompressionFigures>,
 }
 
 impl ServerMetrics {
@@ -263,6 +275,7 @@ impl ServerMetrics {
             counters: Counters::new(thread_count),
             latencies: std::array::from_fn(|_| Histogram::new(thread_count)),
             batch_rows: Histogram::new(thread_count),
+            batch_compression: Arc::default(),
         }
     }
 

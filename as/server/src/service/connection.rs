@@ -26,6 +26,8 @@ pub(crate) struct Connection {
     sent: usize,
     /// What is kept in `output`, unless the stream counts it.
     charge: Charge,
+    /// Room for the request that was inflated last, until that is done.
+    pub(super) inflated_room: Option<Charge>,
     /// Its next request is put off until there is room for the reply.
     pub(super) put_off: Option<Waiting>,
     /// Another thread makes the next reply; nothing is read or parsed meanwhile.
@@ -68,6 +70,7 @@ impl Connection {
             output: Vec::new(),
             sent: 0,
             charge: Charge::new(budget),
+            inflated_room: None,
             put_off: None,
             is_parked: false,
             is_held: false,
@@ -90,6 +93,12 @@ impl Connection {
     /// Whether its next requests may be carried out.
     pub(super) fn may_serve(&self) -> bool {
         !self.is_parked && !self.is_held && !self.is_blocked() && self.put_off.is_none()
+    }
+
+    /// Puts a request in front of what waits to be carried out.
+    pub(super) fn put_in_front(&mut self, mut frame: Vec<u8>) {
+        frame.append(&mut self.input);
+        self.input = frame;
     }
 
     /// One `recv` into `buffer`; returns the number of bytes, or `None` when the peer is done or the connection broken.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use super::compression::MessageCompression;
 use super::park::{InfoRequest, SecurityRequest};
 use super::pool::ServicePool;
 use super::reply_budget::ReplyBudget;
@@ -28,6 +29,7 @@ pub(crate) struct ServiceContext {
     pub(crate) batches: BatchPool,
     pub(crate) pool: ServicePool,
     pub(crate) replies: Arc<ReplyBudget>,
+    pub(crate) compression: MessageCompression,
 }
 
 /// The number of open client connections.

@@ -166,7 +166,14 @@ impl ServiceThread {
             && verdict == Verdict::Keep
         {
             if !input.is_empty() {
-                connection.input = input;
+                if connection.input.is_empty() {
+                    connection.input = input;
+                } else {
+                    connection.input.append(&mut input);
+                }
+            }
+            if !connection.is_parked && connection.put_off.is_none() {
+                connection.inflated_room = None;
             }
             self.queue_if_ready(slot);
         }
@@ -237,7 +244,7 @@ impl ServiceThread {
 
     /// Carries out the request at the start of `bytes`, which is no record message; returns its size. `None` while it is
     /// incomplete.
-    fn dispatch_other(
+    pub(super) fn dispatch_other(
         &mut self,
         slot: u32,
         token: ConnectionToken,
@@ -264,11 +271,7 @@ impl ServiceThread {
                 self.start_security(slot, token, body);
                 Verdict::Keep
             }
-            FrameType::CompressedMessage => {
-                let header = ReplyHeader::result(ResultCode::EnterpriseOnly);
-                reply::write_header_only(&mut self.outbox.replies, &header);
-                Verdict::Keep
-            }
+            FrameType::CompressedMessage => self.dispatch_compressed(slot, token, body)?,
             FrameType::Message => {
                 // It was not taken as a message because it does not parse as one.
                 self.context.metrics.add(ServerCounter::DemarshalError, 1);
@@ -291,7 +294,7 @@ impl ServiceThread {
 
     /// Carries out record messages one after the other, until their replies are large enough to be sent or one is to be
     /// answered elsewhere; returns how many bytes those carried out have.
-    fn dispatch_messages(
+    pub(super) fn dispatch_messages(
         &mut self,
         slot: u32,
         token: ConnectionToken,
@@ -341,10 +344,16 @@ impl ServiceThread {
         cf::fault_point!("execute");
         // Borrowed: a request counts no reference.
         let session = self.connections.get(slot).and_then(|connection| connection.access.as_deref());
+        let so_far = (self.outbox.replies.len(), self.executor.unsettled_count());
         match self.executor.execute(request, session, self.now, &mut self.outbox.replies) {
+            Step::Done if request.info1 & info1::COMPRESS_RESPONSE != 0 => {
+                self.compress_reply(slot, token, request, so_far)
+            }
             Step::Done => false,
             Step::Restart(wait) => {
+                let compressor = self.compressor_of(request);
                 if let Some(stream) = self.park_for_stream(slot, token, None) {
+                    compressor.into_iter().for_each(|compressor| stream.compress_by(compressor));
                     if let Some(room) = self.large_reply.take() {
                         stream.keep_room(room);
                     }
@@ -359,7 +368,9 @@ impl ServiceThread {
                     ms => Duration::from_millis(u64::from(ms)),
                 };
                 let access = self.connections.get(slot).and_then(|connection| connection.access.clone());
+                let compressor = self.compressor_of(request);
                 if let Some(stream) = self.park_for_stream(slot, token, Some(timeout)) {
+                    compressor.into_iter().for_each(|compressor| stream.compress_by(compressor));
                     cf::fault_point!("start-batch");
                     self.context.batches.start(body, rest, (self.now, self.woken), access, stream);
                 }

@@ -69,6 +69,8 @@ pub(crate) struct ServiceThread {
     pub(super) receive_buffer: Box<[u8]>,
     /// Replies that were made since the last wait and are not sent yet.
     pub(super) outbox: Outbox,
+    /// Bytes of a message while it is inflated or compressed.
+    pub(super) spare_buffer: Vec<u8>,
     /// Connections whose requests are put off until there is room for their replies, and how large these may be.
     pub(super) put_off: Vec<(ConnectionToken, usize)>,
     /// Room for the large reply that is being made.
@@ -109,6 +111,7 @@ impl ServiceThread {
             executor,
             receive_buffer: new_receive_buffer(),
             outbox: Outbox::default(),
+            spare_buffer: Vec::new(),
             put_off: Vec::new(),
             large_reply: None,
             checkpoint: None,
@@ -193,6 +196,7 @@ impl ServiceThread {
             Mail::Connection(connection) => self.add(*connection),
             Mail::Part(token, replies) => self.deliver_part(token, replies),
             Mail::Reply(token, reply) => self.deliver(token, reply),
+            Mail::Inflated(token, frame, room) => self.deliver_inflated(token, frame, room),
             Mail::Abandoned(token) => self.close_abandoned(token),
             Mail::Released(held) => self.release(*held),
             Mail::Stop => self.is_stopping = true,

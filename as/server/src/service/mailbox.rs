@@ -8,6 +8,7 @@ use cf::sys::eventfd::EventFd;
 use crossbeam::queue::SegQueue;
 
 use super::connection::Connection;
+use super::reply_budget::Charge;
 use super::sending::HeldParts;
 
 /// Names a connection of a service thread, for as long as that connection lives.
@@ -22,6 +23,8 @@ pub(crate) enum Mail {
     Part(ConnectionToken, Vec<u8>),
     /// The reply, or the last one, that a parked connection waits for. Lost if the connection is gone.
     Reply(ConnectionToken, Vec<u8>),
+    /// The request that a parked connection waits for, inflated, as a whole frame, and the room that it takes.
+    Inflated(ConnectionToken, Vec<u8>, Charge),
     /// Nobody will make the reply that a parked connection waits for.
     Abandoned(ConnectionToken),
     /// Replies that were held may be sent.

@@ -8,6 +8,7 @@
 mod accept;
 mod activity;
 mod address;
+mod compression;
 mod connection;
 mod connections;
 mod context;
@@ -27,6 +28,8 @@ mod tests;
 
 pub(crate) use accept::{Door, Entrance, Listener, accept_clients};
 pub(crate) use address::{Advertised, Bound, ListenError, ListenPlace};
+pub(crate) use compression::CompressionWorker;
+pub(crate) use compression::MessageCompression;
 pub(crate) use context::{ConnectionCount, ServiceContext};
 pub(crate) use event_loop::ServiceThread;
 pub(crate) use park::{InfoRequest, SecurityRequest};

@@ -14,6 +14,7 @@ use proto::message::Request;
 
 use super::event_loop::{ServiceThread, Verdict};
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
+use super::reply_budget::Charge;
 use super::stream::ReplyStream;
 use crate::namespace::Namespace;
 use crate::security::Session;
@@ -56,6 +57,12 @@ impl ReplyHandle {
     pub(crate) fn send(mut self, reply: Vec<u8>) {
         self.is_answered = true;
         self.mailbox.post(Mail::Reply(self.token, reply));
+    }
+
+    /// Has the connection go on with `frame` in place of the compressed request that it is parked for. The frame takes `room`.
+    pub(super) fn send_inflated(mut self, frame: Vec<u8>, room: Charge) {
+        self.is_answered = true;
+        self.mailbox.post(Mail::Inflated(self.token, frame, room));
     }
 }
 
@@ -138,6 +145,9 @@ impl ServiceThread {
         let query = if budget.is_exhausted() { None } else { Some(parsed?) };
         let timeout = query.as_ref().map_or(Some(CHECK_TIME_MAX), |query| query.socket_timeout);
         let Some(stream) = self.park_for_stream(slot, token, timeout) else { return Ok(()) };
+        if let Some(compressor) = self.compressor_of(request) {
+            stream.compress_by(compressor);
+        }
         cf::fault_point!("start-query");
         let sink = Arc::<ReplyStream>::clone(&stream);
         let queries = &self.context.queries;
@@ -178,6 +188,7 @@ impl ServiceThread {
             }
             cf::fault_point!("deliver");
             connection.is_parked = false;
+            connection.inflated_room = None;
             if let Some(stream) = connection.stream_of_replies.take() {
                 stream.end();
                 connection.count_kept();

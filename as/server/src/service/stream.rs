@@ -9,12 +9,13 @@
 //! One mutex per stream, taken alone; nobody is called under it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::compression::ReplyCompressor;
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
 use super::reply_budget::{Charge, ReplyBudget};
 use crate::transaction::{GoOn, ReplySink, SinkClosed, StalledSenders};
@@ -108,6 +109,8 @@ pub(crate) struct ReplyStream {
     /// Where makers are counted that wait.
     stalled: Arc<StalledSenders>,
     state: Arc<StreamProgress>,
+    /// Set if the client asked for compressed replies.
+    compressor: OnceLock<ReplyCompressor>,
     /// The last frames were sent, or the stream was [cancelled](Self::cancel).
     is_finished: AtomicBool,
 }
@@ -134,12 +137,26 @@ impl ReplyStream {
             changed: Condvar::new(),
         });
         let is_finished = AtomicBool::new(false);
-        (ReplyStream { mailbox, token, timeout, stalled, state: Arc::clone(&state), is_finished }, state)
+        let (compressor, shared) = (OnceLock::new(), Arc::clone(&state));
+        (ReplyStream { mailbox, token, timeout, stalled, state: shared, compressor, is_finished }, state)
     }
 
     /// Keeps the room that was taken for the reply until the connection has it.
     pub(super) fn keep_room(&self, room: Charge) {
         self.state.progress.lock().room = Some(room);
+    }
+
+    /// Compresses all replies from now on.
+    pub(super) fn compress_by(&self, compressor: ReplyCompressor) {
+        let _ = self.compressor.set(compressor);
+    }
+
+    /// `frames` as the client wants them.
+    fn compressed(&self, frames: Vec<u8>) -> Vec<u8> {
+        let Some(compressor) = self.compressor.get() else { return frames };
+        let mut out = Vec::with_capacity(frames.len() / 2);
+        compressor.compress(&frames, &mut out);
+        out
     }
 
     /// The connection is not parked for it after all.
@@ -158,6 +175,7 @@ impl Drop for ReplyStream {
 
 impl ReplySink for ReplyStream {
     fn send(&self, frames: Vec<u8>) -> Result<(), SinkClosed> {
+        let frames = self.compressed(frames);
         self.state.progress.lock().add(frames.len());
         self.mailbox.post(Mail::Part(self.token, frames));
         let mut progress = self.state.progress.lock();
@@ -181,6 +199,7 @@ impl ReplySink for ReplyStream {
     }
 
     fn post(&self, frames: Vec<u8>) {
+        let frames = self.compressed(frames);
         let mut progress = self.state.progress.lock();
         if progress.is_closed {
             return;
@@ -218,6 +237,7 @@ impl ReplySink for ReplyStream {
     }
 
     fn finish(&self, frames: Vec<u8>) {
+        let frames = self.compressed(frames);
         self.is_finished.store(true, Ordering::Relaxed);
         self.mailbox.post(Mail::Reply(self.token, frames));
     }

@@ -73,6 +73,12 @@ impl TransactionContext {
         })
     }
 
+    /// The namespace that `request` names, if there is one.
+    pub(crate) fn known_namespace(&self, request: &Request<'_>) -> Option<&Arc<Namespace>> {
+        let name = request.namespace?;
+        self.namespaces.iter().find(|namespace| namespace.name().as_bytes() == name)
+    }
+
     /// The namespace that `request` names.
     pub(super) fn namespace_of(&self, request: &Request<'_>) -> Option<&Arc<Namespace>> {
         let Some(name) = request.namespace else {

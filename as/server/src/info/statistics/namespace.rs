@@ -90,10 +90,14 @@ static ROWS: &[Row] = &[
         view.namespace.storage.is_on_disk().then(|| Number(view.namespace.storage.failed_count() as u64))
     }),
     Devices,
-    One("record_proto_uncompressed_pct", |_| Fixed(0.0, 3)),
-    One("record_proto_compression_ratio", |_| Fixed(1.0, 3)),
-    One("query_proto_uncompressed_pct", |_| Fixed(0.0, 3)),
-    One("query_proto_compression_ratio", |_| Fixed(1.0, 3)),
+    One("record_proto_uncompressed_pct", |view| {
+        Fixed(view.namespace.metrics.record_compression.uncompressed_pct(), 3)
+    }),
+    One("record_proto_compression_ratio", |view| Fixed(view.namespace.metrics.record_compression.ratio(), 3)),
+    One("query_proto_uncompressed_pct", |view| {
+        Fixed(view.namespace.metrics.query_compression.uncompressed_pct(), 3)
+    }),
+    One("query_proto_compression_ratio", |view| Fixed(view.namespace.metrics.query_compression.ratio(), 3)),
     One("pending_quiesce", |_| Flag(false)),
     One("effective_is_quiesced", |_| Flag(false)),
     Idle(&["nodes_quiesced"]),

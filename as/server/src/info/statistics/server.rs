@@ -111,8 +111,10 @@ static ROWS: &[Row] = &[
         "batch_index_created_buffers",
         "batch_index_destroyed_buffers",
     ]),
-    One("batch_index_proto_uncompressed_pct", |_| Fixed(0.0, 3)),
-    One("batch_index_proto_compression_ratio", |_| Fixed(1.0, 3)),
+    One("batch_index_proto_uncompressed_pct", |view| {
+        Fixed(view.node.metrics.batch_compression.uncompressed_pct(), 3)
+    }),
+    One("batch_index_proto_compression_ratio", |view| Fixed(view.node.metrics.batch_compression.ratio(), 3)),
     One("paxos_principal", |view| Hex(view.node.cluster.node_id)),
     One("time_since_rebalance", |view| Number(view.node.cluster.rebalanced.elapsed().as_secs())),
     One("migrate_allowed", |view| Flag(view.node.cluster.is_balanced())),

@@ -1,0 +1,294 @@
+//! Compressed messages: requests that come in frames of type 4, and replies to requests that ask for such frames.
+//!
+//! A request is inflated on its service thread if it is small and that takes no time; else by a thread of its own kind, while
+//! the connection is parked. Then it is in front of the connection's input, as if it had come clear. What is inflated, and
+//! what is about to be, has room in the [budget](super::ReplyBudget) of large buffers until the request is done, so small
+//! frames that announce much cannot fill the memory: those who find no room are put off.
+//!
+//! Replies are compressed frame by frame, on the thread that makes them; a large one of a service thread by those others. One
+//! that is held until something is on disk stays clear, as it may still have to tell of a failure.
+
+use std::mem::take;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use proto::ResultCode;
+use proto::compressed::{CompressedError, Deflater, Inflater, THRESHOLD, announced_size};
+use proto::frame::{FrameHeader, HEADER_SIZE};
+use proto::message::{Request, field, info1};
+use proto::reply::{self, ReplyHeader};
+use smallvec::smallvec;
+
+use super::event_loop::{ServiceThread, Verdict};
+use super::mailbox::{ConnectionToken, Mail};
+use super::messages::{Message, Messages};
+use super::park::ReplyHandle;
+use super::reply_budget::Charge;
+use super::stream::ReplyStream;
+use crate::metrics::{CompressionFigures, ServerCounter};
+use crate::transaction::ReplySink;
+use crate::workers::{Work, Workers};
+
+/// Requests up to this size, compressed and not, may be inflated on a service thread.
+const INFLATED_INLINE_MAX: usize = 32 << 10;
+/// For as long as this.
+const INLINE_TIME_MAX: Duration = Duration::from_micros(200);
+/// Replies up to this size are compressed on a service thread.
+const DEFLATED_INLINE_MAX: usize = 16 << 10;
+/// How much less weight the other threads have than service threads.
+const NICENESS: i32 = 5;
+/// Of each kind that are kept for use.
+const SPARES_MAX: usize = 16;
+
+/// Inflaters or deflaters that nobody uses.
+struct Spares<T>(Mutex<Vec<T>>);
+
+impl<T: Default> Spares<T> {
+    fn with<R>(&self, act: impl FnOnce(&mut T) -> R) -> R {
+        let spare = self.0.lock().pop();
+        let mut used = spare.unwrap_or_default();
+        let result = act(&mut used);
+        let mut spares = self.0.lock();
+        if spares.len() < SPARES_MAX {
+            spares.push(used);
+        }
+        result
+    }
+}
+
+/// What all threads share that inflate or compress messages.
+pub(crate) struct MessageCompression {
+    inflaters: Spares<Inflater>,
+    deflaters: Arc<Spares<Deflater>>,
+    pub(crate) workers: Workers<CompressionJob>,
+}
+
+impl MessageCompression {
+    pub(crate) fn new() -> Self {
+        MessageCompression {
+            inflaters: Spares(Mutex::default()),
+            deflaters: Arc::new(Spares(Mutex::default())),
+            workers: Workers::with_niceness("compression", NICENESS),
+        }
+    }
+}
+
+/// What takes too long for a service thread.
+pub(crate) struct CompressionJob(Job);
+
+enum Job {
+    /// A request is inflated, until `deadline` at most. Its connection is parked for `reply`.
+    Inflate { body: Box<[u8]>, client: SocketAddr, deadline: Instant, room: Charge, reply: ReplyHandle },
+    /// The last frames of a stream are compressed.
+    Deflate { frames: Vec<u8>, stream: Arc<ReplyStream> },
+}
+
+/// Carries out the jobs.
+pub(crate) struct CompressionWorker {
+    context: Arc<super::ServiceContext>,
+}
+
+impl CompressionWorker {
+    pub(crate) fn new(context: Arc<super::ServiceContext>) -> Self {
+        CompressionWorker { context }
+    }
+}
+
+impl Work<CompressionJob> for CompressionWorker {
+    fn run(&mut self, job: CompressionJob) {
+        match job.0 {
+            Job::Deflate { frames, stream } => stream.finish(frames),
+            Job::Inflate { body, client, deadline, room, reply } => {
+                let mut frame = Vec::new();
+                let go_on = || Instant::now() < deadline;
+                let inflated = self
+                    .context
+                    .compression
+                    .inflaters
+                    .with(|inflater| inflater.inflate(&body, &mut frame, go_on));
+                let result = match inflated {
+                    Ok(true) => return reply.send_inflated(frame, room),
+                    Ok(false) => ResultCode::Timeout,
+                    Err(error) => refuse(&self.context, client, error),
+                };
+                let mut answer = Vec::new();
+                reply::write_header_only(&mut answer, &ReplyHeader::result(result));
+                reply.send(answer);
+            }
+        }
+    }
+}
+
+/// Counts a bad message; returns what its client is told.
+fn refuse(context: &super::ServiceContext, client: SocketAddr, error: CompressedError) -> ResultCode {
+    context.metrics.add(ServerCounter::DemarshalError, 1);
+    cf::warning_limited!(Proto, "bad compressed message from {client}: {error}");
+    ResultCode::Parameter
+}
+
+/// Compresses the replies to a request that asked for it.
+#[derive(Clone)]
+pub(super) struct ReplyCompressor {
+    deflaters: Arc<Spares<Deflater>>,
+    figures: Arc<CompressionFigures>,
+}
+
+impl ReplyCompressor {
+    /// Appends the whole frames in `frames` to `out`, compressed where that makes them smaller.
+    pub(super) fn compress(&self, mut frames: &[u8], out: &mut Vec<u8>) {
+        let mut small = Vec::new();
+        while let Ok(Some(FrameHeader { body_size, .. })) = FrameHeader::parse(frames)
+            && let Some((frame, behind)) = frames.split_at_checked(HEADER_SIZE + body_size)
+        {
+            let is_smaller = frame.len() > THRESHOLD && {
+                let is_smaller = self.deflaters.with(|deflater| deflater.deflate(frame, &mut small));
+                self.figures.note(frame.len(), is_smaller.then_some(small.len()));
+                is_smaller
+            };
+            out.extend_from_slice(if is_smaller { &small } else { frame });
+            frames = behind;
+        }
+        // Nothing, unless a frame is not whole.
+        out.extend_from_slice(frames);
+    }
+}
+
+impl ServiceThread {
+    /// Carries out a compressed request, or has it inflated by another thread. `None` if it is put off.
+    pub(super) fn dispatch_compressed(
+        &mut self,
+        slot: u32,
+        token: ConnectionToken,
+        body: &[u8],
+    ) -> Option<Verdict> {
+        self.request_count += 1;
+        let announced = match announced_size(body) {
+            Ok(announced) => announced,
+            Err(error) => return Some(self.refuse_compressed(slot, error)),
+        };
+        let size = announced.max(body.len());
+        if size <= INFLATED_INLINE_MAX {
+            let (mut frame, deadline) = (take(&mut self.spare_buffer), Instant::now() + INLINE_TIME_MAX);
+            let go_on = || Instant::now() < deadline;
+            let inflated =
+                self.context.compression.inflaters.with(|inflater| inflater.inflate(body, &mut frame, go_on));
+            match inflated {
+                Ok(true) => {
+                    let verdict = self.dispatch_inflated(slot, token, &frame);
+                    self.spare_buffer = frame;
+                    return Some(verdict);
+                }
+                Ok(false) => {}
+                Err(error) => return Some(self.refuse_compressed(slot, error)),
+            }
+        }
+        let Some(room) = Charge::reserve(&self.context.replies, announced) else {
+            let connection = self.connections.get(slot)?;
+            connection.put_off = Some(self.context.replies.wait());
+            self.put_off.push((token, announced));
+            return None;
+        };
+        let client = self.connections.get(slot)?.peer;
+        let reply = self.park(slot, token);
+        let time_max = Duration::from_millis(self.context.config.service.transaction_max_ms.get());
+        let deadline = self.woken + time_max;
+        let job = Job::Inflate { body: body.into(), client, deadline, room, reply };
+        self.context.compression.workers.submit(CompressionJob(job));
+        Some(Verdict::Keep)
+    }
+
+    fn refuse_compressed(&mut self, slot: u32, error: CompressedError) -> Verdict {
+        let Some(connection) = self.connections.get(slot) else { return Verdict::Close };
+        let client = connection.peer;
+        let result = refuse(&self.context, client, error);
+        reply::write_header_only(&mut self.outbox.replies, &ReplyHeader::result(result));
+        Verdict::Keep
+    }
+
+    /// Carries out the request in `frame`.
+    fn dispatch_inflated(&mut self, slot: u32, token: ConnectionToken, frame: &[u8]) -> Verdict {
+        let Some(message) = Message::in_front_of(frame) else {
+            return self.dispatch_other(slot, token, frame).map_or(Verdict::Close, |(_, verdict)| verdict);
+        };
+        let (used, verdict) = self.dispatch_messages(slot, token, &Messages { requests: smallvec![message] });
+        if used == 0
+            && let Some(connection) = self.connections.get(slot)
+        {
+            // It is put off until there is room for the reply.
+            connection.put_in_front(frame.to_vec());
+        }
+        verdict
+    }
+
+    /// Goes on with a connection whose request was inflated.
+    pub(super) fn deliver_inflated(&mut self, token: ConnectionToken, frame: Vec<u8>, room: Charge) {
+        self.guard(token, |thread, slot| {
+            let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
+            if connection.is_held {
+                connection.behind_held.push(Mail::Inflated(token, frame, room));
+                return Verdict::Keep;
+            }
+            cf::fault_point!("deliver-inflated");
+            connection.is_parked = false;
+            connection.inflated_room = Some(room);
+            connection.put_in_front(frame);
+            thread.ready.push(slot);
+            Verdict::Keep
+        });
+    }
+
+    /// What compresses the replies to `request`, if it asks for that.
+    pub(super) fn compressor_of(&self, request: &Request<'_>) -> Option<ReplyCompressor> {
+        if request.info1 & info1::COMPRESS_RESPONSE == 0 {
+            return None;
+        }
+        let figures = if request.info1 & info1::BATCH != 0 {
+            &self.context.metrics.batch_compression
+        } else {
+            let metrics = &self.context.transactions.known_namespace(request)?.metrics;
+            if request.has_field(field::DIGEST) {
+                &metrics.record_compression
+            } else {
+                &metrics.query_compression
+            }
+        };
+        let deflaters = Arc::clone(&self.context.compression.deflaters);
+        Some(ReplyCompressor { deflaters, figures: Arc::clone(figures) })
+    }
+
+    /// Compresses the reply to `request`, which begins at `start` of the outbox, or has that done; returns whether the
+    /// connection is parked for that. One that waits for the disk stays as it is.
+    #[cold]
+    pub(super) fn compress_reply(
+        &mut self,
+        slot: u32,
+        token: ConnectionToken,
+        request: &Request<'_>,
+        (start, unsettled_count): (usize, usize),
+    ) -> bool {
+        let size = self.outbox.replies.len() - start;
+        if size <= THRESHOLD || self.executor.unsettled_count() > unsettled_count {
+            return false;
+        }
+        let Some(compressor) = self.compressor_of(request) else { return false };
+        if size <= DEFLATED_INLINE_MAX {
+            let mut clear = take(&mut self.spare_buffer);
+            clear.clear();
+            clear.extend_from_slice(&self.outbox.replies[start..]);
+            self.outbox.replies.truncate(start);
+            compressor.compress(&clear, &mut self.outbox.replies);
+            self.spare_buffer = clear;
+            return false;
+        }
+        let Some(stream) = self.park_for_stream(slot, token, None) else { return false };
+        stream.compress_by(compressor);
+        if let Some(room) = self.large_reply.take() {
+            stream.keep_room(room);
+        }
+        let frames = self.outbox.replies.split_off(start);
+        self.context.compression.workers.submit(CompressionJob(Job::Deflate { frames, stream }));
+        true
+    }
+}
