@@ -208,7 +208,7 @@ mod tests {
     fn what_is_complete_is_read_while_other_records_are_written() {
         let table = WblockTable::new(0, 3, 0, Reuse::Oldest);
         let index = small_index();
-        let taken = table.take(false, |_| true).expect("free");
+        let taken = table.take(0, |_| true).expect("free");
         let memory = Memory::Own(Arc::<Spares>::default().take().expect("memory"));
         let buffer = Arc::new(WriteBuffer::new(&taken, memory));
         let open = Mutex::new(OpenBlock::buffered(taken, Arc::clone(&buffer)));
@@ -254,7 +254,7 @@ mod tests {
     #[should_panic(expected = "was reserved, and only grows")]
     fn more_than_was_reserved_is_never_on_disk() {
         let table = WblockTable::new(0, 2, 0, Reuse::Oldest);
-        let taken = table.take(false, |_| true).expect("free");
+        let taken = table.take(0, |_| true).expect("free");
         let memory = Memory::Own(Arc::<Spares>::default().take().expect("memory"));
         WriteBuffer::new(&taken, memory).set_flushed(RBLOCK_SIZE);
     }

@@ -236,7 +236,9 @@ pub(super) fn load(node: &Node, model: &mut Model, random: &mut Random, writes: 
         for _ in 0..writes {
             match model.write(node, random) {
                 Ok(()) => {}
-                Err(StorageError::OutOfSpace) => std::thread::sleep(std::time::Duration::from_millis(1)),
+                Err(StorageError::OutOfSpace | StorageError::Congested) => {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
                 Err(StorageError::Failed) => break,
                 Err(error) => panic!("{error:?}"),
             }
@@ -599,7 +601,9 @@ fn a_power_failure_does_not_take_what_was_durable() {
                 let (key, size) = (random.below(KEYS / 2) * 2, random.below(VALUE_SIZE_MAX));
                 match node.write(key, node.next_version(), size as usize) {
                     Ok(()) => {}
-                    Err(StorageError::OutOfSpace) => std::thread::sleep(std::time::Duration::from_millis(1)),
+                    Err(StorageError::OutOfSpace | StorageError::Congested) => {
+                        std::thread::sleep(std::time::Duration::from_millis(1));
+                    }
                     Err(error) => panic!("{error:?}"),
                 }
                 while node.storage.is_overloaded() {

@@ -11,7 +11,7 @@ use super::disk::{Disk, wblock_offset};
 use super::engine::{Storage, StorageError};
 use super::partial_read::Unreadable;
 use super::settings::low_water_bytes;
-use super::wblock::WblockId;
+use super::wblock::{Emptying, WblockId};
 use super::{RBLOCK_SIZE, ReadBuffer};
 use crate::index::{Index, Location};
 
@@ -32,20 +32,7 @@ pub(super) fn defrag_one(
         return false;
     }
     let queue_min = storage.settings.defrag_queue_min();
-    let next = device.wblocks.next_to_defrag(queue_min).or_else(|| {
-        let is_forced = storage.is_short(device)
-            && (device.wblocks.defrag_queue_size() > 0
-                || device.may_force_defrag()
-                    && device.wblocks.queue_emptiest(low_water_bytes(WORTHWHILE_PCT)));
-        let next = is_forced.then(|| device.wblocks.next_to_defrag(0)).flatten()?;
-        cf::info_limited!(
-            Storage,
-            "device {}: {} write blocks are free: defrag empties the emptiest ones, above defrag-lwm-pct too",
-            device.number(),
-            device.wblocks.free_count()
-        );
-        Some(next)
-    });
+    let next = device.wblocks.next_to_defrag(queue_min).or_else(|| next_for_want_of_room(storage, device));
     let Some(emptying) = next else { return false };
     device.count_defrag_read();
     let (block, unreadable) = device.wblock(&emptying, scratch);
@@ -60,6 +47,34 @@ pub(super) fn defrag_one(
             false
         }
     }
+}
+
+/// When hardly a block is free, the next one to empty: one that waits for more to wait, else the emptiest of all, as long as
+/// that makes room. Writers wait for it meanwhile, and are told if it does not.
+fn next_for_want_of_room(storage: &Storage, device: &Device) -> Option<Emptying> {
+    if !storage.is_short(device) {
+        device.set_can_gain(true);
+        return None;
+    }
+    let mut next = device.wblocks.next_to_defrag(0);
+    if next.is_none()
+        && device.may_force_defrag()
+        && device.wblocks.queue_emptiest(low_water_bytes(WORTHWHILE_PCT))
+    {
+        next = device.wblocks.next_to_defrag(0);
+        if next.is_some() {
+            device.count_defrag_above_lwm();
+            cf::info_limited!(
+                Storage,
+                "{}: {} write blocks are free: defrag empties the emptiest ones, above defrag-lwm-pct too, and writers \
+                 wait for it",
+                device.name(),
+                device.wblocks.free_count()
+            );
+        }
+    }
+    device.set_can_gain(next.is_some());
+    next
 }
 
 /// Records looked up together, so that their sprigs and elements come from memory side by side.

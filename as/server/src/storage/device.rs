@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use datamodel::flat::{FlatRecord, MAGIC};
 use datamodel::wblock_scan::{Piece, WblockScan};
@@ -13,6 +13,8 @@ use super::disk::{Disk, DiskStats, wblock_offset};
 use super::engine::StorageError;
 use super::partial_read::Unreadable;
 use super::reservation::{OpenBlock, Pinned};
+use super::room::RoomQueue;
+use super::settings::Settings;
 use super::stripe::Stripe;
 use super::wblock::{AfterFree, Emptying, Reuse, Taken, WblockId, WblockTable};
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer, WBLOCK_SIZE};
@@ -46,7 +48,11 @@ pub(crate) struct DeviceStats {
     pub(crate) defrag_queue: usize,
     pub(crate) defrag_reads: u64,
     pub(crate) defrag_writes: u64,
+    /// Blocks emptied for want of room that held more than `defrag-lwm-pct`.
+    pub(crate) defrag_above_lwm: u64,
     pub(crate) writes: u64,
+    /// Requests that waited for room.
+    pub(crate) room_waits: u64,
     /// What only disks have.
     pub(crate) disk: Option<DiskStats>,
 }
@@ -72,7 +78,11 @@ pub(super) struct Device {
     pub(super) medium: Medium,
     filled: [AtomicU64; STREAM_COUNT],
     defrag_reads: AtomicU64,
+    defrag_above_lwm: AtomicU64,
     gain: Mutex<Gain>,
+    /// Defrag is at work, and has not found that it makes no room.
+    can_gain: AtomicBool,
+    pub(super) room: RoomQueue,
 }
 
 impl Device {
@@ -100,7 +110,10 @@ impl Device {
             medium,
             filled: [const { AtomicU64::new(0) }; STREAM_COUNT],
             defrag_reads: AtomicU64::new(0),
+            defrag_above_lwm: AtomicU64::new(0),
             gain: Mutex::default(),
+            can_gain: AtomicBool::new(false),
+            room: RoomQueue::default(),
         }
     }
 
@@ -116,7 +129,7 @@ impl Device {
         }
     }
 
-    /// Appends a flat record. The second value says what became of a block that was full.
+    /// Appends a flat record. The second value says whether there is something to do for defrag now.
     ///
     /// # Errors
     /// When no block can be taken, or the disk has failed.
@@ -124,33 +137,69 @@ impl Device {
         &self,
         stream: Stream,
         record: &[u8],
-        low_water_bytes: u32,
-    ) -> (Result<Location, StorageError>, AfterFree) {
+        settings: &Settings,
+    ) -> (Result<Location, StorageError>, bool) {
         assert_is_record(record);
         let size = record.len() as u32;
         if self.as_disk().is_some_and(Disk::has_failed) {
-            return (Err(StorageError::Failed), AfterFree::Kept);
+            return (Err(StorageError::Failed), false);
         }
         let mut current = self.streams[stream as usize].lock();
-        let mut closed = AfterFree::Kept;
+        let mut wants_defrag = false;
         if let Some(full) = current.take_if(|current| !current.has_room(size)) {
             self.filled[stream as usize].fetch_add(1, Relaxed);
-            closed = self.close(full, low_water_bytes);
+            wants_defrag = self.close(full, settings.low_water_bytes()) == AfterFree::Queued;
         }
         if current.is_none() {
-            match self.open(stream, low_water_bytes) {
+            let opened = self.open(stream, settings);
+            wants_defrag |=
+                stream == Stream::Write && self.wblocks.is_short(settings.stop_writes_avail_pct());
+            match opened {
                 Ok(opened) => *current = Some(opened),
-                Err(error) => return (Err(error), closed),
+                Err(error) => return (Err(error), wants_defrag),
             }
         }
-        let Some(open) = &mut *current else { return (Err(StorageError::OutOfSpace), closed) };
+        let Some(open) = &mut *current else { return (Err(StorageError::OutOfSpace), wants_defrag) };
         let mut place = open.reserve(&self.wblocks, size);
         drop(current);
         match self.stripe() {
             Some(stripe) => stripe.fill(&mut place, record),
             None => WriteBuffer::fill(&mut place, record),
         }
-        (Ok(place.location()), closed)
+        (Ok(place.location()), wants_defrag)
+    }
+
+    /// Free blocks that `stream` leaves.
+    fn left_blocks(&self, stream: Stream, settings: &Settings) -> usize {
+        match stream {
+            Stream::Defrag => 0,
+            Stream::Write if self.can_gain() => self.wblocks.writers_leave(settings.stop_writes_avail_pct()),
+            Stream::Write => self.wblocks.reserved(),
+        }
+    }
+
+    /// Whether defrag makes room if there is none.
+    pub(super) fn can_gain(&self) -> bool {
+        self.can_gain.load(Relaxed)
+    }
+
+    /// Defrag has found whether it makes room.
+    pub(super) fn set_can_gain(&self, can_gain: bool) {
+        self.can_gain.store(can_gain, Relaxed);
+    }
+
+    /// Whether a writer finds a block that it may take.
+    pub(super) fn has_block_for_writers(&self, settings: &Settings) -> bool {
+        self.wblocks.free_count() > self.left_blocks(Stream::Write, settings)
+    }
+
+    /// Why a stream finds no block that it may take.
+    fn error_of_no_block(&self, stream: Stream) -> StorageError {
+        if stream == Stream::Write && self.can_gain() {
+            self.room.set_congested(true);
+            return StorageError::Congested;
+        }
+        StorageError::OutOfSpace
     }
 
     /// All blocks in memory, if they are there.
@@ -162,21 +211,21 @@ impl Device {
         }
     }
 
-    fn open(&self, stream: Stream, low_water_bytes: u32) -> Result<OpenBlock, StorageError> {
-        let for_defrag = stream == Stream::Defrag;
+    fn open(&self, stream: Stream, settings: &Settings) -> Result<OpenBlock, StorageError> {
+        let left = self.left_blocks(stream, settings);
         let Some(disk) = self.as_disk() else {
-            let taken = self.wblocks.take(for_defrag, |_| true);
-            return taken.map(OpenBlock::in_memory).ok_or(StorageError::OutOfSpace);
+            let taken = self.wblocks.take(left, |_| true);
+            return taken.map(OpenBlock::in_memory).ok_or_else(|| self.error_of_no_block(stream));
         };
         let is_lent = |id| disk.stripe().is_some_and(|stripe| stripe.is_lent(id));
-        let block = match self.wblocks.take(for_defrag, |id| !is_lent(id)) {
+        let block = match self.wblocks.take(left, |id| !is_lent(id)) {
             Some(block) => block,
-            None => self.take_after_flush(disk, for_defrag, low_water_bytes)?,
+            None => self.take_after_flush(disk, stream, settings)?,
         };
         match disk.open_buffer(&block, stream) {
             Some(buffer) => Ok(OpenBlock::buffered(block, buffer)),
             None => {
-                self.wblocks.close(block, low_water_bytes);
+                self.wblocks.close(block, settings.low_water_bytes());
                 Err(StorageError::OutOfSpace)
             }
         }
@@ -188,13 +237,14 @@ impl Device {
     fn take_after_flush(
         &self,
         disk: &Disk,
-        for_defrag: bool,
-        low_water_bytes: u32,
+        stream: Stream,
+        settings: &Settings,
     ) -> Result<Taken, StorageError> {
-        let block = self.wblocks.take(for_defrag, |_| true).ok_or(StorageError::OutOfSpace)?;
+        let taken = self.wblocks.take(self.left_blocks(stream, settings), |_| true);
+        let block = taken.ok_or_else(|| self.error_of_no_block(stream))?;
         if let Err(error) = disk.flush_all(&self.wblocks) {
             disk.fail(&error);
-            self.wblocks.close(block, low_water_bytes);
+            self.wblocks.close(block, settings.low_water_bytes());
             return Err(StorageError::Failed);
         }
         // The last user of the old buffer is copying it.
@@ -361,6 +411,18 @@ impl Device {
         self.defrag_reads.fetch_add(1, Relaxed);
     }
 
+    pub(super) fn count_defrag_above_lwm(&self) {
+        self.defrag_above_lwm.fetch_add(1, Relaxed);
+    }
+
+    /// What it is, for people.
+    pub(super) fn name(&self) -> String {
+        match self.as_disk() {
+            Some(disk) => disk.media.main.path().display().to_string(),
+            None => format!("stripe {}", self.number),
+        }
+    }
+
     pub(super) fn stats(&self) -> DeviceStats {
         DeviceStats {
             used_bytes: self.wblocks.live_bytes(),
@@ -369,6 +431,8 @@ impl Device {
             defrag_queue: self.wblocks.defrag_queue_size(),
             defrag_reads: self.defrag_reads.load(Relaxed),
             defrag_writes: self.filled[Stream::Defrag as usize].load(Relaxed),
+            defrag_above_lwm: self.defrag_above_lwm.load(Relaxed),
+            room_waits: self.room.wait_count(),
             writes: self.filled[Stream::Write as usize].load(Relaxed),
             disk: self.as_disk().map(Disk::stats),
         }

@@ -25,6 +25,9 @@ use crate::index::{Element, Index, Location, WriteGuard};
 const STRIPE_COUNT_MIN: u64 = 8;
 /// Largest stripe: 2 TiB, what 37 bits of 16-byte blocks reach.
 const STRIPE_SIZE_MAX: u64 = 2 << 40;
+/// How often a defrag thread without work looks for some, and how often if somebody waits for room.
+const IDLE_PERIOD: Duration = Duration::from_secs(1);
+const WAITING_PERIOD: Duration = Duration::from_millis(10);
 /// Bytes of the digest that choose the device.
 const DEVICE_DIGEST_OFFSET: usize = 8;
 
@@ -34,6 +37,9 @@ pub(crate) enum StorageError {
     /// No write block is free.
     #[error("no write block is free")]
     OutOfSpace,
+    /// No write block is free for now: defrag is making room.
+    #[error("no write block is free until defrag has made room")]
+    Congested,
     /// The device failed; it says so in the log.
     #[error("it cannot be read or written, as its device failed")]
     Failed,
@@ -189,7 +195,7 @@ impl Storage {
             old
         } else {
             match (self.append(Stream::Write, element.digest(), record), room) {
-                (Err(StorageError::OutOfSpace), Room::Tombstones) => {
+                (Err(StorageError::OutOfSpace | StorageError::Congested), Room::Tombstones) => {
                     self.append(Stream::Defrag, element.digest(), record)?
                 }
                 (place, _) => place?,
@@ -254,10 +260,18 @@ impl Storage {
     }
 
     fn append(&self, stream: Stream, digest: &Digest, record: &[u8]) -> Result<Location, StorageError> {
-        let device = &self.devices[digest.le_u32_at(DEVICE_DIGEST_OFFSET) as usize % self.devices.len()];
-        let (location, closed) = device.append(stream, record, self.low_water());
-        self.after_free(device, closed);
+        let device = self.device_of(digest);
+        let (location, wants_defrag) = device.append(stream, record, &self.settings);
+        if wants_defrag {
+            self.wake_defrag(device);
+        }
         location
+    }
+
+    /// The device that a record is written to.
+    #[inline]
+    pub(super) fn device_of(&self, digest: &Digest) -> &Device {
+        &self.devices[digest.le_u32_at(DEVICE_DIGEST_OFFSET) as usize % self.devices.len()]
     }
 
     /// Frees `old`, in whose place `new` is now, or nothing.
@@ -291,8 +305,12 @@ impl Storage {
     #[inline]
     fn after_free(&self, device: &Device, after: AfterFree) {
         if after == AfterFree::Queued {
-            self.wakes[usize::from(device.number()) % self.wakes.len()].wake();
+            self.wake_defrag(device);
         }
+    }
+
+    pub(super) fn wake_defrag(&self, device: &Device) {
+        self.wakes[usize::from(device.number()) % self.wakes.len()].wake();
     }
 
     /// `defrag-lwm-pct`, as defrag sees it.
@@ -322,19 +340,23 @@ impl Storage {
     pub(crate) fn run_defrag(&self, thread: usize, index: &Index) {
         let Some(wake) = self.wakes.get(thread) else { return };
         let mut scratch = ReadBuffer::new();
+        let devices = || self.devices.iter().skip(thread).step_by(self.wakes.len());
+        devices().for_each(|device| device.set_can_gain(true));
         while !self.stopping.load(Acquire) {
             cf::fault_point!("defrag");
-            let mut emptied = 0;
-            for device in self.devices.iter().skip(thread).step_by(self.wakes.len()) {
+            let (mut emptied, mut waiting) = (0, 0);
+            for device in devices() {
                 if defrag_one(self, device, index, &mut scratch) {
                     emptied += 1;
                     self.rest_from_defrag(device);
                 }
+                waiting += self.release_waiting(device);
             }
             if emptied == 0 {
-                wake.wait(Duration::from_secs(1));
+                wake.wait(if waiting == 0 { IDLE_PERIOD } else { WAITING_PERIOD });
             }
         }
+        devices().for_each(|device| self.release_all(device));
     }
 
     /// Sleeps as `defrag-sleep` says, unless writers are about to be refused.

@@ -10,7 +10,7 @@
 //! # Locking
 //! Callers hold the record's sprig lock. Inside it, in this order: the mutex of a device's stream, `flush` (by a writer only
 //! where `commit-to-device` waits, or no free block's memory is ready), `dirty`, a block's slot, the mutex of the write block
-//! queues, the one of spare buffers. Defrag takes a sprig lock only while it holds none of them.
+//! queues, the one of spare buffers, the one of those who wait for room. Defrag takes a sprig lock only while it holds none of them.
 
 mod benchmarks;
 mod block_state;
@@ -39,6 +39,7 @@ mod partial_read;
 mod peek;
 mod reclaim;
 mod reservation;
+mod room;
 mod settings;
 mod shadow;
 mod stripe;
@@ -54,6 +55,7 @@ pub(crate) use disk::{DiskStats, DurableWait};
 pub(crate) use engine::{Room, Storage, StorageError};
 pub(crate) use load::{LoadCommit, LoadContext, LoadStats};
 pub(crate) use open::{OpenError, OpenSettings};
+pub(crate) use room::RoomWait;
 
 use cf::aligned::AlignedBuf;
 
@@ -63,9 +65,17 @@ const READ_BUFFER_SIZE: usize = 16 << 10;
 pub(crate) const WBLOCK_SIZE: u32 = 8 << 20;
 /// Unit of record places and sizes.
 pub(crate) const RBLOCK_SIZE: u32 = datamodel::flat::RBLOCK_SIZE as u32;
-/// Write blocks of a disk that only defrag may take, so that it can always make room.
-const DISK_RESERVE: usize = 8;
+/// Write blocks of a disk that only defrag may take, so that it can always make room: at most these, on a small disk one of
+/// so many, and never fewer than it needs.
+const DISK_RESERVE_MAX: usize = 8;
+const DISK_RESERVE_SHARE: usize = 16;
+const DISK_RESERVE_MIN: usize = 2;
 const RBLOCKS_PER_WBLOCK: u64 = (WBLOCK_SIZE / RBLOCK_SIZE) as u64;
+
+/// Write blocks that only defrag may take, of a disk of `count`.
+fn disk_reserve(count: u32) -> usize {
+    (count as usize / DISK_RESERVE_SHARE).clamp(DISK_RESERVE_MIN, DISK_RESERVE_MAX)
+}
 
 /// A thread's buffer for records that are read from a disk; grows to the largest one. It takes no memory before the first.
 pub(crate) struct ReadBuffer(Option<AlignedBuf>);

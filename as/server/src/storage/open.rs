@@ -25,7 +25,7 @@ use super::settings::Settings;
 use super::shadow::{self, Reason, ShadowMismatch, Source};
 use super::stripe::Stripe;
 use super::wblock::{Reuse, WblockId, WblockTable};
-use super::{DISK_RESERVE, WBLOCK_SIZE};
+use super::{WBLOCK_SIZE, disk_reserve};
 use crate::config::{Engine, StorageConfig};
 
 /// Why the devices of a namespace cannot be used.
@@ -95,7 +95,8 @@ impl Storage {
             };
             let of_disk = DiskBenchmarks::new(Arc::clone(&benchmarks));
             let disk = Disk::new(disk.media, wblock_count, stripe, end_mark_key, params.clone(), of_disk);
-            let wblocks = WblockTable::new(number as u8, wblock_count, DISK_RESERVE, Reuse::Oldest);
+            let wblocks =
+                WblockTable::new(number as u8, wblock_count, disk_reserve(wblock_count), Reuse::Oldest);
             devices.push(Device::disk(number as u8, wblocks, disk));
             sources.push(source);
         }

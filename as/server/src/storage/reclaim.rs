@@ -15,11 +15,11 @@ use datamodel::wblock_scan::CopyAge;
 use super::device::{Device, visit_records};
 use super::load::age_of;
 use super::wblock::WblockId;
-use super::{DISK_RESERVE, RBLOCK_SIZE, ReadBuffer};
+use super::{DISK_RESERVE_MAX, RBLOCK_SIZE, ReadBuffer};
 use crate::index::{Element, Index, Location};
 
 /// With fewer free blocks than these a device is worth reading again.
-const FREE_BLOCKS_ENOUGH: usize = 2 * DISK_RESERVE;
+const FREE_BLOCKS_ENOUGH: usize = 2 * DISK_RESERVE_MAX;
 
 /// Makes free blocks on `device` if it has hardly any. `pristine` is the first block never used.
 pub(super) fn reclaim_at_start(device: &Device, pristine: u32, index: &Index) {

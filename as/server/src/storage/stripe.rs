@@ -196,7 +196,7 @@ mod tests {
     fn records_are_written_by_several_threads_read_rewritten_and_given_back() {
         let (stripe, table) = (Stripe::new(0, 3).expect("memory"), WblockTable::new(0, 3, 0, Reuse::Newest));
         let index = small_index();
-        let open = parking_lot::Mutex::new(OpenBlock::in_memory(table.take(false, |_| true).expect("free")));
+        let open = parking_lot::Mutex::new(OpenBlock::in_memory(table.take(0, |_| true).expect("free")));
         std::thread::scope(|scope| {
             for writer in 0..2 {
                 let (stripe, table, index, open) = (&stripe, &table, &index, &open);
@@ -241,7 +241,7 @@ mod tests {
     fn a_block_is_lent_to_one_buffer_at_a_time() {
         let stripe = Arc::new(Stripe::new(0, 2).expect("memory"));
         let table = WblockTable::new(0, 2, 0, Reuse::Oldest);
-        let taken = table.take(false, |_| true).expect("free");
+        let taken = table.take(0, |_| true).expect("free");
         let lent = stripe.lend(&taken).expect("nobody has it");
         assert!(stripe.is_lent(taken.id()) && stripe.lend(&taken).is_none());
         drop(lent);
@@ -252,6 +252,6 @@ mod tests {
     #[should_panic(expected = "on its own device")]
     fn a_place_of_another_device_is_refused() {
         let (stripe, table) = (Stripe::new(1, 2).expect("memory"), WblockTable::new(0, 2, 0, Reuse::Newest));
-        stripe.load(&mut table.take(false, |_| true).expect("free"), &[]);
+        stripe.load(&mut table.take(0, |_| true).expect("free"), &[]);
     }
 }

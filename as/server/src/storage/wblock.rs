@@ -154,6 +154,9 @@ pub(super) struct WblockTable {
 /// Of a larger share of free blocks, in percent, defrag does not take care whatever the low-water mark.
 const STOP_PCT_MAX: u32 = 20;
 
+/// Of so many blocks of a device one more is free when defrag begins to work above its mark than when writers wait.
+const LEAD_SHARE: usize = 96;
+
 /// Which free block is taken next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reuse {
@@ -185,10 +188,10 @@ impl WblockTable {
         self.device
     }
 
-    /// Takes a free block of which `may_take` approves as current. Writers leave the reserve to defrag.
-    pub(super) fn take(&self, for_defrag: bool, may_take: impl Fn(WblockId) -> bool) -> Option<Taken> {
+    /// Takes a free block of which `may_take` approves as current, if more than `left` are free.
+    pub(super) fn take(&self, left: usize, may_take: impl Fn(WblockId) -> bool) -> Option<Taken> {
         let mut queues = self.queues.lock();
-        if !for_defrag && self.free_in(&queues) <= self.reserved {
+        if self.free_in(&queues) <= left {
             return None;
         }
         let mut freed = queues.free.iter();
@@ -298,13 +301,21 @@ impl WblockTable {
         emptiest.is_some_and(|id| self.review(id, limit_bytes) == AfterFree::Queued)
     }
 
-    /// Whether so few blocks are free that writers are about to be refused: because all others are reserved, or because less
-    /// than `stop_pct` of all are free, as `stop-writes-avail-pct` says.
+    /// Free blocks that only defrag may take, so that it can always make room.
+    pub(super) fn reserved(&self) -> usize {
+        self.reserved
+    }
+
+    /// Free blocks that writers leave as long as defrag makes room: with fewer it could not, or less than `stop_pct` of all
+    /// would be free, as `stop-writes-avail-pct` says, once defrag takes one.
+    pub(super) fn writers_leave(&self, stop_pct: u32) -> usize {
+        let stop = (self.blocks.len() * stop_pct.min(STOP_PCT_MAX) as usize).div_ceil(100);
+        self.reserved.max(stop + 1)
+    }
+
+    /// Whether so few blocks are free that writers are about to wait for defrag.
     pub(super) fn is_short(&self, stop_pct: u32) -> bool {
-        let count = self.blocks.len();
-        let stop = (count * stop_pct.min(STOP_PCT_MAX) as usize).div_ceil(100);
-        let level = (self.reserved + self.reserved.div_ceil(4)).max(stop + 2 + count / 128);
-        self.free_count() <= level
+        self.free_count() <= self.writers_leave(stop_pct) + 1 + self.blocks.len() / LEAD_SHARE
     }
 
     /// Takes the next block to empty, once more than `queue_min` wait. It stays with the caller until
@@ -509,7 +520,7 @@ mod tests {
     const LOW_WATER: u32 = WBLOCK_SIZE / 2;
 
     fn take(table: &WblockTable, for_defrag: bool) -> Option<WblockId> {
-        table.take(for_defrag, |_| true).map(|taken| taken.id())
+        table.take(if for_defrag { 0 } else { table.reserved() }, |_| true).map(|taken| taken.id())
     }
 
     fn close(table: &WblockTable, id: WblockId, low_water_bytes: u32) -> AfterFree {
@@ -562,9 +573,9 @@ mod tests {
         for id in &ids {
             assert_eq!(close(&table, *id, 0), AfterFree::Freed);
         }
-        let taken = table.take(false, |id| id != ids[0]).expect("free");
+        let taken = table.take(0, |id| id != ids[0]).expect("free");
         assert_eq!(taken.id(), ids[1]);
-        assert!(table.take(false, |_| false).is_none());
+        assert!(table.take(0, |_| false).is_none());
         assert_eq!(take(&table, false), Some(ids[0]));
         table.check();
     }

@@ -24,6 +24,7 @@ use super::access;
 use super::filter::CompiledFilter;
 use super::pool::PORTION_STEPS;
 use super::step::BatchRest;
+use super::wait::{Patience, RecordKey};
 use super::{
     Call, Executor, INLINE_STEPS, PREPARED_REQUESTS, Place, ReplySink, Step, TransactionContext, Wait,
     Workspace,
@@ -147,6 +148,8 @@ pub(super) enum Extent {
     UntilBad,
     /// They are not to go on here and now; so many are left, from there on.
     Paused(RowPosition, u32),
+    /// As above, when there is room for this record.
+    NoRoom(RowPosition, u32, RecordKey),
 }
 
 /// Where rows of a batch are carried out.
@@ -169,6 +172,8 @@ pub(super) struct RowsContext<'a> {
     /// When the batch was received, put off by the time in which it waited for its client.
     pub(super) since: Instant,
     pub(super) place: RowsPlace<'a>,
+    /// Rows may wait for room.
+    pub(super) may_wait: bool,
 }
 
 /// Where the frames of a batch go.
@@ -292,6 +297,7 @@ impl Executor {
             now,
             since: workspace.stopwatch.woken,
             place: RowsPlace::Service(&budget),
+            may_wait: true,
         };
         let extent = workspace.execute_rows(context, &shared, &mut rows, count, &mut frames);
         if matches!(extent, Extent::UntilBad) {
@@ -353,6 +359,14 @@ impl RowsContext<'_> {
             && context.namespace_of(&row.request).is_some_and(|namespace| namespace.storage.commits())
     }
 
+    /// How far rows were carried out of which one has to wait; on a batch thread for room.
+    fn paused_for(&self, wait: Wait, before: RowPosition, left: u32) -> Extent {
+        match (wait, self.place) {
+            (Wait::Room(key), RowsPlace::Pool { .. }) => Extent::NoRoom(before, left, key),
+            _ => Extent::Paused(before, left),
+        }
+    }
+
     /// Whether rows that only read are left out.
     fn skips_reads(&self, context: &TransactionContext) -> bool {
         match self.place {
@@ -400,11 +414,11 @@ impl Workspace {
                 let start = frames.frame.len();
                 let out = &mut frames.frame;
                 if !is_skipped
-                    && self.execute_row(context, shared, &mut filters, (row, is_late), out).is_some()
+                    && let Some(wait) = self.execute_row(context, shared, &mut filters, (row, is_late), out)
                 {
                     self.settle_behind(context, settled, &mut frames.frame);
                     starts.drain(..).for_each(|start| frames.row_done(start));
-                    return Extent::Paused(*before, left);
+                    return shared.paused_for(wait, *before, left);
                 }
                 left -= 1;
                 if !is_skipped {
@@ -472,6 +486,7 @@ impl Workspace {
             check: None,
             row: Some(row.index),
             budget,
+            patience: Patience::new(shared.may_wait),
         };
         match shared.place {
             RowsPlace::Service(budget) => {
@@ -493,16 +508,22 @@ impl Workspace {
                 // A row that is too long for this runs again on a copy of its record, without a lock. So does one whose
                 // record is reserved; it waits first.
                 let short = Budget::new(INLINE_STEPS);
-                self.run(&call(Place::Service, tree_id, filter, &short), out)?;
+                if let wait @ Wait::Room(_) = self.run(&call(Place::Service, tree_id, filter, &short), out)? {
+                    return Some(wait);
+                }
                 let place = Place::Pool { deadline };
                 match self.reserve_partition(namespace, &row.digest, place) {
                     Ok((tree_id, _reservation)) => {
                         let wait = self.run(&call(place, tree_id, filter, &budget), out);
-                        assert!(wait.is_none(), "a row in the pool waits for nothing else");
+                        let is_for_room = wait.is_none_or(|wait| matches!(wait, Wait::Room(_)));
+                        assert!(is_for_room, "a row in the pool waits for nothing but room");
+                        wait
                     }
-                    Err(result) => refuse_row(namespace, row, result, out),
+                    Err(result) => {
+                        refuse_row(namespace, row, result, out);
+                        None
+                    }
                 }
-                None
             }
         }
     }

@@ -39,8 +39,10 @@ use super::batch::{
 use super::filter::CompiledFilter;
 use super::pool::PORTION_STEPS;
 use super::step::BatchRest;
+use super::wait::{ROOM_WAIT_MAX, RecordKey};
 use super::{Executor, ReplySink, TransactionContext};
 use crate::metrics::ServerCounter;
+use crate::storage::RoomWait;
 use crate::workers::{Work, Workers};
 
 /// Most rows of a turn.
@@ -67,6 +69,8 @@ struct BatchInFlight {
     workers: Weak<Workers<BatchTurn>>,
     now: StoredMillis,
     received: Instant,
+    /// How long it may take, if its client says so.
+    own_time_max: Option<Duration>,
     progress: Mutex<Progress>,
     /// Several threads may have rows in hand at once.
     is_parallel: bool,
@@ -85,8 +89,12 @@ struct Progress {
     has_turn: bool,
     /// Since when the batch waits for its client.
     behind_since: Option<Instant>,
-    /// How long it waited for its client before.
+    /// How long it waited for its client before, or for room if its client sets it no time limit.
     waited: Duration,
+    /// A row has found no room: there is no turn until there is some.
+    lacks_room: bool,
+    /// Rows may wait for room.
+    may_wait: bool,
     /// Fewer rows were there than announced.
     is_incomplete: bool,
 }
@@ -162,8 +170,11 @@ impl BatchPool {
             has_turn: true,
             behind_since: None,
             waited: Duration::ZERO,
+            lacks_room: false,
+            may_wait: true,
             is_incomplete: false,
         };
+        let own_ms = parsed.as_ref().map_or(0, |request| request.transaction_ttl_ms);
         let batch = BatchInFlight {
             filter: OnceLock::new(),
             outcome: BatchOutcome::new(batch.flags, rest.result),
@@ -173,6 +184,7 @@ impl BatchPool {
             workers: Arc::downgrade(&self.workers),
             now,
             received,
+            own_time_max: (own_ms != 0).then(|| Duration::from_millis(own_ms.into())),
             progress: Mutex::new(progress),
             is_parallel: batch.flags & batch_flag::ALLOW_INLINE == 0 || batch.row_count > ORDERED_ROWS_MAX,
             is_watched: AtomicBool::new(false),
@@ -194,6 +206,8 @@ struct InHand {
     count: u32,
     /// When the batch was received, put off by the time in which it waited for its client.
     since: Instant,
+    /// Rows may wait for room.
+    may_wait: bool,
 }
 
 impl BatchInFlight {
@@ -231,6 +245,37 @@ impl BatchInFlight {
         }
     }
 
+    /// A row has found no room for the record of `key`: the next turn comes when there is some.
+    fn wait_for_room(self: &Arc<Self>, context: &TransactionContext, key: &RecordKey) {
+        if std::mem::replace(&mut self.progress.lock().lacks_room, true) {
+            return;
+        }
+        let since = Instant::now();
+        let deadline = self.own_time_max.map_or(since + ROOM_WAIT_MAX, |time| self.received + time);
+        let batch = Arc::clone(self);
+        let resume = move |may_wait| batch.go_on_with_room(since.elapsed(), may_wait);
+        // What it keeps in memory it keeps anyway.
+        let wait = RoomWait { size: 0, deadline, has_waited: false, resume: Box::new(resume) };
+        if let Err(refused) = context.namespaces[key.namespace].storage.when_room(&key.digest, wait) {
+            (refused.resume)(false);
+        }
+    }
+
+    fn go_on_with_room(self: &Arc<Self>, waited: Duration, may_wait: bool) {
+        let mut progress = self.progress.lock();
+        if self.own_time_max.is_none() {
+            progress.waited += waited;
+        }
+        progress.lacks_room = false;
+        progress.may_wait &= may_wait;
+        let needs_turn = !progress.open.is_empty() && !progress.has_turn;
+        progress.has_turn |= needs_turn;
+        drop(progress);
+        if needs_turn {
+            self.submit_turn();
+        }
+    }
+
     /// Begins a turn. There is none while the client is behind; then the next one comes when it has read.
     fn begin_turn(self: &Arc<Self>, watch: &mut Watch) -> Option<InHand> {
         if !self.outcome.has_ended() && self.sink.is_behind() {
@@ -248,11 +293,15 @@ impl BatchInFlight {
         }
         let mut progress = self.progress.lock();
         progress.has_turn = false;
+        if progress.lacks_room {
+            return None;
+        }
+        let may_wait = progress.may_wait;
         let (first, count) = progress.open.pop_front()?;
         if !self.is_parallel {
             // Nobody else needs to know where the next turn starts.
             progress.working += 1;
-            return Some(InHand { first, count, since: self.received + progress.waited });
+            return Some(InHand { first, count, since: self.received + progress.waited, may_wait });
         }
         let wanted = count.min(TURN_ROWS);
         let (in_hand, next) = self.skip(first, wanted);
@@ -270,7 +319,7 @@ impl BatchInFlight {
         if has_next {
             self.submit_turn();
         }
-        Some(InHand { first, count: in_hand, since })
+        Some(InHand { first, count: in_hand, since, may_wait })
     }
 
     /// How many of the `count` rows from `first` on are whole, and where the row behind them starts.
@@ -293,7 +342,7 @@ impl BatchInFlight {
             progress.open.push_front(rows);
         }
         let is_done = progress.is_done();
-        let needs_turn = !progress.open.is_empty() && !progress.has_turn;
+        let needs_turn = !progress.open.is_empty() && !progress.has_turn && !progress.lacks_room;
         progress.has_turn |= needs_turn;
         drop(progress);
         if needs_turn {
@@ -381,6 +430,10 @@ impl Executor {
         let left = match carried_out {
             Ok(Some(Extent::All)) => None,
             Ok(Some(Extent::Paused(first, count))) => Some((first, count)),
+            Ok(Some(Extent::NoRoom(first, count, key))) => {
+                batch.wait_for_room(&self.context, &key);
+                Some((first, count))
+            }
             Ok(Some(Extent::UntilBad) | None) => {
                 // A namespace that nobody knows, or a malformed row.
                 batch.outcome.end(ResultCode::Parameter);
@@ -431,6 +484,7 @@ impl Executor {
             now: batch.now,
             since: in_hand.since,
             place,
+            may_wait: in_hand.may_wait,
         };
         let extent = workspace.execute_rows(context, &shared, &mut rows, in_hand.count, &mut frames);
         frames.flush();

@@ -50,7 +50,7 @@ use crate::security::Session;
 
 use context::{Buffers, Workspace};
 use filter::CompiledFilter;
-use wait::RecordKey;
+use wait::{Patience, RecordKey};
 
 pub(crate) use access::Access;
 pub(crate) use batch_pool::{BatchPool, BatchWorker};
@@ -116,9 +116,36 @@ struct Call<'a> {
     row: Option<u32>,
     /// What the work of the transaction draws on.
     budget: &'a Budget<'a>,
+    patience: Patience,
 }
 
 impl Call<'_> {
+    /// Asks whether there is room for what the transaction is going to store.
+    ///
+    /// # Errors
+    /// When there is none now; the transaction then [waits](Self::wait_for_room) if it may.
+    #[inline]
+    fn check_room(&self) -> Result<(), ResultCode> {
+        let may_go_first = self.row.is_some() || matches!(self.place, Place::Pool { .. });
+        if self.namespace.storage.must_wait_for_room(&self.digest, may_go_first) {
+            return Err(self.lacks_room());
+        }
+        Ok(())
+    }
+
+    /// Notes that there is no room now. Returns what that is for a client.
+    fn lacks_room(&self) -> ResultCode {
+        self.patience.lacks_room.set(true);
+        ResultCode::DeviceOverload
+    }
+
+    /// What a transaction waits for that has found no room, and may wait.
+    #[inline]
+    fn wait_for_room(&self) -> Option<Wait> {
+        let waits = self.patience.may_wait && self.patience.lacks_room.get();
+        waits.then(|| Wait::Room(self.record_key()))
+    }
+
     /// What a transaction waits for whose result is no answer, since its budget ran out on a service thread. In a pool the
     /// budget ends at the deadline, and the result is the answer.
     #[inline]
@@ -274,7 +301,7 @@ impl Executor {
             return Step::Done;
         }
         let (budget, place) = (Budget::new(INLINE_STEPS), Place::Service);
-        workspace.execute_single(context, namespace, request, (&budget, place), now, out)
+        workspace.execute_single(context, namespace, request, (&budget, place, true), now, out)
     }
 
     /// Prepares for requests that come next: the namespaces and digests of their records. Changes nothing.
@@ -298,13 +325,13 @@ impl TransactionContext {
 }
 
 impl Workspace {
-    /// Carries out a request for one record of `namespace`.
+    /// Carries out a request for one record of `namespace`, which may wait for room or not.
     fn execute_single(
         &mut self,
         context: &TransactionContext,
         namespace: &Namespace,
         request: &Request<'_>,
-        (budget, place): (&Budget<'_>, Place),
+        (budget, place, may_wait): (&Budget<'_>, Place, bool),
         now: StoredMillis,
         out: &mut Vec<u8>,
     ) -> Step {
@@ -342,6 +369,7 @@ impl Workspace {
             check: None,
             row: None,
             budget,
+            patience: Patience::new(may_wait),
         };
         match self.run(&call, out) {
             None => Step::Done,

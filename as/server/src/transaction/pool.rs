@@ -9,15 +9,17 @@
 //! threads have.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use datamodel::Budget;
 use proto::ResultCode;
 use proto::message::{Request, info2};
 use proto::reply::{self, ReplyHeader};
 
+use super::wait::{ROOM_WAIT_MAX, RecordKey};
 use super::{Executor, OwnedRequest, Place, ReplySink, Step, TransactionContext, Wait};
 use crate::metrics::{Operation, Origin};
+use crate::storage::RoomWait;
 use crate::workers::Work;
 
 /// Steps, of about a nanosecond each, between two looks at the clock.
@@ -32,14 +34,44 @@ pub(crate) fn thread_count() -> usize {
 
 impl TransactionContext {
     /// Has a request run again from its start when the wait is over.
-    pub(crate) fn restart(&self, wait: Wait, request: OwnedRequest) {
+    pub(crate) fn restart(self: &Arc<Self>, wait: Wait, request: OwnedRequest) {
         let resumed = match wait {
             Wait::Pool => Err(request),
             Wait::Record(key) => self.waits.park(&key, request),
+            Wait::Room(key) => return self.wait_for_room(&key, request),
         };
         if let Err(request) = resumed {
             self.pool.submit(request);
         }
+    }
+
+    /// Has a request run again when there is room for its record, or when its time is over; then, or if too many wait, it
+    /// does not wait again.
+    fn wait_for_room(self: &Arc<Self>, key: &RecordKey, mut request: OwnedRequest) {
+        let since = Instant::now();
+        let own_ms = Request::parse(&request.body).map_or(0, |parsed| parsed.transaction_ttl_ms);
+        let deadline = match own_ms {
+            0 => since + ROOM_WAIT_MAX.saturating_sub(request.waited),
+            ms => request.received + Duration::from_millis(ms.into()),
+        };
+        let (size, has_waited) = (request.body.len(), !request.waited.is_zero());
+        let context = Arc::clone(self);
+        let resume = move |may_wait| {
+            request.waited += since.elapsed();
+            request.may_wait = may_wait;
+            context.pool.submit(request);
+        };
+        let wait = RoomWait { size, deadline, has_waited, resume: Box::new(resume) };
+        if let Err(refused) = self.namespaces[key.namespace].storage.when_room(&key.digest, wait) {
+            (refused.resume)(false);
+        }
+    }
+
+    /// Until when a request for one record may take. The time in which it waited for room does not count, unless its client
+    /// has set the limit.
+    fn deadline_of(&self, request: &Request<'_>, owned: &OwnedRequest) -> Instant {
+        let put_off = if request.transaction_ttl_ms == 0 { owned.waited } else { Duration::ZERO };
+        owned.received + self.time_max(request) + put_off
     }
 
     /// Whether a request that has until `deadline` may go on; its reply goes to `sink`.
@@ -69,15 +101,21 @@ impl PoolWorker {
 impl Work<OwnedRequest> for PoolWorker {
     fn run(&mut self, request: OwnedRequest) {
         let mut reply = Vec::new();
-        self.executor.execute_in_pool(&request, &mut reply);
-        self.executor.finish(request.sink, reply);
+        match self.executor.execute_in_pool(&request, &mut reply) {
+            None => self.executor.finish(request.sink, reply),
+            Some(wait) => {
+                let context = Arc::clone(&self.executor.context);
+                context.restart(wait, request);
+            }
+        }
         self.executor.measure(Instant::now());
     }
 }
 
 impl Executor {
-    /// Carries out a request for one record that a service thread has given up. Its reply is appended to `out`.
-    pub(super) fn execute_in_pool(&mut self, owned: &OwnedRequest, out: &mut Vec<u8>) {
+    /// Carries out a request for one record that a service thread has given up. Its reply is appended to `out`, unless there
+    /// is no room for its record and it has to wait.
+    pub(super) fn execute_in_pool(&mut self, owned: &OwnedRequest, out: &mut Vec<u8>) -> Option<Wait> {
         self.wake(owned.received);
         let context = Arc::clone(&self.context);
         // It was parsed before, and names a namespace and a record.
@@ -85,19 +123,28 @@ impl Executor {
         let Some((request, namespace)) =
             parsed.as_ref().and_then(|request| Some((request, context.namespace_of(request)?)))
         else {
-            return reply::write_header_only(out, &ReplyHeader::result(ResultCode::Parameter));
+            reply::write_header_only(out, &ReplyHeader::result(ResultCode::Parameter));
+            return None;
         };
-        let deadline = owned.received + context.time_max(request);
+        let deadline = context.deadline_of(request, owned);
         let may_go_on = || context.may_go_on(request, deadline, &*owned.sink);
         if !may_go_on() {
-            namespace.metrics.count(Origin::Client, Operation::Tsvc, ResultCode::Timeout);
-            return reply::write_header_only(out, &ReplyHeader::result(ResultCode::Timeout));
+            // Nothing of one that waited for room was begun.
+            let result = if owned.may_wait { ResultCode::Timeout } else { ResultCode::DeviceOverload };
+            namespace.metrics.count(Origin::Client, Operation::Tsvc, result);
+            reply::write_header_only(out, &ReplyHeader::result(result));
+            return None;
         }
         let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
         let place = Place::Pool { deadline };
-        let step =
-            self.workspace.execute_single(&context, namespace, request, (&budget, place), owned.now, out);
-        assert!(matches!(step, Step::Done), "a request in the pool waits for nothing else");
+        let patience = (&budget, place, owned.may_wait);
+        match self.workspace.execute_single(&context, namespace, request, patience, owned.now, out) {
+            Step::Restart(wait @ Wait::Room(_)) => Some(wait),
+            step => {
+                assert!(matches!(step, Step::Done), "a request in the pool waits for nothing else");
+                None
+            }
+        }
     }
 
     /// Sends the reply of a request, once what it tells of is on disk.

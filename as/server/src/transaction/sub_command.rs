@@ -13,7 +13,8 @@ use proto::frame::HEADER_SIZE;
 use proto::message::Request;
 
 use super::filter::CompiledFilter;
-use super::{Call, INLINE_STEPS, Place, TransactionContext, Workspace};
+use super::wait::{Patience, ROOM_WAIT_MAX};
+use super::{Call, INLINE_STEPS, Place, TransactionContext, Wait, Workspace};
 use crate::metrics::Origin;
 use crate::namespace::Namespace;
 
@@ -21,6 +22,8 @@ use crate::namespace::Namespace;
 const RESULT_OFFSET: usize = 5;
 /// Steps, of about a nanosecond each, between two looks at the clock.
 const PORTION_STEPS: u64 = 1_000_000;
+/// Between looks whether there is room.
+const ROOM_PERIOD: Duration = Duration::from_millis(10);
 
 /// A question about a record that is asked before it is changed, under its lock.
 pub(crate) trait RecordCheck {
@@ -58,6 +61,33 @@ impl SubCommands {
 
     /// Carries out a command; returns its result.
     pub(crate) fn run(&mut self, command: &SubCommand<'_>, now: StoredMillis) -> ResultCode {
+        let start = Instant::now();
+        loop {
+            let may_wait = start.elapsed() < ROOM_WAIT_MAX && !self.context.is_stopping();
+            let ran = self.attempt(command, now, may_wait);
+            self.workspace.leave_sections();
+            // Nobody is told of what was done before it is on disk.
+            self.workspace.buffers.unsettled.clear();
+            match ran {
+                Ok(None) => break,
+                Ok(Some(Wait::Room(_))) => std::thread::sleep(ROOM_PERIOD),
+                Ok(Some(wait)) => {
+                    unreachable!("what runs as in the pool waits for nothing but room: {wait:?}")
+                }
+                Err(result) => return result,
+            }
+        }
+        let code = self.reply.get(HEADER_SIZE + RESULT_OFFSET).copied();
+        code.and_then(ResultCode::from_code).unwrap_or(ResultCode::Unknown)
+    }
+
+    /// Runs a command once; returns what it has to wait for.
+    fn attempt(
+        &mut self,
+        command: &SubCommand<'_>,
+        now: StoredMillis,
+        may_wait: bool,
+    ) -> Result<Option<Wait>, ResultCode> {
         let deadline =
             Instant::now() + Duration::from_millis(self.context.config.service.transaction_max_ms.get());
         let place = Place::Pool { deadline };
@@ -66,23 +96,13 @@ impl SubCommands {
         let short = Budget::new(INLINE_STEPS);
         let may_go_on = || Instant::now() < deadline;
         let long = Budget::with_refill(PORTION_STEPS, &may_go_on);
-        let ran = match self.run_at(command, now, Place::Service, &short) {
-            Ok(true) => Ok(true),
-            Ok(false) => self.run_at(command, now, place, &long),
-            Err(result) => Err(result),
-        };
-        self.workspace.leave_sections();
-        // Nobody is told of what was done before it is on disk.
-        self.workspace.buffers.unsettled.clear();
-        match ran {
-            Ok(is_done) => assert!(is_done, "what runs as in the pool waits for nothing else"),
-            Err(result) => return result,
+        match self.run_at(command, now, (Place::Service, may_wait), &short)? {
+            Some(Wait::Pool | Wait::Record(_)) => self.run_at(command, now, (place, may_wait), &long),
+            done_or_room => Ok(done_or_room),
         }
-        let code = self.reply.get(HEADER_SIZE + RESULT_OFFSET).copied();
-        code.and_then(ResultCode::from_code).unwrap_or(ResultCode::Unknown)
     }
 
-    /// Runs a command; returns whether it is done, and has not to wait before it changes anything.
+    /// Runs a command; returns what it has to wait for before it changes anything.
     ///
     /// # Errors
     /// When this node does not serve the partition.
@@ -90,9 +110,9 @@ impl SubCommands {
         &mut self,
         command: &SubCommand<'_>,
         now: StoredMillis,
-        place: Place,
+        (place, may_wait): (Place, bool),
         budget: &Budget<'_>,
-    ) -> Result<bool, ResultCode> {
+    ) -> Result<Option<Wait>, ResultCode> {
         let (tree_id, _reservation) =
             self.workspace.reserve_partition(command.namespace, &command.digest, place)?;
         let call = Call {
@@ -108,8 +128,9 @@ impl SubCommands {
             check: command.check,
             row: None,
             budget,
+            patience: Patience::new(may_wait),
         };
         self.reply.clear();
-        Ok(self.workspace.run(&call, &mut self.reply).is_none())
+        Ok(self.workspace.run(&call, &mut self.reply))
     }
 }

@@ -96,7 +96,7 @@ fn owned(body: &[u8], received: Instant, sink: &Arc<Answer>) -> OwnedRequest {
 }
 
 /// Carries a request out as a service thread does; returns the result and whether it had to wait.
-fn on_service_thread(context: &TransactionContext, executor: &mut Executor, body: &[u8]) -> (u8, bool) {
+fn on_service_thread(context: &Arc<TransactionContext>, executor: &mut Executor, body: &[u8]) -> (u8, bool) {
     let mut out = Vec::new();
     let request = Request::parse(body).expect("it is whole");
     match executor.execute(&request, None, StoredMillis::now(), &mut out) {

@@ -36,6 +36,8 @@ pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> 
             let mut failure = failure;
             if call.budget.is_exhausted() {
                 failure = ResultCode::Timeout.into();
+            } else if let Some(wait) = call.wait_for_room() {
+                return Some(wait);
             }
             out.truncate(start);
             call.reply_header_only(out, failure.result, failure.generation, failure.void_time);
@@ -57,9 +59,7 @@ fn apply(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Result<Do
         return Err(ResultCode::Forbidden.into());
     }
     call.check_xdr_filter()?;
-    if call.namespace.storage.is_overloaded() {
-        return Err(ResultCode::DeviceOverload.into());
-    }
+    call.check_room()?;
     let function = function_of(call)?;
     let Place::Pool { deadline } = call.place else { return Ok(Done::Waits(Wait::Pool)) };
     let deadline = deadline.min(Instant::now() + RUN_TIME_MAX);

@@ -34,6 +34,8 @@ pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> 
                     return Some(wait);
                 }
                 failure = ResultCode::Timeout.into();
+            } else if let Some(wait) = call.wait_for_room() {
+                return Some(wait);
             }
             // The reply was complete when storing failed.
             out.truncate(start);
@@ -130,12 +132,11 @@ fn find<'a>(call: &Call<'a>, policy: &WritePolicy) -> Result<WriteGuard<'a>, Res
 }
 
 fn check_namespace_takes_writes(call: &Call<'_>) -> Result<(), ResultCode> {
-    if call.namespace.storage.is_overloaded() {
-        return Err(ResultCode::DeviceOverload);
-    }
     if call.namespace.stop_writes.load(Relaxed) {
-        return Err(ResultCode::OutOfSpace);
+        let is_overloaded = call.namespace.storage.is_overloaded();
+        return Err(if is_overloaded { ResultCode::DeviceOverload } else { ResultCode::OutOfSpace });
     }
+    call.check_room()?;
     if call.namespace.config().params.disallow_null_setname.get() && call.request.set_name().is_empty() {
         cf::warning_limited!(Rw, "{{{}}} writes without a set are not allowed", call.namespace.name());
         return Err(ResultCode::Parameter);
@@ -207,6 +208,7 @@ pub(super) fn storage_result(call: &Call<'_>, error: StorageError) -> ResultCode
             cf::warning_limited!(Storage, "{{{}}} out of space", call.namespace.name());
             ResultCode::OutOfSpace
         }
+        StorageError::Congested => call.lacks_room(),
         StorageError::Failed | StorageError::Damaged => ResultCode::Unknown,
     }
 }

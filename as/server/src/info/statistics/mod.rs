@@ -17,8 +17,16 @@ pub(super) use set::{write_set, write_sets};
 use value::Value;
 
 /// Figures of devices that only grow.
-const DEVICE_COUNTERS: &[&str] =
-    &["writes", "partial_writes", "defrag_reads", "defrag_writes", "defrag_partial_writes", "read_errors"];
+const DEVICE_COUNTERS: &[&str] = &[
+    "writes",
+    "partial_writes",
+    "defrag_reads",
+    "defrag_writes",
+    "defrag_partial_writes",
+    "read_errors",
+    "defrag_above_lwm",
+    "room_waits",
+];
 
 /// Further figures that only grow, by how their names begin: those of parts that do nothing yet.
 const IDLE_COUNTERS: &[&str] = &[

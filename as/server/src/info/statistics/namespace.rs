@@ -89,6 +89,8 @@ static ROWS: &[Row] = &[
     Row::Some("failed_devices", |view| {
         view.namespace.storage.is_on_disk().then(|| Number(view.namespace.storage.failed_count() as u64))
     }),
+    One("defrag_above_lwm", |view| Number(sum_of_devices(view, |device| device.defrag_above_lwm))),
+    One("room_waits", |view| Number(sum_of_devices(view, |device| device.room_waits))),
     Devices,
     One("record_proto_uncompressed_pct", |view| {
         Fixed(view.namespace.metrics.record_compression.uncompressed_pct(), 3)
@@ -236,6 +238,10 @@ static ROWS: &[Row] = &[
     Counter(NamespaceCounter::DeletedLastBin),
     Idle(&["mrt_monitor_roll_tombstone_creates"]),
 ];
+
+fn sum_of_devices(view: &View<'_>, figure: fn(&DeviceStats) -> u64) -> u64 {
+    view.namespace.storage.device_stats().map(|device| figure(&device)).sum()
+}
 
 /// A figure of each device and what is behind it.
 type Column = (&'static str, fn(&DeviceStats, &DiskStats) -> u64);

@@ -3,7 +3,7 @@
 //! A transaction waits either before it has changed anything or after it is done:
 //!
 //! - Before, its *request* waits. It is copied, its connection is parked, and the request runs again from its start when
-//!   the [`Wait`] is over. So a request waits for a thread of the pool or for a reserved record, and may wait for the
+//!   the [`Wait`] is over. So a request waits for a thread of the pool, for a reserved record or for room, and may wait for the
 //!   versions that other nodes have or for the node that it is passed on to.
 //! - Afterwards, its *reply* waits until what it tells of is safe, under a [`Hold`]: on disk, and on replicas one day.
 //!
@@ -13,8 +13,9 @@
 mod held;
 mod table;
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cf::clock::StoredMillis;
 
@@ -29,6 +30,23 @@ pub(crate) enum Wait {
     Pool,
     /// A record that a thread of the pool has reserved for its change.
     Record(RecordKey),
+    /// Room on the device of a record.
+    Room(RecordKey),
+}
+
+/// Longest that a request waits for room whose client has set it no time limit.
+pub(super) const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Whether a transaction may wait for room, and whether it has found that it must.
+pub(super) struct Patience {
+    pub(super) may_wait: bool,
+    pub(super) lacks_room: Cell<bool>,
+}
+
+impl Patience {
+    pub(super) fn new(may_wait: bool) -> Self {
+        Patience { may_wait, lacks_room: Cell::new(false) }
+    }
 }
 
 /// A request that waits, with its own copy of what the client sent.
@@ -41,10 +59,14 @@ pub(crate) struct OwnedRequest {
     pub(super) received: Instant,
     /// Where its reply goes.
     pub(super) sink: Arc<dyn ReplySink>,
+    /// How long it has waited for room.
+    pub(super) waited: Duration,
+    /// It may wait for room again.
+    pub(super) may_wait: bool,
 }
 
 impl OwnedRequest {
     pub(crate) fn new(body: &[u8], now: StoredMillis, received: Instant, sink: Arc<dyn ReplySink>) -> Self {
-        OwnedRequest { body: body.into(), now, received, sink }
+        OwnedRequest { body: body.into(), now, received, sink, waited: Duration::ZERO, may_wait: true }
     }
 }

@@ -1,0 +1,190 @@
+//! Requests that wait for room on their device: because hardly a write block is free and defrag is making room, or because
+//! more full blocks wait to be written than `max-write-cache` allows.
+//!
+//! So writers go at the pace of defrag and of the disk, and are refused only when there is nothing to be gained. A service
+//! thread never waits: its request is put into the queue of the device, and runs again when its turn comes. The queue ends at
+//! [`WAITING_BYTES_MAX`] bytes of requests; who comes then is refused.
+//!
+//! # Threads and locks
+//! The defrag thread of a device lets requests go on, in their order: after each block that it has emptied, and every few
+//! milliseconds while somebody waits. One mutex for each device; what lets a request go on is called outside of it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+
+use cf::Digest;
+use parking_lot::Mutex;
+
+use super::WBLOCK_SIZE;
+use super::device::Device;
+use super::disk::Disk;
+use super::engine::Storage;
+
+/// Bytes of requests that wait for room on one device.
+const WAITING_BYTES_MAX: usize = 256 << 20;
+
+/// A request that waits for room.
+pub(crate) struct RoomWait {
+    /// Bytes that it keeps in memory, about as many as it wants to write.
+    pub(crate) size: usize,
+    /// It goes on then, whether there is room or not.
+    pub(crate) deadline: Instant,
+    /// It has waited before: those who have not do not go first.
+    pub(crate) has_waited: bool,
+    /// Called once, on another thread, when it is to go on; told whether it may wait again.
+    pub(crate) resume: Box<dyn FnOnce(bool) + Send>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    queue: VecDeque<RoomWait>,
+    bytes: usize,
+    /// The server stops: nobody waits any more.
+    has_ended: bool,
+}
+
+/// Those who wait for room on one device.
+#[derive(Default)]
+pub(super) struct RoomQueue {
+    waiting: Mutex<Waiting>,
+    count: AtomicUsize,
+    /// A writer found no block that it may take; the next ones need not look.
+    is_congested: AtomicBool,
+    waits: AtomicU64,
+}
+
+impl RoomQueue {
+    pub(super) fn set_congested(&self, is_congested: bool) {
+        self.is_congested.store(is_congested, Relaxed);
+    }
+
+    /// Requests that have waited so far.
+    pub(super) fn wait_count(&self) -> u64 {
+        self.waits.load(Relaxed)
+    }
+
+    /// Lets those go on that may: all whose time is over, and the first ones that `bytes` are enough for.
+    fn release(&self, mut bytes: usize) {
+        let (mut waiting, now) = (self.waiting.lock(), Instant::now());
+        let mut taken: Vec<RoomWait> = Vec::new();
+        while let Some(next) = waiting.queue.pop_front_if(|_| bytes > 0) {
+            bytes = bytes.saturating_sub(next.size.max(1));
+            taken.push(next);
+        }
+        let (late, rest): (VecDeque<RoomWait>, _) =
+            waiting.queue.drain(..).partition(|wait| wait.deadline <= now);
+        waiting.queue = rest;
+        waiting.bytes -= taken.iter().chain(&late).map(|wait| wait.size).sum::<usize>();
+        self.count.store(waiting.queue.len(), Relaxed);
+        drop(waiting);
+        taken.into_iter().for_each(|wait| (wait.resume)(true));
+        late.into_iter().for_each(|wait| (wait.resume)(false));
+    }
+}
+
+impl Storage {
+    /// Whether a writer of the record had better wait: there is no room, or others wait already and it would go first.
+    #[inline]
+    pub(crate) fn must_wait_for_room(&self, digest: &Digest, may_go_first: bool) -> bool {
+        let room = &self.device_of(digest).room;
+        room.is_congested.load(Relaxed)
+            || self.is_overloaded()
+            || !may_go_first && room.count.load(Relaxed) != 0
+    }
+
+    /// Has `wait` go on when there is room for the record.
+    ///
+    /// # Errors
+    /// Gives it back when too many wait, or the server stops.
+    pub(crate) fn when_room(&self, digest: &Digest, wait: RoomWait) -> Result<(), RoomWait> {
+        let device = self.device_of(digest);
+        let mut waiting = device.room.waiting.lock();
+        if waiting.has_ended || waiting.bytes.saturating_add(wait.size) > WAITING_BYTES_MAX {
+            return Err(wait);
+        }
+        waiting.bytes += wait.size;
+        if wait.has_waited {
+            waiting.queue.push_front(wait);
+        } else {
+            device.room.waits.fetch_add(1, Relaxed);
+            waiting.queue.push_back(wait);
+        }
+        device.room.count.store(waiting.queue.len(), Relaxed);
+        drop(waiting);
+        self.wake_defrag(device);
+        Ok(())
+    }
+
+    /// Lets as many go on as there is room for, and those whose time is over. Returns how many still wait.
+    pub(super) fn release_waiting(&self, device: &Device) -> usize {
+        let room = &device.room;
+        if room.is_congested.load(Relaxed)
+            && (!device.can_gain()
+                || device.as_disk().is_some_and(Disk::has_failed)
+                || device.has_block_for_writers(&self.settings))
+        {
+            room.set_congested(false);
+        }
+        if room.count.load(Relaxed) == 0 {
+            return 0;
+        }
+        let has_room = !room.is_congested.load(Relaxed) && !self.is_overloaded();
+        room.release(if has_room { WBLOCK_SIZE as usize } else { 0 });
+        room.count.load(Relaxed)
+    }
+
+    /// Lets all go on: the server stops.
+    pub(super) fn release_all(&self, device: &Device) {
+        device.room.waiting.lock().has_ended = true;
+        device.room.set_congested(false);
+        device.room.release(usize::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    type Resumed = Arc<Mutex<Vec<(usize, bool)>>>;
+
+    fn queue(waits: &[(usize, u64)]) -> (RoomQueue, Resumed) {
+        let (queue, resumed) = (RoomQueue::default(), Resumed::default());
+        for (at, (size, seconds)) in waits.iter().enumerate() {
+            let resumed = Arc::clone(&resumed);
+            let mut waiting = queue.waiting.lock();
+            waiting.bytes += size;
+            waiting.queue.push_back(RoomWait {
+                size: *size,
+                deadline: Instant::now() + Duration::from_secs(*seconds),
+                has_waited: false,
+                resume: Box::new(move |may_wait| resumed.lock().push((at, may_wait))),
+            });
+        }
+        (queue, resumed)
+    }
+
+    #[test]
+    fn as_many_go_on_as_there_is_room_for_in_their_order() {
+        let (queue, resumed) = queue(&[(4, 60), (4, 60), (4, 60), (0, 60)]);
+        queue.release(0);
+        assert!(resumed.lock().is_empty());
+        queue.release(5);
+        assert_eq!(*resumed.lock(), [(0, true), (1, true)]);
+        assert_eq!((queue.waiting.lock().bytes, queue.count.load(Relaxed)), (4, 2));
+        queue.release(usize::MAX);
+        assert_eq!(resumed.lock()[2..], [(2, true), (3, true)]);
+        assert_eq!((queue.waiting.lock().bytes, queue.count.load(Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn whose_time_is_over_goes_on_without_room() {
+        let (queue, resumed) = queue(&[(4, 60), (4, 0), (4, 60), (4, 0)]);
+        queue.release(0);
+        assert_eq!(*resumed.lock(), [(1, false), (3, false)]);
+        assert_eq!(queue.waiting.lock().bytes, 8);
+    }
+}
