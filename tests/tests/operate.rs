@@ -10,7 +10,7 @@ use std::time::Duration;
 use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::programs::{binary, built};
 use ferrospike_tests::server::{BASICS, NAMESPACES, Server};
-use ferrospike_tests::wire::{self, Message, result};
+use ferrospike_tests::wire::{self, Message, Operation, info1, operation, result};
 
 /// A server with an info port, and a connection to it.
 fn start_with_info_port() -> (Server, u16) {
@@ -124,6 +124,50 @@ fn levels_of_the_log_are_changed_while_it_runs() {
     assert_eq!(ask("log-message:message=after"), "");
     server.await_log("unknown: after");
     assert!(!server.log().contains("unknown: between"));
+}
+
+#[test]
+fn the_log_says_why_an_operation_was_refused() {
+    const LIST: u8 = 20;
+    const CDT_READ: u8 = 3;
+    const CDT_MODIFY: u8 = 4;
+    let server = Server::start(&[BASICS, NAMESPACES].concat());
+    let mut client = server.connect();
+    let list = Operation { particle: LIST, ..Operation::blob(operation::WRITE, "l", vec![0x93, 1, 2, 3]) };
+    assert_eq!(client.ask(&Message::write("k").with_operation(list)).unwrap().result, result::OK);
+
+    let read = |payload: &[u8]| {
+        let read = Message { info1: info1::READ, ..Message::on("k") };
+        read.with_operation(Operation::blob(CDT_READ, "l", payload.to_vec()))
+    };
+    let add_unique = Operation::blob(CDT_MODIFY, "l", vec![0x94, 1, 3, 0, 1]);
+    let bits = Operation::blob(operation::BITS_MODIFY, "l", vec![0x92, 0, 3]);
+    assert_eq!(client.ask(&read(&[0x92, 17, 9])).unwrap().result, 26);
+    assert_eq!(client.ask(&Message::write("k").with_operation(bits)).unwrap().result, 12);
+    server.await_log("WARNING (particle): (refused.rs:");
+    server.await_log(
+        ") {test} list_get_by_index() on bin l refused with 26: index 9 is out of bounds for 3 elements",
+    );
+    server.await_log(") {test} bits_resize() on bin l refused with 12: it is for a blob; the bin is a list");
+
+    // What a client meets in the course of its work is no warning.
+    assert_eq!(client.ask(&Message::write("k").with_operation(add_unique.clone())).unwrap().result, 24);
+    assert_eq!(client.info_value("log-set:id=0;particle=detail").unwrap(), "ok");
+    assert_eq!(client.ask(&Message::write("k").with_operation(add_unique)).unwrap().result, 24);
+    server.await_log(") {test} list_append() on bin l refused with 24: the element exists");
+    assert_eq!(server.log().matches("the element exists").count(), 1);
+
+    // Lines of the level debug are all written, warnings at a limited rate.
+    let mut refuse = |index: u8| {
+        for _ in 0..20 {
+            assert_eq!(client.ask(&read(&[0x92, 17, index])).unwrap().result, 26);
+        }
+        server.log().matches(&format!("index {index} is")).count()
+    };
+    assert_eq!(refuse(8), 20);
+    let mut other = server.connect();
+    assert_eq!(other.info_value("log-set:id=0;particle=info").unwrap(), "ok");
+    assert!(refuse(7) <= 5);
 }
 
 #[test]

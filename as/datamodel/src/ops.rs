@@ -330,26 +330,3 @@ fn answer_all(bins: &Bins<'_>, budget: &Budget<'_>, reply: &mut ReplyWriter<'_>)
 pub fn check_bin_count(bins: &Bins<'_>) -> Result<(), ResultCode> {
     if bins.len() <= BIN_COUNT_MAX { Ok(()) } else { Err(ResultCode::Parameter) }
 }
-/// Bytes of an op's value that [`describe`] shows.
-const SHOWN_SIZE_MAX: usize = 24;
-
-/// What `op` asks of its bin, `found` so, for people who look for why it was refused.
-#[must_use]
-pub fn describe(op: &Op<'_>, found: Option<&Particle<'_>>) -> String {
-    let budget = Budget::unlimited();
-    let what = match op.code {
-        op_code::CDT_READ => cdt::name_of(op.value, false, &budget),
-        op_code::CDT_MODIFY => cdt::name_of(op.value, true, &budget),
-        op_code::BITS_READ | op_code::BITS_MODIFY => "bit operation".to_owned(),
-        op_code::HLL_READ | op_code::HLL_MODIFY => "HyperLogLog operation".to_owned(),
-        code => format!("operation {code}"),
-    };
-    let shown = op.value.get(..SHOWN_SIZE_MAX).unwrap_or(op.value);
-    let more = if shown.len() < op.value.len() { "..." } else { "" };
-    let value: String = shown.iter().map(|byte| format!("{byte:02x}")).collect();
-    let bin = found.map_or_else(
-        || "there is no such bin".to_owned(),
-        |found| format!("the bin is of particle type {}", found.type_number()),
-    );
-    format!("{what} ({value}{more}) on bin '{}': {bin}", op.name.escape_ascii())
-}

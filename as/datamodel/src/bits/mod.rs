@@ -7,6 +7,7 @@
 //! Work is done 64 bits at a time ([`words`]).
 
 mod arguments;
+mod explain;
 pub mod flags;
 mod integer;
 pub mod integer_subflags;
@@ -18,6 +19,7 @@ mod words;
 use std::ops::Range;
 
 use arguments::{Arguments, BLOB_SIZE_MAX, ModifyOperator, ReadOperator};
+pub(crate) use explain::{explain_modify, explain_read};
 use proto::ResultCode;
 use words::{Run, rewrite};
 

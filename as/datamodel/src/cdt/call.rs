@@ -278,6 +278,14 @@ impl<'a> Arguments<'a> {
         if (self.least..=self.most).contains(&self.left) { Ok(self) } else { Err(ResultCode::Parameter) }
     }
 
+    /// The least and largest number of arguments and how many there are, if they are not as many.
+    pub(crate) const fn checked_counts(&self) -> Result<(), (u32, u32, u32)> {
+        if self.left < self.least || self.left > self.most {
+            return Err((self.least, self.most, self.left));
+        }
+        Ok(())
+    }
+
     /// An argument that is an integer of any kind, in two's complement.
     pub(crate) fn integer(&mut self) -> Result<u64, ResultCode> {
         self.left = self.left.checked_sub(1).ok_or(ResultCode::Parameter)?;

@@ -16,6 +16,7 @@
 //! order, items    sorting, searching, ranks, lists of values; window: indexes and counts
 //! apply, scope    dispatch to lists and maps; where a container is
 //! result          answers
+//! refusal         why an operation was refused
 //! ```
 
 mod apply;
@@ -33,6 +34,7 @@ mod order;
 mod pair;
 mod path;
 mod pick;
+mod refusal;
 mod result;
 mod scope;
 #[cfg(test)]
@@ -56,6 +58,7 @@ const CALL_STEPS: u64 = 50;
 
 pub(crate) use self::container::{Header, Shape as ContainerShape};
 pub(crate) use self::normal::is_shortest;
+pub(crate) use self::refusal::explain;
 pub use self::wire::{WireForm, list_from_wire, list_to_wire, map_from_wire, map_to_wire};
 
 /// Carries out the read operation (operation 3) that is `payload` on a bin, or on any other value. Without a value there
@@ -144,11 +147,4 @@ fn modify_bin(
 #[must_use]
 pub fn value_at(bin: &Particle<'_>, context: &[u8], budget: &Budget<'_>) -> Option<Particle<'static>> {
     context::value_at(bin, context, budget)
-}
-
-/// The name of the operation on a list or map that `payload` asks for.
-pub(crate) fn name_of(payload: &[u8], modifies: bool, budget: &Budget<'_>) -> String {
-    let operation = Call::parse(payload, budget).and_then(|call| Ok(call.operation(modifies)?.0));
-    operation
-        .map_or_else(|_| "malformed list or map operation".to_owned(), |operation| format!("{operation:?}"))
 }

@@ -55,6 +55,24 @@ impl Step {
     }
 }
 
+/// How a step of this number finds its element, in words.
+pub(super) const fn step_name(number: u64) -> &'static str {
+    match number & (BASE_MASK | OF_LIST | OF_MAP) {
+        0x00 => "by index",
+        0x01 => "by rank",
+        0x02 => "by key",
+        0x03 => "by value",
+        0x10 => "by index in a list",
+        0x11 => "by rank in a list",
+        0x13 => "by value in a list",
+        0x20 => "by index in a map",
+        0x21 => "by rank in a map",
+        0x22 => "by key in a map",
+        0x23 => "by value in a map",
+        _ => "of a type that does not exist",
+    }
+}
+
 /// A container that the steps lead through.
 #[derive(Debug)]
 struct Level<'a> {

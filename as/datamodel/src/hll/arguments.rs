@@ -146,6 +146,10 @@ fn parse<'a, T>(payload: &'a [u8], table: &'static [Row<T>], code_first: u32) ->
 }
 
 impl<'a, T: Copy> Unread<'a, T> {
+    pub(super) const fn operator(&self) -> T {
+        self.row.operator
+    }
+
     /// Reads the arguments.
     pub(super) fn finish(mut self) -> Result<(T, Arguments<'a>), ResultCode> {
         self.arguments().map(|arguments| (self.row.operator, arguments)).ok_or(ResultCode::Parameter)

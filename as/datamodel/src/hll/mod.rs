@@ -7,6 +7,7 @@
 
 mod arguments;
 mod estimate;
+mod explain;
 pub mod flags;
 mod hash;
 mod sketch;
@@ -15,6 +16,7 @@ mod tests;
 
 use arguments::{Arguments, ModifyOperator, ReadOperator, Sketches};
 use cf::msgpack::{put_list_header, put_unsigned};
+pub(crate) use explain::{explain_modify, explain_read};
 use proto::ResultCode;
 use sketch::{Filling, Registers, Sketch, SketchShape};
 

@@ -83,12 +83,14 @@ pub(super) fn write_blocks(node: &Node, arguments: Arguments<'_>, out: &mut Stri
 
 /// Statistics of the allocator. They go to the log only: a client does not choose files of the server.
 pub(super) fn heap(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    for name in ["file", "sites"] {
-        if arguments.optional(name, VALUE_SIZE_MAX)?.is_some() {
-            return Err(InfoError::unsupported(format!("no '{name}': the statistics go to the log")));
-        }
+    let mut given = [None; 3];
+    for (value, name) in given.iter_mut().zip(["file", "options", "sites"]) {
+        *value = arguments.optional(name, VALUE_SIZE_MAX)?.map(|_| name);
     }
-    arguments.optional("options", VALUE_SIZE_MAX)?;
+    // Options are for a file, and change nothing without one.
+    if let [Some(name), ..] | [_, _, Some(name)] = given {
+        return Err(InfoError::unsupported(format!("no '{name}': the statistics go to the log")));
+    }
     let heap = Heap::now();
     cf::info!(Alloc, "heap: allocated {} active {} mapped {}", heap.allocated, heap.active, heap.mapped);
     let mut options = Options::default();

@@ -94,7 +94,7 @@ fn write_of_namespace(names: &mut Joined<'_>, namespace: &Namespace, latency: La
 /// A histogram over the records of a namespace or set, as nsup made it last. Where it has made none, there is nothing to
 /// tell of a namespace, and a set says so.
 pub(super) fn histogram(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    let namespace = arguments.namespace(node)?;
+    let namespace = arguments.namespace(node, VALUE_SIZE_MAX)?;
     let kind = arguments.required("type", NAME_SIZE_MAX)?;
     let set = match arguments.optional("set", SET_NAME_SIZE)? {
         None => SetId::NONE,

@@ -49,14 +49,24 @@ pub(super) fn levels(_: &Node, arguments: Arguments<'_>, out: &mut String) -> In
     Ok(())
 }
 
-/// `id=<sink>;<context>=<level>`; what follows is ignored.
+/// Takes from `text` what stands before the next of `separator`. Separators before it are passed over.
+fn next_token<'a>(text: &mut &'a str, separator: char) -> Option<&'a str> {
+    let rest = text.trim_start_matches(separator);
+    let (token, rest) = rest.split_once(separator).unwrap_or((rest, ""));
+    *text = rest;
+    Some(token).filter(|token| !token.is_empty())
+}
+
+/// `id=<sink>;<context>=<level>`; what follows is ignored. A level that is left out is looked for behind the semicolon.
 pub(super) fn set(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    let mut pairs = arguments.0.split(';').filter(|part| !part.is_empty()).map(|part| part.split_once('='));
-    let Some(Some(("id", id))) = pairs.next() else { return Err(InfoError::parameter("missing id")) };
-    let id: usize = id.parse().map_err(|_| InfoError::parameter("bad id"))?;
-    let Some(pair) = pairs.next() else { return Err(InfoError::parameter("missing context")) };
-    let pair = pair.filter(|(context, level)| !context.is_empty() && !level.is_empty());
-    let Some((context, level)) = pair else { return Err(InfoError::parameter("bad level")) };
+    let mut rest = arguments.0;
+    if next_token(&mut rest, '=') != Some("id") {
+        return Err(InfoError::parameter("missing id"));
+    }
+    let id = next_token(&mut rest, ';').and_then(|id| id.parse::<usize>().ok());
+    let id = id.ok_or_else(|| InfoError::parameter("bad id"))?;
+    let context = next_token(&mut rest, '=').ok_or_else(|| InfoError::parameter("missing context"))?;
+    let level = next_token(&mut rest, ';').ok_or_else(|| InfoError::parameter("bad level"))?;
     logger().set_level(id, context, level).map_err(|_| InfoError::parameter("bad parameter"))?;
     cf::info!(Info, "log-set:id={id}:{context}={level}");
     out.push_str("ok");

@@ -9,8 +9,7 @@ use datamodel::Particle;
 use datamodel::flat::FlatRecord;
 use proto::ResultCode;
 
-use super::request::InfoResult;
-use super::request::Joined;
+use super::request::{InfoResult, Joined, NAMESPACE_NAME_SIZE};
 use super::{Arguments, InfoError};
 use crate::index::{Element, PartitionId};
 use crate::namespace::Namespace;
@@ -43,7 +42,10 @@ pub(super) fn debug_record_meta(node: &Node, arguments: Arguments<'_>, out: &mut
 }
 
 fn place<'s>(node: &'s Node, arguments: Arguments<'_>) -> Result<(&'s Namespace, Digest), InfoError> {
-    Ok((arguments.namespace(node)?, parse_digest(arguments.required("keyd", DIGEST_TEXT_MAX)?)?))
+    Ok((
+        arguments.namespace(node, NAMESPACE_NAME_SIZE)?,
+        parse_digest(arguments.required("keyd", DIGEST_TEXT_MAX)?)?,
+    ))
 }
 
 /// How much of a record is shown.

@@ -84,6 +84,14 @@ impl<'a> Arguments<'a> {
         check(name, self.find(name), size_max)
     }
 
+    /// The value of `name`, where it may also be empty.
+    ///
+    /// # Errors
+    /// When it is missing or does not stay below `size_max` bytes.
+    pub(crate) fn required_or_empty(self, name: &str, size_max: usize) -> Result<&'a str, InfoError> {
+        if self.find(name) == Some("") { Ok("") } else { self.required(name, size_max) }
+    }
+
     /// The value of `name`.
     ///
     /// # Errors
@@ -126,12 +134,12 @@ impl<'a> Arguments<'a> {
         self.required("namespace", NAMESPACE_NAME_SIZE)
     }
 
-    /// The namespace that the command is about.
+    /// The namespace that the command is about. `size_max` is the command's bound of its name.
     ///
     /// # Errors
     /// When none is named, or there is no such namespace.
-    pub(crate) fn namespace(self, node: &Node) -> Result<&Arc<Namespace>, InfoError> {
-        find_namespace(node, self.required("namespace", VALUE_SIZE_MAX)?)
+    pub(crate) fn namespace(self, node: &Node, size_max: usize) -> Result<&Arc<Namespace>, InfoError> {
+        find_namespace(node, self.required("namespace", size_max)?)
     }
 
     /// As [`namespace`](Self::namespace), for commands that know it as `ns` too, its first name.
@@ -147,7 +155,7 @@ impl<'a> Arguments<'a> {
     /// # Errors
     /// When there is no namespace of that name.
     pub(crate) fn optional_namespace(self, node: &Node) -> Result<Option<&Arc<Namespace>>, InfoError> {
-        let found = self.optional("namespace", VALUE_SIZE_MAX)?;
+        let found = self.optional("namespace", NAMESPACE_NAME_SIZE)?;
         found.map(|name| find_namespace(node, name)).transpose()
     }
 
@@ -172,7 +180,7 @@ impl<'a> Arguments<'a> {
 /// Bound of most values, as the protocol has it.
 pub(crate) const VALUE_SIZE_MAX: usize = 100;
 /// Bound of namespace names: 31 bytes.
-const NAMESPACE_NAME_SIZE: usize = 32;
+pub(crate) const NAMESPACE_NAME_SIZE: usize = 32;
 
 fn check<'a>(name: &str, value: Option<&'a str>, size_max: usize) -> Result<Option<&'a str>, InfoError> {
     match value {

@@ -70,13 +70,15 @@ fn register(node: &Node, arguments: Arguments<'_>) -> Result<(), String> {
     if !udf::is_file_name(name) {
         return Err("invalid_filename".to_owned());
     }
-    let size =
-        arguments.required("content-len", CONTENT_SIZE_DIGITS_MAX).map_err(|_| "invalid_content_len")?;
+    let size = arguments.required_or_empty("content-len", CONTENT_SIZE_DIGITS_MAX);
+    let size = size.map_err(|_| "invalid_content_len")?;
     let kind = arguments.optional("udf-type", TYPE_SIZE_MAX).map_err(|_| "invalid_udf_type")?;
     if kind.is_some_and(|kind| kind != "LUA") {
         return Err("invalid_udf_type".to_owned());
     }
-    let size: u32 = size.parse().ok().filter(|size| size % 4 == 0).ok_or("invalid_content_len")?;
+    // No digit counts as 0.
+    let size = if size.is_empty() { Ok(0) } else { size.parse::<u32>() };
+    let size = size.ok().filter(|size| size % 4 == 0).ok_or("invalid_content_len")?;
     let size = size as usize;
     let content = arguments.required("content", usize::MAX);
     let content =

@@ -20,6 +20,7 @@ mod measure;
 mod optimistic;
 mod pool;
 mod read;
+mod refused;
 mod settle;
 mod sink;
 mod step;

@@ -11,7 +11,7 @@ use proto::reply::ReplyWriter;
 use super::checks::check_reply_size;
 use super::subject::{RecordCopy, Subject};
 use super::touch::{self, Touch};
-use super::{Buffers, Call, Failure, Place, Wait, filter};
+use super::{Buffers, Call, Failure, Place, Wait, filter, refused};
 use crate::index::RecordMeta;
 use crate::metrics::Operation;
 use crate::storage::ReadBuffer;
@@ -150,7 +150,8 @@ fn answer_ops(
             let metadata = filter::metadata_of(call.namespace, &call.digest, meta, call.now);
             let bins: &dyn BinSource = table.as_ref().map_or(record, |table| table);
             let record = Record { metadata: &metadata, key: record.key, bins };
-            ops::read_expression(&op, &record, respond_all, reply_code, call.budget, reply)?;
+            ops::read_expression(&op, &record, respond_all, reply_code, call.budget, reply)
+                .inspect_err(|&result| refused::log(call, &op, None, result))?;
             check_reply_size(reply)?;
             continue;
         }
@@ -162,9 +163,8 @@ fn answer_ops(
                 found.as_ref()
             }
         };
-        ops::read(&op, bin, respond_all, reply_code, call.budget, reply).inspect_err(|result| {
-            cf::debug!(Particle, "{{{}}} {result:?}: {}", call.namespace.name(), ops::describe(&op, bin));
-        })?;
+        ops::read(&op, bin, respond_all, reply_code, call.budget, reply)
+            .inspect_err(|&result| refused::log(call, &op, bin, result))?;
         check_reply_size(reply)?;
     }
     Ok(())

@@ -16,7 +16,7 @@ use super::checks::{check_reply_size, checked_ttl, key_to_store, void_time_after
 use super::filter::{self, OpenQuestion};
 use super::optimistic::{Attempt, Turn, until_committed};
 use super::subject::{RecordCopy, Subject};
-use super::{Buffers, Call, Failure, Place, Wait, delete};
+use super::{Buffers, Call, Failure, Place, Wait, delete, refused};
 use crate::index::{RecordMeta, SetId, WriteGuard};
 use crate::metrics::{NamespaceCounter, Operation};
 use crate::namespace::{Cause, Change, NewVersion};
@@ -307,14 +307,9 @@ fn make_next(
     };
     let mut reply = call.start_reply(out);
     for op in call.request.ops() {
-        ops::apply(&op, &mut bins, &context, &mut reply).inspect_err(|result| {
-            cf::debug!(
-                Particle,
-                "{{{}}} {result:?}: {}",
-                namespace.name(),
-                ops::describe(&op, bins.get(op.name))
-            );
-            if *result == ResultCode::RecordTooBig {
+        ops::apply(&op, &mut bins, &context, &mut reply).inspect_err(|&result| {
+            refused::log(call, &op, bins.get(op.name), result);
+            if result == ResultCode::RecordTooBig {
                 namespace.metrics.add(NamespaceCounter::FailRecordTooBig, 1);
             }
         })?;
