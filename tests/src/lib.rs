@@ -11,6 +11,7 @@ pub mod device_file;
 pub mod fast_folder;
 pub mod figures;
 pub mod history;
+pub mod nodes;
 pub mod programs;
 pub mod random;
 pub mod replay;

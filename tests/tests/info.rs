@@ -186,7 +186,9 @@ static DIFFERENCES: &[(&[&str], Difference, &str)] = &[
     ),
     (
         &["tip:host=1.2.3.4;port=3002"],
-        Answer("ERROR:16:this server does not form clusters yet, it has no use for a seed"),
+        Answer(
+            "ERROR:16:this node was started without a seed and does not look for others: name one in network.heartbeat",
+        ),
         "as it says",
     ),
     (

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::programs::binary;
@@ -68,11 +69,11 @@ fn the_admin_port_takes_operators_when_clients_get_in_no_more() {
 /// As packages of 8.1 install it, with what else came since.
 #[test]
 fn a_configuration_of_a_later_version_is_taken() {
-    let (info, admin) = (free_port(), free_port());
+    let (info, admin, fabric) = (free_port(), free_port(), free_port());
     let network = format!(
         "info {{\naddress 127.0.0.1\nport {info}\n}}\nadmin {{\naddress 127.0.0.1\nport {admin}\n}}\n\
          heartbeat {{\nmode mesh\nmesh-seed-address-port 127.0.0.1 3002\nmesh-seed-address-port 127.0.0.1 3002\n}}\n\
-         fabric {{\nport 3001\n}}"
+         fabric {{\naddress 127.0.0.1\nport {fabric}\n}}"
     );
     let config = with_network(&network)
         .replacen("service {", "service {\nproto-fd-max 4000000\ncgroup-mem-tracking true", 1)
@@ -83,6 +84,10 @@ fn a_configuration_of_a_later_version_is_taken() {
         server.allow(text);
     }
     let mut client = server.connect();
+    // It looks for others first, and is a cluster of its own when it has found none.
+    while client.info_value("partition-generation").unwrap() == "-1" {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     // Without reductions a record lives as long as it was told.
     let put = |ttl| Message { record_ttl: ttl, ..Message::put("key", vec![1]) };
     assert_eq!(client.ask(&put(1000)).unwrap().result, result::OK);

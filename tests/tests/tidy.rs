@@ -39,12 +39,13 @@ const CRATES: &[(&str, &[&str])] = &[
 /// Layers of the server, lowest first: a module may use those of its own layer and below. `main`, `lib` and
 /// what is not a folder or file named here stand above all.
 const LAYERS: &[&[&str]] = &[
-    &["version", "workers", "side_port"],
+    &["version", "workers", "side_port", "peer_frames"],
     &["config", "metrics", "log", "node_id", "best_practices"],
     &["namespace", "index", "storage", "geospatial"],
     &["sindex", "smd"],
     &["security"],
     &["udf"],
+    &["heartbeat"],
     &["fabric"],
     &["transaction"],
     &["query"],
@@ -55,7 +56,7 @@ const LAYERS: &[&[&str]] = &[
     &["ticker", "info"],
     &["exporter"],
     &["ports"],
-    &["server", "preflight", "cli", "daemon"],
+    &["server", "joining", "preflight", "cli", "daemon"],
 ];
 
 /// What must not be named in a crate, as those it would break know nothing of it.

@@ -116,6 +116,10 @@ impl Exchange {
         }
     }
 
+    pub(crate) fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+    }
+
     /// The key of the cluster for which partitions were last balanced; 0 before that, and when they are frozen.
     #[must_use]
     pub fn committed_key(&self) -> ClusterKey {

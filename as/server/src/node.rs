@@ -1,11 +1,11 @@
 //! What a running server is made of, as every part that answers about it sees it. Made once at start.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::config::Config;
-use crate::fabric::Cluster;
+use crate::fabric::{Cluster, Membership};
 use crate::health::Health;
 use crate::metrics::{Latency, ServerLatency, ServerMetrics, SystemUsage, Unit};
 use crate::namespace::Namespace;
@@ -19,7 +19,9 @@ pub(crate) struct Node {
     pub(crate) config: Arc<Config>,
     pub(crate) namespaces: Arc<[Arc<Namespace>]>,
     pub(crate) metrics: Arc<ServerMetrics>,
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: Arc<Cluster>,
+    /// What it has to do with other nodes; empty for a node alone, and until it has started.
+    pub(crate) membership: OnceLock<Membership>,
     pub(crate) smd: Arc<Smd>,
     /// `None` without access control: everybody may do everything.
     pub(crate) security: Option<Arc<AccessControl>>,
@@ -33,6 +35,9 @@ pub(crate) struct Node {
     pub(crate) admin_addresses: Vec<SocketAddr>,
     /// Those of the info port; none without one.
     pub(crate) info_addresses: Vec<SocketAddr>,
+    /// Those where other nodes reach the fabric, and the heartbeat of a mesh.
+    pub(crate) fabric_addresses: Vec<SocketAddr>,
+    pub(crate) heartbeat_addresses: Vec<SocketAddr>,
     pub(crate) usage: SystemUsage,
     pub(crate) health: Health,
     /// Names of the best practices that are not followed.

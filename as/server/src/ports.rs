@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use crate::config::params::network::HeartbeatMode;
 use crate::config::{Config, NetworkConfig};
 use crate::service::{Advertised, Bound, Door, Entrance, ListenError, ListenPlace, Listener};
 
@@ -12,6 +13,8 @@ pub(crate) struct Ports {
     admin: Bound,
     info: Bound,
     metrics: Bound,
+    fabric: Bound,
+    heartbeat: Bound,
 }
 
 /// Ports where clients can connect.
@@ -20,11 +23,15 @@ pub(crate) struct OpenPorts {
     pub(crate) doors: Vec<Door>,
     pub(crate) info: Vec<Listener>,
     pub(crate) metrics: Vec<Listener>,
+    /// Of other nodes; none of a node that does not look for others.
+    pub(crate) fabric: Vec<Listener>,
+    pub(crate) heartbeat: Vec<Listener>,
 }
 
-/// Where clients, operators, info requests and requests for metrics come in; `None` for ports that are not configured.
-fn places(config: &Config) -> [Option<ListenPlace>; 4] {
-    let NetworkConfig { service, admin, info, metrics, .. } = &config.network;
+/// Where clients, operators, info requests, requests for metrics, and other nodes come in; `None` for ports that are not
+/// configured, or of which no use is made.
+fn places(config: &Config) -> [Option<ListenPlace>; 6] {
+    let NetworkConfig { service, admin, info, metrics, fabric, heartbeat, .. } = &config.network;
     let with_ipv6 = config.service.advertise_ipv6.get();
     let place = |address: Vec<String>, port, with_localhost| ListenPlace {
         configured: address,
@@ -39,6 +46,9 @@ fn places(config: &Config) -> [Option<ListenPlace>; 4] {
         beside(admin.port.get(), admin.address.get(), !admin.disable_localhost.get()),
         beside(info.port.get(), info.address.get(), false),
         beside(metrics.port.get(), metrics.address.get(), false),
+        config.network.is_clustered().then(|| place(fabric.address.get(), fabric.port.get(), false)),
+        (config.network.is_clustered() && heartbeat.mode.get() == HeartbeatMode::Mesh)
+            .then(|| place(heartbeat.address.get(), heartbeat.port.get(), false)),
     ]
 }
 
@@ -52,12 +62,14 @@ impl Ports {
     /// # Errors
     /// When one of them cannot be had.
     pub(crate) fn bind(config: &Config) -> Result<Self, ListenError> {
-        let [clients, admin, info, metrics] = places(config);
+        let [clients, admin, info, metrics, fabric, heartbeat] = places(config);
         Ok(Ports {
             clients: bind(clients.as_ref())?,
             admin: bind(admin.as_ref())?,
             info: bind(info.as_ref())?,
             metrics: bind(metrics.as_ref())?,
+            fabric: bind(fabric.as_ref())?,
+            heartbeat: bind(heartbeat.as_ref())?,
         })
     }
 
@@ -85,6 +97,16 @@ impl Ports {
         self.info.addresses()
     }
 
+    /// Where other nodes reach the fabric.
+    pub(crate) fn fabric_addresses(&self) -> Vec<SocketAddr> {
+        self.fabric.addresses()
+    }
+
+    /// Where they reach the heartbeat of a mesh.
+    pub(crate) fn heartbeat_addresses(&self) -> Vec<SocketAddr> {
+        self.heartbeat.addresses()
+    }
+
     /// From now on clients can connect.
     ///
     /// # Errors
@@ -93,6 +115,12 @@ impl Ports {
         let door = |entrance| move |listener| Door { listener, entrance };
         let mut doors: Vec<Door> = self.clients.listen()?.into_iter().map(door(Entrance::Clients)).collect();
         doors.extend(self.admin.listen()?.into_iter().map(door(Entrance::Admin)));
-        Ok(OpenPorts { doors, info: self.info.listen()?, metrics: self.metrics.listen()? })
+        Ok(OpenPorts {
+            doors,
+            info: self.info.listen()?,
+            metrics: self.metrics.listen()?,
+            fabric: self.fabric.listen()?,
+            heartbeat: self.heartbeat.listen()?,
+        })
     }
 }

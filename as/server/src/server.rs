@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use cf::sys::eventfd::EventFd;
@@ -17,6 +17,7 @@ use crate::exporter;
 use crate::fabric::Cluster;
 use crate::health::Health;
 use crate::info;
+use crate::joining::join_others;
 use crate::metrics::{ServerMetrics, SystemUsage};
 use crate::namespace::{self, Namespace, NamespaceError};
 use crate::node::Node;
@@ -64,10 +65,8 @@ impl Server {
         config.resolve(u32::try_from(threads::cpu_count()).unwrap_or(1));
         let thread_count = config.service.service_threads.get() as usize;
 
-        // Who we are. Without seeds to talk to, a cluster of our own.
-        let cluster = Cluster::alone(own_node_id(&config)?);
-        config.service.node_id.set(cluster.node_id);
-        cf::info!(As, "node-id {:x}", cluster.node_id);
+        // Who we are.
+        let cluster = Arc::new(cluster_of(&config)?);
 
         let failed_best_practices = check_best_practices(&config)?;
 
@@ -92,7 +91,9 @@ impl Server {
             })
             .collect::<Result<_, NamespaceError>>()?;
         namespaces.iter().for_each(|namespace| announce_namespace(namespace));
-        cluster.rebalance(&namespaces).map_err(|error| StartError::Namespace(error.to_string()))?;
+        if !config.network.is_clustered() {
+            cluster.deal_alone(&namespaces).map_err(|error| StartError::Namespace(error.to_string()))?;
+        }
 
         let metrics = Arc::new(ServerMetrics::new(thread_count));
         let transactions = Arc::new(TransactionContext::new(
@@ -120,6 +121,8 @@ impl Server {
             client_addresses,
             admin_addresses,
             info_addresses,
+            fabric_addresses: ports.fabric_addresses(),
+            heartbeat_addresses: ports.heartbeat_addresses(),
             usage: SystemUsage::default(),
             health: Health::default(),
             failed_best_practices,
@@ -127,6 +130,7 @@ impl Server {
             namespaces,
             metrics,
             cluster,
+            membership: OnceLock::new(),
             smd,
             security,
             started,
@@ -149,12 +153,21 @@ impl Server {
         server.start_background_threads()?;
         server.start_workers()?;
         server.start_service_threads(thread_count)?;
-        let ports = ports.open()?;
-        server.start_accepting(ports.doors)?;
-        server.start_info_port(ports.info)?;
-        server.start_metrics_port(ports.metrics)?;
+        server.open_ports(ports)?;
         server.announce();
         Ok(server)
+    }
+
+    /// From now on clients can connect, and others find this node if it is to be found.
+    fn open_ports(&mut self, ports: Ports) -> Result<(), StartError> {
+        let ports = ports.open()?;
+        self.start_accepting(ports.doors)?;
+        self.start_info_port(ports.info)?;
+        self.start_metrics_port(ports.metrics)?;
+        if self.node.config.network.is_clustered() {
+            join_others(&self.node, ports.fabric, ports.heartbeat)?;
+        }
+        Ok(())
     }
 
     /// Addresses that take client connections.
@@ -352,6 +365,9 @@ impl Server {
     /// Gives whether everything is on disk. Says so once.
     fn stop_now(&mut self) -> bool {
         self.stop_accepting.signal();
+        if let Some(membership) = self.node.membership.get() {
+            membership.stop();
+        }
         join(self.accept_thread.take());
         join(self.info_port_thread.take());
         join(self.metrics_port_thread.take());
@@ -448,6 +464,15 @@ fn join(threads: impl IntoIterator<Item = threads::Handle>) {
     }
 }
 
+/// The cluster that the node begins with. Without seeds to talk to, one of its own.
+fn cluster_of(config: &Config) -> Result<Cluster, StartError> {
+    let node_id = own_node_id(config)?;
+    config.service.node_id.set(node_id);
+    cf::info!(As, "node-id {node_id:x}");
+    let is_clustered = config.network.is_clustered();
+    Ok(if is_clustered { Cluster::looking_for_others(node_id) } else { Cluster::alone(node_id) })
+}
+
 /// The system metadata that the work directory keeps. A server of the developer configuration may have none.
 fn open_smd(config: &Config, cluster: &Cluster) -> Result<Arc<Smd>, StartError> {
     let path = config.service.work_directory.get().map(|path| PathBuf::from(&*path));
@@ -461,7 +486,7 @@ fn open_smd(config: &Config, cluster: &Cluster) -> Result<Arc<Smd>, StartError> 
             cf::info!(Smd, "{text}");
         }
     }
-    let smd = Smd::open(path.as_deref().filter(|_| is_kept), cluster.key);
+    let smd = Smd::open(path.as_deref().filter(|_| is_kept), cluster.own_key());
     Ok(Arc::new(smd.map_err(StartError::SystemMetadata)?))
 }
 

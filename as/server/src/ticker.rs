@@ -171,7 +171,7 @@ fn write_server(node: &Node) {
     let name = node.config.service.cluster_name.get();
     let name = name.as_deref().unwrap_or("null");
     cf::info!(Info, "NODE-ID {:x} CLUSTER-SIZE {} CLUSTER-NAME {name}", cluster.node_id, cluster.size());
-    cf::info!(Info, "   cluster-clock: skew-ms 0");
+    cf::info!(Info, "   cluster-clock: skew-ms {}", cluster.state().clock_skew_ms);
     let (cpu, memory, heap) = (node.usage.get(), Memory::now(), Heap::now());
     cf::info!(
         Info,

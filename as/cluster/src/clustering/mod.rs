@@ -126,6 +126,10 @@ impl Clustering {
         }
     }
 
+    pub(crate) fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+    }
+
     /// The key of the cluster, 0 for an orphan.
     #[must_use]
     pub fn cluster_key(&self) -> ClusterKey {

@@ -104,6 +104,10 @@ impl Heartbeat {
         }
     }
 
+    pub(crate) fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+    }
+
     /// What is known of a node that is alive.
     #[must_use]
     pub fn peer(&self, node: NodeId) -> Option<&Peer> {

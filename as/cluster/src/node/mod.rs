@@ -308,6 +308,20 @@ impl Node {
         self.emigrations.remaining()
     }
 
+    /// Intervals that an administrator has changed.
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.settings.timing = timing;
+        self.heartbeat.set_timing(timing);
+        self.clustering.set_timing(timing);
+        self.exchange.set_timing(timing);
+    }
+
+    /// The intervals in effect.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        self.settings.timing
+    }
+
     /// Says how many records the partitions of a namespace have, so that small ones migrate first.
     pub fn set_record_counts(&mut self, namespace: usize, counts: Vec<u64>) {
         if let Some(namespace) = self.namespaces.get_mut(namespace) {

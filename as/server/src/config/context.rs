@@ -206,8 +206,7 @@ pub static CONTEXTS: &[ContextSpec] = {
             HeartbeatParams::SPECS,
             "How nodes find each other.",
         )
-        .prefixes("heartbeat.", "heartbeat.")
-        .later(),
+        .prefixes("heartbeat.", "heartbeat."),
         row(
             K::Fabric,
             K::Network,
@@ -216,8 +215,7 @@ pub static CONTEXTS: &[ContextSpec] = {
             FabricParams::SPECS,
             "Messages between nodes.",
         )
-        .prefixes("fabric.", "fabric.")
-        .later(),
+        .prefixes("fabric.", "fabric."),
         row(
             K::NetworkInfo,
             K::Network,

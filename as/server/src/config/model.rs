@@ -126,6 +126,15 @@ impl Default for ConnectionLimits {
 }
 
 impl NetworkConfig {
+    /// Whether the node is to look for others.
+    #[must_use]
+    pub fn is_clustered(&self) -> bool {
+        match self.heartbeat.mode.get() {
+            HeartbeatMode::Mesh => !self.heartbeat.mesh_seed_address_port.is_empty(),
+            HeartbeatMode::Multicast => !self.heartbeat.multicast_group.is_empty(),
+        }
+    }
+
     /// The bit of the heartbeat mode in effect.
     #[must_use]
     pub fn heartbeat_variant(&self) -> u8 {

@@ -1,5 +1,30 @@
-//! The cluster as this node sees it.
+//! The cluster as this node sees it, and the connections over which it talks to other nodes.
+//!
+//! To send: [`Fabric::send`]. To receive: a [`Handler`](peers::Handler) for each message type, given to [`Fabric::start`]. A message may get
+//! lost with its connection, or come later than one that was sent after it; whoever needs an answer sends again.
+//!
+//! # Threads
+//! - A few fabric threads own the connections: those of the channels read-write and bulk are spread over as many as there are
+//!   processors, control and metadata have one thread each. They read, call handlers, and write. Handlers do not wait.
+//! - The cluster thread (`driver`) owns the state of the cluster, `cluster::node::Node`.
+//!
+//! Each connection has a bounded queue of its own: a peer that stalls holds up nobody else.
 
 mod cluster;
+mod connection;
+mod driver;
+mod membership;
+mod network;
+mod peers;
+mod postbox;
+mod publish;
+mod removal;
+mod services;
+mod thread;
 
 pub(crate) use cluster::Cluster;
+pub(crate) use driver::{DriverEvent, Surroundings};
+pub(crate) use membership::Membership;
+pub(crate) use network::Fabric;
+pub(crate) use peers::{FabricSettings, Handlers};
+pub(crate) use services::{CLEAR_ALTERNATE, CLEAR_STANDARD, SERVICES, SERVICES_ALTERNATE};

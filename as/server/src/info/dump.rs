@@ -21,20 +21,35 @@ fn done(out: &mut String) -> InfoResult {
 pub(super) fn cluster(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     arguments.switch("verbose")?;
     let cluster = &node.cluster;
-    let (node, key, size) = (cluster.node_id, cluster.key, cluster.size());
-    cf::info!(Clustering, "CL: cluster key {key:x} size {size} principal {node:x} succession list {node:x}");
+    let view = cluster.view();
+    let (key, size, principal) = (view.key, view.succession.len(), cluster.principal());
+    let nodes: Vec<String> = view.succession.iter().map(|node| format!("{node:x}")).collect();
+    let nodes = nodes.join(" ");
+    cf::info!(
+        Clustering,
+        "CL: cluster key {key:x} size {size} principal {principal:x} succession list {nodes}"
+    );
     done(out)
 }
 
-pub(super) fn fabric(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+pub(super) fn fabric(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     arguments.switch("verbose")?;
-    cf::info!(Fabric, "no connection to another node");
+    let connections = node.membership.get().map_or(0, |membership| membership.fabric.connection_count());
+    cf::info!(Fabric, "{connections} connections to other nodes");
     done(out)
 }
 
 pub(super) fn heartbeat(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     arguments.switch("verbose")?;
-    cf::info!(Hb, "HB: node {:x} alone, no heartbeat sent or received", node.cluster.node_id);
+    match node.membership.get() {
+        Some(membership) => {
+            let seeds = membership.heartbeat.seeds().list();
+            let seeds: Vec<String> =
+                seeds.iter().map(|seed| format!("{}:{}", seed.host, seed.port)).collect();
+            cf::info!(Hb, "HB: node {:x} seeds {}", node.cluster.node_id, seeds.join(" "));
+        }
+        None => cf::info!(Hb, "HB: node {:x} alone, no heartbeat sent or received", node.cluster.node_id),
+    }
     done(out)
 }
 

@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use proto::ResultCode;
 
-use super::request::InfoResult;
+use super::request::{InfoResult, Joined};
 use super::{Arguments, InfoError};
+use crate::fabric::DriverEvent;
 use crate::node::Node;
 use crate::version::{self, BUILD, EDITION, edition_and_build};
 
@@ -108,17 +109,26 @@ pub(super) fn cluster_stable(node: &Node, arguments: Arguments<'_>, out: &mut St
         }
         Some(_) => return Err(InfoError::parameter("bad ignore migrations")),
     }
-    let _ = write!(out, "{:X}", node.cluster.key);
+    let _ = write!(out, "{:X}", node.cluster.key());
     Ok(())
 }
 
 /// The nodes of the cluster in the order of succession.
 pub(super) fn succession_list(node: &Node, out: &mut String) -> InfoResult {
-    node_id(node, out)
+    let mut nodes = Joined::new(out, ',');
+    node.cluster.view().succession.iter().for_each(|id| nodes.item(format_args!("{id:X}")));
+    Ok(())
 }
 
-/// Forms the cluster anew. That of a single node is formed as it can be.
-pub(super) fn recluster(_: &Node, out: &mut String) -> InfoResult {
-    cf::info!(Info, "recluster: this node is a cluster of its own, which stays as it is");
-    respond(out, "ok")
+/// Forms the cluster anew, if this node is its principal. That of a node alone is formed as it can be.
+pub(super) fn recluster(node: &Node, out: &mut String) -> InfoResult {
+    let Some(membership) = node.membership.get() else {
+        cf::info!(Info, "recluster: this node is a cluster of its own, which stays as it is");
+        return respond(out, "ok");
+    };
+    if node.cluster.principal() != node.cluster.node_id {
+        return respond(out, "ignored-by-non-principal");
+    }
+    let is_told = membership.tell(DriverEvent::Recluster);
+    respond(out, if is_told { "ok" } else { "failed" })
 }

@@ -17,16 +17,8 @@ const PORT_TEXT_MAX: usize = 50;
 /// Bound of a list of hosts and ports.
 const HOSTS_SIZE_MAX: usize = 3000;
 
-/// What does not listen: TLS is for the Enterprise Edition only, and a node alone has nobody to listen to.
-const SILENT: [&str; 7] = [
-    "service.tls-",
-    "service.tls-access-",
-    "service.tls-alternate-access-",
-    "heartbeat.",
-    "heartbeat.tls-",
-    "fabric.",
-    "fabric.tls-",
-];
+/// What does not listen: TLS is for the Enterprise Edition only.
+const SILENT: [&str; 3] = ["service.tls-", "service.tls-access-", "service.tls-alternate-access-"];
 
 /// Every port with its addresses; 0 and null where there is none.
 pub(super) fn endpoints(node: &Node, out: &mut String) -> InfoResult {
@@ -45,6 +37,13 @@ pub(super) fn endpoints(node: &Node, out: &mut String) -> InfoResult {
     for prefix in SILENT {
         pairs.pair(format_args!("{prefix}port"), 0);
         pairs.pair(format_args!("{prefix}addresses"), "null");
+    }
+    // A node alone has nobody to listen to.
+    for (prefix, bound) in [("heartbeat.", &node.heartbeat_addresses), ("fabric.", &node.fabric_addresses)] {
+        pairs.pair(format_args!("{prefix}port"), bound.first().map_or(0, SocketAddr::port));
+        pairs.pair(format_args!("{prefix}addresses"), addresses(bound));
+        pairs.pair(format_args!("{prefix}tls-port"), 0);
+        pairs.pair(format_args!("{prefix}tls-addresses"), "null");
     }
     pairs.pair("info.port", node.info_addresses.first().map_or(0, SocketAddr::port));
     pairs.pair("info.addresses", addresses(&node.info_addresses));
@@ -94,22 +93,52 @@ pub(super) fn multicast(node: &Node, out: &mut String) -> InfoResult {
 }
 
 /// Names another node to join.
-pub(super) fn tip(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
-    arguments.required("host", HOST_SIZE_MAX)?;
+pub(super) fn tip(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    let host = arguments.required("host", HOST_SIZE_MAX)?;
     let port = arguments.required("port", PORT_TEXT_MAX)?;
-    match arguments.optional("tls", PORT_TEXT_MAX)? {
-        _ if port.parse::<i32>().is_err() => Err(InfoError::parameter("'port' must be an integer")),
-        None | Some("true" | "false") => {
-            Err(InfoError::unsupported("this server does not form clusters yet, it has no use for a seed"))
+    let tls = arguments.optional("tls", PORT_TEXT_MAX)?;
+    let Ok(port) = port.parse::<i32>() else {
+        return Err(InfoError::parameter("'port' must be an integer"));
+    };
+    match (tls, node.membership.get(), u16::try_from(port)) {
+        (Some(tls), ..) if tls != "true" && tls != "false" => {
+            Err(InfoError::parameter("'tls' must be either 'true' or 'false'"))
         }
-        Some(_) => Err(InfoError::parameter("'tls' must be either 'true' or 'false'")),
+        (_, None, _) => Err(InfoError::unsupported(
+            "this node was started without a seed and does not look for others: name one in network.heartbeat",
+        )),
+        (Some("true"), ..) => Err(InfoError::unsupported("no seed is spoken to with TLS")),
+        (_, Some(_), _) if node.config.network.heartbeat.mode.get() != HeartbeatMode::Mesh => {
+            Err(InfoError::new(ResultCode::Unknown, "failed"))
+        }
+        (_, Some(membership), Ok(port)) if membership.heartbeat.seeds().add(host, port) => {
+            out.push_str("ok");
+            Ok(())
+        }
+        _ => Err(InfoError::new(ResultCode::Unknown, "failed")),
     }
 }
 
-/// Forgets nodes that were named: there are none.
-pub(super) fn tip_clear(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
+/// Forgets nodes that were named.
+pub(super) fn tip_clear(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let hosts = arguments.required("host-port-list", HOSTS_SIZE_MAX)?;
-    let has_port = |host: &&str| host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<i32>().is_ok());
-    let missing = hosts.split(',').filter(|host| !host.is_empty()).take_while(has_port).count();
-    Err(InfoError::new(ResultCode::Unknown, format!("0 cleared, {missing} not found")))
+    let host_and_port = |host: &str| {
+        let (name, port) = host.rsplit_once(':')?;
+        Some((name.to_owned(), port.parse::<i32>().ok()?))
+    };
+    let named = hosts.split(',').filter(|host| !host.is_empty()).map_while(host_and_port);
+    let (mut cleared, mut missing) = (0, 0);
+    for (host, port) in named {
+        let seeds = node.membership.get().map(|membership| membership.heartbeat.seeds());
+        let is_cleared = match (seeds, u16::try_from(port)) {
+            (Some(seeds), Ok(port)) => seeds.remove(&host, port),
+            _ => false,
+        };
+        if is_cleared { cleared += 1 } else { missing += 1 }
+    }
+    if missing == 0 && cleared > 0 {
+        out.push_str("ok");
+        return Ok(());
+    }
+    Err(InfoError::new(ResultCode::Unknown, format!("{cleared} cleared, {missing} not found")))
 }

@@ -29,7 +29,7 @@ fn is_in_use(node: &Node, module: Module) -> bool {
 
 /// State of each module: a node alone is the principal of all.
 pub(super) fn info(node: &Node, out: &mut String) -> InfoResult {
-    let (id, key, size) = (node.cluster.node_id, node.cluster.key, node.cluster.size());
+    let (id, key, size) = (node.cluster.principal(), node.cluster.key(), node.cluster.size());
     let _ =
         write!(out, "smd:n_pending_sets=0,n_events=0,n_nodes={size},principal={id:X},cluster_key={key:X};");
     for module in Module::all().filter(|module| is_in_use(node, *module)) {

@@ -58,6 +58,8 @@ pub(crate) enum Cause {
     Eviction,
     /// It was last updated before the threshold of a truncation.
     Truncate,
+    /// Another node keeps its partition.
+    PartitionLeft,
     /// The tomb raider removes a tombstone that nothing needs any more.
     TombRaid,
 }

@@ -33,7 +33,9 @@ pub(crate) use commit::{
 use nsup::{EvictionState, ExpiryState, RecordHistograms};
 pub(crate) use nsup::{IndexMemory, RecordHistogram, supervise, watch_stop_writes};
 use opening::{open_partitions, open_storage};
-pub(crate) use partition::{PartitionFigures, PartitionReservation, Partitions, Refused};
+pub(crate) use partition::{
+    PartitionFigures, PartitionReservation, PartitionRow, Partitions, RecordAccess, Refused, Replica,
+};
 use removals::Removals;
 pub(crate) use sections::Section;
 pub(crate) use sets::{Set, SetCreationError, Sets};

@@ -12,6 +12,8 @@
 //! A version is in the device headers before it counts here: no record of a partition can be on a device whose header
 //! does not know of the partition.
 
+mod clustered;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
@@ -61,6 +63,12 @@ pub(crate) struct PartitionRow {
     /// Where requests go that this node does not serve.
     pub(crate) proxy_destination: u64,
     pub(crate) duplicates: Vec<u64>,
+    /// This node gives its mastership up: no write begins here any more.
+    pub(crate) is_handing_over: bool,
+    /// Writes may not begin now, though this node is master.
+    pub(crate) holds_writes: bool,
+    /// Milliseconds since 2010: what was written later needs no duplicate resolution.
+    pub(crate) duplicate_resolution_cutoff_ms: u64,
     pub(crate) pending_emigrations: u32,
     pub(crate) pending_lead_emigrations: u32,
     pub(crate) pending_immigrations: u32,
@@ -70,6 +78,19 @@ impl PartitionRow {
     /// The place of `node` among the replicas.
     pub(crate) fn replica_index(&self, node: u64) -> Option<usize> {
         self.replicas.iter().position(|replica| replica.node == node)
+    }
+
+    /// Whether writes may begin on `node`, whose row this is.
+    fn serves_writes(&self, node: u64) -> bool {
+        self.working_master == node && node != 0 && !self.is_handing_over && !self.holds_writes
+    }
+
+    /// Whether `node`, whose row this is, answers reads: as the working master, or as a replica that has all its records.
+    fn serves_reads(&self, node: u64) -> bool {
+        if self.working_master != 0 {
+            return self.working_master == node;
+        }
+        self.replica_index(node) > Some(0) && self.pending_immigrations == 0
     }
 
     /// Whether clients are to ask `node`, whose row this is, for replica number `column` of a partition that has
@@ -99,13 +120,21 @@ impl PartitionRow {
     }
 }
 
+/// What a transaction does with records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RecordAccess {
+    Read,
+    Write,
+}
+
 /// What a transaction must know of a partition, and how many have reserved it:
 ///
 /// ```text
 /// bits 0-31  reservations
 ///     32-37  tree id
-///     38     this node is the working master
+///     38     writes may begin here
 ///     39     isolated: nobody may reserve it
+///     40     reads are answered here
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct PartitionWord(u64);
@@ -113,14 +142,15 @@ struct PartitionWord(u64);
 impl PartitionWord {
     const RESERVATIONS: u64 = (1 << 32) - 1;
     const TREE_ID_SHIFT: u32 = 32;
-    const WORKING_MASTER: u64 = 1 << 38;
+    const WRITES: u64 = 1 << 38;
     const ISOLATED: u64 = 1 << 39;
+    const READS: u64 = 1 << 40;
 
     /// Without reservations.
     fn of(row: &PartitionRow, own_node: u64) -> Self {
-        let working_master =
-            if row.working_master == own_node && own_node != 0 { Self::WORKING_MASTER } else { 0 };
-        PartitionWord(u64::from(row.tree_id) << Self::TREE_ID_SHIFT | working_master)
+        let writes = if row.serves_writes(own_node) { Self::WRITES } else { 0 };
+        let reads = if row.serves_reads(own_node) { Self::READS } else { 0 };
+        PartitionWord(u64::from(row.tree_id) << Self::TREE_ID_SHIFT | writes | reads)
     }
 
     const fn reservations(self) -> u64 {
@@ -135,26 +165,38 @@ impl PartitionWord {
         self.0 & Self::ISOLATED != 0
     }
 
-    /// Whether this node carries out transactions on the partition.
-    const fn is_served(self) -> bool {
-        self.0 & (Self::WORKING_MASTER | Self::ISOLATED) == Self::WORKING_MASTER
+    /// Whether this node carries out such transactions on the partition.
+    const fn serves(self, access: RecordAccess) -> bool {
+        let wanted = match access {
+            RecordAccess::Read => Self::READS,
+            RecordAccess::Write => Self::WRITES,
+        };
+        self.0 & (wanted | Self::ISOLATED) == wanted
     }
 }
 
 /// The same for transactions in [sections](super::sections), which count nothing: a byte for each partition, in a table that
-/// is small and hardly ever changes. Bits 0-5 are the tree id, bit 7 says that this node serves the partition.
+/// is small and hardly ever changes. Bits 0-5 are the tree id, bit 6 says that writes may begin here, bit 7 that reads are
+/// answered here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct ServedByte(u8);
 
 impl ServedByte {
-    const SERVED: u8 = 1 << 7;
+    const WRITES: u8 = 1 << 6;
+    const READS: u8 = 1 << 7;
 
     const fn of(word: PartitionWord) -> Self {
-        ServedByte(word.tree_id() | if word.is_served() { Self::SERVED } else { 0 })
+        let writes = if word.serves(RecordAccess::Write) { Self::WRITES } else { 0 };
+        let reads = if word.serves(RecordAccess::Read) { Self::READS } else { 0 };
+        ServedByte(word.tree_id() | writes | reads)
     }
 
-    const fn is_served(self) -> bool {
-        self.0 & Self::SERVED != 0
+    const fn serves(self, access: RecordAccess) -> bool {
+        let wanted = match access {
+            RecordAccess::Read => Self::READS,
+            RecordAccess::Write => Self::WRITES,
+        };
+        self.0 & wanted != 0
     }
 
     const fn tree_id(self) -> u8 {
@@ -196,6 +238,8 @@ pub(crate) enum Refused {
     Unavailable,
     /// This node serves it.
     ServedBy(u64),
+    /// This node does, but no write may begin now.
+    Held,
 }
 
 /// Keeps a partition as it is: while it exists, the partition's records are not dropped.
@@ -344,21 +388,25 @@ impl Partitions {
         self.partitions[id.index()].word(Relaxed).tree_id()
     }
 
-    /// Reserves a partition that this node is the working master of, until what is given is dropped.
+    /// Reserves a partition that this node serves, until what is given is dropped.
     ///
     /// # Errors
     /// When it is another node's, or nobody's.
     #[inline]
-    pub(crate) fn reserve(&self, id: PartitionId) -> Result<PartitionReservation<'_>, Refused> {
+    pub(crate) fn reserve(
+        &self,
+        id: PartitionId,
+        access: RecordAccess,
+    ) -> Result<PartitionReservation<'_>, Refused> {
         let partition = &self.partitions[id.index()];
         // Counted before it is looked at, so that whoever isolates the partition sees one or the other.
         let word = PartitionWord(partition.word.fetch_add(1, Acquire));
         debug_assert!(word.reservations() < PartitionWord::RESERVATIONS, "reservations are released");
-        if word.is_served() {
+        if word.serves(access) {
             return Ok(PartitionReservation { partition, id, word });
         }
         partition.release();
-        Err(self.refusal(id))
+        Err(self.refusal(id, access))
     }
 
     /// For a thread that carries out transactions in [sections](super::sections).
@@ -372,19 +420,31 @@ impl Partitions {
     /// # Errors
     /// As [`reserve`](Self::reserve).
     #[inline]
-    pub(crate) fn look(&self, section: &mut Section, id: PartitionId) -> Result<u8, Refused> {
+    pub(crate) fn look(
+        &self,
+        section: &mut Section,
+        id: PartitionId,
+        access: RecordAccess,
+    ) -> Result<u8, Refused> {
         section.enter();
         let byte = ServedByte(self.served[id.index()].load(Acquire));
-        if byte.is_served() { Ok(byte.tree_id()) } else { Err(self.refusal(id)) }
+        if byte.serves(access) { Ok(byte.tree_id()) } else { Err(self.refusal(id, access)) }
     }
 
     #[cold]
-    fn refusal(&self, id: PartitionId) -> Refused {
+    fn refusal(&self, id: PartitionId, access: RecordAccess) -> Refused {
         let table = self.table.lock();
         let row = &table.rows[id.index()];
-        let node = if row.working_master == 0 { row.proxy_destination } else { row.working_master };
-        if row.replicas.is_empty() || node == 0 || node == self.own_node {
+        let mut node = if row.working_master == 0 { row.proxy_destination } else { row.working_master };
+        if access == RecordAccess::Write && row.is_handing_over && node == self.own_node {
+            node = row.replicas.first().map_or(0, |replica| replica.node);
+        }
+        if row.replicas.is_empty() || node == 0 {
             return Refused::Unavailable;
+        }
+        if node == self.own_node {
+            let waits = access == RecordAccess::Write && row.holds_writes;
+            return if waits { Refused::Held } else { Refused::Unavailable };
         }
         Refused::ServedBy(node)
     }

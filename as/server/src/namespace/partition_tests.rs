@@ -66,7 +66,7 @@ fn nobody_serves_partitions_before_they_are_dealt() {
     let partitions = Partitions::load(OWN, &entries());
     assert_eq!(partitions.stored_count(), PARTITION_COUNT / 2);
     for number in [0, 1] {
-        assert_eq!(partitions.reserve(id(number)).map(drop), Err(Refused::Unavailable));
+        assert_eq!(partitions.reserve(id(number), RecordAccess::Write).map(drop), Err(Refused::Unavailable));
     }
     let stored = row(&partitions, 6);
     assert_eq!((stored.version, stored.tree_id), (version("418540d296e5.0.-s-"), 6), "isolated");
@@ -88,7 +88,10 @@ fn a_node_alone_serves_all_and_begins_those_without_data_anew() {
         let life = if id.index().is_multiple_of(2) { life_before } else { (life_before + 1) % 64 };
         assert_eq!((row.tree_id, partitions.tree_id(id)), (life, life), "partition {}", id.index());
         assert_eq!((row.letter(OWN), row.replica_index(OWN), row.working_master), ('S', Some(0), OWN));
-        assert_eq!(partitions.reserve(id).map(|reservation| reservation.tree_id()), Ok(life));
+        assert_eq!(
+            partitions.reserve(id, RecordAccess::Write).map(|reservation| reservation.tree_id()),
+            Ok(life)
+        );
     });
     let figures = partitions.figures();
     assert_eq!((figures.fresh, figures.unavailable, figures.replication_factor), (PARTITION_COUNT / 2, 0, 1));
@@ -138,7 +141,7 @@ fn a_node_of_several_answers_for_what_it_has() {
     let bits = |column: usize| (columns[column][0], columns[column][1..].iter().all(|byte| *byte == 0));
     assert_eq!((bits(0), bits(1)), ((0b0001_1000, true), (0b1001_1000, true)));
     assert_eq!(columns[2], [0; BITMAP_SIZE]);
-    let served = |number| partitions.reserve(id(number)).map(drop);
+    let served = |number| partitions.reserve(id(number), RecordAccess::Write).map(drop);
     for number in [0, 1, 2, 5] {
         assert_eq!(served(number), Err(Refused::ServedBy(OTHER)));
     }
@@ -159,10 +162,11 @@ fn a_node_of_several_answers_for_what_it_has() {
 #[test]
 fn isolation_waits_for_reservations_and_lets_no_new_one_in() {
     let (partitions, _storage) = dealt();
-    let held = [partitions.reserve(id(9)), partitions.reserve(id(9))];
+    let held =
+        [partitions.reserve(id(9), RecordAccess::Write), partitions.reserve(id(9), RecordAccess::Write)];
     assert!(!partitions.isolate(id(9), Duration::from_millis(5)));
-    assert_eq!(partitions.reserve(id(9)).map(drop), Err(Refused::Unavailable));
-    assert!(partitions.reserve(id(10)).is_ok(), "its neighbours go on");
+    assert_eq!(partitions.reserve(id(9), RecordAccess::Write).map(drop), Err(Refused::Unavailable));
+    assert!(partitions.reserve(id(10), RecordAccess::Write).is_ok(), "its neighbours go on");
     let started = Instant::now();
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -182,11 +186,14 @@ fn a_dropped_partition_begins_its_next_life_with_the_next_tree_id() {
     for life in 1..=130u8 {
         assert!(partitions.isolate(id(64), LONG));
         partitions.set_versions(&storage, &[(id(64), PartitionVersion::default())]).expect("no headers");
-        assert_eq!(partitions.reserve(id(64)).map(drop), Err(Refused::Unavailable));
+        assert_eq!(partitions.reserve(id(64), RecordAccess::Write).map(drop), Err(Refused::Unavailable));
         assert_eq!(partitions.stored_count(), PARTITION_COUNT - 1);
         assert_eq!(partitions.tree_id(id(64)), (life - 1) % 64, "an absent partition keeps the last one");
         partitions.set_versions(&storage, &[(id(64), version("cef14538acf3.0.mp-"))]).expect("no headers");
-        assert_eq!(partitions.reserve(id(64)).map(|reservation| reservation.tree_id()), Ok(life % 64));
+        assert_eq!(
+            partitions.reserve(id(64), RecordAccess::Write).map(|reservation| reservation.tree_id()),
+            Ok(life % 64)
+        );
     }
 }
 
@@ -218,11 +225,12 @@ fn nobody_is_in_an_isolated_partition() {
                     }
                     let number = turn % PARTITIONS;
                     // Half of the threads reserve, the others look in sections.
-                    let reservation = (thread % 2 == 0).then(|| partitions.reserve(id(number)));
+                    let reservation =
+                        (thread % 2 == 0).then(|| partitions.reserve(id(number), RecordAccess::Write));
                     let found = match &reservation {
                         Some(Ok(reservation)) => Ok(reservation.tree_id()),
                         Some(Err(why)) => Err(*why),
-                        None => partitions.look(&mut section, id(number)),
+                        None => partitions.look(&mut section, id(number), RecordAccess::Write),
                     };
                     match found {
                         Ok(tree_id) => {
@@ -268,7 +276,7 @@ fn nobody_is_in_an_isolated_partition() {
 fn a_reservation_is_kept_beyond_its_borrow() {
     let text = "namespace test {\n storage-engine memory {\n data-size 512M\n }\n}\n";
     let (_, namespace) = Namespace::for_tests(text);
-    let reservation = namespace.partitions.reserve(id(3)).expect("it is served");
+    let reservation = namespace.partitions.reserve(id(3), RecordAccess::Write).expect("it is served");
     let kept = reservation.keep(Arc::clone(&namespace));
     let partitions = &namespace.partitions;
     assert!(!partitions.isolate(id(3), Duration::ZERO), "still reserved");

@@ -221,7 +221,8 @@ impl Advertised {
         let access_port = port_or(params.access_port.get(), bound_port);
         let alternate_port = port_or(params.alternate_access_port.get(), access_port);
         let access = accessible(&params.access_address.get(), bound)?;
-        let standard = if access.is_empty() { reachable(bound) } else { access };
+        let reachable = || reachable(bound).iter().map(IpAddr::to_string).collect();
+        let standard = if access.is_empty() { reachable() } else { access };
         let alternate = accessible(&params.alternate_access_address.get(), bound)?;
         Ok(Advertised {
             standard: standard.iter().map(|address| with_port(address, access_port)).collect(),
@@ -230,7 +231,8 @@ impl Advertised {
     }
 }
 
-fn reachable(bound: &[SocketAddr]) -> Vec<String> {
+/// The addresses at which others reach what is `bound`, with every interface's in place of "any".
+pub(crate) fn reachable(bound: &[SocketAddr]) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
     for address in bound {
         if address.ip().is_unspecified() {
@@ -247,7 +249,7 @@ fn reachable(bound: &[SocketAddr]) -> Vec<String> {
         addresses.retain(|address| !address.is_loopback());
     }
     addresses.dedup();
-    addresses.iter().map(IpAddr::to_string).collect()
+    addresses
 }
 
 /// Link-local addresses mean nothing without the interface they belong to.

@@ -27,7 +27,7 @@ mod stream;
 mod tests;
 
 pub(crate) use accept::{Door, Entrance, Listener, accept_clients};
-pub(crate) use address::{Advertised, Bound, ListenError, ListenPlace};
+pub(crate) use address::{Advertised, Bound, ListenError, ListenPlace, reachable};
 pub(crate) use compression::CompressionWorker;
 pub(crate) use compression::MessageCompression;
 pub(crate) use context::{ConnectionCount, ServiceContext};

@@ -27,7 +27,7 @@ use super::step::BatchRest;
 use super::wait::{Patience, RecordKey};
 use super::{
     Call, Executor, INLINE_STEPS, PREPARED_REQUESTS, Place, ReplySink, Step, TransactionContext, Wait,
-    Workspace,
+    Workspace, record_access,
 };
 use crate::metrics::{Operation, Origin, ServerCounter, ServerMetrics};
 use crate::namespace::Namespace;
@@ -456,6 +456,7 @@ impl Workspace {
         let namespace = context.namespace_of(&row.request)?;
         self.take_up_row(namespace);
         let request = &row.request;
+        let access = record_access(request);
         let is_neither = request.info2 & info2::WRITE == 0 && request.info1 & info1::READ == 0;
         let reserved = if is_late {
             Err(ResultCode::Timeout)
@@ -464,7 +465,7 @@ impl Workspace {
         } else if is_neither {
             Err(ResultCode::Parameter)
         } else {
-            self.reserve_partition(namespace, &row.digest, Place::Service)
+            self.reserve_partition(namespace, &row.digest, (access, Place::Service))
         };
         let tree_id = match reserved {
             Ok((tree_id, _)) => tree_id,
@@ -512,7 +513,7 @@ impl Workspace {
                     return Some(wait);
                 }
                 let place = Place::Pool { deadline };
-                match self.reserve_partition(namespace, &row.digest, place) {
+                match self.reserve_partition(namespace, &row.digest, (access, place)) {
                     Ok((tree_id, _reservation)) => {
                         let wait = self.run(&call(place, tree_id, filter, &budget), out);
                         let is_for_room = wait.is_none_or(|wait| matches!(wait, Wait::Room(_)));

@@ -46,7 +46,7 @@ use smallvec::SmallVec;
 
 use crate::index::PartitionId;
 use crate::metrics::{Operation, Origin, ServerCounter};
-use crate::namespace::{Namespace, PartitionReservation, Refused, Section};
+use crate::namespace::{Namespace, PartitionReservation, RecordAccess, Refused, Section};
 use crate::security::Session;
 
 use context::{Buffers, Workspace};
@@ -209,11 +209,16 @@ fn is_step_of_transaction(request: &Request<'_>) -> bool {
     is_roll && request.info2 & info2::DELETE == 0 && !request.has_field(field::UDF_FILE)
 }
 
+/// What a request does with its record.
+fn record_access(request: &Request<'_>) -> RecordAccess {
+    if request.info2 & info2::WRITE != 0 { RecordAccess::Write } else { RecordAccess::Read }
+}
+
 /// What a client is told if this node does not serve a partition.
 fn refused_result(refused: Refused) -> ResultCode {
     match refused {
         // Nothing can be passed on to another node.
-        Refused::Unavailable | Refused::ServedBy(_) => ResultCode::Unavailable,
+        Refused::Unavailable | Refused::ServedBy(_) | Refused::Held => ResultCode::Unavailable,
     }
 }
 
@@ -230,17 +235,17 @@ impl Workspace {
         &mut self,
         namespace: &'n Namespace,
         digest: &Digest,
-        place: Place,
+        (access, place): (RecordAccess, Place),
     ) -> Result<(u8, Option<PartitionReservation<'n>>), ResultCode> {
         let (partitions, id) = (&namespace.partitions, PartitionId::of(digest));
         match place {
             Place::Service => {
                 let section = &mut self.sections[namespace.position()];
-                let tree_id = partitions.look(section, id).map_err(refused_result)?;
+                let tree_id = partitions.look(section, id, access).map_err(refused_result)?;
                 Ok((tree_id, None))
             }
             Place::Pool { .. } => {
-                let reservation = partitions.reserve(id).map_err(refused_result)?;
+                let reservation = partitions.reserve(id, access).map_err(refused_result)?;
                 self.leave_sections();
                 Ok((reservation.tree_id(), Some(reservation)))
             }
@@ -348,7 +353,8 @@ impl Workspace {
             reply::write_header_only(out, &ReplyHeader::result(ResultCode::Parameter));
             return Step::Done;
         };
-        let (tree_id, _reservation) = match self.reserve_partition(namespace, &digest, place) {
+        let access = (record_access(request), place);
+        let (tree_id, _reservation) = match self.reserve_partition(namespace, &digest, access) {
             Ok(reserved) => reserved,
             Err(result) => {
                 namespace.metrics.count(Origin::Client, Operation::Tsvc, result);

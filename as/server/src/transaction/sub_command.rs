@@ -16,7 +16,7 @@ use super::filter::CompiledFilter;
 use super::wait::{Patience, ROOM_WAIT_MAX};
 use super::{Call, INLINE_STEPS, Place, TransactionContext, Wait, Workspace};
 use crate::metrics::Origin;
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, RecordAccess};
 
 /// Offset of the result in a record message.
 const RESULT_OFFSET: usize = 5;
@@ -113,8 +113,11 @@ impl SubCommands {
         (place, may_wait): (Place, bool),
         budget: &Budget<'_>,
     ) -> Result<Option<Wait>, ResultCode> {
-        let (tree_id, _reservation) =
-            self.workspace.reserve_partition(command.namespace, &command.digest, place)?;
+        let (tree_id, _reservation) = self.workspace.reserve_partition(
+            command.namespace,
+            &command.digest,
+            (RecordAccess::Write, place),
+        )?;
         let call = Call {
             context: &self.context,
             place,

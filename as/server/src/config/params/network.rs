@@ -80,17 +80,17 @@ params! {
         /// Routers a multicast heartbeat may pass; 0 means as the system does.
         multicast_ttl: Number<u16> = 0, number("multicast-ttl", 0, 255).shown_by(MULTICAST);
         /// Address for heartbeats with TLS; may be repeated.
-        tls_address: List<String> = [], addresses("tls-address").enterprise().shown_by(MESH);
+        tls_address: List<String> = [], addresses("tls-address").enterprise().shown_by(MESH).later();
         /// Port for heartbeats with TLS.
-        tls_port: Number<u16> = 0, port("tls-port").enterprise().shown_by(MESH);
+        tls_port: Number<u16> = 0, port("tls-port").enterprise().shown_by(MESH).later();
         /// TLS context for heartbeats.
-        tls_name: Text = None, text("tls-name").enterprise().shown_by(MESH);
+        tls_name: Text = None, text("tls-name").enterprise().shown_by(MESH).later();
         /// Address and port of another node of the cluster; may be repeated.
         mesh_seed_address_port: List<Endpoint> = [],
             endpoints("mesh-seed-address-port", MESH_SEEDS_MAX).shown_by(MESH);
         /// Address and port of another node of the cluster, with TLS; may be repeated.
         tls_mesh_seed_address_port: List<Endpoint> = [],
-            endpoints("tls-mesh-seed-address-port", MESH_SEEDS_MAX).shown_by(MESH);
+            endpoints("tls-mesh-seed-address-port", MESH_SEEDS_MAX).shown_by(MESH).later();
         /// Milliseconds between heartbeats.
         interval: Number<u32> = 150, number("interval", 50, 600_000).dynamic();
         /// Missed heartbeats after which a node counts as gone.
@@ -111,11 +111,11 @@ params! {
         /// Address, host name or interface for other nodes; may be repeated.
         address: List<String> = [], addresses("address").note("any");
         /// Address for other nodes with TLS; may be repeated.
-        tls_address: List<String> = [], addresses("tls-address").enterprise();
+        tls_address: List<String> = [], addresses("tls-address").enterprise().later();
         /// Port for other nodes with TLS.
-        tls_port: Number<u16> = 0, port("tls-port").enterprise();
+        tls_port: Number<u16> = 0, port("tls-port").enterprise().later();
         /// TLS context for other nodes.
-        tls_name: Text = None, text("tls-name").enterprise();
+        tls_name: Text = None, text("tls-name").enterprise().later();
         /// Connections per node for migrations.
         channel_bulk_fds: Number<u32> = 2, number("channel-bulk-fds", 1, 128);
         /// Threads that receive migrations.
@@ -131,7 +131,7 @@ params! {
         /// Connections per node for transactions.
         channel_rw_fds: Number<u32> = 8, number("channel-rw-fds", 1, 128);
         /// Groups into which the connections for transactions are divided.
-        channel_rw_recv_pools: Number<u32> = 1, number("channel-rw-recv-pools", 1, 16);
+        channel_rw_recv_pools: Number<u32> = 1, number("channel-rw-recv-pools", 1, 16).later();
         /// Threads that receive transactions; a multiple of channel-rw-recv-pools.
         channel_rw_recv_threads: Number<u32> = 16, number("channel-rw-recv-threads", 1, 128).dynamic();
         /// Probes idle connections.
@@ -147,9 +147,9 @@ params! {
         /// Port for other nodes.
         port: Number<u16> = 0, port("port").note("must be given to form a cluster");
         /// Bytes received in one go before a connection goes back to the end of the queue.
-        recv_rearm_threshold: Number<u32> = 1_024, number("recv-rearm-threshold", 0, 1_048_576).dynamic();
+        recv_rearm_threshold: Number<u32> = 1_024, number("recv-rearm-threshold", 0, 1_048_576).dynamic().later();
         /// Threads that send messages to other nodes.
-        send_threads: Number<u32> = 8, number("send-threads", 1, 128);
+        send_threads: Number<u32> = 8, number("send-threads", 1, 128).later();
     }
 }
 

@@ -555,8 +555,7 @@ fn what_is_not_in_effect_is_said_once() {
     let (_, found) = parsed(&file("sindex-gc-period 3", network, "truncate-threads 3"));
     assert_eq!(
         lines(&found),
-        ["t.conf: not yet in effect: network.fabric.send-threads, \
-          network.heartbeat.interval, network.heartbeat.timeout, service.sindex-gc-period"]
+        ["t.conf: not yet in effect: network.fabric.send-threads, service.sindex-gc-period"]
     );
     assert_eq!(found[0].topic, Topic::NotInEffect);
     // As it is without the line.

@@ -95,7 +95,7 @@ fn changes_say_what_happened() {
     );
     assert_eq!(
         change("context=network;heartbeat.timeout=20"),
-        ["network.heartbeat.timeout changed from 12 to 20 (not yet in effect)"]
+        ["network.heartbeat.timeout changed from 12 to 20"]
     );
     assert_eq!(
         change("context=namespace;id=mem;defrag-sleep=5;nsup-period=9"),

@@ -46,15 +46,16 @@ use Row::{Counter, Idle, One};
 static ROWS: &[Row] = &[
     One("failed_best_practices", |view| Flag(!view.node.failed_best_practices.is_empty())),
     One("cluster_size", |view| Number(view.node.cluster.size() as u64)),
-    One("cluster_key", |view| Hex(view.node.cluster.key)),
+    One("cluster_key", |view| Hex(view.node.cluster.key())),
     One("cluster_generation", |view| Number(view.node.cluster.rebalance_generation())),
-    One("cluster_principal", |view| Hex(view.node.cluster.node_id)),
+    One("cluster_principal", |view| Hex(view.node.cluster.principal())),
     One("cluster_min_compatibility_id", |_| Number(COMPATIBILITY_ID.into())),
     One("cluster_max_compatibility_id", |_| Number(COMPATIBILITY_ID.into())),
-    One("cluster_integrity", |_| Flag(true)),
-    One("cluster_is_member", |_| Flag(true)),
+    One("cluster_integrity", |view| Flag(view.node.cluster.state().has_integrity)),
+    One("cluster_is_member", |view| Flag(view.node.cluster.state().is_member)),
     One("cluster_duplicate_nodes", |_| Null),
-    Idle(&["cluster_clock_skew_stop_writes_sec", "cluster_clock_skew_ms"]),
+    Idle(&["cluster_clock_skew_stop_writes_sec"]),
+    One("cluster_clock_skew_ms", |view| Number(view.node.cluster.state().clock_skew_ms)),
     One("cluster_clock_skew_outliers", |_| Null),
     One("uptime", |view| Number(view.node.started.elapsed().as_secs())),
     One("system_total_cpu_pct", |view| Number(view.cpu.system_user_pct + view.cpu.system_kernel_pct)),
@@ -79,11 +80,12 @@ static ROWS: &[Row] = &[
     One("client_connections", |view| Number(view.connections_opened.saturating_sub(view.connections_closed))),
     One("client_connections_opened", |view| Number(view.connections_opened)),
     One("client_connections_closed", |view| Number(view.connections_closed)),
+    Idle(&["heartbeat_connections", "heartbeat_connections_opened", "heartbeat_connections_closed"]),
+    One("fabric_connections", |view| {
+        let membership = view.node.membership.get();
+        Number(membership.map_or(0, |membership| membership.fabric.connection_count()) as u64)
+    }),
     Idle(&[
-        "heartbeat_connections",
-        "heartbeat_connections_opened",
-        "heartbeat_connections_closed",
-        "fabric_connections",
         "fabric_connections_opened",
         "fabric_connections_closed",
         "heartbeat_received_self",
@@ -115,9 +117,9 @@ static ROWS: &[Row] = &[
         Fixed(view.node.metrics.batch_compression.uncompressed_pct(), 3)
     }),
     One("batch_index_proto_compression_ratio", |view| Fixed(view.node.metrics.batch_compression.ratio(), 3)),
-    One("paxos_principal", |view| Hex(view.node.cluster.node_id)),
-    One("time_since_rebalance", |view| Number(view.node.cluster.rebalanced.elapsed().as_secs())),
-    One("migrate_allowed", |view| Flag(view.node.cluster.is_balanced())),
+    One("paxos_principal", |view| Hex(view.node.cluster.principal())),
+    One("time_since_rebalance", |view| Number(view.node.cluster.view().rebalanced.elapsed().as_secs())),
+    One("migrate_allowed", |view| Flag(view.node.cluster.state().allows_migrations)),
     One("migrate_partitions_remaining", |view| {
         let namespaces = view.node.namespaces.iter();
         Number(namespaces.map(|namespace| namespace.partitions.figures().pending_migrations()).sum())

@@ -1,0 +1,219 @@
+//! A connection to another node, as any thread sees it, and the connections that there are to a node.
+//!
+//! # Locks
+//! One mutex for the outbox of each connection, held to append to it or to take what is in it.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use proto::peer::NodeId;
+use proto::peer::hello::Channel;
+
+use super::postbox::Postbox;
+use crate::peer_frames::PeerFrames;
+
+/// Bytes that may wait to be sent on a connection: a stalled peer keeps no more memory than that, and a message to it.
+const OUTBOX_SIZE_MAX: usize = 16 << 20;
+/// With so much waiting the next connection of the channel is used.
+const BUSY_SIZE: usize = 64 << 10;
+
+/// Why a message was not sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SendError {
+    /// There is no connection to the node.
+    NotConnected,
+    /// Too much waits to be sent to it.
+    Full,
+}
+
+/// An outgoing connection that there is to be.
+pub(super) struct Dial {
+    pub(super) peer: Arc<Peer>,
+    pub(super) channel: Channel,
+    /// Attempts that failed one after the other.
+    pub(super) failures: u32,
+}
+
+/// What is posted to a fabric thread.
+pub(super) enum Post {
+    /// A connection of another node that has said for which channel it is, with what else has come on it.
+    Adopt(Arc<Connection>, PeerFrames),
+    /// Connect to another node.
+    Dial(Dial),
+    /// The connection with this token has something to send, or is to be closed.
+    Look(u64),
+    /// Close everything and end.
+    Stop,
+}
+
+#[derive(Default)]
+struct Outbox {
+    bytes: Vec<u8>,
+    is_closed: bool,
+}
+
+/// A connection, open or about to be.
+pub(super) struct Connection {
+    pub(super) stream: TcpStream,
+    pub(super) peer: Arc<Peer>,
+    pub(super) channel: Channel,
+    /// Under which its thread knows it.
+    pub(super) token: u64,
+    thread: Arc<Postbox<Post>>,
+    outbox: Mutex<Outbox>,
+    /// Bytes in the outbox and those that its thread is sending.
+    backlog: AtomicUsize,
+    /// The thread has been told to look.
+    is_told: AtomicBool,
+}
+
+impl Connection {
+    pub(super) fn new(
+        stream: TcpStream,
+        peer: Arc<Peer>,
+        channel: Channel,
+        token: u64,
+        thread: Arc<Postbox<Post>>,
+    ) -> Arc<Self> {
+        Arc::new(Connection {
+            stream,
+            peer,
+            channel,
+            token,
+            thread,
+            outbox: Mutex::default(),
+            backlog: AtomicUsize::new(0),
+            is_told: AtomicBool::new(false),
+        })
+    }
+
+    /// Puts a message behind those that wait to be sent.
+    fn queue(&self, message: &[u8]) -> Result<(), SendError> {
+        let mut outbox = self.outbox.lock();
+        if outbox.is_closed {
+            return Err(SendError::NotConnected);
+        }
+        if !outbox.bytes.is_empty() && outbox.bytes.len() + message.len() > OUTBOX_SIZE_MAX {
+            return Err(SendError::Full);
+        }
+        self.backlog.fetch_add(message.len(), Relaxed);
+        outbox.bytes.extend_from_slice(message);
+        drop(outbox);
+        self.tell();
+        Ok(())
+    }
+
+    fn tell(&self) {
+        if !self.is_told.swap(true, AcqRel) {
+            self.thread.post(Post::Look(self.token));
+        }
+    }
+
+    /// Takes what waits, for its thread to send: into `sending`, which is empty.
+    pub(super) fn take_outbox(&self, sending: &mut Vec<u8>) {
+        self.is_told.swap(false, AcqRel);
+        std::mem::swap(&mut self.outbox.lock().bytes, sending);
+    }
+
+    /// Whether it is to be closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.outbox.lock().is_closed
+    }
+
+    /// Its thread has bytes to send that were not queued here.
+    pub(super) fn expect(&self, size: usize) {
+        self.backlog.fetch_add(size, Relaxed);
+    }
+
+    /// Some bytes are on their way.
+    pub(super) fn sent(&self, size: usize) {
+        self.backlog.fetch_sub(size, Relaxed);
+    }
+
+    /// Nothing is sent any more; its thread closes it.
+    pub(super) fn close(&self) {
+        let mut outbox = self.outbox.lock();
+        outbox.is_closed = true;
+        outbox.bytes = Vec::new();
+        drop(outbox);
+        // It may be told already, and wait until the peer reads.
+        self.thread.post(Post::Look(self.token));
+    }
+}
+
+/// Another node.
+pub(super) struct Peer {
+    pub(super) node: NodeId,
+    /// Heartbeats say that it is alive: connections to it are made again when they break.
+    is_alive: AtomicBool,
+    /// Where it takes connections.
+    addresses: Mutex<Vec<SocketAddr>>,
+    /// Its connections, by channel.
+    channels: [ArcSwap<Vec<Arc<Connection>>>; Channel::ALL.len()],
+}
+
+impl Peer {
+    pub(super) fn new(node: NodeId) -> Self {
+        Peer {
+            node,
+            is_alive: AtomicBool::new(false),
+            addresses: Mutex::default(),
+            channels: std::array::from_fn(|_| ArcSwap::default()),
+        }
+    }
+
+    /// It is alive, and reached at `addresses`.
+    pub(super) fn arrive(&self, addresses: Vec<SocketAddr>) {
+        *self.addresses.lock() = addresses;
+        self.is_alive.store(true, Release);
+    }
+
+    /// It is gone: all of its connections are closed.
+    pub(super) fn depart(&self) {
+        self.is_alive.store(false, Release);
+        for channel in &self.channels {
+            channel.swap(Arc::default()).iter().for_each(|connection| connection.close());
+        }
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.is_alive.load(Acquire)
+    }
+
+    /// Where attempt number `attempt` to connect goes.
+    pub(super) fn address(&self, attempt: u32) -> Option<SocketAddr> {
+        let addresses = self.addresses.lock();
+        let at = (attempt as usize).checked_rem(addresses.len())?;
+        addresses.get(at).copied()
+    }
+
+    pub(super) fn connection_count(&self, channel: Channel) -> usize {
+        self.channels[channel as usize].load().len()
+    }
+
+    pub(super) fn attach(&self, connection: &Arc<Connection>) {
+        self.channels[connection.channel as usize].rcu(|all| {
+            let mut all = Vec::clone(all);
+            all.push(Arc::clone(connection));
+            all
+        });
+    }
+
+    pub(super) fn detach(&self, connection: &Arc<Connection>) {
+        self.channels[connection.channel as usize]
+            .rcu(|all| all.iter().filter(|one| !Arc::ptr_eq(one, connection)).cloned().collect::<Vec<_>>());
+    }
+
+    /// Sends a message on the first connection of the channel that is not busy, or else on the one with the shortest queue:
+    /// as long as one connection is enough, messages gather there and are sent together.
+    pub(super) fn send(&self, channel: Channel, message: &[u8]) -> Result<(), SendError> {
+        let connections = self.channels[channel as usize].load();
+        let backlog = |connection: &Arc<Connection>| connection.backlog.load(Relaxed);
+        let idle = connections.iter().find(|connection| backlog(connection) < BUSY_SIZE);
+        let best = idle.or_else(|| connections.iter().min_by_key(|connection| backlog(connection)));
+        best.ok_or(SendError::NotConnected)?.queue(message)
+    }
+}

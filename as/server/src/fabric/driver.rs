@@ -1,0 +1,460 @@
+//! The cluster thread: it steps `cluster::node::Node` with what happens, and does what that wants done.
+//!
+//! What happens comes through an inbox of bounded length; what does not fit is dropped, as if it was lost on its way. The
+//! thread waits for nobody: connecting, sending and moving records are for others.
+//!
+//! # Order
+//! Actions are carried out in their order. Changes of partitions gather until an action follows that relies on them: then
+//! they are written to the device headers and shown to transactions, all together.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cf::clock::{StoredMillis, monotonic_nanos};
+use cf::threads::{self, Handle};
+use cluster::balance::Tree;
+use cluster::migration::{MigrationSettings, PartitionId as MemberPartition};
+use cluster::node::{Action, Event, NamespaceSettings, Node, NodeSettings, Warning};
+use cluster::time::{Now, Timing};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use proto::peer::hello::Channel;
+use proto::peer::nested::Endpoint;
+use proto::peer::services::Services;
+use proto::peer::{MessageHeader, MessageType, NodeId};
+
+use super::cluster::{Cluster, ClusterState};
+use super::network::Fabric;
+use super::peers::{Handler, Handlers};
+use super::publish::row_of;
+use super::removal::Removals;
+use crate::config::Config;
+use crate::heartbeat::Heartbeat;
+use crate::index::{PARTITION_COUNT, PartitionId};
+use crate::namespace::{Namespace, PartitionRow};
+
+/// Events that wait for the thread.
+const INBOX_SIZE: usize = 16 << 10;
+/// The longest wait for an event: shorter than the node asks for, so that nothing it waits for is late.
+const TICK: Duration = Duration::from_millis(25);
+/// Events that are dealt with before time is told to have passed.
+const EVENTS_PER_TICK: usize = 256;
+/// How often the numbers of records are told.
+const COUNT_PERIOD: Duration = Duration::from_secs(5);
+
+/// What happens.
+pub(crate) enum DriverEvent {
+    /// A heartbeat message of another node.
+    Heartbeat(Vec<u8>),
+    /// A message on the fabric about the cluster.
+    Message { from: NodeId, bytes: Vec<u8> },
+    /// All records of an emigration are sent and acknowledged.
+    RecordsSent { emigration_id: u32 },
+    /// No write is under way in a partition that is handed over.
+    HandedOver { emigration_id: u32 },
+    /// `recluster`.
+    Recluster,
+    /// The thread is to end.
+    Stop,
+}
+
+/// Where events come in.
+#[derive(Clone)]
+pub(crate) struct DriverInbox(Sender<DriverEvent>);
+
+impl DriverInbox {
+    /// Tells the cluster thread; returns false if it is too far behind.
+    pub(crate) fn tell(&self, event: DriverEvent) -> bool {
+        self.0.try_send(event).is_ok()
+    }
+}
+
+impl Handler for DriverInbox {
+    fn take(&self, from: NodeId, message: &[u8]) {
+        self.tell(DriverEvent::Message { from, bytes: message.to_vec() });
+    }
+}
+
+/// What the thread works with.
+pub(crate) struct Surroundings {
+    pub(crate) config: Arc<Config>,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) namespaces: Arc<[Arc<Namespace>]>,
+    pub(crate) fabric: Arc<Fabric>,
+    pub(crate) heartbeat: Arc<Heartbeat>,
+    /// Where other nodes reach the fabric, and the heartbeat of a mesh.
+    pub(crate) fabric_endpoints: Vec<Endpoint>,
+    pub(crate) heartbeat_endpoints: Option<Vec<Endpoint>>,
+    /// Where clients reach this node, as fields of a services message.
+    pub(crate) services: Vec<(u16, Vec<u8>)>,
+}
+
+/// The thread, before it starts.
+pub(crate) struct Driver {
+    around: Surroundings,
+    node: Node,
+    inbox: Receiver<DriverEvent>,
+    sender: DriverInbox,
+    removals: Removals,
+    /// Partitions whose state is not shown yet.
+    changed: BTreeSet<MemberPartition>,
+    /// Of these, those whose records are to be removed then.
+    dropped: Vec<MemberPartition>,
+    /// The replication factors in effect, once they are known.
+    factors: Option<Vec<u32>>,
+    next_count: Instant,
+    started: Instant,
+}
+
+impl Driver {
+    /// A thread with nobody around yet.
+    pub(crate) fn new(around: Surroundings) -> Self {
+        let (sender, inbox) = bounded(INBOX_SIZE);
+        let now = now();
+        let versions = around.namespaces.iter().map(|namespace| {
+            let mut versions = Vec::with_capacity(PARTITION_COUNT);
+            namespace.partitions.visit(|_, row| versions.push(row.version));
+            versions
+        });
+        let node = Node::new(node_settings(&around, now), versions.collect(), now);
+        Driver {
+            node,
+            inbox,
+            sender: DriverInbox(sender),
+            removals: Removals::new(Arc::clone(&around.namespaces)),
+            changed: BTreeSet::new(),
+            dropped: Vec::new(),
+            factors: None,
+            next_count: Instant::now(),
+            started: Instant::now(),
+            around,
+        }
+    }
+
+    /// Where events come in.
+    pub(crate) fn inbox(&self) -> DriverInbox {
+        self.sender.clone()
+    }
+
+    /// Has this thread take the messages that are about the cluster.
+    pub(crate) fn handle(&self, handlers: &mut Handlers) {
+        for message_type in
+            [MessageType::Clustering, MessageType::Exchange, MessageType::Migrate, MessageType::Services]
+        {
+            handlers.add(message_type, Arc::new(self.inbox()));
+        }
+    }
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system refuses it.
+    pub(crate) fn start(self) -> io::Result<Handle> {
+        let removals = self.removals.start()?;
+        threads::spawn_essential("cluster", move || {
+            self.run();
+            let _ = removals.join();
+        })
+    }
+
+    fn run(mut self) {
+        let mut next_tick = Instant::now();
+        loop {
+            let timeout = next_tick.saturating_duration_since(Instant::now());
+            match self.inbox.recv_timeout(timeout) {
+                Ok(DriverEvent::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(event) => {
+                    self.take(event);
+                    let more: Vec<DriverEvent> = self.inbox.try_iter().take(EVENTS_PER_TICK).collect();
+                    for event in more {
+                        if matches!(event, DriverEvent::Stop) {
+                            return self.removals.stop();
+                        }
+                        self.take(event);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if next_tick <= Instant::now() {
+                next_tick = Instant::now() + TICK;
+                self.tick();
+            }
+        }
+        self.removals.stop();
+    }
+
+    fn tick(&mut self) {
+        let timing = timing(&self.around.config);
+        if self.node.timing() != timing {
+            self.node.set_timing(timing);
+        }
+        self.step(Event::Tick);
+        let cluster = &self.around.cluster;
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        for (to, services) in cluster.peers.due(&self.around.services, now_ms) {
+            self.send_services(to, &services);
+        }
+        self.show_state();
+        if self.next_count <= Instant::now() {
+            self.next_count = Instant::now() + COUNT_PERIOD;
+            self.count_records();
+        }
+    }
+
+    /// Shows what clustering says.
+    fn show_state(&self) {
+        let clustering = self.node.clustering();
+        let skew_ms =
+            |node| self.node.heartbeat().peer(node).map_or(0, |peer| peer.clock_skew_ms.unsigned_abs());
+        self.around.cluster.set_state(ClusterState {
+            is_member: !clustering.is_orphan(),
+            has_integrity: clustering.has_integrity(),
+            allows_migrations: self.node.balanced_key() == clustering.cluster_key()
+                && !clustering.is_orphan(),
+            clock_skew_ms: self.node.heartbeat().alive().map(skew_ms).max().unwrap_or(0),
+        });
+    }
+
+    /// Tells how many records partitions have, so that small ones migrate first.
+    fn count_records(&mut self) {
+        for (at, namespace) in self.around.namespaces.iter().enumerate() {
+            if self.node.emigrations_remaining() != 0 {
+                let counts = PartitionId::all().map(|id| namespace.index.partition_count(id));
+                self.node.set_record_counts(at, counts.collect());
+            }
+        }
+    }
+
+    fn take(&mut self, event: DriverEvent) {
+        match event {
+            DriverEvent::Heartbeat(bytes) => self.step(Event::Heartbeat(&bytes)),
+            DriverEvent::Message { from, bytes } => {
+                let header = MessageHeader::parse(&bytes).ok().flatten();
+                match header.and_then(|header| MessageType::of(header.type_number)) {
+                    Some(MessageType::Services) => self.take_services(from, &bytes),
+                    _ => self.step(Event::Fabric { from, message: &bytes }),
+                }
+            }
+            DriverEvent::RecordsSent { emigration_id } => self.step(Event::RecordsSent { emigration_id }),
+            DriverEvent::HandedOver { emigration_id } => self.step(Event::HandedOver { emigration_id }),
+            DriverEvent::Recluster => self.step(Event::Recluster),
+            DriverEvent::Stop => {}
+        }
+    }
+
+    fn step(&mut self, event: Event<'_>) {
+        match self.node.step(event, now()) {
+            Ok(actions) => {
+                actions.into_iter().for_each(|action| self.carry_out(action));
+                self.show_partitions();
+            }
+            Err(error) => cf::warning_limited!(Clustering, "message of another node dropped: {error}"),
+        }
+    }
+
+    fn take_services(&self, from: NodeId, bytes: &[u8]) {
+        match Services::decode(bytes) {
+            Ok(services) => {
+                if let Some(answer) = self.around.cluster.peers.message(from, &services) {
+                    self.send_services(from, &answer);
+                }
+            }
+            Err(error) => cf::warning_limited!(ServiceList, "message of node {from} dropped: {error}"),
+        }
+    }
+
+    fn send_services(&self, to: NodeId, services: &Services) {
+        let mut bytes = Vec::new();
+        services.encode(&mut bytes);
+        // It is sent again until it is acknowledged.
+        let _ = self.around.fabric.send(to, Channel::Control, &bytes);
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::PartitionChanged(id) => _ = self.changed.insert(id),
+            Action::Tree { partition, tree } => self.tree(partition, tree),
+            Action::Pulse(bytes) => self.around.heartbeat.pulse(bytes),
+            Action::Send { to, channel, message } => {
+                self.show_partitions();
+                if to == self.node.id() {
+                    self.sender.tell(DriverEvent::Message { from: to, bytes: message });
+                } else if let Err(error) = self.around.fabric.send(to, channel, &message) {
+                    // Whatever matters is sent again.
+                    cf::detail!(Fabric, "message to node {to} not sent: {error:?}");
+                }
+            }
+            Action::Arrived { node, fabric_endpoints } => {
+                cf::info!(Hb, "node arrived {node:x}", node = node.0);
+                self.around.fabric.arrive(node, &fabric_endpoints);
+            }
+            Action::Departed { node } => {
+                cf::info!(Hb, "node departed {node:x}", node = node.0);
+                self.around.fabric.depart(node);
+            }
+            Action::Rebalanced { cluster_key, succession } => self.rebalanced(cluster_key.0, &succession),
+            Action::MapChanged => {
+                self.show_partitions();
+                self.around.cluster.map_changed();
+            }
+            Action::Frozen => {
+                cf::info!(Partition, "no cluster for long: partitions are not served");
+                for (namespace, _) in self.around.namespaces.iter().enumerate() {
+                    let partitions = 0..PARTITION_COUNT as u16;
+                    self.changed.extend(partitions.map(|partition| MemberPartition { namespace, partition }));
+                }
+            }
+            Action::SendRecords { emigration_id, partition, .. } => {
+                self.show_partitions();
+                self.send_records(emigration_id, partition);
+            }
+            Action::StopRecords { .. } => {}
+            Action::HandOver { emigration_id, .. } => {
+                self.show_partitions();
+                self.sender.tell(DriverEvent::HandedOver { emigration_id });
+            }
+            Action::Warn(warning) => warn(&warning),
+        }
+    }
+
+    /// A partition without records has nothing to send; one with records stays where it is.
+    fn send_records(&self, emigration_id: u32, partition: MemberPartition) {
+        if let Some((namespace, id)) = self.partition(partition)
+            && namespace.index.partition_count(id) == 0
+        {
+            self.sender.tell(DriverEvent::RecordsSent { emigration_id });
+        }
+    }
+
+    fn partition(&self, partition: MemberPartition) -> Option<(&Arc<Namespace>, PartitionId)> {
+        let namespace = self.around.namespaces.get(partition.namespace)?;
+        Some((namespace, PartitionId::new(partition.partition.into())?))
+    }
+
+    fn tree(&mut self, partition: MemberPartition, tree: Tree) {
+        match tree {
+            Tree::Keep => {}
+            // What an earlier life of the partition has left must be gone before the next one begins.
+            Tree::Create => self.removals.await_done(partition),
+            Tree::Drop => {
+                self.changed.insert(partition);
+                self.dropped.push(partition);
+            }
+        }
+    }
+
+    fn rebalanced(&mut self, cluster_key: u64, succession: &[NodeId]) {
+        let namespaces = 0..self.around.namespaces.len();
+        self.factors = Some(namespaces.map(|at| self.node.replication_factor(at) as u32).collect());
+        self.show_partitions();
+        self.factors = None;
+        let nodes: Vec<u64> = succession.iter().map(|node| node.0).collect();
+        let list: Vec<String> = nodes.iter().map(|node| format!("{node:x}")).collect();
+        cf::info!(Exchange, "data exchange completed with cluster key {cluster_key:x}");
+        cf::info!(Clustering, "cluster changed: size {} succession {}", nodes.len(), list.join(" "));
+        for namespace in self.around.namespaces.iter() {
+            let figures = namespace.partitions.figures();
+            cf::info!(
+                Partition,
+                "{{{}}} rebalanced: expected-migrations ({},{},{}) fresh-partitions {}",
+                namespace.name(),
+                figures.pending_emigrations,
+                figures.pending_immigrations,
+                0,
+                figures.fresh
+            );
+        }
+        self.show_state();
+        self.around.cluster.rebalanced(cluster_key, nodes);
+        let others: Vec<NodeId> = succession.iter().copied().filter(|node| *node != self.node.id()).collect();
+        self.around.cluster.peers.set_members(&others);
+    }
+
+    /// Shows transactions and clients what has changed, once it is in the device headers.
+    fn show_partitions(&mut self) {
+        if self.changed.is_empty() {
+            return;
+        }
+        let changed = std::mem::take(&mut self.changed);
+        for (at, namespace) in self.around.namespaces.iter().enumerate() {
+            let of_namespace = changed.iter().filter(|id| id.namespace == at);
+            let row = |id: &MemberPartition| -> Option<(PartitionId, PartitionRow)> {
+                Some((PartitionId::new(id.partition.into())?, row_of(self.node.partition(*id))))
+            };
+            let rows: Vec<_> = of_namespace.filter_map(row).collect();
+            let factor = self.factors.as_ref().map(|factors| factors[at]);
+            if rows.is_empty() && factor.is_none() {
+                continue;
+            }
+            if let Err(error) = namespace.partitions.take_over(&namespace.storage, rows, factor) {
+                cf::fatal!(
+                    "{{{}}} versions of partitions cannot be written to the devices: {error}",
+                    namespace.name()
+                );
+            }
+        }
+        self.dropped.drain(..).for_each(|partition| self.removals.add(partition));
+    }
+}
+
+fn now() -> Now {
+    Now { monotonic_ms: monotonic_nanos() / 1_000_000, wall_ms: StoredMillis::now().unix_nanos() / 1_000_000 }
+}
+
+fn timing(config: &Config) -> Timing {
+    Timing {
+        interval_ms: config.network.heartbeat.interval.get().into(),
+        timeout_intervals: config.network.heartbeat.timeout.get().into(),
+        latency_ms: config.network.fabric.latency_max_ms.get().into(),
+    }
+}
+
+fn node_settings(around: &Surroundings, now: Now) -> NodeSettings {
+    let service = &around.config.service;
+    let namespaces = around.config.namespaces.iter().map(|namespace| NamespaceSettings {
+        name: namespace.name.clone().into_bytes(),
+        replication_factor: namespace.params.replication_factor.get(),
+        rack: namespace.params.rack_id.get(),
+        active_rack: namespace.params.active_rack.get(),
+        prefers_uniform_balance: namespace.params.prefer_uniform_balance.get(),
+        migrate_order: namespace.params.migrate_order.get(),
+    });
+    NodeSettings {
+        self_node: around.fabric.self_node(),
+        cluster_name: service.cluster_name.get().map(|name| name.as_bytes().to_vec()),
+        fabric_endpoints: around.fabric_endpoints.clone(),
+        heartbeat_endpoints: around.heartbeat_endpoints.clone(),
+        nodes_max: cluster::balance::MEMBERS_MAX,
+        size_min: service.min_cluster_size.get() as usize,
+        timing: timing(&around.config),
+        migration: MigrationSettings {
+            threads: service.migrate_threads.get() as usize,
+            incoming_max: service.migrate_max_num_incoming.get() as usize,
+            fill_delay_ms: u64::from(service.migrate_fill_delay.get()) * 1000,
+        },
+        partition_count: PARTITION_COUNT,
+        namespaces: namespaces.collect(),
+        seed: now.monotonic_ms ^ now.wall_ms << 20 ^ around.fabric.self_node().0,
+    }
+}
+
+fn warn(warning: &Warning) {
+    match warning {
+        Warning::Slept { ms } => {
+            cf::warning!(Clustering, "the process did not run for {ms} ms: others may have taken over");
+        }
+        Warning::Unfit(unfit) => {
+            cf::warning!(Exchange, "nodes do not fit together, nothing is balanced: {unfit:?}");
+        }
+        Warning::MigrationRefused { partition, destination } => {
+            cf::warning_limited!(
+                Migrate,
+                "node {destination} refuses partition {} of namespace {}",
+                partition.partition,
+                partition.namespace
+            );
+        }
+        Warning::DuplicateId => cf::warning!(Hb, "another node has the id of this one"),
+    }
+}

@@ -1,0 +1,60 @@
+//! The parts of a node that is in a cluster with others, started and stopped together.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use cf::threads::Handle;
+use parking_lot::Mutex;
+
+use super::driver::{Driver, DriverEvent, DriverInbox, Surroundings};
+use super::network::Fabric;
+use super::peers::Handlers;
+use crate::heartbeat::{Heartbeat, HeartbeatSockets};
+
+/// What a node has that looks for others.
+pub(crate) struct Membership {
+    pub(crate) fabric: Arc<Fabric>,
+    pub(crate) heartbeat: Arc<Heartbeat>,
+    inbox: DriverInbox,
+    thread: Mutex<Option<Handle>>,
+}
+
+impl Membership {
+    /// Starts all threads: from now on other nodes hear of this one. `handlers` take the messages about records.
+    ///
+    /// # Errors
+    /// When the system refuses a thread or file descriptor.
+    pub(crate) fn start(
+        around: Surroundings,
+        fabric_listeners: Vec<TcpListener>,
+        sockets: HeartbeatSockets,
+        mut handlers: Handlers,
+    ) -> io::Result<Self> {
+        let (fabric, heartbeat) = (Arc::clone(&around.fabric), Arc::clone(&around.heartbeat));
+        let driver = Driver::new(around);
+        let inbox = driver.inbox();
+        driver.handle(&mut handlers);
+        fabric.start(fabric_listeners, handlers)?;
+        let thread = driver.start()?;
+        let to_driver = inbox.clone();
+        let deliver = Box::new(move |message| _ = to_driver.tell(DriverEvent::Heartbeat(message)));
+        heartbeat.start(sockets, deliver)?;
+        Ok(Membership { fabric, heartbeat, inbox, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Tells the cluster thread; returns false if it is too far behind.
+    pub(crate) fn tell(&self, event: DriverEvent) -> bool {
+        self.inbox.tell(event)
+    }
+
+    /// Other nodes hear of this one no more.
+    pub(crate) fn stop(&self) {
+        self.heartbeat.stop();
+        if let Some(thread) = self.thread.lock().take() {
+            self.inbox.tell(DriverEvent::Stop);
+            let _ = thread.join();
+        }
+        self.fabric.stop();
+    }
+}

@@ -1,0 +1,239 @@
+//! The fabric: who is connected, and how messages are sent to and received from other nodes.
+//!
+//! # Locks
+//! One mutex for the list of threads, which only the start and the end take.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use cf::threads::{self, Handle};
+use parking_lot::Mutex;
+use proto::peer::NodeId;
+use proto::peer::hello::Channel;
+use proto::peer::nested::Endpoint;
+
+use super::connection::{Dial, Post, SendError};
+use super::peers::{FabricSettings, Handlers, Peers};
+use super::thread::FabricThread;
+use crate::peer_frames::address_of;
+
+/// Connections to other nodes.
+pub(crate) struct Fabric {
+    peers: Arc<Peers>,
+    running: Mutex<Vec<Handle>>,
+}
+
+impl Fabric {
+    /// A fabric without connections, on which nobody listens yet.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub(crate) fn new(self_node: NodeId, settings: FabricSettings) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Fabric { peers: Arc::new(Peers::new(self_node, settings)?), running: Mutex::default() }))
+    }
+
+    /// Starts the threads. Connections come in at `listeners`, messages go to `handlers`.
+    ///
+    /// # Errors
+    /// When the system refuses a thread or file descriptor.
+    pub(crate) fn start(&self, listeners: Vec<TcpListener>, handlers: Handlers) -> io::Result<()> {
+        let handlers = Arc::new(handlers);
+        let mut listeners = Some(listeners);
+        for channel in Channel::ALL {
+            for (number, postbox) in self.peers.postboxes(channel).iter().enumerate() {
+                let takes_in = if channel == Channel::Control { listeners.take() } else { None };
+                let thread = FabricThread::new(
+                    Arc::clone(&self.peers),
+                    Arc::clone(postbox),
+                    Arc::clone(&handlers),
+                    takes_in.unwrap_or_default(),
+                )?;
+                let name = format!("fabric-{}-{number}", name(channel));
+                self.running.lock().push(threads::spawn_essential(&name, move || thread.run())?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes all connections and ends the threads.
+    pub(crate) fn stop(&self) {
+        for channel in Channel::ALL {
+            self.peers.postboxes(channel).iter().for_each(|postbox| postbox.post(Post::Stop));
+        }
+        for thread in std::mem::take(&mut *self.running.lock()) {
+            let _ = thread.join();
+        }
+    }
+
+    /// The node that this is.
+    pub(crate) fn self_node(&self) -> NodeId {
+        self.peers.self_node()
+    }
+
+    /// Sends a whole message, with its header, to another node. It never waits. That it is sent does not say that it
+    /// arrives.
+    ///
+    /// # Errors
+    /// When there is no connection, or too much waits to be sent on it.
+    pub(crate) fn send(&self, to: NodeId, channel: Channel, message: &[u8]) -> Result<(), SendError> {
+        self.peers.find(to).ok_or(SendError::NotConnected)?.send(channel, message)
+    }
+
+    /// A node has arrived: connects to it. It stays connected until it [departs](Self::depart).
+    pub(crate) fn arrive(&self, node: NodeId, endpoints: &[Endpoint]) {
+        let Some(peer) = self.peers.peer(node) else { return };
+        let was_alive = peer.is_alive();
+        peer.arrive(endpoints.iter().filter_map(address_of).collect());
+        if was_alive {
+            return;
+        }
+        for channel in Channel::ALL {
+            for number in 0..self.peers.settings.connections[channel as usize] {
+                let dial = Dial { peer: Arc::clone(&peer), channel, failures: 0 };
+                self.peers.postbox(node, channel, number as usize).post(Post::Dial(dial));
+            }
+        }
+    }
+
+    /// A node has departed: closes its connections, and drops what waits to be sent to it.
+    pub(crate) fn depart(&self, node: NodeId) {
+        if let Some(departed) = self.peers.remove(node) {
+            departed.depart();
+        }
+    }
+
+    /// Connections that there are.
+    pub(crate) fn connection_count(&self) -> usize {
+        self.peers.connection_count()
+    }
+}
+
+/// As in names of threads.
+fn name(channel: Channel) -> &'static str {
+    match channel {
+        Channel::ReadWrite => "rw",
+        Channel::Control => "ctrl",
+        Channel::Bulk => "bulk",
+        Channel::Metadata => "meta",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use proto::peer::MessageType;
+
+    use proto::peer::fields::{Fields, Value, Writer};
+    use proto::peer::nested::Address;
+
+    use super::super::peers::Handler;
+    use super::*;
+    use crate::config::params::network::FabricParams;
+
+    /// Keeps what came.
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<(NodeId, u64)>>);
+
+    impl Handler for Kept {
+        fn take(&self, from: NodeId, message: &[u8]) {
+            for field in Fields::of(message, MessageType::Smd).expect("an SMD message") {
+                if let Ok((0, Value::U64(number))) = field {
+                    self.0.lock().push((from, number));
+                }
+            }
+        }
+    }
+
+    struct Side {
+        fabric: Arc<Fabric>,
+        kept: Arc<Kept>,
+        endpoint: Endpoint,
+    }
+
+    fn side(node: u64) -> Side {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let endpoint = Endpoint { capabilities: 0, address: Address::V4([127, 0, 0, 1]), port };
+        let settings = FabricSettings::new(&FabricParams::default());
+        let fabric = Fabric::new(NodeId(node), settings).unwrap();
+        let kept = Arc::<Kept>::default();
+        let mut handlers = Handlers::default();
+        handlers.add(MessageType::Smd, Arc::clone(&kept) as Arc<dyn Handler>);
+        fabric.start(vec![listener], handlers).unwrap();
+        Side { fabric, kept, endpoint }
+    }
+
+    fn message(number: u64, padding: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(&mut bytes, MessageType::Smd);
+        writer.u64(0, number);
+        writer.buffer(1, &vec![7; padding]);
+        writer.finish();
+        bytes
+    }
+
+    fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+        let began = Instant::now();
+        while !is_so() {
+            assert!(began.elapsed() < Duration::from_secs(20), "never: {what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn messages_arrive_on_every_channel_and_large_ones_whole() {
+        let (one, two) = (side(1), side(2));
+        assert_eq!(
+            one.fabric.send(NodeId(2), Channel::Control, &message(1, 0)),
+            Err(SendError::NotConnected)
+        );
+        one.fabric.arrive(NodeId(2), &[two.endpoint]);
+        // 12 that it made; the other side has them too.
+        wait_for("connected", || two.fabric.connection_count() == 12);
+        let mut sent = Vec::new();
+        for (number, channel) in Channel::ALL.into_iter().cycle().take(400).enumerate() {
+            let padding = if number % 50 == 0 { 3 << 20 } else { number };
+            one.fabric.send(NodeId(2), channel, &message(number as u64, padding)).unwrap();
+            sent.push((NodeId(1), number as u64));
+        }
+        wait_for("all have come", || two.kept.0.lock().len() == 400);
+        let mut kept = std::mem::take(&mut *two.kept.0.lock());
+        kept.sort_unstable();
+        assert_eq!(kept, sent);
+        // Connections carry messages both ways.
+        two.fabric.send(NodeId(1), Channel::Metadata, &message(5, 0)).unwrap();
+        wait_for("the answer has come", || one.kept.0.lock().len() == 1);
+        two.fabric.depart(NodeId(1));
+        assert_eq!(two.fabric.connection_count(), 0);
+        // It is alive for the other side, which connects again.
+        wait_for("connected again", || two.fabric.connection_count() == 12);
+        one.fabric.depart(NodeId(2));
+        wait_for("gone", || one.fabric.connection_count() == 0 && two.fabric.connection_count() == 0);
+        one.fabric.stop();
+        two.fabric.stop();
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_fills_its_own_queue_only() {
+        let (one, two) = (side(1), side(2));
+        let stalled = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = stalled.local_addr().unwrap().port();
+        one.fabric.arrive(NodeId(3), &[Endpoint { port, ..two.endpoint }]);
+        one.fabric.arrive(NodeId(2), &[two.endpoint]);
+        wait_for("connected", || two.fabric.connection_count() == 12);
+        let large = message(1, 1 << 20);
+        let mut count = 0;
+        while one.fabric.send(NodeId(3), Channel::Metadata, &large).is_ok() {
+            count += 1;
+            assert!(count < 1000, "the queue has no end");
+        }
+        assert_eq!(one.fabric.send(NodeId(3), Channel::Metadata, &large), Err(SendError::Full));
+        one.fabric.send(NodeId(2), Channel::Metadata, &message(9, 0)).unwrap();
+        wait_for("the other has its message", || !two.kept.0.lock().is_empty());
+        one.fabric.stop();
+        two.fabric.stop();
+    }
+}

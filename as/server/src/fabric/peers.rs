@@ -1,0 +1,169 @@
+//! What the threads of the fabric share: the other nodes, the threads themselves, and who takes messages.
+//!
+//! # Locks
+//! The map of peers is replaced as a whole under a mutex and read without a lock.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use cf::threads;
+use parking_lot::Mutex;
+use proto::peer::hello::Channel;
+use proto::peer::{MessageType, NodeId};
+
+use super::connection::{Peer, Post};
+use super::postbox::Postbox;
+use crate::config::params::network::FabricParams;
+
+/// Nodes of which connections are kept, whether they are alive or not.
+const PEERS_MAX: usize = 512;
+
+/// Takes messages of one type. It runs on a fabric thread, which other messages wait for: it does not wait.
+pub(crate) trait Handler: Send + Sync {
+    /// A whole message of `from`, with its header. Its bytes are not checked.
+    fn take(&self, from: NodeId, message: &[u8]);
+}
+
+/// Who takes messages, by their types; what nobody takes is dropped.
+#[derive(Default)]
+pub(crate) struct Handlers(BTreeMap<u16, Arc<dyn Handler>>);
+
+impl Handlers {
+    /// Has `handler` take messages of `message_type`.
+    pub(crate) fn add(&mut self, message_type: MessageType, handler: Arc<dyn Handler>) {
+        self.0.insert(message_type as u16, handler);
+    }
+
+    pub(super) fn get(&self, type_number: u16) -> Option<&Arc<dyn Handler>> {
+        self.0.get(&type_number)
+    }
+}
+
+/// What the configuration says of the fabric.
+#[derive(Clone, Debug)]
+pub(crate) struct FabricSettings {
+    /// Connections to each peer, by channel.
+    pub(super) connections: [u32; Channel::ALL.len()],
+    /// Threads that own connections, by channel.
+    threads: [usize; Channel::ALL.len()],
+    /// Idle time before the first probe, time between probes, and their number.
+    pub(super) keepalive: Option<(Duration, Duration, u32)>,
+}
+
+impl FabricSettings {
+    /// From `params`. One thread for each processor is enough for any channel, as no thread waits.
+    pub(crate) fn new(params: &FabricParams) -> Self {
+        let threads = |configured: u32| (configured as usize).clamp(1, threads::cpu_count());
+        let seconds = |number: u32| Duration::from_secs(u64::from(number.max(1)));
+        let keepalive = (
+            seconds(params.keepalive_time.get()),
+            seconds(params.keepalive_intvl.get()),
+            params.keepalive_probes.get(),
+        );
+        FabricSettings {
+            connections: [
+                params.channel_rw_fds.get(),
+                params.channel_ctrl_fds.get(),
+                params.channel_bulk_fds.get(),
+                params.channel_meta_fds.get(),
+            ],
+            threads: [
+                threads(params.channel_rw_recv_threads.get()),
+                1,
+                threads(params.channel_bulk_recv_threads.get()),
+                1,
+            ],
+            keepalive: params.keepalive_enabled.get().then_some(keepalive),
+        }
+    }
+}
+
+type Postboxes = Vec<Arc<Postbox<Post>>>;
+
+/// The other nodes and the threads that own connections to them.
+pub(super) struct Peers {
+    self_node: NodeId,
+    pub(super) settings: FabricSettings,
+    peers: ArcSwap<BTreeMap<NodeId, Arc<Peer>>>,
+    changing: Mutex<()>,
+    /// By channel.
+    postboxes: [Postboxes; Channel::ALL.len()],
+}
+
+impl Peers {
+    /// None yet.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub(super) fn new(self_node: NodeId, settings: FabricSettings) -> io::Result<Self> {
+        let of_channel = |channel: Channel| -> io::Result<Postboxes> {
+            (0..settings.threads[channel as usize]).map(|_| Postbox::new().map(Arc::new)).collect()
+        };
+        let [read_write, control, bulk, metadata] = Channel::ALL.map(of_channel);
+        Ok(Peers {
+            self_node,
+            postboxes: [read_write?, control?, bulk?, metadata?],
+            settings,
+            peers: ArcSwap::default(),
+            changing: Mutex::default(),
+        })
+    }
+
+    pub(super) fn self_node(&self) -> NodeId {
+        self.self_node
+    }
+
+    /// What is kept of a node, if anything is.
+    pub(super) fn find(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.peers.load().get(&node).cloned()
+    }
+
+    /// What is kept of a node, alive or not; `None` when there are too many.
+    pub(super) fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
+        let _changing = self.changing.lock();
+        let peers = self.peers.load();
+        if let Some(peer) = peers.get(&node) {
+            return Some(Arc::clone(peer));
+        }
+        if node == self.self_node || peers.len() >= PEERS_MAX {
+            return None;
+        }
+        let peer = Arc::new(Peer::new(node));
+        let mut peers = BTreeMap::clone(&peers);
+        peers.insert(node, Arc::clone(&peer));
+        self.peers.store(Arc::new(peers));
+        Some(peer)
+    }
+
+    /// Keeps nothing of a node any more; gives what was kept.
+    pub(super) fn remove(&self, node: NodeId) -> Option<Arc<Peer>> {
+        let _changing = self.changing.lock();
+        let mut peers = BTreeMap::clone(&self.peers.load());
+        let removed = peers.remove(&node);
+        self.peers.store(Arc::new(peers));
+        removed
+    }
+
+    /// Connections that there are.
+    pub(super) fn connection_count(&self) -> usize {
+        let peers = self.peers.load();
+        let of_peer = |peer: &Arc<Peer>| Channel::ALL.map(|channel| peer.connection_count(channel));
+        peers.values().flat_map(of_peer).sum()
+    }
+
+    /// Those of the threads that own connections of a channel.
+    pub(super) fn postboxes(&self, channel: Channel) -> &Postboxes {
+        &self.postboxes[channel as usize]
+    }
+
+    /// The postbox of the thread that owns connection number `number` of a channel to `node`: that of the first connections
+    /// is another one for each node, as they carry most.
+    pub(super) fn postbox(&self, node: NodeId, channel: Channel, number: usize) -> &Arc<Postbox<Post>> {
+        let postboxes = self.postboxes(channel);
+        let first = cf::wyhash::hash64(&node.0.to_le_bytes()) as usize;
+        &postboxes[first.wrapping_add(number) % postboxes.len()]
+    }
+}

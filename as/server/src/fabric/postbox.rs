@@ -1,0 +1,61 @@
+//! How other threads reach a fabric thread: what they post, and how they wake it.
+//!
+//! A thread that is awake looks into its postbox before it sleeps again, so nobody needs to wake it: what many threads post
+//! meanwhile costs no system call.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
+
+use cf::sys::eventfd::EventFd;
+use crossbeam::queue::SegQueue;
+
+/// Where what is for a thread waits.
+pub(super) struct Postbox<P> {
+    posts: SegQueue<P>,
+    is_asleep: AtomicBool,
+    last_token: AtomicU64,
+    pub(super) wake: EventFd,
+}
+
+impl<P> Postbox<P> {
+    /// An empty postbox of a thread that is awake.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Postbox {
+            posts: SegQueue::new(),
+            is_asleep: AtomicBool::new(false),
+            last_token: AtomicU64::new(0),
+            wake: EventFd::new()?,
+        })
+    }
+
+    /// A token for a connection that the thread is to own.
+    pub(super) fn new_token(&self) -> u64 {
+        self.last_token.fetch_add(1, Relaxed) + 1
+    }
+
+    pub(super) fn post(&self, post: P) {
+        self.posts.push(post);
+        // Either the thread sees the post before it sleeps, or it is seen to be asleep here.
+        if self.is_asleep.swap(false, AcqRel) {
+            self.wake.signal();
+        }
+    }
+
+    pub(super) fn take(&self) -> Option<P> {
+        self.posts.pop()
+    }
+
+    /// The thread is about to sleep; returns whether it may.
+    pub(super) fn fall_asleep(&self) -> bool {
+        self.is_asleep.swap(true, AcqRel);
+        self.posts.is_empty() || !self.is_asleep.swap(false, AcqRel)
+    }
+
+    /// The thread is awake again.
+    pub(super) fn wake_up(&self) {
+        self.is_asleep.swap(false, AcqRel);
+    }
+}

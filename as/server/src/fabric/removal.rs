@@ -1,0 +1,99 @@
+//! Records of partitions that this node does not keep any more: removed by a thread of its own, once nobody looks at them.
+//!
+//! # Locks
+//! One mutex for the list of partitions. The cluster thread waits for a partition only if it gets data again meanwhile.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cf::threads::{self, Handle};
+use cluster::migration::PartitionId as MemberPartition;
+use parking_lot::{Condvar, Mutex};
+
+use crate::index::PartitionId;
+use crate::namespace::{Namespace, Partitions};
+
+#[derive(Default)]
+struct State {
+    waiting: BTreeSet<MemberPartition>,
+    is_stopping: bool,
+}
+
+/// The partitions whose records are being removed.
+#[derive(Clone)]
+pub(super) struct Removals {
+    namespaces: Arc<[Arc<Namespace>]>,
+    shared: Arc<(Mutex<State>, Condvar)>,
+}
+
+impl Removals {
+    pub(super) fn new(namespaces: Arc<[Arc<Namespace>]>) -> Self {
+        Removals { namespaces, shared: Arc::default() }
+    }
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system refuses it.
+    pub(super) fn start(&self) -> io::Result<Handle> {
+        let removals = self.clone();
+        threads::spawn_essential("tree-removal", move || removals.run())
+    }
+
+    /// Has the records of a partition removed that is out of service.
+    pub(super) fn add(&self, partition: MemberPartition) {
+        let (state, changed) = &*self.shared;
+        state.lock().waiting.insert(partition);
+        changed.notify_all();
+    }
+
+    /// Waits until no record of an earlier life of a partition is left.
+    pub(super) fn await_done(&self, partition: MemberPartition) {
+        let (state, changed) = &*self.shared;
+        let mut state = state.lock();
+        while state.waiting.contains(&partition) && !state.is_stopping {
+            changed.wait(&mut state);
+        }
+    }
+
+    /// Ends the thread.
+    pub(super) fn stop(&self) {
+        let (state, changed) = &*self.shared;
+        state.lock().is_stopping = true;
+        changed.notify_all();
+    }
+
+    fn run(&self) {
+        let (state, changed) = &*self.shared;
+        loop {
+            let mut locked = state.lock();
+            while locked.waiting.is_empty() && !locked.is_stopping {
+                changed.wait(&mut locked);
+            }
+            if locked.is_stopping {
+                return;
+            }
+            let Some(partition) = locked.waiting.first().copied() else { continue };
+            drop(locked);
+            if self.remove(partition) {
+                state.lock().waiting.remove(&partition);
+                changed.notify_all();
+            }
+        }
+    }
+
+    /// Removes the records of a partition; returns false if somebody still looks at them.
+    fn remove(&self, partition: MemberPartition) -> bool {
+        let Some(namespace) = self.namespaces.get(partition.namespace) else { return true };
+        let Some(id) = PartitionId::new(partition.partition.into()) else { return true };
+        if !namespace.partitions.await_left(id, Instant::now() + Partitions::LEAVING_TIME_MAX) {
+            cf::warning!(Partition, "{{{}}} partition {} is still in use", namespace.name(), id.index());
+            return false;
+        }
+        let count = namespace.remove_partition(id);
+        cf::detail!(Partition, "{{{}}} partition {}: {count} records removed", namespace.name(), id.index());
+        true
+    }
+}

@@ -1,0 +1,455 @@
+//! A fabric thread: it owns connections, reads messages from them and gives these to their handlers, and sends what waits.
+//!
+//! Between two waits for events it reads what has come, and then sends what its handlers and other threads have queued
+//! meanwhile: answers to many messages leave together. A connection that has more to read than one turn takes goes to the end
+//! of the line.
+//!
+//! # Panics
+//! One in a handler is a bug of ours. It costs the connection that the message came on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cf::sys::epoll::{Epoll, Event, Events, Trigger};
+use proto::peer::hello::{Channel, Hello};
+use proto::peer::{HEADER_SIZE, MESSAGE_SIZE_MAX, MessageHeader, NodeId};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use super::connection::{Connection, Dial, Peer, Post};
+use super::peers::{Handlers, Peers};
+use super::postbox::Postbox;
+use crate::peer_frames::PeerFrames;
+
+const WAKE_TOKEN: u64 = u64::MAX;
+/// Tokens of listeners begin here, those of connections at 0.
+const LISTENER_TOKEN: u64 = 1 << 62;
+const EVENTS_MAX: usize = 128;
+/// Reads from one connection before others have their turn.
+const READS_PER_TURN: usize = 8;
+/// How often what takes too long is looked for, while there is something that may.
+const SWEEP_PERIOD: Duration = Duration::from_millis(50);
+/// How long a connection may take to be made, and a hello to come on one that was accepted.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
+const HELLO_SIZE_MAX: usize = 1 << 10;
+/// Connections on which no hello has come yet.
+const GREETINGS_MAX: usize = 512;
+/// Connections that one peer may make for one channel.
+const ACCEPTED_MAX: usize = 256;
+/// Pause before a connection is made again: doubled with each failure.
+const REDIAL_PAUSE: Duration = Duration::from_millis(20);
+const REDIAL_DOUBLINGS_MAX: u32 = 6;
+
+/// A connection that this thread owns.
+struct Link {
+    connection: Arc<Connection>,
+    frames: PeerFrames,
+    /// Taken from the outbox; sent up to `sent`.
+    sending: Vec<u8>,
+    sent: usize,
+    /// Until when it must be connected.
+    connect_by: Option<Instant>,
+    /// This node has made it, and makes it again when it breaks.
+    is_ours: bool,
+    failures: u32,
+    may_read: bool,
+    may_write: bool,
+}
+
+/// A connection that was accepted, before its hello.
+struct Greeting {
+    stream: TcpStream,
+    frames: PeerFrames,
+    hello_by: Instant,
+}
+
+pub(super) struct FabricThread {
+    peers: Arc<Peers>,
+    postbox: Arc<Postbox<Post>>,
+    handlers: Arc<Handlers>,
+    listeners: Vec<TcpListener>,
+    epoll: Epoll,
+    links: HashMap<u64, Link>,
+    greetings: HashMap<u64, Greeting>,
+    /// Connections to be made, by the time when.
+    redials: BTreeMap<(Instant, u64), Dial>,
+    /// Links that have more to read.
+    ready: Vec<u64>,
+    next_sweep: Instant,
+}
+
+impl FabricThread {
+    pub(super) fn new(
+        peers: Arc<Peers>,
+        postbox: Arc<Postbox<Post>>,
+        handlers: Arc<Handlers>,
+        listeners: Vec<TcpListener>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        epoll.add(&postbox.wake, WAKE_TOKEN, Trigger::Level)?;
+        for (at, listener) in listeners.iter().enumerate() {
+            epoll.add(listener, LISTENER_TOKEN + at as u64, Trigger::Level)?;
+        }
+        Ok(FabricThread {
+            peers,
+            postbox,
+            handlers,
+            listeners,
+            epoll,
+            links: HashMap::new(),
+            greetings: HashMap::new(),
+            redials: BTreeMap::new(),
+            ready: Vec::new(),
+            next_sweep: Instant::now(),
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        while self.open_post() {
+            let may_sleep = self.ready.is_empty() && self.postbox.fall_asleep();
+            let timeout = if may_sleep { self.patience() } else { Duration::ZERO };
+            let happened = match self.epoll.wait(&mut events, Some(timeout)) {
+                Ok(happened) => happened,
+                Err(error) => cf::fatal!("epoll of a fabric thread failed: {error}"),
+            };
+            self.postbox.wake_up();
+            for event in happened {
+                self.on_event(event);
+            }
+            for token in std::mem::take(&mut self.ready) {
+                self.read(token);
+            }
+            self.sweep();
+        }
+        for (_, link) in self.links.drain() {
+            link.connection.peer.detach(&link.connection);
+        }
+    }
+
+    /// How long to wait for events.
+    fn patience(&self) -> Duration {
+        let has_limits = !self.greetings.is_empty()
+            || !self.redials.is_empty()
+            || self.links.values().any(|link| link.connect_by.is_some());
+        if has_limits { SWEEP_PERIOD } else { Duration::from_secs(1) }
+    }
+
+    /// Does what others ask for; returns whether to go on.
+    fn open_post(&mut self) -> bool {
+        while let Some(post) = self.postbox.take() {
+            match post {
+                Post::Adopt(connection, frames) => self.adopt(connection, frames),
+                Post::Dial(dial) => self.dial(dial),
+                Post::Look(token) => self.send(token),
+                Post::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        let token = event.token();
+        if token == WAKE_TOKEN {
+            self.postbox.wake.clear();
+        } else if token >= LISTENER_TOKEN {
+            self.accept((token - LISTENER_TOKEN) as usize);
+        } else if self.greetings.contains_key(&token) {
+            self.greet(token);
+        } else if let Some(link) = self.links.get_mut(&token) {
+            link.may_read |= event.is_readable();
+            if event.is_broken() {
+                return self.close(token);
+            }
+            if event.is_writable() {
+                link.may_write = true;
+                if link.connect_by.take().is_some() {
+                    link.failures = 0;
+                }
+                self.send(token);
+            }
+            self.read(token);
+        }
+    }
+
+    // --- connections of others
+
+    fn accept(&mut self, at: usize) {
+        let Some(listener) = self.listeners.get(at) else { return };
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                if self.greetings.len() >= GREETINGS_MAX {
+                    return cf::warning_limited!(Fabric, "refusing {peer}: too many connections say nothing");
+                }
+                let token = self.postbox.new_token();
+                let added = stream
+                    .set_nonblocking(true)
+                    .and_then(|()| self.epoll.add(&stream, token, Trigger::Level));
+                if let Err(error) = added {
+                    return cf::warning_limited!(Fabric, "cannot take the connection of {peer}: {error}");
+                }
+                let frames = PeerFrames::new(HELLO_SIZE_MAX);
+                let hello_by = Instant::now() + HELLO_TIME_MAX;
+                self.greetings.insert(token, Greeting { stream, frames, hello_by });
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => cf::warning_limited!(Fabric, "cannot accept a connection: {error}"),
+        }
+    }
+
+    /// Reads the hello of a connection, and hands the connection to the thread that is to own it.
+    fn greet(&mut self, token: u64) {
+        let Some(greeting) = self.greetings.get_mut(&token) else { return };
+        match greeting.frames.receive(&mut greeting.stream) {
+            Ok(0) => _ = self.greetings.remove(&token),
+            Ok(_) => {
+                let mut hello = None;
+                let taken = greeting.frames.take_apart(|message| {
+                    hello = Some(Hello::decode(message));
+                    false
+                });
+                match (taken, hello) {
+                    (Ok(()), None) => {}
+                    (Ok(()), Some(Ok(hello))) => {
+                        if let Some(greeting) = self.greetings.remove(&token) {
+                            self.epoll.remove(&greeting.stream);
+                            self.hand_over(greeting, hello);
+                        }
+                    }
+                    (Err(error), _) | (_, Some(Err(error))) => {
+                        cf::warning_limited!(Fabric, "a connection begins with no hello: {error}");
+                        self.greetings.remove(&token);
+                    }
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => _ = self.greetings.remove(&token),
+        }
+    }
+
+    fn hand_over(&self, greeting: Greeting, hello: Hello) {
+        let Some(peer) = self.peers.peer(hello.node) else {
+            return cf::warning_limited!(Fabric, "refusing a connection of node {}", hello.node);
+        };
+        let number = peer.connection_count(hello.channel);
+        if number >= ACCEPTED_MAX {
+            return cf::warning_limited!(Fabric, "refusing a connection of node {}: it has many", hello.node);
+        }
+        if let Err(error) = self.prepare(&greeting.stream, hello.channel) {
+            return cf::warning_limited!(Fabric, "cannot use a connection of node {}: {error}", hello.node);
+        }
+        let postbox = self.peers.postbox(hello.node, hello.channel, number);
+        let Greeting { stream, mut frames, .. } = greeting;
+        frames.allow(HEADER_SIZE + MESSAGE_SIZE_MAX);
+        let connection = Connection::new(
+            stream,
+            Arc::clone(&peer),
+            hello.channel,
+            postbox.new_token(),
+            Arc::clone(postbox),
+        );
+        peer.attach(&connection);
+        postbox.post(Post::Adopt(connection, frames));
+    }
+
+    fn adopt(&mut self, connection: Arc<Connection>, frames: PeerFrames) {
+        if let Err(error) = self.epoll.add(&connection.stream, connection.token, Trigger::Edge) {
+            connection.peer.detach(&connection);
+            return cf::warning_limited!(Fabric, "cannot watch a connection: {error}");
+        }
+        let token = connection.token;
+        self.links.insert(token, Link::new(connection, frames, None));
+        // What has come with the hello.
+        self.take_apart(token);
+        self.read(token);
+        self.send(token);
+    }
+
+    // --- connections of ours
+
+    fn dial(&mut self, dial: Dial) {
+        if !dial.peer.is_alive() {
+            return;
+        }
+        if let Err(error) = self.connect(&dial) {
+            cf::detail!(Fabric, "cannot connect to node {}: {error}", dial.peer.node);
+            self.dial_later(dial.peer, dial.channel, dial.failures + 1);
+        }
+    }
+
+    fn dial_later(&mut self, peer: Arc<Peer>, channel: Channel, failures: u32) {
+        let at = Instant::now() + REDIAL_PAUSE * (1 << failures.min(REDIAL_DOUBLINGS_MAX));
+        let token = self.postbox.new_token();
+        self.redials.insert((at, token), Dial { peer, channel, failures });
+    }
+
+    fn connect(&mut self, dial: &Dial) -> io::Result<()> {
+        let address = dial.peer.address(dial.failures).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        let stream = TcpStream::from(socket);
+        self.prepare(&stream, dial.channel)?;
+        let token = self.postbox.new_token();
+        self.epoll.add(&stream, token, Trigger::Edge)?;
+        let postbox = Arc::clone(&self.postbox);
+        let connection = Connection::new(stream, Arc::clone(&dial.peer), dial.channel, token, postbox);
+        let frames = PeerFrames::new(HEADER_SIZE + MESSAGE_SIZE_MAX);
+        let mut link = Link::new(Arc::clone(&connection), frames, Some(Instant::now() + CONNECT_TIME_MAX));
+        link.failures = dial.failures;
+        Hello { node: self.peers.self_node(), channel: dial.channel }.encode(&mut link.sending);
+        connection.expect(link.sending.len());
+        self.links.insert(token, link);
+        // What is queued from now on is sent behind the hello.
+        dial.peer.attach(&connection);
+        if !dial.peer.is_alive() {
+            connection.close();
+        }
+        Ok(())
+    }
+
+    /// Sets the options of a connection's socket.
+    fn prepare(&self, stream: &TcpStream, channel: Channel) -> io::Result<()> {
+        let socket = socket2::SockRef::from(stream);
+        socket.set_tcp_nodelay(channel != Channel::Bulk)?;
+        if let Some((idle, interval, probes)) = self.peers.settings.keepalive {
+            let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(probes);
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
+        Ok(())
+    }
+
+    // --- reading and sending
+
+    fn read(&mut self, token: u64) {
+        for _ in 0..READS_PER_TURN {
+            let Some(link) = self.links.get_mut(&token) else { return };
+            if !link.may_read || link.connect_by.is_some() {
+                return;
+            }
+            match link.frames.receive(&mut &link.connection.stream) {
+                Ok(0) => return self.close(token),
+                Ok(_) => self.take_apart(token),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => link.may_read = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.close(token),
+            }
+        }
+        self.ready.push(token);
+    }
+
+    /// Gives the messages that have come to their handlers.
+    fn take_apart(&mut self, token: u64) {
+        let Some(link) = self.links.get_mut(&token) else { return };
+        let (from, handlers) = (link.connection.peer.node, &self.handlers);
+        let taken = catch_unwind(AssertUnwindSafe(|| {
+            link.frames.take_apart(|message| {
+                handle(handlers, from, message);
+                true
+            })
+        }));
+        match taken {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                cf::warning_limited!(Fabric, "closing a connection of node {from}: {error}");
+                self.close(token);
+            }
+            Err(_) => {
+                cf::critical!(Fabric, "a message of node {from} failed on an internal error");
+                self.close(token);
+            }
+        }
+    }
+
+    /// Sends what waits, as far as the connection takes it.
+    fn send(&mut self, token: u64) {
+        let Some(link) = self.links.get_mut(&token) else { return };
+        if link.connection.is_closed() {
+            return self.close(token);
+        }
+        loop {
+            if link.sent == link.sending.len() {
+                link.sending.clear();
+                link.sent = 0;
+                link.connection.take_outbox(&mut link.sending);
+                if link.sending.is_empty() {
+                    return;
+                }
+            }
+            if !link.may_write || link.connect_by.is_some() {
+                return;
+            }
+            match (&link.connection.stream).write(&link.sending[link.sent..]) {
+                Ok(size) => {
+                    link.sent += size;
+                    link.connection.sent(size);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => link.may_write = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.close(token),
+            }
+        }
+    }
+
+    /// Closes a connection; one of ours is made again as long as the peer is alive.
+    fn close(&mut self, token: u64) {
+        let Some(link) = self.links.remove(&token) else { return };
+        self.epoll.remove(&link.connection.stream);
+        let peer = Arc::clone(&link.connection.peer);
+        peer.detach(&link.connection);
+        if link.is_ours && peer.is_alive() {
+            self.dial_later(peer, link.connection.channel, link.failures + 1);
+        }
+    }
+
+    /// Ends what has taken too long, and makes connections whose time has come.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        if now < self.next_sweep {
+            return;
+        }
+        self.next_sweep = now + SWEEP_PERIOD;
+        self.greetings.retain(|_, greeting| now < greeting.hello_by);
+        let is_late = |link: &Link| link.connect_by.is_some_and(|limit| limit < now);
+        let late: Vec<u64> =
+            self.links.iter().filter(|(_, link)| is_late(link)).map(|(token, _)| *token).collect();
+        late.into_iter().for_each(|token| self.close(token));
+        while let Some(entry) = self.redials.first_entry()
+            && entry.key().0 <= now
+        {
+            let dial = entry.remove();
+            self.dial(dial);
+        }
+    }
+}
+
+impl Link {
+    fn new(connection: Arc<Connection>, frames: PeerFrames, connect_by: Option<Instant>) -> Self {
+        Link {
+            connection,
+            frames,
+            sending: Vec::new(),
+            sent: 0,
+            is_ours: connect_by.is_some(),
+            connect_by,
+            failures: 0,
+            may_read: true,
+            may_write: true,
+        }
+    }
+}
+
+fn handle(handlers: &Handlers, from: NodeId, message: &[u8]) {
+    let Ok(Some(header)) = MessageHeader::parse(message) else { return };
+    match handlers.get(header.type_number) {
+        Some(handler) => handler.take(from, message),
+        None => cf::detail!(Fabric, "message of type {} from node {from} dropped", header.type_number),
+    }
+}

@@ -1,0 +1,88 @@
+//! How heartbeats travel: over a mesh of TCP connections that begins with seeds, or to a multicast group.
+//!
+//! What they say is not for this module: the cluster thread makes pulses ([`Heartbeat::pulse`]) and gets those of others.
+//! Here is who is reached where. In a mesh there is one connection for each pair of nodes; `mesh` decides which connections
+//! there are to be, without I/O.
+//!
+//! # Threads
+//! `heartbeat` owns all sockets; `heartbeat-dns` asks for the addresses of seeds that are names, and may wait for the answer.
+
+mod mesh;
+mod resolver;
+mod seeds;
+mod shared;
+mod sockets;
+mod thread;
+
+use std::io;
+use std::sync::Arc;
+
+use cf::threads::{self, Handle};
+use parking_lot::Mutex;
+use proto::peer::NodeId;
+use proto::peer::nested::Endpoint;
+
+use crate::config::Config;
+use resolver::Resolver;
+pub(crate) use seeds::Seeds;
+use shared::{Deliver, Post, Shared};
+pub(crate) use sockets::HeartbeatSockets;
+use thread::HeartbeatThread;
+
+/// The heartbeat of this node.
+pub(crate) struct Heartbeat {
+    shared: Arc<Shared>,
+    running: Mutex<Option<Handle>>,
+}
+
+impl Heartbeat {
+    /// A heartbeat that nobody hears yet.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub(crate) fn new(
+        self_node: NodeId,
+        config: &Arc<Config>,
+        endpoints: Vec<Endpoint>,
+    ) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Heartbeat {
+            shared: Arc::new(Shared::new(self_node, config, endpoints)?),
+            running: Mutex::default(),
+        }))
+    }
+
+    /// Starts the threads; what others send goes to `deliver`.
+    ///
+    /// # Errors
+    /// When the system refuses a thread or file descriptor.
+    pub(crate) fn start(&self, sockets: HeartbeatSockets, deliver: Deliver) -> io::Result<()> {
+        let (resolver, requests) = Resolver::new();
+        let thread = HeartbeatThread::new(Arc::clone(&self.shared), sockets, deliver, resolver)?;
+        *self.running.lock() = Some(threads::spawn_essential("heartbeat", move || thread.run())?);
+        let shared = Arc::clone(&self.shared);
+        // Nobody waits for it at the end: it may wait for an answer.
+        threads::spawn_restarting("heartbeat-dns", move || {
+            requests.serve(|seed, addresses| shared.post(Post::Resolved(seed, addresses)));
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Sends a pulse to all nodes that are reached.
+    pub(crate) fn pulse(&self, message: Vec<u8>) {
+        self.shared.post(Post::Pulse(message));
+    }
+
+    /// The seeds of a mesh.
+    pub(crate) fn seeds(&self) -> &Seeds {
+        &self.shared.seeds
+    }
+
+    /// Closes all sockets and ends the threads.
+    pub(crate) fn stop(&self) {
+        self.shared.post(Post::Stop);
+        if let Some(thread) = self.running.lock().take() {
+            let _ = thread.join();
+        }
+    }
+}

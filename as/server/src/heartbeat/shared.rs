@@ -1,0 +1,57 @@
+//! What the heartbeat's thread shares with others.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use cf::doorbell::Doorbell;
+use cf::sys::eventfd::EventFd;
+use crossbeam::queue::SegQueue;
+use proto::peer::NodeId;
+use proto::peer::nested::Endpoint;
+
+use super::seeds::Seeds;
+use crate::config::Config;
+use crate::config::value::Endpoint as SeedEndpoint;
+
+/// What is posted to the heartbeat thread.
+pub(super) enum Post {
+    /// Send this message to all.
+    Pulse(Vec<u8>),
+    /// Addresses of a seed were found; none if it has none now.
+    Resolved(SeedEndpoint, Vec<SocketAddr>),
+    Stop,
+}
+
+/// Gets the messages of other nodes that are for the cluster thread.
+pub(crate) type Deliver = Box<dyn Fn(Vec<u8>) + Send>;
+
+pub(super) struct Shared {
+    pub(super) self_node: NodeId,
+    pub(super) config: Arc<Config>,
+    /// Where other nodes reach it; of no use in multicast.
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) seeds: Seeds,
+    pub(super) posts: SegQueue<Post>,
+    pub(super) bell: Doorbell<EventFd>,
+}
+
+impl Shared {
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub(super) fn new(self_node: NodeId, config: &Arc<Config>, endpoints: Vec<Endpoint>) -> io::Result<Self> {
+        Ok(Shared {
+            self_node,
+            endpoints,
+            seeds: Seeds::new(&config.network.heartbeat.mesh_seed_address_port.get()),
+            config: Arc::clone(config),
+            posts: SegQueue::new(),
+            bell: Doorbell::new(EventFd::new()?),
+        })
+    }
+
+    pub(super) fn post(&self, post: Post) {
+        self.posts.push(post);
+        self.bell.ring();
+    }
+}

@@ -1,0 +1,366 @@
+//! The heartbeat thread: it owns the sockets, sends pulses to all, and tells messages of other nodes apart.
+//!
+//! Nothing is kept for a node that does not read: a pulse that its connection does not take is not sent there.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cf::sys::epoll::{Epoll, Event, Events, Trigger};
+use proto::peer::heartbeat::{self, Heartbeat as HeartbeatMessage, HeartbeatBody, INFLATED_SIZE_MAX};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::mesh::{LinkId, Mesh, MeshAction, MeshTimes};
+use super::resolver::Resolver;
+use super::shared::{Deliver, Post, Shared};
+use super::sockets::{GroupMember, HeartbeatSockets};
+use crate::config::params::network::HeartbeatProtocol;
+use crate::peer_frames::PeerFrames;
+use crate::peer_frames::address_of;
+
+const WAKE_TOKEN: u64 = u64::MAX;
+const LISTENER_TOKEN: u64 = 1 << 62;
+const GROUP_TOKEN: u64 = 1 << 61;
+const EVENTS_MAX: usize = 64;
+/// Connections that there may be.
+const LINKS_MAX: usize = 1024;
+/// Largest datagram.
+const DATAGRAM_SIZE_MAX: usize = 64 << 10;
+/// Datagrams that are read before others have their turn.
+const DATAGRAMS_PER_TURN: usize = 256;
+/// Size of a packet where none is configured.
+const MTU_DEFAULT: u32 = 1500;
+
+struct Link {
+    stream: TcpStream,
+    frames: PeerFrames,
+    /// What is left of a message that was sent in part.
+    rest: Vec<u8>,
+    connect_by: Option<Instant>,
+}
+
+pub(super) struct HeartbeatThread {
+    shared: Arc<Shared>,
+    listeners: Vec<TcpListener>,
+    groups: Vec<GroupMember>,
+    deliver: Deliver,
+    resolver: Resolver,
+    epoll: Epoll,
+    links: HashMap<LinkId, Link>,
+    mesh: Mesh,
+    started: Instant,
+    next_tick: Instant,
+    /// The send time of the last pulse, for messages that are no pulses.
+    send_time: u64,
+}
+
+impl HeartbeatThread {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        sockets: HeartbeatSockets,
+        deliver: Deliver,
+        resolver: Resolver,
+    ) -> io::Result<Self> {
+        let (listeners, groups) = match sockets {
+            HeartbeatSockets::Mesh(listeners) => (listeners, Vec::new()),
+            HeartbeatSockets::Multicast(groups) => (Vec::new(), groups),
+        };
+        let epoll = Epoll::new()?;
+        epoll.add(shared.bell.wake(), WAKE_TOKEN, Trigger::Level)?;
+        for (at, listener) in listeners.iter().enumerate() {
+            epoll.add(listener, LISTENER_TOKEN + at as u64, Trigger::Level)?;
+        }
+        for (at, member) in groups.iter().enumerate() {
+            epoll.add(&member.socket, GROUP_TOKEN + at as u64, Trigger::Level)?;
+        }
+        Ok(HeartbeatThread {
+            mesh: Mesh::new(shared.self_node, address_of),
+            shared,
+            listeners,
+            groups,
+            deliver,
+            resolver,
+            epoll,
+            links: HashMap::new(),
+            started: Instant::now(),
+            next_tick: Instant::now(),
+            send_time: 1,
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        loop {
+            let timeout = self.next_tick.saturating_duration_since(Instant::now());
+            // Rounded up: a wait of less than a millisecond would be none.
+            let timeout = timeout + Duration::from_millis(1);
+            let happened = match self.epoll.wait(&mut events, Some(timeout)) {
+                Ok(happened) => happened,
+                Err(error) => cf::fatal!("epoll of the heartbeat thread failed: {error}"),
+            };
+            for event in happened {
+                self.on_event(event);
+            }
+            if !self.open_post() {
+                return;
+            }
+            if self.next_tick <= Instant::now() {
+                self.tick();
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn times(&self) -> MeshTimes {
+        let params = &self.shared.config.network.heartbeat;
+        MeshTimes {
+            interval_ms: params.interval.get().into(),
+            timeout_intervals: params.timeout.get().into(),
+        }
+    }
+
+    /// Whether heartbeats are sent and listened to.
+    fn is_on(&self) -> bool {
+        self.shared.config.network.heartbeat.protocol.get() != HeartbeatProtocol::None
+    }
+
+    fn open_post(&mut self) -> bool {
+        self.shared.bell.silence();
+        while let Some(post) = self.shared.posts.pop() {
+            match post {
+                Post::Pulse(message) => self.pulse(&message),
+                Post::Resolved(seed, addresses) => self.mesh.resolved(&seed, addresses),
+                Post::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn tick(&mut self) {
+        let times = self.times();
+        self.next_tick = Instant::now() + Duration::from_millis(times.interval_ms);
+        if !self.groups.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let is_late = |link: &Link| link.connect_by.is_some_and(|limit| limit < now);
+        let late: Vec<LinkId> =
+            self.links.iter().filter(|(_, link)| is_late(link)).map(|(id, _)| *id).collect();
+        late.into_iter().for_each(|id| self.close(id));
+        self.mesh.set_seeds(&self.shared.seeds.list());
+        let actions = self.mesh.tick(times, self.now_ms());
+        self.carry_out(actions, &[]);
+    }
+
+    fn carry_out(&mut self, actions: Vec<MeshAction>, message: &[u8]) {
+        for action in actions {
+            match action {
+                MeshAction::Resolve(seed) => {
+                    if let Some(addresses) = self.resolver.ask(&seed) {
+                        self.mesh.resolved(&seed, addresses);
+                    }
+                }
+                MeshAction::Connect(id, address) => {
+                    if let Err(error) = self.connect(id, address) {
+                        cf::detail!(Hb, "cannot connect to {address}: {error}");
+                        self.mesh.closed(id);
+                    }
+                }
+                MeshAction::Close(id) => self.close(id),
+                MeshAction::Send(id, body) => {
+                    let message = HeartbeatMessage {
+                        node: self.shared.self_node,
+                        send_time: self.send_time,
+                        endpoints: Some(self.shared.endpoints.clone()),
+                        body,
+                    };
+                    let mut bytes = Vec::new();
+                    message.encode(&mut bytes);
+                    self.send(id, &bytes);
+                }
+                MeshAction::Deliver => (self.deliver)(message.to_vec()),
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        let token = event.token();
+        if token == WAKE_TOKEN {
+            // The post is opened after all events.
+        } else if token >= LISTENER_TOKEN {
+            self.accept((token - LISTENER_TOKEN) as usize);
+        } else if token >= GROUP_TOKEN {
+            self.receive_datagrams((token - GROUP_TOKEN) as usize);
+        } else if event.is_broken() {
+            self.close(token);
+        } else {
+            if event.is_writable() {
+                self.connected(token);
+                self.send(token, &[]);
+            }
+            if event.is_readable() {
+                self.read(token);
+            }
+        }
+    }
+
+    fn accept(&mut self, at: usize) {
+        let Some(listener) = self.listeners.get(at) else { return };
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                if self.links.len() >= LINKS_MAX {
+                    return cf::warning_limited!(Hb, "refusing {peer}: there are {LINKS_MAX} connections");
+                }
+                let id = self.mesh.accepted(self.now_ms());
+                if let Err(error) = self.add(id, stream, None) {
+                    cf::warning_limited!(Hb, "cannot take the connection of {peer}: {error}");
+                    self.mesh.closed(id);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => cf::warning_limited!(Hb, "cannot accept a connection: {error}"),
+        }
+    }
+
+    fn connect(&mut self, id: LinkId, address: SocketAddr) -> io::Result<()> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        let timeout = self.shared.config.network.heartbeat.connect_timeout_ms.get();
+        self.add(id, socket.into(), Some(Instant::now() + Duration::from_millis(timeout.into())))
+    }
+
+    fn add(&mut self, id: LinkId, stream: TcpStream, connect_by: Option<Instant>) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        self.epoll.add(&stream, id, Trigger::Edge)?;
+        let frames = PeerFrames::new(INFLATED_SIZE_MAX);
+        self.links.insert(id, Link { stream, frames, rest: Vec::new(), connect_by });
+        Ok(())
+    }
+
+    fn connected(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.connect_by = None;
+        }
+    }
+
+    fn close(&mut self, id: LinkId) {
+        if let Some(link) = self.links.remove(&id) {
+            self.epoll.remove(&link.stream);
+        }
+        self.mesh.closed(id);
+    }
+
+    // --- messages
+
+    /// Sends a pulse to all; one that is larger than a packet is deflated.
+    fn pulse(&mut self, message: &[u8]) {
+        if !self.is_on() {
+            return;
+        }
+        if let Ok(HeartbeatMessage { send_time, .. }) = HeartbeatMessage::decode_plain(message) {
+            self.send_time = send_time;
+        }
+        let mtu = match self.shared.config.network.heartbeat.mtu.get() {
+            0 => MTU_DEFAULT,
+            configured => configured,
+        };
+        let mut wrapped = Vec::new();
+        if message.len() > mtu as usize / 10 * 6 {
+            heartbeat::wrap(&mut wrapped, &heartbeat::deflate(message));
+        }
+        let bytes = if wrapped.is_empty() { message } else { &wrapped };
+        for member in &self.groups {
+            if let Err(error) = member.socket.send_to(bytes, member.group) {
+                cf::warning_limited!(Hb, "cannot send to {}: {error}", member.group);
+            }
+        }
+        let connected = self.links.iter().filter(|(_, link)| link.connect_by.is_none());
+        let ids: Vec<LinkId> = connected.map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.send(id, bytes));
+    }
+
+    /// Sends what is left of the message before, then this one, if its connection takes it.
+    fn send(&mut self, id: LinkId, message: &[u8]) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.rest.is_empty() {
+            link.rest.extend_from_slice(message);
+        }
+        while !link.rest.is_empty() {
+            match link.stream.write(&link.rest) {
+                Ok(size) => _ = link.rest.drain(..size),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Not begun: a later pulse says more.
+                    if link.rest.len() == message.len() {
+                        link.rest.clear();
+                    }
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.close(id),
+            }
+        }
+    }
+
+    fn read(&mut self, id: LinkId) {
+        loop {
+            let Some(link) = self.links.get_mut(&id) else { return };
+            match link.frames.receive(&mut link.stream) {
+                Ok(0) => return self.close(id),
+                Ok(_) => {
+                    let mut messages = Vec::new();
+                    let taken = link.frames.take_apart(|message| {
+                        messages.push(message.to_vec());
+                        true
+                    });
+                    messages.iter().for_each(|message| self.take(id, message));
+                    if taken.is_err() {
+                        cf::warning_limited!(Hb, "closing a connection on which too large a message came");
+                        return self.close(id);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.close(id),
+            }
+        }
+    }
+
+    fn take(&mut self, id: LinkId, message: &[u8]) {
+        if !self.is_on() {
+            return;
+        }
+        match HeartbeatMessage::decode(message) {
+            Ok(decoded) => {
+                let actions = self.mesh.received(id, &decoded, self.times(), self.now_ms());
+                self.carry_out(actions, message);
+            }
+            Err(error) => {
+                cf::warning_limited!(Hb, "closing a connection: {error}");
+                self.close(id);
+            }
+        }
+    }
+
+    fn receive_datagrams(&mut self, at: usize) {
+        let Some(member) = self.groups.get(at) else { return };
+        let mut datagram = vec![0; DATAGRAM_SIZE_MAX];
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let Ok((size, _)) = member.socket.recv_from(&mut datagram) else { return };
+            let message = &datagram[..size];
+            let pulse = HeartbeatMessage::decode(message).ok();
+            if self.is_on() && pulse.is_some_and(|pulse| matches!(pulse.body, HeartbeatBody::Pulse(_))) {
+                (self.deliver)(message.to_vec());
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! How a node begins to look for others: where it is reached, what it tells them, who takes their messages.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use proto::peer::NodeId;
+use proto::peer::nested::Endpoint;
+
+use crate::config::params::network::HeartbeatMode;
+use crate::fabric::{
+    CLEAR_ALTERNATE, CLEAR_STANDARD, Fabric, FabricSettings, Handlers, Membership, SERVICES,
+    SERVICES_ALTERNATE, Surroundings,
+};
+use crate::heartbeat::{Heartbeat, HeartbeatSockets};
+use crate::node::Node;
+use crate::peer_frames::endpoint_of;
+use crate::service::{Advertised, reachable};
+
+/// The endpoints at which other nodes reach what is bound.
+fn endpoints(bound: &[SocketAddr]) -> Vec<Endpoint> {
+    let port = bound.first().map_or(0, SocketAddr::port);
+    reachable(bound).into_iter().map(|ip| endpoint_of(SocketAddr::new(ip, port))).collect()
+}
+
+/// Begins to look for other nodes.
+///
+/// # Errors
+/// When a group cannot be joined, or the system refuses a thread or file descriptor.
+pub(crate) fn join_others(
+    node: &Arc<Node>,
+    fabric_listeners: Vec<TcpListener>,
+    heartbeat_listeners: Vec<TcpListener>,
+) -> io::Result<()> {
+    let network = &node.config.network;
+    let self_node = NodeId(node.cluster.node_id);
+    let is_mesh = network.heartbeat.mode.get() == HeartbeatMode::Mesh;
+    let sockets = if is_mesh {
+        HeartbeatSockets::Mesh(heartbeat_listeners)
+    } else {
+        HeartbeatSockets::multicast(&network.heartbeat)?
+    };
+    let heartbeat_endpoints = endpoints(&node.heartbeat_addresses);
+    let around = Surroundings {
+        config: Arc::clone(&node.config),
+        cluster: Arc::clone(&node.cluster),
+        namespaces: Arc::clone(&node.namespaces),
+        fabric: Fabric::new(self_node, FabricSettings::new(&network.fabric))?,
+        heartbeat: Heartbeat::new(self_node, &node.config, heartbeat_endpoints.clone())?,
+        fabric_endpoints: endpoints(&node.fabric_addresses),
+        heartbeat_endpoints: is_mesh.then_some(heartbeat_endpoints),
+        services: services(&node.advertised),
+    };
+    let membership = Membership::start(around, fabric_listeners, sockets, Handlers::default())?;
+    // A node joins others once.
+    let _ = node.membership.set(membership);
+    Ok(())
+}
+
+/// What other nodes are told of where clients reach this one. The fields of old clients have no addresses of IPv6.
+fn services(advertised: &Advertised) -> Vec<(u16, Vec<u8>)> {
+    let of_ipv4 = |addresses: &[String]| {
+        let addresses = addresses.iter().filter(|address| !address.starts_with('['));
+        addresses.cloned().collect::<Vec<_>>().join(";")
+    };
+    let texts = [
+        (SERVICES, of_ipv4(&advertised.standard)),
+        (SERVICES_ALTERNATE, of_ipv4(&advertised.alternate)),
+        (CLEAR_STANDARD, advertised.standard.join(",")),
+        (CLEAR_ALTERNATE, advertised.alternate.join(",")),
+    ];
+    let present = texts.into_iter().filter(|(_, text)| !text.is_empty());
+    present.map(|(field, text)| (field, text.into_bytes())).collect()
+}

@@ -1,0 +1,82 @@
+//! What a rebalance and migrations change in the partitions of a node that is in a cluster with others.
+
+use cf::sys::block::BlockError;
+
+use super::{
+    Acquire, Duration, ISOLATION_POLL_PERIOD, Instant, PartitionRow, PartitionWord, Partitions, Release,
+};
+use crate::index::PartitionId;
+use crate::namespace::{Cause, Change, Namespace};
+use crate::storage::Storage;
+
+impl Partitions {
+    /// Takes over what the cluster says of some partitions; tree ids and regimes are kept. One that loses its data is out of
+    /// service at once; its records are still there, and may still be looked at, until they have been
+    /// [left](Self::await_left) and removed. With a `replication_factor` it is a rebalance. The cluster thread only.
+    ///
+    /// # Errors
+    /// When the versions cannot be written to the headers of `storage`. Then nothing changes but what is out of service.
+    pub(crate) fn take_over(
+        &self,
+        storage: &Storage,
+        mut rows: Vec<(PartitionId, PartitionRow)>,
+        replication_factor: Option<u32>,
+    ) -> Result<(), BlockError> {
+        let mut table = self.table.lock();
+        let mut fresh = 0;
+        for (id, row) in &mut rows {
+            let before = &table.rows[id.index()];
+            row.tree_id = before.tree_id;
+            row.regime = before.regime;
+            match (before.version.has_data(), row.version.has_data()) {
+                (true, false) => {
+                    let partition = &self.partitions[id.index()];
+                    let word = PartitionWord(partition.word.fetch_or(PartitionWord::ISOLATED, super::AcqRel));
+                    self.served[id.index()].store(word.tree_id(), Release);
+                }
+                (false, true) => fresh += 1,
+                _ => {}
+            }
+        }
+        self.change(&mut table, storage, rows)?;
+        if let Some(replication_factor) = replication_factor {
+            table.figures.fresh = fresh;
+            table.figures.replication_factor = replication_factor;
+        }
+        Ok(())
+    }
+
+    /// Waits until nobody has a reservation of a partition and every thread has left the section that it was in when this was
+    /// called, or until `deadline`; returns whether they have. Called when what must not be found any more is not served.
+    pub(crate) fn await_left(&self, id: PartitionId, deadline: Instant) -> bool {
+        while self.partitions[id.index()].word(Acquire).reservations() > 0 {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(ISOLATION_POLL_PERIOD);
+        }
+        self.sections.await_left(deadline)
+    }
+
+    /// How long a partition that is out of service is waited for at a time.
+    pub(crate) const LEAVING_TIME_MAX: Duration = Duration::from_secs(10);
+}
+
+impl Namespace {
+    /// Removes all records of a partition that is out of service and that nobody uses; returns how many. Nothing is left of
+    /// them: records on devices belong to a life of the partition that has ended.
+    pub(crate) fn remove_partition(&self, id: PartitionId) -> u64 {
+        let mut count = 0;
+        let mut cursor = self.index.cursor(id, None);
+        while let Some(portion) = cursor.next_portion(|_| true) {
+            for found in portion {
+                if let Some(guard) = self.index.get_exclusive(&found.digest)
+                    && self.commit(guard, &Change::Gone, Cause::PartitionLeft).is_ok()
+                {
+                    count += 1;
+                }
+            }
+        }
+        count
+    }
+}

@@ -1,0 +1,110 @@
+//! Several servers that form a cluster, on this machine.
+
+use std::net::TcpListener;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::server::{BASICS, Server};
+
+/// How long a cluster may take to form, or to be whole again.
+const STABLE_MAX: Duration = Duration::from_secs(60);
+
+/// The nodes of a cluster, the ports of their heartbeats and their configurations.
+#[derive(Debug)]
+pub struct Nodes {
+    /// Their ids are from A0 on.
+    pub servers: Vec<Server>,
+    namespaces: String,
+    heartbeats: Vec<u16>,
+    fabrics: Vec<u16>,
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    listener.local_addr().expect("its address").port()
+}
+
+impl Nodes {
+    /// Starts `count` nodes with these namespaces; each has all of them as seeds. They need not be a cluster yet.
+    pub fn start(count: usize, namespaces: &str) -> Nodes {
+        let ports = || (0..count).map(|_| free_port()).collect();
+        let mut nodes = Nodes {
+            servers: Vec::new(),
+            namespaces: namespaces.to_owned(),
+            heartbeats: ports(),
+            fabrics: ports(),
+        };
+        for number in 0..count {
+            let mut server = Server::start(&nodes.config(number));
+            // What a client is told that asks too early.
+            server.allow("unstable cluster");
+            server.allow("cluster not specified size");
+            server.allow("did not run for");
+            nodes.servers.push(server);
+        }
+        nodes
+    }
+
+    /// The configuration of a node.
+    pub fn config(&self, number: usize) -> String {
+        let (heartbeat, fabric) = (self.heartbeats[number], self.fabrics[number]);
+        let seed = |port: &u16| format!("mesh-seed-address-port 127.0.0.1 {port}");
+        let seeds = self.heartbeats.iter().map(seed).collect::<Vec<_>>().join("\n        ");
+        let network = format!(
+            "network {{\n    heartbeat {{\n        mode mesh\n        address 127.0.0.1\n        port {heartbeat}\n        \
+             {seeds}\n    }}\n    fabric {{\n        address 127.0.0.1\n        port {fabric}\n    }}"
+        );
+        let config = BASICS.replacen("network {", &network, 1).replacen(
+            "service {",
+            &format!("service {{\n    node-id a{number}"),
+            1,
+        );
+        [&config, self.namespaces.as_str()].concat()
+    }
+
+    /// Waits until the nodes of these numbers are one cluster without migrations, and gives its key.
+    pub fn await_cluster(&self, numbers: &[usize]) -> String {
+        self.await_key(numbers, "")
+    }
+
+    /// As [`await_cluster`](Self::await_cluster), whether there are migrations or not.
+    pub fn await_members(&self, numbers: &[usize]) -> String {
+        self.await_key(numbers, ";ignore-migrations=true")
+    }
+
+    fn await_key(&self, numbers: &[usize], more: &str) -> String {
+        let began = Instant::now();
+        let question = format!("cluster-stable:size={}{more}", numbers.len());
+        loop {
+            let answer = |number: &usize| self.servers[*number].connect().info_value(&question);
+            let answers: Vec<_> = numbers.iter().map(answer).collect();
+            if let Some(Ok(first)) = answers.first()
+                && !first.starts_with("ERROR")
+                && answers.iter().all(|answer| answer.as_ref().is_ok_and(|answer| answer == first))
+            {
+                return first.clone();
+            }
+            assert!(began.elapsed() < STABLE_MAX, "no cluster of {numbers:?}: {answers:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a node gives an answer with this part to a question.
+    pub fn await_info(&self, number: usize, name: &str, part: &str) {
+        let began = Instant::now();
+        loop {
+            let answer = self.info(number, name);
+            if answer.contains(part) {
+                return;
+            }
+            assert!(began.elapsed() < STABLE_MAX, "{part} never in {name}: {answer}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// An answer of a node.
+    pub fn info(&self, number: usize, name: &str) -> String {
+        self.servers[number].connect().info_value(name).expect("an answer")
+    }
+}

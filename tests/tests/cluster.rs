@@ -1,0 +1,148 @@
+//! Nodes that find each other and act as one: formation, leaving and returning, what clients are told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::net::TcpStream;
+
+use ferrospike_tests::nodes::Nodes;
+
+const NAMESPACES: &str = "
+namespace test {
+    replication-factor 2
+    storage-engine memory {
+        data-size 1G
+    }
+}
+";
+
+/// What nodes say of partitions, by number: the columns of `partition-info`, by node.
+fn partitions(nodes: &Nodes, numbers: &[usize]) -> BTreeMap<String, Vec<Vec<String>>> {
+    let mut partitions = BTreeMap::<String, Vec<Vec<String>>>::new();
+    for number in numbers {
+        for row in nodes.info(*number, "partition-info").split(';').skip(1) {
+            let columns: Vec<String> = row.split(':').map(str::to_owned).collect();
+            partitions.entry(columns[1].clone()).or_default().push(columns);
+        }
+    }
+    partitions
+}
+
+/// Every partition has one master and `replicas` copies, and nobody thinks otherwise.
+fn check_partitions(nodes: &Nodes, numbers: &[usize], replicas: usize) {
+    let all = partitions(nodes, numbers);
+    assert_eq!(all.len(), 4096);
+    for (number, rows) in all {
+        let places: BTreeSet<&str> =
+            rows.iter().map(|row| row[4].as_str()).filter(|place| *place != "-1").collect();
+        assert_eq!(places.len(), replicas, "replicas of partition {number}: {rows:?}");
+        let masters: BTreeSet<&str> =
+            rows.iter().map(|row| row[6].as_str()).filter(|node| *node != "0").collect();
+        assert_eq!(masters.len(), 1, "masters of partition {number}: {rows:?}");
+        let finals: BTreeSet<&str> =
+            rows.iter().filter(|row| row[4] != "-1").map(|row| &row[15][..14]).collect();
+        assert_eq!(finals.len(), 1, "versions of partition {number}: {rows:?}");
+    }
+}
+
+#[test]
+fn nodes_become_one_cluster_and_stay_one() {
+    let mut nodes = Nodes::start(3, NAMESPACES);
+    let key = nodes.await_cluster(&[0, 1, 2]);
+    for number in 0..3 {
+        assert_eq!(nodes.info(number, "get-sl"), "A2,A1,A0");
+        let mut client = nodes.servers[number].connect();
+        let statistics = client.info_value("statistics").unwrap();
+        for pair in
+            ["cluster_size=3", "cluster_principal=A2", "cluster_integrity=true", "cluster_is_member=true"]
+        {
+            assert!(statistics.split(';').any(|one| one == pair), "{pair} in {statistics}");
+        }
+        assert!(statistics.contains(&format!("cluster_key={key};")));
+        assert_eq!(client.info_value("partition-generation").unwrap(), "0");
+        for other in (0..3).filter(|other| *other != number) {
+            let entry = format!("[A{other},,[{}]]", nodes.servers[other].address());
+            nodes.await_info(number, "peers-clear-std", &entry);
+        }
+    }
+    check_partitions(&nodes, &[0, 1, 2], 2);
+
+    // One is killed: the others go on without it.
+    nodes.servers[2].kill9();
+    let second = nodes.await_cluster(&[0, 1]);
+    assert_ne!(second, key);
+    check_partitions(&nodes, &[0, 1], 2);
+    let peers = nodes.info(0, "peers-clear-std");
+    assert!(peers.contains("[A1,,[") && !peers.contains("[A2,,["), "{peers}");
+    assert!(nodes.info(0, "peers-clear-std:generation=2").contains("[A2,,]"));
+
+    // It comes back.
+    nodes.servers[2].restart();
+    let third = nodes.await_cluster(&[0, 1, 2]);
+    assert_ne!(third, second);
+    check_partitions(&nodes, &[0, 1, 2], 2);
+    nodes.await_info(0, "peers-clear-std", "[A2,,[");
+
+    // A node that stops leaves.
+    nodes.servers[0].stop();
+    nodes.await_cluster(&[1, 2]);
+    check_partitions(&nodes, &[1, 2], 2);
+}
+
+#[test]
+fn a_node_that_finds_nobody_is_a_cluster_of_its_own() {
+    let nodes = Nodes::start(1, NAMESPACES);
+    nodes.await_cluster(&[0]);
+    assert_eq!(nodes.info(0, "replicas:max=1").split(',').next(), Some("test:0"));
+    check_partitions(&nodes, &[0], 1);
+}
+
+#[test]
+fn seeds_are_named_and_forgotten_while_it_runs() {
+    let nodes = Nodes::start(1, NAMESPACES);
+    nodes.await_cluster(&[0]);
+    assert_eq!(nodes.info(0, "tip:host=127.0.0.1;port=1"), "ok");
+    assert_eq!(nodes.info(0, "tip-clear:host-port-list=127.0.0.1:1"), "ok");
+    assert!(
+        nodes.servers[0]
+            .connect()
+            .info_value("tip-clear:host-port-list=127.0.0.1:1")
+            .is_ok_and(|answer| answer.starts_with("ERROR"))
+    );
+}
+
+#[test]
+fn bytes_of_strangers_do_no_harm() {
+    let mut nodes = Nodes::start(2, NAMESPACES);
+    let key = nodes.await_cluster(&[0, 1]);
+    for text in ["begins with no hello", "closing a connection", "dropped:"] {
+        nodes.servers.iter_mut().for_each(|server| _ = server.allow(text));
+    }
+    let ports: Vec<u16> = ["heartbeat.port=", "fabric.port="]
+        .iter()
+        .map(|name| {
+            let endpoints = nodes.info(0, "endpoints");
+            let pair = endpoints.split(';').find_map(|pair| pair.strip_prefix(name)).unwrap();
+            pair.parse().unwrap()
+        })
+        .collect();
+    let hello = [0, 0, 0, 18, 0, 0, 0, 5, 1, 0, 0, 0, 1, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0x77];
+    let mut state = 1_u32;
+    let mut random = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    for round in 0..200 {
+        for port in &ports {
+            let mut stream = TcpStream::connect(("127.0.0.1", *port)).unwrap();
+            let mut bytes: Vec<u8> = if round % 2 == 0 { hello.to_vec() } else { Vec::new() };
+            // A header that fits what follows, of some type.
+            if round % 4 < 2 {
+                bytes.extend([0, 0, 0, 50, 0, random() % 16]);
+            }
+            bytes.extend((0..50).map(|_| random()));
+            // The node may have closed it already.
+            let _ = stream.write_all(&bytes);
+        }
+    }
+    assert_eq!(nodes.await_cluster(&[0, 1]), key);
+}
