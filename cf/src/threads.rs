@@ -77,6 +77,31 @@ pub fn lower_own_priority(niceness: i32) {
     }
 }
 
+/// Asks for short turns on a processor for the calling thread, so that it also waits less for one: a kernel from 6.12 on lets
+/// a thread with shorter turns run sooner. Others, and those that refuse, leave everything as it is. `turn` is between 100 µs
+/// and 100 ms.
+pub fn take_short_turns(turn: Duration) {
+    let (own_thread, flags) = (0, 0);
+    // SAFETY: the call takes numbers only. On Linux, "process 0" is the calling thread alone.
+    let niceness = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    let attributes = libc::sched_attr {
+        size: u32::try_from(size_of::<libc::sched_attr>()).expect("it is small"),
+        sched_policy: libc::SCHED_OTHER.cast_unsigned(),
+        sched_flags: 0,
+        sched_nice: niceness,
+        sched_priority: 0,
+        sched_runtime: u64::try_from(turn.as_nanos()).unwrap_or(u64::MAX),
+        sched_deadline: 0,
+        sched_period: 0,
+    };
+    // SAFETY: the call reads `attributes`, which says its size. Thread 0 is the calling one.
+    let failed =
+        unsafe { libc::syscall(libc::SYS_sched_setattr, own_thread, &raw const attributes, flags) } != 0;
+    if failed {
+        crate::detail!(Misc, "cannot shorten the turns of a thread: {}", io::Error::last_os_error());
+    }
+}
+
 /// Number of processors this process may run on, at least 1.
 #[must_use]
 pub fn cpu_count() -> usize {

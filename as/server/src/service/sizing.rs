@@ -6,10 +6,10 @@
 //! they only divide the requests. So connections are gathered again on as many threads as there are processors when that is
 //! over.
 //!
-//! Fewer threads than processors are better in one case: no processor is idle, since clients on the same machine or other
-//! work need them, and each thread finds the requests of several connections whenever it wakes up. A thread that finds twice
-//! as many needs half the processor time for each, and every client is answered sooner. That ends as soon as a thread finds
-//! few requests at a time.
+//! Fewer threads than processors can be better in one case: no processor is idle, since clients on the same machine or other
+//! work need them. If each thread finds the requests of several connections whenever it wakes up, it is certain: a thread
+//! that finds twice as many needs half the processor time for each, and every client is answered sooner. That ends as soon
+//! as a thread finds few requests at a time. Otherwise it is tried ([`Trial`]), and lasts only if more requests are answered.
 
 use std::cell::LazyCell;
 use std::time::Duration;
@@ -24,6 +24,8 @@ const ROOMY: f64 = 0.45;
 const SPARE_PROCESSORS: f64 = 0.75;
 /// While fewer are idle, whoever has work waits for a processor.
 const SCARCE_PROCESSORS: f64 = 0.25;
+/// While fewer are idle, threads that could be fewer may hinder each other.
+const FEW_PROCESSORS: f64 = 0.5;
 /// Of the work of all threads, what half of them would have with the same requests.
 const LEFT_BY_GATHERING: f64 = 0.8;
 /// Longer requests, on average, are not made faster by gathering; they only wait for each other, if there are enough of
@@ -41,6 +43,12 @@ const MANY_AT_A_TIME: f64 = 4.0;
 const MANY_SAMPLES: u32 = 3;
 /// With so few at a time there are as many threads as processors.
 const FEW_AT_A_TIME: f64 = 2.0;
+/// A trial of fewer threads has paid if so many times as many requests are answered.
+const TRIAL_GAIN: f64 = 1.1;
+/// It ends when no more than this times what was answered before it is answered.
+const TRIAL_LOSS: f64 = 0.95;
+/// Samples of a trial that count; the first one does not, for connections are still moving.
+const TRIAL_SAMPLES: u32 = 3;
 /// Samples in a row that must agree before connections are gathered on fewer threads.
 const PATIENCE_MIN: u32 = 10;
 const PATIENCE_MAX: u32 = 640;
@@ -56,6 +64,8 @@ pub(super) struct Sample {
     request: Duration,
     /// Requests that a thread found on average when it woke up; zero if there was none.
     at_a_time: f64,
+    /// Requests per second.
+    rate: f64,
 }
 
 impl Sample {
@@ -73,6 +83,7 @@ impl Sample {
                 Err(_) => Duration::ZERO,
             },
             at_a_time: if wake_ups == 0 { 0.0 } else { requests as f64 / wake_ups as f64 },
+            rate: requests as f64 / period.as_secs_f64().max(f64::MIN_POSITIVE),
         }
     }
 }
@@ -84,12 +95,31 @@ enum Wish {
     Fewer,
 }
 
-/// Whether a sample speaks for fewer threads than processors, instead of `active_count`.
-fn is_crowded(active_count: usize, sample: &Sample, idle_processors: impl FnOnce() -> Option<f64>) -> bool {
-    sample.at_a_time >= MANY_AT_A_TIME
-        && sample.request <= SHORT_REQUEST
-        && sample.workers * LEFT_BY_GATHERING < half_of(active_count) as f64
-        && idle_processors().is_some_and(|idle| idle < SCARCE_PROCESSORS)
+/// What a sample says of fewer threads than processors, or than are active already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gathering {
+    Certain,
+    WorthATrial,
+    No,
+}
+
+/// Whether half of `active_count` threads could do the same, with processors too few for all who want one.
+fn gathering(
+    active_count: usize,
+    sample: &Sample,
+    idle_processors: impl FnOnce() -> Option<f64>,
+) -> Gathering {
+    if sample.request > SHORT_REQUEST
+        || sample.workers * LEFT_BY_GATHERING >= half_of(active_count) as f64
+        || active_count < 2
+    {
+        return Gathering::No;
+    }
+    match idle_processors() {
+        Some(idle) if idle < SCARCE_PROCESSORS && sample.at_a_time >= MANY_AT_A_TIME => Gathering::Certain,
+        Some(idle) if idle < FEW_PROCESSORS && sample.rate > 0.0 => Gathering::WorthATrial,
+        _ => Gathering::No,
+    }
 }
 
 /// What a sample speaks for while `active_count` threads are active. `idle_processors` is asked only when that matters.
@@ -120,6 +150,50 @@ fn half_of(count: usize) -> usize {
     count.next_power_of_two() / 2
 }
 
+/// Fewer threads than processors, tried because processors are contended.
+struct Trial {
+    /// What is returned to if it does not pay.
+    count_before: usize,
+    /// Requests per second before it.
+    rate_before: f64,
+    samples: u32,
+    /// Sum of the rates of the samples that count.
+    rates: f64,
+}
+
+/// What becomes of a trial after a sample.
+enum TrialResult {
+    GoesOn,
+    Failed,
+    Over,
+}
+
+impl Trial {
+    fn new(count_before: usize, rate_before: f64) -> Self {
+        Trial { count_before, rate_before, samples: 0, rates: 0.0 }
+    }
+
+    fn judge(&mut self, sample: &Sample, idle_processors: Option<f64>) -> TrialResult {
+        if idle_processors.is_none_or(|idle| idle >= SPARE_PROCESSORS) {
+            return TrialResult::Over;
+        }
+        self.samples += 1;
+        if self.samples > TRIAL_SAMPLES + 1 {
+            // It has paid.
+            return if sample.rate < self.rate_before * TRIAL_LOSS {
+                TrialResult::Over
+            } else {
+                TrialResult::GoesOn
+            };
+        }
+        if self.samples > 1 {
+            self.rates += sample.rate;
+        }
+        let has_paid = self.rates / f64::from(TRIAL_SAMPLES) >= self.rate_before * TRIAL_GAIN;
+        if self.samples > TRIAL_SAMPLES && !has_paid { TrialResult::Failed } else { TrialResult::GoesOn }
+    }
+}
+
 /// Chooses the count of active threads from sample to sample.
 pub(super) struct Chooser {
     processors: usize,
@@ -128,15 +202,28 @@ pub(super) struct Chooser {
     /// How many it takes. Doubled each time that fewer turned out to be too few.
     patience: u32,
     was_reduced: bool,
+    trial: Option<Trial>,
+    /// Samples in a row that spoke for a trial, and the sum of their rates.
+    contended: (u32, f64),
+    /// How many it takes. Doubled by each trial that failed.
+    trial_patience: u32,
 }
 
 impl Chooser {
     pub(super) fn new(processors: usize) -> Self {
-        Chooser { processors, agreeing: 0, patience: PATIENCE_MIN, was_reduced: false }
+        Chooser {
+            processors,
+            agreeing: 0,
+            patience: PATIENCE_MIN,
+            was_reduced: false,
+            trial: None,
+            contended: (0, 0.0),
+            trial_patience: MANY_SAMPLES,
+        }
     }
 
     /// The count that follows `active_count` after a sample: at most `limit`, and not below the number of processors unless
-    /// that is more, or threads find many requests at a time. `idle_processors` tells how many processors had nothing to do, if that is known.
+    /// that is more, or fewer pay. `idle_processors` tells how many processors had nothing to do, if that is known.
     pub(super) fn choose(
         &mut self,
         active_count: usize,
@@ -145,22 +232,28 @@ impl Chooser {
         idle_processors: impl FnOnce() -> Option<f64>,
     ) -> usize {
         let usual = self.processors.min(limit);
-        let least = if sample.at_a_time < FEW_AT_A_TIME { usual } else { 1 };
+        let idle_processors = LazyCell::new(idle_processors);
+        if let Some(next) = self.follow_trial(active_count, usual, sample, &idle_processors) {
+            return next;
+        }
+        let may_be_few = sample.at_a_time >= FEW_AT_A_TIME || self.trial.is_some();
+        let least = if may_be_few { 1 } else { usual };
         if !(least..=limit).contains(&active_count) {
             return active_count.clamp(least, limit);
         }
-        let idle_processors = LazyCell::new(idle_processors);
         let (wish, fewer, patience) = match wish(active_count, sample, || *idle_processors) {
             Wish::Fewer if active_count > usual => {
                 (Wish::Fewer, half_of(active_count).max(usual), self.patience)
             }
             Wish::More => (Wish::More, active_count, 0),
             _ if active_count > usual => (Wish::Same, active_count, 0),
-            _ if is_crowded(active_count, sample, || *idle_processors) => {
-                (Wish::Fewer, half_of(active_count).max(1), MANY_SAMPLES)
-            }
-            _ => (Wish::Same, active_count, 0),
+            _ => match gathering(active_count, sample, || *idle_processors) {
+                Gathering::Certain => (Wish::Fewer, half_of(active_count).max(1), MANY_SAMPLES),
+                Gathering::WorthATrial => return self.consider_trial(active_count, sample),
+                Gathering::No => (Wish::Same, active_count, 0),
+            },
         };
+        self.contended = (0, 0.0);
         self.agreeing = if wish == Wish::Fewer { self.agreeing + 1 } else { 0 };
         if wish == Wish::More && active_count < limit {
             if std::mem::take(&mut self.was_reduced) {
@@ -175,6 +268,49 @@ impl Chooser {
             active_count
         }
     }
+
+    /// The count that the trial which is under way asks for, if it is still undecided or has ended.
+    fn follow_trial(
+        &mut self,
+        active_count: usize,
+        usual: usize,
+        sample: &Sample,
+        idle_processors: &Option<f64>,
+    ) -> Option<usize> {
+        let trial = self.trial.as_mut()?;
+        if active_count >= usual {
+            self.trial = None;
+            return None;
+        }
+        match trial.judge(sample, *idle_processors) {
+            TrialResult::GoesOn if trial.samples <= TRIAL_SAMPLES => Some(active_count),
+            TrialResult::GoesOn => {
+                self.trial_patience = MANY_SAMPLES;
+                None
+            }
+            TrialResult::Over => {
+                self.trial = None;
+                Some(usual)
+            }
+            TrialResult::Failed => {
+                self.trial_patience = (self.trial_patience * 2).min(PATIENCE_MAX);
+                self.trial.take().map(|trial| trial.count_before.min(usual))
+            }
+        }
+    }
+
+    /// The count after one more contended sample: half, if there were enough of them.
+    fn consider_trial(&mut self, active_count: usize, sample: &Sample) -> usize {
+        self.agreeing = 0;
+        let (samples, rates) = (self.contended.0 + 1, self.contended.1 + sample.rate);
+        self.contended = (samples, rates);
+        if samples < self.trial_patience {
+            return active_count;
+        }
+        self.contended = (0, 0.0);
+        self.trial = Some(Trial::new(active_count, rates / f64::from(samples)));
+        half_of(active_count).max(1)
+    }
 }
 
 #[cfg(test)]
@@ -182,7 +318,12 @@ mod tests {
     use super::*;
 
     fn sample(busiest: f64, workers: f64, request_us: u64) -> Sample {
-        Sample { busiest, workers, request: Duration::from_micros(request_us), at_a_time: 1.0 }
+        Sample { busiest, workers, request: Duration::from_micros(request_us), at_a_time: 1.0, rate: 0.0 }
+    }
+
+    /// Two threads that find few of so many requests a second at a time.
+    fn at_rate(rate: f64) -> Sample {
+        Sample { at_a_time: 1.5, rate, ..sample(0.5, 0.9, 8) }
     }
 
     /// Two threads that work half of their time on short requests, of which they find so many at a time.
@@ -206,6 +347,7 @@ mod tests {
         };
         let period = Duration::from_secs(1);
         assert_eq!(Sample::new(&[], period), Sample { at_a_time: 0.0, ..sample(0.0, 0.0, 0) });
+        assert!((Sample::new(&[stats(500, 50_000)], period / 2).rate - 100_000.0).abs() < 1e-6);
         let sum = Sample::new(&[stats(500, 50_000), stats(0, 0), stats(250, 25_000)], period);
         assert!((sum.busiest - 0.5).abs() < 1e-9 && (sum.workers - 0.75).abs() < 1e-9, "{sum:?}");
         assert_eq!(sum.request, Duration::from_micros(10));
@@ -297,7 +439,7 @@ mod tests {
         assert_eq!(after(1, 2, &at_a_time(4.0), 0.0), 1);
         assert_eq!(after(100, 1, &at_a_time(2.0), 0.0), 1, "as it is");
         assert_eq!(after(1, 1, &at_a_time(1.9), 0.0), 2);
-        assert_eq!(after(100, 2, &at_a_time(50.0), 0.3), 2, "a processor is idle");
+        assert_eq!(after(100, 2, &at_a_time(50.0), 0.3), 2, "not all are busy");
         assert_eq!(after(100, 2, &Sample { request: Duration::from_micros(21), ..at_a_time(50.0) }, 0.0), 2);
         assert_eq!(after(100, 2, &Sample { workers: 1.3, ..at_a_time(50.0) }, 0.0), 2, "too much for one");
         assert_eq!(
@@ -305,6 +447,34 @@ mod tests {
             2,
             "a processor is idle again"
         );
+    }
+
+    #[test]
+    fn fewer_threads_than_processors_are_tried_and_kept_if_more_is_answered() {
+        let mut chooser = Chooser::new(2);
+        let mut step = |count, rate, idle| chooser.choose(count, 10, &at_rate(rate), || Some(idle));
+        assert_eq!([2, 2, 2].map(|count| step(count, 100.0, 0.0)), [2, 2, 1], "after three samples");
+        // The first sample of the trial does not count.
+        assert_eq!([20.0, 120.0, 120.0, 120.0].map(|rate| step(1, rate, 0.0)), [1; 4]);
+        assert_eq!([120.0; 50].map(|rate| step(1, rate, 0.0)), [1; 50], "it lasts");
+        assert_eq!(step(1, 120.0, 0.8), 2, "until a processor is idle");
+        assert_eq!([2, 2, 2].map(|count| step(count, 100.0, 0.0)), [2, 2, 1]);
+        assert_eq!([120.0; 5].map(|rate| step(1, rate, 0.0)), [1; 5]);
+        assert_eq!(step(1, 94.0, 0.0), 2, "or less is answered than before");
+    }
+
+    #[test]
+    fn trials_that_do_not_pay_become_rare() {
+        let mut chooser = Chooser::new(2);
+        let mut samples_until_trial = || {
+            let samples = (1..).find(|_| chooser.choose(2, 10, &at_rate(100.0), || Some(0.0)) == 1);
+            let counts: Vec<usize> =
+                (0..4).map(|_| chooser.choose(1, 10, &at_rate(105.0), || Some(0.0))).collect();
+            assert_eq!(counts, [1, 1, 1, 2]);
+            samples.expect("a trial")
+        };
+        let samples: Vec<u32> = (0..10).map(|_| samples_until_trial()).collect();
+        assert_eq!(samples, [3, 6, 12, 24, 48, 96, 192, 384, 640, 640]);
     }
 
     #[test]
