@@ -90,6 +90,8 @@ pub mod particle {
     pub const INTEGER: u8 = 1;
     pub const STRING: u8 = 3;
     pub const BLOB: u8 = 4;
+    pub const MAP: u8 = 19;
+    pub const LIST: u8 = 20;
 }
 
 /// Result codes that the tests name.

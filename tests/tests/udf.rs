@@ -230,6 +230,43 @@ fn background_queries_apply_functions() {
     assert_eq!(client.ask(&Message::get("k7")).unwrap().result, result::NOT_FOUND);
 }
 
+/// Records that an index finds are changed, each once, and none that has changed its value meanwhile.
+#[test]
+fn background_queries_by_an_index_apply_functions() {
+    const INDEX_RANGE: u8 = 22;
+    let (_server, mut client) = start();
+    for key in 0..50 {
+        let put = Message::write(&format!("k{key}"))
+            .with_operation(ferrospike_tests::wire::Operation::integer(operation::WRITE, "n", key));
+        assert_eq!(client.ask(&put).unwrap().result, result::OK);
+    }
+    let create = "sindex-create:namespace=test;set=rig;indexname=by-n;indexdata=n,numeric";
+    assert_eq!(client.info_value(create).unwrap(), "ok");
+    let start = Instant::now();
+    while client.info_value("sindex-list").unwrap().contains(":state=WO") {
+        assert!(start.elapsed() < Duration::from_secs(30), "still being filled");
+    }
+    let mut range = vec![1, 1, b'n', 1];
+    for bound in [10i64, 19] {
+        range.extend(8u32.to_be_bytes());
+        range.extend(bound.to_be_bytes());
+    }
+    let before = figures(&mut client, "namespace/test");
+    let query = background("add", &[0x92, 0xa2, 3, b'n', 100]).with_field(INDEX_RANGE, &range);
+    assert_eq!(run(&mut client, &query), (0, result::OK));
+    await_figures(&mut client, "namespace/test", |now| {
+        now["udf_sub_udf_complete"] == before["udf_sub_udf_complete"] + 10
+            && now["si_query_udf_bg_complete"] == before["si_query_udf_bg_complete"] + 1
+    });
+    for key in 0..50i64 {
+        let expected = if (10..20).contains(&key) { key + 100 } else { key };
+        let answer = client.ask(&Message::get(&format!("k{key}"))).unwrap();
+        assert_eq!(answer.bin("n"), Some(&expected.to_be_bytes()[..]), "{key}");
+    }
+    let bad = background("add", &[0x90]).with_field(INDEX_RANGE, &[1, 1, b'x', 1, 0, 0, 0, 8]);
+    assert_eq!(client.ask(&bad).unwrap().result, result::PARAMETER);
+}
+
 /// Calls on one record from several connections, and writes beside them, lose nothing.
 #[test]
 fn calls_on_one_record_add_up() {
@@ -352,4 +389,10 @@ fn functions_can_be_forbidden() {
     let mut client = server.connect();
     register(&mut client, "m.lua", MODULE);
     moves(&mut client, &add("k"), result::FORBIDDEN, &["client_udf_error"]);
+    let mut stream = background("add", &[0x90]);
+    stream.fields.retain(|(number, _)| *number != field::UDF_OP);
+    for kind in [1, 2] {
+        let query = stream.clone().with_field(field::UDF_OP, &[kind]);
+        assert_eq!(client.ask(&query).unwrap().result, result::FORBIDDEN);
+    }
 }

@@ -232,6 +232,48 @@ fn write_server_work(node: &Node) {
     }
 }
 
+/// The counters of one sort of queries: complete, failed, and aborted or too late.
+type QueryGroup = (&'static str, [NamespaceCounter; 3]);
+
+/// Queries by primary and by secondary index.
+const QUERIES: [(&str, [QueryGroup; 5]); 2] = {
+    use NamespaceCounter as C;
+    [
+        (
+            "pi",
+            [
+                (
+                    "short-basic",
+                    [C::PiQueryShortBasicComplete, C::PiQueryShortBasicError, C::PiQueryShortBasicTimeout],
+                ),
+                (
+                    "long-basic",
+                    [C::PiQueryLongBasicComplete, C::PiQueryLongBasicError, C::PiQueryLongBasicAbort],
+                ),
+                ("aggr", [C::PiQueryAggrComplete, C::PiQueryAggrError, C::PiQueryAggrAbort]),
+                ("udf-bg", [C::PiQueryUdfBgComplete, C::PiQueryUdfBgError, C::PiQueryUdfBgAbort]),
+                ("ops-bg", [C::PiQueryOpsBgComplete, C::PiQueryOpsBgError, C::PiQueryOpsBgAbort]),
+            ],
+        ),
+        (
+            "si",
+            [
+                (
+                    "short-basic",
+                    [C::SiQueryShortBasicComplete, C::SiQueryShortBasicError, C::SiQueryShortBasicTimeout],
+                ),
+                (
+                    "long-basic",
+                    [C::SiQueryLongBasicComplete, C::SiQueryLongBasicError, C::SiQueryLongBasicAbort],
+                ),
+                ("aggr", [C::SiQueryAggrComplete, C::SiQueryAggrError, C::SiQueryAggrAbort]),
+                ("udf-bg", [C::SiQueryUdfBgComplete, C::SiQueryUdfBgError, C::SiQueryUdfBgAbort]),
+                ("ops-bg", [C::SiQueryOpsBgComplete, C::SiQueryOpsBgError, C::SiQueryOpsBgAbort]),
+            ],
+        ),
+    ]
+};
+
 fn write_namespace(namespace: &Namespace) {
     let (name, objects) = (namespace.name(), namespace.object_count());
     cf::info!(Info, "{{{name}}} objects: all {objects} master {objects} prole 0 non-replica 0");
@@ -253,22 +295,14 @@ fn write_namespace(namespace: &Namespace) {
         }
     }
     let count = |counter| namespace.metrics.get(counter);
-    let queries = [
-        NamespaceCounter::PiQueryShortBasicComplete,
-        NamespaceCounter::PiQueryShortBasicError,
-        NamespaceCounter::PiQueryShortBasicTimeout,
-        NamespaceCounter::PiQueryLongBasicComplete,
-        NamespaceCounter::PiQueryLongBasicError,
-        NamespaceCounter::PiQueryLongBasicAbort,
-    ]
-    .map(count);
-    if queries.iter().any(|count| *count != 0) {
-        let [complete, failed, late, long, long_failed, aborted] = queries;
-        cf::info!(
-            Info,
-            "{{{name}}} pi-query: short-basic ({complete},{failed},{late}) long-basic ({long},{long_failed},{aborted}) \
-             aggr (0,0,0) udf-bg (0,0,0) ops-bg (0,0,0)"
-        );
+    for (index, groups) in QUERIES {
+        let counts = groups.each_ref().map(|(name, counters)| (name, counters.map(count)));
+        if counts.iter().any(|(_, counts)| *counts != [0; 3]) {
+            let groups = counts.map(|(name, [complete, failed, aborted])| {
+                format!(" {name} ({complete},{failed},{aborted})")
+            });
+            cf::info!(Info, "{{{name}}} {index}-query:{}", groups.concat());
+        }
     }
     let (touched, failed, skipped) = (
         count(NamespaceCounter::ReadTouchSuccess),

@@ -10,6 +10,7 @@ mod element;
 mod sprig;
 mod tree;
 
+pub(crate) use cursor::Cursor;
 pub(crate) use element::{Element, Location, RecordMeta, SetId};
 pub(crate) use tree::{CreateOutcome, ElementHandle, Index, IndexGeometry, WriteGuard};
 

@@ -61,13 +61,7 @@ impl Operations {
     /// # Errors
     /// `Parameter` when there is none, or its name is too long.
     pub(super) fn function_from_request(request: &Request<'_>, body: &[u8]) -> Result<Self, ResultCode> {
-        let name = |number| {
-            let name = request.field(number).filter(|name| name.len() < FUNCTION_NAME_SIZE_MAX);
-            name.map(|name| String::from_utf8_lossy(name).into_owned()).ok_or(ResultCode::Parameter)
-        };
-        let function = (name(field::UDF_FILE)?, name(field::UDF_FUNCTION)?);
-        request.field(field::UDF_ARGUMENTS).ok_or(ResultCode::Parameter)?;
-        Ok(Operations { body: body.into(), function: Some(function) })
+        Ok(Operations { body: body.into(), function: Some(function_names(request)?) })
     }
 
     /// What carries them out in a thread of `query`.
@@ -87,6 +81,19 @@ impl Operations {
         }
         Some(Changer { query, origin, request, filter, commands: SubCommands::new(Arc::clone(context)) })
     }
+}
+
+/// Module and name of the function that a request names, with arguments for it.
+///
+/// # Errors
+/// `Parameter` when one of the three is not there, or a name is too long.
+pub(super) fn function_names(request: &Request<'_>) -> Result<(String, String), ResultCode> {
+    let name = |number| {
+        let name = request.field(number).filter(|name| name.len() < FUNCTION_NAME_SIZE_MAX);
+        name.map(|name| String::from_utf8_lossy(name).into_owned()).ok_or(ResultCode::Parameter)
+    };
+    let names = (name(field::UDF_FILE)?, name(field::UDF_FUNCTION)?);
+    request.field(field::UDF_ARGUMENTS).map(|_| names).ok_or(ResultCode::Parameter)
 }
 
 /// Carries out the operations of a query, in one of its threads.

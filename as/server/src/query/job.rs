@@ -25,7 +25,7 @@ pub(super) enum End {
     Aborted,
     /// The client is gone or does not read.
     Unread,
-    /// Its records cannot be brought to disk before they are told of, or there is a bug of ours.
+    /// Its function failed, its records cannot be brought to disk before they are told of, or there is a bug of ours.
     Failed,
 }
 
@@ -55,6 +55,12 @@ impl End {
             }
             (false, JobKind::Function) => {
                 [C::PiQueryUdfBgComplete, C::PiQueryUdfBgError, C::PiQueryUdfBgAbort]
+            }
+            (false, JobKind::Aggregation) => {
+                [C::PiQueryAggrComplete, C::PiQueryAggrError, C::PiQueryAggrAbort]
+            }
+            (true, JobKind::Aggregation) => {
+                [C::SiQueryAggrComplete, C::SiQueryAggrError, C::SiQueryAggrAbort]
             }
             (true, JobKind::Function) => {
                 [C::SiQueryUdfBgComplete, C::SiQueryUdfBgError, C::SiQueryUdfBgAbort]
@@ -92,6 +98,7 @@ impl End {
 pub(super) enum JobKind {
     ShortBasic,
     Basic,
+    Aggregation,
     Operations,
     Function,
 }
@@ -108,6 +115,7 @@ impl Sort {
         let kind = match &query.kind {
             QueryKind::Operations(operations) if operations.function.is_some() => JobKind::Function,
             QueryKind::Operations(_) => JobKind::Operations,
+            QueryKind::Aggregation(_) => JobKind::Aggregation,
             QueryKind::Basic(_) if query.is_short() => JobKind::ShortBasic,
             QueryKind::Basic(_) => JobKind::Basic,
         };
@@ -163,7 +171,7 @@ impl Job {
             sort: Sort::of(query),
             function: match &query.kind {
                 QueryKind::Operations(operations) => operations.function.clone().unwrap_or_default(),
-                QueryKind::Basic(_) => Default::default(),
+                QueryKind::Basic(_) | QueryKind::Aggregation(_) => Default::default(),
             },
             has_parts: query.has_parts,
             partition_count: query.parts.len(),
@@ -184,6 +192,19 @@ impl Job {
             bytes_sent: AtomicU64::new(0),
             send_nanos: AtomicU64::new(0),
         }
+    }
+
+    /// Counts records that an aggregation will read.
+    pub(super) fn count_collected(&self, count: u64) {
+        self.records_sent.fetch_add(count, Relaxed);
+        if self.records_per_second != 0 {
+            self.records_throttled.fetch_add(count, Relaxed);
+        }
+    }
+
+    /// Counts a record that cannot be read.
+    pub(super) fn count_failed(&self) {
+        self.records_failed.fetch_add(1, Relaxed);
     }
 
     /// The query has ended.
@@ -236,9 +257,10 @@ impl fmt::Display for Job {
             self.client.to_string().replace(':', "+"),
         )?;
         match self.sort.kind {
-            JobKind::ShortBasic | JobKind::Basic => write!(
+            JobKind::ShortBasic | JobKind::Basic | JobKind::Aggregation => write!(
                 out,
-                ":job-type=basic:net-io-bytes={}:net-io-time={}:socket-timeout={}",
+                ":job-type={}:net-io-bytes={}:net-io-time={}:socket-timeout={}",
+                if self.sort.kind == JobKind::Aggregation { "aggregation" } else { "basic" },
                 self.bytes_sent.load(Relaxed),
                 Duration::from_nanos(self.send_nanos.load(Relaxed)).as_millis(),
                 self.socket_timeout.map_or(0, |timeout| timeout.as_millis())

@@ -1,5 +1,5 @@
 //! Queries: requests that concern many records. Basic queries, which send them, by primary or secondary index, as a whole
-//! or page by page; background queries, which change them.
+//! or page by page; aggregations, which send what a function makes of them; background queries, which change them.
 //!
 //! ```text
 //! request      what a request asks for, checked
@@ -8,6 +8,7 @@
 //! primary      a partition, walked by the primary index; secondary: by a secondary index
 //! row          one record as a message
 //! background   operations that change records
+//! aggregate    stream functions that make values of records
 //! job          what others see of a query
 //! ```
 //!
@@ -18,6 +19,7 @@
 //! # Locking
 //! `jobs` is taken alone and briefly.
 
+mod aggregate;
 mod background;
 mod condition;
 mod job;
@@ -36,7 +38,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use datamodel::Budget;
 use parking_lot::Mutex;
@@ -62,16 +64,18 @@ const PARSE_PORTION_STEPS: u64 = 10_000_000;
 /// Up to this rate one thread does what a query may do.
 const ONE_THREAD_RATE_MAX: u32 = 20_000;
 
+/// Longest that the client of a background query waits to hear that it has begun.
+const BEGUN_TIME_MAX: Duration = Duration::from_millis(250);
+/// Clients that may wait so at a time; others hear at once.
+const BEGUN_THREADS_MAX: usize = 16;
+
 /// With those whose clients do not read there may be so many times `query-threads-limit` threads.
 const STALLED_FACTOR: usize = 4;
 
 /// Answers a query that is not started with the reason.
-pub(crate) fn refuse(out: &mut Vec<u8>, request: &Request<'_>, reason: ResultCode) {
-    // It is not marked as the last of many replies. An aggregation is, which is only lacking here: whoever expects its
-    // results does not wait for more.
-    let is_lacking = reason == ResultCode::UnsupportedFeature && request.has_field(field::UDF_FILE);
-    let header = if is_lacking { ReplyHeader::last(reason) } else { ReplyHeader::result(reason) };
-    reply::write_header_only(out, &header);
+pub(crate) fn refuse(out: &mut Vec<u8>, reason: ResultCode) {
+    // It is not marked as the last of many replies.
+    reply::write_header_only(out, &ReplyHeader::result(reason));
 }
 
 /// The queries of a server.
@@ -82,6 +86,8 @@ pub(crate) struct Queries {
     is_stopping: Arc<AtomicBool>,
     long_threads: Arc<Threads>,
     short_threads: Arc<Threads>,
+    /// Those that wait for the ends of background queries.
+    begun_threads: Arc<Threads>,
     /// Threads that wait for their clients, in whose place others may run.
     pub(crate) stalled: Arc<StalledSenders>,
     /// Counts up for queries that come without a number.
@@ -110,6 +116,7 @@ impl Queries {
             is_stopping: Arc::default(),
             long_threads: Arc::new(Threads::new("query", LONG_QUERY_NICENESS)),
             short_threads: Arc::new(Threads::new("short-query", 0)),
+            begun_threads: Arc::new(Threads::new("query-begun", 0)),
             last_id: AtomicU32::new(0),
             stalled: Arc::default(),
             jobs: Mutex::default(),
@@ -196,7 +203,7 @@ impl Queries {
             return Err(ResultCode::Forbidden);
         }
         if let Some(sink) = at_start {
-            sink.finish(last_reply(End::Complete));
+            self.tell_begun(&run, sink);
         }
         for _ in 1..thread_count {
             if !run.has_parts_left() || !run.join_in() {
@@ -211,6 +218,19 @@ impl Queries {
             }
         }
         Ok(())
+    }
+
+    /// Tells the client of a background query that it has begun: when it has ended, or after [`BEGUN_TIME_MAX`]. So whoever
+    /// changes few records in the background finds them changed.
+    fn tell_begun(&self, run: &Arc<QueryRun>, sink: Arc<dyn ReplySink>) {
+        let (own, told) = (Arc::clone(run), Arc::clone(&sink));
+        let wait = Box::new(move || {
+            own.await_end(BEGUN_TIME_MAX);
+            told.finish(last_reply(End::Complete));
+        });
+        if !self.begun_threads.try_spawn(BEGUN_THREADS_MAX, wait) {
+            sink.finish(last_reply(End::Complete));
+        }
     }
 
     /// Threads at work, those that wait for their clients among them.
@@ -248,7 +268,7 @@ impl Queries {
     }
 
     /// What one thread of a query does.
-    fn run_thread(&self, run: &QueryRun) {
+    fn run_thread(&self, run: &Arc<QueryRun>) {
         let walk = AssertUnwindSafe(|| {
             cf::fault_point!("query");
             run.run_thread()
@@ -346,6 +366,7 @@ impl Queries {
         self.is_stopping.store(true, Ordering::Release);
         self.long_threads.stop();
         self.short_threads.stop();
+        self.begun_threads.stop();
     }
 }
 

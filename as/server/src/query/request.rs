@@ -13,6 +13,7 @@ use datamodel::flat::SET_NAME_SIZE_MAX;
 use proto::ResultCode;
 use proto::message::{Request, field, info1, info2, info3};
 
+use super::aggregate::Aggregation;
 use super::background::Operations;
 use super::condition::Condition;
 use crate::index::{PARTITION_COUNT, PartitionId, SetId};
@@ -64,6 +65,8 @@ pub(super) enum QueryKind {
     Basic(Projection),
     /// Operations change them; the client hears no more than that it has begun.
     Operations(Operations),
+    /// A function makes values of them, which are sent.
+    Aggregation(Aggregation),
 }
 
 /// What of a record is sent.
@@ -119,7 +122,7 @@ impl Query {
         if request.has_field(field::UDF_FILE) {
             return match request.field(field::UDF_OP) {
                 Some([2]) => reading.operations(body, next_id),
-                Some([1]) => Err(ResultCode::UnsupportedFeature),
+                Some([1]) => reading.aggregation(next_id),
                 _ => Err(ResultCode::Parameter),
             };
         }
@@ -137,7 +140,7 @@ impl Query {
 
     /// Whether its client waits for records, and not only for its start.
     pub(super) fn has_client(&self) -> bool {
-        matches!(self.kind, QueryKind::Basic(_))
+        !matches!(self.kind, QueryKind::Operations(_))
     }
 }
 
@@ -162,8 +165,7 @@ impl Reading<'_> {
         let records_per_second = self.records_per_second()?;
         let Some(parts) = parts else { return Err(ResultCode::UnsupportedFeature) };
         let condition = predicate.map(|predicate| predicate.with_index(self, set)).transpose()?;
-        let socket_timeout_ms = number(request, field::SOCKET_TIMEOUT)
-            .map_or(Ok(SOCKET_TIMEOUT_DEFAULT_MS), |n| n.map(u32::from_be_bytes))?;
+        let socket_timeout = self.socket_timeout()?;
         let sample_max = number(request, field::SAMPLE_MAX).map_or(Ok(0), |n| n.map(u64::from_be_bytes))?;
         let projection =
             Projection { without_bins: request.info1 & info1::GET_NO_BINS != 0, bins: bin_names(request)? };
@@ -171,8 +173,7 @@ impl Reading<'_> {
         Ok(Query {
             sample_max,
             time_max: short_time(request, self.namespace),
-            socket_timeout: (socket_timeout_ms != 0)
-                .then(|| Duration::from_millis(u64::from(socket_timeout_ms))),
+            socket_timeout,
             parts,
             has_parts: true,
             condition,
@@ -180,6 +181,27 @@ impl Reading<'_> {
             records_per_second,
             ..self.query(id, set, QueryKind::Basic(projection))
         })
+    }
+
+    fn aggregation(&self, next_id: impl FnOnce() -> u64) -> Result<Query, ResultCode> {
+        let request = self.request;
+        if request.info1 & info1::SHORT_QUERY != 0 {
+            return Err(ResultCode::Parameter);
+        }
+        if request.has_field(field::FILTER_EXPRESSION) {
+            return Err(ResultCode::UnsupportedFeature);
+        }
+        let id = self.id(next_id);
+        let set = self.set()?;
+        let predicate = self.predicate()?;
+        let records_per_second = self.records_per_second()?;
+        if set == SetFilter::None {
+            return Err(ResultCode::NotFound);
+        }
+        let condition = predicate.map(|predicate| predicate.with_index(self, set)).transpose()?;
+        let socket_timeout = self.socket_timeout()?;
+        let kind = QueryKind::Aggregation(Aggregation::from_request(request)?);
+        Ok(Query { condition, records_per_second, socket_timeout, ..self.query(id, set, kind) })
     }
 
     fn operations(&self, body: &[u8], next_id: impl FnOnce() -> u64) -> Result<Query, ResultCode> {
@@ -256,6 +278,12 @@ impl Reading<'_> {
             Some(number) => number.map(u32::from_be_bytes),
             None => Ok(0),
         }
+    }
+
+    fn socket_timeout(&self) -> Result<Option<Duration>, ResultCode> {
+        let ms = number(self.request, field::SOCKET_TIMEOUT)
+            .map_or(Ok(SOCKET_TIMEOUT_DEFAULT_MS), |n| n.map(u32::from_be_bytes))?;
+        Ok((ms != 0).then(|| Duration::from_millis(u64::from(ms))))
     }
 
     fn filter(&self) -> Result<Option<Filter<'static>>, ResultCode> {

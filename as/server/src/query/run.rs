@@ -11,10 +11,11 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cf::clock::StoredMillis;
 use datamodel::Budget;
+use parking_lot::{Condvar, Mutex};
 use proto::ResultCode;
 use proto::frame::{self, FrameType, HEADER_SIZE};
 use proto::reply::{self, ReplyHeader};
@@ -29,6 +30,7 @@ use crate::index::{Element, Location};
 use crate::storage::ReadBuffer;
 use crate::transaction::filter;
 use crate::transaction::{ReplySink, TransactionContext};
+use crate::udf::Functions;
 
 /// Replies are sent when they reach this size.
 const CHUNK_SIZE: usize = 128 << 10;
@@ -53,6 +55,9 @@ pub(super) struct QueryRun {
     end: OnceLock<End>,
     /// Threads that are at it; 0 when it has ended.
     threads: AtomicUsize,
+    /// Nothing of it is to be done any more. Taken alone and briefly.
+    has_ended: Mutex<bool>,
+    ended: Condvar,
 }
 
 impl QueryRun {
@@ -77,6 +82,8 @@ impl QueryRun {
             samples: AtomicU64::new(0),
             end: OnceLock::new(),
             threads: AtomicUsize::new(1),
+            has_ended: Mutex::new(false),
+            ended: Condvar::new(),
         }
     }
 
@@ -92,11 +99,17 @@ impl QueryRun {
     }
 
     /// What one thread does. Returns how the query ended, if this was the last thread.
-    pub(super) fn run_thread(&self) -> Option<End> {
+    pub(super) fn run_thread(self: &Arc<Self>) -> Option<End> {
         let may_go_on = || self.reason_to_end().is_none();
         let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
         let mut walker = Walker::new(self, &budget);
-        let walked = walker.walk().and_then(|()| walker.send_rest());
+        let mut walked = walker.walk();
+        if walked.is_ok() {
+            walked = walker.send_rest();
+        } else if matches!(self.query.kind, QueryKind::Aggregation(_)) {
+            // What a function has yielded before it or another failed, and why, is told. The first end counts.
+            let _ = walker.send();
+        }
         if let Err(end) = walked {
             self.end_with(end);
         }
@@ -117,11 +130,25 @@ impl QueryRun {
         is_last.then(|| self.end.get().copied().unwrap_or(End::Complete))
     }
 
+    /// Waits until the query has ended, at most for so long.
+    pub(super) fn await_end(&self, longest: Duration) {
+        let deadline = Instant::now() + longest;
+        let mut has_ended = self.has_ended.lock();
+        while !*has_ended && !self.ended.wait_until(&mut has_ended, deadline).timed_out() {}
+    }
+
     /// Sends the last message.
     pub(super) fn finish(&self, end: End) {
+        *self.has_ended.lock() = true;
+        self.ended.notify_all();
         if let Some(sink) = &self.sink {
             sink.finish(last_reply(end));
         }
+    }
+
+    /// The functions that clients have registered.
+    pub(super) fn functions(&self) -> &Functions {
+        &self.transactions.functions
     }
 
     /// Whether there is a partition that no thread has taken yet.
@@ -134,7 +161,7 @@ impl QueryRun {
     }
 
     /// Why the query is to end early, if it is.
-    fn reason_to_end(&self) -> Option<End> {
+    pub(super) fn reason_to_end(&self) -> Option<End> {
         if let Some(end) = self.end.get() {
             Some(*end)
         } else if self.is_stopping.load(Relaxed) || self.job.is_aborted.load(Relaxed) {
@@ -173,15 +200,15 @@ pub(super) fn last_reply(end: End) -> Vec<u8> {
 
 /// One thread's part in a query.
 pub(super) struct Walker<'a> {
-    pub(super) run: &'a QueryRun,
+    pub(super) run: &'a Arc<QueryRun>,
     /// One frame in the making: its header, then messages.
-    chunk: Vec<u8>,
+    pub(super) chunk: Vec<u8>,
     /// Records since the rate was last looked at.
     since_look: u64,
     pub(super) now: StoredMillis,
-    scratch: ReadBuffer,
+    pub(super) scratch: ReadBuffer,
     /// Records in the chunk that must be on disk before it is sent.
-    unsettled: Vec<Location>,
+    pub(super) unsettled: Vec<Location>,
     /// What filters and bins of records draw on.
     pub(super) budget: &'a Budget<'a>,
     /// What changes records, in a query that does.
@@ -206,9 +233,9 @@ pub(super) enum Visited {
 }
 
 impl<'a> Walker<'a> {
-    fn new(run: &'a QueryRun, budget: &'a Budget<'a>) -> Self {
+    fn new(run: &'a Arc<QueryRun>, budget: &'a Budget<'a>) -> Self {
         let changer = match &run.query.kind {
-            QueryKind::Basic(_) => None,
+            QueryKind::Basic(_) | QueryKind::Aggregation(_) => None,
             QueryKind::Operations(operations) => operations.changer(&run.query, &run.transactions),
         };
         Walker {
@@ -244,7 +271,11 @@ impl<'a> Walker<'a> {
 
     /// Goes through one part; breaks when there are enough records.
     fn walk_part(&mut self, part: &Part) -> Result<ControlFlow<()>, End> {
-        match &self.run.query.condition {
+        let run = self.run;
+        if let QueryKind::Aggregation(aggregation) = &run.query.kind {
+            return self.aggregate(aggregation, part).map(ControlFlow::Continue);
+        }
+        match &run.query.condition {
             None => self.walk_primary(part),
             Some(condition) => self.walk_secondary(condition, part),
         }
@@ -312,10 +343,20 @@ impl<'a> Walker<'a> {
             changer.change(digest, &self.run.job, self.now);
             self.count_for_rate();
         }
-        if self.chunk.len() >= CHUNK_SIZE {
+        if self.is_chunk_full() {
             self.send()?;
         }
         self.rest()
+    }
+
+    /// Whether it is time to send what has come together.
+    pub(super) fn is_chunk_full(&self) -> bool {
+        self.chunk.len() >= CHUNK_SIZE
+    }
+
+    /// Counts a record that was read for the rate alone.
+    pub(super) fn count_read(&mut self) {
+        self.since_look += 1;
     }
 
     /// Keeps to the rate, if it is time to.
@@ -351,7 +392,7 @@ impl<'a> Walker<'a> {
     }
 
     /// Waits until the records in the chunk are on disk. Where that fails nobody is told of them.
-    fn settle(&mut self) -> Result<(), End> {
+    pub(super) fn settle(&mut self) -> Result<(), End> {
         for location in self.unsettled.drain(..) {
             if self.run.query.namespace.storage.settle(location).is_err() {
                 self.chunk.truncate(HEADER_SIZE);
@@ -362,7 +403,7 @@ impl<'a> Walker<'a> {
     }
 
     /// Sends the chunk.
-    fn send(&mut self) -> Result<(), End> {
+    pub(super) fn send(&mut self) -> Result<(), End> {
         self.settle()?;
         let frame = self.take_frame();
         if let Some(sink) = self.run.sink.as_ref().filter(|_| !frame.is_empty()) {

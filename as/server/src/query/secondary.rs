@@ -109,7 +109,7 @@ impl Walker<'_> {
 }
 
 /// What is remembered of a record: half of its digest that no client chooses freely.
-fn short(found: &IndexEntry) -> u64 {
+pub(super) fn short(found: &IndexEntry) -> u64 {
     let [.., a, b, c, d, e, f, g, h] = found.digest.0;
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }

@@ -109,7 +109,7 @@ fn a_short_query_ends_in_time_also_where_it_finds_nothing() {
         let job = Arc::new(Job::new(&query, from));
         let sink: Arc<dyn ReplySink> = Arc::new(Client::default());
         let transactions = Arc::clone(&queries.transactions);
-        let run = QueryRun::new(query, Arc::clone(&job), Some(sink), transactions, Arc::default());
+        let run = Arc::new(QueryRun::new(query, Arc::clone(&job), Some(sink), transactions, Arc::default()));
         let end = run.run_thread().expect("its only thread");
         (end, job.partitions_done.load(Ordering::Relaxed))
     };

@@ -380,7 +380,7 @@ impl ServiceThread {
                 Ok(()) => true,
                 Err(result) => {
                     self.context.metrics.add(ServerCounter::EarlyTsvcClientError, 1);
-                    query::refuse(&mut self.outbox.replies, request, result);
+                    query::refuse(&mut self.outbox.replies, result);
                     false
                 }
             },

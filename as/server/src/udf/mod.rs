@@ -38,6 +38,7 @@ pub(crate) use module::{
     FILE_NAME_SIZE_MAX, MODULE_SIZE_MAX, Modules, decode_content, is_file_name, metadata_value,
 };
 pub(crate) use record::{BINS_MAX, FoundRecord, RecordInput, RecordState};
+pub(crate) use stream::{RecordStream, StreamClosed, failure_text};
 pub(crate) use value::Output;
 
 /// Idle interpreters that are kept for a module.

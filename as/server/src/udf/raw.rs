@@ -9,7 +9,7 @@
 //! # Frames
 //! The C functions here hold nothing that must be dropped when Lua raises an error: Lua leaves their frames by a jump.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::time::Instant;
@@ -28,6 +28,8 @@ static WATCH_KEY: u8 = 0;
 #[derive(Default)]
 pub(super) struct Watch {
     deadline: Cell<Option<Instant>>,
+    /// Says that nobody waits for the function any more.
+    is_unwanted: RefCell<Option<Box<dyn Fn() -> bool>>>,
     has_expired: Cell<bool>,
 }
 
@@ -38,9 +40,21 @@ impl Watch {
         self.has_expired.set(false);
     }
 
+    /// A function begins that may run until `deadline`, or until `is_unwanted` says so.
+    pub(super) fn begin_while_wanted(&self, deadline: Instant, is_unwanted: Box<dyn Fn() -> bool>) {
+        self.begin(deadline);
+        *self.is_unwanted.borrow_mut() = Some(is_unwanted);
+    }
+
+    /// The function that runs may run until `deadline`, if its time is not over already.
+    pub(super) fn extend(&self, deadline: Instant) {
+        self.deadline.set(Some(deadline));
+    }
+
     /// The function has ended. Returns whether its time was over: then the interpreter is of no use any more.
     pub(super) fn end(&self) -> bool {
         self.deadline.set(None);
+        *self.is_unwanted.borrow_mut() = None;
         self.has_expired.get()
     }
 
@@ -49,7 +63,8 @@ impl Watch {
         if self.has_expired.get() {
             return true;
         }
-        let is_over = self.deadline.get().is_some_and(|deadline| Instant::now() >= deadline);
+        let is_late = self.deadline.get().is_some_and(|deadline| Instant::now() >= deadline);
+        let is_over = is_late || self.is_unwanted.borrow().as_ref().is_some_and(|is_unwanted| is_unwanted());
         self.has_expired.set(is_over);
         is_over
     }

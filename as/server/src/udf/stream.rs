@@ -11,35 +11,29 @@ use super::record::{RecordInput, RecordState};
 use super::value::Output;
 use super::{Failure, FunctionCall, Functions};
 
-/// How long a function may take for one record.
-const RECORD_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a function may take between two of its records or values.
+const STEP_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Where the records of a stream come from.
-pub(crate) trait RecordSource {
+/// The stream is of no use any more: nobody wants its values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct StreamClosed;
+
+/// The records that a function reads, and the values that it yields. Both may wait.
+pub(crate) trait RecordStream {
     /// A copy of the next record; `None` after the last.
-    fn next(&mut self) -> Option<RecordInput>;
-}
+    ///
+    /// # Errors
+    /// When nobody wants the values any more.
+    fn next(&mut self) -> Result<Option<RecordInput>, StreamClosed>;
 
-/// Where the values of a stream go.
-pub(crate) trait ValueSink {
-    /// Takes a value. `false` ends the stream: nobody wants further ones.
-    fn write(&mut self, value: Output) -> bool;
-}
-
-impl<F: FnMut() -> Option<RecordInput>> RecordSource for F {
-    fn next(&mut self) -> Option<RecordInput> {
-        self()
-    }
-}
-
-impl<F: FnMut(Output) -> bool> ValueSink for F {
-    fn write(&mut self, value: Output) -> bool {
-        self(value)
-    }
+    /// Takes a value.
+    ///
+    /// # Errors
+    /// When nobody wants it.
+    fn write(&mut self, value: Output) -> Result<(), StreamClosed>;
 }
 
 /// The text with which a query answers that failed so.
-#[cfg_attr(not(test), expect(dead_code, reason = "for aggregations, which queries do not have yet"))]
 pub(crate) fn failure_text(failure: &Failure) -> Vec<u8> {
     match failure {
         Failure::Module => b"UDF: Execution Error 1".to_vec(),
@@ -51,20 +45,20 @@ pub(crate) fn failure_text(failure: &Failure) -> Vec<u8> {
 }
 
 impl Functions {
-    /// Runs the server's part of a stream function for the records of one partition.
+    /// Runs the server's part of a stream function for the records of one partition. It is stopped with an error soon after
+    /// `is_unwanted` says so.
     ///
     /// # Errors
     /// When there is no such module, or the function raises an error. Values may have come before.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for aggregations, which queries do not have yet"))]
     pub(crate) fn aggregate(
         &self,
         call: &FunctionCall<'_>,
-        source: &mut dyn RecordSource,
-        sink: &mut dyn ValueSink,
+        stream: &mut dyn RecordStream,
+        is_unwanted: Box<dyn Fn() -> bool>,
     ) -> Result<(), Failure> {
         let version = self.modules.version();
-        let interpreter = self.take(call.module, version, Instant::now() + RECORD_TIME_MAX)?;
-        let done = interpreter.0.aggregate(call, source, sink);
+        let interpreter = self.take(call.module, version, Instant::now() + STEP_TIME_MAX)?;
+        let done = interpreter.0.aggregate(call, stream, is_unwanted);
         self.give_back(call.module, version, interpreter);
         done
     }
@@ -74,13 +68,13 @@ impl Interpreter {
     fn aggregate(
         &self,
         call: &FunctionCall<'_>,
-        source: &mut dyn RecordSource,
-        sink: &mut dyn ValueSink,
+        stream: &mut dyn RecordStream,
+        is_unwanted: Box<dyn Fn() -> bool>,
     ) -> Result<(), Failure> {
-        self.watch.begin(Instant::now() + RECORD_TIME_MAX);
+        self.watch.begin_while_wanted(Instant::now() + STEP_TIME_MAX, is_unwanted);
         let arguments = self.converter().arguments(call.arguments);
         let ran = arguments.map_err(|error| super::interpreter::failure_of(&error)).and_then(|arguments| {
-            let ran = self.run_stream(call.function, arguments, source, sink);
+            let ran = self.run_stream(call.function, arguments, stream);
             ran.map_err(|error| Failure::Function(Some(super::interpreter::message_of(&error))))
         });
         self.watch.end();
@@ -96,14 +90,17 @@ impl Interpreter {
         &self,
         function: &[u8],
         arguments: Vec<Value>,
-        source: &mut dyn RecordSource,
-        sink: &mut dyn ValueSink,
+        stream: &mut dyn RecordStream,
     ) -> mlua::Result<(bool, Value)> {
-        let (source, sink) = (RefCell::new(source), RefCell::new(sink));
+        let stream = RefCell::new(stream);
+        // Neither waiting for records nor for the client is the function's time.
+        let go_on = || self.watch.extend(Instant::now() + STEP_TIME_MAX);
+        let closed = |_: StreamClosed| mlua::Error::runtime("the query has ended");
         self.lua.scope(|scope| {
             let read = scope.create_function(|_, ()| {
-                self.watch.begin(Instant::now() + RECORD_TIME_MAX);
-                let Some(record) = source.borrow_mut().next() else { return Ok(Value::Nil) };
+                let record = stream.borrow_mut().next().map_err(closed)?;
+                go_on();
+                let Some(record) = record else { return Ok(Value::Nil) };
                 let id = self.session.open(RecordState::new(record));
                 self.make_record.call::<Value>(id)
             })?;
@@ -113,7 +110,9 @@ impl Interpreter {
                     return Ok(0);
                 }
                 let output = self.converter().output(&value).map_err(mlua::Error::runtime)?;
-                Ok(if sink.borrow_mut().write(output) { 0 } else { -1 })
+                stream.borrow_mut().write(output).map_err(closed)?;
+                go_on();
+                Ok(0)
             })?;
             let mut all = MultiValue::with_capacity(arguments.len() + 3);
             all.push_back(Value::String(self.lua.create_string(function)?));
@@ -130,22 +129,43 @@ mod tests {
     use super::super::tests::{module, record_input, shown};
     use super::*;
 
+    /// Some records, and the values that came.
+    #[derive(Default)]
+    struct TestStream {
+        left: usize,
+        values: Vec<String>,
+        /// After so many values nobody wants more.
+        values_max: Option<usize>,
+    }
+
+    impl RecordStream for TestStream {
+        fn next(&mut self) -> Result<Option<RecordInput>, StreamClosed> {
+            let has_more = self.left > 0;
+            self.left = self.left.saturating_sub(1);
+            Ok(has_more.then(|| RecordInput { is_read_only: true, ..record_input() }))
+        }
+
+        fn write(&mut self, value: Output) -> Result<(), StreamClosed> {
+            self.values.push(shown(Ok(value)).expect("a value"));
+            if self.values_max.is_some_and(|max| self.values.len() >= max) {
+                Err(StreamClosed)
+            } else {
+                Ok(())
+            }
+        }
+    }
+
+    fn run_with(text: &str, stream: &mut TestStream, is_unwanted: Box<dyn Fn() -> bool>) -> Option<String> {
+        let call = FunctionCall { module: "m", function: b"f", arguments: &[0x91, 5] };
+        let failed = module(text).aggregate(&call, stream, is_unwanted).err();
+        failed.map(|failure| String::from_utf8_lossy(&failure_text(&failure)).into_owned())
+    }
+
     /// The values and the error of `f` in a module of this text, for three records.
     fn run(text: &str) -> (Vec<String>, Option<String>) {
-        let functions = module(text);
-        let call = FunctionCall { module: "m", function: b"f", arguments: &[0x91, 5] };
-        let mut left = 3;
-        let mut source = || {
-            left -= 1;
-            (left >= 0).then(|| RecordInput { is_read_only: true, ..record_input() })
-        };
-        let mut values = Vec::new();
-        let mut sink = |value: Output| {
-            values.push(shown(Ok(value)).expect("a value"));
-            true
-        };
-        let failed = functions.aggregate(&call, &mut source, &mut sink).err();
-        (values, failed.map(|failure| String::from_utf8_lossy(&failure_text(&failure)).into_owned()))
+        let mut stream = TestStream { left: 3, ..TestStream::default() };
+        let failed = run_with(text, &mut stream, Box::new(|| false));
+        (stream.values, failed)
     }
 
     fn values(texts: &[&str]) -> (Vec<String>, Option<String>) {
@@ -186,7 +206,22 @@ mod tests {
         assert_eq!(failed("g = 1"), "UDF: Execution Error 2 : function not found");
         let functions = module("");
         let call = FunctionCall { module: "none", function: b"f", arguments: &[] };
-        let failure = functions.aggregate(&call, &mut || None, &mut |_: Output| true).unwrap_err();
+        let failure = functions.aggregate(&call, &mut TestStream::default(), Box::new(|| false)).unwrap_err();
         assert_eq!(failure_text(&failure), b"UDF: Execution Error 1");
+    }
+
+    #[test]
+    fn a_stream_that_nobody_wants_ends() {
+        let all = "function f(s) return s : map(function(r) return 1 end) end";
+        let mut stream = TestStream { left: 1_000, values_max: Some(2), ..TestStream::default() };
+        assert!(run_with(all, &mut stream, Box::new(|| false)).is_some());
+        assert_eq!(stream.values.len(), 2);
+        let stubborn = "function f(s) return s : map(function(r) while true do pcall(function() while true do end end) end end) end";
+        let started = Instant::now();
+        let is_late = move || started.elapsed() > Duration::from_millis(30);
+        let mut stream = TestStream { left: 1, ..TestStream::default() };
+        let failed = run_with(stubborn, &mut stream, Box::new(is_late));
+        assert!(failed.is_some_and(|text| text.contains("UDF Execution Timeout")));
+        assert!(started.elapsed() < STEP_TIME_MAX / 2);
     }
 }

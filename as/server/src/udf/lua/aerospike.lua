@@ -13,7 +13,7 @@ end
 -- Above, and in `run_stream`, errors name their lines: 2, 5, 8, 11, 33.
 
 local host = ...
-local error, pcall, rawget, globals = error, pcall, rawget, _G
+local error, pcall, rawget, tostring, type, globals = error, pcall, rawget, tostring, type, _G
 
 function apply_record(f, record, ...)
 	if f == nil then error('function not found', 2) end
@@ -45,19 +45,26 @@ local function run_record(name, record, ...)
 	return is_done, value
 end
 
+-- What is told of an error of a stream function, which the C server's handler takes for a string.
+local function told(problem)
+	if type(problem) == 'string' or problem == nil then return problem end
+	if type(problem) == 'number' then return tostring(problem) end
+	return "bad argument #1 to '?' (string expected, got " .. host.type_name(1, problem) .. ')'
+end
 
 local function run_stream(name, input, output, ...)
 	local f = rawget(globals, name)
 	if f == nil then return false, 'function not found' end
 	aerospike = host.make_aerospike()
 	success, result = pcall(f, StreamOps_create(), ...)
-	if not success then return false, result end
-	return pcall(function()
+	if not success then return false, told(result) end
+	local is_done, problem = pcall(function()
 		for value in stream_values(input) do
 			if stream.write(output, value) ~= 0 then break end
 		end
 		stream.write(output, nil)
 	end)
+	return is_done, told(problem)
 end
 
 return run_record, run_stream

@@ -1,0 +1,296 @@
+//! Aggregations: the server's part of a stream function is run for the records of each partition that has some, and the values
+//! that it yields are sent as messages with a bin `SUCCESS`. An error is the value of a bin `FAILURE`, and ends the query.
+//!
+//! # Bounds
+//! Records are copied one at a time under their sprig's lock, shared; the function runs without one. Its interpreter bounds
+//! memory, and time between two records or values. A value that the client does not take yet stops the function.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use cf::Digest;
+use cf::clock::StoredMillis;
+use datamodel::flat::{FlatError, FlatRecord};
+use proto::ResultCode;
+use proto::message::{Request, field, op_code};
+use proto::reply::{ReplyHeader, ReplyWriter};
+
+use super::background::function_names;
+use super::condition::Condition;
+use super::job::End;
+use super::request::{Part, Query, Resume};
+use super::run::Walker;
+use super::secondary::short;
+use crate::config::Engine;
+use crate::index::Cursor;
+use crate::namespace::stored_size;
+use crate::sindex::IndexEntry;
+use crate::udf::{self, FoundRecord, FunctionCall, Output, RecordInput, StreamClosed};
+
+/// Index entries that are taken at once.
+const PORTION_SIZE: usize = 4_096;
+/// Records that were read and may not be on disk yet, before the disk is waited for.
+const UNSETTLED_MAX: usize = 1_024;
+
+/// The stream function of a query.
+pub(super) struct Aggregation {
+    pub(super) module: String,
+    pub(super) function: String,
+    /// A packed list.
+    arguments: Box<[u8]>,
+}
+
+impl Aggregation {
+    /// That which a request names.
+    ///
+    /// # Errors
+    /// `Parameter` when it names none, or its name is too long.
+    pub(super) fn from_request(request: &Request<'_>) -> Result<Self, ResultCode> {
+        let (module, function) = function_names(request)?;
+        let arguments = request.field(field::UDF_ARGUMENTS).unwrap_or_default().into();
+        Ok(Aggregation { module, function, arguments })
+    }
+}
+
+impl Walker<'_> {
+    /// Runs the function for the records of one part.
+    pub(super) fn aggregate(&mut self, aggregation: &Aggregation, part: &Part) -> Result<(), End> {
+        let run = self.run;
+        let mut records = Records::of(&run.query, part);
+        if !records.refill(self)? {
+            return Ok(());
+        }
+        let call = FunctionCall {
+            module: &aggregation.module,
+            function: aggregation.function.as_bytes(),
+            arguments: &aggregation.arguments,
+        };
+        let mut stream = PartStream { walker: self, records, end: None };
+        let ended = Arc::clone(run);
+        let done =
+            run.functions().aggregate(&call, &mut stream, Box::new(move || ended.reason_to_end().is_some()));
+        let PartStream { mut records, end, .. } = stream;
+        if let Some(end) = end {
+            return Err(end);
+        }
+        self.check_end()?;
+        if let Err(failure) = done {
+            let text = udf::failure_text(&failure);
+            cf::warning_limited!(
+                Query,
+                "{{{}}} aggregation of query {} failed: {}",
+                run.query.namespace.name(),
+                run.job.id,
+                String::from_utf8_lossy(&text)
+            );
+            self.write_value(b"FAILURE", &Output::text(&text));
+            return Err(End::Failed);
+        }
+        // A function that has ended early is done with all records.
+        while records.refill(self)? {}
+        Ok(())
+    }
+
+    /// Adds a value to what is sent.
+    fn write_value(&mut self, name: &[u8], value: &Output) {
+        let mut reply = ReplyWriter::unframed(&mut self.chunk);
+        reply.op(op_code::READ, name, value.particle_type, |out| out.extend_from_slice(&value.bytes));
+        reply.finish(&ReplyHeader::result(ResultCode::Ok));
+    }
+
+    /// A copy of a record for the function; `None` when it is not, or no longer, one of the query's.
+    fn record_input(&mut self, digest: &Digest, condition: Option<&Condition>) -> Option<RecordInput> {
+        let run = self.run;
+        let namespace = &*run.query.namespace;
+        let storage = &namespace.storage;
+        let guard = namespace.index.get(digest).filter(|guard| self.is_wanted(guard))?;
+        let (meta, must_check) = (
+            **guard,
+            condition.is_some_and(|condition| condition.must_check(guard.last_update_time(), run.started_ms)),
+        );
+        let flat = storage.record_bytes(&guard, &mut self.scratch).map(<[u8]>::to_vec);
+        let flat = flat.map_err(|error| namespace.report_damage(&guard, &error));
+        drop(guard);
+        if storage.is_unsettled(meta.location) {
+            self.unsettled.push(meta.location);
+        }
+        let passes = flat.and_then(|flat| {
+            let damaged = |error: FlatError| namespace.report_damage_at(digest, meta.location, &error);
+            let record = FlatRecord::parse(&flat).map_err(damaged)?;
+            if record.digest != *digest {
+                return Err(damaged(FlatError::Magic));
+            }
+            let condition = condition.filter(|_| must_check);
+            let matches =
+                condition.map_or(Ok(true), |condition| condition.matches(namespace, &record, self.budget))?;
+            Ok(matches.then_some(flat))
+        });
+        let Ok(flat) = passes else {
+            run.job.count_failed();
+            return None;
+        };
+        let is_in_memory = matches!(namespace.config().storage.engine, Engine::Memory);
+        Some(RecordInput {
+            digest: *digest,
+            now: self.now,
+            found: Some(FoundRecord {
+                flat: flat?,
+                generation: meta.generation,
+                void_time: meta.void_time,
+                last_update_time: meta.last_update_time(),
+                stored_size: stored_size(&meta),
+                set_name: namespace.set_of(&meta).map_or_else(Vec::new, |set| set.name.to_vec()),
+            }),
+            created_set: Vec::new(),
+            sent_key: None,
+            is_uncreatable: true,
+            save_refusal: None,
+            is_in_memory,
+            is_on_device: !is_in_memory || namespace.config().storage.is_backed(),
+            is_read_only: true,
+        })
+    }
+}
+
+/// The records of a part that the query is for as far as the index tells, found portion by portion, in order.
+struct Records<'q> {
+    source: Source<'q>,
+    portion: Vec<Digest>,
+    /// Of the portion, those that were taken.
+    taken: usize,
+}
+
+enum Source<'q> {
+    Primary(Cursor<'q>),
+    Secondary(Entries<'q>),
+}
+
+/// What is left of a part in a secondary index.
+struct Entries<'q> {
+    condition: &'q Condition,
+    part: &'q Part,
+    after: Option<Resume>,
+    has_more: bool,
+    found: Vec<IndexEntry>,
+    /// Records that were found, where one may have several entries.
+    known: Option<HashSet<u64>>,
+}
+
+impl<'q> Records<'q> {
+    fn of(query: &'q Query, part: &'q Part) -> Self {
+        let source = match &query.condition {
+            None => Source::Primary(query.namespace.index.cursor(part.partition, None)),
+            Some(condition) => Source::Secondary(Entries {
+                condition,
+                part,
+                after: None,
+                has_more: true,
+                found: Vec::new(),
+                known: condition.may_repeat().then(HashSet::new),
+            }),
+        };
+        Records { source, portion: Vec::new(), taken: 0 }
+    }
+
+    /// Finds further records; `false` when there are none.
+    fn refill(&mut self, walker: &mut Walker<'_>) -> Result<bool, End> {
+        (self.taken, walker.now) = (0, StoredMillis::now());
+        self.portion.clear();
+        while self.portion.is_empty() {
+            walker.check_end()?;
+            let has_more = match &mut self.source {
+                Source::Primary(cursor) => {
+                    let found = cursor.next_portion(|element| walker.is_wanted(element));
+                    self.portion.extend(found.into_iter().flatten().map(|found| found.digest));
+                    found.is_some()
+                }
+                Source::Secondary(entries) => entries.next_portion(walker, &mut self.portion),
+            };
+            if !has_more {
+                return Ok(false);
+            }
+        }
+        walker.run.job.count_collected(self.portion.len() as u64);
+        Ok(true)
+    }
+}
+
+impl Entries<'_> {
+    /// Adds records to `portion`, which may get none of them; returns whether there were entries left.
+    fn next_portion(&mut self, walker: &Walker<'_>, portion: &mut Vec<Digest>) -> bool {
+        let Some(index) = self.condition.index().filter(|_| self.has_more) else { return false };
+        let namespace = &*walker.run.query.namespace;
+        self.found.clear();
+        let ranges = self.condition.ranges_after(self.after);
+        let has_more = index.collect(namespace, self.part.partition, ranges, PORTION_SIZE, &mut self.found);
+        let Some(last) = self.found.last() else {
+            self.has_more = false;
+            return false;
+        };
+        self.after = Some(Resume { digest: last.digest, bval: last.key.bval(self.condition.key_type()) });
+        self.has_more = has_more && !self.condition.is_dropped();
+        if has_more && self.known.is_none() {
+            // A record may change its key between two portions.
+            self.known = Some(HashSet::new());
+        }
+        for entry in &self.found {
+            let is_there = namespace.index.get(&entry.digest).is_some_and(|guard| walker.is_wanted(&guard));
+            if is_there && self.known.as_mut().is_none_or(|known| known.insert(short(entry))) {
+                portion.push(entry.digest);
+            }
+        }
+        true
+    }
+}
+
+/// What a function reads and writes.
+struct PartStream<'w, 'a, 'q> {
+    walker: &'w mut Walker<'a>,
+    records: Records<'q>,
+    /// Why the query has ended meanwhile.
+    end: Option<End>,
+}
+
+impl PartStream<'_, '_, '_> {
+    fn close(&mut self, end: End) -> StreamClosed {
+        self.end = Some(end);
+        StreamClosed
+    }
+
+    fn next_record(&mut self) -> Result<Option<RecordInput>, End> {
+        loop {
+            let Some(digest) = self.records.portion.get(self.records.taken).copied() else {
+                if self.records.refill(self.walker)? {
+                    continue;
+                }
+                return Ok(None);
+            };
+            self.records.taken += 1;
+            let condition = match &self.records.source {
+                Source::Primary(_) => None,
+                Source::Secondary(entries) => Some(entries.condition),
+            };
+            let input = self.walker.record_input(&digest, condition);
+            self.walker.count_read();
+            if self.walker.unsettled.len() >= UNSETTLED_MAX {
+                self.walker.settle()?;
+            }
+            self.walker.rest()?;
+            if input.is_some() {
+                return Ok(input);
+            }
+        }
+    }
+}
+
+impl udf::RecordStream for PartStream<'_, '_, '_> {
+    fn next(&mut self) -> Result<Option<RecordInput>, StreamClosed> {
+        self.next_record().map_err(|end| self.close(end))
+    }
+
+    fn write(&mut self, value: Output) -> Result<(), StreamClosed> {
+        self.walker.write_value(b"SUCCESS", &value);
+        let sent = if self.walker.is_chunk_full() { self.walker.send() } else { Ok(()) };
+        sent.map_err(|end| self.close(end))
+    }
+}
