@@ -1,5 +1,7 @@
 //! Evicting by order, and truncating: removing all records of a set or namespace.
 
+use std::time::Duration;
+
 use cf::clock::StoredMillis;
 
 use super::request::{InfoResult, c_number};
@@ -25,6 +27,10 @@ pub(super) fn namespace(node: &Node, arguments: Arguments<'_>, out: &mut String)
     truncate(node, namespace_without_set(arguments)?, None, arguments, out)
 }
 
+/// Looks at the clock until a millisecond is over.
+const LOOKS_AT_CLOCK_MAX: u32 = 100;
+const LOOK_PERIOD: Duration = Duration::from_micros(100);
+
 /// Has all records that were last updated before `lut` gone, or before now without it. Namespaces and sets that are not here
 /// may be on other nodes.
 fn truncate(
@@ -36,7 +42,8 @@ fn truncate(
 ) -> InfoResult {
     let now = StoredMillis::now();
     let last_update_time = match arguments.optional("lut", TIME_SIZE_MAX)? {
-        None => now.0,
+        // What was written in this millisecond before is to be gone, too.
+        None => next_millisecond(now).0,
         Some(text) => match StoredMillis::of_unix_nanos(c_number(text)).0 {
             0 => return Err(InfoError::parameter("would truncate to 0")),
             lut if lut > now.0 => return Err(InfoError::parameter("would truncate in the future")),
@@ -48,6 +55,19 @@ fn truncate(
     smd::agree_truncation(&node.smd, namespace, set_name, Some(last_update_time))?;
     out.push_str("ok");
     Ok(())
+}
+
+/// Waits for the end of the millisecond `now`; returns the next one, in which nothing was written before.
+fn next_millisecond(now: StoredMillis) -> StoredMillis {
+    // A clock that was set back meanwhile is not waited for.
+    for _ in 0..LOOKS_AT_CLOCK_MAX {
+        let next = StoredMillis::now();
+        if next > now {
+            return next;
+        }
+        std::thread::sleep(LOOK_PERIOD);
+    }
+    now
 }
 
 fn label(namespace: &str, set_name: Option<&str>) -> String {

@@ -201,6 +201,21 @@ impl FrameSink for ToOutbox<'_> {
     }
 }
 
+/// A frame that is not full yet.
+#[derive(Debug)]
+pub(super) struct PartialFrame {
+    /// Room for its header, then messages.
+    bytes: Vec<u8>,
+    /// Code of the last error in it that ends the reply behind it, or 0.
+    error: u8,
+}
+
+impl Default for PartialFrame {
+    fn default() -> Self {
+        PartialFrame { bytes: vec![0; HEADER_SIZE], error: 0 }
+    }
+}
+
 /// Replies in the making: one frame, sent to `sink` when it is full.
 pub(super) struct Frames<'a, S: FrameSink> {
     outcome: &'a BatchOutcome,
@@ -211,8 +226,16 @@ pub(super) struct Frames<'a, S: FrameSink> {
 }
 
 impl<'a, S: FrameSink> Frames<'a, S> {
-    pub(super) fn new(outcome: &'a BatchOutcome, sink: S) -> Self {
-        Frames { outcome, sink, frame: vec![0; HEADER_SIZE], error: 0 }
+    /// Goes on with `partial`.
+    pub(super) fn new(outcome: &'a BatchOutcome, sink: S, partial: PartialFrame) -> Self {
+        Frames { outcome, sink, frame: partial.bytes, error: partial.error }
+    }
+
+    /// Takes what is not sent yet, for others to go on with.
+    pub(super) fn take_partial(&mut self) -> PartialFrame {
+        let partial = PartialFrame { bytes: std::mem::take(&mut self.frame), error: self.error };
+        (self.frame, self.error) = (vec![0; HEADER_SIZE], 0);
+        partial
     }
 
     /// Notes the result of the row whose reply is at `start` of the frame.
@@ -277,12 +300,12 @@ impl Executor {
         let mut rows = Rows::new(batch.rows, request);
         let count = batch.row_count;
         if count > INLINE_ROWS_MAX || batch.rows.len() > INLINE_SIZE_MAX {
-            return Step::Batch(BatchRest { first: rows.position(), count, result: 0 });
+            return Step::Batch(BatchRest::whole(&rows, count));
         }
         let budget = Budget::new(INLINE_BATCH_STEPS);
         let filter = compile_filter(request, &budget);
         if budget.is_exhausted() {
-            return Step::Batch(BatchRest { first: rows.position(), count, result: 0 });
+            return Step::Batch(BatchRest::whole(&rows, count));
         }
         let filter = match filter {
             Ok(filter) => filter,
@@ -290,7 +313,7 @@ impl Executor {
         };
         let outcome = BatchOutcome::new(batch.flags, 0);
         let start = out.len();
-        let mut frames = Frames::new(&outcome, ToOutbox { out, start });
+        let mut frames = Frames::new(&outcome, ToOutbox { out, start }, PartialFrame::default());
         let shared = RowsContext {
             session,
             filter: filter.as_ref(),
@@ -304,13 +327,21 @@ impl Executor {
             // What was not sent before is not sent.
             outcome.end(ResultCode::Parameter);
         }
-        frames.flush();
         if let Extent::Paused(first, count) = extent {
-            return Step::Batch(BatchRest { first, count, result: outcome.result() });
+            let partial = frames.take_partial();
+            return Step::Batch(BatchRest { first, count, result: outcome.result(), partial });
         }
+        frames.flush();
         finish(&outcome, matches!(extent, Extent::All), &context.metrics, out);
         workspace.tally.add_batch();
         Step::Done
+    }
+}
+
+impl BatchRest {
+    /// All `count` rows of a batch.
+    fn whole(rows: &Rows<'_>, count: u32) -> Self {
+        BatchRest { first: rows.position(), count, result: 0, partial: PartialFrame::default() }
     }
 }
 

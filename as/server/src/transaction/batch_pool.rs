@@ -33,8 +33,8 @@ use proto::message::{Request, info2};
 
 use super::Access;
 use super::batch::{
-    BatchOutcome, Extent, FrameSink, Frames, RowsContext, RowsPlace, batch_of, compile_filter, finish,
-    warn_of_bad,
+    BatchOutcome, Extent, FrameSink, Frames, PartialFrame, RowsContext, RowsPlace, batch_of, compile_filter,
+    finish, warn_of_bad,
 };
 use super::filter::CompiledFilter;
 use super::pool::PORTION_STEPS;
@@ -97,6 +97,8 @@ struct Progress {
     may_wait: bool,
     /// Fewer rows were there than announced.
     is_incomplete: bool,
+    /// Replies that are to go out with the next ones.
+    partial: PartialFrame,
 }
 
 impl Progress {
@@ -173,6 +175,7 @@ impl BatchPool {
             lacks_room: false,
             may_wait: true,
             is_incomplete: false,
+            partial: rest.partial,
         };
         let own_ms = parsed.as_ref().map_or(0, |request| request.transaction_ttl_ms);
         let batch = BatchInFlight {
@@ -208,6 +211,8 @@ struct InHand {
     since: Instant,
     /// Rows may wait for room.
     may_wait: bool,
+    /// Replies to go on with.
+    partial: PartialFrame,
 }
 
 impl BatchInFlight {
@@ -298,28 +303,31 @@ impl BatchInFlight {
         }
         let may_wait = progress.may_wait;
         let (first, count) = progress.open.pop_front()?;
+        let partial = std::mem::take(&mut progress.partial);
+        let since = self.received + progress.waited;
         if !self.is_parallel {
             // Nobody else needs to know where the next turn starts.
             progress.working += 1;
-            return Some(InHand { first, count, since: self.received + progress.waited, may_wait });
+            return Some(InHand { first, count, since, may_wait, partial });
         }
         let wanted = count.min(TURN_ROWS);
         let (in_hand, next) = self.skip(first, wanted);
         if in_hand < wanted {
             // The next row is malformed or missing, and those behind it cannot be found.
             progress.is_incomplete = true;
+            // Nobody hears of those before it that are not answered yet.
+            self.outcome.end(ResultCode::Parameter);
         } else if count > wanted {
             progress.open.push_front((next, count - wanted));
         }
         progress.working += 1;
         let has_next = !progress.open.is_empty();
         progress.has_turn = has_next;
-        let since = self.received + progress.waited;
         drop(progress);
         if has_next {
             self.submit_turn();
         }
-        Some(InHand { first, count: in_hand, since, may_wait })
+        Some(InHand { first, count: in_hand, since, may_wait, partial })
     }
 
     /// How many of the `count` rows from `first` on are whole, and where the row behind them starts.
@@ -426,7 +434,7 @@ impl Executor {
             self.context.metrics.add(ServerCounter::BatchIndexDelay, 1);
             return;
         };
-        let carried_out = catch_unwind(AssertUnwindSafe(|| self.execute_rows_of(batch, &in_hand)));
+        let carried_out = catch_unwind(AssertUnwindSafe(|| self.execute_rows_of(batch, in_hand)));
         let left = match carried_out {
             Ok(Some(Extent::All)) => None,
             Ok(Some(Extent::Paused(first, count))) => Some((first, count)),
@@ -470,13 +478,13 @@ impl Executor {
         self.workspace.tally.add_batch();
     }
 
-    fn execute_rows_of(&mut self, batch: &BatchInFlight, in_hand: &InHand) -> Option<Extent> {
+    fn execute_rows_of(&mut self, batch: &BatchInFlight, in_hand: InHand) -> Option<Extent> {
         let Executor { context, workspace } = self;
         let context: &TransactionContext = context;
         let request = Request::parse(&batch.body).ok()?;
         let mut rows = Rows::new(batch_of(&request).ok()?.rows, &request);
         rows.go_to(in_hand.first).ok()?;
-        let mut frames = Frames::new(&batch.outcome, ToClient(&*batch.sink));
+        let mut frames = Frames::new(&batch.outcome, ToClient(&*batch.sink), in_hand.partial);
         let place = RowsPlace::Pool { until: Instant::now() + TURN_TIME, sink: &*batch.sink };
         let shared = RowsContext {
             session: batch.access.as_deref(),
@@ -487,7 +495,15 @@ impl Executor {
             may_wait: in_hand.may_wait,
         };
         let extent = workspace.execute_rows(context, &shared, &mut rows, in_hand.count, &mut frames);
-        frames.flush();
+        match extent {
+            // One turn's replies are together with those of the next, as the error of a row ends them all.
+            Extent::Paused(..) if !batch.is_parallel => batch.progress.lock().partial = frames.take_partial(),
+            Extent::UntilBad => {
+                batch.outcome.end(ResultCode::Parameter);
+                frames.flush();
+            }
+            _ => frames.flush(),
+        }
         Some(extent)
     }
 }

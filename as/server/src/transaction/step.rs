@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proto::batch::RowPosition;
 
 use super::Wait;
+use super::batch::PartialFrame;
 use crate::namespace::Namespace;
 
 /// What became of a record message.
@@ -15,16 +16,18 @@ pub(crate) enum Step {
     Restart(Wait),
     /// It concerns many records of this namespace and has yet to be started.
     Query(Arc<Namespace>),
-    /// It is a batch for the batch threads, from this row on. The replies to the rows before are appended.
+    /// It is a batch for the batch threads, from this row on. Full frames of replies to rows before are appended.
     Batch(BatchRest),
 }
 
 /// What is left of a batch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct BatchRest {
     pub(super) first: RowPosition,
     /// Rows from there on.
     pub(super) count: u32,
     /// Code of the error that ended the reply before, or 0.
     pub(super) result: u8,
+    /// Replies of the rows before, which go out with the next ones.
+    pub(super) partial: PartialFrame,
 }
