@@ -11,7 +11,7 @@ use crate::wire::{Frame, Message, kind};
 /// Zero of void-times, in seconds since 1970.
 const CITRUSLEAF_EPOCH: f64 = 1_262_304_000.0;
 /// How far two void-times may be apart once each is taken relative to its own clock, in seconds.
-const VOID_TIME_SLACK: i64 = 5;
+pub(crate) const VOID_TIME_SLACK: i64 = 5;
 /// Info commands, by how the request begins, whose answers agree to the byte.
 const INFO_EXACT: [&str; 7] =
     ["sindex-exists", "udf-list", "udf-get", "namespaces", "sindex-delete", "udf-remove", "truncate"];
@@ -26,7 +26,7 @@ pub fn messages(expected: &[Frame], expected_wall: f64, got: &[Frame], got_wall:
     if expected.len() != got.len() {
         return Some(format!("{} messages expected, {} came", expected.len(), got.len()));
     }
-    expected.iter().zip(&got).find_map(|(expected, got)| expected.difference(got))
+    expected.iter().zip(&got).find_map(|(expected, got)| expected.difference(got, VOID_TIME_SLACK))
 }
 
 /// The first difference between two answers to an info request, in words.
@@ -61,20 +61,41 @@ pub fn describe(request: &[u8]) -> String {
 
 /// One message of an answer in the form in which answers are compared.
 #[derive(Debug)]
-enum Row {
+pub(crate) enum Row {
     Message { message: Message, seconds_to_void: Option<i64> },
     Other(Frame),
 }
 
 impl Row {
-    fn new(mut message: Message, wall: f64) -> Row {
+    pub(crate) fn new(mut message: Message, wall: f64) -> Row {
         message.fields.sort();
         let void_time = f64::from(message.record_ttl) + CITRUSLEAF_EPOCH;
         let seconds_to_void = (message.record_ttl != 0).then(|| (void_time - wall).round() as i64);
         Row::Message { message, seconds_to_void }
     }
 
-    fn difference(&self, got: &Row) -> Option<String> {
+    /// An order that does not depend on that in which messages came.
+    pub(crate) fn order(&self, other: &Row) -> std::cmp::Ordering {
+        match (self, other) {
+            (Row::Message { message: a, .. }, Row::Message { message: b, .. }) => {
+                let key = |m: &'_ Message| (m.info3, m.result, m.transaction_ttl, m.generation);
+                let (of_a, of_b) = (key(a), key(b));
+                (of_a.0, of_a.1, &a.fields, &a.operations, of_a).cmp(&(
+                    of_b.0,
+                    of_b.1,
+                    &b.fields,
+                    &b.operations,
+                    of_b,
+                ))
+            }
+            (Row::Other(a), Row::Other(b)) => (a.kind, &a.body).cmp(&(b.kind, &b.body)),
+            (Row::Message { .. }, Row::Other(_)) => std::cmp::Ordering::Less,
+            (Row::Other(_), Row::Message { .. }) => std::cmp::Ordering::Greater,
+        }
+    }
+
+    /// What differs, in words. Void-times may be `slack` seconds apart.
+    pub(crate) fn difference(&self, got: &Row, slack: i64) -> Option<String> {
         let (a, a_void, b, b_void) = match (self, got) {
             (Row::Other(a), Row::Other(b)) => return (a != b).then(|| "frame differs".to_owned()),
             (
@@ -89,7 +110,7 @@ impl Row {
         };
         let void_time = match (a_void, b_void) {
             (None, None) => None,
-            (Some(a), Some(b)) if (a - b).abs() <= VOID_TIME_SLACK => None,
+            (Some(a), Some(b)) if (a - b).abs() <= slack => None,
             _ => Some(format!("void-time: expected {}, got {}", from_now(*a_void), from_now(*b_void))),
         };
         None.or_else(|| differs("info3", &a.info3, &b.info3))
@@ -116,14 +137,7 @@ fn rows(frames: &[Frame], wall: f64) -> Vec<Row> {
             None => rows.push(Row::Other(frame.clone())),
         }
     }
-    rows.sort_by(|a, b| match (a, b) {
-        (Row::Message { message: a, .. }, Row::Message { message: b, .. }) => {
-            (a.info3, a.result, &a.fields, &a.operations).cmp(&(b.info3, b.result, &b.fields, &b.operations))
-        }
-        (Row::Other(a), Row::Other(b)) => (a.kind, &a.body).cmp(&(b.kind, &b.body)),
-        (Row::Message { .. }, Row::Other(_)) => std::cmp::Ordering::Less,
-        (Row::Other(_), Row::Message { .. }) => std::cmp::Ordering::Greater,
-    });
+    rows.sort_by(Row::order);
     rows
 }
 

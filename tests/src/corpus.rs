@@ -1,7 +1,8 @@
 //! Recorded conversations: what official clients and a generator sent to the C server, and its answers.
 //!
 //! A corpus is gzipped JSON, one step a line: `{"t": test, "c": connection, "w": wall clock in seconds,
-//! "q": base64 of the request frame, "a": [base64 of each answering frame]}`. Which of them the server
+//! "q": base64 of the request frame, "a": [base64 of each answering frame]}`, some with a rule of comparison "k" and with
+//! "wait", which says when to wait for what the server does in the background. Which of them the server
 //! must already answer alike stands in `corpora/agreed.toml`.
 
 use std::fs::File;
@@ -13,6 +14,7 @@ use base64::prelude::BASE64_STANDARD;
 use flate2::read::GzDecoder;
 use serde::Deserialize;
 
+use crate::rules::{Rule, Wait};
 use crate::wire::{Frame, kind};
 
 /// One request and the answer it got when it was recorded.
@@ -27,6 +29,10 @@ pub struct Step {
     pub request: Vec<u8>,
     /// At least one; several for a batch or query.
     pub answer: Vec<Frame>,
+    /// How answers are compared, if the step says so.
+    pub rule: Option<Rule>,
+    /// When to wait for what goes on in the server.
+    pub wait: Option<Wait>,
     /// The line of the corpus it came from.
     pub line: String,
 }
@@ -43,7 +49,16 @@ impl Step {
             return Err(invalid("request without a header"));
         }
         let (test, connection, wall) = (row.t.into_owned(), row.c, row.w);
-        Ok(Step { test, connection, wall, request, answer, line: line.to_owned() })
+        Ok(Step {
+            test,
+            connection,
+            wall,
+            request,
+            answer,
+            rule: row.k,
+            wait: row.wait,
+            line: line.to_owned(),
+        })
     }
 
     /// The file of its test, by which answers are counted.
@@ -127,6 +142,8 @@ struct Row<'a> {
     w: f64,
     q: &'a str,
     a: Vec<&'a str>,
+    k: Option<Rule>,
+    wait: Option<Wait>,
 }
 
 fn decode(text: &str) -> io::Result<Vec<u8>> {

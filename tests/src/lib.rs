@@ -15,6 +15,7 @@ pub mod nodes;
 pub mod programs;
 pub mod random;
 pub mod replay;
+pub mod rules;
 pub mod server;
 pub mod wire;
 

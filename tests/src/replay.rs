@@ -11,8 +11,9 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::client::Client;
-use crate::compare;
+use crate::compare::{self, VOID_TIME_SLACK};
 use crate::corpus::Step;
+use crate::rules::{self, Answers, Rule, Wait};
 use crate::wire::{Frame, field, info1, info2, kind};
 
 /// Info commands, by how the request begins, whose effect spreads through the server after the answer.
@@ -21,6 +22,12 @@ const SPREADING: [&str; 6] =
 
 /// Truncation spares records of the same millisecond; when recorded, a second lay between.
 const BEFORE_TRUNCATE: Duration = Duration::from_millis(5);
+
+/// What an info answer has while the server is busy.
+const BUSY: [&str; 4] = ["state=WO", "status=active", "index_populating=true", "truncating=true"];
+/// How often it is looked, and how often at most.
+const IDLE_LOOK_PERIOD: Duration = Duration::from_millis(5);
+const IDLE_LOOKS_MAX: u32 = 4_000;
 
 /// How to replay.
 #[derive(Clone, Debug)]
@@ -162,7 +169,10 @@ pub fn replay(
     options: &Options,
 ) -> io::Result<Report> {
     let mut report = Report::default();
-    let mut connections = Connections { address, timeout: options.timeout, open: HashMap::new() };
+    // When the first answer was given, in the recording and now.
+    let mut start: Option<(f64, f64)> = None;
+    let mut connections =
+        Connections { address, timeout: options.timeout, open: HashMap::new(), looks: None };
     for step in steps {
         let step = step?;
         let compared = step.test.contains(&options.only);
@@ -172,10 +182,21 @@ pub fn replay(
         if step.request_kind() == kind::INFO && step.info_names().starts_with("truncate") {
             thread::sleep(BEFORE_TRUNCATE);
         }
+        if matches!(step.wait, Some(Wait::Before | Wait::Both)) {
+            connections.await_idle()?;
+        }
         let why = match connections.ask(&step) {
             Ok(got) => {
+                let now = wall();
                 settle(&step, &got, options.settle);
-                difference(&step, &got)
+                // Steps with a rule say themselves when to wait.
+                let is_over_later = step.rule.is_none() && starts_background_job(&step.request);
+                if matches!(step.wait, Some(Wait::After | Wait::Both)) || is_over_later {
+                    connections.await_idle()?;
+                }
+                let (recorded, own) = *start.get_or_insert((step.wall, now));
+                let lag = ((now - own) - (step.wall - recorded)).abs();
+                difference(&step, &got, now, VOID_TIME_SLACK + lag as i64)
             }
             Err(error) => {
                 report.lost += 1;
@@ -192,11 +213,21 @@ pub fn replay(
     Ok(report)
 }
 
-fn difference(step: &Step, got: &[Frame]) -> Option<String> {
+/// Seconds since 1970.
+fn wall() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64())
+}
+
+fn difference(step: &Step, got: &[Frame], now: f64, slack: i64) -> Option<String> {
+    if let Some(rule) = step.rule {
+        // Without a time, void-times are compared as they are.
+        let got_wall = if step.wall == 0.0 { 0.0 } else { now };
+        let (expected, expected_wall) = (&step.answer[..], step.wall);
+        return rules::difference(rule, &Answers { expected, expected_wall, got, got_wall, slack });
+    }
     if step.request_kind() == kind::INFO {
         return compare::info(&step.info_names(), &step.answer[0], &got[0]);
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
     compare::messages(&step.answer, step.wall, got, now)
 }
 
@@ -210,7 +241,6 @@ fn settle(step: &Step, got: &[Frame], settle: Duration) {
                     .iter()
                     .any(|frame| frame.body.to_ascii_lowercase().windows(2).any(|word| word == b"ok"))
         }
-        kind::MESSAGE => starts_background_job(&step.request),
         _ => false,
     };
     if spreads {
@@ -232,9 +262,29 @@ struct Connections {
     address: SocketAddr,
     timeout: Duration,
     open: HashMap<u64, Client>,
+    /// For looks at what the server does.
+    looks: Option<Client>,
 }
 
 impl Connections {
+    /// Waits until no index is being filled, no job runs and no truncation goes on.
+    fn await_idle(&mut self) -> io::Result<()> {
+        // A write and a truncation behind it never meet in one millisecond.
+        thread::sleep(Duration::from_millis(3));
+        let client = match &mut self.looks {
+            Some(client) => client,
+            none => none.insert(Client::connect_patiently(self.address, self.timeout)?),
+        };
+        for _ in 0..IDLE_LOOKS_MAX {
+            let answer = client.info("sindex-list:\nquery-show\nsets\nnamespace/test\nnamespace/bar")?;
+            if !BUSY.iter().any(|word| answer.contains(word)) {
+                break;
+            }
+            thread::sleep(IDLE_LOOK_PERIOD);
+        }
+        Ok(())
+    }
+
     /// The answer to a step. A connection that had been used before may have been closed by the server, so
     /// its failure is met with a new one; what a new one does is final.
     fn ask(&mut self, step: &Step) -> io::Result<Vec<Frame>> {
@@ -256,6 +306,16 @@ fn exchange(client: &mut Client, step: &Step) -> io::Result<Vec<Frame>> {
     client.send(&step.request)?;
     let several = step.answer.last().is_some_and(|last| last.kind == kind::MESSAGE && last.holds_last());
     let mut frames = vec![client.receive()?];
+    if matches!(step.rule, Some(Rule::Rows | Rule::Count)) {
+        let is_last = |frame: &Frame| {
+            frame.kind != kind::MESSAGE
+                || frame.messages().is_none_or(|messages| messages.iter().any(rules::ends_query))
+        };
+        while !frames.last().is_some_and(is_last) {
+            frames.push(client.receive()?);
+        }
+        return Ok(frames);
+    }
     while several && !frames.last().is_some_and(Frame::holds_last) {
         frames.push(client.receive()?);
     }

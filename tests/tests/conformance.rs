@@ -76,3 +76,18 @@ fn random_hll() {
 fn random_exp() {
     check("random-exp");
 }
+
+#[test]
+fn random_query() {
+    check("random-query");
+}
+
+#[test]
+fn random_sindex_info() {
+    check("random-sindex-info");
+}
+
+#[test]
+fn random_udf() {
+    check("random-udf");
+}
