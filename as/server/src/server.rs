@@ -18,7 +18,7 @@ use crate::fabric::Cluster;
 use crate::health::Health;
 use crate::info;
 use crate::joining::join_others;
-use crate::metrics::{ServerMetrics, SystemUsage};
+use crate::metrics::{Heap, ServerMetrics, SystemUsage};
 use crate::namespace::{self, Namespace, NamespaceError};
 use crate::node::Node;
 use crate::ports::Ports;
@@ -68,6 +68,7 @@ impl Server {
         // Who we are.
         let cluster = Arc::new(cluster_of(&config)?);
 
+        Heap::give_back_idle();
         let failed_best_practices = check_best_practices(&config)?;
 
         // Ports before devices: a port in use may be that of a server whose devices these are.

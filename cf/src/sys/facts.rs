@@ -47,21 +47,23 @@ impl Memory {
         let available = kilobytes("MemAvailable").or_else(about_available).unwrap_or(total);
         let huge_pages = kilobytes("AnonHugePages").unwrap_or(0);
         let mut memory = Memory { total, available, huge_pages };
-        for group in control_groups(root) {
-            memory.limit_to_group(&group);
+        for version in [&VERSION_2, &VERSION_1] {
+            for group in version.groups(root) {
+                memory.limit_to_group(version, &group);
+            }
         }
         memory
     }
 
-    /// Takes the limit of a control group (version 2) into account. The group's file cache and other memory that the
-    /// kernel takes back when it needs some counts as used there, but is available.
-    fn limit_to_group(&mut self, group: &Path) {
-        let Some(limit) = number_in(&group.join("memory.max")) else { return };
-        let used = number_in(&group.join("memory.current")).unwrap_or(0);
+    /// Takes the limit of a control group into account. The group's file cache and other memory that the kernel takes back
+    /// when it needs some counts as used there, but is available.
+    fn limit_to_group(&mut self, version: &GroupVersion, group: &Path) {
+        let Some(limit) = number_in(&group.join(version.limit)) else { return };
+        let used = number_in(&group.join(version.used)).unwrap_or(0);
         let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
         let reclaimable = stat.lines().filter_map(|line| {
             let (name, value) = line.split_once(' ')?;
-            RECLAIMABLE.contains(&name).then(|| first_number(value)).flatten()
+            version.reclaimable.contains(&name).then(|| first_number(value)).flatten()
         });
         let reclaimable = reclaimable.fold(0, u64::saturating_add);
         let available = limit.saturating_sub(used.saturating_sub(reclaimable));
@@ -73,20 +75,54 @@ impl Memory {
     }
 }
 
-/// Lines of a group's `memory.stat` that tell of memory the kernel takes back when it needs some.
-const RECLAIMABLE: [&str; 3] = ["inactive_file", "active_file", "slab_reclaimable"];
+/// Where a version of control groups has what, for memory.
+struct GroupVersion {
+    /// The controller in the second field of a line of `/proc/self/cgroup`; version 2 has none there.
+    controller: &'static str,
+    mount: &'static str,
+    /// Files with one number of bytes. No limit is a word in version 2, and more than any machine has in version 1.
+    limit: &'static str,
+    used: &'static str,
+    /// Lines of a group's `memory.stat` that tell of memory the kernel takes back when it needs some.
+    reclaimable: &'static [&'static str],
+}
 
-/// The folders of this process's control group and of those around it, innermost first.
-fn control_groups(root: &Path) -> Vec<PathBuf> {
-    let own = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-    let Some(path) = own.lines().find_map(|line| line.strip_prefix("0::/")) else { return Vec::new() };
-    let mounted = root.join("sys/fs/cgroup");
-    mounted
-        .join(path)
-        .ancestors()
-        .take_while(|group| group.starts_with(&mounted))
-        .map(Path::to_owned)
-        .collect()
+const VERSION_2: GroupVersion = GroupVersion {
+    controller: "",
+    mount: "sys/fs/cgroup",
+    limit: "memory.max",
+    used: "memory.current",
+    reclaimable: &["inactive_file", "active_file", "slab_reclaimable"],
+};
+
+const VERSION_1: GroupVersion = GroupVersion {
+    controller: "memory",
+    mount: "sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    used: "memory.usage_in_bytes",
+    reclaimable: &["total_inactive_file", "total_active_file"],
+};
+
+impl GroupVersion {
+    /// The folders of this process's control group and of those around it, innermost first. In a container the outermost
+    /// may be its own, whatever path the kernel names.
+    fn groups(&self, root: &Path) -> Vec<PathBuf> {
+        let own = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+        let path = own.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let mut controllers = fields.next()?.split(',');
+            controllers.any(|controller| controller == self.controller).then_some(())?;
+            fields.next()?.strip_prefix('/')
+        });
+        let Some(path) = path else { return Vec::new() };
+        let mounted = root.join(self.mount);
+        mounted
+            .join(path)
+            .ancestors()
+            .take_while(|group| group.starts_with(&mounted))
+            .map(Path::to_owned)
+            .collect()
+    }
 }
 
 fn first_number(text: &str) -> Option<u64> {
@@ -376,6 +412,45 @@ mod tests {
         );
         let memory = Memory::under(&root);
         assert_eq!((memory.total, memory.available), (100_000, 30_000));
+    }
+
+    #[test]
+    fn memory_is_limited_by_groups_of_version_1_too() {
+        const UNLIMITED: &str = "9223372036854771712\n";
+        let files = [
+            ("proc/meminfo", MEMINFO),
+            ("proc/self/cgroup", "11:cpu,cpuacct:/a\n4:memory:/pod/container\n1:name=systemd:/a\n0::/a\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", UNLIMITED),
+            ("sys/fs/cgroup/memory/memory.usage_in_bytes", "700000\n"),
+            ("sys/fs/cgroup/memory/pod/memory.limit_in_bytes", "100000\n"),
+            ("sys/fs/cgroup/memory/pod/memory.usage_in_bytes", "90000\n"),
+            (
+                "sys/fs/cgroup/memory/pod/memory.stat",
+                "cache 7\ntotal_inactive_file 15000\ntotal_active_file 5000\n",
+            ),
+            ("sys/fs/cgroup/memory/pod/container/memory.limit_in_bytes", UNLIMITED),
+            ("sys/fs/cgroup/memory/pod/container/memory.usage_in_bytes", "5\n"),
+        ];
+        let memory = Memory::under(&machine("version-1", &files));
+        assert_eq!((memory.total, memory.available), (100_000, 30_000));
+        // A container that does not see the groups around it.
+        let files = [
+            ("proc/meminfo", MEMINFO),
+            ("proc/self/cgroup", "4:memory:/docker/0123\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "300000\n"),
+            ("sys/fs/cgroup/memory/memory.usage_in_bytes", "100000\n"),
+        ];
+        let memory = Memory::under(&machine("version-1-container", &files));
+        assert_eq!((memory.total, memory.available), (300_000, 200_000));
+        let unlimited = [
+            ("proc/meminfo", MEMINFO),
+            ("proc/self/cgroup", "4:memory:/\n0::/\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", UNLIMITED),
+            ("sys/fs/cgroup/memory/memory.usage_in_bytes", "100000\n"),
+            ("sys/fs/cgroup/memory.max", "max\n"),
+        ];
+        let memory = Memory::under(&machine("version-1-unlimited", &unlimited));
+        assert_eq!((memory.total, memory.available), (1_024_000, 409_600));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the allocator says of the heap. Index and records of memory namespaces are part of it, with the pages that were
 //! never touched: what is handed out may be more than what is resident.
 
-use tikv_jemalloc_ctl::{epoch, stats};
+use tikv_jemalloc_ctl::{background_thread, epoch, stats};
 
 /// Sizes in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,14 @@ impl Heap {
             allocated: stats::allocated::read().unwrap_or(0),
             active: stats::active::read().unwrap_or(0),
             mapped: stats::mapped::read().unwrap_or(0),
+        }
+    }
+
+    /// Has the allocator give back by itself what nobody has used for some seconds, also in parts of the heap whose threads
+    /// are idle.
+    pub(crate) fn give_back_idle() {
+        if let Err(error) = background_thread::write(true) {
+            cf::debug!(As, "the allocator has no thread of its own: {error}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use datamodel::flat::{FlatRecord, MAGIC};
 use datamodel::wblock_scan::{Piece, WblockScan};
@@ -232,7 +233,8 @@ impl Device {
     }
 
     /// Takes a free block whose memory still holds what is to be written to disk, and waits until that is done. Rare: the
-    /// memory of all free blocks must have been filled and freed within one turn of the flush thread.
+    /// memory of all free blocks must have been filled and freed within one turn of the flush thread. While the server runs
+    /// nobody waits here, as the caller holds locks: what is to be stored is tried again later.
     #[cold]
     fn take_after_flush(
         &self,
@@ -240,6 +242,12 @@ impl Device {
         stream: Stream,
         settings: &Settings,
     ) -> Result<Taken, StorageError> {
+        if self.can_gain() && self.wblocks.free_count() > self.left_blocks(stream, settings) {
+            if stream == Stream::Write {
+                self.room.set_congested(true);
+            }
+            return Err(StorageError::Congested);
+        }
         let taken = self.wblocks.take(self.left_blocks(stream, settings), |_| true);
         let block = taken.ok_or_else(|| self.error_of_no_block(stream))?;
         if let Err(error) = disk.flush_all(&self.wblocks) {
@@ -322,6 +330,17 @@ impl Device {
             path.display(),
             wblock_offset(id)
         );
+    }
+
+    /// Gives the memory of blocks back that have been free for as long as `idle`, at most of `count`: what was deleted takes
+    /// no memory. What is freed and taken again all the time keeps it.
+    pub(super) fn discard_idle(&self, idle: Duration, count: usize) {
+        let Some(stripe) = self.stripe() else { return };
+        for _ in 0..count {
+            if !self.wblocks.discard_idle(idle, |unused| stripe.discard(unused)) {
+                break;
+            }
+        }
     }
 
     /// At start: gives the memory of free blocks back.

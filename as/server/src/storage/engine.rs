@@ -28,6 +28,9 @@ const STRIPE_SIZE_MAX: u64 = 2 << 40;
 /// How often a defrag thread without work looks for some, and how often if somebody waits for room.
 const IDLE_PERIOD: Duration = Duration::from_secs(1);
 const WAITING_PERIOD: Duration = Duration::from_millis(10);
+/// How long a block is free before its memory is given back, and of how many that is done in one turn.
+const IDLE_MEMORY: Duration = Duration::from_secs(10);
+const DISCARDED_BLOCKS: usize = 16;
 /// Bytes of the digest that choose the device.
 const DEVICE_DIGEST_OFFSET: usize = 8;
 
@@ -353,6 +356,7 @@ impl Storage {
                 waiting += self.release_waiting(device);
             }
             if emptied == 0 {
+                devices().for_each(|device| device.discard_idle(IDLE_MEMORY, DISCARDED_BLOCKS));
                 wake.wait(if waiting == 0 { IDLE_PERIOD } else { WAITING_PERIOD });
             }
         }

@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -128,6 +129,8 @@ struct FreeBlock {
     id: WblockId,
     /// Blocks taken before it became free.
     freed_after: u64,
+    /// When it became free, if its memory has not been given back since.
+    memory_since: Option<Instant>,
 }
 
 struct Queues {
@@ -199,11 +202,11 @@ impl WblockTable {
             Reuse::Newest => freed.rposition(|block| may_take(block.id)),
             Reuse::Oldest => freed.position(|block| may_take(block.id)),
         };
-        let FreeBlock { id, freed_after } = match found.and_then(|at| queues.free.remove(at)) {
+        let FreeBlock { id, freed_after, .. } = match found.and_then(|at| queues.free.remove(at)) {
             Some(block) => block,
             None if (queues.pristine as usize) < self.blocks.len() => {
                 queues.pristine += 1;
-                FreeBlock { id: WblockId(queues.pristine - 1), freed_after: 0 }
+                FreeBlock { id: WblockId(queues.pristine - 1), freed_after: 0, memory_since: None }
             }
             None => return None,
         };
@@ -278,7 +281,8 @@ impl WblockTable {
             AfterFree::Freed => {
                 let mut queues = self.queues.lock();
                 let freed_after = queues.taken;
-                queues.free.push_back(FreeBlock { id, freed_after });
+                let memory_since = Some(Instant::now());
+                queues.free.push_back(FreeBlock { id, freed_after, memory_since });
             }
             AfterFree::Queued => self.queues.lock().defrag.push_back(id),
         }
@@ -427,7 +431,8 @@ impl WblockTable {
         for (at, block) in below.iter_mut().enumerate().skip(1) {
             match block.loaded(low_water_bytes) {
                 WblockState::Free => {
-                    queues.free.push_back(FreeBlock { id: WblockId(at as u32), freed_after: 0 });
+                    let id = WblockId(at as u32);
+                    queues.free.push_back(FreeBlock { id, freed_after: 0, memory_since: None });
                 }
                 WblockState::Queued => queues.defrag.push_back(WblockId(at as u32)),
                 _ => {}
@@ -447,6 +452,20 @@ impl WblockTable {
         for block in &self.queues.get_mut().free {
             visit(Unused { device, id: block.id, holder: PhantomData });
         }
+    }
+
+    /// Has `discard` give the memory back of the block that has been free for longest, if that is as long as `idle` and it
+    /// still has memory. Returns whether there was one.
+    pub(super) fn discard_idle(&self, idle: Duration, discard: impl FnOnce(&Unused<'_>)) -> bool {
+        let mut queues = self.queues.lock();
+        let is_idle = |block: &FreeBlock| block.memory_since.is_some_and(|since| since.elapsed() >= idle);
+        let found = queues.free.iter().position(is_idle);
+        let Some(block) = found.and_then(|at| queues.free.remove(at)) else { return false };
+        drop(queues);
+        // Nobody finds it to take it meanwhile.
+        discard(&Unused { device: self.device, id: block.id, holder: PhantomData });
+        self.queues.lock().free.push_front(FreeBlock { memory_since: None, ..block });
+        true
     }
 
     fn ids(&self) -> impl Iterator<Item = WblockId> {
