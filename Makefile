@@ -4,6 +4,7 @@
 # make check      the quick half of it: format, lints, house rules
 # make bench      measures a running server: HOST=… PORT=…; TABLES=… for some of: load latency neighbour
 # make simulate   the cluster under faults, SEEDS runs from FIRST on; SEED=… repeats one and prints what happens
+# make soak       kill -9, power failures and damage, round after round for SOAK_SECONDS
 # make fuzz       FUZZ_SECONDS for each fuzz target, or for those in FUZZ_TARGETS
 # make install    programs, man pages, completions, service and configuration: PREFIX=… DESTDIR=… SYSCONFDIR=…
 # make deb        packages for Debian and its kin, in target/packages
@@ -164,6 +165,19 @@ simulate: export SIM_SEED := $(SEED)
 endif
 simulate:
 	@$(CARGO) test --profile $(PROFILE) --package cluster --test sim -- --nocapture
+
+# Rounds of what `make test` has a few of: the server is killed under load, power fails on a medium that writes back when it
+# likes, bytes of the file are damaged. Each round has another seed, which is named when one fails.
+SOAK_SECONDS ?= 3600
+SOAK_SEED ?= 1
+.PHONY: soak
+soak: checked
+	@round=0; while ((round == 0 || SECONDS < $(SOAK_SECONDS))); do \
+	    export FERROSPIKE_SOAK_SEED=$$(($(SOAK_SEED) + round)); round=$$((round + 1)); \
+	    echo "== round $$round, seed $$FERROSPIKE_SOAK_SEED, after $$SECONDS s"; \
+	    $(CARGO) test --quiet --profile $(PROFILE) --package asd --lib -- power_failure torn cut; \
+	    $(CARGO) test --quiet --profile $(PROFILE) --package ferrospike-tests --test damage_rounds --test crash; \
+	done; echo "$$round rounds of kill -9, power failures and damage held"
 
 # New inputs are gathered in target/fuzz; what is kept for good is in fuzz/corpus, and small.
 # No sanitizer: what they find is beyond safe code, and they need an unstable compiler.

@@ -23,6 +23,8 @@ pub const TRUSTED: u32 = 1;
 pub const EPOCH_SECONDS: u64 = 1_262_304_000;
 
 const PARTITIONS: std::ops::Range<usize> = 4096..69632;
+/// The second copy of the partition entries, and what seals it.
+const PARTITION_COPY: std::ops::Range<usize> = 131_072..196_896;
 const UNIQUE: usize = 69632;
 const RUNS: usize = UNIQUE + 1024;
 const OWN: usize = RUNS + 16 + 8 * 128;
@@ -73,7 +75,8 @@ pub fn header(file: &[u8]) -> Header {
         &file[UNIQUE + 4..UNIQUE + 88],
         &file[UNIQUE + 96..RUNS],
         &file[runs_end..OWN],
-        &file[own_end..WBLOCK_SIZE],
+        &file[own_end..PARTITION_COPY.start],
+        &file[PARTITION_COPY.end..WBLOCK_SIZE],
     ];
     for (number, part) in unused.iter().enumerate() {
         assert!(part.iter().all(|byte| *byte == 0), "unused part {number} of the header");

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::damage::{
@@ -109,11 +110,11 @@ fn killed_with_blocks() -> (Server, DataFile) {
     let mut client = server.connect();
     for number in 0..LARGE_RECORDS {
         while client.ask(&large(number)).unwrap().result == result::DEVICE_OVERLOAD {
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
     // On disk at the latest after a second.
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    std::thread::sleep(Duration::from_millis(1500));
     server.kill9();
     let file = DataFile::of(&server, "test.dat");
     (server, file)
@@ -453,10 +454,10 @@ fn defrag_goes_on_beside_damage() {
     server.await_log(&kept);
     let queue =
         |client: &mut Client| client.figure("namespace/test", "storage-engine.file[0].defrag_q").unwrap();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while queue(&mut client) > 0 {
         assert!(started.elapsed().as_secs() < 60, "defrag does not come to an end");
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     check_all_but(&mut client, &[12], result::UNKNOWN);
     assert_eq!(server.log().matches(&kept).count(), 1);
@@ -468,4 +469,101 @@ fn defrag_goes_on_beside_damage() {
     assert_eq!(client.ask(&replacement(12, 12, info3::CREATE_OR_REPLACE)).unwrap().result, result::OK);
     assert_eq!(free(&mut client), before + 1);
     check_all(&mut client);
+}
+
+#[test]
+fn a_damaged_partition_table_is_taken_from_its_second_copy() {
+    for is_clean in [true, false] {
+        let (mut server, file) = stopped("device");
+        if !is_clean {
+            server.restart();
+            server.kill9();
+        }
+        server.allow("are damaged, and taken from their second copy");
+        // Entries of the first, the second and the last group; a version and a tree id.
+        for place in [4096, 4096 + 16 * 300 + 8, 69_632 - 16] {
+            file.flip(place..place + 1);
+        }
+        server.restart();
+        check_all(&mut server.connect());
+        for (offset, partitions) in [(4096, "0 to 255"), (8192, "256 to 511"), (65_536, "3840 to 4095")] {
+            let offset = format!("at offset {offset}: ");
+            line_with(&server.log(), &[": WARNING (", &file.name(), &offset, partitions, "second copy"]);
+        }
+        // It was written anew: nothing is damaged any more.
+        server.kill9();
+        let before = server.log().matches("second copy").count();
+        server.restart();
+        check_all(&mut server.connect());
+        assert_eq!(server.log().matches("second copy").count(), before);
+    }
+}
+
+#[test]
+fn damage_of_the_second_copy_is_harmless_and_of_both_is_told() {
+    let (mut server, file) = stopped("device");
+    for place in [131_072 + 16 * 300, 196_608, 196_630, 196_880] {
+        file.flip(place..place + 1);
+        server.restart();
+        check_all(&mut server.connect());
+        server.stop();
+    }
+    server.allow("are damaged, and so is their second copy").allow("were not loaded");
+    file.flip(4096..4097);
+    file.flip(131_072..131_073);
+    server.restart();
+    line_with(&server.log(), &[": WARNING (", &file.name(), "at offset 4096: ", "compare with a backup"]);
+}
+
+/// The header of a list or map in a damaged record says that there are more elements than there are.
+#[test]
+fn lists_whose_header_lies_are_bounded_and_told() {
+    const CDT_READ: u8 = 3;
+    const LIST: u8 = 20;
+    let mut server = Server::start(&stored_config("test", "device", &FILE));
+    let lists = [("short", 20u32, vec![0xDC, 0, 20]), ("long", 70_000, vec![0xDD, 0, 1, 0x11, 0x70])];
+    for (name, count, head) in &lists {
+        let list = [head.clone(), vec![0x2A; *count as usize]].concat();
+        let write = Operation { particle: LIST, ..Operation::blob(operation::WRITE, "l", list) };
+        let put = Message { info2: info2::WRITE, ..Message::on(name) }.with_operation(write);
+        assert_eq!(server.connect().ask(&put).unwrap().result, result::OK);
+    }
+    // Size; by index from the front and the back; by rank; by value; a range.
+    let requests: [&[u8]; 6] = [
+        &[0x91, 16],
+        &[0x93, 19, 5, 0],
+        &[0x93, 19, 5, 0xFF],
+        &[0x93, 21, 5, 0],
+        &[0x93, 22, 5, 0x2A],
+        &[0x93, 18, 0, 2],
+    ];
+    let read = |name: &str, request: &[u8]| {
+        let read = Operation::blob(CDT_READ, "l", request.to_vec());
+        Message { info1: info1::READ, ..Message::on(name) }.with_operation(read)
+    };
+    let answer = server.connect().ask(&read("long", requests[0])).unwrap();
+    assert_eq!((answer.result, answer.bin("l")), (result::OK, Some(&70_000u64.to_be_bytes()[..])));
+    server.stop();
+    let file = DataFile::of(&server, "test.dat");
+    let bytes = file.bytes();
+    for (_, _, head) in &lists {
+        let start = [head.clone(), vec![0x2A; 20]].concat();
+        let at = bytes.windows(start.len()).position(|window| window == start).unwrap() as u64;
+        file.overwrite(at + 1, &vec![0xFF; head.len() - 1]);
+    }
+    drop(bytes);
+    server.allow("announces more elements than there are");
+    server.restart();
+    let (mut client, started) = (server.connect(), Instant::now());
+    for (name, _, _) in &lists {
+        let digest: String = digest(SET, name).iter().map(|byte| format!("{byte:02x}")).collect();
+        line_with(&server.log(), &[": WARNING (", &file.name(), &digest, "bin 'l'"]);
+        for request in requests {
+            let answer = client.ask(&read(name, request)).unwrap();
+            assert!(answer.result != result::OK && answer.bin("l").is_none(), "{name} {request:?}");
+        }
+    }
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    // They can be written anew.
+    assert_eq!(client.ask(&Message::put("short", vec![1])).unwrap().result, result::OK);
 }

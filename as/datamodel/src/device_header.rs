@@ -26,6 +26,7 @@
 //!  71704      8  bytes of the device in use │
 //!  71712      8  key of end marks           │
 //!  71720      4  low bits of their wyhash   ┘
+//! 131072  69632  a second copy of the partition entries: see `partition_copy`
 //! 200704 131072  scratch of atomic updates, unused
 //! 331776         zeros up to 8 MiB, where the first write block begins
 //! ```
@@ -212,7 +213,7 @@ pub struct DeviceHeader {
 /// What the first bytes of a device turned out to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Found {
-    /// Zeros: a device that was never used, or was erased.
+    /// Zeros: a device that was never used, or was erased, but for the second copy of its partition entries perhaps.
     Fresh,
     Used(Box<DeviceHeader>),
 }
@@ -336,6 +337,7 @@ impl DeviceHeader {
         if le_u64(bytes, 0) != MAGIC {
             return match bytes.iter().position(|byte| *byte != 0) {
                 None => Ok(Found::Fresh),
+                Some(_) if crate::partition_copy::is_all_that_is_left(bytes) => Ok(Found::Fresh),
                 Some(offset) => Err(HeaderError::Foreign(offset)),
             };
         }

@@ -25,8 +25,8 @@ pub(super) struct Faults {
     pub(super) freeze_at: Option<u64>,
     /// Reads that touch these bytes fail.
     pub(super) unreadable: Option<Range<u64>>,
-    /// Syncs fail.
-    pub(super) sync_fails: bool,
+    /// Syncs fail once so many have succeeded.
+    pub(super) syncs_fail_after: Option<u64>,
 }
 
 struct State {
@@ -176,9 +176,11 @@ impl BlockMedium for CrashMedium {
 
     fn sync(&self) -> Result<(), BlockError> {
         let mut state = self.state.lock();
-        if state.faults.sync_fails || state.failed {
+        let left = state.faults.syncs_fail_after;
+        if left == Some(0) || state.failed {
             return Err(self.fail(Operation::Sync, None));
         }
+        state.faults.syncs_fail_after = left.map(|left| left - 1);
         let state = &mut *state;
         for sector in std::mem::take(&mut state.pending) {
             let bytes = sector * SECTOR_SIZE..(sector + 1) * SECTOR_SIZE;

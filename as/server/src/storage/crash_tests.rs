@@ -585,7 +585,8 @@ fn blocks_that_defrag_freed_are_free_after_a_start() {
 /// written over.
 #[test]
 fn a_power_failure_does_not_take_what_was_durable() {
-    for seed in 30..34 {
+    let soak_seed = std::env::var("FERROSPIKE_SOAK_SEED").map_or(0, |text| text.parse().expect("a number"));
+    for seed in (30..34).map(|seed: u64| soak_seed << 16 | seed) {
         let config = config(Engine::Device, false);
         let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, false));
         let node = loaded_node(&medium, &config, &mut Model::default());

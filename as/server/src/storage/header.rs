@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use datamodel::device_header::{
     DEVICE_COUNT_MAX, DeviceHeader, Flags, Found, HeaderError, RUN_COUNT_MAX, UNIQUE_OFFSET,
 };
+use datamodel::partition_copy::{self, Mended};
 
 /// A configured device with what its first bytes say.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +112,8 @@ pub(crate) struct DeviceSet {
     pub(crate) unclean: Vec<bool>,
     /// Which of them say how large they were.
     pub(crate) size_known: Vec<bool>,
+    /// What was damaged of each one's partition table, and whether its second copy had it.
+    pub(crate) mended: Vec<Mended>,
     /// Ids in the former set of devices that are no longer configured; what only they hold is lost to this start.
     pub(crate) missing_ids: Vec<u32>,
 }
@@ -138,7 +141,12 @@ impl DeviceSet {
         assert!(signature != 0, "a signature of 0 says fresh");
         let count = u32::try_from(devices.len()).unwrap_or(u32::MAX);
         assert!((1..=DEVICE_COUNT_MAX).contains(&count), "{count} devices");
-        let found = devices.iter().map(|device| device.read(namespace)).collect::<Result<Vec<_>, _>>()?;
+        let mut found = devices.iter().map(|device| device.read(namespace)).collect::<Result<Vec<_>, _>>()?;
+        let mended = found.iter_mut().zip(devices).map(|(header, device)| match header {
+            Some(header) => partition_copy::mend(device.first_bytes, header),
+            None => Mended::default(),
+        });
+        let mended = mended.collect();
         let used: Vec<_> = found
             .iter()
             .zip(devices)
@@ -176,6 +184,7 @@ impl DeviceSet {
                 .iter()
                 .map(|header| header.as_ref().is_some_and(|header| header.size > 0))
                 .collect(),
+            mended,
             missing_ids,
         })
     }

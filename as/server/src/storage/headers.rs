@@ -2,7 +2,8 @@
 //!
 //! A start writes them whole, not trusted. After that only the part that changed is written: the groups of the partitions
 //! whose versions changed, each once however many of its entries did; at a clean stop the unique part, then the prefix,
-//! which says that all else can be trusted. A sector that is torn off leaves every entry as it was or as it is to be.
+//! which says that all else can be trusted. A sector that is torn off leaves every entry as it was or as it is to be. The
+//! second copy of the entries is brought to all disks before they are (`datamodel::partition_copy`).
 //!
 //! `Storage::headers` is locked while they are written; nobody on the way of a request takes that lock.
 
@@ -13,8 +14,9 @@ use std::time::{Duration, Instant};
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
 use datamodel::device_header::{
-    DeviceHeader, Flags, PREFIX_BYTES, PartitionEntry, UNIQUE_BYTES, WRITTEN_SIZE,
+    DeviceHeader, Flags, HEADER_SIZE, PREFIX_BYTES, PartitionEntry, UNIQUE_BYTES, WRITTEN_SIZE,
 };
+use datamodel::partition_copy::{self, COPY_BYTES, COPY_SEAL_BYTES, copy_of_group};
 
 use super::WBLOCK_SIZE;
 use super::device::Device;
@@ -32,7 +34,9 @@ impl Storage {
         for header in headers.iter_mut() {
             header.flags = header.flags.with(Flags::TRUSTED, false);
         }
-        self.write_headers(&headers, std::slice::from_ref(&(0..WRITTEN_SIZE)))
+        let before = headers.first().map_or_else(Box::default, |header| header.partitions.clone());
+        self.write_headers(&headers, &before, std::slice::from_ref(&COPY_BYTES))?;
+        self.write_headers(&headers, &before, std::slice::from_ref(&(0..WRITTEN_SIZE)))
     }
 
     /// What the headers say of each partition; nothing if there are no disks.
@@ -63,7 +67,11 @@ impl Storage {
         for header in headers.iter_mut() {
             entries.iter().for_each(|(id, entry)| header.partitions[id.index()] = *entry);
         }
-        let result = self.write_headers(&headers, &groups);
+        let mut copies: Vec<Range<usize>> = groups.iter().map(copy_of_group).collect();
+        copies.extend((!copies.is_empty()).then_some(COPY_SEAL_BYTES));
+        let result = self
+            .write_headers(&headers, &before, &copies)
+            .and_then(|()| self.write_headers(&headers, &before, &groups));
         if result.is_err() {
             headers.iter_mut().for_each(|header| header.partitions = before.clone());
         }
@@ -90,8 +98,8 @@ impl Storage {
         }
         let written = self
             .sync()
-            .and_then(|()| self.write_headers(&headers, &[UNIQUE_BYTES]))
-            .and_then(|()| self.write_headers(&headers, &[PREFIX_BYTES]));
+            .and_then(|()| self.write_headers(&headers, &[], &[UNIQUE_BYTES]))
+            .and_then(|()| self.write_headers(&headers, &[], &[PREFIX_BYTES]));
         if let Err(error) = &written {
             cf::critical!(Storage, "{error}: the device header could not be written at the end");
         }
@@ -104,15 +112,22 @@ impl Storage {
         disks.flat_map(|disk| disk.media.written()).try_for_each(BlockMedium::sync)
     }
 
-    /// Writes `parts` of each device's header, and waits until they are on it.
-    fn write_headers(&self, headers: &[DeviceHeader], parts: &[Range<usize>]) -> Result<(), BlockError> {
+    /// Writes `parts` of each device's header, and waits until they are on it. `before` are the partition entries that were
+    /// there until now, if parts of their copy are written.
+    fn write_headers(
+        &self,
+        headers: &[DeviceHeader],
+        before: &[PartitionEntry],
+        parts: &[Range<usize>],
+    ) -> Result<(), BlockError> {
         if parts.is_empty() {
             return Ok(());
         }
-        let mut bytes = AlignedBuf::zeroed(WRITTEN_SIZE);
+        let mut bytes = AlignedBuf::zeroed(HEADER_SIZE);
         for (device, header) in self.devices.iter().zip(headers) {
             let Some(disk) = device.as_disk() else { continue };
             header.encode(&mut bytes);
+            partition_copy::encode(header, before, &mut bytes);
             for medium in disk.media.written() {
                 for part in parts {
                     medium.write_at(part.start as u64, &bytes, part.clone())?;

@@ -25,6 +25,7 @@ use cf::sys::block::{BlockError, BlockMedium};
 use crossbeam::channel::{self, Receiver, Sender};
 use datamodel::device_header::PartitionEntry;
 use datamodel::flat::{FlatError, FlatRecord};
+use datamodel::lying::lying_container;
 use datamodel::wblock_scan::{CopyAge, EndMark, Piece, WblockScan, is_zero, starts_with_record};
 use parking_lot::Mutex;
 
@@ -33,7 +34,7 @@ use super::disk::{Disk, wblock_offset};
 use super::open::erase_former_use;
 use super::partial_read::{self, Unreadable};
 use super::peek::{self, PEEK_SIZE};
-use super::suspect::{SUSPECTS_MAX, Suspect};
+use super::suspect::{SUSPECTS_MAX, Suspect, report_lying};
 use super::wblock::WblockId;
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::{CreateOutcome, Index, Location, PartitionId, RecordMeta, SetId, WriteGuard};
@@ -442,6 +443,9 @@ impl<'a> Parser<'a> {
                     if !load.is_read_again() && block.unreadable.as_ref().is_some_and(is_missing) {
                         load.report_damage(id, bytes, (offset, record.size), &"it cannot be read");
                         continue;
+                    }
+                    if let Some(bin) = lying_container(&record) {
+                        report_lying(load.source.path(), place, &record, bin);
                     }
                     let rblock = place / u64::from(RBLOCK_SIZE);
                     let location =

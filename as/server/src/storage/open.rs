@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
-use datamodel::device_header::{HEADER_SIZE, PartitionEntry};
+use datamodel::device_header::{HEADER_SIZE, PARTITION_GROUP_LEN, PartitionEntry};
+use datamodel::partition_copy::Mended;
 use datamodel::wblock_scan::{is_zero, starts_with_record};
 use parking_lot::Mutex;
 
@@ -220,12 +221,31 @@ fn report(namespace: &str, set: &DeviceSet, disks: &[Opened], heads: &[(AlignedB
             }
         }
     }
+    for (disk, mended) in disks.iter().zip(&set.mended) {
+        report_mended(disk, mended);
+    }
     for id in &set.missing_ids {
         cf::warning!(
             DrvSsd,
             "{{{namespace}}} device {id} of those used last is not configured any more: what only it holds is not loaded"
         );
     }
+}
+
+/// Says what was damaged of the partition table in a disk's header.
+fn report_mended(disk: &Opened, Mended { restored, lost }: &Mended) {
+    let path = disk.media.main.path().display();
+    let warn = |first: usize, what: &str| {
+        let (offset, last) = (PartitionEntry::offset(first), first + PARTITION_GROUP_LEN - 1);
+        cf::warning!(
+            DrvSsd,
+            "{path}: at offset {offset}: the header's entries of partitions {first} to {last} are damaged{what}"
+        );
+    };
+    restored.iter().for_each(|first| warn(*first, ", and taken from their second copy"));
+    let advice =
+        ", and so is their second copy: partitions may be missing or hold old records; compare with a backup";
+    lost.iter().for_each(|first| warn(*first, advice));
 }
 
 /// Says that a file is shorter than configured that was not stopped cleanly, when nothing tells how long it was.

@@ -6,6 +6,8 @@
 //! loaded, and their blocks are read again. Damage in the last record of a block is told apart by what is behind it:
 //! there the records end as they should, and what a write left out is not zeros.
 
+use std::path::Path;
+
 use datamodel::flat::{FlatError, FlatRecord};
 use datamodel::wblock_scan::{Piece, WblockScan, is_zero};
 
@@ -27,6 +29,20 @@ pub(super) struct Suspect {
     pub(super) size: usize,
     /// What is wrong with them; `None`: they begin with zeros.
     pub(super) reason: Option<FlatError>,
+}
+
+/// Says that a record at offset `place` of the medium at `path` is loaded though the header of the list or map in its bin
+/// `bin` cannot be right.
+pub(super) fn report_lying(path: &Path, place: u64, record: &FlatRecord<'_>, bin: &[u8]) {
+    cf::warning_limited!(
+        Storage,
+        "{}: at offset {place}: record {} of set '{}' is damaged: the list or map in its bin '{}' announces more elements \
+         than there are; operations on it fail; write it again or restore it from a backup",
+        path.display(),
+        record.digest,
+        String::from_utf8_lossy(record.set_name),
+        String::from_utf8_lossy(bin)
+    );
 }
 
 impl DiskLoad<'_> {

@@ -1,0 +1,252 @@
+//! A second copy of the partition entries of a device header, in bytes that the C server leaves alone.
+//!
+//! ```text
+//! offset   size  content (integers little-endian)
+//! 131072  65536  4096 partition entries as at 4096
+//! 196608      8  magic "FERROPAR"
+//! 196616      8  number of the run that wrote it
+//! 196624   16×8  wyhash of each group of entries as it is to be
+//! 196752   16×8  wyhash of each group as it was before
+//! 196880      8  key of end marks
+//! 196888      8  wyhash of the 280 bytes from the magic on
+//! 196896         zeros up to 200704
+//! ```
+//! The copy is brought to the device before the entries themselves are written. So a crash in between leaves a group as it was
+//! before, or torn, and what it was to be is in the copy. A group that is neither was damaged. The copy counts only if the
+//! newest run of the header wrote it: what another server wrote since is not in it. Such a server clears the key of end marks
+//! in the header; here it is kept, as the marks are still there.
+//!
+//! Bytes in, bytes out; no I/O.
+
+use std::ops::Range;
+
+use crate::device_header::{
+    DeviceHeader, HEADER_SIZE, PARTITION_COUNT, PARTITION_ENTRY_SIZE, PARTITION_GROUP_LEN, PartitionEntry,
+};
+use crate::partition_version::PartitionVersion;
+
+/// Groups of partition entries.
+const GROUP_COUNT: usize = PARTITION_COUNT / PARTITION_GROUP_LEN;
+const GROUP_SIZE: usize = PARTITION_GROUP_LEN * PARTITION_ENTRY_SIZE;
+/// The bytes of the header that hold the copy.
+pub const COPY_BYTES: Range<usize> = 131_072..200_704;
+/// The bytes behind the entries of the copy: they are written with each change.
+pub const COPY_SEAL_BYTES: Range<usize> = 196_608..200_704;
+const MAGIC: [u8; 8] = *b"FERROPAR";
+const RUN_OFFSET: usize = COPY_SEAL_BYTES.start + 8;
+const NEXT_OFFSET: usize = COPY_SEAL_BYTES.start + 16;
+const BEFORE_OFFSET: usize = NEXT_OFFSET + 8 * GROUP_COUNT;
+const KEY_OFFSET: usize = BEFORE_OFFSET + 8 * GROUP_COUNT;
+const HASH_OFFSET: usize = KEY_OFFSET + 8;
+
+const _: () = assert!(COPY_BYTES.start + PARTITION_COUNT * PARTITION_ENTRY_SIZE == COPY_SEAL_BYTES.start);
+const _: () = assert!(HASH_OFFSET == 196_888 && COPY_BYTES.end <= HEADER_SIZE);
+
+/// What the copy says of the partition entries of its header.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Mended {
+    /// First partitions of the groups that were damaged and are taken from the copy.
+    pub restored: Vec<usize>,
+    /// First partitions of the groups that are damaged in both places; they are as they are.
+    pub lost: Vec<usize>,
+}
+
+/// Where the copy of a group of entries is that is at `main` of the header.
+#[must_use]
+pub fn copy_of_group(main: &Range<usize>) -> Range<usize> {
+    let distance = COPY_BYTES.start - crate::device_header::PARTITIONS_OFFSET;
+    main.start + distance..main.end + distance
+}
+
+/// Writes the copy of the entries of `header` to its place in `bytes`, the first bytes of a device; `before` are the entries
+/// that are there now.
+///
+/// # Panics
+/// If `bytes` has no room for it.
+pub fn encode(header: &DeviceHeader, before: &[PartitionEntry], bytes: &mut [u8]) {
+    let next = entries_to_bytes(&header.partitions);
+    bytes[COPY_BYTES].fill(0);
+    bytes[COPY_BYTES.start..COPY_SEAL_BYTES.start].copy_from_slice(&next);
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(COPY_SEAL_BYTES.start, &MAGIC);
+    put(RUN_OFFSET, &header.runs.first().copied().unwrap_or(0).to_le_bytes());
+    put(NEXT_OFFSET, &hashes(&next));
+    put(BEFORE_OFFSET, &hashes(&entries_to_bytes(before)));
+    put(KEY_OFFSET, &header.end_mark_key.to_le_bytes());
+    let hash = cf::wyhash::hash64(&bytes[COPY_SEAL_BYTES.start..HASH_OFFSET]);
+    bytes[HASH_OFFSET..HASH_OFFSET + 8].copy_from_slice(&hash.to_le_bytes());
+}
+
+/// Whether the copy is all that is left in `bytes`, the first [`HEADER_SIZE`] bytes of a device: what stood before it was
+/// erased.
+#[must_use]
+pub fn is_all_that_is_left(bytes: &[u8]) -> bool {
+    let others = bytes[..COPY_BYTES.start].iter().chain(&bytes[COPY_BYTES.end..]);
+    bytes[COPY_SEAL_BYTES].starts_with(&MAGIC) && others.into_iter().all(|byte| *byte == 0)
+}
+
+/// Mends the partition entries of `header`, which was read from `bytes`, by their copy, and gives it the key of end marks
+/// again if another server has cleared that.
+#[must_use]
+pub fn mend(bytes: &[u8], header: &mut DeviceHeader) -> Mended {
+    let mut mended = Mended::default();
+    let Some(bytes) = bytes.get(..HEADER_SIZE).filter(|bytes| is_whole(bytes)) else { return mended };
+    if header.end_mark_key == 0 {
+        header.end_mark_key = le_u64(bytes, KEY_OFFSET);
+    }
+    if header.runs.first() != Some(&le_u64(bytes, RUN_OFFSET)) {
+        return mended;
+    }
+    for first in (0..PARTITION_COUNT).step_by(PARTITION_GROUP_LEN) {
+        let main = PartitionEntry::group_bytes(first);
+        let (next, before) = (listed(bytes, NEXT_OFFSET, first), listed(bytes, BEFORE_OFFSET, first));
+        let found = cf::wyhash::hash64(&bytes[main.clone()]);
+        if found == next {
+            continue;
+        }
+        let copy = &bytes[copy_of_group(&main)];
+        if cf::wyhash::hash64(copy) == next {
+            let entries = copy.chunks_exact(PARTITION_ENTRY_SIZE).map(entry_of);
+            header.partitions[first..first + PARTITION_GROUP_LEN]
+                .copy_from_slice(&entries.collect::<Vec<_>>());
+            // As it was before, it was about to be written.
+            mended.restored.extend((found != before).then_some(first));
+        } else {
+            mended.lost.extend((found != before).then_some(first));
+        }
+    }
+    mended
+}
+
+/// Whether there is what seals a copy, and it is whole.
+fn is_whole(bytes: &[u8]) -> bool {
+    bytes[COPY_SEAL_BYTES].starts_with(&MAGIC)
+        && cf::wyhash::hash64(&bytes[COPY_SEAL_BYTES.start..HASH_OFFSET]) == le_u64(bytes, HASH_OFFSET)
+}
+
+fn entries_to_bytes(entries: &[PartitionEntry]) -> Vec<u8> {
+    entries.iter().flat_map(|entry| entry.encode()).collect()
+}
+
+fn entry_of(bytes: &[u8]) -> PartitionEntry {
+    PartitionEntry {
+        version: PartitionVersion(le_u64(bytes, 0)),
+        tree_id: bytes.get(8).copied().unwrap_or(0),
+    }
+}
+
+fn hashes(entries: &[u8]) -> Vec<u8> {
+    entries.chunks_exact(GROUP_SIZE).flat_map(|group| cf::wyhash::hash64(group).to_le_bytes()).collect()
+}
+
+/// The hash that the list at `list` has for the group of partition `first`.
+fn listed(bytes: &[u8], list: usize, first: usize) -> u64 {
+    le_u64(bytes, list + 8 * (first / PARTITION_GROUP_LEN))
+}
+
+fn le_u64(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |chunk| u64::from_le_bytes(*chunk))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device_header::{Found, PARTITIONS_OFFSET};
+
+    fn entry(number: u64) -> PartitionEntry {
+        PartitionEntry { version: PartitionVersion(number), tree_id: 1 }
+    }
+
+    /// A header whose entries have this number, with a copy; before, they had number 1.
+    fn written(number: u64) -> (DeviceHeader, Vec<u8>) {
+        let mut header = DeviceHeader::fresh(b"test", 1, 7, 0);
+        (header.runs, header.end_mark_key) = (vec![9, 8], 77);
+        let before = vec![entry(1); PARTITION_COUNT];
+        header.partitions = vec![entry(number); PARTITION_COUNT].into();
+        let mut bytes = vec![0; HEADER_SIZE];
+        header.encode(&mut bytes);
+        encode(&header, &before, &mut bytes);
+        (header, bytes)
+    }
+
+    /// What a start makes of `bytes`.
+    fn read(bytes: &[u8]) -> (DeviceHeader, Mended) {
+        let Ok(Found::Used(mut header)) = DeviceHeader::parse(bytes) else { panic!("a header") };
+        let mended = mend(bytes, &mut header);
+        (*header, mended)
+    }
+
+    #[test]
+    fn a_damaged_group_is_taken_from_the_copy() {
+        let (header, bytes) = written(2);
+        assert_eq!(read(&bytes), (header.clone(), Mended::default()));
+        for id in [0, 255, 256, 4095] {
+            let mut damaged = bytes.clone();
+            damaged[PARTITIONS_OFFSET + 16 * id] ^= 4;
+            let mended = Mended { restored: vec![id / 256 * 256], lost: vec![] };
+            assert_eq!(read(&damaged), (header.clone(), mended));
+        }
+    }
+
+    #[test]
+    fn damage_of_the_copy_alone_harms_nothing_and_of_both_is_told() {
+        let (header, bytes) = written(2);
+        for at in (COPY_BYTES.start..HASH_OFFSET + 8).step_by(97) {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 4;
+            assert_eq!(read(&damaged), (header.clone(), Mended::default()), "byte {at}");
+        }
+        let mut damaged = bytes;
+        damaged[PARTITIONS_OFFSET + 16 * 300] ^= 4;
+        damaged[COPY_BYTES.start + 16 * 400] ^= 4;
+        let (found, mended) = read(&damaged);
+        assert_eq!(mended, Mended { restored: vec![], lost: vec![256] });
+        assert_eq!(found.partitions[301], entry(2), "the others are as they are");
+    }
+
+    #[test]
+    fn a_crash_before_the_entries_are_written_is_no_damage() {
+        let (header, bytes) = written(2);
+        let (_, old) = written(1);
+        let mut torn = bytes.clone();
+        torn[..COPY_BYTES.start].copy_from_slice(&old[..COPY_BYTES.start]);
+        assert_eq!(read(&torn), (header, Mended::default()), "what was about to be written is in the copy");
+        // The copy itself was cut short.
+        torn[COPY_BYTES.start + 512..COPY_BYTES.start + GROUP_SIZE]
+            .copy_from_slice(&old[COPY_BYTES.start + 512..COPY_BYTES.start + GROUP_SIZE]);
+        let (found, mended) = read(&torn);
+        assert_eq!(
+            (found.partitions[0], found.partitions[300], mended),
+            (entry(1), entry(2), Mended::default())
+        );
+    }
+
+    #[test]
+    fn what_another_server_wrote_since_is_not_taken_back() {
+        let (_, bytes) = written(2);
+        let mut other = DeviceHeader::fresh(b"test", 1, 7, 0);
+        other.partitions = vec![entry(5); PARTITION_COUNT].into();
+        for runs in [vec![], vec![10, 9]] {
+            other.runs = runs;
+            let mut again = bytes.clone();
+            other.encode(&mut again);
+            other.end_mark_key = 77;
+            assert_eq!(
+                read(&again),
+                (other.clone(), Mended::default()),
+                "but for the key, which it has cleared"
+            );
+            other.end_mark_key = 0;
+        }
+    }
+
+    #[test]
+    fn an_erased_header_is_seen_by_its_copy() {
+        let (_, mut bytes) = written(2);
+        assert!(!is_all_that_is_left(&bytes));
+        bytes[..COPY_BYTES.start].fill(0);
+        assert!(is_all_that_is_left(&bytes));
+        assert_eq!(DeviceHeader::parse(&bytes), Ok(Found::Fresh));
+        assert!(!is_all_that_is_left(&vec![0; HEADER_SIZE]));
+    }
+}

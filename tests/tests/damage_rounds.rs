@@ -1,0 +1,89 @@
+//! Damage at random: bytes of a file are changed behind the server's back, in its header's partition table and in its records.
+//! The server starts, and all records that were not hit are there as they were.
+//!
+//! `FERROSPIKE_SOAK_SEED` gives other damage.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::{env, fs};
+
+use ferrospike_tests::damage::{DataFile, RECORDS, fill, key, value};
+use ferrospike_tests::fast_folder::fast_folder;
+use ferrospike_tests::random::Random;
+use ferrospike_tests::server::{Server, stored_config};
+use ferrospike_tests::wire::{Message, result};
+
+const ROUNDS: u64 = 24;
+/// Most places that are damaged together, and bytes of each.
+const PLACES_MAX: u64 = 6;
+const SIZE_MAX: u64 = 600;
+/// The partition table, and its second copy with what seals it.
+const TABLES: [Range<u64>; 2] = [4_096..69_632, 131_072..196_896];
+
+/// Changes bytes of `file` at random, which has records at `places`; returns the records that were hit.
+fn damage(file: &DataFile, places: &BTreeMap<u32, Range<u64>>, random: &mut Random) -> Vec<u32> {
+    // Of the two tables one is damaged at a time.
+    let table = &TABLES[random.within(0..2) as usize];
+    if random.chance(50) {
+        let at = random.within(table.clone());
+        file.flip(at..at + 1);
+    }
+    let all = places.values().map(|place| place.start).min().unwrap()
+        ..places.values().map(|place| place.end).max().unwrap();
+    let mut hit = Vec::new();
+    for _ in 0..random.within(1..PLACES_MAX + 1) {
+        let (at, size) = (random.within(all.clone()), random.within(1..SIZE_MAX));
+        let range = at..(at + size).min(all.end);
+        hit.extend(
+            places
+                .iter()
+                .filter(|(_, place)| place.start < range.end && range.start < place.end)
+                .map(|(number, _)| *number),
+        );
+        file.flip(range);
+    }
+    hit
+}
+
+#[test]
+fn what_was_not_hit_is_there_after_any_damage() {
+    let seed = env::var("FERROSPIKE_SOAK_SEED").map_or(1, |text| text.parse().unwrap());
+    let folder = fast_folder(128 << 20);
+    let path = format!("file {}/test.dat", folder.path().display());
+    let mut server =
+        Server::start(&stored_config("test", "device", &[&path, "filesize 128M", "defrag-lwm-pct 1"]));
+    // Whatever is damaged is told.
+    server.allow("");
+    let file = DataFile(folder.path().join("test.dat"));
+    for is_clean in [true, false] {
+        fill(&mut server.connect());
+        server.stop();
+        if !is_clean {
+            server.restart();
+            server.kill9();
+        }
+        let whole = file.bytes();
+        let places = file.places();
+        let places: BTreeMap<u32, Range<u64>> =
+            (0..RECORDS).map(|number| (number, places.of(number))).collect();
+        for round in 0..ROUNDS {
+            let mut random = Random::new(seed << 16 ^ round << 1 ^ u64::from(is_clean));
+            let hit = damage(&file, &places, &mut random);
+            server.restart();
+            let mut client = server.connect();
+            for number in (0..RECORDS).filter(|number| !hit.contains(number)) {
+                let answer = client.ask(&Message::get(&key(number))).unwrap();
+                let is_whole = answer.result == result::OK && answer.bin("b") == Some(&value(number));
+                assert!(
+                    is_whole,
+                    "seed {seed}, round {round}, record {number} of {hit:?}: {}",
+                    answer.result
+                );
+            }
+            server.kill9();
+            fs::write(&file.0, &whole).unwrap();
+        }
+        server.restart();
+    }
+}
