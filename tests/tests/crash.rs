@@ -267,6 +267,42 @@ fn with_two_files_and_shadows_nothing_acknowledged_is_lost() {
     });
 }
 
+/// Any file is a key.
+const ENCRYPTED: &str = concat!("encryption-key-file ", env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+
+#[test]
+fn encrypted_and_compressed_nothing_acknowledged_is_lost() {
+    crash(&Setting {
+        lines: &[],
+        engine: "device",
+        storage: &[
+            "file {data}/one.dat {data}/one-shadow.dat",
+            "filesize 192M",
+            NO_STOP,
+            ENCRYPTED,
+            "encryption aes-256",
+            "compression zstd",
+            "compression-level 1",
+            "post-write-cache 0",
+        ],
+        commits: true,
+        deletes_are_durable: false,
+        rounds: 4,
+    });
+}
+
+#[test]
+fn encrypted_memory_with_a_file_loses_nothing_older_than_the_flush_window() {
+    crash(&Setting {
+        lines: &[],
+        engine: "memory",
+        storage: &[&FILE[..], &[ENCRYPTED, "compression lz4", "direct-files true"]].concat(),
+        commits: false,
+        deletes_are_durable: false,
+        rounds: 2,
+    });
+}
+
 #[test]
 fn memory_with_a_file_loses_nothing_committed() {
     crash(&Setting {

@@ -15,7 +15,7 @@
 //!   4096  65536  4096 partition entries of 16 bytes: version u64, tree id u8, 7 unused
 //!  69632      4  device id                 ─┐ unique part
 //!  69636      4  unused                     │
-//!  69640     64  key of encrypted data      │
+//!  69640     64  key of encrypted data      │ see `encryption`
 //!  69704     16  canary of encrypted data   │
 //!  69720      8  pristine offset            ┘
 //!  70656      8  magic "FERRORUN"           ─┐ this server's own, in bytes that the C server
@@ -38,6 +38,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::encryption::{CANARY_SIZE, DEVICE_KEY_SIZE, WrappedKey};
 use crate::partition_version::PartitionVersion;
 
 /// First eight bytes of a device in use.
@@ -79,6 +80,9 @@ pub const PARTITION_GROUP_LEN: usize = 256;
 pub const UNIQUE_OFFSET: usize = PARTITIONS_OFFSET + PARTITION_COUNT * PARTITION_ENTRY_SIZE;
 /// Place of the pristine offset.
 pub const PRISTINE_OFFSET: usize = UNIQUE_OFFSET + 88;
+/// Place of the key of encrypted data; its canary is behind it.
+pub const ENCRYPTED_KEY_OFFSET: usize = UNIQUE_OFFSET + 8;
+const CANARY_OFFSET: usize = ENCRYPTED_KEY_OFFSET + DEVICE_KEY_SIZE;
 /// Bytes of the unique part.
 pub const UNIQUE_SIZE: usize = 96;
 /// Bytes to be written when the prefix has changed.
@@ -102,6 +106,7 @@ const SCRATCH_SIZE: usize = 128 << 10;
 
 const _: () = assert!(UNIQUE_OFFSET == 69_632 && SCRATCH_OFFSET == 200_704 && HEADER_SIZE == 331_776);
 const _: () = assert!(HEADER_SIZE.is_multiple_of(4096) && WRITTEN_SIZE.is_multiple_of(4096));
+const _: () = assert!(CANARY_OFFSET == 69_704 && CANARY_OFFSET + CANARY_SIZE == PRISTINE_OFFSET);
 const _: () = assert!(OWN_OFFSET == 71_696 && OWN_HASH_OFFSET + 4 <= WRITTEN_SIZE);
 
 /// What the header says about the data as a whole.
@@ -208,6 +213,8 @@ pub struct DeviceHeader {
     pub size: u64,
     /// What the marks at the end of write blocks are made from; 0 if another server wrote to it last.
     pub end_mark_key: u64,
+    /// The key by which everything behind the header is encrypted, if it is.
+    pub encrypted_key: Option<WrappedKey>,
 }
 
 /// What the first bytes of a device turned out to be.
@@ -239,8 +246,6 @@ pub enum HeaderError {
     DeviceId(u32),
     /// A mode that no longer exists.
     SingleBin,
-    /// Data that cannot be read.
-    Encrypted,
     /// The data belongs to another namespace; holds its name, and the configured one.
     Namespace { found: String, expected: String },
     /// The pristine offset is inside the header.
@@ -261,7 +266,7 @@ impl HeaderError {
             HeaderError::NoSignature => SIGNATURE_OFFSET,
             HeaderError::WblockSize(_) => WBLOCK_SIZE_OFFSET,
             HeaderError::DeviceId(_) => UNIQUE_OFFSET,
-            HeaderError::SingleBin | HeaderError::Encrypted => FLAGS_OFFSET,
+            HeaderError::SingleBin => FLAGS_OFFSET,
             HeaderError::Namespace { .. } => NAMESPACE_OFFSET,
             HeaderError::PristineOffset(_) | HeaderError::Truncated { .. } => PRISTINE_OFFSET,
         };
@@ -302,9 +307,6 @@ impl fmt::Display for HeaderError {
             }
             HeaderError::SingleBin => f.write_str(
                 "single-bin data, a mode that no longer exists; erase the device and restore from a backup",
-            ),
-            HeaderError::Encrypted => f.write_str(
-                "encrypted data cannot be read; erase the device and restore from a backup or the cluster",
             ),
             HeaderError::Namespace { found, expected } => write!(
                 f,
@@ -364,6 +366,7 @@ impl DeviceHeader {
             runs: parse_runs(bytes).unwrap_or_default(),
             size: own_field(bytes, OWN_SIZE_OFFSET),
             end_mark_key: own_field(bytes, OWN_KEY_OFFSET),
+            encrypted_key: encrypted_key(bytes),
         })))
     }
 
@@ -384,6 +387,7 @@ impl DeviceHeader {
             runs: Vec::new(),
             size: 0,
             end_mark_key: 0,
+            encrypted_key: None,
         }
     }
 
@@ -417,9 +421,6 @@ impl DeviceHeader {
         }
         if self.flags.contains(Flags::SINGLE_BIN) {
             return Err(HeaderError::SingleBin);
-        }
-        if self.flags.contains(Flags::ENCRYPTED) {
-            return Err(HeaderError::Encrypted);
         }
         match self.pristine_offset {
             0 => Ok(()),
@@ -455,6 +456,10 @@ impl DeviceHeader {
         }
         put(UNIQUE_OFFSET, &self.device_id.to_le_bytes());
         put(PRISTINE_OFFSET, &self.pristine_offset.to_le_bytes());
+        if let Some(WrappedKey { key, canary }) = &self.encrypted_key {
+            put(ENCRYPTED_KEY_OFFSET, key);
+            put(CANARY_OFFSET, canary);
+        }
         if !self.runs.is_empty() {
             let runs: Vec<u8> =
                 self.runs.iter().take(RUN_COUNT_MAX).flat_map(|run| run.to_le_bytes()).collect();
@@ -471,6 +476,13 @@ impl DeviceHeader {
             put(OWN_HASH_OFFSET, &hash.to_le_bytes());
         }
     }
+}
+
+/// The key in a header that says that the data is encrypted.
+fn encrypted_key(bytes: &[u8]) -> Option<WrappedKey> {
+    let key = *bytes.get(ENCRYPTED_KEY_OFFSET..)?.first_chunk()?;
+    let canary = *bytes.get(CANARY_OFFSET..)?.first_chunk()?;
+    Flags(le_u32(bytes, FLAGS_OFFSET)).contains(Flags::ENCRYPTED).then_some(WrappedKey { key, canary })
 }
 
 /// The run numbers in a header, if there are any and they are whole.
@@ -594,14 +606,13 @@ mod tests {
     #[test]
     fn every_wrong_field_has_its_error_and_place() {
         type Spoil = fn(&mut DeviceHeader);
-        let cases: [(Spoil, u64, &str); 9] = [
+        let cases: [(Spoil, u64, &str); 8] = [
             (|header| header.namespace = b"foo".to_vec(), 12, "holds namespace \"foo\", not \"bar\""),
             (|header| header.device_count = 129, 44, "129 devices"),
             (|header| header.signature = 0, 48, "signature 0"),
             (|header| header.wblock_size = 3 << 20, 60, "write blocks of 3145728 bytes"),
             (|header| header.device_id = 128, 69_632, "device id 128"),
             (|header| header.flags = Flags::SINGLE_BIN, 56, "single-bin"),
-            (|header| header.flags = Flags::ENCRYPTED, 56, "encrypted"),
             (|header| header.pristine_offset = 4096, 69_720, "data ends at 4096"),
             (|header| header.pristine_offset = 1 << 30, 69_720, "up to 1073741824, but only 134217728"),
         ];

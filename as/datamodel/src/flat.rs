@@ -14,6 +14,8 @@
 //!               end mark u32: low 31 bits of the wyhash of digest and last-update-time
 //!               zeros up to a multiple of 16
 //! ```
+//! A record with the flag *compressed* is packed, in this server's own form: see [`packing`](crate::packing).
+//!
 //! Between name and particle a bin may have metadata: a byte of flags, 0x80 always among them, and what these announce. A
 //! record that leaves a tombstone when it goes, because it was created over one, says so by an empty announcement: its
 //! first bin has the byte 0x80. The C server reads that and takes it for nothing; it never writes it.
@@ -23,6 +25,7 @@
 use cf::Digest;
 
 use crate::bins::{BIN_COUNT_MAX, BIN_NAME_SIZE_MAX, Bin, Bins};
+use crate::packing::{Method, Packing};
 use crate::particle::Particle;
 
 /// Unit of record sizes and places: every record starts and ends on a multiple of it.
@@ -58,8 +61,10 @@ pub enum FlatError {
     Size,
     /// Generation 0, a set name, key, number of bins or bin name out of range.
     Metadata,
-    /// Compressed, or with parts only a newer or other version knows.
+    /// With parts only a newer or other version knows.
     Unsupported,
+    /// A packed record is not what was stored.
+    Checksum,
     /// A bin's particle is damaged.
     Particle,
     /// The end mark does not fit digest and last-update-time.
@@ -73,6 +78,7 @@ impl std::fmt::Display for FlatError {
             FlatError::Size => "record size does not fit",
             FlatError::Metadata => "bad record metadata",
             FlatError::Unsupported => "unsupported record features",
+            FlatError::Checksum => "checksum does not fit",
             FlatError::Particle => "bad particle",
             FlatError::EndMark => "bad end mark",
         })
@@ -98,6 +104,10 @@ pub struct FlatRecord<'a> {
     pub leaves_tombstone: bool,
     /// Stored size in bytes, a multiple of 16.
     pub size: usize,
+    /// How its bins are packed, if they are. Compressed ones cannot be read before the record is
+    /// [unpacked](crate::packing::Unpacker).
+    pub packing: Option<Packing<'a>>,
+    /// They and what is behind them.
     bins: &'a [u8],
 }
 
@@ -132,15 +142,20 @@ impl<'a> FlatRecord<'a> {
         Self::parse_within(bytes, Self::stated_size(bytes).ok_or(FlatError::Size)?)
     }
 
+    /// Bytes whose checksum is looked at when the record at the start of `bytes` is checked, whatever its stated size.
+    pub(crate) fn hashed_size(bytes: &'a [u8]) -> usize {
+        let record = Self::parse_within(bytes, bytes.len()).ok();
+        record.and_then(|record| record.packing).map_or(0, |packing| packing.stored_size as usize)
+    }
+
     /// Where the record at the start of `bytes` ends by its parts, whatever its magic and stated size: only if all of them
     /// can be read and the end mark fits.
     #[must_use]
     pub fn end_by_parts(bytes: &'a [u8]) -> Option<usize> {
         let record = Self::parse_within(bytes, bytes.len()).ok()?;
-        let mut bins = record.bins();
-        bins.by_ref().try_for_each(|bin| bin.map(drop)).ok()?;
-        let mark = u32::from_le_bytes(*bins.bytes.first_chunk()?) & 0x7FFF_FFFF;
-        let end = bytes.len() - bins.bytes.len() + END_MARK_SIZE;
+        let behind = record.behind_bins().ok()?;
+        let mark = u32::from_le_bytes(*behind.first_chunk()?) & 0x7FFF_FFFF;
+        let end = bytes.len() - behind.len() + END_MARK_SIZE;
         (mark == end_mark(&record.digest, record.last_update_time))
             .then(|| end.next_multiple_of(RBLOCK_SIZE))
             .filter(|end| *end <= bytes.len())
@@ -159,7 +174,7 @@ impl<'a> FlatRecord<'a> {
         if generation == 0 {
             return Err(FlatError::Metadata);
         }
-        if flags & (IS_COMPRESSED | HAS_EXTRA_FLAGS) != 0 {
+        if flags & HAS_EXTRA_FLAGS != 0 {
             return Err(FlatError::Unsupported);
         }
         let mut void_time = 0;
@@ -189,6 +204,15 @@ impl<'a> FlatRecord<'a> {
                 return Err(FlatError::Metadata);
             }
         }
+        let mut leaves_tombstone = bin_count > 0 && has_empty_metadata(rest);
+        let mut packing = None;
+        if flags & IS_COMPRESSED != 0 {
+            if bin_count == 0 {
+                return Err(FlatError::Metadata);
+            }
+            let (found, leaves) = Packing::take(&bytes[..size], &mut rest)?;
+            (packing, leaves_tombstone) = (Some(found), leaves);
+        }
         Ok(FlatRecord {
             digest,
             last_update_time,
@@ -198,17 +222,54 @@ impl<'a> FlatRecord<'a> {
             set_name,
             key,
             bin_count,
-            leaves_tombstone: bin_count > 0 && has_empty_metadata(rest),
+            leaves_tombstone,
             size,
+            packing,
             bins: rest,
         })
     }
 
-    /// The bins, in order; ends after the first damaged one.
+    /// The bins, in order; ends after the first damaged one. Compressed ones are damaged.
     #[inline]
     #[must_use]
     pub fn bins(&self) -> FlatBins<'a> {
-        FlatBins { bytes: self.bins, left: self.bin_count }
+        let bytes = if self.is_compressed() { &[] } else { self.bins };
+        FlatBins { bytes, left: self.bin_count }
+    }
+
+    /// Whether the record must be unpacked before its bins can be read.
+    #[inline]
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        self.packing.is_some_and(|packing| packing.method != Method::None)
+    }
+
+    /// What is stored of the bins, with what is behind it.
+    pub(crate) fn stored(&self) -> &'a [u8] {
+        self.bins
+    }
+
+    /// Bytes from the first bin to the end of the record.
+    pub(crate) fn bins_size(&self) -> usize {
+        self.bins.len()
+    }
+
+    /// The end mark that belongs to the record.
+    pub(crate) fn expected_end_mark(&self) -> u32 {
+        end_mark(&self.digest, self.last_update_time)
+    }
+
+    /// What is behind the bins, each of which is checked: a packed record's by their checksum.
+    fn behind_bins(&self) -> Result<&'a [u8], FlatError> {
+        if let Some(packing) = &self.packing {
+            packing.check(self.bins)?;
+            return self.bins.get(packing.stored_size as usize..).ok_or(FlatError::Size);
+        }
+        let mut bins = self.bins();
+        for bin in bins.by_ref() {
+            bin?;
+        }
+        Ok(bins.bytes)
     }
 
     /// The value of bin `name`.
@@ -248,17 +309,18 @@ impl<'a> FlatRecord<'a> {
     /// # Errors
     /// Names the first part that is wrong.
     pub fn verify(&self) -> Result<(), FlatError> {
-        let mut bins = self.bins();
-        for bin in bins.by_ref() {
-            bin?;
-        }
-        let mark = bins.bytes.first_chunk().ok_or(FlatError::Size)?;
-        let expected = end_mark(&self.digest, self.last_update_time);
-        if u32::from_le_bytes(*mark) & 0x7FFF_FFFF != expected {
+        self.checked_end().map(drop)
+    }
+
+    /// What is behind the bins, after the checks of [`verify`](Self::verify).
+    fn checked_end(&self) -> Result<&'a [u8], FlatError> {
+        let behind = self.behind_bins()?;
+        let mark = behind.first_chunk().ok_or(FlatError::Size)?;
+        if u32::from_le_bytes(*mark) & 0x7FFF_FFFF != self.expected_end_mark() {
             return Err(FlatError::EndMark);
         }
         // A damaged size that is too large would swallow the records behind this one.
-        if bins.bytes.len() < END_MARK_SIZE + RBLOCK_SIZE { Ok(()) } else { Err(FlatError::Size) }
+        if behind.len() < END_MARK_SIZE + RBLOCK_SIZE { Ok(behind) } else { Err(FlatError::Size) }
     }
 
     /// As [`verify`](Self::verify), and what is behind the end mark must be zeros: then a client can hardly have made it.
@@ -266,10 +328,7 @@ impl<'a> FlatRecord<'a> {
     /// # Errors
     /// As [`verify`](Self::verify).
     pub fn verify_with_padding(&self) -> Result<(), FlatError> {
-        self.verify()?;
-        let mut bins = self.bins();
-        bins.by_ref().for_each(drop);
-        let padding = bins.bytes.get(END_MARK_SIZE..).unwrap_or_default();
+        let padding = self.checked_end()?.get(END_MARK_SIZE..).unwrap_or_default();
         if padding.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(FlatError::Size) }
     }
 }
@@ -405,6 +464,18 @@ impl NewRecord<'_> {
     }
 }
 
+/// Has the header at the start of `record` say that the record is packed, or not, and has `size` bytes before padding; `None` if
+/// that is too much for the format.
+pub(crate) fn set_packed(record: &mut [u8], size: usize, is_packed: bool) -> Option<()> {
+    let rblocks =
+        size.div_ceil(RBLOCK_SIZE).checked_sub(1).filter(|rblocks| *rblocks <= RBLOCKS_MASK as usize)?;
+    let place = record.get_mut(4..)?.first_chunk_mut::<4>()?;
+    let flags = u32::from_le_bytes(*place) & !(RBLOCKS_MASK | IS_COMPRESSED);
+    let packed = if is_packed { IS_COMPRESSED } else { 0 };
+    *place = (flags | rblocks as u32 | packed).to_le_bytes();
+    Some(())
+}
+
 /// Whether the first of `bins` has metadata that announces nothing.
 #[inline]
 fn has_empty_metadata(bins: &[u8]) -> bool {
@@ -432,13 +503,13 @@ fn take<'a>(rest: &mut &'a [u8], size: usize) -> Result<&'a [u8], FlatError> {
 }
 
 #[inline]
-fn take_chunk<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], FlatError> {
+pub(crate) fn take_chunk<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], FlatError> {
     let (taken, after) = rest.split_first_chunk().ok_or(FlatError::Size)?;
     *rest = after;
     Ok(taken)
 }
 
-fn take_varying(rest: &mut &[u8]) -> Result<usize, FlatError> {
+pub(crate) fn take_varying(rest: &mut &[u8]) -> Result<usize, FlatError> {
     let mut value = 0usize;
     for _ in 0..5 {
         let [byte] = *take_chunk(rest)?;
@@ -455,7 +526,7 @@ fn varying_size(value: usize) -> usize {
     bits.div_ceil(7).max(1) as usize
 }
 
-fn write_varying(value: usize, out: &mut Vec<u8>) {
+pub(crate) fn write_varying(value: usize, out: &mut Vec<u8>) {
     for at in (0..varying_size(value)).rev() {
         let more = if at == 0 { 0 } else { 0x80 };
         out.push((value >> (7 * at)) as u8 & 0x7F | more);

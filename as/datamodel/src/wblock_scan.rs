@@ -20,6 +20,8 @@ use crate::flat::{FlatError, FlatRecord, MAGIC, RBLOCK_SIZE};
 const RUN_BELIEVED: usize = 4;
 /// Bins looked at in the search for records behind damage, in one block. Beyond that the rest of the block is damage.
 const SEARCH_BINS_MAX: usize = 4 << 20;
+/// So many bytes of a checksum count as one bin.
+const HASHED_AS_BIN: usize = 256;
 /// First bytes of an end mark.
 const END_MARK_MAGIC: [u8; 8] = *b"ENDBLOCK";
 
@@ -209,7 +211,7 @@ impl<'a> WblockScan<'a> {
             return None;
         }
         let record = FlatRecord::parse(bytes).ok()?;
-        self.searched_bins += 1 + record.bin_count;
+        self.searched_bins += 1 + record.bin_count + FlatRecord::hashed_size(bytes) / HASHED_AS_BIN;
         record.verify_with_padding().is_ok().then_some(record)
     }
 
@@ -219,7 +221,7 @@ impl<'a> WblockScan<'a> {
         if self.searched_bins > SEARCH_BINS_MAX {
             return None;
         }
-        self.searched_bins += 1;
+        self.searched_bins += 1 + FlatRecord::hashed_size(bytes) / HASHED_AS_BIN;
         FlatRecord::end_by_parts(bytes).or_else(|| {
             let size = FlatRecord::stated_size(bytes).filter(|_| starts_with_record(bytes))?;
             let end = offset + size;

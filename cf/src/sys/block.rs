@@ -122,6 +122,24 @@ pub trait BlockMedium: Send + Sync {
     /// If offset or range are not multiples of [`io_size`](Self::io_size), or the range is not inside the buffer.
     fn read_at(&self, offset: u64, buffer: &mut AlignedBuf, range: Range<usize>) -> Result<(), BlockError>;
 
+    /// As [`read_at`](Self::read_at), when only `needed`, a part of `range`, is going to be looked at.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    fn read_for(
+        &self,
+        offset: u64,
+        buffer: &mut AlignedBuf,
+        range: Range<usize>,
+        needed: Range<usize>,
+    ) -> Result<(), BlockError> {
+        debug_assert!(range.start <= needed.start && needed.end <= range.end, "a part of what is read");
+        self.read_at(offset, buffer, range)
+    }
+
     /// Writes `range` of `buffer` to `offset`.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! Magic and end mark are set right, as the fuzzer would not find them.
 
 use datamodel::flat::{FlatRecord, MAGIC, NewRecord};
+use datamodel::packing::Unpacker;
 
 /// Does what the head of this file says with one input.
 pub fn run(bytes: &[u8]) {
@@ -13,6 +14,14 @@ pub fn run(bytes: &[u8]) {
     let Ok(record) = FlatRecord::parse(&bytes) else { return };
     assert!(record.size <= bytes.len() && record.size % 16 == 0);
     let _ = record.verify();
+    if record.packing.is_some()
+        && let Ok(plain) = Unpacker::default().unpack(&record)
+    {
+        let plain = FlatRecord::parse(plain).expect("its head was read before");
+        assert!(
+            plain.packing.is_none() && plain.digest == record.digest && plain.bin_count == record.bin_count
+        );
+    }
     let _ = record.bin(b"a");
     let Ok(bins) = record.load_bins() else { return };
     assert_eq!(bins.len(), record.bin_count);

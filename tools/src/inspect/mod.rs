@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use metadata::MetadataFile;
 
-pub use scan::{Damage, Device, Inspection, Stored};
+pub use scan::{Damage, Device, Inspection, Lock, Stored};
 
 /// Show what is on the devices or data files of a namespace, and in files of system metadata.
 #[derive(Parser, Debug)]
@@ -25,6 +25,10 @@ pub struct Options {
     /// `.smd` are system metadata
     #[arg(required = true, value_name = "DEVICE")]
     pub devices: Vec<PathBuf>,
+
+    /// File with the key of encrypted devices; without, only their headers are read
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
 
     /// Print one JSON document instead of text
     #[arg(long)]
@@ -57,7 +61,7 @@ pub fn run(options: &Options, out: &mut impl Write, errors: &mut impl Write) -> 
             report::json_document(&report::with_metadata(serde_json::json!({}), &metadata), out)?;
         }
     } else {
-        let inspection = match Inspection::of(&devices, options.all) {
+        let inspection = match Inspection::of(&devices, options.all, options.key_file.as_deref()) {
             Ok(inspection) => inspection,
             Err(error) => {
                 writeln!(errors, "asd-inspect: {error}")?;

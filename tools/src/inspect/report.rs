@@ -162,6 +162,9 @@ fn device_text(device: &Device, out: &mut dyn Write) -> io::Result<()> {
                 header.wblock_size,
                 header.pristine_offset
             )?;
+            if let Some(text) = device.lock.text() {
+                writeln!(out, "  encryption: {text}")?;
+            }
             writeln!(out, "  partitions: {} with data", partitions_with_data(header))?;
             for ((version, tree_id), count) in partition_groups(header) {
                 writeln!(out, "    {count} of version {version}, tree id {tree_id}")?;
@@ -265,6 +268,7 @@ fn device_json(device: &Device) -> Value {
         .collect();
     json!({
         "path": device.path.display().to_string(), "size": device.size, "header": header,
+        "encryption": device.lock.text(),
         "wblocks": {
             "count": device.wblock_count, "read": device.wblocks.len(), "live": usage.live,
             "garbage": usage.garbage, "empty": usage.empty,

@@ -10,6 +10,7 @@ use cf::Digest;
 use datamodel::device_header::{
     DeviceHeader, Flags, Found, HEADER_SIZE, HEADER_SPACE, HeaderError, PARTITION_COUNT, WBLOCK_SIZE,
 };
+use datamodel::encryption::{DeviceKey, Strength, UnitCipher};
 use datamodel::flat::{FlatError, FlatRecord};
 use datamodel::wblock_scan::{CopyAge, EndMark, Piece, WblockScan, starts_with_record};
 
@@ -57,6 +58,33 @@ pub struct Wblock {
     pub live_bytes: u64,
 }
 
+/// Whether a device can be read as far as its encryption goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lock {
+    /// It is not encrypted.
+    None,
+    /// Nobody gave a key.
+    Closed,
+    /// The key that was given is not that of the device.
+    WrongKey,
+    /// The key opens it.
+    Open(Strength),
+}
+
+impl Lock {
+    /// What is to be said of it, if anything is.
+    #[must_use]
+    pub const fn text(self) -> Option<&'static str> {
+        match self {
+            Lock::None => None,
+            Lock::Closed => Some("encrypted; its records are not read without --key-file"),
+            Lock::WrongKey => Some("encrypted, and the key does not open it; its records are not read"),
+            Lock::Open(Strength::Aes128) => Some("encrypted by aes-128, opened by the key"),
+            Lock::Open(Strength::Aes256) => Some("encrypted by aes-256, opened by the key"),
+        }
+    }
+}
+
 /// Content of one device.
 #[derive(Debug)]
 pub struct Device {
@@ -64,6 +92,7 @@ pub struct Device {
     pub size: u64,
     /// `None` for a fresh device.
     pub header: Result<Option<DeviceHeader>, HeaderError>,
+    pub lock: Lock,
     /// Those that were read.
     pub wblocks: Vec<Wblock>,
     /// Those there are.
@@ -92,12 +121,13 @@ impl Inspection {
     ///
     /// # Errors
     /// When one cannot be opened or not even its beginning be read.
-    pub fn of(paths: &[PathBuf], all: bool) -> io::Result<Self> {
+    pub fn of(paths: &[PathBuf], all: bool, key_file: Option<&Path>) -> io::Result<Self> {
+        let fail = |path: &Path, error| io::Error::other(format!("{}: {error}", path.display()));
+        let key = key_file.map(|path| std::fs::read(path).map_err(|error| fail(path, error))).transpose()?;
         let mut inspection = Inspection::default();
         inspection.set_id(b"");
         for path in paths {
-            let fail = |error| io::Error::other(format!("{}: {error}", path.display()));
-            inspection.read_device(path, all).map_err(fail)?;
+            inspection.read_device(path, all, key.as_deref()).map_err(|error| fail(path, error))?;
         }
         for stored in inspection.records.values() {
             let wblock = wblock_at(stored.offset);
@@ -109,10 +139,12 @@ impl Inspection {
     /// Whether nothing is damaged.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.devices.iter().all(|device| device.header.is_ok() && device.damage.is_empty())
+        self.devices
+            .iter()
+            .all(|device| device.header.is_ok() && device.damage.is_empty() && device.lock != Lock::WrongKey)
     }
 
-    fn read_device(&mut self, path: &Path, all: bool) -> io::Result<()> {
+    fn read_device(&mut self, path: &Path, all: bool, key: Option<&[u8]>) -> io::Result<()> {
         let mut file = File::open(path)?;
         // The end of a block device is its size, as it is for a file.
         let size = file.seek(SeekFrom::End(0))?;
@@ -122,11 +154,13 @@ impl Inspection {
             Found::Fresh => Ok(None),
             Found::Used(header) => header.check(&header.namespace, size).map(|()| Some(*header)),
         });
+        let (lock, cipher) = open(header.as_ref().ok().and_then(Option::as_ref), key);
         let wblock_count = size.saturating_sub(HEADER_SPACE) / u64::from(WBLOCK_SIZE);
         self.devices.push(Device {
             path: path.to_owned(),
             size,
             header,
+            lock,
             wblocks: Vec::new(),
             wblock_count,
             copies: 0,
@@ -134,11 +168,13 @@ impl Inspection {
             stale_bytes: 0,
             damage: Vec::new(),
         });
-        self.read_wblocks(&file, all);
+        if !matches!(lock, Lock::Closed | Lock::WrongKey) {
+            self.read_wblocks(&file, all, cipher.as_ref());
+        }
         Ok(())
     }
 
-    fn read_wblocks(&mut self, file: &File, all: bool) {
+    fn read_wblocks(&mut self, file: &File, all: bool, cipher: Option<&UnitCipher>) {
         let number = self.devices.len() - 1;
         let device = &self.devices[number];
         let pristine_offset = device.header.as_ref().ok().and_then(Option::as_ref);
@@ -152,6 +188,9 @@ impl Inspection {
                 let size = u64::from(WBLOCK_SIZE);
                 self.devices[number].damage.push(Damage { offset, size, reason: error.to_string() });
                 continue;
+            }
+            if let Some(cipher) = cipher {
+                cipher.decrypt(offset, &mut bytes);
             }
             unused = if starts_with_record(&bytes) { 0 } else { unused + 1 };
             self.read_pieces(&bytes, offset);
@@ -234,6 +273,21 @@ impl Inspection {
     }
 }
 
+/// What opens a device with `header`, given the content of a key file.
+fn open(header: Option<&DeviceHeader>, key: Option<&[u8]>) -> (Lock, Option<UnitCipher>) {
+    let Some(wrapped) = header.and_then(|header| header.encrypted_key.as_ref()) else {
+        return (Lock::None, None);
+    };
+    let Some(key) = key else { return (Lock::Closed, None) };
+    let opened = Strength::ALL
+        .into_iter()
+        .find_map(|strength| Some((strength, DeviceKey::unwrap(wrapped, key, strength)?.cipher(strength))));
+    match opened {
+        Some((strength, cipher)) => (Lock::Open(strength), Some(cipher)),
+        None => (Lock::WrongKey, None),
+    }
+}
+
 /// Whether a whole record is anywhere in a write block.
 fn holds_records(bytes: &[u8], mark: EndMark) -> bool {
     WblockScan::new(bytes, mark).any(|piece| matches!(piece, Piece::Record { .. }))
@@ -293,7 +347,7 @@ mod tests {
     fn newest_copies_garbage_and_damage_are_told_apart() {
         let path = std::env::temp_dir().join(format!("asd-inspect-test-{}", std::process::id()));
         std::fs::write(&path, image()).unwrap();
-        let inspection = Inspection::of(std::slice::from_ref(&path), false);
+        let inspection = Inspection::of(std::slice::from_ref(&path), false, None);
         std::fs::remove_file(&path).unwrap();
         let inspection = inspection.unwrap();
         let device = &inspection.devices[0];
@@ -329,7 +383,7 @@ mod tests {
                 image[2 * wblock_size..].fill(7);
             }
             std::fs::write(&path, image).unwrap();
-            let inspection = Inspection::of(std::slice::from_ref(&path), true).unwrap();
+            let inspection = Inspection::of(std::slice::from_ref(&path), true, None).unwrap();
             std::fs::remove_file(&path).unwrap();
             let found = inspection.devices[0].damage.iter();
             assert_eq!(found.filter(|found| found.offset == 2 * wblock_size as u64).count(), damage);
@@ -340,7 +394,7 @@ mod tests {
     fn a_header_of_another_kind_is_an_answer() {
         let path = std::env::temp_dir().join(format!("asd-inspect-foreign-{}", std::process::id()));
         std::fs::write(&path, b"#!/bin/sh\n").unwrap();
-        let inspection = Inspection::of(std::slice::from_ref(&path), true);
+        let inspection = Inspection::of(std::slice::from_ref(&path), true, None);
         std::fs::remove_file(&path).unwrap();
         assert_eq!(inspection.unwrap().devices[0].header, Err(HeaderError::Short(10)));
     }

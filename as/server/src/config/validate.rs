@@ -38,33 +38,24 @@ pub(super) fn check(config: &Config, report: &mut Report) {
         let message = "'ldap' is not in effect: users of a directory cannot log in".to_owned();
         report.warn(line, Topic::NotInEffect, message);
     }
-    check_protection(config, report);
+    check_protection(report);
 }
 
 /// What asks for protection that does not exist yet, in one sentence. Whoever starts a server refuses it: it would be open
 /// where its owner believes it closed.
-fn check_protection(config: &Config, report: &mut Report) {
+fn check_protection(report: &mut Report) {
     let mut asked: Vec<(usize, String)> = Vec::new();
     for label in [CLIENTS, ADMIN, HEARTBEAT, FABRIC] {
         if let (Some(line), None) = (report.line_of(label, "tls-port"), report.line_of(label, "port")) {
             asked.push((line, format!("'tls-port' without 'port' in {label}")));
         }
     }
-    for namespace in &config.namespaces {
-        let label = storage_label(namespace.storage.engine, &shown(&namespace.name));
-        for name in ["encryption-key-file", "encryption"] {
-            if let Some(line) = report.line_of(&label, name) {
-                asked.push((line, format!("'{name}' in {label}")));
-                break;
-            }
-        }
-    }
     asked.sort();
     let Some((first, _)) = asked.first() else { return };
     let names: Vec<String> = asked.iter().map(|(line, name)| format!("{name} (line {line})")).collect();
     let message = format!(
-        "{} asked for, but TLS and encryption do not exist yet: to run without, take it out; whoever reaches the network or \
-         the devices may then read everything",
+        "{} asked for, but TLS does not exist yet: to run without, take it out; whoever reaches the network may then read \
+         everything",
         list_words_with_and(&names)
     );
     report.warn(*first, Topic::Protection, message);
@@ -390,6 +381,11 @@ fn check_storage(storage: &StorageConfig, label: &str, report: &mut Report) {
     if params.commit_to_device.get() && params.disable_odsync.get() {
         let line = report.line_near(label, "disable-odsync");
         rule(report, line, format!("'commit-to-device' and 'disable-odsync' in {label} exclude each other"));
+    }
+    for name in ["encryption", "encryption-old-key-file"] {
+        if let Some(line) = given(report, name).filter(|_| !params.encryption_key_file.is_set()) {
+            rule(report, line, format!("'{name}' in {label} needs 'encryption-key-file'"));
+        }
     }
     let compression = params.compression.get();
     for (name, needed) in

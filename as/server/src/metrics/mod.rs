@@ -215,6 +215,8 @@ pub(crate) struct NamespaceMetrics {
     counters: Counters<{ TRANSACTION_COUNTERS + NAMESPACE_COUNTERS }>,
     latencies: [Histogram; Latency::ALL.len()],
     pub(crate) benchmarks: Benchmarks,
+    /// Records that are stored.
+    pub(crate) data_compression: Arc<CompressionFigures>,
     /// Replies to requests for one record.
     pub(crate) record_compression: Arc<CompressionFigures>,
     /// Replies to queries.
@@ -228,6 +230,7 @@ impl NamespaceMetrics {
             counters: Counters::new(thread_count),
             latencies: std::array::from_fn(|_| Histogram::new(thread_count)),
             benchmarks: Benchmarks::new(thread_count),
+            data_compression: Arc::default(),
             record_compression: Arc::default(),
             query_compression: Arc::default(),
         }

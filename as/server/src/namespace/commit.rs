@@ -29,8 +29,10 @@ use crate::storage::{RBLOCK_SIZE, Room, StorageError};
 /// A record or tombstone as it is to be stored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewVersion<'a> {
-    /// Its flat form.
+    /// Its flat form, not packed.
     pub(crate) flat: &'a [u8],
+    /// The form to be stored, if that is another one.
+    pub(crate) packed: Option<&'a [u8]>,
     /// What the index is to say of it. The commit fills in the location.
     pub(crate) meta: RecordMeta,
     pub(crate) key_stored: bool,
@@ -157,7 +159,7 @@ impl Namespace {
         room: Room,
     ) -> Result<RecordMeta, StorageError> {
         assert!(version.meta.exists(), "a version of a record has a generation");
-        let place = self.storage.put(element, version.flat, room)?;
+        let place = self.storage.put(element, version.packed.unwrap_or(version.flat), room)?;
         let mut after = version.meta;
         after.location = place.with_key_stored(version.key_stored);
         Ok(after)

@@ -19,13 +19,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use cf::Digest;
+use datamodel::Budget;
 use datamodel::flat::FlatRecord;
 use proto::ResultCode;
 
 use crate::config::model::{Config, NamespaceConfig};
 use crate::index::{Element, Index, IndexGeometry, Location, RecordMeta, SetId};
 use crate::metrics::{NamespaceMetrics, Unit};
-use crate::storage::{OpenError, ReadBuffer, Storage};
+use crate::storage::{OpenError, ReadBuffer, Storage, StorageError};
 
 pub(crate) use commit::{
     AfterCommit, Cause, Change, CommitObserver, NewVersion, Observed, Transition, stored_size,
@@ -269,6 +270,24 @@ impl Namespace {
         self.storage.record(element, scratch).map_err(|error| self.report_damage(element, &error))
     }
 
+    /// As [`record`](Self::record), for a transaction with `budget`. If that does not suffice to unpack it, nothing is logged.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub(crate) fn record_within<'g>(
+        &'g self,
+        element: &'g Element,
+        scratch: &'g mut ReadBuffer,
+        budget: &Budget<'_>,
+    ) -> Result<FlatRecord<'g>, ResultCode> {
+        let record = self.storage.record_within(element, scratch, |steps| budget.draw(steps).is_ok());
+        record.map_err(|error| match error {
+            StorageError::Refused => ResultCode::Timeout,
+            error => self.report_damage(element, &error),
+        })
+    }
+
     /// Logs that a stored record cannot be used; returns what the client is told.
     #[cold]
     pub(crate) fn report_damage(&self, element: &Element, error: &dyn std::fmt::Display) -> ResultCode {
@@ -309,7 +328,7 @@ impl Namespace {
         guard: crate::index::WriteGuard<'_>,
         meta: RecordMeta,
         (set_name, bins): (&[u8], &datamodel::Bins<'_>),
-    ) -> Result<commit::Committed, crate::storage::StorageError> {
+    ) -> Result<commit::Committed, StorageError> {
         let digest = *guard.digest();
         let record = datamodel::flat::NewRecord {
             digest,
@@ -323,7 +342,7 @@ impl Namespace {
         };
         let mut flat = Vec::new();
         record.encode(bins, record.size(bins), &mut flat);
-        let version = NewVersion { flat: &flat, meta, key_stored: false };
+        let version = NewVersion { flat: &flat, packed: None, meta, key_stored: false };
         self.commit(guard, &Change::Record(version), Cause::Write)
     }
 }

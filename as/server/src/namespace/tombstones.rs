@@ -54,7 +54,7 @@ impl Namespace {
             return self.commit(guard, &Change::Gone, removal.cause);
         }
         let meta = self.make_tombstone(guard.digest(), &guard, removal, flat);
-        let tombstone = NewVersion { flat, meta, key_stored: removal.key.is_some() };
+        let tombstone = NewVersion { flat, packed: None, meta, key_stored: removal.key.is_some() };
         self.commit(guard, &Change::Tombstone(tombstone), removal.cause)
     }
 

@@ -10,7 +10,7 @@ use super::defrag::defrag_one;
 use super::disk::Disk;
 use super::engine::StorageError;
 use super::tests::{Random, digest_of};
-use super::{ReadBuffer, WBLOCK_SIZE};
+use super::{DiskBuffer, ReadBuffer, WBLOCK_SIZE};
 use crate::config::{Engine, StorageConfig};
 
 const VALUE_SIZE: usize = 500_000;
@@ -111,7 +111,7 @@ fn defrag_does_not_add_to_a_queue_that_is_too_long() {
     let disk = device.as_disk().expect("it is one");
     config.params.max_write_cache.set(u64::from(WBLOCK_SIZE));
     let empty_all = || {
-        let mut scratch = ReadBuffer::new();
+        let mut scratch = DiskBuffer::new();
         while defrag_one(&node.storage, device, &node.index, &mut scratch) {}
         disk.queued_blocks()
     };

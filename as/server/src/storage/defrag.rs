@@ -12,7 +12,7 @@ use super::engine::{Storage, StorageError};
 use super::partial_read::Unreadable;
 use super::settings::low_water_bytes;
 use super::wblock::{Emptying, WblockId};
-use super::{RBLOCK_SIZE, ReadBuffer};
+use super::{DiskBuffer, RBLOCK_SIZE};
 use crate::index::{Index, Location};
 
 /// A block with more alive than this, in percent, is not worth emptying whatever the want.
@@ -25,7 +25,7 @@ pub(super) fn defrag_one(
     storage: &Storage,
     device: &Device,
     index: &Index,
-    scratch: &mut ReadBuffer,
+    scratch: &mut DiskBuffer,
 ) -> bool {
     if device.as_disk().is_some_and(Disk::is_backlogged) {
         // What would be moved now would only wait in memory.

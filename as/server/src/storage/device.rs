@@ -18,7 +18,7 @@ use super::room::RoomQueue;
 use super::settings::Settings;
 use super::stripe::Stripe;
 use super::wblock::{AfterFree, Emptying, Reuse, Taken, WblockId, WblockTable};
-use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer, WBLOCK_SIZE};
+use super::{DiskBuffer, RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
 use crate::index::{Element, Location};
 
 /// The sources of appended records; each fills a write block of its own, so that records of like lifetime stay together.
@@ -203,6 +203,11 @@ impl Device {
         StorageError::OutOfSpace
     }
 
+    /// Whether all blocks are in memory.
+    pub(super) fn is_in_memory(&self) -> bool {
+        self.stripe().is_some()
+    }
+
     /// All blocks in memory, if they are there.
     #[inline]
     fn stripe(&self) -> Option<&Stripe> {
@@ -274,7 +279,7 @@ impl Device {
     pub(super) fn record<'g>(
         &'g self,
         record: Pinned<'g>,
-        scratch: &'g mut ReadBuffer,
+        scratch: &'g mut DiskBuffer,
     ) -> Result<&'g [u8], StorageError> {
         let location = record.location();
         debug_assert!(
@@ -297,7 +302,7 @@ impl Device {
     pub(super) fn wblock<'s>(
         &'s self,
         block: &'s Emptying,
-        scratch: &'s mut ReadBuffer,
+        scratch: &'s mut DiskBuffer,
     ) -> (&'s [u8], Option<Unreadable>) {
         match &self.medium {
             Medium::Memory(stripe) => (stripe.wblock(block), None),

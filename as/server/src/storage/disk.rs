@@ -25,7 +25,7 @@ use super::settings::Settings;
 use super::stripe::Stripe;
 use super::sync::Durability;
 use super::wblock::{Emptying, Taken, WblockId, WblockTable};
-use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, ReadBuffer, WBLOCK_SIZE};
+use super::{DiskBuffer, RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
 use crate::index::Location;
 
 /// A buffer that is not on disk yet.
@@ -250,7 +250,7 @@ impl Disk {
     pub(super) fn read<'s>(
         &self,
         record: Pinned<'_>,
-        scratch: &'s mut ReadBuffer,
+        scratch: &'s mut DiskBuffer,
     ) -> Result<&'s [u8], BlockError> {
         let location = record.location();
         let (id, _) = wblock_place(location);
@@ -273,7 +273,7 @@ impl Disk {
             _ => &self.media.main,
         };
         let (started, sampled) = (self.benchmarks.start(), self.health.start());
-        medium.read_at(aligned_start, read, 0..aligned_size).inspect_err(|_| {
+        medium.read_for(aligned_start, read, 0..aligned_size, lead..lead + size).inspect_err(|_| {
             self.read_errors.fetch_add(1, Relaxed);
         })?;
         self.benchmarks.end(Transfer::Read, started);
@@ -299,7 +299,7 @@ impl Disk {
         &self,
         block: &Emptying,
         wblocks: &WblockTable,
-        scratch: &'s mut ReadBuffer,
+        scratch: &'s mut DiskBuffer,
     ) -> (&'s [u8], Option<Unreadable>) {
         let id = block.id();
         let buffer = self.slots[id.0 as usize].read().clone();
@@ -321,7 +321,7 @@ impl Disk {
         &self,
         id: WblockId,
         wblocks: &WblockTable,
-        scratch: &'s mut ReadBuffer,
+        scratch: &'s mut DiskBuffer,
     ) -> Option<&'s [u8]> {
         let buffer = self.slots[id.0 as usize].read().clone()?;
         Some(copy_to(buffer.complete(wblocks), scratch))
@@ -331,7 +331,7 @@ impl Disk {
     pub(super) fn on_disk<'s>(
         &self,
         id: WblockId,
-        scratch: &'s mut ReadBuffer,
+        scratch: &'s mut DiskBuffer,
     ) -> Result<&'s [u8], BlockError> {
         let block = scratch.of_size(WBLOCK_SIZE as usize);
         self.media.main.read_at(wblock_offset(id), block, 0..WBLOCK_SIZE as usize)?;
@@ -361,7 +361,7 @@ impl Disk {
 }
 
 /// A block that begins with `bytes`, with zeros behind them.
-fn copy_to<'s>(bytes: &[u8], scratch: &'s mut ReadBuffer) -> &'s [u8] {
+fn copy_to<'s>(bytes: &[u8], scratch: &'s mut DiskBuffer) -> &'s [u8] {
     let block = &mut scratch.of_size(WBLOCK_SIZE as usize)[..WBLOCK_SIZE as usize];
     block[..bytes.len()].copy_from_slice(bytes);
     block[bytes.len()..].fill(0);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use cf::Digest;
 use datamodel::device_header::DeviceHeader;
 use datamodel::flat::FlatRecord;
+use datamodel::packing::{PackSettings, Unpacker};
 use datamodel::wblock_scan::visit_everything;
 use parking_lot::{Condvar, Mutex};
 
@@ -17,7 +18,7 @@ use super::disk::{Disk, DurableWait};
 use super::reservation::Pinned;
 use super::settings::Settings;
 use super::wblock::{AfterFree, WblockId};
-use super::{RBLOCK_SIZE, ReadBuffer, WBLOCK_SIZE};
+use super::{DiskBuffer, RBLOCK_SIZE, ReadBuffer, WBLOCK_SIZE};
 use crate::config::params::storage::StorageParams;
 use crate::index::{Element, Index, Location, WriteGuard};
 
@@ -49,6 +50,21 @@ pub(crate) enum StorageError {
     /// What the device holds at the record's place is not the record.
     #[error("its place holds something else: the record is damaged")]
     Damaged,
+    /// Whoever reads it has no time to unpack it.
+    #[error("it takes too long to unpack")]
+    Refused,
+}
+
+/// The flat record in `stored`, not packed.
+///
+/// # Errors
+/// When it is damaged.
+pub(crate) fn unpacked<'b>(stored: &'b [u8], unpacker: &'b mut Unpacker) -> Result<&'b [u8], StorageError> {
+    match FlatRecord::parse(stored) {
+        Ok(record) if record.packing.is_some() => unpacker.unpack(&record).map_err(|_| StorageError::Damaged),
+        // Whoever parses it learns what is wrong with it.
+        _ => Ok(stored),
+    }
 }
 
 /// Which free blocks a record may take.
@@ -144,22 +160,99 @@ impl Storage {
         element: &'g Element,
         scratch: &'g mut ReadBuffer,
     ) -> Result<FlatRecord<'g>, StorageError> {
-        let bytes = self.record_bytes(element, scratch)?;
-        let record = FlatRecord::parse(bytes).map_err(|_| StorageError::Damaged)?;
+        self.record_within(element, scratch, |_| true)
+    }
+
+    /// As [`record`](Self::record). If it has to be unpacked, `may_unpack` is asked with how many steps that takes.
+    ///
+    /// # Errors
+    /// As there; `Refused` if it may not be unpacked.
+    #[inline]
+    pub(crate) fn record_within<'g>(
+        &'g self,
+        element: &'g Element,
+        scratch: &'g mut ReadBuffer,
+        may_unpack: impl FnOnce(u64) -> bool,
+    ) -> Result<FlatRecord<'g>, StorageError> {
+        let ReadBuffer { stored, unpacker } = scratch;
+        let bytes = self.stored_bytes(element, stored)?;
+        let mut record = FlatRecord::parse(bytes).map_err(|_| StorageError::Damaged)?;
+        if record.packing.is_some() {
+            record = self.unpack(element, record, unpacker, may_unpack)?;
+        }
         if record.digest != *element.digest() || record.generation != element.generation {
             return Err(StorageError::Damaged);
         }
         Ok(record)
     }
 
-    /// The bytes of the record that `element` points to, as they are.
-    #[inline]
+    /// The record, from one that is packed. Without compression there is but the checksum to look at, unless the record has
+    /// not left memory since that was made.
+    #[cold]
+    fn unpack<'g>(
+        &self,
+        element: &Element,
+        record: FlatRecord<'g>,
+        unpacker: &'g mut Unpacker,
+        may_unpack: impl FnOnce(u64) -> bool,
+    ) -> Result<FlatRecord<'g>, StorageError> {
+        if let Some(packing) = record.packing.filter(|_| record.is_compressed()) {
+            if !may_unpack(packing.method.unpack_steps(packing.original_size as usize)) {
+                return Err(StorageError::Refused);
+            }
+            let plain = unpacker.unpack(&record).map_err(|_| StorageError::Damaged)?;
+            return FlatRecord::parse(plain).map_err(|_| StorageError::Damaged);
+        }
+        let is_in_memory = self.devices[usize::from(element.location.device())].is_in_memory();
+        if !is_in_memory && record.verify().is_err() {
+            return Err(StorageError::Damaged);
+        }
+        Ok(record)
+    }
+
+    /// The record that `element` points to without its bins, which may be packed.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record).
+    pub(crate) fn record_head<'g>(
+        &'g self,
+        element: &'g Element,
+        scratch: &'g mut ReadBuffer,
+    ) -> Result<FlatRecord<'g>, StorageError> {
+        let bytes = self.stored_bytes(element, &mut scratch.stored)?;
+        let record = FlatRecord::parse(bytes).map_err(|_| StorageError::Damaged)?;
+        let is_it = record.digest == *element.digest() && record.generation == element.generation;
+        if is_it { Ok(record) } else { Err(StorageError::Damaged) }
+    }
+
+    /// The bytes of the record that `element` points to, not packed.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record).
     pub(crate) fn record_bytes<'g>(
         &'g self,
         element: &'g Element,
         scratch: &'g mut ReadBuffer,
     ) -> Result<&'g [u8], StorageError> {
+        let ReadBuffer { stored, unpacker } = scratch;
+        let bytes = self.stored_bytes(element, stored)?;
+        unpacked(bytes, unpacker)
+    }
+
+    /// The bytes of the record that `element` points to, as they are.
+    #[inline]
+    pub(crate) fn stored_bytes<'g>(
+        &'g self,
+        element: &'g Element,
+        scratch: &'g mut DiskBuffer,
+    ) -> Result<&'g [u8], StorageError> {
         self.devices[usize::from(element.location.device())].record(Pinned::of(element), scratch)
+    }
+
+    /// How records are to be packed, if they are.
+    #[inline]
+    pub(crate) fn pack_settings(&self) -> Option<PackSettings> {
+        self.settings.packing()
     }
 
     /// Where `location` is, for people.
@@ -342,7 +435,7 @@ impl Storage {
     /// Body of defrag thread number `thread`: empties queued blocks until [`stop`](Self::stop).
     pub(crate) fn run_defrag(&self, thread: usize, index: &Index) {
         let Some(wake) = self.wakes.get(thread) else { return };
-        let mut scratch = ReadBuffer::new();
+        let mut scratch = DiskBuffer::new();
         let devices = || self.devices.iter().skip(thread).step_by(self.wakes.len());
         devices().for_each(|device| device.set_can_gain(true));
         while !self.stopping.load(Acquire) {
@@ -379,7 +472,7 @@ impl Storage {
     /// Empties queued blocks until `minimum_pct` of each device are free or nothing is left to do; for the start of the
     /// server, before anybody writes, and before there are flush threads.
     pub(crate) fn defrag_until_available(&self, minimum_pct: u32, index: &Index) {
-        let mut scratch = ReadBuffer::new();
+        let mut scratch = DiskBuffer::new();
         for device in &self.devices {
             while device.available_pct() < minimum_pct
                 && defrag_one(self, device, index, &mut scratch)
@@ -458,7 +551,7 @@ impl Storage {
         mut visit: impl FnMut(Location, &FlatRecord<'_>),
         mut go_on: impl FnMut() -> bool,
     ) -> bool {
-        let mut scratch = ReadBuffer::new();
+        let mut scratch = DiskBuffer::new();
         for device in &self.devices {
             let Some(disk) = device.as_disk() else { continue };
             for id in (1..device.wblocks.pristine()).map(WblockId) {

@@ -35,6 +35,8 @@ pub(crate) enum DeviceSetError {
     Short { device: PathBuf, found_size: u64, size: u64 },
     /// Its header is empty, yet there are records on it.
     HeaderErased { device: PathBuf, record_at: u64 },
+    /// Its header is empty, and what is behind it is not, as an encrypted device's would be.
+    KeyErased { device: PathBuf, data_at: u64 },
     /// Two were not used together last.
     Signature { devices: [PathBuf; 2] },
     /// Two disagree on how many there were.
@@ -70,6 +72,13 @@ impl fmt::Display for DeviceSetError {
                 f,
                 "{}: at offset 0: the header is empty, yet there are records, the first at offset {record_at}; restore \
                  the header, or all of it, from a copy; if the records may go, start with cold-start-empty or erase it",
+                device.display()
+            ),
+            DeviceSetError::KeyErased { device, data_at } => write!(
+                f,
+                "{}: at offset 0: the header is empty, yet there is data, at offset {data_at}; if it is encrypted, its key was \
+                 in the header: restore that from a copy; if the data may go, erase the device, or start with \
+                 cold-start-empty",
                 device.display()
             ),
             DeviceSetError::Signature { devices } => {
@@ -167,6 +176,7 @@ impl DeviceSet {
             device_id,
             size: device.size,
             end_mark_key: end_mark_key(run, header.as_ref()),
+            encrypted_key: header.as_ref().and_then(|header| header.encrypted_key),
             device_count: count,
             signature,
             flags: template.flags.with(Flags::TRUSTED, false),

@@ -25,6 +25,7 @@ mod damage_tests;
 mod defrag;
 mod device;
 mod disk;
+mod encryption;
 mod engine;
 mod flush;
 mod header;
@@ -52,12 +53,13 @@ mod wblock;
 pub(crate) use check::check_backings;
 pub(crate) use device::DeviceStats;
 pub(crate) use disk::{DiskStats, DurableWait};
-pub(crate) use engine::{Room, Storage, StorageError};
+pub(crate) use engine::{Room, Storage, StorageError, unpacked};
 pub(crate) use load::{LoadCommit, LoadContext, LoadStats};
 pub(crate) use open::{OpenError, OpenSettings};
 pub(crate) use room::RoomWait;
 
 use cf::aligned::AlignedBuf;
+use datamodel::packing::Unpacker;
 
 /// First size of a [`ReadBuffer`].
 const READ_BUFFER_SIZE: usize = 16 << 10;
@@ -77,12 +79,24 @@ fn disk_reserve(count: u32) -> usize {
     (count as usize / DISK_RESERVE_SHARE).clamp(DISK_RESERVE_MIN, DISK_RESERVE_MAX)
 }
 
-/// A thread's buffer for records that are read from a disk; grows to the largest one. It takes no memory before the first.
-pub(crate) struct ReadBuffer(Option<AlignedBuf>);
+/// A thread's buffers for records that are not read in place: from a disk, and unpacked. They take no memory before the first.
+pub(crate) struct ReadBuffer {
+    pub(crate) stored: DiskBuffer,
+    pub(crate) unpacker: Unpacker,
+}
 
 impl ReadBuffer {
     pub(crate) fn new() -> Self {
-        ReadBuffer(None)
+        ReadBuffer { stored: DiskBuffer::new(), unpacker: Unpacker::default() }
+    }
+}
+
+/// Bytes read from a disk; grows to the most.
+pub(crate) struct DiskBuffer(Option<AlignedBuf>);
+
+impl DiskBuffer {
+    fn new() -> Self {
+        DiskBuffer(None)
     }
 
     /// The buffer, with room for `size` bytes at least.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
 use datamodel::device_header::{HEADER_SIZE, PARTITION_GROUP_LEN, PartitionEntry};
+use datamodel::encryption::UnitCipher;
 use datamodel::partition_copy::Mended;
 use datamodel::wblock_scan::{is_zero, starts_with_record};
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ use parking_lot::Mutex;
 use super::benchmarks::{DiskBenchmarks, StorageBenchmarks};
 use super::device::Device;
 use super::disk::{Disk, wblock_offset};
+use super::encryption::{self, EncryptionError};
 use super::engine::Storage;
 use super::header::{Candidate, DeviceSet, DeviceSetError};
 use super::load::{DiskLoad, LoadContext, UNUSED_BLOCKS_MAX, parser_count};
@@ -38,6 +40,8 @@ pub(crate) enum OpenError {
     Set(#[from] DeviceSetError),
     #[error("{0}")]
     Shadow(#[from] Box<ShadowMismatch>),
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
     #[error("{path}: {size} bytes, but a device needs 128 MiB at least")]
     TooSmall { path: String, size: u64 },
     #[error("{shadow}: {shadow_size} bytes, but {path}, which it is the shadow of, has {size}")]
@@ -74,16 +78,18 @@ impl Storage {
         context: &dyn LoadContext,
     ) -> Result<Self, OpenError> {
         let heads = disks.iter().map(|disk| read_heads(settings, disk)).collect::<Result<Vec<_>, _>>()?;
-        let set = judge(settings, &disks, &heads)?;
+        let mut set = judge(settings, &disks, &heads)?;
         refuse_erased_headers(settings, &set, &disks)?;
+        let ciphers = unlock(settings, &mut set, &disks)?;
         for disk in &disks {
             disk.media.written().try_for_each(BlockMedium::grow)?;
         }
         report(settings.namespace, &set, &disks, &heads);
+        erase_fresh(&set, &disks)?;
         let params = Settings::new(&settings.config.params);
         let benchmarks = Arc::new(StorageBenchmarks::new(params.clone()));
         let (mut devices, mut sources) = (Vec::new(), Vec::new());
-        for (number, (disk, (_, source))) in disks.into_iter().zip(heads).enumerate() {
+        for (number, ((disk, (_, source)), cipher)) in disks.into_iter().zip(heads).zip(ciphers).enumerate() {
             let end_mark_key = set.headers[number].end_mark_key;
             let wblock_count = (disk.size / u64::from(WBLOCK_SIZE)) as u32;
             let stripe = match settings.config.engine {
@@ -95,17 +101,15 @@ impl Storage {
                 _ => None,
             };
             let of_disk = DiskBenchmarks::new(Arc::clone(&benchmarks));
-            let disk = Disk::new(disk.media, wblock_count, stripe, end_mark_key, params.clone(), of_disk);
+            let media = match cipher {
+                Some(cipher) => encryption::encrypted(disk.media, cipher),
+                None => disk.media,
+            };
+            let disk = Disk::new(media, wblock_count, stripe, end_mark_key, params.clone(), of_disk);
             let wblocks =
                 WblockTable::new(number as u8, wblock_count, disk_reserve(wblock_count), Reuse::Oldest);
             devices.push(Device::disk(number as u8, wblocks, disk));
             sources.push(source);
-        }
-        for (device, _) in devices.iter().zip(&set.fresh).filter(|(_, fresh)| **fresh) {
-            let Some(disk) = device.as_disk() else { continue };
-            disk.media
-                .written()
-                .try_for_each(|medium| erase_former_use(medium, 1, device.wblocks.count()))?;
         }
         let pristine = load(settings.namespace, &devices, &sources, &set, context)?;
         for (device, pristine) in devices.iter_mut().zip(pristine) {
@@ -151,7 +155,27 @@ fn read_heads(settings: &OpenSettings<'_>, disk: &Opened) -> Result<(AlignedBuf,
 /// When one cannot be read, or they do not belong together.
 pub(super) fn check_heads(settings: &OpenSettings<'_>, disks: &[Opened]) -> Result<(), OpenError> {
     let heads = disks.iter().map(|disk| read_heads(settings, disk)).collect::<Result<Vec<_>, _>>()?;
-    judge(settings, disks, &heads).map(drop)
+    let mut set = judge(settings, disks, &heads)?;
+    unlock(settings, &mut set, disks).map(drop)
+}
+
+/// What encrypts the disks.
+fn unlock(
+    settings: &OpenSettings<'_>,
+    set: &mut DeviceSet,
+    disks: &[Opened],
+) -> Result<Vec<Option<Arc<UnitCipher>>>, OpenError> {
+    let paths: Vec<_> = disks.iter().map(|disk| disk.media.main.path()).collect();
+    Ok(encryption::unlock(settings.config, set, &paths)?)
+}
+
+/// Erases what new disks hold of a former use, clear records too where new ones are encrypted.
+fn erase_fresh(set: &DeviceSet, disks: &[Opened]) -> Result<(), BlockError> {
+    for (disk, _) in disks.iter().zip(&set.fresh).filter(|(_, fresh)| **fresh) {
+        let count = (disk.size / u64::from(WBLOCK_SIZE)) as u32;
+        disk.media.written().try_for_each(|medium| erase_former_use(medium, 1, count))?;
+    }
+    Ok(())
 }
 
 fn judge(
@@ -191,9 +215,16 @@ fn refuse_erased_headers(
         let found = std::iter::once(disk.found_size).chain([disk.shadow_found_size]);
         for (medium, found_size) in disk.media.written().zip(found) {
             let count = (found_size.min(disk.size) / u64::from(WBLOCK_SIZE)) as u32;
-            if let Some(used) = peek::sign_of_use(medium, count)? {
+            if let Some(used) = peek::sign_of_use(medium, count, starts_with_record)? {
                 let (device, record_at) = (medium.path().to_owned(), wblock_offset(WblockId(used)));
                 return Err(DeviceSetError::HeaderErased { device, record_at }.into());
+            }
+            if !settings.config.params.encryption_key_file.is_set() {
+                continue;
+            }
+            if let Some(used) = peek::sign_of_use(medium, count, |bytes| !is_zero(bytes))? {
+                let (device, data_at) = (medium.path().to_owned(), wblock_offset(WblockId(used)));
+                return Err(DeviceSetError::KeyErased { device, data_at }.into());
             }
         }
     }

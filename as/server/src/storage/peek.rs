@@ -15,14 +15,26 @@ const FIRST_BLOCKS: u32 = 64;
 /// Blocks looked at in the rest of it.
 const SAMPLES: u32 = 1024;
 
+/// Whether the first bytes of a block say that it was used.
+pub(super) type IsUsed = fn(&[u8]) -> bool;
+
 /// The first block from `first` on and before `count` that begins with a record. Blocks for which the file system has nothing
 /// stored are passed over.
 pub(super) fn next_used(medium: &dyn BlockMedium, first: u32, count: u32) -> Result<Option<u32>, BlockError> {
+    next(medium, first, count, starts_with_record)
+}
+
+fn next(
+    medium: &dyn BlockMedium,
+    first: u32,
+    count: u32,
+    is_used: IsUsed,
+) -> Result<Option<u32>, BlockError> {
     let (mut peek, mut at) = (AlignedBuf::zeroed(PEEK_SIZE), first);
     while at < count {
         let Some(data_at) = medium.next_data(wblock_offset(WblockId(at))) else { return Ok(None) };
         at = at.max((data_at / u64::from(WBLOCK_SIZE)) as u32);
-        if at < count && begins_with_record(medium, at, &mut peek)? {
+        if at < count && is_used(peek_at(medium, at, &mut peek)?) {
             return Ok(Some(at));
         }
         at += 1;
@@ -30,22 +42,26 @@ pub(super) fn next_used(medium: &dyn BlockMedium, first: u32, count: u32) -> Res
     Ok(None)
 }
 
-/// A block of a device of `count` blocks that begins with a record, if there is one where a device in use has some. A large
+/// A block of a device of `count` blocks that is used, if there is one where a device in use has some. A large
 /// device is not read as a whole.
-pub(super) fn sign_of_use(medium: &dyn BlockMedium, count: u32) -> Result<Option<u32>, BlockError> {
-    if let Some(found) = next_used(medium, 1, count.min(FIRST_BLOCKS))? {
+pub(super) fn sign_of_use(
+    medium: &dyn BlockMedium,
+    count: u32,
+    is_used: IsUsed,
+) -> Result<Option<u32>, BlockError> {
+    if let Some(found) = next(medium, 1, count.min(FIRST_BLOCKS), is_used)? {
         return Ok(Some(found));
     }
     let (mut peek, step) = (AlignedBuf::zeroed(PEEK_SIZE), (count / SAMPLES).max(1));
     for at in (FIRST_BLOCKS..count).step_by(step as usize) {
-        if begins_with_record(medium, at, &mut peek)? {
+        if is_used(peek_at(medium, at, &mut peek)?) {
             return Ok(Some(at));
         }
     }
     Ok(None)
 }
 
-fn begins_with_record(medium: &dyn BlockMedium, at: u32, peek: &mut AlignedBuf) -> Result<bool, BlockError> {
+fn peek_at<'p>(medium: &dyn BlockMedium, at: u32, peek: &'p mut AlignedBuf) -> Result<&'p [u8], BlockError> {
     medium.read_at(wblock_offset(WblockId(at)), peek, 0..PEEK_SIZE)?;
-    Ok(starts_with_record(peek))
+    Ok(peek)
 }

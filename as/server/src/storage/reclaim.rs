@@ -15,7 +15,7 @@ use datamodel::wblock_scan::CopyAge;
 use super::device::{Device, visit_records};
 use super::load::age_of;
 use super::wblock::WblockId;
-use super::{DISK_RESERVE_MAX, RBLOCK_SIZE, ReadBuffer};
+use super::{DISK_RESERVE_MAX, DiskBuffer, RBLOCK_SIZE};
 use crate::index::{Element, Index, Location};
 
 /// With fewer free blocks than these a device is worth reading again.
@@ -51,7 +51,7 @@ pub(super) fn reclaim_at_start(device: &Device, pristine: u32, index: &Index) {
 /// Shows `found` all records on `device`, newest or not, but those that the load could not read, as it has said.
 fn visit(device: &Device, pristine: u32, mut found: impl FnMut(Location, &FlatRecord<'_>)) {
     let Some(disk) = device.as_disk() else { return };
-    let mut scratch = ReadBuffer::new();
+    let mut scratch = DiskBuffer::new();
     for id in (1..pristine).map(WblockId) {
         if let Ok(block) = disk.on_disk(id, &mut scratch) {
             visit_records(device, id, block, &mut found);

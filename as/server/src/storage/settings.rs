@@ -4,16 +4,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use datamodel::packing::{Method, PackSettings};
+
 use super::WBLOCK_SIZE;
-use crate::config::params::storage::StorageParams;
+use crate::config::params::storage::{Compression, StorageParams};
+
+/// `compression-level` unless it is set.
+const ZSTD_LEVEL_DEFAULT: u32 = 9;
 
 /// The parameters of one namespace's storage.
 #[derive(Clone)]
-pub(super) struct Settings(Arc<StorageParams>);
+pub(super) struct Settings(Arc<StorageParams>, IsEncrypted);
+
+/// Whether there is a key file: that does not change, and is asked for with each write.
+#[derive(Clone, Copy)]
+struct IsEncrypted(bool);
 
 impl Settings {
     pub(super) fn new(params: &Arc<StorageParams>) -> Self {
-        Settings(Arc::clone(params))
+        Settings(Arc::clone(params), IsEncrypted(params.encryption_key_file.is_set()))
     }
 
     /// `defrag-lwm-pct` in bytes of a block.
@@ -68,6 +77,33 @@ impl Settings {
     #[inline]
     pub(super) fn commits(&self) -> bool {
         self.0.commit_to_device.get()
+    }
+
+    /// `compression` and what belongs to it; `None` if records are stored as they are. On an encrypted device they have a
+    /// checksum.
+    #[inline]
+    pub(super) fn packing(&self) -> Option<PackSettings> {
+        let compression = self.0.compression.get();
+        let IsEncrypted(has_checksum) = self.1;
+        if compression == Compression::None && !has_checksum {
+            return None;
+        }
+        let method = match compression {
+            Compression::None => Method::None,
+            Compression::Lz4 => Method::Lz4,
+            Compression::Snappy => Method::Snappy,
+            Compression::Zstd => Method::Zstd,
+        };
+        let level = match self.0.compression_level.get() {
+            0 => ZSTD_LEVEL_DEFAULT,
+            level => level,
+        };
+        Some(PackSettings {
+            method,
+            acceleration: self.0.compression_acceleration.get().max(1),
+            level,
+            has_checksum,
+        })
     }
 
     /// `enable-benchmarks-storage`.

@@ -16,7 +16,7 @@ use super::device::location_in;
 use super::disk::wblock_offset;
 use super::load::DiskLoad;
 use super::wblock::WblockId;
-use super::{ReadBuffer, WBLOCK_SIZE};
+use super::{DiskBuffer, WBLOCK_SIZE};
 
 /// Finds that are kept of one disk. A crash leaves few.
 pub(super) const SUSPECTS_MAX: usize = 1000;
@@ -50,7 +50,7 @@ impl DiskLoad<'_> {
     pub(super) fn judge_suspects(&self) {
         let mut suspects = std::mem::take(&mut *self.suspects.lock());
         suspects.sort_unstable_by_key(|suspect| (suspect.block, suspect.offset));
-        let mut scratch = ReadBuffer::new();
+        let mut scratch = DiskBuffer::new();
         for of_block in suspects.chunk_by(|a, b| a.block == b.block) {
             let id = of_block[0].block;
             let block = scratch.of_size(WBLOCK_SIZE as usize);

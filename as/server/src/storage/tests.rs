@@ -8,9 +8,9 @@ use cf::Digest;
 use datamodel::flat::{FlatRecord, NewRecord};
 use datamodel::{Bins, BytesType, Particle};
 
-use super::ReadBuffer;
 use super::defrag::defrag_one;
 use super::engine::{Storage, StorageError};
+use super::{DiskBuffer, ReadBuffer};
 use crate::config::params::storage::StorageParams;
 use crate::index::{Index, IndexGeometry};
 
@@ -214,7 +214,7 @@ fn blocks_that_large_records_leave_half_used_are_not_moved_for_ever() {
     let stored = (0..1_000).filter(|key| write(&storage, &index, *key, &record(*key, 1, SIZE)).is_ok());
     assert!(stored.count() > 100);
     let empty_all = || {
-        let mut scratch = ReadBuffer::new();
+        let mut scratch = DiskBuffer::new();
         for device in &storage.devices {
             let emptied = (0..1_000).take_while(|_| defrag_one(&storage, device, &index, &mut scratch));
             assert!(emptied.count() < 100, "of 7 blocks");

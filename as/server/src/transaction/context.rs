@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use proto::message::Request;
 
+use super::flat_buffer::FlatBuffer;
 use super::settle::Unsettled;
 use super::wait::WaitTable;
 use super::{OwnedRequest, benchmarks, measure};
@@ -96,7 +97,7 @@ impl TransactionContext {
 /// Buffers that the transactions of a thread use again and again.
 pub(super) struct Buffers {
     /// A flat record being made.
-    pub(super) flat: Vec<u8>,
+    pub(super) flat: FlatBuffer,
     /// A record that was read from a disk.
     pub(super) read: ReadBuffer,
     /// Records that must be on disk before the replies made so far are sent, in the order of these.
@@ -119,7 +120,7 @@ impl Workspace {
         let namespace_count = namespaces.len();
         Workspace {
             sections: namespaces.iter().map(|namespace| namespace.partitions.join_sections()).collect(),
-            buffers: Buffers { flat: Vec::new(), read: ReadBuffer::new(), unsettled: Vec::new() },
+            buffers: Buffers { flat: FlatBuffer::default(), read: ReadBuffer::new(), unsettled: Vec::new() },
             tally: measure::Tally::new(namespace_count),
             held: measure::HeldTransactions::new(namespace_count),
             stopwatch: benchmarks::Stopwatch::new(),

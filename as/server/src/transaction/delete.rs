@@ -52,7 +52,7 @@ fn delete(call: &Call<'_>, buffers: &mut Buffers) -> Result<Done, Failure> {
 /// Asks a copy of the record whether it is to be deleted, and deletes the record if it is still the same.
 fn delete_from_copy(call: &Call<'_>, buffers: &mut Buffers, turn: Turn) -> Result<Attempt<Done>, Failure> {
     check_request(call)?;
-    let copy = RecordCopy::of(call, &*find(call)?, &mut buffers.read);
+    let copy = RecordCopy::of(call, &*find(call)?, &mut buffers.read).unpacked(call, &mut buffers.read);
     check_record(call, Subject::Copied(&copy), &mut buffers.read)?;
     let guard = find(call)?;
     if !turn.has_come(call) || !copy.is_version(&guard) {
@@ -88,6 +88,7 @@ fn check_record(call: &Call<'_>, subject: Subject<'_>, scratch: &mut ReadBuffer)
             call.check_key(&record)
         }
         (Err(result), Some(_)) => Err(result),
+        (Err(result), None) if call.budget.is_exhausted() => Err(result),
         // A damaged record has no key that another could be compared with; it can be deleted.
         (Err(_), None) => Ok(()),
     }
@@ -108,10 +109,10 @@ pub(super) fn remove(
         call.request.info2 & info2::DURABLE_DELETE != 0 || namespace.config().params.durable_deletes.get();
     let keeps_key = (is_durable || guard.leaves_tombstone()) && guard.location.key_stored();
     // The key of a damaged record is lost.
-    let old = if keeps_key { namespace.record(&guard, &mut buffers.read).ok() } else { None };
+    let old = if keeps_key { namespace.storage.record_head(&guard, &mut buffers.read).ok() } else { None };
     let key: Option<Vec<u8>> = old.and_then(|old| old.key).map(<[u8]>::to_vec);
     let removal = Removal { cause: Cause::Delete, now: call.now, is_durable, key: key.as_deref() };
-    let removed = namespace.remove(guard, &removal, &mut buffers.flat);
+    let removed = namespace.remove(guard, &removal, buffers.flat.for_tombstone());
     let committed = removed.map_err(|error| storage_result(call, error))?;
     call.note_unsettled(committed.location, &mut buffers.unsettled);
     Ok(())

@@ -16,6 +16,7 @@ mod context;
 mod delete;
 mod estimate;
 pub(crate) mod filter;
+mod flat_buffer;
 mod measure;
 mod optimistic;
 mod pool;

@@ -82,6 +82,7 @@ fn read(
     } else {
         let copy = RecordCopy::of(call, &guard, &mut buffers.read);
         drop(guard);
+        let copy = copy.unpacked(call, &mut buffers.read);
         answer(call, Subject::Copied(&copy), &mut buffers.read, out)
     };
     answered.map(|()| None).map_err(|result| {

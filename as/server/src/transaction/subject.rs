@@ -8,7 +8,7 @@ use proto::ResultCode;
 
 use super::Call;
 use crate::index::{Element, RecordMeta};
-use crate::storage::ReadBuffer;
+use crate::storage::{self, ReadBuffer};
 
 /// A copy of a record, or of the fact that there is none.
 pub(super) struct RecordCopy {
@@ -23,15 +23,27 @@ impl RecordCopy {
         RecordCopy { meta: RecordMeta::default(), bytes: Ok(Vec::new()) }
     }
 
-    /// A copy of the record of `element`, whose guard the caller holds.
+    /// A copy of the record of `element`, whose guard the caller holds, as it is stored.
     pub(super) fn of(call: &Call<'_>, element: &Element, scratch: &mut ReadBuffer) -> Self {
         if call.namespace.is_gone(element, call.now.seconds()) {
             return RecordCopy { meta: **element, bytes: Ok(Vec::new()) };
         }
         // What is damaged is told when the record is asked for, as if it was in its place.
-        let bytes = call.namespace.storage.record_bytes(element, scratch).map(<[u8]>::to_vec);
+        let bytes = call.namespace.storage.stored_bytes(element, &mut scratch.stored).map(<[u8]>::to_vec);
         let bytes = bytes.map_err(|error| call.namespace.report_damage(element, &error));
         RecordCopy { meta: **element, bytes }
+    }
+
+    /// The copy with its record unpacked, which may take long: without a lock.
+    pub(super) fn unpacked(mut self, call: &Call<'_>, scratch: &mut ReadBuffer) -> Self {
+        if let Ok(bytes) = &mut self.bytes
+            && FlatRecord::parse(bytes).is_ok_and(|record| record.packing.is_some())
+        {
+            let plain = storage::unpacked(bytes, &mut scratch.unpacker).map(<[u8]>::to_vec);
+            self.bytes = plain
+                .map_err(|error| call.namespace.report_damage_at(&call.digest, self.meta.location, &error));
+        }
+        self
     }
 
     /// Its flat form; empty if there is no live record.
@@ -78,7 +90,7 @@ impl<'a> Subject<'a> {
         scratch: &'a mut ReadBuffer,
     ) -> Result<FlatRecord<'a>, ResultCode> {
         match self {
-            Subject::Locked(element) => call.namespace.record(element, scratch),
+            Subject::Locked(element) => call.namespace.record_within(element, scratch, call.budget),
             Subject::Copied(copy) => {
                 let bytes = copy.bytes.as_ref().map_err(|result| *result)?;
                 let record = FlatRecord::parse(bytes).map_err(|error| self.report_damage(call, &error))?;

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use datamodel::flat::NewRecord;
+use datamodel::packing::Method;
 use proto::ResultCode;
 
 use super::{Buffers, Call};
@@ -68,7 +69,8 @@ pub(super) fn run(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) {
 
 /// Returns whether the renewed record could be stored; `None` when there was nothing to renew.
 fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
-    let guard = call.namespace.index.get_exclusive(&call.digest)?;
+    let namespace = call.namespace;
+    let guard = namespace.index.get_exclusive(&call.digest)?;
     let void_time = call.now.seconds().saturating_add(touch.ttl_seconds);
     if guard.is_tombstone() || guard.void_time == 0 || guard.void_time >= void_time {
         return None;
@@ -91,11 +93,20 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
             key: record.key,
             leaves_tombstone: guard.leaves_tombstone(),
         };
-        renewed.encode(&bins, renewed.size(&bins), &mut buffers.flat);
+        let (mut settings, size) = (namespace.storage.pack_settings(), renewed.size(&bins));
+        if let Some(settings) = &mut settings
+            && call.budget.draw(settings.pack_steps(size)).is_err()
+        {
+            // It would take too long under the lock.
+            settings.method = Method::None;
+        }
+        let figures = &namespace.metrics.data_compression;
+        buffers.flat.encode(&renewed, (&bins, size), settings.as_ref(), figures);
     }
     meta.void_time = void_time;
     meta.set_last_update_time(last_update_time);
-    let version = NewVersion { flat: &buffers.flat, meta, key_stored: guard.location.key_stored() };
+    let (flat, key_stored) = (&buffers.flat, guard.location.key_stored());
+    let version = NewVersion { flat: flat.plain(), packed: flat.packed(), meta, key_stored };
     let Ok(committed) = call.namespace.commit(guard, &Change::Record(version), Cause::ReadTouch) else {
         return Some(false);
     };

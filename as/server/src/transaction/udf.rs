@@ -105,7 +105,7 @@ fn attempt(
         call.note_unsettled(guard.location, &mut buffers.unsettled);
         RecordCopy::of(call, &guard, &mut buffers.read)
     });
-    let copy = copy.unwrap_or_else(RecordCopy::of_none);
+    let copy = copy.unwrap_or_else(RecordCopy::of_none).unpacked(call, &mut buffers.read);
     let meta = copy.meta;
     let is_live = meta.exists() && !call.namespace.is_gone(&meta, call.now.seconds());
     let failed = move |result| Failure {

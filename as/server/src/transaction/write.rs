@@ -14,6 +14,7 @@ use proto::message::field;
 
 use super::checks::{check_reply_size, checked_ttl, key_to_store, void_time_after};
 use super::filter::{self, OpenQuestion};
+use super::flat_buffer::FlatBuffer;
 use super::optimistic::{Attempt, Turn, until_committed};
 use super::subject::{RecordCopy, Subject};
 use super::{Buffers, Call, Failure, Place, Wait, delete, refused};
@@ -103,7 +104,8 @@ fn write_from_copy(
     let found = call.namespace.index.get(&call.digest);
     let copy = found
         .map(|guard| RecordCopy::of(call, &guard, &mut buffers.read))
-        .unwrap_or_else(RecordCopy::of_none);
+        .unwrap_or_else(RecordCopy::of_none)
+        .unpacked(call, &mut buffers.read);
     if policy.must_exist && !copy.meta.exists() {
         return Err(ResultCode::NotFound.into());
     }
@@ -194,7 +196,7 @@ pub(super) fn commit(
         }
         return Ok(());
     };
-    let version = NewVersion { flat: &buffers.flat, meta, key_stored };
+    let version = NewVersion { flat: buffers.flat.plain(), packed: buffers.flat.packed(), meta, key_stored };
     let committed = namespace.commit(guard, &Change::Record(version), Cause::Write);
     let committed = committed.map_err(|error| storage_result(call, error))?;
     call.note_unsettled(committed.location, &mut buffers.unsettled);
@@ -209,7 +211,7 @@ pub(super) fn storage_result(call: &Call<'_>, error: StorageError) -> ResultCode
             ResultCode::OutOfSpace
         }
         StorageError::Congested => call.lacks_room(),
-        StorageError::Failed | StorageError::Damaged => ResultCode::Unknown,
+        StorageError::Failed | StorageError::Damaged | StorageError::Refused => ResultCode::Unknown,
     }
 }
 
@@ -364,7 +366,7 @@ pub(super) fn encode(
     call: &Call<'_>,
     record: &NewRecord<'_>,
     bins: &Bins<'_>,
-    flat: &mut Vec<u8>,
+    flat: &mut FlatBuffer,
 ) -> Result<(), ResultCode> {
     let size = record.size(bins);
     if size > call.namespace.config().params.max_record_size.get() as usize {
@@ -372,6 +374,10 @@ pub(super) fn encode(
         return Err(ResultCode::RecordTooBig);
     }
     call.budget.draw_for_copy(size)?;
-    record.encode(bins, size, flat);
+    let settings = call.namespace.storage.pack_settings();
+    if let Some(settings) = &settings {
+        call.budget.draw(settings.pack_steps(size))?;
+    }
+    flat.encode(record, (bins, size), settings.as_ref(), &call.namespace.metrics.data_compression);
     Ok(())
 }

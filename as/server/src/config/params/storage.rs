@@ -49,13 +49,13 @@ params! {
         commit_to_device: Flag = false, boolean("commit-to-device").enterprise();
         /// How records are compressed.
         compression: Choice<Compression> = Compression::None,
-            choice::<Compression>("compression").dynamic().enterprise().later();
+            choice::<Compression>("compression").dynamic().enterprise();
         /// Speed of LZ4 at the cost of space.
         compression_acceleration: Number<u32> = 0,
-            number("compression-acceleration", 1, 65_537).dynamic().enterprise().later().note("1 with lz4");
+            number("compression-acceleration", 1, 65_537).dynamic().enterprise().note("1 with lz4");
         /// Effort of Zstandard.
         compression_level: Number<u32> = 0,
-            number("compression-level", 1, 9).dynamic().enterprise().later().note("9 with zstd");
+            number("compression-level", 1, 9).dynamic().enterprise().note("9 with zstd");
         /// Memory for the records of the namespace.
         data_size: Number<u64> = 0, size("data-size", 256 << 20, 256 << 40).only(MEMORY)
             .note("must be given unless there are files or devices");
@@ -75,11 +75,11 @@ params! {
         enable_benchmarks_storage: Flag = false, boolean("enable-benchmarks-storage").dynamic();
         /// How records are encrypted if there is a key file.
         encryption: Choice<Encryption> = Encryption::Aes128,
-            choice::<Encryption>("encryption").enterprise().shown_by(ENCRYPTED).later();
+            choice::<Encryption>("encryption").enterprise().shown_by(ENCRYPTED);
         /// File with the key that encrypts records.
-        encryption_key_file: Text = None, text("encryption-key-file").enterprise().later();
+        encryption_key_file: Text = None, text("encryption-key-file").enterprise();
         /// File with the key that encrypted records before.
-        encryption_old_key_file: Text = None, text("encryption-old-key-file").enterprise().later();
+        encryption_old_key_file: Text = None, text("encryption-old-key-file").enterprise();
         /// Evicts when more than this share of the medium is used, in percent; 0 means never.
         evict_used_pct: Number<u32> = 0, number("evict-used-pct", 0, 100).dynamic();
         /// Size of each file.

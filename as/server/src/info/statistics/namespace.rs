@@ -85,7 +85,7 @@ static ROWS: &[Row] = &[
     One("data_used_bytes", |view| Number(view.data_used)),
     One("data_used_pct", |view| Number(view.data_used * 100 / view.data_total.max(1))),
     One("data_avail_pct", |view| Number(view.namespace.storage.available_pct().into())),
-    One("data_compression_ratio", |_| Fixed(1.0, 3)),
+    One("data_compression_ratio", |view| Fixed(view.namespace.metrics.data_compression.ratio(), 3)),
     Row::Some("failed_devices", |view| {
         view.namespace.storage.is_on_disk().then(|| Number(view.namespace.storage.failed_count() as u64))
     }),

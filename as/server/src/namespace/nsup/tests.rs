@@ -56,7 +56,7 @@ fn put(namespace: &Namespace, set: &str, key: u32, void_time: u32, size: usize) 
         meta.set_id = namespace.set_for_creation(set.as_bytes()).expect("room for a set");
     }
     (meta.void_time, meta.generation) = (void_time, 1);
-    let version = NewVersion { flat: &flat, meta, key_stored: false };
+    let version = NewVersion { flat: &flat, packed: None, meta, key_stored: false };
     let committed = namespace.commit(guard, &Change::Record(version), Cause::Write);
     committed.unwrap_or_else(|error| panic!("{error:?}"));
 }
