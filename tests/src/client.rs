@@ -12,14 +12,26 @@ use crate::wire::{self, BODY_SIZE_MAX, FRAME_HEADER_SIZE, Frame, Message, body_s
 /// How long a test waits for bytes, unless it says otherwise. Long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One connection.
-#[derive(Debug)]
-pub struct Client {
-    stream: BufReader<TcpStream>,
+/// What a connection goes through: a socket, or TLS on a socket.
+pub trait Channel: Read + Write {
+    /// The socket.
+    fn socket(&self) -> &TcpStream;
 }
 
-impl From<TcpStream> for Client {
-    fn from(stream: TcpStream) -> Client {
+impl Channel for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Client<C: Channel = TcpStream> {
+    stream: BufReader<C>,
+}
+
+impl<C: Channel> From<C> for Client<C> {
+    fn from(stream: C) -> Client<C> {
         Client { stream: BufReader::with_capacity(1 << 16, stream) }
     }
 }
@@ -38,7 +50,9 @@ impl Client {
         stream.set_nodelay(true)?;
         Ok(stream.into())
     }
+}
 
+impl<C: Channel> Client<C> {
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes)
@@ -133,11 +147,16 @@ impl Client {
 
     /// Tells the server that nothing more will be sent.
     pub fn finish_sending(&self) -> io::Result<()> {
-        self.stream.get_ref().shutdown(Shutdown::Write)
+        self.socket().shutdown(Shutdown::Write)
     }
 
     /// The socket, for what is not covered here.
     pub fn socket(&self) -> &TcpStream {
-        self.stream.get_ref()
+        self.stream.get_ref().socket()
+    }
+
+    /// What the connection goes through.
+    pub fn channel(&mut self) -> &mut C {
+        self.stream.get_mut()
     }
 }

@@ -16,7 +16,9 @@ pub mod programs;
 pub mod random;
 pub mod replay;
 pub mod rules;
+pub mod security;
 pub mod server;
+pub mod tls;
 pub mod wire;
 
 /// Writes to the output of a test, which its runner shows when it fails.

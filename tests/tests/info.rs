@@ -129,10 +129,14 @@ static DIFFERENCES: &[(&[&str], Difference, &str)] = &[
     ),
     (&["best-practices"], Values(&["failed_best_practices"]), "of the machine"),
     (
-        &["config-get", "get-config:", "get-config:context=network"],
-        Values(&["heartbeat.mtu"]),
-        "no heartbeat is sent, so no interface is asked for its packet size",
+        &["config-get", "get-config:"],
+        Values(&["heartbeat.mtu", "tls-refresh-period"]),
+        "no heartbeat is sent, so no interface is asked for its packet size; there nothing is refreshed",
     ),
+    (&["get-config:context=network"], Values(&["heartbeat.mtu"]), "as above"),
+    (&["get-config:context=service"], Values(&["tls-refresh-period"]), "as above"),
+    (&["alumni-tls-std", "peers-tls-alt", "peers-tls-std"], Begins("0,3000,[]"), "there is TLS here"),
+    (&["service-tls-alt", "service-tls-std"], Answer(""), "there is TLS here, if a port is configured"),
     (
         &["endpoints"],
         Values(&[
@@ -142,7 +146,7 @@ static DIFFERENCES: &[(&[&str], Difference, &str)] = &[
             "fabric.port",
             "fabric.addresses",
         ]),
-        "what does not listen has no address; there is no TLS",
+        "what does not listen has no address; there no TLS port has the addresses of the clear one",
     ),
     (
         &[
@@ -229,8 +233,16 @@ fn as_recorded(answer: &str, server: &Server, info_port: &str) -> String {
     text.replace("service.port=0", "service.port=4800")
 }
 
-/// Statistics that the C server does not have: what is kept of replies that clients do not read has no limit there.
-const ADDED: &[&str] = &["unread_reply_bytes", "unread_replies_put_off", "unread_connections_closed"];
+/// Statistics that the C server does not have: what is kept of replies that clients do not read has no limit there, and it
+/// counts no handshakes.
+const ADDED: &[&str] = &[
+    "unread_reply_bytes",
+    "unread_replies_put_off",
+    "unread_connections_closed",
+    "tls_handshakes",
+    "tls_handshakes_failed",
+    "tls_handshakes_timed_out",
+];
 /// The same of a namespace: writers do not wait for defrag there, which does not work above its threshold.
 const ADDED_TO_NAMESPACE: &[&str] = &["defrag_above_lwm", "room_waits"];
 

@@ -13,7 +13,7 @@ use ferrospike_tests::programs::{binary, built};
 use ferrospike_tests::report;
 use tempfile::TempDir;
 
-const PROGRAMS: [&str; 5] = ["asd", "asd-inspect", "asinfo", "asbench", "asd-bench"];
+const PROGRAMS: [&str; 6] = ["asd", "asd-inspect", "asd-tls", "asinfo", "asbench", "asd-bench"];
 const SERVER_PROGRAMS: usize = 2;
 
 fn root() -> &'static Path {

@@ -41,6 +41,7 @@ const CRATES: &[(&str, &[&str])] = &[
 const LAYERS: &[&[&str]] = &[
     &["version", "workers", "side_port", "peer_frames"],
     &["config", "metrics", "log", "node_id", "best_practices"],
+    &["tls"],
     &["namespace", "index", "storage", "geospatial"],
     &["sindex", "smd"],
     &["security"],

@@ -13,7 +13,9 @@ use clap::{ArgAction, CommandFactory, Parser};
 use crate::astools;
 use crate::host::{DEFAULT_PORT, Host};
 use crate::info;
+use crate::link::Access;
 use crate::login::Login;
+use crate::tls::TlsOptions;
 
 /// Ask an Aerospike server for information, or set what is dynamic.
 #[derive(Parser, Debug)]
@@ -65,6 +67,9 @@ pub struct Options {
     version: Option<bool>,
 
     #[command(flatten)]
+    tls: TlsOptions,
+
+    #[command(flatten)]
     files: astools::FileOptions,
 }
 
@@ -101,14 +106,17 @@ pub fn run(options: &Options, out: &mut impl Write, errors: &mut impl Write) -> 
         return Ok(ExitCode::from(2));
     };
     let commands = commands(&options.values);
-    let login = match Login::given(options.user.as_deref(), options.password.as_deref()) {
-        Ok(login) => login,
+    let login = Login::given(options.user.as_deref(), options.password.as_deref());
+    let access =
+        login.and_then(|login| Ok(Access { login, tls: options.tls.client(host.certificate_name())? }));
+    let access = match access {
+        Ok(access) => access,
         Err(what) => {
             writeln!(errors, "asinfo: {what}")?;
             return Ok(ExitCode::from(2));
         }
     };
-    let answers = match info::ask(&host, login.as_ref(), &commands, timeout) {
+    let answers = match info::ask(&host, &access, &commands, timeout) {
         Ok(answers) => answers,
         Err(error) => {
             writeln!(errors, "asinfo: {host}: {error}")?;

@@ -152,6 +152,7 @@ mod tests {
         host = \"db1:tls:4000\"   # the shared one
         port = 4001
         tls-enable = true
+        cipher-suite = 'of another tool'
         user = 'peter'
         [cluster_far]
         host = 'db9'
@@ -171,7 +172,14 @@ mod tests {
     fn options_come_from_the_shared_section_and_the_own() {
         assert_eq!(
             taken(&asinfo::command(), "", FILE).unwrap(),
-            ["--host=db1:tls:4000", "--line-separator", "--port=4001", "--timeout=2.5", "--user=peter"]
+            [
+                "--host=db1:tls:4000",
+                "--line-separator",
+                "--port=4001",
+                "--timeout=2.5",
+                "--tls-enable",
+                "--user=peter"
+            ]
         );
         let mut load = taken(&asbench::command(), "", FILE).unwrap();
         load.sort();
@@ -183,6 +191,7 @@ mod tests {
                 "--percentiles=50,99.9",
                 "--port=4001",
                 "--quiet",
+                "--tls-enable",
                 "--user=peter"
             ]
         );
@@ -191,7 +200,7 @@ mod tests {
     #[test]
     fn the_command_line_and_the_instance_decide() {
         let of = |line| taken(&asinfo::command(), line, FILE).unwrap();
-        assert_eq!(of("-h other -l -t 1 -Upaul"), ["--port=4001"]);
+        assert_eq!(of("-h other -l -t 1 -Upaul"), ["--port=4001", "--tls-enable"]);
         assert_eq!(of("--instance far"), ["--host=db9"]);
         assert!(of("--instance nobody").is_empty());
     }

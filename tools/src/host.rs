@@ -15,6 +15,8 @@ pub struct Host {
     pub name: String,
     /// TCP port of the service.
     pub port: u16,
+    /// What the certificate of the server is for, if that is said.
+    pub tls_name: Option<String>,
 }
 
 impl Host {
@@ -31,15 +33,39 @@ impl Host {
         if let Some(rest) = first.strip_prefix('[') {
             let (name, rest) =
                 rest.split_once(']').ok_or_else(|| format!("\"{first}\": the bracket is not closed"))?;
-            let port = last_part_as_port(rest, default_port).ok_or_else(|| bad_port(first))?;
-            return Ok(Host { name: name.to_owned(), port });
+            return Host::with_rest(name, rest, default_port).ok_or_else(|| bad_port(first));
         }
         if first.parse::<Ipv6Addr>().is_ok() {
-            return Ok(Host { name: first.to_owned(), port: default_port });
+            return Ok(Host { name: first.to_owned(), port: default_port, tls_name: None });
         }
         let (name, rest) = first.find(':').map_or((first, ""), |at| first.split_at(at));
-        let port = last_part_as_port(rest, default_port).ok_or_else(|| bad_port(first))?;
-        Ok(Host { name: name.to_owned(), port })
+        Host::with_rest(name, rest, default_port).ok_or_else(|| bad_port(first))
+    }
+
+    /// A host called `name` with `:port`, `:tls-name:port`, `:tls-name` or nothing behind that; `None` when the last part
+    /// is no port.
+    fn with_rest(name: &str, rest: &str, default_port: u16) -> Option<Self> {
+        let host = |port, tls_name: Option<&str>| Host {
+            name: name.to_owned(),
+            port,
+            tls_name: tls_name.map(str::to_owned),
+        };
+        let Some(rest) = rest.strip_prefix(':') else {
+            return rest.is_empty().then(|| host(default_port, None));
+        };
+        match rest.rsplit_once(':') {
+            Some((tls_name, port)) => Some(host(port.parse().ok()?, Some(tls_name))),
+            None if rest.starts_with(|c: char| c.is_ascii_alphabetic()) => {
+                Some(host(default_port, Some(rest)))
+            }
+            None => Some(host(rest.parse().ok()?, None)),
+        }
+    }
+
+    /// How its certificate calls it, unless an option says otherwise.
+    #[must_use]
+    pub fn certificate_name(&self) -> &str {
+        self.tls_name.as_deref().unwrap_or(&self.name)
     }
 
     /// The first address of the host, IPv4 before IPv6 as servers listen there by default. `localhost` is this machine
@@ -82,18 +108,6 @@ impl fmt::Display for Host {
     }
 }
 
-/// The port in `:port`, `:tls-name:port`, `:tls-name` or nothing; `None` when the last part is no port.
-fn last_part_as_port(text: &str, default_port: u16) -> Option<u16> {
-    let Some(text) = text.strip_prefix(':') else {
-        return text.is_empty().then_some(default_port);
-    };
-    match text.rsplit_once(':') {
-        Some((_, port)) => port.parse().ok(),
-        None if text.starts_with(|c: char| c.is_ascii_alphabetic()) => Some(default_port),
-        None => text.parse().ok(),
-    }
-}
-
 fn bad_port(text: &str) -> String {
     format!("\"{text}\" is not host[:tls-name][:port] with a port of 0 to 65535")
 }
@@ -103,15 +117,20 @@ mod tests {
     use super::*;
 
     fn host(name: &str, port: u16) -> Result<Host, String> {
-        Ok(Host { name: name.to_owned(), port })
+        Ok(Host { name: name.to_owned(), port, tls_name: None })
+    }
+
+    fn tls_host(name: &str, tls_name: &str, port: u16) -> Result<Host, String> {
+        host(name, port).map(|host| Host { tls_name: Some(tls_name.to_owned()), ..host })
     }
 
     #[test]
     fn the_forms_of_a_host_are_read() {
         assert_eq!(Host::parse("localhost", 3000), host("localhost", 3000));
         assert_eq!(Host::parse("10.0.0.1:4000", 3000), host("10.0.0.1", 4000));
-        assert_eq!(Host::parse("10.0.0.1:cert:4000,10.0.0.2", 3000), host("10.0.0.1", 4000));
-        assert_eq!(Host::parse("10.0.0.1:cert", 3000), host("10.0.0.1", 3000));
+        assert_eq!(Host::parse("10.0.0.1:cert:4000,10.0.0.2", 3000), tls_host("10.0.0.1", "cert", 4000));
+        assert_eq!(Host::parse("10.0.0.1:cert", 3000), tls_host("10.0.0.1", "cert", 3000));
+        assert_eq!(Host::parse("[::1]:cert:4000", 3000), tls_host("::1", "cert", 4000));
         assert_eq!(Host::parse("::1", 3000), host("::1", 3000));
         assert_eq!(Host::parse("[::1]:4000", 3000), host("::1", 4000));
         assert_eq!(Host::parse("[::1]", 3000), host("::1", 3000));

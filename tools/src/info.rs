@@ -7,11 +7,10 @@
 //! ```
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::host::Host;
-use crate::login::{self, Login};
+use crate::link::{Access, Link};
 
 /// Bytes before the body of every frame.
 pub const HEADER_SIZE: usize = 8;
@@ -46,17 +45,17 @@ impl std::fmt::Display for InfoError {
     }
 }
 
-/// Asks `host`, logged in if that is given, for `names` (none: the server's default list) and returns `(name, value)` in the server's order.
+/// Asks `host` for `names` (none: the server's default list) and returns `(name, value)` in the server's order.
 ///
 /// # Errors
 /// See [`InfoError`]. A command that the server refuses is an answer, not an error.
 pub fn ask(
     host: &Host,
-    login: Option<&Login>,
+    access: &Access,
     names: &[String],
     timeout: Duration,
 ) -> Result<Vec<(String, String)>, InfoError> {
-    let connected = host.resolve().and_then(|address| login::connect(&address, timeout, login));
+    let connected = host.resolve().and_then(|address| Link::connect(&address, timeout, access));
     let mut stream = connected.map_err(InfoError::Connect)?;
     exchange(&mut stream, names, timeout)
 }
@@ -66,13 +65,13 @@ pub fn ask(
 /// # Errors
 /// As [`ask`].
 pub fn exchange(
-    stream: &mut TcpStream,
+    stream: &mut Link,
     names: &[String],
     timeout: Duration,
 ) -> Result<Vec<(String, String)>, InfoError> {
-    stream.set_read_timeout(Some(timeout)).map_err(InfoError::Exchange)?;
-    stream.set_write_timeout(Some(timeout)).map_err(InfoError::Exchange)?;
-    stream.write_all(&encode_request(names)).map_err(InfoError::Exchange)?;
+    stream.set_timeout(Some(timeout)).map_err(InfoError::Exchange)?;
+    let sent = stream.write_all(&encode_request(names)).and_then(|()| stream.flush());
+    sent.map_err(InfoError::Exchange)?;
     let mut header = [0; HEADER_SIZE];
     stream.read_exact(&mut header).map_err(InfoError::Exchange)?;
     let size = decode_header(header)?;

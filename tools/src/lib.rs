@@ -1,4 +1,5 @@
-//! The command-line tools: `asinfo`, `asbench`, `asd-bench`, which measures servers side by side, and `asd-inspect`.
+//! The command-line tools: `asinfo`, `asbench`, `asd-bench`, which measures servers side by side, `asd-inspect` and
+//! `asd-tls`.
 //!
 //! The binaries are a few lines each; what they do is here, so that tests reach it. The tools speak the wire
 //! protocol with code of their own and share none of it with the server: a mistake in the server's codec must not
@@ -11,18 +12,21 @@ use std::process::ExitCode;
 use cf::manual::{self, Page};
 
 pub mod asbench;
+pub mod asdtls;
 pub mod asinfo;
 pub mod astools;
 pub mod compare;
 pub mod host;
 pub mod info;
 pub mod inspect;
+pub mod link;
 pub mod load;
 pub mod login;
 pub mod process;
 pub mod record;
 pub mod redis;
 pub mod report;
+pub mod tls;
 pub mod wall_clock;
 
 /// Prints the man page or completions of a tool if its arguments ask for them, see [`cf::manual`].
@@ -31,7 +35,7 @@ pub fn generated(command: impl FnOnce() -> clap::Command) -> Option<ExitCode> {
     const PAGE: Page = Page {
         section: "1",
         source: concat!("Ferrospike ", env!("CARGO_PKG_VERSION")),
-        see_also: &["asd(8)", "asinfo(1)", "asbench(1)", "asd-inspect(1)", "asd-bench(1)"],
+        see_also: &["asd(8)", "asinfo(1)", "asbench(1)", "asd-inspect(1)", "asd-bench(1)", "asd-tls(1)"],
         licence: env!("CARGO_PKG_LICENSE"),
     };
     manual::answer(std::env::args_os(), command, &PAGE)

@@ -7,8 +7,8 @@
 //! ```
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
+
+use crate::link::Link;
 
 /// Salt with which all clients hash passwords: `7EqJtq98hPqEX7fNZaFWoO` in the alphabet of bcrypt.
 const SALT: [u8; 16] =
@@ -70,14 +70,13 @@ impl Login {
         user.map(|user| Login::new(user, password.unwrap_or_default())).transpose()
     }
 
-    /// Logs in on `stream`, waiting at most `timeout` for the answer. A server without access control takes everybody.
+    /// Logs in on `stream`. A server without access control takes everybody.
     ///
     /// # Errors
     /// When the server refuses, or does not answer.
-    pub fn enter(&self, stream: &mut TcpStream, timeout: Duration) -> io::Result<()> {
-        stream.set_read_timeout(Some(timeout))?;
-        stream.set_write_timeout(Some(timeout))?;
+    pub fn enter(&self, stream: &mut Link) -> io::Result<()> {
         stream.write_all(&self.request)?;
+        stream.flush()?;
         let mut header = [0; HEADER_SIZE];
         stream.read_exact(&mut header)?;
         let size = (u64::from_be_bytes(header) & 0xFFFF_FFFF_FFFF) as usize;
@@ -87,8 +86,6 @@ impl Login {
         }
         let mut reply = vec![0; size];
         stream.read_exact(&mut reply)?;
-        stream.set_read_timeout(None)?;
-        stream.set_write_timeout(None)?;
         match reply[1] {
             0 | RESULT_NOT_ENABLED => Ok(()),
             result => {
@@ -101,23 +98,6 @@ impl Login {
             }
         }
     }
-}
-
-/// Connects without Nagle's delay, and logs in if that is asked for. Each step takes at most `timeout`.
-///
-/// # Errors
-/// When nobody answers, or the login is refused.
-pub fn connect(
-    address: &std::net::SocketAddr,
-    timeout: Duration,
-    login: Option<&Login>,
-) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(address, timeout)?;
-    stream.set_nodelay(true)?;
-    if let Some(login) = login {
-        login.enter(&mut stream, timeout)?;
-    }
-    Ok(stream)
 }
 
 #[cfg(test)]

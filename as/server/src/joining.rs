@@ -10,12 +10,12 @@ use proto::peer::nested::Endpoint;
 use crate::config::params::network::HeartbeatMode;
 use crate::fabric::{
     CLEAR_ALTERNATE, CLEAR_STANDARD, Fabric, FabricSettings, Handlers, Membership, SERVICES,
-    SERVICES_ALTERNATE, Surroundings,
+    SERVICES_ALTERNATE, Surroundings, TLS_ALTERNATE, TLS_NAME, TLS_STANDARD,
 };
 use crate::heartbeat::{Heartbeat, HeartbeatSockets};
 use crate::node::Node;
 use crate::peer_frames::endpoint_of;
-use crate::service::{Advertised, reachable};
+use crate::service::reachable;
 
 /// The endpoints at which other nodes reach what is bound.
 fn endpoints(bound: &[SocketAddr]) -> Vec<Endpoint> {
@@ -40,16 +40,16 @@ pub(crate) fn join_others(
     } else {
         HeartbeatSockets::multicast(&network.heartbeat)?
     };
-    let heartbeat_endpoints = endpoints(&node.heartbeat_addresses);
+    let heartbeat_endpoints = endpoints(&node.addresses.heartbeat);
     let around = Surroundings {
         config: Arc::clone(&node.config),
         cluster: Arc::clone(&node.cluster),
         namespaces: Arc::clone(&node.namespaces),
         fabric: Fabric::new(self_node, FabricSettings::new(&network.fabric))?,
         heartbeat: Heartbeat::new(self_node, &node.config, heartbeat_endpoints.clone())?,
-        fabric_endpoints: endpoints(&node.fabric_addresses),
+        fabric_endpoints: endpoints(&node.addresses.fabric),
         heartbeat_endpoints: is_mesh.then_some(heartbeat_endpoints),
-        services: services(&node.advertised),
+        services: services(node),
     };
     let membership = Membership::start(around, fabric_listeners, sockets, Handlers::default())?;
     // A node joins others once.
@@ -58,7 +58,8 @@ pub(crate) fn join_others(
 }
 
 /// What other nodes are told of where clients reach this one. The fields of old clients have no addresses of IPv6.
-fn services(advertised: &Advertised) -> Vec<(u16, Vec<u8>)> {
+fn services(node: &Node) -> Vec<(u16, Vec<u8>)> {
+    let (advertised, advertised_tls) = (&node.advertised, &node.advertised_tls);
     let of_ipv4 = |addresses: &[String]| {
         let addresses = addresses.iter().filter(|address| !address.starts_with('['));
         addresses.cloned().collect::<Vec<_>>().join(";")
@@ -67,7 +68,10 @@ fn services(advertised: &Advertised) -> Vec<(u16, Vec<u8>)> {
         (SERVICES, of_ipv4(&advertised.standard)),
         (SERVICES_ALTERNATE, of_ipv4(&advertised.alternate)),
         (CLEAR_STANDARD, advertised.standard.join(",")),
+        (TLS_STANDARD, advertised_tls.standard.join(",")),
         (CLEAR_ALTERNATE, advertised.alternate.join(",")),
+        (TLS_ALTERNATE, advertised_tls.alternate.join(",")),
+        (TLS_NAME, node.tls.service.as_ref().map(|port| port.name()).unwrap_or_default()),
     ];
     let present = texts.into_iter().filter(|(_, text)| !text.is_empty());
     present.map(|(field, text)| (field, text.into_bytes())).collect()

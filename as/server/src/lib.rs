@@ -29,6 +29,7 @@ mod sindex;
 mod smd;
 mod storage;
 mod ticker;
+mod tls;
 mod transaction;
 mod udf;
 pub mod version;

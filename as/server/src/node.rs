@@ -13,6 +13,20 @@ use crate::security::AccessControl;
 use crate::service::{Advertised, ServiceContext};
 use crate::sindex::SecondaryIndexes;
 use crate::smd::Smd;
+use crate::tls::TlsPorts;
+
+/// The addresses of each kind of port, as bound; none where there is no such port.
+#[derive(Default)]
+pub(crate) struct PortAddresses {
+    pub(crate) clients: Vec<SocketAddr>,
+    pub(crate) clients_tls: Vec<SocketAddr>,
+    pub(crate) admin: Vec<SocketAddr>,
+    pub(crate) admin_tls: Vec<SocketAddr>,
+    pub(crate) info: Vec<SocketAddr>,
+    /// Where other nodes reach the fabric, and the heartbeat of a mesh.
+    pub(crate) fabric: Vec<SocketAddr>,
+    pub(crate) heartbeat: Vec<SocketAddr>,
+}
 
 /// What every part of a running server may use.
 pub(crate) struct Node {
@@ -25,19 +39,15 @@ pub(crate) struct Node {
     pub(crate) smd: Arc<Smd>,
     /// `None` without access control: everybody may do everything.
     pub(crate) security: Option<Arc<AccessControl>>,
+    /// Where clients are told to find this node.
     pub(crate) advertised: Advertised,
+    /// The same for those with TLS.
+    pub(crate) advertised_tls: Advertised,
     pub(crate) started: Instant,
     pub(crate) service: Arc<ServiceContext>,
     pub(crate) indexes: Arc<SecondaryIndexes>,
-    /// Addresses that take client connections, as bound.
-    pub(crate) client_addresses: Vec<SocketAddr>,
-    /// Those of the admin port; none without one.
-    pub(crate) admin_addresses: Vec<SocketAddr>,
-    /// Those of the info port; none without one.
-    pub(crate) info_addresses: Vec<SocketAddr>,
-    /// Those where other nodes reach the fabric, and the heartbeat of a mesh.
-    pub(crate) fabric_addresses: Vec<SocketAddr>,
-    pub(crate) heartbeat_addresses: Vec<SocketAddr>,
+    pub(crate) addresses: PortAddresses,
+    pub(crate) tls: TlsPorts,
     pub(crate) usage: SystemUsage,
     pub(crate) health: Health,
     /// Names of the best practices that are not followed.

@@ -1,16 +1,21 @@
 //! The ports of a server: bound together before its devices are touched, which may be those of a server that holds the
 //! ports; opened when it can answer.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::config::params::network::HeartbeatMode;
+use crate::config::setting::{List, Number};
 use crate::config::{Config, NetworkConfig};
-use crate::service::{Advertised, Bound, Door, Entrance, ListenError, ListenPlace, Listener};
+use crate::node::PortAddresses;
+use crate::service::{AccessParams, Advertised, Bound, Door, Entrance, ListenError, ListenPlace, Listener};
+use crate::tls::TlsPorts;
 
 /// Ports that are taken, but where nobody can connect yet.
 pub(crate) struct Ports {
     clients: Bound,
+    clients_tls: Bound,
     admin: Bound,
+    admin_tls: Bound,
     info: Bound,
     metrics: Bound,
     fabric: Bound,
@@ -28,28 +33,58 @@ pub(crate) struct OpenPorts {
     pub(crate) heartbeat: Vec<Listener>,
 }
 
-/// Where clients, operators, info requests, requests for metrics, and other nodes come in; `None` for ports that are not
-/// configured, or of which no use is made.
-fn places(config: &Config) -> [Option<ListenPlace>; 6] {
-    let NetworkConfig { service, admin, info, metrics, fabric, heartbeat, .. } = &config.network;
-    let with_ipv6 = config.service.advertise_ipv6.get();
-    let place = |address: Vec<String>, port, with_localhost| ListenPlace {
-        configured: address,
-        port,
-        with_localhost,
-        with_ipv6,
-    };
-    let beside =
-        |port: u16, address, with_localhost| (port != 0).then(|| place(address, port, with_localhost));
-    [
-        Some(place(service.address.get(), service.port.get(), !service.disable_localhost.get())),
-        beside(admin.port.get(), admin.address.get(), !admin.disable_localhost.get()),
-        beside(info.port.get(), info.address.get(), false),
-        beside(metrics.port.get(), metrics.address.get(), false),
-        config.network.is_clustered().then(|| place(fabric.address.get(), fabric.port.get(), false)),
-        (config.network.is_clustered() && heartbeat.mode.get() == HeartbeatMode::Mesh)
-            .then(|| place(heartbeat.address.get(), heartbeat.port.get(), false)),
-    ]
+/// Where each kind of port is to be opened; `None` for those that are not configured.
+struct Places {
+    clients: Option<ListenPlace>,
+    clients_tls: Option<ListenPlace>,
+    admin: Option<ListenPlace>,
+    admin_tls: Option<ListenPlace>,
+    info: Option<ListenPlace>,
+    metrics: Option<ListenPlace>,
+    fabric: Option<ListenPlace>,
+    heartbeat: Option<ListenPlace>,
+}
+
+impl Places {
+    fn new(config: &Config) -> Self {
+        let NetworkConfig { service, admin, info, metrics, client_ports, fabric, heartbeat, .. } =
+            &config.network;
+        let with_ipv6 = config.service.advertise_ipv6.get();
+        let place = |configured: Vec<String>, port, with_localhost| ListenPlace {
+            configured,
+            port,
+            with_localhost,
+            with_ipv6,
+        };
+        let beside =
+            |port: u16, address, with_localhost| (port != 0).then(|| place(address, port, with_localhost));
+        // A port without addresses of its own has those of the other.
+        let one_of = |own: &List<String>, other: &List<String>| {
+            if own.is_empty() { other.get() } else { own.get() }
+        };
+        let clients = |own, other, port: &Number<u16>| {
+            place(one_of(own, other), port.get(), !service.disable_localhost.get())
+        };
+        let operators = |own, other, port: &Number<u16>| {
+            beside(port.get(), one_of(own, other), !admin.disable_localhost.get())
+        };
+        let is_clustered = config.network.is_clustered();
+        Places {
+            clients: client_ports
+                .clear
+                .then(|| clients(&service.address, &service.tls_address, &service.port)),
+            clients_tls: client_ports
+                .tls
+                .then(|| clients(&service.tls_address, &service.address, &service.tls_port)),
+            admin: operators(&admin.address, &admin.tls_address, &admin.port),
+            admin_tls: operators(&admin.tls_address, &admin.address, &admin.tls_port),
+            info: beside(info.port.get(), info.address.get(), false),
+            metrics: beside(metrics.port.get(), metrics.address.get(), false),
+            fabric: is_clustered.then(|| place(fabric.address.get(), fabric.port.get(), false)),
+            heartbeat: (is_clustered && heartbeat.mode.get() == HeartbeatMode::Mesh)
+                .then(|| place(heartbeat.address.get(), heartbeat.port.get(), false)),
+        }
+    }
 }
 
 fn bind(place: Option<&ListenPlace>) -> Result<Bound, ListenError> {
@@ -62,59 +97,75 @@ impl Ports {
     /// # Errors
     /// When one of them cannot be had.
     pub(crate) fn bind(config: &Config) -> Result<Self, ListenError> {
-        let [clients, admin, info, metrics, fabric, heartbeat] = places(config);
+        let places = Places::new(config);
         Ok(Ports {
-            clients: bind(clients.as_ref())?,
-            admin: bind(admin.as_ref())?,
-            info: bind(info.as_ref())?,
-            metrics: bind(metrics.as_ref())?,
-            fabric: bind(fabric.as_ref())?,
-            heartbeat: bind(heartbeat.as_ref())?,
+            clients: bind(places.clients.as_ref())?,
+            clients_tls: bind(places.clients_tls.as_ref())?,
+            admin: bind(places.admin.as_ref())?,
+            admin_tls: bind(places.admin_tls.as_ref())?,
+            info: bind(places.info.as_ref())?,
+            metrics: bind(places.metrics.as_ref())?,
+            fabric: bind(places.fabric.as_ref())?,
+            heartbeat: bind(places.heartbeat.as_ref())?,
         })
     }
 
     /// Tries all ports of `config`, and gives what stands in the way of each.
     pub(crate) fn obstacles(config: &Config) -> Vec<ListenError> {
         let mut obstacles = Vec::new();
-        let bound: Vec<Bound> = places(config)
-            .iter()
-            .filter_map(|place| bind(place.as_ref()).map_err(|error| obstacles.push(error)).ok())
-            .collect();
-        let clients = bound.first().map(Bound::addresses).unwrap_or_default();
-        obstacles.extend(Advertised::new(&config.network.service, &clients).err());
+        let mut tried = |place: Option<&ListenPlace>| {
+            let bound = bind(place).map_err(|error| obstacles.push(error));
+            bound.unwrap_or_else(|()| Bound::nowhere())
+        };
+        let places = Places::new(config);
+        // Held together, as two of them may be one.
+        let [clients, clients_tls, ..] = [
+            tried(places.clients.as_ref()),
+            tried(places.clients_tls.as_ref()),
+            tried(places.admin.as_ref()),
+            tried(places.admin_tls.as_ref()),
+            tried(places.info.as_ref()),
+            tried(places.metrics.as_ref()),
+            tried(places.fabric.as_ref()),
+            tried(places.heartbeat.as_ref()),
+        ];
+        let params = &config.network.service;
+        let advertised = |access, bound: &Bound| Advertised::new(&access, &bound.addresses()).err();
+        obstacles.extend(advertised(AccessParams::clear(params), &clients));
+        if places.clients_tls.is_some() {
+            obstacles.extend(advertised(AccessParams::tls(params), &clients_tls));
+        }
         obstacles
     }
 
-    pub(crate) fn client_addresses(&self) -> Vec<SocketAddr> {
-        self.clients.addresses()
+    /// The addresses of all ports, as bound.
+    pub(crate) fn addresses(&self) -> PortAddresses {
+        PortAddresses {
+            clients: self.clients.addresses(),
+            clients_tls: self.clients_tls.addresses(),
+            admin: self.admin.addresses(),
+            admin_tls: self.admin_tls.addresses(),
+            info: self.info.addresses(),
+            fabric: self.fabric.addresses(),
+            heartbeat: self.heartbeat.addresses(),
+        }
     }
 
-    pub(crate) fn admin_addresses(&self) -> Vec<SocketAddr> {
-        self.admin.addresses()
-    }
-
-    pub(crate) fn info_addresses(&self) -> Vec<SocketAddr> {
-        self.info.addresses()
-    }
-
-    /// Where other nodes reach the fabric.
-    pub(crate) fn fabric_addresses(&self) -> Vec<SocketAddr> {
-        self.fabric.addresses()
-    }
-
-    /// Where they reach the heartbeat of a mesh.
-    pub(crate) fn heartbeat_addresses(&self) -> Vec<SocketAddr> {
-        self.heartbeat.addresses()
-    }
-
-    /// From now on clients can connect.
+    /// From now on clients can connect. Ports with TLS do as those of `tls` say.
     ///
     /// # Errors
     /// When somebody else listens there by now.
-    pub(crate) fn open(self) -> Result<OpenPorts, ListenError> {
-        let door = |entrance| move |listener| Door { listener, entrance };
-        let mut doors: Vec<Door> = self.clients.listen()?.into_iter().map(door(Entrance::Clients)).collect();
-        doors.extend(self.admin.listen()?.into_iter().map(door(Entrance::Admin)));
+    pub(crate) fn open(self, tls: &TlsPorts) -> Result<OpenPorts, ListenError> {
+        let mut doors = Vec::new();
+        for (bound, entrance, tls) in [
+            (self.clients, Entrance::Clients, None),
+            (self.clients_tls, Entrance::Clients, tls.service.as_ref()),
+            (self.admin, Entrance::Admin, None),
+            (self.admin_tls, Entrance::Admin, tls.admin.as_ref()),
+        ] {
+            let door = |listener| Door { listener, entrance, tls: tls.map(Arc::clone) };
+            doors.extend(bound.listen()?.into_iter().map(door));
+        }
         Ok(OpenPorts {
             doors,
             info: self.info.listen()?,

@@ -10,6 +10,7 @@ use crate::ports::Ports;
 use crate::security::SecurityError;
 use crate::service::ListenError;
 use crate::storage::check_backings;
+use crate::tls::{self, TlsError};
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,8 @@ pub enum StartError {
     Namespace(String),
     #[error("{0}")]
     Listen(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("{0}")]
     SystemMetadata(io::Error),
     #[error("enforce-best-practices is set, and these are not followed: {0}")]
@@ -49,6 +52,7 @@ pub(crate) fn obstacles(config: &Config) -> Vec<String> {
     found.extend(own_node_id(config).err().map(|error| error.to_string()));
     found.extend(enforce_best_practices(config).err().map(|error| error.to_string()));
     found.extend(Ports::obstacles(config).iter().map(ToString::to_string));
+    found.extend(tls::obstacles(config).iter().map(ToString::to_string));
     for namespace in &config.namespaces {
         let errors = check_backings(&namespace.name, &namespace.storage);
         found.extend(errors.iter().map(|error| format!("{{{}}} {error}", namespace.name)));

@@ -25,14 +25,15 @@ use crate::ports::Ports;
 pub use crate::preflight::StartError;
 use crate::preflight::{self, check_best_practices, own_node_id};
 use crate::query::Queries;
-use crate::security::AccessControl;
+use crate::security::{AccessControl, Peer};
 use crate::service::{
-    self, Advertised, CompressionWorker, ConnectionCount, MessageCompression, ReplyBudget, SecurityRequest,
-    ServiceContext, ServicePool, ServiceThread,
+    self, AccessParams, Advertised, CompressionWorker, ConnectionCount, MessageCompression, ReplyBudget,
+    SecurityRequest, ServiceContext, ServicePool, ServiceThread,
 };
 use crate::sindex::{self, SecondaryIndexes};
 use crate::smd::{self, Module, Occasion, Smd, SmdItem};
 use crate::ticker;
+use crate::tls::TlsPorts;
 use crate::transaction::{self, BatchPool, BatchWorker, Executor, PoolWorker, TransactionContext};
 use crate::version::FERROSPIKE_VERSION;
 use crate::workers::Workers;
@@ -73,9 +74,11 @@ impl Server {
 
         // Ports before devices: a port in use may be that of a server whose devices these are.
         let ports = Ports::bind(&config)?;
-        let client_addresses = ports.client_addresses();
-        let (admin_addresses, info_addresses) = (ports.admin_addresses(), ports.info_addresses());
-        let advertised = Advertised::new(&config.network.service, &client_addresses)?;
+        let addresses = ports.addresses();
+        let params = &config.network.service;
+        let advertised = Advertised::new(&AccessParams::clear(params), &addresses.clients)?;
+        let advertised_tls = Advertised::new(&AccessParams::tls(params), &addresses.clients_tls)?;
+        let tls = TlsPorts::open(&config)?;
 
         // What says which of their records count.
         let smd = open_smd(&config, &cluster)?;
@@ -119,11 +122,9 @@ impl Server {
         });
         let node = Arc::new(Node {
             advertised,
-            client_addresses,
-            admin_addresses,
-            info_addresses,
-            fabric_addresses: ports.fabric_addresses(),
-            heartbeat_addresses: ports.heartbeat_addresses(),
+            advertised_tls,
+            addresses,
+            tls,
             usage: SystemUsage::default(),
             health: Health::default(),
             failed_best_practices,
@@ -161,7 +162,7 @@ impl Server {
 
     /// From now on clients can connect, and others find this node if it is to be found.
     fn open_ports(&mut self, ports: Ports) -> Result<(), StartError> {
-        let ports = ports.open()?;
+        let ports = ports.open(&self.node.tls)?;
         self.start_accepting(ports.doors)?;
         self.start_info_port(ports.info)?;
         self.start_metrics_port(ports.metrics)?;
@@ -174,7 +175,7 @@ impl Server {
     /// Addresses that take client connections.
     #[must_use]
     pub fn client_addresses(&self) -> &[SocketAddr] {
-        &self.node.client_addresses
+        &self.node.addresses.clients
     }
 
     #[cfg(test)]
@@ -192,13 +193,16 @@ impl Server {
             service.batch_index_threads.get(),
             service.info_threads.get()
         );
-        for address in &self.node.client_addresses {
-            cf::info!(Service, "client port {address}");
+        let addresses = &self.node.addresses;
+        for (kind, addresses) in [
+            ("client port", &addresses.clients),
+            ("client TLS port", &addresses.clients_tls),
+            ("admin port", &addresses.admin),
+            ("admin TLS port", &addresses.admin_tls),
+        ] {
+            addresses.iter().for_each(|address| cf::info!(Service, "{kind} {address}"));
         }
-        for address in &self.node.admin_addresses {
-            cf::info!(Service, "admin port {address}");
-        }
-        for address in &self.node.info_addresses {
+        for address in &addresses.info {
             cf::info!(InfoPort, "info port {address}");
         }
         cf::info!(As, "service ready: soon there will be cake!");
@@ -235,6 +239,11 @@ impl Server {
         self.background_threads.push(restarting("sindex-build", move || {
             sindex::run_builder(&node.indexes, &node.config, &is_stopping);
         })?);
+        if !self.node.tls.is_empty() {
+            let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping));
+            let body = move || node.tls.run_refresh(&node.config, &is_stopping);
+            self.background_threads.push(restarting("tls-refresh", body)?);
+        }
         let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping));
         self.background_threads.push(restarting("ticker", move || ticker::run(&node, &is_stopping))?);
         Ok(())
@@ -285,7 +294,9 @@ impl Server {
             workers.start(SECURITY_THREADS, move || {
                 let access = Arc::clone(&access);
                 Some(Box::new(move |request: SecurityRequest| {
-                    let frame = access.answer(&request.body, &request.session, request.client);
+                    let SecurityRequest { body, session, certificate_name, client, .. } = &request;
+                    let certificate_name = certificate_name.as_deref();
+                    let frame = access.answer(body, session, &Peer { address: *client, certificate_name });
                     request.reply.send(frame);
                 }))
             })?;
@@ -424,6 +435,10 @@ impl Run for Server {
 
     fn dump(&self) {
         ticker::write_all(&self.node);
+    }
+
+    fn reload(&self) {
+        self.node.tls.reload();
     }
 
     fn stop(mut self) -> Result<(), String> {

@@ -7,11 +7,13 @@ use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, V
 
 use crate::astools;
 use crate::host::{DEFAULT_PORT, Host};
+use crate::link::Access;
 use crate::load::{KIND_COUNT, Kind, Plan};
 use crate::login::Login;
 use crate::record::load::RecordOptions;
 use crate::record::object_spec::ObjectSpec;
 use crate::record::workload::Workload;
+use crate::tls::TlsOptions;
 
 /// Length of a random workload that is not told another, in seconds.
 const DURATION_DEFAULT_S: u64 = 10;
@@ -237,6 +239,9 @@ pub struct Options {
     version: Option<bool>,
 
     #[command(flatten)]
+    tls: TlsOptions,
+
+    #[command(flatten)]
     files: astools::FileOptions,
 
     /// Given options of the official tool that change nothing here.
@@ -323,7 +328,10 @@ impl Options {
         timeouts[Kind::Read as usize] = limit(self.read_timeout_ms());
         Ok(Plan {
             address,
-            login: Login::given(self.user.as_deref(), self.password.as_deref())?,
+            access: Access {
+                login: Login::given(self.user.as_deref(), self.password.as_deref())?,
+                tls: self.tls.client(host.certificate_name())?,
+            },
             connections: self.connection_count(),
             pipeline: self.pipeline.max(1),
             duration: (!workload.is_finite()).then(|| Duration::from_secs(duration_s)),

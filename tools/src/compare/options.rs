@@ -8,7 +8,10 @@ use clap::{Args, Parser, Subcommand};
 use super::phase::{Phase, Settings};
 use super::target::Target;
 use crate::host::{DEFAULT_PORT, Host};
+use crate::link::Access;
 use crate::load::Pause;
+use crate::login::Login;
+use crate::tls::TlsOptions;
 
 /// How records are brought in where that is not measured.
 const LOADING_CONNECTIONS: usize = 16;
@@ -48,6 +51,15 @@ pub(super) struct ServerOptions {
     /// Its process; default: who listens there, if that can be told
     #[arg(long, env = "PID")]
     pid: Option<u32>,
+    /// User name at it, if it has access control
+    #[arg(long)]
+    user: Option<String>,
+    /// Password of the user
+    #[arg(long)]
+    password: Option<String>,
+    /// TLS with it alone; servers to compare with are spoken to in the clear
+    #[command(flatten)]
+    tls: TlsOptions,
     /// What to call it
     #[arg(long, env = "LABEL", default_value = "ferrospike")]
     label: String,
@@ -283,11 +295,23 @@ impl ServerOptions {
     pub(super) fn targets(&self) -> Result<Vec<Target>, String> {
         let host = |name: &str, port| Host::parse(name, port);
         let (namespace, set) = (&self.namespace, &self.set);
-        let mut targets =
-            vec![Target::aerospike(&self.label, &host(&self.host, self.port)?, self.pid, namespace, set)?];
+        let own = host(&self.host, self.port)?;
+        let access = Access {
+            login: Login::given(self.user.as_deref(), self.password.as_deref())?,
+            tls: self.tls.client(own.certificate_name())?,
+        };
+        let mut targets = vec![Target::aerospike(&self.label, &own, access, self.pid, namespace, set)?];
         if let Some(port) = self.other_port {
             let host = host(&self.other_host, port)?;
-            targets.push(Target::aerospike(&self.other_label, &host, self.other_pid, namespace, set)?);
+            let access = Access::default();
+            targets.push(Target::aerospike(
+                &self.other_label,
+                &host,
+                access,
+                self.other_pid,
+                namespace,
+                set,
+            )?);
         }
         if let Some(port) = self.redis_port {
             targets.push(Target::redis(&host(&self.redis_host, port)?, self.redis_pid)?);

@@ -167,7 +167,7 @@ impl Phase {
     ) -> Plan {
         Plan {
             address: target.address,
-            login: None,
+            access: target.access.clone(),
             connections: settings.connections,
             pipeline: if self.is_pipelined() { settings.pipeline } else { 1 },
             duration: (self != Phase::Load).then_some(duration),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::host::Host;
+use crate::link::Access;
 use crate::{info, process};
 
 /// Longest wait for answers about the server.
@@ -17,6 +18,8 @@ pub(super) struct Target {
     pub(super) label: String,
     pub(super) host: Host,
     pub(super) address: SocketAddr,
+    /// What it asks of those who connect.
+    pub(super) access: Access,
     /// Its process, if it is on this machine.
     pub(super) pid: Option<u32>,
     pub(super) kind: TargetKind,
@@ -34,37 +37,39 @@ impl Target {
     pub(super) fn aerospike(
         label: &str,
         host: &Host,
+        access: Access,
         pid: Option<u32>,
         namespace: &str,
         set: &str,
     ) -> Result<Self, String> {
         let kind = TargetKind::Aerospike { namespace: namespace.to_owned(), set: set.to_owned() };
         let commands = ["build", "get-config:context=service"].map(str::to_owned);
-        let answers = info::ask(host, None, &commands, ASK_TIMEOUT)
+        let answers = info::ask(host, &access, &commands, ASK_TIMEOUT)
             .map_err(|error| nobody(host, &error.to_string()))?;
         let value =
             |name: &str| answers.iter().find(|(asked, _)| asked == name).map(|(_, value)| value.as_str());
         let build = value("build").unwrap_or("unknown");
         let threads =
             value(&commands[1]).and_then(|config| setting(config, "service-threads")).unwrap_or("unknown");
-        Target::new(label, host, pid, kind, format!("build {build}, service-threads {threads}"))
+        Target::new(label, host, access, pid, kind, format!("build {build}, service-threads {threads}"))
     }
 
     pub(super) fn redis(host: &Host, pid: Option<u32>) -> Result<Self, String> {
         let version = redis_version(host).map_err(|error| nobody(host, &error.to_string()))?;
-        Target::new("Redis", host, pid, TargetKind::Redis, format!("version {version}"))
+        Target::new("Redis", host, Access::default(), pid, TargetKind::Redis, format!("version {version}"))
     }
 
     fn new(
         label: &str,
         host: &Host,
+        access: Access,
         pid: Option<u32>,
         kind: TargetKind,
         about: String,
     ) -> Result<Self, String> {
         let address = host.resolve().map_err(|error| nobody(host, &error.to_string()))?;
         let pid = pid.or_else(|| process::listener(address));
-        Ok(Target { label: label.to_owned(), host: host.clone(), address, pid, kind, about })
+        Ok(Target { label: label.to_owned(), host: host.clone(), address, access, pid, kind, about })
     }
 
     pub(super) fn is_redis(&self) -> bool {

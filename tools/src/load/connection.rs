@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
 use super::protocol::Kind;
+use crate::link::Link;
 
 /// Room that a read finds at least, in bytes.
 const READ_SIZE_MIN: usize = 64 << 10;
@@ -30,7 +31,7 @@ pub(super) enum Received {
 
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    link: Link,
     /// Encoded requests; those before `sent` are with the kernel.
     pub(super) out: Vec<u8>,
     sent: usize,
@@ -42,11 +43,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Takes over `stream`, for at most `depth` requests in flight.
-    pub(super) fn new(stream: TcpStream, depth: usize) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
+    /// Takes over `link`, for at most `depth` requests in flight.
+    pub(super) fn new(link: Link, depth: usize) -> io::Result<Self> {
+        link.stream().set_nonblocking(true)?;
         Ok(Connection {
-            stream,
+            link,
             out: Vec::new(),
             sent: 0,
             partial: Vec::new(),
@@ -56,13 +57,13 @@ impl Connection {
     }
 
     pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.link.stream()
     }
 
     /// Hands the kernel what it takes of the encoded requests; the rest goes when the connection is writable again.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         while self.sent < self.out.len() {
-            match self.stream.write(&self.out[self.sent..]) {
+            match self.link.write(&self.out[self.sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -72,7 +73,10 @@ impl Connection {
         }
         self.out.clear();
         self.sent = 0;
-        Ok(())
+        match self.link.flush() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Fills `scratch` with the kept beginning of a reply and what the kernel has.
@@ -84,13 +88,14 @@ impl Connection {
             scratch.resize((kept + READ_SIZE_MIN).max(scratch.len() * 2), 0);
         }
         loop {
-            match self.stream.read(&mut scratch[kept..]) {
+            match self.link.read(&mut scratch[kept..]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => {
                     scratch[..kept].copy_from_slice(&self.partial);
                     self.partial.clear();
                     let filled = kept + count;
-                    return Ok(Received::Bytes { filled, drained: filled < scratch.len() });
+                    let drained = filled < scratch.len() && self.link.is_clear();
+                    return Ok(Received::Bytes { filled, drained });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -114,7 +119,7 @@ mod tests {
     fn pair() -> (Connection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (Connection::new(client, 4).unwrap(), listener.accept().unwrap().0)
+        (Connection::new(client.into(), 4).unwrap(), listener.accept().unwrap().0)
     }
 
     fn receive_soon(connection: &mut Connection, scratch: &mut Vec<u8>) -> usize {

@@ -1,6 +1,6 @@
 //! A whole run: connects, starts the threads, reports progress, and gathers what was measured.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -15,7 +15,7 @@ use super::counters::{ThreadCounters, Totals};
 use super::pause::Pause;
 use super::protocol::{KIND_COUNT, Protocol};
 use super::worker::{Task, Worker};
-use crate::login::{self, Login};
+use crate::link::{Access, Link};
 use crate::process::{self, Usage};
 
 /// File descriptors besides the connections, generously.
@@ -26,8 +26,8 @@ const OTHER_DESCRIPTORS: u64 = 64;
 pub struct Plan {
     /// Where the server listens.
     pub address: SocketAddr,
-    /// Who logs in on each connection, at a server with access control.
-    pub login: Option<Login>,
+    /// What each connection does before its first request.
+    pub access: Access,
     /// Connections over all threads, at least 1.
     pub connections: usize,
     /// Requests in flight on each connection, at least 1.
@@ -176,7 +176,7 @@ fn task_of(plan: &Plan, index: usize, threads: usize, start_ns: u64) -> Task {
         rate: plan.rate.map(share),
         pause: plan.pause,
         seed: index as u64 + 1,
-        login: plan.login.clone(),
+        access: plan.access.clone(),
         connect_timeout: plan.connect_timeout,
         silence_max_ns: nanos(plan.silence_max),
         timeout_ns: plan.timeouts.map(|timeout| timeout.map(nanos)),
@@ -184,10 +184,10 @@ fn task_of(plan: &Plan, index: usize, threads: usize, start_ns: u64) -> Task {
 }
 
 /// Opens the plan's connections, dealt out to the threads in turn.
-fn connect_all(plan: &Plan, threads: usize) -> Result<Vec<Vec<TcpStream>>, StartError> {
-    let mut streams: Vec<Vec<TcpStream>> = (0..threads).map(|_| Vec::new()).collect();
+fn connect_all(plan: &Plan, threads: usize) -> Result<Vec<Vec<Link>>, StartError> {
+    let mut streams: Vec<Vec<Link>> = (0..threads).map(|_| Vec::new()).collect();
     for index in 0..plan.connections.max(threads) {
-        let stream = login::connect(&plan.address, plan.connect_timeout, plan.login.as_ref())
+        let stream = Link::connect(&plan.address, plan.connect_timeout, &plan.access)
             .map_err(|error| format!("cannot connect to {}: {error}", plan.address))?;
         streams[index % threads].push(stream);
     }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use super::counters::ThreadCounters;
 use super::pace::Pace;
 use super::pause::{Pause, Pauses};
 use super::protocol::{KIND_COUNT, Outcome, Protocol};
-use crate::login::{self, Login};
+use crate::link::{Access, Link};
 
 const EVENTS_PER_WAIT: usize = 256;
 /// How often overdue requests are looked for, and the longest sleep.
@@ -46,7 +46,7 @@ pub(super) struct Task {
     pub(super) pause: Option<Pause>,
     /// Makes the rests of this thread differ from those of others.
     pub(super) seed: u64,
-    pub(super) login: Option<Login>,
+    pub(super) access: Access,
     pub(super) connect_timeout: Duration,
     /// Silence that ends the run.
     pub(super) silence_max_ns: u64,
@@ -77,7 +77,7 @@ impl<P: Protocol> Worker<P> {
     pub(super) fn new(
         task: Task,
         protocol: P,
-        streams: Vec<TcpStream>,
+        streams: Vec<Link>,
         counters: Arc<ThreadCounters>,
         stop: Arc<AtomicBool>,
     ) -> io::Result<Self> {
@@ -293,7 +293,7 @@ impl<P: Protocol> Worker<P> {
         }
         let was_held_back = self.connections[index].is_held_back;
         let address = self.task.address;
-        let fresh = login::connect(&address, self.task.connect_timeout, self.task.login.as_ref())
+        let fresh = Link::connect(&address, self.task.connect_timeout, &self.task.access)
             .and_then(|stream| Connection::new(stream, self.task.depth))
             .and_then(|fresh| self.epoll.add(fresh.stream(), index as u64, Trigger::Edge).map(|()| fresh))
             .map_err(|error| format!("cannot connect to {address} again after a timeout: {error}"))?;

@@ -245,7 +245,6 @@ pub static CONTEXTS: &[ContextSpec] = {
         .prefixes("admin.", "admin."),
         row(K::Tls, K::Network, "tls", "network.tls", TlsParams::SPECS, "A certificate with its key.")
             .named(usize::MAX)
-            .later()
             .enterprise(),
         row(
             K::Namespace,

@@ -41,6 +41,7 @@ use kind::size_text;
 pub use diagnostic::{Diagnostic, Severity, Topic};
 pub use model::{
     Config, Engine, LogSinkConfig, LogSinkKind, NamespaceConfig, NetworkConfig, SetDirectory, StorageConfig,
+    TlsConfig,
 };
 pub use parser::parse;
 pub use value::{Backing, Endpoint};

@@ -68,6 +68,17 @@ impl Config {
         self.namespaces.iter().find(|namespace| namespace.name == name)
     }
 
+    /// The name of a TLS context that `name` stands for: `<hostname>` is that of this machine, `<cluster-name>` that of
+    /// the cluster.
+    #[must_use]
+    pub fn tls_name(&self, name: &str) -> String {
+        match name {
+            "<hostname>" => nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned(),
+            "<cluster-name>" => self.service.cluster_name.get_or_empty().to_string(),
+            name => name.to_owned(),
+        }
+    }
+
     /// Replaces the values that stand for "depends on the machine", those that are left: call at start, before threads
     /// are made. `cpu_count` is the number of processors the process may use.
     pub fn resolve(&self, cpu_count: u32) {
@@ -105,6 +116,23 @@ pub struct NetworkConfig {
     pub heartbeat_interface_mtu: Number<u32>,
     /// How many may connect to the ports beside that of clients.
     pub connection_limits: ConnectionLimits,
+    /// Which ports clients have.
+    pub client_ports: ClientPorts,
+}
+
+/// Which ports of `network.service` are given, be it as 0, which is one of the system's choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientPorts {
+    /// The one without TLS.
+    pub clear: bool,
+    /// The one with TLS.
+    pub tls: bool,
+}
+
+impl Default for ClientPorts {
+    fn default() -> Self {
+        Self { clear: true, tls: false }
+    }
 }
 
 /// Greatest numbers of connections of ports beside that of clients, which has `proto-fd-max`. A small limit of file
@@ -150,6 +178,8 @@ impl NetworkConfig {
 pub struct TlsConfig {
     /// Its name.
     pub name: String,
+    /// The line on which it begins.
+    pub line: usize,
     /// Its parameters.
     pub params: TlsParams,
 }

@@ -26,7 +26,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     check_heartbeat(&config.network, report);
     check_fabric(&config.network, report);
     check_ports(&config.network, report);
-    check_tls_names(&config.network, report);
+    check_tls_names(config, report);
     if config.namespaces.is_empty() {
         rule(report, 0, "no namespace is configured; at least one 'namespace NAME { … }' is needed");
     }
@@ -35,8 +35,10 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     }
     check_shared_backings(config, report);
     if let Some(line) = report.line_of_context("security.ldap") {
-        let message = "'ldap' is not in effect: users of a directory cannot log in".to_owned();
-        report.warn(line, Topic::NotInEffect, message);
+        // Nobody could log in whom the directory knows.
+        let message = "'ldap' in security: users of a directory cannot log in yet; take it out, and make users with asadm's \
+                       `manage acl`";
+        report.warn(line, Topic::Protection, message.to_owned());
     }
     check_protection(report);
 }
@@ -45,7 +47,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
 /// where its owner believes it closed.
 fn check_protection(report: &mut Report) {
     let mut asked: Vec<(usize, String)> = Vec::new();
-    for label in [CLIENTS, ADMIN, HEARTBEAT, FABRIC] {
+    for label in [HEARTBEAT, FABRIC] {
         if let (Some(line), None) = (report.line_of(label, "tls-port"), report.line_of(label, "port")) {
             asked.push((line, format!("'tls-port' without 'port' in {label}")));
         }
@@ -54,8 +56,8 @@ fn check_protection(report: &mut Report) {
     let Some((first, _)) = asked.first() else { return };
     let names: Vec<String> = asked.iter().map(|(line, name)| format!("{name} (line {line})")).collect();
     let message = format!(
-        "{} asked for, but TLS does not exist yet: to run without, take it out; whoever reaches the network may then read \
-         everything",
+        "{} asked for, but TLS between nodes does not exist yet: to run without, take it out; whoever reaches the network may \
+         then read everything",
         list_words_with_and(&names)
     );
     report.warn(*first, Topic::Protection, message);
@@ -88,15 +90,17 @@ fn check_service(config: &Config, report: &mut Report) {
 }
 
 fn check_clients(network: &NetworkConfig, report: &mut Report) {
-    // A configuration with a TLS port only is told so.
     if report.is_missing(CLIENTS, "port") && report.is_missing(CLIENTS, "tls-port") {
         let line = report.line_of_context(CLIENTS).unwrap_or(0);
         rule(report, line, "'port' in network.service is missing: clients could not connect (usual: 3000)");
     }
-    for name in ["access-address", "alternate-access-address"] {
-        let params = &network.service;
-        let list =
-            if name == "access-address" { &params.access_address } else { &params.alternate_access_address };
+    let params = &network.service;
+    for (name, list) in [
+        ("access-address", &params.access_address),
+        ("alternate-access-address", &params.alternate_access_address),
+        ("tls-access-address", &params.tls_access_address),
+        ("tls-alternate-access-address", &params.tls_alternate_access_address),
+    ] {
         if let Some(address) = list.get().iter().find(|address| is_any_address(address)) {
             let line = report.line_near(CLIENTS, name);
             rule(
@@ -109,14 +113,16 @@ fn check_clients(network: &NetworkConfig, report: &mut Report) {
             );
         }
     }
-    let names = network.service.tls_authenticate_client.get();
-    if names.len() > 1 && names.iter().any(|name| name == "any" || name == "false") {
-        let line = report.line_near(CLIENTS, "tls-authenticate-client");
-        rule(
-            report,
-            line,
-            "'tls-authenticate-client' in network.service: any and false exclude further values",
-        );
+    for (label, rule_of) in
+        [(CLIENTS, &params.tls_authenticate_client), (ADMIN, &network.admin.tls_authenticate_client)]
+    {
+        let names = rule_of.get();
+        if names.len() > 1 && names.iter().any(|name| name == "any" || name == "false") {
+            let line = report.line_near(label, "tls-authenticate-client");
+            let message =
+                format!("'tls-authenticate-client' in {label}: any and false exclude further values");
+            rule(report, line, message);
+        }
     }
 }
 
@@ -204,34 +210,40 @@ fn check_fabric(network: &NetworkConfig, report: &mut Report) {
 
 /// The same port on the same addresses cannot be opened twice.
 fn check_ports(network: &NetworkConfig, report: &mut Report) {
-    let listeners: [(&str, &Number<u16>, &List<String>); 6] = [
-        (CLIENTS, &network.service.port, &network.service.address),
-        (ADMIN, &network.admin.port, &network.admin.address),
-        (HEARTBEAT, &network.heartbeat.port, &network.heartbeat.address),
-        (FABRIC, &network.fabric.port, &network.fabric.address),
-        (INFO, &network.info.port, &network.info.address),
-        (METRICS, &network.metrics.port, &network.metrics.address),
+    let listeners: [(&str, &'static str, &Number<u16>, &List<String>); 8] = [
+        (CLIENTS, "port", &network.service.port, &network.service.address),
+        (CLIENTS, "tls-port", &network.service.tls_port, &network.service.tls_address),
+        (ADMIN, "port", &network.admin.port, &network.admin.address),
+        (ADMIN, "tls-port", &network.admin.tls_port, &network.admin.tls_address),
+        (HEARTBEAT, "port", &network.heartbeat.port, &network.heartbeat.address),
+        (FABRIC, "port", &network.fabric.port, &network.fabric.address),
+        (INFO, "port", &network.info.port, &network.info.address),
+        (METRICS, "port", &network.metrics.port, &network.metrics.address),
     ];
     let multicast = network.heartbeat.mode.get() == HeartbeatMode::Multicast;
-    let mut used: HashMap<(u16, Vec<String>), &str> = HashMap::new();
-    for (label, port, addresses) in listeners {
+    let mut used: HashMap<(u16, Vec<String>), (&str, &str)> = HashMap::new();
+    for (label, name, port, addresses) in listeners {
         if port.get() == 0 || (label == HEARTBEAT && multicast) {
             continue;
         }
         let mut addresses = addresses.get();
         addresses.sort();
-        if let Some(other) = used.insert((port.get(), addresses), label) {
-            let line = report.line_near(label, "port");
+        if let Some((other, port_name)) = used.insert((port.get(), addresses), (label, name)) {
+            let line = report.line_near(label, name);
             rule(
                 report,
                 line,
-                format!("'port' in {label} is {}, but that is already the port of {other}", port.get()),
+                format!(
+                    "'{name}' in {label} is {}, but that is already the {port_name} of {other}",
+                    port.get()
+                ),
             );
         }
     }
 }
 
-fn check_tls_names(network: &NetworkConfig, report: &mut Report) {
+fn check_tls_names(config: &Config, report: &mut Report) {
+    let network = &config.network;
     let users = [
         (CLIENTS, network.service.tls_name.get()),
         (HEARTBEAT, network.heartbeat.tls_name.get()),
@@ -240,8 +252,9 @@ fn check_tls_names(network: &NetworkConfig, report: &mut Report) {
     ];
     for (label, name) in users {
         match name {
-            Some(name) if !matches!(&*name, "<hostname>" | "<cluster-name>") => {
-                if !network.tls.iter().any(|tls| *tls.name == *name) {
+            Some(name) => {
+                let wanted = config.tls_name(&name);
+                if !network.tls.iter().any(|tls| config.tls_name(&tls.name) == wanted) {
                     let line = report.line_near(label, "tls-name");
                     rule(
                         report,
@@ -250,7 +263,6 @@ fn check_tls_names(network: &NetworkConfig, report: &mut Report) {
                     );
                 }
             }
-            Some(_) => {}
             None => {
                 if let Some(line) = report.line_of(label, "tls-port") {
                     rule(report, line, format!("'tls-port' in {label} needs a 'tls-name'"));

@@ -41,6 +41,8 @@ pub trait Run {
     }
     /// Writes its state to the log.
     fn dump(&self);
+    /// Reads files anew that may have been replaced.
+    fn reload(&self) {}
     /// Stops cleanly: nothing acknowledged is lost.
     ///
     /// # Errors
@@ -162,8 +164,12 @@ fn run_configured<S: Run>(
     if developer {
         say(&mut io::stdout(), format_args!("{}", running.greeting()));
     }
-    while watch.next_request() == Request::Dump {
-        running.dump();
+    loop {
+        match watch.next_request() {
+            Request::Dump => running.dump(),
+            Request::Reload => running.reload(),
+            Request::Stop => break,
+        }
     }
     tell_starter(STOPPING);
     cf::info!(As, "initiating clean shutdown ...");

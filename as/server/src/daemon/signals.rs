@@ -1,6 +1,6 @@
 //! What signals do to the server.
 //!
-//! The thread `signals` takes them one by one. SIGHUP is done there. A request to stop ends the process at
+//! The thread `signals` takes them one by one. SIGHUP reopens the log there, and has the service read its files anew. A request to stop ends the process at
 //! once while the service is still starting (which can take hours, and nothing has been acknowledged yet), and is
 //! handed to the thread that waits in [`Watch::next_request`] when it runs. What is acknowledged and not on disk yet is
 //! lost if that is not waited for. So SIGTERM can be repeated without harm, and only an impatient second SIGINT ends the
@@ -22,6 +22,8 @@ use crate::version::edition_and_build;
 pub(super) enum Request {
     Stop,
     Dump,
+    /// Read files anew.
+    Reload,
 }
 
 /// The waiting side.
@@ -73,6 +75,7 @@ impl Watcher {
                 Ok(Signal::HangUp) => {
                     cf::info!(As, "SIGHUP received, rolling log");
                     cf::log::logger().reopen();
+                    self.ask(Request::Reload);
                 }
                 Ok(Signal::Dump) => self.ask(Request::Dump),
                 Err(error) => {

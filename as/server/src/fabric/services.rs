@@ -21,7 +21,10 @@ const OWN_GENERATION: u32 = 1;
 pub(crate) const SERVICES: u16 = 2;
 pub(crate) const SERVICES_ALTERNATE: u16 = 3;
 pub(crate) const CLEAR_STANDARD: u16 = 4;
+pub(crate) const TLS_STANDARD: u16 = 5;
 pub(crate) const CLEAR_ALTERNATE: u16 = 6;
+pub(crate) const TLS_ALTERNATE: u16 = 7;
+pub(crate) const TLS_NAME: u16 = 8;
 
 /// What is known of a node.
 #[derive(Default)]
@@ -60,6 +63,8 @@ pub(crate) struct ListedPeer {
     pub(crate) is_present: bool,
     /// The addresses that were asked for.
     pub(crate) text: String,
+    /// What its certificate is for; empty if it does not speak TLS with clients.
+    pub(crate) tls_name: String,
 }
 
 impl PeerList {
@@ -133,9 +138,11 @@ impl PeerList {
     pub(crate) fn list(&self, field: u16, with_alumni: bool, since: u64) -> (u64, Vec<ListedPeer>) {
         let state = self.0.lock();
         let listed = state.peers.iter().filter_map(|(node, peer)| {
-            let text = peer.texts.iter().find(|(id, _)| *id == field).map(|(_, text)| text.clone())?;
+            let text_of =
+                |field| peer.texts.iter().find(|(id, _)| *id == field).map(|(_, text)| text.clone());
+            let (text, tls_name) = (text_of(field)?, text_of(TLS_NAME).unwrap_or_default());
             let is_listed = (peer.is_present || with_alumni) && peer.generation > since && !text.is_empty();
-            is_listed.then_some(ListedPeer { node: node.0, is_present: peer.is_present, text })
+            is_listed.then_some(ListedPeer { node: node.0, is_present: peer.is_present, text, tls_name })
         });
         (state.generation, listed.collect())
     }

@@ -17,36 +17,47 @@ const PORT_TEXT_MAX: usize = 50;
 /// Bound of a list of hosts and ports.
 const HOSTS_SIZE_MAX: usize = 3000;
 
-/// What does not listen: TLS is for the Enterprise Edition only.
-const SILENT: [&str; 3] = ["service.tls-", "service.tls-access-", "service.tls-alternate-access-"];
-
 /// Every port with its addresses; 0 and null where there is none.
 pub(super) fn endpoints(node: &Node, out: &mut String) -> InfoResult {
     let params = &node.config.network.service;
-    let bound = &node.client_addresses;
-    let port = bound.first().map_or(0, SocketAddr::port);
-    let port_or = |port: u16, default: u16| if port == 0 { default } else { port };
-    let access_port = port_or(params.access_port.get(), port);
     let mut pairs = Joined::new(out, ';');
-    pairs.pair("service.port", port);
-    pairs.pair("service.addresses", addresses(bound));
-    pairs.pair("service.access-port", access_port);
-    pairs.pair("service.access-addresses", list(&without_ports(&node.advertised.standard)));
-    pairs.pair("service.alternate-access-port", port_or(params.alternate_access_port.get(), access_port));
-    pairs.pair("service.alternate-access-addresses", list(&without_ports(&node.advertised.alternate)));
-    for prefix in SILENT {
-        pairs.pair(format_args!("{prefix}port"), 0);
-        pairs.pair(format_args!("{prefix}addresses"), "null");
+    let port_or = |port: u16, default: u16| if port == 0 { default } else { port };
+    for (prefix, bound, advertised, access_port, alternate_port) in [
+        (
+            "service.",
+            &node.addresses.clients,
+            &node.advertised,
+            &params.access_port,
+            &params.alternate_access_port,
+        ),
+        (
+            "service.tls-",
+            &node.addresses.clients_tls,
+            &node.advertised_tls,
+            &params.tls_access_port,
+            &params.tls_alternate_access_port,
+        ),
+    ] {
+        let port = bound.first().map_or(0, SocketAddr::port);
+        let access_port = port_or(access_port.get(), port);
+        pairs.pair(format_args!("{prefix}port"), port);
+        pairs.pair(format_args!("{prefix}addresses"), addresses(bound));
+        pairs.pair(format_args!("{prefix}access-port"), access_port);
+        pairs.pair(format_args!("{prefix}access-addresses"), list(&without_ports(&advertised.standard)));
+        let alternate_port = port_or(alternate_port.get(), access_port);
+        pairs.pair(format_args!("{prefix}alternate-access-port"), alternate_port);
+        let alternate = list(&without_ports(&advertised.alternate));
+        pairs.pair(format_args!("{prefix}alternate-access-addresses"), alternate);
     }
     // A node alone has nobody to listen to.
-    for (prefix, bound) in [("heartbeat.", &node.heartbeat_addresses), ("fabric.", &node.fabric_addresses)] {
+    for (prefix, bound) in [("heartbeat.", &node.addresses.heartbeat), ("fabric.", &node.addresses.fabric)] {
         pairs.pair(format_args!("{prefix}port"), bound.first().map_or(0, SocketAddr::port));
         pairs.pair(format_args!("{prefix}addresses"), addresses(bound));
         pairs.pair(format_args!("{prefix}tls-port"), 0);
         pairs.pair(format_args!("{prefix}tls-addresses"), "null");
     }
-    pairs.pair("info.port", node.info_addresses.first().map_or(0, SocketAddr::port));
-    pairs.pair("info.addresses", addresses(&node.info_addresses));
+    pairs.pair("info.port", node.addresses.info.first().map_or(0, SocketAddr::port));
+    pairs.pair("info.addresses", addresses(&node.addresses.info));
     Ok(())
 }
 

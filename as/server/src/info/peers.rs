@@ -5,7 +5,9 @@ use std::fmt::Write;
 use super::Arguments;
 use super::request::InfoResult;
 use super::request::Joined;
-use crate::fabric::{CLEAR_ALTERNATE, CLEAR_STANDARD, SERVICES, SERVICES_ALTERNATE};
+use crate::fabric::{
+    CLEAR_ALTERNATE, CLEAR_STANDARD, SERVICES, SERVICES_ALTERNATE, TLS_ALTERNATE, TLS_STANDARD,
+};
 use crate::node::Node;
 
 /// The port that peers lists leave out.
@@ -53,6 +55,16 @@ pub(super) fn peers_alternate(node: &Node, arguments: Arguments<'_>, out: &mut S
     peers(node, CLEAR_ALTERNATE, &arguments, out)
 }
 
+/// As [`peers_standard`], with addresses for TLS.
+pub(super) fn peers_tls_standard(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    peers(node, TLS_STANDARD, &arguments, out)
+}
+
+/// As [`peers_alternate`], with addresses for TLS.
+pub(super) fn peers_tls_alternate(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    peers(node, TLS_ALTERNATE, &arguments, out)
+}
+
 fn peers(node: &Node, field: u16, arguments: &Arguments<'_>, out: &mut String) -> InfoResult {
     // What is no number counts as 0, as on the C server.
     let asked = arguments.optional("generation", GENERATION_TEXT_MAX).ok().flatten();
@@ -69,7 +81,10 @@ fn list_peers(node: &Node, field: u16, with_alumni: bool, since: u64, out: &mut 
         if since != 0 && !peer.is_present {
             list.item(format_args!("[{:X},,]", peer.node));
         } else {
-            list.item(format_args!("[{:X},,[{}]]", peer.node, without_default_port(&peer.text)));
+            let is_tls = [TLS_STANDARD, TLS_ALTERNATE].contains(&field);
+            let tls_name = if is_tls { peer.tls_name.as_str() } else { "" };
+            let addresses = without_default_port(&peer.text);
+            list.item(format_args!("[{:X},{tls_name},[{addresses}]]", peer.node));
         }
     }
     out.push(']');
@@ -85,6 +100,12 @@ fn without_default_port(addresses: &str) -> String {
 /// All nodes, present or former.
 pub(super) fn alumni(node: &Node, _: Arguments<'_>, out: &mut String) -> InfoResult {
     list_peers(node, CLEAR_STANDARD, true, 0, out);
+    Ok(())
+}
+
+/// All nodes that speak TLS with clients, present or former.
+pub(super) fn alumni_tls(node: &Node, _: Arguments<'_>, out: &mut String) -> InfoResult {
+    list_peers(node, TLS_STANDARD, true, 0, out);
     Ok(())
 }
 
@@ -109,5 +130,15 @@ pub(super) fn service_clear_std(node: &Node, out: &mut String) -> InfoResult {
 
 pub(super) fn service_clear_alt(node: &Node, out: &mut String) -> InfoResult {
     out.push_str(&node.advertised.alternate.join(","));
+    Ok(())
+}
+
+pub(super) fn service_tls_std(node: &Node, out: &mut String) -> InfoResult {
+    out.push_str(&node.advertised_tls.standard.join(","));
+    Ok(())
+}
+
+pub(super) fn service_tls_alt(node: &Node, out: &mut String) -> InfoResult {
+    out.push_str(&node.advertised_tls.alternate.join(","));
     Ok(())
 }

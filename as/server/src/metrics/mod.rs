@@ -177,6 +177,11 @@ named! {
         RepliesPutOff => "unread_replies_put_off",
         /// Connections that were closed because they read nothing while others waited.
         UnreadConnectionsClosed => "unread_connections_closed",
+        /// Connections with TLS that may serve.
+        TlsHandshakes => "tls_handshakes",
+        /// Such that did not come so far, for whatever reason but time.
+        TlsHandshakesFailed => "tls_handshakes_failed",
+        TlsHandshakesTimedOut => "tls_handshakes_timed_out",
     }
 }
 

@@ -21,17 +21,26 @@ pub(super) const NO_PASSWORD: &[u8] = b"$2a$10$7EqJtq98hPqEX7fNZaFWoOePA2sZy..tl
 /// What a command comes to: an answer with more than a result, or just a result.
 type Answer = Result<Option<Vec<u8>>, ResultCode>;
 
+/// Who is at the other end of a connection, as far as the connection itself tells.
+pub(crate) struct Peer<'a> {
+    pub(crate) address: SocketAddr,
+    /// The name in its certificate, which has been verified.
+    pub(crate) certificate_name: Option<&'a str>,
+}
+
 /// A command under way.
 struct Call<'a> {
     access: &'a AccessControl,
     request: &'a Request<'a>,
     session: &'a Session,
     client: SocketAddr,
+    certificate_name: Option<&'a str>,
 }
 
 impl AccessControl {
-    /// The frames that answer a request, for a security thread. A login is for `session`, of a connection of `client`.
-    pub(crate) fn answer(&self, body: &[u8], session: &Session, client: SocketAddr) -> Vec<u8> {
+    /// The frames that answer a request, for a security thread. A login is for `session`, of a connection of `peer`.
+    pub(crate) fn answer(&self, body: &[u8], session: &Session, peer: &Peer<'_>) -> Vec<u8> {
+        let Peer { address: client, certificate_name } = *peer;
         let request = match Request::parse(body) {
             Ok(request) => request,
             Err(result) => return security::result_frame(result),
@@ -39,7 +48,7 @@ impl AccessControl {
         let Some(command) = Command::from_code(request.command) else {
             return security::result_frame(ResultCode::SecurityCommand);
         };
-        let call = Call { access: self, request: &request, session, client };
+        let call = Call { access: self, request: &request, session, client, certificate_name };
         let user = session.user_name();
         let answer = call.run(command);
         let result = answer.as_ref().err().copied().unwrap_or(ResultCode::Ok);
@@ -224,11 +233,26 @@ impl Call<'_> {
     }
 
     fn login(&self) -> Answer {
+        if self.request.user.is_none() && self.request.credential.is_none() {
+            return self.login_by_certificate();
+        }
         let name = user_of(self.request)?;
         if self.request.credential.is_none() && self.request.clear_password.is_some() {
             return Err(ResultCode::LdapNotConfigured);
         }
         let user = self.verify(name, self.request.credential)?;
+        self.enter_with_token(name, &user)
+    }
+
+    /// A login without a word: the name in the client's certificate is that of the user.
+    fn login_by_certificate(&self) -> Answer {
+        let name = self.certificate_name.ok_or(ResultCode::SecurityCredential)?;
+        let user = self.access.accounts.read().user(name).cloned().ok_or(ResultCode::SecurityUser)?;
+        self.enter_with_token(name, &user)
+    }
+
+    /// The connection is the user's from now on; the answer holds a token for further ones.
+    fn enter_with_token(&self, name: &str, user: &User) -> Answer {
         self.enter(name)?;
         let security = self.access.config.security.as_ref();
         let ttl_s = security.map_or(0, |security| security.params.session_ttl.get());
@@ -248,7 +272,9 @@ impl Call<'_> {
         };
         let secret = self.access.secret.read().ok_or(ResultCode::Unknown)?;
         let token = Token::read(&secret, bytes).ok_or(ResultCode::SecurityCredential)?;
-        if self.request.user.is_some_and(|name| name != token.user) {
+        // Who names no user is the one in the certificate.
+        let name = self.request.user.or(self.certificate_name);
+        if name.is_some_and(|name| name != token.user) {
             return Err(ResultCode::SecurityCredential);
         }
         let is_for_user = {

@@ -39,6 +39,7 @@ use crate::config::Config;
 use crate::smd::{Module, Occasion, Smd};
 use accounts::{Accounts, SECRET_KEY};
 use attempts::Attempts;
+pub(crate) use commands::Peer;
 use password::{Verifier, random};
 use permission::Rights;
 use session::UserRights;

@@ -1,7 +1,7 @@
 //! Accepting client connections and dealing them out to the service threads.
 
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::connection::Connection;
 use super::context::{Admission, ServiceContext};
 use super::mailbox::Mail;
 use crate::side_port::is_exhausted;
+use crate::tls::TlsPort;
 
 /// A bound socket.
 pub(crate) type Listener = TcpListener;
@@ -30,6 +31,8 @@ pub(crate) enum Entrance {
 pub(crate) struct Door {
     pub(crate) listener: Listener,
     pub(crate) entrance: Entrance,
+    /// What it shows its clients; `None` for a clear port.
+    pub(crate) tls: Option<Arc<TlsPort>>,
 }
 
 const STOP_TOKEN: u64 = u64::MAX;
@@ -55,18 +58,13 @@ pub(crate) fn accept_clients(doors: &[Door], context: &ServiceContext, stop: &Ev
     let mut number = 0;
     loop {
         for event in epoll.wait(&mut events, None)? {
-            let Some(Door { listener, entrance }) = doors.get(event.token() as usize) else { return Ok(()) };
+            let Some(door) = doors.get(event.token() as usize) else { return Ok(()) };
             for _ in 0..ACCEPTS_AT_ONCE {
-                match listener.accept() {
-                    Ok((stream, peer)) => {
-                        if let Some(admission) = admit(&stream, context, *entrance) {
-                            cf::fault_point!("accept");
-                            let access = context.security.as_ref().map(|_| Arc::default());
-                            let connection =
-                                Connection::new(number, stream, peer, admission, &context.replies, access);
-                            let connection = Box::new(connection);
+                match door.listener.accept() {
+                    Ok(accepted) => {
+                        if let Some(connection) = take_in(door, number, accepted, context) {
                             let pool = &context.pool;
-                            pool.post(pool.owner_of(number), Mail::Connection(connection));
+                            pool.post(pool.owner_of(number), Mail::Connection(Box::new(connection)));
                             number += 1;
                         }
                     }
@@ -82,6 +80,23 @@ pub(crate) fn accept_clients(doors: &[Door], context: &ServiceContext, stop: &Ev
             }
         }
     }
+}
+
+/// Makes a connection of an accepted socket, unless it is refused.
+fn take_in(
+    door: &Door,
+    number: u64,
+    (stream, peer): (TcpStream, SocketAddr),
+    context: &ServiceContext,
+) -> Option<Connection> {
+    let admission = admit(&stream, context, door.entrance)?;
+    cf::fault_point!("accept");
+    let tls = match &door.tls {
+        Some(port) => Some(port.session()?),
+        None => None,
+    };
+    let access = context.security.as_ref().map(|_| Arc::default());
+    Some(Connection::new(number, (stream, peer), tls, admission, &context.replies, access))
 }
 
 /// Prepares an accepted socket; refuses it beyond what the entrance lets in.

@@ -8,6 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Listener;
 use crate::config::params::network::NetworkServiceParams;
+use crate::config::setting::List;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -215,20 +216,59 @@ impl Advertised {
     ///
     /// # Errors
     /// When a configured access address is none.
-    pub(crate) fn new(params: &NetworkServiceParams, bound: &[SocketAddr]) -> Result<Self, ListenError> {
+    pub(crate) fn new(params: &AccessParams, bound: &[SocketAddr]) -> Result<Self, ListenError> {
         let bound_port = bound.first().map_or(0, SocketAddr::port);
         let port_or = |port: u16, default: u16| if port == 0 { default } else { port };
-        let access_port = port_or(params.access_port.get(), bound_port);
-        let alternate_port = port_or(params.alternate_access_port.get(), access_port);
-        let access = accessible(&params.access_address.get(), bound)?;
+        let access_port = port_or(params.access_port, bound_port);
+        let alternate_port = port_or(params.alternate_port, access_port);
+        let access = accessible(&params.access, bound)?;
         let reachable = || reachable(bound).iter().map(IpAddr::to_string).collect();
         let standard = if access.is_empty() { reachable() } else { access };
-        let alternate = accessible(&params.alternate_access_address.get(), bound)?;
+        let alternate = accessible(&params.alternate, bound)?;
+        if bound.is_empty() {
+            return Ok(Advertised::default());
+        }
         Ok(Advertised {
             standard: standard.iter().map(|address| with_port(address, access_port)).collect(),
             alternate: alternate.iter().map(|address| with_port(address, alternate_port)).collect(),
         })
     }
+}
+
+/// What is configured about where clients find a port.
+pub(crate) struct AccessParams {
+    access: Vec<String>,
+    access_port: u16,
+    alternate: Vec<String>,
+    alternate_port: u16,
+}
+
+impl AccessParams {
+    /// Of the clear port. What is not configured is as for the one with TLS.
+    pub(crate) fn clear(params: &NetworkServiceParams) -> Self {
+        let NetworkServiceParams { access_address, alternate_access_address, .. } = params;
+        AccessParams {
+            access: one_of(access_address, &params.tls_access_address),
+            access_port: params.access_port.get(),
+            alternate: one_of(alternate_access_address, &params.tls_alternate_access_address),
+            alternate_port: params.alternate_access_port.get(),
+        }
+    }
+
+    /// Of the port with TLS. What is not configured is as for the clear one.
+    pub(crate) fn tls(params: &NetworkServiceParams) -> Self {
+        let NetworkServiceParams { tls_access_address, tls_alternate_access_address, .. } = params;
+        AccessParams {
+            access: one_of(tls_access_address, &params.access_address),
+            access_port: params.tls_access_port.get(),
+            alternate: one_of(tls_alternate_access_address, &params.alternate_access_address),
+            alternate_port: params.tls_alternate_access_port.get(),
+        }
+    }
+}
+
+fn one_of(own: &List<String>, other: &List<String>) -> Vec<String> {
+    if own.is_empty() { other.get() } else { own.get() }
 }
 
 /// The addresses at which others reach what is `bound`, with every interface's in place of "any".
@@ -299,10 +339,12 @@ mod tests {
     #[test]
     fn bound_to_loopback_only_it_advertises_loopback() {
         let params = NetworkServiceParams::default();
-        let advertised = Advertised::new(&params, &["127.0.0.1:3000".parse().unwrap()]).unwrap();
+        let advertised =
+            Advertised::new(&AccessParams::clear(&params), &["127.0.0.1:3000".parse().unwrap()]).unwrap();
         assert_eq!(advertised.standard, ["127.0.0.1:3000"]);
         assert!(advertised.alternate.is_empty());
-        let advertised = Advertised::new(&params, &["[::1]:3000".parse().unwrap()]).unwrap();
+        let advertised =
+            Advertised::new(&AccessParams::clear(&params), &["[::1]:3000".parse().unwrap()]).unwrap();
         assert_eq!(advertised.standard, ["[::1]:3000"]);
     }
 
@@ -312,7 +354,8 @@ mod tests {
         params.access_address.set(texts(&["db.example", "2001:DB8::1", "lo"]));
         params.access_port.set(4000);
         params.alternate_access_address.set(texts(&["10.0.0.1"]));
-        let advertised = Advertised::new(&params, &["0.0.0.0:3000".parse().unwrap()]).unwrap();
+        let advertised =
+            Advertised::new(&AccessParams::clear(&params), &["0.0.0.0:3000".parse().unwrap()]).unwrap();
         assert_eq!(&advertised.standard[..2], ["db.example:4000", "[2001:db8::1]:4000"]);
         // Of the interface those that listen: no IPv6.
         assert_eq!(advertised.standard[2..], ["127.0.0.1:4000"]);
@@ -320,18 +363,43 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_of_port_has_the_access_addresses_of_the_other_unless_its_own() {
+        let params = NetworkServiceParams::default();
+        params.access_address.set(texts(&["10.0.0.1"]));
+        params.tls_alternate_access_address.set(texts(&["10.0.0.2"]));
+        params.tls_access_port.set(4333);
+        let bound = ["127.0.0.1:3000".parse().unwrap()];
+        let (clear, tls) = (AccessParams::clear(&params), AccessParams::tls(&params));
+        let (clear, tls) = (Advertised::new(&clear, &bound).unwrap(), Advertised::new(&tls, &bound).unwrap());
+        assert_eq!((clear.standard, clear.alternate), (texts(&["10.0.0.1:3000"]), texts(&["10.0.0.2:3000"])));
+        assert_eq!((tls.standard, tls.alternate), (texts(&["10.0.0.1:4333"]), texts(&["10.0.0.2:4333"])));
+        assert_eq!(Advertised::new(&AccessParams::tls(&params), &[]).unwrap(), Advertised::default());
+    }
+
+    #[test]
     fn what_nobody_can_connect_to_is_no_access_address() {
         let params = NetworkServiceParams::default();
         for text in ["any", "0.0.0.0", "::"] {
             params.access_address.set(texts(&[text]));
-            assert!(matches!(Advertised::new(&params, &[]), Err(ListenError::Unreachable(_))), "{text}");
+            assert!(
+                matches!(
+                    Advertised::new(&AccessParams::clear(&params), &[]),
+                    Err(ListenError::Unreachable(_))
+                ),
+                "{text}"
+            );
         }
         for text in ["no such host", "300.0.0.1", "10.0.0.1;", "10.0.0.1:3000", "a..example"] {
             params.access_address.set(texts(&[text]));
-            assert!(matches!(Advertised::new(&params, &[]), Err(ListenError::Unknown(_))), "{text}");
+            assert!(
+                matches!(Advertised::new(&AccessParams::clear(&params), &[]), Err(ListenError::Unknown(_))),
+                "{text}"
+            );
         }
         params.access_address.set(texts(&["[::1]"]));
-        let refused = Advertised::new(&params, &[]).expect_err("an address in brackets").to_string();
+        let refused = Advertised::new(&AccessParams::clear(&params), &[])
+            .expect_err("an address in brackets")
+            .to_string();
         assert!(refused.contains("(without port or brackets)"), "{refused}");
     }
 

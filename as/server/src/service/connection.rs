@@ -10,6 +10,7 @@ use super::context::Admission;
 use super::mailbox::Mail;
 use super::reply_budget::{Charge, ReplyBudget, Waiting};
 use super::stream::StreamProgress;
+use crate::tls::{Received, TlsSession};
 use crate::transaction::Access;
 
 /// A connection and its buffers, which are empty while it is idle.
@@ -19,6 +20,12 @@ pub(crate) struct Connection {
     /// Shared with whoever sends a held reply; see `sending.rs`.
     pub(super) stream: Arc<TcpStream>,
     pub(super) peer: SocketAddr,
+    /// What encrypts and decrypts; `None` on a clear port.
+    tls: Option<Box<TlsSession>>,
+    /// Keys are still to be agreed upon: nothing is carried out before.
+    pub(super) is_handshaking: bool,
+    /// The name in the client's certificate, if it has shown one.
+    pub(super) certificate_name: Option<Arc<str>>,
     /// Bytes of a request that is not complete, or that waits for a reply to an earlier one.
     pub(super) input: Vec<u8>,
     /// Bytes that the socket did not take.
@@ -56,8 +63,8 @@ pub(crate) struct Connection {
 impl Connection {
     pub(super) fn new(
         number: u64,
-        stream: TcpStream,
-        peer: SocketAddr,
+        (stream, peer): (TcpStream, SocketAddr),
+        tls: Option<Box<TlsSession>>,
         admission: Admission,
         budget: &Arc<ReplyBudget>,
         access: Access,
@@ -66,6 +73,9 @@ impl Connection {
             number,
             stream: Arc::new(stream),
             peer,
+            is_handshaking: tls.is_some(),
+            tls,
+            certificate_name: None,
             input: Vec::new(),
             output: Vec::new(),
             sent: 0,
@@ -87,12 +97,21 @@ impl Connection {
 
     /// Whether replies wait for the peer to read. Such a connection takes no further requests.
     pub(super) fn is_blocked(&self) -> bool {
-        self.sent < self.output.len()
+        self.sent < self.output.len() || self.tls.as_ref().is_some_and(|tls| tls.has_unsent())
+    }
+
+    /// Whether replies may be written to the socket as they are.
+    pub(super) fn is_clear(&self) -> bool {
+        self.tls.is_none()
     }
 
     /// Whether its next requests may be carried out.
     pub(super) fn may_serve(&self) -> bool {
-        !self.is_parked && !self.is_held && !self.is_blocked() && self.put_off.is_none()
+        !self.is_parked
+            && !self.is_held
+            && !self.is_handshaking
+            && !self.is_blocked()
+            && self.put_off.is_none()
     }
 
     /// Puts a request in front of what waits to be carried out.
@@ -103,6 +122,12 @@ impl Connection {
 
     /// One `recv` into `buffer`; returns the number of bytes, or `None` when the peer is done or the connection broken.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        if self.tls.is_some() {
+            return self.receive_encrypted(buffer).unwrap_or_else(|error| {
+                cf::detail!(Tls, "closing the connection of {}: {error}", self.peer);
+                None
+            });
+        }
         match (&*self.stream).read(buffer) {
             Ok(0) => None,
             Ok(size) => {
@@ -121,6 +146,36 @@ impl Connection {
         }
     }
 
+    /// As [`receive`](Self::receive), through TLS.
+    ///
+    /// # Errors
+    /// When the connection is broken, or what came cannot be accepted.
+    fn receive_encrypted(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let Some(tls) = &mut self.tls else { return Ok(None) };
+        let Received { size, is_drained, is_end } = tls.receive(&self.stream, buffer)?;
+        if is_drained {
+            self.may_read = self.peer_is_done;
+        }
+        Ok((!is_end).then_some(size))
+    }
+
+    /// Goes on with the handshake by what has come; afterwards `is_handshaking` tells whether it is done. Requests that came
+    /// behind it wait in `input`.
+    ///
+    /// # Errors
+    /// When the connection is broken, or the client is refused, which it has been told.
+    pub(super) fn go_on_with_handshake(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        let size = self.receive_encrypted(buffer)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.input.extend_from_slice(&buffer[..size]);
+        if let Some(tls) = &self.tls
+            && !tls.is_handshaking()
+        {
+            self.is_handshaking = false;
+            self.certificate_name = tls.peer_name();
+        }
+        Ok(())
+    }
+
     /// Sends `replies` behind what has not been sent yet, or as much of it as the socket takes; the rest is kept for
     /// [`send_rest`](Self::send_rest).
     ///
@@ -135,7 +190,7 @@ impl Connection {
             self.count_kept();
             return Ok(());
         }
-        let sent = send_some(&self.stream, replies)?;
+        let sent = send_through(self.tls.as_deref_mut(), &self.stream, replies)?;
         self.note_sent(sent);
         if sent < replies.len() {
             self.output.clear();
@@ -154,7 +209,7 @@ impl Connection {
         if self.is_blocked() || replies.len() <= KEEP_SIZE_MAX {
             return self.send(&replies);
         }
-        let sent = send_some(&self.stream, &replies)?;
+        let sent = send_through(self.tls.as_deref_mut(), &self.stream, &replies)?;
         self.note_sent(sent);
         if sent < replies.len() {
             (self.output, self.sent) = (replies, sent);
@@ -173,7 +228,8 @@ impl Connection {
     /// # Errors
     /// When the connection is broken.
     pub(super) fn send_rest(&mut self) -> io::Result<()> {
-        let sent = send_some(&self.stream, &self.output[self.sent..])?;
+        let unsent = &self.output[self.sent..];
+        let sent = send_through(self.tls.as_deref_mut(), &self.stream, unsent)?;
         self.note_sent(sent);
         self.sent += sent;
         if !self.is_blocked() {
@@ -197,6 +253,17 @@ impl Drop for Connection {
         if let Some(stream) = &self.stream_of_replies {
             stream.close();
         }
+        if let Some(tls) = &mut self.tls {
+            tls.close(&self.stream);
+        }
+    }
+}
+
+/// Sends until done or the socket is full, encrypted if there is what encrypts; returns how many bytes were taken.
+fn send_through(tls: Option<&mut TlsSession>, stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match tls {
+        Some(tls) => tls.send(stream, bytes),
+        None => send_some(stream, bytes),
     }
 }
 

@@ -29,6 +29,9 @@ const REPLIES_SIZE_MAX: usize = 256 << 10;
 /// How long the client of a batch without a timeout may leave its replies unread.
 const BATCH_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// How a client begins that speaks TLS to a port without it.
+const TLS_HELLO: [u8; 2] = [0x16, 0x03];
+
 /// What has come from a connection, in the receive buffer of the thread.
 struct Arrival {
     token: ConnectionToken,
@@ -254,6 +257,10 @@ impl ServiceThread {
         let connection = self.connections.get(slot)?;
         let header = match FrameHeader::parse(bytes) {
             Ok(header) => header?,
+            Err(_) if bytes.starts_with(&TLS_HELLO) => {
+                cf::warning_limited!(Service, "ignoring TLS connection from {}", connection.peer);
+                return Some((0, Verdict::Close));
+            }
             Err(error) => {
                 cf::warning_limited!(Proto, "closing the connection of {}: {error}", connection.peer);
                 return Some((0, Verdict::Close));

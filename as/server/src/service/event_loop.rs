@@ -24,6 +24,7 @@ use super::activity::Activity;
 use super::connection::Connection;
 use super::connections::Connections;
 use super::context::ServiceContext;
+use super::handshakes::Handshakes;
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
 use super::outbox::Outbox;
 use super::reply_budget::{Charge, STALLED_TIME_MAX};
@@ -70,6 +71,8 @@ pub(crate) struct ServiceThread {
     pub(super) connections: Connections,
     /// Slots of connections that may have more to read.
     pub(super) ready: Vec<u32>,
+    /// TLS connections that cannot serve yet.
+    pub(super) handshakes: Handshakes,
     pub(super) executor: Executor,
     /// Room for [`RECEIVE_SIZE`] bytes from each of the connections that are read together; the system gives it as it is
     /// used.
@@ -117,6 +120,7 @@ impl ServiceThread {
             epoll,
             connections: Connections::default(),
             ready: Vec::new(),
+            handshakes: Handshakes::default(),
             executor,
             receive_buffer: new_receive_buffer(),
             outbox: Outbox::default(),
@@ -146,7 +150,8 @@ impl ServiceThread {
         let mut events = Events::with_capacity(EVENTS_MAX);
         let mut done = self.woken;
         while !self.is_stopping {
-            let timeout = match (self.ready.is_empty(), self.put_off.is_empty()) {
+            let is_idle = self.ready.is_empty() && !self.handshakes.has_waiting();
+            let timeout = match (is_idle, self.put_off.is_empty()) {
                 (true, true) => TICK,
                 (true, false) => PUT_OFF_PERIOD,
                 (false, _) => Duration::ZERO,
@@ -197,8 +202,10 @@ impl ServiceThread {
             self.ready = serving;
         }
         self.send_replies();
+        self.go_on_with_handshakes();
         if self.woken >= self.next_tick {
             self.next_tick = self.woken + TICK;
+            self.close_unfinished_handshakes();
             self.close_stalled();
             self.reap_idle();
         }
@@ -232,6 +239,9 @@ impl ServiceThread {
                 "cannot watch the connection of {}: {error}",
                 connection.peer
             );
+        }
+        if connection.is_handshaking {
+            self.handshakes.begin(token, self.woken);
         }
         self.connections.add(connection);
     }
@@ -267,7 +277,9 @@ impl ServiceThread {
                     return Verdict::Close;
                 }
             }
-            if !thread.hand_over(slot) {
+            if connection.is_handshaking {
+                thread.handshakes.wait(token);
+            } else if !thread.hand_over(slot) {
                 thread.ready.push(slot);
             }
             Verdict::Keep
@@ -340,7 +352,11 @@ impl ServiceThread {
         for slot in 0..self.connections.slot_count() {
             if let Some(connection) = self.connections.get(slot) {
                 connection.may_read = true;
-                self.ready.push(slot);
+                let is_handshaking = connection.is_handshaking;
+                match self.connections.token(slot) {
+                    Some(token) if is_handshaking => self.handshakes.wait(token),
+                    _ => self.ready.push(slot),
+                }
             }
         }
     }

@@ -14,6 +14,7 @@ mod connections;
 mod context;
 mod dispatch;
 mod event_loop;
+mod handshakes;
 mod mailbox;
 mod messages;
 mod outbox;
@@ -27,7 +28,7 @@ mod stream;
 mod tests;
 
 pub(crate) use accept::{Door, Entrance, Listener, accept_clients};
-pub(crate) use address::{Advertised, Bound, ListenError, ListenPlace, reachable};
+pub(crate) use address::{AccessParams, Advertised, Bound, ListenError, ListenPlace, reachable};
 pub(crate) use compression::CompressionWorker;
 pub(crate) use compression::MessageCompression;
 pub(crate) use context::{ConnectionCount, ServiceContext};

@@ -41,6 +41,8 @@ pub(crate) struct SecurityRequest {
     pub(crate) body: Box<[u8]>,
     /// What a login is for.
     pub(crate) session: Arc<Session>,
+    /// The name in the client's certificate, which has been verified.
+    pub(crate) certificate_name: Option<Arc<str>>,
     pub(crate) client: SocketAddr,
     pub(crate) reply: ReplyHandle,
 }
@@ -124,10 +126,10 @@ impl ServiceThread {
         let Some(session) = connection.access.clone() else {
             return frame::write_security_not_enabled(&mut self.outbox.replies);
         };
-        let client = connection.peer;
+        let (client, certificate_name) = (connection.peer, connection.certificate_name.clone());
         let reply = self.park(slot, token);
         if let Some(workers) = &self.context.security {
-            workers.submit(SecurityRequest { body: body.into(), session, client, reply });
+            workers.submit(SecurityRequest { body: body.into(), session, certificate_name, client, reply });
         }
     }
 

@@ -129,7 +129,9 @@ impl ServiceThread {
         });
         let transactions = self.executor.take_held();
         let socket = match parts.part_count() {
-            1 => self.find(parts.part(0).0).filter(|connection| !connection.is_blocked()),
+            1 => self
+                .find(parts.part(0).0)
+                .filter(|connection| connection.is_clear() && !connection.is_blocked()),
             _ => None,
         };
         let socket = socket.map(|connection| Arc::clone(&connection.stream));

@@ -50,6 +50,10 @@ pub(super) fn measure(options: &NeighbourOptions, progress: &mut impl Write) -> 
     let settings = options.settings();
     let mut targets = options.servers.targets()?;
     targets.retain(|target| !target.is_redis());
+    if targets.iter().any(|target| !target.access.is_open()) {
+        return Err("hostile clients neither log in nor speak TLS: name a clear port without access control"
+            .to_owned());
+    }
     let mut all = Vec::new();
     for target in &targets {
         say(progress, &target.describe());

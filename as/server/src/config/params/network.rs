@@ -24,25 +24,25 @@ params! {
         /// Address told to clients that ask for the alternate one; may be repeated.
         alternate_access_address: List<String> = [], addresses("alternate-access-address");
         /// Port to listen on for clients.
-        port: Number<u16> = 0, port("port").note("must be given");
+        port: Number<u16> = 0, port("port").note("must be given, or tls-port");
         /// Port to listen on for clients with TLS.
-        tls_port: Number<u16> = 0, port("tls-port").enterprise().later();
+        tls_port: Number<u16> = 0, port("tls-port").enterprise();
         /// Address to listen on for clients with TLS; may be repeated.
-        tls_address: List<String> = [], addresses("tls-address").enterprise().later();
+        tls_address: List<String> = [], addresses("tls-address").enterprise();
         /// Port that clients with TLS are told to use.
-        tls_access_port: Number<u16> = 0, port("tls-access-port").enterprise().later();
+        tls_access_port: Number<u16> = 0, port("tls-access-port").enterprise();
         /// Address that clients with TLS are told to use; may be repeated.
-        tls_access_address: List<String> = [], addresses("tls-access-address").enterprise().later();
+        tls_access_address: List<String> = [], addresses("tls-access-address").enterprise();
         /// Port told to clients with TLS that ask for the alternate address.
-        tls_alternate_access_port: Number<u16> = 0, port("tls-alternate-access-port").enterprise().later();
+        tls_alternate_access_port: Number<u16> = 0, port("tls-alternate-access-port").enterprise();
         /// Address told to clients with TLS that ask for the alternate one; may be repeated.
         tls_alternate_access_address: List<String> = [],
-            addresses("tls-alternate-access-address").enterprise().later();
+            addresses("tls-alternate-access-address").enterprise();
         /// TLS context whose certificate clients see.
-        tls_name: Text = None, text("tls-name").enterprise().later();
+        tls_name: Text = None, text("tls-name").enterprise();
         /// Whose certificates are accepted from clients: any, false (none asked for) or a name; may be repeated.
         tls_authenticate_client: List<String> = [],
-            texts("tls-authenticate-client", 250, usize::MAX).enterprise().later();
+            texts("tls-authenticate-client", 250, usize::MAX).enterprise().note("any");
         /// Does not listen on the loopback interface beside the configured addresses.
         disable_localhost: Flag = false, boolean("disable-localhost");
     }
@@ -163,14 +163,14 @@ params! {
         /// Port for clients that connect even when proto-fd-max of them have.
         port: Number<u16> = 0, port("port").note("no such port").hidden();
         /// Address to listen on with TLS; may be repeated.
-        tls_address: List<String> = [], addresses("tls-address").enterprise().hidden().later();
+        tls_address: List<String> = [], addresses("tls-address").enterprise().hidden();
         /// Whose certificates are accepted: any, false (none asked for) or a name; may be repeated.
         tls_authenticate_client: List<String> = [],
-            texts("tls-authenticate-client", 250, usize::MAX).enterprise().hidden().later();
+            texts("tls-authenticate-client", 250, usize::MAX).enterprise().hidden();
         /// TLS context whose certificate is shown.
-        tls_name: Text = None, text("tls-name").enterprise().hidden().later();
+        tls_name: Text = None, text("tls-name").enterprise().hidden();
         /// Port with TLS.
-        tls_port: Number<u16> = 0, port("tls-port").enterprise().hidden().later();
+        tls_port: Number<u16> = 0, port("tls-port").enterprise().hidden();
     }
 }
 

@@ -126,7 +126,7 @@ params! {
         /// Seconds between the statistics lines in the log; 0 means none.
         ticker_interval: Number<u32> = 10, any_u32("ticker-interval").dynamic();
         /// Seconds between checks whether TLS certificates have changed; 0 means never.
-        tls_refresh_period: Number<u32> = 0, any_seconds("tls-refresh-period").dynamic().enterprise().later();
+        tls_refresh_period: Number<u32> = 60, any_seconds("tls-refresh-period").dynamic().enterprise();
         /// Milliseconds that a request without a timeout of its own may wait before it is carried out; it is answered with a
         /// timeout then. Single requests do not wait; rows of batches do, for those before them.
         transaction_max_ms: Number<u64> = 1_000, any_u64("transaction-max-ms").dynamic();

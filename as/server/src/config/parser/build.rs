@@ -34,9 +34,9 @@ impl Parser {
             (Some(first), ContextKind::Set) => {
                 let message = format!("{label} is already configured on line {first}; this adds to it");
                 self.report.warn(line, Topic::Rule, message);
-                self.make_room(context, argument)
+                self.make_room(line, context, argument)
             }
-            _ => self.make_room(context, argument),
+            _ => self.make_room(line, context, argument),
         };
         let skipped = made.is_err();
         let set = made.unwrap_or_else(|message| {
@@ -71,6 +71,7 @@ impl Parser {
     /// Adds what the context stands for to the configuration, or says why it may not stand there.
     fn make_room(
         &mut self,
+        line: usize,
         context: &'static ContextSpec,
         argument: &str,
     ) -> Result<Option<Arc<SetParams>>, String> {
@@ -99,7 +100,7 @@ impl Parser {
             ContextKind::Syslog => self.add_sink(LogSinkKind::Syslog)?,
             ContextKind::Tls => {
                 room(config.network.tls.len(), TLS_MAX)?;
-                config.network.tls.push(TlsConfig { name, ..TlsConfig::default() });
+                config.network.tls.push(TlsConfig { name, line, ..TlsConfig::default() });
             }
             ContextKind::Security | ContextKind::Ldap | ContextKind::SecurityLog => {
                 config.security.get_or_insert_with(SecurityConfig::default);

@@ -15,7 +15,7 @@ use super::diagnostic::{Diagnostic, Severity, Topic, shown};
 use super::kind::{Kind, ValueError, list_words};
 use super::lexer::{Item, What, items};
 use super::message::{hint, value_message};
-use super::model::Config;
+use super::model::{ClientPorts, Config};
 use super::obsolete::{self, Handling};
 use super::params::namespace::SetParams;
 use super::spec::{Effect, ParamTable, Spec, find, variant};
@@ -445,6 +445,8 @@ impl Parser {
 
     fn finish(mut self) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
         self.apply_moved();
+        let has = |name| !self.report.is_missing("network.service", name);
+        self.config.network.client_ports = ClientPorts { clear: has("port"), tls: has("tls-port") };
         validate::check(&self.config, &mut self.report);
         let found = self.report.finish();
         if found.iter().any(|one| one.severity == Severity::Error) {

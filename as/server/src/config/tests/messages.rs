@@ -580,18 +580,20 @@ fn what_one_might_rely_on_is_said_aloud() {
             .ends_with("'strong-consistency' in namespace 'test' is not in effect yet: reads may be stale")
     );
     // Nobody starts a server that asks for protection which does not exist, and the sentence names all that does.
-    let text = format!("security {{\nldap {{\n}}\n}}\n{}", file("", "tls t {\n}", ""))
-        .replace("port 3000", "tls-port 4333\ntls-name t");
+    let text = format!(
+        "security {{\nldap {{\n}}\n}}\n{}",
+        file("", "tls t {\n}\nfabric {\ntls-port 3011\ntls-name t\n}", "")
+    );
     let (config, found) = parsed(&text);
     assert!(config.security.is_some());
-    assert!(
-        lines(&found)
-            .contains(&"t.conf:2: 'ldap' is not in effect: users of a directory cannot log in".to_owned())
-    );
     let asked: Vec<&Diagnostic> = found.iter().filter(|one| one.topic == Topic::Protection).collect();
-    let [asked] = asked[..] else { panic!("{found:#?}") };
+    let [ldap, asked] = asked[..] else { panic!("{found:#?}") };
     assert!(
-        asked.message.starts_with("'tls-port' without 'port' in network.service (line "),
+        ldap.to_string().starts_with("t.conf:2: 'ldap' in security: users of a directory cannot log in"),
+        "{ldap}"
+    );
+    assert!(
+        asked.message.starts_with("'tls-port' without 'port' in network.fabric (line "),
         "{}",
         asked.message
     );

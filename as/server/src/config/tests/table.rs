@@ -165,7 +165,9 @@ fn bounds_are_those_of_the_c_server() {
 #[test]
 fn defaults_and_marks_are_those_of_the_c_server() {
     // Defaults that the facts do not know, or that are another word for the same.
-    const OTHER: [&str; 9] = [
+    const OTHER: [&str; 10] = [
+        // That of the Enterprise Edition.
+        "service.tls-refresh-period",
         "service.cluster-name",
         "service.feature-key-file",
         "service.group",

@@ -1,0 +1,154 @@
+//! One TLS connection: records in, plain text out, and back. It never waits: its socket does not block.
+//!
+//! What a peer sends is decrypted in the caller's buffer, so that a connection holds no more than the part of a record that
+//! has not come whole (18 KiB), and what it sends waits encrypted up to [`UNSENT_SIZE_MAX`].
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use rustls::{ServerConfig, ServerConnection};
+
+use super::certificate::CertificateFacts;
+
+/// Encrypted bytes that may wait for the socket, about.
+const UNSENT_SIZE_MAX: usize = 64 << 10;
+/// Where in the caller's buffer encrypted bytes are read to. Plain text is written from the buffer's start: it never
+/// reaches what is not decrypted yet, as it is no longer than that and the part of a record that came before.
+const CIPHERTEXT_AT: usize = 24 << 10;
+/// The smallest buffer that makes sense.
+pub(crate) const BUFFER_SIZE_MIN: usize = CIPHERTEXT_AT + (16 << 10);
+
+/// What came of reading from the socket.
+pub(crate) struct Received {
+    /// Bytes of plain text at the start of the buffer.
+    pub(crate) size: usize,
+    /// The socket gave all that it had.
+    pub(crate) is_drained: bool,
+    /// The peer sends no more.
+    pub(crate) is_end: bool,
+}
+
+/// The state of one connection.
+pub(crate) struct TlsSession {
+    connection: ServerConnection,
+    /// The peer has said that it sends no more.
+    is_ended: bool,
+}
+
+impl TlsSession {
+    /// A connection on which nothing has been said.
+    pub(super) fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        let mut connection = ServerConnection::new(config)?;
+        connection.set_buffer_limit(Some(UNSENT_SIZE_MAX));
+        Ok(TlsSession { connection, is_ended: false })
+    }
+
+    /// Whether keys are still to be agreed upon.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
+    /// Whether encrypted bytes wait for the socket.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.connection.wants_write()
+    }
+
+    /// One `recv` from `socket`; what it means is at the start of `buffer` afterwards. Answers of the protocol itself are
+    /// sent, as far as the socket takes them.
+    ///
+    /// # Errors
+    /// When the connection is broken, or what came is no TLS, is forged, or is refused; the peer has been told.
+    pub(crate) fn receive(&mut self, mut socket: &TcpStream, buffer: &mut [u8]) -> io::Result<Received> {
+        assert!(buffer.len() >= BUFFER_SIZE_MIN, "room for records and what they mean");
+        if self.is_ended {
+            return Ok(Received { size: 0, is_drained: true, is_end: true });
+        }
+        let room = buffer.len() - CIPHERTEXT_AT;
+        let came = match socket.read(&mut buffer[CIPHERTEXT_AT..]) {
+            Ok(0) => return Ok(Received { size: 0, is_drained: true, is_end: true }),
+            Ok(came) => came,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(Received { size: 0, is_drained: true, is_end: false });
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                return Ok(Received { size: 0, is_drained: false, is_end: false });
+            }
+            Err(error) => return Err(error),
+        };
+        let size = self.decrypt(socket, buffer, came)?;
+        self.flush(socket)?;
+        Ok(Received { size, is_drained: came < room && !self.is_ended, is_end: false })
+    }
+
+    /// Decrypts the `came` bytes at [`CIPHERTEXT_AT`] to the start of the buffer.
+    fn decrypt(&mut self, socket: &TcpStream, buffer: &mut [u8], came: usize) -> io::Result<usize> {
+        let (mut used, mut size) = (0, 0);
+        while used < came && !self.is_ended {
+            let next = CIPHERTEXT_AT + used;
+            used += self.connection.read_tls(&mut &buffer[next..CIPHERTEXT_AT + came])?;
+            let state = match self.connection.process_new_packets() {
+                Ok(state) => state,
+                Err(error) => {
+                    // The alert is for the peer; whether it comes there is of no concern.
+                    let _ = self.flush(socket);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            };
+            let mut left = state.plaintext_bytes_to_read();
+            while left > 0 {
+                let read = self.connection.reader().read(&mut buffer[size..CIPHERTEXT_AT + used])?;
+                if read == 0 {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                (size, left) = (size + read, left - read.min(left));
+            }
+            self.is_ended = state.peer_has_closed();
+        }
+        Ok(size)
+    }
+
+    /// Encrypts and sends until done or the socket is full; returns how many of the `bytes` were taken. Some of those may
+    /// wait [unsent](Self::has_unsent), to be sent by further calls.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub(crate) fn send(&mut self, socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        let mut taken = 0;
+        loop {
+            self.flush(socket)?;
+            if taken == bytes.len() || self.has_unsent() {
+                return Ok(taken);
+            }
+            taken += self.connection.writer().write(&bytes[taken..])?;
+        }
+    }
+
+    /// Sends encrypted bytes as far as the socket takes them.
+    fn flush(&mut self, mut socket: &TcpStream) -> io::Result<()> {
+        while self.connection.wants_write() {
+            match self.connection.write_tls(&mut socket) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the peer that nothing more comes, if the socket takes that.
+    pub(crate) fn close(&mut self, socket: &TcpStream) {
+        if !self.has_unsent() {
+            self.connection.send_close_notify();
+            let _ = self.flush(socket);
+        }
+    }
+
+    /// The name in the peer's certificate, which has been verified; `None` without a certificate.
+    pub(crate) fn peer_name(&self) -> Option<Arc<str>> {
+        let certificate = self.connection.peer_certificates()?.first()?;
+        CertificateFacts::read(certificate)?.common_name().map(Arc::from)
+    }
+}

@@ -1,0 +1,187 @@
+//! TLS for tests: a private authority, certificates of its making, and connections through TLS.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
+    date_time_ymd,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, version};
+
+use crate::client::{Channel, Client, PATIENCE};
+use crate::server::Server;
+
+/// What stands before the address in the line that is logged for each client port with TLS.
+const PORT_MARK: &str = " client TLS port ";
+
+/// A certificate with its key.
+#[derive(Debug)]
+pub struct Identity {
+    certificate: CertificateDer<'static>,
+    /// The certificate, as a file holds it.
+    pub certificate_pem: String,
+    key: Vec<u8>,
+    /// The key, as a file holds it.
+    pub key_pem: String,
+}
+
+/// What is asked of the certificates that an authority makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// The subject's common name, and the only name.
+    pub name: &'a str,
+    /// Its serial number.
+    pub serial: u64,
+    /// It ended long ago.
+    pub is_expired: bool,
+}
+
+impl<'a> Wish<'a> {
+    /// A good certificate for `name`.
+    pub fn named(name: &'a str) -> Self {
+        Wish { name, serial: 4_711, is_expired: false }
+    }
+}
+
+/// Who signs certificates.
+#[derive(Debug)]
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    /// The authority's own certificate, as a file holds it.
+    pub pem: String,
+}
+
+impl Authority {
+    /// A new one.
+    pub fn new(name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.self_signed(&key).expect("a certificate");
+        Authority {
+            certificate: certificate.der().clone(),
+            pem: certificate.pem(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// Makes a certificate.
+    pub fn issue(&self, wish: Wish<'_>) -> Identity {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(vec![wish.name.to_owned()]).expect("a name");
+        params.distinguished_name.push(DnType::CommonName, wish.name);
+        params.serial_number = Some(SerialNumber::from(wish.serial));
+        if wish.is_expired {
+            params.not_before = date_time_ymd(2001, 1, 1);
+            params.not_after = date_time_ymd(2002, 1, 1);
+        }
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        Identity {
+            certificate: certificate.der().clone(),
+            certificate_pem: certificate.pem(),
+            key: key.serialize_der(),
+            key_pem: key.serialize_pem(),
+        }
+    }
+
+    /// Writes `ca.pem`, `cert.pem` and `key.pem` to a folder.
+    pub fn write_files(&self, folder: &Path, identity: &Identity) {
+        for (name, text) in
+            [("ca.pem", &self.pem), ("cert.pem", &identity.certificate_pem), ("key.pem", &identity.key_pem)]
+        {
+            std::fs::write(folder.join(name), text).expect("write a file");
+        }
+    }
+
+    /// What a client needs that trusts this authority, and shows `identity` if asked. It speaks `version` only.
+    pub fn client_config(
+        &self,
+        identity: Option<&Identity>,
+        version: &'static rustls::SupportedProtocolVersion,
+    ) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).expect("a root");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_root_certificates(roots);
+        Arc::new(match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.clone()));
+                builder.with_client_auth_cert(vec![identity.certificate.clone()], key).expect("an identity")
+            }
+        })
+    }
+
+    /// As [`client_config`](Self::client_config), for TLS 1.2.
+    pub fn client(&self, identity: Option<&Identity>) -> Arc<ClientConfig> {
+        self.client_config(identity, &version::TLS12)
+    }
+}
+
+/// TLS on a socket.
+pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
+
+impl Channel for TlsStream {
+    fn socket(&self) -> &TcpStream {
+        &self.sock
+    }
+}
+
+/// Where the server takes clients with TLS.
+pub fn tls_address(server: &Server) -> SocketAddr {
+    server.await_log(PORT_MARK);
+    let log = server.log();
+    let last = log.lines().filter_map(|line| line.split_once(PORT_MARK)).next_back();
+    last.and_then(|(_, address)| address.trim().parse().ok()).expect("an address")
+}
+
+/// Connects through TLS to whom the certificate calls `name`, and does the handshake.
+///
+/// # Errors
+/// When the server refuses, or is not who it should be.
+pub fn connect(config: &Arc<ClientConfig>, address: SocketAddr, name: &str) -> io::Result<Client<TlsStream>> {
+    let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_nodelay(true)?;
+    let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    let connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+    let mut stream = StreamOwned::new(connection, socket);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(stream.into())
+}
+
+/// Whether the server ends the connection `socket` before `longest` has passed, whatever it says before.
+pub fn ends_within(mut socket: &TcpStream, longest: Duration) -> bool {
+    let started = std::time::Instant::now();
+    let mut bytes = [0; 4096];
+    while started.elapsed() < longest {
+        let left = longest.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
+        socket.set_read_timeout(Some(left)).expect("a timeout");
+        match socket.read(&mut bytes) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(_) => return true,
+        }
+    }
+    false
+}
+
+/// Sends as much of `bytes` as the server takes.
+pub fn send_anyway(mut socket: &TcpStream, bytes: &[u8]) {
+    let _ = socket.write_all(bytes);
+}

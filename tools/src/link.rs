@@ -1,0 +1,144 @@
+//! A connection to a server: a socket, or TLS on one. Works with sockets that block and with those that do not.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use rustls::ClientConnection;
+
+use crate::login::Login;
+use crate::tls::TlsClient;
+
+/// Encrypted bytes that may wait for the socket, about.
+const UNSENT_SIZE_MAX: usize = 64 << 10;
+
+/// What a server asks of those who connect.
+#[derive(Clone, Default, Debug)]
+pub struct Access {
+    /// Who logs in, at a server with access control.
+    pub login: Option<Login>,
+    /// How to speak TLS, at a port with it.
+    pub tls: Option<TlsClient>,
+}
+
+impl Access {
+    /// Whether nothing is asked.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.login.is_none() && self.tls.is_none()
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Link {
+    stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
+}
+
+impl Link {
+    /// Connects without Nagle's delay, and does what the server asks of those who connect. Each step takes at most `timeout`.
+    ///
+    /// # Errors
+    /// When nobody answers, the server is not who it should be, or the login is refused.
+    pub fn connect(address: &SocketAddr, timeout: Duration, access: &Access) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(address, timeout)?;
+        stream.set_nodelay(true)?;
+        let mut link = Link::from(stream);
+        link.set_timeout(Some(timeout))?;
+        if let Some(client) = &access.tls {
+            let mut tls = Box::new(client.connection()?);
+            tls.set_buffer_limit(Some(UNSENT_SIZE_MAX));
+            while tls.is_handshaking() {
+                tls.complete_io(&mut link.stream)?;
+            }
+            link.tls = Some(tls);
+        }
+        if let Some(login) = &access.login {
+            login.enter(&mut link)?;
+        }
+        link.set_timeout(None)?;
+        Ok(link)
+    }
+
+    /// How long reading and writing may wait.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(timeout)?;
+        self.stream.set_write_timeout(timeout)
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Whether a read that gives less than was asked for means that the socket has no more.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        self.tls.is_none()
+    }
+
+    /// Sends what is encrypted, as far as the socket takes it.
+    fn send_encrypted(&mut self) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        while tls.wants_write() {
+            match tls.write_tls(&mut self.stream) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<TcpStream> for Link {
+    fn from(stream: TcpStream) -> Self {
+        Link { stream, tls: None }
+    }
+}
+
+impl Read for Link {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else { return self.stream.read(buffer) };
+        loop {
+            match tls.reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+            if tls.read_tls(&mut self.stream)? == 0 {
+                return Ok(0);
+            }
+            if let Err(error) = tls.process_new_packets() {
+                // What the server is told of it does not matter here.
+                let _ = tls.write_tls(&mut self.stream);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        }
+    }
+}
+
+impl Write for Link {
+    /// Bytes that are taken may wait to be sent: by further writes, or [`flush`](Self::flush).
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.tls.is_none() {
+            return self.stream.write(bytes);
+        }
+        self.send_encrypted()?;
+        let Some(tls) = &mut self.tls else { return Ok(0) };
+        let taken = tls.writer().write(bytes)?;
+        match self.send_encrypted() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.send_encrypted()
+    }
+}

@@ -1,0 +1,200 @@
+//! How the tools speak TLS: the options of official tools, and what follows from them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
+};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+use x509_cert::der::asn1::ObjectIdentifier;
+
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+
+/// Options of a tool that speaks TLS.
+#[derive(clap::Args, Clone, Default, Debug)]
+#[command(next_help_heading = "TLS")]
+pub struct TlsOptions {
+    /// Speak TLS
+    #[arg(long)]
+    tls_enable: bool,
+
+    /// Name that the server's certificate must have; default: that of HOST:TLS-NAME:PORT, else the host's
+    #[arg(long, value_name = "NAME")]
+    tls_name: Option<String>,
+
+    /// Certificates of those who sign the server's
+    #[arg(long, value_name = "FILE")]
+    tls_cafile: Option<PathBuf>,
+
+    /// Directory of such certificates
+    #[arg(long, value_name = "DIRECTORY")]
+    tls_capath: Option<PathBuf>,
+
+    /// Certificate to show to a server that asks for one
+    #[arg(long, value_name = "FILE", requires = "tls_keyfile")]
+    tls_certfile: Option<PathBuf>,
+
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE", requires = "tls_certfile")]
+    tls_keyfile: Option<PathBuf>,
+}
+
+impl TlsOptions {
+    /// Whether TLS is asked for.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.tls_enable
+    }
+
+    /// What the options mean for a server that is called `host_name`; `None` without TLS.
+    ///
+    /// # Errors
+    /// A sentence for the user when a file is missing or wrong.
+    pub fn client(&self, host_name: &str) -> Result<Option<TlsClient>, String> {
+        if !self.tls_enable {
+            return Ok(None);
+        }
+        let name = self.tls_name.as_deref().unwrap_or(host_name).to_owned();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let roots = Arc::new(self.roots()?);
+        let chain = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+            .build()
+            .map_err(|error| format!("the certificates of authorities cannot be used: {error}"))?;
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(ServerVerifier { chain, name: name.clone() }));
+        let mut config = match (&self.tls_certfile, &self.tls_keyfile) {
+            (Some(certificate), Some(key)) => {
+                let chain = certificates(certificate)?;
+                let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
+                builder.with_client_auth_cert(chain, key_der).map_err(|error| {
+                    format!("{} with {} cannot be used: {error}", certificate.display(), key.display())
+                })?
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        // Names of clusters are often no names of hosts.
+        config.enable_sni = false;
+        let server_name = ServerName::try_from(name).or_else(|_| ServerName::try_from("cluster"));
+        let server_name = server_name.map_err(|error| error.to_string())?;
+        Ok(Some(TlsClient { config: Arc::new(config), server_name }))
+    }
+
+    fn roots(&self) -> Result<RootCertStore, String> {
+        let mut files: Vec<PathBuf> = self.tls_cafile.iter().cloned().collect();
+        if let Some(directory) = &self.tls_capath {
+            let unreadable = |error: io::Error| format!("{}: {error}", directory.display());
+            for entry in directory.read_dir().map_err(unreadable)? {
+                files.push(entry.map_err(unreadable)?.path());
+            }
+        }
+        let mut store = RootCertStore::empty();
+        for file in &files {
+            for certificate in certificates(file)? {
+                store.add(certificate).map_err(|error| wrong(file, &error))?;
+            }
+        }
+        if store.is_empty() {
+            return Err(
+                "--tls-enable needs --tls-cafile or --tls-capath: who signs the server's certificate?"
+                    .to_owned(),
+            );
+        }
+        Ok(store)
+    }
+}
+
+fn wrong(file: &Path, error: &dyn std::fmt::Display) -> String {
+    format!("{}: {error}", file.display())
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found = CertificateDer::pem_file_iter(file).map_err(|error| wrong(file, &error))?;
+    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|error| wrong(file, &error))?;
+    if found.is_empty() { Err(wrong(file, &"there is no certificate in it")) } else { Ok(found) }
+}
+
+/// How to speak TLS with one server.
+#[derive(Clone, Debug)]
+pub struct TlsClient {
+    config: Arc<ClientConfig>,
+    server_name: ServerName<'static>,
+}
+
+impl TlsClient {
+    /// A connection on which nothing has been said.
+    pub(crate) fn connection(&self) -> io::Result<ClientConnection> {
+        ClientConnection::new(Arc::clone(&self.config), self.server_name.clone()).map_err(io::Error::other)
+    }
+}
+
+/// Takes a server whose certificate has the right name as an alternate name or, as many of clusters do, as its common name.
+#[derive(Debug)]
+struct ServerVerifier {
+    chain: Arc<WebPkiServerVerifier>,
+    name: String,
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The chain was found to be good before the name was looked at.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if has_common_name(end_entity, &self.name) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// Whether the subject of a certificate is called `name`.
+fn has_common_name(certificate: &[u8], name: &str) -> bool {
+    common_names(certificate).iter().any(|found| found.eq_ignore_ascii_case(name))
+}
+
+/// The common names of a certificate's subject.
+pub(crate) fn common_names(certificate: &[u8]) -> Vec<String> {
+    let Ok(certificate) = Certificate::from_der(certificate) else { return Vec::new() };
+    let parts = certificate.tbs_certificate.subject.0.into_iter().flat_map(|part| part.0.into_vec());
+    let names = parts.filter(|part| part.oid == COMMON_NAME);
+    names.map(|part| String::from_utf8_lossy(part.value.value()).into_owned()).collect()
+}
