@@ -1,10 +1,15 @@
-//! Nodes that find each other and act as one: formation, leaving and returning, what clients are told.
+//! Nodes that find each other and act as one: formation, leaving and returning, what clients are told, replicas.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::TcpStream;
+use std::time::Duration;
 
+use ferrospike_tests::client::Client;
 use ferrospike_tests::nodes::Nodes;
+use ferrospike_tests::server::Server;
+use ferrospike_tests::wire::{Message, Operation, operation, result};
 
 const NAMESPACES: &str = "
 namespace test {
@@ -145,4 +150,92 @@ fn bytes_of_strangers_do_no_harm() {
         }
     }
     assert_eq!(nodes.await_cluster(&[0, 1]), key);
+}
+
+/// What a node answers that does not serve the partition of a record.
+const UNAVAILABLE: u8 = 11;
+
+/// Asks one node after the other until one serves the record.
+fn ask(clients: &mut [Client], request: &Message) -> Message {
+    for _ in 0..200 {
+        for client in &mut *clients {
+            let answer = client.ask(request).unwrap();
+            if answer.result != UNAVAILABLE {
+                return answer;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("nobody serves the record");
+}
+
+#[test]
+fn acknowledged_writes_are_on_two_nodes() {
+    const KEYS: usize = 400;
+    let mut nodes = Nodes::start(3, NAMESPACES);
+    nodes.await_cluster(&[0, 1, 2]);
+    let mut clients: Vec<Client> = nodes.servers.iter().map(Server::connect).collect();
+    let key = |number: usize| format!("key-{number}");
+    for number in 0..KEYS {
+        for round in 0..3 {
+            let put = Message::put(&key(number), vec![round, number as u8]);
+            assert_eq!(ask(&mut clients, &put).result, result::OK);
+        }
+        if number % 10 == 0 {
+            assert_eq!(ask(&mut clients, &Message::delete(&key(number))).result, result::OK);
+        }
+        if number % 20 == 0 {
+            let put = Message::put(&key(number), vec![9, number as u8]);
+            assert_eq!(ask(&mut clients, &put).result, result::OK);
+        }
+    }
+    let live = KEYS - KEYS / 10 + KEYS / 20;
+    let objects: u64 =
+        clients.iter_mut().map(|client| client.figure("namespace/test", "objects").unwrap()).sum();
+    assert_eq!(objects, 2 * live as u64, "each record is on two nodes");
+
+    nodes.servers[1].kill9();
+    nodes.await_members(&[0, 2]);
+    let mut clients: Vec<Client> = [0, 2].iter().map(|number| nodes.servers[*number].connect()).collect();
+    for number in 0..KEYS {
+        let answer = ask(&mut clients, &Message::get(&key(number)));
+        if number % 10 == 0 && number % 20 != 0 {
+            assert_eq!(answer.result, result::NOT_FOUND, "key {number} was deleted");
+            continue;
+        }
+        let round = if number % 20 == 0 { 9 } else { 2 };
+        assert_eq!(answer.result, result::OK, "key {number}");
+        assert_eq!(answer.operations[0].value, [round, number as u8], "key {number}");
+    }
+    // Writes go on.
+    for number in 0..KEYS {
+        assert_eq!(ask(&mut clients, &Message::put(&key(number), vec![7])).result, result::OK);
+    }
+}
+
+#[test]
+fn writers_of_one_record_take_turns() {
+    let nodes = Nodes::start(2, NAMESPACES);
+    nodes.await_cluster(&[0, 1]);
+    let add = |number: u8| {
+        Message::write("counter").with_operation(Operation::integer(operation::INCR, "n", number.into()))
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut clients: Vec<Client> = nodes.servers.iter().map(Server::connect).collect();
+                for _ in 0..100 {
+                    assert_eq!(ask(&mut clients, &add(1)).result, result::OK);
+                }
+            });
+        }
+    });
+    let mut clients: Vec<Client> = nodes.servers.iter().map(Server::connect).collect();
+    let answer = ask(&mut clients, &Message::get("counter"));
+    assert_eq!(answer.bin("n"), Some(&400_u64.to_be_bytes()[..]));
+    assert_eq!(answer.generation, 400);
+    for number in 0..2 {
+        assert_eq!(clients[number].figure("namespace/test", "objects").unwrap(), 1, "node {number}");
+        assert_eq!(clients[number].figure("statistics", "rw_in_progress").unwrap(), 0);
+    }
 }

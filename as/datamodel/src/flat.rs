@@ -148,6 +148,16 @@ impl<'a> FlatRecord<'a> {
         record.and_then(|record| record.packing).map_or(0, |packing| packing.stored_size as usize)
     }
 
+    /// The record at the start of `bytes` without end mark and padding, as nodes send it to each other; `None` if it is
+    /// damaged.
+    #[must_use]
+    pub fn without_end(bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let record = Self::parse(bytes).ok()?;
+        let mut bins = record.bins();
+        bins.by_ref().try_for_each(|bin| bin.map(drop)).ok()?;
+        bytes.get(..record.size - bins.bytes.len())
+    }
+
     /// Where the record at the start of `bytes` ends by its parts, whatever its magic and stated size: only if all of them
     /// can be read and the end mark fits.
     #[must_use]

@@ -4,18 +4,19 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use proto::peer::NodeId;
 use proto::peer::nested::Endpoint;
+use proto::peer::{MessageType, NodeId};
 
 use crate::config::params::network::HeartbeatMode;
 use crate::fabric::{
-    CLEAR_ALTERNATE, CLEAR_STANDARD, Fabric, FabricSettings, Handlers, Membership, SERVICES,
+    CLEAR_ALTERNATE, CLEAR_STANDARD, Fabric, FabricSettings, Handler, Handlers, Membership, SERVICES,
     SERVICES_ALTERNATE, Surroundings, TLS_ALTERNATE, TLS_NAME, TLS_STANDARD,
 };
 use crate::heartbeat::{Heartbeat, HeartbeatSockets};
 use crate::node::Node;
 use crate::peer_frames::endpoint_of;
 use crate::service::reachable;
+use crate::transaction::ReplicaTraffic;
 
 /// The endpoints at which other nodes reach what is bound.
 fn endpoints(bound: &[SocketAddr]) -> Vec<Endpoint> {
@@ -23,7 +24,7 @@ fn endpoints(bound: &[SocketAddr]) -> Vec<Endpoint> {
     reachable(bound).into_iter().map(|ip| endpoint_of(SocketAddr::new(ip, port))).collect()
 }
 
-/// Begins to look for other nodes.
+/// Begins to look for other nodes. Gives what has to send again what they do not answer.
 ///
 /// # Errors
 /// When a group cannot be joined, or the system refuses a thread or file descriptor.
@@ -31,7 +32,7 @@ pub(crate) fn join_others(
     node: &Arc<Node>,
     fabric_listeners: Vec<TcpListener>,
     heartbeat_listeners: Vec<TcpListener>,
-) -> io::Result<()> {
+) -> io::Result<Arc<ReplicaTraffic>> {
     let network = &node.config.network;
     let self_node = NodeId(node.cluster.node_id);
     let is_mesh = network.heartbeat.mode.get() == HeartbeatMode::Mesh;
@@ -51,10 +52,13 @@ pub(crate) fn join_others(
         heartbeat_endpoints: is_mesh.then_some(heartbeat_endpoints),
         services: services(node),
     };
-    let membership = Membership::start(around, fabric_listeners, sockets, Handlers::default())?;
+    let traffic = ReplicaTraffic::new(&node.service.transactions, &around.fabric, &node.cluster);
+    let mut handlers = Handlers::default();
+    handlers.add(MessageType::Replication, Arc::clone(&traffic) as Arc<dyn Handler>);
+    let membership = Membership::start(around, fabric_listeners, sockets, handlers)?;
     // A node joins others once.
     let _ = node.membership.set(membership);
-    Ok(())
+    Ok(traffic)
 }
 
 /// What other nodes are told of where clients reach this one. The fields of old clients have no addresses of IPv6.

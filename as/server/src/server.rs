@@ -34,7 +34,9 @@ use crate::sindex::{self, SecondaryIndexes};
 use crate::smd::{self, Module, Occasion, Smd, SmdItem};
 use crate::ticker;
 use crate::tls::TlsPorts;
-use crate::transaction::{self, BatchPool, BatchWorker, Executor, PoolWorker, TransactionContext};
+use crate::transaction::{
+    self, BatchPool, BatchWorker, Executor, PoolWorker, ReplicaObserver, ReplicaWrites, TransactionContext,
+};
 use crate::version::FERROSPIKE_VERSION;
 use crate::workers::Workers;
 
@@ -85,12 +87,14 @@ impl Server {
         let security = config.security.as_ref().map(|_| AccessControl::open(&config, &smd)).transpose()?;
         // Namespaces, with what their devices hold. Memory takes address space only until it is used.
         let indexes = Arc::new(SecondaryIndexes::new(config.namespaces.len()));
+        let replicas = ReplicaWrites::new();
         let namespaces: Arc<[Arc<Namespace>]> = (0..config.namespaces.len())
             .map(|position| {
                 let thresholds = smd::removal_thresholds(&smd, &config.namespaces[position].name);
                 let mut namespace =
                     Namespace::open(&config, position, thread_count, cluster.node_id, &thresholds)?;
                 namespace.add_observer(indexes.observer(position));
+                namespace.add_observer(ReplicaObserver::new(&replicas, position));
                 Ok(Arc::new(namespace))
             })
             .collect::<Result<_, NamespaceError>>()?;
@@ -100,11 +104,9 @@ impl Server {
         }
 
         let metrics = Arc::new(ServerMetrics::new(thread_count));
-        let transactions = Arc::new(TransactionContext::new(
-            Arc::clone(&config),
-            Arc::clone(&namespaces),
-            Arc::clone(&metrics),
-        ));
+        let transactions =
+            TransactionContext::new(Arc::clone(&config), Arc::clone(&namespaces), Arc::clone(&metrics));
+        let transactions = Arc::new(transactions.with_replicas(replicas));
         let queries = Queries::new(Arc::clone(&config), Arc::clone(&transactions), Arc::clone(&indexes));
         let service = Arc::new(ServiceContext {
             config: Arc::clone(&config),
@@ -167,7 +169,11 @@ impl Server {
         self.start_info_port(ports.info)?;
         self.start_metrics_port(ports.metrics)?;
         if self.node.config.network.is_clustered() {
-            join_others(&self.node, ports.fabric, ports.heartbeat)?;
+            let traffic = join_others(&self.node, ports.fabric, ports.heartbeat)?;
+            let is_stopping = Arc::clone(&self.is_stopping);
+            let thread =
+                threads::spawn_restarting("replica-resend", move || traffic.run_resend(&is_stopping))?;
+            self.background_threads.push(thread);
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ pub(crate) use cluster::Cluster;
 pub(crate) use driver::{DriverEvent, Surroundings};
 pub(crate) use membership::Membership;
 pub(crate) use network::Fabric;
-pub(crate) use peers::{FabricSettings, Handlers};
+pub(crate) use peers::{FabricSettings, Handler, Handlers};
 pub(crate) use services::{
     CLEAR_ALTERNATE, CLEAR_STANDARD, SERVICES, SERVICES_ALTERNATE, TLS_ALTERNATE, TLS_NAME, TLS_STANDARD,
 };

@@ -60,6 +60,8 @@ pub(crate) enum Cause {
     Eviction,
     /// It was last updated before the threshold of a truncation.
     Truncate,
+    /// A copy came from another node, or its master has removed it.
+    OtherNode,
     /// Another node keeps its partition.
     PartitionLeft,
     /// The tomb raider removes a tombstone that nothing needs any more.
@@ -73,7 +75,6 @@ pub(crate) struct Transition<'a> {
     /// Where it is in the index, as long as it is there.
     pub(crate) handle: ElementHandle,
     pub(crate) change: &'a Change<'a>,
-    #[cfg_attr(not(test), expect(dead_code, reason = "no observer asks for it yet"))]
     pub(crate) cause: Cause,
 }
 

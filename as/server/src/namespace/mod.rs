@@ -250,6 +250,18 @@ impl Namespace {
         Ok(set.id)
     }
 
+    /// The set called `name`, for a copy of a record that another node has let in.
+    ///
+    /// # Errors
+    /// `Parameter` when there cannot be such a set.
+    pub(crate) fn set_of_copy(&self, name: &[u8]) -> Result<SetId, ResultCode> {
+        if name.is_empty() {
+            return Ok(SetId::NONE);
+        }
+        let set = self.sets.find_or_create(name, &self.config().sets);
+        set.map(|set| set.id).map_err(|_| ResultCode::Parameter)
+    }
+
     /// When a record that is created now in set `set_id` is updated, in milliseconds since 2010-01-01: `now`, or as much
     /// later as it takes to come after what was removed under its digest, and not to be truncated.
     #[inline]

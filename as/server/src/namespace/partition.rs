@@ -135,6 +135,8 @@ pub(crate) enum RecordAccess {
 ///     38     writes may begin here
 ///     39     isolated: nobody may reserve it
 ///     40     reads are answered here
+///     41     this node is a replica, or the master
+///     42     others are too
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct PartitionWord(u64);
@@ -145,12 +147,17 @@ impl PartitionWord {
     const WRITES: u64 = 1 << 38;
     const ISOLATED: u64 = 1 << 39;
     const READS: u64 = 1 << 40;
+    const REPLICA: u64 = 1 << 41;
+    const OTHERS: u64 = 1 << 42;
 
     /// Without reservations.
     fn of(row: &PartitionRow, own_node: u64) -> Self {
         let writes = if row.serves_writes(own_node) { Self::WRITES } else { 0 };
         let reads = if row.serves_reads(own_node) { Self::READS } else { 0 };
-        PartitionWord(u64::from(row.tree_id) << Self::TREE_ID_SHIFT | writes | reads)
+        let replica = if row.replica_index(own_node).is_some() { Self::REPLICA } else { 0 };
+        let has_others = row.replicas.iter().any(|replica| replica.node != own_node);
+        let others = if has_others { Self::OTHERS } else { 0 };
+        PartitionWord(u64::from(row.tree_id) << Self::TREE_ID_SHIFT | writes | reads | replica | others)
     }
 
     const fn reservations(self) -> u64 {

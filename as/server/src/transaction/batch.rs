@@ -29,6 +29,7 @@ use super::{
     Call, Executor, INLINE_STEPS, PREPARED_REQUESTS, Place, ReplySink, Step, TransactionContext, Wait,
     Workspace, record_access,
 };
+use crate::index::PartitionId;
 use crate::metrics::{Operation, Origin, ServerCounter, ServerMetrics};
 use crate::namespace::Namespace;
 use crate::security::Session;
@@ -387,7 +388,10 @@ impl RowsContext<'_> {
     fn must_not_wait_for(&self, context: &TransactionContext, row: &Row<'_>) -> bool {
         matches!(self.place, RowsPlace::Service(_))
             && row.request.info2 & info2::WRITE != 0
-            && context.namespace_of(&row.request).is_some_and(|namespace| namespace.storage.commits())
+            && context.namespace_of(&row.request).is_some_and(|namespace| {
+                namespace.storage.commits()
+                    || namespace.partitions.has_other_replicas(PartitionId::of(&row.digest))
+            })
     }
 
     /// How far rows were carried out of which one has to wait; on a batch thread for room.

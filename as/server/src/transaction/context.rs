@@ -8,6 +8,7 @@ use std::time::Duration;
 use proto::message::Request;
 
 use super::flat_buffer::FlatBuffer;
+use super::replicas::ReplicaWrites;
 use super::settle::Unsettled;
 use super::wait::WaitTable;
 use super::{OwnedRequest, benchmarks, measure};
@@ -32,6 +33,8 @@ pub(crate) struct TransactionContext {
     pub(crate) pool: Workers<OwnedRequest>,
     /// Requests that wait for a record that a thread of a pool is about to change.
     pub(super) waits: WaitTable,
+    /// Writes that replicas have not acknowledged.
+    pub(crate) replicas: Arc<ReplicaWrites>,
     /// The server stops: what only reads ends soon.
     is_stopping: AtomicBool,
 }
@@ -52,8 +55,15 @@ impl TransactionContext {
             functions,
             pool: Workers::with_niceness("transaction", POOL_NICENESS),
             waits: WaitTable::new(),
+            replicas: ReplicaWrites::new(),
             is_stopping: AtomicBool::new(false),
         }
+    }
+
+    /// The same, whose writes go to replicas by `replicas`.
+    pub(crate) fn with_replicas(mut self, replicas: Arc<ReplicaWrites>) -> Self {
+        self.replicas = replicas;
+        self
     }
 
     /// Transactions that only read end soon from now on, without an answer.

@@ -114,6 +114,6 @@ pub(super) fn remove(
     let removal = Removal { cause: Cause::Delete, now: call.now, is_durable, key: key.as_deref() };
     let removed = namespace.remove(guard, &removal, buffers.flat.for_tombstone());
     let committed = removed.map_err(|error| storage_result(call, error))?;
-    call.note_unsettled(committed.location, &mut buffers.unsettled);
+    call.note_changed(committed.location, &mut buffers.unsettled);
     Ok(())
 }

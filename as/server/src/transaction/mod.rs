@@ -22,6 +22,7 @@ mod optimistic;
 mod pool;
 mod read;
 mod refused;
+mod replicas;
 mod settle;
 mod sink;
 mod step;
@@ -59,6 +60,7 @@ pub(crate) use batch_pool::{BatchPool, BatchWorker};
 pub(crate) use context::TransactionContext;
 pub(crate) use measure::HeldTransactions;
 pub(crate) use pool::{PoolWorker, thread_count};
+pub(crate) use replicas::{ReplicaObserver, ReplicaTraffic, ReplicaWrites};
 pub(crate) use settle::Unsettled;
 pub(crate) use sink::{GoOn, ReplySink, SinkClosed, StalledSenders};
 pub(crate) use step::Step;
@@ -161,11 +163,12 @@ impl Call<'_> {
         RecordKey { namespace: self.namespace.position(), digest: self.digest }
     }
 
-    /// Whether a change of the record must wait for another that a thread of the pool is making. The caller holds the
-    /// record's sprig lock.
+    /// Whether a change of the record must wait for another that a thread of the pool is making, or that is on its way to
+    /// replicas. The caller holds the record's sprig lock.
     #[inline]
     fn is_reserved(&self) -> bool {
-        self.context.waits.is_reserved(&self.record_key())
+        let key = self.record_key();
+        self.context.waits.is_reserved(&key) || self.context.replicas.is_in_flight(&key)
     }
 
     /// Starts the reply at the end of `out`.

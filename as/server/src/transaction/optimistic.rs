@@ -57,7 +57,7 @@ pub(super) fn until_committed<T>(
             } else {
                 call.context.waits.wait_until_free(&key, deadline)
             };
-            if !may_go_on {
+            if !may_go_on || !call.context.replicas.wait_until_free(&key, deadline) {
                 return Err(ResultCode::Timeout.into());
             }
         }

@@ -37,7 +37,9 @@ impl TransactionContext {
     pub(crate) fn restart(self: &Arc<Self>, wait: Wait, request: OwnedRequest) {
         let resumed = match wait {
             Wait::Pool => Err(request),
-            Wait::Record(key) => self.waits.park(&key, request),
+            Wait::Record(key) => {
+                self.waits.park(&key, request).or_else(|request| self.replicas.park(&key, request))
+            }
             Wait::Room(key) => return self.wait_for_room(&key, request),
         };
         if let Err(request) = resumed {

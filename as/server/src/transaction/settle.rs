@@ -9,11 +9,13 @@
 //! - A batch thread waits: one flush for the rows that it has carried out together. So a row on a service thread leaves
 //!   nothing unsettled; one that would goes to a batch thread.
 
+use cf::Digest;
+use crossbeam::channel::bounded;
 use proto::ResultCode;
 use proto::frame::HEADER_SIZE;
 use smallvec::SmallVec;
 
-use super::wait::Hold;
+use super::wait::{Hold, RecordKey};
 use super::{Call, Executor, Place, TransactionContext, Wait, Workspace};
 use crate::index::Location;
 use crate::storage::DurableWait;
@@ -25,9 +27,17 @@ const RESULT_OFFSET: usize = 5;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unsettled {
     namespace: usize,
-    location: Location,
+    awaited: Awaited,
     /// Where in the replies the result is that says it is.
     pub(crate) result_at: usize,
+}
+
+/// What a reply waits for.
+#[derive(Clone, Copy, Debug)]
+enum Awaited {
+    Disk(Location),
+    /// All replicas of the record.
+    Replicas(Digest),
 }
 
 impl Unsettled {
@@ -42,7 +52,19 @@ impl Call<'_> {
     #[inline]
     pub(super) fn note_unsettled(&self, location: Location, unsettled: &mut Vec<Unsettled>) {
         if self.namespace.storage.is_unsettled(location) {
-            unsettled.push(Unsettled { namespace: self.namespace.position(), location, result_at: 0 });
+            let awaited = Awaited::Disk(location);
+            unsettled.push(Unsettled { namespace: self.namespace.position(), awaited, result_at: 0 });
+        }
+    }
+
+    /// The reply about a change of the record must wait until it is on disk at `location`, and on all replicas.
+    #[inline]
+    pub(super) fn note_changed(&self, location: Location, unsettled: &mut Vec<Unsettled>) {
+        self.note_unsettled(location, unsettled);
+        let key = self.record_key();
+        if self.context.replicas.is_in_flight(&key) {
+            let awaited = Awaited::Replicas(key.digest);
+            unsettled.push(Unsettled { namespace: key.namespace, awaited, result_at: 0 });
         }
     }
 
@@ -73,12 +95,42 @@ impl Workspace {
         if self.buffers.unsettled.len() > count {
             self.leave_sections();
         }
-        for Unsettled { namespace, location, result_at } in self.buffers.unsettled.drain(count..) {
-            if context.namespaces[namespace].storage.settle(location).is_err()
-                && let Some(result) = replies.get_mut(result_at)
-            {
-                *result = ResultCode::Unknown.code();
+        let mut on_replicas = Vec::new();
+        for Unsettled { namespace, awaited, result_at } in self.buffers.unsettled.drain(count..) {
+            match awaited {
+                Awaited::Disk(location) => {
+                    if context.namespaces[namespace].storage.settle(location).is_err()
+                        && let Some(result) = replies.get_mut(result_at)
+                    {
+                        *result = ResultCode::Unknown.code();
+                    }
+                }
+                Awaited::Replicas(digest) => on_replicas.push((RecordKey { namespace, digest }, result_at)),
             }
+        }
+        if !on_replicas.is_empty() {
+            await_replicas(context, &on_replicas, replies);
+        }
+    }
+}
+
+/// Waits until each of the records is on its replicas, or its time is over; then its reply says so.
+fn await_replicas(context: &TransactionContext, records: &[(RecordKey, usize)], replies: &mut [u8]) {
+    let (released, results) = bounded(1);
+    // A byte for each, which becomes its result.
+    let first = Hold::on(vec![ResultCode::Ok.code(); records.len()], move |results| {
+        let _ = released.send(results);
+    });
+    for (at, (key, _)) in records.iter().enumerate() {
+        context.replicas.hold(key, first.about(vec![at]));
+    }
+    drop(first);
+    let results = results.recv().unwrap_or_default();
+    for ((_, result_at), code) in records.iter().zip(results) {
+        if code != ResultCode::Ok.code()
+            && let Some(result) = replies.get_mut(*result_at)
+        {
+            *result = code;
         }
     }
 }
@@ -122,7 +174,15 @@ impl Executor {
         release: impl FnOnce(Vec<u8>) + Send + 'static,
     ) {
         let mut disks = SmallVec::<[OnDisk; 2]>::new();
-        for &Unsettled { namespace, location, result_at } in unsettled {
+        let mut on_replicas = SmallVec::<[(RecordKey, usize); 2]>::new();
+        for &Unsettled { namespace, awaited, result_at } in unsettled {
+            let location = match awaited {
+                Awaited::Disk(location) => location,
+                Awaited::Replicas(digest) => {
+                    on_replicas.push((RecordKey { namespace, digest }, result_at));
+                    continue;
+                }
+            };
             let device = location.device();
             let known = disks.iter().position(|disk| (disk.namespace, disk.device) == (namespace, device));
             let at = known.unwrap_or_else(|| {
@@ -133,6 +193,9 @@ impl Executor {
             disks[at].results_at.push(result_at);
         }
         let first = Hold::on(replies, release);
+        for (key, result_at) in on_replicas {
+            self.context.replicas.hold(&key, first.about(vec![result_at]));
+        }
         for OnDisk { namespace, device, locations, results_at } in disks {
             let hold = first.about(results_at);
             let wait = DurableWait { locations, done: Box::new(move |lost| hold.end(lost)) };

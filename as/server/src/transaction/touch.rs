@@ -110,6 +110,6 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
     let Ok(committed) = call.namespace.commit(guard, &Change::Record(version), Cause::ReadTouch) else {
         return Some(false);
     };
-    call.note_unsettled(committed.location, &mut buffers.unsettled);
+    call.note_changed(committed.location, &mut buffers.unsettled);
     Some(true)
 }

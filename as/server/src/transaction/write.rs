@@ -199,7 +199,7 @@ pub(super) fn commit(
     let version = NewVersion { flat: buffers.flat.plain(), packed: buffers.flat.packed(), meta, key_stored };
     let committed = namespace.commit(guard, &Change::Record(version), Cause::Write);
     let committed = committed.map_err(|error| storage_result(call, error))?;
-    call.note_unsettled(committed.location, &mut buffers.unsettled);
+    call.note_changed(committed.location, &mut buffers.unsettled);
     Ok(())
 }
 

@@ -19,9 +19,37 @@ struct View<'a> {
     namespace: &'a Namespace,
     partitions: PartitionFigures,
     objects: u64,
+    roles: RecordsByRole,
     index_memory: IndexMemory,
     data_used: u64,
     data_total: u64,
+}
+
+/// Records by what this node is for their partitions. Tombstones are among them on a node that is not alone.
+#[derive(Default)]
+struct RecordsByRole {
+    master: u64,
+    replica: u64,
+    other: u64,
+}
+
+impl RecordsByRole {
+    fn of(node: &Node, namespace: &Namespace) -> Self {
+        if node.membership.get().is_none() {
+            return RecordsByRole { master: namespace.object_count(), ..RecordsByRole::default() };
+        }
+        let (own, mut roles) = (node.cluster.node_id, RecordsByRole::default());
+        namespace.partitions.visit(|id, row| {
+            let count = namespace.index.partition_count(id);
+            let role = match row.replica_index(own) {
+                _ if row.working_master == own => &mut roles.master,
+                Some(_) => &mut roles.replica,
+                None => &mut roles.other,
+            };
+            *role += count;
+        });
+        roles
+    }
 }
 
 /// One or several lines of the table.
@@ -47,16 +75,12 @@ static ROWS: &[Row] = &[
     One("objects", |view| Number(view.objects)),
     One("tombstones", |view| Number(view.namespace.tombstone_count())),
     Idle(&["xdr_tombstones", "xdr_bin_cemeteries", "mrt_provisionals"]),
-    One("master_objects", |view| Number(view.objects)),
+    One("master_objects", |view| Number(view.roles.master)),
     One("master_tombstones", |view| Number(view.namespace.tombstone_count())),
-    Idle(&[
-        "prole_objects",
-        "prole_tombstones",
-        "non_replica_objects",
-        "non_replica_tombstones",
-        "unreplicated_records",
-        "dead_partitions",
-    ]),
+    One("prole_objects", |view| Number(view.roles.replica)),
+    Idle(&["prole_tombstones"]),
+    One("non_replica_objects", |view| Number(view.roles.other)),
+    Idle(&["non_replica_tombstones", "unreplicated_records", "dead_partitions"]),
     One("unavailable_partitions", |view| Number(view.partitions.unavailable as u64)),
     Idle(&["auto_revived_partitions"]),
     One("clock_skew_stop_writes", |_| Flag(false)),
@@ -290,6 +314,7 @@ pub(in crate::info) fn write_namespace(node: &Node, namespace: &Namespace, out: 
         namespace,
         partitions: namespace.partitions.figures(),
         objects: namespace.object_count(),
+        roles: RecordsByRole::of(node, namespace),
         index_memory: IndexMemory::of(namespace),
         data_used: namespace.storage.used_bytes(),
         data_total: namespace.storage.total_bytes(),

@@ -3,13 +3,46 @@
 use cf::sys::block::BlockError;
 
 use super::{
-    Acquire, Duration, ISOLATION_POLL_PERIOD, Instant, PartitionRow, PartitionWord, Partitions, Release,
+    Acquire, Duration, ISOLATION_POLL_PERIOD, Instant, PartitionReservation, PartitionRow, PartitionWord,
+    Partitions, Relaxed, Release,
 };
 use crate::index::PartitionId;
 use crate::namespace::{Cause, Change, Namespace};
 use crate::storage::Storage;
 
 impl Partitions {
+    /// Whether other nodes are to have the records of a partition too.
+    #[inline]
+    pub(crate) fn has_other_replicas(&self, id: PartitionId) -> bool {
+        self.partitions[id.index()].word(Relaxed).0 & PartitionWord::OTHERS != 0
+    }
+
+    /// The replicas of a partition but for node `own`.
+    pub(crate) fn other_replicas(&self, id: PartitionId, own: u64) -> Vec<u64> {
+        let table = self.table.lock();
+        let nodes = table.rows[id.index()].replicas.iter().map(|replica| replica.node);
+        nodes.filter(|node| *node != own).collect()
+    }
+
+    /// As [`other_replicas`](Self::other_replicas), as long as `own` is the working master.
+    pub(crate) fn replicas_of_master(&self, id: PartitionId, own: u64) -> Option<Vec<u64>> {
+        let is_master = self.table.lock().rows[id.index()].working_master == own;
+        is_master.then(|| self.other_replicas(id, own))
+    }
+
+    /// Reserves a partition of which this node is a replica or the master, for a copy of a record.
+    pub(crate) fn reserve_as_replica(&self, id: PartitionId) -> Option<PartitionReservation<'_>> {
+        self.reserve_data(id).filter(|reservation| reservation.word.0 & PartitionWord::REPLICA != 0)
+    }
+
+    /// Reserves a partition that has data here.
+    pub(crate) fn reserve_data(&self, id: PartitionId) -> Option<PartitionReservation<'_>> {
+        let partition = &self.partitions[id.index()];
+        let word = PartitionWord(partition.word.fetch_add(1, Acquire));
+        let reservation = PartitionReservation { partition, id, word };
+        (!word.is_isolated()).then_some(reservation)
+    }
+
     /// Takes over what the cluster says of some partitions; tree ids and regimes are kept. One that loses its data is out of
     /// service at once; its records are still there, and may still be looked at, until they have been
     /// [left](Self::await_left) and removed. With a `replication_factor` it is a rebalance. The cluster thread only.

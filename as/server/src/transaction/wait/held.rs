@@ -1,7 +1,7 @@
 //! Replies that are made and must not be sent yet, because what they tell of is not safe yet.
 //!
 //! Whoever makes something safe for them keeps a [`Hold`] on them. When the last hold is dropped, the replies are released:
-//! handed to whoever sends them. A hold is on a disk today; one on the acknowledgements of replicas fits as well.
+//! handed to whoever sends them. A hold is on a disk, or on the acknowledgements of replicas.
 //!
 //! # Locks
 //! One mutex for each group of replies, taken alone and only to put a failure into a reply.
@@ -58,12 +58,22 @@ impl Hold {
         self.fail(lost.iter().copied());
     }
 
+    /// It is not known whether what it was about is safe, and the time for it is over: all of these replies say so.
+    pub(crate) fn time_out(mut self) {
+        self.has_ended = true;
+        self.set_results(0..self.results_at.len(), ResultCode::Timeout);
+    }
+
     fn fail(&self, lost: impl Iterator<Item = usize>) {
+        self.set_results(lost, ResultCode::Unknown);
+    }
+
+    fn set_results(&self, at: impl Iterator<Item = usize>, code: ResultCode) {
         let mut replies = self.held.replies.lock();
-        for at in lost {
+        for at in at {
             let result = self.results_at.get(at).and_then(|result_at| replies.get_mut(*result_at));
             if let Some(result) = result {
-                *result = ResultCode::Unknown.code();
+                *result = code.code();
             }
         }
     }

@@ -5,7 +5,7 @@
 //! - Before, its *request* waits. It is copied, its connection is parked, and the request runs again from its start when
 //!   the [`Wait`] is over. So a request waits for a thread of the pool, for a reserved record or for room, and may wait for the
 //!   versions that other nodes have or for the node that it is passed on to.
-//! - Afterwards, its *reply* waits until what it tells of is safe, under a [`Hold`]: on disk, and on replicas one day.
+//! - Afterwards, its *reply* waits until what it tells of is safe, under a [`Hold`]: on disk, and on replicas.
 //!
 //! In neither case does a service thread wait: it goes on with other connections, and whoever ends the wait posts the reply
 //! to it.

@@ -1,0 +1,265 @@
+//! Writes that are on their way to replicas: who has yet to acknowledge them, and who waits for that.
+//!
+//! A commit on the master sends the new record to the other replicas while the record's lock is held, and notes it here. Its
+//! reply is [held](Hold) until all have answered; other writers of the record wait too, so that what replicas
+//! get of a record is in order. What is not answered is sent again, and to the replicas that there are by then. When the
+//! deadline has come the client is told of a timeout: the write may last.
+//!
+//! # Threads
+//! `replica-resend` looks every few milliseconds for what is to be sent again.
+//!
+//! # Locks
+//! One mutex for each shard. It may be taken under a sprig lock; only outboxes of connections are locked under it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::*};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use proto::peer::NodeId;
+use proto::peer::hello::Channel;
+use smallvec::SmallVec;
+
+use crate::config::Config;
+use crate::fabric::{Cluster, Fabric};
+use crate::index::PartitionId;
+use crate::namespace::Namespace;
+use crate::transaction::OwnedRequest;
+use crate::transaction::wait::{Hold, RecordKey};
+
+const SHARD_COUNT: usize = 64;
+/// A replica that does not know of its partition yet, or any more, is asked again after this.
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(5);
+
+/// What the writes are sent with.
+pub(super) struct Links {
+    config: Arc<Config>,
+    fabric: Arc<Fabric>,
+    pub(super) cluster: Arc<Cluster>,
+}
+
+/// A write that not all replicas have answered.
+struct InFlight {
+    transaction_id: u32,
+    message: Vec<u8>,
+    /// Have yet to answer.
+    unanswered: SmallVec<[NodeId; 2]>,
+    answered: SmallVec<[NodeId; 2]>,
+    resend_at: Instant,
+    pause: Duration,
+    deadline: Instant,
+    holds: Vec<Hold>,
+    waiting: Vec<OwnedRequest>,
+}
+
+/// What waited for a write that has ended.
+#[must_use]
+pub(in crate::transaction) struct Ended {
+    holds: Vec<Hold>,
+    waiting: Vec<OwnedRequest>,
+    is_late: bool,
+}
+
+impl Ended {
+    /// Releases the replies; `resume` gets the requests.
+    pub(in crate::transaction) fn release(self, resume: impl Fn(OwnedRequest)) {
+        for hold in self.holds {
+            if self.is_late { hold.time_out() } else { hold.end(&[]) }
+        }
+        self.waiting.into_iter().for_each(resume);
+    }
+}
+
+#[derive(Default)]
+struct Shard {
+    writes: Mutex<HashMap<RecordKey, InFlight>>,
+    ended: Condvar,
+}
+
+/// The writes of a server that are on their way to replicas.
+pub(crate) struct ReplicaWrites {
+    shards: [Shard; SHARD_COUNT],
+    /// How many there are: none on a node alone, and then nobody looks further.
+    count: AtomicUsize,
+    last_id: AtomicUsize,
+    pub(super) links: OnceLock<Links>,
+}
+
+impl ReplicaWrites {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(ReplicaWrites {
+            shards: std::array::from_fn(|_| Shard::default()),
+            count: AtomicUsize::new(0),
+            last_id: AtomicUsize::new(0),
+            links: OnceLock::new(),
+        })
+    }
+
+    /// Sends by `fabric` from now on.
+    pub(crate) fn connect(&self, config: &Arc<Config>, fabric: &Arc<Fabric>, cluster: &Arc<Cluster>) {
+        let (config, fabric, cluster) = (Arc::clone(config), Arc::clone(fabric), Arc::clone(cluster));
+        // A node joins others once.
+        let _ = self.links.set(Links { config, fabric, cluster });
+    }
+
+    fn shard(&self, key: &RecordKey) -> &Shard {
+        &self.shards[usize::from(key.digest.0[19]) % SHARD_COUNT]
+    }
+
+    /// Writes on their way.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    /// Whether a write of the record is on its way.
+    #[inline]
+    pub(in crate::transaction) fn is_in_flight(&self, key: &RecordKey) -> bool {
+        self.count.load(Acquire) != 0 && self.shard(key).writes.lock().contains_key(key)
+    }
+
+    pub(super) fn new_id(&self) -> u32 {
+        self.last_id.fetch_add(1, Relaxed) as u32
+    }
+
+    /// Sends a write to the other replicas of its partition. The caller holds the record's sprig lock.
+    pub(super) fn begin(&self, key: RecordKey, (transaction_id, message): (u32, Vec<u8>), nodes: &[u64]) {
+        let Some(links) = self.links.get() else { return };
+        let now = Instant::now();
+        let pause = Duration::from_millis(links.config.service.transaction_retry_ms.get().max(1).into());
+        let unanswered: SmallVec<[NodeId; 2]> = nodes.iter().map(|node| NodeId(*node)).collect();
+        let mut write = InFlight {
+            transaction_id,
+            message,
+            unanswered,
+            answered: SmallVec::new(),
+            resend_at: now + pause,
+            pause,
+            deadline: now + Duration::from_millis(links.config.service.transaction_max_ms.get()),
+            holds: Vec::new(),
+            waiting: Vec::new(),
+        };
+        let mut writes = self.shard(&key).writes.lock();
+        match writes.remove(&key) {
+            // The record has been written again: who waits for the former write waits for this one, which follows it.
+            Some(former) => (write.holds, write.waiting) = (former.holds, former.waiting),
+            None => _ = self.count.fetch_add(1, AcqRel),
+        }
+        // Sent when it is noted: an answer may come at once.
+        let write = writes.entry(key).or_insert(write);
+        send(links, &write.unanswered, &write.message);
+    }
+
+    /// Has a hold wait for the write of a record that is on its way, or ends it at once.
+    pub(in crate::transaction) fn hold(&self, key: &RecordKey, hold: Hold) {
+        let mut writes = self.shard(key).writes.lock();
+        match writes.get_mut(key) {
+            Some(write) => write.holds.push(hold),
+            None => {
+                drop(writes);
+                hold.end(&[]);
+            }
+        }
+    }
+
+    /// Has a request wait until no write of its record is on its way. Gives it back if there is none.
+    pub(in crate::transaction) fn park(
+        &self,
+        key: &RecordKey,
+        request: OwnedRequest,
+    ) -> Result<(), OwnedRequest> {
+        match self.shard(key).writes.lock().get_mut(key) {
+            Some(write) => {
+                write.waiting.push(request);
+                Ok(())
+            }
+            None => Err(request),
+        }
+    }
+
+    /// Waits until no write of the record is on its way, or until `deadline`; returns whether there is none. Not on a
+    /// service thread, nor one of the fabric.
+    pub(in crate::transaction) fn wait_until_free(&self, key: &RecordKey, deadline: Instant) -> bool {
+        if self.count.load(Acquire) == 0 {
+            return true;
+        }
+        let shard = self.shard(key);
+        let mut writes = shard.writes.lock();
+        while writes.contains_key(key) {
+            if shard.ended.wait_until(&mut writes, deadline).timed_out() {
+                return !writes.contains_key(key);
+            }
+        }
+        true
+    }
+
+    fn end(&self, shard: &Shard, write: InFlight, is_late: bool) -> Ended {
+        self.count.fetch_sub(1, AcqRel);
+        shard.ended.notify_all();
+        Ended { holds: write.holds, waiting: write.waiting, is_late }
+    }
+
+    /// A replica has answered, whether it has the write or something newer, or `is_refused` as it is no replica yet.
+    pub(super) fn answered(&self, key: &RecordKey, id: u32, from: NodeId, is_refused: bool) -> Option<Ended> {
+        let shard = self.shard(key);
+        let mut writes = shard.writes.lock();
+        let write = writes.get_mut(key).filter(|write| write.transaction_id == id)?;
+        if is_refused {
+            write.resend_at = Instant::now() + REFUSED_PAUSE;
+            return None;
+        }
+        let place = write.unanswered.iter().position(|node| *node == from)?;
+        write.answered.push(write.unanswered.swap_remove(place));
+        if !write.unanswered.is_empty() {
+            return None;
+        }
+        let write = writes.remove(key)?;
+        Some(self.end(shard, write, false))
+    }
+
+    /// Sends again what is due, or all if the cluster has changed, and ends what is late.
+    pub(super) fn resend(&self, namespaces: &[Arc<Namespace>], all: bool) -> Vec<Ended> {
+        let (Some(links), now) = (self.links.get(), Instant::now()) else { return Vec::new() };
+        let mut ended = Vec::new();
+        for shard in self.shards.iter().filter(|_| self.count() != 0) {
+            let mut writes = shard.writes.lock();
+            let mut over = Vec::new();
+            for (key, write) in writes.iter_mut() {
+                if write.deadline <= now {
+                    over.push((*key, true));
+                } else if all || write.resend_at <= now {
+                    write.refresh(*key, namespaces, links.cluster.node_id);
+                    if write.unanswered.is_empty() {
+                        over.push((*key, false));
+                    } else {
+                        send(links, &write.unanswered, &write.message);
+                        write.pause *= 2;
+                        write.resend_at = now + write.pause;
+                    }
+                }
+            }
+            for (key, is_late) in over {
+                ended.extend(writes.remove(&key).map(|write| self.end(shard, write, is_late)));
+            }
+        }
+        ended
+    }
+}
+
+impl InFlight {
+    /// The replicas may be others by now. While this node is not the master nobody new is asked.
+    fn refresh(&mut self, key: RecordKey, namespaces: &[Arc<Namespace>], own: u64) {
+        let Some(namespace) = namespaces.get(key.namespace) else { return };
+        if let Some(nodes) = namespace.partitions.replicas_of_master(PartitionId::of(&key.digest), own) {
+            let nodes = nodes.into_iter().map(NodeId).filter(|node| !self.answered.contains(node));
+            self.unanswered = nodes.collect();
+        }
+    }
+}
+
+fn send(links: &Links, nodes: &[NodeId], message: &[u8]) {
+    for node in nodes {
+        // What is not answered is sent again.
+        let _ = links.fabric.send(*node, Channel::ReadWrite, message);
+    }
+}
