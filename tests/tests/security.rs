@@ -83,6 +83,19 @@ fn roles_decide_and_change_at_once() {
     assert_eq!(result_of(&mut admin, command::DROP_USER, &[(field::USER, b"bob")]), 0);
     assert_eq!(get(&mut bob), 80);
     assert_eq!(login(&mut server.connect(), "bob", PASS).0, 60);
+
+    // Another user of the same name and password is not the one that was dropped.
+    assert_eq!(create_user(&mut admin, "bob", PASS, &["read-write"]), 0);
+    let mut other = logged_in(&server, "bob", PASS);
+    assert_eq!((put(&mut other), get(&mut other)), (0, 0));
+    assert_eq!((put(&mut bob), get(&mut bob), bob.take_result_of_batch()), (80, 80, 80));
+    assert_eq!(bob.info("namespaces\n").unwrap(), "ERROR:80:not authenticated\n");
+    assert_eq!(result_of(&mut admin, command::GRANT_ROLES, &granted), 70, "the role is gone");
+    let read = [(field::USER, &b"bob"[..]), (field::ROLES, &names(&["sys-admin"])[..])];
+    assert_eq!(result_of(&mut admin, command::GRANT_ROLES, &read), 0);
+    assert_eq!((get(&mut bob), get(&mut other)), (80, 0));
+    assert_eq!(login(&mut bob, "bob", PASS).0, 0);
+    assert_eq!(get(&mut bob), 0);
 }
 
 trait Batch {

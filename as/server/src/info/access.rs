@@ -26,7 +26,7 @@ pub(super) struct Asker<'a> {
 impl Asker<'_> {
     /// The whole answer to somebody who has not logged in.
     pub(super) fn refusal(self) -> Option<&'static [u8]> {
-        self.session.is_some_and(|session| session.check_login().is_err()).then_some(NOT_AUTHENTICATED)
+        self.session.is_some_and(|session| session.logged_in().is_err()).then_some(NOT_AUTHENTICATED)
     }
 
     /// The value of one request, or its error.

@@ -21,9 +21,14 @@ pub(super) const SECRET_KEY: &str = "secret|token";
 /// Most roles of a user, privileges of a role: their count is a byte on the wire.
 const LIST_MAX: usize = 255;
 
+/// What tells a user from others of the same name that were dropped before. Users stored without one have 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct AccountId(pub(super) u64);
+
 /// A user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct User {
+    pub(super) id: AccountId,
     /// Hash of what clients send in place of the password, in the PHC format.
     pub(super) password: String,
     pub(super) roles: BTreeSet<String>,
@@ -57,13 +62,14 @@ fn predefined(name: &str) -> Option<Role> {
 
 impl User {
     fn to_json(&self) -> String {
-        json!({ "password": self.password, "roles": self.roles }).to_string()
+        json!({ "id": self.id.0, "password": self.password, "roles": self.roles }).to_string()
     }
 
     fn from_json(text: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(text).ok()?;
         let roles = value.get("roles")?.as_array()?;
         Some(User {
+            id: AccountId(value.get("id").and_then(Value::as_u64).unwrap_or_default()),
             password: value.get("password")?.as_str()?.to_owned(),
             roles: roles.iter().map(|role| role.as_str().map(str::to_owned)).collect::<Option<_>>()?,
         })
@@ -156,17 +162,19 @@ impl Accounts {
         roles
     }
 
-    /// What follows from the roles of a user; `None` if there is no such user. A role that is gone gives nothing.
-    pub(super) fn rights_of(&self, name: &str) -> Option<Rights> {
+    /// Which user has this name now, and what follows from its roles; `None` if there is no such user. A role that is gone
+    /// gives nothing.
+    pub(super) fn rights_of(&self, name: &str) -> Option<(AccountId, Rights)> {
         let mut rights = Rights::default();
-        for role in self.users.get(name)?.roles.iter().filter_map(|role| self.role(role)) {
+        let user = self.users.get(name)?;
+        for role in user.roles.iter().filter_map(|role| self.role(role)) {
             role.privileges.iter().for_each(|privilege| rights.add(privilege));
             if let Some(whitelist) = Whitelist::parse(&role.whitelist) {
                 rights.add_whitelist(&whitelist);
             }
             rights.add_quotas(role.read_quota, role.write_quota);
         }
-        Some(rights)
+        Some((user.id, rights))
     }
 
     /// # Errors
@@ -174,6 +182,7 @@ impl Accounts {
     pub(super) fn create_user(
         &self,
         name: &str,
+        id: AccountId,
         password: String,
         roles: &[&str],
     ) -> Result<ItemChange, ResultCode> {
@@ -183,7 +192,7 @@ impl Accounts {
         if self.users.contains_key(name) {
             return Err(ResultCode::SecurityUserExists);
         }
-        let mut user = User { password, roles: BTreeSet::new() };
+        let mut user = User { id, password, roles: BTreeSet::new() };
         self.add_roles(&mut user, roles)?;
         Ok(user_item(name, &user))
     }
@@ -388,8 +397,9 @@ mod tests {
     #[test]
     fn users_get_and_lose_roles() {
         let mut all = Applied::default();
-        let create =
-            |all: &Applied, name: &str, roles: &[&str]| all.0.create_user(name, "hash".into(), roles);
+        let create = |all: &Applied, name: &str, roles: &[&str]| {
+            all.0.create_user(name, AccountId(7), "hash".into(), roles)
+        };
         for name in ["", "a:b", &"n".repeat(64)] {
             assert_eq!(create(&all, name, &[]), Err(ResultCode::SecurityUser), "{name}");
         }
@@ -422,14 +432,15 @@ mod tests {
         assert_eq!(create(&all, "r", Some("bad_IP")), Err(ResultCode::SecurityWhitelist));
         let change = create(&all, "r", Some("127.0.0.1"));
         all.apply(change).expect("created");
-        let change = all.0.create_user("bob", "hash".into(), &["r"]);
+        let change = all.0.create_user("bob", AccountId(7), "hash".into(), &["r"]);
         all.apply(change).expect("created");
         let allows = |all: &Applied, set: &str| {
-            let rights = all.0.rights_of("bob").expect("a user");
+            let (id, rights) = all.0.rights_of("bob").expect("a user");
+            assert_eq!(id, AccountId(7));
             rights.allow(Permissions::READ, Scope::Set { namespace: "test", set })
         };
         assert!(allows(&all, "a") && !allows(&all, "b"));
-        assert_eq!(all.0.rights_of("bob").expect("a user").write_quota, 7);
+        assert_eq!(all.0.rights_of("bob").expect("a user").1.write_quota, 7);
         let change = all.0.grant_privileges("r", &[privilege(PrivilegeCode::Read, "test", "b")]);
         assert_eq!(all.apply(change), Ok(vec!["bob".to_owned()]), "who has the role is concerned");
         assert!(allows(&all, "b"));

@@ -7,12 +7,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use proto::ResultCode;
 use proto::security::{self, Command, NAME_SIZE_MAX, Privilege, Replies, Request, field};
 
-use super::AccessControl;
 use super::accounts::{ItemChange, Role, User};
 use super::audit::Report;
 use super::permission::{Permissions, Scope};
 use super::session::{Charge, Session, UserRights};
 use super::token::{self, Token};
+use super::{AccessControl, new_account_id};
 use crate::smd::Module;
 
 /// What clients send in place of the password `nopassword`: its user logs in by certificate alone.
@@ -124,7 +124,10 @@ impl Call<'_> {
         let roles = || request.roles.as_deref().unwrap_or_default();
         let privileges = || -> &[Privilege] { request.privileges.as_deref().unwrap_or_default() };
         let change = match command {
-            Command::CreateUser => accounts.create_user(user_of(request)?, password, roles())?,
+            Command::CreateUser => {
+                let id = new_account_id().map_err(|_| ResultCode::Unknown)?;
+                accounts.create_user(user_of(request)?, id, password, roles())?
+            }
             Command::SetPassword => {
                 let name = user_of(request)?;
                 refuse_without_password(accounts.user(name))?;

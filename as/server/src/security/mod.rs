@@ -37,13 +37,13 @@ use proto::security::PrivilegeCode;
 
 use crate::config::Config;
 use crate::smd::{Module, Occasion, Smd};
-use accounts::{Accounts, SECRET_KEY};
+use accounts::{AccountId, Accounts, SECRET_KEY};
 use attempts::Attempts;
 pub(crate) use commands::Peer;
 use password::{Verifier, random};
 use permission::Rights;
 use session::UserRights;
-pub(crate) use session::{Charge, Session};
+pub(crate) use session::{Charge, LoggedIn, Session};
 use token::Secret;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -130,10 +130,16 @@ impl AccessControl {
                 cf::warning!(Security, "an item of the security metadata cannot be read: {}", item.key);
             }
         }
-        let users = self.users.lock();
+        let mut users = self.users.lock();
         for name in concerned {
-            if let Some(user) = users.get(&name) {
-                user.replace(accounts.rights_of(&name));
+            let Some(user) = users.get(&name) else { continue };
+            match accounts.rights_of(&name) {
+                Some((id, rights)) if id == user.id() => user.replace(rights),
+                // Whoever has the name from now on is another user.
+                _ => {
+                    user.retire();
+                    users.remove(&name);
+                }
             }
         }
     }
@@ -162,8 +168,8 @@ impl AccessControl {
             }
         };
         let hash = self.verifier.hash(credential_of(&password)?.as_bytes())?;
-        let created =
-            self.accounts.read().create_user(FIRST_ADMINISTRATOR, hash, &[PrivilegeCode::UserAdmin.name()]);
+        let roles = [PrivilegeCode::UserAdmin.name()];
+        let created = self.accounts.read().create_user(FIRST_ADMINISTRATOR, new_account_id()?, hash, &roles);
         let (key, value) = created.map_err(|result| SecurityError::Store(format!("{result:?}")))?;
         let stored = self.smd.set(Module::Security, &key, value.as_deref().unwrap_or_default());
         stored.map_err(|error| SecurityError::Store(error.to_string()))?;
@@ -180,14 +186,14 @@ impl AccessControl {
     fn user_rights(&self, name: &str) -> Option<Arc<UserRights>> {
         // Held until the rights are in force: a change that comes meanwhile replaces them afterwards.
         let accounts = self.accounts.read();
-        let rights: Rights = accounts.rights_of(name)?;
+        let (id, rights) = accounts.rights_of(name)?;
         let mut users = self.users.lock();
         let user = users
             .entry(name.to_owned())
-            .or_insert_with(|| Arc::new(UserRights::new(name, Rights::default())));
+            .or_insert_with(|| Arc::new(UserRights::new(name, id, Rights::default())));
         let user = Arc::clone(user);
         drop(users);
-        user.replace(Some(rights));
+        user.replace(rights);
         Some(user)
     }
 
@@ -210,6 +216,11 @@ impl AccessControl {
             user.writes.tick(weight);
         }
     }
+}
+
+/// An id that no other account has.
+fn new_account_id() -> Result<AccountId, getrandom::Error> {
+    random().map(|bytes| AccountId(u64::from_le_bytes(bytes)))
 }
 
 /// What clients send in place of `password`.

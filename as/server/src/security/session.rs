@@ -1,7 +1,8 @@
 //! Who is at the other end of a connection, and what that user may do now.
 //!
 //! A user that is logged in somewhere has one [`UserRights`], which all its connections share. When its roles change, the
-//! rights in it are replaced: every connection has the new ones with its next request or batch row.
+//! rights in it are replaced: every connection has the new ones with its next request or batch row. A user that is dropped
+//! and made again is another user: connections of the former stay without rights.
 //!
 //! # Locks
 //! None on the way of a request: it reads two pointers (arc-swap) that hardly ever change.
@@ -9,29 +10,32 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use proto::ResultCode;
 
+use super::accounts::AccountId;
 use super::permission::{Permissions, Rights, Scope};
 use super::quota::Rate;
 
 /// A user that is logged in.
 pub(crate) struct UserRights {
     name: String,
+    id: AccountId,
     rights: ArcSwap<Rights>,
-    /// The user does not exist any more.
-    is_dropped: AtomicBool,
+    /// The user does not exist any more. Never unset.
+    is_retired: AtomicBool,
     connections: AtomicU32,
     pub(super) reads: Rate,
     pub(super) writes: Rate,
 }
 
 impl UserRights {
-    pub(super) fn new(name: &str, rights: Rights) -> Self {
+    pub(super) fn new(name: &str, id: AccountId, rights: Rights) -> Self {
         UserRights {
             name: name.to_owned(),
+            id,
             rights: ArcSwap::from_pointee(rights),
-            is_dropped: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
             connections: AtomicU32::new(0),
             reads: Rate::default(),
             writes: Rate::default(),
@@ -42,10 +46,19 @@ impl UserRights {
         &self.name
     }
 
-    /// Gives the user other rights; `None` when it does not exist any more.
-    pub(super) fn replace(&self, rights: Option<Rights>) {
-        self.is_dropped.store(rights.is_none(), Relaxed);
-        self.rights.store(Arc::new(rights.unwrap_or_default()));
+    pub(super) const fn id(&self) -> AccountId {
+        self.id
+    }
+
+    /// Gives the user other rights.
+    pub(super) fn replace(&self, rights: Rights) {
+        self.rights.store(Arc::new(rights));
+    }
+
+    /// The user was dropped.
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Relaxed);
+        self.replace(Rights::default());
     }
 
     pub(super) fn rights(&self) -> Arc<Rights> {
@@ -85,7 +98,7 @@ impl Session {
 
     /// The user, unless there is none, or none any more.
     pub(super) fn user(&self) -> Option<Arc<UserRights>> {
-        self.0.load_full().filter(|user| !user.is_dropped.load(Relaxed))
+        self.0.load_full().filter(|user| !user.is_retired.load(Relaxed))
     }
 
     /// The user's name, for logs.
@@ -93,19 +106,21 @@ impl Session {
         self.0.load().as_ref().map(|user| user.name.clone())
     }
 
-    /// Whether somebody has logged in, who is still a user.
+    /// The user as it is while one request is looked at.
     ///
     /// # Errors
-    /// `NotAuthenticated`.
+    /// `NotAuthenticated` if nobody has logged in, or the user does not exist any more.
     #[inline]
-    pub(crate) fn check_login(&self) -> Result<(), ResultCode> {
-        self.check(Permissions::NONE, Scope::Server, Charge::None)
+    pub(crate) fn logged_in(&self) -> Result<LoggedIn, ResultCode> {
+        let user = self.0.load();
+        let is_there = user.as_ref().is_some_and(|user| !user.is_retired.load(Relaxed));
+        if is_there { Ok(LoggedIn(user)) } else { Err(ResultCode::NotAuthenticated) }
     }
 
     /// Whether the user may do this there.
     ///
     /// # Errors
-    /// `NotAuthenticated` without a user, `RoleViolation` without the permission, `QuotaExceeded`.
+    /// As [`logged_in`](Self::logged_in) and [`LoggedIn::check`].
     #[inline]
     pub(crate) fn check(
         &self,
@@ -113,10 +128,26 @@ impl Session {
         scope: Scope<'_>,
         charge: Charge,
     ) -> Result<(), ResultCode> {
-        let user = self.0.load();
-        let Some(user) = user.as_ref().filter(|user| !user.is_dropped.load(Relaxed)) else {
-            return Err(ResultCode::NotAuthenticated);
-        };
+        self.logged_in()?.check(wanted, scope, charge)
+    }
+}
+
+/// A user of whom a request is.
+pub(crate) struct LoggedIn(Guard<Option<Arc<UserRights>>>);
+
+impl LoggedIn {
+    /// Whether the user may do this there.
+    ///
+    /// # Errors
+    /// `RoleViolation` without the permission, `QuotaExceeded`.
+    #[inline]
+    pub(crate) fn check(
+        &self,
+        wanted: Permissions,
+        scope: Scope<'_>,
+        charge: Charge,
+    ) -> Result<(), ResultCode> {
+        let user = self.0.as_ref().ok_or(ResultCode::NotAuthenticated)?;
         let rights = user.rights.load();
         if !rights.allow(wanted, scope) {
             return Err(ResultCode::RoleViolation);
@@ -150,22 +181,23 @@ mod tests {
 
     #[test]
     fn all_connections_of_a_user_follow_its_rights() {
-        let user = Arc::new(UserRights::new("bob", read_everywhere()));
+        let user = Arc::new(UserRights::new("bob", AccountId(1), read_everywhere()));
         let sessions = [Session::default(), Session::default()];
         let check = |session: &Session| session.check(Permissions::READ, Scope::Server, Charge::Read);
         assert_eq!(check(&sessions[0]), Err(ResultCode::NotAuthenticated));
         sessions.iter().for_each(|session| session.enter(Arc::clone(&user)));
         assert_eq!(user.connection_count(), 2);
         assert!(sessions.iter().all(|session| check(session).is_ok()));
-        user.replace(Some(Rights::default()));
+        user.replace(Rights::default());
         assert!(sessions.iter().all(|session| check(session) == Err(ResultCode::RoleViolation)));
-        user.replace(None);
+        user.retire();
         assert!(sessions.iter().all(|session| check(session) == Err(ResultCode::NotAuthenticated)));
         assert!(sessions[0].user().is_none());
-        // The same name again.
-        user.replace(Some(read_everywhere()));
-        assert!(check(&sessions[1]).is_ok());
-        sessions[0].enter(Arc::new(UserRights::new("eve", Rights::default())));
+        // Rights that come late change nothing.
+        user.replace(read_everywhere());
+        assert_eq!(check(&sessions[1]), Err(ResultCode::NotAuthenticated));
+        sessions[0].enter(Arc::new(UserRights::new("bob", AccountId(2), read_everywhere())));
+        assert!(check(&sessions[0]).is_ok());
         assert_eq!(user.connection_count(), 1);
         drop(sessions);
         assert_eq!(user.connection_count(), 0);

@@ -151,12 +151,6 @@ impl Smd {
         self.state(module).lock().catalog.live_items().cloned().collect()
     }
 
-    /// The value of `key`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for parts that look single items up"))]
-    pub(crate) fn get(&self, module: Module, key: &str) -> Option<String> {
-        self.state(module).lock().catalog.get(key).and_then(|item| item.value.clone())
-    }
-
     /// Version of a module's items, and their number with deleted ones.
     pub(crate) fn version(&self, module: Module) -> (SmdVersion, usize) {
         let state = self.state(module).lock();
@@ -242,7 +236,8 @@ mod tests {
     fn without_a_folder_items_live_as_long_as_the_server() {
         let smd = Smd::open(None, 1).expect("there is nothing to read");
         smd.set(Module::Evict, "test", "17").expect("nothing is stored");
-        assert_eq!(smd.get(Module::Evict, "test").as_deref(), Some("17"));
-        assert_eq!(smd.get(Module::Evict, "other"), None);
+        let items = smd.live_items(Module::Evict);
+        assert_eq!(items.len(), 1);
+        assert_eq!((&*items[0].key, items[0].value.as_deref()), ("test", Some("17")));
     }
 }

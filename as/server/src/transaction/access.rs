@@ -6,7 +6,7 @@ use proto::ResultCode;
 use proto::message::{Request, field, info1, info2};
 
 use crate::security::permission::{Permissions, Scope};
-use crate::security::{Charge, Session};
+use crate::security::{Charge, LoggedIn, Session};
 
 /// Whose a request is; `None` while there is no access control.
 pub(crate) type Access = Option<Arc<Session>>;
@@ -39,39 +39,49 @@ fn needed_by_query(request: &Request<'_>) -> (Permissions, Charge) {
 }
 
 fn check(
-    session: Option<&Session>,
+    user: Option<&LoggedIn>,
     (needed, charge): (Permissions, Charge),
     request: &Request<'_>,
 ) -> Result<(), ResultCode> {
-    let Some(session) = session else { return Ok(()) };
+    let Some(user) = user else { return Ok(()) };
     // A name that is no text is that of no namespace and no set. It is allowed where a whole namespace is.
     let text = |bytes| str::from_utf8(bytes).unwrap_or("\u{fffd}");
     let (namespace, set) = (text(request.namespace.unwrap_or_default()), text(request.set_name()));
-    session.check(needed, Scope::Set { namespace, set }, charge)
+    user.check(needed, Scope::Set { namespace, set }, charge)
 }
 
-/// Whether somebody has logged in. This comes before everything else that may be wrong with a request.
+/// Who has logged in; nobody where there is no access control. This comes before everything else that may be wrong with a
+/// request.
 ///
 /// # Errors
 /// `NotAuthenticated`.
 #[inline]
-pub(super) fn check_login(session: Option<&Session>) -> Result<(), ResultCode> {
-    session.map_or(Ok(()), Session::check_login)
+pub(super) fn logged_in(session: Option<&Session>) -> Result<Option<LoggedIn>, ResultCode> {
+    session.map(Session::logged_in).transpose()
 }
 
-/// Whether a request for one record, or a row of a batch, is allowed.
+/// Whether a request for one record is allowed.
+///
+/// # Errors
+/// As [`LoggedIn::check`].
+#[inline]
+pub(super) fn check_single(user: Option<&LoggedIn>, request: &Request<'_>) -> Result<(), ResultCode> {
+    check(user, needed_by_single(request), request)
+}
+
+/// Whether a row of a batch is allowed, whose user may have lost rights since the batch began.
 ///
 /// # Errors
 /// As [`Session::check`].
 #[inline]
-pub(super) fn check_single(session: Option<&Session>, request: &Request<'_>) -> Result<(), ResultCode> {
-    check(session, needed_by_single(request), request)
+pub(super) fn check_row(session: Option<&Session>, request: &Request<'_>) -> Result<(), ResultCode> {
+    check_single(logged_in(session)?.as_ref(), request)
 }
 
 /// Whether a query is allowed.
 ///
 /// # Errors
-/// As [`Session::check`].
-pub(super) fn check_query(session: Option<&Session>, request: &Request<'_>) -> Result<(), ResultCode> {
-    check(session, needed_by_query(request), request)
+/// As [`LoggedIn::check`].
+pub(super) fn check_query(user: Option<&LoggedIn>, request: &Request<'_>) -> Result<(), ResultCode> {
+    check(user, needed_by_query(request), request)
 }

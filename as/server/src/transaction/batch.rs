@@ -495,7 +495,7 @@ impl Workspace {
         let is_neither = request.info2 & info2::WRITE == 0 && request.info1 & info1::READ == 0;
         let reserved = if is_late {
             Err(ResultCode::Timeout)
-        } else if let Err(result) = access::check_single(shared.session, request) {
+        } else if let Err(result) = access::check_row(shared.session, request) {
             Err(result)
         } else if is_neither {
             Err(ResultCode::Parameter)

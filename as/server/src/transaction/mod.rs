@@ -277,12 +277,15 @@ impl Executor {
         now: StoredMillis,
         out: &mut Vec<u8>,
     ) -> Step {
-        if let Err(result) = access::check_login(session) {
-            let is_batch = request.info1 & info1::BATCH != 0;
-            let header = if is_batch { ReplyHeader::last(result) } else { ReplyHeader::result(result) };
-            reply::write_header_only(out, &header);
-            return Step::Done;
-        }
+        let user = match access::logged_in(session) {
+            Ok(user) => user,
+            Err(result) => {
+                let is_batch = request.info1 & info1::BATCH != 0;
+                let header = if is_batch { ReplyHeader::last(result) } else { ReplyHeader::result(result) };
+                reply::write_header_only(out, &header);
+                return Step::Done;
+            }
+        };
         if request.info1 & info1::BATCH != 0 {
             return self.execute_batch(request, session, now, out);
         }
@@ -293,13 +296,13 @@ impl Executor {
             return Step::Done;
         };
         if !request.has_field(field::DIGEST) {
-            if let Err(result) = access::check_query(session, request) {
+            if let Err(result) = access::check_query(user.as_ref(), request) {
                 reply::write_header_only(out, &ReplyHeader::result(result));
                 return Step::Done;
             }
             return Step::Query(Arc::clone(namespace));
         }
-        if let Err(result) = access::check_single(session, request) {
+        if let Err(result) = access::check_single(user.as_ref(), request) {
             namespace.metrics.count(Origin::Client, Operation::Tsvc, result);
             reply::write_header_only(out, &ReplyHeader::result(result));
             return Step::Done;

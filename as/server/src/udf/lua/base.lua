@@ -108,6 +108,33 @@ local function callable(functions, call)
 	return setmetatable(object, { __call = call and wrap(call), __metatable = object })
 end
 
+-- A function that gives the content of an argument, which has to be of the class of this number.
+local function content_reader(class_number)
+	return function(position, ...)
+		local number, content = open((select(position, ...)))
+		if number ~= class_number then wrong_class(class_number, position, ...) end
+		return content
+	end
+end
+
+-- Adds the functions that lists and maps have alike.
+local function add_size_and_text(functions, content_of)
+	function functions.size(...)
+		return content_of(1, ...).n
+	end
+
+	function functions.nbytes(...)
+		content_of(1, ...)
+		return host.packed_size((...))
+	end
+
+	function functions.tostring(...)
+		content_of(1, ...)
+		return host.text_of((...))
+	end
+end
+
+host.content_reader, host.add_size_and_text = content_reader, add_size_and_text
 host.class, host.raise, host.bad_argument, host.type_name = class, raise, bad_argument, type_name
 host.wrong_type, host.wrong_class, host.integer, host.text = wrong_type, wrong_class, integer, text
 host.to_zero, host.kept, host.define, host.callable = to_zero, kept, define, callable

@@ -16,11 +16,7 @@ local function make(content, count, step, room)
 end
 
 -- The content of the list that an argument is.
-local function content_of(position, ...)
-	local number, content = open((select(position, ...)))
-	if number ~= LIST then wrong_class(LIST, position, ...) end
-	return content
-end
+local content_of = host.content_reader(LIST)
 
 -- Whether the list may have so many elements.
 local function has_room(content, count)
@@ -152,15 +148,6 @@ function functions.drop(...)
 	return part(content, (dropped < count and dropped or count) + 1, count)
 end
 
-function functions.size(...)
-	return content_of(1, ...).n
-end
-
-function functions.nbytes(...)
-	content_of(1, ...)
-	return host.packed_size((...))
-end
-
 local next_wrapped = wrap(next_element)
 
 function functions.iterator(...)
@@ -168,10 +155,7 @@ function functions.iterator(...)
 	return next_wrapped, proxy({ list = content, at = 0 }, host.iterator_meta)
 end
 
-function functions.tostring(...)
-	content_of(1, ...)
-	return host.text_of((...))
-end
+host.add_size_and_text(functions, content_of)
 
 local shown
 meta, shown = host.define('List', {

@@ -14,11 +14,8 @@ local function make()
 	return proxy(content, meta), content
 end
 
-local function content_of(position, ...)
-	local number, content = open((select(position, ...)))
-	if number ~= MAP then wrong_class(MAP, position, ...) end
-	return content
-end
+-- The content of the map that an argument is.
+local content_of = host.content_reader(MAP)
 
 -- Where a value with this key is kept: the table and the key there. Nothing if it cannot be a key.
 local function place(content, key)
@@ -117,19 +114,7 @@ function functions.remove(...)
 	remove(content, (select(2, ...)))
 end
 
-function functions.size(...)
-	return content_of(1, ...).n
-end
-
-function functions.nbytes(...)
-	content_of(1, ...)
-	return host.packed_size((...))
-end
-
-function functions.tostring(...)
-	content_of(1, ...)
-	return host.text_of((...))
-end
+host.add_size_and_text(functions, content_of)
 
 local shown
 meta, shown = host.define('Map', {
