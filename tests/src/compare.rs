@@ -141,7 +141,7 @@ fn rows(frames: &[Frame], wall: f64) -> Vec<Row> {
     rows
 }
 
-/// What the value after the first tab begins with, as far as it is one of the words that tell success.
+/// The beginning of the value after the first tab, if it is one of the words that tell success.
 fn info_kind(answer: &str) -> &'static str {
     let value = answer.split_once('\t').map(|(_, value)| value);
     let word = value.unwrap_or("").trim().to_lowercase();

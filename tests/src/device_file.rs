@@ -49,7 +49,7 @@ pub struct Header {
     pub partitions: Vec<(u64, u8)>,
     pub device_id: u32,
     pub pristine_offset: u64,
-    /// What each start of this server adds, the last first.
+    /// The history that each start of this server adds, the last first.
     pub runs: Vec<u64>,
     /// Bytes in use, and the key of the marks behind the records of a block, as this server adds them; else 0.
     pub size: u64,
@@ -120,8 +120,8 @@ pub struct FlatRecord {
     pub is_padded_with_zeros: bool,
 }
 
-/// The records of a file in which no block was used twice, in order; checks that between them is nothing, and behind them
-/// no more than the end mark of their block.
+/// The records of a file in which no block was used twice, in order; checks that between them is nothing, and
+/// behind them no more than the end mark of their block.
 pub fn records(file: &[u8]) -> Vec<FlatRecord> {
     let mut records = Vec::new();
     for block in (WBLOCK_SIZE..file.len()).step_by(WBLOCK_SIZE) {
@@ -213,7 +213,7 @@ impl<'a> Cursor<'a> {
         &self.bytes[self.at - size..self.at]
     }
 
-    /// What stands behind its own length in a byte.
+    /// A text behind its length in a byte.
     fn named(&mut self) -> &'a [u8] {
         let size = self.take(1)[0];
         self.take(size.into())

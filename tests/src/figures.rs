@@ -26,7 +26,7 @@ const OF_REQUESTS: [&str; 10] = [
 /// Whole numbers by name.
 pub type Figures = BTreeMap<String, i64>;
 
-/// What the info name `request` says, by name, as text.
+/// The answer to the info name `request`, by name, as text.
 ///
 /// # Panics
 /// When there is no answer.

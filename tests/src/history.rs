@@ -1,13 +1,14 @@
-//! What a test knows of one record: what it asked the server to do with it, when that was acknowledged, and so which
-//! values the record may have after the server ended in some way and was started again.
+//! The knowledge of a test about one record: what it asked the server to do with it, when that was acknowledged,
+//! and so which values the record may have after the server ended in some way and was started again.
 //!
 //! Values are numbered in the order in which they are written, and every byte of a value follows from the record and
 //! this number, so a value that was damaged on its way is recognised.
 //!
-//! What may be found after a restart follows from the last operation that is *certain*: acknowledged, and if the server
-//! acknowledges before it has stored, long enough ago. It or a later one shows. A plain delete leaves nothing on disk,
-//! as in the C server: older values of the record may show again, and so they may after an expiry, if they were to live
-//! longer. But nothing from before a durable delete ever shows again, whatever was done to the record since.
+//! The values that may be found after a restart follow from the last operation that is *certain*: acknowledged, and
+//! if the server acknowledges before it has stored, long enough ago. It or a later one shows. A plain delete leaves
+//! nothing on disk, as in the C server: older values of the record may show again, and so they may after an expiry,
+//! if they were to live longer. But nothing from before a durable delete ever shows again, whatever was done to the
+//! record since.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ const BIN: &str = "v";
 /// Bytes of the number at a value's start.
 const NUMBER_SIZE: usize = 8;
 
-/// What a value is made from.
+/// The parts of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// Which record.
@@ -56,7 +57,7 @@ impl Key {
     }
 }
 
-/// What is done to a record.
+/// The operations on a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     /// A value is written, to live so many seconds; 0 = for ever.
@@ -181,7 +182,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// What an answer to a read says; fails if the value is not one of this record.
+    /// Reads an answer to a read; fails if the value is not one of this record.
     pub fn from_answer(key: &Key, answer: &Message) -> Found {
         let value = answer.bin(BIN).unwrap_or_else(|| panic!("{key:?}: no value in {answer:?}"));
         let number = key.number(value);
@@ -213,7 +214,7 @@ enum State {
 /// The operations on one record, in order.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// What each left behind, and when it was acknowledged.
+    /// The record after each operation, and when that was acknowledged.
     states: Vec<(State, Option<Instant>)>,
     last_number: u64,
     /// Deletes are durable whatever the request says.
@@ -231,7 +232,7 @@ impl History {
         self.last_number + 1
     }
 
-    /// What the record is now, if everything was acknowledged.
+    /// The record as it is now, if everything was acknowledged.
     pub fn now(&self) -> Option<Found> {
         match self.states.last() {
             Some((State::Stored(found), _)) => Some(*found),

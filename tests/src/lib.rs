@@ -1,4 +1,4 @@
-//! What the black-box tests share: a server process, a raw client, recorded corpora and their replay.
+//! Shared by the black-box tests: a server process, a raw client, recorded corpora and their replay.
 //!
 //! Nothing here contains code of the server. The tests own only its binary and judge it by what it
 //! answers on its sockets, what it logs and how it ends.

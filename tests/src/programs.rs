@@ -1,8 +1,8 @@
-//! The programs that the tests run: those of the build that the running test is of, brought up to date by cargo before the
-//! first of them is run, so that no test judges a binary older than the source.
+//! The programs that the tests run: those of the build that the running test is of, brought up to date by cargo
+//! before the first of them is run, so that no test judges a binary older than the source.
 //!
-//! The tests of a run are many processes. The first builds, under a lock; the others find in the lock's file that it was done
-//! for their run, which goes by the process that started them all (cargo or nextest).
+//! The tests of a run are many processes. The first builds, under a lock; the others find in the lock's file that
+//! it was done for their run, which goes by the process that started them all (cargo or nextest).
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// What is built: the packages of all programs but the tests' own.
+/// The packages that are built: those of all programs but the tests' own.
 const PACKAGES: [&str; 2] = ["asd", "ferrospike-tools"];
 /// Where it is noted for which run that was done, in the folder of the build.
 const NOTE: &str = ".up-to-date-for";
@@ -94,7 +94,7 @@ fn build(folder: &Path) -> Result<(), String> {
     Err(format!("cargo {command} failed:\n{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// What cargo is called with, so that it builds into `folder`: `target/PROFILE` or `target/TRIPLE/PROFILE`.
+/// The arguments of cargo, so that it builds into `folder`: `target/PROFILE` or `target/TRIPLE/PROFILE`.
 fn build_arguments(folder: &Path) -> Result<Vec<String>, String> {
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     let is_target = |path: &Path| path.join(TARGET_MARK).exists();

@@ -23,9 +23,9 @@ use tempfile::TempDir;
 use crate::client::Client;
 use crate::programs::binary;
 
-/// What a server warns of because of the machine that it runs on; every test allows it.
+/// A warning because of the machine that the server runs on; every test allows it.
 const OF_THE_MACHINE: &str = "failed best-practices check";
-/// What a server tells of operations that it refused; the test that sent them has their result codes.
+/// Warnings about operations that were refused; the test that sent them has their result codes.
 const OF_REFUSED_OPS: &str = "WARNING (particle): (refused.rs:";
 /// How long a server may take to open its port, or to stop.
 const START_STOP_MAX: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ const START_STOP_MAX: Duration = Duration::from_secs(60);
 const FAULTS_FOLDER: &str = "faults";
 /// How often its log or state is looked at.
 const POLL: Duration = Duration::from_millis(2);
-/// What stands before the address in the line that is logged for each client port.
+/// The text before the address in the line that is logged for each client port.
 const PORT_LINE: (&str, &str) = (" (service): ", " client port ");
 /// Lines of log shown when a test fails.
 const LOG_TAIL: usize = 60;
@@ -241,7 +241,8 @@ impl Server {
         self.run();
     }
 
-    /// Starts the server in the same folder, which it must refuse, and say why in a line at CRITICAL; returns what it logged.
+    /// Starts the server in the same folder, which it must refuse, and say why in a line at CRITICAL; returns what
+    /// it logged.
     pub fn refusal(&mut self) -> String {
         assert!(self.process.is_none(), "the server still runs");
         let before = self.log().len();

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 
 /// Longest wait for what a thread of the server does by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What the server warns of when no network interface tells who it is.
+/// The warning when no network interface tells who the server is.
 const NO_INTERFACE: &str = "identifies this machine";
 
 /// Info commands whose answers have to do with the machine.
@@ -40,7 +40,8 @@ fn get(server: &Server) -> u8 {
     server.connect().ask(&Message::get("anywhere")).expect("an answer").result
 }
 
-/// Starts a server whose `/proc` and `/sys` are empty but for what `script` puts there; `None` where that cannot be done.
+/// Starts a server whose `/proc` and `/sys` are empty but for what `script` puts there; `None` where that cannot be
+/// done.
 fn start_with_kernel_files(script: &str) -> Option<Server> {
     let unshare = ["unshare", "--map-root-user", "--mount"];
     let can = Command::new(unshare[0])

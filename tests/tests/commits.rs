@@ -1,5 +1,6 @@
-//! `commit-to-device`: a reply tells only of what is on disk. Whoever asks for something else does not wait with those who
-//! wait for a disk, be it slow or stuck, and each connection gets its replies in the order of its requests.
+//! `commit-to-device`: a reply tells only of what is on disk. Whoever asks for something else does not wait with
+//! those who wait for a disk, be it slow or stuck, and each connection gets its replies in the order of its
+//! requests.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::ErrorKind;
@@ -193,7 +194,7 @@ fn clients_go_while_their_replies_wait() {
         assert_eq!(client.receive_message().unwrap().result, result::OK);
         assert!(client.is_closed_by_server());
     }
-    // What they wrote is there, whoever heard of it.
+    // Their writes are there, whether or not a client heard of it.
     let started = Instant::now();
     while client.figure("statistics", "client_connections").unwrap() > 1 {
         assert!(started.elapsed() < PATIENCE);
@@ -203,7 +204,7 @@ fn clients_go_while_their_replies_wait() {
     }
 }
 
-/// What takes as long as the disk does is measured so.
+/// An operation that takes as long as the disk is measured so.
 #[test]
 fn the_time_of_waiting_counts_as_that_of_the_write() {
     if !can_stall() {

@@ -1,8 +1,9 @@
 //! Changing the configuration of a running server: every parameter of the C server against its recorded answers.
 //!
-//! `corpora/set_config.txt` holds a line for each parameter: what goes before `=`, a tab, and the values in the order in
-//! which they were set, each after a sign: `+` it was taken, `-` it was refused, `e` it is for the Enterprise edition.
-//! They were sent to a fresh server with the namespaces below. What may differ is listed in DIFFERENCES.md too.
+//! `corpora/set_config.txt` holds a line for each parameter: what goes before `=`, a tab, and the values in the
+//! order in which they were set, each after a sign: `+` it was taken, `-` it was refused, `e` it is for the
+//! Enterprise edition. They were sent to a fresh server with the namespaces below. What may differ is listed in
+//! DIFFERENCES.md too.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use ferrospike_tests::server::{BASICS, Server};
@@ -32,7 +33,7 @@ const SLIPS: &[&str] = &["", "-1", "100G", "4294967295", "4294967296", "18446744
 const ANY_WORD: &[&str] = &["evict-tenths-pct", "stop-writes-count"];
 /// Of these it takes 0, and then has no thread.
 const NO_THREAD: &[&str] = &["batch-index-threads", "sindex-builder-threads"];
-/// What it has for the Enterprise edition and refuses without; here everyone may set them.
+/// Parameters of the Enterprise edition, which the C server refuses; here everyone may set them.
 const FOR_EVERYONE: &[&str] = &[
     "active-rack",
     "compression",
@@ -52,7 +53,7 @@ const FOR_EVERYONE: &[&str] = &[
     "xdr-tomb-raider-period",
     "xdr-tomb-raider-threads",
 ];
-/// What else it refuses and is taken here, with a reason in DIFFERENCES.md.
+/// Other values that the C server refuses and that are taken here, with a reason in DIFFERENCES.md.
 const TAKEN: &[(&str, &[&str])] = &[
     ("context=service;min-cluster-size", &["7", "8"]),
     ("context=service;proto-fd-idle-ms", &["4294967295"]),

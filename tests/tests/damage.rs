@@ -165,7 +165,7 @@ fn an_erased_header_is_refused_while_there_are_records() {
     }
     server.restart();
     check_all(&mut server.connect());
-    // Whoever says so may begin anew.
+    // An operator who says so may begin anew.
     server.stop();
     file.overwrite(0, &vec![0; 1 << 20]);
     server.configure(&stored_config("test", "device", &[&FILE[..], &["cold-start-empty true"]].concat()));
@@ -179,7 +179,7 @@ fn a_file_that_was_cut_after_a_crash_is_refused() {
     let (mut server, file) = killed_with_blocks();
     file.truncate(130 << 20);
     check_refused(&mut server, &file, &["the file was cut", "truncate -s 268435456"]);
-    // What is left of it is served to whoever takes that advice.
+    // The rest of it is served if that advice is taken.
     file.truncate(256 << 20);
     server.allow("is damaged and left out").allow("a hole").allow("were not loaded");
     server.restart();
@@ -301,7 +301,7 @@ fn reads_of_damaged_records_are_errors_and_others_go_on() {
     let (mut server, file, places) = damaged_under_it();
     let mut client = server.connect();
     check_all_but(&mut client, &[3, 5, 7, 9], result::UNKNOWN);
-    // What needs no bins needs no disk.
+    // A request that needs no bins needs no disk.
     let exists = Message { info1: info1::READ | info1::GET_NO_BINS, ..Message::on(&key(3)) };
     assert_eq!(client.ask(&exists).unwrap().result, result::OK);
     // Each is told with the record and its place.

@@ -1,5 +1,5 @@
-//! Disks that are not what they were: devices that join, leave, change places or are replaced, shadows left behind, files
-//! that vanish, shrink or fill up under the server, and what cannot be a disk at all.
+//! Disks that are not what they were: devices that join, leave, change places or are replaced, shadows left behind,
+//! files that vanish, shrink or fill up under the server, and what cannot be a disk at all.
 //!
 //! Records are spread over the disks of a namespace, so that a test knows which of them are on which.
 #![expect(clippy::unwrap_used, reason = "a test")]
@@ -323,7 +323,7 @@ fn reads_go_on_before_the_end_of_a_file_that_was_cut_and_writes_are_refused() {
     assert_eq!(put(&mut client, 1), result::UNKNOWN);
     server.stop();
     check_refused(&mut server, &["a"], &[&file.name(), "at offset 69720: ", "restore the complete file"]);
-    // Who has no copy can go on with what is left.
+    // An operator without a copy can go on with the rest.
     file.truncate(128 << 20);
     server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
     server.restart();
@@ -468,8 +468,8 @@ impl Drop for LoopDevice {
     }
 }
 
-/// Writes until the server refuses, then `make_room`s; fails unless nothing acknowledged is lost on the way and the server
-/// takes writes again.
+/// Writes until the server refuses, then `make_room`s; fails unless nothing acknowledged is lost on the way and the
+/// server takes writes again.
 fn check_full_disk(server: &mut Server, path: &Path, make_room: impl Fn(&Server)) {
     server.allow("make room, or raise the limit").allow("can be written to again").allow("its device failed");
     let mut client = server.connect();
@@ -521,7 +521,7 @@ fn a_file_system_that_is_full_refuses_writes_until_there_is_room() {
     if !can(&["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/proc"]) {
         return report("SKIPPED: this system gives no mount name spaces, so no file system was filled");
     }
-    // What is in that file system goes with the server, so that there is nothing to start again from.
+    // Files in that file system go with the server, so that there is nothing to start again from.
     let config = files(&["small/a"]);
     let mut server =
         Server::start_under(&["unshare", "--map-root-user", "--mount", "sh", "-c", mount], &config);

@@ -190,7 +190,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What `asd-inspect` says of a file. That it finds damage is no failure.
+/// The output of `asd-inspect` about a file. Damage that it finds is no failure.
 fn inspect(file: &Path) -> Value {
     let output = Command::new(built("asd-inspect").unwrap()).args(["--json", "--records"]).arg(file).output();
     let output = output.expect("asd-inspect; `make checked` builds it");
@@ -311,7 +311,7 @@ fn the_raider_takes_tombstones_that_nothing_needs_and_leaves_the_others() {
                 assert_eq!(answer.result, result::NOT_FOUND, "key-{id} came back");
             }
         }
-        // What was removed from the index only is found again, and removed again.
+        // A record that was removed from the index only is found again, and removed again.
         await_tombstones(&mut client, 0);
     }
     assert!(server.log().contains("tomb-raid-done"));

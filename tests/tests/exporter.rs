@@ -151,7 +151,7 @@ fn names_types_and_labels_are_those_agreed_upon() {
     let request = "set-config:context=namespace;id=test;enable-benchmarks-read=true";
     assert_eq!(client.info_value(request).expect("an answer"), "ok");
     let started = Instant::now();
-    // What is measured on demand is there as soon as there are two turns of the ticker to compare.
+    // Figures measured on demand are there after two turns of the ticker.
     let metrics = loop {
         assert_eq!(client.ask(&Message::put("a", vec![1; 20])).expect("an answer").result, result::OK);
         assert_eq!(client.ask(&Message::get("a")).expect("an answer").result, result::OK);
@@ -207,7 +207,7 @@ fn health_is_told_and_nonsense_is_refused() {
     server.connect().info_value("status").expect("the server goes on");
 }
 
-/// Who sends a request byte by byte is cut off in the end, so that a few of them do not keep others out.
+/// A client that sends a request byte by byte is cut off in the end, so that a few of them do not keep others out.
 #[test]
 fn slow_clients_do_not_keep_others_out() {
     let (_server, address) = start();

@@ -11,7 +11,7 @@ use ferrospike_tests::client::Client;
 use ferrospike_tests::server::{BASICS, Server, usual_config};
 use ferrospike_tests::wire::{Frame, Message, Operation, field, info1, info3, operation, result};
 
-/// What bad filters leave in the log.
+/// Lines of the log about bad filters.
 const MENTIONED: &str = "bad filter expression";
 
 /// An operator with one operand, around another, and so on.
@@ -184,7 +184,7 @@ fn filters_on_metadata_leave_the_record_unread() {
     server.allow("(storage)").allow(MENTIONED);
     let mut client = server.connect();
     assert_eq!(client.ask(&Message::put("lost", vec![7; 100])).unwrap().result, result::OK);
-    // So much that its block is not thought worth to be gathered with others.
+    // Large enough that its block is not gathered with others.
     for n in 0..7 {
         assert_eq!(
             client.ask(&Message::put(&format!("beside {n}"), vec![7; 1_000_000])).unwrap().result,
@@ -213,8 +213,8 @@ fn filters_on_metadata_leave_the_record_unread() {
     assert_eq!(ask(Message::delete("lost"), &[0x93, 16, 0xc3, 0x92, 18, 0x91, 72]), result::OK);
 }
 
-/// A filter that takes as long to be compiled as one may: patterns with many repetitions that have to be told apart, one behind
-/// the other. It is refused in the end, as it is too large.
+/// A filter that takes as long to be compiled as one may: patterns with many repetitions that have to be told
+/// apart, one behind the other. It is refused in the end, as it is too large.
 fn long_filter() -> Vec<u8> {
     const PATTERNS: u8 = 250;
     let pattern = b"(a{0,100}){0,90}b";

@@ -1,6 +1,6 @@
-//! A panic anywhere in the server is a bug of ours, and costs no more than it must: the connection that was being served,
-//! one turn of a thread that starts again, or, where stored data would be at risk, the process. Each test has the server
-//! panic at a named point.
+//! A panic anywhere in the server is a bug of ours, and costs no more than it must: the connection that was being
+//! served, one turn of a thread that starts again, or, where stored data would be at risk, the process. Each test
+//! has the server panic at a named point.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -56,7 +56,7 @@ impl Others {
     }
 }
 
-/// What is left to read of a connection that the server closes; the client has sent everything.
+/// The rest that can be read of a connection that the server closes; the client has sent everything.
 fn read_to_end(client: &Client) -> Vec<u8> {
     let mut bytes = Vec::new();
     // A connection that was closed with unread bytes of ours is reset.
@@ -77,7 +77,8 @@ fn messages(mut bytes: &[u8]) -> Vec<Message> {
     messages
 }
 
-/// A panic at `point`, which a new client passes when it sends `request`, costs its connection; returns what it was answered.
+/// A panic at `point`, which a new client passes when it sends `request`, costs its connection; returns what it was
+/// answered.
 fn costs_one_connection(server: &mut Server, others: &mut Others, point: &str, request: &[u8]) -> Vec<u8> {
     let client = server.connect();
     client.socket().set_read_timeout(Some(PATIENCE)).expect("a socket");
@@ -133,7 +134,7 @@ fn a_panic_of_a_service_thread_costs_the_connection_concerned() {
     }
 }
 
-/// Neither a reply that is held until it is on disk, nor one that then is sent.
+/// No reply is lost: one that is held until it is on disk, and one that then is sent.
 #[test]
 fn a_panic_about_held_replies_costs_their_connection() {
     if !can_inject() {
@@ -147,7 +148,7 @@ fn a_panic_about_held_replies_costs_their_connection() {
     for point in ["hold", "release"] {
         costs_one_connection(&mut server, &mut others, point, &put);
     }
-    // What was answered before a panic is on disk first, and then arrives.
+    // Writes that were answered before a panic are on disk first; then the answer arrives.
     let request = [put, wire::info_request("build")].concat();
     let answer = costs_one_connection(&mut server, &mut others, "dispatch", &request);
     let results: Vec<u8> = messages(&answer).iter().map(|message| message.result).collect();
@@ -176,7 +177,7 @@ fn what_was_answered_before_a_panic_arrives() {
     for _ in 0..2 {
         assert_eq!(client.receive_message().expect("an answer").result, result::OK);
     }
-    // Nor does that of the tick cost anybody anything.
+    // A panic in the tick costs no connection.
     server.inject_fault("reap");
     server.await_fault("reap");
     others.are_served();

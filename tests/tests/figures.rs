@@ -168,7 +168,7 @@ fn a_read_touch_that_cannot_be_stored_is_counted() {
     server.await_log("the file was removed");
     let touch = Message { record_ttl: 100, ..Message::get("a") };
     moves(client, &touch, result::OK, &["client_read_success", "read_touch_error"]);
-    // What is in memory has nowhere to go.
+    // A record in memory has nowhere to go.
     server.kill9();
 }
 
@@ -455,7 +455,7 @@ fn figures_of_a_device_are_moved_by_what_is_written_and_read() {
     }
     assert_eq!(client.ask(&put("small")).unwrap().result, result::OK);
     await_figures(client, "namespace/test", |now| of_device(now, "partial_writes") > 0);
-    // What is in memory is read from there; the ticker looks how often.
+    // Records in memory are read from there; the ticker counts how often.
     let start = Instant::now();
     while figures(client, "namespace/test")["cache_read_pct"] != 100 {
         assert_eq!(client.ask(&Message::get("small")).unwrap().result, result::OK);

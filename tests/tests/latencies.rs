@@ -170,7 +170,7 @@ fn transfers_of_devices_are_measured_on_demand() {
         })
     };
     let started = Instant::now();
-    // What was written first leaves memory when its write block is full.
+    // The records written first leave memory when their write block is full.
     let wanted = [
         ("device-write-size".to_owned(), "bytes"),
         ("device-read-size".to_owned(), "bytes"),
@@ -255,8 +255,8 @@ fn health_of_devices_is_told_while_it_is_checked() {
     }
 }
 
-/// Tools that read logs take a file for one of a server by the form of its first lines, and buckets of a histogram from lines
-/// that come from `hist.c`.
+/// Tools that read logs take a file for one of a server by the form of its first lines, and buckets of a histogram
+/// from lines that come from `hist.c`.
 #[test]
 fn tools_for_logs_know_the_lines() {
     let config = usual_config()

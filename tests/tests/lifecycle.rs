@@ -110,7 +110,7 @@ fn stops_while_it_is_busy() {
 fn signals_that_come_twice_stop_it_cleanly_all_the_same() {
     let folder = fast_folder(128 << 20);
     let file = format!("file {}", folder.path().join("test.dat").display());
-    // What is not flushed by a clean stop stays in memory.
+    // Records that are not flushed by a clean stop stay in memory.
     let storage = [&file[..], "filesize 128M", "flush-max-ms 0"];
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut server = Server::start(&stored_config("test", "device", &storage));
@@ -185,7 +185,7 @@ fn a_port_in_use_is_named() {
     assert!(printed(&output).contains(&port.to_string()), "{}", printed(&output));
 }
 
-/// Whoever holds the ports may be a server that uses the same devices.
+/// The process that holds the ports may be a server that uses the same devices.
 #[test]
 fn a_port_in_use_is_told_before_devices_are_touched() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");

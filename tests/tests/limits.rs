@@ -1,4 +1,5 @@
-//! Limits on connections: how many there may be, and how long one may be idle. Limits on what a small request may ask for.
+//! Limits on connections: how many there may be, and how long one may be idle. Limits on what a small request may
+//! ask for.
 
 use std::fs;
 use std::thread;
@@ -67,7 +68,7 @@ fn without_a_limit_idle_connections_stay() {
     assert!(clients.iter_mut().all(is_served));
 }
 
-/// What is promised under a low limit on open files is kept: the server counts those that it needs itself.
+/// A low limit on open files breaks no promise: the server counts the files that it needs itself.
 #[test]
 fn as_many_clients_as_it_says_under_a_low_limit_on_files() {
     let launcher = ["bash", "-c", "ulimit -n 48 && exec \"$0\" \"$@\""];

@@ -1,4 +1,4 @@
-//! What a client gets for bytes that are no proper request: the result code or the end of the connection
+//! The answer to bytes that are no proper request: the result code or the end of the connection
 //! that the C server gives too, while all other connections go on.
 
 use std::time::Duration;
@@ -11,7 +11,7 @@ use ferrospike_tests::wire::{
     operation, result,
 };
 
-/// What malformed requests may leave in the log.
+/// Lines that malformed requests may leave in the log.
 const MENTIONED: &str = "WARNING";
 
 /// How the server meets a request.
@@ -281,7 +281,7 @@ fn mutated_requests_harm_nobody() {
                 _ => [0, 1, 0x7f, 0x80, 0xff][random.below(5)],
             };
         }
-        // What became a query may go on answering, so after all but a lone answer the connection is left.
+        // A request that became a query may go on answering, so after all but a lone answer the connection is left.
         let answered = client.send(&mutated).and_then(|()| client.receive());
         if let Err(error) = &answered {
             assert_ne!(

@@ -150,7 +150,7 @@ fn the_log_says_why_an_operation_was_refused() {
     );
     server.await_log(") {test} bits_resize() on bin l refused with 12: it is for a blob; the bin is a list");
 
-    // What a client meets in the course of its work is no warning.
+    // A refusal that flags ask for is no warning.
     assert_eq!(client.ask(&Message::write("k").with_operation(add_unique.clone())).unwrap().result, 24);
     assert_eq!(client.info_value("log-set:id=0;particle=detail").unwrap(), "ok");
     assert_eq!(client.ask(&Message::write("k").with_operation(add_unique)).unwrap().result, 24);

@@ -1,10 +1,10 @@
-//! Overwriting for ever: a file that is filled to 80 % takes ten times its size in new values of its records, and neither
-//! stops taking writes, nor loses a record or a write block.
+//! Overwriting for ever: a file that is filled to 80 % takes ten times its size in new values of its records, and
+//! neither stops taking writes, nor loses a record or a write block.
 //!
-//! The file is one of 640 MiB, hardly more than it takes: of its 80 write blocks one is the header, 64 hold records, eight
-//! are defrag's and two are being filled, which leaves five. It is kept in memory where there is room, so that the test
-//! measures the server and not a disk. Most passes go over the records in one order, so that whole blocks die; in one of
-//! random order defrag must make all the room by moving what is alive.
+//! The file is one of 640 MiB, hardly more than it takes: of its 80 write blocks one is the header, 64 hold
+//! records, eight are defrag's and two are being filled, which leaves five. It is kept in memory where there is
+//! room, so that the test measures the server and not a disk. Most passes go over the records in one order, so that
+//! whole blocks die; in one of random order defrag must make all the room by moving what is alive.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ const FILE_SIZE: u64 = 640 << 20;
 const WBLOCK_SIZE: u64 = 8 << 20;
 /// How much of the file the records take.
 const FILL_PCT: u64 = 80;
-/// What is overwritten, in sizes of the file.
+/// The amount that is overwritten, in sizes of the file.
 const FACTOR: u64 = 10;
 /// Bytes of values, smallest and largest.
 const SIZES: (u64, u64) = (100_000, 160_000);
@@ -65,7 +65,7 @@ struct Writer {
     random: Random,
 }
 
-/// What all connections count.
+/// The counts of all connections.
 #[derive(Default)]
 struct Counts {
     bytes: AtomicU64,

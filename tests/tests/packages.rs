@@ -1,4 +1,4 @@
-//! What installation and packages consist of, with stand-ins for the programs; and what the programs tell about
+//! The contents of installation and packages, with stand-ins for the programs; and what the programs tell about
 //! themselves for it.
 //!
 //! How the packages live in a real system is for `make test-deb` and `make test-rpm`, which need root and the network.
@@ -269,7 +269,8 @@ fn programs_tell_their_man_pages_and_completions() {
     }
 }
 
-/// What the entrypoint of the container image starts the server with, and the configuration that it makes.
+/// The command line with which the entrypoint of the container image starts the server, and the configuration that
+/// it makes.
 fn entrypoint(folder: &TempDir, variables: &[(&str, &str)], arguments: &[&str]) -> (String, String) {
     let programs = stand_ins(folder);
     let script = format!(

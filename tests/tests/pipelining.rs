@@ -131,7 +131,7 @@ fn large_values_among_small_ones() {
     });
 }
 
-/// What a client may ask for, and what then has to come.
+/// A request, and the answers that have to come.
 enum Step {
     Put(u64),
     Get,

@@ -1,9 +1,9 @@
 //! The on-device format: files that the C server wrote are served as it served them, and what this server writes is
 //! what it would have written.
 //!
-//! `corpora/device` holds a file of a namespace with `storage-engine device` and one of a namespace in memory, each with
-//! 1,500 records of all particle types, and what a scan of them answered. What is ours is read by a reader of the
-//! tests' own, which knows the format from its description alone.
+//! `corpora/device` holds a file of a namespace with `storage-engine device` and one of a namespace in memory, each
+//! with 1,500 records of all particle types, and what a scan of them answered. What is ours is read by a reader of
+//! the tests' own, which knows the format from its description alone.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,7 +42,7 @@ struct Row {
 
 type Bins = BTreeMap<Vec<u8>, (u8, Vec<u8>)>;
 
-/// What must agree.
+/// The facts that must agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Recorded {
     set: Vec<u8>,
@@ -193,7 +193,7 @@ fn check_inspection(path: &Path, expected: &BTreeMap<Vec<u8>, Recorded>) {
     }
 }
 
-/// What `asd-inspect` says of a file.
+/// The output of `asd-inspect` about a file.
 fn inspect(path: &Path) -> Value {
     let output =
         Command::new(built("asd-inspect").unwrap()).arg("--json").arg("--records").arg(path).output();
@@ -309,8 +309,8 @@ fn told_versions(server: &Server) -> Vec<u64> {
     versions
 }
 
-/// Restarts of a node alone: its cluster has a new key each time, as that of the C server, which the headers have with the
-/// first answer; each partition goes on with its life.
+/// Restarts of a node alone: its cluster has a new key each time, as that of the C server, which the headers have
+/// with the first answer; each partition goes on with its life.
 #[test]
 fn partitions_live_on_over_restarts() {
     let expected = recorded("bar");

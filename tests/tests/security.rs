@@ -189,7 +189,7 @@ fn users_and_roles_survive_a_crash_and_nothing_secret_is_told() {
     ];
     assert_eq!(found, expected);
     assert_eq!(admin.receive().unwrap().body[1], 50);
-    // Whoever has a role with addresses may come from these only.
+    // A user of a role with addresses may come from these only.
     let granted = [(field::USER, &b"user0"[..]), (field::ROLES, &names(&["office"])[..])];
     assert_eq!(result_of(&mut admin, command::GRANT_ROLES, &granted), 0);
     assert_eq!(login(&mut server.connect(), "user0", PASS).0, 82);

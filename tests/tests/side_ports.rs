@@ -1,5 +1,5 @@
-//! Info requests and the ports beside that of clients: nobody is shut out by those who connect and keep silent, who send or
-//! read slowly, or who ask for much at once.
+//! Info requests and the ports beside that of clients: nobody is shut out by those who connect and keep silent, who
+//! send or read slowly, or who ask for much at once.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ferrospike_tests::server::{Server, usual_config};
 use ferrospike_tests::wire::{Message, info_request, kind, result};
 
-/// What is long for an answer that nothing holds up, on a machine that does other things too.
+/// A long time for an answer that nothing holds up, on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn free_port() -> u16 {

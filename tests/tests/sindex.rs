@@ -161,7 +161,7 @@ fn ranges_texts_lists_and_places_are_found() {
         &query(&text_range("g", GEOJSON, circle)),
         (0..100).filter(|key| (18..=22).contains(&(key % 60))),
     );
-    // What no index is for.
+    // Values that no index is for.
     assert_eq!(client.ask(&query(&range("other", 1, 2))).unwrap().result, INDEX_NOT_FOUND);
     assert_eq!(client.ask(&query(&range("l", 1, 2))).unwrap().result, INDEX_NOT_FOUND);
     // It follows what changes.
@@ -308,7 +308,7 @@ fn indexes_are_there_again_after_a_stop_and_a_kill() {
         server.stop();
         server.restart();
         client = server.connect();
-        // Nothing is still being filled when clients are served.
+        // All indexes are filled when clients are served.
         assert_eq!(client.info_value("sindex-list:namespace=test").unwrap(), list);
     }
     expect(&mut client, &query(&range("n", 99, 99)), (0..5_000).filter(|key| key % 100 == 99));
@@ -516,7 +516,7 @@ fn operations_in_the_background_change_each_record_once() {
         assert_eq!(client.info_value("query-abort-all").unwrap(), "number-of-queries-killed:1");
         await_figures(client, "namespace/test", |figures| figures[counter] == 1);
     }
-    // What cannot be one.
+    // Names that cannot be one.
     let read = Operation::read("n");
     let fast =
         background(&query(&range("n", 1, 2)), add()).with_field(RECORDS_PER_SECOND, &20_000u32.to_be_bytes());

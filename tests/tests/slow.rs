@@ -1,6 +1,6 @@
 //! Clients that read nothing, or send a byte now and then, cost the others nothing but their connections.
 //!
-//! What is measured is that the others complete, within a time that no busy machine would need.
+//! The tests check that the others complete, within a time that no busy machine would need.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +14,9 @@ use ferrospike_tests::wire::{self, Message, Operation, info1, result};
 
 /// Requests of the clients that must not be held up.
 const REQUESTS: usize = 5_000;
-/// What these may take. Undisturbed they take well under a second.
+/// The time that these may take. Undisturbed they take well under a second.
 const TIME_MAX: Duration = Duration::from_secs(30);
-/// What a server may keep for all that is not read, in megabytes.
+/// The memory that a server may keep for all that is not read, in megabytes.
 const KEPT_MAX: u64 = 600;
 
 /// Several connections, so that each service thread has some of them.
@@ -192,7 +192,7 @@ fn large_replies_that_nobody_reads_have_a_budget() {
     others_are_served(&server);
     let grown = server.resident_megabytes().unwrap_or(0).saturating_sub(before);
     assert!(grown < 1000, "{grown} MB are kept for clients that do not read");
-    // Whoever reads gets everything, those among them whose requests were put off.
+    // Clients that read get everything, also those whose requests were put off.
     thread::scope(|scope| {
         for reader in &mut readers {
             scope.spawn(|| {

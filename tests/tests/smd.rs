@@ -1,5 +1,5 @@
-//! System metadata: files of the C server are taken, changes are on disk when they are acknowledged and outlive the server
-//! however it ends, and what cannot be stored is refused.
+//! System metadata: files of the C server are taken, changes are on disk when they are acknowledged and outlive the
+//! server however it ends, and what cannot be stored is refused.
 
 use std::fs::{self, File};
 use std::io;
@@ -106,7 +106,7 @@ fn a_change_counts_on_from_what_the_file_says() {
     assert_eq!((void_time(client, "test"), text(&server, "evict.smd")), (ordered, written));
     let info = ask(client, "smd-info");
     assert!(info.contains("committed_tid=4,n_keys=2,state=pr;sindex:"), "{info}");
-    // What is deleted stays deleted.
+    // Deleted items stay deleted.
     assert_eq!(ask(client, "eviction-reset:namespace=bar"), "ok");
     assert_eq!(ask(client, "eviction-reset:namespace=bar"), "ok");
     server.stop();
@@ -196,8 +196,8 @@ fn files_have_the_usual_permissions() {
     assert_eq!(mode & 0o066, 0o060, "it is for the group too, not for others");
 }
 
-/// Of what the C server answered when it was started on its files, all that is about records, truncation and eviction. What
-/// it had truncated and served again is not served here.
+/// Of what the C server answered when it was started on its files, all that is about records, truncation and
+/// eviction. What it had truncated and served again is not served here.
 #[test]
 fn a_device_of_the_c_server_is_served_with_its_metadata() {
     // Those with a void-time are left out: the recording says how far away it was, not when.
@@ -243,7 +243,7 @@ fn a_device_of_the_c_server_is_served_with_its_metadata() {
     assert_eq!(figure(&mut client, "namespace/bar", "evict_void_time"), 633_609_292);
 }
 
-/// What was evicted stays gone over a restart, though its copies are still on the device.
+/// Evicted records stay gone over a restart, though their copies are still on the device.
 #[test]
 fn what_was_evicted_stays_gone() {
     let device = "device {\n        file {dir}/test.dat\n        filesize 128M";

@@ -23,7 +23,7 @@ fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// What `--check-config` says of `config`.
+/// The output of `--check-config` for `config`.
 fn check(folder: &Path, config: &str) -> Output {
     let path = folder.join("aerospike.conf");
     fs::write(&path, config.replace("{dir}", folder.to_str().unwrap())).unwrap();

@@ -1,8 +1,8 @@
-//! Figures of stripes, files and their write blocks are exact: what is written, freed, emptied and flushed is counted as
-//! it comes.
+//! Figures of stripes, files and their write blocks are exact: what is written, freed, emptied and flushed is
+//! counted as it comes.
 //!
-//! A record here takes 1,000,064 bytes, as with the C server, so that eight go into a write block. Nothing is flushed or
-//! emptied before the test says so.
+//! A record here takes 1,000,064 bytes, as with the C server, so that eight go into a write block. Nothing is
+//! flushed or emptied before the test says so.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use ferrospike_tests::client::Client;
@@ -34,7 +34,8 @@ fn of_first(figures: &Figures, kind: &str, name: &str) -> i64 {
     figures[&format!("storage-engine.{kind}[0].{name}")]
 }
 
-/// Names of keys whose records are in the first stripe or file. Each was there in a record of 64 bytes, too small to count.
+/// Names of keys whose records are in the first stripe or file. Each was there in a record of 64 bytes, too small
+/// to count.
 fn keys_of_first(client: &mut Client, kind: &str, count: usize) -> Vec<String> {
     let mut keys = Vec::new();
     let used = |client: &mut Client| of_first(&figures(client, "namespace/test"), kind, "used_bytes");
@@ -100,7 +101,7 @@ fn check_blocks(kind: &str, config: &str, on_disk: bool) {
     check(&emptied, [21 * RECORD_SIZE, free - 3, 5, 0, 4, 1]);
     if on_disk {
         let partial = |now: &Figures| ["partial_writes", "defrag_partial_writes"].map(|name| of(now, name));
-        // What was taken before a full block is written before it, full or not.
+        // Blocks taken before a full one are written before it, full or not.
         await_figures(client, "namespace/test", |now| partial(now) == [1, 0]);
         set(client, "flush-max-ms=10");
         await_figures(client, "namespace/test", |now| partial(now) == [1, 1]);
@@ -148,7 +149,7 @@ fn check_queue(engine: &str, files: &str, kind: &str, queues: &[&str], failed: &
     let refused =
         (0..30 * RECORDS_OF_BLOCK).find(|number| put(&mut client, &number.to_string()) != result::OK);
     assert!(refused.is_some(), "more was written than may be");
-    // Whatever was refused first: what can be written is, before the first that cannot.
+    // Writes are carried out until the first that cannot be, whatever was refused before.
     server.await_log("writes are refused");
     let now = figures(&mut client, "namespace/test");
     server.await_log("bytes of records are in memory only");
@@ -159,7 +160,7 @@ fn check_queue(engine: &str, files: &str, kind: &str, queues: &[&str], failed: &
         assert_eq!(of_first(&now, kind, queue), waiting, "{queue}");
     }
     assert_eq!(now[failed], 1);
-    // What is in memory has nowhere to go, and that is told.
+    // Records in memory have nowhere to go, and the log says so.
     server.allow("could not be written before the end and are lost").allow("acknowledged records are lost");
     server.stop_with_losses();
     server.await_log("could not be written before the end and are lost");

@@ -1,5 +1,5 @@
-//! Truncation: what was last updated before the moment is gone at once for every kind of reader and stays gone, also over a
-//! restart and a crash at any time; what is newer is untouched.
+//! Truncation: what was last updated before the moment is gone at once for every kind of reader and stays gone,
+//! also over a restart and a crash at any time; what is newer is untouched.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -256,7 +256,7 @@ fn what_is_truncated_stays_gone_over_a_restart() {
         assert_eq!(ask(client, &format!("truncate:namespace=test;set=t;lut={moment}")), "ok");
         truncate(client, "s");
         put(client, "s", 1, 3);
-        // What is acknowledged is on disk after this.
+        // Acknowledged writes are on disk after this.
         thread::sleep(Duration::from_millis(1_500));
         if kills {
             server.kill9();
@@ -278,7 +278,7 @@ fn what_is_truncated_stays_gone_over_a_restart() {
             ("1".to_owned(), "1".to_owned())
         );
         assert_ne!(figure(client, "s", "truncate_lut"), "0");
-        // What came back from the disk is for the next round.
+        // Records that came back from the disk are for the next round.
         assert_eq!(ask(client, "truncate-undo:namespace=test;set=t"), "ok");
         assert_eq!(get(client, "t", 1000).map(|found| found.1), Some(2));
     }
@@ -306,8 +306,8 @@ fn memory_without_files_keeps_the_threshold() {
     assert_eq!(get(&mut client, "s", 1), Some((1, 1)));
 }
 
-/// Writers write on while sets are truncated and the server is killed. What was acknowledged before a truncation that was
-/// acknowledged never comes back.
+/// Writers write on while sets are truncated and the server is killed. What was acknowledged before a truncation
+/// that was acknowledged never comes back.
 #[test]
 fn kills_during_truncation_bring_nothing_back() {
     let data = fast_folder(128 << 20);
@@ -347,7 +347,7 @@ fn kills_during_truncation_bring_nothing_back() {
         }
         assert!(found > 0, "round {round}: nothing is left to look at");
         for (number, set) in sets.iter().enumerate() {
-            // What is there has outlived all truncations, and one more is known to be the last.
+            // Records that are there have outlived all truncations; one more is known to be the last.
             set.truncated.store(set.acknowledged.fetch_add(2, Relaxed) + 1, Relaxed);
             truncate(&mut client, &format!("s{number}"));
         }

@@ -27,7 +27,7 @@ pub enum InfoError {
     Connect(io::Error),
     /// The connection broke, or the server took longer than the timeout.
     Exchange(io::Error),
-    /// What came back is not an info answer.
+    /// The reply is not an info answer.
     Malformed(&'static str),
 }
 

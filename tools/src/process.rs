@@ -1,4 +1,4 @@
-//! What a process has used, read from `/proc`: processor time, memory, and who listens on a port.
+//! The use of a process, read from `/proc`: processor time, memory, and which process listens on a port.
 
 use std::fs;
 use std::io;

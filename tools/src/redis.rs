@@ -8,7 +8,7 @@ use crate::load::{Kind, Outcome, Protocol, Reply};
 /// Bytes of a key.
 const KEY_SIZE: usize = 16;
 
-/// What to ask a Redis server.
+/// Requests for a Redis server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RedisWork {
     /// SET every key once, in order.

@@ -1,8 +1,8 @@
-//! What an operation made of a bin: the form in which list, map, bit and HyperLogLog operations answer.
+//! The effect of an operation on a bin: the form in which list, map, bit and HyperLogLog operations answer.
 
 use crate::Particle;
 
-/// What becomes of the bin.
+/// The bin afterwards.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// It stays as it was, or stays missing.
@@ -17,7 +17,7 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Modified {
     pub bin: Change,
-    /// What the client is told; not every operation tells something.
+    /// The answer for the client; not every operation has one.
     pub result: Option<Particle<'static>>,
 }
 

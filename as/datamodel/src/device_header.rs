@@ -32,8 +32,8 @@
 //! ```
 //! Prefix and partition entries are the same on all devices of a namespace. The signature is drawn anew at each start;
 //! so devices with different signatures were not used together last. Each start of this server adds a random run number
-//! to the headers that it writes to; so of two copies of a device, one that went on without the other has its newest run
-//! among its own. Bytes become a header here, nothing else: no I/O.
+//! to the headers that it writes to; so of two copies of a device, one that went on without the other has its
+//! newest run among its own. Bytes become a header here, nothing else: no I/O.
 
 use std::fmt;
 use std::ops::Range;
@@ -192,7 +192,7 @@ pub struct DeviceHeader {
     pub namespace: Vec<u8>,
     /// How many devices the namespace had.
     pub device_count: u32,
-    /// What all devices of one set share.
+    /// The part that is the same on all devices of a set.
     pub signature: u64,
     pub flags: Flags,
     /// Bytes of a write block.
@@ -217,7 +217,7 @@ pub struct DeviceHeader {
     pub encrypted_key: Option<WrappedKey>,
 }
 
-/// What the first bytes of a device turned out to be.
+/// The kinds of device, by their first bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Found {
     /// Zeros: a device that was never used, or was erased, but for the second copy of its partition entries perhaps.
@@ -230,7 +230,7 @@ pub enum Found {
 pub enum HeaderError {
     /// Fewer bytes than a header; holds how many.
     Short(u64),
-    /// No magic, yet not empty; holds where the first byte other than zero is.
+    /// There is no magic, but a byte other than zero; holds where the first one is.
     Foreign(usize),
     /// A version from before end marks.
     OldVersion,
@@ -274,7 +274,7 @@ impl HeaderError {
     }
 }
 
-/// What to do about a header that makes no sense.
+/// Advice for a header that makes no sense.
 const DAMAGED: &str = "the header is damaged: restore the device from a copy, or erase it";
 
 impl fmt::Display for HeaderError {
@@ -391,8 +391,8 @@ impl DeviceHeader {
         }
     }
 
-    /// What was written to the device in the order of time, newest first, as far as it is known: the runs of this server,
-    /// or the last start of another one, which draws a signature each time.
+    /// What was written to the device in the order of time, newest first, as far as it is known: the runs of this
+    /// server, or the last start of another one, which draws a signature each time.
     #[must_use]
     pub fn lineage(&self) -> Vec<u64> {
         if self.runs.is_empty() { vec![self.signature] } else { self.runs.clone() }

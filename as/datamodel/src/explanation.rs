@@ -1,13 +1,13 @@
-//! What the parts of the data model say about an op that they refused (see [`crate::refusal`]).
+//! The answer of a part of the data model to the question why it refused an op (see [`crate::refusal`]).
 
 use crate::particle::{BytesType, Particle};
 
-/// What is known about an op that was refused.
+/// The explanation of an op that was refused.
 pub(crate) struct Explanation {
     /// The operation's name, `list_append` for instance.
     pub(crate) operation: String,
     pub(crate) reason: Option<String>,
-    /// What the operation met, if that is known more closely than by the type of the bin.
+    /// Describes the value that the operation met, if more is known than the type of the bin.
     pub(crate) there: Option<String>,
 }
 
@@ -17,7 +17,7 @@ impl Explanation {
     }
 }
 
-/// What the bin of an op is.
+/// Says what the bin of an op is.
 pub(crate) fn found(bin: Option<&Particle<'_>>) -> String {
     bin.map_or_else(|| "the bin does not exist".to_owned(), |bin| format!("the bin is {}", type_name(bin)))
 }

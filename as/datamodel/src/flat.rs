@@ -333,7 +333,8 @@ impl<'a> FlatRecord<'a> {
         if behind.len() < END_MARK_SIZE + RBLOCK_SIZE { Ok(behind) } else { Err(FlatError::Size) }
     }
 
-    /// As [`verify`](Self::verify), and what is behind the end mark must be zeros: then a client can hardly have made it.
+    /// As [`verify`](Self::verify), and what is behind the end mark must be zeros: then a client can hardly have
+    /// made it.
     ///
     /// # Errors
     /// As [`verify`](Self::verify).
@@ -365,7 +366,7 @@ impl<'a> FlatBins<'a> {
             if flags & BIN_UNKNOWN_FLAGS != 0 {
                 return Err(FlatError::Unsupported);
             }
-            // What a bin's own last-update-time and source say matters only to replication between clusters.
+            // A bin's own last-update-time and source matter only to replication between clusters.
             let last_update_time_size = if flags & BIN_HAS_LAST_UPDATE_TIME != 0 { 5 } else { 0 };
             let source_id_size = usize::from(flags & BIN_HAS_SOURCE_ID != 0);
             take(&mut rest, 1 + last_update_time_size + source_id_size)?;
@@ -492,7 +493,7 @@ fn has_empty_metadata(bins: &[u8]) -> bool {
     bins.first().is_some_and(|name_size| bins.get(1 + usize::from(*name_size)) == Some(&BIN_HAS_METADATA))
 }
 
-/// What stands behind a complete record. The top bit is reserved.
+/// The mark behind a complete record. The top bit is reserved.
 fn end_mark(digest: &Digest, last_update_time: u64) -> u32 {
     let mut hashed = [0; 25];
     hashed[..20].copy_from_slice(&digest.0);

@@ -111,7 +111,7 @@ fn changes_existing(op: &Op<'_>) -> bool {
     }
 }
 
-/// What the ops of a write work on, beside the bins.
+/// The input of the ops of a write, beside the bins.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteContext<'r> {
     pub policy: WritePolicy,
@@ -119,7 +119,7 @@ pub struct WriteContext<'r> {
     pub metadata: Metadata<'r>,
     /// The key that was stored before, unless the record is replaced.
     pub key: Option<&'r [u8]>,
-    /// What all ops of the request draw on.
+    /// All ops of the request draw on it.
     pub budget: &'r Budget<'r>,
 }
 

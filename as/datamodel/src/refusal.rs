@@ -1,7 +1,8 @@
 //! Why an op on a bin was refused, in words, for the log.
 //!
 //! An op that fails answers a result code and nothing else, so that the usual way stays small. The reason is found out
-//! afterwards, from the op and the bin that it met, when a log wants the line. The work is bounded by a budget of its own.
+//! afterwards, from the op and the bin that it met, when a log wants the line. The work is bounded by a budget of
+//! its own.
 
 use std::fmt;
 
@@ -64,7 +65,7 @@ impl fmt::Display for RefusedOp<'_> {
 }
 
 impl RefusedOp<'_> {
-    /// What the result code says when nothing more is known.
+    /// The meaning of the result code, when nothing more is known.
     fn by_result(&self, found: &str) -> String {
         match self.result {
             ResultCode::Parameter => format!("an argument or the flags are not valid; {found}"),

@@ -1,22 +1,23 @@
 //! Walks a write block as it is on a device: where each record, and each damaged one, begins and how far it reaches.
 //!
-//! A block is filled from its start, one record behind the other, and may have been in use before. Behind the last record
-//! stands the block's *end mark*, unless the block is full or zeros reach to its end. What stands behind an end mark is left
-//! from the block's former life; it is never looked at, so bytes of a former value never become a record. The mark is made
-//! from a key that only the device's header holds, the number of the block and the place, so no client can store one. The C
-//! server takes it for nothing, as it is no record, and writes none.
+//! A block is filled from its start, one record behind the other, and may have been in use before. Behind the last
+//! record stands the block's *end mark*, unless the block is full or zeros reach to its end. What stands behind an
+//! end mark is left from the block's former life; it is never looked at, so bytes of a former value never become a
+//! record. The mark is made from a key that only the device's header holds, the number of the block and the place,
+//! so no client can store one. The C server takes it for nothing, as it is no record, and writes none.
 //!
-//! A damaged record costs itself only. Its size is believed if a record, a mark, zeros or the block's end stand where it says
-//! it ends, and no chain of whole records leads there from within. Otherwise, and behind zeros in the middle of a block, the
-//! scan goes on at the first whole record from which records lead to the end of the block, or which is the first of several
-//! in a row. A magic alone is not believed there, nor is a single record: values may contain both.
+//! A damaged record costs itself only. Its size is believed if a record, a mark, zeros or the block's end stand
+//! where it says it ends, and no chain of whole records leads there from within. Otherwise, and behind zeros in the
+//! middle of a block, the scan goes on at the first whole record from which records lead to the end of the block,
+//! or which is the first of several in a row. A magic alone is not believed there, nor is a single record: values
+//! may contain both.
 //!
 //! Where a record must begin (at the block's start, and right behind a whole one) and no magic stands, its start is
 //! damaged. If no more than magic and size are, its parts say where it ends, and the mark at its end proves that.
 
 use crate::flat::{FlatError, FlatRecord, MAGIC, RBLOCK_SIZE};
 
-/// So many whole records in a row are believed to be records wherever they are.
+/// This many whole records in a row are believed to be records wherever they are.
 const RUN_BELIEVED: usize = 4;
 /// Bins looked at in the search for records behind damage, in one block. Beyond that the rest of the block is damage.
 const SEARCH_BINS_MAX: usize = 4 << 20;
@@ -25,7 +26,7 @@ const HASHED_AS_BIN: usize = 256;
 /// First bytes of an end mark.
 const END_MARK_MAGIC: [u8; 8] = *b"ENDBLOCK";
 
-/// What stands behind the last record of a write block that is not full.
+/// The mark behind the last record of a write block that is not full.
 ///
 /// ```text
 /// offset  size  content
@@ -70,11 +71,11 @@ impl EndMark {
 pub enum Piece<'a> {
     /// A record whose every part was checked.
     Record { offset: usize, record: FlatRecord<'a> },
-    /// What must be a record, by its magic or its place, but is none that can be read.
+    /// Bytes that must be a record by their magic or place, but cannot be read.
     Damage { offset: usize, size: usize, reason: FlatError },
     /// Zeros, and what follows them up to the next record: a hole, or another server's end of the block's records.
     Gap { offset: usize, size: usize },
-    /// What stands behind the end of the block's records: left from former use.
+    /// Bytes behind the end of the block's records: left from former use.
     Stale { offset: usize, size: usize },
 }
 
@@ -215,7 +216,8 @@ impl<'a> WblockScan<'a> {
         record.verify_with_padding().is_ok().then_some(record)
     }
 
-    /// The size of what may be a damaged record at `offset`: by its parts, or as it says if the records go on or end there.
+    /// The size of what may be a damaged record at `offset`: by its parts, or as it says if the records go on or
+    /// end there.
     fn damaged_record(&mut self, offset: usize) -> Option<usize> {
         let bytes = self.after(offset);
         if self.searched_bins > SEARCH_BINS_MAX {
@@ -229,10 +231,10 @@ impl<'a> WblockScan<'a> {
         })
     }
 
-    /// Where the first chain of whole records begins, from `start` on and before `end`, that leads exactly to `end` or to the
-    /// end of the block.
+    /// Where the first chain of whole records begins, from `start` on and before `end`, that leads exactly to `end`
+    /// or to the end of the block.
     fn chain_to(&mut self, start: usize, end: usize) -> Option<usize> {
-        // What was passed once led nowhere: no place is looked at twice.
+        // A place that was passed once led nowhere: none is looked at twice.
         let mut passed = vec![false; 0];
         for offset in (start..end).step_by(RBLOCK_SIZE) {
             if !starts_with_record(self.after(offset)) {
@@ -294,8 +296,8 @@ pub fn starts_with_record(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC.to_le_bytes())
 }
 
-/// Shows `visit` every whole record that begins at a multiple of 16 bytes of `block` with its offset: those of the block's
-/// former lives too, and what looks like one inside of a value.
+/// Shows `visit` every whole record that begins at a multiple of 16 bytes of `block` with its offset: those of the
+/// block's former lives too, and what looks like one inside of a value.
 pub fn visit_everything<'a>(block: &'a [u8], mut visit: impl FnMut(usize, FlatRecord<'a>)) {
     for offset in (0..block.len()).step_by(RBLOCK_SIZE) {
         let bytes = &block[offset..];
@@ -320,7 +322,7 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     words.iter().all(|word| u128::from_le_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }
 
-/// What decides which of two stored copies of a record is the newer.
+/// The order of two stored copies of a record: the newer one is greater.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CopyAge {
     /// Milliseconds since 2010-01-01.
@@ -342,7 +344,8 @@ impl CopyAge {
     }
 
     /// Whether this copy takes the place of `known`: updated later; or at the same time with a later generation, in
-    /// the circle of 16 bits; or that too alike, living longer. Of equal copies, as defrag leaves them, the known stays.
+    /// the circle of 16 bits; or that too alike, living longer. Of equal copies, as defrag leaves them, the known
+    /// stays.
     #[must_use]
     pub fn supersedes(self, known: CopyAge) -> bool {
         if self.last_update_time != known.last_update_time {
@@ -481,7 +484,8 @@ mod tests {
 
     #[test]
     fn a_damaged_size_does_not_reach_over_other_records() {
-        // All of one size, 64 units of 16 bytes: one bit more, and the first ends where the third begins, or in the zeros.
+        // All of one size, 64 units of 16 bytes: one bit more, and the first ends where the third begins, or in the
+        // zeros.
         let records: Vec<_> = (1..5).map(|key| record(key, 1024 - 60)).collect();
         assert!(records.iter().all(|record| record.len() == 1024));
         for bit in [6, 7] {

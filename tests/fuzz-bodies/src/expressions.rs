@@ -76,7 +76,7 @@ fn bins_of_every_type() -> Bins<'static> {
     bins
 }
 
-/// What a filter knows before it has seen bins, it says of the record too.
+/// An answer that a filter gives without bins is also its answer with them.
 fn filter(record: &Record<'_>, expression: &[u8]) {
     let Ok(filter) = Filter::compile(expression, &Budget::unlimited()) else { return };
     let matches = filter.matches(record, &Budget::unlimited());
@@ -87,7 +87,7 @@ fn filter(record: &Record<'_>, expression: &[u8]) {
     assert_eq!(filter.into_owned().matches(record, &Budget::unlimited()), matches);
 }
 
-/// What becomes a bin can be stored and read back, and operations on it end, whatever it is.
+/// A value that becomes a bin can be stored and read back, and operations on it end.
 fn check(particle: &Particle<'_>, operation: &[u8]) {
     let mut flat = Vec::new();
     particle.write_flat(&mut flat);

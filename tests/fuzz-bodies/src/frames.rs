@@ -1,4 +1,4 @@
-//! What is read from bytes of a client before anything is done with it: frames, record messages, batches.
+//! The parsers of bytes from a client: frames, record messages, batches.
 
 use proto::batch::{Batch, RowPosition, Rows};
 use proto::frame::{FrameHeader, HEADER_SIZE};

@@ -1,5 +1,6 @@
-//! What the fuzz targets do with an input, one module for each, free of the fuzzer: `fuzz/` hands them the inputs that it
-//! makes up, and a test of this crate those that are kept (`fuzz/corpus/`), with the ordinary toolchain.
+//! The work of the fuzz targets with an input, one module for each, free of the fuzzer: `fuzz/` hands them the
+//! inputs that it makes up, and a test of this crate those that are kept (`fuzz/corpus/`), with the ordinary
+//! toolchain.
 //!
 //! A body panics when what it looks at is wrong, and returns for every input otherwise.
 

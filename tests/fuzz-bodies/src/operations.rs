@@ -39,7 +39,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// What is in a bin can be stored, read back, and written again by the client that was given it.
+/// The value of a bin can be stored, read back, and written again by the client that was given it.
 fn check(particle: &Particle<'_>) {
     let mut flat = Vec::new();
     particle.write_flat(&mut flat);

@@ -1,4 +1,4 @@
-//! What targets share that need a whole server: one in the process, and a connection to it.
+//! Shared by targets that need a whole server: one in the process, and a connection to it.
 //!
 //! The server runs with all its threads, so that the fuzzer sees what a request does in each of them. It keeps
 //! its records from one input to the next; a finding that depends on them is repeated by running the corpus.

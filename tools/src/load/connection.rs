@@ -20,7 +20,7 @@ pub(super) struct InFlight {
     pub(super) kind: Kind,
 }
 
-/// What one read brought.
+/// The result of one read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Received {
     /// The scratch buffer now begins with this many bytes; `drained` when the kernel had no more.

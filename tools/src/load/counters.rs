@@ -1,4 +1,4 @@
-//! What a run counts: per thread while it runs, summed when it is looked at.
+//! The counters of a run: per thread while it runs, summed when they are read.
 //!
 //! Each [`ThreadCounters`] has one writing thread; readers sum over all of them with relaxed loads.
 

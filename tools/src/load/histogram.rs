@@ -1,7 +1,7 @@
 //! Latency histogram with a relative error of at most a thousandth, over the crate `hdrhistogram`.
 //!
-//! One thread records, behind a lock that nobody else holds but for the moment of a [`Snapshot`]. Smallest value, largest
-//! value and sum are kept beside the buckets and are exact.
+//! One thread records, behind a lock that nobody else holds but for the moment of a [`Snapshot`]. Smallest value,
+//! largest value and sum are kept beside the buckets and are exact.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -66,8 +66,9 @@ impl Snapshot {
         self.max = self.max.max(other.max);
     }
 
-    /// What clients would have seen that ask every `interval`, whether or not they have got their answer: a wait of ten
-    /// intervals stands for ten waits, the last of one interval. So a stall counts by its length, and not as one value.
+    /// The latencies that clients would have seen which ask every `interval`, whether or not they have got their
+    /// answer: a wait of ten intervals stands for ten waits, the last of one interval. So a stall counts by its
+    /// length, and not as one value.
     #[must_use]
     pub fn corrected(&self, interval: u64) -> Snapshot {
         Snapshot { buckets: self.buckets.clone_correct(interval), ..*self }

@@ -1,6 +1,6 @@
-//! What the load generator asks of a protocol.
+//! The interface of a protocol for the load generator.
 
-/// What a request does, as far as statistics tell requests apart.
+/// The kinds of requests that statistics tell apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
@@ -57,7 +57,7 @@ pub struct Reply {
     pub size: usize,
     /// The server's result code, for statistics.
     pub code: u8,
-    /// What it means.
+    /// Its meaning.
     pub outcome: Outcome,
 }
 
@@ -72,6 +72,6 @@ pub trait Protocol: Send + 'static {
     /// A sentence when `bytes` is not of this protocol; the run ends.
     fn reply(&mut self, kind: Kind, bytes: &[u8]) -> Result<Option<Reply>, String>;
 
-    /// What was wrong with the first reply whose outcome was an error, wrong or fatal.
+    /// The error of the first reply whose outcome was an error, wrong or fatal.
     fn first_fault(&self) -> Option<String>;
 }

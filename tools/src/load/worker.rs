@@ -30,7 +30,7 @@ const CHECK_EVERY_NS: u64 = 10_000_000;
 /// Longest sleep while requests are held back by the pace.
 const PACE_STEP: Duration = Duration::from_millis(1);
 
-/// What a thread is to do. Times are on the monotonic clock.
+/// The task of a thread. Times are on the monotonic clock.
 #[derive(Clone, Debug)]
 pub(super) struct Task {
     pub(super) address: SocketAddr,
@@ -66,7 +66,7 @@ pub(super) struct Worker<P> {
     pauses: Pauses,
     in_flight: usize,
     requests_left: u64,
-    /// No more requests; what is in flight is waited for.
+    /// No more requests; the thread waits for those in flight.
     is_draining: bool,
     last_reply_ns: u64,
     counters: Arc<ThreadCounters>,
@@ -154,7 +154,7 @@ impl<P: Protocol> Worker<P> {
         }
     }
 
-    /// What was wrong with the first bad reply.
+    /// The error of the first bad reply.
     pub(super) fn first_fault(&self) -> Option<String> {
         self.protocol.first_fault()
     }

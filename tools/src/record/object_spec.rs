@@ -1,4 +1,4 @@
-//! What the bins of generated records hold: the `-o` option.
+//! The bins of generated records: the `-o` option.
 //!
 //! ```text
 //! spec   item { "," item }
@@ -29,7 +29,7 @@ pub struct ObjectSpec {
     pub bins: Vec<ValueSpec>,
 }
 
-/// What a value is made of.
+/// The kinds of values.
 #[derive(Clone, PartialEq, Debug)]
 pub enum ValueSpec {
     /// Random truth.

@@ -124,7 +124,7 @@ impl Parser<'_> {
         }
     }
 
-    /// What follows an `I`: nothing, or the number of bytes.
+    /// The part that follows an `I`: nothing, or the number of bytes.
     fn integer_size(&mut self) -> Result<ValueSpec, String> {
         match self.rest().chars().next() {
             Some(digit @ '1'..='8') => {

@@ -18,13 +18,13 @@ pub struct Mix {
     pub read_pct: f64,
     /// Share of writes.
     pub write_pct: f64,
-    /// What writes do to bins they do not name.
+    /// The effect of writes on bins that they do not name.
     pub writes: Writes,
-    /// What the requests are that neither read nor write.
+    /// The kind of requests that neither read nor write.
     pub rest: Rest,
 }
 
-/// What a write does to bins it does not name.
+/// The effect of a write on bins that it does not name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Writes {
     /// They stay.

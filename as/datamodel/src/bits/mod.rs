@@ -77,7 +77,7 @@ impl Read {
         Ok(Read { operator, arguments: Arguments { bytes: &[], ..arguments } })
     }
 
-    /// What the operation finds in `particle`: an integer, or for a get a blob, its last byte padded with zeros.
+    /// The result of the operation on `particle`: an integer, or for a get a blob, its last byte padded with zeros.
     ///
     /// # Errors
     /// `IncompatibleType` unless it is a blob; `Parameter` for an offset before the blob; `OpNotApplicable` for bits

@@ -323,7 +323,7 @@ proptest! {
                 0 => (0, mask.cast_signed()),
                 _ => (-(1i128 << (size - 1)), (1i128 << (size - 1)) - 1),
             };
-            // What the server does not take for an overflow although it is one.
+            // Overflows that the C server does not take for one.
             let zero = exact.cast_unsigned() & mask == 0;
             let least_negated = code == 11 && right == least;
             let unnoticed = code == 12 || subflags & WRAP != 0 || subflags & SIGNED != 0 && (zero || least_negated);

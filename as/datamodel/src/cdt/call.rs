@@ -36,7 +36,7 @@ pub(crate) enum By {
     KeyRelativeIndexRange,
 }
 
-/// What a code means.
+/// The meaning of a code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CdtOperation {
     ListSetType,
@@ -77,7 +77,7 @@ pub(crate) enum CdtOperation {
 /// A code, its meaning, and the least and largest number of arguments. Operations that take none ignore those they get.
 type Row = (u8, CdtOperation, u8, u8);
 
-/// What may come as an operation that reads.
+/// Operations that may come as reads.
 const READ: &[Row] = {
     use By::*;
     use CdtOperation::*;
@@ -111,7 +111,7 @@ const READ: &[Row] = {
     ]
 };
 
-/// What may come as an operation that modifies.
+/// Operations that may come as modifications.
 const MODIFY: &[Row] = {
     use By::*;
     use CdtOperation::*;
@@ -196,7 +196,7 @@ pub(crate) struct Call<'a> {
     count: u32,
     /// A context of the call held a value that cannot be stored. The call may then store nothing.
     holds_search_value: bool,
-    /// What the call draws on.
+    /// The call draws on it.
     pub(crate) budget: &'a Budget<'a>,
 }
 
@@ -240,7 +240,7 @@ impl<'a> Call<'a> {
         self.code < MAP_CODES
     }
 
-    /// What the call does.
+    /// The operation of the call, and its arguments.
     ///
     /// # Errors
     /// `Parameter` for a code that does not exist, or not among those that do (or do not) modify.

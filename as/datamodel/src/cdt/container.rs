@@ -67,7 +67,7 @@ impl Shape {
     }
 }
 
-/// What stands before the elements of a list or map, taken apart.
+/// The header of a list or map, taken apart.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header<'a> {
     pub(crate) flags: u8,
@@ -113,7 +113,7 @@ pub(crate) struct Container<'a> {
     pub(crate) contents: &'a [u8],
     index: &'a [u8],
     offsets: OnceCell<Offsets>,
-    /// What all work on the container draws on.
+    /// All work on the container draws on it.
     pub(crate) budget: &'a Budget<'a>,
 }
 

@@ -5,7 +5,7 @@
 //! into the new value once. No trees are built. Results are those of the established server to the byte, errors
 //! included; where the order of values leaves a choice (equal values, NaN), the algorithms of `order` make it.
 //!
-//! What clients send may be hostile, and what is stored may be damaged: both end in result codes. No function recurses
+//! Bytes from clients may be hostile, and stored bytes may be damaged: both end in result codes. No function recurses
 //! with the depth of a value, and memory is bounded by the sizes of the bin and the call.
 //!
 //! ```text
@@ -61,13 +61,13 @@ pub(crate) use self::normal::is_shortest;
 pub(crate) use self::refusal::explain;
 pub use self::wire::{WireForm, list_from_wire, list_to_wire, map_from_wire, map_to_wire};
 
-/// Carries out the read operation (operation 3) that is `payload` on a bin, or on any other value. Without a value there
-/// is no answer, whatever the payload. Neither is there one for nil.
+/// Carries out the read operation (operation 3) that is `payload` on a bin, or on any other value. Without a value
+/// there is no answer, whatever the payload. Neither is there one for nil.
 ///
 /// # Errors
-/// `Parameter` for a bad payload or context; `IncompatibleType` when the value (or what the context leads to) is not the
-/// list or map that the operation is for; `OpNotApplicable` for what is not there; `Unknown` for an element that no bin
-/// can hold.
+/// `Parameter` for a bad payload or context; `IncompatibleType` when the value (or what the context leads to) is
+/// not the list or map that the operation is for; `OpNotApplicable` for what is not there; `Unknown` for an element
+/// that no bin can hold.
 pub fn read(
     bin: Option<&Particle<'_>>,
     payload: &[u8],

@@ -24,7 +24,7 @@ impl Number {
         }
     }
 
-    /// What an increment (or decrement) adds: its argument, or 1 without one or with nil.
+    /// The number that an increment (or decrement) adds: its argument, or 1 without one or with nil.
     ///
     /// # Errors
     /// `Parameter` for an argument that is no number.

@@ -61,7 +61,7 @@ fn sort_part(
     Some(())
 }
 
-/// What a search among equal values ends at.
+/// The place among equal values that a search ends at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Among {
     /// The first of them.
@@ -175,7 +175,7 @@ impl Ranked {
             if is_descending { (Ordering::Less, start) } else { (Ordering::Greater, behind) };
         let mut heap = Heap { positions: (0..total).collect(), filled: total as usize, top };
         heap.arrange(budget, &mut compare, (count + discard) as usize).ok_or(ResultCode::Parameter)?;
-        // What was taken off the top stands behind the heap, the last taken first.
+        // Elements taken off the top stand behind the heap, the last one first.
         let mut positions = heap.positions.split_off(heap.filled);
         positions.truncate(count as usize);
         Ok(Self { positions, is_descending })

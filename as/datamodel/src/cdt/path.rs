@@ -98,7 +98,7 @@ struct NewContainer<'a> {
     inside: NewElement<'a>,
 }
 
-/// What leads to a new container's (or element's) value.
+/// The place of a new container's (or element's) value.
 #[derive(Debug)]
 enum NewElement<'a> {
     /// Nils before it.
@@ -130,7 +130,7 @@ impl NewElement<'_> {
     }
 }
 
-/// What the steps have to make.
+/// The containers and elements that the steps have to make.
 #[derive(Debug, Default)]
 struct Creation<'a> {
     /// The element of the last container that exists, if any exists.
@@ -219,7 +219,7 @@ impl<'a> Path<'a> {
             Shape::List => list_position(&container, step, reader, holds_search),
             Shape::Map => map_position(&container, step, reader, holds_search),
         };
-        // Whatever is wrong with a step, damage included, it leads nowhere.
+        // A step with anything wrong leads nowhere; damage counts too.
         let (position, element) = found.map_err(|_| ResultCode::OpNotApplicable)?;
         let contents_start = self.target.start + bytes.len() - container.contents.len();
         let range = if element.is_some() {

@@ -167,7 +167,7 @@ const fn word(shape: Shape) -> &'static str {
     }
 }
 
-/// What the value is that begins `bytes`.
+/// Says what the value is that begins `bytes`.
 fn describe(bytes: &[u8]) -> String {
     let container = |shape| {
         let header = Header::parse(shape, bytes);

@@ -1,4 +1,4 @@
-//! What an operation answers.
+//! Answers of operations.
 
 use std::borrow::Cow;
 
@@ -10,10 +10,10 @@ use super::layout::Layout;
 use crate::budget::Budget;
 use crate::particle::{BytesType, Particle};
 
-/// ResultValue of an operation: a value, or none.
+/// The answer of an operation: a value, or none.
 pub(crate) type ResultValue = Option<Particle<'static>>;
 
-/// What of the selected elements an operation returns.
+/// The part of the selected elements that an operation returns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ReturnType {
     None,
@@ -60,7 +60,7 @@ impl ReturnType {
     }
 }
 
-/// What an operation on selected elements is asked to return.
+/// The answer that a request for an operation on selected elements wants.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Want {
     pub(crate) kind: ReturnType,

@@ -5,7 +5,7 @@ use proto::ResultCode;
 use super::container::{Shape, flags};
 use super::layout::Layout;
 
-/// What an operation makes of a container.
+/// The container after an operation.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum ContainerChange {
     /// Nothing.
@@ -46,8 +46,8 @@ pub(super) struct Scope {
     pub(super) presence: Presence,
     /// At the top of its bin.
     pub(super) is_top: bool,
-    /// It may be flagged to have an index. Also when the context makes all of the bin: the flag then stays without effect
-    /// on a container that is not at the top.
+    /// It may be flagged to have an index. Also when the context makes all of the bin: the flag then stays without
+    /// effect on a container that is not at the top.
     pub(super) allows_index: bool,
 }
 

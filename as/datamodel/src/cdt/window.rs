@@ -19,7 +19,7 @@ impl Window {
         if start >= size {
             return Some(Self { start: total, count: 0 });
         }
-        // What lies before the first element is counted, but not there.
+        // Positions before the first element are counted, but hold nothing.
         let missing = start.min(0).unsigned_abs();
         let start = start.max(0).unsigned_abs();
         let count = count.saturating_sub(missing).min(u64::from(total) - start);
@@ -36,7 +36,7 @@ impl Window {
         self.start + self.count
     }
 
-    /// What remains of `total` positions without these, if it is one run.
+    /// The rest of `total` positions, if it is one run.
     pub(crate) const fn complement(self, total: u32) -> Option<Self> {
         if self.count == 0 {
             Some(Self { start: 0, count: total })

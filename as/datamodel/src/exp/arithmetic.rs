@@ -86,7 +86,8 @@ impl Binary {
             Self::Divide => left / right,
             Self::Power => left.powf(right),
             Self::Logarithm => left.ln() / right.ln(),
-            // What a NaN is compared with stays as it is, unlike with the standard library's minimum and maximum.
+            // A value that is compared with a NaN stays as it is, unlike with the standard library's minimum and
+            // maximum.
             Self::Minimum => {
                 if left > right {
                     right

@@ -27,7 +27,7 @@ const LOOKUPS_FOR_TABLE: u64 = 4;
 /// Values and variables kept without an allocation.
 const INLINE_VALUES: usize = 8;
 
-/// What of a record may be looked at.
+/// The part of a record that may be looked at.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum View<'v> {
     /// Bins and key are unknown.
@@ -312,7 +312,7 @@ impl<'v> Machine<'v> {
         };
         match answer.ok()? {
             None => Some(Value::Nil),
-            // What was an element has no cells.
+            // An element of a list or map has no cells.
             Some(Particle::Bytes(BytesType::GeoJson, stored)) => {
                 let stored = geojson::from_json(geojson::json(&stored), self.budget).ok()?;
                 Some(Value::Bytes(BytesType::GeoJson, Bytes::Owned(stored)))

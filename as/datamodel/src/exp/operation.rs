@@ -23,9 +23,9 @@ pub mod flags {
     pub const UPDATE_ONLY: u64 = 2;
     /// The expression may be nil, which deletes the bin.
     pub const ALLOW_DELETE: u64 = 4;
-    /// What the other flags forbid is left undone and is no error.
+    /// An operation that the other flags forbid is left undone and is no error.
     pub const POLICY_NO_FAIL: u64 = 8;
-    /// Neither is it an error when the expression is unknown.
+    /// An unknown expression is no error.
     pub const EVAL_NO_FAIL: u64 = 16;
 
     pub(super) const FOR_READ: u64 = EVAL_NO_FAIL;
@@ -45,7 +45,7 @@ pub fn read(
     Operation::for_read(payload, budget)?.read(record, budget)
 }
 
-/// What the modify operation `payload` makes of a bin of the record.
+/// The bin after the modify operation `payload`.
 ///
 /// # Errors
 /// As [`Operation::for_modify`] and [`Operation::modify`].
@@ -86,7 +86,7 @@ impl<'e> Operation<'e> {
         let mut reader = Reader::new(payload);
         let Some(1..=2) = reader.list_header() else { return Err(ResultCode::Parameter) };
         let expression = reader.value().ok_or(ResultCode::Parameter)?;
-        // What is no integer here counts as none.
+        // A value that is no integer counts as none.
         let flags = reader.integer().unwrap_or(0);
         if flags & !allowed != 0 {
             return Err(ResultCode::Parameter);

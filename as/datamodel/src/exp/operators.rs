@@ -4,7 +4,7 @@ use super::arithmetic::{Binary, Unary};
 use super::compare::Comparison;
 use super::value::Type;
 
-/// What an operator does.
+/// The operators.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Operator {
     /// An unknown value.
@@ -57,7 +57,7 @@ pub(super) enum Connective {
     Exclusive,
 }
 
-/// What is known of a record without reading it.
+/// Facts about a record that are known without reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Metadata {
     DeviceSize,
@@ -189,7 +189,7 @@ pub(super) fn row(code: u64) -> Option<&'static Row> {
     BY_CODE.get(usize::try_from(code).ok()?)?.as_ref()
 }
 
-/// What literals and the like add to an expression's size.
+/// The size that literals and the like add to an expression.
 pub(super) mod size {
     pub(in super::super) const NIL: u32 = 8;
     pub(in super::super) const NUMBER: u32 = 16;

@@ -37,7 +37,7 @@ pub(super) type HandlerId = u32;
 /// Index of an instruction.
 pub(super) type Address = u32;
 
-/// What becomes of an unknown value.
+/// The treatment of an unknown value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Handler {
     /// Where the program goes on.
@@ -120,7 +120,7 @@ impl Name {
     }
 }
 
-/// What an operation of a call is for.
+/// The kind of value that an operation of a call is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum System {
     ListsAndMaps,

@@ -1,4 +1,4 @@
-//! What an expression can ask of a record: the part that is known without reading it, and the whole.
+//! A record as an expression sees it: the part that is known without reading it, and the whole.
 
 use cf::Digest;
 
@@ -13,7 +13,7 @@ const EPOCH_SECONDS: u64 = 1_262_304_000;
 /// TTL of a record that never expires.
 const TTL_NEVER: i64 = -1;
 
-/// What the index knows of a record.
+/// The facts that the index has about a record.
 #[derive(Clone, Copy, Debug)]
 pub struct Metadata<'a> {
     pub digest: Digest,

@@ -12,7 +12,7 @@ use crate::particle::{BytesType, Particle};
 const MSGPACK_FALSE: u8 = 0xc2;
 const MSGPACK_TRUE: u8 = 0xc3;
 
-/// What type an expression's value is of, as requests number them.
+/// The type of an expression's value, as requests number it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Type {
@@ -91,7 +91,7 @@ impl<'v> From<Cow<'v, [u8]>> for Bytes<'v> {
     }
 }
 
-/// What an expression comes to.
+/// The value of an expression.
 #[derive(Clone, Debug)]
 pub(super) enum Value<'v> {
     /// It cannot be told.

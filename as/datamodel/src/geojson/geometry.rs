@@ -1,4 +1,4 @@
-//! What a GeoJSON text says: a point or a region.
+//! The geometry of a GeoJSON text: a point or a region.
 
 use super::json::Value;
 use crate::budget::Budget;

@@ -3,6 +3,10 @@
 //! Strict: UTF-8, no byte-order mark, no zero characters in strings, integers within 64 bits, reals within the range
 //! of a double, an object or array at the top. Of members with the same name the last counts. Nothing is allocated
 //! but for deep nesting, nothing recurses.
+//!
+//! serde_json accepts the same texts (a test compares), but for zero characters, larger integers and nesting of more
+//! than 128 levels. It is not used here because those answers would change, and because a text of a client would
+//! become a tree of many times its size.
 
 use smallvec::SmallVec;
 
@@ -78,7 +82,7 @@ impl<'a> Value<'a> {
             b'\\' => Some(match bytes.next()? {
                 b'u' => {
                     let digits = bytes.by_ref().take(4).copied().collect::<SmallVec<[u8; 4]>>();
-                    // What is no ASCII is not expected.
+                    // Expected texts are ASCII.
                     u8::try_from(hex(&digits)?).unwrap_or(u8::MAX)
                 }
                 b'b' => 8,
@@ -140,7 +144,7 @@ impl<'a> Scanner<'a> {
 
     /// Passes the value that begins here, if it is valid.
     fn check_value(&mut self) -> Option<()> {
-        // What closes the containers that are open.
+        // The bytes that close the containers that are open.
         let mut open: SmallVec<[u8; 64]> = SmallVec::new();
         loop {
             if open.len() == DEPTH_MAX {
@@ -352,6 +356,30 @@ mod tests {
         assert!(Value::parse(b"[\0]").is_none());
     }
 
+    /// Texts of arrays and objects that are right, or have one character too many or too few.
+    fn nested_arrays() -> impl Strategy<Value = String> {
+        let leaf = "-?(0|[1-9][0-9]{0,8})([.][0-9]{1,3})?([eE][+-]?[0-9]{1,2})?|true|false|null|\"[a-z\u{e9}]{0,3}\"";
+        let value = leaf.prop_recursive(4, 24, 4, |inner| {
+            let many = proptest::collection::vec(inner, 0..4);
+            prop_oneof![
+                many.clone().prop_map(|items| format!("[{}]", items.join(","))),
+                many.prop_map(|items| {
+                    let members: Vec<String> = items.iter().map(|item| format!("\"a\": {item}")).collect();
+                    format!("{{{}}}", members.join(" ,"))
+                }),
+            ]
+        });
+        (value, any::<proptest::sample::Index>(), 0..3).prop_map(|(mut text, at, change)| {
+            let at = text.floor_char_boundary(at.index(text.len() + 1));
+            match change {
+                0 if at < text.len() => drop(text.remove(at)),
+                1 => text.insert(at, ','),
+                _ => {}
+            }
+            text
+        })
+    }
+
     #[test]
     fn depth_is_limited() {
         let nested = |depth: usize| [vec![b'['; depth], vec![b']'; depth]].concat();
@@ -382,6 +410,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_same_texts_are_accepted_as_by_serde_json(
+            text in "[ \\t]?[\\[{]([\\[\\]{}\",:]|\"[a-z]{0,2}\"|\\\\[nbux\"/]|[0-9]{1,3}|[-.eE+]|true|null|[ ,]){0,12}[\\]}] ?",
+            value in nested_arrays(),
+        ) {
+            for text in [text, value] {
+                let theirs = serde_json::from_str::<serde_json::Value>(&text);
+                let is_container = theirs.is_ok_and(|value| value.is_object() || value.is_array());
+                prop_assert_eq!(Value::parse(text.as_bytes()).is_some(), is_container, "{}", text);
+            }
+        }
+
         #[test]
         fn any_bytes_are_accepted_or_not(text in "[\\[\\]{}\",:0-9a-z\\\\ .eE+-]{0,40}", bytes: Vec<u8>) {
             for text in [text.as_bytes(), &bytes] {

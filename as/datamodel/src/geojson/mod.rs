@@ -128,7 +128,7 @@ pub fn compare(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<bool> {
 pub struct Geometry(PointOrRegion);
 
 impl Geometry {
-    /// What a text says; the circles in it are on a sphere of that radius.
+    /// Reads a text; circles in it are on a sphere of that radius.
     ///
     /// # Errors
     /// `InvalidGeoJson` if it is neither a point nor a region; `Timeout` if the budget is exhausted.
@@ -137,7 +137,7 @@ impl Geometry {
         budget.check(shape.map(Geometry).ok_or(ResultCode::InvalidGeoJson))
     }
 
-    /// What a stored value says.
+    /// Reads a stored value.
     ///
     /// # Errors
     /// As [`Geometry::parse`].

@@ -14,7 +14,7 @@ const RANK_COUNT: usize = 1 << RANK_BITS;
 /// How many registers hold each rank.
 type Histogram = [u32; RANK_COUNT];
 
-/// What similarity is when nothing is in either set; a division of zero by zero, as a processor answers it.
+/// The similarity of two empty sets: zero divided by zero, as a processor answers it.
 const ZERO_BY_ZERO: f64 = f64::from_bits(0xfff8_0000_0000_0000);
 
 /// The number of elements added to `sketch`.

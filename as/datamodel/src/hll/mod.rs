@@ -2,8 +2,8 @@
 //! sets are.
 //!
 //! The form of a sketch is in [`sketch`], the hash that places an element in [`hash`], the numbers that are read off
-//! in [`estimate`]. A request is a msgpack list of a code and its arguments ([`arguments`] has the tables). All sketches
-//! that take part in one operation are first brought to the smallest of their sizes.
+//! in [`estimate`]. A request is a msgpack list of a code and its arguments ([`arguments`] has the tables). All
+//! sketches that take part in one operation are first brought to the smallest of their sizes.
 
 mod arguments;
 mod estimate;
@@ -91,8 +91,8 @@ impl<'a> Read<'a> {
         Ok(Read { operator, arguments })
     }
 
-    /// What the operation finds in `particle`: a sketch, a list of index and minhash bits, a similarity as float, and
-    /// otherwise an integer.
+    /// The result of the operation on `particle`: a sketch, a list of index and minhash bits, a similarity as
+    /// float, and otherwise an integer.
     ///
     /// # Errors
     /// `IncompatibleType` unless it is a sketch, `Unknown` if it is a damaged one; `OpNotApplicable` for an

@@ -55,7 +55,7 @@ impl SketchShape {
         HEADER_SIZE + self.register_count() * self.register_bits() as usize / 8
     }
 
-    /// What all of `sketches` can be brought to. Minhash bits are lost unless they are the same everywhere.
+    /// The shape that all of `sketches` can be brought to. Minhash bits are lost unless they are the same everywhere.
     pub(super) fn common(sketches: &[Sketch<'_>]) -> Self {
         let mut shapes = sketches.iter().map(|sketch| sketch.shape);
         let first = shapes.next().unwrap_or(SketchShape { index_bits: 4, minhash_bits: 0 });

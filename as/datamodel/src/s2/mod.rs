@@ -8,6 +8,8 @@ mod cap;
 mod cell;
 mod cell_id;
 mod clip;
+#[cfg(test)]
+mod compared;
 mod coverer;
 mod exact;
 mod index;

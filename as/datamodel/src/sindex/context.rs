@@ -13,7 +13,7 @@ const BASE_MASK: u8 = 0x0f;
 const LIST_KEY: u8 = 0x12;
 const OF_LIST: u64 = 0x10;
 const OF_MAP: u64 = 0x20;
-/// What steps are by, in the order of their numbers.
+/// The ways in which a step finds its element, in the order of their numbers.
 const BASES: [&str; 4] = ["index", "rank", "key", "value"];
 
 /// Why bytes are no context for an index.
@@ -28,7 +28,7 @@ pub enum ContextError {
 /// Whether `bytes` are a context for an index: a msgpack list of steps and their arguments, each in its shortest form.
 ///
 /// # Errors
-/// What is wrong.
+/// The error.
 pub fn check_context(bytes: &[u8]) -> Result<(), ContextError> {
     check_steps(bytes).ok_or(ContextError::Invalid)?;
     let mut reader = Reader::new(bytes);

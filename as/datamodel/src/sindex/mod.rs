@@ -7,7 +7,7 @@
 //! string, blob   the wyhash of the bytes
 //! GeoJSON        the cells that contain it: one for a point, a covering for a region
 //! ```
-//! What is not of the type has no key. On the wire a key is called bval.
+//! A value of another type has no key. On the wire a key is called bval.
 
 mod context;
 mod predicate;
@@ -32,7 +32,7 @@ pub use predicate::Predicate;
 const BYTES_SIZE_MAX: usize = 2048;
 /// Price of an element that is looked at.
 const ELEMENT_STEPS: u64 = 8;
-/// What elements begin with that are text, bytes and GeoJSON.
+/// The first byte of elements that are text, bytes and GeoJSON.
 const TEXT: u8 = type_number::STRING;
 const BLOB: u8 = type_number::BLOB;
 const GEOJSON: u8 = type_number::GEOJSON;
@@ -75,7 +75,7 @@ impl KeyType {
     }
 }
 
-/// What of a value the index is for.
+/// The part of a value that the index is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum IndexType {
     /// The value itself.
@@ -146,7 +146,8 @@ pub type Keys = SmallVec<[Key; 4]>;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct IndexedValue {
     pub bin: Box<[u8]>,
-    /// Where in the bin's list or map, if not at its top: steps as [`cdt::value_at`] takes them, in their shortest form.
+    /// Where in the bin's list or map, if not at its top: steps as [`cdt::value_at`] takes them, in their shortest
+    /// form.
     pub context: Option<Box<[u8]>>,
     pub index_type: IndexType,
     pub key_type: KeyType,

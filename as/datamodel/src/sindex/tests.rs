@@ -105,7 +105,7 @@ proptest! {
             prop_assert_eq!(keys(&indexed(IndexType::List, key_type), &particle), expected.clone());
             prop_assert!(keys(&indexed(IndexType::MapKeys, key_type), &particle).is_empty());
             prop_assert!(keys(&indexed(IndexType::Default, key_type), &particle).is_empty());
-            // What has a key is found by it, and nothing else.
+            // Exactly the values that have a key are found by it.
             for value in &values {
                 let Some(predicate) = equality(value) else { continue };
                 let matches = predicate.matches(&indexed(IndexType::List, key_type), &particle, &Budget::unlimited());

@@ -1,8 +1,9 @@
 //! The commit of a record: the only way in which a record changes.
 //!
-//! A write, touch, delete, expiry, eviction and the removal of a tombstone all end in [`Namespace::commit`], and each record
-//! that a load finds in [`commit_loaded`], which leaves out what a stored record does not need. The caller
-//! holds the record's guard and has made the new flat record. The commit then takes these steps, in this order:
+//! A write, touch, delete, expiry, eviction and the removal of a tombstone all end in [`Namespace::commit`], and
+//! each record that a load finds in [`commit_loaded`], which leaves out what a stored record does not need. The
+//! caller holds the record's guard and has made the new flat record. The commit then takes these steps, in this
+//! order:
 //!
 //! 1. Observers look at the change while the old record can still be read.
 //! 2. Storage gets the new flat record. This is the only step that can fail; then nothing has changed.
@@ -12,8 +13,8 @@
 //! 6. Observers act on what they saw.
 //! 7. The guard is dropped. An element without a record leaves the index with it.
 //!
-//! Nothing has to be undone: a guard that is dropped before step 3 leaves the record as it was, and takes a created element
-//! out of the index again.
+//! Nothing has to be undone: a guard that is dropped before step 3 leaves the record as it was, and takes a created
+//! element out of the index again.
 //!
 //! # Locks
 //! The sprig lock is held from before step 1 to step 7. Observers take no sprig lock.
@@ -38,7 +39,7 @@ pub(crate) struct NewVersion<'a> {
     pub(crate) key_stored: bool,
 }
 
-/// What becomes of a record.
+/// The record after the commit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Change<'a> {
     /// It is created or gets a new version.
@@ -78,7 +79,7 @@ pub(crate) struct Transition<'a> {
     pub(crate) cause: Cause,
 }
 
-/// What an observer says to a change.
+/// The answer of an observer to a change.
 #[derive(Default)]
 pub(crate) struct Observed<'a> {
     /// A secondary index will have entries of the record.
@@ -95,7 +96,7 @@ pub(crate) struct Committed {
     pub(crate) last_update_time: u64,
 }
 
-/// What an observer does once the change it saw is committed.
+/// The work of an observer after the change it saw is committed.
 pub(crate) type AfterCommit<'a> = Box<dyn FnOnce(&Namespace, &Committed) + 'a>;
 
 /// A part of the server that follows every change of a namespace's records, as secondary indexes and replicas do.
@@ -168,8 +169,8 @@ impl Namespace {
 }
 
 /// Commits a record that a load found on its device: the newest copy so far of the record of `guard` is the one that
-/// `after` tells of. There is nothing to store, and nobody observes a load: what follows the records is made from the index
-/// when all are there. The other steps are those of [`Namespace::commit`].
+/// `after` tells of. There is nothing to store, and nobody observes a load: what follows the records is made from
+/// the index when all are there. The other steps are those of [`Namespace::commit`].
 #[inline]
 pub(super) fn commit_loaded(mut guard: WriteGuard<'_>, after: &RecordMeta, figures: &mut impl RecordFigures) {
     let before = std::mem::replace(&mut **guard, *after);

@@ -1,8 +1,8 @@
-//! Figures of the records that a load brings into the index: by set, by partition, and of all. Which figures follow from a
-//! record is said in `commit.rs`.
+//! Figures of the records that a load brings into the index: by set, by partition, and of all. Which figures follow
+//! from a record is said in `commit.rs`.
 //!
-//! Each thread of the load keeps its own and adds them to the others' when it is done. A record may be found by one thread
-//! and a newer copy of it by another, so a thread's own figures may be negative; their sums are exact.
+//! Each thread of the load keeps its own and adds them to the others' when it is done. A record may be found by one
+//! thread and a newer copy of it by another, so a thread's own figures may be negative; their sums are exact.
 
 use cf::Digest;
 use parking_lot::Mutex;
@@ -13,7 +13,7 @@ use super::truncate::LoadedTruncation;
 use crate::index::{PARTITION_COUNT, PartitionId, RecordMeta, SetId, WriteGuard};
 use crate::storage::LoadCommit;
 
-/// What is known of the void-times of a partition.
+/// The void-times of a partition, as loading found them.
 #[derive(Clone, Copy)]
 pub(super) struct VoidTimes {
     /// Records with a void-time.

@@ -15,7 +15,7 @@ use crate::config::{Engine, NamespaceConfig, SetDirectory};
 use crate::index::{Index, PARTITION_COUNT, PartitionId, SetId};
 use crate::storage::{LoadCommit, LoadContext, LoadStats, OpenSettings, Storage};
 
-/// What loading fills.
+/// The parts that loading fills.
 struct Loading<'a> {
     index: &'a Index,
     sets: &'a Sets,
@@ -48,8 +48,8 @@ impl LoadContext for Loading<'_> {
     }
 }
 
-/// The storage that `config` asks for; what its devices hold is in `index` and `sets` afterwards. With it come the figures
-/// of these records, which the sets do not have yet.
+/// The storage that `config` asks for; what its devices hold is in `index` and `sets` afterwards. With it come the
+/// figures of these records, which the sets do not have yet.
 pub(super) fn open_storage(
     config: &NamespaceConfig,
     index: &Index,

@@ -1,9 +1,10 @@
 //! The partitions of a namespace on this node: who serves each, the version of its data, and who is using it.
 //!
-//! There are two halves. A word for each partition says what every transaction must know (this node's part in it, tree id)
-//! and counts the reservations, so that reserving is one atomic operation which sees both at once. Transactions on service
-//! threads do not even that: they are in a [section](super::sections). The rows behind the
-//! lock say the rest (versions, replicas, migrations); the cluster thread alone changes them, info answers read them.
+//! There are two halves. A word for each partition says what every transaction must know (this node's part in it,
+//! tree id) and counts the reservations, so that reserving is one atomic operation which sees both at once.
+//! Transactions on service threads do not even that: they are in a [section](super::sections). The rows behind the
+//! lock say the rest (versions, replicas, migrations); the cluster thread alone changes them, info answers read
+//! them.
 //!
 //! Each word has a cache line of its own. Threads with different records hardly ever meet in one of 4096 lines, while a
 //! counter for all, or several words in a line, would go from processor to processor with every transaction. It is
@@ -51,8 +52,8 @@ pub(crate) struct PartitionRow {
     pub(crate) version: PartitionVersion,
     /// The version once all migrations are done.
     pub(crate) final_version: PartitionVersion,
-    /// Marks the records of this life of the partition on devices: what has another one belongs to a life that has ended.
-    /// Absent partitions have one too, that of their last life.
+    /// Marks the records of this life of the partition on devices: what has another one belongs to a life that has
+    /// ended. Absent partitions have one too, that of their last life.
     pub(crate) tree_id: u8,
     /// For strong consistency.
     pub(crate) regime: u32,
@@ -107,8 +108,8 @@ impl PartitionRow {
             && column < replication_factor as usize
     }
 
-    /// One letter for what this node has of the partition: `S`ynchronous or `D`esynchronous replica; else `A`bsent, data
-    /// (`Z`), or something else (`X`).
+    /// One letter for what this node has of the partition: `S`ynchronous or `D`esynchronous replica; else `A`bsent,
+    /// data (`Z`), or something else (`X`).
     pub(crate) fn letter(&self, own_node: u64) -> char {
         match self.replica_index(own_node) {
             Some(_) if self.pending_immigrations == 0 => 'S',
@@ -264,7 +265,7 @@ impl std::fmt::Debug for Partition {
 }
 
 impl PartitionReservation<'_> {
-    /// What records are marked with that are written under this reservation.
+    /// The mark of records that are written under this reservation.
     #[inline]
     pub(crate) fn tree_id(&self) -> u8 {
         self.word.tree_id()
@@ -389,7 +390,7 @@ impl Partitions {
         self.own_node
     }
 
-    /// What records of partition `id` are marked with.
+    /// The mark of records of partition `id`.
     #[inline]
     pub(crate) fn tree_id(&self, id: PartitionId) -> u8 {
         self.partitions[id.index()].word(Relaxed).tree_id()
@@ -421,8 +422,9 @@ impl Partitions {
         self.sections.join()
     }
 
-    /// Looks whether this node is the working master of a partition, as a transaction in `section` does, which the thread
-    /// enters if it is not inside. Until it leaves, the partition's records are not dropped. Returns the tree id.
+    /// Looks whether this node is the working master of a partition, as a transaction in `section` does, which the
+    /// thread enters if it is not inside. Until it leaves, the partition's records are not dropped. Returns the
+    /// tree id.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).
@@ -456,9 +458,9 @@ impl Partitions {
         Refused::ServedBy(node)
     }
 
-    /// Takes a partition out of service: lets no new reservation in, and waits for those that there are. Returns whether
-    /// all had gone after `longest`; if not, it stays isolated and may be waited for again. It is in service again when it
-    /// is dealt or gets a version with data. The cluster thread only.
+    /// Takes a partition out of service: lets no new reservation in, and waits for those that there are. Returns
+    /// whether all had gone after `longest`; if not, it stays isolated and may be waited for again. It is in
+    /// service again when it is dealt or gets a version with data. The cluster thread only.
     #[cfg_attr(not(test), expect(dead_code, reason = "the cluster thread will call it"))]
     pub(crate) fn isolate(&self, id: PartitionId, longest: Duration) -> bool {
         let partition = &self.partitions[id.index()];
@@ -505,8 +507,8 @@ impl Partitions {
         Ok(())
     }
 
-    /// Deals all partitions to this node: it is the working master of each, and as nobody else has data of them, what it
-    /// has is complete and begins a history under `cluster_key`.
+    /// Deals all partitions to this node: it is the working master of each, and as nobody else has data of them,
+    /// what it has is complete and begins a history under `cluster_key`.
     ///
     /// # Errors
     /// When the headers of `storage` cannot be written. Then nothing changes.
@@ -601,8 +603,8 @@ impl Partitions {
         PartitionId::all().zip(&table.rows).for_each(|(id, row)| visit(id, row));
     }
 
-    /// For each of the first `columns` replicas: a bitmap of the partitions that clients are to ask this node for. The bit
-    /// of a partition is in byte number / 8, the first of eight the highest.
+    /// For each of the first `columns` replicas: a bitmap of the partitions that clients are to ask this node for.
+    /// The bit of a partition is in byte number / 8, the first of eight the highest.
     pub(crate) fn bitmaps(&self, columns: usize) -> Vec<[u8; BITMAP_SIZE]> {
         let table = self.table.lock();
         let replication_factor = table.figures.replication_factor;

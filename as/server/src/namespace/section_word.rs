@@ -1,10 +1,11 @@
 //! Whether a thread is in a section, and whether it has left the one that it was in: one word, which it alone writes.
 //!
-//! It works together with something that is hidden: a thread enters, then looks for it; whoever hides it looks afterwards who
-//! is inside. Between the two steps of each there is a fence, so one of them sees the other: either the thread does not find
-//! what is hidden, or it is seen to be inside.
+//! It works together with something that is hidden: a thread enters, then looks for it; whoever hides it looks
+//! afterwards who is inside. Between the two steps of each there is a fence, so one of them sees the other: either
+//! the thread does not find what is hidden, or it is seen to be inside.
 //!
-//! `tests/loom` runs the code of this file through all orders of its steps. So it uses nothing of the rest of the crate.
+//! `tests/loom` runs the code of this file through all orders of its steps. So it uses nothing of the rest of the
+//! crate.
 
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, fence};
@@ -19,18 +20,18 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 #[repr(align(128))]
 pub(crate) struct SectionWord(AtomicU64);
 
-/// What a word said at some moment.
+/// A word as it was at some moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SectionState(u64);
 
 impl SectionWord {
-    /// The thread whose word this is enters a section, being in none. What it looks for afterwards is hidden from it, or
-    /// whoever hides it sees that it is inside.
+    /// The thread whose word this is enters a section, being in none. What it looks for afterwards is hidden from
+    /// it, or whoever hides it sees that it is inside.
     #[inline]
     pub(crate) fn enter(&self) {
         let before = self.0.load(Relaxed);
         debug_assert!(before.is_multiple_of(2), "a thread is in one section at a time");
-        // Who sees this store instead of the one that left the section before sees what was done there too.
+        // A thread that sees this store also sees everything that was done before the section was left.
         self.0.store(before + 1, Release);
         fence(SeqCst);
     }

@@ -1,14 +1,17 @@
-//! Sections: stretches of work in which a thread may count on the partitions that it finds in service, without reserving each.
+//! Sections: stretches of work in which a thread may count on the partitions that it finds in service, without
+//! reserving each.
 //!
 //! A reservation is counted in the partition's word: two atomic operations on a line that other threads change too, and
 //! 256 KiB of such lines, were a tenth of what a pipelined read costs. A section costs a fence for all the transactions
 //! of a wake-up, and each of them a look at a byte of a table of 4 KiB that hardly ever changes.
 //!
-//! In return whoever takes a partition out of service waits for every thread that is in a section, whatever it does there.
-//! So sections are for service threads and for short turns of others; what may take until its deadline reserves.
+//! In return whoever takes a partition out of service waits for every thread that is in a section, whatever it does
+//! there. So sections are for service threads and for short turns of others; work that may take until its deadline
+//! reserves.
 //!
 //! # Locks
-//! The list of threads is behind a mutex, taken when a thread joins or goes and when a partition is taken out of service.
+//! The list of threads is behind a mutex, taken when a thread joins or goes and when a partition is taken out of
+//! service.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +27,7 @@ const POLL_PERIOD: Duration = Duration::from_millis(1);
 #[derive(Default)]
 pub(super) struct Sections(Mutex<Vec<Arc<SectionWord>>>);
 
-/// What one thread enters sections with; it is in none yet. Dropping it leaves the section.
+/// The handle by which one thread enters sections; it is in none yet. Dropping it leaves the section.
 pub(crate) struct Section {
     word: Arc<SectionWord>,
     is_inside: bool,

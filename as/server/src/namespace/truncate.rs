@@ -1,16 +1,16 @@
 //! Truncation: all records of a set, or of the namespace, that were last updated before a moment are gone.
 //!
-//! The moment is a threshold of the set or namespace, in milliseconds since 2010-01-01. From when it is set, readers find
-//! none of these records, and writers create them anew. A thread for each namespace then removes them from the index, on up
-//! to `truncate-threads` threads, in one walk for all thresholds that are new. A threshold that is taken back gives back
-//! what no walk has come to. Thresholds come from the system metadata, at start before records are loaded: what they hide is
-//! not there after a start either.
+//! The moment is a threshold of the set or namespace, in milliseconds since 2010-01-01. From when it is set,
+//! readers find none of these records, and writers create them anew. A thread for each namespace then removes them
+//! from the index, on up to `truncate-threads` threads, in one walk for all thresholds that are new. A threshold
+//! that is taken back gives back what no walk has come to. Thresholds come from the system metadata, at start
+//! before records are loaded: what they hide is not there after a start either.
 //!
 //! Tombstones are no records: they stay, and keep older copies of theirs from coming back.
 //!
 //! # Cost
-//! Whoever looks at a record compares its last-update-time with the latest of all thresholds. Only if it is older its set is
-//! looked at.
+//! Code that looks at a record compares its last-update-time with the latest of all thresholds. Only if it is older
+//! its set is looked at.
 //!
 //! # Locks
 //! `changes` is held while thresholds change. A walk takes one sprig lock at a time.
@@ -35,7 +35,7 @@ const CLOCK_SKEW_WARNING_MS: u64 = 5_000;
 /// Pause before what could not be removed is tried again.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
-/// What the system metadata says at start of records that count no more.
+/// The thresholds that the system metadata has at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RemovalThresholds {
     /// Records last updated before this are gone; 0 = none.
@@ -83,7 +83,7 @@ pub(crate) struct Truncation {
     remover: Mutex<Option<Thread>>,
 }
 
-/// What a walk is to remove: the thresholds that are new, as they were when it began.
+/// The task of a walk: the thresholds that are new, as they were when it began.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Walk {
     of_namespace: Option<u64>,
@@ -105,8 +105,8 @@ impl Namespace {
         meta.last_update_time() < self.truncation.latest.load(Acquire) && self.is_below_threshold(meta)
     }
 
-    /// Whether clients find no record at `now_seconds` (since 2010-01-01) where the index says `meta`: it has expired or is
-    /// truncated, or a tombstone.
+    /// Whether clients find no record at `now_seconds` (since 2010-01-01) where the index says `meta`: it has
+    /// expired or is truncated, or a tombstone.
     #[inline]
     pub(crate) fn is_gone(&self, meta: &RecordMeta, now_seconds: u32) -> bool {
         meta.is_tombstone() || meta.is_expired(now_seconds) || self.is_truncated(meta)
@@ -123,14 +123,15 @@ impl Namespace {
         self.truncation.of_namespace.last_update_time().max(of_set)
     }
 
-    /// Whether a record that is created now in set `set_id` would be truncated: another node's clock is ahead of this one's.
+    /// Whether a record that is created now in set `set_id` would be truncated: another node's clock is ahead of
+    /// this one's.
     pub(crate) fn truncates_new_records(&self, set_id: SetId, now: StoredMillis) -> bool {
         // The time at which the request came may be long ago.
         now.0 < self.truncation.latest.load(Acquire) && StoredMillis::now().0 < self.truncate_lut(set_id)
     }
 
-    /// Makes the records gone that were last updated before `last_update_time`: those of set `set_name`, or all. A threshold
-    /// that is not later than the present one changes nothing, nor does one for a set that is not there.
+    /// Makes the records gone that were last updated before `last_update_time`: those of set `set_name`, or all. A
+    /// threshold that is not later than the present one changes nothing, nor does one for a set that is not there.
     pub(crate) fn truncate(&self, set_name: Option<&str>, last_update_time: u64) {
         let changes = self.truncation.changes.lock();
         let Some((label, threshold)) = self.threshold_of(set_name, "truncate for") else { return };
@@ -166,8 +167,8 @@ impl Namespace {
         self.truncation.latest.store(latest, Release);
     }
 
-    /// The threshold of set `set_name`, or that of the namespace, and what it is called in the log; the log says so if there
-    /// is no such set.
+    /// The threshold of set `set_name`, or that of the namespace, and what it is called in the log; the log says so
+    /// if there is no such set.
     fn threshold_of(&self, set_name: Option<&str>, what: &str) -> Option<(String, &Threshold)> {
         let name = self.name();
         let Some(set_name) = set_name else {

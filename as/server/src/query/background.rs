@@ -1,4 +1,5 @@
-//! Background queries: operations that change each record found. The client hears that the query has begun, and no more.
+//! Background queries: operations that change each record found. The client hears that the query has begun, and no
+//! more.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -64,7 +65,7 @@ impl Operations {
         Ok(Operations { body: body.into(), function: Some(function_names(request)?) })
     }
 
-    /// What carries them out in a thread of `query`.
+    /// Carries them out in a thread of `query`.
     pub(super) fn changer<'q>(
         &'q self,
         query: &'q Query,

@@ -15,9 +15,9 @@ use crate::metrics::NamespaceCounter;
 use crate::namespace::Namespace;
 use crate::sindex::{NamespaceIndexes, RangeStart, SecondaryIndex};
 
-/// What a query asks of an index.
+/// The condition of a query by an index.
 pub(super) struct Condition {
-    /// What an index must be for. `None`: of a type of which there is none.
+    /// The type that an index must be for; `None` for a type that no index has.
     value: Option<IndexedValue>,
     predicate: Predicate,
     /// Ranges of keys in which all that matches is, ascending.

@@ -1,4 +1,5 @@
-//! What is known of a query while it runs, and of a long one for a while after it has ended: `query-show`, `query-abort`.
+//! Facts about each query while it runs, and about a long one for a while after it has ended: `query-show`,
+//! `query-abort`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -30,7 +31,7 @@ pub(super) enum End {
 }
 
 impl End {
-    /// What the last reply says.
+    /// The result code of the last reply.
     pub(super) fn result(self) -> ResultCode {
         match self {
             End::Complete => ResultCode::Ok,

@@ -13,8 +13,9 @@
 //! ```
 //!
 //! # Threads
-//! Queries run in threads of their own, at most `query-threads-limit` together; a long one in up to `single-query-threads`. A
-//! query reads one record at a time under its sprig's lock, shared, and never waits for the client while it holds one.
+//! Queries run in threads of their own, at most `query-threads-limit` together; a long one in up to
+//! `single-query-threads`. A query reads one record at a time under its sprig's lock, shared, and never waits for
+//! the client while it holds one.
 //!
 //! # Locking
 //! `jobs` is taken alone and briefly.
@@ -141,8 +142,8 @@ impl Queries {
         Query::from_request(request, body, namespace, &self.indexes, next_id, budget)
     }
 
-    /// Has a thread check and start the query whose message is `body`, as its filter or region is too much for a service
-    /// thread.
+    /// Has a thread check and start the query whose message is `body`, as its filter or region is too much for a
+    /// service thread.
     ///
     /// # Errors
     /// `Forbidden` at the limit of threads.

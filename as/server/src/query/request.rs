@@ -1,4 +1,4 @@
-//! What a query request asks for, and the order of checks, by which clients tell errors apart.
+//! The parts of a query request, and the order of checks, by which clients tell errors apart.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub(super) struct Part {
     pub(super) after: Option<Resume>,
 }
 
-/// What is done with the records.
+/// The work that is done with the records.
 pub(super) enum QueryKind {
     /// They are sent.
     Basic(Projection),
@@ -69,7 +69,7 @@ pub(super) enum QueryKind {
     Aggregation(Aggregation),
 }
 
-/// What of a record is sent.
+/// The part of a record that is sent.
 #[derive(Default)]
 pub(super) struct Projection {
     pub(super) without_bins: bool,
@@ -105,11 +105,11 @@ pub(crate) struct Query {
 }
 
 impl Query {
-    /// Checks a query request. `body` is the message that it was parsed from, `next_id` gives numbers to those that have
-    /// none. Filters and regions draw on `budget`.
+    /// Checks a query request. `body` is the message that it was parsed from, `next_id` gives numbers to those that
+    /// have none. Filters and regions draw on `budget`.
     ///
     /// # Errors
-    /// What the client is answered instead, unless the budget is exhausted.
+    /// The answer instead, unless the budget is exhausted.
     pub(crate) fn from_request(
         request: &Request<'_>,
         body: &[u8],
@@ -379,8 +379,8 @@ fn bvals<'a>(request: &Request<'a>, digest_count: usize) -> Result<&'a [[u8; 8]]
     if bvals.len() == digest_count { Ok(bvals) } else { Err(ResultCode::Parameter) }
 }
 
-/// The bins asked for, by ops or by the list that older clients send; `None` when none are named. What cannot be the name of
-/// a bin is passed over.
+/// The bins asked for, by ops or by the list that older clients send; `None` when none are named. What cannot be
+/// the name of a bin is passed over.
 fn bin_names(request: &Request<'_>) -> Result<Option<Vec<Box<[u8]>>>, ResultCode> {
     let list = request.field(field::QUERY_BIN_LIST);
     if list.is_none() && request.op_count() == 0 {

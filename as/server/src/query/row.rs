@@ -21,7 +21,7 @@ pub(super) struct QueryRow<'a> {
     pub(super) budget: &'a Budget<'a>,
 }
 
-/// What became of it.
+/// The outcome for a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Written {
     Sent,
@@ -34,7 +34,8 @@ pub(super) enum Written {
 }
 
 impl QueryRow<'_> {
-    /// Appends the record as a message, if it is one of the query's and `is_counted` says that there are not enough yet.
+    /// Appends the record as a message, if it is one of the query's and `is_counted` says that there are not enough
+    /// yet.
     ///
     /// # Errors
     /// `FilteredOut` when it is not what `question` asks for, others when it cannot be read.

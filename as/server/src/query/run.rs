@@ -1,12 +1,13 @@
-//! Running a query: its partitions are dealt out to one or several threads, each of which sends what it finds in its own
-//! chunks.
+//! Running a query: its partitions are dealt out to one or several threads, each of which sends what it finds in
+//! its own chunks.
 //!
 //! # Threads
-//! A partition is one thread's, so its records are sent in order. The last message is sent when the last thread has ended.
+//! A partition is one thread's, so its records are sent in order. The last message is sent when the last thread has
+//! ended.
 //!
 //! # Locks
-//! Cursors and indexes give the digests of a portion of records. Each record is read under its sprig's lock, shared, that of
-//! no other; no lock is held while the client is waited for.
+//! Cursors and indexes give the digests of a portion of records. Each record is read under its sprig's lock,
+//! shared, that of no other; no lock is held while the client is waited for.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
@@ -87,8 +88,8 @@ impl QueryRun {
         }
     }
 
-    /// Notes that another thread will take part, besides the one that the query is begun with; `false` when the query has
-    /// ended.
+    /// Notes that another thread will take part, besides the one that the query is begun with; `false` when the
+    /// query has ended.
     pub(super) fn join_in(&self) -> bool {
         let more = |count: usize| (count > 0).then_some(count + 1);
         let is_joined = self.threads.fetch_update(AcqRel, Acquire, more).is_ok();
@@ -211,11 +212,11 @@ pub(super) struct Walker<'a> {
     pub(super) unsettled: Vec<Location>,
     /// What filters and bins of records draw on.
     pub(super) budget: &'a Budget<'a>,
-    /// What changes records, in a query that does.
+    /// The part that changes records, in a query that does.
     changer: Option<Changer<'a>>,
 }
 
-/// What a record that was found is in an index.
+/// The entry of an index that led to a record.
 #[derive(Clone, Copy)]
 pub(super) struct FoundEntry {
     pub(super) bval: i64,
@@ -225,7 +226,7 @@ pub(super) struct FoundEntry {
     pub(super) after: Option<super::request::Resume>,
 }
 
-/// What became of a record.
+/// The outcome for a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Visited {
     Passed,
@@ -288,8 +289,8 @@ impl<'a> Walker<'a> {
             && !self.run.query.namespace.is_gone(element, self.now.seconds())
     }
 
-    /// Does with a record what the query is for, if it passes; breaks when there are enough. `entry` is what it is in the
-    /// index that it was found in.
+    /// Does with a record what the query is for, if it passes; breaks when there are enough. `entry` is what it is
+    /// in the index that it was found in.
     pub(super) fn visit(&mut self, element: &Element, entry: Option<FoundEntry>) -> ControlFlow<(), Visited> {
         let run = self.run;
         let asked = run.query.filter.as_ref().map_or(Ok(None), |filter| {
@@ -326,7 +327,7 @@ impl<'a> Walker<'a> {
                 return ControlFlow::Continue(Visited::LeftOut);
             }
             Err(_) => {
-                // What cannot be read is logged and left out.
+                // A record that cannot be read is logged and left out.
                 run.job.records_failed.fetch_add(1, Relaxed);
                 return ControlFlow::Continue(Visited::LeftOut);
             }

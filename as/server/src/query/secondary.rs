@@ -1,10 +1,10 @@
 //! Walking a partition by a secondary index: by key, then by digest, in the order in which clients page.
 //!
 //! # Beside writers
-//! The entries of a partition are taken at one moment, up to [`PORTION_SIZE_MAX`] of them. In that moment each record has the
-//! keys that it has, so what matches throughout the query is among them once for each of its keys, and is sent once: where a
-//! record may have several entries, those that were sent are remembered. So they are where there are more entries than one
-//! portion has, since a record may change its key between two portions.
+//! The entries of a partition are taken at one moment, up to [`PORTION_SIZE_MAX`] of them. In that moment each
+//! record has the keys that it has, so what matches throughout the query is among them once for each of its keys,
+//! and is sent once: where a record may have several entries, those that were sent are remembered. So they are
+//! where there are more entries than one portion has, since a record may change its key between two portions.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -20,7 +20,8 @@ use crate::sindex::IndexEntry;
 const PORTION_SIZE_MAX: usize = 1 << 16;
 /// The least that are taken where few records are asked for.
 const PORTION_SIZE_MIN: usize = 256;
-/// How many records ahead of the one that is read its element, and half as many ahead its stored bytes, are asked of memory.
+/// How many records ahead of the one that is read its element, and half as many ahead its stored bytes, are asked
+/// of memory.
 const PREFETCH_DISTANCE: usize = 12;
 
 impl Walker<'_> {

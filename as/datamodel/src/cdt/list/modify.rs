@@ -29,7 +29,7 @@ const DROP_DUPLICATES: u64 = 2;
 const COMPARISONS_MAX: u64 = 1 << 12;
 const UNSORTED_VALUES_MAX: u32 = 16;
 
-/// What an operation makes of a list, and its answer.
+/// The list after an operation, and its answer.
 pub(super) type Change = (ContainerChange, ResultValue);
 
 /// How values may be added to a list.
@@ -47,12 +47,12 @@ impl AddFlags {
         self.0 & 2 != 0
     }
 
-    /// What may not be added is no error.
+    /// An element that may not be added is no error.
     pub(super) const fn is_no_fail(self) -> bool {
         self.0 & 4 != 0
     }
 
-    /// What may be added is, if the rest is no error.
+    /// The elements that may be added are added, if the others are no error.
     pub(super) const fn is_partial(self) -> bool {
         self.0 & 12 == 12
     }
@@ -497,7 +497,7 @@ fn sort(
             match order {
                 Some(Ordering::Less) => kept.push(position),
                 Some(Ordering::Equal) => {}
-                // What descends is not checked for duplicates.
+                // A descending sort does not check for duplicates.
                 _ => return Err(ResultCode::Parameter),
             }
         }

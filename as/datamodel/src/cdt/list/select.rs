@@ -130,7 +130,7 @@ fn by_window(list: &Container<'_>, window: Window, want: Want) -> Result<Selecti
     if count == 0 {
         return nothing(want, start);
     }
-    // What is answered is no more than elements, or a number for each.
+    // The answer has no more than the elements, or a number for each.
     list.budget.draw_for(if want.is_multi { count as usize } else { 1 })?;
     let answer = match want.kind {
         ReturnType::Rank | ReturnType::ReverseRank if count == list.count => run(want, 0, count, list.count)?,

@@ -22,7 +22,7 @@ use crate::cdt::pick::{self, splice};
 use crate::cdt::result::{ResultValue, integer};
 use crate::cdt::{ContainerChange, Scope};
 
-/// What an operation makes of a map, and its answer.
+/// The map after an operation, and its answer.
 type Change = (ContainerChange, ResultValue);
 
 /// Which pairs may be put into a map.
@@ -32,9 +32,9 @@ struct PutFlags {
     overwrites: bool,
     /// A key that is not there may be added.
     creates: bool,
-    /// What may not be put is no error.
+    /// A pair that may not be put is no error.
     no_fail: bool,
-    /// What may be put is, if the rest is no error.
+    /// The pairs that may be put are put, if the others are no error.
     is_partial: bool,
 }
 

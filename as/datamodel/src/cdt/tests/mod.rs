@@ -1,9 +1,9 @@
 //! Lists and maps against models made of vectors, and against bytes nobody should send.
 //!
-//! A run starts from a seed: a bin gets operation after operation, with contexts that lead into what is there, and so does
-//! a naive model. After each operation the answers and the values must agree, and the stored bytes must be what a writer
-//! makes of that value from scratch, index included. Where an answer has several elements their order is not
-//! compared: the conformance corpora have that to the byte.
+//! A run starts from a seed: a bin gets operation after operation, with contexts that lead into what is there, and
+//! so does a naive model. After each operation the answers and the values must agree, and the stored bytes must be
+//! what a writer makes of that value from scratch, index included. Where an answer has several elements their order
+//! is not compared: the conformance corpora have that to the byte.
 
 mod damage;
 mod hostile;
@@ -42,7 +42,7 @@ fn map_from_wire(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
     unlimited(|budget| super::map_from_wire(bytes, budget))
 }
 
-/// What an operation answers, by the model: the answer, or the error.
+/// The answer of the model to an operation, or the error.
 type Expected = Result<Value, ResultCode>;
 
 /// An operation in its wire form, for a container of a shape.

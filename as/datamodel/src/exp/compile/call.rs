@@ -24,7 +24,7 @@ pub(super) struct CallFrame {
     system: u32,
     /// Arguments of the operation still to come, the one being evaluated among them.
     left: u32,
-    /// What follows the arguments evaluated so far.
+    /// The part that follows the arguments evaluated so far.
     tails: Vec<Span>,
     pieces: Pieces,
     /// The value to carry the operation out on is being read.

@@ -61,7 +61,7 @@ pub(super) struct CondFrame {
     is_open: bool,
 }
 
-/// What comes after an operand.
+/// The step after an operand.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
     /// Another operand.

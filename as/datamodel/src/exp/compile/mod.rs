@@ -28,7 +28,7 @@ pub(super) const DEPTH_MAX: usize = 4_096;
 const REGEX_COUNT_MAX: usize = 256;
 const REGEX_SIZE_MAX: usize = 16 << 20;
 
-/// What is known of an expression before it is evaluated.
+/// Facts about an expression that are known before it is evaluated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct StaticType {
     /// `None` for extension values, which have no type.
@@ -62,7 +62,7 @@ impl StaticType {
     }
 }
 
-/// What an expression was compiled to.
+/// The result of compiling an expression.
 pub(super) struct Compiled {
     pub(super) program: Program,
     /// The type of its value.
@@ -106,7 +106,7 @@ struct Compiler<'e> {
     handler: HandlerId,
     /// Values on the stack when the program gets here.
     height: u32,
-    /// What all operators so far add up to.
+    /// The sum of all operators so far.
     size: u32,
     regex_size: usize,
     budget: &'e Budget<'e>,

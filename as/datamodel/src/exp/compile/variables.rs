@@ -41,7 +41,7 @@ impl<'e> Variables<'e> {
     /// Ends the definition of the last variable that was declared and not yet defined.
     pub(super) fn define(&mut self, slot: Slot, value: StaticType) {
         if let Some(variable) = self.names.get(slot as usize).and_then(|name| self.by_name.get_mut(name)) {
-            // What stands for an unknown value has its type.
+            // A value in the place of an unknown one has its type.
             variable.shape = value.result.map(|_| StaticType { is_unknown: false, ..value });
         }
     }

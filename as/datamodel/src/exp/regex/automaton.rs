@@ -193,7 +193,7 @@ fn hir(node: &Node) -> Hir {
         }),
         Node::Concat(nodes) => Hir::concat(nodes.iter().map(hir).collect()),
         Node::Alternate(nodes) => Hir::alternation(nodes.iter().map(hir).collect()),
-        // What a group matches is not asked for.
+        // Nobody asks for the text that a group matches.
         Node::Group(_, node) => hir(node),
         Node::Repeat { node, min, max } => {
             Hir::repetition(Repetition { min: *min, max: *max, greedy: true, sub: Box::new(hir(node)) })

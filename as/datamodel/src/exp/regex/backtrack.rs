@@ -146,7 +146,7 @@ impl Backtracker {
         registers: &[usize],
         budget: &Budget<'_>,
     ) -> Option<Option<usize>> {
-        // Neither register is set where a group has not matched (yet).
+        // Both registers are unset where a group has not matched (yet).
         let group = match *registers {
             [start, end, ..] => text.get(start..end),
             _ => None,

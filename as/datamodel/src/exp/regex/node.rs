@@ -26,7 +26,7 @@ pub(super) enum Node {
     Alternate(Vec<Node>),
     /// Number, from 0, and contents.
     Group(u32, Box<Node>),
-    /// What the group of this number matched last.
+    /// The text that the group of this number matched last.
     BackReference(u32),
     Repeat {
         node: Box<Node>,

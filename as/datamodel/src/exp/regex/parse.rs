@@ -17,7 +17,7 @@ const NAME_SIZE_MAX: usize = 31;
 /// Groups that back-references can name.
 const REFERABLE_GROUPS: u32 = 9;
 
-/// What `pattern` says, and whether there are back-references in it. `None` if it is invalid or nested too deep.
+/// The nodes of `pattern`, and whether there are back-references in it. `None` if it is invalid or nested too deep.
 pub(super) fn parse(pattern: &[u8], flags: Flags) -> Option<(Node, bool)> {
     let mut parser = Parser {
         pattern,
@@ -145,7 +145,7 @@ impl Parser<'_> {
         (Token { kind, byte }, 1)
     }
 
-    /// What a byte after a backslash is.
+    /// The meaning of a byte after a backslash.
     fn escaped(&self, byte: u8) -> Kind {
         let basic = |kind| if self.flags.extended { Kind::Byte } else { kind };
         match byte {
@@ -337,8 +337,8 @@ impl Parser<'_> {
         self.token == Token { kind: Kind::Byte, byte: b',' }
     }
 
-    /// The number up to a comma or the end of the interval, which is then the current token. `Some(None)` if there are no
-    /// digits.
+    /// The number up to a comma or the end of the interval, which is then the current token. `Some(None)` if there
+    /// are no digits.
     fn number(&mut self) -> Option<Option<u32>> {
         let mut number = None;
         loop {

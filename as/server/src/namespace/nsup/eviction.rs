@@ -22,7 +22,7 @@ use crate::namespace::{Namespace, Sets, stored_size};
 /// Least number of buckets when evicting after a load, which takes as much at once as is needed.
 const LOAD_BUCKETS_MIN: u32 = 100_000;
 
-/// What was evicted, and what is to be.
+/// The eviction that was done, and the one that is wanted.
 pub(crate) struct EvictionState {
     /// A limit asked for eviction when it was looked at last.
     pub(crate) is_limit_breached: AtomicBool,
@@ -61,12 +61,12 @@ impl EvictionState {
         self.done.store(0, Relaxed);
     }
 
-    /// What was asked for last.
+    /// The eviction that was asked for last.
     pub(crate) fn ordered_void_time(&self) -> u32 {
         self.ordered.load(Relaxed)
     }
 
-    /// What was done last.
+    /// The eviction that was done last.
     pub(crate) fn void_time(&self) -> u32 {
         self.done.load(Relaxed)
     }
@@ -76,7 +76,7 @@ impl EvictionState {
         self.ttl.load(Relaxed)
     }
 
-    /// What was asked for and not done yet.
+    /// The eviction that was asked for and is not done yet.
     pub(super) fn open_order(&self) -> Option<u32> {
         let ordered = self.ordered_void_time();
         (ordered > self.void_time()).then_some(ordered)
@@ -152,7 +152,7 @@ enum Cut {
     All(u64),
     /// The first records, those of one bucket, are more than may go.
     Crowded { bucket: u32, count: u64, wanted: u64 },
-    /// So many records, whose void-time is before this, go.
+    /// This many records, whose void-time is before this, go.
     Before { void_time: u32, records: u64 },
 }
 

@@ -1,4 +1,4 @@
-//! What is known of the void-times of each partition, and the sweep that removes records whose time is over.
+//! The earliest void-time of each partition, and the sweep that removes records whose time is over.
 //!
 //! A partition is looked through only if the void-time of a record in it may have changed since the last pass, or the
 //! earliest void-time seen there is due; so data that never expires costs nothing.
@@ -21,7 +21,7 @@ use crate::namespace::commit::{Cause, Committed};
 use crate::namespace::tombstones::Removal;
 use crate::storage::StorageError;
 
-/// What is known of the void-times of one partition. Earliest and latest are those of the last pass.
+/// The void-times of one partition. Earliest and latest are those of the last pass.
 struct PartitionExpiry {
     /// A void-time came or went since.
     dirty: AtomicBool,
@@ -33,7 +33,7 @@ struct PartitionExpiry {
     expirable: AtomicU32,
 }
 
-/// What is known of the void-times of a namespace.
+/// The void-times of a namespace.
 pub(crate) struct ExpiryState(Box<[PartitionExpiry]>);
 
 impl ExpiryState {
@@ -47,8 +47,8 @@ impl ExpiryState {
         ExpiryState((0..PARTITION_COUNT).map(|_| untouched()).collect())
     }
 
-    /// The record of `digest`, whose sprig the caller has locked, had void-time `before` and has `after`; 0 stands for none
-    /// and for no record.
+    /// The record of `digest`, whose sprig the caller has locked, had void-time `before` and has `after`; 0 stands
+    /// for none and for no record.
     #[inline]
     pub(crate) fn note(&self, digest: &Digest, before: u32, after: u32) {
         if before | after == 0 {
@@ -159,7 +159,8 @@ impl std::ops::AddAssign for Removed {
     }
 }
 
-/// Goes through a partition: returns the digests of the records that `is_picked` accepts, and takes the figures of all others.
+/// Goes through a partition: returns the digests of the records that `is_picked` accepts, and takes the figures of
+/// all others.
 fn pick_records(
     namespace: &Namespace,
     partition: PartitionId,

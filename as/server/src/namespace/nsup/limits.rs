@@ -53,7 +53,7 @@ impl fmt::Display for IndexMemory {
     }
 }
 
-/// What the limits are about.
+/// The quantities that have limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Usage {
     pub(super) index: IndexMemory,
@@ -148,7 +148,7 @@ pub(super) fn is_eviction_due(namespace: &Namespace) -> bool {
     true
 }
 
-/// What was said last about a namespace.
+/// The last line about a namespace.
 #[derive(Default)]
 struct Said {
     breaches: Vec<&'static str>,

@@ -34,11 +34,12 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 const TOO_LONG: Duration = Duration::from_secs(2 * 60 * 60);
 const TOO_MUCH_DELETED_PCT: f64 = 1.0;
 
-/// Has all nodes evict what expires before a void-time, or forget how far they evicted. Gives whether they have heard of it.
+/// Has all nodes evict what expires before a void-time, or forget how far they evicted. Gives whether they have
+/// heard of it.
 pub(crate) type AgreeEviction<'a> = &'a dyn Fn(Option<u32>) -> bool;
 
-/// Body of the supervisor thread of a namespace; ends once `stopping` is set and the thread is unparked. What it finds to be
-/// evicted becomes an order to the eviction state of this namespace by way of `agree`.
+/// Body of the supervisor thread of a namespace; ends once `stopping` is set and the thread is unparked. What it
+/// finds to be evicted becomes an order to the eviction state of this namespace by way of `agree`.
 pub(crate) fn supervise(namespace: &Namespace, stopping: &AtomicBool, agree: AgreeEviction<'_>) {
     let params = &namespace.config().params;
     let is_time = |last: Instant, period: u32| last.elapsed() >= Duration::from_secs(period.into());
@@ -66,7 +67,7 @@ pub(crate) fn supervise(namespace: &Namespace, stopping: &AtomicBool, agree: Agr
     }
 }
 
-/// What is due every `nsup-period` seconds: evicts if a limit is breached, else removes what has expired.
+/// Runs every `nsup-period` seconds: evicts if a limit is breached, else removes expired records.
 fn run(namespace: &Namespace, now_seconds: u32, agree: AgreeEviction<'_>) {
     if limits::is_eviction_due(namespace)
         && let Some(void_time) = find_void_time(namespace, now_seconds)

@@ -23,7 +23,7 @@ const SIZE_BUCKETS: u32 = 1024;
 /// Buckets of doubling width of the sizes: one for 0, one for each highest bit of 32.
 const DOUBLING_BUCKETS: usize = 33;
 
-/// What a histogram is about.
+/// The property that a histogram counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum RecordHistogram {
     /// Seconds to live. Records that never expire count with those about to.
