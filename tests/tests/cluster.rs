@@ -234,8 +234,8 @@ fn writers_of_one_record_take_turns() {
     let answer = ask(&mut clients, &Message::get("counter"));
     assert_eq!(answer.bin("n"), Some(&400_u64.to_be_bytes()[..]));
     assert_eq!(answer.generation, 400);
-    for number in 0..2 {
-        assert_eq!(clients[number].figure("namespace/test", "objects").unwrap(), 1, "node {number}");
-        assert_eq!(clients[number].figure("statistics", "rw_in_progress").unwrap(), 0);
+    for client in &mut clients {
+        assert_eq!(client.figure("namespace/test", "objects").unwrap(), 1);
+        assert_eq!(client.figure("statistics", "rw_in_progress").unwrap(), 0);
     }
 }

@@ -313,7 +313,10 @@ fn every_form_of_parameters_is_answered_as_recorded() {
             && ours.starts_with(first)
             && recorded.starts_with(&ours)
             && ours.contains("'indexname'");
-        if ours != recorded && !is_first_of_two {
+        // There is TLS here, for everyone.
+        let is_of_tls =
+            name.contains("-tls-") && recorded == "ERROR:25:enterprise only" && ours == "0,3000,[]";
+        if ours != recorded && !is_first_of_two && !is_of_tls {
             failures.push(format!("{request}\n  recorded {recorded}\n  ours     {ours}"));
         }
     }

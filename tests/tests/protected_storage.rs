@@ -7,11 +7,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
-use ferrospike_tests::damage::{DataFile, RECORDS, check_all, check_all_but, fill, get, line_with, put};
+use ferrospike_tests::damage::{
+    DataFile, RECORDS, check_all, check_all_but, fill, get, line_with, put, replacement,
+};
 use ferrospike_tests::programs::built;
 use ferrospike_tests::random::Random;
 use ferrospike_tests::server::{Server, stored_config};
-use ferrospike_tests::wire::{Message, result};
+use ferrospike_tests::wire::{Message, info3, result};
 
 const FILE: [&str; 2] = ["file {dir}/test.dat", "filesize 128M"];
 const KEY: &str = "encryption-key-file {dir}/key";
@@ -328,7 +330,8 @@ fn a_changed_byte_costs_its_record_alone() {
             .filter(|number| !missing.contains(number) && get(&mut client, *number) == result::UNKNOWN)
             .collect();
         assert_eq!(told.len(), 1, "{told:?}");
-        assert_eq!(put(&mut client, told[0]), result::OK);
+        let replacement = replacement(told[0], told[0], info3::CREATE_OR_REPLACE);
+        assert_eq!(client.ask(&replacement).unwrap().result, result::OK);
         assert_eq!(get(&mut client, told[0]), result::OK);
     }
 }

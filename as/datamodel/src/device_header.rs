@@ -26,7 +26,7 @@
 //!  71704      8  bytes of the device in use │
 //!  71712      8  key of end marks           │
 //!  71720      4  low bits of their wyhash   ┘
-//! 131072  69632  a second copy of the partition entries: see `partition_copy`
+//! 131072  69632  a second copy of the partition entries, which the C server zeroes too: see `partition_copy`
 //! 200704 131072  scratch of atomic updates, unused
 //! 331776         zeros up to 8 MiB, where the first write block begins
 //! ```
@@ -101,6 +101,12 @@ const OWN_MAGIC: [u8; 8] = *b"FERRODEV";
 const OWN_SIZE_OFFSET: usize = OWN_OFFSET + 8;
 const OWN_KEY_OFFSET: usize = OWN_OFFSET + 16;
 const OWN_HASH_OFFSET: usize = OWN_OFFSET + 24;
+/// The second copy of the partition entries, with what seals it.
+pub const COPY_BYTES: Range<usize> = 131_072..200_704;
+/// What seals the copy: it is written with each change.
+pub const COPY_SEAL_BYTES: Range<usize> = 196_608..200_704;
+/// What the seal begins with.
+pub const COPY_MAGIC: [u8; 8] = *b"FERROPAR";
 const SCRATCH_OFFSET: usize = UNIQUE_OFFSET + SCRATCH_SIZE;
 const SCRATCH_SIZE: usize = 128 << 10;
 
@@ -339,7 +345,7 @@ impl DeviceHeader {
         if le_u64(bytes, 0) != MAGIC {
             return match bytes.iter().position(|byte| *byte != 0) {
                 None => Ok(Found::Fresh),
-                Some(_) if crate::partition_copy::is_all_that_is_left(bytes) => Ok(Found::Fresh),
+                Some(_) if is_copy_all_that_is_left(bytes) => Ok(Found::Fresh),
                 Some(offset) => Err(HeaderError::Foreign(offset)),
             };
         }
@@ -483,6 +489,13 @@ fn encrypted_key(bytes: &[u8]) -> Option<WrappedKey> {
     let key = *bytes.get(ENCRYPTED_KEY_OFFSET..)?.first_chunk()?;
     let canary = *bytes.get(CANARY_OFFSET..)?.first_chunk()?;
     Flags(le_u32(bytes, FLAGS_OFFSET)).contains(Flags::ENCRYPTED).then_some(WrappedKey { key, canary })
+}
+
+/// Whether the second copy of the partition entries is all that is left in `bytes`, the first [`HEADER_SIZE`] bytes of a
+/// device: what stood before it was erased.
+fn is_copy_all_that_is_left(bytes: &[u8]) -> bool {
+    let others = bytes[..COPY_BYTES.start].iter().chain(&bytes[COPY_BYTES.end..]);
+    bytes[COPY_SEAL_BYTES].starts_with(&COPY_MAGIC) && others.into_iter().all(|byte| *byte == 0)
 }
 
 /// The run numbers in a header, if there are any and they are whole.

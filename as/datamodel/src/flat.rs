@@ -25,8 +25,11 @@
 use cf::Digest;
 
 use crate::bins::{BIN_COUNT_MAX, BIN_NAME_SIZE_MAX, Bin, Bins};
-use crate::packing::{Method, Packing};
+use crate::flat_bytes::{take, take_chunk, take_varying, varying_size, write_varying};
+use crate::packed::{Method, Packing};
 use crate::particle::Particle;
+
+pub use crate::flat_bytes::FlatError;
 
 /// Unit of record sizes and places: every record starts and ends on a multiple of it.
 pub const RBLOCK_SIZE: usize = 16;
@@ -51,39 +54,6 @@ const BIN_HAS_METADATA: u8 = 0x80;
 const BIN_HAS_LAST_UPDATE_TIME: u8 = 0x01;
 const BIN_HAS_SOURCE_ID: u8 = 0x02;
 const BIN_UNKNOWN_FLAGS: u8 = 0x5C;
-
-/// Why bytes are not a readable record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FlatError {
-    /// The magic is not there.
-    Magic,
-    /// The stated size goes beyond the bytes at hand, or the parts go beyond the stated size.
-    Size,
-    /// Generation 0, a set name, key, number of bins or bin name out of range.
-    Metadata,
-    /// With parts only a newer or other version knows.
-    Unsupported,
-    /// A packed record is not what was stored.
-    Checksum,
-    /// A bin's particle is damaged.
-    Particle,
-    /// The end mark does not fit digest and last-update-time.
-    EndMark,
-}
-
-impl std::fmt::Display for FlatError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            FlatError::Magic => "no record magic",
-            FlatError::Size => "record size does not fit",
-            FlatError::Metadata => "bad record metadata",
-            FlatError::Unsupported => "unsupported record features",
-            FlatError::Checksum => "checksum does not fit",
-            FlatError::Particle => "bad particle",
-            FlatError::EndMark => "bad end mark",
-        })
-    }
-}
 
 /// A record's metadata and the bytes of its bins, borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -504,44 +474,6 @@ fn end_mark(digest: &Digest, last_update_time: u64) -> u32 {
 #[inline]
 fn le_u32(header: &[u8; HEADER_SIZE], at: usize) -> u32 {
     u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-}
-
-#[inline]
-fn take<'a>(rest: &mut &'a [u8], size: usize) -> Result<&'a [u8], FlatError> {
-    let (taken, after) = rest.split_at_checked(size).ok_or(FlatError::Size)?;
-    *rest = after;
-    Ok(taken)
-}
-
-#[inline]
-pub(crate) fn take_chunk<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], FlatError> {
-    let (taken, after) = rest.split_first_chunk().ok_or(FlatError::Size)?;
-    *rest = after;
-    Ok(taken)
-}
-
-pub(crate) fn take_varying(rest: &mut &[u8]) -> Result<usize, FlatError> {
-    let mut value = 0usize;
-    for _ in 0..5 {
-        let [byte] = *take_chunk(rest)?;
-        value = value << 7 | usize::from(byte & 0x7F);
-        if byte & 0x80 == 0 {
-            return Ok(value);
-        }
-    }
-    Err(FlatError::Metadata)
-}
-
-fn varying_size(value: usize) -> usize {
-    let bits = usize::BITS - value.leading_zeros();
-    bits.div_ceil(7).max(1) as usize
-}
-
-pub(crate) fn write_varying(value: usize, out: &mut Vec<u8>) {
-    for at in (0..varying_size(value)).rev() {
-        let more = if at == 0 { 0 } else { 0x80 };
-        out.push((value >> (7 * at)) as u8 & 0x7F | more);
-    }
 }
 
 #[cfg(test)]

@@ -14,40 +14,10 @@
 //! packed record. A record is compressed only if that saves a block of 16 bytes. On an encrypted device every record with bins
 //! is packed: there a changed byte turns 16 into noise, and the checksum tells.
 
-use cf::wyhash::hash64;
-
-use crate::flat::{END_MARK_SIZE, FlatError, FlatRecord, HEADER_SIZE, RBLOCK_SIZE};
-
-/// Bins larger than this are in no record.
-const BINS_SIZE_MAX: usize = 8 << 20;
-/// Bytes of the checksum.
-const CHECKSUM_SIZE: usize = 8;
-const METHOD_MASK: u8 = 0x03;
-const LEAVES_TOMBSTONE: u8 = 0x80;
-
-/// How bins are compressed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Method {
-    /// They are as they are.
-    None = 0,
-    Lz4 = 1,
-    Snappy = 2,
-    Zstd = 3,
-}
-
-impl Method {
-    /// Nanoseconds to unpack a byte, about.
-    #[must_use]
-    pub const fn unpack_steps(self, size: usize) -> u64 {
-        match self {
-            Method::None => 0,
-            Method::Lz4 => size as u64 / 2,
-            Method::Snappy => size as u64,
-            Method::Zstd => 2 * size as u64,
-        }
-    }
-}
+use crate::flat::{END_MARK_SIZE, FlatError, FlatRecord, RBLOCK_SIZE, set_packed};
+use crate::flat_bytes::write_varying;
+use crate::packed::{CHECKSUM_SIZE, LEAVES_TOMBSTONE, checksum_of};
+pub use crate::packed::{Method, Packing};
 
 /// How records are to be packed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,70 +42,6 @@ impl PackSettings {
             Method::Zstd => (4 + 3 * self.level as u64) * size,
         }
     }
-}
-
-/// Where the bins of a packed record are, and how.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Packing<'a> {
-    pub method: Method,
-    /// The record up to what is stored of the bins.
-    head: &'a [u8],
-    /// Where in it the packing begins.
-    start: u32,
-    /// Size of the bins.
-    pub original_size: u32,
-    /// Size of what is stored of them.
-    pub stored_size: u32,
-}
-
-impl<'a> Packing<'a> {
-    /// Reads the packing at the start of `rest`, behind the number of bins of the record `record`; leaves what is stored.
-    /// Also returns whether the record leaves a tombstone.
-    pub(crate) fn take(record: &'a [u8], rest: &mut &'a [u8]) -> Result<(Self, bool), FlatError> {
-        let position = |rest: &[u8]| record.len() - rest.len();
-        let start = position(rest) as u32;
-        let [flags] = *crate::flat::take_chunk(rest)?;
-        let method = match flags & METHOD_MASK {
-            0 => Method::None,
-            1 => Method::Lz4,
-            2 => Method::Snappy,
-            _ => Method::Zstd,
-        };
-        if flags & !(METHOD_MASK | LEAVES_TOMBSTONE) != 0 {
-            return Err(FlatError::Unsupported);
-        }
-        let original_size = crate::flat::take_varying(rest)?;
-        let stored_size = crate::flat::take_varying(rest)?;
-        crate::flat::take_chunk::<CHECKSUM_SIZE>(rest)?;
-        let is_possible = original_size <= BINS_SIZE_MAX
-            && stored_size <= original_size
-            && (method != Method::None || stored_size == original_size);
-        if !is_possible || stored_size > rest.len() {
-            return Err(FlatError::Size);
-        }
-        let packing = Packing {
-            method,
-            head: &record[..position(rest)],
-            start,
-            original_size: original_size as u32,
-            stored_size: stored_size as u32,
-        };
-        Ok((packing, flags & LEAVES_TOMBSTONE != 0))
-    }
-
-    /// Checks `stored` against the checksum; it may be longer.
-    pub(crate) fn check(&self, stored: &[u8]) -> Result<(), FlatError> {
-        let stored = stored.get(..self.stored_size as usize).ok_or(FlatError::Size)?;
-        let (checked, checksum) = self.head.split_last_chunk::<CHECKSUM_SIZE>().ok_or(FlatError::Size)?;
-        if checksum_of(checked, stored) == *checksum { Ok(()) } else { Err(FlatError::Checksum) }
-    }
-}
-
-fn checksum_of(head: &[u8], stored: &[u8]) -> [u8; CHECKSUM_SIZE] {
-    let mut hashes = [0; 16];
-    hashes[..8].copy_from_slice(&hash64(head).to_le_bytes());
-    hashes[8..].copy_from_slice(&hash64(stored).to_le_bytes());
-    hash64(&hashes).to_le_bytes()
 }
 
 /// Packs records. Keeps the memory that this takes.
@@ -180,10 +86,10 @@ impl Packer {
         out.clear();
         out.extend_from_slice(&plain[..bins_at]);
         out.push(method as u8 | if record.leaves_tombstone { LEAVES_TOMBSTONE } else { 0 });
-        crate::flat::write_varying(bins.len(), out);
-        crate::flat::write_varying(stored.len(), out);
+        write_varying(bins.len(), out);
+        write_varying(stored.len(), out);
         let size = out.len() + CHECKSUM_SIZE + stored.len() + END_MARK_SIZE;
-        crate::flat::set_packed(out, size, true)?;
+        set_packed(out, size, true)?;
         let checksum = checksum_of(out, stored);
         out.extend_from_slice(&checksum);
         out.extend_from_slice(stored);
@@ -255,7 +161,7 @@ impl Unpacker {
         out.extend_from_slice(packing.head.get(..packing.start as usize).ok_or(FlatError::Size)?);
         let start = out.len();
         let size = start + packing.original_size as usize + END_MARK_SIZE;
-        crate::flat::set_packed(out, size, false).ok_or(FlatError::Size)?;
+        set_packed(out, size, false).ok_or(FlatError::Size)?;
         out.resize(start + packing.original_size as usize, 0);
         let room = &mut out[start..];
         let unpacked_size = match packing.method {
@@ -283,11 +189,10 @@ impl Unpacker {
     }
 }
 
-const _: () = assert!(HEADER_SIZE > CHECKSUM_SIZE);
-
 #[cfg(test)]
 mod tests {
     use cf::Digest;
+    use cf::wyhash::hash64;
     use proptest::prelude::*;
 
     use super::*;
@@ -346,7 +251,7 @@ mod tests {
                 let is_compressed = method != Method::None && size > 100;
                 assert_eq!(packed.len() < plain.len(), is_compressed);
                 assert_eq!(parsed.packing.map(|packing| packing.method != Method::None), Some(is_compressed));
-                assert_eq!(parsed.bins().count() == 1, true);
+                assert_eq!(parsed.bins().count(), 1);
                 assert_eq!(parsed.bins().all(|bin| bin.is_ok()), !is_compressed);
                 assert_eq!(unpacker.unpack(&parsed).expect("whole"), plain, "{method:?} {size}");
             }
@@ -398,10 +303,10 @@ mod tests {
             let bins_at = plain.len() - FlatRecord::parse(&plain).expect("a record").bins_size();
             let mut out = plain[..bins_at].to_vec();
             out.push(method);
-            crate::flat::write_varying(original_size, &mut out);
-            crate::flat::write_varying(stored.len(), &mut out);
+            write_varying(original_size, &mut out);
+            write_varying(stored.len(), &mut out);
             let size = out.len() + CHECKSUM_SIZE + stored.len() + END_MARK_SIZE;
-            crate::flat::set_packed(&mut out, size, true).expect("small");
+            set_packed(&mut out, size, true).expect("small");
             let checksum = checksum_of(&out, &stored);
             out.extend_from_slice(&checksum);
             out.extend_from_slice(&stored);

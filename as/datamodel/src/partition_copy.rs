@@ -1,4 +1,5 @@
-//! A second copy of the partition entries of a device header, in bytes that the C server leaves alone.
+//! A second copy of the partition entries of a device header, in bytes that the C server does not read and zeroes when it
+//! starts.
 //!
 //! ```text
 //! offset   size  content (integers little-endian)
@@ -13,26 +14,22 @@
 //! ```
 //! The copy is brought to the device before the entries themselves are written. So a crash in between leaves a group as it was
 //! before, or torn, and what it was to be is in the copy. A group that is neither was damaged. The copy counts only if the
-//! newest run of the header wrote it: what another server wrote since is not in it. Such a server clears the key of end marks
-//! in the header; here it is kept, as the marks are still there.
+//! newest run of the header wrote it: what another server wrote since is not in it. The key of end marks is here a second time
+//! too.
 //!
 //! Bytes in, bytes out; no I/O.
 
 use std::ops::Range;
 
 use crate::device_header::{
-    DeviceHeader, HEADER_SIZE, PARTITION_COUNT, PARTITION_ENTRY_SIZE, PARTITION_GROUP_LEN, PartitionEntry,
+    COPY_BYTES, COPY_MAGIC, COPY_SEAL_BYTES, DeviceHeader, HEADER_SIZE, PARTITION_COUNT,
+    PARTITION_ENTRY_SIZE, PARTITION_GROUP_LEN, PARTITIONS_OFFSET, PartitionEntry,
 };
 use crate::partition_version::PartitionVersion;
 
 /// Groups of partition entries.
 const GROUP_COUNT: usize = PARTITION_COUNT / PARTITION_GROUP_LEN;
 const GROUP_SIZE: usize = PARTITION_GROUP_LEN * PARTITION_ENTRY_SIZE;
-/// The bytes of the header that hold the copy.
-pub const COPY_BYTES: Range<usize> = 131_072..200_704;
-/// The bytes behind the entries of the copy: they are written with each change.
-pub const COPY_SEAL_BYTES: Range<usize> = 196_608..200_704;
-const MAGIC: [u8; 8] = *b"FERROPAR";
 const RUN_OFFSET: usize = COPY_SEAL_BYTES.start + 8;
 const NEXT_OFFSET: usize = COPY_SEAL_BYTES.start + 16;
 const BEFORE_OFFSET: usize = NEXT_OFFSET + 8 * GROUP_COUNT;
@@ -54,7 +51,7 @@ pub struct Mended {
 /// Where the copy of a group of entries is that is at `main` of the header.
 #[must_use]
 pub fn copy_of_group(main: &Range<usize>) -> Range<usize> {
-    let distance = COPY_BYTES.start - crate::device_header::PARTITIONS_OFFSET;
+    let distance = COPY_BYTES.start - PARTITIONS_OFFSET;
     main.start + distance..main.end + distance
 }
 
@@ -68,7 +65,7 @@ pub fn encode(header: &DeviceHeader, before: &[PartitionEntry], bytes: &mut [u8]
     bytes[COPY_BYTES].fill(0);
     bytes[COPY_BYTES.start..COPY_SEAL_BYTES.start].copy_from_slice(&next);
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-    put(COPY_SEAL_BYTES.start, &MAGIC);
+    put(COPY_SEAL_BYTES.start, &COPY_MAGIC);
     put(RUN_OFFSET, &header.runs.first().copied().unwrap_or(0).to_le_bytes());
     put(NEXT_OFFSET, &hashes(&next));
     put(BEFORE_OFFSET, &hashes(&entries_to_bytes(before)));
@@ -77,16 +74,8 @@ pub fn encode(header: &DeviceHeader, before: &[PartitionEntry], bytes: &mut [u8]
     bytes[HASH_OFFSET..HASH_OFFSET + 8].copy_from_slice(&hash.to_le_bytes());
 }
 
-/// Whether the copy is all that is left in `bytes`, the first [`HEADER_SIZE`] bytes of a device: what stood before it was
-/// erased.
-#[must_use]
-pub fn is_all_that_is_left(bytes: &[u8]) -> bool {
-    let others = bytes[..COPY_BYTES.start].iter().chain(&bytes[COPY_BYTES.end..]);
-    bytes[COPY_SEAL_BYTES].starts_with(&MAGIC) && others.into_iter().all(|byte| *byte == 0)
-}
-
-/// Mends the partition entries of `header`, which was read from `bytes`, by their copy, and gives it the key of end marks
-/// again if another server has cleared that.
+/// Mends the partition entries of `header`, which was read from `bytes`, by their copy, and its key of end marks if that is
+/// damaged.
 #[must_use]
 pub fn mend(bytes: &[u8], header: &mut DeviceHeader) -> Mended {
     let mut mended = Mended::default();
@@ -120,7 +109,7 @@ pub fn mend(bytes: &[u8], header: &mut DeviceHeader) -> Mended {
 
 /// Whether there is what seals a copy, and it is whole.
 fn is_whole(bytes: &[u8]) -> bool {
-    bytes[COPY_SEAL_BYTES].starts_with(&MAGIC)
+    bytes[COPY_SEAL_BYTES].starts_with(&COPY_MAGIC)
         && cf::wyhash::hash64(&bytes[COPY_SEAL_BYTES.start..HASH_OFFSET]) == le_u64(bytes, HASH_OFFSET)
 }
 
@@ -151,7 +140,7 @@ fn le_u64(bytes: &[u8], at: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device_header::{Found, PARTITIONS_OFFSET};
+    use crate::device_header::Found;
 
     fn entry(number: u64) -> PartitionEntry {
         PartitionEntry { version: PartitionVersion(number), tree_id: 1 }
@@ -231,11 +220,7 @@ mod tests {
             let mut again = bytes.clone();
             other.encode(&mut again);
             other.end_mark_key = 77;
-            assert_eq!(
-                read(&again),
-                (other.clone(), Mended::default()),
-                "but for the key, which it has cleared"
-            );
+            assert_eq!(read(&again), (other.clone(), Mended::default()), "but for the key");
             other.end_mark_key = 0;
         }
     }
@@ -243,10 +228,9 @@ mod tests {
     #[test]
     fn an_erased_header_is_seen_by_its_copy() {
         let (_, mut bytes) = written(2);
-        assert!(!is_all_that_is_left(&bytes));
         bytes[..COPY_BYTES.start].fill(0);
-        assert!(is_all_that_is_left(&bytes));
         assert_eq!(DeviceHeader::parse(&bytes), Ok(Found::Fresh));
-        assert!(!is_all_that_is_left(&vec![0; HEADER_SIZE]));
+        bytes[70_000] = 1;
+        assert!(DeviceHeader::parse(&bytes).is_err());
     }
 }

@@ -7,7 +7,7 @@ use std::f64::consts::PI;
 
 use proptest::prelude::*;
 use s2rst::s1::Angle;
-use s2rst::s2::{self, Region as _};
+use s2rst::s2;
 
 use super::{CellId, Covering, LatLng, Polygon, Region, Vector};
 use crate::budget::Budget;

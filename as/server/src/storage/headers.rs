@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
 use datamodel::device_header::{
-    DeviceHeader, Flags, HEADER_SIZE, PREFIX_BYTES, PartitionEntry, UNIQUE_BYTES, WRITTEN_SIZE,
+    COPY_BYTES, COPY_SEAL_BYTES, DeviceHeader, Flags, HEADER_SIZE, PREFIX_BYTES, PartitionEntry,
+    UNIQUE_BYTES, WRITTEN_SIZE,
 };
-use datamodel::partition_copy::{self, COPY_BYTES, COPY_SEAL_BYTES, copy_of_group};
+use datamodel::partition_copy::{self, copy_of_group};
 
 use super::WBLOCK_SIZE;
 use super::device::Device;

@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use datamodel::device_header::{PartitionEntry, WRITTEN_SIZE};
-use datamodel::partition_copy::COPY_BYTES;
+use datamodel::device_header::{COPY_BYTES, PartitionEntry, WRITTEN_SIZE};
 use datamodel::partition_version::PartitionVersion;
 
 use super::WBLOCK_SIZE;

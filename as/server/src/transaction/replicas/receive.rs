@@ -246,7 +246,7 @@ fn store_copy(
             return Ok(if is_same { ResultCode::RecordExists } else { ResultCode::Generation });
         }
     }
-    let version = NewVersion { flat: &flat, meta, key_stored: record.key.is_some() };
+    let version = NewVersion { flat: &flat, packed: None, meta, key_stored: record.key.is_some() };
     let change = if bins.is_empty() { Change::Tombstone(version) } else { Change::Record(version) };
     match namespace.commit(guard, &change, Cause::OtherNode) {
         Ok(_) => Ok(ResultCode::Ok),
