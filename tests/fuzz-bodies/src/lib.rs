@@ -11,6 +11,7 @@ pub mod device_header;
 pub mod expressions;
 pub mod flat_records;
 pub mod frames;
+pub mod functions;
 pub mod geojson;
 pub mod info;
 pub mod msgpack;
@@ -26,7 +27,7 @@ pub mod wblock_scan;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All bodies.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     ("batch", batch::run),
     ("compressed", compressed::run),
     ("config", config::run),
@@ -34,6 +35,7 @@ pub const TARGETS: [Target; 16] = [
     ("expressions", expressions::run),
     ("flat_records", flat_records::run),
     ("frames", frames::run),
+    ("functions", functions::run),
     ("geojson", geojson::run),
     ("info", info::run),
     ("msgpack", msgpack::run),
