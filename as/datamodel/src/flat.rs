@@ -118,14 +118,18 @@ impl<'a> FlatRecord<'a> {
         record.and_then(|record| record.packing).map_or(0, |packing| packing.stored_size as usize)
     }
 
-    /// The record at the start of `bytes` without end mark and padding, as nodes send it to each other; `None` if it is
-    /// damaged.
+    /// The record at the start of `bytes` as nodes send it to each other: without end mark and padding, and its stated size
+    /// is that of so many bytes. `None` if it is damaged.
     #[must_use]
-    pub fn without_end(bytes: &'a [u8]) -> Option<&'a [u8]> {
+    pub fn without_end(bytes: &'a [u8]) -> Option<Vec<u8>> {
         let record = Self::parse(bytes).ok()?;
         let mut bins = record.bins();
         bins.by_ref().try_for_each(|bin| bin.map(drop)).ok()?;
-        bytes.get(..record.size - bins.bytes.len())
+        let mut sent = bytes.get(..record.size - bins.bytes.len())?.to_vec();
+        let rblocks = sent.len().div_ceil(RBLOCK_SIZE) as u32 - 1;
+        let flags: &mut [u8; 4] = sent.get_mut(4..)?.first_chunk_mut()?;
+        *flags = (u32::from_le_bytes(*flags) & !RBLOCKS_MASK | rblocks).to_le_bytes();
+        Some(sent)
     }
 
     /// Where the record at the start of `bytes` ends by its parts, whatever its magic and stated size: only if all of them

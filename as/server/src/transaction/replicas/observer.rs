@@ -40,12 +40,11 @@ impl CommitObserver for ReplicaObserver {
             return observed;
         }
         let nodes = namespace.partitions.other_replicas(id, links.cluster.node_id);
-        let subject = match transition.change {
-            Change::Record(version) | Change::Tombstone(version) => {
-                FlatRecord::without_end(version.flat).map_or(Subject::Digest(digest), Subject::Record)
-            }
-            Change::Gone => Subject::Digest(digest),
+        let record = match transition.change {
+            Change::Record(version) | Change::Tombstone(version) => FlatRecord::without_end(version.flat),
+            Change::Gone => None,
         };
+        let subject = record.as_deref().map_or(Subject::Digest(digest), Subject::Record);
         let transaction_id = self.writes.new_id();
         let message = Replication {
             namespace_index: self.position as u32,

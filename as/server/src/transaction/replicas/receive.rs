@@ -171,7 +171,8 @@ impl ReplicaTraffic {
         let mut scratch = ReadBuffer::new();
         let record = guard.as_ref().filter(|_| answer == DuplicateAnswer::Newer);
         let bytes = record.and_then(|guard| namespace.storage.record_bytes(guard, &mut scratch).ok());
-        let body = match bytes.and_then(FlatRecord::without_end) {
+        let sent = bytes.and_then(FlatRecord::without_end);
+        let body = match sent.as_deref() {
             Some(bytes) => ReplicationBody::DuplicateAck { result: 0, subject: Subject::Record(bytes) },
             // What cannot be read counts as not there.
             None if answer == DuplicateAnswer::Newer => answer_result(DuplicateAnswer::NotFound),
