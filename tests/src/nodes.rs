@@ -41,6 +41,7 @@ impl Nodes {
             server.allow("unstable cluster");
             server.allow("cluster not specified size");
             server.allow("did not run for");
+            server.allow("a cluster is not ready for data");
             nodes.servers.push(server);
         }
         nodes

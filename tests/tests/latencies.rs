@@ -295,6 +295,6 @@ fn tools_for_logs_know_the_lines() {
         flags: 0,
     });
     assert_ne!(client.ask(&refused).expect("an answer").result, result::OK);
-    server.await_log("IncompatibleType: ListSet (93090507) on bin 'b': the bin is of particle type 4");
+    server.await_log("list_set() on bin b refused with 12: it is for a list; the bin is a blob");
     server.await_log("{test} stripe-0: used-bytes ");
 }

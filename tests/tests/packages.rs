@@ -14,7 +14,7 @@ use ferrospike_tests::report;
 use tempfile::TempDir;
 
 const PROGRAMS: [&str; 6] = ["asd", "asd-inspect", "asd-tls", "asinfo", "asbench", "asd-bench"];
-const SERVER_PROGRAMS: usize = 2;
+const SERVER_PROGRAMS: usize = 3;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in a workspace")

@@ -321,7 +321,7 @@ impl RustFile {
         }
         let end = self.text.match_indices("#[cfg(test)]\n").find(|(at, attribute)| {
             let next = self.text[at + attribute.len()..].lines().next().unwrap_or_default();
-            next.starts_with("mod ") && next.ends_with('{')
+            next.trim_start_matches("pub(super) ").starts_with("mod ") && next.ends_with('{')
         });
         end.map_or(&self.text, |(at, _)| &self.text[..at])
     }

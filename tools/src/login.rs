@@ -8,8 +8,6 @@
 
 use std::io::{self, Read, Write};
 
-use crate::link::Link;
-
 /// Salt with which all clients hash passwords: `7EqJtq98hPqEX7fNZaFWoO` in the alphabet of bcrypt.
 const SALT: [u8; 16] =
     [0xf4, 0x6b, 0x0b, 0xbe, 0xcf, 0xfe, 0x8d, 0x1b, 0x06, 0x67, 0xd8, 0x4f, 0x6d, 0xc1, 0xd8, 0xa9];
@@ -74,7 +72,7 @@ impl Login {
     ///
     /// # Errors
     /// When the server refuses, or does not answer.
-    pub fn enter(&self, stream: &mut Link) -> io::Result<()> {
+    pub fn enter(&self, stream: &mut (impl Read + Write)) -> io::Result<()> {
         stream.write_all(&self.request)?;
         stream.flush()?;
         let mut header = [0; HEADER_SIZE];

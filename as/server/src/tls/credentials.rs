@@ -16,9 +16,9 @@ use rustls::pki_types::{
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
-use super::TlsError;
 use super::blacklist::Blacklist;
 use super::certificate::CertificateFacts;
+use super::error::TlsError;
 use super::pem::{Section, sections};
 use super::suites::{cipher_suites, versions};
 use super::verifier::{ClientRule, ClientVerifier};

@@ -10,6 +10,7 @@
 mod blacklist;
 mod certificate;
 mod credentials;
+mod error;
 mod pem;
 mod session;
 mod suites;
@@ -26,16 +27,12 @@ use rustls::ServerConfig;
 
 use crate::config::setting::{List, Text};
 use crate::config::{Config, TlsConfig};
+pub(crate) use error::TlsError;
 pub(crate) use session::{Received, TlsSession};
 use verifier::ClientRule;
 
 /// How often the refresh thread looks whether it is time, or to stop.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
-
-/// Why a context cannot be used: a sentence that names parameter, file and line.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct TlsError(String);
 
 /// A file as it was when it was read.
 type FileState = (String, Option<(SystemTime, u64)>);

@@ -9,6 +9,7 @@ use cf::Digest;
 use cf::clock::StoredMillis;
 use cluster::conflict::{ConflictPolicy, CopyAge, DuplicateAnswer, answer_duplicate_request};
 use datamodel::flat::{FlatError, FlatRecord, NewRecord};
+use datamodel::packing::Unpacker;
 use proto::ResultCode;
 use proto::peer::hello::Channel;
 use proto::peer::replication::{INFO_NO_ACK, OwnCopy, Replication, ReplicationBody, Subject};
@@ -19,7 +20,7 @@ use crate::config::params::namespace::ConflictResolutionPolicy;
 use crate::fabric::{Cluster, Fabric, Handler};
 use crate::index::{PartitionId, RecordMeta};
 use crate::namespace::{Cause, Change, Namespace, NewVersion, PartitionReservation, Removal};
-use crate::storage::ReadBuffer;
+use crate::storage::{ReadBuffer, unpacked};
 use crate::transaction::TransactionContext;
 use crate::transaction::wait::RecordKey;
 
@@ -171,7 +172,9 @@ impl ReplicaTraffic {
         let mut scratch = ReadBuffer::new();
         let record = guard.as_ref().filter(|_| answer == DuplicateAnswer::Newer);
         let bytes = record.and_then(|guard| namespace.storage.record_bytes(guard, &mut scratch).ok());
-        let sent = bytes.and_then(FlatRecord::without_end);
+        let mut unpacker = Unpacker::default();
+        let plain = bytes.and_then(|stored| unpacked(stored, &mut unpacker).ok());
+        let sent = plain.and_then(FlatRecord::without_end);
         let body = match sent.as_deref() {
             Some(bytes) => ReplicationBody::DuplicateAck { result: 0, subject: Subject::Record(bytes) },
             // What cannot be read counts as not there.
