@@ -125,7 +125,7 @@ suite-miri:
 	    echo "SKIPPED miri: unsafe code was not checked, as '$(MIRI)' is missing: rustup component add --toolchain nightly miri"; \
 	fi
 suite-python-client:
-	@$(BESIDE_SERVER) --allow "invalid ttl" --allow "no-such-command" --allow "bad filter" --allow "bad batch" -- \
+	@$(BESIDE_SERVER) --allow "invalid ttl" --allow "no-such-command" --allow "bad filter" --allow "bad batch" --allow "aggregation of query" -- \
 	    $(VENV)/bin/python -m pytest --quiet -p no:cacheprovider -W ignore::DeprecationWarning tests/python
 suite-rust-client:
 	@$(BESIDE_SERVER) -- $(CARGO) test --manifest-path tests/rust-client/Cargo.toml --target-dir $(TARGET)/rust-client
