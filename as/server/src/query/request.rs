@@ -152,6 +152,14 @@ struct Reading<'a> {
     budget: &'a Budget<'a>,
 }
 
+/// The records that a query is about, and how fast it may take them.
+struct QuerySubject {
+    id: u64,
+    set: SetFilter,
+    predicate: Option<Condition>,
+    records_per_second: u32,
+}
+
 impl Reading<'_> {
     fn basic(&self, next_id: impl FnOnce() -> u64) -> Result<Query, ResultCode> {
         let request = self.request;
@@ -191,13 +199,7 @@ impl Reading<'_> {
         if request.has_field(field::FILTER_EXPRESSION) {
             return Err(ResultCode::UnsupportedFeature);
         }
-        let id = self.id(next_id);
-        let set = self.set()?;
-        let predicate = self.predicate()?;
-        let records_per_second = self.records_per_second()?;
-        if set == SetFilter::None {
-            return Err(ResultCode::NotFound);
-        }
+        let QuerySubject { id, set, predicate, records_per_second } = self.subject(next_id)?;
         let condition = predicate.map(|predicate| predicate.with_index(self, set)).transpose()?;
         let socket_timeout = self.socket_timeout()?;
         let kind = QueryKind::Aggregation(Aggregation::from_request(request)?);
@@ -209,13 +211,7 @@ impl Reading<'_> {
         if request.info1 & info1::SHORT_QUERY != 0 {
             return Err(ResultCode::Parameter);
         }
-        let id = self.id(next_id);
-        let set = self.set()?;
-        let predicate = self.predicate()?;
-        let records_per_second = self.records_per_second()?;
-        if set == SetFilter::None {
-            return Err(ResultCode::NotFound);
-        }
+        let QuerySubject { id, set, predicate, records_per_second } = self.subject(next_id)?;
         let rate_max = self.namespace.config().params.background_query_max_rps.get();
         if records_per_second > rate_max {
             return Err(ResultCode::Parameter);
@@ -234,6 +230,17 @@ impl Reading<'_> {
             records_per_second: rate,
             ..self.query(id, set, QueryKind::Operations(operations))
         })
+    }
+
+    /// The subject of a query that is not basic. Its set must be there.
+    fn subject(&self, next_id: impl FnOnce() -> u64) -> Result<QuerySubject, ResultCode> {
+        let subject = QuerySubject {
+            id: self.id(next_id),
+            set: self.set()?,
+            predicate: self.predicate()?,
+            records_per_second: self.records_per_second()?,
+        };
+        if subject.set == SetFilter::None { Err(ResultCode::NotFound) } else { Ok(subject) }
     }
 
     /// A query of all partitions without limits.
