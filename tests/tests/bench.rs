@@ -68,5 +68,8 @@ fn every_hostile_neighbour_has_its_rows() {
         assert!(!table.contains(fault), "{table}");
     }
     assert_eq!(cells(&table, "alone: p50, ms").len(), 3, "{table}");
+    // The control has figures and no bar.
+    assert_eq!(cells(&table, "beside busy processors: p99.9, ms").len(), 3, "{table}");
+    assert!(!table.contains("- beside busy processors: p99.9 grows by "), "{table}");
     assert!(cells(&table, "unread batch: memory grows by, MiB").len() >= 2, "{table}");
 }

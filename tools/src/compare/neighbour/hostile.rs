@@ -1,4 +1,4 @@
-//! Clients that ask too much of a server, each in its own way.
+//! Clients that ask too much of a server, each in its own way, and one that asks nothing and takes the processors.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,6 +27,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Hostile {
+    /// Asks the server nothing: what the scheduler costs when no processor is idle.
+    BusyProcessors,
     ListOperations,
     WideRecord,
     Regex,
@@ -48,7 +50,8 @@ pub(super) struct Tally {
 }
 
 impl Hostile {
-    pub(super) const ALL: [Hostile; 7] = [
+    pub(super) const ALL: [Hostile; 8] = [
+        Hostile::BusyProcessors,
         Hostile::ListOperations,
         Hostile::WideRecord,
         Hostile::Regex,
@@ -60,6 +63,7 @@ impl Hostile {
 
     pub(super) fn name(self) -> &'static str {
         match self {
+            Hostile::BusyProcessors => "busy processors",
             Hostile::ListOperations => "list operations",
             Hostile::WideRecord => "wide record",
             Hostile::Regex => "regex",
@@ -73,6 +77,10 @@ impl Hostile {
     /// What it does, for below the table.
     pub(super) fn describe(self, work: &Work) -> String {
         match self {
+            Hostile::BusyProcessors => {
+                "a thread for each processor that does nothing but use it; the server has no part in it"
+                    .to_owned()
+            }
             Hostile::ListOperations => {
                 let Work { list_operations, list_bytes, .. } = work;
                 format!(
@@ -111,6 +119,11 @@ impl Hostile {
         }
     }
 
+    /// Whether it has nothing to do with the server, and what is noticed of it is no merit or fault of that.
+    pub(super) fn is_control(self) -> bool {
+        self == Hostile::BusyProcessors
+    }
+
     /// Does it until it is told to stop.
     pub(super) fn run(self, address: SocketAddr, work: &Work, stop: &AtomicBool) -> Tally {
         let mut tally = Tally::default();
@@ -131,6 +144,11 @@ impl Hostile {
         tally: &mut Tally,
     ) -> io::Result<()> {
         match self {
+            Hostile::BusyProcessors => {
+                spin(stop);
+                tally.requests += 1;
+                Ok(())
+            }
             Hostile::ListOperations => repeat(address, &work.list_request(), stop, tally),
             Hostile::WideRecord => repeat(address, &work.wide_request(), stop, tally),
             Hostile::Regex => repeat(address, &work.regex_request(), stop, tally),
@@ -140,6 +158,19 @@ impl Hostile {
             Hostile::Churn => churn(address, &work.read_request(Record::Small), stop, tally),
         }
     }
+}
+
+/// Keeps all processors busy.
+fn spin(stop: &AtomicBool) {
+    let busy = || {
+        while !stop.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    };
+    thread::scope(|scope| {
+        (1..cf::threads::cpu_count()).for_each(|_| drop(scope.spawn(busy)));
+        busy();
+    });
 }
 
 /// One request after the other, each with one frame of answer.

@@ -181,7 +181,7 @@ fn append_bars(text: &mut String, measured: &Measured, hostile: &[Hostile]) {
         let verdict = if value <= max { "held" } else { "not held" };
         let _ = writeln!(text, "- {what} {value:.1} {unit}, at most {max:.0}: {verdict}");
     };
-    for &hostile in hostile {
+    for &hostile in hostile.iter().filter(|hostile| !hostile.is_control()) {
         if let Some(growth_ms) = median(measured.growth(hostile, P999)) {
             line(format!("beside {}: p99.9 grows by", hostile.name()), growth_ms, GROWTH_MS_MAX, "ms");
         }
