@@ -2,7 +2,7 @@
 # make run        a server to try things with, in the foreground
 # make test       everything that is tested; does its own set-up
 # make check      the quick half of it: format, lints, house rules
-# make bench      measures a running server: HOST=… PORT=…; TABLES=… for some of: load latency neighbour
+# make bench      measures a running server: HOST=… PORT=…; TABLES=… for some of: load latency neighbour query
 # make simulate   the cluster under faults, SEEDS runs from FIRST on; SEED=… repeats one and prints what happens
 # make soak       kill -9, power failures and damage, round after round for SOAK_SECONDS
 # make fuzz       FUZZ_SECONDS for each fuzz target, or for those in FUZZ_TARGETS
@@ -34,10 +34,11 @@ MAINTAINER ?= Ferrospike maintainers <maintainers@ferrospike.invalid>
 PACKAGE_RELEASE ?= 1
 HOST ?= 127.0.0.1
 PORT ?= 3000
-TABLES ?= load latency neighbour
+TABLES ?= load latency neighbour query
 BENCH_OPTIONS ?=
 LATENCY_OPTIONS ?=
 NEIGHBOUR_OPTIONS ?=
+QUERY_OPTIONS ?=
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
@@ -141,11 +142,12 @@ $(VENV)/ready: tests/python/requirements.txt
 
 # The server at PORT, alone or beside others: OTHER_PORT=…, REDIS_PORT=…; their processes are found by their
 # ports, or given as PID=…, OTHER_PID=…, REDIS_PID=…. The tables are those of throughput and cost (more by BENCH_OPTIONS),
-# of latency by number of clients (LATENCY_OPTIONS) and of hostile neighbours (NEIGHBOUR_OPTIONS), which needs servers that
-# take records of 8 MiB; see asd-bench --help.
+# of latency by number of clients (LATENCY_OPTIONS), of hostile neighbours (NEIGHBOUR_OPTIONS), which needs servers that
+# take records of 8 MiB, and of queries and indexes (QUERY_OPTIONS); see asd-bench --help.
 BENCH_OF_load = $(BENCH_OPTIONS)
 BENCH_OF_latency = latency $(LATENCY_OPTIONS)
 BENCH_OF_neighbour = neighbour $(NEIGHBOUR_OPTIONS)
+BENCH_OF_query = query $(QUERY_OPTIONS)
 .PHONY: bench
 bench: export HOST := $(HOST)
 bench: export PORT := $(PORT)
@@ -176,7 +178,8 @@ soak: checked
 	    export FERROSPIKE_SOAK_SEED=$$(($(SOAK_SEED) + round)); round=$$((round + 1)); \
 	    echo "== round $$round, seed $$FERROSPIKE_SOAK_SEED, after $$SECONDS s"; \
 	    $(CARGO) test --quiet --profile $(PROFILE) --package asd --lib -- power_failure torn cut; \
-	    $(CARGO) test --quiet --profile $(PROFILE) --package ferrospike-tests --test damage_rounds --test crash; \
+	    $(CARGO) test --quiet --profile $(PROFILE) --package ferrospike-tests --test damage_rounds --test crash \
+	        --test query_checker --test metadata_crash; \
 	done; echo "$$round rounds of kill -9, power failures and damage held"
 
 # New inputs are gathered in target/fuzz; what is kept for good is in fuzz/corpus, and small.

@@ -1,4 +1,4 @@
-//! `asd-bench` beside a real server: its tables of latency and of hostile neighbours come about, whatever their figures.
+//! `asd-bench` beside a real server: its tables of latency, of hostile neighbours and of queries come about, whatever their figures.
 //! Everything is tiny, and no figure is judged.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -72,4 +72,22 @@ fn every_hostile_neighbour_has_its_rows() {
     assert_eq!(cells(&table, "beside busy processors: p99.9, ms").len(), 3, "{table}");
     assert!(!table.contains("- beside busy processors: p99.9 grows by "), "{table}");
     assert!(cells(&table, "unread batch: memory grows by, MiB").len() >= 2, "{table}");
+}
+
+#[test]
+fn queries_indexes_and_functions_have_their_rows() {
+    let servers = [server(), server()];
+    let table = asd_bench([&servers[0], &servers[1]], "query --keys 3000 --rounds 1");
+    for name in [
+        "query with bins: time, ms",
+        "query without bins: time, ms",
+        "index build: time, ms",
+        "index: bytes per entry",
+        "query of a range of a tenth: time, ms",
+        "write of a record in three indexes: per second",
+        "call of a small function: per second",
+    ] {
+        let figures = cells(&table, name);
+        assert!(figures.len() >= 2 && figures.iter().all(|figure| *figure >= 0.0), "{figures:?}\n{table}");
+    }
 }

@@ -1,5 +1,6 @@
 //! `asd-bench`: measures a server, beside another and beside Redis, and prints a table for the README: of throughput and
-//! cost ([`phase`]), of latency by number of clients ([`latency`]), of what a hostile client does to others ([`neighbour`]).
+//! cost ([`phase`]), of latency by number of clients ([`latency`]), of what a hostile client does to others ([`neighbour`]), of
+//! queries and indexes ([`queries`]).
 //!
 //! All servers get the same load from the same client ([`crate::load`]) in turns: every round runs every phase on
 //! every server, and the order of the servers changes from round to round, so that what else the machine does hits
@@ -9,6 +10,7 @@ mod latency;
 mod neighbour;
 mod options;
 mod phase;
+mod queries;
 mod redis_benchmark;
 mod scenario;
 mod startup;
@@ -39,6 +41,7 @@ pub fn run(options: &Options, out: &mut impl Write, progress: &mut impl Write) -
         Some(Command::Startup(startup)) => startup::measure(startup, progress),
         Some(Command::Latency(latency)) => latency::measure(latency, progress),
         Some(Command::Neighbour(neighbour)) => neighbour::measure(neighbour, progress),
+        Some(Command::Query(query)) => queries::measure(query, progress),
         None => compare(&options.compare, progress),
     };
     match result {

@@ -37,6 +37,8 @@ pub(super) enum Command {
     Latency(LatencyOptions),
     /// Measure what ordinary clients notice of one that asks too much
     Neighbour(NeighbourOptions),
+    /// Measure queries, secondary indexes and functions
+    Query(QueryOptions),
 }
 
 /// Which servers to measure, and where their records go.
@@ -190,6 +192,18 @@ pub(super) struct NeighbourOptions {
     /// Seconds beside each hostile client in a round
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct QueryOptions {
+    #[command(flatten)]
+    pub(super) servers: ServerOptions,
+    /// Number of records
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) keys: u64,
+    /// Rounds
+    #[arg(long, default_value_t = 3)]
+    pub(super) rounds: usize,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -56,6 +56,8 @@ pub mod info {
     pub const INFO1_BATCH: u8 = 0x08;
     /// info1: all bins.
     pub const INFO1_GET_ALL: u8 = 0x02;
+    /// info1: no bins.
+    pub const INFO1_GET_NO_BINS: u8 = 0x20;
     /// info1: ask all replicas.
     pub const INFO1_CONSISTENCY_LEVEL_ALL: u8 = 0x40;
     /// info2: the request writes.
