@@ -32,6 +32,8 @@ pub use predicate::Predicate;
 const BYTES_SIZE_MAX: usize = 2048;
 /// Price of an element that is looked at.
 const ELEMENT_STEPS: u64 = 8;
+/// Steps that sorting takes for each key.
+const SORT_STEPS: usize = 4;
 /// The first byte of elements that are text, bytes and GeoJSON.
 const TEXT: u8 = type_number::STRING;
 const BLOB: u8 = type_number::BLOB;
@@ -179,6 +181,8 @@ impl IndexedValue {
         if let ControlFlow::Break(result) = visited {
             return Err(result);
         }
+        // A failed draw is found by the check at the end.
+        let _ = budget.draw_for(keys.len() * SORT_STEPS);
         keys.sort_unstable();
         keys.dedup();
         budget.check(Ok(keys))

@@ -10,7 +10,7 @@
 //! 3. The index element gets the new metadata.
 //! 4. The figures of set, expiry, tombstones and removals follow.
 //! 5. Storage frees the place of the old record.
-//! 6. Observers act on what they saw.
+//! 6. The indexes of sets follow, then observers act on what they saw.
 //! 7. The guard is dropped. An element without a record leaves the index with it.
 //!
 //! Nothing has to be undone: a guard that is dropped before step 3 leaves the record as it was, and takes a created
@@ -22,6 +22,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use cf::Digest;
+use datamodel::Budget;
 
 use super::Namespace;
 use crate::index::{Element, ElementHandle, Location, RecordMeta, SetId, WriteGuard};
@@ -69,10 +70,23 @@ pub(crate) enum Cause {
     TombRaid,
 }
 
+/// What the caller of a commit has for observers.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ForObservers<'a> {
+    /// The flat form of the record so far, not packed, if the caller has read it.
+    pub(crate) old: Option<&'a [u8]>,
+    /// What they may do before the change; `None` if that is not limited.
+    pub(crate) budget: Option<&'a Budget<'a>>,
+}
+
 /// A change as its observers see it, before it happens.
 pub(crate) struct Transition<'a> {
     /// The record so far, in its guard. Generation 0: there is none.
     pub(crate) before: &'a Element,
+    /// The flat form of it, not packed, if somebody has read it.
+    pub(crate) old: Option<&'a [u8]>,
+    /// What looking at the change draws on.
+    pub(crate) budget: &'a Budget<'a>,
     /// Where it is in the index, as long as it is there.
     pub(crate) handle: ElementHandle,
     pub(crate) change: &'a Change<'a>,
@@ -101,7 +115,8 @@ pub(crate) type AfterCommit<'a> = Box<dyn FnOnce(&Namespace, &Committed) + 'a>;
 
 /// A part of the server that follows every change of a namespace's records, as secondary indexes and replicas do.
 pub(crate) trait CommitObserver: Send + Sync {
-    /// Looks at a change before it happens. The storage still holds the old record.
+    /// Looks at a change before it happens. The storage still holds the old record. What it answers counts for nothing if the
+    /// budget is exhausted.
     fn observe<'a>(&'a self, namespace: &Namespace, transition: &Transition<'_>) -> Observed<'a>;
 }
 
@@ -112,13 +127,32 @@ impl Namespace {
     /// When the new version cannot be stored; then nothing has changed.
     pub(crate) fn commit(
         &self,
-        mut guard: WriteGuard<'_>,
+        guard: WriteGuard<'_>,
         change: &Change<'_>,
         cause: Cause,
     ) -> Result<Committed, StorageError> {
+        self.commit_with(guard, change, cause, ForObservers::default())
+    }
+
+    /// As [`commit`](Self::commit), with something for observers.
+    ///
+    /// # Errors
+    /// As there; `Refused` if the budget of observers is exhausted.
+    pub(crate) fn commit_with(
+        &self,
+        mut guard: WriteGuard<'_>,
+        change: &Change<'_>,
+        cause: Cause,
+        ForObservers { old, budget }: ForObservers<'_>,
+    ) -> Result<Committed, StorageError> {
         let (digest, before) = (*guard.digest(), **guard);
-        let handle = guard.handle();
-        let (is_indexed, acts) = self.observe(&Transition { before: &guard, handle, change, cause });
+        let (handle, unlimited) = (guard.handle(), Budget::unlimited());
+        let budget = budget.unwrap_or(&unlimited);
+        let transition = Transition { before: &guard, old, budget, handle, change, cause };
+        let (is_indexed, acts) = self.observe(&transition);
+        if budget.is_exhausted() {
+            return Err(StorageError::Refused);
+        }
         let mut after = match change {
             Change::Record(version) => self.place(&mut guard, version, Room::Writes)?,
             Change::Tombstone(version) => self.place(&mut guard, version, Room::Tombstones)?,
@@ -128,6 +162,7 @@ impl Namespace {
         **guard = after;
         account(&mut RunningFigures { namespace: self, cause }, &digest, &before, &after);
         self.storage.free_replaced(before.location, after.location);
+        self.update_set_indexes(handle, &digest, &before, &after);
         let committed = Committed {
             location: after.location,
             generation: after.generation,

@@ -14,7 +14,7 @@ use datamodel::Bins;
 use datamodel::flat::NewRecord;
 
 use super::Namespace;
-use super::commit::{Cause, Change, Committed, NewVersion};
+use super::commit::{Cause, Change, Committed, ForObservers, NewVersion};
 use crate::index::{PartitionId, RecordMeta, SetId, WriteGuard};
 use crate::storage::StorageError;
 
@@ -29,12 +29,13 @@ pub(crate) struct Removal<'a> {
     pub(crate) is_durable: bool,
     /// The key that the tombstone keeps.
     pub(crate) key: Option<&'a [u8]>,
+    pub(crate) for_observers: ForObservers<'a>,
 }
 
 impl Removal<'_> {
     /// Without being asked for a tombstone.
     pub(crate) fn plain(cause: Cause, now: StoredMillis) -> Self {
-        Removal { cause, now, is_durable: false, key: None }
+        Removal { cause, now, is_durable: false, key: None, for_observers: ForObservers::default() }
     }
 }
 
@@ -43,7 +44,7 @@ impl Namespace {
     /// place of one. The tombstone's flat form is made in `flat`.
     ///
     /// # Errors
-    /// When the tombstone cannot be stored; then the record is as it was.
+    /// When the tombstone cannot be stored, or the budget of observers is exhausted; then the record is as it was.
     pub(crate) fn remove(
         &self,
         guard: WriteGuard<'_>,
@@ -51,11 +52,11 @@ impl Namespace {
         flat: &mut Vec<u8>,
     ) -> Result<Committed, StorageError> {
         if !removal.is_durable && !guard.leaves_tombstone() {
-            return self.commit(guard, &Change::Gone, removal.cause);
+            return self.commit_with(guard, &Change::Gone, removal.cause, removal.for_observers);
         }
         let meta = self.make_tombstone(guard.digest(), &guard, removal, flat);
         let tombstone = NewVersion { flat, packed: None, meta, key_stored: removal.key.is_some() };
-        self.commit(guard, &Change::Tombstone(tombstone), removal.cause)
+        self.commit_with(guard, &Change::Tombstone(tombstone), removal.cause, removal.for_observers)
     }
 
     /// Makes the tombstone of the record of `digest` in flat form. Returns what the index is to say of it.

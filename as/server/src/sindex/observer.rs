@@ -1,5 +1,8 @@
 //! Keeping indexes up to date: what a commit changes in a record, changes its entries.
 //!
+//! A record with many keys takes long, which draws on the budget of the transaction: what is too much for a service thread is
+//! done again by a thread of the pool.
+//!
 //! Before the commit the keys of the old and of the new record are computed, while the old one can still be read. A record
 //! that has no entries, as its element says, is not read. After the commit entries are removed and added, still under the
 //! record's sprig lock: so at any moment at which that lock is free, the entries of an index are exactly those of the records
@@ -15,9 +18,12 @@ use smallvec::SmallVec;
 
 use super::index::{KeyChange, SecondaryIndex};
 use super::registry::{ActiveIndexes, NamespaceIndexes};
-use crate::index::{ElementHandle, SetId};
+use crate::index::{Element, ElementHandle, SetId};
 use crate::namespace::{AfterCommit, Change, CommitObserver, Namespace, Observed, Transition};
 use crate::storage::ReadBuffer;
+
+/// Steps that an entry takes which is added or removed.
+const ENTRY_STEPS: u64 = 200;
 
 /// Changes of keys, each with its index.
 type Changes = SmallVec<[(Arc<SecondaryIndex>, KeyChange); 3]>;
@@ -31,7 +37,7 @@ pub(super) struct IndexObserver(pub(super) Arc<NamespaceIndexes>);
 impl CommitObserver for IndexObserver {
     fn observe<'a>(&'a self, namespace: &Namespace, transition: &Transition<'_>) -> Observed<'a> {
         let Some(indexes) = self.0.active() else { return Observed::default() };
-        let before = transition.before;
+        let (before, budget) = (transition.before, transition.budget);
         let new = match transition.change {
             Change::Record(version) => {
                 let record = FlatRecord::parse(version.flat).ok();
@@ -41,7 +47,12 @@ impl CommitObserver for IndexObserver {
         };
         let mut scratch = ReadBuffer::new();
         let is_old_indexed = before.is_in_sindex() && before.location.is_stored();
-        let old = if is_old_indexed { namespace.record(before, &mut scratch).map(Some) } else { Ok(None) };
+        let known = transition.old.and_then(|old| version_of(before, old));
+        let old = match known {
+            _ if !is_old_indexed => Ok(None),
+            Some(old) => Ok(Some(old)),
+            None => namespace.record(before, &mut scratch).map(Some),
+        };
         let is_damaged = old.is_err();
         let old = values_of(&indexes, old.as_ref().ok().and_then(Option::as_ref), before.set_id);
         let (mut changes, mut is_indexed) = (Changes::new(), false);
@@ -50,10 +61,15 @@ impl CommitObserver for IndexObserver {
                 is_indexed = true;
                 continue;
             }
-            let (old, new) = (keys_of(index, old.as_ref()), keys_of(index, new.as_ref()));
+            let (old, new) = (keys_of(index, old.as_ref(), budget), keys_of(index, new.as_ref(), budget));
             is_indexed |= !new.is_empty();
             if old != new {
-                changes.push((Arc::clone(index), difference(&old, &new)));
+                let change = difference(&old, &new);
+                let entry_count = (change.removed.len() + change.added.len()) as u64;
+                if budget.draw(entry_count * ENTRY_STEPS).is_err() {
+                    return Observed::default();
+                }
+                changes.push((Arc::clone(index), change));
             }
         }
         let purged = is_damaged.then_some(indexes);
@@ -61,6 +77,12 @@ impl CommitObserver for IndexObserver {
             .then(|| act(*before.digest(), transition.handle, changes, purged));
         Observed { is_indexed, act }
     }
+}
+
+/// The record that `flat` is, if that is the one of `element`.
+fn version_of<'r>(element: &Element, flat: &'r [u8]) -> Option<FlatRecord<'r>> {
+    let record = FlatRecord::parse(flat).ok();
+    record.filter(|record| record.digest == *element.digest() && record.generation == element.generation)
 }
 
 /// Does what is to be done when the record of `digest` is committed: `changes`, after its entries in all of `purged` are
@@ -100,10 +122,9 @@ fn values_of<'r>(
     values
 }
 
-/// The keys of a value in an index.
-fn keys_of(index: &SecondaryIndex, value: Option<&Particle<'_>>) -> Keys {
-    // Entries that were added are removed, so nothing may end this early; the size of a record bounds it.
-    let keys = value.map(|value| index.definition.value.keys(value, &Budget::unlimited()));
+/// The keys of a value in an index; of no use if the budget is exhausted.
+fn keys_of(index: &SecondaryIndex, value: Option<&Particle<'_>>, budget: &Budget<'_>) -> Keys {
+    let keys = value.map(|value| index.definition.value.keys(value, budget));
     keys.and_then(Result::ok).unwrap_or_default()
 }
 
@@ -119,5 +140,7 @@ fn difference(old: &Keys, new: &Keys) -> KeyChange {
 /// The keys of a whole record of `set_id` in `index`.
 pub(super) fn keys_of_record(index: &SecondaryIndex, record: &FlatRecord<'_>, set_id: SetId) -> Keys {
     let bin = record.bins().map_while(Result::ok).find(|bin| *bin.name == *index.definition.value.bin);
-    keys_of(index, bin.filter(|_| index.is_for(set_id)).as_ref().map(|bin| &bin.particle))
+    let value = bin.filter(|_| index.is_for(set_id));
+    // Entries that were added are removed later, so nothing may end this early; the size of a record bounds it.
+    keys_of(index, value.as_ref().map(|bin| &bin.particle), &Budget::unlimited())
 }

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering::*};
 
 use cf::Digest;
 use cf::clock::StoredMillis;
-use datamodel::flat::FlatRecord;
+use datamodel::flat::{FlatRecord, NewRecord};
 use datamodel::sindex::{Key, KeyType};
 use datamodel::{Bins, Budget, BytesType, Particle};
 
 use super::*;
 use crate::config::{self, Config};
-use crate::index::PartitionId;
-use crate::namespace::{Cause, Namespace, Removal};
+use crate::index::{PartitionId, RangeStart};
+use crate::namespace::{Cause, Change, ForObservers, Namespace, NewVersion, Removal};
 use crate::storage::ReadBuffer;
 
 struct Rig {
@@ -213,6 +213,55 @@ fn an_index_that_is_filled_beside_writers_is_exact() {
     for index in rig.indexes.of(rig.namespace()).all() {
         assert!(rig.check(&index) > 1_000);
     }
+}
+
+/// A change that takes more work than its transaction may do is refused before anything has changed.
+#[test]
+fn a_record_with_many_keys_draws_on_the_budget() {
+    const COUNT: usize = 30_000;
+    let rig = Rig::new();
+    let index = rig.create("test|s|l|L|I", "list");
+    rig.put(1, b"s", 7);
+    let (namespace, digest) = (rig.namespace(), digest_of(1));
+    let mut list = vec![0xdd];
+    list.extend((COUNT as u32).to_be_bytes());
+    (0..COUNT as u32).for_each(|n| list.extend([&[0xce][..], &n.to_be_bytes()].concat()));
+    let mut bins = Bins::new();
+    bins.set(b"l", Particle::owned(BytesType::List, list));
+    let write = |budget: &Budget<'_>| {
+        let guard = namespace.index.get_exclusive(&digest).expect("it is there");
+        let mut meta = **guard;
+        meta.generation = meta.next_generation();
+        let record = NewRecord {
+            digest,
+            last_update_time: meta.last_update_time(),
+            generation: meta.generation,
+            void_time: 0,
+            tree_id: namespace.partitions.tree_id(PartitionId::of(&digest)),
+            set_name: b"s",
+            key: None,
+            leaves_tombstone: false,
+        };
+        let mut flat = Vec::new();
+        record.encode(&bins, record.size(&bins), &mut flat);
+        let change = Change::Record(NewVersion { flat: &flat, packed: None, meta, key_stored: false });
+        let for_observers = ForObservers { old: None, budget: Some(budget) };
+        namespace.commit_with(guard, &change, Cause::Write, for_observers).is_ok()
+    };
+    assert!(!write(&Budget::new(200_000)));
+    assert_eq!(rig.check(&index), 3);
+    assert!(write(&Budget::new(100_000_000)));
+    assert_eq!(rig.check(&index), COUNT);
+    let delete = |budget: &Budget<'_>| {
+        let guard = namespace.index.get_exclusive(&digest).expect("it is there");
+        let for_observers = ForObservers { old: None, budget: Some(budget) };
+        let removal = Removal { for_observers, ..Removal::plain(Cause::Delete, StoredMillis::now()) };
+        namespace.remove(guard, &removal, &mut Vec::new()).is_ok()
+    };
+    assert!(!delete(&Budget::new(200_000)));
+    assert_eq!(rig.check(&index), COUNT);
+    assert!(delete(&Budget::unlimited()));
+    assert_eq!(rig.check(&index), 0);
 }
 
 #[test]

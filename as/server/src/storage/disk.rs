@@ -257,10 +257,9 @@ impl Disk {
         let size = (location.rblock_count() * RBLOCK_SIZE) as usize;
         let buffer = self.slots[id.0 as usize].read().clone();
         if let Some(buffer) = buffer {
-            let copy = &mut scratch.of_size(size)[..size];
-            copy.copy_from_slice(buffer.record(record));
+            scratch.of_size(size)[..size].copy_from_slice(buffer.record(record));
             self.reads.from_buffers.fetch_add(1, Relaxed);
-            return Ok(copy);
+            return Ok(scratch.keep_record(location, 0..size));
         }
         let io_size = u64::from(self.io_size);
         let start = location.rblock() * u64::from(RBLOCK_SIZE);
@@ -280,7 +279,7 @@ impl Disk {
         self.health.end(sampled);
         self.benchmarks.note_read(aligned_size);
         self.reads.from_disk.fetch_add(1, Relaxed);
-        Ok(&read[lead..lead + size])
+        Ok(scratch.keep_record(location, lead..lead + size))
     }
 
     /// Hints that the record at `location` will be read soon. Helps if it is in a buffer.

@@ -58,8 +58,12 @@ pub(crate) use load::{LoadCommit, LoadContext, LoadStats};
 pub(crate) use open::{OpenError, OpenSettings};
 pub(crate) use room::RoomWait;
 
+use std::ops::Range;
+
 use cf::aligned::AlignedBuf;
 use datamodel::packing::Unpacker;
+
+use crate::index::Location;
 
 /// First size of a [`ReadBuffer`].
 const READ_BUFFER_SIZE: usize = 16 << 10;
@@ -89,21 +93,46 @@ impl ReadBuffer {
     pub(crate) fn new() -> Self {
         ReadBuffer { stored: DiskBuffer::new(), unpacker: Unpacker::default() }
     }
+
+    /// Forgets which record it has.
+    #[inline]
+    pub(crate) fn forget(&mut self) {
+        self.stored.record = None;
+    }
+
+    /// The record of `location`, not packed, if it was read from a disk since all was [forgotten](Self::forget): for the
+    /// holder of a guard who has forgotten what was read before it had that.
+    pub(crate) fn reread(&mut self, location: Location) -> Option<&[u8]> {
+        let (_, range) = self.stored.record.as_ref().filter(|(own, _)| own.same_place(location))?;
+        let bytes = self.stored.bytes.as_deref()?.get(range.clone())?;
+        unpacked(bytes, &mut self.unpacker).ok()
+    }
 }
 
 /// Bytes read from a disk; grows to the most.
-pub(crate) struct DiskBuffer(Option<AlignedBuf>);
+pub(crate) struct DiskBuffer {
+    bytes: Option<AlignedBuf>,
+    /// The record that was read last, if it was one, and where in the buffer it is.
+    record: Option<(Location, Range<usize>)>,
+}
 
 impl DiskBuffer {
     fn new() -> Self {
-        DiskBuffer(None)
+        DiskBuffer { bytes: None, record: None }
+    }
+
+    /// The bytes at `range`, which are the record of `location`.
+    fn keep_record(&mut self, location: Location, range: Range<usize>) -> &[u8] {
+        self.record = Some((location, range.clone()));
+        self.bytes.as_deref().and_then(|bytes| bytes.get(range)).unwrap_or_default()
     }
 
     /// The buffer, with room for `size` bytes at least.
     fn of_size(&mut self, size: usize) -> &mut AlignedBuf {
-        if self.0.as_ref().is_some_and(|buffer| buffer.len() < size) {
-            self.0 = None;
+        self.record = None;
+        if self.bytes.as_ref().is_some_and(|buffer| buffer.len() < size) {
+            self.bytes = None;
         }
-        self.0.get_or_insert_with(|| AlignedBuf::zeroed(size.max(READ_BUFFER_SIZE).next_power_of_two()))
+        self.bytes.get_or_insert_with(|| AlignedBuf::zeroed(size.max(READ_BUFFER_SIZE).next_power_of_two()))
     }
 }

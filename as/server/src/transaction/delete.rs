@@ -9,7 +9,7 @@ use super::write::storage_result;
 use super::{Buffers, Call, Failure, Place, Wait};
 use crate::index::WriteGuard;
 use crate::metrics::Operation;
-use crate::namespace::{Cause, Removal};
+use crate::namespace::{Cause, ForObservers, Removal};
 use crate::storage::ReadBuffer;
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
@@ -111,7 +111,9 @@ pub(super) fn remove(
     // The key of a damaged record is lost.
     let old = if keeps_key { namespace.storage.record_head(&guard, &mut buffers.read).ok() } else { None };
     let key: Option<Vec<u8>> = old.and_then(|old| old.key).map(<[u8]>::to_vec);
-    let removal = Removal { cause: Cause::Delete, now: call.now, is_durable, key: key.as_deref() };
+    let for_observers = ForObservers { old: None, budget: Some(call.budget) };
+    let removal =
+        Removal { cause: Cause::Delete, now: call.now, is_durable, key: key.as_deref(), for_observers };
     let removed = namespace.remove(guard, &removal, buffers.flat.for_tombstone());
     let committed = removed.map_err(|error| storage_result(call, error))?;
     call.note_changed(committed.location, &mut buffers.unsettled);

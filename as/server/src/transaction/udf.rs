@@ -14,7 +14,7 @@ use proto::message::{field, info2, info3, op_code};
 use super::checks::{checked_ttl_of, key_to_store, void_time_after};
 use super::optimistic::{Attempt, Turn, until_committed};
 use super::subject::{RecordCopy, Subject};
-use super::write::{self, Next};
+use super::write::{self, Next, OldRecord};
 use super::{Buffers, Call, Failure, Place, Wait};
 use crate::config::Engine;
 use crate::index::{PartitionId, RecordMeta, SetId};
@@ -142,7 +142,7 @@ fn attempt(
         let Some(guard) = guard.filter(|guard| turn.has_come(call) && copy.is_version(guard)) else {
             return Ok(Attempt::Lost);
         };
-        write::commit(call, guard, next, buffers).map_err(failed)?;
+        write::commit(call, guard, next, OldRecord::of(&copy), buffers).map_err(failed)?;
     }
     call.count(lang, ResultCode::Ok);
     answer(call, b"SUCCESS", &output, ResultCode::Ok, (generation, void_time), out);

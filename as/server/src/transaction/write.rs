@@ -18,9 +18,9 @@ use super::flat_buffer::FlatBuffer;
 use super::optimistic::{Attempt, Turn, until_committed};
 use super::subject::{RecordCopy, Subject};
 use super::{Buffers, Call, Failure, Place, Wait, delete, refused};
-use crate::index::{RecordMeta, SetId, WriteGuard};
+use crate::index::{Location, RecordMeta, SetId, WriteGuard};
 use crate::metrics::{NamespaceCounter, Operation};
-use crate::namespace::{Cause, Change, NewVersion};
+use crate::namespace::{Cause, Change, ForObservers, NewVersion};
 use crate::storage::{ReadBuffer, StorageError};
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
@@ -86,10 +86,11 @@ fn write_in_place(
     if call.is_reserved() {
         return Ok(Done::Reserved);
     }
+    buffers.read.forget();
     let target = Target::of(call, policy, Subject::Locked(&guard))?;
     let failed = target.failed();
     let next = make_next(call, policy, target, buffers, out).map_err(failed)?;
-    commit(call, guard, next, buffers).map_err(failed)?;
+    commit(call, guard, next, OldRecord::LastRead, buffers).map_err(failed)?;
     Ok(Done::Written)
 }
 
@@ -116,7 +117,7 @@ fn write_from_copy(
     if !turn.has_come(call) || !copy.is_version(&guard) {
         return Ok(Attempt::Lost);
     }
-    commit(call, guard, next, buffers).map_err(failed)?;
+    commit(call, guard, next, OldRecord::of(&copy), buffers).map_err(failed)?;
     Ok(Attempt::Committed(Done::Written))
 }
 
@@ -179,11 +180,34 @@ impl<'a> Target<'a> {
     }
 }
 
+/// Where the record that changes was read to.
+#[derive(Clone, Copy)]
+pub(super) enum OldRecord<'a> {
+    /// If from a disk, to the thread's buffer, under the guard that is committed with.
+    LastRead,
+    /// There is this copy of its flat form.
+    Copied(&'a [u8]),
+}
+
+impl<'a> OldRecord<'a> {
+    pub(super) fn of(copy: &'a RecordCopy) -> Self {
+        OldRecord::Copied(copy.bytes().unwrap_or_default())
+    }
+
+    fn bytes(self, location: Location, buffer: &'a mut ReadBuffer) -> Option<&'a [u8]> {
+        match self {
+            OldRecord::LastRead => buffer.reread(location),
+            OldRecord::Copied(bytes) => Some(bytes).filter(|bytes| !bytes.is_empty()),
+        }
+    }
+}
+
 /// Makes the record of `guard` what `next` says.
 pub(super) fn commit(
     call: &Call<'_>,
     guard: WriteGuard<'_>,
     next: Next,
+    old: OldRecord<'_>,
     buffers: &mut Buffers,
 ) -> Result<(), ResultCode> {
     let namespace = call.namespace;
@@ -197,7 +221,10 @@ pub(super) fn commit(
         return Ok(());
     };
     let version = NewVersion { flat: buffers.flat.plain(), packed: buffers.flat.packed(), meta, key_stored };
-    let committed = namespace.commit(guard, &Change::Record(version), Cause::Write);
+    let old = old.bytes(guard.location, &mut buffers.read);
+    let for_observers = ForObservers { old, budget: Some(call.budget) };
+    let change = Change::Record(version);
+    let committed = namespace.commit_with(guard, &change, Cause::Write, for_observers);
     let committed = committed.map_err(|error| storage_result(call, error))?;
     call.note_changed(committed.location, &mut buffers.unsettled);
     Ok(())
