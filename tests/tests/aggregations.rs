@@ -307,6 +307,29 @@ fn clients_that_do_not_read_or_go_away_end_it() {
     }
 }
 
+/// A client that closes its socket with nothing unread is told of only by the end of what it sends, as one that will send no
+/// more and waits for its answer.
+#[test]
+fn a_client_that_closes_its_socket_is_noticed_though_nothing_is_sent() {
+    let (server, mut client) = start(None);
+    for function in ["forever", "stubborn"] {
+        let errors = figures(&mut client, "namespace/test")["pi_query_aggr_error"];
+        let mut gone = TcpStream::connect(server.address()).unwrap();
+        gone.write_all(&plain(function).encode()).unwrap();
+        thread::sleep(Duration::from_millis(100));
+        drop(gone);
+        let started = Instant::now();
+        await_figures(&mut client, "namespace/test", |now| now["pi_query_aggr_error"] > errors);
+        assert!(started.elapsed() < Duration::from_secs(6), "{function} went on for {:?}", started.elapsed());
+    }
+    let waiting = server.connect();
+    (&mut waiting.socket()).write_all(&plain("sum").encode()).unwrap();
+    waiting.finish_sending().unwrap();
+    let mut waiting = waiting;
+    let (values, last) = take_answer(&mut waiting);
+    assert_eq!((values.len() > 1, last), (true, result::OK));
+}
+
 #[test]
 fn an_aggregation_is_aborted_and_keeps_to_its_rate() {
     let (server, mut client) = start(None);

@@ -270,7 +270,10 @@ impl ServiceThread {
             }
             cf::fault_point!("event");
             connection.may_read |= event.is_readable();
-            connection.peer_is_done |= event.is_last_to_read();
+            if event.is_last_to_read() {
+                connection.peer_is_done = true;
+                connection.stream_of_replies.iter().for_each(|stream| stream.peer_is_done());
+            }
             if event.is_writable() && connection.is_blocked() {
                 connection.last_active = thread.woken;
                 if connection.send_rest().is_err() {

@@ -28,10 +28,18 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// How long a client may read nothing when the thread that waits for it is wanted, whatever the client's own timeout.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the client of a query that will send nothing more is taken to wait for a reply while there is none. A client that
+/// is gone looks the same until something is sent to it.
+const DONE_PATIENCE: Duration = Duration::from_secs(2);
+
 struct Progress {
     unsent: usize,
     /// When the socket took bytes last.
     moved: Instant,
+    /// When the client said that it sends nothing more, if that ends the stream after [`DONE_PATIENCE`].
+    peer_done: Option<Instant>,
+    /// Whether it does.
+    ends_with_peer: bool,
     /// The connection is gone, or was given up.
     is_closed: bool,
     /// Makers that are called when there is room.
@@ -46,6 +54,12 @@ impl Progress {
     fn is_behind(&self) -> bool {
         let is_much = self.unsent > UNSENT_SIZE_MAX || self.unsent > 0 && self.charge.budget().is_used_up();
         is_much && !self.is_closed
+    }
+
+    /// Whether the client has sent its last and has been waiting in vain for so long that it must be gone.
+    fn is_peer_gone(&self) -> bool {
+        let is_over = |done: Instant| self.moved.max(done).elapsed() >= DONE_PATIENCE;
+        self.ends_with_peer && self.unsent == 0 && self.peer_done.is_some_and(is_over)
     }
 
     fn add(&mut self, size: usize) {
@@ -89,6 +103,11 @@ impl StreamProgress {
         self.progress.lock().charge.set(0);
     }
 
+    /// The client sends nothing more.
+    pub(super) fn peer_is_done(&self) {
+        self.progress.lock().peer_done.get_or_insert_with(Instant::now);
+    }
+
     /// The connection is gone.
     pub(super) fn close(&self) {
         let mut progress = self.progress.lock();
@@ -129,6 +148,8 @@ impl ReplyStream {
             progress: Mutex::new(Progress {
                 unsent: 0,
                 moved: Instant::now(),
+                peer_done: None,
+                ends_with_peer: false,
                 is_closed: false,
                 waiting: VecDeque::new(),
                 room: None,
@@ -144,6 +165,12 @@ impl ReplyStream {
     /// Keeps the room that was taken for the reply until the connection has it.
     pub(super) fn keep_room(&self, room: Charge) {
         self.state.progress.lock().room = Some(room);
+    }
+
+    /// Has the stream count as closed when the client has sent its last and gets nothing for a while: it is for a client that
+    /// only waits.
+    pub(super) fn end_with_peer(&self) {
+        self.state.progress.lock().ends_with_peer = true;
     }
 
     /// Compresses all replies from now on.
@@ -223,7 +250,8 @@ impl ReplySink for ReplyStream {
     }
 
     fn is_closed(&self) -> bool {
-        self.state.progress.lock().is_closed
+        let progress = self.state.progress.lock();
+        progress.is_closed || progress.is_peer_gone()
     }
 
     fn is_stalled(&self) -> bool {

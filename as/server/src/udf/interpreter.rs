@@ -24,6 +24,8 @@ use super::value::{Converter, Makers, Output, ValueError};
 
 /// Bytes that the values of an interpreter may take.
 const MEMORY_MAX: usize = 64 << 20;
+/// Bytes that an interpreter may take in all.
+pub(super) const TOTAL_MEMORY_MAX: usize = MEMORY_MAX + bytes::MEMORY_MAX;
 /// An interpreter that has grown to this is not kept.
 const KEPT_MEMORY_MAX: usize = 8 << 20;
 

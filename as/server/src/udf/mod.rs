@@ -69,6 +69,7 @@ pub(crate) struct Functions {
     idle: Mutex<HashMap<String, Idle>>,
     /// Interpreters are kept from call to call.
     is_caching: bool,
+    stream_places: stream::Places,
 }
 
 /// Why a module cannot be registered.
@@ -83,7 +84,12 @@ pub(crate) struct CompileError {
 impl Functions {
     /// Without modules yet; copies of them will be in `folder`.
     pub(crate) fn new(folder: &Path, is_caching: bool) -> Self {
-        Functions { modules: Arc::new(Modules::new(folder)), idle: Mutex::default(), is_caching }
+        Functions {
+            modules: Arc::new(Modules::new(folder)),
+            idle: Mutex::default(),
+            is_caching,
+            stream_places: stream::Places::of_machine(),
+        }
     }
 
     /// Takes the modules from the system metadata, now and whenever they change.

@@ -4,15 +4,66 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
+use cf::sys::facts::Memory;
 use mlua::{MultiValue, Value};
+use parking_lot::{Condvar, Mutex};
 
-use super::interpreter::Interpreter;
+use super::interpreter::{self, Interpreter};
 use super::record::{RecordInput, RecordState};
 use super::value::Output;
 use super::{Failure, FunctionCall, Functions};
 
 /// How long a function may take between two of its records or values.
 const STEP_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Share of the machine's memory that the interpreters of all stream functions may take together: one in so many parts.
+const MEMORY_SHARE: u64 = 8;
+/// So many stream functions may run at a time however little memory there is.
+const COUNT_MIN: u64 = 4;
+const COUNT_MAX: u64 = 256;
+/// How often one that waits for its turn looks whether it is still wanted.
+const LOOK_PERIOD: Duration = Duration::from_millis(50);
+
+/// Bounds how many stream functions run at a time, and so the memory that they can take. Its lock is taken alone and briefly.
+pub(super) struct Places {
+    free: Mutex<u64>,
+    freed: Condvar,
+}
+
+impl Places {
+    /// As many as the memory of this machine suffices for.
+    pub(super) fn of_machine() -> Self {
+        let of_each = interpreter::TOTAL_MEMORY_MAX as u64;
+        Places::new((Memory::now().total / MEMORY_SHARE / of_each).clamp(COUNT_MIN, COUNT_MAX))
+    }
+
+    pub(super) fn new(count: u64) -> Self {
+        Places { free: Mutex::new(count), freed: Condvar::new() }
+    }
+
+    /// Waits for a place; `None` if it `is_unwanted` meanwhile.
+    fn take(&self, is_unwanted: &dyn Fn() -> bool) -> Option<Place<'_>> {
+        let mut free = self.free.lock();
+        while *free == 0 {
+            self.freed.wait_for(&mut free, LOOK_PERIOD);
+            if *free == 0 && is_unwanted() {
+                return None;
+            }
+        }
+        *free -= 1;
+        Some(Place(self))
+    }
+}
+
+/// A place, until it is dropped.
+struct Place<'a>(&'a Places);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock() += 1;
+        self.0.freed.notify_one();
+    }
+}
 
 /// The stream is of no use any more: nobody wants its values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +97,7 @@ pub(crate) fn failure_text(failure: &Failure) -> Vec<u8> {
 
 impl Functions {
     /// Runs the server's part of a stream function for the records of one partition. It is stopped with an error soon after
-    /// `is_unwanted` says so.
+    /// `is_unwanted` says so. While too many others run it waits.
     ///
     /// # Errors
     /// When there is no such module, or the function raises an error. Values may have come before.
@@ -56,6 +107,9 @@ impl Functions {
         stream: &mut dyn RecordStream,
         is_unwanted: Box<dyn Fn() -> bool>,
     ) -> Result<(), Failure> {
+        let Some(_place) = self.stream_places.take(&*is_unwanted) else {
+            return Err(Failure::Function(Some(b"the query has ended".to_vec())));
+        };
         let version = self.modules.version();
         let interpreter = self.take(call.module, version, Instant::now() + STEP_TIME_MAX)?;
         let done = interpreter.0.aggregate(call, stream, is_unwanted);
@@ -73,15 +127,15 @@ impl Interpreter {
     ) -> Result<(), Failure> {
         self.watch.begin_while_wanted(Instant::now() + STEP_TIME_MAX, is_unwanted);
         let arguments = self.converter().arguments(call.arguments);
-        let ran = arguments.map_err(|error| super::interpreter::failure_of(&error)).and_then(|arguments| {
+        let ran = arguments.map_err(|error| interpreter::failure_of(&error)).and_then(|arguments| {
             let ran = self.run_stream(call.function, arguments, stream);
-            ran.map_err(|error| Failure::Function(Some(super::interpreter::message_of(&error))))
+            ran.map_err(|error| Failure::Function(Some(interpreter::message_of(&error))))
         });
         self.watch.end();
         self.session.close();
         match ran? {
             (true, _) => Ok(()),
-            (false, error) => Err(Failure::Function(super::interpreter::error_text(&error))),
+            (false, error) => Err(Failure::Function(interpreter::error_text(&error))),
         }
     }
 
@@ -208,6 +262,33 @@ mod tests {
         let call = FunctionCall { module: "none", function: b"f", arguments: &[] };
         let failure = functions.aggregate(&call, &mut TestStream::default(), Box::new(|| false)).unwrap_err();
         assert_eq!(failure_text(&failure), b"UDF: Execution Error 1");
+    }
+
+    #[test]
+    fn no_more_run_at_a_time_than_there_are_places() {
+        let (places, most) = (Places::new(2), Mutex::new((0, 0)));
+        cf::sync::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let _place = places.take(&|| false).expect("it is wanted");
+                        let count = |change: i32| {
+                            let mut counts = most.lock();
+                            counts.0 += change;
+                            counts.1 = counts.0.max(counts.1);
+                        };
+                        count(1);
+                        std::thread::yield_now();
+                        count(-1);
+                    }
+                });
+            }
+        });
+        assert_eq!(*most.lock(), (0, 2));
+        let held = [places.take(&|| false), places.take(&|| false)];
+        assert!(held.iter().all(Option::is_some) && places.take(&|| true).is_none());
+        drop(held);
+        assert!(places.take(&|| true).is_some());
     }
 
     #[test]

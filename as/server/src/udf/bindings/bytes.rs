@@ -8,7 +8,7 @@ use mlua::{Lua, Table, UserData, UserDataRef, UserDataRefMut, Value};
 use super::super::value::hex;
 
 /// Bytes that all buffers of an interpreter may take.
-const MEMORY_MAX: usize = 32 << 20;
+pub(in crate::udf) const MEMORY_MAX: usize = 32 << 20;
 /// The type of plain bytes.
 const BLOB: i64 = 4;
 /// Bytes that a varying integer may take.
