@@ -82,9 +82,9 @@ const PURE: &[&str] = &[
 /// Files outside `cf` that may hold unsafe code.
 const UNSAFE_FILES: &[&str] = &[
     "as/server/src/index/element.rs",
+    "as/server/src/index/entry_tree.rs",
     "as/server/src/index/sprig.rs",
     "as/server/src/index/tree.rs",
-    "as/server/src/sindex/index.rs",
     "as/server/src/storage/buffer.rs",
     "as/server/src/storage/stripe.rs",
     "as/server/src/udf/raw.rs",

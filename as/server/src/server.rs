@@ -239,6 +239,11 @@ impl Server {
             let body = move || namespace.run_truncation(&is_stopping);
             self.background_threads.push(restarting(&format!("truncate-{n}"), body)?);
         }
+        for (n, namespace) in self.node.namespaces.iter().enumerate() {
+            let (namespace, is_stopping) = (Arc::clone(namespace), Arc::clone(&self.is_stopping));
+            let body = move || namespace.run_set_index_builder(&is_stopping);
+            self.background_threads.push(restarting(&format!("set-index-{n}"), body)?);
+        }
         let (namespaces, is_stopping) = (Arc::clone(&self.node.namespaces), Arc::clone(&self.is_stopping));
         self.background_threads
             .push(restarting("tomb-raider", move || namespace::raid(&namespaces, &is_stopping))?);

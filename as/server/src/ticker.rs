@@ -278,7 +278,13 @@ fn write_namespace(namespace: &Namespace) {
     let (name, objects) = (namespace.name(), namespace.object_count());
     cf::info!(Info, "{{{name}}} objects: all {objects} master {objects} prole 0 non-replica 0");
     cf::info!(Info, "{{{name}}} migrations: complete");
-    cf::info!(Info, "{{{name}}} index-usage: used-bytes {}", IndexMemory::of(namespace).primary);
+    let indexes = IndexMemory::of(namespace);
+    cf::info!(Info, "{{{name}}} index-usage: used-bytes {}", indexes.primary);
+    for (index, used) in [("set-index", indexes.sets), ("sindex", indexes.secondary)] {
+        if used > 0 {
+            cf::info!(Info, "{{{name}}} {index}-usage: used-bytes {used}");
+        }
+    }
     let (used, available) = (namespace.storage.used_bytes(), namespace.storage.available_pct());
     if namespace.config().storage.engine == Engine::Device {
         let cached = namespace.storage.sample_reads();

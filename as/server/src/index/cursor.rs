@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 use cf::Digest;
 
 use super::PartitionId;
-use super::element::{Element, Location};
+use super::element::{Element, RecordMeta};
 use super::sprig::STEP_COUNT;
 use super::tree::Index;
 
@@ -28,12 +28,20 @@ const PREFETCH_DISTANCE: usize = 8;
 
 const _: () = assert!(VISITS_MAX > STEP_COUNT, "a visit gets further than the one before");
 
-/// A record that a walk has come to.
+/// A record that a walk has come to, as the index had it at that moment.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Found {
+pub(crate) struct SeenRecord {
     pub(crate) digest: Digest,
-    /// Where it was stored when it was found; good for a hint only.
-    pub(crate) location: Location,
+    /// Its location is good for a hint only: stored bytes may be freed when no lock of the record is held.
+    pub(crate) meta: RecordMeta,
+}
+
+impl SeenRecord {
+    /// What is known of the record of `element`.
+    #[inline]
+    pub(crate) fn of(element: &Element) -> Self {
+        SeenRecord { digest: element.digest, meta: **element }
+    }
 }
 
 /// A walk over the records of a partition.
@@ -44,7 +52,7 @@ pub(crate) struct Cursor<'a> {
     sprigs_left: usize,
     /// What is left of the next sprig: digests up to this one; `None` = all.
     bound: Option<Digest>,
-    portion: Vec<Found>,
+    portion: Vec<SeenRecord>,
 }
 
 impl Index {
@@ -71,7 +79,7 @@ impl<'a> Cursor<'a> {
     /// follow: it ends after bounded work, so that the caller can see to other things.
     ///
     /// `wanted` runs under the lock of the element's sprig, shared: it is short, waits for nothing and takes no lock.
-    pub(crate) fn next_portion(&mut self, mut wanted: impl FnMut(&Element) -> bool) -> Option<&[Found]> {
+    pub(crate) fn next_portion(&mut self, mut wanted: impl FnMut(&Element) -> bool) -> Option<&[SeenRecord]> {
         if self.sprigs_left == 0 {
             return None;
         }
@@ -88,7 +96,7 @@ impl<'a> Cursor<'a> {
             let rest = index.visit_falling(&sprigs[at], self.bound.as_ref(), VISITS_MAX, |element| {
                 effort += 1;
                 if wanted(element) {
-                    portion.push(Found { digest: element.digest, location: element.location });
+                    portion.push(SeenRecord::of(element));
                 }
             });
             portion[start..].sort_unstable_by_key(|found| Reverse(found.digest));
@@ -253,7 +261,7 @@ mod tests {
                 looks += 1;
                 false
             })
-            .is_some_and(<[Found]>::is_empty)
+            .is_some_and(<[SeenRecord]>::is_empty)
         {
             portions += 1;
         }

@@ -7,11 +7,13 @@
 
 mod cursor;
 mod element;
+mod entry_tree;
 mod sprig;
 mod tree;
 
-pub(crate) use cursor::Cursor;
+pub(crate) use cursor::{Cursor, SeenRecord};
 pub(crate) use element::{Element, Location, RecordMeta, SetId};
+pub(crate) use entry_tree::{EntryTree, IndexEntry, LiveElements, RangeStart};
 pub(crate) use tree::{CreateOutcome, ElementHandle, Index, IndexGeometry, WriteGuard};
 
 use cf::Digest;

@@ -309,6 +309,14 @@ pub(crate) struct ReadGuard<'a> {
     handle: Handle,
 }
 
+impl ReadGuard<'_> {
+    /// Where the record is in the index.
+    #[inline]
+    pub(crate) fn handle(&self) -> ElementHandle {
+        ElementHandle(self.handle)
+    }
+}
+
 impl Deref for ReadGuard<'_> {
     type Target = Element;
 

@@ -61,9 +61,12 @@ fn act_on(node: &Node, change: &ParameterChange) {
                 }
             }
         }
-        ("namespace.set", _) => {
+        ("namespace.set", name) => {
             if let (Some(namespace), Some(set)) = (namespace, &change.set) {
                 make_set(namespace, set);
+                if let Some(set) = namespace.sets.find(set.as_bytes()).filter(|_| name == "enable-index") {
+                    namespace.switch_set_index(set);
+                }
             }
         }
         _ => {}

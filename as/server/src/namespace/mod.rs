@@ -10,6 +10,7 @@ mod partition_tests;
 mod removals;
 mod section_word;
 mod sections;
+mod set_index;
 mod sets;
 mod tomb_raider;
 mod tombstones;
@@ -29,7 +30,7 @@ use crate::metrics::{NamespaceMetrics, Unit};
 use crate::storage::{OpenError, ReadBuffer, Storage, StorageError};
 
 pub(crate) use commit::{
-    AfterCommit, Cause, Change, CommitObserver, NewVersion, Observed, Transition, stored_size,
+    AfterCommit, Cause, Change, CommitObserver, ForObservers, NewVersion, Observed, Transition, stored_size,
 };
 use nsup::{EvictionState, ExpiryState, RecordHistograms};
 pub(crate) use nsup::{IndexMemory, RecordHistogram, supervise, watch_stop_writes};
@@ -39,6 +40,8 @@ pub(crate) use partition::{
 };
 use removals::Removals;
 pub(crate) use sections::Section;
+pub(crate) use set_index::RecordWalk;
+use set_index::SetIndexBuilder;
 pub(crate) use sets::{Set, SetCreationError, Sets};
 pub(crate) use tomb_raider::raid;
 pub(crate) use tombstones::Removal;
@@ -65,6 +68,7 @@ pub(crate) struct Namespace {
     observers: Vec<Box<dyn CommitObserver>>,
     /// Bytes of memory that its secondary indexes take.
     pub(crate) sindex_used_bytes: AtomicU64,
+    set_index_builder: SetIndexBuilder,
     pub(crate) eviction: EvictionState,
     pub(crate) truncation: Truncation,
     pub(crate) record_histograms: RecordHistograms,
@@ -137,6 +141,7 @@ impl Namespace {
             removals: Removals::new(is_loaded),
             observers: Vec::new(),
             sindex_used_bytes: AtomicU64::new(0),
+            set_index_builder: SetIndexBuilder::default(),
             eviction: EvictionState::new(),
             truncation: Truncation::default(),
             record_histograms: RecordHistograms::new(),
@@ -150,6 +155,7 @@ impl Namespace {
         if is_loaded {
             namespace.finish_loading(&figures);
         }
+        namespace.open_set_indexes();
         Ok(namespace)
     }
 

@@ -11,6 +11,7 @@ use datamodel::flat::SET_NAME_SIZE_MAX;
 use parking_lot::Mutex;
 
 use super::commit::SetChange;
+use super::set_index::SetIndex;
 use super::truncate::Threshold;
 use crate::config::model::SetDirectory;
 use crate::config::params::namespace::SetParams;
@@ -35,6 +36,8 @@ pub(crate) struct Set {
     pub(crate) truncation: Threshold,
     /// Number of secondary indexes of this set alone.
     pub(crate) sindexes: AtomicU64,
+    /// Made when it is first enabled.
+    pub(super) index: OnceLock<Box<SetIndex>>,
     new_line: [NewLine; 0],
     pub(crate) objects: AtomicU64,
     pub(crate) tombstones: AtomicU64,
@@ -70,6 +73,11 @@ impl Set {
                 figure.fetch_add(change.cast_unsigned(), Relaxed);
             }
         }
+    }
+
+    /// Whether its index is still being filled.
+    pub(crate) fn is_index_populating(&self) -> bool {
+        self.index.get().is_some_and(|index| index.is_populating())
     }
 
     /// The name as text for logs and info answers.
@@ -166,6 +174,7 @@ impl Sets {
                 params,
                 truncation: Threshold::default(),
                 sindexes: AtomicU64::new(0),
+                index: OnceLock::new(),
                 new_line: [],
                 objects: AtomicU64::new(0),
                 tombstones: AtomicU64::new(0),

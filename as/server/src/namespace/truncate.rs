@@ -220,7 +220,12 @@ impl Namespace {
         }
         let threads = self.config().params.truncate_threads.get() as usize;
         let partitions: Vec<PartitionId> = PartitionId::all().collect();
-        self.remove_truncated(&partitions, threads, is_stopping)
+        // Where it is all about one set, the index of the set knows its records.
+        let set_id = match (&walk.of_namespace, &walk.of_sets[..]) {
+            (None, [(set_id, _)]) => *set_id,
+            _ => SetId::NONE,
+        };
+        self.remove_truncated(set_id, &partitions, threads, is_stopping)
     }
 
     /// Notes and logs what `walk` has done. A threshold that changed meanwhile is left to the next one.
@@ -239,16 +244,17 @@ impl Namespace {
         }
     }
 
-    /// Removes the truncated records of `partitions` on up to `thread_count` threads, until `is_stopping`.
+    /// Removes the truncated records of a set, or of all for [`SetId::NONE`], in `partitions` on up to `thread_count` threads, until `is_stopping`.
     fn remove_truncated(
         &self,
+        set_id: SetId,
         partitions: &[PartitionId],
         thread_count: usize,
         is_stopping: &(dyn Fn() -> bool + Sync),
     ) -> Removed {
         let parts = spread(thread_count, partitions, Removed::default, |removed: &mut Removed, partition| {
-            let mut cursor = self.index.cursor(partition, None);
-            while let Some(portion) = cursor.next_portion(|element| self.is_truncated(element)) {
+            let mut walk = self.walk(partition, set_id, None);
+            while let Some(portion) = walk.next_portion(|element| self.is_truncated(element)) {
                 if is_stopping() {
                     return;
                 }
@@ -301,7 +307,7 @@ impl Namespace {
         if partitions.is_empty() {
             return;
         }
-        let removed = self.remove_truncated(partitions, cf::threads::cpu_count(), &|| false);
+        let removed = self.remove_truncated(SetId::NONE, partitions, cf::threads::cpu_count(), &|| false);
         cf::info!(
             Truncate,
             "{{{}}} cold start dropped {} truncated records",

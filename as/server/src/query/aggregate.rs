@@ -11,6 +11,7 @@ use std::sync::Arc;
 use cf::Digest;
 use cf::clock::StoredMillis;
 use datamodel::flat::{FlatError, FlatRecord};
+use datamodel::sindex::Key;
 use proto::ResultCode;
 use proto::message::{Request, field, op_code};
 use proto::reply::{ReplyHeader, ReplyWriter};
@@ -22,9 +23,8 @@ use super::request::{Part, Query, Resume};
 use super::run::Walker;
 use super::secondary::short;
 use crate::config::Engine;
-use crate::index::Cursor;
-use crate::namespace::stored_size;
-use crate::sindex::IndexEntry;
+use crate::index::IndexEntry;
+use crate::namespace::{RecordWalk, stored_size};
 use crate::udf::{self, FoundRecord, FunctionCall, Output, RecordInput, StreamClosed};
 
 /// Index entries that are taken at once.
@@ -161,7 +161,7 @@ struct Records<'q> {
 }
 
 enum Source<'q> {
-    Primary(Cursor<'q>),
+    Primary(RecordWalk<'q>),
     Secondary(Entries<'q>),
 }
 
@@ -171,7 +171,7 @@ struct Entries<'q> {
     part: &'q Part,
     after: Option<Resume>,
     has_more: bool,
-    found: Vec<IndexEntry>,
+    found: Vec<IndexEntry<Key>>,
     /// Records that were found, where one may have several entries.
     known: Option<HashSet<u64>>,
 }
@@ -179,7 +179,7 @@ struct Entries<'q> {
 impl<'q> Records<'q> {
     fn of(query: &'q Query, part: &'q Part) -> Self {
         let source = match &query.condition {
-            None => Source::Primary(query.namespace.index.cursor(part.partition, None)),
+            None => Source::Primary(query.namespace.walk(part.partition, query.set.set_id(), None)),
             Some(condition) => Source::Secondary(Entries {
                 condition,
                 part,
@@ -199,8 +199,8 @@ impl<'q> Records<'q> {
         while self.portion.is_empty() {
             walker.check_end()?;
             let has_more = match &mut self.source {
-                Source::Primary(cursor) => {
-                    let found = cursor.next_portion(|element| walker.is_wanted(element));
+                Source::Primary(walk) => {
+                    let found = walk.next_portion(|element| walker.is_wanted(element));
                     self.portion.extend(found.into_iter().flatten().map(|found| found.digest));
                     found.is_some()
                 }

@@ -10,10 +10,10 @@ use proto::ResultCode;
 use proto::message::{Request, field};
 
 use super::request::Resume;
-use crate::index::SetId;
+use crate::index::{RangeStart, SetId};
 use crate::metrics::NamespaceCounter;
 use crate::namespace::Namespace;
-use crate::sindex::{NamespaceIndexes, RangeStart, SecondaryIndex};
+use crate::sindex::{NamespaceIndexes, SecondaryIndex};
 
 /// The condition of a query by an index.
 pub(super) struct Condition {
@@ -89,7 +89,10 @@ impl Condition {
     }
 
     /// The ranges from `after` on, in order, each with where to begin in it.
-    pub(super) fn ranges_after(&self, after: Option<Resume>) -> impl Iterator<Item = (RangeStart, Key)> + '_ {
+    pub(super) fn ranges_after(
+        &self,
+        after: Option<Resume>,
+    ) -> impl Iterator<Item = (RangeStart<Key>, Key)> + '_ {
         let after = after.map(|after| (Key::from_bval(after.bval, self.key_type()), after.digest));
         self.ranges.iter().filter_map(move |(low, high)| match after {
             Some((key, _)) if key > *high => None,
@@ -145,7 +148,7 @@ impl Condition {
         !self.predicate.is_exact() || last_update_time + CHANGE_MARGIN_MS >= started_ms
     }
 
-    /// Whether it still is what the query was started with.
+    /// Whether the index was dropped.
     pub(super) fn is_dropped(&self) -> bool {
         self.index.as_ref().is_some_and(|index| index.is_dropped())
     }

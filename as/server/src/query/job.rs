@@ -26,6 +26,8 @@ pub(super) enum End {
     Aborted,
     /// The client is gone or does not read.
     Unread,
+    /// The index that it asks was dropped.
+    IndexDropped,
     /// Its function failed, its records cannot be brought to disk before they are told of, or there is a bug of ours.
     Failed,
 }
@@ -37,6 +39,7 @@ impl End {
             End::Complete => ResultCode::Ok,
             End::TimedOut => ResultCode::Timeout,
             End::Aborted | End::Unread => ResultCode::QueryAborted,
+            End::IndexDropped => ResultCode::IndexNotFound,
             End::Failed => ResultCode::Unknown,
         }
     }
@@ -78,7 +81,7 @@ impl End {
         };
         match self {
             End::Complete => counters[0],
-            End::Unread | End::Failed => counters[1],
+            End::Unread | End::IndexDropped | End::Failed => counters[1],
             // A short query cannot be aborted but by the end of the server, nor a long one be too late.
             End::TimedOut | End::Aborted => counters[2],
         }
@@ -87,7 +90,7 @@ impl End {
     fn word(self) -> &'static str {
         match self {
             End::Complete => "ok",
-            End::TimedOut | End::Failed => "abandoned-unknown",
+            End::TimedOut | End::IndexDropped | End::Failed => "abandoned-unknown",
             End::Aborted => "user-aborted",
             End::Unread => "abandoned-response-error",
         }

@@ -175,6 +175,24 @@ impl Queries {
         if self.short_threads.try_spawn(limit, task) { Ok(()) } else { Err(ResultCode::Forbidden) }
     }
 
+    /// The whole answer to `query` of `client`, if its namespace has short queries answered where they come in and this one
+    /// does not take longer than a service thread has for it.
+    ///
+    /// # Errors
+    /// The query, to be [started](Self::start): nothing has happened.
+    pub(crate) fn answer_inline(&self, query: Box<Query>, client: SocketAddr) -> Result<Vec<u8>, Box<Query>> {
+        if !query.is_short() || !query.namespace.config().params.inline_short_queries.get() {
+            return Err(query);
+        }
+        let (namespace, started) = (Arc::clone(&query.namespace), Instant::now());
+        let job = Arc::new(Job::new(&query, client));
+        let transactions = Arc::clone(&self.transactions);
+        let run = QueryRun::new(*query, Arc::clone(&job), None, transactions, Arc::clone(&self.is_stopping));
+        let answer = run.answer_inline()?;
+        self.count_end(&namespace, &job, End::Complete, started);
+        Ok(answer)
+    }
+
     /// Starts `query` of `client`. Its replies, with the last one, go to `sink`.
     ///
     /// # Errors
@@ -289,14 +307,19 @@ impl Queries {
     fn end(&self, run: &QueryRun, end: End) {
         let (job, namespace) = (&run.job, &run.query.namespace);
         job.end(end);
+        self.count_end(namespace, job, end, run.started());
+        self.leave(job, true);
+        run.finish(end);
+    }
+
+    /// Counts a query that began at `started` and has ended.
+    fn count_end(&self, namespace: &Namespace, job: &Job, end: End, started: Instant) {
         namespace.metrics.add(end.counter(job.sort), 1);
         if job.sort.kind == JobKind::ShortBasic && end == End::Complete {
             let latency = if job.sort.is_secondary { Latency::SiQuery } else { Latency::PiQuery };
             let unit = Unit::configured(&self.config);
-            namespace.metrics.latency(latency).add(unit, run.started().elapsed(), 1);
+            namespace.metrics.latency(latency).add(unit, started.elapsed(), 1);
         }
-        self.leave(job, true);
-        run.finish(end);
     }
 
     /// Gives the query its place among the jobs.

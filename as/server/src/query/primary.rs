@@ -13,12 +13,20 @@ const PREFETCH_DISTANCE: usize = 8;
 impl Walker<'_> {
     /// Goes through one part; breaks when there are enough records.
     pub(super) fn walk_primary(&mut self, part: &Part) -> Result<ControlFlow<()>, End> {
-        let Namespace { index, storage, .. } = &*self.run.query.namespace;
-        let mut cursor = index.cursor(part.partition, part.after.as_ref().map(|after| &after.digest));
-        while let Some(portion) = cursor.next_portion(|element| self.is_wanted(element)) {
+        let query = &self.run.query;
+        let Namespace { index, storage, .. } = &*query.namespace;
+        let after = part.after.as_ref().map(|after| &after.digest);
+        let mut walk = query.namespace.walk(part.partition, query.set.set_id(), after);
+        while let Some(portion) = walk.next_portion(|element| self.is_wanted(element)) {
             for (at, found) in portion.iter().enumerate() {
+                if let Some(projection) = query.asks_only_index(&found.meta) {
+                    if self.send_metadata(projection, found)?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    continue;
+                }
                 if let Some(ahead) = portion.get(at + PREFETCH_DISTANCE) {
-                    storage.prefetch(ahead.location);
+                    storage.prefetch(ahead.meta.location);
                 }
                 // It may have gone or changed since the cursor saw it.
                 let Some(guard) = index.get(&found.digest).filter(|guard| self.is_wanted(guard)) else {

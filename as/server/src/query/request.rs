@@ -16,7 +16,7 @@ use proto::message::{Request, field, info1, info2, info3};
 use super::aggregate::Aggregation;
 use super::background::Operations;
 use super::condition::Condition;
-use crate::index::{PARTITION_COUNT, PartitionId, SetId};
+use crate::index::{PARTITION_COUNT, PartitionId, RecordMeta, SetId};
 use crate::namespace::Namespace;
 use crate::sindex::SecondaryIndexes;
 use crate::transaction::filter;
@@ -41,6 +41,14 @@ impl SetFilter {
             SetFilter::All => true,
             SetFilter::One(id) => set_id == id,
             SetFilter::None => false,
+        }
+    }
+
+    /// The set that all of the records are in, if there is one.
+    pub(super) fn set_id(self) -> SetId {
+        match self {
+            SetFilter::One(set_id) => set_id,
+            SetFilter::All | SetFilter::None => SetId::NONE,
         }
     }
 }
@@ -136,6 +144,18 @@ impl Query {
     /// Whether it is one that ends within its time or fails.
     pub(super) fn is_short(&self) -> bool {
         self.time_max.is_some()
+    }
+
+    /// Whether the index knows all that it asks of a record, and what of it is sent then.
+    pub(super) fn asks_only_index(&self, meta: &RecordMeta) -> Option<&Projection> {
+        match &self.kind {
+            QueryKind::Basic(projection)
+                if projection.without_bins && self.filter.is_none() && !meta.location.key_stored() =>
+            {
+                Some(projection)
+            }
+            _ => None,
+        }
     }
 
     /// Whether its client waits for records, and not only for its start.
@@ -311,11 +331,7 @@ impl Reading<'_> {
 impl Condition {
     /// The same with the index that it is looked up in.
     fn with_index(self, reading: &Reading<'_>, set: SetFilter) -> Result<Self, ResultCode> {
-        let set_id = match set {
-            SetFilter::One(set_id) => set_id,
-            SetFilter::All | SetFilter::None => SetId::NONE,
-        };
-        self.find_index(reading.indexes.of(reading.namespace), set_id)
+        self.find_index(reading.indexes.of(reading.namespace), set.set_id())
     }
 }
 

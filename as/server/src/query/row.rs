@@ -8,7 +8,7 @@ use proto::reply::{ReplyHeader, ReplyWriter};
 
 use super::request::{Projection, Query};
 use super::run::FoundEntry;
-use crate::index::Element;
+use crate::index::{Element, SeenRecord};
 use crate::storage::ReadBuffer;
 use crate::transaction::filter::OpenQuestion;
 
@@ -62,7 +62,8 @@ impl QueryRow<'_> {
             return Ok(Written::Enough);
         }
         let start = out.len();
-        let written = self.write_record(record.as_ref(), out);
+        let row = RowHead { query: self.query, projection: self.projection, entry: self.entry };
+        let written = row.write(&SeenRecord::of(self.element), record.as_ref(), out);
         if !matches!(written, Ok(Written::Sent)) {
             out.truncate(start);
         }
@@ -80,14 +81,29 @@ impl QueryRow<'_> {
             None => Ok(true),
         }
     }
+}
 
+/// The part of a message that does not follow from its record.
+pub(super) struct RowHead<'a> {
+    pub(super) query: &'a Query,
+    pub(super) projection: &'a Projection,
+    pub(super) entry: Option<FoundEntry>,
+}
+
+impl RowHead<'_> {
     /// Writes the message; without `record` that of one without bins and key.
-    fn write_record(&self, record: Option<&FlatRecord<'_>>, out: &mut Vec<u8>) -> Result<Written, FlatError> {
-        let (namespace, element) = (&self.query.namespace, self.element);
+    pub(super) fn write(
+        &self,
+        found: &SeenRecord,
+        record: Option<&FlatRecord<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Result<Written, FlatError> {
+        let namespace = &self.query.namespace;
+        let SeenRecord { digest, meta } = found;
         let mut reply = ReplyWriter::unframed(out);
         reply.field(field::NAMESPACE, namespace.name().as_bytes());
-        reply.field(field::DIGEST, &element.digest().0);
-        if let Some(set) = namespace.set_of(element) {
+        reply.field(field::DIGEST, &digest.0);
+        if let Some(set) = namespace.set_of(meta) {
             reply.field(field::SET, &set.name);
         }
         if let Some(key) = record.and_then(|record| record.key) {
@@ -103,8 +119,8 @@ impl QueryRow<'_> {
         }
         reply.finish(&ReplyHeader {
             info1: if self.projection.without_bins { info1::GET_NO_BINS } else { 0 },
-            generation: u32::from(element.generation),
-            void_time: element.void_time,
+            generation: u32::from(meta.generation),
+            void_time: meta.void_time,
             ..ReplyHeader::result(ResultCode::Ok)
         });
         Ok(Written::Sent)

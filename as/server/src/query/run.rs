@@ -22,12 +22,13 @@ use proto::frame::{self, FrameType, HEADER_SIZE};
 use proto::reply::{self, ReplyHeader};
 
 use super::background::Changer;
+use super::condition::Condition;
 use super::job::{End, Job};
 use super::pace::Pace;
-use super::request::{Part, Query, QueryKind, SetFilter};
+use super::request::{Part, Projection, Query, QueryKind, SetFilter};
 use super::row;
 use crate::config::Engine;
-use crate::index::{Element, Location};
+use crate::index::{Element, Location, SeenRecord};
 use crate::storage::ReadBuffer;
 use crate::transaction::filter;
 use crate::transaction::{ReplySink, TransactionContext};
@@ -35,6 +36,8 @@ use crate::udf::Functions;
 
 /// Replies are sent when they reach this size.
 const CHUNK_SIZE: usize = 128 << 10;
+/// Longest that a query is tried on the thread of its client.
+const INLINE_TIME_MAX: Duration = Duration::from_millis(1);
 /// Steps, of about a nanosecond each, that filters and records take between two looks at whether the query is to end.
 const PORTION_STEPS: u64 = 1_000_000;
 
@@ -48,6 +51,8 @@ pub(super) struct QueryRun {
     started: Instant,
     /// Milliseconds since 2010-01-01 at the start.
     pub(super) started_ms: u64,
+    /// Set while it is tried on the thread of its client, where it must not take longer.
+    inline_until: Option<Instant>,
     next_part: AtomicUsize,
     /// Records that count for `sample_max`.
     samples: AtomicU64,
@@ -79,12 +84,35 @@ impl QueryRun {
             is_stopping,
             started: Instant::now(),
             started_ms: StoredMillis::now().0,
+            inline_until: None,
             next_part: AtomicUsize::new(0),
             samples: AtomicU64::new(0),
             end: OnceLock::new(),
             threads: AtomicUsize::new(1),
             has_ended: Mutex::new(false),
             ended: Condvar::new(),
+        }
+    }
+
+    /// Tries to carry the query out on the thread of its client, for at most [`INLINE_TIME_MAX`], into one frame. Gives the query
+    /// back, with nothing done, if that is not enough.
+    pub(super) fn answer_inline(mut self) -> Result<Vec<u8>, Box<Query>> {
+        self.inline_until = Some(self.started + INLINE_TIME_MAX);
+        let run = Arc::new(self);
+        let answer = {
+            let may_go_on = || run.reason_to_end().is_none();
+            let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
+            let mut walker = Walker::new(&run, &budget);
+            let is_done = walker.walk().is_ok() && walker.unsettled.is_empty();
+            is_done.then(|| walker.take_frame())
+        };
+        match (answer, Arc::try_unwrap(run)) {
+            (Some(mut answer), _) => {
+                answer.extend(last_reply(End::Complete));
+                Ok(answer)
+            }
+            (None, Ok(run)) => Err(Box::new(run.query)),
+            (None, Err(_)) => unreachable!("the walker is gone"),
         }
     }
 
@@ -114,6 +142,7 @@ impl QueryRun {
         if let Err(end) = walked {
             self.end_with(end);
         }
+        walker.note_sent();
         self.leave()
     }
 
@@ -165,14 +194,23 @@ impl QueryRun {
     pub(super) fn reason_to_end(&self) -> Option<End> {
         if let Some(end) = self.end.get() {
             Some(*end)
+        } else if self.is_index_dropped() {
+            Some(End::IndexDropped)
         } else if self.is_stopping.load(Relaxed) || self.job.is_aborted.load(Relaxed) {
             Some(End::Aborted)
         } else if self.sink.as_ref().is_some_and(|sink| sink.is_closed()) {
             Some(End::Unread)
+        } else if self.inline_until.is_some_and(|until| Instant::now() > until) {
+            Some(End::TimedOut)
         } else {
             let limit = self.query.time_max;
             limit.is_some_and(|limit| self.started.elapsed() > limit).then_some(End::TimedOut)
         }
+    }
+
+    /// Whether the index is there no longer, of which nothing more is to be found.
+    fn is_index_dropped(&self) -> bool {
+        self.query.condition.as_ref().is_some_and(Condition::is_dropped)
     }
 
     /// Takes one of the samples; `false` when there are enough.
@@ -206,6 +244,8 @@ pub(super) struct Walker<'a> {
     pub(super) chunk: Vec<u8>,
     /// Records since the rate was last looked at.
     since_look: u64,
+    /// Records that were sent and are not noted in the job yet, which all threads share.
+    sent: u64,
     pub(super) now: StoredMillis,
     pub(super) scratch: ReadBuffer,
     /// Records in the chunk that must be on disk before it is sent.
@@ -243,6 +283,7 @@ impl<'a> Walker<'a> {
             run,
             chunk: vec![0; HEADER_SIZE],
             since_look: 0,
+            sent: 0,
             now: StoredMillis::now(),
             scratch: ReadBuffer::new(),
             unsettled: Vec::new(),
@@ -261,7 +302,9 @@ impl<'a> Walker<'a> {
         }
         loop {
             let at = self.run.next_part.fetch_add(1, Relaxed);
-            let Some(part) = self.run.query.parts.get(at) else { return Ok(()) };
+            let Some(part) = self.run.query.parts.get(at) else {
+                return if self.run.is_index_dropped() { Err(End::IndexDropped) } else { Ok(()) };
+            };
             self.check_end()?;
             if self.run.has_samples() {
                 let _ = self.walk_part(part)?;
@@ -332,9 +375,39 @@ impl<'a> Walker<'a> {
                 return ControlFlow::Continue(Visited::LeftOut);
             }
         }
-        run.job.records_sent.fetch_add(1, Relaxed);
+        self.sent += 1;
         self.count_for_rate();
         ControlFlow::Continue(Visited::Passed)
+    }
+
+    /// Sends what the index has of a record, for a query that asks for no more; breaks when there are enough.
+    pub(super) fn send_metadata(
+        &mut self,
+        projection: &Projection,
+        found: &SeenRecord,
+    ) -> Result<ControlFlow<()>, End> {
+        let run = self.run;
+        if !run.take_sample() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let row = row::RowHead { query: &run.query, projection, entry: None };
+        if row.write(found, None, &mut self.chunk).is_ok() {
+            self.sent += 1;
+        }
+        if run.query.namespace.storage.is_unsettled(found.meta.location) {
+            self.unsettled.push(found.meta.location);
+        }
+        self.count_for_rate();
+        self.go_on(&found.digest)?;
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Notes in the job what was sent.
+    fn note_sent(&mut self) {
+        let sent = std::mem::take(&mut self.sent);
+        if sent > 0 {
+            self.run.job.records_sent.fetch_add(sent, Relaxed);
+        }
     }
 
     /// After a record was passed and its lock was given back: changes it if the query is for that, sends what has come
@@ -405,6 +478,10 @@ impl<'a> Walker<'a> {
 
     /// Sends the chunk.
     pub(super) fn send(&mut self) -> Result<(), End> {
+        if self.run.inline_until.is_some() {
+            // More than a frame is no short answer.
+            return Err(End::TimedOut);
+        }
         self.settle()?;
         let frame = self.take_frame();
         if let Some(sink) = self.run.sink.as_ref().filter(|_| !frame.is_empty()) {
@@ -417,7 +494,9 @@ impl<'a> Walker<'a> {
         self.check_end()
     }
 
-    pub(super) fn check_end(&self) -> Result<(), End> {
+    /// Whether the query is to end; called every so often.
+    pub(super) fn check_end(&mut self) -> Result<(), End> {
+        self.note_sent();
         self.run.reason_to_end().map_or(Ok(()), Err)
     }
 

@@ -9,12 +9,14 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
+use datamodel::sindex::Key;
+
 use super::condition::Condition;
 use super::job::End;
 use super::request::{Part, Resume};
 use super::run::{FoundEntry, Visited, Walker};
+use crate::index::IndexEntry;
 use crate::namespace::Namespace;
-use crate::sindex::IndexEntry;
 
 /// Entries that are taken at once.
 const PORTION_SIZE_MAX: usize = 1 << 16;
@@ -61,7 +63,7 @@ impl Walker<'_> {
         &mut self,
         condition: &Condition,
         part: &Part,
-        entries: &[IndexEntry],
+        entries: &[IndexEntry<Key>],
         mut sent: Option<&mut HashSet<u64>>,
     ) -> Result<ControlFlow<()>, End> {
         let Namespace { index, storage, .. } = &*self.run.query.namespace;
@@ -110,7 +112,7 @@ impl Walker<'_> {
 }
 
 /// What is remembered of a record: half of its digest that no client chooses freely.
-pub(super) fn short(found: &IndexEntry) -> u64 {
+pub(super) fn short(found: &IndexEntry<Key>) -> u64 {
     let [.., a, b, c, d, e, f, g, h] = found.digest.0;
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }

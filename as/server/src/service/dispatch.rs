@@ -384,7 +384,7 @@ impl ServiceThread {
                 true
             }
             Step::Query(namespace) => match self.start_query(slot, token, (request, body), &namespace) {
-                Ok(()) => true,
+                Ok(is_parked) => is_parked,
                 Err(result) => {
                     self.context.metrics.add(ServerCounter::EarlyTsvcClientError, 1);
                     query::refuse(&mut self.outbox.replies, result);

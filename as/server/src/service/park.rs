@@ -98,6 +98,9 @@ impl ServiceThread {
             let (mailbox, stalled) = (Arc::clone(&self.mailbox), Arc::clone(&self.context.queries.stalled));
             ReplyStream::new(mailbox, token, timeout, &self.context.replies, stalled)
         };
+        if connection.peer_is_done {
+            progress.peer_is_done();
+        }
         connection.stream_of_replies = Some(progress);
         connection.is_parked = true;
         Some(Arc::new(stream))
@@ -133,37 +136,51 @@ impl ServiceThread {
         }
     }
 
-    /// Starts a query and parks its connection until it has ended.
+    /// Answers a query at once, or starts it and parks its connection until it has ended; returns whether it is parked.
     pub(super) fn start_query(
         &mut self,
         slot: u32,
         token: ConnectionToken,
         (request, body): (&Request<'_>, &[u8]),
         namespace: &Arc<Namespace>,
-    ) -> Result<(), ResultCode> {
-        let Some(peer) = self.connections.get(slot).map(|connection| connection.peer) else { return Ok(()) };
+    ) -> Result<bool, ResultCode> {
+        let Some(peer) = self.connections.get(slot).map(|connection| connection.peer) else {
+            return Ok(false);
+        };
         let budget = Budget::new(INLINE_STEPS);
         let parsed = self.context.queries.parse(request, body, namespace, &budget);
-        let query = if budget.is_exhausted() { None } else { Some(parsed?) };
-        let timeout = query.as_ref().map_or(Some(CHECK_TIME_MAX), |query| query.socket_timeout);
-        let Some(stream) = self.park_for_stream(slot, token, timeout) else { return Ok(()) };
-        if let Some(compressor) = self.compressor_of(request) {
-            stream.compress_by(compressor);
+        let mut query = if budget.is_exhausted() { None } else { Some(Box::new(parsed?)) };
+        let compressor = self.compressor_of(request);
+        if compressor.is_none()
+            && let Some(own) = query.take()
+        {
+            match self.context.queries.answer_inline(own, peer) {
+                Ok(answer) => {
+                    self.outbox.replies.extend_from_slice(&answer);
+                    return Ok(false);
+                }
+                Err(own) => query = Some(own),
+            }
         }
+        let timeout = query.as_ref().map_or(Some(CHECK_TIME_MAX), |query| query.socket_timeout);
+        let Some(stream) = self.park_for_stream(slot, token, timeout) else { return Ok(false) };
+        compressor.into_iter().for_each(|compressor| stream.compress_by(compressor));
+        stream.end_with_peer();
         cf::fault_point!("start-query");
         let sink = Arc::<ReplyStream>::clone(&stream);
         let queries = &self.context.queries;
         let started = match query {
-            Some(query) => queries.start(query, peer, sink),
+            Some(query) => queries.start(*query, peer, sink),
             None => queries.parse_and_start(body.into(), Arc::clone(namespace), peer, sink),
         };
-        started.inspect_err(|_| {
+        let refused = started.inspect_err(|_| {
             stream.cancel();
             if let Some(connection) = self.connections.get(slot) {
                 connection.stream_of_replies = None;
                 connection.is_parked = false;
             }
-        })
+        });
+        refused.map(|()| true)
     }
 
     /// Gives a parked connection some of its replies.

@@ -1,9 +1,6 @@
 //! One secondary index: its trees, one for each partition, its state and figures.
 //!
-//! # Entries and records
-//! Entries hold handles of elements of the primary index. An entry is added and removed under the lock of its record's sprig,
-//! and the commit that removes a record removes its entries before the element is released. So whoever holds the lock of a
-//! tree may follow the handles in it.
+//! What entries have to do with the locks of records is said in `index/entry_tree.rs`.
 //!
 //! # Locking
 //! Each tree has a lock, taken inside the lock of a sprig or alone, one at a time. A tree is closed when the index is dropped:
@@ -17,30 +14,13 @@ use datamodel::sindex::{Key, Keys};
 use parking_lot::{Mutex, RwLock};
 
 use super::definition::Definition;
-use super::tree::{IndexEntry, RangeStart, RecordDigests, Tree};
-use crate::index::{ElementHandle, Index, PARTITION_COUNT, PartitionId, SetId};
+use crate::index::{
+    ElementHandle, EntryTree, IndexEntry, LiveElements, PARTITION_COUNT, PartitionId, RangeStart, SetId,
+};
 use crate::namespace::Namespace;
 
-/// The records of a namespace, whose entries the caller holds the tree's lock of.
-struct LiveElements<'a>(&'a Index);
-
-impl RecordDigests for LiveElements<'_> {
-    type Handle = ElementHandle;
-
-    #[expect(unsafe_code, reason = "elements are reached through the arena")]
-    fn digest(&self, handle: ElementHandle) -> Digest {
-        // SAFETY: the handle is in a tree whose lock the caller holds. The commit that has the element released takes that
-        // lock first, to remove the entry.
-        unsafe { self.0.digest_at(handle) }
-    }
-
-    fn prefetch(&self, handle: ElementHandle) {
-        self.0.prefetch_handle(handle);
-    }
-}
-
 /// `None`: closed.
-type PartitionTree = RwLock<Option<Tree<ElementHandle>>>;
+type PartitionTree = RwLock<Option<EntryTree<Key, ElementHandle>>>;
 
 /// How the keys of a record change.
 #[derive(Default)]
@@ -72,7 +52,7 @@ impl SecondaryIndex {
             definition,
             set_id,
             name: Mutex::new(name.into()),
-            trees: (0..PARTITION_COUNT).map(|_| RwLock::new(Some(Tree::new()))).collect(),
+            trees: (0..PARTITION_COUNT).map(|_| RwLock::new(Some(EntryTree::new()))).collect(),
             entries: AtomicU64::new(0),
             used_bytes: AtomicU64::new(0),
             is_readable: AtomicBool::new(false),
@@ -176,9 +156,9 @@ impl SecondaryIndex {
         &self,
         namespace: &Namespace,
         partition: PartitionId,
-        ranges: impl Iterator<Item = (RangeStart, Key)>,
+        ranges: impl Iterator<Item = (RangeStart<Key>, Key)>,
         max: usize,
-        out: &mut Vec<IndexEntry>,
+        out: &mut Vec<IndexEntry<Key>>,
     ) -> bool {
         let tree = self.trees[partition.index()].read();
         let Some(tree) = &*tree else { return false };

@@ -3,8 +3,7 @@
 //! ```text
 //! definition   what an index is for, and its key in system metadata
 //! registry     the indexes of each namespace: made, renamed, dropped
-//! tree         the entries of an index in one partition
-//! index        one index: its trees and figures
+//! index        one index: its trees (`index/entry_tree.rs`) and figures
 //! observer     what commits change in records, changes entries
 //! populate     filling an index from the records that are there already
 //! cardinality  estimates of different keys and records
@@ -20,10 +19,8 @@ mod populate;
 mod registry;
 #[cfg(test)]
 mod tests;
-mod tree;
 
 pub(crate) use definition::{CONTEXT_TEXT_SIZE, ContextTextError, Definition, can_be, context_of_text};
 pub(crate) use index::SecondaryIndex;
 pub(crate) use populate::{populate_all, run_builder};
 pub(crate) use registry::{INDEX_COUNT_MAX, NamespaceIndexes, SecondaryIndexes};
-pub(crate) use tree::{IndexEntry, RangeStart};

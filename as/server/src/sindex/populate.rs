@@ -23,7 +23,7 @@ use super::index::{KeyChange, SecondaryIndex};
 use super::observer::keys_of_record;
 use super::registry::SecondaryIndexes;
 use crate::config::Config;
-use crate::index::{Element, PARTITION_COUNT, PartitionId, RecordMeta, WriteGuard};
+use crate::index::{Element, PARTITION_COUNT, PartitionId, RecordMeta, SetId, WriteGuard};
 use crate::namespace::Namespace;
 use crate::storage::ReadBuffer;
 
@@ -112,11 +112,11 @@ impl<'a> Populating<'a> {
         let mut scratch = ReadBuffer::new();
         while !self.must_end() {
             let Some(partition) = PartitionId::new(self.next_partition.fetch_add(1, Relaxed)) else { return };
-            let mut cursor = self.namespace.index.cursor(partition, None);
-            while let Some(portion) = cursor.next_portion(|element| self.is_wanted(element)) {
+            let mut walk = self.namespace.walk(partition, self.set_id(), None);
+            while let Some(portion) = walk.next_portion(|element| self.is_wanted(element)) {
                 for (at, found) in portion.iter().enumerate() {
                     if let Some(ahead) = portion.get(at + 8) {
-                        self.namespace.storage.prefetch(ahead.location);
+                        self.namespace.storage.prefetch(ahead.meta.location);
                     }
                     self.put(&found.digest, &mut scratch);
                 }
@@ -128,6 +128,14 @@ impl<'a> Populating<'a> {
             for index in self.indexes {
                 index.load_pct.fetch_max((done * 100 / PARTITION_COUNT) as u32, Relaxed);
             }
+        }
+    }
+
+    /// The set that all indexes are for, if there is one.
+    fn set_id(&self) -> SetId {
+        match self.indexes {
+            [index] => index.set_id,
+            _ => SetId::NONE,
         }
     }
 

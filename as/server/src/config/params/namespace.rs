@@ -105,7 +105,7 @@ params! {
         /// Memory that primary, secondary and set indexes together should use; 0 means no limit.
         indexes_memory_budget: Number<u64> = 0, size("indexes-memory-budget", 0, u64::MAX).dynamic();
         /// Runs short queries on the service threads.
-        inline_short_queries: Flag = false, boolean("inline-short-queries").dynamic().later();
+        inline_short_queries: Flag = false, boolean("inline-short-queries").dynamic();
         /// Greatest size of a record.
         max_record_size: Number<u32> = 1 << 20, size("max-record-size", 64, 8 << 20).dynamic();
         /// Rank among namespaces when partitions are sent, 1 first, 10 last.
@@ -184,7 +184,7 @@ params! {
         /// Never evicts records of the set.
         disable_eviction: Flag = false, boolean("disable-eviction").dynamic();
         /// Keeps an index of the set's records, so that queries of small sets are fast.
-        enable_index: Flag = false, boolean("enable-index").dynamic().later();
+        enable_index: Flag = false, boolean("enable-index").dynamic();
         /// Refuses new records when the set has this many; 0 means never.
         stop_writes_count: Number<u64> = 0, any_u64("stop-writes-count").dynamic();
         /// Refuses new records when those of the set take this many bytes; 0 means never.

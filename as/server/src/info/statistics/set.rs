@@ -18,7 +18,7 @@ static ROWS: &[Row] = &[
     ("data_used_bytes", |set| Number(set.data_used_bytes.load(Relaxed))),
     ("truncate_lut", |set| Number(set.truncation.last_update_time())),
     ("sindexes", |set| Number(set.sindexes.load(Relaxed))),
-    ("index_populating", |_| Flag(false)),
+    ("index_populating", |set| Flag(set.is_index_populating())),
     ("truncating", |set| Flag(set.truncation.is_removing())),
 ];
 

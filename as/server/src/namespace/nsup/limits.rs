@@ -20,7 +20,7 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// How often a breach that goes on is logged.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
-/// Memory that the indexes of a namespace take, in bytes. There are no set indexes.
+/// Memory that the indexes of a namespace take, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct IndexMemory {
     pub(crate) primary: u64,
@@ -32,7 +32,7 @@ impl IndexMemory {
     pub(crate) fn of(namespace: &Namespace) -> Self {
         IndexMemory {
             primary: namespace.index.element_count() * ELEMENT_SIZE,
-            sets: 0,
+            sets: namespace.set_index_used_bytes(),
             secondary: namespace.sindex_used_bytes.load(Relaxed),
         }
     }

@@ -1,16 +1,22 @@
-//! The entries of an index in one partition: pairs of a key and a record, ordered by key, then by the record's digest.
+//! Entries of an index in one partition: pairs of a key and a record, ordered by key, then by the record's digest.
 //!
 //! A B-tree of two levels: leaves of up to [`LEAF_SIZE_MAX`] entries, and a directory with the first entry of each. An entry
-//! has 14 bytes: the key, the record's handle in the primary index, and 16 bits of the digest that decide nearly all
-//! comparisons of equal keys without a look at the record. Leaves grow in small steps, so that little memory is unused.
+//! has the key, the record's handle in the primary index, and 16 bits of the digest that decide nearly all comparisons of
+//! equal keys without a look at the record: 14 bytes in a secondary index, 6 in the index of a set, which has no keys. Leaves
+//! grow in small steps, so that little memory is unused.
 //!
 //! Digests of one partition have their first 12 bits in common. The 16 bits kept are those that follow in the order of
 //! digests.
+//!
+//! # Entries and records
+//! An entry is added and removed under the lock of its record's sprig, and the commit that removes a record removes its entries
+//! before the element is released. So whoever holds the lock of a tree may follow the handles in it ([`LiveElements`]).
 
 use std::cmp::Ordering;
 
 use cf::Digest;
-use datamodel::sindex::Key;
+
+use super::tree::{ElementHandle, Index};
 
 /// Most entries of a leaf.
 const LEAF_SIZE_MAX: usize = 256;
@@ -20,7 +26,7 @@ const LEAF_SIZE_MIN: usize = LEAF_SIZE_MAX / 4;
 const PREFETCH_DISTANCE: usize = 8;
 
 /// The records that entries stand for.
-pub(super) trait RecordDigests {
+pub(crate) trait RecordDigests {
     type Handle: Copy + PartialEq;
 
     /// The digest of a record that has an entry.
@@ -30,10 +36,30 @@ pub(super) trait RecordDigests {
     fn prefetch(&self, _: Self::Handle) {}
 }
 
+/// The records of an index, for the holder of the lock of a tree whose entries all stand for records that are there.
+pub(crate) struct LiveElements<'a>(pub(crate) &'a Index);
+
+impl RecordDigests for LiveElements<'_> {
+    type Handle = ElementHandle;
+
+    #[inline]
+    #[expect(unsafe_code, reason = "elements are reached through the arena")]
+    fn digest(&self, handle: ElementHandle) -> Digest {
+        // SAFETY: the handle is in a tree whose lock the caller holds. The commit that has the element released takes that
+        // lock first, to remove the entry.
+        unsafe { self.0.digest_at(handle) }
+    }
+
+    #[inline]
+    fn prefetch(&self, handle: ElementHandle) {
+        self.0.prefetch_handle(handle);
+    }
+}
+
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
-struct TreeEntry<H> {
-    key: Key,
+struct TreeEntry<K, H> {
+    key: K,
     handle: H,
     stub: u16,
 }
@@ -44,9 +70,9 @@ fn stub(digest: &Digest) -> u16 {
     u16::from(b & 0xF0) << 8 | u16::from(c) << 4 | u16::from(d >> 4)
 }
 
-impl<H: Copy + PartialEq> TreeEntry<H> {
+impl<K: Copy + Ord, H: Copy + PartialEq> TreeEntry<K, H> {
     /// The entry's place beside that of `key` and the record of `digest`.
-    fn compare(&self, key: Key, digest: &Digest, records: &impl RecordDigests<Handle = H>) -> Ordering {
+    fn compare(&self, key: K, digest: &Digest, records: &impl RecordDigests<Handle = H>) -> Ordering {
         let TreeEntry { key: own_key, handle, stub: own_stub } = *self;
         own_key
             .cmp(&key)
@@ -55,64 +81,64 @@ impl<H: Copy + PartialEq> TreeEntry<H> {
     }
 }
 
-struct Leaf<H> {
-    first: TreeEntry<H>,
+struct Leaf<K, H> {
+    first: TreeEntry<K, H>,
     /// Never empty.
-    entries: Vec<TreeEntry<H>>,
+    entries: Vec<TreeEntry<K, H>>,
 }
 
 /// An entry, as it is found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct IndexEntry {
-    pub(crate) key: Key,
+pub(crate) struct IndexEntry<K> {
+    pub(crate) key: K,
     pub(crate) digest: Digest,
 }
 
 /// Where to begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum RangeStart {
+pub(crate) enum RangeStart<K> {
     /// With the first entry of this key or a higher one.
-    From(Key),
+    From(K),
     /// Behind this entry, whether it is there or not.
-    Behind(Key, Digest),
+    Behind(K, Digest),
 }
 
 /// The entries of one partition.
-pub(super) struct Tree<H> {
-    leaves: Vec<Leaf<H>>,
+pub(crate) struct EntryTree<K, H> {
+    leaves: Vec<Leaf<K, H>>,
     len: usize,
 }
 
-impl<H: Copy + PartialEq> Tree<H> {
-    pub(super) const fn new() -> Self {
-        Tree { leaves: Vec::new(), len: 0 }
+impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
+    pub(crate) const fn new() -> Self {
+        EntryTree { leaves: Vec::new(), len: 0 }
     }
 
     /// Number of entries.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Bytes of memory besides the tree's own.
-    pub(super) fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         let leaves = self.leaves.iter().map(|leaf| leaf.entries.capacity()).sum::<usize>();
-        leaves * size_of::<TreeEntry<H>>() + self.leaves.capacity() * size_of::<Leaf<H>>()
+        leaves * size_of::<TreeEntry<K, H>>() + self.leaves.capacity() * size_of::<Leaf<K, H>>()
     }
 
     /// The leaf in which a place is. `order` says where an entry is beside that place.
-    fn leaf_of(&self, order: impl Fn(&TreeEntry<H>) -> Ordering) -> usize {
+    fn leaf_of(&self, order: impl Fn(&TreeEntry<K, H>) -> Ordering) -> usize {
         self.leaves.partition_point(|leaf| order(&leaf.first) != Ordering::Greater).saturating_sub(1)
     }
 
     /// Adds an entry; `false` if it is there already. Returns with it by how many bytes the memory grew.
-    pub(super) fn insert(
+    pub(crate) fn insert(
         &mut self,
-        key: Key,
+        key: K,
         digest: &Digest,
         handle: H,
         records: &impl RecordDigests<Handle = H>,
     ) -> (bool, isize) {
-        let order = |entry: &TreeEntry<H>| entry.compare(key, digest, records);
+        let order = |entry: &TreeEntry<K, H>| entry.compare(key, digest, records);
         let at = self.leaf_of(order);
         let entry = TreeEntry { key, handle, stub: stub(digest) };
         let Some(leaf) = self.leaves.get_mut(at) else {
@@ -139,7 +165,7 @@ impl<H: Copy + PartialEq> Tree<H> {
     }
 
     /// Splits leaf `at` before its entry `middle`. At the end that makes an empty leaf, into which `next` goes.
-    fn split(&mut self, at: usize, middle: usize, next: TreeEntry<H>) -> isize {
+    fn split(&mut self, at: usize, middle: usize, next: TreeEntry<K, H>) -> isize {
         let directory = self.leaves.capacity();
         let before = self.leaves[at].memory();
         let mut right = Vec::new();
@@ -151,18 +177,18 @@ impl<H: Copy + PartialEq> Tree<H> {
         let first = right.first().copied().unwrap_or(next);
         self.leaves.insert(at + 1, Leaf { first, entries: right });
         let after = self.leaves[at].memory() + self.leaves[at + 1].memory();
-        let directory = (self.leaves.capacity() - directory) * size_of::<Leaf<H>>();
+        let directory = (self.leaves.capacity() - directory) * size_of::<Leaf<K, H>>();
         (after + directory) as isize - before as isize
     }
 
     /// Removes an entry; `false` if it is not there. Returns with it by how many bytes the memory grew.
-    pub(super) fn remove(
+    pub(crate) fn remove(
         &mut self,
-        key: Key,
+        key: K,
         digest: &Digest,
         records: &impl RecordDigests<Handle = H>,
     ) -> (bool, isize) {
-        let order = |entry: &TreeEntry<H>| entry.compare(key, digest, records);
+        let order = |entry: &TreeEntry<K, H>| entry.compare(key, digest, records);
         let at = self.leaf_of(order);
         let Some(leaf) = self.leaves.get_mut(at) else { return (false, 0) };
         let Ok(place) = leaf.entries.binary_search_by(order) else { return (false, 0) };
@@ -173,7 +199,7 @@ impl<H: Copy + PartialEq> Tree<H> {
 
     /// Removes all entries of a record, however many there are, by looking at each: for a record that cannot be read. Gives
     /// how many there were, and by how many bytes the memory grew.
-    pub(super) fn remove_all_of(&mut self, handle: H) -> (usize, isize) {
+    pub(crate) fn remove_all_of(&mut self, handle: H) -> (usize, isize) {
         let (len, memory) = (self.len, self.memory());
         for leaf in &mut self.leaves {
             leaf.entries.retain(|entry| {
@@ -217,15 +243,15 @@ impl<H: Copy + PartialEq> Tree<H> {
 
     /// Adds the entries from `start` to those of key `high`, at most `max` of them, to `out`, in order. Returns whether there
     /// may be more.
-    pub(super) fn collect(
+    pub(crate) fn collect(
         &self,
-        start: RangeStart,
-        high: Key,
+        start: RangeStart<K>,
+        high: K,
         max: usize,
         records: &impl RecordDigests<Handle = H>,
-        out: &mut Vec<IndexEntry>,
+        out: &mut Vec<IndexEntry<K>>,
     ) -> bool {
-        let is_before = |entry: &TreeEntry<H>| match start {
+        let is_before = |entry: &TreeEntry<K, H>| match start {
             RangeStart::From(key) => {
                 let own = entry.key;
                 own < key
@@ -257,8 +283,43 @@ impl<H: Copy + PartialEq> Tree<H> {
         false
     }
 
+    /// Adds the digests of the records before that of `bound`, or of all, to `out`, the greatest first, at most `max` of them.
+    /// All have one key, as in the index of a set. Returns whether there may be more.
+    pub(crate) fn collect_falling(
+        &self,
+        (key, bound): (K, Option<&Digest>),
+        max: usize,
+        records: &impl RecordDigests<Handle = H>,
+        out: &mut Vec<Digest>,
+    ) -> bool {
+        let is_before = |entry: &TreeEntry<K, H>| {
+            bound.is_none_or(|digest| entry.compare(key, digest, records) == Ordering::Less)
+        };
+        let leaf_count = self.leaves.partition_point(|leaf| is_before(&leaf.first));
+        let mut left = max;
+        for (at, leaf) in self.leaves[..leaf_count].iter().enumerate().rev() {
+            // Only the last of these leaves may have entries behind the bound.
+            let count = if at + 1 == leaf_count {
+                leaf.entries.partition_point(is_before)
+            } else {
+                leaf.entries.len()
+            };
+            for (position, entry) in leaf.entries[..count].iter().enumerate().rev() {
+                if left == 0 {
+                    return true;
+                }
+                left -= 1;
+                if let Some(ahead) = position.checked_sub(PREFETCH_DISTANCE) {
+                    records.prefetch(leaf.entries[ahead].handle);
+                }
+                out.push(records.digest(entry.handle));
+            }
+        }
+        false
+    }
+
     /// Calls `visit` with the key and handle of each entry, in order.
-    pub(super) fn for_each(&self, mut visit: impl FnMut(Key, H)) {
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(K, H)) {
         for entry in self.leaves.iter().flat_map(|leaf| &leaf.entries) {
             let TreeEntry { key, handle, .. } = *entry;
             visit(key, handle);
@@ -266,13 +327,13 @@ impl<H: Copy + PartialEq> Tree<H> {
     }
 }
 
-impl<H: Copy> Leaf<H> {
+impl<K: Copy, H: Copy> Leaf<K, H> {
     fn memory(&self) -> usize {
-        self.entries.capacity() * size_of::<TreeEntry<H>>()
+        self.entries.capacity() * size_of::<TreeEntry<K, H>>()
     }
 
     /// Inserts an entry; returns by how many bytes the memory grew.
-    fn insert(&mut self, place: usize, entry: TreeEntry<H>) -> isize {
+    fn insert(&mut self, place: usize, entry: TreeEntry<K, H>) -> isize {
         let before = self.memory();
         let len = self.entries.len();
         if len == self.entries.capacity() {
@@ -290,7 +351,7 @@ impl<H: Copy> Leaf<H> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use datamodel::sindex::KeyType;
+    use datamodel::sindex::{Key, KeyType};
     use proptest::prelude::*;
 
     use super::*;
@@ -317,7 +378,12 @@ mod tests {
 
     type Model = BTreeSet<(Key, Digest)>;
 
-    fn collected(tree: &Tree<u32>, start: RangeStart, high: Key, portion: usize) -> Vec<(Key, Digest)> {
+    fn collected(
+        tree: &EntryTree<Key, u32>,
+        start: RangeStart<Key>,
+        high: Key,
+        portion: usize,
+    ) -> Vec<(Key, Digest)> {
         let (mut found, mut start) = (Vec::new(), start);
         loop {
             let mut part = Vec::new();
@@ -331,7 +397,7 @@ mod tests {
         }
     }
 
-    fn check(tree: &Tree<u32>, model: &Model) {
+    fn check(tree: &EntryTree<Key, u32>, model: &Model) {
         assert_eq!(tree.len(), model.len());
         assert!(tree.leaves.iter().all(|leaf| (1..=LEAF_SIZE_MAX).contains(&leaf.entries.len())));
         let all: Vec<(Key, Digest)> = model.iter().copied().collect();
@@ -345,7 +411,7 @@ mod tests {
             steps in prop::collection::vec((0u8..12, -6i64..6, 0u32..3_000), 1..4_000),
             low in -7i64..7, width in 0i64..14, behind in 0u32..3_000, portion in 1usize..700,
         ) {
-            let (mut tree, mut model, mut memory) = (Tree::new(), Model::new(), 0isize);
+            let (mut tree, mut model, mut memory) = (EntryTree::new(), Model::new(), 0isize);
             for (what, at, handle) in steps {
                 let (at, digest) = (key(at), Numbers.digest(handle));
                 match what {
@@ -383,14 +449,14 @@ mod tests {
     #[test]
     fn takes_little_memory_and_shrinks_again() {
         for ascending in [true, false] {
-            let mut tree = Tree::new();
+            let mut tree = EntryTree::new();
             let mut memory = 0;
             let key_of =
                 |n: u32| key(if ascending { i64::from(n) } else { i64::from(n.wrapping_mul(0x9E37_79B1)) });
             for n in 0..20_000 {
                 memory += tree.insert(key_of(n), &Numbers.digest(n), n, &Numbers).1;
             }
-            assert_eq!((tree.memory() as isize, size_of::<TreeEntry<u32>>()), (memory, 14));
+            assert_eq!((tree.memory() as isize, size_of::<TreeEntry<Key, u32>>()), (memory, 14));
             let bytes_per_entry = tree.memory() as f64 / 20_000.0;
             assert!(bytes_per_entry < 21.0, "{bytes_per_entry} bytes an entry");
             for n in 0..20_000 {
@@ -405,5 +471,39 @@ mod tests {
             }
             assert_eq!((tree.len(), tree.leaves.len()), (0, 0));
         }
+    }
+
+    #[test]
+    fn walks_fall_from_the_greatest_digest_in_portions() {
+        let (mut tree, mut model) = (EntryTree::new(), BTreeSet::new());
+        for number in 0..3_000u32 {
+            tree.insert((), &Numbers.digest(number), number, &Numbers);
+            model.insert(Numbers.digest(number));
+        }
+        assert_eq!(size_of::<TreeEntry<(), u32>>(), 6);
+        assert!(tree.memory() < 3_000 * 10, "{} bytes", tree.memory());
+        for number in (0..3_000).step_by(3) {
+            tree.remove((), &Numbers.digest(number), &Numbers);
+            model.remove(&Numbers.digest(number));
+        }
+        for portion in [1, 7, 500, 5_000] {
+            let (mut found, mut bound) = (Vec::new(), None);
+            loop {
+                let mut part = Vec::new();
+                let has_more = tree.collect_falling(((), bound.as_ref()), portion, &Numbers, &mut part);
+                assert!(part.len() <= portion && (!has_more || part.len() == portion));
+                bound = part.last().copied().or(bound);
+                found.extend(part);
+                if !has_more {
+                    break;
+                }
+            }
+            assert!(found.iter().eq(model.iter().rev()), "portions of {portion}");
+        }
+        // Behind a record that is not there.
+        let mut part = Vec::new();
+        let gone = Numbers.digest(300);
+        tree.collect_falling(((), Some(&gone)), 9, &Numbers, &mut part);
+        assert!(part.iter().eq(model.range(..gone).rev().take(9)));
     }
 }

@@ -1,0 +1,144 @@
+//! Filling the indexes of sets from the records that are there already.
+//!
+//! # Beside writers
+//! Commits change an index before the builder begins. The builder adds the entry of a record under the record's sprig lock,
+//! shared, if it is still one of the set: whoever removes the record afterwards finds the entry. Adding one twice does
+//! nothing.
+//!
+//! # Threads
+//! One thread for each namespace fills all indexes that wait for it in one walk on [`THREAD_COUNT`] threads. At a start all
+//! are filled in as many threads as there are processors.
+
+use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::thread::Thread;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::{Phase, SetIndex, State, listing_set};
+use crate::index::{PartitionId, RecordMeta, SetId};
+use crate::namespace::nsup::spread;
+use crate::namespace::{Namespace, Set};
+
+/// Threads that look for records while clients are served.
+const THREAD_COUNT: usize = 4;
+/// How much less weight they have than service threads, see [`cf::threads::lower_own_priority`].
+const NICENESS: i32 = 10;
+/// How many records ahead of the one that is added its element is asked of memory.
+const PREFETCH_DISTANCE: usize = 8;
+
+/// The thread that fills indexes.
+#[derive(Debug, Default)]
+pub(crate) struct SetIndexBuilder(Mutex<Option<Thread>>);
+
+impl SetIndexBuilder {
+    /// There is an index to be filled.
+    pub(super) fn wake(&self) {
+        if let Some(thread) = &*self.0.lock() {
+            thread.unpark();
+        }
+    }
+}
+
+/// An index that is to be filled, as it was when the walk began.
+struct Task<'a> {
+    set: &'a Set,
+    index: &'a SetIndex,
+    state: State,
+}
+
+impl Task<'_> {
+    /// Whether nobody has switched the index meanwhile.
+    fn is_wanted(&self) -> bool {
+        self.index.state() == self.state
+    }
+}
+
+impl Namespace {
+    /// Body of the thread that fills indexes of sets; ends once `stopping` is set and the thread is unparked.
+    pub(crate) fn run_set_index_builder(&self, stopping: &AtomicBool) {
+        *self.set_index_builder.0.lock() = Some(std::thread::current());
+        while !stopping.load(Acquire) {
+            let tasks = self.set_index_tasks();
+            if tasks.is_empty() {
+                std::thread::park();
+                continue;
+            }
+            cf::fault_point!("set-index");
+            // Commits change the indexes from now on, and what they did before shows to the walk.
+            self.index.wait_for_writers();
+            self.fill(&tasks, THREAD_COUNT, NICENESS, stopping);
+        }
+    }
+
+    /// After a load: fills the indexes of the sets that are to have one.
+    pub(in crate::namespace) fn open_set_indexes(&self) {
+        self.sets.iter().for_each(|set| self.switch_set_index(set));
+        let tasks = self.set_index_tasks();
+        if !tasks.is_empty() {
+            self.fill(&tasks, cf::threads::cpu_count(), 0, &AtomicBool::new(false));
+        }
+    }
+
+    fn set_index_tasks(&self) -> Vec<Task<'_>> {
+        let sets = self.sets.iter().filter_map(|set| Some((set, &**set.index.get()?)));
+        let tasks = sets.map(|(set, index)| Task { set, index, state: index.state() });
+        tasks.filter(|task| task.state.phase() == Phase::Populating).collect()
+    }
+
+    /// Fills the indexes of `tasks`, unless `stopping`. Those that were switched meanwhile are left as they are.
+    fn fill(&self, tasks: &[Task<'_>], thread_count: usize, niceness: i32, stopping: &AtomicBool) {
+        let started = Instant::now();
+        let label = |task: &Task<'_>| format!("{{{}|{}}}", self.name(), task.set.display_name());
+        for task in tasks {
+            cf::info!(Index, "{} start populating set-index ...", label(task));
+        }
+        let must_end = || stopping.load(Acquire) || !tasks.iter().any(Task::is_wanted);
+        let lower = || {
+            if niceness > 0 {
+                cf::threads::lower_own_priority(niceness);
+            }
+        };
+        let partitions: Vec<PartitionId> = PartitionId::all().collect();
+        let done = cf::sync::scope(|scope| {
+            // A thread of their own keeps the caller's weight as it is.
+            let walk = scope.spawn(|| {
+                spread(thread_count, &partitions, lower, |(), partition| {
+                    self.fill_partition(tasks, partition, &must_end);
+                })
+            });
+            walk.join().is_ok_and(|parts| parts.len() == thread_count)
+        });
+        if !done || stopping.load(Acquire) {
+            return;
+        }
+        for task in tasks {
+            let ready = State::new(task.state.switches(), Phase::Ready);
+            if task.index.state.compare_exchange(task.state.0, ready.0, AcqRel, Acquire).is_ok() {
+                let elapsed_ms = started.elapsed().as_millis();
+                cf::info!(Index, "{} done populating set-index ({elapsed_ms} ms)", label(task));
+            }
+        }
+    }
+
+    fn fill_partition(&self, tasks: &[Task<'_>], partition: PartitionId, must_end: &dyn Fn() -> bool) {
+        let task_of = |set_id: SetId| tasks.iter().find(|task| task.set.id == set_id);
+        let is_wanted = |meta: &RecordMeta| task_of(listing_set(meta)).is_some();
+        let mut cursor = self.index.cursor(partition, None);
+        while let Some(portion) = cursor.next_portion(|element| is_wanted(element)) {
+            if must_end() {
+                return;
+            }
+            for (at, found) in portion.iter().enumerate() {
+                if let Some(ahead) = portion.get(at + PREFETCH_DISTANCE) {
+                    self.index.prefetch_element(&ahead.digest);
+                }
+                if let Some(guard) = self.index.get(&found.digest)
+                    && let Some(task) = task_of(listing_set(&guard))
+                {
+                    task.index.insert(self, guard.handle(), &found.digest);
+                }
+            }
+        }
+    }
+}
