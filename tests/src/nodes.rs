@@ -17,6 +17,8 @@ pub struct Nodes {
     namespaces: String,
     heartbeats: Vec<u16>,
     fabrics: Vec<u16>,
+    /// Each has only itself as a seed.
+    are_apart: bool,
 }
 
 /// A port that was free a moment ago.
@@ -28,30 +30,59 @@ fn free_port() -> u16 {
 impl Nodes {
     /// Starts `count` nodes with these namespaces; each has all of them as seeds. They need not be a cluster yet.
     pub fn start(count: usize, namespaces: &str) -> Nodes {
+        Nodes::start_some(count, count, namespaces)
+    }
+
+    /// As [`start`](Self::start), with seeds for `count` nodes of which `started` are started.
+    pub fn start_some(count: usize, started: usize, namespaces: &str) -> Nodes {
+        let mut nodes = Nodes::prepare(count, namespaces);
+        (0..started).for_each(|_| nodes.start_next());
+        nodes
+    }
+
+    /// Starts `count` nodes that do not know of each other.
+    pub fn start_apart(count: usize, namespaces: &str) -> Nodes {
+        let mut nodes = Nodes::prepare(count, namespaces);
+        nodes.are_apart = true;
+        (0..count).for_each(|_| nodes.start_next());
+        nodes
+    }
+
+    fn prepare(count: usize, namespaces: &str) -> Nodes {
         let ports = || (0..count).map(|_| free_port()).collect();
-        let mut nodes = Nodes {
+        Nodes {
             servers: Vec::new(),
             namespaces: namespaces.to_owned(),
             heartbeats: ports(),
             fabrics: ports(),
-        };
-        for number in 0..count {
-            let mut server = Server::start(&nodes.config(number));
-            // What a client is told that asks too early.
-            server.allow("unstable cluster");
-            server.allow("cluster not specified size");
-            server.allow("did not run for");
-            server.allow("a cluster is not ready for data");
-            nodes.servers.push(server);
+            are_apart: false,
         }
-        nodes
+    }
+
+    /// Starts the next node.
+    pub fn start_next(&mut self) {
+        let mut server = Server::start(&self.config(self.servers.len()));
+        // What a client is told that asks too early.
+        server.allow("unstable cluster");
+        server.allow("cluster not specified size");
+        server.allow("did not run for");
+        server.allow("a cluster is not ready for data");
+        self.servers.push(server);
+    }
+
+    /// Tells the first node of all others.
+    pub fn bring_together(&self) {
+        for port in &self.heartbeats[1..] {
+            assert_eq!(self.info(0, &format!("tip:host=127.0.0.1;port={port}")), "ok");
+        }
     }
 
     /// The configuration of a node.
     pub fn config(&self, number: usize) -> String {
         let (heartbeat, fabric) = (self.heartbeats[number], self.fabrics[number]);
         let seed = |port: &u16| format!("mesh-seed-address-port 127.0.0.1 {port}");
-        let seeds = self.heartbeats.iter().map(seed).collect::<Vec<_>>().join("\n        ");
+        let seeds: Vec<u16> = if self.are_apart { vec![heartbeat] } else { self.heartbeats.clone() };
+        let seeds = seeds.iter().map(seed).collect::<Vec<_>>().join("\n        ");
         let network = format!(
             "network {{\n    heartbeat {{\n        mode mesh\n        address 127.0.0.1\n        port {heartbeat}\n        \
              {seeds}\n    }}\n    fabric {{\n        address 127.0.0.1\n        port {fabric}\n    }}"

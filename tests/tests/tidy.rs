@@ -49,6 +49,7 @@ const LAYERS: &[&[&str]] = &[
     &["heartbeat"],
     &["fabric"],
     &["transaction"],
+    &["migrate"],
     &["query"],
     &["service"],
     &["health"],

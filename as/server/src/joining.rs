@@ -9,10 +9,11 @@ use proto::peer::{MessageType, NodeId};
 
 use crate::config::params::network::HeartbeatMode;
 use crate::fabric::{
-    CLEAR_ALTERNATE, CLEAR_STANDARD, Fabric, FabricSettings, Handler, Handlers, Membership, SERVICES,
-    SERVICES_ALTERNATE, Surroundings, TLS_ALTERNATE, TLS_NAME, TLS_STANDARD,
+    CLEAR_ALTERNATE, CLEAR_STANDARD, Fabric, FabricSettings, Handler, Handlers, Membership, RecordMover,
+    SERVICES, SERVICES_ALTERNATE, Surroundings, TLS_ALTERNATE, TLS_NAME, TLS_STANDARD,
 };
 use crate::heartbeat::{Heartbeat, HeartbeatSockets};
+use crate::migrate::Migrations;
 use crate::node::Node;
 use crate::peer_frames::endpoint_of;
 use crate::service::reachable;
@@ -42,12 +43,15 @@ pub(crate) fn join_others(
         HeartbeatSockets::multicast(&network.heartbeat)?
     };
     let heartbeat_endpoints = endpoints(&node.addresses.heartbeat);
+    let fabric = Fabric::new(self_node, FabricSettings::new(&network.fabric))?;
+    let migrations = Migrations::start(&node.service.transactions, &fabric)?;
     let around = Surroundings {
         config: Arc::clone(&node.config),
         cluster: Arc::clone(&node.cluster),
         namespaces: Arc::clone(&node.namespaces),
-        fabric: Fabric::new(self_node, FabricSettings::new(&network.fabric))?,
+        fabric,
         heartbeat: Heartbeat::new(self_node, &node.config, heartbeat_endpoints.clone())?,
+        mover: Arc::clone(&migrations) as Arc<dyn RecordMover>,
         fabric_endpoints: endpoints(&node.addresses.fabric),
         heartbeat_endpoints: is_mesh.then_some(heartbeat_endpoints),
         services: services(node),
@@ -55,6 +59,7 @@ pub(crate) fn join_others(
     let traffic = ReplicaTraffic::new(&node.service.transactions, &around.fabric, &node.cluster);
     let mut handlers = Handlers::default();
     handlers.add(MessageType::Replication, Arc::clone(&traffic) as Arc<dyn Handler>);
+    handlers.add(MessageType::Migrate, migrations as Arc<dyn Handler>);
     let membership = Membership::start(around, fabric_listeners, sockets, handlers)?;
     // A node joins others once.
     let _ = node.membership.set(membership);

@@ -14,6 +14,7 @@ mod index;
 mod info;
 mod joining;
 mod metrics;
+mod migrate;
 mod namespace;
 mod node;
 pub mod node_id;

@@ -275,9 +275,15 @@ const QUERIES: [(&str, [QueryGroup; 5]); 2] = {
 };
 
 fn write_namespace(namespace: &Namespace) {
-    let (name, objects) = (namespace.name(), namespace.object_count());
-    cf::info!(Info, "{{{name}}} objects: all {objects} master {objects} prole 0 non-replica 0");
-    cf::info!(Info, "{{{name}}} migrations: complete");
+    let (name, objects, roles) = (namespace.name(), namespace.object_count(), namespace.records_by_role());
+    cf::info!(
+        Info,
+        "{{{name}}} objects: all {objects} master {} prole {} non-replica {}",
+        roles.master,
+        roles.replica,
+        roles.other
+    );
+    write_migrations(namespace);
     let indexes = IndexMemory::of(namespace);
     cf::info!(Info, "{{{name}}} index-usage: used-bytes {}", indexes.primary);
     for (index, used) in [("set-index", indexes.sets), ("sindex", indexes.secondary)] {
@@ -318,6 +324,14 @@ fn write_namespace(namespace: &Namespace) {
     if touched + failed + skipped > 0 {
         cf::info!(Info, "{{{name}}} read-touch: tsvc (0,0) all-triggers ({touched},{failed},0,{skipped})");
     }
+    let retransmits = count(NamespaceCounter::MigrateRecordRetransmits);
+    if retransmits > 0 {
+        cf::info!(
+            Info,
+            "{{{name}}} retransmits: migration {retransmits} dup-res (0,0,0,0,0,0,0,0,0,0) repl-ping (0,0) \
+             repl-write (0,0,0,0,0,0,0,0)"
+        );
+    }
     let (busy, too_big) = (count(NamespaceCounter::FailKeyBusy), count(NamespaceCounter::FailRecordTooBig));
     if busy + too_big > 0 {
         cf::info!(
@@ -325,6 +339,28 @@ fn write_namespace(namespace: &Namespace) {
             "{{{name}}} special-errors: key-busy ({busy},0) record-too-big {too_big} lost-conflict (0,0)"
         );
     }
+}
+
+/// How far migrations are, and how many of them are under way: to other nodes, to this one, signals.
+fn write_migrations(namespace: &Namespace) {
+    let (name, figures, load) =
+        (namespace.name(), namespace.partitions.figures(), *namespace.migration_load.lock());
+    let initial = figures.initial_emigrations + figures.initial_immigrations;
+    let remaining = figures.pending_migrations();
+    if initial == 0 || remaining == 0 {
+        return cf::info!(Info, "{{{name}}} migrations: complete");
+    }
+    cf::info!(
+        Info,
+        "{{{name}}} migrations: remaining ({},{},{}) active ({},{},{}) complete-pct {:.2}",
+        figures.pending_emigrations,
+        figures.pending_immigrations,
+        load.signals_remaining,
+        load.emigrations,
+        load.immigrations,
+        load.signals,
+        100.0 - remaining as f64 * 100.0 / initial as f64
+    );
 }
 
 /// `origin: group (count,…) …`, unless nothing was counted.

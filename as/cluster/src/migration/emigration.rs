@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use proto::peer::NodeId;
 
-use super::{MigrationAction, MigrationSettings, RESEND_MS, Saying, Task, TaskKind};
+use super::{MigrationAction, MigrationLoad, MigrationSettings, RESEND_MS, Saying, Task, TaskKind};
 use crate::time::Now;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +66,23 @@ impl Emigrations {
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.queue.len() + self.active.len()
+    }
+
+    /// Adds what goes out of a namespace.
+    pub(crate) fn add_to(&self, load: &mut MigrationLoad, namespace: usize) {
+        let queued = self.queue.iter().map(|(task, _)| (task, false));
+        let active = self.active.values().map(|active| (&active.task, true));
+        let own = queued.chain(active).filter(|(task, _)| task.partition.namespace == namespace);
+        for (task, is_active) in own {
+            load.emigrations_known += 1;
+            match task.kind {
+                TaskKind::Transfer(_) => load.emigrations += usize::from(is_active),
+                TaskKind::Signal { .. } => {
+                    load.signals += usize::from(is_active);
+                    load.signals_remaining += 1;
+                }
+            }
+        }
     }
 
     /// The cluster changes: everything is given up.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proto::peer::{ClusterKey, NodeId};
 
-use super::{MigrationSettings, PartitionId};
+use super::{MigrationLoad, MigrationSettings, PartitionId};
 use crate::time::Now;
 
 /// What is done is remembered for so long, for senders that repeat themselves.
@@ -88,9 +88,18 @@ impl Immigrations {
         }
     }
 
-    /// The cluster changes: what is not complete never will be.
-    pub fn cancel(&mut self) {
-        self.known.clear();
+    /// The cluster changes: what is not complete never will be. Returns whether there was anything.
+    pub fn cancel(&mut self) -> bool {
+        !std::mem::take(&mut self.known).is_empty()
+    }
+
+    /// Adds what comes in for a namespace.
+    pub(crate) fn add_to(&self, load: &mut MigrationLoad, namespace: usize) {
+        let own = self.known.values().filter(|known| known.partition.namespace == namespace);
+        for immigration in own {
+            load.immigrations_known += 1;
+            load.immigrations += usize::from(immigration.done_ms.is_none());
+        }
     }
 
     /// Time has passed.

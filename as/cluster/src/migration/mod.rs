@@ -80,6 +80,23 @@ impl Task {
     }
 }
 
+/// What of a namespace is on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MigrationLoad {
+    /// Partitions that are being sent.
+    pub emigrations: usize,
+    /// Partitions that are coming in.
+    pub immigrations: usize,
+    /// Signals that are not acknowledged.
+    pub signals: usize,
+    /// Signals that are not acknowledged or will be sent.
+    pub signals_remaining: usize,
+    /// All that is to be sent or is being sent.
+    pub emigrations_known: usize,
+    /// All that comes in, with what is done and still remembered.
+    pub immigrations_known: usize,
+}
+
 /// What is said to a receiver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Saying {

@@ -11,7 +11,9 @@ use crate::time::Now;
 impl Node {
     /// The cluster changes: all migrations end.
     pub(super) fn cancel_migrations(&mut self) {
-        self.immigrations.cancel();
+        if self.immigrations.cancel() {
+            self.actions.push(Action::StopReceiving);
+        }
         for action in self.emigrations.cancel() {
             if let MigrationAction::StopRecords { emigration_id } = action {
                 self.actions.push(Action::StopRecords { emigration_id });
@@ -164,6 +166,7 @@ impl Node {
         if self.partition_mut(id).immigration_started(self_node, from) == Ok(true) {
             self.actions.push(Action::PartitionChanged(id));
         }
+        self.actions.push(Action::Receive { from, emigration_id, partition: id });
         StartAnswer::Ok
     }
 
@@ -172,12 +175,14 @@ impl Node {
         let Some(first) = self.immigrations.done(from, emigration_id, self.balanced_key(), now) else {
             return;
         };
-        self.send_migrate(from, emigration_id, MigrateBody::DoneAck);
-        let Ok(id) = first else { return };
-        let self_node = self.id();
-        if let Ok(done) = self.partition_mut(id).immigration_done(self_node, from) {
-            self.migration_done(id, done, now);
+        if let Ok(id) = first {
+            self.actions.push(Action::Received { from, emigration_id });
+            let self_node = self.id();
+            if let Ok(done) = self.partition_mut(id).immigration_done(self_node, from) {
+                self.migration_done(id, done, now);
+            }
         }
+        self.send_migrate(from, emigration_id, MigrateBody::DoneAck);
     }
 
     fn all_done(&mut self, from: NodeId, emigration_id: u32, partition: &PartitionOf<'_>) {

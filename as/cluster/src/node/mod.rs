@@ -26,7 +26,7 @@ use crate::balance::{Partition, RackId, Tree};
 use crate::clustering::{Clustering, ClusteringAction, ClusteringEvent, Surroundings};
 use crate::exchange::{Exchange, ExchangeAction, Unfit};
 use crate::heartbeat::{Change, Heartbeat};
-use crate::migration::{Emigrations, Immigrations, MigrationSettings, PartitionId};
+use crate::migration::{Emigrations, Immigrations, MigrationLoad, MigrationSettings, PartitionId};
 use crate::time::{Hlc, Now, Random, Timing};
 use hold::Hold;
 
@@ -64,6 +64,8 @@ pub struct NamespaceSettings {
     pub active_rack: RackId,
     pub prefers_uniform_balance: bool,
     pub migrate_order: u32,
+    /// Copies for new nodes do not wait.
+    pub ignores_fill_delay: bool,
 }
 
 /// What happens to a node.
@@ -138,6 +140,19 @@ pub enum Action {
         emigration_id: u32,
         partition: PartitionId,
     },
+    /// Records of a partition come in from a node, under its number for them, from now on.
+    Receive {
+        from: NodeId,
+        emigration_id: u32,
+        partition: PartitionId,
+    },
+    /// All of them are here.
+    Received {
+        from: NodeId,
+        emigration_id: u32,
+    },
+    /// No record is to come in any more, from whomever.
+    StopReceiving,
     /// For the log.
     Warn(Warning),
 }
@@ -306,6 +321,41 @@ impl Node {
     #[must_use]
     pub fn emigrations_remaining(&self) -> usize {
         self.emigrations.remaining()
+    }
+
+    /// What of a namespace is on its way now.
+    #[must_use]
+    pub fn migration_load(&self, namespace: usize) -> MigrationLoad {
+        let mut load = MigrationLoad::default();
+        self.emigrations.add_to(&mut load, namespace);
+        self.immigrations.add_to(&mut load, namespace);
+        let is_pending = |partition: &&Partition| {
+            partition.pending_immigrations != 0 || partition.pending_emigrations != 0
+        };
+        let pending = self.namespaces[namespace].partitions.iter().filter(is_pending);
+        load.signals_remaining += pending.map(|partition| partition.witnesses.len()).sum::<usize>();
+        load
+    }
+
+    /// What an administrator has changed of migrations.
+    pub fn set_migration(&mut self, migration: MigrationSettings) {
+        self.settings.migration = migration;
+        self.emigrations.set(migration);
+    }
+
+    /// The settings of migrations in effect.
+    #[must_use]
+    pub fn migration(&self) -> MigrationSettings {
+        self.settings.migration
+    }
+
+    /// What an administrator has changed of a namespace: `migrate-order`, and whether it waits for `migrate-fill-delay`.
+    /// For partitions that are balanced from now on.
+    pub fn set_migrate_order(&mut self, namespace: usize, order: u32, ignores_fill_delay: bool) {
+        if let Some(namespace) = self.namespaces.get_mut(namespace) {
+            namespace.settings.migrate_order = order;
+            namespace.settings.ignores_fill_delay = ignores_fill_delay;
+        }
     }
 
     /// Intervals that an administrator has changed.

@@ -10,7 +10,7 @@ use proto::peer::exchange::{
 use proto::peer::nested::VersionGroup;
 
 use super::{Action, Namespace, Node};
-use crate::balance::{Adjustments, Member, NamespaceView, Superfluous, Tree};
+use crate::balance::{Adjustments, Emigration, Member, NamespaceView, Superfluous, Tree};
 use crate::exchange::Committed;
 use crate::migration::{PartitionId, Task, TaskKind};
 use crate::time::Now;
@@ -120,11 +120,11 @@ impl Node {
             self.actions.push(Action::PartitionChanged(id));
             let record_count = namespace.record_counts.get(number).copied().unwrap_or(0);
             let order = namespace.settings.migrate_order;
-            let task = |emigration| Task {
-                partition: id,
-                kind: TaskKind::Transfer(emigration),
-                order,
-                record_count,
+            let waits = !namespace.settings.ignores_fill_delay;
+            let task = |emigration: Emigration| {
+                let is_fill = emigration.is_fill && waits;
+                let kind = TaskKind::Transfer(Emigration { is_fill, ..emigration });
+                Task { partition: id, kind, order, record_count }
             };
             tasks.extend(emigrations.into_iter().map(task));
         }

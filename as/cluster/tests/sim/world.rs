@@ -475,7 +475,10 @@ impl World {
             Action::Arrived { .. }
             | Action::Departed { .. }
             | Action::PartitionChanged(_)
-            | Action::MapChanged => {}
+            | Action::MapChanged
+            | Action::Receive { .. }
+            | Action::Received { .. }
+            | Action::StopReceiving => {}
         }
         Vec::new()
     }

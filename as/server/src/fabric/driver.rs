@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use cf::clock::{StoredMillis, monotonic_nanos};
 use cf::threads::{self, Handle};
 use cluster::balance::Tree;
-use cluster::migration::{MigrationSettings, PartitionId as MemberPartition};
+use cluster::migration::{MigrationLoad, MigrationSettings, PartitionId as MemberPartition};
 use cluster::node::{Action, Event, NamespaceSettings, Node, NodeSettings, Warning};
 use cluster::time::{Now, Timing};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -28,6 +28,7 @@ use super::cluster::{Cluster, ClusterState};
 use super::network::Fabric;
 use super::peers::{Handler, Handlers};
 use super::publish::row_of;
+use super::records::{MoveOrder, MoveReport, RecordMover};
 use super::removal::Removals;
 use crate::config::Config;
 use crate::heartbeat::Heartbeat;
@@ -83,6 +84,8 @@ pub(crate) struct Surroundings {
     pub(crate) namespaces: Arc<[Arc<Namespace>]>,
     pub(crate) fabric: Arc<Fabric>,
     pub(crate) heartbeat: Arc<Heartbeat>,
+    /// Who moves records.
+    pub(crate) mover: Arc<dyn RecordMover>,
     /// Where other nodes reach the fabric, and the heartbeat of a mesh.
     pub(crate) fabric_endpoints: Vec<Endpoint>,
     pub(crate) heartbeat_endpoints: Option<Vec<Endpoint>>,
@@ -117,6 +120,14 @@ impl Driver {
             namespace.partitions.visit(|_, row| versions.push(row.version));
             versions
         });
+        let to_self = DriverInbox(sender.clone());
+        around.mover.report_to(Box::new(move |report| {
+            to_self.tell(match report {
+                MoveReport::Sent { emigration_id } => DriverEvent::RecordsSent { emigration_id },
+                MoveReport::HandedOver { emigration_id } => DriverEvent::HandedOver { emigration_id },
+                MoveReport::Message { from, bytes } => DriverEvent::Message { from, bytes },
+            })
+        }));
         let node = Node::new(node_settings(&around, now), versions.collect(), now);
         Driver {
             node,
@@ -139,9 +150,7 @@ impl Driver {
 
     /// Has this thread take the messages that are about the cluster.
     pub(crate) fn handle(&self, handlers: &mut Handlers) {
-        for message_type in
-            [MessageType::Clustering, MessageType::Exchange, MessageType::Migrate, MessageType::Services]
-        {
+        for message_type in [MessageType::Clustering, MessageType::Exchange, MessageType::Services] {
             handlers.add(message_type, Arc::new(self.inbox()));
         }
     }
@@ -185,17 +194,24 @@ impl Driver {
     }
 
     fn tick(&mut self) {
+        let now_ms = now().monotonic_ms;
         let timing = timing(&self.around.config);
         if self.node.timing() != timing {
             self.node.set_timing(timing);
         }
+        self.take_over_migration_settings();
         self.step(Event::Tick);
+        // The time before the step: what came later it has not seen.
+        let until_ms = now_ms + timing.node_timeout_ms();
+        self.around.namespaces.iter().for_each(|namespace| namespace.partitions.serve_until(until_ms));
+        self.show_clock();
         let cluster = &self.around.cluster;
-        let now_ms = self.started.elapsed().as_millis() as u64;
-        for (to, services) in cluster.peers.due(&self.around.services, now_ms) {
+        let elapsed_ms = self.started.elapsed().as_millis() as u64;
+        for (to, services) in cluster.peers.due(&self.around.services, elapsed_ms) {
             self.send_services(to, &services);
         }
         self.show_state();
+        self.show_migrations();
         if self.next_count <= Instant::now() {
             self.next_count = Instant::now() + COUNT_PERIOD;
             self.count_records();
@@ -214,6 +230,40 @@ impl Driver {
                 && !clustering.is_orphan(),
             clock_skew_ms: self.node.heartbeat().alive().map(skew_ms).max().unwrap_or(0),
         });
+    }
+
+    /// Records are written after what other nodes have written, as far as this one has heard of them.
+    fn show_clock(&mut self) {
+        let floor_ms = self.node.update_time_ms(now());
+        self.around.namespaces.iter().for_each(|namespace| namespace.partitions.write_not_before(floor_ms));
+    }
+
+    fn take_over_migration_settings(&mut self) {
+        let migration = migration_settings(&self.around.config);
+        if self.node.migration() != migration {
+            self.node.set_migration(migration);
+        }
+        for (at, namespace) in self.around.config.namespaces.iter().enumerate() {
+            let params = &namespace.params;
+            self.node.set_migrate_order(
+                at,
+                params.migrate_order.get(),
+                params.ignore_migrate_fill_delay.get(),
+            );
+        }
+    }
+
+    /// Shows what is on its way.
+    fn show_migrations(&self) {
+        for (at, namespace) in self.around.namespaces.iter().enumerate() {
+            let mut shown = namespace.migration_load.lock();
+            let is_quiet = self.node.emigrations_remaining() == 0
+                && namespace.partitions.figures().pending_migrations() == 0
+                && *shown == MigrationLoad::default();
+            if !is_quiet {
+                *shown = self.node.migration_load(at);
+            }
+        }
     }
 
     /// Tells how many records partitions have, so that small ones migrate first.
@@ -305,25 +355,47 @@ impl Driver {
                     self.changed.extend(partitions.map(|partition| MemberPartition { namespace, partition }));
                 }
             }
-            Action::SendRecords { emigration_id, partition, .. } => {
+            Action::SendRecords { .. }
+            | Action::StopRecords { .. }
+            | Action::HandOver { .. }
+            | Action::Receive { .. }
+            | Action::Received { .. }
+            | Action::StopReceiving => {
                 self.show_partitions();
-                self.send_records(emigration_id, partition);
-            }
-            Action::StopRecords { .. } => {}
-            Action::HandOver { emigration_id, .. } => {
-                self.show_partitions();
-                self.sender.tell(DriverEvent::HandedOver { emigration_id });
+                self.move_records(&action);
             }
             Action::Warn(warning) => warn(&warning),
         }
     }
 
-    /// A partition without records has nothing to send; one with records stays where it is.
-    fn send_records(&self, emigration_id: u32, partition: MemberPartition) {
-        if let Some((namespace, id)) = self.partition(partition)
-            && namespace.index.partition_count(id) == 0
-        {
-            self.sender.tell(DriverEvent::RecordsSent { emigration_id });
+    /// Orders what an action says about records.
+    fn move_records(&self, action: &Action) {
+        let order = match *action {
+            Action::SendRecords { to, emigration_id, partition } => {
+                self.partition(partition).map(|(namespace, partition)| {
+                    let namespace = Arc::clone(namespace);
+                    MoveOrder::Send { to, emigration_id, namespace, partition }
+                })
+            }
+            Action::HandOver { emigration_id, partition } => {
+                self.partition(partition).map(|(namespace, partition)| {
+                    let namespace = Arc::clone(namespace);
+                    MoveOrder::HandOver { emigration_id, namespace, partition }
+                })
+            }
+            Action::Receive { from, emigration_id, partition } => {
+                self.partition(partition).map(|(namespace, partition)| {
+                    let namespace = Arc::clone(namespace);
+                    MoveOrder::Receive { from, emigration_id, namespace, partition }
+                })
+            }
+            Action::Received { from, emigration_id } => Some(MoveOrder::Received { from, emigration_id }),
+            Action::StopRecords { emigration_id } => Some(MoveOrder::Stop { emigration_id }),
+            Action::StopReceiving => Some(MoveOrder::StopReceiving),
+            _ => None,
+        };
+        if let Some(order) = order {
+            self.around.mover.take_order(order);
         }
     }
 
@@ -346,6 +418,7 @@ impl Driver {
 
     fn rebalanced(&mut self, cluster_key: u64, succession: &[NodeId]) {
         let namespaces = 0..self.around.namespaces.len();
+        self.show_clock();
         self.factors = Some(namespaces.map(|at| self.node.replication_factor(at) as u32).collect());
         self.show_partitions();
         self.factors = None;
@@ -353,7 +426,7 @@ impl Driver {
         let list: Vec<String> = nodes.iter().map(|node| format!("{node:x}")).collect();
         cf::info!(Exchange, "data exchange completed with cluster key {cluster_key:x}");
         cf::info!(Clustering, "cluster changed: size {} succession {}", nodes.len(), list.join(" "));
-        for namespace in self.around.namespaces.iter() {
+        for (at, namespace) in self.around.namespaces.iter().enumerate() {
             let figures = namespace.partitions.figures();
             cf::info!(
                 Partition,
@@ -361,7 +434,7 @@ impl Driver {
                 namespace.name(),
                 figures.pending_emigrations,
                 figures.pending_immigrations,
-                0,
+                self.node.migration_load(at).signals_remaining,
                 figures.fresh
             );
         }
@@ -410,6 +483,15 @@ fn timing(config: &Config) -> Timing {
     }
 }
 
+fn migration_settings(config: &Config) -> MigrationSettings {
+    let service = &config.service;
+    MigrationSettings {
+        threads: service.migrate_threads.get() as usize,
+        incoming_max: service.migrate_max_num_incoming.get() as usize,
+        fill_delay_ms: u64::from(service.migrate_fill_delay.get()) * 1000,
+    }
+}
+
 fn node_settings(around: &Surroundings, now: Now) -> NodeSettings {
     let service = &around.config.service;
     let namespaces = around.config.namespaces.iter().map(|namespace| NamespaceSettings {
@@ -419,6 +501,7 @@ fn node_settings(around: &Surroundings, now: Now) -> NodeSettings {
         active_rack: namespace.params.active_rack.get(),
         prefers_uniform_balance: namespace.params.prefer_uniform_balance.get(),
         migrate_order: namespace.params.migrate_order.get(),
+        ignores_fill_delay: namespace.params.ignore_migrate_fill_delay.get(),
     });
     NodeSettings {
         self_node: around.fabric.self_node(),
@@ -428,11 +511,7 @@ fn node_settings(around: &Surroundings, now: Now) -> NodeSettings {
         nodes_max: cluster::balance::MEMBERS_MAX,
         size_min: service.min_cluster_size.get() as usize,
         timing: timing(&around.config),
-        migration: MigrationSettings {
-            threads: service.migrate_threads.get() as usize,
-            incoming_max: service.migrate_max_num_incoming.get() as usize,
-            fill_delay_ms: u64::from(service.migrate_fill_delay.get()) * 1000,
-        },
+        migration: migration_settings(&around.config),
         partition_count: PARTITION_COUNT,
         namespaces: namespaces.collect(),
         seed: now.monotonic_ms ^ now.wall_ms << 20 ^ around.fabric.self_node().0,
@@ -450,7 +529,7 @@ fn warn(warning: &Warning) {
         Warning::MigrationRefused { partition, destination } => {
             cf::warning_limited!(
                 Migrate,
-                "node {destination} refuses partition {} of namespace {}",
+                "imbalance: node {destination} refuses partition {} of namespace {}",
                 partition.partition,
                 partition.namespace
             );

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::driver::{Driver, DriverEvent, DriverInbox, Surroundings};
 use super::network::Fabric;
 use super::peers::Handlers;
+use super::records::RecordMover;
 use crate::heartbeat::{Heartbeat, HeartbeatSockets};
 
 /// What a node has that looks for others.
@@ -17,6 +18,7 @@ pub(crate) struct Membership {
     pub(crate) fabric: Arc<Fabric>,
     pub(crate) heartbeat: Arc<Heartbeat>,
     inbox: DriverInbox,
+    mover: Arc<dyn RecordMover>,
     thread: Mutex<Option<Handle>>,
 }
 
@@ -32,6 +34,7 @@ impl Membership {
         mut handlers: Handlers,
     ) -> io::Result<Self> {
         let (fabric, heartbeat) = (Arc::clone(&around.fabric), Arc::clone(&around.heartbeat));
+        let mover = Arc::clone(&around.mover);
         let driver = Driver::new(around);
         let inbox = driver.inbox();
         driver.handle(&mut handlers);
@@ -40,12 +43,17 @@ impl Membership {
         let to_driver = inbox.clone();
         let deliver = Box::new(move |message| _ = to_driver.tell(DriverEvent::Heartbeat(message)));
         heartbeat.start(sockets, deliver)?;
-        Ok(Membership { fabric, heartbeat, inbox, thread: Mutex::new(Some(thread)) })
+        Ok(Membership { fabric, heartbeat, inbox, mover, thread: Mutex::new(Some(thread)) })
     }
 
     /// Tells the cluster thread; returns false if it is too far behind.
     pub(crate) fn tell(&self, event: DriverEvent) -> bool {
         self.inbox.tell(event)
+    }
+
+    /// `migrate-threads` has changed.
+    pub(crate) fn resize_migration(&self) {
+        self.mover.resize();
     }
 
     /// Other nodes hear of this one no more.
@@ -55,6 +63,7 @@ impl Membership {
             self.inbox.tell(DriverEvent::Stop);
             let _ = thread.join();
         }
+        self.mover.stop();
         self.fabric.stop();
     }
 }

@@ -18,15 +18,18 @@ mod network;
 mod peers;
 mod postbox;
 mod publish;
+mod records;
 mod removal;
 mod services;
 mod thread;
 
 pub(crate) use cluster::Cluster;
+pub(crate) use connection::SendError;
 pub(crate) use driver::{DriverEvent, Surroundings};
 pub(crate) use membership::Membership;
 pub(crate) use network::Fabric;
 pub(crate) use peers::{FabricSettings, Handler, Handlers};
+pub(crate) use records::{MoveOrder, MoveReport, MoveReports, RecordMover};
 pub(crate) use services::{
     CLEAR_ALTERNATE, CLEAR_STANDARD, SERVICES, SERVICES_ALTERNATE, TLS_ALTERNATE, TLS_NAME, TLS_STANDARD,
 };

@@ -43,6 +43,11 @@ fn act_on(node: &Node, change: &ParameterChange) {
         ("service", "batch-index-threads") => {
             node.service.batches.workers.resize(node.config.service.batch_index_threads.get() as usize);
         }
+        ("service", "migrate-threads") => {
+            if let Some(membership) = node.membership.get() {
+                membership.resize_migration();
+            }
+        }
         ("service", "query-max-done") => node.service.queries.limit_done(),
         ("service", "microsecond-histograms") => node.clear_latencies(),
         ("service", "enable-hist-info") => node.metrics.latency(ServerLatency::Info).clear(),

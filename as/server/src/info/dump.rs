@@ -59,9 +59,25 @@ pub(super) fn clock(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Inf
     done(out)
 }
 
-pub(super) fn migrations(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+pub(super) fn migrations(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     arguments.switch("verbose")?;
-    cf::info!(Migrate, "no migration, neither to this node nor from it");
+    for namespace in node.namespaces.iter() {
+        let (load, figures) = (*namespace.migration_load.lock(), namespace.partitions.figures());
+        cf::info!(
+            Migrate,
+            "{{{}}} migrations: emigrations {} of which active {} remaining {} immigrations {} of which active {} \
+             remaining {} signals {} of which active {}",
+            namespace.name(),
+            load.emigrations_known,
+            load.emigrations,
+            figures.pending_emigrations,
+            load.immigrations_known,
+            load.immigrations,
+            figures.pending_immigrations,
+            load.signals_remaining,
+            load.signals
+        );
+    }
     done(out)
 }
 

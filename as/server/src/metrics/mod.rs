@@ -134,6 +134,18 @@ named! {
         SiQueryOpsBgComplete => "si_query_ops_bg_complete",
         SiQueryOpsBgError => "si_query_ops_bg_error",
         SiQueryOpsBgAbort => "si_query_ops_bg_abort",
+        /// Migrations whose receiver expected none.
+        MigratePartitionsImbalance => "migrate_tx_partitions_imbalance",
+        MigrateRecordsTransmitted => "migrate_records_transmitted",
+        MigrateRecordRetransmits => "migrate_record_retransmits",
+        MigrateRecordReceives => "migrate_record_receives",
+        /// Records that could not be read, and were not sent.
+        MigrateRecordsUnreadable => "migrate_records_unreadable",
+        /// Nodes asked for newer copies of records.
+        DupResAsk => "dup_res_ask",
+        /// Answers to other nodes for which a record was read, and others.
+        DupResRespondRead => "dup_res_respond_read",
+        DupResRespondNoRead => "dup_res_respond_no_read",
         GeoRegionQueryReqs => "geo_region_query_reqs",
         GeoRegionQueryCells => "geo_region_query_cells",
         GeoRegionQueryPoints => "geo_region_query_points",

@@ -22,6 +22,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use cf::Digest;
+use cf::clock::StoredMillis;
 use datamodel::Budget;
 
 use super::Namespace;
@@ -320,6 +321,10 @@ impl RecordFigures for RunningFigures<'_> {
 
     fn note_removal(&mut self, digest: &Digest, last_update_time: u64) {
         self.namespace.removals.note(digest, last_update_time);
+        if matches!(self.cause, Cause::Write | Cause::Delete | Cause::OtherNode) {
+            let time = StoredMillis::now().0.max(last_update_time + 1);
+            self.namespace.partitions.note_removal(digest, time);
+        }
     }
 }
 
@@ -333,7 +338,6 @@ pub(crate) fn stored_size(meta: &RecordMeta) -> u64 {
 mod tests {
     use std::sync::Arc;
 
-    use cf::clock::StoredMillis;
     use datamodel::{Bins, Particle};
     use parking_lot::Mutex;
 

@@ -1,6 +1,7 @@
 //! A namespace: its records (index and storage), sets, figures, and the parameters it was given.
 
 mod commit;
+mod late_copies;
 mod load_figures;
 mod nsup;
 mod opening;
@@ -8,6 +9,7 @@ mod partition;
 #[cfg(test)]
 mod partition_tests;
 mod removals;
+mod roles;
 mod section_word;
 mod sections;
 mod set_index;
@@ -20,8 +22,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use cf::Digest;
+use cluster::migration::MigrationLoad;
 use datamodel::Budget;
 use datamodel::flat::FlatRecord;
+use parking_lot::Mutex;
 use proto::ResultCode;
 
 use crate::config::model::{Config, NamespaceConfig};
@@ -39,6 +43,7 @@ pub(crate) use partition::{
     PartitionFigures, PartitionReservation, PartitionRow, Partitions, RecordAccess, Refused, Replica,
 };
 use removals::Removals;
+pub(crate) use roles::RecordsByRole;
 pub(crate) use sections::Section;
 pub(crate) use set_index::RecordWalk;
 use set_index::SetIndexBuilder;
@@ -71,6 +76,8 @@ pub(crate) struct Namespace {
     set_index_builder: SetIndexBuilder,
     pub(crate) eviction: EvictionState,
     pub(crate) truncation: Truncation,
+    /// What of it is on its way between nodes, as the cluster thread last said.
+    pub(crate) migration_load: Mutex<MigrationLoad>,
     pub(crate) record_histograms: RecordHistograms,
     /// Writes are refused because a limit is breached.
     pub(crate) stop_writes: AtomicBool,
@@ -144,6 +151,7 @@ impl Namespace {
             set_index_builder: SetIndexBuilder::default(),
             eviction: EvictionState::new(),
             truncation: Truncation::default(),
+            migration_load: Mutex::default(),
             record_histograms: RecordHistograms::new(),
             stop_writes: AtomicBool::new(false),
             nsup_cycle_duration_ms: AtomicU64::new(0),

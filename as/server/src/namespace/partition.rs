@@ -14,9 +14,10 @@
 //! does not know of the partition.
 
 mod clustered;
+mod word;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
 use cf::sys::block::BlockError;
@@ -25,9 +26,11 @@ use datamodel::partition_version::PartitionVersion;
 use parking_lot::Mutex;
 
 use super::Namespace;
+use super::late_copies::LateCopies;
 use super::sections::{Section, Sections};
 use crate::index::{PARTITION_COUNT, PartitionId};
 use crate::storage::Storage;
+use word::{PartitionWord, ServedByte};
 
 /// Tree ids count up to here and begin again; a record on a device has six bits for its own.
 const TREE_ID_COUNT: u8 = 64;
@@ -81,6 +84,11 @@ impl PartitionRow {
         self.replicas.iter().position(|replica| replica.node == node)
     }
 
+    /// Whether copies of records may come in from other nodes that are older than what is here.
+    fn awaits_copies(&self) -> bool {
+        self.pending_immigrations != 0 || !self.duplicates.is_empty()
+    }
+
     /// Whether writes may begin on `node`, whose row this is.
     fn serves_writes(&self, node: u64) -> bool {
         self.working_master == node && node != 0 && !self.is_handing_over && !self.holds_writes
@@ -126,90 +134,6 @@ impl PartitionRow {
 pub(crate) enum RecordAccess {
     Read,
     Write,
-}
-
-/// What a transaction must know of a partition, and how many have reserved it:
-///
-/// ```text
-/// bits 0-31  reservations
-///     32-37  tree id
-///     38     writes may begin here
-///     39     isolated: nobody may reserve it
-///     40     reads are answered here
-///     41     this node is a replica, or the master
-///     42     others are too
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct PartitionWord(u64);
-
-impl PartitionWord {
-    const RESERVATIONS: u64 = (1 << 32) - 1;
-    const TREE_ID_SHIFT: u32 = 32;
-    const WRITES: u64 = 1 << 38;
-    const ISOLATED: u64 = 1 << 39;
-    const READS: u64 = 1 << 40;
-    const REPLICA: u64 = 1 << 41;
-    const OTHERS: u64 = 1 << 42;
-
-    /// Without reservations.
-    fn of(row: &PartitionRow, own_node: u64) -> Self {
-        let writes = if row.serves_writes(own_node) { Self::WRITES } else { 0 };
-        let reads = if row.serves_reads(own_node) { Self::READS } else { 0 };
-        let replica = if row.replica_index(own_node).is_some() { Self::REPLICA } else { 0 };
-        let has_others = row.replicas.iter().any(|replica| replica.node != own_node);
-        let others = if has_others { Self::OTHERS } else { 0 };
-        PartitionWord(u64::from(row.tree_id) << Self::TREE_ID_SHIFT | writes | reads | replica | others)
-    }
-
-    const fn reservations(self) -> u64 {
-        self.0 & Self::RESERVATIONS
-    }
-
-    const fn tree_id(self) -> u8 {
-        (self.0 >> Self::TREE_ID_SHIFT) as u8 & (TREE_ID_COUNT - 1)
-    }
-
-    const fn is_isolated(self) -> bool {
-        self.0 & Self::ISOLATED != 0
-    }
-
-    /// Whether this node carries out such transactions on the partition.
-    const fn serves(self, access: RecordAccess) -> bool {
-        let wanted = match access {
-            RecordAccess::Read => Self::READS,
-            RecordAccess::Write => Self::WRITES,
-        };
-        self.0 & (wanted | Self::ISOLATED) == wanted
-    }
-}
-
-/// The same for transactions in [sections](super::sections), which count nothing: a byte for each partition, in a table that
-/// is small and hardly ever changes. Bits 0-5 are the tree id, bit 6 says that writes may begin here, bit 7 that reads are
-/// answered here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct ServedByte(u8);
-
-impl ServedByte {
-    const WRITES: u8 = 1 << 6;
-    const READS: u8 = 1 << 7;
-
-    const fn of(word: PartitionWord) -> Self {
-        let writes = if word.serves(RecordAccess::Write) { Self::WRITES } else { 0 };
-        let reads = if word.serves(RecordAccess::Read) { Self::READS } else { 0 };
-        ServedByte(word.tree_id() | writes | reads)
-    }
-
-    const fn serves(self, access: RecordAccess) -> bool {
-        let wanted = match access {
-            RecordAccess::Read => Self::READS,
-            RecordAccess::Write => Self::WRITES,
-        };
-        self.0 & wanted != 0
-    }
-
-    const fn tree_id(self) -> u8 {
-        self.0 & (TREE_ID_COUNT - 1)
-    }
 }
 
 /// A word on a cache line of its own.
@@ -314,6 +238,9 @@ pub(crate) struct PartitionFigures {
     pub(crate) pending_emigrations: u64,
     pub(crate) pending_lead_emigrations: u64,
     pub(crate) pending_immigrations: u64,
+    /// What was pending after the last rebalance.
+    pub(crate) initial_emigrations: u64,
+    pub(crate) initial_immigrations: u64,
 }
 
 impl PartitionFigures {
@@ -345,6 +272,8 @@ impl PartitionFigures {
 struct Table {
     rows: Box<[PartitionRow]>,
     figures: PartitionFigures,
+    /// Partitions of which others may have newer copies.
+    with_duplicates: usize,
 }
 
 /// The partitions of one namespace.
@@ -354,6 +283,13 @@ pub(crate) struct Partitions {
     /// By partition, a [`ServedByte`].
     served: Box<[AtomicU8]>,
     sections: Sections,
+    /// There is a partition of which others may have newer copies.
+    has_duplicates: AtomicBool,
+    /// Milliseconds of the monotonic clock: later than that others may have taken over. `u64::MAX` for a node alone.
+    served_until_ms: AtomicU64,
+    /// Milliseconds since 2010: no record is written with an earlier last-update-time, whatever the clock says.
+    update_floor_ms: AtomicU64,
+    late_copies: LateCopies,
     table: Mutex<Table>,
 }
 
@@ -381,7 +317,11 @@ impl Partitions {
             partitions,
             served: served.map(AtomicU8::new).collect(),
             sections: Sections::default(),
-            table: Mutex::new(Table { rows, figures }),
+            has_duplicates: AtomicBool::new(false),
+            served_until_ms: AtomicU64::new(u64::MAX),
+            update_floor_ms: AtomicU64::new(0),
+            late_copies: LateCopies::default(),
+            table: Mutex::new(Table { rows, figures, with_duplicates: 0 }),
         }
     }
 
@@ -410,7 +350,7 @@ impl Partitions {
         // Counted before it is looked at, so that whoever isolates the partition sees one or the other.
         let word = PartitionWord(partition.word.fetch_add(1, Acquire));
         debug_assert!(word.reservations() < PartitionWord::RESERVATIONS, "reservations are released");
-        if word.serves(access) {
+        if word.serves(access) && self.is_current() {
             return Ok(PartitionReservation { partition, id, word });
         }
         partition.release();
@@ -437,7 +377,8 @@ impl Partitions {
     ) -> Result<u8, Refused> {
         section.enter();
         let byte = ServedByte(self.served[id.index()].load(Acquire));
-        if byte.serves(access) { Ok(byte.tree_id()) } else { Err(self.refusal(id, access)) }
+        let serves = byte.serves(access) && self.is_current();
+        if serves { Ok(byte.tree_id()) } else { Err(self.refusal(id, access)) }
     }
 
     #[cold]
@@ -448,7 +389,7 @@ impl Partitions {
         if access == RecordAccess::Write && row.is_handing_over && node == self.own_node {
             node = row.replicas.first().map_or(0, |replica| replica.node);
         }
-        if row.replicas.is_empty() || node == 0 {
+        if row.replicas.is_empty() || node == 0 || !self.is_current() {
             return Refused::Unavailable;
         }
         if node == self.own_node {
@@ -570,8 +511,12 @@ impl Partitions {
             }
         }
         let entry = |row: &PartitionRow| PartitionEntry { version: row.version, tree_id: row.tree_id };
-        let entries: Vec<_> = changed.iter().map(|(id, row)| (*id, entry(row))).collect();
-        storage.write_partitions(&entries)?;
+        let entries = changed.iter().map(|(id, row)| (*id, entry(row)));
+        // Most changes are of what migrates where, and nothing to store.
+        let stored: Vec<_> = entries.filter(|(id, new)| *new != entry(&table.rows[id.index()])).collect();
+        if !stored.is_empty() {
+            storage.write_partitions(&stored)?;
+        }
         for (id, row) in changed {
             let partition = &self.partitions[id.index()];
             let mut word = PartitionWord::of(&row, self.own_node);
@@ -580,6 +525,13 @@ impl Partitions {
             }
             table.figures.subtract(&table.rows[id.index()]);
             table.figures.add(&row);
+            if !row.awaits_copies() {
+                self.late_copies.forget(id);
+            }
+            let had_duplicates = !table.rows[id.index()].duplicates.is_empty();
+            table.with_duplicates -= usize::from(had_duplicates);
+            table.with_duplicates += usize::from(!row.duplicates.is_empty());
+            self.has_duplicates.store(table.with_duplicates != 0, Release);
             table.rows[id.index()] = row;
             partition.publish(word);
             self.served[id.index()].store(ServedByte::of(word).0, Release);

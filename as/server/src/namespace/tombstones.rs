@@ -69,7 +69,7 @@ impl Namespace {
     ) -> RecordMeta {
         let tombstone = NewRecord {
             digest: *digest,
-            last_update_time: record.next_update_time(removal.now.0),
+            last_update_time: record.next_update_time(self.partitions.update_time(removal.now.0)),
             generation: record.next_generation(),
             void_time: 0,
             tree_id: self.partitions.tree_id(PartitionId::of(digest)),

@@ -151,6 +151,8 @@ pub(super) enum Extent {
     Paused(RowPosition, u32),
     /// As above, when there is room for this record.
     NoRoom(RowPosition, u32, RecordKey),
+    /// As above, when it is known which copies of their records are the newest.
+    Unresolved(RowPosition, u32),
 }
 
 /// Where rows of a batch are carried out.
@@ -398,6 +400,7 @@ impl RowsContext<'_> {
     fn paused_for(&self, wait: Wait, before: RowPosition, left: u32) -> Extent {
         match (wait, self.place) {
             (Wait::Room(key), RowsPlace::Pool { .. }) => Extent::NoRoom(before, left, key),
+            (Wait::Duplicates(_), RowsPlace::Pool { .. }) => Extent::Unresolved(before, left),
             _ => Extent::Paused(before, left),
         }
     }
@@ -544,15 +547,17 @@ impl Workspace {
                 // A row that is too long for this runs again on a copy of its record, without a lock. So does one whose
                 // record is reserved; it waits first.
                 let short = Budget::new(INLINE_STEPS);
-                if let wait @ Wait::Room(_) = self.run(&call(Place::Service, tree_id, filter, &short), out)? {
+                if let wait @ (Wait::Room(_) | Wait::Duplicates(_)) =
+                    self.run(&call(Place::Service, tree_id, filter, &short), out)?
+                {
                     return Some(wait);
                 }
                 let place = Place::Pool { deadline };
                 match self.reserve_partition(namespace, &row.digest, (access, place)) {
                     Ok((tree_id, _reservation)) => {
                         let wait = self.run(&call(place, tree_id, filter, &budget), out);
-                        let is_for_room = wait.is_none_or(|wait| matches!(wait, Wait::Room(_)));
-                        assert!(is_for_room, "a row in the pool waits for nothing but room");
+                        let may_wait = |wait: Wait| matches!(wait, Wait::Room(_) | Wait::Duplicates(_));
+                        assert!(wait.is_none_or(may_wait), "a row in the pool waits for nothing else");
                         wait
                     }
                     Err(result) => {

@@ -36,6 +36,7 @@ use super::batch::{
     BatchOutcome, Extent, FrameSink, Frames, PartialFrame, RowsContext, RowsPlace, batch_of, compile_filter,
     finish, warn_of_bad,
 };
+use super::duplicates::{self, Asker};
 use super::filter::CompiledFilter;
 use super::pool::PORTION_STEPS;
 use super::step::BatchRest;
@@ -91,8 +92,8 @@ struct Progress {
     behind_since: Option<Instant>,
     /// How long it waited for its client before, or for room if its client sets it no time limit.
     waited: Duration,
-    /// A row has found no room: there is no turn until there is some.
-    lacks_room: bool,
+    /// A row has found no room, or others may have a newer copy of its record: there is no turn until that is over.
+    is_put_off: bool,
     /// Rows may wait for room.
     may_wait: bool,
     /// Fewer rows were there than announced.
@@ -120,6 +121,15 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Has a batch go on when the last of its questions to other nodes is answered.
+struct GoesOn(Arc<BatchInFlight>);
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        self.0.go_on(Duration::ZERO, true);
     }
 }
 
@@ -172,7 +182,7 @@ impl BatchPool {
             has_turn: true,
             behind_since: None,
             waited: Duration::ZERO,
-            lacks_room: false,
+            is_put_off: false,
             may_wait: true,
             is_incomplete: false,
             partial: rest.partial,
@@ -252,13 +262,13 @@ impl BatchInFlight {
 
     /// A row has found no room for the record of `key`: the next turn comes when there is some.
     fn wait_for_room(self: &Arc<Self>, context: &TransactionContext, key: &RecordKey) {
-        if std::mem::replace(&mut self.progress.lock().lacks_room, true) {
+        if std::mem::replace(&mut self.progress.lock().is_put_off, true) {
             return;
         }
         let since = Instant::now();
         let deadline = self.own_time_max.map_or(since + ROOM_WAIT_MAX, |time| self.received + time);
         let batch = Arc::clone(self);
-        let resume = move |may_wait| batch.go_on_with_room(since.elapsed(), may_wait);
+        let resume = move |may_wait| batch.go_on(since.elapsed(), may_wait);
         // What it keeps in memory it keeps anyway.
         let wait = RoomWait { size: 0, deadline, has_waited: false, resume: Box::new(resume) };
         if let Err(refused) = context.namespaces[key.namespace].storage.when_room(&key.digest, wait) {
@@ -266,12 +276,35 @@ impl BatchInFlight {
         }
     }
 
-    fn go_on_with_room(self: &Arc<Self>, waited: Duration, may_wait: bool) {
+    /// Other nodes may have newer copies of the records of rows, of which `count` are left from `first` on: the next turn comes
+    /// when that is known of those that are next.
+    fn resolve_duplicates(self: &Arc<Self>, context: &TransactionContext, first: RowPosition, count: u32) {
+        if std::mem::replace(&mut self.progress.lock().is_put_off, true) {
+            return;
+        }
+        let resume: Arc<GoesOn> = Arc::new(GoesOn(Arc::clone(self)));
+        let Ok(request) = Request::parse(&self.body) else { return };
+        let Ok(batch) = batch_of(&request) else { return };
+        let mut rows = Rows::new(batch.rows, &request);
+        if rows.go_to(first).is_err() {
+            return;
+        }
+        for row in (0..count.min(TURN_ROWS)).map_while(|_| rows.read().ok()) {
+            if let Some(namespace) = context.known_namespace(&row.request) {
+                let key = RecordKey { namespace: namespace.position(), digest: row.digest };
+                if duplicates::must_resolve(context, namespace, &row.request, &key) {
+                    context.duplicates.ask(context, key, Asker::Other(Arc::<GoesOn>::clone(&resume)));
+                }
+            }
+        }
+    }
+
+    fn go_on(self: &Arc<Self>, waited: Duration, may_wait: bool) {
         let mut progress = self.progress.lock();
         if self.own_time_max.is_none() {
             progress.waited += waited;
         }
-        progress.lacks_room = false;
+        progress.is_put_off = false;
         progress.may_wait &= may_wait;
         let needs_turn = !progress.open.is_empty() && !progress.has_turn;
         progress.has_turn |= needs_turn;
@@ -298,7 +331,7 @@ impl BatchInFlight {
         }
         let mut progress = self.progress.lock();
         progress.has_turn = false;
-        if progress.lacks_room {
+        if progress.is_put_off {
             return None;
         }
         let may_wait = progress.may_wait;
@@ -350,7 +383,7 @@ impl BatchInFlight {
             progress.open.push_front(rows);
         }
         let is_done = progress.is_done();
-        let needs_turn = !progress.open.is_empty() && !progress.has_turn && !progress.lacks_room;
+        let needs_turn = !progress.open.is_empty() && !progress.has_turn && !progress.is_put_off;
         progress.has_turn |= needs_turn;
         drop(progress);
         if needs_turn {
@@ -440,6 +473,10 @@ impl Executor {
             Ok(Some(Extent::Paused(first, count))) => Some((first, count)),
             Ok(Some(Extent::NoRoom(first, count, key))) => {
                 batch.wait_for_room(&self.context, &key);
+                Some((first, count))
+            }
+            Ok(Some(Extent::Unresolved(first, count))) => {
+                batch.resolve_duplicates(&self.context, first, count);
                 Some((first, count))
             }
             Ok(Some(Extent::UntilBad) | None) => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use proto::message::Request;
 
+use super::duplicates::Duplicates;
 use super::flat_buffer::FlatBuffer;
 use super::replicas::ReplicaWrites;
 use super::settle::Unsettled;
@@ -35,6 +36,8 @@ pub(crate) struct TransactionContext {
     pub(super) waits: WaitTable,
     /// Writes that replicas have not acknowledged.
     pub(crate) replicas: Arc<ReplicaWrites>,
+    /// Questions to nodes that may have newer copies of records.
+    pub(crate) duplicates: Duplicates,
     /// The server stops: what only reads ends soon.
     is_stopping: AtomicBool,
 }
@@ -56,6 +59,7 @@ impl TransactionContext {
             pool: Workers::with_niceness("transaction", POOL_NICENESS),
             waits: WaitTable::new(),
             replicas: ReplicaWrites::new(),
+            duplicates: Duplicates::new(),
             is_stopping: AtomicBool::new(false),
         }
     }
@@ -72,7 +76,7 @@ impl TransactionContext {
     }
 
     /// Whether the server stops.
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Acquire)
     }
 

@@ -14,6 +14,7 @@ mod benchmarks;
 mod checks;
 mod context;
 mod delete;
+mod duplicates;
 mod estimate;
 pub(crate) mod filter;
 mod flat_buffer;
@@ -60,7 +61,7 @@ pub(crate) use batch_pool::{BatchPool, BatchWorker};
 pub(crate) use context::TransactionContext;
 pub(crate) use measure::HeldTransactions;
 pub(crate) use pool::{PoolWorker, thread_count};
-pub(crate) use replicas::{ReplicaObserver, ReplicaTraffic, ReplicaWrites};
+pub(crate) use replicas::{ReplicaObserver, ReplicaTraffic, ReplicaWrites, take_copy};
 pub(crate) use settle::Unsettled;
 pub(crate) use sink::{GoOn, ReplySink, SinkClosed, StalledSenders};
 pub(crate) use step::Step;
@@ -414,6 +415,9 @@ impl Workspace {
 
     fn run_unsettled(&mut self, call: &Call<'_>, out: &mut Vec<u8>) -> Option<Wait> {
         let request = call.request;
+        if let Some(wait) = call.wait_of_duplicates() {
+            return Some(wait);
+        }
         if is_step_of_transaction(request) {
             call.reply_header_only(out, ResultCode::EnterpriseOnly, 0, 0);
             None

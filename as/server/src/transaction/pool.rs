@@ -16,6 +16,7 @@ use proto::ResultCode;
 use proto::message::{Request, info2};
 use proto::reply::{self, ReplyHeader};
 
+use super::duplicates::Asker;
 use super::wait::{ROOM_WAIT_MAX, RecordKey};
 use super::{Executor, OwnedRequest, Place, ReplySink, Step, TransactionContext, Wait};
 use crate::metrics::{Operation, Origin};
@@ -41,6 +42,7 @@ impl TransactionContext {
                 self.waits.park(&key, request).or_else(|request| self.replicas.park(&key, request))
             }
             Wait::Room(key) => return self.wait_for_room(&key, request),
+            Wait::Duplicates(key) => return self.duplicates.ask(self, key, Asker::Request(request)),
         };
         if let Err(request) = resumed {
             self.pool.submit(request);
@@ -141,7 +143,7 @@ impl Executor {
         let place = Place::Pool { deadline };
         let patience = (&budget, place, owned.may_wait);
         match self.workspace.execute_single(&context, namespace, request, patience, owned.now, out) {
-            Step::Restart(wait @ Wait::Room(_)) => Some(wait),
+            Step::Restart(wait @ (Wait::Room(_) | Wait::Duplicates(_))) => Some(wait),
             step => {
                 assert!(matches!(step, Step::Done), "a request in the pool waits for nothing else");
                 None

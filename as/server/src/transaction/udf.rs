@@ -251,8 +251,8 @@ fn make_next(
         let is_gone = is_live && state.old_bin_count() > 0;
         return if is_gone { Ok((Next::Gone, generation, void_time)) } else { Err(ResultCode::NotFound) };
     }
-    let now =
-        if is_live { call.now.0 } else { namespace.creation_time(&call.digest, base.set_id, call.now.0) };
+    let now = namespace.partitions.update_time(call.now.0);
+    let now = if is_live { now } else { namespace.creation_time(&call.digest, base.set_id, now) };
     let key = state.key();
     let record = NewRecord {
         digest: call.digest,

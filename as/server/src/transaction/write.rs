@@ -320,8 +320,8 @@ fn make_next(
         _ => Bins::new(),
     };
     let had_bins = !bins.is_empty();
-    let now =
-        if *is_new { namespace.creation_time(&call.digest, base.set_id, call.now.0) } else { call.now.0 };
+    let now = namespace.partitions.update_time(call.now.0);
+    let now = if *is_new { namespace.creation_time(&call.digest, base.set_id, now) } else { now };
     let last_update_time = base.next_update_time(now);
     namespace.warn_of_clock(last_update_time, call.now);
     let void_time = void_time_after(call, set, ttl, (!is_new).then_some(base.void_time));

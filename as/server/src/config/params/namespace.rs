@@ -68,7 +68,7 @@ params! {
         /// Refuses writes of multi-record transactions.
         disable_mrt_writes: Flag = false, boolean("disable-mrt-writes").dynamic().enterprise().later();
         /// Writes without first asking other nodes for newer versions of the record.
-        disable_write_dup_res: Flag = false, boolean("disable-write-dup-res").dynamic().later();
+        disable_write_dup_res: Flag = false, boolean("disable-write-dup-res").dynamic();
         /// Refuses deletes that leave no tombstone.
         disallow_expunge: Flag = false, boolean("disallow-expunge").dynamic().enterprise().later();
         /// Refuses writes to records outside any set.
@@ -99,7 +99,7 @@ params! {
         /// Treats every query as a long one.
         force_long_queries: Flag = false, boolean("force-long-queries").dynamic().not_in_file();
         /// Fills this namespace's partitions without waiting for migrate-fill-delay.
-        ignore_migrate_fill_delay: Flag = false, boolean("ignore-migrate-fill-delay").dynamic().enterprise().later();
+        ignore_migrate_fill_delay: Flag = false, boolean("ignore-migrate-fill-delay").dynamic().enterprise();
         /// Memory by which the primary index grows at a time.
         index_stage_size: Number<u64> = 1 << 30, size_power_of_2("index-stage-size", 1 << 27, 1 << 30);
         /// Memory that primary, secondary and set indexes together should use; 0 means no limit.
@@ -109,13 +109,13 @@ params! {
         /// Greatest size of a record.
         max_record_size: Number<u32> = 1 << 20, size("max-record-size", 64, 8 << 20).dynamic();
         /// Rank among namespaces when partitions are sent, 1 first, 10 last.
-        migrate_order: Number<u32> = 5, number("migrate-order", 1, 10).dynamic().later();
+        migrate_order: Number<u32> = 5, number("migrate-order", 1, 10).dynamic();
         /// Milliseconds before a record that was sent is sent again.
-        migrate_retransmit_ms: Number<u32> = 5_000, any_u32("migrate-retransmit-ms").dynamic().later();
+        migrate_retransmit_ms: Number<u32> = 5_000, any_u32("migrate-retransmit-ms").dynamic();
         /// Leaves out records that cannot be read when partitions are sent.
-        migrate_skip_unreadable: Flag = false, boolean("migrate-skip-unreadable").dynamic().later();
+        migrate_skip_unreadable: Flag = false, boolean("migrate-skip-unreadable").dynamic();
         /// Microseconds to sleep after each record that is sent.
-        migrate_sleep: Number<u32> = 1, any_u32("migrate-sleep").dynamic().later();
+        migrate_sleep: Number<u32> = 1, any_u32("migrate-sleep").dynamic();
         /// Seconds a multi-record transaction may take.
         mrt_duration: Number<u32> = 0, seconds("mrt-duration", 1, 120).dynamic().enterprise().later()
             .note("10 with strong-consistency");

@@ -79,11 +79,11 @@ params! {
         /// Measures latencies in microseconds instead of milliseconds.
         microsecond_histograms: Flag = false, boolean("microsecond-histograms").dynamic();
         /// Seconds to wait before filling partitions that a missing node left behind.
-        migrate_fill_delay: Number<u32> = 0, any_seconds("migrate-fill-delay").dynamic().enterprise().later();
+        migrate_fill_delay: Number<u32> = 0, any_seconds("migrate-fill-delay").dynamic().enterprise();
         /// Partitions that may be received at the same time.
-        migrate_max_num_incoming: Number<u32> = 4, number("migrate-max-num-incoming", 0, 256).dynamic().later();
+        migrate_max_num_incoming: Number<u32> = 4, number("migrate-max-num-incoming", 0, 256).dynamic();
         /// Threads that send partitions to other nodes; 0 stops sending.
-        migrate_threads: Number<u32> = 1, number("migrate-threads", 0, 100).dynamic().later();
+        migrate_threads: Number<u32> = 1, number("migrate-threads", 0, 100).dynamic();
         /// A cluster of fewer nodes is not formed.
         min_cluster_size: Number<u32> = 1, number("min-cluster-size", 0, 8).dynamic().later();
         /// Id of this node in the cluster, hexadecimal.

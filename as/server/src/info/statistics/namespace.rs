@@ -3,13 +3,14 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use cf::clock::StoredMillis;
+use cluster::migration::MigrationLoad;
 
 use super::Value::{self, Fixed, Flag, Number, Signed};
 use crate::config::Engine;
 use crate::info::request::Joined;
 use crate::metrics::groups::{DELETE, Group, LANG, PROXY, READ, TSVC, UDF, WRITE, XDR_DELETE, XDR_WRITE};
 use crate::metrics::{NamespaceCounter, Origin};
-use crate::namespace::{IndexMemory, Namespace, PartitionFigures};
+use crate::namespace::{IndexMemory, Namespace, PartitionFigures, RecordsByRole};
 use crate::node::Node;
 use crate::storage::{DeviceStats, DiskStats};
 
@@ -18,38 +19,12 @@ struct View<'a> {
     node: &'a Node,
     namespace: &'a Namespace,
     partitions: PartitionFigures,
+    migrations: MigrationLoad,
     objects: u64,
     roles: RecordsByRole,
     index_memory: IndexMemory,
     data_used: u64,
     data_total: u64,
-}
-
-/// Records by what this node is for their partitions. Tombstones are among them on a node that is not alone.
-#[derive(Default)]
-struct RecordsByRole {
-    master: u64,
-    replica: u64,
-    other: u64,
-}
-
-impl RecordsByRole {
-    fn of(node: &Node, namespace: &Namespace) -> Self {
-        if node.membership.get().is_none() {
-            return RecordsByRole { master: namespace.object_count(), ..RecordsByRole::default() };
-        }
-        let (own, mut roles) = (node.cluster.node_id, RecordsByRole::default());
-        namespace.partitions.visit(|id, row| {
-            let count = namespace.index.partition_count(id);
-            let role = match row.replica_index(own) {
-                _ if row.working_master == own => &mut roles.master,
-                Some(_) => &mut roles.replica,
-                None => &mut roles.other,
-            };
-            *role += count;
-        });
-        roles
-    }
 }
 
 /// One or several lines of the table.
@@ -128,28 +103,24 @@ static ROWS: &[Row] = &[
     One("effective_is_quiesced", |_| Flag(false)),
     Idle(&["nodes_quiesced"]),
     One("effective_prefer_uniform_balance", |_| Flag(false)),
-    Idle(&[
-        "effective_active_rack",
-        "migrate_tx_partitions_imbalance",
-        "migrate_tx_instances",
-        "migrate_rx_instances",
-        "migrate_tx_partitions_active",
-        "migrate_rx_partitions_active",
-        "migrate_tx_partitions_initial",
-    ]),
+    Idle(&["effective_active_rack"]),
+    Counter(NamespaceCounter::MigratePartitionsImbalance),
+    One("migrate_tx_instances", |view| Number(view.migrations.emigrations_known as u64)),
+    One("migrate_rx_instances", |view| Number(view.migrations.immigrations_known as u64)),
+    One("migrate_tx_partitions_active", |view| Number(view.migrations.emigrations as u64)),
+    One("migrate_rx_partitions_active", |view| Number(view.migrations.immigrations as u64)),
+    One("migrate_tx_partitions_initial", |view| Number(view.partitions.initial_emigrations)),
     One("migrate_tx_partitions_remaining", |view| Number(view.partitions.pending_emigrations)),
     One("migrate_tx_partitions_lead_remaining", |view| Number(view.partitions.pending_lead_emigrations)),
-    Idle(&["migrate_rx_partitions_initial"]),
+    One("migrate_rx_partitions_initial", |view| Number(view.partitions.initial_immigrations)),
     One("migrate_rx_partitions_remaining", |view| Number(view.partitions.pending_immigrations)),
-    Idle(&[
-        "migrate_records_skipped",
-        "migrate_records_transmitted",
-        "migrate_record_retransmits",
-        "migrate_record_receives",
-        "migrate_records_unreadable",
-        "migrate_signals_active",
-        "migrate_signals_remaining",
-    ]),
+    Idle(&["migrate_records_skipped"]),
+    Counter(NamespaceCounter::MigrateRecordsTransmitted),
+    Counter(NamespaceCounter::MigrateRecordRetransmits),
+    Counter(NamespaceCounter::MigrateRecordReceives),
+    Counter(NamespaceCounter::MigrateRecordsUnreadable),
+    One("migrate_signals_active", |view| Number(view.migrations.signals as u64)),
+    One("migrate_signals_remaining", |view| Number(view.migrations.signals_remaining as u64)),
     One("migrate_fresh_partitions", |view| Number(view.partitions.fresh as u64)),
     Idle(&["appeals_tx_active", "appeals_rx_active", "appeals_tx_remaining", "appeals_records_exonerated"]),
     Transactions(Client, &[&TSVC, &PROXY, &READ, &WRITE]),
@@ -166,10 +137,10 @@ static ROWS: &[Row] = &[
     Transactions(FromProxyBatchSub, &[&TSVC, &READ, &WRITE, &DELETE, &UDF, &LANG]),
     Transactions(UdfSub, &[&TSVC, &UDF, &LANG]),
     Transactions(OpsSub, &[&TSVC, &WRITE]),
+    Counter(NamespaceCounter::DupResAsk),
+    Counter(NamespaceCounter::DupResRespondRead),
+    Counter(NamespaceCounter::DupResRespondNoRead),
     Idle(&[
-        "dup_res_ask",
-        "dup_res_respond_read",
-        "dup_res_respond_no_read",
         "retransmit_all_read_dup_res",
         "retransmit_all_write_dup_res",
         "retransmit_all_delete_dup_res",
@@ -313,8 +284,9 @@ pub(in crate::info) fn write_namespace(node: &Node, namespace: &Namespace, out: 
         node,
         namespace,
         partitions: namespace.partitions.figures(),
+        migrations: *namespace.migration_load.lock(),
         objects: namespace.object_count(),
-        roles: RecordsByRole::of(node, namespace),
+        roles: namespace.records_by_role(),
         index_memory: IndexMemory::of(namespace),
         data_used: namespace.storage.used_bytes(),
         data_total: namespace.storage.total_bytes(),

@@ -76,7 +76,10 @@ static ROWS: &[Row] = &[
     One("objects", |view| Number(view.node.object_count())),
     One("tombstones", |view| Number(view.node.tombstone_count())),
     One("info_queue", |view| Number(view.node.service.info.queued_count() as u64)),
-    One("rw_in_progress", |view| Number(view.node.service.transactions.replicas.count() as u64)),
+    One("rw_in_progress", |view| {
+        let transactions = &view.node.service.transactions;
+        Number((transactions.replicas.count() + transactions.duplicates.count()) as u64)
+    }),
     Idle(&["proxy_in_progress", "tree_gc_queue"]),
     One("client_connections", |view| Number(view.connections_opened.saturating_sub(view.connections_closed))),
     One("client_connections_opened", |view| Number(view.connections_opened)),

@@ -1,5 +1,7 @@
 //! What a rebalance and migrations change in the partitions of a node that is in a cluster with others.
 
+use cf::Digest;
+use cf::clock::monotonic_nanos;
 use cf::sys::block::BlockError;
 
 use super::{
@@ -30,9 +32,75 @@ impl Partitions {
         is_master.then(|| self.other_replicas(id, own))
     }
 
+    /// Whether other nodes may have newer copies of records of a partition.
+    #[inline]
+    pub(crate) fn may_have_duplicates(&self, id: PartitionId) -> bool {
+        self.has_duplicates.load(Acquire)
+            && self.partitions[id.index()].word(Acquire).0 & PartitionWord::DUPLICATES != 0
+    }
+
+    /// The record of `digest`, whose sprig the caller has locked, is removed at `time`: copies of before are late.
+    #[inline]
+    pub(crate) fn note_removal(&self, digest: &Digest, time: u64) {
+        if self.awaits_copies(PartitionId::of(digest)) {
+            self.late_copies.note_removal(digest, time);
+        }
+    }
+
+    /// Whether copies may come in from other nodes that are older than what is here.
+    #[inline]
+    pub(crate) fn awaits_copies(&self, id: PartitionId) -> bool {
+        self.partitions[id.index()].word(Relaxed).0 & PartitionWord::AWAITS_COPIES != 0
+    }
+
+    /// Whether a copy that was last updated at `time` is of before a removal here. The caller has locked its sprig.
+    pub(crate) fn is_late_copy(&self, digest: &Digest, time: u64) -> bool {
+        self.late_copies.is_late(digest, time)
+    }
+
+    /// The nodes that may have newer copies of records of a partition.
+    pub(crate) fn duplicates(&self, id: PartitionId) -> Vec<u64> {
+        self.table.lock().rows[id.index()].duplicates.clone()
+    }
+
+    /// The last-update-time, in milliseconds since 2010, after which records of a partition are known to be the newest.
+    pub(crate) fn duplicate_cutoff(&self, id: PartitionId) -> u64 {
+        self.table.lock().rows[id.index()].duplicate_resolution_cutoff_ms
+    }
+
+    /// What the cluster thread says holds until then, in milliseconds of the monotonic clock. Should the process not run
+    /// for so long, others may have taken its partitions over, and it serves none until the cluster thread has looked.
+    pub(crate) fn serve_until(&self, monotonic_ms: u64) {
+        self.served_until_ms.store(monotonic_ms, Release);
+    }
+
+    /// Other nodes may have written until then, in milliseconds since 2010: what is written here is not earlier.
+    pub(crate) fn write_not_before(&self, ms: u64) {
+        self.update_floor_ms.fetch_max(ms, Release);
+    }
+
+    /// The last-update-time of what is written at `now`.
+    #[inline]
+    pub(crate) fn update_time(&self, now: u64) -> u64 {
+        now.max(self.update_floor_ms.load(Acquire))
+    }
+
+    /// Whether the node looks for no others.
+    pub(crate) fn is_of_node_alone(&self) -> bool {
+        self.served_until_ms.load(Relaxed) == u64::MAX
+    }
+
+    /// Whether what the partitions say still holds.
+    #[inline]
+    pub(super) fn is_current(&self) -> bool {
+        let until_ms = self.served_until_ms.load(Acquire);
+        until_ms == u64::MAX || monotonic_nanos() / 1_000_000 <= until_ms
+    }
+
     /// Reserves a partition of which this node is a replica or the master, for a copy of a record.
     pub(crate) fn reserve_as_replica(&self, id: PartitionId) -> Option<PartitionReservation<'_>> {
-        self.reserve_data(id).filter(|reservation| reservation.word.0 & PartitionWord::REPLICA != 0)
+        let reserved = self.reserve_data(id).filter(|_| self.is_current());
+        reserved.filter(|reservation| reservation.word.0 & PartitionWord::REPLICA != 0)
     }
 
     /// Reserves a partition that has data here.
@@ -75,6 +143,8 @@ impl Partitions {
         if let Some(replication_factor) = replication_factor {
             table.figures.fresh = fresh;
             table.figures.replication_factor = replication_factor;
+            table.figures.initial_emigrations = table.figures.pending_emigrations;
+            table.figures.initial_immigrations = table.figures.pending_immigrations;
         }
         Ok(())
     }

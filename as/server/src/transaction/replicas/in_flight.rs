@@ -118,6 +118,12 @@ impl ReplicaWrites {
         self.count.load(Acquire) != 0 && self.shard(key).writes.lock().contains_key(key)
     }
 
+    /// Whether a write of any record of a partition is on its way.
+    pub(crate) fn has_any_of(&self, namespace: usize, partition: PartitionId) -> bool {
+        let is_of = |key: &RecordKey| key.namespace == namespace && PartitionId::of(&key.digest) == partition;
+        self.count.load(Acquire) != 0 && self.shards.iter().any(|shard| shard.writes.lock().keys().any(is_of))
+    }
+
     pub(super) fn new_id(&self) -> u32 {
         self.last_id.fetch_add(1, Relaxed) as u32
     }

@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 use std::time::Duration;
 
 use cf::Digest;
-use cf::clock::StoredMillis;
-use cluster::conflict::{ConflictPolicy, CopyAge, DuplicateAnswer, answer_duplicate_request};
-use datamodel::flat::{FlatError, FlatRecord, NewRecord};
+use cluster::conflict::{CopyAge, DuplicateAnswer, answer_duplicate_request};
+use datamodel::flat::FlatRecord;
 use datamodel::packing::Unpacker;
 use proto::ResultCode;
 use proto::peer::hello::Channel;
 use proto::peer::replication::{INFO_NO_ACK, OwnCopy, Replication, ReplicationBody, Subject};
 use proto::peer::{ClusterKey, NodeId, PeerError};
 
+use super::copy::{Via, age_of, parse, policy_of, remove_copy, store_copy};
 use super::in_flight::REFUSED_PAUSE;
-use crate::config::params::namespace::ConflictResolutionPolicy;
 use crate::fabric::{Cluster, Fabric, Handler};
-use crate::index::{PartitionId, RecordMeta};
-use crate::namespace::{Cause, Change, Namespace, NewVersion, PartitionReservation, Removal};
+use crate::index::PartitionId;
+use crate::metrics::NamespaceCounter;
+use crate::namespace::Namespace;
 use crate::storage::{ReadBuffer, unpacked};
 use crate::transaction::TransactionContext;
 use crate::transaction::wait::RecordKey;
@@ -52,6 +52,7 @@ impl ReplicaTraffic {
     ) -> Arc<Self> {
         let (context, fabric, cluster) = (Arc::clone(context), Arc::clone(fabric), Arc::clone(cluster));
         context.replicas.connect(&context.config, &fabric, &cluster);
+        context.duplicates.connect(&context.config, &fabric, &cluster);
         Arc::new(ReplicaTraffic { context, fabric, cluster })
     }
 
@@ -63,9 +64,11 @@ impl ReplicaTraffic {
         let mut generation = self.cluster.rebalance_generation();
         while !is_stopping.load(Acquire) {
             let replicas = &self.context.replicas;
-            std::thread::park_timeout(if replicas.count() == 0 { IDLE_PAUSE } else { REFUSED_PAUSE });
+            let is_idle = replicas.count() == 0 && self.context.duplicates.count() == 0;
+            std::thread::park_timeout(if is_idle { IDLE_PAUSE } else { REFUSED_PAUSE });
             let has_changed =
                 std::mem::replace(&mut generation, self.cluster.rebalance_generation()) != generation;
+            self.context.duplicates.resend(&self.context);
             if replicas.count() != 0 {
                 for ended in replicas.resend(&self.context.namespaces, has_changed) {
                     ended.release(|request| self.context.pool.submit(request));
@@ -100,7 +103,19 @@ impl ReplicaTraffic {
                     (namespace, digest, own),
                 );
             }
-            ReplicationBody::DuplicateAck { .. } => return Ok(()),
+            ReplicationBody::DuplicateAck { result, subject } => {
+                let (digest, copy) = match subject {
+                    Subject::Digest(digest) => (digest, None),
+                    Subject::Record(bytes) => {
+                        let mut padded = Vec::new();
+                        let record = parse(bytes, &mut padded).map_err(|_| PeerError::Invalid(6))?;
+                        (record.digest, (result == ResultCode::Ok as u32).then_some(bytes))
+                    }
+                };
+                let key = RecordKey { namespace: namespace_index as usize, digest };
+                let duplicates = &self.context.duplicates;
+                return duplicates.answered(&self.context, (key, transaction_id), from, copy);
+            }
         };
         self.answer(from, namespace_index, transaction_id, answer);
         Ok(())
@@ -139,7 +154,7 @@ impl ReplicaTraffic {
         let reserved = namespace.partitions.reserve_as_replica(PartitionId::of(&digest));
         let Some(reservation) = reserved.filter(|_| is_known) else { return Ok((digest, REFUSED)) };
         let result = match record {
-            Some(record) => store_copy(namespace, &record, &reservation, ConflictPolicy::LastUpdateTime)?,
+            Some(record) => store_copy(namespace, &record, &reservation, Via::ReplicaWrite)?,
             None => remove_copy(namespace, &digest),
         };
         Ok((digest, result as u32))
@@ -169,6 +184,12 @@ impl ReplicaTraffic {
         });
         let own = guard.as_ref().map(|guard| age_of(guard));
         let answer = answer_duplicate_request(policy_of(namespace), own, asking);
+        let counter = if answer == DuplicateAnswer::Newer {
+            NamespaceCounter::DupResRespondRead
+        } else {
+            NamespaceCounter::DupResRespondNoRead
+        };
+        namespace.metrics.add(counter, 1);
         let mut scratch = ReadBuffer::new();
         let record = guard.as_ref().filter(|_| answer == DuplicateAnswer::Newer);
         let bytes = record.and_then(|guard| namespace.storage.record_bytes(guard, &mut scratch).ok());
@@ -183,92 +204,5 @@ impl ReplicaTraffic {
         };
         self.answer(from, namespace_index, transaction_id, body);
         Ok(())
-    }
-}
-
-/// The `conflict-resolution-policy` of a namespace.
-fn policy_of(namespace: &Namespace) -> ConflictPolicy {
-    match namespace.config().params.conflict_resolution_policy.get() {
-        ConflictResolutionPolicy::Generation => ConflictPolicy::Generation,
-        ConflictResolutionPolicy::LastUpdateTime => ConflictPolicy::LastUpdateTime,
-    }
-}
-
-fn age_of(meta: &RecordMeta) -> CopyAge {
-    CopyAge { generation: meta.generation, last_update_time: meta.last_update_time() }
-}
-
-/// Reads a record as nodes send it, without end mark and padding; `padded` gets it with room for these.
-fn parse<'p>(bytes: &[u8], padded: &'p mut Vec<u8>) -> Result<FlatRecord<'p>, FlatError> {
-    let size = FlatRecord::stated_size(bytes).ok_or(FlatError::Size)?;
-    // The stated size is that of the bytes, an end mark and padding: no more than is there sizes anything.
-    if size < bytes.len() || size - bytes.len() > 2 * datamodel::flat::RBLOCK_SIZE {
-        return Err(FlatError::Size);
-    }
-    padded.extend_from_slice(bytes);
-    padded.resize(size, 0);
-    FlatRecord::parse(padded)
-}
-
-/// Stores a copy of a record that came from another node, if it is newer by `policy` than the one that is here.
-///
-/// # Errors
-/// When its bins cannot be read.
-fn store_copy(
-    namespace: &Namespace,
-    record: &FlatRecord<'_>,
-    reservation: &PartitionReservation<'_>,
-    policy: ConflictPolicy,
-) -> Result<ResultCode, PeerError> {
-    let bins = record.load_bins().map_err(|_| PeerError::Invalid(6))?;
-    let Ok(set_id) = namespace.set_of_copy(record.set_name) else { return Ok(ResultCode::Parameter) };
-    let own = NewRecord {
-        digest: record.digest,
-        last_update_time: record.last_update_time,
-        generation: record.generation,
-        void_time: record.void_time,
-        tree_id: reservation.tree_id(),
-        set_name: record.set_name,
-        key: record.key,
-        leaves_tombstone: record.leaves_tombstone,
-    };
-    let mut flat = Vec::new();
-    own.encode(&bins, own.size(&bins), &mut flat);
-    let Ok((guard, _)) = namespace.index.get_or_create(&record.digest) else {
-        return Ok(ResultCode::OutOfSpace);
-    };
-    let mut meta = RecordMeta::new(set_id);
-    meta.generation = record.generation;
-    meta.set_last_update_time(record.last_update_time);
-    meta.void_time = record.void_time;
-    meta.set_tombstone(bins.is_empty());
-    meta.set_leaves_tombstone(record.leaves_tombstone && !bins.is_empty());
-    if guard.exists() {
-        let (incoming, existing) = (age_of(&meta), age_of(&guard));
-        if !policy.replaces(incoming, Some(existing)) {
-            let is_same = incoming == existing;
-            return Ok(if is_same { ResultCode::RecordExists } else { ResultCode::Generation });
-        }
-    }
-    let version = NewVersion { flat: &flat, packed: None, meta, key_stored: record.key.is_some() };
-    let change = if bins.is_empty() { Change::Tombstone(version) } else { Change::Record(version) };
-    match namespace.commit(guard, &change, Cause::OtherNode) {
-        Ok(_) => Ok(ResultCode::Ok),
-        Err(error) => {
-            cf::warning_limited!(Rw, "{{{}}} copy of a record not stored: {error:?}", namespace.name());
-            Ok(ResultCode::OutOfSpace)
-        }
-    }
-}
-
-/// Removes a copy whose record its master has removed.
-fn remove_copy(namespace: &Namespace, digest: &Digest) -> ResultCode {
-    let Some(guard) = namespace.index.get_exclusive(digest).filter(|guard| !guard.is_tombstone()) else {
-        return ResultCode::NotFound;
-    };
-    let removal = Removal::plain(Cause::OtherNode, StoredMillis::now());
-    match namespace.remove(guard, &removal, &mut Vec::new()) {
-        Ok(_) => ResultCode::Ok,
-        Err(_) => ResultCode::OutOfSpace,
     }
 }

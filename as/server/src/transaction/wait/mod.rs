@@ -30,6 +30,8 @@ pub(crate) enum Wait {
     Pool,
     /// A record that a thread of the pool has reserved for its change.
     Record(RecordKey),
+    /// Other nodes, which may have a newer copy of a record.
+    Duplicates(RecordKey),
     /// Room on the device of a record.
     Room(RecordKey),
 }

@@ -1,0 +1,305 @@
+//! A partition on its way to another node: its records are sent one after the other, in messages that gather, and sent
+//! again until each is acknowledged.
+//!
+//! A record is read under its own lock, and no lock is held while anything is waited for. Records that come or change
+//! meanwhile need not be sent: whoever is to have the partition is a replica and gets what its master writes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::time::{Duration, Instant};
+
+use cf::Digest;
+use datamodel::flat::FlatRecord;
+use parking_lot::{Condvar, Mutex};
+use proto::peer::NodeId;
+use proto::peer::hello::Channel;
+use proto::peer::migrate::{Migrate, MigrateBody};
+
+use super::{Fabric, Namespace, PartitionId};
+use crate::fabric::SendError;
+use crate::metrics::NamespaceCounter;
+use crate::storage::ReadBuffer;
+
+/// Messages gather up to so many bytes before they are sent.
+const GATHERED_SIZE: usize = 64 << 10;
+/// Unacknowledged bytes of an emigration: so much may wait at the receiver, before writes of clients too.
+const UNACKED_SIZE_MAX: usize = 4 << 20;
+/// Unacknowledged records of an emigration.
+const UNACKED_COUNT_MAX: usize = 16 << 10;
+/// What `migrate-sleep` asks for adds up to this before it is slept: the system does not sleep for a microsecond.
+const REST_MIN: Duration = Duration::from_millis(1);
+/// How soon it is tried again to send where too much waits already.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
+/// The longest wait for acknowledgements before it is looked whether anything is to be sent again.
+const LOOK_PERIOD: Duration = Duration::from_millis(50);
+/// Records that are sent again at a time.
+const RESENT_COUNT_MAX: usize = 256;
+
+/// A record that is not acknowledged.
+struct Sent {
+    digest: Digest,
+    /// Bytes of its message; 0 while it cannot be read.
+    size: usize,
+    resend_at: Instant,
+}
+
+#[derive(Default)]
+struct Window {
+    /// By insert id.
+    sent: BTreeMap<u64, Sent>,
+    bytes: usize,
+}
+
+/// An emigration under way.
+pub(super) struct Emigration {
+    pub(super) id: u32,
+    to: NodeId,
+    pub(super) namespace: Arc<Namespace>,
+    pub(super) partition: PartitionId,
+    window: Mutex<Window>,
+    acked: Condvar,
+    is_stopped: AtomicBool,
+}
+
+/// Sends a message on the bulk channel. What gets lost is sent again by whoever misses something.
+pub(super) fn send_bulk(fabric: &Fabric, to: NodeId, message: &Migrate<'_>) {
+    let mut bytes = Vec::new();
+    message.encode(&mut bytes);
+    let _ = fabric.send(to, Channel::Bulk, &bytes);
+}
+
+impl Emigration {
+    pub(super) fn new(id: u32, to: NodeId, namespace: Arc<Namespace>, partition: PartitionId) -> Self {
+        Emigration {
+            id,
+            to,
+            namespace,
+            partition,
+            window: Mutex::default(),
+            acked: Condvar::new(),
+            is_stopped: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.is_stopped.store(true, Release);
+        drop(self.window.lock());
+        self.acked.notify_all();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Acquire)
+    }
+
+    /// The receiver has a record.
+    pub(super) fn acked(&self, from: NodeId, insert_id: u64) {
+        if from != self.to {
+            return;
+        }
+        let mut window = self.window.lock();
+        if window.forget(insert_id) && (window.sent.is_empty() || window.is_half_full()) {
+            drop(window);
+            self.acked.notify_all();
+        }
+    }
+
+    /// Sends all records and waits until all are acknowledged. Returns false if it was stopped before.
+    pub(super) fn run(&self, fabric: &Fabric) -> bool {
+        let mut sender = Sender {
+            emigration: self,
+            fabric,
+            scratch: ReadBuffer::new(),
+            gathered: Vec::new(),
+            next_id: 0,
+            rest: Duration::ZERO,
+        };
+        let mut cursor = self.namespace.index.cursor(self.partition, None);
+        while let Some(portion) = cursor.next_portion(|_| true) {
+            for found in portion {
+                if self.is_stopped() || !sender.send(&found.digest) {
+                    return false;
+                }
+            }
+        }
+        sender.flush();
+        loop {
+            let mut window = self.window.lock();
+            if window.sent.is_empty() || self.is_stopped() {
+                return !self.is_stopped();
+            }
+            self.acked.wait_for(&mut window, LOOK_PERIOD);
+            drop(window);
+            sender.resend_due();
+        }
+    }
+
+    fn retransmit_period(&self) -> Duration {
+        let ms = self.namespace.config().params.migrate_retransmit_ms.get();
+        Duration::from_millis(ms.max(1).into())
+    }
+}
+
+impl Window {
+    fn is_full(&self) -> bool {
+        self.bytes > UNACKED_SIZE_MAX || self.sent.len() > UNACKED_COUNT_MAX
+    }
+
+    fn is_half_full(&self) -> bool {
+        self.bytes > UNACKED_SIZE_MAX / 2 || self.sent.len() > UNACKED_COUNT_MAX / 2
+    }
+
+    fn forget(&mut self, insert_id: u64) -> bool {
+        let Some(sent) = self.sent.remove(&insert_id) else { return false };
+        self.bytes -= sent.size;
+        true
+    }
+}
+
+/// How a record was read that is to be sent.
+enum Gathered {
+    /// Its message has so many bytes.
+    Whole(usize),
+    /// There is none any more: the receiver was told so.
+    Gone,
+    /// It cannot be read now.
+    Unreadable,
+    /// The partition is not here any more.
+    Left,
+}
+
+/// What sends the records of one emigration.
+struct Sender<'a> {
+    emigration: &'a Emigration,
+    fabric: &'a Fabric,
+    scratch: ReadBuffer,
+    /// Messages that are not sent yet.
+    gathered: Vec<u8>,
+    next_id: u64,
+    /// What is to be slept.
+    rest: Duration,
+}
+
+impl Sender<'_> {
+    /// Sends a record for the first time. Returns false when there is nothing more to send.
+    fn send(&mut self, digest: &Digest) -> bool {
+        let emigration = self.emigration;
+        let namespace = &emigration.namespace;
+        let size = match self.gather(digest, self.next_id) {
+            Gathered::Whole(size) => size,
+            Gathered::Gone => return true,
+            Gathered::Left => return false,
+            Gathered::Unreadable if namespace.config().params.migrate_skip_unreadable.get() => {
+                namespace.metrics.add(NamespaceCounter::MigrateRecordsUnreadable, 1);
+                return true;
+            }
+            Gathered::Unreadable => 0,
+        };
+        let resend_at = Instant::now() + emigration.retransmit_period();
+        let mut window = emigration.window.lock();
+        window.sent.insert(self.next_id, Sent { digest: *digest, size, resend_at });
+        window.bytes += size;
+        let is_full = window.is_full();
+        drop(window);
+        self.next_id += 1;
+        namespace.metrics.add(NamespaceCounter::MigrateRecordsTransmitted, 1);
+        if is_full || self.gathered.len() >= GATHERED_SIZE {
+            self.flush();
+        }
+        if is_full {
+            self.await_room();
+        }
+        self.pause();
+        true
+    }
+
+    /// Appends the message with a record to those that wait to be sent.
+    fn gather(&mut self, digest: &Digest, insert_id: u64) -> Gathered {
+        let Emigration { namespace, partition, id, .. } = self.emigration;
+        let Some(_reservation) = namespace.partitions.reserve_data(*partition) else { return Gathered::Left };
+        let Some(guard) = namespace.index.get(digest) else { return Gathered::Gone };
+        let bytes = match namespace.storage.record_bytes(&guard, &mut self.scratch) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                namespace.report_damage(&guard, &error);
+                return Gathered::Unreadable;
+            }
+        };
+        let Some(record) = FlatRecord::without_end(bytes) else {
+            cf::warning_limited!(Migrate, "{{{}}} record {digest} is damaged", namespace.name());
+            return Gathered::Unreadable;
+        };
+        drop(guard);
+        let before = self.gathered.len();
+        let body = MigrateBody::Insert { insert_id, record: &record };
+        Migrate { emigration_id: *id, body }.encode(&mut self.gathered);
+        Gathered::Whole(self.gathered.len() - before)
+    }
+
+    /// Sends the messages that have gathered.
+    fn flush(&mut self) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        let emigration = self.emigration;
+        while self.fabric.send(emigration.to, Channel::Bulk, &self.gathered) == Err(SendError::Full)
+            && !emigration.is_stopped()
+        {
+            std::thread::sleep(FULL_PAUSE);
+        }
+        // Without a connection they are lost, and sent again.
+        self.gathered.clear();
+    }
+
+    /// Waits until half of what may be unacknowledged is acknowledged.
+    fn await_room(&mut self) {
+        let emigration = self.emigration;
+        loop {
+            let mut window = emigration.window.lock();
+            if !window.is_half_full() || emigration.is_stopped() {
+                return;
+            }
+            emigration.acked.wait_for(&mut window, LOOK_PERIOD);
+            drop(window);
+            self.resend_due();
+        }
+    }
+
+    /// Sends again what was not acknowledged for long, as it is now.
+    fn resend_due(&mut self) {
+        let (emigration, now) = (self.emigration, Instant::now());
+        let window = emigration.window.lock();
+        let is_due = |(_, sent): &(&u64, &Sent)| sent.resend_at <= now;
+        let due = window.sent.iter().filter(is_due).take(RESENT_COUNT_MAX);
+        let due: Vec<(u64, Digest)> = due.map(|(id, sent)| (*id, sent.digest)).collect();
+        drop(window);
+        for (insert_id, digest) in due {
+            let size = match self.gather(&digest, insert_id) {
+                Gathered::Whole(size) => size,
+                Gathered::Unreadable => 0,
+                Gathered::Gone | Gathered::Left => {
+                    emigration.window.lock().forget(insert_id);
+                    continue;
+                }
+            };
+            emigration.namespace.metrics.add(NamespaceCounter::MigrateRecordRetransmits, 1);
+            let mut window = emigration.window.lock();
+            if let Some(sent) = window.sent.get_mut(&insert_id) {
+                let before = std::mem::replace(&mut sent.size, size);
+                sent.resend_at = now + emigration.retransmit_period();
+                window.bytes = window.bytes + size - before;
+            }
+        }
+        self.flush();
+    }
+
+    /// Keeps to `migrate-sleep`.
+    fn pause(&mut self) {
+        self.rest +=
+            Duration::from_micros(self.emigration.namespace.config().params.migrate_sleep.get().into());
+        if self.rest >= REST_MIN {
+            self.flush();
+            std::thread::sleep(std::mem::take(&mut self.rest));
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Migration: the records of partitions on their way between nodes.
+//!
+//! Which partition goes where and when is for `cluster::migration` to say, in the cluster thread. Here its orders are carried
+//! out: a thread of the pool sends the records of a partition ([`emigration`]), fabric threads take those in that come
+//! ([`immigration`]), and when a partition is given up a thread waits for the writes that are under way ([`handing_over`]).
+//!
+//! # Threads
+//! `migrate-threads` threads, at least one, with less weight than those that serve clients. Messages come on fabric threads.
+//!
+//! # Locks
+//! One mutex for the list of emigrations and one for the unacknowledged records of each. One lock for the list of
+//! immigrations, held, shared, while a record is stored: the cluster thread knows that none of an ended one is stored later.
+
+mod emigration;
+mod handing_over;
+mod immigration;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proto::peer::migrate::{Migrate, MigrateBody};
+use proto::peer::{NodeId, PeerError};
+
+use crate::fabric::{Fabric, Handler, MoveOrder, MoveReport, MoveReports, RecordMover};
+use crate::index::PartitionId;
+use crate::namespace::Namespace;
+use crate::transaction::TransactionContext;
+use crate::workers::Workers;
+use emigration::Emigration;
+use immigration::Immigrations;
+
+/// How much less weight the threads have than service threads: about a tenth.
+const NICENESS: i32 = 10;
+/// How soon the cluster thread is told again whose inbox was full.
+const TELL_PAUSE: Duration = Duration::from_millis(5);
+
+/// What a thread of the pool does.
+enum Job {
+    Send(Arc<Emigration>),
+    HandOver(Arc<Emigration>),
+}
+
+/// The migrations of a node.
+pub(crate) struct Migrations {
+    context: Arc<TransactionContext>,
+    fabric: Arc<Fabric>,
+    reports: OnceLock<MoveReports>,
+    outgoing: Mutex<HashMap<u32, Arc<Emigration>>>,
+    incoming: Immigrations,
+    workers: Workers<Job>,
+}
+
+impl Migrations {
+    /// None yet. Records are sent by `fabric`.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub(crate) fn start(context: &Arc<TransactionContext>, fabric: &Arc<Fabric>) -> io::Result<Arc<Self>> {
+        let migrations = Arc::new(Migrations {
+            context: Arc::clone(context),
+            fabric: Arc::clone(fabric),
+            reports: OnceLock::new(),
+            outgoing: Mutex::default(),
+            incoming: Immigrations::default(),
+            workers: Workers::with_niceness("migrate", NICENESS),
+        });
+        let weak: Weak<Migrations> = Arc::downgrade(&migrations);
+        let count = migrations.thread_count();
+        migrations.workers.start(count, move || {
+            let weak = Weak::clone(&weak);
+            Some(Box::new(move |job| {
+                if let Some(migrations) = weak.upgrade() {
+                    migrations.carry_out(&job);
+                }
+            }))
+        })?;
+        Ok(migrations)
+    }
+
+    /// As configured, but one for what is under way.
+    fn thread_count(&self) -> usize {
+        self.context.config.service.migrate_threads.get().max(1) as usize
+    }
+
+    fn carry_out(&self, job: &Job) {
+        match job {
+            Job::Send(emigration) => {
+                if emigration.run(&self.fabric) && self.forget(emigration) {
+                    self.tell(|| MoveReport::Sent { emigration_id: emigration.id });
+                }
+            }
+            Job::HandOver(emigration) => {
+                if handing_over::await_writes(emigration, &self.context.replicas) && self.forget(emigration) {
+                    self.tell(|| MoveReport::HandedOver { emigration_id: emigration.id });
+                }
+            }
+        }
+    }
+
+    /// Tells the cluster thread. What it must hear of is told until it has room for it, or ends.
+    fn tell(&self, report: impl Fn() -> MoveReport) {
+        let Some(tell) = self.reports.get() else { return };
+        while !tell(report()) && !self.context.is_stopping() {
+            std::thread::sleep(TELL_PAUSE);
+        }
+    }
+
+    fn add(&self, emigration: Emigration, job: fn(Arc<Emigration>) -> Job) {
+        let emigration = Arc::new(emigration);
+        self.outgoing.lock().insert(emigration.id, Arc::clone(&emigration));
+        self.workers.submit(job(emigration));
+    }
+
+    /// Returns whether it was not stopped.
+    fn forget(&self, emigration: &Emigration) -> bool {
+        self.outgoing.lock().remove(&emigration.id);
+        !emigration.is_stopped()
+    }
+
+    fn taken(&self, from: NodeId, message: &[u8]) -> Result<(), PeerError> {
+        let Migrate { emigration_id, body } = Migrate::decode(message)?;
+        match body {
+            MigrateBody::Insert { insert_id, record } => {
+                if self.incoming.store((from, emigration_id), record)? {
+                    let ack = Migrate { emigration_id, body: MigrateBody::InsertAck { insert_id } };
+                    emigration::send_bulk(&self.fabric, from, &ack);
+                }
+            }
+            MigrateBody::InsertAck { insert_id } => {
+                let emigration = self.outgoing.lock().get(&emigration_id).cloned();
+                if let Some(emigration) = emigration {
+                    emigration.acked(from, insert_id);
+                }
+            }
+            // The rest is about partitions, not records.
+            _ => {
+                if let Some(tell) = self.reports.get() {
+                    tell(MoveReport::Message { from, bytes: message.to_vec() });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Handler for Migrations {
+    fn take(&self, from: NodeId, message: &[u8]) {
+        if let Err(error) = self.taken(from, message) {
+            cf::warning_limited!(Migrate, "message of node {from} dropped: {error}");
+        }
+    }
+}
+
+impl RecordMover for Migrations {
+    fn report_to(&self, reports: MoveReports) {
+        // There is one cluster thread.
+        let _ = self.reports.set(reports);
+    }
+
+    fn take_order(&self, order: MoveOrder) {
+        match order {
+            MoveOrder::Send { to, emigration_id, namespace, partition } => {
+                self.add(Emigration::new(emigration_id, to, namespace, partition), Job::Send);
+            }
+            MoveOrder::HandOver { emigration_id, namespace, partition } => {
+                // By this one nothing is sent.
+                let emigration = Emigration::new(emigration_id, NodeId::NONE, namespace, partition);
+                self.add(emigration, Job::HandOver);
+            }
+            MoveOrder::Stop { emigration_id } => {
+                if let Some(emigration) = self.outgoing.lock().remove(&emigration_id) {
+                    emigration.stop();
+                }
+            }
+            MoveOrder::Receive { from, emigration_id, namespace, partition } => {
+                self.incoming.add((from, emigration_id), namespace, partition);
+            }
+            MoveOrder::Received { from, emigration_id } => self.incoming.remove(&(from, emigration_id)),
+            MoveOrder::StopReceiving => self.incoming.clear(),
+        }
+    }
+
+    fn resize(&self) {
+        self.workers.resize(self.thread_count());
+    }
+
+    fn stop(&self) {
+        self.outgoing.lock().drain().for_each(|(_, emigration)| emigration.stop());
+        self.incoming.clear();
+        self.workers.stop();
+    }
+}

@@ -1,0 +1,353 @@
+//! Records that move between nodes: nodes that join, fail and come back, copies that differ, what clients find meanwhile.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use ferrospike_tests::client::Client;
+use ferrospike_tests::nodes::Nodes;
+use ferrospike_tests::wire::{Message, Operation, info2, operation, result};
+
+const MEMORY: &str = "
+namespace test {
+    replication-factor 2
+    storage-engine memory {
+        data-size 1G
+    }
+}
+";
+const FILE: &str = "
+namespace test {
+    replication-factor 2
+    storage-engine device {
+        file {dir}/test.dat
+        filesize 256M
+        flush-max-ms 10
+    }
+}
+";
+/// What a node answers that does not serve the partition of a record.
+const UNAVAILABLE: u8 = 11;
+/// Asks for the newest of all copies.
+const CONSISTENCY_LEVEL_ALL: u8 = 0x40;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A client of several nodes, which looks for the one that serves a record.
+struct Clients(Vec<Client>);
+
+impl Clients {
+    fn of(nodes: &Nodes, numbers: &[usize]) -> Clients {
+        Clients(numbers.iter().map(|number| nodes.servers[*number].connect()).collect())
+    }
+
+    /// Asks one after the other until one serves the record and does so in time.
+    fn ask(&mut self, request: &Message) -> Message {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            for client in &mut self.0 {
+                let answer = client.ask(request).unwrap();
+                if answer.result != UNAVAILABLE && answer.result != result::TIMEOUT {
+                    return answer;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("nobody serves the record");
+    }
+
+    fn put(&mut self, key: &str, value: &[u8]) {
+        assert_eq!(self.ask(&Message::put(key, value.to_vec())).result, result::OK, "{key}");
+    }
+
+    /// The value of a record; `None` if there is none.
+    fn value(&mut self, key: &str) -> Option<Vec<u8>> {
+        let answer = self.ask(&Message::get(key));
+        match answer.result {
+            result::OK => Some(answer.operations[0].value.clone()),
+            result::NOT_FOUND => None,
+            code => panic!("{key}: result {code}"),
+        }
+    }
+}
+
+fn key(number: usize) -> String {
+    format!("key-{number}")
+}
+
+/// Nodes come to have the same number of records of each partition of which they are replicas, and none of others. Gives how
+/// many there are in all, with each copy.
+fn check_copies(nodes: &Nodes, numbers: &[usize]) -> u64 {
+    let began = Instant::now();
+    loop {
+        match count_copies(nodes, numbers) {
+            Ok(count) => return count,
+            // Superfluous copies go a little later.
+            Err(_) if began.elapsed() < PATIENCE / 3 => std::thread::sleep(Duration::from_millis(20)),
+            Err(rows) => panic!("copies differ: {rows:?}"),
+        }
+    }
+}
+
+/// The records of all nodes, or what nodes say of a partition that is not as it should be.
+fn count_copies(nodes: &Nodes, numbers: &[usize]) -> Result<u64, Vec<Vec<String>>> {
+    let mut partitions = BTreeMap::<String, Vec<Vec<String>>>::new();
+    for number in numbers {
+        for row in nodes.info(*number, "partition-info").split(';').skip(1) {
+            let columns: Vec<String> = row.split(':').map(str::to_owned).collect();
+            partitions.entry(columns[1].clone()).or_default().push(columns);
+        }
+    }
+    let mut count = 0;
+    for rows in partitions.into_values() {
+        let is_replica = |row: &&Vec<String>| row[4] != "-1";
+        let (replicas, others): (Vec<_>, Vec<_>) = rows.iter().partition(is_replica);
+        let is_right =
+            replicas.iter().all(|row| row[11] == replicas[0][11]) && others.iter().all(|row| row[11] == "0");
+        if !is_right {
+            return Err(rows);
+        }
+        count += replicas.iter().map(|row| row[11].parse::<u64>().unwrap()).sum::<u64>();
+    }
+    Ok(count)
+}
+
+/// What the nodes have in all of a statistic of the namespace.
+fn sum(nodes: &Nodes, numbers: &[usize], figure: &str) -> u64 {
+    let of = |number: &usize| nodes.servers[*number].connect().figure("namespace/test", figure).unwrap();
+    numbers.iter().map(of).sum()
+}
+
+/// Adds 1 to one counter after the other until told to stop; gives how often it was acknowledged for each.
+fn count_up(
+    nodes: &Nodes,
+    numbers: &[usize],
+    keys: std::ops::Range<usize>,
+    is_done: &AtomicBool,
+) -> Vec<u64> {
+    let mut clients = Clients::of(nodes, numbers);
+    let mut counts = vec![0; keys.len()];
+    while !is_done.load(Relaxed) {
+        for (at, number) in keys.clone().enumerate() {
+            let add =
+                Message::write(&key(number)).with_operation(Operation::integer(operation::INCR, "n", 1));
+            assert_eq!(clients.ask(&add).result, result::OK);
+            counts[at] += 1;
+        }
+    }
+    counts
+}
+
+fn counter(clients: &mut Clients, number: usize) -> u64 {
+    let answer = clients.ask(&Message::get(&key(number)));
+    assert_eq!(answer.result, result::OK, "counter {number}");
+    u64::from_be_bytes(answer.bin("n").unwrap().try_into().unwrap())
+}
+
+#[test]
+fn a_node_that_joins_gets_its_share_while_clients_write() {
+    const KEYS: usize = 3000;
+    const COUNTERS: usize = 200;
+    let mut nodes = Nodes::start_some(3, 2, MEMORY);
+    nodes.await_cluster(&[0, 1]);
+    let mut clients = Clients::of(&nodes, &[0, 1]);
+    (COUNTERS..KEYS).for_each(|number| clients.put(&key(number), &number.to_be_bytes()));
+
+    let is_done = AtomicBool::new(false);
+    nodes.start_next();
+    let counts = std::thread::scope(|scope| {
+        let halves = [0..COUNTERS / 2, COUNTERS / 2..COUNTERS];
+        let writers = halves.map(|keys| scope.spawn(|| count_up(&nodes, &[0, 1, 2], keys, &is_done)));
+        nodes.await_cluster(&[0, 1, 2]);
+        is_done.store(true, Relaxed);
+        writers.map(|writer| writer.join().unwrap()).concat()
+    });
+    assert_eq!(check_copies(&nodes, &[0, 1, 2]), 2 * KEYS as u64);
+    assert_eq!(sum(&nodes, &[0, 1, 2], "master_objects"), KEYS as u64);
+    assert_eq!(sum(&nodes, &[0, 1, 2], "non_replica_objects"), 0);
+    let transmitted = sum(&nodes, &[0, 1, 2], "migrate_records_transmitted");
+    assert!(transmitted > KEYS as u64 / 3, "{transmitted} records migrated");
+    assert!(sum(&nodes, &[2], "migrate_record_receives") > KEYS as u64 / 3);
+    assert_eq!(sum(&nodes, &[0, 1, 2], "migrate_record_retransmits"), 0);
+    assert!(sum(&nodes, &[2], "migrate_rx_partitions_initial") > 2000);
+    assert!(sum(&nodes, &[0, 1], "migrate_tx_partitions_initial") > 2000);
+    nodes.await_info(2, "namespace/test", "migrate_signals_remaining=0;");
+    for figure in ["tx_partitions_active", "rx_partitions_active", "signals_active", "signals_remaining"] {
+        assert_eq!(sum(&nodes, &[0, 1, 2], &format!("migrate_{figure}")), 0, "{figure}");
+    }
+
+    // Each node has what it is to have: without one of the old ones nothing is missing.
+    nodes.servers[0].kill9();
+    nodes.await_members(&[1, 2]);
+    let mut clients = Clients::of(&nodes, &[1, 2]);
+    for (number, count) in counts.iter().enumerate() {
+        assert_eq!(counter(&mut clients, number), *count, "counter {number}");
+    }
+    for number in COUNTERS..KEYS {
+        assert_eq!(clients.value(&key(number)).as_deref(), Some(&number.to_be_bytes()[..]), "key {number}");
+    }
+    // What was lost is made again.
+    nodes.await_cluster(&[1, 2]);
+    assert_eq!(check_copies(&nodes, &[1, 2]), 2 * KEYS as u64);
+}
+
+/// A node is killed, the others write and delete, and it comes back, with its records or without.
+fn check_return(namespaces: &str, forgets: bool) {
+    const KEYS: usize = 1200;
+    let mut nodes = Nodes::start(3, namespaces);
+    nodes.await_cluster(&[0, 1, 2]);
+    let mut clients = Clients::of(&nodes, &[0, 1, 2]);
+    (0..KEYS).for_each(|number| clients.put(&key(number), b"before"));
+    nodes.servers[1].kill9();
+    if forgets {
+        let file = nodes.servers[1].folder().join("test.dat");
+        if file.exists() {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+    nodes.await_members(&[0, 2]);
+    let mut clients = Clients::of(&nodes, &[0, 2]);
+    let durably = |mut message: Message| {
+        message.info2 |= info2::DURABLE_DELETE;
+        message
+    };
+    for number in 0..KEYS {
+        match number % 4 {
+            0 => clients.put(&key(number), b"after"),
+            1 => {
+                let delete = durably(Message::delete(&key(number)));
+                assert_eq!(clients.ask(&delete).result, result::OK);
+            }
+            _ => {}
+        }
+    }
+    nodes.await_cluster(&[0, 2]);
+    check_copies(&nodes, &[0, 2]);
+
+    nodes.servers[1].restart();
+    nodes.await_cluster(&[0, 1, 2]);
+    check_copies(&nodes, &[0, 1, 2]);
+    let check = |clients: &mut Clients| {
+        for number in 0..KEYS {
+            let expected = match number % 4 {
+                0 => Some(&b"after"[..]),
+                1 => None,
+                _ => Some(&b"before"[..]),
+            };
+            assert_eq!(clients.value(&key(number)).as_deref(), expected, "key {number}");
+        }
+    };
+    check(&mut Clients::of(&nodes, &[0, 1, 2]));
+    // What the one that came back has is right too.
+    nodes.servers[2].kill9();
+    nodes.await_members(&[0, 1]);
+    check(&mut Clients::of(&nodes, &[0, 1]));
+}
+
+#[test]
+fn a_killed_node_comes_back_with_its_records() {
+    check_return(FILE, false);
+}
+
+#[test]
+fn a_killed_node_comes_back_without_its_records() {
+    check_return(FILE, true);
+}
+
+#[test]
+fn a_killed_node_comes_back_that_keeps_records_in_memory() {
+    check_return(MEMORY, true);
+}
+
+#[test]
+fn deleted_records_stay_deleted_while_their_copies_move() {
+    const KEYS: usize = 4000;
+    let mut nodes = Nodes::start_some(3, 2, MEMORY);
+    nodes.await_cluster(&[0, 1]);
+    let mut clients = Clients::of(&nodes, &[0, 1]);
+    (0..KEYS).for_each(|number| clients.put(&key(number), b"value"));
+    nodes.start_next();
+    nodes.await_members(&[0, 1, 2]);
+    let mut clients = Clients::of(&nodes, &[0, 1, 2]);
+    (0..KEYS).step_by(2).for_each(|number| {
+        assert_eq!(clients.ask(&Message::delete(&key(number))).result, result::OK);
+    });
+    nodes.await_cluster(&[0, 1, 2]);
+    assert_eq!(check_copies(&nodes, &[0, 1, 2]), KEYS as u64);
+    for number in 0..KEYS {
+        assert_eq!(clients.value(&key(number)).is_some(), number % 2 == 1, "key {number}");
+    }
+}
+
+#[test]
+fn the_newest_of_several_copies_counts() {
+    const KEYS: usize = 300;
+    let nodes = Nodes::start_apart(2, MEMORY);
+    for number in 0..2 {
+        nodes.await_cluster(&[number]);
+        let answer = nodes.info(number, "set-config:context=service;migrate-threads=0");
+        assert_eq!(answer, "ok");
+    }
+    // Each is a cluster of its own, and writes the same records; that which writes more often counts.
+    let mut apart: Vec<Clients> = (0..2).map(|number| Clients::of(&nodes, &[number])).collect();
+    for number in 0..KEYS {
+        for (node, clients) in apart.iter_mut().enumerate() {
+            let rounds = if number % 2 == node { 3 } else { 1 };
+            for _ in 0..rounds {
+                let add = Message::write(&key(number)).with_operation(Operation::integer(
+                    operation::INCR,
+                    "n",
+                    1 + 10 * node as i64,
+                ));
+                assert_eq!(clients.ask(&add).result, result::OK);
+            }
+        }
+    }
+    let expected = |number: usize| if number % 2 == 0 { 3 } else { 33 };
+    nodes.bring_together();
+    nodes.await_members(&[0, 1]);
+    let mut clients = Clients::of(&nodes, &[0, 1]);
+    for number in (0..KEYS).step_by(3) {
+        // The master has the older one as often as not.
+        let mut get = Message::get(&key(number));
+        get.info1 |= CONSISTENCY_LEVEL_ALL;
+        let answer = clients.ask(&get);
+        assert_eq!(answer.bin("n"), Some(&(expected(number) as u64).to_be_bytes()[..]), "key {number}");
+    }
+    for number in (1..KEYS).step_by(3) {
+        let add = Message::write(&key(number)).with_operation(Operation::integer(operation::INCR, "n", 100));
+        assert_eq!(clients.ask(&add).result, result::OK);
+        assert_eq!(counter(&mut clients, number), expected(number) + 100, "key {number}");
+    }
+    assert!(sum(&nodes, &[0, 1], "dup_res_ask") > KEYS as u64 / 3);
+    assert!(sum(&nodes, &[0, 1], "dup_res_respond_read") > KEYS as u64 / 6);
+    assert!(sum(&nodes, &[0, 1], "dup_res_respond_no_read") > KEYS as u64 / 6);
+    assert!(sum(&nodes, &[0, 1], "migrate_tx_partitions_remaining") > 4000, "nothing migrates");
+
+    // Batches ask for all of their records.
+    let option = "set-config:context=namespace;id=test;read-consistency-level-override=all";
+    for (number, client) in clients.0.iter_mut().enumerate() {
+        assert_eq!(nodes.info(number, option), "ok");
+        let mut is_served =
+            |number: &usize| client.ask(&Message::get(&key(*number))).unwrap().result == result::OK;
+        let served: Vec<usize> = (2..KEYS).step_by(3).filter(&mut is_served).collect();
+        assert!(served.len() > KEYS / 12);
+        let keys: Vec<String> = served.iter().copied().map(key).collect();
+        client.send(&Message::get_all(keys.iter().map(String::as_str)).encode()).unwrap();
+        let rows = client.take_rows().unwrap();
+        let value = |row: &Message| u64::from_be_bytes(row.bin("n").unwrap().try_into().unwrap());
+        let sum: u64 = rows.iter().map(value).sum();
+        assert_eq!(sum, served.iter().map(|number| expected(*number) as u64).sum::<u64>());
+    }
+
+    for number in 0..2 {
+        assert_eq!(nodes.info(number, "set-config:context=service;migrate-threads=4"), "ok");
+    }
+    nodes.await_cluster(&[0, 1]);
+    assert_eq!(check_copies(&nodes, &[0, 1]), 2 * KEYS as u64);
+    for number in 0..KEYS {
+        let added = if number % 3 == 1 { 100 } else { 0 };
+        assert_eq!(counter(&mut clients, number), expected(number) + added, "key {number}");
+    }
+    assert_eq!(sum(&nodes, &[0, 1], "migrate_tx_partitions_imbalance"), 0);
+}
