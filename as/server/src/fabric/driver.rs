@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cf::clock::{StoredMillis, monotonic_nanos};
+use cf::sys::block::BlockError;
 use cf::threads::{self, Handle};
 use cluster::balance::Tree;
 use cluster::migration::{MigrationLoad, MigrationSettings, PartitionId as MemberPartition};
@@ -178,7 +179,7 @@ impl Driver {
                     let more: Vec<DriverEvent> = self.inbox.try_iter().take(EVENTS_PER_TICK).collect();
                     for event in more {
                         if matches!(event, DriverEvent::Stop) {
-                            return self.removals.stop();
+                            return self.end();
                         }
                         self.take(event);
                     }
@@ -190,6 +191,11 @@ impl Driver {
                 self.tick();
             }
         }
+        self.end();
+    }
+
+    fn end(&self) {
+        self.store_versions();
         self.removals.stop();
     }
 
@@ -212,6 +218,7 @@ impl Driver {
         }
         self.show_state();
         self.show_migrations();
+        self.store_versions();
         if self.next_count <= Instant::now() {
             self.next_count = Instant::now() + COUNT_PERIOD;
             self.count_records();
@@ -230,6 +237,15 @@ impl Driver {
                 && !clustering.is_orphan(),
             clock_skew_ms: self.node.heartbeat().alive().map(skew_ms).max().unwrap_or(0),
         });
+    }
+
+    /// Has the device headers say what has changed since the last time.
+    fn store_versions(&self) {
+        for namespace in self.around.namespaces.iter() {
+            if let Err(error) = namespace.partitions.store_versions(&namespace.storage) {
+                versions_not_stored(namespace, &error);
+            }
+        }
     }
 
     /// Records are written after what other nodes have written, as far as this one has heard of them.
@@ -461,14 +477,15 @@ impl Driver {
                 continue;
             }
             if let Err(error) = namespace.partitions.take_over(&namespace.storage, rows, factor) {
-                cf::fatal!(
-                    "{{{}}} versions of partitions cannot be written to the devices: {error}",
-                    namespace.name()
-                );
+                versions_not_stored(namespace, &error);
             }
         }
         self.dropped.drain(..).for_each(|partition| self.removals.add(partition));
     }
+}
+
+fn versions_not_stored(namespace: &Namespace, error: &BlockError) -> ! {
+    cf::fatal!("{{{}}} versions of partitions cannot be written to the devices: {error}", namespace.name());
 }
 
 fn now() -> Now {

@@ -10,8 +10,10 @@
 //! counter for all, or several words in a line, would go from processor to processor with every transaction. It is
 //! 256 KiB for a namespace, which stay in the second-level cache.
 //!
-//! A version is in the device headers before it counts here: no record of a partition can be on a device whose header
-//! does not know of the partition.
+//! A partition that comes by data is in the device headers before that counts here: no record of a partition can be on a
+//! device whose header does not know of the partition. Versions that change otherwise are written a little later, together:
+//! a start takes any version for incomplete and no master, so what a crash takes back are only copies that count as older
+//! than they are.
 
 mod clustered;
 mod word;
@@ -274,6 +276,13 @@ struct Table {
     figures: PartitionFigures,
     /// Partitions of which others may have newer copies.
     with_duplicates: usize,
+    /// Partitions of which the device headers do not say yet what they are to say.
+    unstored: Vec<PartitionId>,
+}
+
+/// What the headers are to say of a partition.
+fn entry_of(row: &PartitionRow) -> PartitionEntry {
+    PartitionEntry { version: row.version, tree_id: row.tree_id }
 }
 
 /// The partitions of one namespace.
@@ -321,7 +330,7 @@ impl Partitions {
             served_until_ms: AtomicU64::new(u64::MAX),
             update_floor_ms: AtomicU64::new(0),
             late_copies: LateCopies::default(),
-            table: Mutex::new(Table { rows, figures, with_duplicates: 0 }),
+            table: Mutex::new(Table { rows, figures, with_duplicates: 0, unstored: Vec::new() }),
         }
     }
 
@@ -442,7 +451,7 @@ impl Partitions {
             row.version.has_data() && !table.rows[id.index()].version.has_data()
         };
         let fresh = changed.iter().filter(is_fresh).count();
-        self.change(&mut table, storage, changed)?;
+        self.change(&mut table, storage, changed, true)?;
         table.figures.fresh = fresh;
         table.figures.replication_factor = replication_factor;
         Ok(())
@@ -489,20 +498,25 @@ impl Partitions {
             .iter()
             .map(|&(id, version)| (id, PartitionRow { version, ..table.rows[id.index()].clone() }))
             .collect();
-        self.change(&mut table, storage, changed)
+        self.change(&mut table, storage, changed, true)
     }
 
-    /// Puts `changed` in the place of the rows there were.
+    /// Puts `changed` in the place of the rows there were. What the headers are to say of them is written at once if
+    /// `stores_now`, or if a partition comes by data; else it is left to [`store_versions`](Self::store_versions).
     fn change(
         &self,
         table: &mut Table,
         storage: &Storage,
         mut changed: Vec<(PartitionId, PartitionRow)>,
+        mut stores_now: bool,
     ) -> Result<(), BlockError> {
         for (id, row) in &mut changed {
             let had_data = table.rows[id.index()].version.has_data();
             match (had_data, row.version.has_data()) {
-                (false, true) => row.tree_id = (row.tree_id + 1) % TREE_ID_COUNT,
+                (false, true) => {
+                    row.tree_id = (row.tree_id + 1) % TREE_ID_COUNT;
+                    stores_now = true;
+                }
                 (true, false) => {
                     let is_isolated = self.partitions[id.index()].word(Acquire).is_isolated();
                     assert!(is_isolated, "a partition in service loses its data");
@@ -510,12 +524,22 @@ impl Partitions {
                 _ => {}
             }
         }
-        let entry = |row: &PartitionRow| PartitionEntry { version: row.version, tree_id: row.tree_id };
-        let entries = changed.iter().map(|(id, row)| (*id, entry(row)));
         // Most changes are of what migrates where, and nothing to store.
-        let stored: Vec<_> = entries.filter(|(id, new)| *new != entry(&table.rows[id.index()])).collect();
-        if !stored.is_empty() {
-            storage.write_partitions(&stored)?;
+        let is_other =
+            |(id, row): &&(PartitionId, PartitionRow)| entry_of(row) != entry_of(&table.rows[id.index()]);
+        let others = changed.iter().filter(is_other);
+        if stores_now {
+            let others: Vec<_> = others.map(|(id, row)| (*id, entry_of(row))).collect();
+            // What has changed since comes last.
+            let before = table.unstored.iter().map(|id| (*id, entry_of(&table.rows[id.index()])));
+            let entries: Vec<_> = before.chain(others).collect();
+            if !entries.is_empty() {
+                storage.write_partitions(&entries)?;
+            }
+            table.unstored.clear();
+        } else {
+            let others: Vec<PartitionId> = others.map(|(id, _)| *id).collect();
+            table.unstored.extend(others);
         }
         for (id, row) in changed {
             let partition = &self.partitions[id.index()];
@@ -537,6 +561,16 @@ impl Partitions {
             self.served[id.index()].store(ServedByte::of(word).0, Release);
         }
         Ok(())
+    }
+
+    /// Writes what the headers are to say of partitions that have changed, if that is still to be done. The cluster thread
+    /// only.
+    ///
+    /// # Errors
+    /// When the headers cannot be written.
+    pub(crate) fn store_versions(&self, storage: &Storage) -> Result<(), BlockError> {
+        let mut table = self.table.lock();
+        if table.unstored.is_empty() { Ok(()) } else { self.change(&mut table, storage, Vec::new(), true) }
     }
 
     /// The sums.

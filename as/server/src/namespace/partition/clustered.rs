@@ -139,7 +139,7 @@ impl Partitions {
                 _ => {}
             }
         }
-        self.change(&mut table, storage, rows)?;
+        self.change(&mut table, storage, rows, replication_factor.is_some())?;
         if let Some(replication_factor) = replication_factor {
             table.figures.fresh = fresh;
             table.figures.replication_factor = replication_factor;

@@ -148,7 +148,10 @@ impl ReplicaWrites {
         let mut writes = self.shard(&key).writes.lock();
         match writes.remove(&key) {
             // The record has been written again: who waits for the former write waits for this one, which follows it.
-            Some(former) => (write.holds, write.waiting) = (former.holds, former.waiting),
+            Some(mut former) => {
+                write.holds = std::mem::take(&mut former.holds);
+                write.waiting = std::mem::take(&mut former.waiting);
+            }
             None => _ = self.count.fetch_add(1, AcqRel),
         }
         // Sent when it is noted: an answer may come at once.
@@ -199,10 +202,11 @@ impl ReplicaWrites {
         true
     }
 
-    fn end(&self, shard: &Shard, write: InFlight, is_late: bool) -> Ended {
+    fn end(&self, shard: &Shard, mut write: InFlight, is_late: bool) -> Ended {
         self.count.fetch_sub(1, AcqRel);
         shard.ended.notify_all();
-        Ended { holds: write.holds, waiting: write.waiting, is_late }
+        let (holds, waiting) = (std::mem::take(&mut write.holds), std::mem::take(&mut write.waiting));
+        Ended { holds, waiting, is_late }
     }
 
     /// A replica has answered, whether it has the write or something newer, or `is_refused` as it is no replica yet.
@@ -249,6 +253,13 @@ impl ReplicaWrites {
             }
         }
         ended
+    }
+}
+
+/// The server stops before all have answered: the write may last.
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.holds.drain(..).for_each(Hold::time_out);
     }
 }
 
