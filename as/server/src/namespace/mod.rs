@@ -131,7 +131,8 @@ impl Namespace {
             // The parser has judged names and number.
             let _ = sets.find_or_create(name.as_bytes(), &of_namespace.sets);
         }
-        let (storage, figures) = open_storage(of_namespace, &index, &sets, thresholds)?;
+        let (storage, figures) =
+            open_storage((of_namespace, config.network.is_clustered()), &index, &sets, thresholds)?;
         let partitions = open_partitions(own_node, &of_namespace.name, &storage);
         let is_loaded = storage.disk_count() > 0;
         let namespace = Namespace {

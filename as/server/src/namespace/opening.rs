@@ -51,13 +51,13 @@ impl LoadContext for Loading<'_> {
 /// The storage that `config` asks for; what its devices hold is in `index` and `sets` afterwards. With it come the
 /// figures of these records, which the sets do not have yet.
 pub(super) fn open_storage(
-    config: &NamespaceConfig,
+    (config, is_clustered): (&NamespaceConfig, bool),
     index: &Index,
     sets: &Sets,
     thresholds: &RemovalThresholds,
 ) -> Result<(Storage, LoadFigures), NamespaceError> {
     if config.storage.is_backed() {
-        return load(config, index, sets, thresholds);
+        return load((config, is_clustered), index, sets, thresholds);
     }
     let params = &config.storage.params;
     match config.storage.engine {
@@ -89,7 +89,7 @@ fn name_stripes(config: &NamespaceConfig, storage: &Storage) {
 }
 
 fn load(
-    config: &NamespaceConfig,
+    (config, is_clustered): (&NamespaceConfig, bool),
     index: &Index,
     sets: &Sets,
     thresholds: &RemovalThresholds,
@@ -134,11 +134,13 @@ fn load(
         );
     }
     if dropped > 0 {
-        cf::warning!(
-            DrvSsd,
-            "{{{}}} {dropped} records were not loaded, as the device headers say that their partitions are not here",
-            config.name
-        );
+        let text = "records were not loaded, as the device headers say that their partitions are not here";
+        if is_clustered {
+            // Other nodes have taken them over.
+            cf::info!(DrvSsd, "{{{}}} {dropped} {text}", config.name);
+        } else {
+            cf::warning!(DrvSsd, "{{{}}} {dropped} {text}", config.name);
+        }
     }
     if ahead.into_inner() > 0 {
         cf::warning!(

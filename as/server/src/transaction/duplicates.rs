@@ -24,7 +24,7 @@ use proto::peer::replication::{OwnCopy, Replication, ReplicationBody};
 use proto::peer::{NodeId, PeerError};
 use smallvec::SmallVec;
 
-use super::replicas::{age_of_copy, policy_of, take_copy};
+use super::replicas::{PAUSE_MAX, age_of_copy, policy_of, take_copy};
 use super::wait::RecordKey;
 use super::{Call, OwnedRequest, TransactionContext, Wait};
 use crate::config::Config;
@@ -263,7 +263,7 @@ impl Duplicates {
                 if question.deadline <= now || question.generation != generation {
                     over.push(*key);
                 } else if question.resend_at <= now {
-                    question.pause *= 2;
+                    question.pause = (question.pause * 2).min(PAUSE_MAX);
                     question.resend_at = now + question.pause;
                     links.send(question);
                 }

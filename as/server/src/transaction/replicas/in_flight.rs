@@ -31,6 +31,8 @@ use crate::transaction::wait::{Hold, RecordKey};
 const SHARD_COUNT: usize = 64;
 /// A replica that does not know of its partition yet, or any more, is asked again after this.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(5);
+/// The longest pause between two sendings: it doubles with each, however soon that came.
+pub(in crate::transaction) const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// What the writes are sent with.
 pub(super) struct Links {
@@ -243,7 +245,7 @@ impl ReplicaWrites {
                         over.push((*key, false));
                     } else {
                         send(links, &write.unanswered, &write.message);
-                        write.pause *= 2;
+                        write.pause = (write.pause * 2).min(PAUSE_MAX);
                         write.resend_at = now + write.pause;
                     }
                 }
