@@ -232,9 +232,6 @@ impl SetChange {
 
 /// Figures that follow the records: those of a running namespace, or those of what one thread of a load has found.
 pub(super) trait RecordFigures {
-    /// There is a record of this size in storage.
-    fn note_size(&mut self, bytes: u64);
-
     /// The void-time of the record of `digest` was `before` and is `after`; 0 for none.
     fn change_void_time(&mut self, digest: &Digest, before: u32, after: u32);
 
@@ -250,7 +247,6 @@ pub(super) trait RecordFigures {
 #[inline]
 fn account(figures: &mut impl RecordFigures, digest: &Digest, before: &RecordMeta, after: &RecordMeta) {
     let (size_before, size_after) = (stored_size(before), stored_size(after));
-    figures.note_size(size_after);
     figures.change_void_time(digest, before.void_time, after.void_time);
     if before.exists() && !after.exists() {
         figures.note_removal(digest, before.last_update_time());
@@ -293,11 +289,6 @@ struct RunningFigures<'a> {
 }
 
 impl RecordFigures for RunningFigures<'_> {
-    #[inline]
-    fn note_size(&mut self, bytes: u64) {
-        self.namespace.note_size(bytes);
-    }
-
     #[inline]
     fn change_void_time(&mut self, digest: &Digest, before: u32, after: u32) {
         let expiry = &self.namespace.expiry;
@@ -474,7 +465,6 @@ mod tests {
         delete(&namespace, 2, false);
         assert_eq!((figures(&namespace, b"s"), figures(&namespace, b"t")), ((0, 0, 0), (0, 0, 0)));
         assert_eq!((namespace.object_count(), namespace.storage.used_bytes()), (0, 0));
-        assert!(namespace.largest_record() > 1000);
     }
 
     #[test]

@@ -25,8 +25,6 @@ pub(super) struct VoidTimes {
 /// Figures of loaded records.
 pub(super) struct LoadFigures {
     pub(super) tombstones: i64,
-    /// Bytes that no record has more of.
-    pub(super) largest_record: u64,
     /// By number of set.
     sets: Vec<SetChange>,
     void_times: Box<[VoidTimes]>,
@@ -38,7 +36,6 @@ impl LoadFigures {
     pub(super) fn new() -> Self {
         LoadFigures {
             tombstones: 0,
-            largest_record: 0,
             sets: Vec::new(),
             void_times: vec![VoidTimes { expirable: 0, earliest: u32::MAX }; PARTITION_COUNT].into(),
             has_truncated: vec![false; PARTITION_COUNT].into(),
@@ -65,7 +62,6 @@ impl LoadFigures {
 
     fn merge(&mut self, other: &LoadFigures) {
         self.tombstones += other.tombstones;
-        self.largest_record = self.largest_record.max(other.largest_record);
         if self.sets.len() < other.sets.len() {
             self.sets.resize(other.sets.len(), SetChange::default());
         }
@@ -83,11 +79,6 @@ impl LoadFigures {
 }
 
 impl RecordFigures for LoadFigures {
-    #[inline]
-    fn note_size(&mut self, bytes: u64) {
-        self.largest_record = self.largest_record.max(bytes);
-    }
-
     #[inline]
     fn change_void_time(&mut self, digest: &Digest, before: u32, after: u32) {
         if before | after == 0 {

@@ -66,8 +66,6 @@ pub(crate) struct Namespace {
     pub(crate) metrics: NamespaceMetrics,
     pub(crate) expiry: ExpiryState,
     tombstones: AtomicU64,
-    /// Bytes of the largest record that there was since the start.
-    largest_record: AtomicU64,
     removals: Removals,
     /// Parts of the server that follow every commit.
     observers: Vec<Box<dyn CommitObserver>>,
@@ -145,7 +143,6 @@ impl Namespace {
             metrics: NamespaceMetrics::new(thread_count),
             expiry: ExpiryState::new(),
             tombstones: AtomicU64::new(0),
-            largest_record: AtomicU64::new(0),
             removals: Removals::new(is_loaded),
             observers: Vec::new(),
             sindex_used_bytes: AtomicU64::new(0),
@@ -214,18 +211,6 @@ impl Namespace {
     /// Number of records without a void-time.
     pub(crate) fn non_expirable_count(&self) -> u64 {
         self.object_count().saturating_sub(self.expiry.expirable_count())
-    }
-
-    /// Bytes that no record has more of.
-    #[inline]
-    pub(crate) fn largest_record(&self) -> u64 {
-        self.largest_record.load(Relaxed)
-    }
-
-    fn note_size(&self, size: u64) {
-        if size > self.largest_record() {
-            self.largest_record.fetch_max(size, Relaxed);
-        }
     }
 
     /// The set of a record.

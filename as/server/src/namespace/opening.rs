@@ -159,7 +159,6 @@ impl Namespace {
     /// expired, evicts others if a limit is breached, and makes room if `defrag-startup-minimum` asks for it.
     pub(super) fn finish_loading(&self, figures: &LoadFigures) {
         let now = StoredMillis::now();
-        self.note_size(figures.largest_record);
         self.tombstones.fetch_add(figures.tombstones.cast_unsigned(), Relaxed);
         figures.add_to(&self.sets);
         for partition in PartitionId::all() {

@@ -5,6 +5,7 @@
 //! answered: memory is asked for all their records at once, and the processor finds the code of each of the three steps in
 //! its caches.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -19,10 +20,10 @@ use super::connection::Connection;
 use super::event_loop::{RECEIVE_SIZE, ServiceThread, Verdict};
 use super::mailbox::ConnectionToken;
 use super::messages::{Message, Messages};
-use super::reply_budget::{Charge, LARGE_REPLY_SIZE};
+use super::reply_budget::Charge;
 use crate::metrics::ServerCounter;
 use crate::query;
-use crate::transaction::{OwnedRequest, PREPARED_REQUESTS, Step};
+use crate::transaction::{OwnedRequest, PREPARED_REQUESTS, Step, Wait};
 
 /// Replies are sent when they reach this size even if more requests wait.
 const REPLIES_SIZE_MAX: usize = 256 << 10;
@@ -43,6 +44,16 @@ impl Arrival {
     fn bytes<'b>(&self, buffer: &'b [u8]) -> &'b [u8] {
         &buffer[self.start..self.start + self.size]
     }
+}
+
+/// What became of a record message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dispatched {
+    Done,
+    /// The connection is parked until others have answered it.
+    Parked,
+    /// It is to be tried again when its reply has room, and counts as not carried out.
+    PutOff,
 }
 
 type Arrivals = SmallVec<[Arrival; PREPARED_REQUESTS]>;
@@ -312,51 +323,61 @@ impl ServiceThread {
         }
         let mut used = 0;
         for message in &messages.requests {
-            if !self.has_room(slot, token, message) {
+            self.set_checkpoint();
+            let dispatched = self.dispatch_message(slot, token, message);
+            if dispatched == Dispatched::PutOff {
                 break;
             }
             used += message.size();
-            self.set_checkpoint();
-            let is_parked = self.dispatch_message(slot, token, message);
-            if is_parked || self.outbox.replies.len() >= REPLIES_SIZE_MAX {
+            if dispatched == Dispatched::Parked || self.outbox.replies.len() >= REPLIES_SIZE_MAX {
                 break;
             }
         }
         (used, Verdict::Keep)
     }
 
-    /// Takes room for the reply of a message, if that may be large; puts the connection off if there is none.
-    fn has_room(&mut self, slot: u32, token: ConnectionToken, message: &Message<'_>) -> bool {
-        let size = self.executor.large_reply_size(&message.request, LARGE_REPLY_SIZE);
-        if size == 0 {
-            return true;
-        }
-        // Given back when the reply is in the hands of the connection, which counts what is left of it.
-        self.large_reply = None;
-        self.large_reply = Charge::reserve(&self.context.replies, size);
-        if self.large_reply.is_none()
-            && let Some(connection) = self.connections.get(slot)
-        {
+    /// Puts the connection off until a reply of `size` bytes has room.
+    fn put_off(&mut self, slot: u32, token: ConnectionToken, size: usize) {
+        if let Some(connection) = self.connections.get(slot) {
             connection.put_off = Some(self.context.replies.wait());
             self.put_off.push((token, size));
         }
-        self.large_reply.is_some()
     }
 
-    /// Carries out a record message, or has it carried out by other threads; returns whether the connection is parked for
-    /// that.
-    fn dispatch_message(&mut self, slot: u32, token: ConnectionToken, message: &Message<'_>) -> bool {
+    /// Carries out a record message, or has it carried out by other threads.
+    fn dispatch_message(
+        &mut self,
+        slot: u32,
+        token: ConnectionToken,
+        message: &Message<'_>,
+    ) -> Dispatched {
         let Message { request, body } = message;
         self.request_count += 1;
         cf::fault_point!("execute");
         // Borrowed: a request counts no reference.
         let session = self.connections.get(slot).and_then(|connection| connection.access.as_deref());
         let so_far = (self.outbox.replies.len(), self.executor.unsettled_count());
-        match self.executor.execute(request, session, self.now, &mut self.outbox.replies) {
+        // Given back when the reply is in the hands of the connection, which counts what is left of it.
+        let room = Cell::new(self.large_reply.take());
+        let take_room = |size| {
+            room.set(None);
+            let taken = Charge::reserve(&self.context.replies, size);
+            let has_room = taken.is_some();
+            room.set(taken);
+            has_room
+        };
+        let step = self.executor.execute(request, session, self.now, &take_room, &mut self.outbox.replies);
+        self.large_reply = room.into_inner();
+        match step {
             Step::Done if request.info1 & info1::COMPRESS_RESPONSE != 0 => {
-                self.compress_reply(slot, token, request, so_far)
+                let is_parked = self.compress_reply(slot, token, request, so_far);
+                if is_parked { Dispatched::Parked } else { Dispatched::Done }
             }
-            Step::Done => false,
+            Step::Done => Dispatched::Done,
+            Step::Restart(Wait::ReplyRoom(size)) => {
+                self.put_off(slot, token, size);
+                Dispatched::PutOff
+            }
             Step::Restart(wait) => {
                 let compressor = self.compressor_of(request);
                 if let Some(stream) = self.park_for_stream(slot, token, None) {
@@ -367,7 +388,7 @@ impl ServiceThread {
                     let owned = OwnedRequest::new(body, self.now, self.woken, stream);
                     self.context.transactions.restart(wait, owned);
                 }
-                true
+                Dispatched::Parked
             }
             Step::Batch(rest) => {
                 let timeout = match request.transaction_ttl_ms {
@@ -381,14 +402,15 @@ impl ServiceThread {
                     cf::fault_point!("start-batch");
                     self.context.batches.start(body, rest, (self.now, self.woken), access, stream);
                 }
-                true
+                Dispatched::Parked
             }
             Step::Query(namespace) => match self.start_query(slot, token, (request, body), &namespace) {
-                Ok(is_parked) => is_parked,
+                Ok(true) => Dispatched::Parked,
+                Ok(false) => Dispatched::Done,
                 Err(result) => {
                     self.context.metrics.add(ServerCounter::EarlyTsvcClientError, 1);
                     query::refuse(&mut self.outbox.replies, result);
-                    false
+                    Dispatched::Done
                 }
             },
         }

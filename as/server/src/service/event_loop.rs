@@ -151,9 +151,9 @@ impl ServiceThread {
         let mut done = self.woken;
         while !self.is_stopping {
             let is_idle = self.ready.is_empty() && !self.handshakes.has_waiting();
-            let timeout = match (is_idle, self.put_off.is_empty()) {
-                (true, true) => TICK,
-                (true, false) => PUT_OFF_PERIOD,
+            let timeout = match (is_idle, self.context.replies.is_waited_for()) {
+                (true, false) => TICK,
+                (true, true) => PUT_OFF_PERIOD,
                 (false, _) => Duration::ZERO,
             };
             let happened = match self.epoll.wait(&mut events, Some(timeout)) {
@@ -370,6 +370,10 @@ impl ServiceThread {
 
     /// Has requests that are put off tried again as far as there is room. One that finds none is put off again.
     fn resume_put_off(&mut self) {
+        if !self.context.replies.is_waited_for() {
+            return;
+        }
+        self.context.replies.release_queued(self.woken);
         let mut put_off = std::mem::take(&mut self.put_off);
         put_off.retain(|(token, size)| {
             let Some(slot) = self.connections.slot_of(*token) else { return false };

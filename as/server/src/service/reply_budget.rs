@@ -5,32 +5,49 @@
 //! too much, a request whose reply would be large is put off until there is room, and its connection is not read meanwhile;
 //! streams stop as soon as anything of theirs is unsent. Requests with small replies go on: they have room in sockets.
 //! A client that has read nothing for long while others are put off loses its connection.
+//!
+//! # Threads and locks
+//! A service thread tries the requests again that it has put off itself. Those that came to wait in a pool are in a queue
+//! behind a mutex, taken alone; each service thread looks at it when it wakes up, and while somebody waits they wake up often.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::metrics::{ServerCounter, ServerMetrics};
+use crate::transaction::GoOnWithRoom;
 
 /// Most bytes of replies to be kept for all connections together, but for small ones.
 const UNSENT_SIZE_MAX: usize = 512 << 20;
-/// A reply of this size asks for room before it is made.
-pub(super) const LARGE_REPLY_SIZE: usize = 1 << 20;
 /// How long a client may read nothing while others wait for the room that its replies take.
 pub(super) const STALLED_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Counts unsent replies.
 pub(crate) struct ReplyBudget {
     unsent_size: AtomicUsize,
-    /// Connections whose requests are put off.
+    /// Requests that are put off.
     waiting: AtomicUsize,
+    /// Those of them that wait in no service thread.
+    queue: Mutex<VecDeque<QueuedReply>>,
     metrics: Arc<ServerMetrics>,
+}
+
+/// A request that waits in no service thread until its reply has room.
+struct QueuedReply {
+    size: usize,
+    deadline: Instant,
+    go_on: GoOnWithRoom,
+    _waiting: Waiting,
 }
 
 impl ReplyBudget {
     /// A budget of which nothing is used.
     pub(crate) fn new(metrics: Arc<ServerMetrics>) -> Arc<Self> {
-        Arc::new(ReplyBudget { unsent_size: AtomicUsize::new(0), waiting: AtomicUsize::new(0), metrics })
+        let (unsent_size, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(ReplyBudget { unsent_size, waiting, queue: Mutex::default(), metrics })
     }
 
     /// Bytes of replies that are kept for clients to read, or are about to be.
@@ -64,6 +81,26 @@ impl ReplyBudget {
             self.unsent_size()
         );
         Waiting(Arc::clone(self))
+    }
+
+    /// Has `go_on` called when a reply of `size` bytes may have room, or at `deadline`.
+    pub(super) fn when_room(self: &Arc<Self>, size: usize, deadline: Instant, go_on: GoOnWithRoom) {
+        let queued = QueuedReply { size, deadline, go_on, _waiting: self.wait() };
+        self.queue.lock().push_back(queued);
+    }
+
+    /// Lets those in the queue go on that may have room, and those whose time is over. Each is looked at once.
+    pub(super) fn release_queued(&self, now: Instant) {
+        let is_over = |queued: &QueuedReply| queued.deadline <= now || self.has_room(queued.size);
+        let mut left = self.queue.lock().len();
+        while left > 0 {
+            let mut queue = self.queue.lock();
+            let Some(at) = queue.iter().take(left).position(is_over) else { return };
+            let Some(queued) = queue.remove(at) else { return };
+            drop(queue);
+            left -= 1;
+            (queued.go_on)(self.has_room(queued.size));
+        }
     }
 }
 
@@ -104,6 +141,10 @@ impl Charge {
         }
     }
 
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
     pub(super) fn budget(&self) -> &Arc<ReplyBudget> {
         &self.budget
     }
@@ -134,6 +175,25 @@ mod tests {
         assert_eq!(budget.unsent_size(), 5);
         drop(part);
         assert_eq!(budget.unsent_size(), 0);
+    }
+
+    #[test]
+    fn queued_requests_go_on_with_room_or_when_their_time_is_over() {
+        let budget = ReplyBudget::new(Arc::new(ServerMetrics::new(0)));
+        let kept = Charge::reserve(&budget, UNSENT_SIZE_MAX - 10).expect("nothing else is kept");
+        let (now, went_on) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
+        for (number, size, seconds) in [(0, 11, 60), (1, 10, 60), (2, 11, 0), (3, 20, 60)] {
+            let went_on = Arc::clone(&went_on);
+            let go_on = Box::new(move |has_room| went_on.lock().push((number, has_room)));
+            budget.when_room(size, now + Duration::from_secs(seconds), go_on);
+        }
+        assert!(budget.is_waited_for());
+        budget.release_queued(now);
+        assert_eq!(*went_on.lock(), [(1, true), (2, false)]);
+        drop(kept);
+        budget.release_queued(now);
+        assert_eq!(went_on.lock()[2..], [(0, true), (3, true)]);
+        assert!(!budget.is_waited_for());
     }
 
     #[test]

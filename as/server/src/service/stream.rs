@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex};
 use super::compression::ReplyCompressor;
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
 use super::reply_budget::{Charge, ReplyBudget};
-use crate::transaction::{GoOn, ReplySink, SinkClosed, StalledSenders};
+use crate::transaction::{GoOn, GoOnWithRoom, ReplySink, SinkClosed, StalledSenders};
 
 /// Bytes that may wait for the client before the maker does.
 const UNSENT_SIZE_MAX: usize = 1 << 20;
@@ -258,6 +258,21 @@ impl ReplySink for ReplyStream {
         let progress = self.state.progress.lock();
         !progress.waiting.is_empty()
             && self.timeout.is_some_and(|timeout| progress.moved.elapsed() >= timeout)
+    }
+
+    fn take_room(&self, size: usize) -> bool {
+        let mut progress = self.state.progress.lock();
+        if progress.room.as_ref().is_some_and(|room| room.size() >= size) {
+            return true;
+        }
+        progress.room = None;
+        progress.room = Charge::reserve(progress.charge.budget(), size);
+        progress.room.is_some()
+    }
+
+    fn when_room(&self, size: usize, deadline: Instant, go_on: GoOnWithRoom) {
+        let budget = Arc::clone(self.state.progress.lock().charge.budget());
+        budget.when_room(size, deadline, go_on);
     }
 
     fn give_up(&self) {

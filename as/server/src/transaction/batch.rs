@@ -525,7 +525,7 @@ impl Workspace {
             check: None,
             row: Some(row.index),
             budget,
-            patience: Patience::new(shared.may_wait),
+            patience: Patience::new(shared.may_wait, None),
         };
         match shared.place {
             RowsPlace::Service(budget) => {

@@ -608,7 +608,8 @@ mod tests {
         let body = body();
         let request = Request::parse(&body).expect("it is whole");
         let Step::Batch(rest) =
-            Executor::new(Arc::clone(&context)).execute(&request, None, StoredMillis::now(), &mut Vec::new())
+            Executor::new(Arc::clone(&context))
+                .execute(&request, None, StoredMillis::now(), &|_| true, &mut Vec::new())
         else {
             panic!("it is not for the batch threads");
         };

@@ -15,7 +15,6 @@ mod checks;
 mod context;
 mod delete;
 mod duplicates;
-mod estimate;
 pub(crate) mod filter;
 mod flat_buffer;
 mod measure;
@@ -24,6 +23,7 @@ mod pool;
 mod read;
 mod refused;
 mod replicas;
+mod reply_room;
 mod settle;
 mod sink;
 mod step;
@@ -63,10 +63,10 @@ pub(crate) use measure::HeldTransactions;
 pub(crate) use pool::{PoolWorker, thread_count};
 pub(crate) use replicas::{ReplicaObserver, ReplicaTraffic, ReplicaWrites, take_copy};
 pub(crate) use settle::Unsettled;
-pub(crate) use sink::{GoOn, ReplySink, SinkClosed, StalledSenders};
+pub(crate) use sink::{GoOn, GoOnWithRoom, ReplySink, SinkClosed, StalledSenders};
 pub(crate) use step::Step;
 pub(crate) use sub_command::{RecordCheck, SubCommand, SubCommands};
-pub(crate) use wait::{OwnedRequest, Wait};
+pub(crate) use wait::{OwnedRequest, TakeReplyRoom, Wait};
 
 /// Most requests that are prepared for at once.
 pub(crate) const PREPARED_REQUESTS: usize = 16;
@@ -121,7 +121,7 @@ struct Call<'a> {
     row: Option<u32>,
     /// What the work of the transaction draws on.
     budget: &'a Budget<'a>,
-    patience: Patience,
+    patience: Patience<'a>,
 }
 
 impl Call<'_> {
@@ -144,11 +144,14 @@ impl Call<'_> {
         ResultCode::DeviceOverload
     }
 
-    /// What a transaction waits for that has found no room, and may wait.
+    /// What a transaction waits for that has found no room on its device or for its reply, and may wait.
     #[inline]
     fn wait_for_room(&self) -> Option<Wait> {
-        let waits = self.patience.may_wait && self.patience.lacks_room.get();
-        waits.then(|| Wait::Room(self.record_key()))
+        let Patience { may_wait, lacks_room, lacking_reply_size, .. } = &self.patience;
+        match lacking_reply_size.get() {
+            0 => (*may_wait && lacks_room.get()).then(|| Wait::Room(self.record_key())),
+            size => Some(Wait::ReplyRoom(size)),
+        }
     }
 
     /// What a transaction waits for whose result is no answer, since its budget ran out on a service thread. In a pool the
@@ -270,12 +273,13 @@ impl Executor {
     }
 
     /// Takes the first step of `request`, which is of `session`, on a service thread. Its reply is appended to `out` if it is
-    /// done.
+    /// done; a large one is made when `take_reply_room` has found room for it.
     pub(crate) fn execute(
         &mut self,
         request: &Request<'_>,
         session: Option<&Session>,
         now: StoredMillis,
+        take_reply_room: TakeReplyRoom<'_>,
         out: &mut Vec<u8>,
     ) -> Step {
         let user = match access::logged_in(session) {
@@ -315,7 +319,8 @@ impl Executor {
             return Step::Done;
         }
         let (budget, place) = (Budget::new(INLINE_STEPS), Place::Service);
-        workspace.execute_single(context, namespace, request, (&budget, place, true), now, out)
+        let patience = Patience::new(true, Some(take_reply_room));
+        workspace.execute_single(context, namespace, request, (&budget, place, patience), now, out)
     }
 
     /// Prepares for requests that come next: the namespaces and digests of their records. Changes nothing.
@@ -339,13 +344,13 @@ impl TransactionContext {
 }
 
 impl Workspace {
-    /// Carries out a request for one record of `namespace`, which may wait for room or not.
+    /// Carries out a request for one record of `namespace`.
     fn execute_single(
         &mut self,
         context: &TransactionContext,
         namespace: &Namespace,
         request: &Request<'_>,
-        (budget, place, may_wait): (&Budget<'_>, Place, bool),
+        (budget, place, patience): (&Budget<'_>, Place, Patience<'_>),
         now: StoredMillis,
         out: &mut Vec<u8>,
     ) -> Step {
@@ -384,7 +389,7 @@ impl Workspace {
             check: None,
             row: None,
             budget,
-            patience: Patience::new(may_wait),
+            patience,
         };
         match self.run(&call, out) {
             None => Step::Done,

@@ -18,7 +18,7 @@ use proto::reply::{self, ReplyHeader};
 
 use super::duplicates::Asker;
 use super::wait::{ROOM_WAIT_MAX, RecordKey};
-use super::{Executor, OwnedRequest, Place, ReplySink, Step, TransactionContext, Wait};
+use super::{Executor, OwnedRequest, Patience, Place, ReplySink, Step, TransactionContext, Wait};
 use crate::metrics::{Operation, Origin};
 use crate::storage::RoomWait;
 use crate::workers::Work;
@@ -43,6 +43,7 @@ impl TransactionContext {
             }
             Wait::Room(key) => return self.wait_for_room(&key, request),
             Wait::Duplicates(key) => return self.duplicates.ask(self, key, Asker::Request(request)),
+            Wait::ReplyRoom(size) => return self.wait_for_reply_room(size, request),
         };
         if let Err(request) = resumed {
             self.pool.submit(request);
@@ -69,6 +70,36 @@ impl TransactionContext {
         if let Err(refused) = self.namespaces[key.namespace].storage.when_room(&key.digest, wait) {
             (refused.resume)(false);
         }
+    }
+
+    /// Has a request run again when there is room for its reply of at most `size` bytes. If there is none until its time is
+    /// over, it is answered with a timeout.
+    fn wait_for_reply_room(self: &Arc<Self>, size: usize, mut request: OwnedRequest) {
+        let since = Instant::now();
+        let deadline = match Request::parse(&request.body) {
+            Ok(parsed) if parsed.transaction_ttl_ms != 0 => self.deadline_of(&parsed, &request),
+            _ => since + ROOM_WAIT_MAX.saturating_sub(request.waited),
+        };
+        let (context, sink) = (Arc::clone(self), Arc::clone(&request.sink));
+        let go_on = move |has_room| {
+            request.waited += since.elapsed();
+            if has_room {
+                return context.pool.submit(request);
+            }
+            let mut reply = Vec::new();
+            context.answer_late(&request, ResultCode::Timeout, &mut reply);
+            request.sink.finish(reply);
+        };
+        sink.when_room(size, deadline, Box::new(go_on));
+    }
+
+    /// Answers a request that was not carried out within its time.
+    fn answer_late(&self, owned: &OwnedRequest, result: ResultCode, out: &mut Vec<u8>) {
+        let parsed = Request::parse(&owned.body).ok();
+        if let Some(namespace) = parsed.as_ref().and_then(|request| self.known_namespace(request)) {
+            namespace.metrics.count(Origin::Client, Operation::Tsvc, result);
+        }
+        reply::write_header_only(out, &ReplyHeader::result(result));
     }
 
     /// Until when a request for one record may take. The time in which it waited for room does not count, unless its client
@@ -118,7 +149,7 @@ impl Work<OwnedRequest> for PoolWorker {
 
 impl Executor {
     /// Carries out a request for one record that a service thread has given up. Its reply is appended to `out`, unless there
-    /// is no room for its record and it has to wait.
+    /// is no room for its record or for the reply and it has to wait.
     pub(super) fn execute_in_pool(&mut self, owned: &OwnedRequest, out: &mut Vec<u8>) -> Option<Wait> {
         self.wake(owned.received);
         let context = Arc::clone(&self.context);
@@ -135,15 +166,16 @@ impl Executor {
         if !may_go_on() {
             // Nothing of one that waited for room was begun.
             let result = if owned.may_wait { ResultCode::Timeout } else { ResultCode::DeviceOverload };
-            namespace.metrics.count(Origin::Client, Operation::Tsvc, result);
-            reply::write_header_only(out, &ReplyHeader::result(result));
+            context.answer_late(owned, result, out);
             return None;
         }
         let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
         let place = Place::Pool { deadline };
-        let patience = (&budget, place, owned.may_wait);
-        match self.workspace.execute_single(&context, namespace, request, patience, owned.now, out) {
-            Step::Restart(wait @ (Wait::Room(_) | Wait::Duplicates(_))) => Some(wait),
+        let take_reply_room = |size| owned.sink.take_room(size);
+        let patience = Patience::new(owned.may_wait, Some(&take_reply_room));
+        let terms = (&budget, place, patience);
+        match self.workspace.execute_single(&context, namespace, request, terms, owned.now, out) {
+            Step::Restart(wait @ (Wait::Room(_) | Wait::ReplyRoom(_) | Wait::Duplicates(_))) => Some(wait),
             step => {
                 assert!(matches!(step, Step::Done), "a request in the pool waits for nothing else");
                 None

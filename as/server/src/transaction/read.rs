@@ -24,7 +24,10 @@ pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> 
     let mut result = match read(call, buffers, &mut due, out) {
         Ok(None) => Ok(()),
         Ok(Some(wait)) => return Some(wait),
-        Err(failure) => Err(failure),
+        Err(failure) => match call.wait_for_room() {
+            Some(wait) => return Some(wait),
+            None => Err(failure),
+        },
     };
     if call.budget.is_exhausted() {
         if let Some(wait) = call.wait_of_exhausted() {
@@ -115,8 +118,11 @@ fn answer(
     }
     call.check_key(&record)?;
     if without_bins {
-        // Nothing to add.
-    } else if request.info1 & info1::GET_ALL != 0 {
+        reply.finish(&header);
+        return Ok(());
+    }
+    call.check_reply_room(record.size)?;
+    if request.info1 & info1::GET_ALL != 0 {
         call.budget.draw_for_copy(record.size)?;
         for bin in record.bins() {
             let bin = bin.map_err(damaged)?;

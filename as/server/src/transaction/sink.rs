@@ -5,6 +5,7 @@
 //! [called](ReplySink::when_read) when it no longer is.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 
 /// The client is gone or does not read: whoever makes replies stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +56,8 @@ impl Drop for Stalled<'_> {
 
 /// Goes on with making replies. It may be called on any thread, and does not wait.
 pub(crate) type GoOn = Box<dyn FnOnce() + Send>;
+/// Goes on with a request that waited for room for its reply; told whether there may be some now. As [`GoOn`].
+pub(crate) type GoOnWithRoom = Box<dyn FnOnce(bool) + Send>;
 
 /// The replies of one request. They arrive in the order in which they were sent. What is given here for all is for sinks
 /// that are never behind.
@@ -86,6 +89,16 @@ pub(crate) trait ReplySink: Send + Sync {
     /// Whether the client has gone or was given up: nobody hears of what is sent.
     fn is_closed(&self) -> bool {
         false
+    }
+
+    /// Takes room for the last frames, which may have `size` bytes; `false` while there is none.
+    fn take_room(&self, _size: usize) -> bool {
+        true
+    }
+
+    /// Has `go_on` called when there may be room for `size` bytes, or at `deadline`.
+    fn when_room(&self, _size: usize, _deadline: Instant, go_on: GoOnWithRoom) {
+        go_on(true);
     }
 
     /// Sends nothing any more but the last frames, and calls all that wait.

@@ -131,7 +131,7 @@ impl SubCommands {
             check: command.check,
             row: None,
             budget,
-            patience: Patience::new(may_wait),
+            patience: Patience::new(may_wait, None),
         };
         self.reply.clear();
         Ok(self.workspace.run(&call, &mut self.reply))

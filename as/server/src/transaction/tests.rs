@@ -1,6 +1,7 @@
 //! Transactions on service threads and in the pool, on the same record at the same time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cf::Digest;
@@ -62,6 +63,10 @@ struct Answer {
     reply: Mutex<Option<Vec<u8>>>,
     came: Condvar,
     is_gone: bool,
+    /// There is no room for a large reply.
+    lacks_room: AtomicBool,
+    /// The request that waits for it.
+    waiting: Mutex<Option<GoOnWithRoom>>,
 }
 
 impl Answer {
@@ -85,6 +90,14 @@ impl ReplySink for Answer {
         self.is_gone
     }
 
+    fn take_room(&self, _: usize) -> bool {
+        !self.lacks_room.load(Ordering::Relaxed)
+    }
+
+    fn when_room(&self, _: usize, _: Instant, go_on: GoOnWithRoom) {
+        *self.waiting.lock() = Some(go_on);
+    }
+
     fn finish(&self, frames: Vec<u8>) {
         *self.reply.lock() = Some(frames);
         self.came.notify_one();
@@ -99,7 +112,7 @@ fn owned(body: &[u8], received: Instant, sink: &Arc<Answer>) -> OwnedRequest {
 fn on_service_thread(context: &Arc<TransactionContext>, executor: &mut Executor, body: &[u8]) -> (u8, bool) {
     let mut out = Vec::new();
     let request = Request::parse(body).expect("it is whole");
-    match executor.execute(&request, None, StoredMillis::now(), &mut out) {
+    match executor.execute(&request, None, StoredMillis::now(), &|_| true, &mut out) {
         Step::Done => (out[HEADER_SIZE + 5], false),
         Step::Restart(wait) => {
             assert!(out.is_empty(), "a request that waits has no reply yet");
@@ -123,7 +136,7 @@ fn count(context: &Arc<TransactionContext>) -> i64 {
     let mut out = Vec::new();
     let read = body(info1::READ, 0, &[(op_code::READ, 0, b"n", b"")]);
     let request = Request::parse(&read).expect("it is whole");
-    let step = Executor::new(Arc::clone(context)).execute(&request, None, StoredMillis::now(), &mut out);
+    let step = Executor::new(Arc::clone(context)).execute(&request, None, StoredMillis::now(), &|_| true, &mut out);
     assert!(matches!(step, Step::Done));
     i64::from_be_bytes(*out.last_chunk().expect("an integer"))
 }
@@ -178,7 +191,7 @@ fn a_reserved_record_lets_readers_in_and_writers_wait() {
     assert_eq!(count(&context), 1);
     for waiting in [increment(), body(0, info2::WRITE | info2::DELETE, &[])] {
         let request = Request::parse(&waiting).expect("it is whole");
-        let step = executor.execute(&request, None, StoredMillis::now(), &mut Vec::new());
+        let step = executor.execute(&request, None, StoredMillis::now(), &|_| true, &mut Vec::new());
         assert!(matches!(step, Step::Restart(Wait::Record(waits_for)) if waits_for == key));
         context.restart(Wait::Record(key), owned(&waiting, Instant::now(), &Arc::default()));
     }
@@ -207,6 +220,48 @@ fn the_pool_ends_what_is_late_and_what_nobody_hears_of() {
     context.stop();
     assert_eq!(in_pool(&mut executor, &read, now, &listening), ResultCode::Timeout.code());
     assert_eq!(count(&context), 1);
+}
+
+#[test]
+fn a_large_reply_is_made_when_it_has_room() {
+    let context = context();
+    let mut executor = Executor::new(Arc::clone(&context));
+    let padding = vec![1; LARGE];
+    let create = body(0, info2::WRITE, &[(op_code::WRITE, 4, b"p", &padding), (op_code::WRITE, 4, b"q", b"")]);
+    assert_eq!(on_service_thread(&context, &mut executor, &create), (0, false));
+    let twice = [(op_code::READ, 0, &b"p"[..], &b""[..]), (op_code::READ, 0, b"p", b"")];
+    let reads = [
+        (body(info1::READ | info1::GET_ALL, 0, &[]), 1),
+        (body(info1::READ, 0, &twice), 2),
+        (body(info1::READ, info2::WRITE, &[twice[0], (op_code::WRITE, 4, b"q", b"1")]), 2),
+    ];
+    for (read, count) in &reads {
+        let (request, mut out) = (Request::parse(read).expect("it is whole"), Vec::new());
+        let asked = std::cell::Cell::new(0);
+        let refuse = |size| {
+            asked.set(size);
+            false
+        };
+        let step = executor.execute(&request, None, StoredMillis::now(), &refuse, &mut out);
+        assert!(matches!(step, Step::Restart(Wait::ReplyRoom(size)) if size == asked.get()));
+        assert!(out.is_empty() && (count * LARGE..count * LARGE + 1024).contains(&asked.get()));
+        // The pool waits by itself, and has the request run again.
+        let narrow = Arc::new(Answer { lacks_room: true.into(), ..Answer::default() });
+        let owned = OwnedRequest::new(read, StoredMillis::now(), Instant::now(), Arc::<Answer>::clone(&narrow));
+        assert_eq!(executor.execute_in_pool(&owned, &mut out), Some(Wait::ReplyRoom(asked.get())));
+        assert!(out.is_empty());
+        context.restart(Wait::ReplyRoom(asked.get()), owned);
+        let go_on = narrow.waiting.lock().take().expect("it waits");
+        go_on(false);
+        assert_eq!(narrow.result(), ResultCode::Timeout.code());
+        assert_eq!(on_service_thread(&context, &mut executor, read), (0, false));
+    }
+    // Replies that are small whatever the record is ask for nothing.
+    let refuse = |_| false;
+    let small = body(info1::READ | info1::GET_NO_BINS, 0, &[]);
+    let request = Request::parse(&small).expect("it is whole");
+    let step = executor.execute(&request, None, StoredMillis::now(), &refuse, &mut Vec::new());
+    assert!(matches!(step, Step::Done));
 }
 
 #[test]

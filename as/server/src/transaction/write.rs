@@ -299,6 +299,7 @@ fn make_next(
     let old = if *is_new { None } else { old_record(call, *subject, is_replaced, read)? };
     let stored_key = old.and_then(|old| old.key);
     if let Some(old) = &old {
+        call.check_reply_room(old.size)?;
         question.map_or(Ok(()), |question| question.resolve(old, stored_key))?;
         call.check_key(old)?;
         if let Some(check) = call.check

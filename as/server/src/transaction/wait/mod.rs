@@ -3,8 +3,8 @@
 //! A transaction waits either before it has changed anything or after it is done:
 //!
 //! - Before, its *request* waits. It is copied, its connection is parked, and the request runs again from its start when
-//!   the [`Wait`] is over. So a request waits for a thread of the pool, for a reserved record or for room, and may wait for the
-//!   versions that other nodes have or for the node that it is passed on to.
+//!   the [`Wait`] is over. So a request waits for a thread of the pool, for a reserved record, for room on a device or for
+//!   its reply, and may wait for the versions that other nodes have or for the node that it is passed on to.
 //! - Afterwards, its *reply* waits until what it tells of is safe, under a [`Hold`]: on disk, and on replicas.
 //!
 //! In neither case does a service thread wait: it goes on with other connections, and whoever ends the wait posts the reply
@@ -34,20 +34,35 @@ pub(crate) enum Wait {
     Duplicates(RecordKey),
     /// Room on the device of a record.
     Room(RecordKey),
+    /// Room for a reply of at most so many bytes.
+    ReplyRoom(usize),
 }
 
 /// Longest that a request waits for room whose client has set it no time limit.
 pub(super) const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Whether a transaction may wait for room, and whether it has found that it must.
-pub(super) struct Patience {
+/// Takes room for a reply of at most so many bytes; `false` while there is none. It may be asked again for the same reply.
+pub(crate) type TakeReplyRoom<'a> = &'a dyn Fn(usize) -> bool;
+
+/// What a transaction may wait for before it has changed anything, and what it has found that it must.
+pub(super) struct Patience<'a> {
+    /// It may wait for room on the device of its record.
     pub(super) may_wait: bool,
     pub(super) lacks_room: Cell<bool>,
+    /// Asked before a large reply is made; `None` where replies have a limit of their own.
+    pub(super) take_reply_room: Option<TakeReplyRoom<'a>>,
+    /// How large the reply may become that has no room; 0 = none lacks it.
+    pub(super) lacking_reply_size: Cell<usize>,
 }
 
-impl Patience {
-    pub(super) fn new(may_wait: bool) -> Self {
-        Patience { may_wait, lacks_room: Cell::new(false) }
+impl<'a> Patience<'a> {
+    pub(super) fn new(may_wait: bool, take_reply_room: Option<TakeReplyRoom<'a>>) -> Self {
+        Patience {
+            may_wait,
+            lacks_room: Cell::new(false),
+            take_reply_room,
+            lacking_reply_size: Cell::new(0),
+        }
     }
 }
 
