@@ -29,6 +29,12 @@ impl ReplyHeader {
     pub const fn last(result: ResultCode) -> Self {
         ReplyHeader { info3: info3::LAST, ..Self::result(result) }
     }
+
+    /// The header that tells the client of a query why partition number `partition` was not read to its end.
+    #[must_use]
+    pub const fn partition_done(partition: u32, result: ResultCode) -> Self {
+        ReplyHeader { info3: info3::PARTITION_DONE, generation: partition, ..Self::result(result) }
+    }
 }
 
 /// Writes one message into `out`: header, then fields, then ops. [`finish`](Self::finish) fills in what was not known

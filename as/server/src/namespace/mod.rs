@@ -40,7 +40,7 @@ use nsup::{EvictionState, ExpiryState, RecordHistograms};
 pub(crate) use nsup::{IndexMemory, RecordHistogram, supervise, watch_stop_writes};
 use opening::{open_partitions, open_storage};
 pub(crate) use partition::{
-    PartitionFigures, PartitionReservation, PartitionRow, Partitions, RecordAccess, Refused, Replica,
+    PartitionFigures, PartitionReservation, PartitionRow, Partitions, QueryAccess, RecordAccess, Refused, Replica,
 };
 use removals::Removals;
 pub(crate) use roles::RecordsByRole;

@@ -118,6 +118,12 @@ impl PartitionRow {
             && column < replication_factor as usize
     }
 
+    /// Whether `node`, whose row this is, has all records of the partition, as far as is known.
+    fn is_full(&self, node: u64) -> bool {
+        let is_acting_master = self.working_master == node && self.duplicates.is_empty();
+        self.pending_immigrations == 0 && (self.replica_index(node).is_some() || is_acting_master)
+    }
+
     /// One letter for what this node has of the partition: `S`ynchronous or `D`esynchronous replica; else `A`bsent,
     /// data (`Z`), or something else (`X`).
     pub(crate) fn letter(&self, own_node: u64) -> char {
@@ -136,6 +142,17 @@ impl PartitionRow {
 pub(crate) enum RecordAccess {
     Read,
     Write,
+}
+
+/// Of which partitions a query reads the records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum QueryAccess {
+    /// Of those that this node is the working master of: of all nodes one reads each.
+    Master,
+    /// Of those that it has all records of.
+    Full,
+    /// Of those that it has all records of, or some.
+    Relaxed,
 }
 
 /// A word on a cache line of its own.
@@ -195,6 +212,12 @@ impl PartitionReservation<'_> {
     #[inline]
     pub(crate) fn tree_id(&self) -> u8 {
         self.word.tree_id()
+    }
+
+    /// Whether somebody takes the partition out of service, and waits for this reservation.
+    #[inline]
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.partition.word(Relaxed).is_isolated()
     }
 
     /// The same reservation, for a transaction that is put aside; `namespace` is the one that it was made in.
@@ -364,6 +387,18 @@ impl Partitions {
         }
         partition.release();
         Err(self.refusal(id, access))
+    }
+
+    /// Reserves a partition for a query, until what is given is dropped; `None` if queries do not read it here.
+    pub(crate) fn reserve_for_query(
+        &self,
+        id: PartitionId,
+        access: QueryAccess,
+    ) -> Option<PartitionReservation<'_>> {
+        let partition = &self.partitions[id.index()];
+        let word = PartitionWord(partition.word.fetch_add(1, Acquire));
+        let reservation = PartitionReservation { partition, id, word };
+        word.serves_query(access).then_some(reservation)
     }
 
     /// For a thread that carries out transactions in [sections](super::sections).

@@ -2,8 +2,10 @@
 //! that it yields are sent as messages with a bin `SUCCESS`. An error is the value of a bin `FAILURE`, and ends the query.
 //!
 //! # Bounds
-//! Records are copied one at a time under their sprig's lock, shared; the function runs without one. Its interpreter bounds
-//! memory, and time between two records or values. A value that the client does not take yet stops the function.
+//! Records are copied one at a time under their sprig's lock, shared; the function runs without one, nor is the partition
+//! reserved then. Its interpreter bounds memory, and time between two records or values. A value that the client does not take
+//! yet stops the function. If the partition goes to another node while the function runs, the query fails: what the function
+//! has made of a part of the records is of no use.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use super::job::End;
 use super::request::{Part, Query, Resume};
 use super::run::Walker;
 use super::secondary::short;
+use super::walked::Stop;
 use crate::config::Engine;
 use crate::index::IndexEntry;
 use crate::namespace::{RecordWalk, stored_size};
@@ -60,6 +63,7 @@ impl Walker<'_> {
         if !records.refill(self)? {
             return Ok(());
         }
+        self.release_partition();
         let call = FunctionCall {
             module: &aggregation.module,
             function: aggregation.function.as_bytes(),
@@ -198,6 +202,7 @@ impl<'q> Records<'q> {
         self.portion.clear();
         while self.portion.is_empty() {
             walker.check_end()?;
+            walker.keep_partition().map_err(end_of)?;
             let has_more = match &mut self.source {
                 Source::Primary(walk) => {
                     let found = walk.next_portion(|element| walker.is_wanted(element));
@@ -243,6 +248,14 @@ impl Entries<'_> {
     }
 }
 
+/// How an aggregation ends for which its walk stops so.
+fn end_of(stop: Stop) -> End {
+    match stop {
+        Stop::Query(end) => end,
+        Stop::PartitionLost => End::PartitionLost,
+    }
+}
+
 /// What a function reads and writes.
 struct PartStream<'w, 'a, 'q> {
     walker: &'w mut Walker<'a>,
@@ -258,6 +271,7 @@ impl PartStream<'_, '_, '_> {
     }
 
     fn next_record(&mut self) -> Result<Option<RecordInput>, End> {
+        self.walker.keep_partition().map_err(end_of)?;
         loop {
             let Some(digest) = self.records.portion.get(self.records.taken).copied() else {
                 if self.records.refill(self.walker)? {
@@ -273,9 +287,10 @@ impl PartStream<'_, '_, '_> {
             let input = self.walker.record_input(&digest, condition);
             self.walker.count_read();
             if self.walker.unsettled.len() >= UNSETTLED_MAX {
+                self.walker.release_partition();
                 self.walker.settle()?;
             }
-            self.walker.rest()?;
+            self.walker.rest().map_err(end_of)?;
             if input.is_some() {
                 return Ok(input);
             }
@@ -285,7 +300,10 @@ impl PartStream<'_, '_, '_> {
 
 impl udf::RecordStream for PartStream<'_, '_, '_> {
     fn next(&mut self) -> Result<Option<RecordInput>, StreamClosed> {
-        self.next_record().map_err(|end| self.close(end))
+        let next = self.next_record();
+        // The function may take long.
+        self.walker.release_partition();
+        next.map_err(|end| self.close(end))
     }
 
     fn write(&mut self, value: Output) -> Result<(), StreamClosed> {

@@ -28,6 +28,8 @@ pub(super) enum End {
     Unread,
     /// The index that it asks was dropped.
     IndexDropped,
+    /// A partition went to another node while a function was at its records.
+    PartitionLost,
     /// Its function failed, its records cannot be brought to disk before they are told of, or there is a bug of ours.
     Failed,
 }
@@ -40,6 +42,7 @@ impl End {
             End::TimedOut => ResultCode::Timeout,
             End::Aborted | End::Unread => ResultCode::QueryAborted,
             End::IndexDropped => ResultCode::IndexNotFound,
+            End::PartitionLost => ResultCode::Unavailable,
             End::Failed => ResultCode::Unknown,
         }
     }
@@ -81,7 +84,7 @@ impl End {
         };
         match self {
             End::Complete => counters[0],
-            End::Unread | End::IndexDropped | End::Failed => counters[1],
+            End::Unread | End::IndexDropped | End::PartitionLost | End::Failed => counters[1],
             // A short query cannot be aborted but by the end of the server, nor a long one be too late.
             End::TimedOut | End::Aborted => counters[2],
         }
@@ -90,7 +93,7 @@ impl End {
     fn word(self) -> &'static str {
         match self {
             End::Complete => "ok",
-            End::TimedOut | End::IndexDropped | End::Failed => "abandoned-unknown",
+            End::TimedOut | End::IndexDropped | End::PartitionLost | End::Failed => "abandoned-unknown",
             End::Aborted => "user-aborted",
             End::Unread => "abandoned-response-error",
         }

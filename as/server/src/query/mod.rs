@@ -5,6 +5,7 @@
 //! request      what a request asks for, checked
 //! condition    what is asked of a secondary index
 //! run          one query in one or several threads; threads, pace: those threads and the rate
+//! walked       the partition that a thread works on, reserved meanwhile
 //! primary      a partition, walked by the primary index; secondary: by a secondary index
 //! row          one record as a message
 //! background   operations that change records
@@ -15,7 +16,7 @@
 //! # Threads
 //! Queries run in threads of their own, at most `query-threads-limit` together; a long one in up to
 //! `single-query-threads`. A query reads one record at a time under its sprig's lock, shared, and never waits for
-//! the client while it holds one.
+//! the client while it holds one. The partition that it is in is reserved, but not while it waits.
 //!
 //! # Locking
 //! `jobs` is taken alone and briefly.
@@ -33,6 +34,7 @@ mod secondary;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod walked;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

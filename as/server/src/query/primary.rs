@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use super::job::End;
 use super::request::Part;
 use super::run::{Visited, Walker};
+use super::walked::Stop;
 use crate::namespace::Namespace;
 
 /// How many records ahead of the one that is read stored bytes are asked of memory.
@@ -12,7 +12,7 @@ const PREFETCH_DISTANCE: usize = 8;
 
 impl Walker<'_> {
     /// Goes through one part; breaks when there are enough records.
-    pub(super) fn walk_primary(&mut self, part: &Part) -> Result<ControlFlow<()>, End> {
+    pub(super) fn walk_primary(&mut self, part: &Part) -> Result<ControlFlow<()>, Stop> {
         let query = &self.run.query;
         let Namespace { index, storage, .. } = &*query.namespace;
         let after = part.after.as_ref().map(|after| &after.digest);
@@ -41,6 +41,7 @@ impl Walker<'_> {
                 }
             }
             self.check_end()?;
+            self.keep_partition()?;
         }
         Ok(ControlFlow::Continue(()))
     }

@@ -17,7 +17,7 @@ use super::aggregate::Aggregation;
 use super::background::Operations;
 use super::condition::Condition;
 use crate::index::{PARTITION_COUNT, PartitionId, RecordMeta, SetId};
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, QueryAccess};
 use crate::sindex::SecondaryIndexes;
 use crate::transaction::filter;
 
@@ -98,6 +98,8 @@ pub(crate) struct Query {
     pub(super) parts: Vec<Part>,
     /// Whether the client named the partitions.
     pub(super) has_parts: bool,
+    /// Which of the partitions this node reads.
+    pub(super) access: QueryAccess,
     /// Where to look, and what for, if not at all records.
     pub(super) condition: Option<Condition>,
     /// Of the records looked at, the query is for those that it lets pass.
@@ -204,6 +206,7 @@ impl Reading<'_> {
             socket_timeout,
             parts,
             has_parts: true,
+            access: access_of(request),
             condition,
             filter,
             records_per_second,
@@ -273,6 +276,7 @@ impl Reading<'_> {
             kind,
             parts: PartitionId::all().map(|partition| Part { partition, after: None }).collect(),
             has_parts: false,
+            access: QueryAccess::Master,
             condition: None,
             filter: None,
             records_per_second: 0,
@@ -333,6 +337,12 @@ impl Condition {
     fn with_index(self, reading: &Reading<'_>, set: SetFilter) -> Result<Self, ResultCode> {
         self.find_index(reading.indexes.of(reading.namespace), set.set_id())
     }
+}
+
+/// Which of the partitions that its client named a query reads here: a short one takes what there is.
+fn access_of(request: &Request<'_>) -> QueryAccess {
+    let is_relaxed = request.info2 & info2::RELAX_AP_LONG_QUERY != 0;
+    if is_relaxed || request.info1 & info1::SHORT_QUERY != 0 { QueryAccess::Relaxed } else { QueryAccess::Full }
 }
 
 /// How long a query may take, if it is a short one.

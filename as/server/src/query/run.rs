@@ -7,7 +7,7 @@
 //!
 //! # Locks
 //! Cursors and indexes give the digests of a portion of records. Each record is read under its sprig's lock,
-//! shared, that of no other; no lock is held while the client is waited for.
+//! shared, that of no other; no lock is held while the client is waited for. Nor is the partition reserved then.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
@@ -19,7 +19,7 @@ use datamodel::Budget;
 use parking_lot::{Condvar, Mutex};
 use proto::ResultCode;
 use proto::frame::{self, FrameType, HEADER_SIZE};
-use proto::reply::{self, ReplyHeader};
+use proto::reply::{self, ReplyHeader, ReplyWriter};
 
 use super::background::Changer;
 use super::condition::Condition;
@@ -27,6 +27,7 @@ use super::job::{End, Job};
 use super::pace::Pace;
 use super::request::{Part, Projection, Query, QueryKind, SetFilter};
 use super::row;
+use super::walked::{Stop, WalkedPartition};
 use crate::config::Engine;
 use crate::index::{Element, Location, SeenRecord};
 use crate::storage::ReadBuffer;
@@ -240,6 +241,8 @@ pub(super) fn last_reply(end: End) -> Vec<u8> {
 /// One thread's part in a query.
 pub(super) struct Walker<'a> {
     pub(super) run: &'a Arc<QueryRun>,
+    /// Where it is; `None` between two parts.
+    walked: Option<WalkedPartition<'a>>,
     /// One frame in the making: its header, then messages.
     pub(super) chunk: Vec<u8>,
     /// Records since the rate was last looked at.
@@ -281,6 +284,7 @@ impl<'a> Walker<'a> {
         };
         Walker {
             run,
+            walked: None,
             chunk: vec![0; HEADER_SIZE],
             since_look: 0,
             sent: 0,
@@ -294,30 +298,56 @@ impl<'a> Walker<'a> {
 
     /// Goes through parts until none is left; an error is what ended it early.
     fn walk(&mut self) -> Result<(), End> {
-        if self.run.query.set == SetFilter::None {
-            let count = self.run.query.parts.len();
-            self.run.next_part.store(count, Relaxed);
-            self.run.job.partitions_done.store(count as u64, Relaxed);
-            return Ok(());
-        }
         loop {
             let at = self.run.next_part.fetch_add(1, Relaxed);
             let Some(part) = self.run.query.parts.get(at) else {
                 return if self.run.is_index_dropped() { Err(End::IndexDropped) } else { Ok(()) };
             };
             self.check_end()?;
-            if self.run.has_samples() {
-                let _ = self.walk_part(part)?;
+            let walked = self.reserve_part(part).and_then(|()| self.walk_part(part));
+            self.walked = None;
+            match walked {
+                Ok(_) => {}
+                Err(Stop::PartitionLost) => self.tell_lost(part),
+                Err(Stop::Query(end)) => return Err(end),
             }
             self.run.job.partitions_done.fetch_add(1, Relaxed);
         }
     }
 
+    fn reserve_part(&mut self, part: &Part) -> Result<(), Stop> {
+        let Query { namespace, access, .. } = &self.run.query;
+        self.walked = WalkedPartition::reserve(&namespace.partitions, part.partition, *access);
+        if self.walked.is_some() { Ok(()) } else { Err(Stop::PartitionLost) }
+    }
+
+    /// A part is not read here, or not to its end. A client that has named it looks elsewhere for what it did not get. Of a
+    /// query for all partitions each node reads its own.
+    fn tell_lost(&mut self, part: &Part) {
+        let query = &self.run.query;
+        if query.has_parts {
+            let number = part.partition.index() as u32;
+            let header = ReplyHeader::partition_done(number, ResultCode::Unavailable);
+            ReplyWriter::unframed(&mut self.chunk).finish(&header);
+        } else {
+            cf::detail!(
+                Query,
+                "{{{}}} query {} leaves partition {} to another node",
+                query.namespace.name(),
+                self.run.job.id,
+                part.partition.index()
+            );
+        }
+    }
+
     /// Goes through one part; breaks when there are enough records.
-    fn walk_part(&mut self, part: &Part) -> Result<ControlFlow<()>, End> {
+    fn walk_part(&mut self, part: &Part) -> Result<ControlFlow<()>, Stop> {
         let run = self.run;
+        if run.query.set == SetFilter::None || !run.has_samples() {
+            return Ok(ControlFlow::Continue(()));
+        }
         if let QueryKind::Aggregation(aggregation) = &run.query.kind {
-            return self.aggregate(aggregation, part).map(ControlFlow::Continue);
+            return Ok(ControlFlow::Continue(self.aggregate(aggregation, part)?));
         }
         match &run.query.condition {
             None => self.walk_primary(part),
@@ -385,7 +415,7 @@ impl<'a> Walker<'a> {
         &mut self,
         projection: &Projection,
         found: &SeenRecord,
-    ) -> Result<ControlFlow<()>, End> {
+    ) -> Result<ControlFlow<()>, Stop> {
         let run = self.run;
         if !run.take_sample() {
             return Ok(ControlFlow::Break(()));
@@ -412,15 +442,33 @@ impl<'a> Walker<'a> {
 
     /// After a record was passed and its lock was given back: changes it if the query is for that, sends what has come
     /// together, and keeps to the rate.
-    pub(super) fn go_on(&mut self, digest: &cf::Digest) -> Result<(), End> {
+    pub(super) fn go_on(&mut self, digest: &cf::Digest) -> Result<(), Stop> {
+        if self.changer.is_some() {
+            self.release_partition();
+        }
         if let Some(changer) = &mut self.changer {
             changer.change(digest, &self.run.job, self.now);
             self.count_for_rate();
         }
         if self.is_chunk_full() {
+            self.release_partition();
             self.send()?;
         }
         self.rest()
+    }
+
+    /// Gives the reservation of the partition back for a wait.
+    pub(super) fn release_partition(&mut self) {
+        self.walked.as_mut().into_iter().for_each(WalkedPartition::release);
+    }
+
+    /// Has the partition reserved while there is work to do.
+    ///
+    /// # Errors
+    /// When it is lost.
+    #[inline]
+    pub(super) fn keep_partition(&mut self) -> Result<(), Stop> {
+        self.walked.as_mut().map_or(Ok(()), WalkedPartition::go_on)
     }
 
     /// Whether it is time to send what has come together.
@@ -433,9 +481,13 @@ impl<'a> Walker<'a> {
         self.since_look += 1;
     }
 
-    /// Keeps to the rate, if it is time to.
-    pub(super) fn rest(&mut self) -> Result<(), End> {
-        if self.run.pace.is_due(self.since_look) { self.keep_pace() } else { Ok(()) }
+    /// Keeps to the rate, if it is time to, and to the partition.
+    pub(super) fn rest(&mut self) -> Result<(), Stop> {
+        if self.run.pace.is_due(self.since_look) {
+            self.release_partition();
+            self.keep_pace()?;
+        }
+        self.keep_partition()
     }
 
     /// Counts a record that was sent or changed, or read from a device only to be filtered out.

@@ -12,9 +12,9 @@ use std::ops::ControlFlow;
 use datamodel::sindex::Key;
 
 use super::condition::Condition;
-use super::job::End;
 use super::request::{Part, Resume};
 use super::run::{FoundEntry, Visited, Walker};
+use super::walked::Stop;
 use crate::index::IndexEntry;
 use crate::namespace::Namespace;
 
@@ -32,7 +32,7 @@ impl Walker<'_> {
         &mut self,
         condition: &Condition,
         part: &Part,
-    ) -> Result<ControlFlow<()>, End> {
+    ) -> Result<ControlFlow<()>, Stop> {
         let Some(index) = condition.index() else { return Ok(ControlFlow::Continue(())) };
         let namespace = &*self.run.query.namespace;
         let mut sent: Option<HashSet<u64>> = condition.may_repeat().then(HashSet::new);
@@ -65,7 +65,7 @@ impl Walker<'_> {
         part: &Part,
         entries: &[IndexEntry<Key>],
         mut sent: Option<&mut HashSet<u64>>,
-    ) -> Result<ControlFlow<()>, End> {
+    ) -> Result<ControlFlow<()>, Stop> {
         let Namespace { index, storage, .. } = &*self.run.query.namespace;
         for (at, found) in entries.iter().enumerate() {
             if let Some(ahead) = entries.get(at + 2 * PREFETCH_DISTANCE) {
@@ -107,6 +107,7 @@ impl Walker<'_> {
             }
         }
         self.check_end()?;
+        self.keep_partition()?;
         Ok(ControlFlow::Continue(()))
     }
 }

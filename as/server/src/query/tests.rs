@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cf::Digest;
+use datamodel::partition_version::PartitionVersion;
 use datamodel::{Bins, BytesType, Particle};
 use parking_lot::Mutex;
 
 use super::request::{Part, Projection, QueryKind, SetFilter};
+use super::walked::{Stop, WalkedPartition};
 use super::*;
 use crate::index::{Location, PartitionId, RecordMeta, SetId};
 use crate::metrics::ServerMetrics;
+use crate::namespace::QueryAccess;
 use crate::transaction::SinkClosed;
 
 /// A client that keeps what it gets, or has a bug.
@@ -18,11 +21,14 @@ use crate::transaction::SinkClosed;
 struct Client {
     panics: bool,
     received: Mutex<Vec<u8>>,
+    /// Done while the query waits for it for the first time.
+    at_first: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl ReplySink for Client {
     fn send(&self, frames: Vec<u8>) -> Result<(), SinkClosed> {
         assert!(!self.panics, "a bug for a test");
+        self.at_first.lock().take().into_iter().for_each(|act| act());
         self.received.lock().extend(frames);
         Ok(())
     }
@@ -48,7 +54,10 @@ fn start(storage: &str) -> (Arc<Queries>, Arc<Namespace>) {
 
 /// Writes a record with `size` bytes; it may not be on disk yet.
 fn put(namespace: &Namespace, key: u32, size: usize) -> Location {
-    let digest = Digest::of_key(b"", 1, &u64::from(key).to_be_bytes());
+    put_at(namespace, Digest::of_key(b"", 1, &u64::from(key).to_be_bytes()), size)
+}
+
+fn put_at(namespace: &Namespace, digest: Digest, size: usize) -> Location {
     let mut bins = Bins::new();
     bins.set(b"b", Particle::Bytes(BytesType::Blob, vec![7; size].into()));
     let (guard, _) = namespace.index.get_or_create(&digest).expect("room");
@@ -68,6 +77,7 @@ fn query(namespace: &Arc<Namespace>) -> Query {
         kind: QueryKind::Basic(Projection::default()),
         parts: PartitionId::all().map(|partition| Part { partition, after: None }).collect(),
         has_parts: true,
+        access: QueryAccess::Full,
         condition: None,
         filter: None,
         records_per_second: 0,
@@ -120,6 +130,110 @@ fn a_short_query_ends_in_time_also_where_it_finds_nothing() {
 /// The result in the last message of what a client has received.
 fn last_result(received: &[u8]) -> u8 {
     received[received.len() - 22 + 5]
+}
+
+/// Carries out a query to its end in this thread; returns how it ended.
+fn walk(queries: &Queries, query: Query, client: &Arc<Client>) -> End {
+    let job = Arc::new(Job::new(&query, SocketAddr::from(([127, 0, 0, 1], 1))));
+    let sink: Arc<dyn ReplySink> = Arc::<Client>::clone(client);
+    let transactions = Arc::clone(&queries.transactions);
+    let run = Arc::new(QueryRun::new(query, job, Some(sink), transactions, Arc::default()));
+    run.run_thread().expect("its only thread")
+}
+
+/// The messages in what a client has received: those of records count; of others there are result and partition.
+fn messages(mut received: &[u8]) -> (usize, Vec<(u8, u32)>) {
+    let (mut records, mut others) = (0, Vec::new());
+    while let Ok(Some(header)) = proto::frame::FrameHeader::parse(received) {
+        let (frame, behind) = received.split_at(proto::frame::HEADER_SIZE + header.body_size);
+        let mut body = &frame[proto::frame::HEADER_SIZE..];
+        while !body.is_empty() {
+            let number = |range: std::ops::Range<usize>| {
+                body[range].iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
+            };
+            match number(18..20) {
+                0 => others.push((body[5], number(6..10))),
+                _ => records += 1,
+            }
+            let mut end = 22;
+            for _ in 0..number(18..20) + number(20..22) {
+                end += 4 + number(end..end + 4) as usize;
+            }
+            body = &body[end..];
+        }
+        received = behind;
+    }
+    (records, others)
+}
+
+#[test]
+fn a_partition_that_is_not_read_here_is_named() {
+    let (queries, namespace) = start("memory {\n data-size 512M\n }");
+    (0..200).for_each(|key| drop(put(&namespace, key, 10)));
+    let here = |query: Query| {
+        let client = Arc::new(Client::default());
+        assert_eq!(walk(&queries, query, &client), End::Complete);
+        messages(&client.received.lock())
+    };
+    assert_eq!(here(query(&namespace)), (200, vec![]));
+    let gone = PartitionId::of(&Digest::of_key(b"", 1, &7u64.to_be_bytes()));
+    let others = (0..200u64)
+        .filter(|key| PartitionId::of(&Digest::of_key(b"", 1, &key.to_be_bytes())) != gone)
+        .count();
+    assert!(namespace.partitions.isolate(gone, Duration::ZERO));
+    let told = vec![(ResultCode::Unavailable.code(), gone.index() as u32)];
+    for access in [QueryAccess::Full, QueryAccess::Relaxed] {
+        assert_eq!(here(Query { access, ..query(&namespace) }), (others, told.clone()));
+    }
+    assert_eq!(here(Query { set: SetFilter::None, ..query(&namespace) }), (0, told));
+    // A client that names no partitions takes what each node has.
+    let own = Query { has_parts: false, access: QueryAccess::Master, ..query(&namespace) };
+    assert_eq!(here(own), (others, vec![]));
+}
+
+/// The client is waited for with the first records. Meanwhile the partition goes; its other records are not sent.
+#[test]
+fn a_partition_is_not_reserved_while_the_client_is_waited_for() {
+    let (queries, namespace) = start("memory {\n data-size 512M\n }");
+    let digest = |key: u8| Digest(std::array::from_fn(|at| if at == 19 { key } else { 0 }));
+    (0..20).for_each(|key| drop(put_at(&namespace, digest(key), 50_000)));
+    put(&namespace, 1, 10);
+    let partition = PartitionId::of(&digest(0));
+    for is_new_life in [false, true] {
+        let own = Arc::clone(&namespace);
+        let at_first = move || {
+            assert!(own.partitions.isolate(partition, Duration::ZERO), "nobody uses it");
+            if is_new_life {
+                let lost = [(partition, PartitionVersion::default())];
+                own.partitions.set_versions(&own.storage, &lost).expect("no headers to write");
+                own.deal_alone(2).expect("no headers to write");
+            }
+        };
+        let client = Arc::new(Client { at_first: Mutex::new(Some(Box::new(at_first))), ..Client::default() });
+        assert_eq!(walk(&queries, query(&namespace), &client), End::Complete);
+        let (records, others) = messages(&client.received.lock());
+        assert!((2..20).contains(&records), "{records} records");
+        assert_eq!(others, [(ResultCode::Unavailable.code(), 0)]);
+        namespace.deal_alone(1).expect("no headers to write");
+    }
+}
+
+#[test]
+fn a_query_gives_a_partition_up_that_is_waited_for() {
+    let (_, namespace) = start("memory {\n data-size 512M\n }");
+    let partition = PartitionId::new(3).expect("a partition");
+    let mut walked = WalkedPartition::reserve(&namespace.partitions, partition, QueryAccess::Full)
+        .expect("a node alone reads all");
+    assert_eq!(walked.go_on(), Ok(()));
+    cf::sync::scope(|scope| {
+        let isolated = scope.spawn(|| namespace.partitions.isolate(partition, Duration::from_secs(60)));
+        while walked.go_on().is_ok() {
+            assert!(!isolated.is_finished(), "it is reserved");
+            std::thread::yield_now();
+        }
+        assert!(isolated.join().expect("no panic"));
+    });
+    assert_eq!(walked.go_on(), Err(Stop::PartitionLost));
 }
 
 #[test]

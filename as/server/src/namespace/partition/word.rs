@@ -1,6 +1,6 @@
 //! What transactions see of a partition: a word, and a byte for those in sections.
 
-use super::{PartitionRow, RecordAccess, TREE_ID_COUNT};
+use super::{PartitionRow, QueryAccess, RecordAccess, TREE_ID_COUNT};
 
 /// What a transaction must know of a partition, and how many have reserved it:
 ///
@@ -14,6 +14,9 @@ use super::{PartitionRow, RecordAccess, TREE_ID_COUNT};
 ///     42     others are too
 ///     43     others may have newer copies of its records
 ///     44     copies may come in from others
+///     45     this node is the working master
+///     46     it has all records
+///     47     it has records
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PartitionWord(pub(super) u64);
@@ -28,17 +31,24 @@ impl PartitionWord {
     pub(super) const OTHERS: u64 = 1 << 42;
     pub(super) const DUPLICATES: u64 = 1 << 43;
     pub(super) const AWAITS_COPIES: u64 = 1 << 44;
+    pub(super) const MASTER: u64 = 1 << 45;
+    pub(super) const FULL: u64 = 1 << 46;
+    pub(super) const DATA: u64 = 1 << 47;
 
     /// Without reservations.
     pub(super) fn of(row: &PartitionRow, own_node: u64) -> Self {
-        let writes = if row.serves_writes(own_node) { Self::WRITES } else { 0 };
-        let reads = if row.serves_reads(own_node) { Self::READS } else { 0 };
-        let replica = if row.replica_index(own_node).is_some() { Self::REPLICA } else { 0 };
-        let has_others = row.replicas.iter().any(|replica| replica.node != own_node);
-        let others = if has_others { Self::OTHERS } else { 0 };
-        let duplicates = if row.duplicates.is_empty() { 0 } else { Self::DUPLICATES };
-        let awaits = if row.awaits_copies() { Self::AWAITS_COPIES } else { 0 };
-        let flags = writes | reads | replica | others | duplicates | awaits;
+        let facts = [
+            (Self::WRITES, row.serves_writes(own_node)),
+            (Self::READS, row.serves_reads(own_node)),
+            (Self::REPLICA, row.replica_index(own_node).is_some()),
+            (Self::OTHERS, row.replicas.iter().any(|replica| replica.node != own_node)),
+            (Self::DUPLICATES, !row.duplicates.is_empty()),
+            (Self::AWAITS_COPIES, row.awaits_copies()),
+            (Self::MASTER, row.working_master == own_node),
+            (Self::FULL, row.is_full(own_node)),
+            (Self::DATA, row.version.has_data()),
+        ];
+        let flags = facts.iter().filter(|(_, is_true)| *is_true).fold(0, |flags, (flag, _)| flags | flag);
         PartitionWord(u64::from(row.tree_id) << Self::TREE_ID_SHIFT | flags)
     }
 
@@ -61,6 +71,16 @@ impl PartitionWord {
             RecordAccess::Write => Self::WRITES,
         };
         self.0 & (wanted | Self::ISOLATED) == wanted
+    }
+
+    /// Whether queries read the partition here.
+    pub(super) const fn serves_query(self, access: QueryAccess) -> bool {
+        let wanted = match access {
+            QueryAccess::Master => Self::MASTER,
+            QueryAccess::Full => Self::FULL,
+            QueryAccess::Relaxed => Self::FULL | Self::DATA,
+        };
+        self.0 & wanted != 0 && !self.is_isolated()
     }
 }
 

@@ -1,0 +1,69 @@
+//! The partition that a thread of a query walks through. It is reserved while the thread works on it, so that its records are
+//! not dropped, and not while the thread waits for its client, for a disk to be written to or for the rate.
+//!
+//! Whoever takes the partition out of service waits for the reservation. The thread sees that at its next record and gives the
+//! partition up. If it has begun another life, with another tree id, while it was not reserved, it counts as lost too.
+
+use super::job::End;
+use crate::index::PartitionId;
+use crate::namespace::{PartitionReservation, Partitions, QueryAccess};
+
+/// Why a walk ends early.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stop {
+    /// The query ends.
+    Query(End),
+    /// The partition is not read here any more; others may be.
+    PartitionLost,
+}
+
+impl From<End> for Stop {
+    fn from(end: End) -> Self {
+        Stop::Query(end)
+    }
+}
+
+/// A partition on the way of a query.
+pub(super) struct WalkedPartition<'a> {
+    partitions: &'a Partitions,
+    id: PartitionId,
+    access: QueryAccess,
+    /// The life that it is in.
+    tree_id: u8,
+    reservation: Option<PartitionReservation<'a>>,
+}
+
+impl<'a> WalkedPartition<'a> {
+    /// Reserves a partition; `None` if queries do not read it here.
+    pub(super) fn reserve(partitions: &'a Partitions, id: PartitionId, access: QueryAccess) -> Option<Self> {
+        let reservation = partitions.reserve_for_query(id, access)?;
+        let tree_id = reservation.tree_id();
+        Some(WalkedPartition { partitions, id, access, tree_id, reservation: Some(reservation) })
+    }
+
+    /// Gives the reservation back: the thread is going to wait.
+    pub(super) fn release(&mut self) {
+        self.reservation = None;
+    }
+
+    /// Goes on with the partition, which is reserved again if it was released.
+    ///
+    /// # Errors
+    /// When it is taken out of service, or was meanwhile.
+    #[inline]
+    pub(super) fn go_on(&mut self) -> Result<(), Stop> {
+        match &self.reservation {
+            Some(reservation) if !reservation.is_waited_for() => Ok(()),
+            _ => self.reserve_again(),
+        }
+    }
+
+    #[cold]
+    fn reserve_again(&mut self) -> Result<(), Stop> {
+        // Given back first: somebody may wait for it.
+        self.release();
+        let reserved = self.partitions.reserve_for_query(self.id, self.access);
+        self.reservation = reserved.filter(|reservation| reservation.tree_id() == self.tree_id);
+        if self.reservation.is_some() { Ok(()) } else { Err(Stop::PartitionLost) }
+    }
+}
