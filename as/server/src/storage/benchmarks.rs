@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
-use super::disk::Disk;
-use super::engine::Storage;
 use super::settings::Settings;
 use crate::metrics::{Histogram, Unit};
 
@@ -57,13 +55,27 @@ impl StorageBenchmarks {
         }
     }
 
+    /// Whether anything is measured.
     #[inline]
-    fn is_on(&self) -> bool {
+    pub(super) fn is_on(&self) -> bool {
         self.settings.measures()
     }
 
     fn unit(&self) -> Unit {
         if self.in_microseconds.load(Relaxed) { Unit::Microseconds } else { Unit::Milliseconds }
+    }
+
+    /// Forgets what was measured; goes on in `unit`.
+    pub(super) fn restart(&self, unit: Unit) {
+        self.in_microseconds.store(unit == Unit::Microseconds, Relaxed);
+        self.read_sizes.clear();
+        self.write_sizes.clear();
+    }
+
+    /// Writes the sizes of records to the log, for namespace `name`.
+    pub(super) fn report_sizes(&self, name: &str) {
+        self.read_sizes.report(&format!("{{{name}}}-device-read-size"), "bytes");
+        self.write_sizes.report(&format!("{{{name}}}-device-write-size"), "bytes");
     }
 
     /// A record of `size` bytes was stored.
@@ -109,43 +121,16 @@ impl DiskBenchmarks {
             self.of_namespace.read_sizes.add_size(size as u64);
         }
     }
-}
-
-impl Storage {
-    /// Forgets what was measured. What is measured from now on, if `enable-benchmarks-storage` asks for it, is in `unit`.
-    pub(crate) fn restart_benchmarks(&self, unit: Unit) {
-        self.benchmarks.in_microseconds.store(unit == Unit::Microseconds, Relaxed);
-        self.benchmarks.read_sizes.clear();
-        self.benchmarks.write_sizes.clear();
-        for disk in self.disks() {
-            disk.benchmarks.histograms.iter().for_each(Histogram::clear);
-        }
+    /// Forgets what was measured.
+    pub(super) fn clear(&self) {
+        self.histograms.iter().for_each(Histogram::clear);
     }
 
-    /// The ticker's turn: writes to the log what was measured for namespace `name`, if it is measured.
-    pub(crate) fn report_benchmarks(&self, name: &str) {
-        let benchmarks = &self.benchmarks;
-        if !benchmarks.is_on() {
-            return;
+    /// Writes how long each transfer took to the log that can `happen`; `disk` names namespace and disk.
+    pub(super) fn report(&self, disk: &str, happens: impl Fn(Transfer) -> bool) {
+        let unit = self.of_namespace.unit().name();
+        for transfer in Transfer::ALL.into_iter().filter(|transfer| happens(*transfer)) {
+            self.histograms[transfer as usize].report(&format!("{disk}-{}", transfer.name()), unit);
         }
-        benchmarks.read_sizes.report(&format!("{{{name}}}-device-read-size"), "bytes");
-        benchmarks.write_sizes.report(&format!("{{{name}}}-device-write-size"), "bytes");
-        let unit = benchmarks.unit().name();
-        for disk in self.disks() {
-            let path = disk.media.main.path().display();
-            for transfer in Transfer::ALL.into_iter().filter(|transfer| has(disk, *transfer)) {
-                let histogram = &disk.benchmarks.histograms[transfer as usize];
-                histogram.report(&format!("{{{name}}}-{path}-{}", transfer.name()), unit);
-            }
-        }
-    }
-}
-
-/// Whether `transfer` can happen on `disk`: one of a namespace in memory is not read.
-fn has(disk: &Disk, transfer: Transfer) -> bool {
-    match transfer {
-        Transfer::Read | Transfer::LargeBlockRead => disk.stripe().is_none(),
-        Transfer::Write => true,
-        Transfer::ShadowWrite => disk.media.shadow.is_some(),
     }
 }

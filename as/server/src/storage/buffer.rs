@@ -13,7 +13,7 @@ use cf::region::Region;
 use parking_lot::Mutex;
 
 use super::block_state::FillMark;
-use super::reservation::{OpenBlock, Pinned, Reservation};
+use super::reservation::place::{Pinned, ReservedPlace};
 use super::stripe::{LentBlock, PREFETCH_SIZE_MAX};
 use super::wblock::{Taken, WblockId, WblockTable};
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
@@ -106,19 +106,24 @@ impl WriteBuffer {
         (self.device, self.id) == (block.device(), block.id())
     }
 
-    /// Moves the mark to what `open` has given out.
-    pub(super) fn follow(open: &OpenBlock) {
-        if let Some(buffer) = open.buffer() {
-            buffer.mark.reserve(open.position());
-        }
+    /// Moves the mark behind `place`, which was given out just now.
+    pub(super) fn follow(&self, place: &ReservedPlace<'_>) {
+        self.check(place);
+        self.mark.reserve(place.offset() + place.size());
+    }
+
+    fn check(&self, place: &ReservedPlace<'_>) {
+        let is_here = (self.device, self.id) == (place.device(), place.id());
+        assert!(is_here, "a place is written to in the buffer of its block");
     }
 
     /// Copies a record to the place in a buffer with memory of its own that was reserved for it.
     #[expect(unsafe_code, reason = "records are copied to places of their own")]
-    pub(super) fn fill(place: &mut Reservation<'_>, record: &[u8]) {
+    pub(super) fn fill(&self, place: &mut ReservedPlace<'_>, record: &[u8]) {
+        self.check(place);
         let (offset, size) = (place.offset() as usize, place.size() as usize);
         assert_eq!(record.len(), size, "a record fills its place");
-        let Some(Memory::Own(memory)) = place.buffer().map(|buffer| &buffer.memory) else {
+        let Memory::Own(memory) = &self.memory else {
             unreachable!("the place is in a stripe, which fills it")
         };
         // SAFETY: nobody else writes to or reads a reserved place, and `&mut` keeps others from using the reservation.
@@ -192,6 +197,7 @@ impl WriteBuffer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::reservation::OpenBlock;
     use super::super::tests::{digest_of, small_index};
     use super::super::wblock::Reuse;
     use super::*;
@@ -218,7 +224,7 @@ mod tests {
                 scope.spawn(move || {
                     for key in (0..RECORDS).filter(|key| key % 2 == writer) {
                         let mut place = open.lock().reserve(table, SIZE);
-                        WriteBuffer::fill(&mut place, &content(key));
+                        place.fill(None, &content(key));
                         let (mut guard, _) = index.get_or_create(&digest_of(key)).expect("room");
                         guard.location = place.location();
                         guard.generation = 1;

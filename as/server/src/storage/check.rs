@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use cf::sys::block::{BlockError, Operation};
 use cf::sys::probe::check_writable;
 
+use super::error::OpenError;
 use super::medium::{Opened, check_disk};
-use super::open::{OpenError, OpenSettings, check_heads};
+use super::open::{OpenSettings, check_heads};
 use crate::config::StorageConfig;
 
 /// What stands in the way of opening what `config` lists: everything that can be told without creating files. The headers

@@ -10,7 +10,8 @@ use datamodel::{Bins, BytesType, Particle};
 
 use super::crash_medium::{CrashMedium, Faults, SECTOR_SIZE};
 use super::disk::Media;
-use super::engine::{Storage, StorageError};
+use super::engine::Storage;
+use super::error::StorageError;
 use super::load::{LoadCommit, LoadContext, LoadStats};
 use super::medium::Opened;
 use super::open::OpenSettings;

@@ -8,7 +8,7 @@ use super::crash_medium::{CrashMedium, Faults};
 use super::crash_tests::{DISK_SIZE, Model, Node, config, start};
 use super::defrag::defrag_one;
 use super::disk::Disk;
-use super::engine::StorageError;
+use super::error::StorageError;
 use super::tests::{Random, digest_of};
 use super::{DiskBuffer, ReadBuffer, WBLOCK_SIZE};
 use crate::config::{Engine, StorageConfig};

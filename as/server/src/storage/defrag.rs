@@ -3,25 +3,73 @@
 //! Records that cannot be read are not moved: their block is kept and left alone from then on, until they are replaced or
 //! deleted, or their disk has recovered from a failure. Other blocks are emptied meanwhile.
 
+use std::sync::atomic::Ordering::Acquire;
+use std::time::Duration;
+
 use cf::Digest;
 use datamodel::flat::{FlatRecord, HEADER_SIZE};
 
 use super::device::Device;
-use super::disk::{Disk, wblock_offset};
-use super::engine::{Storage, StorageError};
+use super::disk::Disk;
+use super::engine::Storage;
+use super::error::StorageError;
 use super::partial_read::Unreadable;
 use super::settings::low_water_bytes;
-use super::wblock::{Emptying, WblockId};
+use super::wblock::{Emptying, WblockId, wblock_offset};
 use super::{DiskBuffer, RBLOCK_SIZE};
 use crate::index::{Index, Location};
 
+/// How often a defrag thread without work looks for some, and how often if somebody waits for room.
+const IDLE_PERIOD: Duration = Duration::from_secs(1);
+const WAITING_PERIOD: Duration = Duration::from_millis(10);
+/// How long a block is free before its memory is given back, and of how many that is done in one turn.
+const IDLE_MEMORY: Duration = Duration::from_secs(10);
+const DISCARDED_BLOCKS: usize = 16;
 /// A block with more alive than this, in percent, is not worth emptying whatever the want.
 const WORTHWHILE_PCT: u32 = 95;
+
+impl Storage {
+    /// Body of defrag thread number `thread`: empties queued blocks until [`stop`](Self::stop).
+    pub(crate) fn run_defrag(&self, thread: usize, index: &Index) {
+        let Some(wake) = self.wakes.get(thread) else { return };
+        let mut scratch = DiskBuffer::new();
+        let devices = || self.devices.iter().skip(thread).step_by(self.wakes.len());
+        devices().for_each(|device| device.set_can_gain(true));
+        while !self.stopping.load(Acquire) {
+            cf::fault_point!("defrag");
+            let (mut emptied, mut waiting) = (0, 0);
+            for device in devices() {
+                if defrag_one(self, device, index, &mut scratch) {
+                    emptied += 1;
+                    self.rest_from_defrag(device);
+                }
+                waiting += self.release_waiting(device);
+            }
+            if emptied == 0 {
+                devices().for_each(|device| device.discard_idle(IDLE_MEMORY, DISCARDED_BLOCKS));
+                wake.wait(if waiting == 0 { IDLE_PERIOD } else { WAITING_PERIOD });
+            }
+        }
+        devices().for_each(|device| self.release_all(device));
+    }
+
+    /// Empties queued blocks until `minimum_pct` of each device are free or nothing is left to do; for the start of the
+    /// server, before anybody writes, and before there are flush threads.
+    pub(crate) fn defrag_until_available(&self, minimum_pct: u32, index: &Index) {
+        let mut scratch = DiskBuffer::new();
+        for device in &self.devices {
+            while device.available_pct() < minimum_pct
+                && defrag_one(self, device, index, &mut scratch)
+                && self.flush_full_blocks()
+            {}
+        }
+    }
+}
 
 /// Empties one queued block of `device`, if more than `defrag-queue-min` wait. When hardly a block is free, also one that
 /// does not wait for it: better to write much than to take no more writes, as long as it helps. Returns whether it emptied
 /// one.
-pub(super) fn defrag_one(
+fn defrag_one(
     storage: &Storage,
     device: &Device,
     index: &Index,

@@ -9,25 +9,18 @@ use datamodel::flat::{FlatRecord, MAGIC};
 use datamodel::wblock_scan::{Piece, WblockScan};
 use parking_lot::Mutex;
 
-use super::buffer::WriteBuffer;
-use super::disk::{Disk, DiskStats, wblock_offset};
-use super::engine::StorageError;
+use super::disk::{Disk, DiskStats};
+use super::error::StorageError;
 use super::partial_read::Unreadable;
-use super::reservation::{OpenBlock, Pinned};
+use super::reservation::place::Pinned;
+use super::reservation::{OpenBlock, STREAM_COUNT, Stream};
 use super::room::RoomQueue;
 use super::settings::Settings;
 use super::stripe::Stripe;
-use super::wblock::{AfterFree, Emptying, Reuse, Taken, WblockId, WblockTable};
+use super::wblock::{AfterFree, Emptying, Reuse, Taken, WblockId, WblockTable, wblock_offset};
 use super::{DiskBuffer, RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
 use crate::index::{Element, Location};
 
-/// The sources of appended records; each fills a write block of its own, so that records of like lifetime stay together.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Stream {
-    Write = 0,
-    Defrag = 1,
-}
-pub(super) const STREAM_COUNT: usize = 2;
 /// Blocks kept for defrag on a memory stripe: what it empties is less than one.
 const MEMORY_RESERVE: usize = 1;
 /// Blocks that defrag empties for want of room without there being more of it. Of blocks that are worth it, of which a
@@ -163,10 +156,7 @@ impl Device {
         let Some(open) = &mut *current else { return (Err(StorageError::OutOfSpace), wants_defrag) };
         let mut place = open.reserve(&self.wblocks, size);
         drop(current);
-        match self.stripe() {
-            Some(stripe) => stripe.fill(&mut place, record),
-            None => WriteBuffer::fill(&mut place, record),
-        }
+        place.fill(self.stripe(), record);
         (Ok(place.location()), wants_defrag)
     }
 

@@ -17,15 +17,15 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::benchmarks::{DiskBenchmarks, Transfer};
 use super::buffer::{Memory, Spares, WriteBuffer};
-use super::device::{STREAM_COUNT, Stream};
+use super::durability::Durability;
 use super::health::ReadHealth;
 use super::partial_read::{self, Unreadable};
-use super::reservation::Pinned;
+use super::reservation::place::Pinned;
+use super::reservation::{STREAM_COUNT, Stream};
 use super::settings::Settings;
 use super::stripe::Stripe;
-use super::sync::Durability;
-use super::wblock::{Emptying, Taken, WblockId, WblockTable};
-use super::{DiskBuffer, RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
+use super::wblock::{Emptying, Taken, WblockId, WblockTable, wblock_offset, wblock_place};
+use super::{DiskBuffer, RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::Location;
 
 /// A buffer that is not on disk yet.
@@ -365,15 +365,4 @@ fn copy_to<'s>(bytes: &[u8], scratch: &'s mut DiskBuffer) -> &'s [u8] {
     block[..bytes.len()].copy_from_slice(bytes);
     block[bytes.len()..].fill(0);
     block
-}
-
-/// Where block `id` begins, in bytes.
-pub(super) fn wblock_offset(id: WblockId) -> u64 {
-    u64::from(id.0) * u64::from(WBLOCK_SIZE)
-}
-
-/// The block that holds `location` and the offset in it.
-fn wblock_place(location: Location) -> (WblockId, u32) {
-    let (block, rblock) = (location.rblock() / RBLOCKS_PER_WBLOCK, location.rblock() % RBLOCKS_PER_WBLOCK);
-    (WblockId(block as u32), rblock as u32 * RBLOCK_SIZE)
 }

@@ -12,10 +12,11 @@ use datamodel::wblock_scan::visit_everything;
 use parking_lot::{Condvar, Mutex};
 
 use super::benchmarks::StorageBenchmarks;
-use super::defrag::defrag_one;
-use super::device::{Device, DeviceStats, Stream, location_in};
+use super::device::{Device, DeviceStats, location_in};
 use super::disk::{Disk, DurableWait};
-use super::reservation::Pinned;
+use super::error::StorageError;
+use super::reservation::Stream;
+use super::reservation::place::Pinned;
 use super::settings::Settings;
 use super::wblock::{AfterFree, WblockId};
 use super::{DiskBuffer, RBLOCK_SIZE, ReadBuffer, WBLOCK_SIZE};
@@ -26,34 +27,8 @@ use crate::index::{Element, Index, Location, WriteGuard};
 const STRIPE_COUNT_MIN: u64 = 8;
 /// Largest stripe: 2 TiB, what 37 bits of 16-byte blocks reach.
 const STRIPE_SIZE_MAX: u64 = 2 << 40;
-/// How often a defrag thread without work looks for some, and how often if somebody waits for room.
-const IDLE_PERIOD: Duration = Duration::from_secs(1);
-const WAITING_PERIOD: Duration = Duration::from_millis(10);
-/// How long a block is free before its memory is given back, and of how many that is done in one turn.
-const IDLE_MEMORY: Duration = Duration::from_secs(10);
-const DISCARDED_BLOCKS: usize = 16;
 /// Bytes of the digest that choose the device.
 const DEVICE_DIGEST_OFFSET: usize = 8;
-
-/// Why a record could not be stored or read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum StorageError {
-    /// No write block is free.
-    #[error("no write block is free")]
-    OutOfSpace,
-    /// No write block is free for now: defrag is making room.
-    #[error("no write block is free until defrag has made room")]
-    Congested,
-    /// The device failed; it says so in the log.
-    #[error("it cannot be read or written, as its device failed")]
-    Failed,
-    /// What the device holds at the record's place is not the record.
-    #[error("its place holds something else: the record is damaged")]
-    Damaged,
-    /// Whoever reads it has no time to unpack it.
-    #[error("it takes too long to unpack")]
-    Refused,
-}
 
 /// The flat record in `stored`, not packed.
 ///
@@ -89,7 +64,7 @@ impl Wake {
         self.changed.notify_one();
     }
 
-    fn wait(&self, longest: Duration) {
+    pub(super) fn wait(&self, longest: Duration) {
         let mut is_due = self.is_due.lock();
         if !*is_due {
             self.changed.wait_for(&mut is_due, longest);
@@ -432,30 +407,6 @@ impl Storage {
         self.wakes.len()
     }
 
-    /// Body of defrag thread number `thread`: empties queued blocks until [`stop`](Self::stop).
-    pub(crate) fn run_defrag(&self, thread: usize, index: &Index) {
-        let Some(wake) = self.wakes.get(thread) else { return };
-        let mut scratch = DiskBuffer::new();
-        let devices = || self.devices.iter().skip(thread).step_by(self.wakes.len());
-        devices().for_each(|device| device.set_can_gain(true));
-        while !self.stopping.load(Acquire) {
-            cf::fault_point!("defrag");
-            let (mut emptied, mut waiting) = (0, 0);
-            for device in devices() {
-                if defrag_one(self, device, index, &mut scratch) {
-                    emptied += 1;
-                    self.rest_from_defrag(device);
-                }
-                waiting += self.release_waiting(device);
-            }
-            if emptied == 0 {
-                devices().for_each(|device| device.discard_idle(IDLE_MEMORY, DISCARDED_BLOCKS));
-                wake.wait(if waiting == 0 { IDLE_PERIOD } else { WAITING_PERIOD });
-            }
-        }
-        devices().for_each(|device| self.release_all(device));
-    }
-
     /// Sleeps as `defrag-sleep` says, unless writers are about to be refused.
     pub(super) fn rest_from_defrag(&self, device: &Device) {
         let sleep = self.settings.defrag_sleep();
@@ -469,20 +420,8 @@ impl Storage {
         device.wblocks.is_short(self.settings.stop_writes_avail_pct())
     }
 
-    /// Empties queued blocks until `minimum_pct` of each device are free or nothing is left to do; for the start of the
-    /// server, before anybody writes, and before there are flush threads.
-    pub(crate) fn defrag_until_available(&self, minimum_pct: u32, index: &Index) {
-        let mut scratch = DiskBuffer::new();
-        for device in &self.devices {
-            while device.available_pct() < minimum_pct
-                && defrag_one(self, device, index, &mut scratch)
-                && self.flush_full_blocks()
-            {}
-        }
-    }
-
     /// Writes out the blocks that are full; returns whether that went well.
-    fn flush_full_blocks(&self) -> bool {
+    pub(super) fn flush_full_blocks(&self) -> bool {
         self.devices.iter().all(|device| {
             device.as_disk().is_none_or(|disk| {
                 disk.flush_full(&device.wblocks, |garbage| self.free_awaited(garbage))

@@ -33,9 +33,9 @@ use datamodel::flat::{FlatRecord, MAGIC};
 
 use super::benchmarks::Transfer;
 use super::buffer::WriteBuffer;
-use super::device::Stream;
-use super::disk::{DeferredFree, Dirty, Disk, DurableWait, FlushState, wblock_offset};
-use super::wblock::WblockTable;
+use super::disk::{DeferredFree, Dirty, Disk, DurableWait, FlushState};
+use super::reservation::Stream;
+use super::wblock::{WblockTable, wblock_offset};
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::Location;
 

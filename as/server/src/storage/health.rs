@@ -5,9 +5,6 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::disk::Disk;
-use super::engine::Storage;
-
 /// Intervals that the average is over; how long one is, is for who moves the window.
 const INTERVALS: usize = 30;
 /// One read of so many is measured.
@@ -61,50 +58,26 @@ impl ReadHealth {
     }
 
     /// Starts anew, or stops measuring.
-    fn switch(&self, is_on: bool) {
+    pub(super) fn switch(&self, is_on: bool) {
         self.intervals.iter().for_each(Interval::clear);
         self.current.store(0, Relaxed);
         self.is_on.store(is_on, Relaxed);
     }
 
     /// The next interval begins, in place of the oldest.
-    fn move_on(&self) {
+    pub(super) fn move_on(&self) {
         let next = (self.current.load(Relaxed) + 1) % INTERVALS;
         self.intervals[next].clear();
         self.current.store(next, Relaxed);
     }
 
     /// Microseconds of a read on average; 0 without any.
-    fn average_micros(&self) -> f64 {
+    pub(super) fn average_micros(&self) -> f64 {
         let sum = |figure: fn(&Interval) -> &AtomicU64| -> u64 {
             self.intervals.iter().map(|interval| figure(interval).load(Relaxed)).sum()
         };
         let count = sum(|interval| &interval.count);
         if count == 0 { 0.0 } else { sum(|interval| &interval.total_micros) as f64 / count as f64 }
-    }
-}
-
-impl Storage {
-    /// The disks that records are read from; those of a namespace in memory are only written.
-    fn read_disks(&self) -> impl Iterator<Item = &Disk> {
-        self.disks().filter(|disk| disk.stripe().is_none())
-    }
-
-    /// Begins to measure how long reads of disks take, or ends it; what was measured is forgotten.
-    pub(crate) fn switch_health(&self, is_on: bool) {
-        self.read_disks().for_each(|disk| disk.health.switch(is_on));
-    }
-
-    /// Lets the window that averages are over move on by an interval.
-    pub(crate) fn move_health_window(&self) {
-        self.read_disks().for_each(|disk| disk.health.move_on());
-    }
-
-    /// Path of each disk that is read, and the microseconds that a read of it takes on average.
-    pub(crate) fn read_health(&self) -> Vec<(String, f64)> {
-        self.read_disks()
-            .map(|disk| (disk.media.main.path().display().to_string(), disk.health.average_micros()))
-            .collect()
     }
 }
 

@@ -30,17 +30,15 @@ use datamodel::wblock_scan::{CopyAge, EndMark, Piece, WblockScan, is_zero, start
 use parking_lot::Mutex;
 
 use super::device::Device;
-use super::disk::{Disk, wblock_offset};
-use super::open::erase_former_use;
+use super::disk::Disk;
+use super::erase::{UNUSED_BLOCKS_MAX, erase_former_use};
 use super::partial_read::{self, Unreadable};
 use super::peek::{self, PEEK_SIZE};
 use super::suspect::{SUSPECTS_MAX, Suspect, report_lying};
-use super::wblock::WblockId;
+use super::wblock::{WblockId, wblock_offset};
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::{CreateOutcome, Index, Location, PartitionId, RecordMeta, SetId, WriteGuard};
 
-/// So many blocks in a row that do not start with a record are the end of what was ever written.
-pub(super) const UNUSED_BLOCKS_MAX: u32 = 10;
 /// A record that expires later than this from now is not believed: ten years, in seconds.
 const VOID_TIME_AHEAD_MAX: u32 = 315_360_000;
 

@@ -9,7 +9,7 @@ use datamodel::device_header::{HEADER_SIZE, HEADER_SPACE};
 
 use super::WBLOCK_SIZE;
 use super::disk::Media;
-use super::open::OpenError;
+use super::error::OpenError;
 use crate::config::{Backing, StorageConfig};
 
 /// Least size of a device.

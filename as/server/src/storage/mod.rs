@@ -25,14 +25,19 @@ mod damage_tests;
 mod defrag;
 mod device;
 mod disk;
+mod durability;
 mod encryption;
 mod engine;
+mod erase;
+mod error;
+mod figures;
 mod flush;
 mod header;
 mod headers;
 #[cfg(test)]
 mod headers_tests;
 mod health;
+mod judge;
 mod load;
 mod medium;
 mod open;
@@ -48,14 +53,16 @@ mod suspect;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod wblock;
 
 pub(crate) use check::check_backings;
 pub(crate) use device::DeviceStats;
 pub(crate) use disk::{DiskStats, DurableWait};
-pub(crate) use engine::{Room, Storage, StorageError, unpacked};
+pub(crate) use engine::{Room, Storage, unpacked};
+pub(crate) use error::{OpenError, StorageError};
 pub(crate) use load::{LoadCommit, LoadContext, LoadStats};
-pub(crate) use open::{OpenError, OpenSettings};
+pub(crate) use open::OpenSettings;
 pub(crate) use room::RoomWait;
 
 use std::ops::Range;

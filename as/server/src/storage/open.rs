@@ -16,39 +16,22 @@ use parking_lot::Mutex;
 
 use super::benchmarks::{DiskBenchmarks, StorageBenchmarks};
 use super::device::Device;
-use super::disk::{Disk, wblock_offset};
-use super::encryption::{self, EncryptionError};
+use super::disk::Disk;
+use super::encryption;
 use super::engine::Storage;
+use super::erase::erase_former_use;
+use super::error::OpenError;
 use super::header::{Candidate, DeviceSet, DeviceSetError};
-use super::load::{DiskLoad, LoadContext, UNUSED_BLOCKS_MAX, parser_count};
+use super::load::{DiskLoad, LoadContext, parser_count};
 use super::medium::{Opened, open_disks};
 use super::peek::{self, PEEK_SIZE};
 use super::reclaim::reclaim_at_start;
 use super::settings::Settings;
-use super::shadow::{self, Reason, ShadowMismatch, Source};
+use super::shadow::{self, Reason, Source};
 use super::stripe::Stripe;
-use super::wblock::{Reuse, WblockId, WblockTable};
+use super::wblock::{Reuse, WblockId, WblockTable, wblock_offset};
 use super::{WBLOCK_SIZE, disk_reserve};
 use crate::config::{Engine, StorageConfig};
-
-/// Why the devices of a namespace cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OpenError {
-    #[error(transparent)]
-    Block(#[from] BlockError),
-    #[error("{0}")]
-    Set(#[from] DeviceSetError),
-    #[error("{0}")]
-    Shadow(#[from] Box<ShadowMismatch>),
-    #[error(transparent)]
-    Encryption(#[from] EncryptionError),
-    #[error("{path}: {size} bytes, but a device needs 128 MiB at least")]
-    TooSmall { path: String, size: u64 },
-    #[error("{shadow}: {shadow_size} bytes, but {path}, which it is the shadow of, has {size}")]
-    ShadowSize { path: String, size: u64, shadow: String, shadow_size: u64 },
-    #[error("cannot reserve {0} bytes of address space for its records")]
-    AddressSpace(u64),
-}
 
 /// Between lines of the log that tell how far loading is.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
@@ -312,30 +295,6 @@ fn report_shadow(namespace: &str, disk: &Opened, source: Source) {
             "{{{namespace}}} {written} is out of date, as {read} was used without it: it is written anew from {read}"
         ),
     }
-}
-
-/// A fresh medium may hold blocks of a former life, of which only the header was erased; so may one that gets a copy,
-/// behind it. They are erased from block `first` on, so that no later start takes them for ours.
-pub(super) fn erase_former_use(medium: &dyn BlockMedium, first: u32, count: u32) -> Result<(), BlockError> {
-    let zeros = AlignedBuf::zeroed(WBLOCK_SIZE as usize);
-    let (mut peek, mut unused_in_a_row, mut erased) = (AlignedBuf::zeroed(PEEK_SIZE), 0, 0);
-    for id in (first..count).map(WblockId) {
-        medium.read_at(wblock_offset(id), &mut peek, 0..PEEK_SIZE)?;
-        if starts_with_record(&peek) {
-            medium.write_at(wblock_offset(id), &zeros, 0..WBLOCK_SIZE as usize)?;
-            (unused_in_a_row, erased) = (0, erased + 1);
-        } else {
-            unused_in_a_row += 1;
-            if unused_in_a_row == UNUSED_BLOCKS_MAX && is_zero(&peek) {
-                break;
-            }
-        }
-    }
-    if erased > 0 {
-        let path = medium.path().display();
-        cf::warning!(DrvSsd, "{path}: {erased} write blocks of a former use were erased");
-    }
-    Ok(())
 }
 
 /// Loads all used devices side by side; returns for each the first block never used.

@@ -11,8 +11,7 @@ use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium, IO_SIZE_MAX};
 
 use super::WBLOCK_SIZE;
-use super::disk::wblock_offset;
-use super::wblock::WblockId;
+use super::wblock::{WblockId, wblock_offset};
 
 /// What is read at once of a block that cannot be read as a whole.
 const PIECE_SIZE: usize = 128 << 10;

@@ -5,8 +5,7 @@ use cf::sys::block::{BlockError, BlockMedium};
 use datamodel::wblock_scan::starts_with_record;
 
 use super::WBLOCK_SIZE;
-use super::disk::wblock_offset;
-use super::wblock::WblockId;
+use super::wblock::{WblockId, wblock_offset};
 
 /// Read to see whether a block was ever used.
 pub(super) const PEEK_SIZE: usize = 4096;

@@ -1,4 +1,4 @@
-//! Places in write blocks: those reserved for records that are being written, and those of records that are read.
+//! Places in write blocks that are reserved for records that are being written.
 //!
 //! A block is opened with the proof that it was taken, and its places are given out one behind the other. So no two
 //! [`Reservation`]s overlap, and nobody reads a place before its reservation ends: no index element points there, and a
@@ -7,34 +7,24 @@
 //! # Locking
 //! An [`OpenBlock`] is inside its stream's lock; a reservation lives on outside of it.
 
-use std::marker::PhantomData;
+pub(super) mod place;
+
 use std::sync::Arc;
 
 use super::buffer::WriteBuffer;
-use super::wblock::{Taken, WblockId, WblockTable};
-use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
-use crate::index::{Element, Location};
+use super::stripe::Stripe;
+use super::wblock::{Taken, WblockTable};
+use super::{RBLOCK_SIZE, WBLOCK_SIZE};
+use crate::index::Location;
+use place::ReservedPlace;
 
-/// The place of a record that stays as it is, as a guard of its element is held.
-#[derive(Clone, Copy)]
-pub(super) struct Pinned<'g> {
-    location: Location,
-    element: PhantomData<&'g Element>,
+/// The sources of appended records; each fills a write block of its own, so that records of like lifetime stay together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stream {
+    Write = 0,
+    Defrag = 1,
 }
-
-impl<'g> Pinned<'g> {
-    /// The place of the record of `element`, which is borrowed from its guard.
-    #[inline]
-    pub(super) fn of(element: &'g Element) -> Self {
-        debug_assert!(element.location.is_stored());
-        Pinned { location: element.location, element: PhantomData }
-    }
-
-    #[inline]
-    pub(super) fn location(self) -> Location {
-        self.location
-    }
-}
+pub(super) const STREAM_COUNT: usize = 2;
 
 /// The block that a stream fills.
 pub(super) struct OpenBlock {
@@ -55,11 +45,6 @@ impl OpenBlock {
     pub(super) fn buffered(taken: Taken, buffer: Arc<WriteBuffer>) -> Self {
         assert!(buffer.is_for(&taken), "a buffer is for the block that was taken");
         OpenBlock { taken, position: 0, buffer: Some(buffer) }
-    }
-
-    /// Bytes given out so far, whose writers were announced.
-    pub(super) fn position(&self) -> u32 {
-        self.position
     }
 
     pub(super) fn buffer(&self) -> Option<&WriteBuffer> {
@@ -87,51 +72,32 @@ impl OpenBlock {
         // In this order: a flush that sees the new mark waits for the writer.
         wblocks.begin_write(id, size);
         self.position += size;
-        WriteBuffer::follow(self);
-        Reservation { wblocks, id, offset, size, buffer: self.buffer.clone() }
+        let place = ReservedPlace::new(wblocks, id, offset, size);
+        if let Some(buffer) = &self.buffer {
+            buffer.follow(&place);
+        }
+        Reservation { place, buffer: self.buffer.clone() }
     }
 }
 
-/// A place that nobody else writes to or reads, until this is dropped.
+/// A place that was reserved, with the buffer that it is in.
 pub(super) struct Reservation<'d> {
-    wblocks: &'d WblockTable,
-    id: WblockId,
-    offset: u32,
-    size: u32,
+    place: ReservedPlace<'d>,
+    /// On a disk.
     buffer: Option<Arc<WriteBuffer>>,
 }
 
 impl Reservation<'_> {
-    pub(super) fn device(&self) -> u8 {
-        self.wblocks.device()
-    }
-
-    pub(super) fn id(&self) -> WblockId {
-        self.id
-    }
-
-    /// Where the place begins in its block.
-    pub(super) fn offset(&self) -> u32 {
-        self.offset
-    }
-
-    pub(super) fn size(&self) -> u32 {
-        self.size
-    }
-
-    /// The buffer that the place is in, on a disk.
-    pub(super) fn buffer(&self) -> Option<&WriteBuffer> {
-        self.buffer.as_deref()
+    /// Copies a record to the place: in `stripe`, if the device has one, or else in its buffer.
+    pub(super) fn fill(&mut self, stripe: Option<&Stripe>, record: &[u8]) {
+        match (stripe, &self.buffer) {
+            (Some(stripe), _) => stripe.fill(&mut self.place, record),
+            (None, Some(buffer)) => buffer.fill(&mut self.place, record),
+            (None, None) => unreachable!("a block is in a stripe or has a buffer"),
+        }
     }
 
     pub(super) fn location(&self) -> Location {
-        let rblock = u64::from(self.id.0) * RBLOCKS_PER_WBLOCK + u64::from(self.offset / RBLOCK_SIZE);
-        Location::new(self.device(), rblock, self.size / RBLOCK_SIZE)
-    }
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        self.wblocks.end_write(self.id);
+        self.place.location()
     }
 }

@@ -1,4 +1,4 @@
-//! Requests that wait for room on their device: because hardly a write block is free and defrag is making room, or because
+//! The queue of requests that wait for room on their device (`waiting` says who does, and for how long): because hardly a write block is free and defrag is making room, or because
 //! more full blocks wait to be written than `max-write-cache` allows.
 //!
 //! So writers go at the pace of defrag and of the disk, and are refused only when there is nothing to be gained. A service
@@ -13,13 +13,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-use cf::Digest;
 use parking_lot::Mutex;
-
-use super::WBLOCK_SIZE;
-use super::device::Device;
-use super::disk::Disk;
-use super::engine::Storage;
 
 /// Bytes of requests that wait for room on one device.
 const WAITING_BYTES_MAX: usize = 256 << 20;
@@ -59,13 +53,52 @@ impl RoomQueue {
         self.is_congested.store(is_congested, Relaxed);
     }
 
+    /// Whether a writer need not look for a block.
+    #[inline]
+    pub(super) fn is_congested(&self) -> bool {
+        self.is_congested.load(Relaxed)
+    }
+
+    /// Requests that wait.
+    #[inline]
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    /// Puts a request at the end of the queue, or, if it has waited before, in front.
+    ///
+    /// # Errors
+    /// Gives it back when too many wait, or the server stops.
+    pub(super) fn push(&self, wait: RoomWait) -> Result<(), RoomWait> {
+        let mut waiting = self.waiting.lock();
+        if waiting.has_ended || waiting.bytes.saturating_add(wait.size) > WAITING_BYTES_MAX {
+            return Err(wait);
+        }
+        waiting.bytes += wait.size;
+        if wait.has_waited {
+            waiting.queue.push_front(wait);
+        } else {
+            self.waits.fetch_add(1, Relaxed);
+            waiting.queue.push_back(wait);
+        }
+        self.count.store(waiting.queue.len(), Relaxed);
+        Ok(())
+    }
+
+    /// Lets all go on: the server stops.
+    pub(super) fn end(&self) {
+        self.waiting.lock().has_ended = true;
+        self.set_congested(false);
+        self.release(usize::MAX);
+    }
+
     /// Requests that have waited so far.
     pub(super) fn wait_count(&self) -> u64 {
         self.waits.load(Relaxed)
     }
 
     /// Lets those go on that may: all whose time is over, and the first ones that `bytes` are enough for.
-    fn release(&self, mut bytes: usize) {
+    pub(super) fn release(&self, mut bytes: usize) {
         let (mut waiting, now) = (self.waiting.lock(), Instant::now());
         let mut taken: Vec<RoomWait> = Vec::new();
         while let Some(next) = waiting.queue.pop_front_if(|_| bytes > 0) {
@@ -80,65 +113,6 @@ impl RoomQueue {
         drop(waiting);
         taken.into_iter().for_each(|wait| (wait.resume)(true));
         late.into_iter().for_each(|wait| (wait.resume)(false));
-    }
-}
-
-impl Storage {
-    /// Whether a writer of the record had better wait: there is no room, or others wait already and it would go first.
-    #[inline]
-    pub(crate) fn must_wait_for_room(&self, digest: &Digest, may_go_first: bool) -> bool {
-        let room = &self.device_of(digest).room;
-        room.is_congested.load(Relaxed)
-            || self.is_overloaded()
-            || !may_go_first && room.count.load(Relaxed) != 0
-    }
-
-    /// Has `wait` go on when there is room for the record.
-    ///
-    /// # Errors
-    /// Gives it back when too many wait, or the server stops.
-    pub(crate) fn when_room(&self, digest: &Digest, wait: RoomWait) -> Result<(), RoomWait> {
-        let device = self.device_of(digest);
-        let mut waiting = device.room.waiting.lock();
-        if waiting.has_ended || waiting.bytes.saturating_add(wait.size) > WAITING_BYTES_MAX {
-            return Err(wait);
-        }
-        waiting.bytes += wait.size;
-        if wait.has_waited {
-            waiting.queue.push_front(wait);
-        } else {
-            device.room.waits.fetch_add(1, Relaxed);
-            waiting.queue.push_back(wait);
-        }
-        device.room.count.store(waiting.queue.len(), Relaxed);
-        drop(waiting);
-        self.wake_defrag(device);
-        Ok(())
-    }
-
-    /// Lets as many go on as there is room for, and those whose time is over. Returns how many still wait.
-    pub(super) fn release_waiting(&self, device: &Device) -> usize {
-        let room = &device.room;
-        if room.is_congested.load(Relaxed)
-            && (!device.can_gain()
-                || device.as_disk().is_some_and(Disk::has_failed)
-                || device.has_block_for_writers(&self.settings))
-        {
-            room.set_congested(false);
-        }
-        if room.count.load(Relaxed) == 0 {
-            return 0;
-        }
-        let has_room = !room.is_congested.load(Relaxed) && !self.is_overloaded();
-        room.release(if has_room { WBLOCK_SIZE as usize } else { 0 });
-        room.count.load(Relaxed)
-    }
-
-    /// Lets all go on: the server stops.
-    pub(super) fn release_all(&self, device: &Device) {
-        device.room.waiting.lock().has_ended = true;
-        device.room.set_congested(false);
-        device.room.release(usize::MAX);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Bytes of a record are written once, before its index element points to them (or in place, under the record's
 //! exclusive guard), and read only by holders of the record's guard. Each access takes the proof of its right: [`Pinned`],
-//! [`Reservation`], [`Rewrite`], [`Taken`], [`Emptying`] or [`Unused`]. The proof names its device, which is checked.
+//! [`ReservedPlace`], [`Rewrite`], [`Taken`], [`Emptying`] or [`Unused`]. The proof names its device, which is checked.
 //!
 //! With files or devices behind it, a block is *lent* to its write buffer from when it is taken until all of it is on disk.
 //! Only one buffer stands for a block at a time.
@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 
 use cf::region::Region;
 
-use super::reservation::{Pinned, Reservation};
+use super::reservation::place::{Pinned, ReservedPlace};
 use super::wblock::{Emptying, Rewrite, Taken, Unused, WblockId};
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::Location;
@@ -59,7 +59,7 @@ impl Stripe {
     /// Stores `record` at the place that was reserved for it.
     #[inline]
     #[expect(unsafe_code, reason = "records are copied to places of their own")]
-    pub(super) fn fill(&self, place: &mut Reservation<'_>, record: &[u8]) {
+    pub(super) fn fill(&self, place: &mut ReservedPlace<'_>, record: &[u8]) {
         self.check(place.device());
         assert_eq!(record.len(), place.size() as usize, "a record fills its place");
         // SAFETY: nobody else writes to or reads a reserved place, and `&mut` keeps others from using the reservation.
@@ -203,7 +203,7 @@ mod tests {
                 scope.spawn(move || {
                     for key in (0..RECORDS).filter(|key| key % 2 == writer) {
                         let mut place = open.lock().reserve(table, SIZE);
-                        stripe.fill(&mut place, &content(key, 0));
+                        place.fill(Some(stripe), &content(key, 0));
                         let (mut guard, _) = index.get_or_create(&digest_of(key)).expect("room");
                         guard.location = place.location();
                         guard.generation = 1;

@@ -3,20 +3,14 @@
 //! A crash may leave a torn record behind the last whole one of a block that was being written, and another server may
 //! leave zeros there. Neither was acknowledged, or it is stored elsewhere, so nobody is to be alarmed. Damage looks the same
 //! where it is, but in a block in use there are live records behind it. So these finds are kept until everything is
-//! loaded, and their blocks are read again. Damage in the last record of a block is told apart by what is behind it:
+//! loaded, and their blocks are read again (`judge`). Damage in the last record of a block is told apart by what is behind it:
 //! there the records end as they should, and what a write left out is not zeros.
 
 use std::path::Path;
 
 use datamodel::flat::{FlatError, FlatRecord};
-use datamodel::wblock_scan::{Piece, WblockScan, is_zero};
 
-use super::RBLOCK_SIZE;
-use super::device::location_in;
-use super::disk::wblock_offset;
-use super::load::DiskLoad;
 use super::wblock::WblockId;
-use super::{DiskBuffer, WBLOCK_SIZE};
 
 /// Finds that are kept of one disk. A crash leaves few.
 pub(super) const SUSPECTS_MAX: usize = 1000;
@@ -43,68 +37,4 @@ pub(super) fn report_lying(path: &Path, place: u64, record: &FlatRecord<'_>, bin
         String::from_utf8_lossy(record.set_name),
         String::from_utf8_lossy(bin)
     );
-}
-
-impl DiskLoad<'_> {
-    /// Judges the suspects, once all disks are loaded, and tells of those that are damage.
-    pub(super) fn judge_suspects(&self) {
-        let mut suspects = std::mem::take(&mut *self.suspects.lock());
-        suspects.sort_unstable_by_key(|suspect| (suspect.block, suspect.offset));
-        let mut scratch = DiskBuffer::new();
-        for of_block in suspects.chunk_by(|a, b| a.block == b.block) {
-            let id = of_block[0].block;
-            let block = scratch.of_size(WBLOCK_SIZE as usize);
-            if self.source.read_at(wblock_offset(id), block, 0..WBLOCK_SIZE as usize).is_err() {
-                block.fill(0);
-            }
-            let block = &block[..WBLOCK_SIZE as usize];
-            let live_end = self.live_end(id, block);
-            for suspect in of_block {
-                if suspect.offset < live_end || !is_cut_short(block, suspect, self.scan(id, block)) {
-                    self.report_suspect(block, suspect);
-                } else {
-                    self.report_cut_short(suspect);
-                }
-            }
-        }
-    }
-
-    /// The end of the last record in `block`, which has number `id`, that the index points to.
-    fn live_end(&self, id: WblockId, block: &[u8]) -> usize {
-        let mut live_end = 0;
-        for piece in self.scan(id, block) {
-            if let Piece::Record { offset, record } = piece {
-                let place = location_in(self.device, id, offset, record.size);
-                let element = self.context.index().get(&record.digest);
-                if element.is_some_and(|element| element.location.same_place(place)) {
-                    live_end = offset + record.size;
-                }
-            }
-        }
-        live_end
-    }
-
-    fn report_cut_short(&self, suspect: &Suspect) {
-        cf::info_limited!(
-            Storage,
-            "{}: at offset {}: {} bytes were left out: they are what is left of a write that was not completed, or of \
-             former records",
-            self.source.path().display(),
-            wblock_offset(suspect.block) + suspect.offset as u64,
-            suspect.size
-        );
-    }
-}
-
-/// Whether a write that was cut short may have left `suspect` in `block`, where nothing behind it is alive.
-fn is_cut_short(block: &[u8], suspect: &Suspect, mut scan: WblockScan<'_>) -> bool {
-    if suspect.reason.is_none() {
-        return true;
-    }
-    let end = suspect.offset + suspect.size;
-    let rest = block.get(suspect.offset..).unwrap_or_default();
-    let size = FlatRecord::stated_size(rest).unwrap_or(suspect.size).min(rest.len());
-    // The end of a record is never zeros; where nothing was written before, that of a torn one is.
-    let tail = &rest[size.saturating_sub(RBLOCK_SIZE as usize)..size];
-    is_zero(tail) || !scan.is_end(end)
 }

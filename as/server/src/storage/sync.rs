@@ -11,7 +11,7 @@
 //! One thread for each such disk syncs in turns, without a lock. The flush thread syncs, with the `flush` lock, when it
 //! must.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::atomic::Ordering::*;
 use std::time::{Duration, Instant};
 
 use cf::sys::block::{BlockError, BlockMedium};
@@ -20,21 +20,6 @@ use super::disk::Disk;
 
 /// Between syncs when `flush-max-ms` asks for none, and looks whether the server stops.
 const IDLE_PERIOD: Duration = Duration::from_secs(1);
-
-/// How far the writes of a disk are durable.
-#[derive(Default)]
-pub(super) struct Durability {
-    /// All that was in blocks up to this number when the block behind it was taken was written.
-    written: AtomicU64,
-    /// The same, and is durable.
-    synced: AtomicU64,
-    /// Something was written since the last sync began.
-    is_dirty: AtomicBool,
-    /// The last sync failed.
-    has_failed: AtomicBool,
-    /// Syncs done.
-    syncs: AtomicU64,
-}
 
 impl Disk {
     /// Notes a write to the media.

@@ -9,7 +9,8 @@ use datamodel::flat::{FlatRecord, NewRecord};
 use datamodel::{Bins, BytesType, Particle};
 
 use super::defrag::defrag_one;
-use super::engine::{Storage, StorageError};
+use super::engine::Storage;
+use super::error::StorageError;
 use super::{DiskBuffer, ReadBuffer};
 use crate::config::params::storage::StorageParams;
 use crate::index::{Index, IndexGeometry};

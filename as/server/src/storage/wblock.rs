@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 
 use super::block_state::BlockState;
 pub(super) use super::block_state::{AfterFree, WblockState};
-use super::{RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
+use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
 use crate::index::{Element, Location};
 
 /// Number of a write block on its device; block 0 is the device header.
@@ -38,6 +38,17 @@ impl WblockId {
     pub(super) fn of(location: Location) -> Self {
         WblockId((location.rblock() / RBLOCKS_PER_WBLOCK) as u32)
     }
+}
+
+/// Where block `id` begins, in bytes.
+pub(super) fn wblock_offset(id: WblockId) -> u64 {
+    u64::from(id.0) * u64::from(WBLOCK_SIZE)
+}
+
+/// The block that holds `location` and the offset in it.
+pub(super) fn wblock_place(location: Location) -> (WblockId, u32) {
+    let (block, rblock) = (location.rblock() / RBLOCKS_PER_WBLOCK, location.rblock() % RBLOCKS_PER_WBLOCK);
+    (WblockId(block as u32), rblock as u32 * RBLOCK_SIZE)
 }
 
 /// A block that was taken to be filled: nobody else adds to it.

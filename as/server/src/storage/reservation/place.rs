@@ -1,0 +1,71 @@
+//! Proofs of a right to bytes of a write block: to read those of a record, or to write those that are reserved.
+
+use std::marker::PhantomData;
+
+use super::super::wblock::{WblockId, WblockTable};
+use super::super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK};
+use crate::index::{Element, Location};
+
+/// The place of a record that stays as it is, as a guard of its element is held.
+#[derive(Clone, Copy)]
+pub(in crate::storage) struct Pinned<'g> {
+    location: Location,
+    element: PhantomData<&'g Element>,
+}
+
+impl<'g> Pinned<'g> {
+    /// The place of the record of `element`, which is borrowed from its guard.
+    #[inline]
+    pub(in crate::storage) fn of(element: &'g Element) -> Self {
+        debug_assert!(element.location.is_stored());
+        Pinned { location: element.location, element: PhantomData }
+    }
+
+    #[inline]
+    pub(in crate::storage) fn location(self) -> Location {
+        self.location
+    }
+}
+
+/// A place that nobody else writes to or reads, until this is dropped. Its writer counts as busy until then.
+pub(in crate::storage) struct ReservedPlace<'d> {
+    wblocks: &'d WblockTable,
+    id: WblockId,
+    offset: u32,
+    size: u32,
+}
+
+impl<'d> ReservedPlace<'d> {
+    /// The `size` bytes at `offset` of block `id`, whose writer was announced. Nobody else has got any of them.
+    pub(super) fn new(wblocks: &'d WblockTable, id: WblockId, offset: u32, size: u32) -> Self {
+        ReservedPlace { wblocks, id, offset, size }
+    }
+
+    pub(in crate::storage) fn device(&self) -> u8 {
+        self.wblocks.device()
+    }
+
+    pub(in crate::storage) fn id(&self) -> WblockId {
+        self.id
+    }
+
+    /// Where the place begins in its block.
+    pub(in crate::storage) fn offset(&self) -> u32 {
+        self.offset
+    }
+
+    pub(in crate::storage) fn size(&self) -> u32 {
+        self.size
+    }
+
+    pub(super) fn location(&self) -> Location {
+        let rblock = u64::from(self.id.0) * RBLOCKS_PER_WBLOCK + u64::from(self.offset / RBLOCK_SIZE);
+        Location::new(self.device(), rblock, self.size / RBLOCK_SIZE)
+    }
+}
+
+impl Drop for ReservedPlace<'_> {
+    fn drop(&mut self) {
+        self.wblocks.end_write(self.id);
+    }
+}
