@@ -19,7 +19,7 @@ mod clustered;
 mod word;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
 use cf::sys::block::BlockError;
@@ -32,7 +32,7 @@ use super::late_copies::LateCopies;
 use super::sections::{Section, Sections};
 use crate::index::{PARTITION_COUNT, PartitionId};
 use crate::storage::Storage;
-use word::{PartitionWord, ServedByte};
+use word::{PartitionWord, ServedTable};
 
 /// Tree ids count up to here and begin again; a record on a device has six bits for its own.
 const TREE_ID_COUNT: u8 = 64;
@@ -312,8 +312,7 @@ fn entry_of(row: &PartitionRow) -> PartitionEntry {
 pub(crate) struct Partitions {
     own_node: u64,
     partitions: Box<[Partition]>,
-    /// By partition, a [`ServedByte`].
-    served: Box<[AtomicU8]>,
+    served: Box<ServedTable>,
     sections: Sections,
     /// There is a partition of which others may have newer copies.
     has_duplicates: AtomicBool,
@@ -343,11 +342,12 @@ impl Partitions {
             .collect();
         let mut figures = PartitionFigures::default();
         rows.iter().for_each(|row| figures.add(row));
-        let served = rows.iter().map(|row| ServedByte::of(PartitionWord::of(row, own_node)).0);
+        let words = rows.iter().map(|row| PartitionWord::of(row, own_node));
+        let served = ServedTable::new(PartitionId::all().zip(words));
         Partitions {
             own_node,
             partitions,
-            served: served.map(AtomicU8::new).collect(),
+            served,
             sections: Sections::default(),
             has_duplicates: AtomicBool::new(false),
             served_until_ms: AtomicU64::new(u64::MAX),
@@ -398,7 +398,7 @@ impl Partitions {
         let partition = &self.partitions[id.index()];
         let word = PartitionWord(partition.word.fetch_add(1, Acquire));
         let reservation = PartitionReservation { partition, id, word };
-        word.serves_query(access).then_some(reservation)
+        (word.serves_query(access) && self.is_current()).then_some(reservation)
     }
 
     /// For a thread that carries out transactions in [sections](super::sections).
@@ -406,23 +406,29 @@ impl Partitions {
         self.sections.join()
     }
 
-    /// Looks whether this node is the working master of a partition, as a transaction in `section` does, which the
-    /// thread enters if it is not inside. Until it leaves, the partition's records are not dropped. Returns the
-    /// tree id.
+    /// Looks whether this node answers reads of a partition, as a transaction in `section` does, which the thread enters if it
+    /// is not inside. Until it leaves, the partition's records are not dropped.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).
     #[inline]
-    pub(crate) fn look(
-        &self,
-        section: &mut Section,
-        id: PartitionId,
-        access: RecordAccess,
-    ) -> Result<u8, Refused> {
+    pub(crate) fn look_for_read(&self, section: &mut Section, id: PartitionId) -> Result<(), Refused> {
         section.enter();
-        let byte = ServedByte(self.served[id.index()].load(Acquire));
-        let serves = byte.serves(access) && self.is_current();
-        if serves { Ok(byte.tree_id()) } else { Err(self.refusal(id, access)) }
+        if self.served.serves_reads(id) && self.is_current() {
+            return Ok(());
+        }
+        Err(self.refusal(id, RecordAccess::Read))
+    }
+
+    /// As [`look_for_read`](Self::look_for_read), for a write. Returns the tree id.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub(crate) fn look_for_write(&self, section: &mut Section, id: PartitionId) -> Result<u8, Refused> {
+        section.enter();
+        let tree_id = self.served.serves_writes(id).filter(|_| self.is_current());
+        tree_id.ok_or_else(|| self.refusal(id, RecordAccess::Write))
     }
 
     #[cold]
@@ -449,8 +455,8 @@ impl Partitions {
     #[cfg_attr(not(test), expect(dead_code, reason = "the cluster thread will call it"))]
     pub(crate) fn isolate(&self, id: PartitionId, longest: Duration) -> bool {
         let partition = &self.partitions[id.index()];
-        let before = PartitionWord(partition.word.fetch_or(PartitionWord::ISOLATED, AcqRel));
-        self.served[id.index()].store(before.tree_id(), Release);
+        let before = partition.word.fetch_or(PartitionWord::ISOLATED, AcqRel);
+        self.served.publish(id, PartitionWord(before | PartitionWord::ISOLATED));
         let deadline = Instant::now() + longest;
         while partition.word(Acquire).reservations() > 0 {
             if Instant::now() >= deadline {
@@ -593,7 +599,7 @@ impl Partitions {
             self.has_duplicates.store(table.with_duplicates != 0, Release);
             table.rows[id.index()] = row;
             partition.publish(word);
-            self.served[id.index()].store(ServedByte::of(word).0, Release);
+            self.served.publish(id, word);
         }
         Ok(())
     }

@@ -230,7 +230,7 @@ fn nobody_is_in_an_isolated_partition() {
                     let found = match &reservation {
                         Some(Ok(reservation)) => Ok(reservation.tree_id()),
                         Some(Err(why)) => Err(*why),
-                        None => partitions.look(&mut section, id(number), RecordAccess::Write),
+                        None => partitions.look_for_write(&mut section, id(number)),
                     };
                     match found {
                         Ok(tree_id) => {

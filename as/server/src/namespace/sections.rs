@@ -3,7 +3,7 @@
 //!
 //! A reservation is counted in the partition's word: two atomic operations on a line that other threads change too, and
 //! 256 KiB of such lines, were a tenth of what a pipelined read costs. A section costs a fence for all the transactions
-//! of a wake-up, and each of them a look at a byte of a table of 4 KiB that hardly ever changes.
+//! of a wake-up, each read a look at a bitmap of 512 bytes and each write one at a table of 4 KiB, which hardly ever change.
 //!
 //! In return whoever takes a partition out of service waits for every thread that is in a section, whatever it does
 //! there. So sections are for service threads and for short turns of others; work that may take until its deadline

@@ -109,7 +109,7 @@ struct Call<'a> {
     namespace: &'a Namespace,
     request: &'a Request<'a>,
     digest: Digest,
-    /// What records of its partition are marked with.
+    /// What records of its partition are marked with; 0 in reads.
     tree_id: u8,
     now: StoredMillis,
     origin: Origin,
@@ -232,7 +232,7 @@ fn refused_result(refused: Refused) -> ResultCode {
 
 impl Workspace {
     /// Keeps the partition of `digest` in service here: on a service thread for as long as that is in its section, in a pool
-    /// until what is returned is dropped. Returns the tree id too. A transaction that has to wait before it has changed
+    /// until what is returned is dropped. Returns the tree id too, but for reads in a section, which need none. A transaction that has to wait before it has changed
     /// anything is in no section and has no reservation meanwhile; it asks again when it runs again, as the partition may
     /// have gone to another node.
     ///
@@ -249,8 +249,11 @@ impl Workspace {
         match place {
             Place::Service => {
                 let section = &mut self.sections[namespace.position()];
-                let tree_id = partitions.look(section, id, access).map_err(refused_result)?;
-                Ok((tree_id, None))
+                let tree_id = match access {
+                    RecordAccess::Read => partitions.look_for_read(section, id).map(|()| 0),
+                    RecordAccess::Write => partitions.look_for_write(section, id),
+                };
+                Ok((tree_id.map_err(refused_result)?, None))
             }
             Place::Pool { .. } => {
                 let reservation = partitions.reserve(id, access).map_err(refused_result)?;

@@ -132,8 +132,8 @@ impl Partitions {
             match (before.version.has_data(), row.version.has_data()) {
                 (true, false) => {
                     let partition = &self.partitions[id.index()];
-                    let word = PartitionWord(partition.word.fetch_or(PartitionWord::ISOLATED, super::AcqRel));
-                    self.served[id.index()].store(word.tree_id(), Release);
+                    let word = partition.word.fetch_or(PartitionWord::ISOLATED, super::AcqRel);
+                    self.served.publish(*id, PartitionWord(word | PartitionWord::ISOLATED));
                 }
                 (false, true) => fresh += 1,
                 _ => {}

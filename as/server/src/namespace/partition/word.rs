@@ -1,6 +1,9 @@
-//! What transactions see of a partition: a word, and a byte for those in sections.
+//! What transactions see of a partition: a word, and a bit or a byte for those in sections.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::*};
 
 use super::{PartitionRow, QueryAccess, RecordAccess, TREE_ID_COUNT};
+use crate::index::{PARTITION_COUNT, PartitionId};
 
 /// What a transaction must know of a partition, and how many have reserved it:
 ///
@@ -84,31 +87,54 @@ impl PartitionWord {
     }
 }
 
-/// The same for transactions in [sections](crate::namespace::sections), which count nothing: a byte for each partition, in a table that
-/// is small and hardly ever changes. Bits 0-5 are the tree id, bit 6 says that writes may begin here, bit 7 that reads are
-/// answered here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct ServedByte(pub(super) u8);
+/// The same for transactions in [sections](crate::namespace::sections), which count nothing, in tables that are small and hardly ever
+/// change. Reads ask a bitmap, of so few cache lines that they stay in the first-level cache.
+pub(super) struct ServedTable {
+    /// By partition, whether reads are answered here.
+    reads: [AtomicU64; PARTITION_COUNT / 64],
+    /// By partition, the tree id, and [`WRITES`](Self::WRITES) if writes may begin here.
+    writes: [AtomicU8; PARTITION_COUNT],
+}
 
-impl ServedByte {
-    pub(super) const WRITES: u8 = 1 << 6;
-    pub(super) const READS: u8 = 1 << 7;
+impl ServedTable {
+    const WRITES: u8 = 1 << 7;
 
-    pub(super) const fn of(word: PartitionWord) -> Self {
+    pub(super) fn new(words: impl Iterator<Item = (PartitionId, PartitionWord)>) -> Box<Self> {
+        let table = Box::new(ServedTable {
+            reads: std::array::from_fn(|_| AtomicU64::new(0)),
+            writes: std::array::from_fn(|_| AtomicU8::new(0)),
+        });
+        words.for_each(|(id, word)| table.publish(id, word));
+        table
+    }
+
+    /// Takes over what `word` says of a partition. One thread at a time.
+    pub(super) fn publish(&self, id: PartitionId, word: PartitionWord) {
+        let (bits, bit) = self.reads_of(id);
+        if word.serves(RecordAccess::Read) {
+            bits.fetch_or(bit, Release);
+        } else {
+            bits.fetch_and(!bit, Release);
+        }
         let writes = if word.serves(RecordAccess::Write) { Self::WRITES } else { 0 };
-        let reads = if word.serves(RecordAccess::Read) { Self::READS } else { 0 };
-        ServedByte(word.tree_id() | writes | reads)
+        self.writes[id.index()].store(word.tree_id() | writes, Release);
     }
 
-    pub(super) const fn serves(self, access: RecordAccess) -> bool {
-        let wanted = match access {
-            RecordAccess::Read => Self::READS,
-            RecordAccess::Write => Self::WRITES,
-        };
-        self.0 & wanted != 0
+    #[inline]
+    fn reads_of(&self, id: PartitionId) -> (&AtomicU64, u64) {
+        (&self.reads[id.index() / 64 % (PARTITION_COUNT / 64)], 1 << (id.index() % 64))
     }
 
-    pub(super) const fn tree_id(self) -> u8 {
-        self.0 & (TREE_ID_COUNT - 1)
+    #[inline]
+    pub(super) fn serves_reads(&self, id: PartitionId) -> bool {
+        let (bits, bit) = self.reads_of(id);
+        bits.load(Acquire) & bit != 0
+    }
+
+    /// The tree id, if writes may begin here.
+    #[inline]
+    pub(super) fn serves_writes(&self, id: PartitionId) -> Option<u8> {
+        let byte = self.writes[id.index()].load(Acquire);
+        (byte & Self::WRITES != 0).then_some(byte & (TREE_ID_COUNT - 1))
     }
 }
