@@ -26,6 +26,7 @@ use cf::clock::StoredMillis;
 use datamodel::Budget;
 
 use super::Namespace;
+use super::sets::SetChange;
 use crate::index::{Element, ElementHandle, Location, RecordMeta, SetId, WriteGuard};
 use crate::storage::{RBLOCK_SIZE, Room, StorageError};
 
@@ -211,23 +212,6 @@ impl Namespace {
 pub(super) fn commit_loaded(mut guard: WriteGuard<'_>, after: &RecordMeta, figures: &mut impl RecordFigures) {
     let before = std::mem::replace(&mut **guard, *after);
     account(figures, guard.digest(), &before, after);
-}
-
-/// How the figures of a set change.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(super) struct SetChange {
-    pub(super) objects: i64,
-    pub(super) tombstones: i64,
-    pub(super) data_used_bytes: i64,
-}
-
-impl SetChange {
-    #[inline]
-    pub(super) fn add(&mut self, other: SetChange) {
-        self.objects += other.objects;
-        self.tombstones += other.tombstones;
-        self.data_used_bytes += other.data_used_bytes;
-    }
 }
 
 /// Figures that follow the records: those of a running namespace, or those of what one thread of a load has found.

@@ -7,8 +7,8 @@
 use cf::Digest;
 use parking_lot::Mutex;
 
-use super::Sets;
-use super::commit::{RecordFigures, SetChange, commit_loaded};
+use super::commit::{RecordFigures, commit_loaded};
+use super::sets::{SetChange, Sets};
 use super::truncate::LoadedTruncation;
 use crate::index::{PARTITION_COUNT, PartitionId, RecordMeta, SetId, WriteGuard};
 use crate::storage::LoadCommit;

@@ -14,6 +14,7 @@ mod section_word;
 mod sections;
 mod set_index;
 mod sets;
+mod thresholds;
 mod tomb_raider;
 mod tombstones;
 mod truncate;
@@ -40,7 +41,8 @@ use nsup::{EvictionState, ExpiryState, RecordHistograms};
 pub(crate) use nsup::{IndexMemory, RecordHistogram, supervise, watch_stop_writes};
 use opening::{open_partitions, open_storage};
 pub(crate) use partition::{
-    PartitionFigures, PartitionReservation, PartitionRow, Partitions, QueryAccess, RecordAccess, Refused, Replica,
+    PartitionFigures, PartitionReservation, PartitionRow, Partitions, QueryAccess, RecordAccess, Refused,
+    Replica,
 };
 use removals::Removals;
 pub(crate) use roles::RecordsByRole;
@@ -48,10 +50,10 @@ pub(crate) use sections::Section;
 pub(crate) use set_index::RecordWalk;
 use set_index::SetIndexBuilder;
 pub(crate) use sets::{Set, SetCreationError, Sets};
+pub(crate) use thresholds::RemovalThresholds;
+use thresholds::Truncation;
 pub(crate) use tomb_raider::raid;
 pub(crate) use tombstones::Removal;
-pub(crate) use truncate::RemovalThresholds;
-use truncate::Truncation;
 
 /// A TTL value that stands for "never expires", in requests and set parameters.
 pub(crate) const TTL_NEVER_EXPIRE: u32 = u32::MAX;

@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 
 use super::commit::Cause;
 use super::load_figures::{LoadFigures, ThreadFigures};
+use super::thresholds::RemovalThresholds;
 use super::tombstones::Removal;
-use super::truncate::{LoadedTruncation, RemovalThresholds};
+use super::truncate::LoadedTruncation;
 use super::{Namespace, NamespaceError, Partitions, Sets};
 use crate::config::{Engine, NamespaceConfig, SetDirectory};
 use crate::index::{Index, PARTITION_COUNT, PartitionId, SetId};

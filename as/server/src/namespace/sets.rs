@@ -10,9 +10,8 @@ use std::sync::{Arc, OnceLock};
 use datamodel::flat::SET_NAME_SIZE_MAX;
 use parking_lot::Mutex;
 
-use super::commit::SetChange;
 use super::set_index::SetIndex;
-use super::truncate::Threshold;
+use super::thresholds::Threshold;
 use crate::config::model::SetDirectory;
 use crate::config::params::namespace::SetParams;
 use crate::index::SetId;
@@ -21,6 +20,23 @@ use crate::index::SetId;
 const SET_COUNT_MAX: usize = 4095;
 /// Slots of the name table; twice the sets, so that searches stay short.
 const NAME_SLOTS: usize = 8192;
+
+/// How the figures of a set change.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct SetChange {
+    pub(super) objects: i64,
+    pub(super) tombstones: i64,
+    pub(super) data_used_bytes: i64,
+}
+
+impl SetChange {
+    #[inline]
+    pub(super) fn add(&mut self, other: SetChange) {
+        self.objects += other.objects;
+        self.tombstones += other.tombstones;
+        self.data_used_bytes += other.data_used_bytes;
+    }
+}
 
 /// Makes the field behind it begin a cache line; two lines, as processors load them in pairs.
 #[repr(align(128))]

@@ -16,16 +16,15 @@
 //! `changes` is held while thresholds change. A walk takes one sprig lock at a time.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
-use std::thread::Thread;
+use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::time::Duration;
 
 use cf::Digest;
 use cf::clock::StoredMillis;
-use parking_lot::Mutex;
 
 use super::commit::Cause;
 use super::nsup::spread;
+use super::thresholds::{RemovalThresholds, Threshold};
 use super::tombstones::Removal;
 use super::{Namespace, Set, Sets};
 use crate::index::{PartitionId, RecordMeta, SetId};
@@ -34,54 +33,6 @@ use crate::index::{PartitionId, RecordMeta, SetId};
 const CLOCK_SKEW_WARNING_MS: u64 = 5_000;
 /// Pause before what could not be removed is tried again.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
-
-/// The thresholds that the system metadata has at start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RemovalThresholds {
-    /// Records last updated before this are gone; 0 = none.
-    pub(crate) truncate_lut: u64,
-    /// By name of set, as `truncate_lut`.
-    pub(crate) set_truncate_luts: HashMap<String, u64>,
-    /// Records whose void-time is before this are evicted; 0 = none.
-    pub(crate) evict_void_time: u32,
-}
-
-/// The threshold of a set or namespace.
-#[derive(Debug, Default)]
-pub(crate) struct Threshold {
-    last_update_time: AtomicU64,
-    /// Records below it are still to be removed.
-    is_removing: AtomicBool,
-}
-
-impl Threshold {
-    /// Records last updated before this, in milliseconds since 2010-01-01, are gone; 0 = none.
-    pub(crate) fn last_update_time(&self) -> u64 {
-        self.last_update_time.load(Acquire)
-    }
-
-    /// Whether records below it are still to be removed.
-    pub(crate) fn is_removing(&self) -> bool {
-        self.is_removing.load(Acquire)
-    }
-
-    /// The threshold, if records below it are still to be removed.
-    fn open(&self) -> Option<u64> {
-        self.is_removing().then(|| self.last_update_time())
-    }
-}
-
-/// The thresholds of a namespace and its sets, but for those that are in the sets.
-#[derive(Debug, Default)]
-pub(crate) struct Truncation {
-    /// No threshold is later.
-    latest: AtomicU64,
-    /// That of the whole namespace.
-    pub(crate) of_namespace: Threshold,
-    changes: Mutex<()>,
-    /// The thread that removes records.
-    remover: Mutex<Option<Thread>>,
-}
 
 /// The task of a walk: the thresholds that are new, as they were when it began.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -15,6 +15,7 @@ mod cardinality;
 mod definition;
 mod index;
 mod observer;
+mod of_namespace;
 mod populate;
 mod registry;
 #[cfg(test)]
@@ -22,5 +23,6 @@ mod tests;
 
 pub(crate) use definition::{CONTEXT_TEXT_SIZE, ContextTextError, Definition, can_be, context_of_text};
 pub(crate) use index::SecondaryIndex;
+pub(crate) use of_namespace::NamespaceIndexes;
 pub(crate) use populate::{populate_all, run_builder};
-pub(crate) use registry::{INDEX_COUNT_MAX, NamespaceIndexes, SecondaryIndexes};
+pub(crate) use registry::{INDEX_COUNT_MAX, SecondaryIndexes};

@@ -17,7 +17,7 @@ use datamodel::{Budget, Particle};
 use smallvec::SmallVec;
 
 use super::index::{KeyChange, SecondaryIndex};
-use super::registry::{ActiveIndexes, NamespaceIndexes};
+use super::of_namespace::{ActiveIndexes, NamespaceIndexes};
 use crate::index::{Element, ElementHandle, SetId};
 use crate::namespace::{AfterCommit, Change, CommitObserver, Namespace, Observed, Transition};
 use crate::storage::ReadBuffer;

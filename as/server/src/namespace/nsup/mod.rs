@@ -5,28 +5,34 @@
 //! One supervisor thread for each namespace wakes each second; a run is spread over `nsup-threads` threads. One thread
 //! for the server watches the stop-writes limits.
 
+mod collecting;
 mod eviction;
+mod eviction_state;
+mod exempt_sets;
 mod expiry;
+mod expiry_state;
 mod limits;
 mod record_histograms;
+mod spread;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::time::{Duration, Instant};
 
 use cf::clock::StoredMillis;
 
 use super::Namespace;
-use crate::index::PartitionId;
 use crate::metrics::NamespaceCounter;
 
-pub(crate) use eviction::EvictionState;
-use eviction::{ExemptSets, find_void_time, sweep_all};
-pub(crate) use expiry::ExpiryState;
-use expiry::{Removed, SweepCriteria};
+use eviction::{find_void_time, sweep_all};
+pub(crate) use eviction_state::EvictionState;
+use exempt_sets::ExemptSets;
+use expiry::SweepCriteria;
+pub(crate) use expiry_state::ExpiryState;
 pub(crate) use limits::{IndexMemory, watch_stop_writes};
 pub(crate) use record_histograms::{RecordHistogram, RecordHistograms};
+pub(super) use spread::spread;
 
 /// How often the supervisor looks whether it is time for something.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
@@ -54,7 +60,7 @@ pub(crate) fn supervise(namespace: &Namespace, stopping: &AtomicBool, agree: Agr
         let histogram_period = params.nsup_hist_period.get();
         if histogram_period != 0 && last_histograms.is_none_or(|last| is_time(last, histogram_period)) {
             last_histograms = Some(Instant::now());
-            namespace.record_histograms.collect(namespace, StoredMillis::now().seconds());
+            collecting::collect_histograms(namespace, StoredMillis::now().seconds());
         }
         let period = params.nsup_period.get();
         if period == 0 || evict_if_ordered(namespace, StoredMillis::now().seconds()) {
@@ -160,29 +166,4 @@ fn sweep(namespace: &Namespace, now_seconds: u32, evict_before: u32) {
             namespace.nsup_cycle_deleted_pct()
         );
     }
-}
-
-/// Does `work` for each of `partitions` on up to `thread_count` threads, each with a value that `begin` makes; gives
-/// the values.
-pub(in crate::namespace) fn spread<T: Send>(
-    thread_count: usize,
-    partitions: &[PartitionId],
-    begin: impl Fn() -> T + Sync,
-    work: impl Fn(&mut T, PartitionId) + Sync,
-) -> Vec<T> {
-    let next = AtomicUsize::new(0);
-    let share = || {
-        let mut value = begin();
-        while let Some(partition) = partitions.get(next.fetch_add(1, Relaxed)) {
-            work(&mut value, *partition);
-        }
-        value
-    };
-    let helper_count = thread_count.min(partitions.len()).saturating_sub(1);
-    std::thread::scope(|scope| {
-        let helpers: Vec<_> = (0..helper_count).map(|_| scope.spawn(share)).collect();
-        let own = share();
-        // One that panicked has logged it; its partitions are done the next time.
-        std::iter::once(own).chain(helpers.into_iter().filter_map(|helper| helper.join().ok())).collect()
-    })
 }

@@ -5,23 +5,11 @@
 //! `units=bytes:[64-128)=<n>:[128-256)=<n>…` with those buckets of doubling width that are not empty.
 //!
 //! # Locks
-//! The texts are replaced as a whole; their lock is held to take or give one only. Collecting takes one sprig lock at
-//! a time, shared.
+//! The texts are replaced as a whole; their lock is held to take or give one only.
 
-use std::fmt::Write;
-
-use cf::linear_histogram::LinearHistogram;
 use parking_lot::Mutex;
 
-use crate::index::{Element, PartitionId, SetId};
-use crate::namespace::{Namespace, stored_size};
-
-/// Buckets of the times to live.
-const TTL_BUCKETS: u32 = 100;
-/// Buckets of equal width of the sizes.
-const SIZE_BUCKETS: u32 = 1024;
-/// Buckets of doubling width of the sizes: one for 0, one for each highest bit of 32.
-const DOUBLING_BUCKETS: usize = 33;
+use crate::index::SetId;
 
 /// The property that a histogram counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,10 +38,10 @@ impl RecordHistogram {
 pub(crate) struct RecordHistograms(Mutex<Vec<Texts>>);
 
 /// Those of a namespace or set.
-struct Texts {
-    ttl: String,
-    size: String,
-    size_linear: String,
+pub(super) struct Texts {
+    pub(super) ttl: String,
+    pub(super) size: String,
+    pub(super) size_linear: String,
 }
 
 impl RecordHistograms {
@@ -72,95 +60,8 @@ impl RecordHistograms {
         })
     }
 
-    /// Makes all histograms anew, if there are records.
-    pub(super) fn collect(&self, namespace: &Namespace, now_seconds: u32) {
-        if namespace.object_count() == 0 {
-            return;
-        }
-        cf::info!(Nsup, "{{{}}} collecting ttl & object size info ...", namespace.name());
-        for partition in PartitionId::all().filter(|partition| namespace.expiry.is_dirty(*partition)) {
-            super::expiry::survey(namespace, partition);
-        }
-        let range = namespace.expiry.latest().saturating_sub(now_seconds);
-        let size_max = namespace.config().params.max_record_size.get();
-        // The first is the namespace's.
-        let mut all: Vec<Tally> =
-            (0..=namespace.sets.iter().count()).map(|_| Tally::new(now_seconds, range, size_max)).collect();
-        for partition in PartitionId::all() {
-            namespace.index.for_each(partition, |element| {
-                if element.is_tombstone() {
-                    return;
-                }
-                let of_set = usize::from(element.set_id.0);
-                // A set that was made meanwhile has its turn the next time.
-                let tallies = [Some(0), (of_set != 0).then_some(of_set)];
-                for at in tallies.into_iter().flatten() {
-                    if let Some(tally) = all.get_mut(at) {
-                        tally.add(element);
-                    }
-                }
-            });
-        }
-        *self.0.lock() = all.iter().map(Tally::texts).collect();
-        cf::info!(Nsup, "{{{}}} ... done collecting ttl & object size info", namespace.name());
-    }
-}
-
-/// Histograms being filled.
-struct Tally {
-    ttl: LinearHistogram,
-    sizes: [u64; DOUBLING_BUCKETS],
-    sizes_linear: LinearHistogram,
-}
-
-impl Tally {
-    fn new(now_seconds: u32, range_seconds: u32, size_max: u32) -> Self {
-        Tally {
-            ttl: LinearHistogram::new(now_seconds, range_seconds, TTL_BUCKETS),
-            sizes: [0; DOUBLING_BUCKETS],
-            sizes_linear: LinearHistogram::new(0, size_max, SIZE_BUCKETS),
-        }
-    }
-
-    fn add(&mut self, element: &Element) {
-        let size = u32::try_from(stored_size(element)).unwrap_or(u32::MAX);
-        self.ttl.add(element.void_time, 1);
-        self.sizes[(u32::BITS - size.leading_zeros()) as usize] += 1;
-        self.sizes_linear.add(size, 1);
-    }
-
-    fn texts(&self) -> Texts {
-        let mut size = String::from("units=bytes");
-        for (at, count) in self.sizes.iter().enumerate().filter(|(_, count)| **count != 0) {
-            let low = if at == 0 { 0 } else { 1 << (at - 1) };
-            let _ = write!(size, ":[{}-{})={count}", short_size(low), short_size(1 << at));
-        }
-        Texts {
-            ttl: linear_text("seconds", &self.ttl),
-            size,
-            size_linear: linear_text("bytes", &self.sizes_linear),
-        }
-    }
-}
-
-fn linear_text(units: &str, histogram: &LinearHistogram) -> String {
-    let mut text = format!(
-        "units={units}:hist-width={}:bucket-width={}:buckets=",
-        histogram.width(),
-        histogram.bucket_width()
-    );
-    for (at, (_, count)) in histogram.buckets().enumerate() {
-        let _ = write!(text, "{}{count}", if at == 0 { "" } else { "," });
-    }
-    text
-}
-
-/// A power of two with the suffix of its magnitude.
-fn short_size(size: u64) -> String {
-    match size {
-        0..1024 => size.to_string(),
-        0x400..0x10_0000 => format!("{}K", size >> 10),
-        0x10_0000..0x4000_0000 => format!("{}M", size >> 20),
-        _ => format!("{}G", size >> 30),
+    /// Those made last are these: of the namespace, then of each set.
+    pub(super) fn replace(&self, texts: Vec<Texts>) {
+        *self.0.lock() = texts;
     }
 }

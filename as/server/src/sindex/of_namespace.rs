@@ -1,0 +1,92 @@
+//! The secondary indexes of one namespace.
+//!
+//! # Locking
+//! `slots` and `active` are taken alone and briefly: `active` under the lock of a sprig, by each commit in a namespace with
+//! indexes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+
+use datamodel::sindex::IndexedValue;
+use parking_lot::RwLock;
+
+use super::index::SecondaryIndex;
+use crate::index::SetId;
+
+/// The indexes that commits tell of changes.
+pub(super) type ActiveIndexes = Arc<[Arc<SecondaryIndex>]>;
+
+/// The indexes of one namespace.
+pub(crate) struct NamespaceIndexes {
+    /// By slots, of which the first free one is used: lists of indexes are in this order.
+    slots: RwLock<Vec<Option<Arc<SecondaryIndex>>>>,
+    has_any: AtomicBool,
+    active: RwLock<ActiveIndexes>,
+}
+
+impl NamespaceIndexes {
+    pub(super) fn new() -> Self {
+        NamespaceIndexes {
+            slots: RwLock::default(),
+            has_any: AtomicBool::new(false),
+            active: RwLock::new(Arc::new([])),
+        }
+    }
+
+    /// Those that commits tell of changes, if there are any.
+    #[inline]
+    pub(super) fn active(&self) -> Option<ActiveIndexes> {
+        self.has_any.load(Acquire).then(|| Arc::clone(&self.active.read()))
+    }
+
+    /// All of them, in the order of lists.
+    pub(crate) fn all(&self) -> Vec<Arc<SecondaryIndex>> {
+        self.slots.read().iter().flatten().cloned().collect()
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<Arc<SecondaryIndex>> {
+        self.slots.read().iter().flatten().find(|index| *index.name() == *name).cloned()
+    }
+
+    /// The index for these values of a set, or else of the whole namespace.
+    pub(crate) fn find(&self, set_id: SetId, value: &IndexedValue) -> Option<Arc<SecondaryIndex>> {
+        let slots = self.slots.read();
+        let find = |set_id| slots.iter().flatten().find(|index| index.is_of(set_id, value)).cloned();
+        find(set_id).or_else(|| find(SetId::NONE)).filter(|index| !index.is_dropped())
+    }
+
+    /// The index of exactly this set, for these values.
+    pub(super) fn find_exactly(&self, set_id: SetId, value: &IndexedValue) -> Option<Arc<SecondaryIndex>> {
+        self.slots.read().iter().flatten().find(|index| index.is_of(set_id, value)).cloned()
+    }
+
+    pub(super) fn add(&self, index: &Arc<SecondaryIndex>) {
+        let mut slots = self.slots.write();
+        match slots.iter().position(Option::is_none) {
+            Some(free) => slots[free] = Some(Arc::clone(index)),
+            None => slots.push(Some(Arc::clone(index))),
+        }
+        self.publish(&slots);
+    }
+
+    pub(super) fn remove(&self, index: &Arc<SecondaryIndex>) {
+        let mut slots = self.slots.write();
+        for slot in slots.iter_mut().filter(|slot| slot.as_ref().is_some_and(|own| Arc::ptr_eq(own, index))) {
+            *slot = None;
+        }
+        self.publish(&slots);
+    }
+
+    fn publish(&self, slots: &[Option<Arc<SecondaryIndex>>]) {
+        let active: ActiveIndexes = slots.iter().flatten().cloned().collect();
+        let has_any = !active.is_empty();
+        *self.active.write() = active;
+        self.has_any.store(has_any, Release);
+    }
+}
+
+impl SecondaryIndex {
+    fn is_of(&self, set_id: SetId, value: &IndexedValue) -> bool {
+        self.set_id == set_id && self.definition.value == *value
+    }
+}
