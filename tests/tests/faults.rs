@@ -252,6 +252,22 @@ fn threads_that_may_start_again() {
 }
 
 #[test]
+fn the_watch_over_disks_starts_again() {
+    if !can_inject() {
+        return;
+    }
+    let mut server =
+        Server::start_with_faults(&stored_config("test", "device", &["file {dir}/data", "filesize 128M"]));
+    server.allow("failed on an internal error, and starts again");
+    let mut others = Others::new(&server);
+    for _ in 0..2 {
+        server.inject_fault("disk-watch");
+        server.await_fault("disk-watch");
+        others.are_served();
+    }
+}
+
+#[test]
 fn threads_without_which_data_would_be_at_risk_end_the_process() {
     if !can_inject() {
         return;

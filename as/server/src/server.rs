@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cf::sys::eventfd::EventFd;
 use cf::threads;
@@ -32,6 +32,7 @@ use crate::service::{
 };
 use crate::sindex::{self, SecondaryIndexes};
 use crate::smd::{self, Module, Occasion, Smd, SmdItem};
+use crate::storage::DiskCaller;
 use crate::ticker;
 use crate::tls::TlsPorts;
 use crate::transaction::{
@@ -42,6 +43,8 @@ use crate::workers::Workers;
 
 /// Threads that carry out requests of the security protocol: two, so that a slow login does not hold up the next.
 const SECURITY_THREADS: usize = 2;
+/// How often it is looked whether disks answer.
+const DISK_WATCH_PERIOD: Duration = Duration::from_millis(100);
 
 /// A running server. Dropping it stops it.
 pub struct Server {
@@ -156,6 +159,7 @@ impl Server {
         };
         server.start_background_threads()?;
         server.start_workers()?;
+        server.start_disk_watch()?;
         server.start_service_threads(thread_count)?;
         server.open_ports(ports)?;
         server.announce();
@@ -340,6 +344,24 @@ impl Server {
         context.transactions.pool.start(transaction::thread_count(), move || {
             Some(Box::new(PoolWorker::new(executor(&*node.upgrade()?))))
         })
+    }
+
+    /// The thread that watches whether disks answer, if records are read from any.
+    fn start_disk_watch(&mut self) -> io::Result<()> {
+        if !self.node.namespaces.iter().any(|namespace| namespace.storage.is_on_disk()) {
+            return Ok(());
+        }
+        let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping));
+        self.background_threads.push(restarting("disk-watch", move || {
+            let (transactions, batches) = (&node.service.transactions, &node.service.batches);
+            while !is_stopping.load(Ordering::Acquire) {
+                cf::fault_point!("disk-watch");
+                transactions.watch_disks();
+                batches.workers.substitute(transactions.disk_watch.hanging(DiskCaller::Batches));
+                std::thread::park_timeout(DISK_WATCH_PERIOD);
+            }
+        })?);
+        Ok(())
     }
 
     /// The service threads, and the one that has connections spread over them.

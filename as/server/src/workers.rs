@@ -15,6 +15,8 @@ use cf::threads::{self, Handle};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::Mutex;
 
+/// Most threads in the place of some that hang.
+const SUBSTITUTES_MAX: usize = 64;
 /// How often a thread does what it has to do beside its jobs.
 const MAINTENANCE_PERIOD: Duration = Duration::from_secs(1);
 
@@ -117,6 +119,10 @@ pub(crate) struct Workers<J> {
 struct Threads<J> {
     /// Makes the body of another thread; `None` before the start and after the end of all.
     new_body: Option<NewBody<J>>,
+    /// As many as are to be there, but for substitutes.
+    wanted: usize,
+    /// More of them, as some hang.
+    substitutes: usize,
     /// Those that were not told to end.
     count: usize,
     started: usize,
@@ -132,7 +138,8 @@ impl<J: Send + 'static> Workers<J> {
     /// As [`new`](Self::new), of threads that have less weight than others when processors are short.
     pub(crate) fn with_niceness(name: &'static str, niceness: i32) -> Self {
         let (sender, queue) = unbounded();
-        let threads = Threads { new_body: None, count: 0, started: 0, handles: Vec::new() };
+        let threads =
+            Threads { new_body: None, wanted: 0, substitutes: 0, count: 0, started: 0, handles: Vec::new() };
         Workers { name, niceness, sender, queue, threads: Mutex::new(threads), is_stopping: Arc::default() }
     }
 
@@ -156,13 +163,31 @@ impl<J: Send + 'static> Workers<J> {
         count: usize,
         new_body: impl Fn() -> Option<Body<J>> + Send + Sync + 'static,
     ) -> io::Result<()> {
-        self.threads.lock().new_body = Some(Arc::new(new_body));
-        self.change_count(count)
+        let mut threads = self.threads.lock();
+        threads.new_body = Some(Arc::new(new_body));
+        threads.wanted = count;
+        self.adapt_count(&mut threads)
     }
 
     /// Makes them `count`, as far as the system allows.
     pub(crate) fn resize(&self, count: usize) {
-        if let Err(error) = self.change_count(count) {
+        let mut threads = self.threads.lock();
+        threads.wanted = count;
+        self.adapt_count_if_possible(&mut threads);
+    }
+
+    /// Has others in the place of `hanging` threads, as long as these hang.
+    pub(crate) fn substitute(&self, hanging: usize) {
+        let mut threads = self.threads.lock();
+        let substitutes = hanging.min(SUBSTITUTES_MAX);
+        if threads.substitutes != substitutes {
+            threads.substitutes = substitutes;
+            self.adapt_count_if_possible(&mut threads);
+        }
+    }
+
+    fn adapt_count_if_possible(&self, threads: &mut Threads<J>) {
+        if let Err(error) = self.adapt_count(threads) {
             cf::warning!(Service, "cannot start another {} thread: {error}", self.name);
         }
     }
@@ -173,8 +198,8 @@ impl<J: Send + 'static> Workers<J> {
         self.threads.lock().count
     }
 
-    fn change_count(&self, count: usize) -> io::Result<()> {
-        let mut threads = self.threads.lock();
+    fn adapt_count(&self, threads: &mut Threads<J>) -> io::Result<()> {
+        let count = threads.wanted + threads.substitutes;
         while threads.count > count {
             self.send(Message::End);
             threads.count -= 1;
@@ -273,6 +298,38 @@ mod tests {
         workers.submit(());
         workers.resize(1);
         workers.stop();
+    }
+
+    #[test]
+    fn threads_that_hang_have_substitutes() {
+        let workers = Workers::new("test");
+        let (gate, done) = (Arc::new(Mutex::new(())), Arc::new(AtomicUsize::new(0)));
+        let (closed, sum) = (Arc::clone(&gate), Arc::clone(&done));
+        let new_body = move || {
+            let (gate, sum) = (Arc::clone(&closed), Arc::clone(&sum));
+            let body: Body<bool> = Box::new(move |hangs| {
+                if hangs {
+                    drop(gate.lock());
+                }
+                sum.fetch_add(1, Relaxed);
+            });
+            Some(body)
+        };
+        let hold = gate.lock();
+        workers.start(2, new_body).expect("threads");
+        [true, true, false].iter().for_each(|hangs| workers.submit(*hangs));
+        workers.substitute(2);
+        assert_eq!(workers.count(), 4);
+        while done.load(Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        workers.substitute(1000);
+        assert_eq!(workers.count(), 2 + SUBSTITUTES_MAX);
+        drop(hold);
+        workers.substitute(0);
+        assert_eq!(workers.count(), 2);
+        workers.stop();
+        assert_eq!(done.load(Relaxed), 3);
     }
 
     #[test]

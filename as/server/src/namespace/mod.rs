@@ -274,14 +274,15 @@ impl Namespace {
     /// The stored record of `element`, borrowed from the storage or from `scratch`.
     ///
     /// # Errors
-    /// `Unknown` when it cannot be read or is damaged; the log says more.
+    /// `Unknown` when it cannot be read or is damaged; the log says more. `Timeout` if its disk does not answer, and whoever
+    /// has `scratch` does not wait for that.
     #[inline]
     pub(crate) fn record<'g>(
         &'g self,
         element: &'g Element,
         scratch: &'g mut ReadBuffer,
     ) -> Result<FlatRecord<'g>, ResultCode> {
-        self.storage.record(element, scratch).map_err(|error| self.report_damage(element, &error))
+        self.storage.record(element, scratch).map_err(|error| self.read_error(element, error))
     }
 
     /// As [`record`](Self::record), for a transaction with `budget`. If that does not suffice to unpack it, nothing is logged.
@@ -296,10 +297,17 @@ impl Namespace {
         budget: &Budget<'_>,
     ) -> Result<FlatRecord<'g>, ResultCode> {
         let record = self.storage.record_within(element, scratch, |steps| budget.draw(steps).is_ok());
-        record.map_err(|error| match error {
-            StorageError::Refused => ResultCode::Timeout,
+        record.map_err(|error| self.read_error(element, error))
+    }
+
+    /// What a client is told when the record of `element` is not read. If there is anything wrong with the record, it is
+    /// logged.
+    #[cold]
+    pub(crate) fn read_error(&self, element: &Element, error: StorageError) -> ResultCode {
+        match error {
+            StorageError::Refused | StorageError::Stuck => ResultCode::Timeout,
             error => self.report_damage(element, &error),
-        })
+        }
     }
 
     /// Logs that a stored record cannot be used; returns what the client is told.

@@ -113,7 +113,7 @@ impl Walker<'_> {
             condition.is_some_and(|condition| condition.must_check(guard.last_update_time(), run.started_ms)),
         );
         let flat = storage.record_bytes(&guard, &mut self.scratch).map(<[u8]>::to_vec);
-        let flat = flat.map_err(|error| namespace.report_damage(&guard, &error));
+        let flat = flat.map_err(|error| namespace.read_error(&guard, error));
         drop(guard);
         if storage.is_unsettled(meta.location) {
             self.unsettled.push(meta.location);
@@ -130,7 +130,9 @@ impl Walker<'_> {
             Ok(matches.then_some(flat))
         });
         let Ok(flat) = passes else {
-            run.job.count_failed();
+            if !self.scratch.is_stuck() {
+                run.job.count_failed();
+            }
             return None;
         };
         let is_in_memory = matches!(namespace.config().storage.engine, Engine::Memory);
@@ -284,7 +286,12 @@ impl PartStream<'_, '_, '_> {
                 Source::Primary(_) => None,
                 Source::Secondary(entries) => Some(entries.condition),
             };
-            let input = self.walker.record_input(&digest, condition);
+            let input = loop {
+                let input = self.walker.record_input(&digest, condition);
+                if !self.walker.must_look_again().map_err(end_of)? {
+                    break input;
+                }
+            };
             self.walker.count_read();
             if self.walker.unsettled.len() >= UNSETTLED_MAX {
                 self.walker.release_partition();

@@ -53,6 +53,7 @@ use crate::config::Config;
 use crate::metrics::{Latency, Unit};
 use crate::namespace::Namespace;
 use crate::sindex::SecondaryIndexes;
+use crate::storage::DiskCaller;
 use crate::transaction::{ReplySink, StalledSenders, TransactionContext};
 
 use job::{End, Job, JobKind};
@@ -189,7 +190,8 @@ impl Queries {
         let (namespace, started) = (Arc::clone(&query.namespace), Instant::now());
         let job = Arc::new(Job::new(&query, client));
         let transactions = Arc::clone(&self.transactions);
-        let run = QueryRun::new(*query, Arc::clone(&job), None, transactions, Arc::clone(&self.is_stopping));
+        let ends = (Arc::clone(&self.stalled), Arc::clone(&self.is_stopping));
+        let run = QueryRun::new(*query, Arc::clone(&job), None, transactions, ends);
         let answer = run.answer_inline()?;
         self.count_end(&namespace, &job, End::Complete, started);
         Ok(answer)
@@ -206,7 +208,8 @@ impl Queries {
         client: SocketAddr,
         sink: Arc<dyn ReplySink>,
     ) -> Result<(), ResultCode> {
-        if self.threads_left() == 0 || self.is_stopping.load(Ordering::Acquire) {
+        let is_full = self.threads_left() == 0 || self.has_its_share(&query);
+        if is_full || self.is_stopping.load(Ordering::Acquire) {
             if self.at_work() >= self.threads_max() {
                 self.stalled.want_one();
             }
@@ -218,7 +221,8 @@ impl Queries {
         // The client of a background query hears only that it has begun.
         let (own_sink, at_start) = if query.has_client() { (Some(sink), None) } else { (None, Some(sink)) };
         let (transactions, is_stopping) = (Arc::clone(&self.transactions), Arc::clone(&self.is_stopping));
-        let run = Arc::new(QueryRun::new(query, Arc::clone(&job), own_sink, transactions, is_stopping));
+        let ends = (Arc::clone(&self.stalled), is_stopping);
+        let run = Arc::new(QueryRun::new(query, Arc::clone(&job), own_sink, transactions, ends));
         if !self.spawn(&run) {
             self.leave(&job, false);
             return Err(ResultCode::Forbidden);
@@ -266,8 +270,16 @@ impl Queries {
 
     /// How many more threads may be at work.
     fn threads_left(&self) -> usize {
-        let limit = self.config.service.query_threads_limit.get() as usize + self.stalled.count();
+        let waiting = self.stalled.count() + self.transactions.disk_watch.hanging(DiskCaller::Queries);
+        let limit = self.config.service.query_threads_limit.get() as usize + waiting;
         limit.min(self.threads_max()).saturating_sub(self.at_work())
+    }
+
+    /// Whether `query` needs a disk that does not answer, and queries have half of the threads already that they may have:
+    /// the others are for other namespaces.
+    fn has_its_share(&self, query: &Query) -> bool {
+        let share = (self.config.service.query_threads_limit.get() as usize).div_ceil(2);
+        query.namespace.storage.is_stuck() && self.at_work() >= share
     }
 
     /// In how many threads a query is to run.

@@ -28,12 +28,18 @@ impl Walker<'_> {
                 if let Some(ahead) = portion.get(at + PREFETCH_DISTANCE) {
                     storage.prefetch(ahead.meta.location);
                 }
-                // It may have gone or changed since the cursor saw it.
-                let Some(guard) = index.get(&found.digest).filter(|guard| self.is_wanted(guard)) else {
-                    continue;
+                let visited = loop {
+                    // It may have gone or changed since the cursor saw it.
+                    let Some(guard) = index.get(&found.digest).filter(|guard| self.is_wanted(guard)) else {
+                        break None;
+                    };
+                    let visited = self.visit(&guard, None);
+                    drop(guard);
+                    if !self.must_look_again()? {
+                        break Some(visited);
+                    }
                 };
-                let visited = self.visit(&guard, None);
-                drop(guard);
+                let Some(visited) = visited else { continue };
                 match visited {
                     ControlFlow::Break(()) => return Ok(ControlFlow::Break(())),
                     ControlFlow::Continue(Visited::Passed) => self.go_on(&found.digest)?,

@@ -342,7 +342,11 @@ impl Condition {
 /// Which of the partitions that its client named a query reads here: a short one takes what there is.
 fn access_of(request: &Request<'_>) -> QueryAccess {
     let is_relaxed = request.info2 & info2::RELAX_AP_LONG_QUERY != 0;
-    if is_relaxed || request.info1 & info1::SHORT_QUERY != 0 { QueryAccess::Relaxed } else { QueryAccess::Full }
+    if is_relaxed || request.info1 & info1::SHORT_QUERY != 0 {
+        QueryAccess::Relaxed
+    } else {
+        QueryAccess::Full
+    }
 }
 
 /// How long a query may take, if it is a short one.

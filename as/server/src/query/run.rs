@@ -30,9 +30,9 @@ use super::row;
 use super::walked::{Stop, WalkedPartition};
 use crate::config::Engine;
 use crate::index::{Element, Location, SeenRecord};
-use crate::storage::ReadBuffer;
+use crate::storage::{DiskCaller, ReadBuffer};
 use crate::transaction::filter;
-use crate::transaction::{ReplySink, TransactionContext};
+use crate::transaction::{ReplySink, StalledSenders, TransactionContext};
 use crate::udf::Functions;
 
 /// Replies are sent when they reach this size.
@@ -41,6 +41,10 @@ const CHUNK_SIZE: usize = 128 << 10;
 const INLINE_TIME_MAX: Duration = Duration::from_millis(1);
 /// Steps, of about a nanosecond each, that filters and records take between two looks at whether the query is to end.
 const PORTION_STEPS: u64 = 1_000_000;
+/// How often a thread looks whether a disk answers again.
+const DISK_PERIOD: Duration = Duration::from_millis(20);
+/// How long it does when it is wanted for other queries.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A query that runs, shared by its threads.
 pub(super) struct QueryRun {
@@ -48,6 +52,8 @@ pub(super) struct QueryRun {
     pub(super) job: Arc<Job>,
     sink: Option<Arc<dyn ReplySink>>,
     transactions: Arc<TransactionContext>,
+    /// Threads that wait, in whose place others may run.
+    stalled: Arc<StalledSenders>,
     is_stopping: Arc<AtomicBool>,
     started: Instant,
     /// Milliseconds since 2010-01-01 at the start.
@@ -74,7 +80,7 @@ impl QueryRun {
         job: Arc<Job>,
         sink: Option<Arc<dyn ReplySink>>,
         transactions: Arc<TransactionContext>,
-        is_stopping: Arc<AtomicBool>,
+        (stalled, is_stopping): (Arc<StalledSenders>, Arc<AtomicBool>),
     ) -> Self {
         QueryRun {
             pace: Pace::new(query.records_per_second),
@@ -82,6 +88,7 @@ impl QueryRun {
             job,
             sink,
             transactions,
+            stalled,
             is_stopping,
             started: Instant::now(),
             started_ms: StoredMillis::now().0,
@@ -289,7 +296,7 @@ impl<'a> Walker<'a> {
             since_look: 0,
             sent: 0,
             now: StoredMillis::now(),
-            scratch: ReadBuffer::new(),
+            scratch: ReadBuffer::of(DiskCaller::Queries),
             unsettled: Vec::new(),
             budget,
             changer,
@@ -391,7 +398,9 @@ impl<'a> Walker<'a> {
             Ok(row::Written::WithoutBins) => {}
             Ok(row::Written::Enough) => return ControlFlow::Break(()),
             Ok(row::Written::NoMatch) => return ControlFlow::Continue(Visited::LeftOut),
-            Err(_) if self.budget.is_exhausted() => return ControlFlow::Continue(Visited::LeftOut),
+            Err(_) if self.budget.is_exhausted() || self.scratch.is_stuck() => {
+                return ControlFlow::Continue(Visited::LeftOut);
+            }
             Err(ResultCode::FilteredOut) => {
                 run.job.records_filtered_by_bins.fetch_add(1, Relaxed);
                 if run.query.namespace.config().storage.engine == Engine::Device {
@@ -471,6 +480,29 @@ impl<'a> Walker<'a> {
         self.walked.as_mut().map_or(Ok(()), WalkedPartition::go_on)
     }
 
+    /// If the last record was not read because its disk does not answer, waits until it does. The record is to be looked at
+    /// again then. Others may run in the place of this thread meanwhile.
+    pub(super) fn must_look_again(&mut self) -> Result<bool, Stop> {
+        if self.scratch.take_stuck().is_none() {
+            return Ok(false);
+        }
+        if self.run.inline_until.is_some() {
+            // Not on the thread of its client.
+            return Err(Stop::Query(End::TimedOut));
+        }
+        self.release_partition();
+        let (stalled, since) = (self.run.stalled.enter(), Instant::now());
+        while self.run.query.namespace.storage.is_stuck() {
+            std::thread::sleep(DISK_PERIOD);
+            self.check_end()?;
+            if since.elapsed() >= DISK_PATIENCE && stalled.must_give_up() {
+                return Err(Stop::Query(End::Failed));
+            }
+        }
+        self.keep_partition()?;
+        Ok(true)
+    }
+
     /// Whether it is time to send what has come together.
     pub(super) fn is_chunk_full(&self) -> bool {
         self.chunk.len() >= CHUNK_SIZE
@@ -520,7 +552,7 @@ impl<'a> Walker<'a> {
     /// Waits until the records in the chunk are on disk. Where that fails nobody is told of them.
     pub(super) fn settle(&mut self) -> Result<(), End> {
         for location in self.unsettled.drain(..) {
-            if self.run.query.namespace.storage.settle(location).is_err() {
+            if self.run.query.namespace.storage.settle(location, DiskCaller::Queries).is_err() {
                 self.chunk.truncate(HEADER_SIZE);
                 return Err(End::Failed);
             }

@@ -82,16 +82,22 @@ impl Walker<'_> {
             if sent.as_ref().is_some_and(|sent| sent.contains(&short(found))) {
                 continue;
             }
-            let Some(guard) = index.get(&found.digest).filter(|guard| self.is_wanted(guard)) else {
-                continue;
+            let visited = loop {
+                let Some(guard) = index.get(&found.digest).filter(|guard| self.is_wanted(guard)) else {
+                    break None;
+                };
+                let entry = FoundEntry {
+                    bval: found.key.bval(condition.key_type()),
+                    must_check: condition.must_check(guard.last_update_time(), self.run.started_ms),
+                    after: part.after.filter(|_| condition.may_repeat()),
+                };
+                let visited = self.visit(&guard, Some(entry));
+                drop(guard);
+                if !self.must_look_again()? {
+                    break Some(visited);
+                }
             };
-            let entry = FoundEntry {
-                bval: found.key.bval(condition.key_type()),
-                must_check: condition.must_check(guard.last_update_time(), self.run.started_ms),
-                after: part.after.filter(|_| condition.may_repeat()),
-            };
-            let visited = self.visit(&guard, Some(entry));
-            drop(guard);
+            let Some(visited) = visited else { continue };
             match visited {
                 ControlFlow::Break(()) => return Ok(ControlFlow::Break(())),
                 ControlFlow::Continue(Visited::Passed) => {

@@ -119,7 +119,8 @@ fn a_short_query_ends_in_time_also_where_it_finds_nothing() {
         let job = Arc::new(Job::new(&query, from));
         let sink: Arc<dyn ReplySink> = Arc::new(Client::default());
         let transactions = Arc::clone(&queries.transactions);
-        let run = Arc::new(QueryRun::new(query, Arc::clone(&job), Some(sink), transactions, Arc::default()));
+        let run =
+            Arc::new(QueryRun::new(query, Arc::clone(&job), Some(sink), transactions, Default::default()));
         let end = run.run_thread().expect("its only thread");
         (end, job.partitions_done.load(Ordering::Relaxed))
     };
@@ -137,7 +138,7 @@ fn walk(queries: &Queries, query: Query, client: &Arc<Client>) -> End {
     let job = Arc::new(Job::new(&query, SocketAddr::from(([127, 0, 0, 1], 1))));
     let sink: Arc<dyn ReplySink> = Arc::<Client>::clone(client);
     let transactions = Arc::clone(&queries.transactions);
-    let run = Arc::new(QueryRun::new(query, job, Some(sink), transactions, Arc::default()));
+    let run = Arc::new(QueryRun::new(query, job, Some(sink), transactions, Default::default()));
     run.run_thread().expect("its only thread")
 }
 
@@ -169,7 +170,9 @@ fn messages(mut received: &[u8]) -> (usize, Vec<(u8, u32)>) {
 #[test]
 fn a_partition_that_is_not_read_here_is_named() {
     let (queries, namespace) = start("memory {\n data-size 512M\n }");
-    (0..200).for_each(|key| drop(put(&namespace, key, 10)));
+    for key in 0..200 {
+        put(&namespace, key, 10);
+    }
     let here = |query: Query| {
         let client = Arc::new(Client::default());
         assert_eq!(walk(&queries, query, &client), End::Complete);
@@ -196,7 +199,9 @@ fn a_partition_that_is_not_read_here_is_named() {
 fn a_partition_is_not_reserved_while_the_client_is_waited_for() {
     let (queries, namespace) = start("memory {\n data-size 512M\n }");
     let digest = |key: u8| Digest(std::array::from_fn(|at| if at == 19 { key } else { 0 }));
-    (0..20).for_each(|key| drop(put_at(&namespace, digest(key), 50_000)));
+    for key in 0..20 {
+        put_at(&namespace, digest(key), 50_000);
+    }
     put(&namespace, 1, 10);
     let partition = PartitionId::of(&digest(0));
     for is_new_life in [false, true] {

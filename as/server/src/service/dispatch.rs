@@ -345,12 +345,7 @@ impl ServiceThread {
     }
 
     /// Carries out a record message, or has it carried out by other threads.
-    fn dispatch_message(
-        &mut self,
-        slot: u32,
-        token: ConnectionToken,
-        message: &Message<'_>,
-    ) -> Dispatched {
+    fn dispatch_message(&mut self, slot: u32, token: ConnectionToken, message: &Message<'_>) -> Dispatched {
         let Message { request, body } = message;
         self.request_count += 1;
         cf::fault_point!("execute");

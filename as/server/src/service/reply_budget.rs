@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 
 use crate::metrics::{ServerCounter, ServerMetrics};
@@ -28,8 +29,9 @@ pub(super) const STALLED_TIME_MAX: Duration = Duration::from_secs(30);
 /// Counts unsent replies.
 pub(crate) struct ReplyBudget {
     unsent_size: AtomicUsize,
-    /// Requests that are put off.
-    waiting: AtomicUsize,
+    /// Requests that are put off. Every thread looks at it when it wakes up; so it does not share a cache line with what changes
+    /// often.
+    waiting: CachePadded<AtomicUsize>,
     /// Those of them that wait in no service thread.
     queue: Mutex<VecDeque<QueuedReply>>,
     metrics: Arc<ServerMetrics>,
@@ -46,7 +48,7 @@ struct QueuedReply {
 impl ReplyBudget {
     /// A budget of which nothing is used.
     pub(crate) fn new(metrics: Arc<ServerMetrics>) -> Arc<Self> {
-        let (unsent_size, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (unsent_size, waiting) = (AtomicUsize::new(0), CachePadded::default());
         Arc::new(ReplyBudget { unsent_size, waiting, queue: Mutex::default(), metrics })
     }
 

@@ -82,7 +82,7 @@ fn file_name(module: Module) -> String {
 /// What the file of `module` holds; nothing if there is none.
 ///
 /// # Errors
-/// When the file cannot be read. One that is damaged is put aside.
+/// When the file cannot be read. One that is damaged is renamed.
 pub(super) fn load(folder: &dyn Folder, module: Module) -> io::Result<(SmdVersion, Vec<SmdItem>)> {
     let name = file_name(module);
     let Some(bytes) = folder.read(&name)? else {

@@ -8,11 +8,12 @@ use cf::sys::block::BlockMedium;
 use datamodel::flat::NewRecord;
 use datamodel::{Bins, BytesType, Particle};
 
+use super::callers::DiskCaller;
 use super::crash_medium::{CrashMedium, Faults, SECTOR_SIZE};
-use super::disk::Media;
 use super::engine::Storage;
 use super::error::StorageError;
 use super::load::{LoadCommit, LoadContext, LoadStats};
+use super::media::Media;
 use super::medium::Opened;
 use super::open::OpenSettings;
 use super::tests::{Random, digest_of};
@@ -164,7 +165,7 @@ impl Node {
         let location = guard.location;
         drop(guard);
         result?;
-        if self.storage.commits() { self.storage.settle(location) } else { Ok(()) }
+        if self.storage.commits() { self.storage.settle(location, DiskCaller::Other) } else { Ok(()) }
     }
 
     /// The version that record `key` has, having checked every byte of it.

@@ -69,7 +69,7 @@ impl Storage {
 /// Empties one queued block of `device`, if more than `defrag-queue-min` wait. When hardly a block is free, also one that
 /// does not wait for it: better to write much than to take no more writes, as long as it helps. Returns whether it emptied
 /// one.
-fn defrag_one(
+pub(super) fn defrag_one(
     storage: &Storage,
     device: &Device,
     index: &Index,

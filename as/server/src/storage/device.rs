@@ -280,10 +280,7 @@ impl Device {
             Medium::Memory(stripe) => Ok(stripe.record(record)),
             Medium::Disk(disk) => match disk.stripe() {
                 Some(stripe) => Ok(stripe.record(record)),
-                None => disk.read(record, scratch).map_err(|error| {
-                    cf::warning_limited!(Storage, "{error}");
-                    StorageError::Failed
-                }),
+                None => disk.read(record, scratch),
             },
         }
     }

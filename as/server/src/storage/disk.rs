@@ -11,17 +11,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use cf::aligned::AlignedBuf;
-use cf::sys::block::{BlockError, BlockMedium};
+use cf::sys::block::BlockError;
 use datamodel::wblock_scan::EndMark;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::benchmarks::{DiskBenchmarks, Transfer};
 use super::buffer::{Memory, Spares, WriteBuffer};
+use super::callers::DiskCallers;
 use super::durability::Durability;
+use super::error::StorageError;
 use super::health::ReadHealth;
+use super::media::Media;
 use super::partial_read::{self, Unreadable};
 use super::reservation::place::Pinned;
 use super::reservation::{STREAM_COUNT, Stream};
+use super::room::RoomQueue;
 use super::settings::Settings;
 use super::stripe::Stripe;
 use super::wblock::{Emptying, Taken, WblockId, WblockTable, wblock_offset, wblock_place};
@@ -54,29 +58,6 @@ pub(crate) struct DiskStats {
 struct Reads {
     from_buffers: AtomicU64,
     from_disk: AtomicU64,
-}
-
-/// The files or devices of a disk.
-pub(super) struct Media {
-    pub(super) main: Arc<dyn BlockMedium>,
-    /// Gets the same writes.
-    pub(super) shadow: Option<Arc<dyn BlockMedium>>,
-    /// The main one again, read through the system's page cache.
-    pub(super) cached: Option<Arc<dyn BlockMedium>>,
-    /// A write that returned may be lost by a power failure until the medium is synced.
-    pub(super) is_volatile: bool,
-}
-
-impl Media {
-    /// Those that are written to, in order.
-    pub(super) fn written(&self) -> impl Iterator<Item = &dyn BlockMedium> {
-        std::iter::once(&*self.main).chain(self.shadow.as_deref())
-    }
-
-    /// Transfers have multiples of this many bytes.
-    pub(super) fn io_size(&self) -> u32 {
-        self.written().map(BlockMedium::io_size).max().unwrap_or(cf::sys::block::IO_SIZE_MAX)
-    }
 }
 
 /// What one flush works with.
@@ -133,6 +114,9 @@ pub(super) struct Disk {
     reads: Reads,
     pub(super) benchmarks: DiskBenchmarks,
     pub(super) health: ReadHealth,
+    pub(super) callers: DiskCallers,
+    /// Requests that wait until it answers.
+    pub(super) unread: RoomQueue,
 }
 
 impl Disk {
@@ -169,6 +153,8 @@ impl Disk {
             reads: Reads::default(),
             benchmarks,
             health: ReadHealth::default(),
+            callers: DiskCallers::new(),
+            unread: RoomQueue::default(),
         }
     }
 
@@ -247,11 +233,14 @@ impl Disk {
     }
 
     /// Reads `record` into `scratch`.
+    ///
+    /// # Errors
+    /// When it cannot be read; `Stuck` if nobody may wait for that.
     pub(super) fn read<'s>(
         &self,
         record: Pinned<'_>,
         scratch: &'s mut DiskBuffer,
-    ) -> Result<&'s [u8], BlockError> {
+    ) -> Result<&'s [u8], StorageError> {
         let location = record.location();
         let (id, _) = wblock_place(location);
         let size = (location.rblock_count() * RBLOCK_SIZE) as usize;
@@ -261,6 +250,12 @@ impl Disk {
             self.reads.from_buffers.fetch_add(1, Relaxed);
             return Ok(scratch.keep_record(location, 0..size));
         }
+        if self.callers.must_wait(scratch.caller) {
+            scratch.stuck = Some(location.device());
+            return Err(StorageError::Stuck);
+        }
+        let _call = self.callers.begin(scratch.caller, &mut scratch.slot_hint);
+        cf::fault_point!("read-record");
         let io_size = u64::from(self.io_size);
         let start = location.rblock() * u64::from(RBLOCK_SIZE);
         let aligned_start = start / io_size * io_size;
@@ -272,8 +267,10 @@ impl Disk {
             _ => &self.media.main,
         };
         let (started, sampled) = (self.benchmarks.start(), self.health.start());
-        medium.read_for(aligned_start, read, 0..aligned_size, lead..lead + size).inspect_err(|_| {
+        medium.read_for(aligned_start, read, 0..aligned_size, lead..lead + size).map_err(|error| {
             self.read_errors.fetch_add(1, Relaxed);
+            cf::warning_limited!(Storage, "{error}");
+            StorageError::Failed
         })?;
         self.benchmarks.end(Transfer::Read, started);
         self.health.end(sampled);

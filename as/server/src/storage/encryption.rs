@@ -16,8 +16,8 @@ use datamodel::device_header::{DeviceHeader, ENCRYPTED_KEY_OFFSET, Flags, HEADER
 use datamodel::encryption::{DEVICE_KEY_SIZE, DeviceKey, Strength, UNIT_SIZE, UnitCipher};
 use parking_lot::Mutex;
 
-use super::disk::Media;
 use super::header::DeviceSet;
+use super::media::Media;
 use crate::config::StorageConfig;
 use crate::config::params::storage::Encryption;
 

@@ -12,6 +12,7 @@ use datamodel::wblock_scan::visit_everything;
 use parking_lot::{Condvar, Mutex};
 
 use super::benchmarks::StorageBenchmarks;
+use super::callers::DiskCaller;
 use super::device::{Device, DeviceStats, location_in};
 use super::disk::{Disk, DurableWait};
 use super::error::StorageError;
@@ -21,7 +22,7 @@ use super::settings::Settings;
 use super::wblock::{AfterFree, WblockId};
 use super::{DiskBuffer, RBLOCK_SIZE, ReadBuffer, WBLOCK_SIZE};
 use crate::config::params::storage::StorageParams;
-use crate::index::{Element, Index, Location, WriteGuard};
+use crate::index::{Element, Location, WriteGuard};
 
 /// Fewest stripes of a memory namespace.
 const STRIPE_COUNT_MIN: u64 = 8;
@@ -307,14 +308,15 @@ impl Storage {
         self.is_on_disk && self.settings.commits()
     }
 
-    /// Waits until the record at `location` is on its disk. For threads that may wait; others ask for
-    /// [`when_durable`](Self::when_durable).
+    /// Waits until the record at `location` is on its disk, on a thread of `caller`. For threads that may wait; others ask
+    /// for [`when_durable`](Self::when_durable).
     ///
     /// # Errors
     /// When the disk fails. The record may get there later all the same.
-    pub(crate) fn settle(&self, location: Location) -> Result<(), StorageError> {
+    pub(crate) fn settle(&self, location: Location, caller: DiskCaller) -> Result<(), StorageError> {
         let device = &self.devices[usize::from(location.device())];
         let Some(disk) = device.as_disk() else { return Ok(()) };
+        let _call = disk.callers.begin(caller, &mut 0);
         disk.settle(location, &device.wblocks).map_err(|error| {
             disk.fail(&error);
             StorageError::Failed
@@ -434,6 +436,7 @@ impl Storage {
     /// Ends [`run_defrag`](Self::run_defrag) and [`run_flush`](Self::run_flush).
     pub(crate) fn stop(&self) {
         self.disks().for_each(Disk::stop);
+        self.disks().for_each(|disk| disk.unread.end());
         self.stopping.store(true, Release);
         self.wakes.iter().for_each(Wake::wake);
     }

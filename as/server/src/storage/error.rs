@@ -21,6 +21,9 @@ pub(crate) enum StorageError {
     /// What the device holds at the record's place is not the record.
     #[error("its place holds something else: the record is damaged")]
     Damaged,
+    /// Its disk does not answer, and whoever reads it does not wait for that.
+    #[error("its disk does not answer")]
+    Stuck,
     /// Whoever reads it has no time to unpack it.
     #[error("it takes too long to unpack")]
     Refused,

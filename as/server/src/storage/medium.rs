@@ -8,8 +8,8 @@ use cf::sys::block::{BlockError, BlockFile, BlockMedium, BlockMode};
 use datamodel::device_header::{HEADER_SIZE, HEADER_SPACE};
 
 use super::WBLOCK_SIZE;
-use super::disk::Media;
 use super::error::OpenError;
+use super::media::Media;
 use crate::config::{Backing, StorageConfig};
 
 /// Least size of a device.

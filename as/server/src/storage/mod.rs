@@ -15,6 +15,7 @@
 mod benchmarks;
 mod block_state;
 mod buffer;
+mod callers;
 mod check;
 #[cfg(test)]
 mod crash_medium;
@@ -39,6 +40,7 @@ mod headers_tests;
 mod health;
 mod judge;
 mod load;
+mod media;
 mod medium;
 mod open;
 mod partial_read;
@@ -56,6 +58,7 @@ mod tests;
 mod waiting;
 mod wblock;
 
+pub(crate) use callers::DiskCaller;
 pub(crate) use check::check_backings;
 pub(crate) use device::DeviceStats;
 pub(crate) use disk::{DiskStats, DurableWait};
@@ -97,8 +100,24 @@ pub(crate) struct ReadBuffer {
 }
 
 impl ReadBuffer {
+    /// Those of a thread that waits for disks itself.
     pub(crate) fn new() -> Self {
-        ReadBuffer { stored: DiskBuffer::new(), unpacker: Unpacker::default() }
+        Self::of(DiskCaller::Other)
+    }
+
+    /// Those of a thread of `caller`.
+    pub(crate) fn of(caller: DiskCaller) -> Self {
+        ReadBuffer { stored: DiskBuffer::of(caller), unpacker: Unpacker::default() }
+    }
+
+    /// Whether a record was not read since the last [`take_stuck`](Self::take_stuck), as its disk is stuck.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stored.stuck.is_some()
+    }
+
+    /// The device of the last record that was not read, as its disk is stuck, if there was one since the last call.
+    pub(crate) fn take_stuck(&mut self) -> Option<u8> {
+        self.stored.stuck.take()
     }
 
     /// Forgets which record it has.
@@ -121,11 +140,20 @@ pub(crate) struct DiskBuffer {
     bytes: Option<AlignedBuf>,
     /// The record that was read last, if it was one, and where in the buffer it is.
     record: Option<(Location, Range<usize>)>,
+    caller: DiskCaller,
+    /// Where calls are noted that are under way.
+    slot_hint: usize,
+    /// The device that was not read, as its disk is stuck.
+    stuck: Option<u8>,
 }
 
 impl DiskBuffer {
     fn new() -> Self {
-        DiskBuffer { bytes: None, record: None }
+        Self::of(DiskCaller::Other)
+    }
+
+    fn of(caller: DiskCaller) -> Self {
+        DiskBuffer { bytes: None, record: None, caller, slot_hint: 0, stuck: None }
     }
 
     /// The bytes at `range`, which are the record of `location`.

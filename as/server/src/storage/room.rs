@@ -1,5 +1,6 @@
-//! The queue of requests that wait for room on their device (`waiting` says who does, and for how long): because hardly a write block is free and defrag is making room, or because
-//! more full blocks wait to be written than `max-write-cache` allows.
+//! The queue of requests that wait for their device; `waiting` says which do, and for how long. Most wait for room: because
+//! hardly a write block is free and defrag is making room, or because more full blocks wait to be written than
+//! `max-write-cache` allows.
 //!
 //! So writers go at the pace of defrag and of the disk, and are refused only when there is nothing to be gained. A service
 //! thread never waits: its request is put into the queue of the device, and runs again when its turn comes. The queue ends at

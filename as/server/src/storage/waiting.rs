@@ -1,8 +1,12 @@
-//! Who waits for room on a device, and who is let go on: the rules for the queues of `room`.
+//! Who waits for room on a device, or for a stuck disk to answer, and who is let go on: the rules for the queues of `room`.
+//!
+//! # Threads
+//! Defrag threads let those go on who wait for room. The thread that watches the disks lets those go on who wait to read.
 
 use cf::Digest;
 
 use super::WBLOCK_SIZE;
+use super::callers::DiskCaller;
 use super::device::Device;
 use super::disk::Disk;
 use super::engine::Storage;
@@ -43,6 +47,51 @@ impl Storage {
         let has_room = !room.is_congested() && !self.is_overloaded();
         room.release(if has_room { WBLOCK_SIZE as usize } else { 0 });
         room.count()
+    }
+
+    /// Has `wait` go on when the disk of device number `device` answers.
+    ///
+    /// # Errors
+    /// Gives it back when too many wait, or the server stops.
+    pub(crate) fn when_readable(&self, device: u8, wait: RoomWait) -> Result<(), RoomWait> {
+        match self.devices[usize::from(device)].as_disk() {
+            Some(disk) => disk.unread.push(wait),
+            None => Err(wait),
+        }
+    }
+
+    /// Looks whether the disks answer. Lets those go on whose disk does, and those whose time is over.
+    pub(crate) fn watch_disks(&self) {
+        for disk in self.disks() {
+            let path = disk.media.main.path().display();
+            match disk.callers.look() {
+                (true, true) => cf::warning!(
+                    Storage,
+                    "{path}: the disk does not answer: batches, queries and long requests that need it wait"
+                ),
+                (false, true) => cf::info!(Storage, "{path}: the disk answers again"),
+                _ => {}
+            }
+            disk.unread.release(if disk.callers.is_stuck() { 0 } else { usize::MAX });
+        }
+    }
+
+    /// The device that the record of `digest` is written to, if its disk does not answer, as of the last look.
+    #[inline]
+    pub(crate) fn stuck_device_of(&self, digest: &Digest) -> Option<u8> {
+        let device = self.device_of(digest);
+        let is_stuck = device.as_disk().is_some_and(|disk| disk.callers.is_stuck());
+        is_stuck.then(|| device.number())
+    }
+
+    /// Whether a disk does not answer, as of the last look.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.disks().any(|disk| disk.callers.is_stuck())
+    }
+
+    /// Threads of `caller` that hang, as one of the disks does not answer.
+    pub(crate) fn hanging(&self, caller: DiskCaller) -> usize {
+        self.disks().map(|disk| disk.callers.hanging(caller)).sum()
     }
 
     /// Lets all go on: the server stops.

@@ -24,7 +24,7 @@ use super::access;
 use super::filter::CompiledFilter;
 use super::pool::PORTION_STEPS;
 use super::step::BatchRest;
-use super::wait::{Patience, RecordKey};
+use super::wait::Patience;
 use super::{
     Call, Executor, INLINE_STEPS, PREPARED_REQUESTS, Place, ReplySink, Step, TransactionContext, Wait,
     Workspace, record_access,
@@ -149,8 +149,8 @@ pub(super) enum Extent {
     UntilBad,
     /// They are not to go on here and now; so many are left, from there on.
     Paused(RowPosition, u32),
-    /// As above, when there is room for this record.
-    NoRoom(RowPosition, u32, RecordKey),
+    /// As above, when this wait for a device is over.
+    Waits(RowPosition, u32, Wait),
     /// As above, when it is known which copies of their records are the newest.
     Unresolved(RowPosition, u32),
 }
@@ -396,10 +396,10 @@ impl RowsContext<'_> {
             })
     }
 
-    /// How far rows were carried out of which one has to wait; on a batch thread for room.
+    /// How far rows were carried out of which one has to wait; on a batch thread for its device.
     fn paused_for(&self, wait: Wait, before: RowPosition, left: u32) -> Extent {
         match (wait, self.place) {
-            (Wait::Room(key), RowsPlace::Pool { .. }) => Extent::NoRoom(before, left, key),
+            (Wait::Room(_) | Wait::Disk { .. }, RowsPlace::Pool { .. }) => Extent::Waits(before, left, wait),
             (Wait::Duplicates(_), RowsPlace::Pool { .. }) => Extent::Unresolved(before, left),
             _ => Extent::Paused(before, left),
         }
@@ -547,16 +547,17 @@ impl Workspace {
                 // A row that is too long for this runs again on a copy of its record, without a lock. So does one whose
                 // record is reserved; it waits first.
                 let short = Budget::new(INLINE_STEPS);
-                if let wait @ (Wait::Room(_) | Wait::Duplicates(_)) =
-                    self.run(&call(Place::Service, tree_id, filter, &short), out)?
-                {
+                let wait = self.run(&call(Place::Service, tree_id, filter, &short), out)?;
+                if matches!(wait, Wait::Room(_) | Wait::Disk { .. } | Wait::Duplicates(_)) {
                     return Some(wait);
                 }
                 let place = Place::Pool { deadline };
                 match self.reserve_partition(namespace, &row.digest, (access, place)) {
                     Ok((tree_id, _reservation)) => {
                         let wait = self.run(&call(place, tree_id, filter, &budget), out);
-                        let may_wait = |wait: Wait| matches!(wait, Wait::Room(_) | Wait::Duplicates(_));
+                        let may_wait = |wait: Wait| {
+                            matches!(wait, Wait::Room(_) | Wait::Disk { .. } | Wait::Duplicates(_))
+                        };
                         assert!(wait.is_none_or(may_wait), "a row in the pool waits for nothing else");
                         wait
                     }

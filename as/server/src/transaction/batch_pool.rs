@@ -41,9 +41,9 @@ use super::filter::CompiledFilter;
 use super::pool::PORTION_STEPS;
 use super::step::BatchRest;
 use super::wait::{ROOM_WAIT_MAX, RecordKey};
-use super::{Executor, ReplySink, TransactionContext};
+use super::{Executor, ReplySink, TransactionContext, Wait};
 use crate::metrics::ServerCounter;
-use crate::storage::RoomWait;
+use crate::storage::{DiskCaller, RoomWait};
 use crate::workers::{Work, Workers};
 
 /// Most rows of a turn.
@@ -90,11 +90,11 @@ struct Progress {
     has_turn: bool,
     /// Since when the batch waits for its client.
     behind_since: Option<Instant>,
-    /// How long it waited for its client before, or for room if its client sets it no time limit.
+    /// How long it waited for its client before, or for a device if its client sets it no time limit.
     waited: Duration,
-    /// A row has found no room, or others may have a newer copy of its record: there is no turn until that is over.
+    /// A row waits for its device, or others may have a newer copy of its record: there is no turn until that is over.
     is_put_off: bool,
-    /// Rows may wait for room.
+    /// Rows may wait for their devices.
     may_wait: bool,
     /// Fewer rows were there than announced.
     is_incomplete: bool,
@@ -219,7 +219,7 @@ struct InHand {
     count: u32,
     /// When the batch was received, put off by the time in which it waited for its client.
     since: Instant,
-    /// Rows may wait for room.
+    /// Rows may wait for their devices.
     may_wait: bool,
     /// Replies to go on with.
     partial: PartialFrame,
@@ -260,8 +260,8 @@ impl BatchInFlight {
         }
     }
 
-    /// A row has found no room for the record of `key`: the next turn comes when there is some.
-    fn wait_for_room(self: &Arc<Self>, context: &TransactionContext, key: &RecordKey) {
+    /// A row has to wait for its device: the next turn comes when that is over.
+    fn wait_for_device(self: &Arc<Self>, context: &TransactionContext, wait: Wait) {
         if std::mem::replace(&mut self.progress.lock().is_put_off, true) {
             return;
         }
@@ -270,10 +270,8 @@ impl BatchInFlight {
         let batch = Arc::clone(self);
         let resume = move |may_wait| batch.go_on(since.elapsed(), may_wait);
         // What it keeps in memory it keeps anyway.
-        let wait = RoomWait { size: 0, deadline, has_waited: false, resume: Box::new(resume) };
-        if let Err(refused) = context.namespaces[key.namespace].storage.when_room(&key.digest, wait) {
-            (refused.resume)(false);
-        }
+        let waiting = RoomWait { size: 0, deadline, has_waited: false, resume: Box::new(resume) };
+        context.wait_for_device(wait, waiting);
     }
 
     /// Other nodes may have newer copies of the records of rows, of which `count` are left from `first` on: the next turn comes
@@ -441,7 +439,7 @@ pub(crate) struct BatchWorker {
 impl BatchWorker {
     /// One that carries rows out by `executor`.
     pub(crate) fn new(executor: Executor) -> Self {
-        BatchWorker { executor, watch: Watch::new() }
+        BatchWorker { executor: executor.for_pool(DiskCaller::Batches), watch: Watch::new() }
     }
 }
 
@@ -471,8 +469,8 @@ impl Executor {
         let left = match carried_out {
             Ok(Some(Extent::All)) => None,
             Ok(Some(Extent::Paused(first, count))) => Some((first, count)),
-            Ok(Some(Extent::NoRoom(first, count, key))) => {
-                batch.wait_for_room(&self.context, &key);
+            Ok(Some(Extent::Waits(first, count, wait))) => {
+                batch.wait_for_device(&self.context, wait);
                 Some((first, count))
             }
             Ok(Some(Extent::Unresolved(first, count))) => {
@@ -607,10 +605,13 @@ mod tests {
         let sink = Arc::new(Broken::default());
         let body = body();
         let request = Request::parse(&body).expect("it is whole");
-        let Step::Batch(rest) =
-            Executor::new(Arc::clone(&context))
-                .execute(&request, None, StoredMillis::now(), &|_| true, &mut Vec::new())
-        else {
+        let Step::Batch(rest) = Executor::new(Arc::clone(&context)).execute(
+            &request,
+            None,
+            StoredMillis::now(),
+            &|_| true,
+            &mut Vec::new(),
+        ) else {
             panic!("it is not for the batch threads");
         };
         pool.start(&body, rest, (StoredMillis::now(), Instant::now()), None, Arc::<Broken>::clone(&sink));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use proto::message::Request;
 
+use super::disk_watch::DiskWatch;
 use super::duplicates::Duplicates;
 use super::flat_buffer::FlatBuffer;
 use super::replicas::ReplicaWrites;
@@ -16,7 +17,7 @@ use super::{OwnedRequest, benchmarks, measure};
 use crate::config::Config;
 use crate::metrics::ServerMetrics;
 use crate::namespace::{Namespace, Section};
-use crate::storage::ReadBuffer;
+use crate::storage::{DiskCaller, ReadBuffer};
 use crate::udf::Functions;
 use crate::workers::Workers;
 
@@ -38,6 +39,8 @@ pub(crate) struct TransactionContext {
     pub(crate) replicas: Arc<ReplicaWrites>,
     /// Questions to nodes that may have newer copies of records.
     pub(crate) duplicates: Duplicates,
+    /// Threads of pools that hang, as a disk does not answer.
+    pub(crate) disk_watch: DiskWatch,
     /// The server stops: what only reads ends soon.
     is_stopping: AtomicBool,
 }
@@ -60,6 +63,7 @@ impl TransactionContext {
             waits: WaitTable::new(),
             replicas: ReplicaWrites::new(),
             duplicates: Duplicates::new(),
+            disk_watch: DiskWatch::default(),
             is_stopping: AtomicBool::new(false),
         }
     }
@@ -130,11 +134,16 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    pub(super) fn new(namespaces: &[Arc<Namespace>]) -> Self {
+    /// For a thread of `caller`.
+    pub(super) fn new(namespaces: &[Arc<Namespace>], caller: DiskCaller) -> Self {
         let namespace_count = namespaces.len();
         Workspace {
             sections: namespaces.iter().map(|namespace| namespace.partitions.join_sections()).collect(),
-            buffers: Buffers { flat: FlatBuffer::default(), read: ReadBuffer::new(), unsettled: Vec::new() },
+            buffers: Buffers {
+                flat: FlatBuffer::default(),
+                read: ReadBuffer::of(caller),
+                unsettled: Vec::new(),
+            },
             tally: measure::Tally::new(namespace_count),
             held: measure::HeldTransactions::new(namespace_count),
             stopwatch: benchmarks::Stopwatch::new(),

@@ -10,7 +10,7 @@ use super::{Buffers, Call, Failure, Place, Wait};
 use crate::index::WriteGuard;
 use crate::metrics::Operation;
 use crate::namespace::{Cause, ForObservers, Removal};
-use crate::storage::ReadBuffer;
+use crate::storage::{ReadBuffer, StorageError};
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
     let deleted = match call.place {
@@ -24,7 +24,10 @@ pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> 
             Some(wait) => return Some(wait),
             None => ResultCode::Timeout,
         },
-        Err(failure) => failure.result,
+        Err(failure) => match call.wait_of_failed(&mut buffers.read) {
+            Some(wait) => return Some(wait),
+            None => failure.result,
+        },
     };
     call.reply_header_only(out, result, 0, 0);
     call.count(Operation::Delete, result);
@@ -64,6 +67,7 @@ fn delete_from_copy(call: &Call<'_>, buffers: &mut Buffers, turn: Turn) -> Resul
 
 fn check_request(call: &Call<'_>) -> Result<(), ResultCode> {
     call.check_xdr_filter()?;
+    call.check_disk()?;
     if call.request.has_field(field::MRT_ID) { Err(ResultCode::EnterpriseOnly) } else { Ok(()) }
 }
 
@@ -88,7 +92,7 @@ fn check_record(call: &Call<'_>, subject: Subject<'_>, scratch: &mut ReadBuffer)
             call.check_key(&record)
         }
         (Err(result), Some(_)) => Err(result),
-        (Err(result), None) if call.budget.is_exhausted() => Err(result),
+        (Err(result), None) if call.budget.is_exhausted() || result == ResultCode::Timeout => Err(result),
         // A damaged record has no key that another could be compared with; it can be deleted.
         (Err(_), None) => Ok(()),
     }
@@ -108,8 +112,12 @@ pub(super) fn remove(
     let is_durable =
         call.request.info2 & info2::DURABLE_DELETE != 0 || namespace.config().params.durable_deletes.get();
     let keeps_key = (is_durable || guard.leaves_tombstone()) && guard.location.key_stored();
-    // The key of a damaged record is lost.
-    let old = if keeps_key { namespace.storage.record_head(&guard, &mut buffers.read).ok() } else { None };
+    let old = keeps_key.then(|| namespace.storage.record_head(&guard, &mut buffers.read));
+    let old = match old {
+        Some(Err(error @ StorageError::Stuck)) => return Err(storage_result(call, error)),
+        // The key of a damaged record is lost.
+        old => old.and_then(Result::ok),
+    };
     let key: Option<Vec<u8>> = old.and_then(|old| old.key).map(<[u8]>::to_vec);
     let for_observers = ForObservers { old: None, budget: Some(call.budget) };
     let removal =

@@ -14,6 +14,7 @@ mod benchmarks;
 mod checks;
 mod context;
 mod delete;
+mod disk_watch;
 mod duplicates;
 pub(crate) mod filter;
 mod flat_buffer;
@@ -51,6 +52,7 @@ use crate::index::PartitionId;
 use crate::metrics::{Operation, Origin, ServerCounter};
 use crate::namespace::{Namespace, PartitionReservation, RecordAccess, Refused, Section};
 use crate::security::Session;
+use crate::storage::{DiskCaller, ReadBuffer};
 
 use context::{Buffers, Workspace};
 use filter::CompiledFilter;
@@ -128,14 +130,30 @@ impl Call<'_> {
     /// Asks whether there is room for what the transaction is going to store.
     ///
     /// # Errors
-    /// When there is none now; the transaction then [waits](Self::wait_for_room) if it may.
+    /// When there is none now; the transaction then [waits](Self::wait_of_failed) if it may.
     #[inline]
     fn check_room(&self) -> Result<(), ResultCode> {
+        self.check_disk()?;
         let may_go_first = self.row.is_some() || matches!(self.place, Place::Pool { .. });
         if self.namespace.storage.must_wait_for_room(&self.digest, may_go_first) {
             return Err(self.lacks_room());
         }
         Ok(())
+    }
+
+    /// Asks whether the record can be brought to disk, if the thread would have to wait for that.
+    ///
+    /// # Errors
+    /// When its disk does not answer; the transaction then [waits](Self::wait_of_failed) if it may.
+    #[inline]
+    fn check_disk(&self) -> Result<(), ResultCode> {
+        let storage = &self.namespace.storage;
+        if self.row.is_none() || !storage.commits() {
+            return Ok(());
+        }
+        let stuck = storage.stuck_device_of(&self.digest);
+        self.patience.stuck_device.set(stuck);
+        if stuck.is_none() { Ok(()) } else { Err(ResultCode::Timeout) }
     }
 
     /// Notes that there is no room now. Returns what that is for a client.
@@ -144,10 +162,14 @@ impl Call<'_> {
         ResultCode::DeviceOverload
     }
 
-    /// What a transaction waits for that has found no room on its device or for its reply, and may wait.
+    /// What a transaction waits for that has failed because a disk does not answer, or for want of room on its device or for
+    /// its reply. `None` if that is not the reason, or it may not wait.
     #[inline]
-    fn wait_for_room(&self) -> Option<Wait> {
-        let Patience { may_wait, lacks_room, lacking_reply_size, .. } = &self.patience;
+    fn wait_of_failed(&self, read: &mut ReadBuffer) -> Option<Wait> {
+        let Patience { may_wait, lacks_room, stuck_device, lacking_reply_size, .. } = &self.patience;
+        if let Some(device) = read.take_stuck().or(stuck_device.get()) {
+            return may_wait.then(|| Wait::Disk { namespace: self.namespace.position(), device });
+        }
         match lacking_reply_size.get() {
             0 => (*may_wait && lacks_room.get()).then(|| Wait::Room(self.record_key())),
             size => Some(Wait::ReplyRoom(size)),
@@ -232,9 +254,9 @@ fn refused_result(refused: Refused) -> ResultCode {
 
 impl Workspace {
     /// Keeps the partition of `digest` in service here: on a service thread for as long as that is in its section, in a pool
-    /// until what is returned is dropped. Returns the tree id too, but for reads in a section, which need none. A transaction that has to wait before it has changed
-    /// anything is in no section and has no reservation meanwhile; it asks again when it runs again, as the partition may
-    /// have gone to another node.
+    /// until what is returned is dropped. Returns the tree id too, but for reads in a section, which need none. A transaction
+    /// that has to wait before it has changed anything is in no section and has no reservation meanwhile; it asks again when
+    /// it runs again, as the partition may have gone to another node.
     ///
     /// # Errors
     /// What the client is told if this node does not serve the partition.
@@ -271,8 +293,15 @@ impl Workspace {
 }
 
 impl Executor {
+    /// For a service thread.
     pub(crate) fn new(context: Arc<TransactionContext>) -> Self {
-        Executor { workspace: Workspace::new(&context.namespaces), context }
+        Executor { workspace: Workspace::new(&context.namespaces, DiskCaller::Other), context }
+    }
+
+    /// The same for a thread of the pool of `caller`.
+    fn for_pool(mut self, caller: DiskCaller) -> Self {
+        self.workspace.buffers.read = ReadBuffer::of(caller);
+        self
     }
 
     /// Takes the first step of `request`, which is of `session`, on a service thread. Its reply is appended to `out` if it is

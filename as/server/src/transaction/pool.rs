@@ -17,10 +17,10 @@ use proto::message::{Request, info2};
 use proto::reply::{self, ReplyHeader};
 
 use super::duplicates::Asker;
-use super::wait::{ROOM_WAIT_MAX, RecordKey};
+use super::wait::ROOM_WAIT_MAX;
 use super::{Executor, OwnedRequest, Patience, Place, ReplySink, Step, TransactionContext, Wait};
 use crate::metrics::{Operation, Origin};
-use crate::storage::RoomWait;
+use crate::storage::{DiskCaller, RoomWait};
 use crate::workers::Work;
 
 /// Steps, of about a nanosecond each, between two looks at the clock.
@@ -41,7 +41,7 @@ impl TransactionContext {
             Wait::Record(key) => {
                 self.waits.park(&key, request).or_else(|request| self.replicas.park(&key, request))
             }
-            Wait::Room(key) => return self.wait_for_room(&key, request),
+            Wait::Room(_) | Wait::Disk { .. } => return self.put_off(wait, request),
             Wait::Duplicates(key) => return self.duplicates.ask(self, key, Asker::Request(request)),
             Wait::ReplyRoom(size) => return self.wait_for_reply_room(size, request),
         };
@@ -50,9 +50,22 @@ impl TransactionContext {
         }
     }
 
-    /// Has a request run again when there is room for its record, or when its time is over; then, or if too many wait, it
-    /// does not wait again.
-    fn wait_for_room(self: &Arc<Self>, key: &RecordKey, mut request: OwnedRequest) {
+    /// Has `waiting` go on when `wait`, which is for a device, is over. If too many wait for that, it does not wait again.
+    pub(super) fn wait_for_device(&self, wait: Wait, waiting: RoomWait) {
+        let refused = match wait {
+            Wait::Room(key) => self.namespaces[key.namespace].storage.when_room(&key.digest, waiting).err(),
+            Wait::Disk { namespace, device } => {
+                self.namespaces[namespace].storage.when_readable(device, waiting).err()
+            }
+            _ => unreachable!("no wait for a device: {wait:?}"),
+        };
+        if let Some(refused) = refused {
+            (refused.resume)(false);
+        }
+    }
+
+    /// Has a request run again when `wait`, which is for its device, is over, or its time; then it does not wait again.
+    fn put_off(self: &Arc<Self>, wait: Wait, mut request: OwnedRequest) {
         let since = Instant::now();
         let own_ms = Request::parse(&request.body).map_or(0, |parsed| parsed.transaction_ttl_ms);
         let deadline = match own_ms {
@@ -66,10 +79,7 @@ impl TransactionContext {
             request.may_wait = may_wait;
             context.pool.submit(request);
         };
-        let wait = RoomWait { size, deadline, has_waited, resume: Box::new(resume) };
-        if let Err(refused) = self.namespaces[key.namespace].storage.when_room(&key.digest, wait) {
-            (refused.resume)(false);
-        }
+        self.wait_for_device(wait, RoomWait { size, deadline, has_waited, resume: Box::new(resume) });
     }
 
     /// Has a request run again when there is room for its reply of at most `size` bytes. If there is none until its time is
@@ -129,7 +139,7 @@ pub(crate) struct PoolWorker {
 impl PoolWorker {
     /// One that carries requests out by `executor`.
     pub(crate) fn new(executor: Executor) -> Self {
-        PoolWorker { executor }
+        PoolWorker { executor: executor.for_pool(DiskCaller::Transactions) }
     }
 }
 
@@ -149,7 +159,7 @@ impl Work<OwnedRequest> for PoolWorker {
 
 impl Executor {
     /// Carries out a request for one record that a service thread has given up. Its reply is appended to `out`, unless there
-    /// is no room for its record or for the reply and it has to wait.
+    /// is no room for its record or for the reply, or its disk does not answer, and it has to wait.
     pub(super) fn execute_in_pool(&mut self, owned: &OwnedRequest, out: &mut Vec<u8>) -> Option<Wait> {
         self.wake(owned.received);
         let context = Arc::clone(&self.context);
@@ -175,7 +185,9 @@ impl Executor {
         let patience = Patience::new(owned.may_wait, Some(&take_reply_room));
         let terms = (&budget, place, patience);
         match self.workspace.execute_single(&context, namespace, request, terms, owned.now, out) {
-            Step::Restart(wait @ (Wait::Room(_) | Wait::ReplyRoom(_) | Wait::Duplicates(_))) => Some(wait),
+            Step::Restart(
+                wait @ (Wait::Room(_) | Wait::ReplyRoom(_) | Wait::Disk { .. } | Wait::Duplicates(_)),
+            ) => Some(wait),
             step => {
                 assert!(matches!(step, Step::Done), "a request in the pool waits for nothing else");
                 None

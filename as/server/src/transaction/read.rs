@@ -24,7 +24,7 @@ pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> 
     let mut result = match read(call, buffers, &mut due, out) {
         Ok(None) => Ok(()),
         Ok(Some(wait)) => return Some(wait),
-        Err(failure) => match call.wait_for_room() {
+        Err(failure) => match call.wait_of_failed(&mut buffers.read) {
             Some(wait) => return Some(wait),
             None => Err(failure),
         },

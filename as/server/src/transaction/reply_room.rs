@@ -16,7 +16,7 @@ impl Call<'_> {
     /// Takes room for the reply, if that may be large: each operation may answer all of the record, of `record_size` bytes.
     ///
     /// # Errors
-    /// When there is none now; the transaction then [waits](Self::wait_for_room).
+    /// When there is none now; the transaction then [waits](Self::wait_of_failed).
     #[inline]
     pub(super) fn check_reply_room(&self, record_size: usize) -> Result<(), ResultCode> {
         let size = record_size.saturating_mul(usize::from(self.request.op_count()).max(1));

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use super::wait::{Hold, RecordKey};
 use super::{Call, Executor, Place, TransactionContext, Wait, Workspace};
 use crate::index::Location;
-use crate::storage::DurableWait;
+use crate::storage::{DiskCaller, DurableWait};
 
 /// Offset of the result in a record message.
 const RESULT_OFFSET: usize = 5;
@@ -99,7 +99,7 @@ impl Workspace {
         for Unsettled { namespace, awaited, result_at } in self.buffers.unsettled.drain(count..) {
             match awaited {
                 Awaited::Disk(location) => {
-                    if context.namespaces[namespace].storage.settle(location).is_err()
+                    if context.namespaces[namespace].storage.settle(location, DiskCaller::Batches).is_err()
                         && let Some(result) = replies.get_mut(result_at)
                     {
                         *result = ResultCode::Unknown.code();

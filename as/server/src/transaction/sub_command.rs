@@ -17,6 +17,7 @@ use super::wait::{Patience, ROOM_WAIT_MAX};
 use super::{Call, INLINE_STEPS, Place, TransactionContext, Wait, Workspace};
 use crate::metrics::Origin;
 use crate::namespace::{Namespace, RecordAccess};
+use crate::storage::DiskCaller;
 
 /// Offset of the result in a record message.
 const RESULT_OFFSET: usize = 5;
@@ -55,7 +56,7 @@ pub(crate) struct SubCommands {
 
 impl SubCommands {
     pub(crate) fn new(context: Arc<TransactionContext>) -> Self {
-        let workspace = Workspace::new(&context.namespaces);
+        let workspace = Workspace::new(&context.namespaces, DiskCaller::Queries);
         SubCommands { context, workspace, reply: Vec::new() }
     }
 
@@ -70,9 +71,9 @@ impl SubCommands {
             self.workspace.buffers.unsettled.clear();
             match ran {
                 Ok(None) => break,
-                Ok(Some(Wait::Room(_))) => std::thread::sleep(ROOM_PERIOD),
+                Ok(Some(Wait::Room(_) | Wait::Disk { .. })) => std::thread::sleep(ROOM_PERIOD),
                 Ok(Some(wait)) => {
-                    unreachable!("what runs as in the pool waits for nothing but room: {wait:?}")
+                    unreachable!("what runs as in the pool waits for nothing but its device: {wait:?}")
                 }
                 Err(result) => return result,
             }
@@ -98,7 +99,7 @@ impl SubCommands {
         let long = Budget::with_refill(PORTION_STEPS, &may_go_on);
         match self.run_at(command, now, (Place::Service, may_wait), &short)? {
             Some(Wait::Pool | Wait::Record(_)) => self.run_at(command, now, (place, may_wait), &long),
-            done_or_room => Ok(done_or_room),
+            done_or_device => Ok(done_or_device),
         }
     }
 

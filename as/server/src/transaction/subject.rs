@@ -30,7 +30,7 @@ impl RecordCopy {
         }
         // What is damaged is told when the record is asked for, as if it was in its place.
         let bytes = call.namespace.storage.stored_bytes(element, &mut scratch.stored).map(<[u8]>::to_vec);
-        let bytes = bytes.map_err(|error| call.namespace.report_damage(element, &error));
+        let bytes = bytes.map_err(|error| call.namespace.read_error(element, error));
         RecordCopy { meta: **element, bytes }
     }
 

@@ -136,7 +136,8 @@ fn count(context: &Arc<TransactionContext>) -> i64 {
     let mut out = Vec::new();
     let read = body(info1::READ, 0, &[(op_code::READ, 0, b"n", b"")]);
     let request = Request::parse(&read).expect("it is whole");
-    let step = Executor::new(Arc::clone(context)).execute(&request, None, StoredMillis::now(), &|_| true, &mut out);
+    let step =
+        Executor::new(Arc::clone(context)).execute(&request, None, StoredMillis::now(), &|_| true, &mut out);
     assert!(matches!(step, Step::Done));
     i64::from_be_bytes(*out.last_chunk().expect("an integer"))
 }
@@ -227,7 +228,8 @@ fn a_large_reply_is_made_when_it_has_room() {
     let context = context();
     let mut executor = Executor::new(Arc::clone(&context));
     let padding = vec![1; LARGE];
-    let create = body(0, info2::WRITE, &[(op_code::WRITE, 4, b"p", &padding), (op_code::WRITE, 4, b"q", b"")]);
+    let create =
+        body(0, info2::WRITE, &[(op_code::WRITE, 4, b"p", &padding), (op_code::WRITE, 4, b"q", b"")]);
     assert_eq!(on_service_thread(&context, &mut executor, &create), (0, false));
     let twice = [(op_code::READ, 0, &b"p"[..], &b""[..]), (op_code::READ, 0, b"p", b"")];
     let reads = [
@@ -247,14 +249,15 @@ fn a_large_reply_is_made_when_it_has_room() {
         assert!(out.is_empty() && (count * LARGE..count * LARGE + 1024).contains(&asked.get()));
         // The pool waits by itself, and has the request run again.
         let narrow = Arc::new(Answer { lacks_room: true.into(), ..Answer::default() });
-        let owned = OwnedRequest::new(read, StoredMillis::now(), Instant::now(), Arc::<Answer>::clone(&narrow));
+        let owned =
+            OwnedRequest::new(read, StoredMillis::now(), Instant::now(), Arc::<Answer>::clone(&narrow));
         assert_eq!(executor.execute_in_pool(&owned, &mut out), Some(Wait::ReplyRoom(asked.get())));
         assert!(out.is_empty());
         context.restart(Wait::ReplyRoom(asked.get()), owned);
         let go_on = narrow.waiting.lock().take().expect("it waits");
         go_on(false);
         assert_eq!(narrow.result(), ResultCode::Timeout.code());
-        assert_eq!(on_service_thread(&context, &mut executor, read), (0, false));
+        assert_eq!(in_pool(&mut executor, read, Instant::now(), &Arc::default()), 0);
     }
     // Replies that are small whatever the record is ask for nothing.
     let refuse = |_| false;

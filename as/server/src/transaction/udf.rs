@@ -36,7 +36,7 @@ pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> 
             let mut failure = failure;
             if call.budget.is_exhausted() {
                 failure = ResultCode::Timeout.into();
-            } else if let Some(wait) = call.wait_for_room() {
+            } else if let Some(wait) = call.wait_of_failed(&mut buffers.read) {
                 return Some(wait);
             }
             out.truncate(start);

@@ -35,7 +35,7 @@ pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> 
                     return Some(wait);
                 }
                 failure = ResultCode::Timeout.into();
-            } else if let Some(wait) = call.wait_for_room() {
+            } else if let Some(wait) = call.wait_of_failed(&mut buffers.read) {
                 return Some(wait);
             }
             // The reply was complete when storing failed.
@@ -238,6 +238,7 @@ pub(super) fn storage_result(call: &Call<'_>, error: StorageError) -> ResultCode
             ResultCode::OutOfSpace
         }
         StorageError::Congested => call.lacks_room(),
+        StorageError::Stuck => ResultCode::Timeout,
         StorageError::Failed | StorageError::Damaged | StorageError::Refused => ResultCode::Unknown,
     }
 }
@@ -373,7 +374,7 @@ fn make_next(
 }
 
 /// The record that is to change. What replaces it needs nothing of it but the key that may be stored with it, so then it
-/// may be damaged; its key is lost.
+/// may be damaged; its key is lost. It is not if the record cannot be read in time.
 fn old_record<'g>(
     call: &Call<'g>,
     subject: Subject<'g>,
@@ -384,7 +385,7 @@ fn old_record<'g>(
         return Ok(None);
     }
     match subject.record(call, scratch) {
-        Err(_) if is_replaced => Ok(None),
+        Err(result) if is_replaced && result != ResultCode::Timeout => Ok(None),
         record => record.map(Some),
     }
 }

@@ -3,8 +3,8 @@
 //! A transaction waits either before it has changed anything or after it is done:
 //!
 //! - Before, its *request* waits. It is copied, its connection is parked, and the request runs again from its start when
-//!   the [`Wait`] is over. So a request waits for a thread of the pool, for a reserved record, for room on a device or for
-//!   its reply, and may wait for the versions that other nodes have or for the node that it is passed on to.
+//!   the [`Wait`] is over. So a request waits for a thread of the pool, for a reserved record, for a disk to answer, for room on a
+//!   device or for its reply, and may wait for the versions that other nodes have or for the node that it is passed on to.
 //! - Afterwards, its *reply* waits until what it tells of is safe, under a [`Hold`]: on disk, and on replicas.
 //!
 //! In neither case does a service thread wait: it goes on with other connections, and whoever ends the wait posts the reply
@@ -36,6 +36,8 @@ pub(crate) enum Wait {
     Room(RecordKey),
     /// Room for a reply of at most so many bytes.
     ReplyRoom(usize),
+    /// A disk that does not answer: that of device number `device` of namespace number `namespace`.
+    Disk { namespace: usize, device: u8 },
 }
 
 /// Longest that a request waits for room whose client has set it no time limit.
@@ -46,9 +48,11 @@ pub(crate) type TakeReplyRoom<'a> = &'a dyn Fn(usize) -> bool;
 
 /// What a transaction may wait for before it has changed anything, and what it has found that it must.
 pub(super) struct Patience<'a> {
-    /// It may wait for room on the device of its record.
+    /// It may wait for the device of its record.
     pub(super) may_wait: bool,
     pub(super) lacks_room: Cell<bool>,
+    /// The device of a disk that does not answer and would have to be waited for.
+    pub(super) stuck_device: Cell<Option<u8>>,
     /// Asked before a large reply is made; `None` where replies have a limit of their own.
     pub(super) take_reply_room: Option<TakeReplyRoom<'a>>,
     /// How large the reply may become that has no room; 0 = none lacks it.
@@ -60,6 +64,7 @@ impl<'a> Patience<'a> {
         Patience {
             may_wait,
             lacks_room: Cell::new(false),
+            stuck_device: Cell::new(None),
             take_reply_room,
             lacking_reply_size: Cell::new(0),
         }
@@ -76,9 +81,9 @@ pub(crate) struct OwnedRequest {
     pub(super) received: Instant,
     /// Where its reply goes.
     pub(super) sink: Arc<dyn ReplySink>,
-    /// How long it has waited for room.
+    /// How long it has waited for its device or for room.
     pub(super) waited: Duration,
-    /// It may wait for room again.
+    /// It may wait for its device again.
     pub(super) may_wait: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Records that are reserved for a change, and the requests that wait for them.
 //!
 //! A thread of the pool computes a long change from a copy of the record, without a lock. If other writers keep changing
-//! the record meanwhile, it reserves the record: other writers wait here until it is done. Readers never wait.
+//! the record meanwhile, it reserves the record: other writers wait here until it is done. DiskCallers never wait.
 //!
 //! # Invariants
 //! - Whoever reserves a record reads it afterwards. Whoever changes a record asks whether it is reserved while it holds the

@@ -1,0 +1,28 @@
+//! The files or devices that a disk is made of.
+
+use std::sync::Arc;
+
+use cf::sys::block::{BlockMedium, IO_SIZE_MAX};
+
+/// The files or devices of a disk.
+pub(super) struct Media {
+    pub(super) main: Arc<dyn BlockMedium>,
+    /// Gets the same writes.
+    pub(super) shadow: Option<Arc<dyn BlockMedium>>,
+    /// The main one again, read through the system's page cache.
+    pub(super) cached: Option<Arc<dyn BlockMedium>>,
+    /// A write that returned may be lost by a power failure until the medium is synced.
+    pub(super) is_volatile: bool,
+}
+
+impl Media {
+    /// Those that are written to, in order.
+    pub(super) fn written(&self) -> impl Iterator<Item = &dyn BlockMedium> {
+        std::iter::once(&*self.main).chain(self.shadow.as_deref())
+    }
+
+    /// Transfers have multiples of this many bytes.
+    pub(super) fn io_size(&self) -> u32 {
+        self.written().map(BlockMedium::io_size).max().unwrap_or(IO_SIZE_MAX)
+    }
+}

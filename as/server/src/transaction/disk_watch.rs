@@ -1,0 +1,38 @@
+//! The watch over disks that do not answer: requests that wait for one go on when it answers, and as many threads as hang
+//! have others in their place.
+//!
+//! # Threads
+//! One thread looks several times a second. What it finds is in atomics.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::TransactionContext;
+use crate::storage::DiskCaller;
+
+/// Threads of pools that hang, as of the last look.
+#[derive(Default)]
+pub(crate) struct DiskWatch {
+    /// By caller.
+    hanging: [AtomicUsize; DiskCaller::POOLS.len() + 1],
+}
+
+impl DiskWatch {
+    /// Threads of `caller` that hang.
+    pub(crate) fn hanging(&self, caller: DiskCaller) -> usize {
+        self.hanging[caller as usize].load(Relaxed)
+    }
+}
+
+impl TransactionContext {
+    /// Looks at the disks of all namespaces.
+    pub(crate) fn watch_disks(&self) {
+        for namespace in self.namespaces.iter() {
+            namespace.storage.watch_disks();
+        }
+        for caller in DiskCaller::POOLS {
+            let hanging = self.namespaces.iter().map(|namespace| namespace.storage.hanging(caller)).sum();
+            self.disk_watch.hanging[caller as usize].store(hanging, Relaxed);
+        }
+        self.pool.substitute(self.disk_watch.hanging(DiskCaller::Transactions));
+    }
+}

@@ -1,0 +1,162 @@
+//! A disk that does not answer its readers holds up batches, queries and long requests that need it, and no others: the
+//! threads that hang have substitutes, and what comes later waits without a thread.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::time::{Duration, Instant};
+
+use ferrospike_tests::client::{Client, PATIENCE};
+use ferrospike_tests::figures::{run, take_answer};
+use ferrospike_tests::report;
+use ferrospike_tests::server::{Server, stored_config};
+use ferrospike_tests::wire::{Message, digest, field, info1, result};
+
+/// A point that every read of a record from a disk passes.
+const READ: &str = "read-record";
+const KEYS: usize = 200;
+/// Rows of a batch for the batch threads.
+const ROWS: usize = 3_000;
+/// How long what needs no disk may take. A disk is known to be stuck after one second.
+const SOON: Duration = Duration::from_secs(8);
+
+/// A server with few threads, whose namespace `test` is on a disk that does not answer; `bar` is in memory.
+fn start() -> Server {
+    let config = stored_config("test", "device", &["file {dir}/data", "filesize 256M"]).replacen(
+        "service {",
+        "service {\n    batch-index-threads 2\n    query-threads-limit 4",
+        1,
+    );
+    let memory = "namespace bar {\n    replication-factor 1\n    storage-engine memory {\n        data-size 512M\n    }\n}\n";
+    let mut server = Server::start_with_faults(&[config.as_str(), memory].concat());
+    let fill = |server: &Server, namespace: &[u8]| {
+        let mut client = server.connect();
+        for key in 0..KEYS {
+            let mut put = Message::put(&key.to_string(), vec![7; 100]);
+            put.fields[0].1 = namespace.to_vec();
+            assert_eq!(client.ask(&put).unwrap().result, result::OK);
+        }
+    };
+    fill(&server, b"test");
+    // What was written long ago is in no buffer.
+    server.restart();
+    fill(&server, b"bar");
+    server.allow("the disk does not answer").allow("cannot start a query");
+    server.stall(READ);
+    server
+}
+
+/// A batch that reads all of the records, some of them several times.
+fn batch(namespace: &str) -> Message {
+    let mut value = (ROWS as u32).to_be_bytes().to_vec();
+    value.push(0);
+    for row in 0..ROWS {
+        value.extend((row as u32).to_be_bytes());
+        value.extend(digest("rig", &(row % KEYS).to_string()));
+        value.extend([0, info1::READ | info1::GET_ALL, 0, 1, 0, 0]);
+        value.extend((namespace.len() as u32 + 1).to_be_bytes());
+        value.push(field::NAMESPACE);
+        value.extend(namespace.as_bytes());
+    }
+    Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(field::BATCH, &value)
+}
+
+/// Clients that have sent `request`.
+fn waiting(server: &Server, count: usize, request: &Message) -> Vec<Client> {
+    let request = request.encode();
+    let mut clients: Vec<Client> = (0..count).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.socket().set_read_timeout(Some(PATIENCE)).unwrap();
+        client.send(&request).unwrap();
+    }
+    clients
+}
+
+/// What a client gets for its scan: how many records and the last result. One that is refused gets no last message.
+fn scanned(client: &mut Client) -> (usize, u8) {
+    let mut records = 0;
+    loop {
+        for message in client.receive().unwrap().messages().unwrap() {
+            if message.is_last() || message.result == result::FORBIDDEN {
+                return (records, message.result);
+            }
+            records += 1;
+        }
+    }
+}
+
+fn scan(server: &Server, namespace: &str) -> (usize, u8) {
+    scanned(&mut waiting(server, 1, &Message::scan(namespace))[0])
+}
+
+fn can_stall() -> bool {
+    let can = cfg!(debug_assertions) && std::env::var_os("ASD").is_none();
+    if !can {
+        report("skipped: no faults can be injected into this build");
+    }
+    can
+}
+
+#[test]
+fn batches_of_other_namespaces_go_on() {
+    if !can_stall() {
+        return;
+    }
+    let server = start();
+    // More than there are batch threads.
+    let stuck = waiting(&server, 6, &batch("test"));
+    let (mut other, started) = (server.connect(), Instant::now());
+    for _ in 0..10 {
+        assert_eq!(run(&mut other, &batch("bar")), (ROWS, result::OK));
+    }
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    server.await_log("the disk does not answer");
+    // Those that come now hold no thread, and end at their deadline.
+    let late = Message { transaction_ttl: 2_000, ..batch("test") };
+    let late = waiting(&server, 6, &late);
+    let started = Instant::now();
+    for mut client in late {
+        assert_eq!(take_answer(&mut client).1, result::TIMEOUT);
+    }
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    assert_eq!(run(&mut other, &batch("bar")), (ROWS, result::OK));
+    server.release(READ);
+    for mut client in stuck {
+        // Rows behind one that took so long are late.
+        let (records, last) = take_answer(&mut client);
+        assert!(matches!(last, result::OK | result::TIMEOUT), "{records} records, result {last}");
+    }
+    server.await_log("the disk answers again");
+    assert_eq!(run(&mut other, &batch("test")), (ROWS, result::OK));
+}
+
+#[test]
+fn queries_of_other_namespaces_go_on() {
+    if !can_stall() {
+        return;
+    }
+    let server = start();
+    let stuck = waiting(&server, 4, &Message::scan("test"));
+    server.await_log("the disk does not answer");
+    let started = Instant::now();
+    for _ in 0..5 {
+        // Until it is seen that the threads hang there is none for others.
+        let mut last = (0, 0);
+        while last != (KEYS, result::OK) {
+            assert!(started.elapsed() < SOON, "{last:?}");
+            last = scan(&server, "bar");
+        }
+    }
+    // More of them for the disk get no thread, and others still do.
+    for mut client in waiting(&server, 8, &Message::scan("test")) {
+        assert_eq!(scanned(&mut client), (0, result::FORBIDDEN));
+    }
+    assert_eq!(scan(&server, "bar"), (KEYS, result::OK));
+    server.release(READ);
+    let mut complete = 0;
+    for mut client in stuck {
+        match scanned(&mut client) {
+            (KEYS, result::OK) => complete += 1,
+            refused => assert_eq!(refused, (0, result::FORBIDDEN)),
+        }
+    }
+    assert!(complete > 0, "a query that waited has found everything");
+}
