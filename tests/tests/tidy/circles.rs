@@ -29,6 +29,8 @@ const CIRCLES: &[(&[&str], &str)] = &[
             "as/server/src/namespace/load_figures",
             "as/server/src/namespace/opening",
             "as/server/src/namespace/partition",
+            "as/server/src/namespace/set_index",
+            "as/server/src/namespace/sets",
             "as/server/src/namespace/tombstones",
             "as/server/src/namespace/truncate",
         ],

@@ -4,13 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::WBLOCK_SIZE;
 use super::crash_medium::{CrashMedium, Faults};
 use super::crash_tests::{DISK_SIZE, Model, Node, config, start};
 use super::defrag::defrag_one;
 use super::disk::Disk;
 use super::error::StorageError;
+use super::read_buffer::{DiskBuffer, ReadBuffer};
 use super::tests::{Random, digest_of};
-use super::{DiskBuffer, ReadBuffer, WBLOCK_SIZE};
 use crate::config::{Engine, StorageConfig};
 
 const VALUE_SIZE: usize = 500_000;

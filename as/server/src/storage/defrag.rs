@@ -9,14 +9,15 @@ use std::time::Duration;
 use cf::Digest;
 use datamodel::flat::{FlatRecord, HEADER_SIZE};
 
+use super::RBLOCK_SIZE;
 use super::device::Device;
 use super::disk::Disk;
 use super::engine::Storage;
 use super::error::StorageError;
 use super::partial_read::Unreadable;
+use super::read_buffer::DiskBuffer;
 use super::settings::low_water_bytes;
 use super::wblock::{Emptying, WblockId, wblock_offset};
-use super::{DiskBuffer, RBLOCK_SIZE};
 use crate::index::{Index, Location};
 
 /// How often a defrag thread without work looks for some, and how often if somebody waits for room.

@@ -12,13 +12,14 @@ use parking_lot::Mutex;
 use super::disk::{Disk, DiskStats};
 use super::error::StorageError;
 use super::partial_read::Unreadable;
+use super::read_buffer::DiskBuffer;
 use super::reservation::place::Pinned;
 use super::reservation::{OpenBlock, STREAM_COUNT, Stream};
 use super::room::RoomQueue;
 use super::settings::Settings;
 use super::stripe::Stripe;
 use super::wblock::{AfterFree, Emptying, Reuse, Taken, WblockId, WblockTable, wblock_offset};
-use super::{DiskBuffer, RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
+use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
 use crate::index::{Element, Location};
 
 /// Blocks kept for defrag on a memory stripe: what it empties is less than one.

@@ -23,13 +23,14 @@ use super::error::StorageError;
 use super::health::ReadHealth;
 use super::media::Media;
 use super::partial_read::{self, Unreadable};
+use super::read_buffer::DiskBuffer;
 use super::reservation::place::Pinned;
 use super::reservation::{STREAM_COUNT, Stream};
 use super::room::RoomQueue;
 use super::settings::Settings;
 use super::stripe::Stripe;
 use super::wblock::{Emptying, Taken, WblockId, WblockTable, wblock_offset, wblock_place};
-use super::{DiskBuffer, RBLOCK_SIZE, WBLOCK_SIZE};
+use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::Location;
 
 /// A buffer that is not on disk yet.

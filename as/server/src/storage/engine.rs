@@ -16,11 +16,12 @@ use super::callers::DiskCaller;
 use super::device::{Device, DeviceStats, location_in};
 use super::disk::{Disk, DurableWait};
 use super::error::StorageError;
+use super::read_buffer::{DiskBuffer, ReadBuffer, unpacked};
 use super::reservation::Stream;
 use super::reservation::place::Pinned;
 use super::settings::Settings;
 use super::wblock::{AfterFree, WblockId};
-use super::{DiskBuffer, RBLOCK_SIZE, ReadBuffer, WBLOCK_SIZE};
+use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::config::params::storage::StorageParams;
 use crate::index::{Element, Location, WriteGuard};
 
@@ -30,18 +31,6 @@ const STRIPE_COUNT_MIN: u64 = 8;
 const STRIPE_SIZE_MAX: u64 = 2 << 40;
 /// Bytes of the digest that choose the device.
 const DEVICE_DIGEST_OFFSET: usize = 8;
-
-/// The flat record in `stored`, not packed.
-///
-/// # Errors
-/// When it is damaged.
-pub(crate) fn unpacked<'b>(stored: &'b [u8], unpacker: &'b mut Unpacker) -> Result<&'b [u8], StorageError> {
-    match FlatRecord::parse(stored) {
-        Ok(record) if record.packing.is_some() => unpacker.unpack(&record).map_err(|_| StorageError::Damaged),
-        // Whoever parses it learns what is wrong with it.
-        _ => Ok(stored),
-    }
-}
 
 /// Which free blocks a record may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

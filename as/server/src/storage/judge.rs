@@ -5,9 +5,10 @@ use datamodel::wblock_scan::{Piece, WblockScan, is_zero};
 
 use super::device::location_in;
 use super::load::DiskLoad;
+use super::read_buffer::DiskBuffer;
 use super::suspect::Suspect;
 use super::wblock::{WblockId, wblock_offset};
-use super::{DiskBuffer, RBLOCK_SIZE, WBLOCK_SIZE};
+use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 
 impl DiskLoad<'_> {
     /// Judges the suspects, once all disks are loaded, and tells of those that are damage.

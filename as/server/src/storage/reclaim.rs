@@ -14,8 +14,9 @@ use datamodel::wblock_scan::CopyAge;
 
 use super::device::{Device, visit_records};
 use super::load::age_of;
+use super::read_buffer::DiskBuffer;
 use super::wblock::WblockId;
-use super::{DISK_RESERVE_MAX, DiskBuffer, RBLOCK_SIZE};
+use super::{DISK_RESERVE_MAX, RBLOCK_SIZE};
 use crate::index::{Element, Index, Location};
 
 /// With fewer free blocks than these a device is worth reading again.

@@ -11,7 +11,7 @@ use datamodel::{Bins, BytesType, Particle};
 use super::defrag::defrag_one;
 use super::engine::Storage;
 use super::error::StorageError;
-use super::{DiskBuffer, ReadBuffer};
+use super::read_buffer::{DiskBuffer, ReadBuffer};
 use crate::config::params::storage::StorageParams;
 use crate::index::{Index, IndexGeometry};
 
