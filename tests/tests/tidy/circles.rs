@@ -38,7 +38,6 @@ const CIRCLES: &[(&[&str], &str)] = &[
     ),
     (&["as/server/src/transaction/"], "methods of `Executor` stand in the file of what they do"),
     (&["as/server/src/service/"], "methods of `ServiceThread` stand in the file of what they do"),
-    (&["as/server/src/storage/"], "methods of `Storage` stand in the file of what they do"),
     (&["as/server/src/query/"], "requests and the jobs that are made of them"),
     (&["as/server/src/udf/"], "values and what Lua may do with them make one another"),
     (&["tools/src/record/object_spec"], "the object spec and its parser"),
