@@ -320,7 +320,7 @@ fn after_a_load_as_much_goes_as_must() {
 fn histograms_tell_of_namespace_and_sets() {
     let namespace = namespace();
     let text = |histogram, set: SetId| namespace.record_histograms.text(histogram, set);
-    namespace.record_histograms.collect(&namespace, NOW);
+    collecting::collect_histograms(&namespace, NOW);
     assert_eq!(text(RecordHistogram::Ttl, SetId::NONE), None, "nothing to tell of");
     put(&namespace, "s", 0, NOW + 200, 10);
     put(&namespace, "s", 1, NOW + 3, 1000);
@@ -328,7 +328,7 @@ fn histograms_tell_of_namespace_and_sets() {
     put(&namespace, "", 3, NOW + 5, 10);
     let set = namespace.sets.find(b"s").expect("it").id;
     assert_eq!(text(RecordHistogram::ObjectSize, set), None);
-    namespace.record_histograms.collect(&namespace, NOW);
+    collecting::collect_histograms(&namespace, NOW);
 
     let buckets = |counts: &[(usize, u64)], len: usize| {
         let mut all = vec![0; len];
