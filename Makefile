@@ -1,5 +1,6 @@
 # make            the server and its tools, optimised, in target/release
 # make run        a server to try things with, in the foreground
+# make cluster    a cluster of three such servers on this machine, in the foreground
 # make test       everything that is tested; does its own set-up
 # make check      the quick half of it: format, lints, house rules
 # make bench      measures a running server: HOST=… PORT=…; TABLES=… for some of: load latency neighbour query
@@ -60,6 +61,10 @@ all build:
 .PHONY: run
 run: build
 	@exec $(TARGET)/release/asd --dev
+
+.PHONY: cluster
+cluster: build
+	@exec build/cluster $(TARGET)/release/asd
 
 .PHONY: check
 check: format lint

@@ -236,6 +236,7 @@ const SET_OTHERWISE: &[(&str, &str)] = &[
     ("context=namespace;id=test;compression=lz4", "ok"),
     ("context=namespace;id=test;rack-id=7", "ok"),
     ("context=namespace;id=test;prefer-uniform-balance=true", "ok"),
+    ("context=namespace;id=test;disallow-expunge=true", "ok"),
 ];
 
 #[test]
@@ -252,7 +253,10 @@ fn what_changes_of_the_configuration_are_answered_and_logged() {
             assert!(!server.log().contains(&format!("completed: params {parameters}\n")), "{parameters}");
         }
     }
-    server.await_log("set-config: {test} namespace.rack-id changed from 0 to 7 (not yet in effect)");
+    server.await_log("set-config: {test} namespace.rack-id changed from 0 to 7");
+    server.await_log(
+        "set-config: {test} namespace.disallow-expunge changed from false to true (not yet in effect)",
+    );
     server.await_log("'batch-max-requests' in service cannot be '4294967296'");
 }
 

@@ -19,6 +19,8 @@ use cf::Digest;
 
 /// Bytes of a message before its fields.
 pub const MESSAGE_HEADER_SIZE: usize = 22;
+/// Bytes of a field before its value.
+const FIELD_FIXED_SIZE: usize = 5;
 /// Bytes of an op counted by its size before the name.
 const OP_FIXED_SIZE: usize = 4;
 const OP_FLAG_LAST_UPDATE_TIME: u8 = 1;
@@ -307,11 +309,12 @@ impl<'a> Request<'a> {
             rest = after;
         }
         request.fields = bytes.get(..bytes.len() - rest.len()).unwrap_or_default();
-        request.ops = rest;
+        let ops = rest;
         for n in 0..op_count {
             let (_, after) = Op::split_from(rest).ok_or(MessageError::Op(n))?;
             rest = after;
         }
+        request.ops = ops.get(..ops.len() - rest.len()).unwrap_or_default();
         Ok((request, rest))
     }
 
@@ -419,6 +422,33 @@ impl<'a> Request<'a> {
         self.op_count
     }
 
+    /// The body of a message that asks the same, with a field of type and value `first` in front of the others. Not for
+    /// batches.
+    #[must_use]
+    pub fn to_body(&self, first: Option<(u8, &[u8])>) -> Vec<u8> {
+        let own_count =
+            std::iter::successors(Some(self.fields), |rest| Some(split_field(rest)?.2)).count() - 1;
+        let field_count = own_count + usize::from(first.is_some());
+        let first_size = first.map_or(0, |(_, value)| value.len() + FIELD_FIXED_SIZE);
+        let size = MESSAGE_HEADER_SIZE + first_size + self.fields.len() + self.ops.len();
+        let mut body = Vec::with_capacity(size);
+        body.extend([MESSAGE_HEADER_SIZE as u8, self.info1, self.info2, self.info3, self.info4, 0]);
+        for number in [self.generation, self.record_ttl, self.transaction_ttl_ms] {
+            body.extend(number.to_be_bytes());
+        }
+        // A message of which this was read has no more fields than that, and one more fits in.
+        body.extend((field_count as u16).to_be_bytes());
+        body.extend(self.op_count.to_be_bytes());
+        if let Some((field_type, value)) = first {
+            body.extend((value.len() as u32 + 1).to_be_bytes());
+            body.push(field_type);
+            body.extend_from_slice(value);
+        }
+        body.extend_from_slice(self.fields);
+        body.extend_from_slice(self.ops);
+        body
+    }
+
     /// The set name, with "none" and "empty" alike.
     #[inline]
     #[must_use]
@@ -498,6 +528,17 @@ mod tests {
         let ops: Vec<Op<'_>> = request.ops().collect();
         assert_eq!(ops.len(), 2);
         assert_eq!((ops[1].code, ops[1].name, ops[1].value), (op_code::WRITE, &b"bb"[..], &b"12345678"[..]));
+    }
+
+    #[test]
+    fn a_request_is_put_together_again() {
+        let body = sample();
+        let request = Request::parse(&body).unwrap();
+        assert_eq!(request.to_body(None), body);
+        let more = request.to_body(Some((field::SET, b"demo")));
+        let with_set = Request::parse(&more).unwrap();
+        assert_eq!((with_set.set_name(), with_set.namespace), (&b"demo"[..], Some(&b"test"[..])));
+        assert_eq!(with_set.ops().collect::<Vec<_>>(), request.ops().collect::<Vec<_>>());
     }
 
     #[test]

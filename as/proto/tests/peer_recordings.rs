@@ -13,13 +13,15 @@ use std::path::Path;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use flate2::read::GzDecoder;
+use proto::message::Request;
 use proto::peer::clustering::Clustering;
 use proto::peer::exchange::Exchange;
 use proto::peer::fields::split;
 use proto::peer::heartbeat::{self, Heartbeat};
 use proto::peer::hello::Hello;
+use proto::peer::host_order::{from_host_order, to_host_order};
 use proto::peer::migrate::Migrate;
-use proto::peer::proxy::Proxy;
+use proto::peer::proxy::{Proxy, ProxyBody};
 use proto::peer::replication::Replication;
 use proto::peer::services::Services;
 use proto::peer::smd::Smd;
@@ -83,6 +85,28 @@ fn every_recorded_message_is_encoded_as_it_was() {
     println!("{} messages agree, by type {counts:?}", messages.len());
     assert_eq!(messages.len(), MESSAGES);
     assert_eq!(counts.len(), 9, "all message types are there");
+}
+
+#[test]
+fn requests_that_were_passed_on_are_those_of_clients() {
+    let (mut requests, mut rows) = (0, 0);
+    for (name, message) in recorded() {
+        if split(&message).unwrap().0 != MessageType::Proxy as u16 {
+            continue;
+        }
+        let ProxyBody::Request { digest, frame } = Proxy::decode(&message).unwrap().body else { continue };
+        let body = from_host_order(frame).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let request = Request::parse(&body).unwrap();
+        assert_eq!(request.namespace, Some(&b"test"[..]));
+        match request.record_digest() {
+            None => rows += 1,
+            own => assert_eq!(own, digest),
+        }
+        assert_eq!(to_host_order(&body).unwrap(), frame, "{name}");
+        assert_eq!(request.to_body(None), body, "{name}");
+        requests += 1;
+    }
+    assert!(requests > 100 && rows > 0, "{requests} requests, {rows} of them rows of batches");
 }
 
 #[test]

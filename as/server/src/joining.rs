@@ -17,7 +17,8 @@ use crate::migrate::Migrations;
 use crate::node::Node;
 use crate::peer_frames::endpoint_of;
 use crate::service::reachable;
-use crate::transaction::ReplicaTraffic;
+use crate::smd::Module;
+use crate::transaction::{ProxyTraffic, ReplicaTraffic};
 
 /// The endpoints at which other nodes reach what is bound.
 fn endpoints(bound: &[SocketAddr]) -> Vec<Endpoint> {
@@ -55,15 +56,24 @@ pub(crate) fn join_others(
         fabric_endpoints: endpoints(&node.addresses.fabric),
         heartbeat_endpoints: is_mesh.then_some(heartbeat_endpoints),
         services: services(node),
+        smd: Arc::clone(&node.smd),
+        modules: Module::all().filter(|module| is_kept(node, *module)).collect(),
     };
     let traffic = ReplicaTraffic::new(&node.service.transactions, &around.fabric, &node.cluster);
     let mut handlers = Handlers::default();
     handlers.add(MessageType::Replication, Arc::clone(&traffic) as Arc<dyn Handler>);
     handlers.add(MessageType::Migrate, migrations as Arc<dyn Handler>);
+    let requests = ProxyTraffic::new(&node.service.transactions, &around.fabric, &node.cluster);
+    handlers.add(MessageType::Proxy, requests);
     let membership = Membership::start(around, fabric_listeners, sockets, handlers)?;
     // A node joins others once.
     let _ = node.membership.set(membership);
     Ok(traffic)
+}
+
+/// Whether something of this node keeps items in a module: of security only with access control.
+fn is_kept(node: &Node, module: Module) -> bool {
+    module.is_used() && (module != Module::Security || node.security.is_some())
 }
 
 /// What other nodes are told of where clients reach this one. The fields of old clients have no addresses of IPv6.

@@ -175,8 +175,7 @@ impl Server {
         if self.node.config.network.is_clustered() {
             cf::warning!(
                 As,
-                "this node looks for others, but a cluster is not ready for data: records do not migrate when nodes come or go, \
-                 and requests for partitions of other nodes are refused"
+                "this node looks for others, but a cluster is not ready for data: migration is new, try it with data that you have twice"
             );
             let traffic = join_others(&self.node, ports.fabric, ports.heartbeat)?;
             let is_stopping = Arc::clone(&self.is_stopping);

@@ -196,8 +196,10 @@ fn write_server(node: &Node) {
     );
     cf::info!(
         Info,
-        "   in-progress: info-q {} rw-hash 0 proxy-hash 0 tree-gc-q 0 long-queries {}",
+        "   in-progress: info-q {} rw-hash {} proxy-hash {} tree-gc-q 0 long-queries {}",
         node.service.info.queued_count(),
+        node.service.transactions.replicas.count(),
+        node.service.transactions.passed_on.count(),
         node.service.queries.long_count()
     );
     write_server_work(node);
@@ -217,10 +219,13 @@ fn write_server_work(node: &Node) {
     cf::info!(Info, "   fabric-bytes-per-second: bulk (0,0) ctrl (0,0) meta (0,0) rw (0,0)");
     let demarshal = node.metrics.get(ServerCounter::DemarshalError);
     let early = node.metrics.get(ServerCounter::EarlyTsvcClientError);
-    if demarshal + early > 0 {
+    let proxied = node.metrics.get(ServerCounter::EarlyTsvcFromProxyError);
+    let rows = node.metrics.get(ServerCounter::EarlyTsvcFromProxyBatchSubError);
+    if demarshal + early + proxied + rows > 0 {
         cf::info!(
             Info,
-            "   early-fail: demarshal {demarshal} tsvc-client {early} tsvc-from-proxy 0 tsvc-from-proxy-batch-sub 0"
+            "   early-fail: demarshal {demarshal} tsvc-client {early} tsvc-from-proxy {proxied} \
+             tsvc-from-proxy-batch-sub {rows}"
         );
     }
     let complete = node.metrics.get(ServerCounter::BatchIndexComplete);

@@ -18,6 +18,7 @@ pub mod msgpack;
 pub mod operations;
 pub mod patterns;
 pub mod peer;
+pub mod peer_ports;
 pub mod requests;
 mod server;
 pub mod smd_file;
@@ -27,7 +28,7 @@ pub mod wblock_scan;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All bodies.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     ("batch", batch::run),
     ("compressed", compressed::run),
     ("config", config::run),
@@ -42,6 +43,7 @@ pub const TARGETS: [Target; 17] = [
     ("operations", operations::run),
     ("patterns", patterns::run),
     ("peer", peer::run),
+    ("peer_ports", peer_ports::run),
     ("requests", requests::run),
     ("smd_file", smd_file::run),
     ("wblock_scan", wblock_scan::run),

@@ -6,8 +6,9 @@ use proto::peer::clustering::Clustering;
 use proto::peer::exchange::Exchange;
 use proto::peer::heartbeat::Heartbeat;
 use proto::peer::hello::Hello;
+use proto::peer::host_order::{from_host_order, to_host_order};
 use proto::peer::migrate::Migrate;
-use proto::peer::proxy::Proxy;
+use proto::peer::proxy::{Proxy, ProxyBody};
 use proto::peer::replication::Replication;
 use proto::peer::services::Services;
 use proto::peer::smd::Smd;
@@ -49,7 +50,14 @@ pub fn run(input: &[u8]) {
     match message_type {
         MessageType::Hello => there_and_back!(message, Hello),
         MessageType::Migrate => there_and_back!(message, Migrate),
-        MessageType::Proxy => there_and_back!(message, Proxy),
+        MessageType::Proxy => {
+            there_and_back!(message, Proxy);
+            if let Ok(Proxy { body: ProxyBody::Request { frame, .. }, .. }) = Proxy::decode(message)
+                && let Ok(body) = from_host_order(frame)
+            {
+                assert_eq!(to_host_order(&body).as_deref(), Some(frame));
+            }
+        }
         MessageType::Heartbeat => there_and_back!(message, Heartbeat),
         MessageType::Clustering => there_and_back!(message, Clustering),
         MessageType::Replication => there_and_back!(message, Replication),

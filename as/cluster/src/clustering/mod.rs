@@ -130,6 +130,10 @@ impl Clustering {
         self.timing = timing;
     }
 
+    pub(crate) fn set_size_min(&mut self, size_min: usize) {
+        self.size_min = size_min;
+    }
+
     /// The key of the cluster, 0 for an orphan.
     #[must_use]
     pub fn cluster_key(&self) -> ClusterKey {

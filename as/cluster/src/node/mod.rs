@@ -11,6 +11,7 @@
 
 mod hold;
 mod migrations;
+mod placement;
 mod rebalance;
 
 use proto::peer::clustering::Clustering as ClusteringMessage;
@@ -29,6 +30,8 @@ use crate::heartbeat::{Change, Heartbeat};
 use crate::migration::{Emigrations, Immigrations, MigrationLoad, MigrationSettings, PartitionId};
 use crate::time::{Hlc, Now, Random, Timing};
 use hold::Hold;
+
+pub use placement::{Placement, PlacementWish};
 
 /// Milliseconds from 1970 to 2010, where last-update-times begin.
 const EPOCH_2010_MS: u64 = 1_262_304_000_000;
@@ -178,6 +181,7 @@ struct Namespace {
     record_counts: Vec<u64>,
     /// In effect since the last rebalance.
     replication_factor: usize,
+    placement: Placement,
 }
 
 /// One node.
@@ -219,6 +223,7 @@ impl Node {
                 record_counts: vec![0; versions.len()],
                 partitions: versions.into_iter().map(partition).collect(),
                 replication_factor: 0,
+                placement: Placement::default(),
             }
         };
         let namespaces = settings.namespaces.iter().zip(versions).map(namespace).collect();

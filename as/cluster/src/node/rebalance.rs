@@ -9,6 +9,7 @@ use proto::peer::exchange::{
 };
 use proto::peer::nested::VersionGroup;
 
+use super::placement::Placement;
 use super::{Action, Namespace, Node};
 use crate::balance::{Adjustments, Emigration, Member, NamespaceView, Superfluous, Tree};
 use crate::exchange::Committed;
@@ -109,6 +110,7 @@ impl Node {
         let superfluous = if is_quiesced { Superfluous::BecomeSubset } else { Superfluous::Drop };
         let namespace = &mut self.namespaces[index];
         namespace.replication_factor = view.effective_replication_factor();
+        namespace.placement = Placement::of(view);
         for (number, row) in view.rows(self.settings.partition_count).iter().enumerate() {
             let id = PartitionId { namespace: index, partition: number as u16 };
             let plan = view.plan(number, row);

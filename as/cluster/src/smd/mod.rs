@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use proto::peer::smd::{Full, Item, ModuleVersion, Smd, SmdBody};
 use proto::peer::{ClusterKey, NodeId};
 
+use crate::balance::MEMBERS_MAX;
 use crate::time::Now;
 
 /// The principal asks again after this.
@@ -32,8 +33,10 @@ const PRINCIPAL_RESEND_MS: u64 = 3000;
 const ORIGINATOR_RESEND_MS: u64 = 100;
 /// A member gives its principal so long to learn of the change.
 const REPORT_DELAY_MS: u64 = 50;
-/// Changes that wait at the principal, and early messages of one peer.
+/// Changes that wait at the principal.
 const QUEUE_MAX: usize = 1024;
+/// Early reports of one peer.
+const EARLY_MAX: usize = 8;
 
 /// What happens to metadata.
 #[derive(Clone, Debug)]
@@ -95,11 +98,12 @@ pub enum SmdAction {
         module: u32,
         purpose: Purpose,
     },
-    /// Merge the items of others into those of a module, and say what it has then.
+    /// Merge the items of others into those of a module, or put them in their place, and say what it has then.
     Merge {
         module: u32,
         others: Vec<Item>,
         version: ModuleVersion,
+        replaces: bool,
     },
     /// Make a change as the principal: generation, timestamp; and say which item it made.
     Change {
@@ -141,8 +145,7 @@ enum ModuleState {
         versions: BTreeMap<NodeId, ModuleVersion>,
     },
     Dirty {
-        items: Vec<Item>,
-        received: BTreeSet<NodeId>,
+        received: BTreeMap<NodeId, Full>,
     },
     /// The caller is merging.
     AwaitsMerge,
@@ -168,6 +171,8 @@ struct Originator {
 #[derive(Clone, Debug)]
 struct ModuleOfCluster {
     version: ModuleVersion,
+    /// Where histories meet, one of them counts as a whole.
+    is_whole: bool,
     state: ModuleState,
     waiting: VecDeque<(Originator, Vec<u8>, Option<Vec<u8>>)>,
     resend_at_ms: u64,
@@ -205,7 +210,9 @@ impl SmdPropagation {
         let module = |version: &ModuleVersion| {
             let waiting = VecDeque::new();
             let state = ModuleState::Member;
-            (version.module, ModuleOfCluster { version: *version, state, waiting, resend_at_ms: 0 })
+            let module =
+                ModuleOfCluster { version: *version, is_whole: false, state, waiting, resend_at_ms: 0 };
+            (version.module, module)
         };
         SmdPropagation {
             self_node,
@@ -218,6 +225,21 @@ impl SmdPropagation {
             early: BTreeMap::new(),
             actions: Vec::new(),
         }
+    }
+
+    /// The same, with modules whose items are not mixed where histories meet: that of most nodes counts, and what others have
+    /// beside it goes. Nodes without a history have none that could count; if nobody has one, the principal's items begin it.
+    #[must_use]
+    pub fn with_whole_histories(mut self, modules: &[u32]) -> Self {
+        let known = self.modules.iter_mut().filter(|(id, _)| modules.contains(id));
+        known.for_each(|(_, module)| module.is_whole = true);
+        self
+    }
+
+    /// Changes of clients of this node that are not finished.
+    #[must_use]
+    pub fn pending_count(&self) -> usize {
+        self.sets.len()
     }
 
     /// The version of a module.
@@ -325,7 +347,7 @@ impl SmdPropagation {
                 (left.copied().collect(), SmdBody::RequestVersion { module: id })
             }
             ModuleState::Dirty { received, .. } => {
-                let left = others.iter().filter(|node| !received.contains(node));
+                let left = others.iter().filter(|node| !received.contains_key(node));
                 let body = SmdBody::RequestFull { transaction_id, module: id, committed_key };
                 (left.copied().collect(), body)
             }
@@ -430,11 +452,7 @@ impl SmdPropagation {
 
     fn message(&mut self, from: NodeId, message: Smd, now: Now) {
         if message.cluster_key != self.cluster_key {
-            let early = self.early.entry(from).or_default();
-            early.push_back(message);
-            if early.len() > QUEUE_MAX {
-                early.pop_front();
-            }
+            self.keep_early(from, message);
             return;
         }
         if !self.succession.contains(&from) || from == self.self_node {
@@ -479,6 +497,20 @@ impl SmdPropagation {
         }
     }
 
+    /// Keeps a report that may be of the next cluster. Everything else is sent again soon.
+    fn keep_early(&mut self, from: NodeId, message: Smd) {
+        let is_report =
+            matches!(message.body, SmdBody::ReportAllVersions { .. } | SmdBody::ReportVersion { .. });
+        let has_room = self.early.len() < MEMBERS_MAX || self.early.contains_key(&from);
+        if is_report && has_room {
+            let early = self.early.entry(from).or_default();
+            early.push_back(message);
+            if early.len() > EARLY_MAX {
+                early.pop_front();
+            }
+        }
+    }
+
     /// A member takes what the principal sends, and acknowledges it; a repetition is only acknowledged.
     fn take(
         &mut self,
@@ -506,12 +538,15 @@ impl SmdPropagation {
         let is_same_history = version.committed_key == own.committed_key && !own.committed_key.is_none();
         let is_ahead = is_same_history && version.transaction_id > own.transaction_id;
         if !is_empty && !is_same_history || is_ahead {
-            module.state = ModuleState::Dirty { items: Vec::new(), received: BTreeSet::new() };
+            module.state = ModuleState::Dirty { received: BTreeMap::new() };
             self.resend(version.module, now);
             return;
         }
         if versions.len() < others.len() {
             return;
+        }
+        if module.is_whole && own.committed_key.is_none() {
+            return self.begin_merge(version.module, Vec::new(), false);
         }
         let is_behind =
             |(_, version): &(&NodeId, &ModuleVersion)| version.transaction_id < own.transaction_id;
@@ -527,20 +562,34 @@ impl SmdPropagation {
     }
 
     fn full_to_principal(&mut self, from: NodeId, full: Full) {
-        let (cluster_key, others) = (self.cluster_key, self.others());
-        let Some(module) = self.modules.get_mut(&full.module) else { return };
-        let ModuleState::Dirty { items, received } = &mut module.state else { return };
-        if received.insert(from) {
-            items.extend(full.items);
+        let (id, others) = (full.module, self.others());
+        let Some(module) = self.modules.get_mut(&id) else { return };
+        let ModuleState::Dirty { received } = &mut module.state else { return };
+        received.entry(from).or_insert(full);
+        if received.len() < others.len() {
+            return;
         }
-        if received.len() == others.len() {
-            let others = std::mem::take(items);
-            module.state = ModuleState::AwaitsMerge;
-            module.version.committed_key = cluster_key;
-            module.version.transaction_id = 1;
-            let version = module.version;
-            self.actions.push(SmdAction::Merge { module: full.module, others, version });
+        let received = std::mem::take(received);
+        if module.is_whole {
+            match prevailing(module.version, received) {
+                Some(items) => self.begin_merge(id, items, true),
+                None => self.begin_merge(id, Vec::new(), false),
+            }
+        } else {
+            let items = received.into_values().flat_map(|full| full.items).collect();
+            self.begin_merge(id, items, false);
         }
+    }
+
+    /// Has the caller merge; a new history begins.
+    fn begin_merge(&mut self, id: u32, others: Vec<Item>, replaces: bool) {
+        let cluster_key = self.cluster_key;
+        let Some(module) = self.modules.get_mut(&id) else { return };
+        module.state = ModuleState::AwaitsMerge;
+        module.version.committed_key = cluster_key;
+        module.version.transaction_id = 1;
+        let version = module.version;
+        self.actions.push(SmdAction::Merge { module: id, others, version, replaces });
     }
 
     fn merged(&mut self, id: u32, items: Vec<Item>, now: Now) {
@@ -580,6 +629,25 @@ impl SmdPropagation {
             self.finish_sending(id);
         }
     }
+}
+
+/// The items of the history that counts: that of most nodes, of several that which has more changes. `None` if those of this
+/// node, whose version is `own`, are its last state.
+fn prevailing(own: ModuleVersion, received: BTreeMap<NodeId, Full>) -> Option<Vec<Item>> {
+    let mut histories: BTreeMap<ClusterKey, (usize, u64)> = BTreeMap::new();
+    let others = received.values().map(|full| (full.committed_key, full.transaction_id));
+    let known = others.chain([(own.committed_key, own.transaction_id)]).filter(|(key, _)| !key.is_none());
+    for (key, transaction_id) in known {
+        let (nodes, last) = histories.entry(key).or_default();
+        *nodes += 1;
+        *last = transaction_id.max(*last);
+    }
+    let (key, (_, last)) = histories.into_iter().max_by_key(|(key, weight)| (*weight, *key))?;
+    if (own.committed_key, own.transaction_id) == (key, last) {
+        return None;
+    }
+    let has_last = |full: &Full| (full.committed_key, full.transaction_id) == (key, last);
+    received.into_values().find(has_last).map(|full| full.items)
 }
 
 impl ModuleOfCluster {

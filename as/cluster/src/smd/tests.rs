@@ -54,7 +54,10 @@ impl Cluster {
                         let items = member.items.values().cloned().collect();
                         events.push_back(SmdEvent::Collected { module, items, purpose });
                     }
-                    SmdAction::Merge { module, others, .. } => {
+                    SmdAction::Merge { module, others, replaces, .. } => {
+                        if replaces {
+                            member.items.clear();
+                        }
                         for item in others {
                             let present = member.items.get(&item.key).map(|item| item.timestamp);
                             if present.is_none_or(|present| present < item.timestamp) {
@@ -159,6 +162,39 @@ fn clusters_that_meet_merge_and_newcomers_catch_up() {
         cluster.form(10, &[1, 2, 3, 4, 5]);
         cluster.run(40_000);
         cluster.is_agreed(&[1, 2, 3, 4, 5], 2);
+    }
+}
+
+#[test]
+fn one_history_counts_where_they_are_not_mixed() {
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(5, seed % 3 * 10, seed);
+        for (id, member) in &mut cluster.members {
+            let propagation = member.propagation.clone();
+            member.propagation = propagation.with_whole_histories(&[MODULE]);
+            // What each has before it meets others.
+            let item = Item { key: b"own".to_vec(), value: None, generation: 0, timestamp: id.0 };
+            member.items.insert(item.key.clone(), item);
+        }
+        // Nobody has a history: that of the principal begins.
+        cluster.form(7, &[1, 2]);
+        cluster.run(20_000);
+        cluster.is_agreed(&[1, 2], 1);
+        assert_eq!(cluster.members[&NodeId(1)].items[&b"own"[..]].timestamp, 2);
+        cluster.set(1, 1, "one");
+        cluster.run(20_000);
+        // One of another history joins, as principal.
+        cluster.form(8, &[4]);
+        cluster.set(4, 2, "two");
+        cluster.run(20_000);
+        cluster.form(9, &[1, 2, 4]);
+        cluster.run(40_000);
+        cluster.is_agreed(&[1, 2, 4], 2);
+        assert!(cluster.members[&NodeId(4)].items.contains_key(&b"key1"[..]), "seed {seed}");
+        // So does one without any.
+        cluster.form(10, &[1, 2, 4, 5]);
+        cluster.run(40_000);
+        cluster.is_agreed(&[1, 2, 4, 5], 2);
     }
 }
 

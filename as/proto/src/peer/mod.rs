@@ -14,6 +14,7 @@ pub mod exchange;
 pub mod fields;
 pub mod heartbeat;
 pub mod hello;
+pub mod host_order;
 mod ids;
 pub mod migrate;
 pub mod nested;

@@ -3,11 +3,12 @@
 //! The partitions themselves are in their [`Namespace`]s; here is what is one for all of them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::*};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use cf::sys::block::BlockError;
+use cluster::node::Placement;
 
 use crate::namespace::Namespace;
 
@@ -49,6 +50,10 @@ pub(crate) struct Cluster {
     state: ArcSwap<ClusterState>,
     partition_generation: AtomicI64,
     rebalance_generation: AtomicU64,
+    /// Where replicas are placed, by namespace, as of the last rebalance; empty for a node alone.
+    placements: ArcSwap<Vec<Placement>>,
+    /// The node is to be quiesced with the next rebalance.
+    pub(crate) is_quiesce_pending: AtomicBool,
     /// Changes with the other nodes that clients are told of.
     pub(crate) peers: super::services::PeerList,
 }
@@ -73,6 +78,8 @@ impl Cluster {
             state: ArcSwap::from_pointee(state),
             partition_generation: AtomicI64::new(PARTITION_GENERATION_NONE),
             rebalance_generation: AtomicU64::new(0),
+            placements: ArcSwap::default(),
+            is_quiesce_pending: AtomicBool::new(false),
             peers: super::services::PeerList::default(),
         }
     }
@@ -102,6 +109,15 @@ impl Cluster {
     pub(super) fn rebalanced(&self, key: u64, succession: Vec<u64>) {
         self.view.store(Arc::new(ClusterView { key, succession, rebalanced: Instant::now() }));
         self.rebalance_generation.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn set_placements(&self, placements: Vec<Placement>) {
+        self.placements.store(Arc::new(placements));
+    }
+
+    /// Where replicas of the namespace at `position` are placed.
+    pub(crate) fn placement(&self, position: usize) -> Placement {
+        self.placements.load().get(position).cloned().unwrap_or_default()
     }
 
     /// Clients must ask for the owners of partitions again.

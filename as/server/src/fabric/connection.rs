@@ -68,6 +68,8 @@ pub(super) struct Connection {
     backlog: AtomicUsize,
     /// The thread has been told to look.
     is_told: AtomicBool,
+    /// The other side has answered.
+    is_established: AtomicBool,
 }
 
 impl Connection {
@@ -87,7 +89,18 @@ impl Connection {
             outbox: Mutex::default(),
             backlog: AtomicUsize::new(0),
             is_told: AtomicBool::new(false),
+            is_established: AtomicBool::new(false),
         })
+    }
+
+    /// The other side has answered.
+    pub(super) fn establish(&self) {
+        self.is_established.store(true, Release);
+    }
+
+    /// Whether it has.
+    pub(super) fn is_established(&self) -> bool {
+        self.is_established.load(Acquire)
     }
 
     /// Puts a message behind those that wait to be sent.
@@ -210,10 +223,21 @@ impl Peer {
     /// Sends a message on the first connection of the channel that is not busy, or else on the one with the shortest queue:
     /// as long as one connection is enough, messages gather there and are sent together.
     pub(super) fn send(&self, channel: Channel, message: &[u8]) -> Result<(), SendError> {
+        self.send_if(channel, message, |_| true)
+    }
+
+    /// As [`send`](Self::send), on a connection that is `wanted`.
+    pub(super) fn send_if(
+        &self,
+        channel: Channel,
+        message: &[u8],
+        wanted: impl Fn(&Connection) -> bool,
+    ) -> Result<(), SendError> {
         let connections = self.channels[channel as usize].load();
+        let connections = || connections.iter().filter(|connection| wanted(connection));
         let backlog = |connection: &Arc<Connection>| connection.backlog.load(Relaxed);
-        let idle = connections.iter().find(|connection| backlog(connection) < BUSY_SIZE);
-        let best = idle.or_else(|| connections.iter().min_by_key(|connection| backlog(connection)));
+        let idle = connections().find(|connection| backlog(connection) < BUSY_SIZE);
+        let best = idle.or_else(|| connections().min_by_key(|connection| backlog(connection)));
         best.ok_or(SendError::NotConnected)?.queue(message)
     }
 }

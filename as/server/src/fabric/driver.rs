@@ -17,7 +17,9 @@ use cf::sys::block::BlockError;
 use cf::threads::{self, Handle};
 use cluster::balance::Tree;
 use cluster::migration::{MigrationLoad, MigrationSettings, PartitionId as MemberPartition};
-use cluster::node::{Action, Event, NamespaceSettings, Node, NodeSettings, Warning};
+use cluster::node::{
+    Action, Event, NamespaceSettings, Node, NodeSettings, Placement, PlacementWish, Warning,
+};
 use cluster::time::{Now, Timing};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use proto::peer::hello::Channel;
@@ -26,6 +28,7 @@ use proto::peer::services::Services;
 use proto::peer::{MessageHeader, MessageType, NodeId};
 
 use super::cluster::{Cluster, ClusterState};
+use super::metadata::MetadataInbox;
 use super::network::Fabric;
 use super::peers::{Handler, Handlers};
 use super::publish::row_of;
@@ -35,6 +38,7 @@ use crate::config::Config;
 use crate::heartbeat::Heartbeat;
 use crate::index::{PARTITION_COUNT, PartitionId};
 use crate::namespace::{Namespace, PartitionRow};
+use crate::smd::{Module, Smd};
 
 /// Events that wait for the thread.
 const INBOX_SIZE: usize = 16 << 10;
@@ -57,6 +61,8 @@ pub(crate) enum DriverEvent {
     HandedOver { emigration_id: u32 },
     /// `recluster`.
     Recluster,
+    /// `quiesce`, or its end.
+    Quiesce(bool),
     /// The thread is to end.
     Stop,
 }
@@ -87,6 +93,9 @@ pub(crate) struct Surroundings {
     pub(crate) heartbeat: Arc<Heartbeat>,
     /// Who moves records.
     pub(crate) mover: Arc<dyn RecordMover>,
+    pub(crate) smd: Arc<Smd>,
+    /// The modules of metadata that this node keeps.
+    pub(crate) modules: Vec<Module>,
     /// Where other nodes reach the fabric, and the heartbeat of a mesh.
     pub(crate) fabric_endpoints: Vec<Endpoint>,
     pub(crate) heartbeat_endpoints: Option<Vec<Endpoint>>,
@@ -101,10 +110,13 @@ pub(crate) struct Driver {
     inbox: Receiver<DriverEvent>,
     sender: DriverInbox,
     removals: Removals,
+    metadata: MetadataInbox,
     /// Partitions whose state is not shown yet.
     changed: BTreeSet<MemberPartition>,
     /// Of these, those whose records are to be removed then.
     dropped: Vec<MemberPartition>,
+    /// Of these, those that are shown only when what an earlier life of theirs has left is removed.
+    delayed: BTreeSet<MemberPartition>,
     /// The replication factors in effect, once they are known.
     factors: Option<Vec<u32>>,
     next_count: Instant,
@@ -113,7 +125,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// A thread with nobody around yet.
-    pub(crate) fn new(around: Surroundings) -> Self {
+    pub(super) fn new(around: Surroundings, metadata: MetadataInbox) -> Self {
         let (sender, inbox) = bounded(INBOX_SIZE);
         let now = now();
         let versions = around.namespaces.iter().map(|namespace| {
@@ -135,8 +147,10 @@ impl Driver {
             inbox,
             sender: DriverInbox(sender),
             removals: Removals::new(Arc::clone(&around.namespaces)),
+            metadata,
             changed: BTreeSet::new(),
             dropped: Vec::new(),
+            delayed: BTreeSet::new(),
             factors: None,
             next_count: Instant::now(),
             started: Instant::now(),
@@ -169,6 +183,9 @@ impl Driver {
     }
 
     fn run(mut self) {
+        if self.around.config.service.stay_quiesced.get() {
+            self.step(Event::Quiesce(true));
+        }
         let mut next_tick = Instant::now();
         loop {
             let timeout = next_tick.saturating_duration_since(Instant::now());
@@ -206,6 +223,7 @@ impl Driver {
             self.node.set_timing(timing);
         }
         self.take_over_migration_settings();
+        self.wish_placements();
         self.step(Event::Tick);
         // The time before the step: what came later it has not seen.
         let until_ms = now_ms + timing.node_timeout_ms();
@@ -223,6 +241,20 @@ impl Driver {
             self.next_count = Instant::now() + COUNT_PERIOD;
             self.count_records();
         }
+    }
+
+    /// Takes over what the configuration says of racks and balance by now.
+    fn wish_placements(&mut self) {
+        for (at, namespace) in self.around.config.namespaces.iter().enumerate() {
+            let params = &namespace.params;
+            let wish = PlacementWish {
+                rack: params.rack_id.get(),
+                active_rack: params.active_rack.get(),
+                prefers_uniform_balance: params.prefer_uniform_balance.get(),
+            };
+            self.node.wish_placement(at, wish);
+        }
+        self.node.set_size_min(self.around.config.service.min_cluster_size.get() as usize);
     }
 
     /// Shows what clustering says.
@@ -304,7 +336,11 @@ impl Driver {
             }
             DriverEvent::RecordsSent { emigration_id } => self.step(Event::RecordsSent { emigration_id }),
             DriverEvent::HandedOver { emigration_id } => self.step(Event::HandedOver { emigration_id }),
-            DriverEvent::Recluster => self.step(Event::Recluster),
+            DriverEvent::Recluster => {
+                self.wish_placements();
+                self.step(Event::Recluster);
+            }
+            DriverEvent::Quiesce(is_quiesced) => self.step(Event::Quiesce(is_quiesced)),
             DriverEvent::Stop => {}
         }
     }
@@ -423,9 +459,15 @@ impl Driver {
     fn tree(&mut self, partition: MemberPartition, tree: Tree) {
         match tree {
             Tree::Keep => {}
-            // What an earlier life of the partition has left must be gone before the next one begins.
-            Tree::Create => self.removals.await_done(partition),
+            // What an earlier life of the partition has left must be gone before the next one begins. Until then it is out of
+            // service here: whoever has something for it tries again.
+            Tree::Create => {
+                if self.removals.is_pending(partition) {
+                    self.delayed.insert(partition);
+                }
+            }
             Tree::Drop => {
+                self.delayed.remove(&partition);
                 self.changed.insert(partition);
                 self.dropped.push(partition);
             }
@@ -455,17 +497,38 @@ impl Driver {
             );
         }
         self.show_state();
+        self.show_placements();
         self.around.cluster.rebalanced(cluster_key, nodes);
+        self.metadata.cluster_changed(cluster_key, succession);
         let others: Vec<NodeId> = succession.iter().copied().filter(|node| *node != self.node.id()).collect();
         self.around.cluster.peers.set_members(&others);
     }
 
+    fn show_placements(&self) {
+        let placements = (0..self.around.namespaces.len()).map(|at| self.node.placement(at).cloned());
+        let placements: Vec<Placement> = placements.map(Option::unwrap_or_default).collect();
+        for (namespace, placement) in self.around.namespaces.iter().zip(&placements) {
+            if !placement.quiesced.is_empty() {
+                cf::info!(
+                    Partition,
+                    "{{{}}} {} nodes are quiesced",
+                    namespace.name(),
+                    placement.quiesced.len()
+                );
+            }
+        }
+        self.around.cluster.set_placements(placements);
+    }
+
     /// Shows transactions and clients what has changed, once it is in the device headers.
     fn show_partitions(&mut self) {
-        if self.changed.is_empty() {
+        let is_done = |partition: &MemberPartition| !self.removals.is_pending(*partition);
+        self.delayed.extract_if(.., is_done).for_each(|partition| _ = self.changed.insert(partition));
+        let changed: BTreeSet<MemberPartition> = self.changed.difference(&self.delayed).copied().collect();
+        self.changed.clear();
+        if changed.is_empty() && self.factors.is_none() {
             return;
         }
-        let changed = std::mem::take(&mut self.changed);
         for (at, namespace) in self.around.namespaces.iter().enumerate() {
             let of_namespace = changed.iter().filter(|id| id.namespace == at);
             let row = |id: &MemberPartition| -> Option<(PartitionId, PartitionRow)> {

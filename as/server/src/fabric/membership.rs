@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use cf::threads::Handle;
 use parking_lot::Mutex;
+use proto::peer::MessageType;
 
 use super::driver::{Driver, DriverEvent, DriverInbox, Surroundings};
+use super::metadata::{MetadataInbox, MetadataThread};
 use super::network::Fabric;
 use super::peers::Handlers;
 use super::records::RecordMover;
@@ -19,7 +21,8 @@ pub(crate) struct Membership {
     pub(crate) heartbeat: Arc<Heartbeat>,
     inbox: DriverInbox,
     mover: Arc<dyn RecordMover>,
-    thread: Mutex<Option<Handle>>,
+    metadata: MetadataInbox,
+    threads: Mutex<Vec<Handle>>,
 }
 
 impl Membership {
@@ -35,15 +38,18 @@ impl Membership {
     ) -> io::Result<Self> {
         let (fabric, heartbeat) = (Arc::clone(&around.fabric), Arc::clone(&around.heartbeat));
         let mover = Arc::clone(&around.mover);
-        let driver = Driver::new(around);
+        let metadata_thread = MetadataThread::new(&around.smd, &fabric, &around.modules);
+        let metadata = metadata_thread.inbox();
+        handlers.add(MessageType::Smd, Arc::new(metadata.clone()));
+        let driver = Driver::new(around, metadata.clone());
         let inbox = driver.inbox();
         driver.handle(&mut handlers);
         fabric.start(fabric_listeners, handlers)?;
-        let thread = driver.start()?;
+        let threads = vec![metadata_thread.start()?, driver.start()?];
         let to_driver = inbox.clone();
         let deliver = Box::new(move |message| _ = to_driver.tell(DriverEvent::Heartbeat(message)));
         heartbeat.start(sockets, deliver)?;
-        Ok(Membership { fabric, heartbeat, inbox, mover, thread: Mutex::new(Some(thread)) })
+        Ok(Membership { fabric, heartbeat, inbox, mover, metadata, threads: Mutex::new(threads) })
     }
 
     /// Tells the cluster thread; returns false if it is too far behind.
@@ -59,8 +65,9 @@ impl Membership {
     /// Other nodes hear of this one no more.
     pub(crate) fn stop(&self) {
         self.heartbeat.stop();
-        if let Some(thread) = self.thread.lock().take() {
-            self.inbox.tell(DriverEvent::Stop);
+        self.inbox.tell(DriverEvent::Stop);
+        self.metadata.stop();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
             let _ = thread.join();
         }
         self.mover.stop();

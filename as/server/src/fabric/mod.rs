@@ -7,6 +7,7 @@
 //! - A few fabric threads own the connections: those of the channels read-write and bulk are spread over as many as there are
 //!   processors, control and metadata have one thread each. They read, call handlers, and write. Handlers do not wait.
 //! - The cluster thread (`driver`) owns the state of the cluster, `cluster::node::Node`.
+//! - The metadata thread (`metadata`) brings changes of system metadata to all nodes.
 //!
 //! Each connection has a bounded queue of its own: a peer that stalls holds up nobody else.
 
@@ -14,6 +15,7 @@ mod cluster;
 mod connection;
 mod driver;
 mod membership;
+mod metadata;
 mod network;
 mod peers;
 mod postbox;

@@ -80,6 +80,21 @@ impl Fabric {
         self.peers.find(to).ok_or(SendError::NotConnected)?.send(channel, message)
     }
 
+    /// As [`send`](Self::send), but only on connections that the other node has answered on, not on those that are being made:
+    /// for what may be sent elsewhere instead.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(crate) fn send_now(&self, to: NodeId, channel: Channel, message: &[u8]) -> Result<(), SendError> {
+        let peer = self.peers.find(to).ok_or(SendError::NotConnected)?;
+        peer.send_if(channel, message, |connection| connection.is_established())
+    }
+
+    /// Whether heartbeats say that a node is alive.
+    pub(crate) fn is_alive(&self, node: NodeId) -> bool {
+        self.peers.find(node).is_some_and(|peer| peer.is_alive())
+    }
+
     /// A node has arrived: connects to it. It stays connected until it [departs](Self::depart).
     pub(crate) fn arrive(&self, node: NodeId, endpoints: &[Endpoint]) {
         let Some(peer) = self.peers.peer(node) else { return };

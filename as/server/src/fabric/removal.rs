@@ -1,7 +1,8 @@
 //! Records of partitions that this node does not keep any more: removed by a thread of its own, once nobody looks at them.
 //!
 //! # Locks
-//! One mutex for the list of partitions. The cluster thread waits for a partition only if it gets data again meanwhile.
+//! One mutex for the list of partitions. Nobody waits for a removal: a partition that gets data again meanwhile is shown when it
+//! is done.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -49,13 +50,9 @@ impl Removals {
         changed.notify_all();
     }
 
-    /// Waits until no record of an earlier life of a partition is left.
-    pub(super) fn await_done(&self, partition: MemberPartition) {
-        let (state, changed) = &*self.shared;
-        let mut state = state.lock();
-        while state.waiting.contains(&partition) && !state.is_stopping {
-            changed.wait(&mut state);
-        }
+    /// Whether records of an earlier life of a partition are left.
+    pub(super) fn is_pending(&self, partition: MemberPartition) -> bool {
+        self.shared.0.lock().waiting.contains(&partition)
     }
 
     /// Ends the thread.
@@ -79,7 +76,6 @@ impl Removals {
             drop(locked);
             if self.remove(partition) {
                 state.lock().waiting.remove(&partition);
-                changed.notify_all();
             }
         }
     }

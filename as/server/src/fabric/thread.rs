@@ -169,6 +169,7 @@ impl FabricThread {
                 link.may_write = true;
                 if link.connect_by.take().is_some() {
                     link.failures = 0;
+                    link.connection.establish();
                 }
                 self.send(token);
             }
@@ -262,6 +263,7 @@ impl FabricThread {
             return cf::warning_limited!(Fabric, "cannot watch a connection: {error}");
         }
         let token = connection.token;
+        connection.establish();
         self.links.insert(token, Link::new(connection, frames, None));
         // What has come with the hello.
         self.take_apart(token);

@@ -11,7 +11,7 @@ use super::Arguments;
 use super::request::{InfoError, InfoResult, Joined, shown};
 use super::{
     configuration, dump, health, histograms, identity, logging, namespaces, network, partitions, peers,
-    query, record, sindex, smd, statistics, truncate, udf,
+    placement, query, record, sindex, smd, statistics, truncate, udf,
 };
 use crate::node::Node;
 use crate::security::permission::Permissions;
@@ -128,10 +128,10 @@ pub(super) static COMMANDS: &[Command] = &[
     command("query-abort", Parameters(query::abort)).needs(Permissions::QUERY_ADMIN),
     command("query-abort-all", Name(query::abort_all)).needs(Permissions::QUERY_ADMIN),
     command("query-show", Parameters(query::show)),
-    command("quiesce", EnterpriseOnly).needs(Permissions::SERVICE_CTRL),
-    command("quiesce-undo", EnterpriseOnly).needs(Permissions::SERVICE_CTRL),
-    command("rack-ids", EnterpriseOnly),
-    command("racks", EnterpriseOnly),
+    command("quiesce", Name(placement::quiesce)).hidden().needs(Permissions::SERVICE_CTRL),
+    command("quiesce-undo", Name(placement::quiesce_undo)).hidden().needs(Permissions::SERVICE_CTRL),
+    command("rack-ids", Name(placement::rack_ids)).hidden(),
+    command("racks", Parameters(placement::racks)).hidden(),
     command("rebalance-generation", Name(partitions::rebalance_generation)).hidden(),
     command("recluster", Name(identity::recluster)).needs(Permissions::SERVICE_CTRL),
     command("replicas", Parameters(partitions::replicas)).hidden(),

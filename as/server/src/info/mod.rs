@@ -16,6 +16,7 @@ mod namespaces;
 mod network;
 mod partitions;
 mod peers;
+mod placement;
 mod pool;
 mod port;
 mod query;

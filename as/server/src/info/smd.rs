@@ -17,6 +17,7 @@ impl From<SetError> for InfoError {
         let code = match error {
             SetError::ZeroByte => ResultCode::Parameter,
             SetError::Storage(_) => ResultCode::Unknown,
+            SetError::Timeout => ResultCode::Timeout,
         };
         InfoError::new(code, error.to_string())
     }
@@ -27,16 +28,17 @@ fn is_in_use(node: &Node, module: Module) -> bool {
     module.is_used() && (module != Module::Security || node.security.is_some())
 }
 
-/// State of each module: a node alone is the principal of all.
+/// State of each module. The principal of the cluster is that of all modules.
 pub(super) fn info(node: &Node, out: &mut String) -> InfoResult {
     let (id, key, size) = (node.cluster.principal(), node.cluster.key(), node.cluster.size());
+    let state = if id == node.cluster.node_id { "pr" } else { "npr" };
     let _ =
         write!(out, "smd:n_pending_sets=0,n_events=0,n_nodes={size},principal={id:X},cluster_key={key:X};");
     for module in Module::all().filter(|module| is_in_use(node, *module)) {
         let (version, item_count) = node.smd.version(module);
         let _ = write!(
             out,
-            "{}:committed_key={:X},committed_tid={},n_keys={item_count},state=pr;",
+            "{}:committed_key={:X},committed_tid={},n_keys={item_count},state={state};",
             module.name(),
             version.cluster_key,
             version.tid

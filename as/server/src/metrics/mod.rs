@@ -180,6 +180,8 @@ named! {
         InfoTimeout => "info_timeout",
         DemarshalError => "demarshal_error",
         EarlyTsvcClientError => "early_tsvc_client_error",
+        EarlyTsvcFromProxyError => "early_tsvc_from_proxy_error",
+        EarlyTsvcFromProxyBatchSubError => "early_tsvc_from_proxy_batch_sub_error",
         BatchIndexInitiate => "batch_index_initiate",
         BatchIndexComplete => "batch_index_complete",
         BatchIndexError => "batch_index_error",

@@ -147,7 +147,7 @@ impl AccessControl {
     fn make_secret(&self) -> Result<(), SecurityError> {
         if self.secret.read().is_none() {
             let secret: Secret = random()?;
-            let stored = self.smd.set(Module::Security, SECRET_KEY, &BASE64.encode(secret));
+            let stored = self.smd.add_default(Module::Security, SECRET_KEY, &BASE64.encode(secret));
             stored.map_err(|error| SecurityError::Store(error.to_string()))?;
         }
         if self.secret.read().is_some() { Ok(()) } else { Err(SecurityError::Secret) }
@@ -171,7 +171,7 @@ impl AccessControl {
         let roles = [PrivilegeCode::UserAdmin.name()];
         let created = self.accounts.read().create_user(FIRST_ADMINISTRATOR, new_account_id()?, hash, &roles);
         let (key, value) = created.map_err(|result| SecurityError::Store(format!("{result:?}")))?;
-        let stored = self.smd.set(Module::Security, &key, value.as_deref().unwrap_or_default());
+        let stored = self.smd.add_default(Module::Security, &key, value.as_deref().unwrap_or_default());
         stored.map_err(|error| SecurityError::Store(error.to_string()))?;
         if file.is_none() {
             cf::warning!(

@@ -154,9 +154,27 @@ impl Catalog {
         }
     }
 
+    /// Adds an item that there is until something is known of it: it counts as older than any other, and makes no history.
+    /// Gives whether it was added.
+    pub(crate) fn add_default(&mut self, key: &str, value: &str) -> bool {
+        let is_new = self.get(key).is_none();
+        if is_new {
+            let (key, value) = (key.to_owned(), Some(value.to_owned()));
+            self.put(SmdItem { key, value, generation: 0, timestamp: 0 });
+        }
+        is_new
+    }
+
+    /// Takes an item back that was [added](Self::add_default) last.
+    pub(crate) fn remove_default(&mut self, key: &str) {
+        if self.items.last().is_some_and(|item| item.key == key) {
+            self.items.pop();
+            self.positions.remove(key);
+        }
+    }
+
     /// Merges in the items of the other nodes of the cluster that just formed: what the principal does when their versions
     /// are not of one history. Gives the items that changed here.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a node alone has nobody to merge with"))]
     pub(crate) fn merge(&mut self, others: Vec<Vec<SmdItem>>, cluster_key: u64) -> Vec<SmdItem> {
         let mut changed: Vec<String> = Vec::new();
         for item in others.into_iter().flatten() {
@@ -172,12 +190,16 @@ impl Catalog {
         changed.iter().filter_map(|key| self.get(key).cloned()).collect()
     }
 
-    /// Takes over all items of the principal. Gives those that are news here.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a node alone has no other principal"))]
+    /// Takes over all items of the principal. Gives those that have another value here, or none; what is not among them any
+    /// more is as deleted.
     pub(crate) fn replace(&mut self, version: SmdVersion, items: Vec<SmdItem>) -> Vec<SmdItem> {
-        let is_news = |item: &&SmdItem| self.get(&item.key).is_none_or(|present| present.is_before(item));
-        let news = items.iter().filter(is_news).cloned().collect();
-        *self = Catalog::new(self.rule, version, items);
+        let next = Catalog::new(self.rule, version, items);
+        let value = |catalog: &Catalog, key: &str| catalog.get(key).and_then(|item| item.value.clone());
+        let gone = self.items.iter().filter(|item| item.value.is_some() && next.get(&item.key).is_none());
+        let gone = gone.map(|item| SmdItem { value: None, ..item.clone() });
+        let is_news = |item: &&SmdItem| value(self, &item.key) != item.value;
+        let news = gone.chain(next.items.iter().filter(is_news).cloned()).collect();
+        *self = next;
         news
     }
 
@@ -305,9 +327,21 @@ mod tests {
         let theirs =
             vec![item("older", Some("2"), 2, 200), item("same", Some("1"), 1, 100), item("new", None, 1, 1)];
         let news = catalog.replace(SmdVersion { cluster_key: 3, tid: 4 }, theirs.clone());
-        assert_eq!(news, [theirs[0].clone(), theirs[2].clone()]);
+        assert_eq!(news, [item("ours", None, 1, 100), theirs[0].clone()]);
         assert_eq!(catalog.items(), theirs);
         assert!(catalog.get("ours").is_none() && catalog.get("same").is_some());
+    }
+
+    #[test]
+    fn defaults_give_way_to_everything() {
+        let mut catalog = empty(ConflictRule::Latest);
+        assert!(catalog.add_default("user", "first") && !catalog.add_default("user", "second"));
+        assert_eq!(catalog.version(), SmdVersion::default());
+        catalog.merge(vec![vec![item("user", None, 1, 1)]], 5);
+        assert_eq!(catalog.get("user").and_then(|item| item.value.clone()), None);
+        assert!(catalog.add_default("last", "1"));
+        catalog.remove_default("last");
+        assert!(catalog.get("last").is_none());
     }
 
     fn any_items() -> impl Strategy<Value = Vec<SmdItem>> {

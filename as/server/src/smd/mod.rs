@@ -23,7 +23,8 @@
 //! `file.rs`: one for each module in the C server's format, replaced whole. Without a work directory nothing is kept.
 //!
 //! # Cluster
-//! `merge.rs` holds the rules of change and merge, pure. A node alone is the principal of all modules.
+//! `merge.rs` holds the rules of change and merge, pure. A node alone is the principal of all modules. In a cluster with others
+//! a change goes to the principal and from there to all nodes ([`Smd::propagate_by`], `fabric/metadata.rs`).
 //!
 //! # Locks
 //! Each module has a lock, held while a change is made, written and told. So listeners see changes one after the other and
@@ -37,6 +38,7 @@ mod set;
 mod truncation;
 
 pub(crate) use datamodel::smd::SmdItem;
+pub(crate) use datamodel::smd::SmdVersion;
 pub(crate) use eviction::{agree_eviction, follow_eviction};
 pub(crate) use set::{Occasion, SetError, Smd};
 pub(crate) use truncation::{agree_truncation, follow_truncation, removal_thresholds};
@@ -95,6 +97,11 @@ impl Module {
     /// Whether something of this server keeps items in it.
     pub(crate) fn is_used(self) -> bool {
         self.row().is_used
+    }
+
+    /// The module of this number in messages between nodes.
+    pub(crate) fn from_number(number: u32) -> Option<Module> {
+        MODULES.get(number as usize).map(|row| row.module)
     }
 
     /// The module called `name`, in upper or lower case.

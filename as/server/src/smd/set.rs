@@ -2,13 +2,14 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use cf::clock::StoredMillis;
 use datamodel::smd::{SmdItem, SmdVersion};
 use parking_lot::Mutex;
 
 use super::file::{self, DiskFolder, Folder};
-use super::merge::Catalog;
+use super::merge::{Catalog, Update};
 use super::{MODULES, Module};
 
 /// Why a listener is told of items.
@@ -40,7 +41,14 @@ pub(crate) enum SetError {
     ZeroByte,
     #[error("cannot be stored: {0}")]
     Storage(#[from] io::Error),
+    /// Not all nodes have it, though some may.
+    #[error("timeout")]
+    Timeout,
 }
+
+/// Brings a change to all nodes of the cluster: module, key, and the value unless the key is to go. It returns when all have
+/// it.
+pub(crate) type Propagate = Box<dyn Fn(Module, &str, Option<&str>) -> Result<(), SetError> + Send + Sync>;
 
 /// A module's items and who listens to them.
 struct ModuleState {
@@ -55,6 +63,8 @@ pub(crate) struct Smd {
     cluster_key: u64,
     /// In the order of [`MODULES`].
     modules: Vec<Mutex<ModuleState>>,
+    /// Set on a node that is in a cluster with others.
+    propagate: OnceLock<Propagate>,
 }
 
 impl Smd {
@@ -83,7 +93,7 @@ impl Smd {
             Ok(Mutex::new(ModuleState { catalog, listeners: Vec::new() }))
         });
         let modules = modules.collect::<io::Result<_>>()?;
-        Ok(Smd { folder, cluster_key, modules })
+        Ok(Smd { folder, cluster_key, modules, propagate: OnceLock::new() })
     }
 
     fn state(&self, module: Module) -> &Mutex<ModuleState> {
@@ -111,6 +121,9 @@ impl Smd {
         if [Some(key), value].into_iter().flatten().any(|text| text.contains('\0')) {
             return Err(SetError::ZeroByte);
         }
+        if let Some(propagate) = self.propagate.get() {
+            return propagate(module, key, value);
+        }
         let mut state = self.state(module).lock();
         let now = StoredMillis::now().0;
         let Some(update) = state.catalog.prepare_set(key, value, now, self.cluster_key) else {
@@ -122,6 +135,26 @@ impl Smd {
             if let Some(undo) = undo {
                 state.catalog.undo(undo);
             }
+            return Err(error.into());
+        }
+        let ModuleState { catalog, listeners } = &*state;
+        if let Some(item) = catalog.get(key) {
+            listeners.iter().for_each(|listener| listener.accept(&[item], Occasion::Change));
+        }
+        Ok(())
+    }
+
+    /// Adds an item that counts until something is known of it, as by other nodes.
+    ///
+    /// # Errors
+    /// When it cannot be stored; then nothing has changed.
+    pub(crate) fn add_default(&self, module: Module, key: &str, value: &str) -> Result<(), SetError> {
+        let mut state = self.state(module).lock();
+        if !state.catalog.add_default(key, value) {
+            return Ok(());
+        }
+        if let Err(error) = self.save(module, &state.catalog) {
+            state.catalog.remove_default(key);
             return Err(error.into());
         }
         let ModuleState { catalog, listeners } = &*state;
@@ -149,6 +182,66 @@ impl Smd {
     /// The items of `module`, without deleted ones.
     pub(crate) fn live_items(&self, module: Module) -> Vec<SmdItem> {
         self.state(module).lock().catalog.live_items().cloned().collect()
+    }
+
+    /// Has all changes be made by `propagate` from now on, which is for all nodes.
+    pub(crate) fn propagate_by(&self, propagate: Propagate) {
+        // A node joins others once.
+        let _ = self.propagate.set(propagate);
+    }
+
+    /// All items of `module`, deleted ones among them.
+    pub(crate) fn all_items(&self, module: Module) -> Vec<SmdItem> {
+        self.state(module).lock().catalog.items().to_vec()
+    }
+
+    /// As the principal, makes a change that leads to `version`. Gives the item, none if nothing changes.
+    pub(crate) fn change_as_principal(
+        &self,
+        module: Module,
+        (key, value): (&str, Option<&str>),
+        version: SmdVersion,
+    ) -> Option<SmdItem> {
+        let mut state = self.state(module).lock();
+        let now = StoredMillis::now().0;
+        let update = state.catalog.prepare_set(key, value, now, version.cluster_key)?;
+        let item = update.item.clone();
+        state.catalog.apply(Update { version, ..update });
+        self.keep_and_tell(module, &state, &[&item]);
+        Some(item)
+    }
+
+    /// Takes a change over that the principal has made.
+    pub(crate) fn take_change(&self, module: Module, item: SmdItem, version: SmdVersion) {
+        let mut state = self.state(module).lock();
+        state.catalog.apply(Update { version, item: item.clone() });
+        self.keep_and_tell(module, &state, &[&item]);
+    }
+
+    /// Takes all items of the principal over.
+    pub(crate) fn take_all(&self, module: Module, items: Vec<SmdItem>, version: SmdVersion) {
+        let mut state = self.state(module).lock();
+        let news = state.catalog.replace(version, items);
+        self.keep_and_tell(module, &state, &news.iter().collect::<Vec<_>>());
+    }
+
+    /// As the principal, merges the items of other nodes in. Gives all items.
+    pub(crate) fn merge_in(&self, module: Module, others: Vec<SmdItem>, version: SmdVersion) -> Vec<SmdItem> {
+        let mut state = self.state(module).lock();
+        let news = state.catalog.merge(vec![others], version.cluster_key);
+        self.keep_and_tell(module, &state, &news.iter().collect::<Vec<_>>());
+        state.catalog.items().to_vec()
+    }
+
+    /// Stores the items that all nodes have agreed on. If that fails they count all the same: other nodes have them, and the
+    /// next change is stored with them.
+    fn keep_and_tell(&self, module: Module, state: &ModuleState, news: &[&SmdItem]) {
+        if let Err(error) = self.save(module, &state.catalog) {
+            cf::warning!(Smd, "cannot store metadata of module {}: {error}", module.name());
+        }
+        if !news.is_empty() {
+            state.listeners.iter().for_each(|listener| listener.accept(news, Occasion::Change));
+        }
     }
 
     /// Version of a module's items, and their number with deleted ones.

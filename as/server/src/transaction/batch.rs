@@ -27,11 +27,11 @@ use super::step::BatchRest;
 use super::wait::Patience;
 use super::{
     Call, Executor, INLINE_STEPS, PREPARED_REQUESTS, Place, ReplySink, Step, TransactionContext, Wait,
-    Workspace, record_access,
+    Workspace, record_access, wait_of_refused,
 };
 use crate::index::PartitionId;
 use crate::metrics::{Operation, Origin, ServerCounter, ServerMetrics};
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, Refused};
 use crate::security::Session;
 
 /// Rows that a service thread carries out itself.
@@ -161,7 +161,28 @@ pub(super) enum RowsPlace<'a> {
     /// On a service thread, as long as the budget lasts.
     Service(&'a Budget<'a>),
     /// On a batch thread, until this moment. The sink says whether anybody hears of what is read.
-    Pool { until: Instant, sink: &'a dyn ReplySink },
+    Pool { until: Instant, sink: &'a dyn ReplySink, elsewhere: &'a dyn RowsElsewhere },
+}
+
+/// Takes rows that are not carried out with the others of their batch.
+pub(super) trait RowsElsewhere {
+    /// Has a row carried out by another node, or later. Its reply joins those of the batch when it comes.
+    fn take(&self, row: &Row<'_>, wait: Wait);
+}
+
+/// What became of a row.
+enum RowStep {
+    Answered,
+    /// Its reply comes later.
+    Elsewhere,
+    /// It has changed nothing yet.
+    Waits(Wait),
+}
+
+impl From<Option<Wait>> for RowStep {
+    fn from(wait: Option<Wait>) -> Self {
+        wait.map_or(RowStep::Answered, RowStep::Waits)
+    }
 }
 
 /// What all rows of a batch that are carried out together share.
@@ -229,6 +250,16 @@ pub(super) struct Frames<'a, S: FrameSink> {
 }
 
 impl<'a, S: FrameSink> Frames<'a, S> {
+    /// Puts the reply of a row in, which others have made.
+    pub(super) fn add_row(&mut self, message: &[u8]) {
+        let start = self.frame.len();
+        self.frame.extend_from_slice(message);
+        self.row_done(start);
+        if self.is_full() {
+            self.flush();
+        }
+    }
+
     /// Goes on with `partial`.
     pub(super) fn new(outcome: &'a BatchOutcome, sink: S, partial: PartialFrame) -> Self {
         Frames { outcome, sink, frame: partial.bytes, error: partial.error }
@@ -405,6 +436,27 @@ impl RowsContext<'_> {
         }
     }
 
+    /// Answers a row whose partition this node does not serve now, or has it carried out where it is served.
+    fn take_refused(
+        &self,
+        refused: Refused,
+        namespace: &Namespace,
+        row: &Row<'_>,
+        out: &mut Vec<u8>,
+    ) -> RowStep {
+        match (wait_of_refused(refused), self.place) {
+            (Err(result), _) => {
+                refuse_row(namespace, row, result, out);
+                RowStep::Answered
+            }
+            (Ok(_), RowsPlace::Service(_)) => RowStep::Waits(Wait::Pool),
+            (Ok(wait), RowsPlace::Pool { elsewhere, .. }) => {
+                elsewhere.take(row, wait);
+                RowStep::Elsewhere
+            }
+        }
+    }
+
     /// Whether rows that only read are left out.
     fn skips_reads(&self, context: &TransactionContext) -> bool {
         match self.place {
@@ -451,17 +503,18 @@ impl Workspace {
                 }
                 let start = frames.frame.len();
                 let out = &mut frames.frame;
-                if !is_skipped
-                    && let Some(wait) = self.execute_row(context, shared, &mut filters, (row, is_late), out)
-                {
-                    self.settle_behind(context, settled, &mut frames.frame);
-                    starts.drain(..).for_each(|start| frames.row_done(start));
-                    return shared.paused_for(wait, *before, left);
+                if !is_skipped {
+                    match self.execute_row(context, shared, &mut filters, (row, is_late), out) {
+                        RowStep::Answered => starts.push(start),
+                        RowStep::Elsewhere => {}
+                        RowStep::Waits(wait) => {
+                            self.settle_behind(context, settled, &mut frames.frame);
+                            starts.drain(..).for_each(|start| frames.row_done(start));
+                            return shared.paused_for(wait, *before, left);
+                        }
+                    }
                 }
                 left -= 1;
-                if !is_skipped {
-                    starts.push(start);
-                }
                 if frames.is_full() || is_last {
                     self.settle_behind(context, settled, &mut frames.frame);
                     starts.drain(..).for_each(|start| frames.row_done(start));
@@ -482,7 +535,7 @@ impl Workspace {
         Extent::All
     }
 
-    /// Carries out a row. What it has to wait for is told; then nothing has changed.
+    /// Carries out a row, or has it carried out by another node.
     fn execute_row<'a>(
         &mut self,
         context: &TransactionContext,
@@ -490,8 +543,8 @@ impl Workspace {
         filters: &mut RowFilters<'a>,
         (row, is_late): (&Row<'a>, bool),
         out: &mut Vec<u8>,
-    ) -> Option<Wait> {
-        let namespace = context.namespace_of(&row.request)?;
+    ) -> RowStep {
+        let Some(namespace) = context.namespace_of(&row.request) else { return RowStep::Answered };
         self.take_up_row(namespace);
         let request = &row.request;
         let access = record_access(request);
@@ -503,13 +556,14 @@ impl Workspace {
         } else if is_neither {
             Err(ResultCode::Parameter)
         } else {
-            self.reserve_partition(namespace, &row.digest, (access, Place::Service))
+            Ok(self.reserve_partition(namespace, &row.digest, (access, Place::Service)))
         };
         let tree_id = match reserved {
-            Ok((tree_id, _)) => tree_id,
+            Ok(Ok((tree_id, _))) => tree_id,
+            Ok(Err(refused)) => return shared.take_refused(refused, namespace, row, out),
             Err(result) => {
                 refuse_row(namespace, row, result, out);
-                return None;
+                return RowStep::Answered;
             }
         };
         let call = |place, tree_id, filter, budget| Call {
@@ -531,9 +585,9 @@ impl Workspace {
             RowsPlace::Service(budget) => {
                 let filter = filters.of(row, budget);
                 if budget.is_exhausted() {
-                    return Some(Wait::Pool);
+                    return RowStep::Waits(Wait::Pool);
                 }
-                self.run(&call(Place::Service, tree_id, filter, budget), out)
+                self.run(&call(Place::Service, tree_id, filter, budget), out).into()
             }
             RowsPlace::Pool { sink, .. } => {
                 let deadline = shared.since + context.time_max(request);
@@ -542,14 +596,17 @@ impl Workspace {
                 let filter = filters.of(row, &budget);
                 if budget.is_exhausted() {
                     refuse_row(namespace, row, ResultCode::Timeout, out);
-                    return None;
+                    return RowStep::Answered;
                 }
                 // A row that is too long for this runs again on a copy of its record, without a lock. So does one whose
                 // record is reserved; it waits first.
                 let short = Budget::new(INLINE_STEPS);
-                let wait = self.run(&call(Place::Service, tree_id, filter, &short), out)?;
-                if matches!(wait, Wait::Room(_) | Wait::Disk { .. } | Wait::Duplicates(_)) {
-                    return Some(wait);
+                match self.run(&call(Place::Service, tree_id, filter, &short), out) {
+                    None => return RowStep::Answered,
+                    Some(wait @ (Wait::Room(_) | Wait::Disk { .. } | Wait::Duplicates(_))) => {
+                        return RowStep::Waits(wait);
+                    }
+                    Some(_) => {}
                 }
                 let place = Place::Pool { deadline };
                 match self.reserve_partition(namespace, &row.digest, (access, place)) {
@@ -559,12 +616,9 @@ impl Workspace {
                             matches!(wait, Wait::Room(_) | Wait::Disk { .. } | Wait::Duplicates(_))
                         };
                         assert!(wait.is_none_or(may_wait), "a row in the pool waits for nothing else");
-                        wait
+                        wait.into()
                     }
-                    Err(result) => {
-                        refuse_row(namespace, row, result, out);
-                        None
-                    }
+                    Err(refused) => shared.take_refused(refused, namespace, row, out),
                 }
             }
         }

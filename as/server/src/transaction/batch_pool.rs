@@ -6,6 +6,9 @@
 //! A batch of at most [`ORDERED_ROWS_MAX`] rows that asks for work in line has one turn at a time: its replies come in the
 //! order of its rows, as the C server's do.
 //!
+//! Rows of partitions that other nodes serve are passed on to them (`batch_elsewhere.rs`); the batch goes on with its other
+//! rows meanwhile, and ends when all are answered.
+//!
 //! No thread waits for a client. A batch whose client is behind with reading has no turn until the client has read, is
 //! gone, or is given up because it has read nothing for as long as its request may take. When nobody listens any more, or
 //! the server stops, rows that only read are left out.
@@ -29,13 +32,14 @@ use datamodel::exp::Filter;
 use parking_lot::Mutex;
 use proto::ResultCode;
 use proto::batch::{RowPosition, Rows, batch_flag};
-use proto::message::{Request, info2};
+use proto::message::{Request, field, info2};
 
 use super::Access;
 use super::batch::{
     BatchOutcome, Extent, FrameSink, Frames, PartialFrame, RowsContext, RowsPlace, batch_of, compile_filter,
-    finish, warn_of_bad,
+    warn_of_bad,
 };
+use super::batch_elsewhere::Elsewhere;
 use super::duplicates::{self, Asker};
 use super::filter::CompiledFilter;
 use super::pool::PORTION_STEPS;
@@ -58,21 +62,21 @@ const BATCH_NICENESS: i32 = 5;
 const CLIENTS_CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// A batch that is under way on the batch threads.
-struct BatchInFlight {
+pub(super) struct BatchInFlight {
     /// Body of the message.
-    body: Box<[u8]>,
+    pub(super) body: Box<[u8]>,
     /// For rows without their own; compiled when the first turn begins.
     filter: OnceLock<Option<CompiledFilter<'static>>>,
-    outcome: BatchOutcome,
-    sink: Arc<dyn ReplySink>,
+    pub(super) outcome: BatchOutcome,
+    pub(super) sink: Arc<dyn ReplySink>,
     access: Access,
     /// Where turns go.
     workers: Weak<Workers<BatchTurn>>,
-    now: StoredMillis,
-    received: Instant,
+    pub(super) now: StoredMillis,
+    pub(super) received: Instant,
     /// How long it may take, if its client says so.
     own_time_max: Option<Duration>,
-    progress: Mutex<Progress>,
+    pub(super) progress: Mutex<Progress>,
     /// Several threads may have rows in hand at once.
     is_parallel: bool,
     /// A thread looks after the client.
@@ -81,7 +85,7 @@ struct BatchInFlight {
 }
 
 /// How far a batch is.
-struct Progress {
+pub(super) struct Progress {
     /// Rows that no thread has in hand: where they start, and how many there are.
     open: VecDeque<(RowPosition, u32)>,
     /// Threads that have rows in hand.
@@ -97,14 +101,18 @@ struct Progress {
     /// Rows may wait for their devices.
     may_wait: bool,
     /// Fewer rows were there than announced.
-    is_incomplete: bool,
+    pub(super) is_incomplete: bool,
+    /// Rows whose replies come later.
+    pub(super) elsewhere: u32,
+    /// Such replies that have come.
+    pub(super) from_elsewhere: PartialFrame,
     /// Replies that are to go out with the next ones.
     partial: PartialFrame,
 }
 
 impl Progress {
-    fn is_done(&self) -> bool {
-        self.open.is_empty() && self.working == 0
+    pub(super) fn is_done(&self) -> bool {
+        self.open.is_empty() && self.working == 0 && self.elsewhere == 0
     }
 }
 
@@ -137,7 +145,7 @@ impl Drop for GoesOn {
 pub(crate) struct BatchTurn(Arc<BatchInFlight>);
 
 /// The frames of a turn.
-struct ToClient<'a>(&'a dyn ReplySink);
+pub(super) struct ToClient<'a>(pub(super) &'a dyn ReplySink);
 
 impl FrameSink for ToClient<'_> {
     fn send(&mut self, frame: Vec<u8>) {
@@ -185,6 +193,8 @@ impl BatchPool {
             is_put_off: false,
             may_wait: true,
             is_incomplete: false,
+            elsewhere: 0,
+            from_elsewhere: PartialFrame::default(),
             partial: rest.partial,
         };
         let own_ms = parsed.as_ref().map_or(0, |request| request.transaction_ttl_ms);
@@ -506,21 +516,24 @@ impl Executor {
     }
 
     fn finish_batch(&mut self, batch: &BatchInFlight) {
-        let is_complete = !batch.progress.lock().is_incomplete;
-        let mut last = Vec::new();
-        finish(&batch.outcome, is_complete, &self.context.metrics, &mut last);
-        batch.sink.finish(last);
+        batch.finish(&self.context);
         self.workspace.tally.add_batch();
     }
 
-    fn execute_rows_of(&mut self, batch: &BatchInFlight, in_hand: InHand) -> Option<Extent> {
+    fn execute_rows_of(&mut self, batch: &Arc<BatchInFlight>, in_hand: InHand) -> Option<Extent> {
         let Executor { context, workspace } = self;
-        let context: &TransactionContext = context;
         let request = Request::parse(&batch.body).ok()?;
+        let elsewhere = Elsewhere {
+            batch,
+            context,
+            since: in_hand.since,
+            filter: request.last_field(field::FILTER_EXPRESSION),
+        };
         let mut rows = Rows::new(batch_of(&request).ok()?.rows, &request);
         rows.go_to(in_hand.first).ok()?;
         let mut frames = Frames::new(&batch.outcome, ToClient(&*batch.sink), in_hand.partial);
-        let place = RowsPlace::Pool { until: Instant::now() + TURN_TIME, sink: &*batch.sink };
+        let until = Instant::now() + TURN_TIME;
+        let place = RowsPlace::Pool { until, sink: &*batch.sink, elsewhere: &elsewhere };
         let shared = RowsContext {
             session: batch.access.as_deref(),
             filter: batch.filter.get()?.as_ref(),

@@ -10,6 +10,7 @@ use proto::message::Request;
 use super::disk_watch::DiskWatch;
 use super::duplicates::Duplicates;
 use super::flat_buffer::FlatBuffer;
+use super::proxy::PassedOn;
 use super::replicas::ReplicaWrites;
 use super::settle::Unsettled;
 use super::wait::WaitTable;
@@ -41,6 +42,8 @@ pub(crate) struct TransactionContext {
     pub(crate) duplicates: Duplicates,
     /// Threads of pools that hang, as a disk does not answer.
     pub(crate) disk_watch: DiskWatch,
+    /// Requests that other nodes carry out.
+    pub(crate) passed_on: PassedOn,
     /// The server stops: what only reads ends soon.
     is_stopping: AtomicBool,
 }
@@ -64,6 +67,7 @@ impl TransactionContext {
             replicas: ReplicaWrites::new(),
             duplicates: Duplicates::new(),
             disk_watch: DiskWatch::default(),
+            passed_on: PassedOn::new(),
             is_stopping: AtomicBool::new(false),
         }
     }

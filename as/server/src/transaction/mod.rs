@@ -9,6 +9,7 @@
 
 mod access;
 mod batch;
+mod batch_elsewhere;
 mod batch_pool;
 mod benchmarks;
 mod checks;
@@ -21,6 +22,7 @@ mod flat_buffer;
 mod measure;
 mod optimistic;
 mod pool;
+mod proxy;
 mod read;
 mod refused;
 mod replicas;
@@ -45,6 +47,7 @@ use cf::clock::StoredMillis;
 use datamodel::Budget;
 use proto::ResultCode;
 use proto::message::{Request, field, info1, info2, info4};
+use proto::peer::NodeId;
 use proto::reply::{self, ReplyHeader, ReplyWriter};
 use smallvec::SmallVec;
 
@@ -63,6 +66,7 @@ pub(crate) use batch_pool::{BatchPool, BatchWorker};
 pub(crate) use context::TransactionContext;
 pub(crate) use measure::HeldTransactions;
 pub(crate) use pool::{PoolWorker, thread_count};
+pub(crate) use proxy::ProxyTraffic;
 pub(crate) use replicas::{ReplicaObserver, ReplicaTraffic, ReplicaWrites, take_copy};
 pub(crate) use settle::Unsettled;
 pub(crate) use sink::{GoOn, GoOnWithRoom, ReplySink, SinkClosed, StalledSenders};
@@ -225,7 +229,9 @@ impl Call<'_> {
         let metrics = &self.namespace.metrics;
         metrics.count(self.origin, operation, result);
         if self.request.info1 & info1::XDR != 0 && operation != Operation::Read {
-            metrics.count(Origin::XdrClient, operation, result);
+            let is_direct = self.origin == Origin::Client;
+            let shipped = if is_direct { Origin::XdrClient } else { Origin::XdrFromProxy };
+            metrics.count(shipped, operation, result);
         }
     }
 }
@@ -244,12 +250,24 @@ fn record_access(request: &Request<'_>) -> RecordAccess {
     if request.info2 & info2::WRITE != 0 { RecordAccess::Write } else { RecordAccess::Read }
 }
 
-/// What a client is told if this node does not serve a partition.
-fn refused_result(refused: Refused) -> ResultCode {
+/// What a request waits for whose partition this node does not serve now.
+///
+/// # Errors
+/// What the client is told if it waits for nothing.
+fn wait_of_refused(refused: Refused) -> Result<Wait, ResultCode> {
     match refused {
-        // Nothing can be passed on to another node.
-        Refused::Unavailable | Refused::ServedBy(_) | Refused::Held => ResultCode::Unavailable,
+        Refused::Unavailable => Err(ResultCode::Unavailable),
+        Refused::ServedBy(node) => Ok(Wait::OtherNode(NodeId(node))),
+        Refused::Held => Ok(Wait::Hold),
     }
+}
+
+/// A request for one record, and who asks.
+struct Asked<'a> {
+    request: &'a Request<'a>,
+    origin: Origin,
+    /// The record, where the request does not say it.
+    digest: Option<Digest>,
 }
 
 impl Workspace {
@@ -259,14 +277,14 @@ impl Workspace {
     /// it runs again, as the partition may have gone to another node.
     ///
     /// # Errors
-    /// What the client is told if this node does not serve the partition.
+    /// When this node does not serve the partition.
     #[inline]
     fn reserve_partition<'n>(
         &mut self,
         namespace: &'n Namespace,
         digest: &Digest,
         (access, place): (RecordAccess, Place),
-    ) -> Result<(u8, Option<PartitionReservation<'n>>), ResultCode> {
+    ) -> Result<(u8, Option<PartitionReservation<'n>>), Refused> {
         let (partitions, id) = (&namespace.partitions, PartitionId::of(digest));
         match place {
             Place::Service => {
@@ -275,10 +293,10 @@ impl Workspace {
                     RecordAccess::Read => partitions.look_for_read(section, id).map(|()| 0),
                     RecordAccess::Write => partitions.look_for_write(section, id),
                 };
-                Ok((tree_id.map_err(refused_result)?, None))
+                Ok((tree_id?, None))
             }
             Place::Pool { .. } => {
-                let reservation = partitions.reserve(id, access).map_err(refused_result)?;
+                let reservation = partitions.reserve(id, access)?;
                 self.leave_sections();
                 Ok((reservation.tree_id(), Some(reservation)))
             }
@@ -352,7 +370,8 @@ impl Executor {
         }
         let (budget, place) = (Budget::new(INLINE_STEPS), Place::Service);
         let patience = Patience::new(true, Some(take_reply_room));
-        workspace.execute_single(context, namespace, request, (&budget, place, patience), now, out)
+        let asked = Asked { request, origin: Origin::Client, digest: None };
+        workspace.execute_single(context, namespace, &asked, (&budget, place, patience), now, out)
     }
 
     /// Prepares for requests that come next: the namespaces and digests of their records. Changes nothing.
@@ -381,31 +400,35 @@ impl Workspace {
         &mut self,
         context: &TransactionContext,
         namespace: &Namespace,
-        request: &Request<'_>,
+        &Asked { request, origin, digest }: &Asked<'_>,
         (budget, place, patience): (&Budget<'_>, Place, Patience<'_>),
         now: StoredMillis,
         out: &mut Vec<u8>,
     ) -> Step {
         let is_write = request.info2 & info2::WRITE != 0;
         let is_read = request.info1 & info1::READ != 0;
-        let Some(digest) = request.record_digest().filter(|_| is_write || is_read) else {
+        let digest = digest.or_else(|| request.record_digest());
+        let Some(digest) = digest.filter(|_| is_write || is_read) else {
             cf::warning_limited!(
                 Tsvc,
                 "{{{}}} request with a bad digest, or neither read nor write",
                 namespace.name()
             );
-            namespace.metrics.count(Origin::Client, Operation::Tsvc, ResultCode::Parameter);
+            namespace.metrics.count(origin, Operation::Tsvc, ResultCode::Parameter);
             reply::write_header_only(out, &ReplyHeader::result(ResultCode::Parameter));
             return Step::Done;
         };
         let access = (record_access(request), place);
         let (tree_id, _reservation) = match self.reserve_partition(namespace, &digest, access) {
             Ok(reserved) => reserved,
-            Err(result) => {
-                namespace.metrics.count(Origin::Client, Operation::Tsvc, result);
-                reply::write_header_only(out, &ReplyHeader::result(result));
-                return Step::Done;
-            }
+            Err(refused) => match wait_of_refused(refused) {
+                Ok(wait) => return Step::Restart(wait),
+                Err(result) => {
+                    namespace.metrics.count(origin, Operation::Tsvc, result);
+                    reply::write_header_only(out, &ReplyHeader::result(result));
+                    return Step::Done;
+                }
+            },
         };
         let filter = filter::compile(request, budget);
         let call = Call {
@@ -416,7 +439,7 @@ impl Workspace {
             digest,
             tree_id,
             now,
-            origin: Origin::Client,
+            origin,
             filter: filter.as_ref(),
             check: None,
             row: None,
@@ -446,7 +469,11 @@ impl Workspace {
         }
         self.note_replies(settled, start, is_row);
         let tally = if is_held { &mut self.held.tally } else { &mut self.tally };
-        tally.add(call.namespace.position(), call.request, is_row);
+        match call.origin {
+            // Measured where the client is.
+            Origin::FromProxy | Origin::FromProxyBatchSub => {}
+            origin => tally.add(call.namespace.position(), call.request, origin == Origin::BatchSub),
+        }
         None
     }
 

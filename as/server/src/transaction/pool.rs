@@ -18,8 +18,10 @@ use proto::reply::{self, ReplyHeader};
 
 use super::duplicates::Asker;
 use super::wait::ROOM_WAIT_MAX;
-use super::{Executor, OwnedRequest, Patience, Place, ReplySink, Step, TransactionContext, Wait};
-use crate::metrics::{Operation, Origin};
+use super::{
+    Asked, Executor, OwnedRequest, Patience, Place, ReplySink, Step, TransactionContext, Wait,
+};
+use crate::metrics::Operation;
 use crate::storage::{DiskCaller, RoomWait};
 use crate::workers::Work;
 
@@ -44,6 +46,13 @@ impl TransactionContext {
             Wait::Room(_) | Wait::Disk { .. } => return self.put_off(wait, request),
             Wait::Duplicates(key) => return self.duplicates.ask(self, key, Asker::Request(request)),
             Wait::ReplyRoom(size) => return self.wait_for_reply_room(size, request),
+            Wait::OtherNode(node) => {
+                if !request.sink.send_back(node) {
+                    self.passed_on.pass_on(self, node, request);
+                }
+                return;
+            }
+            Wait::Hold => return self.passed_on.put_off(self, request),
         };
         if let Err(request) = resumed {
             self.pool.submit(request);
@@ -107,14 +116,14 @@ impl TransactionContext {
     fn answer_late(&self, owned: &OwnedRequest, result: ResultCode, out: &mut Vec<u8>) {
         let parsed = Request::parse(&owned.body).ok();
         if let Some(namespace) = parsed.as_ref().and_then(|request| self.known_namespace(request)) {
-            namespace.metrics.count(Origin::Client, Operation::Tsvc, result);
+            namespace.metrics.count(owned.origin, Operation::Tsvc, result);
         }
         reply::write_header_only(out, &ReplyHeader::result(result));
     }
 
     /// Until when a request for one record may take. The time in which it waited for room does not count, unless its client
     /// has set the limit.
-    fn deadline_of(&self, request: &Request<'_>, owned: &OwnedRequest) -> Instant {
+    pub(super) fn deadline_of(&self, request: &Request<'_>, owned: &OwnedRequest) -> Instant {
         let put_off = if request.transaction_ttl_ms == 0 { owned.waited } else { Duration::ZERO };
         owned.received + self.time_max(request) + put_off
     }
@@ -159,7 +168,8 @@ impl Work<OwnedRequest> for PoolWorker {
 
 impl Executor {
     /// Carries out a request for one record that a service thread has given up. Its reply is appended to `out`, unless there
-    /// is no room for its record or for the reply, or its disk does not answer, and it has to wait.
+    /// is no room for its record or for the reply, its disk does not answer, or another node serves its partition, and it has
+    /// to wait.
     pub(super) fn execute_in_pool(&mut self, owned: &OwnedRequest, out: &mut Vec<u8>) -> Option<Wait> {
         self.wake(owned.received);
         let context = Arc::clone(&self.context);
@@ -184,9 +194,15 @@ impl Executor {
         let take_reply_room = |size| owned.sink.take_room(size);
         let patience = Patience::new(owned.may_wait, Some(&take_reply_room));
         let terms = (&budget, place, patience);
-        match self.workspace.execute_single(&context, namespace, request, terms, owned.now, out) {
+        let asked = Asked { request, origin: owned.origin, digest: owned.digest };
+        match self.workspace.execute_single(&context, namespace, &asked, terms, owned.now, out) {
             Step::Restart(
-                wait @ (Wait::Room(_) | Wait::ReplyRoom(_) | Wait::Disk { .. } | Wait::Duplicates(_)),
+                wait @ (Wait::Room(_)
+                | Wait::ReplyRoom(_)
+                | Wait::Disk { .. }
+                | Wait::Duplicates(_)
+                | Wait::OtherNode(_)
+                | Wait::Hold),
             ) => Some(wait),
             step => {
                 assert!(matches!(step, Step::Done), "a request in the pool waits for nothing else");

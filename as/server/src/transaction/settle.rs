@@ -13,10 +13,12 @@ use cf::Digest;
 use crossbeam::channel::bounded;
 use proto::ResultCode;
 use proto::frame::HEADER_SIZE;
+use proto::message::info3;
 use smallvec::SmallVec;
 
 use super::wait::{Hold, RecordKey};
 use super::{Call, Executor, Place, TransactionContext, Wait, Workspace};
+use crate::config::params::namespace::WriteCommitLevel;
 use crate::index::Location;
 use crate::storage::{DiskCaller, DurableWait};
 
@@ -36,8 +38,8 @@ pub(crate) struct Unsettled {
 #[derive(Clone, Copy, Debug)]
 enum Awaited {
     Disk(Location),
-    /// All replicas of the record.
-    Replicas(Digest),
+    /// All replicas of the record, for so many milliseconds; 0 = the server's default.
+    Replicas(Digest, u32),
 }
 
 impl Unsettled {
@@ -62,9 +64,19 @@ impl Call<'_> {
     pub(super) fn note_changed(&self, location: Location, unsettled: &mut Vec<Unsettled>) {
         self.note_unsettled(location, unsettled);
         let key = self.record_key();
-        if self.context.replicas.is_in_flight(&key) {
-            let awaited = Awaited::Replicas(key.digest);
+        if self.context.replicas.is_in_flight(&key) && self.waits_for_replicas() {
+            let awaited = Awaited::Replicas(key.digest, self.request.transaction_ttl_ms);
             unsettled.push(Unsettled { namespace: key.namespace, awaited, result_at: 0 });
+        }
+    }
+
+    /// Whether the client is told of a change only when all replicas have it: unless it asks for the master's word alone, or
+    /// the namespace says otherwise.
+    fn waits_for_replicas(&self) -> bool {
+        match self.namespace.config().params.write_commit_level_override.get() {
+            WriteCommitLevel::All => true,
+            WriteCommitLevel::Master => false,
+            WriteCommitLevel::Off => self.request.info3 & info3::COMMIT_LEVEL_MASTER == 0,
         }
     }
 
@@ -105,7 +117,9 @@ impl Workspace {
                         *result = ResultCode::Unknown.code();
                     }
                 }
-                Awaited::Replicas(digest) => on_replicas.push((RecordKey { namespace, digest }, result_at)),
+                Awaited::Replicas(digest, time_max) => {
+                    on_replicas.push((RecordKey { namespace, digest }, time_max, result_at));
+                }
             }
         }
         if !on_replicas.is_empty() {
@@ -115,18 +129,18 @@ impl Workspace {
 }
 
 /// Waits until each of the records is on its replicas, or its time is over; then its reply says so.
-fn await_replicas(context: &TransactionContext, records: &[(RecordKey, usize)], replies: &mut [u8]) {
+fn await_replicas(context: &TransactionContext, records: &[(RecordKey, u32, usize)], replies: &mut [u8]) {
     let (released, results) = bounded(1);
     // A byte for each, which becomes its result.
     let first = Hold::on(vec![ResultCode::Ok.code(); records.len()], move |results| {
         let _ = released.send(results);
     });
-    for (at, (key, _)) in records.iter().enumerate() {
-        context.replicas.hold(key, first.about(vec![at]));
+    for (at, (key, time_max, _)) in records.iter().enumerate() {
+        context.replicas.hold(key, first.about(vec![at]), *time_max);
     }
     drop(first);
     let results = results.recv().unwrap_or_default();
-    for ((_, result_at), code) in records.iter().zip(results) {
+    for ((.., result_at), code) in records.iter().zip(results) {
         if code != ResultCode::Ok.code()
             && let Some(result) = replies.get_mut(*result_at)
         {
@@ -174,12 +188,12 @@ impl Executor {
         release: impl FnOnce(Vec<u8>) + Send + 'static,
     ) {
         let mut disks = SmallVec::<[OnDisk; 2]>::new();
-        let mut on_replicas = SmallVec::<[(RecordKey, usize); 2]>::new();
+        let mut on_replicas = SmallVec::<[(RecordKey, u32, usize); 2]>::new();
         for &Unsettled { namespace, awaited, result_at } in unsettled {
             let location = match awaited {
                 Awaited::Disk(location) => location,
-                Awaited::Replicas(digest) => {
-                    on_replicas.push((RecordKey { namespace, digest }, result_at));
+                Awaited::Replicas(digest, time_max) => {
+                    on_replicas.push((RecordKey { namespace, digest }, time_max, result_at));
                     continue;
                 }
             };
@@ -193,8 +207,8 @@ impl Executor {
             disks[at].results_at.push(result_at);
         }
         let first = Hold::on(replies, release);
-        for (key, result_at) in on_replicas {
-            self.context.replicas.hold(&key, first.about(vec![result_at]));
+        for (key, time_max, result_at) in on_replicas {
+            self.context.replicas.hold(&key, first.about(vec![result_at]), time_max);
         }
         for OnDisk { namespace, device, locations, results_at } in disks {
             let hold = first.about(results_at);

@@ -7,6 +7,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
+use proto::peer::NodeId;
+
 /// The client is gone or does not read: whoever makes replies stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SinkClosed;
@@ -99,6 +101,12 @@ pub(crate) trait ReplySink: Send + Sync {
     /// Has `go_on` called when there may be room for `size` bytes, or at `deadline`.
     fn when_room(&self, _size: usize, _deadline: Instant, go_on: GoOnWithRoom) {
         go_on(true);
+    }
+
+    /// Tells the node that has passed the request on that another one serves its partition. Returns false if no node has:
+    /// then the request is passed on from here.
+    fn send_back(&self, _better: NodeId) -> bool {
+        false
     }
 
     /// Sends nothing any more but the last frames, and calls all that wait.

@@ -114,11 +114,13 @@ impl SubCommands {
         (place, may_wait): (Place, bool),
         budget: &Budget<'_>,
     ) -> Result<Option<Wait>, ResultCode> {
-        let (tree_id, _reservation) = self.workspace.reserve_partition(
+        let reserved = self.workspace.reserve_partition(
             command.namespace,
             &command.digest,
             (RecordAccess::Write, place),
-        )?;
+        );
+        // Whoever serves the partition runs the query too.
+        let (tree_id, _reservation) = reserved.map_err(|_| ResultCode::Unavailable)?;
         let call = Call {
             context: &self.context,
             place,

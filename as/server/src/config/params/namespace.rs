@@ -44,7 +44,7 @@ params! {
     /// The `namespace` context.
     pub struct NamespaceParams {
         /// Rack that holds all masters; 0 means none does.
-        active_rack: Number<u32> = 0, number("active-rack", 0, 1_000_000).dynamic().enterprise().later();
+        active_rack: Number<u32> = 0, number("active-rack", 0, 1_000_000).dynamic().enterprise();
         /// Allows records that expire although nsup-period is 0, so that nothing removes them.
         allow_ttl_without_nsup: Flag = false, boolean("allow-ttl-without-nsup").dynamic();
         /// Lets a write make a record expire earlier than it would have; without it such a write leaves the time as it is.
@@ -128,9 +128,9 @@ params! {
         /// Trees into which the primary index of each partition is divided.
         partition_tree_sprigs: Number<u32> = 256, power_of_2("partition-tree-sprigs", 256, 1 << 28);
         /// Spreads partitions evenly instead of moving as few as possible.
-        prefer_uniform_balance: Flag = false, boolean("prefer-uniform-balance").dynamic().enterprise().later();
+        prefer_uniform_balance: Flag = false, boolean("prefer-uniform-balance").dynamic().enterprise();
         /// Rack in which this node stands; 0 means none.
-        rack_id: Number<u32> = 0, number("rack-id", 0, 1_000_000).dynamic().enterprise().later();
+        rack_id: Number<u32> = 0, number("rack-id", 0, 1_000_000).dynamic().enterprise();
         /// Replicas that a read asks: all, one, or off for what the client says.
         read_consistency_level_override: Choice<ReadConsistencyLevel> = ReadConsistencyLevel::Off,
             choice::<ReadConsistencyLevel>("read-consistency-level-override").dynamic();

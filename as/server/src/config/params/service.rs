@@ -85,7 +85,7 @@ params! {
         /// Threads that send partitions to other nodes; 0 stops sending.
         migrate_threads: Number<u32> = 1, number("migrate-threads", 0, 100).dynamic();
         /// A cluster of fewer nodes is not formed.
-        min_cluster_size: Number<u32> = 1, number("min-cluster-size", 0, 8).dynamic().later();
+        min_cluster_size: Number<u32> = 1, number("min-cluster-size", 0, 8).dynamic();
         /// Id of this node in the cluster, hexadecimal.
         node_id: Number<u64> = 0, hex("node-id").note("made from the fabric port and a hardware address");
         /// Network interface whose hardware address goes into the node id.
@@ -122,7 +122,7 @@ params! {
         /// Seconds between clean-ups of secondary indexes; 0 means never.
         sindex_gc_period: Number<u32> = 10, any_u32("sindex-gc-period").dynamic().later();
         /// Joins the cluster quiesced.
-        stay_quiesced: Flag = false, boolean("stay-quiesced").enterprise().later();
+        stay_quiesced: Flag = false, boolean("stay-quiesced").enterprise();
         /// Seconds between the statistics lines in the log; 0 means none.
         ticker_interval: Number<u32> = 10, any_u32("ticker-interval").dynamic();
         /// Seconds between checks whether TLS certificates have changed; 0 means never.

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use cf::clock::StoredMillis;
 use cluster::migration::MigrationLoad;
+use cluster::node::Placement;
 
 use super::Value::{self, Fixed, Flag, Number, Signed};
 use crate::config::Engine;
@@ -22,6 +23,7 @@ struct View<'a> {
     migrations: MigrationLoad,
     objects: u64,
     roles: RecordsByRole,
+    placement: Placement,
     index_memory: IndexMemory,
     data_used: u64,
     data_total: u64,
@@ -99,11 +101,17 @@ static ROWS: &[Row] = &[
         Fixed(view.namespace.metrics.query_compression.uncompressed_pct(), 3)
     }),
     One("query_proto_compression_ratio", |view| Fixed(view.namespace.metrics.query_compression.ratio(), 3)),
-    One("pending_quiesce", |_| Flag(false)),
-    One("effective_is_quiesced", |_| Flag(false)),
-    Idle(&["nodes_quiesced"]),
-    One("effective_prefer_uniform_balance", |_| Flag(false)),
-    Idle(&["effective_active_rack"]),
+    One("pending_quiesce", |view| {
+        let cluster = &view.node.cluster;
+        Flag(view.node.config.service.stay_quiesced.get() || cluster.is_quiesce_pending.load(Relaxed))
+    }),
+    One("effective_is_quiesced", |view| {
+        let own = view.node.cluster.node_id;
+        Flag(view.placement.quiesced.iter().any(|node| node.0 == own))
+    }),
+    One("nodes_quiesced", |view| Number(view.placement.quiesced.len() as u64)),
+    One("effective_prefer_uniform_balance", |view| Flag(view.placement.is_uniform)),
+    One("effective_active_rack", |view| Number(view.placement.active_rack.into())),
     Counter(NamespaceCounter::MigratePartitionsImbalance),
     One("migrate_tx_instances", |view| Number(view.migrations.emigrations_known as u64)),
     One("migrate_rx_instances", |view| Number(view.migrations.immigrations_known as u64)),
@@ -287,6 +295,7 @@ pub(in crate::info) fn write_namespace(node: &Node, namespace: &Namespace, out: 
         migrations: *namespace.migration_load.lock(),
         objects: namespace.object_count(),
         roles: namespace.records_by_role(),
+        placement: node.cluster.placement(namespace.position()),
         index_memory: IndexMemory::of(namespace),
         data_used: namespace.storage.used_bytes(),
         data_total: namespace.storage.total_bytes(),

@@ -80,7 +80,8 @@ static ROWS: &[Row] = &[
         let transactions = &view.node.service.transactions;
         Number((transactions.replicas.count() + transactions.duplicates.count()) as u64)
     }),
-    Idle(&["proxy_in_progress", "tree_gc_queue"]),
+    One("proxy_in_progress", |view| Number(view.node.service.transactions.passed_on.count() as u64)),
+    Idle(&["tree_gc_queue"]),
     One("client_connections", |view| Number(view.connections_opened.saturating_sub(view.connections_closed))),
     One("client_connections_opened", |view| Number(view.connections_opened)),
     One("client_connections_closed", |view| Number(view.connections_closed)),
@@ -106,7 +107,8 @@ static ROWS: &[Row] = &[
     Counter(ServerCounter::InfoTimeout),
     Counter(ServerCounter::DemarshalError),
     Counter(ServerCounter::EarlyTsvcClientError),
-    Idle(&["early_tsvc_from_proxy_error", "early_tsvc_from_proxy_batch_sub_error"]),
+    Counter(ServerCounter::EarlyTsvcFromProxyError),
+    Counter(ServerCounter::EarlyTsvcFromProxyBatchSubError),
     One("long_queries_active", |view| Number(view.node.service.queries.long_count() as u64)),
     Counter(ServerCounter::BatchIndexInitiate),
     One("batch_index_queue", |view| Text(batch_queues(view.node))),

@@ -51,7 +51,8 @@ struct InFlight {
     resend_at: Instant,
     pause: Duration,
     deadline: Instant,
-    holds: Vec<Hold>,
+    /// Replies that are held, and until when.
+    holds: Vec<(Hold, Instant)>,
     waiting: Vec<OwnedRequest>,
 }
 
@@ -161,11 +162,20 @@ impl ReplicaWrites {
         send(links, &write.unanswered, &write.message);
     }
 
-    /// Has a hold wait for the write of a record that is on its way, or ends it at once.
-    pub(in crate::transaction) fn hold(&self, key: &RecordKey, hold: Hold) {
+    /// Has a hold wait for the write of a record that is on its way, or ends it at once. It waits for so many milliseconds; 0 =
+    /// `transaction-max-ms`.
+    pub(in crate::transaction) fn hold(&self, key: &RecordKey, hold: Hold, time_max_ms: u32) {
         let mut writes = self.shard(key).writes.lock();
         match writes.get_mut(key) {
-            Some(write) => write.holds.push(hold),
+            Some(write) => {
+                let deadline = match time_max_ms {
+                    0 => write.deadline,
+                    own => Instant::now() + Duration::from_millis(own.into()),
+                };
+                // It is sent again as long as somebody waits.
+                write.deadline = write.deadline.max(deadline);
+                write.holds.push((hold, deadline));
+            }
             None => {
                 drop(writes);
                 hold.end(&[]);
@@ -207,7 +217,8 @@ impl ReplicaWrites {
     fn end(&self, shard: &Shard, mut write: InFlight, is_late: bool) -> Ended {
         self.count.fetch_sub(1, AcqRel);
         shard.ended.notify_all();
-        let (holds, waiting) = (std::mem::take(&mut write.holds), std::mem::take(&mut write.waiting));
+        let holds = std::mem::take(&mut write.holds).into_iter().map(|(hold, _)| hold).collect();
+        let waiting = std::mem::take(&mut write.waiting);
         Ended { holds, waiting, is_late }
     }
 
@@ -237,6 +248,11 @@ impl ReplicaWrites {
             let mut writes = shard.writes.lock();
             let mut over = Vec::new();
             for (key, write) in writes.iter_mut() {
+                let late: Vec<Hold> =
+                    write.holds.extract_if(.., |(_, until)| *until <= now).map(|(hold, _)| hold).collect();
+                if !late.is_empty() {
+                    ended.push(Ended { holds: late, waiting: Vec::new(), is_late: true });
+                }
                 if write.deadline <= now {
                     over.push((*key, true));
                 } else if all || write.resend_at <= now {
@@ -261,7 +277,7 @@ impl ReplicaWrites {
 /// The server stops before all have answered: the write may last.
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.holds.drain(..).for_each(Hold::time_out);
+        self.holds.drain(..).for_each(|(hold, _)| hold.time_out());
     }
 }
 

@@ -56,16 +56,19 @@ impl ReplicaTraffic {
         Arc::new(ReplicaTraffic { context, fabric, cluster })
     }
 
-    /// Body of the thread that sends again.
+    /// Body of the thread that looks after what other nodes do not answer: it sends replica writes again, and has requests that
+    /// were passed on tried again or answered.
     ///
     /// # Errors
     /// None; it ends when `is_stopping`.
     pub(crate) fn run_resend(&self, is_stopping: &AtomicBool) -> io::Result<()> {
         let mut generation = self.cluster.rebalance_generation();
         while !is_stopping.load(Acquire) {
-            let replicas = &self.context.replicas;
-            let is_idle = replicas.count() == 0 && self.context.duplicates.count() == 0;
+            let (replicas, passed_on) = (&self.context.replicas, &self.context.passed_on);
+            let is_idle =
+                replicas.count() == 0 && self.context.duplicates.count() == 0 && passed_on.count() == 0;
             std::thread::park_timeout(if is_idle { IDLE_PAUSE } else { REFUSED_PAUSE });
+            passed_on.look_after(&self.context);
             let has_changed =
                 std::mem::replace(&mut generation, self.cluster.rebalance_generation()) != generation;
             self.context.duplicates.resend(&self.context);

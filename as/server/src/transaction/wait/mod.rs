@@ -4,7 +4,7 @@
 //!
 //! - Before, its *request* waits. It is copied, its connection is parked, and the request runs again from its start when
 //!   the [`Wait`] is over. So a request waits for a thread of the pool, for a reserved record, for a disk to answer, for room on a
-//!   device or for its reply, and may wait for the versions that other nodes have or for the node that it is passed on to.
+//!   device or for its reply, for the versions that other nodes have, or for the node that it is passed on to.
 //! - Afterwards, its *reply* waits until what it tells of is safe, under a [`Hold`]: on disk, and on replicas.
 //!
 //! In neither case does a service thread wait: it goes on with other connections, and whoever ends the wait posts the reply
@@ -17,11 +17,15 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cf::Digest;
 use cf::clock::StoredMillis;
+use proto::peer::NodeId;
 
 use super::ReplySink;
 pub(super) use held::Hold;
 pub(super) use table::{RecordKey, RecordReservation, WaitTable};
+
+use crate::metrics::Origin;
 
 /// What the transaction of a request waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +42,10 @@ pub(crate) enum Wait {
     ReplyRoom(usize),
     /// A disk that does not answer: that of device number `device` of namespace number `namespace`.
     Disk { namespace: usize, device: u8 },
+    /// The answer of the node that serves the partition, which the request is passed on to.
+    OtherNode(NodeId),
+    /// The end of a change of the cluster, during which no write of the partition begins.
+    Hold,
 }
 
 /// Longest that a request waits for room whose client has set it no time limit.
@@ -85,10 +93,27 @@ pub(crate) struct OwnedRequest {
     pub(super) waited: Duration,
     /// It may wait for its device again.
     pub(super) may_wait: bool,
+    pub(super) origin: Origin,
+    /// The record, where the message does not say it: rows of batches.
+    pub(super) digest: Option<Digest>,
 }
 
 impl OwnedRequest {
     pub(crate) fn new(body: &[u8], now: StoredMillis, received: Instant, sink: Arc<dyn ReplySink>) -> Self {
-        OwnedRequest { body: body.into(), now, received, sink, waited: Duration::ZERO, may_wait: true }
+        OwnedRequest {
+            body: body.into(),
+            now,
+            received,
+            sink,
+            waited: Duration::ZERO,
+            may_wait: true,
+            origin: Origin::Client,
+            digest: None,
+        }
+    }
+
+    /// The same, asked by somebody else than a client directly.
+    pub(super) fn of(self, origin: Origin, digest: Option<Digest>) -> Self {
+        OwnedRequest { origin, digest, ..self }
     }
 }

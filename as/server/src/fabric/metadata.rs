@@ -1,0 +1,273 @@
+//! The metadata thread: it steps `cluster::smd::SmdPropagation` with what happens to system metadata in the cluster, and does
+//! what that wants done. Changes of this node's clients wait here until all nodes have them.
+//!
+//! # Threads
+//! One. It writes files and tells listeners, so it is none of those that others wait for. What it hears comes through an
+//! inbox; messages of other nodes that are too many are dropped, and are sent again.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cf::clock::{StoredMillis, monotonic_nanos};
+use cf::threads::{self, Handle};
+use cluster::smd::{SetResult, SmdAction, SmdEvent, SmdPropagation};
+use cluster::time::Now;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use parking_lot::Mutex;
+use proto::peer::hello::Channel;
+use proto::peer::smd::{Item, ModuleVersion, Smd as Message};
+use proto::peer::{ClusterKey, NodeId};
+
+use super::network::Fabric;
+use super::peers::Handler;
+use crate::smd::{Module, SetError, Smd, SmdItem, SmdVersion};
+
+/// Messages of other nodes that wait for the thread.
+const MESSAGES_MAX: usize = 4096;
+/// How often time is told to have passed.
+const TICK: Duration = Duration::from_millis(25);
+/// How long a change may take. It outlasts the loss of the principal, and of the one that follows.
+const SET_TIME_MAX: Duration = Duration::from_secs(30);
+/// Modules of which one history counts as a whole: users and roles of a cluster are not mixed with those of a node that
+/// joins.
+const WHOLE_MODULES: &[u32] = &[Module::Security as u32];
+
+/// What happens.
+enum MetadataEvent {
+    Message { from: NodeId, bytes: Vec<u8> },
+    ClusterChanged { cluster_key: ClusterKey, succession: Vec<NodeId> },
+    Set { change: Change, done: Sender<SetResult> },
+    Stop,
+}
+
+/// A change that a client wants.
+struct Change {
+    module: u32,
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
+}
+
+/// Where events come in.
+#[derive(Clone)]
+pub(super) struct MetadataInbox(Sender<MetadataEvent>);
+
+impl MetadataInbox {
+    /// The partitions were dealt out for another cluster.
+    pub(super) fn cluster_changed(&self, cluster_key: u64, succession: &[NodeId]) {
+        let cluster_key = ClusterKey(cluster_key);
+        self.tell(MetadataEvent::ClusterChanged { cluster_key, succession: succession.to_vec() });
+    }
+
+    pub(super) fn stop(&self) {
+        self.tell(MetadataEvent::Stop);
+    }
+
+    fn tell(&self, event: MetadataEvent) {
+        // When the thread has ended, so has the server.
+        let _ = self.0.send(event);
+    }
+
+    /// Has a change made in the whole cluster, and waits for that.
+    fn set(&self, module: Module, key: &str, value: Option<&str>) -> Result<(), SetError> {
+        let (done, result) = bounded(1);
+        let value = value.map(|value| value.as_bytes().to_vec());
+        let change = Change { module: module as u32, key: key.as_bytes().to_vec(), value };
+        self.tell(MetadataEvent::Set { change, done });
+        match result.recv() {
+            Ok(SetResult::Done) => Ok(()),
+            Ok(SetResult::TimedOut) | Err(_) => Err(SetError::Timeout),
+        }
+    }
+}
+
+impl Handler for MetadataInbox {
+    fn take(&self, from: NodeId, message: &[u8]) {
+        if self.0.len() < MESSAGES_MAX {
+            self.tell(MetadataEvent::Message { from, bytes: message.to_vec() });
+        }
+    }
+}
+
+/// The thread, before it starts.
+pub(super) struct MetadataThread {
+    smd: Arc<Smd>,
+    fabric: Arc<Fabric>,
+    propagation: SmdPropagation,
+    inbox: Receiver<MetadataEvent>,
+    sender: MetadataInbox,
+    /// Who waits for the changes of this node's clients.
+    waiting: HashMap<u64, Sender<SetResult>>,
+    last_set: u64,
+}
+
+impl MetadataThread {
+    /// For `modules`, those that something of this server keeps items in.
+    pub(super) fn new(smd: &Arc<Smd>, fabric: &Arc<Fabric>, modules: &[Module]) -> Self {
+        let (sender, inbox) = unbounded();
+        let version = |module: &Module| version_of(*module, smd.version(*module).0);
+        let versions: Vec<ModuleVersion> = modules.iter().map(version).collect();
+        let propagation = SmdPropagation::new(fabric.self_node(), &versions);
+        MetadataThread {
+            smd: Arc::clone(smd),
+            fabric: Arc::clone(fabric),
+            propagation: propagation.with_whole_histories(WHOLE_MODULES),
+            inbox,
+            sender: MetadataInbox(sender),
+            waiting: HashMap::new(),
+            last_set: 0,
+        }
+    }
+
+    /// Where events come in.
+    pub(super) fn inbox(&self) -> MetadataInbox {
+        self.sender.clone()
+    }
+
+    /// Starts the thread. From now on changes are made in the whole cluster.
+    ///
+    /// # Errors
+    /// When the system refuses it.
+    pub(super) fn start(self) -> io::Result<Handle> {
+        // Behind a lock, as it is not for one thread alone.
+        let (smd, sender) = (Arc::clone(&self.smd), Mutex::new(self.inbox()));
+        let handle = threads::spawn_essential("metadata", move || self.run())?;
+        smd.propagate_by(Box::new(move |module, key, value| {
+            let inbox = sender.lock().clone();
+            inbox.set(module, key, value)
+        }));
+        Ok(handle)
+    }
+
+    fn run(mut self) {
+        let mut next_tick = Instant::now();
+        loop {
+            match self.inbox.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
+                Ok(MetadataEvent::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(event) => self.take(event),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if next_tick <= Instant::now() {
+                next_tick = Instant::now() + TICK;
+                self.step(SmdEvent::Tick);
+            }
+        }
+    }
+
+    fn take(&mut self, event: MetadataEvent) {
+        match event {
+            MetadataEvent::Message { from, bytes } => match Message::decode(&bytes) {
+                Ok(message) => self.step(SmdEvent::Message { from, message }),
+                Err(error) => cf::warning_limited!(Smd, "message of node {from} dropped: {error}"),
+            },
+            MetadataEvent::ClusterChanged { cluster_key, succession } => {
+                self.step(SmdEvent::ClusterChanged { cluster_key, succession });
+            }
+            MetadataEvent::Set { change: Change { module, key, value }, done } => {
+                self.last_set += 1;
+                let set = self.last_set;
+                self.waiting.insert(set, done);
+                let deadline_ms = now().monotonic_ms + SET_TIME_MAX.as_millis() as u64;
+                self.step(SmdEvent::Set { set, module, key, value, deadline_ms });
+            }
+            MetadataEvent::Stop => {}
+        }
+    }
+
+    /// One event, and what comes of it.
+    fn step(&mut self, event: SmdEvent) {
+        let mut next = vec![event];
+        while let Some(event) = next.pop() {
+            for action in self.propagation.step(event, now()) {
+                next.extend(self.carry_out(action));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: SmdAction) -> Option<SmdEvent> {
+        match action {
+            SmdAction::Send { to, message } => {
+                let mut bytes = Vec::new();
+                message.encode(&mut bytes);
+                if let Err(error) = self.fabric.send(to, Channel::Metadata, &bytes) {
+                    // Whatever matters is sent again.
+                    cf::detail!(Smd, "message to node {to} not sent: {error:?}");
+                }
+                None
+            }
+            SmdAction::Collect { module, purpose } => {
+                let items = Module::from_number(module).map(|module| self.smd.all_items(module));
+                let items = items.unwrap_or_default().into_iter().map(to_peers).collect();
+                Some(SmdEvent::Collected { module, items, purpose })
+            }
+            SmdAction::Merge { module, others, version, replaces } => {
+                let (own, others) = (Module::from_number(module)?, from_peers(others));
+                cf::info!(Smd, "module {} is merged with {} items of other nodes", own.name(), others.len());
+                let items = if replaces {
+                    self.smd.take_all(own, others, stored(version));
+                    self.smd.all_items(own)
+                } else {
+                    self.smd.merge_in(own, others, stored(version))
+                };
+                Some(SmdEvent::Merged { module, items: items.into_iter().map(to_peers).collect() })
+            }
+            SmdAction::Change { module, key, value, version } => {
+                let own = Module::from_number(module)?;
+                let (key, value) = (text(key), value.map(text));
+                let item = self.smd.change_as_principal(own, (&key, value.as_deref()), stored(version));
+                Some(SmdEvent::Changed { module, item: item.map(to_peers) })
+            }
+            SmdAction::Apply { item, version } => {
+                let item = from_peers(vec![item]).pop()?;
+                self.smd.take_change(Module::from_number(version.module)?, item, stored(version));
+                None
+            }
+            SmdAction::Replace { items, version } => {
+                let module = Module::from_number(version.module)?;
+                self.smd.take_all(module, from_peers(items), stored(version));
+                None
+            }
+            SmdAction::Finished { set, result } => {
+                if let Some(waiting) = self.waiting.remove(&set) {
+                    // Who has gone need not know.
+                    let _ = waiting.send(result);
+                }
+                None
+            }
+        }
+    }
+}
+
+fn now() -> Now {
+    Now { monotonic_ms: monotonic_nanos() / 1_000_000, wall_ms: StoredMillis::now().unix_nanos() / 1_000_000 }
+}
+
+fn version_of(module: Module, version: SmdVersion) -> ModuleVersion {
+    let SmdVersion { cluster_key, tid } = version;
+    ModuleVersion { module: module as u32, committed_key: ClusterKey(cluster_key), transaction_id: tid }
+}
+
+fn stored(version: ModuleVersion) -> SmdVersion {
+    SmdVersion { cluster_key: version.committed_key.0, tid: version.transaction_id }
+}
+
+/// Keys and values are text.
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+fn to_peers(item: SmdItem) -> Item {
+    let SmdItem { key, value, generation, timestamp } = item;
+    Item { key: key.into_bytes(), value: value.map(String::into_bytes), generation, timestamp }
+}
+
+fn from_peers(items: Vec<Item>) -> Vec<SmdItem> {
+    let item = |Item { key, value, generation, timestamp }| SmdItem {
+        key: text(key),
+        value: value.map(text),
+        generation,
+        timestamp,
+    };
+    items.into_iter().map(item).collect()
+}

@@ -1,0 +1,213 @@
+//! The requests of this node's clients that were passed on, or are to be tried again.
+//!
+//! # Threads
+//! Any thread adds requests, fabric threads end them. The thread that looks after what other nodes do not answer calls
+//! [`PassedOn::look_after`] every few milliseconds.
+//!
+//! # Locks
+//! One mutex for each shard, taken alone; outboxes of connections are locked under it. Nobody is answered under it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use proto::ResultCode;
+use proto::message::{Request, info2};
+use proto::peer::NodeId;
+use proto::peer::hello::Channel;
+use proto::peer::host_order::to_host_order;
+use proto::peer::proxy::{Proxy, ProxyBody};
+use proto::reply::{self, ReplyHeader};
+
+use crate::fabric::Fabric;
+use crate::metrics::Operation;
+use crate::namespace::Namespace;
+use crate::transaction::{OwnedRequest, TransactionContext};
+
+const SHARD_COUNT: usize = 16;
+/// Nodes may send a request on to one another so often before it is looked at here again.
+const REDIRECTS_MAX: u32 = 3;
+
+/// Where a request is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whereabouts {
+    /// Sent to this node, which has not answered.
+    At(NodeId),
+    /// Nowhere: nobody has begun to carry it out.
+    Here,
+}
+
+struct Entry {
+    request: OwnedRequest,
+    namespace: usize,
+    only_reads: bool,
+    message: Vec<u8>,
+    whereabouts: Whereabouts,
+    redirects: u32,
+    deadline: Instant,
+}
+
+/// The requests that were passed on.
+pub(crate) struct PassedOn {
+    shards: [Mutex<HashMap<u32, Entry>>; SHARD_COUNT],
+    count: AtomicUsize,
+    last_id: AtomicU32,
+    fabric: OnceLock<Arc<Fabric>>,
+}
+
+impl PassedOn {
+    pub(crate) fn new() -> Self {
+        PassedOn {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            count: AtomicUsize::new(0),
+            last_id: AtomicU32::new(0),
+            fabric: OnceLock::new(),
+        }
+    }
+
+    /// Sends by `fabric` from now on.
+    pub(super) fn connect(&self, fabric: &Arc<Fabric>) {
+        // A node joins others once.
+        let _ = self.fabric.set(Arc::clone(fabric));
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    fn shard(&self, id: u32) -> &Mutex<HashMap<u32, Entry>> {
+        &self.shards[id as usize % SHARD_COUNT]
+    }
+
+    /// Passes a request on to `node`.
+    pub(in crate::transaction) fn pass_on(
+        &self,
+        context: &TransactionContext,
+        node: NodeId,
+        request: OwnedRequest,
+    ) {
+        self.add(context, Some(node), request);
+    }
+
+    /// Has a request tried again in a few milliseconds.
+    pub(in crate::transaction) fn put_off(&self, context: &TransactionContext, request: OwnedRequest) {
+        self.add(context, None, request);
+    }
+
+    fn add(&self, context: &TransactionContext, node: Option<NodeId>, request: OwnedRequest) {
+        let id = self.last_id.fetch_add(1, Relaxed);
+        // It was parsed before, and names a namespace and a record.
+        let Some(entry) = new_entry(context, id, request) else { return };
+        self.count.fetch_add(1, AcqRel);
+        let mut entries = self.shard(id).lock();
+        // Sent when it is noted: the answer may come at once.
+        let entry = entries.entry(id).or_insert(entry);
+        if let Some(node) = node {
+            self.send(entry, node);
+        }
+    }
+
+    /// Sends a request; what cannot be sent is tried again.
+    fn send(&self, entry: &mut Entry, node: NodeId) {
+        let sent = self.fabric.get().map(|fabric| fabric.send_now(node, Channel::ReadWrite, &entry.message));
+        entry.whereabouts = if sent == Some(Ok(())) { Whereabouts::At(node) } else { Whereabouts::Here };
+    }
+
+    fn take(&self, id: u32, at: NodeId) -> Option<Entry> {
+        let mut entries = self.shard(id).lock();
+        let is_there = entries.get(&id).is_some_and(|entry| entry.whereabouts == Whereabouts::At(at));
+        let entry = if is_there { entries.remove(&id) } else { None };
+        drop(entries);
+        self.count.fetch_sub(usize::from(entry.is_some()), AcqRel);
+        entry
+    }
+
+    /// `from` has answered; `frame` is for the client.
+    pub(super) fn answered(&self, context: &TransactionContext, (from, id): (NodeId, u32), frame: Vec<u8>) {
+        let Some(entry) = self.take(id, from) else { return };
+        let namespace = &context.namespaces[entry.namespace];
+        // What the answer says is counted by the node that has made it.
+        entry.count(namespace, ResultCode::Ok);
+        entry.request.sink.finish(frame);
+    }
+
+    /// `from` does not serve the partition either, and believes that `better` does.
+    pub(super) fn returned(&self, (from, id): (NodeId, u32), better: NodeId, own: NodeId) {
+        let mut entries = self.shard(id).lock();
+        let Some(entry) = entries.get_mut(&id) else { return };
+        if entry.whereabouts != Whereabouts::At(from) {
+            return;
+        }
+        entry.redirects += 1;
+        if better == own || better == from || entry.redirects > REDIRECTS_MAX {
+            entry.whereabouts = Whereabouts::Here;
+        } else {
+            self.send(entry, better);
+        }
+    }
+
+    /// Answers requests whose time is over, and writes that were sent to a node that has gone. Has others tried again that nobody
+    /// has begun, or that only read and were sent to such a node.
+    pub(in crate::transaction) fn look_after(&self, context: &TransactionContext) {
+        let Some(fabric) = self.fabric.get() else { return };
+        let now = Instant::now();
+        for shard in self.shards.iter().filter(|_| self.count() != 0) {
+            let mut entries = shard.lock();
+            let is_lost = |entry: &Entry| match entry.whereabouts {
+                Whereabouts::Here => true,
+                Whereabouts::At(node) => !fabric.is_alive(node),
+            };
+            let found: Vec<Entry> = entries
+                .extract_if(|_, entry| entry.deadline <= now || is_lost(entry))
+                .map(|(_, entry)| entry)
+                .collect();
+            drop(entries);
+            self.count.fetch_sub(found.len(), AcqRel);
+            for entry in found {
+                // Nobody knows whether a node that has gone has carried a write out.
+                let is_in_doubt = entry.whereabouts != Whereabouts::Here && !entry.only_reads;
+                if entry.deadline <= now || is_in_doubt {
+                    entry.time_out(context);
+                } else {
+                    context.pool.submit(entry.request);
+                }
+            }
+        }
+    }
+}
+
+/// A request that is not sent yet.
+fn new_entry(context: &TransactionContext, id: u32, request: OwnedRequest) -> Option<Entry> {
+    let parsed = Request::parse(&request.body).ok()?;
+    let digest = request.digest.or_else(|| parsed.record_digest())?;
+    let namespace = context.namespace_of(&parsed)?.position();
+    let frame = to_host_order(&request.body)?;
+    let body = ProxyBody::Request { digest: Some(digest), frame: &frame };
+    let mut message = Vec::new();
+    Proxy { transaction_id: id, body }.encode(&mut message);
+    Some(Entry {
+        deadline: context.deadline_of(&parsed, &request),
+        only_reads: parsed.info2 & info2::WRITE == 0,
+        request,
+        namespace,
+        message,
+        whereabouts: Whereabouts::Here,
+        redirects: 0,
+    })
+}
+
+impl Entry {
+    fn count(&self, namespace: &Namespace, result: ResultCode) {
+        namespace.metrics.count(self.request.origin, Operation::Proxy, result);
+    }
+
+    fn time_out(self, context: &TransactionContext) {
+        self.count(&context.namespaces[self.namespace], ResultCode::Timeout);
+        let mut reply = Vec::new();
+        reply::write_header_only(&mut reply, &ReplyHeader::result(ResultCode::Timeout));
+        self.request.sink.finish(reply);
+    }
+}
