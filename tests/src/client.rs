@@ -3,8 +3,10 @@
 //! Every wait ends: a server that keeps silent is an error of kind `WouldBlock` after the timeout.
 
 use std::io::{self, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 use crate::corpus::latin1;
 use crate::wire::{self, BODY_SIZE_MAX, FRAME_HEADER_SIZE, Frame, Message, body_size};
@@ -40,6 +42,18 @@ impl Client {
     /// Connects, to wait `PATIENCE` for each answer.
     pub fn connect(address: SocketAddr) -> io::Result<Client> {
         Client::connect_patiently(address, PATIENCE)
+    }
+
+    /// As [`connect`](Self::connect), from an address of this machine.
+    pub fn connect_from(source: IpAddr, address: SocketAddr) -> io::Result<Client> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.connect(&address.into())?;
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(stream.into())
     }
 
     /// Connects, to wait for each answer as long as `timeout`.

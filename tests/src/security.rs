@@ -22,7 +22,10 @@ pub mod command {
     pub const QUERY_USERS: u8 = 9;
     pub const CREATE_ROLE: u8 = 10;
     pub const DROP_ROLE: u8 = 11;
+    pub const GRANT_PRIVILEGES: u8 = 12;
+    pub const REVOKE_PRIVILEGES: u8 = 13;
     pub const SET_WHITELIST: u8 = 14;
+    pub const SET_QUOTAS: u8 = 15;
     pub const QUERY_ROLES: u8 = 16;
     pub const LOGIN: u8 = 20;
 }

@@ -171,6 +171,30 @@ fn batches_and_queries_come_in_compressed_frames() {
 }
 
 #[test]
+fn a_batch_that_other_threads_go_on_with_is_compressed_from_its_first_frame() {
+    let server = Server::start(&usual_config());
+    let mut client = server.connect();
+    let keys: Vec<String> = (0..200).map(|n| format!("large-{n}")).collect();
+    for key in &keys {
+        assert_eq!(client.ask(&Message::put(key, text(16_000))).unwrap().result, result::OK);
+    }
+    // A service thread begins it, and has made a mebibyte of replies before it gives the rest away.
+    client.send(&asking(Message::get_all(keys.iter().map(String::as_str))).encode()).unwrap();
+    let mut rows = 0;
+    loop {
+        let (frame, is_compressed) = receive(&mut client);
+        let messages = frame.messages().unwrap();
+        let with_bins = messages.iter().filter(|message| !message.operations.is_empty()).count();
+        assert!(with_bins == 0 || is_compressed, "{with_bins} rows in a clear frame behind {rows}");
+        rows += with_bins;
+        if messages.iter().any(Message::is_last) {
+            break;
+        }
+    }
+    assert_eq!(rows, keys.len());
+}
+
+#[test]
 fn what_does_not_shrink_is_counted() {
     let server = Server::start(&usual_config());
     let mut client = server.connect();

@@ -211,12 +211,17 @@ fn users_and_roles_survive_a_crash_and_nothing_secret_is_told() {
 #[test]
 fn who_guesses_passwords_is_held_off() {
     let mut server = start("");
-    server.allow("too many failed logins from");
+    server.allow("too many failed logins as 'admin' from 127.0.0.1");
     let mut client = server.connect();
     let results: Vec<u8> = (0..8).map(|_| login(&mut client, "admin", PASS).0).collect();
     assert_eq!(results, [65; 8]);
-    // The right one is not even looked at now.
+    // The right one is not even looked at now, but for whoever comes from elsewhere.
     assert_eq!(login(&mut client, "admin", ADMIN).0, 65);
+    let mut elsewhere = Client::connect_from([127, 0, 0, 2].into(), server.address()).unwrap();
+    assert_eq!(login(&mut elsewhere, "admin", ADMIN).0, 0);
+    assert!(
+        server.log().contains("too many failed logins as 'admin' from 127.0.0.1: further ones are refused")
+    );
     let start = Instant::now();
     while login(&mut client, "admin", ADMIN).0 != 0 {
         assert!(start.elapsed() < Duration::from_secs(60));

@@ -117,6 +117,7 @@ impl Server {
             connection_count: ConnectionCount::new(Arc::clone(&metrics)),
             admin_connection_count: ConnectionCount::new(Arc::clone(&metrics)),
             info: Workers::new("info"),
+            access_control: security.clone(),
             security: security.as_ref().map(|_| Workers::new("security")),
             queries: Arc::new(queries),
             transactions,

@@ -85,9 +85,18 @@ pub fn set_config(config: &Config, params: &str, act: &dyn Fn(&ParameterChange))
             return outcome;
         }
     };
-    let place =
-        ParameterScope { context, namespace, set: param(params, "set").filter(|_| context == "namespace") };
-    let mut settings: Vec<_> = pairs(params).filter(|(name, _)| !PLACES.contains(name)).collect();
+    let has_set = matches!(context, "namespace" | "security");
+    let in_security = |name| param(params, name).filter(|_| context == "security");
+    let place = ParameterScope {
+        context,
+        namespace: namespace.or_else(|| in_security("namespace")),
+        set: param(params, "set").filter(|_| has_set),
+        role: in_security("role"),
+        user: in_security("user"),
+    };
+    let is_place =
+        |name: &str| PLACES.contains(&name) || context == "security" && matches!(name, "role" | "user");
+    let mut settings: Vec<_> = pairs(params).filter(|(name, _)| !is_place(name)).collect();
     if settings.is_empty() {
         // Nothing is set, but context and namespace are still judged.
         settings.push(("", ""));

@@ -19,6 +19,8 @@ use super::spec::{Effect, ParamTable, Spec, find, variant};
 
 /// Descriptors the server needs beside those of clients: files, epolls, peers.
 pub const OWN_DESCRIPTORS: u64 = 512;
+/// Most items of each list of what the audit log reports.
+const REPORTED_MAX: usize = 4_096;
 
 /// A change that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,12 +129,16 @@ pub fn set(
 /// Where [`set`] looks for the parameter.
 #[derive(Clone, Copy)]
 pub struct ParameterScope<'a> {
-    /// `service`, `network` or `namespace`.
+    /// `service`, `network`, `namespace` or `security`.
     pub context: &'a str,
     /// The namespace.
     pub namespace: Option<&'a str>,
     /// The set of the namespace.
     pub set: Option<&'a str>,
+    /// The role or the user whose operations the audit log is to report.
+    pub role: Option<&'a str>,
+    /// See `role`.
+    pub user: Option<&'a str>,
 }
 
 fn set_locked(
@@ -141,7 +147,7 @@ fn set_locked(
     name: &str,
     value: &str,
 ) -> Result<ParameterChange, SetConfigError> {
-    let ParameterScope { context, namespace, set } = place;
+    let ParameterScope { context, namespace, set, .. } = place;
     match context {
         "service" => {
             let target = lookup(config, &[ContextKind::Service], None, name)?;
@@ -174,6 +180,9 @@ fn set_locked(
             lookup(config, &kinds, Some(namespace), name)?.apply(config, Some(namespace), None, value)
         }
         "security" if config.security.is_some() => {
+            if name.strip_prefix("log.").unwrap_or(name).starts_with("report-data-op") {
+                return set_reported(config, place, value);
+            }
             lookup(config, &[ContextKind::Security, ContextKind::SecurityLog], None, name)?
                 .apply(config, None, None, value)
         }
@@ -181,6 +190,39 @@ fn set_locked(
         "xdr" => Err(SetConfigError::NotHere("xdr")),
         _ => Err(SetConfigError::InvalidContext),
     }
+}
+
+/// Adds to what the audit log reports of operations on records, or takes away from it:
+/// `log.report-data-op=true;namespace=NAMESPACE;set=SET`, the set being optional, or with `role=ROLE` or `user=USER`.
+fn set_reported(
+    config: &Config,
+    place: ParameterScope<'_>,
+    value: &str,
+) -> Result<ParameterChange, SetConfigError> {
+    let refuse = |reason: &str| SetConfigError::Refused(format!("'report-data-op' in security.log {reason}"));
+    let log = &config.security.as_ref().ok_or(SetConfigError::NotHere("security"))?.log;
+    let (name, list, item) = match (place.role, place.user, place.namespace, place.set) {
+        (Some(role), None, None, None) => ("report-data-op-role", &log.report_data_op_role, role.to_owned()),
+        (None, Some(user), None, None) => ("report-data-op-user", &log.report_data_op_user, user.to_owned()),
+        (None, None, Some(namespace), set) => {
+            let set = set.map(|set| format!(" {set}")).unwrap_or_default();
+            ("report-data-op", &log.report_data_op, format!("{namespace}{set}"))
+        }
+        _ => return Err(refuse("needs namespace, with or without set, or role, or user")),
+    };
+    let mut items = list.get();
+    let from = items.join(",");
+    items.retain(|other| *other != item);
+    match value {
+        "true" if items.len() >= REPORTED_MAX => return Err(refuse("names too much already")),
+        "true" => items.push(item),
+        "false" => {}
+        _ => return Err(refuse("must be true or false")),
+    }
+    list.set(items);
+    let to = list.get().join(",");
+    let context = "security.log";
+    Ok(ParameterChange { context, namespace: None, set: None, name, from, to, effect: Effect::Now })
 }
 
 /// A parameter of a set. The set's parameters are made only after the value has been found good.

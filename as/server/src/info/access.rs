@@ -6,7 +6,7 @@ use proto::ResultCode;
 
 use super::{Arguments, InfoError, commands, value_of};
 use crate::node::Node;
-use crate::security::audit::Report;
+use crate::security::audit::{Report, printable};
 use crate::security::permission::{Permissions, Scope};
 use crate::security::{Charge, Session};
 
@@ -42,8 +42,8 @@ impl Asker<'_> {
         let code = result.err().unwrap_or(ResultCode::Ok);
         let user = session.user_name();
         // The command itself says what was done; it may hold a module of any size.
-        let detail: String = line.chars().take(LOGGED_SIZE_MAX).collect();
-        access.audit(Report::SysAdmin, code, self.client, user.as_deref(), "info request", &detail);
+        let detail = printable(&line.chars().take(LOGGED_SIZE_MAX).collect::<String>());
+        access.log.write(Report::SysAdmin, code, self.client, user.as_deref(), "info request", &detail);
         match result {
             Ok(()) => value_of(node, line),
             Err(code) => {

@@ -48,6 +48,11 @@ fn act_on(node: &Node, change: &ParameterChange) {
                 membership.resize_migration();
             }
         }
+        ("security.log", _) => {
+            if let Some(access) = &node.security {
+                access.settings_changed();
+            }
+        }
         ("service", "query-max-done") => node.service.queries.limit_done(),
         ("service", "microsecond-histograms") => node.clear_latencies(),
         ("service", "enable-hist-info") => node.metrics.latency(ServerLatency::Info).clear(),

@@ -30,6 +30,8 @@ pub(super) enum End {
     IndexDropped,
     /// A partition went to another node while a function was at its records.
     PartitionLost,
+    /// The user has lost the right, with the result that a query has which begins now.
+    Refused(ResultCode),
     /// Its function failed, its records cannot be brought to disk before they are told of, or there is a bug of ours.
     Failed,
 }
@@ -43,6 +45,7 @@ impl End {
             End::Aborted | End::Unread => ResultCode::QueryAborted,
             End::IndexDropped => ResultCode::IndexNotFound,
             End::PartitionLost => ResultCode::Unavailable,
+            End::Refused(result) => result,
             End::Failed => ResultCode::Unknown,
         }
     }
@@ -85,15 +88,17 @@ impl End {
         match self {
             End::Complete => counters[0],
             End::Unread | End::IndexDropped | End::PartitionLost | End::Failed => counters[1],
-            // A short query cannot be aborted but by the end of the server, nor a long one be too late.
-            End::TimedOut | End::Aborted => counters[2],
+            // A short query cannot be aborted but by the end of the server or of a right, nor a long one be too late.
+            End::TimedOut | End::Aborted | End::Refused(_) => counters[2],
         }
     }
 
     fn word(self) -> &'static str {
         match self {
             End::Complete => "ok",
-            End::TimedOut | End::IndexDropped | End::PartitionLost | End::Failed => "abandoned-unknown",
+            End::TimedOut | End::IndexDropped | End::PartitionLost | End::Refused(_) | End::Failed => {
+                "abandoned-unknown"
+            }
             End::Aborted => "user-aborted",
             End::Unread => "abandoned-response-error",
         }

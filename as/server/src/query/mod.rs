@@ -52,6 +52,7 @@ use proto::reply::{self, ReplyHeader};
 use crate::config::Config;
 use crate::metrics::{Latency, Unit};
 use crate::namespace::Namespace;
+use crate::security::Permit;
 use crate::sindex::SecondaryIndexes;
 use crate::storage::DiskCaller;
 use crate::transaction::{ReplySink, StalledSenders, TransactionContext};
@@ -80,6 +81,14 @@ const STALLED_FACTOR: usize = 4;
 pub(crate) fn refuse(out: &mut Vec<u8>, reason: ResultCode) {
     // It is not marked as the last of many replies.
     reply::write_header_only(out, &ReplyHeader::result(reason));
+}
+
+/// Whose a query is.
+pub(crate) struct Requester {
+    /// Where the client is.
+    pub(crate) address: SocketAddr,
+    /// Ends the query when its user loses the right; `None` without access control.
+    pub(crate) permit: Option<Permit>,
 }
 
 /// The queries of a server.
@@ -154,7 +163,7 @@ impl Queries {
         self: &Arc<Self>,
         body: Box<[u8]>,
         namespace: Arc<Namespace>,
-        client: SocketAddr,
+        requester: Requester,
         sink: Arc<dyn ReplySink>,
     ) -> Result<(), ResultCode> {
         let (queries, started) = (Arc::clone(self), Instant::now());
@@ -168,7 +177,7 @@ impl Queries {
             let budget = Budget::with_refill(PARSE_PORTION_STEPS, &may_go_on);
             let query =
                 parsed.and_then(|request| budget.check(queries.parse(&request, &body, &namespace, &budget)));
-            if let Err(result) = query.and_then(|query| queries.start(query, client, Arc::clone(&sink))) {
+            if let Err(result) = query.and_then(|query| queries.start(query, requester, Arc::clone(&sink))) {
                 let mut refusal = Vec::new();
                 reply::write_header_only(&mut refusal, &ReplyHeader::last(result));
                 sink.finish(refusal);
@@ -191,13 +200,13 @@ impl Queries {
         let job = Arc::new(Job::new(&query, client));
         let transactions = Arc::clone(&self.transactions);
         let ends = (Arc::clone(&self.stalled), Arc::clone(&self.is_stopping));
-        let run = QueryRun::new(*query, Arc::clone(&job), None, transactions, ends);
+        let run = QueryRun::new(*query, Arc::clone(&job), None, None, transactions, ends);
         let answer = run.answer_inline()?;
         self.count_end(&namespace, &job, End::Complete, started);
         Ok(answer)
     }
 
-    /// Starts `query` of `client`. Its replies, with the last one, go to `sink`.
+    /// Starts `query` of `requester`. Its replies, with the last one, go to `sink`.
     ///
     /// # Errors
     /// `Forbidden` at the limit of threads, `Parameter` when there is a query of its number; then nothing goes to
@@ -205,7 +214,7 @@ impl Queries {
     pub(crate) fn start(
         self: &Arc<Self>,
         query: Query,
-        client: SocketAddr,
+        requester: Requester,
         sink: Arc<dyn ReplySink>,
     ) -> Result<(), ResultCode> {
         let is_full = self.threads_left() == 0 || self.has_its_share(&query);
@@ -216,13 +225,14 @@ impl Queries {
             cf::warning_limited!(Query, "cannot start a query: query-threads-limit are at work");
             return Err(ResultCode::Forbidden);
         }
-        let job = self.enter(&query, client)?;
+        let Requester { address, permit } = requester;
+        let job = self.enter(&query, address)?;
         let thread_count = self.thread_count(&query);
         // The client of a background query hears only that it has begun.
         let (own_sink, at_start) = if query.has_client() { (Some(sink), None) } else { (None, Some(sink)) };
         let (transactions, is_stopping) = (Arc::clone(&self.transactions), Arc::clone(&self.is_stopping));
         let ends = (Arc::clone(&self.stalled), is_stopping);
-        let run = Arc::new(QueryRun::new(query, Arc::clone(&job), own_sink, transactions, ends));
+        let run = Arc::new(QueryRun::new(query, Arc::clone(&job), own_sink, permit, transactions, ends));
         if !self.spawn(&run) {
             self.leave(&job, false);
             return Err(ResultCode::Forbidden);

@@ -30,6 +30,7 @@ use super::row;
 use super::walked::{Stop, WalkedPartition};
 use crate::config::Engine;
 use crate::index::{Element, Location, SeenRecord};
+use crate::security::Permit;
 use crate::storage::{DiskCaller, ReadBuffer};
 use crate::transaction::filter;
 use crate::transaction::{ReplySink, StalledSenders, TransactionContext};
@@ -51,6 +52,8 @@ pub(super) struct QueryRun {
     pub(super) query: Query,
     pub(super) job: Arc<Job>,
     sink: Option<Arc<dyn ReplySink>>,
+    /// What its user must not lose meanwhile.
+    permit: Option<Permit>,
     transactions: Arc<TransactionContext>,
     /// Threads that wait, in whose place others may run.
     stalled: Arc<StalledSenders>,
@@ -79,6 +82,7 @@ impl QueryRun {
         query: Query,
         job: Arc<Job>,
         sink: Option<Arc<dyn ReplySink>>,
+        permit: Option<Permit>,
         transactions: Arc<TransactionContext>,
         (stalled, is_stopping): (Arc<StalledSenders>, Arc<AtomicBool>),
     ) -> Self {
@@ -87,6 +91,7 @@ impl QueryRun {
             query,
             job,
             sink,
+            permit,
             transactions,
             stalled,
             is_stopping,
@@ -210,6 +215,8 @@ impl QueryRun {
             Some(End::Unread)
         } else if self.inline_until.is_some_and(|until| Instant::now() > until) {
             Some(End::TimedOut)
+        } else if let Some(Err(refusal)) = self.permit.as_ref().map(Permit::check) {
+            Some(End::Refused(refusal))
         } else {
             let limit = self.query.time_max;
             limit.is_some_and(|limit| self.started.elapsed() > limit).then_some(End::TimedOut)

@@ -90,7 +90,7 @@ fn query(namespace: &Arc<Namespace>) -> Query {
 /// Runs a query for everything to its end; returns what its client has received.
 fn run(queries: &Arc<Queries>, namespace: &Arc<Namespace>, panics: bool) -> Vec<u8> {
     let client = Arc::new(Client { panics, ..Client::default() });
-    let from = SocketAddr::from(([127, 0, 0, 1], 1));
+    let from = Requester { address: SocketAddr::from(([127, 0, 0, 1], 1)), permit: None };
     let sink: Arc<dyn ReplySink> = Arc::<Client>::clone(&client);
     queries.start(query(namespace), from, sink).expect("it starts");
     let started = Instant::now();
@@ -119,8 +119,14 @@ fn a_short_query_ends_in_time_also_where_it_finds_nothing() {
         let job = Arc::new(Job::new(&query, from));
         let sink: Arc<dyn ReplySink> = Arc::new(Client::default());
         let transactions = Arc::clone(&queries.transactions);
-        let run =
-            Arc::new(QueryRun::new(query, Arc::clone(&job), Some(sink), transactions, Default::default()));
+        let run = Arc::new(QueryRun::new(
+            query,
+            Arc::clone(&job),
+            Some(sink),
+            None,
+            transactions,
+            Default::default(),
+        ));
         let end = run.run_thread().expect("its only thread");
         (end, job.partitions_done.load(Ordering::Relaxed))
     };
@@ -138,7 +144,7 @@ fn walk(queries: &Queries, query: Query, client: &Arc<Client>) -> End {
     let job = Arc::new(Job::new(&query, SocketAddr::from(([127, 0, 0, 1], 1))));
     let sink: Arc<dyn ReplySink> = Arc::<Client>::clone(client);
     let transactions = Arc::clone(&queries.transactions);
-    let run = Arc::new(QueryRun::new(query, job, Some(sink), transactions, Default::default()));
+    let run = Arc::new(QueryRun::new(query, job, Some(sink), None, transactions, Default::default()));
     run.run_thread().expect("its only thread")
 }
 

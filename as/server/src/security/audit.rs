@@ -1,4 +1,5 @@
-//! The audit log: who logged in, who changed users, who was refused. Lines go to the context `audit`:
+//! The audit log: who logged in, who changed users, who was refused, who read or changed which records. Lines go to the
+//! context `audit`:
 //!
 //! ```text
 //! OUTCOME | client: ADDRESS | authenticated user: NAME | action: ACTION | detail: DETAIL
@@ -6,11 +7,13 @@
 //!
 //! Never a password, a credential or a token.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use proto::ResultCode;
 
-use super::AccessControl;
+use crate::config::Config;
 use crate::config::params::security::SecurityLogParams;
 
 /// Which setting of `security.log` asks for a line.
@@ -19,6 +22,10 @@ pub(crate) enum Report {
     Authentication,
     UserAdmin,
     SysAdmin,
+    /// An operation on records, asked for or not.
+    Data {
+        is_asked_for: bool,
+    },
 }
 
 impl Report {
@@ -27,6 +34,7 @@ impl Report {
             Report::Authentication => log.report_authentication.get(),
             Report::UserAdmin => log.report_user_admin.get(),
             Report::SysAdmin => log.report_sys_admin.get(),
+            Report::Data { is_asked_for } => is_asked_for,
         }
     }
 }
@@ -47,13 +55,60 @@ fn outcome(result: ResultCode) -> &'static str {
 }
 
 /// Names and other texts of clients, on one line and in one field of it.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() || char == '|' { '?' } else { char }).collect()
 }
 
-impl AccessControl {
-    /// Writes a line, if the settings ask for it.
-    pub(crate) fn audit(
+/// Which operations on records of a user are reported.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct ReportedData {
+    /// All of them.
+    everywhere: bool,
+    /// Those in these namespaces, or in these sets of them.
+    places: Vec<(String, Option<String>)>,
+}
+
+impl ReportedData {
+    /// From the settings, for a user of this name with these roles.
+    pub(super) fn new(log: &SecurityLogParams, user: &str, roles: &BTreeSet<String>) -> Self {
+        let place = |text: &String| match text.split_once(' ') {
+            Some((namespace, set)) => (namespace.to_owned(), Some(set.to_owned())),
+            None => (text.clone(), None),
+        };
+        let names_user = log.report_data_op_user.get().iter().any(|name| name == user);
+        let names_role = log.report_data_op_role.get().iter().any(|name| roles.contains(name));
+        ReportedData {
+            everywhere: names_user || names_role,
+            places: log.report_data_op.get().iter().map(place).collect(),
+        }
+    }
+
+    /// Whether one there is reported.
+    #[inline]
+    pub(super) fn covers(&self, namespace: &str, set: &str) -> bool {
+        self.everywhere || !self.places.is_empty() && self.names(namespace, set)
+    }
+
+    fn names(&self, namespace: &str, set: &str) -> bool {
+        let is_of = |(of, only): &(String, Option<String>)| {
+            of == namespace && only.as_ref().is_none_or(|only| only == set)
+        };
+        self.places.iter().any(is_of)
+    }
+}
+
+/// Writes lines, as the settings ask for.
+pub(crate) struct AuditLog {
+    config: Arc<Config>,
+}
+
+impl AuditLog {
+    pub(super) const fn new(config: Arc<Config>) -> Self {
+        AuditLog { config }
+    }
+
+    /// Writes a line, if the settings ask for it. Texts of clients in `detail` are [`printable`].
+    pub(crate) fn write(
         &self,
         report: Report,
         result: ResultCode,
@@ -68,13 +123,13 @@ impl AccessControl {
             ResultCode::NotAuthenticated | ResultCode::RoleViolation | ResultCode::NotWhitelisted
         );
         if report.is_on(&security.log) || is_violation && security.log.report_violation.get() {
-            let or_none = |text: &str| if text.is_empty() { "<none>".to_owned() } else { printable(text) };
+            let or_none = |text: String| if text.is_empty() { "<none>".to_owned() } else { text };
             cf::info!(
                 Audit,
                 "{} | client: {client} | authenticated user: {} | action: {action} | detail: {}",
                 outcome(result),
-                or_none(user.unwrap_or_default()),
-                or_none(detail)
+                or_none(printable(user.unwrap_or_default())),
+                or_none(detail.replace(char::is_control, "?"))
             );
         }
     }
@@ -87,5 +142,21 @@ mod tests {
     #[test]
     fn a_name_does_not_forge_a_line() {
         assert_eq!(printable("eve\n| action: x\u{1b}[2J"), "eve?? action: x?[2J");
+    }
+
+    #[test]
+    fn data_is_reported_by_place_user_and_role() {
+        let log = SecurityLogParams::default();
+        let roles = BTreeSet::from(["auditor".to_owned()]);
+        let covers = |user, namespace, set| ReportedData::new(&log, user, &roles).covers(namespace, set);
+        assert!(!covers("bob", "test", "a"));
+        log.report_data_op.push("test a".to_owned());
+        assert!(covers("bob", "test", "a") && !covers("bob", "test", "") && !covers("bob", "test", "b"));
+        log.report_data_op.push("bar".to_owned());
+        assert!(covers("bob", "bar", "x") && !covers("bob", "", ""));
+        log.report_data_op_user.push("eve".to_owned());
+        assert!(covers("eve", "test", "b") && !covers("bob", "test", "b"));
+        log.report_data_op_role.push("auditor".to_owned());
+        assert!(covers("bob", "test", "b"));
     }
 }

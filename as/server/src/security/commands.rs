@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use proto::ResultCode;
-use proto::security::{self, Command, NAME_SIZE_MAX, Privilege, Replies, Request, field};
+use proto::security::{self, Command, NAME_SIZE_MAX, Privilege, PrivilegeCode, Replies, Request, field};
 
 use super::accounts::{ItemChange, Role, User};
-use super::audit::Report;
+use super::audit::{Report, printable};
 use super::permission::{Permissions, Scope};
 use super::session::{Charge, Session, UserRights};
 use super::token::{self, Token};
@@ -58,7 +58,7 @@ impl AccessControl {
             }
             _ => (Report::UserAdmin, user),
         };
-        self.audit(report, result, client, user.as_deref(), command.name(), &call.detail());
+        self.log.write(report, result, client, user.as_deref(), command.name(), &call.detail());
         match answer {
             Ok(Some(frames)) => frames,
             Ok(None) => security::result_frame(ResultCode::Ok),
@@ -219,7 +219,8 @@ impl Call<'_> {
         if !bar.is_zero() {
             cf::warning_limited!(
                 Security,
-                "too many failed logins from {address}: further ones as this user are refused for {bar:?}"
+                "too many failed logins as '{}' from {address}: further ones are refused for {bar:?}",
+                printable(name)
             );
         }
         Err(result)
@@ -366,23 +367,38 @@ impl Call<'_> {
         let mut parts = Vec::new();
         let mut part =
             |name: &str, value: Option<String>| parts.extend(value.map(|value| format!("{name}={value}")));
-        part("user", request.user.map(str::to_owned));
-        part("roles", request.roles.as_ref().map(|roles| roles.join(",")));
-        part("role", request.role.map(str::to_owned));
+        part("user", request.user.map(printable));
+        let roles = |roles: &Vec<&str>| roles.iter().map(|role| printable(role)).collect::<Vec<_>>();
+        part("roles", request.roles.as_ref().map(|all| roles(all).join(",")));
+        part("role", request.role.map(printable));
         let privilege = |privilege: &Privilege| {
-            let name = privilege.code.name();
+            let name = logged_name(privilege.code);
             if privilege.code.is_scoped() {
-                format!("{name}{{{}|{}}}", privilege.namespace, privilege.set)
+                format!("{name}{{{}|{}}}", printable(&privilege.namespace), printable(&privilege.set))
             } else {
                 name.to_owned()
             }
         };
         let privileges = request.privileges.as_ref();
         part("privs", privileges.map(|all| all.iter().map(privilege).collect::<Vec<_>>().join(",")));
-        part("whitelist", request.whitelist.map(str::to_owned));
+        part("whitelist", request.whitelist.map(printable));
         part("read-quota", request.read_quota.map(|quota| quota.to_string()));
         part("write-quota", request.write_quota.map(|quota| quota.to_string()));
         parts.join(";")
+    }
+}
+
+/// What the audit log calls a privilege: those of old by letters.
+fn logged_name(code: PrivilegeCode) -> &'static str {
+    match code {
+        PrivilegeCode::UserAdmin => "u",
+        PrivilegeCode::SysAdmin => "s",
+        PrivilegeCode::DataAdmin => "d",
+        PrivilegeCode::Read => "r",
+        PrivilegeCode::ReadWrite => "rw",
+        PrivilegeCode::ReadWriteUdf => "rwf",
+        PrivilegeCode::Write => "w",
+        newer => newer.name(),
     }
 }
 

@@ -20,11 +20,14 @@ mod password;
 pub(crate) mod permission;
 mod quota;
 mod session;
+#[cfg(test)]
+mod tests;
 mod token;
 mod whitelist;
 
 use std::collections::HashMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -39,11 +42,12 @@ use crate::config::Config;
 use crate::smd::{Module, Occasion, Smd};
 use accounts::{AccountId, Accounts, SECRET_KEY};
 use attempts::Attempts;
+use audit::{AuditLog, ReportedData};
 pub(crate) use commands::Peer;
 use password::{Verifier, random};
 use permission::Rights;
 use session::UserRights;
-pub(crate) use session::{Charge, LoggedIn, Session};
+pub(crate) use session::{Charge, LoggedIn, Permit, Session};
 use token::Secret;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -83,6 +87,7 @@ pub(crate) struct AccessControl {
     /// One change at a time.
     changes: Mutex<()>,
     attempts: Attempts,
+    pub(crate) log: Arc<AuditLog>,
     /// Items that could not be read.
     unread: AtomicUsize,
 }
@@ -102,6 +107,7 @@ impl AccessControl {
             users: Mutex::default(),
             changes: Mutex::default(),
             attempts: Attempts::default(),
+            log: Arc::new(AuditLog::new(Arc::clone(config))),
             unread: AtomicUsize::new(0),
         });
         let listener = Arc::downgrade(&access);
@@ -133,7 +139,7 @@ impl AccessControl {
         let mut users = self.users.lock();
         for name in concerned {
             let Some(user) = users.get(&name) else { continue };
-            match accounts.rights_of(&name) {
+            match self.rights_of(&accounts, &name) {
                 Some((id, rights)) if id == user.id() => user.replace(rights),
                 // Whoever has the name from now on is another user.
                 _ => {
@@ -182,11 +188,38 @@ impl AccessControl {
         Ok(())
     }
 
+    /// A session for a connection that has just been accepted.
+    pub(crate) fn session(&self, client: SocketAddr) -> Arc<Session> {
+        Arc::new(Session::new(client, Arc::clone(&self.log)))
+    }
+
+    /// Which user has this name, and what that user may do now.
+    fn rights_of(&self, accounts: &Accounts, name: &str) -> Option<(AccountId, Rights)> {
+        let (id, mut rights) = accounts.rights_of(name)?;
+        if let (Some(security), Some(user)) = (&self.config.security, accounts.user(name)) {
+            rights.reported = ReportedData::new(&security.log, name, &user.roles);
+        }
+        Some((id, rights))
+    }
+
+    /// The settings of the audit log have changed: users that are logged in are reported by the new ones.
+    pub(crate) fn settings_changed(&self) {
+        let accounts = self.accounts.read();
+        let users = self.users.lock();
+        for (name, user) in users.iter() {
+            if let Some((id, rights)) = self.rights_of(&accounts, name)
+                && id == user.id()
+            {
+                user.replace(rights);
+            }
+        }
+    }
+
     /// What connections of the user share; `None` if there is no such user.
     fn user_rights(&self, name: &str) -> Option<Arc<UserRights>> {
         // Held until the rights are in force: a change that comes meanwhile replaces them afterwards.
         let accounts = self.accounts.read();
-        let (id, rights) = accounts.rights_of(name)?;
+        let (id, rights) = self.rights_of(&accounts, name)?;
         let mut users = self.users.lock();
         let user = users
             .entry(name.to_owned())
@@ -227,17 +260,4 @@ fn new_account_id() -> Result<AccountId, getrandom::Error> {
 fn credential_of(password: &str) -> Result<String, bcrypt::BcryptError> {
     let parts = bcrypt::hash_with_salt(password, CLIENT_COST, *CLIENT_SALT)?;
     Ok(parts.format_for_version(bcrypt::Version::TwoA))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_are_hashed_as_clients_do() {
-        let known = |password: &str| credential_of(password).expect("a hash");
-        assert_eq!(known("nopassword").as_bytes(), commands::NO_PASSWORD);
-        assert_eq!(known("admin"), "$2a$10$7EqJtq98hPqEX7fNZaFWoO1mVO/4MLpGzsqojz6E9Gef6iXDjXdDa");
-        assert_eq!(known(""), "$2a$10$7EqJtq98hPqEX7fNZaFWoOLCkFexA7A9eoJ0Ew.mTDdk.E60D.9zS");
-    }
 }

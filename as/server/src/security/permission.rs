@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use proto::security::{Privilege, PrivilegeCode};
 
+use super::audit::ReportedData;
 use super::whitelist::Whitelist;
 
 /// Declares the permissions, one bit each, with their names in refusals.
@@ -118,6 +119,8 @@ pub(crate) struct Rights {
     /// Most reads and writes per second; 0 any number.
     pub(crate) read_quota: u32,
     pub(crate) write_quota: u32,
+    /// Which of the user's operations the audit log tells of.
+    pub(super) reported: ReportedData,
 }
 
 impl Rights {

@@ -95,7 +95,7 @@ fn take_in(
         Some(port) => Some(port.session()?),
         None => None,
     };
-    let access = context.security.as_ref().map(|_| Arc::default());
+    let access = context.access_control.as_ref().map(|access| access.session(peer));
     Some(Connection::new(number, (stream, peer), tls, admission, &context.replies, access))
 }
 

@@ -10,6 +10,7 @@ use super::reply_budget::ReplyBudget;
 use crate::config::Config;
 use crate::metrics::{ServerCounter, ServerMetrics};
 use crate::query::Queries;
+use crate::security::AccessControl;
 use crate::transaction::{BatchPool, TransactionContext};
 use crate::workers::Workers;
 
@@ -22,6 +23,8 @@ pub(crate) struct ServiceContext {
     pub(crate) admin_connection_count: Arc<ConnectionCount>,
     /// The info threads; what they do with a request is decided where they are started.
     pub(crate) info: Workers<InfoRequest>,
+    /// `None` without access control.
+    pub(crate) access_control: Option<Arc<AccessControl>>,
     /// The security threads; `None` without access control.
     pub(crate) security: Option<Workers<SecurityRequest>>,
     pub(crate) queries: Arc<Queries>,

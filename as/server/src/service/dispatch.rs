@@ -385,13 +385,16 @@ impl ServiceThread {
                 }
                 Dispatched::Parked
             }
-            Step::Batch(rest) => {
+            Step::Batch(mut rest) => {
                 let timeout = match request.transaction_ttl_ms {
                     0 => BATCH_TIME_MAX,
                     ms => Duration::from_millis(u64::from(ms)),
                 };
                 let access = self.connections.get(slot).and_then(|connection| connection.access.clone());
                 let compressor = self.compressor_of(request);
+                if compressor.is_some() && self.executor.unsettled_count() == so_far.1 {
+                    rest.take_over(self.outbox.replies.split_off(so_far.0));
+                }
                 if let Some(stream) = self.park_for_stream(slot, token, Some(timeout)) {
                     compressor.into_iter().for_each(|compressor| stream.compress_by(compressor));
                     cf::fault_point!("start-batch");
@@ -399,15 +402,17 @@ impl ServiceThread {
                 }
                 Dispatched::Parked
             }
-            Step::Query(namespace) => match self.start_query(slot, token, (request, body), &namespace) {
-                Ok(true) => Dispatched::Parked,
-                Ok(false) => Dispatched::Done,
-                Err(result) => {
-                    self.context.metrics.add(ServerCounter::EarlyTsvcClientError, 1);
-                    query::refuse(&mut self.outbox.replies, result);
-                    Dispatched::Done
+            Step::Query(namespace, permit) => {
+                match self.start_query(slot, token, (request, body), &namespace, permit) {
+                    Ok(true) => Dispatched::Parked,
+                    Ok(false) => Dispatched::Done,
+                    Err(result) => {
+                        self.context.metrics.add(ServerCounter::EarlyTsvcClientError, 1);
+                        query::refuse(&mut self.outbox.replies, result);
+                        Dispatched::Done
+                    }
                 }
-            },
+            }
         }
     }
 }

@@ -17,7 +17,8 @@ use super::mailbox::{ConnectionToken, Mail, Mailbox};
 use super::reply_budget::Charge;
 use super::stream::ReplyStream;
 use crate::namespace::Namespace;
-use crate::security::Session;
+use crate::query::Requester;
+use crate::security::{Permit, Session};
 use crate::transaction::{Access, INLINE_STEPS};
 
 /// How long the client of a query may leave its replies unread that is too much to be checked at once.
@@ -143,10 +144,12 @@ impl ServiceThread {
         token: ConnectionToken,
         (request, body): (&Request<'_>, &[u8]),
         namespace: &Arc<Namespace>,
+        permit: Option<Permit>,
     ) -> Result<bool, ResultCode> {
-        let Some(peer) = self.connections.get(slot).map(|connection| connection.peer) else {
+        let Some(address) = self.connections.get(slot).map(|connection| connection.peer) else {
             return Ok(false);
         };
+        let requester = Requester { address, permit };
         let budget = Budget::new(INLINE_STEPS);
         let parsed = self.context.queries.parse(request, body, namespace, &budget);
         let mut query = if budget.is_exhausted() { None } else { Some(Box::new(parsed?)) };
@@ -154,7 +157,7 @@ impl ServiceThread {
         if compressor.is_none()
             && let Some(own) = query.take()
         {
-            match self.context.queries.answer_inline(own, peer) {
+            match self.context.queries.answer_inline(own, address) {
                 Ok(answer) => {
                     self.outbox.replies.extend_from_slice(&answer);
                     return Ok(false);
@@ -170,8 +173,8 @@ impl ServiceThread {
         let sink = Arc::<ReplyStream>::clone(&stream);
         let queries = &self.context.queries;
         let started = match query {
-            Some(query) => queries.start(*query, peer, sink),
-            None => queries.parse_and_start(body.into(), Arc::clone(namespace), peer, sink),
+            Some(query) => queries.start(*query, requester, sink),
+            None => queries.parse_and_start(body.into(), Arc::clone(namespace), requester, sink),
         };
         let refused = started.inspect_err(|_| {
             stream.cancel();

@@ -123,7 +123,7 @@ pub(super) fn save(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
@@ -135,19 +135,19 @@ pub(super) mod tests {
 
     /// A folder on a disk that stops at a chosen step, with all that a crash may leave of it.
     #[derive(Default)]
-    pub(in crate::smd) struct CrashingFolder {
-        pub(in crate::smd) disk: Mutex<Disk>,
+    pub(crate) struct CrashingFolder {
+        pub(crate) disk: Mutex<Disk>,
     }
 
     #[derive(Default)]
-    pub(in crate::smd) struct Disk {
+    pub(crate) struct Disk {
         /// What the process sees.
         live: Files,
         /// What may be found after a crash.
         after_crash: Vec<Files>,
         steps: usize,
         /// The step that fails, and all behind it. Bytes of a file that it writes all the same.
-        pub(in crate::smd) stop_at: Option<(usize, usize)>,
+        pub(crate) stop_at: Option<(usize, usize)>,
     }
 
     impl Disk {
@@ -214,7 +214,7 @@ pub(super) mod tests {
 
     impl CrashingFolder {
         /// The folders that a start may find after a crash.
-        pub(in crate::smd) fn after_crash(&self) -> Vec<Arc<CrashingFolder>> {
+        pub(crate) fn after_crash(&self) -> Vec<Arc<CrashingFolder>> {
             let disk = self.disk.lock();
             let folder = |files: &Files| {
                 let disk = Disk { live: files.clone(), after_crash: vec![files.clone()], ..Disk::default() };
@@ -223,18 +223,18 @@ pub(super) mod tests {
             disk.after_crash.iter().map(folder).collect()
         }
 
-        pub(in crate::smd) fn with(files: &[(&str, &[u8])]) -> Arc<CrashingFolder> {
+        pub(crate) fn with(files: &[(&str, &[u8])]) -> Arc<CrashingFolder> {
             let files: Files =
                 files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect();
             let disk = Disk { live: files.clone(), after_crash: vec![files], ..Disk::default() };
             Arc::new(CrashingFolder { disk: Mutex::new(disk) })
         }
 
-        pub(in crate::smd) fn names(&self) -> Vec<String> {
+        pub(crate) fn names(&self) -> Vec<String> {
             self.disk.lock().live.keys().cloned().collect()
         }
 
-        pub(in crate::smd) fn steps(&self) -> usize {
+        pub(crate) fn steps(&self) -> usize {
             self.disk.lock().steps
         }
     }

@@ -43,6 +43,9 @@ pub(crate) use eviction::{agree_eviction, follow_eviction};
 pub(crate) use set::{Occasion, SetError, Smd};
 pub(crate) use truncation::{agree_truncation, follow_truncation, removal_thresholds};
 
+#[cfg(test)]
+pub(crate) use file::tests::CrashingFolder;
+
 use merge::ConflictRule;
 
 /// A module, in the order of its number in messages between nodes.

@@ -96,6 +96,12 @@ impl Smd {
         Ok(Smd { folder, cluster_key, modules, propagate: OnceLock::new() })
     }
 
+    /// The items in a folder of a test.
+    #[cfg(test)]
+    pub(crate) fn open_for_tests(folder: &std::sync::Arc<super::CrashingFolder>) -> Self {
+        Smd::open_in(Some(Box::new(std::sync::Arc::clone(folder))), 5).expect("it can be read")
+    }
+
     fn state(&self, module: Module) -> &Mutex<ModuleState> {
         &self.modules[module as usize]
     }

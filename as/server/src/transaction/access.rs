@@ -2,11 +2,20 @@
 
 use std::sync::Arc;
 
+use cf::Digest;
 use proto::ResultCode;
 use proto::message::{Request, field, info1, info2};
 
-use crate::security::permission::{Permissions, Scope};
-use crate::security::{Charge, LoggedIn, Session};
+use crate::security::audit::printable;
+use crate::security::permission::Permissions;
+use crate::security::{Charge, LoggedIn, Permit, Session};
+
+/// Types of keys.
+const KEY_INTEGER: u8 = 1;
+const KEY_STRING: u8 = 3;
+const KEY_BLOB: u8 = 4;
+/// As much of a key as the audit log shows, in characters.
+const LOGGED_KEY_SIZE_MAX: usize = 150;
 
 /// Whose a request is; `None` while there is no access control.
 pub(crate) type Access = Option<Arc<Session>>;
@@ -38,16 +47,64 @@ fn needed_by_query(request: &Request<'_>) -> (Permissions, Charge) {
     if is_write { (Permissions::OPS_QUERY, Charge::Write) } else { (Permissions::QUERY, Charge::Read) }
 }
 
-fn check(
-    user: Option<&LoggedIn>,
-    (needed, charge): (Permissions, Charge),
-    request: &Request<'_>,
-) -> Result<(), ResultCode> {
-    let Some(user) = user else { return Ok(()) };
-    // A name that is no text is that of no namespace and no set. It is allowed where a whole namespace is.
+/// What the audit log calls a request for one record.
+fn action_of_single(request: &Request<'_>) -> &'static str {
+    if request.info2 & info2::WRITE == 0 {
+        "read"
+    } else if request.info2 & info2::DELETE != 0 {
+        "delete"
+    } else if request.has_field(field::UDF_FILE) {
+        "udf"
+    } else {
+        "write"
+    }
+}
+
+/// What the audit log calls a query.
+fn action_of_query(request: &Request<'_>) -> &'static str {
+    match (request.has_field(field::UDF_FILE), needed_by_query(request).1) {
+        (false, Charge::Write) => "ops query",
+        (false, _) => "query",
+        (true, Charge::Write) => "udf query",
+        (true, _) => "aggregation",
+    }
+}
+
+/// What the audit log says of whom a request is about: `{namespace|set} [S|key]`, or the digest of a record whose key is not
+/// sent.
+fn detail_of(request: &Request<'_>, digest: Option<Digest>) -> String {
+    let (namespace, set) = place_of(request);
+    let mut detail = format!("{{{}|{}}}", printable(namespace), printable(set));
+    let key = request.field(field::KEY).and_then(<[u8]>::split_first);
+    match (key, digest) {
+        (Some((&KEY_STRING, text)), _) => {
+            detail.push_str(" [S|");
+            let shown: String = String::from_utf8_lossy(text).chars().take(LOGGED_KEY_SIZE_MAX).collect();
+            detail.push_str(&printable(&shown));
+        }
+        (Some((&KEY_INTEGER, number)), _) if number.len() == 8 => {
+            let number = number.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+            detail.push_str(&format!(" [I|{}", number.cast_signed()));
+        }
+        (Some((&KEY_BLOB, bytes)), _) => {
+            let bytes = bytes.iter().take(LOGGED_KEY_SIZE_MAX / 3);
+            let hex: Vec<String> = bytes.map(|byte| format!("{byte:02X}")).collect();
+            detail.push_str(&format!(" [B|{}", hex.join(" ")));
+        }
+        (_, Some(digest)) => {
+            detail.push_str(&format!(" [D|{digest}"));
+        }
+        (_, None) => return detail,
+    }
+    detail.push(']');
+    detail
+}
+
+/// Namespace and set of a request. A name that is no text is that of no namespace and no set. It is allowed where a whole
+/// namespace is.
+fn place_of<'a>(request: &Request<'a>) -> (&'a str, &'a str) {
     let text = |bytes| str::from_utf8(bytes).unwrap_or("\u{fffd}");
-    let (namespace, set) = (text(request.namespace.unwrap_or_default()), text(request.set_name()));
-    user.check(needed, Scope::Set { namespace, set }, charge)
+    (text(request.namespace.unwrap_or_default()), text(request.set_name()))
 }
 
 /// Who has logged in; nobody where there is no access control. This comes before everything else that may be wrong with a
@@ -56,17 +113,41 @@ fn check(
 /// # Errors
 /// `NotAuthenticated`.
 #[inline]
-pub(super) fn logged_in(session: Option<&Session>) -> Result<Option<LoggedIn>, ResultCode> {
-    session.map(Session::logged_in).transpose()
+pub(super) fn logged_in<'a>(
+    session: Option<&'a Session>,
+    request: &Request<'_>,
+) -> Result<Option<LoggedIn<'a>>, ResultCode> {
+    let Some(session) = session else { return Ok(None) };
+    let user = session.logged_in().inspect_err(|_| {
+        session.report_stranger(|| {
+            let action = if request.info1 & info1::BATCH != 0 {
+                "batch"
+            } else if request.has_field(field::DIGEST) {
+                action_of_single(request)
+            } else {
+                action_of_query(request)
+            };
+            (action, detail_of(request, request.record_digest()))
+        });
+    })?;
+    Ok(Some(user))
 }
 
-/// Whether a request for one record is allowed.
+/// Whether a request for the record of `digest` is allowed.
 ///
 /// # Errors
 /// As [`LoggedIn::check`].
 #[inline]
-pub(super) fn check_single(user: Option<&LoggedIn>, request: &Request<'_>) -> Result<(), ResultCode> {
-    check(user, needed_by_single(request), request)
+pub(super) fn check_single(
+    user: Option<&LoggedIn<'_>>,
+    request: &Request<'_>,
+    digest: Option<Digest>,
+) -> Result<(), ResultCode> {
+    let Some(user) = user else { return Ok(()) };
+    let (needed, charge) = needed_by_single(request);
+    user.check_data(needed, place_of(request), charge, || {
+        (action_of_single(request), detail_of(request, digest))
+    })
 }
 
 /// Whether a row of a batch is allowed, whose user may have lost rights since the batch began.
@@ -74,14 +155,27 @@ pub(super) fn check_single(user: Option<&LoggedIn>, request: &Request<'_>) -> Re
 /// # Errors
 /// As [`Session::check`].
 #[inline]
-pub(super) fn check_row(session: Option<&Session>, request: &Request<'_>) -> Result<(), ResultCode> {
-    check_single(logged_in(session)?.as_ref(), request)
+pub(super) fn check_row(
+    session: Option<&Session>,
+    request: &Request<'_>,
+    digest: Digest,
+) -> Result<(), ResultCode> {
+    check_single(logged_in(session, request)?.as_ref(), request, Some(digest))
 }
 
-/// Whether a query is allowed.
+/// Whether a query is allowed; if so, what must stay allowed while it runs. Nothing is asked for without access control.
 ///
 /// # Errors
 /// As [`LoggedIn::check`].
-pub(super) fn check_query(user: Option<&LoggedIn>, request: &Request<'_>) -> Result<(), ResultCode> {
-    check(user, needed_by_query(request), request)
+pub(super) fn check_query(
+    user: Option<&LoggedIn<'_>>,
+    request: &Request<'_>,
+) -> Result<Option<Permit>, ResultCode> {
+    let Some(user) = user else { return Ok(None) };
+    let (needed, charge) = needed_by_query(request);
+    let (namespace, set) = place_of(request);
+    user.check_data(needed, (namespace, set), charge, || {
+        (action_of_query(request), detail_of(request, None))
+    })?;
+    Ok(user.permit(needed, namespace, set))
 }

@@ -363,7 +363,13 @@ impl Executor {
         }
         if let Extent::Paused(first, count) = extent {
             let partial = frames.take_partial();
-            return Step::Batch(BatchRest { first, count, result: outcome.result(), partial });
+            return Step::Batch(BatchRest {
+                first,
+                count,
+                result: outcome.result(),
+                partial,
+                frames: Vec::new(),
+            });
         }
         frames.flush();
         finish(&outcome, matches!(extent, Extent::All), &context.metrics, out);
@@ -375,7 +381,8 @@ impl Executor {
 impl BatchRest {
     /// All `count` rows of a batch.
     fn whole(rows: &Rows<'_>, count: u32) -> Self {
-        BatchRest { first: rows.position(), count, result: 0, partial: PartialFrame::default() }
+        let (partial, frames) = (PartialFrame::default(), Vec::new());
+        BatchRest { first: rows.position(), count, result: 0, partial, frames }
     }
 }
 
@@ -551,7 +558,7 @@ impl Workspace {
         let is_neither = request.info2 & info2::WRITE == 0 && request.info1 & info1::READ == 0;
         let reserved = if is_late {
             Err(ResultCode::Timeout)
-        } else if let Err(result) = access::check_row(shared.session, request) {
+        } else if let Err(result) = access::check_row(shared.session, request, row.digest) {
             Err(result)
         } else if is_neither {
             Err(ResultCode::Parameter)

@@ -108,6 +108,8 @@ pub(super) struct Progress {
     pub(super) from_elsewhere: PartialFrame,
     /// Replies that are to go out with the next ones.
     partial: PartialFrame,
+    /// Replies that the first turn sends.
+    frames: Vec<u8>,
 }
 
 impl Progress {
@@ -196,6 +198,7 @@ impl BatchPool {
             elsewhere: 0,
             from_elsewhere: PartialFrame::default(),
             partial: rest.partial,
+            frames: rest.frames,
         };
         let own_ms = parsed.as_ref().map_or(0, |request| request.transaction_ttl_ms);
         let batch = BatchInFlight {
@@ -467,6 +470,10 @@ impl Executor {
     fn take_turn(&mut self, batch: &Arc<BatchInFlight>, watch: &mut Watch) {
         cf::fault_point!("batch");
         self.wake(batch.received);
+        let frames = std::mem::take(&mut batch.progress.lock().frames);
+        if !frames.is_empty() {
+            batch.sink.post(frames);
+        }
         if let Err(result) = batch.prepare_filter(&self.context) {
             warn_of_bad(result);
             return self.finish_early(batch, result);

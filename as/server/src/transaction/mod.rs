@@ -332,7 +332,7 @@ impl Executor {
         take_reply_room: TakeReplyRoom<'_>,
         out: &mut Vec<u8>,
     ) -> Step {
-        let user = match access::logged_in(session) {
+        let user = match access::logged_in(session, request) {
             Ok(user) => user,
             Err(result) => {
                 let is_batch = request.info1 & info1::BATCH != 0;
@@ -351,13 +351,15 @@ impl Executor {
             return Step::Done;
         };
         if !request.has_field(field::DIGEST) {
-            if let Err(result) = access::check_query(user.as_ref(), request) {
-                reply::write_header_only(out, &ReplyHeader::result(result));
-                return Step::Done;
-            }
-            return Step::Query(Arc::clone(namespace));
+            return match access::check_query(user.as_ref(), request) {
+                Ok(permit) => Step::Query(Arc::clone(namespace), permit),
+                Err(result) => {
+                    reply::write_header_only(out, &ReplyHeader::result(result));
+                    Step::Done
+                }
+            };
         }
-        if let Err(result) = access::check_single(user.as_ref(), request) {
+        if let Err(result) = access::check_single(user.as_ref(), request, request.record_digest()) {
             namespace.metrics.count(Origin::Client, Operation::Tsvc, result);
             reply::write_header_only(out, &ReplyHeader::result(result));
             return Step::Done;

@@ -18,9 +18,7 @@ use proto::reply::{self, ReplyHeader};
 
 use super::duplicates::Asker;
 use super::wait::ROOM_WAIT_MAX;
-use super::{
-    Asked, Executor, OwnedRequest, Patience, Place, ReplySink, Step, TransactionContext, Wait,
-};
+use super::{Asked, Executor, OwnedRequest, Patience, Place, ReplySink, Step, TransactionContext, Wait};
 use crate::metrics::Operation;
 use crate::storage::{DiskCaller, RoomWait};
 use crate::workers::Work;

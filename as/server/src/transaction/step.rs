@@ -7,6 +7,7 @@ use proto::batch::RowPosition;
 use super::Wait;
 use super::batch::PartialFrame;
 use crate::namespace::Namespace;
+use crate::security::Permit;
 
 /// What became of a record message.
 pub(crate) enum Step {
@@ -14,8 +15,9 @@ pub(crate) enum Step {
     Done,
     /// It has changed nothing, and runs again from its start when the wait is over.
     Restart(Wait),
-    /// It concerns many records of this namespace and has yet to be started.
-    Query(Arc<Namespace>),
+    /// It concerns many records of this namespace and has yet to be started. It ends with the right of its user, if there is
+    /// access control.
+    Query(Arc<Namespace>, Option<Permit>),
     /// It is a batch for the batch threads, from this row on. Full frames of replies to rows before are appended.
     Batch(BatchRest),
 }
@@ -30,4 +32,13 @@ pub(crate) struct BatchRest {
     pub(super) result: u8,
     /// Replies of the rows before, which go out with the next ones.
     pub(super) partial: PartialFrame,
+    /// Full frames of replies to the rows before that are yet to be sent.
+    pub(super) frames: Vec<u8>,
+}
+
+impl BatchRest {
+    /// Full frames of replies to the rows before, which are to go the way of all others.
+    pub(crate) fn take_over(&mut self, frames: Vec<u8>) {
+        self.frames = frames;
+    }
 }

@@ -1,4 +1,4 @@
-//! Parameters of the `security` context. Nothing checks credentials yet; see the context's note.
+//! Parameters of the `security` context: access control and its audit log.
 
 use crate::config::setting::{Choice, Flag, List, Number, Text, choices};
 use crate::config::spec::{boolean, choice, number, params, seconds, text, texts, word_pairs};
@@ -70,11 +70,11 @@ params! {
         /// Reports logins.
         report_authentication: Flag = false, boolean("report-authentication").dynamic().enterprise();
         /// A namespace, and perhaps a set, whose operations are reported; may be repeated.
-        report_data_op: List<String> = [], word_pairs("report-data-op", 4_096).enterprise();
+        report_data_op: List<String> = [], word_pairs("report-data-op", 4_096).dynamic().enterprise();
         /// A role whose operations are reported; may be repeated.
-        report_data_op_role: List<String> = [], texts("report-data-op-role", 4_096, usize::MAX).enterprise();
+        report_data_op_role: List<String> = [], texts("report-data-op-role", 4_096, usize::MAX).dynamic().enterprise();
         /// A user whose operations are reported; may be repeated.
-        report_data_op_user: List<String> = [], texts("report-data-op-user", 4_096, usize::MAX).enterprise();
+        report_data_op_user: List<String> = [], texts("report-data-op-user", 4_096, usize::MAX).dynamic().enterprise();
         /// Reports changes of the system.
         report_sys_admin: Flag = false, boolean("report-sys-admin").dynamic().enterprise();
         /// Reports changes of users.

@@ -1,0 +1,148 @@
+//! Access control over a disk that stops, and tokens that have expired.
+
+use std::net::SocketAddr;
+
+use proto::ResultCode;
+use proto::security::{Command, field};
+
+use super::*;
+use crate::smd::CrashingFolder;
+
+/// Types of fields and what is in them.
+type Fields<'a> = &'a [(u8, &'a [u8])];
+
+const SECURED: &str =
+    "security {\n enable-quotas true\n}\nnamespace test {\n storage-engine memory {\n data-size 1G\n }\n}\n";
+
+fn open(folder: &Arc<CrashingFolder>) -> Result<Arc<AccessControl>, SecurityError> {
+    AccessControl::open(&crate::config::for_tests(SECURED), &Arc::new(Smd::open_for_tests(folder)))
+}
+
+fn client() -> SocketAddr {
+    ([127, 0, 0, 1], 1).into()
+}
+
+/// The result of a command.
+fn ask(access: &AccessControl, session: &Session, command: Command, fields: Fields<'_>) -> u8 {
+    let mut body = vec![0; 16];
+    (body[2], body[3]) = (command.code(), fields.len() as u8);
+    for (id, data) in fields {
+        body.extend((data.len() as u32 + 1).to_be_bytes());
+        body.push(*id);
+        body.extend_from_slice(data);
+    }
+    let peer = Peer { address: client(), certificate_name: None };
+    access.answer(&body, session, &peer)[9]
+}
+
+/// A connection of the first administrator.
+fn of_admin(access: &AccessControl) -> Arc<Session> {
+    let session = access.session(client());
+    session.enter(access.user_rights(FIRST_ADMINISTRATOR).expect("the administrator"));
+    session
+}
+
+/// All users and roles, as text.
+fn contents(access: &AccessControl) -> String {
+    format!("{:?}", access.accounts.read())
+}
+
+const READ_IN_TEST: &[u8] = &[1, 10, 4, b't', b'e', b's', b't', 0];
+const READ: &[u8] = b"\x01\x04read";
+const WRITE: &[u8] = b"\x01\x05write";
+
+#[test]
+fn passwords_are_hashed_as_clients_do() {
+    let known = |password: &str| credential_of(password).expect("a hash");
+    assert_eq!(known("nopassword").as_bytes(), commands::NO_PASSWORD);
+    assert_eq!(known("admin"), "$2a$10$7EqJtq98hPqEX7fNZaFWoO1mVO/4MLpGzsqojz6E9Gef6iXDjXdDa");
+    assert_eq!(known(""), "$2a$10$7EqJtq98hPqEX7fNZaFWoOLCkFexA7A9eoJ0Ew.mTDdk.E60D.9zS");
+}
+
+#[test]
+fn a_crash_at_any_write_leaves_the_old_users_or_the_new_ones() {
+    let folder = CrashingFolder::with(&[]);
+    let access = open(&folder).expect("it opens");
+    let admin = of_admin(&access);
+    let (bob, office) = ((field::USER, &b"bob"[..]), (field::ROLE, &b"office"[..]));
+    let password = credential_of("pass").expect("a hash");
+    let password = (field::PASSWORD, password.as_bytes());
+    let prepared: [(Command, Fields<'_>); 2] = [
+        (Command::CreateRole, &[office, (field::PRIVILEGES, READ_IN_TEST)]),
+        (Command::CreateUser, &[bob, password, (field::ROLES, READ)]),
+    ];
+    for (command, fields) in prepared {
+        assert_eq!(ask(&access, &admin, command, fields), 0);
+    }
+    let eve = (field::USER, &b"eve"[..]);
+    let no_password = (field::PASSWORD, commands::NO_PASSWORD);
+    let changes: [(Command, Fields<'_>); 9] = [
+        (Command::CreateUser, &[eve, no_password, (field::ROLES, READ)]),
+        (Command::SetPassword, &[bob, password]),
+        (Command::GrantRoles, &[bob, (field::ROLES, WRITE)]),
+        (Command::RevokeRoles, &[bob, (field::ROLES, READ)]),
+        (Command::DropUser, &[bob]),
+        (Command::CreateRole, &[(field::ROLE, b"other"), (field::PRIVILEGES, READ_IN_TEST)]),
+        (Command::SetWhitelist, &[office, (field::WHITELIST, b"10.0.0.0/8")]),
+        (Command::SetQuotas, &[office, (field::READ_QUOTA, &[0, 0, 0, 9])]),
+        (Command::DropRole, &[office]),
+    ];
+    let old = contents(&access);
+    for (command, fields) in changes {
+        let (mut found_old, mut found_new) = (0, 0);
+        for step in 0..3 {
+            let [start] = &folder.after_crash()[..] else { panic!("what is acknowledged is on disk") };
+            let access = open(start).expect("it opens");
+            let admin = of_admin(&access);
+            start.disk.lock().stop_at = Some((start.steps() + step, 40));
+            assert_eq!(ask(&access, &admin, command, fields), ResultCode::Unknown.code(), "{command:?}");
+            assert_eq!(contents(&access), old, "{command:?}: what is refused has not happened");
+            for left in start.after_crash() {
+                let found = contents(&open(&left).expect("it opens after a crash"));
+                let is_old = found == old;
+                // Hashes have a salt: the same command gives another one each time.
+                assert!(is_old || step == 2, "{command:?} stopped at step {step}: {found}");
+                *(if is_old { &mut found_old } else { &mut found_new }) += 1;
+            }
+        }
+        assert!(found_old > 0 && found_new > 0, "{command:?}: {found_old} old, {found_new} new");
+        // As it should be.
+        let [start] = &folder.after_crash()[..] else { panic!("what is acknowledged is on disk") };
+        let access = open(start).expect("it opens");
+        assert_eq!(ask(&access, &of_admin(&access), command, fields), 0, "{command:?}");
+        let new = contents(&access);
+        assert_ne!(new, old, "{command:?}");
+        assert_eq!(contents(&open(&start.after_crash()[0]).expect("it opens")), new, "{command:?}");
+    }
+}
+
+#[test]
+fn there_is_an_administrator_however_the_first_start_ended() {
+    for step in 0..6 {
+        let folder = CrashingFolder::with(&[]);
+        folder.disk.lock().stop_at = Some((step, 10));
+        assert!(open(&folder).is_err(), "step {step}");
+        for left in folder.after_crash() {
+            let access = open(&left).expect("it opens after a crash");
+            let accounts = access.accounts.read();
+            assert!(accounts.users().map(|(name, _)| name).eq([FIRST_ADMINISTRATOR]), "step {step}");
+            let (_, rights) = accounts.rights_of(FIRST_ADMINISTRATOR).expect("a user");
+            assert!(rights.allow(permission::Permissions::USER_ADMIN, permission::Scope::Server));
+        }
+    }
+}
+
+#[test]
+fn a_token_ends_with_its_time() {
+    let access = open(&CrashingFolder::with(&[])).expect("it opens");
+    let secret = access.secret.read().expect("a secret");
+    let hash = access.accounts.read().user("admin").expect("a user").password.clone();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
+    for (expiry_s, expected) in [(now + 60, 0), (now - 1, ResultCode::SecuritySessionExpired.code())] {
+        let token = token::issue(&secret, "admin", &hash, expiry_s);
+        let session = access.session(client());
+        let fields = [(field::USER, &b"admin"[..]), (field::SESSION_TOKEN, &token[..])];
+        assert_eq!(ask(&access, &session, Command::Authenticate, &fields), expected);
+        assert_eq!(session.user().is_some(), expected == 0);
+    }
+}

@@ -1,0 +1,178 @@
+//! The audit log: which operations on records it tells of, in which words, and how that changes while the server runs.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use ferrospike_tests::client::Client;
+use ferrospike_tests::security::{ADMIN, OTHER, PASS, create_user, logged_in};
+use ferrospike_tests::server::{BASICS, NAMESPACES, Server};
+use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, operation};
+
+struct Rig {
+    server: Server,
+    admin: Client,
+    bob: Client,
+    eve: Client,
+    seen: usize,
+}
+
+impl Rig {
+    fn start(log: &str) -> Rig {
+        let mut server =
+            Server::start(&format!("{BASICS}{NAMESPACES}\nsecurity {{\nlog {{\n{log}\n}}\n}}\n"));
+        server.allow("has the password that everybody knows").allow("set-config");
+        let mut admin = logged_in(&server, "admin", ADMIN);
+        assert_eq!(create_user(&mut admin, "bob", PASS, &["read-write-udf"]), 0);
+        assert_eq!(create_user(&mut admin, "eve", OTHER, &["read", "sys-admin"]), 0);
+        let (bob, eve) = (logged_in(&server, "bob", PASS), logged_in(&server, "eve", OTHER));
+        Rig { server, admin, bob, eve, seen: 0 }
+    }
+
+    /// What the audit log tells of operations on records since this was asked last, without the port of the client.
+    fn told(&mut self) -> Vec<String> {
+        let log = self.server.log();
+        let lines = log.lines().filter_map(|line| Some(line.split_once(" (audit): ")?.1.split_once(") ")?.1));
+        let all: Vec<&str> = lines.filter(|line| !line.contains("info request")).collect();
+        let without_port = |line: &&str| {
+            let (before, rest) = line.split_once("127.0.0.1:").unwrap();
+            let rest = rest.trim_start_matches(|char: char| char.is_ascii_digit());
+            format!("{before}127.0.0.1{rest}")
+        };
+        let new = all[self.seen..].iter().map(without_port).collect();
+        self.seen = all.len();
+        new
+    }
+
+    fn set(&mut self, params: &str) {
+        let command = format!("set-config:context=security;{params}");
+        assert_eq!(self.eve.info_value(&command).unwrap(), "ok", "{params}");
+    }
+}
+
+fn line(outcome: &str, user: &str, action: &str, detail: &str) -> String {
+    format!(
+        "{outcome} | client: 127.0.0.1 | authenticated user: {user} | action: {action} | detail: {detail}"
+    )
+}
+
+fn with_key(message: Message, key: &[u8]) -> Message {
+    message.with_field(field::KEY, key)
+}
+
+fn hex(set: &str, key: &str) -> String {
+    digest(set, key).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn operations_are_told_as_the_settings_ask() {
+    let mut rig = Rig::start("report-data-op test rig");
+    let ask = |client: &mut Client, message: &Message| client.ask(message).unwrap().result;
+    assert_eq!(ask(&mut rig.bob, &with_key(Message::put("k", vec![1]), b"\x03k")), 0);
+    assert_eq!(ask(&mut rig.bob, &Message::get("k")), 0);
+    assert_eq!(ask(&mut rig.bob, &with_key(Message::get("i"), &[1, 0, 0, 0, 0, 0, 1, 0x33, 0x3e])), 2);
+    assert_eq!(ask(&mut rig.bob, &with_key(Message::get("b"), &[4, 0xaa, 0xcc, 0x48])), 2);
+    assert_eq!(ask(&mut rig.bob, &with_key(Message::delete("c"), b"\x03a|\nb")), 2);
+    assert_eq!(ask(&mut rig.bob, &with_key(Message::delete("k"), b"\x03k")), 0);
+    // Not in the set, and refused: the reason is told.
+    assert_eq!(ask(&mut rig.bob, &Message::on_record("test", "other", "k")), 4);
+    assert_eq!(ask(&mut rig.eve, &Message::put("k", vec![1])), 81);
+    rig.bob.send(&Message::scan("test").with_field(field::SET, b"rig").encode()).unwrap();
+    assert!(rig.bob.take_rows().unwrap().is_empty());
+    let digest = format!("{{test|rig}} [D|{}]", hex("rig", "k"));
+    let expected = [
+        line("permitted", "bob", "write", "{test|rig} [S|k]"),
+        line("permitted", "bob", "read", &digest),
+        line("permitted", "bob", "read", "{test|rig} [I|78654]"),
+        line("permitted", "bob", "read", "{test|rig} [B|AA CC 48]"),
+        line("permitted", "bob", "delete", "{test|rig} [S|a??b]"),
+        line("permitted", "bob", "delete", "{test|rig} [S|k]"),
+        line("role violation", "eve", "write", &digest),
+        line("permitted", "bob", "query", "{test|rig}"),
+    ];
+    assert_eq!(rig.told(), expected);
+
+    // Rows of batches, functions and background queries.
+    rig.bob.send(&Message::get_all(["k"].into_iter()).encode()).unwrap();
+    assert!(rig.bob.receive().is_ok());
+    assert_eq!(rig.told(), [] as [String; 0], "a row without a set is of none");
+    let call = Message { info2: info2::WRITE, ..Message::on("k") }
+        .with_field(field::UDF_FILE, b"none")
+        .with_field(field::UDF_FUNCTION, b"f")
+        .with_field(field::UDF_ARGUMENTS, &[0x90]);
+    rig.server.allow("UDF").allow("udf").allow("function");
+    assert_eq!(ask(&mut rig.bob, &call), 100);
+    let change = Message { info2: info2::WRITE, ..Message::default() }
+        .with_field(field::NAMESPACE, b"test")
+        .with_field(field::SET, b"rig")
+        .with_operation(Operation::integer(operation::WRITE, "n", 1));
+    assert_eq!(ask(&mut rig.bob, &change), 0);
+    assert_eq!(
+        rig.told(),
+        [line("permitted", "bob", "udf", &digest), line("permitted", "bob", "ops query", "{test|rig}")]
+    );
+}
+
+#[test]
+fn what_is_told_changes_while_the_server_runs() {
+    let mut rig = Rig::start("");
+    let read = |client: &mut Client, set: &str| {
+        let message = Message { info1: info1::READ | info1::GET_ALL, ..Message::on_record("test", set, "k") };
+        client.ask(&message).unwrap().result
+    };
+    let round = |rig: &mut Rig| {
+        for set in ["a", "b"] {
+            assert_eq!((read(&mut rig.bob, set), read(&mut rig.eve, set)), (2, 2));
+        }
+        let told = rig.told();
+        let place = |line: &String| {
+            let user = line.split("user: ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+            let set = line.split("{test|").nth(1).unwrap().split('}').next().unwrap();
+            format!("{user} {set}")
+        };
+        told.iter().map(place).collect::<Vec<_>>()
+    };
+    let nothing: [&str; 0] = [];
+    rig.told();
+    assert_eq!(round(&mut rig), nothing);
+    rig.set("log.report-data-op=true;namespace=test;set=a");
+    assert_eq!(round(&mut rig), ["bob a", "eve a"]);
+    rig.set("log.report-data-op=true;user=bob");
+    assert_eq!(round(&mut rig), ["bob a", "eve a", "bob b"]);
+    rig.set("log.report-data-op=false;namespace=test;set=a");
+    assert_eq!(round(&mut rig), ["bob a", "bob b"]);
+    rig.set("log.report-data-op=true;role=read");
+    assert_eq!(round(&mut rig), ["bob a", "eve a", "bob b", "eve b"]);
+    let shown = rig.eve.info_value("get-config:context=security").unwrap();
+    assert!(
+        shown.contains("log.report-data-op-role=read") && shown.contains("log.report-data-op-user=bob"),
+        "{shown}"
+    );
+    rig.set("log.report-data-op=false;role=read");
+    rig.set("log.report-data-op=false;user=bob");
+    assert_eq!(round(&mut rig), nothing);
+    rig.set("log.report-data-op=true;namespace=test");
+    assert_eq!(round(&mut rig), ["bob a", "eve a", "bob b", "eve b"]);
+    rig.set("log.report-data-op=false;namespace=test");
+    for wrong in [
+        "log.report-data-op=true",
+        "log.report-data-op=maybe;user=x",
+        "log.report-data-op=true;user=x;role=y",
+    ] {
+        let answer = rig.eve.info_value(&format!("set-config:context=security;{wrong}")).unwrap();
+        assert!(answer.starts_with("ERROR:4"), "{wrong}: {answer}");
+    }
+
+    // Violations are told without the rest, of those who have not logged in too.
+    rig.set("log.report-violation=true");
+    let put = Message::put("k", vec![1]);
+    assert_eq!(rig.eve.ask(&put).unwrap().result, 81);
+    assert_eq!(rig.admin.ask(&Message::get("k")).unwrap().result, 81);
+    assert_eq!(rig.server.connect().ask(&put).unwrap().result, 80);
+    let digest = format!("{{test|rig}} [D|{}]", hex("rig", "k"));
+    assert_eq!(
+        rig.told(),
+        [
+            line("role violation", "eve", "write", &digest),
+            line("role violation", "admin", "read", &digest),
+            line("not authenticated", "<none>", "write", &digest),
+        ]
+    );
+}
