@@ -3,7 +3,7 @@
 # make cluster    a cluster of three such servers on this machine, in the foreground
 # make test       everything that is tested; does its own set-up
 # make check      the quick half of it: format, lints, house rules
-# make bench      measures a running server: HOST=… PORT=…; TABLES=… for some of: load latency neighbour query
+# make bench      measures a running server: HOST=… PORT=…; TABLES=… for some of: load latency neighbour query protection
 # make simulate   the cluster under faults, SEEDS runs from FIRST on; SEED=… repeats one and prints what happens
 # make soak       kill -9, power failures and damage, round after round for SOAK_SECONDS
 # make fuzz       FUZZ_SECONDS for each fuzz target, or for those in FUZZ_TARGETS
@@ -35,11 +35,12 @@ MAINTAINER ?= Ferrospike maintainers <maintainers@ferrospike.invalid>
 PACKAGE_RELEASE ?= 1
 HOST ?= 127.0.0.1
 PORT ?= 3000
-TABLES ?= load latency neighbour query
+TABLES ?= load latency neighbour query protection
 BENCH_OPTIONS ?=
 LATENCY_OPTIONS ?=
 NEIGHBOUR_OPTIONS ?=
 QUERY_OPTIONS ?=
+PROTECTION_OPTIONS ?=
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
@@ -130,9 +131,12 @@ suite-miri:
 	else \
 	    echo "SKIPPED miri: unsafe code was not checked, as '$(MIRI)' is missing: rustup component add --toolchain nightly miri"; \
 	fi
+PYTHON_ALLOWS = --allow "invalid ttl" --allow "no-such-command" --allow "bad filter" --allow "bad batch" --allow "aggregation of query"
+PYTEST = $(VENV)/bin/python -m pytest --quiet -p no:cacheprovider -W ignore::DeprecationWarning tests/python
+# Twice: as it is, and as a user with a password, over TLS, with compressed messages; the calls for users and roles then too.
 suite-python-client:
-	@$(BESIDE_SERVER) --allow "invalid ttl" --allow "no-such-command" --allow "bad filter" --allow "bad batch" --allow "aggregation of query" -- \
-	    $(VENV)/bin/python -m pytest --quiet -p no:cacheprovider -W ignore::DeprecationWarning tests/python
+	@$(BESIDE_SERVER) $(PYTHON_ALLOWS) -- $(PYTEST)
+	@$(BESIDE_SERVER) --secured $(PYTHON_ALLOWS) --allow "TLS handshake with" -- $(PYTEST)
 suite-rust-client:
 	@$(BESIDE_SERVER) -- $(CARGO) test --manifest-path tests/rust-client/Cargo.toml --target-dir $(TARGET)/rust-client
 suite-fuzz-targets:
@@ -148,16 +152,19 @@ $(VENV)/ready: tests/python/requirements.txt
 # The server at PORT, alone or beside others: OTHER_PORT=…, REDIS_PORT=…; their processes are found by their
 # ports, or given as PID=…, OTHER_PID=…, REDIS_PID=…. The tables are those of throughput and cost (more by BENCH_OPTIONS),
 # of latency by number of clients (LATENCY_OPTIONS), of hostile neighbours (NEIGHBOUR_OPTIONS), which needs servers that
-# take records of 8 MiB, and of queries and indexes (QUERY_OPTIONS); see asd-bench --help.
+# take records of 8 MiB, of queries and indexes (QUERY_OPTIONS), and of what access control, TLS and encryption cost
+# (PROTECTION_OPTIONS), for which servers are started; see asd-bench --help.
 BENCH_OF_load = $(BENCH_OPTIONS)
 BENCH_OF_latency = latency $(LATENCY_OPTIONS)
 BENCH_OF_neighbour = neighbour $(NEIGHBOUR_OPTIONS)
 BENCH_OF_query = query $(QUERY_OPTIONS)
+BENCH_OF_protection = protection $(PROTECTION_OPTIONS)
 .PHONY: bench
 bench: export HOST := $(HOST)
 bench: export PORT := $(PORT)
+bench: export SERVER := $(TARGET)/release/asd
 bench:
-	@$(CARGO) build --release --package ferrospike-tools
+	@$(CARGO) build --release --package asd --package ferrospike-tools
 	@$(foreach table,$(TABLES),$(TARGET)/release/asd-bench $(BENCH_OF_$(table)); echo;)
 
 # Runs of the cluster's simulator beyond those of `make test`.

@@ -1,5 +1,7 @@
 """The official Python client against the server at ASD_ADDRESS (host:port), namespace `test`.
 
+With ASD_USER the server has access control: the tests run as that user, over TLS, with compressed messages.
+
 Every test uses records of its own, so that it does not matter what the server holds or which test ran before.
 """
 import itertools
@@ -19,11 +21,31 @@ def address():
     return host, int(port)
 
 
+PATIENCE = {"total_timeout": 20_000, "socket_timeout": 20_000}
+IS_SECURED = "ASD_USER" in os.environ
+
+
+def config_of(address, user=None, password=None):
+    """The least a client needs, with time enough for a busy machine."""
+    kinds = ("read", "write", "operate", "remove", "info", "batch", "query", "scan", "apply")
+    if not IS_SECURED:
+        return {"hosts": [address], "policies": {kind: dict(PATIENCE) for kind in kinds[:5]}}
+    compressed = {**PATIENCE, "compress": True, "compression_threshold": 1}
+    policies = {kind: dict(PATIENCE if kind == "info" else compressed) for kind in kinds}
+    # Passwords are hashed slowly on purpose.
+    policies["admin"] = {"timeout": 20_000}
+    return {
+        "hosts": [(*address, os.environ["ASD_TLS_NAME"])],
+        "tls": {"enable": True, "cafile": os.environ["ASD_TLS_CA"]},
+        "user": user or os.environ["ASD_USER"],
+        "password": password or os.environ["ASD_PASSWORD"],
+        "policies": policies,
+    }
+
+
 @pytest.fixture(scope="session")
 def config(address):
-    """The least a client needs, with time enough for a busy machine."""
-    patience = {"total_timeout": 20_000, "socket_timeout": 20_000}
-    return {"hosts": [address], "policies": {kind: dict(patience) for kind in ("read", "write", "operate", "remove", "info")}}
+    return config_of(address)
 
 
 @pytest.fixture(scope="session")

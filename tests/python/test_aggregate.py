@@ -5,7 +5,7 @@ import time
 import aerospike
 import pytest
 from aerospike import predicates
-from conftest import NAMESPACE
+from conftest import NAMESPACE, config_of
 
 SET = "aggregate"
 RECORDS = 100
@@ -33,7 +33,7 @@ def asked(address, tmp_path_factory):
     path = os.path.join(folder, "py_aggregate.lua")
     with open(path, "w", encoding="utf-8") as file:
         file.write(MODULE)
-    config = {"hosts": [address], "lua": {"user_path": str(folder)}}
+    config = config_of(address) | {"lua": {"user_path": str(folder)}}
     client = aerospike.client(config).connect()
     client.udf_put(path)
     for n in range(RECORDS):

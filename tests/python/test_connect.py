@@ -3,6 +3,10 @@ import aerospike
 import pytest
 from aerospike import exception
 
+from conftest import IS_SECURED
+
+open_only = pytest.mark.skipif(IS_SECURED, reason="a server with access control")
+
 
 def test_connects_and_closes(config):
     client = aerospike.client(config).connect()
@@ -17,6 +21,7 @@ def test_the_only_node_is_where_it_was_reached(client, address):
     assert int(node["node_name"], 16) > 0 and len(node["node_name"]) <= 16
 
 
+@open_only
 def test_credentials_are_taken_by_a_server_without_security(config, key):
     client = aerospike.client(config | {"user": "someone", "password": "secret"}).connect("someone", "secret")
     client.put(key, {"a": 1})
@@ -24,6 +29,7 @@ def test_credentials_are_taken_by_a_server_without_security(config, key):
     client.close()
 
 
+@open_only
 def test_user_administration_is_refused(client):
     with pytest.raises((exception.SecurityNotEnabled, exception.SecurityNotSupported)):
         client.admin_query_users_info()

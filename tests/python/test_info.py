@@ -4,6 +4,8 @@ import re
 import pytest
 from aerospike import exception
 
+from conftest import IS_SECURED
+
 
 def value(client, name):
     answer = client.info_random_node(name)
@@ -44,7 +46,8 @@ def test_one_node_has_no_peers(client):
 
 
 def test_where_it_is_reached(client, address):
-    assert value(client, "service-clear-std") == "{}:{}".format(*address)
+    kind = "tls" if IS_SECURED else "clear"
+    assert value(client, f"service-{kind}-std") == "{}:{}".format(*address)
 
 
 def test_statistics_are_numbers_and_words_by_name(client):

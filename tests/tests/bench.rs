@@ -1,10 +1,10 @@
-//! `asd-bench` beside a real server: its tables of latency, of hostile neighbours and of queries come about, whatever their figures.
-//! Everything is tiny, and no figure is judged.
+//! `asd-bench` beside a real server: its tables of latency, of hostile neighbours, of queries and of what protection costs
+//! come about, whatever their figures. Everything is tiny, and no figure is judged.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::process::Command;
 
-use ferrospike_tests::programs::built;
+use ferrospike_tests::programs::{binary, built};
 use ferrospike_tests::server::{BASICS, Server};
 
 /// A namespace that takes records as large as hostile clients want them.
@@ -89,5 +89,28 @@ fn queries_indexes_and_functions_have_their_rows() {
     ] {
         let figures = cells(&table, name);
         assert!(figures.len() >= 2 && figures.iter().all(|figure| *figure >= 0.0), "{figures:?}\n{table}");
+    }
+}
+
+#[test]
+fn what_protection_costs_is_a_table() {
+    let output = Command::new(built("asd-bench").unwrap())
+        .args("protection --keys 500 --connections 2 --rounds 2 --seconds 0.2 --server".split(' '))
+        .arg(binary())
+        .output()
+        .unwrap();
+    let (table, progress) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{progress}");
+    for protection in
+        ["access control", "tls 1.2", "tls 1.3", "encrypted device, aes-128", "encrypted device, aes-256"]
+    {
+        for load in ["read", "write"] {
+            let records =
+                if protection.starts_with("encrypted") { "records of a file" } else { "records in memory" };
+            let figures =
+                cells(&table, &format!("{protection}: {load} of {records}: server CPU per request, µs"));
+            assert!(figures.len() == 3 && figures.iter().all(|figure| *figure > 0.0), "{figures:?}\n{table}");
+        }
     }
 }

@@ -118,6 +118,17 @@ fn make(options: &Options) -> Result<String, String> {
     }
 }
 
+/// Makes a certificate for a node that is called `name`, and an authority if there is none; returns the paths of the
+/// authority's certificate, of the node's, and of its key.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn make_node(folder: &Path, name: &str) -> Result<[PathBuf; 3], String> {
+    let uses = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    issue(folder, name, vec![name.to_owned()], &uses, 1)?;
+    Ok([path(folder, AUTHORITY), path(folder, name), key_path(folder, name)])
+}
+
 fn path(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.pem"))
 }

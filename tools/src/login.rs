@@ -17,9 +17,11 @@ const HEADER_SIZE: usize = 8;
 const PROTO_VERSION: u8 = 2;
 const PROTO_TYPE_SECURITY: u8 = 2;
 const MESSAGE_SIZE: usize = 16;
+const COMMAND_GRANT_ROLES: u8 = 5;
 const COMMAND_LOGIN: u8 = 20;
 const FIELD_USER: u8 = 0;
 const FIELD_CREDENTIAL: u8 = 3;
+const FIELD_ROLES: u8 = 10;
 /// Longest answer to a login.
 const REPLY_SIZE_MAX: usize = 16 << 10;
 
@@ -47,17 +49,8 @@ impl Login {
         let credential = bcrypt::hash_with_salt(password, COST, SALT)
             .map_err(|error| format!("the password cannot be hashed: {error}"))?
             .format_for_version(bcrypt::Version::TwoA);
-        let mut message = vec![0; MESSAGE_SIZE];
-        (message[2], message[3]) = (COMMAND_LOGIN, 2);
-        for (id, data) in [(FIELD_USER, user), (FIELD_CREDENTIAL, credential.as_str())] {
-            message.extend((data.len() as u32 + 1).to_be_bytes());
-            message.push(id);
-            message.extend(data.as_bytes());
-        }
-        let mut request = (message.len() as u64).to_be_bytes().to_vec();
-        (request[0], request[1]) = (PROTO_VERSION, PROTO_TYPE_SECURITY);
-        request.extend(message);
-        Ok(Login { request })
+        let fields = [(FIELD_USER, user.as_bytes()), (FIELD_CREDENTIAL, credential.as_bytes())];
+        Ok(Login { request: request(COMMAND_LOGIN, &fields) })
     }
 
     /// As `user`, if one is given; a missing password is an empty one.
@@ -73,18 +66,7 @@ impl Login {
     /// # Errors
     /// When the server refuses, or does not answer.
     pub fn enter(&self, stream: &mut (impl Read + Write)) -> io::Result<()> {
-        stream.write_all(&self.request)?;
-        stream.flush()?;
-        let mut header = [0; HEADER_SIZE];
-        stream.read_exact(&mut header)?;
-        let size = (u64::from_be_bytes(header) & 0xFFFF_FFFF_FFFF) as usize;
-        let is_reply = header[..2] == [PROTO_VERSION, PROTO_TYPE_SECURITY];
-        if !is_reply || !(MESSAGE_SIZE..=REPLY_SIZE_MAX).contains(&size) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer to the login is none"));
-        }
-        let mut reply = vec![0; size];
-        stream.read_exact(&mut reply)?;
-        match reply[1] {
+        match ask(stream, &self.request)? {
             0 | RESULT_NOT_ENABLED => Ok(()),
             result => {
                 let known = RESULTS.iter().find(|(code, _)| *code == result);
@@ -96,6 +78,50 @@ impl Login {
             }
         }
     }
+}
+
+/// Grants `role` to `user`, on a connection of an administrator.
+///
+/// # Errors
+/// When the server refuses, or does not answer.
+pub fn grant(stream: &mut (impl Read + Write), user: &str, role: &str) -> io::Result<()> {
+    let mut roles = vec![1, role.len() as u8];
+    roles.extend(role.as_bytes());
+    let request = request(COMMAND_GRANT_ROLES, &[(FIELD_USER, user.as_bytes()), (FIELD_ROLES, &roles)]);
+    match ask(stream, &request)? {
+        0 => Ok(()),
+        result => Err(io::Error::other(format!("{role} cannot be granted to {user}: result {result}"))),
+    }
+}
+
+fn request(command: u8, fields: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut message = vec![0; MESSAGE_SIZE];
+    (message[2], message[3]) = (command, fields.len() as u8);
+    for (id, data) in fields {
+        message.extend((data.len() as u32 + 1).to_be_bytes());
+        message.push(*id);
+        message.extend_from_slice(data);
+    }
+    let mut request = (message.len() as u64).to_be_bytes().to_vec();
+    (request[0], request[1]) = (PROTO_VERSION, PROTO_TYPE_SECURITY);
+    request.extend(message);
+    request
+}
+
+/// The result of a request.
+fn ask(stream: &mut (impl Read + Write), request: &[u8]) -> io::Result<u8> {
+    stream.write_all(request)?;
+    stream.flush()?;
+    let mut header = [0; HEADER_SIZE];
+    stream.read_exact(&mut header)?;
+    let size = (u64::from_be_bytes(header) & 0xFFFF_FFFF_FFFF) as usize;
+    let is_reply = header[..2] == [PROTO_VERSION, PROTO_TYPE_SECURITY];
+    if !is_reply || !(MESSAGE_SIZE..=REPLY_SIZE_MAX).contains(&size) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer to the login is none"));
+    }
+    let mut reply = vec![0; size];
+    stream.read_exact(&mut reply)?;
+    Ok(reply[1])
 }
 
 #[cfg(test)]

@@ -48,6 +48,12 @@ pub struct TlsOptions {
 }
 
 impl TlsOptions {
+    /// TLS with a server whose certificate is signed by the authority in `ca_file`.
+    #[must_use]
+    pub fn trusting(ca_file: PathBuf) -> Self {
+        TlsOptions { tls_enable: true, tls_cafile: Some(ca_file), ..TlsOptions::default() }
+    }
+
     /// Whether TLS is asked for.
     #[must_use]
     pub fn is_enabled(&self) -> bool {

@@ -20,6 +20,7 @@ pub mod patterns;
 pub mod peer;
 pub mod peer_ports;
 pub mod requests;
+pub mod security;
 mod server;
 pub mod smd_file;
 pub mod wblock_scan;
@@ -45,6 +46,7 @@ pub const TARGETS: [Target; 18] = [
     ("peer", peer::run),
     ("peer_ports", peer_ports::run),
     ("requests", requests::run),
+    ("security", security::run),
     ("smd_file", smd_file::run),
     ("wblock_scan", wblock_scan::run),
 ];

@@ -1,6 +1,6 @@
 //! `asd-bench`: measures a server, beside another and beside Redis, and prints a table for the README: of throughput and
 //! cost ([`phase`]), of latency by number of clients ([`latency`]), of what a hostile client does to others ([`neighbour`]), of
-//! queries and indexes ([`queries`]).
+//! queries and indexes ([`queries`]), of what access control, TLS and encryption cost ([`protection`]).
 //!
 //! All servers get the same load from the same client ([`crate::load`]) in turns: every round runs every phase on
 //! every server, and the order of the servers changes from round to round, so that what else the machine does hits
@@ -10,6 +10,7 @@ mod latency;
 mod neighbour;
 mod options;
 mod phase;
+mod protection;
 mod queries;
 mod redis_benchmark;
 mod scenario;
@@ -42,6 +43,7 @@ pub fn run(options: &Options, out: &mut impl Write, progress: &mut impl Write) -
         Some(Command::Latency(latency)) => latency::measure(latency, progress),
         Some(Command::Neighbour(neighbour)) => neighbour::measure(neighbour, progress),
         Some(Command::Query(query)) => queries::measure(query, progress),
+        Some(Command::Protection(protection)) => protection::measure(protection, progress),
         None => compare(&options.compare, progress),
     };
     match result {

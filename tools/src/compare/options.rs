@@ -1,6 +1,7 @@
 //! Command line of `asd-bench`. Every server can be given by environment variables too, as `make bench` does.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -39,6 +40,8 @@ pub(super) enum Command {
     Neighbour(NeighbourOptions),
     /// Measure queries, secondary indexes and functions
     Query(QueryOptions),
+    /// Start servers with and without access control, TLS and encryption, and measure what each costs
+    Protection(ProtectionOptions),
 }
 
 /// Which servers to measure, and where their records go.
@@ -204,6 +207,56 @@ pub(super) struct QueryOptions {
     /// Rounds
     #[arg(long, default_value_t = 3)]
     pub(super) rounds: usize,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct ProtectionOptions {
+    /// The server's program
+    #[arg(long, env = "SERVER")]
+    pub(super) server: PathBuf,
+    /// Folder for their files, which is made and goes at the end; default: one for temporary files
+    #[arg(long)]
+    pub(super) dir: Option<PathBuf>,
+    /// Number of records
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    keys: u64,
+    /// Bytes of a value
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=8 << 20))]
+    value_size: u32,
+    /// Connections
+    #[arg(long, default_value_t = 16)]
+    connections: usize,
+    /// Only protections whose names begin so, as in `access,tls`
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Rounds
+    #[arg(long, default_value_t = 7)]
+    pub(super) rounds: usize,
+    /// Seconds of a load in a round
+    #[arg(long, default_value_t = 1.5)]
+    seconds: f64,
+}
+
+impl ProtectionOptions {
+    /// What is the same for all loads.
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            keys: self.keys,
+            value_size: self.value_size,
+            connections: self.connections.max(1),
+            pipeline: LOADING_DEPTH,
+            threads: 1,
+            pause: None,
+            timeout: None,
+            duration: seconds(self.seconds, 2),
+            rounds: self.rounds,
+        }
+    }
+
+    /// Whether something called `name` is to be measured.
+    pub(super) fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|wanted| name.starts_with(wanted.as_str()))
+    }
 }
 
 #[derive(Args, Clone, Debug)]
