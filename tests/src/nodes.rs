@@ -1,13 +1,20 @@
 //! Several servers that form a cluster, on this machine.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use crate::server::{BASICS, Server};
+use crate::tls::{Authority, Wish};
 
 /// How long a cluster may take to form, or to be whole again.
 const STABLE_MAX: Duration = Duration::from_secs(60);
+
+/// The name that the certificates of nodes are for.
+pub const CLUSTER_NAME: &str = "as_cluster_west";
 
 /// The nodes of a cluster, the ports of their heartbeats and their configurations.
 #[derive(Debug)]
@@ -19,6 +26,8 @@ pub struct Nodes {
     fabrics: Vec<u16>,
     /// Each has only itself as a seed.
     are_apart: bool,
+    /// Folder with the certificate of all, if they speak TLS.
+    tls: Option<TempDir>,
 }
 
 /// A port that was free a moment ago.
@@ -35,20 +44,20 @@ impl Nodes {
 
     /// As [`start`](Self::start), with seeds for `count` nodes of which `started` are started.
     pub fn start_some(count: usize, started: usize, namespaces: &str) -> Nodes {
-        let mut nodes = Nodes::prepare(count, namespaces);
+        let mut nodes = Nodes::prepare(count, namespaces, None);
         (0..started).for_each(|_| nodes.start_next());
         nodes
     }
 
     /// Starts `count` nodes that do not know of each other.
     pub fn start_apart(count: usize, namespaces: &str) -> Nodes {
-        let mut nodes = Nodes::prepare(count, namespaces);
+        let mut nodes = Nodes::prepare(count, namespaces, None);
         nodes.are_apart = true;
         (0..count).for_each(|_| nodes.start_next());
         nodes
     }
 
-    fn prepare(count: usize, namespaces: &str) -> Nodes {
+    fn prepare(count: usize, namespaces: &str, tls: Option<TempDir>) -> Nodes {
         let ports = || (0..count).map(|_| free_port()).collect();
         Nodes {
             servers: Vec::new(),
@@ -56,6 +65,7 @@ impl Nodes {
             heartbeats: ports(),
             fabrics: ports(),
             are_apart: false,
+            tls,
         }
     }
 
@@ -77,15 +87,52 @@ impl Nodes {
         }
     }
 
+    /// As [`start`](Self::start), with nodes that speak TLS alone with each other, and certificates of `authority`. There is a
+    /// place for one more.
+    pub fn start_with_tls(count: usize, namespaces: &str, authority: &Authority) -> Nodes {
+        let folder = tempfile::tempdir().expect("a folder");
+        authority.write_files(folder.path(), &authority.issue(Wish::named(CLUSTER_NAME)));
+        let mut nodes = Nodes::prepare(count + 1, namespaces, Some(folder));
+        (0..count).for_each(|_| nodes.start_next());
+        nodes
+    }
+
+    /// Where other nodes connect to the heartbeat and the fabric of a node.
+    pub fn ports(&self, number: usize) -> [u16; 2] {
+        [self.heartbeats[number], self.fabrics[number]]
+    }
+
+    /// The folder with the files of TLS.
+    pub fn tls_folder(&self) -> &Path {
+        self.tls.as_ref().expect("nodes with TLS").path()
+    }
+
     /// The configuration of a node.
     pub fn config(&self, number: usize) -> String {
+        self.config_with(number, self.tls.as_ref().map(TempDir::path))
+    }
+
+    /// The configuration of a node that speaks TLS with the files of this folder, or none.
+    pub fn config_with(&self, number: usize, tls: Option<&Path>) -> String {
         let (heartbeat, fabric) = (self.heartbeats[number], self.fabrics[number]);
-        let seed = |port: &u16| format!("mesh-seed-address-port 127.0.0.1 {port}");
+        let kind = if tls.is_some() { "tls-" } else { "" };
+        let name = tls.map_or_else(String::new, |_| format!("tls-name {CLUSTER_NAME}"));
+        let context = tls.map_or_else(String::new, |folder| {
+            let file = |name: &str| folder.join(name).display().to_string();
+            format!(
+                "\n    tls {CLUSTER_NAME} {{\n        ca-file {}\n        cert-file {}\n        key-file {}\n    }}",
+                file("ca.pem"),
+                file("cert.pem"),
+                file("key.pem")
+            )
+        });
+        let seed = |port: &u16| format!("{kind}mesh-seed-address-port 127.0.0.1 {port}");
         let seeds: Vec<u16> = if self.are_apart { vec![heartbeat] } else { self.heartbeats.clone() };
         let seeds = seeds.iter().map(seed).collect::<Vec<_>>().join("\n        ");
         let network = format!(
-            "network {{\n    heartbeat {{\n        mode mesh\n        address 127.0.0.1\n        port {heartbeat}\n        \
-             {seeds}\n    }}\n    fabric {{\n        address 127.0.0.1\n        port {fabric}\n    }}"
+            "network {{{context}\n    heartbeat {{\n        mode mesh\n        {kind}address 127.0.0.1\n        \
+             {kind}port {heartbeat}\n        {name}\n        {seeds}\n    }}\n    fabric {{\n        \
+             {kind}address 127.0.0.1\n        {kind}port {fabric}\n        {name}\n    }}"
         );
         let config = BASICS.replacen("network {", &network, 1).replacen(
             "service {",

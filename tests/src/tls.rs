@@ -39,12 +39,14 @@ pub struct Wish<'a> {
     pub serial: u64,
     /// It ended long ago.
     pub is_expired: bool,
+    /// The subject's organizational unit.
+    pub unit: Option<&'a str>,
 }
 
 impl<'a> Wish<'a> {
     /// A good certificate for `name`.
     pub fn named(name: &'a str) -> Self {
-        Wish { name, serial: 4_711, is_expired: false }
+        Wish { name, serial: 4_711, is_expired: false, unit: None }
     }
 }
 
@@ -78,6 +80,9 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![wish.name.to_owned()]).expect("a name");
         params.distinguished_name.push(DnType::CommonName, wish.name);
+        if let Some(unit) = wish.unit {
+            params.distinguished_name.push(DnType::OrganizationalUnitName, unit);
+        }
         params.serial_number = Some(SerialNumber::from(wish.serial));
         if wish.is_expired {
             params.not_before = date_time_ymd(2001, 1, 1);

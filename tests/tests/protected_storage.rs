@@ -227,12 +227,14 @@ fn without_its_key_a_file_is_refused_and_not_touched() {
     );
     refused(
         &encrypted(&["encryption-key-file {dir}/missing"]),
-        &["encryption-key-file", "/missing: No such file"],
+        &["encryption-key-file on line ", "/missing: No such file"],
     );
     refused(&encrypted(&["encryption-key-file env:FERROSPIKE_NO_KEY"]), &["no such environment variable"]);
     refused(&encrypted(&["encryption-key-file vault:x"]), &["not fetched from a secret manager"]);
     fs::write(&key, "the key of the tests\n").unwrap();
-    refused(&encrypted(&[KEY]), &[&name, "at offset 69640", "does not open the device"]);
+    let line = encrypted(&[KEY]).lines().position(|line| line.contains(KEY)).unwrap() + 1;
+    let place = format!("(encryption-key-file, line {line})");
+    refused(&encrypted(&[KEY]), &[&name, "at offset 69640", "does not open the device", &place]);
     fs::write(&key, "").unwrap();
     refused(&encrypted(&[KEY]), &["it is empty"]);
     // The right one, by each way to name it.

@@ -21,10 +21,9 @@ use ferrospike_tests::tls::{
 };
 use ferrospike_tests::wire::{Message, result};
 use nix::sys::signal::Signal;
-use rustls::ClientConfig;
-use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::version;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 use tempfile::TempDir;
 
 /// Longer than the server gives a handshake.
@@ -397,6 +396,45 @@ fn certificates_change_under_load_and_no_connection_is_lost() {
     setup.server.allow("the certificates of before stay in force").allow("TLS handshake with");
 }
 
+/// Whether a new connection resumes a session of before.
+fn is_resumed(setup: &Setup, config: &Arc<ClientConfig>) -> io::Result<bool> {
+    let mut client = setup.connect(config)?;
+    // The ticket comes with the first answer, or before it.
+    assert_eq!(client.ask(&Message::get("none"))?.result, result::NOT_FOUND);
+    Ok(client.channel().conn.handshake_kind() == Some(HandshakeKind::Resumed))
+}
+
+#[test]
+fn sessions_are_resumed_until_certificates_are_read_anew() {
+    let mut setup = Setup::start("tls-authenticate-client any", "protocols TLSv1.2,TLSv1.3");
+    setup.server.allow("TLS handshake with");
+    let identity = setup.authority.issue(Wish { serial: 0xbad, ..Wish::named("client.test") });
+    let configs = [&version::TLS12, &version::TLS13]
+        .map(|version| setup.authority.client_config(Some(&identity), version));
+    for config in &configs {
+        assert!(!is_resumed(&setup, config).unwrap());
+        assert!(is_resumed(&setup, config).unwrap());
+        assert!(is_resumed(&setup, config).unwrap());
+    }
+    // The keys of tickets are new ones then.
+    setup.server.signal(Signal::SIGHUP);
+    setup.server.await_log("certificates are read anew");
+    for config in &configs {
+        assert!(!is_resumed(&setup, config).unwrap());
+        assert!(is_resumed(&setup, config).unwrap());
+    }
+    // A certificate that is not accepted any more does not get in by its session.
+    fs::write(setup.folder.path().join("blacklist"), "BAD\n").unwrap();
+    let lines = setup.server.log().matches("certificates are read anew").count();
+    setup.server.signal(Signal::SIGHUP);
+    while setup.server.log().matches("certificates are read anew").count() == lines {
+        thread::sleep(Duration::from_millis(5));
+    }
+    for config in &configs {
+        assert!(is_resumed(&setup, config).is_err());
+    }
+}
+
 #[test]
 fn changed_files_are_noticed() {
     let mut setup = without_client_certificates();
@@ -508,4 +546,28 @@ fn a_certificate_logs_its_user_in() {
     // Without a certificate there is nobody, and the user has no password.
     assert_eq!(result_of(&mut server.connect(), command::LOGIN, &[]), 65);
     assert_eq!(security::login(&mut server.connect(), "alice", NO_PASSWORD).0, 65);
+}
+
+#[test]
+fn the_unit_in_a_certificate_may_be_a_part_of_the_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("tests");
+    authority.write_files(folder.path(), &authority.issue(Wish::named("node.test")));
+    fs::write(folder.path().join("blacklist"), "").unwrap();
+    let mut server = Server::start(&(config(&folder, "", "pki-user-append-ou true") + "security {\n}\n"));
+    server.allow("has the password that everybody knows");
+    let mut admin = logged_in(&server, "admin", ADMIN);
+    for user in ["alice", "alice.sales", "bob"] {
+        assert_eq!(create_user(&mut admin, user, ADMIN, &["read"]), 0);
+    }
+    let login = |wish| {
+        let identity = authority.issue(wish);
+        let mut client =
+            connect(&authority.client(Some(&identity)), tls_address(&server), "node.test").unwrap();
+        result_of(&mut client, command::LOGIN, &[])
+    };
+    let of_unit = |name, unit| Wish { unit: Some(unit), ..Wish::named(name) };
+    assert_eq!(login(of_unit("alice", "sales")), 0);
+    assert_eq!(login(of_unit("bob", "sales")), 60, "bob.sales does not exist");
+    assert_eq!(login(Wish::named("bob")), 0);
 }

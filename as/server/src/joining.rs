@@ -1,7 +1,7 @@
 //! How a node begins to look for others: where it is reached, what it tells them, who takes their messages.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use proto::peer::nested::Endpoint;
@@ -15,15 +15,21 @@ use crate::fabric::{
 use crate::heartbeat::{Heartbeat, HeartbeatSockets};
 use crate::migrate::Migrations;
 use crate::node::Node;
-use crate::peer_frames::endpoint_of;
+use crate::peer_frames::{PeerPlace, endpoint_of};
 use crate::service::reachable;
 use crate::smd::Module;
+use crate::tls::PeerDoor;
 use crate::transaction::{ProxyTraffic, ReplicaTraffic};
 
-/// The endpoints at which other nodes reach what is bound.
-fn endpoints(bound: &[SocketAddr]) -> Vec<Endpoint> {
-    let port = bound.first().map_or(0, SocketAddr::port);
-    reachable(bound).into_iter().map(|ip| endpoint_of(SocketAddr::new(ip, port))).collect()
+/// The endpoints at which other nodes reach what is bound, without TLS and with it.
+fn endpoints(clear: &[SocketAddr], tls: &[SocketAddr]) -> Vec<Endpoint> {
+    let of = |bound: &[SocketAddr], is_tls| {
+        let port = bound.first().map_or(0, SocketAddr::port);
+        let place = move |ip| PeerPlace { address: SocketAddr::new(ip, port), is_tls };
+        let places = if bound.is_empty() { Vec::new() } else { reachable(bound) };
+        places.into_iter().map(place).map(endpoint_of).collect::<Vec<_>>()
+    };
+    [of(clear, false), of(tls, true)].concat()
 }
 
 /// Begins to look for other nodes. Gives what has to send again what they do not answer.
@@ -32,28 +38,29 @@ fn endpoints(bound: &[SocketAddr]) -> Vec<Endpoint> {
 /// When a group cannot be joined, or the system refuses a thread or file descriptor.
 pub(crate) fn join_others(
     node: &Arc<Node>,
-    fabric_listeners: Vec<TcpListener>,
-    heartbeat_listeners: Vec<TcpListener>,
+    fabric_doors: Vec<PeerDoor>,
+    heartbeat_doors: Vec<PeerDoor>,
 ) -> io::Result<Arc<ReplicaTraffic>> {
     let network = &node.config.network;
     let self_node = NodeId(node.cluster.node_id);
     let is_mesh = network.heartbeat.mode.get() == HeartbeatMode::Mesh;
     let sockets = if is_mesh {
-        HeartbeatSockets::Mesh(heartbeat_listeners)
+        HeartbeatSockets::Mesh(heartbeat_doors)
     } else {
         HeartbeatSockets::multicast(&network.heartbeat)?
     };
-    let heartbeat_endpoints = endpoints(&node.addresses.heartbeat);
-    let fabric = Fabric::new(self_node, FabricSettings::new(&network.fabric))?;
+    let heartbeat_endpoints = endpoints(&node.addresses.heartbeat, &node.addresses.heartbeat_tls);
+    let heartbeat_tls = node.tls.heartbeat.clone();
+    let fabric = Fabric::new(self_node, FabricSettings::new(network, node.tls.fabric.clone()))?;
     let migrations = Migrations::start(&node.service.transactions, &fabric)?;
     let around = Surroundings {
         config: Arc::clone(&node.config),
         cluster: Arc::clone(&node.cluster),
         namespaces: Arc::clone(&node.namespaces),
         fabric,
-        heartbeat: Heartbeat::new(self_node, &node.config, heartbeat_endpoints.clone())?,
+        heartbeat: Heartbeat::new(self_node, &node.config, heartbeat_endpoints.clone(), heartbeat_tls)?,
         mover: Arc::clone(&migrations) as Arc<dyn RecordMover>,
-        fabric_endpoints: endpoints(&node.addresses.fabric),
+        fabric_endpoints: endpoints(&node.addresses.fabric, &node.addresses.fabric_tls),
         heartbeat_endpoints: is_mesh.then_some(heartbeat_endpoints),
         services: services(node),
         smd: Arc::clone(&node.smd),
@@ -65,7 +72,7 @@ pub(crate) fn join_others(
     handlers.add(MessageType::Migrate, migrations as Arc<dyn Handler>);
     let requests = ProxyTraffic::new(&node.service.transactions, &around.fabric, &node.cluster);
     handlers.add(MessageType::Proxy, requests);
-    let membership = Membership::start(around, fabric_listeners, sockets, handlers)?;
+    let membership = Membership::start(around, fabric_doors, sockets, handlers)?;
     // A node joins others once.
     let _ = node.membership.set(membership);
     Ok(traffic)

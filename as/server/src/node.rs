@@ -25,7 +25,9 @@ pub(crate) struct PortAddresses {
     pub(crate) info: Vec<SocketAddr>,
     /// Where other nodes reach the fabric, and the heartbeat of a mesh.
     pub(crate) fabric: Vec<SocketAddr>,
+    pub(crate) fabric_tls: Vec<SocketAddr>,
     pub(crate) heartbeat: Vec<SocketAddr>,
+    pub(crate) heartbeat_tls: Vec<SocketAddr>,
 }
 
 /// What every part of a running server may use.

@@ -75,22 +75,52 @@ impl PeerFrames {
     }
 }
 
-/// Where an endpoint is; `None` if TLS is spoken there.
-pub(crate) fn address_of(endpoint: &Endpoint) -> Option<SocketAddr> {
+/// Where another node takes connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PeerPlace {
+    pub(crate) address: SocketAddr,
+    pub(crate) is_tls: bool,
+}
+
+/// How this node may connect to others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PeerReach {
+    /// Without TLS: it takes such connections itself.
+    pub(crate) clear: bool,
+    pub(crate) tls: bool,
+}
+
+impl PeerReach {
+    /// Where to connect to, of what another node offers: with TLS if both speak it.
+    pub(crate) fn places(self, endpoints: &[Endpoint]) -> Vec<PeerPlace> {
+        let all = || endpoints.iter().map(place_of);
+        let with_tls: Vec<PeerPlace> = all().filter(|place| self.tls && place.is_tls).collect();
+        if with_tls.is_empty() && self.clear {
+            return all().filter(|place| !place.is_tls).collect();
+        }
+        with_tls
+    }
+}
+
+fn place_of(endpoint: &Endpoint) -> PeerPlace {
     let ip = match endpoint.address {
         Address::V4(bytes) => IpAddr::from(bytes),
         Address::V6(bytes) => IpAddr::from(bytes),
     };
-    (endpoint.capabilities & Endpoint::TLS == 0).then_some(SocketAddr::new(ip, endpoint.port))
+    PeerPlace {
+        address: SocketAddr::new(ip, endpoint.port),
+        is_tls: endpoint.capabilities & Endpoint::TLS != 0,
+    }
 }
 
-/// The endpoint at an address, where no TLS is spoken.
-pub(crate) fn endpoint_of(address: SocketAddr) -> Endpoint {
-    let ip = match address.ip() {
+/// The endpoint at a place.
+pub(crate) fn endpoint_of(place: PeerPlace) -> Endpoint {
+    let address = match place.address.ip() {
         IpAddr::V4(ip) => Address::V4(ip.octets()),
         IpAddr::V6(ip) => Address::V6(ip.octets()),
     };
-    Endpoint { capabilities: 0, address: ip, port: address.port() }
+    let capabilities = if place.is_tls { Endpoint::TLS } else { 0 };
+    Endpoint { capabilities, address, port: place.address.port() }
 }
 
 #[cfg(test)]
@@ -120,6 +150,19 @@ mod tests {
             }
             assert_eq!(nodes, [NodeId(1), NodeId(2), NodeId(3)]);
         }
+    }
+
+    #[test]
+    fn tls_is_preferred_and_nothing_clear_is_used_by_a_node_that_takes_none() {
+        let place = |port: u16, is_tls| PeerPlace { address: ([10, 0, 0, 1], port).into(), is_tls };
+        let both = [place(1, false), place(2, true)];
+        let endpoints = both.map(endpoint_of);
+        let reach = |clear, tls| PeerReach { clear, tls };
+        assert_eq!(reach(true, false).places(&endpoints), [both[0]]);
+        assert_eq!(reach(true, true).places(&endpoints), [both[1]]);
+        assert_eq!(reach(true, true).places(&endpoints[..1]), [both[0]]);
+        assert_eq!(reach(false, true).places(&endpoints), [both[1]]);
+        assert_eq!(reach(false, true).places(&endpoints[..1]), []);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::config::setting::{List, Number};
 use crate::config::{Config, NetworkConfig};
 use crate::node::PortAddresses;
 use crate::service::{AccessParams, Advertised, Bound, Door, Entrance, ListenError, ListenPlace, Listener};
-use crate::tls::TlsPorts;
+use crate::tls::{PeerDoor, TlsPort, TlsPorts};
 
 /// Ports that are taken, but where nobody can connect yet.
 pub(crate) struct Ports {
@@ -19,7 +19,9 @@ pub(crate) struct Ports {
     info: Bound,
     metrics: Bound,
     fabric: Bound,
+    fabric_tls: Bound,
     heartbeat: Bound,
+    heartbeat_tls: Bound,
 }
 
 /// Ports where clients can connect.
@@ -29,8 +31,8 @@ pub(crate) struct OpenPorts {
     pub(crate) info: Vec<Listener>,
     pub(crate) metrics: Vec<Listener>,
     /// Of other nodes; none of a node that does not look for others.
-    pub(crate) fabric: Vec<Listener>,
-    pub(crate) heartbeat: Vec<Listener>,
+    pub(crate) fabric: Vec<PeerDoor>,
+    pub(crate) heartbeat: Vec<PeerDoor>,
 }
 
 /// Where each kind of port is to be opened; `None` for those that are not configured.
@@ -42,7 +44,9 @@ struct Places {
     info: Option<ListenPlace>,
     metrics: Option<ListenPlace>,
     fabric: Option<ListenPlace>,
+    fabric_tls: Option<ListenPlace>,
     heartbeat: Option<ListenPlace>,
+    heartbeat_tls: Option<ListenPlace>,
 }
 
 impl Places {
@@ -68,7 +72,10 @@ impl Places {
         let operators = |own, other, port: &Number<u16>| {
             beside(port.get(), one_of(own, other), !admin.disable_localhost.get())
         };
-        let is_clustered = config.network.is_clustered();
+        let network = &config.network;
+        let is_clustered = network.is_clustered();
+        let has_mesh = is_clustered && heartbeat.mode.get() == HeartbeatMode::Mesh;
+        let nodes = |own, other, port: &Number<u16>| place(one_of(own, other), port.get(), false);
         Places {
             clients: client_ports
                 .clear
@@ -80,15 +87,32 @@ impl Places {
             admin_tls: operators(&admin.tls_address, &admin.address, &admin.tls_port),
             info: beside(info.port.get(), info.address.get(), false),
             metrics: beside(metrics.port.get(), metrics.address.get(), false),
-            fabric: is_clustered.then(|| place(fabric.address.get(), fabric.port.get(), false)),
-            heartbeat: (is_clustered && heartbeat.mode.get() == HeartbeatMode::Mesh)
-                .then(|| place(heartbeat.address.get(), heartbeat.port.get(), false)),
+            fabric: (is_clustered && network.has_fabric_clear())
+                .then(|| nodes(&fabric.address, &fabric.tls_address, &fabric.port)),
+            fabric_tls: network
+                .has_fabric_tls()
+                .then(|| nodes(&fabric.tls_address, &fabric.address, &fabric.tls_port)),
+            heartbeat: (has_mesh && network.has_heartbeat_clear())
+                .then(|| nodes(&heartbeat.address, &heartbeat.tls_address, &heartbeat.port)),
+            heartbeat_tls: (has_mesh && heartbeat.tls_port.get() != 0)
+                .then(|| nodes(&heartbeat.tls_address, &heartbeat.address, &heartbeat.tls_port)),
         }
     }
 }
 
 fn bind(place: Option<&ListenPlace>) -> Result<Bound, ListenError> {
     place.map_or_else(|| Ok(Bound::nowhere()), Bound::new)
+}
+
+/// The listeners of other nodes, without TLS and with it.
+fn peer_doors(
+    clear: Bound,
+    (with_tls, tls): (Bound, Option<&Arc<TlsPort>>),
+) -> Result<Vec<PeerDoor>, ListenError> {
+    let door = |listener, tls: Option<&Arc<TlsPort>>| PeerDoor { listener, tls: tls.map(Arc::clone) };
+    let mut doors: Vec<PeerDoor> = clear.listen()?.into_iter().map(|one| door(one, None)).collect();
+    doors.extend(with_tls.listen()?.into_iter().map(|one| door(one, tls)));
+    Ok(doors)
 }
 
 impl Ports {
@@ -106,7 +130,9 @@ impl Ports {
             info: bind(places.info.as_ref())?,
             metrics: bind(places.metrics.as_ref())?,
             fabric: bind(places.fabric.as_ref())?,
+            fabric_tls: bind(places.fabric_tls.as_ref())?,
             heartbeat: bind(places.heartbeat.as_ref())?,
+            heartbeat_tls: bind(places.heartbeat_tls.as_ref())?,
         })
     }
 
@@ -127,7 +153,9 @@ impl Ports {
             tried(places.info.as_ref()),
             tried(places.metrics.as_ref()),
             tried(places.fabric.as_ref()),
+            tried(places.fabric_tls.as_ref()),
             tried(places.heartbeat.as_ref()),
+            tried(places.heartbeat_tls.as_ref()),
         ];
         let params = &config.network.service;
         let advertised = |access, bound: &Bound| Advertised::new(&access, &bound.addresses()).err();
@@ -147,7 +175,9 @@ impl Ports {
             admin_tls: self.admin_tls.addresses(),
             info: self.info.addresses(),
             fabric: self.fabric.addresses(),
+            fabric_tls: self.fabric_tls.addresses(),
             heartbeat: self.heartbeat.addresses(),
+            heartbeat_tls: self.heartbeat_tls.addresses(),
         }
     }
 
@@ -170,8 +200,8 @@ impl Ports {
             doors,
             info: self.info.listen()?,
             metrics: self.metrics.listen()?,
-            fabric: self.fabric.listen()?,
-            heartbeat: self.heartbeat.listen()?,
+            fabric: peer_doors(self.fabric, (self.fabric_tls, tls.fabric.as_ref()))?,
+            heartbeat: peer_doors(self.heartbeat, (self.heartbeat_tls, tls.heartbeat.as_ref()))?,
         })
     }
 }

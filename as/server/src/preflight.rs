@@ -88,7 +88,9 @@ pub(crate) fn own_node_id(config: &Config) -> Result<u64, StartError> {
     match config.service.node_id.get() {
         0 => {
             let interface = config.service.node_id_interface.get();
-            Ok(node_id::of_this_machine(config.network.fabric.port.get(), interface.as_deref())?)
+            let fabric = &config.network.fabric;
+            let port = if fabric.port.get() == 0 { fabric.tls_port.get() } else { fabric.port.get() };
+            Ok(node_id::of_this_machine(port, interface.as_deref())?)
         }
         configured => Ok(configured),
     }

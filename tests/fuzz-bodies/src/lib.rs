@@ -29,7 +29,7 @@ pub mod wblock_scan;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All bodies.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     ("batch", batch::run),
     ("compressed", compressed::run),
     ("config", config::run),

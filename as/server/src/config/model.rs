@@ -158,9 +158,39 @@ impl NetworkConfig {
     #[must_use]
     pub fn is_clustered(&self) -> bool {
         match self.heartbeat.mode.get() {
-            HeartbeatMode::Mesh => !self.heartbeat.mesh_seed_address_port.is_empty(),
+            HeartbeatMode::Mesh => {
+                let heartbeat = &self.heartbeat;
+                !heartbeat.mesh_seed_address_port.is_empty()
+                    || !heartbeat.tls_mesh_seed_address_port.is_empty()
+            }
             HeartbeatMode::Multicast => !self.heartbeat.multicast_group.is_empty(),
         }
+    }
+
+    /// Whether heartbeats are sent with TLS.
+    #[must_use]
+    pub fn has_heartbeat_tls(&self) -> bool {
+        let is_asked_for =
+            self.heartbeat.tls_port.get() != 0 || !self.heartbeat.tls_mesh_seed_address_port.is_empty();
+        is_asked_for && self.is_clustered() && self.heartbeat.mode.get() == HeartbeatMode::Mesh
+    }
+
+    /// Whether other nodes connect to the heartbeat without TLS.
+    #[must_use]
+    pub fn has_heartbeat_clear(&self) -> bool {
+        self.heartbeat.port.get() != 0 || self.heartbeat.tls_port.get() == 0
+    }
+
+    /// Whether messages between nodes go over TLS.
+    #[must_use]
+    pub fn has_fabric_tls(&self) -> bool {
+        self.fabric.tls_port.get() != 0 && self.is_clustered()
+    }
+
+    /// Whether other nodes connect to the fabric without TLS.
+    #[must_use]
+    pub fn has_fabric_clear(&self) -> bool {
+        self.fabric.port.get() != 0 || self.fabric.tls_port.get() == 0
     }
 
     /// The bit of the heartbeat mode in effect.
@@ -321,11 +351,18 @@ pub struct StorageConfig {
     /// Names of the memory stripes as get-config shows them; the storage engine stores them when it has
     /// made the stripes.
     pub stripes: List<String>,
+    /// The lines of `encryption-key-file` and of `encryption-old-key-file`; 0 without them.
+    pub key_lines: [Number<u32>; 2],
 }
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { engine: Engine::default(), params: Arc::default(), stripes: List::new([]) }
+        Self {
+            engine: Engine::default(),
+            params: Arc::default(),
+            stripes: List::new([]),
+            key_lines: Default::default(),
+        }
     }
 }
 

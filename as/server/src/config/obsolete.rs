@@ -463,7 +463,6 @@ pub static OBSOLETE: &[Obsolete] = {
         row(K::XdrDc, &["max-used-service-threads"], Refused("leave the line out")),
         row(K::XdrNamespace, &["ship-only-specified-bins"], Refused("use 'bin-policy only-specified'")),
         row(K::Namespace, &["tomb-raider-unmark-threads"], NewIn("8.1")),
-        row(K::Tls, &["pki-user-append-ou"], NewIn("8.1")),
         row(K::XdrDc, &["recovery-threads"], NewIn("8.1")),
     ]
 };

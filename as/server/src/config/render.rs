@@ -33,7 +33,7 @@ pub fn network(config: &Config) -> String {
     for (index, tls) in network.tls.iter().enumerate() {
         let prefix = format!("tls[{index}].");
         out.pair(&prefix, "name", &tls.name);
-        for (spec, field) in rows(&tls.params) {
+        for (spec, field) in rows(&tls.params).filter(|(spec, _)| spec.shown_by != 0) {
             out.row(&prefix, spec, field);
         }
     }

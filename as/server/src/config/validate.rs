@@ -15,6 +15,7 @@ const SERVICE: &str = "service";
 const CLIENTS: &str = "network.service";
 const HEARTBEAT: &str = "network.heartbeat";
 const FABRIC: &str = "network.fabric";
+const KEY_FILES: [&str; 2] = ["encryption-key-file", "encryption-old-key-file"];
 const ADMIN: &str = "network.admin";
 const INFO: &str = "network.info";
 const METRICS: &str = "network.metrics";
@@ -39,36 +40,6 @@ pub(super) fn check(config: &Config, report: &mut Report) {
         let message = "'ldap' in security: users of a directory cannot log in yet; take it out, and make users with asadm's \
                        `manage acl`";
         report.warn(line, Topic::Protection, message.to_owned());
-    }
-    check_protection(report);
-}
-
-/// What asks for protection that does not exist yet, in one sentence. Whoever starts a server refuses it: it would be open
-/// where its owner believes it closed.
-fn check_protection(report: &mut Report) {
-    let mut asked: Vec<(usize, String)> = Vec::new();
-    for label in [HEARTBEAT, FABRIC] {
-        if let (Some(line), None) = (report.line_of(label, "tls-port"), report.line_of(label, "port")) {
-            asked.push((line, format!("'tls-port' without 'port' in {label}")));
-        }
-    }
-    asked.sort();
-    let Some((first, _)) = asked.first() else { return };
-    let names: Vec<String> = asked.iter().map(|(line, name)| format!("{name} (line {line})")).collect();
-    let message = format!(
-        "{} asked for, but TLS between nodes does not exist yet: to run without, take it out; whoever reaches the network may \
-         then read everything",
-        list_words_with_and(&names)
-    );
-    report.warn(*first, Topic::Protection, message);
-}
-
-/// `a is`, `a and b are`, `a, b and c are`.
-fn list_words_with_and(words: &[String]) -> String {
-    match words {
-        [] => String::new(),
-        [only] => format!("{only} is"),
-        [most @ .., last] => format!("{} and {last} are", most.join(", ")),
     }
 }
 
@@ -176,7 +147,11 @@ fn check_heartbeat(network: &NetworkConfig, report: &mut Report) {
                 }
             }
             if let Some(line) = report.line_of(HEARTBEAT, "tls-port") {
-                rule(report, line, "'tls-port' in network.heartbeat needs 'mode mesh'");
+                rule(
+                    report,
+                    line,
+                    "'tls-port' in network.heartbeat needs 'mode mesh': multicast speaks no TLS",
+                );
             }
         }
     }
@@ -196,7 +171,9 @@ fn check_fabric(network: &NetworkConfig, report: &mut Report) {
         );
     }
     let heartbeat = &network.heartbeat;
-    let clustered = !heartbeat.mesh_seed_address_port.is_empty() || !heartbeat.multicast_group.is_empty();
+    let clustered = !heartbeat.mesh_seed_address_port.is_empty()
+        || !heartbeat.tls_mesh_seed_address_port.is_empty()
+        || !heartbeat.multicast_group.is_empty();
     let has_port = ["port", "tls-port"].iter().any(|name| !report.is_missing(FABRIC, name));
     if clustered && !has_port {
         let line = report.line_of_context(FABRIC).or_else(|| report.line_of_context(HEARTBEAT)).unwrap_or(0);
@@ -210,13 +187,15 @@ fn check_fabric(network: &NetworkConfig, report: &mut Report) {
 
 /// The same port on the same addresses cannot be opened twice.
 fn check_ports(network: &NetworkConfig, report: &mut Report) {
-    let listeners: [(&str, &'static str, &Number<u16>, &List<String>); 8] = [
+    let listeners: [(&str, &'static str, &Number<u16>, &List<String>); 10] = [
         (CLIENTS, "port", &network.service.port, &network.service.address),
         (CLIENTS, "tls-port", &network.service.tls_port, &network.service.tls_address),
         (ADMIN, "port", &network.admin.port, &network.admin.address),
         (ADMIN, "tls-port", &network.admin.tls_port, &network.admin.tls_address),
         (HEARTBEAT, "port", &network.heartbeat.port, &network.heartbeat.address),
+        (HEARTBEAT, "tls-port", &network.heartbeat.tls_port, &network.heartbeat.tls_address),
         (FABRIC, "port", &network.fabric.port, &network.fabric.address),
+        (FABRIC, "tls-port", &network.fabric.tls_port, &network.fabric.tls_address),
         (INFO, "port", &network.info.port, &network.info.address),
         (METRICS, "port", &network.metrics.port, &network.metrics.address),
     ];
@@ -264,8 +243,10 @@ fn check_tls_names(config: &Config, report: &mut Report) {
                 }
             }
             None => {
-                if let Some(line) = report.line_of(label, "tls-port") {
-                    rule(report, line, format!("'tls-port' in {label} needs a 'tls-name'"));
+                for parameter in ["tls-port", "tls-mesh-seed-address-port"] {
+                    if let Some(line) = report.line_of(label, parameter) {
+                        rule(report, line, format!("'{parameter}' in {label} needs a 'tls-name'"));
+                    }
                 }
             }
         }
@@ -354,6 +335,9 @@ fn check_index(index: &IndexConfig, kind: ContextKind, namespace: &str, report: 
 }
 
 fn check_storage(storage: &StorageConfig, label: &str, report: &mut Report) {
+    for (name, line) in KEY_FILES.into_iter().zip(&storage.key_lines) {
+        line.set(report.line_of(label, name).and_then(|line| u32::try_from(line).ok()).unwrap_or(0));
+    }
     let params = &storage.params;
     let start = report.line_of_context(label).unwrap_or(0);
     let given = |report: &Report, name| report.line_of(label, name);

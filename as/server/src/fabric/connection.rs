@@ -3,7 +3,7 @@
 //! # Locks
 //! One mutex for the outbox of each connection, held to append to it or to take what is in it.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 
@@ -13,7 +13,8 @@ use proto::peer::NodeId;
 use proto::peer::hello::Channel;
 
 use super::postbox::Postbox;
-use crate::peer_frames::PeerFrames;
+use crate::peer_frames::{PeerFrames, PeerPlace};
+use crate::tls::PeerSession;
 
 /// Bytes that may wait to be sent on a connection: a stalled peer keeps no more memory than that, and a message to it.
 const OUTBOX_SIZE_MAX: usize = 16 << 20;
@@ -40,7 +41,7 @@ pub(super) struct Dial {
 /// What is posted to a fabric thread.
 pub(super) enum Post {
     /// A connection of another node that has said for which channel it is, with what else has come on it.
-    Adopt(Arc<Connection>, PeerFrames),
+    Adopt(Arc<Connection>, PeerFrames, Option<Box<PeerSession>>),
     /// Connect to another node.
     Dial(Dial),
     /// The connection with this token has something to send, or is to be closed.
@@ -163,7 +164,7 @@ pub(super) struct Peer {
     /// Heartbeats say that it is alive: connections to it are made again when they break.
     is_alive: AtomicBool,
     /// Where it takes connections.
-    addresses: Mutex<Vec<SocketAddr>>,
+    places: Mutex<Vec<PeerPlace>>,
     /// Its connections, by channel.
     channels: [ArcSwap<Vec<Arc<Connection>>>; Channel::ALL.len()],
 }
@@ -173,14 +174,14 @@ impl Peer {
         Peer {
             node,
             is_alive: AtomicBool::new(false),
-            addresses: Mutex::default(),
+            places: Mutex::default(),
             channels: std::array::from_fn(|_| ArcSwap::default()),
         }
     }
 
-    /// It is alive, and reached at `addresses`.
-    pub(super) fn arrive(&self, addresses: Vec<SocketAddr>) {
-        *self.addresses.lock() = addresses;
+    /// It is alive, and reached at `places`.
+    pub(super) fn arrive(&self, places: Vec<PeerPlace>) {
+        *self.places.lock() = places;
         self.is_alive.store(true, Release);
     }
 
@@ -197,10 +198,10 @@ impl Peer {
     }
 
     /// Where attempt number `attempt` to connect goes.
-    pub(super) fn address(&self, attempt: u32) -> Option<SocketAddr> {
-        let addresses = self.addresses.lock();
-        let at = (attempt as usize).checked_rem(addresses.len())?;
-        addresses.get(at).copied()
+    pub(super) fn place(&self, attempt: u32) -> Option<PeerPlace> {
+        let places = self.places.lock();
+        let at = (attempt as usize).checked_rem(places.len())?;
+        places.get(at).copied()
     }
 
     pub(super) fn connection_count(&self, channel: Channel) -> usize {

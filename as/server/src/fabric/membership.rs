@@ -1,7 +1,6 @@
 //! The parts of a node that is in a cluster with others, started and stopped together.
 
 use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 
 use cf::threads::Handle;
@@ -14,6 +13,7 @@ use super::network::Fabric;
 use super::peers::Handlers;
 use super::records::RecordMover;
 use crate::heartbeat::{Heartbeat, HeartbeatSockets};
+use crate::tls::PeerDoor;
 
 /// What a node has that looks for others.
 pub(crate) struct Membership {
@@ -32,7 +32,7 @@ impl Membership {
     /// When the system refuses a thread or file descriptor.
     pub(crate) fn start(
         around: Surroundings,
-        fabric_listeners: Vec<TcpListener>,
+        fabric_doors: Vec<PeerDoor>,
         sockets: HeartbeatSockets,
         mut handlers: Handlers,
     ) -> io::Result<Self> {
@@ -44,7 +44,7 @@ impl Membership {
         let driver = Driver::new(around, metadata.clone());
         let inbox = driver.inbox();
         driver.handle(&mut handlers);
-        fabric.start(fabric_listeners, handlers)?;
+        fabric.start(fabric_doors, handlers)?;
         let threads = vec![metadata_thread.start()?, driver.start()?];
         let to_driver = inbox.clone();
         let deliver = Box::new(move |message| _ = to_driver.tell(DriverEvent::Heartbeat(message)));

@@ -4,7 +4,6 @@
 //! One mutex for the list of threads, which only the start and the end take.
 
 use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 
 use cf::threads::{self, Handle};
@@ -16,7 +15,7 @@ use proto::peer::nested::Endpoint;
 use super::connection::{Dial, Post, SendError};
 use super::peers::{FabricSettings, Handlers, Peers};
 use super::thread::FabricThread;
-use crate::peer_frames::address_of;
+use crate::tls::PeerDoor;
 
 /// Connections to other nodes.
 pub(crate) struct Fabric {
@@ -33,16 +32,16 @@ impl Fabric {
         Ok(Arc::new(Fabric { peers: Arc::new(Peers::new(self_node, settings)?), running: Mutex::default() }))
     }
 
-    /// Starts the threads. Connections come in at `listeners`, messages go to `handlers`.
+    /// Starts the threads. Connections come in at `doors`, messages go to `handlers`.
     ///
     /// # Errors
     /// When the system refuses a thread or file descriptor.
-    pub(crate) fn start(&self, listeners: Vec<TcpListener>, handlers: Handlers) -> io::Result<()> {
+    pub(crate) fn start(&self, doors: Vec<PeerDoor>, handlers: Handlers) -> io::Result<()> {
         let handlers = Arc::new(handlers);
-        let mut listeners = Some(listeners);
+        let mut doors = Some(doors);
         for channel in Channel::ALL {
             for (number, postbox) in self.peers.postboxes(channel).iter().enumerate() {
-                let takes_in = if channel == Channel::Control { listeners.take() } else { None };
+                let takes_in = if channel == Channel::Control { doors.take() } else { None };
                 let thread = FabricThread::new(
                     Arc::clone(&self.peers),
                     Arc::clone(postbox),
@@ -99,7 +98,7 @@ impl Fabric {
     pub(crate) fn arrive(&self, node: NodeId, endpoints: &[Endpoint]) {
         let Some(peer) = self.peers.peer(node) else { return };
         let was_alive = peer.is_alive();
-        peer.arrive(endpoints.iter().filter_map(address_of).collect());
+        peer.arrive(self.peers.settings.reach.places(endpoints));
         if was_alive {
             return;
         }
@@ -136,6 +135,7 @@ fn name(channel: Channel) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
     use std::time::{Duration, Instant};
 
     use proto::peer::MessageType;
@@ -145,7 +145,7 @@ mod tests {
 
     use super::super::peers::Handler;
     use super::*;
-    use crate::config::params::network::FabricParams;
+    use crate::config::NetworkConfig;
 
     /// Keeps what came.
     #[derive(Default)]
@@ -172,12 +172,12 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let endpoint = Endpoint { capabilities: 0, address: Address::V4([127, 0, 0, 1]), port };
-        let settings = FabricSettings::new(&FabricParams::default());
+        let settings = FabricSettings::new(&NetworkConfig::default(), None);
         let fabric = Fabric::new(NodeId(node), settings).unwrap();
         let kept = Arc::<Kept>::default();
         let mut handlers = Handlers::default();
         handlers.add(MessageType::Smd, Arc::clone(&kept) as Arc<dyn Handler>);
-        fabric.start(vec![listener], handlers).unwrap();
+        fabric.start(vec![PeerDoor { listener, tls: None }], handlers).unwrap();
         Side { fabric, kept, endpoint }
     }
 

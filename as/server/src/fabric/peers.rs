@@ -16,7 +16,9 @@ use proto::peer::{MessageType, NodeId};
 
 use super::connection::{Peer, Post};
 use super::postbox::Postbox;
-use crate::config::params::network::FabricParams;
+use crate::config::NetworkConfig;
+use crate::peer_frames::PeerReach;
+use crate::tls::TlsPort;
 
 /// Nodes of which connections are kept, whether they are alive or not.
 const PEERS_MAX: usize = 512;
@@ -43,7 +45,7 @@ impl Handlers {
 }
 
 /// What the configuration says of the fabric.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct FabricSettings {
     /// Connections to each peer, by channel.
     pub(super) connections: [u32; Channel::ALL.len()],
@@ -51,11 +53,16 @@ pub(crate) struct FabricSettings {
     threads: [usize; Channel::ALL.len()],
     /// Idle time before the first probe, time between probes, and their number.
     pub(super) keepalive: Option<(Duration, Duration, u32)>,
+    /// What connections with TLS are made with, if there are any.
+    pub(super) tls: Option<Arc<TlsPort>>,
+    /// How other nodes may be connected to.
+    pub(super) reach: PeerReach,
 }
 
 impl FabricSettings {
-    /// From `params`. One thread for each processor is enough for any channel, as no thread waits.
-    pub(crate) fn new(params: &FabricParams) -> Self {
+    /// From the configuration. One thread for each processor is enough for any channel, as no thread waits.
+    pub(crate) fn new(network: &NetworkConfig, tls: Option<Arc<TlsPort>>) -> Self {
+        let params = &network.fabric;
         let threads = |configured: u32| (configured as usize).clamp(1, threads::cpu_count());
         let seconds = |number: u32| Duration::from_secs(u64::from(number.max(1)));
         let keepalive = (
@@ -77,6 +84,8 @@ impl FabricSettings {
                 1,
             ],
             keepalive: params.keepalive_enabled.get().then_some(keepalive),
+            reach: PeerReach { clear: network.has_fabric_clear(), tls: tls.is_some() },
+            tls,
         }
     }
 }

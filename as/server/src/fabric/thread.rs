@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use super::connection::{Connection, Dial, Peer, Post};
 use super::peers::{Handlers, Peers};
 use super::postbox::Postbox;
-use crate::peer_frames::PeerFrames;
+use crate::peer_frames::{PeerFrames, PeerPlace};
+use crate::tls::{PeerDoor, PeerSession, PeerStream};
 
 const WAKE_TOKEN: u64 = u64::MAX;
 /// Tokens of listeners begin here, those of connections at 0.
@@ -47,12 +48,16 @@ const REDIAL_DOUBLINGS_MAX: u32 = 6;
 /// A connection that this thread owns.
 struct Link {
     connection: Arc<Connection>,
+    /// If TLS is spoken.
+    tls: Option<Box<PeerSession>>,
     frames: PeerFrames,
     /// Taken from the outbox; sent up to `sent`.
     sending: Vec<u8>,
     sent: usize,
     /// Until when it must be connected.
     connect_by: Option<Instant>,
+    /// Until when the TLS handshake must have ended that this node has begun.
+    handshake_by: Option<Instant>,
     /// This node has made it, and makes it again when it breaks.
     is_ours: bool,
     failures: u32,
@@ -63,6 +68,9 @@ struct Link {
 /// A connection that was accepted, before its hello.
 struct Greeting {
     stream: TcpStream,
+    peer: SocketAddr,
+    /// If TLS is spoken.
+    tls: Option<Box<PeerSession>>,
     frames: PeerFrames,
     hello_by: Instant,
 }
@@ -71,7 +79,7 @@ pub(super) struct FabricThread {
     peers: Arc<Peers>,
     postbox: Arc<Postbox<Post>>,
     handlers: Arc<Handlers>,
-    listeners: Vec<TcpListener>,
+    doors: Vec<PeerDoor>,
     epoll: Epoll,
     links: HashMap<u64, Link>,
     greetings: HashMap<u64, Greeting>,
@@ -87,18 +95,18 @@ impl FabricThread {
         peers: Arc<Peers>,
         postbox: Arc<Postbox<Post>>,
         handlers: Arc<Handlers>,
-        listeners: Vec<TcpListener>,
+        doors: Vec<PeerDoor>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(&postbox.wake, WAKE_TOKEN, Trigger::Level)?;
-        for (at, listener) in listeners.iter().enumerate() {
-            epoll.add(listener, LISTENER_TOKEN + at as u64, Trigger::Level)?;
+        for (at, door) in doors.iter().enumerate() {
+            epoll.add(&door.listener, LISTENER_TOKEN + at as u64, Trigger::Level)?;
         }
         Ok(FabricThread {
             peers,
             postbox,
             handlers,
-            listeners,
+            doors,
             epoll,
             links: HashMap::new(),
             greetings: HashMap::new(),
@@ -135,7 +143,7 @@ impl FabricThread {
     fn patience(&self) -> Duration {
         let has_limits = !self.greetings.is_empty()
             || !self.redials.is_empty()
-            || self.links.values().any(|link| link.connect_by.is_some());
+            || self.links.values().any(|link| link.connect_by.is_some() || link.handshake_by.is_some());
         if has_limits { SWEEP_PERIOD } else { Duration::from_secs(1) }
     }
 
@@ -143,7 +151,7 @@ impl FabricThread {
     fn open_post(&mut self) -> bool {
         while let Some(post) = self.postbox.take() {
             match post {
-                Post::Adopt(connection, frames) => self.adopt(connection, frames),
+                Post::Adopt(connection, frames, tls) => self.adopt(connection, frames, tls),
                 Post::Dial(dial) => self.dial(dial),
                 Post::Look(token) => self.send(token),
                 Post::Stop => return false,
@@ -168,8 +176,12 @@ impl FabricThread {
             if event.is_writable() {
                 link.may_write = true;
                 if link.connect_by.take().is_some() {
-                    link.failures = 0;
-                    link.connection.establish();
+                    if link.tls.is_some() {
+                        link.handshake_by = Some(Instant::now() + CONNECT_TIME_MAX);
+                    } else {
+                        link.failures = 0;
+                        link.connection.establish();
+                    }
                 }
                 self.send(token);
             }
@@ -180,12 +192,16 @@ impl FabricThread {
     // --- connections of others
 
     fn accept(&mut self, at: usize) {
-        let Some(listener) = self.listeners.get(at) else { return };
-        match listener.accept() {
+        let Some(door) = self.doors.get(at) else { return };
+        match door.listener.accept() {
             Ok((stream, peer)) => {
                 if self.greetings.len() >= GREETINGS_MAX {
                     return cf::warning_limited!(Fabric, "refusing {peer}: too many connections say nothing");
                 }
+                let tls = match door.tls.as_ref().map(|port| port.peer_session(true)) {
+                    Some(None) => return,
+                    session => session.flatten(),
+                };
                 let token = self.postbox.new_token();
                 let added = stream
                     .set_nonblocking(true)
@@ -195,7 +211,7 @@ impl FabricThread {
                 }
                 let frames = PeerFrames::new(HELLO_SIZE_MAX);
                 let hello_by = Instant::now() + HELLO_TIME_MAX;
-                self.greetings.insert(token, Greeting { stream, frames, hello_by });
+                self.greetings.insert(token, Greeting { stream, peer, tls, frames, hello_by });
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => cf::warning_limited!(Fabric, "cannot accept a connection: {error}"),
@@ -204,31 +220,41 @@ impl FabricThread {
 
     /// Reads the hello of a connection, and hands the connection to the thread that is to own it.
     fn greet(&mut self, token: u64) {
-        let Some(greeting) = self.greetings.get_mut(&token) else { return };
-        match greeting.frames.receive(&mut greeting.stream) {
-            Ok(0) => _ = self.greetings.remove(&token),
-            Ok(_) => {
-                let mut hello = None;
-                let taken = greeting.frames.take_apart(|message| {
-                    hello = Some(Hello::decode(message));
-                    false
-                });
-                match (taken, hello) {
-                    (Ok(()), None) => {}
-                    (Ok(()), Some(Ok(hello))) => {
-                        if let Some(greeting) = self.greetings.remove(&token) {
-                            self.epoll.remove(&greeting.stream);
-                            self.hand_over(greeting, hello);
-                        }
+        while let Some(greeting) = self.greetings.get_mut(&token) {
+            let mut stream = PeerStream { socket: &greeting.stream, tls: greeting.tls.as_deref_mut() };
+            match greeting.frames.receive(&mut stream) {
+                Ok(0) => _ = self.greetings.remove(&token),
+                Ok(_) => self.take_hello(token),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::InvalidData {
+                        cf::warning_limited!(Fabric, "closing the connection of {}: {error}", greeting.peer);
                     }
-                    (Err(error), _) | (_, Some(Err(error))) => {
-                        cf::warning_limited!(Fabric, "a connection begins with no hello: {error}");
-                        self.greetings.remove(&token);
-                    }
+                    self.greetings.remove(&token);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => _ = self.greetings.remove(&token),
+        }
+    }
+
+    fn take_hello(&mut self, token: u64) {
+        let Some(greeting) = self.greetings.get_mut(&token) else { return };
+        let mut hello = None;
+        let taken = greeting.frames.take_apart(|message| {
+            hello = Some(Hello::decode(message));
+            false
+        });
+        match (taken, hello) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(Ok(hello))) => {
+                if let Some(greeting) = self.greetings.remove(&token) {
+                    self.epoll.remove(&greeting.stream);
+                    self.hand_over(greeting, hello);
+                }
+            }
+            (Err(error), _) | (_, Some(Err(error))) => {
+                cf::warning_limited!(Fabric, "a connection begins with no hello: {error}");
+                self.greetings.remove(&token);
+            }
         }
     }
 
@@ -244,7 +270,7 @@ impl FabricThread {
             return cf::warning_limited!(Fabric, "cannot use a connection of node {}: {error}", hello.node);
         }
         let postbox = self.peers.postbox(hello.node, hello.channel, number);
-        let Greeting { stream, mut frames, .. } = greeting;
+        let Greeting { stream, mut frames, tls, .. } = greeting;
         frames.allow(HEADER_SIZE + MESSAGE_SIZE_MAX);
         let connection = Connection::new(
             stream,
@@ -254,17 +280,17 @@ impl FabricThread {
             Arc::clone(postbox),
         );
         peer.attach(&connection);
-        postbox.post(Post::Adopt(connection, frames));
+        postbox.post(Post::Adopt(connection, frames, tls));
     }
 
-    fn adopt(&mut self, connection: Arc<Connection>, frames: PeerFrames) {
+    fn adopt(&mut self, connection: Arc<Connection>, frames: PeerFrames, tls: Option<Box<PeerSession>>) {
         if let Err(error) = self.epoll.add(&connection.stream, connection.token, Trigger::Edge) {
             connection.peer.detach(&connection);
             return cf::warning_limited!(Fabric, "cannot watch a connection: {error}");
         }
         let token = connection.token;
         connection.establish();
-        self.links.insert(token, Link::new(connection, frames, None));
+        self.links.insert(token, Link::new(connection, frames, tls, None));
         // What has come with the hello.
         self.take_apart(token);
         self.read(token);
@@ -290,7 +316,13 @@ impl FabricThread {
     }
 
     fn connect(&mut self, dial: &Dial) -> io::Result<()> {
-        let address = dial.peer.address(dial.failures).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let place = dial.peer.place(dial.failures).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let PeerPlace { address, is_tls } = place;
+        let port = self.peers.settings.tls.as_ref().filter(|_| is_tls);
+        let tls = port.and_then(|port| port.peer_session(false));
+        if is_tls && tls.is_none() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         match socket.connect(&address.into()) {
@@ -304,7 +336,8 @@ impl FabricThread {
         let postbox = Arc::clone(&self.postbox);
         let connection = Connection::new(stream, Arc::clone(&dial.peer), dial.channel, token, postbox);
         let frames = PeerFrames::new(HEADER_SIZE + MESSAGE_SIZE_MAX);
-        let mut link = Link::new(Arc::clone(&connection), frames, Some(Instant::now() + CONNECT_TIME_MAX));
+        let mut link =
+            Link::new(Arc::clone(&connection), frames, tls, Some(Instant::now() + CONNECT_TIME_MAX));
         link.failures = dial.failures;
         Hello { node: self.peers.self_node(), channel: dial.channel }.encode(&mut link.sending);
         connection.expect(link.sending.len());
@@ -336,15 +369,41 @@ impl FabricThread {
             if !link.may_read || link.connect_by.is_some() {
                 return;
             }
-            match link.frames.receive(&mut &link.connection.stream) {
+            let mut stream = PeerStream { socket: &link.connection.stream, tls: link.tls.as_deref_mut() };
+            let received = link.frames.receive(&mut stream);
+            let is_established = link.tls.as_deref_mut().is_some_and(PeerSession::has_just_been_established);
+            if is_established {
+                link.handshake_by = None;
+                link.failures = 0;
+                link.connection.establish();
+                link.may_write = true;
+            }
+            match received {
                 Ok(0) => return self.close(token),
                 Ok(_) => self.take_apart(token),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => link.may_read = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.close(token),
+                Err(error) => return self.fail(token, &error),
+            }
+            if is_established {
+                self.send(token);
             }
         }
         self.ready.push(token);
+    }
+
+    /// Closes a connection that an error has ended; one that is told is a fault of the other side.
+    fn fail(&mut self, token: u64, error: &io::Error) {
+        if let Some(link) = self.links.get(&token)
+            && error.kind() == io::ErrorKind::InvalidData
+        {
+            cf::warning_limited!(
+                Fabric,
+                "closing a connection of node {}: {error}",
+                link.connection.peer.node
+            );
+        }
+        self.close(token);
     }
 
     /// Gives the messages that have come to their handlers.
@@ -376,6 +435,13 @@ impl FabricThread {
         if link.connection.is_closed() {
             return self.close(token);
         }
+        // What was encrypted before goes first.
+        let tls = link.tls.as_deref_mut().filter(|_| link.connect_by.is_none());
+        match tls.map(|tls| tls.flush(&link.connection.stream)) {
+            Some(Ok(false)) => link.may_write = false,
+            Some(Err(_)) => return self.close(token),
+            Some(Ok(true)) | None => {}
+        }
         loop {
             if link.sent == link.sending.len() {
                 link.sending.clear();
@@ -388,7 +454,8 @@ impl FabricThread {
             if !link.may_write || link.connect_by.is_some() {
                 return;
             }
-            match (&link.connection.stream).write(&link.sending[link.sent..]) {
+            let mut stream = PeerStream { socket: &link.connection.stream, tls: link.tls.as_deref_mut() };
+            match stream.write(&link.sending[link.sent..]) {
                 Ok(size) => {
                     link.sent += size;
                     link.connection.sent(size);
@@ -419,7 +486,7 @@ impl FabricThread {
         }
         self.next_sweep = now + SWEEP_PERIOD;
         self.greetings.retain(|_, greeting| now < greeting.hello_by);
-        let is_late = |link: &Link| link.connect_by.is_some_and(|limit| limit < now);
+        let is_late = |link: &Link| link.connect_by.or(link.handshake_by).is_some_and(|limit| limit < now);
         let late: Vec<u64> =
             self.links.iter().filter(|(_, link)| is_late(link)).map(|(token, _)| *token).collect();
         late.into_iter().for_each(|token| self.close(token));
@@ -433,9 +500,16 @@ impl FabricThread {
 }
 
 impl Link {
-    fn new(connection: Arc<Connection>, frames: PeerFrames, connect_by: Option<Instant>) -> Self {
+    fn new(
+        connection: Arc<Connection>,
+        frames: PeerFrames,
+        tls: Option<Box<PeerSession>>,
+        connect_by: Option<Instant>,
+    ) -> Self {
         Link {
             connection,
+            tls,
+            handshake_by: None,
             frames,
             sending: Vec::new(),
             sent: 0,

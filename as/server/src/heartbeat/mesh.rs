@@ -13,6 +13,7 @@ use proto::peer::heartbeat::{Heartbeat, HeartbeatBody};
 use proto::peer::nested::Endpoint;
 
 use crate::config::value::Endpoint as SeedEndpoint;
+use crate::peer_frames::{PeerPlace, PeerReach};
 
 /// A seed without a node is resolved again after this.
 const RESOLVE_AGAIN_MS: u64 = 1500;
@@ -30,7 +31,7 @@ pub(super) enum MeshAction {
     /// Ask for the addresses of a seed.
     Resolve(SeedEndpoint),
     /// Connect; the connection gets this id, and [`Mesh::closed`] is called if it comes to nothing.
-    Connect(LinkId, SocketAddr),
+    Connect(LinkId, PeerPlace),
     Close(LinkId),
     Send(LinkId, HeartbeatBody),
     /// The message is for the cluster.
@@ -97,7 +98,7 @@ struct MeshLink {
 #[derive(Debug)]
 pub(super) struct Mesh {
     self_node: NodeId,
-    address_of: fn(&Endpoint) -> Option<SocketAddr>,
+    reach: PeerReach,
     seeds: Vec<Seed>,
     nodes: BTreeMap<NodeId, MeshNode>,
     links: BTreeMap<LinkId, MeshLink>,
@@ -105,10 +106,10 @@ pub(super) struct Mesh {
 }
 
 impl Mesh {
-    pub(super) fn new(self_node: NodeId, address_of: fn(&Endpoint) -> Option<SocketAddr>) -> Self {
+    pub(super) fn new(self_node: NodeId, reach: PeerReach) -> Self {
         Mesh {
             self_node,
-            address_of,
+            reach,
             seeds: Vec::new(),
             nodes: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -201,22 +202,23 @@ impl Mesh {
                 continue;
             }
             let address = seed.addresses[seed.attempts % seed.addresses.len()];
+            let place = PeerPlace { address, is_tls: seed.endpoint.tls_name.is_some() };
             seed.attempts += 1;
             let link = self.add_link(origin, now_ms);
-            actions.push(MeshAction::Connect(link, address));
+            actions.push(MeshAction::Connect(link, place));
         }
     }
 
     fn connect_node(&mut self, id: NodeId, now_ms: u64, actions: &mut Vec<MeshAction>) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        let addresses: Vec<SocketAddr> = node.endpoints.iter().filter_map(self.address_of).collect();
-        if addresses.is_empty() {
+        let places = self.reach.places(&node.endpoints);
+        if places.is_empty() {
             return;
         }
-        let address = addresses[node.attempts % addresses.len()];
+        let place = places[node.attempts % places.len()];
         node.attempts += 1;
         let link = self.add_link(Origin::Node(id), now_ms);
-        actions.push(MeshAction::Connect(link, address));
+        actions.push(MeshAction::Connect(link, place));
     }
 
     /// A message came.
@@ -337,9 +339,8 @@ mod tests {
         Endpoint { capabilities: 0, address: Address::V4([10, 0, 0, node as u8]), port: 3002 }
     }
 
-    fn address(endpoint: &Endpoint) -> Option<SocketAddr> {
-        let Address::V4(bytes) = endpoint.address else { return None };
-        Some((bytes, endpoint.port).into())
+    fn clear(address: SocketAddr) -> PeerPlace {
+        PeerPlace { address, is_tls: false }
     }
 
     fn seed(host: &str) -> SeedEndpoint {
@@ -347,7 +348,7 @@ mod tests {
     }
 
     fn mesh(node: u64) -> Mesh {
-        Mesh::new(NodeId(node), address)
+        Mesh::new(NodeId(node), PeerReach { clear: true, tls: false })
     }
 
     fn message(node: u64, body: HeartbeatBody) -> Heartbeat {
@@ -373,15 +374,15 @@ mod tests {
         assert_eq!(mesh.tick(TIMES, 1150), [], "it was asked just now");
         let (first, second) = ("10.0.0.1:3002".parse().unwrap(), "10.0.0.2:3002".parse().unwrap());
         mesh.resolved(&seed("a"), vec![first, second]);
-        assert_eq!(mesh.tick(TIMES, 1300), [MeshAction::Connect(1, first)]);
+        assert_eq!(mesh.tick(TIMES, 1300), [MeshAction::Connect(1, clear(first))]);
         assert_eq!(mesh.tick(TIMES, 1450), [], "a connection is being made");
         mesh.closed(1);
-        assert_eq!(mesh.tick(TIMES, 1600), [MeshAction::Connect(2, second)]);
+        assert_eq!(mesh.tick(TIMES, 1600), [MeshAction::Connect(2, clear(second))]);
         assert_eq!(mesh.received(2, &pulse(9, &[]), TIMES, 1700), [MeshAction::Deliver]);
         mesh.closed(2);
         // From now on it is a node of the mesh.
         let own: SocketAddr = "10.0.0.9:3002".parse().unwrap();
-        assert_eq!(mesh.tick(TIMES, 1800), [MeshAction::Connect(3, own)]);
+        assert_eq!(mesh.tick(TIMES, 1800), [MeshAction::Connect(3, clear(own))]);
         // Nothing comes on it.
         assert_eq!(mesh.tick(TIMES, 2300), [MeshAction::Close(3)]);
         mesh.closed(3);
@@ -418,7 +419,7 @@ mod tests {
         assert_eq!(mesh.received(link, &message(6, reply(8)), TIMES, 170), []);
         let to: SocketAddr = "10.0.0.7:3002".parse().unwrap();
         let actions = mesh.received(link, &message(6, reply(7)), TIMES, 180);
-        assert_eq!(actions, [MeshAction::Connect(2, to)]);
+        assert_eq!(actions, [MeshAction::Connect(2, clear(to))]);
         // It answers such questions itself.
         let asked = message(6, HeartbeatBody::InfoRequest(vec![NodeId(7), NodeId(8), NodeId(5)]));
         assert_eq!(mesh.received(link, &asked, TIMES, 190), [MeshAction::Send(link, reply(7))]);

@@ -23,6 +23,7 @@ use proto::peer::NodeId;
 use proto::peer::nested::Endpoint;
 
 use crate::config::Config;
+use crate::tls::TlsPort;
 use resolver::Resolver;
 pub(crate) use seeds::Seeds;
 use shared::{Deliver, Post, Shared};
@@ -44,9 +45,10 @@ impl Heartbeat {
         self_node: NodeId,
         config: &Arc<Config>,
         endpoints: Vec<Endpoint>,
+        tls: Option<Arc<TlsPort>>,
     ) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Heartbeat {
-            shared: Arc::new(Shared::new(self_node, config, endpoints)?),
+            shared: Arc::new(Shared::new(self_node, config, endpoints, tls)?),
             running: Mutex::default(),
         }))
     }

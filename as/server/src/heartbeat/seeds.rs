@@ -1,4 +1,5 @@
-//! The seeds of a mesh: nodes that are asked first. They come from the configuration and from `tip`.
+//! The seeds of a mesh: nodes that are asked first. They come from the configuration and from `tip`. A seed with a TLS name, be
+//! it empty, is spoken to with TLS.
 
 use parking_lot::Mutex;
 
@@ -11,8 +12,10 @@ const SEEDS_MAX: usize = 256;
 pub(crate) struct Seeds(Mutex<Vec<Endpoint>>);
 
 impl Seeds {
-    pub(super) fn new(configured: &[Endpoint]) -> Self {
-        Seeds(Mutex::new(configured.to_vec()))
+    /// Those of the configuration: `clear` ones, and those that are spoken to with TLS.
+    pub(super) fn new(clear: &[Endpoint], tls: &[Endpoint]) -> Self {
+        let with_tls = tls.iter().map(|seed| Endpoint { tls_name: Some(String::new()), ..seed.clone() });
+        Seeds(Mutex::new(clear.iter().cloned().chain(with_tls).collect()))
     }
 
     /// All of them.
@@ -21,7 +24,7 @@ impl Seeds {
     }
 
     /// Adds a seed; returns false if there are too many. One that is there already is no other.
-    pub(crate) fn add(&self, host: &str, port: u16) -> bool {
+    pub(crate) fn add(&self, host: &str, port: u16, is_tls: bool) -> bool {
         let mut seeds = self.0.lock();
         if seeds.iter().any(|seed| seed.host == host && seed.port == port) {
             return true;
@@ -29,7 +32,7 @@ impl Seeds {
         if seeds.len() >= SEEDS_MAX {
             return false;
         }
-        seeds.push(Endpoint { host: host.to_owned(), port, tls_name: None });
+        seeds.push(Endpoint { host: host.to_owned(), port, tls_name: is_tls.then(String::new) });
         true
     }
 
@@ -48,12 +51,12 @@ mod tests {
 
     #[test]
     fn seeds_are_named_once_and_forgotten() {
-        let seeds = Seeds::new(&[Endpoint { host: "a".to_owned(), port: 1, tls_name: None }]);
-        assert!(seeds.add("a", 1) && seeds.add("a", 2));
+        let seeds = Seeds::new(&[Endpoint { host: "a".to_owned(), port: 1, tls_name: None }], &[]);
+        assert!(seeds.add("a", 1, false) && seeds.add("a", 2, true));
         assert_eq!(seeds.list().len(), 2);
         assert!(seeds.remove("a", 1) && !seeds.remove("a", 1));
         assert_eq!(seeds.list()[0].port, 2);
-        (0..300).for_each(|port| _ = seeds.add("b", port));
+        (0..300).for_each(|port| _ = seeds.add("b", port, false));
         assert_eq!(seeds.list().len(), SEEDS_MAX);
     }
 }

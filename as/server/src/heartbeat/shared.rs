@@ -13,6 +13,7 @@ use proto::peer::nested::Endpoint;
 use super::seeds::Seeds;
 use crate::config::Config;
 use crate::config::value::Endpoint as SeedEndpoint;
+use crate::tls::TlsPort;
 
 /// What is posted to the heartbeat thread.
 pub(super) enum Post {
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     /// Where other nodes reach it; of no use in multicast.
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) seeds: Seeds,
+    /// What connections with TLS are made with, if there are any.
+    pub(super) tls: Option<Arc<TlsPort>>,
     pub(super) posts: SegQueue<Post>,
     pub(super) bell: Doorbell<EventFd>,
 }
@@ -39,11 +42,20 @@ pub(super) struct Shared {
 impl Shared {
     /// # Errors
     /// When the process has no file descriptor left.
-    pub(super) fn new(self_node: NodeId, config: &Arc<Config>, endpoints: Vec<Endpoint>) -> io::Result<Self> {
+    pub(super) fn new(
+        self_node: NodeId,
+        config: &Arc<Config>,
+        endpoints: Vec<Endpoint>,
+        tls: Option<Arc<TlsPort>>,
+    ) -> io::Result<Self> {
         Ok(Shared {
             self_node,
             endpoints,
-            seeds: Seeds::new(&config.network.heartbeat.mesh_seed_address_port.get()),
+            seeds: Seeds::new(
+                &config.network.heartbeat.mesh_seed_address_port.get(),
+                &config.network.heartbeat.tls_mesh_seed_address_port.get(),
+            ),
+            tls,
             config: Arc::clone(config),
             posts: SegQueue::new(),
             bell: Doorbell::new(EventFd::new()?),

@@ -1,12 +1,13 @@
 //! The sockets on which heartbeats come in: listeners of a mesh, or members of multicast groups.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use cf::sys::interfaces::Interface;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::params::network::HeartbeatParams;
+use crate::tls::PeerDoor;
 
 /// A member of a multicast group.
 pub(crate) struct GroupMember {
@@ -17,7 +18,7 @@ pub(crate) struct GroupMember {
 
 /// Where heartbeats come in.
 pub(crate) enum HeartbeatSockets {
-    Mesh(Vec<TcpListener>),
+    Mesh(Vec<PeerDoor>),
     Multicast(Vec<GroupMember>),
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ use super::resolver::Resolver;
 use super::shared::{Deliver, Post, Shared};
 use super::sockets::{GroupMember, HeartbeatSockets};
 use crate::config::params::network::HeartbeatProtocol;
-use crate::peer_frames::PeerFrames;
-use crate::peer_frames::address_of;
+use crate::peer_frames::{PeerFrames, PeerPlace, PeerReach};
+use crate::tls::{PeerDoor, PeerSession, PeerStream};
 
 const WAKE_TOKEN: u64 = u64::MAX;
 const LISTENER_TOKEN: u64 = 1 << 62;
@@ -34,16 +34,25 @@ const DATAGRAMS_PER_TURN: usize = 256;
 const MTU_DEFAULT: u32 = 1500;
 
 struct Link {
-    stream: TcpStream,
+    socket: TcpStream,
+    peer: SocketAddr,
+    /// If TLS is spoken.
+    tls: Option<Box<PeerSession>>,
     frames: PeerFrames,
     /// What is left of a message that was sent in part.
     rest: Vec<u8>,
     connect_by: Option<Instant>,
 }
 
+impl Link {
+    fn stream(&mut self) -> PeerStream<'_> {
+        PeerStream { socket: &self.socket, tls: self.tls.as_deref_mut() }
+    }
+}
+
 pub(super) struct HeartbeatThread {
     shared: Arc<Shared>,
-    listeners: Vec<TcpListener>,
+    doors: Vec<PeerDoor>,
     groups: Vec<GroupMember>,
     deliver: Deliver,
     resolver: Resolver,
@@ -63,22 +72,24 @@ impl HeartbeatThread {
         deliver: Deliver,
         resolver: Resolver,
     ) -> io::Result<Self> {
-        let (listeners, groups) = match sockets {
-            HeartbeatSockets::Mesh(listeners) => (listeners, Vec::new()),
+        let (doors, groups) = match sockets {
+            HeartbeatSockets::Mesh(doors) => (doors, Vec::new()),
             HeartbeatSockets::Multicast(groups) => (Vec::new(), groups),
         };
         let epoll = Epoll::new()?;
         epoll.add(shared.bell.wake(), WAKE_TOKEN, Trigger::Level)?;
-        for (at, listener) in listeners.iter().enumerate() {
-            epoll.add(listener, LISTENER_TOKEN + at as u64, Trigger::Level)?;
+        for (at, door) in doors.iter().enumerate() {
+            epoll.add(&door.listener, LISTENER_TOKEN + at as u64, Trigger::Level)?;
         }
         for (at, member) in groups.iter().enumerate() {
             epoll.add(&member.socket, GROUP_TOKEN + at as u64, Trigger::Level)?;
         }
+        let network = &shared.config.network;
+        let reach = PeerReach { clear: network.has_heartbeat_clear(), tls: shared.tls.is_some() };
         Ok(HeartbeatThread {
-            mesh: Mesh::new(shared.self_node, address_of),
+            mesh: Mesh::new(shared.self_node, reach),
             shared,
-            listeners,
+            doors,
             groups,
             deliver,
             resolver,
@@ -165,9 +176,9 @@ impl HeartbeatThread {
                         self.mesh.resolved(&seed, addresses);
                     }
                 }
-                MeshAction::Connect(id, address) => {
-                    if let Err(error) = self.connect(id, address) {
-                        cf::detail!(Hb, "cannot connect to {address}: {error}");
+                MeshAction::Connect(id, place) => {
+                    if let Err(error) = self.connect(id, place) {
+                        cf::detail!(Hb, "cannot connect to {}: {error}", place.address);
                         self.mesh.closed(id);
                     }
                 }
@@ -210,14 +221,18 @@ impl HeartbeatThread {
     }
 
     fn accept(&mut self, at: usize) {
-        let Some(listener) = self.listeners.get(at) else { return };
-        match listener.accept() {
+        let Some(door) = self.doors.get(at) else { return };
+        match door.listener.accept() {
             Ok((stream, peer)) => {
                 if self.links.len() >= LINKS_MAX {
                     return cf::warning_limited!(Hb, "refusing {peer}: there are {LINKS_MAX} connections");
                 }
+                let tls = match door.tls.as_ref().map(|port| port.peer_session(true)) {
+                    Some(None) => return,
+                    session => session.flatten(),
+                };
                 let id = self.mesh.accepted(self.now_ms());
-                if let Err(error) = self.add(id, stream, None) {
+                if let Err(error) = self.add(id, (stream, peer), tls, None) {
                     cf::warning_limited!(Hb, "cannot take the connection of {peer}: {error}");
                     self.mesh.closed(id);
                 }
@@ -227,7 +242,12 @@ impl HeartbeatThread {
         }
     }
 
-    fn connect(&mut self, id: LinkId, address: SocketAddr) -> io::Result<()> {
+    fn connect(&mut self, id: LinkId, place: PeerPlace) -> io::Result<()> {
+        let PeerPlace { address, is_tls } = place;
+        let session = self.shared.tls.as_ref().filter(|_| is_tls).and_then(|port| port.peer_session(false));
+        if is_tls && session.is_none() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         match socket.connect(&address.into()) {
@@ -235,15 +255,22 @@ impl HeartbeatThread {
             _ => {}
         }
         let timeout = self.shared.config.network.heartbeat.connect_timeout_ms.get();
-        self.add(id, socket.into(), Some(Instant::now() + Duration::from_millis(timeout.into())))
+        let connect_by = Instant::now() + Duration::from_millis(timeout.into());
+        self.add(id, (socket.into(), address), session, Some(connect_by))
     }
 
-    fn add(&mut self, id: LinkId, stream: TcpStream, connect_by: Option<Instant>) -> io::Result<()> {
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
-        self.epoll.add(&stream, id, Trigger::Edge)?;
+    fn add(
+        &mut self,
+        id: LinkId,
+        (socket, peer): (TcpStream, SocketAddr),
+        tls: Option<Box<PeerSession>>,
+        connect_by: Option<Instant>,
+    ) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
+        self.epoll.add(&socket, id, Trigger::Edge)?;
         let frames = PeerFrames::new(INFLATED_SIZE_MAX);
-        self.links.insert(id, Link { stream, frames, rest: Vec::new(), connect_by });
+        self.links.insert(id, Link { socket, peer, tls, frames, rest: Vec::new(), connect_by });
         Ok(())
     }
 
@@ -255,7 +282,7 @@ impl HeartbeatThread {
 
     fn close(&mut self, id: LinkId) {
         if let Some(link) = self.links.remove(&id) {
-            self.epoll.remove(&link.stream);
+            self.epoll.remove(&link.socket);
         }
         self.mesh.closed(id);
     }
@@ -295,8 +322,12 @@ impl HeartbeatThread {
         if link.rest.is_empty() {
             link.rest.extend_from_slice(message);
         }
-        while !link.rest.is_empty() {
-            match link.stream.write(&link.rest) {
+        if link.stream().flush().is_err() {
+            return self.close(id);
+        }
+        while let Some(link) = self.links.get_mut(&id).filter(|link| !link.rest.is_empty()) {
+            let mut stream = PeerStream { socket: &link.socket, tls: link.tls.as_deref_mut() };
+            match stream.write(&link.rest) {
                 Ok(size) => _ = link.rest.drain(..size),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // Not begun: a later pulse says more.
@@ -314,7 +345,8 @@ impl HeartbeatThread {
     fn read(&mut self, id: LinkId) {
         loop {
             let Some(link) = self.links.get_mut(&id) else { return };
-            match link.frames.receive(&mut link.stream) {
+            let mut stream = PeerStream { socket: &link.socket, tls: link.tls.as_deref_mut() };
+            match link.frames.receive(&mut stream) {
                 Ok(0) => return self.close(id),
                 Ok(_) => {
                     let mut messages = Vec::new();
@@ -330,7 +362,12 @@ impl HeartbeatThread {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.close(id),
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::InvalidData {
+                        cf::warning_limited!(Hb, "closing the connection of {}: {error}", link.peer);
+                    }
+                    return self.close(id);
+                }
             }
         }
     }

@@ -50,11 +50,15 @@ pub(super) fn endpoints(node: &Node, out: &mut String) -> InfoResult {
         pairs.pair(format_args!("{prefix}alternate-access-addresses"), alternate);
     }
     // A node alone has nobody to listen to.
-    for (prefix, bound) in [("heartbeat.", &node.addresses.heartbeat), ("fabric.", &node.addresses.fabric)] {
-        pairs.pair(format_args!("{prefix}port"), bound.first().map_or(0, SocketAddr::port));
-        pairs.pair(format_args!("{prefix}addresses"), addresses(bound));
-        pairs.pair(format_args!("{prefix}tls-port"), 0);
-        pairs.pair(format_args!("{prefix}tls-addresses"), "null");
+    let bound = &node.addresses;
+    for (prefix, clear, tls) in [
+        ("heartbeat.", &bound.heartbeat, &bound.heartbeat_tls),
+        ("fabric.", &bound.fabric, &bound.fabric_tls),
+    ] {
+        for (kind, bound) in [("", clear), ("tls-", tls)] {
+            pairs.pair(format_args!("{prefix}{kind}port"), bound.first().map_or(0, SocketAddr::port));
+            pairs.pair(format_args!("{prefix}{kind}addresses"), addresses(bound));
+        }
     }
     pairs.pair("info.port", node.addresses.info.first().map_or(0, SocketAddr::port));
     pairs.pair("info.addresses", addresses(&node.addresses.info));
@@ -118,11 +122,15 @@ pub(super) fn tip(node: &Node, arguments: Arguments<'_>, out: &mut String) -> In
         (_, None, _) => Err(InfoError::unsupported(
             "this node was started without a seed and does not look for others: name one in network.heartbeat",
         )),
-        (Some("true"), ..) => Err(InfoError::unsupported("no seed is spoken to with TLS")),
+        (Some("true"), ..) if node.tls.heartbeat.is_none() => Err(InfoError::unsupported(
+            "this node was started without TLS for heartbeats: name a tls-name and a tls-port in network.heartbeat",
+        )),
         (_, Some(_), _) if node.config.network.heartbeat.mode.get() != HeartbeatMode::Mesh => {
             Err(InfoError::new(ResultCode::Unknown, "failed"))
         }
-        (_, Some(membership), Ok(port)) if membership.heartbeat.seeds().add(host, port) => {
+        (_, Some(membership), Ok(port))
+            if membership.heartbeat.seeds().add(host, port, tls == Some("true")) =>
+        {
             out.push_str("ok");
             Ok(())
         }

@@ -171,7 +171,7 @@ impl Connection {
             && !tls.is_handshaking()
         {
             self.is_handshaking = false;
-            self.certificate_name = tls.peer_name();
+            self.certificate_name = tls.peer_user();
         }
         Ok(())
     }

@@ -29,8 +29,8 @@ const KEY_FILE_SIZE_MAX: u64 = 10 << 20;
 /// Why devices cannot be used as far as encryption goes.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EncryptionError {
-    #[error("{name} {path}: {reason}")]
-    KeyFile { name: &'static str, path: String, reason: String },
+    #[error("{name} on line {line}, {path}: {reason}")]
+    KeyFile { name: &'static str, line: u32, path: String, reason: String },
     #[error("{device}: at offset {offset}: {problem}")]
     Device { device: PathBuf, offset: u64, problem: Problem },
     #[error("the system has no random numbers for a key: {0}")]
@@ -41,9 +41,14 @@ pub(crate) enum EncryptionError {
 #[derive(Debug)]
 pub(crate) enum Problem {
     NoKey,
-    NotEncrypted,
-    WrongKey(String),
-    Strength { found: Strength, configured: Strength },
+    /// With the line of the key file.
+    NotEncrypted(u32),
+    /// With the path of the file and its line.
+    WrongKey(String, u32),
+    Strength {
+        found: Strength,
+        configured: Strength,
+    },
 }
 
 impl fmt::Display for Problem {
@@ -53,13 +58,14 @@ impl fmt::Display for Problem {
                 "the data is encrypted: configure encryption-key-file with the file that it was encrypted by; if the data \
                  may go, erase the device",
             ),
-            Problem::NotEncrypted => f.write_str(
-                "the data is not encrypted, and cannot become so in place: take out encryption-key-file, or start with \
-                 an empty device and fill it from a backup or the cluster",
-            ),
-            Problem::WrongKey(path) => write!(
+            Problem::NotEncrypted(line) => write!(
                 f,
-                "the key in {path} does not open the device: configure the file that it was encrypted by; if that was \
+                "the data is not encrypted, and cannot become so in place: take out encryption-key-file (line {line}), or \
+                 start with an empty device and fill it from a backup or the cluster"
+            ),
+            Problem::WrongKey(path, line) => write!(
+                f,
+                "the key in {path} (encryption-key-file, line {line}) does not open the device: configure the file that it was encrypted by; if that was \
                  replaced, configure the former one as encryption-old-key-file"
             ),
             Problem::Strength { found, configured } => write!(
@@ -75,9 +81,10 @@ impl fmt::Display for Problem {
 
 /// What a key file holds: a path, `file:` and a path, `env:` and the name of a variable, or `env-b64:` and that of one in
 /// base64.
-fn read_key(name: &'static str, path: &str) -> Result<Vec<u8>, EncryptionError> {
+fn read_key(name: &'static str, line: u32, path: &str) -> Result<Vec<u8>, EncryptionError> {
     let fail = |reason: &dyn fmt::Display| EncryptionError::KeyFile {
         name,
+        line,
         path: path.to_owned(),
         reason: reason.to_string(),
     };
@@ -106,6 +113,8 @@ fn read_key(name: &'static str, path: &str) -> Result<Vec<u8>, EncryptionError> 
 /// The configured keys.
 struct FileKeys {
     path: String,
+    /// The line of the configuration that names it.
+    line: u32,
     key: Vec<u8>,
     old_key: Option<Vec<u8>>,
     strength: Strength,
@@ -117,18 +126,19 @@ impl FileKeys {
         let params = &config.params;
         let Some(path) = params.encryption_key_file.get() else { return Ok(None) };
         let old = params.encryption_old_key_file.get();
-        let old_key = old.map(|path| read_key("encryption-old-key-file", &path)).transpose()?;
+        let [line, old_line] = [0, 1].map(|at: usize| config.key_lines[at].get());
+        let old_key = old.map(|path| read_key("encryption-old-key-file", old_line, &path)).transpose()?;
         let strength = match params.encryption.get() {
             Encryption::Aes128 => Strength::Aes128,
             Encryption::Aes256 => Strength::Aes256,
         };
-        let key = read_key("encryption-key-file", &path)?;
-        Ok(Some(FileKeys { path: path.to_string(), key, old_key, strength }))
+        let key = read_key("encryption-key-file", line, &path)?;
+        Ok(Some(FileKeys { path: path.to_string(), line, key, old_key, strength }))
     }
 
     /// The key of a device with `header`, which is written anew if it was wrapped by the old file.
     fn open(&self, header: &mut DeviceHeader, device: &Path) -> Result<DeviceKey, Problem> {
-        let Some(wrapped) = &header.encrypted_key else { return Err(Problem::NotEncrypted) };
+        let Some(wrapped) = &header.encrypted_key else { return Err(Problem::NotEncrypted(self.line)) };
         if let Some(key) = DeviceKey::unwrap(wrapped, &self.key, self.strength) {
             return Ok(key);
         }
@@ -143,7 +153,7 @@ impl FileKeys {
             |strength: &Strength| keys().any(|key| DeviceKey::unwrap(wrapped, key, *strength).is_some());
         Err(match Strength::ALL.into_iter().find(opens) {
             Some(found) => Problem::Strength { found, configured: self.strength },
-            None => Problem::WrongKey(self.path.clone()),
+            None => Problem::WrongKey(self.path.clone(), self.line),
         })
     }
 }

@@ -12,6 +12,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::name::Name;
 
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+const ORGANIZATIONAL_UNIT: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.11");
 /// Parts of names as OpenSSL calls them.
 const PART_NAMES: &[(ObjectIdentifier, &str)] = &[
     (COMMON_NAME, "CN"),
@@ -22,7 +23,7 @@ const PART_NAMES: &[(ObjectIdentifier, &str)] = &[
     (ObjectIdentifier::new_unwrap("2.5.4.8"), "ST"),
     (ObjectIdentifier::new_unwrap("2.5.4.9"), "street"),
     (ObjectIdentifier::new_unwrap("2.5.4.10"), "O"),
-    (ObjectIdentifier::new_unwrap("2.5.4.11"), "OU"),
+    (ORGANIZATIONAL_UNIT, "OU"),
     (ObjectIdentifier::new_unwrap("2.5.4.12"), "title"),
     (ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.1"), "emailAddress"),
     (ObjectIdentifier::new_unwrap("0.9.2342.19200300.100.1.1"), "UID"),
@@ -33,6 +34,8 @@ const PART_NAMES: &[(ObjectIdentifier, &str)] = &[
 pub(crate) struct CertificateFacts {
     /// The subject's common names, the last of which counts as *the* name.
     common_names: Vec<String>,
+    /// The subject's last organizational unit.
+    unit: Option<String>,
     /// DNS names and IP addresses that it is for as well.
     alternate_names: Vec<String>,
     /// In upper-case hexadecimal digits, without zeros in front.
@@ -61,6 +64,10 @@ impl CertificateFacts {
                 .filter(|(id, _)| *id == COMMON_NAME)
                 .map(|(_, text)| text)
                 .collect(),
+            unit: parts(&certificate.subject)
+                .filter(|(id, _)| *id == ORGANIZATIONAL_UNIT)
+                .map(|(_, text)| text)
+                .last(),
             alternate_names,
             serial: serial(certificate.serial_number.as_bytes()),
             issuer: one_line(&certificate.issuer),
@@ -72,6 +79,16 @@ impl CertificateFacts {
     /// The subject's common name.
     pub(crate) fn common_name(&self) -> Option<&str> {
         self.common_names.last().map(String::as_str)
+    }
+
+    /// The user that it logs in: the subject's common name, and behind a dot its organizational unit, if that is wanted and
+    /// there.
+    pub(crate) fn user_name(&self, with_unit: bool) -> Option<String> {
+        let name = self.common_name()?;
+        Some(match self.unit.as_ref().filter(|_| with_unit) {
+            Some(unit) => format!("{name}.{unit}"),
+            None => name.to_owned(),
+        })
     }
 
     /// Whether it is for `name`: a common name or an alternate name, where `*.` stands for one label.
@@ -176,6 +193,7 @@ pub(super) mod tests {
             CertificateParams::new(alternate.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
                 .expect("names");
         params.distinguished_name.push(DnType::OrganizationName, "Example");
+        params.distinguished_name.push(DnType::OrganizationalUnitName, "sales");
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.serial_number = Some(vec![0, 0x0a, 0xbc].into());
         let key = KeyPair::generate().expect("a key");
@@ -187,6 +205,8 @@ pub(super) mod tests {
         let facts =
             CertificateFacts::read(&certificate("alice", &["db.example", "10.0.0.1"])).expect("facts");
         assert_eq!(facts.common_name(), Some("alice"));
+        assert_eq!(facts.user_name(false).as_deref(), Some("alice"));
+        assert_eq!(facts.user_name(true).as_deref(), Some("alice.sales"));
         assert_eq!(facts.alternate_names, ["db.example", "10.0.0.1"]);
         assert_eq!(facts.serial(), "ABC");
         assert!(

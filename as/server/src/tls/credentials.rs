@@ -8,17 +8,20 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use pkcs8::EncryptedPrivateKeyInfo;
+use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::Ticketer;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
 };
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::blacklist::Blacklist;
 use super::certificate::CertificateFacts;
 use super::error::TlsError;
+use super::peer::NodeVerifier;
 use super::pem::{Section, sections};
 use super::suites::{cipher_suites, versions};
 use super::verifier::{ClientRule, ClientVerifier};
@@ -31,6 +34,31 @@ const ENCRYPTED_KEY_LABEL: &str = "ENCRYPTED PRIVATE KEY";
 /// A context, where its errors are told from.
 #[derive(Clone, Copy)]
 struct Context<'a>(&'a TlsConfig);
+
+/// What the server shows, and where it comes from.
+struct Identity {
+    chain_path: Arc<str>,
+    chain: Vec<CertificateDer<'static>>,
+    key_path: Arc<str>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// Why certificate and key are of no use together.
+    fn unfit(&self, context: Context<'_>, error: &rustls::Error) -> TlsError {
+        let Identity { chain_path, key_path, .. } = self;
+        match error {
+            rustls::Error::InconsistentKeys(_) => context.error(
+                "key-file",
+                format_args!(
+                    "{key_path} is not the key of the certificate in {chain_path}: were they issued together?"
+                ),
+            ),
+            error => context
+                .error("cert-file", format_args!("{chain_path} with {key_path} cannot be used: {error}")),
+        }
+    }
+}
 
 impl Context<'_> {
     /// An error of parameter `name`.
@@ -94,6 +122,13 @@ impl Context<'_> {
         Ok((path, chain))
     }
 
+    /// The server's certificate and its key.
+    fn identity(self) -> Result<Identity, TlsError> {
+        let (chain_path, chain) = self.chain()?;
+        let (key_path, key) = self.key()?;
+        Ok(Identity { chain_path, chain, key_path, key })
+    }
+
     fn key(self) -> Result<(Arc<str>, PrivateKeyDer<'static>), TlsError> {
         let name = "key-file";
         let advice = "it is the key that belongs to 'cert-file'";
@@ -150,8 +185,8 @@ impl Context<'_> {
         Ok(text.lines().next().unwrap_or_default().to_owned())
     }
 
-    /// The certificates that sign those of clients.
-    fn authorities(self) -> Result<RootCertStore, TlsError> {
+    /// The certificates that sign those of clients, or of other nodes.
+    fn authorities(self, are_for_nodes: bool) -> Result<RootCertStore, TlsError> {
         let params = &self.0.params;
         let mut store = RootCertStore::empty();
         let mut add = |name: &str, path: &str, certificates: Vec<CertificateDer<'static>>| {
@@ -173,10 +208,12 @@ impl Context<'_> {
             }
         }
         if store.is_empty() {
-            return Err(self.error(
-                "ca-file",
-                "is missing: it says who signs the certificates of clients; 'tls-authenticate-client false' asks for none",
-            ));
+            let what = if are_for_nodes {
+                "is missing: it says who signs the certificates of the nodes of a cluster"
+            } else {
+                "is missing: it says who signs the certificates of clients; 'tls-authenticate-client false' asks for none"
+            };
+            return Err(self.error("ca-file", what));
         }
         Ok(store)
     }
@@ -215,46 +252,75 @@ impl Context<'_> {
     }
 }
 
-/// Everything that one needs to take connections under a context, read anew.
+/// Everything that one needs to take connections under a context, read anew. Clients may resume sessions: by tickets, whose keys
+/// are of this value alone, so that sessions from before certificates were read anew are not resumed. None of their data is
+/// taken before the handshake has ended.
 ///
 /// # Errors
 /// When a file is missing, is not what it should be, or does not fit the others.
-pub(super) fn server_config(config: &TlsConfig, rule: &ClientRule) -> Result<ServerConfig, TlsError> {
+pub(super) fn server_config(
+    config: &TlsConfig,
+    rule: &ClientRule,
+    is_for_nodes: bool,
+) -> Result<ServerConfig, TlsError> {
     let context = Context(config);
-    let (chain_path, chain) = context.chain()?;
-    let (key_path, key) = context.key()?;
     let provider = context.provider()?;
     let protocols = config.params.protocols.get_or_empty();
     let versions = versions(&protocols).map_err(|reason| context.error("protocols", reason))?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&versions)
         .map_err(|error| context.error("protocols", error))?;
+    let identity = context.identity()?;
     let blacklist = context.blacklist()?;
     let builder = if *rule == ClientRule::NotAsked {
         builder.with_no_client_auth()
     } else {
-        let roots = Arc::new(context.authorities()?);
+        let roots = Arc::new(context.authorities(is_for_nodes)?);
         let chain = WebPkiClientVerifier::builder_with_provider(roots, provider)
             .build()
             .map_err(|error| context.error("ca-file", error))?;
         let verifier = ClientVerifier { chain, rule: rule.clone(), blacklist };
         builder.with_client_cert_verifier(Arc::new(verifier))
     };
-    let mut built = builder.with_single_cert(chain, key).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => context.error(
-            "key-file",
-            format_args!(
-                "{key_path} is not the key of the certificate in {chain_path}: were they issued together?"
-            ),
-        ),
-        error => {
-            context.error("cert-file", format_args!("{chain_path} with {key_path} cannot be used: {error}"))
-        }
-    })?;
-    // A certificate that is not accepted any more would get in by an old session.
+    let (chain, key) = (identity.chain.clone(), identity.key.clone_key());
+    let mut built = builder.with_single_cert(chain, key).map_err(|error| identity.unfit(context, &error))?;
     built.session_storage = Arc::new(NoServerSessionStorage {});
-    built.send_tls13_tickets = 0;
     built.ignore_client_order = true;
+    built.max_early_data_size = 0;
+    built.send_tls13_tickets = 0;
+    if !is_for_nodes {
+        built.send_tls13_tickets = 1;
+        built.ticketer = Ticketer::new().map_err(|error| context.error("protocols", error))?;
+    }
+    Ok(built)
+}
+
+/// Everything that one needs to connect to other nodes under a context, read anew.
+///
+/// # Errors
+/// As [`server_config`].
+pub(super) fn client_config(config: &TlsConfig, rule: &ClientRule) -> Result<ClientConfig, TlsError> {
+    let context = Context(config);
+    let provider = context.provider()?;
+    let protocols = config.params.protocols.get_or_empty();
+    let versions = versions(&protocols).map_err(|reason| context.error("protocols", reason))?;
+    let verifier = NodeVerifier {
+        roots: Arc::new(context.authorities(true)?),
+        provider: Arc::clone(&provider),
+        rule: rule.clone(),
+        blacklist: context.blacklist()?,
+    };
+    let identity = context.identity()?;
+    let (chain, key) = (identity.chain.clone(), identity.key.clone_key());
+    let mut built = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&versions)
+        .map_err(|error| context.error("protocols", error))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_auth_cert(chain, key)
+        .map_err(|error| identity.unfit(context, &error))?;
+    built.enable_sni = false;
+    built.resumption = Resumption::disabled();
     Ok(built)
 }
 
@@ -326,7 +392,7 @@ mod tests {
         }
 
         fn error(&self, rule: &ClientRule) -> String {
-            let error = server_config(&self.1, rule).expect_err("it is refused");
+            let error = server_config(&self.1, rule, false).expect_err("it is refused");
             error.to_string()
         }
     }
@@ -339,7 +405,7 @@ mod tests {
             let refused = files.error(&ClientRule::NotAsked);
             assert!(refused.starts_with("'key-file-password' of tls 't' (line 7) is missing"), "{refused}");
             password.set(&format!("file:{}", files.write("password", "secret\n")));
-            server_config(&files.1, &ClientRule::NotAsked).expect("it is taken");
+            server_config(&files.1, &ClientRule::NotAsked, false).expect("it is taken");
             password.set(&files.write("password", "wrong"));
             let refused = files.error(&ClientRule::NotAsked);
             assert!(refused.contains("the password does not open"), "{refused}");
@@ -383,7 +449,7 @@ mod tests {
         files.1.params.protocols.set("TLSv1.1");
         assert!(files.error(&ClientRule::Any).contains("'protocols' of tls 't' (line 7) has 'TLSv1.1'"));
         files.1.params.protocols.set("all");
-        server_config(&files.1, &ClientRule::Any).expect("it is taken");
+        server_config(&files.1, &ClientRule::Any, false).expect("it is taken");
         files.1.params.cert_file.set(&files.write("cert", KEYS[0]));
         assert!(files.error(&ClientRule::Any).contains("in each other's place"));
     }
@@ -395,7 +461,7 @@ mod tests {
         fs::write(folder.path().join("one.pem"), CERTIFICATE).expect("a file");
         files.1.params.key_file_password.set(&files.write("password", "secret"));
         files.1.params.ca_path.set(folder.path().to_str().expect("text"));
-        server_config(&files.1, &ClientRule::Any).expect("it is taken");
+        server_config(&files.1, &ClientRule::Any, false).expect("it is taken");
         assert_eq!(super::files(&files.1).len(), 5);
     }
 }

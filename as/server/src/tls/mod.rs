@@ -1,7 +1,7 @@
 //! TLS: the `network.tls` contexts and the ports that use them. The protocol itself is rustls, the ciphers are those of ring.
 //!
-//! A [`TlsPort`] holds what a port shows its clients and asks of them. It is replaced as a whole when files have changed:
-//! connections keep what they began with, new ones get the new. Files that cannot be used leave the old in force.
+//! A [`TlsPort`] holds what a port shows those who connect to it, and asks of them. It is replaced as a whole when files have
+//! changed: connections keep what they began with, new ones get the new. Files that cannot be used leave the old in force.
 //!
 //! # Threads
 //! The accept thread takes a session from a port; its service thread does everything else with that. The thread `tls-refresh`
@@ -11,23 +11,26 @@ mod blacklist;
 mod certificate;
 mod credentials;
 mod error;
+mod peer;
 mod pem;
 mod session;
 mod suites;
 mod verifier;
 
 use std::fs;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig};
 
 use crate::config::setting::{List, Text};
 use crate::config::{Config, TlsConfig};
 pub(crate) use error::TlsError;
+pub(crate) use peer::{PeerSession, PeerStream};
 pub(crate) use session::{Received, TlsSession};
 use verifier::ClientRule;
 
@@ -37,38 +40,65 @@ const LOOK_PERIOD: Duration = Duration::from_millis(200);
 /// A file as it was when it was read.
 type FileState = (String, Option<(SystemTime, u64)>);
 
+/// What connections are made with.
+struct Materials {
+    accepting: Arc<ServerConfig>,
+    /// For connections to other nodes, of their ports alone.
+    connecting: Option<Arc<ClientConfig>>,
+}
+
+impl Materials {
+    /// What the files of a context hold.
+    fn read(tls: &TlsConfig, user: &PortUser) -> Result<Self, TlsError> {
+        Ok(Materials {
+            accepting: Arc::new(credentials::server_config(tls, &user.rule, user.is_for_nodes)?),
+            connecting: match user.is_for_nodes {
+                true => Some(Arc::new(credentials::client_config(tls, &user.rule)?)),
+                false => None,
+            },
+        })
+    }
+}
+
+/// A port with TLS, as the configuration has it.
+struct PortUser {
+    /// Which of the `network.tls` contexts it uses.
+    context: usize,
+    /// Whose certificates are accepted.
+    rule: ClientRule,
+    /// Other nodes connect to it, and this node connects to theirs in the same way.
+    is_for_nodes: bool,
+}
+
 /// A port that speaks TLS.
 pub(crate) struct TlsPort {
     config: Arc<Config>,
-    /// Which of the contexts it uses.
-    context: usize,
-    rule: ClientRule,
-    current: ArcSwap<ServerConfig>,
+    user: PortUser,
+    current: ArcSwap<Materials>,
     /// The files of `current`. Held while they are read.
     files: Mutex<Vec<FileState>>,
 }
 
 impl TlsPort {
-    /// A port with a certificate, for clients as `rule` says.
-    fn open(config: &Arc<Config>, context: usize, rule: ClientRule) -> Result<Arc<Self>, TlsError> {
-        let tls = &config.network.tls[context];
+    /// A port with a certificate.
+    fn open(config: &Arc<Config>, user: PortUser) -> Result<Arc<Self>, TlsError> {
+        let tls = &config.network.tls[user.context];
         let files = states(tls);
-        let built = credentials::server_config(tls, &rule)?;
+        let built = Materials::read(tls, &user)?;
         cf::info!(Tls, "tls '{}': certificate for {}", tls.name, credentials::names(tls));
         if let Some(fault) = credentials::certificate_fault(tls, SystemTime::now()) {
             cf::warning!(Tls, "{fault}");
         }
         Ok(Arc::new(TlsPort {
             config: Arc::clone(config),
-            context,
-            rule,
+            user,
             current: ArcSwap::from_pointee(built),
             files: Mutex::new(files),
         }))
     }
 
     fn tls_config(&self) -> &TlsConfig {
-        &self.config.network.tls[self.context]
+        &self.config.network.tls[self.user.context]
     }
 
     /// The name of its context, by which clients know the nodes of a cluster.
@@ -78,10 +108,27 @@ impl TlsPort {
 
     /// A session for a connection that has just been accepted.
     pub(crate) fn session(&self) -> Option<Box<TlsSession>> {
-        match TlsSession::new(self.current.load_full()) {
+        let appends_unit = self.tls_config().params.pki_user_append_ou.get();
+        match TlsSession::new(Arc::clone(&self.current.load().accepting), appends_unit) {
             Ok(session) => Some(Box::new(session)),
             Err(error) => {
                 cf::warning_limited!(Tls, "cannot begin a session: {error}");
+                None
+            }
+        }
+    }
+
+    /// A session for a connection of another node, which that has made or, if not `is_accepted`, this one.
+    pub(crate) fn peer_session(&self, is_accepted: bool) -> Option<Box<PeerSession>> {
+        let current = self.current.load();
+        let session = match &current.connecting {
+            Some(config) if !is_accepted => PeerSession::connecting(Arc::clone(config)),
+            _ => PeerSession::accepted(Arc::clone(&current.accepting)),
+        };
+        match session {
+            Ok(session) => Some(Box::new(session)),
+            Err(error) => {
+                cf::warning_limited!(Tls, "cannot begin a session with another node: {error}");
                 None
             }
         }
@@ -96,7 +143,7 @@ impl TlsPort {
             return;
         }
         *files = now;
-        match credentials::server_config(tls, &self.rule) {
+        match Materials::read(tls, &self.user) {
             Ok(built) => {
                 self.current.store(Arc::new(built));
                 cf::info!(Tls, "tls '{}': certificates are read anew, for new connections", tls.name);
@@ -123,6 +170,13 @@ fn states(tls: &TlsConfig) -> Vec<FileState> {
         .collect()
 }
 
+/// A listener to which other nodes connect.
+pub(crate) struct PeerDoor {
+    pub(crate) listener: TcpListener,
+    /// Says what is to be shown; `None` where no TLS is spoken.
+    pub(crate) tls: Option<Arc<TlsPort>>,
+}
+
 /// All ports with TLS.
 #[derive(Clone, Default)]
 pub(crate) struct TlsPorts {
@@ -130,6 +184,9 @@ pub(crate) struct TlsPorts {
     pub(crate) service: Option<Arc<TlsPort>>,
     /// That of operators.
     pub(crate) admin: Option<Arc<TlsPort>>,
+    /// Those of other nodes.
+    pub(crate) heartbeat: Option<Arc<TlsPort>>,
+    pub(crate) fabric: Option<Arc<TlsPort>>,
 }
 
 impl TlsPorts {
@@ -138,13 +195,13 @@ impl TlsPorts {
     /// # Errors
     /// When a file is missing, is not what it should be, or does not fit the others.
     pub(crate) fn open(config: &Arc<Config>) -> Result<Self, TlsError> {
-        let [service, admin] = users(config)
-            .map(|user| user.map(|(context, rule)| TlsPort::open(config, context, rule)).transpose());
-        Ok(TlsPorts { service: service?, admin: admin? })
+        let [service, admin, heartbeat, fabric] =
+            users(config).map(|user| user.map(|user| TlsPort::open(config, user)).transpose());
+        Ok(TlsPorts { service: service?, admin: admin?, heartbeat: heartbeat?, fabric: fabric? })
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<TlsPort>> {
-        self.service.iter().chain(&self.admin)
+        self.service.iter().chain(&self.admin).chain(&self.heartbeat).chain(&self.fabric)
     }
 
     /// Reads all files anew.
@@ -174,26 +231,41 @@ impl TlsPorts {
 /// Everything that keeps the ports with TLS from being of use.
 pub(crate) fn obstacles(config: &Config) -> Vec<TlsError> {
     let mut found = Vec::new();
-    for (context, rule) in users(config).into_iter().flatten() {
-        let tls = &config.network.tls[context];
-        found.extend(credentials::server_config(tls, &rule).err());
+    for user in users(config).into_iter().flatten() {
+        let tls = &config.network.tls[user.context];
+        found.extend(Materials::read(tls, &user).err());
         found.extend(credentials::certificate_fault(tls, SystemTime::now()));
     }
     found
 }
 
-/// The contexts that the ports of clients and operators use, each with the rule for certificates of clients.
-fn users(config: &Config) -> [Option<(usize, ClientRule)>; 2] {
+/// The ports with TLS: those of clients, of operators, of the heartbeat and of the fabric.
+fn users(config: &Config) -> [Option<PortUser>; 4] {
     let network = &config.network;
-    let user = |name: &Text, rule: &List<String>| {
+    let context_of = |name: &Text| {
         let name = config.tls_name(&name.get()?);
         let context = network.tls.iter().position(|tls| config.tls_name(&tls.name) == name)?;
-        Some((context, ClientRule::new(&rule.get())))
+        Some((context, name))
+    };
+    let of_clients = |name: &Text, rule: &List<String>| {
+        let (context, _) = context_of(name)?;
+        Some(PortUser { context, rule: ClientRule::new(&rule.get()), is_for_nodes: false })
+    };
+    // All nodes of a cluster have the same name.
+    let of_nodes = |name: &Text| {
+        let (context, name) = context_of(name)?;
+        Some(PortUser { context, rule: ClientRule::Names(vec![name]), is_for_nodes: true })
     };
     let (service, admin) = (&network.service, &network.admin);
     let has_admin = admin.tls_port.get() != 0;
     [
-        network.client_ports.tls.then(|| user(&service.tls_name, &service.tls_authenticate_client)).flatten(),
-        has_admin.then(|| user(&admin.tls_name, &admin.tls_authenticate_client)).flatten(),
+        network
+            .client_ports
+            .tls
+            .then(|| of_clients(&service.tls_name, &service.tls_authenticate_client))
+            .flatten(),
+        has_admin.then(|| of_clients(&admin.tls_name, &admin.tls_authenticate_client)).flatten(),
+        network.has_heartbeat_tls().then(|| of_nodes(&network.heartbeat.tls_name)).flatten(),
+        network.has_fabric_tls().then(|| of_nodes(&network.fabric.tls_name)).flatten(),
     ]
 }

@@ -6,8 +6,9 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
 use super::certificate::CertificateFacts;
 
@@ -34,14 +35,18 @@ pub(crate) struct TlsSession {
     connection: ServerConnection,
     /// The peer has said that it sends no more.
     is_ended: bool,
+    /// The handshake has ended, and its outcome is accepted.
+    is_accepted: bool,
+    /// The user in the peer's certificate is its name with the organizational unit.
+    appends_unit: bool,
 }
 
 impl TlsSession {
     /// A connection on which nothing has been said.
-    pub(super) fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+    pub(super) fn new(config: Arc<ServerConfig>, appends_unit: bool) -> Result<Self, rustls::Error> {
         let mut connection = ServerConnection::new(config)?;
         connection.set_buffer_limit(Some(UNSENT_SIZE_MAX));
-        Ok(TlsSession { connection, is_ended: false })
+        Ok(TlsSession { connection, is_ended: false, is_accepted: false, appends_unit })
     }
 
     /// Whether keys are still to be agreed upon.
@@ -77,8 +82,27 @@ impl TlsSession {
             Err(error) => return Err(error),
         };
         let size = self.decrypt(socket, buffer, came)?;
+        if !self.is_accepted && !self.connection.is_handshaking() {
+            self.check_resumed()?;
+            self.is_accepted = true;
+        }
         self.flush(socket)?;
         Ok(Received { size, is_drained: came < room && !self.is_ended, is_end: false })
+    }
+
+    /// Refuses a session that is resumed after the peer's certificate has expired: that is looked at only when a session begins.
+    fn check_resumed(&self) -> io::Result<()> {
+        let is_resumed = self.connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let certificate = self.connection.peer_certificates().and_then(<[_]>::first);
+        let Some(certificate) = certificate.filter(|_| is_resumed) else { return Ok(()) };
+        let facts = CertificateFacts::read(certificate);
+        match facts.and_then(|facts| facts.fault_at(SystemTime::now())) {
+            None => Ok(()),
+            Some(fault) => {
+                let text = format!("the certificate of the client, whose session is resumed, {fault}");
+                Err(io::Error::new(io::ErrorKind::InvalidData, text))
+            }
+        }
     }
 
     /// Decrypts the `came` bytes at [`CIPHERTEXT_AT`] to the start of the buffer.
@@ -146,9 +170,9 @@ impl TlsSession {
         }
     }
 
-    /// The name in the peer's certificate, which has been verified; `None` without a certificate.
-    pub(crate) fn peer_name(&self) -> Option<Arc<str>> {
+    /// The user in the peer's certificate, which has been verified; `None` without a certificate.
+    pub(crate) fn peer_user(&self) -> Option<Arc<str>> {
         let certificate = self.connection.peer_certificates()?.first()?;
-        CertificateFacts::read(certificate)?.common_name().map(Arc::from)
+        CertificateFacts::read(certificate)?.user_name(self.appends_unit).map(Arc::from)
     }
 }

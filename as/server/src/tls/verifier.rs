@@ -33,6 +33,30 @@ impl ClientRule {
     }
 }
 
+/// Whether certificates whose chain is good are accepted: none of them is on the blacklist, and the first is for whom it should
+/// be.
+///
+/// # Errors
+/// The reason why not.
+pub(super) fn check_certificates(
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    blacklist: &Blacklist,
+    rule: &ClientRule,
+) -> Result<(), Error> {
+    let own = CertificateFacts::read(end_entity).ok_or(CertificateError::BadEncoding)?;
+    let signers = intermediates.iter().filter_map(|certificate| CertificateFacts::read(certificate));
+    if blacklist.contains(&own) || signers.into_iter().any(|one| blacklist.contains(&one)) {
+        return Err(CertificateError::Revoked.into());
+    }
+    match rule {
+        ClientRule::Names(names) if !names.iter().any(|name| own.is_for(name)) => {
+            Err(CertificateError::NotValidForName.into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Checks certificates of clients.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
@@ -54,16 +78,7 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        let own = CertificateFacts::read(end_entity).ok_or(CertificateError::BadEncoding)?;
-        let signers = intermediates.iter().filter_map(|certificate| CertificateFacts::read(certificate));
-        if self.blacklist.contains(&own) || signers.into_iter().any(|one| self.blacklist.contains(&one)) {
-            return Err(CertificateError::Revoked.into());
-        }
-        if let ClientRule::Names(names) = &self.rule
-            && !names.iter().any(|name| own.is_for(name))
-        {
-            return Err(CertificateError::NotValidForName.into());
-        }
+        check_certificates(end_entity, intermediates, &self.blacklist, &self.rule)?;
         Ok(verified)
     }
 

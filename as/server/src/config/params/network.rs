@@ -80,17 +80,17 @@ params! {
         /// Routers a multicast heartbeat may pass; 0 means as the system does.
         multicast_ttl: Number<u16> = 0, number("multicast-ttl", 0, 255).shown_by(MULTICAST);
         /// Address for heartbeats with TLS; may be repeated.
-        tls_address: List<String> = [], addresses("tls-address").enterprise().shown_by(MESH).later();
+        tls_address: List<String> = [], addresses("tls-address").enterprise().shown_by(MESH);
         /// Port for heartbeats with TLS.
-        tls_port: Number<u16> = 0, port("tls-port").enterprise().shown_by(MESH).later();
+        tls_port: Number<u16> = 0, port("tls-port").enterprise().shown_by(MESH);
         /// TLS context for heartbeats.
-        tls_name: Text = None, text("tls-name").enterprise().shown_by(MESH).later();
+        tls_name: Text = None, text("tls-name").enterprise().shown_by(MESH);
         /// Address and port of another node of the cluster; may be repeated.
         mesh_seed_address_port: List<Endpoint> = [],
             endpoints("mesh-seed-address-port", MESH_SEEDS_MAX).shown_by(MESH);
         /// Address and port of another node of the cluster, with TLS; may be repeated.
         tls_mesh_seed_address_port: List<Endpoint> = [],
-            endpoints("tls-mesh-seed-address-port", MESH_SEEDS_MAX).shown_by(MESH).later();
+            endpoints("tls-mesh-seed-address-port", MESH_SEEDS_MAX).shown_by(MESH);
         /// Milliseconds between heartbeats.
         interval: Number<u32> = 150, number("interval", 50, 600_000).dynamic();
         /// Missed heartbeats after which a node counts as gone.
@@ -111,11 +111,11 @@ params! {
         /// Address, host name or interface for other nodes; may be repeated.
         address: List<String> = [], addresses("address").note("any");
         /// Address for other nodes with TLS; may be repeated.
-        tls_address: List<String> = [], addresses("tls-address").enterprise().later();
+        tls_address: List<String> = [], addresses("tls-address").enterprise();
         /// Port for other nodes with TLS.
-        tls_port: Number<u16> = 0, port("tls-port").enterprise().later();
+        tls_port: Number<u16> = 0, port("tls-port").enterprise();
         /// TLS context for other nodes.
-        tls_name: Text = None, text("tls-name").enterprise().later();
+        tls_name: Text = None, text("tls-name").enterprise();
         /// Connections per node for migrations.
         channel_bulk_fds: Number<u32> = 2, number("channel-bulk-fds", 1, 128);
         /// Threads that receive migrations.
@@ -211,6 +211,8 @@ params! {
         key_file: Text = None, text("key-file").enterprise();
         /// Where to find the password of the key.
         key_file_password: Text = None, text("key-file-password").enterprise();
+        /// Takes the organizational unit in a client's certificate for a part of the user's name: `NAME.UNIT`.
+        pki_user_append_ou: Flag = false, boolean("pki-user-append-ou").enterprise().hidden();
         /// Versions of the protocol that may be used.
         protocols: Text = Some("TLSv1.2"), text("protocols").enterprise();
     }

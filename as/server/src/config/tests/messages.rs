@@ -579,23 +579,26 @@ fn what_one_might_rely_on_is_said_aloud() {
         lines(&found)[0]
             .ends_with("'strong-consistency' in namespace 'test' is not in effect yet: reads may be stale")
     );
-    // Nobody starts a server that asks for protection which does not exist, and the sentence names all that does.
-    let text = format!(
-        "security {{\nldap {{\n}}\n}}\n{}",
-        file("", "tls t {\n}\nfabric {\ntls-port 3011\ntls-name t\n}", "")
-    );
-    let (config, found) = parsed(&text);
+    // Nobody starts a server that asks for protection which does not exist.
+    let (config, found) = parsed(&format!("security {{\nldap {{\n}}\n}}\n{}", file("", "", "")));
     assert!(config.security.is_some());
     let asked: Vec<&Diagnostic> = found.iter().filter(|one| one.topic == Topic::Protection).collect();
-    let [ldap, asked] = asked[..] else { panic!("{found:#?}") };
+    let [ldap] = asked[..] else { panic!("{found:#?}") };
     assert!(
         ldap.to_string().starts_with("t.conf:2: 'ldap' in security: users of a directory cannot log in"),
         "{ldap}"
     );
+    // What nodes need to speak TLS.
+    let without_name = said(&file("", "fabric {\ntls-port 3011\n}", ""));
     assert!(
-        asked.message.starts_with("'tls-port' without 'port' in network.fabric (line "),
-        "{}",
-        asked.message
+        without_name.iter().any(|line| line.ends_with("'tls-port' in network.fabric needs a 'tls-name'"))
+    );
+    let without_name = said(&file("", "heartbeat {\nport 3002\ntls-mesh-seed-address-port a 3012\n}", ""));
+    assert!(
+        without_name
+            .iter()
+            .any(|line| line.contains("'tls-mesh-seed-address-port' in network.heartbeat needs")),
+        "{without_name:#?}"
     );
 }
 

@@ -1,0 +1,172 @@
+//! Nodes that speak TLS with each other: they become a cluster, and nobody else gets in.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ferrospike_tests::nodes::{CLUSTER_NAME, Nodes};
+use ferrospike_tests::server::Server;
+use ferrospike_tests::tls::{Authority, Wish, ends_within};
+use ferrospike_tests::wire::{Message, result};
+
+const NAMESPACES: &str = "
+namespace test {
+    replication-factor 2
+    storage-engine memory {
+        data-size 1G
+    }
+}
+";
+/// As long as an intruder has to get in.
+const TRIAL: Duration = Duration::from_secs(4);
+
+/// Keys of whose records a node is the master.
+fn write_everywhere(nodes: &Nodes, numbers: &[usize], value: u8) {
+    let mut clients: Vec<_> = numbers.iter().map(|number| nodes.servers[*number].connect()).collect();
+    for key in 0..60 {
+        let request = Message::put(&format!("key{key}"), vec![value]);
+        let results: Vec<u8> =
+            clients.iter_mut().map(|client| client.ask(&request).unwrap().result).collect();
+        assert!(results.contains(&result::OK), "key {key}: {results:?}");
+    }
+}
+
+#[test]
+fn nodes_with_tls_form_a_cluster_lose_one_and_get_it_back() {
+    let authority = Authority::new("nodes");
+    let mut nodes = Nodes::start_with_tls(3, NAMESPACES, &authority);
+    let first = nodes.await_cluster(&[0, 1, 2]);
+    for number in 0..3 {
+        let endpoints = nodes.info(number, "endpoints");
+        let [heartbeat, fabric] = nodes.ports(number);
+        for pair in [
+            "heartbeat.port=0".to_owned(),
+            format!("heartbeat.tls-port={heartbeat}"),
+            "fabric.port=0".to_owned(),
+            format!("fabric.tls-port={fabric}"),
+        ] {
+            assert!(endpoints.split(';').any(|one| one == pair), "{pair}: {endpoints}");
+        }
+        let other = &nodes.servers[(number + 1) % 3];
+        nodes.await_info(number, "peers-clear-std", &other.address().to_string());
+    }
+    // A write is answered when both replicas have it.
+    write_everywhere(&nodes, &[0, 1, 2], 1);
+
+    nodes.servers[2].kill9();
+    let second = nodes.await_cluster(&[0, 1]);
+    assert_ne!(first, second);
+    nodes.servers[2].restart();
+    assert_ne!(nodes.await_cluster(&[0, 1, 2]), second);
+    nodes.servers[0].stop();
+    nodes.await_cluster(&[1, 2]);
+}
+
+/// What an intruder shows.
+fn intruder_files(authority: &Authority, wish: Wish<'_>, trusted: &Authority) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    authority.write_files(folder.path(), &authority.issue(wish));
+    // It would take whoever has a certificate of the nodes.
+    fs::write(folder.path().join("ca.pem"), &trusted.pem).unwrap();
+    folder
+}
+
+fn try_to_join(nodes: &Nodes, what: &str, files: Option<&Path>) {
+    let key = nodes.await_cluster(&[0, 1]);
+    let config = nodes.config_with(2, files);
+    let mut intruder = Server::start(&config);
+    for text in
+        ["a cluster is not ready", "closing the connection", "closing a connection", "too large", "expired"]
+    {
+        intruder.allow(text);
+    }
+    let began = Instant::now();
+    while began.elapsed() < TRIAL {
+        for server in &nodes.servers {
+            let statistics = server.connect().info_value("statistics").unwrap();
+            assert!(statistics.contains("cluster_size=2;"), "{what} got in: {statistics}");
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    let alone = intruder.connect().info_value("statistics").unwrap();
+    assert!(!alone.contains("cluster_size=2;") && !alone.contains("cluster_size=3;"), "{what}: {alone}");
+    assert_eq!(nodes.await_cluster(&[0, 1]), key, "{what} disturbs");
+}
+
+#[test]
+fn a_node_without_a_valid_certificate_never_gets_in() {
+    let (authority, stranger) = (Authority::new("nodes"), Authority::new("stranger"));
+    let mut nodes = Nodes::start_with_tls(2, NAMESPACES, &authority);
+    for server in &mut nodes.servers {
+        server.allow("closing the connection").allow("closing a connection").allow("begins with no hello");
+    }
+    try_to_join(&nodes, "one without TLS", None);
+    let forged = intruder_files(&stranger, Wish::named(CLUSTER_NAME), &authority);
+    try_to_join(&nodes, "one whom another authority vouches for", Some(forged.path()));
+    let misnamed = intruder_files(&authority, Wish::named("as_cluster_east"), &authority);
+    try_to_join(&nodes, "one of another name", Some(misnamed.path()));
+    let expired =
+        intruder_files(&authority, Wish { is_expired: true, ..Wish::named(CLUSTER_NAME) }, &authority);
+    try_to_join(&nodes, "one whose certificate has expired", Some(expired.path()));
+
+    // Who says nothing, or something else, does no harm and is not kept.
+    for port in nodes.ports(0) {
+        let mut silent: Vec<TcpStream> = Vec::new();
+        for number in 0..200 {
+            let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let bytes: &[u8] = match number % 4 {
+                0 => &[],
+                1 => &[22, 3, 1, 2, 0, 1],
+                2 => b"GET / HTTP/1.1\r\n\r\n",
+                _ => &[0xff; 300],
+            };
+            // It may have been closed already.
+            let _ = socket.write_all(bytes);
+            silent.push(socket);
+        }
+        for socket in &silent {
+            assert!(ends_within(socket, Duration::from_secs(20)), "a handshake never ends");
+        }
+    }
+    nodes.await_cluster(&[0, 1]);
+    write_everywhere(&nodes, &[0, 1], 2);
+}
+
+#[test]
+fn nodes_move_to_tls_one_after_the_other() {
+    let authority = Authority::new("nodes");
+    let mut nodes = Nodes::start_with_tls(2, NAMESPACES, &authority);
+    nodes.await_cluster(&[0, 1]);
+    // One takes connections in both ways: those with TLS are preferred.
+    let both = {
+        let [heartbeat, fabric] = nodes.ports(2);
+        nodes
+            .config(0)
+            .replacen(
+                "mode mesh",
+                &format!("mode mesh\n        address 127.0.0.1\n        port {heartbeat}"),
+                1,
+            )
+            .replacen("fabric {", &format!("fabric {{\n        address 127.0.0.1\n        port {fabric}"), 1)
+    };
+    nodes.servers[0].configure(&both);
+    nodes.servers[0].stop();
+    nodes.servers[0].restart();
+    nodes.await_cluster(&[0, 1]);
+    let clear = nodes.config_with(1, None);
+    let [heartbeat, _] = nodes.ports(2);
+    let clear = clear.replacen(
+        "mode mesh",
+        &format!("mode mesh\n        mesh-seed-address-port 127.0.0.1 {heartbeat}"),
+        1,
+    );
+    nodes.servers[1].configure(&clear);
+    nodes.servers[1].stop();
+    nodes.servers[1].restart();
+    nodes.await_cluster(&[0, 1]);
+    write_everywhere(&nodes, &[0, 1], 3);
+}
