@@ -1,12 +1,17 @@
 //! Fixed-size elements addressed by 32-bit handles, in stages that are allocated as they fill.
 //!
 //! A stage is one zeroed allocation of the global allocator; the kernel backs it page by page as elements are
-//! first used, so a stage costs address space, not memory. Handle 0 is the null handle. Freed elements are kept
-//! in per-shard lists and handed out again before fresh ones.
+//! first used, so a stage costs address space, not memory. Handle 0 is the null handle.
+//!
+//! # Free elements
+//! 64 elements that follow one another are a *group*, which belongs to one shard for good: elements go back to the shard
+//! that they were taken from. A word for each group says which of its elements are free, and each shard lists its groups
+//! with free elements; these are handed out before fresh ones. Once a whole group is free, [`Arena::give_back`] gives
+//! its memory back to the system.
 //!
 //! # Locking
-//! Each shard has a mutex for its free list and its run of fresh elements; the stage table has one for growing.
-//! Order: shard, then stages. Element memory itself is guarded by whoever holds the handle.
+//! Each shard has a mutex for its lists, the words of its groups and its run of fresh elements; the stage table has one for
+//! growing. Order: shard, then stages. Element memory itself is guarded by whoever holds the handle.
 //!
 //! # Cache lines
 //! What changes with every allocation (shards) or now and then (`grow`) does not share a line with what every access
@@ -15,11 +20,12 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::zeroed::Zeroable;
+use crate::zeroed::{self, Zeroable};
 
 /// Most stages an arena can have.
 pub const STAGE_COUNT_MAX: usize = if cfg!(miri) { 32 } else { 256 };
@@ -27,6 +33,11 @@ pub const STAGE_COUNT_MAX: usize = if cfg!(miri) { 32 } else { 256 };
 const SHARD_COUNT: usize = 16;
 /// Fresh elements a shard takes from the current stage at a time.
 const RUN_LENGTH: u32 = 256;
+/// Elements in a group; a run holds whole groups.
+const GROUP_LENGTH: u32 = u64::BITS;
+const PAGE_SIZE: usize = 4096;
+/// Groups that [`Arena::give_back`] looks at under one lock.
+const PORTION: usize = 1024;
 
 /// Address of an element; 0 is none. Only an arena makes others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
@@ -70,7 +81,10 @@ unsafe impl Zeroable for AtomicHandle {}
 
 #[derive(Default)]
 struct ShardState {
-    free: Vec<u32>,
+    /// Groups with free elements, each once. The next element comes from the last one.
+    open: Vec<u32>,
+    /// Groups without elements whose memory the system has. The next one that is needed becomes open again.
+    returned: Vec<u32>,
     next_fresh: u32,
     fresh_end: u32,
 }
@@ -98,9 +112,13 @@ struct OwnLine<V>(V);
 pub struct Arena<T: Zeroable> {
     stages: [AtomicPtr<T>; STAGE_COUNT_MAX],
     stage_count: AtomicU32,
+    /// For each stage a word for each group, with a bit for each of its elements that is free. Changed only under the lock
+    /// of the group's shard.
+    free_bits: [OnceLock<Box<[AtomicU64]>>; STAGE_COUNT_MAX],
     /// The next fresh element.
     grow: OwnLine<Mutex<u32>>,
     shards: [Shard; SHARD_COUNT],
+    given_back_bytes: AtomicU64,
     elements_per_stage_log2: u32,
     owned: PhantomData<T>,
 }
@@ -110,6 +128,9 @@ pub struct Arena<T: Zeroable> {
 pub struct Exhausted;
 
 impl<T: Zeroable> Arena<T> {
+    /// Bytes of a group.
+    const GROUP_SIZE: usize = size_of::<T>() * GROUP_LENGTH as usize;
+
     /// An empty arena whose stages have `stage_size` bytes, a power of two and a multiple of the element size.
     ///
     /// # Panics
@@ -118,18 +139,21 @@ impl<T: Zeroable> Arena<T> {
     pub fn new(stage_size: u64) -> Self {
         let elements = stage_size / size_of::<T>() as u64;
         assert!(elements.is_power_of_two() && elements >= u64::from(RUN_LENGTH) && elements <= 1 << 24);
+        const { assert!(Self::GROUP_SIZE.is_multiple_of(PAGE_SIZE), "a group has whole pages") };
         Arena {
             stages: [const { AtomicPtr::new(ptr::null_mut()) }; STAGE_COUNT_MAX],
             stage_count: AtomicU32::new(0),
+            free_bits: [const { OnceLock::new() }; STAGE_COUNT_MAX],
             grow: OwnLine(Mutex::new(0)),
             shards: std::array::from_fn(|_| Shard::default()),
+            given_back_bytes: AtomicU64::new(0),
             elements_per_stage_log2: elements.trailing_zeros(),
             owned: PhantomData,
         }
     }
 
-    /// Takes an element from the free list that `shard_hint` chooses, or a fresh one. Its content is what the last
-    /// owner left, or zeros.
+    /// Takes a free element of the shard that `shard_hint` chooses, or a fresh one. Its content is what the last owner left,
+    /// or zeros.
     ///
     /// # Errors
     /// [`Exhausted`] when all stages are full.
@@ -148,8 +172,21 @@ impl<T: Zeroable> Arena<T> {
     }
 
     fn next_index(&self, state: &mut ShardState) -> Result<u32, Exhausted> {
-        if let Some(index) = state.free.pop() {
-            return Ok(index);
+        if state.open.is_empty()
+            && let Some(group) = state.returned.pop()
+        {
+            state.open.push(group);
+        }
+        if let Some(&group) = state.open.last() {
+            let word = self.free_bits(group);
+            let bits = word.load(Ordering::Relaxed);
+            debug_assert_ne!(bits, 0, "an open group has free elements");
+            let rest = bits & bits.wrapping_sub(1);
+            word.store(rest, Ordering::Relaxed);
+            if rest == 0 {
+                state.open.pop();
+            }
+            return Ok(group * GROUP_LENGTH + bits.trailing_zeros());
         }
         if state.next_fresh == state.fresh_end {
             let start = self.fresh_run()?;
@@ -162,13 +199,94 @@ impl<T: Zeroable> Arena<T> {
         Ok(state.next_fresh - 1)
     }
 
-    /// Gives `handle` back. The caller holds the only path to it.
+    /// Gives `handle` back, with the hint that it was allocated with. The caller holds the only path to it.
     pub fn release(&self, handle: Handle, shard_hint: usize) {
         debug_assert!(!handle.is_null());
         let shard = &self.shards[shard_hint % SHARD_COUNT];
+        let group = handle.0 / GROUP_LENGTH;
+        let word = self.free_bits(group);
         let mut state = shard.state.lock();
-        state.free.push(handle.0);
+        let bits = word.load(Ordering::Relaxed);
+        let bit = 1 << (handle.0 % GROUP_LENGTH);
+        debug_assert_eq!(bits & bit, 0, "an element is released once");
+        word.store(bits | bit, Ordering::Relaxed);
+        if bits == 0 {
+            state.open.push(group);
+        }
         shard.add_used(-1);
+    }
+
+    /// The word of `group`, of which an element was handed out.
+    #[inline]
+    fn free_bits(&self, group: u32) -> &AtomicU64 {
+        let groups_per_stage_log2 = self.elements_per_stage_log2 - GROUP_LENGTH.trailing_zeros();
+        let (stage, index) = (group >> groups_per_stage_log2, group & ((1 << groups_per_stage_log2) - 1));
+        let words = self.free_bits[stage as usize].get().expect("the stage was allocated with its words");
+        &words[index as usize]
+    }
+
+    /// Gives the memory of groups without elements back to the system, of at most about `bytes_max`, and returns of how many
+    /// bytes. What is allocated and released all the time stays if this is called only now and then.
+    ///
+    /// A shard is locked for short times only, and not while the system takes the memory.
+    pub fn give_back(&self, bytes_max: usize) -> usize {
+        let mut bytes = 0;
+        for shard in &self.shards {
+            let mut end = shard.state.lock().open.len();
+            while end != 0 && bytes < bytes_max {
+                let mut idle;
+                (idle, end) = self.take_idle(&mut shard.state.lock().open, end);
+                if idle.is_empty() {
+                    continue;
+                }
+                idle.sort_unstable();
+                let is_given = idle.chunk_by(|group, next| group + 1 == *next).all(|run| self.discard(run));
+                let mut state = shard.state.lock();
+                if !is_given {
+                    // The system keeps memory that is locked.
+                    state.open.append(&mut idle);
+                    return bytes;
+                }
+                let given = idle.len() * Self::GROUP_SIZE;
+                state.returned.append(&mut idle);
+                drop(state);
+                self.given_back_bytes.fetch_add(given as u64, Ordering::Relaxed);
+                bytes += given;
+            }
+        }
+        bytes
+    }
+
+    /// Takes groups without elements out of `open`, looking at the last `PORTION` before `end`. Returns them, and where to
+    /// look on.
+    fn take_idle(&self, open: &mut Vec<u32>, end: usize) -> (Vec<u32>, usize) {
+        let end = end.min(open.len());
+        let start = end.saturating_sub(PORTION);
+        let mut idle = Vec::new();
+        for at in (start..end).rev() {
+            if self.free_bits(open[at]).load(Ordering::Relaxed) == u64::MAX {
+                idle.push(open.swap_remove(at));
+            }
+        }
+        (idle, start)
+    }
+
+    /// Has the system take the memory of `groups`, which follow one another and are in no list. It reads as zeros then.
+    fn discard(&self, groups: &[u32]) -> bool {
+        let [first, ..] = groups else { return true };
+        let (stage, index) = self.place(Handle(first * GROUP_LENGTH));
+        // SAFETY: the group has been handed out, so its stage is there, and `index` is inside it.
+        let start = unsafe { self.stages[stage].load(Ordering::Acquire).add(index) };
+        let size = groups.len() * Self::GROUP_SIZE;
+        // SAFETY: whole pages of a stage, which is private anonymous memory of this arena. Their elements are free, and in no
+        // list from which they could be handed out, so nobody looks at them.
+        cfg!(not(miri)) && unsafe { libc::madvise(start.cast(), size, libc::MADV_DONTNEED) } == 0
+    }
+
+    /// Bytes that were given back to the system so far.
+    #[must_use]
+    pub fn given_back_bytes(&self) -> u64 {
+        self.given_back_bytes.load(Ordering::Relaxed)
     }
 
     /// The address of element `handle`.
@@ -239,6 +357,8 @@ impl<T: Zeroable> Arena<T> {
             if stage.is_null() {
                 return Err(Exhausted);
             }
+            let groups = 1 << self.elements_per_stage_log2 >> GROUP_LENGTH.trailing_zeros();
+            self.free_bits[count as usize].get_or_init(|| zeroed::boxed_slice(groups));
             self.stages[count as usize].store(stage.cast(), Ordering::Release);
             self.stage_count.store(count + 1, Ordering::Relaxed);
         }
@@ -297,6 +417,88 @@ mod tests {
             arena.allocate(hint).expect("room");
         }
         assert_eq!(arena.stage_count(), stages);
+    }
+
+    #[test]
+    fn memory_of_deleted_elements_is_given_back() {
+        const COUNT: usize = if cfg!(miri) { 1024 } else { 100_000 };
+        let arena = Arena::<Cell64>::new(64 * 4096);
+        let fill = || -> Vec<Handle> {
+            let handles: Vec<Handle> = (0..COUNT).map(|hint| arena.allocate(hint).expect("room")).collect();
+            for handle in &handles {
+                // SAFETY: the arena gave the handle to this test, which uses one element at a time.
+                unsafe { arena.resolve(*handle).as_mut().0 = [u64::from(handle.0); 8] };
+            }
+            handles
+        };
+        let handles = fill();
+        assert_eq!(arena.give_back(usize::MAX), 0, "nothing is free");
+        // A few stay, each in a group of its own.
+        let (kept, released): (Vec<_>, Vec<_>) =
+            handles.iter().enumerate().partition(|(hint, _)| hint % 9000 == 0);
+        let mut seed = 7u64;
+        let mut released = released;
+        released.sort_by_cached_key(|_| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            seed >> 20
+        });
+        for (hint, handle) in &released {
+            arena.release(**handle, *hint);
+        }
+        let bytes = arena.give_back(usize::MAX);
+        assert_eq!(arena.given_back_bytes(), bytes as u64);
+        assert_eq!(arena.give_back(usize::MAX), 0, "it is gone");
+        if !cfg!(miri) {
+            assert!(bytes > COUNT * 64 * 9 / 10, "{bytes} bytes of {} were given back", COUNT * 64);
+            // SAFETY: the test uses one element at a time; zeros are a value.
+            let zeros = |handle: Handle| unsafe { arena.resolve(handle).as_ref() }.0 == [0; 8];
+            assert!(released.iter().filter(|(_, handle)| zeros(**handle)).count() > COUNT * 9 / 10);
+        }
+        for (_, handle) in &kept {
+            // SAFETY: as above.
+            assert_eq!(unsafe { arena.resolve(**handle).as_ref() }.0, [u64::from(handle.0); 8]);
+        }
+        // The same elements are handed out again, none of them twice, and no other before.
+        let stages = arena.stage_count();
+        let again: Vec<Handle> =
+            released.iter().map(|(hint, _)| arena.allocate(*hint).expect("room")).collect();
+        let all: HashSet<u32> =
+            again.iter().chain(kept.iter().map(|(_, handle)| *handle)).map(|it| it.0).collect();
+        assert_eq!((all.len(), arena.used()), (COUNT, COUNT as u64));
+        assert_eq!(all, handles.iter().map(|handle| handle.0).collect());
+        assert_eq!(arena.stage_count(), stages);
+    }
+
+    #[test]
+    fn memory_is_given_back_beside_those_who_allocate() {
+        const TURNS: usize = if cfg!(miri) { 1 } else { 60 };
+        let arena = Arena::<Cell64>::new(64 * 4096);
+        std::thread::scope(|scope| {
+            for own in 0..3u64 {
+                let arena = &arena;
+                scope.spawn(move || {
+                    for turn in 0..TURNS as u64 {
+                        let value = [own << 32 | turn; 8];
+                        let handles: Vec<Handle> =
+                            (0..1000).map(|hint| arena.allocate(hint).expect("room")).collect();
+                        for handle in &handles {
+                            // SAFETY: the arena gave the handle to this thread alone.
+                            unsafe { arena.resolve(*handle).as_mut().0 = value };
+                        }
+                        for (hint, handle) in handles.iter().enumerate() {
+                            // SAFETY: as above.
+                            assert_eq!(unsafe { arena.resolve(*handle).as_ref() }.0, value);
+                            arena.release(*handle, hint);
+                        }
+                    }
+                });
+            }
+            for _ in 0..TURNS {
+                arena.give_back(usize::MAX);
+                std::thread::yield_now();
+            }
+        });
+        assert_eq!(arena.used(), 0);
     }
 
     #[test]

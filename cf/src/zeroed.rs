@@ -1,12 +1,16 @@
 //! Large slices of zeroed memory whose pages the kernel backs only once they are touched.
 
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use std::sync::atomic::AtomicU64;
 
 /// A type whose all-zero bytes are a valid value.
 ///
 /// # Safety
 /// Implementors are valid when all their bytes are zero, and need no drop.
 pub unsafe trait Zeroable {}
+
+// SAFETY: an integer.
+unsafe impl Zeroable for AtomicU64 {}
 
 /// `count` zeroed values; costs address space until used.
 #[must_use]
@@ -27,12 +31,7 @@ pub fn boxed_slice<T: Zeroable>(count: usize) -> Box<[T]> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
-
     use super::*;
-
-    // SAFETY: an integer.
-    unsafe impl Zeroable for AtomicU64 {}
 
     #[test]
     fn starts_as_zeros() {

@@ -247,7 +247,8 @@ const ADDED: &[&str] = &[
     "tls_handshakes_timed_out",
 ];
 /// The same of a namespace: writers do not wait for defrag there, which does not work above its threshold.
-const ADDED_TO_NAMESPACE: &[&str] = &["defrag_above_lwm", "room_waits"];
+const ADDED_TO_NAMESPACE: &[&str] =
+    &["defrag_above_lwm", "room_waits", "index_given_back_bytes", "data_given_back_bytes"];
 
 /// The pairs of an answer in order; a part without `=` has no key.
 fn pairs(answer: &str) -> Vec<(&str, &str)> {

@@ -347,3 +347,48 @@ fn tombstones_and_shares_of_memory_are_counted() {
     assert_eq!(client.info_value(set).unwrap(), "ok");
     assert_eq!(figures(client, "namespace/test")["indexes_memory_used_pct"], 25);
 }
+
+/// The records are gone at once, and soon the system has the memory again: pages of the index and write blocks.
+#[test]
+fn memory_of_deleted_records_is_given_back() {
+    const RECORDS: usize = 30_000;
+    const VALUE_SIZE: usize = 3000;
+    let server = Server::start(&stored_config("test", "memory", &["data-size 512M"]));
+    let mut client = server.connect();
+    let fill = |client: &mut Client| {
+        for first in (0..RECORDS).step_by(500) {
+            let keys = first..first + 500;
+            let requests: Vec<u8> = keys
+                .clone()
+                .flat_map(|key| Message::put(&key.to_string(), vec![7; VALUE_SIZE]).encode())
+                .collect();
+            client.send(&requests).unwrap();
+            for _ in keys {
+                assert_eq!(client.receive_message().unwrap().result, result::OK);
+            }
+        }
+    };
+    let resident_at_first = server.resident_megabytes().unwrap();
+    fill(&mut client);
+    let resident_when_full = server.resident_megabytes().unwrap();
+    let of_records = (RECORDS * VALUE_SIZE >> 20) as u64;
+    assert!(resident_when_full >= resident_at_first + of_records, "{resident_at_first} {resident_when_full}");
+    assert_eq!(client.info_value("truncate:namespace=test;set=rig").unwrap(), "ok");
+    let now = await_figures(&mut client, "namespace/test", |now| {
+        // A page stays as long as one record does, and each stripe keeps the block that it fills.
+        now["index_given_back_bytes"] >= (RECORDS * 64 * 9 / 10) as i64
+            && now["data_given_back_bytes"] >= (RECORDS * VALUE_SIZE / 4) as i64
+    });
+    assert_eq!(now["objects"], 0);
+    let resident = server.resident_megabytes().unwrap();
+    let given = (now["data_given_back_bytes"] + now["index_given_back_bytes"]) as u64 >> 20;
+    assert!(
+        resident + given * 9 / 10 <= resident_when_full,
+        "{given} of {resident_when_full}, {resident} left"
+    );
+    // The memory is used again.
+    fill(&mut client);
+    let get = client.ask(&Message::get("29999")).unwrap();
+    assert_eq!((get.result, get.bin("b").map(|value| value.len())), (result::OK, Some(VALUE_SIZE)));
+    assert_eq!(figures(&mut client, "namespace/test")["objects"], RECORDS as i64);
+}

@@ -1,7 +1,8 @@
 //! Facts about the machine and this process, as the kernel tells them under `/proc` and `/sys`.
 //!
 //! Nothing here can fail for the caller: where a file is missing (a sandbox, another kernel) the fact is zero
-//! or `None`.
+//! or `None`. That is why the `procfs` crate, which the tools use, does not read these files: it gives all fields of a file or
+//! none, so a sandbox or an old kernel that tells less would tell nothing, and it reads no other root, as the tests have.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -256,6 +256,17 @@ impl Index {
         self.arena.used()
     }
 
+    /// Gives memory back to the system that held elements and holds none any more, at most about `bytes_max`. For one
+    /// thread, now and then.
+    pub(crate) fn give_back(&self, bytes_max: usize) {
+        self.arena.give_back(bytes_max);
+    }
+
+    /// Bytes of memory that were given back since the start.
+    pub(crate) fn given_back_bytes(&self) -> u64 {
+        self.arena.given_back_bytes()
+    }
+
     /// Number of elements of one partition.
     pub(crate) fn partition_count(&self, partition: PartitionId) -> u64 {
         self.counts[partition.index()].load(Relaxed)

@@ -48,6 +48,8 @@ pub(crate) struct DeviceStats {
     pub(crate) writes: u64,
     /// Requests that waited for room.
     pub(crate) room_waits: u64,
+    /// Memory of free blocks that was given back to the system.
+    pub(crate) given_back_bytes: u64,
     /// What only disks have.
     pub(crate) disk: Option<DiskStats>,
 }
@@ -74,6 +76,7 @@ pub(super) struct Device {
     filled: [AtomicU64; STREAM_COUNT],
     defrag_reads: AtomicU64,
     defrag_above_lwm: AtomicU64,
+    given_back_bytes: AtomicU64,
     gain: Mutex<Gain>,
     /// Defrag is at work, and has not found that it makes no room.
     can_gain: AtomicBool,
@@ -106,6 +109,7 @@ impl Device {
             filled: [const { AtomicU64::new(0) }; STREAM_COUNT],
             defrag_reads: AtomicU64::new(0),
             defrag_above_lwm: AtomicU64::new(0),
+            given_back_bytes: AtomicU64::new(0),
             gain: Mutex::default(),
             can_gain: AtomicBool::new(false),
             room: RoomQueue::default(),
@@ -333,6 +337,7 @@ impl Device {
             if !self.wblocks.discard_idle(idle, |unused| stripe.discard(unused)) {
                 break;
             }
+            self.given_back_bytes.fetch_add(WBLOCK_SIZE.into(), Relaxed);
         }
     }
 
@@ -445,6 +450,7 @@ impl Device {
             defrag_writes: self.filled[Stream::Defrag as usize].load(Relaxed),
             defrag_above_lwm: self.defrag_above_lwm.load(Relaxed),
             room_waits: self.room.wait_count(),
+            given_back_bytes: self.given_back_bytes.load(Relaxed),
             writes: self.filled[Stream::Write as usize].load(Relaxed),
             disk: self.as_disk().map(Disk::stats),
         }

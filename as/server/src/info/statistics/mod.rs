@@ -16,7 +16,7 @@ pub(super) use namespace::{AGE_UNKNOWN, write_namespace};
 pub(super) use set::{write_set, write_sets};
 use value::Value;
 
-/// Figures of devices that only grow.
+/// Figures of devices and memory that only grow.
 const DEVICE_COUNTERS: &[&str] = &[
     "writes",
     "partial_writes",
@@ -26,6 +26,8 @@ const DEVICE_COUNTERS: &[&str] = &[
     "read_errors",
     "defrag_above_lwm",
     "room_waits",
+    "index_given_back_bytes",
+    "data_given_back_bytes",
 ];
 
 /// Further figures that only grow, by how their names begin: those of parts that do nothing yet.

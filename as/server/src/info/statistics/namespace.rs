@@ -92,6 +92,8 @@ static ROWS: &[Row] = &[
     }),
     One("defrag_above_lwm", |view| Number(sum_of_devices(view, |device| device.defrag_above_lwm))),
     One("room_waits", |view| Number(sum_of_devices(view, |device| device.room_waits))),
+    One("index_given_back_bytes", |view| Number(view.namespace.index.given_back_bytes())),
+    One("data_given_back_bytes", |view| Number(sum_of_devices(view, |device| device.given_back_bytes))),
     Devices,
     One("record_proto_uncompressed_pct", |view| {
         Fixed(view.namespace.metrics.record_compression.uncompressed_pct(), 3)

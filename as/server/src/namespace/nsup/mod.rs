@@ -1,5 +1,6 @@
 //! nsup, the supervisor of namespaces: every `nsup-period` seconds it removes expired records, and evicts others if a
-//! limit is breached; every `nsup-hist-period` seconds it makes histograms of sizes and times to live.
+//! limit is breached; every `nsup-hist-period` seconds it makes histograms of sizes and times to live. Beside that it gives
+//! memory of the index back in which no record is left.
 //!
 //! # Threads
 //! One supervisor thread for each namespace wakes each second; a run is spread over `nsup-threads` threads. One thread
@@ -38,6 +39,9 @@ pub(super) use spread::spread;
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// A run that takes longer than this, and removes more than `TOO_MUCH_DELETED_PCT`, should have more threads.
 const TOO_LONG: Duration = Duration::from_secs(2 * 60 * 60);
+/// How often memory of the index is given back, and how much at once: 64 ms of the system's time.
+const GIVE_BACK_PERIOD: Duration = Duration::from_secs(5);
+const GIVE_BACK_BYTES: usize = 256 << 20;
 const TOO_MUCH_DELETED_PCT: f64 = 1.0;
 
 /// Has all nodes evict what expires before a void-time, or forget how far they evicted. Gives whether they have
@@ -51,12 +55,17 @@ pub(crate) fn supervise(namespace: &Namespace, stopping: &AtomicBool, agree: Agr
     let is_time = |last: Instant, period: u32| last.elapsed() >= Duration::from_secs(period.into());
     let mut last_run = Instant::now();
     let mut last_histograms = None;
+    let mut last_give_back = Instant::now();
     loop {
         std::thread::park_timeout(LOOK_PERIOD);
         if stopping.load(Acquire) {
             return;
         }
         cf::fault_point!("nsup");
+        if last_give_back.elapsed() >= GIVE_BACK_PERIOD {
+            last_give_back = Instant::now();
+            namespace.index.give_back(GIVE_BACK_BYTES);
+        }
         let histogram_period = params.nsup_hist_period.get();
         if histogram_period != 0 && last_histograms.is_none_or(|last| is_time(last, histogram_period)) {
             last_histograms = Some(Instant::now());
