@@ -75,7 +75,7 @@ pub enum Piece<'a> {
     Damage { offset: usize, size: usize, reason: FlatError },
     /// Zeros, and what follows them up to the next record: a hole, or another server's end of the block's records.
     Gap { offset: usize, size: usize },
-    /// Bytes behind the end of the block's records: left from former use.
+    /// Bytes behind an end of the block's records: left from former use.
     Stale { offset: usize, size: usize },
 }
 
@@ -133,6 +133,9 @@ impl<'a> WblockScan<'a> {
             let size = self.zeros_from().saturating_sub(offset);
             return (size > 0).then_some(Piece::Stale { offset, size });
         }
+        if self.after(start).starts_with(&END_MARK_MAGIC) {
+            return self.take_former_mark();
+        }
         if !is_zero_unit(self.after(start)) {
             return Some(self.take_headless());
         }
@@ -149,6 +152,15 @@ impl<'a> WblockScan<'a> {
                 Some(Piece::Stale { offset, size: self.zeros_from() - offset })
             }
         }
+    }
+
+    /// What stands behind an end mark of a key that is lost. Whatever erased the key, another server most likely, took the
+    /// whole records behind it for records, so they are.
+    fn take_former_mark(&mut self) -> Option<Piece<'a>> {
+        let offset = self.at + RBLOCK_SIZE;
+        self.at = self.next_record(offset).unwrap_or(self.bytes.len());
+        let size = self.at.min(self.zeros_from()).saturating_sub(offset);
+        if size > 0 { Some(Piece::Stale { offset, size }) } else { self.next() }
     }
 
     /// The damage where a record must begin and no magic stands.
@@ -202,7 +214,10 @@ impl<'a> WblockScan<'a> {
     /// Whether what stands at `offset` is what may follow a record.
     fn could_end_at(&mut self, offset: usize) -> bool {
         let Some(rest) = self.bytes.get(offset..) else { return false };
-        starts_with_record(rest) || is_zero_unit(rest) || self.is_end(offset)
+        starts_with_record(rest)
+            || is_zero_unit(rest)
+            || rest.starts_with(&END_MARK_MAGIC)
+            || self.is_end(offset)
     }
 
     /// The whole record at `offset`, if there is one with nothing but zeros behind its end mark.
@@ -538,6 +553,35 @@ mod tests {
         assert!(!EndMark::new(0, 5).is_at(&EndMark::new(0, 5).at(32), 32), "without a key there is none");
         let value: Vec<u8> = (0..200).flat_map(|unit| MARK.at(unit * RBLOCK_SIZE)).collect();
         assert_eq!(keys(&filled_again(&value, &[], &[])), [7]);
+    }
+
+    #[test]
+    fn a_mark_of_a_key_that_is_lost_is_no_damage() {
+        let (new, former) = (record(4, 64), record(9, 20));
+        let mark = EndMark::new(78, 5).at(new.len());
+        let behind = new.len() + RBLOCK_SIZE;
+        let is_damage = |piece: &Piece<'_>| matches!(piece, Piece::Damage { .. } | Piece::Gap { .. });
+        fn scan(block: &[u8], key: u64) -> Vec<Piece<'_>> {
+            WblockScan::new(block, EndMark::new(key, 5)).collect()
+        }
+        for key in [0, 77] {
+            // Nothing is behind it.
+            let mut block = block(&[new.clone(), mark.to_vec()]);
+            assert_eq!(scan(&block, key).len(), 1, "key {key}");
+            // What is no record.
+            block[behind..behind + 300].fill(0xEE);
+            assert_eq!(scan(&block, key)[1..], [Piece::Stale { offset: behind, size: 304 }], "key {key}");
+            // Records, which the other server has served.
+            block[behind..behind + 300].fill(0);
+            block[behind..behind + former.len()].copy_from_slice(&former);
+            let pieces = scan(&block, key);
+            assert!(pieces.len() == 2 && !pieces.iter().any(is_damage), "key {key}: {pieces:?}");
+            // A damaged record before it is told, and no more than that.
+            block[30] ^= 0xFF;
+            let first = scan(&block, key)[0];
+            let is_all = matches!(first, Piece::Damage { offset: 0, size, .. } if size == new.len());
+            assert!(is_all, "key {key}: {first:?}");
+        }
     }
 
     #[test]

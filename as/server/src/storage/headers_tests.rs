@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use datamodel::device_header::{COPY_BYTES, PartitionEntry, WRITTEN_SIZE};
+use datamodel::device_header::{COPY_BYTES, DeviceHeader, Found, PartitionEntry, WRITTEN_SIZE};
 use datamodel::partition_version::PartitionVersion;
 
 use super::WBLOCK_SIZE;
@@ -12,6 +12,9 @@ use super::crash_tests::{DISK_SIZE, KEYS, Node, config, open, start};
 use super::tests::{Random, digest_of};
 use crate::config::{Engine, StorageConfig};
 use crate::index::{PARTITION_COUNT, PartitionId};
+
+/// Twelve write blocks: enough for few records, and fast to copy.
+const SMALL_DISK_SIZE: usize = 12 * WBLOCK_SIZE as usize;
 
 fn version(text: &str) -> PartitionVersion {
     text.parse().expect("a version")
@@ -240,14 +243,79 @@ fn a_torn_copy_leaves_each_group_as_it_was_or_as_it_was_to_be() {
     assert!(old_groups > 50 && new_groups > 50, "{old_groups} as they were, {new_groups} as they were to be");
 }
 
+/// A kill leaves what was written up to then. Between any two writes of a start, of a change of partitions and of a stop, the
+/// header and its copy tell of every partition as it was or as it was to be, nothing is damaged and nothing is lost.
+#[test]
+fn a_kill_between_writes_of_the_header_and_its_copy_loses_nothing() {
+    let config = config(Engine::Device, true);
+    let medium = Arc::new(CrashMedium::zeroed(SMALL_DISK_SIZE, true));
+    filled(&medium, &config).storage.close();
+    let image = medium.crash(|_| true);
+    let after = version("0000000000ab.0.-s-");
+    let changed: Vec<_> = [3, 300, 4000].map(|number| (id(number), after)).into();
+    let mut seen = [0, 0];
+    for kept in 0.. {
+        let medium = Arc::new(CrashMedium::from_image(image.clone(), true));
+        medium.set_faults(Faults { freeze_at: Some(kept), ..Faults::default() });
+        let (node, _) = open(alone(&medium), &config);
+        let before = node.storage.partition_entries();
+        node.partitions.set_versions(&node.storage, &changed).expect("it seems to be written");
+        node.storage.close();
+        drop(node);
+        let found = Arc::new(CrashMedium::from_image(medium.crash(|_| true), true));
+        let (node, stats) = open(alone(&found), &config);
+        assert_eq!((stats.damaged.into_inner(), stats.dropped.into_inner()), (0, 0), "after {kept} writes");
+        assert_filled(&node, None);
+        let entries = node.storage.partition_entries();
+        for (number, (entry, before)) in entries.iter().zip(&before).enumerate() {
+            let is_changed = changed.iter().any(|(id, _)| id.index() == number);
+            assert_eq!(entry.tree_id, before.tree_id);
+            assert!(
+                entry.version == before.version || is_changed && entry.version == after,
+                "partition {number} after {kept} writes: {}",
+                entry.version
+            );
+        }
+        seen[usize::from(entries[3].version == after)] += 1;
+        if kept >= medium.writes() {
+            break;
+        }
+    }
+    // The copy and the header at the start, three groups of the copy and what seals them, three groups, two at the stop.
+    assert!(seen[0] >= 5 && seen[1] >= 5, "{seen:?}");
+}
+
+/// The C server takes a device of ours, writes its own header, and so erases the key of the end marks and the copy of the
+/// entries.
+#[test]
+fn end_marks_whose_key_another_server_erased_are_no_damage() {
+    let config = config(Engine::Device, true);
+    let medium = Arc::new(CrashMedium::zeroed(SMALL_DISK_SIZE, true));
+    filled(&medium, &config).storage.close();
+    let mut image = medium.crash(|_| true);
+    let Ok(Found::Used(mut header)) = DeviceHeader::parse(&image) else { panic!("a header") };
+    (header.runs, header.end_mark_key, header.size) = (Vec::new(), 0, 0);
+    header.encode(&mut image);
+    image[COPY_BYTES].fill(0);
+    let medium = Arc::new(CrashMedium::from_image(image, true));
+    // Later starts have a key, but not the one of these marks.
+    for _ in 0..3 {
+        let (node, stats) = start(alone(&medium), &config);
+        assert_eq!((stats.damaged.into_inner(), stats.dropped.into_inner()), (0, 0));
+        assert_filled(&node, None);
+        node.write(KEYS, 9, 1_000).expect("room");
+        node.storage.close();
+    }
+}
+
 /// The stop writes the pristine offset before it says that the header can be trusted.
 #[test]
 fn a_header_is_trusted_only_with_all_that_it_says() {
     let config = config(Engine::Device, true);
     let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
     let node = filled(&medium, &config);
-    let header = |image: &[u8]| match datamodel::device_header::DeviceHeader::parse(image) {
-        Ok(datamodel::device_header::Found::Used(header)) => *header,
+    let header = |image: &[u8]| match DeviceHeader::parse(image) {
+        Ok(Found::Used(header)) => *header,
         other => panic!("{other:?}"),
     };
     let trusted = datamodel::device_header::Flags::TRUSTED;
