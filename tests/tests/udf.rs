@@ -10,7 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use ferrospike_tests::client::Client;
 use ferrospike_tests::figures::{await_figures, expect_moved, figures, moves, run};
 use ferrospike_tests::server::{Server, usual_config};
-use ferrospike_tests::wire::{Message, digest, field, info1, info2, operation, particle, result};
+use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, operation, particle, result};
 
 const MODULE: &str = "
 function add(r, name, n)
@@ -26,6 +26,17 @@ function caught(r) while true do pcall(function() while true do end end) end end
 function pattern(r) return ('a'):rep(30000):find('.-.-.-.-.-b') end
 function bomb(r) local s = 'x' while true do s = s .. s end end
 function deep(r) local function f() return 1 + f() end return f() end
+function push(r, name, value)
+    local content = r[name]
+    if name == 'm' then content[value] = 7 else list.append(content, value) end
+    r[name] = content
+    aerospike:update(r)
+    return content
+end
+function inner(r) local c = r.l list.append(c[1], 2) r.l = c aerospike:update(r) return c end
+function part(r) r.l = list.take(r.l, 2) aerospike:update(r) return r.l end
+function copy(r) r.m = map.clone(r.m) aerospike:update(r) return r.m end
+function set(r, name, v) r[name] = v aerospike:update(r) return v end
 ";
 
 fn put_command(file_name: &str, text: &str) -> String {
@@ -126,6 +137,66 @@ fn a_function_reads_and_changes_its_record() {
     );
     let parameter = Message { info2: info2::WRITE | info2::GENERATION, ..add("k") };
     assert_eq!(client.ask(&parameter).unwrap().result, result::PARAMETER);
+}
+
+/// What a list or map is described by in its bin, or by the client, it keeps, in lists within lists too: it is ordered when it is
+/// stored again, whatever the function did to it. A copy is a new one. Lists go to the client as they are in Lua.
+#[test]
+fn lists_and_maps_keep_their_order() {
+    const ORDERED: [u8; 3] = [0xc7, 0, 1];
+    let (_server, mut client) = start();
+    let list = |values: &[u8]| [&[0x90 + values.len() as u8][..], values].concat();
+    let ordered = |values: &[u8]| [&[0x91 + values.len() as u8], &ORDERED[..], values].concat();
+    let map =
+        |flags: u8, pairs: &[u8]| [&[0x81 + pairs.len() as u8 / 2, 0xc7, 0, flags, 0xc0], pairs].concat();
+    let name = |name: u8| [0xa2, 3, name];
+    let push = |to: u8| [&[0x92], &name(to)[..], &[1]].concat();
+    let within = |inner: Vec<u8>| [vec![0x91], inner].concat();
+    let with_index = [&[0x93, 0xc7, 0, 0x11][..], &[5, 9]].concat();
+    let kept = map(8, &[5, 6]);
+    // The bin, its value, the function and its arguments; what the client receives and what is stored.
+    let cases: [(&str, Vec<u8>, &str, Vec<u8>, Vec<u8>, Vec<u8>); 12] = [
+        ("l", ordered(&[5, 9]), "push", push(b'l'), list(&[5, 9, 1]), ordered(&[1, 5, 9])),
+        ("l", with_index, "push", push(b'l'), list(&[5, 9, 1]), ordered(&[1, 5, 9])),
+        ("l", list(&[5, 9]), "push", push(b'l'), list(&[5, 9, 1]), list(&[5, 9, 1])),
+        ("l", ordered(&[]), "push", push(b'l'), list(&[1]), ordered(&[1])),
+        (
+            "l",
+            within(ordered(&[5, 9])),
+            "inner",
+            vec![0x90],
+            within(list(&[5, 9, 2])),
+            within(ordered(&[2, 5, 9])),
+        ),
+        ("l", ordered(&[5, 7, 9]), "part", vec![0x90], list(&[5, 7]), list(&[5, 7])),
+        ("m", map(1, &[5, 6]), "push", push(b'm'), map(1, &[1, 7, 5, 6]), map(1, &[1, 7, 5, 6])),
+        ("m", map(3, &[5, 6]), "push", push(b'm'), map(3, &[1, 7, 5, 6]), map(3, &[1, 7, 5, 6])),
+        ("m", vec![0x81, 5, 6], "push", push(b'm'), vec![0x82, 1, 7, 5, 6], vec![0x82, 1, 7, 5, 6]),
+        ("m", map(1, &[5, 6]), "copy", vec![0x90], vec![0x81, 5, 6], vec![0x81, 5, 6]),
+        (
+            "l",
+            list(&[]),
+            "set",
+            [&[0x92], &name(b'l')[..], &ordered(&[9, 5])].concat(),
+            list(&[9, 5]),
+            ordered(&[5, 9]),
+        ),
+        ("l", list(&[]), "set", [&[0x92], &name(b'l')[..], &kept].concat(), list(&[5, 6]), list(&[5, 6])),
+    ];
+    for (bin, value, function, arguments, received, stored) in cases {
+        let what = format!("{function} of {value:02x?}");
+        let particle = if bin == "m" { particle::MAP } else { particle::LIST };
+        let put = Operation { particle, value, ..Operation::bare(operation::WRITE, bin) };
+        client.ask(&Message::delete("k")).unwrap();
+        assert_eq!(
+            client.ask(&Message::write("k").with_operation(put)).unwrap().result,
+            result::OK,
+            "{what}"
+        );
+        let answer = client.ask(&call("k", function, &arguments)).unwrap();
+        assert_eq!((answer.result, answer.bin("SUCCESS")), (result::OK, Some(&received[..])), "{what}");
+        assert_eq!(client.ask(&Message::get("k")).unwrap().bin(bin), Some(&stored[..]), "{what}");
+    }
 }
 
 /// A batch with one row for each call.
@@ -237,7 +308,7 @@ fn background_queries_by_an_index_apply_functions() {
     let (_server, mut client) = start();
     for key in 0..50 {
         let put = Message::write(&format!("k{key}"))
-            .with_operation(ferrospike_tests::wire::Operation::integer(operation::WRITE, "n", key));
+            .with_operation(Operation::integer(operation::WRITE, "n", key));
         assert_eq!(client.ask(&put).unwrap().result, result::OK);
     }
     let create = "sindex-create:namespace=test;set=rig;indexname=by-n;indexdata=n,numeric";
@@ -282,7 +353,7 @@ fn calls_on_one_record_add_up() {
         }
         scope.spawn(|| {
             let mut client = server.connect();
-            let increment = Message::write("k").with_operation(ferrospike_tests::wire::Operation::integer(
+            let increment = Message::write("k").with_operation(Operation::integer(
                 operation::INCR,
                 "n",
                 1,

@@ -18,6 +18,7 @@ use super::bindings::bytes::Memory;
 use super::bindings::record::Session;
 use super::bindings::{bytes, record, text};
 use super::module::Modules;
+use super::packer::Purpose;
 use super::raw::{self, Watch};
 use super::record::RecordState;
 use super::value::{Converter, Makers, Output, ValueError};
@@ -241,7 +242,11 @@ fn install_conversions(lua: &Lua, host: &Table, shared: &Weak<Shared>) -> mlua::
         "packed_size",
         lua.create_function(move |lua, value: Value| {
             let Some(shared) = of_size.upgrade() else { return Ok(0) };
-            shared.converter(lua).packed(&value).map(|packed| packed.len()).map_err(mlua::Error::runtime)
+            shared
+                .converter(lua)
+                .packed(&value, Purpose::Result)
+                .map(|packed| packed.len())
+                .map_err(mlua::Error::runtime)
         })?,
     )?;
     let of_text = Weak::clone(shared);

@@ -12,6 +12,7 @@
 mod bindings;
 mod interpreter;
 mod module;
+mod packer;
 mod pattern;
 #[expect(unsafe_code, reason = "Lua's C interface")]
 mod raw;

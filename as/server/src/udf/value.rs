@@ -1,4 +1,4 @@
-//! Values on their way between bins, messages and Lua.
+//! Values on their way from bins and messages to Lua, and what they look like; `packer` has the way back.
 //!
 //! Values that come from a client may be nested as deeply and lie about their lengths as they like; those that a function
 //! gives may contain themselves. Depth, size and time of both ways are bounded.
@@ -7,17 +7,18 @@ use std::fmt::Write;
 
 use cf::msgpack::{self, Head, Reader};
 use datamodel::particle::type_number;
-use datamodel::{Budget, BytesType, Particle, geojson};
+use datamodel::{BytesType, Particle, geojson};
 use mlua::{AnyUserData, Function, Lua, Table, Value};
-use proto::ResultCode;
 
 use super::bindings::bytes::Buffer;
 use super::raw::Watch;
 
 /// How deep lists and maps may be nested.
-const DEPTH_MAX: usize = 200;
+pub(super) const DEPTH_MAX: usize = 200;
 /// Bytes of a value that a function gives.
-const PACKED_SIZE_MAX: usize = 64 << 20;
+pub(super) const PACKED_SIZE_MAX: usize = 64 << 20;
+/// The flag of a map whose pairs are in no order but the one they came in: it is a list of keys and values in Lua.
+const PRESERVE_ORDER: u8 = 0x08;
 /// Elements between two looks at the watch.
 const WATCHED_ELEMENTS: u32 = 1_000;
 /// Numbers of the classes of proxies, as the prelude counts them.
@@ -107,7 +108,7 @@ pub(super) fn to_zero(text: &[u8]) -> &[u8] {
 
 impl Converter<'_> {
     /// The class and content of a proxy; nothing for other userdata.
-    fn open(&self, proxy: &AnyUserData) -> Result<Option<(i64, Table)>, ValueError> {
+    pub(super) fn open(&self, proxy: &AnyUserData) -> Result<Option<(i64, Table)>, ValueError> {
         let (class, content): (Option<i64>, Option<Table>) = self.makers.open.call(proxy)?;
         Ok(class.zip(content))
     }
@@ -135,8 +136,8 @@ impl Converter<'_> {
         let Some(count) = reader.list_header() else { return Ok(Vec::new()) };
         let mut unpacker = Unpacker { converter: self, elements: 0 };
         let mut arguments = Vec::new();
-        let skipped = unpacker.skip_description(&mut reader, count);
-        for _ in 0..count - skipped {
+        let described = unpacker.description(&mut reader, count).is_some();
+        for _ in 0..count - u32::from(described) {
             match unpacker.value(&mut reader, 1)? {
                 Some(value) => arguments.push(if value.is_null() { Value::Nil } else { value }),
                 // What came before one that is malformed are arguments.
@@ -160,88 +161,6 @@ impl Converter<'_> {
         Ok(self.makers.bytes.call(self.lua.create_userdata(buffer)?)?)
     }
 
-    /// A function's result, as a client receives it. What has no form there is null.
-    pub(super) fn output(&self, value: &Value) -> Result<Output, ValueError> {
-        let output = |particle_type, bytes| Ok(Output { particle_type, bytes });
-        match value {
-            Value::Boolean(value) => output(type_number::BOOL, vec![u8::from(*value)]),
-            Value::Integer(value) => output(type_number::INTEGER, value.to_be_bytes().to_vec()),
-            Value::Number(value) => output(type_number::FLOAT, value.to_bits().to_be_bytes().to_vec()),
-            Value::String(text) => output(type_number::STRING, to_zero(&text.as_bytes()).to_vec()),
-            Value::UserData(proxy) => {
-                let Some((class, content)) = self.open(proxy)? else { return Ok(Output::null()) };
-                match class {
-                    class::LIST => output(type_number::LIST, self.packed(value)?),
-                    class::MAP => output(type_number::MAP, self.packed(value)?),
-                    class::BYTES => output(type_number::BLOB, buffer_bytes(&content)?.0),
-                    class::GEOJSON => output(type_number::GEOJSON, geojson::without_cells(&json(&content)?)),
-                    _ => Ok(Output::null()),
-                }
-            }
-            _ => Ok(Output::null()),
-        }
-    }
-
-    /// A value as it is stored in a bin.
-    ///
-    /// # Errors
-    /// The result of a save that the value makes impossible.
-    pub(super) fn to_particle(&self, value: &Value) -> Result<Particle<'static>, ResultCode> {
-        self.particle(value).map_err(|error| match error {
-            ParticleError::Result(result) => result,
-            ParticleError::Value(ValueError::Timeout) => ResultCode::Timeout,
-            ParticleError::Value(ValueError::Size | ValueError::Depth) => ResultCode::RecordTooBig,
-            ParticleError::Value(_) => ResultCode::IncompatibleType,
-        })
-    }
-
-    fn particle(&self, value: &Value) -> Result<Particle<'static>, ParticleError> {
-        Ok(match value {
-            Value::Boolean(value) => Particle::Bool(*value),
-            Value::Integer(value) => Particle::Integer(*value),
-            Value::Number(value) => Particle::Float(*value),
-            Value::String(text) => Particle::owned(BytesType::String, to_zero(&text.as_bytes()).to_vec()),
-            Value::UserData(proxy) => {
-                let (class, content) = self.open(proxy)?.ok_or(ValueError::Type)?;
-                match class {
-                    class::LIST => self.container(type_number::LIST, value)?,
-                    class::MAP => self.container(type_number::MAP, value)?,
-                    class::BYTES => {
-                        let (bytes, kind) = buffer_bytes(&content)?;
-                        Particle::owned(blob_type(kind), bytes)
-                    }
-                    class::GEOJSON => {
-                        let json = json(&content)?;
-                        let stored = geojson::from_json(&json, &Budget::unlimited());
-                        // A text that is no GeoJSON is kept as it is.
-                        Particle::owned(
-                            BytesType::GeoJson,
-                            stored.unwrap_or_else(|_| geojson::without_cells(&json)),
-                        )
-                    }
-                    _ => return Err(ValueError::Type.into()),
-                }
-            }
-            _ => return Err(ValueError::Type.into()),
-        })
-    }
-
-    fn container(&self, number: u8, value: &Value) -> Result<Particle<'static>, ParticleError> {
-        let packed = self.packed(value)?;
-        let particle = Particle::from_wire(number, &packed, &Budget::unlimited());
-        match particle.map_err(ParticleError::Result)? {
-            Particle::Bytes(kind, bytes) => Ok(Particle::owned(kind, bytes.into_owned())),
-            _ => Err(ValueError::Type.into()),
-        }
-    }
-
-    /// The packed form of a value.
-    pub(super) fn packed(&self, value: &Value) -> Result<Vec<u8>, ValueError> {
-        let mut packer = Packer { converter: self, out: Vec::new(), elements: 0 };
-        packer.put(value, 0)?;
-        Ok(packer.out)
-    }
-
     /// What a value looks like for people.
     pub(super) fn text(&self, value: &Value) -> Result<Vec<u8>, ValueError> {
         let mut writer = TextWriter { converter: self, out: Vec::new(), elements: 0 };
@@ -250,7 +169,7 @@ impl Converter<'_> {
     }
 
     /// Looks at the watch from time to time.
-    fn count(&self, elements: &mut u32) -> Result<(), ValueError> {
+    pub(super) fn count(&self, elements: &mut u32) -> Result<(), ValueError> {
         *elements += 1;
         if elements.is_multiple_of(WATCHED_ELEMENTS) && self.watch.is_over() {
             return Err(ValueError::Timeout);
@@ -259,39 +178,15 @@ impl Converter<'_> {
     }
 }
 
-/// Why a value cannot be stored in a bin.
-enum ParticleError {
-    Result(ResultCode),
-    Value(ValueError),
-}
-
-impl From<ValueError> for ParticleError {
-    fn from(error: ValueError) -> Self {
-        ParticleError::Value(error)
-    }
-}
-
-fn buffer_bytes(content: &Table) -> Result<(Vec<u8>, i64), ValueError> {
+pub(super) fn buffer_bytes(content: &Table) -> Result<(Vec<u8>, i64), ValueError> {
     let data: AnyUserData = content.raw_get("data")?;
     let buffer = data.borrow::<Buffer>()?;
     Ok((buffer.bytes().to_vec(), buffer.kind()))
 }
 
-fn json(content: &Table) -> Result<Vec<u8>, ValueError> {
+pub(super) fn json(content: &Table) -> Result<Vec<u8>, ValueError> {
     let json: mlua::String = content.raw_get("json")?;
     Ok(json.as_bytes().to_vec())
-}
-
-/// The particle type of bytes that were given this type; plain bytes for what is none.
-fn blob_type(kind: i64) -> BytesType {
-    let known = u8::try_from(kind).ok().and_then(BytesType::from_number);
-    match known {
-        Some(
-            BytesType::String | BytesType::Map | BytesType::List | BytesType::GeoJson | BytesType::Vector,
-        )
-        | None => BytesType::Blob,
-        Some(known) => known,
-    }
 }
 
 struct Unpacker<'c, 'a> {
@@ -300,9 +195,9 @@ struct Unpacker<'c, 'a> {
 }
 
 impl Unpacker<'_, '_> {
-    /// Passes what describes a container, in front of its elements; gives 1 if there was something.
-    fn skip_description(&mut self, reader: &mut Reader<'_>, count: u32) -> u32 {
-        u32::from(count > 0 && reader.extension().is_some())
+    /// The flags that describe a container, in front of its elements, if it has a description.
+    fn description(&mut self, reader: &mut Reader<'_>, count: u32) -> Option<u8> {
+        if count == 0 { None } else { reader.extension().map(|extension| extension.kind) }
     }
 
     fn value(&mut self, reader: &mut Reader<'_>, depth: usize) -> Result<Option<Value>, ValueError> {
@@ -335,14 +230,25 @@ impl Unpacker<'_, '_> {
         depth: usize,
     ) -> Result<Option<Value>, ValueError> {
         // A count may lie: what is reserved depends on the bytes that are there.
-        let count = count - self.skip_description(reader, count);
+        let flags = self.description(reader, count);
+        self.list_of(reader, count - u32::from(flags.is_some()), flags, depth)
+    }
+
+    /// A list of the next `count` values.
+    fn list_of(
+        &mut self,
+        reader: &mut Reader<'_>,
+        count: u32,
+        flags: Option<u8>,
+        depth: usize,
+    ) -> Result<Option<Value>, ValueError> {
         let capacity = (count as usize).min(reader.rest().len());
         let elements = self.converter.lua.create_table_with_capacity(capacity, 4)?;
         for index in 0..count {
             let Some(value) = self.value(reader, depth + 1)? else { return Ok(None) };
             elements.raw_set(index + 1, value)?;
         }
-        Ok(Some(self.converter.makers.list.call((elements, count))?))
+        Ok(Some(self.converter.makers.list.call((elements, count, flags))?))
     }
 
     fn map(
@@ -351,11 +257,14 @@ impl Unpacker<'_, '_> {
         count: u32,
         depth: usize,
     ) -> Result<Option<Value>, ValueError> {
-        let described = self.skip_description(reader, count);
-        if described > 0 && reader.skip(1).is_none() {
+        let flags = self.description(reader, count);
+        if flags.is_some() && reader.skip(1).is_none() {
             return Ok(None);
         }
-        let count = count - described;
+        let count = count - u32::from(flags.is_some());
+        if flags.is_some_and(|flags| flags & PRESERVE_ORDER != 0) {
+            return self.list_of(reader, count.saturating_mul(2), None, depth);
+        }
         let lua = self.converter.lua;
         let capacity = (count as usize).min(reader.rest().len());
         let (keys, values) =
@@ -374,73 +283,7 @@ impl Unpacker<'_, '_> {
         if has_bad_key {
             return Ok(Some(Value::NULL));
         }
-        Ok(Some(self.converter.makers.map.call((keys, values, count))?))
-    }
-}
-
-struct Packer<'c, 'a> {
-    converter: &'c Converter<'a>,
-    out: Vec<u8>,
-    elements: u32,
-}
-
-impl Packer<'_, '_> {
-    fn put(&mut self, value: &Value, depth: usize) -> Result<(), ValueError> {
-        self.converter.count(&mut self.elements)?;
-        if depth > DEPTH_MAX {
-            return Err(ValueError::Depth);
-        }
-        if self.out.len() > PACKED_SIZE_MAX {
-            return Err(ValueError::Size);
-        }
-        match value {
-            Value::Boolean(value) => self.out.push(if *value { 0xc3 } else { 0xc2 }),
-            Value::Integer(value) => msgpack::put_integer(&mut self.out, *value),
-            Value::Number(value) => msgpack::put_double(&mut self.out, *value),
-            Value::String(text) => self.put_raw(msgpack::TEXT, to_zero(&text.as_bytes())),
-            Value::UserData(proxy) => {
-                if let Some((class, content)) = self.converter.open(proxy)? {
-                    return self.put_content(class, &content, depth);
-                }
-                msgpack::put_nil(&mut self.out);
-            }
-            _ => msgpack::put_nil(&mut self.out),
-        }
-        Ok(())
-    }
-
-    fn put_raw(&mut self, kind: u8, bytes: &[u8]) {
-        msgpack::put_raw_header(&mut self.out, bytes.len() as u32 + 1);
-        self.out.push(kind);
-        self.out.extend_from_slice(bytes);
-    }
-
-    fn put_content(&mut self, class: i64, content: &Table, depth: usize) -> Result<(), ValueError> {
-        match class {
-            class::LIST => {
-                let count: u32 = content.raw_get("n")?;
-                msgpack::put_list_header(&mut self.out, count);
-                for index in 1..=count {
-                    self.put(&content.raw_get(index)?, depth + 1)?;
-                }
-            }
-            class::MAP => {
-                let (keys, values): (Table, Table) = self.converter.makers.pairs.call(content)?;
-                let count = keys.raw_len() as u32;
-                msgpack::put_map_header(&mut self.out, count);
-                for index in 1..=count {
-                    self.put(&keys.raw_get(index)?, depth + 1)?;
-                    self.put(&values.raw_get(index)?, depth + 1)?;
-                }
-            }
-            class::BYTES => {
-                let (bytes, kind) = buffer_bytes(content)?;
-                self.put_raw(kind as u8, &bytes);
-            }
-            class::GEOJSON => self.put_raw(msgpack::GEOJSON, &json(content)?),
-            _ => msgpack::put_nil(&mut self.out),
-        }
-        Ok(())
+        Ok(Some(self.converter.makers.map.call((keys, values, count, flags))?))
     }
 }
 

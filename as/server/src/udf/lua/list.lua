@@ -1,4 +1,5 @@
--- Lists. The content of one is a table: its elements from 1, their count `n`, and `room`, if it must not grow beyond.
+-- Lists. The content of one is a table: its elements from 1, their count `n`, `room`, if it must not grow beyond, and the
+-- `flags` of what described it in the bin or argument that it comes from.
 local host = ...
 local next, select, type, move, math_type = next, select, type, table.move, math.type
 local open, proxy, wrap = host.open, host.proxy, host.wrap
@@ -202,4 +203,7 @@ list = host.callable(functions, function(...)
 end)
 
 List = shown
-host.make_list = function(content, count) return make(content, count, 10) end
+host.make_list = function(content, count, flags)
+	content.flags = flags
+	return make(content, count, 10)
+end

@@ -1,5 +1,6 @@
 -- Maps. The content of one is a table: values by key in `values`, those whose keys are bytes in `blobs` (by the text of the
--- key, with the key itself in `blob_keys`), the count `n`, and `keys` in their order once that is asked for.
+-- key, with the key itself in `blob_keys`), the count `n`, `keys` in their order once that is asked for, and the `flags` of
+-- what described it in the bin or argument that it comes from.
 local host = ...
 local next, select, type, sort, math_type = next, select, type, table.sort, math.type
 local open, proxy, wrap = host.open, host.proxy, host.wrap
@@ -149,9 +150,10 @@ map = host.callable(functions, function(...)
 end)
 
 Map = shown
--- A map of `count` keys and values in two tables.
-host.make_map = function(keys, values, count)
+-- A map of `count` keys and values in two tables, and its flags.
+host.make_map = function(keys, values, count, flags)
 	local made, content = make()
+	content.flags = flags
 	for i = 1, count do set(content, keys[i], values[i]) end
 	return made
 end
