@@ -1,6 +1,5 @@
 //! A server that is measured.
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -55,7 +54,8 @@ impl Target {
     }
 
     pub(super) fn redis(host: &Host, pid: Option<u32>) -> Result<Self, String> {
-        let version = redis_version(host).map_err(|error| nobody(host, &error.to_string()))?;
+        let address = host.resolve().map_err(|error| nobody(host, &error.to_string()))?;
+        let version = redis_version(address).map_err(|error| nobody(host, &error.to_string()))?;
         Target::new("Redis", host, Access::default(), pid, TargetKind::Redis, format!("version {version}"))
     }
 
@@ -95,23 +95,12 @@ fn nobody(host: &Host, why: &str) -> String {
     format!("no server to measure at {host}: {why}")
 }
 
-fn redis_version(host: &Host) -> std::io::Result<String> {
-    let line = redis_ask(host, "INFO server", |line| line.starts_with("redis_version:"))?;
-    Ok(line.trim_start_matches("redis_version:").to_owned())
-}
-
-/// Sends `command` and returns the first line of the answer that is `wanted`.
-fn redis_ask(host: &Host, command: &str, wanted: impl Fn(&str) -> bool) -> std::io::Result<String> {
-    let mut stream = host.connect(ASK_TIMEOUT)?;
-    stream.set_read_timeout(Some(ASK_TIMEOUT))?;
-    stream.write_all(format!("{command}\r\n").as_bytes())?;
-    for line in BufReader::new(stream).lines() {
-        let line = line?;
-        if wanted(&line) {
-            return Ok(line);
-        }
-    }
-    Err(std::io::ErrorKind::UnexpectedEof.into())
+fn redis_version(address: SocketAddr) -> redis::RedisResult<String> {
+    let client = redis::Client::open((address.ip().to_string(), address.port()))?;
+    let mut connection = client.get_connection_with_timeout(ASK_TIMEOUT)?;
+    connection.set_read_timeout(Some(ASK_TIMEOUT))?;
+    let info: redis::InfoDict = redis::cmd("INFO").arg("server").query(&mut connection)?;
+    Ok(info.get("redis_version").unwrap_or_else(|| "unknown".to_owned()))
 }
 
 #[cfg(test)]
