@@ -189,7 +189,8 @@ soak: checked
 	@round=0; while ((round == 0 || SECONDS < $(SOAK_SECONDS))); do \
 	    export FERROSPIKE_SOAK_SEED=$$(($(SOAK_SEED) + round)); round=$$((round + 1)); \
 	    echo "== round $$round, seed $$FERROSPIKE_SOAK_SEED, after $$SECONDS s"; \
-	    $(CARGO) test --quiet --profile $(PROFILE) --package asd --lib -- power_failure torn cut; \
+	    $(CARGO) test --quiet --profile $(PROFILE) --package asd --lib -- \
+	        storage::crash_tests storage::headers_tests storage::damage_tests; \
 	    $(CARGO) test --quiet --profile $(PROFILE) --package ferrospike-tests --test damage_rounds --test crash \
 	        --test query_checker --test metadata_crash; \
 	done; echo "$$round rounds of kill -9, power failures and damage held"

@@ -4,6 +4,14 @@
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
+/// The seed that a soak has for this round, in `FERROSPIKE_SOAK_SEED`; 0 elsewhere.
+///
+/// # Panics
+/// If that is no number.
+pub fn soak_seed() -> u64 {
+    std::env::var("FERROSPIKE_SOAK_SEED").map_or(0, |text| text.parse().expect("a number"))
+}
+
 impl Random {
     /// The sequence of `seed`.
     pub fn new(seed: u64) -> Random {

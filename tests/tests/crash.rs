@@ -5,7 +5,7 @@
 //! by requests sent together, while the server is killed at any moment: under load, while it loads, while it stops. It goes on with the same file round after round, which
 //! is overwritten many times, so that defrag and the tomb raider are at work. [`History`] knows what may be found.
 //!
-//! `FERROSPIKE_CRASH_ROUNDS` multiplies the rounds of each test.
+//! `FERROSPIKE_CRASH_ROUNDS` multiplies the rounds of each test; `FERROSPIKE_SOAK_SEED` gives other requests.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use ferrospike_tests::client::Client;
 use ferrospike_tests::device_file::EPOCH_SECONDS;
 use ferrospike_tests::fast_folder::fast_folder;
 use ferrospike_tests::history::{Act, Found, History, Key, perform, perform_together, read};
-use ferrospike_tests::random::Random;
+use ferrospike_tests::random::{Random, soak_seed};
 use ferrospike_tests::report;
 use ferrospike_tests::server::{Server, stored_config_with};
 use ferrospike_tests::wire::{digest, result};
@@ -48,7 +48,7 @@ impl Writer {
     fn new(number: u64, deletes_are_durable: bool) -> Writer {
         let ids = number * KEYS_PER_CONNECTION..(number + 1) * KEYS_PER_CONNECTION;
         let record = |id| (Key { id, sizes: (1_000, 20_000) }, History::new(deletes_are_durable));
-        Writer { records: ids.map(record).collect(), random: Random::new(number + 1) }
+        Writer { records: ids.map(record).collect(), random: Random::new(soak_seed() << 32 | number + 1) }
     }
 
     /// Works until the server is gone.

@@ -5,12 +5,12 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::ops::Range;
-use std::{env, fs};
 
 use ferrospike_tests::damage::{DataFile, RECORDS, fill, key, value};
 use ferrospike_tests::fast_folder::fast_folder;
-use ferrospike_tests::random::Random;
+use ferrospike_tests::random::{Random, soak_seed};
 use ferrospike_tests::server::{Server, stored_config};
 use ferrospike_tests::wire::{Message, result};
 
@@ -48,7 +48,7 @@ fn damage(file: &DataFile, places: &BTreeMap<u32, Range<u64>>, random: &mut Rand
 
 #[test]
 fn what_was_not_hit_is_there_after_any_damage() {
-    let seed = env::var("FERROSPIKE_SOAK_SEED").map_or(1, |text| text.parse().unwrap());
+    let seed = soak_seed().max(1);
     let folder = fast_folder(128 << 20);
     let path = format!("file {}/test.dat", folder.path().display());
     let mut server =

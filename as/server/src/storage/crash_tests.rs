@@ -252,10 +252,15 @@ pub(super) fn load(node: &Node, model: &mut Model, random: &mut Random, writes: 
     });
 }
 
+/// The seed that `make soak` has for this round.
+fn soak_seed() -> u64 {
+    std::env::var("FERROSPIKE_SOAK_SEED").map_or(0, |text| text.parse().expect("a number"))
+}
+
 /// Runs rounds of load, crash and restart. Of the write under way at the cut, so many sectors arrive as chance has it.
 fn crash_rounds(engine: Engine, commit: bool, seed: u64) {
     let config = config(engine, commit);
-    let mut random = Random(seed);
+    let mut random = Random(soak_seed() << 16 | seed);
     let mut model = Model::default();
     let mut image = vec![0; DISK_SIZE as usize];
     let mut version = 1;
@@ -587,8 +592,7 @@ fn blocks_that_defrag_freed_are_free_after_a_start() {
 /// written over.
 #[test]
 fn a_power_failure_does_not_take_what_was_durable() {
-    let soak_seed = std::env::var("FERROSPIKE_SOAK_SEED").map_or(0, |text| text.parse().expect("a number"));
-    for seed in (30..34).map(|seed: u64| soak_seed << 16 | seed) {
+    for seed in (30..34).map(|seed| soak_seed() << 16 | seed) {
         let config = config(Engine::Device, false);
         let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, false));
         let node = loaded_node(&medium, &config, &mut Model::default());
