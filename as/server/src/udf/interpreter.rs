@@ -209,6 +209,11 @@ impl Interpreter {
         }
     }
 
+    /// Whether the time of the last call was over before it had ended.
+    pub(super) fn was_late(&self) -> bool {
+        self.watch.end()
+    }
+
     /// Whether the interpreter may be used for further calls.
     pub(super) fn is_reusable(&self) -> bool {
         !self.watch.end() && self.lua.used_memory() + self.memory.used() < KEPT_MEMORY_MAX

@@ -57,11 +57,53 @@ pub(crate) struct FunctionCall<'a> {
     pub(crate) arguments: &'a [u8],
 }
 
+/// A call that takes no more of a processor than this, in nanoseconds, is a short one.
+const SHORT_NANOS: u64 = 100_000;
+/// So many short calls of a module, one after the other, and its calls are taken for short: at first, and at most.
+const SHORT_CALLS_MIN: u32 = 16;
+const SHORT_CALLS_MAX: u32 = 1 << 16;
+
 /// Interpreters of a module that wait for calls.
 struct Idle {
     /// Of the modules when they were made.
     version: u64,
     interpreters: Vec<Movable<Interpreter>>,
+    /// Short calls since the last long one.
+    short_calls: u32,
+    /// So many there must be for calls to be taken for short; doubles with each that was not.
+    short_calls_needed: u32,
+}
+
+impl Idle {
+    fn new(version: u64) -> Self {
+        Idle { version, interpreters: Vec::new(), short_calls: 0, short_calls_needed: SHORT_CALLS_MIN }
+    }
+
+    /// Whether calls are taken for short.
+    fn is_short(&self) -> bool {
+        self.short_calls >= self.short_calls_needed
+    }
+
+    /// Notes that a call took so long.
+    fn note(&mut self, nanos: u64) {
+        if nanos <= SHORT_NANOS {
+            self.short_calls = self.short_calls.saturating_add(1);
+            return;
+        }
+        if self.is_short() {
+            self.short_calls_needed = (self.short_calls_needed * 2).min(SHORT_CALLS_MAX);
+        }
+        self.short_calls = 0;
+    }
+}
+
+/// A call that has ended.
+pub(crate) struct EndedCall {
+    pub(crate) output: Result<Output, Failure>,
+    /// What it made of the record.
+    pub(crate) record: RecordState,
+    /// Its time was over before.
+    pub(crate) was_late: bool,
 }
 
 /// The functions of a server.
@@ -127,21 +169,30 @@ impl Functions {
         interpreter.try_out(file_name, content, deadline).map_err(|text| compile_error(&text))
     }
 
-    /// Calls a function with a record, in the time until `deadline`. Returns what it returned and what it made of the record.
-    pub(crate) fn call(
-        &self,
-        call: &FunctionCall<'_>,
-        record: RecordState,
-        deadline: Instant,
-    ) -> (Result<Output, Failure>, RecordState) {
+    /// Calls a function with a record, in the time until `deadline`.
+    pub(crate) fn call(&self, call: &FunctionCall<'_>, record: RecordState, deadline: Instant) -> EndedCall {
         let version = self.modules.version();
         let interpreter = match self.take(call.module, version, deadline) {
             Ok(interpreter) => interpreter,
-            Err(failure) => return (Err(failure), record),
+            Err(failure) => return EndedCall { output: Err(failure), record, was_late: false },
         };
-        let done = interpreter.0.call(call.function, call.arguments, record, deadline);
+        let started = cf::clock::thread_cpu_nanos();
+        let (output, record) = interpreter.0.call(call.function, call.arguments, record, deadline);
+        let was_late = interpreter.0.was_late();
+        let nanos = if was_late { u64::MAX } else { cf::clock::thread_cpu_nanos().saturating_sub(started) };
+        if let Some(idle) = self.idle.lock().get_mut(call.module).filter(|idle| idle.version == version) {
+            idle.note(nanos);
+        }
         self.give_back(call.module, version, interpreter);
-        done
+        EndedCall { output, record, was_late }
+    }
+
+    /// Whether functions of `module` have all been short lately, and an interpreter waits for a call.
+    pub(crate) fn are_short(&self, module: &str) -> bool {
+        let version = self.modules.version();
+        let idle = self.idle.lock();
+        idle.get(module)
+            .is_some_and(|idle| idle.version == version && idle.is_short() && !idle.interpreters.is_empty())
     }
 
     /// An interpreter that has loaded `module`.
@@ -168,8 +219,7 @@ impl Functions {
         let mut idle = self.idle.lock();
         // Those of earlier versions go, also of modules that nobody calls any more.
         idle.retain(|_, idle| idle.version == version);
-        let idle =
-            idle.entry(module.to_owned()).or_insert_with(|| Idle { version, interpreters: Vec::new() });
+        let idle = idle.entry(module.to_owned()).or_insert_with(|| Idle::new(version));
         if idle.interpreters.len() < IDLE_MAX {
             idle.interpreters.push(interpreter);
         }

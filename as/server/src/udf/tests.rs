@@ -40,7 +40,31 @@ fn call_with(
     arguments: &[u8],
 ) -> (Result<Output, Failure>, RecordState) {
     let call = FunctionCall { module: "m", function: function.as_bytes(), arguments };
-    functions.call(&call, new_record(), Instant::now() + Duration::from_millis(500))
+    let ended = functions.call(&call, new_record(), Instant::now() + Duration::from_millis(500));
+    (ended.output, ended.record)
+}
+
+#[test]
+fn a_module_is_short_after_many_short_calls_and_no_longer_after_a_long_one() {
+    let functions = module(
+        "function short(r) return 1 end function long(r) local t = 0 for i = 1, 1e7 do t = t + i end end",
+    );
+    let call_all = |name: &str, count: u32| {
+        for _ in 0..count {
+            call_with(&functions, name, &[0x90]).0.expect("it ends");
+        }
+        functions.are_short("m")
+    };
+    assert!(!functions.are_short("m") && !call_all("short", SHORT_CALLS_MIN / 2));
+    // A call may take longer by chance.
+    assert!((0..50).any(|_| call_all("short", SHORT_CALLS_MIN)));
+    assert!(!call_all("long", 1), "a long one");
+    assert!(!call_all("short", SHORT_CALLS_MIN), "twice as many are needed");
+    assert!((0..50).any(|_| call_all("short", 2 * SHORT_CALLS_MIN)));
+    assert!(!functions.are_short("other"));
+    // One that is cut off is long.
+    let call = FunctionCall { module: "m", function: b"long", arguments: &[0x90] };
+    assert!(functions.call(&call, new_record(), Instant::now()).was_late && !functions.are_short("m"));
 }
 
 /// The result of `f` in a module of these words, as text.
@@ -132,7 +156,7 @@ fn errors_name_the_place() {
     let functions = module("x = 1");
     assert_eq!(shown(call_with(&functions, "missing", &[0x90]).0), Err("function not found".to_owned()));
     let call = FunctionCall { module: "n", function: b"f", arguments: &[] };
-    assert_eq!(functions.call(&call, new_record(), Instant::now()).0, Err(Failure::Module));
+    assert_eq!(functions.call(&call, new_record(), Instant::now()).output, Err(Failure::Module));
 }
 
 #[test]
