@@ -10,6 +10,9 @@ use proto::peer::NodeId;
 use super::{MigrationAction, MigrationLoad, MigrationSettings, RESEND_MS, Saying, Task, TaskKind};
 use crate::time::Now;
 
+/// A receiver that has enough to do is asked again after this.
+const BUSY_MS: u64 = 50;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum EmigrationState {
     /// Asks the receiver.
@@ -38,6 +41,8 @@ pub struct Emigrations {
     /// With the time before which a task waits.
     queue: Vec<(Task, u64)>,
     active: BTreeMap<u32, Active>,
+    /// Receivers that have enough to do, with the time until which they are asked for nothing more.
+    busy: BTreeMap<NodeId, u64>,
     next_id: u32,
     last_destination: NodeId,
     actions: Vec<MigrationAction>,
@@ -51,6 +56,7 @@ impl Emigrations {
             settings,
             queue: Vec::new(),
             active: BTreeMap::new(),
+            busy: BTreeMap::new(),
             next_id: 0,
             last_destination: NodeId::NONE,
             actions: Vec::new(),
@@ -88,6 +94,7 @@ impl Emigrations {
     /// The cluster changes: everything is given up.
     pub fn cancel(&mut self) -> Vec<MigrationAction> {
         self.queue.clear();
+        self.busy.clear();
         let active = std::mem::take(&mut self.active);
         let is_sending =
             |active: &Active| matches!(active.state, EmigrationState::Sending | EmigrationState::HandingOver);
@@ -112,8 +119,10 @@ impl Emigrations {
             let has_thread = transfers < self.settings.threads;
             let last = self.last_destination;
             let may_run = |(task, not_before_ms): &(Task, u64)| {
+                let is_busy =
+                    self.busy.get(&task.destination()).is_some_and(|until_ms| *until_ms > now.monotonic_ms);
                 *not_before_ms <= now.monotonic_ms
-                    && (has_thread || matches!(task.kind, TaskKind::Signal { .. }))
+                    && (has_thread && !is_busy || matches!(task.kind, TaskKind::Signal { .. }))
             };
             let runnable = self.queue.iter().enumerate().filter(|(_, entry)| may_run(entry));
             let first = runnable.min_by_key(|(_, (task, _))| priority(task, last));
@@ -180,7 +189,9 @@ impl Emigrations {
     /// The receiver wants to be asked another time.
     pub fn start_again_later(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Starting) {
-            self.queue.push((task, now.monotonic_ms + RESEND_MS));
+            // No other task for it either, until one of them ends or some time has passed.
+            self.busy.insert(from, now.monotonic_ms + BUSY_MS);
+            self.queue.push((task, now.monotonic_ms));
             self.finish(emigration_id, now);
         }
         std::mem::take(&mut self.actions)
@@ -228,6 +239,7 @@ impl Emigrations {
             if let TaskKind::Transfer(emigration) = task.kind {
                 self.actions.push(MigrationAction::Transferred { partition: task.partition, emigration });
             }
+            self.busy.remove(&from);
             self.finish(emigration_id, now);
         }
         std::mem::take(&mut self.actions)
@@ -315,8 +327,9 @@ mod tests {
         assert_eq!(emigrations.push(task(1, false, true), at(0)), [], "copies for new nodes wait");
         assert_eq!(emigrations.push(task(2, false, false), at(0)).len(), 1);
         assert_eq!(emigrations.start_again_later(NodeId(7), 0, at(1)), []);
-        assert_eq!(emigrations.tick(at(1000)), []);
-        assert!(matches!(emigrations.tick(at(1001))[..], [MigrationAction::Say { emigration_id: 1, .. }]));
+        assert_eq!(emigrations.tick(at(BUSY_MS)), []);
+        let said = emigrations.tick(at(1 + BUSY_MS));
+        assert!(matches!(said[..], [MigrationAction::Say { emigration_id: 1, .. }]));
         assert!(matches!(
             emigrations.start_fail(NodeId(7), 1, at(1002))[..],
             [MigrationAction::Refused { .. }]
