@@ -76,7 +76,6 @@ impl Nodes {
         server.allow("unstable cluster");
         server.allow("cluster not specified size");
         server.allow("did not run for");
-        server.allow("a cluster is not ready for data");
         self.servers.push(server);
     }
 

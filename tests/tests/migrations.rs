@@ -351,3 +351,36 @@ fn the_newest_of_several_copies_counts() {
     }
     assert_eq!(sum(&nodes, &[0, 1], "migrate_tx_partitions_imbalance"), 0);
 }
+
+#[test]
+fn secondary_indexes_follow_records_that_move() {
+    const KEYS: usize = 1000;
+    let mut nodes = Nodes::start_some(3, 2, MEMORY);
+    let create = "sindex-create:ns=test;set=rig;indexname=i;indexdata=n,numeric";
+    let create_on = |nodes: &Nodes, number: usize| {
+        // A node may have heard of it from another one.
+        let answer = nodes.info(number, create);
+        assert!(answer == "ok" || answer.contains("exists"), "{answer}");
+    };
+    nodes.await_cluster(&[0, 1]);
+    (0..2).for_each(|number| create_on(&nodes, number));
+    let mut clients = Clients::of(&nodes, &[0, 1]);
+    for number in 0..KEYS {
+        let put = Message::write(&key(number)).with_operation(Operation::integer(
+            operation::WRITE,
+            "n",
+            number as i64,
+        ));
+        assert_eq!(clients.ask(&put).result, result::OK);
+    }
+    nodes.start_next();
+    nodes.servers[2].allow("'sindex-create");
+    create_on(&nodes, 2);
+    nodes.await_cluster(&[0, 1, 2]);
+    assert_eq!(check_copies(&nodes, &[0, 1, 2]), 2 * KEYS as u64);
+    for number in 0..3 {
+        let objects = sum(&nodes, &[number], "objects");
+        assert!(objects > KEYS as u64 / 2);
+        nodes.await_info(number, "sindex-stat:namespace=test;indexname=i", &format!("entries={objects};"));
+    }
+}

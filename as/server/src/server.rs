@@ -174,10 +174,6 @@ impl Server {
         self.start_info_port(ports.info)?;
         self.start_metrics_port(ports.metrics)?;
         if self.node.config.network.is_clustered() {
-            cf::warning!(
-                As,
-                "this node looks for others, but a cluster is not ready for data: migration is new, try it with data that you have twice"
-            );
             let traffic = join_others(&self.node, ports.fabric, ports.heartbeat)?;
             let is_stopping = Arc::clone(&self.is_stopping);
             let thread =
