@@ -35,8 +35,48 @@ pub(crate) struct RoomWait {
 struct Waiting {
     queue: VecDeque<RoomWait>,
     bytes: usize,
+    /// No deadline of the queue is earlier, so until then nobody in it can be late. One that has left may have set it.
+    first_deadline: Option<Instant>,
     /// The server stops: nobody waits any more.
     has_ended: bool,
+}
+
+impl Waiting {
+    /// Puts a request into the queue: in front if it has waited before.
+    fn push(&mut self, wait: RoomWait) {
+        self.bytes += wait.size;
+        self.first_deadline =
+            Some(self.first_deadline.map_or(wait.deadline, |earliest| earliest.min(wait.deadline)));
+        if wait.has_waited {
+            self.queue.push_front(wait);
+        } else {
+            self.queue.push_back(wait);
+        }
+    }
+
+    /// Takes the first requests that `bytes` are enough for.
+    fn take_first(&mut self, mut bytes: usize) -> Vec<RoomWait> {
+        let mut taken = Vec::new();
+        while let Some(next) = self.queue.pop_front_if(|_| bytes > 0) {
+            bytes = bytes.saturating_sub(next.size.max(1));
+            self.bytes -= next.size;
+            taken.push(next);
+        }
+        taken
+    }
+
+    /// Takes the requests whose time is over. Looks at the whole queue only when there may be some.
+    fn take_late(&mut self, now: Instant) -> Vec<RoomWait> {
+        if self.first_deadline.is_none_or(|earliest| now < earliest) {
+            return Vec::new();
+        }
+        let (late, rest): (Vec<RoomWait>, VecDeque<RoomWait>) =
+            self.queue.drain(..).partition(|wait| wait.deadline <= now);
+        self.queue = rest;
+        self.bytes -= late.iter().map(|wait| wait.size).sum::<usize>();
+        self.first_deadline = self.queue.iter().map(|wait| wait.deadline).min();
+        late
+    }
 }
 
 /// Those who wait for room on one device.
@@ -75,13 +115,10 @@ impl RoomQueue {
         if waiting.has_ended || waiting.bytes.saturating_add(wait.size) > WAITING_BYTES_MAX {
             return Err(wait);
         }
-        waiting.bytes += wait.size;
-        if wait.has_waited {
-            waiting.queue.push_front(wait);
-        } else {
+        if !wait.has_waited {
             self.waits.fetch_add(1, Relaxed);
-            waiting.queue.push_back(wait);
         }
+        waiting.push(wait);
         self.count.store(waiting.queue.len(), Relaxed);
         Ok(())
     }
@@ -99,17 +136,10 @@ impl RoomQueue {
     }
 
     /// Lets those go on that may: all whose time is over, and the first ones that `bytes` are enough for.
-    pub(super) fn release(&self, mut bytes: usize) {
-        let (mut waiting, now) = (self.waiting.lock(), Instant::now());
-        let mut taken: Vec<RoomWait> = Vec::new();
-        while let Some(next) = waiting.queue.pop_front_if(|_| bytes > 0) {
-            bytes = bytes.saturating_sub(next.size.max(1));
-            taken.push(next);
-        }
-        let (late, rest): (VecDeque<RoomWait>, _) =
-            waiting.queue.drain(..).partition(|wait| wait.deadline <= now);
-        waiting.queue = rest;
-        waiting.bytes -= taken.iter().chain(&late).map(|wait| wait.size).sum::<usize>();
+    pub(super) fn release(&self, bytes: usize) {
+        let mut waiting = self.waiting.lock();
+        let taken = waiting.take_first(bytes);
+        let late = waiting.take_late(Instant::now());
         self.count.store(waiting.queue.len(), Relaxed);
         drop(waiting);
         taken.into_iter().for_each(|wait| (wait.resume)(true));
@@ -130,9 +160,7 @@ mod tests {
         let (queue, resumed) = (RoomQueue::default(), Resumed::default());
         for (at, (size, seconds)) in waits.iter().enumerate() {
             let resumed = Arc::clone(&resumed);
-            let mut waiting = queue.waiting.lock();
-            waiting.bytes += size;
-            waiting.queue.push_back(RoomWait {
+            queue.waiting.lock().push(RoomWait {
                 size: *size,
                 deadline: Instant::now() + Duration::from_secs(*seconds),
                 has_waited: false,
@@ -161,5 +189,10 @@ mod tests {
         queue.release(0);
         assert_eq!(*resumed.lock(), [(1, false), (3, false)]);
         assert_eq!(queue.waiting.lock().bytes, 8);
+        // Those that are left are looked at again when the first of them may be late.
+        let first = queue.waiting.lock().first_deadline.unwrap();
+        assert!(first > Instant::now() + Duration::from_secs(30));
+        assert!(queue.waiting.lock().take_late(first - Duration::from_secs(1)).is_empty());
+        assert_eq!(queue.waiting.lock().take_late(first + Duration::from_secs(1)).len(), 2);
     }
 }
