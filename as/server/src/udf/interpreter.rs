@@ -1,7 +1,7 @@
 //! An interpreter: a Lua state with the functions for programs, without what they must not reach, and with limits.
 //!
 //! # Limits
-//! - Time: a hook looks at the clock every 10,000 instructions and raises an error when the time of the call is over. What
+//! - Time: a hook looks at the clock every 1,000 instructions and raises an error when the time of the call is over. What
 //!   runs in C or Rust without instructions is bounded by itself (`lua/sandbox.lua`, `pattern.rs`, `value.rs`).
 //! - Memory: [`MEMORY_MAX`] for Lua, and as much again as `bindings::bytes` says for buffers.
 //! - Depth: Lua bounds calls itself; values are bounded in `value.rs`.

@@ -106,7 +106,12 @@ type Matched = Result<Option<usize>, PatternError>;
 
 impl Matcher<'_> {
     fn step(&mut self) -> Result<(), PatternError> {
-        self.steps += 1;
+        self.draw(1)
+    }
+
+    /// Counts steps, of a byte or an item each.
+    fn draw(&mut self, steps: usize) -> Result<(), PatternError> {
+        self.steps = self.steps.saturating_add(u32::try_from(steps).unwrap_or(u32::MAX));
         if self.steps >= WATCHED_STEPS {
             self.steps = 0;
             if self.watch.is_over() {
@@ -146,6 +151,7 @@ impl Matcher<'_> {
                         return malformed("missing '[' after '%f' in pattern");
                     }
                     let end = self.class_end(set)?;
+                    self.draw(end - set)?;
                     let before = if s == 0 { 0 } else { self.subject[s - 1] };
                     let here = self.subject.get(s).copied().unwrap_or(0);
                     if self.in_set(before, set, end - 1) || !self.in_set(here, set, end - 1) {
@@ -159,6 +165,7 @@ impl Matcher<'_> {
                 },
                 _ => {
                     let end = self.class_end(p)?;
+                    self.draw(end - p)?;
                     match self.pattern.get(end) {
                         Some(b'?') => {
                             if self.is_single(s, p, end)
@@ -193,7 +200,7 @@ impl Matcher<'_> {
     fn longest(&mut self, s: usize, p: usize, end: usize) -> Matched {
         let mut count = 0;
         while self.is_single(s + count, p, end) {
-            self.step()?;
+            self.draw(end - p)?;
             count += 1;
         }
         loop {
@@ -213,6 +220,7 @@ impl Matcher<'_> {
             if let Some(matched) = self.run(s, end + 1)? {
                 return Ok(Some(matched));
             }
+            self.draw(end - p)?;
             if !self.is_single(s, p, end) {
                 return Ok(None);
             }
@@ -252,6 +260,7 @@ impl Matcher<'_> {
         };
         let end = if let Extent::Closed(end) = extent { end } else { start };
         let text = &self.subject[start..end];
+        self.draw(text.len())?;
         Ok(self.subject[s..].starts_with(text).then_some(s + text.len()))
     }
 

@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use mlua::{Function, Lua, ffi};
 
-/// Instructions between two looks at the clock.
-const WATCHED_INSTRUCTIONS: c_int = 10_000;
+/// Instructions between two looks at the clock. One may copy tens of megabytes.
+const WATCHED_INSTRUCTIONS: c_int = 1_000;
 /// Where a class's metatable has its number.
 const CLASS_INDEX: ffi::lua_Integer = 1;
 

@@ -13,6 +13,10 @@ use proto::ResultCode;
 /// Bins that a record may have for a function.
 pub(crate) const BINS_MAX: usize = 512;
 
+/// Bytes that the values may have that a function gives a record. No record is larger, so what has more is refused at once,
+/// and not when the function ends.
+const MADE_SIZE_MAX: usize = 8 << 20;
+
 /// A record before a function runs.
 #[derive(Debug)]
 pub(crate) struct RecordInput {
@@ -270,12 +274,19 @@ impl RecordState {
         self.input.save_refusal.map_or(Ok(()), Err)
     }
 
-    /// Returns a bin a value.
+    /// Gives a bin a value.
     ///
     /// # Errors
-    /// The result when there would be too many bins.
+    /// The result when there would be too many bins, or more than a record can hold.
     pub(super) fn set_bin(&mut self, name: &[u8], particle: Particle<'static>) -> Result<(), ResultCode> {
         let bins = self.bins.get_or_insert_default();
+        let made = |(other, value): &(Box<[u8]>, BinValue)| match value {
+            BinValue::Made(particle) if **other != *name => particle.flat_size(),
+            _ => 0,
+        };
+        if bins.iter().map(made).sum::<usize>() + particle.flat_size() > MADE_SIZE_MAX {
+            return Err(ResultCode::RecordTooBig);
+        }
         if let Some((_, value)) = bins.iter_mut().find(|(other, _)| **other == *name) {
             *value = BinValue::Made(particle);
             return Ok(());

@@ -177,6 +177,17 @@ fn saves_are_kept_until_the_function_ends() {
 }
 
 #[test]
+fn values_larger_than_any_record_are_refused_at_once() {
+    let functions = module(
+        "function f(r) local s = ('x'):rep(3e6) for i = 1, 512 do r['b' .. i] = s end return aerospike:create(r) end",
+    );
+    let (result, record) = call_with(&functions, "f", &[0x90]);
+    assert!(shown(result).is_ok());
+    assert_eq!(record.result(), ResultCode::RecordTooBig);
+    assert!(!record.has_updates());
+}
+
+#[test]
 fn records_of_earlier_calls_are_none() {
     let functions = module(
         "function f(r) local last = kept kept = r return last and record.gen(last) + (last.x and 1 or 0) end",
@@ -192,6 +203,20 @@ fn harm_ends_with_an_error() {
         "while true do pcall(function() while true do end end) end",
         "return coroutine.wrap(function() while true do end end)()",
         "local co = coroutine.create(function() while true do end end) while true do coroutine.resume(co) end",
+        "xpcall(function() while true do end end, function() while true do end end) while true do end",
+        "while true do xpcall(error, function() while true do end end) end",
+        "coroutine.wrap(function() local x <close> = setmetatable({}, {__close = function() while true do end end}) \
+         while true do end end)()",
+        "local co = coroutine.create(function() local x <close> = setmetatable({}, {__close = function() while true do end \
+         end}) while true do end end) coroutine.resume(co) coroutine.close(co) while true do end",
+        "local function g(d) if d > 0 then for i = 1, 1000 do coroutine.wrap(g)(d - 1) end end end g(20)",
+        "local function g(d) if d > 0 then for i = 1, 1000 do coroutine.resume(coroutine.create(g), d - 1) end end end \
+         g(20) error('over')",
+        "return ('x'):rep(8e6):gsub('.+', ('%0'):rep(4e6))",
+        "local t = {} for i = 1, 1e6 do t[i] = i end while true do table.sort(t) end",
+        "local s = ('x'):rep(1e7) while true do string.upper(s) end",
+        "return ('a'):rep(1e6):find('[' .. ('b'):rep(1e7) .. ']')",
+        "return ('a'):rep(1e6):find('a-[' .. ('b'):rep(1e6) .. ']')",
         "local s = 'x' while true do s = s .. s end",
         "return ('x'):rep(1 << 40)",
         "return (''):rep(1 << 40, 'x')",
@@ -252,6 +277,28 @@ fn what_is_odd_does_no_harm() {
         ("return ('k=v'):match('(%w)=(%w)')", "k"),
         ("local t = {} for k in ('a,b'):gmatch('%a') do t[#t + 1] = k end return table.concat(t)", "ab"),
         ("return select('#', ('x'):find('y'))", "1"),
+        ("return select(2, xpcall(error, function(e) return e .. '!' end, 'x'))", "x!"),
+        ("return select(2, xpcall(function(a, b) return a + b end, print, 1, 2))", "3"),
+        (
+            "return select(2, pcall(xpcall, print))",
+            "bad argument #2 to 'xpcall' (function expected, got no value)",
+        ),
+        (
+            "local n = 0 for v in coroutine.wrap(function() for i = 1, 3 do coroutine.yield(i) end end) do n = n + v end \
+          return n",
+            "6",
+        ),
+        (
+            "local closed = 'no' pcall(coroutine.wrap(function() local x <close> = setmetatable({}, {__close = function() \
+          closed = 'yes' end}) error('x') end)) return closed",
+            "yes",
+        ),
+        (
+            "return select(2, pcall(coroutine.wrap(function() error({}, 0) end))) ~= nil and 'table' or 'none'",
+            "table",
+        ),
+        ("return string.format('%s-%d', 'a', 7) .. ('x'):upper() .. ('ab'):reverse()", "a-7Xba"),
+        ("return utf8.len('äö') .. os.date('!%Y', 0)", "21970"),
         ("local t = {3, 1, 2} table.insert(t, 1, 9) table.sort(t) return table.concat(t, ' ')", "1 2 3 9"),
     ] {
         assert_eq!(run(body), ok(expected), "{body}");

@@ -9,6 +9,8 @@ use super::super::pattern::{self, Capture, Match, PatternError};
 use super::super::raw::Watch;
 use super::record::Session;
 
+/// Bytes that a replacement may have with its references filled in.
+const EXPANDED_SIZE_MAX: usize = 16 << 20;
 /// As much of a line of a function as the log takes.
 const LOGGED_SIZE_MAX: usize = 1_000;
 
@@ -48,6 +50,8 @@ pub(crate) fn install(lua: &Lua, host: &Table, watch: &Rc<Watch>, session: &Rc<S
             },
         )?,
     )?;
+    let of_over = Rc::clone(watch);
+    host.set("is_over", lua.create_function(move |_, ()| Ok(of_over.is_over()))?)?;
     host.set("expand", lua.create_function(expand)?)?;
     host.set("caller", lua.create_function(|lua, ()| caller(lua))?)?;
     host.set(
@@ -134,19 +138,17 @@ fn answer(lua: &Lua, subject: &[u8], found: Result<Option<Match>, PatternError>)
 }
 
 /// A replacement with its references to captures filled in. `false` for one that is malformed, a number for a capture that
-/// does not exist.
-fn expand(lua: &Lua, mut arguments: MultiValue) -> mlua::Result<Value> {
-    let Some(Value::String(template)) = arguments.pop_front() else { return Ok(Value::Boolean(false)) };
+/// does not exist; then `nil`, or why there is no answer.
+fn expand(lua: &Lua, mut arguments: MultiValue) -> mlua::Result<(Value, Option<&'static str>)> {
+    let malformed = Ok((Value::Boolean(false), None));
+    let Some(Value::String(template)) = arguments.pop_front() else { return malformed };
     let template = template.as_bytes();
     let captures: Vec<Value> = arguments.into_iter().collect();
-    let mut out = Vec::with_capacity(template.len());
-    let mut bytes = template.iter();
-    while let Some(&byte) = bytes.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        match bytes.next() {
+    let mut out = Vec::with_capacity(template.len().min(EXPANDED_SIZE_MAX));
+    let mut rest = &template[..];
+    while let Some(at) = memchr::memchr(b'%', rest) {
+        out.extend_from_slice(&rest[..at]);
+        match rest.get(at + 1) {
             Some(b'%') => out.push(b'%'),
             Some(digit @ b'0'..=b'9') => {
                 let number = usize::from(digit - b'0');
@@ -155,13 +157,18 @@ fn expand(lua: &Lua, mut arguments: MultiValue) -> mlua::Result<Value> {
                 match capture {
                     Some(Value::String(text)) => out.extend_from_slice(&text.as_bytes()),
                     Some(Value::Integer(at)) => out.extend_from_slice(at.to_string().as_bytes()),
-                    _ => return Ok(Value::Integer(number as i64)),
+                    _ => return Ok((Value::Integer(number as i64), None)),
                 }
             }
-            _ => return Ok(Value::Boolean(false)),
+            _ => return malformed,
         }
+        if out.len() > EXPANDED_SIZE_MAX {
+            return Ok((Value::Nil, Some("resulting string too large")));
+        }
+        rest = &rest[at + 2..];
     }
-    Ok(Value::String(lua.create_string(out)?))
+    out.extend_from_slice(rest);
+    Ok((Value::String(lua.create_string(out)?), None))
 }
 
 /// Writes a line of a function into the log, with the place in the program where that was asked for.

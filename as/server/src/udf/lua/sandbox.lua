@@ -8,6 +8,15 @@ local wrap, raise, bad_argument, wrong_type, text, integer =
 -- Slots that one call of a function of `table` may go over.
 local SLOTS_MAX = 1 << 23
 
+local TIMEOUT = 'UDF Execution Timeout'
+local is_over = host.is_over
+
+-- Ends a function whose time is over. The hook looks at the clock between instructions; what runs for long within one, or
+-- begins to be counted anew, asks here.
+local function watch()
+	if is_over() then raise(TIMEOUT) end
+end
+
 local function string_argument(position, qualified, ...)
 	local value = text(position, ...)
 	if not value then
@@ -29,6 +38,52 @@ local function set_metatable(...)
 	return object
 end
 _G.setmetatable = wrap(set_metatable)
+
+-- A handler runs when all is unwound: Lua's own `xpcall` runs it where the error was raised, which may be within the hook,
+-- and there no hook watches it.
+local function handled(handler, is_done, ...)
+	if is_done then return true, ... end
+	watch()
+	return false, (select(2, pcall(handler, ...)))
+end
+function xpcall(...)
+	local f, handler = ...
+	if type(handler) ~= 'function' then
+		error("bad argument #2 to 'xpcall' (function expected, got " .. host.type_name(2, ...) .. ')', 2)
+	end
+	return handled(handler, pcall(f, select(3, ...)))
+end
+
+-- Each coroutine has its instructions counted from zero, so the clock is looked at when one is resumed. One that died of the
+-- hook has none any more: nothing of it runs again, such as what `__close` names.
+local create, resume, close_coroutine = coroutine.create, coroutine.resume, coroutine.close
+coroutine.resume = wrap(function(...)
+	watch()
+	return resume(...)
+end)
+coroutine.close = wrap(function(...)
+	watch()
+	return close_coroutine(...)
+end)
+coroutine.wrap = wrap(function(...)
+	if type((...)) ~= 'function' then wrong_type('function', 1, ...) end
+	local thread = create((...))
+	local function finish(is_done, ...)
+		if is_done then return ... end
+		watch()
+		local problem = ...
+		if coroutine.status(thread) == 'dead' then
+			local is_closed, other = close_coroutine(thread)
+			if not is_closed then problem = other end
+		end
+		if type(problem) == 'string' then raise(problem) end
+		error(problem, 0)
+	end
+	return wrap(function(...)
+		watch()
+		return finish(resume(thread, ...))
+	end)
+end)
 
 -- Only text is compiled.
 _G.load = wrap(function(...)
@@ -70,6 +125,7 @@ dofile, loadfile = refused('dofile'), refused('loadfile')
 _G.collectgarbage = wrap(function(...)
 	local what = text(1, ...) or 'collect'
 	if what == 'count' then return gc('count') end
+	watch()
 	if what == 'collect' then return gc('collect') end
 	if what == 'isrunning' then return true end
 	return 0
@@ -111,6 +167,7 @@ function string.rep(...)
 	if count <= 0 or value == '' and separator == '' then return '' end
 	local size = (#value + #separator) * 1.0 * count
 	if size >= 2147483647 then raise('resulting string too large') end
+	watch()
 	return string_rep(value, count, separator)
 end
 
@@ -168,7 +225,11 @@ function string.gmatch(...)
 end
 
 local function replacement_of(kind, replacement, whole, ...)
-	if kind == 'string' then return host.expand(replacement, whole, ...) end
+	if kind == 'string' then
+		local new, problem = host.expand(replacement, whole, ...)
+		if problem then raise(problem) end
+		return new
+	end
 	local first = whole
 	if select('#', ...) > 0 then first = ... end
 	if kind == 'table' then return replacement[first] end
@@ -220,10 +281,13 @@ end
 for _, name in ipairs { 'rep', 'find', 'match', 'gmatch', 'gsub' } do string[name] = wrap(string[name]) end
 
 -- `table` without loops over more slots than there can be elements.
-local insert, remove, move, concat = table.insert, table.remove, table.move, table.concat
-host.concat = concat
+host.concat = table.concat
 
-local function bounded(name, original, slots)
+-- The function `name` of a library, whose every call looks at the clock first, since it takes as long as its arguments are
+-- large; and refuses to go over more than SLOTS_MAX slots.
+local function bounded(library_name, name, slots)
+	local library = _G[library_name]
+	local original, qualified = library[name], library_name .. '.' .. name
 	-- What the original raises names neither the place nor the function that a program called.
 	local function finish(is_done, ...)
 		if is_done then return ... end
@@ -232,18 +296,30 @@ local function bounded(name, original, slots)
 		if type(problem) == 'string' then
 			position, reason = string_match(problem, "^bad argument #(%d+) to '[^']*' %((.*)%)$")
 		end
-		if position then bad_argument(math.tointeger(position), reason, 'table.' .. name) end
-		if type(problem) == 'string' and string_match(problem, '^[^:]*$') then raise(problem) end
+		if position then bad_argument(math.tointeger(position), reason, qualified) end
+		-- Errors of values, as of comparisons, have no place where C code runs.
+		if type(problem) == 'string' and string_match(problem, '^[^:]*$') and sub(problem, 1, 11) ~= 'attempt to ' then
+			raise(problem)
+		end
 		error(problem, 0)
 	end
-	table[name] = wrap(function(...)
+	library[name] = wrap(function(...)
+		watch()
 		local object = ...
-		if type(object) == 'table' and slots(...) > SLOTS_MAX then raise('too many elements for ' .. name) end
+		if slots and type(object) == 'table' and slots(...) > SLOTS_MAX then
+			raise('too many elements for ' .. name)
+		end
 		return finish(pcall(original, ...))
 	end)
 end
-bounded('insert', insert, function(object) return #object end)
-bounded('remove', remove, function(object) return #object end)
-bounded('move', move, function(_, from, to)
+local function length(object) return #object end
+bounded('table', 'insert', length)
+bounded('table', 'remove', length)
+bounded('table', 'sort', length)
+bounded('table', 'concat')
+bounded('table', 'move', function(_, from, to)
 	return math.type(from) == 'integer' and math.type(to) == 'integer' and to > from and (to - from) | 0 or 0
 end)
+for _, name in ipairs { 'format', 'lower', 'reverse', 'upper' } do bounded('string', name) end
+for _, name in ipairs { 'codepoint', 'len', 'offset' } do bounded('utf8', name) end
+bounded('os', 'date')
