@@ -142,11 +142,13 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
         let at = self.leaf_of(order);
         let entry = TreeEntry { key, handle, stub: stub(digest) };
         let Some(leaf) = self.leaves.get_mut(at) else {
+            // The directory of leaves may be left of entries that were there before.
+            let before = self.memory();
             self.leaves.push(Leaf { first: entry, entries: Vec::new() });
             self.leaves[at].entries.reserve_exact(8);
             self.leaves[at].entries.push(entry);
             self.len = 1;
-            return (true, self.memory() as isize);
+            return (true, self.memory() as isize - before as isize);
         };
         let Err(place) = leaf.entries.binary_search_by(order) else { return (false, 0) };
         let mut grown = 0;
@@ -467,9 +469,16 @@ mod tests {
             assert_eq!((tree.len(), tree.memory() as isize), (400, memory));
             assert!(tree.memory() < 40_000, "{} bytes", tree.memory());
             for n in 0..20_000 {
-                tree.remove(key_of(n), &Numbers.digest(n), &Numbers);
+                memory += tree.remove(key_of(n), &Numbers.digest(n), &Numbers).1;
             }
-            assert_eq!((tree.len(), tree.leaves.len()), (0, 0));
+            assert_eq!((tree.len(), tree.leaves.len(), tree.memory() as isize), (0, 0, memory));
+            // A tree that gets its only entry again and again is counted right.
+            for n in 0..100 {
+                memory += tree.insert(key_of(n), &Numbers.digest(n), n, &Numbers).1;
+                assert_eq!(tree.memory() as isize, memory);
+                memory += tree.remove(key_of(n), &Numbers.digest(n), &Numbers).1;
+                assert_eq!(tree.memory() as isize, memory);
+            }
         }
     }
 
