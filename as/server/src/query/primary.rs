@@ -18,6 +18,7 @@ impl Walker<'_> {
         let after = part.after.as_ref().map(|after| &after.digest);
         let mut walk = query.namespace.walk(part.partition, query.set.set_id(), after);
         while let Some(portion) = walk.next_portion(|element| self.is_wanted(element)) {
+            self.read_clock();
             for (at, found) in portion.iter().enumerate() {
                 if let Some(projection) = query.asks_only_index(&found.meta) {
                     if self.send_metadata(projection, found)?.is_break() {

@@ -369,6 +369,11 @@ impl<'a> Walker<'a> {
         }
     }
 
+    /// Looks at the clock: what has expired meanwhile is not there any more.
+    pub(super) fn read_clock(&mut self) {
+        self.now = StoredMillis::now();
+    }
+
     /// Whether the query is for the record of `element`, as far as the index tells.
     pub(super) fn is_wanted(&self, element: &Element) -> bool {
         self.run.query.set.admits(element.set_id)
@@ -461,6 +466,7 @@ impl<'a> Walker<'a> {
     pub(super) fn go_on(&mut self, digest: &cf::Digest) -> Result<(), Stop> {
         if self.changer.is_some() {
             self.release_partition();
+            self.read_clock();
         }
         if let Some(changer) = &mut self.changer {
             changer.change(digest, &self.run.job, self.now);
@@ -546,7 +552,7 @@ impl<'a> Walker<'a> {
             std::thread::sleep(early);
             self.check_end()?;
         }
-        self.now = StoredMillis::now();
+        self.read_clock();
         Ok(())
     }
 

@@ -43,6 +43,7 @@ impl Walker<'_> {
             });
             entries.clear();
             let ranges = condition.ranges_after(after);
+            self.read_clock();
             let has_more = index.collect(namespace, part.partition, ranges, max, &mut entries);
             if has_more && sent.is_none() {
                 sent = Some(HashSet::new());
@@ -109,6 +110,7 @@ impl Walker<'_> {
                 ControlFlow::Continue(Visited::LeftOut) => self.rest()?,
             }
             if at % PORTION_SIZE_MIN == PORTION_SIZE_MIN - 1 {
+                self.read_clock();
                 self.check_end()?;
             }
         }
