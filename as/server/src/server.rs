@@ -111,21 +111,7 @@ impl Server {
             TransactionContext::new(Arc::clone(&config), Arc::clone(&namespaces), Arc::clone(&metrics));
         let transactions = Arc::new(transactions.with_replicas(replicas));
         let queries = Queries::new(Arc::clone(&config), Arc::clone(&transactions), Arc::clone(&indexes));
-        let service = Arc::new(ServiceContext {
-            config: Arc::clone(&config),
-            metrics: Arc::clone(&metrics),
-            connection_count: ConnectionCount::new(Arc::clone(&metrics)),
-            admin_connection_count: ConnectionCount::new(Arc::clone(&metrics)),
-            info: Workers::new("info"),
-            access_control: security.clone(),
-            security: security.as_ref().map(|_| Workers::new("security")),
-            queries: Arc::new(queries),
-            transactions,
-            batches: BatchPool::new(),
-            pool: ServicePool::new(),
-            replies: ReplyBudget::new(Arc::clone(&metrics)),
-            compression: MessageCompression::new(),
-        });
+        let service = Arc::new(service_context(&config, &metrics, security.clone(), (transactions, queries)));
         let node = Arc::new(Node {
             advertised,
             advertised_tls,
@@ -492,6 +478,31 @@ impl Drop for Server {
 /// An executor for one thread.
 fn executor(node: &Node) -> Executor {
     Executor::new(Arc::clone(&node.service.transactions))
+}
+
+/// What serves clients, with nobody to serve yet.
+fn service_context(
+    config: &Arc<Config>,
+    metrics: &Arc<ServerMetrics>,
+    access_control: Option<Arc<AccessControl>>,
+    (transactions, queries): (Arc<TransactionContext>, Queries),
+) -> ServiceContext {
+    ServiceContext {
+        config: Arc::clone(config),
+        metrics: Arc::clone(metrics),
+        connection_count: ConnectionCount::new(Arc::clone(metrics)),
+        admin_connection_count: ConnectionCount::new(Arc::clone(metrics)),
+        info: Workers::new("info"),
+        security: access_control.as_ref().map(|_| Workers::new("security")),
+        access_control,
+        queries: Arc::new(queries),
+        transactions,
+        batches: BatchPool::new(),
+        pool: ServicePool::new(),
+        replies: ReplyBudget::new(Arc::clone(metrics)),
+        inflated: ReplyBudget::of_inflated(Arc::clone(metrics)),
+        compression: MessageCompression::new(),
+    }
 }
 
 /// Adds one to the service threads.

@@ -21,7 +21,7 @@ use proto::message::{Request, field, info1};
 use proto::reply::{self, ReplyHeader};
 use smallvec::smallvec;
 
-use super::event_loop::{ServiceThread, Verdict};
+use super::event_loop::{PutOff, RoomOf, ServiceThread, Verdict};
 use super::mailbox::{ConnectionToken, Mail};
 use super::messages::{Message, Messages};
 use super::park::ReplyHandle;
@@ -184,10 +184,10 @@ impl ServiceThread {
                 Err(error) => return Some(self.refuse_compressed(slot, error)),
             }
         }
-        let Some(room) = Charge::reserve(&self.context.replies, announced) else {
+        let Some(room) = Charge::reserve(&self.context.inflated, announced) else {
             let connection = self.connections.get(slot)?;
-            connection.put_off = Some(self.context.replies.wait());
-            self.put_off.push((token, announced));
+            connection.put_off = Some(self.context.inflated.wait());
+            self.put_off.push(PutOff { token, size: announced, room: RoomOf::Inflated });
             return None;
         };
         let client = self.connections.get(slot)?.peer;

@@ -32,6 +32,8 @@ pub(crate) struct ServiceContext {
     pub(crate) batches: BatchPool,
     pub(crate) pool: ServicePool,
     pub(crate) replies: Arc<ReplyBudget>,
+    /// Requests that were inflated have room of their own: they may wait for that of their replies.
+    pub(crate) inflated: Arc<ReplyBudget>,
     pub(crate) compression: MessageCompression,
 }
 

@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 
 use super::KEEP_SIZE_MAX;
 use super::connection::Connection;
-use super::event_loop::{RECEIVE_SIZE, ServiceThread, Verdict};
+use super::event_loop::{PutOff, RECEIVE_SIZE, RoomOf, ServiceThread, Verdict};
 use super::mailbox::ConnectionToken;
 use super::messages::{Message, Messages};
 use super::reply_budget::Charge;
@@ -340,7 +340,7 @@ impl ServiceThread {
     fn put_off(&mut self, slot: u32, token: ConnectionToken, size: usize) {
         if let Some(connection) = self.connections.get(slot) {
             connection.put_off = Some(self.context.replies.wait());
-            self.put_off.push((token, size));
+            self.put_off.push(PutOff { token, size, room: RoomOf::Replies });
         }
     }
 
@@ -380,7 +380,7 @@ impl ServiceThread {
                     if let Some(room) = self.large_reply.take() {
                         stream.keep_room(room);
                     }
-                    let owned = OwnedRequest::new(body, self.now, self.woken, stream);
+                    let owned = OwnedRequest::new(body, self.woken, stream);
                     self.context.transactions.restart(wait, owned);
                 }
                 Dispatched::Parked
@@ -398,7 +398,7 @@ impl ServiceThread {
                 if let Some(stream) = self.park_for_stream(slot, token, Some(timeout)) {
                     compressor.into_iter().for_each(|compressor| stream.compress_by(compressor));
                     cf::fault_point!("start-batch");
-                    self.context.batches.start(body, rest, (self.now, self.woken), access, stream);
+                    self.context.batches.start(body, rest, self.woken, access, stream);
                 }
                 Dispatched::Parked
             }

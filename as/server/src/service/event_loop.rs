@@ -54,6 +54,20 @@ pub(super) enum Verdict {
     Close,
 }
 
+/// For what a request that is put off has no room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum RoomOf {
+    Replies,
+    Inflated,
+}
+
+/// A connection whose request is put off until there is room for so many bytes.
+pub(super) struct PutOff {
+    pub(super) token: ConnectionToken,
+    pub(super) size: usize,
+    pub(super) room: RoomOf,
+}
+
 /// How far the outbox was when the request that is being carried out began.
 #[derive(Clone, Copy)]
 pub(super) struct Checkpoint {
@@ -81,8 +95,8 @@ pub(crate) struct ServiceThread {
     pub(super) outbox: Outbox,
     /// Bytes of a message while it is inflated or compressed.
     pub(super) spare_buffer: Vec<u8>,
-    /// Connections whose requests are put off until there is room for their replies, and how large these may be.
-    pub(super) put_off: Vec<(ConnectionToken, usize)>,
+    /// Connections whose requests are put off until there is room for them or for their replies.
+    pub(super) put_off: Vec<PutOff>,
     /// Room for the large reply that is being made.
     pub(super) large_reply: Option<Charge>,
     /// Set while a request is being carried out.
@@ -370,14 +384,18 @@ impl ServiceThread {
 
     /// Has requests that are put off tried again as far as there is room. One that finds none is put off again.
     fn resume_put_off(&mut self) {
-        if !self.context.replies.is_waited_for() {
+        let (replies, inflated) = (&self.context.replies, &self.context.inflated);
+        if !replies.is_waited_for() && !inflated.is_waited_for() {
             return;
         }
-        self.context.replies.release_queued(self.woken);
+        replies.release_queued(self.woken);
         let mut put_off = std::mem::take(&mut self.put_off);
-        put_off.retain(|(token, size)| {
+        put_off.retain(|PutOff { token, size, room }| {
             let Some(slot) = self.connections.slot_of(*token) else { return false };
-            let has_room = self.context.replies.has_room(*size);
+            let has_room = match room {
+                RoomOf::Replies => self.context.replies.has_room(*size),
+                RoomOf::Inflated => self.context.inflated.has_room(*size),
+            };
             if has_room && let Some(connection) = self.connections.get(slot) {
                 connection.put_off = None;
                 self.ready.push(slot);

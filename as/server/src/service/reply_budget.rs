@@ -35,6 +35,8 @@ pub(crate) struct ReplyBudget {
     /// Those of them that wait in no service thread.
     queue: Mutex<VecDeque<QueuedReply>>,
     metrics: Arc<ServerMetrics>,
+    /// What is told when a request is put off.
+    complaint: &'static str,
 }
 
 /// A request that waits in no service thread until its reply has room.
@@ -48,8 +50,19 @@ struct QueuedReply {
 impl ReplyBudget {
     /// A budget of which nothing is used.
     pub(crate) fn new(metrics: Arc<ServerMetrics>) -> Arc<Self> {
+        let complaint = "of replies are not read: a request with a large reply is put off";
+        ReplyBudget::with_complaint(metrics, complaint)
+    }
+
+    /// The budget of requests that came compressed, until they are carried out: as large.
+    pub(crate) fn of_inflated(metrics: Arc<ServerMetrics>) -> Arc<Self> {
+        let complaint = "of inflated requests are not carried out: a compressed request is put off";
+        ReplyBudget::with_complaint(metrics, complaint)
+    }
+
+    fn with_complaint(metrics: Arc<ServerMetrics>, complaint: &'static str) -> Arc<Self> {
         let (unsent_size, waiting) = (AtomicUsize::new(0), CachePadded::default());
-        Arc::new(ReplyBudget { unsent_size, waiting, queue: Mutex::default(), metrics })
+        Arc::new(ReplyBudget { unsent_size, waiting, queue: Mutex::default(), metrics, complaint })
     }
 
     /// Bytes of replies that are kept for clients to read, or are about to be.
@@ -77,11 +90,7 @@ impl ReplyBudget {
     pub(super) fn wait(self: &Arc<Self>) -> Waiting {
         self.waiting.fetch_add(1, Relaxed);
         self.metrics.add(ServerCounter::RepliesPutOff, 1);
-        cf::warning_limited!(
-            Service,
-            "{} bytes of replies are not read: a request with a large reply is put off",
-            self.unsent_size()
-        );
+        cf::warning_limited!(Service, "{} bytes {}", self.unsent_size(), self.complaint);
         Waiting(Arc::clone(self))
     }
 
