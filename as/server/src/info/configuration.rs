@@ -48,7 +48,7 @@ fn act_on(node: &Node, change: &ParameterChange) {
                 membership.resize_migration();
             }
         }
-        ("security.log", _) => {
+        ("security.log", _) | ("security", "enable-quotas") => {
             if let Some(access) = &node.security {
                 access.settings_changed();
             }

@@ -261,7 +261,7 @@ impl Call<'_> {
         let security = self.access.config.security.as_ref();
         let ttl_s = security.map_or(0, |security| security.params.session_ttl.get());
         let secret = self.access.secret.read().ok_or(ResultCode::Unknown)?;
-        let token = token::issue(&secret, name, &user.password, unix_seconds() + u64::from(ttl_s));
+        let token = token::issue(&secret, name, (user.id, &user.password), unix_seconds() + u64::from(ttl_s));
         let mut replies = Replies::new();
         replies.message(ResultCode::Ok).bytes(field::SESSION_TOKEN, &token).number(field::SESSION_TTL, ttl_s);
         Ok(Some(replies.finish()))
@@ -283,7 +283,7 @@ impl Call<'_> {
         }
         let is_for_user = {
             let accounts = self.access.accounts.read();
-            accounts.user(token.user).is_some_and(|user| token.is_for(&secret, &user.password))
+            accounts.user(token.user).is_some_and(|user| token.is_for(&secret, (user.id, &user.password)))
         };
         if !is_for_user {
             return Err(ResultCode::SecurityCredential);

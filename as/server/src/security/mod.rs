@@ -198,11 +198,14 @@ impl AccessControl {
         let (id, mut rights) = accounts.rights_of(name)?;
         if let (Some(security), Some(user)) = (&self.config.security, accounts.user(name)) {
             rights.reported = ReportedData::new(&security.log, name, &user.roles);
+            if !security.params.enable_quotas.get() {
+                rights.forget_quotas();
+            }
         }
         Some((id, rights))
     }
 
-    /// The settings of the audit log have changed: users that are logged in are reported by the new ones.
+    /// The settings of the audit log or of quotas have changed: they count for users that are logged in too.
     pub(crate) fn settings_changed(&self) {
         let accounts = self.accounts.read();
         let users = self.users.lock();

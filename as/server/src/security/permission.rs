@@ -148,6 +148,11 @@ impl Rights {
         self.write_quota = self.write_quota.max(write);
     }
 
+    /// Takes the quotas away: there is no limit.
+    pub(super) fn forget_quotas(&mut self) {
+        (self.read_quota, self.write_quota) = (0, 0);
+    }
+
     /// Whether `wanted` is allowed there, all of it.
     #[inline]
     pub(crate) fn allow(&self, wanted: Permissions, scope: Scope<'_>) -> bool {

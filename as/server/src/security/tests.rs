@@ -136,10 +136,10 @@ fn there_is_an_administrator_however_the_first_start_ended() {
 fn a_token_ends_with_its_time() {
     let access = open(&CrashingFolder::with(&[])).expect("it opens");
     let secret = access.secret.read().expect("a secret");
-    let hash = access.accounts.read().user("admin").expect("a user").password.clone();
+    let admin = access.accounts.read().user("admin").expect("a user").clone();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
     for (expiry_s, expected) in [(now + 60, 0), (now - 1, ResultCode::SecuritySessionExpired.code())] {
-        let token = token::issue(&secret, "admin", &hash, expiry_s);
+        let token = token::issue(&secret, "admin", (admin.id, &admin.password), expiry_s);
         let session = access.session(client());
         let fields = [(field::USER, &b"admin"[..]), (field::SESSION_TOKEN, &token[..])];
         assert_eq!(ask(&access, &session, Command::Authenticate, &fields), expected);

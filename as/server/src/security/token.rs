@@ -5,11 +5,12 @@
 //! version u8 = 1 | expiry u64 | size of the name u8 | name | stamp 16 bytes | HMAC-SHA256 32 bytes
 //! ```
 //!
-//! Expiry is in seconds since 1970; numbers are big-endian. The stamp is a digest of the hash of the user's password: a token
-//! ends when the password changes, or the user is dropped.
+//! Expiry is in seconds since 1970; numbers are big-endian. The stamp is a digest of the user's id and of the hash of
+//! the password: a token ends when the password changes, or the user is dropped, whoever has the name afterwards.
 
 use hmac::Mac;
 
+use super::accounts::AccountId;
 use super::password::keyed_digest;
 
 const VERSION: u8 = 1;
@@ -27,20 +28,24 @@ pub(super) struct Token<'a> {
     stamp: [u8; STAMP_SIZE],
 }
 
-fn stamp(secret: &Secret, password_hash: &str) -> [u8; STAMP_SIZE] {
-    let digest = keyed_digest(secret, &[b"stamp", password_hash.as_bytes()]).finalize().into_bytes();
+/// What tells the holder of a token: the user's id and the hash of the password.
+type Holder<'a> = (AccountId, &'a str);
+
+fn stamp(secret: &Secret, (id, password_hash): Holder<'_>) -> [u8; STAMP_SIZE] {
+    let parts: [&[u8]; 3] = [b"stamp", &id.0.to_be_bytes(), password_hash.as_bytes()];
+    let digest = keyed_digest(secret, &parts).finalize().into_bytes();
     let mut stamp = [0; STAMP_SIZE];
     stamp.copy_from_slice(&digest[..STAMP_SIZE]);
     stamp
 }
 
 /// A token for `user`, whose name is a valid one, that is good until `expiry_s`.
-pub(super) fn issue(secret: &Secret, user: &str, password_hash: &str, expiry_s: u64) -> Vec<u8> {
+pub(super) fn issue(secret: &Secret, user: &str, holder: Holder<'_>, expiry_s: u64) -> Vec<u8> {
     let mut token = vec![VERSION];
     token.extend(expiry_s.to_be_bytes());
     token.push(u8::try_from(user.len()).expect("names of users are short"));
     token.extend(user.as_bytes());
-    token.extend(stamp(secret, password_hash));
+    token.extend(stamp(secret, holder));
     let mac = keyed_digest(secret, &[b"token", &token]).finalize().into_bytes();
     token.extend(mac);
     token
@@ -60,9 +65,9 @@ impl<'a> Token<'a> {
         (version == VERSION).then_some(Token { user, expiry_s: u64::from_be_bytes(*expiry_s), stamp })
     }
 
-    /// Whether it is one for the password with this hash.
-    pub(super) fn is_for(&self, secret: &Secret, password_hash: &str) -> bool {
-        self.stamp == stamp(secret, password_hash)
+    /// Whether it is one of this holder.
+    pub(super) fn is_for(&self, secret: &Secret, holder: Holder<'_>) -> bool {
+        self.stamp == stamp(secret, holder)
     }
 }
 
@@ -73,10 +78,12 @@ mod tests {
     #[test]
     fn a_token_is_good_where_it_was_signed_and_nowhere_else() {
         let (secret, other) = ([1; 32], [2; 32]);
-        let bytes = issue(&secret, "bob", "hash", 1_000);
+        let bytes = issue(&secret, "bob", (AccountId(7), "hash"), 1_000);
         let token = Token::read(&secret, &bytes).expect("a token");
         assert_eq!((token.user, token.expiry_s), ("bob", 1_000));
-        assert!(token.is_for(&secret, "hash") && !token.is_for(&secret, "new hash"));
+        assert!(token.is_for(&secret, (AccountId(7), "hash")));
+        assert!(!token.is_for(&secret, (AccountId(7), "new hash")));
+        assert!(!token.is_for(&secret, (AccountId(8), "hash")), "another user of this name");
         assert_eq!(Token::read(&other, &bytes), None);
         for at in 0..bytes.len() {
             let mut forged = bytes.clone();

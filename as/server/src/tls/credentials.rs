@@ -189,8 +189,13 @@ impl Context<'_> {
     fn authorities(self, are_for_nodes: bool) -> Result<RootCertStore, TlsError> {
         let params = &self.0.params;
         let mut store = RootCertStore::empty();
+        let blacklist = self.blacklist()?;
+        // One that signs nothing any more is no authority, though it is among the files.
+        let is_good = |certificate: &CertificateDer<'_>| {
+            CertificateFacts::read(certificate).is_none_or(|facts| !blacklist.contains(&facts))
+        };
         let mut add = |name: &str, path: &str, certificates: Vec<CertificateDer<'static>>| {
-            certificates.into_iter().try_for_each(|certificate| {
+            certificates.into_iter().filter(is_good).try_for_each(|certificate| {
                 store.add(certificate).map_err(|error| {
                     self.error(
                         name,
