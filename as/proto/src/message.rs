@@ -432,15 +432,23 @@ impl<'a> Request<'a> {
         let first_size = first.map_or(0, |(_, value)| value.len() + FIELD_FIXED_SIZE);
         let size = MESSAGE_HEADER_SIZE + first_size + self.fields.len() + self.ops.len();
         let mut body = Vec::with_capacity(size);
-        body.extend([MESSAGE_HEADER_SIZE as u8, self.info1, self.info2, self.info3, self.info4, 0]);
+        body.extend([
+            MESSAGE_HEADER_SIZE.to_le_bytes()[0],
+            self.info1,
+            self.info2,
+            self.info3,
+            self.info4,
+            0,
+        ]);
         for number in [self.generation, self.record_ttl, self.transaction_ttl_ms] {
             body.extend(number.to_be_bytes());
         }
-        // A message of which this was read has no more fields than that, and one more fits in.
-        body.extend((field_count as u16).to_be_bytes());
+        // What this was read from has no more fields than can be counted.
+        body.extend(u16::try_from(field_count).unwrap_or(u16::MAX).to_be_bytes());
         body.extend(self.op_count.to_be_bytes());
         if let Some((field_type, value)) = first {
-            body.extend((value.len() as u32 + 1).to_be_bytes());
+            let size = u32::try_from(value.len() + 1).unwrap_or(u32::MAX);
+            body.extend(size.to_be_bytes());
             body.push(field_type);
             body.extend_from_slice(value);
         }

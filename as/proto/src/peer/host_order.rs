@@ -49,9 +49,9 @@ fn turn_around(body: &mut [u8], order: Order) -> Option<()> {
     }
     let (field_count, op_count) = (order.u16(body, FIELD_COUNT_AT)?, order.u16(body, OP_COUNT_AT)?);
     for number in HEADER_NUMBERS {
-        body[number].reverse();
+        body.get_mut(number)?.reverse();
     }
-    let mut rest = &mut body[MESSAGE_HEADER_SIZE..];
+    let mut rest = body.get_mut(MESSAGE_HEADER_SIZE..)?;
     for _ in 0..field_count {
         (_, rest) = split_sized(rest, order)?;
     }
@@ -80,9 +80,10 @@ fn split_sized(bytes: &mut [u8], order: Order) -> Option<(&mut [u8], &mut [u8])>
 #[must_use]
 pub fn to_host_order(body: &[u8]) -> Option<Vec<u8>> {
     let mut frame = vec![VERSION, FrameType::Message as u8];
-    frame.extend_from_slice(&(body.len() as u64).to_le_bytes()[..HEADER_SIZE - 2]);
+    let [size @ .., _, _] = (body.len() as u64).to_le_bytes();
+    frame.extend_from_slice(&size);
     frame.extend_from_slice(body);
-    turn_around(&mut frame[HEADER_SIZE..], Order::Wire)?;
+    turn_around(frame.get_mut(HEADER_SIZE..)?, Order::Wire)?;
     Some(frame)
 }
 

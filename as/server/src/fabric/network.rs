@@ -12,7 +12,7 @@ use proto::peer::NodeId;
 use proto::peer::hello::Channel;
 use proto::peer::nested::Endpoint;
 
-use super::connection::{Dial, Post, SendError};
+use super::connection::{Connection, Dial, Post, SendError};
 use super::peers::{FabricSettings, Handlers, Peers};
 use super::thread::FabricThread;
 use crate::tls::PeerDoor;
@@ -86,7 +86,7 @@ impl Fabric {
     /// As [`send`](Self::send).
     pub(crate) fn send_now(&self, to: NodeId, channel: Channel, message: &[u8]) -> Result<(), SendError> {
         let peer = self.peers.find(to).ok_or(SendError::NotConnected)?;
-        peer.send_if(channel, message, |connection| connection.is_established())
+        peer.send_if(channel, message, Connection::is_established)
     }
 
     /// Whether heartbeats say that a node is alive.

@@ -86,9 +86,24 @@ impl Namespace {
         meta
     }
 
-    /// Whether a version with `old_void_time` lives longer than the one with `void_time` that takes its place, so that
-    /// copies of it that are left on disk would come back; 0 stands for ever.
-    pub(crate) fn is_outlived_by(&self, old_void_time: u32, void_time: u32) -> bool {
+    /// Whether a record that is going to have `void_time` must leave a tombstone when it goes: because `base` does, from which
+    /// it is made, or because `base` is a live version that lives longer, so that copies of it that are left on disk would
+    /// come back.
+    pub(crate) fn must_leave_tombstone(&self, base: &RecordMeta, is_live: bool, void_time: u32) -> bool {
+        base.leaves_tombstone() || is_live && self.is_outlived_by(base.void_time, void_time)
+    }
+
+    /// The same of a copy that another node has sent, which takes the place of `here`. The other node may have forgotten a
+    /// tombstone already of which older copies are on disk here.
+    pub(crate) fn copy_must_leave_tombstone(&self, here: &RecordMeta, void_time: u32) -> bool {
+        let follows_tombstone = here.is_tombstone() && self.storage.is_on_disk();
+        here.exists()
+            && (follows_tombstone || self.must_leave_tombstone(here, !here.is_tombstone(), void_time))
+    }
+
+    /// Whether a version with `old_void_time` lives longer than the one with `void_time` that takes its place; 0 stands for
+    /// ever.
+    fn is_outlived_by(&self, old_void_time: u32, void_time: u32) -> bool {
         void_time != 0 && (old_void_time == 0 || old_void_time > void_time) && self.storage.is_on_disk()
     }
 

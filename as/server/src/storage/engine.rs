@@ -280,15 +280,27 @@ impl Storage {
         Ok(())
     }
 
-    /// Whether the record at `location` must get to its disk before anybody is told of it, by `commit-to-device`. On a disk
-    /// that has failed nothing does; it takes no writes then, and reads go on.
+    /// Whether the record at `location`, which was found, must get to its disk before anybody is told of it, by
+    /// `commit-to-device`. On a disk that has failed nothing does; it takes no writes then, and reads go on.
     #[inline]
     pub(crate) fn is_unsettled(&self, location: Location) -> bool {
+        self.is_awaited(location, |disk| !disk.has_failed())
+    }
+
+    /// Whether the record that was just stored at `location` must get to its disk before its client is told. If the disk fails
+    /// meanwhile, that is what the client is told.
+    #[inline]
+    pub(crate) fn is_change_unsettled(&self, location: Location) -> bool {
+        self.is_awaited(location, |_| true)
+    }
+
+    #[inline]
+    fn is_awaited(&self, location: Location, may_come: impl Fn(&Disk) -> bool) -> bool {
         self.commits()
             && location.is_stored()
             && self.devices[usize::from(location.device())]
                 .as_disk()
-                .is_some_and(|disk| !disk.has_failed() && !disk.is_durable(location))
+                .is_some_and(|disk| may_come(disk) && !disk.is_durable(location))
     }
 
     /// Whether `commit-to-device` is on.

@@ -66,11 +66,11 @@ impl Waiting {
     }
 
     /// Takes the requests whose time is over. Looks at the whole queue only when there may be some.
-    fn take_late(&mut self, now: Instant) -> Vec<RoomWait> {
+    fn take_late(&mut self, now: Instant) -> VecDeque<RoomWait> {
         if self.first_deadline.is_none_or(|earliest| now < earliest) {
-            return Vec::new();
+            return VecDeque::new();
         }
-        let (late, rest): (Vec<RoomWait>, VecDeque<RoomWait>) =
+        let (late, rest): (VecDeque<RoomWait>, VecDeque<RoomWait>) =
             self.queue.drain(..).partition(|wait| wait.deadline <= now);
         self.queue = rest;
         self.bytes -= late.iter().map(|wait| wait.size).sum::<usize>();

@@ -505,6 +505,8 @@ impl Workspace {
                 let is_last = at + 1 == window.len();
                 let is_skipped = skips_reads && row.request.info2 & info2::WRITE == 0;
                 if shared.must_not_wait_for(context, row) {
+                    // Nothing that a reply waits for stays behind with the replies of others.
+                    assert_eq!(self.buffers.unsettled.len(), settled, "a row on a service thread is settled");
                     starts.drain(..).for_each(|start| frames.row_done(start));
                     return Extent::Paused(*before, left);
                 }

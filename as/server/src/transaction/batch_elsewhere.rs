@@ -43,7 +43,7 @@ impl RowsElsewhere for Elsewhere<'_> {
         };
         let filter = self.filter.filter(|_| !row.request.has_field(field::FILTER_EXPRESSION));
         let body = row.request.to_body(filter.map(|filter| (field::FILTER_EXPRESSION, filter)));
-        let request = OwnedRequest::new(&body, self.batch.now, self.since, Arc::new(sink));
+        let request = OwnedRequest::new(&body, self.since, Arc::new(sink));
         self.context.restart(wait, request.of(Origin::BatchSub, Some(row.digest)));
     }
 }

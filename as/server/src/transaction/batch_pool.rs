@@ -72,7 +72,6 @@ pub(super) struct BatchInFlight {
     access: Access,
     /// Where turns go.
     workers: Weak<Workers<BatchTurn>>,
-    pub(super) now: StoredMillis,
     pub(super) received: Instant,
     /// How long it may take, if its client says so.
     own_time_max: Option<Duration>,
@@ -180,7 +179,7 @@ impl BatchPool {
         &self,
         body: &[u8],
         rest: BatchRest,
-        (now, received): (StoredMillis, Instant),
+        received: Instant,
         access: Access,
         sink: Arc<dyn ReplySink>,
     ) {
@@ -208,7 +207,6 @@ impl BatchPool {
             sink,
             access,
             workers: Arc::downgrade(&self.workers),
-            now,
             received,
             own_time_max: (own_ms != 0).then(|| Duration::from_millis(own_ms.into())),
             progress: Mutex::new(progress),
@@ -544,7 +542,7 @@ impl Executor {
         let shared = RowsContext {
             session: batch.access.as_deref(),
             filter: batch.filter.get()?.as_ref(),
-            now: batch.now,
+            now: StoredMillis::now(),
             since: in_hand.since,
             place,
             may_wait: in_hand.may_wait,
@@ -634,7 +632,7 @@ mod tests {
         ) else {
             panic!("it is not for the batch threads");
         };
-        pool.start(&body, rest, (StoredMillis::now(), Instant::now()), None, Arc::<Broken>::clone(&sink));
+        pool.start(&body, rest, Instant::now(), None, Arc::<Broken>::clone(&sink));
         let new_worker = move || {
             let work: Box<dyn Work<BatchTurn>> =
                 Box::new(BatchWorker::new(Executor::new(Arc::clone(&context))));

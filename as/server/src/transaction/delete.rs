@@ -109,6 +109,7 @@ pub(super) fn remove(
     buffers: &mut Buffers,
 ) -> Result<(), ResultCode> {
     let namespace = call.namespace;
+    call.check_master()?;
     let is_durable =
         call.request.info2 & info2::DURABLE_DELETE != 0 || namespace.config().params.durable_deletes.get();
     let keeps_key = (is_durable || guard.leaves_tombstone()) && guard.location.key_stored();

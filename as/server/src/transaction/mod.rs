@@ -201,6 +201,17 @@ impl Call<'_> {
         self.context.waits.is_reserved(&key) || self.context.replicas.is_in_flight(&key)
     }
 
+    /// Checks that what the transaction has made may be committed: the partition may have gone to another node since it
+    /// began. The caller holds the record's sprig lock.
+    ///
+    /// # Errors
+    /// `Unavailable` when it has; nothing has changed.
+    #[inline]
+    fn check_master(&self) -> Result<(), ResultCode> {
+        let is_master = self.namespace.partitions.is_still_master(PartitionId::of(&self.digest));
+        if is_master { Ok(()) } else { Err(ResultCode::Unavailable) }
+    }
+
     /// Starts the reply at the end of `out`.
     #[inline]
     fn start_reply<'o>(&self, out: &'o mut Vec<u8>) -> ReplyWriter<'o> {

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cf::clock::StoredMillis;
 use datamodel::Budget;
 use proto::ResultCode;
 use proto::message::{Request, info2};
@@ -193,7 +194,7 @@ impl Executor {
         let patience = Patience::new(owned.may_wait, Some(&take_reply_room));
         let terms = (&budget, place, patience);
         let asked = Asked { request, origin: owned.origin, digest: owned.digest };
-        match self.workspace.execute_single(&context, namespace, &asked, terms, owned.now, out) {
+        match self.workspace.execute_single(&context, namespace, &asked, terms, StoredMillis::now(), out) {
             Step::Restart(
                 wait @ (Wait::Room(_)
                 | Wait::ReplyRoom(_)

@@ -9,7 +9,6 @@
 //! - A batch thread waits: one flush for the rows that it has carried out together. So a row on a service thread leaves
 //!   nothing unsettled; one that would goes to a batch thread.
 
-use cf::Digest;
 use crossbeam::channel::bounded;
 use proto::ResultCode;
 use proto::frame::HEADER_SIZE;
@@ -19,7 +18,7 @@ use smallvec::SmallVec;
 use super::wait::{Hold, RecordKey};
 use super::{Call, Executor, Place, TransactionContext, Wait, Workspace};
 use crate::config::params::namespace::WriteCommitLevel;
-use crate::index::Location;
+use crate::index::{Location, PartitionId};
 use crate::storage::{DiskCaller, DurableWait};
 
 /// Offset of the result in a record message.
@@ -38,8 +37,24 @@ pub(crate) struct Unsettled {
 #[derive(Clone, Copy, Debug)]
 enum Awaited {
     Disk(Location),
-    /// All replicas of the record, for so many milliseconds; 0 = the server's default.
-    Replicas(Digest, u32),
+    /// All replicas of the record, which the write with this number was sent to.
+    Replicas(OnReplicas),
+}
+
+/// A write that was sent to the replicas of its record.
+#[derive(Clone, Copy, Debug)]
+struct OnReplicas {
+    key: RecordKey,
+    transaction_id: u32,
+    /// For how long it is waited for; 0 = the server's default.
+    time_max_ms: u32,
+}
+
+impl OnReplicas {
+    /// Has `hold` wait for it.
+    fn hold(&self, context: &TransactionContext, hold: Hold) {
+        context.replicas.hold(&self.key, self.transaction_id, hold, self.time_max_ms);
+    }
 }
 
 impl Unsettled {
@@ -62,10 +77,17 @@ impl Call<'_> {
     /// The reply about a change of the record must wait until it is on disk at `location`, and on all replicas.
     #[inline]
     pub(super) fn note_changed(&self, location: Location, unsettled: &mut Vec<Unsettled>) {
-        self.note_unsettled(location, unsettled);
         let key = self.record_key();
-        if self.context.replicas.is_in_flight(&key) && self.waits_for_replicas() {
-            let awaited = Awaited::Replicas(key.digest, self.request.transaction_ttl_ms);
+        if self.namespace.storage.is_change_unsettled(location) {
+            let awaited = Awaited::Disk(location);
+            unsettled.push(Unsettled { namespace: key.namespace, awaited, result_at: 0 });
+        }
+        if self.namespace.partitions.has_other_replicas(PartitionId::of(&key.digest))
+            && self.waits_for_replicas()
+            && let Some(transaction_id) = self.context.replicas.sent(&key)
+        {
+            let time_max_ms = self.request.transaction_ttl_ms;
+            let awaited = Awaited::Replicas(OnReplicas { key, transaction_id, time_max_ms });
             unsettled.push(Unsettled { namespace: key.namespace, awaited, result_at: 0 });
         }
     }
@@ -80,13 +102,21 @@ impl Call<'_> {
         }
     }
 
-    /// Where a row must be carried out whose record at `location` is not on disk, or which is about to change it.
+    /// Where a row must be carried out whose record at `location` is not on disk, or which is about to change it while
+    /// others must have the change before it is told of.
     #[inline]
     pub(super) fn wait_of_unsettled_row(&self, location: Location, changes_it: bool) -> Option<Wait> {
         let storage = &self.namespace.storage;
         let is_inline_row = self.row.is_some() && matches!(self.place, Place::Service);
-        let leaves_unsettled =
-            is_inline_row && storage.commits() && (changes_it || storage.is_unsettled(location));
+        if !is_inline_row {
+            return None;
+        }
+        let is_replicated = || self.namespace.partitions.has_other_replicas(PartitionId::of(&self.digest));
+        let leaves_unsettled = if changes_it {
+            storage.commits() || is_replicated()
+        } else {
+            storage.commits() && storage.is_unsettled(location)
+        };
         leaves_unsettled.then_some(Wait::Pool)
     }
 }
@@ -117,9 +147,7 @@ impl Workspace {
                         *result = ResultCode::Unknown.code();
                     }
                 }
-                Awaited::Replicas(digest, time_max) => {
-                    on_replicas.push((RecordKey { namespace, digest }, time_max, result_at));
-                }
+                Awaited::Replicas(on) => on_replicas.push((on, result_at)),
             }
         }
         if !on_replicas.is_empty() {
@@ -129,18 +157,18 @@ impl Workspace {
 }
 
 /// Waits until each of the records is on its replicas, or its time is over; then its reply says so.
-fn await_replicas(context: &TransactionContext, records: &[(RecordKey, u32, usize)], replies: &mut [u8]) {
+fn await_replicas(context: &TransactionContext, records: &[(OnReplicas, usize)], replies: &mut [u8]) {
     let (released, results) = bounded(1);
     // A byte for each, which becomes its result.
     let first = Hold::on(vec![ResultCode::Ok.code(); records.len()], move |results| {
         let _ = released.send(results);
     });
-    for (at, (key, time_max, _)) in records.iter().enumerate() {
-        context.replicas.hold(key, first.about(vec![at]), *time_max);
+    for (at, (on, _)) in records.iter().enumerate() {
+        on.hold(context, first.about(vec![at]));
     }
     drop(first);
     let results = results.recv().unwrap_or_default();
-    for ((.., result_at), code) in records.iter().zip(results) {
+    for ((_, result_at), code) in records.iter().zip(results) {
         if code != ResultCode::Ok.code()
             && let Some(result) = replies.get_mut(*result_at)
         {
@@ -188,12 +216,12 @@ impl Executor {
         release: impl FnOnce(Vec<u8>) + Send + 'static,
     ) {
         let mut disks = SmallVec::<[OnDisk; 2]>::new();
-        let mut on_replicas = SmallVec::<[(RecordKey, u32, usize); 2]>::new();
+        let mut on_replicas = SmallVec::<[(OnReplicas, usize); 2]>::new();
         for &Unsettled { namespace, awaited, result_at } in unsettled {
             let location = match awaited {
                 Awaited::Disk(location) => location,
-                Awaited::Replicas(digest, time_max) => {
-                    on_replicas.push((RecordKey { namespace, digest }, time_max, result_at));
+                Awaited::Replicas(on) => {
+                    on_replicas.push((on, result_at));
                     continue;
                 }
             };
@@ -207,8 +235,8 @@ impl Executor {
             disks[at].results_at.push(result_at);
         }
         let first = Hold::on(replies, release);
-        for (key, time_max, result_at) in on_replicas {
-            self.context.replicas.hold(&key, first.about(vec![result_at]), time_max);
+        for (on, result_at) in on_replicas {
+            on.hold(&self.context, first.about(vec![result_at]));
         }
         for OnDisk { namespace, device, locations, results_at } in disks {
             let hold = first.about(results_at);

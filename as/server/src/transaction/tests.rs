@@ -105,7 +105,7 @@ impl ReplySink for Answer {
 }
 
 fn owned(body: &[u8], received: Instant, sink: &Arc<Answer>) -> OwnedRequest {
-    OwnedRequest::new(body, StoredMillis::now(), received, Arc::<Answer>::clone(sink))
+    OwnedRequest::new(body, received, Arc::<Answer>::clone(sink))
 }
 
 /// Carries a request out as a service thread does; returns the result and whether it had to wait.
@@ -249,8 +249,7 @@ fn a_large_reply_is_made_when_it_has_room() {
         assert!(out.is_empty() && (count * LARGE..count * LARGE + 1024).contains(&asked.get()));
         // The pool waits by itself, and has the request run again.
         let narrow = Arc::new(Answer { lacks_room: true.into(), ..Answer::default() });
-        let owned =
-            OwnedRequest::new(read, StoredMillis::now(), Instant::now(), Arc::<Answer>::clone(&narrow));
+        let owned = OwnedRequest::new(read, Instant::now(), Arc::<Answer>::clone(&narrow));
         assert_eq!(executor.execute_in_pool(&owned, &mut out), Some(Wait::ReplyRoom(asked.get())));
         assert!(out.is_empty());
         context.restart(Wait::ReplyRoom(asked.get()), owned);

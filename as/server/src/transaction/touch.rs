@@ -7,7 +7,7 @@ use datamodel::packing::Method;
 use proto::ResultCode;
 
 use super::{Buffers, Call};
-use crate::index::Element;
+use crate::index::{Element, PartitionId};
 use crate::metrics::{Latency, NamespaceCounter, Unit};
 use crate::namespace::{Cause, Change, NewVersion, TTL_NEVER_EXPIRE};
 
@@ -73,6 +73,10 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
     let guard = namespace.index.get_exclusive(&call.digest)?;
     let void_time = call.now.seconds().saturating_add(touch.ttl_seconds);
     if guard.is_tombstone() || guard.void_time == 0 || guard.void_time >= void_time {
+        return None;
+    }
+    // A replica that is not the master answers reads, and changes nothing: the master may be about to.
+    if !namespace.partitions.is_still_master(PartitionId::of(&call.digest)) {
         return None;
     }
     let mut meta = **guard;

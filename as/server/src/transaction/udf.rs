@@ -9,6 +9,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use cf::clock::StoredMillis;
 use datamodel::flat::{NewRecord, SET_NAME_SIZE_MAX};
 use proto::ResultCode;
 use proto::message::{field, info2, info3, op_code};
@@ -301,22 +302,24 @@ fn make_next(
         let is_gone = is_live && state.old_bin_count() > 0;
         return if is_gone { Ok((Next::Gone, generation, void_time)) } else { Err(ResultCode::NotFound) };
     }
-    let now = namespace.partitions.update_time(call.now.0);
+    // The function may have run for long: the record changes now.
+    let now = namespace.partitions.update_time(StoredMillis::now().max(call.now).0);
     let now = if is_live { now } else { namespace.creation_time(&call.digest, base.set_id, now) };
     let key = state.key();
     let record = NewRecord {
         digest: call.digest,
-        last_update_time: base.last_update_time().max(now),
+        last_update_time: base.next_update_time(now),
         generation,
         void_time,
         tree_id: namespace.partitions.tree_id(PartitionId::of(&call.digest)),
         set_name: set.map_or(&[], |set| &set.name),
         key,
-        leaves_tombstone: base.leaves_tombstone(),
+        leaves_tombstone: namespace.must_leave_tombstone(&base, is_live, void_time),
     };
     write::encode(call, &record, &bins, &mut buffers.flat)?;
     (base.generation, base.void_time) = (generation, void_time);
     base.set_last_update_time(record.last_update_time);
+    base.set_leaves_tombstone(record.leaves_tombstone);
     Ok((Next::Record { meta: base, key_stored: key.is_some() }, generation, void_time))
 }
 

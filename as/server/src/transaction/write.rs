@@ -213,6 +213,7 @@ pub(super) fn commit(
     let namespace = call.namespace;
     // What was computed without steps is nothing to store.
     call.budget.check(Ok(()))?;
+    call.check_master()?;
     let Next::Record { meta, key_stored } = next else {
         delete::remove(call, guard, buffers)?;
         if !call.request.has_field(field::UDF_FILE) {
@@ -327,8 +328,7 @@ fn make_next(
     let last_update_time = base.next_update_time(now);
     namespace.warn_of_clock(last_update_time, call.now);
     let void_time = void_time_after(call, set, ttl, (!is_new).then_some(base.void_time));
-    let leaves_tombstone =
-        base.leaves_tombstone() || !*is_new && namespace.is_outlived_by(base.void_time, void_time);
+    let leaves_tombstone = namespace.must_leave_tombstone(base, !*is_new, void_time);
     let metadata = filter::metadata_of(namespace, &call.digest, base, call.now);
     let context = WriteContext {
         policy: *policy,

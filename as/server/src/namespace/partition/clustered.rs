@@ -26,6 +26,19 @@ impl Partitions {
         nodes.filter(|node| *node != own).collect()
     }
 
+    /// Whether this node is still the working master of a partition, for a write that began when it was, and is about to
+    /// commit under the record's lock. While the mastership is handed over, or the cluster forms anew, writes that are under
+    /// way end here.
+    #[inline]
+    pub(crate) fn is_still_master(&self, id: PartitionId) -> bool {
+        self.served.serves_writes(id).is_some() && self.is_current() || self.is_master_without_new_writes(id)
+    }
+
+    #[cold]
+    fn is_master_without_new_writes(&self, id: PartitionId) -> bool {
+        self.is_current() && self.table.lock().rows[id.index()].working_master == self.own_node
+    }
+
     /// As [`other_replicas`](Self::other_replicas), as long as `own` is the working master.
     pub(crate) fn replicas_of_master(&self, id: PartitionId, own: u64) -> Option<Vec<u64>> {
         let is_master = self.table.lock().rows[id.index()].working_master == own;

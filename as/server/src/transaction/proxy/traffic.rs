@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use cf::Digest;
-use cf::clock::StoredMillis;
 use proto::ResultCode;
 use proto::frame::{FrameHeader, FrameType, HEADER_SIZE};
 use proto::message::{Request, info1};
@@ -94,7 +93,7 @@ impl ProxyTraffic {
             return asker.refuse(ResultCode::Namespace);
         }
         let origin = if is_row { Origin::FromProxyBatchSub } else { Origin::FromProxy };
-        let request = OwnedRequest::new(body, StoredMillis::now(), Instant::now(), Arc::new(asker));
+        let request = OwnedRequest::new(body, Instant::now(), Arc::new(asker));
         self.context.pool.submit(request.of(origin, Some(digest)));
     }
 }

@@ -99,18 +99,6 @@ pub(super) fn store_copy(
 ) -> Result<ResultCode, PeerError> {
     let bins = record.load_bins().map_err(|_| PeerError::Invalid(RECORD_FIELD))?;
     let Ok(set_id) = namespace.set_of_copy(record.set_name) else { return Ok(ResultCode::Parameter) };
-    let own = NewRecord {
-        digest: record.digest,
-        last_update_time: record.last_update_time,
-        generation: record.generation,
-        void_time: record.void_time,
-        tree_id: reservation.tree_id(),
-        set_name: record.set_name,
-        key: record.key,
-        leaves_tombstone: record.leaves_tombstone,
-    };
-    let mut flat = Vec::new();
-    own.encode(&bins, own.size(&bins), &mut flat);
     let Ok((guard, _)) = namespace.index.get_or_create(&record.digest) else {
         return Ok(ResultCode::OutOfSpace);
     };
@@ -119,7 +107,9 @@ pub(super) fn store_copy(
     meta.set_last_update_time(record.last_update_time);
     meta.void_time = record.void_time;
     meta.set_tombstone(bins.is_empty());
-    meta.set_leaves_tombstone(record.leaves_tombstone && !bins.is_empty());
+    let leaves_tombstone =
+        record.leaves_tombstone || namespace.copy_must_leave_tombstone(&guard, record.void_time);
+    meta.set_leaves_tombstone(leaves_tombstone && !bins.is_empty());
     if namespace.is_truncated(&meta) {
         return Ok(ResultCode::Ok);
     }
@@ -134,6 +124,18 @@ pub(super) fn store_copy(
             return Ok(if is_same { ResultCode::RecordExists } else { ResultCode::Generation });
         }
     }
+    let own = NewRecord {
+        digest: record.digest,
+        last_update_time: record.last_update_time,
+        generation: record.generation,
+        void_time: record.void_time,
+        tree_id: reservation.tree_id(),
+        set_name: record.set_name,
+        key: record.key,
+        leaves_tombstone,
+    };
+    let mut flat = Vec::new();
+    own.encode(&bins, own.size(&bins), &mut flat);
     let version = NewVersion { flat: &flat, packed: None, meta, key_stored: record.key.is_some() };
     let change = if bins.is_empty() { Change::Tombstone(version) } else { Change::Record(version) };
     match namespace.commit(guard, &change, Cause::OtherNode) {

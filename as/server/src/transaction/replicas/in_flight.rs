@@ -17,8 +17,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use proto::peer::NodeId;
 use proto::peer::hello::Channel;
+use proto::peer::replication::{Replication, ReplicationBody, Subject};
+use proto::peer::{ClusterKey, NodeId};
 use smallvec::SmallVec;
 
 use crate::config::Config;
@@ -31,6 +32,10 @@ use crate::transaction::wait::{Hold, RecordKey};
 const SHARD_COUNT: usize = 64;
 /// A replica that does not know of its partition yet, or any more, is asked again after this.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(5);
+/// So is one that could not store a write, after this.
+const FAILED_PAUSE: Duration = Duration::from_millis(50);
+/// A reply may come to wait for a write that has ended late up to so long afterwards.
+const LATE_KEPT: Duration = Duration::from_secs(60);
 /// The longest pause between two sendings: it doubles with each, however soon that came.
 pub(in crate::transaction) const PAUSE_MAX: Duration = Duration::from_secs(10);
 
@@ -74,9 +79,27 @@ impl Ended {
     }
 }
 
+/// What a replica has answered to a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Acknowledgement {
+    /// It has the write.
+    Stored,
+    /// It is no replica yet, or does not know of this cluster.
+    Refused,
+    /// It could not store it, or has something else that is newer.
+    Failed,
+}
+
+#[derive(Default)]
+struct Writes {
+    in_flight: HashMap<RecordKey, InFlight>,
+    /// Writes that ended late while nobody had come to wait for them yet: their transaction, and when.
+    late: HashMap<RecordKey, (u32, Instant)>,
+}
+
 #[derive(Default)]
 struct Shard {
-    writes: Mutex<HashMap<RecordKey, InFlight>>,
+    writes: Mutex<Writes>,
     ended: Condvar,
 }
 
@@ -118,13 +141,22 @@ impl ReplicaWrites {
     /// Whether a write of the record is on its way.
     #[inline]
     pub(in crate::transaction) fn is_in_flight(&self, key: &RecordKey) -> bool {
-        self.count.load(Acquire) != 0 && self.shard(key).writes.lock().contains_key(key)
+        self.count.load(Acquire) != 0 && self.shard(key).writes.lock().in_flight.contains_key(key)
+    }
+
+    /// The transaction of the write of the record that was just committed and sent: its reply [waits](Self::hold) for that.
+    /// `None` if all replicas have it already.
+    pub(in crate::transaction) fn sent(&self, key: &RecordKey) -> Option<u32> {
+        let writes = self.shard(key).writes.lock();
+        let on_its_way = writes.in_flight.get(key).map(|write| write.transaction_id);
+        on_its_way.or_else(|| writes.late.get(key).map(|(id, _)| *id))
     }
 
     /// Whether a write of any record of a partition is on its way.
     pub(crate) fn has_any_of(&self, namespace: usize, partition: PartitionId) -> bool {
         let is_of = |key: &RecordKey| key.namespace == namespace && PartitionId::of(&key.digest) == partition;
-        self.count.load(Acquire) != 0 && self.shards.iter().any(|shard| shard.writes.lock().keys().any(is_of))
+        self.count.load(Acquire) != 0
+            && self.shards.iter().any(|shard| shard.writes.lock().in_flight.keys().any(is_of))
     }
 
     pub(super) fn new_id(&self) -> u32 {
@@ -135,7 +167,10 @@ impl ReplicaWrites {
     pub(super) fn begin(&self, key: RecordKey, (transaction_id, message): (u32, Vec<u8>), nodes: &[u64]) {
         let Some(links) = self.links.get() else { return };
         let now = Instant::now();
+        let time_max = Duration::from_millis(links.config.service.transaction_max_ms.get());
         let pause = Duration::from_millis(links.config.service.transaction_retry_ms.get().max(1).into());
+        // What is lost on its way is sent again before it is late.
+        let pause = pause.min(time_max / 4).max(REFUSED_PAUSE);
         let unanswered: SmallVec<[NodeId; 2]> = nodes.iter().map(|node| NodeId(*node)).collect();
         let mut write = InFlight {
             transaction_id,
@@ -144,11 +179,12 @@ impl ReplicaWrites {
             answered: SmallVec::new(),
             resend_at: now + pause,
             pause,
-            deadline: now + Duration::from_millis(links.config.service.transaction_max_ms.get()),
+            deadline: now + time_max,
             holds: Vec::new(),
             waiting: Vec::new(),
         };
-        let mut writes = self.shard(&key).writes.lock();
+        let mut guard = self.shard(&key).writes.lock();
+        let writes = &mut guard.in_flight;
         match writes.remove(&key) {
             // The record has been written again: who waits for the former write waits for this one, which follows it.
             Some(mut former) => {
@@ -162,11 +198,17 @@ impl ReplicaWrites {
         send(links, &write.unanswered, &write.message);
     }
 
-    /// Has a hold wait for the write of a record that is on its way, or ends it at once. It waits for so many milliseconds; 0 =
-    /// `transaction-max-ms`.
-    pub(in crate::transaction) fn hold(&self, key: &RecordKey, hold: Hold, time_max_ms: u32) {
+    /// Has a hold wait for a write of a record, which has this `transaction_id`, or for a later one that was made from it, or ends
+    /// it at once. It waits for so many milliseconds; 0 = `transaction-max-ms`.
+    pub(in crate::transaction) fn hold(
+        &self,
+        key: &RecordKey,
+        transaction_id: u32,
+        hold: Hold,
+        time_max_ms: u32,
+    ) {
         let mut writes = self.shard(key).writes.lock();
-        match writes.get_mut(key) {
+        match writes.in_flight.get_mut(key) {
             Some(write) => {
                 let deadline = match time_max_ms {
                     0 => write.deadline,
@@ -177,8 +219,11 @@ impl ReplicaWrites {
                 write.holds.push((hold, deadline));
             }
             None => {
+                // Numbers go round.
+                let is_of = |late: u32| late.wrapping_sub(transaction_id) < u32::MAX / 2;
+                let is_late = writes.late.get(key).is_some_and(|(id, _)| is_of(*id));
                 drop(writes);
-                hold.end(&[]);
+                if is_late { hold.time_out() } else { hold.end(&[]) }
             }
         }
     }
@@ -189,7 +234,7 @@ impl ReplicaWrites {
         key: &RecordKey,
         request: OwnedRequest,
     ) -> Result<(), OwnedRequest> {
-        match self.shard(key).writes.lock().get_mut(key) {
+        match self.shard(key).writes.lock().in_flight.get_mut(key) {
             Some(write) => {
                 write.waiting.push(request);
                 Ok(())
@@ -206,9 +251,9 @@ impl ReplicaWrites {
         }
         let shard = self.shard(key);
         let mut writes = shard.writes.lock();
-        while writes.contains_key(key) {
+        while writes.in_flight.contains_key(key) {
             if shard.ended.wait_until(&mut writes, deadline).timed_out() {
-                return !writes.contains_key(key);
+                return !writes.in_flight.contains_key(key);
             }
         }
         true
@@ -222,14 +267,28 @@ impl ReplicaWrites {
         Ended { holds, waiting, is_late }
     }
 
-    /// A replica has answered, whether it has the write or something newer, or `is_refused` as it is no replica yet.
-    pub(super) fn answered(&self, key: &RecordKey, id: u32, from: NodeId, is_refused: bool) -> Option<Ended> {
+    /// A replica has answered.
+    pub(super) fn answered(
+        &self,
+        key: &RecordKey,
+        id: u32,
+        from: NodeId,
+        answer: Acknowledgement,
+    ) -> Option<Ended> {
         let shard = self.shard(key);
-        let mut writes = shard.writes.lock();
+        let mut guard = shard.writes.lock();
+        let writes = &mut guard.in_flight;
         let write = writes.get_mut(key).filter(|write| write.transaction_id == id)?;
-        if is_refused {
-            write.resend_at = Instant::now() + REFUSED_PAUSE;
-            return None;
+        match answer {
+            Acknowledgement::Stored => {}
+            Acknowledgement::Refused => {
+                write.resend_at = Instant::now() + REFUSED_PAUSE;
+                return None;
+            }
+            Acknowledgement::Failed => {
+                write.resend_at = Instant::now() + FAILED_PAUSE;
+                return None;
+            }
         }
         let place = write.unanswered.iter().position(|node| *node == from)?;
         write.answered.push(write.unanswered.swap_remove(place));
@@ -245,7 +304,9 @@ impl ReplicaWrites {
         let (Some(links), now) = (self.links.get(), Instant::now()) else { return Vec::new() };
         let mut ended = Vec::new();
         for shard in self.shards.iter().filter(|_| self.count() != 0) {
-            let mut writes = shard.writes.lock();
+            let mut guard = shard.writes.lock();
+            let Writes { in_flight: writes, late: ended_late } = &mut *guard;
+            ended_late.retain(|_, (_, at)| now < *at + LATE_KEPT);
             let mut over = Vec::new();
             for (key, write) in writes.iter_mut() {
                 let late: Vec<Hold> =
@@ -256,7 +317,7 @@ impl ReplicaWrites {
                 if write.deadline <= now {
                     over.push((*key, true));
                 } else if all || write.resend_at <= now {
-                    write.refresh(*key, namespaces, links.cluster.node_id);
+                    write.refresh(*key, namespaces, &links.cluster);
                     if write.unanswered.is_empty() {
                         over.push((*key, false));
                     } else {
@@ -267,6 +328,9 @@ impl ReplicaWrites {
                 }
             }
             for (key, is_late) in over {
+                if is_late && let Some(write) = writes.get(&key) {
+                    ended_late.insert(key, (write.transaction_id, now));
+                }
                 ended.extend(writes.remove(&key).map(|write| self.end(shard, write, is_late)));
             }
         }
@@ -282,12 +346,33 @@ impl Drop for InFlight {
 }
 
 impl InFlight {
+    /// As the master in a later cluster, this node sends the write in the name of that one: replicas refuse those of others.
+    /// A removal stays refused: it has no time by which a replica could see that what it has was written later.
+    fn set_cluster(&mut self, cluster_key: ClusterKey) {
+        let Ok(Replication { namespace_index, transaction_id, body }) = Replication::decode(&self.message)
+        else {
+            return;
+        };
+        if let ReplicationBody::ReplicaWrite { namespace, info, cluster_key: Some(former), subject } = body
+            && former != cluster_key
+            && matches!(subject, Subject::Record(_))
+        {
+            let cluster_key = Some(cluster_key);
+            let body = ReplicationBody::ReplicaWrite { namespace, info, cluster_key, subject };
+            let mut message = Vec::new();
+            Replication { namespace_index, transaction_id, body }.encode(&mut message);
+            self.message = message;
+        }
+    }
+
     /// The replicas may be others by now. While this node is not the master nobody new is asked.
-    fn refresh(&mut self, key: RecordKey, namespaces: &[Arc<Namespace>], own: u64) {
+    fn refresh(&mut self, key: RecordKey, namespaces: &[Arc<Namespace>], cluster: &Cluster) {
         let Some(namespace) = namespaces.get(key.namespace) else { return };
+        let own = cluster.node_id;
         if let Some(nodes) = namespace.partitions.replicas_of_master(PartitionId::of(&key.digest), own) {
             let nodes = nodes.into_iter().map(NodeId).filter(|node| !self.answered.contains(node));
             self.unanswered = nodes.collect();
+            self.set_cluster(ClusterKey(cluster.key()));
         }
     }
 }

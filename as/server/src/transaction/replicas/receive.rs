@@ -15,7 +15,7 @@ use proto::peer::replication::{INFO_NO_ACK, OwnCopy, Replication, ReplicationBod
 use proto::peer::{ClusterKey, NodeId, PeerError};
 
 use super::copy::{Via, age_of, parse, policy_of, remove_copy, store_copy};
-use super::in_flight::REFUSED_PAUSE;
+use super::in_flight::{Acknowledgement, REFUSED_PAUSE};
 use crate::fabric::{Cluster, Fabric, Handler};
 use crate::index::PartitionId;
 use crate::metrics::NamespaceCounter;
@@ -28,6 +28,19 @@ use crate::transaction::wait::RecordKey;
 const IDLE_PAUSE: Duration = Duration::from_millis(20);
 /// What a node answers that is no replica, or does not know of the sender's cluster yet.
 const REFUSED: u32 = ResultCode::ClusterKeyMismatch as u32;
+
+/// What the result of a replica says of a write. It has the write if it stored that, or had it already; or if there was nothing
+/// left to remove.
+fn acknowledgement_of(result: u32) -> Acknowledgement {
+    const STORED: [ResultCode; 3] = [ResultCode::Ok, ResultCode::RecordExists, ResultCode::NotFound];
+    if STORED.iter().any(|stored| *stored as u32 == result) {
+        Acknowledgement::Stored
+    } else if result == REFUSED {
+        Acknowledgement::Refused
+    } else {
+        Acknowledgement::Failed
+    }
+}
 
 /// Takes the messages about records.
 pub(crate) struct ReplicaTraffic {
@@ -93,7 +106,8 @@ impl ReplicaTraffic {
             }
             ReplicationBody::WriteAck { result, digest } => {
                 let key = RecordKey { namespace: namespace_index as usize, digest };
-                let ended = self.context.replicas.answered(&key, transaction_id, from, result == REFUSED);
+                let answer = acknowledgement_of(result);
+                let ended = self.context.replicas.answered(&key, transaction_id, from, answer);
                 if let Some(ended) = ended {
                     ended.release(|request| self.context.pool.submit(request));
                 }

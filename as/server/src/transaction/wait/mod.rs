@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cf::Digest;
-use cf::clock::StoredMillis;
 use proto::peer::NodeId;
 
 use super::ReplySink;
@@ -83,8 +82,6 @@ impl<'a> Patience<'a> {
 pub(crate) struct OwnedRequest {
     /// The body of its message.
     pub(super) body: Box<[u8]>,
-    /// The time of the transaction.
-    pub(super) now: StoredMillis,
     /// When it was received; its deadline counts from then.
     pub(super) received: Instant,
     /// Where its reply goes.
@@ -99,10 +96,9 @@ pub(crate) struct OwnedRequest {
 }
 
 impl OwnedRequest {
-    pub(crate) fn new(body: &[u8], now: StoredMillis, received: Instant, sink: Arc<dyn ReplySink>) -> Self {
+    pub(crate) fn new(body: &[u8], received: Instant, sink: Arc<dyn ReplySink>) -> Self {
         OwnedRequest {
             body: body.into(),
-            now,
             received,
             sink,
             waited: Duration::ZERO,

@@ -128,8 +128,6 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use cf::clock::StoredMillis;
-
     use super::*;
     use crate::transaction::{ReplySink, SinkClosed};
 
@@ -150,7 +148,7 @@ mod tests {
     }
 
     fn request(tag: u8) -> OwnedRequest {
-        OwnedRequest::new(&[tag], StoredMillis::now(), Instant::now(), Arc::new(NoSink))
+        OwnedRequest::new(&[tag], Instant::now(), Arc::new(NoSink))
     }
 
     fn soon() -> Instant {
