@@ -72,6 +72,7 @@ fn operations_are_told_as_the_settings_ask() {
     assert_eq!(ask(&mut rig.bob, &with_key(Message::delete("c"), b"\x03a|\nb")), 2);
     assert_eq!(ask(&mut rig.bob, &with_key(Message::delete("k"), b"\x03k")), 0);
     // Not in the set, and refused: the reason is told.
+    rig.server.allow("neither read nor write");
     assert_eq!(ask(&mut rig.bob, &Message::on_record("test", "other", "k")), 4);
     assert_eq!(ask(&mut rig.eve, &Message::put("k", vec![1])), 81);
     rig.bob.send(&Message::scan("test").with_field(field::SET, b"rig").encode()).unwrap();

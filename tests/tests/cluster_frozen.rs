@@ -1,6 +1,5 @@
 //! A node that did not run for longer than its heartbeats allow serves nobody before it has seen what happened meanwhile; clients
 //! are told what they ask for about writes: by whom, and until when.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
 
@@ -70,7 +69,7 @@ fn a_node_that_was_frozen_tells_nobody_of_the_past() {
             other => panic!("key {number}: result {other}"),
         }
     }
-    nodes.await_members(&[0, 1, 2]);
+    nodes.await_cluster(&[0, 1, 2]);
     // Nothing that was acknowledged is lost: the last value of each key, or what came behind it.
     let mut clients: Vec<Client> = nodes.servers.iter().map(Server::connect).collect();
     for number in 0..KEYS {

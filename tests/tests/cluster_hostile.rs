@@ -85,15 +85,21 @@ fn stream_of(samples: &[(u16, Vec<u8>)], random: &mut Random, is_fabric: bool) -
     (bytes, count)
 }
 
+/// Ends the attack, also when the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 #[test]
 fn strangers_do_not_disturb_the_cluster() {
     let mut nodes = Nodes::start(2, NAMESPACES);
     let key = nodes.await_cluster(&[0, 1]);
-    for text in
-        ["hello", "connection", "dropped", "refusing", "no request", "no reply", "failed to", "namespace"]
-    {
-        nodes.servers.iter_mut().for_each(|server| _ = server.allow(text));
-    }
+    // Bytes at random may say anything, and the log tells of it.
+    nodes.servers.iter_mut().for_each(|server| _ = server.allow("WARNING"));
     let port = |number: usize, name: &str| -> u16 {
         let endpoints = nodes.info(number, "endpoints");
         endpoints.split(';').find_map(|pair| pair.strip_prefix(name)).unwrap().parse().unwrap()
@@ -118,6 +124,7 @@ fn strangers_do_not_disturb_the_cluster() {
                 }
             });
         }
+        let _over = Over(&is_over);
         let mut clients: Vec<Client> = nodes.servers.iter().map(Server::connect).collect();
         let began = Instant::now();
         let mut number = 0_usize;
@@ -131,7 +138,6 @@ fn strangers_do_not_disturb_the_cluster() {
             assert_eq!(found.bin("b"), Some(&value[..]), "read {number}");
             number += 1;
         }
-        is_over.store(true, Relaxed);
         ferrospike_tests::report(&format!("{} messages of strangers, {number} writes", sent.load(Relaxed)));
     });
     assert_eq!(nodes.await_members(&[0, 1]), key, "the cluster stayed as it was");

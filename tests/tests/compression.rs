@@ -259,7 +259,7 @@ fn what_is_no_compressed_message_is_refused_and_the_connection_goes_on() {
 fn bombs_take_neither_memory_nor_time_of_others() {
     let mut server = Server::start(&usual_config());
     server.allow("bad message from");
-    server.allow("bytes of replies are not read");
+    server.allow("bytes of inflated requests are not carried out");
     server.allow("bad compressed message from");
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
     let size = 120_u64 << 20;

@@ -48,7 +48,7 @@ impl Writer {
     fn new(number: u64, deletes_are_durable: bool) -> Writer {
         let ids = number * KEYS_PER_CONNECTION..(number + 1) * KEYS_PER_CONNECTION;
         let record = |id| (Key { id, sizes: (1_000, 20_000) }, History::new(deletes_are_durable));
-        Writer { records: ids.map(record).collect(), random: Random::new(soak_seed() << 32 | number + 1) }
+        Writer { records: ids.map(record).collect(), random: Random::new((soak_seed() << 32) | (number + 1)) }
     }
 
     /// Works until the server is gone.

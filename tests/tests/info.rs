@@ -124,8 +124,8 @@ static DIFFERENCES: &[(&[&str], Difference, &str)] = &[
     (&["namespace/test"], Values(&["current_time"]), "the moment"),
     (
         &["namespace/bar"],
-        Values(&["current_time", "non_expirable_objects", "migrate_fresh_partitions"]),
-        "the moment; counted here without nsup too; there partitions were dealt out again by then, as recluster asks",
+        Values(&["current_time", "non_expirable_objects", "migrate_fresh_partitions", "pending_quiesce"]),
+        "the moment; counted here without nsup too; there partitions were dealt out again by then, as recluster asks, and nobody is quiesced",
     ),
     (&["best-practices"], Values(&["failed_best_practices"]), "of the machine"),
     (
@@ -136,7 +136,7 @@ static DIFFERENCES: &[(&[&str], Difference, &str)] = &[
     (&["get-config:context=network"], Values(&["heartbeat.mtu"]), "as above"),
     (&["get-config:context=service"], Values(&["tls-refresh-period"]), "as above"),
     (&["alumni-tls-std", "peers-tls-alt", "peers-tls-std"], Begins("0,3000,[]"), "there is TLS here"),
-    (&["quiesce:", "quiesce-undo:"], Answer("ok"), "quiescing is for everyone here"),
+    (&["quiesce", "quiesce:", "quiesce-undo:"], Answer("ok"), "quiescing is for everyone here"),
     (&["rack-ids"], Answer("test:0;bar:0"), "racks are for everyone here"),
     (&["racks:"], Answer("ns=test:rack_0=A1;ns=bar:rack_0=A1"), "racks are for everyone here"),
     (&["service-tls-alt", "service-tls-std"], Answer(""), "there is TLS here, if a port is configured"),

@@ -101,23 +101,13 @@ fn a_configuration_of_a_later_version_is_taken() {
 #[test]
 fn what_asks_for_protection_is_refused_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
-    for (config, names) in [
-        (
-            with_network("tls a {\ncert-file /a\nkey-file /b\n}\nfabric {\ntls-port 3011\ntls-name a\n}"),
-            vec!["'tls-port' without 'port' in network.fabric", "does not exist yet"],
-        ),
-        (
-            usual_config() + "security {\nldap {\nserver ldaps://directory\n}\n}\n",
-            vec!["'ldap' in security: users of a directory cannot log in yet"],
-        ),
-    ] {
-        let output = check(folder.path(), &config);
-        let said = lines(&output);
-        assert_eq!(output.status.code(), Some(1), "{said:#?}");
-        assert_eq!(said.len(), 2, "one line, and the one that says how many: {said:#?}");
-        assert!(names.iter().all(|name| said[0].contains(name)), "{said:#?}");
-        assert!(said[0].starts_with("error: ") && said[0].contains(" yet"), "{said:#?}");
-    }
+    let config = usual_config() + "security {\nldap {\nserver ldaps://directory\n}\n}\n";
+    let output = check(folder.path(), &config);
+    let said = lines(&output);
+    assert_eq!(output.status.code(), Some(1), "{said:#?}");
+    assert_eq!(said.len(), 2, "one line, and the one that says how many: {said:#?}");
+    let reason = "'ldap' in security: users of a directory cannot log in yet";
+    assert!(said[0].starts_with("error: ") && said[0].contains(reason), "{said:#?}");
 }
 
 #[test]

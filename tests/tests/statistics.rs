@@ -371,7 +371,7 @@ fn memory_of_deleted_records_is_given_back() {
     let resident_at_first = server.resident_megabytes().unwrap();
     fill(&mut client);
     let resident_when_full = server.resident_megabytes().unwrap();
-    let of_records = (RECORDS * VALUE_SIZE >> 20) as u64;
+    let of_records = ((RECORDS * VALUE_SIZE) >> 20) as u64;
     assert!(resident_when_full >= resident_at_first + of_records, "{resident_at_first} {resident_when_full}");
     assert_eq!(client.info_value("truncate:namespace=test;set=rig").unwrap(), "ok");
     let now = await_figures(&mut client, "namespace/test", |now| {
@@ -389,6 +389,6 @@ fn memory_of_deleted_records_is_given_back() {
     // The memory is used again.
     fill(&mut client);
     let get = client.ask(&Message::get("29999")).unwrap();
-    assert_eq!((get.result, get.bin("b").map(|value| value.len())), (result::OK, Some(VALUE_SIZE)));
+    assert_eq!((get.result, get.bin("b").map(<[u8]>::len)), (result::OK, Some(VALUE_SIZE)));
     assert_eq!(figures(&mut client, "namespace/test")["objects"], RECORDS as i64);
 }

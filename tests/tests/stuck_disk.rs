@@ -8,7 +8,7 @@ use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::figures::{run, take_answer};
 use ferrospike_tests::report;
 use ferrospike_tests::server::{Server, stored_config};
-use ferrospike_tests::wire::{Message, digest, field, info1, result};
+use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, operation, particle, result};
 
 /// A point that every read of a record from a disk passes.
 const READ: &str = "read-record";
@@ -36,7 +36,19 @@ fn start() -> Server {
         }
     };
     fill(&server, b"test");
-    // What was written long ago is in no buffer.
+    // The records are in no buffer after a start if others have filled their block: the last one is written on.
+    let mut client = server.connect();
+    for key in 0..20 {
+        let filler = Message::on_record("test", "fill", &format!("fill-{key}"));
+        let put = Message { info2: info2::WRITE, ..filler }.with_operation(Operation {
+            particle: particle::BLOB,
+            value: vec![7; 900_000],
+            ..Operation::bare(operation::WRITE, "b")
+        });
+        assert_eq!(client.ask(&put).unwrap().result, result::OK);
+    }
+    drop(client);
+    server.stop();
     server.restart();
     fill(&server, b"bar");
     server.allow("the disk does not answer").allow("cannot start a query");
@@ -83,8 +95,13 @@ fn scanned(client: &mut Client) -> (usize, u8) {
     }
 }
 
+/// A scan of the records that are read here.
+fn scan_of(namespace: &str) -> Message {
+    Message::scan(namespace).with_field(field::SET, b"rig")
+}
+
 fn scan(server: &Server, namespace: &str) -> (usize, u8) {
-    scanned(&mut waiting(server, 1, &Message::scan(namespace))[0])
+    scanned(&mut waiting(server, 1, &scan_of(namespace))[0])
 }
 
 fn can_stall() -> bool {
@@ -104,8 +121,10 @@ fn batches_of_other_namespaces_go_on() {
     // More than there are batch threads.
     let stuck = waiting(&server, 6, &batch("test"));
     let (mut other, started) = (server.connect(), Instant::now());
+    // The first ones wait until it is seen that the threads hang, which takes longer than a batch may by default.
+    let patient = Message { transaction_ttl: 10_000, ..batch("bar") };
     for _ in 0..10 {
-        assert_eq!(run(&mut other, &batch("bar")), (ROWS, result::OK));
+        assert_eq!(run(&mut other, &patient), (ROWS, result::OK));
     }
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     server.await_log("the disk does not answer");
@@ -134,7 +153,7 @@ fn queries_of_other_namespaces_go_on() {
         return;
     }
     let server = start();
-    let stuck = waiting(&server, 4, &Message::scan("test"));
+    let stuck = waiting(&server, 4, &scan_of("test"));
     server.await_log("the disk does not answer");
     let started = Instant::now();
     for _ in 0..5 {
@@ -146,7 +165,7 @@ fn queries_of_other_namespaces_go_on() {
         }
     }
     // More of them for the disk get no thread, and others still do.
-    for mut client in waiting(&server, 8, &Message::scan("test")) {
+    for mut client in waiting(&server, 8, &scan_of("test")) {
         assert_eq!(scanned(&mut client), (0, result::FORBIDDEN));
     }
     assert_eq!(scan(&server, "bar"), (KEYS, result::OK));

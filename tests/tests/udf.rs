@@ -141,6 +141,9 @@ fn a_function_reads_and_changes_its_record() {
 
 /// What a list or map is described by in its bin, or by the client, it keeps, in lists within lists too: it is ordered when it is
 /// stored again, whatever the function did to it. A copy is a new one. Lists go to the client as they are in Lua.
+/// The bin, its value, the function and its arguments; what the client receives and what is stored.
+type OrderCase = (&'static str, Vec<u8>, &'static str, Vec<u8>, Vec<u8>, Vec<u8>);
+
 #[test]
 fn lists_and_maps_keep_their_order() {
     const ORDERED: [u8; 3] = [0xc7, 0, 1];
@@ -154,8 +157,7 @@ fn lists_and_maps_keep_their_order() {
     let within = |inner: Vec<u8>| [vec![0x91], inner].concat();
     let with_index = [&[0x93, 0xc7, 0, 0x11][..], &[5, 9]].concat();
     let kept = map(8, &[5, 6]);
-    // The bin, its value, the function and its arguments; what the client receives and what is stored.
-    let cases: [(&str, Vec<u8>, &str, Vec<u8>, Vec<u8>, Vec<u8>); 12] = [
+    let cases: [OrderCase; 12] = [
         ("l", ordered(&[5, 9]), "push", push(b'l'), list(&[5, 9, 1]), ordered(&[1, 5, 9])),
         ("l", with_index, "push", push(b'l'), list(&[5, 9, 1]), ordered(&[1, 5, 9])),
         ("l", list(&[5, 9]), "push", push(b'l'), list(&[5, 9, 1]), list(&[5, 9, 1])),
@@ -307,8 +309,8 @@ fn background_queries_by_an_index_apply_functions() {
     const INDEX_RANGE: u8 = 22;
     let (_server, mut client) = start();
     for key in 0..50 {
-        let put = Message::write(&format!("k{key}"))
-            .with_operation(Operation::integer(operation::WRITE, "n", key));
+        let put =
+            Message::write(&format!("k{key}")).with_operation(Operation::integer(operation::WRITE, "n", key));
         assert_eq!(client.ask(&put).unwrap().result, result::OK);
     }
     let create = "sindex-create:namespace=test;set=rig;indexname=by-n;indexdata=n,numeric";
@@ -353,11 +355,7 @@ fn calls_on_one_record_add_up() {
         }
         scope.spawn(|| {
             let mut client = server.connect();
-            let increment = Message::write("k").with_operation(Operation::integer(
-                operation::INCR,
-                "n",
-                1,
-            ));
+            let increment = Message::write("k").with_operation(Operation::integer(operation::INCR, "n", 1));
             for _ in 0..100 {
                 assert_eq!(client.ask(&increment).unwrap().result, result::OK);
             }

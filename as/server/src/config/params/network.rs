@@ -7,8 +7,8 @@ use crate::config::spec::{
 };
 use crate::config::value::Endpoint;
 
-/// Greatest number of nodes in a cluster of the C server's Community Edition.
-pub const MESH_SEEDS_MAX: usize = 8;
+/// Lines with seeds: as many as a cluster has nodes at most.
+pub const MESH_SEEDS_MAX: usize = 128;
 
 params! {
     /// The `network.service` context: client connections.
