@@ -59,41 +59,37 @@ pub(crate) struct FunctionCall<'a> {
 
 /// A call that takes no more of a processor than this, in nanoseconds, is a short one.
 const SHORT_NANOS: u64 = 100_000;
-/// So many short calls of a module, one after the other, and its calls are taken for short: at first, and at most.
-const SHORT_CALLS_MIN: u32 = 16;
-const SHORT_CALLS_MAX: u32 = 1 << 16;
+/// So much confidence in a module, and its calls are taken for short; and the most that there is. A short call adds one, a long
+/// one takes half: one in many may take longer by chance, but a module that turns to long ones is found out after a few.
+const CONFIDENCE_MIN: u32 = 16;
+const CONFIDENCE_MAX: u32 = 256;
 
 /// Interpreters of a module that wait for calls.
 struct Idle {
     /// Of the modules when they were made.
     version: u64,
     interpreters: Vec<Movable<Interpreter>>,
-    /// Short calls since the last long one.
-    short_calls: u32,
-    /// So many there must be for calls to be taken for short; doubles with each that was not.
-    short_calls_needed: u32,
+    /// That the next call is a short one.
+    confidence: u32,
 }
 
 impl Idle {
     fn new(version: u64) -> Self {
-        Idle { version, interpreters: Vec::new(), short_calls: 0, short_calls_needed: SHORT_CALLS_MIN }
+        Idle { version, interpreters: Vec::new(), confidence: 0 }
     }
 
     /// Whether calls are taken for short.
     fn is_short(&self) -> bool {
-        self.short_calls >= self.short_calls_needed
+        self.confidence >= CONFIDENCE_MIN
     }
 
     /// Notes that a call took so long.
     fn note(&mut self, nanos: u64) {
-        if nanos <= SHORT_NANOS {
-            self.short_calls = self.short_calls.saturating_add(1);
-            return;
-        }
-        if self.is_short() {
-            self.short_calls_needed = (self.short_calls_needed * 2).min(SHORT_CALLS_MAX);
-        }
-        self.short_calls = 0;
+        self.confidence = if nanos <= SHORT_NANOS {
+            (self.confidence + 1).min(CONFIDENCE_MAX)
+        } else {
+            self.confidence / 2
+        };
     }
 }
 
