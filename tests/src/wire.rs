@@ -62,12 +62,32 @@ pub mod field {
     pub const KEY: u8 = 2;
     pub const DIGEST: u8 = 4;
     pub const PARTITION_ID_ARRAY: u8 = 11;
+    pub const INDEX_RANGE: u8 = 22;
+    pub const INDEX_TYPE: u8 = 26;
     pub const UDF_FILE: u8 = 30;
     pub const UDF_FUNCTION: u8 = 31;
     pub const UDF_ARGUMENTS: u8 = 32;
     pub const UDF_OP: u8 = 33;
     pub const BATCH: u8 = 41;
     pub const FILTER_EXPRESSION: u8 = 43;
+}
+
+/// The field of a query for values of a bin by an index: the one that is equal to a value, or those between two; `particle`
+/// is their type.
+pub fn index_range(bin: &str, particle: u8, values: &[&[u8]]) -> Vec<u8> {
+    let mut range = vec![1, bin.len() as u8];
+    range.extend(bin.as_bytes());
+    range.push(particle);
+    for value in values {
+        range.extend((value.len() as u32).to_be_bytes());
+        range.extend(*value);
+    }
+    range
+}
+
+/// As [`index_range`], for integers from `low` to `high`.
+pub fn integer_range(bin: &str, low: i64, high: i64) -> Vec<u8> {
+    index_range(bin, particle::INTEGER, &[&low.to_be_bytes(), &high.to_be_bytes()])
 }
 
 /// Operation codes.

@@ -12,13 +12,12 @@ use base64::prelude::BASE64_STANDARD;
 use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::figures::{await_figures, expect_moved, figures};
 use ferrospike_tests::server::{Server, stored_config};
-use ferrospike_tests::wire::{Message, Operation, field, info1, operation, particle, result};
+use ferrospike_tests::wire::{Message, Operation, field, info1, integer_range, operation, particle, result};
 
 /// Fields and bits that only queries have.
 const JOB_ID: u8 = 7;
 const SOCKET_TIMEOUT: u8 = 9;
 const RECORDS_PER_SECOND: u8 = 10;
-const INDEX_RANGE: u8 = 22;
 const SHORT_QUERY: u8 = 4;
 /// Results that only queries have.
 const QUERY_ABORTED: u8 = 15;
@@ -91,12 +90,7 @@ fn plain(function: &str) -> Message {
 }
 
 fn in_range(message: Message, low: i64, high: i64) -> Message {
-    let mut range = vec![1, 1, b'n', 1];
-    for bound in [low, high] {
-        range.extend(8u32.to_be_bytes());
-        range.extend(bound.to_be_bytes());
-    }
-    message.with_field(INDEX_RANGE, &range)
+    message.with_field(field::INDEX_RANGE, &integer_range("n", low, high))
 }
 
 /// The messages of an answer, and what the last one says. A query that is refused has one message.
@@ -232,7 +226,7 @@ fn errors_are_told_with_their_place() {
         (without(field::SET).with_field(field::SET, b"nobody"), result::NOT_FOUND),
         (plain("sum").with_field(SOCKET_TIMEOUT, &[1]), result::PARAMETER),
         (plain("sum").with_field(RECORDS_PER_SECOND, &[1]), result::PARAMETER),
-        (plain("sum").with_field(INDEX_RANGE, &[1, 1, b'x', 1, 0, 0, 0, 8]), result::PARAMETER),
+        (plain("sum").with_field(field::INDEX_RANGE, &[1, 1, b'x', 1, 0, 0, 0, 8]), result::PARAMETER),
         (without(field::UDF_FUNCTION).with_field(field::UDF_FUNCTION, &[b'x'; 128]), result::PARAMETER),
     ] {
         let answer = client.ask(&request).unwrap();
@@ -244,7 +238,10 @@ fn errors_are_told_with_their_place() {
     }
     let mut by_other = vec![1, 1, b'x', 1];
     by_other.extend([[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1]; 2].concat());
-    assert_eq!(client.ask(&plain("sum").with_field(INDEX_RANGE, &by_other)).unwrap().result, INDEX_NOT_FOUND);
+    assert_eq!(
+        client.ask(&plain("sum").with_field(field::INDEX_RANGE, &by_other)).unwrap().result,
+        INDEX_NOT_FOUND
+    );
 }
 
 /// Ends in 10 seconds at most, and takes nothing from others meanwhile.

@@ -13,10 +13,10 @@ use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::random::Random;
 use ferrospike_tests::report;
 use ferrospike_tests::server::{Server, stored_config_with};
-use ferrospike_tests::wire::{Message, Operation, field, info2, operation, particle, result};
+use ferrospike_tests::wire::{
+    Message, Operation, field, index_range, info2, integer_range, operation, particle, result,
+};
 
-const INDEX_RANGE: u8 = 22;
-const INDEX_TYPE: u8 = 26;
 const LIST: u8 = 1;
 /// Rounds of each test.
 const ROUNDS: u64 = 5;
@@ -63,24 +63,12 @@ fn await_indexes(client: &mut Client) {
     }
 }
 
-fn range(bin: &str, kind: u8, values: &[&[u8]]) -> Vec<u8> {
-    let mut range = vec![1, bin.len() as u8];
-    range.extend(bin.as_bytes());
-    range.push(kind);
-    for value in values {
-        range.extend((value.len() as u32).to_be_bytes());
-        range.extend(*value);
-    }
-    range
-}
-
 fn scan(set: &str) -> Message {
     Message::scan("test").with_field(field::SET, set.as_bytes())
 }
 
 fn in_range(set: &str, low: i64, high: i64) -> Message {
-    let range = range("n", particle::INTEGER, &[&low.to_be_bytes(), &high.to_be_bytes()]);
-    scan(set).with_field(INDEX_RANGE, &range)
+    scan(set).with_field(field::INDEX_RANGE, &integer_range("n", low, high))
 }
 
 /// Digests and numbers of the records that an answer has, each once.
@@ -251,15 +239,15 @@ fn answers_are_the_same_after_a_restart_with_three_indexes() {
         assert_eq!(client.ask(&delete).unwrap().result, result::OK);
     }
     await_indexes(&mut client);
-    let text = range("s", particle::STRING, &[b"text 42"]);
-    let elements = range("l", particle::INTEGER, &[&3i64.to_be_bytes(), &4i64.to_be_bytes()]);
+    let text = index_range("s", particle::STRING, &[b"text 42"]);
+    let elements = integer_range("l", 3, 4);
     let questions = [
         scan("s"),
         in_range("s", 20_000, 49_999),
         in_range("s", i64::MIN, i64::MAX),
-        scan("s").with_field(INDEX_RANGE, &text),
-        scan("t").with_field(INDEX_RANGE, &text),
-        scan("s").with_field(INDEX_RANGE, &elements).with_field(INDEX_TYPE, &[LIST]),
+        scan("s").with_field(field::INDEX_RANGE, &text),
+        scan("t").with_field(field::INDEX_RANGE, &text),
+        scan("s").with_field(field::INDEX_RANGE, &elements).with_field(field::INDEX_TYPE, &[LIST]),
     ];
     let answers = |client: &mut Client| questions.each_ref().map(|question| rows(client, question));
     let entries = |client: &mut Client| {

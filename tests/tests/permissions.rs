@@ -14,7 +14,9 @@ use ferrospike_tests::security::{
     result_of,
 };
 use ferrospike_tests::server::{BASICS, NAMESPACES, Server};
-use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, info3, operation};
+use ferrospike_tests::wire::{
+    Message, Operation, digest, field, info1, info2, info3, integer_range, operation,
+};
 
 const TABLE: &str = include_str!("../corpora/permissions.txt");
 /// Where the table's data requests are.
@@ -24,7 +26,6 @@ function get(r) return r.n end
 function change(r) r.m = 1 aerospike:update(r) end
 function values(s) return s : map(function(r) return r.n end) end
 ";
-const INDEX_RANGE: u8 = 22;
 const UDF_FOREGROUND: u8 = 1;
 const UDF_BACKGROUND: u8 = 2;
 /// The end of an answer to a query of users or roles.
@@ -147,14 +148,7 @@ fn query(action: &str, place: (&str, &str)) -> Message {
             message.fields.iter().filter(|(id, _)| *id != field::PARTITION_ID_ARRAY).cloned().collect();
         Message { info1: message.info1 & !info1::GET_ALL, info3: 0, fields, ..message }
     };
-    let by_index = |message: Message| {
-        let mut range = vec![1, 1, b'n', 1];
-        for bound in [0i64, 9] {
-            range.extend(8u32.to_be_bytes());
-            range.extend(bound.to_be_bytes());
-        }
-        message.with_field(INDEX_RANGE, &range)
-    };
+    let by_index = |message: Message| message.with_field(field::INDEX_RANGE, &integer_range("n", 0, 9));
     let with_op = |message: Message, op| message.with_field(field::UDF_OP, &[op]);
     match action {
         "query" => message,

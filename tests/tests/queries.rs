@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::server::{Server, stored_config, usual_config};
-use ferrospike_tests::wire::{Message, Operation, field, info1, info2, info3, operation, result};
+use ferrospike_tests::wire::{
+    Message, Operation, field, info1, info2, info3, integer_range, operation, result,
+};
 
 /// Field types that only queries have.
 const JOB_ID: u8 = 7;
 const SOCKET_TIMEOUT: u8 = 9;
 const RECORDS_PER_SECOND: u8 = 10;
-const INDEX_RANGE: u8 = 22;
 const BIN_LIST: u8 = 40;
 /// Bit of `info1`: a short query.
 const SHORT_QUERY: u8 = 4;
@@ -130,7 +131,7 @@ fn a_query_that_is_refused_is_answered_as_a_record_is() {
         ("a rate of three bytes", bad_rate),
         (
             "an index that is not there",
-            Message::scan("test").with_field(INDEX_RANGE, &integer_range("a", 1, 2)),
+            Message::scan("test").with_field(field::INDEX_RANGE, &integer_range("a", 1, 2)),
         ),
         ("of a UDF that is not there", Message { info2: info2::WRITE, ..Message::scan("test") }),
     ] {
@@ -141,17 +142,6 @@ fn a_query_that_is_refused_is_answered_as_a_record_is() {
     // The length of a query's number is not looked at.
     let (_, last) = query(&mut client, &Message::scan("test").with_field(JOB_ID, &[1; 12]));
     assert_eq!(last, result::OK);
-}
-
-fn integer_range(bin: &str, from: i64, to: i64) -> Vec<u8> {
-    let mut range = vec![1, bin.len() as u8];
-    range.extend(bin.as_bytes());
-    range.push(1);
-    for bound in [from, to] {
-        range.extend(8u32.to_be_bytes());
-        range.extend(bound.to_be_bytes());
-    }
-    range
 }
 
 #[test]

@@ -14,7 +14,9 @@ use ferrospike_tests::query_history::{Begun, Histories};
 use ferrospike_tests::random::Random;
 use ferrospike_tests::report;
 use ferrospike_tests::server::{Server, stored_config_with};
-use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, operation, particle, result};
+use ferrospike_tests::wire::{
+    Message, Operation, digest, field, index_range, info1, info2, integer_range, operation, particle, result,
+};
 
 const SECONDS: u64 = 10;
 /// Records of each of the two sets.
@@ -33,8 +35,6 @@ const TOO_MANY_PAGES: u8 = 255;
 const DIGEST_ARRAY: u8 = 12;
 const SAMPLE_MAX: u8 = 13;
 const BVAL_ARRAY: u8 = 15;
-const INDEX_RANGE: u8 = 22;
-const INDEX_TYPE: u8 = 26;
 const GEOJSON: u8 = 23;
 const LIST: u8 = 1;
 const INDEX_NOT_FOUND: u8 = 201;
@@ -118,33 +118,20 @@ impl Question {
 
     fn request(self, set: &str) -> Message {
         let message = Message::scan("test").with_field(field::SET, set.as_bytes());
-        let range = |bin: &str, kind: u8, values: &[&[u8]]| {
-            let mut range = vec![1, bin.len() as u8];
-            range.extend(bin.as_bytes());
-            range.push(kind);
-            for value in values {
-                range.extend((value.len() as u32).to_be_bytes());
-                range.extend(*value);
-            }
-            range
-        };
-        let numbers = |bin, low: i64, high: i64| {
-            range(bin, particle::INTEGER, &[&low.to_be_bytes(), &high.to_be_bytes()])
-        };
         let range = match self {
             Question::All => return message,
-            Question::Numbers(low, high) => numbers("n", low, high),
-            Question::Text(text) => range("s", particle::STRING, &[text_of(text).as_bytes()]),
-            Question::Element(element) => numbers("l", element, element),
-            Question::Elements(low, high) => numbers("l", low, high),
+            Question::Numbers(low, high) => integer_range("n", low, high),
+            Question::Text(text) => index_range("s", particle::STRING, &[text_of(text).as_bytes()]),
+            Question::Element(element) => integer_range("l", element, element),
+            Question::Elements(low, high) => integer_range("l", low, high),
             // A degree is 111 km at the equator.
             Question::Region(column) => {
                 let circle = format!(r#"{{"type":"AeroCircle","coordinates":[[{column}.0,0.0],150000]}}"#);
-                range("g", GEOJSON, &[circle.as_bytes()])
+                index_range("g", GEOJSON, &[circle.as_bytes()])
             }
         };
-        let message = message.with_field(INDEX_RANGE, &range);
-        if self.index() == Some("l") { message.with_field(INDEX_TYPE, &[LIST]) } else { message }
+        let message = message.with_field(field::INDEX_RANGE, &range);
+        if self.index() == Some("l") { message.with_field(field::INDEX_TYPE, &[LIST]) } else { message }
     }
 }
 

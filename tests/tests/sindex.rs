@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::figures::{await_figures, expect_moved, figures};
 use ferrospike_tests::server::{Server, stored_config, usual_config};
-use ferrospike_tests::wire::{Message, Operation, digest, field, info2, info3, operation, result};
+use ferrospike_tests::wire::{
+    Message, Operation, digest, field, index_range, info2, info3, integer_range, operation, result,
+};
 
 /// Fields and bits that only queries have.
 const JOB_ID: u8 = 7;
@@ -17,8 +19,6 @@ const RECORDS_PER_SECOND: u8 = 10;
 const DIGEST_ARRAY: u8 = 12;
 const SAMPLE_MAX: u8 = 13;
 const BVAL_ARRAY: u8 = 15;
-const INDEX_RANGE: u8 = 22;
-const INDEX_TYPE: u8 = 26;
 const SHORT_QUERY: u8 = 4;
 /// Results that only queries have.
 const QUERY_ABORTED: u8 = 15;
@@ -57,28 +57,8 @@ fn fill(client: &mut Client, count: u32, value: impl Fn(u32) -> i64) {
     }
 }
 
-fn range(bin: &str, low: i64, high: i64) -> Vec<u8> {
-    let mut range = vec![1, bin.len() as u8];
-    range.extend(bin.as_bytes());
-    range.push(1);
-    for bound in [low, high] {
-        range.extend(8u32.to_be_bytes());
-        range.extend(bound.to_be_bytes());
-    }
-    range
-}
-
-fn text_range(bin: &str, particle: u8, text: &str) -> Vec<u8> {
-    let mut range = vec![1, bin.len() as u8];
-    range.extend(bin.as_bytes());
-    range.push(particle);
-    range.extend((text.len() as u32).to_be_bytes());
-    range.extend(text.as_bytes());
-    range
-}
-
 fn query(range: &[u8]) -> Message {
-    Message::scan("test").with_field(field::SET, b"rig").with_field(INDEX_RANGE, range)
+    Message::scan("test").with_field(field::SET, b"rig").with_field(field::INDEX_RANGE, range)
 }
 
 /// The records of an answer, and what its last message says. A query that is refused has one message.
@@ -145,12 +125,12 @@ fn ranges_texts_lists_and_places_are_found() {
     create(client, "set=rig;indexname=l;indextype=list;indexdata=l,numeric");
     create(client, "set=rig;indexname=g;indexdata=g,geo2dsphere");
     await_ready(client);
-    expect(client, &query(&range("n", -10, 10)), 240..=260);
-    expect(client, &query(&range("n", i64::MIN, -200)), 0..=50);
-    expect(client, &query(&range("n", 7, 7)), 257..=257);
-    expect(client, &query(&range("n", 1_000, 2_000)), 0..0);
-    expect(client, &query(&text_range("s", 3, "text 3")), (0..100).filter(|key| key % 7 == 3));
-    let in_list = |low, high| query(&range("l", low, high)).with_field(INDEX_TYPE, &[LIST]);
+    expect(client, &query(&integer_range("n", -10, 10)), 240..=260);
+    expect(client, &query(&integer_range("n", i64::MIN, -200)), 0..=50);
+    expect(client, &query(&integer_range("n", 7, 7)), 257..=257);
+    expect(client, &query(&integer_range("n", 1_000, 2_000)), 0..0);
+    expect(client, &query(&index_range("s", 3, &["text 3".as_bytes()])), (0..100).filter(|key| key % 7 == 3));
+    let in_list = |low, high| query(&integer_range("l", low, high)).with_field(field::INDEX_TYPE, &[LIST]);
     expect(client, &in_list(50, 50), 0..100);
     // Two or three elements of each are in the range.
     expect(client, &in_list(0, 60), 0..100);
@@ -158,21 +138,21 @@ fn ranges_texts_lists_and_places_are_found() {
     let circle = r#"{"type":"AeroCircle","coordinates":[[20.0,10.0],250000]}"#;
     expect(
         client,
-        &query(&text_range("g", GEOJSON, circle)),
+        &query(&index_range("g", GEOJSON, &[circle.as_bytes()])),
         (0..100).filter(|key| (18..=22).contains(&(key % 60))),
     );
     // Values that no index is for.
-    assert_eq!(client.ask(&query(&range("other", 1, 2))).unwrap().result, INDEX_NOT_FOUND);
-    assert_eq!(client.ask(&query(&range("l", 1, 2))).unwrap().result, INDEX_NOT_FOUND);
+    assert_eq!(client.ask(&query(&integer_range("other", 1, 2))).unwrap().result, INDEX_NOT_FOUND);
+    assert_eq!(client.ask(&query(&integer_range("l", 1, 2))).unwrap().result, INDEX_NOT_FOUND);
     // It follows what changes.
     assert_eq!(client.ask(&put(257, 9_999)).unwrap().result, result::OK);
     assert_eq!(client.ask(&Message::delete("258")).unwrap().result, result::OK);
     let expiring = Message { record_ttl: 1, ..put(259, 9) };
     assert_eq!(client.ask(&expiring).unwrap().result, result::OK);
-    expect(client, &query(&range("n", 7, 9)), 259..=259);
+    expect(client, &query(&integer_range("n", 7, 9)), 259..=259);
     await_figures(client, "sindex-stat:namespace=test;indexname=n", |figures| figures["entries"] == 498);
-    expect(client, &query(&range("n", 7, 9)), 0..0);
-    expect(client, &query(&range("n", 9_999, 9_999)), 257..=257);
+    expect(client, &query(&integer_range("n", 7, 9)), 0..0);
+    expect(client, &query(&integer_range("n", 9_999, 9_999)), 257..=257);
 }
 
 #[test]
@@ -186,7 +166,7 @@ fn pages_go_on_behind_the_last_record() {
     await_ready(client);
     let mut found: BTreeMap<u16, Vec<(i64, Vec<u8>)>> = BTreeMap::new();
     let partition_of = |digest: &[u8]| u16::from_le_bytes([digest[0], digest[1]]) & 0xfff;
-    let mut request = query(&range("n", 1, 3)).with_field(SAMPLE_MAX, &150u64.to_be_bytes());
+    let mut request = query(&integer_range("n", 1, 3)).with_field(SAMPLE_MAX, &150u64.to_be_bytes());
     let mut pages = 0;
     loop {
         client.send(&request.encode()).unwrap();
@@ -262,7 +242,7 @@ fn queries_beside_writers_are_exact() {
         let never = digests((0..KEYS).filter(|key| key % 3 == 2));
         let mut dropped = 0;
         for round in 0..40 {
-            let (found, last) = rows(&mut client, &query(&range("n", 0, i64::MAX)));
+            let (found, last) = rows(&mut client, &query(&integer_range("n", 0, i64::MAX)));
             assert_eq!(last, result::OK);
             let twice = found.iter().find(|(_, times)| **times != 1);
             assert_eq!(twice, None, "round {round}");
@@ -272,7 +252,7 @@ fn queries_beside_writers_are_exact() {
             if round % 8 == 7 {
                 // Dropped and built again beside the writers, and while it is asked.
                 let mut other = server.connect();
-                other.send(&query(&range("n", 0, i64::MAX)).encode()).unwrap();
+                other.send(&query(&integer_range("n", 0, i64::MAX)).encode()).unwrap();
                 assert_eq!(client.info_value("sindex-delete:namespace=test;indexname=n").unwrap(), "ok");
                 let (part, last) = take_answer(&mut other);
                 assert!(last == result::OK || last == INDEX_NOT_FOUND, "{last}");
@@ -302,7 +282,7 @@ fn indexes_are_there_again_after_a_stop_and_a_kill() {
     for _ in 0..2 {
         expect(
             &mut client,
-            &query(&range("n", 10, 11)),
+            &query(&integer_range("n", 10, 11)),
             (0..5_000).filter(|key| matches!(key % 100, 10 | 11)),
         );
         server.stop();
@@ -311,7 +291,7 @@ fn indexes_are_there_again_after_a_stop_and_a_kill() {
         // All indexes are filled when clients are served.
         assert_eq!(client.info_value("sindex-list:namespace=test").unwrap(), list);
     }
-    expect(&mut client, &query(&range("n", 99, 99)), (0..5_000).filter(|key| key % 100 == 99));
+    expect(&mut client, &query(&integer_range("n", 99, 99)), (0..5_000).filter(|key| key % 100 == 99));
     // Killed while another is being filled, or just after.
     create(&mut client, "set=rig;indexname=new;indextype=list;indexdata=n,numeric");
     create(&mut client, "set=rig;indexname=newer;indextype=mapvalues;indexdata=n,numeric");
@@ -322,10 +302,10 @@ fn indexes_are_there_again_after_a_stop_and_a_kill() {
     assert!(list.contains("indexname=newer:") && !list.contains(":state=WO"), "{list}");
     let stored: BTreeSet<Vec<u8>> =
         client.scan("test").unwrap().iter().map(|row| row.field(field::DIGEST).unwrap().to_vec()).collect();
-    let (found, _) = rows(&mut client, &query(&range("n", 0, 1_000)));
+    let (found, _) = rows(&mut client, &query(&integer_range("n", 0, 1_000)));
     assert_eq!(found.into_keys().collect::<BTreeSet<_>>(), stored);
     // Without a set, in the other index.
-    let mut of_all = query(&range("n", 0, 1_000));
+    let mut of_all = query(&integer_range("n", 0, 1_000));
     of_all.fields.retain(|(kind, _)| *kind != field::SET);
     let (found, _) = rows(&mut client, &of_all);
     assert_eq!(found.len(), stored.len());
@@ -387,7 +367,7 @@ fn indexes_and_their_queries_are_counted() {
     assert_eq!(unused, 0);
     assert!(figures(client, "namespace/test")["sindex_used_bytes"] > 300 * 14);
     assert_eq!(figures(client, "sets/test/rig")["sindexes"], 2);
-    let all = query(&range("n", 0, 9));
+    let all = query(&integer_range("n", 0, 9));
     let before = figures(client, "namespace/test");
     assert_eq!(rows(client, &all).0.len(), 300);
     expect_moved(client, &before, &["si_query_long_basic_complete"]);
@@ -444,7 +424,7 @@ fn places_that_are_asked_for_are_counted() {
     }
     let before = figures(client, "namespace/test");
     let circle = r#"{"type":"AeroCircle","coordinates":[[20.0,10.0],1000000]}"#;
-    let (found, _) = rows(client, &query(&text_range("g", GEOJSON, circle)));
+    let (found, _) = rows(client, &query(&index_range("g", GEOJSON, &[circle.as_bytes()])));
     let after = figures(client, "namespace/test");
     let moved = |name: &str| after[name] - before[name];
     assert_eq!(moved("geo_region_query_reqs"), 1);
@@ -473,7 +453,8 @@ fn operations_in_the_background_change_each_record_once() {
     await_ready(client);
     let add = || Operation::integer(operation::INCR, "sum", 1);
     let before = figures(client, "namespace/test");
-    let request = background(&query(&range("n", 3, 4)), add()).with_field(JOB_ID, &5u64.to_be_bytes());
+    let request =
+        background(&query(&integer_range("n", 3, 4)), add()).with_field(JOB_ID, &5u64.to_be_bytes());
     assert_eq!(client.ask(&request).unwrap().result, result::OK);
     await_job(
         client,
@@ -510,7 +491,7 @@ fn operations_in_the_background_change_each_record_once() {
     };
     for (id, base, counter) in [
         (90, Message::scan("test"), "pi_query_ops_bg_abort"),
-        (91, query(&range("n", 0, 9)), "si_query_ops_bg_abort"),
+        (91, query(&integer_range("n", 0, 9)), "si_query_ops_bg_abort"),
     ] {
         assert_eq!(client.ask(&slow(id, &base)).unwrap().result, result::OK);
         assert_eq!(client.info_value("query-abort-all").unwrap(), "number-of-queries-killed:1");
@@ -518,14 +499,14 @@ fn operations_in_the_background_change_each_record_once() {
     }
     // Names that cannot be one.
     let read = Operation::read("n");
-    let fast =
-        background(&query(&range("n", 1, 2)), add()).with_field(RECORDS_PER_SECOND, &20_000u32.to_be_bytes());
+    let fast = background(&query(&integer_range("n", 1, 2)), add())
+        .with_field(RECORDS_PER_SECOND, &20_000u32.to_be_bytes());
     let unknown_set = Message::scan("test").with_field(field::SET, b"none");
     for (request, expected) in [
         (background(&Message::scan("test"), read), result::PARAMETER),
         (fast, result::PARAMETER),
         (background(&unknown_set, add()), result::NOT_FOUND),
-        (background(&query(&range("other", 1, 2)), add()), INDEX_NOT_FOUND),
+        (background(&query(&integer_range("other", 1, 2)), add()), INDEX_NOT_FOUND),
     ] {
         let answer = client.ask(&request).unwrap();
         assert_eq!((answer.result, answer.info3 & info3::LAST), (expected, 0));

@@ -10,7 +10,9 @@ use base64::prelude::BASE64_STANDARD;
 use ferrospike_tests::client::Client;
 use ferrospike_tests::figures::{await_figures, expect_moved, figures, moves, run};
 use ferrospike_tests::server::{Server, usual_config};
-use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, operation, particle, result};
+use ferrospike_tests::wire::{
+    Message, Operation, digest, field, info1, info2, integer_range, operation, particle, result,
+};
 
 const MODULE: &str = "
 function add(r, name, n)
@@ -306,7 +308,6 @@ fn background_queries_apply_functions() {
 /// Records that an index finds are changed, each once, and none that has changed its value meanwhile.
 #[test]
 fn background_queries_by_an_index_apply_functions() {
-    const INDEX_RANGE: u8 = 22;
     let (_server, mut client) = start();
     for key in 0..50 {
         let put =
@@ -319,13 +320,9 @@ fn background_queries_by_an_index_apply_functions() {
     while client.info_value("sindex-list").unwrap().contains(":state=WO") {
         assert!(start.elapsed() < Duration::from_secs(30), "still being filled");
     }
-    let mut range = vec![1, 1, b'n', 1];
-    for bound in [10i64, 19] {
-        range.extend(8u32.to_be_bytes());
-        range.extend(bound.to_be_bytes());
-    }
     let before = figures(&mut client, "namespace/test");
-    let query = background("add", &[0x92, 0xa2, 3, b'n', 100]).with_field(INDEX_RANGE, &range);
+    let query = background("add", &[0x92, 0xa2, 3, b'n', 100])
+        .with_field(field::INDEX_RANGE, &integer_range("n", 10, 19));
     assert_eq!(run(&mut client, &query), (0, result::OK));
     await_figures(&mut client, "namespace/test", |now| {
         now["udf_sub_udf_complete"] == before["udf_sub_udf_complete"] + 10
@@ -336,7 +333,7 @@ fn background_queries_by_an_index_apply_functions() {
         let answer = client.ask(&Message::get(&format!("k{key}"))).unwrap();
         assert_eq!(answer.bin("n"), Some(&expected.to_be_bytes()[..]), "{key}");
     }
-    let bad = background("add", &[0x90]).with_field(INDEX_RANGE, &[1, 1, b'x', 1, 0, 0, 0, 8]);
+    let bad = background("add", &[0x90]).with_field(field::INDEX_RANGE, &[1, 1, b'x', 1, 0, 0, 0, 8]);
     assert_eq!(client.ask(&bad).unwrap().result, result::PARAMETER);
 }
 

@@ -65,12 +65,16 @@ impl Unsettled {
 }
 
 impl Call<'_> {
+    /// What the reply waits for; [where](Workspace::note_replies) its result is, is known when it is made.
+    fn waits_for(&self, awaited: Awaited) -> Unsettled {
+        Unsettled { namespace: self.namespace.position(), awaited, result_at: 0 }
+    }
+
     /// The reply about the record at `location` must wait until the record is on disk.
     #[inline]
     pub(super) fn note_unsettled(&self, location: Location, unsettled: &mut Vec<Unsettled>) {
         if self.namespace.storage.is_unsettled(location) {
-            let awaited = Awaited::Disk(location);
-            unsettled.push(Unsettled { namespace: self.namespace.position(), awaited, result_at: 0 });
+            unsettled.push(self.waits_for(Awaited::Disk(location)));
         }
     }
 
@@ -79,16 +83,15 @@ impl Call<'_> {
     pub(super) fn note_changed(&self, location: Location, unsettled: &mut Vec<Unsettled>) {
         let key = self.record_key();
         if self.namespace.storage.is_change_unsettled(location) {
-            let awaited = Awaited::Disk(location);
-            unsettled.push(Unsettled { namespace: key.namespace, awaited, result_at: 0 });
+            unsettled.push(self.waits_for(Awaited::Disk(location)));
         }
         if self.namespace.partitions.has_other_replicas(PartitionId::of(&key.digest))
             && self.waits_for_replicas()
             && let Some(transaction_id) = self.context.replicas.sent(&key)
         {
             let time_max_ms = self.request.transaction_ttl_ms;
-            let awaited = Awaited::Replicas(OnReplicas { key, transaction_id, time_max_ms });
-            unsettled.push(Unsettled { namespace: key.namespace, awaited, result_at: 0 });
+            let on_replicas = OnReplicas { key, transaction_id, time_max_ms };
+            unsettled.push(self.waits_for(Awaited::Replicas(on_replicas)));
         }
     }
 
