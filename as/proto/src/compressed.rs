@@ -284,11 +284,14 @@ mod tests {
             change in any::<(prop::sample::Index, u8)>(),
         ) {
             let _ = inflated(&body);
-            let mut small = compressed(&frame_of(&[&body[..], &[3; 200]].concat()))[HEADER_SIZE..].to_vec();
+            let frame = frame_of(&[&body[..], &[3; 200]].concat());
+            let mut small = compressed(&frame)[HEADER_SIZE..].to_vec();
             let at = change.0.index(small.len());
             small[at] ^= change.1;
-            let result = inflated(&small);
-            prop_assert!(change.1 == 0 || result.is_err() || at == 9, "{result:?}");
+            // A changed bit may stand for the same bytes, such as another distance within a run: the checksum decides.
+            if let Ok(whole) = inflated(&small) {
+                prop_assert_eq!(whole, frame);
+            }
         }
     }
 }
