@@ -282,10 +282,20 @@ impl<'a> FlatRecord<'a> {
     /// When one is damaged.
     pub fn load_bins(&self) -> Result<Bins<'a>, FlatError> {
         let mut bins = Bins::new();
+        self.load_bins_into(&mut bins)?;
+        Ok(bins)
+    }
+
+    /// Adds all bins to `bins`, where they stay: they are too many bytes to be handed on by value for each write.
+    ///
+    /// # Errors
+    /// When one is damaged.
+    #[inline]
+    pub fn load_bins_into(&self, bins: &mut Bins<'a>) -> Result<(), FlatError> {
         for bin in self.bins() {
             bins.push(bin?);
         }
-        Ok(bins)
+        Ok(())
     }
 
     /// Checks every bin and the end mark: what cold start does before it believes a record.
@@ -415,11 +425,13 @@ impl NewRecord<'_> {
             | flag(self.key.is_some(), HAS_KEY)
             | flag(!bins.is_empty(), HAS_BINS)
             | u32::from(self.tree_id) << TREE_ID_SHIFT;
-        out.extend_from_slice(&MAGIC.to_le_bytes());
-        out.extend_from_slice(&flags.to_le_bytes());
-        out.extend_from_slice(&self.digest.0);
-        out.extend_from_slice(&self.last_update_time.to_le_bytes()[..5]);
-        out.extend_from_slice(&self.generation.to_le_bytes());
+        let mut header = [0; HEADER_SIZE];
+        header[..4].copy_from_slice(&MAGIC.to_le_bytes());
+        header[4..8].copy_from_slice(&flags.to_le_bytes());
+        header[8..28].copy_from_slice(&self.digest.0);
+        header[28..33].copy_from_slice(&self.last_update_time.to_le_bytes()[..5]);
+        header[33..].copy_from_slice(&self.generation.to_le_bytes());
+        out.extend_from_slice(&header);
         if self.void_time != 0 {
             out.extend_from_slice(&self.void_time.to_le_bytes());
         }

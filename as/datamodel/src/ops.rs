@@ -112,11 +112,11 @@ fn changes_existing(op: &Op<'_>) -> bool {
 }
 
 /// The input of the ops of a write, beside the bins.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct WriteContext<'r> {
     pub policy: WritePolicy,
-    /// Of the record as the write will leave it, but for its size and whether its key is stored.
-    pub metadata: Metadata<'r>,
+    /// Of the record as the write will leave it, but for its size and whether its key is stored. Made for expressions alone.
+    pub metadata: &'r dyn Fn() -> Metadata<'r>,
     /// The key that was stored before, unless the record is replaced.
     pub key: Option<&'r [u8]>,
     /// All ops of the request draw on it.
@@ -159,7 +159,8 @@ pub fn apply<'a>(
         op_code::EXP_MODIFY => modify_by_expression(op, bins, context)?,
         op_code::EXP_READ => {
             // Answered even if it gives nothing.
-            let record = Record { metadata: &context.metadata, key: context.key, bins: &*bins };
+            let metadata = (context.metadata)();
+            let record = Record { metadata: &metadata, key: context.key, bins: &*bins };
             return read_expression(op, &record, true, op.code, budget, reply);
         }
         _ => {
@@ -226,7 +227,8 @@ fn modify_by_expression<'a>(
     bins: &mut Bins<'a>,
     context: &WriteContext<'_>,
 ) -> Result<(), ResultCode> {
-    let record = Record { metadata: &context.metadata, key: context.key, bins: &*bins };
+    let metadata = (context.metadata)();
+    let record = Record { metadata: &metadata, key: context.key, bins: &*bins };
     match exp::modify(&record, bins.get(op.name).is_some(), op.value, context.budget)? {
         Change::Set(particle) => set_made(bins, op.name, particle, context.budget)?,
         Change::Removed => bins.remove(op.name),

@@ -97,7 +97,9 @@ impl Server {
                 let mut namespace =
                     Namespace::open(&config, position, thread_count, cluster.node_id, &thresholds)?;
                 namespace.add_observer(indexes.observer(position));
-                namespace.add_observer(ReplicaObserver::new(&replicas, position));
+                if config.network.is_clustered() {
+                    namespace.add_observer(ReplicaObserver::new(&replicas, position));
+                }
                 Ok(Arc::new(namespace))
             })
             .collect::<Result<_, NamespaceError>>()?;

@@ -5,7 +5,7 @@
 //!
 //! The length of a value is found by a branch for its marker rather than in a table: neighbours tend to be of one kind, and
 //! a branch that was predicted lets the next marker be looked at before this one has arrived. For values of one kind
-//! this takes a third of the time.
+//! this takes a third of the time. Runs of numbers of one size are passed several at a time.
 
 use super::{Meter, SEARCH};
 
@@ -73,16 +73,16 @@ impl<'b, 'm, M: Meter> Walk<'b, 'm, M> {
             pending -= 1;
             // Both ranges of one-byte integers.
             if marker.cast_signed() >= -32 {
-                at += 1;
+                at = behind_small_integers(self.window, at + 1, &mut pending);
                 continue;
             }
             match marker {
                 0xa0..=0xbf => at += 1 + usize::from(marker & 0x1f),
                 0xc0 | 0xc2 | 0xc3 => at += 1,
-                0xcc | 0xd0 => at += 2,
-                0xcd | 0xd1 | 0xd4 => at += 3,
-                0xca | 0xce | 0xd2 => at += 5,
-                0xcb | 0xcf | 0xd3 => at += 9,
+                0xcc | 0xd0 => at = behind_run::<2>(self.window, at + 2, marker, &mut pending),
+                0xcd | 0xd1 | 0xd4 => at = behind_run::<3>(self.window, at + 3, marker, &mut pending),
+                0xca | 0xce | 0xd2 => at = behind_run::<5>(self.window, at + 5, marker, &mut pending),
+                0xcb | 0xcf | 0xd3 => at = behind_run::<9>(self.window, at + 9, marker, &mut pending),
                 0x90..=0x9f => {
                     at += 1;
                     pending = pending.saturating_add(u64::from(marker & 0x0f));
@@ -127,6 +127,37 @@ impl<'b, 'm, M: Meter> Walk<'b, 'm, M> {
         (self.counted, self.jumped) = (self.at, 0);
         self.meter.draw(walked)
     }
+}
+
+/// Where a run of values that begin with `marker`, each of `SIZE` bytes, ends from `at` on, or some before its end. They are
+/// passed four at a time.
+#[inline(always)]
+fn behind_run<const SIZE: usize>(bytes: &[u8], mut at: usize, marker: u8, pending: &mut u64) -> usize {
+    while *pending >= 4
+        && let Some(run) = bytes.get(at..at + 3 * SIZE + 1)
+        && run[0] == marker
+        && run[SIZE] == marker
+        && run[2 * SIZE] == marker
+        && run[3 * SIZE] == marker
+    {
+        *pending -= 4;
+        at += 4 * SIZE;
+    }
+    at
+}
+
+/// Where a run of integers from 0 to 127 ends from `at` on, or some before its end. They are passed eight at a time.
+#[inline(always)]
+fn behind_small_integers(bytes: &[u8], mut at: usize, pending: &mut u64) -> usize {
+    const OTHERS: u64 = 0x8080_8080_8080_8080;
+    while *pending >= 8
+        && let Some(run) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>)
+        && u64::from_le_bytes(*run) & OTHERS == 0
+    {
+        *pending -= 8;
+        at += 8;
+    }
+    at
 }
 
 #[inline]
@@ -234,6 +265,40 @@ mod tests {
             assert_eq!(end_of(&followed, 0, 1), Some(len));
             assert_eq!(end_of(&followed, 0, 2), Some(len + 1));
             assert_eq!(end_of(&bytes[..len - 1], 0, 1), None, "{bytes:x?} cut short");
+        }
+    }
+
+    #[test]
+    fn runs_of_one_kind_end_where_each_value_by_itself_says() {
+        let values: [&[u8]; 8] = [
+            &[7],
+            &[0xff],
+            &[0xcc, 0xcc],
+            &[0xcd, 0xcd, 0xcd],
+            &[0xd2, 0xd2, 0, 0, 0],
+            &[0xcb, 0xcb, 0, 0, 0, 0, 0, 0, 0xcb],
+            &[0xa1, 0xcd],
+            &[0xc0],
+        ];
+        let mut seed = 1_u64;
+        for _ in 0..2000 {
+            let (mut bytes, mut ends) = (Vec::new(), vec![0]);
+            for _ in 0..6 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let (value, count) = (values[(seed >> 40) as usize % 8], (seed >> 50) as usize % 20);
+                for _ in 0..count {
+                    bytes.extend_from_slice(value);
+                    ends.push(bytes.len());
+                }
+            }
+            for count in [0, 1, 4, 7, 8, 9, ends.len() / 2, ends.len() - 1] {
+                let end = ends.get(count).copied();
+                assert_eq!(end_of(&bytes, 0, count as u64), end, "{count} of {bytes:x?}");
+            }
+            assert_eq!(end_of(&bytes, 0, ends.len() as u64), None);
+            let cut = bytes.get(..bytes.len().saturating_sub(1)).unwrap_or_default();
+            let all = end_of(cut, 0, ends.len() as u64 - 1);
+            assert_eq!(all, if bytes.is_empty() { Some(0) } else { None });
         }
     }
 

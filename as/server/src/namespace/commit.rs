@@ -147,21 +147,24 @@ impl Namespace {
         cause: Cause,
         ForObservers { old, budget }: ForObservers<'_>,
     ) -> Result<Committed, StorageError> {
-        let (digest, before) = (*guard.digest(), **guard);
-        let (handle, unlimited) = (guard.handle(), Budget::unlimited());
+        let handle = guard.handle();
+        // The guard finds its element anew at each look.
+        let element: &mut Element = &mut guard;
+        let (digest, before) = (*element.digest(), **element);
+        let unlimited = Budget::unlimited();
         let budget = budget.unwrap_or(&unlimited);
-        let transition = Transition { before: &guard, old, budget, handle, change, cause };
+        let transition = Transition { before: element, old, budget, handle, change, cause };
         let (is_indexed, acts) = self.observe(&transition);
         if budget.is_exhausted() {
             return Err(StorageError::Refused);
         }
         let mut after = match change {
-            Change::Record(version) => self.place(&mut guard, version, Room::Writes)?,
-            Change::Tombstone(version) => self.place(&mut guard, version, Room::Tombstones)?,
+            Change::Record(version) => self.place(element, version, Room::Writes)?,
+            Change::Tombstone(version) => self.place(element, version, Room::Tombstones)?,
             Change::Gone => RecordMeta::default(),
         };
         after.set_in_sindex(is_indexed);
-        **guard = after;
+        **element = after;
         account(&mut RunningFigures { namespace: self, cause }, &digest, &before, &after);
         self.storage.free_replaced(before.location, after.location);
         self.update_set_indexes(handle, &digest, &before, &after);

@@ -185,9 +185,9 @@ impl Namespace {
 
     /// Loads ahead what requests for `digests` will touch. One look at memory for all of them takes hardly longer than
     /// for one, while each request by itself would wait for sprig, element and record in turn. Waits for no lock.
-    pub(crate) fn prefetch<'a>(&self, digests: impl Iterator<Item = &'a Digest> + Clone) {
-        digests.clone().for_each(|digest| self.index.prefetch_sprig(digest));
-        digests.clone().for_each(|digest| self.index.prefetch_element(digest));
+    pub(crate) fn prefetch(&self, digests: &[Digest]) {
+        digests.iter().for_each(|digest| self.index.prefetch_sprig(digest));
+        digests.iter().for_each(|digest| self.index.prefetch_element(digest));
         for digest in digests {
             if let Some(guard) = self.index.try_get(digest) {
                 self.storage.prefetch(guard.location);
@@ -289,7 +289,7 @@ impl Namespace {
     ///
     /// # Errors
     /// As there.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn record_within<'g>(
         &'g self,
         element: &'g Element,

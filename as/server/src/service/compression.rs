@@ -19,11 +19,10 @@ use proto::compressed::{CompressedError, Deflater, Inflater, THRESHOLD, announce
 use proto::frame::{FrameHeader, HEADER_SIZE};
 use proto::message::{Request, field, info1};
 use proto::reply::{self, ReplyHeader};
-use smallvec::smallvec;
 
 use super::event_loop::{PutOff, RoomOf, ServiceThread, Verdict};
 use super::mailbox::{ConnectionToken, Mail};
-use super::messages::{Message, Messages};
+use super::messages::Message;
 use super::park::ReplyHandle;
 use super::reply_budget::Charge;
 use super::stream::ReplyStream;
@@ -212,7 +211,7 @@ impl ServiceThread {
         let Some(message) = Message::in_front_of(frame) else {
             return self.dispatch_other(slot, token, frame).map_or(Verdict::Close, |(_, verdict)| verdict);
         };
-        let (used, verdict) = self.dispatch_messages(slot, token, &Messages { requests: smallvec![message] });
+        let (used, verdict) = self.dispatch_messages(slot, token, &message, &[]);
         if used == 0
             && let Some(connection) = self.connections.get(slot)
         {

@@ -6,6 +6,7 @@
 //! its caches.
 
 use std::cell::Cell;
+use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use super::KEEP_SIZE_MAX;
 use super::connection::Connection;
 use super::event_loop::{PutOff, RECEIVE_SIZE, RoomOf, ServiceThread, Verdict};
 use super::mailbox::ConnectionToken;
-use super::messages::{Message, Messages};
+use super::messages::{Followers, Message, find_followers};
 use super::reply_budget::Charge;
 use crate::metrics::ServerCounter;
 use crate::query;
@@ -63,7 +64,8 @@ impl ServiceThread {
     pub(super) fn serve_all(&mut self, slots: &[u32]) {
         for together in slots.chunks(PREPARED_REQUESTS) {
             let mut buffer = std::mem::take(&mut self.receive_buffer);
-            let arrivals = self.receive_all(together, &mut buffer);
+            let mut arrivals = Arrivals::new();
+            self.receive_all(together, &mut buffer, &mut arrivals);
             self.serve_arrivals(&arrivals, &buffer);
             self.receive_buffer = buffer;
             if !self.executor.has_unsettled() {
@@ -74,8 +76,7 @@ impl ServiceThread {
 
     /// Reads from all of `slots` before anything of that is carried out; what waited behind an earlier request is carried
     /// out right away.
-    fn receive_all(&mut self, slots: &[u32], buffer: &mut [u8]) -> Arrivals {
-        let mut arrivals = Arrivals::new();
+    fn receive_all(&mut self, slots: &[u32], buffer: &mut [u8], arrivals: &mut Arrivals) {
         let mut end = 0;
         for &slot in slots {
             let Some(token) = self.connections.token(slot) else { continue };
@@ -103,35 +104,40 @@ impl ServiceThread {
                 Verdict::Keep
             });
         }
-        arrivals
     }
 
     /// Carries out what has come, each connection's in its turn. Memory is asked for their first records together.
     fn serve_arrivals(&mut self, arrivals: &Arrivals, buffer: &[u8]) {
+        if let [arrival] = &arrivals[..] {
+            return self.guard(arrival.token, |thread, slot| {
+                thread.set_checkpoint();
+                cf::fault_point!("parse");
+                thread.serve_arrival(slot, arrival.token, arrival.bytes(buffer), None)
+            });
+        }
         let mut firsts = SmallVec::<[Option<Message<'_>>; PREPARED_REQUESTS]>::new();
         for arrival in arrivals {
-            let mut first = None;
+            firsts.push(None);
             self.guard(arrival.token, |thread, _| {
                 thread.set_checkpoint();
                 cf::fault_point!("parse");
-                first = Message::in_front_of(arrival.bytes(buffer));
+                if let Some(first) = firsts.last_mut() {
+                    *first = Message::in_front_of(arrival.bytes(buffer));
+                }
                 Verdict::Keep
             });
-            firsts.push(first);
         }
         // A connection's further requests are prepared for in their turn.
-        if firsts.len() > 1 {
-            self.prepare(firsts.iter().flatten());
-        }
-        for (arrival, first) in arrivals.iter().zip(firsts) {
+        self.prepare(firsts.iter().flatten());
+        for (arrival, first) in arrivals.iter().zip(&firsts) {
             self.guard(arrival.token, |thread, slot| {
-                thread.serve_arrival(slot, arrival.token, arrival.bytes(buffer), first)
+                thread.serve_arrival(slot, arrival.token, arrival.bytes(buffer), first.as_ref())
             });
         }
     }
 
     /// Asks memory for the records of `messages`. That is a hint: if it fails, what it was about may still do well.
-    fn prepare<'a>(&self, messages: impl Iterator<Item = &'a Message<'a>>) {
+    fn prepare<'a: 'm, 'm>(&self, messages: impl Iterator<Item = &'m Message<'a>>) {
         let prepared = catch_unwind(AssertUnwindSafe(|| {
             cf::fault_point!("prepare");
             self.executor.prepare(messages.filter_map(Message::record));
@@ -141,13 +147,13 @@ impl ServiceThread {
         }
     }
 
-    /// Carries out what has come from a connection of which nothing waits; it begins with `first`.
+    /// Carries out what has come from a connection of which nothing waits; it begins with `first`, if that has been found.
     fn serve_arrival<'b>(
         &mut self,
         slot: u32,
         token: ConnectionToken,
         bytes: &'b [u8],
-        first: Option<Message<'b>>,
+        first: Option<&Message<'b>>,
     ) -> Verdict {
         let (used, verdict) = self.serve_requests(slot, token, bytes, first);
         if let Some(connection) = self.connections.get(slot)
@@ -205,9 +211,7 @@ impl ServiceThread {
     }
 
     fn serve_buffered(&mut self, slot: u32, token: ConnectionToken, input: &mut Vec<u8>) -> Verdict {
-        self.set_checkpoint();
-        let first = Message::in_front_of(input);
-        let (used, verdict) = self.serve_requests(slot, token, input, first);
+        let (used, verdict) = self.serve_requests(slot, token, input, None);
         if used == input.len() && input.capacity() > KEEP_SIZE_MAX {
             *input = Vec::new();
         } else {
@@ -216,24 +220,32 @@ impl ServiceThread {
         verdict
     }
 
-    /// Carries out the complete requests in `bytes`, which begin with `first` if that is a record message; their replies
-    /// wait in the outbox. Returns how many bytes they took.
+    /// Carries out the complete requests in `bytes`, which begin with `first` if that has been found; their replies wait in
+    /// the outbox. Returns how many bytes they took.
     fn serve_requests<'b>(
         &mut self,
         slot: u32,
         token: ConnectionToken,
         bytes: &'b [u8],
-        mut first: Option<Message<'b>>,
+        mut first: Option<&Message<'b>>,
     ) -> (usize, Verdict) {
         let (mut used, mut verdict) = (0, Verdict::Keep);
         while used < bytes.len() && verdict == Verdict::Keep && self.may_serve(slot) {
             self.set_checkpoint();
-            let first = first.take().or_else(|| Message::in_front_of(&bytes[used..]));
-            let messages = Messages::from_first(first, &bytes[used..]);
-            let dispatched = if messages.requests.is_empty() {
-                self.dispatch_other(slot, token, &bytes[used..])
-            } else {
-                Some(self.dispatch_messages(slot, token, &messages))
+            let found;
+            let message = match first.take() {
+                Some(first) => Some(first),
+                None => {
+                    found = Message::in_front_of(&bytes[used..]);
+                    found.as_ref()
+                }
+            };
+            let dispatched = match message {
+                Some(message) => {
+                    let behind = &bytes[used + message.size()..];
+                    Some(self.dispatch_messages(slot, token, message, behind))
+                }
+                None => self.dispatch_other(slot, token, &bytes[used..]),
             };
             let Some((size, after)) = dispatched else { break };
             (used, verdict) = (used + size, after);
@@ -310,19 +322,22 @@ impl ServiceThread {
         Some((size, verdict))
     }
 
-    /// Carries out record messages one after the other, until their replies are large enough to be sent or one is to be
-    /// answered elsewhere; returns how many bytes those carried out have.
-    pub(super) fn dispatch_messages(
+    /// Carries out a record message and those that follow it in `behind`, one after the other, until their replies are large
+    /// enough to be sent or one is to be answered elsewhere; returns how many bytes those carried out have.
+    pub(super) fn dispatch_messages<'b>(
         &mut self,
         slot: u32,
         token: ConnectionToken,
-        messages: &Messages<'_>,
+        first: &Message<'b>,
+        behind: &'b [u8],
     ) -> (usize, Verdict) {
-        if messages.requests.len() > 1 {
-            self.prepare(messages.requests.iter());
+        let mut followers = Followers::new();
+        find_followers(behind, &mut followers);
+        if !followers.is_empty() {
+            self.prepare(iter::once(first).chain(&followers));
         }
         let mut used = 0;
-        for message in &messages.requests {
+        for message in iter::once(first).chain(&followers) {
             self.set_checkpoint();
             let dispatched = self.dispatch_message(slot, token, message);
             if dispatched == Dispatched::PutOff {
@@ -345,6 +360,7 @@ impl ServiceThread {
     }
 
     /// Carries out a record message, or has it carried out by other threads.
+    #[inline(always)]
     fn dispatch_message(&mut self, slot: u32, token: ConnectionToken, message: &Message<'_>) -> Dispatched {
         let Message { request, body } = message;
         self.request_count += 1;

@@ -15,6 +15,7 @@ pub(super) struct Message<'a> {
 
 impl<'a> Message<'a> {
     /// The one at the start of `bytes`.
+    #[inline(always)]
     pub(super) fn in_front_of(bytes: &'a [u8]) -> Option<Self> {
         let Ok(Some(FrameHeader { frame_type: FrameType::Message, body_size })) = FrameHeader::parse(bytes)
         else {
@@ -35,25 +36,17 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Complete record messages that follow one another.
-pub(super) struct Messages<'a> {
-    pub(super) requests: SmallVec<[Message<'a>; PREPARED_REQUESTS]>,
-}
+/// Record messages behind a first one that is carried out together with them.
+pub(super) type Followers<'a> = SmallVec<[Message<'a>; PREPARED_REQUESTS - 1]>;
 
-impl<'a> Messages<'a> {
-    /// Those at the start of `bytes`, of which `first` is the first, as many as can be prepared for at once.
-    pub(super) fn from_first(first: Option<Message<'a>>, bytes: &'a [u8]) -> Self {
-        let mut requests = SmallVec::new();
-        let (mut rest, mut next) = (bytes, first);
-        while let Some(message) = next {
-            rest = &rest[message.size()..];
-            requests.push(message);
-            next = if rest.is_empty() || requests.len() == PREPARED_REQUESTS {
-                None
-            } else {
-                Message::in_front_of(rest)
-            };
-        }
-        Messages { requests }
+/// Adds the complete record messages at the start of `bytes` to `followers`, as many as can be prepared for at once. They are
+/// written where they stay: a message is too large to be handed on by value for each request.
+#[inline]
+pub(super) fn find_followers<'a>(bytes: &'a [u8], followers: &mut Followers<'a>) {
+    let mut rest = bytes;
+    while !rest.is_empty() && followers.len() < PREPARED_REQUESTS - 1 {
+        let Some(message) = Message::in_front_of(rest) else { return };
+        rest = &rest[message.size()..];
+        followers.push(message);
     }
 }

@@ -137,7 +137,7 @@ pub(super) fn logged_in<'a>(
 ///
 /// # Errors
 /// As [`LoggedIn::check`].
-#[inline]
+#[inline(always)]
 pub(super) fn check_single(
     user: Option<&LoggedIn<'_>>,
     request: &Request<'_>,

@@ -97,22 +97,36 @@ impl TransactionContext {
     }
 
     /// The namespace that `request` names, if there is one.
+    #[inline]
     pub(crate) fn known_namespace(&self, request: &Request<'_>) -> Option<&Arc<Namespace>> {
-        let name = request.namespace?;
+        self.namespace_called(request.namespace?)
+    }
+
+    /// The namespace called `name`, if there is one.
+    #[inline]
+    pub(super) fn namespace_called(&self, name: &[u8]) -> Option<&Arc<Namespace>> {
         self.namespaces.iter().find(|namespace| namespace.name().as_bytes() == name)
     }
 
-    /// The namespace that `request` names.
+    /// The namespace that `request` names. The log tells of one that there is not.
+    #[inline]
     pub(super) fn namespace_of(&self, request: &Request<'_>) -> Option<&Arc<Namespace>> {
-        let Some(name) = request.namespace else {
-            cf::warning_limited!(Tsvc, "request without a namespace");
-            return None;
-        };
-        let namespace = self.namespaces.iter().find(|namespace| namespace.name().as_bytes() == name);
+        let namespace = self.known_namespace(request);
         if namespace.is_none() {
-            cf::warning_limited!(Tsvc, "request for unknown namespace '{}'", String::from_utf8_lossy(name));
+            warn_of_namespace(request.namespace);
         }
         namespace
+    }
+}
+
+/// Says that a request names no namespace, or one that there is not.
+#[cold]
+fn warn_of_namespace(name: Option<&[u8]>) {
+    match name {
+        None => cf::warning_limited!(Tsvc, "request without a namespace"),
+        Some(name) => {
+            cf::warning_limited!(Tsvc, "request for unknown namespace '{}'", String::from_utf8_lossy(name));
+        }
     }
 }
 

@@ -70,7 +70,6 @@ pub(crate) fn metadata_of<'n>(
     record: &RecordMeta,
     now: StoredMillis,
 ) -> Metadata<'n> {
-    let storage = &namespace.config().storage;
     Metadata {
         digest: *digest,
         last_update_time: record.last_update_time(),
@@ -80,8 +79,8 @@ pub(crate) fn metadata_of<'n>(
         is_tombstone: record.is_tombstone(),
         // The established server's smallest record, and what it tells of one that is not stored yet.
         stored_size: stored_size(record).max(u64::from(crate::storage::RBLOCK_SIZE)),
-        medium: match storage.engine {
-            Engine::Memory if storage.is_backed() => Medium::BackedMemory,
+        medium: match namespace.config().storage.engine {
+            Engine::Memory if namespace.storage.is_on_disk() => Medium::BackedMemory,
             Engine::Memory => Medium::Memory,
             _ => Medium::Device,
         },

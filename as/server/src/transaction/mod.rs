@@ -236,6 +236,7 @@ impl Call<'_> {
     }
 
     /// Counts the end of the transaction for its client.
+    #[inline]
     fn count(&self, operation: Operation, result: ResultCode) {
         let metrics = &self.namespace.metrics;
         metrics.count(self.origin, operation, result);
@@ -289,7 +290,7 @@ impl Workspace {
     ///
     /// # Errors
     /// When this node does not serve the partition.
-    #[inline]
+    #[inline(always)]
     fn reserve_partition<'n>(
         &mut self,
         namespace: &'n Namespace,
@@ -395,20 +396,28 @@ impl Executor {
 
 impl TransactionContext {
     fn prepare<'a>(&self, requests: impl Iterator<Item = (&'a [u8], Digest)>) {
-        let mut wanted = SmallVec::<[(usize, Digest); PREPARED_REQUESTS]>::new();
-        wanted.extend(requests.filter_map(|(name, digest)| {
-            let position = self.namespaces.iter().position(|known| known.name().as_bytes() == name)?;
-            Some((position, digest))
-        }));
-        for (position, namespace) in self.namespaces.iter().enumerate() {
-            let of_namespace = wanted.iter().filter(|(other, _)| *other == position);
-            namespace.prefetch(of_namespace.map(|(_, digest)| digest));
+        let mut digests = SmallVec::<[Digest; PREPARED_REQUESTS]>::new();
+        let mut others = SmallVec::<[(&Namespace, Digest); PREPARED_REQUESTS]>::new();
+        let mut first: Option<&Namespace> = None;
+        for (name, digest) in requests {
+            let known = first.filter(|first| first.name().as_bytes() == name);
+            let Some(namespace) = known.or_else(|| self.namespace_called(name).map(|found| &**found)) else {
+                continue;
+            };
+            if std::ptr::eq(*first.get_or_insert(namespace), namespace) {
+                digests.push(digest);
+            } else {
+                others.push((namespace, digest));
+            }
         }
+        first.into_iter().for_each(|namespace| namespace.prefetch(&digests));
+        others.iter().for_each(|(namespace, digest)| namespace.prefetch(std::slice::from_ref(digest)));
     }
 }
 
 impl Workspace {
     /// Carries out a request for one record of `namespace`.
+    #[inline(always)]
     fn execute_single(
         &mut self,
         context: &TransactionContext,

@@ -80,14 +80,17 @@ fn read(
     {
         return Ok(Some(wait));
     }
-    let answered = if matches!(call.place, Place::Service) {
-        answer(call, Subject::Locked(&guard), &mut buffers.read, out)
+    let (locked, copied);
+    let subject = if matches!(call.place, Place::Service) {
+        locked = guard;
+        Subject::Locked(&locked)
     } else {
         let copy = RecordCopy::of(call, &guard, &mut buffers.read);
         drop(guard);
-        let copy = copy.unpacked(call, &mut buffers.read);
-        answer(call, Subject::Copied(&copy), &mut buffers.read, out)
+        copied = copy.unpacked(call, &mut buffers.read);
+        Subject::Copied(&copied)
     };
+    let answered = answer(call, subject, &mut buffers.read, out);
     answered.map(|()| None).map_err(|result| {
         // A read that fails touches nothing.
         *due = None;

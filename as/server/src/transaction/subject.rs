@@ -83,7 +83,7 @@ impl<'a> Subject<'a> {
     ///
     /// # Errors
     /// `Unknown` when it cannot be read or is damaged; the log says more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn record(
         &self,
         call: &Call<'a>,

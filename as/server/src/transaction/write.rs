@@ -286,6 +286,7 @@ pub(super) enum Next {
 }
 
 /// Lets the ops work on the record's bins and makes the new flat record and the reply.
+#[inline]
 fn make_next(
     call: &Call<'_>,
     policy: &WritePolicy,
@@ -316,12 +317,12 @@ fn make_next(
     };
     let set = namespace.set_of(base);
     let ttl = checked_ttl(call, set, *is_new)?;
-    let mut bins = match old {
-        Some(old) if !policy.replace => {
-            old.load_bins().map_err(|error| subject.report_damage(call, &error))?
-        }
-        _ => Bins::new(),
-    };
+    let mut bins = Bins::new();
+    if let Some(old) = &old
+        && !policy.replace
+    {
+        old.load_bins_into(&mut bins).map_err(|error| subject.report_damage(call, &error))?;
+    }
     let had_bins = !bins.is_empty();
     let now = namespace.partitions.update_time(call.now.0);
     let now = if *is_new { namespace.creation_time(&call.digest, base.set_id, now) } else { now };
@@ -329,10 +330,14 @@ fn make_next(
     namespace.warn_of_clock(last_update_time, call.now);
     let void_time = void_time_after(call, set, ttl, (!is_new).then_some(base.void_time));
     let leaves_tombstone = namespace.must_leave_tombstone(base, !*is_new, void_time);
-    let metadata = filter::metadata_of(namespace, &call.digest, base, call.now);
+    let metadata = || Metadata {
+        last_update_time,
+        void_time,
+        ..filter::metadata_of(namespace, &call.digest, base, call.now)
+    };
     let context = WriteContext {
         policy: *policy,
-        metadata: Metadata { last_update_time, void_time, ..metadata },
+        metadata: &metadata,
         key: stored_key.filter(|_| !policy.replace),
         budget: call.budget,
     };
@@ -375,6 +380,7 @@ fn make_next(
 
 /// The record that is to change. What replaces it needs nothing of it but the key that may be stored with it, so then it
 /// may be damaged; its key is lost. It is not if the record cannot be read in time.
+#[inline(always)]
 fn old_record<'g>(
     call: &Call<'g>,
     subject: Subject<'g>,
