@@ -54,6 +54,19 @@ impl RecordCopy {
         self.bytes.as_deref().map_err(|result| *result)
     }
 
+    /// Takes its flat form away, as [`bytes`](Self::bytes) gives it.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn take_bytes(&mut self) -> Result<Vec<u8>, ResultCode> {
+        self.bytes.as_mut().map(std::mem::take).map_err(|result| *result)
+    }
+
+    /// Puts back what was taken.
+    pub(super) fn put_back(&mut self, bytes: Vec<u8>) {
+        self.bytes = Ok(bytes);
+    }
+
     /// Whether `meta` is of the same version of the record. It may have been moved since.
     pub(super) fn is_version(&self, meta: &RecordMeta) -> bool {
         let mut moved = *meta;

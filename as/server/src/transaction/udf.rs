@@ -23,7 +23,7 @@ use crate::config::Engine;
 use crate::index::{PartitionId, RecordMeta, SetId};
 use crate::metrics::{Operation, Origin};
 use crate::namespace::stored_size;
-use crate::udf::{self, EndedCall, FoundRecord, FunctionCall, Output, RecordInput, RecordState};
+use crate::udf::{self, EndedCall, FoundRecord, FunctionCall, Lease, Output, RecordInput, RecordState};
 
 /// Bound of the names of modules and functions.
 const NAME_SIZE_MAX: usize = 128;
@@ -77,8 +77,16 @@ fn apply(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Result<Do
     let start = out.len();
     until_committed(call, |turn| {
         out.truncate(start);
-        attempt(call, &function, deadline, turn, buffers, out)
+        attempt(call, &function, Run { deadline, turn, lease: None }, buffers, out)
     })
+}
+
+/// How an attempt is made.
+struct Run<'a> {
+    deadline: Instant,
+    turn: Turn,
+    /// The interpreter for a call on a service thread.
+    lease: Option<Lease<'a>>,
 }
 
 /// Runs a function that is short on the thread of its client, or leaves it to the pool, with nothing done.
@@ -88,17 +96,14 @@ fn apply_at_once(
     buffers: &mut Buffers,
     out: &mut Vec<u8>,
 ) -> Result<Done, Failure> {
-    let is_small = || {
-        let found = call.namespace.index.get(&call.digest);
-        let size = found.map_or(0, |guard| stored_size(&guard));
-        size <= INLINE_SIZE_MAX && function.arguments.len() as u64 <= INLINE_SIZE_MAX
-    };
-    let is_short = call.context.functions.are_short(function.module) && is_small();
-    if !is_short || call.budget.draw(INLINE_CALL_STEPS).is_err() {
+    let is_small = function.arguments.len() as u64 <= INLINE_SIZE_MAX;
+    let lease = call.context.functions.lease_for_short(function.module).filter(|_| is_small);
+    if lease.is_none() || call.budget.draw(INLINE_CALL_STEPS).is_err() {
         return Ok(Done::Waits(Wait::Pool));
     }
     let (reply_start, unsettled_count) = (out.len(), buffers.unsettled.len());
-    let attempted = attempt(call, function, Instant::now() + INLINE_TIME_MAX, Turn::Free, buffers, out);
+    let run = Run { deadline: Instant::now() + INLINE_TIME_MAX, turn: Turn::Free, lease };
+    let attempted = attempt(call, function, run, buffers, out);
     let is_over = match &attempted {
         Ok(Attempt::Committed(done)) => matches!(done, Done::Waits(_)),
         Ok(Attempt::Lost) => true,
@@ -140,17 +145,19 @@ fn function_of<'a>(call: &'a Call<'_>) -> Result<FunctionCall<'a>, ResultCode> {
 fn attempt(
     call: &Call<'_>,
     function: &FunctionCall<'_>,
-    deadline: Instant,
-    turn: Turn,
+    Run { deadline, turn, lease }: Run<'_>,
     buffers: &mut Buffers,
     out: &mut Vec<u8>,
 ) -> Result<Attempt<Done>, Failure> {
     let found = call.namespace.index.get(&call.digest);
+    if lease.is_some() && found.as_ref().is_some_and(|guard| stored_size(guard) > INLINE_SIZE_MAX) {
+        return Ok(Attempt::Committed(Done::Waits(Wait::Pool)));
+    }
     let copy = found.map(|guard| {
         call.note_unsettled(guard.location, &mut buffers.unsettled);
         RecordCopy::of(call, &guard, &mut buffers.read)
     });
-    let copy = copy.unwrap_or_else(RecordCopy::of_none).unpacked(call, &mut buffers.read);
+    let mut copy = copy.unwrap_or_else(RecordCopy::of_none).unpacked(call, &mut buffers.read);
     let meta = copy.meta;
     let is_live = meta.exists() && !call.namespace.is_gone(&meta, call.now.seconds());
     let failed = move |result| Failure {
@@ -161,9 +168,9 @@ fn attempt(
     if !is_live && call.origin == Origin::UdfSub {
         return Err(failed(ResultCode::NotFound));
     }
-    let state = open(call, &copy, is_live, buffers).map_err(failed)?;
+    let state = open(call, &mut copy, is_live, buffers).map_err(failed)?;
     let EndedCall { output, record: state, was_late } =
-        call.context.functions.call(function, state, deadline);
+        call.context.functions.call(function, state, deadline, lease);
     if was_late && matches!(call.place, Place::Service) {
         // It was not short after all.
         return Ok(Attempt::Committed(Done::Waits(Wait::Pool)));
@@ -192,6 +199,7 @@ fn attempt(
         let Some(guard) = guard.filter(|guard| turn.has_come(call) && copy.is_version(guard)) else {
             return Ok(Attempt::Lost);
         };
+        copy.put_back(state.into_flat());
         write::commit(call, guard, next, OldRecord::of(&copy), buffers).map_err(failed)?;
     }
     call.count(lang, ResultCode::Ok);
@@ -199,14 +207,16 @@ fn attempt(
     Ok(Attempt::Committed(Done::Answered(ResultCode::Ok)))
 }
 
-/// The record as the function will see it, after the checks of the request.
+/// The record as the function will see it, after the checks of the request. Its bytes are those of the copy, which has them back
+/// in the end.
 fn open(
     call: &Call<'_>,
-    copy: &RecordCopy,
+    copy: &mut RecordCopy,
     is_live: bool,
     buffers: &mut Buffers,
 ) -> Result<RecordState, ResultCode> {
-    let (namespace, request, meta) = (call.namespace, call.request, &copy.meta);
+    let (namespace, request, meta) = (call.namespace, call.request, copy.meta);
+    let meta = &meta;
     let storage = &namespace.config().storage;
     let mut sent_key = None;
     let mut is_uncreatable = false;
@@ -232,7 +242,7 @@ fn open(
             sent_key = key_to_store(request)?.map(<[u8]>::to_vec);
         }
         found = Some(FoundRecord {
-            flat: copy.bytes()?.to_vec(),
+            flat: copy.take_bytes()?,
             generation: meta.generation,
             void_time: meta.void_time,
             last_update_time: meta.last_update_time(),
@@ -251,7 +261,7 @@ fn open(
         digest: call.digest,
         now: call.now,
         found,
-        created_set: request.set_name().to_vec(),
+        created_set: if is_live { Vec::new() } else { request.set_name().to_vec() },
         sent_key,
         is_uncreatable,
         save_refusal: save_refusal(call, meta, is_live),

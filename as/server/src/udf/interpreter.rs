@@ -19,9 +19,9 @@ use super::bindings::record::Session;
 use super::bindings::{bytes, record, text};
 use super::module::Modules;
 use super::packer::Purpose;
-use super::raw::{self, Watch};
+use super::raw::{self, Ended, Entry, PlainCall, Watch};
 use super::record::RecordState;
-use super::value::{Converter, Makers, Output, ValueError};
+use super::value::{Converter, Makers, Output, Plain, ValueError};
 
 /// Bytes that the values of an interpreter may take.
 const MEMORY_MAX: usize = 64 << 20;
@@ -61,6 +61,7 @@ pub(super) struct Interpreter {
     pub(super) make_stream: Function,
     pcall: Function,
     require: Function,
+    entry: Entry,
     shared: Rc<Shared>,
     pub(super) lua: Lua,
     pub(super) session: Rc<Session>,
@@ -83,12 +84,13 @@ impl Interpreter {
         let lua = Lua::new_with(libraries, LuaOptions::default())?;
         let (watch, memory, session) =
             (Rc::<Watch>::default(), Rc::<Memory>::default(), Rc::<Session>::default());
-        let primitives = raw::install(&lua, &watch)?;
+        let primitives = raw::install(&lua, &watch, &session)?;
         let globals = lua.globals();
         let (pcall, host): (Function, Table) = (globals.get("pcall")?, lua.create_table()?);
         host.set("proxy", primitives.proxy)?;
         host.set("open", primitives.open)?;
         host.set("wrap", primitives.wrap)?;
+        host.set("bin_reader", primitives.bin_reader)?;
         host.set("NIL", Value::NULL)?;
         host.set("module_path", modules.path_pattern())?;
         install_find_module(&lua, &host, modules)?;
@@ -120,14 +122,16 @@ impl Interpreter {
         let shared = Rc::new(Shared { makers, watch: Rc::clone(&watch), memory: Rc::clone(&memory) });
         install_conversions(&lua, &host, &Rc::downgrade(&shared))?;
         record::install(&lua, &host, &Rc::downgrade(&shared), &session)?;
+        let entry = Entry::new(&lua, host.get("record_meta")?, host.get("aerospike")?)?;
         lua.set_memory_limit(MEMORY_MAX)?;
         Ok(Interpreter {
             run_record,
             run_stream,
-            make_record: host.get("make_record")?,
+            make_record: primitives.make_record,
             make_stream: host.get("make_stream")?,
             pcall,
             require: globals.get("require")?,
+            entry,
             shared,
             lua,
             session,
@@ -185,10 +189,37 @@ impl Interpreter {
     ) -> (Result<Output, Failure>, RecordState) {
         self.watch.begin(deadline);
         let id = self.session.open(record);
-        let output = self.call_opened(function, arguments, id);
+        let output = match Plain::arguments(arguments) {
+            Some(arguments) => self.call_plain(PlainCall { function, record: id, arguments: &arguments }),
+            None => self.call_opened(function, arguments, id),
+        };
         self.watch.end();
         let record = self.session.close().unwrap_or_else(|| unreachable!("only a call closes its record"));
         (output, record)
+    }
+
+    /// Calls a function whose arguments are plain.
+    fn call_plain(&self, call: PlainCall<'_>) -> Result<Output, Failure> {
+        let raised = |text: Option<&[u8]>| Failure::Function(text.map(<[u8]>::to_vec));
+        let ended = self.entry.call(call, |ended| match ended {
+            Ended::NotFound => Ok(Err(raised(Some(b"function not found")))),
+            Ended::Returned(Some(value)) => Ok(Ok(value.output())),
+            Ended::Raised(Some(Plain::Text(text))) => Ok(Err(raised(Some(text)))),
+            Ended::Raised(Some(_)) => Ok(Err(raised(None))),
+            Ended::Returned(None) => Err(true),
+            Ended::Raised(None) => Err(false),
+        });
+        let has_returned = match ended {
+            Ok(output) => return output,
+            Err(has_returned) => has_returned,
+        };
+        let kept = Entry::take_kept(&self.lua);
+        let kept = kept.map_err(|error| Failure::Function(Some(message_of(&error))))?;
+        if has_returned {
+            self.converter().output(&kept).map_err(|error| failure_of(&error))
+        } else {
+            Err(Failure::Function(error_text(&kept)))
+        }
     }
 
     fn call_opened(&self, function: &[u8], arguments: &[u8], id: i64) -> Result<Output, Failure> {

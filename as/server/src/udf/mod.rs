@@ -22,7 +22,7 @@ mod stream;
 mod tests;
 mod value;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,25 +57,63 @@ pub(crate) struct FunctionCall<'a> {
     pub(crate) arguments: &'a [u8],
 }
 
-/// A call that takes no more of a processor than this, in nanoseconds, is a short one.
-const SHORT_NANOS: u64 = 100_000;
+/// A call that takes no longer than this is a short one.
+const SHORT_TIME: Duration = Duration::from_micros(100);
 /// So much confidence in a module, and its calls are taken for short; and the most that there is. A short call adds one, a long
 /// one takes half: one in many may take longer by chance, but a module that turns to long ones is found out after a few.
 const CONFIDENCE_MIN: u32 = 16;
 const CONFIDENCE_MAX: u32 = 256;
 
+type OwnInterpreter = Movable<Box<Interpreter>>;
+
+/// An interpreter that has loaded a module. It waits for further calls when this is dropped.
+pub(crate) struct Lease<'a> {
+    functions: &'a Functions,
+    module: &'a str,
+    /// Of the modules when it was made.
+    version: u64,
+    /// There until this is dropped.
+    interpreter: Option<OwnInterpreter>,
+    /// How long the call took, if there was one; nothing within if it was cut off.
+    time: Option<Option<Duration>>,
+}
+
+impl Lease<'_> {
+    fn interpreter(&self) -> &Interpreter {
+        let Some(Movable(interpreter)) = &self.interpreter else { unreachable!("only the drop takes it") };
+        interpreter
+    }
+
+    /// Calls a function with a record, in the time until `deadline`.
+    fn call(&mut self, call: &FunctionCall<'_>, record: RecordState, deadline: Instant) -> EndedCall {
+        let (started, interpreter) = (Instant::now(), self.interpreter());
+        let (output, record) = interpreter.call(call.function, call.arguments, record, deadline);
+        let was_late = interpreter.was_late();
+        self.time = Some((!was_late).then(|| started.elapsed()));
+        EndedCall { output, record, was_late }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if let Some(interpreter) = self.interpreter.take() {
+            self.functions.give_back(self.module, self.version, interpreter, self.time);
+        }
+    }
+}
+
 /// Interpreters of a module that wait for calls.
 struct Idle {
     /// Of the modules when they were made.
     version: u64,
-    interpreters: Vec<Movable<Interpreter>>,
+    interpreters: VecDeque<OwnInterpreter>,
     /// That the next call is a short one.
     confidence: u32,
 }
 
 impl Idle {
     fn new(version: u64) -> Self {
-        Idle { version, interpreters: Vec::new(), confidence: 0 }
+        Idle { version, interpreters: VecDeque::new(), confidence: 0 }
     }
 
     /// Whether calls are taken for short.
@@ -83,9 +121,9 @@ impl Idle {
         self.confidence >= CONFIDENCE_MIN
     }
 
-    /// Notes that a call took so long.
-    fn note(&mut self, nanos: u64) {
-        self.confidence = if nanos <= SHORT_NANOS {
+    /// Notes that a call took so long; `None` if it was cut off.
+    fn note(&mut self, time: Option<Duration>) {
+        self.confidence = if time.is_some_and(|time| time <= SHORT_TIME) {
             (self.confidence + 1).min(CONFIDENCE_MAX)
         } else {
             self.confidence / 2
@@ -165,59 +203,80 @@ impl Functions {
         interpreter.try_out(file_name, content, deadline).map_err(|text| compile_error(&text))
     }
 
-    /// Calls a function with a record, in the time until `deadline`.
-    pub(crate) fn call(&self, call: &FunctionCall<'_>, record: RecordState, deadline: Instant) -> EndedCall {
-        let version = self.modules.version();
-        let interpreter = match self.take(call.module, version, deadline) {
-            Ok(interpreter) => interpreter,
-            Err(failure) => return EndedCall { output: Err(failure), record, was_late: false },
-        };
-        let started = cf::clock::thread_cpu_nanos();
-        let (output, record) = interpreter.0.call(call.function, call.arguments, record, deadline);
-        let was_late = interpreter.0.was_late();
-        let nanos = if was_late { u64::MAX } else { cf::clock::thread_cpu_nanos().saturating_sub(started) };
-        if let Some(idle) = self.idle.lock().get_mut(call.module).filter(|idle| idle.version == version) {
-            idle.note(nanos);
+    /// Calls a function with a record, in the time until `deadline`, in the interpreter of `lease` if there is one.
+    pub(crate) fn call<'a>(
+        &'a self,
+        call: &FunctionCall<'a>,
+        record: RecordState,
+        deadline: Instant,
+        lease: Option<Lease<'a>>,
+    ) -> EndedCall {
+        match lease.map_or_else(|| self.lease(call.module, deadline), Ok) {
+            Ok(mut lease) => lease.call(call, record, deadline),
+            Err(failure) => EndedCall { output: Err(failure), record, was_late: false },
         }
-        self.give_back(call.module, version, interpreter);
-        EndedCall { output, record, was_late }
     }
 
-    /// Whether functions of `module` have all been short lately, and an interpreter waits for a call.
-    pub(crate) fn are_short(&self, module: &str) -> bool {
+    /// An interpreter for a call that is likely to be short: functions of `module` have all been so lately, and one waits.
+    pub(crate) fn lease_for_short<'a>(&'a self, module: &'a str) -> Option<Lease<'a>> {
         let version = self.modules.version();
-        let idle = self.idle.lock();
-        idle.get(module)
-            .is_some_and(|idle| idle.version == version && idle.is_short() && !idle.interpreters.is_empty())
+        let mut idle = self.idle.lock();
+        let idle = idle.get_mut(module).filter(|idle| idle.version == version && idle.is_short())?;
+        let interpreter = Some(idle.interpreters.pop_front()?);
+        Some(Lease { functions: self, module, version, interpreter, time: None })
     }
 
     /// An interpreter that has loaded `module`.
-    fn take(&self, module: &str, version: u64, deadline: Instant) -> Result<Movable<Interpreter>, Failure> {
-        if let Some(idle) = self.idle.lock().get_mut(module)
-            && idle.version == version
-            && !idle.interpreters.is_empty()
-        {
-            // The one that has waited longest: variables of a module are those of an interpreter.
-            return Ok(idle.interpreters.remove(0));
+    fn lease<'a>(&'a self, module: &'a str, deadline: Instant) -> Result<Lease<'a>, Failure> {
+        let version = self.modules.version();
+        let lease = |interpreter| Lease {
+            functions: self,
+            module,
+            version,
+            interpreter: Some(interpreter),
+            time: None,
+        };
+        // The one that has waited longest: variables of a module are those of an interpreter.
+        let idle = self
+            .idle
+            .lock()
+            .get_mut(module)
+            .filter(|idle| idle.version == version)
+            .and_then(|idle| idle.interpreters.pop_front());
+        if let Some(interpreter) = idle {
+            return Ok(lease(interpreter));
         }
         if !self.modules.has_module(module) {
             return Err(Failure::Module);
         }
         let interpreter = Interpreter::new(&self.modules).map_err(|_| Failure::Module)?;
         interpreter.load(module, deadline)?;
-        Ok(Movable(interpreter))
+        Ok(lease(Movable(Box::new(interpreter))))
     }
 
-    fn give_back(&self, module: &str, version: u64, interpreter: Movable<Interpreter>) {
-        if !self.is_caching || !interpreter.0.is_reusable() || version != self.modules.version() {
+    fn give_back(
+        &self,
+        module: &str,
+        version: u64,
+        interpreter: OwnInterpreter,
+        time: Option<Option<Duration>>,
+    ) {
+        if !self.is_caching || version != self.modules.version() {
             return;
         }
-        let mut idle = self.idle.lock();
-        // Those of earlier versions go, also of modules that nobody calls any more.
-        idle.retain(|_, idle| idle.version == version);
-        let idle = idle.entry(module.to_owned()).or_insert_with(|| Idle::new(version));
-        if idle.interpreters.len() < IDLE_MAX {
-            idle.interpreters.push(interpreter);
+        let is_reusable = interpreter.0.is_reusable();
+        let mut all = self.idle.lock();
+        let idle = match all.get_mut(module) {
+            Some(idle) if idle.version == version => idle,
+            _ => {
+                // Those of earlier versions go, also of modules that nobody calls any more.
+                all.retain(|_, idle| idle.version == version);
+                all.entry(module.to_owned()).or_insert_with(|| Idle::new(version))
+            }
+        };
+        time.into_iter().for_each(|time| idle.note(time));
+        if is_reusable && idle.interpreters.len() < IDLE_MAX {
+            idle.interpreters.push_back(interpreter);
         }
     }
 }

@@ -12,7 +12,7 @@ use mlua::{Table, Value};
 use proto::ResultCode;
 
 use super::value::{
-    Converter, DEPTH_MAX, Output, PACKED_SIZE_MAX, ValueError, buffer_bytes, class, json, to_zero,
+    Converter, DEPTH_MAX, Output, PACKED_SIZE_MAX, Plain, ValueError, buffer_bytes, class, json, to_zero,
 };
 
 /// What the description of a list or map says: that it is ordered, a map by its values too, and that it has an index.
@@ -49,10 +49,10 @@ impl Converter<'_> {
     pub(super) fn output(&self, value: &Value) -> Result<Output, ValueError> {
         let output = |particle_type, bytes| Ok(Output { particle_type, bytes });
         match value {
-            Value::Boolean(value) => output(type_number::BOOL, vec![u8::from(*value)]),
-            Value::Integer(value) => output(type_number::INTEGER, value.to_be_bytes().to_vec()),
-            Value::Number(value) => output(type_number::FLOAT, value.to_bits().to_be_bytes().to_vec()),
-            Value::String(text) => output(type_number::STRING, to_zero(&text.as_bytes()).to_vec()),
+            Value::Boolean(value) => Ok(Plain::Boolean(*value).output()),
+            Value::Integer(value) => Ok(Plain::Integer(*value).output()),
+            Value::Number(value) => Ok(Plain::Number(*value).output()),
+            Value::String(text) => Ok(Plain::Text(&text.as_bytes()).output()),
             Value::UserData(proxy) => {
                 let Some((class, content)) = self.open(proxy)? else { return Ok(Output::null()) };
                 match class {

@@ -1,28 +1,53 @@
 //! The parts of an interpreter that Lua's C interface must be used for: proxies, C functions around Lua ones, the hook
-//! that watches the deadline, and moving an interpreter between threads.
+//! that watches the deadline, calls of small functions, and moving an interpreter between threads.
 //!
 //! # Proxies
-//! A value of this server's own in Lua (a list, a record …) is a userdata without bytes, whose metatable tells its class
-//! and whose first user value is a table that holds what is in it, its *content*. Programs reach neither the content nor
-//! the metatable, and Lua's collector frees what is in circles.
+//! A value of this server's own in Lua (a list, a record …) is a userdata whose metatable tells its class and whose first
+//! user value is a table that holds what is in it, its *content*. Programs reach neither the content nor the metatable, and
+//! Lua's collector frees what is in circles. The userdata of a record holds its number; its content is made when it is
+//! first needed. Most functions only read some numbers and short texts, for which it is not.
 //!
 //! # Frames
 //! The C functions here hold nothing that must be dropped when Lua raises an error: Lua leaves their frames by a jump.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::time::Instant;
 
-use mlua::{Function, Lua, ffi};
+use mlua::{Function, Lua, Table, Value, ffi};
+
+use super::bindings::record::Session;
+use super::value::Plain;
 
 /// Instructions between two looks at the clock. One may copy tens of megabytes.
 const WATCHED_INSTRUCTIONS: c_int = 1_000;
 /// Where a class's metatable has its number.
 const CLASS_INDEX: ffi::lua_Integer = 1;
+/// Where the metatable of records has the function that makes the content of one.
+const FILL_INDEX: ffi::lua_Integer = 2;
+/// Values that a call needs on the stack beside the arguments of the function.
+const CALL_STACK: c_int = 8;
 
-/// Its address is the key of the [`Watch`] in an interpreter's registry.
-static WATCH_KEY: u8 = 0;
+/// Its address is a key of an interpreter's registry.
+struct RegistryKey(#[expect(dead_code, reason = "keys without bytes might share an address")] u8);
+
+/// Of the [`Watch`].
+static WATCH_KEY: RegistryKey = RegistryKey(0);
+/// Of the [`Session`].
+static SESSION_KEY: RegistryKey = RegistryKey(1);
+/// Of the metatable of records.
+static RECORD_KEY: RegistryKey = RegistryKey(2);
+/// Of what functions find in the variable `aerospike`.
+static AEROSPIKE_KEY: RegistryKey = RegistryKey(3);
+/// Of a result or error that is no plain value. Never nil, so that setting it takes no memory.
+static KEPT_KEY: RegistryKey = RegistryKey(4);
+
+impl RegistryKey {
+    fn address(&self) -> *const c_void {
+        ptr::from_ref(self).cast()
+    }
+}
 
 /// Until when the function that runs may run.
 #[derive(Default)]
@@ -78,20 +103,27 @@ pub(super) struct Primitives {
     pub(super) open: Function,
     /// `wrap(function)`: a C function that calls a Lua function, so that errors and names are those of a C function.
     pub(super) wrap: Function,
+    /// `make_record(number)`: a new record.
+    pub(super) make_record: Function,
+    /// `bin_reader(function, metatable)`: a C function that reads a bin of a record of this metatable, which calls the function
+    /// if the value is not plain or the record has been filled.
+    pub(super) bin_reader: Function,
 }
 
 /// Makes the primitives of `lua`, which has all its functions watched by `watch` from now on.
 ///
 /// # Errors
 /// When there is not enough memory.
-pub(super) fn install(lua: &Lua, watch: &Watch) -> mlua::Result<Primitives> {
-    let watch: *const Watch = watch;
-    // SAFETY: `exec_raw` gives a state with room for a few values and catches errors. The watch lives as long as the
-    // interpreter: both are parts of one `Interpreter`, which drops the interpreter first.
+pub(super) fn install(lua: &Lua, watch: &Watch, session: &Session) -> mlua::Result<Primitives> {
+    let (watch, session): (*const Watch, *const Session) = (watch, session);
+    // SAFETY: `exec_raw` gives a state with room for a few values and catches errors. Watch and session live as long as the
+    // interpreter: all are parts of one `Interpreter`, which drops the interpreter first.
     unsafe {
         lua.exec_raw::<()>((), |state| {
             ffi::lua_pushlightuserdata(state, watch.cast_mut().cast::<c_void>());
-            ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, ptr::addr_of!(WATCH_KEY).cast());
+            ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, WATCH_KEY.address());
+            ffi::lua_pushlightuserdata(state, session.cast_mut().cast::<c_void>());
+            ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, SESSION_KEY.address());
             ffi::lua_sethook(state, Some(look_at_watch), ffi::LUA_MASKCOUNT, WATCHED_INSTRUCTIONS);
         })?;
     }
@@ -101,6 +133,8 @@ pub(super) fn install(lua: &Lua, watch: &Watch) -> mlua::Result<Primitives> {
             proxy: lua.create_c_function(make_proxy)?,
             open: lua.create_c_function(open_proxy)?,
             wrap: lua.create_c_function(wrap_function)?,
+            make_record: lua.create_c_function(make_record)?,
+            bin_reader: lua.create_c_function(make_bin_reader)?,
         })
     }
 }
@@ -111,7 +145,7 @@ unsafe extern "C-unwind" fn look_at_watch(state: *mut ffi::lua_State, _: *mut ff
     // SAFETY: a hook has room for some values on the stack. The registry holds the address of the interpreter's watch, which
     // is there as long as the interpreter runs.
     unsafe {
-        ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, ptr::addr_of!(WATCH_KEY).cast());
+        ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, WATCH_KEY.address());
         let watch = ffi::lua_touserdata(state, -1).cast::<Watch>().as_ref();
         ffi::lua_pop(state, 1);
         if watch.is_some_and(Watch::is_over) {
@@ -138,7 +172,7 @@ unsafe extern "C-unwind" fn make_proxy(state: *mut ffi::lua_State) -> c_int {
 
 /// `open(value)`
 unsafe extern "C-unwind" fn open_proxy(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values, of which three are used.
+    // SAFETY: a C function has room for 20 values, of which six are used.
     unsafe {
         ffi::lua_settop(state, 1);
         if ffi::lua_type(state, 1) != ffi::LUA_TUSERDATA || ffi::lua_getmetatable(state, 1) == 0 {
@@ -148,9 +182,294 @@ unsafe extern "C-unwind" fn open_proxy(state: *mut ffi::lua_State) -> c_int {
         if ffi::lua_rawgeti(state, 2, CLASS_INDEX) != ffi::LUA_TNUMBER {
             return 0;
         }
-        ffi::lua_getiuservalue(state, 1, 1);
+        if ffi::lua_getiuservalue(state, 1, 1) == ffi::LUA_TNIL {
+            fill_record(state);
+        }
     }
     2
+}
+
+/// Gives the record at 1, whose metatable is at 2, its content, which takes the place of the nil on top of the stack.
+///
+/// # Safety
+/// In a C function, with room for two more values.
+unsafe fn fill_record(state: *mut ffi::lua_State) {
+    // SAFETY: as the caller says. What is called is the prelude's, with one value for one.
+    unsafe {
+        let Some(id) = record_id(state, 1) else { return };
+        if ffi::lua_rawgeti(state, 2, FILL_INDEX) != ffi::LUA_TFUNCTION {
+            ffi::lua_pop(state, 1);
+            return;
+        }
+        ffi::lua_pushinteger(state, id);
+        ffi::lua_call(state, 1, 1);
+        ffi::lua_replace(state, -2);
+        ffi::lua_pushvalue(state, -1);
+        ffi::lua_setiuservalue(state, 1, 1);
+    }
+}
+
+/// The number of the record that a proxy is, if it is one.
+///
+/// # Safety
+/// There is a userdata at `index`.
+unsafe fn record_id(state: *mut ffi::lua_State, index: c_int) -> Option<i64> {
+    // SAFETY: as the caller says. Proxies of other classes have no bytes; those of records have the bytes of a number, which
+    // were set when it was made. Lua aligns them for any value.
+    unsafe {
+        let has_id = ffi::lua_rawlen(state, index) == size_of::<i64>();
+        has_id.then(|| ffi::lua_touserdata(state, index).cast::<i64>().read_unaligned())
+    }
+}
+
+/// Pushes a new record.
+///
+/// # Safety
+/// In a C function, with room for two more values.
+unsafe fn push_record(state: *mut ffi::lua_State, id: i64) {
+    // SAFETY: as the caller says. Lua gives the bytes that are asked for.
+    unsafe {
+        ffi::lua_newuserdatauv(state, size_of::<i64>(), 1).cast::<i64>().write_unaligned(id);
+        ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, RECORD_KEY.address());
+        ffi::lua_setmetatable(state, -2);
+    }
+}
+
+/// `make_record(number)`
+unsafe extern "C-unwind" fn make_record(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values. What is no number counts as 0, which is that of no record.
+    unsafe { push_record(state, ffi::lua_tointegerx(state, 1, ptr::null_mut())) };
+    1
+}
+
+/// `bin_reader(function, metatable)`
+unsafe extern "C-unwind" fn make_bin_reader(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: the two values on the stack become those of the closure.
+    unsafe {
+        ffi::lua_settop(state, 2);
+        ffi::lua_pushcclosure(state, read_bin, 2);
+    }
+    1
+}
+
+/// Reads a bin: `record[name]`.
+unsafe extern "C-unwind" fn read_bin(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values. The closure's values are a function and a metatable. The rest is as in
+    // `call_wrapped`.
+    unsafe {
+        if push_plain_bin(state) {
+            return 1;
+        }
+        let arguments = ffi::lua_gettop(state);
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
+        ffi::lua_insert(state, 1);
+        ffi::lua_call(state, arguments, ffi::LUA_MULTRET);
+        ffi::lua_gettop(state)
+    }
+}
+
+/// Pushes the value of the bin that [`read_bin`] is asked for, if that is plain and the record has no content yet. Leaves the
+/// stack as it was otherwise.
+///
+/// # Safety
+/// In [`read_bin`], at its beginning.
+unsafe fn push_plain_bin(state: *mut ffi::lua_State) -> bool {
+    // SAFETY: as the caller says. The name's bytes stay where they are while it is on the stack. The registry holds the
+    // address of the interpreter's session, which is there as long as the interpreter runs.
+    unsafe {
+        let is_read = ffi::lua_gettop(state) == 2
+            && ffi::lua_type(state, 1) == ffi::LUA_TUSERDATA
+            && ffi::lua_type(state, 2) == ffi::LUA_TSTRING
+            && ffi::lua_getmetatable(state, 1) != 0;
+        if !is_read {
+            return false;
+        }
+        let is_record = ffi::lua_rawequal(state, -1, ffi::lua_upvalueindex(2)) != 0;
+        let is_unfilled = ffi::lua_getiuservalue(state, 1, 1) == ffi::LUA_TNIL;
+        ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, SESSION_KEY.address());
+        let session = ffi::lua_touserdata(state, -1).cast::<Session>().as_ref();
+        ffi::lua_settop(state, 2);
+        let id = if is_record && is_unfilled { record_id(state, 1) } else { None };
+        let Some((session, id)) = session.zip(id) else { return false };
+        let mut size = 0;
+        let name = ffi::lua_tolstring(state, 2, &raw mut size);
+        let Some(bin) = session.plain_bin(id, std::slice::from_raw_parts(name.cast::<u8>(), size)) else {
+            return false;
+        };
+        push_plain(state, &bin.value());
+    }
+    true
+}
+
+/// Pushes a value.
+///
+/// # Safety
+/// In a C function, with room for one more value.
+unsafe fn push_plain(state: *mut ffi::lua_State, value: &Plain<'_>) {
+    // SAFETY: as the caller says.
+    unsafe {
+        match *value {
+            Plain::Nil => ffi::lua_pushnil(state),
+            Plain::Boolean(value) => ffi::lua_pushboolean(state, c_int::from(value)),
+            Plain::Integer(value) => ffi::lua_pushinteger(state, value),
+            Plain::Number(value) => ffi::lua_pushnumber(state, value),
+            Plain::Text(text) => {
+                ffi::lua_pushlstring(state, text.as_ptr().cast::<c_char>(), text.len());
+            }
+        }
+    }
+}
+
+/// A call of a global function with a record and plain values.
+pub(super) struct PlainCall<'a> {
+    pub(super) function: &'a [u8],
+    /// Number of the record.
+    pub(super) record: i64,
+    pub(super) arguments: &'a [Plain<'a>],
+}
+
+/// The end of a call. A value that is not plain is `None`, and [kept](Entry::take_kept).
+pub(super) enum Ended<'a> {
+    /// There is no such function.
+    NotFound,
+    Returned(Option<Plain<'a>>),
+    Raised(Option<Plain<'a>>),
+}
+
+/// Calls functions of an interpreter without the detours of handles to values, several of which cost more than a small
+/// function.
+pub(super) struct Entry {
+    state: *mut ffi::lua_State,
+}
+
+/// A call, and what [`call_function`] tells of it.
+struct CallFrame<'a> {
+    call: PlainCall<'a>,
+    is_found: Cell<bool>,
+    is_kept: Cell<bool>,
+}
+
+impl Entry {
+    /// The one of `lua`, whose records have the metatable `record`. Before each call the variable `aerospike` is set.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub(super) fn new(lua: &Lua, record: Table, aerospike: Value) -> mlua::Result<Self> {
+        let mut own = ptr::null_mut();
+        // SAFETY: `exec_raw` has put the arguments on the stack, catches errors, and gives the state that calls from outside
+        // run in.
+        unsafe {
+            lua.exec_raw::<()>((record, aerospike), |state| {
+                own = state;
+                ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, AEROSPIKE_KEY.address());
+                ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, RECORD_KEY.address());
+                ffi::lua_pushboolean(state, 0);
+                ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, KEPT_KEY.address());
+            })?;
+        }
+        Ok(Entry { state: own })
+    }
+
+    /// Makes a call, and gives its end to `read`.
+    pub(super) fn call<T>(&self, call: PlainCall<'_>, read: impl FnOnce(Ended<'_>) -> T) -> T {
+        let frame = CallFrame { call, is_found: Cell::new(true), is_kept: Cell::new(false) };
+        let state = self.state;
+        // SAFETY: the state is there as long as its interpreter, of which this is a part. Pushing a C function without values
+        // and an address takes no memory, so it raises no error. The frame outlives the call.
+        unsafe {
+            let top = ffi::lua_gettop(state);
+            if ffi::lua_checkstack(state, CALL_STACK) == 0 {
+                return read(Ended::Raised(Some(Plain::Text(b"not enough memory"))));
+            }
+            ffi::lua_pushcclosure(state, call_function, 0);
+            ffi::lua_pushlightuserdata(state, ptr::from_ref(&frame).cast_mut().cast::<c_void>());
+            let status = ffi::lua_pcall(state, 1, 1, 0);
+            let value = if frame.is_kept.get() { None } else { plain_at_top(state) };
+            let done = if status != ffi::LUA_OK {
+                if value.is_none() {
+                    // The key is there, so this takes no memory.
+                    ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, KEPT_KEY.address());
+                }
+                read(Ended::Raised(value))
+            } else if frame.is_found.get() {
+                read(Ended::Returned(value))
+            } else {
+                read(Ended::NotFound)
+            };
+            ffi::lua_settop(state, top);
+            done
+        }
+    }
+
+    /// Takes the value that was kept by the last call.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub(super) fn take_kept(lua: &Lua) -> mlua::Result<Value> {
+        // SAFETY: `exec_raw` gives a state with room for a few values and catches errors.
+        unsafe {
+            lua.exec_raw((), |state| {
+                ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, KEPT_KEY.address());
+                ffi::lua_pushboolean(state, 0);
+                ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, KEPT_KEY.address());
+            })
+        }
+    }
+}
+
+/// The value on top of the stack, if it is plain.
+///
+/// # Safety
+/// There is a value, which stays there as long as what is returned.
+unsafe fn plain_at_top<'a>(state: *mut ffi::lua_State) -> Option<Plain<'a>> {
+    // SAFETY: as the caller says. Nothing here changes the value or takes memory: only strings are asked for their bytes.
+    unsafe {
+        Some(match ffi::lua_type(state, -1) {
+            ffi::LUA_TNIL => Plain::Nil,
+            ffi::LUA_TBOOLEAN => Plain::Boolean(ffi::lua_toboolean(state, -1) != 0),
+            ffi::LUA_TNUMBER if ffi::lua_isinteger(state, -1) != 0 => {
+                Plain::Integer(ffi::lua_tointegerx(state, -1, ptr::null_mut()))
+            }
+            ffi::LUA_TNUMBER => Plain::Number(ffi::lua_tonumberx(state, -1, ptr::null_mut())),
+            ffi::LUA_TSTRING => {
+                let mut size = 0;
+                let text = ffi::lua_tolstring(state, -1, &raw mut size);
+                Plain::Text(std::slice::from_raw_parts(text.cast::<u8>(), size))
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// Makes the call that its only argument is the address of.
+unsafe extern "C-unwind" fn call_function(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: only `Entry::call` calls this, with the address of a frame that outlives the call. `luaL_checkstack` makes room
+    // for all that is pushed.
+    unsafe {
+        let frame = ffi::lua_touserdata(state, 1).cast::<CallFrame<'_>>();
+        let Some(CallFrame { call, is_found, is_kept }) = frame.as_ref() else { return 0 };
+        let count = c_int::try_from(call.arguments.len()).unwrap_or(c_int::MAX - CALL_STACK);
+        ffi::luaL_checkstack(state, count + CALL_STACK, ptr::null());
+        ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, ffi::LUA_RIDX_GLOBALS);
+        ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, AEROSPIKE_KEY.address());
+        ffi::lua_setfield(state, 2, c"aerospike".as_ptr());
+        ffi::lua_pushlstring(state, call.function.as_ptr().cast::<c_char>(), call.function.len());
+        if ffi::lua_rawget(state, 2) == ffi::LUA_TNIL {
+            is_found.set(false);
+            return 0;
+        }
+        push_record(state, call.record);
+        for argument in call.arguments {
+            push_plain(state, argument);
+        }
+        ffi::lua_call(state, count + 1, 1);
+        if plain_at_top(state).is_none() {
+            is_kept.set(true);
+            ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, KEPT_KEY.address());
+            return 0;
+        }
+    }
+    1
 }
 
 /// `wrap(function)`

@@ -95,6 +95,11 @@ impl RecordState {
         }
     }
 
+    /// The flat form of the record before the function ran; empty if there was none.
+    pub(crate) fn into_flat(self) -> Vec<u8> {
+        self.input.found.map_or_else(Vec::new, |found| found.flat)
+    }
+
     /// The result of the last save.
     pub(crate) fn result(&self) -> ResultCode {
         self.result

@@ -110,11 +110,8 @@ impl Functions {
         let Some(_place) = self.stream_places.take(&*is_unwanted) else {
             return Err(Failure::Function(Some(b"the query has ended".to_vec())));
         };
-        let version = self.modules.version();
-        let interpreter = self.take(call.module, version, Instant::now() + STEP_TIME_MAX)?;
-        let done = interpreter.0.aggregate(call, stream, is_unwanted);
-        self.give_back(call.module, version, interpreter);
-        done
+        let lease = self.lease(call.module, Instant::now() + STEP_TIME_MAX)?;
+        lease.interpreter().aggregate(call, stream, is_unwanted)
     }
 }
 

@@ -40,8 +40,12 @@ fn call_with(
     arguments: &[u8],
 ) -> (Result<Output, Failure>, RecordState) {
     let call = FunctionCall { module: "m", function: function.as_bytes(), arguments };
-    let ended = functions.call(&call, new_record(), Instant::now() + Duration::from_millis(500));
+    let ended = functions.call(&call, new_record(), Instant::now() + Duration::from_millis(500), None);
     (ended.output, ended.record)
+}
+
+fn is_short(functions: &Functions, module: &str) -> bool {
+    functions.lease_for_short(module).is_some()
 }
 
 #[test]
@@ -53,19 +57,19 @@ fn a_module_is_short_after_many_short_calls_and_no_longer_after_a_few_long_ones(
         for _ in 0..count {
             call_with(&functions, name, &[0x90]).0.expect("it ends");
         }
-        functions.are_short("m")
+        is_short(&functions, "m")
     };
-    assert!(!functions.are_short("m") && !call_all("short", CONFIDENCE_MIN / 2));
+    assert!(!is_short(&functions, "m") && !call_all("short", CONFIDENCE_MIN / 2));
     // A call may take longer by chance.
     assert!((0..50).any(|_| call_all("short", CONFIDENCE_MIN)));
     assert!(!call_all("long", CONFIDENCE_MAX.ilog2()), "long ones");
     assert!((0..50).any(|_| call_all("short", CONFIDENCE_MAX)));
     assert!(call_all("long", 1), "one in many");
-    assert!(!functions.are_short("other"));
+    assert!(!is_short(&functions, "other"));
     // One that is cut off is long.
     let call = FunctionCall { module: "m", function: b"long", arguments: &[0x90] };
-    while functions.are_short("m") {
-        assert!(functions.call(&call, new_record(), Instant::now()).was_late);
+    while is_short(&functions, "m") {
+        assert!(functions.call(&call, new_record(), Instant::now(), None).was_late);
     }
 }
 
@@ -158,7 +162,7 @@ fn errors_name_the_place() {
     let functions = module("x = 1");
     assert_eq!(shown(call_with(&functions, "missing", &[0x90]).0), Err("function not found".to_owned()));
     let call = FunctionCall { module: "n", function: b"f", arguments: &[] };
-    assert_eq!(functions.call(&call, new_record(), Instant::now()).output, Err(Failure::Module));
+    assert_eq!(functions.call(&call, new_record(), Instant::now(), None).output, Err(Failure::Module));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use cf::msgpack::{self, Head, Reader};
 use datamodel::particle::type_number;
 use datamodel::{BytesType, Particle, geojson};
 use mlua::{AnyUserData, Function, Lua, Table, Value};
+use smallvec::SmallVec;
 
 use super::bindings::bytes::Buffer;
 use super::raw::Watch;
@@ -19,6 +20,8 @@ pub(super) const DEPTH_MAX: usize = 200;
 pub(super) const PACKED_SIZE_MAX: usize = 64 << 20;
 /// The flag of a map whose pairs are in no order but the one they came in: it is a list of keys and values in Lua.
 const PRESERVE_ORDER: u8 = 0x08;
+/// Most arguments of a call that is made in the short way.
+const PLAIN_ARGUMENTS_MAX: usize = 64;
 /// Elements between two looks at the watch.
 const WATCHED_ELEMENTS: u32 = 1_000;
 /// Numbers of the classes of proxies, as the prelude counts them.
@@ -90,6 +93,57 @@ impl Output {
     /// A text.
     pub(crate) fn text(text: &[u8]) -> Self {
         Output { particle_type: type_number::STRING, bytes: text.to_vec() }
+    }
+}
+
+/// A value that needs no object of the interpreter but, at most, a string.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum Plain<'a> {
+    Nil,
+    Boolean(bool),
+    Integer(i64),
+    Number(f64),
+    Text(&'a [u8]),
+}
+
+/// Arguments that are all plain.
+pub(super) type PlainArguments<'a> = SmallVec<[Plain<'a>; 4]>;
+
+impl<'a> Plain<'a> {
+    /// The arguments of a call as [`Converter::arguments`] gives them, if all are plain.
+    pub(super) fn arguments(packed: &'a [u8]) -> Option<PlainArguments<'a>> {
+        let mut arguments = PlainArguments::new();
+        let mut reader = Reader::new(packed);
+        let Some(count) = reader.list_header() else { return Some(arguments) };
+        for _ in 0..count {
+            // What came before one that is malformed are arguments.
+            let Some(head) = reader.head() else { break };
+            arguments.push(match head {
+                Head::Nil => Plain::Nil,
+                Head::Bool(value) => Plain::Boolean(value),
+                Head::Negative(value) => Plain::Integer(value),
+                Head::Unsigned(value) => Plain::Integer(value.cast_signed()),
+                Head::Double(value) => Plain::Number(value),
+                Head::Raw([msgpack::TEXT, text @ ..]) => Plain::Text(to_zero(text)),
+                Head::Raw(_) | Head::Extension(_) | Head::List(_) | Head::Map(_) => return None,
+            });
+            if arguments.len() > PLAIN_ARGUMENTS_MAX {
+                return None;
+            }
+        }
+        Some(arguments)
+    }
+
+    /// A function's result, as a client receives it.
+    pub(super) fn output(self) -> Output {
+        let output = |particle_type, bytes: &[u8]| Output { particle_type, bytes: bytes.to_vec() };
+        match self {
+            Plain::Nil => Output::null(),
+            Plain::Boolean(value) => output(type_number::BOOL, &[u8::from(value)]),
+            Plain::Integer(value) => output(type_number::INTEGER, &value.to_be_bytes()),
+            Plain::Number(value) => output(type_number::FLOAT, &value.to_bits().to_be_bytes()),
+            Plain::Text(text) => output(type_number::STRING, to_zero(text)),
+        }
     }
 }
 

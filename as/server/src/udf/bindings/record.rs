@@ -4,11 +4,42 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
+use datamodel::{BytesType, Particle};
 use mlua::{Lua, MultiValue, Table, Value};
 use proto::ResultCode;
 
 use super::super::interpreter::Shared;
 use super::super::record::RecordState;
+use super::super::value::{Plain, to_zero};
+
+/// Bytes of the longest name of a bin.
+const BIN_NAME_SIZE_MAX: usize = 15;
+/// Bytes of the longest text that is given as a plain value.
+const PLAIN_TEXT_SIZE_MAX: usize = 64;
+
+/// A copy of the value of a bin that is plain.
+pub(crate) enum PlainBin {
+    /// No text.
+    Value(Plain<'static>),
+    /// The first so many bytes.
+    Text([u8; PLAIN_TEXT_SIZE_MAX], usize),
+}
+
+impl PlainBin {
+    pub(crate) fn value(&self) -> Plain<'_> {
+        match self {
+            PlainBin::Value(value) => *value,
+            PlainBin::Text(bytes, size) => Plain::Text(&bytes[..*size]),
+        }
+    }
+
+    fn of_text(text: &[u8]) -> Option<Self> {
+        let text = to_zero(text);
+        let mut bytes = [0; PLAIN_TEXT_SIZE_MAX];
+        bytes.get_mut(..text.len())?.copy_from_slice(text);
+        Some(PlainBin::Text(bytes, text.len()))
+    }
+}
 
 /// The record of the call that runs.
 #[derive(Default)]
@@ -35,6 +66,26 @@ impl Session {
     /// Whether the record of the call is one of a stream.
     pub(crate) fn is_read_only(&self) -> bool {
         self.record.borrow().as_ref().is_none_or(|record| record.input.is_read_only)
+    }
+
+    /// What `record[name]` is for record `id`, if that is plain: a number, a boolean, a short text or nothing.
+    pub(crate) fn plain_bin(&self, id: i64, name: &[u8]) -> Option<PlainBin> {
+        const ABSENT: PlainBin = PlainBin::Value(Plain::Nil);
+        if name.contains(&0) {
+            return None;
+        }
+        if id != self.id.get() || name.len() > BIN_NAME_SIZE_MAX {
+            return Some(ABSENT);
+        }
+        let record = self.record.try_borrow().ok()?;
+        let Some(particle) = record.as_ref().and_then(|record| record.bin(name)) else { return Some(ABSENT) };
+        Some(PlainBin::Value(match particle {
+            Particle::Integer(value) => Plain::Integer(value),
+            Particle::Float(value) => Plain::Number(value),
+            Particle::Bool(value) => Plain::Boolean(value),
+            Particle::Bytes(BytesType::String, text) => return PlainBin::of_text(&text),
+            Particle::Bytes(..) => return None,
+        }))
     }
 
     /// What `read` says of record `id`; nothing if it is not that of the call.
@@ -115,9 +166,7 @@ fn install_metadata(
                 Some([1, integer @ ..]) => Ok(integer
                     .try_into()
                     .map_or(Value::Nil, |bytes| Value::Integer(i64::from_be_bytes(bytes)))),
-                Some([3, text @ ..]) => {
-                    Ok(Value::String(lua.create_string(super::super::value::to_zero(text))?))
-                }
+                Some([3, text @ ..]) => Ok(Value::String(lua.create_string(to_zero(text))?)),
                 Some([4, bytes @ ..]) => shared.converter(lua).bytes(bytes, 4).map_err(mlua::Error::runtime),
                 _ => Ok(Value::Nil),
             }

@@ -38,7 +38,7 @@ end
 local function run_record(name, record, ...)
 	local f = rawget(globals, name)
 	if f == nil then return false, 'function not found' end
-	aerospike = host.make_aerospike()
+	aerospike = host.aerospike
 	success, result = pcall(f, record, ...)
 	local is_done, value = success, result
 	success, result = nil, nil
@@ -55,7 +55,7 @@ end
 local function run_stream(name, input, output, ...)
 	local f = rawget(globals, name)
 	if f == nil then return false, 'function not found' end
-	aerospike = host.make_aerospike()
+	aerospike = host.aerospike
 	success, result = pcall(f, StreamOps_create(), ...)
 	if not success then return false, told(result) end
 	local is_done, problem = pcall(function()

@@ -21,10 +21,11 @@ local function clear(cache)
 	cache.count, cache.inserted, cache.too_many = 0, 0, false
 end
 
-local function make(id)
+-- The content of record `id`, made when it is first needed.
+local function fill(id)
 	local cache = { id = id }
 	clear(cache)
-	return proxy(cache, meta)
+	return cache
 end
 
 local function cache_of(position, ...)
@@ -117,24 +118,26 @@ end
 
 function functions.drop_key(...) host.record_drop_key(cache_of(1, ...).id) end
 
-meta = host.define('Record', {
-	__index = function(...)
-		local cache = cache_of(1, ...)
-		local name = text(2, ...)
-		if not name then return nil end
-		name = to_zero(name)
-		if #name > BIN_NAME_SIZE_MAX then return nil end
-		local at = cache.index[name]
-		local value
-		if at then value = cache.values[at] else value = ABSENT end
-		if value == ABSENT then
-			value = host.record_bin(cache.id, name)
-			if value ~= nil then remember(cache, name, value, false) end
-		elseif value == NIL then
-			return nil
-		end
-		return value
-	end,
+local function read_bin(...)
+	local cache = cache_of(1, ...)
+	local name = text(2, ...)
+	if not name then return nil end
+	name = to_zero(name)
+	if #name > BIN_NAME_SIZE_MAX then return nil end
+	local at = cache.index[name]
+	local value
+	if at then value = cache.values[at] else value = ABSENT end
+	if value == ABSENT then
+		value = host.record_bin(cache.id, name)
+		if value ~= nil then remember(cache, name, value, false) end
+	elseif value == NIL then
+		return nil
+	end
+	return value
+end
+
+local shown
+meta, shown = host.define('Record', {
 	__newindex = function(...)
 		local cache = cache_of(1, ...)
 		local name = text(2, ...)
@@ -146,8 +149,13 @@ meta = host.define('Record', {
 	end,
 })
 
+meta[2] = fill
+-- What is plain is read without the prelude as long as the record has no content.
+meta.__index = host.bin_reader(read_bin, meta)
+shown.__index = meta.__index
+
 record = host.callable(functions)
-host.make_record = make
+host.record_meta = meta
 
 -- The record that a call of `aerospike` is about.
 local function record_of(...)
@@ -234,7 +242,7 @@ end
 local aerospike_meta
 aerospike_meta, Aerospike = class_table('Aerospike', methods)
 local the_aerospike = proxy({}, aerospike_meta)
-host.make_aerospike = function() return the_aerospike end
+host.aerospike = the_aerospike
 aerospike = the_aerospike
 
 local geojson_meta
