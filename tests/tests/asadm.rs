@@ -8,7 +8,7 @@ use std::process::Command;
 
 use ferrospike_tests::report;
 use ferrospike_tests::server::{BASICS, Server};
-use ferrospike_tests::wire::{Message, result};
+use ferrospike_tests::wire::{Message, Operation, field, operation, result};
 
 const NAMESPACES: &str = "
 namespace test {
@@ -82,6 +82,37 @@ const CHANGED: &[(&str, &str)] = &[
     ),
     ("asinfo -v set-config:context=service;query-max-done=37", "query-max-done=37"),
     ("manage config logging file {dir}/asd.log param nsup to debug", "nsup:DEBUG"),
+];
+
+/// What is done with indexes, functions and jobs, and a word of what asadm then says: the same as with the C server.
+const MANAGED: &[(&str, &str)] = &[
+    (
+        "manage sindex create numeric of_age ns test set demo bin age",
+        "Use 'show sindex' to confirm of_age was created successfully",
+    ),
+    (
+        "manage sindex create string of_names ns test bin names in list ctx list_index(1)",
+        "Use 'show sindex' to confirm of_names was created successfully",
+    ),
+    (
+        "manage sindex create blob of_age ns test set demo bin other",
+        "ERROR: Failed to create sindex of_age : 'indexname' already exists with different definition",
+    ),
+    ("show sindex", "[list_index(1)]"),
+    ("show sindex", "of_age|test"),
+    ("info sindex", "Read-Write"),
+    ("show statistics sindex", "entries_per_bval"),
+    ("manage udfs add m.lua path {dir}/m.lua", "Successfully added UDF m.lua"),
+    ("show udfs", "m.lua"),
+    ("show udfs m.lua", "function add(r)"),
+    ("manage udfs add bad.lua path {dir}/bad.lua", "ERROR: Failed to add UDF : compile_error"),
+    ("manage udfs remove none.lua", "ERROR: Failed to remove UDF none.lua : UDF does not exist"),
+    ("show jobs queries", "background-ops"),
+    ("manage jobs kill trids 12345", "ERROR: The provided trid(s) could not be found"),
+    ("manage jobs kill all queries", "number-of-queries-killed"),
+    ("manage udfs remove m.lua", "Successfully removed UDF m.lua"),
+    ("manage sindex delete of_age ns test set demo", "Successfully deleted sindex of_age"),
+    ("manage sindex delete of_names ns test", "Successfully deleted sindex of_names"),
 ];
 
 /// How to start asadm; says so where nobody tells.
@@ -168,6 +199,33 @@ fn what_asadm_shows_and_sets_works() {
         let changed = shown.contains(&format!("{parameter};")) || shown.contains(&format!("{parameter}:"));
         assert!(changed, "{command}: no {parameter}");
     }
+}
+
+#[test]
+fn indexes_functions_and_jobs_are_managed() {
+    let Some(asadm) = asadm() else { return };
+    let mut server = start();
+    server.allow("bad.lua");
+    std::fs::write(server.folder().join("m.lua"), "function add(r) return 1 end\n").unwrap();
+    std::fs::write(server.folder().join("bad.lua"), "function add(r\n").unwrap();
+    let mut client = server.connect();
+    let age = |code| Operation::integer(code, "age", 1);
+    for key in 0..20 {
+        let fields = Message::on_record("test", "demo", &key.to_string()).fields;
+        let put = Message { fields, ..Message::write("") }.with_operation(age(operation::WRITE));
+        assert_eq!(client.ask(&put).unwrap().result, result::OK);
+    }
+    let all = Message { fields: Vec::new(), ..Message::write("") }
+        .with_field(field::NAMESPACE, b"test")
+        .with_field(field::SET, b"demo");
+    assert_eq!(client.ask(&all.with_operation(age(operation::INCR))).unwrap().result, result::OK);
+    for (command, word) in MANAGED {
+        let command = command.replace("{dir}", server.folder().to_str().unwrap());
+        let text = run(&server, &asadm, &["--enable"], &[&command]);
+        assert!(text.contains(word), "{command} without {word}:\n{text}");
+    }
+    assert_eq!(client.info_value("sindex-list:").unwrap(), "");
+    assert_eq!(client.info_value("udf-list").unwrap(), "");
 }
 
 /// Files of a collection that have to do with the server.

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::server::{Server, usual_config};
-use ferrospike_tests::wire::{Message, result};
+use ferrospike_tests::wire::{Message, Operation, operation, result};
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
@@ -142,6 +142,29 @@ fn described(metrics: &str) -> Vec<String> {
     found.into_iter().collect()
 }
 
+/// Each secondary index has its figures, as the exporter has them, with its name for a label.
+#[test]
+fn figures_of_indexes_have_the_index_as_label() {
+    let (server, address) = start();
+    let mut client = server.connect();
+    for index in ["indexname=number;indexdata=n,numeric", "set=demo;indexname=text;indexdata=s,string"] {
+        let request = format!("sindex-create:namespace=test;{index}");
+        assert_eq!(client.info_value(&request).expect("an answer"), "ok");
+    }
+    for (key, number) in [("a", 1), ("b", 1), ("c", 2)] {
+        let put = Message::write(key).with_operation(Operation::integer(operation::WRITE, "n", number));
+        assert_eq!(client.ask(&put).expect("an answer").result, result::OK);
+    }
+    let answer = get(address, "/metrics");
+    let entries = |index: &str| sample(&answer, "aerospike_sindex_entries", &["ns=\"test\"", index]);
+    assert_eq!(entries("sindex=\"number\"").map(|count| count as u64), Some(3), "{answer}");
+    assert_eq!(entries("sindex=\"text\"").map(|count| count as u64), Some(0), "{answer}");
+    let used = sample(&answer, "aerospike_sindex_used_bytes", &["sindex=\"number\""]);
+    assert!(used.is_some_and(|bytes| bytes > 0.0), "{answer}");
+    assert_eq!(client.info_value("sindex-delete:ns=test;indexname=number").expect("an answer"), "ok");
+    assert!(!get(address, "/metrics").contains("sindex=\"number\""));
+}
+
 /// Dashboards and alerts know metrics by these names, types and labels, those of the official exporter. What
 /// is a gauge here and a counter there is listed in `DIFFERENCES.md`.
 #[test]
@@ -149,6 +172,8 @@ fn names_types_and_labels_are_those_agreed_upon() {
     let (server, address) = start_with_all_kinds_of_storage();
     let mut client = server.connect();
     let request = "set-config:context=namespace;id=test;enable-benchmarks-read=true";
+    assert_eq!(client.info_value(request).expect("an answer"), "ok");
+    let request = "sindex-create:ns=test;indexname=of-numbers;indexdata=n,numeric";
     assert_eq!(client.info_value(request).expect("an answer"), "ok");
     let started = Instant::now();
     // Figures measured on demand are there after two turns of the ticker.

@@ -48,6 +48,13 @@ pub(super) fn metrics(node: &Node, ticks: u64) -> String {
         let labels = [label("ns", name_of("ns")), label("set", name_of("set"))].join(",");
         families.add_pairs("sets", set, ':', &labels);
     }
+    for index in ask("sindex-list:").split(';').filter(|index| !index.is_empty()) {
+        let named = |key| pairs(index, ':').find(|(name, _)| *name == key).map_or("", |(_, value)| value);
+        let (namespace, name) = (named("ns"), named("indexname"));
+        let labels = [label("ns", namespace), label("sindex", name)].join(",");
+        let figures = ask(&format!("sindex-stat:namespace={namespace};indexname={name}"));
+        families.add_pairs("sindex", &figures, ';', &labels);
+    }
     for request in latencies {
         ask(&request).split(';').for_each(|histogram| add_latency(&mut families, histogram));
     }

@@ -54,6 +54,7 @@ const IDLE_COUNTERS: &[&str] = &[
     "retransmit_",
     "si_query_",
     "sindex_gc_cleaned",
+    "stat_gc_recs",
 ];
 
 /// Counters that the official exporter calls gauges.
