@@ -243,6 +243,10 @@ impl Server {
         self.background_threads.push(restarting("sindex-build", move || {
             sindex::run_builder(&node.indexes, &node.config, &is_stopping);
         })?);
+        let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping));
+        self.background_threads.push(restarting("sindex-sweep", move || {
+            sindex::run_sweep(&node.namespaces, &node.indexes, &is_stopping);
+        })?);
         if !self.node.tls.is_empty() {
             let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping));
             let body = move || node.tls.run_refresh(&node.config, &is_stopping);

@@ -10,7 +10,9 @@
 //!
 //! # Entries and records
 //! An entry is added and removed under the lock of its record's sprig, and the commit that removes a record removes its entries
-//! before the element is released. So whoever holds the lock of a tree may follow the handles in it ([`LiveElements`]).
+//! before the element is released. So whoever holds the lock of a tree may follow the handles in it ([`LiveElements`]). What a
+//! damaged record leaves behind has handles that stand for no record, or another one, until it is swept out
+//! (`sindex/sweep.rs`): nobody trusts a digest that an entry leads to without finding the record by it.
 
 use std::cmp::Ordering;
 
@@ -46,7 +48,8 @@ impl RecordDigests for LiveElements<'_> {
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     fn digest(&self, handle: ElementHandle) -> Digest {
         // SAFETY: the handle is in a tree whose lock the caller holds. The commit that has the element released takes that
-        // lock first, to remove the entry.
+        // lock first, to remove the entry. For the entry that a damaged record has left behind the bytes are those of a free
+        // or another element, in memory that stays mapped; any bytes are a digest.
         unsafe { self.0.digest_at(handle) }
     }
 
@@ -61,13 +64,18 @@ impl RecordDigests for LiveElements<'_> {
 struct TreeEntry<K, H> {
     key: K,
     handle: H,
-    stub: u16,
+    stub: Stub,
 }
 
 /// The bits of a digest that come first in the order of the digests of a partition.
-fn stub(digest: &Digest) -> u16 {
-    let [_, b, c, d, ..] = digest.0;
-    u16::from(b & 0xF0) << 8 | u16::from(c) << 4 | u16::from(d >> 4)
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Stub(u16);
+
+impl Stub {
+    pub(crate) fn of(digest: &Digest) -> Self {
+        let [_, b, c, d, ..] = digest.0;
+        Stub(u16::from(b & 0xF0) << 8 | u16::from(c) << 4 | u16::from(d >> 4))
+    }
 }
 
 impl<K: Copy + Ord, H: Copy + PartialEq> TreeEntry<K, H> {
@@ -76,7 +84,7 @@ impl<K: Copy + Ord, H: Copy + PartialEq> TreeEntry<K, H> {
         let TreeEntry { key: own_key, handle, stub: own_stub } = *self;
         own_key
             .cmp(&key)
-            .then_with(|| own_stub.cmp(&stub(digest)))
+            .then_with(|| own_stub.cmp(&Stub::of(digest)))
             .then_with(|| records.digest(handle).cmp(digest))
     }
 }
@@ -89,9 +97,10 @@ struct Leaf<K, H> {
 
 /// An entry, as it is found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct IndexEntry<K> {
+pub(crate) struct IndexEntry<K, H = ElementHandle> {
     pub(crate) key: K,
     pub(crate) digest: Digest,
+    pub(crate) handle: H,
 }
 
 /// Where to begin.
@@ -140,7 +149,7 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
     ) -> (bool, isize) {
         let order = |entry: &TreeEntry<K, H>| entry.compare(key, digest, records);
         let at = self.leaf_of(order);
-        let entry = TreeEntry { key, handle, stub: stub(digest) };
+        let entry = TreeEntry { key, handle, stub: Stub::of(digest) };
         let Some(leaf) = self.leaves.get_mut(at) else {
             // The directory of leaves may be left of entries that were there before.
             let before = self.memory();
@@ -202,11 +211,17 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
     /// Removes all entries of a record, however many there are, by looking at each: for a record that cannot be read. Gives
     /// how many there were, and by how many bytes the memory grew.
     pub(crate) fn remove_all_of(&mut self, handle: H) -> (usize, isize) {
+        self.remove_where(&|own, _| own == handle)
+    }
+
+    /// Removes all entries for whose handle and stub `is_removed` says so. Gives how many there were, and by how many bytes the
+    /// memory grew.
+    pub(crate) fn remove_where(&mut self, is_removed: &dyn Fn(H, Stub) -> bool) -> (usize, isize) {
         let (len, memory) = (self.len, self.memory());
         for leaf in &mut self.leaves {
             leaf.entries.retain(|entry| {
-                let own = entry.handle;
-                own != handle
+                let TreeEntry { handle, stub, .. } = *entry;
+                !is_removed(handle, stub)
             });
             if let Some(first) = leaf.entries.first() {
                 leaf.first = *first;
@@ -215,6 +230,14 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
         self.leaves.retain(|leaf| !leaf.entries.is_empty());
         self.len = self.leaves.iter().map(|leaf| leaf.entries.len()).sum();
         (len - self.len, self.memory() as isize - memory as isize)
+    }
+
+    /// The handles of all entries, with their stubs, in order.
+    pub(crate) fn handles(&self) -> impl Iterator<Item = (H, Stub)> + '_ {
+        self.leaves.iter().flat_map(|leaf| &leaf.entries).map(|entry| {
+            let TreeEntry { handle, stub, .. } = *entry;
+            (handle, stub)
+        })
     }
 
     /// Has leaf `at`, which has lost an entry, be as it must: not empty, not small for long, not much larger than its content.
@@ -251,7 +274,7 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
         high: K,
         max: usize,
         records: &impl RecordDigests<Handle = H>,
-        out: &mut Vec<IndexEntry<K>>,
+        out: &mut Vec<IndexEntry<K, H>>,
     ) -> bool {
         let is_before = |entry: &TreeEntry<K, H>| match start {
             RangeStart::From(key) => {
@@ -268,18 +291,22 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
             let rest = &leaf.entries[place..];
             place = 0;
             for (position, entry) in rest.iter().enumerate() {
-                let TreeEntry { key, handle, .. } = *entry;
+                let TreeEntry { key, handle, stub } = *entry;
                 if key > high {
                     return false;
                 }
                 if left == 0 {
                     return true;
                 }
-                left -= 1;
                 if let Some(ahead) = rest.get(position + PREFETCH_DISTANCE) {
                     records.prefetch(ahead.handle);
                 }
-                out.push(IndexEntry { key, digest: records.digest(handle) });
+                let digest = records.digest(handle);
+                // Another record stands behind an entry that should have gone.
+                if Stub::of(&digest) == stub {
+                    left -= 1;
+                    out.push(IndexEntry { key, digest, handle });
+                }
             }
         }
         false

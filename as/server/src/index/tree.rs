@@ -191,6 +191,24 @@ impl Index {
         unsafe { (&raw const (*self.arena.resolve(handle.0).as_ptr()).digest).read() }
     }
 
+    /// The digest that stands at `handle` now, which was that of a record once: its element may be free, or be made that of
+    /// another record just now. Then it is any digest.
+    #[expect(unsafe_code, reason = "elements are reached through the arena")]
+    pub(crate) fn digest_seen_at(&self, handle: ElementHandle) -> Digest {
+        // SAFETY: the handle is from a guard, which has it from the arena, whose memory stays mapped. Any bytes are a digest,
+        // also those that another thread has written in part; what is found by them is all that counts.
+        unsafe { (&raw const (*self.arena.resolve(handle.0).as_ptr()).digest).read_volatile() }
+    }
+
+    /// Whether the record of `digest` is there, and at `handle`; `None` if another thread changes a record of its sprig.
+    pub(crate) fn is_at(&self, digest: &Digest, handle: ElementHandle) -> Option<bool> {
+        let sprig = self.sprig_of(digest);
+        sprig.lock.try_lock_shared().then(|| {
+            let _lock = SharedLock(&sprig.lock);
+            matches!(self.tree_of(sprig).find(digest), Found::Element(found) if found == handle.0)
+        })
+    }
+
     /// Hints that the element at `handle` will be wanted soon. A handle of any origin does no harm.
     #[inline]
     pub(crate) fn prefetch_handle(&self, handle: ElementHandle) {

@@ -150,6 +150,8 @@ named! {
         GeoRegionQueryCells => "geo_region_query_cells",
         GeoRegionQueryPoints => "geo_region_query_points",
         GeoRegionQueryFalsepos => "geo_region_query_falsepos",
+        /// Entries of secondary indexes that damaged records had left behind.
+        SindexGcCleaned => "sindex_gc_cleaned",
     }
 
     /// What of a namespace's work is measured.

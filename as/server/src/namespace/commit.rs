@@ -5,7 +5,8 @@
 //! caller holds the record's guard and has made the new flat record. The commit then takes these steps, in this
 //! order:
 //!
-//! 1. Observers look at the change while the old record can still be read.
+//! 1. Observers look at the change while the old record can still be read. Who has computed the change from a copy of the
+//!    record lets them look at it [ahead](Namespace::prepare), without the guard.
 //! 2. Storage gets the new flat record. This is the only step that can fail; then nothing has changed.
 //! 3. The index element gets the new metadata.
 //! 4. The figures of set, expiry, tombstones and removals follow.
@@ -19,11 +20,13 @@
 //! # Locks
 //! The sprig lock is held from before step 1 to step 7. Observers take no sprig lock.
 
+use std::any::Any;
 use std::sync::atomic::Ordering::Relaxed;
 
 use cf::Digest;
 use cf::clock::StoredMillis;
 use datamodel::Budget;
+use smallvec::SmallVec;
 
 use super::Namespace;
 use super::sets::SetChange;
@@ -79,9 +82,27 @@ pub(crate) struct ForObservers<'a> {
     pub(crate) old: Option<&'a [u8]>,
     /// What they may do before the change; `None` if that is not limited.
     pub(crate) budget: Option<&'a Budget<'a>>,
+    /// What they have found out already of this change of this version of the record.
+    pub(crate) prepared: Option<&'a PreparedChange>,
 }
 
+/// A change of a record as its observers see it ahead, without the record's guard.
+pub(crate) struct Preparation<'a> {
+    pub(crate) digest: &'a Digest,
+    /// What the index says of the record so far.
+    pub(crate) before: &'a RecordMeta,
+    /// The flat form of it, not packed; empty if there is none.
+    pub(crate) old: &'a [u8],
+    pub(crate) budget: &'a Budget<'a>,
+    pub(crate) change: &'a Change<'a>,
+}
+
+/// What observers have found out ahead of a change, in their order.
+#[derive(Default)]
+pub(crate) struct PreparedChange(SmallVec<[Option<Box<dyn Any>>; 2]>);
+
 /// A change as its observers see it, before it happens.
+#[derive(Clone, Copy)]
 pub(crate) struct Transition<'a> {
     /// The record so far, in its guard. Generation 0: there is none.
     pub(crate) before: &'a Element,
@@ -93,6 +114,8 @@ pub(crate) struct Transition<'a> {
     pub(crate) handle: ElementHandle,
     pub(crate) change: &'a Change<'a>,
     pub(crate) cause: Cause,
+    /// What the observer has found out ahead.
+    pub(crate) prepared: Option<&'a dyn Any>,
 }
 
 /// The answer of an observer to a change.
@@ -117,6 +140,12 @@ pub(crate) type AfterCommit<'a> = Box<dyn FnOnce(&Namespace, &Committed) + 'a>;
 
 /// A part of the server that follows every change of a namespace's records, as secondary indexes and replicas do.
 pub(crate) trait CommitObserver: Send + Sync {
+    /// Looks at a change ahead, if that saves time under the record's lock. What it answers is given to
+    /// [`observe`](Self::observe) if the record is still of that version, and counts for nothing if the budget is exhausted.
+    fn prepare(&self, _: &Preparation<'_>) -> Option<Box<dyn Any>> {
+        None
+    }
+
     /// Looks at a change before it happens. The storage still holds the old record. What it answers counts for nothing if the
     /// budget is exhausted.
     fn observe<'a>(&'a self, namespace: &Namespace, transition: &Transition<'_>) -> Observed<'a>;
@@ -145,7 +174,7 @@ impl Namespace {
         mut guard: WriteGuard<'_>,
         change: &Change<'_>,
         cause: Cause,
-        ForObservers { old, budget }: ForObservers<'_>,
+        ForObservers { old, budget, prepared }: ForObservers<'_>,
     ) -> Result<Committed, StorageError> {
         let handle = guard.handle();
         // The guard finds its element anew at each look.
@@ -153,8 +182,8 @@ impl Namespace {
         let (digest, before) = (*element.digest(), **element);
         let unlimited = Budget::unlimited();
         let budget = budget.unwrap_or(&unlimited);
-        let transition = Transition { before: element, old, budget, handle, change, cause };
-        let (is_indexed, acts) = self.observe(&transition);
+        let transition = Transition { before: element, old, budget, handle, change, cause, prepared: None };
+        let (is_indexed, acts) = self.observe(&transition, prepared);
         if budget.is_exhausted() {
             return Err(StorageError::Refused);
         }
@@ -177,11 +206,22 @@ impl Namespace {
         Ok(committed)
     }
 
+    /// Lets observers look at a change ahead, for [`ForObservers`]: for who has computed it from a copy of the record, before
+    /// the guard is taken.
+    pub(crate) fn prepare(&self, preparation: &Preparation<'_>) -> PreparedChange {
+        PreparedChange(self.observers.iter().map(|observer| observer.prepare(preparation)).collect())
+    }
+
     /// Whether secondary indexes will have entries of the record, and what observers do after the commit.
-    fn observe<'a>(&'a self, transition: &Transition<'_>) -> (bool, Vec<AfterCommit<'a>>) {
+    fn observe<'a>(
+        &'a self,
+        transition: &Transition<'_>,
+        prepared: Option<&PreparedChange>,
+    ) -> (bool, Vec<AfterCommit<'a>>) {
         let (mut is_indexed, mut acts) = (false, Vec::new());
-        for observer in &self.observers {
-            let observed = observer.observe(self, transition);
+        for (at, observer) in self.observers.iter().enumerate() {
+            let prepared = prepared.and_then(|prepared| prepared.0.get(at)?.as_deref());
+            let observed = observer.observe(self, &Transition { prepared, ..*transition });
             is_indexed |= observed.is_indexed;
             acts.extend(observed.act);
         }

@@ -35,7 +35,8 @@ use crate::metrics::{NamespaceMetrics, Unit};
 use crate::storage::{OpenError, ReadBuffer, Storage, StorageError};
 
 pub(crate) use commit::{
-    AfterCommit, Cause, Change, CommitObserver, ForObservers, NewVersion, Observed, Transition, stored_size,
+    AfterCommit, Cause, Change, CommitObserver, ForObservers, NewVersion, Observed, Preparation,
+    PreparedChange, Transition, stored_size,
 };
 use nsup::{EvictionState, ExpiryState, RecordHistograms};
 pub(crate) use nsup::{IndexMemory, RecordHistogram, supervise, watch_stop_writes};

@@ -108,10 +108,7 @@ impl Walker<'_> {
         let namespace = &*run.query.namespace;
         let storage = &namespace.storage;
         let guard = namespace.index.get(digest).filter(|guard| self.is_wanted(guard))?;
-        let (meta, must_check) = (
-            **guard,
-            condition.is_some_and(|condition| condition.must_check(guard.last_update_time(), run.started_ms)),
-        );
+        let meta = **guard;
         let flat = storage.record_bytes(&guard, &mut self.scratch).map(<[u8]>::to_vec);
         let flat = flat.map_err(|error| namespace.read_error(&guard, error));
         drop(guard);
@@ -124,7 +121,6 @@ impl Walker<'_> {
             if record.digest != *digest {
                 return Err(damaged(FlatError::Magic));
             }
-            let condition = condition.filter(|_| must_check);
             let matches =
                 condition.map_or(Ok(true), |condition| condition.matches(namespace, &record, self.budget))?;
             Ok(matches.then_some(flat))

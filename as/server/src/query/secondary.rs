@@ -89,7 +89,8 @@ impl Walker<'_> {
                 };
                 let entry = FoundEntry {
                     bval: found.key.bval(condition.key_type()),
-                    must_check: condition.must_check(guard.last_update_time(), self.run.started_ms),
+                    must_check: guard.handle() != found.handle
+                        || condition.must_check(guard.last_update_time(), self.run.started_ms),
                     after: part.after.filter(|_| condition.may_repeat()),
                 };
                 let visited = self.visit(&guard, Some(entry));

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::definition::Definition;
 use crate::index::{
-    ElementHandle, EntryTree, IndexEntry, LiveElements, PARTITION_COUNT, PartitionId, RangeStart, SetId,
+    ElementHandle, EntryTree, IndexEntry, LiveElements, PARTITION_COUNT, PartitionId, RangeStart, SetId, Stub,
 };
 use crate::namespace::Namespace;
 
@@ -27,6 +27,8 @@ type PartitionTree = RwLock<Option<EntryTree<Key, ElementHandle>>>;
 pub(super) struct KeyChange {
     pub(super) removed: Keys,
     pub(super) added: Keys,
+    /// All that the record has then.
+    pub(super) all: Keys,
 }
 
 pub(crate) struct SecondaryIndex {
@@ -44,6 +46,8 @@ pub(crate) struct SecondaryIndex {
     pub(crate) load_time_ms: AtomicU64,
     pub(crate) entries_per_bval: AtomicU64,
     pub(crate) entries_per_rec: AtomicU64,
+    /// Entries of damaged records that were swept out.
+    pub(crate) gc_cleaned: AtomicU64,
 }
 
 impl SecondaryIndex {
@@ -61,6 +65,7 @@ impl SecondaryIndex {
             load_time_ms: AtomicU64::new(0),
             entries_per_bval: AtomicU64::new(0),
             entries_per_rec: AtomicU64::new(0),
+            gc_cleaned: AtomicU64::new(0),
         }
     }
 
@@ -105,7 +110,8 @@ impl SecondaryIndex {
         &self.trees[PartitionId::of(digest).index()]
     }
 
-    /// Changes the keys of the record of `digest` at `handle`. The caller holds its sprig's lock exclusively.
+    /// Changes the keys of the record of `digest` at `handle`. The caller holds its sprig's lock exclusively. If a key was not
+    /// there that the record had, all that are there are removed, whatever they are, and those are added that it has.
     pub(super) fn change(
         &self,
         namespace: &Namespace,
@@ -120,15 +126,50 @@ impl SecondaryIndex {
         let (mut entries, mut memory) = (0i64, 0isize);
         let mut tree = self.tree_of(digest).write();
         let Some(tree) = &mut *tree else { return };
+        let mut is_exact = true;
         for key in &change.removed {
             let (was_there, grown) = tree.remove(*key, digest, &records);
             (entries, memory) = (entries - i64::from(was_there), memory + grown);
+            is_exact &= was_there;
         }
-        for key in &change.added {
+        // An index that is being filled lacks entries.
+        let is_wrong = !is_exact && self.is_readable();
+        if is_wrong {
+            cf::warning_limited!(
+                Sindex,
+                "{{{}}} index {} had other values of a record than are stored: the record is damaged",
+                namespace.name(),
+                self.name()
+            );
+            let (removed, grown) = tree.remove_all_of(handle);
+            (entries, memory) = (entries - removed as i64, memory + grown);
+        }
+        for key in if is_wrong { &change.all } else { &change.added } {
             let (is_new, grown) = tree.insert(*key, digest, handle, &records);
             (entries, memory) = (entries + i64::from(is_new), memory + grown);
         }
         self.count(namespace, entries, memory);
+    }
+
+    /// The handles of the entries of `partition`, each with what is kept of the digest of its record.
+    pub(super) fn handles(&self, partition: PartitionId) -> Vec<(ElementHandle, Stub)> {
+        let tree = self.trees[partition.index()].read();
+        tree.as_ref().map_or_else(Vec::new, |tree| tree.handles().collect())
+    }
+
+    /// Removes the entries of `partition` with these handles for which `is_stale` says that no record stands behind them, as
+    /// nothing can be added meanwhile. Returns how many there were.
+    pub(super) fn remove_stale(
+        &self,
+        namespace: &Namespace,
+        partition: PartitionId,
+        is_stale: &dyn Fn(ElementHandle, Stub) -> bool,
+    ) -> u64 {
+        let mut tree = self.trees[partition.index()].write();
+        let Some(tree) = &mut *tree else { return 0 };
+        let (count, grown) = tree.remove_where(is_stale);
+        self.count(namespace, -(count as i64), grown);
+        count as u64
     }
 
     /// Removes all entries of a record, whatever its keys were. The caller holds its sprig's lock exclusively.
@@ -163,8 +204,15 @@ impl SecondaryIndex {
         let tree = self.trees[partition.index()].read();
         let Some(tree) = &*tree else { return false };
         let records = LiveElements(&namespace.index);
-        let end = out.len() + max;
-        ranges.into_iter().any(|(start, high)| tree.collect(start, high, end - out.len(), &records, out))
+        let (begin, end) = (out.len(), out.len() + max);
+        let has_more =
+            ranges.into_iter().any(|(start, high)| tree.collect(start, high, end - out.len(), &records, out));
+        // Behind an entry that should have gone may be a record of another partition, see `sweep.rs`.
+        let is_here = |found: &IndexEntry<Key>| PartitionId::of(&found.digest) == partition;
+        if !out[begin..].iter().all(is_here) {
+            out.retain(is_here);
+        }
+        has_more
     }
 
     /// Takes all entries away for good.

@@ -7,6 +7,7 @@
 //! observer     what commits change in records, changes entries
 //! populate     filling an index from the records that are there already
 //! cardinality  estimates of different keys and records
+//! sweep        what damaged records have left behind
 //! ```
 //! An index is exact: its entries are those of the records that are there, whatever happens to these. It is in memory alone;
 //! a start fills all of them anew before clients are served.
@@ -18,6 +19,7 @@ mod observer;
 mod of_namespace;
 mod populate;
 mod registry;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -26,3 +28,4 @@ pub(crate) use index::SecondaryIndex;
 pub(crate) use of_namespace::NamespaceIndexes;
 pub(crate) use populate::{populate_all, run_builder};
 pub(crate) use registry::{INDEX_COUNT_MAX, SecondaryIndexes};
+pub(crate) use sweep::run_sweep;

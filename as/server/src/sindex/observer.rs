@@ -3,11 +3,18 @@
 //! A record with many keys takes long, which draws on the budget of the transaction: what is too much for a service thread is
 //! done again by a thread of the pool.
 //!
-//! Before the commit the keys of the old and of the new record are computed, while the old one can still be read. A record
-//! that has no entries, as its element says, is not read. After the commit entries are removed and added, still under the
-//! record's sprig lock: so at any moment at which that lock is free, the entries of an index are exactly those of the records
-//! that were there or changed since the index was made.
+//! Before the commit the keys of the old and of the new record are computed, while the old one can still be read; by a thread
+//! of a pool before it takes the record's lock. A record that has no entries, as its element says, is not read. After the
+//! commit entries are removed and added, under the record's sprig lock: so at any moment at which that lock is free, the
+//! entries of an index are exactly those of the records that were there or changed since the index was made.
+//!
+//! # Damage
+//! Bytes of a record that rotted on a device no longer say what entries it has. Where a record cannot be read, or an entry is
+//! not there that it should have, all its entries are looked for and removed when it changes or goes. What even so stays is
+//! found by `sweep.rs`.
 
+use std::any::Any;
+use std::cell::Cell;
 use std::sync::Arc;
 
 use cf::Digest;
@@ -18,8 +25,8 @@ use smallvec::SmallVec;
 
 use super::index::{KeyChange, SecondaryIndex};
 use super::of_namespace::{ActiveIndexes, NamespaceIndexes};
-use crate::index::{Element, ElementHandle, SetId};
-use crate::namespace::{AfterCommit, Change, CommitObserver, Namespace, Observed, Transition};
+use crate::index::{ElementHandle, RecordMeta, SetId};
+use crate::namespace::{AfterCommit, Change, CommitObserver, Namespace, Observed, Preparation, Transition};
 use crate::storage::ReadBuffer;
 
 /// Steps that an entry takes which is added or removed.
@@ -28,35 +35,117 @@ const ENTRY_STEPS: u64 = 200;
 /// Changes of keys, each with its index.
 type Changes = SmallVec<[(Arc<SecondaryIndex>, KeyChange); 3]>;
 
-/// Values of the bins that indexes are for, in the order of the indexes; none where the record is not for the index.
-type Values<'a> = SmallVec<[Option<Particle<'a>>; 4]>;
-
 /// Tells the indexes of a namespace of its commits.
 pub(super) struct IndexObserver(pub(super) Arc<NamespaceIndexes>);
 
+/// What a change of a record changes in indexes.
+struct EntryChanges {
+    /// The indexes that there were when this was found out.
+    indexes: ActiveIndexes,
+    changes: Changes,
+    /// The record will have entries.
+    is_indexed: bool,
+    /// The old record is damaged: nobody knows what entries it has.
+    is_damaged: bool,
+}
+
+/// The same, found out ahead.
+struct PreparedEntries(Cell<Option<EntryChanges>>);
+
 impl CommitObserver for IndexObserver {
+    fn prepare(&self, preparation: &Preparation<'_>) -> Option<Box<dyn Any>> {
+        let indexes = self.0.active()?;
+        let Preparation { digest, before, old, budget, change } = *preparation;
+        let old = version_of(digest, before, old);
+        let is_old_indexed = before.is_in_sindex() && before.location.is_stored();
+        let old = match &old {
+            _ if !is_old_indexed => OldRecord::NotIndexed,
+            Some(record) => OldRecord::Whole(record),
+            // It is read again, and damage is told, under the lock.
+            None => return None,
+        };
+        let changes = EntryChanges::of(indexes, (old, before.set_id), change, budget)?;
+        Some(Box::new(PreparedEntries(Cell::new(Some(changes)))))
+    }
+
     fn observe<'a>(&'a self, namespace: &Namespace, transition: &Transition<'_>) -> Observed<'a> {
         let Some(indexes) = self.0.active() else { return Observed::default() };
-        let (before, budget) = (transition.before, transition.budget);
-        let new = match transition.change {
+        let prepared = transition.prepared.and_then(<dyn Any>::downcast_ref::<PreparedEntries>);
+        let prepared = prepared.and_then(|prepared| prepared.0.take());
+        let prepared = prepared.filter(|changes| Arc::ptr_eq(&changes.indexes, &indexes));
+        let Some(changes) = prepared.or_else(|| changes_in_place(namespace, transition, indexes)) else {
+            return Observed::default();
+        };
+        let is_indexed = changes.is_indexed;
+        let must_act = changes.is_damaged || !changes.changes.is_empty();
+        let (digest, handle) = (*transition.before.digest(), transition.handle);
+        let act: Option<AfterCommit<'a>> = must_act.then(|| {
+            Box::new(move |namespace: &Namespace, _: &_| changes.carry_out(namespace, handle, &digest)) as _
+        });
+        Observed { is_indexed, act }
+    }
+}
+
+/// What a change changes in `indexes`, from the record as it is stored.
+fn changes_in_place(
+    namespace: &Namespace,
+    transition: &Transition<'_>,
+    indexes: ActiveIndexes,
+) -> Option<EntryChanges> {
+    let Transition { before, old, budget, change, .. } = *transition;
+    let mut scratch = ReadBuffer::new();
+    let known = old.and_then(|old| version_of(before.digest(), before, old));
+    let is_old_indexed = before.is_in_sindex() && before.location.is_stored();
+    let read = match known {
+        _ if !is_old_indexed => Ok(None),
+        Some(old) => Ok(Some(old)),
+        None => namespace.record(before, &mut scratch).map(Some),
+    };
+    let old = match &read {
+        Ok(None) => OldRecord::NotIndexed,
+        Ok(Some(record)) => OldRecord::Whole(record),
+        Err(_) => OldRecord::Damaged,
+    };
+    EntryChanges::of(indexes, (old, before.set_id), change, budget)
+}
+
+/// A record before its change.
+#[derive(Clone, Copy)]
+enum OldRecord<'a, 'r> {
+    /// No index has entries of it.
+    NotIndexed,
+    Whole(&'a FlatRecord<'r>),
+    Damaged,
+}
+
+impl EntryChanges {
+    /// What `change` of the record `old` of a set changes in `indexes`; `None` if the budget is exhausted.
+    fn of(
+        indexes: ActiveIndexes,
+        (old, old_set): (OldRecord<'_, '_>, SetId),
+        change: &Change<'_>,
+        budget: &Budget<'_>,
+    ) -> Option<Self> {
+        let new = match change {
             Change::Record(version) => {
                 let record = FlatRecord::parse(version.flat).ok();
-                values_of(&indexes, record.as_ref(), version.meta.set_id)
+                IndexedValues::of(&indexes, record.as_ref(), version.meta.set_id)
             }
-            Change::Tombstone(_) | Change::Gone => values_of(&indexes, None, SetId::NONE),
+            Change::Tombstone(_) | Change::Gone => IndexedValues::of(&indexes, None, SetId::NONE),
         };
-        let mut scratch = ReadBuffer::new();
-        let is_old_indexed = before.is_in_sindex() && before.location.is_stored();
-        let known = transition.old.and_then(|old| version_of(before, old));
-        let old = match known {
-            _ if !is_old_indexed => Ok(None),
-            Some(old) => Ok(Some(old)),
-            None => namespace.record(before, &mut scratch).map(Some),
+        let mut old = match old {
+            OldRecord::Whole(record) => IndexedValues::of(&indexes, Some(record), old_set),
+            OldRecord::NotIndexed => IndexedValues::of(&indexes, None, old_set),
+            OldRecord::Damaged => {
+                IndexedValues { is_whole: false, ..IndexedValues::of(&indexes, None, old_set) }
+            }
         };
-        let is_damaged = old.is_err();
-        let old = values_of(&indexes, old.as_ref().ok().and_then(Option::as_ref), before.set_id);
+        let is_damaged = !old.is_whole;
+        if is_damaged {
+            old = IndexedValues::of(&indexes, None, old_set);
+        }
         let (mut changes, mut is_indexed) = (Changes::new(), false);
-        for ((index, old), new) in indexes.iter().zip(&old).zip(&new) {
+        for ((index, old), new) in indexes.iter().zip(&old.values).zip(&new.values) {
             if old.is_some() && old == new {
                 is_indexed = true;
                 continue;
@@ -64,62 +153,60 @@ impl CommitObserver for IndexObserver {
             let (old, new) = (keys_of(index, old.as_ref(), budget), keys_of(index, new.as_ref(), budget));
             is_indexed |= !new.is_empty();
             if old != new {
-                let change = difference(&old, &new);
+                let change = difference(&old, new);
                 let entry_count = (change.removed.len() + change.added.len()) as u64;
-                if budget.draw(entry_count * ENTRY_STEPS).is_err() {
-                    return Observed::default();
-                }
+                budget.draw(entry_count * ENTRY_STEPS).ok()?;
                 changes.push((Arc::clone(index), change));
             }
         }
-        let purged = is_damaged.then_some(indexes);
-        let act = (is_damaged || !changes.is_empty())
-            .then(|| act(*before.digest(), transition.handle, changes, purged));
-        Observed { is_indexed, act }
+        Some(EntryChanges { indexes, changes, is_indexed, is_damaged })
     }
-}
 
-/// The record that `flat` is, if that is the one of `element`.
-fn version_of<'r>(element: &Element, flat: &'r [u8]) -> Option<FlatRecord<'r>> {
-    let record = FlatRecord::parse(flat).ok();
-    record.filter(|record| record.digest == *element.digest() && record.generation == element.generation)
-}
-
-/// Does what is to be done when the record of `digest` is committed: `changes`, after its entries in all of `purged` are
-/// removed.
-fn act(
-    digest: Digest,
-    handle: ElementHandle,
-    changes: Changes,
-    purged: Option<ActiveIndexes>,
-) -> AfterCommit<'static> {
-    Box::new(move |namespace, _| {
-        for index in purged.iter().flat_map(|indexes| indexes.iter()) {
-            index.remove_all_of(namespace, handle, &digest);
-        }
-        for (index, change) in &changes {
-            index.change(namespace, handle, &digest, change);
-        }
-    })
-}
-
-/// The values of `record`, which is of `set_id`, that the indexes are for.
-fn values_of<'r>(
-    indexes: &[Arc<SecondaryIndex>],
-    record: Option<&FlatRecord<'r>>,
-    set_id: SetId,
-) -> Values<'r> {
-    let mut values: Values<'r> = indexes.iter().map(|_| None).collect();
-    let Some(record) = record else { return values };
-    // What is behind a damaged bin cannot be read, and was not when it was added.
-    for bin in record.bins().map_while(Result::ok) {
-        for (index, value) in indexes.iter().zip(&mut values) {
-            if *index.definition.value.bin == *bin.name && index.is_for(set_id) && value.is_none() {
-                *value = Some(bin.particle.clone());
+    /// Changes the entries of the record of `digest`. The caller holds its sprig's lock exclusively.
+    fn carry_out(self, namespace: &Namespace, handle: ElementHandle, digest: &Digest) {
+        if self.is_damaged {
+            for index in &*self.indexes {
+                index.remove_all_of(namespace, handle, digest);
             }
         }
+        for (index, change) in &self.changes {
+            index.change(namespace, handle, digest, change);
+        }
     }
-    values
+}
+
+/// The record that `flat` is, if that is the one of `digest` of which the index says `meta`.
+fn version_of<'r>(digest: &Digest, meta: &RecordMeta, flat: &'r [u8]) -> Option<FlatRecord<'r>> {
+    let record = FlatRecord::parse(flat).ok();
+    record.filter(|record| record.digest == *digest && record.generation == meta.generation)
+}
+
+/// The values of a record that indexes are for.
+struct IndexedValues<'r> {
+    /// In the order of the indexes; none where the record is not for the index.
+    values: SmallVec<[Option<Particle<'r>>; 4]>,
+    /// All bins of the record could be read.
+    is_whole: bool,
+}
+
+impl<'r> IndexedValues<'r> {
+    /// Those of `record`, which is of `set_id`.
+    fn of(indexes: &[Arc<SecondaryIndex>], record: Option<&FlatRecord<'r>>, set_id: SetId) -> Self {
+        let mut found = IndexedValues { values: indexes.iter().map(|_| None).collect(), is_whole: true };
+        let Some(record) = record else { return found };
+        for bin in record.bins() {
+            let Ok(bin) = bin else {
+                found.is_whole = false;
+                break;
+            };
+            for (index, value) in indexes.iter().zip(&mut found.values) {
+                if *index.definition.value.bin == *bin.name && index.is_for(set_id) && value.is_none() {
+                    *value = Some(bin.particle.clone());
+                }
+            }
+        }
+        found
+    }
 }
 
 /// The keys of a value in an index; of no use if the budget is exhausted.
@@ -129,11 +216,12 @@ fn keys_of(index: &SecondaryIndex, value: Option<&Particle<'_>>, budget: &Budget
 }
 
 /// What leads from the keys `old` to the keys `new`; both ascend.
-fn difference(old: &Keys, new: &Keys) -> KeyChange {
+fn difference(old: &Keys, new: Keys) -> KeyChange {
     let lacks = |keys: &Keys, key| keys.binary_search(key).is_err();
     KeyChange {
-        removed: old.iter().filter(|key| lacks(new, key)).copied().collect(),
+        removed: old.iter().filter(|key| lacks(&new, key)).copied().collect(),
         added: new.iter().filter(|key| lacks(old, key)).copied().collect(),
+        all: new,
     }
 }
 

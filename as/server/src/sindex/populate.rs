@@ -181,7 +181,7 @@ impl<'a> Populating<'a> {
             guard.set_in_sindex(true);
         }
         for (index, added) in self.indexes.iter().zip(keys) {
-            let change = KeyChange { removed: Keys::new(), added };
+            let change = KeyChange { added, ..KeyChange::default() };
             index.change(self.namespace, handle, &digest, &change);
         }
     }

@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering::*};
 use cf::Digest;
 use cf::clock::StoredMillis;
 use datamodel::flat::{FlatRecord, NewRecord};
-use datamodel::sindex::{Key, KeyType};
+use datamodel::sindex::{Key, KeyType, Keys};
 use datamodel::{Bins, Budget, BytesType, Particle};
 
+use super::index::KeyChange;
 use super::*;
 use crate::config::{self, Config};
 use crate::index::{PartitionId, RangeStart};
-use crate::namespace::{Cause, Change, ForObservers, Namespace, NewVersion, Removal};
+use crate::metrics::NamespaceCounter;
+use crate::namespace::{Cause, Change, ForObservers, Namespace, NewVersion, Preparation, Removal};
 use crate::storage::ReadBuffer;
 
 struct Rig {
@@ -245,7 +247,7 @@ fn a_record_with_many_keys_draws_on_the_budget() {
         let mut flat = Vec::new();
         record.encode(&bins, record.size(&bins), &mut flat);
         let change = Change::Record(NewVersion { flat: &flat, packed: None, meta, key_stored: false });
-        let for_observers = ForObservers { old: None, budget: Some(budget) };
+        let for_observers = ForObservers { budget: Some(budget), ..ForObservers::default() };
         namespace.commit_with(guard, &change, Cause::Write, for_observers).is_ok()
     };
     assert!(!write(&Budget::new(200_000)));
@@ -254,7 +256,7 @@ fn a_record_with_many_keys_draws_on_the_budget() {
     assert_eq!(rig.check(&index), COUNT);
     let delete = |budget: &Budget<'_>| {
         let guard = namespace.index.get_exclusive(&digest).expect("it is there");
-        let for_observers = ForObservers { old: None, budget: Some(budget) };
+        let for_observers = ForObservers { budget: Some(budget), ..ForObservers::default() };
         let removal = Removal { for_observers, ..Removal::plain(Cause::Delete, StoredMillis::now()) };
         namespace.remove(guard, &removal, &mut Vec::new()).is_ok()
     };
@@ -292,4 +294,118 @@ fn there_are_so_many_indexes_and_no_more() {
     // What is of no namespace here, or no definition, is passed over.
     rig.indexes.apply(&rig.namespaces, "other||b|.|S", Some("x"), false);
     rig.indexes.apply(&rig.namespaces, "nonsense", Some("x"), false);
+}
+
+impl Rig {
+    /// Gives the record of `key` other entries than it has a value for, as if its stored bytes had rotted since.
+    fn rot(&self, index: &SecondaryIndex, key: u64, removed: &[i64], added: &[i64]) {
+        let guard = self.namespace().index.get_exclusive(&digest_of(key)).expect("it is there");
+        let keys = |values: &[i64]| -> Keys {
+            values.iter().map(|value| Key::from_bval(*value, KeyType::Numeric)).collect()
+        };
+        let change = KeyChange { removed: keys(removed), added: keys(added), all: keys(added) };
+        index.change(self.namespace(), guard.handle(), guard.digest(), &change);
+    }
+
+    fn sweep(&self, index: &SecondaryIndex) -> u64 {
+        PartitionId::all().map(|partition| sweep::sweep_partition(self.namespace(), index, partition)).sum()
+    }
+}
+
+#[test]
+fn entries_that_a_damaged_record_had_go_with_its_change() {
+    let rig = Rig::new();
+    let index = rig.create("test|s|n|.|I", "number");
+    (1..=4).for_each(|key| rig.put(key, b"s", 7));
+    rig.rot(&index, 1, &[7], &[9]);
+    rig.rot(&index, 2, &[7], &[9, 11]);
+    rig.rot(&index, 3, &[7], &[9]);
+    assert_eq!((index.entry_count(), rig.sweep(&index)), (5, 0), "all of them lead to their records");
+    rig.put(1, b"s", 8);
+    rig.delete(2, false);
+    rig.delete(3, true);
+    assert_eq!((rig.check(&index), rig.sweep(&index)), (2, 0));
+    // Of a list whose other elements stay.
+    let list = rig.create("test|s|l|L|I", "list");
+    rig.build();
+    rig.put(5, b"s", 20);
+    rig.rot(&list, 5, &[20], &[99]);
+    rig.put(5, b"s", 24);
+    assert_eq!(rig.check(&list), 9);
+}
+
+#[test]
+fn entries_that_nobody_knows_of_lead_nowhere_and_are_swept_out() {
+    let rig = Rig::new();
+    let index = rig.create("test|s|n|.|I", "number");
+    (0..2_000).for_each(|key| rig.put(key, b"s", 7));
+    (0..100).for_each(|key| rig.rot(&index, key, &[], &[50]));
+    (0..100).for_each(|key| rig.delete(key, false));
+    assert_eq!(index.entry_count(), 2_000);
+    // Some of the elements are those of other records now, some of the same records that are there again.
+    (3_000..3_040).for_each(|key| rig.put(key, b"s", 7));
+    (0..20).for_each(|key| rig.put(key, b"s", 8));
+    for (key, digest) in rig.entries(&index) {
+        let is_stale = key == Key::from_bval(50, KeyType::Numeric);
+        let is_there = rig.namespace().index.get(&digest).is_some();
+        assert!(is_there || is_stale, "{key:?} {digest:?}");
+    }
+    let memory = index.used_bytes();
+    let swept = rig.sweep(&index);
+    // One that leads to the element of its own record again stays until that changes.
+    let own = index.entry_count() - 1_960;
+    assert_eq!((swept + own, rig.sweep(&index)), (100, 0));
+    assert!(swept >= 80 && index.used_bytes() <= memory);
+    (0..20).for_each(|key| rig.delete(key, false));
+    rig.sweep(&index);
+    assert_eq!(rig.check(&index), 1_940);
+    let cleaned = rig.namespace().metrics.get(NamespaceCounter::SindexGcCleaned);
+    assert_eq!((cleaned, index.gc_cleaned.load(Relaxed)), (100, 100));
+}
+
+/// What a thread of a pool has found out ahead counts only for the indexes that there were then.
+#[test]
+fn changes_that_were_prepared_are_those_of_the_indexes_that_are_there() {
+    let rig = Rig::new();
+    let first = rig.create("test|s|n|.|I", "first");
+    rig.put(1, b"s", 7);
+    let (namespace, digest) = (rig.namespace(), digest_of(1));
+    for makes_index in [false, true] {
+        let (before, mut meta, old) = {
+            let guard = namespace.index.get(&digest).expect("it is there");
+            let mut scratch = ReadBuffer::new();
+            let old = namespace.storage.record_bytes(&guard, &mut scratch).expect("a record").to_vec();
+            (**guard, **guard, old)
+        };
+        meta.generation = meta.next_generation();
+        let mut bins = Bins::new();
+        bins.set(b"n", Particle::Integer(i64::from(meta.generation) * 100));
+        bins.set(b"l", Particle::owned(BytesType::List, vec![0x92, 1, 2]));
+        let record = NewRecord {
+            digest,
+            last_update_time: meta.last_update_time(),
+            generation: meta.generation,
+            void_time: 0,
+            tree_id: namespace.partitions.tree_id(PartitionId::of(&digest)),
+            set_name: b"s",
+            key: None,
+            leaves_tombstone: false,
+        };
+        let mut flat = Vec::new();
+        record.encode(&bins, record.size(&bins), &mut flat);
+        let change = Change::Record(NewVersion { flat: &flat, packed: None, meta, key_stored: false });
+        let budget = Budget::unlimited();
+        let preparation =
+            Preparation { digest: &digest, before: &before, old: &old, budget: &budget, change: &change };
+        let prepared = namespace.prepare(&preparation);
+        let second = makes_index.then(|| rig.create("test|s|l|L|I", "second"));
+        let guard = namespace.index.get_exclusive(&digest).expect("it is there");
+        let for_observers = ForObservers { prepared: Some(&prepared), ..ForObservers::default() };
+        namespace.commit_with(guard, &change, Cause::Write, for_observers).expect("room");
+        assert_eq!(rig.check(&first), 1);
+        if let Some(second) = second {
+            rig.build();
+            assert_eq!(rig.check(&second), 2);
+        }
+    }
 }

@@ -5,11 +5,11 @@ use proto::message::{field, info2};
 
 use super::optimistic::{Attempt, Turn, until_committed};
 use super::subject::{RecordCopy, Subject};
-use super::write::storage_result;
+use super::write::{OldRecord, storage_result};
 use super::{Buffers, Call, Failure, Place, Wait};
 use crate::index::WriteGuard;
 use crate::metrics::Operation;
-use crate::namespace::{Cause, ForObservers, Removal};
+use crate::namespace::{Cause, Change, ForObservers, Removal};
 use crate::storage::{ReadBuffer, StorageError};
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
@@ -48,7 +48,7 @@ fn delete(call: &Call<'_>, buffers: &mut Buffers) -> Result<Done, Failure> {
         return Ok(Done::Reserved);
     }
     check_record(call, Subject::Locked(&guard), &mut buffers.read)?;
-    remove(call, guard, buffers)?;
+    remove(call, guard, &OldRecord::LastRead, buffers)?;
     Ok(Done::Deleted)
 }
 
@@ -57,11 +57,12 @@ fn delete_from_copy(call: &Call<'_>, buffers: &mut Buffers, turn: Turn) -> Resul
     check_request(call)?;
     let copy = RecordCopy::of(call, &*find(call)?, &mut buffers.read).unpacked(call, &mut buffers.read);
     check_record(call, Subject::Copied(&copy), &mut buffers.read)?;
+    let old = OldRecord::of(call, &copy, &Change::Gone);
     let guard = find(call)?;
     if !turn.has_come(call) || !copy.is_version(&guard) {
         return Ok(Attempt::Lost);
     }
-    remove(call, guard, buffers)?;
+    remove(call, guard, &old, buffers)?;
     Ok(Attempt::Committed(Done::Deleted))
 }
 
@@ -106,6 +107,7 @@ fn check_record(call: &Call<'_>, subject: Subject<'_>, scratch: &mut ReadBuffer)
 pub(super) fn remove(
     call: &Call<'_>,
     guard: WriteGuard<'_>,
+    copy: &OldRecord<'_>,
     buffers: &mut Buffers,
 ) -> Result<(), ResultCode> {
     let namespace = call.namespace;
@@ -120,7 +122,7 @@ pub(super) fn remove(
         old => old.and_then(Result::ok),
     };
     let key: Option<Vec<u8>> = old.and_then(|old| old.key).map(<[u8]>::to_vec);
-    let for_observers = ForObservers { old: None, budget: Some(call.budget) };
+    let for_observers = ForObservers { old: None, budget: Some(call.budget), prepared: copy.prepared() };
     let removal =
         Removal { cause: Cause::Delete, now: call.now, is_durable, key: key.as_deref(), for_observers };
     let removed = namespace.remove(guard, &removal, buffers.flat.for_tombstone());

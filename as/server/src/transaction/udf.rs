@@ -191,6 +191,8 @@ fn attempt(
         let next;
         (next, generation, void_time) = make_next(call, &meta, is_live, &state, buffers).map_err(failed)?;
         lang = if matches!(next, Next::Gone) { Operation::LangDelete } else { Operation::LangWrite };
+        copy.put_back(state.into_flat());
+        let old = OldRecord::of(call, &copy, &next.change(&buffers.flat));
         let guard = if is_live {
             call.namespace.index.get_exclusive(&call.digest)
         } else {
@@ -199,8 +201,7 @@ fn attempt(
         let Some(guard) = guard.filter(|guard| turn.has_come(call) && copy.is_version(guard)) else {
             return Ok(Attempt::Lost);
         };
-        copy.put_back(state.into_flat());
-        write::commit(call, guard, next, OldRecord::of(&copy), buffers).map_err(failed)?;
+        write::commit(call, guard, next, &old, buffers).map_err(failed)?;
     }
     call.count(lang, ResultCode::Ok);
     answer(call, b"SUCCESS", &output, ResultCode::Ok, (generation, void_time), out);

@@ -20,7 +20,7 @@ use super::subject::{RecordCopy, Subject};
 use super::{Buffers, Call, Failure, Place, Wait, delete, refused};
 use crate::index::{Location, RecordMeta, SetId, WriteGuard};
 use crate::metrics::{NamespaceCounter, Operation};
-use crate::namespace::{Cause, Change, ForObservers, NewVersion};
+use crate::namespace::{Cause, Change, ForObservers, NewVersion, Preparation, PreparedChange};
 use crate::storage::{ReadBuffer, StorageError};
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
@@ -90,7 +90,7 @@ fn write_in_place(
     let target = Target::of(call, policy, Subject::Locked(&guard))?;
     let failed = target.failed();
     let next = make_next(call, policy, target, buffers, out).map_err(failed)?;
-    commit(call, guard, next, OldRecord::LastRead, buffers).map_err(failed)?;
+    commit(call, guard, next, &OldRecord::LastRead, buffers).map_err(failed)?;
     Ok(Done::Written)
 }
 
@@ -113,11 +113,12 @@ fn write_from_copy(
     let target = Target::of(call, policy, Subject::Copied(&copy))?;
     let failed = target.failed();
     let next = make_next(call, policy, target, buffers, out).map_err(failed)?;
+    let old = OldRecord::of(call, &copy, &next.change(&buffers.flat));
     let guard = find(call, policy)?;
     if !turn.has_come(call) || !copy.is_version(&guard) {
         return Ok(Attempt::Lost);
     }
-    commit(call, guard, next, OldRecord::of(&copy), buffers).map_err(failed)?;
+    commit(call, guard, next, &old, buffers).map_err(failed)?;
     Ok(Attempt::Committed(Done::Written))
 }
 
@@ -181,23 +182,33 @@ impl<'a> Target<'a> {
 }
 
 /// Where the record that changes was read to.
-#[derive(Clone, Copy)]
 pub(super) enum OldRecord<'a> {
     /// If from a disk, to the thread's buffer, under the guard that is committed with.
     LastRead,
-    /// There is this copy of its flat form.
-    Copied(&'a [u8]),
+    /// There is this copy of its flat form, and observers have looked at the change ahead.
+    Copied(&'a [u8], PreparedChange),
 }
 
 impl<'a> OldRecord<'a> {
-    pub(super) fn of(copy: &'a RecordCopy) -> Self {
-        OldRecord::Copied(copy.bytes().unwrap_or_default())
+    /// A copy that `change` was computed from.
+    pub(super) fn of(call: &Call<'_>, copy: &'a RecordCopy, change: &Change<'_>) -> Self {
+        let old = copy.bytes().unwrap_or_default();
+        let (digest, before) = (&call.digest, &copy.meta);
+        let preparation = Preparation { digest, before, old, budget: call.budget, change };
+        OldRecord::Copied(old, call.namespace.prepare(&preparation))
     }
 
-    fn bytes(self, location: Location, buffer: &'a mut ReadBuffer) -> Option<&'a [u8]> {
+    fn bytes<'b>(&'b self, location: Location, buffer: &'b mut ReadBuffer) -> Option<&'b [u8]> {
         match self {
             OldRecord::LastRead => buffer.reread(location),
-            OldRecord::Copied(bytes) => Some(bytes).filter(|bytes| !bytes.is_empty()),
+            OldRecord::Copied(bytes, _) => Some(*bytes).filter(|bytes| !bytes.is_empty()),
+        }
+    }
+
+    pub(super) fn prepared(&self) -> Option<&PreparedChange> {
+        match self {
+            OldRecord::LastRead => None,
+            OldRecord::Copied(_, prepared) => Some(prepared),
         }
     }
 }
@@ -207,25 +218,24 @@ pub(super) fn commit(
     call: &Call<'_>,
     guard: WriteGuard<'_>,
     next: Next,
-    old: OldRecord<'_>,
+    old: &OldRecord<'_>,
     buffers: &mut Buffers,
 ) -> Result<(), ResultCode> {
     let namespace = call.namespace;
     // What was computed without steps is nothing to store.
     call.budget.check(Ok(()))?;
     call.check_master()?;
-    let Next::Record { meta, key_stored } = next else {
-        delete::remove(call, guard, buffers)?;
+    if matches!(next, Next::Gone) {
+        delete::remove(call, guard, old, buffers)?;
         if !call.request.has_field(field::UDF_FILE) {
             namespace.metrics.add(NamespaceCounter::DeletedLastBin, 1);
         }
         return Ok(());
-    };
-    let version = NewVersion { flat: buffers.flat.plain(), packed: buffers.flat.packed(), meta, key_stored };
+    }
+    let prepared = old.prepared();
     let old = old.bytes(guard.location, &mut buffers.read);
-    let for_observers = ForObservers { old, budget: Some(call.budget) };
-    let change = Change::Record(version);
-    let committed = namespace.commit_with(guard, &change, Cause::Write, for_observers);
+    let for_observers = ForObservers { old, budget: Some(call.budget), prepared };
+    let committed = namespace.commit_with(guard, &next.change(&buffers.flat), Cause::Write, for_observers);
     let committed = committed.map_err(|error| storage_result(call, error))?;
     call.note_changed(committed.location, &mut buffers.unsettled);
     Ok(())
@@ -283,6 +293,21 @@ pub(super) enum Next {
     Record { meta: RecordMeta, key_stored: bool },
     /// No bin is left: it goes.
     Gone,
+}
+
+impl Next {
+    /// The change that it is, with a new version that is in `flat`.
+    pub(super) fn change<'f>(&self, flat: &'f FlatBuffer) -> Change<'f> {
+        match self {
+            Next::Record { meta, key_stored } => Change::Record(NewVersion {
+                flat: flat.plain(),
+                packed: flat.packed(),
+                meta: *meta,
+                key_stored: *key_stored,
+            }),
+            Next::Gone => Change::Gone,
+        }
+    }
 }
 
 /// Lets the ops work on the record's bins and makes the new flat record and the reply.

@@ -1,0 +1,78 @@
+//! Entries that no record stands behind any more: found and removed, slowly and all the time.
+//!
+//! Commits remove the entries of records that go (`observer.rs`). Where a record's bytes have rotted so that it seems to have
+//! no value for an index, or another one, nobody knows of the entry it has. Such an entry leads to a free element, or to that
+//! of another record. Queries pass it over, as they find records by their digests; the sweep gives its memory back.
+//!
+//! # Locks
+//! The handles of a partition are copied under the lock of its tree. Each is then looked up by the digest that stands
+//! there, under the lock of that sprig, which is released again. What seems to be stale is looked at once more under the
+//! exclusive lock of the tree, which no commit can add entries under; the lock of a sprig comes before that of a tree, so here
+//! it is only tried.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::time::{Duration, Instant};
+
+use super::index::SecondaryIndex;
+use super::registry::SecondaryIndexes;
+use crate::index::{ElementHandle, PartitionId, Stub};
+use crate::metrics::NamespaceCounter;
+use crate::namespace::Namespace;
+
+/// Time from one partition to the next: all are gone through in about an hour.
+const PARTITION_PERIOD: Duration = Duration::from_millis(900);
+/// A partition that takes long has so many times as long a pause after it.
+const PAUSE_FACTOR: u32 = 100;
+/// How often the sweep looks whether the server stops.
+const LOOK_PERIOD: Duration = Duration::from_millis(200);
+/// How much less weight its thread has than service threads, see [`cf::threads::lower_own_priority`].
+const NICENESS: i32 = 10;
+
+/// Sweeps the indexes of all namespaces, partition by partition, until `is_stopping`.
+pub(crate) fn run_sweep(namespaces: &[Arc<Namespace>], indexes: &SecondaryIndexes, is_stopping: &AtomicBool) {
+    cf::threads::lower_own_priority(NICENESS);
+    loop {
+        for partition in PartitionId::all() {
+            let started = Instant::now();
+            for namespace in namespaces {
+                for index in indexes.of(namespace).all().iter().filter(|index| index.is_readable()) {
+                    sweep_partition(namespace, index, partition);
+                }
+            }
+            let until = Instant::now() + PARTITION_PERIOD.max(started.elapsed() * PAUSE_FACTOR);
+            while Instant::now() < until {
+                if is_stopping.load(Acquire) {
+                    return;
+                }
+                std::thread::sleep(LOOK_PERIOD);
+            }
+        }
+    }
+}
+
+/// Removes the entries of `partition` that no record stands behind. Returns how many there were.
+pub(super) fn sweep_partition(namespace: &Namespace, index: &SecondaryIndex, partition: PartitionId) -> u64 {
+    let handles = index.handles(partition);
+    let is_stale = |handle: ElementHandle, stub: Stub| {
+        let digest = namespace.index.digest_seen_at(handle);
+        let is_own = PartitionId::of(&digest) == partition && Stub::of(&digest) == stub;
+        // Where the lock is taken somebody changes the record: it is there.
+        !is_own || namespace.index.is_at(&digest, handle) == Some(false)
+    };
+    if !handles.into_iter().any(|(handle, stub)| is_stale(handle, stub)) {
+        return 0;
+    }
+    let count = index.remove_stale(namespace, partition, &is_stale);
+    if count > 0 {
+        namespace.metrics.add(NamespaceCounter::SindexGcCleaned, count);
+        index.gc_cleaned.fetch_add(count, Relaxed);
+        cf::warning!(
+            Sindex,
+            "{{{}}} index {}: {count} entries of damaged records removed",
+            namespace.name(),
+            index.name()
+        );
+    }
+    count
+}
