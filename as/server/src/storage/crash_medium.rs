@@ -2,7 +2,7 @@
 //!
 //! Reads see the live bytes. A write reaches the durable bytes when [`sync`](BlockMedium::sync) returns, or at once
 //! when writes are durable; at a crash, each sector of what is still between the two may or may not have arrived.
-//! One mutex around everything, held by nobody else's lock.
+//! One mutex around everything, held by nobody else's lock. Another one for a sync that is held up, which does not hold it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium, IO_SIZE_MIN, Operation, assert_io_unit};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 /// Bytes that a device writes as one.
 pub(super) const SECTOR_SIZE: usize = IO_SIZE_MIN as usize;
@@ -29,6 +29,14 @@ pub(super) struct Faults {
     pub(super) syncs_fail_after: Option<u64>,
 }
 
+/// Whether a sync is to be held up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum SyncHold {
+    No,
+    Next,
+    Held,
+}
+
 struct State {
     live: Vec<u8>,
     durable: Vec<u8>,
@@ -44,6 +52,8 @@ pub(super) struct CrashMedium {
     path: PathBuf,
     durable_writes: bool,
     state: Mutex<State>,
+    sync_hold: Mutex<SyncHold>,
+    sync_hold_changed: Condvar,
 }
 
 impl CrashMedium {
@@ -63,7 +73,13 @@ impl CrashMedium {
             writes: 0,
             failed: false,
         };
-        CrashMedium { path: PathBuf::from("crash-medium"), durable_writes, state: Mutex::new(state) }
+        CrashMedium {
+            path: PathBuf::from("crash-medium"),
+            durable_writes,
+            state: Mutex::new(state),
+            sync_hold: Mutex::new(SyncHold::No),
+            sync_hold_changed: Condvar::new(),
+        }
     }
 
     pub(super) fn set_faults(&self, faults: Faults) {
@@ -75,6 +91,37 @@ impl CrashMedium {
         let mut state = self.state.lock();
         state.faults = Faults::default();
         state.failed = false;
+    }
+
+    /// Has the next sync wait, with nothing of it durable, until [`let_sync_go`](Self::let_sync_go).
+    pub(super) fn hold_next_sync(&self) {
+        *self.sync_hold.lock() = SyncHold::Next;
+    }
+
+    /// Waits until a sync is held up.
+    pub(super) fn await_held_sync(&self) {
+        let mut hold = self.sync_hold.lock();
+        while *hold == SyncHold::Next {
+            self.sync_hold_changed.wait(&mut hold);
+        }
+    }
+
+    /// The sync that is held up goes on.
+    pub(super) fn let_sync_go(&self) {
+        *self.sync_hold.lock() = SyncHold::No;
+        self.sync_hold_changed.notify_all();
+    }
+
+    fn wait_while_held(&self) {
+        let mut hold = self.sync_hold.lock();
+        if *hold != SyncHold::Next {
+            return;
+        }
+        *hold = SyncHold::Held;
+        self.sync_hold_changed.notify_all();
+        while *hold == SyncHold::Held {
+            self.sync_hold_changed.wait(&mut hold);
+        }
     }
 
     /// Changes every one of these bytes.
@@ -175,6 +222,7 @@ impl BlockMedium for CrashMedium {
     }
 
     fn sync(&self) -> Result<(), BlockError> {
+        self.wait_while_held();
         let mut state = self.state.lock();
         let left = state.faults.syncs_fail_after;
         if left == Some(0) || state.failed {

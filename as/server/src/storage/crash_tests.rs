@@ -299,7 +299,7 @@ fn without_commit_what_survives_is_whole_and_was_written() {
 }
 
 /// A node on one fresh disk that holds some records, all of them on disk.
-fn loaded_node(medium: &Arc<CrashMedium>, config: &StorageConfig, model: &mut Model) -> Node {
+pub(super) fn loaded_node(medium: &Arc<CrashMedium>, config: &StorageConfig, model: &mut Model) -> Node {
     let (node, _) = start(vec![(Arc::clone(medium), None)], config);
     load(&node, model, &mut Random(9), 60);
     node.storage.close();

@@ -9,8 +9,9 @@
 //!
 //! # Locking
 //! Callers hold the record's sprig lock. Inside it, in this order: the mutex of a device's stream, `flush` (by a writer only
-//! where `commit-to-device` waits, or no free block's memory is ready), `dirty`, a block's slot, the mutex of the write block
-//! queues, the one of spare buffers, the one of those who wait for room. Defrag takes a sprig lock only while it holds none of them.
+//! where `commit-to-device` waits, or no free block's memory is ready), the one of a running sync, `dirty`, a block's slot,
+//! the mutex of the write block queues, the one of spare buffers, the one of those who wait for room. Defrag takes a sprig
+//! lock only while it holds none of them.
 
 mod benchmarks;
 mod block_state;
@@ -54,6 +55,8 @@ mod shadow;
 mod stripe;
 mod suspect;
 mod sync;
+#[cfg(test)]
+mod sync_tests;
 #[cfg(test)]
 mod tests;
 mod waiting;

@@ -7,9 +7,12 @@
 //! (`flush`). So before it writes a block again it asks whether the blocks up to that number were synced since, and syncs if
 //! not: one sync does for all blocks that were freed before.
 //!
+//! A sync covers the writes that had returned when it began, and counts when it has returned itself. Who needs a sync waits for
+//! the one that runs; if that began before the write in question, another one follows.
+//!
 //! # Threads and locks
-//! One thread for each such disk syncs in turns, without a lock. The flush thread syncs, with the `flush` lock, when it
-//! must.
+//! One thread for each such disk syncs in turns. The flush thread syncs, with the `flush` lock, when it must. One sync runs at
+//! a time, under a lock of its own.
 
 use std::sync::atomic::Ordering::*;
 use std::time::{Duration, Instant};
@@ -17,14 +20,15 @@ use std::time::{Duration, Instant};
 use cf::sys::block::{BlockError, BlockMedium};
 
 use super::disk::Disk;
+use super::durability::Durability;
 
 /// Between syncs when `flush-max-ms` asks for none, and looks whether the server stops.
 const IDLE_PERIOD: Duration = Duration::from_secs(1);
 
 impl Disk {
-    /// Notes a write to the media.
+    /// Notes a write to the media that has returned.
     pub(super) fn note_written(&self) {
-        self.durability.is_dirty.store(true, Release);
+        self.durability.writes.fetch_add(1, Release);
     }
 
     /// All that was in blocks up to `number` when the block behind it was taken is written.
@@ -35,16 +39,19 @@ impl Disk {
     /// Makes sure that a block may be written again that was freed after block `number` was taken; blocks up to that one are
     /// written.
     pub(super) fn sync_through(&self, number: u64) -> Result<(), BlockError> {
-        if !self.media.is_volatile || number <= self.durability.synced.load(Acquire) {
+        if !self.media.is_volatile {
             return Ok(());
         }
-        self.sync_media()
+        self.sync_unless(|durability| number <= durability.synced.load(Acquire))
     }
 
-    /// Makes all completed writes durable, if they are not by themselves.
+    /// Makes all writes durable that have returned, if they are not by themselves.
     pub(super) fn sync_if_volatile(&self) -> Result<(), BlockError> {
-        let is_due = self.media.is_volatile && self.durability.is_dirty.load(Acquire);
-        if is_due { self.sync_media() } else { Ok(()) }
+        if !self.media.is_volatile {
+            return Ok(());
+        }
+        let writes = self.durability.writes.load(Acquire);
+        self.sync_unless(|durability| writes <= durability.synced_writes.load(Acquire))
     }
 
     /// Whether the last sync failed.
@@ -52,18 +59,24 @@ impl Disk {
         self.durability.has_failed.load(Relaxed)
     }
 
-    fn sync_media(&self) -> Result<(), BlockError> {
+    /// Makes all writes durable that have returned, unless a sync that has ended did enough, as `is_done` says.
+    fn sync_unless(&self, is_done: impl Fn(&Durability) -> bool) -> Result<(), BlockError> {
         let durability = &self.durability;
-        let through = durability.written.load(Acquire);
-        durability.is_dirty.store(false, Release);
+        if is_done(durability) {
+            return Ok(());
+        }
+        let _running = durability.running.lock();
+        // The sync that was waited for may have done it.
+        if is_done(durability) {
+            return Ok(());
+        }
+        let (writes, through) = (durability.writes.load(Acquire), durability.written.load(Acquire));
         let result = self.media.written().try_for_each(BlockMedium::sync);
         durability.has_failed.store(result.is_err(), Relaxed);
-        match &result {
-            Ok(()) => {
-                durability.synced.fetch_max(through, AcqRel);
-                durability.syncs.fetch_add(1, Relaxed);
-            }
-            Err(_) => durability.is_dirty.store(true, Release),
+        if result.is_ok() {
+            durability.synced_writes.fetch_max(writes, AcqRel);
+            durability.synced.fetch_max(through, AcqRel);
+            durability.syncs.fetch_add(1, Relaxed);
         }
         result
     }
