@@ -27,6 +27,8 @@ pub(super) struct Faults {
     pub(super) unreadable: Option<Range<u64>>,
     /// Syncs fail once so many have succeeded.
     pub(super) syncs_fail_after: Option<u64>,
+    /// The next sync fails, and what it was to make durable never is, though later ones succeed: so the page cache does it.
+    pub(super) next_sync_loses: bool,
 }
 
 /// Whether a sync is to be held up.
@@ -229,6 +231,10 @@ impl BlockMedium for CrashMedium {
             return Err(self.fail(Operation::Sync, None));
         }
         state.faults.syncs_fail_after = left.map(|left| left - 1);
+        if std::mem::take(&mut state.faults.next_sync_loses) {
+            state.pending.clear();
+            return Err(self.fail(Operation::Sync, None));
+        }
         let state = &mut *state;
         for sector in std::mem::take(&mut state.pending) {
             let bytes = sector * SECTOR_SIZE..(sector + 1) * SECTOR_SIZE;

@@ -105,7 +105,7 @@ pub(super) struct Disk {
     pub(super) waits: Mutex<Vec<DurableWait>>,
     pub(super) settings: Settings,
     pub(super) is_stopping: AtomicBool,
-    /// The last write failed; nothing is accepted until one succeeds.
+    /// The last write failed, and nothing is accepted until one succeeds; or a sync failed, and nothing is any more.
     pub(super) failed: AtomicBool,
     /// When the log said so.
     pub(super) failure_told: Mutex<Option<Instant>>,
@@ -178,7 +178,7 @@ impl Disk {
         self.stripe.as_deref()
     }
 
-    /// Whether writing failed, and has not succeeded since.
+    /// Whether writing failed, and has not succeeded since, or a sync failed.
     #[inline]
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Relaxed)

@@ -1,7 +1,11 @@
 //! How far what was written to a disk survives a power failure. `sync` says what follows from it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::io;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
 
+use cf::sys::block::{BlockError, Operation};
 use parking_lot::Mutex;
 
 /// How far the writes of a disk are durable.
@@ -17,8 +21,30 @@ pub(super) struct Durability {
     pub(super) writes: AtomicU64,
     /// So many of them are durable.
     pub(super) synced_writes: AtomicU64,
-    /// The last sync failed.
-    pub(super) has_failed: AtomicBool,
+    /// The first sync that failed.
+    pub(super) failure: OnceLock<SyncFailure>,
     /// Syncs done.
     pub(super) syncs: AtomicU64,
+}
+
+/// Why a sync failed.
+pub(super) struct SyncFailure {
+    path: PathBuf,
+    reason: String,
+}
+
+impl SyncFailure {
+    pub(super) fn of(error: &BlockError) -> Self {
+        SyncFailure { path: error.path.clone(), reason: error.source.to_string() }
+    }
+
+    /// The error again.
+    pub(super) fn error(&self) -> BlockError {
+        BlockError {
+            path: self.path.clone(),
+            operation: Operation::Sync,
+            place: None,
+            source: io::Error::other(self.reason.clone()),
+        }
+    }
 }

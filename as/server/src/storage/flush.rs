@@ -13,7 +13,7 @@
 //!
 //! # When a disk fails
 //! Writes are refused and reads go on. What is in memory stays there and is tried again each second, so that a disk
-//! that was full, or away for a moment, goes on where it stopped.
+//! that was full, or away for a moment, goes on where it stopped. After a failed sync it does not: see `sync`.
 //!
 //! # Threads and locks
 //! One flush thread for each disk. With commit-to-device it takes up all [waits](super::disk::DurableWait) that it finds, and
@@ -107,9 +107,8 @@ impl Disk {
             }
             self.end_waits(waits);
             let is_there = || self.media.written().try_for_each(BlockMedium::check);
-            // A sync that failed is tried again before the disk counts as recovered.
-            let is_synced = || if self.has_sync_failed() { self.sync_if_volatile() } else { Ok(()) };
-            match result.and_then(|()| is_there()).and_then(|()| is_synced()) {
+            // After a sync that failed the disk does not recover, whatever works now.
+            match result.and_then(|()| is_there()).and_then(|()| self.check_syncs()) {
                 Ok(()) => {
                     if self.recover() {
                         recovered();
@@ -174,10 +173,19 @@ impl Disk {
         *told = Some(Instant::now());
         let bytes: u64 =
             self.dirty.lock().values().map(|entry| u64::from(entry.buffer.unwritten_bytes())).sum();
-        cf::critical!(
-            Storage,
-            "{error}: writes are refused until it can be written to again; {bytes} bytes of records are in memory only"
-        );
+        if self.has_sync_failed() {
+            cf::critical!(
+                Storage,
+                "{error}: writes are refused until the server is restarted, as what was written since the last good sync of \
+                 the disk may be lost; look for its fault in the system's log, replace it if it is broken, and restart the \
+                 server, which loads what is there; {bytes} bytes of records are in memory only"
+            );
+        } else {
+            cf::critical!(
+                Storage,
+                "{error}: writes are refused until it can be written to again; {bytes} bytes of records are in memory only"
+            );
+        }
     }
 
     /// Records that are in memory and not on the disk, and their bytes.
@@ -198,7 +206,9 @@ impl Disk {
 
     /// Writing succeeded; returns whether it had failed before.
     fn recover(&self) -> bool {
-        let had_failed = self.failed.swap(false, Relaxed);
+        // `fail` has this lock too, so that a sync that fails just now is not passed over.
+        let _told = self.failure_told.lock();
+        let had_failed = !self.has_sync_failed() && self.failed.swap(false, Relaxed);
         if had_failed {
             cf::warning!(Storage, "{}: can be written to again", self.media.main.path().display());
         }

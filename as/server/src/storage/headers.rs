@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use cf::aligned::AlignedBuf;
-use cf::sys::block::{BlockError, BlockMedium};
+use cf::sys::block::BlockError;
 use datamodel::device_header::{
     COPY_BYTES, COPY_SEAL_BYTES, DeviceHeader, Flags, HEADER_SIZE, PREFIX_BYTES, PartitionEntry,
     UNIQUE_BYTES, WRITTEN_SIZE,
@@ -93,13 +93,19 @@ impl Storage {
         if !saved {
             return false;
         }
+        if let Err(error) = self.sync() {
+            cf::critical!(
+                Storage,
+                "{error}: what was written since the last good sync may be lost; the next start treats it as after a crash"
+            );
+            return false;
+        }
         for (device, header) in self.devices.iter().zip(headers.iter_mut()) {
             header.pristine_offset = u64::from(device.wblocks.pristine()) * u64::from(WBLOCK_SIZE);
             header.flags = header.flags.with(Flags::TRUSTED, true);
         }
         let written = self
-            .sync()
-            .and_then(|()| self.write_headers(&headers, &[], &[UNIQUE_BYTES]))
+            .write_headers(&headers, &[], &[UNIQUE_BYTES])
             .and_then(|()| self.write_headers(&headers, &[], &[PREFIX_BYTES]));
         if let Err(error) = &written {
             cf::critical!(Storage, "{error}: the device header could not be written at the end");
@@ -107,10 +113,14 @@ impl Storage {
         written.is_ok()
     }
 
-    /// Makes durable what was written without waiting for it.
+    /// Makes durable what was written without waiting for it, of all disks what can be.
+    ///
+    /// # Errors
+    /// When a sync fails, or has failed before.
     fn sync(&self) -> Result<(), BlockError> {
-        let disks = self.devices.iter().filter_map(Device::as_disk);
-        disks.flat_map(|disk| disk.media.written()).try_for_each(BlockMedium::sync)
+        self.disks()
+            .map(|disk| disk.sync_if_volatile().and_then(|()| disk.check_syncs()))
+            .fold(Ok(()), Result::and)
     }
 
     /// Writes `parts` of each device's header, and waits until they are on it. `before` are the partition entries that were
@@ -133,7 +143,7 @@ impl Storage {
                 for part in parts {
                     medium.write_at(part.start as u64, &bytes, part.clone())?;
                 }
-                medium.sync()?;
+                disk.sync_header(medium)?;
             }
         }
         Ok(())
@@ -146,7 +156,7 @@ fn flush_at_the_end(device: &Device, deadline: Instant) -> bool {
     loop {
         let Err(error) = disk.flush_all(&device.wblocks) else { return true };
         disk.fail(&error);
-        if Instant::now() < deadline {
+        if Instant::now() < deadline && !disk.has_sync_failed() {
             std::thread::sleep(TRY_PERIOD);
             continue;
         }

@@ -10,6 +10,12 @@
 //! A sync covers the writes that had returned when it began, and counts when it has returned itself. Who needs a sync waits for
 //! the one that runs; if that began before the write in question, another one follows.
 //!
+//! # When a sync fails
+//! The system forgets then what it could not write: the next sync says that all is well, and what was written since the last
+//! good one may be on the medium or not. Its buffers are gone. So such a disk takes no writes any more, nothing on it is
+//! freed or written over for what may be lost, and the header does not say that the server was stopped cleanly. Reads go on.
+//! A restart loads what is on the medium.
+//!
 //! # Threads and locks
 //! One thread for each such disk syncs in turns. The flush thread syncs, with the `flush` lock, when it must. One sync runs at
 //! a time, under a lock of its own.
@@ -20,7 +26,7 @@ use std::time::{Duration, Instant};
 use cf::sys::block::{BlockError, BlockMedium};
 
 use super::disk::Disk;
-use super::durability::Durability;
+use super::durability::{Durability, SyncFailure};
 
 /// Between syncs when `flush-max-ms` asks for none, and looks whether the server stops.
 const IDLE_PERIOD: Duration = Duration::from_secs(1);
@@ -54,9 +60,31 @@ impl Disk {
         self.sync_unless(|durability| writes <= durability.synced_writes.load(Acquire))
     }
 
-    /// Whether the last sync failed.
+    /// Makes durable what was written to the header on `medium`, one of its media.
+    pub(super) fn sync_header(&self, medium: &dyn BlockMedium) -> Result<(), BlockError> {
+        // The system tells a failure once, whoever asks.
+        let _running = self.durability.running.lock();
+        medium.sync().inspect_err(|error| self.note_sync_failure(error))
+    }
+
+    /// What came of its syncs so far.
+    ///
+    /// # Errors
+    /// When one has failed: then what was written since the last good one may be lost.
+    pub(super) fn check_syncs(&self) -> Result<(), BlockError> {
+        self.durability.failure.get().map_or(Ok(()), |failure| Err(failure.error()))
+    }
+
+    /// Whether a sync has failed: the disk takes no writes until a restart.
     pub(super) fn has_sync_failed(&self) -> bool {
-        self.durability.has_failed.load(Relaxed)
+        self.durability.failure.get().is_some()
+    }
+
+    fn note_sync_failure(&self, error: &BlockError) {
+        // Of media that make each write durable nothing is lost.
+        if self.media.is_volatile {
+            self.durability.failure.get_or_init(|| SyncFailure::of(error));
+        }
     }
 
     /// Makes all writes durable that have returned, unless a sync that has ended did enough, as `is_done` says.
@@ -70,15 +98,16 @@ impl Disk {
         if is_done(durability) {
             return Ok(());
         }
+        self.check_syncs()?;
         let (writes, through) = (durability.writes.load(Acquire), durability.written.load(Acquire));
-        let result = self.media.written().try_for_each(BlockMedium::sync);
-        durability.has_failed.store(result.is_err(), Relaxed);
-        if result.is_ok() {
-            durability.synced_writes.fetch_max(writes, AcqRel);
-            durability.synced.fetch_max(through, AcqRel);
-            durability.syncs.fetch_add(1, Relaxed);
-        }
-        result
+        self.media
+            .written()
+            .try_for_each(BlockMedium::sync)
+            .inspect_err(|error| self.note_sync_failure(error))?;
+        durability.synced_writes.fetch_max(writes, AcqRel);
+        durability.synced.fetch_max(through, AcqRel);
+        durability.syncs.fetch_add(1, Relaxed);
+        Ok(())
     }
 
     /// Body of the sync thread.

@@ -1,10 +1,10 @@
-//! Syncs of media whose writes are not durable by themselves: what they cover.
+//! Syncs of media whose writes are not durable by themselves: what they cover, and what follows when one fails.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::crash_medium::CrashMedium;
+use super::crash_medium::{CrashMedium, Faults};
 use super::crash_tests::{DISK_SIZE, KEYS, Model, config, loaded_node, start};
 use super::tests::digest_of;
 use crate::config::Engine;
@@ -58,4 +58,47 @@ fn a_place_on_another_disk_is_freed_when_the_sync_has_ended() {
         assert_eq!(disk.sync_count(), syncs + sync_count);
     }
     node.storage.check();
+}
+
+/// The system forgets what it could not write, and tells so once, whether the header or records are synced.
+#[test]
+fn after_a_failed_sync_a_disk_takes_no_writes_until_a_restart() {
+    for is_of_header in [false, true] {
+        let config = config(Engine::Device, false);
+        config.params.flush_max_ms.set(5);
+        let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, false));
+        let (node, _) = start(vec![(Arc::clone(&medium), None)], &config);
+        let device = &node.storage.devices[0];
+        let disk = device.as_disk().expect("it is one");
+        node.write(1, 1, 3_000).expect("room");
+        disk.flush_all(&device.wblocks).expect("it can be written to");
+        medium.set_faults(Faults { next_sync_loses: true, ..Faults::default() });
+        let failed = if is_of_header { node.storage.mark_in_use() } else { disk.sync_if_volatile() };
+        let error = failed.expect_err("the medium says so");
+        assert!(error.to_string().contains("injected fault"), "{error}");
+        medium.sync().expect("now it says that all is well");
+        let error = disk.sync_if_volatile().expect_err("that is not believed");
+        assert!(error.to_string().contains("sync failed: injected fault"), "{error}");
+        disk.fail(&error);
+        // Asserted afterwards: a panic here would wait for the threads for ever.
+        let accepted = std::thread::scope(|scope| {
+            scope.spawn(|| node.storage.run_flush(0));
+            scope.spawn(|| node.storage.run_sync(0));
+            let (started, mut accepted) = (Instant::now(), 0);
+            while started.elapsed() < WATCH_TIME {
+                accepted += usize::from(node.write(1, 2, 100).is_ok());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            node.storage.stop();
+            accepted
+        });
+        assert_eq!((accepted, node.storage.failed_count()), (0, 1));
+        assert_eq!(node.version(1), Some(1), "reads go on");
+        assert!(!node.storage.close(), "that is no clean end");
+        drop(node);
+        let image = medium.crash(|_| true);
+        let (node, stats) = start(vec![(Arc::new(CrashMedium::from_image(image, false)), None)], &config);
+        assert_eq!((node.version(1), stats.damaged.into_inner()), (None, 0), "it was lost");
+        node.write(1, 3, 100).expect("it takes writes again");
+    }
 }
