@@ -83,6 +83,7 @@ pub(super) fn defrag_one(
     let queue_min = storage.settings.defrag_queue_min();
     let next = device.wblocks.next_to_defrag(queue_min).or_else(|| next_for_want_of_room(storage, device));
     let Some(emptying) = next else { return false };
+    device.expect_gain();
     device.count_defrag_read();
     let (block, unreadable) = device.wblock(&emptying, scratch);
     match move_live_records(storage, device, index, (emptying.id(), block), unreadable.as_ref()) {
@@ -105,25 +106,35 @@ fn next_for_want_of_room(storage: &Storage, device: &Device) -> Option<Emptying>
         device.set_can_gain(true);
         return None;
     }
+    let (next, is_above_mark) = look_for_room(device);
+    if is_above_mark {
+        device.count_defrag_above_lwm();
+        cf::info_limited!(
+            Storage,
+            "{}: {} write blocks are free: defrag empties the emptiest ones, above defrag-lwm-pct too, and writers \
+             wait for it",
+            device.name(),
+            device.wblocks.free_count()
+        );
+    }
+    next
+}
+
+/// Takes the block that is best to empty, and tells the device whether there is one. The second value says whether more is
+/// alive in it than `defrag-lwm-pct`.
+fn look_for_room(device: &Device) -> (Option<Emptying>, bool) {
+    // A block that a writer closes after this look is news, and must not be overruled by it.
+    let _held = device.hold_open_block();
     let mut next = device.wblocks.next_to_defrag(0);
-    if next.is_none()
+    let is_forced = next.is_none()
         && device.may_force_defrag()
-        && device.wblocks.queue_emptiest(low_water_bytes(WORTHWHILE_PCT))
-    {
+        && device.wblocks.queue_emptiest(low_water_bytes(WORTHWHILE_PCT));
+    if is_forced {
         next = device.wblocks.next_to_defrag(0);
-        if next.is_some() {
-            device.count_defrag_above_lwm();
-            cf::info_limited!(
-                Storage,
-                "{}: {} write blocks are free: defrag empties the emptiest ones, above defrag-lwm-pct too, and writers \
-                 wait for it",
-                device.name(),
-                device.wblocks.free_count()
-            );
-        }
     }
     device.set_can_gain(next.is_some());
-    next
+    let is_above_mark = is_forced && next.is_some();
+    (next, is_above_mark)
 }
 
 /// Records looked up together, so that their sprigs and elements come from memory side by side.

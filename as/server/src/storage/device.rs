@@ -1,4 +1,10 @@
 //! One device: its write blocks, the block being filled, and the medium behind them.
+//!
+//! # Few blocks
+//! The stripes of a small namespace in memory have three blocks for records. There writers and defrag fill the same block, and
+//! one is always free or being made free: a writer that finds its block full leaves the last free one to defrag, which moves
+//! to it what is alive in another one. Until that is free, writers wait, so that what is alive has room. Then all go on in the
+//! rest of the block.
 
 use std::fmt;
 use std::path::Path;
@@ -7,7 +13,7 @@ use std::time::Duration;
 
 use datamodel::flat::{FlatRecord, MAGIC};
 use datamodel::wblock_scan::{Piece, WblockScan};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::disk::{Disk, DiskStats};
 use super::error::StorageError;
@@ -70,7 +76,7 @@ struct Gain {
 pub(super) struct Device {
     number: u8,
     pub(super) wblocks: WblockTable,
-    /// The block that each stream fills.
+    /// The block that each stream fills. Of few blocks all fill that of the writers.
     streams: [Mutex<Option<OpenBlock>>; STREAM_COUNT],
     pub(super) medium: Medium,
     filled: [AtomicU64; STREAM_COUNT],
@@ -143,7 +149,10 @@ impl Device {
         if self.as_disk().is_some_and(Disk::has_failed) {
             return (Err(StorageError::Failed), false);
         }
-        let mut current = self.streams[stream as usize].lock();
+        let mut current = self.open_block(stream).lock();
+        if stream == Stream::Write && current.is_some() && self.has_lent_last_block() {
+            return (Err(self.error_of_no_block(stream)), true);
+        }
         let mut wants_defrag = false;
         if let Some(full) = current.take_if(|current| !current.has_room(size)) {
             self.filled[stream as usize].fetch_add(1, Relaxed);
@@ -165,6 +174,22 @@ impl Device {
         (Ok(place.location()), wants_defrag)
     }
 
+    /// The block that `stream` fills.
+    fn open_block(&self, stream: Stream) -> &Mutex<Option<OpenBlock>> {
+        let filled = if self.wblocks.has_few_blocks() { Stream::Write } else { stream };
+        &self.streams[filled as usize]
+    }
+
+    /// Whether defrag has taken the last of few blocks: it needs the room in it to free another one.
+    fn has_lent_last_block(&self) -> bool {
+        self.wblocks.has_few_blocks() && self.wblocks.free_count() == 0
+    }
+
+    /// Of few blocks: has writers wait that would close a block, as long as the result lives.
+    pub(super) fn hold_open_block(&self) -> Option<MutexGuard<'_, Option<OpenBlock>>> {
+        self.wblocks.has_few_blocks().then(|| self.open_block(Stream::Write).lock())
+    }
+
     /// Free blocks that `stream` leaves.
     fn left_blocks(&self, stream: Stream, settings: &Settings) -> usize {
         match stream {
@@ -184,9 +209,28 @@ impl Device {
         self.can_gain.store(can_gain, Relaxed);
     }
 
-    /// Whether a writer finds a block that it may take.
+    /// Of few blocks: there is one that defrag can empty, or it is at that.
+    pub(super) fn expect_gain(&self) {
+        if self.wblocks.has_few_blocks() {
+            self.set_can_gain(true);
+        }
+    }
+
+    /// Whether so few blocks are free that writers are about to wait for defrag. Of few blocks: whether they do.
+    pub(super) fn is_short(&self, settings: &Settings) -> bool {
+        self.wblocks.is_short(settings.stop_writes_avail_pct())
+            && (!self.wblocks.has_few_blocks()
+                || self.has_lent_last_block()
+                || self.open_block(Stream::Write).lock().is_none())
+    }
+
+    /// Whether a writer finds a block that it may take, or one with room.
     pub(super) fn has_block_for_writers(&self, settings: &Settings) -> bool {
+        let has_room = |open: &OpenBlock| open.has_room(RBLOCK_SIZE);
         self.wblocks.free_count() > self.left_blocks(Stream::Write, settings)
+            || self.wblocks.has_few_blocks()
+                && !self.has_lent_last_block()
+                && self.open_block(Stream::Write).lock().as_ref().is_some_and(has_room)
     }
 
     /// Why a stream finds no block that it may take.
@@ -266,7 +310,9 @@ impl Device {
         if let (Some(disk), Some(buffer)) = (self.as_disk(), full.buffer()) {
             disk.close_buffer(buffer);
         }
-        self.wblocks.close(full.into_taken(), low_water_bytes)
+        let after = self.wblocks.close(full.into_taken(), low_water_bytes);
+        self.expect_gain();
+        after
     }
 
     /// The bytes of `record`: in place, or read into `scratch`.
@@ -405,9 +451,15 @@ impl Device {
         )
     }
 
-    /// Percentage of free blocks.
+    /// Percentage of free blocks. When defrag has taken the last of few, the one that it is emptying counts.
     pub(super) fn available_pct(&self) -> u32 {
-        (self.wblocks.free_count() as u64 * u64::from(WBLOCK_SIZE) * 100 / self.wblocks.size()) as u32
+        let free = match self.wblocks.free_count() {
+            0 if self.wblocks.has_few_blocks() && self.wblocks.is_emptying() => 1,
+            // It may have become free in between.
+            0 => self.wblocks.free_count(),
+            free => free,
+        };
+        (free as u64 * u64::from(WBLOCK_SIZE) * 100 / self.wblocks.size()) as u32
     }
 
     /// Whether emptying another block for want of room may be of use; counts it.

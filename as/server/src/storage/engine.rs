@@ -420,7 +420,7 @@ impl Storage {
 
     /// Whether so few blocks of `device` are free that writers are about to be refused.
     pub(super) fn is_short(&self, device: &Device) -> bool {
-        device.wblocks.is_short(self.settings.stop_writes_avail_pct())
+        device.is_short(&self.settings)
     }
 
     /// Writes out the blocks that are full; returns whether that went well.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use cf::Digest;
 use datamodel::flat::{FlatRecord, NewRecord};
@@ -73,7 +74,7 @@ fn write(storage: &Storage, index: &Index, key: u32, flat: &[u8]) -> Result<(), 
 
 /// Writes, waiting for defrag if need be; a load with this much room must never wait long.
 fn write_when_there_is_room(storage: &Storage, index: &Index, key: u32, flat: &[u8]) {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while write(storage, index, key, flat) == Err(StorageError::OutOfSpace) {
         assert!(started.elapsed().as_secs() < 60, "defrag makes no room");
         std::thread::yield_now();
@@ -233,4 +234,53 @@ fn blocks_that_large_records_leave_half_used_are_not_moved_for_ever() {
         assert!(!device.wblocks.is_short(0), "{} blocks are free", device.wblocks.free_count());
     }
     storage.check();
+}
+
+/// Writes records of many sizes over one another, `bytes` in all, and waits for room where that is to be expected. Gives how
+/// many were refused all the same.
+fn overwrite(storage: &Storage, index: &Index, seed: u64, key_count: u32, bytes: usize) -> usize {
+    const SIZES: [usize; 4] = [100, 2_000, 9_000, 30_000];
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let mut random = Random(seed);
+    let (mut written, mut refused) = (0, 0);
+    while written < bytes {
+        let (key, size) = (random.below(key_count), SIZES[random.below(4) as usize]);
+        let flat = record(key, 1, size);
+        let started = Instant::now();
+        let mut result = write(storage, index, key, &flat);
+        while result == Err(StorageError::Congested) && started.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_micros(100));
+            result = write(storage, index, key, &flat);
+        }
+        refused += usize::from(result.is_err());
+        written += flat.len();
+    }
+    refused
+}
+
+/// The stripes of the smallest namespace have three blocks for records. It has as many stripes as any other all the same, as
+/// its clients see them.
+#[test]
+fn stripes_of_few_blocks_take_writes_as_long_as_defrag_makes_room() {
+    // A twenty-fifth and a fifth of it are alive.
+    for key_count in [1_000, 5_000] {
+        let (storage, index) = (storage_of(256 << 20, 50), index());
+        assert_eq!(storage.devices.len(), 8);
+        let refused = std::thread::scope(|scope| {
+            scope.spawn(|| storage.run_defrag(0, &index));
+            let writers = [1, 2, 3].map(|seed| {
+                let (storage, index) = (&storage, &index);
+                scope.spawn(move || overwrite(storage, index, seed, key_count, 150 << 20))
+            });
+            let refused = writers.map(std::thread::ScopedJoinHandle::join);
+            storage.stop();
+            refused
+        });
+        assert_eq!(refused.map(|refused| refused.expect("no panic")), [0; 3], "{key_count} records");
+        let moved: u64 = storage.device_stats().map(|stats| stats.defrag_reads).sum();
+        assert!(moved > 0, "the load was meant to need defrag");
+        // What defrag has taken it has given back.
+        assert!(storage.devices.iter().all(|device| device.wblocks.free_count() > 0));
+        storage.check();
+    }
 }

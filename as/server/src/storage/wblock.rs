@@ -150,6 +150,8 @@ struct Queues {
     taken: u64,
     /// First block never used so far.
     pristine: u32,
+    /// Free blocks that are not in the queue while their memory is given back.
+    discarding: usize,
     defrag: VecDeque<WblockId>,
 }
 
@@ -171,6 +173,9 @@ const STOP_PCT_MAX: u32 = 20;
 /// Of so many blocks of a device one more is free when defrag begins to work above its mark than when writers wait.
 const LEAD_SHARE: usize = 96;
 
+/// A device of fewer blocks, the one of the header among them, has *few*.
+const FEW_BLOCKS: usize = 8;
+
 /// Which free block is taken next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reuse {
@@ -190,6 +195,7 @@ impl WblockTable {
                 free: VecDeque::new(),
                 taken: 0,
                 pristine: 1,
+                discarding: 0,
                 defrag: VecDeque::new(),
             }),
             live_bytes: AtomicU64::new(0),
@@ -316,21 +322,35 @@ impl WblockTable {
         emptiest.is_some_and(|id| self.review(id, limit_bytes) == AfterFree::Queued)
     }
 
+    /// Whether there are so few blocks that writers and defrag must share one: with an open block for each, and one that is
+    /// full, hardly one were left to free others with.
+    #[inline]
+    pub(super) fn has_few_blocks(&self) -> bool {
+        self.blocks.len() < FEW_BLOCKS
+    }
+
     /// Free blocks that only defrag may take, so that it can always make room.
     pub(super) fn reserved(&self) -> usize {
         self.reserved
     }
 
     /// Free blocks that writers leave as long as defrag makes room: with fewer it could not, or less than `stop_pct` of all
-    /// would be free, as `stop-writes-avail-pct` says, once defrag takes one.
+    /// would be free, as `stop-writes-avail-pct` says, once defrag takes one. Of few blocks it takes one only to give another
+    /// back at once.
     pub(super) fn writers_leave(&self, stop_pct: u32) -> usize {
         let stop = (self.blocks.len() * stop_pct.min(STOP_PCT_MAX) as usize).div_ceil(100);
-        self.reserved.max(stop + 1)
+        self.reserved.max(stop + usize::from(!self.has_few_blocks()))
     }
 
     /// Whether so few blocks are free that writers are about to wait for defrag.
     pub(super) fn is_short(&self, stop_pct: u32) -> bool {
-        self.free_count() <= self.writers_leave(stop_pct) + 1 + self.blocks.len() / LEAD_SHARE
+        let lead = if self.has_few_blocks() { 0 } else { 1 + self.blocks.len() / LEAD_SHARE };
+        self.free_count() <= self.writers_leave(stop_pct) + lead
+    }
+
+    /// Whether defrag empties a block just now.
+    pub(super) fn is_emptying(&self) -> bool {
+        self.ids().any(|id| self.state(id) == WblockState::Emptying)
     }
 
     /// Takes the next block to empty, once more than `queue_min` wait. It stays with the caller until
@@ -472,10 +492,13 @@ impl WblockTable {
         let is_idle = |block: &FreeBlock| block.memory_since.is_some_and(|since| since.elapsed() >= idle);
         let found = queues.free.iter().position(is_idle);
         let Some(block) = found.and_then(|at| queues.free.remove(at)) else { return false };
+        queues.discarding += 1;
         drop(queues);
         // Nobody finds it to take it meanwhile.
         discard(&Unused { device: self.device, id: block.id, holder: PhantomData });
-        self.queues.lock().free.push_front(FreeBlock { memory_since: None, ..block });
+        let mut queues = self.queues.lock();
+        queues.discarding -= 1;
+        queues.free.push_front(FreeBlock { memory_since: None, ..block });
         true
     }
 
@@ -509,7 +532,7 @@ impl WblockTable {
     }
 
     fn free_in(&self, queues: &Queues) -> usize {
-        queues.free.len() + self.blocks.len() - queues.pristine as usize
+        queues.free.len() + queues.discarding + self.blocks.len() - queues.pristine as usize
     }
 }
 
@@ -593,6 +616,25 @@ mod tests {
             assert!(take(&table, true).is_some());
         }
         assert_eq!(take(&table, true), None);
+        table.check();
+    }
+
+    #[test]
+    fn of_few_blocks_writers_leave_one() {
+        for (count, left) in [(4, 1), (FEW_BLOCKS as u32 - 1, 1), (FEW_BLOCKS as u32, 2), (64, 5)] {
+            let table = WblockTable::new(0, count, 1, Reuse::Newest);
+            assert_eq!(table.writers_leave(5), left, "of {count}");
+            assert!(!table.is_short(5), "all of {count} are free");
+        }
+    }
+
+    #[test]
+    fn a_block_whose_memory_is_given_back_is_free_meanwhile() {
+        let table = WblockTable::new(0, 4, 0, Reuse::Newest);
+        let id = take(&table, false).expect("free");
+        assert_eq!(close(&table, id, 0), AfterFree::Freed);
+        assert!(table.discard_idle(Duration::ZERO, |_| assert_eq!(table.free_count(), 3)));
+        assert_eq!(table.free_count(), 3);
         table.check();
     }
 
