@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use ferrospike_tests::client::PATIENCE;
+use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::figures::await_figures;
 use ferrospike_tests::server::{Server, stored_config_with};
 use ferrospike_tests::wire::{Message, Operation, field, info2, operation, result};
@@ -174,4 +174,62 @@ fn a_stop_leaves_a_long_write_the_time_that_it_has() {
     let time = time_to_stop(&[write.clone(), write]);
     // A part of its time was over when the stop came.
     assert!(time > Duration::from_secs(2) && time < SOON, "{time:?}");
+}
+
+/// Puts a text in `key` that [`endless_filter`] is at for minutes.
+fn put_text(client: &mut Client, key: &str) {
+    let text = "a".repeat(LARGE);
+    let put = Message::write(key).with_operation(Operation::string(operation::WRITE, "b", &text));
+    assert_eq!(client.ask(&put).unwrap().result, result::OK);
+}
+
+/// Whether something has come for `client`.
+fn has_answer(client: &Client) -> bool {
+    client.socket().set_nonblocking(true).unwrap();
+    let is_there = client.socket().peek(&mut [0]).is_ok();
+    client.socket().set_nonblocking(false).unwrap();
+    is_there
+}
+
+#[test]
+fn a_query_with_a_long_filter_holds_up_no_writer_of_its_records() {
+    let mut server = start("memory", &["data-size 1G"]);
+    let mut others: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    put_text(&mut others[0], "text");
+    let filtered = Message::scan("test").with_field(field::FILTER_EXPRESSION, &endless_filter());
+    let mut at_work = server.connect();
+    at_work.send(&filtered.encode()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    for round in 0..20 {
+        for other in &mut others {
+            let touch = Message::write("text").with_operation(Operation::bare(operation::TOUCH, ""));
+            assert_eq!(other.ask(&touch).unwrap().result, result::OK, "round {round}");
+            assert_eq!(other.ask(&increment("small")).unwrap().result, result::OK);
+        }
+    }
+    assert!(!has_answer(&at_work), "the query has ended before the writes");
+    let stopping = Instant::now();
+    server.stop();
+    assert!(stopping.elapsed() < SOON);
+}
+
+#[test]
+fn a_record_created_meanwhile_and_removed_does_not_come_back() {
+    let storage =
+        stored_config_with("test", &["max-record-size 8M"], "device", &["file {dir}/data", "filesize 1G"]);
+    let mut server = Server::start_with_faults(&storage);
+    server.stall("commit-from-copy");
+    let mut slow = server.connect();
+    let create = Message { transaction_ttl: 60_000, ..Message::put("key", vec![7; LARGE]) };
+    slow.send(&create.encode()).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let mut other = server.connect();
+    assert_eq!(other.ask(&Message::put("key", vec![1; 10])).unwrap().result, result::OK);
+    assert_eq!(other.ask(&Message::delete("key")).unwrap().result, result::OK);
+    assert!(!has_answer(&slow), "the point is on its way");
+    server.release("commit-from-copy");
+    assert_eq!(slow.receive_message().unwrap().result, result::OK);
+    server.restart();
+    let record = server.connect().ask(&Message { transaction_ttl: 60_000, ..Message::get("key") }).unwrap();
+    assert_eq!((record.result, record.bin("b").map(<[u8]>::len)), (result::OK, Some(LARGE)));
 }

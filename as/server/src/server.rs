@@ -302,6 +302,9 @@ impl Server {
             workers.start(SECURITY_THREADS, move || {
                 let access = Arc::clone(&access);
                 Some(Box::new(move |request: SecurityRequest| {
+                    if request.reply.is_client_gone() {
+                        return;
+                    }
                     let SecurityRequest { body, session, certificate_name, client, .. } = &request;
                     let certificate_name = certificate_name.as_deref();
                     let frame = access.answer(body, session, &Peer { address: *client, certificate_name });
@@ -403,6 +406,9 @@ impl Server {
     /// Gives whether everything is on disk. Says so once.
     fn stop_now(&mut self) -> bool {
         self.stop_accepting.signal();
+        // Nobody waits for what only reads.
+        self.node.service.transactions.stop();
+        self.node.service.queries.begin_stop();
         if let Some(membership) = self.node.membership.get() {
             membership.stop();
         }
@@ -411,7 +417,6 @@ impl Server {
         join(self.metrics_port_thread.take());
         self.is_stopping_sizing.store(true, Ordering::Release);
         join(self.sizing_thread.take().inspect(|thread| thread.thread().unpark()));
-        self.node.service.transactions.stop();
         self.node.service.pool.stop();
         self.node.service.batches.workers.stop();
         self.node.service.transactions.pool.stop();

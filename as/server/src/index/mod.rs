@@ -14,7 +14,7 @@ mod tree;
 pub(crate) use cursor::{Cursor, SeenRecord};
 pub(crate) use element::{Element, Location, RecordMeta, SetId};
 pub(crate) use entry_tree::{EntryTree, IndexEntry, LiveElements, RangeStart, Stub};
-pub(crate) use tree::{CreateOutcome, ElementHandle, Index, IndexGeometry, WriteGuard};
+pub(crate) use tree::{CreateOutcome, ElementHandle, Index, IndexGeometry, ReadGuard, WriteGuard};
 
 use cf::Digest;
 

@@ -14,14 +14,20 @@ use crate::service::InfoRequest;
 
 /// How long a turn lasts; its last command may take longer.
 const TURN_TIME: Duration = Duration::from_millis(2);
+/// Answers that are larger count among all replies that are kept for clients.
+const CHARGED_SIZE_MIN: usize = 64 << 10;
 /// Commands of one request.
 const COMMANDS_MAX: usize = 10_000;
 
 /// Answers a request, or as much of it as one turn allows, on an info thread. What is returned is to be served again.
 pub(crate) fn serve(node: &Node, mut request: InfoRequest) -> Option<InfoRequest> {
     cf::fault_point!("info");
+    if request.reply.is_client_gone() {
+        return None;
+    }
     let turn = Instant::now();
-    let asker = Asker { session: request.access.as_deref(), client: request.client };
+    let access = request.access.clone();
+    let asker = Asker { session: access.as_deref(), client: request.client };
     if request.answers.is_empty() {
         request.answers = vec![0; HEADER_SIZE];
         if is_too_late(node, request.received) {
@@ -43,6 +49,12 @@ pub(crate) fn serve(node: &Node, mut request: InfoRequest) -> Option<InfoRequest
         }
     }
     while answer_next(node, asker, &request.body, &mut request.answered, &mut request.answers) {
+        if request.answers.len() > CHARGED_SIZE_MIN && !request.count_answers() {
+            cf::warning_limited!(Info, "{} asks for more than there is room for", request.client);
+            node.metrics.add(ServerCounter::InfoComplete, 1);
+            send(request, Some(InfoError::new(proto::ResultCode::DeviceOverload, "too much is unread")));
+            return None;
+        }
         if turn.elapsed() >= TURN_TIME {
             return Some(request);
         }

@@ -23,7 +23,6 @@ use super::condition::Condition;
 use super::job::End;
 use super::request::{Part, Query, Resume};
 use super::run::Walker;
-use super::secondary::short;
 use super::walked::Stop;
 use crate::config::Engine;
 use crate::index::IndexEntry;
@@ -175,7 +174,7 @@ struct Entries<'q> {
     has_more: bool,
     found: Vec<IndexEntry<Key>>,
     /// Records that were found, where one may have several entries.
-    known: Option<HashSet<u64>>,
+    known: Option<HashSet<Digest>>,
 }
 
 impl<'q> Records<'q> {
@@ -238,7 +237,7 @@ impl Entries<'_> {
         }
         for entry in &self.found {
             let is_there = namespace.index.get(&entry.digest).is_some_and(|guard| walker.is_wanted(&guard));
-            if is_there && self.known.as_mut().is_none_or(|known| known.insert(short(entry))) {
+            if is_there && self.known.as_mut().is_none_or(|known| known.insert(entry.digest)) {
                 portion.push(entry.digest);
             }
         }

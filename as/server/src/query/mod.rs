@@ -409,9 +409,14 @@ impl Queries {
         jobs.active.len()
     }
 
+    /// Has all queries end, and none start.
+    pub(crate) fn begin_stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+    }
+
     /// Ends all queries and waits for their threads. None starts afterwards.
     pub(crate) fn stop(&self) {
-        self.is_stopping.store(true, Ordering::Release);
+        self.begin_stop();
         self.long_threads.stop();
         self.short_threads.stop();
         self.begun_threads.stop();

@@ -34,8 +34,7 @@ impl Walker<'_> {
                     let Some(guard) = index.get(&found.digest).filter(|guard| self.is_wanted(guard)) else {
                         break None;
                     };
-                    let visited = self.visit(&guard, None);
-                    drop(guard);
+                    let visited = self.visit(guard, None);
                     if !self.must_look_again()? {
                         break Some(visited);
                     }

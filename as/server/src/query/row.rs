@@ -8,15 +8,95 @@ use proto::reply::{ReplyHeader, ReplyWriter};
 
 use super::request::{Projection, Query};
 use super::run::FoundEntry;
-use crate::index::{Element, SeenRecord};
-use crate::storage::ReadBuffer;
+use crate::index::{Element, ReadGuard, SeenRecord};
+use crate::namespace::Namespace;
+use crate::storage::{self, ReadBuffer};
 use crate::transaction::filter::OpenQuestion;
+
+/// From so many names on, the bins are looked up in a table instead of searching the stored record for each.
+const NAMES_FOR_TABLE: usize = 4;
+/// Steps for a bin that is written or passed, and for a name that is looked up in a table.
+const BIN_STEPS: u64 = 8;
+const NAME_STEPS: u64 = 40;
+
+impl Projection {
+    /// What it takes to write the message for `record`.
+    fn steps(&self, record: &FlatRecord<'_>) -> u64 {
+        if self.without_bins {
+            return 0;
+        }
+        let name_count = self.bins.as_ref().map_or(0, |names| names.len());
+        let passes = if name_count < NAMES_FOR_TABLE { name_count.max(1) } else { 2 };
+        BIN_STEPS * (record.bin_count * passes) as u64 + NAME_STEPS * name_count as u64
+    }
+}
+
+/// A record as a query looks at it.
+#[derive(Clone, Copy)]
+pub(super) enum VisitedRecord<'a> {
+    /// In its place, under its lock: only for work that is short.
+    Locked(&'a Element),
+    /// A copy, without a lock.
+    Copied(&'a CopiedRecord),
+}
+
+/// A copy of a record, for work that may take long.
+pub(super) struct CopiedRecord {
+    seen: SeenRecord,
+    /// Its flat form, or why it cannot be read.
+    flat: Result<Vec<u8>, ResultCode>,
+}
+
+impl CopiedRecord {
+    /// Copies the record of `guard`, which is given up before the copy is unpacked.
+    pub(super) fn of(namespace: &Namespace, guard: ReadGuard<'_>, scratch: &mut ReadBuffer) -> Self {
+        let seen = SeenRecord::of(&guard);
+        let stored = namespace.storage.stored_bytes(&guard, &mut scratch.stored).map(<[u8]>::to_vec);
+        let stored = stored.map_err(|error| namespace.read_error(&guard, error));
+        drop(guard);
+        let flat = stored.and_then(|stored| {
+            let plain = storage::unpacked(&stored, &mut scratch.unpacker).map(<[u8]>::to_vec);
+            plain.map_err(|error| namespace.report_damage_at(&seen.digest, seen.meta.location, &error))
+        });
+        CopiedRecord { seen, flat }
+    }
+}
+
+impl<'a> VisitedRecord<'a> {
+    /// What the index says of it.
+    pub(super) fn seen(&self) -> SeenRecord {
+        match self {
+            VisitedRecord::Locked(element) => SeenRecord::of(element),
+            VisitedRecord::Copied(copy) => copy.seen,
+        }
+    }
+
+    /// The stored record. It is not unpacked in its place if that is too much for `budget`.
+    fn record(
+        &self,
+        namespace: &'a Namespace,
+        scratch: &'a mut ReadBuffer,
+        budget: &Budget<'_>,
+    ) -> Result<FlatRecord<'a>, ResultCode> {
+        let CopiedRecord { seen, flat } = match self {
+            VisitedRecord::Locked(element) => return namespace.record_within(element, scratch, budget),
+            VisitedRecord::Copied(copy) => copy,
+        };
+        let damaged = |error: FlatError| namespace.report_damage_at(&seen.digest, seen.meta.location, &error);
+        let record = FlatRecord::parse(flat.as_ref().map_err(|result| *result)?).map_err(damaged)?;
+        if record.digest == seen.digest && record.generation == seen.meta.generation {
+            Ok(record)
+        } else {
+            Err(damaged(FlatError::Magic))
+        }
+    }
+}
 
 /// A record that a query has found.
 pub(super) struct QueryRow<'a> {
     pub(super) query: &'a Query,
     pub(super) projection: &'a Projection,
-    pub(super) element: &'a Element,
+    pub(super) found: VisitedRecord<'a>,
     pub(super) entry: Option<FoundEntry>,
     pub(super) budget: &'a Budget<'a>,
 }
@@ -33,41 +113,47 @@ pub(super) enum Written {
     Enough,
 }
 
-impl QueryRow<'_> {
+impl<'a> QueryRow<'a> {
     /// Appends the record as a message, if it is one of the query's and `is_counted` says that there are not enough
     /// yet.
     ///
     /// # Errors
-    /// `FilteredOut` when it is not what `question` asks for, others when it cannot be read.
+    /// `FilteredOut` when it is not what `question` asks for, `Timeout` when the budget does not suffice, others when it cannot
+    /// be read.
     pub(super) fn write(
         &self,
         question: Option<&OpenQuestion<'_>>,
-        scratch: &mut ReadBuffer,
+        scratch: &'a mut ReadBuffer,
         is_counted: impl FnOnce() -> bool,
         out: &mut Vec<u8>,
     ) -> Result<Written, ResultCode> {
-        let namespace = &self.query.namespace;
+        let (namespace, seen) = (&*self.query.namespace, self.found.seen());
         let needs_record = !self.projection.without_bins
             || question.is_some()
-            || self.element.location.key_stored()
+            || seen.meta.location.key_stored()
             || self.entry.is_some_and(|entry| entry.must_check || entry.after.is_some());
-        let record = needs_record.then(|| namespace.record(self.element, scratch)).transpose()?;
+        let record = needs_record.then(|| self.found.record(namespace, scratch, self.budget)).transpose()?;
         if let Some(record) = &record {
             question.map_or(Ok(()), |question| question.resolve(record, record.key))?;
             if !self.matches(record)? {
                 return Ok(Written::NoMatch);
             }
         }
+        if let Some(record) = &record {
+            self.budget.draw(self.projection.steps(record))?;
+        }
+        // What was found without steps is no answer.
+        self.budget.check(Ok(()))?;
         if !is_counted() {
             return Ok(Written::Enough);
         }
         let start = out.len();
         let row = RowHead { query: self.query, projection: self.projection, entry: self.entry };
-        let written = row.write(&SeenRecord::of(self.element), record.as_ref(), out);
+        let written = row.write(&seen, record.as_ref(), out);
         if !matches!(written, Ok(Written::Sent)) {
             out.truncate(start);
         }
-        written.map_err(|error| namespace.report_damage(self.element, &error))
+        written.map_err(|error| namespace.report_damage_at(&seen.digest, seen.meta.location, &error))
     }
 
     /// Whether the record has what the index was asked for, and was not among those that the client has.
@@ -139,8 +225,18 @@ impl RowHead<'_> {
             return Ok(true);
         };
         let mut has_any = false;
+        if names.len() < NAMES_FOR_TABLE {
+            for name in names {
+                if let Some(particle) = record.bin(name)? {
+                    reply.op(op_code::READ, name, particle.type_number(), |out| particle.write_wire(out));
+                    has_any = true;
+                }
+            }
+            return Ok(has_any);
+        }
+        let bins = record.load_bins()?;
         for name in names {
-            if let Some(particle) = record.bin(name)? {
+            if let Some(particle) = bins.get(name) {
                 reply.op(op_code::READ, name, particle.type_number(), |out| particle.write_wire(out));
                 has_any = true;
             }

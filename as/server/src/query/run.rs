@@ -7,7 +7,8 @@
 //!
 //! # Locks
 //! Cursors and indexes give the digests of a portion of records. Each record is read under its sprig's lock,
-//! shared, that of no other; no lock is held while the client is waited for. Nor is the partition reserved then.
+//! shared, that of no other. A filter that takes longer than [`LOCKED_STEPS`] works on a copy of the record, without a
+//! lock. No lock is held while the client is waited for. Nor is the partition reserved then.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
@@ -26,10 +27,10 @@ use super::condition::Condition;
 use super::job::{End, Job};
 use super::pace::Pace;
 use super::request::{Part, Projection, Query, QueryKind, SetFilter};
-use super::row;
+use super::row::{self, CopiedRecord, VisitedRecord};
 use super::walked::{Stop, WalkedPartition};
 use crate::config::Engine;
-use crate::index::{Element, Location, SeenRecord};
+use crate::index::{Element, Location, ReadGuard, SeenRecord};
 use crate::security::Permit;
 use crate::storage::{DiskCaller, ReadBuffer};
 use crate::transaction::filter;
@@ -42,6 +43,8 @@ const CHUNK_SIZE: usize = 128 << 10;
 const INLINE_TIME_MAX: Duration = Duration::from_millis(1);
 /// Steps, of about a nanosecond each, that filters and records take between two looks at whether the query is to end.
 const PORTION_STEPS: u64 = 1_000_000;
+/// Steps that a filter and the rest of a visit may take under the lock of a record; what takes more works on a copy.
+const LOCKED_STEPS: u64 = 50_000;
 /// How often a thread looks whether a disk answers again.
 const DISK_PERIOD: Duration = Duration::from_millis(20);
 /// How long it does when it is wanted for other queries.
@@ -142,7 +145,14 @@ impl QueryRun {
 
     /// What one thread does. Returns how the query ended, if this was the last thread.
     pub(super) fn run_thread(self: &Arc<Self>) -> Option<End> {
-        let may_go_on = || self.reason_to_end().is_none();
+        // A reason that was seen stays: the budget that it ended does not come back.
+        let may_go_on = || match self.reason_to_end() {
+            Some(end) => {
+                self.end_with(end);
+                false
+            }
+            None => true,
+        };
         let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
         let mut walker = Walker::new(self, &budget);
         let mut walked = walker.walk();
@@ -381,15 +391,37 @@ impl<'a> Walker<'a> {
             && !self.run.query.namespace.is_gone(element, self.now.seconds())
     }
 
-    /// Does with a record what the query is for, if it passes; breaks when there are enough. `entry` is what it is
-    /// in the index that it was found in.
-    pub(super) fn visit(&mut self, element: &Element, entry: Option<FoundEntry>) -> ControlFlow<(), Visited> {
-        let run = self.run;
+    /// Does with the record of `guard` what the query is for, if it passes; breaks when there are enough. `entry` is what it is
+    /// in the index that it was found in. Others need the record's lock meanwhile: what takes longer works on a copy.
+    pub(super) fn visit(
+        &mut self,
+        guard: ReadGuard<'_>,
+        entry: Option<FoundEntry>,
+    ) -> ControlFlow<(), Visited> {
+        let short = Budget::new(LOCKED_STEPS);
+        let visited = self.look_at(VisitedRecord::Locked(&guard), entry, &short);
+        // The walk looks whether it is exhausted.
+        let _ = self.budget.draw(short.drawn());
+        if !short.is_exhausted() {
+            return visited;
+        }
+        let copy = CopiedRecord::of(&self.run.query.namespace, guard, &mut self.scratch);
+        self.look_at(VisitedRecord::Copied(&copy), entry, self.budget)
+    }
+
+    fn look_at(
+        &mut self,
+        found: VisitedRecord<'_>,
+        entry: Option<FoundEntry>,
+        budget: &Budget<'_>,
+    ) -> ControlFlow<(), Visited> {
+        let (run, seen) = (self.run, found.seen());
         let asked = run.query.filter.as_ref().map_or(Ok(None), |filter| {
-            filter::ask(filter, filter::metadata(&run.query.namespace, element, self.now), self.budget)
+            let metadata = filter::metadata_of(&run.query.namespace, &seen.digest, &seen.meta, self.now);
+            filter::ask(filter, metadata, budget)
         });
         let Ok(question) = asked else {
-            if !self.budget.is_exhausted() {
+            if !budget.is_exhausted() {
                 run.job.records_filtered_by_metadata.fetch_add(1, Relaxed);
                 if let Some(changer) = &self.changer {
                     changer.count_filtered();
@@ -400,17 +432,17 @@ impl<'a> Walker<'a> {
         let QueryKind::Basic(projection) = &run.query.kind else {
             return ControlFlow::Continue(Visited::Passed);
         };
-        let row = row::QueryRow { query: &run.query, projection, element, entry, budget: self.budget };
+        let row = row::QueryRow { query: &run.query, projection, found, entry, budget };
         match row.write(question.as_ref(), &mut self.scratch, || run.take_sample(), &mut self.chunk) {
             Ok(row::Written::Sent) => {
-                if run.query.namespace.storage.is_unsettled(element.location) {
-                    self.unsettled.push(element.location);
+                if run.query.namespace.storage.is_unsettled(seen.meta.location) {
+                    self.unsettled.push(seen.meta.location);
                 }
             }
             Ok(row::Written::WithoutBins) => {}
             Ok(row::Written::Enough) => return ControlFlow::Break(()),
             Ok(row::Written::NoMatch) => return ControlFlow::Continue(Visited::LeftOut),
-            Err(_) if self.budget.is_exhausted() || self.scratch.is_stuck() => {
+            Err(_) if budget.is_exhausted() || self.scratch.is_stuck() => {
                 return ControlFlow::Continue(Visited::LeftOut);
             }
             Err(ResultCode::FilteredOut) => {

@@ -9,6 +9,7 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
+use cf::Digest;
 use datamodel::sindex::Key;
 
 use super::condition::Condition;
@@ -35,7 +36,7 @@ impl Walker<'_> {
     ) -> Result<ControlFlow<()>, Stop> {
         let Some(index) = condition.index() else { return Ok(ControlFlow::Continue(())) };
         let namespace = &*self.run.query.namespace;
-        let mut sent: Option<HashSet<u64>> = condition.may_repeat().then(HashSet::new);
+        let mut sent: Option<HashSet<Digest>> = condition.may_repeat().then(HashSet::new);
         let (mut after, mut entries) = (part.after, Vec::new());
         loop {
             let max = self.run.samples_left().map_or(PORTION_SIZE_MAX, |left| {
@@ -65,7 +66,7 @@ impl Walker<'_> {
         condition: &Condition,
         part: &Part,
         entries: &[IndexEntry<Key>],
-        mut sent: Option<&mut HashSet<u64>>,
+        mut sent: Option<&mut HashSet<Digest>>,
     ) -> Result<ControlFlow<()>, Stop> {
         let Namespace { index, storage, .. } = &*self.run.query.namespace;
         for (at, found) in entries.iter().enumerate() {
@@ -80,7 +81,7 @@ impl Walker<'_> {
             {
                 storage.prefetch(guard.location);
             }
-            if sent.as_ref().is_some_and(|sent| sent.contains(&short(found))) {
+            if sent.as_ref().is_some_and(|sent| sent.contains(&found.digest)) {
                 continue;
             }
             let visited = loop {
@@ -93,8 +94,7 @@ impl Walker<'_> {
                         || condition.must_check(guard.last_update_time(), self.run.started_ms),
                     after: part.after.filter(|_| condition.may_repeat()),
                 };
-                let visited = self.visit(&guard, Some(entry));
-                drop(guard);
+                let visited = self.visit(guard, Some(entry));
                 if !self.must_look_again()? {
                     break Some(visited);
                 }
@@ -104,7 +104,7 @@ impl Walker<'_> {
                 ControlFlow::Break(()) => return Ok(ControlFlow::Break(())),
                 ControlFlow::Continue(Visited::Passed) => {
                     if let Some(sent) = &mut sent {
-                        sent.insert(short(found));
+                        sent.insert(found.digest);
                     }
                     self.go_on(&found.digest)?;
                 }
@@ -119,10 +119,4 @@ impl Walker<'_> {
         self.keep_partition()?;
         Ok(ControlFlow::Continue(()))
     }
-}
-
-/// What is remembered of a record: half of its digest that no client chooses freely.
-pub(super) fn short(found: &IndexEntry<Key>) -> u64 {
-    let [.., a, b, c, d, e, f, g, h] = found.digest.0;
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }

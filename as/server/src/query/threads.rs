@@ -5,6 +5,7 @@
 //! # Locking
 //! `state` is taken alone and briefly. A task is queued under it for a thread that is idle, so none is left lying.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use cf::threads::{self, Handle};
@@ -75,7 +76,10 @@ impl Threads {
         }
         let mut task = first;
         loop {
-            task();
+            // A panic is a bug of ours: it costs the task, and the thread counts as idle again.
+            if catch_unwind(AssertUnwindSafe(task)).is_err() {
+                cf::critical!(Query, "a thread of queries goes on after an internal error");
+            }
             {
                 let mut state = self.state.lock();
                 state.at_work -= 1;
@@ -153,5 +157,21 @@ mod tests {
         assert_eq!(done.load(Acquire), 150);
         threads.stop();
         assert!(!threads.try_spawn(3, Box::new(|| ())));
+    }
+
+    #[test]
+    fn a_task_that_panics_takes_no_place_from_others() {
+        let threads = Arc::new(Threads::new("test", 0));
+        for _ in 0..5 {
+            assert!(threads.try_spawn(1, Box::new(|| panic!("for the test"))));
+            while threads.at_work() > 0 {
+                std::thread::yield_now();
+            }
+        }
+        let done = Arc::new(AtomicUsize::new(0));
+        let own = Arc::clone(&done);
+        assert!(threads.try_spawn(1, Box::new(move || own.store(1, Release))));
+        threads.stop();
+        assert_eq!(done.load(Acquire), 1);
     }
 }

@@ -184,18 +184,30 @@ impl ServiceThread {
             }
         }
         let Some(room) = Charge::reserve(&self.context.inflated, announced) else {
+            let time_max = self.transaction_time_max();
             let connection = self.connections.get(slot)?;
-            connection.put_off = Some(self.context.inflated.wait());
-            self.put_off.push(PutOff { token, size: announced, room: RoomOf::Inflated });
+            let since = connection.put_off_since.unwrap_or(self.woken);
+            if self.woken.saturating_duration_since(since) >= time_max {
+                connection.put_off_since = None;
+                reply::write_header_only(&mut self.outbox.replies, &ReplyHeader::result(ResultCode::Timeout));
+                return Some(Verdict::Keep);
+            }
+            connection.put_off(self.context.inflated.wait(), self.woken);
+            let deadline = since + time_max;
+            self.put_off.push(PutOff { token, size: announced, room: RoomOf::Inflated, deadline });
             return None;
         };
         let client = self.connections.get(slot)?.peer;
         let reply = self.park(slot, token);
-        let time_max = Duration::from_millis(self.context.config.service.transaction_max_ms.get());
-        let deadline = self.woken + time_max;
+        let deadline = self.woken + self.transaction_time_max();
         let job = Job::Inflate { body: body.into(), client, deadline, room, reply };
         self.context.compression.workers.submit(CompressionJob(job));
         Some(Verdict::Keep)
+    }
+
+    /// How long a request may take whose client's own limit is not known.
+    fn transaction_time_max(&self) -> Duration {
+        Duration::from_millis(self.context.config.service.transaction_max_ms.get())
     }
 
     fn refuse_compressed(&mut self, slot: u32, error: CompressedError) -> Verdict {

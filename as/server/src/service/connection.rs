@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::KEEP_SIZE_MAX;
 use super::context::Admission;
 use super::mailbox::Mail;
+use super::park::{DONE_PATIENCE, Presence};
 use super::reply_budget::{Charge, ReplyBudget, Waiting};
 use super::stream::StreamProgress;
 use crate::tls::{Received, TlsSession};
@@ -37,6 +38,8 @@ pub(crate) struct Connection {
     pub(super) inflated_room: Option<Charge>,
     /// Its next request is put off until there is room for the reply.
     pub(super) put_off: Option<Waiting>,
+    /// Since when its next request has been put off, again and again; it is late when the time of its client is over.
+    pub(super) put_off_since: Option<Instant>,
     /// Another thread makes the next reply; nothing is read or parsed meanwhile.
     pub(super) is_parked: bool,
     /// Replies of it were made and must not be sent yet; no further request is carried out meanwhile.
@@ -47,6 +50,8 @@ pub(crate) struct Connection {
     pub(super) is_last_held: bool,
     /// Who makes the replies of the request that the connection is parked for, if there are many.
     pub(super) stream_of_replies: Option<Arc<StreamProgress>>,
+    /// Seen by those who make the one reply that the connection is parked for; made when it is first parked.
+    pub(super) presence: Option<Arc<Presence>>,
     /// The socket may have bytes that were not read.
     pub(super) may_read: bool,
     /// The peer has said that it sends no more, so that no further event tells of the end behind its last bytes.
@@ -82,11 +87,13 @@ impl Connection {
             charge: Charge::new(budget),
             inflated_room: None,
             put_off: None,
+            put_off_since: None,
             is_parked: false,
             is_held: false,
             behind_held: Vec::new(),
             is_last_held: false,
             stream_of_replies: None,
+            presence: None,
             may_read: true,
             peer_is_done: false,
             last_active: Instant::now(),
@@ -98,6 +105,25 @@ impl Connection {
     /// Whether replies wait for the peer to read. Such a connection takes no further requests.
     pub(super) fn is_blocked(&self) -> bool {
         self.sent < self.output.len() || self.tls.as_ref().is_some_and(|tls| tls.has_unsent())
+    }
+
+    /// The client sends nothing more; those who make replies are told.
+    pub(super) fn note_peer_is_done(&mut self) {
+        self.peer_is_done = true;
+        self.stream_of_replies.iter().for_each(|stream| stream.peer_is_done());
+        self.presence.iter().for_each(|presence| presence.peer_is_done());
+    }
+
+    /// Its next request is put off, for which `waiting` stands.
+    pub(super) fn put_off(&mut self, waiting: Waiting, now: Instant) {
+        self.put_off = Some(waiting);
+        self.put_off_since.get_or_insert(now);
+    }
+
+    /// Whether its client has sent its last and gone, while a request is put off.
+    pub(super) fn is_given_up(&self, now: Instant) -> bool {
+        let waits_long = |since| now.saturating_duration_since(since) >= DONE_PATIENCE;
+        self.peer_is_done && self.put_off_since.is_some_and(waits_long)
     }
 
     /// Whether replies may be written to the socket as they are.

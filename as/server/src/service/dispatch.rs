@@ -8,11 +8,11 @@
 use std::cell::Cell;
 use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::ResultCode;
 use proto::frame::{FrameHeader, FrameType, HEADER_SIZE};
-use proto::message::{Request, info1};
+use proto::message::{Request, field, info1};
 use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
 
@@ -351,12 +351,32 @@ impl ServiceThread {
         (used, Verdict::Keep)
     }
 
-    /// Puts the connection off until a reply of `size` bytes has room.
-    fn put_off(&mut self, slot: u32, token: ConnectionToken, size: usize) {
+    /// Puts the connection off until a reply of `size` bytes has room, for a request that may take `time_max` and has been put
+    /// off `since` then, if it was before.
+    #[cold]
+    fn put_off(
+        &mut self,
+        slot: u32,
+        token: ConnectionToken,
+        size: usize,
+        (since, time_max): (Option<Instant>, Duration),
+    ) {
+        let since = since.unwrap_or(self.woken);
         if let Some(connection) = self.connections.get(slot) {
-            connection.put_off = Some(self.context.replies.wait());
-            self.put_off.push(PutOff { token, size, room: RoomOf::Replies });
+            connection.put_off(self.context.replies.wait(), since);
+            let deadline = since + time_max;
+            self.put_off.push(PutOff { token, size, room: RoomOf::Replies, deadline });
         }
+    }
+
+    /// Answers a request whose time was over while it was put off.
+    #[cold]
+    fn refuse_late(&mut self, request: &Request<'_>) -> Dispatched {
+        // Clients of batches and queries wait for their last message.
+        let is_of_many = request.info1 & info1::BATCH != 0 || !request.has_field(field::DIGEST);
+        let header = if is_of_many { ReplyHeader::last } else { ReplyHeader::result };
+        reply::write_header_only(&mut self.outbox.replies, &header(ResultCode::Timeout));
+        Dispatched::Done
     }
 
     /// Carries out a record message, or has it carried out by other threads.
@@ -365,8 +385,17 @@ impl ServiceThread {
         let Message { request, body } = message;
         self.request_count += 1;
         cf::fault_point!("execute");
+        let mut put_off_since = None;
         // Borrowed: a request counts no reference.
-        let session = self.connections.get(slot).and_then(|connection| connection.access.as_deref());
+        let session = self.connections.get(slot).and_then(|connection| {
+            put_off_since = connection.put_off_since.take();
+            connection.access.as_deref()
+        });
+        if let Some(since) = put_off_since
+            && self.woken.saturating_duration_since(since) >= self.context.transactions.time_max(request)
+        {
+            return self.refuse_late(request);
+        }
         let so_far = (self.outbox.replies.len(), self.executor.unsettled_count());
         // Given back when the reply is in the hands of the connection, which counts what is left of it.
         let room = Cell::new(self.large_reply.take());
@@ -386,7 +415,8 @@ impl ServiceThread {
             }
             Step::Done => Dispatched::Done,
             Step::Restart(Wait::ReplyRoom(size)) => {
-                self.put_off(slot, token, size);
+                let time_max = self.context.transactions.time_max(request);
+                self.put_off(slot, token, size, (put_off_since, time_max));
                 Dispatched::PutOff
             }
             Step::Restart(wait) => {
@@ -420,7 +450,13 @@ impl ServiceThread {
             }
             Step::Query(namespace, permit) => {
                 match self.start_query(slot, token, (request, body), &namespace, permit) {
-                    Ok(true) => Dispatched::Parked,
+                    Ok(true) => {
+                        // The query has what it needs of the message.
+                        if let Some(connection) = self.connections.get(slot) {
+                            connection.inflated_room = None;
+                        }
+                        Dispatched::Parked
+                    }
                     Ok(false) => Dispatched::Done,
                     Err(result) => {
                         self.context.metrics.add(ServerCounter::EarlyTsvcClientError, 1);

@@ -61,11 +61,12 @@ pub(super) enum RoomOf {
     Inflated,
 }
 
-/// A connection whose request is put off until there is room for so many bytes.
+/// A connection whose request is put off until there is room for so many bytes, or until `deadline`.
 pub(super) struct PutOff {
     pub(super) token: ConnectionToken,
     pub(super) size: usize,
     pub(super) room: RoomOf,
+    pub(super) deadline: Instant,
 }
 
 /// How far the outbox was when the request that is being carried out began.
@@ -165,7 +166,8 @@ impl ServiceThread {
         let mut done = self.woken;
         while !self.is_stopping {
             let is_idle = self.ready.is_empty() && !self.handshakes.has_waiting();
-            let timeout = match (is_idle, self.context.replies.is_waited_for()) {
+            let is_waited_for = self.context.replies.is_waited_for() || self.context.inflated.is_waited_for();
+            let timeout = match (is_idle, is_waited_for) {
                 (true, false) => TICK,
                 (true, true) => PUT_OFF_PERIOD,
                 (false, _) => Duration::ZERO,
@@ -184,7 +186,9 @@ impl ServiceThread {
                 self.recover();
             }
             done = Instant::now();
-            self.executor.measure(done);
+            if catch_unwind(AssertUnwindSafe(|| self.executor.measure(done))).is_err() {
+                self.recover();
+            }
             self.activity.sleep(done, std::mem::take(&mut self.request_count));
             if done - self.rested > TURN {
                 std::thread::yield_now();
@@ -285,8 +289,7 @@ impl ServiceThread {
             cf::fault_point!("event");
             connection.may_read |= event.is_readable();
             if event.is_last_to_read() {
-                connection.peer_is_done = true;
-                connection.stream_of_replies.iter().for_each(|stream| stream.peer_is_done());
+                connection.note_peer_is_done();
             }
             if event.is_writable() && connection.is_blocked() {
                 connection.last_active = thread.woken;
@@ -365,10 +368,14 @@ impl ServiceThread {
             self.receive_buffer = new_receive_buffer();
         }
         self.ready.clear();
+        self.put_off.clear();
         self.large_reply = None;
+        // Mail may be left behind what failed.
+        self.mailbox.bell.ring();
         for slot in 0..self.connections.slot_count() {
             if let Some(connection) = self.connections.get(slot) {
                 connection.may_read = true;
+                connection.put_off = None;
                 let is_handshaking = connection.is_handshaking;
                 match self.connections.token(slot) {
                     Some(token) if is_handshaking => self.handshakes.wait(token),
@@ -390,24 +397,31 @@ impl ServiceThread {
         }
         replies.release_queued(self.woken);
         let mut put_off = std::mem::take(&mut self.put_off);
-        put_off.retain(|PutOff { token, size, room }| {
+        put_off.retain(|PutOff { token, size, room, deadline }| {
             let Some(slot) = self.connections.slot_of(*token) else { return false };
             let has_room = match room {
                 RoomOf::Replies => self.context.replies.has_room(*size),
                 RoomOf::Inflated => self.context.inflated.has_room(*size),
             };
-            if has_room && let Some(connection) = self.connections.get(slot) {
+            let Some(connection) = self.connections.get(slot) else { return false };
+            if connection.is_given_up(self.woken) {
+                self.close(slot);
+                return false;
+            }
+            // One that is late is carried out as such.
+            let is_tried = has_room || self.woken >= *deadline;
+            if is_tried {
                 connection.put_off = None;
                 self.ready.push(slot);
             }
-            !has_room
+            !is_tried
         });
         self.put_off = put_off;
     }
 
     /// Closes connections whose clients have read nothing for long, while requests of others are put off.
     fn close_stalled(&mut self) {
-        if !self.context.replies.is_waited_for() {
+        if !self.context.replies.is_waited_for() && !self.context.inflated.is_waited_for() {
             return;
         }
         for slot in 0..self.connections.slot_count() {

@@ -4,7 +4,7 @@
 //! is dropped without a last reply, as by a panic, the connection is closed: no client waits for ever.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use datamodel::Budget;
@@ -35,6 +35,16 @@ pub(crate) struct InfoRequest {
     /// Bytes of the body that are answered, and the answers. An info thread takes up the rest in a later turn.
     pub(crate) answered: usize,
     pub(crate) answers: Vec<u8>,
+    /// The answers, among all replies that are kept.
+    pub(super) charge: Charge,
+}
+
+impl InfoRequest {
+    /// Counts the answers so far; returns whether there is room for more.
+    pub(crate) fn count_answers(&mut self) -> bool {
+        self.charge.set(self.answers.len());
+        !self.charge.is_budget_used_up()
+    }
 }
 
 /// A request of the security protocol, to be answered by a security thread.
@@ -48,14 +58,39 @@ pub(crate) struct SecurityRequest {
     pub(crate) reply: ReplyHandle,
 }
 
+/// How long an answer is still made for a client that sends nothing more: it may read on.
+pub(super) const DONE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What those who answer a connection see of it.
+#[derive(Default)]
+pub(super) struct Presence {
+    /// When the client said that it sends nothing more.
+    peer_done: OnceLock<Instant>,
+}
+
+impl Presence {
+    /// The client sends nothing more.
+    pub(super) fn peer_is_done(&self) {
+        self.peer_done.get_or_init(Instant::now);
+    }
+}
+
 /// Answers the one request that a connection is parked for.
 pub(crate) struct ReplyHandle {
     mailbox: Arc<Mailbox>,
     token: ConnectionToken,
+    presence: Weak<Presence>,
     is_answered: bool,
 }
 
 impl ReplyHandle {
+    /// Whether nobody is there any more to get the answer.
+    pub(crate) fn is_client_gone(&self) -> bool {
+        let done =
+            |presence: &Presence| presence.peer_done.get().is_some_and(|at| at.elapsed() >= DONE_PATIENCE);
+        self.presence.upgrade().is_none_or(|presence| done(&presence))
+    }
+
     /// Sends the reply, which is whole frames; the connection takes its next request after it.
     pub(crate) fn send(mut self, reply: Vec<u8>) {
         self.is_answered = true;
@@ -80,10 +115,15 @@ impl Drop for ReplyHandle {
 impl ServiceThread {
     /// Parks a connection for a reply that another thread makes.
     pub(super) fn park(&mut self, slot: u32, token: ConnectionToken) -> ReplyHandle {
+        let mut presence = Weak::new();
         if let Some(connection) = self.connections.get(slot) {
             connection.is_parked = true;
+            presence = Arc::downgrade(connection.presence.get_or_insert_default());
+            if connection.peer_is_done {
+                connection.note_peer_is_done();
+            }
         }
-        ReplyHandle { mailbox: Arc::clone(&self.mailbox), token, is_answered: false }
+        ReplyHandle { mailbox: Arc::clone(&self.mailbox), token, presence, is_answered: false }
     }
 
     /// Parks a connection for replies that other threads make one after the other. `timeout` is how long the client may
@@ -121,6 +161,7 @@ impl ServiceThread {
             reply,
             answered: 0,
             answers: Vec::new(),
+            charge: Charge::new(&self.context.replies),
         });
     }
 

@@ -143,6 +143,11 @@ impl Charge {
         (before == 0 || before.saturating_add(size) <= UNSENT_SIZE_MAX).then_some(charge)
     }
 
+    /// Whether no more is to be made of what may be left out.
+    pub(super) fn is_budget_used_up(&self) -> bool {
+        self.budget.is_used_up()
+    }
+
     /// The part is `size` bytes from now on.
     #[inline]
     pub(super) fn set(&mut self, size: usize) {

@@ -89,7 +89,7 @@ impl TransactionContext {
     }
 
     /// How long `request` may take.
-    pub(super) fn time_max(&self, request: &Request<'_>) -> Duration {
+    pub(crate) fn time_max(&self, request: &Request<'_>) -> Duration {
         Duration::from_millis(match request.transaction_ttl_ms {
             0 => self.config.service.transaction_max_ms.get(),
             own => u64::from(own),

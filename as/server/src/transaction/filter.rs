@@ -11,7 +11,7 @@ use proto::ResultCode;
 use proto::message::{Request, field};
 
 use crate::config::Engine;
-use crate::index::{Element, RecordMeta};
+use crate::index::RecordMeta;
 use crate::namespace::{Namespace, stored_size};
 
 /// The filter of a request, or why it is none. What is wrong with one is told only where it would be asked.
@@ -56,11 +56,6 @@ pub(crate) fn ask<'f>(
         Truth::False => Err(ResultCode::FilteredOut),
         Truth::Unknown => Ok(Some(OpenQuestion { filter, metadata, budget })),
     })
-}
-
-/// What the index says of a record.
-pub(crate) fn metadata<'n>(namespace: &'n Namespace, element: &Element, now: StoredMillis) -> Metadata<'n> {
-    metadata_of(namespace, element.digest(), element, now)
 }
 
 /// What is known of the record of `digest`, which may not be stored yet.

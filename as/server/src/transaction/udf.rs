@@ -201,6 +201,9 @@ fn attempt(
         let Some(guard) = guard.filter(|guard| turn.has_come(call) && copy.is_version(guard)) else {
             return Ok(Attempt::Lost);
         };
+        if write::is_overtaken(call, turn, &copy, &next) {
+            return Ok(Attempt::Lost);
+        }
         write::commit(call, guard, next, &old, buffers).map_err(failed)?;
     }
     call.count(lang, ResultCode::Ok);

@@ -114,12 +114,27 @@ fn write_from_copy(
     let failed = target.failed();
     let next = make_next(call, policy, target, buffers, out).map_err(failed)?;
     let old = OldRecord::of(call, &copy, &next.change(&buffers.flat));
+    cf::fault_point!("commit-from-copy");
     let guard = find(call, policy)?;
-    if !turn.has_come(call) || !copy.is_version(&guard) {
+    if !turn.has_come(call) || !copy.is_version(&guard) || is_overtaken(call, turn, &copy, &next) {
         return Ok(Attempt::Lost);
     }
     commit(call, guard, next, &old, buffers).map_err(failed)?;
     Ok(Attempt::Committed(Done::Written))
+}
+
+/// Whether a record that was created and removed again since `copy` was taken is newer than `next`: it would come back from
+/// its disk in the place of `next`. So would what a truncation hides. While the record is reserved nothing happens to it.
+pub(super) fn is_overtaken(call: &Call<'_>, turn: Turn, copy: &RecordCopy, next: &Next) -> bool {
+    let Next::Record { meta, .. } = next else { return false };
+    if call.namespace.is_truncated(meta) {
+        return true;
+    }
+    let is_created = !copy.meta.exists();
+    let updated = meta.last_update_time();
+    is_created
+        && turn == Turn::Free
+        && call.namespace.creation_time(&call.digest, meta.set_id, updated) > updated
 }
 
 /// The element that the write goes to; created if the policy lets it create a record.
