@@ -10,7 +10,7 @@ use proto::ResultCode;
 use proto::message::{Request, field};
 
 use super::request::Resume;
-use crate::index::{RangeStart, SetId};
+use crate::index::{PartitionId, RangeStart, SetId};
 use crate::metrics::NamespaceCounter;
 use crate::namespace::Namespace;
 use crate::sindex::{NamespaceIndexes, SecondaryIndex};
@@ -143,9 +143,16 @@ impl Condition {
         Ok(keys.iter().any(|key| (*key, record.digest) <= resumed && is_in_range(key)))
     }
 
-    /// Whether the record has to be looked at again, as what its entry says may not be all, or no longer.
-    pub(super) fn must_check(&self, last_update_time: u64, started_ms: u64) -> bool {
-        !self.predicate.is_exact() || last_update_time + CHANGE_MARGIN_MS >= started_ms
+    /// How often entries of `partition` went from the index so far; to be asked before entries are collected.
+    pub(super) fn removals(&self, partition: PartitionId) -> u64 {
+        self.index.as_ref().map_or(0, |index| index.removals(partition))
+    }
+
+    /// Whether a record has to be looked at again, as what its entry says may not be all, or no longer: some of its partition
+    /// went since there were so many `removals`. The caller holds the lock of the record's sprig.
+    #[inline]
+    pub(super) fn must_check(&self, partition: PartitionId, removals: u64) -> bool {
+        !self.predicate.is_exact() || self.removals(partition) != removals
     }
 
     /// Whether the index was dropped.
@@ -153,9 +160,6 @@ impl Condition {
         self.index.as_ref().is_some_and(|index| index.is_dropped())
     }
 }
-
-/// A record that was updated so many milliseconds before the query began, or later, may have changed since.
-const CHANGE_MARGIN_MS: u64 = 3_000;
 
 /// How a namespace sees regions.
 fn geo_settings(namespace: &Namespace) -> GeoSettings {

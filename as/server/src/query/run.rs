@@ -62,8 +62,6 @@ pub(super) struct QueryRun {
     stalled: Arc<StalledSenders>,
     is_stopping: Arc<AtomicBool>,
     started: Instant,
-    /// Milliseconds since 2010-01-01 at the start.
-    pub(super) started_ms: u64,
     /// Set while it is tried on the thread of its client, where it must not take longer.
     inline_until: Option<Instant>,
     next_part: AtomicUsize,
@@ -99,7 +97,6 @@ impl QueryRun {
             stalled,
             is_stopping,
             started: Instant::now(),
-            started_ms: StoredMillis::now().0,
             inline_until: None,
             next_part: AtomicUsize::new(0),
             samples: AtomicU64::new(0),

@@ -5,6 +5,10 @@
 //! record has the keys that it has, so what matches throughout the query is among them once for each of its keys,
 //! and is sent once: where a record may have several entries, those that were sent are remembered. So they are
 //! where there are more entries than one portion has, since a record may change its key between two portions.
+//!
+//! Records are read later, when an entry may have gone. An entry of an integer says all that is asked of its record, so the
+//! record is not looked at if no entry of the partition has gone since they were taken. The times at which records were last
+//! updated do not tell that: a copy that another node sends now may have been made long ago.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -44,12 +48,13 @@ impl Walker<'_> {
             });
             entries.clear();
             let ranges = condition.ranges_after(after);
+            let removals = condition.removals(part.partition);
             self.read_clock();
             let has_more = index.collect(namespace, part.partition, ranges, max, &mut entries);
             if has_more && sent.is_none() {
                 sent = Some(HashSet::new());
             }
-            if self.walk_entries(condition, part, &entries, sent.as_mut())?.is_break() {
+            if self.walk_entries(condition, part, (&entries[..], removals), sent.as_mut())?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             match entries.last() {
@@ -61,11 +66,12 @@ impl Walker<'_> {
         }
     }
 
+    /// Goes through entries that were collected when there had been so many removals.
     fn walk_entries(
         &mut self,
         condition: &Condition,
         part: &Part,
-        entries: &[IndexEntry<Key>],
+        (entries, removals): (&[IndexEntry<Key>], u64),
         mut sent: Option<&mut HashSet<Digest>>,
     ) -> Result<ControlFlow<()>, Stop> {
         let Namespace { index, storage, .. } = &*self.run.query.namespace;
@@ -91,7 +97,7 @@ impl Walker<'_> {
                 let entry = FoundEntry {
                     bval: found.key.bval(condition.key_type()),
                     must_check: guard.handle() != found.handle
-                        || condition.must_check(guard.last_update_time(), self.run.started_ms),
+                        || condition.must_check(part.partition, removals),
                     after: part.after.filter(|_| condition.may_repeat()),
                 };
                 let visited = self.visit(guard, Some(entry));

@@ -7,6 +7,7 @@ use cf::Digest;
 use datamodel::partition_version::PartitionVersion;
 use datamodel::{Bins, BytesType, Particle};
 use parking_lot::Mutex;
+use proto::message::{info1, info3};
 
 use super::request::{Part, Projection, QueryKind, SetFilter};
 use super::walked::{Stop, WalkedPartition};
@@ -227,6 +228,78 @@ fn a_partition_is_not_reserved_while_the_client_is_waited_for() {
         assert_eq!(others, [(ResultCode::Unavailable.code(), 0)]);
         namespace.deal_alone(1).expect("no headers to write");
     }
+}
+
+/// A namespace with an index of the whole numbers in bin `n`.
+fn start_indexed() -> (Arc<Queries>, Arc<Namespace>) {
+    let config =
+        crate::config::for_tests("namespace test {\n storage-engine memory {\n data-size 512M\n }\n}\n");
+    let indexes = Arc::new(SecondaryIndexes::new(1));
+    let mut namespace = Namespace::new(&config, 0, 1, 1).unwrap_or_else(|error| panic!("{error}"));
+    namespace.add_observer(indexes.observer(0));
+    namespace.deal_alone(1).expect("no headers to write");
+    let namespace = Arc::new(namespace);
+    indexes.apply(std::slice::from_ref(&namespace), "test||n|.|I", Some("n"), false);
+    let metrics = Arc::new(ServerMetrics::new(1));
+    let transactions =
+        TransactionContext::new(Arc::clone(&config), Arc::new([Arc::clone(&namespace)]), metrics);
+    (Arc::new(Queries::new(config, Arc::new(transactions), indexes)), namespace)
+}
+
+/// Writes a large record of partition 0, whose last update was long ago.
+fn put_number(namespace: &Namespace, key: u8, number: i64) {
+    let digest = Digest(std::array::from_fn(|at| if at == 19 { key } else { 0 }));
+    let mut bins = Bins::new();
+    bins.set(b"n", Particle::Integer(number));
+    bins.set(b"b", Particle::Bytes(BytesType::Blob, vec![7; 50_000].into()));
+    let (guard, _) = namespace.index.get_or_create(&digest).expect("room");
+    let mut meta = if guard.exists() { **guard } else { RecordMeta::new(SetId::NONE) };
+    meta.generation = meta.next_generation();
+    meta.set_last_update_time(1);
+    namespace.write_for_tests(guard, meta, (b"", &bins)).expect("room");
+}
+
+/// A query of partition 0 for the numbers from `low` to `high`.
+fn range_query(queries: &Queries, namespace: &Arc<Namespace>, low: i64, high: i64) -> Query {
+    let mut range = vec![1, 1, b'n', 1];
+    for bound in [low, high] {
+        range.extend(8u32.to_be_bytes());
+        range.extend(bound.to_be_bytes());
+    }
+    let fields = [
+        (field::NAMESPACE, &b"test"[..]),
+        (field::PARTITION_ID_ARRAY, &[0, 0][..]),
+        (field::INDEX_RANGE, &range[..]),
+    ];
+    let mut body = vec![22, info1::READ | info1::GET_ALL, 0, info3::PARTITION_DONE];
+    body.resize(18, 0);
+    body.extend((fields.len() as u16).to_be_bytes());
+    body.extend(0u16.to_be_bytes());
+    for (number, value) in fields {
+        body.extend((value.len() as u32 + 1).to_be_bytes());
+        body.push(number);
+        body.extend_from_slice(value);
+    }
+    let request = Request::parse(&body).expect("a request");
+    queries.parse(&request, &body, namespace, &Budget::unlimited()).expect("a query")
+}
+
+/// While the query waits for its client, a version of another value takes the place of one that was found: one that was last
+/// updated long ago, as a copy from another node may be.
+#[test]
+fn a_record_is_looked_at_again_if_its_entry_went() {
+    let (queries, namespace) = start_indexed();
+    (0..20).for_each(|key| put_number(&namespace, key, i64::from(key)));
+    let found = |at_first: Option<Box<dyn FnOnce() + Send>>| {
+        let client = Arc::new(Client { at_first: Mutex::new(at_first), ..Client::default() });
+        let query = range_query(&queries, &namespace, 0, 100);
+        assert_eq!(walk(&queries, query, &client), End::Complete);
+        messages(&client.received.lock())
+    };
+    assert_eq!(found(None), (20, vec![]));
+    let own = Arc::clone(&namespace);
+    assert_eq!(found(Some(Box::new(move || put_number(&own, 19, 1_000)))), (19, vec![]));
+    assert_eq!(found(None), (19, vec![]));
 }
 
 #[test]

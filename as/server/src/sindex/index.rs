@@ -19,8 +19,19 @@ use crate::index::{
 };
 use crate::namespace::Namespace;
 
-/// `None`: closed.
-type PartitionTree = RwLock<Option<EntryTree<Key, ElementHandle>>>;
+/// The entries of one partition.
+struct PartitionTree {
+    /// `None`: closed.
+    entries: RwLock<Option<EntryTree<Key, ElementHandle>>>,
+    /// How often entries went. Changed under the lock of `entries`.
+    removals: AtomicU64,
+}
+
+impl PartitionTree {
+    fn new() -> Self {
+        PartitionTree { entries: RwLock::new(Some(EntryTree::new())), removals: AtomicU64::new(0) }
+    }
+}
 
 /// How the keys of a record change.
 #[derive(Default)]
@@ -56,7 +67,7 @@ impl SecondaryIndex {
             definition,
             set_id,
             name: Mutex::new(name.into()),
-            trees: (0..PARTITION_COUNT).map(|_| RwLock::new(Some(EntryTree::new()))).collect(),
+            trees: (0..PARTITION_COUNT).map(|_| PartitionTree::new()).collect(),
             entries: AtomicU64::new(0),
             used_bytes: AtomicU64::new(0),
             is_readable: AtomicBool::new(false),
@@ -124,8 +135,12 @@ impl SecondaryIndex {
         }
         let records = LiveElements(&namespace.index);
         let (mut entries, mut memory) = (0i64, 0isize);
-        let mut tree = self.tree_of(digest).write();
+        let partition = self.tree_of(digest);
+        let mut tree = partition.entries.write();
         let Some(tree) = &mut *tree else { return };
+        if !change.removed.is_empty() {
+            partition.removals.fetch_add(1, Relaxed);
+        }
         let mut is_exact = true;
         for key in &change.removed {
             let (was_there, grown) = tree.remove(*key, digest, &records);
@@ -153,7 +168,7 @@ impl SecondaryIndex {
 
     /// The handles of the entries of `partition`, each with what is kept of the digest of its record.
     pub(super) fn handles(&self, partition: PartitionId) -> Vec<(ElementHandle, Stub)> {
-        let tree = self.trees[partition.index()].read();
+        let tree = self.trees[partition.index()].entries.read();
         tree.as_ref().map_or_else(Vec::new, |tree| tree.handles().collect())
     }
 
@@ -165,8 +180,10 @@ impl SecondaryIndex {
         partition: PartitionId,
         is_stale: &dyn Fn(ElementHandle, Stub) -> bool,
     ) -> u64 {
-        let mut tree = self.trees[partition.index()].write();
+        let partition = &self.trees[partition.index()];
+        let mut tree = partition.entries.write();
         let Some(tree) = &mut *tree else { return 0 };
+        partition.removals.fetch_add(1, Relaxed);
         let (count, grown) = tree.remove_where(is_stale);
         self.count(namespace, -(count as i64), grown);
         count as u64
@@ -174,8 +191,10 @@ impl SecondaryIndex {
 
     /// Removes all entries of a record, whatever its keys were. The caller holds its sprig's lock exclusively.
     pub(super) fn remove_all_of(&self, namespace: &Namespace, handle: ElementHandle, digest: &Digest) {
-        let mut tree = self.tree_of(digest).write();
+        let partition = self.tree_of(digest);
+        let mut tree = partition.entries.write();
         let Some(tree) = &mut *tree else { return };
+        partition.removals.fetch_add(1, Relaxed);
         let (count, grown) = tree.remove_all_of(handle);
         self.count(namespace, -(count as i64), grown);
     }
@@ -191,6 +210,16 @@ impl SecondaryIndex {
         }
     }
 
+    /// How often entries of `partition` went so far. If that is what it was before entries were collected, then the record of
+    /// each of them still has its key, as seen under the lock of the record's sprig, whatever the clocks of those who change
+    /// records say.
+    #[inline]
+    pub(crate) fn removals(&self, partition: PartitionId) -> u64 {
+        // The locks of the tree and of the sprig order it: who collects an entry has read this before it goes, and who locks
+        // its record when it has gone finds the count changed.
+        self.trees[partition.index()].removals.load(Relaxed)
+    }
+
     /// Adds the entries of `partition` in `ranges`, at most `max` of them, to `out`, range by range in order. A range begins at
     /// its start and has all to its highest key. All are as they are at one moment. Returns whether there may be more.
     pub(crate) fn collect(
@@ -201,7 +230,7 @@ impl SecondaryIndex {
         max: usize,
         out: &mut Vec<IndexEntry<Key>>,
     ) -> bool {
-        let tree = self.trees[partition.index()].read();
+        let tree = self.trees[partition.index()].entries.read();
         let Some(tree) = &*tree else { return false };
         let records = LiveElements(&namespace.index);
         let (begin, end) = (out.len(), out.len() + max);
@@ -219,7 +248,7 @@ impl SecondaryIndex {
     pub(super) fn close(&self, namespace: &Namespace) {
         self.is_dropped.store(true, Release);
         for tree in &self.trees {
-            let closed = tree.write().take();
+            let closed = tree.entries.write().take();
             if let Some(closed) = closed {
                 self.count(namespace, -(closed.len() as i64), -(closed.memory() as isize));
             }
@@ -230,7 +259,7 @@ impl SecondaryIndex {
     /// under the lock of its tree, shared.
     pub(super) fn for_each_hash(&self, mut visit: impl FnMut(u64, u64)) {
         for tree in &self.trees {
-            if let Some(tree) = &*tree.read() {
+            if let Some(tree) = &*tree.entries.read() {
                 tree.for_each(|key, handle| visit(hash_of(&key), hash_of(&handle)));
             }
         }
