@@ -203,6 +203,64 @@ fn pages_go_on_behind_the_last_record() {
     assert_eq!((all.len(), once), (1_200, digests((0..2_000).filter(|key| (1..=3).contains(&(key % 5))))));
 }
 
+/// A record gets a value that comes before the end of the last page. It was not on that page, though it looks so.
+#[test]
+fn a_record_that_changes_between_pages_is_not_lost() {
+    let server = Server::usual();
+    let mut client = server.connect();
+    let client = &mut client;
+    create(client, "set=rig;indexname=l;indextype=list;indexdata=l,numeric");
+    await_ready(client);
+    // All in partition 16, in the order of their numbers.
+    let digest_of = |record: u8| {
+        let mut digest = [7u8; 20];
+        digest[..3].copy_from_slice(&[16, 0, record]);
+        digest
+    };
+    let put = |client: &mut Client, record: u8, values: &[u8]| {
+        let list = [&[0x90 | values.len() as u8][..], values].concat();
+        let write = Message { info2: info2::WRITE, ..Message::default() }
+            .with_field(field::NAMESPACE, b"test")
+            .with_field(field::SET, b"rig")
+            .with_field(field::DIGEST, &digest_of(record))
+            .with_operation(Operation {
+                particle: LIST_PARTICLE,
+                value: list,
+                ..Operation::bare(operation::WRITE, "l")
+            });
+        assert_eq!(client.ask(&write).unwrap().result, result::OK);
+    };
+    // Records of a page, each with the value under which it came.
+    let page = |client: &mut Client, last: Option<(u8, i64)>, max: u64| -> Vec<(u8, i64)> {
+        let mut request = query(&integer_range("l", 0, 100)).with_field(field::INDEX_TYPE, &[LIST]);
+        request.fields.retain(|(kind, _)| *kind != field::PARTITION_ID_ARRAY);
+        let request = request.with_field(SAMPLE_MAX, &max.to_be_bytes());
+        let request = match last {
+            None => request.with_field(field::PARTITION_ID_ARRAY, &16u16.to_le_bytes()),
+            Some((record, value)) => request
+                .with_field(DIGEST_ARRAY, &digest_of(record))
+                .with_field(BVAL_ARRAY, &value.to_le_bytes()),
+        };
+        client.send(&request.encode()).unwrap();
+        let (messages, last) = take_answer(client);
+        assert_eq!(last, result::OK);
+        let row = |message: &Message| {
+            let value = message.field(BVAL_ARRAY).unwrap().first_chunk().unwrap();
+            (message.field(field::DIGEST).unwrap()[2], i64::from_le_bytes(*value))
+        };
+        messages.iter().map(row).collect()
+    };
+    put(client, 0, &[20]);
+    put(client, 1, &[50]);
+    put(client, 2, &[30, 60]);
+    assert_eq!(page(client, None, 1), [(0, 20)]);
+    put(client, 1, &[10, 50]);
+    // Once on a page, and again on the next where it has a value.
+    assert_eq!(page(client, Some((0, 20)), 100), [(2, 30), (1, 50)]);
+    assert_eq!(page(client, Some((1, 50)), 100), [(2, 60)]);
+    assert_eq!(page(client, None, 100), [(1, 10), (0, 20), (2, 30)]);
+}
+
 /// Records whose value is in the range all the time come once with each query, whatever else changes.
 #[test]
 fn queries_beside_writers_are_exact() {

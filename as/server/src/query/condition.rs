@@ -125,24 +125,6 @@ impl Condition {
         Ok(matches)
     }
 
-    /// Whether a record was there already before `after`, under another of its keys: clients that resume have it.
-    ///
-    /// # Errors
-    /// As [`matches`](Self::matches).
-    pub(super) fn was_before(
-        &self,
-        after: Resume,
-        record: &FlatRecord<'_>,
-        budget: &Budget<'_>,
-    ) -> Result<bool, ResultCode> {
-        let Some(value) = &self.value else { return Ok(false) };
-        let Some(bin) = record.bin(&value.bin).map_err(|_| ResultCode::Unknown)? else { return Ok(false) };
-        let keys = value.keys(&bin, budget)?;
-        let resumed = (Key::from_bval(after.bval, self.key_type()), after.digest);
-        let is_in_range = |key: &Key| self.ranges.iter().any(|(low, high)| low <= key && key <= high);
-        Ok(keys.iter().any(|key| (*key, record.digest) <= resumed && is_in_range(key)))
-    }
-
     /// How often entries of `partition` went from the index so far; to be asked before entries are collected.
     pub(super) fn removals(&self, partition: PartitionId) -> u64 {
         self.index.as_ref().map_or(0, |index| index.removals(partition))

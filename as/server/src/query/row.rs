@@ -131,7 +131,7 @@ impl<'a> QueryRow<'a> {
         let needs_record = !self.projection.without_bins
             || question.is_some()
             || seen.meta.location.key_stored()
-            || self.entry.is_some_and(|entry| entry.must_check || entry.after.is_some());
+            || self.entry.is_some_and(|entry| entry.must_check);
         let record = needs_record.then(|| self.found.record(namespace, scratch, self.budget)).transpose()?;
         if let Some(record) = &record {
             question.map_or(Ok(()), |question| question.resolve(record, record.key))?;
@@ -156,17 +156,11 @@ impl<'a> QueryRow<'a> {
         written.map_err(|error| namespace.report_damage_at(&seen.digest, seen.meta.location, &error))
     }
 
-    /// Whether the record has what the index was asked for, and was not among those that the client has.
+    /// Whether the record has what the index was asked for.
     fn matches(&self, record: &FlatRecord<'_>) -> Result<bool, ResultCode> {
-        let (Some(condition), Some(entry)) = (&self.query.condition, &self.entry) else { return Ok(true) };
+        let (Some(condition), Some(_)) = (&self.query.condition, &self.entry) else { return Ok(true) };
         // The record is at hand, so it is believed more than the entry: bytes may rot, and leave entries behind.
-        if !condition.matches(&self.query.namespace, record, self.budget)? {
-            return Ok(false);
-        }
-        match entry.after {
-            Some(after) => Ok(!condition.was_before(after, record, self.budget)?),
-            None => Ok(true),
-        }
+        condition.matches(&self.query.namespace, record, self.budget)
     }
 }
 

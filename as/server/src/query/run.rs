@@ -286,8 +286,6 @@ pub(super) struct FoundEntry {
     pub(super) bval: i64,
     /// Whether the record must be looked at before it is believed to match.
     pub(super) must_check: bool,
-    /// The record counts only if it was not among those up to here.
-    pub(super) after: Option<super::request::Resume>,
 }
 
 /// The outcome for a record.

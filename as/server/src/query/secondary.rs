@@ -6,6 +6,9 @@
 //! and is sent once: where a record may have several entries, those that were sent are remembered. So they are
 //! where there are more entries than one portion has, since a record may change its key between two portions.
 //!
+//! Nothing is remembered from one page of a client to the next, nor could a record tell: a value of it that comes before the
+//! end of the last page may be newer than that page. So a record comes again on each page where it has a value.
+//!
 //! Records are read later, when an entry may have gone. An entry of an integer says all that is asked of its record, so the
 //! record is not looked at if no entry of the partition has gone since they were taken. The times at which records were last
 //! updated do not tell that: a copy that another node sends now may have been made long ago.
@@ -98,7 +101,6 @@ impl Walker<'_> {
                     bval: found.key.bval(condition.key_type()),
                     must_check: guard.handle() != found.handle
                         || condition.must_check(part.partition, removals),
-                    after: part.after.filter(|_| condition.may_repeat()),
                 };
                 let visited = self.visit(guard, Some(entry));
                 if !self.must_look_again()? {
