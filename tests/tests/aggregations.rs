@@ -304,6 +304,29 @@ fn clients_that_do_not_read_or_go_away_end_it() {
     }
 }
 
+/// Functions whose clients read nothing, with no timeout of their own, take no place from others, and lose nothing by that.
+#[test]
+fn aggregations_that_nobody_reads_stop_no_others() {
+    let (server, mut client) = start(None);
+    let unread = plain("large").with_field(SOCKET_TIMEOUT, &0u32.to_be_bytes()).encode();
+    let mut silent = Vec::new();
+    for _ in 0..25 {
+        let mut one = server.connect();
+        one.send(&unread).unwrap();
+        silent.push(one);
+    }
+    // Until all wait for their clients.
+    thread::sleep(Duration::from_secs(2));
+    for request in [plain("sum"), in_range(plain("sum"), 0, RECORDS)] {
+        let started = Instant::now();
+        assert_eq!(sum_of(&mut client, &request), RECORDS * (RECORDS - 1) / 2);
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    }
+    let mut one = silent.swap_remove(0);
+    let (values, last) = take_answer(&mut one);
+    assert_eq!((values.len(), last), (RECORDS as usize, result::OK));
+}
+
 /// A client that closes its socket with nothing unread is told of only by the end of what it sends, as one that will send no
 /// more and waits for its answer.
 #[test]

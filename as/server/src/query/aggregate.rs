@@ -4,8 +4,8 @@
 //! # Bounds
 //! Records are copied one at a time under their sprig's lock, shared; the function runs without one, nor is the partition
 //! reserved then. Its interpreter bounds memory, and time between two records or values. A value that the client does not take
-//! yet stops the function. If the partition goes to another node while the function runs, the query fails: what the function
-//! has made of a part of the records is of no use.
+//! yet stops the function, and others run in its place meanwhile. If the partition goes to another node while the function runs,
+//! the query fails: what the function has made of a part of the records is of no use.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use super::walked::Stop;
 use crate::config::Engine;
 use crate::index::IndexEntry;
 use crate::namespace::{RecordWalk, stored_size};
-use crate::udf::{self, FoundRecord, FunctionCall, Output, RecordInput, StreamClosed};
+use crate::udf::{self, FoundRecord, FunctionCall, Output, RecordInput, StreamClosed, StreamOwner};
 
 /// Index entries that are taken at once.
 const PORTION_SIZE: usize = 4_096;
@@ -69,9 +69,12 @@ impl Walker<'_> {
             arguments: &aggregation.arguments,
         };
         let mut stream = PartStream { walker: self, records, end: None };
-        let ended = Arc::clone(run);
-        let done =
-            run.functions().aggregate(&call, &mut stream, Box::new(move || ended.reason_to_end().is_some()));
+        let (asked, ended) = (Arc::clone(run), Arc::clone(run));
+        let owner = StreamOwner {
+            is_unwanted: Box::new(move || asked.reason_to_end().is_some()),
+            end_wait: Box::new(move || ended.give_up_client()),
+        };
+        let done = run.functions().aggregate(&call, &mut stream, owner);
         let PartStream { mut records, end, .. } = stream;
         if let Some(end) = end {
             return Err(end);

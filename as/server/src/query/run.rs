@@ -172,6 +172,14 @@ impl QueryRun {
         let _ = self.end.set(end);
     }
 
+    /// Has the query end as one whose client does not read: others need what it keeps.
+    pub(super) fn give_up_client(&self) {
+        self.end_with(End::Unread);
+        if let Some(sink) = &self.sink {
+            sink.give_up();
+        }
+    }
+
     /// A thread does no more for the query. Returns how the query ended, if it was the last one; that one is to
     /// [`finish`](Self::finish) it.
     pub(super) fn leave(&self) -> Option<End> {

@@ -247,7 +247,12 @@ impl Interpreter {
 
     /// Whether the interpreter may be used for further calls.
     pub(super) fn is_reusable(&self) -> bool {
-        !self.watch.end() && self.lua.used_memory() + self.memory.used() < KEPT_MEMORY_MAX
+        !self.watch.end() && self.used_memory() < KEPT_MEMORY_MAX
+    }
+
+    /// Bytes that its values take.
+    pub(super) fn used_memory(&self) -> usize {
+        self.lua.used_memory() + self.memory.used()
     }
 }
 

@@ -3,17 +3,19 @@
 //! # Parts
 //! [`module`] keeps the registered modules, which are items of the system metadata. An [`interpreter`] is a Lua state with its limits, whose functions for programs
 //! are made by the prelude in `lua/` from primitives in [`bindings`]; [`value`] takes values over. [`Functions`] keeps
-//! interpreters for further calls, some for each module.
+//! interpreters for further calls, some for each module. [`stream`] runs functions of aggregations, as many at a time as there
+//! are [`places`].
 //!
 //! # Threads
 //! A call takes an interpreter for itself, so calls run side by side on as many threads as call. The only locks are those of
-//! the list of modules and of the idle interpreters; none is held while a function runs.
+//! the list of modules, of the idle interpreters and of the places; none is held while a function runs.
 
 mod bindings;
 mod interpreter;
 mod module;
 mod packer;
 mod pattern;
+mod places;
 #[expect(unsafe_code, reason = "Lua's C interface")]
 mod raw;
 mod record;
@@ -39,7 +41,7 @@ pub(crate) use module::{
     FILE_NAME_SIZE_MAX, MODULE_SIZE_MAX, Modules, decode_content, is_file_name, metadata_value,
 };
 pub(crate) use record::{BINS_MAX, FoundRecord, RecordInput, RecordState};
-pub(crate) use stream::{RecordStream, StreamClosed, failure_text};
+pub(crate) use stream::{RecordStream, StreamClosed, StreamOwner, failure_text};
 pub(crate) use value::Output;
 
 /// Idle interpreters that are kept for a module.
@@ -146,7 +148,7 @@ pub(crate) struct Functions {
     idle: Mutex<HashMap<String, Idle>>,
     /// Interpreters are kept from call to call.
     is_caching: bool,
-    stream_places: stream::Places,
+    stream_places: places::Places,
 }
 
 /// Why a module cannot be registered.
@@ -165,7 +167,7 @@ impl Functions {
             modules: Arc::new(Modules::new(folder)),
             idle: Mutex::default(),
             is_caching,
-            stream_places: stream::Places::of_machine(),
+            stream_places: places::Places::of_machine(),
         }
     }
 

@@ -2,68 +2,19 @@
 //! takes the values that the function yields.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use cf::sys::facts::Memory;
 use mlua::{MultiValue, Value};
-use parking_lot::{Condvar, Mutex};
 
 use super::interpreter::{self, Interpreter};
+use super::places::{EndWait, Place, WaitReason};
 use super::record::{RecordInput, RecordState};
 use super::value::Output;
 use super::{Failure, FunctionCall, Functions};
 
 /// How long a function may take between two of its records or values.
 const STEP_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// Share of the machine's memory that the interpreters of all stream functions may take together: one in so many parts.
-const MEMORY_SHARE: u64 = 8;
-/// So many stream functions may run at a time however little memory there is.
-const COUNT_MIN: u64 = 4;
-const COUNT_MAX: u64 = 256;
-/// How often one that waits for its turn looks whether it is still wanted.
-const LOOK_PERIOD: Duration = Duration::from_millis(50);
-
-/// Bounds how many stream functions run at a time, and so the memory that they can take. Its lock is taken alone and briefly.
-pub(super) struct Places {
-    free: Mutex<u64>,
-    freed: Condvar,
-}
-
-impl Places {
-    /// As many as the memory of this machine suffices for.
-    pub(super) fn of_machine() -> Self {
-        let of_each = interpreter::TOTAL_MEMORY_MAX as u64;
-        Places::new((Memory::now().total / MEMORY_SHARE / of_each).clamp(COUNT_MIN, COUNT_MAX))
-    }
-
-    pub(super) fn new(count: u64) -> Self {
-        Places { free: Mutex::new(count), freed: Condvar::new() }
-    }
-
-    /// Waits for a place; `None` if it `is_unwanted` meanwhile.
-    fn take(&self, is_unwanted: &dyn Fn() -> bool) -> Option<Place<'_>> {
-        let mut free = self.free.lock();
-        while *free == 0 {
-            self.freed.wait_for(&mut free, LOOK_PERIOD);
-            if *free == 0 && is_unwanted() {
-                return None;
-            }
-        }
-        *free -= 1;
-        Some(Place(self))
-    }
-}
-
-/// A place, until it is dropped.
-struct Place<'a>(&'a Places);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        *self.0.free.lock() += 1;
-        self.0.freed.notify_one();
-    }
-}
 
 /// The stream is of no use any more: nobody wants its values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +35,14 @@ pub(crate) trait RecordStream {
     fn write(&mut self, value: Output) -> Result<(), StreamClosed>;
 }
 
+/// The query that a stream function runs for.
+pub(crate) struct StreamOwner {
+    /// Says that nobody wants the values any more.
+    pub(crate) is_unwanted: Box<dyn Fn() -> bool>,
+    /// Ends a wait for the client, as others need what the function has.
+    pub(crate) end_wait: EndWait,
+}
+
 /// The text with which a query answers that failed so.
 pub(crate) fn failure_text(failure: &Failure) -> Vec<u8> {
     match failure {
@@ -96,8 +55,8 @@ pub(crate) fn failure_text(failure: &Failure) -> Vec<u8> {
 }
 
 impl Functions {
-    /// Runs the server's part of a stream function for the records of one partition. It is stopped with an error soon after
-    /// `is_unwanted` says so. While too many others run it waits.
+    /// Runs the server's part of a stream function for the records of one partition. It is stopped with an error soon after its
+    /// `owner` says that it is unwanted. While too many others run it waits.
     ///
     /// # Errors
     /// When there is no such module, or the function raises an error. Values may have come before.
@@ -105,13 +64,13 @@ impl Functions {
         &self,
         call: &FunctionCall<'_>,
         stream: &mut dyn RecordStream,
-        is_unwanted: Box<dyn Fn() -> bool>,
+        owner: StreamOwner,
     ) -> Result<(), Failure> {
-        let Some(_place) = self.stream_places.take(&*is_unwanted) else {
+        let Some(place) = self.stream_places.enter(owner.end_wait, &*owner.is_unwanted) else {
             return Err(Failure::Function(Some(b"the query has ended".to_vec())));
         };
         let lease = self.lease(call.module, Instant::now() + STEP_TIME_MAX)?;
-        lease.interpreter().aggregate(call, stream, is_unwanted)
+        lease.interpreter().aggregate(call, stream, &place, owner.is_unwanted.into())
     }
 }
 
@@ -120,12 +79,14 @@ impl Interpreter {
         &self,
         call: &FunctionCall<'_>,
         stream: &mut dyn RecordStream,
-        is_unwanted: Box<dyn Fn() -> bool>,
+        place: &Place<'_>,
+        is_unwanted: Rc<dyn Fn() -> bool>,
     ) -> Result<(), Failure> {
-        self.watch.begin_while_wanted(Instant::now() + STEP_TIME_MAX, is_unwanted);
+        let watched = Rc::clone(&is_unwanted);
+        self.watch.begin_while_wanted(Instant::now() + STEP_TIME_MAX, Box::new(move || watched()));
         let arguments = self.converter().arguments(call.arguments);
         let ran = arguments.map_err(|error| interpreter::failure_of(&error)).and_then(|arguments| {
-            let ran = self.run_stream(call.function, arguments, stream);
+            let ran = self.run_stream(call.function, arguments, stream, (place, &*is_unwanted));
             ran.map_err(|error| Failure::Function(Some(interpreter::message_of(&error))))
         });
         self.watch.end();
@@ -142,14 +103,18 @@ impl Interpreter {
         function: &[u8],
         arguments: Vec<Value>,
         stream: &mut dyn RecordStream,
+        (place, is_unwanted): (&Place<'_>, &dyn Fn() -> bool),
     ) -> mlua::Result<(bool, Value)> {
         let stream = RefCell::new(stream);
         // Neither waiting for records nor for the client is the function's time.
         let go_on = || self.watch.extend(Instant::now() + STEP_TIME_MAX);
         let closed = |_: StreamClosed| mlua::Error::runtime("the query has ended");
+        let ended = || closed(StreamClosed);
         self.lua.scope(|scope| {
             let read = scope.create_function(|_, ()| {
-                let record = stream.borrow_mut().next().map_err(closed)?;
+                let next = || stream.borrow_mut().next();
+                let next = place.lend(WaitReason::Records, self.used_memory(), is_unwanted, next);
+                let record = next.ok_or_else(ended)?.map_err(closed)?;
                 go_on();
                 let Some(record) = record else { return Ok(Value::Nil) };
                 let id = self.session.open(RecordState::new(record));
@@ -161,7 +126,9 @@ impl Interpreter {
                     return Ok(0);
                 }
                 let output = self.converter().output(&value).map_err(mlua::Error::runtime)?;
-                stream.borrow_mut().write(output).map_err(closed)?;
+                let write = || stream.borrow_mut().write(output);
+                let written = place.lend(WaitReason::Client, self.used_memory(), is_unwanted, write);
+                written.ok_or_else(ended)?.map_err(closed)?;
                 go_on();
                 Ok(0)
             })?;
@@ -206,9 +173,13 @@ mod tests {
         }
     }
 
+    fn owner(is_unwanted: Box<dyn Fn() -> bool>) -> StreamOwner {
+        StreamOwner { is_unwanted, end_wait: Box::new(|| ()) }
+    }
+
     fn run_with(text: &str, stream: &mut TestStream, is_unwanted: Box<dyn Fn() -> bool>) -> Option<String> {
         let call = FunctionCall { module: "m", function: b"f", arguments: &[0x91, 5] };
-        let failed = module(text).aggregate(&call, stream, is_unwanted).err();
+        let failed = module(text).aggregate(&call, stream, owner(is_unwanted)).err();
         failed.map(|failure| String::from_utf8_lossy(&failure_text(&failure)).into_owned())
     }
 
@@ -257,35 +228,9 @@ mod tests {
         assert_eq!(failed("g = 1"), "UDF: Execution Error 2 : function not found");
         let functions = module("");
         let call = FunctionCall { module: "none", function: b"f", arguments: &[] };
-        let failure = functions.aggregate(&call, &mut TestStream::default(), Box::new(|| false)).unwrap_err();
+        let owner = owner(Box::new(|| false));
+        let failure = functions.aggregate(&call, &mut TestStream::default(), owner).unwrap_err();
         assert_eq!(failure_text(&failure), b"UDF: Execution Error 1");
-    }
-
-    #[test]
-    fn no_more_run_at_a_time_than_there_are_places() {
-        let (places, most) = (Places::new(2), Mutex::new((0, 0)));
-        cf::sync::scope(|scope| {
-            for _ in 0..6 {
-                scope.spawn(|| {
-                    for _ in 0..20 {
-                        let _place = places.take(&|| false).expect("it is wanted");
-                        let count = |change: i32| {
-                            let mut counts = most.lock();
-                            counts.0 += change;
-                            counts.1 = counts.0.max(counts.1);
-                        };
-                        count(1);
-                        std::thread::yield_now();
-                        count(-1);
-                    }
-                });
-            }
-        });
-        assert_eq!(*most.lock(), (0, 2));
-        let held = [places.take(&|| false), places.take(&|| false)];
-        assert!(held.iter().all(Option::is_some) && places.take(&|| true).is_none());
-        drop(held);
-        assert!(places.take(&|| true).is_some());
     }
 
     #[test]
