@@ -30,8 +30,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("as/proto", &["cf"]),
     ("as/datamodel", &["cf", "proto"]),
     ("as/cluster", &["cf", "proto", "datamodel"]),
-    ("as/server", &["cf", "proto", "datamodel", "cluster"]),
-    ("tools", &["cf", "proto", "datamodel"]),
+    ("as/certificates", &[]),
+    ("as/server", &["cf", "proto", "datamodel", "cluster", "certificates"]),
+    ("tools", &["cf", "proto", "datamodel", "certificates"]),
     ("tests", &[]),
     ("tests/fuzz-bodies", &["cf", "proto", "datamodel", "asd"]),
 ];

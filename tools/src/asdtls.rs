@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use certificates::CertificateFacts;
 use clap::{CommandFactory, Parser, Subcommand};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -17,8 +18,6 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-
-use crate::tls::common_names;
 
 const AUTHORITY: &str = "ca";
 const AUTHORITY_DAYS: u32 = 3_650;
@@ -198,10 +197,12 @@ fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, String> {
         CertificateDer::from_pem_file(&certificate_path).map_err(|error| wrong(&certificate_path, &error))?;
     let key = fs::read_to_string(&key_path).map_err(|error| wrong(&key_path, &error))?;
     let key = KeyPair::from_pem(&key).map_err(|error| wrong(&key_path, &error))?;
-    let [name] = common_names(&certificate).try_into().map_err(|_| {
-        wrong(&certificate_path, &"it is not one that asd-tls made: its subject is more than a common name")
-    })?;
-    Ok(Issuer::new(authority_parameters(&name)?, key))
+    let facts = CertificateFacts::read(&certificate);
+    let [name] = facts.as_ref().map(CertificateFacts::common_names).unwrap_or_default() else {
+        let reason = "it is not one that asd-tls made: its subject is more than a common name";
+        return Err(wrong(&certificate_path, &reason));
+    };
+    Ok(Issuer::new(authority_parameters(name)?, key))
 }
 
 fn issue(

@@ -4,19 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use certificates::{Acceptance, ServerVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme,
-};
-use x509_cert::Certificate;
-use x509_cert::der::Decode;
-use x509_cert::der::asn1::ObjectIdentifier;
-
-const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 /// Options of a tool that speaks TLS.
 #[derive(clap::Args, Clone, Default, Debug)]
@@ -71,14 +62,12 @@ impl TlsOptions {
         let name = self.tls_name.as_deref().unwrap_or(host_name).to_owned();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let roots = Arc::new(self.roots()?);
-        let chain = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
-            .build()
-            .map_err(|error| format!("the certificates of authorities cannot be used: {error}"))?;
+        let verifier = ServerVerifier::new(roots, Arc::clone(&provider), Acceptance::of(&name));
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(ServerVerifier { chain, name: name.clone() }));
+            .with_custom_certificate_verifier(Arc::new(verifier));
         let mut config = match (&self.tls_certfile, &self.tls_keyfile) {
             (Some(certificate), Some(key)) => {
                 let chain = certificates(certificate)?;
@@ -142,65 +131,4 @@ impl TlsClient {
     pub(crate) fn connection(&self) -> io::Result<ClientConnection> {
         ClientConnection::new(Arc::clone(&self.config), self.server_name.clone()).map_err(io::Error::other)
     }
-}
-
-/// Takes a server whose certificate has the right name as an alternate name or, as many of clusters do, as its common name.
-#[derive(Debug)]
-struct ServerVerifier {
-    chain: Arc<WebPkiServerVerifier>,
-    name: String,
-}
-
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // The chain was found to be good before the name was looked at.
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if has_common_name(end_entity, &self.name) => Ok(ServerCertVerified::assertion()),
-            verified => verified,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
-}
-
-/// Whether the subject of a certificate is called `name`.
-fn has_common_name(certificate: &[u8], name: &str) -> bool {
-    common_names(certificate).iter().any(|found| found.eq_ignore_ascii_case(name))
-}
-
-/// The common names of a certificate's subject.
-pub(crate) fn common_names(certificate: &[u8]) -> Vec<String> {
-    let Ok(certificate) = Certificate::from_der(certificate) else { return Vec::new() };
-    let parts = certificate.tbs_certificate.subject.0.into_iter().flat_map(|part| part.0.into_vec());
-    let names = parts.filter(|part| part.oid == COMMON_NAME);
-    names.map(|part| String::from_utf8_lossy(part.value.value()).into_owned()).collect()
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use certificates::{Acceptance, Blacklist, CertificateFacts, ClientVerifier, ServerVerifier};
 use pkcs8::EncryptedPrivateKeyInfo;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
@@ -15,16 +16,13 @@ use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
 };
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use super::blacklist::Blacklist;
-use super::certificate::CertificateFacts;
+use super::client_rule::ClientRule;
 use super::error::TlsError;
-use super::peer::NodeVerifier;
 use super::pem::{Section, sections};
 use super::suites::{cipher_suites, versions};
-use super::verifier::{ClientRule, ClientVerifier};
 use crate::config::TlsConfig;
 use crate::config::setting::Text;
 
@@ -281,10 +279,9 @@ pub(super) fn server_config(
         builder.with_no_client_auth()
     } else {
         let roots = Arc::new(context.authorities(is_for_nodes)?);
-        let chain = WebPkiClientVerifier::builder_with_provider(roots, provider)
-            .build()
+        let acceptance = Acceptance { names: rule.names(), blacklist };
+        let verifier = ClientVerifier::new(roots, provider, acceptance)
             .map_err(|error| context.error("ca-file", error))?;
-        let verifier = ClientVerifier { chain, rule: rule.clone(), blacklist };
         builder.with_client_cert_verifier(Arc::new(verifier))
     };
     let (chain, key) = (identity.chain.clone(), identity.key.clone_key());
@@ -309,12 +306,9 @@ pub(super) fn client_config(config: &TlsConfig, rule: &ClientRule) -> Result<Cli
     let provider = context.provider()?;
     let protocols = config.params.protocols.get_or_empty();
     let versions = versions(&protocols).map_err(|reason| context.error("protocols", reason))?;
-    let verifier = NodeVerifier {
-        roots: Arc::new(context.authorities(true)?),
-        provider: Arc::clone(&provider),
-        rule: rule.clone(),
-        blacklist: context.blacklist()?,
-    };
+    let roots = Arc::new(context.authorities(true)?);
+    let acceptance = Acceptance { names: rule.names(), blacklist: context.blacklist()? };
+    let verifier = ServerVerifier::new(roots, Arc::clone(&provider), acceptance);
     let identity = context.identity()?;
     let (chain, key) = (identity.chain.clone(), identity.key.clone_key());
     let mut built = ClientConfig::builder_with_provider(provider)

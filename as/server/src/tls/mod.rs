@@ -7,15 +7,13 @@
 //! The accept thread takes a session from a port; its service thread does everything else with that. The thread `tls-refresh`
 //! looks at the files. A request to read them at once ([`TlsPorts::reload`]) comes from the thread that waits for signals.
 
-mod blacklist;
-mod certificate;
+mod client_rule;
 mod credentials;
 mod error;
 mod peer;
 mod pem;
 mod session;
 mod suites;
-mod verifier;
 
 use std::fs;
 use std::net::TcpListener;
@@ -29,10 +27,10 @@ use rustls::{ClientConfig, ServerConfig};
 
 use crate::config::setting::{List, Text};
 use crate::config::{Config, TlsConfig};
+use client_rule::ClientRule;
 pub(crate) use error::TlsError;
 pub(crate) use peer::{PeerSession, PeerStream};
 pub(crate) use session::{Received, TlsSession};
-use verifier::ClientRule;
 
 /// How often the refresh thread looks whether it is time, or to stop.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);

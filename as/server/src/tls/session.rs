@@ -8,9 +8,8 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use certificates::CertificateFacts;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
-
-use super::certificate::CertificateFacts;
 
 /// Encrypted bytes that may wait for the socket, about.
 const UNSENT_SIZE_MAX: usize = 64 << 10;

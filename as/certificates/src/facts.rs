@@ -31,7 +31,8 @@ const PART_NAMES: &[(ObjectIdentifier, &str)] = &[
 ];
 
 /// A certificate, read.
-pub(crate) struct CertificateFacts {
+#[derive(Debug)]
+pub struct CertificateFacts {
     /// The subject's common names, the last of which counts as *the* name.
     common_names: Vec<String>,
     /// The subject's last organizational unit.
@@ -48,7 +49,8 @@ pub(crate) struct CertificateFacts {
 
 impl CertificateFacts {
     /// Reads a certificate; `None` if that is none.
-    pub(crate) fn read(der: &[u8]) -> Option<Self> {
+    #[must_use]
+    pub fn read(der: &[u8]) -> Option<Self> {
         let certificate = Certificate::from_der(der).ok()?.tbs_certificate;
         let alternate: Option<(bool, SubjectAltName)> = certificate.get().ok()?;
         let alternate_names = alternate.map_or_else(Vec::new, |(_, names)| {
@@ -76,14 +78,22 @@ impl CertificateFacts {
         })
     }
 
-    /// The subject's common name.
-    pub(crate) fn common_name(&self) -> Option<&str> {
+    /// All common names of the subject.
+    #[must_use]
+    pub fn common_names(&self) -> &[String] {
+        &self.common_names
+    }
+
+    /// The subject's common name: the last one.
+    #[must_use]
+    pub fn common_name(&self) -> Option<&str> {
         self.common_names.last().map(String::as_str)
     }
 
     /// The user that it logs in: the subject's common name, and behind a dot its organizational unit, if that is wanted and
     /// there.
-    pub(crate) fn user_name(&self, with_unit: bool) -> Option<String> {
+    #[must_use]
+    pub fn user_name(&self, with_unit: bool) -> Option<String> {
         let name = self.common_name()?;
         Some(match self.unit.as_ref().filter(|_| with_unit) {
             Some(unit) => format!("{name}.{unit}"),
@@ -92,28 +102,35 @@ impl CertificateFacts {
     }
 
     /// Whether it is for `name`: a common name or an alternate name, where `*.` stands for one label.
-    pub(crate) fn is_for(&self, name: &str) -> bool {
+    #[must_use]
+    pub fn is_for(&self, name: &str) -> bool {
         self.common_names.iter().chain(&self.alternate_names).any(|pattern| matches(pattern, name))
     }
 
     /// All names that it is for, for messages.
-    pub(crate) fn names(&self) -> String {
+    #[must_use]
+    pub fn names(&self) -> String {
         let mut names: Vec<&str> =
             self.common_names.iter().chain(&self.alternate_names).map(String::as_str).collect();
         names.dedup();
         names.join(", ")
     }
 
-    pub(crate) fn serial(&self) -> &str {
+    /// The serial number, in upper-case hexadecimal digits without zeros in front.
+    #[must_use]
+    pub fn serial(&self) -> &str {
         &self.serial
     }
 
-    pub(crate) fn issuer(&self) -> &str {
+    /// The issuer, on one line as OpenSSL prints it.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
         &self.issuer
     }
 
     /// Why it is not good at `now`.
-    pub(crate) fn fault_at(&self, now: SystemTime) -> Option<&'static str> {
+    #[must_use]
+    pub fn fault_at(&self, now: SystemTime) -> Option<&'static str> {
         if now > self.not_after {
             Some("has expired: clients refuse it; have a new one issued")
         } else if now < self.not_before {
@@ -182,7 +199,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use rcgen::{CertificateParams, DnType, KeyPair};
 
     use super::*;

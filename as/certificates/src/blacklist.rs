@@ -9,18 +9,18 @@
 
 use std::collections::HashMap;
 
-use super::certificate::CertificateFacts;
+use crate::facts::CertificateFacts;
 
 /// Serial numbers, each with the issuers for which it is meant; none is any.
 #[derive(Default, Debug)]
-pub(super) struct Blacklist(HashMap<String, Vec<String>>);
+pub struct Blacklist(HashMap<String, Vec<String>>);
 
 impl Blacklist {
     /// Reads the text of a file.
     ///
     /// # Errors
     /// The number of the line that does not begin with a serial number.
-    pub(super) fn parse(text: &str) -> Result<Self, usize> {
+    pub fn parse(text: &str) -> Result<Self, usize> {
         let mut serials: HashMap<String, Vec<String>> = HashMap::new();
         for (at, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
@@ -39,7 +39,8 @@ impl Blacklist {
     }
 
     /// Whether a certificate is on the list.
-    pub(super) fn contains(&self, certificate: &CertificateFacts) -> bool {
+    #[must_use]
+    pub fn contains(&self, certificate: &CertificateFacts) -> bool {
         let issuers = self.0.get(certificate.serial());
         issuers.is_some_and(|issuers| {
             issuers.iter().any(|issuer| issuer.is_empty() || issuer == certificate.issuer())
@@ -50,7 +51,7 @@ impl Blacklist {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::certificate::tests::certificate;
+    use crate::facts::tests::certificate;
 
     #[test]
     fn a_serial_number_is_enough_and_an_issuer_narrows_it() {

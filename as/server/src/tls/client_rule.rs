@@ -1,0 +1,32 @@
+//! Whose certificates are accepted from clients: `tls-authenticate-client`.
+
+/// Whose certificates are accepted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum ClientRule {
+    /// None is asked for.
+    NotAsked,
+    /// One that the authorities of the context have signed.
+    Any,
+    /// Such a one that is for one of these names.
+    Names(Vec<String>),
+}
+
+impl ClientRule {
+    /// From the values of the parameter, which the configuration has checked; none is any.
+    pub(super) fn new(values: &[String]) -> Self {
+        match values {
+            [] => ClientRule::Any,
+            [only] if only == "any" => ClientRule::Any,
+            [only] if only == "false" => ClientRule::NotAsked,
+            names => ClientRule::Names(names.to_vec()),
+        }
+    }
+
+    /// The names of which a certificate must have one; `None` if it may have any.
+    pub(super) fn names(&self) -> Option<Vec<String>> {
+        match self {
+            ClientRule::Names(names) => Some(names.clone()),
+            ClientRule::NotAsked | ClientRule::Any => None,
+        }
+    }
+}
