@@ -127,6 +127,15 @@ pub fn run(options: &Options, out: &mut impl Write, errors: &mut impl Write) -> 
         writeln!(errors, "asinfo: {host} answered nothing to {}", commands.join(", "))?;
         return Ok(ExitCode::FAILURE);
     }
+    if let [(refusal, value)] = &answers[..]
+        && value.is_empty()
+        && info::is_error(refusal)
+    {
+        // It is no answer to one of the commands.
+        let advice = if refusal.contains("not authenticated") { ": give --user and --password" } else { "" };
+        writeln!(errors, "asinfo: {host}: {refusal}{advice}")?;
+        return Ok(ExitCode::FAILURE);
+    }
     print(options, &commands, &answers, out)?;
     let is_refused = !commands.is_empty() && answers.iter().any(|(_, value)| info::is_error(value));
     Ok(if is_refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -245,6 +254,11 @@ mod tests {
     fn a_refusal_is_printed_and_fails() {
         let (code, out, ..) = asinfo(&["-v", "nonsense"], "nonsense\tERROR:4:unrecognized command\n");
         assert_eq!((code, out.as_str()), (ExitCode::FAILURE, "ERROR:4:unrecognized command\n"));
+        for arguments in [&["-v", "build"][..], &[], &["-v", "build", "-v", "node"]] {
+            let (code, out, errors, _) = asinfo(arguments, "ERROR:80:not authenticated\n");
+            assert_eq!((code, out.as_str()), (ExitCode::FAILURE, ""));
+            assert!(errors.ends_with("not authenticated: give --user and --password\n"), "{errors}");
+        }
     }
 
     #[test]
