@@ -3,7 +3,8 @@
 //! A file is never written over. The new one is written beside it as `<module>.smd.save` and brought to disk, then renamed,
 //! and then the folder is brought to disk. Whenever the process or the machine stops, a start finds the old file or the new
 //! one, whole. A file that cannot be read is kept as `<module>.smd.unreadable` and the module starts empty, as on the
-//! C server, which has it written over by the next set.
+//! C server, which has it written over by the next set. With that of users and roles nothing starts: without its users a server
+//! would open to whoever knows the first password of the first administrator.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -90,6 +91,13 @@ pub(super) fn load(folder: &dyn Folder, module: Module) -> io::Result<(SmdVersio
     };
     match decode_file(&bytes) {
         Ok(content) => Ok(content),
+        Err(error) if module == Module::Security => {
+            let text = format!(
+                "it holds the users and roles and cannot be used, {error}: put a copy in its place, or take it away to start \
+                 with the first administrator alone"
+            );
+            Err(io::Error::new(io::ErrorKind::InvalidData, text))
+        }
         Err(error) => {
             let aside = format!("{name}.unreadable");
             cf::warning!(
