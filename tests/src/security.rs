@@ -42,6 +42,10 @@ pub mod field {
     pub const PRIVILEGES: u8 = 12;
     pub const WHITELIST: u8 = 13;
     pub const READ_QUOTA: u8 = 14;
+    pub const WRITE_QUOTA: u8 = 15;
+    pub const READ_INFO: u8 = 16;
+    pub const WRITE_INFO: u8 = 17;
+    pub const CONNECTIONS: u8 = 18;
 }
 
 /// A type and what the field holds.

@@ -249,3 +249,58 @@ fn what_support_asks_for_is_collected() {
         assert!(listed.lines().any(|file| file.ends_with(name)), "no {name} in {listed}\n{text}");
     }
 }
+
+/// What administrators of users do in one session after the other, with a word of what asadm then says.
+const ACCESS_CONTROL: &[(&str, &str)] = &[
+    (
+        "manage acl create role office priv read ns test set a allow 127.0.0.0/8 ::1 read 100 write 50",
+        "Successfully",
+    ),
+    ("manage acl create role mixed priv sys-admin", "Successfully"),
+    ("manage acl create user bob password secret roles office", "Successfully"),
+    ("show users", "office"),
+    ("show users bob", "bob"),
+    ("show users statistics", "bob"),
+    ("show roles", "127.0.0.0/8"),
+    ("show roles office", "read.test.a"),
+    ("manage acl grant user bob roles mixed", "Successfully"),
+    ("manage acl revoke user bob roles mixed", "Successfully"),
+    ("manage acl grant role office priv write ns test", "Successfully"),
+    ("manage acl revoke role office priv write ns test", "Successfully"),
+    ("manage acl allowlist role office allow 127.0.0.1", "Successfully"),
+    ("manage acl allowlist role office clear", "Successfully"),
+    ("manage acl quotas role office read 7 write 8", "Successfully"),
+    ("manage acl quotas role office write 9", "Successfully"),
+    ("manage acl set-password user bob password other", "Successfully"),
+    ("manage acl create user bob password x roles read", "User already exists"),
+    ("manage acl create role office priv read", "Role already exists"),
+    ("manage acl grant user bob roles nobody", "role"),
+    ("manage acl delete role mixed", "Successfully"),
+    ("manage acl create user eve password x", "Successfully"),
+    ("manage acl delete user eve", "Successfully"),
+];
+
+#[test]
+fn asadm_manages_users_and_roles() {
+    let Some(asadm) = asadm() else { return };
+    let basics = BASICS.replacen("service {", "service {\n    ticker-interval 1", 1);
+    let mut server =
+        Server::start(&[&basics, NAMESPACES, "security {\n    enable-quotas true\n}\n"].concat());
+    server.allow("has the password that everybody knows").allow("unrecognized command").allow("' refused: ");
+    let admin = ["-U", "admin", "-P", "admin", "--enable"];
+    for (command, word) in ACCESS_CONTROL {
+        let text = run(&server, &asadm, &admin, &[command]);
+        assert!(text.to_lowercase().contains(&word.to_lowercase()), "{command} without {word}:\n{text}");
+    }
+    let bob = ["-U", "bob", "-P", "other", "--enable"];
+    let text = run(&server, &asadm, &bob, &["show roles office"]);
+    assert!(text.contains("read.test.a"), "who has a role may see it:\n{text}");
+    let text = run(&server, &asadm, &bob, &["manage acl create user x password x"]);
+    assert!(text.to_lowercase().contains("role violation") || text.contains("role or privilege"), "{text}");
+    let text = session(&server, &asadm, &bob, &["manage acl change-password old other new third"]);
+    assert!(text.contains("Successfully"), "{text}");
+    let text = session(&server, &asadm, &["-U", "bob", "-P", "third"], &["info network"]);
+    assert!(text.contains("Network Information"), "{text}");
+    let text = run(&server, &asadm, &["-U", "bob", "-P", "wrong"], &["info network"]);
+    assert!(!text.contains("Network Information"), "{text}");
+}

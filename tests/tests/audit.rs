@@ -1,8 +1,12 @@
 //! The audit log: which operations on records it tells of, in which words, and how that changes while the server runs.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use std::os::unix::net::UnixDatagram;
+
 use ferrospike_tests::client::Client;
-use ferrospike_tests::security::{ADMIN, OTHER, PASS, create_user, logged_in};
+use ferrospike_tests::security::{
+    ADMIN, OTHER, PASS, command, create_user, field as security, logged_in, login, result_of,
+};
 use ferrospike_tests::server::{BASICS, NAMESPACES, Server};
 use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, operation};
 
@@ -176,4 +180,60 @@ fn what_is_told_changes_while_the_server_runs() {
             line("not authenticated", "<none>", "write", &digest),
         ]
     );
+}
+
+#[test]
+fn the_log_of_the_system_gets_the_lines_too_and_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("syslog");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let sinks = format!(
+        "syslog {{\n        path {}\n        context audit info\n    }}\n    console {{",
+        path.display()
+    );
+    let basics = BASICS.replacen("console {", &sinks, 1);
+    let security = "security {\nlog {\nreport-authentication true\nreport-user-admin true\nreport-sys-admin true\nreport-violation true\n}\n}\n";
+    let mut server = Server::start(&format!("{basics}{NAMESPACES}\n{security}"));
+    server.allow("has the password that everybody knows");
+    let mut admin = logged_in(&server, "admin", ADMIN);
+    assert_eq!(create_user(&mut admin, "bob", PASS, &["sys-admin"]), 0);
+    let (result, token) = login(&mut server.connect(), "bob", PASS);
+    assert_eq!(result, 0);
+    assert_eq!(login(&mut server.connect(), "bob", OTHER).0, 65);
+    assert_eq!(login(&mut server.connect(), "nobody", OTHER).0, 60);
+    let by_token = [(security::USER, &b"bob"[..]), (security::SESSION_TOKEN, &token[..])];
+    let mut bob = server.connect();
+    assert_eq!(result_of(&mut bob, command::AUTHENTICATE, &by_token), 0);
+    assert_eq!(bob.info_value("set-config:context=service;query-max-done=37").unwrap(), "ok");
+    assert_eq!(
+        admin.info_value("recluster:").unwrap(),
+        "ERROR:81:role violation - requires permission 'service-ctrl'"
+    );
+    assert_eq!(server.connect().info("namespaces\n").unwrap(), "ERROR:80:not authenticated\n");
+    let lines = [
+        line("permitted", "admin", "login", "user=admin"),
+        line("permitted", "admin", "create user", "user=bob;roles=sys-admin"),
+        line("permitted", "bob", "login", "user=bob"),
+        line("authentication failed (password)", "<none>", "login", "user=bob"),
+        line("authentication failed (user)", "<none>", "login", "user=nobody"),
+        line("permitted", "bob", "authentication", "user=bob"),
+        line("permitted", "bob", "info request", "set-config:context=service;query-max-done=37"),
+        line("role violation", "admin", "info request", "recluster:"),
+        line("not authenticated", "<none>", "info request", "namespaces"),
+    ];
+    let mut sent = String::new();
+    let mut buffer = [0; 4096];
+    while let Ok(size) = socket.recv(&mut buffer) {
+        sent.push_str(&String::from_utf8_lossy(&buffer[..size]));
+        sent.push('\n');
+    }
+    let port = regex_lite::Regex::new(r"127\.0\.0\.1:\d+").unwrap();
+    for log in [&sent, &server.log()] {
+        let told = port.replace_all(log, "127.0.0.1");
+        let missing: Vec<&String> = lines.iter().filter(|line| !told.contains(line.as_str())).collect();
+        assert!(missing.is_empty(), "{missing:#?}\nin\n{told}");
+        let secrets = [PASS, OTHER, ADMIN, "argon2"];
+        assert!(!secrets.iter().any(|secret| told.contains(secret)), "a secret is told");
+    }
 }

@@ -1,6 +1,7 @@
 //! Access control: logging in, users and roles, what each may do, and what is left of it after a stop or a crash.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
@@ -8,7 +9,7 @@ use ferrospike_tests::security::{
     ADMIN, Field, OTHER, PASS, ask, command, create_user, field, logged_in, login, names, read_in, result_of,
 };
 use ferrospike_tests::server::{BASICS, NAMESPACES, Server};
-use ferrospike_tests::wire::{Message, result};
+use ferrospike_tests::wire::{Message, Operation, field as data, info1, info2, info3, operation, result};
 
 fn start(security: &str) -> Server {
     let mut server = Server::start(&format!("{BASICS}{NAMESPACES}\nsecurity {{\n{security}\n}}\n"));
@@ -245,4 +246,193 @@ fn a_quota_limits_a_user() {
     let done = results.iter().filter(|&&result| result == result::NOT_FOUND).count();
     assert!(results.iter().all(|result| [result::NOT_FOUND, 83].contains(result)), "{results:?}");
     assert!(done >= 50 && done as f64 <= 50.0 * seconds, "{done} in {seconds} s");
+}
+
+/// Fields that only queries have.
+const JOB_ID: u8 = 7;
+const RECORDS_PER_SECOND: u8 = 10;
+
+/// A query of all records, at this rate if there is one.
+fn query(rate: Option<u32>) -> Message {
+    let partitions: Vec<u8> = (0..4096u16).flat_map(u16::to_le_bytes).collect();
+    let info1 = info1::READ | info1::GET_ALL;
+    let message = Message { info1, info3: info3::PARTITION_DONE, ..Message::default() }
+        .with_field(data::NAMESPACE, b"test")
+        .with_field(data::SET, b"rig")
+        .with_field(data::PARTITION_ID_ARRAY, &partitions);
+    match rate {
+        Some(rate) => message.with_field(RECORDS_PER_SECOND, &rate.to_be_bytes()),
+        None => message,
+    }
+}
+
+/// A change of all records at this rate.
+fn background(rate: u32, id: u64) -> Message {
+    Message { info2: info2::WRITE, ..Message::default() }
+        .with_field(data::NAMESPACE, b"test")
+        .with_field(data::SET, b"rig")
+        .with_field(JOB_ID, &id.to_be_bytes())
+        .with_field(RECORDS_PER_SECOND, &rate.to_be_bytes())
+        .with_operation(Operation::integer(operation::WRITE, "n", 1))
+}
+
+/// The first result of an answer that is no success, else that of its end.
+fn outcome(client: &mut Client, request: &Message) -> u8 {
+    client.send(&request.encode()).unwrap();
+    loop {
+        let messages = client.receive().unwrap().messages().unwrap();
+        if let Some(last) = messages.iter().find(|message| message.is_last() || message.result != 0) {
+            return last.result;
+        }
+    }
+}
+
+/// What administrators see of a user's reads or writes: quota, operations and records of queries a second, limitless queries.
+fn figures(admin: &mut Client, user: &str, of: u8) -> [u32; 4] {
+    let (result, fields) = ask(admin, command::QUERY_USERS, &[(field::USER, user.as_bytes())]);
+    assert_eq!(result, 0);
+    assert_eq!(admin.receive().unwrap().body[1], 50);
+    let data = &fields.iter().find(|(id, _)| *id == of).unwrap().1;
+    assert_eq!((data.len(), data[0]), (17, 4));
+    std::array::from_fn(|at| u32::from_be_bytes(data[1 + 4 * at..5 + 4 * at].try_into().unwrap()))
+}
+
+fn await_figures(admin: &mut Client, user: &str, of: u8, wanted: impl Fn([u32; 4]) -> bool) {
+    let start = Instant::now();
+    while !wanted(figures(admin, user, of)) {
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", figures(admin, user, of));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn set_quotas(admin: &mut Client, role: &str, read: u32, write: u32) {
+    let fields = [
+        (field::ROLE, role.as_bytes()),
+        (field::READ_QUOTA, &read.to_be_bytes()[..]),
+        (field::WRITE_QUOTA, &write.to_be_bytes()[..]),
+    ];
+    assert_eq!(result_of(admin, command::SET_QUOTAS, &fields), 0);
+}
+
+#[test]
+fn queries_take_their_rates_of_the_quota() {
+    let server = start("enable-quotas true");
+    let mut admin = logged_in(&server, "admin", ADMIN);
+    assert_eq!(result_of(&mut admin, command::CREATE_ROLE, &[(field::ROLE, b"limit")]), 0);
+    assert_eq!(create_user(&mut admin, "bob", PASS, &["read-write", "limit"]), 0);
+    let connect = || logged_in(&server, "bob", PASS);
+    let (mut bob, mut second) = (connect(), connect());
+    for key in 0..2_000 {
+        assert_eq!(bob.ask(&Message::put(&key.to_string(), vec![1])).unwrap().result, 0);
+    }
+    // Without a quota all is counted and nothing refused.
+    let (of_reads, of_writes) = (field::READ_INFO, field::WRITE_INFO);
+    await_figures(&mut admin, "bob", of_writes, |[quota, rate, ..]| quota == 0 && rate > 0);
+    assert_eq!(outcome(&mut bob, &query(None)), 0);
+    assert_eq!(outcome(&mut bob, &query(Some(1_000_000))), 0);
+    set_quotas(&mut admin, "limit", 1_000, 500);
+    assert_eq!(figures(&mut admin, "bob", of_reads)[0], 1_000);
+    await_figures(&mut admin, "bob", of_writes, |[quota, rate, ..]| quota == 500 && rate == 0);
+    assert_eq!(outcome(&mut bob, &query(None)), 83, "as fast as can be");
+    assert_eq!(outcome(&mut bob, &query(Some(0))), 83);
+    assert_eq!(outcome(&mut bob, &query(Some(1_001))), 83);
+    bob.send(&query(Some(700)).encode()).unwrap();
+    await_figures(&mut admin, "bob", of_reads, |[_, _, rate, limitless]| (rate, limitless) == (700, 0));
+    assert_eq!(outcome(&mut second, &query(Some(301))), 83, "beside the other one");
+    // Reads have what is left in a second.
+    let start = Instant::now();
+    let done = (0..1_000).filter(|_| get(&mut second) != 83).count();
+    let seconds = start.elapsed().as_secs_f64().ceil() + 1.0;
+    assert!(done >= 200 && done as f64 <= 300.0 * seconds, "{done} in {seconds} s");
+    drop(bob);
+    await_figures(&mut admin, "bob", of_reads, |[_, rate, reserved, _]| (rate, reserved) == (0, 0));
+
+    // Background queries are writes.
+    assert_eq!(outcome(&mut second, &background(501, 70_001)), 83);
+    assert_eq!(outcome(&mut second, &background(500, 70_002)), 0);
+    assert_eq!(figures(&mut admin, "bob", of_writes)[2], 500);
+    assert_eq!(put(&mut second), 83);
+    set_quotas(&mut admin, "limit", 0, 0);
+    assert_eq!((put(&mut second), outcome(&mut second, &query(None))), (0, 0));
+}
+
+#[test]
+fn a_quota_holds_over_all_connections_of_a_user() {
+    let server = start("enable-quotas true");
+    let mut admin = logged_in(&server, "admin", ADMIN);
+    assert_eq!(result_of(&mut admin, command::CREATE_ROLE, &[(field::ROLE, b"limit")]), 0);
+    set_quotas(&mut admin, "limit", 400, 200);
+    assert_eq!(create_user(&mut admin, "bob", PASS, &["read-write", "limit"]), 0);
+    let start = Instant::now();
+    let done = |request: fn(&mut Client) -> u8| {
+        let mut client = logged_in(&server, "bob", PASS);
+        let mut done = 0;
+        while start.elapsed() < Duration::from_secs(4) {
+            match request(&mut client) {
+                83 => {}
+                result => {
+                    assert!([0, 2].contains(&result), "{result}");
+                    done += 1;
+                }
+            }
+        }
+        done
+    };
+    let [reads, writes] = std::thread::scope(|scope| {
+        let all = [get as fn(&mut Client) -> u8, put]
+            .map(|request| [(), ()].map(|()| scope.spawn(move || done(request))));
+        all.map(|both| both.map(|one| one.join().unwrap()).iter().sum::<u32>())
+    });
+    let seconds = start.elapsed().as_secs_f64().ceil() as u32 + 1;
+    assert!((400..=400 * seconds).contains(&reads), "{reads} reads in {seconds} s");
+    assert!((200..=200 * seconds).contains(&writes), "{writes} writes in {seconds} s");
+}
+
+#[test]
+fn the_first_password_may_come_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("password");
+    std::fs::write(&path, "a\nnot this line\n").unwrap();
+    let line = format!("default-password-file {}", path.display());
+    let mut server = Server::start(&format!("{BASICS}{NAMESPACES}\nsecurity {{\n{line}\n}}\n"));
+    assert_eq!(login(&mut server.connect(), "admin", ADMIN).0, 65, "nobody knows this one");
+    let mut admin = logged_in(&server, "admin", OTHER);
+    // It is that of the first start alone.
+    let set = [(field::USER, &b"admin"[..]), (field::PASSWORD, PASS.as_bytes())];
+    assert_eq!(result_of(&mut admin, command::SET_PASSWORD, &set), 0);
+    std::fs::remove_file(&path).unwrap();
+    server.stop();
+    server.restart();
+    assert_eq!(login(&mut server.connect(), "admin", OTHER).0, 65);
+    assert_eq!(login(&mut server.connect(), "admin", PASS).0, 0);
+    server.stop();
+    std::fs::remove_dir_all(server.folder().join("smd")).unwrap();
+    let refusal = server.refusal();
+    assert!(refusal.contains("default-password-file") && refusal.contains("password"), "{refusal}");
+}
+
+#[test]
+fn without_its_users_a_server_does_not_start_and_nobody_else_reads_them() {
+    let mut server = start("");
+    let mut admin = logged_in(&server, "admin", ADMIN);
+    let set = [(field::USER, &b"admin"[..]), (field::PASSWORD, PASS.as_bytes())];
+    assert_eq!(result_of(&mut admin, command::SET_PASSWORD, &set), 0);
+    server.stop();
+    let path = server.folder().join("smd/security.smd");
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "tokens are signed with what is in it");
+    let good = std::fs::read(&path).unwrap();
+    for damaged in [&good[..good.len() / 2], b""] {
+        std::fs::write(&path, damaged).unwrap();
+        let refusal = server.refusal();
+        assert!(
+            refusal.contains("security.smd: it holds the users and roles and cannot be used"),
+            "{refusal}"
+        );
+        assert_eq!(std::fs::read(&path).unwrap(), damaged, "it is left as it is");
+    }
+    std::fs::write(&path, &good).unwrap();
+    server.restart();
+    assert_eq!(login(&mut server.connect(), "admin", ADMIN).0, 65);
+    assert_eq!(login(&mut server.connect(), "admin", PASS).0, 0);
 }

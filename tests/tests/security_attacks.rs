@@ -394,3 +394,110 @@ fn an_acknowledged_change_of_a_user_outlives_every_crash() {
         assert_eq!(login(&mut client, "admin", ADMIN).0, 0, "round {round}");
     }
 }
+
+/// Where all connections come from that are no attacker's.
+const ELSEWHERE: [u8; 4] = [127, 0, 0, 2];
+
+#[test]
+fn a_whitelist_counts_on_open_connections() {
+    let (server, mut admin, mut bob) = with_bob(4_000);
+    let list = |admin: &mut Client, list: &str| {
+        let fields = [(field::ROLE, &b"office"[..]), (field::WHITELIST, list.as_bytes())];
+        assert_eq!(result_of(admin, command::SET_WHITELIST, &fields), 0);
+    };
+    assert_eq!(result_of(&mut admin, command::CREATE_ROLE, &[(field::ROLE, b"office")]), 0);
+    let granted = [(field::USER, &b"bob"[..]), (field::ROLES, &names(&["office"])[..])];
+    assert_eq!(result_of(&mut admin, command::GRANT_ROLES, &granted), 0);
+    let mut elsewhere = Client::connect_from(ELSEWHERE.into(), server.address()).unwrap();
+    assert_eq!(login(&mut elsewhere, "bob", PASS).0, 0);
+    let get = |client: &mut Client| client.ask(&Message::get("1")).unwrap().result;
+    assert_eq!((get(&mut bob), get(&mut elsewhere)), (0, 0));
+
+    // In the middle of a query, and a query in the background whose connection is gone.
+    bob.send(&slow(Message::scan("test"), 5).encode()).unwrap();
+    thread::sleep(Duration::from_millis(300));
+    list(&mut admin, "127.0.0.2,::1");
+    let lost = Instant::now();
+    assert_eq!(last_result(&mut bob), 82);
+    assert!(lost.elapsed() < LOST_WITHIN, "{:?}", lost.elapsed());
+    assert_eq!((get(&mut bob), get(&mut elsewhere)), (82, 0));
+    assert_eq!(bob.ask(&Message::put("1", vec![1])).unwrap().result, 82);
+    assert_eq!(bob.ask(&Message::get_all(["1"].into_iter())).unwrap().result, 82);
+    assert_eq!(bob.ask(&Message::scan("test")).unwrap().result, 82);
+    assert_eq!(bob.info("namespaces\n").unwrap(), "ERROR:82:not whitelisted\n");
+    assert_eq!(result_of(&mut bob, command::QUERY_USERS, &[(field::USER, b"bob")]), 82);
+    assert_eq!(login(&mut bob, "bob", PASS).0, 82);
+    // It counts again as it counted before.
+    list(&mut admin, "127.0.0.0/30");
+    assert_eq!((get(&mut bob), get(&mut elsewhere)), (0, 0));
+    list(&mut admin, "127.0.0.1");
+    assert_eq!((get(&mut bob), get(&mut elsewhere)), (0, 82));
+    // With the role its addresses go.
+    assert_eq!(result_of(&mut admin, command::DROP_ROLE, &[(field::ROLE, b"office")]), 0);
+    assert_eq!((get(&mut bob), get(&mut elsewhere)), (0, 0));
+}
+
+#[test]
+fn who_guesses_over_many_connections_holds_up_nobody() {
+    let mut server = start();
+    server.allow("too many failed logins");
+    let mut admin = logged_in(&server, "admin", ADMIN);
+    for user in ["bob", "eve"] {
+        assert_eq!(create_user(&mut admin, user, PASS, &["read"]), 0);
+    }
+    let (_, token) = login(&mut server.connect(), "bob", PASS);
+    // Each login is for another user, so that none is refused without a look.
+    let guesses = |number: usize| {
+        let mut client = Client::connect_from([127, 0, 0, 3].into(), server.address()).unwrap();
+        let name = format!("user{number}");
+        let fields = [(field::USER, name.as_bytes()), (field::CREDENTIAL, OTHER.as_bytes())];
+        client.send(&request(command::LOGIN, &fields)).unwrap();
+        client
+    };
+    let mut flood: Vec<Client> = (0..400).map(guesses).collect();
+    let quick = |what: &str, act: &dyn Fn() -> u8| {
+        let started = Instant::now();
+        assert_eq!(act(), 0, "{what}");
+        // Any of the flood takes longer than all of these together may.
+        assert!(started.elapsed() < Duration::from_secs(2), "{what}: {:?}", started.elapsed());
+    };
+    let by_token = [(field::USER, &b"bob"[..]), (field::SESSION_TOKEN, &token[..])];
+    quick("a token", &|| result_of(&mut server.connect(), command::AUTHENTICATE, &by_token));
+    quick("a user that is known", &|| login(&mut server.connect(), "bob", PASS).0);
+    quick("a newcomer", &|| login(&mut server.connect(), "eve", PASS).0);
+    quick("a change", &|| create_user(&mut logged_in(&server, "admin", ADMIN), "new", PASS, &[]));
+    let mut answered = 0;
+    for client in &flood {
+        client.socket().set_nonblocking(true).unwrap();
+        answered += usize::from(client.socket().peek(&mut [0]).is_ok());
+        client.socket().set_nonblocking(false).unwrap();
+    }
+    assert!(answered < flood.len(), "they are still being answered");
+    assert!(flood.iter_mut().all(|client| client.receive().unwrap().body[1] == 60));
+}
+
+#[test]
+fn nothing_large_is_taken_before_a_login() {
+    let mut server = start();
+    server.allow("bytes before a login");
+    let large = vec![7; 1 << 20];
+    let mut cases = vec![Message::put("key", large.clone()).encode()];
+    cases.push(wire::frame(wire::kind::INFO, &large));
+    cases.push(request(command::LOGIN, &[(field::USER, b"admin"), (field::CREDENTIAL, &large)]));
+    cases.push(wire::frame(wire::kind::COMPRESSED, &large));
+    for (number, bytes) in cases.iter().enumerate() {
+        let mut client = server.connect();
+        let _ = client.send(bytes);
+        assert!(client.is_closed_by_server(), "number {number}");
+    }
+    assert!(server.log().contains("bytes before a login"));
+    // A small frame that would be large is not looked into.
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(&Message::put("key", vec![7; 8 << 20]).encode()).unwrap();
+    let stream = encoder.finish().unwrap();
+    let announced = (8u64 << 20).to_be_bytes();
+    let mut client = server.connect();
+    client.send(&wire::frame(wire::kind::COMPRESSED, &[&announced[..], &stream].concat())).unwrap();
+    assert_eq!(client.receive_message().unwrap().result, 80);
+    assert_eq!(login(&mut client, "admin", ADMIN).0, 0, "the connection goes on");
+}

@@ -162,7 +162,8 @@ pub struct Request<'a> {
     pub session_token: Option<&'a [u8]>,
     pub roles: Option<Vec<&'a str>>,
     pub role: Option<&'a str>,
-    pub privileges: Option<Vec<Privilege>>,
+    /// Or what is wrong with them, which counts only if nothing else is wrong: `SecurityPrivilege`.
+    pub privileges: Option<Result<Vec<Privilege>, ResultCode>>,
     pub whitelist: Option<&'a str>,
     pub read_quota: Option<u32>,
     pub write_quota: Option<u32>,
@@ -253,7 +254,13 @@ impl<'a> Request<'a> {
             field::SESSION_TOKEN => self.session_token = Some(data),
             field::ROLES => self.roles = Some(roles(data).ok_or(ResultCode::SecurityField)?),
             field::ROLE => self.role = Some(name(data, ResultCode::SecurityRole)?),
-            field::PRIVILEGES => self.privileges = Some(privileges(data)?),
+            field::PRIVILEGES => {
+                let privileges = privileges(data);
+                if privileges == Err(ResultCode::SecurityField) {
+                    return Err(ResultCode::SecurityField);
+                }
+                self.privileges = Some(privileges);
+            }
             field::WHITELIST => self.whitelist = Some(name(data, ResultCode::SecurityWhitelist)?),
             field::READ_QUOTA => self.read_quota = Some(number(data)?),
             field::WRITE_QUOTA => self.write_quota = Some(number(data)?),
@@ -437,7 +444,7 @@ mod tests {
             ("SESSION_TOKEN", request.session_token.map(text)),
             ("ROLES", request.roles.clone().map(Value::from)),
             ("ROLE", request.role.map(Value::from)),
-            ("PRIVILEGES", request.privileges.as_ref().map(privileges)),
+            ("PRIVILEGES", request.privileges.as_ref().map(|all| privileges(all.as_ref().expect("known")))),
             ("WHITELIST", request.whitelist.map(Value::from)),
             ("READ_QUOTA", request.read_quota.map(Value::from)),
             ("WRITE_QUOTA", request.write_quota.map(Value::from)),
@@ -454,11 +461,11 @@ mod tests {
             let frame = from_hex(vector["request"]["hex"].as_str().expect("hex"));
             let parsed = Request::parse(&frame[frame::HEADER_SIZE..]);
             let message = &vector["request"]["messages"][0];
+            let request = parsed.expect("a request");
             if vector["name"] == "create_role_error" {
-                assert_eq!(parsed, Err(ResultCode::SecurityPrivilege));
+                assert_eq!(request.privileges, Some(Err(ResultCode::SecurityPrivilege)));
                 continue;
             }
-            let request = parsed.expect("a request");
             let mut words = in_words(&request);
             let mut expected: Vec<(String, Value)> = message["fields"]
                 .as_array()

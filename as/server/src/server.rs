@@ -25,10 +25,10 @@ use crate::ports::Ports;
 pub use crate::preflight::StartError;
 use crate::preflight::{self, check_best_practices, own_node_id};
 use crate::query::Queries;
-use crate::security::{AccessControl, Peer};
+use crate::security::AccessControl;
 use crate::service::{
     self, AccessParams, Advertised, CompressionWorker, ConnectionCount, MessageCompression, ReplyBudget,
-    SecurityRequest, ServiceContext, ServicePool, ServiceThread,
+    SecurityWorkers, ServiceContext, ServicePool, ServiceThread,
 };
 use crate::sindex::{self, SecondaryIndexes};
 use crate::smd::{self, Module, Occasion, Smd, SmdItem};
@@ -41,8 +41,6 @@ use crate::transaction::{
 use crate::version::FERROSPIKE_VERSION;
 use crate::workers::Workers;
 
-/// Threads that carry out requests of the security protocol: two, so that a slow login does not hold up the next.
-const SECURITY_THREADS: usize = 2;
 /// How often it is looked whether disks answer.
 const DISK_WATCH_PERIOD: Duration = Duration::from_millis(100);
 
@@ -298,19 +296,7 @@ impl Server {
     /// Info threads, security threads, batch threads and those of the transaction pool.
     fn start_workers(&self) -> io::Result<()> {
         if let (Some(workers), Some(access)) = (&self.node.service.security, &self.node.security) {
-            let access = Arc::clone(access);
-            workers.start(SECURITY_THREADS, move || {
-                let access = Arc::clone(&access);
-                Some(Box::new(move |request: SecurityRequest| {
-                    if request.reply.is_client_gone() {
-                        return;
-                    }
-                    let SecurityRequest { body, session, certificate_name, client, .. } = &request;
-                    let certificate_name = certificate_name.as_deref();
-                    let frame = access.answer(body, session, &Peer { address: *client, certificate_name });
-                    request.reply.send(frame);
-                }))
-            })?;
+            workers.start(access)?;
         }
         let (config, context) = (&self.node.config.service, &self.node.service);
         let node = Arc::downgrade(&self.node);
@@ -504,7 +490,7 @@ fn service_context(
         connection_count: ConnectionCount::new(Arc::clone(metrics)),
         admin_connection_count: ConnectionCount::new(Arc::clone(metrics)),
         info: Workers::new("info"),
-        security: access_control.as_ref().map(|_| Workers::new("security")),
+        security: access_control.as_ref().map(|_| SecurityWorkers::new()),
         access_control,
         queries: Arc::new(queries),
         transactions,

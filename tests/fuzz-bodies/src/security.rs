@@ -1,9 +1,19 @@
 //! Requests of the security protocol: the input is taken for one, and for fields of one. What is understood is written again
-//! as an answer, which must be whole frames.
+//! as an answer, which must be whole frames. A server with access control carries both out, for a stranger, who must come to
+//! nothing, and for an administrator of users.
+
+use std::cell::RefCell;
 
 use proto::ResultCode;
 use proto::frame::{FrameHeader, HEADER_SIZE};
 use proto::security::{Command, MESSAGE_HEADER_SIZE, Replies, Request, is_name};
+
+use crate::server::{Client, Who};
+
+thread_local! {
+    static STRANGER: RefCell<Client> = RefCell::new(Client::of(Who::Stranger));
+    static ADMINISTRATOR: RefCell<Client> = RefCell::new(Client::of(Who::Administrator));
+}
 
 /// Does what the head of this file says with one input.
 pub fn run(bytes: &[u8]) {
@@ -17,8 +27,10 @@ pub fn run(bytes: &[u8]) {
 }
 
 fn take(bytes: &[u8]) {
+    carry_out(bytes);
     let Ok(request) = Request::parse(bytes) else { return };
-    let count = request.roles.as_ref().map_or(0, Vec::len) + request.privileges.as_ref().map_or(0, Vec::len);
+    let privileges = request.privileges.as_ref().and_then(|privileges| privileges.as_ref().ok());
+    let count = request.roles.as_ref().map_or(0, Vec::len) + privileges.map_or(0, Vec::len);
     assert!(count <= 2 * usize::from(u8::MAX), "counts are a byte each");
     let command = Command::from_code(request.command).map_or("none", Command::name);
     assert!(!command.is_empty());
@@ -32,7 +44,7 @@ fn take(bytes: &[u8]) {
         if let Some(user) = request.user {
             message.bytes(0, user.as_bytes());
         }
-        if let Some(privileges) = &request.privileges {
+        if let Some(privileges) = privileges {
             message.privileges(privileges.iter());
         }
         if let Some(roles) = &request.roles {
@@ -46,4 +58,25 @@ fn take(bytes: &[u8]) {
         let header = FrameHeader::parse(rest).expect("a frame").expect("a whole header");
         rest = rest.get(HEADER_SIZE + header.body_size..).expect("a whole frame");
     }
+}
+
+/// Has a server carry a request out.
+fn carry_out(bytes: &[u8]) {
+    let request = Request::parse(bytes).unwrap_or_default();
+    let command = Command::from_code(request.command);
+    let is_login = matches!(command, Some(Command::Login | Command::Authenticate));
+    let results = STRANGER.with_borrow_mut(|client| client.security(bytes));
+    if is_login {
+        // It may be the right password.
+        STRANGER.set(Client::of(Who::Stranger));
+    } else {
+        let is_refused =
+            |result: &u8| ![ResultCode::Ok, ResultCode::SecurityEnd].map(ResultCode::code).contains(result);
+        assert!(results.iter().all(is_refused), "a stranger comes to {results:?}");
+    }
+    // Without an administrator there would be nothing more to find out.
+    if is_login || request.user == Some("admin") {
+        return;
+    }
+    ADMINISTRATOR.with_borrow_mut(|client| client.security(bytes));
 }

@@ -1,11 +1,11 @@
-//! Shared by targets that need a whole server: one in the process, and a connection to it.
+//! Shared by targets that need a whole server: one in the process, or one with access control, and connections to it.
 //!
 //! The server runs with all its threads, so that the fuzzer sees what a request does in each of them. It keeps
 //! its records from one input to the next; a finding that depends on them is repeated by running the corpus.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
 use asd::config;
@@ -14,9 +14,13 @@ use cf::log::{Level, Levels, Settings, SinkSettings, Target};
 
 /// An answer that takes longer is a finding.
 const PATIENCE: Duration = Duration::from_secs(10);
+const INFO: u8 = 1;
+const SECURITY: u8 = 2;
 const MESSAGE: u8 = 3;
 const COMPRESSED: u8 = 4;
-const INFO: u8 = 1;
+/// What the first administrator logs in with: user `admin`, password `admin`.
+const LOGIN: &[u8] = b"\0\0\x14\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x06\0admin\
+    \0\0\0\x3d\x03$2a$10$7EqJtq98hPqEX7fNZaFWoO1mVO/4MLpGzsqojz6E9Gef6iXDjXdDa";
 
 const CONFIG: &str = "
 service {
@@ -37,14 +41,37 @@ namespace test {
     }
 }
 ";
+const ACCESS_CONTROL: &str = "
+security {
+    enable-quotas true
+}
+";
 
-/// A connection to the server of this process, opened anew whenever the server ends it.
+/// Who a connection is of.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum Who {
+    /// Anybody, at a server without access control.
+    #[default]
+    Anybody,
+    /// Nobody who has logged in, at a server with it.
+    Stranger,
+    /// The administrator of users, at the same server.
+    Administrator,
+}
+
+/// A connection to a server of this process, opened anew whenever the server ends it.
 #[derive(Debug, Default)]
 pub(crate) struct Client {
+    who: Who,
     stream: Option<TcpStream>,
 }
 
 impl Client {
+    /// A connection of `who`.
+    pub(crate) fn of(who: Who) -> Self {
+        Client { who, stream: None }
+    }
+
     /// Sends a record message, then waits until it was dealt with: answered, or met with the end of the
     /// connection. An info request behind it tells which, as answers come in order.
     pub(crate) fn message(&mut self, body: &[u8]) {
@@ -56,53 +83,81 @@ impl Client {
         self.send_and_wait(&[frame(COMPRESSED, body), frame(INFO, b"status\n")].concat());
     }
 
+    /// As [`message`](Self::message), with a request of the security protocol; returns the result in each frame of the answer.
+    pub(crate) fn security(&mut self, body: &[u8]) -> Vec<u8> {
+        self.send_and_wait(&[frame(SECURITY, body), frame(INFO, b"status\n")].concat())
+    }
+
     /// Sends an info request and waits for the answer.
     pub(crate) fn info(&mut self, body: &[u8]) {
         self.send_and_wait(&frame(INFO, body));
     }
 
-    fn send_and_wait(&mut self, bytes: &[u8]) {
-        let stream = self.stream.get_or_insert_with(connect);
-        if stream.write_all(bytes).is_err() {
+    /// Returns the results in frames of the security protocol.
+    fn send_and_wait(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let who = self.who;
+        let stream = self.stream.get_or_insert_with(|| connect(who));
+        let answers = stream.write_all(bytes).ok().and_then(|()| receive_until_info(stream));
+        if answers.is_none() {
             self.stream = None;
-            return;
         }
-        loop {
-            let mut header = [0; 8];
-            match stream.read_exact(&mut header) {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    panic!("neither answered nor closed")
-                }
-                Err(_) => {
-                    self.stream = None;
-                    return;
-                }
+        answers.unwrap_or_default()
+    }
+}
+
+/// Reads answers up to one of an info request; `None` when the connection ends before. Returns the second byte of each frame of the
+/// security protocol: its result.
+fn receive_until_info(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut results = Vec::new();
+    loop {
+        let mut header = [0; 8];
+        match stream.read_exact(&mut header) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                panic!("neither answered nor closed")
             }
-            let size = u64::from_be_bytes(header) & 0xffff_ffff_ffff;
-            std::io::copy(&mut stream.take(size), &mut std::io::sink()).expect("the rest of an answer");
-            if header[1] == INFO {
-                return;
-            }
+            Err(_) => return None,
+        }
+        let size = u64::from_be_bytes(header) & 0xffff_ffff_ffff;
+        let mut body = Vec::new();
+        stream.take(size).read_to_end(&mut body).expect("the rest of an answer");
+        match header[1] {
+            INFO => return Some(results),
+            SECURITY => results.push(*body.get(1).expect("a message in each frame")),
+            _ => {}
         }
     }
 }
 
-fn connect() -> TcpStream {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    let server = SERVER.get_or_init(|| {
+fn start(config: &str) -> Server {
+    static LOG: Once = Once::new();
+    LOG.call_once(|| {
         // Lines are made, as their making may fail too, but nobody reads them.
         let sink =
             SinkSettings { target: Target::File("/dev/null".into()), levels: Levels::all(Level::Detail) };
         let settings = Settings { sinks: vec![sink], ..Settings::default() };
         cf::log::logger().configure(&settings).expect("a log");
-        let (config, _) = config::parse(CONFIG, "fuzz").expect("a valid configuration");
-        Server::start(config).expect("a server")
     });
+    let (config, _) = config::parse(config, "fuzz").expect("a valid configuration");
+    Server::start(config).expect("a server")
+}
+
+fn connect(who: Who) -> TcpStream {
+    static OPEN: OnceLock<Server> = OnceLock::new();
+    static SECURED: OnceLock<Server> = OnceLock::new();
+    let server = match who {
+        Who::Anybody => OPEN.get_or_init(|| start(CONFIG)),
+        _ => SECURED.get_or_init(|| start(&[CONFIG, ACCESS_CONTROL].concat())),
+    };
     let address: SocketAddr = server.client_addresses()[0];
-    let stream = TcpStream::connect(address).expect("connect to the server of this process");
+    let mut stream = TcpStream::connect(address).expect("connect to the server of this process");
     stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
     stream.set_nodelay(true).expect("set no delay");
+    if who == Who::Administrator {
+        let login = [frame(SECURITY, LOGIN), frame(INFO, b"status\n")].concat();
+        stream.write_all(&login).expect("send the login");
+        assert_eq!(receive_until_info(&mut stream), Some(vec![0]), "the administrator logs in");
+    }
     stream
 }
 

@@ -8,39 +8,50 @@ use super::{Arguments, InfoError, commands, value_of};
 use crate::node::Node;
 use crate::security::audit::{Report, printable};
 use crate::security::permission::{Permissions, Scope};
-use crate::security::{Charge, Session};
+use crate::security::{Charge, Standing};
 
 /// As much of a request as the audit log shows.
 const LOGGED_SIZE_MAX: usize = 200;
 /// What a connection is answered before a login, whatever it asks for.
 const NOT_AUTHENTICATED: &[u8] = b"ERROR:80:not authenticated\n";
+/// The same when its user must not come from there any more.
+const NOT_WHITELISTED: &[u8] = b"ERROR:82:not whitelisted\n";
 
 /// Who asks: on a node with access control, and what for it.
 #[derive(Clone, Copy)]
 pub(super) struct Asker<'a> {
     /// `None` without access control.
-    pub(super) session: Option<&'a Session>,
+    pub(super) standing: Option<&'a Standing>,
     pub(super) client: SocketAddr,
 }
 
 impl Asker<'_> {
-    /// The whole answer to somebody who has not logged in.
-    pub(super) fn refusal(self) -> Option<&'static [u8]> {
-        self.session.is_some_and(|session| session.logged_in().is_err()).then_some(NOT_AUTHENTICATED)
+    /// The whole answer to somebody who has not logged in, or may ask for nothing any more; `body` is what was asked.
+    pub(super) fn refusal(self, node: &Node, body: &[u8]) -> Option<&'static [u8]> {
+        let standing = self.standing?;
+        let result = standing.logged_in().err()?;
+        let user = if result == ResultCode::NotWhitelisted { standing.session().user_name() } else { None };
+        if let Some(access) = &node.security {
+            let start = &body[..body.len().min(LOGGED_SIZE_MAX)];
+            let detail = printable(String::from_utf8_lossy(start).trim_end());
+            access.log.write(Report::SysAdmin, result, self.client, user.as_deref(), "info request", &detail);
+        }
+        Some(if result == ResultCode::NotWhitelisted { NOT_WHITELISTED } else { NOT_AUTHENTICATED })
     }
 
     /// The value of one request, or its error.
     pub(super) fn value_of(self, node: &Node, line: &str) -> String {
-        let (Some(session), Some(access)) = (self.session, &node.security) else {
+        let (Some(standing), Some(access)) = (self.standing, &node.security) else {
             return value_of(node, line);
         };
         let (needed, arguments) = commands::needed_by(line);
         if needed == Permissions::NONE {
             return value_of(node, line);
         }
-        let result = session.check(needed, scope_of(needed, arguments), Charge::None);
+        let scope = scope_of(needed, arguments);
+        let result = standing.logged_in().and_then(|user| user.check(needed, scope, Charge::None));
         let code = result.err().unwrap_or(ResultCode::Ok);
-        let user = session.user_name();
+        let user = standing.session().user_name();
         // The command itself says what was done; it may hold a module of any size.
         let detail = printable(&line.chars().take(LOGGED_SIZE_MAX).collect::<String>());
         access.log.write(Report::SysAdmin, code, self.client, user.as_deref(), "info request", &detail);
@@ -61,5 +72,5 @@ fn scope_of(needed: Permissions, arguments: Arguments<'_>) -> Scope<'_> {
     }
     let value = |name: &str| arguments.optional(name, usize::MAX).ok().flatten();
     let Some(namespace) = value("namespace").or_else(|| value("ns")) else { return Scope::Server };
-    Scope::Set { namespace, set: value("set").unwrap_or_default() }
+    Scope::Set { namespace: namespace.as_bytes(), set: value("set").unwrap_or_default().as_bytes() }
 }

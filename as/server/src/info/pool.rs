@@ -10,6 +10,7 @@ use proto::frame::{self, FrameType, HEADER_SIZE};
 use super::{Asker, InfoError, answer_next, is_too_late, timeout};
 use crate::metrics::ServerCounter;
 use crate::node::Node;
+use crate::security::Standing;
 use crate::service::InfoRequest;
 
 /// How long a turn lasts; its last command may take longer.
@@ -26,8 +27,8 @@ pub(crate) fn serve(node: &Node, mut request: InfoRequest) -> Option<InfoRequest
         return None;
     }
     let turn = Instant::now();
-    let access = request.access.clone();
-    let asker = Asker { session: access.as_deref(), client: request.client };
+    let standing = request.access.clone().map(Standing::new);
+    let asker = Asker { standing: standing.as_ref(), client: request.client };
     if request.answers.is_empty() {
         request.answers = vec![0; HEADER_SIZE];
         if is_too_late(node, request.received) {
@@ -35,7 +36,7 @@ pub(crate) fn serve(node: &Node, mut request: InfoRequest) -> Option<InfoRequest
             send(request, Some(timeout()));
             return None;
         }
-        if let Some(refusal) = asker.refusal() {
+        if let Some(refusal) = asker.refusal(node, &request.body) {
             node.metrics.add(ServerCounter::InfoComplete, 1);
             request.answers.extend_from_slice(refusal);
             send(request, None);

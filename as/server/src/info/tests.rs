@@ -12,7 +12,7 @@ use crate::server::Server;
 
 /// Without access control.
 const ANYBODY: Asker<'static> =
-    Asker { session: None, client: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1) };
+    Asker { standing: None, client: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1) };
 
 const CONFIG: &str = "
 service {

@@ -136,7 +136,8 @@ impl Queries {
         }
     }
 
-    /// Checks a query request of `namespace`; `body` is the message that it was parsed from.
+    /// Checks a query request of `namespace`, and takes its rate of the quota of `requester`; `body` is the message that it was
+    /// parsed from.
     ///
     /// # Errors
     /// What the client is answered instead, unless the budget is exhausted.
@@ -145,13 +146,18 @@ impl Queries {
         request: &Request<'_>,
         body: &[u8],
         namespace: &Arc<Namespace>,
+        requester: &mut Requester,
         budget: &Budget<'_>,
     ) -> Result<Query, ResultCode> {
         if request.has_field(field::UDF_FILE) && self.config.service.disable_udf_execution.get() {
             return Err(ResultCode::Forbidden);
         }
         let next_id = || u64::from(self.last_id.fetch_add(1, Ordering::Relaxed).wrapping_add(1));
-        Query::from_request(request, body, namespace, &self.indexes, next_id, budget)
+        let query = Query::from_request(request, body, namespace, &self.indexes, next_id, budget)?;
+        if let Some(permit) = &mut requester.permit {
+            permit.reserve(query.records_per_second)?;
+        }
+        Ok(query)
     }
 
     /// Has a thread check and start the query whose message is `body`, as its filter or region is too much for a
@@ -163,7 +169,7 @@ impl Queries {
         self: &Arc<Self>,
         body: Box<[u8]>,
         namespace: Arc<Namespace>,
-        requester: Requester,
+        mut requester: Requester,
         sink: Arc<dyn ReplySink>,
     ) -> Result<(), ResultCode> {
         let (queries, started) = (Arc::clone(self), Instant::now());
@@ -175,8 +181,8 @@ impl Queries {
                 !is_late && !queries.is_stopping.load(Ordering::Relaxed) && !sink.is_closed()
             };
             let budget = Budget::with_refill(PARSE_PORTION_STEPS, &may_go_on);
-            let query =
-                parsed.and_then(|request| budget.check(queries.parse(&request, &body, &namespace, &budget)));
+            let mut parse = |request| queries.parse(&request, &body, &namespace, &mut requester, &budget);
+            let query = parsed.and_then(|request| budget.check(parse(request)));
             if let Err(result) = query.and_then(|query| queries.start(query, requester, Arc::clone(&sink))) {
                 let mut refusal = Vec::new();
                 reply::write_header_only(&mut refusal, &ReplyHeader::last(result));

@@ -12,6 +12,7 @@ use proto::security::{Privilege, PrivilegeCode, is_name};
 use serde_json::{Map, Value, json};
 
 use super::permission::Rights;
+use super::quota::Quota;
 use super::whitelist::Whitelist;
 
 const USER: &str = "user";
@@ -43,6 +44,9 @@ pub(super) struct Role {
     pub(super) read_quota: u32,
     pub(super) write_quota: u32,
 }
+
+/// The privileges of a request, or what is wrong with them: that is told when nothing else is.
+pub(super) type Privileges<'p> = Result<&'p [Privilege], ResultCode>;
 
 /// An item of system metadata that is to have this value, or none.
 pub(super) type ItemChange = (String, Option<String>);
@@ -163,17 +167,19 @@ impl Accounts {
     }
 
     /// Which user has this name now, and what follows from its roles; `None` if there is no such user. A role that is gone
-    /// gives nothing.
-    pub(super) fn rights_of(&self, name: &str) -> Option<(AccountId, Rights)> {
-        let mut rights = Rights::default();
+    /// gives nothing. Of several quotas the largest counts, if any do.
+    pub(super) fn rights_of(&self, name: &str, has_quotas: bool) -> Option<(AccountId, Rights)> {
+        let (mut rights, mut reads, mut writes) = (Rights::default(), 0, 0);
         let user = self.users.get(name)?;
         for role in user.roles.iter().filter_map(|role| self.role(role)) {
             role.privileges.iter().for_each(|privilege| rights.add(privilege));
             if let Some(whitelist) = Whitelist::parse(&role.whitelist) {
                 rights.add_whitelist(&whitelist);
             }
-            rights.add_quotas(role.read_quota, role.write_quota);
+            (reads, writes) = (role.read_quota.max(reads), role.write_quota.max(writes));
         }
+        rights.read_quota = Quota::new(has_quotas, reads);
+        rights.write_quota = Quota::new(has_quotas, writes);
         Some((user.id, rights))
     }
 
@@ -250,7 +256,7 @@ impl Accounts {
     pub(super) fn create_role(
         &self,
         name: &str,
-        privileges: &[Privilege],
+        privileges: Privileges<'_>,
         whitelist: Option<&str>,
         (read_quota, write_quota): (u32, u32),
     ) -> Result<ItemChange, ResultCode> {
@@ -262,7 +268,7 @@ impl Accounts {
         }
         let whitelist = checked_whitelist(whitelist)?;
         let mut role = Role { read_quota, write_quota, whitelist, ..Role::default() };
-        add_privileges(&mut role, privileges)?;
+        add_privileges(&mut role, privileges?)?;
         Ok(role_item(name, &role))
     }
 
@@ -275,9 +281,13 @@ impl Accounts {
     }
 
     /// A role that is to get or lose privileges, of which there must be some.
-    fn role_to_change_by(&self, name: &str, privileges: &[Privilege]) -> Result<Role, ResultCode> {
-        let role = self.changed_role(name)?;
-        if privileges.is_empty() { Err(ResultCode::SecurityPrivilege) } else { Ok(role) }
+    fn role_to_change_by<'p>(
+        &self,
+        name: &str,
+        privileges: Privileges<'p>,
+    ) -> Result<(Role, &'p [Privilege]), ResultCode> {
+        let (role, privileges) = (self.changed_role(name)?, privileges?);
+        if privileges.is_empty() { Err(ResultCode::SecurityPrivilege) } else { Ok((role, privileges)) }
     }
 
     /// Drops a role, and takes it from all users.
@@ -302,9 +312,9 @@ impl Accounts {
     pub(super) fn grant_privileges(
         &self,
         name: &str,
-        privileges: &[Privilege],
+        privileges: Privileges<'_>,
     ) -> Result<ItemChange, ResultCode> {
-        let mut role = self.role_to_change_by(name, privileges)?;
+        let (mut role, privileges) = self.role_to_change_by(name, privileges)?;
         add_privileges(&mut role, privileges)?;
         Ok(role_item(name, &role))
     }
@@ -314,9 +324,9 @@ impl Accounts {
     pub(super) fn revoke_privileges(
         &self,
         name: &str,
-        privileges: &[Privilege],
+        privileges: Privileges<'_>,
     ) -> Result<ItemChange, ResultCode> {
-        let mut role = self.role_to_change_by(name, privileges)?;
+        let (mut role, privileges) = self.role_to_change_by(name, privileges)?;
         role.privileges.retain(|privilege| !privileges.contains(privilege));
         Ok(role_item(name, &role))
     }
@@ -419,14 +429,15 @@ mod tests {
         let change = all.0.drop_user("bob");
         all.apply(change).expect("dropped");
         assert_eq!(all.0.drop_user("bob"), Err(ResultCode::SecurityUser));
-        assert_eq!(all.0.rights_of("bob"), None);
+        assert_eq!(all.0.rights_of("bob", true), None);
     }
 
     #[test]
     fn roles_are_made_and_changed_and_their_users_follow() {
         let mut all = Applied::default();
         let here = [privilege(PrivilegeCode::Read, "test", "a")];
-        let create = |all: &Applied, name: &str, whitelist| all.0.create_role(name, &here, whitelist, (0, 7));
+        let create =
+            |all: &Applied, name: &str, whitelist| all.0.create_role(name, Ok(&here), whitelist, (0, 7));
         assert_eq!(create(&all, "read", None), Err(ResultCode::SecurityRoleExists), "predefined");
         assert_eq!(create(&all, "", None), Err(ResultCode::SecurityRole));
         assert_eq!(create(&all, "r", Some("bad_IP")), Err(ResultCode::SecurityWhitelist));
@@ -435,23 +446,34 @@ mod tests {
         let change = all.0.create_user("bob", AccountId(7), "hash".into(), &["r"]);
         all.apply(change).expect("created");
         let allows = |all: &Applied, set: &str| {
-            let (id, rights) = all.0.rights_of("bob").expect("a user");
+            let (id, rights) = all.0.rights_of("bob", true).expect("a user");
             assert_eq!(id, AccountId(7));
-            rights.allow(Permissions::READ, Scope::Set { namespace: "test", set })
+            rights.allow(Permissions::READ, Scope::Set { namespace: b"test", set: set.as_bytes() })
         };
         assert!(allows(&all, "a") && !allows(&all, "b"));
-        assert_eq!(all.0.rights_of("bob").expect("a user").1.write_quota, 7);
-        let change = all.0.grant_privileges("r", &[privilege(PrivilegeCode::Read, "test", "b")]);
+        let quotas = |has_quotas| {
+            let (_, rights) = all.0.rights_of("bob", has_quotas).expect("a user");
+            (rights.read_quota, rights.write_quota)
+        };
+        assert_eq!(quotas(true), (Quota::Unlimited, Quota::Limited(7)));
+        assert_eq!(quotas(false), (Quota::Off, Quota::Off));
+        let change = all.0.grant_privileges("r", Ok(&[privilege(PrivilegeCode::Read, "test", "b")]));
         assert_eq!(all.apply(change), Ok(vec!["bob".to_owned()]), "who has the role is concerned");
         assert!(allows(&all, "b"));
-        let change = all.0.revoke_privileges("r", &here);
+        let change = all.0.revoke_privileges("r", Ok(&here));
         all.apply(change).expect("revoked");
         assert!(!allows(&all, "a"));
-        assert_eq!(all.0.grant_privileges("r", &[]), Err(ResultCode::SecurityPrivilege));
+        assert_eq!(all.0.grant_privileges("r", Ok(&[])), Err(ResultCode::SecurityPrivilege));
+        let unknown = Err(ResultCode::SecurityPrivilege);
+        assert_eq!(all.0.grant_privileges("nobody", unknown), Err(ResultCode::SecurityRole));
+        assert_eq!(all.0.revoke_privileges("r", unknown), Err(ResultCode::SecurityPrivilege));
+        let created = |name| all.0.create_role(name, unknown, None, (0, 0));
+        assert_eq!(created("r"), Err(ResultCode::SecurityRoleExists));
+        assert_eq!(created("s"), Err(ResultCode::SecurityPrivilege));
         let wrong = [privilege(PrivilegeCode::Read, "", "a")];
-        assert_eq!(all.0.grant_privileges("r", &wrong), Err(ResultCode::SecurityPrivilege));
+        assert_eq!(all.0.grant_privileges("r", Ok(&wrong)), Err(ResultCode::SecurityPrivilege));
         for predefined in ["read", "nobody"] {
-            assert_eq!(all.0.grant_privileges(predefined, &here), Err(ResultCode::SecurityRole));
+            assert_eq!(all.0.grant_privileges(predefined, Ok(&here)), Err(ResultCode::SecurityRole));
             assert_eq!(all.0.set_whitelist(predefined, None), Err(ResultCode::SecurityRole));
             assert_eq!(all.0.drop_role(predefined), Err(ResultCode::SecurityRole));
         }
@@ -470,7 +492,7 @@ mod tests {
     fn predefined_roles_are_listed_among_the_others() {
         let mut all = Applied::default();
         let change =
-            all.0.create_role("middle", &[privilege(PrivilegeCode::Write, "test", "")], None, (0, 0));
+            all.0.create_role("middle", Ok(&[privilege(PrivilegeCode::Write, "test", "")]), None, (0, 0));
         all.apply(change).expect("created");
         let names: Vec<String> = all.0.roles().into_keys().collect();
         let expected = [

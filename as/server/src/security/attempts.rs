@@ -2,7 +2,7 @@
 //! credential.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -15,12 +15,26 @@ const LONGEST_BAR: Duration = Duration::from_secs(60);
 /// Most pairs of user and address that are remembered; beyond, those whose time is over are forgotten.
 const REMEMBERED_MAX: usize = 10_000;
 
+/// The bits of an IPv6 address that tell one network from another.
+const NETWORK_BITS: u32 = 64;
+
+/// Where somebody comes from who may have many addresses: an IPv4 address, or an IPv6 network.
+pub(crate) fn origin(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let host_bits = Ipv6Addr::BITS - NETWORK_BITS;
+            Ipv6Addr::from_bits(address.to_bits() >> host_bits << host_bits).into()
+        }
+        address => address,
+    }
+}
+
 struct Failures {
     count: u32,
     barred_until: Instant,
 }
 
-/// Failures by user and address.
+/// Failures by user and [`origin`].
 #[derive(Default)]
 pub(super) struct Attempts(Mutex<HashMap<(String, IpAddr), Failures>>);
 
@@ -28,7 +42,7 @@ impl Attempts {
     /// Whether an attempt is refused without being looked at.
     pub(super) fn is_barred(&self, user: &str, address: IpAddr, now: Instant) -> bool {
         let failures = self.0.lock();
-        failures.get(&(user.to_owned(), address)).is_some_and(|failures| now < failures.barred_until)
+        failures.get(&(user.to_owned(), origin(address))).is_some_and(|failures| now < failures.barred_until)
     }
 
     /// An attempt has failed. Returns for how long further ones are barred.
@@ -41,7 +55,7 @@ impl Attempts {
             }
         }
         let failures =
-            all.entry((user.to_owned(), address)).or_insert(Failures { count: 0, barred_until: now });
+            all.entry((user.to_owned(), origin(address))).or_insert(Failures { count: 0, barred_until: now });
         failures.count = failures.count.saturating_add(1);
         let bar = match failures.count.checked_sub(FREE_FAILURES + 1) {
             None => Duration::ZERO,
@@ -53,7 +67,7 @@ impl Attempts {
 
     /// An attempt has succeeded.
     pub(super) fn succeed(&self, user: &str, address: IpAddr) {
-        self.0.lock().remove(&(user.to_owned(), address));
+        self.0.lock().remove(&(user.to_owned(), origin(address)));
     }
 }
 
@@ -75,6 +89,20 @@ mod tests {
         attempts.succeed("bob", here);
         assert!(!attempts.is_barred("bob", here, start));
         assert_eq!(attempts.fail("bob", here, start), Duration::ZERO);
+    }
+
+    #[test]
+    fn who_has_a_network_of_addresses_is_one() {
+        let [one, other, elsewhere, mapped] =
+            ["2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1", "::ffff:127.0.0.1"]
+                .map(|text| text.parse::<IpAddr>().expect("an address"));
+        assert_eq!(origin(one), origin(other));
+        assert_ne!(origin(one), origin(elsewhere));
+        assert_eq!(origin(mapped), IpAddr::from([127, 0, 0, 1]));
+        let attempts = Attempts::default();
+        let now = Instant::now();
+        (0..10).for_each(|_| _ = attempts.fail("bob", one, now));
+        assert!(attempts.is_barred("bob", other, now) && !attempts.is_barred("bob", elsewhere, now));
     }
 
     #[test]

@@ -65,15 +65,15 @@ pub(super) struct ReportedData {
     /// All of them.
     everywhere: bool,
     /// Those in these namespaces, or in these sets of them.
-    places: Vec<(String, Option<String>)>,
+    places: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
 impl ReportedData {
     /// From the settings, for a user of this name with these roles.
     pub(super) fn new(log: &SecurityLogParams, user: &str, roles: &BTreeSet<String>) -> Self {
         let place = |text: &String| match text.split_once(' ') {
-            Some((namespace, set)) => (namespace.to_owned(), Some(set.to_owned())),
-            None => (text.clone(), None),
+            Some((namespace, set)) => (namespace.into(), Some(set.into())),
+            None => (text.clone().into(), None),
         };
         let names_user = log.report_data_op_user.get().iter().any(|name| name == user);
         let names_role = log.report_data_op_role.get().iter().any(|name| roles.contains(name));
@@ -85,12 +85,12 @@ impl ReportedData {
 
     /// Whether one there is reported.
     #[inline]
-    pub(super) fn covers(&self, namespace: &str, set: &str) -> bool {
+    pub(super) fn covers(&self, namespace: &[u8], set: &[u8]) -> bool {
         self.everywhere || !self.places.is_empty() && self.names(namespace, set)
     }
 
-    fn names(&self, namespace: &str, set: &str) -> bool {
-        let is_of = |(of, only): &(String, Option<String>)| {
+    fn names(&self, namespace: &[u8], set: &[u8]) -> bool {
+        let is_of = |(of, only): &(Vec<u8>, Option<Vec<u8>>)| {
             of == namespace && only.as_ref().is_none_or(|only| only == set)
         };
         self.places.iter().any(is_of)
@@ -148,7 +148,9 @@ mod tests {
     fn data_is_reported_by_place_user_and_role() {
         let log = SecurityLogParams::default();
         let roles = BTreeSet::from(["auditor".to_owned()]);
-        let covers = |user, namespace, set| ReportedData::new(&log, user, &roles).covers(namespace, set);
+        let covers = |user, namespace: &str, set: &str| {
+            ReportedData::new(&log, user, &roles).covers(namespace.as_bytes(), set.as_bytes())
+        };
         assert!(!covers("bob", "test", "a"));
         log.report_data_op.push("test a".to_owned());
         assert!(covers("bob", "test", "a") && !covers("bob", "test", "") && !covers("bob", "test", "b"));

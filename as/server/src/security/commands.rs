@@ -7,16 +7,20 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use proto::ResultCode;
 use proto::security::{self, Command, NAME_SIZE_MAX, Privilege, PrivilegeCode, Replies, Request, field};
 
-use super::accounts::{ItemChange, Role, User};
+use super::accounts::{Accounts, ItemChange, Role, User};
 use super::audit::{Report, printable};
 use super::permission::{Permissions, Scope};
-use super::session::{Charge, Session, UserRights};
+use super::quota::{Charge, Quota, Rate};
+use super::session::{Session, Standing, UserRights};
 use super::token::{self, Token};
 use super::{AccessControl, new_account_id};
 use crate::smd::Module;
 
 /// What clients send in place of the password `nopassword`: its user logs in by certificate alone.
 pub(super) const NO_PASSWORD: &[u8] = b"$2a$10$7EqJtq98hPqEX7fNZaFWoOePA2sZy..tlOF99W2N0g5KZ3dLaw8WO";
+
+/// What clients send in place of a quota that is to stay as it is.
+const SAME_QUOTA: u32 = u32::MAX;
 
 /// What a command comes to: an answer with more than a result, or just a result.
 type Answer = Result<Option<Vec<u8>>, ResultCode>;
@@ -32,14 +36,15 @@ pub(crate) struct Peer<'a> {
 struct Call<'a> {
     access: &'a AccessControl,
     request: &'a Request<'a>,
-    session: &'a Session,
+    /// Whose the connection is before the command.
+    standing: Standing,
     client: SocketAddr,
     certificate_name: Option<&'a str>,
 }
 
 impl AccessControl {
     /// The frames that answer a request, for a security thread. A login is for `session`, of a connection of `peer`.
-    pub(crate) fn answer(&self, body: &[u8], session: &Session, peer: &Peer<'_>) -> Vec<u8> {
+    pub(crate) fn answer(&self, body: &[u8], session: &Arc<Session>, peer: &Peer<'_>) -> Vec<u8> {
         let Peer { address: client, certificate_name } = *peer;
         let request = match Request::parse(body) {
             Ok(request) => request,
@@ -48,14 +53,14 @@ impl AccessControl {
         let Some(command) = Command::from_code(request.command) else {
             return security::result_frame(ResultCode::SecurityCommand);
         };
-        let call = Call { access: self, request: &request, session, client, certificate_name };
+        let standing = Standing::new(Arc::clone(session));
+        let call = Call { access: self, request: &request, standing, client, certificate_name };
         let user = session.user_name();
         let answer = call.run(command);
         let result = answer.as_ref().err().copied().unwrap_or(ResultCode::Ok);
         let (report, user) = match command {
-            Command::Login | Command::Authenticate => {
-                (Report::Authentication, session.user_name().or_else(|| request.user.map(str::to_owned)))
-            }
+            // Whoever failed is in the detail.
+            Command::Login | Command::Authenticate => (Report::Authentication, session.user_name()),
             _ => (Report::UserAdmin, user),
         };
         self.log.write(report, result, client, user.as_deref(), command.name(), &call.detail());
@@ -63,6 +68,45 @@ impl AccessControl {
             Ok(Some(frames)) => frames,
             Ok(None) => security::result_frame(ResultCode::Ok),
             Err(result) => security::result_frame(result),
+        }
+    }
+}
+
+/// What the answer to a request takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SecurityWork {
+    /// Next to nothing.
+    Look,
+    /// A slow hash: somebody logs in who has not been verified before.
+    Verification,
+    /// A change of users or roles, in the whole cluster and on disk.
+    Change,
+}
+
+impl AccessControl {
+    /// What it takes to answer a request of `client`.
+    pub(crate) fn work_of(&self, body: &[u8], client: SocketAddr) -> SecurityWork {
+        let Ok(request) = Request::parse(body) else { return SecurityWork::Look };
+        match Command::from_code(request.command) {
+            None | Some(Command::QueryUsers | Command::QueryRoles) => SecurityWork::Look,
+            Some(Command::Login | Command::Authenticate) => {
+                let (Some(name), Some(credential), None) =
+                    (request.user, request.credential, request.session_token)
+                else {
+                    return SecurityWork::Look;
+                };
+                let is_known = self
+                    .accounts
+                    .read()
+                    .user(name)
+                    .is_some_and(|user| self.verifier.remembers(name, &user.password, credential));
+                if is_known || self.attempts.is_barred(name, client.ip(), Instant::now()) {
+                    SecurityWork::Look
+                } else {
+                    SecurityWork::Verification
+                }
+            }
+            Some(_) => SecurityWork::Change,
         }
     }
 }
@@ -103,7 +147,7 @@ impl Call<'_> {
             Command::QueryRoles => return self.query_roles(),
             _ => {}
         }
-        self.session.check(Permissions::USER_ADMIN, Scope::Server, Charge::None)?;
+        self.check_administrator(false)?;
         // The slow part comes before anything is locked.
         let password = match command {
             Command::CreateUser | Command::SetPassword => {
@@ -122,7 +166,11 @@ impl Call<'_> {
         let request = self.request;
         let accounts = self.access.accounts.read();
         let roles = || request.roles.as_deref().unwrap_or_default();
-        let privileges = || -> &[Privilege] { request.privileges.as_deref().unwrap_or_default() };
+        let privileges = || match &request.privileges {
+            None => Ok(&[][..]),
+            Some(Ok(privileges)) => Ok(&privileges[..]),
+            Some(Err(result)) => Err(*result),
+        };
         let change = match command {
             Command::CreateUser => {
                 let id = new_account_id().map_err(|_| ResultCode::Unknown)?;
@@ -154,16 +202,14 @@ impl Call<'_> {
         Ok(vec![change])
     }
 
-    /// The quotas of the request.
+    /// The quotas of the request, without those that are to stay as they are.
     fn quotas(&self) -> Result<(Option<u32>, Option<u32>), ResultCode> {
-        let quotas = (self.request.read_quota, self.request.write_quota);
+        let given = |quota: Option<u32>| quota.filter(|quota| *quota != SAME_QUOTA);
+        let quotas = (given(self.request.read_quota), given(self.request.write_quota));
         let wanted = [quotas.0, quotas.1].into_iter().flatten().any(|quota| quota > 0);
         let security = self.access.config.security.as_ref();
         if wanted && !security.is_some_and(|security| security.params.enable_quotas.get()) {
             return Err(ResultCode::SecurityQuotasNotEnabled);
-        }
-        if [quotas.0, quotas.1].into_iter().flatten().any(|quota| i32::try_from(quota).is_err()) {
-            return Err(ResultCode::SecurityQuota);
         }
         Ok(quotas)
     }
@@ -232,7 +278,7 @@ impl Call<'_> {
         if !user.rights().allow_address(self.client.ip()) {
             return Err(ResultCode::NotWhitelisted);
         }
-        self.session.enter(user);
+        self.standing.session().enter(user);
         Ok(())
     }
 
@@ -296,8 +342,11 @@ impl Call<'_> {
 
     /// Everybody may change the own password who knows the old one.
     fn change_password(&self) -> Answer {
-        let own = self.session.user().ok_or(ResultCode::NotAuthenticated)?;
+        let own = self.standing.logged_in()?;
         let name = user_of(self.request)?;
+        if self.access.accounts.read().user(name).is_none() {
+            return Err(ResultCode::SecurityUser);
+        }
         if own.name() != name {
             return Err(ResultCode::RoleViolation);
         }
@@ -312,40 +361,42 @@ impl Call<'_> {
     /// Whether the user may ask for what is not its own.
     fn check_administrator(&self, is_own: bool) -> Result<(), ResultCode> {
         let wanted = if is_own { Permissions::NONE } else { Permissions::USER_ADMIN };
-        self.session.check(wanted, Scope::Server, Charge::None)
+        self.standing.logged_in()?.check(wanted, Scope::Server, Charge::None)
     }
 
     fn query_users(&self) -> Answer {
-        let own = self.session.user().ok_or(ResultCode::NotAuthenticated)?;
+        let own = self.standing.logged_in()?;
         self.check_administrator(self.request.user == Some(own.name()))?;
         let accounts = self.access.accounts.read();
         let mut replies = Replies::new();
         match self.request.user {
             Some(name) => {
                 let user = accounts.user(name).ok_or(ResultCode::SecurityUser)?;
-                self.write_user(&mut replies, name, user);
+                self.write_user(&accounts, &mut replies, (name, user));
             }
-            None => accounts.users().for_each(|(name, user)| self.write_user(&mut replies, name, user)),
+            None => accounts.users().for_each(|user| self.write_user(&accounts, &mut replies, user)),
         }
         replies.end_query();
         Ok(Some(replies.finish()))
     }
 
-    fn write_user(&self, replies: &mut Replies, name: &str, user: &User) {
+    fn write_user(&self, accounts: &Accounts, replies: &mut Replies, (name, user): (&str, &User)) {
         let known = self.access.users.lock().get(name).cloned();
-        let rights = known.as_ref().map(|known| known.rights()).unwrap_or_default();
-        let rate = |quota, rate: fn(&UserRights) -> u32| [quota, known.as_deref().map_or(0, rate), 0, 0];
+        let rights = self.access.rights_of(accounts, name).map(|(_, rights)| rights).unwrap_or_default();
+        let figures = |quota: Quota, rate: fn(&UserRights) -> &Rate| {
+            known.as_deref().map_or([quota.number(), 0, 0, 0], |user| rate(user).figures(quota))
+        };
         replies
             .message(ResultCode::Ok)
             .bytes(field::USER, name.as_bytes())
             .roles(user.roles.iter().map(String::as_str).collect::<Vec<_>>().into_iter())
             .number(field::CONNECTIONS, known.as_ref().map_or(0, |known| known.connection_count()))
-            .numbers(field::READ_INFO, &rate(rights.read_quota, |user| user.reads.per_second()))
-            .numbers(field::WRITE_INFO, &rate(rights.write_quota, |user| user.writes.per_second()));
+            .numbers(field::READ_INFO, &figures(rights.read_quota, |user| &user.reads))
+            .numbers(field::WRITE_INFO, &figures(rights.write_quota, |user| &user.writes));
     }
 
     fn query_roles(&self) -> Answer {
-        let own = self.session.user().ok_or(ResultCode::NotAuthenticated)?;
+        let own = self.standing.logged_in()?;
         let accounts = self.access.accounts.read();
         let has_role = |role: &str| accounts.user(own.name()).is_some_and(|user| user.roles.contains(role));
         self.check_administrator(self.request.role.is_some_and(has_role))?;
@@ -379,7 +430,7 @@ impl Call<'_> {
                 name.to_owned()
             }
         };
-        let privileges = request.privileges.as_ref();
+        let privileges = request.privileges.as_ref().and_then(|privileges| privileges.as_ref().ok());
         part("privs", privileges.map(|all| all.iter().map(privilege).collect::<Vec<_>>().join(",")));
         part("whitelist", request.whitelist.map(printable));
         part("read-quota", request.read_quota.map(|quota| quota.to_string()));

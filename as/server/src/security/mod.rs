@@ -6,7 +6,7 @@
 //!
 //! # Threads
 //! The security threads carry out all requests of the security protocol: they hash passwords and wait for the disk. Service
-//! threads only look at the [`Session`] of a connection.
+//! threads only look at the [`Standing`] of a connection.
 //!
 //! # Locks
 //! `changes` is held while a command makes a change, over a call of the metadata, whose listener takes `accounts` and then
@@ -42,12 +42,14 @@ use crate::config::Config;
 use crate::smd::{Module, Occasion, Smd};
 use accounts::{AccountId, Accounts, SECRET_KEY};
 use attempts::Attempts;
+pub(crate) use attempts::origin;
 use audit::{AuditLog, ReportedData};
-pub(crate) use commands::Peer;
+pub(crate) use commands::{Peer, SecurityWork};
 use password::{Verifier, random};
 use permission::Rights;
-use session::UserRights;
-pub(crate) use session::{Charge, LoggedIn, Permit, Session};
+pub(crate) use quota::Charge;
+use session::{Changes, UserRights};
+pub(crate) use session::{LoggedIn, Permit, Session, Standing};
 use token::Secret;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -84,6 +86,8 @@ pub(crate) struct AccessControl {
     accounts: RwLock<Accounts>,
     /// Users that have logged in since the start.
     users: Mutex<HashMap<String, Arc<UserRights>>>,
+    /// Shared by all users and sessions, which note and see them.
+    noted: Arc<Changes>,
     /// One change at a time.
     changes: Mutex<()>,
     attempts: Attempts,
@@ -105,6 +109,7 @@ impl AccessControl {
             secret: RwLock::default(),
             accounts: RwLock::default(),
             users: Mutex::default(),
+            noted: Arc::default(),
             changes: Mutex::default(),
             attempts: Attempts::default(),
             log: Arc::new(AuditLog::new(Arc::clone(config))),
@@ -190,17 +195,16 @@ impl AccessControl {
 
     /// A session for a connection that has just been accepted.
     pub(crate) fn session(&self, client: SocketAddr) -> Arc<Session> {
-        Arc::new(Session::new(client, Arc::clone(&self.log)))
+        Arc::new(Session::new(client, Arc::clone(&self.log), Arc::clone(&self.noted)))
     }
 
     /// Which user has this name, and what that user may do now.
     fn rights_of(&self, accounts: &Accounts, name: &str) -> Option<(AccountId, Rights)> {
-        let (id, mut rights) = accounts.rights_of(name)?;
-        if let (Some(security), Some(user)) = (&self.config.security, accounts.user(name)) {
+        let security = self.config.security.as_ref();
+        let has_quotas = security.is_some_and(|security| security.params.enable_quotas.get());
+        let (id, mut rights) = accounts.rights_of(name, has_quotas)?;
+        if let (Some(security), Some(user)) = (security, accounts.user(name)) {
             rights.reported = ReportedData::new(&security.log, name, &user.roles);
-            if !security.params.enable_quotas.get() {
-                rights.forget_quotas();
-            }
         }
         Some((id, rights))
     }
@@ -224,10 +228,8 @@ impl AccessControl {
         let accounts = self.accounts.read();
         let (id, rights) = self.rights_of(&accounts, name)?;
         let mut users = self.users.lock();
-        let user = users
-            .entry(name.to_owned())
-            .or_insert_with(|| Arc::new(UserRights::new(name, id, Rights::default())));
-        let user = Arc::clone(user);
+        let new = || Arc::new(UserRights::new(name, id, Rights::default(), Arc::clone(&self.noted)));
+        let user = Arc::clone(users.entry(name.to_owned()).or_insert_with(new));
         drop(users);
         user.replace(rights);
         Some(user)

@@ -73,25 +73,34 @@ impl Verifier {
         Ok(hash.to_string())
     }
 
-    /// Whether `credential` is the one that `hash`, the user's, is of.
-    pub(super) fn verify(&self, user: &str, hash: &str, credential: &[u8]) -> bool {
+    /// Whether `credential` is the one that was found to be right before for `hash`, the user's. Quick.
+    pub(super) fn remembers(&self, user: &str, hash: &str, credential: &[u8]) -> bool {
         let known = self.remembered.lock().get(user).cloned();
-        let mac = keyed_digest(&self.key, &[user.as_bytes(), credential]);
-        if let Some((known_hash, digest)) = known
-            && known_hash == hash
-            && mac.clone().verify_slice(&digest).is_ok()
-        {
+        known.is_some_and(|(known_hash, digest)| {
+            known_hash == hash && self.digest(user, credential).verify_slice(&digest).is_ok()
+        })
+    }
+
+    fn digest(&self, user: &str, credential: &[u8]) -> Hmac<Sha256> {
+        keyed_digest(&self.key, &[user.as_bytes(), credential])
+    }
+
+    /// Whether `credential` is the one that `hash`, the user's, is of. Takes some 20 ms if it is not
+    /// [remembered](Self::remembers).
+    pub(super) fn verify(&self, user: &str, hash: &str, credential: &[u8]) -> bool {
+        if self.remembers(user, hash, credential) {
             return true;
         }
         let Ok(parsed) = PasswordHash::new(hash) else { return false };
         if argon2().verify_password(credential, &parsed).is_err() {
             return false;
         }
+        let digest = self.digest(user, credential).finalize().into_bytes().into();
         let mut remembered = self.remembered.lock();
         if remembered.len() >= REMEMBERED_MAX && !remembered.contains_key(user) {
             remembered.clear();
         }
-        remembered.insert(user.to_owned(), (hash.to_owned(), mac.finalize().into_bytes().into()));
+        remembered.insert(user.to_owned(), (hash.to_owned(), digest));
         true
     }
 
@@ -113,6 +122,13 @@ mod tests {
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
         assert_ne!(hash, verifier.hash(b"credential").expect("random bytes"), "each has its own salt");
         assert!(!verifier.verify("user", &hash, b"Credential"));
+        assert!(!verifier.remembers("user", &hash, b"credential"));
+        assert!(verifier.verify("user", &hash, b"credential"));
+        assert!(verifier.remembers("user", &hash, b"credential"));
+        assert!(
+            !verifier.remembers("user", &hash, b"Credential")
+                && !verifier.remembers("eve", &hash, b"credential")
+        );
         for _ in 0..1_000 {
             assert!(verifier.verify("user", &hash, b"credential"));
         }

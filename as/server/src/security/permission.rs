@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use proto::security::{Privilege, PrivilegeCode};
 
 use super::audit::ReportedData;
+use super::quota::Quota;
 use super::whitelist::Whitelist;
 
 /// Declares the permissions, one bit each, with their names in refusals.
@@ -102,7 +103,7 @@ pub(crate) enum Scope<'a> {
     /// Nowhere in particular: only privileges for all namespaces count.
     Server,
     /// In a set of a namespace; an empty set stands for records without one, and for a whole namespace.
-    Set { namespace: &'a str, set: &'a str },
+    Set { namespace: &'a [u8], set: &'a [u8] },
 }
 
 /// What follows from the roles of a user.
@@ -111,14 +112,14 @@ pub(crate) struct Rights {
     /// Everywhere.
     everywhere: Permissions,
     /// By namespace, in all of it.
-    namespaces: BTreeMap<String, Permissions>,
+    namespaces: BTreeMap<Vec<u8>, Permissions>,
     /// By namespace and set.
-    sets: BTreeMap<String, BTreeMap<String, Permissions>>,
+    sets: BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Permissions>>,
     /// Where the user may connect from; `None` from everywhere.
     whitelist: Option<Whitelist>,
-    /// Most reads and writes per second; 0 any number.
-    pub(crate) read_quota: u32,
-    pub(crate) write_quota: u32,
+    /// Most reads and writes per second.
+    pub(super) read_quota: Quota,
+    pub(super) write_quota: Quota,
     /// Which of the user's operations the audit log tells of.
     pub(super) reported: ReportedData,
 }
@@ -129,10 +130,8 @@ impl Rights {
         let permissions = permissions_of(privilege.code);
         let place = match (privilege.namespace.as_str(), privilege.set.as_str()) {
             ("", _) => &mut self.everywhere,
-            (namespace, "") => self.namespaces.entry(namespace.to_owned()).or_default(),
-            (namespace, set) => {
-                self.sets.entry(namespace.to_owned()).or_default().entry(set.to_owned()).or_default()
-            }
+            (namespace, "") => self.namespaces.entry(namespace.into()).or_default(),
+            (namespace, set) => self.sets.entry(namespace.into()).or_default().entry(set.into()).or_default(),
         };
         *place = place.and(permissions);
     }
@@ -140,17 +139,6 @@ impl Rights {
     /// Adds the addresses that a role may be used from. Several roles with addresses allow those of all.
     pub(super) fn add_whitelist(&mut self, whitelist: &Whitelist) {
         self.whitelist.get_or_insert_default().extend(whitelist);
-    }
-
-    /// Adds the quotas of a role: the largest counts.
-    pub(super) fn add_quotas(&mut self, read: u32, write: u32) {
-        self.read_quota = self.read_quota.max(read);
-        self.write_quota = self.write_quota.max(write);
-    }
-
-    /// Takes the quotas away: there is no limit.
-    pub(super) fn forget_quotas(&mut self) {
-        (self.read_quota, self.write_quota) = (0, 0);
     }
 
     /// Whether `wanted` is allowed there, all of it.
@@ -193,7 +181,7 @@ mod tests {
     }
 
     const fn set<'a>(namespace: &'a str, set: &'a str) -> Scope<'a> {
-        Scope::Set { namespace, set }
+        Scope::Set { namespace: namespace.as_bytes(), set: set.as_bytes() }
     }
 
     #[test]
@@ -237,13 +225,5 @@ mod tests {
             assert_eq!(permission.name(), *name);
             all = all.and(*permission);
         }
-    }
-
-    #[test]
-    fn the_largest_quota_counts() {
-        let mut rights = Rights::default();
-        rights.add_quotas(5, 0);
-        rights.add_quotas(3, 7);
-        assert_eq!((rights.read_quota, rights.write_quota), (5, 7));
     }
 }

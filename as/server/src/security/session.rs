@@ -1,23 +1,45 @@
 //! Who is at the other end of a connection, and what that user may do now.
 //!
 //! A user that is logged in somewhere has one [`UserRights`], which all its connections share. When its roles change, the
-//! rights in it are replaced: every connection has the new ones with its next request or batch row. A user that is dropped
-//! and made again is another user: connections of the former stay without rights.
+//! rights in it are replaced: every connection has the new ones with its next request, a batch with its next turn. A user
+//! that is dropped and made again is another user: connections of the former stay without rights.
+//!
+//! A thread that carries out requests of a session keeps a [`Standing`]: whose it is and with which rights. It is looked up
+//! anew when the number of [`Changes`] is another one.
 //!
 //! # Locks
-//! None on the way of a request: it reads two pointers (arc-swap) that hardly ever change.
+//! None on the way of a request: it reads a number that hardly ever changes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
-use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use crossbeam::utils::CachePadded;
 use proto::ResultCode;
 
 use super::accounts::AccountId;
 use super::audit::{AuditLog, Report};
 use super::permission::{Permissions, Rights, Scope};
-use super::quota::Rate;
+use super::quota::{Charge, Quota, Rate};
+
+/// How often any rights have changed, or a session has got another user.
+#[derive(Default)]
+pub(super) struct Changes(CachePadded<AtomicU64>);
+
+impl Changes {
+    fn note(&self) {
+        self.0.fetch_add(1, Release);
+    }
+
+    #[inline]
+    fn count(&self) -> u64 {
+        self.0.load(Acquire)
+    }
+}
 
 /// A user that is logged in.
 pub(crate) struct UserRights {
@@ -26,65 +48,71 @@ pub(crate) struct UserRights {
     rights: ArcSwap<Rights>,
     /// The user does not exist any more. Never unset.
     is_retired: AtomicBool,
+    changes: Arc<Changes>,
     connections: AtomicU32,
     pub(super) reads: Rate,
     pub(super) writes: Rate,
 }
 
 impl UserRights {
-    pub(super) fn new(name: &str, id: AccountId, rights: Rights) -> Self {
+    pub(super) fn new(name: &str, id: AccountId, rights: Rights, changes: Arc<Changes>) -> Self {
         UserRights {
             name: name.to_owned(),
             id,
             rights: ArcSwap::from_pointee(rights),
             is_retired: AtomicBool::new(false),
+            changes,
             connections: AtomicU32::new(0),
             reads: Rate::default(),
             writes: Rate::default(),
         }
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     pub(super) const fn id(&self) -> AccountId {
         self.id
     }
 
-    /// Gives the user other rights.
+    /// Gives the user other rights, unless they are what it has.
     pub(super) fn replace(&self, rights: Rights) {
-        self.rights.store(Arc::new(rights));
+        if **self.rights.load() != rights {
+            self.rights.store(Arc::new(rights));
+            self.changes.note();
+        }
     }
 
     /// The user was dropped.
     pub(super) fn retire(&self) {
-        self.is_retired.store(true, Relaxed);
-        self.replace(Rights::default());
+        self.is_retired.store(true, Release);
+        self.rights.store(Arc::default());
+        self.changes.note();
     }
 
     pub(super) fn rights(&self) -> Arc<Rights> {
         self.rights.load_full()
     }
 
-    /// Whether the user may do this there, by its rights of this moment.
-    #[inline]
-    fn check(
-        &self,
-        rights: &Rights,
-        wanted: Permissions,
-        scope: Scope<'_>,
-        charge: Charge,
-    ) -> Result<(), ResultCode> {
-        if !rights.allow(wanted, scope) {
-            return Err(ResultCode::RoleViolation);
+    /// Its rights, for somebody at `address`.
+    ///
+    /// # Errors
+    /// `NotAuthenticated` if the user does not exist any more, `NotWhitelisted`.
+    fn rights_at(&self, address: IpAddr) -> Result<Arc<Rights>, ResultCode> {
+        let rights = self.rights();
+        if self.is_retired.load(Acquire) {
+            Err(ResultCode::NotAuthenticated)
+        } else if rights.allow_address(address) {
+            Ok(rights)
+        } else {
+            Err(ResultCode::NotWhitelisted)
         }
-        let is_within = match charge {
-            Charge::None => true,
-            Charge::Read => self.reads.take(rights.read_quota),
-            Charge::Write => self.writes.take(rights.write_quota),
-        };
-        if is_within { Ok(()) } else { Err(ResultCode::QuotaExceeded) }
+    }
+
+    /// What counts requests of this kind, and how much the user may do of them.
+    pub(super) fn counted(&self, charge: Charge) -> Option<(&Rate, Quota)> {
+        match charge {
+            Charge::None => None,
+            Charge::Read => Some((&self.reads, self.rights.load().read_quota)),
+            Charge::Write => Some((&self.writes, self.rights.load().write_quota)),
+        }
     }
 
     /// Connections of the user.
@@ -99,37 +127,30 @@ pub(crate) struct Session {
     /// Where the connection comes from.
     client: SocketAddr,
     log: Arc<AuditLog>,
-}
-
-/// How a request counts against quotas.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Charge {
-    None,
-    Read,
-    Write,
+    changes: Arc<Changes>,
 }
 
 impl Session {
     /// A session of a connection from `client`.
-    pub(super) fn new(client: SocketAddr, log: Arc<AuditLog>) -> Self {
-        Session { user: ArcSwapOption::empty(), client, log }
+    pub(super) fn new(client: SocketAddr, log: Arc<AuditLog>, changes: Arc<Changes>) -> Self {
+        Session { user: ArcSwapOption::empty(), client, log, changes }
     }
 
     /// The connection is `user`'s from now on.
     pub(super) fn enter(&self, user: Arc<UserRights>) {
         user.connections.fetch_add(1, Relaxed);
-        self.leave(Some(user));
-    }
-
-    fn leave(&self, next: Option<Arc<UserRights>>) {
-        if let Some(before) = self.user.swap(next) {
-            before.connections.fetch_sub(1, Relaxed);
+        if self.leave(Some(user)) {
+            self.changes.note();
         }
     }
 
-    /// The user, unless there is none, or none any more.
-    pub(super) fn user(&self) -> Option<Arc<UserRights>> {
-        self.user.load_full().filter(|user| !user.is_retired.load(Relaxed))
+    /// Returns whether it was anybody's before.
+    fn leave(&self, next: Option<Arc<UserRights>>) -> bool {
+        let before = self.user.swap(next);
+        if let Some(before) = &before {
+            before.connections.fetch_sub(1, Relaxed);
+        }
+        before.is_some()
     }
 
     /// The user's name, for logs.
@@ -137,29 +158,11 @@ impl Session {
         self.user.load().as_ref().map(|user| user.name.clone())
     }
 
-    /// The user as it is while one request is looked at.
-    ///
-    /// # Errors
-    /// `NotAuthenticated` if nobody has logged in, or the user does not exist any more.
-    #[inline]
-    pub(crate) fn logged_in(&self) -> Result<LoggedIn<'_>, ResultCode> {
-        let user = self.user.load();
-        let is_there = user.as_ref().is_some_and(|user| !user.is_retired.load(Relaxed));
-        if is_there { Ok(LoggedIn { session: self, user }) } else { Err(ResultCode::NotAuthenticated) }
-    }
-
-    /// Whether the user may do this there.
-    ///
-    /// # Errors
-    /// As [`logged_in`](Self::logged_in) and [`LoggedIn::check`].
-    #[inline]
-    pub(crate) fn check(
-        &self,
-        wanted: Permissions,
-        scope: Scope<'_>,
-        charge: Charge,
-    ) -> Result<(), ResultCode> {
-        self.logged_in()?.check(wanted, scope, charge)
+    /// Whose it is now, and that user's rights.
+    fn look_up(&self) -> Result<(Arc<UserRights>, Arc<Rights>), ResultCode> {
+        let user = self.user.load_full().ok_or(ResultCode::NotAuthenticated)?;
+        let rights = user.rights_at(self.client.ip())?;
+        Ok((user, rights))
     }
 
     /// Tells the audit log of an operation on records: what was done, and about which record.
@@ -174,21 +177,84 @@ impl Session {
         let code = result.err().unwrap_or(ResultCode::Ok);
         self.log.write(Report::Data { is_asked_for }, code, self.client, user, action, &detail);
     }
+}
 
-    /// Tells the audit log of an operation on records that was refused as nobody has logged in.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.leave(None);
+    }
+}
+
+/// What one thread knows of a session: whose it is, and that user's rights, as of the last [`refresh`](Self::refresh).
+pub(crate) struct Standing {
+    session: Arc<Session>,
+    changes: Arc<Changes>,
+    /// The number of changes before it was looked up.
+    change_count: u64,
+    found: Result<(Arc<UserRights>, Arc<Rights>), ResultCode>,
+}
+
+impl Standing {
+    /// As it is now.
+    pub(crate) fn new(session: Arc<Session>) -> Self {
+        let changes = Arc::clone(&session.changes);
+        let (change_count, found) = (changes.count(), session.look_up());
+        Standing { session, changes, change_count, found }
+    }
+
+    pub(crate) const fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Looks it up anew, if anything has changed.
+    #[inline]
+    pub(crate) fn refresh(&mut self) {
+        // Who logs in first is no change for others.
+        if self.found.is_err() || self.change_count != self.changes.count() {
+            self.look_up();
+        }
+    }
+
     #[cold]
-    pub(crate) fn report_stranger(&self, describe: impl FnOnce() -> (&'static str, String)) {
-        self.report_data(false, Err(ResultCode::NotAuthenticated), None, describe());
+    fn look_up(&mut self) {
+        self.change_count = self.changes.count();
+        self.found = self.session.look_up();
+    }
+
+    /// The user.
+    ///
+    /// # Errors
+    /// `NotAuthenticated` if nobody has logged in, or the user does not exist any more; `NotWhitelisted` if it must not come
+    /// from this address any more.
+    #[inline]
+    pub(crate) fn logged_in(&self) -> Result<LoggedIn<'_>, ResultCode> {
+        match &self.found {
+            Ok((user, rights)) => Ok(LoggedIn { session: &self.session, user, rights }),
+            Err(result) => Err(*result),
+        }
+    }
+
+    /// Tells the audit log of an operation on records that was refused with `result`, whosever it is.
+    #[cold]
+    pub(crate) fn report_refused(&self, result: ResultCode, what: (&'static str, String)) {
+        let user = if result == ResultCode::NotAuthenticated { None } else { self.session.user_name() };
+        self.session.report_data(false, Err(result), user.as_deref(), what);
     }
 }
 
 /// A user of whom a request is.
+#[derive(Clone, Copy)]
 pub(crate) struct LoggedIn<'a> {
     session: &'a Session,
-    user: Guard<Option<Arc<UserRights>>>,
+    user: &'a Arc<UserRights>,
+    rights: &'a Rights,
 }
 
 impl LoggedIn<'_> {
+    pub(super) fn name(&self) -> &str {
+        &self.user.name
+    }
+
     /// Whether the user may do this there.
     ///
     /// # Errors
@@ -200,8 +266,15 @@ impl LoggedIn<'_> {
         scope: Scope<'_>,
         charge: Charge,
     ) -> Result<(), ResultCode> {
-        let user = self.user.as_ref().ok_or(ResultCode::NotAuthenticated)?;
-        user.check(&user.rights.load(), wanted, scope, charge)
+        if !self.rights.allow(wanted, scope) {
+            return Err(ResultCode::RoleViolation);
+        }
+        let is_within = match charge {
+            Charge::None => true,
+            Charge::Read => self.user.reads.take(self.rights.read_quota),
+            Charge::Write => self.user.writes.take(self.rights.write_quota),
+        };
+        if is_within { Ok(()) } else { Err(ResultCode::QuotaExceeded) }
     }
 
     /// As [`check`](Self::check), for an operation on records of a namespace and set, which the audit log may tell of:
@@ -213,53 +286,105 @@ impl LoggedIn<'_> {
     pub(crate) fn check_data(
         &self,
         wanted: Permissions,
-        (namespace, set): (&str, &str),
+        (namespace, set): (&[u8], &[u8]),
         charge: Charge,
         describe: impl FnOnce() -> (&'static str, String),
     ) -> Result<(), ResultCode> {
-        let user = self.user.as_ref().ok_or(ResultCode::NotAuthenticated)?;
-        let rights = user.rights.load();
-        let result = user.check(&rights, wanted, Scope::Set { namespace, set }, charge);
-        let is_reported = rights.reported.covers(namespace, set);
+        let result = self.check(wanted, Scope::Set { namespace, set }, charge);
+        let is_reported = self.rights.reported.covers(namespace, set);
         if is_reported || result.is_err() {
-            self.session.report_data(is_reported, result, Some(&user.name), describe());
+            self.session.report_data(is_reported, result, Some(&self.user.name), describe());
         }
         result
     }
 
-    /// What is to be allowed as long as something goes on that has just been allowed.
-    pub(crate) fn permit(&self, wanted: Permissions, namespace: &str, set: &str) -> Option<Permit> {
-        let user = Arc::clone(self.user.as_ref()?);
-        Some(Permit { user, wanted, namespace: namespace.to_owned(), set: set.to_owned() })
+    /// What is to be allowed as long as a query goes on that has just been allowed.
+    pub(crate) fn permit(
+        &self,
+        wanted: Permissions,
+        (namespace, set): (&[u8], &[u8]),
+        charge: Charge,
+    ) -> Permit {
+        Permit {
+            user: Arc::clone(self.user),
+            address: self.session.client.ip(),
+            wanted,
+            namespace: namespace.into(),
+            set: set.into(),
+            charge,
+            reservation: None,
+        }
     }
 }
 
-/// The right that something long was begun with. It is looked at again while that goes on, also when its connection is gone.
+/// The right that a query was begun with. It is looked at again while that goes on, also when its connection is gone.
 pub(crate) struct Permit {
     user: Arc<UserRights>,
+    address: IpAddr,
     wanted: Permissions,
-    namespace: String,
-    set: String,
+    namespace: Box<[u8]>,
+    set: Box<[u8]>,
+    charge: Charge,
+    /// What the query takes of the user's quota.
+    reservation: Option<Reservation>,
 }
 
 impl Permit {
     /// Whether the user still has the right.
     ///
     /// # Errors
-    /// `NotAuthenticated` if there is no such user any more, `RoleViolation`.
+    /// `NotAuthenticated` if there is no such user any more, `NotWhitelisted`, `RoleViolation`.
     pub(crate) fn check(&self) -> Result<(), ResultCode> {
-        if self.user.is_retired.load(Relaxed) {
-            return Err(ResultCode::NotAuthenticated);
-        }
+        let rights = self.user.rights_at(self.address)?;
         let scope = Scope::Set { namespace: &self.namespace, set: &self.set };
-        let is_allowed = self.user.rights.load().allow(self.wanted, scope);
-        if is_allowed { Ok(()) } else { Err(ResultCode::RoleViolation) }
+        if rights.allow(self.wanted, scope) { Ok(()) } else { Err(ResultCode::RoleViolation) }
+    }
+
+    /// Takes `records_per_second` of the user's quota, 0 of which is no limit, for as long as the permit is there.
+    ///
+    /// # Errors
+    /// `QuotaExceeded` if that is more than is left, or if there is a quota and no limit.
+    pub(crate) fn reserve(&mut self, records_per_second: u32) -> Result<(), ResultCode> {
+        self.reservation = None;
+        self.reservation = Reservation::new(&self.user, self.charge, records_per_second)?;
+        Ok(())
     }
 }
 
-impl Drop for Session {
+/// A query that counts against the quota of its user while this is there.
+struct Reservation {
+    user: Arc<UserRights>,
+    charge: Charge,
+    records_per_second: u32,
+}
+
+impl Reservation {
+    /// `None` for a query that counts for nothing.
+    ///
+    /// # Errors
+    /// `QuotaExceeded`.
+    fn new(
+        user: &Arc<UserRights>,
+        charge: Charge,
+        records_per_second: u32,
+    ) -> Result<Option<Self>, ResultCode> {
+        let Some((rate, quota)) = user.counted(charge) else { return Ok(None) };
+        if quota == Quota::Off {
+            return Ok(None);
+        }
+        if rate.reserve(records_per_second, quota) {
+            Ok(Some(Reservation { user: Arc::clone(user), charge, records_per_second }))
+        } else {
+            Err(ResultCode::QuotaExceeded)
+        }
+    }
+}
+
+impl Drop for Reservation {
     fn drop(&mut self) {
-        self.leave(None);
+        if let Some((rate, _)) = self.user.counted(self.charge) {
+            rate.give_back(self.records_per_second);
+        }
     }
 }
 
@@ -267,6 +392,7 @@ impl Drop for Session {
 mod tests {
     use proto::security::{Privilege, PrivilegeCode};
 
+    use super::super::whitelist::Whitelist;
     use super::*;
 
     fn read_everywhere() -> Rights {
@@ -275,44 +401,114 @@ mod tests {
         rights
     }
 
+    /// Users and sessions that follow each other's changes.
+    #[derive(Default)]
+    struct Setup(Arc<Changes>);
+
+    impl Setup {
+        fn user(&self, id: u64) -> Arc<UserRights> {
+            Arc::new(UserRights::new("bob", AccountId(id), read_everywhere(), Arc::clone(&self.0)))
+        }
+
+        fn standing(&self) -> Standing {
+            let log = Arc::new(AuditLog::new(Arc::default()));
+            Standing::new(Arc::new(Session::new(([127, 0, 0, 1], 1).into(), log, Arc::clone(&self.0))))
+        }
+    }
+
+    fn check(standing: &mut Standing) -> Result<(), ResultCode> {
+        standing.refresh();
+        standing.logged_in()?.check(Permissions::READ, Scope::Server, Charge::Read)
+    }
+
+    fn from(whitelist: &str) -> Rights {
+        let mut rights = read_everywhere();
+        rights.add_whitelist(&Whitelist::parse(whitelist).expect("addresses"));
+        rights
+    }
+
     #[test]
     fn all_connections_of_a_user_follow_its_rights() {
-        let user = Arc::new(UserRights::new("bob", AccountId(1), read_everywhere()));
-        let log = Arc::new(AuditLog::new(Arc::default()));
-        let session = || Session::new(([127, 0, 0, 1], 1).into(), Arc::clone(&log));
-        let sessions = [session(), session()];
-        let check = |session: &Session| session.check(Permissions::READ, Scope::Server, Charge::Read);
-        assert_eq!(check(&sessions[0]), Err(ResultCode::NotAuthenticated));
-        sessions.iter().for_each(|session| session.enter(Arc::clone(&user)));
+        let setup = Setup::default();
+        let user = setup.user(1);
+        let mut standings = [setup.standing(), setup.standing()];
+        let all = |standings: &mut [Standing; 2], expected| {
+            assert!(standings.iter_mut().all(|standing| check(standing) == expected), "{expected:?}");
+        };
+        all(&mut standings, Err(ResultCode::NotAuthenticated));
+        standings.iter().for_each(|standing| standing.session().enter(Arc::clone(&user)));
         assert_eq!(user.connection_count(), 2);
-        assert!(sessions.iter().all(|session| check(session).is_ok()));
+        all(&mut standings, Ok(()));
         user.replace(Rights::default());
-        assert!(sessions.iter().all(|session| check(session) == Err(ResultCode::RoleViolation)));
+        all(&mut standings, Err(ResultCode::RoleViolation));
+        user.replace(from("10.0.0.0/8"));
+        all(&mut standings, Err(ResultCode::NotWhitelisted));
+        user.replace(from("10.0.0.0/8,127.0.0.1"));
+        all(&mut standings, Ok(()));
         user.retire();
-        assert!(sessions.iter().all(|session| check(session) == Err(ResultCode::NotAuthenticated)));
-        assert!(sessions[0].user().is_none());
+        all(&mut standings, Err(ResultCode::NotAuthenticated));
         // Rights that come late change nothing.
         user.replace(read_everywhere());
-        assert_eq!(check(&sessions[1]), Err(ResultCode::NotAuthenticated));
-        sessions[0].enter(Arc::new(UserRights::new("bob", AccountId(2), read_everywhere())));
-        assert!(check(&sessions[0]).is_ok());
+        all(&mut standings, Err(ResultCode::NotAuthenticated));
+        standings[0].session().enter(setup.user(2));
+        assert_eq!(check(&mut standings[0]), Ok(()));
         assert_eq!(user.connection_count(), 1);
-        drop(sessions);
+        drop(standings);
         assert_eq!(user.connection_count(), 0);
     }
 
     #[test]
+    fn a_connection_of_one_user_becomes_that_of_another() {
+        let setup = Setup::default();
+        let mut standing = setup.standing();
+        standing.session().enter(setup.user(1));
+        assert_eq!(check(&mut standing), Ok(()));
+        let other = setup.user(2);
+        other.replace(Rights::default());
+        standing.session().enter(other);
+        assert_eq!(check(&mut standing), Err(ResultCode::RoleViolation));
+    }
+
+    #[test]
     fn a_permit_ends_with_the_right() {
-        let user = Arc::new(UserRights::new("bob", AccountId(1), read_everywhere()));
-        let session = Session::new(([127, 0, 0, 1], 1).into(), Arc::new(AuditLog::new(Arc::default())));
-        session.enter(Arc::clone(&user));
-        let permit =
-            session.logged_in().expect("a user").permit(Permissions::QUERY, "test", "").expect("a permit");
-        drop(session);
+        let setup = Setup::default();
+        let (user, mut standing) = (setup.user(1), setup.standing());
+        standing.session().enter(Arc::clone(&user));
+        standing.refresh();
+        let place = (&b"test"[..], &b""[..]);
+        let permit = standing.logged_in().expect("a user").permit(Permissions::QUERY, place, Charge::Read);
+        drop(standing);
         assert_eq!(permit.check(), Ok(()), "it outlives its connection");
         user.replace(Rights::default());
         assert_eq!(permit.check(), Err(ResultCode::RoleViolation));
+        user.replace(from("::1"));
+        assert_eq!(permit.check(), Err(ResultCode::NotWhitelisted));
+        user.replace(read_everywhere());
+        assert_eq!(permit.check(), Ok(()));
         user.retire();
         assert_eq!(permit.check(), Err(ResultCode::NotAuthenticated));
+    }
+
+    #[test]
+    fn a_permit_holds_a_part_of_the_quota() {
+        let setup = Setup::default();
+        let (user, mut standing) = (setup.user(1), setup.standing());
+        let mut limited = read_everywhere();
+        limited.read_quota = Quota::Limited(500);
+        user.replace(limited);
+        standing.session().enter(Arc::clone(&user));
+        standing.refresh();
+        let permit = || {
+            let place = (&b"test"[..], &b""[..]);
+            standing.logged_in().expect("a user").permit(Permissions::QUERY, place, Charge::Read)
+        };
+        let (mut first, mut second) = (permit(), permit());
+        assert_eq!(first.reserve(0), Err(ResultCode::QuotaExceeded));
+        assert_eq!((first.reserve(400), first.reserve(300)), (Ok(()), Ok(())), "the last one counts");
+        assert_eq!(second.reserve(201), Err(ResultCode::QuotaExceeded));
+        assert_eq!(second.reserve(200), Ok(()));
+        drop(first);
+        assert_eq!(user.reads.figures(Quota::Limited(500)), [500, 0, 200, 0]);
+        assert_eq!(second.reserve(500), Ok(()));
     }
 }

@@ -5,12 +5,15 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
+use proto::ResultCode;
+
 use super::KEEP_SIZE_MAX;
 use super::context::Admission;
 use super::mailbox::Mail;
 use super::park::{DONE_PATIENCE, Presence};
 use super::reply_budget::{Charge, ReplyBudget, Waiting};
 use super::stream::StreamProgress;
+use crate::security::Standing;
 use crate::tls::{Received, TlsSession};
 use crate::transaction::Access;
 
@@ -60,7 +63,7 @@ pub(crate) struct Connection {
     /// monotonic clock once a wake-up.
     pub(super) last_active: Instant,
     /// Whose it is; `None` while there is no access control.
-    pub(super) access: Access,
+    pub(super) standing: Option<Standing>,
     /// Its place in the count of open connections.
     _admission: Admission,
 }
@@ -97,7 +100,7 @@ impl Connection {
             may_read: true,
             peer_is_done: false,
             last_active: Instant::now(),
-            access,
+            standing: access.map(Standing::new),
             _admission: admission,
         }
     }
@@ -124,6 +127,23 @@ impl Connection {
     pub(super) fn is_given_up(&self, now: Instant) -> bool {
         let waits_long = |since| now.saturating_duration_since(since) >= DONE_PATIENCE;
         self.peer_is_done && self.put_off_since.is_some_and(waits_long)
+    }
+
+    /// Whose its requests are, for other threads.
+    pub(super) fn access(&self) -> Access {
+        self.standing.as_ref().map(|standing| Arc::clone(standing.session()))
+    }
+
+    /// Whether somebody has logged in who may be here, if somebody has to.
+    ///
+    /// # Errors
+    /// As [`Standing::logged_in`].
+    pub(super) fn check_login(&mut self) -> Result<(), ResultCode> {
+        let Some(standing) = &mut self.standing else { return Ok(()) };
+        standing.refresh();
+        standing.logged_in().map(|_| ()).inspect_err(|result| {
+            standing.report_refused(*result, ("request", String::new()));
+        })
     }
 
     /// Whether replies may be written to the socket as they are.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::compression::MessageCompression;
-use super::park::{InfoRequest, SecurityRequest};
+use super::park::InfoRequest;
 use super::pool::ServicePool;
 use super::reply_budget::ReplyBudget;
+use super::security::SecurityWorkers;
 use crate::config::Config;
 use crate::metrics::{ServerCounter, ServerMetrics};
 use crate::query::Queries;
@@ -26,7 +27,7 @@ pub(crate) struct ServiceContext {
     /// `None` without access control.
     pub(crate) access_control: Option<Arc<AccessControl>>,
     /// The security threads; `None` without access control.
-    pub(crate) security: Option<Workers<SecurityRequest>>,
+    pub(crate) security: Option<SecurityWorkers>,
     pub(crate) queries: Arc<Queries>,
     pub(crate) transactions: Arc<TransactionContext>,
     pub(crate) batches: BatchPool,

@@ -31,6 +31,9 @@ const REPLIES_SIZE_MAX: usize = 256 << 10;
 /// How long the client of a batch without a timeout may leave its replies unread.
 const BATCH_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// Largest frame that is waited for before a login: more than any request that has its answer then.
+const STRANGERS_FRAME_MAX: usize = 64 << 10;
+
 /// How a client begins that speaks TLS to a port without it.
 const TLS_HELLO: [u8; 2] = [0x16, 0x03];
 
@@ -290,6 +293,11 @@ impl ServiceThread {
             }
         };
         let size = HEADER_SIZE + header.body_size;
+        if size > STRANGERS_FRAME_MAX && connection.check_login().is_err() {
+            let peer = connection.peer;
+            cf::warning_limited!(Security, "closing the connection of {peer}: {size} bytes before a login");
+            return Some((0, Verdict::Close));
+        }
         let body = bytes.get(HEADER_SIZE..size)?;
         let verdict = match header.frame_type {
             FrameType::Info => {
@@ -301,7 +309,14 @@ impl ServiceThread {
                 self.start_security(slot, token, body);
                 Verdict::Keep
             }
-            FrameType::CompressedMessage => self.dispatch_compressed(slot, token, body)?,
+            FrameType::CompressedMessage => match connection.check_login() {
+                Ok(()) => self.dispatch_compressed(slot, token, body)?,
+                Err(result) => {
+                    // It is not even inflated.
+                    reply::write_header_only(&mut self.outbox.replies, &ReplyHeader::result(result));
+                    Verdict::Keep
+                }
+            },
             FrameType::Message => {
                 // It was not taken as a message because it does not parse as one.
                 self.context.metrics.add(ServerCounter::DemarshalError, 1);
@@ -385,17 +400,19 @@ impl ServiceThread {
         let Message { request, body } = message;
         self.request_count += 1;
         cf::fault_point!("execute");
-        let mut put_off_since = None;
-        // Borrowed: a request counts no reference.
-        let session = self.connections.get(slot).and_then(|connection| {
-            put_off_since = connection.put_off_since.take();
-            connection.access.as_deref()
-        });
+        let connection = self.connections.get(slot);
+        let put_off_since = connection.and_then(|connection| connection.put_off_since.take());
         if let Some(since) = put_off_since
             && self.woken.saturating_duration_since(since) >= self.context.transactions.time_max(request)
         {
             return self.refuse_late(request);
         }
+        // Borrowed: a request counts no reference.
+        let standing = self.connections.get(slot).and_then(|connection| connection.standing.as_mut());
+        let standing = standing.map(|standing| {
+            standing.refresh();
+            &*standing
+        });
         let so_far = (self.outbox.replies.len(), self.executor.unsettled_count());
         // Given back when the reply is in the hands of the connection, which counts what is left of it.
         let room = Cell::new(self.large_reply.take());
@@ -406,7 +423,7 @@ impl ServiceThread {
             room.set(taken);
             has_room
         };
-        let step = self.executor.execute(request, session, self.now, &take_room, &mut self.outbox.replies);
+        let step = self.executor.execute(request, standing, self.now, &take_room, &mut self.outbox.replies);
         self.large_reply = room.into_inner();
         match step {
             Step::Done if request.info1 & info1::COMPRESS_RESPONSE != 0 => {
@@ -436,7 +453,7 @@ impl ServiceThread {
                     0 => BATCH_TIME_MAX,
                     ms => Duration::from_millis(u64::from(ms)),
                 };
-                let access = self.connections.get(slot).and_then(|connection| connection.access.clone());
+                let access = self.connections.get(slot).and_then(|connection| connection.access());
                 let compressor = self.compressor_of(request);
                 if compressor.is_some() && self.executor.unsettled_count() == so_far.1 {
                     rest.take_over(self.outbox.replies.split_off(so_far.0));

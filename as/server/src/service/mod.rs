@@ -21,6 +21,7 @@ mod outbox;
 mod park;
 mod pool;
 mod reply_budget;
+mod security;
 mod sending;
 mod sizing;
 mod stream;
@@ -33,9 +34,10 @@ pub(crate) use compression::CompressionWorker;
 pub(crate) use compression::MessageCompression;
 pub(crate) use context::{ConnectionCount, ServiceContext};
 pub(crate) use event_loop::ServiceThread;
-pub(crate) use park::{InfoRequest, SecurityRequest};
+pub(crate) use park::InfoRequest;
 pub(crate) use pool::ServicePool;
 pub(crate) use reply_budget::ReplyBudget;
+pub(crate) use security::SecurityWorkers;
 
 /// Buffers of requests and replies that grew beyond this for a large one are given back.
 const KEEP_SIZE_MAX: usize = 1 << 20;

@@ -150,7 +150,7 @@ impl ServiceThread {
     /// Has an info request answered.
     pub(super) fn start_info(&mut self, slot: u32, token: ConnectionToken, body: &[u8]) {
         let Some(connection) = self.connections.get(slot) else { return };
-        let (access, client) = (connection.access.clone(), connection.peer);
+        let (access, client) = (connection.access(), connection.peer);
         let reply = self.park(slot, token);
         cf::fault_point!("start-info");
         self.context.info.submit(InfoRequest {
@@ -168,7 +168,7 @@ impl ServiceThread {
     /// Has a request of the security protocol answered. Without access control the answer says so.
     pub(super) fn start_security(&mut self, slot: u32, token: ConnectionToken, body: &[u8]) {
         let Some(connection) = self.connections.get(slot) else { return };
-        let Some(session) = connection.access.clone() else {
+        let Some(session) = connection.access() else {
             return frame::write_security_not_enabled(&mut self.outbox.replies);
         };
         let (client, certificate_name) = (connection.peer, connection.certificate_name.clone());
@@ -190,9 +190,9 @@ impl ServiceThread {
         let Some(address) = self.connections.get(slot).map(|connection| connection.peer) else {
             return Ok(false);
         };
-        let requester = Requester { address, permit };
+        let mut requester = Requester { address, permit };
         let budget = Budget::new(INLINE_STEPS);
-        let parsed = self.context.queries.parse(request, body, namespace, &budget);
+        let parsed = self.context.queries.parse(request, body, namespace, &mut requester, &budget);
         let mut query = if budget.is_exhausted() { None } else { Some(Box::new(parsed?)) };
         let compressor = self.compressor_of(request);
         if compressor.is_none()

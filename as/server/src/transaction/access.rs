@@ -8,7 +8,7 @@ use proto::message::{Request, field, info1, info2};
 
 use crate::security::audit::printable;
 use crate::security::permission::Permissions;
-use crate::security::{Charge, LoggedIn, Permit, Session};
+use crate::security::{Charge, LoggedIn, Permit, Session, Standing};
 
 /// Types of keys.
 const KEY_INTEGER: u8 = 1;
@@ -74,7 +74,8 @@ fn action_of_query(request: &Request<'_>) -> &'static str {
 /// sent.
 fn detail_of(request: &Request<'_>, digest: Option<Digest>) -> String {
     let (namespace, set) = place_of(request);
-    let mut detail = format!("{{{}|{}}}", printable(namespace), printable(set));
+    let text = |name| printable(&String::from_utf8_lossy(name));
+    let mut detail = format!("{{{}|{}}}", text(namespace), text(set));
     let key = request.field(field::KEY).and_then(<[u8]>::split_first);
     match (key, digest) {
         (Some((&KEY_STRING, text)), _) => {
@@ -100,35 +101,31 @@ fn detail_of(request: &Request<'_>, digest: Option<Digest>) -> String {
     detail
 }
 
-/// Namespace and set of a request. A name that is no text is that of no namespace and no set. It is allowed where a whole
-/// namespace is.
-fn place_of<'a>(request: &Request<'a>) -> (&'a str, &'a str) {
-    let text = |bytes| str::from_utf8(bytes).unwrap_or("\u{fffd}");
-    (text(request.namespace.unwrap_or_default()), text(request.set_name()))
+/// Namespace and set of a request.
+fn place_of<'a>(request: &Request<'a>) -> (&'a [u8], &'a [u8]) {
+    (request.namespace.unwrap_or_default(), request.set_name())
 }
 
 /// Who has logged in; nobody where there is no access control. This comes before everything else that may be wrong with a
 /// request.
 ///
 /// # Errors
-/// `NotAuthenticated`.
+/// As [`Standing::logged_in`].
 #[inline]
 pub(super) fn logged_in<'a>(
-    session: Option<&'a Session>,
+    standing: Option<&'a Standing>,
     request: &Request<'_>,
 ) -> Result<Option<LoggedIn<'a>>, ResultCode> {
-    let Some(session) = session else { return Ok(None) };
-    let user = session.logged_in().inspect_err(|_| {
-        session.report_stranger(|| {
-            let action = if request.info1 & info1::BATCH != 0 {
-                "batch"
-            } else if request.has_field(field::DIGEST) {
-                action_of_single(request)
-            } else {
-                action_of_query(request)
-            };
-            (action, detail_of(request, request.record_digest()))
-        });
+    let Some(standing) = standing else { return Ok(None) };
+    let user = standing.logged_in().inspect_err(|result| {
+        let action = if request.info1 & info1::BATCH != 0 {
+            "batch"
+        } else if request.has_field(field::DIGEST) {
+            action_of_single(request)
+        } else {
+            action_of_query(request)
+        };
+        standing.report_refused(*result, (action, detail_of(request, request.record_digest())));
     })?;
     Ok(Some(user))
 }
@@ -150,17 +147,17 @@ pub(super) fn check_single(
     })
 }
 
-/// Whether a row of a batch is allowed, whose user may have lost rights since the batch began.
+/// Whether a row of a batch is allowed.
 ///
 /// # Errors
-/// As [`Session::check`].
+/// As [`logged_in`] and [`check_single`].
 #[inline]
 pub(super) fn check_row(
-    session: Option<&Session>,
+    standing: Option<&Standing>,
     request: &Request<'_>,
     digest: Digest,
 ) -> Result<(), ResultCode> {
-    check_single(logged_in(session, request)?.as_ref(), request, Some(digest))
+    check_single(logged_in(standing, request)?.as_ref(), request, Some(digest))
 }
 
 /// Whether a query is allowed; if so, what must stay allowed while it runs. Nothing is asked for without access control.
@@ -172,10 +169,8 @@ pub(super) fn check_query(
     request: &Request<'_>,
 ) -> Result<Option<Permit>, ResultCode> {
     let Some(user) = user else { return Ok(None) };
-    let (needed, charge) = needed_by_query(request);
-    let (namespace, set) = place_of(request);
-    user.check_data(needed, (namespace, set), charge, || {
-        (action_of_query(request), detail_of(request, None))
-    })?;
-    Ok(user.permit(needed, namespace, set))
+    let ((needed, charge), place) = (needed_by_query(request), place_of(request));
+    // It takes its rate of the quota when that is known.
+    user.check_data(needed, place, Charge::None, || (action_of_query(request), detail_of(request, None)))?;
+    Ok(Some(user.permit(needed, place, charge)))
 }

@@ -32,7 +32,7 @@ use super::{
 use crate::index::PartitionId;
 use crate::metrics::{Operation, Origin, ServerCounter, ServerMetrics};
 use crate::namespace::{Namespace, Refused};
-use crate::security::Session;
+use crate::security::Standing;
 
 /// Rows that a service thread carries out itself.
 const INLINE_ROWS_MAX: u32 = 256;
@@ -188,8 +188,9 @@ impl From<Option<Wait>> for RowStep {
 /// What all rows of a batch that are carried out together share.
 #[derive(Clone, Copy)]
 pub(super) struct RowsContext<'a> {
-    /// Whose the batch is; `None` while there is no access control.
-    pub(super) session: Option<&'a Session>,
+    /// Whose the batch is, with the rights that this user had when these rows were begun with; `None` while there is no access
+    /// control.
+    pub(super) standing: Option<&'a Standing>,
     /// For rows without a filter of their own.
     pub(super) filter: Option<&'a CompiledFilter<'a>>,
     pub(super) now: StoredMillis,
@@ -320,7 +321,7 @@ impl Executor {
     pub(super) fn execute_batch(
         &mut self,
         request: &Request<'_>,
-        session: Option<&Session>,
+        standing: Option<&Standing>,
         now: StoredMillis,
         out: &mut Vec<u8>,
     ) -> Step {
@@ -349,7 +350,7 @@ impl Executor {
         let start = out.len();
         let mut frames = Frames::new(&outcome, ToOutbox { out, start }, PartialFrame::default());
         let shared = RowsContext {
-            session,
+            standing,
             filter: filter.as_ref(),
             now,
             since: workspace.stopwatch.woken,
@@ -560,7 +561,7 @@ impl Workspace {
         let is_neither = request.info2 & info2::WRITE == 0 && request.info1 & info1::READ == 0;
         let reserved = if is_late {
             Err(ResultCode::Timeout)
-        } else if let Err(result) = access::check_row(shared.session, request, row.digest) {
+        } else if let Err(result) = access::check_row(shared.standing, request, row.digest) {
             Err(result)
         } else if is_neither {
             Err(ResultCode::Parameter)

@@ -47,6 +47,7 @@ use super::step::BatchRest;
 use super::wait::{ROOM_WAIT_MAX, RecordKey};
 use super::{Executor, ReplySink, TransactionContext, Wait};
 use crate::metrics::ServerCounter;
+use crate::security::Standing;
 use crate::storage::{DiskCaller, RoomWait};
 use crate::workers::{Work, Workers};
 
@@ -539,8 +540,9 @@ impl Executor {
         let mut frames = Frames::new(&batch.outcome, ToClient(&*batch.sink), in_hand.partial);
         let until = Instant::now() + TURN_TIME;
         let place = RowsPlace::Pool { until, sink: &*batch.sink, elsewhere: &elsewhere };
+        let standing = batch.access.clone().map(Standing::new);
         let shared = RowsContext {
-            session: batch.access.as_deref(),
+            standing: standing.as_ref(),
             filter: batch.filter.get()?.as_ref(),
             now: StoredMillis::now(),
             since: in_hand.since,

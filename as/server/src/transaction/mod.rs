@@ -54,7 +54,7 @@ use smallvec::SmallVec;
 use crate::index::PartitionId;
 use crate::metrics::{Operation, Origin, ServerCounter};
 use crate::namespace::{Namespace, PartitionReservation, RecordAccess, Refused, Section};
-use crate::security::Session;
+use crate::security::Standing;
 use crate::storage::{DiskCaller, ReadBuffer};
 
 use context::{Buffers, Workspace};
@@ -334,17 +334,17 @@ impl Executor {
         self
     }
 
-    /// Takes the first step of `request`, which is of `session`, on a service thread. Its reply is appended to `out` if it is
-    /// done; a large one is made when `take_reply_room` has found room for it.
+    /// Takes the first step of `request` on a service thread; `standing` is that of its user. Its reply is appended to `out` if
+    /// it is done; a large one is made when `take_reply_room` has found room for it.
     pub(crate) fn execute(
         &mut self,
         request: &Request<'_>,
-        session: Option<&Session>,
+        standing: Option<&Standing>,
         now: StoredMillis,
         take_reply_room: TakeReplyRoom<'_>,
         out: &mut Vec<u8>,
     ) -> Step {
-        let user = match access::logged_in(session, request) {
+        let user = match access::logged_in(standing, request) {
             Ok(user) => user,
             Err(result) => {
                 let is_batch = request.info1 & info1::BATCH != 0;
@@ -354,7 +354,7 @@ impl Executor {
             }
         };
         if request.info1 & info1::BATCH != 0 {
-            return self.execute_batch(request, session, now, out);
+            return self.execute_batch(request, standing, now, out);
         }
         let Executor { context, workspace } = self;
         let Some(namespace) = context.namespace_of(request) else {

@@ -20,7 +20,7 @@ params! {
         default_password_file: Text = None, text("default-password-file").enterprise();
         /// Limits how many operations per second a user may do.
         enable_quotas: Flag = false, boolean("enable-quotas").dynamic().enterprise();
-        /// Seconds between checks whether users' privileges have changed.
+        /// Seconds between checks whether users' privileges have changed; of no effect, as changes count at once.
         privilege_refresh_period: Number<u32> = 300,
             seconds("privilege-refresh-period", 10, 86_400).dynamic().enterprise();
         /// Seconds a session token is good for.
