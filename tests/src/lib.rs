@@ -12,6 +12,7 @@ pub mod fast_folder;
 pub mod figures;
 pub mod history;
 pub mod nodes;
+pub mod peer;
 pub mod programs;
 pub mod query_history;
 pub mod random;

@@ -3,14 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use ferrospike_tests::client::Client;
 use ferrospike_tests::nodes::Nodes;
+use ferrospike_tests::peer::{connect, next_message, number, peer_message, put_field};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, operation, result};
 use nix::sys::signal::Signal;
@@ -285,43 +285,6 @@ fn nobody_is_refused_while_a_node_goes_and_comes_back() {
     write_all(&nodes, &[0, 2], 2);
 }
 
-/// A field of a message between nodes.
-fn put_field(out: &mut Vec<u8>, id: u16, field_type: u8, value: &[u8]) {
-    out.extend(id.to_be_bytes());
-    out.push(field_type);
-    if field_type == 6 {
-        out.extend((value.len() as u32).to_be_bytes());
-    }
-    out.extend(value);
-}
-
-/// A message between nodes.
-fn peer_message(message_type: u16, fields: &[(u16, u8, Vec<u8>)]) -> Vec<u8> {
-    let mut body = Vec::new();
-    fields.iter().for_each(|(id, field_type, value)| put_field(&mut body, *id, *field_type, value));
-    let mut message = (body.len() as u32).to_be_bytes().to_vec();
-    message.extend(message_type.to_be_bytes());
-    message.extend(body);
-    message
-}
-
-fn number(value: u32) -> Vec<u8> {
-    value.to_be_bytes().to_vec()
-}
-
-/// The next message of type `wanted` on a connection between nodes, without its header.
-fn next_message(stream: &mut TcpStream, wanted: u16) -> Vec<u8> {
-    loop {
-        let mut header = [0; 6];
-        stream.read_exact(&mut header).unwrap();
-        let mut body = vec![0; u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize];
-        stream.read_exact(&mut body).unwrap();
-        if u16::from_be_bytes([header[4], header[5]]) == wanted {
-            return body;
-        }
-    }
-}
-
 const PROXY: u16 = 4;
 
 /// The result that a response to request number `id` has for the client.
@@ -360,12 +323,7 @@ fn requests_of_c_servers_are_understood() {
     let mut nodes = Nodes::start(1, NAMESPACES);
     nodes.servers[0].allow("passes on what is no request").allow("unknown namespace").allow("bad digest");
     nodes.await_cluster(&[0]);
-    let endpoints = nodes.info(0, "endpoints");
-    let port = endpoints.split(';').find_map(|pair| pair.strip_prefix("fabric.port=")).unwrap();
-    let mut stream = TcpStream::connect(("127.0.0.1", port.parse::<u16>().unwrap())).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let hello = [(0, 3, 0x77_u64.to_be_bytes().to_vec()), (5, 1, number(0))];
-    stream.write_all(&peer_message(0, &hello)).unwrap();
+    let mut stream = connect(nodes.ports(0)[1], 0x77);
     let mut ask = |id: u32, digest: &[u8], frame: Vec<u8>| {
         let fields = [(0, 1, number(1)), (1, 1, number(id)), (2, 6, digest.to_vec()), (4, 6, frame)];
         stream.write_all(&peer_message(PROXY, &fields)).unwrap();

@@ -1,8 +1,9 @@
 //! Exchange: after each change of the cluster every member tells every other which versions of which partitions it has;
 //! when each has heard from all, the principal lets all of them rebalance.
 //!
-//! States: *resting* (balanced, or never in a cluster), *exchanging* (data is on its way), *ready to commit* (this node has
-//! all data, the principal waits for others), *orphaned* (in no cluster).
+//! States: *resting* (balanced, or never in a cluster), *exchanging* (data is on its way), *awaiting writes* (this node has all
+//! data, and writes under the old table are about to be applied), *ready to commit* (the principal waits for others), *orphaned*
+//! (in no cluster).
 //! - ExchangeData is sent to all members until they acknowledge it, with growing pauses. A node that has all data and all
 //!   acknowledgements says so to the principal, which sends *commit* when all have; whoever gets it rebalances at once.
 //! - Messages for a cluster that this node has not learnt of yet are kept, the last two of each peer, and taken when it has.
@@ -11,7 +12,7 @@
 //!   change of the cluster.
 //! - An orphan goes on with its old partitions for five quantum intervals, then freezes them.
 //!
-//! From its *ready to commit* to its rebalance a node carries out no writes ([`Exchange::holds_writes`]): other members may
+//! From before its *ready to commit* to its rebalance a node carries out no writes ([`Exchange::holds_writes`]): other members may
 //! have rebalanced already, and a write under the old table that ends after one under the new would be lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -40,6 +41,8 @@ pub enum ExchangeAction {
     Commit(Committed),
     /// The node has been an orphan for so long that it must not serve any more.
     Freeze,
+    /// Say when no write that began under the old table is still to be applied.
+    AwaitWrites,
     /// The members do not fit together.
     Abandoned(Unfit),
 }
@@ -66,8 +69,13 @@ pub enum Unfit {
 enum ExchangeState {
     Resting,
     Exchanging,
+    /// Ready but for writes that began under the old table and are about to be applied.
+    AwaitingWrites,
     ReadyToCommit,
-    Orphaned { since_ms: u64, is_frozen: bool },
+    Orphaned {
+        since_ms: u64,
+        is_frozen: bool,
+    },
 }
 
 /// The exchange of one node.
@@ -87,7 +95,7 @@ pub struct Exchange {
     resend_pause_ms: u64,
     /// The cluster of the last rebalance.
     committed: ClusterKey,
-    /// Set with the first *ready to commit* after a rebalance, cleared by the next rebalance.
+    /// Set when the node is about to say *ready to commit* for the first time after a rebalance, cleared by the next rebalance.
     holds_writes: bool,
     early: BTreeMap<NodeId, VecDeque<Message>>,
     actions: Vec<ExchangeAction>,
@@ -260,9 +268,9 @@ impl Exchange {
                     self.actions.push(ExchangeAction::Abandoned(unfit));
                     return;
                 }
-                self.state = ExchangeState::ReadyToCommit;
+                self.state = ExchangeState::AwaitingWrites;
                 self.holds_writes = !self.committed.is_none();
-                self.send_ready(now);
+                self.actions.push(ExchangeAction::AwaitWrites);
             }
         }
         let all_ready = self.succession.iter().all(|node| self.ready.contains(node));
@@ -274,6 +282,23 @@ impl Exchange {
             }
             self.commit(now);
         }
+    }
+
+    /// No write that began under the old table is still to be applied, after that was asked for when the node was about to be
+    /// ready for the cluster with this key.
+    pub fn writes_ended(&mut self, cluster_key: ClusterKey, now: Now) -> Vec<ExchangeAction> {
+        if self.state == ExchangeState::AwaitingWrites && cluster_key == self.cluster_key {
+            self.state = ExchangeState::ReadyToCommit;
+            self.send_ready(now);
+            self.go_on(now);
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// The key of the cluster whose data is being exchanged, or was last.
+    #[must_use]
+    pub fn cluster_key(&self) -> ClusterKey {
+        self.cluster_key
     }
 
     fn send_ready(&mut self, now: Now) {

@@ -133,6 +133,12 @@ impl Hlc {
         }
     }
 
+    /// The latest time that it has given or heard of.
+    #[must_use]
+    pub const fn last(&self) -> u64 {
+        self.last
+    }
+
     /// The milliseconds of a time.
     #[must_use]
     pub const fn ms(time: u64) -> u64 {

@@ -22,6 +22,30 @@ use crate::storage::DeviceStats;
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Between the lines about devices.
 const DEVICE_PERIOD: Duration = Duration::from_secs(20);
+/// What was sent to other nodes again, in the order of its line: questions for newer copies.
+const QUESTIONS_RESENT: [NamespaceCounter; 10] = [
+    NamespaceCounter::RetransmitAllReadDupRes,
+    NamespaceCounter::RetransmitAllWriteDupRes,
+    NamespaceCounter::RetransmitAllDeleteDupRes,
+    NamespaceCounter::RetransmitAllUdfDupRes,
+    NamespaceCounter::RetransmitAllBatchSubReadDupRes,
+    NamespaceCounter::RetransmitAllBatchSubWriteDupRes,
+    NamespaceCounter::RetransmitAllBatchSubDeleteDupRes,
+    NamespaceCounter::RetransmitAllBatchSubUdfDupRes,
+    NamespaceCounter::RetransmitUdfSubDupRes,
+    NamespaceCounter::RetransmitOpsSubDupRes,
+];
+/// The same: replica writes.
+const REPLICA_WRITES_RESENT: [NamespaceCounter; 8] = [
+    NamespaceCounter::RetransmitAllWriteReplWrite,
+    NamespaceCounter::RetransmitAllDeleteReplWrite,
+    NamespaceCounter::RetransmitAllUdfReplWrite,
+    NamespaceCounter::RetransmitAllBatchSubWriteReplWrite,
+    NamespaceCounter::RetransmitAllBatchSubDeleteReplWrite,
+    NamespaceCounter::RetransmitAllBatchSubUdfReplWrite,
+    NamespaceCounter::RetransmitUdfSubReplWrite,
+    NamespaceCounter::RetransmitOpsSubReplWrite,
+];
 
 /// Body of the ticker's thread; ends once `stopping` is set and the thread is unparked.
 pub(crate) fn run(node: &Node, stopping: &AtomicBool) {
@@ -152,7 +176,8 @@ fn benchmarks_behind(latency: Latency) -> &'static [Benchmark] {
         Latency::Udf => &[Benchmark::Udf],
         Latency::BatchSubUdf => &[Benchmark::BatchSub],
         Latency::SiQuery => &[Benchmark::UdfSub, Benchmark::OpsSub],
-        Latency::BatchSubRead | Latency::BatchSubWrite | Latency::PiQuery | Latency::ReadTouch => &[],
+        Latency::BatchSubRead | Latency::BatchSubWrite | Latency::PiQuery => &[],
+        Latency::ReadTouch | Latency::Proxy => &[],
     }
 }
 
@@ -330,11 +355,16 @@ fn write_namespace(namespace: &Namespace) {
         cf::info!(Info, "{{{name}}} read-touch: tsvc (0,0) all-triggers ({touched},{failed},0,{skipped})");
     }
     let retransmits = count(NamespaceCounter::MigrateRecordRetransmits);
-    if retransmits > 0 {
+    let list = |counters: &[NamespaceCounter]| -> String {
+        counters.iter().map(|counter| count(*counter).to_string()).collect::<Vec<_>>().join(",")
+    };
+    let sum = |counters: &[NamespaceCounter]| counters.iter().map(|counter| count(*counter)).sum::<u64>();
+    if retransmits + sum(&QUESTIONS_RESENT) + sum(&REPLICA_WRITES_RESENT) > 0 {
         cf::info!(
             Info,
-            "{{{name}}} retransmits: migration {retransmits} dup-res (0,0,0,0,0,0,0,0,0,0) repl-ping (0,0) \
-             repl-write (0,0,0,0,0,0,0,0)"
+            "{{{name}}} retransmits: migration {retransmits} dup-res ({}) repl-ping (0,0) repl-write ({})",
+            list(&QUESTIONS_RESENT),
+            list(&REPLICA_WRITES_RESENT)
         );
     }
     let (busy, too_big) = (count(NamespaceCounter::FailKeyBusy), count(NamespaceCounter::FailRecordTooBig));

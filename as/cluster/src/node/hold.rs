@@ -3,7 +3,8 @@
 //! write meanwhile, when copies are compared.
 //!
 //! Writes of a partition wait while
-//! - this node is ready to rebalance, but has not yet: others may have;
+//! - this node is about to be ready to rebalance, and has not yet: others may have. It is ready when writes that began before
+//!   have ended, or were judged again;
 //! - a replica is not alive, or is in another cluster: the write could only be acknowledged after the next rebalance;
 //! - this node's side is *outvoted*: it sees another cluster than that of its partitions, with more nodes than are left of its
 //!   own, or as many and a higher principal; or more former members that are orphans now, which may still serve what they

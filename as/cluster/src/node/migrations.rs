@@ -134,7 +134,9 @@ impl Node {
             MigrateBody::DoneAck => self.emigrations.done_ack(from, id, now),
             MigrateBody::AllDoneAck => self.emigrations.all_done_ack(from, id, now),
             // Records are the caller's.
-            MigrateBody::Insert { .. } | MigrateBody::InsertAck { .. } => return,
+            MigrateBody::Insert { .. } | MigrateBody::Removal { .. } | MigrateBody::InsertAck { .. } => {
+                return;
+            }
         };
         self.carry_out_migration(actions, now);
     }

@@ -14,6 +14,8 @@ mod migrations;
 mod placement;
 mod rebalance;
 
+use std::collections::BTreeSet;
+
 use proto::peer::clustering::Clustering as ClusteringMessage;
 use proto::peer::exchange::{Exchange as ExchangeMessage, ExchangeBody};
 use proto::peer::fields::split;
@@ -90,6 +92,10 @@ pub enum Event<'a> {
     HandedOver {
         emigration_id: u32,
     },
+    /// What [`Action::AwaitWrites`] asks for has come.
+    WritesEnded {
+        cluster_key: ClusterKey,
+    },
     Recluster,
     /// `quiesce`, `quiesce-undo`: takes effect with the next rebalance.
     Quiesce(bool),
@@ -120,6 +126,11 @@ pub enum Action {
     Tree {
         partition: PartitionId,
         tree: Tree,
+    },
+    /// Say when every write has ended that began before the partitions said that writes are held, or has been judged again.
+    /// Then the node is ready to be balanced for this cluster.
+    AwaitWrites {
+        cluster_key: ClusterKey,
     },
     /// All partitions were balanced; each that changed was named before.
     Rebalanced {
@@ -197,6 +208,10 @@ pub struct Node {
     immigrations: Immigrations,
     namespaces: Vec<Namespace>,
     is_quiesced: bool,
+    /// Members that may be told of removed records.
+    know_removals: BTreeSet<NodeId>,
+    /// The caller is to be asked to await writes, once partitions hold them.
+    awaits_writes: bool,
     hold: Hold,
     last_step_ms: u64,
     actions: Vec<Action>,
@@ -244,6 +259,8 @@ impl Node {
             immigrations: Immigrations::default(),
             namespaces,
             is_quiesced: false,
+            know_removals: BTreeSet::new(),
+            awaits_writes: false,
             hold: Hold::default(),
             last_step_ms: now.monotonic_ms,
             settings,
@@ -261,6 +278,12 @@ impl Node {
     #[must_use]
     pub fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
+    }
+
+    /// The hybrid logical clock as of the last message: milliseconds since 1970, and 16 bits behind them.
+    #[must_use]
+    pub fn clock(&self) -> u64 {
+        self.clock.last()
     }
 
     /// Which cluster the node belongs to.
@@ -320,6 +343,12 @@ impl Node {
     #[must_use]
     pub fn immigration(&self, from: NodeId, emigration_id: u32) -> Option<PartitionId> {
         self.immigrations.partition(from, emigration_id, self.balanced_key())
+    }
+
+    /// Whether a member may be told of removed records when a partition is sent to it. A C server may not.
+    #[must_use]
+    pub fn knows_removals(&self, node: NodeId) -> bool {
+        self.know_removals.contains(&node)
     }
 
     /// Emigrations and signals that are not finished.
@@ -402,10 +431,17 @@ impl Node {
                 let actions = self.emigrations.handed_over(emigration_id, now);
                 self.carry_out_migration(actions, now);
             }
+            Event::WritesEnded { cluster_key } => {
+                let actions = self.exchange.writes_ended(cluster_key, now);
+                self.carry_out_exchange(actions, now);
+            }
             Event::Recluster => self.cluster(ClusteringEvent::Recluster, now),
             Event::Quiesce(is_quiesced) => self.is_quiesced = is_quiesced,
         }
         self.update_hold();
+        if std::mem::take(&mut self.awaits_writes) {
+            self.actions.push(Action::AwaitWrites { cluster_key: self.exchange.cluster_key() });
+        }
         Ok(std::mem::take(&mut self.actions))
     }
 
@@ -515,6 +551,7 @@ impl Node {
                 ExchangeAction::Send { to, cluster_key, body } => {
                     self.send_exchange(to, cluster_key, body, now);
                 }
+                ExchangeAction::AwaitWrites => self.awaits_writes = true,
                 ExchangeAction::Commit(committed) => self.rebalance(&committed, now),
                 ExchangeAction::Freeze => {
                     let partitions =

@@ -18,6 +18,8 @@ use crate::time::Now;
 
 /// Racks, uniform balance and quiesced nodes are understood.
 const FEATURE_PLACEMENT: u32 = 1;
+/// Migrations may tell of removed records.
+const FEATURE_REMOVALS: u32 = 2;
 
 impl Node {
     /// What this node has, for the exchange.
@@ -37,7 +39,7 @@ impl Node {
         });
         ExchangeData {
             compatibility_id: COMPATIBILITY_ID,
-            features: Some(FEATURE_PLACEMENT),
+            features: Some(FEATURE_PLACEMENT | FEATURE_REMOVALS),
             namespaces: namespaces.collect(),
         }
     }
@@ -45,6 +47,10 @@ impl Node {
     /// Balances all partitions for a cluster, and begins its migrations.
     pub(super) fn rebalance(&mut self, committed: &Committed, now: Now) {
         self.cancel_migrations();
+        let knows_removals = |(node, data): (&NodeId, &ExchangeData)| {
+            data.features.is_some_and(|features| features & FEATURE_REMOVALS != 0).then_some(*node)
+        };
+        self.know_removals = committed.data.iter().filter_map(knows_removals).collect();
         let now_ms = self.update_time_ms(now);
         let mut tasks = Vec::new();
         for index in 0..self.namespaces.len() {

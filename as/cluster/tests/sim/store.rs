@@ -66,6 +66,8 @@ pub(crate) enum Stage {
         asked: BTreeSet<NodeId>,
         best: Option<Record>,
     },
+    /// It has been judged for the last time, and is applied whatever happens meanwhile.
+    Applying,
     Replicating {
         cluster_key: ClusterKey,
         asked: BTreeSet<NodeId>,
@@ -90,6 +92,8 @@ pub(crate) struct Store {
     pub(crate) sending: BTreeMap<u32, Sending>,
     /// Partitions that are handed over, by emigration.
     pub(crate) draining: BTreeMap<u32, u16>,
+    /// The node waits until no write is about to be applied, for this cluster.
+    pub(crate) awaiting: Option<ClusterKey>,
     pub(crate) next_transaction: u32,
 }
 
@@ -131,11 +135,11 @@ impl Store {
         })
     }
 
-    /// Whether writes of a partition are applied but not on all replicas.
+    /// Whether writes of a partition are about to be applied, or are not on all replicas.
     pub(crate) fn is_writing(&self, partition: u16, partition_of: impl Fn(Key) -> u16) -> bool {
         self.transactions.values().any(|transaction| {
             partition_of(transaction.key) == partition
-                && matches!(transaction.stage, Stage::Replicating { .. })
+                && matches!(transaction.stage, Stage::Applying | Stage::Replicating { .. })
         })
     }
 }

@@ -19,6 +19,8 @@ const REQUEST_MS: u64 = 800;
 const RESEND_MS: u64 = 100;
 const REFUSED_MS: u64 = 5;
 const POLL_MS: u64 = 10;
+/// A write that has been judged for the last time is applied within this.
+const APPLY_MAX_MS: u64 = 20;
 /// After a cut has healed everybody hears of everybody within this.
 const HEARD_MS: u64 = 500;
 /// After a fault has healed the cluster must be whole within this.
@@ -55,6 +57,7 @@ enum Item {
     Deliver { from: usize, to: usize, message: Message },
     Tick { host: usize, life: u32 },
     Poll { host: usize, life: u32 },
+    Apply { host: usize, life: u32, transaction: u32 },
     Client { client: usize },
 }
 
@@ -343,6 +346,18 @@ impl World {
                     self.poll(host);
                 }
             }
+            Item::Apply { host, life, transaction } => {
+                if self.hosts[host].life != life || self.hosts[host].process.is_none() {
+                    return;
+                }
+                if self.hosts[host].is_paused {
+                    // It goes on where it was when the process does.
+                    return self.schedule(POLL_MS, Item::Apply { host, life, transaction });
+                }
+                self.apply(host, transaction);
+                let actions = self.end_awaited_writes(host);
+                self.carry_out_all(host, actions);
+            }
             Item::Client { client } => self.client_turn(client),
         }
     }
@@ -467,6 +482,10 @@ impl World {
                 self.store(host).sending.remove(&emigration_id);
                 self.store(host).draining.remove(&emigration_id);
             }
+            Action::AwaitWrites { cluster_key } => {
+                self.store(host).awaiting = Some(cluster_key);
+                return self.end_awaited_writes(host);
+            }
             Action::HandOver { emigration_id, partition } => {
                 self.store(host).draining.insert(emigration_id, partition.partition);
                 return self.drain(host);
@@ -485,6 +504,26 @@ impl World {
 
     fn store(&mut self, host: usize) -> &mut store::Store {
         &mut self.hosts[host].process.as_mut().unwrap().store
+    }
+
+    /// Tells the node that no write is about to be applied any more, if it waits for that.
+    fn end_awaited_writes(&mut self, host: usize) -> Vec<Action> {
+        let store = self.store(host);
+        let is_applying = |transaction: &Transaction| matches!(transaction.stage, Stage::Applying);
+        if store.transactions.values().any(is_applying) {
+            return Vec::new();
+        }
+        match store.awaiting.take() {
+            Some(cluster_key) => self.node_step(host, Event::WritesEnded { cluster_key }),
+            None => Vec::new(),
+        }
+    }
+
+    /// A write that has been judged for the last time is about to be applied.
+    fn begin_to_apply(&mut self, host: usize, transaction: u32) {
+        self.set_stage(host, transaction, Stage::Applying);
+        let (life, delay) = (self.hosts[host].life, self.random.range(0, APPLY_MAX_MS));
+        self.schedule(delay, Item::Apply { host, life, transaction });
     }
 
     /// Hands partitions over in which no write is under way any more.
@@ -633,7 +672,7 @@ impl World {
         }
         let asked = store::duplicates_to_ask(state, process.store.record(partition, key));
         if asked.is_empty() {
-            return self.apply(host, id);
+            return self.begin_to_apply(host, id);
         }
         let own = process.store.record(partition, key).map(|record| record.age);
         let cluster_key = process.node.balanced_key();
@@ -686,7 +725,7 @@ impl World {
         if let Some(best) = best {
             process.store.merge(ConflictPolicy::Generation, partition, transaction.key, &best);
         }
-        self.apply(host, id);
+        self.begin_to_apply(host, id);
     }
 
     /// The write itself, at the master.
@@ -697,7 +736,10 @@ impl World {
         let key = transaction.key;
         let partition = self.shape.partition_of(key);
         let time = process.node.update_time_ms(now);
-        let tree = process.store.trees.get_mut(&partition).expect("a master has a tree");
+        // It may not be the master any more.
+        let Some(tree) = process.store.trees.get_mut(&partition) else {
+            return self.end(host, id, Answer::Unavailable);
+        };
         let fresh = Record { age: CopyAge { generation: 0, last_update_time: 0 }, tokens: Vec::new() };
         let record = tree.entry(key).or_insert(fresh);
         // A late request, whose client has gone on, is not carried out; one that was carried out before not again.
@@ -774,7 +816,7 @@ impl World {
                 Stage::Replicating { .. } if is_master => self.replicate(host, id),
                 Stage::Replicating { .. } => self.end(host, id, Answer::InDoubt),
                 Stage::Resolving { .. } => self.set_stage(host, id, Stage::Waiting),
-                Stage::Waiting => {}
+                Stage::Waiting | Stage::Applying => {}
             }
         }
         self.poll_soon(host);

@@ -2,13 +2,21 @@
 //!
 //! ```text
 //! 0 op u32   2 emigration id u32   3 namespace   4 partition u32   7 record   8 cluster key u64
-//! 20 features u32   25 number of records u64   29 insert id u64
+//! 20 features u32   25 number of records u64   29 insert id u64   64 digest   65 removed at u64
 //! ```
+//! 64 and 65 are ours, and the C server gets no insert without a record. With 65 the receiver learns that a record of this digest
+//! was removed, and when: copies that were last updated before do not count.
+//!
 //! Inserts and their acks go over the bulk channel, the rest over control. All have 0 and 2; what else each has is in
 //! [`MigrateBody`]. The emigration id is the sender's own: a receiver tells emigrations apart by node and id.
 
+use cf::Digest;
+
 use super::fields::{Fields, MessageType, PeerError, Value, Writer};
 use super::ids::ClusterKey;
+
+const DIGEST: u16 = 64;
+const REMOVED_AT: u16 = 65;
 
 /// A migration message, borrowed from its bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +44,14 @@ pub enum MigrateBody<'a> {
     Insert {
         insert_id: u64,
         record: &'a [u8],
+        /// When an earlier record of its digest was removed, milliseconds since 2010.
+        removed_at: Option<u64>,
+    },
+    /// In place of a record that was removed at this time.
+    Removal {
+        insert_id: u64,
+        digest: Digest,
+        removed_at: u64,
     },
     InsertAck {
         insert_id: u64,
@@ -66,7 +82,7 @@ impl MigrateBody<'_> {
             MigrateBody::StartOk { .. } => 4,
             MigrateBody::StartAgainLater => 5,
             MigrateBody::StartFail => 6,
-            MigrateBody::Insert { .. } => 7,
+            MigrateBody::Insert { .. } | MigrateBody::Removal { .. } => 7,
             MigrateBody::Done => 8,
             MigrateBody::DoneAck => 9,
             MigrateBody::AllDone { .. } => 13,
@@ -84,6 +100,7 @@ impl<'a> Migrate<'a> {
         let (mut op, mut emigration_id, mut namespace, mut partition) = (None, None, None, None);
         let (mut record, mut cluster_key, mut features) = (None, None, None);
         let (mut record_count, mut insert_id) = (None, None);
+        let (mut digest, mut removed_at) = (None, None);
         for field in Fields::of(message, MessageType::Migrate)? {
             match field? {
                 (0, Value::U32(number)) => op = Some(number),
@@ -95,6 +112,10 @@ impl<'a> Migrate<'a> {
                 (20, Value::U32(bits)) => features = Some(bits),
                 (25, Value::U64(count)) => record_count = Some(count),
                 (29, Value::U64(number)) => insert_id = Some(number),
+                (DIGEST, Value::Buffer(bytes)) => {
+                    digest = Some(Digest::from_slice(bytes).ok_or(PeerError::Invalid(DIGEST))?);
+                }
+                (REMOVED_AT, Value::U64(time)) => removed_at = Some(time),
                 _ => {}
             }
         }
@@ -112,9 +133,15 @@ impl<'a> Migrate<'a> {
             Some(4) => MigrateBody::StartOk { features },
             Some(5) => MigrateBody::StartAgainLater,
             Some(6) => MigrateBody::StartFail,
-            Some(7) => {
-                MigrateBody::Insert { insert_id: insert_id?, record: record.ok_or(PeerError::Missing(7))? }
-            }
+            Some(7) => match (record, digest, removed_at) {
+                (Some(record), _, removed_at) => {
+                    MigrateBody::Insert { insert_id: insert_id?, record, removed_at }
+                }
+                (None, Some(digest), Some(removed_at)) => {
+                    MigrateBody::Removal { insert_id: insert_id?, digest, removed_at }
+                }
+                _ => return Err(PeerError::Missing(7)),
+            },
             Some(8) => MigrateBody::Done,
             Some(9) => MigrateBody::DoneAck,
             Some(13) => MigrateBody::AllDone { partition: partition()? },
@@ -138,9 +165,15 @@ impl<'a> Migrate<'a> {
                 writer.buffer(3, partition.namespace);
             }
             MigrateBody::StartOk { features } => writer.optional_u32(20, *features),
-            MigrateBody::Insert { insert_id, record } => {
+            MigrateBody::Insert { insert_id, record, removed_at } => {
                 writer.u64(29, *insert_id);
+                writer.optional_u64(REMOVED_AT, *removed_at);
                 writer.buffer(7, record);
+            }
+            MigrateBody::Removal { insert_id, digest, removed_at } => {
+                writer.u64(29, *insert_id);
+                writer.u64(REMOVED_AT, *removed_at);
+                writer.buffer(DIGEST, &digest.0);
             }
             MigrateBody::InsertAck { insert_id } => writer.u64(29, *insert_id),
             MigrateBody::AllDone { partition } => {

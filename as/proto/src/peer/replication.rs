@@ -5,8 +5,9 @@
 //! 10 transaction id u32   12 info u32   16 last-update-time u64   64 cluster key u64
 //! ```
 //! Channel: read-write. The namespace is bytes without NUL; its index and the transaction id are the asking node's own and
-//! are echoed. A record is flat, without its end mark. 64 is ours, the C server skips it: with the key of the cluster in which
-//! the sender is master, a replica refuses writes of a node that has been replaced and does not know it yet.
+//! are echoed. A record is flat, without its end mark. Two fields are ours, and the C server skips them: 64 in a replica write, the
+//! key of the cluster in which the sender is master, by which a replica refuses writes of a node that has been replaced and does
+//! not know it yet; and 16 in a removal and in an answer to a question, when the record was removed.
 
 use cf::Digest;
 
@@ -40,6 +41,9 @@ pub enum ReplicationBody<'a> {
         /// `None` from a C server.
         cluster_key: Option<ClusterKey>,
         subject: Subject<'a>,
+        /// With a digest alone: when the record was removed, milliseconds since 2010. What was last updated then or later is not
+        /// what was removed. `None` from a C server.
+        removed_at: Option<u64>,
     },
     WriteAck {
         result: u32,
@@ -55,6 +59,9 @@ pub enum ReplicationBody<'a> {
     DuplicateAck {
         result: u32,
         subject: Subject<'a>,
+        /// When a record of this digest was removed, as far as the node knows: milliseconds since 2010. Copies that were last
+        /// updated before do not count.
+        removed_at: Option<u64>,
     },
 }
 
@@ -110,7 +117,8 @@ impl<'a> Replication<'a> {
         let digest = digest.ok_or(PeerError::Missing(5));
         let body = match op {
             Some(REPLICA_WRITE) => {
-                ReplicationBody::ReplicaWrite { namespace: namespace?, info, cluster_key, subject: subject? }
+                let (namespace, subject, removed_at) = (namespace?, subject?, last_update_time);
+                ReplicationBody::ReplicaWrite { namespace, info, cluster_key, subject, removed_at }
             }
             Some(WRITE_ACK) => ReplicationBody::WriteAck { result: result?, digest: digest? },
             Some(DUPLICATE_REQUEST) => {
@@ -118,7 +126,10 @@ impl<'a> Replication<'a> {
                 let own = own.map(|(generation, last_update_time)| OwnCopy { generation, last_update_time });
                 ReplicationBody::DuplicateRequest { namespace: namespace?, digest: digest?, own }
             }
-            Some(DUPLICATE_ACK) => ReplicationBody::DuplicateAck { result: result?, subject: subject? },
+            Some(DUPLICATE_ACK) => {
+                let (result, subject, removed_at) = (result?, subject?, last_update_time);
+                ReplicationBody::DuplicateAck { result, subject, removed_at }
+            }
             _ => return Err(PeerError::Unknown),
         };
         Ok(Replication {
@@ -132,11 +143,12 @@ impl<'a> Replication<'a> {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut writer = Writer::new(out, MessageType::Replication);
         match &self.body {
-            ReplicationBody::ReplicaWrite { namespace, info, cluster_key, subject } => {
+            ReplicationBody::ReplicaWrite { namespace, info, cluster_key, subject, removed_at } => {
                 writer.u32(0, REPLICA_WRITE);
                 writer.u32(3, self.namespace_index);
                 writer.u32(10, self.transaction_id);
                 writer.optional_u32(12, *info);
+                writer.optional_u64(16, *removed_at);
                 writer.optional_u64(CLUSTER_KEY, cluster_key.map(|key| key.0));
                 writer.buffer(2, namespace);
                 subject.encode(&mut writer);
@@ -154,8 +166,9 @@ impl<'a> Replication<'a> {
                 writer.buffer(2, namespace);
                 writer.buffer(5, &digest.0);
             }
-            ReplicationBody::DuplicateAck { result, subject } => {
+            ReplicationBody::DuplicateAck { result, subject, removed_at } => {
                 self.answer(&mut writer, DUPLICATE_ACK, *result);
+                writer.optional_u64(16, *removed_at);
                 subject.encode(&mut writer);
             }
         }

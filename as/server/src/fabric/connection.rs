@@ -208,6 +208,12 @@ impl Peer {
         self.channels[channel as usize].load().len()
     }
 
+    /// Bytes that wait to be sent on a channel.
+    pub(super) fn backlog(&self, channel: Channel) -> usize {
+        let connections = self.channels[channel as usize].load();
+        connections.iter().map(|connection| connection.backlog.load(Relaxed)).sum()
+    }
+
     pub(super) fn attach(&self, connection: &Arc<Connection>) {
         self.channels[connection.channel as usize].rcu(|all| {
             let mut all = Vec::clone(all);
@@ -225,6 +231,21 @@ impl Peer {
     /// as long as one connection is enough, messages gather there and are sent together.
     pub(super) fn send(&self, channel: Channel, message: &[u8]) -> Result<(), SendError> {
         self.send_if(channel, message, |_| true)
+    }
+
+    /// Sends a message about a record: those about one record take the same connection, as long as there is that, and so stay in
+    /// their order. The first `spread` connections share the records; more of them would only send smaller pieces.
+    pub(super) fn send_in_order(
+        &self,
+        channel: Channel,
+        record: u64,
+        spread: usize,
+        message: &[u8],
+    ) -> Result<(), SendError> {
+        let connections = self.channels[channel as usize].load();
+        let spread = spread.clamp(1, connections.len().max(1));
+        let connection = connections.get(record as usize % spread);
+        connection.ok_or(SendError::NotConnected)?.queue(message)
     }
 
     /// As [`send`](Self::send), on a connection that is `wanted`.

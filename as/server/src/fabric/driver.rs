@@ -25,9 +25,10 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use proto::peer::hello::Channel;
 use proto::peer::nested::Endpoint;
 use proto::peer::services::Services;
-use proto::peer::{MessageHeader, MessageType, NodeId};
+use proto::peer::{ClusterKey, MessageHeader, MessageType, NodeId};
 
 use super::cluster::{Cluster, ClusterState};
+use super::dump::{self, Dump};
 use super::metadata::MetadataInbox;
 use super::network::Fabric;
 use super::peers::{Handler, Handlers};
@@ -37,7 +38,7 @@ use super::removal::Removals;
 use crate::config::Config;
 use crate::heartbeat::Heartbeat;
 use crate::index::{PARTITION_COUNT, PartitionId};
-use crate::namespace::{Namespace, PartitionRow};
+use crate::namespace::{Leaving, Namespace, PartitionRow};
 use crate::smd::{Module, Smd};
 
 /// Events that wait for the thread.
@@ -46,6 +47,8 @@ const INBOX_SIZE: usize = 16 << 10;
 const TICK: Duration = Duration::from_millis(25);
 /// Events that are dealt with before time is told to have passed.
 const EVENTS_PER_TICK: usize = 256;
+/// Between looks whether the commits under way have ended.
+const COMMITS_PERIOD: Duration = Duration::from_millis(1);
 /// How often the numbers of records are told.
 const COUNT_PERIOD: Duration = Duration::from_secs(5);
 
@@ -63,6 +66,8 @@ pub(crate) enum DriverEvent {
     Recluster,
     /// `quiesce`, or its end.
     Quiesce(bool),
+    /// `dump-*`.
+    Dump(Dump),
     /// The thread is to end.
     Stop,
 }
@@ -103,6 +108,15 @@ pub(crate) struct Surroundings {
     pub(crate) services: Vec<(u16, Vec<u8>)>,
 }
 
+/// Commits that must end before the node is ready for the cluster with this key.
+struct AwaitedCommits {
+    cluster_key: ClusterKey,
+    /// Of each namespace where there are any.
+    under_way: Vec<Leaving>,
+    /// One that hangs on a disk holds up the cluster no longer.
+    until: Instant,
+}
+
 /// The thread, before it starts.
 pub(crate) struct Driver {
     around: Surroundings,
@@ -119,6 +133,7 @@ pub(crate) struct Driver {
     delayed: BTreeSet<MemberPartition>,
     /// The replication factors in effect, once they are known.
     factors: Option<Vec<u32>>,
+    awaited: Option<AwaitedCommits>,
     next_count: Instant,
     started: Instant,
 }
@@ -152,6 +167,7 @@ impl Driver {
             dropped: Vec::new(),
             delayed: BTreeSet::new(),
             factors: None,
+            awaited: None,
             next_count: Instant::now(),
             started: Instant::now(),
             around,
@@ -189,6 +205,7 @@ impl Driver {
         let mut next_tick = Instant::now();
         loop {
             let timeout = next_tick.saturating_duration_since(Instant::now());
+            let timeout = if self.awaited.is_some() { timeout.min(COMMITS_PERIOD) } else { timeout };
             match self.inbox.recv_timeout(timeout) {
                 Ok(DriverEvent::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(event) => {
@@ -203,6 +220,7 @@ impl Driver {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            self.look_after_commits();
             if next_tick <= Instant::now() {
                 next_tick = Instant::now() + TICK;
                 self.tick();
@@ -341,6 +359,7 @@ impl Driver {
                 self.step(Event::Recluster);
             }
             DriverEvent::Quiesce(is_quiesced) => self.step(Event::Quiesce(is_quiesced)),
+            DriverEvent::Dump(dump) => dump::write(dump, &self.node, &self.around, now().monotonic_ms),
             DriverEvent::Stop => {}
         }
     }
@@ -407,47 +426,80 @@ impl Driver {
                     self.changed.extend(partitions.map(|partition| MemberPartition { namespace, partition }));
                 }
             }
-            Action::SendRecords { .. }
-            | Action::StopRecords { .. }
-            | Action::HandOver { .. }
-            | Action::Receive { .. }
-            | Action::Received { .. }
-            | Action::StopReceiving => {
-                self.show_partitions();
-                self.move_records(&action);
+            Action::AwaitWrites { cluster_key } => self.await_writes(cluster_key),
+            Action::SendRecords { to, emigration_id, partition } => {
+                let tells_removals = self.node.knows_removals(to);
+                self.order_move(partition, |namespace, partition| MoveOrder::Send {
+                    to,
+                    emigration_id,
+                    namespace,
+                    partition,
+                    tells_removals,
+                });
             }
+            Action::HandOver { emigration_id, partition } => {
+                self.order_move(partition, |namespace, partition| MoveOrder::HandOver {
+                    emigration_id,
+                    namespace,
+                    partition,
+                });
+            }
+            Action::Receive { from, emigration_id, partition } => {
+                self.order_move(partition, |namespace, partition| MoveOrder::Receive {
+                    from,
+                    emigration_id,
+                    namespace,
+                    partition,
+                });
+            }
+            Action::StopRecords { emigration_id } => self.order(MoveOrder::Stop { emigration_id }),
+            Action::Received { from, emigration_id } => {
+                self.order(MoveOrder::Received { from, emigration_id });
+            }
+            Action::StopReceiving => self.order(MoveOrder::StopReceiving),
             Action::Warn(warning) => warn(&warning),
         }
     }
 
-    /// Orders what an action says about records.
-    fn move_records(&self, action: &Action) {
-        let order = match *action {
-            Action::SendRecords { to, emigration_id, partition } => {
-                self.partition(partition).map(|(namespace, partition)| {
-                    let namespace = Arc::clone(namespace);
-                    MoveOrder::Send { to, emigration_id, namespace, partition }
-                })
-            }
-            Action::HandOver { emigration_id, partition } => {
-                self.partition(partition).map(|(namespace, partition)| {
-                    let namespace = Arc::clone(namespace);
-                    MoveOrder::HandOver { emigration_id, namespace, partition }
-                })
-            }
-            Action::Receive { from, emigration_id, partition } => {
-                self.partition(partition).map(|(namespace, partition)| {
-                    let namespace = Arc::clone(namespace);
-                    MoveOrder::Receive { from, emigration_id, namespace, partition }
-                })
-            }
-            Action::Received { from, emigration_id } => Some(MoveOrder::Received { from, emigration_id }),
-            Action::StopRecords { emigration_id } => Some(MoveOrder::Stop { emigration_id }),
-            Action::StopReceiving => Some(MoveOrder::StopReceiving),
-            _ => None,
-        };
-        if let Some(order) = order {
-            self.around.mover.take_order(order);
+    /// Gives an order about records, when what it relies on is shown.
+    fn order(&mut self, order: MoveOrder) {
+        self.show_partitions();
+        self.around.mover.take_order(order);
+    }
+
+    /// As [`order`](Self::order), about those of a partition, if it is here.
+    fn order_move(
+        &mut self,
+        partition: MemberPartition,
+        order: impl FnOnce(Arc<Namespace>, PartitionId) -> MoveOrder,
+    ) {
+        let known = self.partition(partition).map(|(namespace, id)| (Arc::clone(namespace), id));
+        if let Some((namespace, id)) = known {
+            self.order(order(namespace, id));
+        }
+    }
+
+    /// Shows that writes are held, and waits for the commits under way: what has not begun to commit is judged again.
+    fn await_writes(&mut self, cluster_key: ClusterKey) {
+        self.show_partitions();
+        let namespaces = self.around.namespaces.iter();
+        let under_way = namespaces.map(|namespace| namespace.partitions.commits_under_way()).collect();
+        let node_timeout = Duration::from_millis(self.node.timing().node_timeout_ms());
+        self.awaited = Some(AwaitedCommits { cluster_key, under_way, until: Instant::now() + node_timeout });
+    }
+
+    /// Tells the node when the commits that it waits for have ended.
+    fn look_after_commits(&mut self) {
+        let Some(awaited) = &mut self.awaited else { return };
+        awaited.under_way.retain_mut(|under_way| !under_way.is_over());
+        let is_late = awaited.until <= Instant::now();
+        if is_late && !awaited.under_way.is_empty() {
+            cf::warning!(Exchange, "writes that hang are not waited for any longer");
+        }
+        if is_late || awaited.under_way.is_empty() {
+            let cluster_key = awaited.cluster_key;
+            self.awaited = None;
+            self.step(Event::WritesEnded { cluster_key });
         }
     }
 

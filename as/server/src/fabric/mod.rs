@@ -1,7 +1,8 @@
 //! The cluster as this node sees it, and the connections over which it talks to other nodes.
 //!
 //! To send: [`Fabric::send`]. To receive: a [`Handler`](peers::Handler) for each message type, given to [`Fabric::start`]. A message may get
-//! lost with its connection, or come later than one that was sent after it; whoever needs an answer sends again.
+//! lost with its connection, or come later than one that was sent after it; whoever needs an answer sends again. Those about one
+//! record keep their order as long as their connection lasts ([`Fabric::send_in_order`]).
 //!
 //! # Threads
 //! - A few fabric threads own the connections: those of the channels read-write and bulk are spread over as many as there are
@@ -14,6 +15,7 @@
 mod cluster;
 mod connection;
 mod driver;
+mod dump;
 mod membership;
 mod metadata;
 mod network;
@@ -28,8 +30,9 @@ mod thread;
 pub(crate) use cluster::Cluster;
 pub(crate) use connection::SendError;
 pub(crate) use driver::{DriverEvent, Surroundings};
+pub(crate) use dump::Dump;
 pub(crate) use membership::Membership;
-pub(crate) use network::Fabric;
+pub(crate) use network::{ChannelFigures, Fabric};
 pub(crate) use peers::{FabricSettings, Handler, Handlers};
 pub(crate) use records::{MoveOrder, MoveReport, MoveReports, RecordMover};
 pub(crate) use services::{

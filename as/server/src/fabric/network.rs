@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
+use cf::Digest;
 use cf::threads::{self, Handle};
 use parking_lot::Mutex;
 use proto::peer::NodeId;
@@ -16,6 +17,21 @@ use super::connection::{Connection, Dial, Post, SendError};
 use super::peers::{FabricSettings, Handlers, Peers};
 use super::thread::FabricThread;
 use crate::tls::PeerDoor;
+
+/// The connections of a channel to a node.
+pub(crate) struct ChannelFigures {
+    pub(crate) name: &'static str,
+    pub(crate) connections: usize,
+    /// Bytes that wait to be sent.
+    pub(crate) waiting_bytes: usize,
+}
+
+/// Another node.
+pub(crate) struct PeerFigures {
+    pub(crate) node: NodeId,
+    pub(crate) is_alive: bool,
+    pub(crate) channels: [ChannelFigures; Channel::ALL.len()],
+}
 
 /// Connections to other nodes.
 pub(crate) struct Fabric {
@@ -79,6 +95,18 @@ impl Fabric {
         self.peers.find(to).ok_or(SendError::NotConnected)?.send(channel, message)
     }
 
+    /// As [`send`](Self::send), on the read-write channel, and in the order of messages about the record of `digest`: unless a
+    /// connection breaks, a message does not overtake one that was sent before.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(crate) fn send_in_order(&self, to: NodeId, digest: &Digest, message: &[u8]) -> Result<(), SendError> {
+        let peer = self.peers.find(to).ok_or(SendError::NotConnected)?;
+        let spread = self.peers.postboxes(Channel::ReadWrite).len();
+        let record = u64::from(u32::from_le_bytes([digest.0[16], digest.0[17], digest.0[18], digest.0[19]]));
+        peer.send_in_order(Channel::ReadWrite, record, spread, message)
+    }
+
     /// As [`send`](Self::send), but only on connections that the other node has answered on, not on those that are being made:
     /// for what may be sent elsewhere instead.
     ///
@@ -115,6 +143,19 @@ impl Fabric {
         if let Some(departed) = self.peers.remove(node) {
             departed.depart();
         }
+    }
+
+    /// The other nodes and the connections to them.
+    pub(crate) fn peers(&self) -> Vec<PeerFigures> {
+        self.peers.visit(|peer| PeerFigures {
+            node: peer.node,
+            is_alive: peer.is_alive(),
+            channels: Channel::ALL.map(|channel| ChannelFigures {
+                name: name(channel),
+                connections: peer.connection_count(channel),
+                waiting_bytes: peer.backlog(channel),
+            }),
+        })
     }
 
     /// Connections that there are.

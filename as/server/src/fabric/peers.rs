@@ -156,6 +156,11 @@ impl Peers {
         removed
     }
 
+    /// What `visit` makes of each.
+    pub(super) fn visit<T>(&self, visit: impl Fn(&Peer) -> T) -> Vec<T> {
+        self.peers.load().values().map(|peer| visit(peer)).collect()
+    }
+
     /// Connections that there are.
     pub(super) fn connection_count(&self) -> usize {
         let peers = self.peers.load();

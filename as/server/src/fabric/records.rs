@@ -10,7 +10,14 @@ use crate::namespace::Namespace;
 /// Something to do with the records of a partition.
 pub(crate) enum MoveOrder {
     /// Send all, and tell the cluster thread when the receiver has acknowledged them.
-    Send { to: NodeId, emigration_id: u32, namespace: Arc<Namespace>, partition: PartitionId },
+    Send {
+        to: NodeId,
+        emigration_id: u32,
+        namespace: Arc<Namespace>,
+        partition: PartitionId,
+        /// The receiver understands what is told of removed records.
+        tells_removals: bool,
+    },
     /// Send no more, and wait for nothing more.
     Stop { emigration_id: u32 },
     /// No write begins in the partition any more: tell the cluster thread when those under way have ended.

@@ -9,6 +9,7 @@ use tikv_jemalloc_ctl::stats_print::{Options, stats_print};
 use super::request::InfoResult;
 use super::request::{Joined, VALUE_SIZE_MAX};
 use super::{Arguments, InfoError};
+use crate::fabric::{ChannelFigures, DriverEvent, Dump};
 use crate::metrics::Heap;
 use crate::node::Node;
 
@@ -18,76 +19,87 @@ fn done(out: &mut String) -> InfoResult {
     Ok(())
 }
 
+/// Has the cluster thread write what it knows to the log. A node that looks for no others has no such thread.
+fn ask_cluster_thread(node: &Node, dump: Dump) -> bool {
+    node.membership.get().is_some_and(|membership| membership.tell(DriverEvent::Dump(dump)))
+}
+
 pub(super) fn cluster(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     arguments.switch("verbose")?;
-    let cluster = &node.cluster;
-    let view = cluster.view();
-    let (key, size, principal) = (view.key, view.succession.len(), cluster.principal());
-    let nodes: Vec<String> = view.succession.iter().map(|node| format!("{node:x}")).collect();
-    let nodes = nodes.join(" ");
-    cf::info!(
-        Clustering,
-        "CL: cluster key {key:x} size {size} principal {principal:x} succession list {nodes}"
-    );
-    done(out)
-}
-
-pub(super) fn fabric(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    arguments.switch("verbose")?;
-    let connections = node.membership.get().map_or(0, |membership| membership.fabric.connection_count());
-    cf::info!(Fabric, "{connections} connections to other nodes");
-    done(out)
-}
-
-pub(super) fn heartbeat(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    arguments.switch("verbose")?;
-    match node.membership.get() {
-        Some(membership) => {
-            let seeds = membership.heartbeat.seeds().list();
-            let seeds: Vec<String> =
-                seeds.iter().map(|seed| format!("{}:{}", seed.host, seed.port)).collect();
-            cf::info!(Hb, "HB: node {:x} seeds {}", node.cluster.node_id, seeds.join(" "));
-        }
-        None => cf::info!(Hb, "HB: node {:x} alone, no heartbeat sent or received", node.cluster.node_id),
-    }
-    done(out)
-}
-
-pub(super) fn clock(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    arguments.switch("verbose")?;
-    cf::info!(Hlc, "clock {} ms since 2010-01-01 UTC", StoredMillis::now().0);
-    done(out)
-}
-
-pub(super) fn migrations(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    arguments.switch("verbose")?;
-    for namespace in node.namespaces.iter() {
-        let (load, figures) = (*namespace.migration_load.lock(), namespace.partitions.figures());
+    if !ask_cluster_thread(node, Dump::Cluster) {
+        let view = node.cluster.view();
         cf::info!(
-            Migrate,
-            "{{{}}} migrations: emigrations {} of which active {} remaining {} immigrations {} of which active {} \
-             remaining {} signals {} of which active {}",
-            namespace.name(),
-            load.emigrations_known,
-            load.emigrations,
-            figures.pending_emigrations,
-            load.immigrations_known,
-            load.immigrations,
-            figures.pending_immigrations,
-            load.signals_remaining,
-            load.signals
+            Clustering,
+            "CL: node {:x} is alone, cluster key {:x}, size 1",
+            node.cluster.node_id,
+            view.key
         );
     }
     done(out)
 }
 
-pub(super) fn rw_requests(_: &Node, out: &mut String) -> InfoResult {
-    cf::info!(Rw, "no transaction waits for another node");
+pub(super) fn fabric(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    arguments.switch("verbose")?;
+    let Some(membership) = node.membership.get() else {
+        cf::info!(Fabric, "FB: no connections to other nodes");
+        return done(out);
+    };
+    cf::info!(Fabric, "FB: {} connections to other nodes", membership.fabric.connection_count());
+    for peer in membership.fabric.peers() {
+        let channels: Vec<String> = peer
+            .channels
+            .iter()
+            .map(|channel| {
+                let ChannelFigures { name, connections, waiting_bytes } = channel;
+                format!("{name} {connections} ({waiting_bytes} bytes wait)")
+            })
+            .collect();
+        let alive = if peer.is_alive { "alive" } else { "departed" };
+        cf::info!(Fabric, "FB: node {:x} {alive}, connections: {}", peer.node.0, channels.join(", "));
+    }
     done(out)
 }
 
-pub(super) fn skew(_: &Node, out: &mut String) -> InfoResult {
-    cf::info!(Skew, "no clock of another node to compare with");
+pub(super) fn heartbeat(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    arguments.switch("verbose")?;
+    if !ask_cluster_thread(node, Dump::Heartbeat) {
+        cf::info!(Hb, "HB: node {:x} alone, no heartbeat sent or received", node.cluster.node_id);
+    }
+    done(out)
+}
+
+pub(super) fn clock(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    arguments.switch("verbose")?;
+    cf::info!(Hlc, "clock {} ms since 2010-01-01 UTC", StoredMillis::now().0);
+    ask_cluster_thread(node, Dump::Clock);
+    done(out)
+}
+
+pub(super) fn migrations(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
+    let is_verbose = arguments.switch("verbose")?;
+    if !ask_cluster_thread(node, Dump::Migrations { is_verbose }) {
+        cf::info!(Migrate, "no other node to migrate to");
+    }
+    done(out)
+}
+
+pub(super) fn rw_requests(node: &Node, out: &mut String) -> InfoResult {
+    let transactions = &node.service.transactions;
+    let (writes, questions) = (transactions.replicas.count(), transactions.duplicates.count());
+    cf::info!(
+        Rw,
+        "RW: {writes} replica writes or records with writers that wait, {questions} questions for newer copies, {} \
+         requests passed on",
+        transactions.passed_on.count()
+    );
+    transactions.replicas.describe().iter().for_each(|line| cf::info!(Rw, "RW: {line}"));
+    done(out)
+}
+
+pub(super) fn skew(node: &Node, out: &mut String) -> InfoResult {
+    if !ask_cluster_thread(node, Dump::Skew) {
+        cf::info!(Skew, "no clock of another node to compare with");
+    }
     done(out)
 }
 

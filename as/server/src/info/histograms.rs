@@ -33,21 +33,22 @@ static OF_SERVER: &[(&str, &[&str])] = &[(
 )];
 
 /// Histograms of each namespace that nothing fills.
-static OF_NAMESPACE: &[&str] = &["re-repl", "proxy"];
+static OF_NAMESPACE: &[&str] = &["re-repl"];
 
 /// Bound of the names in `histogram`.
 const NAME_SIZE_MAX: usize = 128;
 /// Bound of set names.
 const SET_NAME_SIZE: usize = 64;
 
-/// `name:` for each histogram that was asked for, and behind it what came between the ticker's last two turns. That of
-/// read-touches is told only when it is asked for by name.
+/// `name:` for each histogram that was asked for, and behind it what came between the ticker's last two turns. Those of
+/// read-touches and of requests passed on are told only when they are asked for by name.
 pub(super) fn latencies(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let mut names = Joined::new(out, ';');
     let Some(wanted) = arguments.optional("hist", VALUE_SIZE_MAX)? else {
         write_of_server(&mut names, node, ServerLatency::BatchIndex);
         for namespace in node.namespaces.iter() {
-            let told = Latency::ALL.iter().filter(|latency| !matches!(latency, Latency::ReadTouch));
+            let is_named = |latency: &&Latency| matches!(latency, Latency::ReadTouch | Latency::Proxy);
+            let told = Latency::ALL.iter().filter(|latency| !is_named(latency));
             told.for_each(|latency| write_of_namespace(&mut names, namespace, *latency));
         }
         return Ok(());

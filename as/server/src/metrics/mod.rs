@@ -146,6 +146,25 @@ named! {
         /// Answers to other nodes for which a record was read, and others.
         DupResRespondRead => "dup_res_respond_read",
         DupResRespondNoRead => "dup_res_respond_no_read",
+        /// Messages that were sent to other nodes again, by what they were sent for: questions for newer copies, replica writes.
+        RetransmitAllReadDupRes => "retransmit_all_read_dup_res",
+        RetransmitAllWriteDupRes => "retransmit_all_write_dup_res",
+        RetransmitAllDeleteDupRes => "retransmit_all_delete_dup_res",
+        RetransmitAllUdfDupRes => "retransmit_all_udf_dup_res",
+        RetransmitAllBatchSubReadDupRes => "retransmit_all_batch_sub_read_dup_res",
+        RetransmitAllBatchSubWriteDupRes => "retransmit_all_batch_sub_write_dup_res",
+        RetransmitAllBatchSubDeleteDupRes => "retransmit_all_batch_sub_delete_dup_res",
+        RetransmitAllBatchSubUdfDupRes => "retransmit_all_batch_sub_udf_dup_res",
+        RetransmitUdfSubDupRes => "retransmit_udf_sub_dup_res",
+        RetransmitOpsSubDupRes => "retransmit_ops_sub_dup_res",
+        RetransmitAllWriteReplWrite => "retransmit_all_write_repl_write",
+        RetransmitAllDeleteReplWrite => "retransmit_all_delete_repl_write",
+        RetransmitAllUdfReplWrite => "retransmit_all_udf_repl_write",
+        RetransmitAllBatchSubWriteReplWrite => "retransmit_all_batch_sub_write_repl_write",
+        RetransmitAllBatchSubDeleteReplWrite => "retransmit_all_batch_sub_delete_repl_write",
+        RetransmitAllBatchSubUdfReplWrite => "retransmit_all_batch_sub_udf_repl_write",
+        RetransmitUdfSubReplWrite => "retransmit_udf_sub_repl_write",
+        RetransmitOpsSubReplWrite => "retransmit_ops_sub_repl_write",
         GeoRegionQueryReqs => "geo_region_query_reqs",
         GeoRegionQueryCells => "geo_region_query_cells",
         GeoRegionQueryPoints => "geo_region_query_points",
@@ -165,6 +184,8 @@ named! {
         PiQuery => "pi-query",
         SiQuery => "si-query",
         ReadTouch => "read-touch",
+        /// Requests that another node has carried out.
+        Proxy => "proxy",
     }
 
     /// What of the server's work is measured.

@@ -2,7 +2,8 @@
 //! again until each is acknowledged.
 //!
 //! A record is read under its own lock, and no lock is held while anything is waited for. Records that come or change
-//! meanwhile need not be sent: whoever is to have the partition is a replica and gets what its master writes.
+//! meanwhile need not be sent: whoever is to have the partition is a replica and gets what its master writes. What was removed is
+//! told too, lest older copies count that the receiver has.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ struct Window {
 pub(super) struct Emigration {
     pub(super) id: u32,
     to: NodeId,
+    /// The receiver understands what is told of removed records.
+    pub(super) tells_removals: bool,
     pub(super) namespace: Arc<Namespace>,
     pub(super) partition: PartitionId,
     window: Mutex<Window>,
@@ -74,6 +77,7 @@ impl Emigration {
         Emigration {
             id,
             to,
+            tells_removals: false,
             namespace,
             partition,
             window: Mutex::default(),
@@ -122,6 +126,15 @@ impl Emigration {
                 }
             }
         }
+        if self.tells_removals {
+            for (digest, _) in self.namespace.partitions.removals_of(self.partition) {
+                // What was written anew was sent with the time of the removal.
+                let is_gone = self.namespace.index.get(&digest).is_none();
+                if self.is_stopped() || is_gone && !sender.send(&digest) {
+                    return false;
+                }
+            }
+        }
         sender.flush();
         loop {
             let mut window = self.window.lock();
@@ -158,9 +171,9 @@ impl Window {
 
 /// How a record was read that is to be sent.
 enum Gathered {
-    /// Its message has so many bytes.
+    /// The message with it, or with its removal, has so many bytes.
     Whole(usize),
-    /// There is none any more: the receiver was told so.
+    /// There is none any more, and there is nothing to tell of it.
     Gone,
     /// It cannot be read now.
     Unreadable,
@@ -217,7 +230,14 @@ impl Sender<'_> {
     fn gather(&mut self, digest: &Digest, insert_id: u64) -> Gathered {
         let Emigration { namespace, partition, id, .. } = self.emigration;
         let Some(_reservation) = namespace.partitions.reserve_data(*partition) else { return Gathered::Left };
-        let Some(guard) = namespace.index.get(digest) else { return Gathered::Gone };
+        let removed_at = namespace.partitions.removed_at(digest).filter(|_| self.emigration.tells_removals);
+        let before = self.gathered.len();
+        let Some(guard) = namespace.index.get(digest) else {
+            let Some(removed_at) = removed_at else { return Gathered::Gone };
+            let body = MigrateBody::Removal { insert_id, digest: *digest, removed_at };
+            Migrate { emigration_id: *id, body }.encode(&mut self.gathered);
+            return Gathered::Whole(self.gathered.len() - before);
+        };
         let bytes = match namespace.storage.record_bytes(&guard, &mut self.scratch) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -230,8 +250,7 @@ impl Sender<'_> {
             return Gathered::Unreadable;
         };
         drop(guard);
-        let before = self.gathered.len();
-        let body = MigrateBody::Insert { insert_id, record: &record };
+        let body = MigrateBody::Insert { insert_id, record: &record, removed_at };
         Migrate { emigration_id: *id, body }.encode(&mut self.gathered);
         Gathered::Whole(self.gathered.len() - before)
     }

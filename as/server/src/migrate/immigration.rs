@@ -3,16 +3,25 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use cf::Digest;
 use parking_lot::RwLock;
 use proto::ResultCode;
 use proto::peer::{NodeId, PeerError};
 
 use super::{Namespace, PartitionId};
 use crate::metrics::NamespaceCounter;
-use crate::transaction::take_copy;
+use crate::transaction::{take_copy, take_removal};
 
 /// An immigration: the sender, and the number that it has for it.
 type Key = (NodeId, u32);
+
+/// What comes in of a record.
+pub(super) enum Incoming<'a> {
+    /// A copy; and, where that is known, when an earlier record of its digest was removed.
+    Record { record: &'a [u8], removed_at: Option<u64> },
+    /// It was removed.
+    Removal { digest: Digest, removed_at: u64 },
+}
 
 struct Immigration {
     namespace: Arc<Namespace>,
@@ -36,19 +45,37 @@ impl Immigrations {
         self.0.write().clear();
     }
 
-    /// Takes a record in. Returns whether it is here, or something newer, so that the sender need not send it again.
+    /// Takes a record in, or removes one. Calls `acknowledge` when what came is here, on disk if it must be, or something newer, so
+    /// that the sender need not send it again.
     ///
     /// # Errors
     /// When it is none, or of another partition.
-    pub(super) fn store(&self, key: Key, record: &[u8]) -> Result<bool, PeerError> {
+    pub(super) fn store(
+        &self,
+        key: Key,
+        incoming: &Incoming<'_>,
+        acknowledge: impl FnOnce() + Send + 'static,
+    ) -> Result<(), PeerError> {
+        const DONE: [ResultCode; 4] =
+            [ResultCode::Ok, ResultCode::RecordExists, ResultCode::Generation, ResultCode::NotFound];
         let known = self.0.read();
         // What came in before the cluster changed, or after its end: nobody waits for an answer.
-        let Some(Immigration { namespace, partition }) = known.get(&key) else { return Ok(false) };
+        let Some(Immigration { namespace, partition }) = known.get(&key) else { return Ok(()) };
         namespace.metrics.add(NamespaceCounter::MigrateRecordReceives, 1);
         if namespace.storage.is_overloaded() {
-            return Ok(false);
+            return Ok(());
         }
-        let result = take_copy(namespace, *partition, record)?;
-        Ok(matches!(result, ResultCode::Ok | ResultCode::RecordExists | ResultCode::Generation))
+        let stored = match *incoming {
+            Incoming::Record { record, removed_at } => take_copy(namespace, *partition, record, removed_at)?,
+            Incoming::Removal { digest, removed_at } => {
+                take_removal(namespace, *partition, &digest, removed_at)?
+            }
+        };
+        stored.when_safe(namespace, move |result| {
+            if DONE.contains(&result) {
+                acknowledge();
+            }
+        });
+        Ok(())
     }
 }

@@ -30,7 +30,7 @@ use crate::namespace::Namespace;
 use crate::transaction::TransactionContext;
 use crate::workers::Workers;
 use emigration::Emigration;
-use immigration::Immigrations;
+use immigration::{Immigrations, Incoming};
 
 /// How much less weight the threads have than service threads: about a tenth.
 const NICENESS: i32 = 10;
@@ -120,14 +120,27 @@ impl Migrations {
         !emigration.is_stopped()
     }
 
+    /// Takes in what a node sends under its numbers of the emigration and of the record, and acknowledges it.
+    fn take_in(
+        &self,
+        (from, emigration_id, insert_id): (NodeId, u32, u64),
+        incoming: &Incoming<'_>,
+    ) -> Result<(), PeerError> {
+        let fabric = Arc::clone(&self.fabric);
+        self.incoming.store((from, emigration_id), incoming, move || {
+            let ack = Migrate { emigration_id, body: MigrateBody::InsertAck { insert_id } };
+            emigration::send_bulk(&fabric, from, &ack);
+        })
+    }
+
     fn taken(&self, from: NodeId, message: &[u8]) -> Result<(), PeerError> {
         let Migrate { emigration_id, body } = Migrate::decode(message)?;
         match body {
-            MigrateBody::Insert { insert_id, record } => {
-                if self.incoming.store((from, emigration_id), record)? {
-                    let ack = Migrate { emigration_id, body: MigrateBody::InsertAck { insert_id } };
-                    emigration::send_bulk(&self.fabric, from, &ack);
-                }
+            MigrateBody::Insert { insert_id, record, removed_at } => {
+                self.take_in((from, emigration_id, insert_id), &Incoming::Record { record, removed_at })?;
+            }
+            MigrateBody::Removal { insert_id, digest, removed_at } => {
+                self.take_in((from, emigration_id, insert_id), &Incoming::Removal { digest, removed_at })?;
             }
             MigrateBody::InsertAck { insert_id } => {
                 let emigration = self.outgoing.lock().get(&emigration_id).cloned();
@@ -162,8 +175,10 @@ impl RecordMover for Migrations {
 
     fn take_order(&self, order: MoveOrder) {
         match order {
-            MoveOrder::Send { to, emigration_id, namespace, partition } => {
-                self.add(Emigration::new(emigration_id, to, namespace, partition), Job::Send);
+            MoveOrder::Send { to, emigration_id, namespace, partition, tells_removals } => {
+                let mut emigration = Emigration::new(emigration_id, to, namespace, partition);
+                emigration.tells_removals = tells_removals;
+                self.add(emigration, Job::Send);
             }
             MoveOrder::HandOver { emigration_id, namespace, partition } => {
                 // By this one nothing is sent.

@@ -78,6 +78,8 @@ pub(crate) enum Cause {
 /// What the caller of a commit has for observers.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ForObservers<'a> {
+    /// When the record is removed, milliseconds since 2010, if another node has said so; `None` = now.
+    pub(crate) removed_at: Option<u64>,
     /// The flat form of the record so far, not packed, if the caller has read it.
     pub(crate) old: Option<&'a [u8]>,
     /// What they may do before the change; `None` if that is not limited.
@@ -116,6 +118,8 @@ pub(crate) struct Transition<'a> {
     pub(crate) cause: Cause,
     /// What the observer has found out ahead.
     pub(crate) prepared: Option<&'a dyn Any>,
+    /// When it is removed, if it is.
+    pub(crate) removed_at: u64,
 }
 
 /// The answer of an observer to a change.
@@ -174,7 +178,7 @@ impl Namespace {
         mut guard: WriteGuard<'_>,
         change: &Change<'_>,
         cause: Cause,
-        ForObservers { old, budget, prepared }: ForObservers<'_>,
+        ForObservers { removed_at, old, budget, prepared }: ForObservers<'_>,
     ) -> Result<Committed, StorageError> {
         let handle = guard.handle();
         // The guard finds its element anew at each look.
@@ -182,7 +186,12 @@ impl Namespace {
         let (digest, before) = (*element.digest(), **element);
         let unlimited = Budget::unlimited();
         let budget = budget.unwrap_or(&unlimited);
-        let transition = Transition { before: element, old, budget, handle, change, cause, prepared: None };
+        let removed_at = match change {
+            Change::Gone => removed_at.unwrap_or_else(|| self.removal_time(&before)),
+            Change::Record(_) | Change::Tombstone(_) => 0,
+        };
+        let transition =
+            Transition { before: element, old, budget, handle, change, cause, removed_at, prepared: None };
         let (is_indexed, acts) = self.observe(&transition, prepared);
         if budget.is_exhausted() {
             return Err(StorageError::Refused);
@@ -194,7 +203,7 @@ impl Namespace {
         };
         after.set_in_sindex(is_indexed);
         **element = after;
-        account(&mut RunningFigures { namespace: self, cause }, &digest, &before, &after);
+        account(&mut RunningFigures { namespace: self, cause, removed_at }, &digest, &before, &after);
         self.storage.free_replaced(before.location, after.location);
         self.update_set_indexes(handle, &digest, &before, &after);
         let committed = Committed {
@@ -210,6 +219,12 @@ impl Namespace {
     /// the guard is taken.
     pub(crate) fn prepare(&self, preparation: &Preparation<'_>) -> PreparedChange {
         PreparedChange(self.observers.iter().map(|observer| observer.prepare(preparation)).collect())
+    }
+
+    /// When a record is removed that is as `before` says, milliseconds since 2010: later than its last update, and not later
+    /// than the first of a record that is created in its place.
+    fn removal_time(&self, before: &RecordMeta) -> u64 {
+        self.partitions.update_time(StoredMillis::now().0).max(before.last_update_time() + 1)
     }
 
     /// Whether secondary indexes will have entries of the record, and what observers do after the commit.
@@ -313,6 +328,7 @@ fn count(figures: &mut impl RecordFigures, meta: &RecordMeta, sign: i64) {
 struct RunningFigures<'a> {
     namespace: &'a Namespace,
     cause: Cause,
+    removed_at: u64,
 }
 
 impl RecordFigures for RunningFigures<'_> {
@@ -340,8 +356,7 @@ impl RecordFigures for RunningFigures<'_> {
     fn note_removal(&mut self, digest: &Digest, last_update_time: u64) {
         self.namespace.removals.note(digest, last_update_time);
         if matches!(self.cause, Cause::Write | Cause::Delete | Cause::OtherNode) {
-            let time = StoredMillis::now().0.max(last_update_time + 1);
-            self.namespace.partitions.note_removal(digest, time);
+            self.namespace.partitions.note_removal(digest, self.removed_at);
         }
     }
 }

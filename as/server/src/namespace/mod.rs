@@ -47,7 +47,7 @@ pub(crate) use partition::{
 };
 use removals::Removals;
 pub(crate) use roles::RecordsByRole;
-pub(crate) use sections::Section;
+pub(crate) use sections::{Inside, Leaving, Section};
 pub(crate) use set_index::RecordWalk;
 use set_index::SetIndexBuilder;
 pub(crate) use sets::{Set, SetCreationError, Sets};
@@ -266,9 +266,10 @@ impl Namespace {
     }
 
     /// When a record that is created now in set `set_id` is updated, in milliseconds since 2010-01-01: `now`, or as much
-    /// later as it takes to come after what was removed under its digest, and not to be truncated.
+    /// later as it takes to come after what was removed under its digest, here or on other nodes, and not to be truncated.
     #[inline]
     pub(crate) fn creation_time(&self, digest: &Digest, set_id: SetId, now: u64) -> u64 {
+        let now = now.max(self.partitions.removed_at(digest).unwrap_or(0));
         self.removals.creation_time(digest, now).max(self.truncate_lut(set_id))
     }
 

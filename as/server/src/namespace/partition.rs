@@ -25,11 +25,11 @@ use std::time::{Duration, Instant};
 use cf::sys::block::BlockError;
 use datamodel::device_header::PartitionEntry;
 use datamodel::partition_version::PartitionVersion;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Namespace;
 use super::late_copies::LateCopies;
-use super::sections::{Section, Sections};
+use super::sections::{Leaving, Section, Sections};
 use crate::index::{PARTITION_COUNT, PartitionId};
 use crate::storage::Storage;
 use word::{PartitionWord, ServedTable};
@@ -84,11 +84,6 @@ impl PartitionRow {
     /// The place of `node` among the replicas.
     pub(crate) fn replica_index(&self, node: u64) -> Option<usize> {
         self.replicas.iter().position(|replica| replica.node == node)
-    }
-
-    /// Whether copies of records may come in from other nodes that are older than what is here.
-    fn awaits_copies(&self) -> bool {
-        self.pending_immigrations != 0 || !self.duplicates.is_empty()
     }
 
     /// Whether writes may begin on `node`, whose row this is.
@@ -299,6 +294,11 @@ struct Table {
     figures: PartitionFigures,
     /// Partitions of which others may have newer copies.
     with_duplicates: usize,
+}
+
+/// What the thread that changes partitions has to itself.
+#[derive(Default)]
+struct Changing {
     /// Partitions of which the device headers do not say yet what they are to say.
     unstored: Vec<PartitionId>,
 }
@@ -314,6 +314,8 @@ pub(crate) struct Partitions {
     partitions: Box<[Partition]>,
     served: Box<ServedTable>,
     sections: Sections,
+    /// The threads that commit.
+    commits: Sections,
     /// There is a partition of which others may have newer copies.
     has_duplicates: AtomicBool,
     /// Milliseconds of the monotonic clock: later than that others may have taken over. `u64::MAX` for a node alone.
@@ -321,6 +323,8 @@ pub(crate) struct Partitions {
     /// Milliseconds since 2010: no record is written with an earlier last-update-time, whatever the clock says.
     update_floor_ms: AtomicU64,
     late_copies: LateCopies,
+    /// Held while partitions change, and device headers are written; taken before `table`, and by no thread that serves clients.
+    changing: Mutex<Changing>,
     table: Mutex<Table>,
 }
 
@@ -349,11 +353,13 @@ impl Partitions {
             partitions,
             served,
             sections: Sections::default(),
+            commits: Sections::default(),
             has_duplicates: AtomicBool::new(false),
             served_until_ms: AtomicU64::new(u64::MAX),
             update_floor_ms: AtomicU64::new(0),
             late_copies: LateCopies::default(),
-            table: Mutex::new(Table { rows, figures, with_duplicates: 0, unstored: Vec::new() }),
+            changing: Mutex::default(),
+            table: Mutex::new(Table { rows, figures, with_duplicates: 0 }),
         }
     }
 
@@ -404,6 +410,16 @@ impl Partitions {
     /// For a thread that carries out transactions in [sections](super::sections).
     pub(crate) fn join_sections(&self) -> Section {
         self.sections.join()
+    }
+
+    /// For a thread that commits.
+    pub(crate) fn join_commits(&self) -> Section {
+        self.commits.join()
+    }
+
+    /// The commits that are under way, when it is shown that no write may begin: others will be [judged](Self::judge_commit).
+    pub(crate) fn commits_under_way(&self) -> Leaving {
+        self.commits.leaving()
     }
 
     /// Looks whether this node answers reads of a partition, as a transaction in `section` does, which the thread enters if it
@@ -481,7 +497,8 @@ impl Partitions {
         replication_factor: u32,
         mut change: impl FnMut(PartitionId, &mut PartitionRow),
     ) -> Result<(), BlockError> {
-        let mut table = self.table.lock();
+        let mut changing = self.changing.lock();
+        let table = self.table.lock();
         let changed = PartitionId::all().map(|id| {
             let mut row = table.rows[id.index()].clone();
             change(id, &mut row);
@@ -492,7 +509,9 @@ impl Partitions {
             row.version.has_data() && !table.rows[id.index()].version.has_data()
         };
         let fresh = changed.iter().filter(is_fresh).count();
-        self.change(&mut table, storage, changed, true)?;
+        drop(table);
+        let mut table =
+            self.change(&mut changing, |entries| storage.write_partitions(entries), changed, true)?;
         table.figures.fresh = fresh;
         table.figures.replication_factor = replication_factor;
         Ok(())
@@ -534,23 +553,27 @@ impl Partitions {
         storage: &Storage,
         versions: &[(PartitionId, PartitionVersion)],
     ) -> Result<(), BlockError> {
-        let mut table = self.table.lock();
+        let mut changing = self.changing.lock();
+        let table = self.table.lock();
         let changed = versions
             .iter()
             .map(|&(id, version)| (id, PartitionRow { version, ..table.rows[id.index()].clone() }))
             .collect();
-        self.change(&mut table, storage, changed, true)
+        drop(table);
+        self.change(&mut changing, |entries| storage.write_partitions(entries), changed, true).map(drop)
     }
 
     /// Puts `changed` in the place of the rows there were. What the headers are to say of them is written at once if
-    /// `stores_now`, or if a partition comes by data; else it is left to [`store_versions`](Self::store_versions).
+    /// `stores_now`, or if a partition comes by data; else it is left to [`store_versions`](Self::store_versions). The table is
+    /// not locked while `write` brings that to the headers: clients are served meanwhile.
     fn change(
         &self,
-        table: &mut Table,
-        storage: &Storage,
+        changing: &mut Changing,
+        write: impl FnOnce(&[(PartitionId, PartitionEntry)]) -> Result<(), BlockError>,
         mut changed: Vec<(PartitionId, PartitionRow)>,
         mut stores_now: bool,
-    ) -> Result<(), BlockError> {
+    ) -> Result<MutexGuard<'_, Table>, BlockError> {
+        let table = self.table.lock();
         for (id, row) in &mut changed {
             let had_data = table.rows[id.index()].version.has_data();
             match (had_data, row.version.has_data()) {
@@ -570,18 +593,22 @@ impl Partitions {
             |(id, row): &&(PartitionId, PartitionRow)| entry_of(row) != entry_of(&table.rows[id.index()]);
         let others = changed.iter().filter(is_other);
         if stores_now {
-            let others: Vec<_> = others.map(|(id, row)| (*id, entry_of(row))).collect();
+            let others = others.map(|(id, row)| (*id, entry_of(row)));
             // What has changed since comes last.
-            let before = table.unstored.iter().map(|id| (*id, entry_of(&table.rows[id.index()])));
+            let before = changing.unstored.iter().map(|id| (*id, entry_of(&table.rows[id.index()])));
             let entries: Vec<_> = before.chain(others).collect();
+            // Nobody else changes what is in it.
+            drop(table);
             if !entries.is_empty() {
-                storage.write_partitions(&entries)?;
+                write(&entries)?;
             }
-            table.unstored.clear();
+            changing.unstored.clear();
         } else {
-            let others: Vec<PartitionId> = others.map(|(id, _)| *id).collect();
-            table.unstored.extend(others);
+            changing.unstored.extend(others.map(|(id, _)| *id));
+            drop(table);
         }
+        let mut locked = self.table.lock();
+        let table = &mut *locked;
         for (id, row) in changed {
             let partition = &self.partitions[id.index()];
             let mut word = PartitionWord::of(&row, self.own_node);
@@ -590,7 +617,7 @@ impl Partitions {
             }
             table.figures.subtract(&table.rows[id.index()]);
             table.figures.add(&row);
-            if !row.awaits_copies() {
+            if !row.version.has_data() {
                 self.late_copies.forget(id);
             }
             let had_duplicates = !table.rows[id.index()].duplicates.is_empty();
@@ -601,7 +628,7 @@ impl Partitions {
             partition.publish(word);
             self.served.publish(id, word);
         }
-        Ok(())
+        Ok(locked)
     }
 
     /// Writes what the headers are to say of partitions that have changed, if that is still to be done. The cluster thread
@@ -610,8 +637,11 @@ impl Partitions {
     /// # Errors
     /// When the headers cannot be written.
     pub(crate) fn store_versions(&self, storage: &Storage) -> Result<(), BlockError> {
-        let mut table = self.table.lock();
-        if table.unstored.is_empty() { Ok(()) } else { self.change(&mut table, storage, Vec::new(), true) }
+        let mut changing = self.changing.lock();
+        if changing.unstored.is_empty() {
+            return Ok(());
+        }
+        self.change(&mut changing, |entries| storage.write_partitions(entries), Vec::new(), true).map(drop)
     }
 
     /// The sums.

@@ -283,3 +283,48 @@ fn a_reservation_is_kept_beyond_its_borrow() {
     drop(kept);
     assert!(partitions.isolate(id(3), Duration::ZERO));
 }
+
+#[test]
+fn clients_are_served_while_headers_are_written() {
+    let (partitions, _storage) = dealt();
+    let own = PartitionRow { version: version("0000deadbeef.0.mp-"), ..row(&partitions, 5) };
+    let lost = PartitionRow { working_master: OTHER, proxy_destination: OTHER, ..row(&partitions, 7) };
+    let mut written = Vec::new();
+    let write = |entries: &[(PartitionId, PartitionEntry)]| {
+        // As a service thread does, which would wait for the table for as long as the disk takes.
+        assert_eq!(partitions.figures().unavailable, 0);
+        assert!(partitions.reserve(id(7), RecordAccess::Write).is_ok(), "nothing is shown yet");
+        assert_eq!(partitions.replicas_of_master(id(7), OWN), Some(Vec::new()));
+        written.extend(entries.iter().map(|(id, _)| id.index()));
+        Ok(())
+    };
+    partitions.take_over_by(write, vec![(id(5), own), (id(7), lost)], Some(1)).expect("it is written");
+    assert_eq!(written, [5]);
+    let refused = partitions.reserve(id(7), RecordAccess::Write).map(drop);
+    assert_eq!(refused, Err(Refused::ServedBy(OTHER)));
+}
+
+#[test]
+fn a_write_that_is_about_to_commit_is_judged_again() {
+    let (partitions, storage) = dealt();
+    let mut section = partitions.join_commits();
+    let change = |row: PartitionRow| {
+        partitions.take_over(&storage, vec![(id(5), row)], None).expect("no headers to write");
+    };
+    let before = row(&partitions, 5);
+    assert_eq!(partitions.judge_commit(id(5)), Ok(()));
+    let committing = section.stay();
+    // The cluster forms anew: this one is waited for, the next one waits.
+    change(PartitionRow { holds_writes: true, ..before.clone() });
+    let mut under_way = partitions.commits_under_way();
+    assert_eq!((partitions.judge_commit(id(5)), under_way.is_over()), (Err(Refused::Held), false));
+    drop(committing);
+    assert!(under_way.is_over() && partitions.commits_under_way().is_over());
+    // A mastership that is handed over: writes under way end here.
+    change(PartitionRow { is_handing_over: true, ..before.clone() });
+    assert_eq!(partitions.judge_commit(id(5)), Ok(()));
+    change(PartitionRow { is_handing_over: true, holds_writes: true, ..before.clone() });
+    assert!(partitions.judge_commit(id(5)).is_err());
+    change(PartitionRow { working_master: OTHER, proxy_destination: OTHER, ..before });
+    assert_eq!(partitions.judge_commit(id(5)), Err(Refused::ServedBy(OTHER)));
+}

@@ -9,6 +9,9 @@
 //! there. So sections are for service threads and for short turns of others; work that may take until its deadline
 //! reserves.
 //!
+//! Every thread that commits is in a section of another kind, too, from its last look whether it may until it has: so whoever lets
+//! no write begin can wait until those under way have ended, or will look again.
+//!
 //! # Locks
 //! The list of threads is behind a mutex, taken when a thread joins or goes and when a partition is taken out of
 //! service.
@@ -43,6 +46,13 @@ impl Section {
         }
     }
 
+    /// Enters the section until what is given is dropped.
+    #[inline]
+    pub(crate) fn stay(&mut self) -> Inside<'_> {
+        self.enter();
+        Inside(self)
+    }
+
     /// Leaves the section, if the thread is in it.
     #[inline]
     pub(crate) fn leave(&mut self) {
@@ -50,6 +60,27 @@ impl Section {
             self.is_inside = false;
             self.word.leave();
         }
+    }
+}
+
+/// The thread is in a section as long as this lives.
+pub(crate) struct Inside<'a>(&'a mut Section);
+
+impl Drop for Inside<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+/// Sections that threads were in at some moment.
+pub(crate) struct Leaving(Vec<(Arc<SectionWord>, SectionState)>);
+
+impl Leaving {
+    /// Whether all have been left.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.0.retain(|(word, state)| !word.has_left(*state));
+        self.0.is_empty()
     }
 }
 
@@ -73,15 +104,19 @@ impl Sections {
     /// Waits until all sections have been left that a thread was in when this was called, or until `deadline`; returns
     /// whether they have. Called when what nobody may find any more is hidden.
     pub(super) fn await_left(&self, deadline: Instant) -> bool {
-        hide();
-        let seen: Vec<(Arc<SectionWord>, SectionState)> =
-            self.0.lock().iter().map(|word| (Arc::clone(word), word.state())).collect();
-        while !seen.iter().all(|(word, state)| word.has_left(*state)) {
+        let mut leaving = self.leaving();
+        while !leaving.is_over() {
             if Instant::now() >= deadline {
                 return false;
             }
             std::thread::sleep(POLL_PERIOD);
         }
         true
+    }
+
+    /// The sections that threads are in now. Called when what nobody may find any more is hidden.
+    pub(super) fn leaving(&self) -> Leaving {
+        hide();
+        Leaving(self.0.lock().iter().map(|word| (Arc::clone(word), word.state())).collect())
     }
 }

@@ -458,11 +458,15 @@ impl RowsContext<'_> {
                 RowStep::Answered
             }
             (Ok(_), RowsPlace::Service(_)) => RowStep::Waits(Wait::Pool),
-            (Ok(wait), RowsPlace::Pool { elsewhere, .. }) => {
-                elsewhere.take(row, wait);
-                RowStep::Elsewhere
-            }
+            (Ok(wait), RowsPlace::Pool { .. }) => self.send_elsewhere(row, wait),
         }
+    }
+
+    /// Has a row carried out where it is served, or later.
+    fn send_elsewhere(&self, row: &Row<'_>, wait: Wait) -> RowStep {
+        let RowsPlace::Pool { elsewhere, .. } = self.place else { return RowStep::Waits(Wait::Pool) };
+        elsewhere.take(row, wait);
+        RowStep::Elsewhere
     }
 
     /// Whether rows that only read are left out.
@@ -590,6 +594,7 @@ impl Workspace {
             row: Some(row.index),
             budget,
             patience: Patience::new(shared.may_wait, None),
+            has_turn: false,
         };
         match shared.place {
             RowsPlace::Service(budget) => {
@@ -616,12 +621,18 @@ impl Workspace {
                     Some(wait @ (Wait::Room(_) | Wait::Disk { .. } | Wait::Duplicates(_))) => {
                         return RowStep::Waits(wait);
                     }
+                    Some(wait @ (Wait::Hold | Wait::OtherNode(_))) => {
+                        return shared.send_elsewhere(row, wait);
+                    }
                     Some(_) => {}
                 }
                 let place = Place::Pool { deadline };
                 match self.reserve_partition(namespace, &row.digest, (access, place)) {
                     Ok((tree_id, _reservation)) => {
                         let wait = self.run(&call(place, tree_id, filter, &budget), out);
+                        if let Some(wait @ (Wait::Hold | Wait::OtherNode(_) | Wait::Record(_))) = wait {
+                            return shared.send_elsewhere(row, wait);
+                        }
                         let may_wait = |wait: Wait| {
                             matches!(wait, Wait::Room(_) | Wait::Disk { .. } | Wait::Duplicates(_))
                         };

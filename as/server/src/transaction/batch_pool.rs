@@ -43,10 +43,11 @@ use super::batch_elsewhere::Elsewhere;
 use super::duplicates::{self, Asker};
 use super::filter::CompiledFilter;
 use super::pool::PORTION_STEPS;
+use super::resent::SentFor;
 use super::step::BatchRest;
 use super::wait::{ROOM_WAIT_MAX, RecordKey};
 use super::{Executor, ReplySink, TransactionContext, Wait};
-use crate::metrics::ServerCounter;
+use crate::metrics::{Origin, ServerCounter};
 use crate::security::Standing;
 use crate::storage::{DiskCaller, RoomWait};
 use crate::workers::{Work, Workers};
@@ -303,7 +304,9 @@ impl BatchInFlight {
             if let Some(namespace) = context.known_namespace(&row.request) {
                 let key = RecordKey { namespace: namespace.position(), digest: row.digest };
                 if duplicates::must_resolve(context, namespace, &row.request, &key) {
-                    context.duplicates.ask(context, key, Asker::Other(Arc::<GoesOn>::clone(&resume)));
+                    let sent_for = SentFor::of(&row.request, Origin::BatchSub);
+                    let asker = Asker::Other(Arc::<GoesOn>::clone(&resume));
+                    context.duplicates.ask(context, key, sent_for, asker);
                 }
             }
         }

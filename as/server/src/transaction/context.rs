@@ -138,6 +138,8 @@ pub(super) struct Buffers {
     pub(super) read: ReadBuffer,
     /// Records that must be on disk before the replies made so far are sent, in the order of these.
     pub(super) unsettled: Vec<Unsettled>,
+    /// By namespace, what the thread is in while it commits.
+    pub(super) commits: Box<[Section]>,
 }
 
 /// What the transactions of one thread use again and again.
@@ -161,6 +163,7 @@ impl Workspace {
                 flat: FlatBuffer::default(),
                 read: ReadBuffer::of(caller),
                 unsettled: Vec::new(),
+                commits: namespaces.iter().map(|namespace| namespace.partitions.join_commits()).collect(),
             },
             tally: measure::Tally::new(namespace_count),
             held: measure::HeldTransactions::new(namespace_count),

@@ -111,22 +111,24 @@ pub(super) fn remove(
     buffers: &mut Buffers,
 ) -> Result<(), ResultCode> {
     let namespace = call.namespace;
-    call.check_master()?;
+    let Buffers { flat, read, unsettled, commits } = buffers;
     let is_durable =
         call.request.info2 & info2::DURABLE_DELETE != 0 || namespace.config().params.durable_deletes.get();
     let keeps_key = (is_durable || guard.leaves_tombstone()) && guard.location.key_stored();
-    let old = keeps_key.then(|| namespace.storage.record_head(&guard, &mut buffers.read));
+    let old = keeps_key.then(|| namespace.storage.record_head(&guard, read));
     let old = match old {
         Some(Err(error @ StorageError::Stuck)) => return Err(storage_result(call, error)),
         // The key of a damaged record is lost.
         old => old.and_then(Result::ok),
     };
     let key: Option<Vec<u8>> = old.and_then(|old| old.key).map(<[u8]>::to_vec);
-    let for_observers = ForObservers { old: None, budget: Some(call.budget), prepared: copy.prepared() };
+    let for_observers =
+        ForObservers { budget: Some(call.budget), prepared: copy.prepared(), ..ForObservers::default() };
     let removal =
         Removal { cause: Cause::Delete, now: call.now, is_durable, key: key.as_deref(), for_observers };
-    let removed = namespace.remove(guard, &removal, buffers.flat.for_tombstone());
+    let _committing = call.begin_commit(commits)?;
+    let removed = namespace.remove(guard, &removal, flat.for_tombstone());
     let committed = removed.map_err(|error| storage_result(call, error))?;
-    call.note_changed(committed.location, &mut buffers.unsettled);
+    call.note_changed(committed.location, unsettled);
     Ok(())
 }

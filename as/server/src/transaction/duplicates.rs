@@ -8,33 +8,29 @@
 //! What was resolved stays so until the cluster changes: only the master takes writes. So it is remembered.
 //!
 //! # Locks
-//! One mutex for each shard; only outboxes of connections are locked under it. The caller holds no sprig lock.
+//! Those of the [table](super::pending). The caller holds no sprig lock.
 
 use std::cmp::Ordering::Greater;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering::*};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use cluster::conflict::CopyAge;
-use parking_lot::Mutex;
 use proto::message::{Request, info1, info2};
-use proto::peer::hello::Channel;
-use proto::peer::replication::{OwnCopy, Replication, ReplicationBody};
+use proto::peer::replication::{OwnCopy, ReplicationBody};
 use proto::peer::{NodeId, PeerError};
-use smallvec::SmallVec;
 
-use super::replicas::{PAUSE_MAX, age_of_copy, policy_of, take_copy};
+use super::pending::{Pending, PendingTable, encoded};
+use super::replicas::{age_of_copy, policy_of, take_copy, take_removal};
+use super::resent::SentFor;
 use super::wait::RecordKey;
 use super::{Call, OwnedRequest, TransactionContext, Wait};
-use crate::config::Config;
 use crate::config::params::namespace::ReadConsistencyLevel;
 use crate::fabric::{Cluster, Fabric};
 use crate::index::PartitionId;
 use crate::metrics::{NamespaceCounter, Origin};
 use crate::namespace::Namespace;
 
-const SHARD_COUNT: usize = 64;
 /// Resolved records that a shard remembers.
 const RESOLVED_MAX: usize = 4096;
 
@@ -45,41 +41,35 @@ pub(super) enum Asker {
     Other(Arc<dyn Send + Sync>),
 }
 
-struct Links {
-    config: Arc<Config>,
-    fabric: Arc<Fabric>,
-    cluster: Arc<Cluster>,
-}
-
-/// A question that not all have answered.
+/// What belongs to a question.
 struct Question {
-    transaction_id: u32,
-    message: Vec<u8>,
-    unanswered: SmallVec<[NodeId; 2]>,
     /// The newest copy so far that is newer than ours.
     best: Option<(CopyAge, Vec<u8>)>,
+    /// The latest removal of the record that others know of, in milliseconds since 2010: copies of before do not count.
+    removed_at: Option<u64>,
     /// The cluster in which it was asked, by its number of rebalances.
     generation: u64,
-    resend_at: Instant,
-    pause: Duration,
-    deadline: Instant,
+    /// For the first who asked.
+    sent_for: SentFor,
     waiting: Vec<Asker>,
 }
 
+/// Records that were resolved, with the generation of the cluster in which they were.
 #[derive(Default)]
-struct Shard {
-    questions: HashMap<RecordKey, Question>,
-    /// With the generation of the cluster in which they were resolved.
-    resolved: HashMap<RecordKey, u64>,
+struct Resolved(HashMap<RecordKey, u64>);
+
+impl Resolved {
+    fn note(&mut self, key: RecordKey, generation: u64) {
+        if self.0.len() >= RESOLVED_MAX {
+            // Who finds nothing asks again.
+            self.0.clear();
+        }
+        self.0.insert(key, generation);
+    }
 }
 
 /// The questions of a server, and what it knows from the answers.
-pub(crate) struct Duplicates {
-    shards: [Mutex<Shard>; SHARD_COUNT],
-    count: AtomicUsize,
-    last_id: AtomicUsize,
-    links: OnceLock<Links>,
-}
+pub(crate) struct Duplicates(PendingTable<Question, Resolved>);
 
 impl Call<'_> {
     /// What the transaction has to wait for if other nodes may have a newer copy of its record.
@@ -120,45 +110,39 @@ pub(super) fn must_resolve(
 
 impl Duplicates {
     pub(crate) fn new() -> Self {
-        Duplicates {
-            shards: std::array::from_fn(|_| Mutex::default()),
-            count: AtomicUsize::new(0),
-            last_id: AtomicUsize::new(0),
-            links: OnceLock::new(),
-        }
+        Duplicates(PendingTable::new())
     }
 
     /// Asks by `fabric` from now on.
-    pub(super) fn connect(&self, config: &Arc<Config>, fabric: &Arc<Fabric>, cluster: &Arc<Cluster>) {
-        let (config, fabric, cluster) = (Arc::clone(config), Arc::clone(fabric), Arc::clone(cluster));
-        // A node joins others once.
-        let _ = self.links.set(Links { config, fabric, cluster });
-    }
-
-    fn shard(&self, key: &RecordKey) -> &Mutex<Shard> {
-        &self.shards[usize::from(key.digest.0[19]) % SHARD_COUNT]
+    pub(super) fn connect(
+        &self,
+        context: &Arc<TransactionContext>,
+        fabric: &Arc<Fabric>,
+        cluster: &Arc<Cluster>,
+    ) {
+        self.0.connect(context, fabric, cluster);
     }
 
     /// Questions that are not answered.
     pub(crate) fn count(&self) -> usize {
-        self.count.load(Relaxed)
+        self.0.count()
     }
 
     /// Whether it is not known yet which copy of the record is the newest.
     pub(super) fn is_open(&self, namespace: &Namespace, id: PartitionId, key: &RecordKey) -> bool {
-        let Some(links) = self.links.get() else { return false };
+        let Some(links) = self.0.links() else { return false };
         let local = namespace.index.get(&key.digest).map(|guard| guard.last_update_time());
         // What was written for long after the rebalance was resolved then.
         if local.is_some_and(|time| time > namespace.partitions.duplicate_cutoff(id)) {
             return false;
         }
         let generation = links.cluster.rebalance_generation();
-        self.shard(key).lock().resolved.get(key) != Some(&generation)
+        self.0.shard(key).more.0.get(key) != Some(&generation)
     }
 
     /// Has `asker` wait until it is known which copy of a record is the newest, and that is here.
-    pub(super) fn ask(&self, context: &TransactionContext, key: RecordKey, asker: Asker) {
-        let Some(links) = self.links.get() else { return context.go_on(asker) };
+    pub(super) fn ask(&self, context: &TransactionContext, key: RecordKey, sent_for: SentFor, asker: Asker) {
+        let Some(links) = self.0.links() else { return context.go_on(asker) };
         let (namespace, id) = (&context.namespaces[key.namespace], PartitionId::of(&key.digest));
         // In this order: nodes of a later cluster only make it ask again.
         let generation = links.cluster.rebalance_generation();
@@ -167,51 +151,45 @@ impl Duplicates {
             generation: guard.generation.into(),
             last_update_time: guard.last_update_time(),
         });
-        let mut shard = self.shard(&key).lock();
+        let mut shard = self.0.shard(&key);
         if nodes.is_empty() {
-            shard.note_resolved(key, generation);
+            shard.more.note(key, generation);
             drop(shard);
             return context.go_on(asker);
         }
         let mut waiting = vec![asker];
-        match shard.questions.remove(&key) {
-            Some(mut question) if question.generation == generation => {
-                question.waiting.append(&mut waiting);
-                shard.questions.insert(key, question);
+        match shard.pending.remove(&key) {
+            Some(mut question) if question.of.generation == generation => {
+                question.of.waiting.append(&mut waiting);
+                shard.pending.insert(key, question);
                 return;
             }
-            Some(mut stale) => waiting.append(&mut stale.waiting),
-            None => _ = self.count.fetch_add(1, AcqRel),
+            Some(mut stale) => waiting.append(&mut stale.of.waiting),
+            None => self.0.add(1),
         }
-        let transaction_id = self.last_id.fetch_add(1, Relaxed) as u32;
+        let transaction_id = self.0.new_id();
         let body = ReplicationBody::DuplicateRequest {
             namespace: namespace.name().as_bytes(),
             digest: key.digest,
             own,
         };
-        let mut message = Vec::new();
-        Replication { namespace_index: key.namespace as u32, transaction_id, body }.encode(&mut message);
-        let service = &links.config.service;
-        let (now, pause) =
-            (Instant::now(), Duration::from_millis(service.transaction_retry_ms.get().max(1).into()));
+        let message = encoded(key.namespace, transaction_id, body);
         namespace.metrics.add(NamespaceCounter::DupResAsk, nodes.len() as u64);
         let question = Question {
-            transaction_id,
-            message,
-            unanswered: nodes.into_iter().map(NodeId).collect(),
             best: None,
+            // What was removed here does not come back from others.
+            removed_at: namespace.partitions.removed_at(&key.digest),
             generation,
-            resend_at: now + pause,
-            pause,
-            deadline: now + Duration::from_millis(service.transaction_max_ms.get()),
+            sent_for,
             waiting,
         };
-        links.send(&question);
-        shard.questions.insert(key, question);
+        let question = Pending::new(links, (transaction_id, message), nodes, question);
+        question.send(&key, links);
+        shard.pending.insert(key, question);
     }
 
-    /// A node has answered, with its copy if that is newer. When it was the last, the newest copy is stored here and who
-    /// waited goes on.
+    /// A node has answered, with its copy if that is newer, and with the time of the last removal that it knows of. When it was
+    /// the last, the newest copy is stored here and who waited goes on.
     ///
     /// # Errors
     /// When what it sent is no record.
@@ -220,33 +198,44 @@ impl Duplicates {
         context: &TransactionContext,
         (key, transaction_id): (RecordKey, u32),
         from: NodeId,
-        copy: Option<&[u8]>,
+        (copy, removed_at): (Option<&[u8]>, Option<u64>),
     ) -> Result<(), PeerError> {
         let Some(namespace) = context.namespaces.get(key.namespace) else { return Ok(()) };
         let copy = copy.map(|bytes| age_of_copy(bytes).map(|age| (age, bytes))).transpose()?;
-        let mut shard = self.shard(&key).lock();
-        let question = shard.questions.get_mut(&key);
-        let Some(question) = question.filter(|question| question.transaction_id == transaction_id) else {
+        let mut shard = self.0.shard(&key);
+        let question = shard.pending.get_mut(&key);
+        let Some(pending) = question.filter(|question| question.transaction_id == transaction_id) else {
             return Ok(());
         };
-        let Some(place) = question.unanswered.iter().position(|node| *node == from) else { return Ok(()) };
-        question.unanswered.swap_remove(place);
-        if let Some((age, bytes)) = copy {
+        if !pending.answered(from) {
+            return Ok(());
+        }
+        let question = &mut pending.of;
+        question.removed_at = question.removed_at.max(removed_at);
+        let removed_at = question.removed_at;
+        let counts = |age: &CopyAge| removed_at.is_none_or(|time| age.last_update_time >= time);
+        question.best.take_if(|(age, _)| !counts(age));
+        if let Some((age, bytes)) = copy.filter(|(age, _)| counts(age)) {
             let is_better = |best: &(CopyAge, Vec<u8>)| policy_of(namespace).compare(age, best.0) == Greater;
             if question.best.as_ref().is_none_or(is_better) {
                 question.best = Some((age, bytes.to_vec()));
             }
         }
-        if !question.unanswered.is_empty() {
+        if !pending.unanswered.is_empty() {
             return Ok(());
         }
-        let Some(question) = shard.questions.remove(&key) else { return Ok(()) };
+        let Some(Pending { of: question, .. }) = shard.pending.remove(&key) else { return Ok(()) };
         drop(shard);
-        self.count.fetch_sub(1, AcqRel);
-        if let Some((_, bytes)) = question.best {
-            take_copy(namespace, PartitionId::of(&key.digest), &bytes)?;
+        self.0.subtract(1);
+        let id = PartitionId::of(&key.digest);
+        if let Some(removed_at) = question.removed_at {
+            let _ = take_removal(namespace, id, &key.digest, removed_at)?;
         }
-        self.shard(&key).lock().note_resolved(key, question.generation);
+        if let Some((_, bytes)) = question.best {
+            // Whoever reads it waits for the disk.
+            let _ = take_copy(namespace, id, &bytes, question.removed_at)?;
+        }
+        self.0.shard(&key).more.note(key, question.generation);
         question.waiting.into_iter().for_each(|asker| context.go_on(asker));
         Ok(())
     }
@@ -254,43 +243,25 @@ impl Duplicates {
     /// Asks again who has not answered for long. What is late, or was asked in another cluster, is over: who waited looks
     /// again what to do.
     pub(super) fn resend(&self, context: &TransactionContext) {
-        let Some(links) = self.links.get().filter(|_| self.count() != 0) else { return };
+        let Some(links) = self.0.links().filter(|_| self.count() != 0) else { return };
         let (now, generation) = (Instant::now(), links.cluster.rebalance_generation());
-        for shard in &self.shards {
-            let mut over = Vec::new();
-            let mut locked = shard.lock();
-            for (key, question) in &mut locked.questions {
-                if question.deadline <= now || question.generation != generation {
-                    over.push(*key);
-                } else if question.resend_at <= now {
-                    question.pause = (question.pause * 2).min(PAUSE_MAX);
-                    question.resend_at = now + question.pause;
-                    links.send(question);
-                }
+        for mut shard in self.0.shards() {
+            let is_over = |question: &Pending<Question>| {
+                question.deadline <= now || question.of.generation != generation
+            };
+            let over: Vec<_> = shard
+                .pending
+                .extract_if(|_, question| is_over(question))
+                .map(|(_, question)| question)
+                .collect();
+            for (key, question) in shard.pending.iter_mut().filter(|(_, question)| question.resend_at <= now)
+            {
+                question.send_again(key, links, now);
+                context.namespaces[key.namespace].metrics.add(question.of.sent_for.question(), 1);
             }
-            let over: Vec<_> = over.iter().filter_map(|key| locked.questions.remove(key)).collect();
-            drop(locked);
-            self.count.fetch_sub(over.len(), AcqRel);
-            over.into_iter().flat_map(|question| question.waiting).for_each(|asker| context.go_on(asker));
-        }
-    }
-}
-
-impl Shard {
-    fn note_resolved(&mut self, key: RecordKey, generation: u64) {
-        if self.resolved.len() >= RESOLVED_MAX {
-            // Who finds nothing asks again.
-            self.resolved.clear();
-        }
-        self.resolved.insert(key, generation);
-    }
-}
-
-impl Links {
-    fn send(&self, question: &Question) {
-        for node in &question.unanswered {
-            // Who does not answer is asked again.
-            let _ = self.fabric.send(*node, Channel::ReadWrite, &question.message);
+            drop(shard);
+            self.0.subtract(over.len());
+            over.into_iter().flat_map(|question| question.of.waiting).for_each(|asker| context.go_on(asker));
         }
     }
 }

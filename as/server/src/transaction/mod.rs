@@ -21,12 +21,14 @@ pub(crate) mod filter;
 mod flat_buffer;
 mod measure;
 mod optimistic;
+mod pending;
 mod pool;
 mod proxy;
 mod read;
 mod refused;
 mod replicas;
 mod reply_room;
+mod resent;
 mod settle;
 mod sink;
 mod step;
@@ -53,7 +55,7 @@ use smallvec::SmallVec;
 
 use crate::index::PartitionId;
 use crate::metrics::{Operation, Origin, ServerCounter};
-use crate::namespace::{Namespace, PartitionReservation, RecordAccess, Refused, Section};
+use crate::namespace::{Inside, Namespace, PartitionReservation, RecordAccess, Refused, Section};
 use crate::security::Standing;
 use crate::storage::{DiskCaller, ReadBuffer};
 
@@ -67,7 +69,7 @@ pub(crate) use context::TransactionContext;
 pub(crate) use measure::HeldTransactions;
 pub(crate) use pool::{PoolWorker, thread_count};
 pub(crate) use proxy::ProxyTraffic;
-pub(crate) use replicas::{ReplicaObserver, ReplicaTraffic, ReplicaWrites, take_copy};
+pub(crate) use replicas::{ReplicaObserver, ReplicaTraffic, ReplicaWrites, take_copy, take_removal};
 pub(crate) use settle::Unsettled;
 pub(crate) use sink::{GoOn, GoOnWithRoom, ReplySink, SinkClosed, StalledSenders};
 pub(crate) use step::Step;
@@ -128,6 +130,8 @@ struct Call<'a> {
     /// What the work of the transaction draws on.
     budget: &'a Budget<'a>,
     patience: Patience<'a>,
+    /// The next write of the record belongs to it.
+    has_turn: bool,
 }
 
 impl Call<'_> {
@@ -166,11 +170,14 @@ impl Call<'_> {
         ResultCode::DeviceOverload
     }
 
-    /// What a transaction waits for that has failed because a disk does not answer, or for want of room on its device or for
-    /// its reply. `None` if that is not the reason, or it may not wait.
+    /// What a transaction waits for that has failed because its partition has gone or writes of it are held, a disk does not
+    /// answer, or for want of room on its device or for its reply. `None` if that is not the reason, or it may not wait.
     #[inline]
     fn wait_of_failed(&self, read: &mut ReadBuffer) -> Option<Wait> {
-        let Patience { may_wait, lacks_room, stuck_device, lacking_reply_size, .. } = &self.patience;
+        let Patience { may_wait, lacks_room, stuck_device, lacking_reply_size, refused, .. } = &self.patience;
+        if let Some(wait) = refused.take() {
+            return Some(wait);
+        }
         if let Some(device) = read.take_stuck().or(stuck_device.get()) {
             return may_wait.then(|| Wait::Disk { namespace: self.namespace.position(), device });
         }
@@ -198,18 +205,35 @@ impl Call<'_> {
     #[inline]
     fn is_reserved(&self) -> bool {
         let key = self.record_key();
-        self.context.waits.is_reserved(&key) || self.context.replicas.is_in_flight(&key)
+        self.context.waits.is_reserved(&key) || self.is_busy(&key)
+    }
+
+    /// Whether another change of the record is on its way to replicas, or has its turn first.
+    #[inline]
+    fn is_busy(&self, key: &RecordKey) -> bool {
+        let replicas = &self.context.replicas;
+        if self.has_turn { replicas.is_in_flight(key) } else { replicas.is_busy(key) }
     }
 
     /// Checks that what the transaction has made may be committed: the partition may have gone to another node since it
-    /// began. The caller holds the record's sprig lock.
+    /// began, or be about to. The caller holds the record's sprig lock, and what is given until it has committed.
     ///
     /// # Errors
-    /// `Unavailable` when it has; nothing has changed.
+    /// `Unavailable` when it has, or is; nothing has changed, and the transaction then [waits](Self::wait_of_failed).
     #[inline]
-    fn check_master(&self) -> Result<(), ResultCode> {
-        let is_master = self.namespace.partitions.is_still_master(PartitionId::of(&self.digest));
-        if is_master { Ok(()) } else { Err(ResultCode::Unavailable) }
+    fn begin_commit<'b>(&self, commits: &'b mut [Section]) -> Result<Option<Inside<'b>>, ResultCode> {
+        let partitions = &self.namespace.partitions;
+        if partitions.is_of_node_alone() {
+            return Ok(None);
+        }
+        let inside = commits[self.namespace.position()].stay();
+        match partitions.judge_commit(PartitionId::of(&self.digest)) {
+            Ok(()) => Ok(Some(inside)),
+            Err(refused) => {
+                self.patience.refused.set(wait_of_refused(refused).ok());
+                Err(ResultCode::Unavailable)
+            }
+        }
     }
 
     /// Starts the reply at the end of `out`.
@@ -280,6 +304,8 @@ struct Asked<'a> {
     origin: Origin,
     /// The record, where the request does not say it.
     digest: Option<Digest>,
+    /// The next write of it belongs to the request.
+    has_turn: bool,
 }
 
 impl Workspace {
@@ -384,7 +410,7 @@ impl Executor {
         }
         let (budget, place) = (Budget::new(INLINE_STEPS), Place::Service);
         let patience = Patience::new(true, Some(take_reply_room));
-        let asked = Asked { request, origin: Origin::Client, digest: None };
+        let asked = Asked { request, origin: Origin::Client, digest: None, has_turn: false };
         workspace.execute_single(context, namespace, &asked, (&budget, place, patience), now, out)
     }
 
@@ -422,7 +448,7 @@ impl Workspace {
         &mut self,
         context: &TransactionContext,
         namespace: &Namespace,
-        &Asked { request, origin, digest }: &Asked<'_>,
+        &Asked { request, origin, digest, has_turn }: &Asked<'_>,
         (budget, place, patience): (&Budget<'_>, Place, Patience<'_>),
         now: StoredMillis,
         out: &mut Vec<u8>,
@@ -467,6 +493,7 @@ impl Workspace {
             row: None,
             budget,
             patience,
+            has_turn,
         };
         match self.run(&call, out) {
             None => Step::Done,

@@ -2,11 +2,11 @@
 //! the one that was copied.
 //!
 //! An attempt that loses to another writer is made again. After [`LOSSES_MAX`] losses the record is reserved: other writers
-//! wait until this one is done.
+//! wait until this one is done. While a write of the record is on its way to replicas no thread waits: the request is parked.
 
 use proto::ResultCode;
 
-use super::wait::RecordReservation;
+use super::wait::{RecordReservation, Wait};
 use super::{Call, Failure, Place};
 
 /// So many attempts may lose before the record is reserved.
@@ -37,7 +37,8 @@ impl Turn {
 /// Makes attempts until one is committed or fails.
 ///
 /// # Errors
-/// Those of an attempt; `Timeout` if the deadline comes while the record is reserved by others.
+/// Those of an attempt; `Timeout` if the deadline comes while the record is reserved by others, or if a write of it is on its way,
+/// which the request then [waits](Call::wait_of_failed) for.
 pub(super) fn until_committed<T>(
     call: &Call<'_>,
     mut attempt: impl FnMut(Turn) -> Result<Attempt<T>, Failure>,
@@ -57,7 +58,11 @@ pub(super) fn until_committed<T>(
             } else {
                 call.context.waits.wait_until_free(&key, deadline)
             };
-            if !may_go_on || !call.context.replicas.wait_until_free(&key, deadline) {
+            let is_busy = call.is_busy(&key);
+            if is_busy {
+                call.patience.refused.set(Some(Wait::Record(key)));
+            }
+            if !may_go_on || is_busy {
                 return Err(ResultCode::Timeout.into());
             }
         }

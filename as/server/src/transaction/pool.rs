@@ -18,9 +18,11 @@ use proto::message::{Request, info2};
 use proto::reply::{self, ReplyHeader};
 
 use super::duplicates::Asker;
-use super::wait::ROOM_WAIT_MAX;
+use super::replicas::NotInLine;
+use super::resent::SentFor;
+use super::wait::{ROOM_WAIT_MAX, RecordKey};
 use super::{Asked, Executor, OwnedRequest, Patience, Place, ReplySink, Step, TransactionContext, Wait};
-use crate::metrics::Operation;
+use crate::metrics::{NamespaceCounter, Operation};
 use crate::storage::{DiskCaller, RoomWait};
 use crate::workers::Work;
 
@@ -39,11 +41,17 @@ impl TransactionContext {
     pub(crate) fn restart(self: &Arc<Self>, wait: Wait, request: OwnedRequest) {
         let resumed = match wait {
             Wait::Pool => Err(request),
-            Wait::Record(key) => {
-                self.waits.park(&key, request).or_else(|request| self.replicas.park(&key, request))
-            }
+            Wait::Record(key) => self.waits.park(&key, request).or_else(|request| {
+                if request.turn.is_some() { Err(request) } else { self.join_line(&key, request) }
+            }),
             Wait::Room(_) | Wait::Disk { .. } => return self.put_off(wait, request),
-            Wait::Duplicates(key) => return self.duplicates.ask(self, key, Asker::Request(request)),
+            Wait::Duplicates(key) => {
+                let parsed = Request::parse(&request.body).ok();
+                let Some(sent_for) = parsed.map(|parsed| SentFor::of(&parsed, request.origin)) else {
+                    return;
+                };
+                return self.duplicates.ask(self, key, sent_for, Asker::Request(request));
+            }
             Wait::ReplyRoom(size) => return self.wait_for_reply_room(size, request),
             Wait::OtherNode(node) => {
                 if !request.sink.send_back(node) {
@@ -55,6 +63,24 @@ impl TransactionContext {
         };
         if let Err(request) = resumed {
             self.pool.submit(request);
+        }
+    }
+
+    /// Has a request wait for its turn to write a record of which a write is on its way, unless too many do. Gives it back if
+    /// there is none any more.
+    fn join_line(&self, key: &RecordKey, request: OwnedRequest) -> Result<(), OwnedRequest> {
+        let namespace = &self.namespaces[key.namespace];
+        let limit = namespace.config().params.transaction_pending_limit.get();
+        match self.replicas.park(key, request, limit) {
+            Ok(()) => Ok(()),
+            Err(NotInLine::Free(request)) => Err(request),
+            Err(NotInLine::Full(request)) => {
+                namespace.metrics.add(NamespaceCounter::FailKeyBusy, 1);
+                let mut reply = Vec::new();
+                self.answer_late(&request, ResultCode::KeyBusy, &mut reply);
+                request.sink.finish(reply);
+                Ok(())
+            }
         }
     }
 
@@ -193,10 +219,12 @@ impl Executor {
         let take_reply_room = |size| owned.sink.take_room(size);
         let patience = Patience::new(owned.may_wait, Some(&take_reply_room));
         let terms = (&budget, place, patience);
-        let asked = Asked { request, origin: owned.origin, digest: owned.digest };
+        let has_turn = owned.turn.is_some();
+        let asked = Asked { request, origin: owned.origin, digest: owned.digest, has_turn };
         match self.workspace.execute_single(&context, namespace, &asked, terms, StoredMillis::now(), out) {
             Step::Restart(
-                wait @ (Wait::Room(_)
+                wait @ (Wait::Record(_)
+                | Wait::Room(_)
                 | Wait::ReplyRoom(_)
                 | Wait::Disk { .. }
                 | Wait::Duplicates(_)

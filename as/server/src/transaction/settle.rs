@@ -15,6 +15,7 @@ use proto::frame::HEADER_SIZE;
 use proto::message::info3;
 use smallvec::SmallVec;
 
+use super::resent::SentFor;
 use super::wait::{Hold, RecordKey};
 use super::{Call, Executor, Place, TransactionContext, Wait, Workspace};
 use crate::config::params::namespace::WriteCommitLevel;
@@ -48,12 +49,13 @@ struct OnReplicas {
     transaction_id: u32,
     /// For how long it is waited for; 0 = the server's default.
     time_max_ms: u32,
+    sent_for: SentFor,
 }
 
 impl OnReplicas {
     /// Has `hold` wait for it.
     fn hold(&self, context: &TransactionContext, hold: Hold) {
-        context.replicas.hold(&self.key, self.transaction_id, hold, self.time_max_ms);
+        context.replicas.hold((&self.key, self.transaction_id), self.sent_for, hold, self.time_max_ms);
     }
 }
 
@@ -90,7 +92,8 @@ impl Call<'_> {
             && let Some(transaction_id) = self.context.replicas.sent(&key)
         {
             let time_max_ms = self.request.transaction_ttl_ms;
-            let on_replicas = OnReplicas { key, transaction_id, time_max_ms };
+            let sent_for = SentFor::of(self.request, self.origin);
+            let on_replicas = OnReplicas { key, transaction_id, time_max_ms, sent_for };
             unsettled.push(self.waits_for(Awaited::Replicas(on_replicas)));
         }
     }

@@ -26,6 +26,9 @@ const PORTION_STEPS: u64 = 1_000_000;
 /// Between looks whether there is room.
 const ROOM_PERIOD: Duration = Duration::from_millis(10);
 
+/// Between looks whether a record is free that others change.
+const RECORD_PERIOD: Duration = Duration::from_millis(1);
+
 /// A question about a record that is asked before it is changed, under its lock.
 pub(crate) trait RecordCheck {
     /// Whether the command is for this record.
@@ -72,6 +75,11 @@ impl SubCommands {
             match ran {
                 Ok(None) => break,
                 Ok(Some(Wait::Room(_) | Wait::Disk { .. })) => std::thread::sleep(ROOM_PERIOD),
+                Ok(Some(Wait::Record(_))) if may_wait => std::thread::sleep(RECORD_PERIOD),
+                Ok(Some(Wait::Record(_))) => return ResultCode::Timeout,
+                Ok(Some(Wait::Hold)) if may_wait => std::thread::sleep(ROOM_PERIOD),
+                // Whoever serves the partition runs the query too.
+                Ok(Some(Wait::Hold | Wait::OtherNode(_))) => return ResultCode::Unavailable,
                 Ok(Some(wait)) => {
                     unreachable!("what runs as in the pool waits for nothing but its device: {wait:?}")
                 }
@@ -135,6 +143,7 @@ impl SubCommands {
             row: None,
             budget,
             patience: Patience::new(may_wait, None),
+            has_turn: false,
         };
         self.reply.clear();
         Ok(self.workspace.run(&call, &mut self.reply))

@@ -7,7 +7,7 @@ use datamodel::packing::Method;
 use proto::ResultCode;
 
 use super::{Buffers, Call};
-use crate::index::{Element, PartitionId};
+use crate::index::Element;
 use crate::metrics::{Latency, NamespaceCounter, Unit};
 use crate::namespace::{Cause, Change, NewVersion, TTL_NEVER_EXPIRE};
 
@@ -75,10 +75,6 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
     if guard.is_tombstone() || guard.void_time == 0 || guard.void_time >= void_time {
         return None;
     }
-    // A replica that is not the master answers reads, and changes nothing: the master may be about to.
-    if !namespace.partitions.is_still_master(PartitionId::of(&call.digest)) {
-        return None;
-    }
     let mut meta = **guard;
     // The generation stays, lest a reader make a writer's check of it fail.
     let (generation, last_update_time) = (guard.generation, guard.last_update_time().max(call.now.0));
@@ -111,6 +107,12 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
     meta.set_last_update_time(last_update_time);
     let (flat, key_stored) = (&buffers.flat, guard.location.key_stored());
     let version = NewVersion { flat: flat.plain(), packed: flat.packed(), meta, key_stored };
+    // A replica that is not the master answers reads, and changes nothing: the master may be about to.
+    let Ok(_committing) = call.begin_commit(&mut buffers.commits) else {
+        // The read is answered all the same.
+        call.patience.refused.set(None);
+        return None;
+    };
     let Ok(committed) = call.namespace.commit(guard, &Change::Record(version), Cause::ReadTouch) else {
         return Some(false);
     };

@@ -239,7 +239,6 @@ pub(super) fn commit(
     let namespace = call.namespace;
     // What was computed without steps is nothing to store.
     call.budget.check(Ok(()))?;
-    call.check_master()?;
     if matches!(next, Next::Gone) {
         delete::remove(call, guard, old, buffers)?;
         if !call.request.has_field(field::UDF_FILE) {
@@ -247,12 +246,14 @@ pub(super) fn commit(
         }
         return Ok(());
     }
+    let Buffers { flat, read, unsettled, commits } = buffers;
+    let _committing = call.begin_commit(commits)?;
     let prepared = old.prepared();
-    let old = old.bytes(guard.location, &mut buffers.read);
-    let for_observers = ForObservers { old, budget: Some(call.budget), prepared };
-    let committed = namespace.commit_with(guard, &next.change(&buffers.flat), Cause::Write, for_observers);
+    let old = old.bytes(guard.location, read);
+    let for_observers = ForObservers { old, budget: Some(call.budget), prepared, removed_at: None };
+    let committed = namespace.commit_with(guard, &next.change(flat), Cause::Write, for_observers);
     let committed = committed.map_err(|error| storage_result(call, error))?;
-    call.note_changed(committed.location, &mut buffers.unsettled);
+    call.note_changed(committed.location, unsettled);
     Ok(())
 }
 

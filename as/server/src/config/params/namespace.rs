@@ -89,7 +89,7 @@ params! {
         /// record comes back at the next start. Not known to the C server.
         durable_deletes: Flag = false, boolean("durable-deletes").dynamic().hidden();
         /// Measures requests passed on to other nodes.
-        enable_hist_proxy: Flag = false, boolean("enable-hist-proxy").dynamic().later();
+        enable_hist_proxy: Flag = false, boolean("enable-hist-proxy").dynamic();
         /// Steps into which eviction divides the range of times to live.
         evict_hist_buckets: Number<u32> = 10_000, number("evict-hist-buckets", 100, 10_000_000).dynamic();
         /// Evicts when the indexes fill more than this share of indexes-memory-budget, in percent; 0 means never.
@@ -157,7 +157,7 @@ params! {
         /// Seconds between searches for tombstones that may be removed; 0 means none.
         tomb_raider_period: Number<u32> = 86_400, any_seconds("tomb-raider-period").dynamic().enterprise();
         /// Transactions that may wait for the same record; 0 means no limit.
-        transaction_pending_limit: Number<u32> = 20, any_u32("transaction-pending-limit").dynamic().later();
+        transaction_pending_limit: Number<u32> = 20, any_u32("transaction-pending-limit").dynamic();
         /// Threads that remove truncated records.
         truncate_threads: Number<u32> = 4, number("truncate-threads", 1, 128).dynamic();
         /// Replicas that have a write before it is acknowledged: all, master, or off for what the client says.

@@ -5,8 +5,8 @@ use cf::clock::monotonic_nanos;
 use cf::sys::block::BlockError;
 
 use super::{
-    Acquire, Duration, ISOLATION_POLL_PERIOD, Instant, PartitionReservation, PartitionRow, PartitionWord,
-    Partitions, Relaxed, Release,
+    Acquire, Duration, ISOLATION_POLL_PERIOD, Instant, PartitionEntry, PartitionReservation, PartitionRow,
+    PartitionWord, Partitions, RecordAccess, Refused, Relaxed, Release,
 };
 use crate::index::PartitionId;
 use crate::namespace::{Cause, Change, Namespace};
@@ -26,17 +26,27 @@ impl Partitions {
         nodes.filter(|node| *node != own).collect()
     }
 
-    /// Whether this node is still the working master of a partition, for a write that began when it was, and is about to
-    /// commit under the record's lock. While the mastership is handed over, or the cluster forms anew, writes that are under
-    /// way end here.
+    /// Judges a write again that began when this node was the working master of a partition, and is about to commit under the
+    /// record's lock. While the mastership is handed over, writes that are under way end here; while the cluster forms anew they
+    /// do not. The thread is among those that [commit](Self::join_commits) from before this call until the commit is done.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
     #[inline]
-    pub(crate) fn is_still_master(&self, id: PartitionId) -> bool {
-        self.served.serves_writes(id).is_some() && self.is_current() || self.is_master_without_new_writes(id)
+    pub(crate) fn judge_commit(&self, id: PartitionId) -> Result<(), Refused> {
+        if self.served.serves_writes(id).is_some() && self.is_current() {
+            return Ok(());
+        }
+        self.judge_without_new_writes(id)
     }
 
     #[cold]
-    fn is_master_without_new_writes(&self, id: PartitionId) -> bool {
-        self.is_current() && self.table.lock().rows[id.index()].working_master == self.own_node
+    fn judge_without_new_writes(&self, id: PartitionId) -> Result<(), Refused> {
+        let table = self.table.lock();
+        let row = &table.rows[id.index()];
+        let ends_here = row.working_master == self.own_node && row.is_handing_over && !row.holds_writes;
+        drop(table);
+        if ends_here && self.is_current() { Ok(()) } else { Err(self.refusal(id, RecordAccess::Write)) }
     }
 
     /// As [`other_replicas`](Self::other_replicas), as long as `own` is the working master.
@@ -52,23 +62,24 @@ impl Partitions {
             && self.partitions[id.index()].word(Acquire).0 & PartitionWord::DUPLICATES != 0
     }
 
-    /// The record of `digest`, whose sprig the caller has locked, is removed at `time`: copies of before are late.
+    /// The record of `digest`, whose sprig the caller has locked, is removed at `time`: copies of before are late. A node alone
+    /// gets no copies.
     #[inline]
     pub(crate) fn note_removal(&self, digest: &Digest, time: u64) {
-        if self.awaits_copies(PartitionId::of(digest)) {
+        if !self.is_of_node_alone() {
             self.late_copies.note_removal(digest, time);
         }
     }
 
-    /// Whether copies may come in from other nodes that are older than what is here.
+    /// When a record of `digest` was last removed, if that is known: copies that were last updated before are late.
     #[inline]
-    pub(crate) fn awaits_copies(&self, id: PartitionId) -> bool {
-        self.partitions[id.index()].word(Relaxed).0 & PartitionWord::AWAITS_COPIES != 0
+    pub(crate) fn removed_at(&self, digest: &Digest) -> Option<u64> {
+        self.late_copies.removed_at(digest)
     }
 
-    /// Whether a copy that was last updated at `time` is of before a removal here. The caller has locked its sprig.
-    pub(crate) fn is_late_copy(&self, digest: &Digest, time: u64) -> bool {
-        self.late_copies.is_late(digest, time)
+    /// What was removed from a partition, and when.
+    pub(crate) fn removals_of(&self, id: PartitionId) -> Vec<(Digest, u64)> {
+        self.late_copies.of_partition(id)
     }
 
     /// The nodes that may have newer copies of records of a partition.
@@ -133,10 +144,21 @@ impl Partitions {
     pub(crate) fn take_over(
         &self,
         storage: &Storage,
+        rows: Vec<(PartitionId, PartitionRow)>,
+        replication_factor: Option<u32>,
+    ) -> Result<(), BlockError> {
+        self.take_over_by(|entries| storage.write_partitions(entries), rows, replication_factor)
+    }
+
+    /// As [`take_over`](Self::take_over); `write` brings versions to the headers.
+    pub(in crate::namespace) fn take_over_by(
+        &self,
+        write: impl FnOnce(&[(PartitionId, PartitionEntry)]) -> Result<(), BlockError>,
         mut rows: Vec<(PartitionId, PartitionRow)>,
         replication_factor: Option<u32>,
     ) -> Result<(), BlockError> {
-        let mut table = self.table.lock();
+        let mut changing = self.changing.lock();
+        let table = self.table.lock();
         let mut fresh = 0;
         for (id, row) in &mut rows {
             let before = &table.rows[id.index()];
@@ -152,7 +174,8 @@ impl Partitions {
                 _ => {}
             }
         }
-        self.change(&mut table, storage, rows, replication_factor.is_some())?;
+        drop(table);
+        let mut table = self.change(&mut changing, write, rows, replication_factor.is_some())?;
         if let Some(replication_factor) = replication_factor {
             table.figures.fresh = fresh;
             table.figures.replication_factor = replication_factor;

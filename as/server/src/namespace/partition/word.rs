@@ -16,10 +16,9 @@ use crate::index::{PARTITION_COUNT, PartitionId};
 ///     41     this node is a replica, or the master
 ///     42     others are too
 ///     43     others may have newer copies of its records
-///     44     copies may come in from others
-///     45     this node is the working master
-///     46     it has all records
-///     47     it has records
+///     44     this node is the working master
+///     45     it has all records
+///     46     it has records
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PartitionWord(pub(super) u64);
@@ -33,10 +32,9 @@ impl PartitionWord {
     pub(super) const REPLICA: u64 = 1 << 41;
     pub(super) const OTHERS: u64 = 1 << 42;
     pub(super) const DUPLICATES: u64 = 1 << 43;
-    pub(super) const AWAITS_COPIES: u64 = 1 << 44;
-    pub(super) const MASTER: u64 = 1 << 45;
-    pub(super) const FULL: u64 = 1 << 46;
-    pub(super) const DATA: u64 = 1 << 47;
+    pub(super) const MASTER: u64 = 1 << 44;
+    pub(super) const FULL: u64 = 1 << 45;
+    pub(super) const DATA: u64 = 1 << 46;
 
     /// Without reservations.
     pub(super) fn of(row: &PartitionRow, own_node: u64) -> Self {
@@ -46,7 +44,6 @@ impl PartitionWord {
             (Self::REPLICA, row.replica_index(own_node).is_some()),
             (Self::OTHERS, row.replicas.iter().any(|replica| replica.node != own_node)),
             (Self::DUPLICATES, !row.duplicates.is_empty()),
-            (Self::AWAITS_COPIES, row.awaits_copies()),
             (Self::MASTER, row.working_master == own_node),
             (Self::FULL, row.is_full(own_node)),
             (Self::DATA, row.version.has_data()),

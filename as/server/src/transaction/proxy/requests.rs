@@ -22,7 +22,7 @@ use proto::peer::proxy::{Proxy, ProxyBody};
 use proto::reply::{self, ReplyHeader};
 
 use crate::fabric::Fabric;
-use crate::metrics::Operation;
+use crate::metrics::{Latency, Operation, Unit};
 use crate::namespace::Namespace;
 use crate::transaction::{OwnedRequest, TransactionContext};
 
@@ -131,6 +131,10 @@ impl PassedOn {
         let namespace = &context.namespaces[entry.namespace];
         // What the answer says is counted by the node that has made it.
         entry.count(namespace, ResultCode::Ok);
+        if namespace.config().params.enable_hist_proxy.get() {
+            let unit = Unit::configured(&context.config);
+            namespace.metrics.latency(Latency::Proxy).add(unit, entry.request.received.elapsed(), 1);
+        }
         entry.request.sink.finish(frame);
     }
 

@@ -8,14 +8,17 @@ use proto::ResultCode;
 use proto::peer::PeerError;
 
 use crate::config::params::namespace::ConflictResolutionPolicy;
-use crate::index::{PartitionId, RecordMeta};
-use crate::namespace::{Cause, Change, Namespace, NewVersion, PartitionReservation, Removal};
+use crate::index::{Location, PartitionId, RecordMeta, WriteGuard};
+use crate::namespace::{Cause, Change, ForObservers, Namespace, NewVersion, PartitionReservation, Removal};
+use crate::storage::DurableWait;
+use crate::transaction::flat_buffer::FlatBuffer;
 
 /// Field of a message with a record.
 const RECORD_FIELD: u16 = 6;
 
 /// Stores a copy of a record of `partition` as nodes send it, if it is newer by `conflict-resolution-policy` than the one that
-/// is here. Gives [`ResultCode::Ok`] if it did, `RecordExists` if it is here already, `Generation` if what is here is newer.
+/// is here, or that was last updated before `removed_at`. Gives [`ResultCode::Ok`] if it did, `RecordExists` if it is here
+/// already, `Generation` if what is here is newer, or it is of before a removal.
 ///
 /// # Errors
 /// When it is none, or of another partition.
@@ -23,16 +26,36 @@ pub(crate) fn take_copy(
     namespace: &Namespace,
     partition: PartitionId,
     bytes: &[u8],
-) -> Result<ResultCode, PeerError> {
+    removed_at: Option<u64>,
+) -> Result<StoredCopy, PeerError> {
     let mut padded = Vec::new();
     let record = parse(bytes, &mut padded).map_err(|_| PeerError::Invalid(RECORD_FIELD))?;
     if PartitionId::of(&record.digest) != partition {
         return Err(PeerError::Invalid(RECORD_FIELD));
     }
     let Some(reservation) = namespace.partitions.reserve_data(partition) else {
-        return Ok(ResultCode::Unavailable);
+        return Ok(ResultCode::Unavailable.into());
     };
-    store_copy(namespace, &record, &reservation, Via::Migration)
+    store_copy(namespace, &record, &reservation, Via::Migration { removed_at })
+}
+
+/// Another node knows that a record of `partition` was removed at `removed_at`: what is here of before goes.
+///
+/// # Errors
+/// When it is of another partition.
+pub(crate) fn take_removal(
+    namespace: &Namespace,
+    partition: PartitionId,
+    digest: &Digest,
+    removed_at: u64,
+) -> Result<StoredCopy, PeerError> {
+    if PartitionId::of(digest) != partition {
+        return Err(PeerError::Invalid(RECORD_FIELD));
+    }
+    match namespace.partitions.reserve_data(partition) {
+        Some(_reservation) => Ok(remove_copy(namespace, digest, Some(removed_at))),
+        None => Ok(ResultCode::Unavailable.into()),
+    }
 }
 
 /// The `conflict-resolution-policy` of a namespace.
@@ -69,20 +92,55 @@ pub(super) fn parse<'p>(bytes: &[u8], padded: &'p mut Vec<u8>) -> Result<FlatRec
     FlatRecord::parse(padded)
 }
 
+/// What became of a copy, or of the removal of one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) struct StoredCopy {
+    pub(crate) result: ResultCode,
+    /// What must be on disk where `commit-to-device` is on, before anybody is told.
+    location: Option<Location>,
+}
+
+impl From<ResultCode> for StoredCopy {
+    fn from(result: ResultCode) -> Self {
+        StoredCopy { result, location: None }
+    }
+}
+
+impl StoredCopy {
+    /// Calls `done` with the result, at once or when what it tells of is on disk: then on the disk's flush thread, with `Unknown` if
+    /// it did not get there. `done` does not wait.
+    pub(crate) fn when_safe(self, namespace: &Namespace, done: impl FnOnce(ResultCode) + Send + 'static) {
+        let StoredCopy { result, location } = self;
+        let Some(location) = location.filter(|location| namespace.storage.is_change_unsettled(*location))
+        else {
+            return done(result);
+        };
+        let settled = move |lost: &[usize]| {
+            done(if lost.is_empty() { result } else { ResultCode::Unknown });
+        };
+        let wait = DurableWait { locations: vec![location], done: Box::new(settled) };
+        namespace.storage.when_durable(location.device(), wait);
+    }
+}
+
 /// How a copy of a record has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Via {
     /// The master has written it.
     ReplicaWrite,
-    /// Another node had it from before: by migration, or as an answer to a question for duplicates.
-    Migration,
+    /// A C server, as the master, has written it. It does not see to it that what it writes after a removal is later.
+    ReplicaWriteOfCServer,
+    /// Another node had it from before: by migration, or as an answer to a question for duplicates. It may know when an earlier
+    /// record was removed, in milliseconds since 2010.
+    Migration { removed_at: Option<u64> },
 }
 
 impl Via {
     fn policy(self, namespace: &Namespace) -> ConflictPolicy {
         match self {
-            Via::ReplicaWrite => ConflictPolicy::LastUpdateTime,
-            Via::Migration => policy_of(namespace),
+            Via::ReplicaWrite | Via::ReplicaWriteOfCServer => ConflictPolicy::LastUpdateTime,
+            Via::Migration { .. } => policy_of(namespace),
         }
     }
 }
@@ -96,11 +154,11 @@ pub(super) fn store_copy(
     record: &FlatRecord<'_>,
     reservation: &PartitionReservation<'_>,
     via: Via,
-) -> Result<ResultCode, PeerError> {
+) -> Result<StoredCopy, PeerError> {
     let bins = record.load_bins().map_err(|_| PeerError::Invalid(RECORD_FIELD))?;
-    let Ok(set_id) = namespace.set_of_copy(record.set_name) else { return Ok(ResultCode::Parameter) };
+    let Ok(set_id) = namespace.set_of_copy(record.set_name) else { return Ok(ResultCode::Parameter.into()) };
     let Ok((guard, _)) = namespace.index.get_or_create(&record.digest) else {
-        return Ok(ResultCode::OutOfSpace);
+        return Ok(ResultCode::OutOfSpace.into());
     };
     let mut meta = RecordMeta::new(set_id);
     meta.generation = record.generation;
@@ -111,18 +169,11 @@ pub(super) fn store_copy(
         record.leaves_tombstone || namespace.copy_must_leave_tombstone(&guard, record.void_time);
     meta.set_leaves_tombstone(leaves_tombstone && !bins.is_empty());
     if namespace.is_truncated(&meta) {
-        return Ok(ResultCode::Ok);
+        return Ok(ResultCode::Ok.into());
     }
-    if via == Via::Migration && namespace.partitions.is_late_copy(&record.digest, record.last_update_time) {
-        return Ok(ResultCode::Generation);
-    }
-    let policy = via.policy(namespace);
-    if guard.exists() {
-        let (incoming, existing) = (age_of(&meta), age_of(&guard));
-        if !policy.replaces(incoming, Some(existing)) {
-            let is_same = incoming == existing;
-            return Ok(if is_same { ResultCode::RecordExists } else { ResultCode::Generation });
-        }
+    if let Some(result) = loses_to(namespace, &guard, age_of(&meta), via) {
+        // It may not be on disk yet that is here.
+        return Ok(StoredCopy { result, location: Some(guard.location) });
     }
     let own = NewRecord {
         digest: record.digest,
@@ -134,36 +185,152 @@ pub(super) fn store_copy(
         key: record.key,
         leaves_tombstone,
     };
-    let mut flat = Vec::new();
-    own.encode(&bins, own.size(&bins), &mut flat);
-    let version = NewVersion { flat: &flat, packed: None, meta, key_stored: record.key.is_some() };
+    let mut flat = FlatBuffer::default();
+    let settings = namespace.storage.pack_settings().filter(|_| !bins.is_empty());
+    let figures = &namespace.metrics.data_compression;
+    flat.encode(&own, (&bins, own.size(&bins)), settings.as_ref(), figures);
+    let (packed, key_stored) = (flat.packed(), record.key.is_some());
+    let version = NewVersion { flat: flat.plain(), packed, meta, key_stored };
     let change = if bins.is_empty() { Change::Tombstone(version) } else { Change::Record(version) };
     match namespace.commit(guard, &change, Cause::OtherNode) {
-        Ok(_) => Ok(ResultCode::Ok),
+        Ok(committed) => Ok(StoredCopy { result: ResultCode::Ok, location: Some(committed.location) }),
         Err(error) => {
             cf::warning_limited!(Rw, "{{{}}} copy of a record not stored: {error:?}", namespace.name());
-            Ok(ResultCode::OutOfSpace)
+            Ok(ResultCode::OutOfSpace.into())
         }
     }
 }
 
-/// Removes a copy whose record its master has removed.
-pub(super) fn remove_copy(namespace: &Namespace, digest: &Digest) -> ResultCode {
-    let partitions = &namespace.partitions;
-    let found = if partitions.awaits_copies(PartitionId::of(digest)) {
-        // A copy of it may be on its way.
-        namespace.index.get_or_create(digest).ok().map(|(guard, _)| guard)
-    } else {
-        namespace.index.get_exclusive(digest)
-    };
-    let Some(guard) = found.filter(|guard| !guard.is_tombstone()) else { return ResultCode::NotFound };
-    if !guard.exists() {
-        partitions.note_removal(digest, StoredMillis::now().0);
-        return ResultCode::NotFound;
+/// Why a copy of the record of `guard` is not stored, if it is not: `RecordExists` if it is here already, `Generation` if what is
+/// here is newer, or the copy is of before a removal.
+fn loses_to(
+    namespace: &Namespace,
+    guard: &WriteGuard<'_>,
+    incoming: CopyAge,
+    via: Via,
+) -> Option<ResultCode> {
+    let (partitions, digest) = (&namespace.partitions, guard.digest());
+    if let Via::Migration { removed_at: Some(removed_at) } = via {
+        partitions.note_removal(digest, removed_at);
     }
-    let removal = Removal::plain(Cause::OtherNode, StoredMillis::now());
+    let removed_at = partitions.removed_at(digest).filter(|_| via != Via::ReplicaWriteOfCServer);
+    let is_late = |age: CopyAge| removed_at.is_some_and(|removed_at| age.last_update_time < removed_at);
+    if is_late(incoming) {
+        return Some(ResultCode::Generation);
+    }
+    // What is here may be from before a removal that only others have heard of.
+    let existing = guard.exists().then(|| age_of(guard)).filter(|existing| !is_late(*existing))?;
+    if via.policy(namespace).replaces(incoming, Some(existing)) {
+        return None;
+    }
+    Some(if incoming == existing { ResultCode::RecordExists } else { ResultCode::Generation })
+}
+
+/// Removes a copy whose record was removed: at `removed_at`, in milliseconds since 2010, which is later than the last update of
+/// what was removed; `None` = whatever is here. Gives `Generation` if what is here is newer than that.
+pub(super) fn remove_copy(namespace: &Namespace, digest: &Digest, removed_at: Option<u64>) -> StoredCopy {
+    // With or without a record: a copy of it may be on its way.
+    let Ok((guard, _)) = namespace.index.get_or_create(digest) else { return ResultCode::OutOfSpace.into() };
+    let is_newer = guard.exists() && removed_at.is_some_and(|time| guard.last_update_time() >= time);
+    if is_newer || !guard.exists() || guard.is_tombstone() {
+        namespace.partitions.note_removal(digest, removed_at.unwrap_or_else(|| StoredMillis::now().0));
+        return if is_newer { ResultCode::Generation.into() } else { ResultCode::NotFound.into() };
+    }
+    let for_observers = ForObservers { removed_at, ..ForObservers::default() };
+    let removal = Removal { for_observers, ..Removal::plain(Cause::OtherNode, StoredMillis::now()) };
     match namespace.remove(guard, &removal, &mut Vec::new()) {
-        Ok(_) => ResultCode::Ok,
-        Err(_) => ResultCode::OutOfSpace,
+        Ok(committed) => StoredCopy { result: ResultCode::Ok, location: Some(committed.location) },
+        Err(_) => ResultCode::OutOfSpace.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datamodel::{Bins, Particle};
+
+    use super::*;
+
+    const DIGEST: Digest = Digest([7; 20]);
+
+    /// A record as nodes send it.
+    fn copy(generation: u16, last_update_time: u64) -> Vec<u8> {
+        let record = NewRecord {
+            digest: DIGEST,
+            last_update_time,
+            generation,
+            void_time: 0,
+            tree_id: 0,
+            set_name: b"set",
+            key: None,
+            leaves_tombstone: false,
+        };
+        let mut bins = Bins::new();
+        bins.set(b"n", Particle::Integer(last_update_time.cast_signed()));
+        let mut flat = Vec::new();
+        record.encode(&bins, record.size(&bins), &mut flat);
+        FlatRecord::without_end(&flat).expect("a whole record").to_vec()
+    }
+
+    /// A namespace of a node that is in a cluster with others.
+    fn namespace() -> std::sync::Arc<Namespace> {
+        let text = "namespace test {\n storage-engine memory {\n data-size 512M\n }\n}\n";
+        let (_, namespace) = Namespace::for_tests(text);
+        namespace.partitions.serve_until(u64::MAX - 1);
+        namespace
+    }
+
+    /// What becomes of such a copy, by way of a migration whose sender knows of a removal, or does not.
+    fn take(namespace: &Namespace, generation: u16, time: u64, removed_at: Option<u64>) -> ResultCode {
+        let bytes = copy(generation, time);
+        take_copy(namespace, PartitionId::of(&DIGEST), &bytes, removed_at).expect("a record").result
+    }
+
+    fn remove(namespace: &Namespace, removed_at: u64) -> ResultCode {
+        take_removal(namespace, PartitionId::of(&DIGEST), &DIGEST, removed_at).expect("its partition").result
+    }
+
+    fn age_here(namespace: &Namespace) -> Option<(u16, u64)> {
+        let guard = namespace.index.get(&DIGEST)?;
+        Some((guard.generation, guard.last_update_time()))
+    }
+
+    #[test]
+    fn copies_of_before_a_removal_do_not_count() {
+        let namespace = namespace();
+        assert_eq!(take(&namespace, 5, 1000, None), ResultCode::Ok);
+        assert_eq!((remove(&namespace, 2000), age_here(&namespace)), (ResultCode::Ok, None));
+        // A longer history does not help.
+        assert_eq!((take(&namespace, 9, 1999, None), age_here(&namespace)), (ResultCode::Generation, None));
+        assert_eq!(take(&namespace, 1, 2000, None), ResultCode::Ok);
+        assert_eq!(remove(&namespace, 2000), ResultCode::Generation);
+        assert_eq!(take(&namespace, 9, 1500, None), ResultCode::Generation);
+        assert_eq!(age_here(&namespace), Some((1, 2000)));
+    }
+
+    #[test]
+    fn a_record_written_anew_takes_the_place_of_an_older_one_with_more_generations() {
+        let namespace = namespace();
+        assert_eq!(take(&namespace, 9, 1000, None), ResultCode::Ok);
+        assert_eq!(take(&namespace, 1, 3000, None), ResultCode::Generation);
+        assert_eq!(take(&namespace, 1, 3000, Some(2500)), ResultCode::Ok);
+        assert_eq!(age_here(&namespace), Some((1, 3000)));
+        // A removal before both changes nothing.
+        assert_eq!(take(&namespace, 2, 3000, Some(2600)), ResultCode::Ok);
+        assert_eq!(take(&namespace, 1, 4000, Some(2600)), ResultCode::Generation);
+    }
+
+    #[test]
+    fn a_replica_write_that_was_overtaken_by_a_removal_is_refused() {
+        let namespace = namespace();
+        let bytes = copy(3, 1000);
+        let mut padded = Vec::new();
+        let record = parse(&bytes, &mut padded).expect("a record");
+        let reservation = namespace.partitions.reserve_data(PartitionId::of(&DIGEST)).expect("it has data");
+        let store = |via| store_copy(&namespace, &record, &reservation, via).expect("a record").result;
+        // The removal came first: there was nothing yet to remove.
+        assert_eq!(remove_copy(&namespace, &DIGEST, Some(1001)).result, ResultCode::NotFound);
+        assert_eq!((store(Via::ReplicaWrite), age_here(&namespace)), (ResultCode::Generation, None));
+        // What a C server writes after a removal may be earlier by its clock.
+        assert_eq!(store(Via::ReplicaWriteOfCServer), ResultCode::Ok);
     }
 }

@@ -2,12 +2,14 @@
 
 mod copy;
 mod in_flight;
+mod line;
 mod observer;
 mod receive;
 
-pub(crate) use copy::take_copy;
 pub(super) use copy::{age_of_copy, policy_of};
-pub(super) use in_flight::PAUSE_MAX;
+pub(crate) use copy::{take_copy, take_removal};
+pub(super) use in_flight::NotInLine;
 pub(crate) use in_flight::ReplicaWrites;
+pub(super) use line::RecordTurn;
 pub(crate) use observer::ReplicaObserver;
 pub(crate) use receive::ReplicaTraffic;

@@ -35,7 +35,7 @@ impl CommitObserver for ReplicaObserver {
         let digest = *transition.before.digest();
         let id = PartitionId::of(&digest);
         let mut observed = Observed { is_indexed: false, act: None };
-        let Some(links) = self.writes.links.get() else { return observed };
+        let Some(links) = self.writes.links() else { return observed };
         if !is_replicated(transition.cause) || !namespace.partitions.has_other_replicas(id) {
             return observed;
         }
@@ -54,6 +54,7 @@ impl CommitObserver for ReplicaObserver {
                 info: None,
                 cluster_key: Some(ClusterKey(links.cluster.key())),
                 subject,
+                removed_at: matches!(subject, Subject::Digest(_)).then_some(transition.removed_at),
             },
         };
         let mut bytes = Vec::new();

@@ -15,13 +15,14 @@ use proto::peer::replication::{INFO_NO_ACK, OwnCopy, Replication, ReplicationBod
 use proto::peer::{ClusterKey, NodeId, PeerError};
 
 use super::copy::{Via, age_of, parse, policy_of, remove_copy, store_copy};
-use super::in_flight::{Acknowledgement, REFUSED_PAUSE};
+use super::in_flight::Acknowledgement;
 use crate::fabric::{Cluster, Fabric, Handler};
 use crate::index::PartitionId;
 use crate::metrics::NamespaceCounter;
 use crate::namespace::Namespace;
 use crate::storage::{ReadBuffer, unpacked};
 use crate::transaction::TransactionContext;
+use crate::transaction::pending::REFUSED_PAUSE;
 use crate::transaction::wait::RecordKey;
 
 /// How often the thread that sends again looks whether there is anything on its way.
@@ -64,8 +65,8 @@ impl ReplicaTraffic {
         cluster: &Arc<Cluster>,
     ) -> Arc<Self> {
         let (context, fabric, cluster) = (Arc::clone(context), Arc::clone(fabric), Arc::clone(cluster));
-        context.replicas.connect(&context.config, &fabric, &cluster);
-        context.duplicates.connect(&context.config, &fabric, &cluster);
+        context.replicas.connect(&context, &fabric, &cluster);
+        context.duplicates.connect(&context, &fabric, &cluster);
         Arc::new(ReplicaTraffic { context, fabric, cluster })
     }
 
@@ -96,13 +97,11 @@ impl ReplicaTraffic {
 
     fn taken(&self, from: NodeId, message: &[u8]) -> Result<(), PeerError> {
         let Replication { namespace_index, transaction_id, body } = Replication::decode(message)?;
-        let answer = match body {
-            ReplicationBody::ReplicaWrite { namespace, info, cluster_key, subject } => {
-                let (digest, result) = self.store(namespace, cluster_key, subject)?;
-                if info.is_some_and(|info| info & INFO_NO_ACK != 0) {
-                    return Ok(());
-                }
-                ReplicationBody::WriteAck { result, digest }
+        match body {
+            ReplicationBody::ReplicaWrite { namespace, info, cluster_key, subject, removed_at } => {
+                let wants_answer = info.is_none_or(|info| info & INFO_NO_ACK == 0);
+                let ids = (from, namespace_index, transaction_id);
+                self.store(ids, (namespace, cluster_key, wants_answer), (subject, removed_at))
             }
             ReplicationBody::WriteAck { result, digest } => {
                 let key = RecordKey { namespace: namespace_index as usize, digest };
@@ -111,16 +110,12 @@ impl ReplicaTraffic {
                 if let Some(ended) = ended {
                     ended.release(|request| self.context.pool.submit(request));
                 }
-                return Ok(());
+                Ok(())
             }
             ReplicationBody::DuplicateRequest { namespace, digest, own } => {
-                return self.answer_duplicate(
-                    from,
-                    (namespace_index, transaction_id),
-                    (namespace, digest, own),
-                );
+                self.answer_duplicate(from, (namespace_index, transaction_id), (namespace, digest, own))
             }
-            ReplicationBody::DuplicateAck { result, subject } => {
+            ReplicationBody::DuplicateAck { result, subject, removed_at } => {
                 let (digest, copy) = match subject {
                     Subject::Digest(digest) => (digest, None),
                     Subject::Record(bytes) => {
@@ -131,31 +126,26 @@ impl ReplicaTraffic {
                 };
                 let key = RecordKey { namespace: namespace_index as usize, digest };
                 let duplicates = &self.context.duplicates;
-                return duplicates.answered(&self.context, (key, transaction_id), from, copy);
+                duplicates.answered(&self.context, (key, transaction_id), from, (copy, removed_at))
             }
-        };
-        self.answer(from, namespace_index, transaction_id, answer);
-        Ok(())
+        }
     }
 
     fn answer(&self, to: NodeId, namespace_index: u32, transaction_id: u32, body: ReplicationBody<'_>) {
-        let mut bytes = Vec::new();
-        Replication { namespace_index, transaction_id, body }.encode(&mut bytes);
-        // Who gets no answer asks again.
-        let _ = self.fabric.send(to, Channel::ReadWrite, &bytes);
+        answer(&self.fabric, to, Replication { namespace_index, transaction_id, body });
     }
 
     fn namespace(&self, name: &[u8]) -> Option<&Arc<Namespace>> {
         self.context.namespaces.iter().find(|namespace| namespace.name().as_bytes() == name)
     }
 
-    /// Stores a replica write; gives its digest and what to answer.
+    /// Stores a replica write, and answers: with `commit-to-device` when it is on disk.
     fn store(
         &self,
-        namespace: &[u8],
-        cluster_key: Option<ClusterKey>,
-        subject: Subject<'_>,
-    ) -> Result<(Digest, u32), PeerError> {
+        (from, namespace_index, transaction_id): (NodeId, u32, u32),
+        (namespace, cluster_key, wants_answer): (&[u8], Option<ClusterKey>, bool),
+        (subject, removed_at): (Subject<'_>, Option<u64>),
+    ) -> Result<(), PeerError> {
         let mut padded = Vec::new();
         let (digest, record) = match subject {
             Subject::Digest(digest) => (digest, None),
@@ -164,17 +154,30 @@ impl ReplicaTraffic {
                 (record.digest, Some(record))
             }
         };
+        let fabric = Arc::clone(&self.fabric);
+        let acknowledge = move |result: u32| {
+            if wants_answer {
+                let body = ReplicationBody::WriteAck { result, digest };
+                answer(&fabric, from, Replication { namespace_index, transaction_id, body });
+            }
+        };
         let Some(namespace) = self.namespace(namespace) else {
-            return Ok((digest, ResultCode::Namespace as u32));
+            acknowledge(ResultCode::Namespace as u32);
+            return Ok(());
         };
         let is_known = cluster_key.is_none_or(|key| key.0 == self.cluster.key());
         let reserved = namespace.partitions.reserve_as_replica(PartitionId::of(&digest));
-        let Some(reservation) = reserved.filter(|_| is_known) else { return Ok((digest, REFUSED)) };
-        let result = match record {
-            Some(record) => store_copy(namespace, &record, &reservation, Via::ReplicaWrite)?,
-            None => remove_copy(namespace, &digest),
+        let Some(reservation) = reserved.filter(|_| is_known) else {
+            acknowledge(REFUSED);
+            return Ok(());
         };
-        Ok((digest, result as u32))
+        let via = if cluster_key.is_some() { Via::ReplicaWrite } else { Via::ReplicaWriteOfCServer };
+        let stored = match record {
+            Some(record) => store_copy(namespace, &record, &reservation, via)?,
+            None => remove_copy(namespace, &digest, removed_at),
+        };
+        stored.when_safe(namespace, move |result| acknowledge(result as u32));
+        Ok(())
     }
 
     fn answer_duplicate(
@@ -183,22 +186,31 @@ impl ReplicaTraffic {
         (namespace_index, transaction_id): (u32, u32),
         (namespace, digest, asking): (&[u8], Digest, Option<OwnCopy>),
     ) -> Result<(), PeerError> {
-        let answer_result = |answer: DuplicateAnswer| ReplicationBody::DuplicateAck {
+        let answer_result = |answer: DuplicateAnswer, removed_at| ReplicationBody::DuplicateAck {
             result: answer.code(),
             subject: Subject::Digest(digest),
+            removed_at,
         };
         let reserved = self.namespace(namespace).and_then(|namespace| {
             Some((namespace, namespace.partitions.reserve_data(PartitionId::of(&digest))?))
         });
         let Some((namespace, _reservation)) = reserved else {
-            self.answer(from, namespace_index, transaction_id, answer_result(DuplicateAnswer::NotFound));
+            self.answer(
+                from,
+                namespace_index,
+                transaction_id,
+                answer_result(DuplicateAnswer::NotFound, None),
+            );
             return Ok(());
         };
         let guard = namespace.index.get(&digest);
+        let removed_at = namespace.partitions.removed_at(&digest);
         let asking = asking.map(|copy| CopyAge {
             generation: copy.generation as u16,
             last_update_time: copy.last_update_time,
         });
+        // A copy of before a removal does not count.
+        let asking = asking.filter(|asking| removed_at.is_none_or(|time| asking.last_update_time >= time));
         let own = guard.as_ref().map(|guard| age_of(guard));
         let answer = answer_duplicate_request(policy_of(namespace), own, asking);
         let counter = if answer == DuplicateAnswer::Newer {
@@ -214,12 +226,21 @@ impl ReplicaTraffic {
         let plain = bytes.and_then(|stored| unpacked(stored, &mut unpacker).ok());
         let sent = plain.and_then(FlatRecord::without_end);
         let body = match sent.as_deref() {
-            Some(bytes) => ReplicationBody::DuplicateAck { result: 0, subject: Subject::Record(bytes) },
+            Some(bytes) => {
+                ReplicationBody::DuplicateAck { result: 0, subject: Subject::Record(bytes), removed_at }
+            }
             // What cannot be read counts as not there.
-            None if answer == DuplicateAnswer::Newer => answer_result(DuplicateAnswer::NotFound),
-            None => answer_result(answer),
+            None if answer == DuplicateAnswer::Newer => answer_result(DuplicateAnswer::NotFound, None),
+            None => answer_result(answer, removed_at),
         };
         self.answer(from, namespace_index, transaction_id, body);
         Ok(())
     }
+}
+
+fn answer(fabric: &Fabric, to: NodeId, message: Replication<'_>) {
+    let mut bytes = Vec::new();
+    message.encode(&mut bytes);
+    // Who gets no answer asks again.
+    let _ = fabric.send(to, Channel::ReadWrite, &bytes);
 }

@@ -21,6 +21,7 @@ use cf::Digest;
 use proto::peer::NodeId;
 
 use super::ReplySink;
+use super::replicas::RecordTurn;
 pub(super) use held::Hold;
 pub(super) use table::{RecordKey, RecordReservation, WaitTable};
 
@@ -31,7 +32,7 @@ use crate::metrics::Origin;
 pub(crate) enum Wait {
     /// A thread of a pool: the request is too long for a service thread, or a row that has to wait for the disk.
     Pool,
-    /// A record that a thread of the pool has reserved for its change.
+    /// A record that a thread of the pool has reserved for its change, or of which a write is on its way to replicas.
     Record(RecordKey),
     /// Other nodes, which may have a newer copy of a record.
     Duplicates(RecordKey),
@@ -62,6 +63,9 @@ pub(super) struct Patience<'a> {
     pub(super) stuck_device: Cell<Option<u8>>,
     /// Asked before a large reply is made; `None` where replies have a limit of their own.
     pub(super) take_reply_room: Option<TakeReplyRoom<'a>>,
+    /// It could not change its record now: this node is not the master of its partition any more, or may not be soon, or others
+    /// are changing the record.
+    pub(super) refused: Cell<Option<Wait>>,
     /// How large the reply may become that has no room; 0 = none lacks it.
     pub(super) lacking_reply_size: Cell<usize>,
 }
@@ -73,6 +77,7 @@ impl<'a> Patience<'a> {
             lacks_room: Cell::new(false),
             stuck_device: Cell::new(None),
             take_reply_room,
+            refused: Cell::new(None),
             lacking_reply_size: Cell::new(0),
         }
     }
@@ -93,6 +98,8 @@ pub(crate) struct OwnedRequest {
     pub(super) origin: Origin,
     /// The record, where the message does not say it: rows of batches.
     pub(super) digest: Option<Digest>,
+    /// The next write of its record is its own: it has waited for that.
+    pub(super) turn: Option<RecordTurn>,
 }
 
 impl OwnedRequest {
@@ -105,7 +112,13 @@ impl OwnedRequest {
             may_wait: true,
             origin: Origin::Client,
             digest: None,
+            turn: None,
         }
+    }
+
+    /// The same, with the right to the next write of its record.
+    pub(super) fn in_turn(self, turn: RecordTurn) -> Self {
+        OwnedRequest { turn: Some(turn), ..self }
     }
 
     /// The same, asked by somebody else than a client directly.

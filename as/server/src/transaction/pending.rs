@@ -1,0 +1,186 @@
+//! Messages about records that other nodes have yet to answer: at most one about each record, sent again until all have answered
+//! or its time is over.
+//!
+//! Replica writes and questions for duplicates are both kept in such a table. What else belongs to a message (`T`) or to the
+//! records of a shard (`M`) is for them to say.
+//!
+//! # Locks
+//! One mutex for each shard; only outboxes of connections are locked under it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::*};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+use proto::peer::NodeId;
+use proto::peer::replication::{Replication, ReplicationBody};
+use smallvec::SmallVec;
+
+use super::wait::RecordKey;
+use super::{OwnedRequest, TransactionContext};
+use crate::config::Config;
+use crate::fabric::{Cluster, Fabric};
+
+const SHARD_COUNT: usize = 64;
+/// A node that does not know of its partition yet, or any more, is asked again after this.
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(5);
+/// The longest pause between two sendings: it doubles with each, however soon that came.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// What the messages are sent with, and who goes on when they are answered.
+pub(super) struct Links {
+    pub(super) config: Arc<Config>,
+    pub(super) fabric: Arc<Fabric>,
+    pub(super) cluster: Arc<Cluster>,
+    context: Weak<TransactionContext>,
+}
+
+impl Links {
+    /// Has a request run again. A server that has stopped runs none.
+    pub(super) fn resume(&self, request: OwnedRequest) {
+        if let Some(context) = self.context.upgrade() {
+            context.pool.submit(request);
+        }
+    }
+}
+
+/// A message that not all nodes have answered.
+pub(super) struct Pending<T> {
+    pub(super) transaction_id: u32,
+    pub(super) message: Vec<u8>,
+    /// Have yet to answer.
+    pub(super) unanswered: SmallVec<[NodeId; 2]>,
+    pub(super) resend_at: Instant,
+    pause: Duration,
+    pub(super) deadline: Instant,
+    pub(super) of: T,
+}
+
+impl<T> Pending<T> {
+    /// `message` is to be sent to `nodes` at once.
+    pub(super) fn new(
+        links: &Links,
+        (transaction_id, message): (u32, Vec<u8>),
+        nodes: impl IntoIterator<Item = u64>,
+        of: T,
+    ) -> Self {
+        let (now, service) = (Instant::now(), &links.config.service);
+        let time_max = Duration::from_millis(service.transaction_max_ms.get());
+        let pause = Duration::from_millis(service.transaction_retry_ms.get().max(1).into());
+        // What is lost on its way is sent again before it is late.
+        let pause = pause.min(time_max / 4).max(REFUSED_PAUSE);
+        Pending {
+            transaction_id,
+            message,
+            unanswered: nodes.into_iter().map(NodeId).collect(),
+            resend_at: now + pause,
+            pause,
+            deadline: now + time_max,
+            of,
+        }
+    }
+
+    /// Sends it to all who have yet to answer.
+    pub(super) fn send(&self, key: &RecordKey, links: &Links) {
+        for node in &self.unanswered {
+            // What is not answered is sent again.
+            let _ = links.fabric.send_in_order(*node, &key.digest, &self.message);
+        }
+    }
+
+    /// Sends it again, for some time the last time.
+    pub(super) fn send_again(&mut self, key: &RecordKey, links: &Links, now: Instant) {
+        self.send(key, links);
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        self.resend_at = now + self.pause;
+    }
+
+    /// A node has answered; returns false if it was not to.
+    pub(super) fn answered(&mut self, from: NodeId) -> bool {
+        let place = self.unanswered.iter().position(|node| *node == from);
+        place.map(|place| self.unanswered.swap_remove(place)).is_some()
+    }
+}
+
+/// What is kept of the records of a shard.
+pub(super) struct Shard<T, M> {
+    pub(super) pending: HashMap<RecordKey, Pending<T>>,
+    pub(super) more: M,
+}
+
+/// The messages of a server.
+pub(super) struct PendingTable<T, M> {
+    shards: [Mutex<Shard<T, M>>; SHARD_COUNT],
+    /// How many there are: none on a node alone, and then nobody looks further.
+    count: AtomicUsize,
+    last_id: AtomicUsize,
+    links: OnceLock<Links>,
+}
+
+impl<T, M: Default> PendingTable<T, M> {
+    pub(super) fn new() -> Self {
+        let shard = |_| Mutex::new(Shard { pending: HashMap::new(), more: M::default() });
+        PendingTable {
+            shards: std::array::from_fn(shard),
+            count: AtomicUsize::new(0),
+            last_id: AtomicUsize::new(0),
+            links: OnceLock::new(),
+        }
+    }
+
+    /// Sends by `fabric` from now on.
+    pub(super) fn connect(
+        &self,
+        context: &Arc<TransactionContext>,
+        fabric: &Arc<Fabric>,
+        cluster: &Arc<Cluster>,
+    ) {
+        let (fabric, cluster) = (Arc::clone(fabric), Arc::clone(cluster));
+        let (config, context) = (Arc::clone(&context.config), Arc::downgrade(context));
+        // A node joins others once.
+        let _ = self.links.set(Links { config, fabric, cluster, context });
+    }
+
+    /// `None` on a node that looks for no others.
+    pub(super) fn links(&self) -> Option<&Links> {
+        self.links.get()
+    }
+
+    /// The number of a new message.
+    pub(super) fn new_id(&self) -> u32 {
+        self.last_id.fetch_add(1, Relaxed) as u32
+    }
+
+    /// Messages that are not answered, and what else [counts](Self::add).
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Acquire)
+    }
+
+    /// So many more are to be counted.
+    pub(super) fn add(&self, count: usize) {
+        self.count.fetch_add(count, AcqRel);
+    }
+
+    /// So many are over.
+    pub(super) fn subtract(&self, count: usize) {
+        self.count.fetch_sub(count, AcqRel);
+    }
+
+    /// What is kept of the record of `key`, and others.
+    pub(super) fn shard(&self, key: &RecordKey) -> MutexGuard<'_, Shard<T, M>> {
+        self.shards[usize::from(key.digest.0[19]) % SHARD_COUNT].lock()
+    }
+
+    /// What is kept of all records, one part after the other.
+    pub(super) fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, Shard<T, M>>> {
+        self.shards.iter().map(|shard| shard.lock())
+    }
+}
+
+/// A message about a record as bytes.
+pub(super) fn encoded(namespace: usize, transaction_id: u32, body: ReplicationBody<'_>) -> Vec<u8> {
+    let mut message = Vec::new();
+    Replication { namespace_index: namespace as u32, transaction_id, body }.encode(&mut message);
+    message
+}
