@@ -359,7 +359,11 @@ impl Driver {
                 self.step(Event::Recluster);
             }
             DriverEvent::Quiesce(is_quiesced) => self.step(Event::Quiesce(is_quiesced)),
-            DriverEvent::Dump(dump) => dump::write(dump, &self.node, &self.around, now().monotonic_ms),
+            DriverEvent::Dump(what) => {
+                let Surroundings { namespaces, heartbeat, .. } = &self.around;
+                let around = dump::Around { namespaces, heartbeat };
+                dump::write(what, &self.node, around, now().monotonic_ms);
+            }
             DriverEvent::Stop => {}
         }
     }

@@ -1,14 +1,24 @@
 //! What the cluster thread knows, written to the log when an administrator asks for it.
 
+use std::sync::Arc;
+
 use cluster::migration::PartitionId as MemberPartition;
 use cluster::node::Node;
 use proto::peer::NodeId;
 
-use super::driver::Surroundings;
+use crate::heartbeat::Heartbeat;
 use crate::index::PARTITION_COUNT;
+use crate::namespace::Namespace;
 
 /// Partitions that are told one by one.
 const PARTITIONS_MAX: usize = 200;
+
+/// What it works with.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    pub(super) namespaces: &'a [Arc<Namespace>],
+    pub(super) heartbeat: &'a Heartbeat,
+}
 
 /// A part of what it knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +34,7 @@ pub(crate) enum Dump {
 }
 
 /// Writes it to the log.
-pub(super) fn write(dump: Dump, node: &Node, around: &Surroundings, monotonic_ms: u64) {
+pub(super) fn write(dump: Dump, node: &Node, around: Around<'_>, monotonic_ms: u64) {
     match dump {
         Dump::Cluster => write_cluster(node),
         Dump::Heartbeat => write_heartbeat(node, around, monotonic_ms),
@@ -81,7 +91,7 @@ fn write_cluster(node: &Node) {
     );
 }
 
-fn write_heartbeat(node: &Node, around: &Surroundings, monotonic_ms: u64) {
+fn write_heartbeat(node: &Node, around: Around<'_>, monotonic_ms: u64) {
     let timing = node.timing();
     let seeds = around.heartbeat.seeds().list();
     let seeds: Vec<String> = seeds.iter().map(|seed| format!("{}:{}", seed.host, seed.port)).collect();
@@ -117,7 +127,7 @@ fn write_skew(node: &Node) {
     }
 }
 
-fn write_migrations(node: &Node, around: &Surroundings, is_verbose: bool) {
+fn write_migrations(node: &Node, around: Around<'_>, is_verbose: bool) {
     for (at, namespace) in around.namespaces.iter().enumerate() {
         let (load, figures) = (node.migration_load(at), namespace.partitions.figures());
         cf::info!(

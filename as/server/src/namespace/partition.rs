@@ -294,6 +294,9 @@ struct Table {
     figures: PartitionFigures,
     /// Partitions of which others may have newer copies.
     with_duplicates: usize,
+    /// Counts rebalances: it changes with the rows, so that nothing that was found out about duplicates before one counts for
+    /// those of after it.
+    rebalances: u64,
 }
 
 /// What the thread that changes partitions has to itself.
@@ -359,7 +362,7 @@ impl Partitions {
             update_floor_ms: AtomicU64::new(0),
             late_copies: LateCopies::default(),
             changing: Mutex::default(),
-            table: Mutex::new(Table { rows, figures, with_duplicates: 0 }),
+            table: Mutex::new(Table { rows, figures, with_duplicates: 0, rebalances: 0 }),
         }
     }
 

@@ -328,3 +328,27 @@ fn a_write_that_is_about_to_commit_is_judged_again() {
     change(PartitionRow { working_master: OTHER, proxy_destination: OTHER, ..before });
     assert_eq!(partitions.judge_commit(id(5)), Err(Refused::ServedBy(OTHER)));
 }
+
+#[test]
+fn what_is_known_of_duplicates_is_of_the_rebalance_that_made_them() {
+    let (partitions, storage) = dealt();
+    let (none, before) = partitions.duplicates(id(5));
+    assert!(none.is_empty() && !partitions.may_have_duplicates(id(5)));
+    let changed = PartitionRow { duplicates: vec![OTHER], ..row(&partitions, 5) };
+    let seen = AtomicUsize::new(0);
+    let write = |_: &[(PartitionId, PartitionEntry)]| {
+        // Neither is shown without the other.
+        assert!(!partitions.may_have_duplicates(id(5)) && partitions.duplicates(id(5)).1 == before);
+        seen.fetch_add(1, Relaxed);
+        Ok(())
+    };
+    let renewed = PartitionRow { version: version("0000deadbeef.0.mp-"), ..changed };
+    partitions.take_over_by(write, vec![(id(5), renewed.clone())], Some(2)).expect("it is written");
+    let (nodes, after) = partitions.duplicates(id(5));
+    assert_eq!((nodes, seen.load(Relaxed)), (vec![OTHER], 1));
+    assert!(after != before && partitions.may_have_duplicates(id(5)));
+    assert_eq!((partitions.duplicate_cutoff(id(5)).1, partitions.rebalance_number()), (after, after));
+    // A migration that ends is no rebalance.
+    partitions.take_over(&storage, vec![(id(5), renewed)], None).expect("no headers to write");
+    assert_eq!(partitions.rebalance_number(), after);
+}

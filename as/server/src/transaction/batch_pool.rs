@@ -303,7 +303,8 @@ impl BatchInFlight {
         for row in (0..count.min(TURN_ROWS)).map_while(|_| rows.read().ok()) {
             if let Some(namespace) = context.known_namespace(&row.request) {
                 let key = RecordKey { namespace: namespace.position(), digest: row.digest };
-                if duplicates::must_resolve(context, namespace, &row.request, &key) {
+                let local = namespace.index.get(&key.digest).map(|guard| guard.last_update_time());
+                if duplicates::must_resolve(context, namespace, &row.request, (&key, local)) {
                     let sent_for = SentFor::of(&row.request, Origin::BatchSub);
                     let asker = Asker::Other(Arc::<GoesOn>::clone(&resume));
                     context.duplicates.ask(context, key, sent_for, asker);

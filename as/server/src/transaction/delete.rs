@@ -126,7 +126,7 @@ pub(super) fn remove(
         ForObservers { budget: Some(call.budget), prepared: copy.prepared(), ..ForObservers::default() };
     let removal =
         Removal { cause: Cause::Delete, now: call.now, is_durable, key: key.as_deref(), for_observers };
-    let _committing = call.begin_commit(commits)?;
+    let _committing = call.begin_commit(&guard, commits)?;
     let removed = namespace.remove(guard, &removal, flat.for_tombstone());
     let committed = removed.map_err(|error| storage_result(call, error))?;
     call.note_changed(committed.location, unsettled);

@@ -47,24 +47,24 @@ struct Question {
     best: Option<(CopyAge, Vec<u8>)>,
     /// The latest removal of the record that others know of, in milliseconds since 2010: copies of before do not count.
     removed_at: Option<u64>,
-    /// The cluster in which it was asked, by its number of rebalances.
-    generation: u64,
+    /// The number of the rebalance after which it was asked.
+    rebalance: u64,
     /// For the first who asked.
     sent_for: SentFor,
     waiting: Vec<Asker>,
 }
 
-/// Records that were resolved, with the generation of the cluster in which they were.
+/// Records that were resolved, with the number of the rebalance after which they were.
 #[derive(Default)]
 struct Resolved(HashMap<RecordKey, u64>);
 
 impl Resolved {
-    fn note(&mut self, key: RecordKey, generation: u64) {
+    fn note(&mut self, key: RecordKey, rebalance: u64) {
         if self.0.len() >= RESOLVED_MAX {
             // Who finds nothing asks again.
             self.0.clear();
         }
-        self.0.insert(key, generation);
+        self.0.insert(key, rebalance);
     }
 }
 
@@ -78,21 +78,29 @@ impl Call<'_> {
         if !self.namespace.partitions.may_have_duplicates(PartitionId::of(&self.digest)) {
             return None;
         }
+        let found = self.namespace.index.get(&self.digest);
+        self.wait_of_duplicates_of(found.map(|guard| guard.last_update_time()))
+    }
+
+    /// The same of the record that was last updated at `local`, if there is one here. The caller may hold its sprig lock.
+    #[cold]
+    pub(super) fn wait_of_duplicates_of(&self, local: Option<u64>) -> Option<Wait> {
         // Queries only find partitions that have no duplicates.
         let is_of_query = matches!(self.origin, Origin::OpsSub | Origin::UdfSub);
         let key = self.record_key();
-        let waits = !is_of_query && must_resolve(self.context, self.namespace, self.request, &key);
+        let waits = !is_of_query && must_resolve(self.context, self.namespace, self.request, (&key, local));
         waits.then_some(Wait::Duplicates(key))
     }
 }
 
-/// Whether a request for the record of `key` has to wait until it is known which copy is the newest.
+/// Whether a request for the record of `key`, last updated at `local` if it is here, has to wait until it is known which copy is
+/// the newest.
 #[cold]
 pub(super) fn must_resolve(
     context: &TransactionContext,
     namespace: &Namespace,
     request: &Request<'_>,
-    key: &RecordKey,
+    (key, local): (&RecordKey, Option<u64>),
 ) -> bool {
     let params = &namespace.config().params;
     let asks = if request.info2 & info2::WRITE != 0 {
@@ -105,7 +113,8 @@ pub(super) fn must_resolve(
         }
     };
     let id = PartitionId::of(&key.digest);
-    asks && namespace.partitions.may_have_duplicates(id) && context.duplicates.is_open(namespace, id, key)
+    asks && namespace.partitions.may_have_duplicates(id)
+        && context.duplicates.is_open(namespace, id, (key, local))
 }
 
 impl Duplicates {
@@ -129,37 +138,39 @@ impl Duplicates {
     }
 
     /// Whether it is not known yet which copy of the record is the newest.
-    pub(super) fn is_open(&self, namespace: &Namespace, id: PartitionId, key: &RecordKey) -> bool {
-        let Some(links) = self.0.links() else { return false };
-        let local = namespace.index.get(&key.digest).map(|guard| guard.last_update_time());
-        // What was written for long after the rebalance was resolved then.
-        if local.is_some_and(|time| time > namespace.partitions.duplicate_cutoff(id)) {
+    fn is_open(
+        &self,
+        namespace: &Namespace,
+        id: PartitionId,
+        (key, local): (&RecordKey, Option<u64>),
+    ) -> bool {
+        if self.0.links().is_none() {
             return false;
         }
-        let generation = links.cluster.rebalance_generation();
-        self.0.shard(key).more.0.get(key) != Some(&generation)
+        // What was found out before the rebalance that made the duplicates does not count.
+        let (cutoff, rebalance) = namespace.partitions.duplicate_cutoff(id);
+        // What was written for long after the rebalance was resolved then.
+        local.is_none_or(|time| time <= cutoff) && self.0.shard(key).more.0.get(key) != Some(&rebalance)
     }
 
     /// Has `asker` wait until it is known which copy of a record is the newest, and that is here.
     pub(super) fn ask(&self, context: &TransactionContext, key: RecordKey, sent_for: SentFor, asker: Asker) {
         let Some(links) = self.0.links() else { return context.go_on(asker) };
         let (namespace, id) = (&context.namespaces[key.namespace], PartitionId::of(&key.digest));
-        // In this order: nodes of a later cluster only make it ask again.
-        let generation = links.cluster.rebalance_generation();
-        let nodes = namespace.partitions.duplicates(id);
+        let (nodes, rebalance) = namespace.partitions.duplicates(id);
         let own = namespace.index.get(&key.digest).map(|guard| OwnCopy {
             generation: guard.generation.into(),
             last_update_time: guard.last_update_time(),
         });
         let mut shard = self.0.shard(&key);
         if nodes.is_empty() {
-            shard.more.note(key, generation);
+            shard.more.note(key, rebalance);
             drop(shard);
             return context.go_on(asker);
         }
         let mut waiting = vec![asker];
         match shard.pending.remove(&key) {
-            Some(mut question) if question.of.generation == generation => {
+            Some(mut question) if question.of.rebalance == rebalance => {
                 question.of.waiting.append(&mut waiting);
                 shard.pending.insert(key, question);
                 return;
@@ -179,7 +190,7 @@ impl Duplicates {
             best: None,
             // What was removed here does not come back from others.
             removed_at: namespace.partitions.removed_at(&key.digest),
-            generation,
+            rebalance,
             sent_for,
             waiting,
         };
@@ -235,7 +246,7 @@ impl Duplicates {
             // Whoever reads it waits for the disk.
             let _ = take_copy(namespace, id, &bytes, question.removed_at)?;
         }
-        self.0.shard(&key).more.note(key, question.generation);
+        self.0.shard(&key).more.note(key, question.rebalance);
         question.waiting.into_iter().for_each(|asker| context.go_on(asker));
         Ok(())
     }
@@ -244,14 +255,16 @@ impl Duplicates {
     /// again what to do.
     pub(super) fn resend(&self, context: &TransactionContext) {
         let Some(links) = self.0.links().filter(|_| self.count() != 0) else { return };
-        let (now, generation) = (Instant::now(), links.cluster.rebalance_generation());
+        let now = Instant::now();
+        let number = |namespace: &Arc<Namespace>| namespace.partitions.rebalance_number();
+        let rebalances: Vec<u64> = context.namespaces.iter().map(number).collect();
         for mut shard in self.0.shards() {
-            let is_over = |question: &Pending<Question>| {
-                question.deadline <= now || question.of.generation != generation
+            let is_over = |key: &RecordKey, question: &Pending<Question>| {
+                question.deadline <= now || question.of.rebalance != rebalances[key.namespace]
             };
             let over: Vec<_> = shard
                 .pending
-                .extract_if(|_, question| is_over(question))
+                .extract_if(|key, question| is_over(key, question))
                 .map(|(_, question)| question)
                 .collect();
             for (key, question) in shard.pending.iter_mut().filter(|(_, question)| question.resend_at <= now)

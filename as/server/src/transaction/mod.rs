@@ -53,7 +53,7 @@ use proto::peer::NodeId;
 use proto::reply::{self, ReplyHeader, ReplyWriter};
 use smallvec::SmallVec;
 
-use crate::index::PartitionId;
+use crate::index::{PartitionId, RecordMeta};
 use crate::metrics::{Operation, Origin, ServerCounter};
 use crate::namespace::{Inside, Namespace, PartitionReservation, RecordAccess, Refused, Section};
 use crate::security::Standing;
@@ -215,20 +215,32 @@ impl Call<'_> {
         if self.has_turn { replicas.is_in_flight(key) } else { replicas.is_busy(key) }
     }
 
-    /// Checks that what the transaction has made may be committed: the partition may have gone to another node since it
-    /// began, or be about to. The caller holds the record's sprig lock, and what is given until it has committed.
+    /// Checks that what the transaction has made of `record` may be committed: since it began the partition may have gone to
+    /// another node, or be about to, or others may have newer copies. The caller holds the record's sprig lock, and what is given
+    /// until it has committed.
     ///
     /// # Errors
     /// `Unavailable` when it has, or is; nothing has changed, and the transaction then [waits](Self::wait_of_failed).
     #[inline]
-    fn begin_commit<'b>(&self, commits: &'b mut [Section]) -> Result<Option<Inside<'b>>, ResultCode> {
+    fn begin_commit<'b>(
+        &self,
+        record: &RecordMeta,
+        commits: &'b mut [Section],
+    ) -> Result<Option<Inside<'b>>, ResultCode> {
         let partitions = &self.namespace.partitions;
         if partitions.is_of_node_alone() {
             return Ok(None);
         }
         let inside = commits[self.namespace.position()].stay();
-        match partitions.judge_commit(PartitionId::of(&self.digest)) {
-            Ok(()) => Ok(Some(inside)),
+        let id = PartitionId::of(&self.digest);
+        match partitions.judge_commit(id) {
+            Ok(()) if !partitions.may_have_duplicates(id) => Ok(Some(inside)),
+            Ok(()) => {
+                let local = record.exists().then(|| record.last_update_time());
+                let Some(wait) = self.wait_of_duplicates_of(local) else { return Ok(Some(inside)) };
+                self.patience.refused.set(Some(wait));
+                Err(ResultCode::Unavailable)
+            }
             Err(refused) => {
                 self.patience.refused.set(wait_of_refused(refused).ok());
                 Err(ResultCode::Unavailable)

@@ -108,7 +108,7 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
     let (flat, key_stored) = (&buffers.flat, guard.location.key_stored());
     let version = NewVersion { flat: flat.plain(), packed: flat.packed(), meta, key_stored };
     // A replica that is not the master answers reads, and changes nothing: the master may be about to.
-    let Ok(_committing) = call.begin_commit(&mut buffers.commits) else {
+    let Ok(_committing) = call.begin_commit(&guard, &mut buffers.commits) else {
         // The read is answered all the same.
         call.patience.refused.set(None);
         return None;

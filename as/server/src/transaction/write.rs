@@ -247,7 +247,7 @@ pub(super) fn commit(
         return Ok(());
     }
     let Buffers { flat, read, unsettled, commits } = buffers;
-    let _committing = call.begin_commit(commits)?;
+    let _committing = call.begin_commit(&guard, commits)?;
     let prepared = old.prepared();
     let old = old.bytes(guard.location, read);
     let for_observers = ForObservers { old, budget: Some(call.budget), prepared, removed_at: None };

@@ -82,14 +82,22 @@ impl Partitions {
         self.late_copies.of_partition(id)
     }
 
-    /// The nodes that may have newer copies of records of a partition.
-    pub(crate) fn duplicates(&self, id: PartitionId) -> Vec<u64> {
-        self.table.lock().rows[id.index()].duplicates.clone()
+    /// The nodes that may have newer copies of records of a partition, and the number of the rebalance that says so.
+    pub(crate) fn duplicates(&self, id: PartitionId) -> (Vec<u64>, u64) {
+        let table = self.table.lock();
+        (table.rows[id.index()].duplicates.clone(), table.rebalances)
     }
 
-    /// The last-update-time, in milliseconds since 2010, after which records of a partition are known to be the newest.
-    pub(crate) fn duplicate_cutoff(&self, id: PartitionId) -> u64 {
-        self.table.lock().rows[id.index()].duplicate_resolution_cutoff_ms
+    /// The last-update-time, in milliseconds since 2010, after which records of a partition are known to be the newest, and the
+    /// number of the rebalance that says so.
+    pub(crate) fn duplicate_cutoff(&self, id: PartitionId) -> (u64, u64) {
+        let table = self.table.lock();
+        (table.rows[id.index()].duplicate_resolution_cutoff_ms, table.rebalances)
+    }
+
+    /// The number of the last rebalance.
+    pub(crate) fn rebalance_number(&self) -> u64 {
+        self.table.lock().rebalances
     }
 
     /// What the cluster thread says holds until then, in milliseconds of the monotonic clock. Should the process not run
@@ -181,6 +189,7 @@ impl Partitions {
             table.figures.replication_factor = replication_factor;
             table.figures.initial_emigrations = table.figures.pending_emigrations;
             table.figures.initial_immigrations = table.figures.pending_immigrations;
+            table.rebalances += 1;
         }
         Ok(())
     }

@@ -99,7 +99,7 @@ pub(crate) struct OwnedRequest {
     /// The record, where the message does not say it: rows of batches.
     pub(super) digest: Option<Digest>,
     /// The next write of its record is its own: it has waited for that.
-    pub(super) turn: Option<RecordTurn>,
+    pub(super) turn: Option<Box<RecordTurn>>,
 }
 
 impl OwnedRequest {
@@ -118,7 +118,7 @@ impl OwnedRequest {
 
     /// The same, with the right to the next write of its record.
     pub(super) fn in_turn(self, turn: RecordTurn) -> Self {
-        OwnedRequest { turn: Some(turn), ..self }
+        OwnedRequest { turn: Some(Box::new(turn)), ..self }
     }
 
     /// The same, asked by somebody else than a client directly.
