@@ -2,12 +2,15 @@
 //! ask for.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::server::{NAMESPACES, Server, usual_config};
 use ferrospike_tests::wire::{Message, Operation, info1, operation, result};
+use socket2::{Domain, Socket, Type};
 
 /// The lowest that can be configured.
 const FD_MAX: usize = 1024;
@@ -58,6 +61,37 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
         assert!(client.is_closed_by_server());
     }
     assert!(is_served(&mut busy));
+}
+
+/// The socket takes more of a reply only once a third of what it holds was read, which takes longer here than a connection may
+/// be idle.
+#[test]
+fn a_client_that_reads_slowly_is_not_idle() {
+    let server = Server::start(&config("proto-fd-idle-ms 1000"));
+    assert_eq!(
+        server.connect().ask(&Message::put("large", vec![1; 900_000])).expect("an answer").result,
+        result::OK
+    );
+    let request = Message { info1: info1::READ, ..Message::on("large") };
+    let request = (0..5).fold(request, |request, _| request.with_operation(Operation::read("b"))).encode();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(8_192).expect("a small buffer");
+    socket.connect(&server.address().into()).expect("it listens");
+    let mut client = TcpStream::from(socket);
+    client.write_all(&request).expect("it is sent");
+    let mut head = [0; 8];
+    client.read_exact(&mut head).expect("a reply");
+    let mut left = u64::from_be_bytes(head) as usize & 0xFFFF_FFFF_FFFF;
+    assert!(left > 4_500_000);
+    let mut part = [0; 8_192];
+    while left > 0 {
+        let size = client.read(&mut part[..left.min(8_192)]).expect("it goes on");
+        assert_ne!(size, 0, "it was closed with {left} bytes unsent");
+        left -= size;
+        thread::sleep(Duration::from_millis(14));
+    }
+    // Now it has nothing to read.
+    assert_eq!(client.read(&mut part).expect("it is closed"), 0);
 }
 
 #[test]

@@ -12,3 +12,4 @@ pub mod notify;
 pub mod probe;
 pub mod process;
 pub mod signals;
+pub mod socket;

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
+use cf::sys::socket::held_bytes;
 use proto::ResultCode;
 
 use super::KEEP_SIZE_MAX;
@@ -59,9 +60,11 @@ pub(crate) struct Connection {
     pub(super) may_read: bool,
     /// The peer has said that it sends no more, so that no further event tells of the end behind its last bytes.
     pub(super) peer_is_done: bool,
-    /// When its last request was carried out, or when its socket last took a reply or a part of one. Read from the
-    /// monotonic clock once a wake-up.
+    /// When its last request was carried out, when its socket last took a reply or a part of one, or when its peer was last
+    /// seen to read of them. Read from the monotonic clock once a wake-up.
     pub(super) last_active: Instant,
+    /// How much the socket had taken of the replies that wait, and what the kernel held for the peer, at the last look.
+    seen_waiting: Option<(usize, Option<u32>)>,
     /// Whose it is; `None` while there is no access control.
     pub(super) standing: Option<Standing>,
     /// Its place in the count of open connections.
@@ -100,6 +103,7 @@ impl Connection {
             may_read: true,
             peer_is_done: false,
             last_active: Instant::now(),
+            seen_waiting: None,
             standing: access.map(Standing::new),
             _admission: admission,
         }
@@ -144,6 +148,16 @@ impl Connection {
         standing.logged_in().map(|_| ()).inspect_err(|result| {
             standing.report_refused(*result, ("request", String::new()));
         })
+    }
+
+    /// If replies wait, looks whether the peer has read of those that the socket has taken: a client that reads slowly may
+    /// take long until there is room for more.
+    pub(super) fn look_for_reading(&mut self, now: Instant) {
+        let waiting = self.is_blocked().then(|| (self.sent, held_bytes(&*self.stream)));
+        if waiting.is_some() && waiting != self.seen_waiting {
+            self.last_active = now;
+        }
+        self.seen_waiting = waiting;
     }
 
     /// Whether replies may be written to the socket as they are.

@@ -224,6 +224,7 @@ impl ServiceThread {
         if self.woken >= self.next_tick {
             self.next_tick = self.woken + TICK;
             self.close_unfinished_handshakes();
+            self.look_for_reading();
             self.close_stalled();
             self.reap_idle();
         }
@@ -417,6 +418,18 @@ impl ServiceThread {
             !is_tried
         });
         self.put_off = put_off;
+    }
+
+    /// Notes which clients read of the replies that wait for them, if some that do not are to be closed.
+    fn look_for_reading(&mut self) {
+        if self.context.config.service.proto_fd_idle_ms.get() == 0 && !self.context.replies.is_waited_for() {
+            return;
+        }
+        for slot in 0..self.connections.slot_count() {
+            if let Some(connection) = self.connections.get(slot) {
+                connection.look_for_reading(self.woken);
+            }
+        }
     }
 
     /// Closes connections whose clients have read nothing for long, while requests of others are put off.
