@@ -176,38 +176,62 @@ fn a_batch_whose_field_lengths_reach_beyond_it_is_carried_out() {
     assert_eq!(client.receive_message().unwrap().result, result::PARAMETER);
 }
 
-/// Scans whose clients read nothing, with no timeout of their own, do not use up the threads of others; when there are very
-/// many, one that has read nothing for ten seconds is ended for the next.
-#[test]
-fn stalled_scans_leave_room_for_others() {
-    let config = usual_config().replacen("service {", "service {\n    query-threads-limit 2", 1);
-    let config = config.replacen("namespace test {", "namespace test {\n    single-query-threads 1", 1);
-    let mut server = Server::start(&config);
-    server.allow("cannot start a query");
+/// A server with as many threads for queries in all and for each, and 400 large records.
+fn with_query_threads(limit: u32, of_one: u32) -> Server {
+    let config =
+        usual_config().replacen("service {", &format!("service {{\n    query-threads-limit {limit}"), 1);
+    let of_one = format!("namespace test {{\n    single-query-threads {of_one}");
+    let server = Server::start(&config.replacen("namespace test {", &of_one, 1));
     let mut client = server.connect();
     for key in 0..400 {
         let put = Message::put(&format!("key-{key}"), vec![7; 50_000]);
         assert_eq!(client.ask(&put).unwrap().result, result::OK);
     }
-    let scan = Message::scan("test").with_field(SOCKET_TIMEOUT, &[0; 4]).encode();
+    server
+}
+
+/// A scan without a timeout.
+fn endless_scan() -> Vec<u8> {
+    Message::scan("test").with_field(SOCKET_TIMEOUT, &[0; 4]).encode()
+}
+
+/// Scans whose clients read nothing.
+fn stalled_scans(server: &Server, count: u32) -> Vec<Client> {
     let mut stalled: Vec<Client> = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..count {
         let mut one = server.connect();
-        one.send(&scan).unwrap();
+        one.send(&endless_scan()).unwrap();
         stalled.push(one);
         // Until it waits for its client, it counts.
         std::thread::sleep(Duration::from_millis(500));
     }
-    let is_refused = |client: &mut Client| {
-        let mut one = server.connect();
-        one.send(&scan).unwrap();
-        let first = one.receive().unwrap().messages().unwrap().remove(0);
-        drop(one);
-        let _ = client.info_value("status");
-        first.result != result::OK
-    };
+    stalled
+}
+
+fn is_scan_refused(server: &Server) -> bool {
+    let mut one = server.connect();
+    one.send(&endless_scan()).unwrap();
+    one.receive().unwrap().messages().unwrap().remove(0).result != result::OK
+}
+
+/// Of those that stall, only as many as `query-threads-limit` has threads for have several; so there may be many more of them
+/// before one more scan is refused.
+#[test]
+fn stalled_scans_take_a_thread_each() {
+    let server = with_query_threads(4, 4);
+    let _stalled = stalled_scans(&server, 8);
+    assert!(!is_scan_refused(&server));
+}
+
+/// Scans whose clients read nothing, with no timeout of their own, do not use up the threads of others; when there are very
+/// many, one that has read nothing for ten seconds is ended for the next.
+#[test]
+fn stalled_scans_leave_room_for_others() {
+    let mut server = with_query_threads(2, 1);
+    server.allow("cannot start a query");
+    let stalled = stalled_scans(&server, 8);
     let started = Instant::now();
-    while is_refused(&mut client) {
+    while is_scan_refused(&server) {
         assert!(started.elapsed() < Duration::from_secs(60), "the stalled scans keep all threads");
         std::thread::sleep(Duration::from_millis(500));
     }

@@ -247,7 +247,9 @@ impl Queries {
             self.tell_begun(&run, sink);
         }
         for _ in 1..thread_count {
-            if !run.has_parts_left() || !run.join_in() {
+            // What may be at work in the place of threads that wait for their clients is for other queries.
+            let is_full = self.at_work() >= self.config.service.query_threads_limit.get() as usize;
+            if is_full || !run.has_parts_left() || !run.join_in() {
                 break;
             }
             if !self.spawn(&run) {
