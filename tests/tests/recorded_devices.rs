@@ -2,7 +2,7 @@
 //! what it would have written.
 //!
 //! `corpora/device` holds a file of a namespace with `storage-engine device` and one of a namespace in memory, each
-//! with 1,500 records of all particle types, and what a scan of them answered. What is ours is read by a reader of
+//! with 1,500 records of all particle types, and what a scan of them answered, and one of ours that the C server had used. What is ours is read by a reader of
 //! the tests' own, which knows the format from its description alone.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -216,6 +216,36 @@ fn file_of_a_memory_namespace_is_served_as_recorded() {
 #[test]
 fn file_of_a_device_namespace_is_served_from_memory() {
     open_and_check("bar", "memory", "128M");
+}
+
+/// A file of ours that the C server had in between: it deleted and updated records of it, and erased the key of our end marks.
+/// Nothing is lost, and nothing is told as damage, at the first start or at later ones.
+#[test]
+fn file_that_comes_back_from_the_c_server_is_whole() {
+    let (_folder, path) = unpacked("returned");
+    assert_eq!(header(&fs::read(&path).unwrap()).end_mark_key, 0);
+    let damage = |path: &Path| inspect(path)["devices"][0]["damage"].clone();
+    assert_eq!(damage(&path), Value::Array(vec![]));
+    let file = format!("file {}", path.display());
+    let mut server = Server::start(&stored_config("bar", "device", &[&file, "filesize 128M"]));
+    for _ in 0..3 {
+        let mut client = server.connect();
+        // Those from 200 on were deleted, which the C server forgets at its next start.
+        for number in 0..200u8 {
+            let get = Message {
+                info1: Message::get("").info1,
+                ..Message::on_record("bar", "rig", &format!("key-{number}"))
+            };
+            let answer = client.ask(&get).unwrap();
+            let version = if number < 20 { 2 } else { 1 };
+            let value = [number, version].repeat(20 + usize::from(number) % 40);
+            assert_eq!(answer.bin("b"), Some(&value[..]), "record {number}");
+        }
+        server.stop();
+        server.check_log();
+        assert_eq!(damage(&path), Value::Array(vec![]));
+        server.restart();
+    }
 }
 
 /// The records of the C server's file, written to a server of ours by a client, are in its file what they are in that
