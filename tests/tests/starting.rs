@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use ferrospike_tests::client::Client;
 use ferrospike_tests::programs::binary;
 use ferrospike_tests::server::{NAMESPACES, Server, usual_config};
-use ferrospike_tests::wire::{Message, result};
+use ferrospike_tests::wire::{Message, Operation, info2, operation, result};
 
 /// The usual configuration with these lines in its `network` context.
 fn with_network(lines: &str) -> String {
@@ -116,21 +117,27 @@ fn a_check_finds_all_that_would_stop_a_start_and_changes_nothing() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     let _holder = TcpListener::bind(("127.0.0.1", taken)).unwrap();
     fs::write(folder.path().join("foreign.dat"), vec![7; 200 << 20]).unwrap();
+    fs::write(folder.path().join("work"), "no folder").unwrap();
     let namespaces = "
         namespace one { storage-engine device { file {dir}/none/one.dat\nfilesize 1G } }
         namespace two { storage-engine device { file {dir}/foreign.dat\nfilesize 200M } }
         namespace three { storage-engine device { device /dev/there-is-none } }
         namespace four { storage-engine device { file {dir}/new.dat\nfilesize 1G } }
+        namespace five { storage-engine device { file {dir}/../{name}/new.dat\nfilesize 1G } }
+        namespace six { storage-engine device { file {dir}/keyed.dat\nfilesize 1G\nencryption-key-file {dir}/none/key } }
+        namespace seven { storage-engine device { file {dir}/vault.dat\nfilesize 1G\nencryption-key-file vault:key } }
     "
     .replace('{', "{\n")
     .replace('}', "\n}")
-    .replace("{\ndir\n}", "{dir}");
+    .replace("{\ndir\n}", "{dir}")
+    .replace("{\nname\n}", folder.path().file_name().unwrap().to_str().unwrap());
     let config = format!(
-        "service {{\ncluster-name c\nuser no-such-user\nnode-id-interface none0\npidfile {{dir}}/none/pid\n}}\n\
+        "service {{\ncluster-name c\nuser no-such-user\nnode-id-interface none0\nwork-directory {{dir}}/work\npidfile {{dir}}/none/pid\n}}\n\
          logging {{\nfile {{dir}}/none/log {{\ncontext any info\n}}\nfile {{dir}}/log {{\ncontext any info\n}}\n}}\n\
          network {{\nservice {{\naddress 127.0.0.1\nport {taken}\naccess-address no.such.interface.\n}}\n\
          info {{\naddress 192.0.2.77\nport 3903\n}}\n\
-         metrics {{\naddress none1\nport 3904\n}}\n}}\n{namespaces}"
+         metrics {{\naddress none1\nport 3904\n}}\n}}\n\
+         security {{\ndefault-password-file {{dir}}/none/password\n}}\n{namespaces}"
     );
     let output = check(folder.path(), &config);
     let said = lines(&output);
@@ -146,6 +153,11 @@ fn a_check_finds_all_that_would_stop_a_start_and_changes_nothing() {
         "{one} ",
         "{two} ",
         "{three} /dev/there-is-none",
+        "{five} ",
+        "{six} encryption-key-file",
+        "{seven} encryption-key-file",
+        "work/smd/evict.smd",
+        "none/password",
     ] {
         let found = said.iter().filter(|line| line.starts_with("error: ") && line.contains(expected)).count();
         assert_eq!(found, 1, "{expected}: {said:#?}");
@@ -160,11 +172,13 @@ fn a_check_finds_all_that_would_stop_a_start_and_changes_nothing() {
 }
 
 #[test]
-fn a_check_beside_a_running_server_finds_its_files_in_use() {
+fn a_check_finds_files_in_use_and_files_whose_header_is_gone() {
     let config = usual_config()
         + "namespace kept {\nreplication-factor 1\nstorage-engine device {\nfile {dir}/kept.dat\nfilesize 128M\n}\n}\n";
     let mut server = Server::start(&config);
-    assert_eq!(server.connect().ask(&Message::put("key", vec![1])).unwrap().result, result::OK);
+    let put = Message { info2: info2::WRITE, ..Message::on_record("kept", "s", "key") }
+        .with_operation(Operation::integer(operation::WRITE, "n", 7));
+    assert_eq!(server.connect().ask(&put).unwrap().result, result::OK);
     let output = check(server.folder(), &config);
     let said = lines(&output);
     assert!(said.iter().any(|line| line.contains("{kept} ") && line.contains("in use")), "{said:#?}");
@@ -172,4 +186,10 @@ fn a_check_beside_a_running_server_finds_its_files_in_use() {
     let output = check(server.folder(), &config);
     assert!(output.status.success(), "{:#?}", lines(&output));
     server.restart();
+    server.stop();
+    // Records, with the header in front of them gone.
+    let file = fs::File::options().write(true).open(server.folder().join("kept.dat")).unwrap();
+    file.write_all_at(&[0; 256 << 10], 0).unwrap();
+    let said = lines(&check(server.folder(), &config));
+    assert!(said.iter().any(|line| line.contains("{kept} ") && line.contains("header")), "{said:#?}");
 }

@@ -1,15 +1,17 @@
 //! What a start looks at before it touches anything, and all that would stop it: `--check-config`.
 
 use std::io;
+use std::path::Path;
 
 use crate::best_practices;
 use crate::config::{Config, DEVELOPER_SOURCE};
 use crate::namespace::NamespaceError;
 use crate::node_id;
 use crate::ports::Ports;
-use crate::security::SecurityError;
+use crate::security::{self, SecurityError};
 use crate::service::ListenError;
-use crate::storage::check_backings;
+use crate::smd::Smd;
+use crate::storage::{check_backings, shared_backings};
 use crate::tls::{self, TlsError};
 
 /// Why the server did not start.
@@ -57,6 +59,17 @@ pub(crate) fn obstacles(config: &Config) -> Vec<String> {
         let errors = check_backings(&namespace.name, &namespace.storage);
         found.extend(errors.iter().map(|error| format!("{{{}}} {error}", namespace.name)));
     }
+    let namespaces = config.namespaces.iter().map(|namespace| (namespace.name.as_str(), &namespace.storage));
+    found.extend(
+        shared_backings(namespaces)
+            .iter()
+            .map(|(namespace, path)| format!("{{{namespace}}} {} is configured twice", path.display())),
+    );
+    if let Some(path) = config.service.work_directory.get() {
+        found.extend(Smd::check(Path::new(&*path)).err().map(|error| error.to_string()));
+    }
+    found
+        .extend(security::check_password_file(config).err().map(|error| StartError::from(error).to_string()));
     found
 }
 

@@ -1,6 +1,7 @@
 //! Rules that tie several parameters together; each names the line on which to look.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 
 use super::context::ContextKind;
 use super::diagnostic::{Topic, shown};
@@ -137,6 +138,18 @@ fn check_heartbeat(network: &NetworkConfig, report: &mut Report) {
             let line = report.line_near(HEARTBEAT, "mode");
             if params.multicast_group.is_empty() {
                 rule(report, line, "'mode multicast' in network.heartbeat needs a 'multicast-group'");
+            }
+            for text in params.multicast_group.get() {
+                if !text.parse().is_ok_and(|address: Ipv4Addr| address.is_multicast()) {
+                    let line = report.line_near(HEARTBEAT, "multicast-group");
+                    rule(
+                        report,
+                        line,
+                        format!(
+                            "'multicast-group' in network.heartbeat is {text}, but must be an address from 224.0.0.0 to 239.255.255.255"
+                        ),
+                    );
+                }
             }
             if report.is_missing(HEARTBEAT, "port") {
                 rule(report, line, "'mode multicast' in network.heartbeat needs a 'port'");

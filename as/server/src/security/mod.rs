@@ -28,6 +28,7 @@ mod whitelist;
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -74,6 +75,28 @@ pub enum SecurityError {
     Store(String),
     #[error("the system metadata of security holds no secret for tokens that can be read")]
     Secret,
+}
+
+/// Looks whether a first start could read the password of its first user.
+///
+/// # Errors
+/// When it needs `default-password-file` and cannot read it.
+pub(crate) fn check_password_file(config: &Config) -> Result<(), SecurityError> {
+    let path = config.security.as_ref().and_then(|security| security.params.default_password_file.get());
+    let folder = config.service.work_directory.get();
+    match path {
+        Some(path) if !folder.is_some_and(|folder| Smd::has_file(Path::new(&*folder), Module::Security)) => {
+            read_password(&path).map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The first line of the file at `path`.
+fn read_password(path: &str) -> Result<String, SecurityError> {
+    let text =
+        fs::read_to_string(path).map_err(|error| SecurityError::PasswordFile(path.to_owned(), error))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// Access control of a node.
@@ -172,11 +195,7 @@ impl AccessControl {
             self.config.security.as_ref().and_then(|security| security.params.default_password_file.get());
         let password = match &file {
             None => FIRST_PASSWORD.to_owned(),
-            Some(path) => {
-                let text = fs::read_to_string(&**path)
-                    .map_err(|error| SecurityError::PasswordFile(path.to_string(), error))?;
-                text.lines().next().unwrap_or_default().to_owned()
-            }
+            Some(path) => read_password(path)?,
         };
         let hash = self.verifier.hash(credential_of(&password)?.as_bytes())?;
         let roles = [PrivilegeCode::UserAdmin.name()];

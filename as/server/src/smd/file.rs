@@ -80,6 +80,14 @@ fn file_name(module: Module) -> String {
     format!("{}.smd", module.name())
 }
 
+/// The bytes of the file of `module`, if there is one.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn read(folder: &dyn Folder, module: Module) -> io::Result<Option<Vec<u8>>> {
+    folder.read(&file_name(module))
+}
+
 /// What the file of `module` holds; nothing if there is none.
 ///
 /// # Errors

@@ -67,7 +67,31 @@ pub(crate) struct Smd {
     propagate: OnceLock<Propagate>,
 }
 
+/// The error of reading the file of `module`, with its place.
+fn unreadable(folder: &dyn Folder, module: Module, error: &io::Error) -> io::Error {
+    let place = format!("system metadata in {}/{}.smd", folder.path(), module.name());
+    io::Error::new(error.kind(), format!("{place}: {error}"))
+}
+
 impl Smd {
+    /// Whether `work_directory` has a file of `module`.
+    pub(crate) fn has_file(work_directory: &Path, module: Module) -> bool {
+        file::read(&DiskFolder::new(work_directory), module).is_ok_and(|bytes| bytes.is_some())
+    }
+
+    /// Looks whether the files in `work_directory` could be read, without changing any.
+    ///
+    /// # Errors
+    /// When one is there and cannot be.
+    pub(crate) fn check(work_directory: &Path) -> io::Result<()> {
+        let folder = DiskFolder::new(work_directory);
+        let modules = MODULES.iter().map(|row| row.module).filter(|module| module.is_used());
+        for module in modules {
+            file::read(&folder, module).map_err(|error| unreadable(&folder, module, &error))?;
+        }
+        Ok(())
+    }
+
     /// The items that the files in `work_directory` hold; without one nothing is kept. Changes count under `cluster_key`.
     ///
     /// # Errors
@@ -79,12 +103,9 @@ impl Smd {
 
     pub(super) fn open_in(folder: Option<Box<dyn Folder>>, cluster_key: u64) -> io::Result<Self> {
         let load = |module: Module| match &folder {
-            Some(folder) if module.is_used() => file::load(&**folder, module).map_err(|error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("system metadata in {}/{}.smd: {error}", folder.path(), module.name()),
-                )
-            }),
+            Some(folder) if module.is_used() => {
+                file::load(&**folder, module).map_err(|error| unreadable(&**folder, module, &error))
+            }
             _ => Ok(Default::default()),
         };
         let modules = MODULES.iter().map(|row| {

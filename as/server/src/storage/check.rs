@@ -1,11 +1,13 @@
 //! Whether the files and devices of a namespace could be used, without changing anything: for `--check-config`.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use cf::sys::block::{BlockError, Operation};
 use cf::sys::probe::check_writable;
 
+use super::encryption::check_keys;
 use super::error::OpenError;
 use super::medium::{Opened, check_disk};
 use super::open::{OpenSettings, check_heads};
@@ -20,6 +22,7 @@ pub(crate) fn check_backings(namespace: &str, config: &StorageConfig) -> Vec<Ope
     if backings.is_empty() {
         return errors;
     }
+    errors.extend(check_keys(config).err().map(OpenError::from));
     for backing in &backings {
         let paths = || std::iter::once(&backing.path).chain(&backing.shadow).map(PathBuf::from);
         let new: Vec<PathBuf> = paths().filter(|path| !config.is_raw_device() && is_new(path)).collect();
@@ -35,6 +38,29 @@ pub(crate) fn check_backings(namespace: &str, config: &StorageConfig) -> Vec<Ope
         errors.extend(check_heads(&OpenSettings { namespace, config, signature: 1 }, &disks).err());
     }
     errors
+}
+
+/// Files and devices that several of `namespaces` would open, each as the path that names it again.
+pub(crate) fn shared_backings<'a>(
+    namespaces: impl Iterator<Item = (&'a str, &'a StorageConfig)>,
+) -> Vec<(&'a str, PathBuf)> {
+    let (mut seen, mut shared) = (HashSet::new(), Vec::new());
+    for (namespace, config) in namespaces {
+        for backing in config.backings() {
+            for path in std::iter::once(backing.path).chain(backing.shadow).map(PathBuf::from) {
+                if !seen.insert(resolved(&path)) {
+                    shared.push((namespace, path));
+                }
+            }
+        }
+    }
+    shared
+}
+
+/// The path without links and detours, as far as its folder is there.
+fn resolved(path: &Path) -> PathBuf {
+    let of_folder = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(of_folder).unwrap_or_else(|| path.to_owned())
 }
 
 /// Whether a start would make the file, or fill it.

@@ -158,6 +158,14 @@ impl FileKeys {
     }
 }
 
+/// Reads the configured keys, for a check before a start.
+///
+/// # Errors
+/// When one cannot be read.
+pub(super) fn check_keys(config: &StorageConfig) -> Result<(), EncryptionError> {
+    FileKeys::configured(config).map(drop)
+}
+
 /// The ciphers of the devices of `set`, `None` for one that is not encrypted. New devices get a key; their headers, and those
 /// whose key is wrapped by another file now, are to be written.
 ///

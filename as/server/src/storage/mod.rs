@@ -63,7 +63,7 @@ mod waiting;
 mod wblock;
 
 pub(crate) use callers::DiskCaller;
-pub(crate) use check::check_backings;
+pub(crate) use check::{check_backings, shared_backings};
 pub(crate) use device::DeviceStats;
 pub(crate) use disk::{DiskStats, DurableWait};
 pub(crate) use engine::{Room, Storage};

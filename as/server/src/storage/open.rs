@@ -139,6 +139,7 @@ fn read_heads(settings: &OpenSettings<'_>, disk: &Opened) -> Result<(AlignedBuf,
 pub(super) fn check_heads(settings: &OpenSettings<'_>, disks: &[Opened]) -> Result<(), OpenError> {
     let heads = disks.iter().map(|disk| read_heads(settings, disk)).collect::<Result<Vec<_>, _>>()?;
     let mut set = judge(settings, disks, &heads)?;
+    refuse_erased_headers(settings, &set, disks)?;
     unlock(settings, &mut set, disks).map(drop)
 }
 
