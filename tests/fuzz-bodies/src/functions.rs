@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 
-use crate::server::Client;
+use crate::server::{Client, udf_put};
 
 /// Each function of the module does something else with two values and an integer.
 const MODULE: &str = "
@@ -31,16 +31,11 @@ pub fn run(input: &[u8]) {
     CLIENT.with_borrow_mut(|client| {
         let client = client.get_or_insert_with(|| {
             let mut client = Client::default();
-            client.info(&register());
+            client.info(&udf_put("fuzz.lua", MODULE));
             client
         });
         client.message(&call(function % FUNCTIONS, arguments));
     });
-}
-
-fn register() -> Vec<u8> {
-    let content = base64(MODULE.as_bytes());
-    format!("udf-put:filename=fuzz.lua;content-len={};content={content};\n", content.len()).into_bytes()
 }
 
 /// A request that calls the function, with 200 ms to do it in.
@@ -57,19 +52,4 @@ fn call(function: u8, arguments: &[u8]) -> Vec<u8> {
         body.extend(value);
     }
     body
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut group = [0; 4];
-        group[1..=chunk.len()].copy_from_slice(chunk);
-        let bits = u32::from_be_bytes(group);
-        for place in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * place) & 63) as usize];
-            text.push(if place <= chunk.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
 }

@@ -14,11 +14,13 @@ pub mod frames;
 pub mod functions;
 pub mod geojson;
 pub mod info;
+pub mod metadata_commands;
 pub mod msgpack;
 pub mod operations;
 pub mod patterns;
 pub mod peer;
 pub mod peer_ports;
+pub mod queries;
 pub mod requests;
 pub mod security;
 mod server;
@@ -29,7 +31,7 @@ pub mod wblock_scan;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All bodies.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 21] = [
     ("batch", batch::run),
     ("compressed", compressed::run),
     ("config", config::run),
@@ -40,11 +42,13 @@ pub const TARGETS: [Target; 19] = [
     ("functions", functions::run),
     ("geojson", geojson::run),
     ("info", info::run),
+    ("metadata_commands", metadata_commands::run),
     ("msgpack", msgpack::run),
     ("operations", operations::run),
     ("patterns", patterns::run),
     ("peer", peer::run),
     ("peer_ports", peer_ports::run),
+    ("queries", queries::run),
     ("requests", requests::run),
     ("security", security::run),
     ("smd_file", smd_file::run),

@@ -165,3 +165,24 @@ fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
     let header = 0x0200_0000_0000_0000 | u64::from(kind) << 48 | body.len() as u64;
     [&header.to_be_bytes()[..], body].concat()
 }
+
+/// The request that registers a module.
+pub(crate) fn udf_put(file_name: &str, text: &str) -> Vec<u8> {
+    let content = base64(text.as_bytes());
+    format!("udf-put:filename={file_name};content-len={};content={content};\n", content.len()).into_bytes()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let mut group = [0; 4];
+        group[1..=chunk.len()].copy_from_slice(chunk);
+        let bits = u32::from_be_bytes(group);
+        for place in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * place) & 63) as usize];
+            text.push(if place <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    text
+}

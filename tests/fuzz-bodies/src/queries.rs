@@ -1,0 +1,128 @@
+//! Queries by primary and secondary index, in the background and with functions, carried out by a whole server that has some
+//! records and indexes.
+//!
+//! Input: two bytes of flags, the number of operations, then fields, each with its type as a place in [`FIELDS`], a size of one
+//! byte, and its bytes.
+
+use std::cell::RefCell;
+
+use crate::server::{Client, udf_put};
+
+/// Types of the fields that queries may have, and one that they do not.
+const FIELDS: [u8; 19] = [1, 7, 9, 10, 11, 12, 13, 15, 21, 22, 23, 26, 30, 31, 32, 33, 40, 43, 2];
+const READ: u8 = 1;
+const WRITE: u8 = 1;
+
+const MODULE: &str = "
+function count(s) return s : map(function(r) return 1 end) : reduce(function(a, b) return a + b end) end
+function same(s, ...) local t = {...} return s : filter(function(r) return r.n ~= t[1] end) : map(function(r) return r.l end) end
+function touch(r, v) r.n = v aerospike:update(r) end
+";
+const INDEXES: [&str; 5] = [
+    "indexname=n;bin=n;type=numeric",
+    "indexname=s;bin=s;type=string",
+    "indexname=b;bin=b;type=blob",
+    "indexname=l;bin=l;type=numeric;indextype=list",
+    "indexname=g;bin=g;type=geo2dsphere",
+];
+const RECORDS: u8 = 24;
+
+thread_local! {
+    static CLIENT: RefCell<Option<Client>> = const { RefCell::new(None) };
+}
+
+/// Does what the head of this file says with one input.
+pub fn run(input: &[u8]) {
+    CLIENT.with_borrow_mut(|client| {
+        let client = client.get_or_insert_with(filled);
+        if let Some(query) = query(input) {
+            client.message(&query);
+            // What operations and functions have changed is there again for the next query.
+            client.message(&record(query.len() as u8 % RECORDS));
+        }
+    });
+}
+
+/// A client of a server that has what is asked for.
+fn filled() -> Client {
+    let mut client = Client::default();
+    client.info(&udf_put("fuzzquery.lua", MODULE));
+    for index in INDEXES {
+        client.info(format!("sindex-create:namespace=test;set=s;{index}\n").as_bytes());
+    }
+    for number in 0..RECORDS {
+        client.message(&record(number));
+    }
+    client
+}
+
+/// A write of a record with a bin for each index.
+fn record(number: u8) -> Vec<u8> {
+    let point = format!(r#"{{"type":"Point","coordinates":[{number}.5,{number}.25]}}"#);
+    let mut geojson = vec![0, 0, 0];
+    geojson.extend(point.as_bytes());
+    let bins: [(&[u8], u8, Vec<u8>); 5] = [
+        (b"n", 1, i64::from(number).to_be_bytes().to_vec()),
+        (b"s", 3, vec![b'a' + number % 5; 3]),
+        (b"b", 4, vec![number % 7; 4]),
+        (b"l", 20, vec![0x92, number, 100 - number]),
+        (b"g", 23, geojson),
+    ];
+    let mut body = header(0, WRITE, 3, bins.len() as u16);
+    field(&mut body, 0, b"test");
+    field(&mut body, 1, b"s");
+    field(&mut body, 4, &[number.wrapping_mul(11); 20]);
+    for (name, particle, value) in bins {
+        operation(&mut body, 2, particle, name, &value);
+    }
+    body
+}
+
+/// The query that `input` describes.
+fn query(input: &[u8]) -> Option<Vec<u8>> {
+    let (&[flags, more, operation_count], mut rest) = input.split_first_chunk::<3>()?;
+    let mut fields: Vec<(u8, &[u8])> = vec![(0, b"test")];
+    while let Some((&[at, size], after)) = rest.split_first_chunk::<2>() {
+        let (value, after) = after.split_at(after.len().min(usize::from(size)));
+        fields.push((FIELDS[usize::from(at) % FIELDS.len()], value));
+        rest = after;
+    }
+    let operation_count = operation_count % 4;
+    let mut body = header(flags, more & WRITE, fields.len() as u16, u16::from(operation_count));
+    // Partitions are answered one by one, as clients ask for it; short queries and relaxed ones.
+    body[3] = more & 0x40 | 4;
+    for (number, value) in fields {
+        field(&mut body, number, value);
+    }
+    for at in 0..operation_count {
+        let (code, particle, value): (u8, u8, &[u8]) = match (more & WRITE, at) {
+            (0, _) => (READ, 0, &[]),
+            (_, 0) => (5, 1, &[0, 0, 0, 0, 0, 0, 0, 1]),
+            (_, _) => (2, 3, b"x"),
+        };
+        operation(&mut body, code, particle, &[b"nsbl"[usize::from(at)]], value);
+    }
+    Some(body)
+}
+
+fn header(info1: u8, info2: u8, field_count: u16, operation_count: u16) -> Vec<u8> {
+    let mut body = vec![22, info1, info2, 0];
+    body.extend([0; 10]);
+    body.extend(1_000u32.to_be_bytes());
+    body.extend(field_count.to_be_bytes());
+    body.extend(operation_count.to_be_bytes());
+    body
+}
+
+fn field(body: &mut Vec<u8>, number: u8, value: &[u8]) {
+    body.extend((value.len() as u32 + 1).to_be_bytes());
+    body.push(number);
+    body.extend(value);
+}
+
+fn operation(body: &mut Vec<u8>, code: u8, particle: u8, name: &[u8], value: &[u8]) {
+    body.extend((4 + name.len() as u32 + value.len() as u32).to_be_bytes());
+    body.extend([code, particle, 0, name.len() as u8]);
+    body.extend(name);
+    body.extend(value);
+}
