@@ -99,7 +99,7 @@ const MANAGED: &[(&str, &str)] = &[
         "ERROR: Failed to create sindex of_age : 'indexname' already exists with different definition",
     ),
     ("show sindex", "[list_index(1)]"),
-    ("show sindex", "of_age|test"),
+    ("show sindex", "of_age  |test     |demo|  age|numeric|default|RW"),
     ("info sindex", "Read-Write"),
     ("show statistics sindex", "entries_per_bval"),
     ("manage udfs add m.lua path {dir}/m.lua", "Successfully added UDF m.lua"),
