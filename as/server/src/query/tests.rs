@@ -281,7 +281,9 @@ fn range_query(queries: &Queries, namespace: &Arc<Namespace>, low: i64, high: i6
         body.extend_from_slice(value);
     }
     let request = Request::parse(&body).expect("a request");
-    queries.parse(&request, &body, namespace, &Budget::unlimited()).expect("a query")
+    let address = ([127, 0, 0, 1], 1).into();
+    let mut requester = Requester { address, permit: None };
+    queries.parse(&request, &body, namespace, &mut requester, &Budget::unlimited()).expect("a query")
 }
 
 /// While the query waits for its client, a version of another value takes the place of one that was found: one that was last

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use cf::sys::block::BlockMedium;
+
 use super::crash_medium::{CrashMedium, Faults};
 use super::crash_tests::{DISK_SIZE, KEYS, Model, config, loaded_node, start};
 use super::tests::digest_of;

@@ -167,12 +167,11 @@ impl Places {
         loop {
             let mut late = None;
             let mut state = self.state.lock();
-            if state.free == 0
-                && self.freed.wait_for(&mut state, LOOK_PERIOD).timed_out()
-                && state.free == 0
-                && !state.take_from_waiting(self.parked_max)
-            {
-                late = state.choose_to_end(self.patience, self.started.elapsed());
+            if state.free == 0 {
+                let has_waited = self.freed.wait_for(&mut state, LOOK_PERIOD).timed_out();
+                if has_waited && state.free == 0 && !state.take_from_waiting(self.parked_max) {
+                    late = state.choose_to_end(self.patience, self.started.elapsed());
+                }
             }
             if state.free > 0 {
                 state.free -= 1;
