@@ -229,6 +229,7 @@ fn a_record_created_meanwhile_and_removed_does_not_come_back() {
     assert!(!has_answer(&slow), "the point is on its way");
     server.release("commit-from-copy");
     assert_eq!(slow.receive_message().unwrap().result, result::OK);
+    server.stop();
     server.restart();
     let record = server.connect().ask(&Message { transaction_ttl: 60_000, ..Message::get("key") }).unwrap();
     assert_eq!((record.result, record.bin("b").map(<[u8]>::len)), (result::OK, Some(LARGE)));
