@@ -73,7 +73,7 @@ pub(crate) fn failures(config: &Config) -> Vec<FailedPractice> {
     failures
 }
 
-/// What is not followed by `config` on a machine with so many processors and bytes of memory (0: unknown).
+/// Best practices that `config` violates on a machine with so many processors and bytes of memory (0: unknown).
 fn of_config(config: &Config, cpu_count: u64, memory_size: u64) -> Vec<FailedPractice> {
     let mut failures = Vec::new();
     let on_device = config.namespaces.iter().any(|namespace| !namespace.storage.is_inline());

@@ -108,7 +108,7 @@ impl HealthMonitor {
     }
 }
 
-/// Who of `averages` is far above the others, with how sure that is in percent.
+/// Members of `averages` that are far above the others, with the confidence in percent.
 fn outliers(mut averages: Vec<(String, f64)>) -> Vec<(String, u32)> {
     if averages.len() < COMPARED_MIN {
         return Vec::new();

@@ -34,7 +34,7 @@ pub(super) fn provide(config: &Config) {
     }
 }
 
-/// Of a small limit each port beside that of clients gets one in so many descriptors, and at least [`SHARE_MIN`].
+/// If the limit is small, each port beside that of clients gets one in so many descriptors, and at least [`SHARE_MIN`].
 const SMALL_SHARE: u64 = 20;
 const SHARE_MIN: u64 = 4;
 

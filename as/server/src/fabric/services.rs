@@ -88,7 +88,7 @@ impl PeerList {
     /// Takes a message; gives the answer to it.
     pub(super) fn message(&self, from: NodeId, message: &Services) -> Option<Services> {
         let mut state = self.0.lock();
-        // Who is no member, nor was one, may not fill the list.
+        // Only present and former members may add to the list.
         let is_known = state.peers.contains_key(&from) || state.peers.len() < usize::from(u16::MAX);
         if !is_known {
             return None;

@@ -23,7 +23,7 @@ impl Seeds {
         self.0.lock().clone()
     }
 
-    /// Adds a seed; returns false if there are too many. One that is there already is no other.
+    /// Adds a seed; returns false if there are too many. A known seed is not added again.
     pub(crate) fn add(&self, host: &str, port: u16, is_tls: bool) -> bool {
         let mut seeds = self.0.lock();
         if seeds.iter().any(|seed| seed.host == host && seed.port == port) {

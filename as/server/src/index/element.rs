@@ -222,8 +222,7 @@ impl RecordMeta {
         self.flags = rest | if leaves_tombstone { flag::LEAVES_TOMBSTONE } else { 0 };
     }
 
-    /// Whether a secondary index may have entries of the record. Where none has, writers need not look at what the record
-    /// was.
+    /// Whether a secondary index may have entries of the record. If not, writers need not read the old record.
     #[inline]
     pub(crate) fn is_in_sindex(&self) -> bool {
         self.flags & flag::IN_SINDEX != 0

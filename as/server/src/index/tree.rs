@@ -53,8 +53,7 @@ pub(crate) struct Index {
     counts: Box<[AtomicU64]>,
 }
 
-/// A record's place in the index. Whoever keeps one is told before the record leaves the index, as an observer of its
-/// commit is.
+/// A record's place in the index. Its keeper must observe commits: it is told before the record leaves the index.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(transparent)]
 pub(crate) struct ElementHandle(Handle);

@@ -25,8 +25,8 @@ pub(crate) struct SectionWord(AtomicU64);
 pub(crate) struct SectionState(u64);
 
 impl SectionWord {
-    /// The thread whose word this is enters a section, being in none. What it looks for afterwards is hidden from
-    /// it, or whoever hides it sees that it is inside.
+    /// The thread whose word this is enters a section, being in none. Either it sees what was hidden before, or the one
+    /// who hides sees that it is inside.
     #[inline]
     pub(crate) fn enter(&self) {
         let before = self.0.load(Relaxed);

@@ -158,9 +158,12 @@ impl<'a> QueryRow<'a> {
 
     /// Whether the record has what the index was asked for.
     fn matches(&self, record: &FlatRecord<'_>) -> Result<bool, ResultCode> {
-        let (Some(condition), Some(_)) = (&self.query.condition, &self.entry) else { return Ok(true) };
-        // The record is at hand, so it is believed more than the entry: bytes may rot, and leave entries behind.
-        condition.matches(&self.query.namespace, record, self.budget)
+        match (&self.query.condition, &self.entry) {
+            (Some(condition), Some(entry)) if entry.must_check => {
+                condition.matches(&self.query.namespace, record, self.budget)
+            }
+            _ => Ok(true),
+        }
     }
 }
 

@@ -400,19 +400,21 @@ impl ServiceThread {
         let Message { request, body } = message;
         self.request_count += 1;
         cf::fault_point!("execute");
-        let connection = self.connections.get(slot);
-        let put_off_since = connection.and_then(|connection| connection.put_off_since.take());
+        let mut put_off_since = None;
+        // Borrowed: a request counts no reference.
+        let standing = self.connections.get(slot).and_then(|connection| {
+            put_off_since = connection.put_off_since.take();
+            connection.standing.as_mut()
+        });
+        let standing = standing.map(|standing| {
+            standing.refresh();
+            &*standing
+        });
         if let Some(since) = put_off_since
             && self.woken.saturating_duration_since(since) >= self.context.transactions.time_max(request)
         {
             return self.refuse_late(request);
         }
-        // Borrowed: a request counts no reference.
-        let standing = self.connections.get(slot).and_then(|connection| connection.standing.as_mut());
-        let standing = standing.map(|standing| {
-            standing.refresh();
-            &*standing
-        });
         let so_far = (self.outbox.replies.len(), self.executor.unsettled_count());
         // Given back when the reply is in the hands of the connection, which counts what is left of it.
         let room = Cell::new(self.large_reply.take());

@@ -31,7 +31,7 @@ pub(crate) enum DiskCaller {
 }
 
 impl DiskCaller {
-    /// Those in whose place others work.
+    /// Callers that get substitute threads while they hang.
     pub(crate) const POOLS: [DiskCaller; 3] =
         [DiskCaller::Transactions, DiskCaller::Batches, DiskCaller::Queries];
 
@@ -112,7 +112,7 @@ impl DiskCallers {
         self.unanswered(STUCK_TIME).filter(|other| *other == caller as u64).count()
     }
 
-    /// Who began a call so long ago that is not over.
+    /// Callers of calls that have taken longer than that.
     fn unanswered(&self, longer_than: Duration) -> impl Iterator<Item = u64> {
         let now = self.now_ms() + 1;
         self.slots.iter().filter_map(move |slot| match slot.0.load(Relaxed) {

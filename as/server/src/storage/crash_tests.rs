@@ -640,8 +640,7 @@ fn a_power_failure_does_not_take_what_was_durable() {
     }
 }
 
-/// Of a write that was cut short nobody is told that a record is damaged, and what is left of the block's former life is
-/// not taken for records.
+/// A torn write is not reported as damage, and stale bytes of the block are not taken for records.
 #[test]
 fn a_write_that_was_cut_short_is_no_damage() {
     for commit in [false, true] {

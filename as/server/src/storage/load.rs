@@ -296,8 +296,8 @@ impl DiskLoad<'_> {
         parser.finish()
     }
 
-    /// Copies a block. Of one without content only what the other medium holds there is erased: records that did not get
-    /// to this one before a crash, and would come to light at a later start.
+    /// Copies a block. If it has no content, only what the other medium holds there is erased: records that did not get to
+    /// this one before a crash would come to light at a later start.
     fn copy_wblock(
         &self,
         copy: &dyn BlockMedium,

@@ -35,7 +35,7 @@ pub(crate) struct RoomWait {
 struct Waiting {
     queue: VecDeque<RoomWait>,
     bytes: usize,
-    /// No deadline of the queue is earlier, so until then nobody in it can be late. One that has left may have set it.
+    /// No deadline of the queue is earlier. It is a lower bound: the request that set it may have left.
     first_deadline: Option<Instant>,
     /// The server stops: nobody waits any more.
     has_ended: bool,

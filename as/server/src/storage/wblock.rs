@@ -167,7 +167,7 @@ pub(super) struct WblockTable {
     reuse: Reuse,
 }
 
-/// Of a larger share of free blocks, in percent, defrag does not take care whatever the low-water mark.
+/// Defrag never tries to keep more than this percentage of blocks free, whatever the low-water mark.
 const STOP_PCT_MAX: u32 = 20;
 
 /// Of so many blocks of a device one more is free when defrag begins to work above its mark than when writers wait.

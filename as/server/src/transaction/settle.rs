@@ -30,7 +30,7 @@ const RESULT_OFFSET: usize = 5;
 pub(crate) struct Unsettled {
     namespace: usize,
     awaited: Awaited,
-    /// Where in the replies the result is that says it is.
+    /// Offset in the replies of the result byte that reports this record.
     pub(crate) result_at: usize,
 }
 
@@ -108,8 +108,8 @@ impl Call<'_> {
         }
     }
 
-    /// Where a row must be carried out whose record at `location` is not on disk, or which is about to change it while
-    /// others must have the change before it is told of.
+    /// What a row waits for that a service thread must not wait for: its record at `location` is not on disk yet, or its
+    /// change must be on disk or on replicas before it is told of. Then it runs on a batch thread.
     #[inline]
     pub(super) fn wait_of_unsettled_row(&self, location: Location, changes_it: bool) -> Option<Wait> {
         let storage = &self.namespace.storage;
