@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use std::time::{Duration, Instant};
 
 use cf::Digest;
+use datamodel::flat::FlatRecord;
 use datamodel::sindex::Keys;
 use smallvec::SmallVec;
 
@@ -23,12 +24,14 @@ use super::index::{KeyChange, SecondaryIndex};
 use super::observer::keys_of_record;
 use super::registry::SecondaryIndexes;
 use crate::config::Config;
-use crate::index::{Element, PARTITION_COUNT, PartitionId, RecordMeta, SetId, WriteGuard};
-use crate::namespace::Namespace;
-use crate::storage::ReadBuffer;
+use crate::index::{Element, PARTITION_COUNT, PartitionId, ReadGuard, RecordMeta, SetId, WriteGuard};
+use crate::namespace::{Namespace, stored_size};
+use crate::storage::{self, ReadBuffer};
 
 /// Looks at a record that changes all the time before it is kept from changing.
 const LOOKS_MAX: u32 = 3;
+/// Bytes of a record whose keys may be computed under its lock.
+const LOCKED_SIZE_MAX: u64 = 4 << 10;
 /// How often the builder looks whether the server stops.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 /// How much less weight builder threads have than service threads, see [`cf::threads::lower_own_priority`].
@@ -150,8 +153,7 @@ impl<'a> Populating<'a> {
                 return;
             };
             let version = **guard;
-            let keys = self.keys(&guard, scratch);
-            drop(guard);
+            let keys = self.keys_of_found(guard, scratch);
             if keys.iter().all(SmallVec::is_empty) {
                 return;
             }
@@ -166,6 +168,25 @@ impl<'a> Populating<'a> {
         {
             let keys = self.keys(&guard, scratch);
             self.add(guard, keys);
+        }
+    }
+
+    /// The keys of a record in each index. Those of a large one may take long: they are computed from a copy, without its lock.
+    fn keys_of_found(&self, guard: ReadGuard<'_>, scratch: &mut ReadBuffer) -> SmallVec<[Keys; 2]> {
+        if stored_size(&guard) <= LOCKED_SIZE_MAX {
+            return self.keys(&guard, scratch);
+        }
+        let (digest, set_id) = (*guard.digest(), guard.set_id);
+        let stored = self.namespace.storage.stored_bytes(&guard, &mut scratch.stored).map(<[u8]>::to_vec);
+        let stored = stored.map_err(|error| self.namespace.read_error(&guard, error));
+        drop(guard);
+        let Ok(stored) = stored else { return SmallVec::new() };
+        let Ok(plain) = storage::unpacked(&stored, &mut scratch.unpacker) else { return SmallVec::new() };
+        match FlatRecord::parse(plain) {
+            Ok(record) if record.digest == digest => {
+                self.indexes.iter().map(|index| keys_of_record(index, &record, set_id)).collect()
+            }
+            _ => SmallVec::new(),
         }
     }
 
