@@ -169,6 +169,15 @@ pub fn connect(config: &Arc<ClientConfig>, address: SocketAddr, name: &str) -> i
     Ok(stream.into())
 }
 
+/// What a client of a node called `node.test` says first.
+pub fn client_hello(config: &Arc<ClientConfig>) -> Vec<u8> {
+    let name = ServerName::try_from("node.test").expect("a name");
+    let mut connection = ClientConnection::new(Arc::clone(config), name).expect("a client");
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).expect("room");
+    hello
+}
+
 /// Whether the server ends the connection `socket` before `longest` has passed, whatever it says before.
 pub fn ends_within(mut socket: &TcpStream, longest: Duration) -> bool {
     let started = std::time::Instant::now();

@@ -17,13 +17,12 @@ use ferrospike_tests::programs::binary;
 use ferrospike_tests::security::{self, ADMIN, Field, command, create_user, field, logged_in, result_of};
 use ferrospike_tests::server::{Server, usual_config};
 use ferrospike_tests::tls::{
-    Authority, Identity, TlsStream, Wish, connect, ends_within, send_anyway, tls_address,
+    Authority, Identity, TlsStream, Wish, client_hello, connect, ends_within, send_anyway, tls_address,
 };
 use ferrospike_tests::wire::{Message, result};
 use nix::sys::signal::Signal;
-use rustls::pki_types::ServerName;
 use rustls::version;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind};
+use rustls::{ClientConfig, HandshakeKind};
 use tempfile::TempDir;
 
 /// Longer than the server gives a handshake.
@@ -246,15 +245,6 @@ fn clients_must_have_one_of_the_names() {
     let serves = |name| setup.serves(Some(&setup.authority.issue(Wish::named(name))));
     assert!(serves("alice") && serves("as_cluster") && serves("ALICE"));
     assert!(!serves("bob") && !serves("alice.example") && !setup.serves(None));
-}
-
-/// What a client says first.
-fn client_hello(config: &Arc<ClientConfig>) -> Vec<u8> {
-    let name = ServerName::try_from("node.test").unwrap();
-    let mut connection = ClientConnection::new(Arc::clone(config), name).unwrap();
-    let mut hello = Vec::new();
-    connection.write_tls(&mut hello).unwrap();
-    hello
 }
 
 #[test]

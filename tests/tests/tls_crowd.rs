@@ -1,9 +1,7 @@
 //! Ten thousand connections that never end their TLS handshakes: they cost little memory, hold up nobody, and are cut off.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,11 +9,9 @@ use std::time::{Duration, Instant};
 use ferrospike_tests::figures::await_figures;
 use ferrospike_tests::security::{ADMIN, PASS, create_user, logged_in, login};
 use ferrospike_tests::server::{NAMESPACES, Server};
-use ferrospike_tests::tls::{Authority, Wish, connect, send_anyway, tls_address};
+use ferrospike_tests::tls::{Authority, Wish, client_hello, connect, send_anyway, tls_address};
 use ferrospike_tests::wire::{Message, result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection};
 
 const HALF_OPEN: usize = 10_000;
 /// Most memory that each of them may take, in bytes.
@@ -52,14 +48,6 @@ network {
     }
 }
 ";
-
-fn client_hello(config: &Arc<ClientConfig>) -> Vec<u8> {
-    let name = ServerName::try_from("node.test").unwrap();
-    let mut connection = ClientConnection::new(Arc::clone(config), name).unwrap();
-    let mut hello = Vec::new();
-    connection.write_tls(&mut hello).unwrap();
-    hello
-}
 
 #[test]
 fn ten_thousand_half_open_handshakes_hold_up_nobody() {

@@ -30,9 +30,9 @@ use parking_lot::Mutex;
 use proto::ResultCode;
 
 use crate::config::model::{Config, NamespaceConfig};
-use crate::index::{Element, Index, IndexGeometry, Location, RecordMeta, SetId};
+use crate::index::{Element, Index, IndexGeometry, Location, ReadGuard, RecordMeta, SetId};
 use crate::metrics::{NamespaceMetrics, Unit};
-use crate::storage::{OpenError, ReadBuffer, Storage, StorageError};
+use crate::storage::{self, OpenError, ReadBuffer, Storage, StorageError};
 
 pub(crate) use commit::{
     AfterCommit, Cause, Change, CommitObserver, ForObservers, NewVersion, Observed, Preparation,
@@ -285,6 +285,23 @@ impl Namespace {
         scratch: &'g mut ReadBuffer,
     ) -> Result<FlatRecord<'g>, ResultCode> {
         self.storage.record(element, scratch).map_err(|error| self.read_error(element, error))
+    }
+
+    /// A copy of the record of `guard`, in its flat form. The guard is given up before the copy is unpacked.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record).
+    pub(crate) fn copy_of(
+        &self,
+        guard: ReadGuard<'_>,
+        scratch: &mut ReadBuffer,
+    ) -> Result<Vec<u8>, ResultCode> {
+        let (digest, location) = (*guard.digest(), guard.location);
+        let stored = self.storage.stored_bytes(&guard, &mut scratch.stored).map(<[u8]>::to_vec);
+        let stored = stored.map_err(|error| self.read_error(&guard, error))?;
+        drop(guard);
+        storage::into_unpacked(stored, &mut scratch.unpacker)
+            .map_err(|error| self.report_damage_at(&digest, location, &error))
     }
 
     /// As [`record`](Self::record), for a transaction with `budget`. If that does not suffice to unpack it, nothing is logged.

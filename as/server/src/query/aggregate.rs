@@ -111,9 +111,7 @@ impl Walker<'_> {
         let storage = &namespace.storage;
         let guard = namespace.index.get(digest).filter(|guard| self.is_wanted(guard))?;
         let meta = **guard;
-        let flat = storage.record_bytes(&guard, &mut self.scratch).map(<[u8]>::to_vec);
-        let flat = flat.map_err(|error| namespace.read_error(&guard, error));
-        drop(guard);
+        let flat = namespace.copy_of(guard, &mut self.scratch);
         if storage.is_unsettled(meta.location) {
             self.unsettled.push(meta.location);
         }

@@ -10,7 +10,7 @@ use super::request::{Projection, Query};
 use super::run::FoundEntry;
 use crate::index::{Element, ReadGuard, SeenRecord};
 use crate::namespace::Namespace;
-use crate::storage::{self, ReadBuffer};
+use crate::storage::ReadBuffer;
 use crate::transaction::filter::OpenQuestion;
 
 /// From so many names on, the bins are looked up in a table instead of searching the stored record for each.
@@ -51,13 +51,7 @@ impl CopiedRecord {
     /// Copies the record of `guard`, which is given up before the copy is unpacked.
     pub(super) fn of(namespace: &Namespace, guard: ReadGuard<'_>, scratch: &mut ReadBuffer) -> Self {
         let seen = SeenRecord::of(&guard);
-        let stored = namespace.storage.stored_bytes(&guard, &mut scratch.stored).map(<[u8]>::to_vec);
-        let stored = stored.map_err(|error| namespace.read_error(&guard, error));
-        drop(guard);
-        let flat = stored.and_then(|stored| {
-            let plain = storage::unpacked(&stored, &mut scratch.unpacker).map(<[u8]>::to_vec);
-            plain.map_err(|error| namespace.report_damage_at(&seen.digest, seen.meta.location, &error))
-        });
+        let flat = namespace.copy_of(guard, scratch);
         CopiedRecord { seen, flat }
     }
 }

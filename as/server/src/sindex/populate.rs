@@ -26,7 +26,7 @@ use super::registry::SecondaryIndexes;
 use crate::config::Config;
 use crate::index::{Element, PARTITION_COUNT, PartitionId, ReadGuard, RecordMeta, SetId, WriteGuard};
 use crate::namespace::{Namespace, stored_size};
-use crate::storage::{self, ReadBuffer};
+use crate::storage::ReadBuffer;
 
 /// Looks at a record that changes all the time before it is kept from changing.
 const LOOKS_MAX: u32 = 3;
@@ -177,12 +177,8 @@ impl<'a> Populating<'a> {
             return self.keys(&guard, scratch);
         }
         let (digest, set_id) = (*guard.digest(), guard.set_id);
-        let stored = self.namespace.storage.stored_bytes(&guard, &mut scratch.stored).map(<[u8]>::to_vec);
-        let stored = stored.map_err(|error| self.namespace.read_error(&guard, error));
-        drop(guard);
-        let Ok(stored) = stored else { return SmallVec::new() };
-        let Ok(plain) = storage::unpacked(&stored, &mut scratch.unpacker) else { return SmallVec::new() };
-        match FlatRecord::parse(plain) {
+        let Ok(copy) = self.namespace.copy_of(guard, scratch) else { return SmallVec::new() };
+        match FlatRecord::parse(&copy) {
             Ok(record) if record.digest == digest => {
                 self.indexes.iter().map(|index| keys_of_record(index, &record, set_id)).collect()
             }

@@ -70,7 +70,7 @@ pub(crate) use engine::{Room, Storage};
 pub(crate) use error::{OpenError, StorageError};
 pub(crate) use load::{LoadCommit, LoadContext, LoadStats};
 pub(crate) use open::OpenSettings;
-pub(crate) use read_buffer::{ReadBuffer, unpacked};
+pub(crate) use read_buffer::{ReadBuffer, into_unpacked, unpacked};
 pub(crate) use room::RoomWait;
 
 /// Size of a write block.

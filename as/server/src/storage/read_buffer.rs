@@ -92,6 +92,18 @@ impl DiskBuffer {
     }
 }
 
+/// The same of a copy; one that is not packed stays as it is.
+///
+/// # Errors
+/// When it is damaged.
+pub(crate) fn into_unpacked(stored: Vec<u8>, unpacker: &mut Unpacker) -> Result<Vec<u8>, StorageError> {
+    if FlatRecord::parse(&stored).is_ok_and(|record| record.packing.is_some()) {
+        unpacked(&stored, unpacker).map(<[u8]>::to_vec)
+    } else {
+        Ok(stored)
+    }
+}
+
 /// The flat record in `stored`, not packed.
 ///
 /// # Errors

@@ -35,15 +35,13 @@ impl RecordCopy {
     }
 
     /// The copy with its record unpacked, which may take long: without a lock.
-    pub(super) fn unpacked(mut self, call: &Call<'_>, scratch: &mut ReadBuffer) -> Self {
-        if let Ok(bytes) = &mut self.bytes
-            && FlatRecord::parse(bytes).is_ok_and(|record| record.packing.is_some())
-        {
-            let plain = storage::unpacked(bytes, &mut scratch.unpacker).map(<[u8]>::to_vec);
-            self.bytes = plain
-                .map_err(|error| call.namespace.report_damage_at(&call.digest, self.meta.location, &error));
-        }
-        self
+    pub(super) fn unpacked(self, call: &Call<'_>, scratch: &mut ReadBuffer) -> Self {
+        let RecordCopy { meta, bytes } = self;
+        let bytes = bytes.and_then(|stored| {
+            let plain = storage::into_unpacked(stored, &mut scratch.unpacker);
+            plain.map_err(|error| call.namespace.report_damage_at(&call.digest, meta.location, &error))
+        });
+        RecordCopy { meta, bytes }
     }
 
     /// Its flat form; empty if there is no live record.
