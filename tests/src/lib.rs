@@ -13,6 +13,7 @@ pub mod figures;
 pub mod history;
 pub mod nodes;
 pub mod peer;
+pub mod ports;
 pub mod programs;
 pub mod query_history;
 pub mod random;

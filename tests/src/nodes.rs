@@ -1,12 +1,12 @@
 //! Several servers that form a cluster, on this machine.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::ports::free_port;
 use crate::server::{BASICS, Server};
 use crate::tls::{Authority, Wish};
 
@@ -28,12 +28,6 @@ pub struct Nodes {
     are_apart: bool,
     /// Folder with the certificate of all, if they speak TLS.
     tls: Option<TempDir>,
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    listener.local_addr().expect("its address").port()
 }
 
 impl Nodes {

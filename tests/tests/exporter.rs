@@ -1,19 +1,14 @@
 //! The port for Prometheus: figures under the official exporter's names and labels, health, and what is not a request.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ferrospike_tests::ports::free_port;
 use ferrospike_tests::server::{Server, usual_config};
 use ferrospike_tests::wire::{Message, Operation, operation, result};
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("its address").port()
-}
 
 fn start() -> (Server, SocketAddr) {
     let port = free_port();

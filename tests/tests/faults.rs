@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::figures::take_answer;
+use ferrospike_tests::ports::free_port;
 use ferrospike_tests::report;
 use ferrospike_tests::server::{Server, stored_config, usual_config};
 use ferrospike_tests::wire::{self, Message, result};
@@ -217,10 +218,13 @@ fn threads_that_may_start_again() {
     if !can_inject() {
         return;
     }
+    let (info, metrics) = (free_port(), free_port());
     let config = usual_config().replace(
         "network {",
-        "network {\n    info {\n        address 127.0.0.1\n        port 21310\n    }\n    metrics {\n        address \
-         127.0.0.1\n        port 21311\n    }",
+        &format!(
+            "network {{\n    info {{\n        address 127.0.0.1\n        port {info}\n    }}\n    metrics {{\n        \
+             address 127.0.0.1\n        port {metrics}\n    }}"
+        ),
     );
     let mut server = Server::start_with_faults(&config);
     server.allow("failed on an internal error, and starts again");
@@ -233,7 +237,7 @@ fn threads_that_may_start_again() {
             others.are_served();
         }
     }
-    for (point, port) in [("info-port", 21310), ("metrics-port", 21311), ("accept", server.address().port())]
+    for (point, port) in [("info-port", info), ("metrics-port", metrics), ("accept", server.address().port())]
     {
         for _ in 0..2 {
             server.inject_fault(point);
@@ -242,7 +246,7 @@ fn threads_that_may_start_again() {
             others.are_served();
         }
     }
-    let mut port = TcpStream::connect(("127.0.0.1", 21310)).expect("the info port listens");
+    let mut port = TcpStream::connect(("127.0.0.1", info)).expect("the info port listens");
     port.set_read_timeout(Some(PATIENCE)).expect("a socket");
     port.write_all(b"build\n").expect("sent");
     let mut answer = [0; 8];

@@ -9,9 +9,9 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 
 use ferrospike_tests::client::Client;
+use ferrospike_tests::ports::free_port;
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{self, Message, Operation, info2, operation};
 
@@ -206,7 +206,7 @@ static DIFFERENCES: &[(&[&str], Difference, &str)] = &[
 ];
 
 fn start() -> Server {
-    let info_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let info_port = free_port();
     let mut server = Server::start(&CONFIG.replace("{info-port}", &info_port.to_string()));
     server.allow("not yet in effect").allow("' answered with ERROR:").allow("' refused: ");
     server

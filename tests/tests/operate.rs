@@ -3,18 +3,19 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
 use ferrospike_tests::client::{Client, PATIENCE};
+use ferrospike_tests::ports::free_port;
 use ferrospike_tests::programs::{binary, built};
 use ferrospike_tests::server::{BASICS, NAMESPACES, Server};
 use ferrospike_tests::wire::{self, Message, Operation, info1, operation, result};
 
 /// A server with an info port, and a connection to it.
 fn start_with_info_port() -> (Server, u16) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let info = format!(
         "network {{\n service {{\n address 127.0.0.1\n port 0\n }}\n info {{\n address 127.0.0.1\n port {port}\n }}\n}}\n"
     );

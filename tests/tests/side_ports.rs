@@ -3,19 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ferrospike_tests::ports::free_port;
 use ferrospike_tests::server::{Server, usual_config};
 use ferrospike_tests::wire::{Message, info_request, kind, result};
 
 /// A long time for an answer that nothing holds up, on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
-}
 
 /// The usual configuration with an info port and a metrics port; their addresses.
 fn with_ports() -> (String, SocketAddr, SocketAddr) {

@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use ferrospike_tests::client::Client;
+use ferrospike_tests::ports::free_port;
 use ferrospike_tests::programs::binary;
 use ferrospike_tests::server::{NAMESPACES, Server, usual_config};
 use ferrospike_tests::wire::{Message, Operation, info2, operation, result};
@@ -17,11 +18,6 @@ use ferrospike_tests::wire::{Message, Operation, info2, operation, result};
 /// The usual configuration with these lines in its `network` context.
 fn with_network(lines: &str) -> String {
     usual_config().replacen("network {", &format!("network {{\n{lines}"), 1)
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// The output of `--check-config` for `config`.
@@ -114,7 +110,7 @@ fn what_asks_for_protection_is_refused_in_one_line() {
 #[test]
 fn a_check_finds_all_that_would_stop_a_start_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let taken = free_port();
     let _holder = TcpListener::bind(("127.0.0.1", taken)).unwrap();
     fs::write(folder.path().join("foreign.dat"), vec![7; 200 << 20]).unwrap();
     fs::write(folder.path().join("work"), "no folder").unwrap();

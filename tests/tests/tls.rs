@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::figures::await_figures;
+use ferrospike_tests::ports::free_port;
 use ferrospike_tests::programs::binary;
 use ferrospike_tests::security::{self, ADMIN, Field, command, create_user, field, logged_in, result_of};
 use ferrospike_tests::server::{Server, usual_config};
@@ -127,7 +128,7 @@ fn a_server_may_have_a_port_with_tls_only() {
     fs::write(folder.path().join("blacklist"), "").unwrap();
     let config = config(&folder, "tls-authenticate-client false", "");
     // What tells of a start is the client port: the admin port is another one.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let config = config.replace("port 0\n        tls-port 0", &format!("tls-port {port}"));
     let path = folder.path().join("asd.conf");
     let text = config.replace("{dir}", folder.path().to_str().unwrap());
