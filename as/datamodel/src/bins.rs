@@ -14,9 +14,9 @@ use crate::Particle;
 
 /// Longest bin name in bytes.
 pub const BIN_NAME_SIZE_MAX: usize = 15;
-/// Most bins a record can have.
+/// Largest number of bins of a record.
 pub const BIN_COUNT_MAX: usize = 32_767;
-/// From so many bins on they are found through a table of their names.
+/// Records with this many bins or more find them through a table of names.
 const TABLE_BINS_MIN: usize = 64;
 /// Bins kept without an allocation.
 const INLINE_BINS: usize = 8;
@@ -31,7 +31,7 @@ pub struct Bin<'a> {
 /// Checks a name that a client sent.
 ///
 /// # Errors
-/// `BinName` when it is longer than [`BIN_NAME_SIZE_MAX`] or holds a zero byte.
+/// `BinName` when the name is longer than [`BIN_NAME_SIZE_MAX`] or holds a zero byte.
 #[inline]
 pub fn check_name(name: &[u8]) -> Result<(), ResultCode> {
     if name.len() <= BIN_NAME_SIZE_MAX && !name.contains(&0) { Ok(()) } else { Err(ResultCode::BinName) }
@@ -41,7 +41,8 @@ pub fn check_name(name: &[u8]) -> Result<(), ResultCode> {
 #[derive(Clone, Debug, Default)]
 pub struct Bins<'a> {
     bins: SmallVec<[Bin<'a>; INLINE_BINS]>,
-    /// Positions by name. Made when one of many bins is first looked up; from then on it is kept up to date.
+    /// Positions by name. The first lookup in a record of many bins makes the table; every change then keeps it up to
+    /// date.
     positions: OnceCell<HashMap<&'a [u8], usize>>,
 }
 
@@ -58,7 +59,7 @@ impl<'a> Bins<'a> {
         Bins { bins: SmallVec::new(), positions: OnceCell::new() }
     }
 
-    /// Where bin `name` is.
+    /// The position of bin `name`.
     #[inline]
     fn position(&self, name: &[u8]) -> Option<usize> {
         if self.bins.len() < TABLE_BINS_MIN {
@@ -72,7 +73,7 @@ impl<'a> Bins<'a> {
         let positions = self.positions.get_or_init(|| {
             let mut positions = HashMap::with_capacity(self.bins.len());
             for (position, bin) in self.bins.iter().enumerate() {
-                // In a damaged record two bins may have the same name: the first is found.
+                // Two bins of a damaged record may have the same name: the first is found.
                 positions.entry(bin.name).or_insert(position);
             }
             positions
@@ -86,13 +87,13 @@ impl<'a> Bins<'a> {
         self.bins.get(self.position(name)?).map(|bin| &bin.particle)
     }
 
-    /// The value of bin `name`, to change it.
+    /// The value of bin `name`, mutable.
     pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut Particle<'a>> {
         let position = self.position(name)?;
         self.bins.get_mut(position).map(|bin| &mut bin.particle)
     }
 
-    /// Gives bin `name` the value `particle`, creating it at the end if need be.
+    /// Gives bin `name` the value `particle`, creating it at the end if it does not exist.
     pub fn set(&mut self, name: &'a [u8], particle: Particle<'a>) {
         match self.get_mut(name) {
             Some(old) => *old = particle,
@@ -100,7 +101,7 @@ impl<'a> Bins<'a> {
         }
     }
 
-    /// Adds a bin whose name no other has.
+    /// Adds a bin whose name no other bin has.
     pub fn push(&mut self, bin: Bin<'a>) {
         if let Some(positions) = self.positions.get_mut() {
             positions.entry(bin.name).or_insert(self.bins.len());
@@ -120,7 +121,7 @@ impl<'a> Bins<'a> {
         }
     }
 
-    /// Price of looking a bin up.
+    /// Price of a bin lookup.
     #[must_use]
     pub fn lookup_steps(&self) -> u64 {
         if self.bins.len() < TABLE_BINS_MIN { 2 + self.bins.len() as u64 } else { 20 }
@@ -138,13 +139,13 @@ impl<'a> Bins<'a> {
         self.bins.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no bins.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bins.is_empty()
     }
 
-    /// Bytes of the values that were made here, neither in the stored record nor in the request.
+    /// Bytes of the values that are neither in the stored record nor in the request.
     #[must_use]
     pub fn made_size(&self) -> usize {
         let made = |bin: &Bin<'_>| match &bin.particle {
@@ -189,7 +190,7 @@ mod tests {
         assert_eq!(bins.get(b"b"), Some(&Particle::Integer(9)));
     }
 
-    /// As [`Bins`], searched from the front.
+    /// Same as [`Bins`], searched from the front.
     #[derive(Default)]
     struct Model(Vec<(Vec<u8>, i64)>);
 
@@ -252,7 +253,7 @@ mod tests {
             bins.remove(name);
         }
         assert!(bins.is_empty());
-        // Searched one by one this takes several seconds.
+        // A search one by one takes several seconds.
         assert!(start.elapsed().as_millis() < 1000, "{:?}", start.elapsed());
     }
 

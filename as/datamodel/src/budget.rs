@@ -1,26 +1,25 @@
-//! A budget of work steps: what bounds the time of one request.
+//! Budgets of work steps, which bound the time of one request.
 //!
-//! Work whose size a client chooses draws on a budget: before it is done where its size is known, as it goes where it
-//! is not. One step is about a nanosecond. When the steps are used up, a budget may ask its owner whether to go on;
-//! if there is nobody to ask, or the answer is no, the budget is exhausted and every further draw fails at once. What an
-//! operation gives then is no answer: whoever began the work asks [`Budget::is_exhausted`], or [`Budget::check`]s the
-//! result.
+//! Work whose size a client chooses draws on a budget: in advance where the size is known, along the way where it is
+//! not. One step is about a nanosecond. A budget that runs out may ask its owner for more steps; without an owner, or
+//! if the owner refuses, the budget is exhausted and every further draw fails at once. The result of an operation is
+//! then meaningless: the caller that began the work asks [`Budget::is_exhausted`], or [`Budget::check`]s the result.
 //!
-//! This crate knows no clock. Deadlines, a stop of the server and clients that have gone are the owner's to look at.
+//! This crate has no clock. The owner watches deadlines, the stop of the server and closed connections.
 
 use std::cell::Cell;
 
 use proto::ResultCode;
 
-/// Steps that are left for some work, and who is asked when they are used up. For one thread.
+/// The steps left for some work, and whom to ask for more. For one thread.
 pub struct Budget<'a> {
-    /// One more than the steps that are left; 0 when exhausted, so that not even an empty draw succeeds.
+    /// The steps left plus one; 0 when exhausted, so that even an empty draw fails.
     left: Cell<u64>,
-    /// All steps that were granted so far.
+    /// All steps granted so far.
     granted: Cell<u64>,
-    /// Steps that are granted at once.
+    /// Steps granted at once.
     portion: u64,
-    /// Whether to go on after a portion.
+    /// Decides after each portion whether to go on.
     may_go_on: Option<&'a dyn Fn() -> bool>,
 }
 
@@ -31,14 +30,14 @@ impl<'a> Budget<'a> {
         Self::of(u64::MAX - 1, None)
     }
 
-    /// A budget of so many steps.
+    /// A budget of `steps` steps.
     #[must_use]
     pub const fn new(steps: u64) -> Self {
         Self::of(steps, None)
     }
 
-    /// A budget that is granted `steps` at a time, the first at once. After each portion `may_go_on` decides. It is not
-    /// asked again after it has said no.
+    /// A budget that grants `steps` at a time, the first portion at once. `may_go_on` decides after each portion; it is
+    /// not asked again after a refusal.
     #[must_use]
     pub const fn with_refill(steps: u64, may_go_on: &'a dyn Fn() -> bool) -> Self {
         Self::of(steps, Some(may_go_on))
@@ -52,7 +51,7 @@ impl<'a> Budget<'a> {
     /// Takes `steps`.
     ///
     /// # Errors
-    /// `Timeout` if the budget is exhausted, or is so by this: then the work is not to be done.
+    /// `Timeout` if the budget is exhausted or this draw exhausts it: the caller must not do the work then.
     #[inline]
     pub fn draw(&self, steps: u64) -> Result<(), ResultCode> {
         let left = self.left.get();
@@ -63,19 +62,19 @@ impl<'a> Budget<'a> {
         self.refill(steps)
     }
 
-    /// Takes steps for `len` bytes that are walked over or compared, or so many other small pieces of work.
+    /// Takes steps for `len` bytes that are walked over or compared, or for `len` other small pieces of work.
     ///
     /// # Errors
-    /// As [`draw`](Self::draw).
+    /// Same error as [`draw`](Self::draw).
     #[inline]
     pub fn draw_for(&self, len: usize) -> Result<(), ResultCode> {
         self.draw(len as u64)
     }
 
-    /// Takes steps for `len` bytes that are copied or compared as a whole, of which a processor does several in a step.
+    /// Takes steps for `len` bytes that are copied or compared in bulk: a processor does several in a step.
     ///
     /// # Errors
-    /// As [`draw`](Self::draw).
+    /// Same error as [`draw`](Self::draw).
     #[inline]
     pub fn draw_for_copy(&self, len: usize) -> Result<(), ResultCode> {
         self.draw(1 + (len as u64 >> COPIED_BYTES_LOG2))
@@ -98,36 +97,36 @@ impl<'a> Budget<'a> {
         Ok(())
     }
 
-    /// Ends the budget, whatever is left: for work that turns out to be too long for it.
+    /// Ends the budget at once, for work that turns out to exceed it.
     #[cold]
     pub fn exhaust(&self) {
         self.left.set(0);
     }
 
-    /// Whether the steps ran out. What was computed is then no answer.
+    /// Whether the steps ran out. The computed result is then meaningless.
     #[inline]
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         self.left.get() == 0
     }
 
-    /// `result`, unless the steps ran out while it was computed.
+    /// `result`, unless the steps ran out during the work.
     ///
     /// # Errors
-    /// `Timeout` if they did, whatever the result; the result's own.
+    /// `Timeout` if the steps ran out; otherwise the result's own error.
     #[inline]
     pub fn check<T>(&self, result: Result<T, ResultCode>) -> Result<T, ResultCode> {
         if self.is_exhausted() { Err(ResultCode::Timeout) } else { result }
     }
 
-    /// Steps that were taken so far; all that were granted, if the budget is exhausted.
+    /// The steps taken so far; all granted steps if the budget is exhausted.
     #[must_use]
     pub fn drawn(&self) -> u64 {
         self.granted.get().saturating_sub(self.left.get().saturating_sub(1))
     }
 }
 
-/// Walks over values and comparisons of them draw as they go.
+/// Walks over values and comparisons draw as they go.
 impl cf::msgpack::Meter for Budget<'_> {
     #[inline]
     fn draw(&self, steps: usize) -> Option<()> {
@@ -143,11 +142,11 @@ impl std::fmt::Debug for Budget<'_> {
     }
 }
 
-/// Logarithm of the bytes that are copied in a step.
+/// Binary logarithm of the bytes copied in a step.
 const COPIED_BYTES_LOG2: u32 = 3;
 
-/// The result of `work` without an end to its budget, after checking that with as many steps as it then takes it gives
-/// the same, and with fewer no answer.
+/// The result of `work` with an unlimited budget. Checks that the steps it takes are enough for the same result, and
+/// that fewer give no result.
 #[cfg(test)]
 pub(crate) fn unlimited<T: std::fmt::Debug>(
     work: impl Fn(&Budget<'_>) -> Result<T, ResultCode>,

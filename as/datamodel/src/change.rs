@@ -1,15 +1,15 @@
-//! The effect of an operation on a bin: the form in which list, map, bit and HyperLogLog operations answer.
+//! The effect of an operation on a bin: the result of list, map, bit and HyperLogLog operations.
 
 use crate::Particle;
 
 /// The bin afterwards.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// It stays as it was, or stays missing.
+    /// It stays as it is, or stays missing.
     Unchanged,
-    /// It gets this value, and is created if it was missing.
+    /// It gets this value; a missing bin is created.
     Set(Particle<'static>),
-    /// It goes. Only expressions do that.
+    /// It is deleted. Only expressions do that.
     Removed,
 }
 
@@ -17,15 +17,15 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Modified {
     pub bin: Change,
-    /// The answer for the client; not every operation has one.
+    /// The answer for the client, if the operation has one.
     pub result: Option<Particle<'static>>,
 }
 
 impl Modified {
-    /// Nothing changed, nothing to tell.
+    /// No change and no answer.
     pub const NOTHING: Self = Self { bin: Change::Unchanged, result: None };
 
-    /// A new value and nothing to tell.
+    /// A new value and no answer.
     #[must_use]
     pub const fn set(particle: Particle<'static>) -> Self {
         Self { bin: Change::Set(particle), result: None }

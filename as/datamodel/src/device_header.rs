@@ -1,4 +1,4 @@
-//! The header of a device or data file, version 4: whose data it holds, and which partitions of it count.
+//! The header of a device or data file, version 4: the namespace that owns the data, and the partitions that are valid.
 //!
 //! ```text
 //! offset   size  content (integers little-endian)
@@ -30,10 +30,10 @@
 //! 200704 131072  scratch of atomic updates, unused
 //! 331776         zeros up to 8 MiB, where the first write block begins
 //! ```
-//! Prefix and partition entries are the same on all devices of a namespace. The signature is drawn anew at each start;
-//! so devices with different signatures were not used together last. Each start of this server adds a random run number
-//! to the headers that it writes to; so of two copies of a device, one that went on without the other has its
-//! newest run among its own. Bytes become a header here, nothing else: no I/O.
+//! Prefix and partition entries are the same on all devices of a namespace. Each start draws a new signature; devices
+//! with different signatures were not used together last. Each start of this server also adds a random run number to
+//! the headers that it writes. If one copy of a device was used without the other, it still lists the other's newest
+//! run. This module converts bytes and does no I/O.
 
 use std::fmt;
 use std::ops::Range;
@@ -41,23 +41,23 @@ use std::ops::Range;
 use crate::encryption::{CANARY_SIZE, DEVICE_KEY_SIZE, WrappedKey};
 use crate::partition_version::PartitionVersion;
 
-/// First eight bytes of a device in use.
+/// The first eight bytes of a device in use.
 pub const MAGIC: u64 = 0x4349_7472_7573_0322;
-/// The version written and understood.
+/// The version that this server writes and reads.
 pub const VERSION: u32 = 4;
-/// Version whose records lack the end mark; nothing reads it any more.
+/// The version whose records lack the end mark; no server reads it any more.
 const VERSION_WITHOUT_END_MARKS: u32 = 3;
-/// Partitions of a namespace.
+/// Number of partitions of a namespace.
 pub const PARTITION_COUNT: usize = 4096;
-/// Most devices or files of a namespace.
+/// Largest number of devices or files of a namespace.
 pub const DEVICE_COUNT_MAX: u32 = 128;
-/// Size of a write block, and of the space kept for the header.
+/// Size of a write block, and of the space reserved for the header.
 pub const WBLOCK_SIZE: u32 = 8 << 20;
-/// Space of the header: the first write block begins here.
+/// Space reserved for the header: the first write block begins after it.
 pub const HEADER_SPACE: u64 = 8 << 20;
-/// Bytes that say whether a device is fresh; also the whole of what the header uses.
+/// Bytes that decide whether a device is fresh; the header uses no others.
 pub const HEADER_SIZE: usize = SCRATCH_OFFSET + SCRATCH_SIZE;
-/// Bytes of the header that are ever other than zero; a multiple of every device's transfer size.
+/// Bytes of the header that may be other than zero; a multiple of every device's transfer size.
 pub const WRITTEN_SIZE: usize = UNIQUE_OFFSET + 4096;
 
 const VERSION_OFFSET: usize = 8;
@@ -65,47 +65,47 @@ const NAMESPACE_OFFSET: usize = 12;
 const NAMESPACE_SIZE: usize = 32;
 const DEVICE_COUNT_OFFSET: usize = 44;
 const SIGNATURE_OFFSET: usize = 48;
-/// Place of the flags.
+/// Offset of the flags.
 pub const FLAGS_OFFSET: usize = 56;
 const WBLOCK_SIZE_OFFSET: usize = 60;
 const REGIME_OFFSET: usize = 64;
 const ROSTER_GENERATION_OFFSET: usize = 72;
-/// Place of the first partition entry.
+/// Offset of the first partition entry.
 pub const PARTITIONS_OFFSET: usize = 4096;
 /// Bytes of a partition entry.
 pub const PARTITION_ENTRY_SIZE: usize = 16;
-/// Partitions whose entries are written together: 4096 bytes of them, the largest unit that a device transfers.
+/// Number of partition entries written together: 4096 bytes, the largest transfer unit of a device.
 pub const PARTITION_GROUP_LEN: usize = 256;
-/// Place of the part that differs from device to device.
+/// Offset of the part that differs between devices.
 pub const UNIQUE_OFFSET: usize = PARTITIONS_OFFSET + PARTITION_COUNT * PARTITION_ENTRY_SIZE;
-/// Place of the pristine offset.
+/// Offset of the pristine offset.
 pub const PRISTINE_OFFSET: usize = UNIQUE_OFFSET + 88;
-/// Place of the key of encrypted data; its canary is behind it.
+/// Offset of the key of encrypted data; its canary follows.
 pub const ENCRYPTED_KEY_OFFSET: usize = UNIQUE_OFFSET + 8;
 const CANARY_OFFSET: usize = ENCRYPTED_KEY_OFFSET + DEVICE_KEY_SIZE;
 /// Bytes of the unique part.
 pub const UNIQUE_SIZE: usize = 96;
-/// Bytes to be written when the prefix has changed.
+/// Bytes to write when the prefix has changed.
 pub const PREFIX_BYTES: Range<usize> = 0..PARTITIONS_OFFSET;
-/// Bytes to be written when the unique part or the runs have changed.
+/// Bytes to write when the unique part or the runs have changed.
 pub const UNIQUE_BYTES: Range<usize> = UNIQUE_OFFSET..WRITTEN_SIZE;
 const RUNS_OFFSET: usize = UNIQUE_OFFSET + 1024;
 const RUNS_MAGIC: [u8; 8] = *b"FERRORUN";
 const RUN_COUNT_OFFSET: usize = RUNS_OFFSET + 8;
 const RUNS_HASH_OFFSET: usize = RUNS_OFFSET + 12;
 const RUN_LIST_OFFSET: usize = RUNS_OFFSET + 16;
-/// Run numbers that are remembered.
+/// Number of run numbers kept.
 pub const RUN_COUNT_MAX: usize = 128;
 const OWN_OFFSET: usize = RUN_LIST_OFFSET + 8 * RUN_COUNT_MAX;
 const OWN_MAGIC: [u8; 8] = *b"FERRODEV";
 const OWN_SIZE_OFFSET: usize = OWN_OFFSET + 8;
 const OWN_KEY_OFFSET: usize = OWN_OFFSET + 16;
 const OWN_HASH_OFFSET: usize = OWN_OFFSET + 24;
-/// The second copy of the partition entries, with what seals it.
+/// The second copy of the partition entries, with its seal.
 pub const COPY_BYTES: Range<usize> = 131_072..200_704;
-/// What seals the copy: it is written with each change.
+/// The seal of the copy, written with each change.
 pub const COPY_SEAL_BYTES: Range<usize> = 196_608..200_704;
-/// What the seal begins with.
+/// The first bytes of the seal.
 pub const COPY_MAGIC: [u8; 8] = *b"FERROPAR";
 const SCRATCH_OFFSET: usize = UNIQUE_OFFSET + SCRATCH_SIZE;
 const SCRATCH_SIZE: usize = 128 << 10;
@@ -115,7 +115,7 @@ const _: () = assert!(HEADER_SIZE.is_multiple_of(4096) && WRITTEN_SIZE.is_multip
 const _: () = assert!(CANARY_OFFSET == 69_704 && CANARY_OFFSET + CANARY_SIZE == PRISTINE_OFFSET);
 const _: () = assert!(OWN_OFFSET == 71_696 && OWN_HASH_OFFSET + 4 <= WRITTEN_SIZE);
 
-/// What the header says about the data as a whole.
+/// Flags about the data as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(transparent)]
 pub struct Flags(pub u32);
@@ -123,13 +123,13 @@ pub struct Flags(pub u32);
 impl Flags {
     /// The last shutdown was clean.
     pub const TRUSTED: Flags = Flags(0x01);
-    /// Records without bin names, of a mode that no longer exists.
+    /// Records have no bin names: a mode that no longer exists.
     pub const SINGLE_BIN: Flags = Flags(0x02);
     /// The records are encrypted.
     pub const ENCRYPTED: Flags = Flags(0x04);
     /// The namespace was strongly consistent.
     pub const STRONG_CONSISTENCY: Flags = Flags(0x08);
-    /// Every write was on the device before it was answered.
+    /// Every write was on the device before its answer.
     pub const COMMIT_TO_DEVICE: Flags = Flags(0x10);
 
     const NAMES: [(Flags, &str); 5] = [
@@ -146,42 +146,42 @@ impl Flags {
         self.0 & flags.0 == flags.0
     }
 
-    /// These and `flags`, or these without.
+    /// These flags with `flags` set or cleared.
     #[must_use]
     pub const fn with(self, flags: Flags, set: bool) -> Self {
         Flags(if set { self.0 | flags.0 } else { self.0 & !flags.0 })
     }
 
-    /// The names of those that are set and known.
+    /// The names of the known flags that are set.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         Self::NAMES.into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, name)| name)
     }
 }
 
-/// What the header remembers of a partition.
+/// The entry of a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PartitionEntry {
-    /// Records are loaded if it has data.
+    /// The records of the partition are loaded if the version says that it has data.
     pub version: PartitionVersion,
-    /// Records with another tree id belong to a copy that was dropped; absent partitions have one too.
+    /// Records with another tree id belong to a dropped copy; absent partitions have a tree id too.
     pub tree_id: u8,
 }
 
 impl PartitionEntry {
-    /// The entry's place in the header, for partition `id`.
+    /// The offset of the entry of partition `id` in the header.
     #[must_use]
     pub const fn offset(id: usize) -> usize {
         PARTITIONS_OFFSET + id * PARTITION_ENTRY_SIZE
     }
 
-    /// The bytes of the header to be written when the entry of partition `id` has changed: its group.
+    /// The bytes of the header to write when the entry of partition `id` has changed: its group.
     #[must_use]
     pub const fn group_bytes(id: usize) -> Range<usize> {
         let start = PartitionEntry::offset(id - id % PARTITION_GROUP_LEN);
         start..start + PARTITION_GROUP_LEN * PARTITION_ENTRY_SIZE
     }
 
-    /// The stored form.
+    /// The stored form of the entry.
     #[must_use]
     pub fn encode(self) -> [u8; PARTITION_ENTRY_SIZE] {
         let mut bytes = [0; PARTITION_ENTRY_SIZE];
@@ -194,39 +194,40 @@ impl PartitionEntry {
 /// The header of a device in use.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeviceHeader {
-    /// The namespace's name up to its first zero byte; not necessarily text.
+    /// The namespace's name up to the first zero byte; not necessarily text.
     pub namespace: Vec<u8>,
-    /// How many devices the namespace had.
+    /// Number of devices of the namespace.
     pub device_count: u32,
-    /// The part that is the same on all devices of a set.
+    /// The signature, which is the same on all devices of a set.
     pub signature: u64,
     pub flags: Flags,
-    /// Bytes of a write block.
+    /// Size of a write block in bytes.
     pub wblock_size: u32,
-    /// Kept for strong consistency.
+    /// Belongs to strong consistency; kept as it was.
     pub eventual_regime: u32,
-    /// Kept for strong consistency.
+    /// Belongs to strong consistency; kept as it was.
     pub roster_generation: u32,
     /// All [`PARTITION_COUNT`] of them.
     pub partitions: Box<[PartitionEntry]>,
     /// The device's number in the set.
     pub device_id: u32,
-    /// From here on no write block was ever used; 0 when it was never recorded.
+    /// No write block from here on was ever used; 0 when that was never recorded.
     pub pristine_offset: u64,
-    /// The last starts of this server that wrote to the device, newest first; none if another server wrote to it last.
+    /// The last starts of this server that wrote to the device, newest first; empty if another server wrote to it last.
     pub runs: Vec<u64>,
-    /// Bytes of the device that were in use; 0 if another server wrote to it last.
+    /// Bytes of the device in use; 0 if another server wrote to it last.
     pub size: u64,
-    /// What the marks at the end of write blocks are made from; 0 if another server wrote to it last.
+    /// The key of the marks at the end of write blocks; 0 if another server wrote to it last.
     pub end_mark_key: u64,
-    /// The key by which everything behind the header is encrypted, if it is.
+    /// The key that encrypts everything after the header, if the device is encrypted.
     pub encrypted_key: Option<WrappedKey>,
 }
 
-/// The kinds of device, by their first bytes.
+/// The kinds of device, told by the first bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Found {
-    /// Zeros: a device that was never used, or was erased, but for the second copy of its partition entries perhaps.
+    /// Only zeros, except perhaps for the second copy of the partition entries: a device that was never used, or was
+    /// erased.
     Fresh,
     Used(Box<DeviceHeader>),
 }
@@ -234,25 +235,25 @@ pub enum Found {
 /// Why a device cannot be used as it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HeaderError {
-    /// Fewer bytes than a header; holds how many.
+    /// Fewer bytes than a header; holds their number.
     Short(u64),
-    /// There is no magic, but a byte other than zero; holds where the first one is.
+    /// The magic is missing, but some byte is not zero; holds the offset of the first one.
     Foreign(usize),
-    /// A version from before end marks.
+    /// A version without end marks.
     OldVersion,
-    /// A version that does not exist yet.
+    /// An unknown newer version.
     UnknownVersion(u32),
-    /// More devices than there can be, or none.
+    /// More devices than allowed, or none.
     DeviceCount(u32),
     /// The signature is 0.
     NoSignature,
-    /// Write blocks that do not divide today's.
+    /// A write block size that does not divide today's.
     WblockSize(u32),
-    /// A device id that does not exist.
+    /// A device id out of range.
     DeviceId(u32),
     /// A mode that no longer exists.
     SingleBin,
-    /// The data belongs to another namespace; holds its name, and the configured one.
+    /// The data belongs to another namespace; holds that name and the configured one.
     Namespace { found: String, expected: String },
     /// The pristine offset is inside the header.
     PristineOffset(u64),
@@ -261,7 +262,7 @@ pub enum HeaderError {
 }
 
 impl HeaderError {
-    /// Where on the device the wrong bytes are.
+    /// The offset of the wrong bytes on the device.
     #[must_use]
     pub fn offset(&self) -> u64 {
         let offset = match self {
@@ -280,7 +281,7 @@ impl HeaderError {
     }
 }
 
-/// Advice for a header that makes no sense.
+/// Advice for a header with impossible content.
 const DAMAGED: &str = "the header is damaged: restore the device from a copy, or erase it";
 
 impl fmt::Display for HeaderError {
@@ -334,8 +335,8 @@ impl fmt::Display for HeaderError {
 impl std::error::Error for HeaderError {}
 
 impl DeviceHeader {
-    /// Reads the header in `bytes`, the first [`HEADER_SIZE`] bytes of a device, without judging more of it than that
-    /// this version can read it: see [`check`](Self::check).
+    /// Reads the header in `bytes`, the first [`HEADER_SIZE`] bytes of a device. Checks only that this version can read
+    /// it: see [`check`](Self::check).
     ///
     /// # Errors
     /// `Short`, `Foreign`, `OldVersion`, `UnknownVersion`.
@@ -397,17 +398,17 @@ impl DeviceHeader {
         }
     }
 
-    /// What was written to the device in the order of time, newest first, as far as it is known: the runs of this
-    /// server, or the last start of another one, which draws a signature each time.
+    /// The writes to the device in order of time, newest first, as far as known: the runs of this server, or the last
+    /// start of another one, which draws a signature each time.
     #[must_use]
     pub fn lineage(&self) -> Vec<u64> {
         if self.runs.is_empty() { vec![self.signature] } else { self.runs.clone() }
     }
 
-    /// Whether namespace `namespace` can use the device, of which `size` bytes are there.
+    /// Checks that namespace `namespace` can use the device, of which `size` bytes exist.
     ///
     /// # Errors
-    /// The first thing that is wrong, in the order of the header.
+    /// The first fault in the order of the header.
     pub fn check(&self, namespace: &[u8], size: u64) -> Result<(), HeaderError> {
         if self.namespace != namespace {
             let text = |name| String::from_utf8_lossy(name).into_owned();
@@ -436,11 +437,10 @@ impl DeviceHeader {
         }
     }
 
-    /// Writes the header to the first [`WRITTEN_SIZE`] bytes of `bytes`; what follows up to [`HEADER_SPACE`] is to be
-    /// zeros.
+    /// Writes the header to the first [`WRITTEN_SIZE`] bytes of `bytes`; the rest up to [`HEADER_SPACE`] must be zeros.
     ///
     /// # Panics
-    /// If there is no room, the namespace's name is too long, or there is not an entry for each partition.
+    /// If `bytes` are too short, the namespace's name is too long, or the number of partition entries is wrong.
     pub fn encode(&self, bytes: &mut [u8]) {
         assert!(self.namespace.len() < NAMESPACE_SIZE && !self.namespace.contains(&0), "name for the header");
         assert_eq!(self.partitions.len(), PARTITION_COUNT, "partition entries of a header");
@@ -484,21 +484,21 @@ impl DeviceHeader {
     }
 }
 
-/// The key in a header that says that the data is encrypted.
+/// The key in a header of encrypted data.
 fn encrypted_key(bytes: &[u8]) -> Option<WrappedKey> {
     let key = *bytes.get(ENCRYPTED_KEY_OFFSET..)?.first_chunk()?;
     let canary = *bytes.get(CANARY_OFFSET..)?.first_chunk()?;
     Flags(le_u32(bytes, FLAGS_OFFSET)).contains(Flags::ENCRYPTED).then_some(WrappedKey { key, canary })
 }
 
-/// Whether the second copy of the partition entries is all that is left in `bytes`, the first [`HEADER_SIZE`] bytes of a
-/// device: what stood before it was erased.
+/// Whether `bytes`, the first [`HEADER_SIZE`] bytes of a device, hold only the second copy of the partition entries: an
+/// erasure removed what stood before it.
 fn is_copy_all_that_is_left(bytes: &[u8]) -> bool {
     let others = bytes[..COPY_BYTES.start].iter().chain(&bytes[COPY_BYTES.end..]);
     bytes[COPY_SEAL_BYTES].starts_with(&COPY_MAGIC) && others.into_iter().all(|byte| *byte == 0)
 }
 
-/// The run numbers in a header, if there are any and they are whole.
+/// The run numbers in a header, if they exist and are intact.
 fn parse_runs(bytes: &[u8]) -> Option<Vec<u64>> {
     let count = le_u32(bytes, RUN_COUNT_OFFSET) as usize;
     if !bytes.get(RUNS_OFFSET..)?.starts_with(&RUNS_MAGIC) || count > RUN_COUNT_MAX {
@@ -509,7 +509,7 @@ fn parse_runs(bytes: &[u8]) -> Option<Vec<u64>> {
         .then(|| (0..count).map(|at| le_u64(runs, 8 * at)).collect())
 }
 
-/// One of this server's own numbers, 0 if they are not there or damaged.
+/// One of this server's own numbers; 0 if it is missing or damaged.
 fn own_field(bytes: &[u8], at: usize) -> u64 {
     let is_there = bytes[OWN_OFFSET..].starts_with(&OWN_MAGIC)
         && runs_hash(&bytes[OWN_SIZE_OFFSET..OWN_HASH_OFFSET]) == le_u32(bytes, OWN_HASH_OFFSET);
@@ -520,8 +520,8 @@ fn runs_hash(runs: &[u8]) -> u32 {
     cf::wyhash::hash64(runs) as u32
 }
 
-/// Whether a device and its shadow carry the same header, whatever the pristine offset, which only the device keeps.
-/// Then what is on the device need not be taken from the shadow.
+/// Whether a device and its shadow carry the same header, apart from the pristine offset, which only the device keeps.
+/// The device's data then need not be copied from the shadow.
 #[must_use]
 pub fn same_but_for_pristine_offset(a: &[u8], b: &[u8]) -> bool {
     let parts = |bytes: &[u8]| -> Option<[Box<[u8]>; 2]> {
@@ -535,7 +535,7 @@ fn le_u32(bytes: &[u8], at: usize) -> u32 {
     bytes[at..].first_chunk().map_or(0, |chunk| u32::from_le_bytes(*chunk))
 }
 
-/// As [`le_u32`].
+/// Same as [`le_u32`].
 fn le_u64(bytes: &[u8], at: usize) -> u64 {
     bytes[at..].first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk))
 }
@@ -546,8 +546,8 @@ mod tests {
 
     use super::*;
 
-    /// What the C server wrote for a namespace `bar` with one file, stopped cleanly; all else of its header is zeros,
-    /// but for the partition entries, which are all alike.
+    /// The header that the C server wrote for a namespace `bar` with one file, stopped cleanly; everything else is
+    /// zeros, except for the partition entries, which are all alike.
     const GOLDEN_PREFIX: [u8; 76] = *b"\x22\x03\x73\x75\x72\x74\x49\x43\x04\0\0\0bar\0\
         \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\
         \x4F\xB4\x80\xCB\x01\xBA\x92\x2C\x01\0\0\0\0\0\x80\0\0\0\0\0\0\0\0\0\0\0\0\0";

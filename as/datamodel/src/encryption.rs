@@ -1,26 +1,28 @@
-//! Encryption of devices: AES-XTS in units of 512 bytes, with a random key for each device, which the device's header holds
-//! wrapped by the key of the configured file. This server's own format: that of the C server's other edition is not public.
+//! Encryption of devices: AES-XTS in units of 512 bytes, with a random key for each device. The device's header holds
+//! that key wrapped by the key of the configured file. The format is this server's own: that of the C server's other
+//! edition is not public.
 //!
 //! # Keys
-//! The key of a file is the SHA-256 (AES-128) or SHA-512 (AES-256) of all its bytes. The key of a device is random, 64 bytes:
-//! 32 or 64 of them are the two keys of XTS. In the header it is encrypted by XTS with the file's key, and beside it is a
-//! canary: the first 16 bytes of the HMAC-SHA-256, by the device's key, of a text that names the strength. So a wrong file, a
-//! wrong strength and a damaged header are told before anything is read or written. For another file only the header is
-//! written anew.
+//! The key of a file is the SHA-256 (AES-128) or SHA-512 (AES-256) of all its bytes. The key of a device is random, 64
+//! bytes: 32 or 64 of them are the two keys of XTS. The header holds it encrypted by XTS with the file's key, and a
+//! canary beside it: the first 16 bytes of the HMAC-SHA-256, by the device's key, of a text that names the strength.
+//! The canary shows a wrong file, a wrong strength and a damaged header before anything is read or written. A change of
+//! the file rewrites only the header.
 //!
 //! # Units
-//! Behind the header each unit of 512 bytes is encrypted by itself, its number on the device for a tweak. There is no nonce to
-//! be used twice: a unit that is written again, as at the end of what a block is filled with, tells who has both versions
-//! which 16 bytes of it changed, and nothing else; a record that moves gets another form. A write that a crash cuts short
-//! leaves each unit old or new. A unit of zeros was never written and stays zeros: that is what is read of a hole in a file.
-//! XTS tells no change of what it encrypted, but one turns 16 bytes into noise; the checksums of packed records tell that.
+//! Each unit of 512 bytes after the header is encrypted by itself, with its number on the device as the tweak. There is
+//! no nonce that could repeat. A unit written again (the end of a block being filled) shows an observer of both
+//! versions which of its 16-byte pieces changed, and nothing else; a record that moves is encrypted differently. A
+//! write that a crash cuts short leaves each unit old or new. A unit of zeros was never written and stays zeros, as
+//! reads of a hole in a file return them. XTS does not detect a change of the encrypted bytes, but any change turns 16
+//! bytes into noise, which the checksums of packed records detect.
 
 use aes::cipher::{Block, BlockDecrypt, BlockEncrypt, KeyInit};
 use aes::{Aes128, Aes256};
 use hmac::{Hmac, Mac};
 use sha2::{Digest as _, Sha256, Sha512};
 
-/// Bytes that are encrypted together.
+/// Bytes encrypted together.
 pub const UNIT_SIZE: usize = 512;
 /// Bytes of a device's key.
 pub const DEVICE_KEY_SIZE: usize = 64;
@@ -29,7 +31,7 @@ pub const CANARY_SIZE: usize = 16;
 const BLOCK_SIZE: usize = 16;
 const BLOCKS_PER_UNIT: usize = UNIT_SIZE / BLOCK_SIZE;
 
-/// Which AES.
+/// Key sizes of AES.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Strength {
     Aes128,
@@ -37,7 +39,7 @@ pub enum Strength {
 }
 
 impl Strength {
-    /// Both.
+    /// All strengths.
     pub const ALL: [Strength; 2] = [Strength::Aes128, Strength::Aes256];
 
     /// Its name in the configuration.
@@ -50,7 +52,7 @@ impl Strength {
     }
 }
 
-/// A device's key as the header holds it.
+/// A device's key as the header stores it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WrappedKey {
     pub key: [u8; DEVICE_KEY_SIZE],
@@ -68,7 +70,7 @@ impl std::fmt::Debug for DeviceKey {
 }
 
 impl DeviceKey {
-    /// One of random bytes.
+    /// A key of random bytes.
     #[must_use]
     pub const fn new(random: [u8; DEVICE_KEY_SIZE]) -> Self {
         DeviceKey(random)
@@ -76,7 +78,7 @@ impl DeviceKey {
 
     fn canary(&self, strength: Strength) -> [u8; CANARY_SIZE] {
         let mut canary = [0; CANARY_SIZE];
-        // A key of any size will do.
+        // HMAC accepts a key of any size.
         if let Ok(mac) = <Hmac<Sha256> as Mac>::new_from_slice(&self.0) {
             let text = format!("Ferrospike device key, {}", strength.name());
             canary.copy_from_slice(&mac.chain_update(text).finalize().into_bytes()[..CANARY_SIZE]);
@@ -84,7 +86,7 @@ impl DeviceKey {
         canary
     }
 
-    /// The key for a header, wrapped by that of a file with `content`.
+    /// The key for a header, wrapped by the key of a file with `content`.
     #[must_use]
     pub fn wrap(&self, content: &[u8], strength: Strength) -> WrappedKey {
         let mut key = self.0;
@@ -92,7 +94,7 @@ impl DeviceKey {
         WrappedKey { key, canary: self.canary(strength) }
     }
 
-    /// The key that a header holds, if the file with `content` is that which it was wrapped by.
+    /// The key in a header, if a file with `content` wrapped it.
     #[must_use]
     pub fn unwrap(wrapped: &WrappedKey, content: &[u8], strength: Strength) -> Option<Self> {
         let mut key = wrapped.key;
@@ -100,7 +102,7 @@ impl DeviceKey {
         Some(DeviceKey(key)).filter(|key| key.canary(strength) == wrapped.canary)
     }
 
-    /// What encrypts the device's units.
+    /// The cipher of the device's units.
     #[must_use]
     pub fn cipher(&self, strength: Strength) -> UnitCipher {
         UnitCipher::new(&self.0, strength)
@@ -138,7 +140,7 @@ impl std::fmt::Debug for UnitCipher {
 
 impl UnitCipher {
     /// # Panics
-    /// If `key` has not both keys.
+    /// If `key` is too short for both keys.
     fn new(key: &[u8], strength: Strength) -> Self {
         UnitCipher(match strength {
             Strength::Aes128 => {
@@ -150,20 +152,20 @@ impl UnitCipher {
         })
     }
 
-    /// Encrypts `bytes`, whole units that go to `offset` of the device.
+    /// Encrypts `bytes`, whole units for `offset` of the device.
     ///
     /// # Panics
-    /// If they are no whole units.
+    /// If they are not whole units.
     pub fn encrypt(&self, offset: u64, bytes: &mut [u8]) {
         for (number, unit) in units(offset, bytes) {
             self.crypt(number, unit, Direction::Encrypt);
         }
     }
 
-    /// Decrypts `bytes`, whole units that were read at `offset` of the device. Those that are zero stay so.
+    /// Decrypts `bytes`, whole units read at `offset` of the device. Units of zeros stay zeros.
     ///
     /// # Panics
-    /// If they are no whole units.
+    /// If they are not whole units.
     pub fn decrypt(&self, offset: u64, bytes: &mut [u8]) {
         for (number, unit) in units(offset, bytes) {
             if !crate::wblock_scan::is_zero(unit) {
@@ -172,7 +174,7 @@ impl UnitCipher {
         }
     }
 
-    /// One unit, or a shorter piece of whole blocks.
+    /// Encrypts or decrypts a unit, or a shorter run of whole blocks.
     fn crypt(&self, number: u64, unit: &mut [u8], direction: Direction) {
         match &self.0 {
             Ciphers::Aes128(data, tweak) => crypt_unit(data, tweak, number, unit, direction),
@@ -189,7 +191,8 @@ fn units(offset: u64, bytes: &mut [u8]) -> impl Iterator<Item = (u64, &mut [u8])
     (offset / UNIT_SIZE as u64..).zip(bytes.chunks_exact_mut(UNIT_SIZE))
 }
 
-/// XTS as in IEEE 1619, of whole blocks. The blocks of a unit go through the cipher together, which its pipeline likes.
+/// XTS as in IEEE 1619, of whole blocks. The blocks of a unit go through the cipher together, which makes good use of
+/// its pipeline.
 fn crypt_unit<C>(data: &C, tweak_cipher: &C, number: u64, unit: &mut [u8], direction: Direction)
 where
     C: BlockEncrypt + BlockDecrypt + aes::cipher::BlockSizeUser<BlockSize = aes::cipher::consts::U16>,
@@ -204,7 +207,7 @@ where
     for ((bytes, block), kept) in bytes.iter().zip(&mut blocks).zip(&mut tweaks) {
         *block = (u128::from_le_bytes(*bytes) ^ tweak).to_le_bytes().into();
         *kept = tweak;
-        // Times x in the field of 2^128 elements.
+        // Multiplies by x in the field of 2^128 elements.
         tweak = tweak << 1 ^ if tweak >> 127 == 0 { 0 } else { 0x87 };
     }
     let used = &mut blocks[..bytes.len()];
@@ -250,7 +253,7 @@ mod tests {
 
     #[test]
     fn vectors_of_the_standard() {
-        // IEEE 1619-2007, vector 4: its sector is a unit.
+        // IEEE 1619-2007, vector 4, whose sector is as long as a unit.
         let key: [u8; 32] = std::array::from_fn(|at| {
             let digits: [u8; 16] = [
                 0x27, 0x18, 0x28, 0x18, 0x28, 0x45, 0x90, 0x45, 0x23, 0x53, 0x60, 0x28, 0x74, 0x71, 0x35,

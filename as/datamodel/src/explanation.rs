@@ -1,10 +1,10 @@
-//! The answer of a part of the data model to the question why it refused an op (see [`crate::refusal`]).
+//! Explanations of refused ops: what the parts of the data model answer to [`crate::refusal`].
 
 use crate::particle::{BytesType, Particle};
 
-/// The explanation of an op that was refused.
+/// The explanation of a refused op.
 pub(crate) struct Explanation {
-    /// The operation's name, `list_append` for instance.
+    /// The operation's name, such as `list_append`.
     pub(crate) operation: String,
     pub(crate) reason: Option<String>,
     /// Describes the value that the operation met, if more is known than the type of the bin.
@@ -17,12 +17,12 @@ impl Explanation {
     }
 }
 
-/// Says what the bin of an op is.
+/// Describes the bin of an op.
 pub(crate) fn found(bin: Option<&Particle<'_>>) -> String {
     bin.map_or_else(|| "the bin does not exist".to_owned(), |bin| format!("the bin is {}", type_name(bin)))
 }
 
-/// The type of a particle, with its article.
+/// The type of a particle, with an article.
 pub(crate) const fn type_name(particle: &Particle<'_>) -> &'static str {
     match particle {
         Particle::Integer(_) => "an integer",

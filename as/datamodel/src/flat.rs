@@ -16,11 +16,11 @@
 //! ```
 //! A record with the flag *compressed* is packed, in this server's own form: see [`packing`](crate::packing).
 //!
-//! Between name and particle a bin may have metadata: a byte of flags, 0x80 always among them, and what these announce. A
-//! record that leaves a tombstone when it goes, because it was created over one, says so by an empty announcement: its
-//! first bin has the byte 0x80. The C server reads that and takes it for nothing; it never writes it.
+//! Between name and particle a bin may have metadata: a byte of flags(always with 0x80), and what the flags announce. A
+//! record that was created over a tombstone leaves one when it is deleted; flags without an announcement, the byte 0x80
+//! in its first bin, mark it. The C server ignores such a byte and never writes it.
 //!
-//! A varying number has 7 bits a byte, most significant first, top bit = more follow.
+//! A varying number has 7 bits a byte, most significant first; a set top bit means that more bytes follow.
 
 use cf::Digest;
 
@@ -31,7 +31,7 @@ use crate::particle::Particle;
 
 pub use crate::flat_bytes::FlatError;
 
-/// Unit of record sizes and places: every record starts and ends on a multiple of it.
+/// Unit of record sizes and offsets: every record starts and ends on a multiple of it.
 pub const RBLOCK_SIZE: usize = 16;
 /// First four bytes of a record.
 pub const MAGIC: u32 = 0x037A_F201;
@@ -70,19 +70,19 @@ pub struct FlatRecord<'a> {
     /// Particle type byte and bytes.
     pub key: Option<&'a [u8]>,
     pub bin_count: usize,
-    /// Whether a tombstone must take its place when it goes.
+    /// Whether its deletion must leave a tombstone.
     pub leaves_tombstone: bool,
     /// Stored size in bytes, a multiple of 16.
     pub size: usize,
-    /// How its bins are packed, if they are. Compressed ones cannot be read before the record is
+    /// How its bins are packed, if they are. Compressed bins can be read only after the record is
     /// [unpacked](crate::packing::Unpacker).
     pub packing: Option<Packing<'a>>,
-    /// They and what is behind them.
+    /// The bytes of the bins, and everything after them.
     bins: &'a [u8],
 }
 
 impl<'a> FlatRecord<'a> {
-    /// The size that the record at the start of `bytes` claims to have, right or wrong; 16 bytes to 8 MiB.
+    /// The size that the record at the start of `bytes` states, not verified; 16 bytes to 8 MiB.
     #[must_use]
     pub fn stated_size(bytes: &[u8]) -> Option<usize> {
         let flags = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
@@ -92,7 +92,7 @@ impl<'a> FlatRecord<'a> {
     /// Reads the record at the start of `bytes` but not its bins.
     ///
     /// # Errors
-    /// When there is none, or none that this version can read.
+    /// When there is no record, or this version cannot read it.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, FlatError> {
         let header = bytes.first_chunk::<HEADER_SIZE>().ok_or(FlatError::Size)?;
@@ -102,24 +102,24 @@ impl<'a> FlatRecord<'a> {
         Self::parse_whatever_magic(bytes)
     }
 
-    /// As [`parse`](Self::parse), whatever stands in the magic's place: for what must be a record by its place. To be
-    /// [verified](Self::verify) before a word of it is believed.
+    /// Same as [`parse`](Self::parse), but ignores the magic: for bytes that must be a record because of their
+    /// position. The caller must [verify](Self::verify) the record before using it.
     ///
     /// # Errors
-    /// As [`parse`](Self::parse), but never `Magic`.
+    /// The errors of [`parse`](Self::parse) except `Magic`.
     #[inline]
     pub fn parse_whatever_magic(bytes: &'a [u8]) -> Result<Self, FlatError> {
         Self::parse_within(bytes, Self::stated_size(bytes).ok_or(FlatError::Size)?)
     }
 
-    /// Bytes whose checksum is looked at when the record at the start of `bytes` is checked, whatever its stated size.
+    /// Number of bytes that a check of the record at the start of `bytes` hashes, whatever the stated size.
     pub(crate) fn hashed_size(bytes: &'a [u8]) -> usize {
         let record = Self::parse_within(bytes, bytes.len()).ok();
         record.and_then(|record| record.packing).map_or(0, |packing| packing.stored_size as usize)
     }
 
-    /// The record at the start of `bytes` as nodes send it to each other: without end mark and padding, and its stated size
-    /// is that of so many bytes. `None` if it is damaged.
+    /// The record at the start of `bytes` in the form that nodes send: without end mark and padding, and with a stated
+    /// size for the remaining bytes. `None` if it is damaged.
     #[must_use]
     pub fn without_end(bytes: &'a [u8]) -> Option<Vec<u8>> {
         let record = Self::parse(bytes).ok()?;
@@ -132,8 +132,8 @@ impl<'a> FlatRecord<'a> {
         Some(sent)
     }
 
-    /// Where the record at the start of `bytes` ends by its parts, whatever its magic and stated size: only if all of them
-    /// can be read and the end mark fits.
+    /// The end of the record at the start of `bytes`, computed from its parts, whatever its magic and stated size.
+    /// `None` unless all parts can be read and the end mark fits.
     #[must_use]
     pub fn end_by_parts(bytes: &'a [u8]) -> Option<usize> {
         let record = Self::parse_within(bytes, bytes.len()).ok()?;
@@ -145,7 +145,7 @@ impl<'a> FlatRecord<'a> {
             .filter(|end| *end <= bytes.len())
     }
 
-    /// Reads the record that takes the first `size` of `bytes`.
+    /// Reads the record in the first `size` of `bytes`.
     #[inline]
     fn parse_within(bytes: &'a [u8], size: usize) -> Result<Self, FlatError> {
         let header = bytes.first_chunk::<HEADER_SIZE>().ok_or(FlatError::Size)?;
@@ -213,7 +213,7 @@ impl<'a> FlatRecord<'a> {
         })
     }
 
-    /// The bins, in order; ends after the first damaged one. Compressed ones are damaged.
+    /// The bins, in order; the iteration ends after the first damaged one. Compressed bins count as damaged.
     #[inline]
     #[must_use]
     pub fn bins(&self) -> FlatBins<'a> {
@@ -228,7 +228,7 @@ impl<'a> FlatRecord<'a> {
         self.packing.is_some_and(|packing| packing.method != Method::None)
     }
 
-    /// What is stored of the bins, with what is behind it.
+    /// The stored bytes of the bins, and everything after them.
     pub(crate) fn stored(&self) -> &'a [u8] {
         self.bins
     }
@@ -243,7 +243,7 @@ impl<'a> FlatRecord<'a> {
         end_mark(&self.digest, self.last_update_time)
     }
 
-    /// What is behind the bins, each of which is checked: a packed record's by their checksum.
+    /// The bytes after the bins. Checks each bin; the checksum covers those of a packed record.
     fn behind_bins(&self) -> Result<&'a [u8], FlatError> {
         if let Some(packing) = &self.packing {
             packing.check(self.bins)?;
@@ -259,7 +259,7 @@ impl<'a> FlatRecord<'a> {
     /// The value of bin `name`.
     ///
     /// # Errors
-    /// When a bin before it is damaged.
+    /// When an earlier bin is damaged.
     pub fn bin(&self, name: &[u8]) -> Result<Option<Particle<'a>>, FlatError> {
         for bin in self.bins() {
             let bin = bin?;
@@ -270,13 +270,13 @@ impl<'a> FlatRecord<'a> {
         Ok(None)
     }
 
-    /// Price of looking a bin up: of the walk to the last.
+    /// Price of a bin lookup: a walk to the last bin.
     #[must_use]
     pub const fn lookup_steps(&self) -> u64 {
         4 * self.bin_count as u64
     }
 
-    /// All bins, ready to be changed.
+    /// All bins, as changeable values.
     ///
     /// # Errors
     /// When one is damaged.
@@ -286,7 +286,7 @@ impl<'a> FlatRecord<'a> {
         Ok(bins)
     }
 
-    /// Adds all bins to `bins`, where they stay: they are too many bytes to be handed on by value for each write.
+    /// Adds all bins to `bins`, in place: they are too large to move for each write.
     ///
     /// # Errors
     /// When one is damaged.
@@ -298,30 +298,30 @@ impl<'a> FlatRecord<'a> {
         Ok(())
     }
 
-    /// Checks every bin and the end mark: what cold start does before it believes a record.
+    /// Checks every bin and the end mark. Cold start does this before it accepts a record.
     ///
     /// # Errors
-    /// Names the first part that is wrong.
+    /// The first part that is wrong.
     pub fn verify(&self) -> Result<(), FlatError> {
         self.checked_end().map(drop)
     }
 
-    /// What is behind the bins, after the checks of [`verify`](Self::verify).
+    /// The bytes after the bins, after the checks of [`verify`](Self::verify).
     fn checked_end(&self) -> Result<&'a [u8], FlatError> {
         let behind = self.behind_bins()?;
         let mark = behind.first_chunk().ok_or(FlatError::Size)?;
         if u32::from_le_bytes(*mark) & 0x7FFF_FFFF != self.expected_end_mark() {
             return Err(FlatError::EndMark);
         }
-        // A damaged size that is too large would swallow the records behind this one.
+        // A damaged size that is too large would include the records after this one.
         if behind.len() < END_MARK_SIZE + RBLOCK_SIZE { Ok(behind) } else { Err(FlatError::Size) }
     }
 
-    /// As [`verify`](Self::verify), and what is behind the end mark must be zeros: then a client can hardly have
-    /// made it.
+    /// Same as [`verify`](Self::verify), and the bytes after the end mark must be zeros: then a client can hardly have
+    /// made the record.
     ///
     /// # Errors
-    /// As [`verify`](Self::verify).
+    /// Same errors as [`verify`](Self::verify).
     pub fn verify_with_padding(&self) -> Result<(), FlatError> {
         let padding = self.checked_end()?.get(END_MARK_SIZE..).unwrap_or_default();
         if padding.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(FlatError::Size) }
@@ -350,7 +350,7 @@ impl<'a> FlatBins<'a> {
             if flags & BIN_UNKNOWN_FLAGS != 0 {
                 return Err(FlatError::Unsupported);
             }
-            // A bin's own last-update-time and source matter only to replication between clusters.
+            // Only replication between clusters needs a bin's own last-update-time and source.
             let last_update_time_size = if flags & BIN_HAS_LAST_UPDATE_TIME != 0 { 5 } else { 0 };
             let source_id_size = usize::from(flags & BIN_HAS_SOURCE_ID != 0);
             take(&mut rest, 1 + last_update_time_size + source_id_size)?;
@@ -385,12 +385,12 @@ pub struct NewRecord<'a> {
     pub tree_id: u8,
     pub set_name: &'a [u8],
     pub key: Option<&'a [u8]>,
-    /// See [`FlatRecord::leaves_tombstone`]; means nothing without bins.
+    /// See [`FlatRecord::leaves_tombstone`]; has no effect without bins.
     pub leaves_tombstone: bool,
 }
 
 impl NewRecord<'_> {
-    /// Bytes up to and with the end mark: what the record size limit is compared with.
+    /// Number of bytes including the end mark; the record size limit applies to it.
     #[must_use]
     pub fn size(&self, bins: &Bins<'_>) -> usize {
         let mut size = HEADER_SIZE + END_MARK_SIZE;
@@ -409,10 +409,11 @@ impl NewRecord<'_> {
         size + bins.iter().map(|bin| 1 + bin.name.len() + bin.particle.flat_size()).sum::<usize>()
     }
 
-    /// Replaces `out` by the flat record with `bins`, end mark and padding. `size` is what [`size`](Self::size) gave.
+    /// Writes the flat record with `bins`, end mark and padding to `out`, replacing its contents. `size` is the result
+    /// of [`size`](Self::size).
     ///
     /// # Panics
-    /// If the record has more blocks than the format can say, which the record size limit excludes.
+    /// If the record has more blocks than the format allows; the record size limit excludes that.
     pub fn encode(&self, bins: &Bins<'_>, size: usize, out: &mut Vec<u8>) {
         let rblocks = size.div_ceil(RBLOCK_SIZE);
         assert!(rblocks - 1 <= RBLOCKS_MASK as usize, "record of {size} bytes exceeds the flat format");
@@ -461,8 +462,8 @@ impl NewRecord<'_> {
     }
 }
 
-/// Has the header at the start of `record` say that the record is packed, or not, and has `size` bytes before padding; `None` if
-/// that is too much for the format.
+/// Sets in the header at the start of `record` whether the record is packed, and its `size` in bytes before padding;
+/// `None` if that exceeds the format.
 pub(crate) fn set_packed(record: &mut [u8], size: usize, is_packed: bool) -> Option<()> {
     let rblocks =
         size.div_ceil(RBLOCK_SIZE).checked_sub(1).filter(|rblocks| *rblocks <= RBLOCKS_MASK as usize)?;
@@ -473,13 +474,13 @@ pub(crate) fn set_packed(record: &mut [u8], size: usize, is_packed: bool) -> Opt
     Some(())
 }
 
-/// Whether the first of `bins` has metadata that announces nothing.
+/// Whether the first of `bins` has metadata flags without an announcement.
 #[inline]
 fn has_empty_metadata(bins: &[u8]) -> bool {
     bins.first().is_some_and(|name_size| bins.get(1 + usize::from(*name_size)) == Some(&BIN_HAS_METADATA))
 }
 
-/// The mark behind a complete record. The top bit is reserved.
+/// The mark at the end of a complete record. The top bit is reserved.
 fn end_mark(digest: &Digest, last_update_time: u64) -> u32 {
     let mut hashed = [0; 25];
     hashed[..20].copy_from_slice(&digest.0);

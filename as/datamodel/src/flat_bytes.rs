@@ -1,21 +1,21 @@
-//! What readers and writers of flat records share: numbers of varying size, and what can be wrong.
+//! Code shared by readers and writers of flat records: varying numbers, and errors.
 
 /// Why bytes are not a readable record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FlatError {
-    /// The magic is not there.
+    /// The magic is missing.
     Magic,
     /// The stated size goes beyond the bytes at hand, or the parts go beyond the stated size.
     Size,
-    /// Generation 0, a set name, key, number of bins or bin name out of range.
+    /// Generation 0; or a set name, key, number of bins or bin name out of range.
     Metadata,
-    /// With parts only a newer or other version knows.
+    /// It has parts that only a newer or other version knows.
     Unsupported,
-    /// A packed record is not what was stored.
+    /// A packed record differs from what was stored.
     Checksum,
     /// A bin's particle is damaged.
     Particle,
-    /// The end mark does not fit digest and last-update-time.
+    /// The end mark does not match digest and last-update-time.
     EndMark,
 }
 

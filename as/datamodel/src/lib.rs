@@ -1,4 +1,4 @@
-//! Bins and what can be done to them. Pure: no I/O, no locks, and time is an argument.
+//! Bins and the operations on them. Pure: no I/O, no locks, and time is an argument.
 
 pub mod bins;
 pub mod bits;

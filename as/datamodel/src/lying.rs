@@ -1,10 +1,10 @@
-//! Lists and maps in stored records whose header announces more elements than there can be: a sign of damage that record
-//! headers and end marks do not show. A look at each bin's first bytes, so that a start can afford it.
+//! Finds lists and maps in stored records whose header announces more elements than the bytes can hold: damage that
+//! record headers and end marks do not show. It reads only each bin's first bytes, so that a start can afford it.
 
 use crate::flat::FlatRecord;
 use crate::particle::{BytesType, Particle};
 
-/// The name of the first bin of `record` with a list or map that has fewer bytes than its header says it has elements.
+/// The name of the first bin of `record` with a list or map whose header announces more elements than it has bytes.
 #[must_use]
 pub fn lying_container<'a>(record: &FlatRecord<'a>) -> Option<&'a [u8]> {
     let is_lying = |particle: &Particle<'_>| match particle {
@@ -15,8 +15,8 @@ pub fn lying_container<'a>(record: &FlatRecord<'a>) -> Option<&'a [u8]> {
     record.bins().filter_map(Result::ok).find(|bin| is_lying(&bin.particle)).map(|bin| bin.name)
 }
 
-/// Whether the header of a msgpack array or map, with so many values for each element, announces more than the bytes behind
-/// it can hold: each value has one at least.
+/// Whether the header of a msgpack array or map announces more values than the bytes after it can hold, at
+/// `values_per_element` values for each element and at least one byte for each value.
 fn announces_too_much(bytes: &[u8], values_per_element: u64) -> bool {
     let (count, rest) = match *bytes {
         [head @ 0x80..=0x9F, ref rest @ ..] => (u64::from(head & 0x0F), rest),

@@ -1,8 +1,7 @@
-//! What a request's ops do to the bins of one record, and what they answer.
+//! Applies a request's ops to the bins of one record, and writes their answers.
 //!
-//! The rules of which ops may stand together are in [`WritePolicy`]; [`apply`], [`read`] and [`read_expression`] carry
-//! out one op each.
-//! An op that fails ends the request; the caller then throws the bins away.
+//! [`WritePolicy`] has the rules about combinations of ops; [`apply`], [`read`] and [`read_expression`] apply one op
+//! each. An op that fails ends the request; the caller then drops the bins.
 
 use proto::ResultCode;
 use proto::message::{Op, Request, info1, info2, info3, op_code};
@@ -15,27 +14,27 @@ use crate::exp::{Metadata, Record};
 use crate::particle::{Particle, type_number};
 use crate::{bits, cdt, exp, hll};
 
-/// Most ops of one request.
+/// Largest number of ops of a request.
 pub const OP_COUNT_MAX: u16 = 32_768;
-/// Most bytes of bins that the ops of one request make, all together, at any time: a few times what a record can hold.
-/// Small bins are not looked at.
+/// Most bytes that the bins made by one request's ops may have together at any time: a few times the size of a record.
+/// Small bins are not counted.
 const MADE_SIZE_MAX: usize = 32 << 20;
-/// Price of an op, whatever it does.
+/// Base price of any op.
 const OP_STEPS: u64 = 20;
 const SMALL_BIN_SIZE: usize = 4 << 10;
 
-/// What the flags and ops of a write request mean together.
+/// The combined meaning of a write request's flags and ops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WritePolicy {
     /// The record must exist.
     pub must_exist: bool,
     /// A live record must not exist.
     pub create_only: bool,
-    /// The record's present bins are dropped first.
+    /// The record's existing bins are dropped first.
     pub replace: bool,
     /// Every op is answered, in order.
     pub respond_all: bool,
-    /// An op without name answers all bins.
+    /// An op without a name returns all bins.
     pub read_all: bool,
 }
 
@@ -43,7 +42,7 @@ impl WritePolicy {
     /// Checks the flags and ops of a write request against each other.
     ///
     /// # Errors
-    /// `Parameter` for combinations that make no sense, `BinName` for a bad name.
+    /// `Parameter` for combinations without a meaning, `BinName` for a bad name.
     pub fn of(request: &Request<'_>) -> Result<Self, ResultCode> {
         if request.op_count() == 0 || request.op_count() > OP_COUNT_MAX {
             return Err(ResultCode::Parameter);
@@ -96,7 +95,7 @@ impl WritePolicy {
     }
 }
 
-/// Ops that need the record's present bins, so that they cannot go with replacing it.
+/// Whether an op needs the record's existing bins, so that it cannot be combined with replacing the record.
 fn changes_existing(op: &Op<'_>) -> bool {
     match op.code {
         op_code::WRITE => op.particle_type == type_number::NULL,
@@ -111,19 +110,20 @@ fn changes_existing(op: &Op<'_>) -> bool {
     }
 }
 
-/// The input of the ops of a write, beside the bins.
+/// The input of a write's ops besides the bins.
 #[derive(Clone, Copy)]
 pub struct WriteContext<'r> {
     pub policy: WritePolicy,
-    /// Of the record as the write will leave it, but for its size and whether its key is stored. Made for expressions alone.
+    /// The metadata of the record after the write, except for its size and whether its key is stored. Only expressions
+    /// use it.
     pub metadata: &'r dyn Fn() -> Metadata<'r>,
     /// The key that was stored before, unless the record is replaced.
     pub key: Option<&'r [u8]>,
-    /// All ops of the request draw on it.
+    /// The budget that all ops of the request draw on.
     pub budget: &'r Budget<'r>,
 }
 
-/// Carries out one op of a write request.
+/// Applies one op of a write request.
 ///
 /// # Errors
 /// The op's result code.
@@ -158,13 +158,13 @@ pub fn apply<'a>(
         }
         op_code::EXP_MODIFY => modify_by_expression(op, bins, context)?,
         op_code::EXP_READ => {
-            // Answered even if it gives nothing.
+            // Answered even if there is no value.
             let metadata = (context.metadata)();
             let record = Record { metadata: &metadata, key: context.key, bins: &*bins };
             return read_expression(op, &record, true, op.code, budget, reply);
         }
         _ => {
-            // Within a write, an operation on a bin that is there is answered even if it gives nothing.
+            // Within a write, a read of an existing bin is answered even if there is no value.
             let bin = bins.get(op.name);
             return read(op, bin, policy.respond_all || bin.is_some(), op.code, budget, reply);
         }
@@ -175,7 +175,7 @@ pub fn apply<'a>(
     Ok(())
 }
 
-/// Carries out one op of a read request on the bin that it names. The answer says `reply_code` as its op.
+/// Applies one op of a read request to the bin that it names. The answer's op code is `reply_code`.
 ///
 /// # Errors
 /// The op's result code.
@@ -204,7 +204,7 @@ pub fn read(
     Ok(())
 }
 
-/// Carries out an op of a request that reads the value of an expression. The answer says `reply_code` as its op.
+/// Applies an op that reads the value of an expression. The answer's op code is `reply_code`.
 ///
 /// # Errors
 /// The op's result code.
@@ -221,7 +221,7 @@ pub fn read_expression(
     Ok(())
 }
 
-/// Gives a bin the value of an expression.
+/// Sets a bin to the value of an expression.
 fn modify_by_expression<'a>(
     op: &Op<'a>,
     bins: &mut Bins<'a>,
@@ -237,7 +237,7 @@ fn modify_by_expression<'a>(
     Ok(())
 }
 
-/// Carries out an operation that changes the inside of a bin's value.
+/// Applies an operation that changes the inside of a bin's value.
 fn modify<'a>(
     op: &Op<'a>,
     bins: &mut Bins<'a>,
@@ -258,7 +258,7 @@ fn modify<'a>(
     Ok(())
 }
 
-/// Gives a bin a value that an operation made.
+/// Sets a bin to a value that an operation made.
 fn set_made<'a>(
     bins: &mut Bins<'a>,
     name: &'a [u8],
@@ -270,7 +270,7 @@ fn set_made<'a>(
     check_made_size(bins, size, budget)
 }
 
-/// Checks that the bins do not get too large, after one got `size` bytes.
+/// Checks the total size of the bins after one got `size` bytes.
 fn check_made_size(bins: &Bins<'_>, size: usize, budget: &Budget<'_>) -> Result<(), ResultCode> {
     if size <= SMALL_BIN_SIZE {
         return Ok(());
@@ -280,7 +280,7 @@ fn check_made_size(bins: &Bins<'_>, size: usize, budget: &Budget<'_>) -> Result<
     if is_too_much { Err(ResultCode::RecordTooBig) } else { Ok(()) }
 }
 
-/// Bit operations come in a blob, unlike the others, which do not look at the type.
+/// The payload of a bit operation, which must be a blob; the other operations ignore the type.
 fn bits_payload<'a>(op: &Op<'a>) -> Result<&'a [u8], ResultCode> {
     if op.particle_type == type_number::BLOB { Ok(op.value) } else { Err(ResultCode::IncompatibleType) }
 }
@@ -297,7 +297,7 @@ fn change_scalar<'a>(op: &Op<'a>, bins: &mut Bins<'a>, budget: &Budget<'_>) -> R
     match op.code {
         op_code::INCR => particle.increment(op.particle_type, op.value),
         code => {
-            // Often the old bytes are copied too.
+            // The old bytes are often copied too.
             budget.draw_for_copy(particle.flat_size() + op.value.len())?;
             particle.concatenate(op.particle_type, op.value, code == op_code::PREPEND)?;
             let size = particle.flat_size();
@@ -306,7 +306,7 @@ fn change_scalar<'a>(op: &Op<'a>, bins: &mut Bins<'a>, budget: &Budget<'_>) -> R
     }
 }
 
-/// Answers `op` with `value`; without one only if every op is answered.
+/// Answers `op` with `value`; without a value only if every op is answered.
 #[inline]
 pub fn answer(op: &Op<'_>, value: Option<&Particle<'_>>, respond_all: bool, reply: &mut ReplyWriter<'_>) {
     match value {
@@ -325,10 +325,10 @@ fn answer_all(bins: &Bins<'_>, budget: &Budget<'_>, reply: &mut ReplyWriter<'_>)
     Ok(())
 }
 
-/// Checks what the ops left.
+/// Checks the bins after the ops.
 ///
 /// # Errors
-/// `Parameter` when there are more bins than a record can have.
+/// `Parameter` when there are more bins than a record may have.
 pub fn check_bin_count(bins: &Bins<'_>) -> Result<(), ResultCode> {
     if bins.len() <= BIN_COUNT_MAX { Ok(()) } else { Err(ResultCode::Parameter) }
 }

@@ -1,10 +1,10 @@
-//! The bins of a packed record, as they are stored: [`packing`](crate::packing) makes them and says what they are.
+//! The stored bins of a packed record: [`packing`](crate::packing) packs them and describes the format.
 
 use cf::wyhash::hash64;
 
 use crate::flat_bytes::{FlatError, take_chunk, take_varying};
 
-/// Bins larger than this are in no record.
+/// No record has more bytes of bins than this.
 const BINS_SIZE_MAX: usize = 8 << 20;
 /// Bytes of the checksum.
 pub(crate) const CHECKSUM_SIZE: usize = 8;
@@ -15,7 +15,7 @@ pub(crate) const LEAVES_TOMBSTONE: u8 = 0x80;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Method {
-    /// They are as they are.
+    /// The bins are not compressed.
     None = 0,
     Lz4 = 1,
     Snappy = 2,
@@ -23,7 +23,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// Nanoseconds to unpack a byte, about.
+    /// Approximate nanoseconds to unpack `size` bytes.
     #[must_use]
     pub const fn unpack_steps(self, size: usize) -> u64 {
         match self {
@@ -35,23 +35,23 @@ impl Method {
     }
 }
 
-/// Where the bins of a packed record are, and how.
+/// The position and method of the packing in a packed record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packing<'a> {
     pub method: Method,
-    /// The record up to what is stored of the bins.
+    /// The record up to the stored bins.
     pub(crate) head: &'a [u8],
-    /// Where in it the packing begins.
+    /// The offset of the packing in the record.
     pub(crate) start: u32,
     /// Size of the bins.
     pub original_size: u32,
-    /// Size of what is stored of them.
+    /// Size of the stored bins.
     pub stored_size: u32,
 }
 
 impl<'a> Packing<'a> {
-    /// Reads the packing at the start of `rest`, behind the number of bins of the record `record`; leaves what is stored.
-    /// Also returns whether the record leaves a tombstone.
+    /// Reads the packing at the start of `rest`, after the number of bins of `record`, and advances `rest` to the
+    /// stored bins. Also returns whether the record leaves a tombstone.
     pub(crate) fn take(record: &'a [u8], rest: &mut &'a [u8]) -> Result<(Self, bool), FlatError> {
         let position = |rest: &[u8]| record.len() - rest.len();
         let start = position(rest) as u32;
@@ -84,7 +84,7 @@ impl<'a> Packing<'a> {
         Ok((packing, flags & LEAVES_TOMBSTONE != 0))
     }
 
-    /// Checks `stored` against the checksum; it may be longer.
+    /// Checks `stored` against the checksum; bytes after the bins are ignored.
     pub(crate) fn check(&self, stored: &[u8]) -> Result<(), FlatError> {
         let stored = stored.get(..self.stored_size as usize).ok_or(FlatError::Size)?;
         let (checked, checksum) = self.head.split_last_chunk::<CHECKSUM_SIZE>().ok_or(FlatError::Size)?;

@@ -1,5 +1,5 @@
-//! Packed records: those whose bins are compressed, or have a checksum, or both. This server's own form of what the C server
-//! marks with the same flag (`compressed`) and stores in a way that is not public.
+//! Packed records: records whose bins are compressed, or have a checksum, or both. The C server marks its own
+//! compressed records with the same flag (`compressed`), in a format that is not public; this one is this server's own.
 //!
 //! ```text
 //! behind the number of bins, in place of the bins:
@@ -10,29 +10,29 @@
 //!    8  checksum: wyhash of two wyhashes: of the record up to here, and of what is stored
 //!    s  what is stored
 //! ```
-//! Metadata, set and key stay readable; end mark and padding follow as in every record. The size in the header is that of the
-//! packed record. A record is compressed only if that saves a block of 16 bytes. On an encrypted device every record with bins
-//! is packed: there a changed byte turns 16 into noise, and the checksum tells.
+//! Metadata, set and key stay readable; end mark and padding follow as in every record. The size in the header is that
+//! of the packed record. A record is compressed only if that saves a block of 16 bytes. Every record with bins on an
+//! encrypted device is packed: a changed byte there turns 16 bytes into noise, which the checksum detects.
 
 use crate::flat::{END_MARK_SIZE, FlatError, FlatRecord, RBLOCK_SIZE, set_packed};
 use crate::flat_bytes::write_varying;
 use crate::packed::{CHECKSUM_SIZE, LEAVES_TOMBSTONE, checksum_of};
 pub use crate::packed::{Method, Packing};
 
-/// How records are to be packed.
+/// How to pack records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PackSettings {
     pub method: Method,
-    /// Of LZ4: 1 and more.
+    /// For LZ4: 1 and more.
     pub acceleration: u32,
-    /// Of Zstandard: 1 to 9.
+    /// For Zstandard: 1 to 9.
     pub level: u32,
-    /// Whether records that are not compressed are to have a checksum.
+    /// Whether records that are not compressed get a checksum.
     pub has_checksum: bool,
 }
 
 impl PackSettings {
-    /// Nanoseconds to pack `size` bytes, about.
+    /// Approximate nanoseconds to pack `size` bytes.
     #[must_use]
     pub const fn pack_steps(&self, size: usize) -> u64 {
         let size = size as u64;
@@ -44,23 +44,24 @@ impl PackSettings {
     }
 }
 
-/// Packs records. Keeps the memory that this takes.
+/// Packs records, and reuses its memory.
 #[derive(Default)]
 pub struct Packer {
     stored: Vec<u8>,
     packed: Vec<u8>,
     snappy: Option<snap::raw::Encoder>,
-    /// With the level it is set to.
+    /// The compressor, with the level it is set to.
     zstd: Option<(u32, zstd::bulk::Compressor<'static>)>,
 }
 
 impl Packer {
-    /// Packs the flat record `plain`, whose end mark ends at `size`. Returns whether it did; if not, it stays as it is.
+    /// Packs the flat record `plain`, whose end mark ends at `size`. Returns whether it did; if not, the record stays
+    /// as it is.
     pub fn pack(&mut self, plain: &[u8], size: usize, settings: &PackSettings) -> bool {
         self.try_pack(plain, size, settings).is_some()
     }
 
-    /// The record that was packed last.
+    /// The last packed record.
     #[must_use]
     pub fn packed(&self) -> &[u8] {
         &self.packed
@@ -98,7 +99,7 @@ impl Packer {
         Some(())
     }
 
-    /// Compresses `bins` to the start of `stored`, if that makes them smaller; returns to what size.
+    /// Compresses `bins` to the start of `stored` if that makes them smaller; returns the new size.
     fn compress(&mut self, bins: &[u8], settings: &PackSettings) -> Option<usize> {
         let size_max = match settings.method {
             Method::None => return None,
@@ -125,7 +126,7 @@ impl Packer {
                     self.zstd = Some((settings.level, made));
                 }
                 let (_, compressor) = self.zstd.as_mut()?;
-                // It fails where there is not room enough.
+                // It fails if the room is too small.
                 compressor.compress_to_buffer(bins, room).ok()
             }
         };
@@ -133,7 +134,7 @@ impl Packer {
     }
 }
 
-/// Unpacks records. Keeps the memory that this takes.
+/// Unpacks records, and reuses its memory.
 #[derive(Default)]
 pub struct Unpacker {
     plain: Vec<u8>,
@@ -147,10 +148,10 @@ impl std::fmt::Debug for Unpacker {
 }
 
 impl Unpacker {
-    /// The flat record that `record` is when it is not packed.
+    /// The unpacked form of `record`.
     ///
     /// # Errors
-    /// When what is stored is damaged.
+    /// When the stored bins are damaged.
     pub fn unpack(&mut self, record: &FlatRecord<'_>) -> Result<&[u8], FlatError> {
         let packing = record.packing.as_ref().ok_or(FlatError::Unsupported)?;
         let stored = record.stored();
@@ -206,7 +207,7 @@ mod tests {
         PackSettings { method, acceleration: 1, level: 3, has_checksum: true }
     }
 
-    /// A flat record with one bin, and where its end mark ends.
+    /// A flat record with one bin, and the end of its end mark.
     fn record(value: &[u8], leaves_tombstone: bool) -> (Vec<u8>, usize) {
         let new = NewRecord {
             digest: Digest([7; 20]),
@@ -298,7 +299,7 @@ mod tests {
             original_size in 0..70_000_usize,
             stored in prop::collection::vec(any::<u8>(), 0..300),
         ) {
-            // As the server would make it, with a true checksum and false content.
+            // A record as the server packs it, with a valid checksum and invalid content.
             let (plain, _) = record(b"x", false);
             let bins_at = plain.len() - FlatRecord::parse(&plain).expect("a record").bins_size();
             let mut out = plain[..bins_at].to_vec();

@@ -1,7 +1,7 @@
-//! Values of bins: their types, and their form in a flat record. Their form on the wire is in [`crate::particle_wire`].
+//! Values of bins: their types, and their form in a flat record. [`crate::particle_wire`] has their wire form.
 //!
-//! A particle borrows its bytes from a request or a stored record where it can. Byte-valued types hold their
-//! stored form; for all but GeoJSON that is the wire form too.
+//! A particle borrows its bytes from a request or a stored record where it can. Byte-valued types hold their stored
+//! form; except for GeoJSON, that is the wire form too.
 //!
 //! Flat form, after one type byte:
 //! ```text
@@ -33,7 +33,7 @@ pub enum BytesType {
 }
 
 impl BytesType {
-    /// The type numbered `number` on the wire and in flat records.
+    /// The type with number `number` on the wire and in flat records.
     #[inline]
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
@@ -70,7 +70,7 @@ pub mod type_number {
     pub const LIST: u8 = 20;
     pub const GEOJSON: u8 = 23;
 
-    /// Whether values of this type exist; null is none.
+    /// Whether values of this type exist; null is not one.
     #[must_use]
     pub const fn is_known(number: u8) -> bool {
         matches!(number, INTEGER | FLOAT | BOOL) || super::BytesType::from_number(number).is_some()
@@ -83,7 +83,7 @@ pub enum Particle<'a> {
     Integer(i64),
     Float(f64),
     Bool(bool),
-    /// Every type whose value is bytes, in stored form.
+    /// All types whose value is bytes, in stored form.
     Bytes(BytesType, Cow<'a, [u8]>),
 }
 
@@ -119,16 +119,16 @@ impl<'a> Particle<'a> {
     }
 }
 
-/// Why a flat particle cannot be read: the stored bytes are damaged or of a newer format.
+/// A flat particle cannot be read: the stored bytes are damaged or of a newer format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DamagedParticle;
 
 /// # Flat form
 impl<'a> Particle<'a> {
-    /// Takes the particle at the start of `flat`; returns it and what follows.
+    /// Splits `flat` into the particle at its start and the rest.
     ///
     /// # Errors
-    /// [`DamagedParticle`] when the bytes are not one.
+    /// [`DamagedParticle`] when the bytes are no particle.
     #[inline]
     pub fn split_flat(flat: &'a [u8]) -> Result<(Self, &'a [u8]), DamagedParticle> {
         let (&number, rest) = flat.split_first().ok_or(DamagedParticle)?;
@@ -174,8 +174,8 @@ impl<'a> Particle<'a> {
         }
     }
 
-    /// Appends the flat form. Byte-valued particles are below 4 GiB: they came in a frame or were checked against the
-    /// record size limit.
+    /// Appends the flat form. Byte-valued particles are below 4 GiB: they came in a frame, or the record size limit was
+    /// checked.
     #[inline]
     pub fn write_flat(&self, out: &mut Vec<u8>) {
         out.push(self.type_number());
@@ -195,7 +195,7 @@ impl<'a> Particle<'a> {
     }
 }
 
-/// Bytes that hold `value` as unsigned: 1, 2, 4 or 8.
+/// Number of bytes for `value` as an unsigned integer: 1, 2, 4 or 8.
 #[inline]
 fn integer_size(value: i64) -> usize {
     match value.cast_unsigned() {

@@ -1,4 +1,4 @@
-//! Values of bins as clients send and receive them, and what a client's operand does to a value.
+//! The wire form of bin values, and operations with a client's operand.
 
 use std::borrow::Cow;
 
@@ -10,10 +10,10 @@ use crate::{cdt, geojson, hll};
 
 /// # Wire form
 impl<'a> Particle<'a> {
-    /// The particle a client sent as `value` of type `number`.
+    /// The particle that a client sent as `value` of type `number`.
     ///
     /// # Errors
-    /// `Parameter` for types that do not exist, and for values that are not of their type; `InvalidGeoJson`.
+    /// `Parameter` for unknown types, and for values that do not fit their type; `InvalidGeoJson`.
     pub fn from_wire(number: u8, value: &'a [u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
         match number {
             type_number::INTEGER => wire_integer(value).map(Particle::Integer).ok_or(ResultCode::Parameter),
@@ -40,7 +40,7 @@ impl<'a> Particle<'a> {
         }
     }
 
-    /// Appends the value as a client receives it.
+    /// Appends the value in wire form.
     #[inline]
     pub fn write_wire(&self, out: &mut Vec<u8>) {
         match self {
@@ -58,10 +58,10 @@ impl<'a> Particle<'a> {
 /// # Changes by a client's operand
 impl<'a> Particle<'a> {
     /// Adds the integer or float `operand` of type `number`. Integers wrap. A 16-byte integer operand is the memcached
-    /// form: its first half counts, and a decrement stops at 0.
+    /// form: its first half is the operand, and a decrement stops at 0.
     ///
     /// # Errors
-    /// `IncompatibleType` when this or the operand is no number of the same type, `Unknown` when this is GeoJSON;
+    /// `IncompatibleType` unless this and the operand are numbers of the same type, `Unknown` when this is GeoJSON;
     /// `Parameter` for an operand of a wrong size.
     pub fn increment(&mut self, number: u8, operand: &[u8]) -> Result<(), ResultCode> {
         match self {
@@ -83,7 +83,7 @@ impl<'a> Particle<'a> {
         }
     }
 
-    /// Puts `operand` of type `number` behind (or before) the bytes of this particle.
+    /// Appends (or prepends) `operand` of type `number` to the bytes of this particle.
     ///
     /// # Errors
     /// `IncompatibleType` unless both are of the same string or blob type, `Unknown` when this is GeoJSON.
@@ -91,7 +91,7 @@ impl<'a> Particle<'a> {
         match self {
             Particle::Bytes(bytes_type, bytes) if bytes_type.can_grow() && *bytes_type as u8 == number => {
                 if let (Cow::Owned(bytes), false) = (&mut *bytes, before) {
-                    // Many appends in one request do not copy the whole each time.
+                    // Owned bytes grow in place, so that many appends in one request do not copy everything each time.
                     bytes.extend_from_slice(operand);
                     return Ok(());
                 }
@@ -115,7 +115,7 @@ impl BytesType {
     }
 }
 
-/// Unsigned big-endian of 1, 2, 4 or 8 bytes.
+/// An unsigned big-endian integer of 1, 2, 4 or 8 bytes.
 fn wire_integer(value: &[u8]) -> Option<i64> {
     Some(match *value {
         [a] => i64::from(a),

@@ -1,5 +1,5 @@
-//! A second copy of the partition entries of a device header, in bytes that the C server does not read and zeroes when it
-//! starts.
+//! A second copy of the partition entries in a device header, in bytes that the C server does not read and zeroes at
+//! its start.
 //!
 //! ```text
 //! offset   size  content (integers little-endian)
@@ -12,12 +12,11 @@
 //! 196888      8  wyhash of the 280 bytes from the magic on
 //! 196896         zeros up to 200704
 //! ```
-//! The copy is brought to the device before the entries themselves are written. So a crash in between leaves a group as it was
-//! before, or torn, and what it was to be is in the copy. A group that is neither was damaged. The copy counts only if the
-//! newest run of the header wrote it: what another server wrote since is not in it. The key of end marks is here a second time
-//! too.
+//! The copy is written to the device before the entries themselves. A crash between the two writes leaves a group old
+//! or torn, and the copy has its new state. A group in any other state was damaged. The copy is valid only if the
+//! newest run of the header wrote it: it lacks what another server wrote since. It also holds the key of end marks.
 //!
-//! Bytes in, bytes out; no I/O.
+//! Converts bytes only; no I/O.
 
 use std::ops::Range;
 
@@ -27,7 +26,7 @@ use crate::device_header::{
 };
 use crate::partition_version::PartitionVersion;
 
-/// Groups of partition entries.
+/// Number of groups of partition entries.
 const GROUP_COUNT: usize = PARTITION_COUNT / PARTITION_GROUP_LEN;
 const GROUP_SIZE: usize = PARTITION_GROUP_LEN * PARTITION_ENTRY_SIZE;
 const RUN_OFFSET: usize = COPY_SEAL_BYTES.start + 8;
@@ -39,27 +38,27 @@ const HASH_OFFSET: usize = KEY_OFFSET + 8;
 const _: () = assert!(COPY_BYTES.start + PARTITION_COUNT * PARTITION_ENTRY_SIZE == COPY_SEAL_BYTES.start);
 const _: () = assert!(HASH_OFFSET == 196_888 && COPY_BYTES.end <= HEADER_SIZE);
 
-/// What the copy says of the partition entries of its header.
+/// The repair of a header's partition entries by the copy.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Mended {
-    /// First partitions of the groups that were damaged and are taken from the copy.
+    /// First partitions of the groups that were damaged and were restored from the copy.
     pub restored: Vec<usize>,
-    /// First partitions of the groups that are damaged in both places; they are as they are.
+    /// First partitions of the groups that are damaged in both places; they are left as they are.
     pub lost: Vec<usize>,
 }
 
-/// Where the copy of a group of entries is that is at `main` of the header.
+/// The place of the copy of the group of entries at `main` of the header.
 #[must_use]
 pub fn copy_of_group(main: &Range<usize>) -> Range<usize> {
     let distance = COPY_BYTES.start - PARTITIONS_OFFSET;
     main.start + distance..main.end + distance
 }
 
-/// Writes the copy of the entries of `header` to its place in `bytes`, the first bytes of a device; `before` are the entries
-/// that are there now.
+/// Writes the copy of the entries of `header` to its place in `bytes`, the first bytes of a device; `before` are the
+/// entries on the device now.
 ///
 /// # Panics
-/// If `bytes` has no room for it.
+/// If `bytes` are too short.
 pub fn encode(header: &DeviceHeader, before: &[PartitionEntry], bytes: &mut [u8]) {
     let next = entries_to_bytes(&header.partitions);
     bytes[COPY_BYTES].fill(0);
@@ -74,8 +73,8 @@ pub fn encode(header: &DeviceHeader, before: &[PartitionEntry], bytes: &mut [u8]
     bytes[HASH_OFFSET..HASH_OFFSET + 8].copy_from_slice(&hash.to_le_bytes());
 }
 
-/// Mends the partition entries of `header`, which was read from `bytes`, by their copy, and its key of end marks if that is
-/// damaged.
+/// Repairs the partition entries of `header`, which was read from `bytes`, by their copy, and its key of end marks if
+/// that is damaged.
 #[must_use]
 pub fn mend(bytes: &[u8], header: &mut DeviceHeader) -> Mended {
     let mut mended = Mended::default();
@@ -98,7 +97,7 @@ pub fn mend(bytes: &[u8], header: &mut DeviceHeader) -> Mended {
             let entries = copy.chunks_exact(PARTITION_ENTRY_SIZE).map(entry_of);
             header.partitions[first..first + PARTITION_GROUP_LEN]
                 .copy_from_slice(&entries.collect::<Vec<_>>());
-            // As it was before, it was about to be written.
+            // A group in its old state was about to be written.
             mended.restored.extend((found != before).then_some(first));
         } else {
             mended.lost.extend((found != before).then_some(first));
@@ -107,7 +106,7 @@ pub fn mend(bytes: &[u8], header: &mut DeviceHeader) -> Mended {
     mended
 }
 
-/// Whether there is what seals a copy, and it is whole.
+/// Whether the seal of a copy exists and is intact.
 fn is_whole(bytes: &[u8]) -> bool {
     bytes[COPY_SEAL_BYTES].starts_with(&COPY_MAGIC)
         && cf::wyhash::hash64(&bytes[COPY_SEAL_BYTES.start..HASH_OFFSET]) == le_u64(bytes, HASH_OFFSET)
@@ -128,7 +127,7 @@ fn hashes(entries: &[u8]) -> Vec<u8> {
     entries.chunks_exact(GROUP_SIZE).flat_map(|group| cf::wyhash::hash64(group).to_le_bytes()).collect()
 }
 
-/// The hash that the list at `list` has for the group of partition `first`.
+/// The hash for the group of partition `first` in the list at `list`.
 fn listed(bytes: &[u8], list: usize, first: usize) -> u64 {
     le_u64(bytes, list + 8 * (first / PARTITION_GROUP_LEN))
 }
@@ -146,7 +145,7 @@ mod tests {
         PartitionEntry { version: PartitionVersion(number), tree_id: 1 }
     }
 
-    /// A header whose entries have this number, with a copy; before, they had number 1.
+    /// A header whose entries have this number, with a copy; the entries on the device before have number 1.
     fn written(number: u64) -> (DeviceHeader, Vec<u8>) {
         let mut header = DeviceHeader::fresh(b"test", 1, 7, 0);
         (header.runs, header.end_mark_key) = (vec![9, 8], 77);
@@ -158,7 +157,7 @@ mod tests {
         (header, bytes)
     }
 
-    /// What a start makes of `bytes`.
+    /// The header and the repair at a start with `bytes`.
     fn read(bytes: &[u8]) -> (DeviceHeader, Mended) {
         let Ok(Found::Used(mut header)) = DeviceHeader::parse(bytes) else { panic!("a header") };
         let mended = mend(bytes, &mut header);
@@ -200,7 +199,7 @@ mod tests {
         let mut torn = bytes.clone();
         torn[..COPY_BYTES.start].copy_from_slice(&old[..COPY_BYTES.start]);
         assert_eq!(read(&torn), (header, Mended::default()), "what was about to be written is in the copy");
-        // The copy itself was cut short.
+        // The write of the copy itself was cut short.
         torn[COPY_BYTES.start + 512..COPY_BYTES.start + GROUP_SIZE]
             .copy_from_slice(&old[COPY_BYTES.start + 512..COPY_BYTES.start + GROUP_SIZE]);
         let (found, mended) = read(&torn);

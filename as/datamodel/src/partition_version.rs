@@ -1,5 +1,5 @@
-//! The version of one partition's data on one node: what nodes compare to find out who has what, and what a device
-//! header remembers.
+//! The version of one partition's data on one node. Nodes compare versions to find out who has which data, and a
+//! device header stores them.
 //!
 //! ```text
 //! bits 0-47   cluster key of the last rebalance the data took part in; 0 = no data
@@ -25,7 +25,7 @@ const MASTER: u64 = 1 << 61;
 const SUBSET: u64 = 1 << 62;
 const EVADE: u64 = 1 << 63;
 
-/// A partition version; the default is the null version, of a partition without data.
+/// A partition version; the default is the null version: no data.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(transparent)]
 pub struct PartitionVersion(pub u64);
@@ -34,7 +34,7 @@ impl PartitionVersion {
     /// The version of a full copy with `cluster_key` (its low 48 bits count) and `family` (0 to 15).
     ///
     /// # Panics
-    /// If `family` does not exist.
+    /// If `family` is out of range.
     #[must_use]
     pub const fn new(cluster_key: u64, family: u8) -> Self {
         assert!(family <= FAMILY_UNIQUE, "family of four bits");
@@ -71,38 +71,38 @@ impl PartitionVersion {
         self.0 & EVADE != 0
     }
 
-    /// Whether untrusted data was accepted after all.
+    /// Whether untrusted data was accepted nevertheless.
     #[must_use]
     pub const fn is_revived(self) -> bool {
         self.0 & REVIVED != 0
     }
 
-    /// The same version with the master bit as told.
+    /// The same version with the master bit set to `master`.
     #[must_use]
     pub const fn with_master(self, master: bool) -> Self {
         self.with(MASTER, master)
     }
 
-    /// The same version with the subset bit as told.
+    /// The same version with the subset bit set to `subset`.
     #[must_use]
     pub const fn with_subset(self, subset: bool) -> Self {
         self.with(SUBSET, subset)
     }
 
-    /// The same version with the evade bit as told.
+    /// The same version with the evade bit set to `evade`.
     #[must_use]
     pub const fn with_evade(self, evade: bool) -> Self {
         self.with(EVADE, evade)
     }
 
-    /// The same version with the revived bit as told.
+    /// The same version with the revived bit set to `revived`.
     #[must_use]
     pub const fn with_revived(self, revived: bool) -> Self {
         self.with(REVIVED, revived)
     }
 
-    /// What is left of it when the node no longer belongs to the cluster that gave it, as after a restart: it is not
-    /// master any more, and may lack what the others wrote since.
+    /// The version of a node that has left the cluster that gave it, as after a restart: no longer master, and
+    /// perhaps without later writes of the others.
     #[must_use]
     pub const fn isolated(self) -> Self {
         if self.has_data() { self.with_master(false).with_subset(true) } else { self }
@@ -118,7 +118,7 @@ impl PartitionVersion {
         self.0 == 0
     }
 
-    /// Whether the node has data of the partition: what decides if its records are loaded from a device.
+    /// Whether the node has data of the partition; only then are its records loaded from a device.
     #[must_use]
     pub const fn has_data(self) -> bool {
         self.cluster_key() != 0
@@ -134,7 +134,7 @@ impl fmt::Display for PartitionVersion {
         }
         let master = if self.is_master() { 'm' } else { '-' };
         let subset = if self.is_subset() { 's' } else { 'p' };
-        // Data of a unique family is never shown as revived.
+        // The text never shows a unique family as revived.
         let trust = match (self.is_evade(), self.is_revived() && self.family() != FAMILY_UNIQUE) {
             (true, _) => 'e',
             (false, true) => 'r',

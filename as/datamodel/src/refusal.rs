@@ -1,8 +1,7 @@
-//! Why an op on a bin was refused, in words, for the log.
+//! Explains in words, for the log, why an op on a bin was refused.
 //!
-//! An op that fails answers a result code and nothing else, so that the usual way stays small. The reason is found out
-//! afterwards, from the op and the bin that it met, when a log wants the line. The work is bounded by a budget of
-//! its own.
+//! A failed op returns only a result code, so that the usual path stays small. The reason is derived later from the op
+//! and its bin, when a log wants the line, within a budget of its own.
 
 use std::fmt;
 
@@ -14,10 +13,10 @@ use crate::explanation::{Explanation, found};
 use crate::particle::Particle;
 use crate::{bits, cdt, hll};
 
-/// Steps that finding a reason may take. Beyond them the line tells the result code alone.
+/// Most steps for finding a reason. Above it the line has only the result code.
 const STEPS_MAX: u64 = 2_000_000;
 
-/// An op, the bin that it met, and the result code that it ended with.
+/// A refused op, its bin, and its result code.
 #[derive(Clone, Copy, Debug)]
 pub struct RefusedOp<'a> {
     pub op: &'a Op<'a>,
@@ -101,7 +100,7 @@ mod tests {
     use super::*;
     use crate::particle::BytesType;
 
-    /// The end of the line about an op whose value is `payload`.
+    /// The end of the log line about an op whose value is `payload`.
     fn line(code: u8, bin: Option<&Particle<'_>>, payload: &[u8], result: ResultCode) -> String {
         let op = Op { code, particle_type: 4, name: b"b", value: payload };
         RefusedOp { op: &op, bin, result }.to_string()

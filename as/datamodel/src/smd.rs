@@ -1,6 +1,6 @@
-//! System metadata: its items, and the format of the files that keep them (`<work-directory>/smd/<module>.smd`).
+//! System metadata: its items, and the format of its files (`<work-directory>/smd/<module>.smd`).
 //!
-//! A file is JSON, indented by three spaces and in ASCII alone, as the C server writes it:
+//! A file is JSON, indented by three spaces and in ASCII only, as the C server writes it:
 //!
 //! ```json
 //! [
@@ -17,14 +17,14 @@
 //! ]
 //! ```
 //!
-//! The items stand in the order in which their keys were first set. A deleted item stays, with the value `null`. Files of
+//! The items are in the order in which their keys were first set. A deleted item stays, with the value `null`. Files of
 //! old servers begin with the first item; they count as tid 1 of cluster key 0.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
-/// Which state of a module's items this is: they changed for the `tid`th time under the cluster key.
+/// The version of a module's items: the `tid`th change under the cluster key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SmdVersion {
     pub cluster_key: u64,
@@ -35,11 +35,11 @@ pub struct SmdVersion {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SmdItem {
     pub key: String,
-    /// None once the item is deleted: the others learn from it that it is gone.
+    /// `None` for a deleted item: other nodes learn of the deletion from it.
     pub value: Option<String>,
-    /// Counts the changes of the item, from 1.
+    /// Number of changes of the item, from 1.
     pub generation: u32,
-    /// When it last changed, in milliseconds since 2010-01-01.
+    /// Time of the last change, in milliseconds since 2010-01-01.
     pub timestamp: u64,
 }
 
@@ -100,7 +100,7 @@ fn decode_item(at: usize, mut entry: Value) -> Result<SmdItem, SmdFileError> {
     Ok(SmdItem { key, value, generation: generation as u32, timestamp })
 }
 
-/// An integer as C reads it: one below zero is what becomes of a large one when it is written.
+/// An integer as C reads it: C writes large ones as negative numbers.
 fn integer(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned))
 }
@@ -127,7 +127,7 @@ pub fn encode_file(version: SmdVersion, items: &[SmdItem]) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// Appends a JSON string in ASCII alone; other characters are written as their UTF-16 units.
+/// Appends a JSON string in ASCII only; other characters become escapes of their UTF-16 units.
 fn push_string(out: &mut String, text: &str) {
     out.push('"');
     for character in text.chars() {
@@ -160,7 +160,7 @@ mod tests {
         SmdItem { key: key.to_owned(), value: value.map(str::to_owned), generation, timestamp }
     }
 
-    /// As the C server writes it, escapes and all.
+    /// The file that the C server writes, escapes included.
     const WRITTEN: &str = "[\n   [\n      231320937683854,\n      3\n   ],\n   {\n      \"key\": \"test|d\\u00E9\",\n      \
         \"value\": \"a\\\"b\\\\c/\\n\\t\\u0001\\u001F\u{7f}\\uD83D\\uDE00\",\n      \"generation\": 2,\n      \
         \"timestamp\": 533609292773\n   },\n   {\n      \"key\": \"gone\",\n      \"value\": null,\n      \

@@ -1,32 +1,32 @@
-//! Walks a write block as it is on a device: where each record, and each damaged one, begins and how far it reaches.
+//! Scans a write block on a device: finds where each record, whole or damaged, begins and ends.
 //!
-//! A block is filled from its start, one record behind the other, and may have been in use before. Behind the last
-//! record stands the block's *end mark*, unless the block is full or zeros reach to its end. What stands behind an
-//! end mark is left from the block's former life; it is never looked at, so bytes of a former value never become a
-//! record. The mark is made from a key that only the device's header holds, the number of the block and the place,
-//! so no client can store one. The C server takes it for nothing, as it is no record, and writes none.
+//! A block is filled from its start, record after record, and may have been used before. The block's *end mark* follows
+//! the last record, unless the block is full or zeros reach to its end. Bytes after an end mark are from the block's
+//! earlier use; the scan ignores them, so that bytes of an old value never become a record. The mark is computed from a
+//! key that only the device's header holds, the number of the block and the offset, so no client can store one. The C
+//! server ignores the mark, which is no record, and writes none.
 //!
-//! A damaged record costs itself only. Its size is believed if a record, a mark, zeros or the block's end stand
-//! where it says it ends, and no chain of whole records leads there from within. Otherwise, and behind zeros in the
-//! middle of a block, the scan goes on at the first whole record from which records lead to the end of the block,
-//! or which is the first of several in a row. A magic alone is not believed there, nor is a single record: values
-//! may contain both.
+//! A damaged record costs no other record. Its size is accepted if a record, a mark, zeros or the block's end are at
+//! its stated end, and no chain of whole records from within leads there. Otherwise, and after zeros in the middle of a
+//! block, the scan continues at the first whole record from which records lead to the end of the block, or which is the
+//! first of several in a row. A magic alone or a single record is not enough there: values may contain both.
 //!
-//! Where a record must begin (at the block's start, and right behind a whole one) and no magic stands, its start is
-//! damaged. If no more than magic and size are, its parts say where it ends, and the mark at its end proves that.
+//! Where a record must begin (at the block's start, and right after a whole one) without a magic, its start is damaged.
+//! If only magic and size are damaged, its parts show its end, and the mark at its end proves that.
 
 use crate::flat::{FlatError, FlatRecord, MAGIC, RBLOCK_SIZE};
 
-/// This many whole records in a row are believed to be records wherever they are.
+/// This many whole records in a row are accepted as records anywhere.
 const RUN_BELIEVED: usize = 4;
-/// Bins looked at in the search for records behind damage, in one block. Beyond that the rest of the block is damage.
+/// Most bins checked in the search for records after damage, in one block. Above it the rest of the block counts as
+/// damage.
 const SEARCH_BINS_MAX: usize = 4 << 20;
-/// So many bytes of a checksum count as one bin.
+/// This many bytes of a checksum count as one bin.
 const HASHED_AS_BIN: usize = 256;
 /// First bytes of an end mark.
 const END_MARK_MAGIC: [u8; 8] = *b"ENDBLOCK";
 
-/// The mark behind the last record of a write block that is not full.
+/// The mark after the last record of a write block that is not full.
 ///
 /// ```text
 /// offset  size  content
@@ -40,13 +40,13 @@ pub struct EndMark {
 }
 
 impl EndMark {
-    /// The mark of block number `block` of a device with this key; without a key no bytes are a mark.
+    /// The mark of block number `block` on a device with this key; a key of 0 gives a mark that no bytes match.
     #[must_use]
     pub const fn new(key: u64, block: u32) -> Self {
         EndMark { key, block }
     }
 
-    /// The mark's bytes where it stands at `offset` of its block.
+    /// The mark's bytes at `offset` of its block.
     #[must_use]
     pub fn at(self, offset: usize) -> [u8; RBLOCK_SIZE] {
         let mut hashed = [0; 16];
@@ -59,7 +59,7 @@ impl EndMark {
         mark
     }
 
-    /// Whether it stands at the start of `bytes`, which are those from `offset` of the block on.
+    /// Whether the mark is at the start of `bytes`, which begin at `offset` of the block.
     #[must_use]
     pub fn is_at(self, bytes: &[u8], offset: usize) -> bool {
         self.key != 0 && bytes.starts_with(&END_MARK_MAGIC) && bytes.starts_with(&self.at(offset))
@@ -69,13 +69,13 @@ impl EndMark {
 /// A piece of a write block. Offsets and sizes are in bytes, multiples of 16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
-    /// A record whose every part was checked.
+    /// A record with every part checked.
     Record { offset: usize, record: FlatRecord<'a> },
-    /// Bytes that must be a record by their magic or place, but cannot be read.
+    /// Bytes that must be a record by their magic or position, but cannot be read.
     Damage { offset: usize, size: usize, reason: FlatError },
-    /// Zeros, and what follows them up to the next record: a hole, or another server's end of the block's records.
+    /// Zeros, and the bytes after them up to the next record: a hole, or another server's end of the block's records.
     Gap { offset: usize, size: usize },
-    /// Bytes behind an end of the block's records: left from former use.
+    /// Bytes after the end of the block's records: left from earlier use.
     Stale { offset: usize, size: usize },
 }
 
@@ -85,7 +85,7 @@ pub struct WblockScan<'a> {
     bytes: &'a [u8],
     mark: EndMark,
     at: usize,
-    /// From where on all is zero, once that was asked for.
+    /// The offset from which on all bytes are zero, once computed.
     zeros_from: Option<usize>,
     searched_bins: usize,
 }
@@ -101,7 +101,7 @@ impl<'a> WblockScan<'a> {
         self.bytes.get(offset..).unwrap_or_default()
     }
 
-    /// From which offset on there are nothing but zeros.
+    /// The offset from which on all bytes are zero.
     fn zeros_from(&mut self) -> usize {
         let bytes = self.bytes;
         *self.zeros_from.get_or_insert_with(|| {
@@ -119,12 +119,12 @@ impl<'a> WblockScan<'a> {
             || is_zero_unit(self.after(offset)) && offset >= self.zeros_from()
     }
 
-    /// Whether the block's records may end at `offset` and not before: a record is never zeros up to its end.
+    /// Whether the block's records may end at `offset` and not earlier: a record never ends in nothing but zeros.
     fn is_first_end(&mut self, offset: usize) -> bool {
         self.is_end(offset) && (!is_zero_unit(self.after(offset)) || offset == self.zeros_from())
     }
 
-    /// What stands here and is neither a record nor a damaged one that has its magic; `None` at the end of the block.
+    /// Takes a piece here that is neither a record nor damage with its magic; `None` at the end of the block.
     fn take_other(&mut self) -> Option<Piece<'a>> {
         let start = self.at;
         if self.is_end(start) {
@@ -154,8 +154,8 @@ impl<'a> WblockScan<'a> {
         }
     }
 
-    /// What stands behind an end mark of a key that is lost. Whatever erased the key, another server most likely, took the
-    /// whole records behind it for records, so they are.
+    /// Takes the piece after an end mark whose key is lost. The server that erased the key, most likely another one,
+    /// took the whole records after the mark for records, so they are records.
     fn take_former_mark(&mut self) -> Option<Piece<'a>> {
         let offset = self.at + RBLOCK_SIZE;
         self.at = self.next_record(offset).unwrap_or(self.bytes.len());
@@ -163,7 +163,7 @@ impl<'a> WblockScan<'a> {
         if size > 0 { Some(Piece::Stale { offset, size }) } else { self.next() }
     }
 
-    /// The damage where a record must begin and no magic stands.
+    /// The damage where a record must begin without a magic.
     fn take_headless(&mut self) -> Piece<'a> {
         let offset = self.at;
         let end = FlatRecord::end_by_parts(self.after(offset));
@@ -171,7 +171,7 @@ impl<'a> WblockScan<'a> {
         Piece::Damage { offset, size: self.at - offset, reason: FlatError::Magic }
     }
 
-    /// Where damage of unknown size that begins at `offset` ends: at the next record, or at the next zeros.
+    /// The end of damage of unknown size that begins at `offset`: the next record, or the next zeros.
     fn damage_end(&mut self, offset: usize) -> usize {
         let start = offset + RBLOCK_SIZE;
         if let Some(record) = self.next_record(start) {
@@ -182,7 +182,7 @@ impl<'a> WblockScan<'a> {
         end.min(self.bytes.len())
     }
 
-    /// The record or damage at the magic that stands here.
+    /// The record or damage at the magic here.
     fn take_record(&mut self) -> Piece<'a> {
         let offset = self.at;
         let parsed = FlatRecord::parse(self.after(offset));
@@ -204,14 +204,14 @@ impl<'a> WblockScan<'a> {
             Some(end) if starts_with_record(self.after(end)) || self.is_first_end(end) => {
                 self.chain_to(offset + RBLOCK_SIZE, end).unwrap_or(end)
             }
-            // It reaches into a hole, or its size is wrong.
+            // It extends into a hole, or its size is wrong.
             Some(end) => self.next_record(offset + RBLOCK_SIZE).filter(|next| *next < end).unwrap_or(end),
             None => self.damage_end(offset),
         };
         Piece::Damage { offset, size: self.at - offset, reason }
     }
 
-    /// Whether what stands at `offset` is what may follow a record.
+    /// Whether the bytes at `offset` may follow a record.
     fn could_end_at(&mut self, offset: usize) -> bool {
         let Some(rest) = self.bytes.get(offset..) else { return false };
         starts_with_record(rest)
@@ -220,7 +220,7 @@ impl<'a> WblockScan<'a> {
             || self.is_end(offset)
     }
 
-    /// The whole record at `offset`, if there is one with nothing but zeros behind its end mark.
+    /// The whole record at `offset`, if there is one with only zeros after its end mark.
     fn whole_record(&mut self, offset: usize) -> Option<FlatRecord<'a>> {
         let bytes = self.after(offset);
         if !starts_with_record(bytes) || self.searched_bins > SEARCH_BINS_MAX {
@@ -231,8 +231,8 @@ impl<'a> WblockScan<'a> {
         record.verify_with_padding().is_ok().then_some(record)
     }
 
-    /// The size of what may be a damaged record at `offset`: by its parts, or as it says if the records go on or
-    /// end there.
+    /// The size of a possible damaged record at `offset`: from its parts, or as stated if the records continue or end
+    /// there.
     fn damaged_record(&mut self, offset: usize) -> Option<usize> {
         let bytes = self.after(offset);
         if self.searched_bins > SEARCH_BINS_MAX {
@@ -246,10 +246,10 @@ impl<'a> WblockScan<'a> {
         })
     }
 
-    /// Where the first chain of whole records begins, from `start` on and before `end`, that leads exactly to `end`
-    /// or to the end of the block.
+    /// The start of the first chain of whole records, from `start` on and before `end`, that leads exactly to `end` or
+    /// to the end of the block.
     fn chain_to(&mut self, start: usize, end: usize) -> Option<usize> {
-        // A place that was passed once led nowhere: none is looked at twice.
+        // An offset passed once leads nowhere: none is checked twice.
         let mut passed = vec![false; 0];
         for offset in (start..end).step_by(RBLOCK_SIZE) {
             if !starts_with_record(self.after(offset)) {
@@ -268,7 +268,7 @@ impl<'a> WblockScan<'a> {
         None
     }
 
-    /// Where the records go on, from `start` on.
+    /// The offset, from `start` on, where the records continue.
     fn next_record(&mut self, start: usize) -> Option<usize> {
         let mut first = None;
         for offset in (start..self.bytes.len()).step_by(RBLOCK_SIZE) {
@@ -304,15 +304,15 @@ impl<'a> Iterator for WblockScan<'a> {
     }
 }
 
-/// Whether `bytes` begin with a record's magic. A write block in use does.
+/// Whether `bytes` begin with a record's magic, as a write block in use does.
 #[inline]
 #[must_use]
 pub fn starts_with_record(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC.to_le_bytes())
 }
 
-/// Shows `visit` every whole record that begins at a multiple of 16 bytes of `block` with its offset: those of the
-/// block's former lives too, and what looks like one inside of a value.
+/// Calls `visit` with every whole record at a multiple of 16 bytes of `block` and its offset, including those of the
+/// block's earlier uses and apparent records inside of values.
 pub fn visit_everything<'a>(block: &'a [u8], mut visit: impl FnMut(usize, FlatRecord<'a>)) {
     for offset in (0..block.len()).step_by(RBLOCK_SIZE) {
         let bytes = &block[offset..];
@@ -325,7 +325,7 @@ pub fn visit_everything<'a>(block: &'a [u8], mut visit: impl FnMut(usize, FlatRe
     }
 }
 
-/// Whether the unit at the start of `bytes` is zero, as far as it is there.
+/// Whether the unit at the start of `bytes` is zero, as far as it exists.
 fn is_zero_unit(bytes: &[u8]) -> bool {
     is_zero(bytes.get(..RBLOCK_SIZE).unwrap_or(bytes))
 }
@@ -358,9 +358,8 @@ impl CopyAge {
         }
     }
 
-    /// Whether this copy takes the place of `known`: updated later; or at the same time with a later generation, in
-    /// the circle of 16 bits; or that too alike, living longer. Of equal copies, as defrag leaves them, the known
-    /// stays.
+    /// Whether this copy replaces `known`: a later update; at the same time a later generation, on the circle of 16
+    /// bits; with the same generation a later void-time. Of equal copies, which defrag leaves, the known one stays.
     #[must_use]
     pub fn supersedes(self, known: CopyAge) -> bool {
         if self.last_update_time != known.last_update_time {
@@ -485,7 +484,7 @@ mod tests {
             let mut block = block(&records);
             let offset = records[..damaged].iter().map(Vec::len).sum::<usize>();
             block[offset..offset + 48].fill(0xA5);
-            // In the value, and not a record.
+            // A magic in the value, which is no record.
             if damaged == 1 {
                 block[offset + 128..offset + 132].copy_from_slice(&MAGIC.to_le_bytes());
             }
@@ -499,8 +498,8 @@ mod tests {
 
     #[test]
     fn a_damaged_size_does_not_reach_over_other_records() {
-        // All of one size, 64 units of 16 bytes: one bit more, and the first ends where the third begins, or in the
-        // zeros.
+        // All have the same size, 64 units of 16 bytes: with one more bit set, the first ends where the third begins,
+        // or in the zeros.
         let records: Vec<_> = (1..5).map(|key| record(key, 1024 - 60)).collect();
         assert!(records.iter().all(|record| record.len() == 1024));
         for bit in [6, 7] {
@@ -512,7 +511,7 @@ mod tests {
         }
     }
 
-    /// A block whose former life was a value, and of which the beginning was written anew.
+    /// A block that once held a value, and whose beginning was written anew.
     fn filled_again(value: &[u8], new: &[u8], end: &[u8]) -> Vec<u8> {
         let mut bins = Bins::new();
         bins.push(crate::Bin {
@@ -548,7 +547,7 @@ mod tests {
             let stale = scan(&block).nth(1);
             assert!(matches!(stale, Some(Piece::Stale { offset, .. }) if offset == new.len() + RBLOCK_SIZE));
         }
-        // The mark of another place or block is none, nor is one that stands in a value.
+        // The mark of another offset or block is not accepted, nor is one in a value.
         assert!(!MARK.is_at(&MARK.at(32), 48) && !EndMark::new(77, 6).is_at(&MARK.at(32), 32));
         assert!(!EndMark::new(0, 5).is_at(&EndMark::new(0, 5).at(32), 32), "without a key there is none");
         let value: Vec<u8> = (0..200).flat_map(|unit| MARK.at(unit * RBLOCK_SIZE)).collect();
@@ -565,18 +564,18 @@ mod tests {
             WblockScan::new(block, EndMark::new(key, 5)).collect()
         }
         for key in [0, 77] {
-            // Nothing is behind it.
+            // Nothing follows the mark.
             let mut block = block(&[new.clone(), mark.to_vec()]);
             assert_eq!(scan(&block, key).len(), 1, "key {key}");
-            // What is no record.
+            // Bytes that are no record follow.
             block[behind..behind + 300].fill(0xEE);
             assert_eq!(scan(&block, key)[1..], [Piece::Stale { offset: behind, size: 304 }], "key {key}");
-            // Records, which the other server has served.
+            // Records follow, which the other server has served.
             block[behind..behind + 300].fill(0);
             block[behind..behind + former.len()].copy_from_slice(&former);
             let pieces = scan(&block, key);
             assert!(pieces.len() == 2 && !pieces.iter().any(is_damage), "key {key}: {pieces:?}");
-            // A damaged record before it is told, and no more than that.
+            // A damaged record before the mark is reported, and nothing else.
             block[30] ^= 0xFF;
             let first = scan(&block, key)[0];
             let is_all = matches!(first, Piece::Damage { offset: 0, size, .. } if size == new.len());
@@ -617,7 +616,7 @@ mod tests {
         };
         for copies in 1..6 {
             let records = [record(1, 10), outer(copies), record(3, 50)];
-            // The record's metadata, and its end mark.
+            // Damage in the record's metadata, and in its end mark.
             for at in [8, 20, 30, records[1].len() - 12] {
                 let mut block = block(&records);
                 block[records[0].len() + at] ^= 0xFF;

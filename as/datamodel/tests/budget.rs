@@ -1,7 +1,7 @@
-//! Work ends when its budget does: for each family of operations one that takes long, with less than it needs.
+//! Work ends with its budget: each family of operations runs one long operation with a budget that is too small.
 //!
-//! How long work takes is measured too, so that steps stay about what they are said to be. Times are those of the processor
-//! for this thread, the shortest of some runs, and limits are many times what they are on an idle machine.
+//! The time of the work is measured too, so that steps stay close to their stated time. Times are processor times of
+//! this thread, the shortest of some runs, and limits are many times those of an idle machine.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use datamodel::particle::BytesType;
 use datamodel::{Bins, Budget, Particle, bits, cdt, geojson, hll};
 use proto::ResultCode;
 
-/// What a request may use on a service thread.
+/// The steps of a request on a service thread.
 const STEPS: u64 = 200_000;
-/// Longest time for work that has so many steps.
+/// Longest time for work of that many steps.
 const TIME_MAX: Duration = Duration::from_millis(10);
-/// Most nanoseconds of a step, and fewest, on average over an operation.
+/// Largest average number of nanoseconds for a step of an operation.
 const STEP_NANOS_MAX: u64 = 20;
 const RUNS: u32 = 3;
 
@@ -25,13 +25,13 @@ fn cpu_time_since(start: u64) -> Duration {
     Duration::from_nanos(thread_cpu_nanos() - start)
 }
 
-/// Checks that `work` takes too long for [`STEPS`], ends when they are used up, and is priced honestly.
+/// Checks that `work` exceeds [`STEPS`], ends when they are used up, and is priced correctly.
 fn check<T>(what: &str, work: impl Fn(&Budget<'_>) -> Result<T, ResultCode>) {
     check_ends(what, &work);
     check_price(what, work);
 }
 
-/// Checks that `work` takes too long for [`STEPS`] and ends when they are used up.
+/// Checks that `work` exceeds [`STEPS`] and ends when they are used up.
 fn check_ends<T>(what: &str, work: impl Fn(&Budget<'_>) -> Result<T, ResultCode>) {
     let mut shortest = Duration::MAX;
     for _ in 0..RUNS {
@@ -45,7 +45,7 @@ fn check_ends<T>(what: &str, work: impl Fn(&Budget<'_>) -> Result<T, ResultCode>
     assert!(shortest < TIME_MAX, "{what} ends {shortest:?} after its budget of {STEPS} steps began");
 }
 
-/// Checks that `work`, without an end to its budget, succeeds and draws for what it does.
+/// Checks that `work` succeeds with an unlimited budget and draws according to its time.
 fn check_price<T>(what: &str, work: impl Fn(&Budget<'_>) -> Result<T, ResultCode>) {
     let mut shortest = Duration::MAX;
     let mut drawn = 0;
@@ -60,7 +60,7 @@ fn check_price<T>(what: &str, work: impl Fn(&Budget<'_>) -> Result<T, ResultCode
     assert!(nanos < drawn * STEP_NANOS_MAX, "{what} takes {nanos} ns for {drawn} steps");
 }
 
-/// Numbers that are in no order, all different.
+/// Different numbers in no particular order.
 fn shuffled(count: u32) -> impl Iterator<Item = i64> {
     (0..count).map(move |n| i64::from(n.wrapping_mul(2_654_435_761) % (1 << 30)))
 }
@@ -106,7 +106,7 @@ fn blob(size: usize) -> Particle<'static> {
     Particle::owned(BytesType::Blob, vec![0x55; size])
 }
 
-/// A call with one argument in packed form behind the integers.
+/// A call with integer arguments and packed arguments after them.
 fn call(code: i64, numbers: &[i64], packed: &[&[u8]]) -> Vec<u8> {
     let mut call = Vec::new();
     put_list_header(&mut call, (1 + numbers.len() + packed.len()) as u32);
@@ -170,7 +170,7 @@ fn what_is_written_is_checked_within_the_budget() {
 
 #[test]
 fn deep_containers_are_gone_into_within_the_budget() {
-    // Lists around one another, each ordered, with a long text beside the inner one.
+    // Nested lists, each ordered, with a long text beside the inner one.
     let mut value = vec![0x92, 0xc7, 0, 1, 7];
     for _ in 0..500 {
         let mut outer = vec![0x93, 0xc7, 0, 1];
@@ -257,7 +257,7 @@ fn regular_expressions_end() {
     check("an exploding pattern on a short text", |budget| matches(&exploding, &bins, budget));
     let bins = text_bin(vec![b'a'; 4 << 20]);
     check("a plain pattern on a long text", |budget| matches(&pattern(1, b"a+bc"), &bins, budget));
-    // As many states of the automaton as there are ways to have met an x.
+    // The automaton gets as many states as there are sets of places with an x.
     let mixed: Vec<u8> = {
         let bit = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_mul(n) >> 60 & 1 == 0;
         (0..20_000).map(|n| if bit(n) { b'x' } else { b'y' }).collect()
@@ -278,13 +278,13 @@ fn back_references_end() {
 
 #[test]
 fn expressions_end() {
-    // A long text compared with itself again and again.
+    // Compares a long text with itself again and again.
     let equal = [&[0x93, 1][..], &[0x93, 81, 3, 0xa1, b't'], &[0x93, 81, 3, 0xa1, b't']].concat();
     let mut all = vec![0xdc, 0x03, 0xe9, 16];
     (0..1000).for_each(|_| all.extend_from_slice(&equal));
     let bins = text_bin(vec![b'a'; 100_000]);
     check("comparisons", |budget| matches(&all, &bins, budget));
-    // The same list sorted again and again, each time as part of a value.
+    // Sorts the same list again and again, each time as part of a value.
     let mut sorted = vec![0x93, 81, 4, 0xa1, b't'];
     for _ in 0..20 {
         sorted = [&[0x95, 127, 4, 0x40, 0x92, 13, 0][..], &sorted].concat();
@@ -316,7 +316,7 @@ fn bins_are_looked_up_in_a_table() {
     let mut flat = Vec::new();
     new.encode(&bins, new.size(&bins), &mut flat);
     let record = FlatRecord::parse(&flat).expect("a record");
-    // That each of 10,000 bins is 1.
+    // Checks that each of 10,000 bins is 1.
     let mut all = vec![0xdc, 0x27, 0x11, 16];
     for name in names.iter().rev().take(10_000) {
         all.extend_from_slice(&[0x93, 1, 0x93, 81, 2]);
@@ -331,7 +331,7 @@ fn bins_are_looked_up_in_a_table() {
     assert!(budget.drawn() < 10_000_000, "{budget:?}");
 }
 
-/// A polygon of many corners around a point, with text that the bin `t` holds.
+/// A polygon of many corners around a point, as text for bin `t`.
 fn polygon(corners: u32) -> String {
     let corner = |n: u32| {
         let angle = f64::from(n % corners) / f64::from(corners) * std::f64::consts::TAU;

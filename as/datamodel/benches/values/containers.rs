@@ -1,4 +1,4 @@
-//! List and map operations, each on a value that is there.
+//! List and map operations on values that exist.
 
 use cf::msgpack::{put_integer, put_list_header};
 use datamodel::Budget;

@@ -1,4 +1,4 @@
-//! Filters: compiled, and asked about a record before and after it is read.
+//! Filters: compiling one, and evaluating it against metadata alone and against the whole record.
 
 use cf::msgpack::{put_integer, put_list_header, put_raw_header};
 use datamodel::Budget;
@@ -25,7 +25,7 @@ const LIST_SIZE: i64 = 16;
 const POINT: &[u8] = br#"{"type":"Point","coordinates":[13.4,52.5]}"#;
 const CIRCLE: &[u8] = br#"{"type":"AeroCircle","coordinates":[[13.4,52.5],1000]}"#;
 
-/// An operator around elements that are packed.
+/// An operator with packed elements.
 fn operator(code: i64, elements: &[Vec<u8>]) -> Vec<u8> {
     let mut out = Vec::new();
     put_list_header(&mut out, elements.len() as u32 + 1);
@@ -40,7 +40,7 @@ fn integer(value: i64) -> Vec<u8> {
     out
 }
 
-/// Text or bytes without a byte that says what they are.
+/// Text or bytes without a type byte.
 fn name(name: &str) -> Vec<u8> {
     let mut out = Vec::new();
     put_raw_header(&mut out, name.len() as u32);

@@ -1,8 +1,8 @@
 //! Micro-benchmarks of operations on values, `cargo bench -p datamodel`: the walk over msgpack, list and map operations,
 //! expressions.
 //!
-//! Arguments are numbers of elements. `cargo bench -p datamodel -- map` runs those that have `map` in their names. As a
-//! test each runs once.
+//! Arguments are element counts. `cargo bench -p datamodel -- map` runs those that have `map` in their names. `cargo
+//! test` runs each benchmark once.
 
 mod containers;
 mod expressions;
@@ -12,7 +12,7 @@ fn main() {
     divan::main();
 }
 
-/// Numbers of elements: a few, what fits a small record, and what fills a large one.
+/// Element counts: a few, as many as a small record holds, and as many as fill a large one.
 const COUNTS: [u32; 3] = [10, 1_000, 50_000];
 
 /// A list of the integers below `count`, in order, with this description.

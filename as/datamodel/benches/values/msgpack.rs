@@ -1,4 +1,4 @@
-//! The walk over msgpack, and values of clients in the form that is stored.
+//! The walk over msgpack, and the conversion of client values to the stored form.
 
 use cf::msgpack::{Reader, compare, end_of};
 use datamodel::Budget;
@@ -35,14 +35,14 @@ fn store_list(bencher: Bencher<'_, '_>, count: u32) {
     bencher.bench(|| list_from_wire(black_box(&value), &Budget::unlimited()));
 }
 
-/// The pairs are in order, but nobody says so.
+/// The pairs are in order, but the map is not flagged as ordered.
 #[divan::bench(args = COUNTS)]
 fn store_map(bencher: Bencher<'_, '_>, count: u32) {
     let value = map(&[], count);
     bencher.bench(|| map_from_wire(black_box(&value), &Budget::unlimited()));
 }
 
-/// With an index, which is made when the map is stored.
+/// The index is made when the map is stored.
 #[divan::bench(args = COUNTS)]
 fn store_indexed_map(bencher: Bencher<'_, '_>, count: u32) {
     let value = map(&[0xc7, 0, 0x13, 0xc0], count);

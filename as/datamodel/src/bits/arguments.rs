@@ -1,7 +1,7 @@
-//! What a request for a bit operation says: a msgpack list of a code and its arguments.
+//! Requests for bit operations: msgpack lists of a code and its arguments.
 //!
-//! One table for the operations that modify, one for those that read: `code → operator, arguments, how many of them
-//! must be there, flags allowed`.
+//! One table holds the operations that modify, one those that read: `code → operator, arguments, number of required
+//! arguments, flags allowed`.
 
 use cf::msgpack::{Head, Reader};
 use proto::ResultCode;
@@ -67,9 +67,9 @@ struct Row<T> {
 
 use Argument as A;
 
-/// Sizes and offsets in bytes are at most this, blobs below it.
+/// Largest size or offset in bytes; blobs are smaller.
 pub(super) const BLOB_SIZE_MAX: u64 = proto::frame::BODY_SIZE_MAX;
-/// Sizes, offsets and shifts in bits are at most this.
+/// Largest size, offset or shift in bits.
 pub(super) const BIT_COUNT_MAX: u64 = BLOB_SIZE_MAX * 8;
 
 const GROWING: u64 = flags::CREATE_ONLY | flags::UPDATE_ONLY | flags::NO_FAIL;
@@ -114,16 +114,16 @@ const fn row<T: Copy>(operator: T, arguments: &'static [Argument], required: usi
     Row { operator, arguments, required, flags }
 }
 
-/// The arguments of an operation; those it does not have are zero.
+/// The arguments of an operation; arguments that it does not take are zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Arguments<'a> {
-    /// In bits; negative counts from the end. At most [`BIT_COUNT_MAX`] either way.
+    /// In bits; a negative one counts from the end. At most [`BIT_COUNT_MAX`] in either direction.
     pub(super) offset: i64,
     /// In bits, at most [`BIT_COUNT_MAX`].
     pub(super) size: u64,
     /// An integer, a shift, or 1 for a scan for ones.
     pub(super) value: u64,
-    /// As many bits as `size` at least.
+    /// At least `size` bits.
     pub(super) bytes: &'a [u8],
     pub(super) flags: u64,
     pub(super) subflags: u64,
@@ -195,7 +195,7 @@ impl<'a> Arguments<'a> {
         Some(())
     }
 
-    /// Reads bytes behind the byte that says what they are, at least one. They give the size where it is not given.
+    /// Reads at least one byte after the type byte. Their number is the size if the request gives none.
     fn read_bytes(&mut self, reader: &mut Reader<'a>) -> Option<()> {
         let Head::Raw([_, bytes @ ..]) = reader.head()? else { return None };
         let size = not_zero(bytes.len() as u64 * 8)?;
@@ -207,7 +207,7 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// Reads an offset. The least integer, which has no absolute value, passes for zero.
+/// Reads an offset. The least integer, which has no absolute value, counts as zero.
 fn offset(reader: &mut Reader<'_>, max: u64) -> Option<i64> {
     match reader.integer()?.cast_signed() {
         i64::MIN => Some(0),

@@ -7,7 +7,7 @@ use super::{BitRange, blob_of};
 use crate::explanation::{Explanation, found, snake_case};
 use crate::particle::Particle;
 
-/// Explains why the operation that is `payload`, which reads, was refused by a bin.
+/// Explains why the read operation `payload` was refused for `bin`.
 pub(crate) fn explain_read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Explanation {
     match parse_read(payload) {
         Ok((operator, arguments)) => explain(&format!("{operator:?}"), &arguments, bin, true),
@@ -15,7 +15,7 @@ pub(crate) fn explain_read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Explan
     }
 }
 
-/// Explains why the operation that is `payload`, which modifies, was refused by a bin.
+/// Explains why the modify operation `payload` was refused for `bin`.
 pub(crate) fn explain_modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Explanation {
     match parse_modify(payload) {
         Ok((operator, arguments)) => {
@@ -31,7 +31,7 @@ fn unknown() -> Explanation {
     Explanation::new("bits_operation".to_owned(), Some(reason.to_owned()))
 }
 
-/// `is_region` tells that the operation is for bits that have to be there.
+/// `is_region` says whether the operation needs existing bits.
 fn explain(
     operator: &str,
     arguments: &Arguments<'_>,

@@ -1,8 +1,8 @@
-//! Integers of 1 to 64 bits and how they add up.
+//! Addition and subtraction of integers of 1 to 64 bits.
 
 use super::integer_subflags::{SATURATE, SIGNED, WRAP};
 
-/// The value of `size` bits that are the first of `word`.
+/// The first `size` bits of `word` as an integer.
 pub(super) const fn load(word: u64, size: u64) -> u64 {
     word >> (64 - size)
 }
@@ -22,7 +22,7 @@ const fn mask(size: u64) -> u64 {
     u64::MAX >> (64 - size)
 }
 
-/// `left + right` in `size` bits; `None` if it overflows and `subflags` do not say what to do then.
+/// `left + right` in `size` bits; `None` if it overflows and `subflags` name no action for it.
 pub(super) fn add(left: u64, right: u64, size: u64, subflags: u64) -> Option<u64> {
     let right = right & mask(size);
     let sum = left.wrapping_add(right) & mask(size);
@@ -37,7 +37,7 @@ pub(super) fn add(left: u64, right: u64, size: u64, subflags: u64) -> Option<u64
     }
 }
 
-/// `left - right` in `size` bits; `None` if it overflows and `subflags` do not say what to do then.
+/// `left - right` in `size` bits; `None` if it overflows and `subflags` name no action for it.
 pub(super) fn subtract(left: u64, right: u64, size: u64, subflags: u64) -> Option<u64> {
     let right = right & mask(size);
     let difference = left.wrapping_sub(right) & mask(size);
@@ -52,8 +52,9 @@ pub(super) fn subtract(left: u64, right: u64, size: u64, subflags: u64) -> Optio
     }
 }
 
-/// Checks the signed sum of `left` and `right`, which is `sum` in `size` bits. An overflow is one where two of a sign
-/// give the other sign: a sum of exactly zero passes, and so does the negation of the least value, which is itself.
+/// Checks the signed sum of `left` and `right`, which is `sum` in `size` bits. Two operands of one sign with a sum of
+/// the other sign are an overflow; a sum of exactly zero passes, and so does the negation of the least value, which
+/// is itself.
 fn signed_sum(left: u64, right: u64, sum: u64, size: u64, subflags: u64) -> Option<u64> {
     let [left, right, signed] = [left, right, sum].map(|value| sign_extended(value, size));
     let limit = if left < 0 && right < 0 && signed > 0 {

@@ -1,8 +1,8 @@
-//! Subflags of operations on integers: how they are read and added.
+//! Subflags of integer operations: signedness and overflow.
 
 pub const SIGNED: u64 = 1;
 /// An overflow gives the largest or least value.
 pub const SATURATE: u64 = 2;
-/// An overflow loses its highest bit.
+/// An overflow drops the highest bit.
 pub const WRAP: u64 = 4;
 pub(super) const ALL: u64 = SIGNED | SATURATE | WRAP;

@@ -1,10 +1,10 @@
 //! Operations on the bits of a blob.
 //!
 //! Bits are counted from the most significant bit of the first byte; a negative offset counts from the end. A request
-//! is a msgpack list of a code and its arguments ([`arguments`] has the tables). Every operation is checked whole
-//! before anything is computed, and answers a new blob: the bin's own is never changed.
+//! is a msgpack list of a code and its arguments ([`arguments`] has the tables). Every operation is fully checked
+//! before it computes anything, and returns a new blob: it never changes the bin's own.
 //!
-//! Work is done 64 bits at a time ([`words`]).
+//! The work goes 64 bits at a time ([`words`]).
 
 mod arguments;
 mod explain;
@@ -27,14 +27,14 @@ use crate::budget::Budget;
 use crate::change::Modified;
 use crate::particle::{BytesType, Particle};
 
-/// Price of an operation, whatever it does.
+/// Base price of any operation.
 const OPERATION_STEPS: u64 = 20;
 
-/// Answers the read operation `payload` on `bin`; nothing for a bin that does not exist. The payload comes in an op of
-/// particle type blob, which is the caller's to check.
+/// Answers the read operation `payload` on `bin`; nothing for a bin that does not exist. The caller checks that the
+/// op's particle type is blob.
 ///
 /// # Errors
-/// As [`Read::parse`] and [`Read::apply`].
+/// Same errors as [`Read::parse`] and [`Read::apply`].
 pub fn read(
     bin: Option<&Particle<'_>>,
     payload: &[u8],
@@ -46,11 +46,10 @@ pub fn read(
     }
 }
 
-/// Carries the modify operation `payload` out on `bin`. The payload comes in an op of particle type blob, which is the
-/// caller's to check.
+/// Applies the modify operation `payload` to `bin`. The caller checks that the op's particle type is blob.
 ///
 /// # Errors
-/// As [`Modify::parse`] and [`Modify::apply`].
+/// Same errors as [`Modify::parse`] and [`Modify::apply`].
 pub fn modify(
     bin: Option<&Particle<'_>>,
     payload: &[u8],
@@ -59,7 +58,7 @@ pub fn modify(
     Modify::parse(payload)?.apply(bin, budget)
 }
 
-/// An operation that reads, ready to be applied any number of times.
+/// A parsed read operation; it can be applied any number of times.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Read {
     operator: ReadOperator,
@@ -70,14 +69,15 @@ impl Read {
     /// Reads a request.
     ///
     /// # Errors
-    /// `Parameter` for anything but a known code with arguments in their bounds.
+    /// `Parameter` for an unknown code or arguments out of bounds.
     pub fn parse(payload: &[u8]) -> Result<Self, ResultCode> {
         let (operator, arguments) = arguments::parse_read(payload)?;
-        // No read operation has bytes, so nothing of the payload is kept.
+        // No read operation has bytes, so the result keeps nothing of the payload.
         Ok(Read { operator, arguments: Arguments { bytes: &[], ..arguments } })
     }
 
-    /// The result of the operation on `particle`: an integer, or for a get a blob, its last byte padded with zeros.
+    /// The result of the operation on `particle`: an integer, or for a get a blob whose last byte is padded with
+    /// zeros.
     ///
     /// # Errors
     /// `IncompatibleType` unless it is a blob; `Parameter` for an offset before the blob; `OpNotApplicable` for bits
@@ -99,8 +99,8 @@ impl Read {
             ReadOperator::Count => run.count_ones().cast_signed(),
             ReadOperator::LeftScan => position(run.first(value != 0)),
             ReadOperator::RightScan => {
-                // The scan goes on to the beginning of the byte in which the bits begin; what it finds there counts
-                // as negative.
+                // The scan goes back to the start of the byte in which the bits begin; a hit before the bits gives a
+                // negative position.
                 let from_byte = Run::new(bytes, 0, region.start + region.len);
                 from_byte.last(value != 0).map_or(-1, |at| at as i64 - region.start as i64)
             }
@@ -116,7 +116,7 @@ impl Read {
     }
 }
 
-/// An operation that modifies, ready to be applied any number of times.
+/// A parsed modify operation; it can be applied any number of times.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Modify<'a> {
     operator: ModifyOperator,
@@ -127,18 +127,18 @@ impl<'a> Modify<'a> {
     /// Reads a request.
     ///
     /// # Errors
-    /// `Parameter` for anything but a known code with arguments in their bounds and flags that it allows.
+    /// `Parameter` for an unknown code, arguments out of bounds or flags that the code does not allow.
     pub fn parse(payload: &'a [u8]) -> Result<Self, ResultCode> {
         let (operator, arguments) = arguments::parse_modify(payload)?;
         Ok(Modify { operator, arguments })
     }
 
-    /// The blob that the operation makes of `bin`.
+    /// The blob that results from the operation on `bin`.
     ///
     /// # Errors
-    /// By the flags `BinExists` or `BinNotFound`; `IncompatibleType` unless it is a blob; `Parameter` for an offset
-    /// before the blob, a removal beyond its end, a resize against its subflags and a blob that gets too large;
-    /// `OpNotApplicable` for other bits beyond its end and integers that overflow; `Timeout` when the budget is
+    /// `BinExists` or `BinNotFound` by the flags; `IncompatibleType` unless it is a blob; `Parameter` for an offset
+    /// before the blob, a removal beyond its end, a resize against its subflags or a blob that gets too large;
+    /// `OpNotApplicable` for other bits beyond its end or an integer that overflows; `Timeout` when the budget is
     /// exhausted.
     pub fn apply(&self, bin: Option<&Particle<'_>>, budget: &Budget<'_>) -> Result<Modified, ResultCode> {
         let creates = matches!(self.operator, ModifyOperator::Insert | ModifyOperator::Resize);
@@ -166,7 +166,7 @@ impl<'a> Modify<'a> {
         }
     }
 
-    /// Price of the operation on a blob of that many bytes: to copy it, and to put in or rewrite bits.
+    /// Price of the operation on a blob of `old_size` bytes: copying it, and inserting or rewriting bits.
     fn steps(&self, old_size: usize) -> u64 {
         let Arguments { offset, size, bytes, .. } = self.arguments;
         let given = match self.operator {
@@ -181,12 +181,12 @@ impl<'a> Modify<'a> {
         self.arguments.flags & flag != 0
     }
 
-    /// An error that [`flags::NO_FAIL`] pardons.
+    /// An error, which [`flags::NO_FAIL`] suppresses.
     const fn failed(&self, code: ResultCode) -> Result<Modified, ResultCode> {
         if self.has(flags::NO_FAIL) { Ok(Modified::NOTHING) } else { Err(code) }
     }
 
-    /// `old` with as many bytes as asked for, or nothing if it has.
+    /// `old` resized to the requested bytes; nothing if it has that size already.
     fn resized(&self, old: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
         let Arguments { size, subflags, .. } = self.arguments;
         let len = (size / 8) as usize;
@@ -206,7 +206,7 @@ impl<'a> Modify<'a> {
         Ok(Some(spliced(old, at, added, &[])))
     }
 
-    /// `old` with the bytes put in at the offset, which may lie beyond its end.
+    /// `old` with the bytes inserted at the offset, which may lie beyond its end.
     fn inserted(&self, old: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
         let Arguments { offset, bytes, .. } = self.arguments;
         let at = (absolute(offset, old.len())? / 8) as usize;
@@ -216,7 +216,7 @@ impl<'a> Modify<'a> {
         Ok(Some(spliced(old, at..at, gap, bytes)))
     }
 
-    /// `old` with bits of the same number in another state.
+    /// `old` with the bits of the region rewritten; their number stays.
     fn rewritten(&self, old: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
         let Arguments { size, value, bytes, subflags, .. } = self.arguments;
         let region =
@@ -255,11 +255,11 @@ impl<'a> Modify<'a> {
     }
 }
 
-/// Why a modification is not carried out.
+/// Why a modification is refused.
 enum Refusal {
     /// An error unless [`flags::NO_FAIL`] is set.
     Fails(ResultCode),
-    /// An error in any case.
+    /// An error always.
     Always(ResultCode),
 }
 
@@ -312,7 +312,7 @@ fn absolute(offset: i64, blob_size: usize) -> Result<u64, ResultCode> {
     u64::try_from(from_start).map_err(|_| ResultCode::Parameter)
 }
 
-/// Price of working on so many bytes, a word of eight at a time.
+/// Price of work on `size` bytes, in words of eight bytes.
 const fn words_steps(size: usize) -> u64 {
     size as u64 / 4
 }

@@ -1,4 +1,4 @@
-//! Each operation against the same on a vector of bools, and the cases at the edges.
+//! Each operation compared with the same on a vector of bools, and edge cases.
 
 use proptest::prelude::*;
 
@@ -6,12 +6,12 @@ use super::*;
 use crate::budget::unlimited;
 use crate::change::Change;
 
-/// As the operation, with and without an end to its budget.
+/// The operation, with and without a limit of its budget.
 fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
     unlimited(|budget| super::read(bin, payload, budget))
 }
 
-/// As the operation, with and without an end to its budget.
+/// The operation, with and without a limit of its budget.
 fn modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
     unlimited(|budget| super::modify(bin, payload, budget))
 }
@@ -215,12 +215,12 @@ fn requests_that_are_none_are_refused() {
         assert_eq!(read(Some(&blob(b"ab")), payload), Err(ResultCode::Parameter), "{payload:x?}");
         assert_eq!(modify(Some(&blob(b"ab")), payload), Err(ResultCode::Parameter), "{payload:x?}");
     }
-    // Numbers of any width; whatever follows the list is not looked at.
+    // Numbers may have any width; bytes after the list are ignored.
     let wide = [0x93, 0xd1, 0, 50, 0xcf, 0, 0, 0, 0, 0, 0, 0, 8, 0xd3, 0, 0, 0, 0, 0, 0, 0, 4, 0xc1];
     assert_eq!(read(Some(&blob(b"ab")), &wide), Ok(Some(blob(&[0x60]))));
 }
 
-/// A blob and, mostly within it, a region: offset (negative or not), size in bits, operand bytes, shift.
+/// A blob and a region mostly within it: offset (negative or not), size in bits, operand bytes, shift.
 fn cases() -> impl Strategy<Value = (Vec<u8>, i64, u64, Vec<u8>, u64)> {
     prop::collection::vec(any::<u8>(), 0..60).prop_flat_map(|bytes| {
         let bits = bytes.len() as i64 * 8;
@@ -231,7 +231,7 @@ fn cases() -> impl Strategy<Value = (Vec<u8>, i64, u64, Vec<u8>, u64)> {
     })
 }
 
-/// The region by the book: first bit and end.
+/// The region computed independently: first bit and end.
 fn region(bytes: &[u8], offset: i64, size: u64, partial: bool) -> Result<(usize, usize), ResultCode> {
     let bits = bytes.len() as i64 * 8;
     let first = if offset < 0 { bits + offset } else { offset };
@@ -323,7 +323,7 @@ proptest! {
                 0 => (0, mask.cast_signed()),
                 _ => (-(1i128 << (size - 1)), (1i128 << (size - 1)) - 1),
             };
-            // Overflows that the C server does not take for one.
+            // The C server does not count these as overflows.
             let zero = exact.cast_unsigned() & mask == 0;
             let least_negated = code == 11 && right == least;
             let unnoticed = code == 12 || subflags & WRAP != 0 || subflags & SIGNED != 0 && (zero || least_negated);

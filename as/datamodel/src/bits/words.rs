@@ -3,11 +3,11 @@
 //! Bits are counted from the most significant bit of the first byte. A word is 64 consecutive bits of a run, the
 //! first of them most significant.
 
-/// Bits of a byte slice. What lies outside of it reads as zeros.
+/// Bits of a byte slice. Bits outside of it read as zeros.
 #[derive(Clone, Copy)]
 pub(super) struct Run<'a> {
     bytes: &'a [u8],
-    /// First bit, counted from the start of `bytes`.
+    /// The first bit, counted from the start of `bytes`.
     start: usize,
     /// Number of bits; all of them are within `bytes`.
     len: usize,
@@ -104,8 +104,8 @@ fn leading_ones(count: usize) -> u64 {
 }
 
 /// Gives `len` bits of `bytes` from bit `start` (below 8) new values. `change` gets the position of a word, counted
-/// from the first of these bits and negative for the first word if `start` is not zero, and the word as it was. Of
-/// what it answers, only the bits concerned are taken.
+/// from the first of these bits and negative for the first word if `start` is not zero, and the word as it was.
+/// Only the concerned bits of its answer are used.
 #[inline]
 pub(super) fn rewrite(bytes: &mut [u8], start: usize, len: usize, mut change: impl FnMut(isize, u64) -> u64) {
     let mut merged = |index: usize, old: u64| {

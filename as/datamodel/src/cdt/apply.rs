@@ -1,4 +1,4 @@
-//! Carrying out a call on a container, whatever it is, and getting from bins to containers and back.
+//! Applies calls to containers of either shape, and converts between bins and containers.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use super::scope::{ContainerChange, Scope};
 use super::{list, map};
 use crate::particle::{BytesType, Particle};
 
-/// Carries out a call on a container.
+/// Applies a call to a container.
 pub(super) fn change(
     shape: Shape,
     container: Option<&Container<'_>>,
@@ -24,7 +24,7 @@ pub(super) fn change(
     }
 }
 
-/// The list or map that a bin is.
+/// The list or map in a bin.
 pub(super) fn top_container<'p>(bin: &'p Particle<'_>) -> Option<(Shape, &'p [u8])> {
     match bin {
         Particle::Bytes(BytesType::List, bytes) => Some((Shape::List, bytes)),

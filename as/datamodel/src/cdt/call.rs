@@ -14,7 +14,7 @@ use crate::budget::Budget;
 
 /// Code of a call with a context.
 pub(crate) const CONTEXT_EVAL: u32 = 0xff;
-/// Codes below are for lists, the others for maps.
+/// Smaller codes are for lists, the others for maps.
 const MAP_CODES: u32 = 64;
 
 /// How elements are selected.
@@ -74,7 +74,8 @@ pub(crate) enum CdtOperation {
     Trim(By),
 }
 
-/// A code, its meaning, and the least and largest number of arguments. Operations that take none ignore those they get.
+/// A code, its meaning, and the least and largest number of arguments. Operations without arguments ignore any they
+/// get.
 type Row = (u8, CdtOperation, u8, u8);
 
 /// Operations that may come as reads.
@@ -187,24 +188,24 @@ impl CdtOperation {
     }
 }
 
-/// A call, its arguments still to be read.
+/// A call whose arguments are not read yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) code: u32,
     arguments: Reader<'a>,
     /// Number of arguments.
     count: u32,
-    /// A context of the call held a value that cannot be stored. The call may then store nothing.
+    /// A context of the call held a value that cannot be stored. The call must then store nothing.
     holds_search_value: bool,
-    /// The call draws on it.
+    /// The budget that the call draws on.
     pub(crate) budget: &'a Budget<'a>,
 }
 
 impl<'a> Call<'a> {
-    /// The call that is `payload`.
+    /// Parses the call in `payload`.
     ///
     /// # Errors
-    /// `Parameter` if it is none.
+    /// `Parameter` if there is no call.
     pub(crate) fn parse(payload: &'a [u8], budget: &'a Budget<'a>) -> Result<Self, ResultCode> {
         if let [0, code, rest @ ..] = payload {
             let mut arguments = Reader::new(rest);
@@ -215,7 +216,7 @@ impl<'a> Call<'a> {
         Self::from_reader(Reader::new(payload), false, budget).ok_or(ResultCode::Parameter)
     }
 
-    /// The call that is next in `reader`.
+    /// Parses the next call in `reader`.
     pub(crate) fn from_reader(
         mut reader: Reader<'a>,
         holds_search_value: bool,
@@ -227,10 +228,10 @@ impl<'a> Call<'a> {
         Some(Self { code, arguments: reader, count, holds_search_value, budget })
     }
 
-    /// Where the context of a call with context begins.
+    /// Where the context of a call with a context begins.
     ///
     /// # Errors
-    /// `Parameter` if there is not a context and a call.
+    /// `Parameter` unless there are exactly a context and a call.
     pub(crate) const fn context(&self) -> Result<Reader<'a>, ResultCode> {
         if self.count == 2 { Ok(self.arguments) } else { Err(ResultCode::Parameter) }
     }
@@ -243,7 +244,7 @@ impl<'a> Call<'a> {
     /// The operation of the call, and its arguments.
     ///
     /// # Errors
-    /// `Parameter` for a code that does not exist, or not among those that do (or do not) modify.
+    /// `Parameter` for an unknown code, or one of the other kind (reading or modifying).
     pub(crate) fn operation(&self, modifies: bool) -> Result<(CdtOperation, Arguments<'a>), ResultCode> {
         let row = BY_CODE.get(self.code as usize).and_then(Option::as_ref);
         match row {
@@ -262,7 +263,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Arguments of a call, read in order. [`checked`](Self::checked) comes first. Every error is `Parameter`.
+/// Arguments of a call, read in order. The caller uses [`checked`](Self::checked) first. Every error is `Parameter`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arguments<'a> {
     reader: Reader<'a>,
@@ -278,7 +279,7 @@ impl<'a> Arguments<'a> {
         if (self.least..=self.most).contains(&self.left) { Ok(self) } else { Err(ResultCode::Parameter) }
     }
 
-    /// The least and largest number of arguments and how many there are, if they are not as many.
+    /// The least, largest and given number of arguments, if the given number is wrong.
     pub(crate) const fn checked_counts(&self) -> Result<(), (u32, u32, u32)> {
         if self.left < self.least || self.left > self.most {
             return Err((self.least, self.most, self.left));
@@ -296,7 +297,7 @@ impl<'a> Arguments<'a> {
         if self.left == 0 { Ok(default) } else { self.integer() }
     }
 
-    /// An argument that counts from the end if negative.
+    /// An argument that counts from the end if it is negative.
     pub(crate) fn index(&mut self) -> Result<i64, ResultCode> {
         self.integer().map(u64::cast_signed)
     }
@@ -311,7 +312,7 @@ impl<'a> Arguments<'a> {
         if self.left == 0 { Ok(None) } else { self.value().map(Some) }
     }
 
-    /// An argument that is to be stored. Its form is not checked here.
+    /// An argument that is going to be stored. Its form is not checked here.
     pub(crate) fn storable(&mut self) -> Result<&'a [u8], ResultCode> {
         let value = self.value()?;
         self.holds_search_value |= holds_search_value(value);
@@ -319,7 +320,7 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// Which elements an operation is about.
+/// The elements that an operation selects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Selector<'a> {
     Indexes {
@@ -356,7 +357,7 @@ pub(crate) enum Selector<'a> {
     },
 }
 
-/// The elements that an operation selects and what it wants of them.
+/// The elements that an operation selects, and what it returns of them.
 ///
 /// # Errors
 /// `Parameter` for bad arguments.

@@ -1,4 +1,4 @@
-//! The stored form of a list or map, read.
+//! Reads the stored form of a list or map.
 //!
 //! ```text
 //! header      msgpack list or map header; counts the description, if there is one
@@ -13,8 +13,8 @@
 //!             many offsets are filled in. A first position that is the number of pairs: order not filled in.
 //!             Empty for fewer than two elements, and for unordered lists up to 128 elements.
 //! ```
-//! Only containers at the top of a bin have an index, and only with PERSIST_INDEX. It is a hint that may be
-//! damaged: whatever is read through it is checked again.
+//! Only containers at the top of a bin have an index, and only with PERSIST_INDEX. The index is a hint that may be
+//! damaged: everything read through it is checked again.
 
 use std::cell::OnceCell;
 use std::ops::Range;
@@ -30,9 +30,9 @@ pub(crate) mod flags {
     pub(crate) const ORDERED: u8 = 0x01;
     /// The pairs of a map are in order of their keys.
     pub(crate) const KEY_ORDERED: u8 = 0x01;
-    /// The index of a map has the order of its values.
+    /// The index of a map holds the order of its values.
     pub(crate) const VALUE_ORDERED: u8 = 0x02;
-    /// The pairs of a result stand in an order that matters.
+    /// The pairs of a result are in an order that matters.
     pub(crate) const PRESERVE_ORDER: u8 = 0x08;
     /// The container has an index if it is at the top of a bin.
     pub(crate) const PERSIST_INDEX: u8 = 0x10;
@@ -67,7 +67,7 @@ impl Shape {
     }
 }
 
-/// The header of a list or map, taken apart.
+/// The parsed header of a list or map.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header<'a> {
     pub(crate) flags: u8,
@@ -79,8 +79,8 @@ pub(crate) struct Header<'a> {
 }
 
 impl<'a> Header<'a> {
-    /// The header at the start of `bytes`, or `None` if it is none of that shape, or promises more elements than there
-    /// are bytes for.
+    /// The header at the start of `bytes`; `None` if it has another shape or promises more elements than there are
+    /// bytes for.
     #[inline]
     pub(crate) fn parse(shape: Shape, bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
@@ -113,19 +113,19 @@ pub(crate) struct Container<'a> {
     pub(crate) contents: &'a [u8],
     index: &'a [u8],
     offsets: OnceCell<Offsets>,
-    /// All work on the container draws on it.
+    /// The budget for all work on the container.
     pub(crate) budget: &'a Budget<'a>,
 }
 
 impl<'a> Container<'a> {
-    /// The container that is `bytes`, or `None` if it is none of that shape.
+    /// The container in `bytes`; `None` if `bytes` have another shape.
     #[inline]
     pub(crate) fn parse(shape: Shape, bytes: &'a [u8], budget: &'a Budget<'a>) -> Option<Self> {
         let Header { flags, count, contents, index } = Header::parse(shape, bytes)?;
         Some(Self { shape, flags, count, contents, index, offsets: OnceCell::new(), budget })
     }
 
-    /// A container without index, of its parts.
+    /// A container without an index, from its parts.
     pub(crate) const fn of_contents(
         shape: Shape,
         flags: u8,
@@ -141,7 +141,8 @@ impl<'a> Container<'a> {
         Self::of_contents(shape, flags, 0, &[], budget)
     }
 
-    /// Whether the elements are in order: those of a list by value, those of a map by key. A map with any flag is.
+    /// Whether the elements are in order: those of a list by value, those of a map by key. A map with any flag is in
+    /// order.
     #[inline]
     pub(crate) const fn is_ordered(&self) -> bool {
         match self.shape {
@@ -150,27 +151,27 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// Whether there is an index at all, however much of it is filled in.
+    /// Whether there is an index at all, even if none of it is filled in.
     #[inline]
     pub(crate) const fn has_index(&self) -> bool {
         self.flags & flags::PERSIST_INDEX != 0 && !self.index.is_empty()
     }
 
-    /// Whether results by value come in the order of values: for maps with that order in their index.
+    /// Whether results by value come in the order of values: so for maps whose index has that order.
     #[inline]
     pub(crate) fn has_value_order(&self) -> bool {
         let indexing = Indexing::of(self.shape, self.flags, self.count, self.contents.len());
         indexing.order_len() != 0 && self.index.len() >= indexing.len()
     }
 
-    /// The stored positions of the pairs in order of value, if they are there and filled in.
+    /// The stored positions of the pairs in order of value, if the index has them filled in.
     pub(crate) fn stored_value_order(&self) -> Option<Vec<u32>> {
         let indexing = Indexing::of(self.shape, self.flags, self.count, self.contents.len());
         let order =
             self.index.get(indexing.offsets_len()..indexing.len()).filter(|order| !order.is_empty())?;
         let packed = Packed { bytes: order, width: indexing.order_width };
         self.budget.draw_for(order.len()).ok()?;
-        // Damage must not lose or repeat a pair.
+        // A damaged order must not lose or repeat a pair.
         let mut seen = vec![false; self.count as usize];
         packed
             .iter()
@@ -181,7 +182,7 @@ impl<'a> Container<'a> {
             .collect()
     }
 
-    /// The offsets in the index, as far as they are filled in: entry `i` (from 1) is of element `i × step`.
+    /// The filled-in offsets of the index: entry `i` (from 1) is the offset of element `i × step`.
     pub(crate) fn stored_offsets(&self) -> Option<StoredOffsets<'a>> {
         if !self.has_index() {
             return None;
@@ -196,7 +197,7 @@ impl<'a> Container<'a> {
     /// Offsets of all elements.
     ///
     /// # Errors
-    /// `Parameter` when the contents are not that many elements.
+    /// `Parameter` when the contents do not hold that many elements.
     pub(crate) fn offsets(&self) -> Result<&Offsets, ResultCode> {
         if let Some(offsets) = self.offsets.get() {
             return Ok(offsets);
@@ -209,7 +210,7 @@ impl<'a> Container<'a> {
         Ok(self.offsets.get_or_init(|| offsets))
     }
 
-    /// Where element `position` begins; for the number of elements, the end of the contents.
+    /// The offset of element `position`; for the number of elements, the end of the contents.
     pub(crate) fn start_of(&self, position: u32) -> Result<usize, ResultCode> {
         if position == self.count {
             return Ok(self.contents.len());
@@ -222,7 +223,7 @@ impl<'a> Container<'a> {
         self.start_from(known, start, position)
     }
 
-    /// Where element `position` begins, when element `known` (not behind it) begins at `start`.
+    /// The offset of element `position`, given that element `known` (not after it) begins at `start`.
     pub(crate) fn start_from(&self, known: u32, start: usize, position: u32) -> Result<usize, ResultCode> {
         if position == self.count {
             return Ok(self.contents.len());
@@ -242,7 +243,7 @@ impl<'a> Container<'a> {
         if start <= end { Ok(start..end) } else { Err(ResultCode::Parameter) }
     }
 
-    /// Bytes of the contents; `Parameter` if a damaged index led out of them.
+    /// Bytes of the contents; `Parameter` if a damaged index points outside of them.
     pub(crate) fn slice(&self, range: Range<usize>) -> Result<&'a [u8], ResultCode> {
         self.contents.get(range).ok_or(ResultCode::Parameter)
     }
@@ -264,7 +265,7 @@ impl Offsets {
     /// Walks `contents`, which must be exactly `count` elements.
     pub(crate) fn scan(contents: &[u8], count: u32, shape: Shape, budget: &Budget<'_>) -> Option<Self> {
         u32::try_from(contents.len()).ok()?;
-        // Each element has at least one byte, whatever a damaged header says.
+        // Each element has at least one byte, even if a damaged header says otherwise.
         let count = usize::try_from(count).ok().filter(|&count| count <= contents.len())?;
         let mut starts = vec![0; count + 1];
         let mut walk = Walk::new(contents, 0, budget);
@@ -275,7 +276,7 @@ impl Offsets {
         (walk.position() == contents.len()).then_some(Self { starts })
     }
 
-    /// Where element `position` begins, or where the last one ends.
+    /// The offset of element `position`; past the last, the end of the contents.
     #[inline]
     pub(crate) fn start(&self, position: u32) -> usize {
         self.starts.get(position as usize).or(self.starts.last()).map_or(0, |&start| start as usize)
@@ -311,7 +312,7 @@ impl StoredOffsets<'_> {
         self.packed.get(entry)
     }
 
-    /// All offsets, if every element's is stored and they ascend.
+    /// All offsets, if the index has those of all elements and they ascend.
     fn to_offsets(self, container: &Container<'_>) -> Option<Offsets> {
         if self.step != 1 || self.filled != container.count {
             return None;
@@ -337,7 +338,7 @@ impl StoredOffsets<'_> {
         self.step == 1 && self.filled == count
     }
 
-    /// Where element `position` begins, when [`is_complete`](Self::is_complete).
+    /// The offset of element `position`, when [`is_complete`](Self::is_complete).
     #[inline]
     pub(crate) fn start(&self, position: u32) -> Option<usize> {
         if position == 0 { Some(0) } else { Some(self.packed.get(position)? as usize) }
@@ -388,7 +389,7 @@ pub(crate) struct Indexing {
 }
 
 impl Indexing {
-    /// The index a container at the top of a bin has.
+    /// The index of a container at the top of a bin.
     pub(crate) const fn of(shape: Shape, flags: u8, count: u32, contents_len: usize) -> Self {
         let mut indexing = Self {
             offsets: 0,

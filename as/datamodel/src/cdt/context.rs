@@ -1,4 +1,4 @@
-//! Calls for a container inside a bin's list or map.
+//! Calls on a container inside a bin's list or map.
 
 use cf::msgpack::{Head, Reader};
 use proto::ResultCode;
@@ -15,7 +15,7 @@ use crate::particle::Particle;
 /// The call inside a call with context, and the container that the context leads to.
 ///
 /// # Errors
-/// As [`read`](super::read).
+/// Same errors as [`read`](super::read).
 pub(super) fn find<'b>(
     bin: &'b Particle<'_>,
     call: &Call<'b>,
@@ -28,10 +28,10 @@ pub(super) fn find<'b>(
     Ok((inner, target))
 }
 
-/// Carries out a call with context that modifies.
+/// Applies a modify call with a context.
 ///
 /// # Errors
-/// As [`modify`](super::modify).
+/// Same errors as [`modify`](super::modify).
 pub(super) fn modify(bin: Option<&Particle<'_>>, call: &Call<'_>) -> Result<Modified, ResultCode> {
     let mut reader = call.context()?;
     let stored = match bin {
@@ -79,7 +79,7 @@ pub(super) fn value_at(bin: &Particle<'_>, context: &[u8], budget: &Budget<'_>) 
     element(path.target()?, budget).ok()?
 }
 
-/// The list or map that `bytes` are.
+/// The list or map in `bytes`.
 fn shaped(bytes: &[u8]) -> Option<(Shape, &[u8])> {
     match Reader::new(bytes).head()? {
         Head::List(_) => Some((Shape::List, bytes)),

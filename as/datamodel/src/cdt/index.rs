@@ -1,4 +1,4 @@
-//! The index of a container, written: from its contents, or from the index of the container that it was made of.
+//! Writes the index of a container: from its contents, or from the index of the container before a change.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -17,15 +17,15 @@ use crate::budget::Budget;
 pub(crate) struct Edit {
     /// The first element of the run.
     pub(crate) position: u32,
-    /// Elements that were there, and their bytes in the old contents.
+    /// Number of removed elements, and their bytes in the old contents.
     pub(crate) removed: u32,
     pub(crate) range: Range<usize>,
-    /// Elements that are there instead.
+    /// Number of elements in their place.
     pub(crate) inserted: u32,
 }
 
 impl Edit {
-    /// Where an element outside of the run is after the change; none if it was in the run.
+    /// The new position of an element outside of the run; `None` for one in the run.
     fn moved(&self, position: u32) -> Option<u32> {
         if position < self.position {
             Some(position)
@@ -37,10 +37,10 @@ impl Edit {
     }
 }
 
-/// Fills in the index of the container that is all of `out`.
+/// Fills in the index of the container in `out`.
 ///
 /// # Errors
-/// `Parameter` if the contents are not as many elements as the layout says.
+/// `Parameter` if the contents do not hold as many elements as the layout says.
 pub(crate) fn fill(layout: &Layout, mut out: Vec<u8>, budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode> {
     let indexing = layout.indexing();
     if indexing.len() == 0 {
@@ -59,10 +59,10 @@ pub(crate) fn fill(layout: &Layout, mut out: Vec<u8>, budget: &Budget<'_>) -> Re
     Ok(out)
 }
 
-/// Fills in the index of the container that is all of `out`, which was made of `old` by one change.
+/// Fills in the index of the container in `out`, which came from `old` by one change.
 ///
 /// # Errors
-/// `Parameter` if the contents are not as many elements as the layout says.
+/// `Parameter` if the contents do not hold as many elements as the layout says.
 pub(crate) fn refill(
     layout: &Layout,
     mut out: Vec<u8>,
@@ -77,7 +77,7 @@ pub(crate) fn refill(
     let Some(stored) = old.stored_offsets() else { return fill(layout, out, budget) };
     let parts = Parts::of(layout, &indexing, &mut out)?;
     if indexing.step != 1 {
-        // Entries before the change stay; from the last of them on, the contents are walked.
+        // Entries before the change stay; the contents are walked from the last of them on.
         let (known, start) = stored.nearest(edit.position).ok_or(ResultCode::Parameter)?;
         let kept = known / indexing.step;
         let mut at = start;
@@ -109,7 +109,7 @@ pub(crate) fn refill(
         at = end.unwrap_or(at);
         at as u32
     });
-    // The element at the change, whether a new or an old one, begins where the change does.
+    // The element at the change, new or old, begins where the change does.
     let before = (1..edit.position).map(old_start);
     let here = (edit.position != 0).then_some(edit.range.start as u32);
     let after =
@@ -122,7 +122,7 @@ pub(crate) fn refill(
     Ok(out)
 }
 
-/// The order by value after a change of at most one inserted pair, from the old one if that is filled in.
+/// The order by value after a change that inserts at most one pair, from the old order if that is filled in.
 fn changed_order(
     parts: &Parts<'_>,
     old: &Container<'_>,
@@ -136,7 +136,7 @@ fn changed_order(
             end_of_metered(parts.contents, edit.range.start, 2, old.budget).ok_or(ResultCode::Parameter)?;
         let pair = parts.contents.get(edit.range.start..new_end).ok_or(ResultCode::Parameter)?;
         let value = Probe::new(value_of(pair, old.budget)?);
-        // Among equal values the order is that of positions.
+        // Equal values are ordered by position.
         let is_below = |&position: &u32| {
             let other = old.element(position).and_then(|pair| value_of(pair, old.budget)).ok()?;
             let order = value.compare_metered(other, old.budget)?.then(edit.position.cmp(&position));
@@ -174,7 +174,7 @@ impl<'o> Parts<'o> {
     }
 }
 
-/// Writes the offsets part: how many there are, and then each.
+/// Writes the offsets part: the number of entries, then each.
 fn put_offsets(out: &mut [u8], indexing: &Indexing, starts: impl Iterator<Item = u32>) {
     put_entries(out, indexing.offset_width, std::iter::once(indexing.offsets).chain(starts));
 }
@@ -198,7 +198,7 @@ fn put_entries_of<const WIDTH: usize>(out: &mut [u8], mut values: impl Iterator<
     });
 }
 
-/// Positions of the pairs of a map in order of their values, equal ones as they stand.
+/// Positions of the pairs of a map in order of their values; equal values keep their order.
 pub(crate) fn order_by_value(
     contents: &[u8],
     offsets: &Offsets,
@@ -218,7 +218,7 @@ pub(crate) fn order_by_value(
     Ok(order)
 }
 
-/// The positions of a map's pairs in order of value: from its index if it is filled in there.
+/// The positions of a map's pairs in order of value, from its index if the order is filled in there.
 pub(crate) fn value_order(map: &Container<'_>) -> Result<Vec<u32>, ResultCode> {
     match map.stored_value_order() {
         Some(order) => Ok(order),

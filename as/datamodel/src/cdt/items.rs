@@ -1,4 +1,4 @@
-//! Lists of values to look for.
+//! Lists of values to search for.
 
 use std::cmp::Ordering;
 
@@ -11,21 +11,23 @@ use super::pick::Mask;
 use super::result::{Integers, ResultValue, Want};
 use crate::budget::Budget;
 
-/// Most values in one list.
+/// Largest number of values in one list.
 const COUNT_MAX: u32 = 1 << 20;
-/// Most elements that a list of values selects, an element that several values select counted for each.
+/// Largest number of elements that a list of values selects; an element that several values select counts for
+/// each.
 const SELECTED_MAX: u32 = 1 << 24;
 
-/// One more value of a list selects `count` elements besides the `selected` ones.
+/// The number of selected elements after a further value of a list, which selects `count` besides the `selected`
+/// ones.
 ///
 /// # Errors
-/// `Parameter` when these are too many to be returned.
+/// `Parameter` when the total is too large to be returned.
 pub(crate) fn selected_count(selected: u32, count: u32, budget: &Budget<'_>) -> Result<u32, ResultCode> {
     budget.draw_for(4 * count as usize)?;
     selected.checked_add(count).filter(|&count| count <= SELECTED_MAX).ok_or(ResultCode::Parameter)
 }
 
-/// The values of a list that is an argument. A description of the list counts as one of them.
+/// The values of a list argument. A description of the list counts as one of them.
 #[derive(Debug)]
 pub(crate) struct Items<'a> {
     pub(crate) count: u32,
@@ -36,7 +38,7 @@ pub(crate) struct Items<'a> {
 
 impl<'a> Items<'a> {
     /// # Errors
-    /// `Parameter` for what is no list, or too long a one.
+    /// `Parameter` for anything but a list, or for a list that is too long.
     pub(crate) fn parse(argument: &'a [u8], budget: &'a Budget<'a>) -> Result<Self, ResultCode> {
         let mut reader = Reader::new(argument);
         let count = reader.list_header().filter(|&count| count <= COUNT_MAX).ok_or(ResultCode::Parameter)?;
@@ -54,7 +56,7 @@ impl<'a> Items<'a> {
         (0..self.count).map(|position| self.get(position))
     }
 
-    /// Positions of the items in order, equal ones as they stand.
+    /// Positions of the items in order; equal items keep their order.
     fn sorted(&self) -> Result<Vec<u32>, ResultCode> {
         let mut order: Vec<u32> = (0..self.count).collect();
         let compare = |a, b| compare_metered(self.get(a), self.get(b), self.budget);
@@ -77,7 +79,7 @@ impl<'a> Items<'a> {
         for (value, position) in values.zip(0..) {
             let probe = Probe::new(value?);
             let search = Search::all(self.count, Among::PastLast);
-            // The search is among positions, so that it can end behind the last of equal items.
+            // The search runs over positions, so that it can end after the last of equal items.
             let found = search.run(
                 self.budget,
                 |rank| matches.order.get(rank as usize).copied().unwrap_or_default(),
@@ -95,7 +97,8 @@ impl<'a> Items<'a> {
 pub(crate) struct Matches {
     /// Positions of the values that are equal to some item.
     pub(crate) mask: Mask,
-    /// For each item: the rank of the first value equal to it, and how many are. Of equal items the last has them.
+    /// For each item: the rank of the first value equal to it, and the number of equal values. Of equal items only
+    /// the last has them.
     spans: Vec<(u32, u32)>,
     /// Positions of the items in order.
     order: Vec<u32>,
@@ -110,7 +113,7 @@ impl Matches {
                 span.1 += 1;
             }
         }
-        // Counted here: the values below the item at `rank` that are not below the one before it.
+        // Counts the values below the item at `rank` that are not below the item before it.
         if let Some(span) = self.span_at(rank) {
             span.0 += 1;
         }
@@ -121,7 +124,7 @@ impl Matches {
         self.spans.get_mut(item as usize)
     }
 
-    /// From values between two items to values below an item.
+    /// Turns counts of values between two items into counts of values below an item.
     fn spread(&mut self) {
         let mut below = 0;
         for rank in 0..self.order.len() as u32 {
@@ -132,7 +135,7 @@ impl Matches {
         }
     }
 
-    /// The ranks of the matching values, item by item as they were given; inverted: the other ranks, ascending.
+    /// The ranks of the matching values, item by item in the given order; if inverted, the other ranks, ascending.
     pub(crate) fn ranks(&self, want: Want) -> ResultValue {
         if !want.is_inverted {
             let ranks = self.spans.iter().flat_map(|&(start, count)| start..start + count);
@@ -147,7 +150,7 @@ impl Matches {
         }
         runs.push((from, self.total));
         Integers::of(runs.into_iter().flat_map(|(start, end)| {
-            // Each run ascends, also when its ranks count from the end.
+            // Each run ascends, even if its ranks count from the end.
             let end = end.max(start);
             let (start, end) =
                 if want.is_reverse() { (self.total - end, self.total - start) } else { (start, end) };

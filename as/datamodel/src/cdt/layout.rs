@@ -1,4 +1,4 @@
-//! The stored form of a list or map, written.
+//! Writes the stored form of a list or map.
 
 use cf::msgpack::{
     extension_header_len, is_extension, list_header_len, put_extension_header, put_list_header,
@@ -10,8 +10,8 @@ use super::container::{Container, Indexing, Shape, flags};
 use super::index::{self, Edit};
 use crate::budget::Budget;
 
-/// Largest container that an operation makes. Records are smaller; between one operation and the next of the same
-/// request a container may be larger than what can be stored in the end.
+/// Largest container that an operation makes. Records are smaller, but between two operations of a request a container
+/// may exceed what can be stored in the end.
 pub(crate) const CONTAINER_SIZE_MAX: usize = 16 << 20;
 
 /// A container about to be written: [`begin`](Self::begin), then the caller appends exactly `contents_len` bytes
@@ -55,7 +55,7 @@ impl Layout {
         header + extension_header_len(u32::try_from(index).unwrap_or(u32::MAX)) + index + nil
     }
 
-    /// A vector with everything before the contents, and room for them.
+    /// A vector with everything before the contents, and capacity for the contents.
     ///
     /// # Errors
     /// `RecordTooBig` above [`CONTAINER_SIZE_MAX`]; `Timeout` when the budget is exhausted.
@@ -70,7 +70,7 @@ impl Layout {
         Ok(out)
     }
 
-    /// Appends what stands before the contents, with an index of zeros.
+    /// Appends everything before the contents, with an index of zeros.
     pub(crate) fn put_head(&self, out: &mut Vec<u8>) {
         match self.shape {
             Shape::List => put_list_header(out, self.header_count()),
@@ -87,17 +87,17 @@ impl Layout {
         }
     }
 
-    /// The container that is all of `out`, with its index filled in.
+    /// Completes the container in `out` by filling in its index.
     ///
     /// # Errors
-    /// `Parameter` if the contents are not that many elements, or if the first would be read as a description.
+    /// `Parameter` if the contents do not hold that many elements, or if the first one would be read as a description.
     pub(crate) fn seal(&self, out: Vec<u8>, budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode> {
         debug_assert_eq!(out.len(), self.head_len() + self.contents_len, "contents of the announced size");
         self.check_first(&out)?;
         index::fill(self, out, budget)
     }
 
-    /// As [`seal`](Self::seal), for a container that was made of `old` by one change.
+    /// Same as [`seal`](Self::seal), for a container that came from `old` by one change.
     pub(crate) fn seal_changed(
         &self,
         out: Vec<u8>,
@@ -109,8 +109,8 @@ impl Layout {
         index::refill(self, out, old, edit)
     }
 
-    /// Refuses a list that has no description on the wire, where the flag for an index does not go, and begins with an
-    /// extension: clients, and without that flag the server itself, would take it for the description.
+    /// Refuses a list that begins with an extension and has no description on the wire (the index flag is not sent):
+    /// clients, and the server itself without that flag, would take the extension for the description.
     fn check_first(&self, out: &[u8]) -> Result<(), ResultCode> {
         let is_described = self.shape == Shape::Map || self.flags & !flags::PERSIST_INDEX != 0;
         match out.get(self.head_len()) {

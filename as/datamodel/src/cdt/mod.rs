@@ -1,12 +1,12 @@
-//! Lists and maps: collection data types, operations on them, and their forms.
+//! Lists and maps (collection data types): their operations and forms.
 //!
 //! A bin's list or map is one run of bytes (see `container`), and operations work on ranges of it: they find elements
-//! by walking, by offsets that a walk left behind, or by the index that some containers carry, and copy what they keep
-//! into the new value once. No trees are built. Results are those of the established server to the byte, errors
-//! included; where the order of values leaves a choice (equal values, NaN), the algorithms of `order` make it.
+//! by walking, by offsets from an earlier walk, or by the index that some containers carry, and copy the kept ranges
+//! into the new value once. They build no trees. Results match those of the C server to the byte, errors included; the
+//! algorithms of `order` decide where the order of values leaves a choice (equal values, NaN).
 //!
-//! Bytes from clients may be hostile, and stored bytes may be damaged: both end in result codes. No function recurses
-//! with the depth of a value, and memory is bounded by the sizes of the bin and the call.
+//! Hostile bytes from clients and damaged stored bytes end in result codes. No function recurses with the depth of a
+//! value, and the sizes of the bin and the call bound the memory.
 //!
 //! ```text
 //! call, context   what an operation is, and which container inside the bin it is for
@@ -53,7 +53,7 @@ use crate::budget::Budget;
 use crate::change::{Change, Modified};
 use crate::particle::Particle;
 
-/// Price of an operation, whatever it does.
+/// Base price of any operation.
 const CALL_STEPS: u64 = 50;
 
 pub(crate) use self::container::{Header, Shape as ContainerShape};
@@ -61,13 +61,13 @@ pub(crate) use self::normal::is_shortest;
 pub(crate) use self::refusal::explain;
 pub use self::wire::{WireForm, list_from_wire, list_to_wire, map_from_wire, map_to_wire};
 
-/// Carries out the read operation (operation 3) that is `payload` on a bin, or on any other value. Without a value
-/// there is no answer, whatever the payload. Neither is there one for nil.
+/// Answers the read operation (operation 3) `payload` on a bin or any other value. A missing value or nil gives no
+/// answer, whatever the payload.
 ///
 /// # Errors
-/// `Parameter` for a bad payload or context; `IncompatibleType` when the value (or what the context leads to) is
-/// not the list or map that the operation is for; `OpNotApplicable` for what is not there; `Unknown` for an element
-/// that no bin can hold.
+/// `Parameter` for a bad payload or context; `IncompatibleType` when the value (or what the context leads to) is not
+/// the list or map that the operation is for; `OpNotApplicable` for a missing element; `Unknown` for an element that
+/// no bin can hold.
 pub fn read(
     bin: Option<&Particle<'_>>,
     payload: &[u8],
@@ -101,11 +101,11 @@ fn read_bin(bin: &Particle<'_>, payload: &[u8], budget: &Budget<'_>) -> Result<R
     }
 }
 
-/// Carries out the modify operation (operation 4) that is `payload` on a bin, on any other value, or where there is
-/// none.
+/// Applies the modify operation (operation 4) `payload` to a bin, to any other value, or where there is none.
 ///
 /// # Errors
-/// As [`read`]; `ElementExists` and `ElementNotFound` as flags say; `RecordTooBig` for a value larger than any record.
+/// The errors of [`read`]; `ElementExists` and `ElementNotFound` as the flags say; `RecordTooBig` for a value larger
+/// than any record.
 pub fn modify(
     bin: Option<&Particle<'_>>,
     payload: &[u8],
@@ -142,8 +142,8 @@ fn modify_bin(
     Ok(Modified { bin, result })
 }
 
-/// The value that a context (a msgpack list of steps) leads to in a bin's list or map; none if it leads nowhere or to
-/// nil. Steps that would create something are not for this. Means nothing if the budget is exhausted then.
+/// The value that a context (a msgpack list of steps) leads to in a bin's list or map; `None` if it leads nowhere or
+/// to nil. Steps must not create anything. The result is meaningless if the budget is exhausted.
 #[must_use]
 pub fn value_at(bin: &Particle<'_>, context: &[u8], budget: &Budget<'_>) -> Option<Particle<'static>> {
     context::value_at(bin, context, budget)

@@ -1,13 +1,13 @@
-//! Values of clients in normal form: what may be stored, in the one way it is stored.
+//! Converts client values to normal form: checks what may be stored, and gives each value one stored form.
 //!
 //! Every value takes its shortest form (binary headers stay, if no other length field would be shorter). Maps have
-//! integers, text or plain bytes as keys, none of them twice, and stand in the order of their keys even when they
-//! are not flagged as ordered; what is flagged as ordered must come in order. Unknown flags go, an index that
-//! a client sent goes, and a description without flags goes. Values that only a search can use are refused, and so is a
-//! list that would then begin with an extension, which everybody would take for its description.
+//! integers, text or plain bytes as keys, each key once, and are sorted by key even without the flag for order; a
+//! container flagged as ordered must arrive in order. Unknown flags, an index from a client and a description without
+//! flags are dropped. Search values (wildcards and the like) are refused, and so is a list that would then begin with
+//! an extension, because every reader would take that for its description.
 //!
-//! Bytes that are in normal form already are not copied. Depth of nesting is limited, as recursion elsewhere may
-//! meet what is stored.
+//! Bytes already in normal form are not copied. The nesting depth is limited, because other code may recurse over
+//! stored values.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -25,10 +25,10 @@ use super::order::merge_sort;
 use super::pair::{is_key, split};
 use crate::budget::Budget;
 
-/// Deepest nesting of containers in what a client stores.
+/// Deepest nesting of containers in a value that a client stores.
 const NESTING_MAX: usize = 1024;
 
-/// The normal form of one value, which `bytes` must be exactly. `None` if it cannot be stored.
+/// The normal form of the one value in `bytes`. `None` if it cannot be stored.
 #[inline]
 pub(crate) fn normal<'b>(bytes: &'b [u8], budget: &Budget<'_>) -> Option<Cow<'b, [u8]>> {
     if is_normal(bytes, budget) {
@@ -40,7 +40,7 @@ pub(crate) fn normal<'b>(bytes: &'b [u8], budget: &Budget<'_>) -> Option<Cow<'b,
 /// The normal form of a list or map at the top of a bin, with its index if its flags ask for one.
 ///
 /// # Errors
-/// `Unknown` for what cannot be stored; `Parameter` for a list that would be misread if it were.
+/// `Unknown` for a value that cannot be stored; `Parameter` for a list that would be misread after it is stored.
 pub(crate) fn normal_top<'b>(
     shape: Shape,
     bytes: &'b [u8],
@@ -68,7 +68,7 @@ pub(crate) fn normal_top<'b>(
     layout.seal(out, budget).map(Cow::Owned)
 }
 
-/// Whether a value without anything of its container is in its shortest form. `marker` is its first byte.
+/// Whether a value, apart from the contents of a container, is in its shortest form. `marker` is its first byte.
 pub(crate) fn is_shortest(marker: u8, head: &Head<'_>) -> bool {
     let raw_len = |len: usize| match marker {
         0xa0..=0xbf => true,
@@ -105,18 +105,18 @@ pub(crate) fn is_shortest(marker: u8, head: &Head<'_>) -> bool {
     }
 }
 
-/// Price of looking at a value.
+/// Price of checking a value.
 const VALUE_STEPS: usize = 4;
-/// Values that are looked at before the budget is drawn on.
+/// Values checked between two draws on the budget.
 const VALUES_AT_ONCE: u32 = 256;
 
-/// Whether one value, which `bytes` must be exactly, is in normal form. May say no for some that are.
+/// Whether the one value in `bytes` is in normal form. May say no for some that are.
 fn is_normal(bytes: &[u8], budget: &Budget<'_>) -> bool {
     struct Level {
         is_map: bool,
         /// Values still to come.
         left: u64,
-        /// Where the key before stands.
+        /// Where the previous key begins.
         key: Option<usize>,
     }
     let mut levels: SmallVec<[Level; 8]> = SmallVec::new();
@@ -150,7 +150,7 @@ fn is_normal(bytes: &[u8], budget: &Budget<'_>) -> bool {
         match head {
             Head::Extension(_) => return false,
             Head::List(count) | Head::Map(count) if count != 0 => {
-                // A description leaves its judgement to the rewriter.
+                // The rewriter decides about descriptions.
                 if levels.len() == NESTING_MAX || reader.marker().is_none_or(is_extension) {
                     return false;
                 }
@@ -176,8 +176,7 @@ struct Open {
     count: u32,
     /// Values still to come.
     left: u64,
-    /// Where things stand in the output: the contents, the element (of a map: the key) being written, and the one
-    /// before.
+    /// Offsets in the output: the contents, the current element (of a map: its key), and the previous one.
     contents: usize,
     current: usize,
     previous: Option<usize>,
@@ -188,7 +187,7 @@ struct Rewriter<'a> {
     reader: Reader<'a>,
     out: Vec<u8>,
     open: SmallVec<[Open; 8]>,
-    /// A list was given up because its first element would be read as its description.
+    /// The list was refused because its first element would be read as its description.
     is_misread: bool,
     budget: &'a Budget<'a>,
 }
@@ -209,7 +208,7 @@ impl<'a> Rewriter<'a> {
         }
     }
 
-    /// Rewrites all there is.
+    /// Rewrites the whole input.
     fn whole(&mut self) -> Option<()> {
         loop {
             self.value()?;
@@ -313,7 +312,7 @@ impl<'a> Rewriter<'a> {
         Some(())
     }
 
-    /// Accounts for a finished value, and for the containers that it finishes.
+    /// Counts a finished value, and closes the containers that it completes.
     fn value_done(&mut self) -> Option<()> {
         while let Some(open) = self.open.last_mut() {
             open.left -= 1;
@@ -335,7 +334,7 @@ impl<'a> Rewriter<'a> {
 }
 
 impl Open {
-    /// Compares the finished element (of a map: the key) with the one before it.
+    /// Compares the finished element (of a map: its key) with the one before it.
     fn check_order(&mut self, out: &[u8], budget: &Budget<'_>) -> Option<()> {
         let current = self.current;
         let Some(previous) = self.previous.replace(current).filter(|_| !self.is_unsorted) else {
@@ -353,7 +352,7 @@ impl Open {
     }
 }
 
-/// Sorts the `count` pairs from `start` on by their keys; `None` if one is there twice.
+/// Sorts the `count` pairs from `start` on by key; `None` for a duplicate key.
 fn sort_pairs(out: &mut [u8], start: usize, count: u32, budget: &Budget<'_>) -> Option<()> {
     let contents = out.get_mut(start..)?;
     budget.draw_for_copy(2 * contents.len()).ok()?;
@@ -451,7 +450,7 @@ mod tests {
             &[0x92, 0xc7, 0, 0, 0xd4, 5, 6],
             &[0x93, 0xc7, 0, 0, 0xc7, 0, 1, 7],
             &[0x92, 0xd4, 2, 9, 0xd4, 5, 6],
-            // The flag for an index is not on the wire.
+            // The index flag is not on the wire.
             &[0x92, 0xc7, 0, 0x10, 0xd4, 5, 6],
             &[0x92, 1, 0x92, 0xc7, 0, 0, 0xd4, 5, 6],
         ];
@@ -459,7 +458,7 @@ mod tests {
             assert_eq!(of(bytes), None, "{bytes:x?}");
             assert_eq!(normal_top(Shape::List, bytes), Err(ResultCode::Parameter), "{bytes:x?}");
         }
-        // Behind a description that stays, or behind another element, it is one of the elements.
+        // An extension after a kept description or another element is an ordinary element.
         let stored: [&[u8]; 3] =
             [&[0x92, 0xc7, 0, 1, 0xd4, 5, 6], &[0x92, 1, 0xd4, 5, 6], &[0x81, 1, 0xd4, 5, 6]];
         for bytes in stored {

@@ -1,4 +1,4 @@
-//! Adding to the number that an element is.
+//! Adds to an element that is a number.
 
 use cf::msgpack::{Head, Reader, put_double, put_integer};
 use proto::ResultCode;
@@ -6,7 +6,7 @@ use proto::ResultCode;
 use super::result::ResultValue;
 use crate::particle::Particle;
 
-/// A number of an element, or what to add to one.
+/// A number in an element, or an amount to add to one.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Number {
     Integer(i64),
@@ -24,7 +24,7 @@ impl Number {
         }
     }
 
-    /// The number that an increment (or decrement) adds: its argument, or 1 without one or with nil.
+    /// The number that an increment (or decrement) adds: its argument, or 1 if that is missing or nil.
     ///
     /// # Errors
     /// `Parameter` for an argument that is no number.
@@ -37,8 +37,8 @@ impl Number {
         })
     }
 
-    /// This delta added to the element that is `bytes`, whose type stays; integers wrap. Without an element, to zero of
-    /// the delta's type.
+    /// The element `element` plus this delta; the element keeps its type, and integers wrap. A missing element counts
+    /// as zero of the delta's type.
     ///
     /// # Errors
     /// `Parameter` for an element that is no number.
@@ -73,7 +73,7 @@ impl Number {
     }
 }
 
-/// Toward zero; the least integer for what no integer is near, as x86 converts.
+/// Rounds toward zero; gives the least integer for values out of range, as x86 converts.
 fn truncated(value: f64) -> i64 {
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
     if (-LIMIT..LIMIT).contains(&value) { value as i64 } else { i64::MIN }

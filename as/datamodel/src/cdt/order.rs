@@ -1,9 +1,9 @@
-//! Sorting, searching and picking by order.
+//! Sorts, searches and picks by order.
 //!
-//! The order of values is not always a total one: a NaN equals every double, a wildcard everything. What comes
-//! out then depends on which values are compared with which, and in what order, and clients see it. So the three
-//! algorithms here are fixed: a top-down merge sort, a binary search that knows about runs of equal values, and a
-//! binary heap. None of them can fail or loop whatever the comparison says.
+//! The order of values is not always a total one: a NaN equals every double, a wildcard everything. Results then
+//! depend on which values are compared, and in what order, and clients see that. So the three algorithms here are
+//! fixed: a top-down merge sort, a binary search that knows about runs of equal values, and a binary heap. All of
+//! them end and keep to their bounds, whatever the comparison says.
 
 use std::cmp::Ordering;
 
@@ -11,10 +11,10 @@ use proto::ResultCode;
 
 use crate::budget::Budget;
 
-/// Price of a comparison, besides what it takes if it is not of small integers or short texts.
+/// Base price of a comparison; larger values than small integers and short texts cost more.
 const COMPARISON_STEPS: usize = 8;
 
-/// Sorts positions. Equal ones keep their order.
+/// Sorts positions stably.
 ///
 /// # Errors
 /// `Parameter` when two positions cannot be compared.
@@ -27,7 +27,7 @@ pub(crate) fn merge_sort(
     sort_part(positions, &mut spare, budget, &mut compare).ok_or(ResultCode::Parameter)
 }
 
-/// Recurses as deep as the logarithm of the number of positions.
+/// The recursion depth is the logarithm of the number of positions.
 fn sort_part(
     positions: &mut [u32],
     spare: &mut [u32],
@@ -61,21 +61,21 @@ fn sort_part(
     Some(())
 }
 
-/// The place among equal values that a search ends at.
+/// Where among equal values a search ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Among {
     /// The first of them.
     First,
-    /// Behind the last of them.
+    /// After the last of them.
     PastLast,
-    /// Whichever is met first.
+    /// The one met first.
     Any,
 }
 
 /// Where a search ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SearchResult {
-    /// An equal value was met.
+    /// Whether an equal value was met.
     pub(crate) is_equal: bool,
     /// The rank of the value found, or the rank it would have.
     pub(crate) rank: u32,
@@ -95,11 +95,11 @@ impl Search {
         Self { from: 0, total, among }
     }
 
-    /// `position_at` gives the position at a rank, `compare` how the searched value compares with the one at a
-    /// position.
+    /// Runs the search. `position_at` gives the position at a rank, `compare` compares the searched value with the
+    /// one at a position.
     ///
     /// # Errors
-    /// `Parameter` when it cannot be compared.
+    /// `Parameter` when they cannot be compared.
     pub(crate) fn run(
         self,
         budget: &Budget<'_>,
@@ -148,8 +148,8 @@ impl Search {
     }
 }
 
-/// The positions with ranks `start..start + count` of `total`, by a heap. Those of the lower half come in descending
-/// order, the others ascending.
+/// The positions with ranks `start..start + count` of `total`, found with a heap. Positions in the lower half come
+/// in descending order, the others ascending.
 #[derive(Debug)]
 pub(crate) struct Ranked {
     pub(crate) positions: Vec<u32>,
@@ -175,7 +175,7 @@ impl Ranked {
             if is_descending { (Ordering::Less, start) } else { (Ordering::Greater, behind) };
         let mut heap = Heap { positions: (0..total).collect(), filled: total as usize, top };
         heap.arrange(budget, &mut compare, (count + discard) as usize).ok_or(ResultCode::Parameter)?;
-        // Elements taken off the top stand behind the heap, the last one first.
+        // Elements taken off the top stand after the heap, the last one first.
         let mut positions = heap.positions.split_off(heap.filled);
         positions.truncate(count as usize);
         Ok(Self { positions, is_descending })
@@ -193,7 +193,7 @@ impl Ranked {
 struct Heap {
     positions: Vec<u32>,
     filled: usize,
-    /// How what is above compares with what is below.
+    /// The order in which an upper entry of the heap compares with a lower one.
     top: Ordering,
 }
 
@@ -210,7 +210,7 @@ impl Heap {
             self.sink(place, compare)?;
         }
         for _ in 0..count {
-            // Two comparisons a level.
+            // Each level takes two comparisons.
             let depth = self.filled.checked_ilog2().unwrap_or(0) as usize;
             budget.draw_for(2 * depth * COMPARISON_STEPS).ok()?;
             let last = self.filled.checked_sub(1)?;

@@ -5,10 +5,10 @@ use proto::ResultCode;
 
 use crate::budget::Budget;
 
-/// Key and value of the pair at the start of `bytes`, which may go on.
+/// Key and value of the pair at the start of `bytes`; more bytes may follow.
 #[inline]
 pub(crate) fn split<'b>(bytes: &'b [u8], budget: &Budget<'_>) -> Result<(&'b [u8], &'b [u8]), ResultCode> {
-    // Small integers and short texts, without a walk.
+    // Small integers and short texts need no walk.
     let key_len = match bytes {
         [0x00..=0x7f | 0xe0..=0xff, ..] => 1,
         [marker @ 0xa0..=0xbf, ..] => 1 + usize::from(marker & 0x1f),
@@ -25,13 +25,13 @@ fn split_by_walk<'b>(bytes: &'b [u8], budget: &Budget<'_>) -> Result<(&'b [u8], 
     key.map(|key| (key, reader.rest())).ok_or(ResultCode::Parameter)
 }
 
-/// The value of the pair that is `bytes`.
+/// The value of the pair `bytes`.
 #[inline]
 pub(crate) fn value_of<'b>(bytes: &'b [u8], budget: &Budget<'_>) -> Result<&'b [u8], ResultCode> {
     split(bytes, budget).map(|(_, value)| value)
 }
 
-/// Whether a value may be the key of a stored pair: integers, text and plain bytes may.
+/// Whether a value may be the key of a stored pair: an integer, text or plain bytes.
 #[inline]
 pub(crate) const fn is_key(head: &Head<'_>) -> bool {
     match head {

@@ -1,4 +1,4 @@
-//! The way from a bin's value to a container inside it, and back with a changed one.
+//! The path from a bin's value to a container inside it, and the rebuilt value after a change.
 //!
 //! ```text
 //! context   msgpack list: step, argument, step, argument ...
@@ -36,10 +36,10 @@ const CREATE_KEY_ORDERED: u64 = 0x80;
 const CREATE_ORDERED: u64 = 0xc0;
 const CREATE_MASK: u64 = 0xc0;
 const CREATE_INDEX: u64 = 0x100;
-/// Price of a step, whatever it takes to find its element.
+/// Price of a step without the search for its element.
 const STEP_STEPS: u64 = 20;
 
-/// A step of a context, its argument still to be read.
+/// A step of a context, without its argument.
 #[derive(Clone, Copy, Debug)]
 struct Step(u64);
 
@@ -73,14 +73,14 @@ pub(super) const fn step_name(number: u64) -> &'static str {
     }
 }
 
-/// A container that the steps lead through.
+/// A container on the path.
 #[derive(Debug)]
 struct Level<'a> {
     /// Where it begins in the stored bytes.
     start: usize,
     container: Container<'a>,
     len: usize,
-    /// The element that the next step is in, or before which a new one is made.
+    /// The element that the next step enters, or before which a new one is made.
     position: u32,
 }
 
@@ -90,7 +90,7 @@ impl Level<'_> {
     }
 }
 
-/// A container that has to be made.
+/// A container to be made.
 #[derive(Debug)]
 struct NewContainer<'a> {
     shape: Shape,
@@ -98,18 +98,18 @@ struct NewContainer<'a> {
     inside: NewElement<'a>,
 }
 
-/// The place of a new container's (or element's) value.
+/// The place of a new container or element.
 #[derive(Debug)]
 enum NewElement<'a> {
-    /// Nils before it.
+    /// After this many nils.
     Padding(u32),
     Key(Cow<'a, [u8]>),
-    /// It would be before the first element: an operation that makes nothing gets away with that.
+    /// Before the first element: only an operation that makes nothing succeeds.
     Nowhere,
 }
 
 impl NewElement<'_> {
-    /// Elements with the new one.
+    /// Number of elements added, the new one included.
     const fn count(&self) -> u32 {
         match self {
             Self::Padding(nils) => nils.saturating_add(1),
@@ -130,31 +130,31 @@ impl NewElement<'_> {
     }
 }
 
-/// The containers and elements that the steps have to make.
+/// The containers and elements to be made along the path.
 #[derive(Debug, Default)]
 struct Creation<'a> {
-    /// The element of the last container that exists, if any exists.
+    /// The new element of the last existing container, if there is one.
     element: Option<NewElement<'a>>,
     containers: Vec<NewContainer<'a>>,
 }
 
-/// Where the steps led.
+/// The result of following the steps.
 #[derive(Debug)]
 pub(crate) struct Path<'a> {
     stored: &'a [u8],
     levels: SmallVec<[Level<'a>; 2]>,
-    /// The value that the steps lead to; where it will be, if it has to be made.
+    /// The bytes of the value at the end of the path; its future place if it has to be made.
     target: Range<usize>,
     creation: Option<Creation<'a>>,
     budget: &'a Budget<'a>,
 }
 
 impl<'a> Path<'a> {
-    /// Goes the steps that are next in `reader` through the stored list or map (none: through what they create), and
-    /// leaves `reader` behind them. Also tells whether an argument on the way cannot be stored.
+    /// Follows the steps in `reader` through the stored list or map (`None`: through what they create), and leaves
+    /// `reader` after them. Also tells whether an argument of the steps cannot be stored.
     ///
     /// # Errors
-    /// `Parameter` for what is no list of steps; `OpNotApplicable` for a step that leads nowhere.
+    /// `Parameter` for anything but a list of steps; `OpNotApplicable` for a step that leads nowhere.
     pub(crate) fn walk(
         stored: Option<&'a [u8]>,
         reader: &mut Reader<'a>,
@@ -196,12 +196,12 @@ impl<'a> Path<'a> {
         Ok((path, holds_search))
     }
 
-    /// The value that the steps lead to; none if it has to be made.
+    /// The value at the end of the path; `None` if it has to be made.
     pub(crate) fn target(&self) -> Option<&'a [u8]> {
         if self.creation.is_some() { None } else { self.stored.get(self.target.clone()) }
     }
 
-    /// Goes one step; returns the element to make if it leads to none.
+    /// Follows one step; returns the element to make if the step finds none.
     fn go(
         &mut self,
         step: Step,
@@ -219,7 +219,7 @@ impl<'a> Path<'a> {
             Shape::List => list_position(&container, step, reader, holds_search),
             Shape::Map => map_position(&container, step, reader, holds_search),
         };
-        // A step with anything wrong leads nowhere; damage counts too.
+        // A bad step leads nowhere, and so does damage.
         let (position, element) = found.map_err(|_| ResultCode::OpNotApplicable)?;
         let contents_start = self.target.start + bytes.len() - container.contents.len();
         let range = if element.is_some() {
@@ -241,10 +241,10 @@ impl<'a> Path<'a> {
         Ok(element)
     }
 
-    /// The value of the bin with `inner` as the value that the steps lead to.
+    /// The value of the bin with `inner` at the end of the path.
     ///
     /// # Errors
-    /// `RecordTooBig`; `Parameter` for a damaged value.
+    /// `RecordTooBig` for a value that gets too large; `Parameter` for a damaged value.
     pub(crate) fn rebuild(&self, inner: &[u8]) -> Result<(Shape, Vec<u8>), ResultCode> {
         let mut inserted = Vec::with_capacity(inner.len() + 32);
         let mut new_containers: &[NewContainer<'_>] = &[];
@@ -295,7 +295,7 @@ impl<'a> Path<'a> {
         self.stored.get(range).ok_or(ResultCode::Parameter)
     }
 
-    /// Elements that the last existing container gets.
+    /// Number of elements that the last existing container gets.
     fn added_count(&self) -> u32 {
         let element = self.creation.as_ref().and_then(|creation| creation.element.as_ref());
         element.map_or(0, NewElement::count)
@@ -320,8 +320,8 @@ impl<'a> Path<'a> {
 }
 
 impl Level<'_> {
-    /// Moves the changed element of an ordered list to where it belongs. In `out` the list (at the top: its contents)
-    /// begins at `start`.
+    /// Moves the changed element of an ordered list to its place. In `out` the list (at the top: its contents) begins
+    /// at `start`.
     fn restore_order(&self, out: &mut [u8], start: usize, is_contents: bool) -> Result<(), ResultCode> {
         let contents = if is_contents {
             start
@@ -350,7 +350,7 @@ impl Level<'_> {
 }
 
 impl<'a> Creation<'a> {
-    /// Reads the steps after the one that led nowhere: all of them create.
+    /// Reads the steps after the one that found nothing: all of them create.
     fn add(&mut self, count: u32, reader: &mut Reader<'a>, budget: &Budget<'_>) -> Result<(), ResultCode> {
         for _ in 0..count {
             budget.draw(STEP_STEPS)?;
@@ -404,7 +404,7 @@ impl<'a> NewContainer<'a> {
         Layout { shape: self.shape, flags: self.flags, count: self.inside.count(), contents_len, is_top }
     }
 
-    /// The bin's value that this is, of all its contents.
+    /// The bin's value: this container around `contents`.
     fn build(&self, contents: &[u8], budget: &Budget<'_>) -> Result<(Shape, Vec<u8>), ResultCode> {
         let layout = self.layout(contents.len(), true);
         let mut out = layout.begin(budget)?;
@@ -413,7 +413,7 @@ impl<'a> NewContainer<'a> {
     }
 }
 
-/// Appends new containers, each inside the one before, and `inner` inside the last.
+/// Appends new containers, each inside the previous one, and `inner` inside the last.
 fn put_new(containers: &[NewContainer<'_>], out: &mut Vec<u8>, inner: &[u8]) -> Result<(), ResultCode> {
     for container in containers {
         // The head of a container below the top does not depend on the size of what it contains.
@@ -424,12 +424,12 @@ fn put_new(containers: &[NewContainer<'_>], out: &mut Vec<u8>, inner: &[u8]) -> 
     Ok(())
 }
 
-/// Nils before a new element.
+/// Number of nils before a new element.
 fn padding(nils: i64) -> u32 {
     u32::try_from(nils.max(0)).unwrap_or(u32::MAX)
 }
 
-/// The position of the element of a list that a step leads to, or where to make one.
+/// The position of a list element that a step leads to, or where to make one.
 fn list_position<'a>(
     list: &Container<'_>,
     step: Step,
@@ -456,7 +456,7 @@ fn list_position<'a>(
             } else if index == total || (index == -1 && total == 0) {
                 NewElement::Padding(0)
             } else if list.is_ordered() && (index > 0 || step.0 & BASE_MASK == 1) {
-                // Wherever it is made, its value decides where it goes.
+                // Its value decides where it goes.
                 NewElement::Padding(0)
             } else if index < 0 && (list.is_ordered() || unbounded) {
                 NewElement::Nowhere
@@ -482,7 +482,7 @@ fn list_position<'a>(
     }
 }
 
-/// The position of the pair of a map that a step leads to, or where to make one.
+/// The position of a map pair that a step leads to, or where to make one.
 fn map_position<'a>(
     map: &Container<'_>,
     step: Step,

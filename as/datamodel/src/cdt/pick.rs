@@ -1,4 +1,4 @@
-//! Which elements of a container an operation picked, and the container without them.
+//! The elements that an operation picked, and the container without them.
 
 use std::ops::Range;
 
@@ -38,7 +38,7 @@ impl Mask {
         self.words.get((position / 64) as usize).is_some_and(|word| word >> (position % 64) & 1 != 0)
     }
 
-    /// The positions that were not in the set.
+    /// All positions that are not in the set.
     #[must_use]
     pub(crate) fn inverted(mut self) -> Self {
         for word in &mut self.words {
@@ -71,7 +71,7 @@ impl Mask {
         })
     }
 
-    /// The positions as the answer, counted the way `want` says.
+    /// The positions as an answer, counted as `want` says.
     pub(crate) fn positions(&self, want: Want) -> ResultValue {
         let mut list = Integers::with_count(self.count());
         self.iter().for_each(|position| list.push(want.directed(position, self.total)));
@@ -79,14 +79,14 @@ impl Mask {
     }
 }
 
-/// Positions that were picked.
+/// Picked positions.
 #[derive(Debug)]
 pub(crate) enum Picked {
     Range {
         start: u32,
         count: u32,
     },
-    /// An element of which the bytes are known.
+    /// An element whose bytes are known.
     One {
         position: u32,
         range: Range<usize>,
@@ -98,12 +98,13 @@ impl Picked {
     pub(crate) const NOTHING: Self = Self::Range { start: 0, count: 0 };
 }
 
-/// The result of a selection: elements, and what to answer about them.
+/// The result of a selection: elements, and the answer about them.
 #[derive(Debug)]
 pub(crate) struct Selection {
     pub(crate) picked: Picked,
     pub(crate) answer: ResultValue,
-    /// A list that loses all its elements also loses every flag but that of its order, unless this is set.
+    /// Whether a list that loses all its elements keeps all its flags; otherwise it keeps only the flag for
+    /// order.
     pub(crate) keeps_flags: bool,
 }
 
@@ -117,7 +118,7 @@ impl Selection {
     }
 }
 
-/// The container with `inserted` in the place of what an edit removes.
+/// The container with `inserted` in place of the bytes that the edit removes.
 ///
 /// # Errors
 /// `Parameter` for a damaged container; `RecordTooBig`.

@@ -1,4 +1,4 @@
-//! Why an operation on a list or map was refused: its steps are gone again until the one that fails.
+//! Explains why a list or map operation was refused: repeats its steps up to the one that fails.
 
 use cf::msgpack::{Head, Reader, put_list_header};
 
@@ -11,7 +11,7 @@ use crate::budget::Budget;
 use crate::explanation::{Explanation, found, snake_case};
 use crate::particle::Particle;
 
-/// Explains why the operation that is `payload` was refused by a bin.
+/// Explains why operation `payload` was refused for a bin.
 pub(crate) fn explain(
     bin: Option<&Particle<'_>>,
     payload: &[u8],
@@ -61,7 +61,7 @@ fn context_reason<'a>(
     reason(call, path.target(), bin, modifies)
 }
 
-/// Which of the `steps` of a context leads nowhere.
+/// The step of a context that leads nowhere.
 fn failing_step(steps: &[u8], stored: Option<&[u8]>, modifies: bool, budget: &Budget<'_>) -> Option<String> {
     if Path::walk(stored, &mut Reader::new(steps), modifies, budget).is_ok() {
         return None;
@@ -85,7 +85,7 @@ fn failing_step(steps: &[u8], stored: Option<&[u8]>, modifies: bool, budget: &Bu
             let there = there.map_or_else(|| "nothing is there".to_owned(), describe);
             return Some(format!("step {step} of its context, {name}, leads nowhere: {there}"));
         };
-        // The target outlives the prefix: it is part of the stored value.
+        // The target outlives the prefix because it is part of the stored value.
         there = target.zip(stored).and_then(|((start, len), stored)| {
             let start = start.checked_sub(stored.as_ptr() as usize)?;
             stored.get(start..start + len)
@@ -94,7 +94,7 @@ fn failing_step(steps: &[u8], stored: Option<&[u8]>, modifies: bool, budget: &Bu
     None
 }
 
-/// Why a call was refused by the list or map that is `stored`; `bin` is the whole bin.
+/// Why the list or map in `stored` refused a call; `bin` is the whole bin.
 fn reason(
     call: &Call<'_>,
     stored: Option<&[u8]>,
@@ -142,7 +142,7 @@ fn out_of_bounds(operation: CdtOperation, mut arguments: Arguments<'_>, count: u
         | CdtOperation::ListSet
         | CdtOperation::ListIncrement => {
             let index = arguments.index().ok()?;
-            // They take the index behind the end.
+            // Inserts accept the index after the end.
             ("index", Some(index).filter(|index| *index != i64::from(count))?)
         }
         _ => match selection(operation, arguments) {
@@ -167,7 +167,7 @@ const fn word(shape: Shape) -> &'static str {
     }
 }
 
-/// Says what the value is that begins `bytes`.
+/// Describes the value at the start of `bytes`.
 fn describe(bytes: &[u8]) -> String {
     let container = |shape| {
         let header = Header::parse(shape, bytes);
@@ -191,7 +191,7 @@ fn describe(bytes: &[u8]) -> String {
     }
 }
 
-/// The name of a call's operation: `list_get_by_index_range` for instance.
+/// The name of a call's operation, such as `list_get_by_index_range`.
 fn name(call: &Call<'_>) -> String {
     let operation = call.operation(false).or_else(|_| call.operation(true));
     let Ok((operation, _)) = operation else { return format!("cdt_operation_{}", call.code) };

@@ -1,4 +1,4 @@
-//! Answers of operations.
+//! Answers of list and map operations.
 
 use std::borrow::Cow;
 
@@ -32,7 +32,7 @@ pub(crate) enum ReturnType {
     Exists,
     UnorderedMap,
     OrderedMap,
-    /// A number without meaning. Some operations notice only when they have something to return.
+    /// An unknown number. Some operations refuse it only when they have something to return.
     Unknown,
 }
 
@@ -60,18 +60,18 @@ impl ReturnType {
     }
 }
 
-/// The answer that a request for an operation on selected elements wants.
+/// What a request asks to be returned about selected elements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Want {
     pub(crate) kind: ReturnType,
-    /// The elements that are not selected are meant.
+    /// The operation means the elements that are not selected.
     pub(crate) is_inverted: bool,
-    /// Any number of elements may be selected, so answers are lists or maps.
+    /// Any number of elements may be selected, so that answers are lists or maps.
     pub(crate) is_multi: bool,
 }
 
 impl Want {
-    /// From the return type argument of a call.
+    /// Parses the return type argument of a call.
     pub(crate) const fn from_argument(argument: u64, is_multi: bool) -> Self {
         let kind = ReturnType::from_number(argument & 0xffff);
         Self { kind, is_inverted: argument & 0x1_0000 != 0, is_multi }
@@ -105,12 +105,12 @@ impl Want {
         matches!(self.kind, ReturnType::KeyValueMap | ReturnType::UnorderedMap | ReturnType::OrderedMap)
     }
 
-    /// Keys, values, or pairs are to be returned.
+    /// Whether to return keys, values or pairs.
     pub(crate) const fn is_elements(self) -> bool {
         matches!(self.kind, ReturnType::Key | ReturnType::Value) || self.is_map()
     }
 
-    /// Positions count from the end.
+    /// Whether positions count from the end.
     pub(crate) const fn is_reverse(self) -> bool {
         matches!(
             self.kind,
@@ -121,7 +121,7 @@ impl Want {
         )
     }
 
-    /// The position (or what else is counted the same way) to return for `position` of `total`.
+    /// The position to return for `position` of `total`; ranks and indexes are counted the same way.
     pub(crate) const fn directed(self, position: u32, total: u32) -> i64 {
         if self.is_reverse() { total as i64 - position as i64 - 1 } else { position as i64 }
     }
@@ -187,7 +187,7 @@ pub(crate) fn integer(value: impl Into<i64>) -> ResultValue {
     Some(Particle::Integer(value.into()))
 }
 
-/// A list without flags of the `count` elements that are `contents`.
+/// A list without flags of the `count` elements in `contents`.
 pub(crate) fn list(count: u32, contents: &[u8]) -> ResultValue {
     let mut bytes = Vec::with_capacity(5 + contents.len());
     put_list_header(&mut bytes, count);
@@ -195,10 +195,10 @@ pub(crate) fn list(count: u32, contents: &[u8]) -> ResultValue {
     Some(Particle::owned(BytesType::List, bytes))
 }
 
-/// The answer for no element selected; `position` is where they would be.
+/// The answer when no element is selected; `position` is where they would be.
 ///
 /// # Errors
-/// `OpNotApplicable` for a return type that does not exist.
+/// `OpNotApplicable` for an unknown return type.
 pub(crate) fn not_found(want: Want, position: i64) -> Result<ResultValue, ResultCode> {
     Ok(match want.kind {
         ReturnType::None => None,
@@ -227,11 +227,10 @@ pub(crate) fn not_found(want: Want, position: i64) -> Result<ResultValue, Result
     })
 }
 
-/// The answer for `count` selected elements of `total` that follow each other from `start` in the order that the return
-/// type counts in.
+/// The answer for `count` of `total` elements, consecutive from `start` in the order that the return type counts in.
 ///
 /// # Errors
-/// `OpNotApplicable` for return types that this cannot answer.
+/// `OpNotApplicable` for return types that need more.
 pub(crate) fn run(want: Want, start: u32, count: u32, total: u32) -> Result<ResultValue, ResultCode> {
     let rest = total - count;
     Ok(match want.kind {
@@ -265,10 +264,10 @@ pub(crate) fn run(want: Want, start: u32, count: u32, total: u32) -> Result<Resu
     })
 }
 
-/// The particle that an element's value is; none for nil.
+/// The particle for an element's value; nothing for nil.
 ///
 /// # Errors
-/// `Unknown` for values that no particle has; `Timeout` when the budget is exhausted.
+/// `Unknown` for a value that no particle can hold; `Timeout` when the budget is exhausted.
 pub(crate) fn element(bytes: &[u8], budget: &Budget<'_>) -> Result<ResultValue, ResultCode> {
     budget.draw_for_copy(bytes.len())?;
     let owned = |bytes_type, bytes: &[u8]| Some(Particle::Bytes(bytes_type, Cow::Owned(bytes.to_vec())));

@@ -1,4 +1,4 @@
-//! Where the container of an operation is, and what the operation makes of it.
+//! Where the container of an operation is, and how the operation changes it.
 
 use proto::ResultCode;
 
@@ -8,17 +8,17 @@ use super::layout::Layout;
 /// The container after an operation.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum ContainerChange {
-    /// Nothing.
+    /// It stays.
     Kept,
-    /// Nothing, but the container is there afterwards.
+    /// It stays, but exists afterwards.
     Touched,
-    /// Other bytes.
+    /// It has new bytes.
     Replaced(Vec<u8>),
 }
 
 impl ContainerChange {
-    /// The outcome when there was no container before. At the top of a bin, any operation that could have made one
-    /// did; `flags` are those it has then, `touched_flags` those of one that a context makes.
+    /// The outcome when there was no container before. At the top of a bin, any operation that may create a
+    /// container does so, with `flags`; a container that a context creates gets `touched_flags`.
     pub(super) fn created(self, shape: Shape, flags: u8, touched_flags: u8, scope: Scope) -> Self {
         match (self, scope.presence) {
             (Self::Kept | Self::Touched, Presence::Absent) => {
@@ -30,13 +30,13 @@ impl ContainerChange {
     }
 }
 
-/// Whether the container of an operation is there.
+/// Whether the container of an operation exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Presence {
     Present,
     /// There is no bin.
     Absent,
-    /// The steps of the context make it.
+    /// The context creates it.
     Created,
 }
 
@@ -44,10 +44,10 @@ pub(super) enum Presence {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scope {
     pub(super) presence: Presence,
-    /// At the top of its bin.
+    /// Whether it is at the top of its bin.
     pub(super) is_top: bool,
-    /// It may be flagged to have an index. Also when the context makes all of the bin: the flag then stays without
-    /// effect on a container that is not at the top.
+    /// Whether it may be flagged to have an index. True also when the context creates the whole bin; the flag then
+    /// has no effect on a container below the top.
     pub(super) allows_index: bool,
 }
 
@@ -60,10 +60,10 @@ impl Scope {
         }
     }
 
-    /// The flags to set that an argument says.
+    /// The flags to set, from an argument.
     ///
     /// # Errors
-    /// `OpNotApplicable` for flags that do not exist.
+    /// `OpNotApplicable` for unknown flags.
     pub(super) fn set_flags(self, shape: Shape, argument: u64) -> Result<u8, ResultCode> {
         let flags = argument.to_le_bytes()[0];
         if flags & !shape.storable_flags() != 0 {
@@ -72,7 +72,7 @@ impl Scope {
         Ok(if self.allows_index { flags } else { flags & !flags::PERSIST_INDEX })
     }
 
-    /// The flags of a container that an operation creates, of an argument that may be anything.
+    /// The flags of a container that an operation creates, from any argument.
     pub(super) fn creation_flags(self, shape: Shape, argument: u64) -> u8 {
         let mut flags = argument.to_le_bytes()[0];
         if !self.allows_index {

@@ -1,4 +1,4 @@
-//! From the indexes and counts of clients to positions.
+//! Converts the indexes and counts of clients to positions.
 
 /// A run of positions of `total`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -8,8 +8,8 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// `count` positions from `index`, which counts from the end if negative. For one element the index must exist,
-    /// else `None`; more than one are cut to what exists.
+    /// `count` positions from `index`, which counts from the end if negative. The index of a single element must
+    /// exist, else `None`; a range is cut to the existing positions.
     pub(crate) fn new(index: i64, count: u64, total: u32, is_multi: bool) -> Option<Self> {
         let size = i64::from(total);
         let start = if index < 0 { size.wrapping_add(index) } else { index };
@@ -19,14 +19,14 @@ impl Window {
         if start >= size {
             return Some(Self { start: total, count: 0 });
         }
-        // Positions before the first element are counted, but hold nothing.
+        // Positions before the first element count, but hold nothing.
         let missing = start.min(0).unsigned_abs();
         let start = start.max(0).unsigned_abs();
         let count = count.saturating_sub(missing).min(u64::from(total) - start);
         Some(Self { start: start as u32, count: count as u32 })
     }
 
-    /// An index and count that are relative to position `base`, as absolute ones.
+    /// Converts an index and count relative to position `base` to absolute ones.
     pub(crate) const fn absolute(index: i64, count: u64, base: u32) -> (i64, u64) {
         let index = index.wrapping_add(base as i64);
         if index < 0 { (0, count.saturating_sub(index.unsigned_abs())) } else { (index, count) }
@@ -36,7 +36,7 @@ impl Window {
         self.start + self.count
     }
 
-    /// The rest of `total` positions, if it is one run.
+    /// The other positions of `total`, if they are one run.
     pub(crate) const fn complement(self, total: u32) -> Option<Self> {
         if self.count == 0 {
             Some(Self { start: 0, count: total })

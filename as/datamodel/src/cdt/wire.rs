@@ -1,4 +1,4 @@
-//! Lists and maps between their wire form and their stored form.
+//! Converts lists and maps between their wire form and their stored form.
 //!
 //! The wire form is the stored form without an index, and without the flag for one.
 
@@ -15,8 +15,8 @@ use crate::budget::Budget;
 /// The stored form of a list that a client writes.
 ///
 /// # Errors
-/// `Unknown` for what is no list that can be stored; `Parameter` for one with a list in it, or that is one, whose first
-/// element would be read as a description.
+/// `Unknown` for anything but a list that can be stored; `Parameter` if the first element of the list, or of a list in
+/// it, would be read as a description.
 pub fn list_from_wire<'a>(bytes: &'a [u8], budget: &Budget<'_>) -> Result<Cow<'a, [u8]>, ResultCode> {
     budget.check(normal_top(Shape::List, bytes, budget))
 }
@@ -24,7 +24,7 @@ pub fn list_from_wire<'a>(bytes: &'a [u8], budget: &Budget<'_>) -> Result<Cow<'a
 /// The stored form of a map that a client writes.
 ///
 /// # Errors
-/// `Unknown` for what is no map that can be stored; `Parameter` as for [`list_from_wire`].
+/// `Unknown` for anything but a map that can be stored; `Parameter` as for [`list_from_wire`].
 pub fn map_from_wire<'a>(bytes: &'a [u8], budget: &Budget<'_>) -> Result<Cow<'a, [u8]>, ResultCode> {
     budget.check(normal_top(Shape::Map, bytes, budget))
 }
@@ -51,10 +51,10 @@ pub struct WireForm<'a> {
 }
 
 impl<'a> WireForm<'a> {
-    /// Damaged bytes go as they are.
+    /// Damaged bytes are sent unchanged.
     fn new(shape: Shape, stored: &'a [u8]) -> Self {
         let unchanged = Self { head: SmallVec::new(), body: stored };
-        // Without a description the second marker tells; most containers have none.
+        // The second marker shows a missing description; most containers have none.
         let Some(container) = Header::parse(shape, stored) else { return unchanged };
         if container.flags & flags::PERSIST_INDEX == 0 && container.index.is_empty() {
             return unchanged;
@@ -123,7 +123,7 @@ mod tests {
         }
         let stored = map_from_wire(&[0x83, 0xc7, 0, 0x10, 0xc0, 2, 1, 1, 1], &Budget::unlimited()).unwrap();
         assert_eq!(&*map_to_wire(&stored).into_bytes(), [0x82, 1, 1, 2, 1]);
-        // As an expression can make it.
+        // An expression can make this value.
         assert_eq!(
             &*map_to_wire(&[0x82, 0xd5, 3, 7, 8, 0xc0, 1, 2]).into_bytes(),
             [0x82, 0xc7, 0, 3, 0xc0, 1, 2]

@@ -1,4 +1,5 @@
-//! Arithmetic on integers and floats. Integers wrap; what has no result (a division by zero) is unknown.
+//! Arithmetic on integers and floats. Integers wrap; an operation without a result (a division by zero) is
+//! unknown.
 
 use super::value::Value;
 
@@ -11,7 +12,7 @@ pub(super) enum Binary {
     Divide,
     /// The first to the power of the second.
     Power,
-    /// Of the first, to the base of the second.
+    /// Logarithm of the first to the base of the second.
     Logarithm,
     Modulo,
     Minimum,
@@ -19,13 +20,13 @@ pub(super) enum Binary {
     And,
     Or,
     Xor,
-    /// Shifts look at the low six bits of the distance.
+    /// Shifts use the low six bits of the distance.
     ShiftLeft,
     ShiftRight,
     ShiftRightArithmetic,
-    /// Where, counted from the highest bit, the first one (or zero) is; -1 for none.
+    /// The position of the first one (or zero) from the highest bit; -1 for none.
     ScanLeft,
-    /// The same for the last.
+    /// The same for the last one (or zero).
     ScanRight,
 }
 
@@ -86,8 +87,8 @@ impl Binary {
             Self::Divide => left / right,
             Self::Power => left.powf(right),
             Self::Logarithm => left.ln() / right.ln(),
-            // A value that is compared with a NaN stays as it is, unlike with the standard library's minimum and
-            // maximum.
+            // A comparison with a NaN leaves the value as it is, unlike minimum and maximum of the standard
+            // library.
             Self::Minimum => {
                 if left > right {
                     right
@@ -139,7 +140,7 @@ impl Unary {
     }
 }
 
-/// `value` without its fraction; the least integer for what no integer is.
+/// `value` without its fraction; the least integer if no integer can hold it.
 fn truncated(value: f64) -> i64 {
     /// 2⁶³, the first float above all integers.
     const END: f64 = 9_223_372_036_854_775_808.0;

@@ -10,7 +10,7 @@ use crate::budget::Budget;
 use crate::geojson::Geometry;
 use crate::particle::BytesType;
 
-/// How two values are to stand to each other.
+/// The comparisons.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Comparison {
     Equal,
@@ -22,8 +22,8 @@ pub(super) enum Comparison {
 }
 
 impl Comparison {
-    /// Whether `left` and `right` stand to each other so; `None` if that is unknown, as for values of different types
-    /// and for maps whose pairs have no order, and also if the budget is exhausted.
+    /// Whether the comparison of `left` with `right` holds. `None` if that is unknown: for values of different types,
+    /// for maps whose pairs have no order, and if the budget is exhausted.
     #[inline]
     pub(super) fn holds(self, left: &Value<'_>, right: &Value<'_>, budget: &Budget<'_>) -> Option<bool> {
         let order = match (left, right) {
@@ -73,7 +73,7 @@ fn order_of_msgpack(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<Or
     }
 }
 
-/// Whether one of two GeoJSON values is a point and within the other, a region.
+/// Whether one of two GeoJSON values is a point within the other, a region.
 pub(super) fn is_within(left: &Value<'_>, right: &Value<'_>, budget: &Budget<'_>) -> Option<bool> {
     Some(geometry(left, budget)?.matches(&*geometry(right, budget)?, budget))
 }

@@ -15,19 +15,19 @@ use crate::change::Change;
 use crate::particle::{BytesType, Particle};
 use crate::{bits, cdt, geojson, hll};
 
-/// Most bytes that the calls of one evaluation may take in and give out where they are not borrowed. Beyond it, values
-/// are unknown: what an expression builds is then larger than any record.
+/// Most bytes that the calls of one evaluation may copy in and out. Above it values are unknown: the expression then
+/// builds something larger than any record.
 const BYTES_MAX: usize = 256 << 20;
-/// Price of an instruction besides what it does to bytes.
+/// Price of an instruction, besides its work on bytes.
 const INSTRUCTION_STEPS: u64 = 10;
-/// A lookup of a bin that takes no more steps than this is done anew each time.
+/// Bin lookups of at most this price are repeated each time.
 const SLOW_LOOKUP_STEPS: u64 = 256;
-/// At this slow lookup all bins are put into a table.
+/// The slow lookup that loads all bins into a table.
 const LOOKUPS_FOR_TABLE: u64 = 4;
 /// Values and variables kept without an allocation.
 const INLINE_VALUES: usize = 8;
 
-/// The part of a record that may be looked at.
+/// The part of a record that the program may see.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum View<'v> {
     /// Bins and key are unknown.
@@ -75,7 +75,7 @@ struct Machine<'v> {
     variables: SmallVec<[Value<'v>; INLINE_VALUES]>,
     bytes_left: usize,
     budget: &'v Budget<'v>,
-    /// Lookups of bins that took long, and from some of them on the bins in a table.
+    /// Number of slow bin lookups so far, and the table of bins that is made after a few of them.
     slow_lookups: u64,
     table: Option<Box<Bins<'v>>>,
 }
@@ -194,7 +194,7 @@ impl<'v> Machine<'v> {
         self.stack.push(value);
     }
 
-    /// The stack is never empty here: the compiler counted.
+    /// The stack is never empty here: the compiler keeps count.
     #[inline]
     fn pop(&mut self) -> Value<'v> {
         self.stack.pop().unwrap_or(Value::Unknown)
@@ -227,7 +227,7 @@ impl<'v> Machine<'v> {
         self.bin_of_many(bins, name)
     }
 
-    /// Looks a bin up where that takes long: from some lookups on in a table.
+    /// Looks a bin up where that is slow; after a few lookups in a table.
     #[cold]
     fn bin_of_many(&mut self, bins: &'v dyn BinSource, name: &[u8]) -> Option<Particle<'v>> {
         self.slow_lookups += 1;
@@ -251,7 +251,7 @@ impl<'v> Machine<'v> {
         self.push_or_throw(value, handler);
     }
 
-    /// Combines the operand on top with the result below it.
+    /// Combines the top operand with the result below it.
     fn connect(&mut self, connective: Connective, exit: Address) {
         let operand = self.pop();
         let Some(result) = self.stack.last_mut() else { return };
@@ -275,7 +275,7 @@ impl<'v> Machine<'v> {
 
     // ---- calls
 
-    /// Carries out a call on the value on top, with the operands below it. `None` if the result is unknown.
+    /// Applies a call to the top value, with the operands below it. `None` if the result is unknown.
     fn call(&mut self, call: &Call) -> Option<Value<'v>> {
         let value = self.pop();
         let payload = self.payload(call)?;
@@ -303,7 +303,7 @@ impl<'v> Machine<'v> {
                 Change::Removed => Some(Value::Nil),
             };
         }
-        // There is nothing to read on nil.
+        // A read of nil has no answer.
         let particle = Some(particle?);
         let answer = match call.system {
             System::ListsAndMaps => cdt::read(particle.as_ref(), payload, self.budget),
@@ -312,7 +312,7 @@ impl<'v> Machine<'v> {
         };
         match answer.ok()? {
             None => Some(Value::Nil),
-            // An element of a list or map has no cells.
+            // A GeoJSON element of a list or map has no cells.
             Some(Particle::Bytes(BytesType::GeoJson, stored)) => {
                 let stored = geojson::from_json(geojson::json(&stored), self.budget).ok()?;
                 Some(Value::Bytes(BytesType::GeoJson, Bytes::Owned(stored)))
@@ -321,7 +321,7 @@ impl<'v> Machine<'v> {
         }
     }
 
-    /// The operation of a call. Takes its operands from the stack.
+    /// Builds the operation of a call from operands on the stack.
     fn payload(&mut self, call: &Call) -> Option<Cow<'v, [u8]>> {
         let head = call.head.of(self.source);
         if call.operand_count == 0 {

@@ -1,15 +1,15 @@
-//! Expressions: what a client wants to know of a record, in a small language of msgpack lists.
+//! Expressions: questions of a client about a record, in a small language of msgpack lists.
 //!
-//! As a [`Filter`], an expression says for each record of a request whether the request is for it. As an
-//! [`Operation`], its value is what the client reads, or becomes the value of a bin.
+//! As a [`Filter`], an expression decides for each record whether a request applies to it. As an [`Operation`], its
+//! value is returned to the client, or becomes the value of a bin.
 //!
 //! An expression is compiled once ([`compile`]) into a flat [`program`], with its types checked, and evaluated
 //! ([`evaluate`]) on any number of records. Values borrow from the record and the request; only calls of list, map, bit
-//! and HyperLogLog operations make new ones. What cannot be told of a record (a missing bin, one of another type, a
-//! division by zero) is unknown, which is neither true nor false and makes most of what depends on it unknown.
+//! and HyperLogLog operations make new ones. An undefined value (a missing bin, one of another type, a division by
+//! zero) is unknown: neither true nor false. Most values that depend on it are unknown too.
 //!
-//! Expressions may be hostile. Their size and depth are limited, nothing recurses with them, and what is wrong about one
-//! is a result code.
+//! Expressions may be hostile. Their size and depth are limited, nothing recurses over them, and every fault ends in a
+//! result code.
 
 mod arithmetic;
 mod compare;
@@ -51,12 +51,12 @@ struct Expression<'e> {
     program: Program,
     source: Cow<'e, [u8]>,
     result: Type,
-    /// It is unknown of any record that has not been read.
+    /// Whether it is unknown for every record that has not been read.
     is_open: bool,
 }
 
 impl<'e> Expression<'e> {
-    /// Compiles the expression that is all of `bytes`.
+    /// Compiles the expression in `bytes`.
     fn compile(bytes: &'e [u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
         let compiled = compile::compile(bytes, budget).ok_or(ResultCode::Parameter);
         let Compiled { program, result, is_open } = budget.check(compiled)?;
@@ -77,17 +77,17 @@ impl<'e> Expression<'e> {
     }
 }
 
-/// An expression that says which records a request is for.
+/// An expression that decides which records a request applies to.
 ///
-/// It is asked twice: before a record is read, and, unless that settled it, after.
+/// It is evaluated twice: before a record is read, and, unless that decides, after.
 #[derive(Clone, Debug)]
 pub struct Filter<'e>(Expression<'e>);
 
 impl<'e> Filter<'e> {
-    /// Compiles the filter that is all of `bytes`, as it comes in a field of a request.
+    /// Compiles the filter in `bytes`, the contents of a request's field.
     ///
     /// # Errors
-    /// `Parameter` for what is no expression, or one whose value is not a truth value; `Timeout` if the budget is
+    /// `Parameter` for an invalid expression or one whose value is no truth value; `Timeout` if the budget is
     /// exhausted.
     pub fn compile(bytes: &'e [u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
         match Expression::compile(bytes, budget)? {
@@ -102,8 +102,8 @@ impl<'e> Filter<'e> {
         Filter(self.0.into_owned())
     }
 
-    /// What the filter says of a record that has not been read. If that is unknown, bins or key are needed. A filter that
-    /// could not tell it of any record is not even asked. Means nothing if the budget is exhausted then.
+    /// The filter's answer for a record that has not been read. If it is unknown, the filter needs bins or key. A
+    /// filter that always needs them is not evaluated. The result is meaningless if the budget is exhausted.
     #[must_use]
     pub fn matches_metadata(&self, metadata: &Metadata<'_>, budget: &Budget<'_>) -> Truth {
         if self.0.is_open {
@@ -116,7 +116,8 @@ impl<'e> Filter<'e> {
         }
     }
 
-    /// Whether the request is for the record. What is unknown is not. Means nothing if the budget is exhausted then.
+    /// Whether the request applies to the record. An unknown answer means no. The result is meaningless if the budget
+    /// is exhausted.
     #[must_use]
     pub fn matches(&self, record: &Record<'_>, budget: &Budget<'_>) -> bool {
         matches!(self.0.evaluate(View::Record(record), budget), Value::Bool(true))

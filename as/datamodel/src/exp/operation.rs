@@ -23,7 +23,7 @@ pub mod flags {
     pub const UPDATE_ONLY: u64 = 2;
     /// The expression may be nil, which deletes the bin.
     pub const ALLOW_DELETE: u64 = 4;
-    /// An operation that the other flags forbid is left undone and is no error.
+    /// An operation that the other flags forbid changes nothing and is no error.
     pub const POLICY_NO_FAIL: u64 = 8;
     /// An unknown expression is no error.
     pub const EVAL_NO_FAIL: u64 = 16;
@@ -36,7 +36,7 @@ pub mod flags {
 /// The value of the read operation `payload`; nothing for nil.
 ///
 /// # Errors
-/// As [`Operation::for_read`] and [`Operation::read`].
+/// Same errors as [`Operation::for_read`] and [`Operation::read`].
 pub fn read(
     record: &Record<'_>,
     payload: &[u8],
@@ -48,7 +48,7 @@ pub fn read(
 /// The bin after the modify operation `payload`.
 ///
 /// # Errors
-/// As [`Operation::for_modify`] and [`Operation::modify`].
+/// Same errors as [`Operation::for_modify`] and [`Operation::modify`].
 pub fn modify(
     record: &Record<'_>,
     bin_exists: bool,
@@ -69,7 +69,7 @@ impl<'e> Operation<'e> {
     /// Compiles a read operation.
     ///
     /// # Errors
-    /// `Parameter` for what is none, or has flags that it cannot have; `Timeout` if the budget is exhausted.
+    /// `Parameter` for an invalid operation or flags that it cannot have; `Timeout` if the budget is exhausted.
     pub fn for_read(payload: &'e [u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
         Self::parse(payload, flags::FOR_READ, budget)
     }
@@ -77,7 +77,7 @@ impl<'e> Operation<'e> {
     /// Compiles a modify operation.
     ///
     /// # Errors
-    /// As [`for_read`](Self::for_read).
+    /// Same errors as [`for_read`](Self::for_read).
     pub fn for_modify(payload: &'e [u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
         Self::parse(payload, flags::FOR_MODIFY, budget)
     }
@@ -86,7 +86,7 @@ impl<'e> Operation<'e> {
         let mut reader = Reader::new(payload);
         let Some(1..=2) = reader.list_header() else { return Err(ResultCode::Parameter) };
         let expression = reader.value().ok_or(ResultCode::Parameter)?;
-        // A value that is no integer counts as none.
+        // Flags that are no integer count as 0.
         let flags = reader.integer().unwrap_or(0);
         if flags & !allowed != 0 {
             return Err(ResultCode::Parameter);
@@ -103,7 +103,7 @@ impl<'e> Operation<'e> {
     /// The value of the expression; nothing if it is nil.
     ///
     /// # Errors
-    /// `OpNotApplicable` if it is unknown, unless flags allow that: then there is nothing as well.
+    /// `OpNotApplicable` if it is unknown, unless the flags allow that: the result is then nothing as well.
     pub fn read(
         &self,
         record: &Record<'_>,
@@ -112,10 +112,11 @@ impl<'e> Operation<'e> {
         self.evaluate(record, budget).map(Option::flatten)
     }
 
-    /// Gives a bin the value of the expression.
+    /// Sets a bin to the value of the expression.
     ///
     /// # Errors
-    /// `BinExists`, `BinNotFound` and `OpNotApplicable` as flags say; the latter also if the expression is unknown.
+    /// `BinExists`, `BinNotFound` and `OpNotApplicable` as the flags say; the last one also if the expression is
+    /// unknown.
     pub fn modify(
         &self,
         record: &Record<'_>,
@@ -133,7 +134,7 @@ impl<'e> Operation<'e> {
         Ok(match self.evaluate(record, budget)? {
             Some(Some(particle)) => Change::Set(particle),
             Some(None) if bin_exists && self.has(flags::ALLOW_DELETE) => Change::Removed,
-            // The established server forgives this with any flag.
+            // The C server forgives this with any flag.
             Some(None) if bin_exists && self.flags == 0 => return Err(ResultCode::OpNotApplicable),
             Some(None) | None => Change::Unchanged,
         })
@@ -143,7 +144,7 @@ impl<'e> Operation<'e> {
         self.flags & flag != 0
     }
 
-    /// The value of the expression, which is nothing for nil; `None` if it is unknown and may be.
+    /// The value of the expression, nothing for nil; `None` if it is unknown and the flags allow that.
     fn evaluate(
         &self,
         record: &Record<'_>,

@@ -1,4 +1,4 @@
-//! The operators of expressions: their codes, elements and meaning. One table.
+//! The operators of expressions: their codes, elements and meaning, in one table.
 
 use super::arithmetic::{Binary, Unary};
 use super::compare::Comparison;
@@ -13,38 +13,38 @@ pub(super) enum Operator {
     Compare(Comparison),
     /// Flags and a pattern, then a text.
     CompareRegex,
-    /// Two operands of type GeoJSON, one to be within the other.
+    /// Two operands of type GeoJSON: whether one is within the other.
     CompareGeo,
     Connect(Connective),
     Not,
-    /// Operands that are all integers or all floats, taken together from left to right.
+    /// Operands that are all integers or all floats, combined from left to right.
     Numbers(Binary),
     /// The same for integers only.
     Integers(Binary),
-    /// Two operands of these types, and the result's.
+    /// Two operands of these types, and the type of the result.
     Pair(Binary, [Type; 2], Type),
     /// An integer or a float, and a result of the same type.
     Number(Unary),
-    /// An operand of this type, and the result's.
+    /// An operand of the first type, and the type of the result.
     Single(Unary, Type, Type),
     /// The record's digest modulo a number.
     DigestModulo,
     Metadata(Metadata),
-    /// The record's stored key of a type.
+    /// The record's stored key, of a given type.
     Key,
     /// A type and the name of a bin.
     Bin,
     /// The name of a bin.
     BinType,
-    /// Pairs of a condition and a value, and a value for when none holds.
+    /// Pairs of a condition and a value, and a default value.
     Cond,
     /// The name of a variable.
     Var,
-    /// Pairs of a name and a value, and an expression in which they stand for each other.
+    /// Pairs of a name and a value, and an expression that may use the names.
     Let,
     /// A list that is no expression.
     Quote,
-    /// A type, a system, an operation, and what to carry it out on.
+    /// A type, a system, an operation, and the value that it applies to.
     Call,
 }
 
@@ -53,7 +53,7 @@ pub(super) enum Operator {
 pub(super) enum Connective {
     And,
     Or,
-    /// Exactly one.
+    /// Exactly one is true.
     Exclusive,
 }
 
@@ -82,12 +82,12 @@ impl Metadata {
     }
 }
 
-/// How many elements follow an operator's code.
+/// Number of elements after an operator's code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Elements {
     Exactly(u32),
     AtLeast(u32),
-    /// An odd number from three on.
+    /// An odd number, at least three.
     Odd,
 }
 
@@ -101,11 +101,11 @@ impl Elements {
     }
 }
 
-/// An operator, the number of its elements, and what it adds to an expression's size. Sizes are those that the
-/// established server gives its compiled operators, so that both refuse the same expressions as too large.
+/// An operator, the number of its elements, and what it adds to an expression's size. The sizes are those of
+/// the C server's compiled operators, so that both servers refuse the same expressions as too large.
 pub(super) type Row = (u8, Operator, Elements, u32);
 
-/// Size of an operator that has nothing but operands.
+/// Size of an operator that has only operands.
 const PLAIN: u32 = 8;
 
 const TABLE: &[Row] = {
@@ -183,7 +183,7 @@ static BY_CODE: [Option<Row>; 128] = {
     rows
 };
 
-/// The row of the operator with this code.
+/// The row of the operator with code `code`.
 #[inline]
 pub(super) fn row(code: u64) -> Option<&'static Row> {
     BY_CODE.get(usize::try_from(code).ok()?)?.as_ref()
@@ -197,6 +197,6 @@ pub(super) mod size {
     pub(in super::super) const GEOJSON: u32 = 40;
     /// A condition with its value.
     pub(in super::super) const CASE: u32 = 8;
-    /// An expression must stay below.
+    /// Expressions must be smaller than this.
     pub(in super::super) const MAX: u32 = 1 << 20;
 }

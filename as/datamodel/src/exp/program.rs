@@ -1,11 +1,11 @@
 //! The compiled form of an expression: a flat program for a stack machine.
 //!
-//! Operands are pushed, operators take them from the stack and push their result. An unknown value is not pushed but
-//! thrown: every instruction that can come to one names a handler, which says how far to cut the stack back and where
-//! to go on with the unknown value on top. As operators pass unknown values on, the handler of an operand is the
-//! nearest place above it that does something else with one: a connective, a variable, or the end.
+//! Operands are pushed, operators take them from the stack and push their result. An unknown value is thrown instead
+//! of pushed: every instruction that can produce one names a handler, which tells how far to cut the stack back and
+//! where to continue with the unknown value on top. Operators pass unknown values on, so the handler of an operand is
+//! the nearest enclosing place that treats one differently: a connective, a variable, or the end.
 //!
-//! Strings and the like are ranges of the request's bytes.
+//! Strings and other literals are ranges of the request's bytes.
 
 use super::arithmetic::{Binary, Unary};
 use super::compare::Comparison;
@@ -23,7 +23,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// The bytes. A span of another expression's bytes may be empty.
+    /// The bytes of the span; may be empty if `bytes` belong to another expression.
     #[inline]
     pub(super) fn of(self, bytes: &[u8]) -> &[u8] {
         let start = self.start as usize;
@@ -40,9 +40,9 @@ pub(super) type Address = u32;
 /// The treatment of an unknown value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Handler {
-    /// Where the program goes on.
+    /// Where the program continues.
     pub(super) target: Address,
-    /// Values that stay on the stack; the unknown one is put on top.
+    /// Number of values that stay on the stack; the unknown value is pushed on top.
     pub(super) height: u32,
 }
 
@@ -84,14 +84,14 @@ pub(super) enum Instruction {
     Unary(Unary, HandlerId),
     Call(CallId, HandlerId),
     /// Take an operand of a connective, which may be unknown, and combine it with the value below. If that decides the
-    /// result, go to the address.
+    /// result, jump to the address.
     Connect(Connective, Address),
-    /// Throw what is on top if it is unknown.
+    /// Throw the top value if it is unknown.
     ThrowIfUnknown(HandlerId),
-    /// Take a truth value and go to the address if it is false.
+    /// Take a truth value and jump to the address if it is false.
     JumpUnless(Address, HandlerId),
     Jump(Address),
-    /// Take a value, which may be unknown, and keep it.
+    /// Take a value, which may be unknown, and store it.
     Store(Slot),
 }
 
@@ -104,7 +104,7 @@ pub(super) type GeometryId = u32;
 /// Index of a [`Call`].
 pub(super) type CallId = u32;
 
-/// The name of a bin in the expression's bytes, and the type that is asked for.
+/// The name of a bin in the expression's bytes, and the expected type.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Name {
     pub(super) start: u32,
@@ -120,7 +120,7 @@ impl Name {
     }
 }
 
-/// The kind of value that an operation of a call is for.
+/// The kind of value that a call's operation works on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum System {
     ListsAndMaps,
@@ -128,22 +128,22 @@ pub(super) enum System {
     Hll,
 }
 
-/// An operation to be carried out on a value.
+/// An operation on a value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
     pub(super) system: System,
-    /// The call's value is the changed value, not what the operation answers.
+    /// Whether the call's value is the changed value instead of the operation's answer.
     pub(super) modifies: bool,
     pub(super) result: Type,
-    /// The operation as far as it is given. If there are operands, what is before the first.
+    /// The constant bytes of the operation; with operands, those before the first.
     pub(super) head: Span,
-    /// Arguments that are evaluated, below the value on the stack.
+    /// Number of evaluated arguments, which are below the value on the stack.
     pub(super) operand_count: u32,
-    /// Index of the [`Program::tails`] of the first.
+    /// Index of the first argument's entry in [`Program::tails`].
     pub(super) first_tail: u32,
 }
 
-/// A compiled expression, but for its bytes.
+/// A compiled expression without its bytes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Program {
     pub(super) instructions: Vec<Instruction>,
@@ -151,9 +151,9 @@ pub(super) struct Program {
     pub(super) regexes: Vec<Regex>,
     pub(super) geometries: Vec<Geometry>,
     pub(super) calls: Vec<Call>,
-    /// For each operand of each call, what follows it in the operation.
+    /// For each operand of each call, the bytes after it in the operation.
     pub(super) tails: Vec<Span>,
-    /// Number of variables that are there at once.
+    /// Largest number of variables at once.
     pub(super) slot_count: u32,
 }
 

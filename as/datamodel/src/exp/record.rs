@@ -1,4 +1,4 @@
-//! A record as an expression sees it: the part that is known without reading it, and the whole.
+//! The record that an expression sees: its metadata, which is known without reading it, and the whole.
 
 use cf::Digest;
 
@@ -13,7 +13,7 @@ const EPOCH_SECONDS: u64 = 1_262_304_000;
 /// TTL of a record that never expires.
 const TTL_NEVER: i64 = -1;
 
-/// The facts that the index has about a record.
+/// Facts about a record that the index holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Metadata<'a> {
     pub digest: Digest,
@@ -23,22 +23,22 @@ pub struct Metadata<'a> {
     pub void_time: u32,
     /// Empty when the record is in no set.
     pub set_name: &'a [u8],
-    /// A key is stored with the record.
+    /// Whether a key is stored with the record.
     pub is_key_stored: bool,
     pub is_tombstone: bool,
     /// Bytes that the record takes in storage.
     pub stored_size: u64,
     pub medium: Medium,
-    /// The present, in milliseconds since 2010-01-01.
+    /// The current time, in milliseconds since 2010-01-01.
     pub now_ms: u64,
 }
 
-/// Where the records of a namespace are.
+/// Where the records of a namespace are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Medium {
     /// In memory only.
     Memory,
-    /// In memory, and on devices that it is loaded from.
+    /// In memory, loaded from devices.
     BackedMemory,
     Device,
 }
@@ -47,7 +47,7 @@ pub enum Medium {
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     pub metadata: &'a Metadata<'a>,
-    /// Its key, particle type byte and bytes, if it has one.
+    /// The record's key: particle type byte and bytes.
     pub key: Option<&'a [u8]>,
     pub bins: &'a dyn BinSource,
 }
@@ -57,10 +57,10 @@ pub trait BinSource: std::fmt::Debug {
     /// The value of bin `name`.
     fn bin(&self, name: &[u8]) -> Option<Particle<'_>>;
 
-    /// Price of looking a bin up.
+    /// Price of a bin lookup.
     fn lookup_steps(&self) -> u64;
 
-    /// All bins, if they are faster to look up then.
+    /// All bins in a table, if that makes lookups faster.
     fn load(&self) -> Option<Bins<'_>>;
 }
 
@@ -79,7 +79,7 @@ impl BinSource for Bins<'_> {
     }
 }
 
-/// Looks each bin up in the stored record. What is damaged is not there.
+/// Looks each bin up in the stored record. A damaged bin counts as missing.
 impl BinSource for FlatRecord<'_> {
     #[inline]
     fn bin(&self, name: &[u8]) -> Option<Particle<'_>> {
@@ -120,13 +120,13 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    /// Seconds to live; one for a record whose time is over.
+    /// Seconds to live; 1 for an expired record.
     fn ttl(&self) -> i64 {
         if self.void_time == 0 {
             return TTL_NEVER;
         }
         let now = self.now_ms / 1_000;
-        // 32 bits, as the client knows TTLs.
+        // TTLs of the protocol have 32 bits.
         let left = u64::from(self.void_time).saturating_sub(now).max(1) as u32;
         i64::from(left.cast_signed())
     }
@@ -138,7 +138,7 @@ impl<'a> Metadata<'a> {
     }
 }
 
-/// The stored key, if it is of the type.
+/// The stored key, if it has the wanted type.
 pub(super) fn key_value(key: Option<&[u8]>, wanted: Type) -> Option<Value<'_>> {
     let (&number, value) = key?.split_first()?;
     let value = match number {

@@ -1,4 +1,4 @@
-//! Types of expressions, and the values that they take while a record is looked at.
+//! Types of expressions, and their values during an evaluation.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -29,7 +29,7 @@ pub(super) enum Type {
 }
 
 impl Type {
-    /// The type numbered `number`, of which 32 bits count.
+    /// The type with number `number`, of which only the low 32 bits count.
     pub(super) const fn from_number(number: u64) -> Option<Self> {
         Some(match number as u32 {
             0 => Self::Nil,
@@ -46,7 +46,7 @@ impl Type {
         })
     }
 
-    /// The type of byte-valued particles of type `bytes_type`; some have none.
+    /// The type of particles of type `bytes_type`; some have none.
     const fn of_bytes(bytes_type: BytesType) -> Option<Self> {
         Some(match bytes_type {
             BytesType::String => Self::Text,
@@ -60,7 +60,8 @@ impl Type {
     }
 }
 
-/// Bytes from the request or the record, made on the way, or the latter kept in a variable.
+/// Bytes that are borrowed from the request or the record, made during the evaluation, or shared with a
+/// variable.
 #[derive(Clone, Debug)]
 pub(super) enum Bytes<'v> {
     Borrowed(&'v [u8]),
@@ -94,17 +95,17 @@ impl<'v> From<Cow<'v, [u8]>> for Bytes<'v> {
 /// The value of an expression.
 #[derive(Clone, Debug)]
 pub(super) enum Value<'v> {
-    /// It cannot be told.
+    /// An undefined value.
     Unknown,
     Nil,
     Bool(bool),
     Integer(i64),
     Float(f64),
-    /// Everything else that particles hold, in stored form.
+    /// All other particles, in stored form.
     Bytes(BytesType, Bytes<'v>),
-    /// A point or region that the expression gives, and its text.
+    /// A point or region from the expression, and its text.
     Geometry(&'v Geometry, &'v [u8]),
-    /// An extension value of msgpack, only good to be compared.
+    /// An extension value of msgpack, which can only be compared.
     Extension(&'v [u8]),
 }
 
@@ -150,7 +151,7 @@ impl<'v> Value<'v> {
         }
     }
 
-    /// The value as a particle that borrows from it; nothing for what is none, or none in stored form.
+    /// The value as a particle that borrows from it; `None` if it has no particle, or none in stored form.
     pub(super) fn as_particle(&self) -> Option<Particle<'_>> {
         Some(match self {
             Value::Unknown | Value::Nil | Value::Extension(_) | Value::Geometry(..) => return None,
@@ -161,7 +162,7 @@ impl<'v> Value<'v> {
         })
     }
 
-    /// The value as a particle of its own; nothing for what is none.
+    /// The value as an owned particle; `None` if it has none.
     pub(super) fn into_particle(self, budget: &Budget<'_>) -> Option<Particle<'static>> {
         Some(match self {
             Value::Unknown | Value::Nil | Value::Extension(_) => return None,

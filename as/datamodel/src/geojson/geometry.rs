@@ -4,7 +4,7 @@ use super::json::Value;
 use crate::budget::Budget;
 use crate::s2::{Cap, CellId, LatLng, Polygon, Region, Vector};
 
-/// Price of reading a byte of text.
+/// Price of parsing a byte of text.
 const PARSED_BYTE_STEPS: usize = 5;
 
 /// A point, as the smallest cell that contains it, or a region.
@@ -15,7 +15,7 @@ pub(super) enum PointOrRegion {
 }
 
 /// Reads a Point, Polygon, MultiPolygon, AeroCircle, or a Feature with one of them. Distances are measured on a
-/// sphere of that radius. `None` also if the budget is exhausted.
+/// sphere of radius `earth_radius_m`. `None` also if the budget is exhausted.
 pub(super) fn parse(json: &[u8], earth_radius_m: f64, budget: &Budget<'_>) -> Option<PointOrRegion> {
     budget.draw_for(json.len() * PARSED_BYTE_STEPS).ok()?;
     let root = Value::parse(json).filter(|root| root.is_object())?;
@@ -50,13 +50,13 @@ fn point(value: Value<'_>) -> Option<Vector> {
     LatLng::from_degrees(lat?, lng?).map(LatLng::to_point)
 }
 
-/// Loops of points: an outline and holes, or any that do not cross.
+/// Loops of points: an outline and holes, or any loops that do not cross.
 fn polygon(value: Value<'_>, budget: &Budget<'_>) -> Option<Polygon> {
     let loops = value.elements()?.map(outline).collect::<Option<_>>()?;
     Polygon::new(loops, budget)
 }
 
-/// At least three different points in a row and the first again.
+/// At least three consecutive different points, then the first again.
 fn outline(value: Value<'_>) -> Option<Vec<Vector>> {
     let mut points = value.elements()?.map(point).collect::<Option<Vec<Vector>>>()?;
     points.dedup();

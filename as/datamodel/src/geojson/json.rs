@@ -1,24 +1,24 @@
-//! JSON as far as GeoJSON needs it: a whole text is checked first, then read in place.
+//! JSON as far as GeoJSON needs it: a text is validated as a whole, then read in place.
 //!
 //! Strict: UTF-8, no byte-order mark, no zero characters in strings, integers within 64 bits, reals within the range
-//! of a double, an object or array at the top. Of members with the same name the last counts. Nothing is allocated
-//! but for deep nesting, nothing recurses.
+//! of a double, an object or array at the top. The last of several members with the same name counts. Only deep
+//! nesting allocates, and nothing recurses.
 //!
-//! serde_json accepts the same texts (a test compares), but for zero characters, larger integers and nesting of more
-//! than 128 levels. It is not used here because those answers would change, and because a text of a client would
-//! become a tree of many times its size.
+//! serde_json accepts the same texts (a test compares them), except for zero characters, larger integers and nesting
+//! of more than 128 levels. It is not used because those answers would change, and because its tree is many times as
+//! large as the client's text.
 
 use smallvec::SmallVec;
 
 /// Deepest nesting of values.
 const DEPTH_MAX: usize = 2048;
 
-/// One value of a text that was checked.
+/// One value of a validated text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Value<'a>(&'a [u8]);
 
 impl<'a> Value<'a> {
-    /// The object or array that `text` is, if it is one.
+    /// The object or array in `text`, if it is one.
     pub(super) fn parse(text: &'a [u8]) -> Option<Self> {
         std::str::from_utf8(text).ok()?;
         let mut scanner = Scanner { text, at: 0 };
@@ -64,7 +64,7 @@ impl<'a> Value<'a> {
         elements.next().is_none().then_some(array)
     }
 
-    /// A scanner behind the first byte, if that is `open`.
+    /// A scanner after the first byte, if that is `open`.
     fn inside(self, open: u8) -> Option<Scanner<'a>> {
         (self.0.first() == Some(&open)).then_some(Scanner { text: self.0, at: 1 })
     }
@@ -74,7 +74,7 @@ impl<'a> Value<'a> {
         number(self.0)
     }
 
-    /// Whether it is a string that says `expected`, which is ASCII.
+    /// Whether it is a string equal to `expected`, which is ASCII.
     pub(super) fn is_text(self, expected: &str) -> bool {
         let [b'"', inner @ .., b'"'] = self.0 else { return false };
         let mut bytes = inner.iter();
@@ -98,7 +98,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// The number that `text` is, if a signed integer of 64 bits or a double can hold it.
+/// The number in `text`, if a signed integer of 64 bits or a double can hold it.
 fn number(text: &[u8]) -> Option<f64> {
     let text = std::str::from_utf8(text).ok()?;
     if text.bytes().all(|byte| matches!(byte, b'-' | b'0'..=b'9')) {
@@ -108,7 +108,7 @@ fn number(text: &[u8]) -> Option<f64> {
     }
 }
 
-/// The number that four hexadecimal digits are.
+/// The number that four hexadecimal digits encode.
 fn hex(digits: &[u8]) -> Option<u32> {
     let digit = |&digit: &u8| char::from(digit).to_digit(16);
     (digits.len() == 4).then_some(())?;
@@ -122,7 +122,7 @@ struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// The next byte; zero, which is nowhere valid, at the end.
+    /// The next byte; at the end zero, which is valid nowhere.
     fn peek(&self) -> u8 {
         self.text.get(self.at).copied().unwrap_or(0)
     }
@@ -142,9 +142,9 @@ impl<'a> Scanner<'a> {
         self.skip_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
     }
 
-    /// Passes the value that begins here, if it is valid.
+    /// Skips the value that begins here, if it is valid.
     fn check_value(&mut self) -> Option<()> {
-        // The bytes that close the containers that are open.
+        // The closing bytes of the open containers.
         let mut open: SmallVec<[u8; 64]> = SmallVec::new();
         loop {
             if open.len() == DEPTH_MAX {
@@ -164,7 +164,7 @@ impl<'a> Scanner<'a> {
                 }
             };
             if is_empty {
-                // A value is complete; so may be what it is in.
+                // A value is complete; so may be the containers around it.
                 loop {
                     let Some(&close) = open.last() else { return Some(()) };
                     self.space();
@@ -215,7 +215,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Checks the digits of one unicode escape, and of the second one if it takes two.
+    /// Checks the digits of a unicode escape, and of its second half if it needs one.
     fn check_unicode(&mut self) -> Option<()> {
         let mut unit = || {
             let digits = self.text.get(self.at..self.at + 4)?;
@@ -262,7 +262,7 @@ impl<'a> Scanner<'a> {
         number(self.text.get(start..self.at)?).map(|_| ())
     }
 
-    /// Takes the next value of a checked container, or the next name or value of an object; none at its end.
+    /// Takes the next value of a validated container, or the next name or value of an object; `None` at its end.
     fn next_value(&mut self) -> Option<Value<'a>> {
         self.skip_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b',' | b':'));
         let start = self.at;
@@ -286,7 +286,7 @@ impl<'a> Scanner<'a> {
         self.text.get(start..self.at).map(Value)
     }
 
-    /// Passes what is left of a valid string.
+    /// Skips the rest of a valid string.
     fn skip_string(&mut self) {
         loop {
             match self.take() {
@@ -356,7 +356,7 @@ mod tests {
         assert!(Value::parse(b"[\0]").is_none());
     }
 
-    /// Texts of arrays and objects that are right, or have one character too many or too few.
+    /// Texts of arrays and objects that are valid, or have one character too many or too few.
     fn nested_arrays() -> impl Strategy<Value = String> {
         let leaf = "-?(0|[1-9][0-9]{0,8})([.][0-9]{1,3})?([eE][+-]?[0-9]{1,2})?|true|false|null|\"[a-z\u{e9}]{0,3}\"";
         let value = leaf.prop_recursive(4, 24, 4, |inner| {

@@ -1,7 +1,7 @@
 //! GeoJSON values.
 //!
-//! On the wire and in a record stand the text as the client sent it and, so that indexes need not parse it, the cells
-//! that contain it: one for a point, a covering for a region. What cells a client sends is ignored.
+//! The wire form and the stored form hold the client's text and, so that indexes need not parse it, the cells that
+//! contain it: one for a point, a covering for a region. Cells sent by a client are ignored.
 //! ```text
 //! offset  size  content
 //!      0     1  flags: bit 0 for a region
@@ -9,7 +9,7 @@
 //!      3   8 n  cells
 //!             …  JSON text
 //! ```
-//! Numbers are big-endian on the wire and little-endian in a record. A value taken out of a list or map has no cells.
+//! Numbers are big-endian on the wire and little-endian in a record. A value from inside a list or map has no cells.
 
 mod geometry;
 mod json;
@@ -28,14 +28,14 @@ const HEADER_SIZE: usize = 3;
 const CELL_SIZE: usize = 8;
 const FLAG_REGION: u8 = 1;
 
-/// Radius of the earth for what is stored, in meters.
+/// Radius of the earth for stored values, in meters.
 pub const EARTH_RADIUS_M: u32 = 6_371_000;
 
-/// How queries see a namespace's regions. What is stored does not depend on it: there it is
-/// [`Covering::STORED`] and [`EARTH_RADIUS_M`].
+/// How queries treat a namespace's regions. Stored values do not depend on it: they always use [`Covering::STORED`] and
+/// [`EARTH_RADIUS_M`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GeoSettings {
-    /// Points and regions are compared themselves, and not only their cells.
+    /// Whether points and regions are compared exactly, and not only by their cells.
     pub strict: bool,
     pub covering: Covering,
     pub earth_radius_m: u32,
@@ -44,7 +44,7 @@ pub struct GeoSettings {
 /// The stored form of a value that a client sent.
 ///
 /// # Errors
-/// `InvalidGeoJson` unless it is a point or region that few enough cells can cover.
+/// `InvalidGeoJson` unless it is a point, or a region that few enough cells can cover.
 pub fn from_wire(wire: &[u8], budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode> {
     let json = match wire {
         [_, high, low, rest @ ..] => rest.get(usize::from(u16::from_be_bytes([*high, *low])) * CELL_SIZE..),
@@ -56,7 +56,7 @@ pub fn from_wire(wire: &[u8], budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode
 /// The stored form of a text.
 ///
 /// # Errors
-/// As [`from_wire`].
+/// Same errors as [`from_wire`].
 pub fn from_json(json: &[u8], budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode> {
     let geometry = Geometry::parse(json, EARTH_RADIUS_M, budget)?;
     let cells = budget.check(geometry.cells(&Covering::STORED, budget).ok_or(ResultCode::InvalidGeoJson))?;
@@ -70,13 +70,13 @@ pub fn from_json(json: &[u8], budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode
     Ok(stored)
 }
 
-/// The stored form of a text that is not looked at: that of an element of a list or map.
+/// The stored form of a text without a check: the form of an element of a list or map.
 #[must_use]
 pub fn without_cells(json: &[u8]) -> Vec<u8> {
     [&[0; HEADER_SIZE], json].concat()
 }
 
-/// Appends a stored value in the form for clients.
+/// Appends a stored value in wire form.
 pub fn to_wire(stored: &[u8], wire: &mut Vec<u8>) {
     let Some((&[flags, low, high], _)) = stored.split_first_chunk() else {
         wire.extend_from_slice(stored);
@@ -102,20 +102,20 @@ pub fn json(stored: &[u8]) -> &[u8] {
     split(stored).1
 }
 
-/// Whether a stored value is a region, and not a point.
+/// Whether a stored value is a region rather than a point.
 #[must_use]
 pub fn is_region(stored: &[u8]) -> bool {
     stored.first().is_some_and(|flags| flags & FLAG_REGION != 0)
 }
 
-/// The cells and the text of a stored value; of a damaged one as much as there is.
+/// The cells and the text of a stored value; of a damaged value as much as exists.
 fn split(stored: &[u8]) -> (&[u8], &[u8]) {
     let Some((&[_, low, high], rest)) = stored.split_first_chunk() else { return (&[], &[]) };
     let size = usize::from(u16::from_le_bytes([low, high])) * CELL_SIZE;
     rest.split_at_checked(size).unwrap_or((rest, &[]))
 }
 
-/// Whether one of two stored values is a point within the other, a region. `None` if one of them is neither.
+/// Whether one of two stored values is a point within the other, a region. `None` if a value is neither.
 #[must_use]
 pub fn compare(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<bool> {
     let left = Geometry::of_stored(left, budget).ok()?;
@@ -123,12 +123,12 @@ pub fn compare(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<bool> {
     Some(left.matches(&right, budget))
 }
 
-/// A point or region ready to be asked. If the budget of a question is exhausted, the answer means nothing.
+/// A parsed point or region. An answer is meaningless if its budget is exhausted.
 #[derive(Clone, Debug)]
 pub struct Geometry(PointOrRegion);
 
 impl Geometry {
-    /// Reads a text; circles in it are on a sphere of that radius.
+    /// Parses a text; its circles are on a sphere of radius `earth_radius_m`.
     ///
     /// # Errors
     /// `InvalidGeoJson` if it is neither a point nor a region; `Timeout` if the budget is exhausted.
@@ -137,10 +137,10 @@ impl Geometry {
         budget.check(shape.map(Geometry).ok_or(ResultCode::InvalidGeoJson))
     }
 
-    /// Reads a stored value.
+    /// Parses a stored value.
     ///
     /// # Errors
-    /// As [`Geometry::parse`].
+    /// Same errors as [`Geometry::parse`].
     pub fn of_stored(stored: &[u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
         match (is_region(stored), cells(stored).next()) {
             (false, Some(cell)) => Ok(Geometry(PointOrRegion::Point(CellId(cell)))),
@@ -153,8 +153,8 @@ impl Geometry {
         matches!(self.0, PointOrRegion::Region(_))
     }
 
-    /// The cells that contain it, in the order of their numbers: of a point the smallest one, of a region a covering.
-    /// `None` if that takes more cells than there may be.
+    /// The cells that contain it, in the order of their numbers: for a point the smallest one, for a region a covering.
+    /// `None` if that takes more cells than allowed.
     #[must_use]
     pub fn cells(&self, covering: &Covering, budget: &Budget<'_>) -> Option<Vec<u64>> {
         match &self.0 {
@@ -165,8 +165,8 @@ impl Geometry {
         }
     }
 
-    /// The ranges of cells, both ends included, in which an index has what may match, in ascending order: of a point
-    /// those of all the cells that contain it, of a region those of all the points in a covering.
+    /// The ranges of cells, both ends included, whose index entries may match, in ascending order: for a point those of
+    /// all cells that contain it, for a region those of all points in a covering.
     #[must_use]
     pub fn query_ranges(&self, covering: &Covering, budget: &Budget<'_>) -> Option<Vec<(u64, u64)>> {
         let mut ranges: Vec<(u64, u64)> = match &self.0 {
@@ -192,8 +192,8 @@ impl Geometry {
         }
     }
 
-    /// Whether a stored value whose cells are in the [`Geometry::query_ranges`] matches. If that is not to be `strict`,
-    /// it is enough that one of the two is a point and the other a region.
+    /// Whether a stored value whose cells are in the [`Geometry::query_ranges`] matches. Unless `strict`, any pair of a
+    /// point and a region does.
     #[must_use]
     pub fn matches_stored(&self, stored: &[u8], strict: bool, budget: &Budget<'_>) -> bool {
         match (&self.0, is_region(stored), cells(stored).next()) {
@@ -209,7 +209,7 @@ impl Geometry {
         }
     }
 
-    /// As [`Geometry::matches_stored`], for the text of an element of a list or map.
+    /// Same as [`Geometry::matches_stored`], for the text of an element of a list or map.
     #[must_use]
     pub fn matches_json(&self, json: &[u8], strict: bool, budget: &Budget<'_>) -> bool {
         Geometry::parse(json, EARTH_RADIUS_M, budget).is_ok_and(|other| {
@@ -218,7 +218,7 @@ impl Geometry {
     }
 }
 
-/// Whether `region` contains the middle of `cell`. A stored number that is of no cell is in no region.
+/// Whether `region` contains the middle of `cell`. An invalid cell number is in no region.
 fn contains(region: &Region, cell: CellId, budget: &Budget<'_>) -> bool {
     cell.is_valid() && region.contains(cell.center(), budget)
 }

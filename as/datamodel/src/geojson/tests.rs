@@ -1,4 +1,4 @@
-//! Cells as the reference server stores them, containment against plane geometry, and hostile bytes.
+//! Cells compared with the C server's, containment compared with plane geometry, and hostile bytes.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ fn from_json(json: &[u8]) -> Result<Vec<u8>, ResultCode> {
     super::from_json(json, &Budget::unlimited())
 }
 
-/// Texts and, as the reference server stores them, the flags and the cells.
+/// Texts, with the flags and cells that the C server stores for them.
 const GOLDEN: [(&str, u8, &[u64]); 20] = [
     (r#"{"type":"Point","coordinates":[0,0]}"#, 0, &[0x1000_0000_0000_0001]),
     (r#"{"type":"Point","coordinates":[-122.0986857,37.4214209]}"#, 0, &[0x808f_ba11_c61b_097f]),
@@ -268,7 +268,7 @@ fn what_is_no_point_or_region_is_refused() {
         r#"{"type":"MultiPolygon","coordinates":[[[0,0],[1,0],[1,1],[0,0]]]}"#,
         r#"{"type":"AeroCircle","coordinates":[[0,0]]}"#,
         r#"{"type":"AeroCircle","coordinates":[[0,0],null]}"#,
-        // Whole faces of the cube would take more cells than there may be.
+        // Whole faces of the cube would take more cells than allowed.
         r#"{"type":"AeroCircle","coordinates":[[0,0],1e8]}"#,
         r#"{"type":"Polygon","coordinates":[[[0,0],[10,10],[10,0],[0,10],[0,0]]]}"#,
     ] {
@@ -379,7 +379,7 @@ fn circles_are_as_large_as_the_earth_is_said_to_be() {
     assert!(circle(0).matches(&point, &Budget::unlimited()));
 }
 
-/// Points around a center, small enough for the plane to serve as a model.
+/// Points around a center, near enough for the plane to serve as a model.
 fn outlines() -> impl Strategy<Value = Vec<[f64; 2]>> {
     let center = (-170.0..170.0f64, -1.0..1.0f64);
     let point = (0.0..std::f64::consts::TAU, 0.02..0.5f64);
@@ -389,7 +389,7 @@ fn outlines() -> impl Strategy<Value = Vec<[f64; 2]>> {
     })
 }
 
-/// Whether a point is inside by counting the edges to its right; `None` if it is close to one of them.
+/// Whether a point is inside, by the number of edges to its right; `None` if it is close to an edge.
 fn inside_in_plane(outline: &[[f64; 2]], [x, y]: [f64; 2]) -> Option<bool> {
     let mut inside = false;
     for (at, a) in outline.iter().enumerate() {
@@ -419,7 +419,7 @@ proptest! {
         }
         let json = format!(r#"{{"type":"Polygon","coordinates":[{ring:?}]}}"#);
         let Ok(polygon) = Geometry::parse(json.as_bytes(), EARTH_RADIUS_M, &Budget::unlimited()) else { return Ok(()) };
-        // Where faces of the cube meet, some get too many cells; other servers refuse those as well.
+        // Some polygons where faces of the cube meet get too many cells; other servers refuse them as well.
         let Some(cells) = polygon.cells(&Covering::STORED, &Budget::unlimited()) else { return Ok(()) };
         prop_assert!(cells.is_sorted() && !cells.is_empty() && cells.len() <= 12);
         for (dx, dy) in points {

@@ -1,7 +1,7 @@
-//! What a request for a HyperLogLog operation says: a msgpack list of a code and its arguments.
+//! Requests for HyperLogLog operations: msgpack lists of a code and its arguments.
 //!
-//! One table for the operations that modify, one for those that read: `code → operator, arguments, how many of them
-//! must be there, flags allowed`.
+//! One table holds the operations that modify, one those that read: `code → operator, arguments, number of required
+//! arguments, flags allowed`.
 
 use cf::msgpack::{Head, Kind, Reader};
 use proto::ResultCode;
@@ -85,21 +85,21 @@ const fn row<T: Copy>(operator: T, arguments: &'static [Argument], required: usi
     Row { operator, arguments, required, flags }
 }
 
-/// A list of sketches, few as a rule.
+/// A list of sketches, usually short.
 pub(super) type Sketches<'a> = SmallVec<[Sketch<'a>; 4]>;
 
-/// The arguments of an operation; those it does not have are empty.
+/// The arguments of an operation; arguments that it does not take are empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Arguments<'a> {
     pub(super) index_bits: Option<u8>,
-    /// If there are index bits too, one hash suffices for both.
+    /// If index bits are given too, one hash is long enough for both.
     pub(super) minhash_bits: Option<u8>,
     pub(super) elements: Elements<'a>,
     pub(super) sketches: Sketches<'a>,
     pub(super) flags: u64,
 }
 
-/// Values of msgpack, valid, none of them a list or map.
+/// Valid msgpack values, none of them a list or map.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Elements<'a> {
     bytes: &'a [u8],
@@ -112,14 +112,14 @@ impl Elements<'_> {
         self.count.into()
     }
 
-    /// The hash of each in turn.
+    /// The hash of each element in order.
     pub(super) fn hashes(&self) -> impl Iterator<Item = [u64; 2]> {
         let mut reader = Reader::new(self.bytes);
         (0..self.count).map_while(move |_| Some(murmur3(&shortest(reader.value()?)?)))
     }
 }
 
-/// A request whose code is known and whose arguments are not yet read.
+/// A request with a known code, whose arguments are not read yet.
 pub(super) struct Unread<'a, T: 'static> {
     row: &'static Row<T>,
     count: usize,
@@ -199,7 +199,7 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// A number of bits; -1 for none given.
+/// A number of bits; -1 means none.
 fn bits(reader: &mut Reader<'_>, is_valid: impl Fn(u64) -> bool) -> Option<Option<u8>> {
     match reader.integer()? {
         u64::MAX => Some(None),
@@ -219,7 +219,7 @@ fn elements<'a>(reader: &mut Reader<'a>) -> Option<Elements<'a>> {
     Some(Elements { bytes, count })
 }
 
-/// A sketch or a list of sketches, each behind a byte that says what it is.
+/// A sketch or a list of sketches, each after its type byte.
 fn sketches<'a>(reader: &mut Reader<'a>) -> Option<Sketches<'a>> {
     let count = match reader.kind()? {
         Kind::List => reader.list_header().filter(|&count| count != 0)?,

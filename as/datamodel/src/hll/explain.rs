@@ -9,12 +9,12 @@ use super::sketch_of;
 use crate::explanation::{Explanation, found, snake_case};
 use crate::particle::Particle;
 
-/// Explains why the operation that is `payload`, which reads, was refused by a bin.
+/// Explains why the read operation `payload` was refused for a bin.
 pub(crate) fn explain_read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Explanation {
     explain(parse_read(payload), bin)
 }
 
-/// Explains why the operation that is `payload`, which modifies, was refused by a bin.
+/// Explains why the modify operation `payload` was refused for a bin.
 pub(crate) fn explain_modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Explanation {
     explain(parse_modify(payload), bin)
 }

@@ -1,6 +1,6 @@
-//! Where an element of a set leaves its trace: the hash of its msgpack bytes.
+//! The hash of a set's element: of its msgpack bytes.
 //!
-//! An element is hashed in its shortest form, so that a number is one element however a client wrote it. Byte values
+//! An element is hashed in its shortest form, so that a number is one element however a client encodes it. Bytes
 //! with headers of the `bin` family keep them unless a shorter length field would do.
 
 use std::borrow::Cow;
@@ -76,7 +76,7 @@ pub(super) fn shortest(value: &[u8]) -> Option<Cow<'_, [u8]>> {
     Some(if out == value { Cow::Borrowed(value) } else { Cow::Owned(out) })
 }
 
-/// Up to which length a raw value whose header begins with `marker` could do with a shorter header.
+/// The largest length for which a raw value with header byte `marker` could use a shorter header.
 const fn length_needing_less(marker: u8) -> usize {
     match marker {
         0xc4 | 0xd9 => 0x1f,

@@ -1,9 +1,9 @@
 //! HyperLogLog values: sketches of sets that tell how many elements were added, and with minhash bits how similar two
 //! sets are.
 //!
-//! The form of a sketch is in [`sketch`], the hash that places an element in [`hash`], the numbers that are read off
-//! in [`estimate`]. A request is a msgpack list of a code and its arguments ([`arguments`] has the tables). All
-//! sketches that take part in one operation are first brought to the smallest of their sizes.
+//! [`sketch`] has the form of a sketch, [`hash`] the hash that places an element, [`estimate`] the numbers computed
+//! from a sketch. A request is a msgpack list of a code and its arguments ([`arguments`] has the tables). An
+//! operation on several sketches first reduces them all to the smallest of their sizes.
 
 mod arguments;
 mod estimate;
@@ -24,7 +24,7 @@ use crate::budget::Budget;
 use crate::change::{Change, Modified};
 use crate::particle::{BytesType, Particle};
 
-/// Price of an operation, whatever it does.
+/// Base price of any operation.
 const OPERATION_STEPS: u64 = 20;
 /// Price of an element besides its bytes.
 const ELEMENT_STEPS: u64 = 20;
@@ -32,7 +32,7 @@ const ELEMENT_STEPS: u64 = 20;
 /// Checks a value that a client writes into a bin.
 ///
 /// # Errors
-/// `Parameter` unless it is a sketch for which one hash suffices.
+/// `Parameter` unless it is a sketch for which one hash is long enough.
 pub fn check_wire(bytes: &[u8]) -> Result<(), ResultCode> {
     match Sketch::parse(bytes) {
         Some(sketch) if sketch.shape.fits_hash() => Ok(()),
@@ -44,7 +44,7 @@ pub fn check_wire(bytes: &[u8]) -> Result<(), ResultCode> {
 ///
 /// # Errors
 /// `Parameter` for a malformed request, `IncompatibleType` unless the bin is a sketch, `Unknown` if it is a damaged
-/// one, and as [`Read::apply`].
+/// one, and the errors of [`Read::apply`].
 pub fn read(
     bin: Option<&Particle<'_>>,
     payload: &[u8],
@@ -58,10 +58,10 @@ pub fn read(
     Read { operator, arguments }.apply_to(sketch, budget).map(Some)
 }
 
-/// Carries the modify operation `payload` out on `bin`.
+/// Applies the modify operation `payload` to `bin`.
 ///
 /// # Errors
-/// As for [`read`] and [`Modify::apply`].
+/// Same errors as [`read`] and [`Modify::apply`].
 pub fn modify(
     bin: Option<&Particle<'_>>,
     payload: &[u8],
@@ -74,7 +74,7 @@ pub fn modify(
     Modify { operator, arguments }.apply_to(sketch, budget)
 }
 
-/// An operation that reads, ready to be applied any number of times.
+/// A parsed read operation; it can be applied any number of times.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Read<'a> {
     operator: ReadOperator,
@@ -85,14 +85,14 @@ impl<'a> Read<'a> {
     /// Reads a request.
     ///
     /// # Errors
-    /// `Parameter` for anything but a known code with arguments in their bounds.
+    /// `Parameter` for an unknown code or arguments out of bounds.
     pub fn parse(payload: &'a [u8]) -> Result<Self, ResultCode> {
         let (operator, arguments) = arguments::parse_read(payload)?.finish()?;
         Ok(Read { operator, arguments })
     }
 
-    /// The result of the operation on `particle`: a sketch, a list of index and minhash bits, a similarity as
-    /// float, and otherwise an integer.
+    /// The result of the operation on `particle`: a sketch, a list of index and minhash bits, a similarity as a
+    /// float, or an integer.
     ///
     /// # Errors
     /// `IncompatibleType` unless it is a sketch, `Unknown` if it is a damaged one; `OpNotApplicable` for an
@@ -112,7 +112,7 @@ impl<'a> Read<'a> {
         match self.operator {
             ReadOperator::Count if sketch.cached_count().is_some() => 0,
             ReadOperator::Count | ReadOperator::Union | ReadOperator::UnionCount => 2 * all,
-            // Of three without minhash bits, the unions of any of them are counted.
+            // Three sketches without minhash bits need the counts of the unions of all of them.
             ReadOperator::IntersectCount | ReadOperator::Similarity => 8 * all,
             ReadOperator::MayContain => elements.len() * ELEMENT_STEPS,
             ReadOperator::Describe => 0,
@@ -124,14 +124,14 @@ impl<'a> Read<'a> {
         let given = &self.arguments.sketches;
         let intersects = matches!(self.operator, ReadOperator::IntersectCount | ReadOperator::Similarity);
         if intersects && given.len() > 2 {
-            // The request saw to it that those it brings agree.
+            // Parsing made sure that the sketches of the request agree.
             let minhash_bits = given.first().map_or(0, |first| first.shape.minhash_bits);
             if sketch.shape.minhash_bits != minhash_bits {
                 return Err(ResultCode::OpNotApplicable);
             }
         }
         budget.draw(self.steps(&sketch))?;
-        // The order matters where registers fall together.
+        // The order matters where registers are merged.
         let all = || given.iter().copied().chain([sketch]).collect::<Sketches<'_>>();
         Ok(match self.operator {
             ReadOperator::Count => integer(estimate::count(&sketch)),
@@ -161,7 +161,7 @@ impl<'a> Read<'a> {
     }
 }
 
-/// An operation that modifies, ready to be applied any number of times.
+/// A parsed modify operation; it can be applied any number of times.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Modify<'a> {
     operator: ModifyOperator,
@@ -172,19 +172,19 @@ impl<'a> Modify<'a> {
     /// Reads a request.
     ///
     /// # Errors
-    /// `Parameter` for anything but a known code with arguments in their bounds and flags that it allows.
+    /// `Parameter` for an unknown code, arguments out of bounds or flags that the code does not allow.
     pub fn parse(payload: &'a [u8]) -> Result<Self, ResultCode> {
         let (operator, arguments) = arguments::parse_modify(payload)?.finish()?;
         Ok(Modify { operator, arguments })
     }
 
-    /// The sketch that the operation makes of `bin`. Adding tells how many elements were new to it, refreshing the
-    /// count tells the count; the others tell nothing.
+    /// The sketch that results from the operation on `bin`. Adding returns how many elements were new, refreshing the
+    /// count returns the count; the others return nothing.
     ///
     /// # Errors
-    /// By the flags `BinExists` or `BinNotFound`; `IncompatibleType` unless the bin is a sketch, `Unknown` if it is
-    /// a damaged one; `OpNotApplicable` for a sketch of unknown size, and for a union or fold that would lose what it
-    /// may not lose.
+    /// `BinExists` or `BinNotFound` by the flags; `IncompatibleType` unless the bin is a sketch, `Unknown` if it is a
+    /// damaged one; `OpNotApplicable` for a sketch of unknown size, and for a union or fold that would lose data
+    /// without permission.
     pub fn apply(&self, bin: Option<&Particle<'_>>, budget: &Budget<'_>) -> Result<Modified, ResultCode> {
         self.apply_to(bin.map(sketch_of).transpose()?, budget)
     }
@@ -222,7 +222,7 @@ impl<'a> Modify<'a> {
         }
     }
 
-    /// The shape that the request gives, with what it leaves open taken from the sketch that is there.
+    /// The shape that the request gives; the existing sketch supplies what it leaves open.
     fn shape(&self, old: Option<Sketch<'_>>) -> Result<SketchShape, ResultCode> {
         let Arguments { index_bits, minhash_bits, .. } = self.arguments;
         let old = old.map(|sketch| sketch.shape);

@@ -1,4 +1,4 @@
-//! A sketch as it is stored.
+//! The stored form of a sketch.
 //!
 //! ```text
 //! offset  size  content
@@ -18,7 +18,7 @@ pub(super) const HEADER_SIZE: usize = 11;
 pub(super) const RANK_BITS: u32 = 6;
 const CACHE_START: usize = 3;
 
-/// How large a sketch is, and what its registers hold.
+/// The size of a sketch, and the contents of its registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SketchShape {
     /// [`SketchShape::is_index_bits`]
@@ -36,7 +36,7 @@ impl SketchShape {
         matches!(bits, 0 | 4..=51)
     }
 
-    /// Whether one hash suffices for both.
+    /// Whether one hash is long enough for both.
     pub(super) const fn fits_hash(self) -> bool {
         self.index_bits as u32 + self.minhash_bits as u32 <= 64
     }
@@ -51,11 +51,12 @@ impl SketchShape {
 
     /// Bytes of the sketch.
     pub(super) const fn size(self) -> usize {
-        // There are at least 16 registers, so this leaves no bit over.
+        // There are at least 16 registers, so the sum is a whole number of bytes.
         HEADER_SIZE + self.register_count() * self.register_bits() as usize / 8
     }
 
-    /// The shape that all of `sketches` can be brought to. Minhash bits are lost unless they are the same everywhere.
+    /// The shape that all of `sketches` can be reduced to. Minhash bits are dropped unless all sketches have the same
+    /// number.
     pub(super) fn common(sketches: &[Sketch<'_>]) -> Self {
         let mut shapes = sketches.iter().map(|sketch| sketch.shape);
         let first = shapes.next().unwrap_or(SketchShape { index_bits: 4, minhash_bits: 0 });
@@ -65,7 +66,7 @@ impl SketchShape {
         })
     }
 
-    /// The register in which an element of this hash leaves its trace, and the trace.
+    /// The register and the trace of an element with this hash.
     pub(super) const fn trace(self, [place, rank]: [u64; 2]) -> (usize, u64) {
         let index = place as usize & (self.register_count() - 1);
         let minhash = place >> self.index_bits & ((1 << self.minhash_bits) - 1);
@@ -73,7 +74,7 @@ impl SketchShape {
     }
 }
 
-/// A sketch in the bytes of a bin or of a request. Its bytes are as long as its shape says.
+/// A sketch in the bytes of a bin or a request. The number of bytes fits its shape.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Sketch<'a> {
     pub(super) shape: SketchShape,
@@ -81,7 +82,7 @@ pub(super) struct Sketch<'a> {
 }
 
 impl<'a> Sketch<'a> {
-    /// The sketch that is `bytes`, if they are one. Whether one hash suffices for its shape is not looked at.
+    /// The sketch in `bytes`, if they are one. Does not check that one hash is long enough for its shape.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let [0, index_bits, minhash_bits, ..] = *bytes else { return None };
         let shape = SketchShape { index_bits, minhash_bits };
@@ -123,16 +124,16 @@ impl<'a> Sketch<'a> {
         }
     }
 
-    /// Whether there is anything in the first registers: as many bytes of them as there are registers. With minhash
-    /// bits these are not all.
+    /// Whether the first registers hold anything: as many bytes of them as there are registers. With minhash bits
+    /// these are not all.
     pub(super) fn has_data(&self) -> bool {
         let end = HEADER_SIZE + self.shape.register_count();
         self.bytes.get(HEADER_SIZE..end).unwrap_or_default().iter().any(|&byte| byte != 0)
     }
 }
 
-/// The 8 bytes of a sketch that hold register `index` of `bits` bits: where they begin, how far from their end the
-/// register ends, and they as a number.
+/// The 8 bytes of a sketch that hold register `index` of `bits` bits: their offset, the distance from the register's
+/// end to theirs, and their value.
 #[inline]
 fn window(bytes: &[u8], index: usize, bits: u32) -> Option<(usize, u32, u64)> {
     let first_bit = index * bits as usize;
@@ -146,11 +147,11 @@ const fn low_bits(count: u32) -> u64 {
     (1 << count) - 1
 }
 
-/// A sketch that gets elements. It is copied when the first is new.
+/// A sketch that elements are added to. The first change copies it.
 pub(super) struct Filling<'a> {
     shape: SketchShape,
     bytes: Cow<'a, [u8]>,
-    /// Number of elements that changed something.
+    /// Number of elements that changed the sketch.
     pub(super) added: u64,
 }
 
@@ -174,7 +175,7 @@ impl<'a> Filling<'a> {
         self.added += 1;
         let bits = self.shape.register_bits();
         if let Some((at, shift, word)) = window(&self.bytes, index, bits) {
-            // A rank that takes more than its bits loses the rest.
+            // A rank with too many bits is truncated.
             let mask = low_bits(bits);
             let word = word & !(mask << shift) | (trace & mask) << shift;
             let bytes = self.bytes.to_mut();
@@ -185,7 +186,7 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// The sketch, if it is not the one it was begun with.
+    /// The sketch, if it has changed.
     pub(super) fn changed(self) -> Option<Vec<u8>> {
         match self.bytes {
             Cow::Borrowed(_) => None,
@@ -203,21 +204,21 @@ pub(super) fn empty(shape: SketchShape) -> Vec<u8> {
     bytes
 }
 
-/// Notes the estimated count in a sketch.
+/// Stores the estimated count in a sketch.
 pub(super) fn set_cached_count(sketch: &mut [u8], count: u64) {
     if let Some(cache) = sketch.get_mut(CACHE_START..).and_then(|bytes| bytes.first_chunk_mut()) {
         *cache = count.to_le_bytes();
     }
 }
 
-/// Registers of several sketches brought together, unpacked.
+/// Merged registers of several sketches, unpacked.
 pub(super) struct Registers {
     pub(super) shape: SketchShape,
     values: Vec<u64>,
 }
 
 impl Registers {
-    /// The largest of the traces in each register of `sketches`, brought to `shape`, which is no larger than theirs.
+    /// The largest trace in each register of `sketches`, reduced to `shape`, which is no larger than theirs.
     pub(super) fn union(shape: SketchShape, sketches: &[Sketch<'_>]) -> Self {
         let mut values = vec![0; shape.register_count()];
         for sketch in sketches {
@@ -233,7 +234,7 @@ impl Registers {
         Registers { shape, values }
     }
 
-    /// Keeps the traces that `sketch` has too. A larger sketch has them only if all its registers that fall together
+    /// Keeps the traces that `sketch` has too. A larger sketch has them only if all registers that merge into one
     /// agree.
     pub(super) fn intersect(&mut self, sketch: &Sketch<'_>) {
         let mask = self.shape.register_count() - 1;

@@ -1,4 +1,4 @@
-//! Golden bytes and numbers from the reference server, a plain model of registers, and hostile requests.
+//! Golden bytes and numbers from the C server, a plain model of registers, and hostile requests.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::budget::unlimited;
 
-/// As the operation, with and without an end to its budget.
+/// The operation, with and without a limit of its budget.
 fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
     unlimited(|budget| super::read(bin, payload, budget))
 }
 
-/// As the operation, with and without an end to its budget.
+/// The operation, with and without a limit of its budget.
 fn modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
     unlimited(|budget| super::modify(bin, payload, budget))
 }
@@ -61,7 +61,7 @@ fn particle(sketch: &[u8]) -> Particle<'static> {
     Particle::owned(BytesType::Hll, sketch.to_vec())
 }
 
-/// The sketch after `request` and what the request answers.
+/// The sketch after `request`, and the answer to it.
 fn modified(
     old: Option<&[u8]>,
     request: &Request,
@@ -291,7 +291,7 @@ fn sketches_that_lie_give_numbers_all_the_same() {
     );
 }
 
-/// Registers by number, without those that hold nothing.
+/// Registers by number, without empty ones.
 #[derive(Clone, Debug, PartialEq)]
 struct Model {
     shape: SketchShape,

@@ -6,15 +6,15 @@ use super::cell::Cell;
 use super::cell_id::{CellId, LEVEL_MAX};
 use super::vector::Vector;
 
-/// All points within a distance of a point; the distance is kept as the square of the straight line between them,
-/// 0 to 4, and negative for the cap without points.
+/// All points within a distance of a point; the distance is stored as the squared length of the straight line
+/// between them, 0 to 4; it is negative for the empty cap.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cap {
     center: Vector,
     length2: f64,
 }
 
-/// The least width of a face's cells, as an angle; it halves with each level.
+/// The smallest width of a face's cells, as an angle; it halves with each level.
 const WIDTH_MIN: f64 = 2.0 * SQRT_2 / 3.0;
 /// The average length of a face's edges, as an angle; it halves with each level.
 const EDGE_AVERAGE: f64 = 1.459_213_746_386_106_1;
@@ -32,7 +32,7 @@ impl Cap {
         self.length2
     }
 
-    /// Grows the cap, which is not empty, to contain `point`.
+    /// Extends the nonempty cap to contain `point`.
     pub(super) fn add(&mut self, point: Vector) {
         self.length2 = self.length2.max(length2(self.center, point));
     }
@@ -51,8 +51,8 @@ impl Cap {
         vertices.iter().any(|&vertex| self.contains(vertex)) || self.cuts(cell, vertices)
     }
 
-    /// The four cells around the corner next to the center that together contain the cap, fewer at a corner of the
-    /// cube, or for a large cap all faces.
+    /// The four cells around the corner next to the center that together contain the cap; fewer at a corner of the
+    /// cube, all faces for a large cap.
     pub(super) fn cell_bound(&self) -> Vec<CellId> {
         let radius = if self.length2 < 0.0 { -1.0 } else { 2.0 * (0.5 * self.length2.sqrt()).asin() };
         match level_of_width(radius) {
@@ -71,7 +71,7 @@ impl Cap {
 
     /// Whether the cap contains a point of `cell`, none of whose vertices it contains.
     fn cuts(&self, cell: &Cell, vertices: [Vector; 4]) -> bool {
-        // Where it is more than a hemisphere, its complement and the cell are both convex.
+        // Above a hemisphere, its complement and the cell are both convex.
         if self.length2 >= 2.0 || self.length2 < 0.0 {
             return false;
         }
@@ -83,7 +83,7 @@ impl Cap {
         for (normal, from, to) in edges {
             let height = self.center.dot(normal);
             if height > 0.0 {
-                // If it cuts this edge, it cuts the one on the other side too.
+                // A cap that cuts this edge cuts the opposite one too.
                 continue;
             }
             if height * height > sin2 * normal.norm2() {
@@ -107,12 +107,13 @@ fn level_of_width(width: f64) -> u32 {
     if width <= 0.0 { LEVEL_MAX } else { exponent(WIDTH_MIN / width).clamp(0, LEVEL_MAX as i32) as u32 }
 }
 
-/// The lowest level at which cells have, on the average, edges at most `edge` (an angle) long.
+/// The lowest level at which cells have, on average, edges at most `edge` (an angle) long.
 pub(super) fn level_of_edge(edge: f64) -> u32 {
     if edge <= 0.0 { LEVEL_MAX } else { (-exponent(edge / EDGE_AVERAGE)).clamp(0, LEVEL_MAX as i32) as u32 }
 }
 
-/// The power of two not above `value`, which is positive. Out of the range of levels it need not be right.
+/// The exponent of the largest power of two not above `value`, which is positive. Need not be right outside of the
+/// range of levels.
 fn exponent(value: f64) -> i32 {
     (value.to_bits() >> 52) as i32 - 1023
 }

@@ -4,7 +4,7 @@ use super::cell_id::{CellId, Placement, SIZE_MAX, project, unproject, uv_at};
 use super::interval::Interval;
 use super::vector::Vector;
 
-/// A rectangle of u and v.
+/// A rectangle in u and v.
 pub(super) type RectUv = [Interval; 2];
 
 /// A cell.

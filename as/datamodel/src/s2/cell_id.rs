@@ -1,14 +1,14 @@
-//! Numbers of cells: places on a curve that fills the sphere.
+//! Numbers of cells: positions on a curve that fills the sphere.
 //!
-//! The sphere is projected onto a cube. Each of its 6 faces is divided into 4 cells, each of these into 4 and so on
-//! up to level 30. A Hilbert curve visits all cells of a level; a cell's number is its place on it:
+//! The sphere is projected onto a cube. Each of its 6 faces is divided into 4 cells, each of these into 4 and so on up
+//! to level 30. A Hilbert curve visits all cells of a level; a cell's number is its position on it:
 //! ```text
 //! 3 bits face, 2 bits for each level down to the cell, a bit that is 1, zeros
 //! ```
-//! So the numbers of all cells within a cell form a range with that of the cell in its middle.
+//! Thus the numbers of all cells within a cell form a range around its own.
 //!
-//! Coordinates on a face: u and v, -1 to 1, are those of the projection; s and t, 0 to 1, are bent so that cells get
-//! about the same size; i and j count cells of the highest level.
+//! Coordinates on a face: u and v, -1 to 1, are those of the projection; s and t, 0 to 1, are transformed so that cells
+//! get about the same size; i and j count cells of the highest level.
 
 use super::vector::Vector;
 
@@ -17,15 +17,15 @@ pub(crate) const LEVEL_MAX: u32 = 30;
 /// Cells of the highest level along an edge of a face.
 pub(super) const SIZE_MAX: u32 = 1 << LEVEL_MAX;
 
-/// Bit of an orientation: i and j have changed places.
+/// Bit of an orientation: i and j are swapped.
 const SWAPPED: usize = 1;
 /// Bit of an orientation: the curve runs from the other end of both axes.
 const INVERTED: usize = 2;
-/// For each orientation and place on the curve, bits of i and j.
+/// For each orientation and position on the curve, bits of i and j.
 const PLACE_TO_IJ: [[u32; 4]; 4] = [[0, 1, 3, 2], [0, 2, 3, 1], [3, 2, 0, 1], [3, 1, 0, 2]];
-/// For each orientation and bits of i and j, the place on the curve.
+/// For each orientation and bits of i and j, the position on the curve.
 const IJ_TO_PLACE: [[u64; 4]; 4] = [[0, 1, 3, 2], [0, 3, 1, 2], [2, 3, 1, 0], [2, 1, 3, 0]];
-/// For each place on the curve, how the orientation changes.
+/// For each position on the curve, the change of the orientation.
 const PLACE_TO_ORIENTATION: [usize; 4] = [SWAPPED, 0, 0, INVERTED | SWAPPED];
 
 /// The number of a cell.
@@ -42,7 +42,7 @@ pub(super) struct Placement {
 }
 
 impl Placement {
-    /// The child at `place` of the curve, of a cell at `level`.
+    /// The child at position `place` of the curve, for a cell at `level`.
     pub(super) fn child(self, place: usize, level: u32) -> Self {
         let bits = PLACE_TO_IJ[self.orientation][place];
         let half = SIZE_MAX >> (level + 1);
@@ -57,7 +57,7 @@ impl Placement {
         Placement { face, ij: [0, 0], orientation: face & SWAPPED }
     }
 
-    /// The corner of a cell of `size` at which the curve enters it, and the one at which it leaves, as i and j.
+    /// The corners, as i and j, at which the curve enters and leaves a cell of `size`.
     pub(super) const fn ends(self, size: u32) -> [[u32; 2]; 2] {
         let [i, j] = self.ij;
         let entry = if self.orientation & INVERTED == 0 { [i, j] } else { [i + size, j + size] };
@@ -94,14 +94,14 @@ impl CellId {
         CellId(id << 1 | 1)
     }
 
-    /// The smallest cell at `ij`, which may be just beyond an edge of `face`.
+    /// The smallest cell at `ij`, which may be just outside of `face`.
     fn from_face_ij_beyond(face: usize, ij: [i64; 2]) -> Self {
         const LIMIT: f64 = 1.0 + f64::EPSILON;
         let size = i64::from(SIZE_MAX);
         if ij.iter().all(|at| (0..size).contains(at)) {
             return CellId::from_face_ij(face, ij.map(|at| at as u32));
         }
-        // Any projection will do to get onto the neighboring face; the simplest is the unbent one.
+        // Any projection gets onto the neighboring face; this is the simplest.
         let uv = ij.map(|at| {
             let at = at.clamp(-1, size);
             (1.0 / f64::from(SIZE_MAX) * (2 * (at - size / 2) + 1) as f64).clamp(-LIMIT, LIMIT)
@@ -123,7 +123,7 @@ impl CellId {
         LEVEL_MAX - self.0.trailing_zeros() / 2
     }
 
-    /// Whether it is the number of a cell.
+    /// Whether this is the number of a cell.
     pub(crate) const fn is_valid(self) -> bool {
         self.face() < 6 && self.0 != 0 && self.0.trailing_zeros().is_multiple_of(2)
     }
@@ -148,13 +148,13 @@ impl CellId {
         CellId(self.0 & lowest_bit.wrapping_neg() | lowest_bit)
     }
 
-    /// The child at `place` of the curve. The cell is none of the smallest.
+    /// The child at position `place` of the curve. The cell must not be one of the smallest.
     pub(super) const fn child(self, place: u64) -> Self {
         let lowest_bit = self.lowest_bit() >> 2;
         CellId(self.0 - 3 * lowest_bit + 2 * place * lowest_bit)
     }
 
-    /// The next cell of the same level; past the last there is one more number, of no cell.
+    /// The next cell of the same level; after the last comes one more number, of no cell.
     pub(super) const fn next(self) -> Self {
         CellId(self.0 + (self.lowest_bit() << 1))
     }
@@ -165,7 +165,7 @@ impl CellId {
         60u32.checked_sub(63 - differing.leading_zeros()).map(|bit| bit / 2)
     }
 
-    /// The largest cell that begins where this one does and ends before `limit`; `limit` if this is not before it.
+    /// The largest cell that begins where this one does and ends before `limit`; `limit` if this cell is not before it.
     pub(super) fn largest_before(self, limit: Self) -> Self {
         let mut id = self;
         if id.range_min() >= limit.range_min() {
@@ -196,8 +196,8 @@ impl CellId {
         placement
     }
 
-    /// The cells of `level` around the corner of them that is nearest to this cell, which is one of the smallest: four,
-    /// or three at a corner of the cube. The first is the one that contains this cell.
+    /// The cells of `level` around that corner of them which is nearest to this cell, one of the smallest: four, or
+    /// three at a corner of the cube. The first contains this cell.
     pub(super) fn vertex_neighbors(self, level: u32) -> Vec<Self> {
         let Placement { face, ij, .. } = self.placement();
         let half = SIZE_MAX >> (level + 1);
@@ -220,7 +220,7 @@ impl CellId {
     }
 }
 
-/// The point at twice i and j, as far as the curve's grid goes.
+/// The point at twice i and j, within the curve's grid.
 pub(super) fn point_at(face: usize, double_ij: [u32; 2]) -> Vector {
     unproject(face, double_ij.map(|at| st_to_uv(1.0 / f64::from(2 * SIZE_MAX) * f64::from(at)))).normalized()
 }
@@ -243,7 +243,7 @@ pub(super) fn uv_to_st(u: f64) -> f64 {
 }
 
 pub(super) fn st_to_ij(s: f64) -> u32 {
-    // Halves go to the even number.
+    // Halves round to even.
     let at = (f64::from(SIZE_MAX) * s - 0.5).round_ties_even();
     at.clamp(0.0, f64::from(SIZE_MAX - 1)) as u32
 }
@@ -254,7 +254,7 @@ pub(super) fn face_of(point: Vector) -> usize {
     axis + if point.components()[axis] < 0.0 { 3 } else { 0 }
 }
 
-/// u and v of a point on the side of `face`.
+/// u and v of a point in the hemisphere of `face`.
 pub(super) fn project(face: usize, point: Vector) -> [f64; 2] {
     let Vector { x, y, z } = point;
     match face {
@@ -279,7 +279,7 @@ pub(super) const fn unproject(face: usize, [u, v]: [f64; 2]) -> Vector {
     }
 }
 
-/// A vector along u, v and away from the cube's middle at `face`.
+/// A vector in coordinates along u, v and away from the cube's middle at `face`.
 pub(super) const fn to_face(face: usize, point: Vector) -> Vector {
     let Vector { x, y, z } = point;
     match face {

@@ -1,6 +1,6 @@
 //! The part of an edge that is on a face, in u and v, and whether it meets a rectangle there.
 //!
-//! A face can be padded: then it is a little larger on all sides, so that errors of the computation lose nothing.
+//! A face can be padded: it is then a little larger on all sides, so that computation errors lose nothing.
 
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
@@ -10,11 +10,11 @@ use super::interval::Interval;
 use super::predicates::robust_cross;
 use super::vector::Vector;
 
-/// The most by which u or v of a clipped edge is wrong.
+/// Largest error of u or v of a clipped edge.
 pub(super) const FACE_CLIP_ERROR: f64 = 9.0 * FRAC_1_SQRT_2 * f64::EPSILON;
-/// The most by which a rectangle can miss an edge that it is said to meet.
+/// Largest distance between a rectangle and an edge that is said to meet it.
 pub(super) const MEETS_RECT_ERROR: f64 = 3.0 * SQRT_2 * f64::EPSILON;
-/// The most by which u or v is wrong after an edge was clipped to a cell.
+/// Largest error of u or v after clipping an edge to a cell.
 pub(super) const EDGE_CLIP_ERROR: f64 = 2.25 * f64::EPSILON;
 
 /// u and v of a point.
@@ -27,7 +27,7 @@ pub(super) fn clip_to_face(a: Vector, b: Vector, face: usize, padding: f64) -> O
     }
     let normal = to_face(face, robust_cross(a, b));
     let (a, b) = (to_face(face, a), to_face(face, b));
-    // A normal with larger u and v sees the face smaller, or itself a face that is larger.
+    // A normal with larger u and v stands for a larger face.
     let scale = 1.0 + padding;
     let scaled = Vector::new(scale * normal.x, scale * normal.y, normal.z);
     if !meets_face(scaled) {
@@ -40,8 +40,8 @@ pub(super) fn clip_to_face(a: Vector, b: Vector, face: usize, padding: f64) -> O
     (a_score + b_score < 3).then_some([a_uv, b_uv])
 }
 
-/// Where the edge from `a` to `b` ends on a face in whose coordinates everything is given, and a score. If the scores
-/// of both ends sum up to 3 or more, the edge is not on the face.
+/// The end of the edge from `a` to `b` on a face, with everything in the face's coordinates, and a score. If the
+/// scores of both ends add up to 3 or more, the edge is not on the face.
 fn clip_end(
     a: Vector,
     b: Vector,
@@ -55,7 +55,7 @@ fn clip_end(
     if b.z > 0.0 && b_uv[0].abs().max(b_uv[1].abs()) <= SAFE {
         return (0, b_uv);
     }
-    // Where the great circle leaves the face, if that is within the edge.
+    // The point where the great circle leaves the face, if it is within the edge.
     let exit = exit_point(normal).map(|at| scale * at);
     let exit_point = Vector::new(exit[0], exit[1], 1.0);
     let score = match () {
@@ -106,7 +106,8 @@ pub(super) fn meets_rect([a, b]: [PointUv; 2], rect: RectUv) -> bool {
     if !rect[0].intersects(u_bound) || !rect[1].intersects(v_bound) {
         return false;
     }
-    // Corners are on both sides of the line; the outermost ones in the direction of its normal suffice.
+    // The line meets the rectangle if corners are on both sides of it; the outermost ones in the direction of its
+    // normal suffice.
     let normal = [-(b[1] - a[1]), b[0] - a[0]];
     let corner = |far: bool| -> f64 {
         let at =
@@ -118,7 +119,7 @@ pub(super) fn meets_rect([a, b]: [PointUv; 2], rect: RectUv) -> bool {
 
 /// The value at `x` of the line through `a1` at `a` and `b1` at `b`, which are different.
 pub(super) fn interpolated(x: f64, a: f64, b: f64, a1: f64, b1: f64) -> f64 {
-    // From the nearer end, where it is more precise.
+    // Starts from the nearer end, which is more precise.
     if (a - x).abs() <= (b - x).abs() {
         a1 + (b1 - a1) * (x - a) / (b - a)
     } else {

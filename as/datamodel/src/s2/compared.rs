@@ -1,7 +1,7 @@
-//! Cells, regions and coverings beside those of another implementation of the S2 library.
+//! Compares cells, regions and coverings with those of another implementation of the S2 library.
 //!
-//! Cells are the same bit for bit. Points are in a region there if they are here; coverings may be other cells, as later
-//! versions of the library choose other ones, but contain the same points.
+//! Cells must be the same bit for bit. Points must be in the same regions; coverings may have other cells, because
+//! later versions of the library choose differently, but must contain the same points.
 
 use std::f64::consts::PI;
 
@@ -36,7 +36,7 @@ fn beside(center: Vector, distance: f64, azimuth: f64) -> Vector {
     scaled(found, 1.0 / found.norm())
 }
 
-/// What both make of a region: `far` is how far from its center points may be that are asked for.
+/// Compares both implementations of a region; `far` is the largest distance of tested points from its center.
 fn compare(ours: &Region, theirs: &dyn s2::Region, center: Vector, far: f64) {
     let budget = Budget::unlimited();
     let covering = Covering::STORED.of(ours, &budget).expect("a covering");
@@ -58,7 +58,7 @@ fn compare(ours: &Region, theirs: &dyn s2::Region, center: Vector, far: f64) {
             assert!(their_covering.contains_point(their_point(asked)), "{asked:?}");
         }
     }
-    // No cell is there for nothing.
+    // Every cell is needed.
     for cell in covering {
         assert!(theirs.intersects_cell(&s2::Cell::from(s2::CellId(cell.0))), "{cell:?}");
     }

@@ -1,38 +1,38 @@
-//! Coverings: few cells that together contain a region.
+//! Coverings: small sets of cells that together contain a region.
 //!
-//! Starting from a few cells, those that meet the region are divided, largest first, as long as there are not too
-//! many. Stored cells and the order of queries depend on the outcome, so the order in which cells of the same size
-//! are taken matters: it is that of a binary heap of a particular kind.
+//! The algorithm starts from a few cells and divides those that meet the region, largest first, until there are too
+//! many. Stored cells and the order of queries depend on the result, so the order among cells of the same size matters:
+//! it is that of a specific binary heap.
 
 use super::Region;
 use super::cell::Cell;
 use super::cell_id::{CellId, LEVEL_MAX};
 use crate::budget::Budget;
 
-/// Price of dividing a cell, besides what the region takes.
+/// Price of dividing a cell, besides the tests of the region.
 const CANDIDATE_STEPS: u64 = 400;
 
-/// How fine a covering is.
+/// The fineness of a covering.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Covering {
-    /// Cells are of this level, 0 to 30, or a higher one.
+    /// Lowest level of cells, 0 to 30.
     pub level_min: u32,
-    /// Cells are of this level, 0 to 30, or a lower one.
+    /// Highest level of cells, 0 to 30.
     pub level_max: u32,
-    /// Levels are the lowest one and those a multiple of this (1, 2 or 3) above it.
+    /// Allowed levels are the lowest one and those a multiple of this (1, 2 or 3) above it.
     pub level_step: u32,
-    /// There are no more cells than this, or 6 if that is more.
+    /// Largest number of cells; values below 6 count as 6.
     pub cells_max: usize,
 }
 
-/// How far a covering may grow while it is computed, before it is given up.
+/// Number of pending cells at which the computation gives up.
 const PENDING_MAX: usize = 1 << 16;
 
 impl Covering {
     /// The covering of regions that are stored.
     pub const STORED: Self = Covering { level_min: 1, level_max: LEVEL_MAX, level_step: 1, cells_max: 12 };
 
-    /// Cells that contain `region`, in the order of their numbers. `None` if it takes more than there may be, or if the
+    /// Cells that contain `region`, in the order of their numbers. `None` if it takes more than allowed, or if the
     /// budget is exhausted.
     pub(crate) fn of(&self, region: &Region, budget: &Budget<'_>) -> Option<Vec<CellId>> {
         let mut coverer =
@@ -52,7 +52,7 @@ impl Covering {
         }
         normalize(&mut cells);
         while cells.len() > self.cells_max.min(4) {
-            // Join the two that are nearest to each other.
+            // Joins the two cells that are nearest to each other.
             let mut best: Option<(CellId, u32)> = None;
             for pair in cells.windows(2) {
                 if let [a, b] = pair
@@ -66,7 +66,7 @@ impl Covering {
             let joined = cell.parent(level);
             cells.retain(|&cell| !joined.contains(cell));
             cells.push(joined);
-            // Where that completes a cell, it is taken instead.
+            // Takes a cell in place of its four children.
             normalize(&mut cells);
         }
         for cell in &mut cells {
@@ -77,7 +77,7 @@ impl Covering {
         cells
     }
 
-    /// The cells divided as far as the levels require.
+    /// The cells divided to the required levels.
     fn denormalized(&self, cells: &[CellId]) -> Vec<CellId> {
         let mut divided = Vec::with_capacity(cells.len());
         for &cell in cells {
@@ -94,10 +94,10 @@ impl Covering {
     }
 }
 
-/// A cell that meets the region, with those of its descendants of the next level allowed that do.
+/// A cell that meets the region, with its descendants of the next allowed level that do.
 struct Candidate {
     cell: Cell,
-    /// It is not to be divided.
+    /// It must not be divided further.
     is_final: bool,
     children: Vec<Candidate>,
 }
@@ -151,7 +151,7 @@ impl Coverer<'_> {
             self.found.push(candidate.cell.id);
             return;
         }
-        // Not past the lowest level.
+        // Single levels up to the lowest one.
         let steps = if level < self.options.level_min { 1 } else { self.options.level_step };
         let cell = candidate.cell;
         let final_count = self.expand(&mut candidate.children, &cell, steps);
@@ -160,7 +160,7 @@ impl Coverer<'_> {
         } else if final_count == 1 << shift && level >= self.options.level_min {
             self.found.push(candidate.cell.id);
         } else {
-            // Large cells first, among them those with few children, among them those with few final ones.
+            // The order is large cells first, then few children, then few final children.
             let order = ((level as usize) << shift) + candidate.children.len();
             self.pending.push((order << shift) + final_count, candidate);
         }
@@ -183,8 +183,8 @@ impl Coverer<'_> {
     }
 }
 
-/// A binary heap that gives the candidate with the least number first. Among equal numbers the order is that of the
-/// GNU C++ library's heap.
+/// A binary heap that gives the candidate with the least number first. Equal numbers come in the order of the GNU C++
+/// library's heap.
 struct Heap(Vec<(usize, Candidate)>);
 
 impl Heap {
@@ -193,7 +193,7 @@ impl Heap {
         self.rise(self.0.len() - 1);
     }
 
-    /// Moves an entry towards the top as long as it comes before what is there.
+    /// Moves an entry toward the top past entries that it precedes.
     fn rise(&mut self, mut at: usize) {
         while at > 0 && self.0[at].0 < self.0[(at - 1) / 2].0 {
             self.0.swap(at, (at - 1) / 2);
@@ -206,8 +206,8 @@ impl Heap {
             return None;
         }
         let top = self.0.swap_remove(0);
-        // The entry from the end sinks to the bottom whatever its number, along the entries that come first (of
-        // equal ones the right), and then rises to its place.
+        // The last entry sinks to the bottom whatever its number, along the entries that come first (of equal ones the
+        // right), and then rises to its place.
         let count = self.0.len();
         let mut at = 0;
         loop {

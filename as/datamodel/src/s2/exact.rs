@@ -1,7 +1,7 @@
-//! Sums of products of doubles without rounding, for the few cases that rounding would decide.
+//! Sums of products of doubles without rounding, for the few cases that rounding could decide wrongly.
 //!
-//! A sum is a two's complement number of fixed point, wide enough for products of three doubles of magnitude up to
-//! 2¹⁰, the smallest included. It lives on the stack.
+//! A sum is a fixed-point number in two's complement, wide enough for products of three doubles of magnitude up to
+//! 2¹⁰, the smallest included. It is on the stack.
 
 /// Weight of the lowest bit: the product of three of the smallest doubles.
 const LOWEST_EXPONENT: i32 = -3 * 1074;
@@ -43,7 +43,7 @@ impl Sum {
         self
     }
 
-    /// 1, 0 or -1.
+    /// The sign: 1, 0 or -1.
     pub(super) fn sign(&self) -> i32 {
         match self.0.last() {
             Some(top) if top >> 63 == 1 => -1,
@@ -51,8 +51,8 @@ impl Sum {
         }
     }
 
-    /// The power of two of the highest bit of the magnitude, and the magnitude's first 64 bits from there, the last
-    /// of which is 1 if anything follows. `None` for zero.
+    /// The exponent of the magnitude's highest bit, and the magnitude's first 64 bits from there; the last of them
+    /// is 1 if anything follows. `None` for zero.
     fn leading(&self) -> Option<(i32, u64)> {
         let mut magnitude = self.0;
         if self.sign() < 0 {
@@ -72,21 +72,21 @@ impl Sum {
         Some((exponent, bits | u64::from(rest)))
     }
 
-    /// The power of two that is not above the magnitude, if it is not zero.
+    /// The exponent of the largest power of two not above the magnitude; `None` for zero.
     pub(super) fn exponent(&self) -> Option<i32> {
         self.leading().map(|(exponent, _)| exponent)
     }
 
-    /// The sum times 2 to the `scale`, rounded once.
+    /// The sum times 2 to the power of `scale`, rounded once.
     pub(super) fn to_f64(&self, scale: i32) -> f64 {
         let Some((exponent, bits)) = self.leading() else { return 0.0 };
-        // Converting rounds to even, and the last bit breaks ties rightly.
+        // The conversion rounds to even, and the last bit breaks ties correctly.
         let value = bits as f64 * power_of_two(exponent - 63 + scale);
         if self.sign() < 0 { -value } else { value }
     }
 }
 
-/// The double's magnitude as an integer of up to 53 bits, the power of two it is multiplied with, and its sign.
+/// The double's magnitude as an integer of up to 53 bits, its exponent, and its sign.
 fn split(value: f64) -> (u64, (i32, bool)) {
     let bits = value.to_bits();
     let fraction = bits & ((1 << 52) - 1);
@@ -99,7 +99,7 @@ fn split(value: f64) -> (u64, (i32, bool)) {
     }
 }
 
-/// 2 to the `exponent`, 0 if it is too small for a double.
+/// 2 to the power of `exponent`; 0 if that is too small for a double.
 pub(super) fn power_of_two(exponent: i32) -> f64 {
     match exponent {
         ..-1074 => 0.0,

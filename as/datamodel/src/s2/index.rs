@@ -1,8 +1,8 @@
-//! Which edges of a polygon are in which cell.
+//! The index of a polygon: the edges in each cell.
 //!
-//! Cells are divided until few edges are in each, or only edges long for the cell. Only cells with edges or within
-//! the polygon are kept. As the index decides which cells a covering begins with, it is built by the same rules as
-//! everywhere: the numbers here are part of the stored format, so to say.
+//! Cells are divided until each has few edges, or only edges that are long for the cell. The index keeps only
+//! cells with edges or within the polygon. It decides which cells a covering begins with, so it follows the same
+//! rules as the S2 library: the numbers here are in effect part of the stored format.
 
 use super::cap::level_of_edge;
 use super::cell::RectUv;
@@ -19,11 +19,11 @@ use crate::budget::Budget;
 /// Price of an edge in a cell.
 const EDGE_STEPS: usize = 30;
 
-/// By how much cells are enlarged on all sides, so that no edge is lost by errors here or in a question.
+/// How much cells are enlarged on all sides, so that computation errors here or in a query lose no edge.
 const PADDING: f64 = 2.0 * (FACE_CLIP_ERROR + EDGE_CLIP_ERROR);
-/// A cell with more edges than these is divided, if enough of them are short.
+/// A cell with more edges than this is divided, if enough of them are short.
 const SHORT_EDGES_MAX: usize = 10;
-/// Of many edges, at least this part must be short.
+/// The share of a cell's edges that must be short for it to be divided.
 const SHORT_EDGES_PART: f64 = 0.2;
 
 /// An edge with the inside of the polygon to its left.
@@ -39,9 +39,9 @@ pub(super) struct IndexCell {
     pub(super) edges: Vec<u32>,
 }
 
-/// How a cell relates to those of an index.
+/// How a cell relates to the cells of an index.
 pub(super) enum Relation<'a> {
-    /// It is within this one or is it.
+    /// It is this cell, or within it.
     Within(&'a IndexCell),
     /// It contains smaller ones.
     Divided,
@@ -53,7 +53,8 @@ pub(super) enum Relation<'a> {
 pub(super) struct Index(Vec<IndexCell>);
 
 impl Index {
-    /// Indexes `edges`, inside of which [`ORIGIN`] is or is not. `None` if the budget is exhausted.
+    /// Indexes `edges`; `contains_origin` tells whether [`ORIGIN`] is inside of them. `None` if the budget is
+    /// exhausted.
     pub(super) fn new(edges: &[Edge], contains_origin: bool, budget: &Budget<'_>) -> Option<Self> {
         budget.draw_for(2 * edges.len() * EDGE_STEPS).ok()?;
         let start = point_at(0, [0, 0]);
@@ -67,7 +68,7 @@ impl Index {
         budget.check(Ok(Index(builder.cells))).ok()
     }
 
-    /// Where the first cell that ends at `id` or after it would be.
+    /// The position of the first cell that ends at `id` or after it.
     fn position(&self, id: CellId) -> usize {
         self.0.partition_point(|cell| cell.id.range_max() < id)
     }
@@ -87,7 +88,8 @@ impl Index {
             return vec![first.id];
         }
         let level = first.id.common_level(last.id).map_or(0, |level| level + 1);
-        // The least cell around the cells within each one of the level below the least around all.
+        // For each cell of the level below the smallest common one, the smallest cell around the index cells in
+        // it.
         self.0
             .chunk_by(|a, b| a.id.parent(level) == b.id.parent(level))
             .filter_map(|cells| {
@@ -101,7 +103,7 @@ impl Index {
 /// An edge clipped to a padded face.
 struct FaceEdge {
     number: u32,
-    /// From this level on the edge is long for a cell.
+    /// The edge is long for cells from this level on.
     long_level: u32,
     ends: [PointUv; 2],
 }
@@ -135,13 +137,13 @@ struct Clipped<'e> {
 }
 
 impl Clipped<'_> {
-    /// The edge with one end of its bound along `axis` (0 for u) moved inwards to `limit`.
+    /// The edge with one end of its bound along `axis` (0 for u) moved inward to `limit`.
     fn limited(mut self, axis: usize, upper: bool, limit: f64) -> Self {
         let bound = self.bound[axis];
         if if upper { bound.high <= limit } else { bound.low >= limit } {
             return self;
         }
-        // From the original ends, so that errors do not add up.
+        // Computed from the original ends, so that errors do not add up.
         let [a, b] = self.edge.ends;
         let other = 1 - axis;
         let value = interpolated(limit, a[axis], b[axis], a[other], b[other]);
@@ -154,7 +156,7 @@ impl Clipped<'_> {
         self
     }
 
-    /// The parts below and above `middle` along `axis`, an interval in which the edge belongs to both.
+    /// The parts below and above `middle` along `axis`, an interval where the edge belongs to both parts.
     fn halves(self, axis: usize, middle: Interval) -> [Option<Self>; 2] {
         let bound = self.bound[axis];
         match () {
@@ -165,7 +167,7 @@ impl Clipped<'_> {
     }
 }
 
-/// A cell that is enlarged.
+/// An enlarged cell.
 #[derive(Clone, Copy)]
 struct PaddedCell {
     id: CellId,
@@ -186,12 +188,12 @@ impl PaddedCell {
         }
     }
 
-    /// Cells of the highest level along an edge.
+    /// Number of cells of the highest level along its edge.
     fn size(&self) -> u32 {
         SIZE_MAX >> self.level
     }
 
-    /// Where the children meet.
+    /// The point where the children meet.
     fn middle_uv(&self) -> PointUv {
         self.placement.ij.map(|at| uv_at(2 * at + self.size()))
     }
@@ -209,7 +211,7 @@ impl PaddedCell {
         self.placement.ends(self.size()).map(|ij| point_at(self.placement.face, ij.map(|at| 2 * at)))
     }
 
-    /// The smallest cell within this one that contains all of its descendants that meet `rect`.
+    /// The smallest cell within this one that contains all its descendants that meet `rect`.
     fn shrunk_to(&self, rect: RectUv) -> CellId {
         let middle = self.middle_uv();
         if (0..2).any(|axis| rect[axis].contains(middle[axis])) {
@@ -232,17 +234,17 @@ impl PaddedCell {
     }
 }
 
-/// Visits cells in the order of the curve. On the way it counts the edges between its place and the next center or
-/// corner and so knows whether these are inside.
+/// Visits cells in the order of the curve. It counts the edges between its position and the next center or corner,
+/// and so knows whether that is inside.
 struct Builder<'e> {
     edges: &'e [Edge],
     cells: Vec<IndexCell>,
-    /// Whether the polygon contains the point reached.
+    /// Whether the polygon contains the current point.
     inside: bool,
     at: Vector,
-    /// The smallest cell at whose entry that point is.
+    /// The smallest cell whose entry is that point.
     next: CellId,
-    /// When it is exhausted, no more cells are added.
+    /// Once it is exhausted, no more cells are added.
     budget: &'e Budget<'e>,
 }
 
@@ -263,14 +265,14 @@ impl Builder<'_> {
         let bound = clipped.iter().fold([Interval::EMPTY; 2], |bound, edge| {
             [bound[0].union(edge.bound[0]), bound[1].union(edge.bound[1])]
         });
-        // Cells without edges are passed over, but those within the polygon are kept.
+        // Cells without edges are skipped, except those within the polygon.
         let shrunk = cell.shrunk_to(bound);
         self.add_range(id.range_min(), shrunk.range_min());
         self.add_cell(&PaddedCell::new(shrunk), &clipped);
         self.add_range(shrunk.range_max().next(), id.range_max().next());
     }
 
-    /// Adds the cells from one of the smallest to before another, in which there are no edges.
+    /// Adds the cells from one of the smallest to before another; there are no edges in between.
     fn add_range(&mut self, begin: CellId, end: CellId) {
         if !self.inside {
             return;
@@ -292,7 +294,7 @@ impl Builder<'_> {
             return self.keep(cell, edges);
         }
         let [u_middle, v_middle] = cell.middle();
-        // By halves of u, then of v.
+        // Splits by halves of u, then of v.
         let mut parts: [[Vec<Clipped<'_>>; 2]; 2] = Default::default();
         for edge in edges {
             for (half, part) in parts.iter_mut().zip(edge.halves(0, u_middle)) {

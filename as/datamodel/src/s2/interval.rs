@@ -72,7 +72,7 @@ impl Interval {
 }
 
 /// An arc of the circle, counterclockwise from one angle to another, both in -π to π. If the first is the larger, the
-/// arc contains π. -π is written as π but in the full arc, which is -π to π; the empty one is π to -π.
+/// arc contains π. -π is written as π, except in the full arc, which is -π to π; the empty arc is π to -π.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Arc {
     pub(super) low: f64,
@@ -106,7 +106,7 @@ impl Arc {
         self.low > self.high
     }
 
-    /// Negative for the empty arc.
+    /// The length; negative for the empty arc.
     pub(super) fn length(self) -> f64 {
         let length = self.high - self.low;
         match length + 2.0 * PI {
@@ -160,7 +160,7 @@ impl Arc {
         }
     }
 
-    /// The arc itself, or the full one if it is full but for what rounding may have taken.
+    /// The arc itself, or the full one if only rounding keeps it from being full.
     pub(super) fn closed_if_full(self) -> Self {
         if !self.is_empty() && self.length() + 2.0 * f64::EPSILON >= 2.0 * PI { Arc::FULL } else { self }
     }
@@ -170,7 +170,7 @@ fn canonical(angle: f64) -> f64 {
     if angle == -PI { PI } else { angle }
 }
 
-/// How far it is counterclockwise from `a` to `b`.
+/// The counterclockwise distance from `a` to `b`.
 fn ahead(a: f64, b: f64) -> f64 {
     let distance = b - a;
     if distance >= 0.0 { distance } else { (b + PI) - (a - PI) }

@@ -1,7 +1,6 @@
-//! Loops: closed chains of edges with an inside to their left.
+//! Loops: closed chains of edges with the inside to their left.
 //!
-//! A loop need not be simple. Whether it contains a point is then a matter of how often its edges are crossed on the
-//! way from a fixed point.
+//! A loop need not be simple. It contains a point if the path from a fixed point crosses its edges accordingly often.
 
 use std::cmp::Ordering;
 use std::f64::consts::{FRAC_PI_2, PI};
@@ -12,11 +11,11 @@ use super::rect::{Rect, RectBounder};
 use super::vector::Vector;
 use crate::budget::Budget;
 
-/// The fixed point. It is near the north pole and not on anything that people draw.
+/// The fixed point: near the north pole, and not on anything that people draw.
 pub(super) const ORIGIN: Vector =
     Vector::new(-0.009_999_466_435_025_02, 0.002_592_454_260_932_412, 0.999_946_643_502_502);
 
-/// A loop of at least three vertices, no two consecutive ones the same.
+/// A loop of at least three vertices; consecutive ones differ.
 #[derive(Clone, Debug)]
 pub(super) struct Loop {
     pub(super) vertices: Vec<Vector>,
@@ -29,7 +28,7 @@ pub(super) struct Loop {
 }
 
 impl Loop {
-    /// The loop through `vertices`, or if that contains more than half of the sphere its reverse.
+    /// The loop through `vertices`, or its reverse if that contains more than half of the sphere.
     pub(super) fn normalized(vertices: Vec<Vector>) -> Self {
         let mut new = Loop {
             vertices,
@@ -81,7 +80,7 @@ impl Loop {
         self.vertices.iter().copied().zip(next.copied())
     }
 
-    /// Whether the loop contains `point`, by the crossings of its edges alone.
+    /// Whether the loop contains `point`, computed only from crossings of its edges.
     pub(super) fn contains_by_edges(&self, point: Vector) -> bool {
         let path = EdgeCrosser::new(ORIGIN, point);
         self.edges().fold(self.contains_origin, |inside, (a, b)| inside ^ path.crosses(a, b))
@@ -91,19 +90,19 @@ impl Loop {
         self.bound.contains(point) && self.contains_by_edges(point)
     }
 
-    /// Whether the loop contains `other`, given that no edges cross and none is shared. Means nothing if the budget is
-    /// exhausted then.
+    /// Whether the loop contains `other`, given that no edges cross and none is shared. The result is meaningless if
+    /// the budget is exhausted.
     pub(super) fn contains_nested(&self, other: &Self, budget: &Budget<'_>) -> bool {
         let [before, vertex, after, ..] = *other.vertices else { return false };
         if !self.subregion_bound.contains_all(&other.bound) {
             return false;
         }
         let count = self.vertices.len();
-        // All may be compared, and all edges be crossed.
+        // In the worst case all vertices are compared and all edges crossed.
         if budget.draw_for(count * 12).is_err() {
             return false;
         }
-        // The first vertex is looked at last.
+        // The first vertex is compared last.
         match (1..=count).find(|at| self.vertices[at % count] == vertex) {
             None => self.contains(vertex),
             Some(at) => {
@@ -114,8 +113,7 @@ impl Loop {
     }
 }
 
-/// How much the loop turns left in all: 2 π less the area to its left. Sums are formed in an order that depends on
-/// the shape alone.
+/// The loop's total turn to the left: 2 π less the area to its left. The order of the sum depends only on the shape.
 fn curvature(vertices: &[Vector]) -> f64 {
     const MAX: f64 = 2.0 * PI - 4.0 * f64::EPSILON;
     let pruned = without_spikes(vertices);
@@ -146,13 +144,13 @@ fn curvature_error(vertices: &[Vector]) -> f64 {
     11.25 * f64::EPSILON * vertices.len() as f64
 }
 
-/// The angle by which the way from `a` by `b` to `c` turns left at `b`.
+/// The angle by which the path from `a` by `b` to `c` turns left at `b`.
 fn turn(a: Vector, b: Vector, c: Vector) -> f64 {
     let angle = robust_cross(a, b).angle(robust_cross(b, c));
     if sign(a, b, c) > 0 { angle } else { -angle }
 }
 
-/// The loop without the parts that it goes to and fro.
+/// The loop without the parts that go out and back the same way.
 fn without_spikes(vertices: &[Vector]) -> Vec<Vector> {
     let mut kept: Vec<Vector> = Vec::with_capacity(vertices.len());
     for &vertex in vertices {
@@ -171,14 +169,14 @@ fn without_spikes(vertices: &[Vector]) -> Vec<Vector> {
         kept.pop();
     }
     let count = kept.len();
-    // A spike may still reach over both ends.
+    // A spike may still extend over both ends.
     let spike = (0..count / 2).take_while(|at| kept[at + 1] == kept[count - 1 - at]).count();
     kept.truncate(count - spike);
     kept.drain(..spike.min(kept.len()));
     kept
 }
 
-/// The vertex and the direction, whether forward, from which the sequence of vertices is the least.
+/// The vertex and the direction (whether forward) that give the smallest sequence of vertices.
 fn canonical_order(vertices: &[Vector]) -> (usize, bool) {
     let count = vertices.len();
     let least = vertices.iter().copied().min_by(|a, b| a.order(*b));

@@ -1,7 +1,7 @@
 //! Geometry on the sphere: points, regions, and the cells that contain them.
 //!
-//! Cells and coverings are those of the S2 library (s2geometry.io), bit for bit, since they are stored in records and
-//! indexes that other servers read. What is here is what regions of GeoJSON take: the numbering of cells ([`cell_id`]),
+//! Cells and coverings equal those of the S2 library (s2geometry.io) bit for bit, because records and indexes that
+//! other servers read store them. This module has what regions of GeoJSON need: the numbering of cells ([`cell_id`]),
 //! exact tests of sides and crossings ([`predicates`]), caps, polygons with an index of their edges, and coverings.
 
 mod cap;
@@ -31,7 +31,7 @@ pub(crate) use vector::Vector;
 
 use crate::budget::Budget;
 
-/// A set of points. Questions about it draw on a budget; if that is exhausted, answers mean nothing.
+/// A set of points. Queries draw on a budget; their answers are meaningless if it is exhausted.
 #[derive(Clone, Debug)]
 pub(crate) enum Region {
     Cap(Cap),
@@ -48,7 +48,7 @@ impl Region {
         }
     }
 
-    /// Whether all of `cell` is surely in the region.
+    /// Whether all of `cell` is certain to be in the region.
     fn contains_cell(&self, cell: &Cell, budget: &Budget<'_>) -> bool {
         match self {
             Region::Cap(cap) => cap.contains_cell(cell),

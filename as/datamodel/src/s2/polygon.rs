@@ -12,18 +12,18 @@ use super::rect::Rect;
 use super::vector::Vector;
 use crate::budget::Budget;
 
-/// Price of looking at an edge, at a vertex while a polygon is made, and at the bound of a loop.
+/// Price of testing an edge, of a vertex of a new polygon, and of testing the bound of a loop.
 const EDGE_STEPS: usize = 10;
 const VERTEX_STEPS: usize = 100;
 const BOUND_STEPS: usize = 4;
 
-/// Loops within each other: every second one from the outside is a hole.
+/// Nested loops: every second one from the outside is a hole.
 #[derive(Clone, Debug)]
 pub(crate) struct Polygon {
     edges: Vec<Edge>,
     contains_origin: bool,
     bound: Rect,
-    /// Built when first a cell is asked about.
+    /// Built by the first query about a cell.
     index: OnceLock<Index>,
 }
 
@@ -34,8 +34,8 @@ struct Nest {
 }
 
 impl Polygon {
-    /// The polygon bounded by loops that are given as their vertices; of each, the smaller side is the inside. `None` if
-    /// the budget is exhausted.
+    /// The polygon bounded by loops of vertices; the smaller side of each is the inside. `None` if the budget is
+    /// exhausted.
     pub(crate) fn new(loops: Vec<Vec<Vector>>, budget: &Budget<'_>) -> Option<Self> {
         let mut nests = Vec::new();
         for vertices in loops {
@@ -70,7 +70,7 @@ impl Polygon {
     }
 
     pub(super) fn contains(&self, point: Vector, budget: &Budget<'_>) -> bool {
-        /// Up to so many edges, looking at all of them is faster than finding a cell.
+        /// With at most this many edges, testing all of them is faster than finding a cell.
         const FEW_EDGES: usize = 32;
         match self.index.get() {
             Some(index) if self.edges.len() > FEW_EDGES => match index.relation(CellId::from_point(point)) {
@@ -146,12 +146,12 @@ impl Polygon {
     }
 }
 
-/// Puts `new` where it belongs among `nests`: into the first that contains it, or else beside them and around those
-/// that it contains. `None` if the budget is exhausted.
+/// Inserts `new` at its place in `nests`: into the first nest that contains it, or beside them and around those that it
+/// contains. `None` if the budget is exhausted.
 fn insert(budget: &Budget<'_>, nests: &mut Vec<Nest>, mut new: Nest) -> Option<()> {
     let contains = |outer: &Loop, inner: &Loop| outer.contains_nested(inner, budget);
     let mut siblings = nests;
-    // All siblings are looked at twice, once here and once below.
+    // All siblings are tested twice, once here and once below.
     budget.draw_for(2 * siblings.len() * BOUND_STEPS).ok()?;
     while let Some(at) = siblings.iter().position(|nest| contains(&nest.shell, &new.shell)) {
         siblings = &mut siblings[at].children;

@@ -1,23 +1,23 @@
-//! On which side of what a point lies. Answers are exact, as if every point were moved by a tiny amount of its own so
-//! that no three lie on one great circle.
+//! Tests of the side on which a point lies. Answers are exact, as if each point were moved by a tiny amount of its
+//! own so that no three lie on one great circle.
 
 use std::cmp::Ordering;
 
 use super::exact::{Sum, power_of_two};
 use super::vector::Vector;
 
-/// More than the error of a determinant of three unit vectors that doubles give.
+/// An upper bound for the error of a determinant of three unit vectors in doubles.
 const DETERMINANT_ERROR: f64 = 1.8274 * f64::EPSILON;
 
-/// 1 if the determinant of `a`, `b` and a point with this cross product of `a` and `b` is surely positive, -1 if it
-/// is surely negative, otherwise 0.
+/// 1 if the determinant of `a`, `b` and `c`, given the cross product of `a` and `b`, is certain to be positive; -1 if
+/// it is certain to be negative; otherwise 0.
 #[inline]
 fn plain_sign(a_cross_b: Vector, c: Vector) -> i32 {
     let determinant = a_cross_b.dot(c);
     i32::from(determinant > DETERMINANT_ERROR) - i32::from(determinant < -DETERMINANT_ERROR)
 }
 
-/// 1 if `a`, `b` and `c` stand counterclockwise, -1 if clockwise, 0 only if two of them are the same.
+/// 1 if `a`, `b` and `c` are counterclockwise, -1 if clockwise, 0 only if two of them are the same.
 pub(super) fn sign(a: Vector, b: Vector, c: Vector) -> i32 {
     match plain_sign(a.cross(b), c) {
         0 => exact_sign(a, b, c),
@@ -50,9 +50,8 @@ fn exact_sign(a: Vector, b: Vector, c: Vector) -> i32 {
         }
 }
 
-/// The sign of the determinant of points on one great circle, in ascending order, after they have been moved. The
-/// earlier a point in that order, the farther it is moved, and farthest along z. (H. Edelsbrunner and E. P. Mücke,
-/// "Simulation of Simplicity", 1990.)
+/// The sign of the determinant of points on one great circle, in ascending order, after the move. Earlier points move
+/// farther, and farthest along z. (H. Edelsbrunner and E. P. Mücke, "Simulation of Simplicity", 1990.)
 fn moved_sign(a: [f64; 3], b: [f64; 3], c: [f64; 3]) -> i32 {
     let minor = |p: [f64; 3], q: [f64; 3], i: usize, j: usize| {
         Sum::zero().plus([p[i], q[j], 1.0]).plus([-p[j], q[i], 1.0]).sign()
@@ -75,13 +74,13 @@ fn moved_sign(a: [f64; 3], b: [f64; 3], c: [f64; 3]) -> i32 {
     coefficients.iter().map(|coefficient| coefficient()).find(|&sign| sign != 0).unwrap_or(1)
 }
 
-/// Whether going around `o` counterclockwise from `a` one meets `b` no later than `c`.
+/// Whether a counterclockwise turn around `o` from `a` meets `b` no later than `c`.
 pub(super) fn ordered_ccw(a: Vector, b: Vector, c: Vector, o: Vector) -> bool {
     let steps = [sign(b, o, a) >= 0, sign(c, o, b) >= 0, sign(a, o, c) > 0];
     steps.into_iter().filter(|&step| step).count() >= 2
 }
 
-/// A direction at `a` that is different from it, the same for equal points.
+/// A direction at `a` that differs from `a`; the same for equal points.
 pub(super) fn reference_direction(a: Vector) -> Vector {
     let other = match a.largest_component() {
         0 => Vector::new(0.012, 0.0053, 1.0),
@@ -96,13 +95,13 @@ pub(super) fn angle_contains_vertex(a: Vector, b: Vector, c: Vector) -> bool {
     !ordered_ccw(reference_direction(b), c, a, b)
 }
 
-/// Whether a loop through `a0`, `vertex` and `a2` contains, near that vertex, one through `b0`, `vertex` and `b2`.
+/// Whether a loop through `a0`, `vertex` and `a2` contains, near `vertex`, a loop through `b0`, `vertex` and `b2`.
 pub(super) fn wedge_contains(a0: Vector, vertex: Vector, a2: Vector, b0: Vector, b2: Vector) -> bool {
     ordered_ccw(a2, b2, b0, vertex) && ordered_ccw(b0, a0, a2, vertex)
 }
 
 /// Whether edges that share a vertex count as crossing there, so that the edges of a loop around a point cross a path
-/// from it oddly often.
+/// from it an odd number of times.
 fn vertex_crossing(a: Vector, b: Vector, c: Vector, d: Vector) -> bool {
     match () {
         () if a == b || c == d => false,
@@ -125,7 +124,7 @@ impl EdgeCrosser {
         EdgeCrosser { a, b, a_cross_b: a.cross(b) }
     }
 
-    /// Whether the edge from `c` to `d` crosses this one, in the inside of both or by [`vertex_crossing`].
+    /// Whether the edge from `c` to `d` crosses this one, in the interior of both or by [`vertex_crossing`].
     #[inline]
     pub(super) fn crosses(&self, c: Vector, d: Vector) -> bool {
         let (left, right) = (plain_sign(self.a_cross_b, c), plain_sign(self.a_cross_b, d));
@@ -147,10 +146,10 @@ impl EdgeCrosser {
     }
 }
 
-/// A vector at right angles to both `a` and `b`, of about twice the length of their cross product, precise even if
-/// they are almost the same or opposite.
+/// A vector at right angles to both `a` and `b`, about twice as long as their cross product, precise even if they are
+/// almost the same or opposite.
 pub(super) fn robust_cross(a: Vector, b: Vector) -> Vector {
-    /// Below this norm the direction may be off by more than six times the precision of a double.
+    /// Below this norm the direction may be wrong by more than six times the precision of a double.
     const NORM_MIN: f64 = {
         const SQRT_3: f64 = 1.732_050_807_568_877_2;
         32.0 * SQRT_3 * (f64::EPSILON / 2.0) / (6.0 - (1.0 + 2.0 * SQRT_3))
@@ -167,7 +166,7 @@ pub(super) fn robust_cross(a: Vector, b: Vector) -> Vector {
 
 #[cold]
 fn exact_cross(a: Vector, b: Vector) -> Vector {
-    /// Components must not all be smaller, or norms would underflow.
+    /// Norms would underflow if all components were smaller.
     const EXPONENT_MIN: i32 = -242;
     let (p, q) = (a.components(), b.components());
     let sums =
@@ -183,7 +182,7 @@ fn exact_cross(a: Vector, b: Vector) -> Vector {
     }
 }
 
-/// The direction of the cross product of two opposite points after they have been moved, by the later of them in
+/// The direction of the cross product of two opposite points after the move, computed from the later of them in
 /// order.
 fn moved_cross(later: Vector) -> Vector {
     if later.x == 0.0 && later.y == 0.0 {

@@ -1,4 +1,4 @@
-//! Rectangles of latitude and longitude, and the least that surely contain a loop.
+//! Rectangles of latitude and longitude, and the smallest ones that are certain to contain a loop.
 
 use std::f64::consts::{FRAC_PI_2, PI};
 
@@ -14,7 +14,7 @@ pub(crate) struct LatLng {
 }
 
 impl LatLng {
-    /// The position in degrees, if there is one.
+    /// The position in degrees, if it is valid.
     pub(crate) fn from_degrees(lat: f64, lng: f64) -> Option<Self> {
         const DEGREE: f64 = PI / 180.0;
         let position = LatLng { lat: DEGREE * lat, lng: DEGREE * lng };
@@ -33,7 +33,7 @@ impl LatLng {
     }
 }
 
-/// A rectangle of latitude and longitude. Both are empty or neither is.
+/// A rectangle of latitude and longitude. Either both are empty or neither is.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Rect {
     pub(super) lat: Interval,
@@ -61,7 +61,7 @@ impl Rect {
         Rect { lat: self.lat.union(other.lat), lng: self.lng.union(other.lng) }
     }
 
-    /// The rectangle with more latitude on both sides; one that touches a pole has all longitudes.
+    /// The rectangle with more latitude on both sides; a rectangle that touches a pole has all longitudes.
     fn expanded(&self, lat_margin: f64, lng: Arc) -> Self {
         let lat = self.lat.expanded(lat_margin);
         if lat.is_empty() || lng.is_empty() {
@@ -97,12 +97,12 @@ impl Rect {
         if around_center.length2() < at_pole.length2() { around_center } else { at_pole }
     }
 
-    /// A rectangle that contains the bound of whatever loop lies within a loop with this bound.
+    /// A rectangle that contains the bound of every loop within a loop with this bound.
     pub(super) fn for_subregions(&self) -> Self {
         if self.is_empty() {
             return *self;
         }
-        // If there are points almost opposite to each other, an edge between them may go anywhere.
+        // An edge between almost opposite points may go anywhere.
         let lng_gap = (PI - self.lng.length() - 2.5 * f64::EPSILON).max(0.0);
         let from_equator = self.lat.low.max(-self.lat.high);
         let (south_gap, north_gap) = (FRAC_PI_2 + self.lat.low, FRAC_PI_2 - self.lat.high);
@@ -121,7 +121,7 @@ impl Rect {
     }
 }
 
-/// Bounds the edges between consecutive points. Errors of the computation are within what is added to them.
+/// Bounds the edges between consecutive points. The margin added to them covers computation errors.
 pub(super) struct RectBounder {
     bound: Rect,
     last: Option<(Vector, LatLng)>,
@@ -156,15 +156,15 @@ fn edge_bound(a: Vector, a_position: LatLng, b: Vector, b_position: LatLng) -> R
     let normal = (a - b).cross(a + b);
     let norm = normal.norm();
     if norm < 1.91346e-15 {
-        // Almost the same points, or almost opposite ones.
+        // Almost equal points, or almost opposite ones.
         return if a.dot(b) < 0.0 { Rect::FULL } else { Rect { lat, lng } };
     }
     if lng.length() >= PI - 2.0 * f64::EPSILON {
         // The edge may pass on either side of the pole.
         lng = Arc::FULL;
     }
-    // The highest point of the great circle is between the two if they are on different sides of the plane through
-    // it and the poles.
+    // The highest point of the great circle is between the two points if they are on different sides of the plane
+    // through it and the poles.
     let across = normal.cross(Vector::new(0.0, 0.0, 1.0));
     let (a_side, b_side) = (across.dot(a), across.dot(b));
     let error = 6.06638e-16 * norm + 6.83174e-31;

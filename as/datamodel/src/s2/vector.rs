@@ -1,4 +1,4 @@
-//! Vectors of three dimensions. Products and sums are computed in a fixed order, since coverings depend on every bit.
+//! Three-dimensional vectors. Products and sums are computed in a fixed order, because coverings depend on every bit.
 
 use std::cmp::Ordering;
 use std::ops::{Add, Mul, Neg, Sub};
@@ -51,7 +51,7 @@ impl Vector {
         self.cross(other).norm().atan2(self.dot(other))
     }
 
-    /// Number of the component of largest magnitude; among equal ones the last.
+    /// Index of the component of largest magnitude; the last of equal ones.
     pub(crate) fn largest_component(self) -> usize {
         let [x, y, z] = self.components().map(f64::abs);
         match () {
@@ -61,7 +61,7 @@ impl Vector {
         }
     }
 
-    /// The order by x, then y, then z. Components are numbers, so there is one.
+    /// The order by x, then y, then z. Components are never NaN, so the order is total.
     pub(super) fn order(self, other: Self) -> Ordering {
         self.partial_cmp(&other).unwrap_or(Ordering::Equal)
     }

@@ -1,4 +1,4 @@
-//! Contexts of indexes: whether bytes are one, and how lists of indexes show it.
+//! Contexts of indexes: their validation, and their text in lists of indexes.
 
 use std::fmt::Write;
 
@@ -13,22 +13,23 @@ const BASE_MASK: u8 = 0x0f;
 const LIST_KEY: u8 = 0x12;
 const OF_LIST: u64 = 0x10;
 const OF_MAP: u64 = 0x20;
-/// The ways in which a step finds its element, in the order of their numbers.
+/// How a step finds its element, in the order of the numbers.
 const BASES: [&str; 4] = ["index", "rank", "key", "value"];
 
-/// Why bytes are no context for an index.
+/// Why bytes are not valid as the context of an index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ContextError {
     /// They are no list of steps.
     Invalid,
-    /// They are one, but not in the shortest form, in which contexts are compared.
+    /// They are not in the shortest form, in which contexts are compared.
     NotShortest,
 }
 
-/// Whether `bytes` are a context for an index: a msgpack list of steps and their arguments, each in its shortest form.
+/// Checks that `bytes` are a context for an index: a msgpack list of steps and their arguments, each in its shortest
+/// form.
 ///
 /// # Errors
-/// The error.
+/// Why they are not.
 pub fn check_context(bytes: &[u8]) -> Result<(), ContextError> {
     check_steps(bytes).ok_or(ContextError::Invalid)?;
     let mut reader = Reader::new(bytes);
@@ -62,7 +63,7 @@ fn check_steps(bytes: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// A context as lists of indexes show it: `[map_key(<string#1>), list_rank(0)]`.
+/// The text of a context in lists of indexes: `[map_key(<string#1>), list_rank(0)]`.
 #[must_use]
 pub fn context_text(bytes: &[u8]) -> String {
     let mut text = String::from("[");

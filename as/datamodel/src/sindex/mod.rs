@@ -1,6 +1,6 @@
-//! What secondary indexes hold: the keys that a record has in an index, and what queries ask of them.
+//! Contents of secondary indexes: the keys of a record in an index, and the predicates of queries.
 //!
-//! An index is for a bin, or for what a context leads to in a bin, and for values of one type: the value itself, or the
+//! An index covers a bin, or the target of a context in a bin, for values of one type: the value itself, or the
 //! elements of a list, the keys or the values of a map. A key is a 64-bit number:
 //! ```text
 //! integer        the value itself
@@ -28,18 +28,18 @@ use crate::particle::{BytesType, Particle, type_number};
 pub use context::{ContextError, check_context, context_text};
 pub use predicate::Predicate;
 
-/// Strings and blobs that are a bin's value have a key up to this length. Those in lists and maps always have one.
+/// Longest string or blob of a bin that has a key. Those in lists and maps always have one.
 const BYTES_SIZE_MAX: usize = 2048;
-/// Price of an element that is looked at.
+/// Price of visiting an element.
 const ELEMENT_STEPS: u64 = 8;
-/// Steps that sorting takes for each key.
+/// Price of sorting, for each key.
 const SORT_STEPS: usize = 4;
 /// The first byte of elements that are text, bytes and GeoJSON.
 const TEXT: u8 = type_number::STRING;
 const BLOB: u8 = type_number::BLOB;
 const GEOJSON: u8 = type_number::GEOJSON;
 
-/// The type of the values that an index is for.
+/// The type of an index's values.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum KeyType {
     Numeric,
@@ -49,7 +49,7 @@ pub enum KeyType {
 }
 
 impl KeyType {
-    /// All of them, with the names that commands and lists have for them and the letters of system metadata.
+    /// All types, with their names in commands and lists, and their letters in system metadata.
     pub const ALL: [(Self, &'static str, char); 4] = [
         (Self::Numeric, "numeric", 'I'),
         (Self::String, "string", 'S'),
@@ -64,7 +64,7 @@ impl KeyType {
         (name, letter)
     }
 
-    /// The type whose values are particles of this type.
+    /// The index type for particles of type `number`.
     #[must_use]
     pub const fn from_particle_type(number: u8) -> Option<Self> {
         match number {
@@ -77,7 +77,7 @@ impl KeyType {
     }
 }
 
-/// The part of a value that the index is for.
+/// The part of a value that the index covers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum IndexType {
     /// The value itself.
@@ -89,8 +89,8 @@ pub enum IndexType {
 }
 
 impl IndexType {
-    /// All of them, in the order of their numbers on the wire, with the names that commands and lists have for them and
-    /// the letters of system metadata.
+    /// All parts, in the order of their numbers on the wire, with their names in commands and lists, and their letters
+    /// in system metadata.
     pub const ALL: [(Self, &'static str, char); 4] = [
         (Self::Default, "default", '.'),
         (Self::List, "list", 'L'),
@@ -105,7 +105,7 @@ impl IndexType {
         (name, letter)
     }
 
-    /// The type of this number on the wire.
+    /// The index type with number `number` on the wire.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).map(|(index_type, ..)| *index_type)
@@ -117,7 +117,7 @@ impl IndexType {
 pub struct Key(i64);
 
 impl Key {
-    /// The key that clients know as `bval`.
+    /// The key for a `bval` of the protocol.
     #[must_use]
     pub const fn from_bval(bval: i64, key_type: KeyType) -> Self {
         match key_type {
@@ -126,7 +126,7 @@ impl Key {
         }
     }
 
-    /// As clients know it.
+    /// The `bval` of the protocol.
     #[must_use]
     pub const fn bval(self, key_type: KeyType) -> i64 {
         Self::from_bval(self.0, key_type).0
@@ -141,21 +141,21 @@ impl Key {
     }
 }
 
-/// Keys of a record in an index, ascending, none twice.
+/// Keys of a record in an index, ascending, without duplicates.
 pub type Keys = SmallVec<[Key; 4]>;
 
-/// The values that an index is for.
+/// The values that an index covers.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct IndexedValue {
     pub bin: Box<[u8]>,
-    /// Where in the bin's list or map, if not at its top: steps as [`cdt::value_at`] takes them, in their shortest
-    /// form.
+    /// The path inside the bin's list or map, if the index is not for its top: steps as for [`cdt::value_at`], in their
+    /// shortest form.
     pub context: Option<Box<[u8]>>,
     pub index_type: IndexType,
     pub key_type: KeyType,
 }
 
-/// A value of the index's type, as it is found.
+/// A value of the index's type, unconverted.
 #[derive(Clone, Copy, Debug)]
 enum Indexable<'a> {
     Integer(i64),
@@ -163,7 +163,7 @@ enum Indexable<'a> {
     Bytes(&'a [u8]),
     /// A GeoJSON value of a bin, with its cells.
     StoredGeoJson(&'a [u8]),
-    /// The text of one without cells.
+    /// The text of a GeoJSON value without cells.
     GeoJson(&'a [u8]),
 }
 
@@ -181,14 +181,14 @@ impl IndexedValue {
         if let ControlFlow::Break(result) = visited {
             return Err(result);
         }
-        // A failed draw is found by the check at the end.
+        // The check at the end finds a failed draw.
         let _ = budget.draw_for(keys.len() * SORT_STEPS);
         keys.sort_unstable();
         keys.dedup();
         budget.check(Ok(keys))
     }
 
-    /// Calls `visit` for each value of the index's type until it breaks. Breaks itself when the budget is exhausted.
+    /// Calls `visit` for each value of the index's type until it breaks. Also ends when the budget is exhausted.
     fn visit(
         &self,
         bin: &Particle<'_>,
@@ -206,7 +206,7 @@ impl IndexedValue {
         }
     }
 
-    /// As [`visit`](Self::visit), in a value that is a bin's or, if it `is_inner`, that a context leads to.
+    /// Same as [`visit`](Self::visit), in a bin's value or, if `is_inner`, in the value that a context leads to.
     fn visit_value(
         &self,
         value: &Particle<'_>,
@@ -295,7 +295,7 @@ impl IndexedValue {
         ControlFlow::Continue(())
     }
 
-    /// Passes an element; visits it if it is `wanted`. `None` at the end of what can be read.
+    /// Skips an element; visits it if it is `wanted`. `None` at the end of the readable bytes.
     fn visit_element(
         &self,
         reader: &mut Reader<'_>,
@@ -322,12 +322,12 @@ impl IndexedValue {
     }
 }
 
-/// Adds the keys of a value. What cannot be read as GeoJSON has none.
+/// Adds the keys of a value. Invalid GeoJSON has none.
 fn add_keys(found: Indexable<'_>, keys: &mut Keys, budget: &Budget<'_>) {
     match found {
         Indexable::Integer(value) => keys.push(Key(value)),
         Indexable::Bytes(bytes) => {
-            // A failed draw is found by the check at the end.
+            // The check at the end finds a failed draw.
             let _ = budget.draw_for_copy(bytes.len());
             keys.push(Key::of_bytes(bytes));
         }

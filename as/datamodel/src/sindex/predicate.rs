@@ -1,4 +1,5 @@
-//! What a query asks of an index: a range of integers, a string, a blob, or what is within a region or around a point.
+//! Predicates of queries on an index: a range of integers, a string, a blob, or GeoJSON within a region or around a
+//! point.
 //!
 //! ```text
 //! field     ranges u8, always 1; size of the bin's name u8 and name; particle type u8; then
@@ -17,13 +18,13 @@ use crate::budget::Budget;
 use crate::geojson::{GeoSettings, Geometry};
 use crate::particle::Particle;
 
-/// Bound of the size of a GeoJSON text.
+/// A GeoJSON text must be smaller than this.
 const GEOJSON_SIZE_MAX: usize = 1 << 20;
 
-/// What a query asks of the values of an index.
+/// The condition on the values of an index.
 #[derive(Clone, Debug)]
 pub enum Predicate {
-    /// Both ends are in.
+    /// Both ends are included.
     Integers {
         low: i64,
         high: i64,
@@ -38,10 +39,10 @@ pub enum Predicate {
 }
 
 impl Predicate {
-    /// The predicate in the field of a request, and the name of the bin that it is for.
+    /// Parses the predicate in the field of a request, and the name of its bin.
     ///
     /// # Errors
-    /// `Parameter` for what is none; `Timeout` when the budget is exhausted.
+    /// `Parameter` for an invalid field; `Timeout` when the budget is exhausted.
     pub fn parse<'f>(
         field: &'f [u8],
         geo: &GeoSettings,
@@ -51,7 +52,7 @@ impl Predicate {
         budget.check(result.ok_or(ResultCode::Parameter))
     }
 
-    /// The type of the values that it is about.
+    /// The type of the values that it applies to.
     #[must_use]
     pub const fn key_type(&self) -> KeyType {
         match self {
@@ -62,7 +63,7 @@ impl Predicate {
         }
     }
 
-    /// The ranges of keys, both ends included, in which all that matches is, in ascending order.
+    /// The ranges of keys, both ends included, that contain all matches, in ascending order.
     #[must_use]
     pub fn ranges(&self) -> Vec<(Key, Key)> {
         match self {
@@ -72,7 +73,7 @@ impl Predicate {
         }
     }
 
-    /// Whether it asks for one key, which a record has at most once.
+    /// Whether it selects one key, which a record has at most once.
     #[must_use]
     pub fn is_equality(&self) -> bool {
         match self {
@@ -82,13 +83,13 @@ impl Predicate {
         }
     }
 
-    /// Whether every key in the ranges stands for a value that matches, so that the record need not be looked at.
+    /// Whether every key in the ranges matches, so that the record need not be read.
     #[must_use]
     pub const fn is_exact(&self) -> bool {
         matches!(self, Self::Integers { .. })
     }
 
-    /// Number of cells of a region's covering; none if it is no region that is asked about.
+    /// Number of cells of the region's covering; `None` unless the predicate is for a region.
     #[must_use]
     pub fn region_cell_count(&self) -> Option<usize> {
         match self {
@@ -97,7 +98,7 @@ impl Predicate {
         }
     }
 
-    /// Whether a record with `bin` has a value of those that `indexed` is for that matches.
+    /// Whether a record with `bin` has a matching value among those that `indexed` covers.
     ///
     /// # Errors
     /// `Timeout` when the budget is exhausted.
@@ -170,7 +171,7 @@ fn integers(bytes: &[u8]) -> Option<Predicate> {
     (low <= high).then_some(Predicate::Integers { low, high })
 }
 
-/// A value behind its size, which is less than `size_max`.
+/// The value after its size, which is less than `size_max`.
 fn sized(bytes: &[u8], size_max: usize) -> Option<&[u8]> {
     let (size, rest) = bytes.split_first_chunk()?;
     let size = u32::from_be_bytes(*size) as usize;

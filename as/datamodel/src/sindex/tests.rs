@@ -1,4 +1,4 @@
-//! Keys and predicates beside a naive model, and keys that the established server gave.
+//! Keys and predicates compared with a naive model, and keys from the C server.
 
 use cf::msgpack::{put_double, put_integer, put_list_header, put_map_header, put_nil, put_raw_header};
 use proptest::prelude::*;
@@ -38,7 +38,7 @@ impl Value {
         }
     }
 
-    /// Its key in an index of a type.
+    /// Its key in an index of type `key_type`.
     fn key(&self, key_type: KeyType) -> Option<Key> {
         match (key_type, self) {
             (KeyType::Numeric, Value::Integer(value)) => Some(Key(*value)),
@@ -98,14 +98,14 @@ const KEY_TYPES: [KeyType; 3] = [KeyType::Numeric, KeyType::String, KeyType::Blo
 proptest! {
     #[test]
     fn lists_have_the_keys_of_their_elements(values in prop::collection::vec(value(), 0..30)) {
-        // A list may not begin with one, which everybody would take for a description: no such thing is made here.
+        // A list must not begin with one, because every reader would take it for a description: none is made here.
         let particle = list_particle(&values);
         for key_type in KEY_TYPES {
             let expected = sorted(values.iter().filter_map(|value| value.key(key_type)).collect());
             prop_assert_eq!(keys(&indexed(IndexType::List, key_type), &particle), expected.clone());
             prop_assert!(keys(&indexed(IndexType::MapKeys, key_type), &particle).is_empty());
             prop_assert!(keys(&indexed(IndexType::Default, key_type), &particle).is_empty());
-            // Exactly the values that have a key are found by it.
+            // Each key finds exactly the values that have it.
             for value in &values {
                 let Some(predicate) = equality(value) else { continue };
                 let matches = predicate.matches(&indexed(IndexType::List, key_type), &particle, &Budget::unlimited());
@@ -135,7 +135,7 @@ proptest! {
         for key_type in KEY_TYPES {
             let expected = sorted(pairs.iter().filter_map(|(_, value)| value.key(key_type)).collect());
             prop_assert_eq!(keys(&indexed(IndexType::MapValues, key_type), &particle), expected);
-            // Where a context leads: by key 99 to the list.
+            // The context leads by key 99 to the list.
             let mut indexed = indexed(IndexType::List, key_type);
             indexed.context = Some([0x92, 0x22, 99][..].into());
             let expected = sorted(inner.iter().filter_map(|value| value.key(key_type)).collect());
@@ -170,7 +170,7 @@ const GEO: GeoSettings = GeoSettings {
     earth_radius_m: EARTH_RADIUS_M,
 };
 
-/// The predicate for a value, if there can be one.
+/// The predicate for a value, if there is one.
 fn equality(value: &Value) -> Option<Predicate> {
     match value {
         Value::Integer(value) => Some(Predicate::Integers { low: *value, high: *value }),
@@ -204,7 +204,7 @@ fn keys_are_those_of_the_established_server() {
     assert!(keys(&indexed(IndexType::Default, KeyType::String), &longest(2049)).is_empty());
 }
 
-/// The cells of what is stored and of the text are the same.
+/// A stored GeoJSON value and its text have the same cells.
 #[test]
 fn geojson_has_its_cells_wherever_it_is() {
     let point = br#"{"type":"Point","coordinates":[-122.4,37.6]}"#;

@@ -13,10 +13,10 @@ use super::call::{Call, CdtOperation, selection};
 use super::container::Container;
 use super::result::{ResultValue, integer};
 
-/// Carries out a call that reads.
+/// Applies a read call.
 ///
 /// # Errors
-/// `Parameter` for a bad call or damaged list; what the operation gives.
+/// `Parameter` for a bad call or a damaged list; otherwise the operation's error.
 pub(crate) fn read(list: &Container<'_>, call: &Call<'_>) -> Result<ResultValue, ResultCode> {
     let (operation, arguments) = call.operation(false)?;
     if operation == CdtOperation::ListSize {

@@ -24,12 +24,12 @@ use crate::cdt::{ContainerChange, Presence, Scope};
 /// Sort flags.
 const DESCENDING: u64 = 1;
 const DROP_DUPLICATES: u64 = 2;
-/// Above this number of comparisons, values to be unique are looked up in sorted order, unless they are so few that
-/// sorting takes more.
+/// Above this number of comparisons, the search for duplicates sorts first, unless the values are so few that sorting
+/// takes longer.
 const COMPARISONS_MAX: u64 = 1 << 12;
 const UNSORTED_VALUES_MAX: u32 = 16;
 
-/// The list after an operation, and its answer.
+/// The changed list and the answer.
 pub(super) type Change = (ContainerChange, ResultValue);
 
 /// How values may be added to a list.
@@ -47,26 +47,26 @@ impl AddFlags {
         self.0 & 2 != 0
     }
 
-    /// An element that may not be added is no error.
+    /// An element that may not be added is skipped without an error.
     pub(super) const fn is_no_fail(self) -> bool {
         self.0 & 4 != 0
     }
 
-    /// The elements that may be added are added, if the others are no error.
+    /// Elements that may be added are added although others may not.
     pub(super) const fn is_partial(self) -> bool {
         self.0 & 12 == 12
     }
 
-    /// The end of an operation whose value is in the list already.
+    /// The outcome for a value that is in the list already.
     pub(super) const fn exists(self) -> Result<ContainerChange, ResultCode> {
         if self.is_no_fail() { Ok(ContainerChange::Kept) } else { Err(ResultCode::ElementExists) }
     }
 }
 
-/// Carries out a call that modifies. `list` is none if there is no list yet.
+/// Applies a modify call. `list` is `None` if there is no list yet.
 ///
 /// # Errors
-/// `Parameter` for a bad call or damaged list; what the operation gives.
+/// `Parameter` for a bad call or a damaged list; otherwise the operation's error.
 pub(crate) fn modify(
     list: Option<&Container<'_>>,
     call: &Call<'_>,
@@ -98,7 +98,7 @@ pub(crate) fn modify(
     }
 }
 
-/// Carries out a call where there is no list. Only operations that add something make one.
+/// Applies a call where there is no list. Only operations that add something create one.
 fn create(
     operation: CdtOperation,
     arguments: Arguments<'_>,
@@ -203,7 +203,7 @@ pub(super) struct Values<'a> {
     /// Where the first value begins.
     start: usize,
     pub(super) count: u32,
-    /// They came as a list of items, rather than as the one value.
+    /// Whether they came as a list of items rather than as one value.
     are_items: bool,
     budget: &'a Budget<'a>,
 }
@@ -234,7 +234,7 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Puts values into an unordered list; returns the outcome and the number of elements then.
+/// Inserts values into an unordered list; returns the outcome and the new number of elements.
 fn insert(
     list: &Container<'_>,
     index: i64,
@@ -291,8 +291,8 @@ fn insert(
     Ok((splice(list, &edit, &[&nils, &contents], scope.is_top)?, count))
 }
 
-/// The values that are not in the list yet, as positions among the values; none if the operation ends because there are
-/// none of them, or because one that is not new ends it.
+/// The positions of the values that are not in the list yet; `None` if nothing is to be added, because no value is new
+/// or because a duplicate ends the operation.
 fn new_values(list: &Container<'_>, values: &Values<'_>, add: AddFlags) -> Result<Option<Mask>, ResultCode> {
     let offsets = values.offsets()?;
     let value = |position| values.contents().get(offsets.range(position, 1)).ok_or(ResultCode::Parameter);
@@ -333,11 +333,11 @@ fn new_values(list: &Container<'_>, values: &Values<'_>, add: AddFlags) -> Resul
     Ok(Some(kept).filter(|kept| kept.count() != 0))
 }
 
-/// Finds values without walking the list for each.
+/// Finds values without a walk over the list for each.
 struct Lookup {
     /// Positions of the list's elements in order.
     order: Vec<u32>,
-    /// Positions of the values that are equal to one before them.
+    /// Positions of the values that equal an earlier value.
     repeated: Mask,
 }
 
@@ -399,7 +399,7 @@ fn set(
     let index = if index < 0 { total.wrapping_add(index) } else { index };
     let index = u32::try_from(index).map_err(|_| ResultCode::OpNotApplicable)?;
     if add.is_unique() {
-        // Equal only to the element that it takes the place of, it is unique.
+        // A value that equals only the element it replaces is unique.
         for (element, position) in elements(list)?.zip(0..) {
             let order =
                 compare_metered(element?, value.contents(), list.budget).ok_or(ResultCode::Parameter)?;

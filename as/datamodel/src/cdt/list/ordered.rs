@@ -1,4 +1,4 @@
-//! Adding to ordered lists.
+//! Adds to ordered lists.
 
 use std::cmp::Ordering;
 
@@ -14,10 +14,10 @@ use crate::cdt::order::Among;
 use crate::cdt::pick::splice;
 use crate::cdt::{ContainerChange, Scope};
 
-/// Puts values where they belong; returns the outcome and the number of elements then.
+/// Inserts values at their places in the order; returns the outcome and the new number of elements.
 ///
 /// # Errors
-/// `ElementExists` and `OpNotApplicable` for values that are not unique as they should be.
+/// `ElementExists` or `OpNotApplicable` for values that must be unique and are not.
 pub(super) fn add(
     list: &Container<'_>,
     values: &Values<'_>,
@@ -69,7 +69,7 @@ pub(super) fn add(
     merge(list, &placed, scope)
 }
 
-/// The list with values put in at offsets, which ascend.
+/// The list with values inserted at ascending offsets.
 fn merge(
     list: &Container<'_>,
     placed: &[(usize, &[u8])],
@@ -86,7 +86,7 @@ fn merge(
     let mut out = layout.begin(list.budget)?;
     let mut copied = 0;
     for &(start, value) in placed {
-        // Values that no order is known of may ask for a place that has passed.
+        // Values without a defined order may ask for a place that is already past.
         let start = start.max(copied);
         out.extend_from_slice(list.slice(copied..start)?);
         out.extend_from_slice(value);
@@ -96,10 +96,10 @@ fn merge(
     Ok((ContainerChange::Replaced(layout.seal(out, list.budget)?), count))
 }
 
-/// Puts `value` in the place of element `index` (or behind the last), then where it belongs.
+/// Replaces element `index` (or appends), then moves `value` to its place in the order.
 ///
 /// # Errors
-/// `OpNotApplicable` beyond the end; `ElementExists` for a value that is not unique as it should be.
+/// `OpNotApplicable` beyond the end; `ElementExists` for a value that must be unique and is not.
 pub(super) fn replace(
     list: &Container<'_>,
     index: u32,
@@ -120,7 +120,7 @@ pub(super) fn replace(
         return splice(list, &edit, &[value], scope.is_top);
     }
     let replaced = list.range(index, 1)?;
-    // Either the elements from its new place on, or those up to there, make room.
+    // The elements from the new place on, or those up to it, make room.
     let edit = |position: u32, end: u32, range| Edit {
         position,
         removed: end - position,

@@ -1,4 +1,4 @@
-//! Selecting elements of a list, to return or remove them.
+//! Selects elements of a list, to return or remove them.
 
 use std::cmp::Ordering;
 
@@ -16,14 +16,14 @@ use crate::cdt::result::{
 use crate::cdt::window::Window;
 use crate::particle::Particle;
 
-/// With more elements than this to find ranks of, the list is sorted instead of walked for each.
+/// Above this number of ranks to find, the list is sorted once instead of walked for each.
 const WALKS_MAX: u32 = 8;
 
-/// Selects elements and builds the answer about them.
+/// Selects elements and builds the answer.
 ///
 /// # Errors
-/// `OpNotApplicable` for an index that is not there and for return types that the selector does not have;
-/// `Parameter` for bad values.
+/// `OpNotApplicable` for a missing index and for return types that the selector does not support; `Parameter`
+/// for bad values.
 pub(super) fn select(
     list: &Container<'_>,
     selector: Selector<'_>,
@@ -50,16 +50,16 @@ pub(super) fn select(
     }
 }
 
-/// Where an interval of values ends.
+/// The end of an interval of values.
 #[derive(Clone, Copy)]
 enum End<'a> {
-    /// It is the values equal to its begin.
+    /// The interval is the values equal to its begin.
     OfSame,
     Open,
     Before(&'a [u8]),
 }
 
-/// The bytes of the elements in turn.
+/// The bytes of each element in order.
 pub(crate) fn elements<'l, 'a>(
     list: &'l Container<'a>,
 ) -> Result<impl Iterator<Item = Result<&'a [u8], ResultCode>> + 'l, ResultCode> {
@@ -124,13 +124,13 @@ fn by_indexes(list: &Container<'_>, index: i64, count: u64, want: Want) -> Resul
     by_window(list, window, want.upright())
 }
 
-/// A run of elements.
+/// Selects a run of elements.
 fn by_window(list: &Container<'_>, window: Window, want: Want) -> Result<Selection, ResultCode> {
     let Window { start, count } = window;
     if count == 0 {
         return nothing(want, start);
     }
-    // The answer has no more than the elements, or a number for each.
+    // The answer has at most the elements, or a number for each.
     list.budget.draw_for(if want.is_multi { count as usize } else { 1 })?;
     let answer = match want.kind {
         ReturnType::Rank | ReturnType::ReverseRank if count == list.count => run(want, 0, count, list.count)?,
@@ -151,7 +151,7 @@ fn by_window(list: &Container<'_>, window: Window, want: Want) -> Result<Selecti
     Ok(Selection::new(Picked::Range { start, count }, answer))
 }
 
-/// All elements but those of a run that has some on both sides.
+/// Selects all elements except a run that has elements on both sides.
 fn outside(list: &Container<'_>, window: Window, want: Want) -> Result<Selection, ResultCode> {
     let total = list.count;
     let head = Window { start: 0, count: window.start };
@@ -174,7 +174,7 @@ fn outside(list: &Container<'_>, window: Window, want: Want) -> Result<Selection
     Ok(Selection::new(Picked::Mask(mask), answer))
 }
 
-/// The ranks of the elements of some runs, in an unordered list.
+/// The ranks of the elements in some runs of an unordered list.
 fn unordered_ranks(list: &Container<'_>, runs: &[Window], want: Want) -> Result<ResultValue, ResultCode> {
     let positions = || runs.iter().flat_map(|window| window.start..window.end());
     let offsets = list.offsets()?;
@@ -200,7 +200,7 @@ fn unordered_ranks(list: &Container<'_>, runs: &[Window], want: Want) -> Result<
     Ok(answer.finish())
 }
 
-/// For each element, how many are below it.
+/// For each element, the number of elements below it.
 fn ranks_by_position(list: &Container<'_>, offsets: &Offsets) -> Result<Vec<u32>, ResultCode> {
     let at = |position| bytes_at(list, offsets, position);
     let mut order: Vec<u32> = (0..list.count).collect();
@@ -344,7 +344,7 @@ fn by_ranks(list: &Container<'_>, rank: i64, count: u64, want: Want) -> Result<S
     Ok(Selection { picked: Picked::Mask(mask), answer, keeps_flags: true })
 }
 
-/// The elements of an unordered list that have certain ranks.
+/// The elements of an unordered list whose ranks are in the window.
 pub(crate) fn pick_ranks(list: &Container<'_>, window: Window) -> Result<Ranked, ResultCode> {
     let offsets = list.offsets()?;
     Ranked::pick(window.start, window.count, list.count, list.budget, |a, b| {
@@ -390,7 +390,7 @@ fn of_mask(list: &Container<'_>, mask: &Mask, want: Want) -> Result<ResultValue,
     })
 }
 
-/// In an ordered list each item selects a run. What is returned goes item by item, and repeats with the items.
+/// Each item selects a run of an ordered list. The result goes item by item, and repeats with the items.
 fn by_value_list_ordered(
     list: &Container<'_>,
     items: &Items<'_>,

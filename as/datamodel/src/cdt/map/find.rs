@@ -1,7 +1,7 @@
-//! Finding pairs of a map.
+//! Finds pairs of a map.
 //!
-//! A key in a map without index is found by a walk that reads each key once and ends early where order allows; so that
-//! offsets of all pairs are made only for what needs them.
+//! A walk finds a key in a map without an index. It reads each key once and ends early where the order allows, so that
+//! only operations that need the offsets of all pairs compute them.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -16,12 +16,12 @@ use crate::cdt::order::{Among, Ranked, Search, SearchResult};
 use crate::cdt::pair::split;
 use crate::cdt::window::Window;
 
-/// Where a key is, or where it would be put.
+/// The place of a key, or where to insert it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Place {
     pub(crate) is_found: bool,
     pub(crate) position: u32,
-    /// Bytes of the pair in the contents; empty where it would be put.
+    /// Bytes of the pair in the contents; empty at an insertion point.
     pub(crate) pair: Range<usize>,
 }
 
@@ -35,8 +35,8 @@ impl Place {
     }
 }
 
-/// Finds `key`, or where to put it: in a map whose pairs are in order (be it flagged or not) where it belongs, in others
-/// at the end.
+/// Finds `key`, or where to insert it: at its place in a map whose pairs are in order (flagged or not), at the end of
+/// any other.
 ///
 /// # Errors
 /// `Parameter` for a damaged map.
@@ -59,7 +59,7 @@ pub(crate) fn find_place(map: &Container<'_>, key: &[u8]) -> Result<Place, Resul
     find_by_offsets(map, key)
 }
 
-/// Finds `key` in a map, without a place for it if it is missing from an unordered one.
+/// Finds `key` in a map. In an unordered map a missing key has no insertion point.
 ///
 /// # Errors
 /// `Parameter` for a damaged map.
@@ -67,7 +67,7 @@ pub(crate) fn find_key(map: &Container<'_>, key: &[u8]) -> Result<Place, ResultC
     if map.is_ordered() { find_place(map, key) } else { walk_equal(map, key).ok_or(ResultCode::Parameter) }
 }
 
-/// Finds `key` in an ordered map by the offsets of all pairs: for one of many keys.
+/// Finds `key` in an ordered map by the offsets of all pairs, for searches of many keys.
 pub(crate) fn find_by_offsets(map: &Container<'_>, key: &[u8]) -> Result<Place, ResultCode> {
     place_at(map, search_keys(map, key, 0, Among::Any)?)
 }
@@ -95,22 +95,22 @@ fn place_at(map: &Container<'_>, found: SearchResult) -> Result<Place, ResultCod
     Ok(Place::missing(found.rank, map.start_of(found.rank)?))
 }
 
-/// Whether the order between a key and those of a map is beyond doubt, so that any way to search finds the same.
+/// Whether the order between a key and those of a map is unambiguous, so that every search finds the same.
 fn is_plain(key: &[u8]) -> bool {
     let kind = Reader::new(key).kind();
     kind.is_some_and(|kind| kind.is_integer() || matches!(kind, Kind::Text | Kind::Bytes))
 }
 
-/// Pairs that a walk over an ordered map passes at once.
+/// Pairs that a walk over an ordered map skips at once.
 const STRIDE: u32 = 32;
 
-/// Walks over the pairs of an ordered map up to `key`. Most keys are not looked at.
+/// Walks over the pairs of an ordered map up to `key`, and skips most keys unread.
 fn walk_ordered(map: &Container<'_>, key: &[u8]) -> Option<Place> {
     let probe = Probe::new(key);
     let at = |start: usize| map.contents.get(start..);
     let mut walk = Walk::new(map.contents, 0, map.budget);
     let mut position = 0;
-    // Where the pairs begin that are looked at one by one.
+    // Start of the pairs that are compared one by one.
     let mut start = 0;
     while map.count - position > STRIDE {
         let ahead = walk.pass(2 * u64::from(STRIDE))?;
@@ -137,7 +137,7 @@ fn walk_ordered(map: &Container<'_>, key: &[u8]) -> Option<Place> {
     Some(Place::missing(map.count, map.contents.len()))
 }
 
-/// Walks over the pairs of an unordered map up to `key`. It has no place if it is missing.
+/// Walks over the pairs of an unordered map up to `key`. A missing key has no insertion point.
 fn walk_equal(map: &Container<'_>, key: &[u8]) -> Option<Place> {
     let probe = Probe::new(key);
     let mut walk = Walk::new(map.contents, 0, map.budget);
@@ -153,8 +153,8 @@ fn walk_equal(map: &Container<'_>, key: &[u8]) -> Option<Place> {
     Some(Place::missing(map.count, map.contents.len()))
 }
 
-/// Walks over the pairs of an unordered map up to `key`. If it is missing, its place is before the first greater key, as long
-/// as keys ascend up to that.
+/// Walks over the pairs of an unordered map up to `key`. A missing key belongs before the first greater key, provided
+/// that the keys before that ascend.
 fn walk_unordered(map: &Container<'_>, key: &[u8]) -> Option<Place> {
     let probe = Probe::new(key);
     let mut walk = Walk::new(map.contents, 0, map.budget);
@@ -172,7 +172,7 @@ fn walk_unordered(map: &Container<'_>, key: &[u8]) -> Option<Place> {
         }
     }
     walk.finish()?;
-    // The key before the place is less than the sought one, and so than the one at the place.
+    // The key before the place is less than the sought one, hence less than the one at the place.
     if !is_ascending(map, place.position)? {
         place = Place::missing(map.count, map.contents.len());
     }
@@ -212,14 +212,14 @@ pub(crate) fn parts<'m, 'a>(
     }))
 }
 
-/// Compares pairs by value, those of equal values by key.
+/// Compares pairs by value, then by key.
 pub(crate) fn compare_by_value(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<Ordering> {
     let ((left_key, left), (right_key, right)) = (split(left, budget).ok()?, split(right, budget).ok()?);
     let keys = compare_metered(left_key, right_key, budget)?;
     compare_metered(left, right, budget).map(|order| order.then(keys))
 }
 
-/// Compares pairs by key, those of equal keys by value.
+/// Compares pairs by key, then by value.
 fn compare_by_key(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<Ordering> {
     let ((left_key, left), (right_key, right)) = (split(left, budget).ok()?, split(right, budget).ok()?);
     match compare_metered(left_key, right_key, budget)? {
@@ -228,12 +228,12 @@ fn compare_by_key(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<Orde
     }
 }
 
-/// Positions of pairs of an unordered map, in order of their keys.
+/// Positions of the window's pairs of an unordered map, in order of their keys.
 pub(crate) fn pick_by_key(map: &Container<'_>, window: Window) -> Result<Vec<u32>, ResultCode> {
     pick(map, window, compare_by_key)
 }
 
-/// Positions of pairs in order of their values.
+/// Positions of the window's pairs, in order of their values.
 pub(crate) fn pick_by_value(map: &Container<'_>, window: Window) -> Result<Vec<u32>, ResultCode> {
     if map.has_value_order() {
         let mut order = value_order(map)?;
@@ -274,7 +274,7 @@ pub(crate) fn position_by_rank(map: &Container<'_>, rank: u32) -> Result<u32, Re
     pick_by_value(map, Window { start: rank, count: 1 })?.first().copied().ok_or(ResultCode::Parameter)
 }
 
-/// The position of a pair with `value`: the first as they stand, or the lowest by the order in the index.
+/// The position of a pair with `value`: the first in the map, or the lowest in the index's order.
 ///
 /// # Errors
 /// `Parameter` for a damaged map.
@@ -287,7 +287,7 @@ pub(crate) fn position_by_value(map: &Container<'_>, value: &[u8]) -> Result<Opt
     crate::cdt::items::position_of(parts(map, false)?, value, map.budget)
 }
 
-/// Searches the values of a map in their order.
+/// Searches the values of a map in order.
 pub(crate) fn search_values(
     map: &Container<'_>,
     order: &[u32],

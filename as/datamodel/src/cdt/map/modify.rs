@@ -22,19 +22,19 @@ use crate::cdt::pick::{self, splice};
 use crate::cdt::result::{ResultValue, integer};
 use crate::cdt::{ContainerChange, Scope};
 
-/// The map after an operation, and its answer.
+/// The changed map and the answer.
 type Change = (ContainerChange, ResultValue);
 
 /// Which pairs may be put into a map.
 #[derive(Clone, Copy, Debug)]
 struct PutFlags {
-    /// The value of a key that is there may be replaced.
+    /// The value of an existing key may be replaced.
     overwrites: bool,
-    /// A key that is not there may be added.
+    /// A missing key may be added.
     creates: bool,
-    /// A pair that may not be put is no error.
+    /// A pair that may not be put is skipped without an error.
     no_fail: bool,
-    /// The pairs that may be put are put, if the others are no error.
+    /// Pairs that may be put are put although others may not.
     is_partial: bool,
 }
 
@@ -52,7 +52,7 @@ impl PutFlags {
         }
     }
 
-    /// Whether a pair whose key is (or is not) there may be put, and the error if that is one.
+    /// Whether a pair may be put, given whether its key exists; the error if a refusal is one.
     const fn allows(self, is_there: bool) -> Result<bool, ResultCode> {
         match (is_there, self) {
             (true, Self { overwrites: true, .. }) | (false, Self { creates: true, .. }) => Ok(true),
@@ -63,10 +63,10 @@ impl PutFlags {
     }
 }
 
-/// Carries out a call that modifies. `map` is none if there is no map yet.
+/// Applies a modify call. `map` is `None` if there is no map yet.
 ///
 /// # Errors
-/// `Parameter` for a bad call or damaged map; what the operation gives.
+/// `Parameter` for a bad call or a damaged map; otherwise the operation's error.
 pub(crate) fn modify(
     map: Option<&Container<'_>>,
     call: &Call<'_>,
@@ -90,7 +90,7 @@ pub(crate) fn modify(
     }
 }
 
-/// Carries out a call where there is no map. Only operations that add something make one.
+/// Applies a call where there is no map. Only operations that add something create one.
 fn create(
     operation: CdtOperation,
     arguments: Arguments<'_>,
@@ -104,7 +104,7 @@ fn create(
     }
     let addition = Addition::parse(operation, arguments)?;
     let touched_flags = scope.creation_flags(Shape::Map, addition.creation_flags());
-    // An index without an order is not made here, only by the operation that sets the type.
+    // Only the operation that sets the type makes an index without an order.
     let mut flags = if touched_flags == flags::PERSIST_INDEX { 0 } else { touched_flags };
     if !scope.is_top {
         flags &= !flags::PERSIST_INDEX;
@@ -198,7 +198,7 @@ fn normal_key<'k>(key: &'k [u8], budget: &Budget<'_>) -> Result<Cow<'k, [u8]>, R
     if is_key { Ok(normal) } else { Err(ResultCode::Parameter) }
 }
 
-/// Puts a pair; returns the outcome and the number of pairs then.
+/// Puts a pair; returns the outcome and the new number of pairs.
 fn put_pair(
     map: &Container<'_>,
     key: &[u8],
@@ -216,7 +216,7 @@ fn put_pair(
     Ok((splice(map, &edit, &[key, value], scope.is_top)?, count))
 }
 
-/// Puts the pairs of a map; returns the outcome and the number of pairs then.
+/// Puts the pairs of a map; returns the outcome and the new number of pairs.
 fn put_items(
     map: &Container<'_>,
     items: &[u8],
@@ -238,7 +238,7 @@ fn put_items(
         let pair = items.slice(offsets.range(position, 1))?;
         let place = find_by_offsets(map, pair)?;
         let is_allowed = match put.allows(place.is_found) {
-            // Into an empty map, pairs that may not be created come all the same when that is no error.
+            // An empty map takes even pairs that may not be created, if partial success is allowed.
             Ok(false) if map.count == 0 && put.is_partial => true,
             is_allowed => is_allowed?,
         };
@@ -252,7 +252,7 @@ fn put_items(
     merge(map, &placed, count, scope)
 }
 
-/// The map with pairs put in the place of ranges of its contents, which ascend.
+/// The map with pairs in place of ascending ranges of its contents.
 fn merge(
     map: &Container<'_>,
     placed: &[(Range<usize>, &[u8])],
@@ -279,7 +279,7 @@ fn merge(
     Ok((ContainerChange::Replaced(layout.seal(out, map.budget)?), count))
 }
 
-/// An unordered map with its pairs in order of their keys, in `contents`; none if they are already.
+/// An unordered map with its pairs sorted by key in `contents`; `None` if they are sorted already.
 fn in_key_order<'c>(
     map: &Container<'c>,
     contents: &'c mut Vec<u8>,

@@ -1,4 +1,4 @@
-//! Selecting pairs of a map, to return or remove them.
+//! Selects pairs of a map, to return or remove them.
 
 use std::cmp::Ordering;
 
@@ -18,11 +18,11 @@ use crate::cdt::result::{Integers, ResultValue, ReturnType, Want, integer, not_f
 use crate::cdt::window::Window;
 use crate::particle::Particle;
 
-/// Selects pairs and builds the answer about them.
+/// Selects pairs and builds the answer.
 ///
 /// # Errors
-/// `OpNotApplicable` for an index that is not there and for return types that the selector does not have; `Parameter`
-/// for bad values.
+/// `OpNotApplicable` for a missing index and for return types that the selector does not support; `Parameter` for bad
+/// values.
 pub(super) fn select(
     map: &Container<'_>,
     selector: Selector<'_>,
@@ -58,10 +58,10 @@ pub(super) fn select(
     }
 }
 
-/// Where an interval of values ends.
+/// The end of an interval of values.
 #[derive(Clone, Copy)]
 enum End<'a> {
-    /// It is the values equal to its begin.
+    /// The interval is the values equal to its begin.
     OfSame,
     Open,
     Before(&'a [u8]),
@@ -203,7 +203,7 @@ fn by_indexes_unordered(map: &Container<'_>, window: Window, want: Want) -> Resu
     Ok(Selection::new(Picked::Mask(mask), answer))
 }
 
-/// All pairs of an ordered map but those of a run that has some on both sides.
+/// Selects all pairs of an ordered map except a run that has pairs on both sides.
 fn outside(map: &Container<'_>, window: Window, want: Want) -> Result<Selection, ResultCode> {
     let positions = || (0..window.start).chain(window.end()..map.count);
     let answer = match want.kind {
@@ -218,7 +218,7 @@ fn outside(map: &Container<'_>, window: Window, want: Want) -> Result<Selection,
     Ok(Selection::new(Picked::Mask(mask), answer))
 }
 
-/// All pairs.
+/// Selects all pairs.
 pub(super) fn all(map: &Container<'_>, want: Want) -> Result<Selection, ResultCode> {
     let total = map.count;
     map.budget.draw_for(2 * total as usize)?;
@@ -287,7 +287,7 @@ fn by_values(map: &Container<'_>, begin: &[u8], end: End<'_>, want: Want) -> Res
     Ok(Selection::new(Picked::Mask(mask), answer))
 }
 
-/// The run of ranks of the pairs with a value. `order` is that of the values.
+/// The ranks of the pairs with a value. `order` is the order of values.
 pub(super) fn find_run(
     map: &Container<'_>,
     order: &[u32],
@@ -303,7 +303,7 @@ pub(super) fn find_run(
     Ok(window)
 }
 
-/// With an order of values at hand, answers come in it.
+/// Answers in the order of values, which the index holds.
 fn by_values_indexed(
     map: &Container<'_>,
     begin: &[u8],
@@ -326,7 +326,7 @@ fn by_values_indexed(
     by_positions(map, order.get(window.start as usize..window.end() as usize), window, want)
 }
 
-/// Pairs at positions in order of value, whose ranks are `window`.
+/// Selects the pairs at positions in order of value, whose ranks are `window`.
 fn by_positions(
     map: &Container<'_>,
     positions: Option<&[u32]>,

@@ -1,4 +1,4 @@
-//! Selecting pairs of a map by lists of keys or values.
+//! Selects pairs of a map by lists of keys or values.
 
 use cf::msgpack::holds_search_value;
 use proto::ResultCode;
@@ -15,10 +15,10 @@ use crate::cdt::pick::{Mask, Picked, Selection};
 use crate::cdt::result::{Integers, Want, not_found};
 use crate::cdt::window::Window;
 
-/// Pairs with the keys of a list.
+/// Selects the pairs with the keys of a list.
 ///
 /// # Errors
-/// `Parameter` for what is no list; `OpNotApplicable` for ranks.
+/// `Parameter` for anything but a list; `OpNotApplicable` for ranks.
 pub(super) fn by_key_list(map: &Container<'_>, keys: &[u8], want: Want) -> Result<Selection, ResultCode> {
     let keys = Items::parse(keys, map.budget)?;
     if keys.count == 0 {
@@ -63,10 +63,10 @@ fn run_of_key(map: &Container<'_>, key: &[u8]) -> Result<Window, ResultCode> {
     Ok(Window { start: first.rank, count: past_last.rank.saturating_sub(first.rank) })
 }
 
-/// Pairs with the values of a list.
+/// Selects the pairs with the values of a list.
 ///
 /// # Errors
-/// `Parameter` for what is no list; `OpNotApplicable` for ranges.
+/// `Parameter` for anything but a list; `OpNotApplicable` for ranges.
 pub(super) fn by_value_list(map: &Container<'_>, values: &[u8], want: Want) -> Result<Selection, ResultCode> {
     let values = Items::parse(values, map.budget)?;
     if values.count == 0 {
@@ -88,7 +88,7 @@ pub(super) fn by_value_list(map: &Container<'_>, values: &[u8], want: Want) -> R
     Ok(Selection::new(Picked::Mask(mask), answer))
 }
 
-/// With an order of values at hand, indexes and ranks go value by value, and repeat with the values.
+/// Indexes and ranks go value by value in the index's order of values, and repeat with the values.
 fn by_value_list_indexed(
     map: &Container<'_>,
     values: &Items<'_>,
@@ -110,7 +110,7 @@ fn by_value_list_indexed(
     Ok(Selection::new(Picked::Mask(mask), answer))
 }
 
-/// A list without values selects nothing, or everything if inverted.
+/// An empty list selects nothing, or everything if inverted.
 fn by_empty_list(map: &Container<'_>, want: Want) -> Result<Selection, ResultCode> {
     if want.is_index_range() || want.is_rank_range() {
         return Err(ResultCode::OpNotApplicable);
@@ -118,7 +118,7 @@ fn by_empty_list(map: &Container<'_>, want: Want) -> Result<Selection, ResultCod
     if want.is_inverted {
         return all(map, want.upright());
     }
-    // A return type that does not exist is no error here.
+    // An unknown return type is no error here.
     Ok(Selection::nothing(not_found(want, 0).unwrap_or_default()))
 }
 
@@ -147,12 +147,12 @@ impl<'b> Windows<'b> {
         Ok(())
     }
 
-    /// The selected positions, and an answer of the runs one after the other.
+    /// The selected positions, and the runs one after the other as the answer.
     fn finish(self, want: Want) -> (Mask, Option<crate::particle::Particle<'static>>) {
         self.finish_through(want, None)
     }
 
-    /// As [`finish`](Self::finish), with what stands in `order` at the ranks of the runs.
+    /// Same as [`finish`](Self::finish), with the entries of `order` at the ranks of the runs.
     fn finish_through(
         self,
         want: Want,

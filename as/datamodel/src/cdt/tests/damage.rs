@@ -1,4 +1,4 @@
-//! Operations on what no client could have written: values of a record that was damaged on its device.
+//! Operations on values that no client can write: values of a record that was damaged on its device.
 
 use cf::msgpack::{put_integer, put_unsigned};
 use proptest::collection::vec;
@@ -10,12 +10,12 @@ use crate::cdt::call::codes;
 use crate::change::{Change, Modified};
 use crate::particle::{BytesType, Particle};
 
-/// Bytes that a bin can only hold if its record was damaged: some that lie about what follows among them.
+/// Bytes that only a damaged record can hold; some headers are wrong about what follows.
 fn raw_bytes() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         4 => (0u8..0xa4).prop_map(|byte| vec![byte]),
         1 => any::<u8>().prop_map(|byte| vec![byte]),
-        // Headers that promise much, and descriptions with all flags and an index of any content.
+        // Headers with large counts, and descriptions with all flags and an index of any content.
         1 => prop::sample::select(vec![0xdcu8, 0xde]).prop_map(|marker| vec![marker, 0xff, 0xff]),
         1 => prop::sample::select(vec![0xddu8, 0xdf]).prop_map(|marker| vec![marker, 0xff, 0xff, 0xff, 0xff]),
         1 => (0u8..0x14, vec(any::<u8>(), 0..8))
@@ -45,7 +45,7 @@ proptest! {
             let bin = Particle::owned(bytes_type, bytes.clone());
             for code in codes() {
                 let mut call = Vec::new();
-                // With one to three arguments, of which the last is a number, a list or a map.
+                // With one to three arguments; the last is a number, a list or a map.
                 for count in 1u8..4 {
                     call.clear();
                     if depth {

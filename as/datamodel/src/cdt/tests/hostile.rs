@@ -1,4 +1,4 @@
-//! Bytes that nobody should send or store: an error each, and no harm.
+//! Invalid bytes from clients or storage give errors and do no harm.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ use crate::cdt::{list_to_wire, value_at};
 use crate::change::Change;
 use crate::particle::{BytesType, Particle};
 
-/// Calls with every code, few arguments and short contexts: mostly of the right kind.
+/// Calls with every code, few arguments and short contexts, mostly of the right kind.
 fn random_call(random: &mut Random) -> Value {
     let argument = |random: &mut Random| match random.below(6) {
         0 => Value::list((0..random.below(3)).map(|_| Value::random(random, 1)).collect()),
@@ -125,7 +125,7 @@ fn deep_values_are_neither_stored_nor_a_danger() {
     assert_eq!(list_from_wire(&deep), Err(ResultCode::Unknown));
     let append = [&[0x92, 1], &deep[..]].concat();
     assert_eq!(modify(Some(&list(&[0x90])), &append), Err(ResultCode::Parameter));
-    // Another server may have stored it.
+    // Another server may have stored this value.
     let stored = Particle::owned(BytesType::List, deep.clone());
     assert_eq!(read(Some(&stored), &[0x91, 16]), Ok(Some(Particle::Integer(1))));
     let by_value = [&[0x93, 20, 1], &deep[1..]].concat();
@@ -137,7 +137,7 @@ fn deep_values_are_neither_stored_nor_a_danger() {
     assert_eq!(read(Some(&stored), &context), Ok(Some(Particle::Integer(1))));
 }
 
-/// The established server makes such lists, and then takes their first element for flags and an index.
+/// The C server makes such lists, and then takes their first element for flags and an index.
 #[test]
 fn no_operation_makes_a_list_that_would_be_misread() {
     const EXTENSION: [u8; 3] = [0xd4, 5, 6];
@@ -155,7 +155,7 @@ fn no_operation_makes_a_list_that_would_be_misread() {
         (&[0x92, 1, 0xd4, 5, 6], &[0x92, 5, 0]),
         (&[0x92, 1, 0xd4, 5, 6], &[0x93, 10, 1, 1]),
         (&[0x92, 1, 0xd4, 5, 6], &[0x93, 35, 0, 1]),
-        // The order goes, the index stays.
+        // The order is dropped, the index stays.
         (&[0x92, 0xc7, 0, 1, 0xd4, 5, 6], &[0x92, 0, 0x10]),
     ];
     for (stored, call) in refused {
@@ -169,7 +169,7 @@ fn no_operation_makes_a_list_that_would_be_misread() {
     }
 }
 
-/// As the established server does; the recorded operations have it. No client may write such a map.
+/// The C server does this too; the recorded operations show it. No client may write such a map.
 #[test]
 fn a_context_makes_a_pair_of_any_key() {
     let call = |key: &[u8]| [&[0x93, 0xcc, 0xff, 0x92, 0x62], key, &[0x93, 67, 1, 1]].concat();

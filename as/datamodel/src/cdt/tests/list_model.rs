@@ -1,4 +1,4 @@
-//! Operations on lists, as anyone would write them over a vector.
+//! A naive model of list operations over a vector.
 
 use proto::ResultCode;
 
@@ -15,17 +15,17 @@ const VALUE: i64 = 7;
 const EXISTS: i64 = 13;
 const INVERTED: i64 = 0x1_0000;
 
-/// Positions that `count` elements from `index` have.
+/// Positions of `count` elements from `index`.
 pub(super) fn window(index: i64, count: i64, total: usize) -> Vec<usize> {
     window_from(if index < 0 { total as i64 + index } else { index }, count, total)
 }
 
-/// As [`window`], from a start that does not count from the end.
+/// Same as [`window`], from a start that does not count from the end.
 pub(super) fn window_from(start: i64, count: i64, total: usize) -> Vec<usize> {
     (start.max(0)..(start + count).min(total as i64)).map(|position| position as usize).collect()
 }
 
-/// A random operation, carried out on `list`.
+/// A random operation, applied to `list`.
 pub(super) fn operation(random: &mut Random, list: &mut List) -> (CdtOperation, Expected) {
     match random.below(20) {
         0..=9 => select(random, list),
@@ -34,7 +34,7 @@ pub(super) fn operation(random: &mut Random, list: &mut List) -> (CdtOperation, 
     }
 }
 
-/// Elements from an index on, given, popped or removed without a return type.
+/// Elements from an index on, returned, popped or removed without a return type.
 fn by_position(random: &mut Random, list: &mut List) -> (CdtOperation, Expected) {
     let (code, is_one) =
         *random.pick(&[(17, true), (18, false), (5, true), (6, false), (7, true), (8, false)]);
@@ -59,7 +59,7 @@ fn by_position(random: &mut Random, list: &mut List) -> (CdtOperation, Expected)
     (operation, Ok(answer))
 }
 
-/// How many elements a range has, as an argument; without one, all there are.
+/// The number of elements of a range, as an argument; all if it is left out.
 pub(super) fn some_count(random: &mut Random, arguments: &mut Vec<Value>) -> i64 {
     if random.chance(25) {
         return i64::from(u32::MAX);
@@ -69,7 +69,7 @@ pub(super) fn some_count(random: &mut Random, arguments: &mut Vec<Value>) -> i64
     count
 }
 
-/// How elements are selected: code to get, code to remove, whether any number may be selected.
+/// How elements are selected: code to get, code to remove, whether any number of elements may be selected.
 type Selector = (i64, i64, bool);
 
 const BY_INDEX: Selector = (19, 32, false);
@@ -155,7 +155,7 @@ fn selected(
     }
 }
 
-/// A few values that differ.
+/// A few distinct values.
 pub(super) fn some_values(random: &mut Random, any: &dyn Fn(&mut Random) -> Value) -> Vec<Value> {
     let mut values: Vec<Value> = Vec::new();
     for _ in 0..random.below(4) {
@@ -172,7 +172,7 @@ fn select(random: &mut Random, list: &mut List) -> (CdtOperation, Expected) {
     let mut by_rank: Vec<usize> = (0..total).collect();
     by_rank.sort_by(|&a, &b| order(&list.items[a], &list.items[b]));
     let has_equals = by_rank.windows(2).any(|pair| list.items[pair[0]].is(&list.items[pair[1]]));
-    // Which of equal elements has which rank is up to the algorithm, unless the list is ordered.
+    // The algorithm decides about the ranks of equal elements, unless the list is ordered.
     let are_ranks_clear = list.is_ordered || !has_equals;
     let mut selector = *random.pick(&SELECTORS);
     if !are_ranks_clear && [BY_RANK, BY_RANK_RANGE, BY_RELATIVE_RANK_RANGE].contains(&selector) {
@@ -185,7 +185,7 @@ fn select(random: &mut Random, list: &mut List) -> (CdtOperation, Expected) {
     }
     let mut kinds = vec![NONE, INDEX, REVERSE_INDEX, COUNT, VALUE, VALUE];
     if !is_inverted {
-        // Whether what is outside of a selection exists has an answer of its own for each selector.
+        // Selectors differ in their answer to whether elements outside of a selection exist.
         kinds.push(EXISTS);
     }
     if are_ranks_clear {
@@ -314,7 +314,7 @@ fn change(random: &mut Random, list: &mut List) -> (CdtOperation, Expected) {
     (CdtOperation { call, modifies: true }, expected)
 }
 
-/// Values that are to be added; `None` when that ends without change, and an error when it ends so.
+/// The values to be added; `None` when the operation ends without a change, an error when it fails.
 fn addable(
     list: &List,
     values: &[Value],

@@ -1,4 +1,4 @@
-//! Operations on maps, as anyone would write them over a vector of pairs.
+//! A naive model of map operations over a vector of pairs.
 
 use proto::ResultCode;
 
@@ -20,12 +20,12 @@ const UNORDERED_MAP: i64 = 16;
 const ORDERED_MAP: i64 = 17;
 const INVERTED: i64 = 0x1_0000;
 
-/// A random operation, carried out on `map`.
+/// A random operation, applied to `map`.
 pub(super) fn operation(random: &mut Random, map: &mut Map) -> (CdtOperation, Expected) {
     if random.chance(60) { select(random, map) } else { change(random, map) }
 }
 
-/// How pairs are selected: code to get, code to remove, whether any number may be selected.
+/// How pairs are selected: code to get, code to remove, whether any number of pairs may be selected.
 type Selector = (i64, i64, bool);
 
 const BY_KEY: Selector = (97, 76, false);
@@ -182,7 +182,7 @@ fn select(random: &mut Random, map: &mut Map) -> (CdtOperation, Expected) {
         ],
     };
     let mut kind = *random.pick(&kinds);
-    // Whether what is outside of a selection exists has an answer of its own for each selector.
+    // Selectors differ in their answer to whether elements outside of a selection exist.
     if !is_inverted && random.chance(10) {
         kind = EXISTS;
     }
@@ -256,7 +256,7 @@ fn change(random: &mut Random, map: &mut Map) -> (CdtOperation, Expected) {
         1 => (as_call(69, &[key, value]), put(map, &pair, NO_CREATE)),
         2 | 3 => {
             let call = as_call(67, &[&[key, value], &flag_arguments[..]].concat());
-            // Of a single pair, nothing can be done in part.
+            // Partial success makes no sense for a single pair.
             (call, put(map, &pair, flags & !PARTIAL))
         }
         4 => {
@@ -293,7 +293,8 @@ fn change(random: &mut Random, map: &mut Map) -> (CdtOperation, Expected) {
     (CdtOperation { call, modifies: true }, expected)
 }
 
-/// Pairs that must not be created fill an empty map when that is no error and parts are asked for.
+/// An empty map takes even pairs that must not be created, if failure is no error and partial success is
+/// allowed.
 fn put_or_fill(map: &mut Map, items: &Map, flags: i64) -> Expected {
     let fills = NO_CREATE | NO_FAIL | PARTIAL;
     let flags = if map.pairs.is_empty() && flags & fills == fills { 0 } else { flags };

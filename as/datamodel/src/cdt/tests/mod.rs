@@ -1,9 +1,9 @@
-//! Lists and maps against models made of vectors, and against bytes nobody should send.
+//! Lists and maps compared with models over vectors, and fed with invalid bytes.
 //!
-//! A run starts from a seed: a bin gets operation after operation, with contexts that lead into what is there, and
-//! so does a naive model. After each operation the answers and the values must agree, and the stored bytes must be
-//! what a writer makes of that value from scratch, index included. Where an answer has several elements their order
-//! is not compared: the conformance corpora have that to the byte.
+//! A run starts from a seed: a bin gets one operation after the other, with contexts that lead into its value, and
+//! so does a naive model. After each operation the answers and the values must agree, and the stored bytes must
+//! equal those of a writer that starts from scratch, index included. The order of an answer with several elements
+//! is not compared: the conformance corpora check it to the byte.
 
 mod damage;
 mod hostile;
@@ -24,12 +24,12 @@ use crate::budget::{Budget, unlimited};
 use crate::change::{Change, Modified};
 use crate::particle::{BytesType, Particle};
 
-/// As the operation, with and without an end to its budget.
+/// The operation, with and without a limit of its budget.
 fn read(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
     unlimited(|budget| super::read(bin, payload, budget))
 }
 
-/// As the operation, with and without an end to its budget.
+/// The operation, with and without a limit of its budget.
 fn modify(bin: Option<&Particle<'_>>, payload: &[u8]) -> Result<Modified, ResultCode> {
     unlimited(|budget| super::modify(bin, payload, budget))
 }
@@ -42,10 +42,10 @@ fn map_from_wire(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ResultCode> {
     unlimited(|budget| super::map_from_wire(bytes, budget))
 }
 
-/// The answer of the model to an operation, or the error.
+/// The model's answer to an operation, or its error.
 type Expected = Result<Value, ResultCode>;
 
-/// An operation in its wire form, for a container of a shape.
+/// An operation in its wire form, for a container of either shape.
 struct CdtOperation {
     call: Vec<Value>,
     modifies: bool,
@@ -58,7 +58,7 @@ struct Step {
     argument: Value,
 }
 
-/// A random way into `value`, and where it leads.
+/// A random path into `value`, and the value at its end.
 fn way_into<'v>(random: &mut Random, value: &'v mut Value, steps: &mut Vec<Step>) -> &'v mut Value {
     let inner_containers = value.container_positions();
     if inner_containers.is_empty() || random.below(3) == 0 {
@@ -78,7 +78,7 @@ fn payload(steps: &[Step], call: &[Value]) -> Vec<u8> {
     Value::list(vec![Value::Int(0xff), Value::list(context), Value::list(call.to_vec())]).packed()
 }
 
-/// Carries out `payload`; returns the answer and the bin afterwards.
+/// Applies `payload`; returns the answer and the bin afterwards.
 fn carry_out(
     bin: Option<Particle<'static>>,
     payload: &[u8],
@@ -102,7 +102,7 @@ fn carry_out(
     }
 }
 
-/// The stored bytes of a list or map are what a writer makes of its flags and contents.
+/// Checks that the stored bytes of a list or map equal those of a writer for its flags and contents.
 fn assert_well_stored(bin: &Particle<'_>) {
     let (shape, bytes) = match bin {
         Particle::Bytes(BytesType::List, bytes) => (Shape::List, bytes),
@@ -159,14 +159,14 @@ fn run(seed: u64, operations: usize) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(6_000))]
 
-    /// 240,000 operations, more than 100,000 of them on lists and as many on maps.
+    /// Runs 240,000 operations, more than 100,000 each on lists and on maps.
     #[test]
     fn operations_do_what_the_models_do(seed: u64) {
         run(seed, 40);
     }
 }
 
-/// An operation that is added must be added to a model too.
+/// A new operation must be added to a model too.
 #[test]
 fn the_models_have_every_operation() {
     let mut random = Random::new(1);

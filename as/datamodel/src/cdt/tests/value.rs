@@ -62,7 +62,7 @@ pub(super) struct List {
     pub(super) items: Vec<Value>,
 }
 
-/// Pairs in order of their keys, whatever the flags.
+/// Pairs in order of their keys, even if the flags do not say so.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub(super) struct Map {
     /// 0 unordered, 1 by key, 3 by key and value; 8 in results.
@@ -180,7 +180,7 @@ impl Value {
         }
     }
 
-    /// The bin whose value this is, sometimes with an index.
+    /// A bin with this value, sometimes with an index.
     pub(super) fn stored(&self, random: &mut Random) -> Particle<'static> {
         let with_index = if random.chance(50) { 0x10 } else { 0 };
         let mut bytes = Vec::new();
@@ -269,7 +269,7 @@ impl Value {
         }
     }
 
-    /// For answers: elements in order, so that answers can be compared as sets.
+    /// Sorts the elements of answers, so that answers can be compared as sets.
     pub(super) fn with_order_undone(mut self) -> Self {
         match &mut self {
             Self::List(list) => list.items.sort_by_cached_key(|item| format!("{item:?}")),
@@ -279,8 +279,8 @@ impl Value {
         self
     }
 
-    /// For values of bins: equal elements of ordered lists (which can still differ, in flags inside of them) in an order of
-    /// their own, so that values can be compared.
+    /// Sorts equal elements of ordered lists in bin values (flags inside of them may differ), so that values can be
+    /// compared.
     pub(super) fn with_ties_undone(mut self) -> Self {
         match &mut self {
             Self::List(list) => {
@@ -298,7 +298,7 @@ impl Value {
         self
     }
 
-    /// Puts ordered lists in order, at any depth.
+    /// Sorts ordered lists at any depth.
     pub(super) fn restore_order(&mut self) {
         match self {
             Self::List(list) => list.restore_order(),

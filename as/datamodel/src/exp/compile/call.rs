@@ -1,7 +1,7 @@
 //! Calls of list, map, bit and HyperLogLog operations.
 //!
-//! The operation is a msgpack list as clients send it on its own, except that arguments which are lists are
-//! expressions. Its other bytes are taken as they are.
+//! The operation is a msgpack list as clients send it outside of expressions, except that arguments which are
+//! lists are expressions. Its other bytes are copied unchanged.
 
 use cf::msgpack::Kind;
 
@@ -12,9 +12,9 @@ use crate::exp::value::Type;
 
 /// Operation code of an operation inside a context.
 const CONTEXT_EVAL: u64 = 0xff;
-/// Bit of the system that says that the operation modifies.
+/// The bit of the system number that marks an operation as modifying.
 const MODIFIES: u32 = 0x40;
-/// Most pieces of an operation: evaluated arguments, and what is between them.
+/// Largest number of pieces of an operation: evaluated arguments, and the bytes between them.
 const PIECE_COUNT_MAX: u32 = 18;
 
 /// A call whose arguments are being read.
@@ -22,18 +22,18 @@ const PIECE_COUNT_MAX: u32 = 18;
 pub(super) struct CallFrame {
     call: Call,
     system: u32,
-    /// Arguments of the operation still to come, the one being evaluated among them.
+    /// Remaining arguments of the operation, including the current one.
     left: u32,
-    /// The part that follows the arguments evaluated so far.
+    /// The bytes after each argument evaluated so far.
     tails: Vec<Span>,
     pieces: Pieces,
-    /// The value to carry the operation out on is being read.
+    /// Whether the value that the operation applies to is being read.
     is_at_value: bool,
-    /// One of the arguments is open.
+    /// Whether one of the arguments is open.
     is_open: bool,
 }
 
-/// The number of pieces of an operation as the established server counts them, which limits it.
+/// The number of pieces of an operation as the C server counts them; it is limited.
 #[derive(Clone, Copy, Debug)]
 struct Pieces {
     count: u32,
@@ -60,7 +60,7 @@ impl Pieces {
 impl Compiler<'_> {
     pub(super) fn begin_call(&mut self) -> Option<Frame> {
         let result = Type::from_number(self.reader.integer()?)?;
-        // Its low 32 bits count.
+        // Only its low 32 bits count.
         let system = self.reader.integer()? as u32;
         let start = self.position();
         let mut count = self.reader.list_header()?.checked_sub(1)?;
@@ -94,7 +94,7 @@ impl Compiler<'_> {
         Some(Frame::Call(frame))
     }
 
-    /// Passes arguments up to the next one that is to be evaluated, if there is one.
+    /// Skips arguments up to the next one that is evaluated, if there is one.
     fn skip_arguments(&mut self, frame: &mut CallFrame) -> Option<()> {
         while frame.left != 0 {
             if self.reader.kind()? == Kind::List {
@@ -106,7 +106,7 @@ impl Compiler<'_> {
                 self.skip_literal()?;
                 frame.call.head.len = self.position() - frame.call.head.start;
             } else {
-                // From the first expression on, all arguments must be such that they could be one.
+                // From the first expression on, each argument must be a valid literal.
                 self.read_literal()?;
                 let end = self.position();
                 let tail = frame.tails.last_mut()?;
@@ -149,7 +149,7 @@ impl Compiler<'_> {
         let id = self.program.calls.len() as u32;
         self.program.calls.push(call);
         self.combine(call.operand_count + 1, Instruction::Call(id, self.handler));
-        // On nil, the type of the call is that of nil, whatever it says its result is.
+        // A call on nil has the type of nil, even if it declares another result.
         let result = if value == Type::Nil { Type::Nil } else { call.result };
         Some(StaticType { is_open: frame.is_open, ..StaticType::of(result) })
     }

@@ -1,4 +1,4 @@
-//! Operators whose operands are being read.
+//! Operators whose operands are being compiled.
 
 use super::{Chain, Compiler, StaticType};
 use crate::exp::arithmetic::{Binary, Unary};
@@ -8,37 +8,37 @@ use crate::exp::value::Type;
 
 use super::call::CallFrame;
 
-/// An operator, and how far it is.
+/// An operator and its progress.
 #[derive(Debug)]
 pub(super) enum Frame {
-    /// Operands one after the other.
+    /// An operator with plain operands.
     Operands {
         operator: Operator,
         count: u32,
         done: u32,
         first: Option<Type>,
-        /// One of those before is open.
+        /// Whether an earlier operand is open.
         is_open: bool,
     },
-    /// A regular expression and the text to match.
+    /// A regular expression, which awaits the text to match.
     Regex(RegexId),
     Connective {
         connective: Connective,
         count: u32,
-        /// Operands still to come, the one being read among them.
+        /// Remaining operands, including the current one.
         left: u32,
-        /// The handler of the connective itself.
+        /// The handler around the connective.
         outer: HandlerId,
         exits: Chain,
-        /// The operands before leave it open, whatever comes.
+        /// Whether the operands so far leave the connective open.
         is_open: bool,
     },
     Cond(CondFrame),
     Let {
-        /// Variables that are defined or being defined.
+        /// Number of variables defined, the current one included.
         defined: u32,
         count: u32,
-        /// The variable whose value is being read; none when all are defined.
+        /// The variable whose value is being read; `None` when all are defined.
         current: Option<Slot>,
         outer: HandlerId,
     },
@@ -48,16 +48,16 @@ pub(super) enum Frame {
 /// A condition.
 #[derive(Debug)]
 pub(super) struct CondFrame {
-    /// Elements still to come, the one being read among them.
+    /// Remaining elements, including the current one.
     left: u32,
     /// The type of the values so far.
     result: Option<Type>,
-    /// The jump to the next case, from the condition whose value is being read.
+    /// The jump to the next case from the condition of the current value.
     skip: Chain,
     exits: Chain,
-    /// No condition has been read.
+    /// Whether no condition has been read yet.
     is_first: bool,
-    /// The first condition is open, so that none of the cases can be told.
+    /// Whether the first condition is open, so that no case can be chosen.
     is_open: bool,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct CondFrame {
 pub(super) enum Step {
     /// Another operand.
     Operand,
-    /// Nothing: the operator is complete, of this shape.
+    /// None: the operator is complete, of this type.
     Done(StaticType),
 }
 
@@ -77,7 +77,7 @@ impl Frame {
 }
 
 impl Compiler<'_> {
-    /// Lets the innermost operator take an operand that was read.
+    /// Gives the operand just read to the innermost operator.
     pub(super) fn operand_done(&mut self, frame: &mut Frame, shape: StaticType) -> Option<Step> {
         match frame {
             Frame::Operands { operator, count, done, first, is_open } => {
@@ -94,7 +94,7 @@ impl Compiler<'_> {
             }
             Frame::Connective { connective, count, left, outer, exits, is_open } => {
                 shape.must_be(Type::Bool)?;
-                // Any operand that is known may decide; of those of which one is to be true, two.
+                // A known operand may decide; an exclusive connective needs two.
                 if *connective != Connective::Exclusive || left == count {
                     *is_open &= shape.is_open;
                 }
@@ -116,8 +116,8 @@ impl Compiler<'_> {
         }
     }
 
-    /// The `done`th of `count` operands is there. The type of the operator's value; it may not be final before the last
-    /// operand.
+    /// Takes the `done`th of `count` operands. Returns the type of the operator's value, which may not be final before
+    /// the last operand.
     fn operand(
         &mut self,
         operator: Operator,
@@ -185,7 +185,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Takes the `done`th of `count` operands together with those before.
+    /// Combines the `done`th of `count` operands with the earlier ones.
     fn fold(&mut self, binary: Binary, done: u32, count: u32) {
         let handler = self.handler;
         match binary {
@@ -266,7 +266,7 @@ impl Compiler<'_> {
         }
         let is_default = cond.left == 0;
         if !shape.is_unknown || is_default && cond.result.is_none() {
-            // An extension, which has no type, may stand before the first value that has one. It is unknown then.
+            // An extension, which has no type, may precede the first value that has one. It then counts as unknown.
             cond.result = cond.result.or(shape.result);
             if cond.result != shape.result {
                 return None;
@@ -279,7 +279,7 @@ impl Compiler<'_> {
         self.link(&mut cond.exits, Instruction::Jump);
         self.close(&cond.skip);
         cond.skip = Chain::default();
-        // The next case begins without this one's value.
+        // The next case begins without this case's value on the stack.
         self.height = self.height.saturating_sub(1);
         Some(Step::Operand)
     }
@@ -292,7 +292,7 @@ impl Compiler<'_> {
         Some(Frame::Let { defined, count, current, outer })
     }
 
-    /// Begins the definition of the next variable, if there is one more.
+    /// Begins the definition of the next variable, if there is another.
     fn next_variable(&mut self, defined: &mut u32, count: u32, outer: HandlerId) -> Option<Option<Slot>> {
         if *defined == count {
             self.handler = outer;

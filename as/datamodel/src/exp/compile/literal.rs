@@ -1,4 +1,4 @@
-//! Expressions that stand for themselves.
+//! Literals: values that stand for themselves.
 
 use cf::msgpack::{BLOB, GEOJSON, Head, Kind, SEARCH, TEXT};
 
@@ -9,11 +9,11 @@ use crate::exp::value::Type;
 use crate::geojson::{EARTH_RADIUS_M, Geometry};
 use crate::particle::BytesType;
 
-/// Marker of an extension of one byte, which only values for searches may have.
+/// Marker of an extension of one byte, which only search values may have.
 const SHORTEST_EXTENSION: u8 = 0xd4;
 
 impl Compiler<'_> {
-    /// Reads a value that is no list.
+    /// Compiles a value that is no list.
     pub(super) fn literal(&mut self) -> Option<StaticType> {
         let (mut constant, result) = self.read_literal()?;
         if let Constant::Bytes(BytesType::GeoJson, text) = constant {
@@ -65,14 +65,14 @@ impl Compiler<'_> {
         Some((constant, result))
     }
 
-    /// Passes a value that is not looked into.
+    /// Skips a value without looking into it.
     pub(super) fn skip_literal(&mut self) -> Option<()> {
         let mut ahead = self.reader;
         must_be_known(ahead.marker()?, &ahead.head()?)?;
         self.reader.skip(1)
     }
 
-    /// The whole of the next value, which stays the next.
+    /// The next value as a whole, which remains unread.
     fn value_ahead(&self) -> Option<Span> {
         let mut ahead = self.reader;
         let len = ahead.value()?.len() as u32;
@@ -80,7 +80,7 @@ impl Compiler<'_> {
     }
 }
 
-/// Refuses extensions of one byte that are not for searches.
+/// Refuses extensions of one byte that are no search values.
 fn must_be_known(marker: u8, head: &Head<'_>) -> Option<()> {
     let is_search = matches!(head, Head::Extension(extension) if extension.kind == SEARCH)
         && matches!(head.kind(), Kind::Wildcard | Kind::Infinity);

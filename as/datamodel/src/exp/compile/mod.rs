@@ -1,9 +1,9 @@
-//! From the bytes of an expression to a program, in one pass.
+//! Compiles the bytes of an expression to a program, in one pass.
 //!
-//! An expression is a msgpack value: a list of an operator's code and its elements, or anything else for itself. Types
-//! are checked on the way, so that a program finds operands of the right types (or unknown ones).
+//! An expression is a msgpack value: a list of an operator's code and its elements, or any other value as a literal.
+//! The compiler checks types, so that a program finds operands of the right types (or unknown ones).
 //!
-//! Nothing recurses: the operators around the place that is read are a stack of frames, of limited depth.
+//! Nothing recurses: the operators around the current position are a stack of frames, of limited depth.
 
 mod call;
 mod frame;
@@ -22,20 +22,20 @@ use crate::bins::check_name;
 use crate::budget::Budget;
 use crate::particle::BytesType;
 
-/// Most operators around one another.
+/// Deepest nesting of operators.
 pub(super) const DEPTH_MAX: usize = 4_096;
-/// Most regular expressions, and most bytes that all of them together may take when compiled.
+/// Largest number of regular expressions, and the most bytes that they may take together when compiled.
 const REGEX_COUNT_MAX: usize = 256;
 const REGEX_SIZE_MAX: usize = 16 << 20;
 
-/// Facts about an expression that are known before it is evaluated.
+/// Facts about an expression that are known before its evaluation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct StaticType {
     /// `None` for extension values, which have no type.
     pub(super) result: Option<Type>,
-    /// It is unknown, which stands in for any type among the values of a condition.
+    /// Whether it is the unknown value, which stands in for any type among the values of a condition.
     is_unknown: bool,
-    /// It is unknown of any record that has not been read.
+    /// Whether it is unknown for every record that has not been read.
     is_open: bool,
 }
 
@@ -44,12 +44,12 @@ impl StaticType {
         StaticType { result: Some(result), is_unknown: false, is_open: false }
     }
 
-    /// Of a value that takes a record that has been read.
+    /// The type of a value that needs a record that has been read.
     const fn open(result: Type) -> Self {
         StaticType { is_open: true, ..StaticType::of(result) }
     }
 
-    /// The type, if it is that of a number.
+    /// The type, if it is numeric.
     const fn number(self) -> Option<Type> {
         match self.result {
             Some(number @ (Type::Integer | Type::Float)) => Some(number),
@@ -67,11 +67,11 @@ pub(super) struct Compiled {
     pub(super) program: Program,
     /// The type of its value.
     pub(super) result: Type,
-    /// Its value is unknown of any record that has not been read. Without this it may be all the same.
+    /// Whether its value is unknown for every record that has not been read. It may be unknown even if this is false.
     pub(super) is_open: bool,
 }
 
-/// Compiles the expression that is all of `bytes`. `None` if it is none, or if the budget is exhausted.
+/// Compiles the expression in `bytes`. `None` if it is invalid, or if the budget is exhausted.
 pub(super) fn compile<'e>(bytes: &'e [u8], budget: &'e Budget<'e>) -> Option<Compiled> {
     u32::try_from(bytes.len()).ok()?;
     budget.draw_for(bytes.len()).ok()?;
@@ -102,11 +102,11 @@ struct Compiler<'e> {
     program: Program,
     frames: Vec<Frame>,
     variables: Variables<'e>,
-    /// Of the expression that is read.
+    /// The handler of the expression being read.
     handler: HandlerId,
-    /// Values on the stack when the program gets here.
+    /// Number of values on the stack at this point of the program.
     height: u32,
-    /// The sum of all operators so far.
+    /// The total size of all operators so far.
     size: u32,
     regex_size: usize,
     budget: &'e Budget<'e>,
@@ -130,7 +130,7 @@ impl<'e> Compiler<'e> {
         }
     }
 
-    /// Reads an expression up to its first operand. Its shape, if it has none.
+    /// Reads an expression up to its first operand. Returns its type if it has none.
     fn begin(&mut self) -> Option<Option<StaticType>> {
         if self.reader.kind()? != Kind::List {
             return self.literal().map(Some);
@@ -172,7 +172,7 @@ impl<'e> Compiler<'e> {
     }
 
     fn digest_modulo(&mut self) -> Option<StaticType> {
-        // The low 32 bits count.
+        // Only the low 32 bits count.
         let divisor = self.reader.integer()? as i32;
         if divisor == 0 {
             return None;
@@ -203,7 +203,7 @@ impl<'e> Compiler<'e> {
     }
 
     fn bin_type(&mut self) -> Option<StaticType> {
-        // The type of the bin is told, not asked for.
+        // BinType reports the type of the bin and expects none.
         let name = self.bin_name(Type::Nil)?;
         self.push(Instruction::BinType(name, self.handler));
         Some(StaticType::open(Type::Integer))
@@ -249,7 +249,7 @@ impl<'e> Compiler<'e> {
     }
 
     fn begin_connective(&mut self, connective: Connective, count: u32) -> Frame {
-        // Exactly one is to be true: none is so far. As with the other two, that is what it is without operands.
+        // Exactly one must be true: none is so far. And and Or likewise start from their value without operands.
         self.push(Instruction::Push(Constant::Bool(connective == Connective::And)));
         let outer = self.handler;
         if connective != Connective::Exclusive {
@@ -260,7 +260,7 @@ impl<'e> Compiler<'e> {
 
     // ---- the program
 
-    /// Where the next instruction goes.
+    /// The address of the next instruction.
     fn here(&self) -> Address {
         self.program.instructions.len() as Address
     }
@@ -302,14 +302,14 @@ impl<'e> Compiler<'e> {
         }
     }
 
-    /// Emits an instruction that goes to where the chain will end.
+    /// Emits an instruction that jumps to the end of the chain.
     fn link(&mut self, chain: &mut Chain, instruction: impl Fn(Address) -> Instruction) {
         let here = self.here();
         self.emit(instruction(chain.last));
         chain.last = here;
     }
 
-    /// Lets all instructions of the chain go to the next one.
+    /// Makes the next instruction the target of all instructions in the chain.
     fn close(&mut self, chain: &Chain) {
         let here = self.here();
         let mut at = chain.last;
@@ -336,7 +336,7 @@ impl<'e> Compiler<'e> {
         self.reader.position() as u32
     }
 
-    /// Reads text or bytes, with or without a byte that says what they are.
+    /// Reads text or bytes, with or without a type byte.
     fn raw(&mut self) -> Option<&'e [u8]> {
         match self.reader.head()? {
             Head::Raw(raw) => Some(raw),
@@ -352,7 +352,7 @@ impl<'e> Compiler<'e> {
     }
 }
 
-/// Instructions that all go to a place not known yet. Each holds the address of the one before.
+/// Instructions that all jump to the same place, which is not known yet. Each holds the address of the previous one.
 #[derive(Clone, Copy, Debug)]
 struct Chain {
     last: Address,

@@ -1,14 +1,14 @@
-//! Variables that are in scope.
+//! Variables in scope.
 
 use std::collections::HashMap;
 
 use super::StaticType;
 use crate::exp::program::Slot;
 
-/// Variables in scope, by name. No two have the same.
+/// Variables in scope, by name. Names are unique.
 #[derive(Debug, Default)]
 pub(super) struct Variables<'e> {
-    /// In order of definition, which is that of their slots.
+    /// In order of definition, which is the order of their slots.
     names: Vec<&'e [u8]>,
     by_name: HashMap<&'e [u8], Variable>,
     count_max: u32,
@@ -17,12 +17,12 @@ pub(super) struct Variables<'e> {
 #[derive(Clone, Copy, Debug)]
 struct Variable {
     slot: Slot,
-    /// `None` while the variable is being defined, or if its value has no type: it cannot be used.
+    /// `None` while the variable is being defined, or if its value has no type: the variable cannot be used.
     shape: Option<StaticType>,
 }
 
 impl<'e> Variables<'e> {
-    /// Begins to define a variable. `None` for a name that is none, or is taken.
+    /// Begins the definition of a variable. `None` for a name that is invalid or in use.
     pub(super) fn declare(&mut self, name: &'e [u8]) -> Option<Slot> {
         let (first, rest) = name.split_first()?;
         let is_letter = |byte: &u8| *byte == b'_' || byte.is_ascii_alphabetic();
@@ -38,21 +38,21 @@ impl<'e> Variables<'e> {
         Some(slot)
     }
 
-    /// Ends the definition of the last variable that was declared and not yet defined.
+    /// Ends the definition of the last declared variable.
     pub(super) fn define(&mut self, slot: Slot, value: StaticType) {
         if let Some(variable) = self.names.get(slot as usize).and_then(|name| self.by_name.get_mut(name)) {
-            // A value in the place of an unknown one has its type.
+            // A variable with an unknown value has a fixed type: it does not stand in for others.
             variable.shape = value.result.map(|_| StaticType { is_unknown: false, ..value });
         }
     }
 
-    /// The variable's slot and what is known of its value.
+    /// The variable's slot and the type of its value.
     pub(super) fn find(&self, name: &[u8]) -> Option<(Slot, StaticType)> {
         let variable = self.by_name.get(name)?;
         Some((variable.slot, variable.shape?))
     }
 
-    /// Forgets the last `count` variables.
+    /// Removes the last `count` variables.
     pub(super) fn forget(&mut self, count: u32) {
         for _ in 0..count {
             if let Some(name) = self.names.pop() {
@@ -61,7 +61,7 @@ impl<'e> Variables<'e> {
         }
     }
 
-    /// The most that were in scope at once.
+    /// The largest number of variables in scope at once.
     pub(super) const fn count_max(&self) -> u32 {
         self.count_max
     }

@@ -1,8 +1,8 @@
-//! From a parsed pattern to an automaton, and matching with it.
+//! Builds an automaton from a parsed pattern, and matches with it.
 //!
-//! Short texts are given to the engines of the regex-automata crate whole: they are fast and cannot be stopped. Where
-//! the number of the automaton's states and the length of the text allow that to take long, a lazy DFA is fed byte by
-//! byte instead, drawing on the budget for each byte and for each state that it has not met yet.
+//! Short texts go whole to the engines of the regex-automata crate, which are fast and cannot be stopped. Where the
+//! number of the automaton's states and the length of the text allow a long match, a lazy DFA reads the text byte by
+//! byte instead and draws on the budget for each byte and for each new state.
 
 use std::sync::OnceLock;
 
@@ -19,38 +19,38 @@ use crate::budget::Budget;
 
 /// Most bytes of an automaton.
 const SIZE_MAX: usize = 4 << 20;
-/// Most bytes of the states that an automaton has met and remembers.
+/// Most bytes of an automaton's cached states.
 const CACHE_SIZE_MAX: usize = 256 << 10;
-/// Most states times bytes of a text that is matched in one go.
+/// Largest product of states and text bytes for a match in one go.
 const WHOLE_WORK_MAX: u64 = 1 << 14;
-/// Of that work one part in so many is paid for: few states are in play at once.
+/// Such a match costs one step for this many state-byte products, because few states are active at once.
 const WHOLE_WORK_PER_STEP: u64 = 16;
-/// Price of making an automaton, and of each of its states, of which there are no more than fit into its size.
+/// Price of making an automaton, and of each of its states; its size limits their number.
 const COMPILE_STEPS: u64 = 10_000;
 const STATE_COMPILE_STEPS: u64 = 100;
 const STATES_MAX: u64 = SIZE_MAX as u64 / 16;
-/// Price of a match, whatever the text.
+/// Base price of a match.
 const MATCH_STEPS: u64 = 50;
-/// Bytes that the lazy DFA is fed before the budget is drawn on.
+/// Bytes that the lazy DFA reads between two draws on the budget.
 const CHUNK_SIZE: usize = 256;
-/// Price of a byte for it, and of each state of the pattern where a state of the DFA is made.
+/// Price of a byte in the lazy DFA, and, where it makes a state, of each state of the pattern.
 const BYTE_STEPS: usize = 2;
 const STATE_STEPS: u64 = 6;
 
 type CachePool = Pool<Cache, Box<dyn Fn() -> Cache + Send + Sync>>;
 
-/// An automaton that finds out whether part of a text matches.
+/// An automaton that tells whether part of a text matches.
 #[derive(Debug)]
 pub(super) struct Automaton {
     whole: meta::Regex,
     hir: Hir,
-    /// States of the pattern, about.
+    /// Approximate number of states of the pattern.
     states: u64,
     /// Made for the first long text.
     stepwise: OnceLock<Option<Stepwise>>,
 }
 
-/// A lazy DFA, and what it remembers: for each thread that matches.
+/// A lazy DFA and its caches, one for each thread that matches.
 struct Stepwise {
     dfa: DFA,
     caches: CachePool,
@@ -90,7 +90,7 @@ impl Automaton {
         Some(Automaton { whole, hir, states, stepwise: OnceLock::new() })
     }
 
-    /// Bytes that it takes, about, without what matching adds.
+    /// Approximate size in bytes, without the caches of matches.
     pub(super) fn memory_size(&self) -> usize {
         self.whole.memory_usage()
     }
@@ -106,7 +106,7 @@ impl Automaton {
     }
 
     pub(super) fn is_match_stepwise(&self, text: &[u8], budget: &Budget<'_>) -> Option<bool> {
-        // The price is the same whether or not it is made already, as results do not depend on what came before.
+        // The price is the same whether or not it exists already, because results must not depend on earlier matches.
         budget.draw(self.states.saturating_mul(STATE_STEPS)).ok()?;
         let stepwise = self.stepwise.get_or_init(|| Stepwise::new(&self.hir)).as_ref()?;
         stepwise.is_match(text, self.states, budget)
@@ -120,7 +120,7 @@ impl Stepwise {
             .which_captures(WhichCaptures::None)
             .nfa_size_limit(Some(SIZE_MAX));
         let nfa = thompson::Compiler::new().configure(config).build_from_hir(hir).ok()?;
-        // It never gives up: however often it forgets its states, it goes on as long as the budget does.
+        // The DFA never gives up: it continues within the budget, however often it drops its states.
         let config = dfa::Config::new()
             .cache_capacity(CACHE_SIZE_MAX)
             .skip_cache_capacity_check(true)
@@ -132,7 +132,7 @@ impl Stepwise {
     }
 
     fn is_match(&self, text: &[u8], states: u64, budget: &Budget<'_>) -> Option<bool> {
-        // Price of a state that has not been met yet.
+        // Price of a new state.
         let unmet_steps = states.saturating_mul(STATE_STEPS).max(MATCH_STEPS);
         let mut cache = self.caches.get();
         budget.draw(unmet_steps).ok()?;
@@ -140,7 +140,7 @@ impl Stepwise {
         for chunk in text.chunks(CHUNK_SIZE) {
             budget.draw_for(chunk.len() * BYTE_STEPS).ok()?;
             for &byte in chunk {
-                // The state has no tag, as one that has is returned below.
+                // The state has no tag: tagged states are returned below.
                 let mut next = self.dfa.next_state_untagged(&cache, state, byte);
                 if next.is_unknown() {
                     budget.draw(unmet_steps).ok()?;
@@ -157,7 +157,7 @@ impl Stepwise {
     }
 }
 
-/// States that the automaton of a pattern has, about. Recurses as deep as a pattern may be nested.
+/// Approximate number of states of a pattern's automaton. The recursion depth is the nesting limit of patterns.
 fn state_count(node: &Node) -> u64 {
     match node {
         Node::Empty | Node::BackReference(_) | Node::Set(_) | Node::Assertion(_) => 1,
@@ -167,13 +167,13 @@ fn state_count(node: &Node) -> u64 {
         Node::Group(_, node) => state_count(node),
         Node::Repeat { node, min, max } => {
             let copies = max.unwrap_or(*min).max(1);
-            // Each copy, and a place to go past it.
+            // Each copy has its states, and one to skip it.
             state_count(node).saturating_add(1).saturating_mul(copies.into())
         }
     }
 }
 
-/// Recurses as deep as a pattern may be nested.
+/// The recursion depth is the nesting limit of patterns.
 fn hir(node: &Node) -> Hir {
     match node {
         Node::Empty | Node::BackReference(_) => Hir::empty(),
@@ -193,7 +193,7 @@ fn hir(node: &Node) -> Hir {
         }),
         Node::Concat(nodes) => Hir::concat(nodes.iter().map(hir).collect()),
         Node::Alternate(nodes) => Hir::alternation(nodes.iter().map(hir).collect()),
-        // Nobody asks for the text that a group matches.
+        // The text that a group matches is not needed.
         Node::Group(_, node) => hir(node),
         Node::Repeat { node, min, max } => {
             Hir::repetition(Repetition { min: *min, max: *max, greedy: true, sub: Box::new(hir(node)) })

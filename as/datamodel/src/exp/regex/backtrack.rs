@@ -1,37 +1,37 @@
-//! Matches patterns with back-references by trying one way after the other.
+//! Matches patterns with back-references by backtracking.
 //!
-//! A way back is a stack of places to go on from and of what to restore before. The number of steps is limited, as it
-//! can be exponential in the length of the text.
+//! The trail is a stack of places to continue from and of registers to restore first. The number of steps is limited,
+//! because it can be exponential in the length of the text.
 
 use super::set::{ByteSet, is_word};
 use super::{Assertion, Flags, Node};
 use crate::budget::Budget;
 
-/// Most instructions of a program.
+/// Largest number of instructions of a program.
 const INSTRUCTIONS_MAX: usize = 10_000;
-/// Most steps of a match.
+/// Largest number of steps of a match.
 const STEPS_MAX: u32 = 1 << 20;
-/// Steps that are taken before the budget is drawn on, the price of each, and that of a place to begin at.
+/// Steps between two draws on the budget, the price of each, and the price of each start position.
 const STEPS_AT_ONCE: u32 = 64;
 const STEP_STEPS: u64 = 8;
 const START_STEPS: u64 = 50;
-/// Most entries of the way back.
+/// Largest number of entries of the trail.
 const TRAIL_MAX: usize = 1 << 16;
-/// A register that nothing was stored in.
+/// The value of an unset register.
 const UNSET: usize = usize::MAX;
 
 #[derive(Clone, Copy, Debug)]
 enum Instruction {
     Set(ByteSet),
     Assertion(Assertion),
-    /// Go on here and, if that fails, there.
+    /// Continue at the first and, if that fails, at the second.
     Split(usize, usize),
     Jump(usize),
-    /// Store the place in a register.
+    /// Store the position in a register.
     Save(usize),
-    /// Go there if the place is another than that in the register.
+    /// Jump if the position differs from that in the register.
     Progress(usize, usize),
-    /// The bytes between the places in a register and the next.
+    /// Match the bytes between the positions in a register and the next one.
     Same(usize),
 }
 
@@ -64,7 +64,7 @@ impl Backtracker {
         self.instructions.capacity() * size_of::<Instruction>()
     }
 
-    /// Whether part of `text` matches; `None` if that takes too many steps, or the budget is exhausted.
+    /// Whether part of `text` matches; `None` if that takes too many steps, or if the budget is exhausted.
     pub(super) fn is_match(&self, text: &[u8], budget: &Budget<'_>) -> Option<bool> {
         let mut steps_left = STEPS_MAX;
         for start in 0..=text.len() {
@@ -137,8 +137,8 @@ impl Backtracker {
         Some(false)
     }
 
-    /// Where the text ends that repeats, from `place` on, what is between the first two registers, if it does. `None`
-    /// if the budget is exhausted.
+    /// The end of a repetition, at `place`, of the text between the first two registers, if there is one. `None` if
+    /// the budget is exhausted.
     fn same(
         &self,
         text: &[u8],
@@ -146,7 +146,7 @@ impl Backtracker {
         registers: &[usize],
         budget: &Budget<'_>,
     ) -> Option<Option<usize>> {
-        // Both registers are unset where a group has not matched (yet).
+        // Both registers are unset before the group has matched.
         let group = match *registers {
             [start, end, ..] => text.get(start..end),
             _ => None,
@@ -165,7 +165,7 @@ impl Backtracker {
 
     // ---- the program
 
-    /// Recurses as deep as a pattern may be nested.
+    /// The recursion depth is the nesting limit of patterns.
     fn add(&mut self, node: &Node) -> Option<()> {
         match node {
             Node::Empty => {}
@@ -227,7 +227,7 @@ impl Backtracker {
         Some(())
     }
 
-    /// Any number of times. One that takes no byte is the last.
+    /// Any number of repetitions. One that takes no byte is the last.
     fn add_loop(&mut self, node: &Node) -> Option<()> {
         let register = self.register_count;
         self.register_count += 1;
@@ -239,7 +239,7 @@ impl Backtracker {
         Some(())
     }
 
-    /// Up to `count` times.
+    /// Up to `count` repetitions.
     fn add_optional(&mut self, node: &Node, count: u32) -> Option<()> {
         let mut splits = Vec::new();
         for _ in 0..count {
@@ -252,14 +252,14 @@ impl Backtracker {
     }
 }
 
-/// One more than the largest number of a group.
+/// The largest group number plus one.
 fn group_count(node: &Node) -> usize {
     let largest = |nodes: &[Node]| nodes.iter().map(group_count).max().unwrap_or(0);
     match node {
         Node::Group(group, node) => group_count(node).max(*group as usize + 1),
         Node::Repeat { node, .. } => group_count(node),
         Node::Concat(nodes) | Node::Alternate(nodes) => largest(nodes),
-        // Its group may have been left out of the pattern as repeated no times.
+        // Its group may be missing from the pattern because it repeats zero times.
         Node::BackReference(group) => *group as usize + 1,
         Node::Empty | Node::Set(_) | Node::Assertion(_) => 0,
     }

@@ -1,18 +1,18 @@
-//! Flags of a regular expression. Bits without meaning are ignored, and so is one that asks for no positions of matches.
+//! Flags of a regular expression. Bits without a meaning are ignored, and so is the flag that asks for no positions of
+//! matches.
 
 const EXTENDED: u64 = 1;
 const IGNORE_CASE: u64 = 2;
 const NEWLINE: u64 = 4;
 
-/// Flags, taken apart.
+/// The parsed flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in super::super::super) struct Flags {
-    /// The extended dialect.
+    /// Whether the dialect is the extended one.
     pub(in super::super::super) extended: bool,
-    /// Letters of either case match each other.
+    /// Whether letters of either case match each other.
     pub(in super::super::super) ignore_case: bool,
-    /// Lines are matched: anchors match at their ends, and neither `.` nor a list of what is not wanted matches a
-    /// newline.
+    /// Whether lines are matched: anchors match at their ends, and neither `.` nor a negated list matches a newline.
     pub(in super::super::super) by_line: bool,
 }
 

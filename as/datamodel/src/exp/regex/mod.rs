@@ -1,9 +1,9 @@
 //! POSIX regular expressions, basic and extended, as the C library of GNU systems understands them in the C locale:
 //! bytes are characters, and `\+ \? \| \w \W \s \S \b \B \< \> \` \'` and back-references work in both dialects.
 //!
-//! [`parse`] reads a pattern. Without back-references it becomes an [`automaton`], which takes time linear in the text,
-//! for each byte up to as much as the pattern has states. With them it is matched by [`backtrack`]ing, with a limit to
-//! the steps. Both draw on a budget.
+//! [`parse`] reads a pattern. A pattern without back-references becomes an [`automaton`], whose time is linear in the
+//! text, per byte at most the number of the pattern's states. A pattern with them is matched by [`backtrack`]ing, with
+//! a limited number of steps. Both draw on a budget.
 
 mod automaton;
 mod backtrack;
@@ -42,7 +42,7 @@ impl Regex {
         }))
     }
 
-    /// Whether part of `text`, which ends before its first zero byte, matches. `None` if that took too long to find out.
+    /// Whether part of `text`, which ends before its first zero byte, matches. `None` if that took too long.
     pub(super) fn is_match(&self, text: &[u8], budget: &Budget<'_>) -> Option<bool> {
         budget.draw_for(text.len()).ok()?;
         let text = before_zero(text);
@@ -52,7 +52,7 @@ impl Regex {
         }
     }
 
-    /// Bytes that it takes, about.
+    /// Approximate size in bytes.
     pub(super) fn memory_size(&self) -> usize {
         match &self.0 {
             Matcher::Automaton(automaton) => automaton.memory_size(),

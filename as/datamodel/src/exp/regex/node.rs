@@ -1,8 +1,8 @@
-//! A regular expression, parsed.
+//! The parsed form of a regular expression.
 
 use super::set::ByteSet;
 
-/// A position that is asked for rather than a byte.
+/// A condition on a position; it takes no byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Assertion {
     TextStart,
@@ -15,7 +15,7 @@ pub(super) enum Assertion {
     NoWordBoundary,
 }
 
-/// A pattern, parsed.
+/// A parsed pattern.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Node {
     Empty,
@@ -26,7 +26,7 @@ pub(super) enum Node {
     Alternate(Vec<Node>),
     /// Number, from 0, and contents.
     Group(u32, Box<Node>),
-    /// The text that the group of this number matched last.
+    /// The text that the group of this number last matched.
     BackReference(u32),
     Repeat {
         node: Box<Node>,
@@ -36,7 +36,7 @@ pub(super) enum Node {
 }
 
 impl Node {
-    /// Whether whatever it matches has a byte at least, as far as that is easily seen.
+    /// Whether every match takes at least one byte, as far as that is easy to see.
     pub(super) fn takes_a_byte(&self) -> bool {
         match self {
             Node::Set(_) => true,

@@ -1,20 +1,20 @@
-//! From a pattern to a [`Node`].
+//! Parses a pattern to a [`Node`].
 //!
-//! Where letters of either case match each other, the pattern is read in upper case (but for what follows a backslash)
-//! and so is the text. Texts are not really changed: the sets of bytes take in the lower case instead.
+//! Where letters of either case match each other, pattern and text count as upper case (except for the byte after a
+//! backslash). The text is not changed: the sets of bytes include the lower case instead.
 
 use super::set::{ByteSet, class, is_space, is_word};
 use super::{Assertion, Flags, Node};
 
 /// Deepest nesting of groups.
 const DEPTH_MAX: u32 = 50;
-/// Most intervals that follow one another, each repeating what those before it do.
+/// Most consecutive intervals, each of which repeats the ones before it.
 const INTERVALS_MAX: u32 = 4;
-/// Most repetitions that an interval can ask for.
+/// Largest number of repetitions of an interval.
 const REPEAT_MAX: u32 = 0x7fff;
 /// Longest name in a bracket expression.
 const NAME_SIZE_MAX: usize = 31;
-/// Groups that back-references can name.
+/// Number of groups that back-references can name.
 const REFERABLE_GROUPS: u32 = 9;
 
 /// The nodes of `pattern`, and whether there are back-references in it. `None` if it is invalid or nested too deep.
@@ -36,9 +36,9 @@ pub(super) fn parse(pattern: &[u8], flags: Flags) -> Option<(Node, bool)> {
     Some((node, parser.has_back_references))
 }
 
-/// Lets `^` and `$` match at the ends of the text rather than of lines, but for one thing, which is as it is in the C
-/// library: where a match surely goes on beyond one of them, it is matched between that and a newline. `$\n` matches.
-/// `is_before` and `is_after` tell whether something surely comes before or after the node.
+/// Makes `^` and `$` match at the ends of the text instead of lines, with the C library's one exception: where a match
+/// is certain to continue beyond an anchor, the anchor matches next to a newline. `$\n` matches. `is_before` and
+/// `is_after` tell whether something is certain to come before or after the node.
 fn anchor_to_text(node: &mut Node, is_before: bool, is_after: bool) {
     match node {
         Node::Assertion(assertion @ Assertion::LineStart) if !is_before => *assertion = Assertion::TextStart,
@@ -63,7 +63,7 @@ fn anchor_to_text(node: &mut Node, is_before: bool, is_after: bool) {
 enum Kind {
     Byte,
     Period,
-    /// Bytes of a class, or not of it.
+    /// Bytes of a class, or outside of it.
     Word(bool),
     Space(bool),
     Assertion(Assertion),
@@ -85,7 +85,7 @@ enum Kind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Token {
     kind: Kind,
-    /// The byte that it is where it has no meaning.
+    /// Its byte, where the token has no meaning.
     byte: u8,
 }
 
@@ -93,10 +93,10 @@ struct Parser<'p> {
     pattern: &'p [u8],
     at: usize,
     flags: Flags,
-    /// The next token; `at` is behind it.
+    /// The current token; `at` is after it.
     token: Token,
     group_count: u32,
-    /// Bit n: group n, from 0, is complete in this alternative, so that it can be referred to.
+    /// Bit n: group n, from 0, is complete in this alternative, so that a back-reference can name it.
     complete_groups: u16,
     has_back_references: bool,
 }
@@ -108,7 +108,7 @@ impl Parser<'_> {
         Some(if self.flags.ignore_case { byte.to_ascii_uppercase() } else { byte })
     }
 
-    /// Reads the next token. `caret_is_anchor`: the place is one where `^` is an anchor in the basic dialect.
+    /// Reads the next token. `caret_is_anchor`: `^` is an anchor at this place in the basic dialect.
     fn advance(&mut self, caret_is_anchor: bool) {
         let (token, len) = self.peek(caret_is_anchor);
         self.token = token;
@@ -171,7 +171,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Whether the dollar that is next ends the pattern, a group or an alternative.
+    /// Whether the next byte, a dollar, ends the pattern, a group or an alternative.
     fn is_dollar_anchor(&self) -> bool {
         matches!(self.pattern.get(self.at + 1..), Some([] | [b'\\', b'|' | b')', ..]))
     }
@@ -241,7 +241,7 @@ impl Parser<'_> {
                 Node::BackReference(group)
             }
             Kind::Assertion(assertion) => {
-                // Anchors cannot be repeated: what follows begins anew.
+                // Anchors cannot be repeated: the next token starts a new element.
                 self.advance(false);
                 return Some(Node::Assertion(assertion));
             }
@@ -305,7 +305,7 @@ impl Parser<'_> {
         Some(Node::Group(group, Box::new(contents)))
     }
 
-    /// The bounds that the repetition which is the current token says.
+    /// The bounds of the repetition in the current token.
     fn repetition(&mut self) -> Option<(u32, Option<u32>)> {
         Some(match self.token.kind {
             Kind::Plus => (1, None),
@@ -356,7 +356,7 @@ impl Parser<'_> {
     }
 }
 
-/// `node` repeated. Where `*`, `+` and `?` follow one another they make one; others nest, up to a limit.
+/// `node` repeated. Consecutive `*`, `+` and `?` combine into one; others nest, up to a limit.
 fn repeat(node: Node, min: u32, max: Option<u32>, interval_count: &mut u32) -> Option<Node> {
     if matches!(node, Node::Empty) || max == Some(0) {
         return Some(Node::Empty);
@@ -377,7 +377,7 @@ fn repeat(node: Node, min: u32, max: Option<u32>, interval_count: &mut u32) -> O
 
 /// # Bracket expressions
 impl Parser<'_> {
-    /// The list whose start is the current token.
+    /// The bracket expression that starts at the current token.
     fn bracket(&mut self) -> Option<Node> {
         let mut set = ByteSet::default();
         let is_negated = self.byte(0) == Some(b'^');
@@ -414,12 +414,12 @@ impl Parser<'_> {
         Some(self.set(if is_negated { set.complement() } else { set }))
     }
 
-    /// Whether what is next is a hyphen that makes a range, rather than the last byte of the list. `None` at the end.
+    /// Whether the next byte is a hyphen of a range, rather than the last byte of the list. `None` at the end.
     fn is_range(&self) -> Option<bool> {
         Some(self.byte(0)? == b'-' && self.byte(1)? != b']')
     }
 
-    /// Reads an element of a list. `hyphen_is_byte`: a hyphen may stand here; elsewhere only at the end of the list.
+    /// Reads an element of a list. `hyphen_is_byte`: a hyphen is allowed here; elsewhere only at the end of the list.
     fn bracket_element(&mut self, hyphen_is_byte: bool) -> Option<Element> {
         let byte = self.byte(0)?;
         if byte == b'['

@@ -5,14 +5,14 @@
 pub(super) struct ByteSet([u64; 4]);
 
 impl ByteSet {
-    /// Just `byte`.
+    /// The set of `byte` alone.
     pub(super) fn of(byte: u8) -> Self {
         let mut set = Self::default();
         set.insert(byte);
         set
     }
 
-    /// All for which `wanted` holds.
+    /// The set of all bytes for which `wanted` holds.
     pub(super) fn where_(wanted: impl Fn(u8) -> bool) -> Self {
         let mut set = Self::default();
         (0..=u8::MAX).filter(|byte| wanted(*byte)).for_each(|byte| set.insert(byte));

@@ -1,11 +1,12 @@
-//! Patterns and what the C library's `regcomp` and `regexec` make of them in the C locale.
+//! Patterns compared with the C library's `regcomp` and `regexec` in the C locale.
 
 use proptest::prelude::*;
 
 use super::{Matcher, Regex};
 use crate::budget::{Budget, unlimited};
 
-/// Whether part of `text` matches, with and without an end to the budget; by an automaton in both of its ways.
+/// Whether part of `text` matches, with and without a limit of the budget; an automaton matches both whole and
+/// byte by byte.
 fn is_match(regex: &Regex, text: &[u8]) -> Option<bool> {
     let Matcher::Automaton(automaton) = &regex.0 else {
         return unlimited(|budget| budget.check(Ok(regex.is_match(text, budget)))).ok().flatten();
@@ -196,7 +197,7 @@ proptest! {
         pattern in "[ab]([*+?]|\\{[0-2],[2-3]\\})?([|]?[abx]|[.]|[\\^$]|\\[[^]a]?[ab]\\]){0,4}",
         text in "[abxy\n]{0,8}",
     ) {
-        // An empty group to refer to makes no difference but to how the pattern is matched.
+        // A reference to an empty group changes only how the pattern is matched.
         let plain = Regex::new(format!("({pattern})").as_bytes(), 1, &Budget::unlimited());
         let referring = Regex::new(format!("()({pattern})\\1").as_bytes(), 1, &Budget::unlimited());
         match (plain, referring) {

@@ -1,4 +1,4 @@
-//! Each operator, and what is no expression.
+//! Each operator, and invalid expressions.
 
 use super::packed::{NIL, Packed, bin, exp, list, name, quoted, raw};
 use super::{CIRCLE, FAR_CIRCLE, POINT, Truth, filter};
@@ -17,7 +17,7 @@ fn found(expression: &Packed, value: bool) {
     assert_eq!(filter(&expression.0), Some((Truth::Unknown, value)), "{expression:x?}");
 }
 
-/// Unknown even then: neither it nor its opposite is true.
+/// Unknown even then: neither the expression nor its opposite is true.
 #[track_caller]
 fn unknown(expression: &Packed) {
     assert_eq!(filter(&expression.0), Some((Truth::Unknown, false)), "{expression:x?}");
@@ -231,7 +231,7 @@ fn points_and_regions() {
     found(&exp!(8, bin(8, "g"), geo(CIRCLE)), true);
     found(&exp!(8, geo(FAR_CIRCLE), bin(8, "g")), false);
     unknown(&exp!(8, bin(8, "s"), geo(CIRCLE)));
-    // Out of a list, and into one.
+    // Values out of a list and into a list.
     let append = exp!(127, 4, 0x40, list(&[1.into(), bin(8, "g")]), quoted(&[geo(CIRCLE), "no".into()]));
     let element = |index: i32| exp!(127, 8, 0, list(&[19.into(), 7.into(), index.into()]), append.clone());
     found(&exp!(8, element(0), element(2)), true);
@@ -326,12 +326,12 @@ fn calls() {
     found(&equal(append(bin(3, "s"), quoted(&[])), quoted(&["abc".into()])), true);
     unknown(&equal(append(bin(3, "none"), quoted(&[])), quoted(&[])));
     unknown(&equal(size(bin(4, "none")), 0));
-    // The bin itself stays as it is.
+    // The bin itself is unchanged.
     found(&exp!(16, equal(size(append(4.into(), bin(4, "l"))), 4), equal(size(bin(4, "l")), 3)), true);
-    // Counting the bits of a blob, inverted first.
+    // Counts the bits of a blob that was inverted first.
     let blob = exp!(127, 6, 0x41, list(&[7.into(), 0.into(), 4.into(), 0.into()]), bin(6, "b"));
     found(&equal(exp!(127, 2, 1, list(&[51.into(), 0.into(), 16.into()]), blob), 4), true);
-    // Elements of another type than the call says.
+    // Elements of another type than the call declares.
     let first = |result: i32| exp!(127, result, 0, list(&[19.into(), 7.into(), 0.into()]), bin(4, "l"));
     found(&equal(first(2), 1), true);
     unknown(&equal(first(3), "1"));
@@ -384,7 +384,7 @@ fn filters_are_truth_values() {
     refused(&equal(Packed(vec![0xa0]), Packed(vec![0xa0])));
 }
 
-/// Whether a filter needs the record, whichever it is.
+/// Whether a filter needs every record to be read.
 fn is_open(expression: &Packed) -> bool {
     Expression::compile(&expression.0, &crate::Budget::unlimited()).unwrap().is_open
 }

@@ -1,4 +1,4 @@
-//! Expressions that nobody would send who means well.
+//! Hostile expressions.
 
 use proptest::prelude::*;
 
@@ -7,7 +7,7 @@ use super::{bins, filter, modify, read, record};
 use crate::budget::Budget;
 use crate::exp::{Filter, flags};
 
-/// An operator with one operand, around another, and so on.
+/// Nested operators with one operand each.
 fn nested(code: u8, depth: usize, innermost: &[u8]) -> Vec<u8> {
     let mut expression = [0x92, code].repeat(depth);
     expression.extend_from_slice(innermost);
@@ -78,7 +78,7 @@ fn lengths_that_lie_are_errors() {
     }
 }
 
-/// An expression with something of everything.
+/// An expression with every kind of element.
 fn rich() -> Vec<u8> {
     let size = exp!(127, 2, 0, list(&[16.into()]), bin(4, "l"));
     let append = exp!(127, 4, 0x40, list(&[1.into(), exp!(20, size, 1), 0.into()]), bin(4, "l"));

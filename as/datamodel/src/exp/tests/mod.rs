@@ -1,4 +1,4 @@
-//! Expressions from the outside: filters and operations on records.
+//! Black-box tests of expressions: filters and operations on records.
 
 mod cases;
 mod hostile;
@@ -16,17 +16,17 @@ use crate::change::Change;
 use crate::geojson;
 use crate::particle::{BytesType, Particle};
 
-/// As the operation, with and without an end to its budget.
+/// The operation, with and without a limit of its budget.
 fn read(record: &Record<'_>, payload: &[u8]) -> Result<Option<Particle<'static>>, ResultCode> {
     unlimited(|budget| super::read(record, payload, budget))
 }
 
-/// As the operation, with and without an end to its budget.
+/// The operation, with and without a limit of its budget.
 fn modify(record: &Record<'_>, bin_exists: bool, payload: &[u8]) -> Result<Change, ResultCode> {
     unlimited(|budget| super::modify(record, bin_exists, payload, budget))
 }
 
-/// 2010-01-01 and a thousand seconds.
+/// A thousand seconds after 2010-01-01.
 const NOW_MS: u64 = 1_000_000;
 
 fn metadata() -> Metadata<'static> {

@@ -1,7 +1,7 @@
-//! Random expressions against a naive interpreter.
+//! Random expressions compared with a naive interpreter.
 //!
-//! The model evaluates a tree by recursion, every operand always, and knows unknown values as values. What is compared
-//! is the value of a read operation, so it covers compilation, jumps, handlers, variables and calls.
+//! The model evaluates a tree by recursion, always every operand, with unknown as an ordinary value. The tests compare
+//! the value of a read operation, so they cover compilation, jumps, handlers, variables and calls.
 
 use std::cmp::Ordering;
 
@@ -33,7 +33,7 @@ enum Value {
     Integer(i64),
     Float(f64),
     Text(&'static str),
-    /// Of small integers.
+    /// A list of small integers.
     List(Vec<u8>),
 }
 
@@ -46,7 +46,7 @@ enum Tree {
     Operator(i64, Vec<Tree>),
     Cond(Vec<(Tree, Tree)>, Box<Tree>),
     Let(Vec<Tree>, Box<Tree>, usize),
-    /// The variable defined as the `n`th of those around.
+    /// The `n`th of the variables in scope.
     Var(usize),
     Size(Box<Tree>),
     /// A list and the integer to append to it.
@@ -67,7 +67,7 @@ impl Choices {
     }
 }
 
-/// A tree of the kind; `variables` are the kinds of those in scope, `None` for those that cannot be used.
+/// A tree of the kind; `variables` are the kinds of the variables in scope, `None` for those that cannot be used.
 fn tree(choices: &mut Choices, kind: Kind, depth: usize, variables: &mut Vec<Option<Kind>>) -> Tree {
     if depth == 0 || choices.below(6) == 0 {
         return leaf(choices, kind, variables);
@@ -89,7 +89,7 @@ fn tree(choices: &mut Choices, kind: Kind, depth: usize, variables: &mut Vec<Opt
             let mut values = Vec::new();
             for _ in 0..=choices.below(2) {
                 let kind = choices.of(&KINDS);
-                // While a variable is defined its name is taken, but it cannot be used.
+                // The name of a variable is taken during its definition, but cannot be used.
                 let mut inside = variables.clone();
                 inside.push(None);
                 values.push(tree(choices, kind, depth, &mut inside));
@@ -149,7 +149,7 @@ fn operator(choices: &mut Choices, kind: Kind, depth: usize, variables: &mut Vec
         Kind::Text => return leaf(choices, kind, variables),
         Kind::List => {
             let to = tree(choices, Kind::List, depth, variables);
-            // Small, so that the list stays one of small integers.
+            // Small values, so that the list stays one of small integers.
             let value = Tree::Literal(Value::Integer(choices.below(4) as i64));
             let value = match choices.below(3) {
                 0 => value,
@@ -283,7 +283,7 @@ fn operate(code: i64, operands: &[Value]) -> Value {
         16 if truths(false) != 0 => return Value::Bool(false),
         17 if truths(true) != 0 => return Value::Bool(true),
         19 => {
-            // The second that is true decides, unless an unknown one comes before.
+            // The second true operand decides, unless an unknown one precedes it.
             let mut true_count = 0;
             for operand in operands {
                 match operand {
@@ -316,7 +316,7 @@ fn operate(code: i64, operands: &[Value]) -> Value {
 }
 
 impl Value {
-    /// The one operator from integers to floats.
+    /// The only operator from integers to floats.
     fn or_float(self, code: i64, operands: &[Value]) -> Value {
         match (code, operands) {
             (31, [Value::Integer(value)]) => Value::Float(*value as f64),
@@ -434,7 +434,7 @@ fn particle(value: Value) -> Result<Option<Particle<'static>>, ResultCode> {
     }))
 }
 
-/// Equal, with a NaN equal to another.
+/// Equality in which a NaN equals a NaN.
 fn is_same(
     left: &Result<Option<Particle<'_>>, ResultCode>,
     right: &Result<Option<Particle<'_>>, ResultCode>,

@@ -15,7 +15,7 @@ fn read_of(expression: Packed, flags: i64) -> Result<Option<Particle<'static>>, 
     result
 }
 
-/// The bin after it was given the value of an expression.
+/// The change of a bin that is set to the value of an expression.
 fn modify_of(expression: Packed, flags: u64, bin_exists: bool) -> Result<Change, ResultCode> {
     let mut result = Ok(Change::Unchanged);
     let flags = flags.cast_signed();

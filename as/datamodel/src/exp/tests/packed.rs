@@ -1,4 +1,4 @@
-//! Expressions put together from parts.
+//! Builds expressions from parts.
 
 use cf::msgpack::{put_double, put_integer, put_list_header, put_raw_header};
 
@@ -34,7 +34,7 @@ impl From<bool> for Packed {
     }
 }
 
-/// Text as a value.
+/// A text value.
 impl From<&str> for Packed {
     fn from(value: &str) -> Self {
         raw(3, value.as_bytes())
@@ -43,7 +43,7 @@ impl From<&str> for Packed {
 
 pub(super) const NIL: &[u8] = &[0xc0];
 
-/// A value of bytes, of the particle type `kind`.
+/// A value of bytes with particle type `kind`.
 pub(super) fn raw(kind: u8, value: &[u8]) -> Packed {
     let mut bytes = Vec::new();
     put_raw_header(&mut bytes, value.len() as u32 + 1);
@@ -83,7 +83,7 @@ pub(super) fn quoted(elements: &[Packed]) -> Packed {
     exp!(126, list(elements))
 }
 
-/// A bin of the type numbered so.
+/// A bin of type number `type_number`.
 pub(super) fn bin(type_number: i32, bin: &str) -> Packed {
     exp!(81, type_number, name(bin))
 }
