@@ -14,11 +14,11 @@ use crate::message::{Request, RequestHead, info1, info3};
 
 /// Flags of a batch.
 pub mod batch_flag {
-    /// Rows may run on the thread that read the batch: records in memory.
+    /// Rows for records in memory may run on the thread that read the batch.
     pub const ALLOW_INLINE: u8 = 1;
     /// The same for records on devices.
     pub const ALLOW_INLINE_DEVICE: u8 = 2;
-    /// An error of a row does not end the batch.
+    /// A row's error does not end the batch.
     pub const RESPOND_ALL_KEYS: u8 = 4;
     /// The row whose error ends the batch is answered too.
     pub const REPORT_ERROR_ROW: u8 = 8;
@@ -30,24 +30,24 @@ const ROW_HAS_GENERATION: u8 = 4;
 const ROW_HAS_RECORD_TTL: u8 = 8;
 const ROW_HAS_INFO4: u8 = 0x10;
 
-/// The bytes are not a batch, or not the row they should be.
+/// The bytes are no batch, or no valid row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadBatch;
 
 /// The head of a batch field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Batch<'a> {
-    /// What the client says; that many rows need not be there.
+    /// The client's number; the batch need not have that many rows.
     pub row_count: u32,
     pub flags: u8,
     pub rows: &'a [u8],
 }
 
 impl<'a> Batch<'a> {
-    /// Takes a batch field apart.
+    /// Parses the head of a batch field.
     ///
     /// # Errors
-    /// When it is too short to be one.
+    /// When it is too short.
     pub fn parse(value: &'a [u8]) -> Result<Self, BadBatch> {
         let (count, rest) = value.split_first_chunk().ok_or(BadBatch)?;
         let (&flags, rows) = rest.split_first().ok_or(BadBatch)?;
@@ -58,27 +58,27 @@ impl<'a> Batch<'a> {
 /// One row: a request for one record.
 #[derive(Clone, Debug)]
 pub struct Row<'a> {
-    /// The client's number of the row; its answer carries it.
+    /// The client's number of the row; the answer carries it.
     pub index: u32,
     pub digest: Digest,
     pub request: Request<'a>,
 }
 
-/// A place between rows.
+/// A position between rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RowPosition {
     /// Where the next row starts.
     at: usize,
-    /// Where the last row with parameters of its own starts.
+    /// Where the last row that has its own parameters starts.
     parameters_at: Option<usize>,
 }
 
-/// Reads the rows of a batch one after the other.
+/// Reads the rows of a batch in order.
 #[derive(Clone, Debug)]
 pub struct Rows<'a> {
     bytes: &'a [u8],
     position: RowPosition,
-    /// Parameters of the last row that had its own; cannot be repeated if a user key was among them.
+    /// Parameters of the last row that has its own; they cannot be repeated if a user key was among them.
     parameters: Option<Request<'a>>,
     info3: u8,
     transaction_ttl_ms: u32,
@@ -97,16 +97,16 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Where the next row starts, to go on there another time.
+    /// Where the next row starts, for a later [`go_to`](Self::go_to).
     #[must_use]
     pub fn position(&self) -> RowPosition {
         self.position
     }
 
-    /// Goes to a place that another reader of the same rows gave.
+    /// Continues at a position from another reader of the same rows.
     ///
     /// # Errors
-    /// When the rows are not the same.
+    /// When the rows differ.
     pub fn go_to(&mut self, position: RowPosition) -> Result<(), BadBatch> {
         if let Some(at) = position.parameters_at {
             self.position = RowPosition { at, parameters_at: None };
@@ -119,17 +119,17 @@ impl<'a> Rows<'a> {
     /// The next row.
     ///
     /// # Errors
-    /// When there is none, or it is malformed; the rows behind it cannot be found then.
+    /// When there is none, or it is malformed; the rows after it cannot be found then.
     pub fn read(&mut self) -> Result<Row<'a>, BadBatch> {
         let (index, digest) = self.pass()?;
         let request = self.parameters.clone().ok_or(BadBatch)?;
         Ok(Row { index, digest, request })
     }
 
-    /// Passes the next row; returns its number and the digest of its record.
+    /// Skips the next row; returns its number and the digest of its record.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// Same error as [`read`](Self::read).
     pub fn pass(&mut self) -> Result<(u32, Digest), BadBatch> {
         let start = self.position.at;
         let rest = self.bytes.get(start..).ok_or(BadBatch)?;
@@ -174,7 +174,7 @@ impl<'a> Rows<'a> {
         if flags & ROW_HAS_RECORD_TTL != 0 {
             head.record_ttl = u32::from_be_bytes(*take(&mut rest)?);
         }
-        // Older clients say that there are no fields and send the namespace.
+        // Older clients state zero fields and send the namespace.
         let field_count = u16::from_be_bytes(*take(&mut rest)?).max(1);
         let op_count = u16::from_be_bytes(*take(&mut rest)?);
         Request::split_from(head, rest, field_count, op_count).ok()

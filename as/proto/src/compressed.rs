@@ -1,4 +1,4 @@
-//! Compressed messages: a record message inside of a frame of type 4.
+//! Compressed messages: a record message inside a frame of type 4.
 //!
 //! ```text
 //! offset  size  content
@@ -6,36 +6,36 @@
 //!      8     8  size of the original frame with its header, big-endian
 //!     16        the original frame, of type 3, as a zlib stream
 //! ```
-//! Both directions use the same form (`as_comp_proto` in the C server's proto.h). A stream is inflated to the announced size
-//! and not a byte further, in portions between which the caller may give up.
+//! Both directions use the same form (`as_comp_proto` in the C server's proto.h). Inflation stops at the announced
+//! size, and the caller may give up between portions.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use crate::frame::{BODY_SIZE_MAX, FrameHeader, FrameType, HEADER_SIZE, header_bytes};
 
-/// Bytes in front of the zlib stream in the body.
+/// Bytes before the zlib stream in the body.
 pub const SIZE_SIZE: usize = 8;
-/// Frames up to this size are not worth being compressed. Clients have the same limit.
+/// Frames up to this size are not compressed. Clients have the same limit.
 pub const THRESHOLD: usize = 128;
-/// Bytes of the stream that are inflated between two questions whether to go on.
+/// Bytes of the stream inflated between two calls of `go_on`.
 const PORTION_SIZE: usize = 1024;
-/// Bytes by which the room for what is inflated grows.
+/// Bytes by which the buffer for inflated bytes grows.
 const STEP_SIZE: usize = 64 << 10;
 
-/// Why a body is no compressed message.
+/// Why a body is not a compressed message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CompressedError {
     /// It ends before the stream begins.
     Short,
-    /// A message of this size is never sent.
+    /// No message has this size.
     Announced(u64),
-    /// The stream is longer than one of the announced size can be.
+    /// The stream is too long for the announced size.
     StreamSize(usize),
-    /// It is no zlib stream, or a damaged one.
+    /// It is not a zlib stream, or is damaged.
     Stream,
-    /// It is not as long as announced, or something follows it.
+    /// Its length differs from the announced one, or something follows it.
     Size,
-    /// What was compressed is no record message.
+    /// The inflated bytes are no record message.
     Content,
 }
 
@@ -52,7 +52,8 @@ impl std::fmt::Display for CompressedError {
     }
 }
 
-/// The size that `body`, of a frame of type 4, announces for the original frame: that of a message which may be sent clear.
+/// The size that `body`, of a frame of type 4, announces for the original frame: a size that an uncompressed message
+/// may have.
 ///
 /// # Errors
 /// `Short`, `Announced`, `StreamSize`.
@@ -60,7 +61,7 @@ pub fn announced_size(body: &[u8]) -> Result<usize, CompressedError> {
     split(body).map(|(announced, _)| announced)
 }
 
-/// The announced size, and the stream behind it.
+/// The announced size, and the stream after it.
 fn split(body: &[u8]) -> Result<(usize, &[u8]), CompressedError> {
     let Some((size, stream)) = body.split_first_chunk::<SIZE_SIZE>() else {
         return Err(CompressedError::Short);
@@ -70,14 +71,14 @@ fn split(body: &[u8]) -> Result<(usize, &[u8]), CompressedError> {
     if announced < HEADER_SIZE || size > BODY_SIZE_MAX + HEADER_SIZE as u64 {
         return Err(CompressedError::Announced(size));
     }
-    // Every compressor stores what it cannot shrink: so no honest stream is longer.
+    // Every compressor stores what it cannot shrink, so no valid stream is longer.
     if stream.len() > announced + announced / 8 + 1024 {
         return Err(CompressedError::StreamSize(stream.len()));
     }
     Ok((announced, stream))
 }
 
-/// Inflates messages, one after the other.
+/// Inflates messages one after the other.
 #[derive(Debug)]
 pub struct Inflater(Decompress);
 
@@ -88,11 +89,11 @@ impl Default for Inflater {
 }
 
 impl Inflater {
-    /// Replaces `frame` by the original frame of `body`, a record message. Returns whether it did; not if `go_on`, which is
-    /// asked again and again, said no.
+    /// Replaces `frame` by the original frame in `body`, a record message. Returns whether it finished: `go_on` is
+    /// asked repeatedly and may stop it.
     ///
     /// # Errors
-    /// When `body` is no compressed message.
+    /// When `body` is not a compressed message.
     pub fn inflate(
         &mut self,
         body: &[u8],
@@ -102,7 +103,7 @@ impl Inflater {
         let (announced, mut stream) = split(body)?;
         self.0.reset(true);
         frame.clear();
-        // Behind the last byte there is room for one that must not come.
+        // The buffer has room for one byte after the last, which must not come.
         let (mut size, mut beyond) = (0, [0]);
         loop {
             if !go_on() {
@@ -114,7 +115,7 @@ impl Inflater {
             let before = (self.0.total_in(), self.0.total_out());
             let status = self.0.decompress(portion, room, FlushDecompress::None);
             let status = status.map_err(|_| CompressedError::Stream)?;
-            // Both are bounded by the sizes of the two.
+            // The lengths of input and output bound both numbers.
             #[expect(clippy::cast_possible_truncation, reason = "at most the sizes of slices")]
             let (taken, given) =
                 ((self.0.total_in() - before.0) as usize, (self.0.total_out() - before.1) as usize);
@@ -144,7 +145,7 @@ impl Inflater {
     }
 }
 
-/// Compresses messages, one after the other. Fast: of a reply that waits for it, time is worth more than bytes.
+/// Compresses messages one after the other. Fast, because a waiting reply needs time more than bytes.
 #[derive(Debug)]
 pub struct Deflater(Compress);
 
@@ -155,7 +156,7 @@ impl Default for Deflater {
 }
 
 impl Deflater {
-    /// Replaces `out` by the compressed form of `frame`, if that is smaller; returns whether it is.
+    /// Replaces `out` by the compressed form of `frame` if that is smaller; returns whether it is.
     pub fn deflate(&mut self, frame: &[u8], out: &mut Vec<u8>) -> bool {
         self.0.reset();
         out.clear();
@@ -288,7 +289,7 @@ mod tests {
             let mut small = compressed(&frame)[HEADER_SIZE..].to_vec();
             let at = change.0.index(small.len());
             small[at] ^= change.1;
-            // A changed bit may stand for the same bytes, such as another distance within a run: the checksum decides.
+            // A changed bit may stand for the same bytes, such as another distance within a run; the checksum decides.
             if let Ok(whole) = inflated(&small) {
                 prop_assert_eq!(whole, frame);
             }

@@ -9,11 +9,11 @@
 
 /// Bytes of a frame header.
 pub const HEADER_SIZE: usize = 8;
-/// The one version of the protocol.
+/// The only version of the protocol.
 pub const VERSION: u8 = 2;
 /// Largest body a client may send. A larger announcement ends the connection.
 pub const BODY_SIZE_MAX: u64 = 128 * 1024 * 1024;
-/// The same for info requests and those of the security protocol. The largest there is brings a UDF module in base64.
+/// The same limit for info and security requests. The largest of them holds a UDF module in base64.
 pub const INFO_BODY_SIZE_MAX: u64 = 4 * 1024 * 1024;
 
 /// What a frame carries.
@@ -43,11 +43,11 @@ impl FrameType {
 pub enum FrameError {
     /// Looks like the start of a TLS handshake on a clear-text port.
     Tls,
-    /// Another version than 2 (0 is tolerated for security frames).
+    /// A version other than 2 (security frames may have 0).
     Version(u8),
-    /// No such frame type.
+    /// An unknown frame type.
     Type(u8),
-    /// The body would be larger than [its type may be](FrameType::body_size_max).
+    /// The body exceeds the [limit of its type](FrameType::body_size_max).
     TooLarge(u64),
 }
 
@@ -70,10 +70,10 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Reads the header at the start of `bytes`; `None` while fewer than [`HEADER_SIZE`] bytes are there.
+    /// Reads the header at the start of `bytes`; `None` while there are fewer than [`HEADER_SIZE`] bytes.
     ///
     /// # Errors
-    /// When the bytes that are there cannot begin a frame.
+    /// When the bytes cannot begin a frame.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, FrameError> {
         let Some(header) = bytes.first_chunk::<HEADER_SIZE>() else { return Ok(None) };
@@ -113,9 +113,9 @@ pub const fn header_bytes(frame_type: FrameType, body_size: usize) -> [u8; HEADE
     [VERSION, frame_type as u8, a, b, c, d, e, f]
 }
 
-/// Appends the reply to any security request: "security is not enabled here", upon which clients go on without.
+/// Appends the reply to any security request: "security is not enabled here". Clients then continue without it.
 ///
-/// Its 16 body bytes are zero but for the result in the second.
+/// Its 16 body bytes are zero except for the result in the second.
 pub fn write_security_not_enabled(out: &mut Vec<u8>) {
     let mut body = [0u8; 16];
     body[1] = crate::ResultCode::SecurityNotEnabled.code();

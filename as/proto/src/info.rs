@@ -1,11 +1,11 @@
-//! Framing of info requests: lines of names in, lines of `name TAB value` out.
+//! Framing of info requests: lines of names as the request, lines of `name TAB value` as the reply.
 
 use crate::frame::{self, FrameType};
 
 /// Longest name of an info command.
 pub const COMMAND_NAME_SIZE_MAX: usize = 31;
 
-/// The requests in the body of an info frame. An empty body holds none; a last line without its line feed counts.
+/// The requests in the body of an info frame. An empty body holds none; a last line without a line feed counts.
 pub fn requests(body: &[u8]) -> impl Iterator<Item = &[u8]> {
     body.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
 }

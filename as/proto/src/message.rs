@@ -1,4 +1,4 @@
-//! Record messages: what a client asks of one record, a batch or a query.
+//! Record messages: requests for one record, a batch or a query.
 //!
 //! ```text
 //! offset  size  content
@@ -21,7 +21,7 @@ use cf::Digest;
 pub const MESSAGE_HEADER_SIZE: usize = 22;
 /// Bytes of a field before its value.
 const FIELD_FIXED_SIZE: usize = 5;
-/// Bytes of an op counted by its size before the name.
+/// Bytes before an op's name that its size counts.
 const OP_FIXED_SIZE: usize = 4;
 const OP_FLAG_LAST_UPDATE_TIME: u8 = 1;
 
@@ -61,7 +61,7 @@ pub mod info3 {
     pub const SC_READ_RELAX: u8 = 1 << 7;
 }
 
-/// Bits of the fourth info byte: steps of a transaction of several records.
+/// Bits of the fourth info byte: steps of a multi-record transaction.
 pub mod info4 {
     pub const VERIFY_READ: u8 = 1 << 0;
     pub const ROLL_FORWARD: u8 = 1 << 1;
@@ -120,16 +120,16 @@ pub mod op_code {
     pub const HLL_MODIFY: u8 = 16;
 }
 
-/// Why a body is not a record message; the answer to each is a parameter error.
+/// Why a body is not a record message; each is answered with a parameter error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MessageError {
     /// Shorter than the message header.
     ShortHeader,
-    /// Field number so-and-so overruns the body or has size 0.
+    /// The field with this number overruns the body or has size 0.
     Field(u16),
-    /// Op number so-and-so overruns the body or itself.
+    /// The op with this number overruns the body or itself.
     Op(u16),
-    /// So many bytes follow the last op.
+    /// This many bytes follow the last op.
     TrailingBytes(usize),
 }
 
@@ -156,7 +156,7 @@ pub struct Op<'a> {
 }
 
 impl<'a> Op<'a> {
-    /// Takes the op at the start of `bytes`; returns it and what follows it.
+    /// Splits `bytes` into the op at their start and the rest.
     #[inline]
     fn split_from(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (size, rest) = bytes.split_first_chunk::<4>()?;
@@ -188,7 +188,7 @@ impl<'a> Iterator for Ops<'a> {
             return None;
         }
         self.left -= 1;
-        // The whole request was checked by `Request::parse`, so this succeeds as often as `left` says.
+        // `Request::parse` checked the whole request, so this succeeds `left` times.
         let (op, rest) = Op::split_from(self.bytes)?;
         self.bytes = rest;
         Some(op)
@@ -219,7 +219,7 @@ pub struct Request<'a> {
     pub info3: u8,
     pub info4: u8,
     pub generation: u32,
-    /// TTL to write, seconds or special; on reads the read-touch percentage.
+    /// TTL to write: seconds, or a special value; on reads the read-touch percentage.
     pub record_ttl: u32,
     /// Milliseconds the client waits; 0 = the server's default.
     pub transaction_ttl_ms: u32,
@@ -228,9 +228,9 @@ pub struct Request<'a> {
     /// User key: particle type byte and bytes.
     pub key: Option<&'a [u8]>,
     pub digest: Option<&'a [u8]>,
-    /// What a batch message says of its rows: from the value of its last batch field to the end of the message.
+    /// The rows of a batch message: from the value of its last batch field to the end of the message.
     pub batch: Option<&'a [u8]>,
-    /// Bit n is set when a field of type n is there.
+    /// Bit n is set if there is a field of type n.
     field_bits: u64,
     fields: &'a [u8],
     ops: &'a [u8],
@@ -238,14 +238,14 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Checks the whole structure of `body` and notes where its parts are.
+    /// Checks the whole structure of `body` and finds its parts.
     ///
-    /// Fields of a batch need only start inside the body: clients write the filter before the batch field and count it in
-    /// the batch field's length, which then ends behind the body. A batch message has no ops, and what follows its
-    /// fields is not looked at.
+    /// Fields of a batch need only start inside the body: clients write the filter before the batch field and count it
+    /// in the batch field's length, which then ends after the body. A batch message has no ops, and bytes after its
+    /// fields are ignored.
     ///
     /// # Errors
-    /// When fields and ops do not fill the body exactly, or a field of a batch starts behind its end.
+    /// When fields and ops do not fill the body exactly, or a field of a batch starts after its end.
     #[inline]
     pub fn parse(body: &'a [u8]) -> Result<Self, MessageError> {
         let Some((header, fields)) = body.split_first_chunk::<MESSAGE_HEADER_SIZE>() else {
@@ -292,8 +292,7 @@ impl<'a> Request<'a> {
         if rest.is_empty() { Ok(request) } else { Err(MessageError::TrailingBytes(rest.len())) }
     }
 
-    /// Takes `field_count` fields and `op_count` ops from the start of `bytes`; returns the request they make, and what
-    /// follows.
+    /// Takes `field_count` fields and `op_count` ops from the start of `bytes`; returns their request, and the rest.
     #[inline]
     pub(crate) fn split_from(
         head: RequestHead,
@@ -348,7 +347,7 @@ impl<'a> Request<'a> {
             let (field_type, value, after) = split_loose_field(rest).ok_or(MessageError::Field(n))?;
             request.note_field(field_type, value);
             if matches!(field_type, field::BATCH | field::BATCH_WITH_SET) {
-                // Behind the length and the type.
+                // Skips the length and the type.
                 request.batch = rest.get(5..);
             }
             rest = after;
@@ -357,7 +356,7 @@ impl<'a> Request<'a> {
         Ok(request)
     }
 
-    /// The first field of a type counts; others of it are ignored, as are unknown types.
+    /// The first field of a type counts; further ones are ignored, as are unknown types.
     #[inline]
     fn note_field(&mut self, field_type: u8, value: &'a [u8]) {
         let slot = match field_type {
@@ -391,14 +390,14 @@ impl<'a> Request<'a> {
         self.fields_of_type(wanted).next()
     }
 
-    /// The value of the last field of this type, which is the one that counts in a batch message.
+    /// The value of the last field of this type, which counts in a batch message.
     #[must_use]
     pub fn last_field(&self, wanted: u8) -> Option<&'a [u8]> {
         self.fields_of_type(wanted).last()
     }
 
     fn fields_of_type(&self, wanted: u8) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        // `parse` has checked the fields as strictly as its kind of message asks.
+        // `parse` has checked the fields as strictly as the kind of message requires.
         let mut rest = if self.has_field(wanted) { self.fields } else { &[] };
         let fields = std::iter::from_fn(move || {
             let (field_type, value, after) = split_loose_field(rest)?;
@@ -422,8 +421,7 @@ impl<'a> Request<'a> {
         self.op_count
     }
 
-    /// The body of a message that asks the same, with a field of type and value `first` in front of the others. Not for
-    /// batches.
+    /// The body of the same request with a field of type and value `first` before the others. Not for batches.
     #[must_use]
     pub fn to_body(&self, first: Option<(u8, &[u8])>) -> Vec<u8> {
         let own_count =
@@ -443,7 +441,7 @@ impl<'a> Request<'a> {
         for number in [self.generation, self.record_ttl, self.transaction_ttl_ms] {
             body.extend(number.to_be_bytes());
         }
-        // What this was read from has no more fields than can be counted.
+        // The original message had no more fields than can be counted.
         body.extend(u16::try_from(field_count).unwrap_or(u16::MAX).to_be_bytes());
         body.extend(self.op_count.to_be_bytes());
         if let Some((field_type, value)) = first {
@@ -457,14 +455,14 @@ impl<'a> Request<'a> {
         body
     }
 
-    /// The set name, with "none" and "empty" alike.
+    /// The set name; empty if there is none.
     #[inline]
     #[must_use]
     pub fn set_name(&self) -> &'a [u8] {
         self.set.unwrap_or_default()
     }
 
-    /// The digest field, if it is one.
+    /// The digest field, if it is a valid digest.
     #[inline]
     #[must_use]
     pub fn record_digest(&self) -> Option<Digest> {
@@ -472,7 +470,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Takes the field at the start of `bytes`; returns its type, its value and what follows.
+/// Splits `bytes` into the type and the value of the field at their start, and the rest.
 #[inline]
 fn split_field(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (size, rest) = bytes.split_first_chunk::<4>()?;
@@ -482,8 +480,8 @@ fn split_field(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((field_type, value, rest))
 }
 
-/// As [`split_field`], for a field that need only start in `bytes`: its value ends with them if its length says more, and a
-/// length of 0 leaves a field without a value whose type is the next field's first byte.
+/// Same as [`split_field`], for a field that need only start in `bytes`: its value ends with them if its length is
+/// larger, and a length of 0 gives a field without a value, whose type is the next field's first byte.
 #[inline]
 fn split_loose_field(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (size, rest) = bytes.split_first_chunk::<4>()?;
@@ -583,16 +581,16 @@ mod tests {
             assert_eq!(request.batch, Some(&b"rows of it"[..]), "length and {extra}");
             assert_eq!(request.last_field(field::FILTER_EXPRESSION), Some(&b"filter"[..]));
         }
-        // A field before the last one that ends behind the message leaves no place for the next.
+        // A field before the last one that ends after the message leaves no room for the next.
         let body = batch_body(&fields, 0, 100, 2);
         assert_eq!(Request::parse(&body).unwrap_err(), MessageError::Field(1));
         assert_eq!(Request::parse(&body[..body.len() - 17]).unwrap_err(), MessageError::Field(1));
-        // Rows go on to the end of the message, whatever fields it says it has.
+        // Rows extend to the end of the message, even over fields that it counts.
         let body = batch_body(&[(field::BATCH, b"old"), (field::BATCH_WITH_SET, b"new"), (9, b"!")], 9, 0, 2);
         let request = Request::parse(&body).unwrap();
         assert_eq!(request.batch.unwrap(), b"new\0\0\0\x02\x09!");
         assert!(!request.has_field(9) && request.op_count() == 0);
-        // Without a length a field has a type all the same.
+        // A field of length 0 still has a type.
         let body = batch_body(&[(9, b""), (field::BATCH, b"rows")], 0, -1, 2);
         assert_eq!(Request::parse(&body).unwrap().batch, None);
     }

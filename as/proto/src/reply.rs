@@ -1,10 +1,10 @@
-//! Replies: one record message, built at the end of a connection's output.
+//! Replies: record messages built at the end of a connection's output.
 
 use crate::ResultCode;
 use crate::frame::{self, FrameType, HEADER_SIZE};
 use crate::message::{MESSAGE_HEADER_SIZE, info3};
 
-/// What a reply says besides its fields and bins.
+/// The header of a reply, apart from fields and bins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyHeader {
     pub info1: u8,
@@ -18,7 +18,7 @@ pub struct ReplyHeader {
 }
 
 impl ReplyHeader {
-    /// A header that only carries `result`.
+    /// A header with only `result`.
     #[must_use]
     pub const fn result(result: ResultCode) -> Self {
         ReplyHeader { info1: 0, info3: 0, result, generation: 0, void_time: 0, transaction_ttl: 0 }
@@ -30,15 +30,15 @@ impl ReplyHeader {
         ReplyHeader { info3: info3::LAST, ..Self::result(result) }
     }
 
-    /// The header that tells the client of a query why partition number `partition` was not read to its end.
+    /// The header that tells a query's client why partition number `partition` was not read to its end.
     #[must_use]
     pub const fn partition_done(partition: u32, result: ResultCode) -> Self {
         ReplyHeader { info3: info3::PARTITION_DONE, generation: partition, ..Self::result(result) }
     }
 }
 
-/// Writes one message into `out`: header, then fields, then ops. [`finish`](Self::finish) fills in what was not known
-/// at the start; a writer that is dropped unfinished leaves `out` as it was.
+/// Writes one message into `out`: header, then fields, then ops. [`finish`](Self::finish) fills in the parts that
+/// depend on the content; a writer dropped before that leaves `out` as it was.
 pub struct ReplyWriter<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
@@ -56,7 +56,7 @@ impl<'a> ReplyWriter<'a> {
         Self::start(out, true)
     }
 
-    /// Starts a message inside a frame that somebody else writes (batch and query replies).
+    /// Starts a message inside a frame that the caller writes (batch and query replies).
     #[must_use]
     pub fn unframed(out: &'a mut Vec<u8>) -> Self {
         Self::start(out, false)
@@ -78,7 +78,7 @@ impl<'a> ReplyWriter<'a> {
         self.field_count += 1;
     }
 
-    /// Adds an op whose value of `particle_type` is written by `write_value`.
+    /// Adds an op; `write_value` writes its value of type `particle_type`.
     ///
     /// `name` is a bin name, or the name in a request's op, so it has at most 255 bytes.
     #[inline]
@@ -176,7 +176,7 @@ fn header_bytes(header: &ReplyHeader, field_count: u16, op_count: u16) -> [u8; M
     ]
 }
 
-/// Sizes in a reply are bounded by the record size limit, far below 4 GiB.
+/// The record size limit bounds sizes in a reply, far below 4 GiB.
 #[inline]
 fn size_be(size: usize) -> [u8; 4] {
     u32::try_from(size).unwrap_or(u32::MAX).to_be_bytes()

@@ -1,15 +1,15 @@
 //! Result codes of the client protocol.
 
-/// Declares the codes, and the way back from a number.
+/// Declares the codes, and the conversion from a number.
 macro_rules! result_codes {
     ($($name:ident = $number:literal),+ $(,)?) => {
-        /// The code in the `result` byte of a reply. Names and numbers are the protocol's.
+        /// The code in the `result` byte of a reply, with names and numbers of the protocol.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
         #[repr(u8)]
         pub enum ResultCode { $($name = $number),+ }
 
         impl ResultCode {
-            /// The code with this number.
+            /// The code with number `number`.
             #[must_use]
             pub const fn from_code(number: u8) -> Option<Self> {
                 match number {

@@ -1,4 +1,4 @@
-//! The security protocol: frames of type 2, by which clients log in and administrators manage users and roles.
+//! The security protocol: frames of type 2, with which clients log in and administrators manage users and roles.
 //!
 //! The body of a frame is one message; only answers to queries have several:
 //!
@@ -11,8 +11,8 @@
 //!      4    12  zero
 //! ```
 //!
-//! A field is `size u32 | id u8 | data`; its size counts the id. Source: what the official clients send, and exchanges
-//! recorded of a server (`tests/corpora/security-vectors.json`).
+//! A field is `size u32 | id u8 | data`; its size counts the id. Source: requests of the official clients, and
+//! exchanges recorded with a server (`tests/corpora/security-vectors.json`).
 
 use std::str;
 
@@ -23,9 +23,9 @@ use crate::frame::{self, FrameType};
 pub const MESSAGE_HEADER_SIZE: usize = 16;
 /// Longest name of a user or a role.
 pub const NAME_SIZE_MAX: usize = 63;
-/// Size of what clients send in place of a password: bcrypt with a fixed salt, as text.
+/// Size of the credential that clients send in place of a password: bcrypt with a fixed salt, as text.
 pub const CREDENTIAL_SIZE: usize = 60;
-/// Most bytes of messages in a frame of an answer to a query, but for the last message in it.
+/// Most bytes of messages in one frame of a query's answer, not counting its last message.
 const FRAME_SIZE: usize = 4 << 10;
 
 /// Ids of fields.
@@ -48,7 +48,7 @@ pub mod field {
     pub const CONNECTIONS: u8 = 18;
 }
 
-/// Declares an enum of numbers on the wire, with names where they have any, and the way back from a number.
+/// Declares an enum of wire numbers, with names, and the conversion from a number.
 macro_rules! numbers {
     ($(#[$doc:meta])* $type:ident { $($name:ident = $number:literal $text:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -57,10 +57,10 @@ macro_rules! numbers {
         pub enum $type { $($name = $number),+ }
 
         impl $type {
-            /// All of them, in the order of their numbers.
+            /// All values, in the order of their numbers.
             pub const ALL: &[$type] = &[$($type::$name),+];
 
-            /// The one with this number.
+            /// The value with number `number`.
             #[must_use]
             pub const fn from_code(number: u8) -> Option<Self> {
                 match number {
@@ -75,7 +75,7 @@ macro_rules! numbers {
                 self as u8
             }
 
-            /// Its name in text.
+            /// Its name as text.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -87,7 +87,7 @@ macro_rules! numbers {
 }
 
 numbers! {
-    /// What a request asks for. The names are those of the audit log.
+    /// The command of a request. The names are those of the audit log.
     Command {
         Authenticate = 0 "authentication",
         CreateUser = 1 "create user",
@@ -109,7 +109,7 @@ numbers! {
 }
 
 numbers! {
-    /// Kind of a privilege. Each is the name of a predefined role, too, which has just this privilege everywhere.
+    /// The kind of a privilege. Each kind also names a predefined role that has just this privilege everywhere.
     PrivilegeCode {
         UserAdmin = 0 "user-admin",
         SysAdmin = 1 "sys-admin",
@@ -125,14 +125,15 @@ numbers! {
 }
 
 impl PrivilegeCode {
-    /// Whether a privilege of this kind is for a namespace and a set, and says so on the wire.
+    /// Whether a privilege of this kind has a namespace and a set, also on the wire.
     #[must_use]
     pub const fn is_scoped(self) -> bool {
         self.code() >= 10
     }
 }
 
-/// Something that a role allows, and where. An empty namespace stands for all of them, an empty set for the whole namespace.
+/// A privilege of a role, and its scope. An empty namespace stands for all namespaces, an empty set for the whole
+/// namespace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Privilege {
     pub code: PrivilegeCode,
@@ -141,18 +142,17 @@ pub struct Privilege {
 }
 
 impl Privilege {
-    /// One for all namespaces.
+    /// A privilege for all namespaces.
     #[must_use]
     pub const fn everywhere(code: PrivilegeCode) -> Self {
         Privilege { code, namespace: String::new(), set: String::new() }
     }
 }
 
-/// A request, with the fields that were there. Fields that no command knows are passed over. Of a field that is there twice
-/// the last counts.
+/// A request with its fields. Unknown fields are skipped. If a field is repeated, the last counts.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Request<'a> {
-    /// Number of the command; it may be one that does not exist.
+    /// Number of the command, possibly an unknown one.
     pub command: u8,
     pub user: Option<&'a str>,
     pub password: Option<&'a [u8]>,
@@ -162,14 +162,14 @@ pub struct Request<'a> {
     pub session_token: Option<&'a [u8]>,
     pub roles: Option<Vec<&'a str>>,
     pub role: Option<&'a str>,
-    /// Or what is wrong with them, which counts only if nothing else is wrong: `SecurityPrivilege`.
+    /// The privileges, or their error `SecurityPrivilege`, which counts only if there is no other.
     pub privileges: Option<Result<Vec<Privilege>, ResultCode>>,
     pub whitelist: Option<&'a str>,
     pub read_quota: Option<u32>,
     pub write_quota: Option<u32>,
 }
 
-/// Reads what is in front, and cuts it off.
+/// Cuts `size` bytes off the front of `bytes`.
 fn take<'a>(bytes: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {
     let (taken, rest) = bytes.split_at_checked(size)?;
     *bytes = rest;
@@ -182,7 +182,7 @@ fn take_u8(bytes: &mut &[u8]) -> Option<u8> {
     Some(*first)
 }
 
-/// A text behind its size in one byte.
+/// A text after its size in one byte.
 fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
     let size = take_u8(bytes)?;
     str::from_utf8(take(bytes, size.into())?).ok()
@@ -196,14 +196,14 @@ fn name(data: &[u8], wrong: ResultCode) -> Result<&str, ResultCode> {
     str::from_utf8(data).map_err(|_| wrong)
 }
 
-/// Names of roles behind their count.
+/// Names of roles after their count.
 fn roles(mut data: &[u8]) -> Option<Vec<&str>> {
     let count = take_u8(&mut data)?;
     let roles = (0..count).map(|_| take_text(&mut data)).collect::<Option<Vec<_>>>()?;
     data.is_empty().then_some(roles)
 }
 
-/// Privileges behind their count.
+/// Privileges after their count.
 fn privileges(mut data: &[u8]) -> Result<Vec<Privilege>, ResultCode> {
     let count = take_u8(&mut data).ok_or(ResultCode::SecurityField)?;
     let mut privileges = Vec::new();
@@ -224,7 +224,7 @@ impl<'a> Request<'a> {
     /// Parses the body of a frame.
     ///
     /// # Errors
-    /// The result that the client gets: another scheme than 0, a field that is not what it should be.
+    /// The result for the client: a scheme other than 0, or an invalid field.
     pub fn parse(body: &'a [u8]) -> Result<Self, ResultCode> {
         let (header, mut rest) =
             body.split_first_chunk::<MESSAGE_HEADER_SIZE>().ok_or(ResultCode::SecurityField)?;
@@ -270,14 +270,14 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Whether `name` may be that of a user or a role.
+/// Whether `name` is valid for a user or a role.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     (1..=NAME_SIZE_MAX).contains(&name.len())
         && !name.chars().any(|char| char.is_control() || char == ':' || char == ';')
 }
 
-/// The frame that answers a request with nothing but a result.
+/// The frame that answers a request with just a result.
 #[must_use]
 pub fn result_frame(result: ResultCode) -> Vec<u8> {
     let mut replies = Replies::new();
@@ -285,11 +285,11 @@ pub fn result_frame(result: ResultCode) -> Vec<u8> {
     replies.finish()
 }
 
-/// Messages of an answer, in as many frames as it takes.
+/// Messages of an answer, in one or more frames.
 #[derive(Debug)]
 pub struct Replies {
     frames: Vec<u8>,
-    /// Where the frame starts that messages are added to.
+    /// Where the current frame starts.
     frame: usize,
 }
 
@@ -316,7 +316,7 @@ impl Replies {
         Message { bytes: &mut self.frames, start }
     }
 
-    /// Ends the answer to a query, by a frame of its own.
+    /// Ends the answer to a query, with a frame of its own.
     pub fn end_query(&mut self) {
         if self.body_size() > 0 {
             self.end_frame();
@@ -367,26 +367,26 @@ impl Message<'_> {
         self
     }
 
-    /// Adds a field that is a number.
+    /// Adds a numeric field.
     pub fn number(&mut self, id: u8, number: u32) -> &mut Self {
         self.bytes(id, &number.to_be_bytes())
     }
 
-    /// Adds a field of numbers behind their count.
+    /// Adds a field of numbers after their count.
     pub fn numbers(&mut self, id: u8, numbers: &[u32]) -> &mut Self {
         let mut data = vec![count_of(numbers.len())];
         data.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
         self.bytes(id, &data)
     }
 
-    /// Adds names of roles, of which there are at most 255.
+    /// Adds names of roles, at most 255.
     pub fn roles<'r>(&mut self, roles: impl ExactSizeIterator<Item = &'r str>) -> &mut Self {
         let mut data = vec![count_of(roles.len())];
         roles.for_each(|role| push_text(&mut data, role));
         self.bytes(field::ROLES, &data)
     }
 
-    /// Adds privileges, of which there are at most 255.
+    /// Adds privileges, at most 255.
     pub fn privileges<'p>(&mut self, privileges: impl ExactSizeIterator<Item = &'p Privilege>) -> &mut Self {
         let mut data = vec![count_of(privileges.len())];
         for privilege in privileges {
@@ -426,7 +426,7 @@ mod tests {
         all["vectors"].as_array().expect("a list").clone()
     }
 
-    /// A request as the recording says it in words.
+    /// A request in the words of the recording.
     fn in_words(request: &Request<'_>) -> Vec<(&'static str, Value)> {
         let text = |bytes: &[u8]| Value::from(str::from_utf8(bytes).expect("text"));
         let privileges = |privileges: &Vec<Privilege>| {
@@ -484,7 +484,7 @@ mod tests {
         assert_eq!(count, 23);
     }
 
-    /// Adds a field to a message as the recording says it in words.
+    /// Adds a field to a message from the words of the recording.
     fn add(message: &mut Message<'_>, name: &str, value: &Value) {
         let text = || value.as_str().expect("text").as_bytes();
         let numbers = || -> Vec<u32> {

@@ -1,5 +1,5 @@
-//! Every recorded message between C servers is decoded into its typed form, encoded again and compared byte by byte; and
-//! none of them, cut short or changed in a byte, makes a decoder panic.
+//! Decodes every recorded message between C servers into its typed form, encodes it again and compares the bytes. No
+//! message, cut short or changed in a byte, makes a decoder panic.
 //!
 //! The recordings are in `tests/corpora/cluster/wire`: gzipped lines of JSON, the first one the head, `bytes` of each other
 //! the base64 of a whole message.
@@ -27,10 +27,10 @@ use proto::peer::services::Services;
 use proto::peer::smd::Smd;
 use proto::peer::{MessageType, PeerError};
 
-/// What there is in the recordings.
+/// Number of messages in the recordings.
 const MESSAGES: usize = 6900;
 
-/// All recorded messages, with the name of their recording.
+/// All recorded messages, with the names of their recordings.
 fn recorded() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/corpora/cluster/wire");
     let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -111,7 +111,7 @@ fn requests_that_were_passed_on_are_those_of_clients() {
 
 #[test]
 fn damaged_messages_are_errors_or_other_messages() {
-    // One message of each shape is enough: its length and type.
+    // One message of each length and type is enough.
     let shapes: BTreeMap<(u16, usize), Vec<u8>> = recorded()
         .into_iter()
         .filter(|(_, message)| message.len() < 700)
@@ -123,7 +123,7 @@ fn damaged_messages_are_errors_or_other_messages() {
             let mut cut = message[..at].to_vec();
             assert!(again(&cut).is_err());
             if at >= 6 {
-                // The header says the truth, a field ends early.
+                // The header is right, a field ends early.
                 let size = (at - 6) as u32;
                 cut[..4].copy_from_slice(&size.to_be_bytes());
                 refused += usize::from(again(&cut).is_err());

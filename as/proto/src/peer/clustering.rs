@@ -1,10 +1,10 @@
-//! Clustering messages: joins, moves between clusters, and the rounds in which a cluster agrees on its members.
+//! Clustering messages: joins, moves between clusters, and the rounds that agree on a cluster's members.
 //!
 //! ```text
 //! 0 protocol u32 (0x707C)   1 kind u32   2 send time u64 (HLC)   3 sequence u64   4 cluster key u64
 //! 5 succession list, u64 each   6 proposed principal u64
 //! ```
-//! Channel: control. All kinds have 0 1 2; what else each has is in [`ClusteringBody`].
+//! Channel: control. All kinds have 0 1 2; [`ClusteringBody`] has the other fields of each.
 
 use super::fields::{Fields, MessageType, PeerError, Value, Writer};
 use super::heartbeat::CLUSTERING_PROTOCOL;
@@ -19,18 +19,18 @@ pub struct Clustering {
     pub body: ClusteringBody,
 }
 
-/// What a clustering message says. A round is named by its sequence and its proposer.
+/// The content of a clustering message. Sequence and proposer identify a round.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ClusteringBody {
-    /// An orphan asks to be taken in.
+    /// An orphan asks to join.
     JoinRequest,
     JoinReject,
-    /// The principal tells a member to leave for the cluster of another principal.
+    /// The principal tells a member to move to the cluster of another principal.
     Move {
         cluster_key: ClusterKey,
         principal: NodeId,
     },
-    /// A member has taken over the members of a round.
+    /// A member has applied the members of a round.
     ChangeApplied {
         cluster_key: ClusterKey,
         succession: Vec<NodeId>,
@@ -55,7 +55,7 @@ pub enum ClusteringBody {
     AcceptNack {
         sequence: u64,
     },
-    /// The outcome of a round: these are the members of the cluster with this key.
+    /// The outcome of a round: the members of the cluster with this key.
     Learn {
         sequence: u64,
         cluster_key: ClusterKey,
@@ -85,7 +85,7 @@ impl Clustering {
     /// Reads a whole message.
     ///
     /// # Errors
-    /// When it is none, of another protocol or incomplete.
+    /// When the message is of another kind or protocol, or incomplete.
     pub fn decode(message: &[u8]) -> Result<Self, PeerError> {
         let (mut protocol, mut kind, mut send_time, mut sequence) = (None, None, None, None);
         let (mut cluster_key, mut succession, mut principal) = (None, None, None);

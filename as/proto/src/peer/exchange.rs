@@ -1,14 +1,14 @@
-//! Exchange: after each change of the cluster every member tells every other which data it has; when all have all, the
-//! principal lets all of them rebalance at once.
+//! Exchange: after each change of the cluster every member tells all others which data it has; once all have the data
+//! of all, the principal lets them rebalance together.
 //!
 //! ```text
 //! 0 id u32 (1)   1 kind u32   2 cluster key u64   3 namespaces   4 partition versions   5 rack ids
 //! 11 rebalance flags   12 compatibility id u32   13 replication factors   14 active racks
 //! 64 features u32   65 send time u64 (HLC)
 //! ```
-//! Channel: control. Kinds: 0 data, 1 data ack, 3 ready to commit, 4 commit; all have 0 1 2. Data has 12 and msgpack lists,
-//! one element for each namespace. 11 and 14 are sent only where they say something. 64 and 65 are ours: the C server skips
-//! fields it does not know, so who sends them is no C server.
+//! Channel: control. Kinds: 0 data, 1 data ack, 3 ready to commit, 4 commit; all have 0 1 2. Data has 12 and msgpack
+//! lists, one element for each namespace. 11 and 14 are sent only if they are not all zero. 64 and 65 are this
+//! server's: the C server skips unknown fields, and does not send these.
 
 use super::fields::{Fields, MessageType, PeerError, Value, Writer};
 use super::ids::ClusterKey;
@@ -17,11 +17,11 @@ use super::nested::{
     version_groups,
 };
 
-/// What the C server 8.0 sends as compatibility id.
+/// The compatibility id that the C server 8.0 sends.
 pub const COMPATIBILITY_ID: u32 = 15;
-/// Replicas are spread so that all nodes have equally many partitions.
+/// Replicas are distributed so that all nodes have equally many partitions.
 pub const FLAG_UNIFORM_BALANCE: u32 = 1;
-/// The sender wants to be master of nothing.
+/// The sender does not want to be master of any partition.
 pub const FLAG_QUIESCE: u32 = 2;
 
 const EXCHANGE_ID: u32 = 1;
@@ -35,41 +35,41 @@ const SEND_TIME: u16 = 65;
 /// An exchange message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Exchange {
-    /// The cluster it is about; messages of others are ignored.
+    /// The cluster that it belongs to; messages of other clusters are ignored.
     pub cluster_key: ClusterKey,
     /// The sender's hybrid logical clock; `None` from a C server.
     pub send_time: Option<u64>,
     pub body: ExchangeBody,
 }
 
-/// What an exchange message says.
+/// The content of an exchange message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ExchangeBody {
     Data(ExchangeData),
     DataAck,
-    /// To the principal: the sender has the data of all.
+    /// To the principal: the sender has the data of all nodes.
     ReadyToCommit,
     /// From the principal: rebalance.
     Commit,
 }
 
-/// What a node has.
+/// The data of a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ExchangeData {
     pub compatibility_id: u32,
-    /// Bits of features beyond the C server's; `None` from a C server.
+    /// Bits for features beyond the C server's; `None` from a C server.
     pub features: Option<u32>,
     pub namespaces: Vec<NamespaceData>,
 }
 
-/// What a node has of a namespace.
+/// The data of a node in a namespace.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NamespaceData {
     pub name: Vec<u8>,
     /// Versions of the partitions that have data.
     pub versions: Vec<VersionGroup>,
     pub rack_id: u32,
-    /// The one that is configured.
+    /// The configured one.
     pub replication_factor: u32,
     /// [`FLAG_UNIFORM_BALANCE`], [`FLAG_QUIESCE`].
     pub flags: u32,
@@ -81,7 +81,7 @@ impl Exchange {
     /// Reads a whole message.
     ///
     /// # Errors
-    /// When it is none, or its lists do not fit together.
+    /// When it is not an exchange message, or its lists do not match.
     pub fn decode(message: &[u8]) -> Result<Self, PeerError> {
         let (mut id, mut kind, mut cluster_key, mut send_time) = (None, None, None, None);
         let mut lists = Lists::default();
@@ -175,7 +175,7 @@ impl ExchangeData {
     }
 }
 
-/// The lists of a data message, before they are put together by namespace.
+/// The lists of a data message, before they are grouped by namespace.
 #[derive(Default)]
 struct Lists<'a> {
     compatibility_id: u32,
@@ -195,7 +195,7 @@ impl Lists<'_> {
         if versions.len() != names.len() {
             return Err(PeerError::Invalid(4));
         }
-        // A list that is left out is one of zeros; one of another length is refused.
+        // A missing list counts as zeros; one of another length is refused.
         let numbers = |id, list: Option<Vec<u32>>| match list {
             None => Ok(vec![0; names.len()]),
             Some(list) if list.len() == names.len() => Ok(list),

@@ -4,16 +4,16 @@ use std::fmt;
 
 /// Bytes of a message's header.
 pub const HEADER_SIZE: usize = 6;
-/// A message with a larger body breaks the connection, as on the C server.
+/// A message with a larger body breaks the connection, as in the C server.
 pub const MESSAGE_SIZE_MAX: usize = 128 << 20;
 
 const FIELD_HEADER_SIZE: usize = 3;
 
-/// What a message is about.
+/// The subject of a message.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u16)]
 pub enum MessageType {
-    /// First message on a fabric connection: who is calling, and for which channel.
+    /// First message on a fabric connection: the calling node, and the channel.
     Hello = 0,
     Migrate = 3,
     Proxy = 4,
@@ -29,7 +29,7 @@ pub enum MessageType {
 }
 
 impl MessageType {
-    /// The type with a number on the wire.
+    /// The type with number `number` on the wire.
     #[must_use]
     pub const fn of(number: u16) -> Option<Self> {
         Some(match number {
@@ -47,18 +47,18 @@ impl MessageType {
     }
 }
 
-/// Why bytes of a peer are not the message they should be.
+/// Why the bytes of a peer are not a valid message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerError {
     /// A field or a nested part goes beyond its end.
     Truncated,
-    /// The body is larger than [`MESSAGE_SIZE_MAX`], or a compressed one than its limit.
+    /// The body exceeds [`MESSAGE_SIZE_MAX`], or a compressed one its limit.
     TooLarge,
-    /// Another message type, protocol or kind than the reader knows.
+    /// An unknown message type, protocol or kind.
     Unknown,
-    /// A field that the message cannot do without is missing.
+    /// A required field is missing.
     Missing(u16),
-    /// The contents of a field are not what they should be.
+    /// The contents of a field are invalid.
     Invalid(u16),
 }
 
@@ -79,14 +79,14 @@ impl std::error::Error for PeerError {}
 /// The header of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MessageHeader {
-    /// The number of its [`MessageType`], or of one that is not known.
+    /// The number of its [`MessageType`], or an unknown number.
     pub type_number: u16,
     /// Bytes after the header.
     pub body_size: usize,
 }
 
 impl MessageHeader {
-    /// Reads the header at the start of `bytes`; `None` while it is not all there.
+    /// Reads the header at the start of `bytes`; `None` while it is incomplete.
     ///
     /// # Errors
     /// When the body would be larger than [`MESSAGE_SIZE_MAX`].
@@ -100,7 +100,7 @@ impl MessageHeader {
     }
 }
 
-/// Takes one whole message apart: its type number and the bytes of its fields.
+/// Splits a whole message into its type number and the bytes of its fields.
 ///
 /// # Errors
 /// When `message` is not exactly one message.
@@ -115,15 +115,15 @@ pub fn split(message: &[u8]) -> Result<(u16, &[u8]), PeerError> {
 pub enum Value<'a> {
     U32(u32),
     U64(u64),
-    /// With the NUL that ends it.
+    /// With the terminating NUL.
     Text(&'a [u8]),
     Buffer(&'a [u8]),
-    /// Big-endian numbers, back to back.
+    /// Big-endian numbers, without gaps.
     U32Array(&'a [u8]),
-    /// Big-endian numbers, back to back.
+    /// Big-endian numbers, without gaps.
     U64Array(&'a [u8]),
     Msgpack(&'a [u8]),
-    /// Of a type that no message here uses.
+    /// A value of a type that no message here uses.
     Other(&'a [u8]),
 }
 
@@ -135,7 +135,7 @@ const U32_ARRAY: u8 = 7;
 const U64_ARRAY: u8 = 8;
 const MSGPACK: u8 = 11;
 
-/// Reads the fields of a body, one after the other.
+/// Reads the fields of a body in order.
 #[derive(Clone, Copy, Debug)]
 pub struct Fields<'a> {
     rest: &'a [u8],
@@ -148,10 +148,10 @@ impl<'a> Fields<'a> {
         Fields { rest: body }
     }
 
-    /// The fields of a whole message that must be of `message_type`.
+    /// The fields of a whole message, which must be of type `message_type`.
     ///
     /// # Errors
-    /// When it is not one.
+    /// When it is not.
     pub fn of(message: &'a [u8], message_type: MessageType) -> Result<Self, PeerError> {
         match split(message)? {
             (number, body) if number == message_type as u16 => Ok(Fields::new(body)),
@@ -206,7 +206,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// Appends one message to a buffer. The header is completed by [`Writer::finish`].
+/// Appends one message to a buffer. [`Writer::finish`] completes the header.
 #[derive(Debug)]
 pub struct Writer<'a> {
     out: &'a mut Vec<u8>,
@@ -253,7 +253,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Text; the NUL that ends it is added.
+    /// Text; a terminating NUL is added.
     pub fn text(&mut self, id: u16, text: &[u8]) {
         self.sized(id, TEXT, |out| {
             out.extend_from_slice(text);
@@ -299,10 +299,10 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Writes at `at` how many bytes there are from `from` on.
+/// Writes at `at` the number of bytes from `from` on.
 ///
 /// # Panics
-/// If these are more than a message may have: the caller limits what goes into one.
+/// If there are more bytes than a message may have: the caller limits its content.
 fn put_size(out: &mut [u8], at: usize, from: usize) {
     let size = u32::try_from(out.len() - from).ok().filter(|size| *size as usize <= MESSAGE_SIZE_MAX);
     let size = size.expect("a message stays below its limit");
@@ -311,10 +311,10 @@ fn put_size(out: &mut [u8], at: usize, from: usize) {
     }
 }
 
-/// The text of a field without the NUL that ends it.
+/// The text of a field without the terminating NUL.
 ///
 /// # Errors
-/// When there is none.
+/// When the NUL is missing.
 pub fn text(id: u16, bytes: &[u8]) -> Result<&[u8], PeerError> {
     match bytes.split_last() {
         Some((0, text)) if !text.contains(&0) => Ok(text),

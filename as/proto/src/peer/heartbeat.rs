@@ -1,14 +1,14 @@
-//! Heartbeats: pulses that say "alive, and these I see", and questions where other nodes can be reached.
+//! Heartbeats: pulses with the nodes that the sender sees, and requests for the addresses of other nodes.
 //!
 //! ```text
 //! 0 protocol u32 (0x6864)   1 kind u32        2 source node u64       3 cluster name text    4 send time u64 (HLC)
 //! 5 heartbeat endpoints     6 compressed      7 nodes asked for       8 their endpoints
 //! 9 fabric endpoints       10 adjacency      11 clustering state     12 wall clock, ms since 1970, u64
 //! ```
-//! A pulse has 0-5 and 9-12, without 5 in multicast; a request 0 1 2 4 5 7, a reply 0 1 2 4 5 8. A message that would be
-//! larger than a packet is deflated (zlib) as a whole into field 6 of a message that has nothing else.
-//! The clustering state is protocol u32 (0x707C), cluster key u64, sequence u64, preferred principal u64, number of
-//! members u32 and their ids, little-endian; a node in no cluster has key 0 and no members.
+//! A pulse has 0-5 and 9-12, without 5 in multicast; a request 0 1 2 4 5 7, a reply 0 1 2 4 5 8. A message larger than
+//! a packet is deflated (zlib) as a whole into field 6 of a message without other fields. The clustering state is
+//! protocol u32 (0x707C), cluster key u64, sequence u64, preferred principal u64, number of members u32 and their ids,
+//! little-endian; a node in no cluster has key 0 and no members.
 
 use std::io::{Read, Write};
 
@@ -26,7 +26,7 @@ use super::nested::{
 pub const PROTOCOL: u32 = 0x6864;
 /// The protocol of the clustering state in a pulse and of clustering messages.
 pub const CLUSTERING_PROTOCOL: u32 = 0x707C;
-/// A message that inflates to more is dropped.
+/// A message that inflates to a larger size is dropped.
 pub const INFLATED_SIZE_MAX: usize = 10 << 20;
 
 const KIND_PULSE: u32 = 0;
@@ -41,40 +41,40 @@ pub struct Heartbeat {
     pub node: NodeId,
     /// The sender's hybrid logical clock.
     pub send_time: u64,
-    /// Where the sender takes heartbeat connections; none in multicast.
+    /// The sender's addresses for heartbeat connections; none in multicast.
     pub endpoints: Option<Vec<Endpoint>>,
     pub body: HeartbeatBody,
 }
 
-/// What a heartbeat message says.
+/// The content of a heartbeat message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HeartbeatBody {
     Pulse(Pulse),
-    /// Asks where these nodes can be reached.
+    /// Asks for the addresses of these nodes.
     InfoRequest(Vec<NodeId>),
-    /// Where they can.
+    /// The addresses of these nodes.
     InfoReply(Vec<(NodeId, Vec<Endpoint>)>),
 }
 
-/// A node is alive.
+/// The sign that a node is alive.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pulse {
-    /// Nodes of clusters with other names are ignored.
+    /// Nodes of clusters with another name are ignored.
     pub cluster_name: Option<Vec<u8>>,
     pub fabric_endpoints: Vec<Endpoint>,
-    /// The nodes that the sender has heartbeats of, itself left out.
+    /// The nodes whose heartbeats the sender receives, without itself.
     pub adjacency: Vec<NodeId>,
     pub clustering: ClusteringState,
     /// The sender's wall clock, milliseconds since 1970.
     pub wall_ms: Option<u64>,
 }
 
-/// Which cluster the sender of a pulse belongs to.
+/// The cluster of a pulse's sender.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClusteringState {
     pub cluster_key: ClusterKey,
     pub sequence: u64,
-    /// Into whose cluster the sender would like to move; 0 for nobody's.
+    /// The principal to whose cluster the sender would like to move; 0 for none.
     pub preferred_principal: NodeId,
     /// The members in descending order, the principal first; empty for an orphan.
     pub succession: Vec<NodeId>,
@@ -84,7 +84,7 @@ impl Heartbeat {
     /// Reads a whole message, inflating it if it is compressed.
     ///
     /// # Errors
-    /// When it is none, or one of another protocol.
+    /// When it is not a heartbeat message, or of another protocol.
     pub fn decode(message: &[u8]) -> Result<Self, PeerError> {
         match compressed(message)? {
             None => Self::decode_plain(message),
@@ -95,7 +95,7 @@ impl Heartbeat {
     /// Reads a message that is not compressed.
     ///
     /// # Errors
-    /// When it is none, or one of another protocol.
+    /// When it is not a heartbeat message, or of another protocol.
     pub fn decode_plain(message: &[u8]) -> Result<Self, PeerError> {
         let (mut protocol, mut kind, mut node, mut send_time) = (None, None, None, None);
         let (mut own, mut asked, mut told) = (None, None, None);
@@ -204,10 +204,10 @@ impl ClusteringState {
     }
 }
 
-/// The deflated message in a message, if it is a wrapper of one.
+/// The deflated message inside a message, if it is a wrapper.
 ///
 /// # Errors
-/// When it is no heartbeat message.
+/// When it is not a heartbeat message.
 pub fn compressed(message: &[u8]) -> Result<Option<&[u8]>, PeerError> {
     for field in Fields::of(message, MessageType::Heartbeat)? {
         if let (COMPRESSED, Value::Buffer(bytes)) = field? {
@@ -228,12 +228,12 @@ pub fn wrap(out: &mut Vec<u8>, deflated: &[u8]) {
 #[must_use]
 pub fn deflate(message: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
-    // Writing to memory cannot fail; should it, the receiver drops what does not inflate.
+    // Writing to memory cannot fail; if it did, the receiver would drop the message.
     let _ = encoder.write_all(message);
     encoder.finish().unwrap_or_default()
 }
 
-/// Inflates a deflated message; what comes out is bounded, whatever the bytes announce.
+/// Inflates a deflated message, up to a limit that does not depend on the bytes.
 ///
 /// # Errors
 /// When the bytes are damaged, or inflate to more than [`INFLATED_SIZE_MAX`].

@@ -1,11 +1,12 @@
-//! The first message on a fabric connection: who is calling, and what the connection is for.
+//! The first message on a fabric connection: the calling node, and the channel.
 //!
 //! Fields: 0 node id u64, 5 channel u32.
 
 use super::fields::{Fields, MessageType, PeerError, Value, Writer};
 use super::ids::NodeId;
 
-/// What a fabric connection carries. Each channel has connections of its own, so that large messages hold up no small ones.
+/// The content of a fabric connection. Each channel has its own connections, so that large messages do not delay small
+/// ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u32)]
 pub enum Channel {
@@ -13,7 +14,7 @@ pub enum Channel {
     ReadWrite = 0,
     /// Clustering, exchange, services; start and end of migrations.
     Control = 1,
-    /// Records that migrate.
+    /// Migrating records.
     Bulk = 2,
     /// Cluster-wide metadata.
     Metadata = 3,
@@ -35,7 +36,7 @@ impl Hello {
     /// Reads a whole message.
     ///
     /// # Errors
-    /// When it is no hello, or for a channel that does not exist.
+    /// When it is no hello, or the channel is unknown.
     pub fn decode(message: &[u8]) -> Result<Self, PeerError> {
         let (mut node, mut channel) = (None, None);
         for field in Fields::of(message, MessageType::Hello)? {

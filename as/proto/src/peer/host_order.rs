@@ -1,8 +1,8 @@
-//! Clients' requests as nodes pass them on: with the numbers in the byte order of the sender's machine, little-endian.
+//! Clients' requests as nodes forward them: with numbers in the byte order of the sender's machine, little-endian.
 //!
-//! The C server turns numbers around when it has received a request, and passes it on like that. These are: the size in the
-//! frame's header, the numbers of the message's header, the sizes of fields and ops, and the last-update-time that an op may
-//! have. Values stay as they are. Replies are passed on as they go to the client.
+//! The C server converts the numbers of a request on receipt and forwards it in that form: the size in the frame's
+//! header, the numbers of the message's header, the sizes of fields and ops, and an op's last-update-time if it has
+//! one. Values stay as they are. Replies are forwarded in the form for the client.
 
 use super::fields::PeerError;
 use crate::frame::{FrameType, HEADER_SIZE, VERSION};
@@ -10,18 +10,18 @@ use crate::message::MESSAGE_HEADER_SIZE;
 
 /// The field of a proxy message that holds the request.
 const FRAME_FIELD: u16 = 4;
-/// Where the numbers of a message's header are.
+/// Positions of the numbers in a message's header.
 const HEADER_NUMBERS: [std::ops::Range<usize>; 5] = [6..10, 10..14, 14..18, 18..20, 20..22];
 const FIELD_COUNT_AT: usize = 18;
 const OP_COUNT_AT: usize = 20;
 const SIZE_BYTES: usize = 4;
-/// Of the bytes behind the size of an op: where the flags and the size of the name are, and where the name is.
+/// Offsets after the size of an op: of the flags, of the name's size, and of the name.
 const OP_FLAGS_AT: usize = 2;
 const OP_NAME_SIZE_AT: usize = 3;
 const OP_NAME_AT: usize = 4;
 const OP_FLAG_LAST_UPDATE_TIME: u8 = 1;
 
-/// In which order the numbers are that are to be turned around.
+/// The byte order that the numbers have before the conversion.
 #[derive(Clone, Copy)]
 enum Order {
     Wire,
@@ -42,7 +42,7 @@ impl Order {
     }
 }
 
-/// Turns the numbers in the body of a message around; `None` if fields and ops do not fill it exactly.
+/// Converts the numbers in the body of a message; `None` if fields and ops do not fill it exactly.
 fn turn_around(body: &mut [u8], order: Order) -> Option<()> {
     if body.len() < MESSAGE_HEADER_SIZE {
         return None;
@@ -67,7 +67,7 @@ fn turn_around(body: &mut [u8], order: Order) -> Option<()> {
     rest.is_empty().then_some(())
 }
 
-/// Turns the size around at the start of `bytes`; gives the part that has this size, and what follows it.
+/// Converts the size at the start of `bytes`; returns the part of this size, and the rest.
 fn split_sized(bytes: &mut [u8], order: Order) -> Option<(&mut [u8], &mut [u8])> {
     let size = order.size(bytes, 0)?;
     let (number, rest) = bytes.split_at_mut_checked(SIZE_BYTES)?;
@@ -75,8 +75,8 @@ fn split_sized(bytes: &mut [u8], order: Order) -> Option<(&mut [u8], &mut [u8])>
     rest.split_at_mut_checked(size)
 }
 
-/// The frame of a request in the order of the machine, from its body as a client sends it. `None` if the body is no
-/// request for one record.
+/// The frame of a request in the machine's byte order, from its body as a client sends it. `None` if the body is no
+/// request for a single record.
 #[must_use]
 pub fn to_host_order(body: &[u8]) -> Option<Vec<u8>> {
     let mut frame = vec![VERSION, FrameType::Message as u8];
@@ -87,10 +87,10 @@ pub fn to_host_order(body: &[u8]) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// The body of a request as a client sends it, from its frame in the order of the machine.
+/// The body of a request as a client sends it, from its frame in the machine's byte order.
 ///
 /// # Errors
-/// When it is none.
+/// When the frame is invalid.
 pub fn from_host_order(frame: &[u8]) -> Result<Vec<u8>, PeerError> {
     let invalid = PeerError::Invalid(FRAME_FIELD);
     let (header, body) = frame.split_first_chunk::<HEADER_SIZE>().ok_or(invalid)?;

@@ -1,8 +1,8 @@
-//! What nodes and clusters are called.
+//! Ids of nodes and clusters.
 
 use std::fmt;
 
-/// The id of a node: fabric port and hardware address, or what the configuration says. 0 is no node.
+/// The id of a node: fabric port and hardware address, or the configured one. 0 means no node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct NodeId(pub u64);
 
@@ -10,7 +10,7 @@ impl NodeId {
     /// No node.
     pub const NONE: NodeId = NodeId(0);
 
-    /// Whether it names no node.
+    /// Whether it stands for no node.
     #[must_use]
     pub const fn is_none(self) -> bool {
         self.0 == 0
@@ -30,12 +30,13 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// The key of a cluster: a random number of 48 bits, new with each change of the cluster's members. 0 is no cluster.
+/// The key of a cluster: a random number of 48 bits, new with each change of the cluster's members. 0 means no
+/// cluster.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClusterKey(pub u64);
 
 impl ClusterKey {
-    /// The key of a node that is in no cluster.
+    /// The key of a node without a cluster.
     pub const NONE: ClusterKey = ClusterKey(0);
     /// The bits that a key may have.
     pub const MASK: u64 = (1 << 48) - 1;

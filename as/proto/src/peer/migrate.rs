@@ -4,11 +4,11 @@
 //! 0 op u32   2 emigration id u32   3 namespace   4 partition u32   7 record   8 cluster key u64
 //! 20 features u32   25 number of records u64   29 insert id u64   64 digest   65 removed at u64
 //! ```
-//! 64 and 65 are ours, and the C server gets no insert without a record. With 65 the receiver learns that a record of this digest
-//! was removed, and when: copies that were last updated before do not count.
+//! 64 and 65 are this server's, and the C server gets no insert without a record. Field 65 tells the receiver that a
+//! record of this digest was removed, and when: copies last updated before that are obsolete.
 //!
-//! Inserts and their acks go over the bulk channel, the rest over control. All have 0 and 2; what else each has is in
-//! [`MigrateBody`]. The emigration id is the sender's own: a receiver tells emigrations apart by node and id.
+//! Inserts and their acks go over the bulk channel, the rest over control. All have 0 and 2; [`MigrateBody`] has the
+//! other fields of each. The sender chooses the emigration id; a receiver identifies emigrations by node and id.
 
 use cf::Digest;
 
@@ -25,7 +25,7 @@ pub struct Migrate<'a> {
     pub body: MigrateBody<'a>,
 }
 
-/// What a migration message says.
+/// The content of a migration message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MigrateBody<'a> {
     Start {
@@ -36,18 +36,18 @@ pub enum MigrateBody<'a> {
     StartOk {
         features: Option<u32>,
     },
-    /// The receiver has enough to do, or has not rebalanced yet.
+    /// The receiver is busy, or has not rebalanced yet.
     StartAgainLater,
-    /// The receiver expects nothing from there.
+    /// The receiver expects nothing from the sender.
     StartFail,
     /// A flat record without its end mark.
     Insert {
         insert_id: u64,
         record: &'a [u8],
-        /// When an earlier record of its digest was removed, milliseconds since 2010.
+        /// When an earlier record of its digest was removed, in milliseconds since 2010.
         removed_at: Option<u64>,
     },
-    /// In place of a record that was removed at this time.
+    /// Sent in place of a record that was removed at this time.
     Removal {
         insert_id: u64,
         digest: Digest,
@@ -58,18 +58,18 @@ pub enum MigrateBody<'a> {
     },
     Done,
     DoneAck,
-    /// All replicas of the partition are complete: who is none may drop its copy.
+    /// All replicas of the partition are complete: a node that is no replica may drop its copy.
     AllDone {
         partition: PartitionOf<'a>,
     },
     AllDoneAck,
 }
 
-/// Which partition, in which cluster.
+/// A partition in a namespace of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PartitionOf<'a> {
     pub namespace: &'a [u8],
-    /// Whether it exists is for the receiver to say.
+    /// The receiver checks that it exists.
     pub partition: u32,
     pub cluster_key: ClusterKey,
 }
@@ -95,7 +95,7 @@ impl<'a> Migrate<'a> {
     /// Reads a whole message.
     ///
     /// # Errors
-    /// When it is none, or incomplete.
+    /// When it is no migration message, or incomplete.
     pub fn decode(message: &'a [u8]) -> Result<Self, PeerError> {
         let (mut op, mut emigration_id, mut namespace, mut partition) = (None, None, None, None);
         let (mut record, mut cluster_key, mut features) = (None, None, None);

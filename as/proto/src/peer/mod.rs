@@ -1,13 +1,13 @@
-//! The protocol between nodes: heartbeats, and the messages of the fabric. Bytes of a peer never panic here and never size
-//! an allocation by what they announce.
+//! The protocol between nodes: heartbeats, and the messages of the fabric. Bytes from a peer never cause a panic, and
+//! the counts that they announce never size an allocation.
 //!
 //! ```text
 //! message:  body size u32 BE (header excluded), message type u16 BE, fields
 //! field:    id u16 BE, field type u8, then u32 BE | u64 BE | size u32 BE and that many bytes
 //! ```
-//! Fields may come in any order; unknown ids and ids with another type than theirs are skipped, so both sides can add
-//! fields. Senders on the fabric write numbers first, in the order of their ids, then the rest; heartbeats are in plain
-//! order of ids. One file for each message type; what is nested in fields is in `nested`.
+//! Fields may come in any order; fields with an unknown id or a wrong type are skipped, so both sides can add fields.
+//! Senders on the fabric write numbers first, in the order of their ids, then the rest; heartbeats are in plain order
+//! of ids. Each message type has a file; `nested` has the structures inside of fields.
 
 pub mod clustering;
 pub mod exchange;

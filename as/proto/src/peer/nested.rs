@@ -1,23 +1,24 @@
-//! What is nested in fields: lists of node ids, endpoints, msgpack lists of numbers and of strings, partition versions.
+//! Structures inside of fields: lists of node ids, endpoints, msgpack lists of numbers and of strings, partition
+//! versions.
 //!
-//! Lists of ids and what C structs hold are in host order, which is little-endian on all machines that are served.
+//! Lists of ids and contents of C structs are in host order, which is little-endian on all supported machines.
 
 use cf::msgpack::{self, Head, Reader};
 
 use super::fields::PeerError;
 use super::ids::NodeId;
 
-/// Where a node can be reached.
+/// An address of a node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Endpoint {
-    /// [`Endpoint::TLS`] or 0; other bits are kept as they are.
+    /// [`Endpoint::TLS`] or 0; other bits are preserved.
     pub capabilities: u8,
     pub address: Address,
     pub port: u16,
 }
 
 impl Endpoint {
-    /// TLS is spoken there.
+    /// The node speaks TLS there.
     pub const TLS: u8 = 1;
 }
 
@@ -31,8 +32,8 @@ pub enum Address {
 const ADDRESS_V4: u8 = 1;
 const ADDRESS_V6: u8 = 2;
 
-/// Reads an endpoint list: count u8, then capabilities u8, address type u8, port u16, address 4 or 16 for each. Gives
-/// what follows it too; `None` if it is cut short or an address is of no known type.
+/// Reads an endpoint list: count u8, then capabilities u8, address type u8, port u16, address 4 or 16 for each. Also
+/// returns the rest; `None` if it is cut short or has an address of unknown type.
 fn read_endpoints(bytes: &[u8]) -> Option<(Vec<Endpoint>, &[u8])> {
     let (&count, mut rest) = bytes.split_first()?;
     let mut endpoints = Vec::new();
@@ -57,7 +58,7 @@ pub(super) fn endpoints(id: u16, bytes: &[u8]) -> Result<Vec<Endpoint>, PeerErro
     }
 }
 
-/// Appends an endpoint list; what is beyond its limit of 255 is left out.
+/// Appends an endpoint list; endpoints beyond its limit of 255 are left out.
 pub(super) fn put_endpoints(out: &mut Vec<u8>, endpoints: &[Endpoint]) {
     let count = u8::try_from(endpoints.len()).unwrap_or(u8::MAX);
     out.push(count);
@@ -75,7 +76,7 @@ pub(super) fn put_endpoints(out: &mut Vec<u8>, endpoints: &[Endpoint]) {
     }
 }
 
-/// Nodes and where they can be reached, back to back: node id u64, endpoint list.
+/// Nodes and their endpoints, without gaps: node id u64, endpoint list.
 pub(super) fn node_endpoints(id: u16, bytes: &[u8]) -> Result<Vec<(NodeId, Vec<Endpoint>)>, PeerError> {
     let mut rest = bytes;
     let mut nodes = Vec::new();
@@ -88,7 +89,7 @@ pub(super) fn node_endpoints(id: u16, bytes: &[u8]) -> Result<Vec<(NodeId, Vec<E
     Ok(nodes)
 }
 
-/// Appends nodes and where they can be reached.
+/// Appends nodes and their endpoints.
 pub(super) fn put_node_endpoints(out: &mut Vec<u8>, nodes: &[(NodeId, Vec<Endpoint>)]) {
     for (node, endpoints) in nodes {
         out.extend_from_slice(&node.0.to_le_bytes());
@@ -115,7 +116,7 @@ pub(super) fn u64_array(id: u16, bytes: &[u8]) -> Result<Vec<u64>, PeerError> {
     Ok(values.iter().map(|value| u64::from_be_bytes(*value)).collect())
 }
 
-/// Reads a msgpack list. Each element takes a byte at least, so the list's own count sizes nothing.
+/// Reads a msgpack list. Each element takes at least one byte; the list's own count sizes no allocation.
 fn list<'a, T>(
     id: u16,
     bytes: &'a [u8],
@@ -154,7 +155,7 @@ pub(super) fn bytes_list(id: u16, bytes: &[u8]) -> Result<Vec<&[u8]>, PeerError>
     })
 }
 
-/// Reads a msgpack list of byte strings, of which any may be nil.
+/// Reads a msgpack list of byte strings, any of which may be nil.
 pub(super) fn optional_bytes_list(id: u16, bytes: &[u8]) -> Result<Vec<Option<&[u8]>>, PeerError> {
     list(id, bytes, |head| match head {
         Head::Raw(bytes) => Some(Some(bytes)),
@@ -180,7 +181,7 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Partitions of one node that have one version.
+/// Partitions of one node with the same version.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VersionGroup {
     /// The 64 bits of the partition version.

@@ -1,4 +1,4 @@
-//! Proxied requests: a client's request reached a node that does not own its partition.
+//! Proxied requests: a client's request that reached a node which does not own its partition.
 //!
 //! Fields: 0 op u32, 1 transaction id u32, 2 digest, 3 node u64, 4 client frame. Channel: read-write.
 
@@ -10,19 +10,19 @@ use super::ids::NodeId;
 /// A proxy message, borrowed from its bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Proxy<'a> {
-    /// The asking node's own; answers carry it.
+    /// Chosen by the asking node; answers carry it.
     pub transaction_id: u32,
     pub body: ProxyBody<'a>,
 }
 
-/// What a proxy message says.
+/// The content of a proxy message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProxyBody<'a> {
     /// A whole client frame; rows of a batch come without a digest.
     Request { digest: Option<Digest>, frame: &'a [u8] },
     /// The whole frame for the client.
     Response { frame: &'a [u8] },
-    /// The partition is not here either; ask that node.
+    /// This node does not own the partition either; ask that node.
     ReturnToSender { node: NodeId },
 }
 
@@ -30,7 +30,7 @@ impl<'a> Proxy<'a> {
     /// Reads a whole message.
     ///
     /// # Errors
-    /// When it is none, or incomplete.
+    /// When it is no proxy message, or incomplete.
     pub fn decode(message: &'a [u8]) -> Result<Self, PeerError> {
         let (mut op, mut transaction_id, mut digest, mut node, mut frame) = (None, None, None, None, None);
         for field in Fields::of(message, MessageType::Proxy)? {

@@ -1,20 +1,21 @@
-//! Replica writes, and duplicate resolution: the question to nodes with older copies which of them is newest.
+//! Replica writes, and duplicate resolution: the question to nodes with older copies which copy is newest.
 //!
 //! ```text
 //! 0 op u32   1 result u32   2 namespace   3 namespace index u32   4 generation u32   5 digest   6 record
 //! 10 transaction id u32   12 info u32   16 last-update-time u64   64 cluster key u64
 //! ```
-//! Channel: read-write. The namespace is bytes without NUL; its index and the transaction id are the asking node's own and
-//! are echoed. A record is flat, without its end mark. Two fields are ours, and the C server skips them: 64 in a replica write, the
-//! key of the cluster in which the sender is master, by which a replica refuses writes of a node that has been replaced and does
-//! not know it yet; and 16 in a removal and in an answer to a question, when the record was removed.
+//! Channel: read-write. The namespace is bytes without NUL; the asking node chooses its index and the transaction id,
+//! and answers echo them. A record is flat, without its end mark. Two fields are this server's, and the C server skips
+//! them. 64 in a replica write is the key of the cluster in which the sender is master; with it a replica refuses
+//! writes of a node that was replaced and does not know it yet. 16 in a removal and in the answer to a question is the
+//! time when the record was removed.
 
 use cf::Digest;
 
 use super::fields::{Fields, MessageType, PeerError, Value, Writer};
 use super::ids::ClusterKey;
 
-/// The sender of a replica write wants no answer.
+/// The sender of a replica write does not want an answer.
 pub const INFO_NO_ACK: u32 = 2;
 
 const WRITE_ACK: u32 = 2;
@@ -31,25 +32,25 @@ pub struct Replication<'a> {
     pub body: ReplicationBody<'a>,
 }
 
-/// What it says about the record.
+/// The content of the message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReplicationBody<'a> {
-    /// The master's record is now this one; a digest alone means that it is gone.
+    /// The master's new record; a digest alone means that the record is gone.
     ReplicaWrite {
         namespace: &'a [u8],
         info: Option<u32>,
         /// `None` from a C server.
         cluster_key: Option<ClusterKey>,
         subject: Subject<'a>,
-        /// With a digest alone: when the record was removed, milliseconds since 2010. What was last updated then or later is not
-        /// what was removed. `None` from a C server.
+        /// With a digest alone: when the record was removed, in milliseconds since 2010. A copy last updated then or
+        /// later is another record. `None` from a C server.
         removed_at: Option<u64>,
     },
     WriteAck {
         result: u32,
         digest: Digest,
     },
-    /// "I have this record with this generation and last-update-time, or not at all: is yours newer?"
+    /// Asks for a copy that is newer than the sender's, which has this generation and last-update-time, or is missing.
     DuplicateRequest {
         namespace: &'a [u8],
         digest: Digest,
@@ -59,20 +60,20 @@ pub enum ReplicationBody<'a> {
     DuplicateAck {
         result: u32,
         subject: Subject<'a>,
-        /// When a record of this digest was removed, as far as the node knows: milliseconds since 2010. Copies that were last
-        /// updated before do not count.
+        /// When a record of this digest was removed, as far as the node knows, in milliseconds since 2010. Copies last
+        /// updated before that are obsolete.
         removed_at: Option<u64>,
     },
 }
 
-/// A record, or which record.
+/// A record, or its digest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Subject<'a> {
     Record(&'a [u8]),
     Digest(Digest),
 }
 
-/// What the asking node has itself.
+/// The asking node's own copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OwnCopy {
     pub generation: u32,
@@ -84,7 +85,7 @@ impl<'a> Replication<'a> {
     /// Reads a whole message.
     ///
     /// # Errors
-    /// When it is none, or incomplete.
+    /// When it is no replication message, or incomplete.
     pub fn decode(message: &'a [u8]) -> Result<Self, PeerError> {
         let (mut op, mut result, mut namespace_index, mut transaction_id) = (None, None, None, None);
         let (mut namespace, mut generation, mut digest, mut record) = (None, None, None, None);

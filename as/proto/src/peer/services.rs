@@ -1,35 +1,35 @@
-//! Services: nodes tell each other where clients can reach them, for the answers to `peers-…` and `services`.
+//! Services: nodes tell each other their addresses for clients, for the answers to `peers-…` and `services`.
 //!
 //! Fields: 0 op u32, 1 generation u32, and texts like `host:port,…`: 2 services, 3 alternate services, 4 clear, 5 TLS,
-//! 6 clear alternate, 7 TLS alternate; 8 TLS name. Channel: control. An ack has 0 and 1 alone.
+//! 6 clear alternate, 7 TLS alternate; 8 TLS name. Channel: control. An ack has only 0 and 1.
 
 use super::fields::{Fields, MessageType, PeerError, Value, Writer, text};
 
-/// How many texts there can be: fields 2 to 8.
+/// Ids of the text fields.
 const TEXT_FIELDS: std::ops::RangeInclusive<u16> = 2..=8;
 
 /// A services message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Services {
     pub kind: ServicesKind,
-    /// Counts the changes of the sender's addresses; an ack echoes it.
+    /// Number of changes of the sender's addresses; an ack echoes it.
     pub generation: u32,
     /// Field ids and texts, ascending.
     pub texts: Vec<(u16, Vec<u8>)>,
 }
 
-/// What a services message wants.
+/// The purpose of a services message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum ServicesKind {
     Update = 0,
     Ack = 1,
-    /// An update, and yours is wanted too.
+    /// An update that also asks for the receiver's addresses.
     UpdateRequest = 2,
 }
 
 impl Services {
-    /// The text of a field.
+    /// The text of field `id`.
     #[must_use]
     pub fn text(&self, id: u16) -> Option<&[u8]> {
         self.texts.iter().find(|(field, _)| *field == id).map(|(_, text)| text.as_slice())
@@ -38,7 +38,7 @@ impl Services {
     /// Reads a whole message.
     ///
     /// # Errors
-    /// When it is none, or incomplete.
+    /// When it is no services message, or incomplete.
     pub fn decode(message: &[u8]) -> Result<Self, PeerError> {
         let (mut op, mut generation, mut texts) = (None, None, Vec::<(u16, Vec<u8>)>::new());
         for field in Fields::of(message, MessageType::Services)? {

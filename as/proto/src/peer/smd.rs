@@ -1,14 +1,14 @@
-//! Cluster-wide metadata: secondary index definitions, UDFs, truncations and eviction times, kept equal on all nodes by the
-//! principal.
+//! Cluster-wide metadata: secondary index definitions, UDFs, truncations and eviction times, which the principal keeps
+//! equal on all nodes.
 //!
 //! ```text
 //! 0 transaction id u64   2 cluster key u64   3 op u32   4 module u32   10 timestamps (array of u64)
 //! 13 version list   15 keys   16 values   17 generations   18 key   19 value   20 generation u32   21 timestamp u64
 //! 22 committed cluster key u64
 //! ```
-//! Channel: metadata. Lists are msgpack; a value that is missing or nil is that of a deleted key. Timestamps are
-//! milliseconds since 2010. The version of a module is the cluster key under which it was last merged, and a number that
-//! counts the changes since.
+//! Channel: metadata. Lists are msgpack; a missing or nil value means a deleted key. Timestamps are milliseconds since
+//! 2010. The version of a module is the cluster key under which it was last merged, and a number that counts the
+//! changes since.
 
 use super::fields::{Fields, MessageType, PeerError, Value, Writer, text};
 use super::ids::ClusterKey;
@@ -23,7 +23,7 @@ pub struct Smd {
     pub body: SmdBody,
 }
 
-/// What a metadata message says.
+/// The content of a metadata message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SmdBody {
     /// A node passes a change to the principal.
@@ -94,14 +94,14 @@ pub struct Full {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Item {
     pub key: Vec<u8>,
-    /// `None` for one that was deleted.
+    /// `None` for a deleted item.
     pub value: Option<Vec<u8>>,
     pub generation: u32,
     /// Milliseconds since 2010.
     pub timestamp: u64,
 }
 
-/// The fields of a message, before its op says which are needed.
+/// The fields of a message, before its op tells which are required.
 #[derive(Default)]
 struct Parts<'a> {
     transaction_id: Option<u64>,
@@ -243,7 +243,7 @@ impl Smd {
     /// Reads a whole message.
     ///
     /// # Errors
-    /// When it is none, or incomplete.
+    /// When it is no metadata message, or incomplete.
     pub fn decode(message: &[u8]) -> Result<Self, PeerError> {
         let parts = Parts::read(message)?;
         let cluster_key = ClusterKey(parts.cluster_key.ok_or(PeerError::Missing(2))?);
