@@ -1,13 +1,13 @@
-//! Memory that direct I/O accepts: it begins on a page and is a whole number of pages long.
+//! Memory for direct I/O: page-aligned buffers of whole pages.
 //!
-//! Devices opened with `O_DIRECT` refuse transfers from or to other memory, so [`crate::sys::block`] takes nothing
-//! else. One owner, no locks.
+//! Devices opened with `O_DIRECT` refuse transfers from or to other memory, so [`crate::sys::block`] accepts only
+//! this type. One owner, no locks.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-/// Where a buffer begins, and the unit of its size; the largest minimum transfer of any device.
+/// Alignment of a buffer, and the unit of its size; the largest minimum transfer of any device.
 pub const ALIGNMENT: usize = 4096;
 
 /// A buffer of fixed size that begins on a multiple of [`ALIGNMENT`]. Dereferences to its bytes.
@@ -44,7 +44,7 @@ impl AlignedBuf {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.size) }
     }
 
-    /// The bytes, to change them.
+    /// The bytes, mutable.
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as above, and borrowed exclusively.

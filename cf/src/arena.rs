@@ -1,21 +1,21 @@
-//! Fixed-size elements addressed by 32-bit handles, in stages that are allocated as they fill.
+//! Fixed-size elements addressed by 32-bit handles, in stages that are allocated on demand.
 //!
-//! A stage is one zeroed allocation of the global allocator; the kernel backs it page by page as elements are
-//! first used, so a stage costs address space, not memory. Handle 0 is the null handle.
+//! A stage is one zeroed allocation of the global allocator; the kernel backs it page by page on first use, so an
+//! unused stage costs only address space. Handle 0 is the null handle.
 //!
 //! # Free elements
-//! 64 elements that follow one another are a *group*, which belongs to one shard for good: elements go back to the shard
-//! that they were taken from. A word for each group says which of its elements are free, and each shard lists its groups
-//! with free elements; these are handed out before fresh ones. Once a whole group is free, [`Arena::give_back`] gives
-//! its memory back to the system.
+//! 64 consecutive elements are a *group*, which belongs to one shard for good: elements return to the shard that they
+//! came from. Each group has a word with the bits of its free elements, and each shard lists its groups with free
+//! elements; these are used before fresh ones. [`Arena::give_back`] returns the memory of completely free groups to the
+//! system.
 //!
 //! # Locking
-//! Each shard has a mutex for its lists, the words of its groups and its run of fresh elements; the stage table has one for
-//! growing. Order: shard, then stages. Element memory itself is guarded by whoever holds the handle.
+//! Each shard has a mutex for its lists, the words of its groups and its run of fresh elements; the stage table has one
+//! for growth. Order: shard, then stages. The holder of a handle guards the element's memory.
 //!
 //! # Cache lines
-//! What changes with every allocation (shards) or now and then (`grow`) does not share a line with what every access
-//! to an element reads (`stages`, `elements_per_stage_log2`).
+//! Fields that change with every allocation (shards) or occasionally (`grow`) do not share a cache line with those that
+//! every access reads (`stages`, `elements_per_stage_log2`).
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
@@ -27,19 +27,19 @@ use parking_lot::Mutex;
 
 use crate::zeroed::{self, Zeroable};
 
-/// Most stages an arena can have.
+/// Largest number of stages.
 pub const STAGE_COUNT_MAX: usize = if cfg!(miri) { 32 } else { 256 };
-/// Shards of the free list; a power of two.
+/// Number of shards of the free list; a power of two.
 const SHARD_COUNT: usize = 16;
-/// Fresh elements a shard takes from the current stage at a time.
+/// Number of fresh elements that a shard takes at a time.
 const RUN_LENGTH: u32 = 256;
 /// Elements in a group; a run holds whole groups.
 const GROUP_LENGTH: u32 = u64::BITS;
 const PAGE_SIZE: usize = 4096;
-/// Groups that [`Arena::give_back`] looks at under one lock.
+/// Groups that [`Arena::give_back`] checks under one lock.
 const PORTION: usize = 1024;
 
-/// Address of an element; 0 is none. Only an arena makes others.
+/// Address of an element; 0 is none. Only an arena makes other handles.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 #[repr(transparent)]
 pub struct Handle(u32);
@@ -48,7 +48,7 @@ impl Handle {
     /// No element.
     pub const NULL: Handle = Handle(0);
 
-    /// Whether this is no element.
+    /// Whether this is the null handle.
     #[inline]
     #[must_use]
     pub const fn is_null(self) -> bool {
@@ -56,20 +56,20 @@ impl Handle {
     }
 }
 
-/// A place for a [`Handle`] that threads share; zeros are [`Handle::NULL`].
+/// A [`Handle`] shared by threads; zeros are [`Handle::NULL`].
 #[derive(Default)]
 #[repr(transparent)]
 pub struct AtomicHandle(AtomicU32);
 
 impl AtomicHandle {
-    /// The handle that is here.
+    /// Loads the handle.
     #[inline]
     #[must_use]
     pub fn load(&self, order: Ordering) -> Handle {
         Handle(self.0.load(order))
     }
 
-    /// Puts `handle` here.
+    /// Stores `handle`.
     #[inline]
     pub fn store(&self, handle: Handle, order: Ordering) {
         self.0.store(handle.0, order);
@@ -81,9 +81,9 @@ unsafe impl Zeroable for AtomicHandle {}
 
 #[derive(Default)]
 struct ShardState {
-    /// Groups with free elements, each once. The next element comes from the last one.
+    /// Groups with free elements, each once. The last one supplies the next element.
     open: Vec<u32>,
-    /// Groups without elements whose memory the system has. The next one that is needed becomes open again.
+    /// Groups without elements whose memory the system has. When needed, the last one becomes open again.
     returned: Vec<u32>,
     next_fresh: u32,
     fresh_end: u32,
@@ -93,7 +93,7 @@ struct ShardState {
 #[derive(Default)]
 struct Shard {
     state: Mutex<ShardState>,
-    /// Elements taken from this shard less those given back to it, which may be more. Changed only under `state`.
+    /// Elements taken from this shard less those returned to it; may be negative. Changed only under `state`.
     used: AtomicI64,
 }
 
@@ -104,7 +104,7 @@ impl Shard {
     }
 }
 
-/// A value with cache lines of its own.
+/// A value on cache lines of its own.
 #[repr(align(128))]
 struct OwnLine<V>(V);
 
@@ -112,8 +112,8 @@ struct OwnLine<V>(V);
 pub struct Arena<T: Zeroable> {
     stages: [AtomicPtr<T>; STAGE_COUNT_MAX],
     stage_count: AtomicU32,
-    /// For each stage a word for each group, with a bit for each of its elements that is free. Changed only under the lock
-    /// of the group's shard.
+    /// For each stage, the words of its groups, with a bit for each free element. Changed only under the lock of the
+    /// group's shard.
     free_bits: [OnceLock<Box<[AtomicU64]>>; STAGE_COUNT_MAX],
     /// The next fresh element.
     grow: OwnLine<Mutex<u32>>,
@@ -134,7 +134,7 @@ impl<T: Zeroable> Arena<T> {
     /// An empty arena whose stages have `stage_size` bytes, a power of two and a multiple of the element size.
     ///
     /// # Panics
-    /// If `stage_size` is not such a number: the configuration table admits no other.
+    /// If `stage_size` is invalid, which the configuration table excludes.
     #[must_use]
     pub fn new(stage_size: u64) -> Self {
         let elements = stage_size / size_of::<T>() as u64;
@@ -152,7 +152,7 @@ impl<T: Zeroable> Arena<T> {
         }
     }
 
-    /// Takes a free element of the shard that `shard_hint` chooses, or a fresh one. Its content is what the last owner left,
+    /// Takes a free element of the shard that `shard_hint` selects, or a fresh one. It holds what the last owner left,
     /// or zeros.
     ///
     /// # Errors
@@ -162,7 +162,7 @@ impl<T: Zeroable> Arena<T> {
         let mut state = shard.state.lock();
         let index = loop {
             let index = self.next_index(&mut state)?;
-            // Element 0 is the null handle: leave it unused for good.
+            // Element 0 is the null handle and is never used.
             if index != 0 {
                 break index;
             }
@@ -192,14 +192,14 @@ impl<T: Zeroable> Arena<T> {
             let start = self.fresh_run()?;
             state.fresh_end = start + (RUN_LENGTH - 1);
             state.next_fresh = start;
-            // The last element of the run is taken at once: `fresh_end` may not overflow u32.
+            // The run's last element is taken at once, because `fresh_end` must not overflow u32.
             return Ok(state.fresh_end);
         }
         state.next_fresh += 1;
         Ok(state.next_fresh - 1)
     }
 
-    /// Gives `handle` back, with the hint that it was allocated with. The caller holds the only path to it.
+    /// Returns `handle`, with the hint that it was allocated with. The caller has the only path to it.
     pub fn release(&self, handle: Handle, shard_hint: usize) {
         debug_assert!(!handle.is_null());
         let shard = &self.shards[shard_hint % SHARD_COUNT];
@@ -216,7 +216,7 @@ impl<T: Zeroable> Arena<T> {
         shard.add_used(-1);
     }
 
-    /// The word of `group`, of which an element was handed out.
+    /// The word of `group`, one of whose elements was handed out.
     #[inline]
     fn free_bits(&self, group: u32) -> &AtomicU64 {
         let groups_per_stage_log2 = self.elements_per_stage_log2 - GROUP_LENGTH.trailing_zeros();
@@ -225,10 +225,10 @@ impl<T: Zeroable> Arena<T> {
         &words[index as usize]
     }
 
-    /// Gives the memory of groups without elements back to the system, of at most about `bytes_max`, and returns of how many
-    /// bytes. What is allocated and released all the time stays if this is called only now and then.
+    /// Returns the memory of groups without elements to the system, at most about `bytes_max`; returns the number of
+    /// bytes. If it is called only now and then, memory in constant use stays.
     ///
-    /// A shard is locked for short times only, and not while the system takes the memory.
+    /// A shard is locked only briefly, and not while the system takes the memory.
     pub fn give_back(&self, bytes_max: usize) -> usize {
         let mut bytes = 0;
         for shard in &self.shards {
@@ -243,7 +243,7 @@ impl<T: Zeroable> Arena<T> {
                 let is_given = idle.chunk_by(|group, next| group + 1 == *next).all(|run| self.discard(run));
                 let mut state = shard.state.lock();
                 if !is_given {
-                    // The system keeps memory that is locked.
+                    // The system keeps memory that is locked (mlock).
                     state.open.append(&mut idle);
                     return bytes;
                 }
@@ -257,8 +257,8 @@ impl<T: Zeroable> Arena<T> {
         bytes
     }
 
-    /// Takes groups without elements out of `open`, looking at the last `PORTION` before `end`. Returns them, and where to
-    /// look on.
+    /// Takes groups without elements out of `open`, checking the last `PORTION` before `end`. Returns them, and the end
+    /// of the next check.
     fn take_idle(&self, open: &mut Vec<u32>, end: usize) -> (Vec<u32>, usize) {
         let end = end.min(open.len());
         let start = end.saturating_sub(PORTION);
@@ -271,7 +271,7 @@ impl<T: Zeroable> Arena<T> {
         (idle, start)
     }
 
-    /// Has the system take the memory of `groups`, which follow one another and are in no list. It reads as zeros then.
+    /// Returns the memory of `groups`, which are consecutive and in no list, to the system. It then reads as zeros.
     fn discard(&self, groups: &[u32]) -> bool {
         let [first, ..] = groups else { return true };
         let (stage, index) = self.place(Handle(first * GROUP_LENGTH));
@@ -283,7 +283,7 @@ impl<T: Zeroable> Arena<T> {
         cfg!(not(miri)) && unsafe { libc::madvise(start.cast(), size, libc::MADV_DONTNEED) } == 0
     }
 
-    /// Bytes that were given back to the system so far.
+    /// Bytes returned to the system so far.
     #[must_use]
     pub fn given_back_bytes(&self) -> u64 {
         self.given_back_bytes.load(Ordering::Relaxed)
@@ -306,7 +306,7 @@ impl<T: Zeroable> Arena<T> {
         unsafe { NonNull::new_unchecked(base.add(index)) }
     }
 
-    /// Hints that element `handle` will be wanted soon. A handle of any origin does no harm.
+    /// Hints that element `handle` will be used soon. Any handle is allowed.
     #[inline]
     pub fn prefetch(&self, handle: Handle) {
         let (stage, index) = self.place(handle);
@@ -315,18 +315,18 @@ impl<T: Zeroable> Arena<T> {
         }
     }
 
-    /// Number of a handle's stage, and of its element therein.
+    /// Numbers of a handle's stage, and of its element in the stage.
     #[inline]
     fn place(&self, handle: Handle) -> (usize, usize) {
         let stage = (handle.0 >> self.elements_per_stage_log2) as usize;
         (stage, (handle.0 & ((1 << self.elements_per_stage_log2) - 1)) as usize)
     }
 
-    /// Elements handed out and not given back.
+    /// Elements handed out and not returned.
     #[must_use]
     pub fn used(&self) -> u64 {
         let of_shards = self.shards.iter().map(|shard| shard.used.load(Ordering::Relaxed)).sum::<i64>();
-        // A sum taken while others allocate and release need not be one that ever was.
+        // A sum taken during concurrent allocations may be a value that never was.
         of_shards.max(0) as u64
     }
 
@@ -458,7 +458,7 @@ mod tests {
             // SAFETY: as above.
             assert_eq!(unsafe { arena.resolve(**handle).as_ref() }.0, [u64::from(handle.0); 8]);
         }
-        // The same elements are handed out again, none of them twice, and no other before.
+        // The same elements are handed out again, each once, before any other.
         let stages = arena.stage_count();
         let again: Vec<Handle> =
             released.iter().map(|(hint, _)| arena.allocate(*hint).expect("room")).collect();

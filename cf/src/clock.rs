@@ -13,7 +13,7 @@ pub const STORED_EPOCH_UNIX_SECONDS: u64 = 1_262_304_000;
 pub struct StoredMillis(pub u64);
 
 impl StoredMillis {
-    /// The wall clock now. A clock set before 2010 reads as zero.
+    /// The current wall clock. A clock set before 2010 reads as zero.
     #[must_use]
     pub fn now() -> Self {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -21,7 +21,7 @@ impl StoredMillis {
         StoredMillis(millis.saturating_sub(STORED_EPOCH_UNIX_SECONDS * 1000))
     }
 
-    /// The moment `nanos` nanoseconds after the Unix epoch. One before 2010 is zero.
+    /// The moment `nanos` nanoseconds after the Unix epoch. A moment before 2010 is zero.
     #[must_use]
     pub const fn of_unix_nanos(nanos: u64) -> Self {
         StoredMillis(nanos.saturating_sub(STORED_EPOCH_UNIX_SECONDS * 1_000_000_000) / 1_000_000)
@@ -51,7 +51,7 @@ pub fn monotonic_nanos() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Nanoseconds that the calling thread has had a processor.
+/// Processor time of the calling thread in nanoseconds.
 #[must_use]
 pub fn thread_cpu_nanos() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

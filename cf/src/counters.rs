@@ -1,8 +1,8 @@
-//! Event counters that cost their owner one unshared store.
+//! Event counters whose owner pays one unshared store.
 //!
 //! A set of counters is split into shards. Shard 0 is shared by every thread and added to atomically; a
-//! thread that claimed another shard (see [`claim_shard`]) is its only writer and adds with a plain load
-//! and store. Reading sums the shards; a sum is exact once the writers are quiet, and never goes back.
+//! thread that claimed another shard (see [`claim_shard`]) is its only writer and adds with a plain load and
+//! store. Reading sums the shards; a sum never decreases, and is exact once the writers are quiet.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,7 +13,7 @@ thread_local! {
 
 /// Makes the calling thread the only writer of `shard` in every [`Counters`] it touches.
 ///
-/// The caller hands each shard number to one thread at a time; 0 is the shared shard.
+/// The caller gives each shard number to one thread at a time; 0 is the shared shard.
 pub fn claim_shard(shard: usize) {
     SHARD.set(shard);
 }

@@ -5,9 +5,9 @@ use ripemd::{Digest as _, Ripemd160};
 /// Length of a digest in bytes.
 pub const DIGEST_SIZE: usize = 20;
 
-/// RIPEMD-160 of set name, key type and key: what a record is found by.
+/// RIPEMD-160 of set name, key type and key, by which a record is found.
 ///
-/// Clients compute it and send it; the server only trusts its length.
+/// Clients compute and send it; the server checks only its length.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
 pub struct Digest(pub [u8; DIGEST_SIZE]);
@@ -29,7 +29,7 @@ impl Digest {
         bytes.try_into().ok().map(Digest)
     }
 
-    /// Little-endian u32 at byte `offset`; partition, stripe and digest-modulo are chosen by it.
+    /// Little-endian u32 at byte `offset`; partition, stripe and digest-modulo are derived from it.
     ///
     /// `offset` is one of a few constants ≤ 16, so the indexing cannot fail.
     #[inline]

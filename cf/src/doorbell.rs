@@ -1,10 +1,10 @@
-//! A flag beside a queue: the first sender that posts since the reader last looked wakes it; later ones need not.
+//! A flag beside a queue: only the first sender since the reader's last check wakes the reader.
 //!
-//! The reader [silences](Doorbell::silence) the bell, then empties the queue; a sender posts, then [rings](Doorbell::ring).
-//! Both exchange the flag, so one comes before the other: either the reader sees what was posted, or the sender sees the
-//! flag lowered and wakes it again.
+//! The reader [silences](Doorbell::silence) the bell, then empties the queue; a sender posts, then
+//! [rings](Doorbell::ring). Both exchange the flag, so one precedes the other: either the reader sees the posted item,
+//! or the sender sees the lowered flag and wakes the reader again.
 //!
-//! `tests/loom` runs the code of this file through all orders of its steps. So it uses nothing of the rest of the crate.
+//! `tests/loom` runs this file through all orders of its steps, so it uses nothing else of the crate.
 
 #[cfg(not(loom))]
 use std::sync::atomic::AtomicBool;
@@ -14,19 +14,19 @@ use loom::sync::atomic::AtomicBool;
 
 use std::sync::atomic::Ordering::AcqRel;
 
-/// What a thread sleeps on.
+/// The object that a thread sleeps on.
 pub trait Wake {
-    /// Ends the sleep, or the next one at once.
+    /// Ends the current sleep, or the next one at once.
     fn signal(&self);
 
-    /// Takes signals back.
+    /// Clears signals.
     fn clear(&self);
 }
 
-/// The flag, and what the reader sleeps on.
+/// The flag, and the reader's wake object.
 #[derive(Default)]
 pub struct Doorbell<W> {
-    /// The reader was woken and has not looked yet.
+    /// The reader was woken and has not checked yet.
     is_rung: AtomicBool,
     wake: W,
 }
@@ -37,20 +37,20 @@ impl<W: Wake> Doorbell<W> {
         Doorbell { is_rung: AtomicBool::new(false), wake }
     }
 
-    /// Something was posted: wakes the reader, unless somebody has since it looked.
+    /// Wakes the reader after a post, unless another sender has done so since its last check.
     pub fn ring(&self) {
         if !self.is_rung.swap(true, AcqRel) {
             self.wake.signal();
         }
     }
 
-    /// The reader begins to look: whatever is posted from now on wakes it again.
+    /// The reader begins its check: a later post wakes it again.
     pub fn silence(&self) {
         self.wake.clear();
         self.is_rung.swap(false, AcqRel);
     }
 
-    /// What the reader sleeps on.
+    /// The reader's wake object.
     pub fn wake(&self) -> &W {
         &self.wake
     }

@@ -1,7 +1,7 @@
-//! The one way to end the process on a broken invariant of our own.
+//! Ends the process on a broken invariant of our own.
 //!
-//! Used where going on would put stored data at risk (index or storage accounting that does not add up).
-//! Never used for anything a client, a peer, a disk or a configuration file can cause.
+//! Used where stored data would be at risk otherwise (index or storage accounting that does not add up). Never used for
+//! anything that a client, a peer, a disk or a configuration file can cause.
 
 use crate::log::{self, Context, Level, Place};
 
@@ -15,8 +15,8 @@ pub fn abort(message: &str) -> ! {
     std::process::abort()
 }
 
-/// Ends the process unless an invariant of our own bookkeeping holds. A panic would be caught, and the process go on with
-/// what it has.
+/// Ends the process unless an invariant of our own bookkeeping holds. A panic would be caught, and the process would
+/// continue with wrong state.
 #[macro_export]
 macro_rules! invariant {
     ($holds:expr, $($arg:tt)+) => {

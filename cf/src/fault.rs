@@ -1,11 +1,11 @@
 //! Faults that tests inject: a named point of the code panics once when a test asks for it. Only builds with debug
-//! assertions have these points; in others [`fault_point!`](crate::fault_point) is nothing.
+//! assertions have these points; elsewhere [`fault_point!`](crate::fault_point) does nothing.
 //!
-//! A test sets the variable [`FOLDER`] to a folder before the process starts, and asks for the panic by a file in that
-//! folder with the name of the point. Whoever passes the point first removes the file, and panics.
+//! A test sets the variable [`FOLDER`] to a folder before the process starts, and requests the panic with a file in it
+//! that has the name of the point. The first thread at the point removes the file and panics.
 //!
-//! A file with the name of the point and [`STALL`] behind it has everybody wait there until the test removes it: so a test
-//! has a disk that does not answer.
+//! A file with the name of the point plus [`STALL`] stalls all threads there until the test removes it. Tests use that
+//! as a disk that does not answer.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -14,13 +14,13 @@ use std::time::Duration;
 /// The environment variable that names the folder.
 pub const FOLDER: &str = "FERROSPIKE_FAULTS";
 
-/// Ends the name of a file that stalls a point.
+/// Suffix of a file that stalls a point.
 pub const STALL: &str = ".stall";
 
-/// How often a stalled thread looks whether it may go on.
+/// How often a stalled thread checks for the file.
 const STALL_POLL: Duration = Duration::from_millis(1);
 
-/// Panics here, once, if a test asks for it. The name of the point says what is going on here.
+/// Panics here, once, if a test asks for it. The name says what the code does here.
 #[macro_export]
 macro_rules! fault_point {
     ($name:literal) => {
@@ -35,7 +35,7 @@ macro_rules! fault_point {
 /// # Panics
 /// If a test asks for it.
 pub fn pass(name: &str) {
-    // What the environment said when the first point was passed; it does not change.
+    // The environment at the first point; it does not change.
     static FAULTS: OnceLock<Option<PathBuf>> = OnceLock::new();
     let Some(folder) = FAULTS.get_or_init(|| std::env::var_os(FOLDER).map(PathBuf::from)) else { return };
     let stall = folder.join([name, STALL].concat());

@@ -1,7 +1,7 @@
-//! Foundation of the server; knows nothing of records or namespaces.
+//! Foundation of the server; it does not know records or namespaces.
 //!
-//! All system calls and all memory tricks live here behind safe types, so that the crates above can
-//! deny `unsafe`. Lines of the log are written by the macros of `log`.
+//! All system calls and memory tricks are here behind safe types, so that the other crates can deny `unsafe`.
+//! The macros of `log` write log lines.
 
 pub mod aligned;
 pub mod arena;

@@ -1,7 +1,7 @@
-//! A histogram whose buckets are equally wide and divide a range that is known beforehand.
+//! A histogram with buckets of equal width over a known range.
 //!
-//! Points below the range fall into its first bucket, points above it into its last. Filled by one thread; threads that
-//! share the work fill one each and merge them.
+//! Points below the range count in the first bucket, points above it in the last. One thread fills a histogram; threads
+//! that share work fill one each and merge them.
 
 /// Amounts by point.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,10 +32,10 @@ impl LinearHistogram {
         self.buckets[at.min(last)] += amount;
     }
 
-    /// Adds what is in `other`.
+    /// Adds the amounts of `other`.
     ///
     /// # Panics
-    /// If the two do not have the same buckets.
+    /// If the buckets differ.
     pub fn merge(&mut self, other: &Self) {
         assert_eq!(
             (self.start, self.bucket_width, self.buckets.len()),
@@ -53,13 +53,13 @@ impl LinearHistogram {
         self.buckets.iter().sum()
     }
 
-    /// Points that one bucket holds.
+    /// Number of points in a bucket.
     #[must_use]
     pub fn bucket_width(&self) -> u32 {
         self.bucket_width
     }
 
-    /// Points that all buckets hold together.
+    /// Number of points in all buckets.
     #[must_use]
     pub fn width(&self) -> u64 {
         u64::from(self.bucket_width) * self.buckets.len() as u64

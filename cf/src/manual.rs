@@ -1,7 +1,7 @@
-//! Man page and shell completions of a program, made from the definition of its options.
+//! Man page and shell completions of a program, generated from the definition of its options.
 //!
-//! A program that knows this prints them when its only arguments are `--generate` and what: `man`, or the name of a
-//! shell. Packages are made with it; people need not see it, so the option is not in the help.
+//! A program with this prints them if its only arguments are `--generate` and a document: `man`, or the name of a
+//! shell. Package builds use it; users do not need it, so the help leaves it out.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -12,22 +12,22 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
-/// The option that asks.
+/// The option that requests a document.
 const OPTION: &str = "--generate";
 
-/// What can be asked for.
+/// The documents.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Document {
     ManPage,
     Completions(Shell),
 }
 
-/// What the pages of one set of programs share, and the place of one of them.
+/// Facts shared by the pages of a set of programs, and those of one page.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
     /// Section of the manual: 1 for commands, 8 for daemons.
     pub section: &'static str,
-    /// Name and version of what the program belongs to.
+    /// Name and version of the project.
     pub source: &'static str,
     /// Other pages, as in `asinfo(1)`.
     pub see_also: &'static [&'static str],
@@ -35,7 +35,7 @@ pub struct Page {
     pub licence: &'static str,
 }
 
-/// Prints what `arguments` ask for, if they do; the exit code is then that of the program.
+/// Prints the document that `arguments` request, if they do; returns the program's exit code then.
 pub fn answer(
     arguments: impl Iterator<Item = OsString>,
     command: impl FnOnce() -> Command,
@@ -46,7 +46,7 @@ pub fn answer(
 }
 
 impl Document {
-    /// What `arguments`, of which the first is the program's name, ask for; `None` when they are about something else.
+    /// The document that `arguments`, which begin with the program's name, request; `None` if they request none.
     fn asked(mut arguments: impl Iterator<Item = OsString>) -> Option<Self> {
         arguments.next()?;
         if arguments.next()? != OPTION {
@@ -105,7 +105,7 @@ fn man_page(command: Command, page: &Page, out: &mut impl Write) -> io::Result<(
     roff.to_writer(out)
 }
 
-/// A paragraph of the long help as a section: its first line is the heading, the others are set as they are.
+/// Turns a paragraph of the long help into a section: its first line is the heading, the others are set verbatim.
 fn further_section(paragraph: &str, roff: &mut Roff) {
     let Some((heading, lines)) = paragraph.split_once(":\n") else { return };
     roff.control("SH", [heading.to_uppercase().as_str()]).control("nf", []);

@@ -1,6 +1,6 @@
-//! Hints to the processor about memory that will be wanted soon. They have no effect but on speed.
+//! Hints to the processor about memory that will be used soon. They affect only speed.
 
-/// Bytes that come from memory together.
+/// Size of a cache line.
 const LINE_SIZE: usize = 64;
 
 /// Starts loading the line of `value`, which need not be readable.
@@ -16,7 +16,7 @@ pub fn line<T>(value: *const T) {
     let _ = value;
 }
 
-/// Starts loading the first `size` bytes behind `start`.
+/// Starts loading the first `size` bytes from `start`.
 #[inline]
 pub fn bytes(start: *const u8, size: usize) {
     for offset in (0..size).step_by(LINE_SIZE) {

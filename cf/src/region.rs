@@ -1,6 +1,6 @@
-//! A large stretch of zeroed memory that many threads write to in parts that do not overlap.
+//! A large range of zeroed memory that many threads write to in parts that do not overlap.
 //!
-//! The kernel backs it page by page as it is touched; pages can be given back while the addresses stay.
+//! The kernel backs it page by page on first use; pages can be returned while the addresses stay valid.
 
 use std::ptr::NonNull;
 
@@ -10,11 +10,11 @@ use memmap2::{MmapOptions, MmapRaw};
 
 const PAGE_SIZE: usize = 4096;
 
-/// The memory. Its owner decides which thread may touch which part when, hence the unsafe accessors.
+/// The memory. Its owner decides which thread may access which part when, so the accessors are unsafe.
 pub struct Region {
-    /// First byte of `map`. All accesses go through it and none through references to the whole map.
+    /// First byte of `map`. All accesses go through it, none through references to the whole map.
     base: NonNull<u8>,
-    /// Raw: asking a `MmapMut` for its length borrows all of its bytes, while others write to some.
+    /// Raw, because asking a `MmapMut` for its length borrows all of its bytes, while other threads write to some.
     map: MmapRaw,
 }
 
@@ -25,8 +25,8 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// `size` zeroed bytes, or `None` when the system has no such address space left. They take no memory until they are
-    /// touched, nor does the system set any aside for them.
+    /// `size` zeroed bytes, or `None` when the system has no such address space left. They take no memory before their
+    /// first use, and the system reserves none for them.
     #[must_use]
     pub fn new(size: usize) -> Option<Self> {
         if size == 0 {
@@ -50,7 +50,7 @@ impl Region {
     /// The bytes `offset..offset + size`.
     ///
     /// # Safety
-    /// Nobody writes to them while the slice lives.
+    /// Nobody writes to them during the life of the slice.
     ///
     /// # Panics
     /// If they are not all inside the region.
@@ -62,7 +62,7 @@ impl Region {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), size) }
     }
 
-    /// Hints that the bytes `offset..offset + size` will be wanted soon.
+    /// Hints that the bytes `offset..offset + size` will be used soon.
     #[inline]
     pub fn prefetch(&self, offset: usize, size: usize) {
         crate::prefetch::bytes(self.base.as_ptr().wrapping_add(offset), size);
@@ -71,10 +71,10 @@ impl Region {
     /// Copies `bytes` to `offset`.
     ///
     /// # Safety
-    /// Nobody else reads or writes that part meanwhile, and no slice of it is alive.
+    /// Nobody else reads or writes that part during the call, and no slice of it is alive.
     ///
     /// # Panics
-    /// If they do not fit inside the region.
+    /// If they do not fit in the region.
     #[inline]
     pub unsafe fn write(&self, offset: usize, bytes: &[u8]) {
         self.check(offset, bytes.len());
@@ -83,10 +83,10 @@ impl Region {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.as_ptr().add(offset), bytes.len()) };
     }
 
-    /// Gives the pages of `offset..offset + size` back to the system; they read as zeros afterwards.
+    /// Returns the pages of `offset..offset + size` to the system; they read as zeros afterwards.
     ///
     /// # Safety
-    /// As [`write`](Self::write).
+    /// Same as [`write`](Self::write).
     pub unsafe fn discard(&self, offset: usize, size: usize) {
         self.check(offset, size);
         assert!(
@@ -149,7 +149,7 @@ mod tests {
         );
     }
 
-    /// Bytes of memory that `region` takes, as the system says; 0 where it cannot be asked.
+    /// Bytes of memory that `region` takes, from the system; 0 if it cannot be asked.
     fn resident(region: &Region) -> usize {
         if cfg!(miri) {
             return 0;

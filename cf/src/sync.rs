@@ -1,15 +1,14 @@
 //! A reader-writer lock of four bytes, for structures that need a million of them.
 //!
-//! State word: bit 31 = a writer holds it, bit 30 = somebody sleeps on it, bit 29 = a writer has waited for long, the
-//! rest counts readers. Uncontended lock and unlock are one atomic operation each. Waiters spin briefly, then sleep in
-//! a futex and are all woken by the release.
+//! State word: bit 31 = a writer holds it, bit 30 = a thread sleeps on it, bit 29 = a writer has waited long, the rest
+//! counts readers. Uncontended lock and unlock are one atomic operation each. Waiters spin briefly, then sleep in a
+//! futex; the release wakes all of them.
 //!
-//! Readers that overlap would keep a writer out for ever, as those of a record that everybody wants do. So none enters
-//! while a writer sleeps, and a thread never enters a lock that it holds. The release by a writer lets readers in again,
-//! so that writers that overlap do not keep them out. Beyond that, who comes first is left to chance.
+//! Overlapping readers, as on a record in high demand, would keep a writer out for ever. So no reader enters while a
+//! writer sleeps, and a thread must never enter a lock that it holds. A writer's release lets readers in again, so that
+//! overlapping writers do not keep them out. Otherwise the order is left to chance.
 //!
-//! `tests/loom` runs the code of this file through all orders of its steps. So it uses nothing of the rest of the crate but
-//! the futex.
+//! `tests/loom` runs this file through all orders of its steps, so it uses nothing else of the crate except the futex.
 
 #[cfg(not(loom))]
 use std::hint::spin_loop;
@@ -30,12 +29,12 @@ const WRITER: u32 = 1 << 31;
 const SLEEPERS: u32 = 1 << 30;
 const WRITER_WAITS: u32 = 1 << 29;
 const READERS: u32 = WRITER_WAITS - 1;
-/// What keeps readers out.
+/// The bits that keep readers out.
 const CLOSED: u32 = WRITER | WRITER_WAITS;
-/// Looks before a thread sleeps. They make no difference to a model, but for its length.
+/// Checks before a thread sleeps. A loom model would only get longer with them.
 const SPINS_MAX: u32 = if cfg!(loom) { 0 } else { 100 };
 
-/// A reader-writer lock without data; the caller keeps what it guards beside it.
+/// A reader-writer lock without data; the caller keeps the guarded data beside it.
 #[derive(Default)]
 #[repr(transparent)]
 pub struct RwWord(AtomicU32);
@@ -48,7 +47,7 @@ impl RwWord {
         RwWord(AtomicU32::new(0))
     }
 
-    /// Waits until no writer holds the lock or has waited for long, and enters as one of its readers.
+    /// Waits until no writer holds the lock or has waited long, and enters as a reader.
     #[inline]
     pub fn lock_shared(&self) {
         let state = self.0.load(Relaxed);
@@ -57,8 +56,8 @@ impl RwWord {
         }
     }
 
-    /// Enters as one of the readers if that is possible at once; returns whether it did. Meant for hints, which are not
-    /// worth waiting for, so it may fail for a reader that comes at the same moment.
+    /// Enters as a reader if that is possible at once; returns whether it did. Meant for hints, which are not worth
+    /// waiting for: it may fail when another reader enters at the same moment.
     #[inline]
     #[must_use]
     pub fn try_lock_shared(&self) -> bool {
@@ -66,7 +65,7 @@ impl RwWord {
         state & CLOSED == 0 && self.0.compare_exchange_weak(state, state + 1, Acquire, Relaxed).is_ok()
     }
 
-    /// Waits until nobody holds the lock, and enters as its writer.
+    /// Waits until nobody holds the lock, and enters as the writer.
     #[inline]
     pub fn lock_exclusive(&self) {
         if self.0.compare_exchange_weak(0, WRITER, Acquire, Relaxed).is_err() {
@@ -76,8 +75,8 @@ impl RwWord {
         }
     }
 
-    /// Leaves as a reader. The caller has entered by [`lock_shared`](Self::lock_shared)
-    /// or [`try_lock_shared`](Self::try_lock_shared).
+    /// Leaves as a reader. The caller entered by [`lock_shared`](Self::lock_shared) or
+    /// [`try_lock_shared`](Self::try_lock_shared).
     #[inline]
     pub fn unlock_shared(&self) {
         let before = self.0.fetch_sub(1, Release);
@@ -87,7 +86,7 @@ impl RwWord {
         }
     }
 
-    /// Leaves as the writer. The caller has entered by [`lock_exclusive`](Self::lock_exclusive).
+    /// Leaves as the writer. The caller entered by [`lock_exclusive`](Self::lock_exclusive).
     #[inline]
     pub fn unlock_exclusive(&self) {
         let before = self.0.fetch_and(!(WRITER | WRITER_WAITS), Release);
@@ -97,8 +96,8 @@ impl RwWord {
         }
     }
 
-    /// Spins, then sleeps, until `enter` finds a state that admits the caller and returns the state to follow. A thread
-    /// that sleeps sets the bits of `mark` first.
+    /// Spins, then sleeps, until `enter` accepts the state and returns the next one. A thread sets the bits of `mark`
+    /// before it sleeps.
     #[cold]
     fn wait_for(&self, mark: u32, enter: impl Fn(u32) -> Option<u32>) {
         let mut spins = 0;
@@ -119,7 +118,7 @@ impl RwWord {
         }
     }
 
-    /// Whether readers are kept out for a writer that sleeps.
+    /// Whether a sleeping writer keeps readers out.
     #[cfg(loom)]
     pub fn has_waiting_writer(&self) -> bool {
         self.0.load(Relaxed) & WRITER_WAITS != 0

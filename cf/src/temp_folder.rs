@@ -1,4 +1,4 @@
-//! A folder that belongs to one test and goes with it.
+//! A temporary folder of one test.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct TempFolder(PathBuf);
 
 impl TempFolder {
-    /// A fresh folder; `name` tells the tests of one process apart.
+    /// A fresh folder; `name` distinguishes the tests of one process.
     pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("cf-test-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);

@@ -1,7 +1,7 @@
 //! Threads. Each has a name that `top -H` shows, and its starter keeps the handle to join it.
 //!
-//! A thread that there is one of, and that serves all, is started by [`spawn_essential`] or [`spawn_restarting`]: should it
-//! panic, which is a bug of ours, the process ends, or the thread's body starts again. It never just vanishes.
+//! [`spawn_essential`] and [`spawn_restarting`] start threads that exist once and serve all: after a panic, which is a
+//! bug of ours, the process ends, or the thread's body restarts. Such a thread never just vanishes.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Longest thread name the kernel keeps, in bytes.
 pub const THREAD_NAME_SIZE_MAX: usize = 15;
 
-/// A started thread; joining it is the business of its owner.
+/// A started thread; its owner joins it.
 pub type Handle = std::thread::JoinHandle<()>;
 
 /// Starts `body` on a thread called `name`.
@@ -23,11 +23,11 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Han
     std::thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
-/// Pause before the body of a thread starts again.
+/// Pause before a thread's body restarts.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
-/// Starts `body` on a thread called `name` that cannot be done without, and cannot start again, as when stored data would be
-/// at risk: should it panic, the process ends.
+/// Starts `body` on an essential thread called `name` that cannot restart, for instance because stored data would be at
+/// risk: a panic ends the process.
 ///
 /// # Errors
 /// When the system refuses another thread.
@@ -42,8 +42,8 @@ pub fn spawn_essential(name: &str, body: impl FnOnce() + Send + 'static) -> io::
     })
 }
 
-/// Starts `body` on a thread called `name` that starts again should it panic or fail. It has ended when `body` returns
-/// without an error, so a `body` that is to stop looks for that when it starts.
+/// Starts `body` on a thread called `name` that restarts after a panic or an error. The thread ends when `body` returns
+/// without an error, so `body` must check at its start whether to stop.
 ///
 /// # Errors
 /// When the system refuses another thread.
@@ -66,8 +66,8 @@ pub fn spawn_restarting(
     })
 }
 
-/// Gives the calling thread less weight than others when processors are short: each step of `niceness`, up to 19, takes about
-/// a fifth of it. The process does not fail over it.
+/// Lowers the calling thread's priority for when processors are short: each step of `niceness`, up to 19, takes away
+/// about a fifth of its share. Failure is not an error.
 pub fn lower_own_priority(niceness: i32) {
     let who = 0;
     // SAFETY: the call takes numbers only. On Linux, "process 0" is the calling thread alone.
@@ -77,9 +77,9 @@ pub fn lower_own_priority(niceness: i32) {
     }
 }
 
-/// Asks for short turns on a processor for the calling thread, so that it also waits less for one: a kernel from 6.12 on lets
-/// a thread with shorter turns run sooner. Others, and those that refuse, leave everything as it is. `turn` is between 100 µs
-/// and 100 ms.
+/// Requests short time slices for the calling thread, so that it also waits less: kernels from 6.12 on run a thread
+/// with shorter slices sooner. Other kernels, and those that refuse, change nothing. `turn` is between 100 µs and 100
+/// ms.
 pub fn take_short_turns(turn: Duration) {
     let (own_thread, flags) = (0, 0);
     // SAFETY: the call takes numbers only. On Linux, "process 0" is the calling thread alone.
@@ -132,7 +132,7 @@ mod tests {
 
     const AGAIN: &str = "CF_TEST_ESSENTIAL_THREAD";
 
-    /// Runs itself in a process of its own, which is to be aborted.
+    /// Runs itself in a separate process, which must abort.
     #[test]
     fn a_panic_of_an_essential_thread_ends_the_process() {
         if std::env::var_os(AGAIN).is_some() {

@@ -1,4 +1,4 @@
-//! Large slices of zeroed memory whose pages the kernel backs only once they are touched.
+//! Large slices of zeroed memory; the kernel backs a page on first use.
 
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::sync::atomic::AtomicU64;
@@ -12,7 +12,7 @@ pub unsafe trait Zeroable {}
 // SAFETY: an integer.
 unsafe impl Zeroable for AtomicU64 {}
 
-/// `count` zeroed values; costs address space until used.
+/// `count` zeroed values; they cost only address space until used.
 #[must_use]
 pub fn boxed_slice<T: Zeroable>(count: usize) -> Box<[T]> {
     let Ok(layout) = Layout::array::<T>(count) else { panic!("slice larger than the address space") };

@@ -1,7 +1,7 @@
-//! What a line is about and how grave it is: the two small vocabularies of the log.
+//! Contexts and levels of log lines.
 //!
-//! Names and their order are those that `log/<sink>`, `log-set` and the `context` lines of a configuration
-//! file use; both are part of the info protocol, so neither changes.
+//! Names and their order are those of `log/<sink>`, `log-set` and the `context` lines of a configuration file
+//! ; both are part of the info protocol and do not change.
 
 /// Declares [`Context`] and its names from one table.
 macro_rules! contexts {
@@ -106,24 +106,24 @@ impl Context {
     }
 }
 
-/// How grave a line is; a sink writes the lines of a context up to the level it has for it.
+/// The severity of a line; a sink writes a context's lines up to its level for it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Level {
-    /// The server is about to end. No sink can leave these out.
+    /// The server is about to end. Every sink writes these.
     Critical,
-    /// Something an operator should look at.
+    /// An operator should look at it.
     Warning,
     /// What the server does, at a rate a person can read.
     Info,
-    /// For whoever works on the server.
+    /// For developers of the server.
     Debug,
-    /// As much as possible, even one line per record.
+    /// As much as possible, up to one line per record.
     Detail,
 }
 
 impl Level {
-    /// All levels, gravest first.
+    /// All levels, most severe first.
     pub const ALL: [Level; 5] = [Level::Critical, Level::Warning, Level::Info, Level::Debug, Level::Detail];
 
     /// The name in lines and in the info protocol.
@@ -144,7 +144,7 @@ impl Level {
         Self::ALL.into_iter().find(|level| level.name().eq_ignore_ascii_case(name))
     }
 
-    /// The level stored as the byte `level as u8`; anything else reads as the most verbose.
+    /// The level for the byte `level as u8`; any other byte gives the most verbose level.
     #[must_use]
     pub(super) fn from_byte(byte: u8) -> Self {
         Self::ALL.get(usize::from(byte)).copied().unwrap_or(Level::Detail)
@@ -179,7 +179,7 @@ impl Levels {
     /// Applies a line `context <name> <level>` of a configuration file, where `any` names all contexts.
     ///
     /// # Errors
-    /// Which of the two words is not known.
+    /// Which of the two words is unknown.
     pub fn set_by_name(&mut self, context: &str, level: &str) -> Result<(), SetLevelError> {
         let level = Level::from_name(level).ok_or(SetLevelError::UnknownLevel)?;
         if context.eq_ignore_ascii_case("any") {

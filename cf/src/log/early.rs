@@ -1,8 +1,7 @@
-//! Lines from before the sinks are known, kept to be written to them later.
+//! Keeps log lines until the sinks are known.
 //!
-//! Memory is bounded: when the buffer is full, further lines are counted. Lines that should not wait
-//! (warnings and worse; everything with `--early-verbose`) go to standard error at once as well, and are not
-//! repeated there.
+//! Memory is bounded: a full buffer only counts further lines. Lines that should not wait (warnings and
+//! worse; everything with `--early-verbose`) also go to standard error at once, and are not repeated there.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -24,7 +23,7 @@ struct EarlyLine {
     body: String,
 }
 
-/// The buffer.
+/// The buffered lines.
 pub(super) struct EarlyLines {
     verbose: AtomicBool,
     kept: Mutex<Kept>,
@@ -42,7 +41,7 @@ impl EarlyLines {
         EarlyLines { verbose: AtomicBool::new(false), kept: Mutex::new(kept) }
     }
 
-    /// From now on all lines go to standard error too.
+    /// Sends all further lines to standard error too.
     pub(super) fn show_all(&self) {
         self.verbose.store(true, Ordering::Relaxed);
     }
@@ -50,7 +49,7 @@ impl EarlyLines {
     pub(super) fn add(&self, time: SystemTime, context: Context, level: Level, line: &Line) {
         let shown = level <= Level::Warning || self.verbose.load(Ordering::Relaxed);
         if shown {
-            // When even standard error is closed there is nobody left to tell.
+            // If even standard error is closed, no output is left.
             let _ = write_whole(&std::io::stderr(), line.bytes());
         }
         let body = String::from_utf8_lossy(line.body()).into_owned();
@@ -63,7 +62,7 @@ impl EarlyLines {
         kept.lines.push(EarlyLine { time, context, level, shown, body });
     }
 
-    /// Empties the buffer into `sinks`; returns how many lines had found no room.
+    /// Empties the buffer into `sinks`; returns how many lines were dropped.
     pub(super) fn replay(&self, sinks: &[Sink], style: TimeStyle) -> u64 {
         let mut kept = self.kept.lock();
         for early in std::mem::take(&mut kept.lines) {

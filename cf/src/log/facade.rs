@@ -1,4 +1,4 @@
-//! Lines that library crates write through the `log` crate, and panics, brought into our log.
+//! Passes lines of library crates (from the `log` crate) and panics to our log.
 
 use log::{LevelFilter, Log, Metadata, Record};
 
@@ -22,16 +22,16 @@ impl Log for Logger {
         }
     }
 
-    /// Every line is written when it is made.
+    /// Lines are written at once.
     fn flush(&self) {}
 }
 
-/// A target that is a context's name is that context, all others are `misc`.
+/// A target that names a context is that context, all others are `misc`.
 fn context_of(target: &str) -> Context {
     Context::from_name(target).unwrap_or(Context::Misc)
 }
 
-/// A library's error is not the end of the server.
+/// A library's error does not end the server, so it is a warning.
 fn level_of(level: log::Level) -> Level {
     match level {
         log::Level::Error | log::Level::Warn => Level::Warning,
@@ -54,10 +54,10 @@ pub(super) fn filter_of(level: Level) -> LevelFilter {
 
 /// Makes the log the receiver of the `log` facade and of panics. Called once, by `main`.
 ///
-/// A panic becomes a WARNING (the thread may well go on with its next request) that names the thread, followed
-/// by the frames if `RUST_BACKTRACE` asks for them.
+/// A panic becomes a WARNING (the thread may well continue with its next request) with the thread's name,
+/// followed by the frames if `RUST_BACKTRACE` asks for them.
 pub fn install() {
-    // Fails when another logger has been set before us; then it was wanted there.
+    // Fails if another logger was set before; then that one is wanted.
     if log::set_logger(logger()).is_ok() {
         logger().refresh_facade();
     }

@@ -1,10 +1,10 @@
-//! Lines that a client, a peer or a disk can cause in any number: a few per interval and place, the rest
+//! Rate limits for lines that a client, a peer or a disk can cause: a few per interval and place, the rest
 //! counted.
 //!
-//! Each use of a `*_limited!` macro owns one static [`CallSite`]. It writes the first
-//! [`LINES_PER_INTERVAL`] lines of an interval; of the others the first is kept as a sample and the number
-//! counted. `Logger::report_suppressed` (called by the ticker) or the next line after the interval
-//! writes one line for them: `(file.rs:line) (repeated:K) sample`.
+//! Each use of a `*_limited!` macro owns one static [`CallSite`]. It writes the first [`LINES_PER_INTERVAL`]
+//! lines of an interval; it keeps the first of the others as a sample and counts them.
+//! `Logger::report_suppressed` (called by the ticker) or the next line after the interval writes one line
+//! about them: `(file.rs:line) (repeated:K) sample`.
 //!
 //! # Locking
 //! A call site's lock is never held while text is formatted or written, so a `Display` that logs is harmless.
@@ -17,7 +17,7 @@ use super::context::{Context, Level};
 use super::line::Place;
 use super::{Logger, logger};
 
-/// Lines a place may write per interval before they are only counted.
+/// Lines that a place may write per interval; further ones are counted.
 pub const LINES_PER_INTERVAL: u32 = 5;
 /// The interval, the same as the default of `ticker-interval`.
 pub const INTERVAL_NANOS: u64 = 10_000_000_000;
@@ -34,13 +34,13 @@ pub struct CallSite {
 }
 
 struct Interval {
-    /// On the monotonic clock.
+    /// Start of the interval on the monotonic clock.
     started_nanos: u64,
     written: u32,
     suppressed: u64,
     /// The first line suppressed.
     sample: String,
-    /// The logger knows of this place.
+    /// Whether the logger knows this place.
     registered: bool,
 }
 
@@ -90,7 +90,7 @@ impl CallSite {
         }
     }
 
-    /// Counts a line; also gives what an interval that is over had suppressed.
+    /// Counts a line; also returns the suppressed lines of an interval that has ended.
     fn judge(&self, now_nanos: u64) -> (Verdict, Option<(u64, String)>) {
         let mut interval = self.interval.lock();
         let mut ended = None;
@@ -111,7 +111,7 @@ impl CallSite {
         (Verdict::KeepAsSample { register }, ended)
     }
 
-    /// Writes the report of what has been suppressed since the last one.
+    /// Writes a line about those suppressed since the last report.
     pub(super) fn report(&self, logger: &Logger) {
         let suppressed = self.interval.lock().take_suppressed();
         if let Some((count, sample)) = suppressed {

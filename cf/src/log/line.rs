@@ -1,27 +1,27 @@
 //! One line of the log, built on the stack.
 //!
-//! `Nov 20 2026 18:36:00.123 GMT: INFO (service): (accept.rs:42) text`. A line is one line whatever the text
-//! holds: control characters (which may come from a client) are written as escapes. It is never longer than
-//! [`LINE_SIZE_MAX`], so that a pipe takes it whole.
+//! `Nov 20 2026 18:36:00.123 GMT: INFO (service): (accept.rs:42) text`. Control characters in the text (which
+//! may come from a client) are escaped, so that a line stays one line. It has at most [`LINE_SIZE_MAX`]
+//! bytes, so that a pipe takes it whole.
 
 use std::fmt::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Context, Level};
 
-/// Longest line in bytes with its newline; what Linux writes to a pipe in one piece.
+/// Longest line in bytes with its newline: what Linux writes to a pipe in one piece.
 pub const LINE_SIZE_MAX: usize = 4096;
 
-/// Where in the source a line was written.
+/// The place in the source that wrote a line.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
-    /// Path of the file as the compiler knows it.
+    /// Path of the file from the compiler.
     pub file: &'static str,
     /// Line in that file.
     pub line: u32,
 }
 
-/// How times are written.
+/// The format of times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TimeStyle {
     /// In the time zone of the machine instead of GMT.
@@ -33,7 +33,7 @@ pub struct TimeStyle {
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// The file's name without its folders; `mod.rs` keeps the last one, as it says nothing alone.
+/// The file's name without its folders; `mod.rs` keeps the last folder, because it says nothing alone.
 #[must_use]
 pub const fn file_name(path: &str) -> &str {
     let bytes = path.as_bytes();
@@ -65,7 +65,7 @@ const fn ends_with(bytes: &[u8], end: &[u8]) -> bool {
     true
 }
 
-/// A moment broken into the fields of a calendar.
+/// The calendar fields of a moment.
 struct Calendar {
     year: i64,
     /// 0 is January.
@@ -134,7 +134,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// A line of `time` whose text after the time is `body`, complete with its newline.
+    /// A line of `time` with the text `body` after the time, complete with its newline.
     pub(super) fn from_body(time: SystemTime, style: TimeStyle, body: &str) -> Self {
         let mut line = Line::with_time(time, style);
         line.push(body.as_bytes());
@@ -153,9 +153,9 @@ impl Line {
     ) -> Self {
         let mut line = Line::with_time(time, style);
         let (level, context, file) = (level.name(), context.name(), file_name(place.file));
-        // Neither write can fail but for want of room, and then the line ends there.
+        // Both writes fail only for lack of room; the line then ends there.
         let _ = write!(line, "{level} ({context}): (");
-        // Tools that read logs know no slash in a place.
+        // Log readers do not expect a slash in a place.
         for (n, part) in file.split('/').enumerate() {
             let _ = write!(line, "{}{part}", if n == 0 { "" } else { "." });
         }
@@ -193,7 +193,7 @@ impl Line {
         &self.bytes[self.body..self.len - 1]
     }
 
-    /// Appends what fits, up to a character's end; a byte stays free for the newline.
+    /// Appends as much as fits, in whole characters; one byte stays free for the newline.
     fn push(&mut self, bytes: &[u8]) -> bool {
         let room = LINE_SIZE_MAX - 1 - self.len;
         let mut size = bytes.len().min(room);
@@ -233,7 +233,7 @@ impl Write for Line {
     }
 }
 
-/// The time in front of a syslog message: `Nov 20 18:36:00`, the day padded with a blank.
+/// The time before a syslog message: `Nov 20 18:36:00`, the day padded with a blank.
 pub(super) fn syslog_time(time: SystemTime, style: TimeStyle) -> String {
     let Calendar { month, day, hour, minute, second, .. } = Calendar::new(time, style);
     let month = MONTHS.get(month).copied().unwrap_or("???");

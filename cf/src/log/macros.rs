@@ -93,13 +93,13 @@ macro_rules! detail {
     ($context:ident, $($rest:tt)+) => { $crate::log_line!(Detail, $context, $($rest)+) };
 }
 
-/// Writes a WARNING line whose rate a client, a peer or a disk decides.
+/// Writes a WARNING line that a client, a peer or a disk can cause at any rate.
 #[macro_export]
 macro_rules! warning_limited {
     ($context:ident, $($rest:tt)+) => { $crate::log_line_limited!(Warning, $context, $($rest)+) };
 }
 
-/// Writes an INFO line whose rate a client, a peer or a disk decides.
+/// Writes an INFO line that a client, a peer or a disk can cause at any rate.
 #[macro_export]
 macro_rules! info_limited {
     ($context:ident, $($rest:tt)+) => { $crate::log_line_limited!(Info, $context, $($rest)+) };

@@ -1,14 +1,14 @@
-//! The log: lines in the server's familiar format, written to sinks that each have a level per context.
+//! The log: lines in the C server's format, written to sinks that each have a level per context.
 //!
-//! The life of a line: a macro (`cf::info!(Service, "…")`) compares its level with the most verbose one any
-//! sink has for the context (one relaxed load), formats the line once on the stack, and each sink that wants it
-//! gets it by one `write`. Before [`Logger::configure`], lines wait in a buffer.
+//! The path of a line: a macro (`cf::info!(Service, "…")`) compares its level with the most verbose one of any
+//! sink for the context (one relaxed load), formats the line once on the stack, and each sink that wants the
+//! line writes it by one `write`. Before [`Logger::configure`], lines wait in a buffer.
 //!
-//! There is one [`Logger`] per process, as with standard error; several servers in one process share it.
+//! There is one [`Logger`] per process, as for standard error; several servers in one process share it.
 //!
 //! # Locking
-//! `route` is read-locked while a line is written and write-locked only by `configure`. The lock of the call
-//! sites is taken alone. No thread of its own.
+//! Writers of lines hold `route` for reading, only `configure` holds it for writing. The lock of the call sites
+//! is taken alone. The log has no thread.
 
 mod context;
 mod early;
@@ -38,7 +38,7 @@ use early::EarlyLines;
 use line::Line;
 use sink::Sink;
 
-/// Most sinks a server can have.
+/// Largest number of sinks.
 pub const SINKS_MAX: usize = 8;
 
 /// The level before the sinks are known.
@@ -60,27 +60,27 @@ pub fn enabled(context: Context, level: Level) -> bool {
     LOGGER.enabled(context, level)
 }
 
-/// Writes a line; the macros ask [`enabled`] first.
+/// Writes a line; the macros check [`enabled`] first.
 #[inline(never)]
 pub fn write(context: Context, level: Level, place: Place, text: fmt::Arguments<'_>) {
     LOGGER.write(context, level, place, text);
 }
 
-/// What the `logging` part of a configuration says.
+/// The `logging` part of a configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Settings {
-    /// The sinks; their place here is their id.
+    /// The sinks; the index is the sink's id.
     pub sinks: Vec<SinkSettings>,
-    /// How times are written (`log-local-time`, `log-millis`).
+    /// The format of times (`log-local-time`, `log-millis`).
     pub time_style: TimeStyle,
 }
 
 /// Why the sinks could not be opened.
 #[derive(Debug)]
 pub struct ConfigureError {
-    /// What `logs` would call the sink.
+    /// The sink's name in `logs`.
     pub sink: String,
-    /// What the system said.
+    /// The system's error.
     pub error: io::Error,
 }
 
@@ -99,11 +99,11 @@ pub struct Logger {
     local_time: AtomicBool,
     millis: AtomicBool,
     route: RwLock<Route>,
-    /// Places that have suppressed lines at some time.
+    /// Places that ever suppressed lines.
     call_sites: Mutex<Vec<&'static CallSite>>,
 }
 
-/// Where lines go now.
+/// The current destination of lines.
 enum Route {
     Early(EarlyLines),
     Sinks(Vec<Sink>),
@@ -120,7 +120,7 @@ impl Logger {
         }
     }
 
-    /// Lines before the configuration: all of them, and at once on standard error (`--early-verbose`).
+    /// Sends all lines before the configuration to standard error at once (`--early-verbose`).
     pub fn show_early_lines(&self) {
         if let Route::Early(early) = &*self.route.read() {
             early.show_all();
@@ -131,10 +131,10 @@ impl Logger {
         self.refresh_facade();
     }
 
-    /// Opens the sinks of `settings` in place of what was before, and writes the early lines to them.
+    /// Replaces the sinks by those of `settings`, and writes the early lines to them.
     ///
     /// # Errors
-    /// When the file of a sink cannot be opened. Then nothing has changed.
+    /// When the file of a sink cannot be opened. Nothing has changed then.
     pub fn configure(&self, settings: &Settings) -> Result<(), ConfigureError> {
         let open = |sink: &SinkSettings| {
             Sink::open(sink).map_err(|error| ConfigureError { sink: sink.target.to_string(), error })
@@ -160,7 +160,7 @@ impl Logger {
         Ok(())
     }
 
-    /// How times are written.
+    /// The format of times.
     #[must_use]
     pub fn time_style(&self) -> TimeStyle {
         TimeStyle {
@@ -198,7 +198,7 @@ impl Logger {
         self.with_sinks(|sinks| sinks.iter().map(Sink::name).collect())
     }
 
-    /// The levels of a sink, or `None` when there is none of this id.
+    /// The levels of a sink; `None` for an unknown id.
     #[must_use]
     pub fn levels(&self, sink: usize) -> Option<Levels> {
         self.with_sinks(|sinks| {
@@ -215,7 +215,7 @@ impl Logger {
     /// the configuration file) means all.
     ///
     /// # Errors
-    /// Which of the three is not known.
+    /// Which of the three is unknown.
     pub fn set_level(&self, sink: usize, context: &str, level: &str) -> Result<(), SetLevelError> {
         self.with_sinks(|sinks| {
             let sink = sinks.get(sink).ok_or(SetLevelError::UnknownSink)?;
@@ -232,7 +232,7 @@ impl Logger {
         Ok(())
     }
 
-    /// Opens the files anew, so that lines go to new ones after the old were renamed (SIGHUP).
+    /// Reopens the files, so that lines go to new ones after a rename (SIGHUP).
     pub fn reopen(&self) {
         let failures: Vec<_> = self.with_sinks(|sinks| {
             let reopen = |sink: &Sink| sink.reopen().err().map(|error| (sink.name(), error));
@@ -245,8 +245,8 @@ impl Logger {
         }
     }
 
-    /// Writes one line for each place that suppressed lines since the last call. Called by the ticker and at
-    /// the end.
+    /// Writes one line for each place that suppressed lines since the last call. The ticker calls it, and the
+    /// server at its end.
     pub fn report_suppressed(&self) {
         let call_sites = self.call_sites.lock().clone();
         for call_site in call_sites {
@@ -265,7 +265,7 @@ impl Logger {
         }
     }
 
-    /// Brings `levels` in line with the sinks.
+    /// Updates `levels` from the sinks.
     fn refresh_levels(&self) {
         self.with_sinks(|sinks| {
             for (context, level) in Context::ALL.into_iter().zip(&self.levels) {
@@ -276,7 +276,7 @@ impl Logger {
         self.refresh_facade();
     }
 
-    /// Tells the `log` facade which lines can be spared from the start. Only the logger of the process does.
+    /// Tells the `log` facade which lines no sink wants. Only the logger of the process does so.
     fn refresh_facade(&self) {
         if std::ptr::eq(self, logger()) {
             let levels = self.levels.iter().map(|level| Level::from_byte(level.load(Ordering::Relaxed)));

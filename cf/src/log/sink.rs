@@ -1,9 +1,9 @@
-//! The places lines go to: the console (standard error), files, syslog.
+//! Destinations of lines: the console (standard error), files, syslog.
 //!
-//! A line reaches a sink by one `write`, so lines of several threads never mix: files are opened for
-//! appending, and a line fits what a pipe takes in one piece. Rolling puts a fresh file under the descriptor
-//! already in use (`dup3`), so that writers need no lock. A sink that cannot be written to is reported on
-//! standard error once, and again only after it worked in between; the server goes on.
+//! Each line is one `write`, so lines of several threads never mix: files are opened for appending, and a line
+//! fits what a pipe takes in one piece. Rolling puts a fresh file under the descriptor already in use (`dup3`),
+//! so that writers need no lock. A failing sink is reported on standard error once, and again only after it has
+//! worked in between; the server continues.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -27,10 +27,10 @@ pub const SYSLOG_TAG_DEFAULT: &str = "asd";
 /// The facility of syslog lines unless configured otherwise.
 pub const SYSLOG_FACILITY_DEFAULT: &str = "local0";
 
-/// What the console is called among the sinks.
+/// The console's name among the sinks.
 pub const CONSOLE: &str = "stderr";
 
-/// Readable by all as far as the umask lets it, written by the server alone.
+/// Readable by all as far as the umask allows, writable only by the server.
 const FILE_MODE: u32 = 0o666;
 
 /// Facilities of syslog and their numbers (RFC 5424 §6.2.1).
@@ -57,12 +57,12 @@ pub const SYSLOG_FACILITIES: [(&str, u8); 20] = [
     ("local7", 23),
 ];
 
-/// A sink as configured.
+/// The settings of a sink.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SinkSettings {
     /// Where lines go.
     pub target: Target,
-    /// Up to which level, by context. Without any `context` line: critical only.
+    /// Most verbose level by context. Without any `context` line: only critical.
     pub levels: Levels,
 }
 
@@ -77,7 +77,7 @@ pub enum Target {
     Syslog {
         /// Its socket.
         path: PathBuf,
-        /// The word lines begin with.
+        /// The word at the start of each line.
         tag: String,
         /// A number of [`SYSLOG_FACILITIES`].
         facility: u8,
@@ -85,7 +85,7 @@ pub enum Target {
 }
 
 impl fmt::Display for Target {
-    /// What `logs` calls the sink.
+    /// The sink's name in `logs`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Target::Console => f.write_str("stderr"),
@@ -98,13 +98,13 @@ impl fmt::Display for Target {
 pub(super) struct Sink {
     output: Output,
     levels: [AtomicU8; CONTEXT_COUNT],
-    /// The last write failed, and it was reported.
+    /// Whether the last write failed, which was reported.
     failing: AtomicBool,
 }
 
 enum Output {
     Console {
-        /// Somebody reads it on a terminal: lines are short, and coloured if the terminal is to show colours.
+        /// Set if the console is a terminal: lines are then short, and coloured if the terminal supports it.
         terminal: Option<Terminal>,
     },
     File {
@@ -114,21 +114,21 @@ enum Output {
     Syslog(Syslog),
 }
 
-/// How lines are written to a terminal.
+/// The format of lines on a terminal.
 #[derive(Clone, Copy)]
 struct Terminal {
     has_colours: bool,
 }
 
 impl Terminal {
-    /// That of standard error, if it is one. `NO_COLOR` and terminals without colours are respected.
+    /// The terminal of standard error, if it is one. `NO_COLOR` and terminals without colours are respected.
     fn of_console() -> Option<Self> {
         let is_dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
         let no_colours = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         io::stderr().is_terminal().then_some(Terminal { has_colours: !is_dumb && !no_colours })
     }
 
-    /// The time of day, the level if it is not the usual one, and the text of a complete `line`.
+    /// The time of day, the level unless it is INFO, and the text of a complete `line`.
     fn short(self, level: Level, line: &[u8]) -> Vec<u8> {
         // `Nov 29 2026 10:45:03 GMT: INFO (as): (server.rs:87) text`
         let whole = || line.to_vec();
@@ -161,7 +161,7 @@ impl Terminal {
     }
 }
 
-/// Where `wanted` begins in `bytes` first.
+/// The first position of `wanted` in `bytes`.
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|window| window == wanted)
 }
@@ -170,7 +170,7 @@ impl Sink {
     /// Opens the sink.
     ///
     /// # Errors
-    /// When its file cannot be opened. A syslog daemon that is not there is tried again with each line.
+    /// When its file cannot be opened. A missing syslog daemon is tried again with each line.
     pub(super) fn open(settings: &SinkSettings) -> io::Result<Self> {
         let output = match &settings.target {
             Target::Console => Output::Console { terminal: Terminal::of_console() },
@@ -186,7 +186,7 @@ impl Sink {
         Ok(Sink { output, levels, failing: AtomicBool::new(false) })
     }
 
-    /// What `logs` calls the sink.
+    /// The sink's name in `logs`.
     pub(super) fn name(&self) -> String {
         match &self.output {
             Output::Console { .. } => CONSOLE.to_owned(),
@@ -231,10 +231,10 @@ impl Sink {
         }
     }
 
-    /// Opens the file anew, so that lines go to a new one after the old was renamed.
+    /// Reopens the file, so that lines go to a new one after a rename.
     ///
     /// # Errors
-    /// When the file cannot be opened; lines then go where they went.
+    /// When the file cannot be opened; lines then still go to the old one.
     pub(super) fn reopen(&self) -> io::Result<()> {
         let Output::File { path, file } = &self.output else { return Ok(()) };
         let fresh = open_file(path)?;
@@ -251,12 +251,12 @@ fn open_file(path: &Path) -> io::Result<OwnedFd> {
     Ok(OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)?.into())
 }
 
-/// Says on standard error what the log itself has to say; there is no other place for it.
+/// Reports errors of the log itself on standard error, the only place left for them.
 pub(super) fn complain(text: fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
-/// One `write` of all bytes, continued only when the system took a part (a full disk, a signal).
+/// One `write` of all bytes, continued only if the system took a part (a full disk, a signal).
 pub(super) fn write_whole(file: &impl AsRawFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         // SAFETY: `bytes` is readable over its length.
@@ -274,16 +274,16 @@ pub(super) fn write_whole(file: &impl AsRawFd, mut bytes: &[u8]) -> io::Result<(
     Ok(())
 }
 
-/// Waits until a descriptor that somebody made non-blocking (a terminal shared with another program) has room.
+/// Waits until a descriptor that another program made non-blocking (a shared terminal) has room.
 fn wait_writable(file: &impl AsRawFd) {
     // SAFETY: the descriptor stays open as long as `file` is borrowed.
     let borrowed = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
     let mut poll = [nix::poll::PollFd::new(borrowed, nix::poll::PollFlags::POLLOUT)];
-    // An error shows again in the write that follows.
+    // The following write shows an error again.
     let _ = nix::poll::poll(&mut poll, 1000u16);
 }
 
-/// A connection to a syslog daemon, made when first needed and again when lost.
+/// A connection to a syslog daemon, made on first use and again when lost.
 struct Syslog {
     path: PathBuf,
     tag: String,
@@ -339,7 +339,7 @@ impl SyslogSocket {
     fn send(&self, message: &[u8]) -> io::Result<()> {
         match self {
             SyslogSocket::Datagram(socket) => socket.send(message).map(|_| ()),
-            // In a stream a zero byte ends a message.
+            // A zero byte ends a message in a stream.
             SyslogSocket::Stream(socket) => {
                 let mut socket = socket;
                 socket.write_all(&[message, &[0]].concat())
@@ -366,7 +366,7 @@ mod tests {
             text(coloured, Level::Critical, &line[..]),
             "\x1b[1;31m10:45:03 CRITICAL hot (or) cold\x1b[0m\n"
         );
-        // What is no such line is written as it is.
+        // Other text is written as it is.
         assert_eq!(text(plain, Level::Info, b"short\n"), "short\n");
     }
 }

@@ -1,27 +1,27 @@
 //! The total order of values.
 //!
-//! Kinds first, in the order of [`Kind`]. Integers by value, doubles by value (a NaN equals every double), raw
-//! values by their bytes with a prefix before what it begins, lists element by element and a prefix first, maps
-//! by their number of pairs and then pair by pair as they stand. A wildcard ends the comparison: what precedes it
-//! was equal, so the whole is.
+//! Kinds first, in the order of [`Kind`]. Integers by value, doubles by value (a NaN equals every double), raw values
+//! by their bytes with a prefix before longer values, lists element by element with a prefix first, maps by their
+//! number of pairs and then pair by pair in their stored order. A wildcard ends the comparison: everything before it
+//! was equal, so the values are.
 
 use std::cmp::Ordering;
 
 use super::{Extension, Head, Kind, Meter, Reader, SEARCH, is_extension};
 
-/// Bit of the flags that describe a map: its pairs stand in the order of their keys.
+/// Bit of a map's flags: its pairs are in the order of their keys.
 const MAP_IS_ORDERED: u8 = 1;
 
-/// How the value at the start of `left` compares with the one at the start of `right`; `None` if either is
-/// invalid as far as it had to be read.
+/// Compares the value at the start of `left` with the one at the start of `right`; `None` if either is invalid in the
+/// part that was read.
 #[inline]
 #[must_use]
 pub fn compare(left: &[u8], right: &[u8]) -> Option<Ordering> {
     compare_metered(left, right, &())
 }
 
-/// As [`compare`], drawing on a meter for what takes long; `None` also if that is exhausted. Nothing is drawn for small
-/// integers and short texts.
+/// Same as [`compare`], but draws on a meter for long work; `None` also if the meter is exhausted. Small integers and
+/// short texts draw nothing.
 #[inline]
 #[must_use]
 pub fn compare_metered(left: &[u8], right: &[u8], meter: &impl Meter) -> Option<Ordering> {
@@ -39,14 +39,14 @@ pub fn compare_metered(left: &[u8], right: &[u8], meter: &impl Meter) -> Option<
     compare_any(&mut Reader::new(left), &mut Reader::new(right), &mut false, meter)
 }
 
-/// As [`compare`], and whether a map whose pairs stand in no order was met on the way. What it compared as depends on
-/// how it happens to stand, so a caller may not want to believe it.
+/// Same as [`compare`], and tells whether it met a map whose pairs have no order. Such a map's result depends on its
+/// current order of pairs, so a caller may reject it.
 #[must_use]
 pub fn compare_ordered(left: &[u8], right: &[u8]) -> Option<(Ordering, bool)> {
     compare_ordered_metered(left, right, &())
 }
 
-/// As [`compare_ordered`], drawing on a meter; `None` also if that is exhausted.
+/// Same as [`compare_ordered`], but draws on a meter; `None` also if that is exhausted.
 #[must_use]
 pub fn compare_ordered_metered(left: &[u8], right: &[u8], meter: &impl Meter) -> Option<(Ordering, bool)> {
     let mut has_unordered_map = false;
@@ -54,19 +54,19 @@ pub fn compare_ordered_metered(left: &[u8], right: &[u8], meter: &impl Meter) ->
     Some((order, has_unordered_map))
 }
 
-/// A value to be compared with many others: it is read once.
+/// A value to be compared with many others; it is parsed once.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe<'a> {
     bytes: &'a [u8],
     sought: Sought<'a>,
 }
 
-/// What of a value can be compared quickly.
+/// The part of a value that can be compared quickly.
 #[derive(Clone, Copy, Debug)]
 enum Sought<'a> {
     Unsigned(u64),
     Raw(&'a [u8]),
-    /// Another value that its head is all of.
+    /// Another value that consists of its head.
     Scalar(Head<'a>),
     /// A container or wildcard, or nothing.
     Other,
@@ -87,18 +87,18 @@ impl<'a> Probe<'a> {
         Self { bytes, sought }
     }
 
-    /// How the value compares with the one at the start of `other`, as [`compare`].
+    /// Compares the value with the one at the start of `other`, as [`compare`] does.
     #[inline]
     #[must_use]
     pub fn compare(&self, other: &[u8]) -> Option<Ordering> {
         self.compare_metered(other, &())
     }
 
-    /// As [`compare`](Self::compare), drawing on a meter for what takes long; `None` also if that is exhausted.
+    /// Same as [`compare`](Self::compare), but draws on a meter for long work; `None` also if that is exhausted.
     #[inline]
     #[must_use]
     pub fn compare_metered(&self, other: &[u8], meter: &impl Meter) -> Option<Ordering> {
-        // Integers and short raw values of the same kind, without the detour over heads.
+        // Integers and short raw values of the same kind are compared without parsing heads.
         match (self.sought, other) {
             (Sought::Unsigned(value), [byte @ 0..=0x7f, ..]) => Some(value.cmp(&u64::from(*byte))),
             (Sought::Unsigned(value), [0xcd, a, b, ..]) => {
@@ -130,8 +130,8 @@ fn is_wildcard(head: &Head<'_>) -> bool {
     matches!(head, Head::Extension(_)) && head.kind() == Kind::Wildcard
 }
 
-/// How two values compare as far as their heads tell: wholly, unless both are lists or both are maps (then as equal).
-/// There is no wildcard here.
+/// Compares two values by their heads: completely, except that two lists, or two maps, are equal. A wildcard must not
+/// occur.
 #[inline]
 #[must_use]
 pub fn compare_heads(left: &Head<'_>, right: &Head<'_>) -> Ordering {
@@ -155,7 +155,7 @@ fn compare_any(
     has_unordered_map: &mut bool,
     meter: &impl Meter,
 ) -> Option<Ordering> {
-    // Pairs of values still to be compared, and what to answer when all of them are equal.
+    // Pairs of values still to be compared, and the answer if all of them are equal.
     let mut pending = 1u64;
     let mut otherwise = Ordering::Equal;
     while pending != 0 {
@@ -169,7 +169,7 @@ fn compare_any(
                 if a == b {
                     pending += u64::from(a);
                 } else {
-                    // Whatever follows in the outer lists no longer matters.
+                    // The rest of the outer lists no longer matters.
                     pending = u64::from(a.min(b));
                     otherwise = a.cmp(&b);
                 }
@@ -192,10 +192,10 @@ fn compare_any(
     Some(otherwise)
 }
 
-/// Steps that it takes to compare two heads.
+/// Steps for a comparison of two heads.
 #[inline]
 fn steps(left: &Head<'_>, right: &Head<'_>) -> usize {
-    /// Bytes that are compared in a step.
+    /// Bytes compared in a step.
     const BYTES_PER_STEP: usize = 16;
     match (left, right) {
         (Head::Raw(left), Head::Raw(right)) => 8 + left.len().min(right.len()) / BYTES_PER_STEP,
@@ -206,7 +206,7 @@ fn steps(left: &Head<'_>, right: &Head<'_>) -> usize {
     }
 }
 
-/// Whether `head`, just read, is that of a map with pairs that is not described as ordered.
+/// Whether `head`, just read, belongs to a nonempty map that is not described as ordered.
 #[inline]
 fn is_unordered_map(head: &Head<'_>, reader: &Reader<'_>) -> bool {
     if !matches!(head, Head::Map(1..)) {
@@ -216,8 +216,8 @@ fn is_unordered_map(head: &Head<'_>, reader: &Reader<'_>) -> bool {
     !matches!(ahead.extension(), Some(Extension { kind, .. }) if kind & MAP_IS_ORDERED != 0)
 }
 
-/// The number of elements of the container whose header was just read, with the extension that describes it
-/// (one value of a list, two of a map) passed.
+/// The number of elements of the container whose header was just read, after skipping the extension that describes it
+/// (one value of a list, two of a map).
 #[inline]
 fn elements(reader: &mut Reader<'_>, count: u32, description: u32, meter: &impl Meter) -> Option<u32> {
     if count == 0 || !is_extension(reader.marker()?) {

@@ -1,4 +1,4 @@
-//! What a MessagePack value is, and the numbers that mark the kinds of this dialect.
+//! Kinds of MessagePack values, and the numbers that mark them in this dialect.
 
 /// First byte of a raw value that is text.
 pub const TEXT: u8 = 3;
@@ -6,10 +6,10 @@ pub const TEXT: u8 = 3;
 pub const BLOB: u8 = 4;
 /// First byte of a raw value that is GeoJSON text.
 pub const GEOJSON: u8 = 23;
-/// Extension type of values that may be searched for but not stored.
+/// Extension type of values that only searches use and nobody stores.
 pub const SEARCH: u8 = 0xff;
 
-/// What a value is. The order of the variants is the order of values of different kinds.
+/// The kind of a value. The order of the variants is the order of values of different kinds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
     Nil,

@@ -1,22 +1,22 @@
-//! How long values are: the walk over elements that everything else leans on.
+//! Measures values: the walk over elements that all other functions use.
 //!
-//! Lists and maps add their elements to the count of values still to be passed, in saturating 64 bits, so a header that
-//! promises more than the bytes hold runs off their end.
+//! Lists and maps add their elements to the count of values still to be skipped, in saturating 64 bits, so a header
+//! that promises more than the bytes hold runs past their end.
 //!
-//! The length of a value is found by a branch for its marker rather than in a table: neighbours tend to be of one kind, and
-//! a branch that was predicted lets the next marker be looked at before this one has arrived. For values of one kind
-//! this takes a third of the time. Runs of numbers of one size are passed several at a time.
+//! The length of a value comes from a branch on its marker rather than from a table: neighbours are mostly of one kind,
+//! and with a predicted branch the processor reads the next marker before this one has arrived. For values of one kind
+//! this takes a third of the time. Runs of numbers of one size are skipped several at a time.
 
 use super::{Meter, SEARCH};
 
-/// Where `count` values that begin at `at` end, or `None` if they are invalid or cut short.
+/// The end of `count` values that begin at `at`; `None` if they are invalid or cut short.
 #[inline]
 #[must_use]
 pub fn end_of(bytes: &[u8], at: usize, count: u64) -> Option<usize> {
     Walk::new(bytes, at, &()).pass(count)
 }
 
-/// As [`end_of`], drawing on a meter; `None` also if that is exhausted.
+/// Same as [`end_of`], but draws on a meter; `None` also if that is exhausted.
 #[inline]
 #[must_use]
 pub fn end_of_metered(bytes: &[u8], at: usize, count: u64, meter: &impl Meter) -> Option<usize> {
@@ -26,19 +26,19 @@ pub fn end_of_metered(bytes: &[u8], at: usize, count: u64, meter: &impl Meter) -
     Some(end)
 }
 
-/// Bytes that are walked over before a meter is drawn on.
+/// Bytes of a walk between two draws on the meter.
 const WINDOW_SIZE: usize = 4096;
 
-/// A walk over values that draws on a meter: a step for each byte, but few for the inside of a long one that is
-/// jumped over.
+/// A walk over values that draws on a meter: a step for each byte, but few for the inside of a long value, which is
+/// skipped.
 #[derive(Debug)]
 pub struct Walk<'b, 'm, M> {
     bytes: &'b [u8],
-    /// The bytes up to where the meter is drawn on next. The check for the end of bytes that each value needs anyway is
-    /// one for the end of these.
+    /// The bytes up to the next draw on the meter. Each value checks for the end of the bytes anyway, and so checks for
+    /// the end of these.
     window: &'b [u8],
     at: usize,
-    /// Up to where steps were taken, and bytes since that none are to be taken for.
+    /// The offset up to which steps were drawn, and the skipped bytes since, which cost none.
     counted: usize,
     jumped: usize,
     meter: &'m M,
@@ -53,15 +53,14 @@ impl<'b, 'm, M: Meter> Walk<'b, 'm, M> {
         Self { bytes, window, at, counted: at, jumped: 0, meter }
     }
 
-    /// Where the walk has come to.
+    /// The current offset.
     #[inline]
     #[must_use]
     pub const fn position(&self) -> usize {
         self.at
     }
 
-    /// Passes `count` values; returns where they end, or `None` if they are invalid or cut short, or the meter is
-    /// exhausted.
+    /// Skips `count` values; returns their end, or `None` if they are invalid or cut short, or the meter is exhausted.
     #[inline]
     pub fn pass(&mut self, count: u64) -> Option<usize> {
         let (mut at, mut pending) = (self.at, count);
@@ -108,7 +107,7 @@ impl<'b, 'm, M: Meter> Walk<'b, 'm, M> {
         (at <= self.bytes.len()).then_some(at)
     }
 
-    /// Draws for what was walked over and lets the walk go on, unless the bytes are at their end.
+    /// Draws for the bytes walked over and continues the walk, unless the bytes have ended.
     #[cold]
     fn go_on(&mut self, at: usize) -> Option<()> {
         if self.window.len() == self.bytes.len() {
@@ -120,7 +119,7 @@ impl<'b, 'm, M: Meter> Walk<'b, 'm, M> {
         Some(())
     }
 
-    /// Draws for what was walked over since the last time.
+    /// Draws for the bytes walked over since the last draw.
     #[inline]
     pub fn finish(&mut self) -> Option<()> {
         let walked = self.at.saturating_sub(self.counted + self.jumped);
@@ -129,8 +128,8 @@ impl<'b, 'm, M: Meter> Walk<'b, 'm, M> {
     }
 }
 
-/// Where a run of values that begin with `marker`, each of `SIZE` bytes, ends from `at` on, or some before its end. They are
-/// passed four at a time.
+/// The end, or an earlier position, of a run from `at` of values that begin with `marker` and have `SIZE` bytes each.
+/// They are skipped four at a time.
 #[inline(always)]
 fn behind_run<const SIZE: usize>(bytes: &[u8], mut at: usize, marker: u8, pending: &mut u64) -> usize {
     while *pending >= 4
@@ -146,7 +145,7 @@ fn behind_run<const SIZE: usize>(bytes: &[u8], mut at: usize, marker: u8, pendin
     at
 }
 
-/// Where a run of integers from 0 to 127 ends from `at` on, or some before its end. They are passed eight at a time.
+/// The end, or an earlier position, of a run from `at` of integers from 0 to 127. They are skipped eight at a time.
 #[inline(always)]
 fn behind_small_integers(bytes: &[u8], mut at: usize, pending: &mut u64) -> usize {
     const OTHERS: u64 = 0x8080_8080_8080_8080;
@@ -165,7 +164,7 @@ fn window(bytes: &[u8], at: usize) -> &[u8] {
     bytes.get(..at.saturating_add(WINDOW_SIZE)).unwrap_or(bytes)
 }
 
-/// The end of a value, or of a container's header, whose length is in the bytes after its marker.
+/// The end of a value, or of a container's header, whose length follows its marker.
 #[inline(never)]
 fn end_of_long(bytes: &[u8], at: usize, pending: &mut u64) -> Option<usize> {
     let tail = bytes.get(at + 1..)?;
@@ -202,7 +201,7 @@ fn end_of_long(bytes: &[u8], at: usize, pending: &mut u64) -> Option<usize> {
     Some(at + end).filter(|&end| end <= bytes.len())
 }
 
-/// Whether the (valid) value that is `bytes` is or contains one that may only be searched for.
+/// Whether the (valid) value `bytes` is or contains a search value.
 #[must_use]
 pub fn holds_search_value(bytes: &[u8]) -> bool {
     let mut at = 0;
@@ -212,7 +211,7 @@ pub fn holds_search_value(bytes: &[u8]) -> bool {
             0xc7..=0xc9 if bytes.get(at..).is_some_and(is_long_search_value) => return true,
             _ => {}
         }
-        // Containers are entered, so that each value within is looked at.
+        // Containers are entered, so that each inner value is checked.
         let end = match marker {
             0x80..=0x9f => Some(at + 1),
             0xdc | 0xde => Some(at + 3),
@@ -225,7 +224,7 @@ pub fn holds_search_value(bytes: &[u8]) -> bool {
     false
 }
 
-/// Whether the value is an extension of type [`SEARCH`] with a length field, of the lengths such values have.
+/// Whether the value is an extension of type [`SEARCH`] with a length field, and a length of search values.
 fn is_long_search_value(bytes: &[u8]) -> bool {
     let (len, kind) = match bytes {
         [0xc7, len, kind, ..] => (u32::from(*len), *kind),
@@ -314,7 +313,7 @@ mod tests {
         assert_eq!(end_of(&[1], 1, 0), Some(1));
     }
 
-    /// Counts, and refuses beyond a limit.
+    /// Counts, and refuses above a limit.
     struct Counter {
         left: std::cell::Cell<usize>,
         limit: usize,

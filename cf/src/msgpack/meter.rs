@@ -1,11 +1,11 @@
-//! Work of a length that nobody knows beforehand, counted as it goes.
+//! Meters for work whose length is not known beforehand.
 
-/// What such work draws on.
+/// A meter that work draws on.
 pub trait Meter {
-    /// Nothing is counted.
+    /// Whether nothing is counted.
     const IS_FREE: bool = false;
 
-    /// Takes so many steps, each of about a nanosecond. `None` if they are not to be had: then the work ends without a
+    /// Takes `steps` steps, each of about a nanosecond. `None` if they are used up: the work then ends without a
     /// result.
     fn draw(&self, steps: usize) -> Option<()>;
 }

@@ -1,13 +1,13 @@
 //! MessagePack as the server stores and compares it: reading, measuring, total order, writing.
 //!
-//! Everything here works on byte ranges and never builds a tree. Bytes may be hostile: every function that
-//! reads answers `None` for what is cut short or invalid, allocates nothing, and does not recurse, so depth of
-//! nesting costs neither stack nor heap.
+//! All functions work on byte ranges and build no trees. Bytes may be hostile: every reading function returns
+//! `None` for truncated or invalid bytes, allocates nothing, and does not recurse, so that deep nesting costs
+//! neither stack nor heap.
 //!
-//! The dialect: a raw value (the `str` and `bin` families alike) begins with one byte that says what it is,
-//! [`TEXT`], [`GEOJSON`], or anything else for bytes. A list or map may begin with an extension value (in a map
-//! a pair of one and a nil) whose type is a set of flags about the container; it is no element of it. Extension
-//! type [`SEARCH`] marks values that exist only in searches: the wildcard and infinity.
+//! The dialect: a raw value (the `str` and `bin` families alike) begins with a type byte: [`TEXT`],
+//! [`GEOJSON`], or anything else for bytes. A list or map may begin with an extension value (in a map a pair of
+//! one and a nil) whose type is the set of the container's flags; it is not an element. Extension type
+//! [`SEARCH`] marks values that only searches use: the wildcard and infinity.
 
 mod compare;
 mod kind;

@@ -1,4 +1,4 @@
-//! A position in bytes, from which values are read one head at a time.
+//! Reads values from bytes, one head at a time.
 
 use super::{GEOJSON, Kind, Meter, SEARCH, TEXT, end_of, end_of_metered};
 
@@ -12,11 +12,11 @@ pub enum Head<'a> {
     /// An integer from zero up to 2⁶⁴ − 1.
     Unsigned(u64),
     Double(f64),
-    /// Text, bytes or GeoJSON, with the byte that says which.
+    /// Text, bytes or GeoJSON, with the type byte.
     Raw(&'a [u8]),
-    /// Elements, with an extension that describes the list counted.
+    /// Number of elements, including an extension that describes the list.
     List(u32),
-    /// Pairs, with the one that describes the map counted.
+    /// Number of pairs, including the one that describes the map.
     Map(u32),
     Extension(Extension<'a>),
 }
@@ -52,7 +52,7 @@ impl Head<'_> {
     }
 }
 
-/// Whether a value that begins with this byte is an extension.
+/// Whether a value with this first byte is an extension.
 #[inline]
 #[must_use]
 pub const fn is_extension(marker: u8) -> bool {
@@ -75,14 +75,14 @@ impl<'a> Reader<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// How many bytes have been read.
+    /// Number of bytes read.
     #[inline]
     #[must_use]
     pub const fn position(&self) -> usize {
         self.at
     }
 
-    /// What has not been read yet.
+    /// The unread bytes.
     #[inline]
     #[must_use]
     pub fn rest(&self) -> &'a [u8] {
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
         self.head()
     }
 
-    /// Reads the head of the next value. After that of a container, its elements are next.
+    /// Reads the head of the next value. A container's elements follow its head.
     #[inline]
     pub fn head(&mut self) -> Option<Head<'a>> {
         let (&marker, tail) = self.bytes.get(self.at..)?.split_first()?;
@@ -225,7 +225,7 @@ impl<'a> Reader<'a> {
         self.bytes.get(start..self.at)
     }
 
-    /// As [`value`](Self::value), drawing on a meter; `None` also if that is exhausted.
+    /// Same as [`value`](Self::value), but draws on a meter; `None` also if that is exhausted.
     #[inline]
     pub fn value_metered(&mut self, meter: &impl Meter) -> Option<&'a [u8]> {
         let start = self.at;
@@ -233,14 +233,14 @@ impl<'a> Reader<'a> {
         self.bytes.get(start..self.at)
     }
 
-    /// As [`skip`](Self::skip), drawing on a meter; `None` also if that is exhausted.
+    /// Same as [`skip`](Self::skip), but draws on a meter; `None` also if that is exhausted.
     #[inline]
     pub fn skip_metered(&mut self, count: u32, meter: &impl Meter) -> Option<()> {
         self.at = end_of_metered(self.bytes, self.at, u64::from(count), meter)?;
         Some(())
     }
 
-    /// Passes `count` values.
+    /// Skips `count` values.
     #[inline]
     pub fn skip(&mut self, count: u32) -> Option<()> {
         self.at = end_of(self.bytes, self.at, u64::from(count))?;

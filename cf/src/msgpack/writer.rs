@@ -1,6 +1,6 @@
-//! Values in their shortest form, appended to a vector, and the lengths of these forms.
+//! Writes values in their shortest form to a vector, and computes the lengths of these forms.
 //!
-//! Raw values are written with the headers of the `str` family, whatever they hold.
+//! Raw values get headers of the `str` family, whatever they hold.
 
 /// Appends nil.
 #[inline]

@@ -1,8 +1,8 @@
-//! Block devices and files that stand in for them: whole transfers between an [`AlignedBuf`] and a place.
+//! Block devices and files used as such: whole transfers between an [`AlignedBuf`] and a place.
 //!
-//! A transfer is complete or an error that names path, place and operation. Nothing grows by being written to: a
-//! place beyond the end is an error. The file offset is never used, so any number of threads may transfer at once;
-//! who may touch which place when is for the owner to decide.
+//! A transfer either completes or returns an error with path, place and operation. Writes never extend anything: a
+//! place beyond the end is an error. The file offset is not used, so any number of threads may transfer at once; the
+//! owner decides who may access which place when.
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -16,12 +16,12 @@ use crate::aligned::AlignedBuf;
 
 /// Smallest transfer that a device may support; the unit in which a torn write can tear.
 pub const IO_SIZE_MIN: u32 = 512;
-/// Largest minimum transfer that is supported.
+/// Largest minimum transfer that this server supports.
 pub const IO_SIZE_MAX: u32 = 4096;
-/// What a created file may be used for: by its owner alone, as it holds everybody's data.
+/// Permissions of a created file: its owner only, because it holds everybody's data.
 const FILE_PERMISSIONS: u32 = 0o600;
 
-/// What was tried.
+/// The failed operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
     Open,
@@ -30,7 +30,7 @@ pub enum Operation {
     Read,
     Write,
     Sync,
-    /// A look whether it is still there.
+    /// A check that the file is still there.
     Check,
 }
 
@@ -53,7 +53,7 @@ impl Operation {
 pub struct BlockError {
     pub path: PathBuf,
     pub operation: Operation,
-    /// The bytes concerned, for a read or write.
+    /// The bytes of a read or write.
     pub place: Option<Range<u64>>,
     pub source: io::Error,
 }
@@ -78,7 +78,7 @@ impl fmt::Display for BlockError {
 }
 
 impl BlockError {
-    /// What can be done about it.
+    /// How an operator can solve it.
     fn advice(&self) -> Option<&'static str> {
         use io::ErrorKind::*;
         Some(match self.source.kind() {
@@ -102,9 +102,9 @@ impl std::error::Error for BlockError {
     }
 }
 
-/// Where blocks are kept: a device, a file, or what a test puts in their place.
+/// A medium for blocks: a device, a file, or a test's replacement.
 pub trait BlockMedium: Send + Sync {
-    /// What the log calls it.
+    /// Its name in the log.
     fn path(&self) -> &Path;
 
     /// Usable bytes.
@@ -113,22 +113,22 @@ pub trait BlockMedium: Send + Sync {
     /// Offsets and sizes of transfers are multiples of this many bytes.
     fn io_size(&self) -> u32;
 
-    /// Reads what is at `offset` into `range` of `buffer`.
+    /// Reads the bytes at `offset` into `range` of `buffer`.
     ///
     /// # Errors
-    /// When not all of it could be read; the range's content is then undefined.
+    /// When not all of them could be read; the range's content is then undefined.
     ///
     /// # Panics
     /// If offset or range are not multiples of [`io_size`](Self::io_size), or the range is not inside the buffer.
     fn read_at(&self, offset: u64, buffer: &mut AlignedBuf, range: Range<usize>) -> Result<(), BlockError>;
 
-    /// As [`read_at`](Self::read_at), when only `needed`, a part of `range`, is going to be looked at.
+    /// Same as [`read_at`](Self::read_at), if the caller will use only `needed`, a part of `range`.
     ///
     /// # Errors
-    /// As there.
+    /// Same as [`read_at`](Self::read_at).
     ///
     /// # Panics
-    /// As there.
+    /// Same as [`read_at`](Self::read_at).
     fn read_for(
         &self,
         offset: u64,
@@ -143,19 +143,19 @@ pub trait BlockMedium: Send + Sync {
     /// Writes `range` of `buffer` to `offset`.
     ///
     /// # Errors
-    /// When not all of it could be written; any part of it may have been.
+    /// When not all of it could be written; any part may have been.
     ///
     /// # Panics
-    /// As [`read_at`](Self::read_at).
+    /// Same as [`read_at`](Self::read_at).
     fn write_at(&self, offset: u64, buffer: &AlignedBuf, range: Range<usize>) -> Result<(), BlockError>;
 
     /// Makes all completed writes durable.
     ///
     /// # Errors
-    /// When the system cannot say that they are.
+    /// When the system cannot confirm that.
     fn sync(&self) -> Result<(), BlockError>;
 
-    /// Makes it as long as its size says, if it is shorter, so that all of it can be read.
+    /// Extends a shorter file to the stated size, so that all of it can be read.
     ///
     /// # Errors
     /// When the system refuses.
@@ -163,23 +163,23 @@ pub trait BlockMedium: Send + Sync {
         Ok(())
     }
 
-    /// Where from `offset` on something may be stored: `offset` itself, or the end of a hole in a sparse file. `None` if
-    /// there is nothing up to the end.
+    /// The first offset from `offset` on that may hold data: `offset` itself, or the end of a hole in a sparse file.
+    /// `None` if the rest is a hole.
     fn next_data(&self, offset: u64) -> Option<u64> {
         Some(offset)
     }
 
-    /// Whether what is written will still be found by others.
+    /// Checks that others will still find what is written.
     ///
     /// # Errors
-    /// When it will not.
+    /// When they will not.
     fn check(&self) -> Result<(), BlockError> {
         Ok(())
     }
 }
 
-/// Panics unless `offset` and `range` are multiples of `io_size`: a mistake of the caller that the device would
-/// answer with a bare "invalid argument".
+/// Panics unless `offset` and `range` are multiples of `io_size`: the device would answer this mistake of the caller
+/// with a bare "invalid argument".
 pub fn assert_io_unit(io_size: u32, offset: u64, range: &Range<usize>) {
     let unit = io_size as usize;
     let fits = offset.is_multiple_of(u64::from(io_size))
@@ -191,19 +191,19 @@ pub fn assert_io_unit(io_size: u32, offset: u64, range: &Range<usize>) {
 /// How to open a device or file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BlockMode {
-    /// Past the page cache (`O_DIRECT`).
+    /// Bypass the page cache (`O_DIRECT`).
     pub direct: bool,
     /// A write is durable when it returns (`O_DSYNC`).
     pub data_sync: bool,
-    /// Without the right to write.
+    /// Open without write access.
     pub read_only: bool,
-    /// Refuse if another descriptor holds the lock, and hold it. A second descriptor of a process that holds the lock
-    /// must do without. A block device is opened with `O_EXCL` too: the system refuses it while it is mounted or opened in
-    /// this way by a server that knows nothing of the lock, and refuses it to such a server from then on.
+    /// Take the lock; refuse if another descriptor holds it. A second descriptor of a process that holds the lock must
+    /// not set this. A block device is also opened with `O_EXCL`: the system refuses that while the device is mounted
+    /// or another server without this lock has opened it so, and then keeps such a server out.
     pub exclusive: bool,
 }
 
-/// An open block device, or a file used as one. The lock, if any, goes with the last descriptor.
+/// An open block device, or a file used as one. The last descriptor's close releases the lock.
 #[derive(Debug)]
 pub struct BlockFile {
     file: File,
@@ -215,21 +215,21 @@ pub struct BlockFile {
 }
 
 impl BlockFile {
-    /// Opens an existing device or file; its size is what it has.
+    /// Opens an existing device or file with its current size.
     ///
     /// # Errors
-    /// When it is not there, is neither device nor file, is in use, or cannot be opened this way.
+    /// When it does not exist, is neither device nor file, is in use, or cannot be opened in this mode.
     pub fn open(path: &Path, mode: BlockMode) -> Result<Self, BlockError> {
         let mut file = Self::prepare(path, mode, false)?;
         file.size = file.found_size;
         Ok(file)
     }
 
-    /// Opens or creates a file of `size` bytes, sparse. A file with content keeps the length it has, as only its
-    /// content can tell whether another is right: see [`found_size`](Self::found_size) and [`resize`](Self::resize).
+    /// Opens or creates a file of `size` bytes, sparse. A file with content keeps its length, because only the content
+    /// can tell the right one: see [`found_size`](Self::found_size) and [`resize`](Self::resize).
     ///
     /// # Errors
-    /// As [`open`](Self::open), and when `size` is too large for the file system.
+    /// The errors of [`open`](Self::open), and when `size` is too large for the file system.
     pub fn open_or_create(path: &Path, size: u64, mode: BlockMode) -> Result<Self, BlockError> {
         let mut file = Self::prepare(path, mode, true)?;
         if file.is_device {
@@ -261,7 +261,7 @@ impl BlockFile {
         Ok(BlockFile { file, path: path.to_owned(), size: found_size, found_size, is_device, io_size })
     }
 
-    /// Bytes it had when it was opened; 0 for a file that was created.
+    /// Its size in bytes when opened; 0 for a created file.
     #[must_use]
     pub fn found_size(&self) -> u64 {
         self.found_size
@@ -276,13 +276,13 @@ impl BlockFile {
     /// Uses only the first `size` bytes from now on.
     ///
     /// # Panics
-    /// If that is more than before.
+    /// If that is more than the current size.
     pub fn limit_size(&mut self, size: u64) {
         assert!(size <= self.size, "{}: {size} of {} bytes", self.path.display(), self.size);
         self.size = size;
     }
 
-    /// Makes a file exactly as long as its size says; what it gains is zeros, what it loses is gone.
+    /// Sets a file's length to the stated size; new bytes are zeros, bytes beyond it are lost.
     ///
     /// # Errors
     /// When the system refuses; a device always does.
@@ -294,7 +294,7 @@ impl BlockFile {
         BlockError::new(&self.path, operation, place, source)
     }
 
-    /// The place of a transfer, if it is inside.
+    /// The place of a transfer, if it is within the size.
     fn place(&self, operation: Operation, offset: u64, size: usize) -> Result<Range<u64>, BlockError> {
         let place = offset..offset.saturating_add(size as u64);
         if place.end > self.size {
@@ -347,7 +347,7 @@ impl BlockMedium for BlockFile {
         match nix::unistd::lseek64(&self.file, offset.cast_signed(), nix::unistd::Whence::SeekData) {
             Ok(found) => Some(found.cast_unsigned().max(offset)),
             Err(nix::errno::Errno::ENXIO) => None,
-            // The file system does not tell.
+            // The file system does not know.
             Err(_) => Some(offset),
         }
     }
@@ -379,7 +379,7 @@ impl BlockMedium for BlockFile {
 fn open(path: &Path, mode: BlockMode, create: bool) -> io::Result<File> {
     let direct = if mode.direct { libc::O_DIRECT } else { 0 };
     let data_sync = if mode.data_sync { libc::O_DSYNC } else { 0 };
-    // Of another file the flag means that it must be created.
+    // For other files the flag means that the file must be created.
     let is_device = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
     let exclusive = if mode.exclusive && is_device { libc::O_EXCL } else { 0 };
     OpenOptions::new()
@@ -407,7 +407,7 @@ fn lock_error(error: TryLockError) -> io::Error {
     }
 }
 
-/// The smallest transfer that works. A file without content answers as well.
+/// The smallest transfer that works. An empty file can be probed too.
 fn probe_io_size(file: &File, path: &Path) -> Result<u32, BlockError> {
     let mut buffer = AlignedBuf::zeroed(IO_SIZE_MAX as usize);
     let mut size = IO_SIZE_MIN;

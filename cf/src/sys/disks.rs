@@ -1,4 +1,4 @@
-//! Which physical disks are behind a path, as the kernel tells it in `/sys`.
+//! Finds the physical disks behind a path, from the kernel's `/sys`.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 /// Where the kernel lists block devices by number.
 const BY_NUMBER: &str = "/sys/dev/block";
-/// Devices made of devices are followed so far down.
+/// Levels of stacked devices that are followed.
 const DEPTH_MAX: usize = 8;
 
-/// The disks, as `/dev/…` and in order, that a device is a part or a combination of, or that hold a file or folder. Empty
-/// when there is no such path, or it is not on a disk that the kernel tells of.
+/// The disks, as `/dev/…` and in order, that make up a device or hold a file or folder. Empty if the path does not
+/// exist, or is not on a disk that the kernel lists.
 #[must_use]
 pub fn physical_disks(path: &Path) -> Vec<String> {
     let Ok(metadata) = fs::metadata(path) else { return Vec::new() };
@@ -32,7 +32,7 @@ fn disks_of(entry: &Path) -> Vec<String> {
     found
 }
 
-/// Adds the disks that are behind the device of `entry`.
+/// Adds the disks behind the device of `entry`.
 fn collect(entry: &Path, depth: usize, found: &mut Vec<String>) {
     let Ok(mut folder) = fs::canonicalize(entry) else { return };
     if folder.join("partition").exists() {
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(disks_of(&root.join("8:1")), ["/dev/sda"]);
         assert_eq!(disks_of(&root.join("9:0")), ["/dev/sda", "/dev/sdb"]);
         assert!(disks_of(&root.join("0:1")).is_empty());
-        // A ring, which no kernel makes, comes to an end.
+        // The search ends in a ring, which no kernel makes.
         let ring = device("ring");
         symlink(&ring, ring.join("slaves").join("ring")).unwrap();
         assert!(disks_of(&ring).is_empty());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{self, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// What happened on a descriptor.
+/// An event on a descriptor.
 #[derive(Clone, Copy)]
 pub struct Event {
     flags: EpollFlags,
@@ -22,14 +22,14 @@ impl Event {
         self.token
     }
 
-    /// There is something to read, or the peer is done sending.
+    /// There are bytes to read, or the peer has finished sending.
     #[inline]
     #[must_use]
     pub fn is_readable(&self) -> bool {
         self.flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP)
     }
 
-    /// The peer is done sending; what it has sent may still be there to read.
+    /// The peer has finished sending; bytes from it may still be unread.
     #[inline]
     #[must_use]
     pub fn is_last_to_read(&self) -> bool {
@@ -51,7 +51,7 @@ impl Event {
     }
 }
 
-/// Room for the events of one [`Epoll::wait`], used again by the next.
+/// Room for the events of one [`Epoll::wait`], reused by the next.
 pub struct Events {
     slots: Box<[EpollEvent]>,
     happened: Vec<Event>,
@@ -103,13 +103,13 @@ impl Epoll {
         Ok(self.0.add(fd, EpollEvent::new(flags, token))?)
     }
 
-    /// No longer watches `fd`. It is not an error if it was not watched.
+    /// Stops watching `fd`. An unwatched `fd` is no error.
     pub fn remove(&self, fd: &impl AsFd) {
         let _ = self.0.delete(fd);
     }
 
-    /// Waits for events, at most `timeout` (`None`: without end), and returns those that came. A signal ends the wait
-    /// with none.
+    /// Waits for events, at most `timeout` (`None`: without a limit), and returns them. A signal ends the wait
+    /// without events.
     ///
     /// # Errors
     /// Only on misuse of the descriptor.

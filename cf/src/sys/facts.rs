@@ -1,26 +1,26 @@
-//! Facts about the machine and this process, as the kernel tells them under `/proc` and `/sys`.
+//! Facts about the machine and this process, from the kernel's `/proc` and `/sys`.
 //!
-//! Nothing here can fail for the caller: where a file is missing (a sandbox, another kernel) the fact is zero
-//! or `None`. That is why the `procfs` crate, which the tools use, does not read these files: it gives all fields of a file or
-//! none, so a sandbox or an old kernel that tells less would tell nothing, and it reads no other root, as the tests have.
+//! No function fails: if a file is missing (a sandbox, another kernel), the fact is zero or `None`. The `procfs` crate,
+//! which the tools use, is not fit for that: it returns all fields of a file or none, so a sandbox or an old kernel
+//! with fewer fields would give nothing, and it cannot read from another root, which the tests need.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Memory this process can have: that of the machine, or of its control group where that is less.
+/// Memory available to this process: that of the machine, or of its control group if that is less.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Memory {
-    /// All of it, in bytes; zero when unknown.
+    /// Total memory in bytes; zero when unknown.
     pub total: u64,
-    /// What can still be used without swapping, in bytes.
+    /// Memory that can still be used without swapping, in bytes.
     pub available: u64,
     /// Part of the machine's memory in transparent huge pages, in bytes.
     pub huge_pages: u64,
 }
 
 impl Memory {
-    /// As it is now.
+    /// The current values.
     #[must_use]
     pub fn now() -> Self {
         Self::under(Path::new("/"))
@@ -40,7 +40,8 @@ impl Memory {
             value.and_then(first_number).map(|value| value.saturating_mul(1024))
         };
         let total = kilobytes("MemTotal").unwrap_or(0);
-        // An old kernel does not tell what is available; a machine that does not even tell what is free is not full.
+        // Old kernels do not report available memory; a machine that does not even report free memory counts as not
+        // full.
         let about_available = || {
             let cached = [kilobytes("Buffers"), kilobytes("Cached")].into_iter().flatten();
             Some(cached.fold(kilobytes("MemFree")?, u64::saturating_add).min(total))
@@ -56,8 +57,8 @@ impl Memory {
         memory
     }
 
-    /// Takes the limit of a control group into account. The group's file cache and other memory that the kernel takes back
-    /// when it needs some counts as used there, but is available.
+    /// Applies the limit of a control group. The group counts file cache and other reclaimable memory as used, but that
+    /// memory is available.
     fn limit_to_group(&mut self, version: &GroupVersion, group: &Path) {
         let Some(limit) = number_in(&group.join(version.limit)) else { return };
         let used = number_in(&group.join(version.used)).unwrap_or(0);
@@ -76,15 +77,16 @@ impl Memory {
     }
 }
 
-/// Where a version of control groups has what, for memory.
+/// Paths and names of a version of control groups, for memory.
 struct GroupVersion {
     /// The controller in the second field of a line of `/proc/self/cgroup`; version 2 has none there.
     controller: &'static str,
     mount: &'static str,
-    /// Files with one number of bytes. No limit is a word in version 2, and more than any machine has in version 1.
+    /// Files with one number of bytes. "No limit" is a word in version 2, and a number larger than any machine's memory
+    /// in version 1.
     limit: &'static str,
     used: &'static str,
-    /// Lines of a group's `memory.stat` that tell of memory the kernel takes back when it needs some.
+    /// Lines of a group's `memory.stat` for memory that the kernel reclaims on demand.
     reclaimable: &'static [&'static str],
 }
 
@@ -105,8 +107,8 @@ const VERSION_1: GroupVersion = GroupVersion {
 };
 
 impl GroupVersion {
-    /// The folders of this process's control group and of those around it, innermost first. In a container the outermost
-    /// may be its own, whatever path the kernel names.
+    /// The folders of this process's control group and its parents, innermost first. In a container the outermost may
+    /// be its own, whatever path the kernel reports.
     fn groups(&self, root: &Path) -> Vec<PathBuf> {
         let own = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
         let path = own.lines().find_map(|line| {
@@ -130,20 +132,20 @@ fn first_number(text: &str) -> Option<u64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// The number a file of one line holds; `None` when it is missing or not a number (`max`).
+/// The number in a file of one line; `None` if the file is missing or holds no number (`max`).
 #[must_use]
 pub fn number_in(path: &Path) -> Option<u64> {
     first_number(&fs::read_to_string(path).ok()?)
 }
 
-/// When the kernel gives memory in huge pages.
+/// When the kernel uses huge pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HugePages {
-    /// Whenever it can, which costs memory and stalls.
+    /// Whenever possible, which costs memory and stalls.
     Always,
-    /// Where a program asks for them.
+    /// Only where a program asks for them.
     Madvise,
-    /// Not at all.
+    /// Never.
     Never,
 }
 
@@ -183,17 +185,17 @@ pub fn thread_count() -> u64 {
 /// A thread as the kernel sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ThreadFacts {
-    /// Its number in the system.
+    /// Its system-wide id.
     pub id: u32,
     /// Its name, at most 15 bytes.
     pub name: String,
-    /// What it does: `R` runs, `S` sleeps, `D` waits for a device …
+    /// Its state: `R` running, `S` sleeping, `D` waiting for a device …
     pub state: String,
-    /// The function of the kernel that it waits in; empty when it runs or the kernel does not tell.
+    /// The kernel function that it waits in; empty when it runs or the kernel does not report it.
     pub waits_in: String,
 }
 
-/// The threads of this process, by number; none when the kernel does not tell.
+/// The threads of this process, by id; none if the kernel does not report them.
 #[must_use]
 pub fn threads() -> Vec<ThreadFacts> {
     let Ok(folder) = fs::read_dir("/proc/self/task") else { return Vec::new() };
@@ -203,7 +205,7 @@ pub fn threads() -> Vec<ThreadFacts> {
             let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
             let status = read("status");
             if status.is_empty() {
-                // It has ended since the folder was read.
+                // It ended after the folder was read.
                 return None;
             }
             let field = |name: &str| {
@@ -219,7 +221,7 @@ pub fn threads() -> Vec<ThreadFacts> {
     threads
 }
 
-/// Processor time this process has used in all its threads, in nanoseconds.
+/// Processor time of all threads of this process, in nanoseconds.
 #[must_use]
 pub fn process_cpu_nanos() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -228,22 +230,22 @@ pub fn process_cpu_nanos() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// The system's number for the calling thread.
+/// The system-wide id of the calling thread.
 #[must_use]
 pub fn own_thread_id() -> u32 {
     nix::unistd::gettid().as_raw().unsigned_abs()
 }
 
-/// How a thread has fared with the scheduler since it began.
+/// Scheduler times of a thread since its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Schedule {
     /// Nanoseconds on a processor.
     pub ran: u64,
-    /// Nanoseconds for which it was ready to run and had no processor.
+    /// Nanoseconds ready to run without a processor.
     pub delayed: u64,
 }
 
-/// The schedule of a thread of this process; `None` if there is none or the kernel does not tell.
+/// The scheduler times of a thread of this process; `None` if it does not exist or the kernel does not report them.
 #[must_use]
 pub fn schedule_of(thread_id: u32) -> Option<Schedule> {
     let text = fs::read_to_string(format!("/proc/self/task/{thread_id}/schedstat")).ok()?;
@@ -251,18 +253,18 @@ pub fn schedule_of(thread_id: u32) -> Option<Schedule> {
     Some(Schedule { ran: numbers.next()?.ok()?, delayed: numbers.next()?.ok()? })
 }
 
-/// Measures how many processors have nothing to do.
+/// Measures the number of idle processors.
 #[derive(Default)]
 pub struct IdleMeter {
     last: Option<(Instant, SystemTimes)>,
 }
 
 impl IdleMeter {
-    /// A sample that is older than this says nothing about the present.
+    /// An older sample says nothing about the present.
     const STALE: Duration = Duration::from_millis(500);
 
-    /// How many processors on average had nothing better to do since the last sample, if that was less than half a second
-    /// ago. All of them, if the kernel does not tell.
+    /// The average number of idle processors since the last sample, if that was less than half a second ago; all
+    /// processors if the kernel does not report it.
     pub fn sample(&mut self) -> Option<f64> {
         let (now, times) = (Instant::now(), SystemTimes::now());
         if times.processors == 0 {
@@ -296,20 +298,20 @@ pub struct CpuMeter {
     system: SystemTimes,
 }
 
-/// The unit of times in `/proc/stat`, the same on all machines that Linux runs on today.
+/// The unit of times in `/proc/stat`, the same on all of today's Linux machines.
 const TICK_MS: u64 = 10;
 
 /// Times of all processors in ticks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct SystemTimes {
-    /// How many they are, those that this process may not use among them.
+    /// Number of processors, including those that this process may not use.
     processors: u64,
     user: u64,
-    /// For processes that gladly leave the processor to others.
+    /// Time of low-priority processes.
     nice: u64,
     kernel: u64,
     idle: u64,
-    /// Idle, with somebody waiting for a device.
+    /// Idle time while a process waited for a device.
     waiting: u64,
 }
 
@@ -347,7 +349,7 @@ impl SystemTimes {
         Self::parse(&fs::read_to_string("/proc/stat").unwrap_or_default())
     }
 
-    /// From the line `cpu  user nice system idle …`, which those of the single processors follow: `cpu0 …`.
+    /// Parses the line `cpu  user nice system idle …`, and counts the lines of single processors after it: `cpu0 …`.
     fn parse(text: &str) -> Self {
         let processors = text.lines().skip(1).filter(|line| line.starts_with("cpu")).count() as u64;
         let mut fields = text.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0));
@@ -360,7 +362,7 @@ impl SystemTimes {
         self.user.saturating_add(self.nice)
     }
 
-    /// What whoever asks for it can have.
+    /// Time that was available to others.
     fn spare(&self) -> u64 {
         self.nice.saturating_add(self.idle).saturating_add(self.waiting)
     }
@@ -434,7 +436,7 @@ mod tests {
         ];
         let memory = Memory::under(&machine("version-1", &files));
         assert_eq!((memory.total, memory.available), (100_000, 30_000));
-        // A container that does not see the groups around it.
+        // A container that does not see its parent groups.
         let files = [
             ("proc/meminfo", MEMINFO),
             ("proc/self/cgroup", "4:memory:/docker/0123\n"),
@@ -516,7 +518,7 @@ mod tests {
         assert_eq!(meter.sample(), None);
         let idle = loop {
             std::thread::sleep(Duration::from_millis(20));
-            // None if this thread was kept from running for long.
+            // `None` if this thread did not run for long.
             if let Some(idle) = meter.sample() {
                 break idle;
             }

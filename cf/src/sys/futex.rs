@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU32;
 
-/// Sleeps while `word` holds `expected`, until woken. May return early for no reason.
+/// Sleeps while `word` holds `expected`, until woken. May return early without a reason.
 pub(crate) fn wait(word: &AtomicU32, expected: u32) {
     // SAFETY: `word` is a live, aligned u32; a null timeout means none.
     unsafe {
@@ -16,7 +16,7 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32) {
     }
 }
 
-/// Wakes everybody who sleeps on `word`.
+/// Wakes all sleepers on `word`.
 pub(crate) fn wake_all(word: &AtomicU32) {
     // SAFETY: `word` is a live, aligned u32.
     unsafe {

@@ -10,29 +10,29 @@ use nix::net::if_::InterfaceFlags;
 
 use ripemd::{Digest, Ripemd160};
 
-/// Bytes of a hardware address as far as it serves to identify.
+/// Number of bytes of a hardware address that identify a machine.
 pub const HARDWARE_ADDRESS_SIZE: usize = 6;
 
-/// A network interface, or an alias of one (`eth0:1`) with addresses of its own.
+/// A network interface, or an alias of one (`eth0:1`) with its own addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// It is switched on and connected.
+    /// Whether it is switched on and connected.
     pub is_up: bool,
-    /// It leads back to this machine.
+    /// Whether it leads back to this machine.
     pub is_loopback: bool,
-    /// Its addresses, in the order the kernel gives them.
+    /// Its addresses, in the kernel's order.
     pub addresses: Vec<IpAddr>,
-    /// Its hardware address; of one that is not 6 bytes long (InfiniBand) a digest. `None` when it has none.
+    /// Its hardware address, or a digest of one that is not 6 bytes long (InfiniBand). `None` if it has none.
     pub hardware_address: Option<[u8; HARDWARE_ADDRESS_SIZE]>,
 }
 
 impl Interface {
-    /// All interfaces of this machine, in the order of the kernel.
+    /// All interfaces of this machine, in the kernel's order.
     ///
     /// # Errors
-    /// When the kernel does not tell (a sandbox).
+    /// When the kernel does not report them (a sandbox).
     pub fn all() -> io::Result<Vec<Self>> {
         let mut interfaces: Vec<Interface> = Vec::new();
         for entry in getifaddrs()? {
@@ -63,16 +63,16 @@ impl Interface {
         }
     }
 
-    /// Can its hardware address tell this machine from others?
+    /// Whether its hardware address can identify this machine.
     fn identifies(&self, with_address: impl Fn(&IpAddr) -> bool) -> bool {
         let meaningful = |bytes: [u8; HARDWARE_ADDRESS_SIZE]| bytes != [0; 6] && bytes != [0xFF; 6];
         self.addresses.iter().any(with_address) && self.hardware_address.is_some_and(meaningful)
     }
 }
 
-/// The kernel's text of the address; `getifaddrs` has room for 8 bytes only.
+/// Reads the kernel's text of the address, because `getifaddrs` has room for 8 bytes only.
 fn read_hardware_address(interface: &str) -> Option<[u8; HARDWARE_ADDRESS_SIZE]> {
-    // An alias has the address of what it is an alias of.
+    // An alias has the address of its interface.
     let physical = interface.split(':').next()?;
     let text = fs::read_to_string(Path::new("/sys/class/net").join(physical).join("address")).ok()?;
     parse_hardware_address(text.trim())
@@ -90,14 +90,14 @@ fn parse_hardware_address(text: &str) -> Option<[u8; HARDWARE_ADDRESS_SIZE]> {
     Some(shortened(&bytes))
 }
 
-/// Six bytes that stand for `bytes`.
+/// Six bytes derived from `bytes`.
 fn shortened(bytes: &[u8]) -> [u8; HARDWARE_ADDRESS_SIZE] {
     let digest: [u8; 20] = Ripemd160::digest(bytes).into();
     digest.first_chunk().copied().unwrap_or_default()
 }
 
-/// The hardware address by which this machine is known: of `wanted` if given, else of the first interface by
-/// the order in [`rank`] that has an IPv4 address (or failing that any address).
+/// The hardware address that identifies this machine: that of `wanted` if given, else of the first interface in
+/// the order of [`rank`] that has an IPv4 address (or, if none has, any address).
 #[must_use]
 pub fn identifying_address(
     interfaces: &[Interface],
@@ -107,7 +107,7 @@ pub fn identifying_address(
         return interfaces.iter().find(|interface| interface.name == wanted)?.hardware_address;
     }
     let best = |with_address: fn(&IpAddr) -> bool| {
-        // The first of equals wins, as the kernel's order is by age.
+        // The first of equals wins: the kernel's order is by age.
         interfaces
             .iter()
             .filter(|interface| interface.identifies(with_address))
@@ -118,7 +118,7 @@ pub fn identifying_address(
 
 /// Position of an interface in the order of preference, lowest first: `eth0`–`eth10`, `bond0`–`bond10`,
 /// `wlan0`–`wlan10` in turn; then any other `eth`, `bond`, `wlan`, `emN_N`, `pNpN_N`; then `emN`, `pNpN`; then
-/// the rest. The same order as other servers of the cluster use, so that a node keeps its id.
+/// the rest. C servers use the same order, so a node keeps its id.
 fn rank(name: &str) -> u32 {
     const IN_TURN: u32 = 11;
     for (kind, prefix) in (0..).zip(["eth", "bond", "wlan"]) {
@@ -146,15 +146,15 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Six bytes that stay the same on this machine when no interface identifies it: made from the machine id, else
-/// from the host's name.
+/// Six bytes that stay the same on this machine if no interface identifies it, from the machine id or else from
+/// the host's name.
 #[must_use]
 pub fn substitute_address() -> [u8; HARDWARE_ADDRESS_SIZE] {
     let machine_id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let host_name = nix::unistd::gethostname().unwrap_or_default();
     let seed = [machine_id.trim().as_bytes(), host_name.as_encoded_bytes()].concat();
     let mut address = shortened(&seed);
-    // Marked as given locally, not by a maker, and as belonging to one machine.
+    // Sets the bits for a locally administered address of one machine.
     address[0] = address[0] & 0xFC | 0x02;
     address
 }
@@ -191,7 +191,7 @@ mod tests {
         }
         let all: Vec<_> = (0..11).zip(order).rev().map(|(n, name)| interface(name, n)).collect();
         assert_eq!(chosen(&all), 0);
-        // Among equals the kernel's order decides.
+        // The kernel's order decides among equals.
         assert_eq!(chosen(&[interface("veth1", 7), interface("docker0", 8)]), 7);
     }
 

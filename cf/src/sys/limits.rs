@@ -1,13 +1,13 @@
-//! The limit on open file descriptors. It is raised as far as the system allows; that it cannot be is no reason to stop.
+//! The limit on open file descriptors. The server raises it as far as the system allows, and runs with any limit.
 
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the number of file descriptors this process may have open to `wanted`, or as near as it may, and
-/// returns the number it has then. Never lowers it.
+/// Raises the number of file descriptors that this process may open to `wanted`, or as near as the system allows, and
+/// returns the new number. Never lowers it.
 ///
-/// Anyone may raise the soft limit up to the hard one; root may raise both.
+/// Any user may raise the soft limit up to the hard one; root may raise both.
 ///
 /// # Errors
 /// When the limit cannot be read; it is then unknown.
@@ -20,7 +20,7 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
         return Ok(wanted);
     }
     let target = wanted.min(hard);
-    // Refused (by a sandbox, say): the soft limit stays.
+    // Refused (by a sandbox, for instance): the soft limit stays.
     let raised = setrlimit(Resource::RLIMIT_NOFILE, target, hard).is_ok();
     Ok(if raised { target } else { soft })
 }
@@ -36,7 +36,7 @@ mod tests {
         let wanted = (soft + 1).min(hard);
         assert_eq!(raise_open_files(wanted).unwrap(), wanted);
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0, wanted);
-        // Beyond what the kernel gives to anyone.
+        // More than the kernel gives to anyone.
         let most = raise_open_files(u64::MAX - 1).unwrap();
         assert!(most >= wanted);
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0, most);

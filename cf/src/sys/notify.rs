@@ -1,4 +1,4 @@
-//! Telling the service manager that started this process how far it is: the protocol of systemd's `Type=notify`.
+//! Reports this process's state to the service manager that started it, by the protocol of systemd's `Type=notify`.
 //!
 //! Lines of `NAME=value` go as one datagram to the socket that the environment variable `NOTIFY_SOCKET` names: a path,
 //! or after an `@` a name in the abstract namespace. Without the variable nothing is sent.
@@ -9,15 +9,15 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// The service does what it is there for.
+/// The service is ready.
 pub const READY: &str = "READY=1";
-/// It is about to end.
+/// The service is about to end.
 pub const STOPPING: &str = "STOPPING=1";
 
-/// Tells `state`, if somebody wants to know.
+/// Reports `state`, if a service manager wants to know.
 ///
 /// # Errors
-/// When the one who wants to know cannot be told.
+/// When the service manager cannot be reached.
 pub fn notify(state: &str) -> io::Result<()> {
     match std::env::var_os("NOTIFY_SOCKET") {
         Some(name) if !name.is_empty() => notify_at(&name, state),
@@ -31,7 +31,7 @@ fn notify_at(name: &OsStr, state: &str) -> io::Result<()> {
         _ => SocketAddr::from_pathname(name)?,
     };
     let socket = UnixDatagram::unbound()?;
-    // A service manager that hangs must not hang us.
+    // A service manager that hangs must not block us.
     socket.set_nonblocking(true)?;
     socket.send_to_addr(state.as_bytes(), &address).map(|_| ())
 }

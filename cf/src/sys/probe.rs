@@ -1,4 +1,4 @@
-//! Whether a file could be written, without changing anything.
+//! Checks whether a file is writable, without changing anything.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -7,10 +7,10 @@ use std::path::Path;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
 
-/// Whether this process could open the file at `path` to write to it, or create it.
+/// Checks that this process could open the file at `path` for writing, or create it.
 ///
 /// # Errors
-/// What would come of it.
+/// The error that writing would have.
 pub fn check_writable(path: &Path) -> io::Result<()> {
     match OpenOptions::new().append(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

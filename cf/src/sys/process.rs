@@ -1,4 +1,4 @@
-//! What a daemon does to its own process: the pid file, who it runs as, leaving the terminal, ending at once.
+//! Operations of a daemon on its own process: the pid file, its user, leaving the terminal, ending at once.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -15,7 +15,7 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Files made from now on belong to the user alone, or to the group as well.
+/// Makes further files accessible to the user alone, or to the group as well.
 pub fn set_file_permissions(for_group: bool) {
     let others = Mode::S_IROTH | Mode::S_IWOTH;
     umask(if for_group { others } else { others | Mode::S_IRGRP | Mode::S_IWGRP });
@@ -42,17 +42,17 @@ fn find_user(found: nix::Result<Option<User>>, name: &str) -> io::Result<User> {
     found?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no user {name}")))
 }
 
-/// Runs the process as `user` and `group` from now on, without the other groups of root.
+/// Runs the process as `user` and `group` from now on, without root's other groups.
 ///
-/// Without a group it is the first group of the user. A process that is not root's cannot change its user. Must be
-/// called while the process has one thread. Files that only root may open must be open before.
+/// Without `group` it gets the user's first group. A process that is not root's cannot change its user. The
+/// process must have only one thread. Files that only root may open must be open before.
 ///
 /// # Errors
-/// When the process may not change to them.
+/// When the process may not change them.
 pub fn switch_user(user: Option<u32>, group: Option<u32>) -> io::Result<()> {
     let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
     let (own_user, own_group) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    // An executable with the set-user-id bit stays what it became.
+    // A set-user-id executable keeps its changed user.
     setuid(own_user)?;
     setgid(own_group)?;
     if !own_user.is_root() {
@@ -76,14 +76,14 @@ pub fn switch_user(user: Option<u32>, group: Option<u32>) -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves the terminal: goes on in a child process with a session of its own, whose output goes to
+/// Leaves the terminal: continues in a child process with its own session, whose output goes to
 /// `/tmp/aerospike-console.<pid>`. The parent ends with success.
 ///
 /// # Errors
-/// Those of the system calls. Nothing has changed when the fork fails.
+/// The errors of the system calls. Nothing has changed if the fork fails.
 ///
 /// # Panics
-/// When the process has more than one thread: the others would be missing in the child.
+/// When the process has more than one thread: the child would lack the others.
 pub fn daemonize() -> io::Result<()> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     assert!(threads <= 1, "leaving the terminal with {threads} threads");
@@ -96,7 +96,7 @@ pub fn daemonize() -> io::Result<()> {
         .create(true)
         .append(true)
         .mode(0o644)
-        // A link that somebody put into the shared folder is not followed.
+        // A link in the shared folder is not followed, because anyone may have made it.
         .custom_flags(libc::O_NOFOLLOW)
         .open(format!("/tmp/aerospike-console.{}", std::process::id()))?;
     nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
@@ -105,7 +105,7 @@ pub fn daemonize() -> io::Result<()> {
     Ok(())
 }
 
-/// A file with the number of this process, locked as long as it runs and removed at its clean end.
+/// A file with this process's id, locked while the process runs and removed at its clean end.
 pub struct PidFile {
     path: PathBuf,
     /// Holds the lock.
@@ -113,7 +113,7 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Makes the file, or takes over that of a process that is gone.
+    /// Creates the file, or takes over that of an ended process.
     ///
     /// # Errors
     /// When a running process holds it, or it cannot be written.
@@ -135,10 +135,10 @@ impl PidFile {
     }
 }
 
-/// Whether this process could hold the pid file `path`.
+/// Checks that this process could hold the pid file `path`.
 ///
 /// # Errors
-/// As [`PidFile::create`].
+/// Same errors as [`PidFile::create`].
 pub fn check_pid_file(path: &Path) -> io::Result<()> {
     super::probe::check_writable(path)?;
     match File::open(path).map(|file| file.try_lock()) {
@@ -153,7 +153,7 @@ pub fn check_pid_file(path: &Path) -> io::Result<()> {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // It may not be in our power (a folder of root's); then it stays, unlocked.
+        // This may not be permitted (in a folder of root's); the file then stays, unlocked.
         let _ = std::fs::remove_file(&self.path);
     }
 }

@@ -1,4 +1,4 @@
-//! Signals taken by one thread, in turn, as ordinary values.
+//! Receives signals in one thread, in order, as ordinary values.
 //!
 //! [`Signals::block`] is called before any thread is started, so that every thread inherits the mask and the
 //! signals wait for [`Signals::wait`]. No code runs in a signal handler.
@@ -7,7 +7,7 @@ use std::io;
 
 use nix::sys::signal::{SigHandler, SigSet, Signal as Number, signal};
 
-/// What somebody outside wants of the process.
+/// A signal to the process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
     /// SIGINT: Ctrl-C at the terminal.
@@ -21,7 +21,7 @@ pub enum Signal {
 }
 
 impl Signal {
-    /// The name as in `kill -l`, with its `SIG`.
+    /// The name as in `kill -l`, with `SIG`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -37,11 +37,11 @@ impl Signal {
 pub struct Signals(SigSet);
 
 impl Signals {
-    /// Blocks the signals in this thread and in those it starts from now on, and ignores SIGPIPE and SIGXFSZ, so that
-    /// writing to a closed connection, or more to a file than a limit allows, is an error like others.
+    /// Blocks the signals in this thread and in those it starts later, and ignores SIGPIPE and SIGXFSZ, so that a
+    /// write to a closed connection, or beyond a file size limit, is an ordinary error.
     ///
     /// # Errors
-    /// Those of the system calls; none is expected.
+    /// The errors of the system calls; none is expected.
     pub fn block() -> io::Result<Self> {
         let mut set = SigSet::empty();
         for number in [Number::SIGINT, Number::SIGTERM, Number::SIGHUP, Number::SIGUSR1, Number::SIGUSR2] {
@@ -58,7 +58,7 @@ impl Signals {
     /// Waits for the next signal.
     ///
     /// # Errors
-    /// Those of `sigwait`; none is expected.
+    /// The errors of `sigwait`; none is expected.
     pub fn wait(&self) -> io::Result<Signal> {
         Ok(match self.0.wait()? {
             Number::SIGINT => Signal::Interrupt,
@@ -76,7 +76,7 @@ mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
-    /// Set in the child in which signals are really sent; blocking them here would touch other tests.
+    /// Set in the child process that really receives signals; blocking them in this process would affect other tests.
     const CHILD: &str = "CF_TEST_SIGNALS_CHILD";
 
     #[test]

@@ -1,9 +1,9 @@
-//! What the kernel knows of a socket.
+//! Facts of the kernel about a socket.
 
 use std::os::fd::{AsFd, AsRawFd};
 
-/// Bytes that the kernel holds for the peer of a TCP connection: not sent yet, or not acknowledged. They become fewer as the
-/// peer reads, long before the socket takes more: it does so only once a third of what it holds is gone.
+/// Bytes that the kernel holds for the peer of a TCP connection: not sent yet, or not acknowledged. Their number falls
+/// as the peer reads, long before the socket accepts more: that happens only once a third of them is gone.
 pub fn held_bytes(socket: &impl AsFd) -> Option<u32> {
     let mut count: libc::c_int = 0;
     // SAFETY: the descriptor is open as long as it is borrowed, and TIOCOUTQ writes one `int` to where the pointer points.
