@@ -1,7 +1,7 @@
-//! Certificates that are not accepted any more: the file of `cert-blacklist`.
+//! Revoked certificates: the file of `cert-blacklist`.
 //!
-//! Each line holds a serial number in hexadecimal digits and, if only the certificates of one issuer are meant, that
-//! issuer as OpenSSL prints it on one line. `#` begins a comment.
+//! Each line holds a serial number in hexadecimal digits and, to restrict it to one issuer, that issuer as OpenSSL
+//! prints it on one line. `#` begins a comment.
 //!
 //! ```text
 //! 7B0CE1F3 /C=US/O=Example/CN=ca
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use crate::facts::CertificateFacts;
 
-/// Serial numbers, each with the issuers for which it is meant; none is any.
+/// Serial numbers, each with its issuers; no issuer means any.
 #[derive(Default, Debug)]
 pub struct Blacklist(HashMap<String, Vec<String>>);
 
@@ -19,7 +19,7 @@ impl Blacklist {
     /// Reads the text of a file.
     ///
     /// # Errors
-    /// The number of the line that does not begin with a serial number.
+    /// The number of the first line that does not begin with a serial number.
     pub fn parse(text: &str) -> Result<Self, usize> {
         let mut serials: HashMap<String, Vec<String>> = HashMap::new();
         for (at, line) in text.lines().enumerate() {

@@ -1,4 +1,4 @@
-//! What a certificate says: names, serial number, who issued it, until when it is good. Pure.
+//! Contents of a certificate: names, serial number, issuer, validity. Pure.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use x509_cert::name::Name;
 
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 const ORGANIZATIONAL_UNIT: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.11");
-/// Parts of names as OpenSSL calls them.
+/// OpenSSL's names of a name's parts.
 const PART_NAMES: &[(ObjectIdentifier, &str)] = &[
     (COMMON_NAME, "CN"),
     (ObjectIdentifier::new_unwrap("2.5.4.4"), "SN"),
@@ -30,16 +30,16 @@ const PART_NAMES: &[(ObjectIdentifier, &str)] = &[
     (ObjectIdentifier::new_unwrap("0.9.2342.19200300.100.1.25"), "DC"),
 ];
 
-/// A certificate, read.
+/// A parsed certificate.
 #[derive(Debug)]
 pub struct CertificateFacts {
-    /// The subject's common names, the last of which counts as *the* name.
+    /// The subject's common names; the last one counts as *the* name.
     common_names: Vec<String>,
     /// The subject's last organizational unit.
     unit: Option<String>,
-    /// DNS names and IP addresses that it is for as well.
+    /// Further DNS names and IP addresses that it is for.
     alternate_names: Vec<String>,
-    /// In upper-case hexadecimal digits, without zeros in front.
+    /// In upper-case hexadecimal digits, without leading zeros.
     serial: String,
     /// As OpenSSL prints it on one line: `/C=US/O=Example/CN=ca`.
     issuer: String,
@@ -48,7 +48,7 @@ pub struct CertificateFacts {
 }
 
 impl CertificateFacts {
-    /// Reads a certificate; `None` if that is none.
+    /// Parses a certificate; `None` if it is invalid.
     #[must_use]
     pub fn read(der: &[u8]) -> Option<Self> {
         let certificate = Certificate::from_der(der).ok()?.tbs_certificate;
@@ -90,8 +90,8 @@ impl CertificateFacts {
         self.common_names.last().map(String::as_str)
     }
 
-    /// The user that it logs in: the subject's common name, and behind a dot its organizational unit, if that is wanted and
-    /// there.
+    /// The user that it logs in: the subject's common name, and, after a dot, its organizational unit, if that is
+    /// wanted and exists.
     #[must_use]
     pub fn user_name(&self, with_unit: bool) -> Option<String> {
         let name = self.common_name()?;
@@ -116,7 +116,7 @@ impl CertificateFacts {
         names.join(", ")
     }
 
-    /// The serial number, in upper-case hexadecimal digits without zeros in front.
+    /// The serial number, in upper-case hexadecimal digits without leading zeros.
     #[must_use]
     pub fn serial(&self) -> &str {
         &self.serial
@@ -128,7 +128,7 @@ impl CertificateFacts {
         &self.issuer
     }
 
-    /// Why it is not good at `now`.
+    /// Why it is not valid at `now`.
     #[must_use]
     pub fn fault_at(&self, now: SystemTime) -> Option<&'static str> {
         if now > self.not_after {
@@ -149,7 +149,7 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// A serial number as lists of revoked certificates write it.
+/// A serial number in the form of blacklists.
 fn serial(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
     for byte in bytes {
@@ -164,7 +164,7 @@ fn parts(name: &Name) -> impl Iterator<Item = (ObjectIdentifier, String)> {
     name.0.iter().flat_map(|part| part.0.iter()).map(|one| {
         let value = &one.value;
         let text = match value.tag() {
-            // Two bytes a character.
+            // Two bytes per character.
             x509_cert::der::Tag::BmpString => {
                 let units = value.value().chunks_exact(2).map(|unit| u16::from_be_bytes([unit[0], unit[1]]));
                 String::from_utf16_lossy(&units.collect::<Vec<_>>())
@@ -187,7 +187,7 @@ fn one_line(name: &Name) -> String {
     line
 }
 
-/// Whether a certificate's name covers `name`, in any case of its letters.
+/// Whether a certificate's name covers `name`; case does not matter.
 fn matches(pattern: &str, name: &str) -> bool {
     if pattern.eq_ignore_ascii_case(name) {
         return true;
@@ -204,7 +204,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A certificate signed by itself.
+    /// A self-signed certificate.
     pub(crate) fn certificate(common_name: &str, alternate: &[&str]) -> Vec<u8> {
         let mut params =
             CertificateParams::new(alternate.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())

@@ -1,5 +1,5 @@
-//! Whose certificate is accepted in TLS, by servers, by nodes that connect to others, and by tools: what a certificate says, for
-//! whom it is, whether it is on a blacklist. The chain itself is looked at by webpki. Pure.
+//! Acceptance of TLS certificates by servers, by nodes that connect to others, and by tools: a certificate's contents,
+//! its names, and the blacklist. webpki checks the chain. Pure.
 
 mod blacklist;
 mod facts;

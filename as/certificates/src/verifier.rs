@@ -1,5 +1,5 @@
-//! Whether a certificate is accepted: its chain, that no part of it is on the blacklist, and its name. The names are those of
-//! clusters and users as well as those of hosts, and a common name counts as one.
+//! Decides whether a certificate is accepted: its chain, the blacklist, and its name. Names may be those of clusters
+//! and users as well as of hosts, and a common name counts as one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,26 +17,26 @@ use rustls::{
 use crate::blacklist::Blacklist;
 use crate::facts::CertificateFacts;
 
-/// What certificates must be beside having a good chain.
+/// Conditions on certificates besides a valid chain.
 #[derive(Default, Debug)]
 pub struct Acceptance {
-    /// They are for one of these names; `None` for whomever they are.
+    /// They are for one of these names; `None` accepts any.
     pub names: Option<Vec<String>>,
-    /// None of the chain is on this list.
+    /// No certificate of the chain is on this list.
     pub blacklist: Blacklist,
 }
 
 impl Acceptance {
-    /// Those for `name`.
+    /// Accepts certificates for `name`.
     #[must_use]
     pub fn of(name: &str) -> Self {
         Acceptance { names: Some(vec![name.to_owned()]), ..Acceptance::default() }
     }
 
-    /// Whether certificates whose chain is good are accepted.
+    /// Checks certificates whose chain is valid.
     ///
     /// # Errors
-    /// The reason why not.
+    /// Why they are not accepted.
     fn check(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -55,7 +55,7 @@ impl Acceptance {
 }
 
 fn wrong_name(names: &[String], found: &CertificateFacts) -> CertificateError {
-    // Not all names can be told so.
+    // Not all names can be reported in this form.
     let [name] = names else { return CertificateError::NotValidForName };
     match ServerName::try_from(name.clone()) {
         Ok(expected) => CertificateError::NotValidForNameContext { expected, presented: vec![found.names()] },
@@ -63,7 +63,7 @@ fn wrong_name(names: &[String], found: &CertificateFacts) -> CertificateError {
     }
 }
 
-/// What the two kinds of verifiers do alike: signatures.
+/// Code shared by the two verifiers: signatures.
 macro_rules! signatures {
     () => {
         fn verify_tls12_signature(
@@ -92,7 +92,7 @@ macro_rules! signatures {
     };
 }
 
-/// Checks certificates of those to whom one connects.
+/// Checks certificates of servers that this process connects to.
 pub struct ServerVerifier {
     roots: Arc<RootCertStore>,
     provider: Arc<CryptoProvider>,
@@ -100,7 +100,7 @@ pub struct ServerVerifier {
 }
 
 impl ServerVerifier {
-    /// For certificates signed by `roots`.
+    /// A verifier for certificates signed by `roots`.
     #[must_use]
     pub fn new(roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>, acceptance: Acceptance) -> Self {
         ServerVerifier { roots, provider, acceptance }
@@ -132,7 +132,7 @@ impl ServerCertVerifier for ServerVerifier {
     signatures!();
 }
 
-/// Checks certificates of those who connect.
+/// Checks certificates of clients that connect to this process.
 pub struct ClientVerifier {
     chain: Arc<dyn ClientCertVerifier>,
     provider: Arc<CryptoProvider>,
@@ -140,7 +140,7 @@ pub struct ClientVerifier {
 }
 
 impl ClientVerifier {
-    /// For certificates signed by `roots`.
+    /// A verifier for certificates signed by `roots`.
     ///
     /// # Errors
     /// When there is no root.
