@@ -1,8 +1,8 @@
-//! Which of two copies of a record counts: when duplicates are resolved, when records migrate, and on replicas.
+//! Decides which of two copies of a record counts: in duplicate resolution, in migrations, and on replicas.
 
 use std::cmp::Ordering;
 
-/// What is compared of a copy.
+/// The compared properties of a copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CopyAge {
     pub generation: u16,
@@ -13,7 +13,7 @@ pub struct CopyAge {
 /// `conflict-resolution-policy`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ConflictPolicy {
-    /// The larger generation, then the later last-update-time: whoever was written more often.
+    /// The larger generation, then the later last-update-time: the copy with more writes.
     #[default]
     Generation,
     /// The later last-update-time, then the newer generation.
@@ -21,7 +21,7 @@ pub enum ConflictPolicy {
 }
 
 impl ConflictPolicy {
-    /// How `left` stands to `right`; greater counts.
+    /// Compares two copies; the greater one counts.
     #[must_use]
     pub fn compare(self, left: CopyAge, right: CopyAge) -> Ordering {
         let by_time = left.last_update_time.cmp(&right.last_update_time);
@@ -33,14 +33,14 @@ impl ConflictPolicy {
         }
     }
 
-    /// Whether `incoming` takes the place of `existing`.
+    /// Whether `incoming` replaces `existing`.
     #[must_use]
     pub fn replaces(self, incoming: CopyAge, existing: Option<CopyAge>) -> bool {
         existing.is_none_or(|existing| self.compare(incoming, existing) == Ordering::Greater)
     }
 }
 
-/// The order of generations of one record, which wrap: the shorter way round decides.
+/// The order of a record's generations, which wrap: the shorter distance decides.
 fn compare_generations(left: u16, right: u16) -> Ordering {
     match left.wrapping_sub(right) {
         0 => Ordering::Equal,
@@ -49,16 +49,16 @@ fn compare_generations(left: u16, right: u16) -> Ordering {
     }
 }
 
-/// What a node answers to another that asks whether its copy is newer, as result codes of the protocol.
+/// A node's answer to another that asks for a newer copy, as a result code of the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DuplicateAnswer {
     /// 0: the record follows.
     Newer,
-    /// 2: there is none.
+    /// 2: there is no copy.
     NotFound,
-    /// 3: the asking node's is newer.
+    /// 3: the asking node's copy is newer.
     Older,
-    /// 5: both are the same.
+    /// 5: both copies are the same.
     Same,
 }
 
@@ -75,7 +75,7 @@ impl DuplicateAnswer {
     }
 }
 
-/// The answer of a node with `own` to one with `asking`.
+/// The answer of a node with copy `own` to a node with copy `asking`.
 #[must_use]
 pub fn answer_duplicate_request(
     policy: ConflictPolicy,
@@ -106,7 +106,7 @@ mod tests {
         let (often, late) = (age(5, 100), age(4, 200));
         assert_eq!(ConflictPolicy::Generation.compare(often, late), Ordering::Greater);
         assert_eq!(ConflictPolicy::LastUpdateTime.compare(often, late), Ordering::Less);
-        // Plain for one, with wrapping for the other.
+        // One policy compares plainly, the other with wrapping.
         let (wrapped, before) = (age(1, 100), age(65_535, 100));
         assert_eq!(ConflictPolicy::Generation.compare(wrapped, before), Ordering::Less);
         assert_eq!(ConflictPolicy::LastUpdateTime.compare(wrapped, before), Ordering::Greater);

@@ -1,19 +1,21 @@
-//! Exchange: after each change of the cluster every member tells every other which versions of which partitions it has;
-//! when each has heard from all, the principal lets all of them rebalance.
+//! Exchange: after each change of the cluster every member tells all others which versions of which partitions it has;
+//! once each has heard from all, the principal lets them rebalance.
 //!
-//! States: *resting* (balanced, or never in a cluster), *exchanging* (data is on its way), *awaiting writes* (this node has all
-//! data, and writes under the old table are about to be applied), *ready to commit* (the principal waits for others), *orphaned*
-//! (in no cluster).
-//! - ExchangeData is sent to all members until they acknowledge it, with growing pauses. A node that has all data and all
-//!   acknowledgements says so to the principal, which sends *commit* when all have; whoever gets it rebalances at once.
-//! - Messages for a cluster that this node has not learnt of yet are kept, the last two of each peer, and taken when it has.
-//!   The C server drops them and waits for the repetition.
-//! - Different replication factors or incompatible members abandon the round; the data stays as it is until the next
-//!   change of the cluster.
-//! - An orphan goes on with its old partitions for five quantum intervals, then freezes them.
+//! States: *resting* (balanced, or never in a cluster), *exchanging* (data is being sent), *awaiting writes* (this node
+//! has all data, and writes under the old table are still to be applied), *ready to commit* (the principal waits for
+//! others), *orphaned* (without a cluster).
+//! - ExchangeData is sent to all members until they acknowledge it, with growing pauses. A node that has all data and
+//!   all acknowledgements tells the principal, which sends *commit* when all have; a node that gets it rebalances at
+//!   once.
+//! - Messages for a cluster that this node has not learnt of yet are kept, the last two of each peer, and processed
+//!   later. The C server drops them and waits for the repetition.
+//! - Different replication factors or incompatible members end the round; the data stays as it is until the next change
+//!   of the cluster.
+//! - An orphan continues with its old partitions for five quantum intervals, then freezes them.
 //!
-//! From before its *ready to commit* to its rebalance a node carries out no writes ([`Exchange::holds_writes`]): other members may
-//! have rebalanced already, and a write under the old table that ends after one under the new would be lost.
+//! A node applies no writes from before its *ready to commit* to its rebalance ([`Exchange::holds_writes`]): other
+//! members may have rebalanced already, and a write under the old table that ends after one under the new would be
+//! lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -24,12 +26,12 @@ use crate::time::{Now, Timing};
 
 /// Members with an older compatibility id cannot take part.
 const COMPATIBILITY_ID_MIN: u32 = 6;
-/// Pauses between repetitions grow up to this.
+/// Longest pause between repetitions.
 const RESEND_MAX_MS: u64 = 30_000;
-/// Messages of one peer that are kept for a cluster which is not known yet.
+/// Messages kept per peer for a cluster that is not known yet.
 const EARLY_MAX: usize = 2;
 
-/// What exchange wants done.
+/// An output of exchange.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ExchangeAction {
     Send {
@@ -39,11 +41,11 @@ pub enum ExchangeAction {
     },
     /// Rebalance with the data of all members.
     Commit(Committed),
-    /// The node has been an orphan for so long that it must not serve any more.
+    /// The node has been an orphan for too long and must not serve any more.
     Freeze,
-    /// Say when no write that began under the old table is still to be applied.
+    /// Report when no write that began under the old table is still to be applied.
     AwaitWrites,
-    /// The members do not fit together.
+    /// The members are incompatible.
     Abandoned(Unfit),
 }
 
@@ -52,7 +54,7 @@ pub enum ExchangeAction {
 pub struct Committed {
     pub cluster_key: ClusterKey,
     pub succession: Vec<NodeId>,
-    /// By member.
+    /// Indexed by member.
     pub data: BTreeMap<NodeId, ExchangeData>,
 }
 
@@ -69,7 +71,7 @@ pub enum Unfit {
 enum ExchangeState {
     Resting,
     Exchanging,
-    /// Ready but for writes that began under the old table and are about to be applied.
+    /// Ready, except for writes that began under the old table and are still to be applied.
     AwaitingWrites,
     ReadyToCommit,
     Orphaned {
@@ -78,7 +80,7 @@ enum ExchangeState {
     },
 }
 
-/// The exchange of one node.
+/// The exchange state of one node.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     self_node: NodeId,
@@ -89,20 +91,21 @@ pub struct Exchange {
     own: Option<ExchangeData>,
     received: BTreeMap<NodeId, ExchangeData>,
     acknowledged: BTreeSet<NodeId>,
-    /// At the principal: who is ready.
+    /// At the principal: the members that are ready.
     ready: BTreeSet<NodeId>,
     resend_at_ms: u64,
     resend_pause_ms: u64,
     /// The cluster of the last rebalance.
     committed: ClusterKey,
-    /// Set when the node is about to say *ready to commit* for the first time after a rebalance, cleared by the next rebalance.
+    /// Set when the node is about to send *ready to commit* for the first time after a rebalance, cleared by the next
+    /// rebalance.
     holds_writes: bool,
     early: BTreeMap<NodeId, VecDeque<Message>>,
     actions: Vec<ExchangeAction>,
 }
 
 impl Exchange {
-    /// An orphan that has never served.
+    /// A node starts as an orphan that has never served.
     #[must_use]
     pub fn new(self_node: NodeId, timing: Timing) -> Self {
         Exchange {
@@ -128,25 +131,25 @@ impl Exchange {
         self.timing = timing;
     }
 
-    /// The key of the cluster for which partitions were last balanced; 0 before that, and when they are frozen.
+    /// The key of the cluster of the last rebalance; 0 before that, and while partitions are frozen.
     #[must_use]
     pub fn committed_key(&self) -> ClusterKey {
         self.committed
     }
 
-    /// Whether the partitions are those of the cluster that the node is in: migrations may go on.
+    /// Whether the partitions belong to the node's current cluster: migrations may run.
     #[must_use]
     pub fn is_resting(&self) -> bool {
         self.state == ExchangeState::Resting
     }
 
-    /// Whether writes must wait, as others may have rebalanced already.
+    /// Whether writes must wait, because others may have rebalanced already.
     #[must_use]
     pub fn holds_writes(&self) -> bool {
         self.holds_writes
     }
 
-    /// All members have applied a cluster: tells them what this node has.
+    /// All members have applied a cluster: sends them this node's data.
     pub fn cluster_changed(
         &mut self,
         cluster_key: ClusterKey,
@@ -173,7 +176,7 @@ impl Exchange {
         std::mem::take(&mut self.actions)
     }
 
-    /// The node is in no cluster any more. With `at_once` it does not serve a moment longer.
+    /// The node has lost its cluster. With `at_once` it stops serving immediately.
     pub fn orphaned(&mut self, at_once: bool, now: Now) -> Vec<ExchangeAction> {
         let is_frozen = matches!(self.state, ExchangeState::Orphaned { is_frozen: true, .. });
         self.state = ExchangeState::Orphaned { since_ms: now.monotonic_ms, is_frozen };
@@ -193,7 +196,7 @@ impl Exchange {
         }
     }
 
-    /// A message of another member.
+    /// Processes a message of another member.
     pub fn message(&mut self, from: NodeId, message: Message, now: Now) -> Vec<ExchangeAction> {
         let is_current = !self.cluster_key.is_none() && message.cluster_key == self.cluster_key;
         if is_current {
@@ -210,7 +213,7 @@ impl Exchange {
         std::mem::take(&mut self.actions)
     }
 
-    /// A node departed: what it said early is forgotten.
+    /// A node departed: drops its early messages.
     pub fn departed(&mut self, node: NodeId) {
         self.early.remove(&node);
     }
@@ -230,7 +233,7 @@ impl Exchange {
             ExchangeBody::DataAck => {
                 self.acknowledged.insert(from);
             }
-            // After the commit somebody may have lost it.
+            // A node may have lost the commit.
             ExchangeBody::ReadyToCommit if is_principal && self.state == ExchangeState::Resting => {
                 self.send(from, ExchangeBody::Commit);
             }
@@ -256,7 +259,7 @@ impl Exchange {
         self.resend_pause_ms = (self.resend_pause_ms * 2).min(RESEND_MAX_MS);
     }
 
-    /// Does what the state allows by now.
+    /// Advances the state as far as possible.
     fn go_on(&mut self, now: Now) {
         if self.state == ExchangeState::Exchanging {
             let has_all = self.succession.iter().all(|node| self.received.contains_key(node));
@@ -284,8 +287,8 @@ impl Exchange {
         }
     }
 
-    /// No write that began under the old table is still to be applied, after that was asked for when the node was about to be
-    /// ready for the cluster with this key.
+    /// No write that began under the old table is still to be applied: the answer to the request made for the cluster
+    /// with this key.
     pub fn writes_ended(&mut self, cluster_key: ClusterKey, now: Now) -> Vec<ExchangeAction> {
         if self.state == ExchangeState::AwaitingWrites && cluster_key == self.cluster_key {
             self.state = ExchangeState::ReadyToCommit;
@@ -295,7 +298,7 @@ impl Exchange {
         std::mem::take(&mut self.actions)
     }
 
-    /// The key of the cluster whose data is being exchanged, or was last.
+    /// The key of the cluster whose data is being exchanged, or was exchanged last.
     #[must_use]
     pub fn cluster_key(&self) -> ClusterKey {
         self.cluster_key
@@ -330,7 +333,7 @@ impl Exchange {
         }));
     }
 
-    /// Whether the members fit together.
+    /// Checks that the members are compatible.
     fn check(&self) -> Result<(), Unfit> {
         let old = self.received.iter().find(|(_, data)| data.compatibility_id < COMPATIBILITY_ID_MIN);
         if let Some((node, _)) = old {
@@ -339,7 +342,7 @@ impl Exchange {
         let mut factors: BTreeMap<&[u8], u32> = BTreeMap::new();
         for namespace in self.received.values().flat_map(|data| &data.namespaces) {
             let first = *factors.entry(&namespace.name).or_insert(namespace.replication_factor);
-            // Members from before 6.0 do not say.
+            // Members before version 6.0 do not send it.
             let is_known = first != 0 && namespace.replication_factor != 0;
             if is_known && first != namespace.replication_factor {
                 return Err(Unfit::ReplicationFactor { namespace: namespace.name.clone() });
@@ -348,7 +351,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Time has passed.
+    /// Processes the passing of time.
     pub fn tick(&mut self, now: Now) -> Vec<ExchangeAction> {
         match self.state {
             ExchangeState::Exchanging if self.resend_at_ms <= now.monotonic_ms => self.send_data(now),

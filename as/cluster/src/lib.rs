@@ -1,17 +1,17 @@
-//! The logic of the cluster, without I/O, clock or randomness of its own: time, random numbers and what peers said are
-//! arguments, what is to be done is returned. The server's threads are a thin shell around it, and so is the simulator in
+//! The logic of the cluster, without I/O, clock or randomness of its own: time, random numbers and messages of peers
+//! are arguments, actions are results. The server's threads are a thin shell around it, and so is the simulator in
 //! `tests/`.
 //!
-//! In the order in which a change of the cluster goes through them:
+//! The modules, in the order in which a change of the cluster passes through them:
 //!
-//! - [`heartbeat`]: which nodes are alive and whom they see.
-//! - [`clustering`]: a list of members and a key, on which nodes that all see each other agree.
-//! - [`exchange`]: every member tells every other which data it has, then all rebalance at once.
-//! - [`balance`]: who keeps which partition, from the members and the versions of their data.
-//! - [`migration`]: which partition is sent to whom and when; [`conflict`]: which copy of a record counts.
+//! - [`heartbeat`]: the live nodes, and whom they see.
+//! - [`clustering`]: nodes that all see each other agree on a list of members and a key.
+//! - [`exchange`]: every member tells all others which data it has, then all rebalance together.
+//! - [`balance`]: the nodes of each partition, from the members and the versions of their data.
+//! - [`migration`]: the order in which partitions are sent; [`conflict`]: the copy of a record that counts.
 //! - [`smd`]: metadata that is the same on all nodes.
 //!
-//! [`node`] puts all but the metadata together.
+//! [`node`] combines all but the metadata.
 
 pub mod balance;
 pub mod clustering;

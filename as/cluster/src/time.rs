@@ -1,23 +1,22 @@
-//! Time as the cluster knows it: the moment of an event, intervals that follow from the configuration, and the hybrid logical
-//! clock.
+//! Time in the cluster: the time of an event, intervals derived from the configuration, and the hybrid logical clock.
 
-/// When an event happens.
+/// The time of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Now {
-    /// Never goes back; all intervals are measured by it, and it runs on while the process is stopped.
+    /// Never goes back and measures all intervals; it continues while the process is stopped.
     pub monotonic_ms: u64,
     /// Milliseconds since 1970; may jump.
     pub wall_ms: u64,
 }
 
-/// The intervals that pace the cluster. All nodes should have the same.
+/// The intervals of the cluster. All nodes should have the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timing {
-    /// Between two pulses: `heartbeat` `interval`.
+    /// Interval between two pulses: `heartbeat` `interval`.
     pub interval_ms: u64,
-    /// A node is gone after so many intervals without a pulse: `heartbeat` `timeout`.
+    /// Number of intervals without a pulse after which a node has departed: `heartbeat` `timeout`.
     pub timeout_intervals: u64,
-    /// How long a message may take: `fabric` `latency-max-ms`.
+    /// Longest delay of a message: `fabric` `latency-max-ms`.
     pub latency_ms: u64,
 }
 
@@ -28,24 +27,24 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// Ticks come at least this often.
+    /// Longest time between two ticks.
     pub const TICK_MS: u64 = 75;
     const QUANTUM_MAX_MS: u64 = 5000;
     const PAXOS_RESEND_MAX_MS: u64 = 100;
 
-    /// A node is gone after so long without a pulse.
+    /// Time without a pulse after which a node has departed.
     #[must_use]
     pub const fn node_timeout_ms(&self) -> u64 {
         self.interval_ms * self.timeout_intervals
     }
 
-    /// How long something that a node has noticed needs to be known to another by pulses.
+    /// Time until a fact that a node notices is known to another by pulses.
     #[must_use]
     pub const fn told_by_pulse_ms(&self) -> u64 {
         self.interval_ms + self.latency_ms
     }
 
-    /// The quantum interval: the cluster changes at most once in it, so that what happens together is dealt with together.
+    /// The quantum interval: the cluster changes at most once in it, so that simultaneous events are handled together.
     #[must_use]
     pub fn quantum_ms(&self) -> u64 {
         let max = Self::QUANTUM_MAX_MS.max(2 * self.interval_ms);
@@ -53,63 +52,63 @@ impl Timing {
         wanted.min(max).max(8 * self.latency_ms)
     }
 
-    /// A round of agreement fails after this.
+    /// Time after which a round of agreement fails.
     #[must_use]
     pub fn proposal_timeout_ms(&self) -> u64 {
         (self.quantum_ms() / 2).max(2 * self.latency_ms)
     }
 
-    /// Messages of a round are sent again after this.
+    /// Time after which messages of a round are sent again.
     #[must_use]
     pub fn paxos_resend_ms(&self) -> u64 {
         (self.quantum_ms() / 4).min(Self::PAXOS_RESEND_MAX_MS).max(2 * self.latency_ms)
     }
 
-    /// A join request has failed after this.
+    /// Time after which a join request has failed.
     #[must_use]
     pub fn join_timeout_ms(&self) -> u64 {
         self.quantum_ms() * 5 / 2
     }
 
-    /// A join request is sent again after this.
+    /// Time after which a join request is sent again.
     #[must_use]
     pub fn join_resend_ms(&self) -> u64 {
         (self.interval_ms / 2).min(self.quantum_ms() / 2)
     }
 
-    /// A principal is not asked again before this.
+    /// Time before which a principal is not asked again.
     #[must_use]
     pub fn join_blackout_ms(&self) -> u64 {
         (self.quantum_ms() / 2).min(2 * self.interval_ms)
     }
 
-    /// A join request that is older than this is stale.
+    /// Age at which a join request is stale.
     #[must_use]
     pub const fn join_age_max_ms(&self) -> u64 {
         2 * self.interval_ms + self.latency_ms
     }
 
-    /// What a peer has said so soon after a change of the cluster may have been said before it knew.
+    /// Time after a change of the cluster during which a peer's message may be older than its knowledge of the change.
     #[must_use]
     pub const fn settled_after_ms(&self) -> u64 {
         2 * self.told_by_pulse_ms()
     }
 
-    /// Exchange messages are first sent again after this.
+    /// Time after which an exchange message is first sent again.
     #[must_use]
     pub fn exchange_resend_ms(&self) -> u64 {
         Self::TICK_MS.max(self.interval_ms / 2)
     }
 
-    /// An orphan that finds no cluster for so long stops serving.
+    /// Time after which an orphan without a cluster stops serving.
     #[must_use]
     pub fn orphan_serves_ms(&self) -> u64 {
         5 * self.quantum_ms()
     }
 }
 
-/// A hybrid logical clock: milliseconds since 1970 in the upper 48 bits, a counter in the lower 16. It never goes back, and
-/// what happens after a message was received is later than its sending, whatever the wall clocks say.
+/// A hybrid logical clock: milliseconds since 1970 in the upper 48 bits, a counter in the lower 16. It never goes back,
+/// and an event after the receipt of a message is later than its sending, whatever the wall clocks say.
 #[derive(Clone, Debug, Default)]
 pub struct Hlc {
     last: u64,
@@ -118,14 +117,14 @@ pub struct Hlc {
 const COUNTER_BITS: u32 = 16;
 
 impl Hlc {
-    /// The time of something that happens now; no two are equal.
+    /// The time of an event that happens now; all are different.
     pub fn tick(&mut self, now: Now) -> u64 {
         self.last = (self.last + 1).max(now.wall_ms << COUNTER_BITS);
         self.last
     }
 
-    /// Takes a peer's clock into account. One further ahead than `ahead_max_ms` is not followed: the bytes of a peer must not
-    /// carry the clock away.
+    /// Takes a peer's clock into account, unless it is further ahead than `ahead_max_ms`: a peer's bytes must not carry
+    /// the clock away.
     pub fn received(&mut self, remote: u64, now: Now, ahead_max_ms: u64) {
         let limit = (now.wall_ms + ahead_max_ms) << COUNTER_BITS;
         if remote <= limit {
@@ -133,7 +132,7 @@ impl Hlc {
         }
     }
 
-    /// The latest time that it has given or heard of.
+    /// The latest time that it has returned or received.
     #[must_use]
     pub const fn last(&self) -> u64 {
         self.last
@@ -146,7 +145,7 @@ impl Hlc {
     }
 }
 
-/// Random numbers from a seed that the caller gives: splitmix64.
+/// Random numbers from the caller's seed: splitmix64.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 

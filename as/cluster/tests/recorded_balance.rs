@@ -1,8 +1,9 @@
-//! Partition tables equal those of the C server: node sequences of clusters of 1 to 8 nodes, and the state that every node
-//! took in 57 rebalances of joins, kills, returns, cuts and merges, most of them in the middle of migrations.
+//! Compares partition tables with those of the C server: node sequences of clusters of 1 to 8 nodes, and every node's
+//! state in 57 rebalances for joins, kills, returns, cuts and merges, most of them in the middle of migrations.
 //!
-//! The recordings are in `tests/corpora/cluster/balance`: `shapes-*` hold replica lists, one digit an index into the
-//! succession list, `steps-*` versions before and `partition-info` and client maps after each rebalance.
+//! The recordings are in `tests/corpora/cluster/balance`: `shapes-*` hold replica lists, in which each digit is an
+//! index into the succession list; `steps-*` hold the versions before and `partition-info` and client maps after each
+//! rebalance.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs::{self, File};
@@ -75,7 +76,7 @@ fn replica_lists_are_those_of_the_c_server() {
     assert_eq!((agree, total), (196_608, 196_608));
 }
 
-/// `partition-info` of a node and its columns in the clients' map.
+/// A node's `partition-info` and its columns in the clients' map.
 #[derive(PartialEq, Debug)]
 struct Seen {
     replica: i64,

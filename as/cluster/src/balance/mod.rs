@@ -1,21 +1,21 @@
-//! Partition balance: which nodes keep a partition, who is its master, who has older copies, and what has to migrate. A pure
-//! function of the members of the cluster and the versions of their data, so that every node comes to the same answer.
+//! Partition balance: the nodes that keep a partition, its master, older copies, and the migrations needed. It is a
+//! pure function of the cluster's members and the versions of their data, so that every node computes the same result.
 //!
 //! Terms:
 //! - *Succession list*: the members in descending order of ids; the first is the principal.
-//! - *Sequence* of a partition: the members in an order of its own, by hash. The first `n_replicas` of it are the *replicas*,
-//!   the very first is the *eventual* (final) *master*.
-//! - *Working master*: who carries out writes now. Until the eventual master has all data that is another node, the *acting
-//!   master*.
+//! - *Sequence* of a partition: the members in an order by hash that is specific to the partition. The first
+//!   `n_replicas` of it are the *replicas*, the very first is the *eventual* (final) *master*.
+//! - *Working master*: the node that applies writes now. Until the eventual master has all data, that is another node,
+//!   the *acting master*.
 //! - *Version* of a partition on a node: cluster key and family of the data, and whether it was master (`master`), may lack
 //!   records (`subset`), or should not be preferred (`evade`).
-//! - *Duplicate*: a node whose copy may have records that are newer than the working master's. Writes ask it first.
-//! - *Emigration*, *immigration*: records of a partition leaving for, arriving from another node. First the acting master
-//!   and duplicates send to the eventual master, then that sends to the other replicas.
-//! - *Witness*: a node that is told when all migrations of a partition are done, so that it may drop what is superfluous.
+//! - *Duplicate*: a node whose copy may have newer records than the working master's. Writes ask it first.
+//! - *Emigration*, *immigration*: the transfer of a partition's records to, or from, another node. First the acting
+//!   master and the duplicates send to the eventual master, which then sends to the other replicas.
+//! - *Witness*: a node that learns when all migrations of a partition are done, so that it may drop a superfluous copy.
 //!
-//! `sequence` makes the sequences, `rows` adjusts them (racks, uniform balance, quiesced nodes), `plan` decides about one
-//! partition, `partition` is what a node keeps of it and how migrations change that.
+//! `sequence` computes the sequences, `rows` adjusts them (racks, uniform balance, quiesced nodes), `plan` decides
+//! about one partition, and `partition` holds a node's state of it and applies the effects of migrations.
 
 mod partition;
 mod plan;
@@ -32,46 +32,46 @@ pub use sequence::{MEMBERS_MAX, Row, Sequences};
 use datamodel::partition_version::PartitionVersion;
 use proto::peer::{ClusterKey, NodeId};
 
-/// Partitions of a namespace.
+/// Number of partitions of a namespace.
 pub const PARTITIONS: usize = 4096;
-/// Records written later than this after a rebalance need no duplicate resolution, milliseconds. It covers the time between
-/// the rebalances of two nodes, and clock skew.
+/// Records written later than this many milliseconds after a rebalance need no duplicate resolution. It covers the time
+/// between the rebalances of two nodes, and clock skew.
 pub const DUPLICATE_RESOLUTION_MARGIN_MS: u64 = 3000;
 
-/// What a member of the cluster has said about a namespace.
+/// A member's data about a namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
     pub node: NodeId,
     /// 0 for none.
     pub rack: RackId,
-    /// Wants to be master of nothing.
+    /// Does not want to be master of any partition.
     pub is_quiesced: bool,
-    /// By partition.
+    /// Indexed by partition.
     pub versions: Vec<PartitionVersion>,
 }
 
-/// A namespace in a cluster: all that its balance follows from.
+/// A namespace in a cluster: the input of its balance.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NamespaceView {
     pub cluster_key: ClusterKey,
-    /// Those that have the namespace, in the order of the succession list.
+    /// The members that have the namespace, in the order of the succession list.
     pub members: Vec<Member>,
-    /// The smallest that is configured on any member.
+    /// The smallest that any member has configured.
     pub replication_factor: usize,
-    /// All members prefer a uniform balance.
+    /// Whether all members prefer a uniform balance.
     pub is_uniform: bool,
-    /// The rack of all masters, if all members agree on one.
+    /// The rack for all masters, if all members agree on one.
     pub active_rack: RackId,
 }
 
 impl NamespaceView {
-    /// How many copies of each partition there are: not more than there are nodes to keep them.
+    /// Number of copies of each partition: at most the number of nodes that may keep one.
     #[must_use]
     pub fn effective_replication_factor(&self) -> usize {
         self.replication_factor.min(Adjustments::of(self).active_size()).max(1)
     }
 
-    /// The sequences of all partitions, adjusted.
+    /// The adjusted sequences of all partitions.
     #[must_use]
     pub fn rows(&self, partition_count: usize) -> Vec<Row> {
         let nodes: Vec<NodeId> = self.members.iter().map(|member| member.node).collect();
@@ -80,7 +80,7 @@ impl NamespaceView {
         rows
     }
 
-    /// The plan for one partition, whose sequence is `row`.
+    /// The plan for the partition with the sequence `row`.
     #[must_use]
     pub fn plan(&self, partition: usize, row: &Row) -> Plan {
         let of_partition = |index: &u8| {

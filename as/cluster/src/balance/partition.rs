@@ -1,10 +1,10 @@
-//! A partition as one node sees it: replicas, working master, what is still to migrate. A rebalance sets it, migrations change
-//! it step by step.
+//! A partition in the view of one node: replicas, working master, remaining migrations. A rebalance sets it, migrations
+//! change it step by step.
 //!
-//! On an emigration's end the sender's copy becomes one of the final version (a subset while the sender is no replica or
-//! has records to come). On an immigration's end the eventual master strikes the sender off its duplicates, or takes over
-//! from it if it was the acting master; when nothing more is to come in it sends to the other replicas, and when those are
-//! done it tells the witnesses, who drop what is superfluous.
+//! At the end of an emigration the sender's copy gets the final version (a subset while the sender is no replica or
+//! still expects records). At the end of an immigration the eventual master removes the sender from its duplicates, or
+//! takes over if the sender was the acting master. After the last immigration it sends to the other replicas, and after
+//! those emigrations it signals the witnesses, which drop superfluous copies.
 
 use datamodel::partition_version::PartitionVersion;
 use proto::peer::NodeId;
@@ -12,53 +12,53 @@ use proto::peer::NodeId;
 use super::DUPLICATE_RESOLUTION_MARGIN_MS;
 use super::plan::{Plan, Superfluous};
 
-/// What a node keeps of a partition. The default is that of a node that is in no cluster: it serves nothing.
+/// A node's state of a partition. The default belongs to a node without a cluster: it serves nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Partition {
     pub version: PartitionVersion,
     pub final_version: PartitionVersion,
-    /// Empty while the node is in no cluster.
+    /// Empty while the node has no cluster.
     pub replicas: Vec<NodeId>,
-    /// The node itself if it is working master; the acting master if the node is eventual master; else none.
+    /// The node itself if it is working master; the acting master if the node is eventual master; otherwise none.
     pub working_master: NodeId,
-    /// Who most probably is working master.
+    /// The most probable working master.
     pub proxy_destination: NodeId,
-    /// At a working or eventual master: who may have newer copies.
+    /// At a working or eventual master: nodes that may have newer copies.
     pub duplicates: Vec<NodeId>,
-    /// Replicas that have records to come, by place.
+    /// Replicas that still expect records, by place.
     pub immigrators: Vec<bool>,
     pub pending_immigrations: u16,
     pub pending_emigrations: u16,
-    /// Of these the ones that wait for nothing.
+    /// Of these, the emigrations that do not wait for others.
     pub pending_lead_emigrations: u16,
-    /// At the eventual master: who is told when all is done.
+    /// At the eventual master: nodes to signal when all migrations are done.
     pub witnesses: Vec<NodeId>,
-    /// Milliseconds since 2010; what was written later needs no duplicate resolution.
+    /// Milliseconds since 2010; records written later need no duplicate resolution.
     pub duplicate_resolution_cutoff_ms: u64,
     /// This node, the acting master, has sent all records: no write begins here any more.
     pub is_handing_over: bool,
-    /// No write may begin here now, though this node may be master: see [`crate::node`]. It waits.
+    /// No write may begin here now, although this node may be master: it waits. See [`crate::node`].
     pub holds_writes: bool,
-    /// The node is quiesced: it keeps a copy that nobody needs, as it may come back.
+    /// The node is quiesced: it keeps a superfluous copy, because it may come back.
     pub keeps_superfluous: bool,
 }
 
 /// The state column of `partition-info`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PartitionState {
-    /// A replica with all its records.
+    /// A replica with all records.
     Sync,
-    /// A replica with records to come.
+    /// A replica that still expects records.
     Desync,
     /// No replica and no data.
     Absent,
     /// No replica, but data.
     Zombie,
-    /// No replica, without data, yet with a version that is not null.
+    /// No replica and no data, but a version that is not null.
     Other,
 }
 
-/// What happens to a node's tree of the partition.
+/// The change of a node's tree of the partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tree {
     Keep,
@@ -66,60 +66,60 @@ pub enum Tree {
     Drop,
 }
 
-/// Records of a partition are to be sent.
+/// A transfer of a partition's records to another node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Emigration {
     pub destination: NodeId,
-    /// This node is working master until the receiver has all.
+    /// This node is working master until the receiver has all records.
     pub is_acting_master: bool,
-    /// It waits for nothing, as opposed to one that had to wait for immigrations.
+    /// It does not wait, unlike one that has to wait for immigrations.
     pub is_lead: bool,
-    /// The destination had no data: nothing but a copy more comes of it, so it may wait.
+    /// The destination had no data: the result is only a further copy, so it may wait.
     pub is_fill: bool,
 }
 
-/// A witness is to be told that all migrations of the partition are done.
+/// A message to a witness that all migrations of the partition are done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Signal {
     pub destination: NodeId,
 }
 
-/// What follows from the end of a migration.
+/// The consequences of a migration's end.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MigrationDone {
     pub emigrations: Vec<Emigration>,
     pub signals: Vec<Signal>,
-    /// The columns of the clients' map changed: the partition generation goes up.
+    /// The columns of the clients' map changed: the partition generation increases.
     pub changed_columns: bool,
-    /// The version changed and is to be stored.
+    /// The version changed and must be stored.
     pub changed_version: bool,
 }
 
-/// Why no immigration can start.
+/// Why an immigration cannot start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StartRefused {
-    /// Nothing is to come in.
+    /// The node expects no records.
     NothingExpected,
-    /// Something is, but not from there.
+    /// The node expects records, but not from this source.
     WrongSource,
 }
 
-/// The columns of the clients' map that a node owns, by bit.
+/// The columns of the clients' map that a node owns, one bit each.
 pub type ClientColumns = u64;
 
-/// Where a client's request goes.
+/// The destination of a client's request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Route {
-    /// It is carried out here.
+    /// This node applies it.
     Here,
-    /// That node most probably carries it out.
+    /// The node that most probably applies it.
     Proxy(NodeId),
-    /// The node is in no cluster.
+    /// The node has no cluster.
     Unavailable,
 }
 
 impl Partition {
-    /// Takes over a plan. `now_ms` is the clock of last-update-times. Gives what becomes of the tree, and the emigrations
+    /// Applies a plan. `now_ms` is the clock of last-update-times. Returns the change of the tree, and the emigrations
     /// that start at once.
     pub fn rebalance(
         &mut self,
@@ -226,7 +226,7 @@ impl Partition {
     /// Whether records may come in from `source`.
     ///
     /// # Errors
-    /// When they may not.
+    /// When the node does not expect them.
     pub fn check_source(&self, self_node: NodeId, source: NodeId) -> Result<(), StartRefused> {
         if self.pending_immigrations == 0 {
             return Err(StartRefused::NothingExpected);
@@ -239,16 +239,16 @@ impl Partition {
         if is_source { Ok(()) } else { Err(StartRefused::WrongSource) }
     }
 
-    /// An immigration starts. Gives whether the version changed.
+    /// Records the start of an immigration. Returns whether the version changed.
     ///
     /// # Errors
-    /// When nothing is to come from `source`.
+    /// When the node expects nothing from `source`.
     pub fn immigration_started(&mut self, self_node: NodeId, source: NodeId) -> Result<bool, StartRefused> {
         self.check_source(self_node, source)?;
         if self.is_eventual_master(self_node) {
             return Ok(false);
         }
-        // What comes in mixes with what is here: from now on a subset of the final version.
+        // Incoming records mix with the local ones: the copy is now a subset of the final version.
         let before = self.version;
         let is_subset_of_final = before.cluster_key() == self.final_version.cluster_key()
             && before.family() == 0
@@ -259,10 +259,10 @@ impl Partition {
         Ok(self.version != before)
     }
 
-    /// An immigration is complete.
+    /// Records the end of an immigration.
     ///
     /// # Errors
-    /// When nothing was to come from `source`.
+    /// When the node expected nothing from `source`.
     pub fn immigration_done(
         &mut self,
         self_node: NodeId,
@@ -311,7 +311,7 @@ impl Partition {
         self.witnesses.iter().map(|destination| Signal { destination: *destination }).collect()
     }
 
-    /// An emigration is complete; `None` if there was none.
+    /// Records the end of an emigration; `None` if there was none.
     pub fn emigration_done(&mut self, self_node: NodeId, emigration: &Emigration) -> Option<MigrationDone> {
         if self.pending_emigrations == 0 {
             return None;
@@ -347,7 +347,8 @@ impl Partition {
         Some(done)
     }
 
-    /// The eventual master says that all migrations of the partition are done; `None` while this node still sends.
+    /// Applies the eventual master's signal that all migrations of the partition are done; `None` while this node still
+    /// sends.
     pub fn all_done(&mut self, self_node: NodeId) -> Option<Tree> {
         if self.pending_emigrations != 0 {
             return None;
@@ -364,7 +365,7 @@ impl Partition {
         Some(if had_data { Tree::Drop } else { Tree::Keep })
     }
 
-    /// The flags of a version, with key and family of the final one.
+    /// The flags of `version`, with key and family of the final one.
     fn as_final(&self, version: PartitionVersion) -> PartitionVersion {
         PartitionVersion::new(self.final_version.cluster_key(), 0)
             .with_master(version.is_master())
@@ -373,9 +374,9 @@ impl Partition {
             .with_revived(version.is_revived())
     }
 
-    /// The node is acting master and has sent all records: the eventual master is about to take over. From now on its copy
-    /// may lack what that writes, unless it is a replica; should the cluster change before it hears that the other has taken
-    /// over, it must not pass for complete.
+    /// The acting master has sent all records: the eventual master is about to take over. From now on this copy may
+    /// lack the other's writes, unless it is a replica. If the cluster changes before the takeover is confirmed, this
+    /// copy must not count as complete.
     pub fn hand_over(&mut self, self_node: NodeId) {
         self.is_handing_over = true;
         if self.replica_place(self_node).is_none() {
@@ -383,7 +384,7 @@ impl Partition {
         }
     }
 
-    /// Where a request goes.
+    /// The destination of a request.
     #[must_use]
     pub fn route(&self, self_node: NodeId, is_read: bool) -> Route {
         if self.replicas.is_empty() {
@@ -402,7 +403,7 @@ impl Partition {
         if best == self_node { Route::Here } else { Route::Proxy(best) }
     }
 
-    /// Whether a query may read the partition here: all records are here, and none of them is older than another copy.
+    /// Whether a query may read the partition here: all records are here, and no other copy is newer.
     #[must_use]
     pub fn is_queryable(&self, self_node: NodeId) -> bool {
         match self.replica_place(self_node) {
@@ -411,8 +412,8 @@ impl Partition {
         }
     }
 
-    /// The columns of the clients' map that this node owns: that of the master if it is working master, with those of
-    /// replicas that have records to come; its own if it has all its records.
+    /// The columns of the clients' map that this node owns: as working master the master's column and those of replicas
+    /// that still expect records; its own column if it has all its records.
     #[must_use]
     pub fn client_columns(&self, self_node: NodeId) -> ClientColumns {
         let own = self.replica_place(self_node);

@@ -1,45 +1,45 @@
-//! The plan for one partition: who is working master, whose copies are duplicates, who takes part in migrations, and which
-//! version each node takes meanwhile.
+//! The plan for one partition: the working master, the duplicates, the nodes that take part in migrations, and the
+//! version of each node meanwhile.
 //!
-//! The rules are those of the C server for AP namespaces; each node of a mixed cluster makes the same plan.
+//! The rules are those of the C server for AP namespaces; every node of a mixed cluster computes the same plan.
 
 use datamodel::partition_version::{FAMILY_UNIQUE, PartitionVersion};
 use proto::peer::{ClusterKey, NodeId};
 
-/// What becomes of a partition in a rebalance. Places are positions in the sequence.
+/// The outcome of a rebalance for a partition. Places are positions in the sequence.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
     /// The sequence.
     pub nodes: Vec<NodeId>,
-    /// Their versions before, in the same order.
+    /// Their previous versions, in the same order.
     pub versions: Vec<PartitionVersion>,
-    /// How many of the first places are replicas.
+    /// Number of replicas: the first places.
     pub replica_count: usize,
     pub cluster_key: ClusterKey,
-    /// `None` when no node has data: the partition begins anew.
+    /// `None` when no node has data: the partition starts empty.
     pub working_master: Option<usize>,
-    /// Copies that may be newer than the working master's, which is not among them.
+    /// Copies that may be newer than the working master's; without the working master.
     pub duplicates: Vec<usize>,
-    /// Replicas that are to receive records.
+    /// Replicas that receive records.
     pub immigrators: Vec<usize>,
-    /// The data did not all go through the last rebalance together, or the master changes: records older than this
+    /// The data did not all take part in the last rebalance together, or the master changes: records older than this
     /// rebalance need duplicate resolution.
     pub resets_duplicate_resolution: bool,
 }
 
-/// What a node does with a copy that nobody needs.
+/// What a node does with a superfluous copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Superfluous {
     Drop,
-    /// A quiesced node keeps it, as it may come back.
+    /// A quiesced node keeps it, because it may come back.
     BecomeSubset,
 }
 
 impl Plan {
-    /// The plan for nodes with these versions, both in sequence.
+    /// The plan for nodes with these versions, both in the order of the sequence.
     ///
     /// # Panics
-    /// If there is not a version for each node, or no node.
+    /// If the numbers of nodes and versions differ, or there is no node.
     #[must_use]
     pub fn new(
         nodes: Vec<NodeId>,
@@ -75,7 +75,7 @@ impl Plan {
         plan
     }
 
-    /// The version that a place has when all migrations are done.
+    /// The version of a place after all migrations.
     #[must_use]
     pub fn final_version(&self, place: usize) -> PartitionVersion {
         PartitionVersion::new(self.cluster_key.0, 0).with_master(place == 0)
@@ -87,13 +87,13 @@ impl Plan {
         self.nodes.iter().position(|other| *other == node)
     }
 
-    /// The place of the working master; of the eventual one when nobody has data.
+    /// The place of the working master, or of the eventual one when no node has data.
     #[must_use]
     pub fn master_place(&self) -> usize {
         self.working_master.unwrap_or(0)
     }
 
-    /// The version that a place takes in this rebalance.
+    /// The version of a place in this rebalance.
     #[must_use]
     pub fn next_version(&self, place: usize, superfluous: Superfluous) -> PartitionVersion {
         let is_replica = place < self.replica_count;
@@ -111,14 +111,13 @@ impl Plan {
         }
     }
 
-    /// The version of a place until migrations are done: what the next rebalance will judge its copy by, should it come
-    /// before that.
+    /// The version of a place until migrations are done. A rebalance before that judges the copy by it.
     fn version_while_migrating(&self, place: usize, master: usize) -> PartitionVersion {
         let has_duplicates = !self.duplicates.is_empty();
         let is_replica = place < self.replica_count;
         let key = self.cluster_key.0;
         let old = self.versions[place].with_master(false);
-        // Revived is kept for what strong consistency will make of it.
+        // The revived flag is kept for strong consistency.
         let of_family = |family| {
             PartitionVersion::new(key, family)
                 .with_subset(old.is_subset())
@@ -149,8 +148,8 @@ impl Plan {
         }
     }
 
-    /// The lines of data that go on under the new cluster key; the position is the family. With duplicates family 0 is what
-    /// the eventual master puts together, to which nothing of before belongs.
+    /// The families under the new cluster key, by index. With duplicates, family 0 is the data that the eventual master
+    /// merges; no earlier data belongs to it.
     fn families(&self, master: usize) -> Vec<PartitionVersion> {
         let mut families = match (master, self.duplicates.is_empty()) {
             (0, _) => vec![self.versions[0]],
@@ -172,7 +171,7 @@ impl Plan {
         families
     }
 
-    /// Who is told when all migrations are done.
+    /// The nodes that are signalled when all migrations are done.
     #[must_use]
     pub fn witnesses(&self) -> Vec<NodeId> {
         let is_witness = |place: &usize| *place < self.replica_count || !self.versions[*place].is_null();
@@ -180,15 +179,16 @@ impl Plan {
     }
 }
 
-/// Whether two copies belong to one line of data: the same family of the same cluster key, and that is not unique.
+/// Whether two copies belong to one line of data: the same cluster key and the same family, which is not the unique
+/// one.
 fn same_family(left: PartitionVersion, right: PartitionVersion) -> bool {
     left.cluster_key() == right.cluster_key()
         && left.family() == right.family()
         && left.family() != FAMILY_UNIQUE
 }
 
-/// The first that was master, so that mastership does not move for nothing, or a full copy of the same line before it.
-/// Without one: the best copy, full before subset before evade.
+/// The first place that was master, so that mastership does not move without need, or a full copy of the same line
+/// before it. Without one, the best copy: full before subset before evade.
 fn working_master(versions: &[PartitionVersion]) -> Option<usize> {
     let was_master = |version: &PartitionVersion| version.has_data() && version.is_master();
     if let Some(place) = versions.iter().position(was_master) {
@@ -200,13 +200,13 @@ fn working_master(versions: &[PartitionVersion]) -> Option<usize> {
         return Some(versions[..place].iter().position(is_as_good).unwrap_or(place));
     }
     let with_data = (0..versions.len()).filter(|place| versions[*place].has_data());
-    // Of equals the first.
+    // The first of equals.
     with_data.min_by_key(|place| {
         u8::from(versions[*place].is_subset()) + 2 * u8::from(versions[*place].is_evade())
     })
 }
 
-/// One copy for each line of data, all unique ones, and subsets of lines of which no full copy is here.
+/// One copy of each line of data, all unique ones, and subsets of lines that have no full copy here.
 fn duplicates(versions: &[PartitionVersion], master: usize) -> Vec<usize> {
     let mut places = Vec::new();
     let mut parents: Vec<PartitionVersion> = Vec::new();

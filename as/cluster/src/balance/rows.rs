@@ -1,32 +1,32 @@
-//! Adjustments of the sequences: quiesced nodes last, replicas on different racks, masters in the active rack, and equally
+//! Adjusts the sequences: quiesced nodes last, replicas on different racks, masters in the active rack, and equally
 //! many partitions for every node.
 //!
-//! The order is that of the C server's Enterprise Edition: quiesced nodes go to the end, then either uniform balance, which
-//! honours racks, or rack awareness alone, then the active rack. What follows is our own and the same on every node,
-//! as it depends on the succession list and what was exchanged alone. Nodes of the Community Edition know none of it,
-//! so the exchange lets it in only when all members are of ours.
+//! The order is that of the C server's Enterprise Edition: quiesced nodes go to the end, then either uniform balance,
+//! which honours racks, or rack awareness alone, then the active rack. The algorithms are our own; they give the same
+//! result on every node, because they depend only on the succession list and the exchanged data. Nodes of the Community
+//! Edition do not support this, so the exchange enables it only if all members are nodes of this server.
 
 use super::NamespaceView;
 use super::sequence::Row;
 
-/// The number of a rack; 0 is none.
+/// The number of a rack; 0 means none.
 pub type RackId = u32;
 
-/// What there is to adjust.
+/// The adjustments of a namespace.
 #[derive(Clone, Debug)]
 pub struct Adjustments {
-    /// By member.
+    /// Indexed by member.
     racks: Vec<RackId>,
-    /// By member; none of them if all are.
+    /// Indexed by member; all false if all members are quiesced.
     quiesced: Vec<bool>,
-    /// Different racks of members that are not quiesced.
+    /// Number of different racks of members that are not quiesced.
     rack_count: usize,
     is_uniform: bool,
     active_rack: RackId,
 }
 
 impl Adjustments {
-    /// Those of a namespace.
+    /// The adjustments of the namespace `view`.
     #[must_use]
     pub fn of(view: &NamespaceView) -> Self {
         let racks: Vec<RackId> = view.members.iter().map(|member| member.rack).collect();
@@ -39,26 +39,26 @@ impl Adjustments {
         different.sort_unstable();
         different.dedup();
         let rack_count = different.len();
-        // Masters in one rack and replicas on as many racks as there are contradict each other otherwise.
+        // Otherwise masters in one rack and replicas on all racks would contradict each other.
         let keeps_active_rack =
             rack_count <= view.replication_factor && different.contains(&view.active_rack);
         let active_rack = if keeps_active_rack { view.active_rack } else { 0 };
         Adjustments { racks, quiesced, rack_count, is_uniform: view.is_uniform, active_rack }
     }
 
-    /// Members that are not quiesced.
+    /// Number of members that are not quiesced.
     #[must_use]
     pub fn active_size(&self) -> usize {
         self.quiesced.iter().filter(|is_quiesced| !**is_quiesced).count()
     }
 
-    /// The rack of all masters that is in effect, or 0.
+    /// The rack in effect for all masters, or 0.
     #[must_use]
     pub fn active_rack(&self) -> RackId {
         self.active_rack
     }
 
-    /// Adjusts the rows of all partitions for so many replicas.
+    /// Adjusts the rows of all partitions for `replicas` replicas.
     pub fn apply(&self, rows: &mut [Row], replicas: usize) {
         if self.quiesced.contains(&true) {
             // The sort is stable: both halves keep their order.
@@ -81,7 +81,7 @@ impl Adjustments {
         }
     }
 
-    /// Moves the first active node whose rack will do to `column`, those in between one place back.
+    /// Moves the first active node with an accepted rack to `column`, and the nodes in between one place back.
     fn choose(&self, row: &mut [u8], column: usize, will_do: impl Fn(RackId) -> bool) {
         let fits =
             |index: &u8| !self.quiesced[usize::from(*index)] && will_do(self.racks[usize::from(*index)]);
@@ -94,7 +94,7 @@ impl Adjustments {
         row[..column].iter().map(|index| self.racks[usize::from(*index)]).collect()
     }
 
-    /// Whether a member may be in `column`, given those before: each rack once while there are others.
+    /// Whether a member may be in `column` after the earlier ones: each rack once while there are others.
     fn is_allowed(&self, row: &[u8], column: usize, index: u8) -> bool {
         let rack = self.racks[usize::from(index)];
         if self.quiesced[usize::from(index)] {
@@ -109,8 +109,8 @@ impl Adjustments {
         all_used || !used.contains(&rack)
     }
 
-    /// Gives every node equally many partitions in `column`: the first in sequence that has not got its share yet. What
-    /// racks and earlier columns then leave uneven is exchanged between partitions.
+    /// Gives every node equally many partitions in `column`: each goes to the first node in sequence that has not
+    /// reached its share. Exchanges between partitions then even out what racks and earlier columns leave uneven.
     fn make_uniform(&self, rows: &mut [Row], column: usize) {
         let share = self.shares(rows.len(), column);
         let mut claims = vec![0usize; self.racks.len()];
@@ -127,7 +127,7 @@ impl Adjustments {
         self.even_out(rows, column, &mut claims);
     }
 
-    /// How many partitions each node should have in a column; a remainder goes to the first in succession.
+    /// Each node's share of partitions in a column; the first in succession get the remainder.
     fn shares(&self, partition_count: usize, column: usize) -> Vec<usize> {
         let is_choice = |index: usize| {
             let in_rack = column != 0 || self.active_rack == 0 || self.racks[index] == self.active_rack;
@@ -143,8 +143,8 @@ impl Adjustments {
         (0..self.racks.len()).map(share).collect()
     }
 
-    /// Moves partitions from nodes with the most of a column to those with the fewest, where racks and earlier columns let
-    /// it, until they differ by one at most.
+    /// Moves partitions from nodes with the most of a column to those with the fewest, as far as racks and earlier
+    /// columns allow, until they differ by at most one.
     fn even_out(&self, rows: &mut [Row], column: usize, claims: &mut [usize]) {
         let mut blocked: Vec<(u8, u8)> = Vec::new();
         loop {
@@ -264,7 +264,7 @@ mod tests {
             let rows = view.rows(PARTITIONS);
             rows_are_sound(&rows, 4);
             assert!(rows.iter().all(|row| row[0] >= 2 && row[1] < 2));
-            // With more racks than replicas it is not in effect.
+            // With more racks than replicas it has no effect.
             let view = NamespaceView { active_rack: 2, ..three_racks.clone() };
             assert_eq!(Adjustments::of(&view).active_rack(), 0);
         }

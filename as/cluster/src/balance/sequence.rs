@@ -1,20 +1,21 @@
-//! The sequence of each partition: the members in the order of a hash of node and partition, so that a change of one member
+//! The sequence of each partition: the members ordered by a hash of node and partition, so that a change of one member
 //! moves no partition between others.
 //!
-//! The score of a member is Jenkins' one-at-a-time hash, in 64 bits, of FNV-1a of the node id and FNV-1a of the partition
-//! (u32), all little-endian. Its lowest bits are replaced by the member's index in the succession list, so that no two are
-//! equal: 3 of them in a cluster of up to 8 nodes, as the C server's Community Edition has it, and 8 in a larger one.
+//! The score of a member is Jenkins' one-at-a-time hash, in 64 bits, of FNV-1a of the node id and FNV-1a of the
+//! partition (u32), all little-endian. Its lowest bits are replaced by the member's index in the succession list, so
+//! that no two are equal: 3 of them in a cluster of up to 8 nodes, as in the C server's Community Edition, and 8 in a
+//! larger one.
 
 use proto::peer::NodeId;
 
-/// Members that a cluster can have: what an index of 8 bits tells apart.
+/// Largest number of members of a cluster: an index has 8 bits.
 pub const MEMBERS_MAX: usize = 256;
 const MEMBERS_OF_SMALL: usize = 8;
 
 /// The sequence of a partition, as indexes into the members.
 pub type Row = Vec<u8>;
 
-/// Makes the sequences for a set of members.
+/// Computes the sequences for a set of members.
 #[derive(Clone, Debug)]
 pub struct Sequences {
     hashes: Vec<u64>,
@@ -25,7 +26,7 @@ impl Sequences {
     /// For these members, in the order of the succession list.
     ///
     /// # Panics
-    /// If there are more than [`MEMBERS_MAX`], which heartbeats do not let in.
+    /// If there are more than [`MEMBERS_MAX`], which heartbeats prevent.
     #[must_use]
     pub fn new(members: &[NodeId]) -> Self {
         assert!(members.len() <= MEMBERS_MAX, "too many members");

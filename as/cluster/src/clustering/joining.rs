@@ -1,4 +1,4 @@
-//! How orphans find a cluster, and how requests to join are taken.
+//! How orphans find a cluster, and how requests to join are accepted.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,24 @@ use super::quantum::Fault;
 use super::{Clustering, Surroundings, sort_succession};
 use crate::time::{Hlc, Now};
 
-/// What an orphan has tried.
+/// An orphan's attempts to join.
 #[derive(Clone, Debug)]
 pub(super) struct Joining {
     orphan_since_ms: u64,
-    /// Whom it has asked last.
+    /// The node asked last.
     asked: Option<NodeId>,
     asked_ms: u64,
     repeated_ms: u64,
-    /// Whom it has asked lately, and when.
+    /// Nodes asked recently, and when.
     blackout: BTreeMap<NodeId, u64>,
 }
 
-/// What came of an attempt to join.
+/// The result of an attempt to join.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Attempt {
-    /// Somebody is asked.
+    /// A node is asked.
     Asked,
-    /// There is nobody who could be asked.
+    /// There is no node to ask.
     Nobody,
 }
 
@@ -43,7 +43,7 @@ impl Joining {
 }
 
 impl Clustering {
-    /// An orphan at a quantum start: joins, or forms a cluster if there is nobody to ask.
+    /// An orphan at a quantum start joins, or forms a cluster if there is no node to ask.
     pub(super) fn join_or_form(&mut self, around: &mut Surroundings<'_>) {
         if self.proposer.is_active() {
             return;
@@ -60,7 +60,7 @@ impl Clustering {
         }
     }
 
-    /// An orphan between quantum starts.
+    /// An orphan between quantum starts asks to join.
     pub(super) fn ask_to_join(&mut self, around: &mut Surroundings<'_>) {
         let _ = self.try_to_join(around);
     }
@@ -93,7 +93,7 @@ impl Clustering {
         self.send(node, ClusteringBody::JoinRequest, around);
     }
 
-    /// Asks a principal that is seen: the preferred one, else the next after the one asked last.
+    /// Asks a visible principal: the preferred one, else the next after the one asked last.
     pub(super) fn ask_principal(
         &mut self,
         preferred: Option<NodeId>,
@@ -117,7 +117,7 @@ impl Clustering {
         if let Some(choice) = choice {
             self.ask(choice, around);
         }
-        // While all are in blackout one waits.
+        // While all are in blackout, the node waits.
         Attempt::Asked
     }
 
@@ -136,7 +136,7 @@ impl Clustering {
         }
     }
 
-    /// Proposes a cluster with the orphans that have asked, if these are all whom this node sees.
+    /// Proposes a cluster with the orphans that have asked, if this node sees no others.
     fn form(&mut self, around: &mut Surroundings<'_>) {
         let orphans = orphans(around);
         let mut members = orphans.clone();
@@ -145,7 +145,7 @@ impl Clustering {
         sort_succession(&mut members);
         let mut expected: Vec<NodeId> = self.join_requests.iter().copied().chain([self.self_node]).collect();
         sort_succession(&mut expected);
-        // A node that sees orphans with which it cannot be in one cluster waits for them to settle.
+        // A node that sees orphans with which it cannot share a cluster waits for them to settle.
         let is_alone_among_orphans = !orphans.is_empty() && members.len() == 1;
         let is_highest = members.first() == Some(&self.self_node);
         if members == expected
@@ -158,7 +158,7 @@ impl Clustering {
         self.reject_all(around);
     }
 
-    /// Those who have asked to join and are orphans as far as their pulses say.
+    /// Nodes that have asked to join and are orphans by their pulses.
     pub(super) fn orphans_that_asked(&self, around: &Surroundings<'_>) -> Vec<NodeId> {
         let asked = self.join_requests.iter().copied();
         asked.filter(|node| is_orphan(*node, around)).collect()
@@ -180,7 +180,7 @@ impl Clustering {
             self.send(from, ClusteringBody::JoinReject, around);
             return;
         }
-        // Both are hybrid logical times, so a clock that is off does no harm.
+        // Both are hybrid logical times, so a wrong clock does no harm.
         let age_ms = Hlc::ms(around.clock.tick(around.now)).saturating_sub(Hlc::ms(send_time));
         if age_ms <= self.timing.join_age_max_ms() && self.join_requests.insert(from) {
             self.quantum.fault(Fault::JoinAccepted, now_ms, &self.timing);
@@ -200,7 +200,7 @@ fn is_orphan(node: NodeId, around: &Surroundings<'_>) -> bool {
     around.heartbeat.peer(node).is_some_and(|peer| peer.clustering.cluster_key.is_none())
 }
 
-/// The orphans whom this node sees.
+/// The orphans that this node sees.
 fn orphans(around: &Surroundings<'_>) -> Vec<NodeId> {
     around.heartbeat.alive().filter(|node| is_orphan(*node, around)).collect()
 }

@@ -1,21 +1,21 @@
-//! Clustering: nodes that all see each other agree on a list of members and a key for it.
+//! Clustering: nodes that all see each other agree on a list of members and a cluster key.
 //!
 //! A node is an *orphan* (in no cluster), *principal* (first of the *succession list*, the members in descending order of
 //! ids) or *non-principal*.
-//! - An orphan asks a principal whom it sees to let it join; without one, the highest orphan of its clique. If that is itself
-//!   it waits for the others' requests, and at a quantum start proposes a cluster with them.
-//! - A principal, at a quantum start, proposes a cluster without members that departed (dead) or say that they belong to
-//!   another (faulty), and with those who asked to join, as far as all see each other. If nothing of that is to do, it moves its
-//!   whole cluster to one with a higher principal that it sees, if all of both see each other; or to one that most of its
-//!   members prefer. If all others are in another cluster it becomes an orphan: it slept.
-//! - A non-principal becomes an orphan when its principal is gone, or its principal's cluster is without it.
+//! - An orphan asks a principal that it sees, or else the highest orphan of its clique, to let it join. If it is the
+//!   highest itself, it waits for the others' requests, and proposes a cluster with them at a quantum start.
+//! - A principal proposes, at a quantum start, a cluster without members that departed (dead) or claim another cluster
+//!   (faulty), and with nodes that asked to join, provided that all see each other. If there is no such change, it
+//!   moves its whole cluster to one with a higher principal that it sees, if all nodes of both see each other; or to
+//!   one that most of its members prefer. If all others are in another cluster, it has slept and becomes an orphan.
+//! - A non-principal becomes an orphan when its principal departs, or when its principal's cluster excludes it.
 //!
-//! Rounds of agreement are in `paxos`, their outcome in `register`, what an orphan does in `joining`, the moments of quantum
-//! starts in `quantum`. Members tell each other when they have applied a change; the cluster has changed for a node
-//! ([`ClusteringAction::Changed`]) when all have.
+//! Rounds of agreement are in `paxos`, their outcome in `register`, an orphan's actions in `joining`, the times of
+//! quantum starts in `quantum`. Members tell each other when they have applied a change; for a node the cluster has
+//! changed ([`ClusteringAction::Changed`]) when all have.
 //!
-//! A node that finds out that it did not run for longer than the node timeout is an orphan at once: others have given its
-//! partitions away meanwhile. The C server goes on for some seconds there.
+//! A node that finds that it did not run for longer than the node timeout becomes an orphan at once: other nodes have
+//! taken over its partitions. The C server continues to serve for some seconds in that case.
 
 mod joining;
 mod paxos;
@@ -35,7 +35,7 @@ use paxos::{Acceptor, ProposalId, Proposer};
 use quantum::{Fault, Quantum};
 use register::Register;
 
-/// What a step of clustering looks at and draws on.
+/// The context of a step of clustering.
 #[derive(Debug)]
 pub struct Surroundings<'a> {
     pub now: Now,
@@ -44,12 +44,12 @@ pub struct Surroundings<'a> {
     pub heartbeat: &'a Heartbeat,
 }
 
-/// What happens to clustering.
+/// An input of clustering.
 #[derive(Clone, Debug)]
 pub enum ClusteringEvent<'a> {
-    /// At least each [`Timing::TICK_MS`].
+    /// Occurs at least each [`Timing::TICK_MS`].
     Tick,
-    /// Changes about the nodes that are seen.
+    /// Changes of the visible nodes.
     Seen(&'a [Change]),
     Message {
         from: NodeId,
@@ -57,29 +57,29 @@ pub enum ClusteringEvent<'a> {
     },
     /// The process did not run for longer than the node timeout.
     WokeUp,
-    /// An operator wants the same cluster under a new key.
+    /// An operator requests a new key for the same cluster.
     Recluster,
 }
 
-/// What clustering wants done.
+/// An output of clustering.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ClusteringAction {
     Send {
         to: NodeId,
         message: Message,
     },
-    /// The node has learnt of another cluster; its pulses say so from now on.
+    /// The node has learnt of another cluster, and announces it in its pulses from now on.
     Learnt,
     /// All members have applied the cluster: exchange begins.
     Changed {
         cluster_key: ClusterKey,
         succession: Vec<NodeId>,
     },
-    /// The node is in no cluster any more.
+    /// The node has left its cluster.
     Orphaned,
 }
 
-/// Which cluster this node belongs to.
+/// The clustering state of this node.
 #[derive(Clone, Debug)]
 pub struct Clustering {
     self_node: NodeId,
@@ -91,20 +91,20 @@ pub struct Clustering {
     acceptor: Acceptor,
     quantum: Quantum,
     joining: Joining,
-    /// Nodes that have asked this one.
+    /// Nodes that have asked this node to join.
     join_requests: BTreeSet<NodeId>,
-    /// Whose cluster this node would rather be in.
+    /// The principal that this node would prefer.
     preferred_principal: NodeId,
     move_sent_ms: Option<u64>,
     has_integrity: bool,
     last_sync_check_ms: u64,
-    /// Messages to this node itself, taken at the end of the step.
+    /// Messages to this node itself, processed at the end of the step.
     to_self: Vec<Message>,
     actions: Vec<ClusteringAction>,
 }
 
 impl Clustering {
-    /// An orphan.
+    /// A node starts as an orphan.
     #[must_use]
     pub fn new(self_node: NodeId, size_min: usize, timing: Timing, now: Now) -> Self {
         Clustering {
@@ -146,13 +146,13 @@ impl Clustering {
         &self.register.succession
     }
 
-    /// Whether the node is in no cluster.
+    /// Whether the node has no cluster.
     #[must_use]
     pub fn is_orphan(&self) -> bool {
         self.register.is_orphan()
     }
 
-    /// Whether all members are alive and agree, as far as this node, if it is principal, has seen.
+    /// Whether all members are alive and agree, as far as this node has seen as principal.
     #[must_use]
     pub fn has_integrity(&self) -> bool {
         self.has_integrity
@@ -164,7 +164,7 @@ impl Clustering {
         self.register.principal() == Some(self.self_node)
     }
 
-    /// What pulses say.
+    /// The state for pulses.
     #[must_use]
     pub fn state(&self) -> ClusteringState {
         ClusteringState {
@@ -175,7 +175,7 @@ impl Clustering {
         }
     }
 
-    /// One event. What is to be done follows.
+    /// Processes one event; returns the actions.
     pub fn step(
         &mut self,
         event: ClusteringEvent<'_>,
@@ -194,7 +194,7 @@ impl Clustering {
             }
             ClusteringEvent::Recluster => self.recluster(around),
         }
-        // Messages to oneself are taken in order; each may make more.
+        // Messages to this node itself are processed in order; each may create more.
         while !self.to_self.is_empty() {
             for message in std::mem::take(&mut self.to_self) {
                 self.message(self.self_node, &message, around);
@@ -236,7 +236,7 @@ impl Clustering {
         }
     }
 
-    /// Looks into pulses for members that have applied the change, in case their messages were lost.
+    /// Checks pulses for members that have applied the change, in case their messages were lost.
     fn sync(&mut self, around: &Surroundings<'_>) {
         let interval_ms = self.timing.interval_ms.max(2 * self.timing.latency_ms);
         if self.register.is_synced() || self.last_sync_check_ms + interval_ms > around.now.monotonic_ms {
@@ -281,7 +281,7 @@ impl Clustering {
             match *change {
                 Change::Arrived(_) => self.quantum.fault(Fault::NodeArrived, now_ms, &self.timing),
                 Change::Departed(node) => {
-                    // The node is gone since its last pulse.
+                    // The node departed at its last pulse.
                     let at_ms = now_ms.saturating_sub(self.timing.node_timeout_ms());
                     self.quantum.fault(Fault::NodeDeparted, at_ms, &self.timing);
                     if self.register.principal() == Some(node) {
@@ -304,7 +304,7 @@ impl Clustering {
         self.state_of(node, around.heartbeat)
     }
 
-    /// What a peer's pulse says about clusters, if it was said after our last change.
+    /// The clustering state in a peer's pulse, if it was sent after our last change.
     #[must_use]
     pub fn state_of<'a>(&self, node: NodeId, heartbeat: &'a Heartbeat) -> Option<&'a ClusteringState> {
         let peer = heartbeat.peer(node)?;
@@ -344,7 +344,7 @@ impl Clustering {
         }
     }
 
-    /// A member at a quantum start: is the principal there, and would another be better?
+    /// A member at a quantum start: checks that the principal is there, and whether another is better.
     fn follow(&mut self, around: &mut Surroundings<'_>) {
         self.reject_all(around);
         let Some(principal) = self.register.principal() else { return };
@@ -361,7 +361,7 @@ impl Clustering {
         }
     }
 
-    /// Whether a member's pulse says that it belongs to another cluster, or none.
+    /// Whether a member's pulse claims another cluster, or none.
     fn is_faulty(&self, node: NodeId, around: &Surroundings<'_>) -> bool {
         let state = self.current_state(node, around);
         node != self.self_node
@@ -386,10 +386,10 @@ impl Clustering {
             || !evicted.is_empty() && !self.quantum.has_seen(&[Fault::PeerAdjacencyChanged]);
         let mut has_proposed = false;
         if is_skippable && is_unsettled {
-            // More of the same fault is about to be seen.
+            // More faults of the same kind are expected.
             self.quantum.postpone();
         } else if self.has_integrity && (self.move_to_preferred(around) || self.merge(around)) {
-            // Members will ask to join there.
+            // The members will ask to join there.
         } else if next == members && faulty == 0 {
             // Nothing has changed.
         } else if faulty != 0 && next.len() == 1 {
@@ -402,7 +402,7 @@ impl Clustering {
         self.reject_all(around);
     }
 
-    /// Begins a round for these members. Gives whether it has begun.
+    /// Begins a round for these members. Returns whether it has begun.
     fn propose(&mut self, members: Vec<NodeId>, around: &mut Surroundings<'_>) -> bool {
         if members.len() < self.size_min {
             self.become_orphan(around);
@@ -506,7 +506,7 @@ impl Clustering {
         }
     }
 
-    /// Orphans take part in anybody's round, members in that of their principal.
+    /// Orphans accept rounds of any node, members only those of their principal.
     fn may_propose(&self, node: NodeId) -> bool {
         self.register.principal().is_none_or(|principal| principal == node)
     }
@@ -541,7 +541,7 @@ impl Clustering {
         }
     }
 
-    /// The principal tells this node to leave for another cluster.
+    /// The principal told this node to move to another cluster.
     fn moved(
         &mut self,
         from: NodeId,
@@ -559,7 +559,7 @@ impl Clustering {
     }
 }
 
-/// Puts nodes into the order of a succession list.
+/// Sorts nodes into the order of a succession list.
 fn sort_succession(nodes: &mut Vec<NodeId>) {
     nodes.sort_unstable_by(|left, right| right.cmp(left));
     nodes.dedup();

@@ -1,10 +1,11 @@
 //! Rounds of agreement about the members of the cluster, one decree at a time: prepare, promise, accept, accepted, learn.
 //!
-//! The *proposer* is the principal, or the highest of a clique of orphans. All proposed members are *acceptors*. A majority
-//! must promise, all must accept, then all learn the new cluster key and the members. A proposal is named by sequence and
-//! node; the sequence is a hybrid logical time, so later ones are higher. An acceptor promises only what is higher than all
-//! that it has seen. A nack, the departure of an acceptor, or a time-out ends the round, and the next quantum begins another.
-//! Messages are repeated until answered; the learn, which carries the value, until all members have applied it.
+//! The *proposer* is the principal, or the highest of a clique of orphans. All proposed members are *acceptors*. A
+//! majority must promise, all must accept, then all learn the new cluster key and the members. Sequence and node
+//! identify a proposal; the sequence is a hybrid logical time, so later ones are higher. An acceptor promises only
+//! proposals that are higher than all it has seen. A nack, the departure of an acceptor, or a time-out ends the round,
+//! and the next quantum begins another. Messages are repeated until answered; the learn, which carries the value, until
+//! all members have applied it.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ use proto::peer::{ClusterKey, NodeId};
 
 use crate::time::{Now, Timing};
 
-/// The name of a proposal.
+/// The id of a proposal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub(super) struct ProposalId {
     pub(super) sequence: u64,
@@ -22,13 +23,13 @@ pub(super) struct ProposalId {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ProposerState {
-    /// No round, or one that has succeeded.
+    /// No round, or a successful one.
     Idle,
     PrepareSent,
     AcceptSent,
 }
 
-/// The side of a round that proposes.
+/// The proposing side of a round.
 #[derive(Clone, Debug)]
 pub(super) struct Proposer {
     state: ProposerState,
@@ -39,7 +40,7 @@ pub(super) struct Proposer {
     accepted: BTreeSet<NodeId>,
     started_ms: u64,
     sent_ms: u64,
-    /// The round has succeeded, but not all have applied it yet.
+    /// The round has succeeded, but not all members have applied it yet.
     repeats_learn: bool,
 }
 
@@ -62,7 +63,7 @@ impl Proposer {
         self.state != ProposerState::Idle
     }
 
-    /// Begins a round; the prepare goes to all members.
+    /// Begins a round and sends the prepare to all members.
     pub(super) fn start(
         &mut self,
         sequence: u64,
@@ -82,7 +83,7 @@ impl Proposer {
         self.send(now)
     }
 
-    /// What this state sends, to those who have not answered.
+    /// Sends this state's message to the nodes that have not answered.
     fn send(&mut self, now: Now) -> Vec<(NodeId, ClusteringBody)> {
         self.sent_ms = now.monotonic_ms;
         let sequence = self.sequence;
@@ -107,7 +108,7 @@ impl Proposer {
         *self = Proposer::new();
     }
 
-    /// All members have applied the round.
+    /// Records that all members have applied the round.
     pub(super) fn applied_by_all(&mut self) {
         self.repeats_learn = false;
     }
@@ -129,7 +130,7 @@ impl Proposer {
         Vec::new()
     }
 
-    /// An answer of an acceptor. `has_applied`: this node has applied the very round already.
+    /// Processes an acceptor's answer. `has_applied`: whether this node has applied this round already.
     pub(super) fn answer(
         &mut self,
         from: NodeId,
@@ -165,7 +166,7 @@ impl Proposer {
                     return self.send(now);
                 }
             }
-            // A member still waits for the learn, which was lost.
+            // A member still waits for the learn message, which was lost.
             (ClusteringBody::Accepted { .. }, ProposerState::Idle)
                 if self.repeats_learn && !has_applied(self.cluster_key) =>
             {
@@ -184,7 +185,7 @@ enum AcceptorState {
     Accepted,
 }
 
-/// The side of a round that votes.
+/// The voting side of a round.
 #[derive(Clone, Debug)]
 pub(super) struct Acceptor {
     state: AcceptorState,
@@ -198,7 +199,7 @@ impl Acceptor {
         Acceptor { state: AcceptorState::Idle, last: ProposalId::default(), started_ms: 0, sent_ms: 0 }
     }
 
-    /// A prepare or accept. `may_propose`: the sender is our principal, or we are an orphan.
+    /// Processes a prepare or accept. `may_propose`: the sender is our principal, or we are an orphan.
     pub(super) fn proposal(
         &mut self,
         from: NodeId,
@@ -240,12 +241,12 @@ impl Acceptor {
         self.started_ms = now.monotonic_ms;
     }
 
-    /// Whether a learn is that of the proposal that was accepted.
+    /// Whether a learn message belongs to the accepted proposal.
     pub(super) fn may_learn(&self, id: ProposalId) -> bool {
         self.state == AcceptorState::Accepted && self.last == id
     }
 
-    /// The round is over.
+    /// Ends the round.
     pub(super) fn reset(&mut self) {
         self.state = AcceptorState::Idle;
     }

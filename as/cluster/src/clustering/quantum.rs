@@ -1,25 +1,25 @@
-//! Quantum intervals: when the cluster may change. Faults that come close together are dealt with together, so each kind
-//! of fault has a time to settle in, and two changes are at least half a quantum interval apart. A quantum start is put off
-//! for at most two intervals.
+//! Quantum intervals: the times when the cluster may change. Faults close to each other are handled together, so each
+//! kind of fault has a settling time, and two changes are at least half a quantum interval apart. A quantum start is
+//! postponed by at most two intervals.
 
 use crate::time::{Now, Timing};
 
-/// Starts that may be skipped while faults keep coming.
+/// Number of starts that may be skipped while faults continue.
 const SKIPS_MAX: u64 = 2;
 
-/// What a change of the cluster may be needed for.
+/// A reason for a change of the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fault {
     NodeArrived,
     NodeDeparted,
     PrincipalDeparted,
-    /// A member sees others than before.
+    /// The set of nodes that a member sees changed.
     PeerAdjacencyChanged,
     /// A node has asked to join.
     JoinAccepted,
     /// A cluster with a lower principal may merge with ours.
     MergeCandidateSeen,
-    /// A member has left the cluster without departing, as after a quick restart.
+    /// A member left the cluster without departing, for instance by a quick restart.
     MemberOrphaned,
 }
 
@@ -41,7 +41,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// How long the fault needs to settle, from its first time on.
+    /// The settling time of the fault, from its first occurrence.
     fn settling_ms(self, fault: Fault, timing: &Timing) -> u64 {
         let quantum = timing.quantum_ms();
         let told = timing.told_by_pulse_ms();
@@ -53,7 +53,7 @@ impl Seen {
             // The other members are orphans too and will ask to join.
             Fault::PrincipalDeparted => timing.node_timeout_ms() + 2 * told + joining.max(quantum / 4),
             Fault::PeerAdjacencyChanged => told,
-            // Other nodes may ask too, and a pulse of each is needed.
+            // Other nodes may ask too, and each of them must send a pulse first.
             Fault::JoinAccepted => joining,
             Fault::MergeCandidateSeen | Fault::MemberOrphaned => quantum,
         };
@@ -61,11 +61,11 @@ impl Seen {
     }
 }
 
-/// Says when a quantum starts.
+/// Decides when a quantum starts.
 #[derive(Clone, Debug)]
 pub(super) struct Quantum {
     seen: [Option<Seen>; FAULTS.len()],
-    /// A cluster with a higher principal is there: merge candidates do not put anything off.
+    /// There is a cluster with a higher principal: merge candidates do not postpone anything.
     ignores_merge_candidates: bool,
     last_start_ms: u64,
     last_interval_ms: u64,
@@ -83,14 +83,14 @@ impl Quantum {
         }
     }
 
-    /// A fault was seen at `at_ms`.
+    /// Records a fault seen at `at_ms`.
     pub(super) fn fault(&mut self, fault: Fault, at_ms: u64, timing: &Timing) {
         if fault == Fault::MergeCandidateSeen && self.ignores_merge_candidates {
             return;
         }
         let seen = &mut self.seen[fault as usize];
         match seen {
-            // More than half a quantum later it is another event.
+            // More than half a quantum later it counts as another event.
             Some(seen) if at_ms.saturating_sub(seen.first_ms) <= timing.quantum_ms() / 2 => {
                 seen.last_ms = seen.last_ms.max(at_ms);
             }
@@ -98,7 +98,7 @@ impl Quantum {
         }
     }
 
-    /// A cluster with a higher principal is there, into which ours will merge.
+    /// There is a cluster with a higher principal, into which ours will merge.
     pub(super) fn ignore_merge_candidates(&mut self) {
         self.ignores_merge_candidates = true;
         self.seen[Fault::MergeCandidateSeen as usize] = None;
@@ -120,7 +120,7 @@ impl Quantum {
         }
     }
 
-    /// Whether a quantum starts now, and if so, whether it may still be put off.
+    /// Whether a quantum starts now, and if so, whether it may still be skipped.
     pub(super) fn poll(&self, now: Now, timing: &Timing) -> Option<bool> {
         let earliest = self.earliest_start_ms(timing);
         let expected = self.last_start_ms + self.last_interval_ms;
@@ -130,12 +130,12 @@ impl Quantum {
         (earliest <= now.monotonic_ms || !is_skippable).then_some(is_skippable)
     }
 
-    /// What should have happened at this quantum start waits for the next one; faults stay.
+    /// The work of this quantum start waits for the next one; faults stay.
     pub(super) fn postpone(&mut self) {
         self.is_postponed = true;
     }
 
-    /// The quantum that started is dealt with.
+    /// The quantum start is done.
     pub(super) fn started(&mut self, now: Now) {
         if !std::mem::take(&mut self.is_postponed) {
             self.last_interval_ms = now.monotonic_ms - self.last_start_ms;
@@ -159,10 +159,10 @@ mod tests {
         assert_eq!(quantum.poll(at(1810), &timing), Some(true));
         quantum.started(at(1810));
         quantum.fault(Fault::JoinAccepted, 1900, &timing);
-        // Half a quantum after the last start at the earliest.
+        // At the earliest half a quantum after the last start.
         assert_eq!(quantum.poll(at(2714), &timing), None);
         assert_eq!(quantum.poll(at(2715), &timing), Some(true));
-        // Faults that keep coming put it off, but not for ever.
+        // Continuing faults postpone it, but not for ever.
         for ms in (1900..9000).step_by(75) {
             quantum.fault(Fault::NodeDeparted, ms, &timing);
             if quantum.poll(at(ms), &timing).is_some() {

@@ -1,4 +1,4 @@
-//! The register: the cluster that a node belongs to, and which members have applied it too.
+//! The register: the cluster of a node, and the members that have applied it too.
 
 use std::collections::BTreeSet;
 
@@ -14,16 +14,16 @@ pub(super) struct Register {
     pub(super) sequence: u64,
     /// Descending; the first is the principal.
     pub(super) succession: Vec<NodeId>,
-    /// Members of which it is not known that they have applied it.
+    /// Members that may not have applied it yet.
     pending: BTreeSet<NodeId>,
-    /// What members have said that this node has not applied yet.
+    /// Reports of members about a cluster that this node has not applied yet.
     early: Early,
-    /// When it changed, monotonic and by the hybrid logical clock.
+    /// Time of the last change: monotonic, and by the hybrid logical clock.
     modified_ms: u64,
     modified_time: u64,
 }
 
-/// Changes applied by others before this node.
+/// Changes that others applied before this node.
 #[derive(Clone, Default, Debug)]
 struct Early {
     cluster_key: ClusterKey,
@@ -61,7 +61,7 @@ impl Register {
         self.cluster_key == cluster_key && self.succession == succession
     }
 
-    /// Takes over the outcome of a round.
+    /// Applies the outcome of a round.
     pub(super) fn apply(
         &mut self,
         sequence: u64,
@@ -92,7 +92,7 @@ impl Register {
         *self = Register { early, modified_ms: now.monotonic_ms, modified_time: time, ..Register::new() };
     }
 
-    /// A member says that it has applied a change. Gives whether it was the last one that was waited for.
+    /// Records that a member has applied a change. Returns whether it was the last one.
     pub(super) fn applied_by(
         &mut self,
         from: NodeId,
@@ -114,15 +114,15 @@ impl Register {
         false
     }
 
-    /// Strikes off the members whose pulses show that they have applied it. Gives whether none is left.
+    /// Removes the members whose pulses show that they have applied it. Returns whether none is left.
     pub(super) fn sync(&mut self, has_applied: impl Fn(NodeId) -> bool) -> bool {
         let was_pending = !self.pending.is_empty();
         self.pending.retain(|node| !has_applied(*node));
         was_pending && self.pending.is_empty()
     }
 
-    /// Whether something that was sent at `send_time` and came at `received_ms` may be from before its sender knew of the
-    /// last change.
+    /// Whether a message sent at `send_time` and received at `received_ms` may be older than its sender's knowledge of
+    /// the last change.
     pub(super) fn is_obsolete(&self, send_time: u64, received_ms: u64, timing: &Timing) -> bool {
         send_time <= self.modified_time || received_ms < self.modified_ms + timing.settled_after_ms()
     }

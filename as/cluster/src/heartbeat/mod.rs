@@ -1,12 +1,12 @@
-//! Heartbeat membership: which nodes are alive, whom each of them sees, and to which cluster each says it belongs.
+//! Heartbeat membership: the nodes that are alive, the nodes that each of them sees, and their clusters.
 //!
-//! Every node sends a *pulse* each interval; it names the nodes that the sender has pulses of (its *adjacency*) and the
-//! sender's clustering state. A node of which no pulse came for the node timeout has *departed*. How pulses travel (links of
-//! a mesh, or multicast) is not seen here.
+//! Every node sends a *pulse* each interval; it names the nodes whose pulses the sender receives (its *adjacency*) and
+//! the sender's clustering state. A node without a pulse for the node timeout has *departed*. The transport of pulses
+//! (links of a mesh, or multicast) is the caller's.
 //!
-//! A pulse is ignored when its cluster name differs, when it was sent before one that is known, and when the cluster is full.
-//! A pulse of our own id from other fabric endpoints means that two nodes have one id: then this node stays an orphan. A
-//! peer whose fabric endpoints keep changing is on probation, and not seen until it has settled.
+//! A pulse is ignored when its cluster name differs, when a later one of the sender is known, and when the cluster is
+//! full. A pulse with our own id from other fabric endpoints means that two nodes share an id: this node then stays an
+//! orphan. A peer whose fabric endpoints keep changing is on probation, and invisible until it has settled.
 
 pub(crate) mod clique;
 
@@ -18,57 +18,57 @@ use proto::peer::nested::Endpoint;
 
 use crate::time::{Now, Timing};
 
-/// After so many pulses with another cluster name in a row a node is taken for departed.
+/// After this many consecutive pulses with another cluster name a node counts as departed.
 const NAME_MISMATCHES_MAX: u32 = 2;
 
-/// What a node has said by its pulses.
+/// The contents of a node's pulses.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {
     pub fabric_endpoints: Vec<Endpoint>,
-    /// Where it takes heartbeat connections; nowhere in multicast.
+    /// Its addresses for heartbeat connections; none in multicast.
     pub endpoints: Vec<Endpoint>,
-    /// When its last pulse came, monotonic.
+    /// When its last pulse arrived, monotonic.
     pub received_ms: u64,
-    /// When that was sent, by the sender's hybrid logical clock.
+    /// When that pulse was sent, by the sender's hybrid logical clock.
     pub send_time: u64,
     pub adjacency: BTreeSet<NodeId>,
     pub clustering: ClusteringState,
     /// The difference of its wall clock to ours at its last pulse.
     pub clock_skew_ms: i64,
     name_mismatches: u32,
-    /// Until when it is not seen, as its endpoints keep changing.
+    /// The end of its probation for changing endpoints; it is invisible until then.
     probation_until_ms: u64,
     endpoints_changed_ms: Option<u64>,
 }
 
-/// What changed about the nodes that are seen.
+/// A change of the visible nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
     Arrived(NodeId),
     Departed(NodeId),
-    /// A peer sees others than before.
+    /// The set of nodes that a peer sees changed.
     AdjacencyChanged(NodeId),
-    /// A peer's clustering state is another than before.
+    /// A peer's clustering state changed.
     ClusteringChanged(NodeId),
 }
 
 /// Why a message was ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ignored {
-    /// No pulse: a question or an answer about endpoints.
+    /// It is no pulse: a question or an answer about endpoints.
     NotAPulse,
     ClusterName,
-    /// Another pulse of that node is later.
+    /// A later pulse of that node is known.
     Stale,
-    /// The cluster has as many nodes as it can have.
+    /// The cluster has its largest number of nodes.
     Full,
-    /// It carries our own id.
+    /// It has our own id.
     OwnId,
     /// The node's endpoints keep changing.
     OnProbation,
 }
 
-/// Who is there.
+/// The membership state of this node.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     self_node: NodeId,
@@ -76,14 +76,14 @@ pub struct Heartbeat {
     nodes_max: usize,
     timing: Timing,
     peers: BTreeMap<NodeId, Peer>,
-    /// While another node with our id was heard lately.
+    /// Until then another node with our id counts as present.
     duplicate_until_ms: u64,
     fabric_endpoints: Vec<Endpoint>,
     next_pulse_ms: u64,
 }
 
 impl Heartbeat {
-    /// Sees nobody yet. The cluster may have `nodes_max` nodes, this one included.
+    /// Sees no other node yet. The cluster may have `nodes_max` nodes, this one included.
     #[must_use]
     pub fn new(
         self_node: NodeId,
@@ -108,7 +108,7 @@ impl Heartbeat {
         self.timing = timing;
     }
 
-    /// What is known of a node that is alive.
+    /// The facts about a live node.
     #[must_use]
     pub fn peer(&self, node: NodeId) -> Option<&Peer> {
         self.peers.get(&node).filter(|peer| peer.is_seen())
@@ -131,7 +131,7 @@ impl Heartbeat {
         now.monotonic_ms < self.duplicate_until_ms
     }
 
-    /// Whether `node` has pulses of `other`, as far as this node knows.
+    /// Whether `node` receives pulses of `other`, as far as this node knows.
     #[must_use]
     pub fn sees(&self, node: NodeId, other: NodeId) -> bool {
         if node == self.self_node {
@@ -140,15 +140,15 @@ impl Heartbeat {
         self.peer(node).is_some_and(|peer| peer.adjacency.contains(&other))
     }
 
-    /// Removes nodes from a list until all see each other; returns those that were removed.
+    /// Removes nodes from a list until the rest all see each other; returns the removed ones.
     pub fn evict_from_clique(&self, nodes: &mut Vec<NodeId>) -> Vec<NodeId> {
         clique::evict(nodes, self.self_node, |node, other| self.sees(node, other))
     }
 
-    /// Takes a message of another node.
+    /// Processes a message of another node.
     ///
     /// # Errors
-    /// When it tells nothing about membership.
+    /// When it says nothing about membership.
     pub fn received(&mut self, message: &wire::Heartbeat, now: Now) -> Result<Vec<Change>, Ignored> {
         let HeartbeatBody::Pulse(pulse) = &message.body else { return Err(Ignored::NotAPulse) };
         if message.node == self.self_node {
@@ -195,7 +195,7 @@ impl Heartbeat {
         Ok(changes)
     }
 
-    /// Time has passed: who has been silent for too long departs.
+    /// Processes the passing of time: nodes that have been silent for too long depart.
     pub fn tick(&mut self, now: Now) -> Vec<Change> {
         let timeout_ms = self.timing.node_timeout_ms();
         let mut changes = Vec::new();
@@ -219,18 +219,18 @@ impl Heartbeat {
         changes
     }
 
-    /// The process did not run for longer than its peers wait: what is known of them is from before. They keep their place
-    /// until it is clear whether they are silent.
+    /// The process did not run for longer than its peers wait, so its knowledge of them is old. They stay until it is
+    /// clear whether they are silent.
     pub fn woke_up(&mut self, now: Now) {
         self.peers.values_mut().for_each(|peer| peer.received_ms = peer.received_ms.max(now.monotonic_ms));
     }
 
-    /// A link broke or a node said goodbye: it departs at once if it has been silent for an interval too.
+    /// A link broke or a node said goodbye: it departs at once.
     pub fn forget(&mut self, node: NodeId) -> Option<Change> {
         self.peers.remove(&node).filter(Peer::is_seen).map(|_| Change::Departed(node))
     }
 
-    /// Whether it is time for the next pulse. The next one is due an interval later, or at once after a `hurry`.
+    /// Whether the next pulse is due. The one after it is due an interval later, or at once after a `hurry`.
     pub fn is_pulse_due(&mut self, now: Now) -> bool {
         if now.monotonic_ms < self.next_pulse_ms {
             return false;
@@ -239,7 +239,7 @@ impl Heartbeat {
         true
     }
 
-    /// The next pulse goes out with the next tick, as something has changed.
+    /// Sends the next pulse with the next tick, because something has changed.
     pub fn hurry(&mut self) {
         self.next_pulse_ms = 0;
     }
@@ -285,7 +285,7 @@ impl Peer {
         self.probation_until_ms == 0
     }
 
-    /// One change of endpoints is a restart elsewhere; another one soon after it is two nodes with one id.
+    /// One change of endpoints is a restart elsewhere; another one soon after means two nodes with one id.
     fn judge_endpoints(&mut self, pulse: &Pulse, now: Now, timing: Timing) {
         if self.fabric_endpoints == pulse.fabric_endpoints {
             return;
@@ -361,7 +361,7 @@ mod tests {
         let foreign = other.pulse(10, None, ClusteringState::default(), at(10));
         own.received(&foreign, at(10)).unwrap_err();
         assert!(own.has_duplicate_id(at(11)) && !own.has_duplicate_id(at(2000)));
-        // Two others share an id.
+        // Two other nodes share an id.
         own.received(&pulse(2, 20), at(20)).unwrap();
         for time in 21..24 {
             let mut message = pulse(2, time);

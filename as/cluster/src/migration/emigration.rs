@@ -1,7 +1,7 @@
-//! The sending side: a queue of tasks, and those under way.
+//! The sending side: a queue of tasks, and the active ones.
 //!
-//! The queue's order: signals first, then by `migrate-order`, then a destination that is not the last one's (so that all
-//! are served in turn), lead before contingent, acting masters before others, small before large.
+//! The queue's order: signals first, then by `migrate-order`, then a destination other than the last one (so that all
+//! get their turn), lead before contingent, acting masters before others, small before large.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +10,20 @@ use proto::peer::NodeId;
 use super::{MigrationAction, MigrationLoad, MigrationSettings, RESEND_MS, Saying, Task, TaskKind};
 use crate::time::Now;
 
-/// A receiver that has enough to do is asked again after this.
+/// Time after which a busy receiver is asked again.
 const BUSY_MS: u64 = 50;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum EmigrationState {
-    /// Asks the receiver.
+    /// Asking the receiver.
     Starting,
-    /// The caller sends records.
+    /// The caller is sending records.
     Sending,
-    /// The caller waits for writes under way.
+    /// The caller is waiting for writes under way.
     HandingOver,
-    /// Says that it is done.
+    /// Reporting the end.
     Finishing,
-    /// Tells a witness.
+    /// Signalling a witness.
     Signalling,
 }
 
@@ -34,14 +34,14 @@ struct Active {
     resend_at_ms: u64,
 }
 
-/// All that a node has to send.
+/// The emigrations of a node.
 #[derive(Clone, Debug)]
 pub struct Emigrations {
     settings: MigrationSettings,
-    /// With the time before which a task waits.
+    /// Each with the time until which the task waits.
     queue: Vec<(Task, u64)>,
     active: BTreeMap<u32, Active>,
-    /// Receivers that have enough to do, with the time until which they are asked for nothing more.
+    /// Busy receivers, with the time until which they are not asked again.
     busy: BTreeMap<NodeId, u64>,
     next_id: u32,
     last_destination: NodeId,
@@ -49,7 +49,7 @@ pub struct Emigrations {
 }
 
 impl Emigrations {
-    /// Nothing to send yet.
+    /// Starts without tasks.
     #[must_use]
     pub fn new(settings: MigrationSettings) -> Self {
         Emigrations {
@@ -68,13 +68,13 @@ impl Emigrations {
         self.settings = settings;
     }
 
-    /// Tasks that are not finished.
+    /// Number of unfinished tasks.
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.queue.len() + self.active.len()
     }
 
-    /// Adds what goes out of a namespace.
+    /// Adds the emigrations of a namespace.
     pub(crate) fn add_to(&self, load: &mut MigrationLoad, namespace: usize) {
         let queued = self.queue.iter().map(|(task, _)| (task, false));
         let active = self.active.values().map(|active| (&active.task, true));
@@ -91,7 +91,7 @@ impl Emigrations {
         }
     }
 
-    /// The cluster changes: everything is given up.
+    /// The cluster changes: drops all tasks.
     pub fn cancel(&mut self) -> Vec<MigrationAction> {
         self.queue.clear();
         self.busy.clear();
@@ -102,7 +102,7 @@ impl Emigrations {
         sending.map(|(id, _)| MigrationAction::StopRecords { emigration_id: *id }).collect()
     }
 
-    /// Takes a task.
+    /// Adds a task.
     pub fn push(&mut self, task: Task, now: Now) -> Vec<MigrationAction> {
         let waits = matches!(task.kind, TaskKind::Transfer(emigration) if emigration.is_fill);
         let delay_ms = if waits { self.settings.fill_delay_ms } else { 0 };
@@ -111,7 +111,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// Starts what may run. A signal needs no thread.
+    /// Starts the tasks that may run. A signal needs no thread.
     fn start_some(&mut self, now: Now) {
         loop {
             let transfers =
@@ -140,7 +140,7 @@ impl Emigrations {
         }
     }
 
-    /// Says what the state of a task says.
+    /// Sends the message of a task's state.
     fn say(&mut self, emigration_id: u32, now: Now) {
         let Some(active) = self.active.get_mut(&emigration_id) else { return };
         let saying = match active.state {
@@ -155,7 +155,7 @@ impl Emigrations {
         self.actions.push(MigrationAction::Say { to, emigration_id, saying, partition, record_count });
     }
 
-    /// Whether an answer is from the node that was asked, in a state that waits for it.
+    /// Whether an answer comes from the asked node, in a state that waits for it.
     fn expects(&self, from: NodeId, emigration_id: u32, state: EmigrationState) -> Option<Task> {
         let active = self.active.get(&emigration_id)?;
         (active.state == state && active.task.destination() == from).then_some(active.task)
@@ -173,7 +173,7 @@ impl Emigrations {
         self.start_some(now);
     }
 
-    /// The receiver is ready for records.
+    /// The receiver accepts records.
     pub fn start_ok(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Starting) {
             self.enter(emigration_id, EmigrationState::Sending, now);
@@ -186,10 +186,10 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// The receiver wants to be asked another time.
+    /// The receiver wants to be asked later.
     pub fn start_again_later(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Starting) {
-            // No other task for it either, until one of them ends or some time has passed.
+            // No other task for it starts either, until one of them ends or some time has passed.
             self.busy.insert(from, now.monotonic_ms + BUSY_MS);
             self.queue.push((task, now.monotonic_ms));
             self.finish(emigration_id, now);
@@ -206,7 +206,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// The caller has sent all records, and all are acknowledged.
+    /// The caller has sent all records, and the receiver has acknowledged them.
     pub fn records_sent(&mut self, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(active) = self.active.get(&emigration_id) {
             let is_acting_master =
@@ -233,7 +233,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// The receiver knows that it has all.
+    /// The receiver has acknowledged the end.
     pub fn done_ack(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Finishing) {
             if let TaskKind::Transfer(emigration) = task.kind {
@@ -245,7 +245,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// A witness knows that all is done.
+    /// A witness has acknowledged the signal.
     pub fn all_done_ack(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Signalling) {
             self.actions.push(MigrationAction::Signalled { partition: task.partition });
@@ -254,7 +254,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// Time has passed.
+    /// Processes the passing of time.
     pub fn tick(&mut self, now: Now) -> Vec<MigrationAction> {
         let due = self.active.iter().filter(|(_, active)| active.resend_at_ms <= now.monotonic_ms);
         let due: Vec<u32> = due.map(|(id, _)| *id).collect();

@@ -1,4 +1,4 @@
-//! The receiving side: who is sending which partition, and what has been received.
+//! The receiving side: the immigrations under way, and the completed ones.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use proto::peer::{ClusterKey, NodeId};
 use super::{MigrationLoad, MigrationSettings, PartitionId};
 use crate::time::Now;
 
-/// What is done is remembered for so long, for senders that repeat themselves.
+/// Finished immigrations are remembered this long, for senders that repeat messages.
 const REMEMBERED_MS: u64 = 60_000;
 
 /// The answer to a start.
@@ -22,31 +22,31 @@ pub enum StartAnswer {
 struct Immigration {
     partition: PartitionId,
     cluster_key: ClusterKey,
-    /// When all of it was there.
+    /// When it was complete.
     done_ms: Option<u64>,
 }
 
-/// All that a node is receiving. An immigration is named by the sender and the sender's number for it.
+/// The immigrations of a node. The sender and the sender's number identify one.
 #[derive(Clone, Debug, Default)]
 pub struct Immigrations {
     known: BTreeMap<(NodeId, u32), Immigration>,
 }
 
 impl Immigrations {
-    /// Whether one more may begin.
+    /// Whether another may begin.
     #[must_use]
     pub fn has_room(&self, settings: &MigrationSettings) -> bool {
         let active = self.known.values().filter(|immigration| immigration.done_ms.is_none()).count();
         active < settings.incoming_max
     }
 
-    /// Whether the start is the repetition of one that was admitted.
+    /// Whether the start repeats an admitted one.
     #[must_use]
     pub fn is_known(&self, from: NodeId, emigration_id: u32, cluster_key: ClusterKey) -> bool {
         self.known.get(&(from, emigration_id)).is_some_and(|known| known.cluster_key == cluster_key)
     }
 
-    /// A start was admitted.
+    /// Records an admitted start.
     pub fn started(
         &mut self,
         from: NodeId,
@@ -57,7 +57,7 @@ impl Immigrations {
         self.known.insert((from, emigration_id), Immigration { partition, cluster_key, done_ms: None });
     }
 
-    /// Where records of an immigration go; `None` if it is not under way in this cluster.
+    /// The partition for an immigration's records; `None` if it is not under way in this cluster.
     #[must_use]
     pub fn partition(
         &self,
@@ -69,8 +69,8 @@ impl Immigrations {
         (known.cluster_key == cluster_key && known.done_ms.is_none()).then_some(known.partition)
     }
 
-    /// All records are there. Gives the partition the first time; `Err` if it is a repetition, which is only acknowledged;
-    /// `None` if it is not known, and not acknowledged.
+    /// All records have arrived. Returns the partition the first time; `Err` for a repetition, which is only
+    /// acknowledged; `None` for an unknown one, which is not acknowledged.
     pub fn done(
         &mut self,
         from: NodeId,
@@ -88,12 +88,12 @@ impl Immigrations {
         }
     }
 
-    /// The cluster changes: what is not complete never will be. Returns whether there was anything.
+    /// The cluster changes: incomplete immigrations end. Returns whether there were any.
     pub fn cancel(&mut self) -> bool {
         !std::mem::take(&mut self.known).is_empty()
     }
 
-    /// Adds what comes in for a namespace.
+    /// Adds the immigrations of a namespace.
     pub(crate) fn add_to(&self, load: &mut MigrationLoad, namespace: usize) {
         let own = self.known.values().filter(|known| known.partition.namespace == namespace);
         for immigration in own {
@@ -102,7 +102,7 @@ impl Immigrations {
         }
     }
 
-    /// Time has passed.
+    /// Processes the passing of time.
     pub fn tick(&mut self, now: Now) {
         self.known.retain(|_, known| {
             known.done_ms.is_none_or(|done_ms| done_ms + REMEMBERED_MS > now.monotonic_ms)
@@ -110,6 +110,6 @@ impl Immigrations {
     }
 }
 
-/// The message repeats one that was dealt with.
+/// The message repeats one that was processed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Repeated;

@@ -1,16 +1,17 @@
-//! Migration: which partition is sent to whom and when, and what is taken in. The records themselves are sent and stored by
-//! the caller; here is the order of things.
+//! Migration: the order in which partitions are sent, and which are accepted. The caller sends and stores the records
+//! themselves.
 //!
-//! An *emigration* asks (*start*) until the receiver says ok or fail; *again later* puts it back into the queue. Then the
-//! caller sends all records ([`MigrationAction::SendRecords`]) and says when all are acknowledged. An acting master then gives up its
-//! mastership ([`MigrationAction::HandOver`]): no write begins there any more, and when those under way have ended, *done* is sent
-//! until acknowledged. So there are never two masters of a partition in a cluster of such nodes; a C server goes on as master
-//! until it has the acknowledgement. A *signal* tells a witness that all copies of a partition are complete.
+//! An *emigration* asks (*start*) until the receiver answers ok or fail; *again later* puts it back into the queue.
+//! Then the caller sends all records ([`MigrationAction::SendRecords`]) and reports when all are acknowledged. An
+//! acting master then gives up its mastership ([`MigrationAction::HandOver`]): no write begins there any more, and when
+//! those under way have ended, *done* is sent until acknowledged. So a cluster of such nodes never has two masters of a
+//! partition; a C server stays master until it has the acknowledgement. A *signal* tells a witness that all copies of a
+//! partition are complete.
 //!
-//! An *immigration* is admitted while there are not more than `migrate-max-num-incoming`. Messages are repeated, so the
-//! receiver remembers what is done for a while and answers again.
+//! An *immigration* is admitted while there are fewer than `migrate-max-num-incoming`. Messages are repeated, so the
+//! receiver remembers finished immigrations for a while and answers again.
 //!
-//! Any change of the cluster ends all of it: nothing here outlives its cluster key but the memory of what is done.
+//! Any change of the cluster ends all migrations: only the memory of finished ones outlives the cluster key.
 
 mod emigration;
 mod immigration;
@@ -22,17 +23,17 @@ use proto::peer::NodeId;
 
 use crate::balance::Emigration;
 
-/// A message that has no answer is sent again after this.
+/// Time after which an unanswered message is sent again.
 pub const RESEND_MS: u64 = 1000;
 
-/// What an administrator can set.
+/// The settings of an administrator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MigrationSettings {
     /// `migrate-threads`: emigrations at a time.
     pub threads: usize,
     /// `migrate-max-num-incoming`: immigrations at a time.
     pub incoming_max: usize,
-    /// `migrate-fill-delay`: copies for nodes that had no data wait so long after a rebalance.
+    /// `migrate-fill-delay`: how long after a rebalance copies for nodes without data wait.
     pub fill_delay_ms: u64,
 }
 
@@ -42,14 +43,14 @@ impl Default for MigrationSettings {
     }
 }
 
-/// A partition of a namespace, by the namespace's place in the configuration of this node.
+/// A partition of a namespace; the namespace is an index into the configuration of this node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PartitionId {
     pub namespace: usize,
     pub partition: u16,
 }
 
-/// Something to send to one node about one partition.
+/// A transfer or signal to one node about one partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Task {
     pub partition: PartitionId,
@@ -60,17 +61,17 @@ pub struct Task {
     pub record_count: u64,
 }
 
-/// What is sent.
+/// The kind of a task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TaskKind {
     /// All records.
     Transfer(Emigration),
-    /// That all copies are complete.
+    /// A signal that all copies are complete.
     Signal { destination: NodeId },
 }
 
 impl Task {
-    /// To whom.
+    /// The receiver.
     #[must_use]
     pub fn destination(&self) -> NodeId {
         match self.kind {
@@ -80,24 +81,24 @@ impl Task {
     }
 }
 
-/// What of a namespace is on its way.
+/// The migrations of a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MigrationLoad {
-    /// Partitions that are being sent.
+    /// Partitions being sent.
     pub emigrations: usize,
-    /// Partitions that are coming in.
+    /// Partitions being received.
     pub immigrations: usize,
-    /// Signals that are not acknowledged.
+    /// Signals without an acknowledgement.
     pub signals: usize,
-    /// Signals that are not acknowledged or will be sent.
+    /// Signals without an acknowledgement, or not sent yet.
     pub signals_remaining: usize,
-    /// All that is to be sent or is being sent.
+    /// All emigrations, active or queued.
     pub emigrations_known: usize,
-    /// All that comes in, with what is done and still remembered.
+    /// All immigrations, including finished ones still remembered.
     pub immigrations_known: usize,
 }
 
-/// What is said to a receiver.
+/// A message to a receiver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Saying {
     Start,
@@ -105,7 +106,7 @@ pub enum Saying {
     AllDone,
 }
 
-/// What migration wants done.
+/// An output of migration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MigrationAction {
     Say {
@@ -115,7 +116,7 @@ pub enum MigrationAction {
         partition: PartitionId,
         record_count: u64,
     },
-    /// Send all records of the partition, and say when the receiver has acknowledged all.
+    /// Send all records of the partition, and report when the receiver has acknowledged all.
     SendRecords {
         to: NodeId,
         emigration_id: u32,
@@ -125,22 +126,22 @@ pub enum MigrationAction {
     StopRecords {
         emigration_id: u32,
     },
-    /// Begin no write of the partition here any more, and say when those under way have ended.
+    /// Begin no write of the partition here any more, and report when those under way have ended.
     HandOver {
         emigration_id: u32,
         partition: PartitionId,
     },
-    /// The receiver has all.
+    /// The receiver has all records.
     Transferred {
         partition: PartitionId,
         emigration: Emigration,
     },
-    /// The receiver expects nothing: both sides disagree, which the next rebalance mends.
+    /// The receiver expects nothing: the two sides disagree, which the next rebalance resolves.
     Refused {
         partition: PartitionId,
         destination: NodeId,
     },
-    /// A witness knows.
+    /// A witness has acknowledged.
     Signalled {
         partition: PartitionId,
     },

@@ -1,17 +1,17 @@
-//! When writes wait: a master that could not get a write to its replicas, or that others may have replaced, does not begin
-//! it. What it began could end in no way that is right: unacknowledged it would still count as newer than what the others
-//! write meanwhile, when copies are compared.
+//! Held writes: a master does not begin a write that it could not replicate, or if other nodes may have replaced it.
+//! Such a write could not end correctly: even unacknowledged it would count as newer than the others' writes of that
+//! time when copies are compared.
 //!
 //! Writes of a partition wait while
-//! - this node is about to be ready to rebalance, and has not yet: others may have. It is ready when writes that began before
-//!   have ended, or were judged again;
-//! - a replica is not alive, or is in another cluster: the write could only be acknowledged after the next rebalance;
-//! - this node's side is *outvoted*: it sees another cluster than that of its partitions, with more nodes than are left of its
-//!   own, or as many and a higher principal; or more former members that are orphans now, which may still serve what they
-//!   had. Clients that reach both sides after a cut has healed write on the other one only. It stays
-//!   so until the next rebalance, or until no stranger is seen any more.
+//! - this node is about to be ready to rebalance and has not rebalanced yet, while others may have. It is ready when
+//!   all writes that began before have ended, or were checked again;
+//! - a replica is not alive, or is in another cluster: the write could be acknowledged only after the next rebalance;
+//! - this node's side is *outvoted*: it sees another cluster than that of its partitions, with more nodes than its own
+//!   side still has, or as many and a higher principal; or more former members that are orphans now, which may still
+//!   serve their old partitions. Clients that reach both sides after a cut has healed then write only on the other one.
+//!   This lasts until the next rebalance, or until no foreign node is visible any more.
 //!
-//! The C server begins such writes, and loses acknowledged ones by it now and then.
+//! The C server begins such writes, and occasionally loses acknowledged ones that way.
 
 use std::collections::BTreeSet;
 
@@ -21,17 +21,17 @@ use super::{Action, Node};
 use crate::balance::MEMBERS_MAX;
 use crate::migration::PartitionId;
 
-/// Why writes wait.
+/// The reasons for holding writes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Hold {
     /// The members of the last rebalance.
     balanced: Vec<NodeId>,
-    /// Who was a member before that, and has not come back.
+    /// Earlier members that have not come back.
     former: BTreeSet<NodeId>,
-    /// Members that are, or were lately, in another cluster.
+    /// Members that are in another cluster, or were recently.
     gone: BTreeSet<NodeId>,
     is_outvoted: bool,
-    /// What partitions were last told.
+    /// The state last given to the partitions.
     told: Told,
 }
 
@@ -50,13 +50,13 @@ impl Hold {
         }
         self.gone.clear();
         self.is_outvoted = false;
-        // Partitions are new: they are told again.
+        // The partitions are new and must be told again.
         self.told = Told::default();
     }
 }
 
 impl Node {
-    /// Looks whether writes must wait, and tells the partitions.
+    /// Decides whether writes must wait, and tells the partitions.
     pub(super) fn update_hold(&mut self) {
         self.note_gone_members();
         let told = Told {
@@ -80,7 +80,7 @@ impl Node {
         self.hold.told = told;
     }
 
-    /// Whether a cluster is the one of the partitions, or the next one of this node.
+    /// Whether a cluster is that of the partitions, or this node's next one.
     fn is_own(&self, cluster_key: ClusterKey) -> bool {
         cluster_key == self.balanced_key() || cluster_key == self.clustering.cluster_key()
     }
@@ -91,8 +91,8 @@ impl Node {
         members.filter(|node| known(node) || !self.is_on_our_side(*node)).collect()
     }
 
-    /// Whether the node has learnt of another cluster than that of its partitions. What pulses said before is obsolete then,
-    /// but what was held stays held.
+    /// Whether the node has learnt of another cluster than that of its partitions. Earlier pulses are obsolete then,
+    /// but held writes stay held.
     fn is_changing(&self) -> bool {
         let cluster_key = self.clustering.cluster_key();
         !cluster_key.is_none() && cluster_key != self.balanced_key()
@@ -127,17 +127,17 @@ impl Node {
         self.hold.is_outvoted
     }
 
-    /// Whether a member of the last rebalance still belongs to it, as far as this node sees: itself, and those alive who have
-    /// not been in another cluster since.
+    /// Whether a member of the last rebalance still belongs to it, as far as this node sees: itself, and live members
+    /// that have not been in another cluster since.
     fn is_on_our_side(&self, node: NodeId) -> bool {
         node == self.id() || self.heartbeat.is_alive(node) && !self.hold.gone.contains(&node)
     }
 
-    /// Notes which members are in another cluster. One that leaves it as an orphan, to join ours again, still has what it
-    /// took there.
+    /// Notes the members that are in another cluster. One that leaves it as an orphan, to join ours again, still has
+    /// the data that it got there.
     fn note_gone_members(&mut self) {
         for node in &self.hold.balanced.clone() {
-            // An orphan has no cluster that others could not know of yet: all that they say counts.
+            // An orphan has no cluster that others might not know of yet: all their states count.
             let state = if self.clustering.is_orphan() {
                 self.heartbeat.peer(*node).map(|peer| &peer.clustering)
             } else {

@@ -1,4 +1,4 @@
-//! Migration messages of a node, and what the ends of migrations change in its partitions.
+//! Migration messages of a node, and the effects of migrations on its partitions.
 
 use proto::peer::migrate::{Migrate, MigrateBody, PartitionOf};
 use proto::peer::{NodeId, hello::Channel};
@@ -9,7 +9,7 @@ use crate::migration::{MigrationAction, PartitionId, Saying, StartAnswer, Task, 
 use crate::time::Now;
 
 impl Node {
-    /// The cluster changes: all migrations end.
+    /// The cluster changes: ends all migrations.
     pub(super) fn cancel_migrations(&mut self) {
         if self.immigrations.cancel() {
             self.actions.push(Action::StopReceiving);
@@ -58,7 +58,7 @@ impl Node {
         &mut self.namespaces[id.namespace].partitions[usize::from(id.partition)]
     }
 
-    /// What follows from the end of a migration.
+    /// Applies the consequences of a migration's end.
     fn migration_done(&mut self, id: PartitionId, done: MigrationDone, now: Now) {
         self.actions.push(Action::PartitionChanged(id));
         if done.changed_columns {
@@ -133,7 +133,7 @@ impl Node {
             MigrateBody::StartFail => self.emigrations.start_fail(from, id, now),
             MigrateBody::DoneAck => self.emigrations.done_ack(from, id, now),
             MigrateBody::AllDoneAck => self.emigrations.all_done_ack(from, id, now),
-            // Records are the caller's.
+            // The caller handles records.
             MigrateBody::Insert { .. } | MigrateBody::Removal { .. } | MigrateBody::InsertAck { .. } => {
                 return;
             }
@@ -141,7 +141,7 @@ impl Node {
         self.carry_out_migration(actions, now);
     }
 
-    /// The partition that a peer means, if it exists and the peer knows the cluster that it was balanced for.
+    /// The partition in a peer's message, if it exists and the peer knows the cluster of the last rebalance.
     fn known_partition(&self, partition: &PartitionOf<'_>) -> Option<PartitionId> {
         let is_current = self.exchange.is_resting() && partition.cluster_key == self.balanced_key();
         let mut namespaces = self.namespaces.iter();
@@ -173,7 +173,7 @@ impl Node {
     }
 
     fn immigration_done(&mut self, from: NodeId, emigration_id: u32, now: Now) {
-        // After a change of the cluster nothing is known of it, and the sender has given it up too.
+        // After a change of the cluster the immigration is unknown, and the sender has given it up too.
         let Some(first) = self.immigrations.done(from, emigration_id, self.balanced_key(), now) else {
             return;
         };

@@ -1,13 +1,13 @@
-//! A node of the cluster: heartbeat, clustering, exchange, balance, migration and metadata put together. Bytes of peers and the
-//! passing of time go in, bytes for peers and things to do come out, in the order in which they are to be done.
+//! A node of the cluster: combines heartbeat, clustering, exchange, balance and migration. Bytes of peers and the time
+//! go in; bytes for peers and actions come out, in the order in which they must be done.
 //!
-//! What happens when the cluster changes: clustering learns of new members and, when all have applied it, says so
-//! (*changed*); migrations end, exchange tells all what this node has; with the *commit* of the principal every partition is
-//! balanced ([`Action::Rebalanced`]) and migrations of the new cluster begin.
+//! When the cluster changes, clustering learns of new members and reports the change when all have applied it
+//! (*changed*); migrations end, and exchange sends this node's data to all; with the principal's *commit* every
+//! partition is balanced ([`Action::Rebalanced`]) and migrations of the new cluster begin.
 //!
-//! The caller calls [`Node::step`] with [`Event::Tick`] at least each [`Timing::TICK_MS`]. Should it not run for longer than
-//! the node timeout, others have taken its partitions over meanwhile: the node serves nothing any more ([`Node::may_serve`])
-//! from that moment on, and is an orphan with its next step.
+//! The caller calls [`Node::step`] with [`Event::Tick`] at least each [`Timing::TICK_MS`]. If the node does not run for
+//! longer than the node timeout, others have taken over its partitions: from that moment it serves nothing
+//! ([`Node::may_serve`]), and it becomes an orphan with its next step.
 
 mod hold;
 mod migrations;
@@ -37,17 +37,17 @@ pub use placement::{Placement, PlacementWish};
 
 /// Milliseconds from 1970 to 2010, where last-update-times begin.
 const EPOCH_2010_MS: u64 = 1_262_304_000_000;
-/// A peer's clock that is further ahead is not followed.
+/// A peer's clock further ahead than this is ignored.
 const CLOCK_AHEAD_MAX_MS: u64 = 3_600_000;
 
-/// What a node is made with.
+/// The settings of a node.
 #[derive(Clone, Debug)]
 pub struct NodeSettings {
     pub self_node: NodeId,
     pub cluster_name: Option<Vec<u8>>,
-    /// Where peers reach the fabric.
+    /// Fabric addresses for peers.
     pub fabric_endpoints: Vec<Endpoint>,
-    /// Where peers reach the heartbeat; `None` for multicast.
+    /// Heartbeat addresses for peers; `None` for multicast.
     pub heartbeat_endpoints: Option<Vec<Endpoint>>,
     pub nodes_max: usize,
     /// `min-cluster-size`.
@@ -56,7 +56,7 @@ pub struct NodeSettings {
     pub migration: MigrationSettings,
     pub partition_count: usize,
     pub namespaces: Vec<NamespaceSettings>,
-    /// From it follow cluster keys: another one for each start of a node.
+    /// Seed of the cluster keys, different for each start of a node.
     pub seed: u64,
 }
 
@@ -69,17 +69,17 @@ pub struct NamespaceSettings {
     pub active_rack: RackId,
     pub prefers_uniform_balance: bool,
     pub migrate_order: u32,
-    /// Copies for new nodes do not wait.
+    /// Copies for nodes without data do not wait.
     pub ignores_fill_delay: bool,
 }
 
-/// What happens to a node.
+/// An input of a node.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
     Tick,
-    /// A whole heartbeat message, from whatever link or group.
+    /// A whole heartbeat message, from any link or group.
     Heartbeat(&'a [u8]),
-    /// A whole message on the fabric, other than those about records.
+    /// A whole fabric message, except messages about records.
     Fabric {
         from: NodeId,
         message: &'a [u8],
@@ -88,11 +88,11 @@ pub enum Event<'a> {
     RecordsSent {
         emigration_id: u32,
     },
-    /// No write is under way in a partition that is handed over.
+    /// No write is under way in a partition being handed over.
     HandedOver {
         emigration_id: u32,
     },
-    /// What [`Action::AwaitWrites`] asks for has come.
+    /// The condition of [`Action::AwaitWrites`] holds.
     WritesEnded {
         cluster_key: ClusterKey,
     },
@@ -101,10 +101,10 @@ pub enum Event<'a> {
     Quiesce(bool),
 }
 
-/// What a node wants done.
+/// An output of a node.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Action {
-    /// A heartbeat message for all whom heartbeats reach.
+    /// A heartbeat message for all peers.
     Pulse(Vec<u8>),
     Send {
         to: NodeId,
@@ -116,28 +116,28 @@ pub enum Action {
         node: NodeId,
         fabric_endpoints: Vec<Endpoint>,
     },
-    /// Close them.
+    /// Close the connections.
     Departed {
         node: NodeId,
     },
-    /// The version, replicas or routing of a partition changed: publish it, store its version.
+    /// The version, replicas or routing of a partition changed: publish it, and store the version.
     PartitionChanged(PartitionId),
-    /// A partition gets or loses its records.
+    /// A partition gets or loses its tree of records.
     Tree {
         partition: PartitionId,
         tree: Tree,
     },
-    /// Say when every write has ended that began before the partitions said that writes are held, or has been judged again.
-    /// Then the node is ready to be balanced for this cluster.
+    /// Report when every write that began before the partitions held writes has ended, or has been checked again. The
+    /// node is then ready to be balanced for this cluster.
     AwaitWrites {
         cluster_key: ClusterKey,
     },
-    /// All partitions were balanced; each that changed was named before.
+    /// All partitions were balanced; each changed one was reported before.
     Rebalanced {
         cluster_key: ClusterKey,
         succession: Vec<NodeId>,
     },
-    /// Clients' maps changed in so many places: the partition generation goes up.
+    /// The clients' map changed: the partition generation increases.
     MapChanged,
     /// The node serves nothing until the next rebalance.
     Frozen,
@@ -149,34 +149,34 @@ pub enum Action {
     StopRecords {
         emigration_id: u32,
     },
-    /// Begin no write there any more, and say when those under way have ended.
+    /// Begin no write there any more, and report when those under way have ended.
     HandOver {
         emigration_id: u32,
         partition: PartitionId,
     },
-    /// Records of a partition come in from a node, under its number for them, from now on.
+    /// Records of a partition arrive from a node from now on, under its number for them.
     Receive {
         from: NodeId,
         emigration_id: u32,
         partition: PartitionId,
     },
-    /// All of them are here.
+    /// All of them have arrived.
     Received {
         from: NodeId,
         emigration_id: u32,
     },
-    /// No record is to come in any more, from whomever.
+    /// No more records arrive, from any node.
     StopReceiving,
-    /// For the log.
+    /// A warning for the log.
     Warn(Warning),
 }
 
-/// What an operator should know.
+/// A fact that an operator should know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Warning {
-    /// The process did not run for so long.
+    /// The process did not run for this long.
     Slept { ms: u64 },
-    /// Members do not fit together, so nothing is balanced.
+    /// The members are incompatible, so nothing is balanced.
     Unfit(Unfit),
     /// The receiver of a migration expects none.
     MigrationRefused { partition: PartitionId, destination: NodeId },
@@ -190,7 +190,7 @@ struct Namespace {
     settings: NamespaceSettings,
     partitions: Vec<Partition>,
     record_counts: Vec<u64>,
-    /// In effect since the last rebalance.
+    /// The replication factor in effect since the last rebalance.
     replication_factor: usize,
     placement: Placement,
 }
@@ -208,9 +208,9 @@ pub struct Node {
     immigrations: Immigrations,
     namespaces: Vec<Namespace>,
     is_quiesced: bool,
-    /// Members that may be told of removed records.
+    /// Members that understand messages about removed records.
     know_removals: BTreeSet<NodeId>,
-    /// The caller is to be asked to await writes, once partitions hold them.
+    /// Set when the caller must be asked to await writes, once the partitions hold them.
     awaits_writes: bool,
     hold: Hold,
     last_step_ms: u64,
@@ -218,11 +218,11 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that has just started, with the versions of its partitions by namespace, as its devices remember them and
+    /// A node that has just started, with the versions of its partitions by namespace, as its devices store them and
     /// isolated. It serves nothing yet.
     ///
     /// # Panics
-    /// If there is not a version for each partition of each namespace.
+    /// If a namespace lacks the version of a partition.
     #[must_use]
     pub fn new(
         settings: NodeSettings,
@@ -274,25 +274,25 @@ impl Node {
         self.settings.self_node
     }
 
-    /// Who is alive.
+    /// The heartbeat state.
     #[must_use]
     pub fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
     }
 
-    /// The hybrid logical clock as of the last message: milliseconds since 1970, and 16 bits behind them.
+    /// The hybrid logical clock as of the last message: milliseconds since 1970, followed by 16 bits.
     #[must_use]
     pub fn clock(&self) -> u64 {
         self.clock.last()
     }
 
-    /// Which cluster the node belongs to.
+    /// The clustering state.
     #[must_use]
     pub fn clustering(&self) -> &Clustering {
         &self.clustering
     }
 
-    /// The key of the cluster for which the partitions were balanced; 0 while they are frozen.
+    /// The key of the cluster of the last rebalance; 0 while the partitions are frozen.
     #[must_use]
     pub fn balanced_key(&self) -> ClusterKey {
         self.exchange.committed_key()
@@ -301,7 +301,7 @@ impl Node {
     /// A partition.
     ///
     /// # Panics
-    /// If there is none such.
+    /// If it does not exist.
     #[must_use]
     pub fn partition(&self, id: PartitionId) -> &Partition {
         &self.namespaces[id.namespace].partitions[usize::from(id.partition)]
@@ -313,7 +313,7 @@ impl Node {
         self.namespaces[namespace].replication_factor
     }
 
-    /// Whether clients may be served at all: the node has run lately. Reads need nothing more.
+    /// Whether the node may serve clients at all: it has run recently. Reads need nothing more.
     #[must_use]
     pub fn may_serve(&self, now: Now) -> bool {
         now.monotonic_ms <= self.last_step_ms + self.settings.timing.node_timeout_ms()
@@ -325,39 +325,40 @@ impl Node {
         self.may_serve(now) && !self.partition(partition).holds_writes
     }
 
-    /// Whether a replica write may be applied: this node is a replica, and the sender knows the same cluster. A C server does
-    /// not say which it knows.
+    /// Whether a replica write may be applied: this node is a replica, and the sender knows the same cluster. A C
+    /// server does not send its cluster.
     #[must_use]
     pub fn may_replicate(&self, partition: PartitionId, cluster_key: Option<ClusterKey>, now: Now) -> bool {
         let is_replica = self.partition(partition).replica_place(self.id()).is_some();
         is_replica && self.may_serve(now) && cluster_key.is_none_or(|key| key == self.balanced_key())
     }
 
-    /// The last-update-time for a record that is written now, milliseconds since 2010. It follows the hybrid logical clock:
-    /// what is written after a rebalance is later than all that any member wrote before it, whatever the wall clocks say.
+    /// The last-update-time for a record written now, in milliseconds since 2010. It follows the hybrid logical clock:
+    /// a write after a rebalance is later than all members' writes before it, whatever the wall clocks say.
     pub fn update_time_ms(&mut self, now: Now) -> u64 {
         Hlc::ms(self.clock.tick(now)).saturating_sub(EPOCH_2010_MS)
     }
 
-    /// Where records of an immigration go; `None` if they are not expected.
+    /// The partition for an immigration's records; `None` if they are not expected.
     #[must_use]
     pub fn immigration(&self, from: NodeId, emigration_id: u32) -> Option<PartitionId> {
         self.immigrations.partition(from, emigration_id, self.balanced_key())
     }
 
-    /// Whether a member may be told of removed records when a partition is sent to it. A C server may not.
+    /// Whether messages about removed records may be sent to a member during a migration. A C server does not
+    /// understand them.
     #[must_use]
     pub fn knows_removals(&self, node: NodeId) -> bool {
         self.know_removals.contains(&node)
     }
 
-    /// Emigrations and signals that are not finished.
+    /// Number of unfinished emigrations and signals.
     #[must_use]
     pub fn emigrations_remaining(&self) -> usize {
         self.emigrations.remaining()
     }
 
-    /// What of a namespace is on its way now.
+    /// The current migrations of a namespace.
     #[must_use]
     pub fn migration_load(&self, namespace: usize) -> MigrationLoad {
         let mut load = MigrationLoad::default();
@@ -371,20 +372,20 @@ impl Node {
         load
     }
 
-    /// What an administrator has changed of migrations.
+    /// Applies an administrator's change of the migration settings.
     pub fn set_migration(&mut self, migration: MigrationSettings) {
         self.settings.migration = migration;
         self.emigrations.set(migration);
     }
 
-    /// The settings of migrations in effect.
+    /// The migration settings in effect.
     #[must_use]
     pub fn migration(&self) -> MigrationSettings {
         self.settings.migration
     }
 
-    /// What an administrator has changed of a namespace: `migrate-order`, and whether it waits for `migrate-fill-delay`.
-    /// For partitions that are balanced from now on.
+    /// Applies an administrator's change for a namespace: `migrate-order`, and whether it waits for
+    /// `migrate-fill-delay`. Affects partitions balanced from now on.
     pub fn set_migrate_order(&mut self, namespace: usize, order: u32, ignores_fill_delay: bool) {
         if let Some(namespace) = self.namespaces.get_mut(namespace) {
             namespace.settings.migrate_order = order;
@@ -392,7 +393,7 @@ impl Node {
         }
     }
 
-    /// Intervals that an administrator has changed.
+    /// Applies an administrator's change of the intervals.
     pub fn set_timing(&mut self, timing: Timing) {
         self.settings.timing = timing;
         self.heartbeat.set_timing(timing);
@@ -406,17 +407,17 @@ impl Node {
         self.settings.timing
     }
 
-    /// Says how many records the partitions of a namespace have, so that small ones migrate first.
+    /// Sets the record counts of a namespace's partitions, so that small ones migrate first.
     pub fn set_record_counts(&mut self, namespace: usize, counts: Vec<u64>) {
         if let Some(namespace) = self.namespaces.get_mut(namespace) {
             namespace.record_counts = counts;
         }
     }
 
-    /// One event. What is to be done follows.
+    /// Processes one event; returns the actions.
     ///
     /// # Errors
-    /// When bytes of a peer are not what they should be; nothing has happened then.
+    /// When bytes of a peer are invalid; nothing has changed then.
     pub fn step(&mut self, event: Event<'_>, now: Now) -> Result<Vec<Action>, PeerError> {
         self.wake_up(now);
         match event {
@@ -445,7 +446,7 @@ impl Node {
         Ok(std::mem::take(&mut self.actions))
     }
 
-    /// Notices that the process did not run.
+    /// Detects that the process did not run.
     fn wake_up(&mut self, now: Now) {
         let slept_ms = now.monotonic_ms.saturating_sub(self.last_step_ms);
         let slept = slept_ms > self.settings.timing.node_timeout_ms();
@@ -513,7 +514,7 @@ impl Node {
         }
     }
 
-    /// A step of clustering, and what follows from it.
+    /// Processes a step of clustering and its consequences.
     fn cluster(&mut self, event: ClusteringEvent<'_>, now: Now) {
         let mut around = Surroundings {
             now,

@@ -1,12 +1,12 @@
-//! Where replicas are placed: what this node wants, which others hear of with the next rebalance, and what is in effect since
-//! the last one.
+//! Placement of replicas: this node's wishes, which others learn with the next rebalance, and the placement in effect
+//! since the last one.
 
 use proto::peer::NodeId;
 
 use super::Node;
 use crate::balance::{Adjustments, NamespaceView, RackId};
 
-/// What this node wants for a namespace.
+/// This node's wish for a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PlacementWish {
     pub rack: RackId,
@@ -14,7 +14,7 @@ pub struct PlacementWish {
     pub prefers_uniform_balance: bool,
 }
 
-/// What is in effect for a namespace.
+/// The placement of a namespace in effect.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Placement {
     /// The rack of each member that has the namespace, in the order of succession.
@@ -40,7 +40,7 @@ impl Placement {
 }
 
 impl Node {
-    /// What an administrator wants for a namespace; it takes effect with the next rebalance.
+    /// Applies an administrator's wish for a namespace; it takes effect with the next rebalance.
     pub fn wish_placement(&mut self, namespace: usize, wish: PlacementWish) {
         if let Some(namespace) = self.namespaces.get_mut(namespace) {
             let PlacementWish { rack, active_rack, prefers_uniform_balance } = wish;
@@ -50,12 +50,12 @@ impl Node {
         }
     }
 
-    /// `min-cluster-size` has changed.
+    /// Applies a change of `min-cluster-size`.
     pub fn set_size_min(&mut self, size_min: usize) {
         self.clustering.set_size_min(size_min);
     }
 
-    /// What is in effect for a namespace since the last rebalance.
+    /// The placement of a namespace since the last rebalance.
     #[must_use]
     pub fn placement(&self, namespace: usize) -> Option<&Placement> {
         self.namespaces.get(namespace).map(|namespace| &namespace.placement)

@@ -1,4 +1,4 @@
-//! What a node tells others about its partitions, and the rebalance.
+//! A node's report about its partitions, and the rebalance.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use crate::exchange::Committed;
 use crate::migration::{PartitionId, Task, TaskKind};
 use crate::time::Now;
 
-/// Racks, uniform balance and quiesced nodes are understood.
+/// The node supports racks, uniform balance and quiesced nodes.
 const FEATURE_PLACEMENT: u32 = 1;
-/// Migrations may tell of removed records.
+/// Migrations may send removed records.
 const FEATURE_REMOVALS: u32 = 2;
 
 impl Node {
-    /// What this node has, for the exchange.
+    /// This node's data for the exchange.
     pub(super) fn own_data(&self) -> ExchangeData {
         let namespaces = self.namespaces.iter().map(|namespace| {
             let settings = &namespace.settings;
@@ -44,7 +44,7 @@ impl Node {
         }
     }
 
-    /// Balances all partitions for a cluster, and begins its migrations.
+    /// Balances all partitions for a cluster, and starts its migrations.
     pub(super) fn rebalance(&mut self, committed: &Committed, now: Now) {
         self.cancel_migrations();
         let knows_removals = |(node, data): (&NodeId, &ExchangeData)| {
@@ -68,7 +68,7 @@ impl Node {
         }
     }
 
-    /// A namespace as the members have told of it.
+    /// A namespace from the members' reports.
     fn view(&self, index: usize, committed: &Committed) -> NamespaceView {
         let name = &self.namespaces[index].settings.name;
         let of_member = |node: &NodeId| {
@@ -77,7 +77,7 @@ impl Node {
             Some((*node, data, namespace))
         };
         let members: Vec<_> = committed.succession.iter().filter_map(of_member).collect();
-        // Nodes that do not know of placement would come to other tables.
+        // Nodes that do not support placement would compute other tables.
         let places = members
             .iter()
             .all(|(_, data, _)| data.features.is_some_and(|features| features & FEATURE_PLACEMENT != 0));
@@ -150,7 +150,7 @@ fn version_groups(namespace: &Namespace) -> Vec<VersionGroup> {
     groups.into_iter().map(|(version, partitions)| VersionGroup { version, partitions }).collect()
 }
 
-/// Versions by partition; what a peer says of partitions that do not exist is left out.
+/// Versions by partition; versions of partitions that do not exist are ignored.
 fn expand(groups: &[VersionGroup], partition_count: usize) -> Vec<PartitionVersion> {
     let mut versions = vec![PartitionVersion::default(); partition_count];
     for group in groups {

@@ -1,20 +1,21 @@
-//! Cluster-wide metadata: how a change of one node reaches all, and how nodes that meet come to the same items. Which item
-//! counts where two meet is for the caller to say; here is who tells whom what and when.
+//! Cluster-wide metadata: how a change of one node reaches all, and how nodes that meet agree on the same items. The
+//! caller decides which of two items counts; this module decides which messages are sent when.
 //!
-//! The principal of the cluster is that of every module. A module's *version* is the cluster key under which all its items
-//! were last the same everywhere, and a number that counts the changes since.
+//! The principal of the cluster is the principal of every module. A module's *version* is the cluster key under which
+//! all its items were last the same everywhere, and the number of changes since.
 //!
 //! States of a module at the principal:
-//! - *merging*: after a change of the cluster it waits for the versions of all members. All as its own: *settled*. Some
-//!   behind in the same history: these get all items (*clean*). Another history, or ahead: all members are asked for all of
-//!   their items (*dirty*), the caller merges them ([`SmdAction::Merge`]), and all get the outcome (*clean*).
-//! - *clean*: waits until all whom it sent items have taken them, then *settled*.
-//! - *settled*: takes the next change: the caller makes it ([`SmdAction::Change`]), all get it (*setting*), and when all have
-//!   taken it its originator is told, and the next one comes.
+//! - *merging*: after a change of the cluster the principal waits for the versions of all members. If all equal its
+//!   own: *settled*. Members behind in the same history get all items (*clean*). If one has another history, or is
+//!   ahead, all members are asked for all of their items (*dirty*), the caller merges them ([`SmdAction::Merge`]), and
+//!   all get the result (*clean*).
+//! - *clean*: the principal waits until the members have taken the items sent to them, then *settled*.
+//! - *settled*: the principal takes the next change: the caller makes it ([`SmdAction::Change`]), all members get it
+//!   (*setting*), and once all have taken it, the originator is told and the next change follows.
 //!
-//! Messages are repeated until answered. A member reports its versions 50 ms after a change, and again when the principal
-//! asks. What comes before this node has learnt of its cluster is kept and taken then, where the C server drops it and needs
-//! 3 s. A change that cannot be made before its deadline ends as timed out: it may have been made.
+//! Messages are repeated until answered. A member reports its versions 50 ms after a change, and again when the
+//! principal asks. A message that arrives before this node has learnt of its cluster is kept until then; the C server
+//! drops it and needs 3 s. A change that cannot be made before its deadline ends as timed out: it may have been made.
 
 #[cfg(test)]
 mod tests;
@@ -27,18 +28,18 @@ use proto::peer::{ClusterKey, NodeId};
 use crate::balance::MEMBERS_MAX;
 use crate::time::Now;
 
-/// The principal asks again after this.
+/// Time after which the principal asks again.
 const PRINCIPAL_RESEND_MS: u64 = 3000;
-/// An originator asks the principal again after this.
+/// Time after which an originator asks the principal again.
 const ORIGINATOR_RESEND_MS: u64 = 100;
-/// A member gives its principal so long to learn of the change.
+/// Time that a member gives its principal to learn of the change.
 const REPORT_DELAY_MS: u64 = 50;
-/// Changes that wait at the principal.
+/// Largest number of waiting changes at the principal.
 const QUEUE_MAX: usize = 1024;
-/// Early reports of one peer.
+/// Largest number of early reports of one peer.
 const EARLY_MAX: usize = 8;
 
-/// What happens to metadata.
+/// An input of metadata.
 #[derive(Clone, Debug)]
 pub enum SmdEvent {
     Tick,
@@ -51,7 +52,7 @@ pub enum SmdEvent {
         from: NodeId,
         message: Smd,
     },
-    /// A client of this node wants a change; it hears by [`SmdAction::Finished`].
+    /// A client of this node requests a change; [`SmdAction::Finished`] answers it.
     Set {
         set: u64,
         module: u32,
@@ -69,7 +70,7 @@ pub enum SmdEvent {
         module: u32,
         item: Option<Item>,
     },
-    /// What the caller has of a module, for [`SmdAction::Collect`].
+    /// The caller's items of a module, for [`SmdAction::Collect`].
     Collected {
         module: u32,
         items: Vec<Item>,
@@ -77,7 +78,7 @@ pub enum SmdEvent {
     },
 }
 
-/// What items of a module are wanted for.
+/// The purpose of a request for a module's items.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
     /// The principal sends them to members that are behind.
@@ -86,38 +87,38 @@ pub enum Purpose {
     SendToPrincipal,
 }
 
-/// What metadata wants done. What changes items is to be on disk before the next event.
+/// An output of metadata. Changes of items must be on disk before the next event.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SmdAction {
     Send {
         to: NodeId,
         message: Smd,
     },
-    /// Give all items of a module.
+    /// Return all items of a module.
     Collect {
         module: u32,
         purpose: Purpose,
     },
-    /// Merge the items of others into those of a module, or put them in their place, and say what it has then.
+    /// Merge the items of others into those of a module, or replace its items by them, and return the result.
     Merge {
         module: u32,
         others: Vec<Item>,
         version: ModuleVersion,
         replaces: bool,
     },
-    /// Make a change as the principal: generation, timestamp; and say which item it made.
+    /// Make a change as the principal (generation, timestamp), and return the resulting item.
     Change {
         module: u32,
         key: Vec<u8>,
         value: Option<Vec<u8>>,
         version: ModuleVersion,
     },
-    /// Take an item from the principal.
+    /// Store an item from the principal.
     Apply {
         item: Item,
         version: ModuleVersion,
     },
-    /// Take all items from the principal.
+    /// Store all items from the principal.
     Replace {
         items: Vec<Item>,
         version: ModuleVersion,
@@ -128,18 +129,18 @@ pub enum SmdAction {
     },
 }
 
-/// How a change ended.
+/// The result of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SetResult {
     /// All members have it.
     Done,
-    /// It may have been made.
+    /// The change may have been made.
     TimedOut,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum ModuleState {
-    /// Not principal.
+    /// This node is not principal.
     Member,
     Merging {
         versions: BTreeMap<NodeId, ModuleVersion>,
@@ -153,7 +154,7 @@ enum ModuleState {
     AwaitsChange {
         originator: Originator,
     },
-    /// Waits until these members have taken what was sent; of a change, the originator is told then.
+    /// Waits until these members have taken the sent items; the originator of a change is told then.
     Sending {
         left: BTreeSet<NodeId>,
         body: Option<SmdBody>,
@@ -189,7 +190,7 @@ struct PendingSet {
     resend_at_ms: u64,
 }
 
-/// The metadata of one node, without the items.
+/// The metadata propagation of one node, without the items.
 #[derive(Clone, Debug)]
 pub struct SmdPropagation {
     self_node: NodeId,
@@ -204,7 +205,7 @@ pub struct SmdPropagation {
 }
 
 impl SmdPropagation {
-    /// With the versions of all modules that there are, as they are on disk.
+    /// Starts with the versions of all modules on disk.
     #[must_use]
     pub fn new(self_node: NodeId, versions: &[ModuleVersion]) -> Self {
         let module = |version: &ModuleVersion| {
@@ -227,8 +228,8 @@ impl SmdPropagation {
         }
     }
 
-    /// The same, with modules whose items are not mixed where histories meet: that of most nodes counts, and what others have
-    /// beside it goes. Nodes without a history have none that could count; if nobody has one, the principal's items begin it.
+    /// Sets modules whose items are not merged where histories meet: the history of most nodes counts, and the others'
+    /// items are dropped. Nodes without a history do not count; if no node has one, the principal's items start it.
     #[must_use]
     pub fn with_whole_histories(mut self, modules: &[u32]) -> Self {
         let known = self.modules.iter_mut().filter(|(id, _)| modules.contains(id));
@@ -236,7 +237,7 @@ impl SmdPropagation {
         self
     }
 
-    /// Changes of clients of this node that are not finished.
+    /// Number of unfinished changes by clients of this node.
     #[must_use]
     pub fn pending_count(&self) -> usize {
         self.sets.len()
@@ -268,7 +269,7 @@ impl SmdPropagation {
         self.actions.push(SmdAction::Send { to, message });
     }
 
-    /// One event. What is to be done follows.
+    /// Processes one event; returns the actions.
     pub fn step(&mut self, event: SmdEvent, now: Now) -> Vec<SmdAction> {
         match event {
             SmdEvent::Tick => self.tick(now),
@@ -335,7 +336,7 @@ impl SmdPropagation {
         self.ask_for_sets(now);
     }
 
-    /// Repeats what the state of a module waits for an answer to.
+    /// Repeats the messages that a module's state waits to be answered.
     fn resend(&mut self, id: u32, now: Now) {
         let others = self.others();
         let Some(module) = self.modules.get_mut(&id) else { return };
@@ -375,7 +376,7 @@ impl SmdPropagation {
         }
     }
 
-    /// At the principal: takes a change into the line, unless it is in it already.
+    /// At the principal: queues a change, unless it is queued already.
     fn queue_set(&mut self, originator: Originator, id: u32, key: Vec<u8>, value: Option<Vec<u8>>) {
         let Some(module) = self.modules.get_mut(&id) else { return };
         let is_under_way = match &module.state {
@@ -425,7 +426,7 @@ impl SmdPropagation {
         self.finish_sending(id);
     }
 
-    /// If all have taken what was sent, the module is settled and the originator is told.
+    /// If all members have taken the sent items, settles the module and tells the originator.
     fn finish_sending(&mut self, id: u32) {
         let Some(module) = self.modules.get_mut(&id) else { return };
         let ModuleState::Sending { left, originator, .. } = &module.state else { return };
@@ -497,7 +498,7 @@ impl SmdPropagation {
         }
     }
 
-    /// Keeps a report that may be of the next cluster. Everything else is sent again soon.
+    /// Keeps a report that may belong to the next cluster. All other messages are soon repeated.
     fn keep_early(&mut self, from: NodeId, message: Smd) {
         let is_report =
             matches!(message.body, SmdBody::ReportAllVersions { .. } | SmdBody::ReportVersion { .. });
@@ -511,7 +512,7 @@ impl SmdPropagation {
         }
     }
 
-    /// A member takes what the principal sends, and acknowledges it; a repetition is only acknowledged.
+    /// A member takes the items that the principal sends, and acknowledges them; a repetition is only acknowledged.
     fn take(
         &mut self,
         from: NodeId,
@@ -581,7 +582,7 @@ impl SmdPropagation {
         }
     }
 
-    /// Has the caller merge; a new history begins.
+    /// Asks the caller to merge; a new history begins.
     fn begin_merge(&mut self, id: u32, others: Vec<Item>, replaces: bool) {
         let cluster_key = self.cluster_key;
         let Some(module) = self.modules.get_mut(&id) else { return };
@@ -631,8 +632,8 @@ impl SmdPropagation {
     }
 }
 
-/// The items of the history that counts: that of most nodes, of several that which has more changes. `None` if those of this
-/// node, whose version is `own`, are its last state.
+/// The items of the history that counts: that of most nodes, of several the one with more changes. `None` if this node,
+/// whose version is `own`, has its last state.
 fn prevailing(own: ModuleVersion, received: BTreeMap<NodeId, Full>) -> Option<Vec<Item>> {
     let mut histories: BTreeMap<ClusterKey, (usize, u64)> = BTreeMap::new();
     let others = received.values().map(|full| (full.committed_key, full.transaction_id));

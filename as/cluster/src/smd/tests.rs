@@ -1,5 +1,5 @@
-//! Metadata of several nodes in one process: changes reach all, nodes that meet end with the same items, whatever messages
-//! are lost or delayed on the way.
+//! Metadata of several nodes in one process: changes reach all, and nodes that meet end with the same items, even if
+//! messages are lost or delayed.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -87,7 +87,7 @@ impl Cluster {
         let end_ms = self.time_ms + duration_ms;
         while self.time_ms < end_ms {
             for _ in 0..self.messages.len() {
-                // Half of them wait, so that they change places.
+                // Half of the messages go to the back, so that they change order.
                 let Some((from, to, message)) = self.messages.pop_front() else { break };
                 if self.random.next_u64().is_multiple_of(2) {
                     self.messages.push_back((from, to, message));
@@ -172,18 +172,18 @@ fn one_history_counts_where_they_are_not_mixed() {
         for (id, member) in &mut cluster.members {
             let propagation = member.propagation.clone();
             member.propagation = propagation.with_whole_histories(&[MODULE]);
-            // What each has before it meets others.
+            // The items of each member before it meets others.
             let item = Item { key: b"own".to_vec(), value: None, generation: 0, timestamp: id.0 };
             member.items.insert(item.key.clone(), item);
         }
-        // Nobody has a history: that of the principal begins.
+        // No node has a history: that of the principal begins.
         cluster.form(7, &[1, 2]);
         cluster.run(20_000);
         cluster.is_agreed(&[1, 2], 1);
         assert_eq!(cluster.members[&NodeId(1)].items[&b"own"[..]].timestamp, 2);
         cluster.set(1, 1, "one");
         cluster.run(20_000);
-        // One of another history joins, as principal.
+        // A node with another history joins, as principal.
         cluster.form(8, &[4]);
         cluster.set(4, 2, "two");
         cluster.run(20_000);
@@ -191,7 +191,7 @@ fn one_history_counts_where_they_are_not_mixed() {
         cluster.run(40_000);
         cluster.is_agreed(&[1, 2, 4], 2);
         assert!(cluster.members[&NodeId(4)].items.contains_key(&b"key1"[..]), "seed {seed}");
-        // So does one without any.
+        // A node without a history joins.
         cluster.form(10, &[1, 2, 4, 5]);
         cluster.run(40_000);
         cluster.is_agreed(&[1, 2, 4, 5], 2);

@@ -1,4 +1,4 @@
-//! Clients: one for each key, writing one token after the other and noting which were acknowledged.
+//! Clients: one for each key. It writes one token after the other and notes the acknowledged ones.
 
 use crate::store::{Key, Token};
 
@@ -11,7 +11,7 @@ pub(crate) struct Client {
     pub(crate) next_token: Token,
     pub(crate) acknowledged: Vec<Token>,
     pub(crate) deadline_ms: u64,
-    /// Whom it asks next, by place of the host.
+    /// Index of the host that it asks next.
     pub(crate) favourite: usize,
     pub(crate) hops: u32,
     /// Whether the last request that ended was acknowledged.
@@ -32,7 +32,7 @@ impl Client {
         }
     }
 
-    /// Whether a record has all that was acknowledged, in order and once, and nothing that was never asked for.
+    /// Checks that a record has all acknowledged tokens, in order and once, and no token that was never sent.
     pub(crate) fn judge(&self, tokens: &[Token]) -> Result<(), String> {
         if !tokens.is_sorted_by(|left, right| left < right) {
             return Err(format!("key {}: tokens twice or out of order: {tokens:?}", self.key));

@@ -1,19 +1,19 @@
-//! What goes wrong in a run.
+//! The faults of a run.
 
 use cluster::time::Random;
 
 use crate::network::Choice;
 
-/// A fault, as it is chosen; which host is chosen with it.
+/// A kind of fault; its host is chosen separately.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Fault {
     /// One host is cut off in both directions.
     Cut,
-    /// One host hears nobody, or nobody hears it.
+    /// One host hears no other, or no other hears it.
     OneWayCut {
         is_deaf: bool,
     },
-    /// One pair of hosts does not hear each other.
+    /// Two hosts do not hear each other.
     PairCut {
         other: usize,
     },
@@ -26,7 +26,7 @@ pub(crate) enum Fault {
     },
 }
 
-/// A fault with its host and how long it lasts.
+/// A fault with its host and duration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Planned {
     pub(crate) fault: Fault,
@@ -47,7 +47,7 @@ impl Planned {
             9 | 10 => Fault::Pause,
             _ => Fault::ClockStep { ms: random.range(0, 40_000).cast_signed() - 20_000 },
         };
-        // From a blink to longer than everything that waits.
+        // From an instant to longer than every timeout.
         let lasts_ms = match random.below(4) {
             0 => random.range(50, 600),
             1 => random.range(600, 2500),

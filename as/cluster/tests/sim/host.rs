@@ -12,7 +12,7 @@ use proto::peer::nested::{Address, Endpoint};
 use crate::network::Message;
 use crate::store::{Key, Record, Store};
 
-/// 2026, so that last-update-times are after 2010.
+/// A date in 2026, so that last-update-times are after 2010.
 const WALL_BASE_MS: u64 = 1_780_000_000_000;
 
 /// A running process.
@@ -20,11 +20,11 @@ const WALL_BASE_MS: u64 = 1_780_000_000_000;
 pub(crate) struct Process {
     pub(crate) node: Node,
     pub(crate) store: Store,
-    /// The versions as they were last, by partition.
+    /// The last known versions, by partition.
     pub(crate) versions: Vec<PartitionVersion>,
 }
 
-/// What survives a crash.
+/// The state that survives a crash.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     pub(crate) versions: Vec<PartitionVersion>,
@@ -36,10 +36,10 @@ pub(crate) struct Host {
     pub(crate) id: NodeId,
     pub(crate) process: Option<Process>,
     pub(crate) disk: Disk,
-    /// Counts starts: what was planned for another life is dropped.
+    /// Number of starts: events planned for an earlier start are dropped.
     pub(crate) life: u32,
     pub(crate) is_paused: bool,
-    /// What arrived while the process slept: the place it came from, and the message.
+    /// Messages that arrived while the process slept, each with the place of its sender.
     pub(crate) inbox: Vec<(usize, Message)>,
     pub(crate) clock_offset_ms: i64,
 }
@@ -57,7 +57,7 @@ impl Host {
         }
     }
 
-    /// Starts the process from what is on disk.
+    /// Starts the process from the disk.
     pub(crate) fn start(&mut self, shape: &Shape, time_ms: u64) {
         self.life += 1;
         let endpoint =
@@ -89,7 +89,7 @@ impl Host {
         self.process = Some(Process { node, store, versions });
     }
 
-    /// Ends the process at once. Without its disk nothing is left.
+    /// Ends the process at once. Without its disk nothing survives.
     pub(crate) fn crash(&mut self, keeps_disk: bool) {
         let Some(process) = self.process.take() else { return };
         self.is_paused = false;
@@ -103,7 +103,7 @@ impl Host {
     }
 }
 
-/// What all hosts of a run have in common.
+/// Settings that all hosts of a run share.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     pub(crate) seed: u64,

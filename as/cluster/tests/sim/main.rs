@@ -1,11 +1,11 @@
-//! The cluster under faults: 3 to 16 nodes with replicated records and clients in one process, all of it following from one
+//! The cluster under faults: 3 to 16 nodes with replicated records and clients in one process, all derived from one
 //! seed, so that a run can be repeated exactly.
 //!
-//! A run makes a cluster, then faults, one after the other: cuts, one-way cuts, crashes with and without disk, pauses, clocks
-//! that jump; while messages are delayed, lost, doubled and reordered all the time. Clients write and note what was
-//! acknowledged. After every step of a node the invariants of `check` must hold; when a fault has healed the cluster must
-//! become one again, migrations must end, and nothing acknowledged may be lost. Runs of another kind let faults overlap, and
-//! leave out what no cluster of two copies can promise then.
+//! A run forms a cluster and then injects faults one after the other: cuts, one-way cuts, crashes with and without
+//! disk, pauses, clock jumps. Messages are delayed, lost, duplicated and reordered all the time. Clients write and note
+//! the acknowledged writes. The invariants of `check` must hold after every step of a node. After a fault has healed
+//! the cluster must become one again, migrations must end, and no acknowledged write may be lost. Runs of another kind
+//! let faults overlap, and leave out the checks that no cluster of two copies can pass then.
 //!
 //! `SIM_SEED=n cargo test -p cluster --test sim` repeats one run and prints what happens; `SIM_SEEDS=n` runs more of them
 //! (`make simulate`), from `SIM_FIRST` on.
@@ -23,7 +23,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use world::World;
 
-/// Runs in an ordinary test.
+/// Number of runs in an ordinary test.
 const SEEDS: u64 = 320;
 
 fn number(name: &str) -> Option<u64> {

@@ -1,10 +1,10 @@
-//! The network: which messages arrive, when, and how often.
+//! The network: decides which messages arrive, when, and how often.
 
 use std::collections::BTreeSet;
 
 use cluster::time::Random;
 
-/// What hosts and clients say to each other.
+/// A message between hosts and clients.
 #[derive(Clone, Debug)]
 pub(crate) enum Message {
     Heartbeat(Vec<u8>),
@@ -12,7 +12,7 @@ pub(crate) enum Message {
     Record(crate::store::RecordMessage),
 }
 
-/// Numbers in the range that follow from a seed.
+/// Random numbers in a range, derived from a seed.
 pub(crate) trait Choice {
     fn below(&mut self, limit: u64) -> u64;
     fn range(&mut self, low: u64, high: u64) -> u64 {
@@ -29,15 +29,15 @@ impl Choice for Random {
     }
 }
 
-/// Links between hosts, by place.
+/// Links between hosts, identified by place.
 #[derive(Debug)]
 pub(crate) struct Network {
-    /// Directions in which nothing arrives.
+    /// Directions in which no message arrives.
     pub(crate) cut: BTreeSet<(usize, usize)>,
-    /// Of a thousand messages.
+    /// Out of a thousand messages.
     pub(crate) lost: u64,
     pub(crate) doubled: u64,
-    /// Some messages take that long.
+    /// Delay of some messages.
     pub(crate) slow_ms: u64,
 }
 
@@ -49,7 +49,7 @@ impl Network {
         Network { cut: BTreeSet::new(), lost, doubled, slow_ms }
     }
 
-    /// When copies of a message arrive, milliseconds from now.
+    /// When copies of a message arrive, in milliseconds from now.
     pub(crate) fn arrivals(&self, from: usize, to: usize, random: &mut Random) -> Vec<u64> {
         if self.cut.contains(&(from, to)) || random.below(1000) < self.lost {
             return Vec::new();

@@ -1,5 +1,5 @@
-//! Records of a host, and the writes under way at their master: duplicate resolution, local write, replicas, answer. It does
-//! with the rules of the crate what the server's transactions do.
+//! Records of a host, and the writes under way at their master: duplicate resolution, local write, replicas, answer. It
+//! applies the rules of the crate as the server's transactions do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,12 +8,12 @@ use cluster::conflict::{ConflictPolicy, CopyAge, DuplicateAnswer, answer_duplica
 use cluster::migration::PartitionId;
 use proto::peer::{ClusterKey, NodeId};
 
-/// Which record.
+/// The key of a record.
 pub(crate) type Key = u16;
-/// What a client appends to a record.
+/// The value that a client appends to a record.
 pub(crate) type Token = u32;
 
-/// A record: all tokens that were appended to it.
+/// A record: all tokens appended to it.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Record {
     pub(crate) age: CopyAge,
@@ -33,14 +33,14 @@ pub(crate) enum RecordMessage {
     Reply { client: usize, token: Token, answer: Answer },
 }
 
-/// What a client hears.
+/// The answer to a client.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Answer {
     Done,
     /// Another node is master.
     Elsewhere(NodeId),
     Unavailable,
-    /// It may have been done.
+    /// The write may have been done.
     InDoubt,
 }
 
@@ -56,17 +56,17 @@ pub(crate) struct Transaction {
     pub(crate) resend_at_ms: u64,
 }
 
-/// How far a write is.
+/// The progress of a write.
 #[derive(Clone, Debug)]
 pub(crate) enum Stage {
-    /// Writes are held up, or another write has the record.
+    /// Writes are held, or another write holds the record.
     Waiting,
     Resolving {
         cluster_key: ClusterKey,
         asked: BTreeSet<NodeId>,
         best: Option<Record>,
     },
-    /// It has been judged for the last time, and is applied whatever happens meanwhile.
+    /// The last check is done: the write is applied whatever happens meanwhile.
     Applying,
     Replicating {
         cluster_key: ClusterKey,
@@ -83,16 +83,16 @@ pub(crate) struct Sending {
     pub(crate) resend_at_ms: u64,
 }
 
-/// What a host has of records.
+/// The records of a host.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Store {
-    /// By partition.
+    /// Indexed by partition.
     pub(crate) trees: BTreeMap<u16, BTreeMap<Key, Record>>,
     pub(crate) transactions: BTreeMap<u32, Transaction>,
     pub(crate) sending: BTreeMap<u32, Sending>,
-    /// Partitions that are handed over, by emigration.
+    /// Partitions being handed over, by emigration.
     pub(crate) draining: BTreeMap<u32, u16>,
-    /// The node waits until no write is about to be applied, for this cluster.
+    /// Set while the node waits, for this cluster, until no write is still to be applied.
     pub(crate) awaiting: Option<ClusterKey>,
     pub(crate) next_transaction: u32,
 }
@@ -110,7 +110,7 @@ impl Store {
         }
     }
 
-    /// Stores a copy that came from elsewhere if it is newer.
+    /// Stores a copy from another node if it is newer.
     pub(crate) fn merge(&mut self, policy: ConflictPolicy, partition: u16, key: Key, record: &Record) {
         if let Some(tree) = self.trees.get_mut(&partition) {
             let existing = tree.get(&key).map(|record| record.age);
@@ -135,7 +135,7 @@ impl Store {
         })
     }
 
-    /// Whether writes of a partition are about to be applied, or are not on all replicas.
+    /// Whether writes of a partition are still to be applied, or are not on all replicas.
     pub(crate) fn is_writing(&self, partition: u16, partition_of: impl Fn(Key) -> u16) -> bool {
         self.transactions.values().any(|transaction| {
             partition_of(transaction.key) == partition
@@ -144,14 +144,14 @@ impl Store {
     }
 }
 
-/// Whom a write must ask first.
+/// The nodes that a write must ask first.
 pub(crate) fn duplicates_to_ask(partition: &Partition, local: Option<&Record>) -> BTreeSet<NodeId> {
     let is_recent =
         local.is_some_and(|record| record.age.last_update_time > partition.duplicate_resolution_cutoff_ms);
     if is_recent { BTreeSet::new() } else { partition.duplicates.iter().copied().collect() }
 }
 
-/// Where a write goes.
+/// The destination of a write.
 pub(crate) fn route(partition: &Partition, self_node: NodeId) -> Result<(), Answer> {
     match partition.route(self_node, false) {
         Route::Here => Ok(()),

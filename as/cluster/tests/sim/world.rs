@@ -19,14 +19,14 @@ const REQUEST_MS: u64 = 800;
 const RESEND_MS: u64 = 100;
 const REFUSED_MS: u64 = 5;
 const POLL_MS: u64 = 10;
-/// A write that has been judged for the last time is applied within this.
+/// Longest time from the last check of a write to its application.
 const APPLY_MAX_MS: u64 = 20;
-/// After a cut has healed everybody hears of everybody within this.
+/// Time after the end of a cut within which all nodes hear each other.
 const HEARD_MS: u64 = 500;
-/// After a fault has healed the cluster must be whole within this.
+/// Time after the end of a fault within which the cluster must be whole.
 const HEALED_MAX_MS: u64 = 90_000;
 
-/// What a run did.
+/// Counts of a run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures {
     steps: u64,
@@ -71,7 +71,7 @@ pub(crate) struct World {
     network: Network,
     hosts: Vec<Host>,
     clients: Vec<Client>,
-    /// Hosts that clients do not reach.
+    /// Hosts that clients cannot reach.
     hidden: BTreeSet<usize>,
     clients_rest: bool,
     polled: BTreeSet<usize>,
@@ -86,7 +86,7 @@ impl World {
     pub(crate) fn new(seed: u64, prints: bool) -> Self {
         let mut random = Random::new(seed);
         let hosts = [3, 3, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9, 12, 16][random.below(14) as usize];
-        // In one of five runs faults overlap.
+        // Faults overlap in one of five runs.
         let is_durable = !random.chance(20);
         let shape = Shape {
             seed,
@@ -169,8 +169,8 @@ impl World {
                 self.begin(planned);
                 self.run_for(planned.lasts_ms);
                 self.heal();
-                // A client that reaches a node which was cut off, before that has heard of the others, is on both sides
-                // of the cut.
+                // A client that reaches a formerly cut-off node before that node has heard of the others is on both
+                // sides of the cut.
                 self.run_for(HEARD_MS);
                 self.hidden.clear();
                 self.run_for(3000);
@@ -217,7 +217,7 @@ impl World {
             }
             Fault::PairCut { other } => {
                 self.network.cut.extend([(place, other), (other, place)]);
-                // The smaller of them is left out of the cluster.
+                // The smaller of the two is left out of the cluster.
                 let smaller = if self.hosts[place].id < self.hosts[other].id { place } else { other };
                 self.hidden.insert(smaller);
             }
@@ -351,7 +351,7 @@ impl World {
                     return;
                 }
                 if self.hosts[host].is_paused {
-                    // It goes on where it was when the process does.
+                    // It continues when the process does.
                     return self.schedule(POLL_MS, Item::Apply { host, life, transaction });
                 }
                 self.apply(host, transaction);
@@ -371,7 +371,7 @@ impl World {
 
     // --- messages
 
-    /// Hosts come first in the places of the network, then clients.
+    /// Places in the network: first the hosts, then the clients.
     fn client_place(&self, client: usize) -> usize {
         self.hosts.len() + client
     }
@@ -439,7 +439,7 @@ impl World {
         process.node.step(event, now).unwrap()
     }
 
-    /// Carries out an action of a node; gives what follows from it.
+    /// Does an action of a node; returns the actions that follow.
     fn carry_out(&mut self, host: usize, action: Action) -> Vec<Action> {
         match action {
             Action::Pulse(bytes) => {
@@ -506,7 +506,7 @@ impl World {
         &mut self.hosts[host].process.as_mut().unwrap().store
     }
 
-    /// Tells the node that no write is about to be applied any more, if it waits for that.
+    /// Tells the node that no write is still to be applied, if it waits for that.
     fn end_awaited_writes(&mut self, host: usize) -> Vec<Action> {
         let store = self.store(host);
         let is_applying = |transaction: &Transaction| matches!(transaction.stage, Stage::Applying);
@@ -519,14 +519,14 @@ impl World {
         }
     }
 
-    /// A write that has been judged for the last time is about to be applied.
+    /// Begins the application of a write after its last check.
     fn begin_to_apply(&mut self, host: usize, transaction: u32) {
         self.set_stage(host, transaction, Stage::Applying);
         let (life, delay) = (self.hosts[host].life, self.random.range(0, APPLY_MAX_MS));
         self.schedule(delay, Item::Apply { host, life, transaction });
     }
 
-    /// Hands partitions over in which no write is under way any more.
+    /// Hands over partitions in which no write is under way any more.
     fn drain(&mut self, host: usize) -> Vec<Action> {
         let shape = self.shape.clone();
         let store = self.store(host);
@@ -621,7 +621,7 @@ impl World {
         let deadline_ms = self.time_ms + REQUEST_MS;
         let client_place = self.client_place(client);
         let store = self.store(host);
-        // A doubled request is the same transaction.
+        // A duplicated request is the same transaction.
         if store.transactions.values().any(|other| other.client == client && other.token == token) {
             return;
         }
@@ -652,7 +652,7 @@ impl World {
         }
     }
 
-    /// Begins a write that waits, if nothing is in its way.
+    /// Begins a waiting write, if nothing blocks it.
     fn advance(&mut self, host: usize, id: u32) {
         let now = self.hosts[host].now(self.time_ms);
         let time_ms = self.time_ms;
@@ -736,13 +736,13 @@ impl World {
         let key = transaction.key;
         let partition = self.shape.partition_of(key);
         let time = process.node.update_time_ms(now);
-        // It may not be the master any more.
+        // This node may no longer be the master.
         let Some(tree) = process.store.trees.get_mut(&partition) else {
             return self.end(host, id, Answer::Unavailable);
         };
         let fresh = Record { age: CopyAge { generation: 0, last_update_time: 0 }, tokens: Vec::new() };
         let record = tree.entry(key).or_insert(fresh);
-        // A late request, whose client has gone on, is not carried out; one that was carried out before not again.
+        // A late request, whose client has moved on, is not applied; nor is one that was applied before.
         if record.tokens.last().is_some_and(|last| *last > transaction.token) {
             return self.end(host, id, Answer::Unavailable);
         }
@@ -758,7 +758,7 @@ impl World {
         self.replicate(host, id);
     }
 
-    /// Sends the record to all replicas, under the cluster that the node is in now.
+    /// Sends the record to all replicas, under the node's current cluster.
     fn replicate(&mut self, host: usize, id: u32) {
         let process = self.hosts[host].process.as_mut().unwrap();
         let Some(transaction) = process.store.transactions.get(&id).cloned() else { return };
@@ -803,7 +803,7 @@ impl World {
         }
     }
 
-    /// Writes under way go on under the new table, or end.
+    /// Writes under way continue under the new table, or end.
     fn after_rebalance(&mut self, host: usize) {
         let ids: Vec<u32> = self.store(host).transactions.keys().copied().collect();
         for id in ids {
@@ -822,7 +822,7 @@ impl World {
         self.poll_soon(host);
     }
 
-    /// What waits for time: held writes, repetitions, deadlines.
+    /// Handles what waits for time: held writes, repetitions, deadlines.
     fn poll(&mut self, host: usize) {
         if self.hosts[host].process.is_none() {
             return;
