@@ -1,4 +1,4 @@
-//! Batches, carried out by a whole server.
+//! Batches, processed by a whole server.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz_bodies::batch::run(input));

@@ -1,4 +1,4 @@
-//! Record messages, batches and queries, carried out by a whole server.
+//! Record messages, batches and queries, processed by a whole server.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz_bodies::requests::run(input));

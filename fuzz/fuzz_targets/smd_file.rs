@@ -1,4 +1,4 @@
-//! Files of system metadata: whatever is in one is refused, or read the same again once it is written.
+//! Files of system metadata: each is either refused, or reads the same again after it is written.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz_bodies::smd_file::run(input));
