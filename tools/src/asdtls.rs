@@ -1,7 +1,7 @@
-//! `asd-tls`: a private authority, and certificates of it for the nodes and clients of a cluster.
+//! `asd-tls`: a private authority, and its certificates for the nodes and clients of a cluster.
 //!
-//! A directory holds `ca.pem` and `ca-key.pem`, and for each certificate `NAME.pem` and `NAME-key.pem`. Nothing is ever
-//! written over.
+//! A directory holds `ca.pem` and `ca-key.pem`, and for each certificate `NAME.pem` and `NAME-key.pem`. No file is ever
+//! overwritten.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -64,7 +64,7 @@ pub fn command() -> clap::Command {
     Options::command()
 }
 
-/// Does what `options` say.
+/// Runs as `options` say.
 ///
 /// # Errors
 /// Only when `out` or `errors` cannot be written.
@@ -81,7 +81,7 @@ pub fn run(options: &Options, out: &mut impl Write, errors: &mut impl Write) -> 
     }
 }
 
-/// Makes the files; returns what to say about them.
+/// Writes the files; returns a message about them.
 fn make(options: &Options) -> Result<String, String> {
     let folder = options.dir.as_path();
     fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -92,7 +92,7 @@ fn make(options: &Options) -> Result<String, String> {
         }
         Wish::Node { name, others } => {
             let names = [std::slice::from_ref(name), others.as_slice()].concat();
-            // Between nodes each is a client of the other.
+            // A node is also a client of other nodes.
             let uses = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             issue(folder, name, names, &uses, options.days)?;
             let (ca, certificate) = (path(folder, AUTHORITY), path(folder, name));
@@ -117,8 +117,8 @@ fn make(options: &Options) -> Result<String, String> {
     }
 }
 
-/// Makes a certificate for a node that is called `name`, and an authority if there is none; returns the paths of the
-/// authority's certificate, of the node's, and of its key.
+/// Makes a certificate for node `name`, and an authority if there is none; returns the paths of the authority's
+/// certificate, of the node's, and of its key.
 ///
 /// # Errors
 /// A sentence for the user.
@@ -140,7 +140,7 @@ fn sentence(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// Writes a file that is not there yet; a key is for its owner only.
+/// Writes a new file; a key is readable by its owner only.
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), String> {
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| match error.kind() {
@@ -156,7 +156,7 @@ fn write_both(folder: &Path, name: &str, certificate: &str, key: &KeyPair) -> Re
     write_new(&path(folder, name), certificate, 0o644)
 }
 
-/// Parameters of a certificate that is good from now on, but for clocks that are a day behind.
+/// Parameters of a certificate that is valid from now on, and on clocks a day behind.
 fn parameters(names: Vec<String>, common_name: &str, days: u32) -> Result<CertificateParams, String> {
     let mut params = CertificateParams::new(names).map_err(sentence)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(sentence)?;
@@ -178,7 +178,7 @@ fn authority_parameters(common_name: &str) -> Result<CertificateParams, String> 
 
 fn make_authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, String> {
     let key = KeyPair::generate().map_err(sentence)?;
-    // Two authorities that one makes for two clusters have two names.
+    // Two authorities for two clusters must have different names.
     let mark: String = key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
     let params = authority_parameters(&format!("Private CA {mark}"))?;
     let certificate = params.self_signed(&key).map_err(sentence)?;
@@ -186,7 +186,7 @@ fn make_authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, String> {
     Ok(Issuer::new(params, key))
 }
 
-/// The authority of a directory, made if there is none.
+/// The authority of a directory, created if there is none.
 fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, String> {
     let (certificate_path, key_path) = (path(folder, AUTHORITY), key_path(folder, AUTHORITY));
     if !certificate_path.exists() && !key_path.exists() {
@@ -246,7 +246,7 @@ mod tests {
         let before = fs::read(folder.join("ca.pem")).unwrap();
         assert_eq!(asd_tls(&["--dir", dir, "client", "alice"]).0, ExitCode::SUCCESS);
         assert_eq!(fs::read(folder.join("ca.pem")).unwrap(), before);
-        // Nothing is written over.
+        // No file is overwritten.
         let (code, said) = asd_tls(&["--dir", dir, "client", "alice"]);
         assert_eq!(code, ExitCode::FAILURE);
         assert!(said.contains("alice-key.pem is there already"), "{said}");

@@ -1,6 +1,6 @@
 //! `asinfo`: asks one server info commands and prints the answers.
 //!
-//! With `-v` the bare value is printed; without it, everything of the server's default list, numbered. The exit
+//! With `-v` it prints the bare value; without it, everything of the server's default list, numbered. The exit
 //! code is 1 when the server cannot be asked or refuses a command, 2 when the options are wrong.
 
 use std::ffi::OsString;
@@ -76,7 +76,7 @@ pub struct Options {
 /// Reads the command line and configuration files.
 ///
 /// # Errors
-/// Clap's, which prints itself; also for help and version.
+/// Clap's error, which prints itself; also for help and version.
 pub fn parse_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Options, clap::Error> {
     Options::try_parse_from(astools::with_files(&command(), arguments.collect())?)
 }
@@ -87,7 +87,7 @@ pub fn command() -> clap::Command {
     Options::command()
 }
 
-/// Does what `options` say.
+/// Runs as `options` say.
 ///
 /// # Errors
 /// Only when `out` cannot be written.
@@ -131,7 +131,7 @@ pub fn run(options: &Options, out: &mut impl Write, errors: &mut impl Write) -> 
         && value.is_empty()
         && info::is_error(refusal)
     {
-        // It is no answer to one of the commands.
+        // The refusal is not the answer to one of the commands.
         let advice = if refusal.contains("not authenticated") { ": give --user and --password" } else { "" };
         writeln!(errors, "asinfo: {host}: {refusal}{advice}")?;
         return Ok(ExitCode::FAILURE);
@@ -184,7 +184,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs asinfo with `arguments` against a server that answers `answer` to anything.
+    /// Runs asinfo with `arguments` against a server that answers everything with `answer`.
     fn asinfo(arguments: &[&str], answer: &'static str) -> (ExitCode, String, String, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = format!("-h{}", listener.local_addr().unwrap());

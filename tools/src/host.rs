@@ -1,11 +1,11 @@
-//! Where a server is: the `-h` and `-p` of every tool.
+//! The address of a server: the `-h` and `-p` of every tool.
 
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-/// Port of the service of a server that was not told another.
+/// Default service port.
 pub const DEFAULT_PORT: u16 = 3000;
 
 /// A host name or address and a port.
@@ -15,16 +15,16 @@ pub struct Host {
     pub name: String,
     /// TCP port of the service.
     pub port: u16,
-    /// What the certificate of the server is for, if that is said.
+    /// The name in the server's certificate, if it is given.
     pub tls_name: Option<String>,
 }
 
 impl Host {
-    /// Reads `host[:tls-name][:port]`, or a list of such by commas, of which the first counts: the tools talk to
-    /// one node. An IPv6 address stands in brackets when a port follows it.
+    /// Parses `host[:tls-name][:port]`, or a comma-separated list of them, of which the first counts: the tools talk to
+    /// one node. An IPv6 address is in brackets when a port follows it.
     ///
     /// # Errors
-    /// A sentence for the user when `text` is none of these.
+    /// A sentence for the user when `text` is invalid.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, String> {
         let first = text.split(',').next().unwrap_or_default().trim();
         if first.is_empty() {
@@ -42,8 +42,8 @@ impl Host {
         Host::with_rest(name, rest, default_port).ok_or_else(|| bad_port(first))
     }
 
-    /// A host called `name` with `:port`, `:tls-name:port`, `:tls-name` or nothing behind that; `None` when the last part
-    /// is no port.
+    /// A host called `name` followed by `:port`, `:tls-name:port`, `:tls-name` or nothing; `None` when the last part is
+    /// no port.
     fn with_rest(name: &str, rest: &str, default_port: u16) -> Option<Self> {
         let host = |port, tls_name: Option<&str>| Host {
             name: name.to_owned(),
@@ -62,14 +62,14 @@ impl Host {
         }
     }
 
-    /// How its certificate calls it, unless an option says otherwise.
+    /// The name in its certificate, unless an option overrides it.
     #[must_use]
     pub fn certificate_name(&self) -> &str {
         self.tls_name.as_deref().unwrap_or(&self.name)
     }
 
-    /// The first address of the host, IPv4 before IPv6 as servers listen there by default. `localhost` is this machine
-    /// even where no file says so, as in a bare container.
+    /// The first address of the host, IPv4 before IPv6 because servers listen on IPv4 by default. `localhost` is this
+    /// machine even if no file says so, as in a bare container.
     ///
     /// # Errors
     /// When the name does not resolve.
@@ -87,10 +87,10 @@ impl Host {
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", self.name)))
     }
 
-    /// Connects, without Nagle's delay, waiting at most `timeout` for the server to accept.
+    /// Connects without Nagle's delay, waiting at most `timeout` for the server to accept.
     ///
     /// # Errors
-    /// When the name does not resolve or nobody answers there.
+    /// When the name does not resolve or the server does not answer.
     pub fn connect(&self, timeout: Duration) -> io::Result<TcpStream> {
         let stream = TcpStream::connect_timeout(&self.resolve()?, timeout)?;
         stream.set_nodelay(true)?;

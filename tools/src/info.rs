@@ -1,4 +1,4 @@
-//! The info protocol from the client's side: named questions, answers as text.
+//! The client side of the info protocol: named questions, text answers.
 //!
 //! ```text
 //! header  u8 version = 2, u8 type = 1, u48 big-endian length of the body
@@ -60,10 +60,10 @@ pub fn ask(
     exchange(&mut stream, names, timeout)
 }
 
-/// The same over an open connection.
+/// The same on an open connection.
 ///
 /// # Errors
-/// As [`ask`].
+/// Same errors as [`ask`].
 pub fn exchange(
     stream: &mut Link,
     names: &[String],

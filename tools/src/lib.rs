@@ -1,9 +1,8 @@
-//! The command-line tools: `asinfo`, `asbench`, `asd-bench`, which measures servers side by side, `asd-inspect` and
-//! `asd-tls`.
+//! The command-line tools: `asinfo`, `asbench`, `asd-bench`, which compares servers, `asd-inspect` and `asd-tls`.
 //!
-//! The binaries are a few lines each; what they do is here, so that tests reach it. The tools speak the wire
-//! protocol with code of their own and share none of it with the server: a mistake in the server's codec must not
-//! cancel itself out here. `asd-inspect` alone does, as it tells what the server would read.
+//! The binaries are a few lines each; the code is here, so that tests reach it. The tools have their own code for
+//! the wire protocol and share none with the server, so that a mistake in the server's codec cannot cancel itself
+//! out. Only `asd-inspect` shares code, because it reports what the server would read.
 
 #![deny(unsafe_code)]
 
@@ -29,7 +28,7 @@ pub mod report;
 pub mod tls;
 pub mod wall_clock;
 
-/// Prints the man page or completions of a tool if its arguments ask for them, see [`cf::manual`].
+/// Prints the man page or completions of a tool if its arguments request them, see [`cf::manual`].
 #[must_use]
 pub fn generated(command: impl FnOnce() -> clap::Command) -> Option<ExitCode> {
     const PAGE: Page = Page {

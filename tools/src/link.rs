@@ -1,4 +1,4 @@
-//! A connection to a server: a socket, or TLS on one. Works with sockets that block and with those that do not.
+//! A connection to a server: a socket, or TLS on one. Works with blocking and non-blocking sockets.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,20 +9,20 @@ use rustls::ClientConnection;
 use crate::login::Login;
 use crate::tls::TlsClient;
 
-/// Encrypted bytes that may wait for the socket, about.
+/// Approximate limit of encrypted bytes that wait for the socket.
 const UNSENT_SIZE_MAX: usize = 64 << 10;
 
-/// What a server asks of those who connect.
+/// What a server requires of connections.
 #[derive(Clone, Default, Debug)]
 pub struct Access {
-    /// Who logs in, at a server with access control.
+    /// The login at a server with access control.
     pub login: Option<Login>,
-    /// How to speak TLS, at a port with it.
+    /// The TLS settings for a port with TLS.
     pub tls: Option<TlsClient>,
 }
 
 impl Access {
-    /// Whether nothing is asked.
+    /// Whether nothing is required.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.login.is_none() && self.tls.is_none()
@@ -37,10 +37,10 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects without Nagle's delay, and does what the server asks of those who connect. Each step takes at most `timeout`.
+    /// Connects without Nagle's delay, and does TLS and login as required. Each step takes at most `timeout`.
     ///
     /// # Errors
-    /// When nobody answers, the server is not who it should be, or the login is refused.
+    /// When the server does not answer, its certificate is not accepted, or the login is refused.
     pub fn connect(address: &SocketAddr, timeout: Duration, access: &Access) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(address, timeout)?;
         stream.set_nodelay(true)?;
@@ -61,7 +61,7 @@ impl Link {
         Ok(link)
     }
 
-    /// How long reading and writing may wait.
+    /// Sets the timeout of reads and writes.
     ///
     /// # Errors
     /// When the system refuses.
@@ -76,13 +76,13 @@ impl Link {
         &self.stream
     }
 
-    /// Whether a read that gives less than was asked for means that the socket has no more.
+    /// Whether a read that returns less than requested means that the socket has no more.
     #[must_use]
     pub fn is_clear(&self) -> bool {
         self.tls.is_none()
     }
 
-    /// Sends what is encrypted, as far as the socket takes it.
+    /// Sends encrypted bytes as far as the socket takes them.
     fn send_encrypted(&mut self) -> io::Result<()> {
         let Some(tls) = &mut self.tls else { return Ok(()) };
         while tls.wants_write() {
@@ -115,7 +115,7 @@ impl Read for Link {
                 return Ok(0);
             }
             if let Err(error) = tls.process_new_packets() {
-                // What the server is told of it does not matter here.
+                // The alert for the server does not matter here.
                 let _ = tls.write_tls(&mut self.stream);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
@@ -124,7 +124,7 @@ impl Read for Link {
 }
 
 impl Write for Link {
-    /// Bytes that are taken may wait to be sent: by further writes, or [`flush`](Self::flush).
+    /// Accepted bytes may wait for further writes, or for [`flush`](Self::flush).
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.tls.is_none() {
             return self.stream.write(bytes);

@@ -1,4 +1,4 @@
-//! Logging in to a server with access control, as official clients do.
+//! Login to a server with access control, as official clients do it.
 //!
 //! ```text
 //! header   u8 version = 2, u8 type = 2, u48 big-endian length of the body
@@ -8,7 +8,7 @@
 
 use std::io::{self, Read, Write};
 
-/// Salt with which all clients hash passwords: `7EqJtq98hPqEX7fNZaFWoO` in the alphabet of bcrypt.
+/// The salt that all clients use for passwords: `7EqJtq98hPqEX7fNZaFWoO` in the alphabet of bcrypt.
 const SALT: [u8; 16] =
     [0xf4, 0x6b, 0x0b, 0xbe, 0xcf, 0xfe, 0x8d, 0x1b, 0x06, 0x67, 0xd8, 0x4f, 0x6d, 0xc1, 0xd8, 0xa9];
 const COST: u32 = 10;
@@ -25,7 +25,7 @@ const FIELD_ROLES: u8 = 10;
 /// Longest answer to a login.
 const REPLY_SIZE_MAX: usize = 16 << 10;
 
-/// Results of a login that have a sentence of their own.
+/// Login results with their own messages.
 const RESULT_NOT_ENABLED: u8 = 52;
 const RESULTS: &[(u8, &str)] = &[
     (60, "there is no such user"),
@@ -34,14 +34,14 @@ const RESULTS: &[(u8, &str)] = &[
     (82, "the user may not log in from this address"),
 ];
 
-/// Who logs in.
+/// A login request.
 #[derive(Clone, Debug)]
 pub struct Login {
     request: Vec<u8>,
 }
 
 impl Login {
-    /// As `user` with `password`. Takes some 50 ms: passwords are never sent, but a slow hash of them.
+    /// A login as `user` with `password`. Takes some 50 ms: a slow hash is sent instead of the password.
     ///
     /// # Errors
     /// When the password cannot be hashed.
@@ -53,15 +53,15 @@ impl Login {
         Ok(Login { request: request(COMMAND_LOGIN, &fields) })
     }
 
-    /// As `user`, if one is given; a missing password is an empty one.
+    /// A login as `user`, if one is given; a missing password counts as empty.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// Same error as [`new`](Self::new).
     pub fn given(user: Option<&str>, password: Option<&str>) -> Result<Option<Self>, String> {
         user.map(|user| Login::new(user, password.unwrap_or_default())).transpose()
     }
 
-    /// Logs in on `stream`. A server without access control takes everybody.
+    /// Logs in on `stream`. A server without access control accepts everyone.
     ///
     /// # Errors
     /// When the server refuses, or does not answer.
@@ -80,7 +80,7 @@ impl Login {
     }
 }
 
-/// Grants `role` to `user`, on a connection of an administrator.
+/// Grants `role` to `user`, on an administrator's connection.
 ///
 /// # Errors
 /// When the server refuses, or does not answer.
@@ -108,7 +108,7 @@ fn request(command: u8, fields: &[(u8, &[u8])]) -> Vec<u8> {
     request
 }
 
-/// The result of a request.
+/// Sends a request and returns its result.
 fn ask(stream: &mut (impl Read + Write), request: &[u8]) -> io::Result<u8> {
     stream.write_all(request)?;
     stream.flush()?;
@@ -132,7 +132,7 @@ mod tests {
     fn a_login_has_the_bytes_of_official_tools() {
         let login = Login::new("admin", "admin").expect("a login");
         let hex: String = login.request.iter().map(|byte| format!("{byte:02x}")).collect();
-        // Recorded; official clients send version 2, the tool that was recorded 0.
+        // Recorded; official clients send version 2, the recorded tool 0.
         let recorded = "000200000000005b00001402000000000000000000000000000000060061646d696e0000003d0324326124313024\
                         3745714a74713938685071455837664e5a6146576f4f316d564f2f344d4c70477a73716f6a7a364539476566366958\
                         446a58644461";

@@ -1,4 +1,4 @@
-//! The use of a process, read from `/proc`: processor time, memory, and which process listens on a port.
+//! Facts about processes from `/proc`: processor time, memory, and which process listens on a port.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use procfs::net::TcpState;
 use procfs::process::{FDTarget, Process, all_processes};
 
-/// A reading of what a process has used since it started.
+/// The resources that a process has used since its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
     /// Processor time in user and system mode, in microseconds, to 10 ms.
@@ -18,13 +18,13 @@ pub struct Usage {
 /// Reads the usage of process `pid`.
 ///
 /// # Errors
-/// When there is no such process, or `/proc` is not what it should be.
+/// When there is no such process, or `/proc` has unexpected content.
 pub fn usage(pid: u32) -> io::Result<Usage> {
     let process = process(pid).map_err(io::Error::other)?;
     let stat = process.stat().map_err(io::Error::other)?;
     let status = process.status().map_err(io::Error::other)?;
     let cpu_us = (stat.utime + stat.stime) * (1_000_000 / procfs::ticks_per_second());
-    // A process that the kernel runs for itself has no memory.
+    // A process of the kernel has no memory.
     let resident_kib =
         status.vmrss.ok_or_else(|| io::Error::other(format!("process {pid} has no memory")))?;
     Ok(Usage { cpu_us, resident_kib })
@@ -34,7 +34,7 @@ fn process(pid: u32) -> procfs::ProcResult<Process> {
     Process::new(i32::try_from(pid).unwrap_or(i32::MAX))
 }
 
-/// The process on this machine that listens at `address`, if it can be told.
+/// The process on this machine that listens at `address`, if it can be found.
 ///
 /// Other users' processes stay unknown unless this one is privileged.
 #[must_use]

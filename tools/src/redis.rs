@@ -1,15 +1,15 @@
-//! Redis GET and SET as load, so that both servers are measured by the same client.
+//! Redis GET and SET as load, so that the same client measures both servers.
 //!
-//! Keys are `key:` and twelve digits, as those of `redis-benchmark`. The `redis` crate makes the requests, each once; from then on
-//! only the digits change, so that making them takes no time of the measurement. It has no reader for replies that are still
-//! coming in, outside of its own connections, which hold one request at a time or a whole pipeline; so that is here.
+//! Keys are `key:` and twelve digits, as those of `redis-benchmark`. The `redis` crate builds each request once; after
+//! that only the digits change, so that building takes no measured time. The crate can read partial replies only in its
+//! own connections, which hold one request at a time or a whole pipeline; so this module has its own reader.
 
 use crate::load::random::Random;
 use crate::load::{Kind, Outcome, Protocol, Reply};
 
-/// A key as the requests are made with.
+/// The key in a new request.
 const KEY: &str = "key:000000000000";
-/// Digits at its end.
+/// Number of digits at its end.
 const DIGITS: usize = 12;
 
 /// Requests for a Redis server.
@@ -107,11 +107,11 @@ impl Protocol for RedisLoad {
     }
 }
 
-/// A request of which only the digits of the key change.
+/// A request in which only the digits of the key change.
 #[derive(Debug)]
 struct Request {
     bytes: Vec<u8>,
-    /// Where the digits are.
+    /// The place of the digits.
     digits: std::ops::Range<usize>,
 }
 

@@ -1,4 +1,4 @@
-//! What a load run says: progress lines, the summary, and the same as JSON.
+//! The output of a load run: progress lines, the summary, and the same as JSON.
 
 use std::fmt::Write as _;
 
@@ -10,10 +10,10 @@ use crate::load::{Kind, Progress, Run};
 use crate::record::reply::result_text;
 use crate::wall_clock::Moment;
 
-/// Percentiles of summaries, and of periodic latency lines unless others are asked for.
+/// Percentiles of summaries, and by default of periodic latency lines.
 pub const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
-/// The progress line of the official tool: rates since the line before, for the kinds of request that occur.
+/// The progress line of the official tool: rates since the previous line, for the kinds of request that occur.
 #[must_use]
 pub fn progress_line(progress: &Progress, before: &Totals) -> String {
     let seconds = progress.interval.as_secs_f64().max(1e-9);
@@ -72,9 +72,9 @@ pub fn latency_lines(progress: &Progress, percentiles: &[f64]) -> Vec<String> {
 /// Processor time and memory of a server over a run.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct ServerCost {
-    /// Processor time for each request that was carried out, in microseconds.
+    /// Processor time per successful request, in microseconds.
     pub cpu_us_per_op: f64,
-    /// Share of one processor that the server was busy, in percent; several make more than 100.
+    /// Processor use of the server, in percent of one processor.
     pub cpu_pct: f64,
     /// Resident memory before the run, in KiB.
     pub resident_before_kib: u64,
@@ -83,13 +83,13 @@ pub struct ServerCost {
 }
 
 impl Run {
-    /// Requests carried out a second.
+    /// Successful requests per second.
     #[must_use]
     pub fn ops_per_second(&self) -> f64 {
         self.totals.done() as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
 
-    /// What the run cost the server, if its process is known and it did anything.
+    /// The cost of the run for the server, if its process is known and any request was successful.
     #[must_use]
     pub fn server_cost(&self) -> Option<ServerCost> {
         let (before, after) = self.server.filter(|_| self.totals.done() > 0)?;
@@ -102,7 +102,7 @@ impl Run {
         })
     }
 
-    /// Share of one processor that this program was busy, in percent: near 100 for each thread means that it, not
+    /// Processor use of this program, in percent of one processor: near 100 for each thread means that it, not
     /// the server, was the limit.
     #[must_use]
     pub fn client_cpu_pct(&self) -> f64 {
@@ -110,14 +110,14 @@ impl Run {
         cpu_us as f64 / self.elapsed.as_micros().max(1) as f64 * 100.0
     }
 
-    /// Whether everything was done as asked.
+    /// Whether all requests were successful.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.failure.is_none() && self.totals.failed() == 0
     }
 }
 
-/// The summary for people.
+/// The summary as text.
 #[must_use]
 pub fn summary(run: &Run) -> String {
     let mut text = String::new();
@@ -177,7 +177,7 @@ fn append_kind(text: &mut String, kind: Kind, totals: &KindTotals, seconds: f64)
     let _ = writeln!(text, ", max {:.1}", us(latency.max()));
 }
 
-/// The summary for programs. Latencies are in microseconds.
+/// The summary as JSON. Latencies are in microseconds.
 #[must_use]
 pub fn summary_json(run: &Run) -> Value {
     let seconds = run.elapsed.as_secs_f64();

@@ -1,4 +1,4 @@
-//! How the tools speak TLS: the options of official tools, and what follows from them.
+//! TLS of the tools: the options of the official tools, and the resulting configuration.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,16 +45,16 @@ impl TlsOptions {
         TlsOptions { tls_enable: true, tls_cafile: Some(ca_file), ..TlsOptions::default() }
     }
 
-    /// Whether TLS is asked for.
+    /// Whether TLS is enabled.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.tls_enable
     }
 
-    /// What the options mean for a server that is called `host_name`; `None` without TLS.
+    /// The TLS settings for a server called `host_name`; `None` without TLS.
     ///
     /// # Errors
-    /// A sentence for the user when a file is missing or wrong.
+    /// A sentence for the user when a file is missing or invalid.
     pub fn client(&self, host_name: &str) -> Result<Option<TlsClient>, String> {
         if !self.tls_enable {
             return Ok(None);
@@ -78,7 +78,7 @@ impl TlsOptions {
             }
             _ => builder.with_no_client_auth(),
         };
-        // Names of clusters are often no names of hosts.
+        // Names of clusters are often no host names.
         config.enable_sni = false;
         let server_name = ServerName::try_from(name).or_else(|_| ServerName::try_from("cluster"));
         let server_name = server_name.map_err(|error| error.to_string())?;
@@ -119,7 +119,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     if found.is_empty() { Err(wrong(file, &"there is no certificate in it")) } else { Ok(found) }
 }
 
-/// How to speak TLS with one server.
+/// The TLS settings for one server.
 #[derive(Clone, Debug)]
 pub struct TlsClient {
     config: Arc<ClientConfig>,
@@ -127,7 +127,7 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
-    /// A connection on which nothing has been said.
+    /// A new connection.
     pub(crate) fn connection(&self) -> io::Result<ClientConnection> {
         ClientConnection::new(Arc::clone(&self.config), self.server_name.clone()).map_err(io::Error::other)
     }

@@ -1,4 +1,4 @@
-//! Time of day as the tools print it: UTC.
+//! The time of day in the output of the tools: UTC.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,8 +1,8 @@
-//! `asbench`: loads a server with record requests and says how it did.
+//! `asbench`: loads a server with record requests and reports the results.
 //!
 //! Options and progress lines are those of the official tool where both have them. It talks to one node over a
-//! fixed number of connections; a cluster's node passes on what is not its own. The exit code is 1 when the server
-//! was lost or anything was not done as asked, 2 when the options are wrong.
+//! fixed number of connections; a node of a cluster forwards requests for partitions that it does not own. The
+//! exit code is 1 when the server was lost or any request failed, 2 when the options are wrong.
 
 mod options;
 
@@ -15,8 +15,8 @@ use crate::report;
 
 pub use options::{Options, command, parse_arguments};
 
-/// Does what `options` say. Progress and the summary for people go to `out`; with `--json` the object goes to
-/// `out` and all else to `errors`.
+/// Runs as `options` say. Progress and the summary go to `out`; with `--json` the object goes to `out` and
+/// everything else to `errors`.
 ///
 /// # Errors
 /// Only when `out` or `errors` cannot be written.
@@ -78,7 +78,7 @@ fn measure(
         if options.quiet {
             return;
         }
-        // A reader that went away ends the progress lines, not the measurement.
+        // A reader that goes away ends the progress lines, not the measurement.
         drop(writeln!(progress_to, "{}", report::progress_line(progress, &before)));
         seconds += 1;
         if options.latency && seconds % options.output_period_s.max(1) == 0 {

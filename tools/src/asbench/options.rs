@@ -15,16 +15,16 @@ use crate::record::object_spec::ObjectSpec;
 use crate::record::workload::Workload;
 use crate::tls::TlsOptions;
 
-/// Length of a random workload that is not told another, in seconds.
+/// Default length of a random workload, in seconds.
 const DURATION_DEFAULT_S: u64 = 10;
 
-/// Concurrency that nobody asked otherwise, as in the official tool.
+/// Default concurrency, as in the official tool.
 const CONNECTIONS_DEFAULT: usize = 16;
 /// Connections in asynchronous mode, as in the official tool.
 const ASYNC_CONNECTIONS_DEFAULT: usize = 50;
 
-/// Options of the official tool that make no difference with one node and a fixed set of connections: name, short
-/// name, whether a value follows.
+/// Options of the official tool that have no effect with one node and a fixed set of connections: name, short name,
+/// whether a value follows.
 const WITHOUT_EFFECT: &[(&str, Option<char>, bool)] = &[
     ("services-alternate", None, false),
     ("max-error-rate", None, true),
@@ -268,7 +268,7 @@ enum ReadMode {
 /// Reads the command line and configuration files.
 ///
 /// # Errors
-/// Clap's, which prints itself; also for `--help` and `--version`.
+/// Clap's error, which prints itself; also for `--help` and `--version`.
 pub fn parse_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Options, clap::Error> {
     let arguments = astools::with_files(&command(), arguments.map(long_with_two_dashes).collect())?;
     let matches = command().try_get_matches_from(arguments)?;
@@ -277,7 +277,7 @@ pub fn parse_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Opti
     Ok(options)
 }
 
-/// The definition of all options, those that change nothing among them.
+/// The definition of all options, including those without effect.
 pub fn command() -> clap::Command {
     let inert = WITHOUT_EFFECT.iter().map(|(name, short, takes_value)| {
         let action = if *takes_value { ArgAction::Set } else { ArgAction::SetTrue };
@@ -317,7 +317,7 @@ impl Options {
         self.connections.unwrap_or(implied).max(1)
     }
 
-    /// How to load the server.
+    /// The plan of the run.
     pub(super) fn plan(&self) -> Result<Plan, String> {
         let host = Host::parse(&self.hosts, self.port)?;
         let workload = Workload::parse(&self.workload)?;
@@ -345,7 +345,7 @@ impl Options {
         })
     }
 
-    /// What to ask it.
+    /// The requests of the run.
     pub(super) fn records(&self) -> Result<RecordOptions, String> {
         let udf_arguments = self.udf_function_values.as_deref().map(ObjectSpec::parse).transpose()?;
         let udf = self.udf_package_name.clone().zip(self.udf_function_name.clone());
@@ -381,7 +381,7 @@ impl Options {
     }
 }
 
-/// Bin numbers from 1 as positions from 0.
+/// Converts bin numbers from 1 to positions from 0.
 fn from_zero(numbers: &[usize]) -> Result<Vec<usize>, String> {
     let position =
         |number: &usize| number.checked_sub(1).ok_or_else(|| "bins are numbered from 1".to_owned());

@@ -1,7 +1,7 @@
 //! Latency by number of clients, with and without pauses between their requests.
 //!
-//! A client is a connection that has one request in flight. Without pauses the servers are as busy as so many clients can
-//! make them; with pauses of about a millisecond they are idle for the most part, and what counts is how soon they wake up.
+//! A client is a connection with one request in flight. Without pauses the servers are as busy as the clients can make
+//! them; with pauses of about a millisecond they are mostly idle, and the time to wake up decides.
 
 use std::fmt::{self, Write as _};
 use std::io::Write;
@@ -13,7 +13,7 @@ use super::target::Target;
 use super::{WARM_UP, load, say};
 use crate::load::{Pause, Run};
 
-/// How many clients there are, and whether they pause.
+/// Number of clients, and whether they pause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Clients {
     clients: usize,
@@ -31,7 +31,7 @@ impl fmt::Display for Clients {
     }
 }
 
-/// What one server did for a setup in one round.
+/// A server's results for a setup in one round.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Sample {
     p50_us: f64,
@@ -41,7 +41,7 @@ struct Sample {
     cpu_us: Option<f64>,
 }
 
-/// A line of the table: what it is called, its decimals, and its value.
+/// A row of the table: its name, decimals and value.
 type Figure = (&'static str, usize, fn(&Sample) -> Option<f64>);
 
 const FIGURES: [Figure; 5] = [
@@ -51,10 +51,10 @@ const FIGURES: [Figure; 5] = [
     ("requests per second", 0, |sample| Some(sample.ops_per_second)),
     ("server CPU per request, µs", 2, |sample| sample.cpu_us),
 ];
-/// How many of them, from the first on, may not be higher than with the other server.
+/// The first figures, which must not be higher than the other server's.
 const BARRED_FIGURES: usize = 2;
 
-/// All that was measured for a setup: by server, by round.
+/// All measurements of a setup: by server, by round.
 struct Measured {
     setup: Clients,
     samples: Vec<Vec<Sample>>,
@@ -63,7 +63,7 @@ struct Measured {
 /// Measures and returns the table.
 ///
 /// # Errors
-/// When a server is lost, or does anything but what is asked.
+/// When a server is lost, or a request fails.
 pub(super) fn measure(options: &LatencyOptions, progress: &mut impl Write) -> Result<String, String> {
     let settings = options.settings();
     let targets = options.servers.targets()?;
@@ -132,7 +132,7 @@ impl fmt::Display for Sample {
     }
 }
 
-/// The table, and below it where the first server is behind another.
+/// The table, followed by the figures in which the first server is behind another.
 fn render(labels: &[&str], all: &[Measured]) -> String {
     let mut text = String::new();
     append_header(&mut text, labels);

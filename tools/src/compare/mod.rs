@@ -1,10 +1,11 @@
-//! `asd-bench`: measures a server, beside another and beside Redis, and prints a table for the README: of throughput and
-//! cost ([`phase`]), of latency by number of clients ([`latency`]), of what a hostile client does to others ([`neighbour`]), of
-//! queries and indexes ([`queries`]), of what access control, TLS and encryption cost ([`protection`]).
+//! `asd-bench`: measures a server, beside another and beside Redis, and prints a table for the README: of throughput
+//! and cost ([`phase`]), of latency by number of clients ([`latency`]), of a hostile client's effect on others
+//! ([`neighbour`]), of queries and indexes ([`queries`]), of the cost of access control, TLS and encryption
+//! ([`protection`]).
 //!
-//! All servers get the same load from the same client ([`crate::load`]) in turns: every round runs every phase on
-//! every server, and the order of the servers changes from round to round, so that what else the machine does hits
-//! all of them. A column shows the median over the rounds; a ratio is the median of the ratios within a round.
+//! All servers get the same load from the same client ([`crate::load`]) in turns: every round runs every phase on every
+//! server, and the order of the servers changes from round to round, so that other load on the machine affects all of
+//! them. A column shows the median over the rounds; a ratio is the median of the ratios within a round.
 
 mod latency;
 mod neighbour;
@@ -30,10 +31,10 @@ use target::Target;
 pub use options::Options;
 use options::{Command, CompareOptions};
 
-/// Longest unmeasured run before a phase is measured for the first time.
+/// Longest unmeasured run before the first measurement of a phase.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// Does what `options` say; the table goes to `out`, what happens meanwhile to `progress`.
+/// Runs as `options` say; the table goes to `out`, progress to `progress`.
 ///
 /// # Errors
 /// Only when `out` or `progress` cannot be written.
@@ -128,7 +129,7 @@ fn load(target: &Target, settings: &Settings, progress: &mut impl Write) -> Resu
     })
 }
 
-/// Progress is shown to whoever watches. It is no error if nobody does.
+/// Prints progress. A closed output is no error.
 fn say(progress: &mut impl Write, line: &str) {
     drop(writeln!(progress, "{line}").and_then(|()| progress.flush()));
 }

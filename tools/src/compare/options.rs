@@ -1,4 +1,4 @@
-//! Command line of `asd-bench`. Every server can be given by environment variables too, as `make bench` does.
+//! Command line of `asd-bench`. Environment variables can name each server too, as `make bench` does.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::load::Pause;
 use crate::login::Login;
 use crate::tls::TlsOptions;
 
-/// How records are brought in where that is not measured.
+/// Concurrency for loading records where that is not measured.
 const LOADING_CONNECTIONS: usize = 16;
 const LOADING_DEPTH: usize = 16;
 /// Longest wait of an ordinary client for an answer.
@@ -238,7 +238,7 @@ pub(super) struct ProtectionOptions {
 }
 
 impl ProtectionOptions {
-    /// What is the same for all loads.
+    /// Settings that all loads share.
     pub(super) fn settings(&self) -> Settings {
         Settings {
             keys: self.keys,
@@ -253,7 +253,7 @@ impl ProtectionOptions {
         }
     }
 
-    /// Whether something called `name` is to be measured.
+    /// Whether `name` is to be measured.
     pub(super) fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|wanted| name.starts_with(wanted.as_str()))
     }
@@ -310,7 +310,7 @@ impl CompareOptions {
 }
 
 impl LatencyOptions {
-    /// What is the same for all numbers of clients.
+    /// Settings that all numbers of clients share.
     pub(super) fn settings(&self) -> Settings {
         Settings {
             keys: self.keys,
@@ -331,7 +331,7 @@ impl LatencyOptions {
 }
 
 impl NeighbourOptions {
-    /// What the ordinary clients do.
+    /// Settings of the ordinary clients.
     pub(super) fn settings(&self) -> Settings {
         Settings {
             keys: self.keys,
@@ -346,19 +346,19 @@ impl NeighbourOptions {
         }
     }
 
-    /// Whether something called `name` is to be measured.
+    /// Whether `name` is to be measured.
     pub(super) fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|wanted| name.starts_with(wanted.as_str()))
     }
 }
 
-/// `seconds`, or `default` of them where that is no duration.
+/// `seconds` as a duration, or `default` seconds if that is invalid.
 fn seconds(seconds: f64, default: u64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(default))
 }
 
 impl ServerOptions {
-    /// The servers to measure, the one to judge first.
+    /// The servers to measure, the judged one first.
     pub(super) fn targets(&self) -> Result<Vec<Target>, String> {
         let host = |name: &str, port| Host::parse(name, port);
         let (namespace, set) = (&self.namespace, &self.set);

@@ -1,4 +1,4 @@
-//! The loads that servers are compared by, and what is kept of each.
+//! The loads for the comparison of servers, and the results kept of each.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::redis::{RedisLoad, RedisWork};
 /// Silence after which a server counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
-/// Records that are looked for to see whether a server is empty.
+/// Records sampled to find out whether a server is empty.
 const EMPTINESS_SAMPLE: u64 = 2000;
 
-/// What all phases on all servers have in common.
+/// Settings that all phases on all servers share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settings {
     pub(super) keys: u64,
@@ -27,9 +27,9 @@ pub(super) struct Settings {
     pub(super) pipeline: usize,
     /// Threads of the client.
     pub(super) threads: usize,
-    /// Rest of each connection between an answer and its next request.
+    /// Pause of each connection between an answer and its next request.
     pub(super) pause: Option<Pause>,
-    /// Longest wait for an answer; what takes longer counts as a timeout.
+    /// Longest wait for an answer; a longer one counts as a timeout.
     pub(super) timeout: Option<Duration>,
     pub(super) duration: Duration,
     pub(super) rounds: usize,
@@ -43,9 +43,9 @@ pub(super) enum Phase {
     Write,
     PipelinedRead,
     PipelinedWrite,
-    /// As many reads as writes.
+    /// Equally many reads and writes.
     Mixed,
-    /// What Redis does not do the like of.
+    /// A load that Redis does not support.
     Scenario(Scenario),
 }
 
@@ -64,12 +64,12 @@ impl Phase {
         Phase::Scenario(Scenario::Filter),
     ];
 
-    /// Whether it can be run on `target`.
+    /// Whether it can run on `target`.
     pub(super) fn is_for(self, target: &Target) -> bool {
         !matches!(self, Phase::Scenario(_)) || !target.is_redis()
     }
 
-    /// Whether requests follow one another on a connection without waiting for replies.
+    /// Whether a connection sends requests without waiting for replies.
     pub(super) fn is_pipelined(self) -> bool {
         matches!(self, Phase::Load | Phase::PipelinedRead | Phase::PipelinedWrite)
     }
@@ -94,10 +94,10 @@ impl Phase {
         }
     }
 
-    /// Brings the records of the phase into the state in which it is measured, but for those of the load.
+    /// Prepares the records of the phase for the measurement, except for those of the load.
     ///
     /// # Errors
-    /// When the server is lost, or does anything but what is asked.
+    /// When the server is lost, or a request fails.
     pub(super) fn prepare(self, target: &Target, settings: &Settings) -> Result<(), String> {
         let (Phase::Scenario(scenario), TargetKind::Aerospike { namespace, set }) = (self, &target.kind)
         else {
@@ -115,7 +115,7 @@ impl Phase {
     /// Runs the phase on `target` for `duration`, or until `requests_max` are sent.
     ///
     /// # Errors
-    /// When the server is lost, or does anything but what is asked.
+    /// When the server is lost, or a request fails.
     pub(super) fn run(
         self,
         target: &Target,
@@ -129,7 +129,7 @@ impl Phase {
         Ok(run)
     }
 
-    /// The same, whatever became of the requests.
+    /// The same, even if requests failed.
     ///
     /// # Errors
     /// When the run could not start.
@@ -201,7 +201,7 @@ impl Phase {
         }
     }
 
-    /// One protocol for each thread; a load is done by the first alone.
+    /// One protocol for each thread; only the first thread does a load.
     fn redis_protocols(self, settings: &Settings, seed: u64) -> Vec<RedisLoad> {
         let (work, threads) = match self {
             Phase::Load => (RedisWork::Fill, 1),
@@ -213,7 +213,7 @@ impl Phase {
     }
 }
 
-/// Whether `target` has none of the records that a load is going to write, judged by a sample.
+/// Whether `target` has none of the load's records, judged by a sample.
 ///
 /// # Errors
 /// When the server is lost.
@@ -225,7 +225,7 @@ pub(super) fn is_empty(target: &Target, settings: &Settings) -> Result<bool, Str
     }
 }
 
-/// A measurement is worth something when all was done, and all records were there.
+/// A measurement is valid only if all requests were done and all records existed.
 fn check(run: &Run) -> Result<(), String> {
     if let Some(failure) = &run.failure {
         return Err(failure.clone());
@@ -246,10 +246,10 @@ fn check(run: &Run) -> Result<(), String> {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Sample {
     pub(super) ops_per_second: f64,
-    /// Server CPU for each request in microseconds.
+    /// Server CPU per request in microseconds.
     pub(super) cpu_us: Option<f64>,
     pub(super) p99_us: f64,
-    /// How busy the client was, in percent of one processor.
+    /// CPU use of the client, in percent of one processor.
     pub(super) client_cpu_pct: f64,
 }
 

@@ -1,5 +1,5 @@
-//! What protection costs: the same loads on two servers of one program, one with access control, TLS or an encrypted device,
-//! the other without. Both are started here, in turns with the same records, and each round measures both.
+//! The cost of protection: the same loads on two servers of one program, one with access control, TLS or an encrypted
+//! device, the other without. This module starts both with the same records, and each round measures them in turns.
 
 use std::fs;
 use std::io::{self, Write};
@@ -25,7 +25,7 @@ use crate::tls::TlsOptions;
 const HOST: &str = "127.0.0.1";
 const NAMESPACE: &str = "test";
 const SET: &str = "bench";
-/// The administrator of a server that is started for the first time.
+/// The administrator of a newly created server.
 const ADMIN: (&str, &str) = ("admin", "admin");
 const CERTIFICATE_NAME: &str = "bench";
 /// Longest wait for a start or an end.
@@ -33,7 +33,7 @@ const START_STOP_MAX: Duration = Duration::from_secs(30);
 const WARM_UP: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(10);
 
-/// What is measured.
+/// The measured protections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Protection {
     AccessControl,
@@ -103,7 +103,7 @@ impl Protection {
         ))
     }
 
-    /// What a client needs for the protected server.
+    /// The access data of a client for the protected server.
     fn access(self, folder: &Path) -> Result<Access, String> {
         Ok(match self {
             Protection::AccessControl => {
@@ -118,7 +118,7 @@ impl Protection {
     }
 }
 
-/// A server that was started for the measurement, which goes with its folder.
+/// A server started for the measurement; its folder is removed with it.
 struct Server {
     folder: PathBuf,
     process: Child,
@@ -173,12 +173,12 @@ impl Drop for Server {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that is free now.
 fn free_port() -> io::Result<u16> {
     TcpListener::bind((HOST, 0))?.local_addr().map(|address| address.port())
 }
 
-/// Waits until the server takes connections, and has it take those of the loads.
+/// Waits until the server accepts connections, including those of the loads.
 fn await_target(
     process: &mut Child,
     protection: Protection,
@@ -207,10 +207,10 @@ fn await_target(
     Target::aerospike(label, &host, access, Some(process.id()), NAMESPACE, SET)
 }
 
-/// Measures all protections that are asked for; returns a table.
+/// Measures all requested protections; returns a table.
 ///
 /// # Errors
-/// When a server does not start, or does anything but what is asked.
+/// When a server does not start, or a request fails.
 pub(super) fn measure(options: &ProtectionOptions, progress: &mut impl Write) -> Result<String, String> {
     let folder = options
         .dir

@@ -1,8 +1,8 @@
-//! Queries, secondary indexes and functions: what a record of a query, an entry of an index, a write of an indexed record and a
-//! call cost.
+//! Queries, secondary indexes and functions: the cost of a query's record, an index entry, a write of an indexed
+//! record, and a call.
 //!
-//! Every round makes and drops the indexes anew, one server after the other. Costs are those of the server's process, for each
-//! record, entry or call; times are those of one query or build.
+//! Every round creates and drops the indexes anew, one server after the other. Costs are processor times of the
+//! server's process per record, entry or call; times are those of one query or build.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -26,16 +26,16 @@ use crate::{info as info_protocol, process};
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for an index to be built.
 const BUILD_TIME_MAX: Duration = Duration::from_secs(300);
-/// Requests in flight on a connection that is written to.
+/// Requests in flight on a writing connection.
 const DEPTH: u64 = 200;
-/// Connections that call functions, one call at a time each.
+/// Connections that call functions, each one call at a time.
 const CALLERS: usize = 16;
 const OP_WRITE: u8 = 2;
-/// Bit of the last message of an answer.
+/// Bit of an answer's last message.
 const LAST: u8 = 1;
 const MODULE: &str = "function twice(r) return r.n * 2 end\n";
 
-/// A figure: name, decimals, and the highest ratio to the other server that is good enough, if there is a bar.
+/// A figure: name, decimals, and, if there is a bar, the highest accepted ratio to the other server.
 type Figure = (&'static str, usize, Option<f64>);
 
 const FIGURES: [Figure; 13] = [
@@ -60,7 +60,7 @@ type Sample = [Option<f64>; FIGURES.len()];
 /// Measures and returns the table.
 ///
 /// # Errors
-/// When a server is lost, or does anything but what is asked.
+/// When a server is lost, or a request fails.
 pub(super) fn measure(options: &QueryOptions, progress: &mut impl Write) -> Result<String, String> {
     let targets = options.servers.targets()?;
     let mut servers = Vec::new();
@@ -128,7 +128,7 @@ fn render(labels: &[&str], samples: &[Vec<Sample>]) -> String {
     text
 }
 
-/// A server that is measured, over connections of its own.
+/// A measured server with its own connections.
 struct Server<'a> {
     target: &'a Target,
     namespace: &'a str,
@@ -139,7 +139,7 @@ struct Server<'a> {
     buffer: Vec<u8>,
 }
 
-/// Processor time and clock since a moment.
+/// Processor time and clock at a moment.
 struct Span {
     cpu_us: Option<u64>,
     start: Instant,
@@ -177,7 +177,7 @@ impl<'a> Server<'a> {
         Span { cpu_us, start: Instant::now() }
     }
 
-    /// Processor time since `span` began, for each of `count`, and the milliseconds that have passed.
+    /// Processor time since `span` began, for each of `count`, and the elapsed milliseconds.
     fn since(&self, span: &Span, count: u64) -> (Option<f64>, Option<f64>) {
         let now = self.span();
         let cpu = now.cpu_us.zip(span.cpu_us).map(|(now, then)| (now - then) as f64 / count.max(1) as f64);
@@ -203,7 +203,7 @@ impl<'a> Server<'a> {
         request::Target { namespace: self.namespace, set: &self.set, send_key: false }
     }
 
-    /// The write of record `at`, whose numbers and text follow from `number`.
+    /// The write of record `at`; `number` determines its numbers and text.
     fn append_write(&self, at: u64, number: u64, pad: Option<&[u8]>, out: &mut Vec<u8>) {
         let header = Header { info2: info::INFO2_WRITE, ..Header::default() };
         let write = Template::new(header, self.record_target())
@@ -217,7 +217,7 @@ impl<'a> Server<'a> {
         write.append(&self.keys.digest(at), 0, out);
     }
 
-    /// Writes records `0..count`, each with the number that `number` gives it.
+    /// Writes records `0..count` with the numbers from `number`.
     fn write(&mut self, count: u64, pad: Option<&[u8]>, number: impl Fn(u64) -> u64) -> Result<(), String> {
         let mut out = Vec::new();
         let mut at = 0;
@@ -274,7 +274,7 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
-    /// A query for numbers of `range`, or for all; returns how many records came.
+    /// A query for numbers in `range`, or for all; returns the number of records.
     fn query(&mut self, range: Option<(u64, u64)>, without_bins: bool) -> Result<u64, String> {
         let mut request = Template::scan(self.record_target(), 10_000);
         if without_bins {
@@ -298,7 +298,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Costs of `times` queries, for each record, and the time of one.
+    /// Cost per record of `times` queries, and the time of one query.
     fn measure_query(
         &mut self,
         range: Option<(u64, u64)>,
@@ -359,7 +359,7 @@ impl<'a> Server<'a> {
         (sample[7], sample[8]) = self.measure_query(Some((low, low + tenth - 1)), false, (tenth, 10))?;
         self.create_index("m", "numeric")?;
         self.create_index("s", "string")?;
-        // All of the values change.
+        // All values change.
         let writes = (count / 4).max(1);
         let span = self.span();
         self.write(writes, None, |at| spread(at, count) + count * (1 + round) + 7 * (1 + round))?;
@@ -380,9 +380,9 @@ impl<'a> Server<'a> {
     }
 }
 
-/// A number below `count` for each of as many, in no order: neighbours are far apart.
+/// Maps numbers below `count` to such numbers without order: neighbours are far apart.
 fn spread(at: u64, count: u64) -> u64 {
-    // An odd factor that shares no other one with decimal counts.
+    // An odd factor without a common factor with decimal counts.
     at.wrapping_mul(7_368_787) % count
 }
 
@@ -418,7 +418,7 @@ fn read_frame(link: &mut Link, out: &mut Vec<u8>) -> io::Result<()> {
     link.read_exact(&mut out[start + PROTO_SIZE..])
 }
 
-/// How many records the messages of a frame's body are of, and the result of the last one, if it is there.
+/// The number of records in a frame's body, and the result of the last message, if it is there.
 fn rows_of(mut body: &[u8]) -> Result<(u64, Option<u8>), String> {
     let cut = || "half a message".to_owned();
     let mut rows = 0;

@@ -1,4 +1,4 @@
-//! Redis as its own benchmark measures it.
+//! Redis measured by its own benchmark.
 
 use std::process::Command;
 
@@ -6,13 +6,13 @@ use super::phase::Settings;
 use super::target::Target;
 use crate::process;
 
-/// Requests of one measurement.
+/// Number of requests of one measurement.
 const REQUESTS: u64 = 3_000_000;
 
-/// Pipelined GETs by `redis-benchmark`: a line with requests a second and server CPU for each.
+/// Runs pipelined GETs with `redis-benchmark`: a line with requests per second and server CPU for each.
 ///
 /// # Errors
-/// When it is not installed or says something else than expected.
+/// When it is not installed or has unexpected output.
 pub(super) fn measure(target: &Target, settings: &Settings) -> Result<String, String> {
     let usage = || target.pid.and_then(|pid| process::usage(pid).ok());
     let before = usage();

@@ -27,13 +27,13 @@ const BATCH_READ_ROWS: usize = 100;
 const BATCH_WRITE_ROWS: usize = 50;
 const SMALL_CONTAINER: u64 = 1000;
 const LARGE_CONTAINER: u64 = 10_000;
-/// Different requests of a scenario that vary in more than their record.
+/// Number of different requests of a scenario that vary in more than their record.
 const VARIANTS: u64 = 256;
 /// Name of the bin with the list or map.
 const BIN: &str = "b";
 const VARIANTS_SEED: u64 = 0xC3;
 
-/// A load, named after what one request does.
+/// A load, named after its request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Scenario {
     BatchRead,
@@ -63,7 +63,7 @@ impl Scenario {
         }
     }
 
-    /// How many records of its own it has; none if it is for those that all phases share.
+    /// Number of its own records; none if it uses those that all phases share.
     pub(super) fn own_records(self) -> u64 {
         match self {
             Scenario::BatchRead | Scenario::BatchWrite => 0,
@@ -73,7 +73,7 @@ impl Scenario {
         }
     }
 
-    /// What the bins of its records are.
+    /// The bins of its records.
     fn bins(self) -> Vec<(&'static str, u8, Vec<u8>)> {
         match self {
             Scenario::BatchRead | Scenario::BatchWrite => Vec::new(),
@@ -145,7 +145,7 @@ fn map(count: u64) -> Vec<u8> {
     out
 }
 
-/// An operation: a list of its code, perhaps what it returns, and arguments.
+/// An operation: a list of its code, optionally its return type, and arguments.
 fn packed(codes: &[u8], arguments: &[i64]) -> Vec<u8> {
     let mut out = Vec::new();
     put_list_header(&mut out, (codes.len() + arguments.len()) as u32);
@@ -177,7 +177,7 @@ fn filter() -> Vec<u8> {
     out
 }
 
-/// What all threads of a run share.
+/// State that all threads of a run share.
 #[derive(Debug)]
 struct Shared {
     scenario: Scenario,
@@ -185,18 +185,18 @@ struct Shared {
     requests: Vec<Template>,
 }
 
-/// The requests of one thread: to write the records of a scenario, or to do what it measures.
+/// The requests of one thread, which write the records of a scenario or do its measured load.
 #[derive(Debug)]
 pub(super) struct ScenarioLoad {
     shared: Arc<Shared>,
     random: Random,
-    /// Records yet to be written, if that is what it is for.
+    /// Records still to be written, if that is its purpose.
     left: Option<std::ops::Range<u64>>,
     first_fault: Option<String>,
 }
 
 impl ScenarioLoad {
-    /// What writes the records of `scenario`; `set` is the one that all phases share.
+    /// The load that writes the records of `scenario`; `set` is the one that all phases share.
     pub(super) fn preparing(scenario: Scenario, namespace: &str, set: &str) -> Self {
         let set = own_set(scenario, set);
         let target = Target { namespace, set: &set, send_key: false };
@@ -211,7 +211,7 @@ impl ScenarioLoad {
         ScenarioLoad { shared, random: Random::new(0), left, first_fault: None }
     }
 
-    /// What does what `scenario` measures, for each of `threads`.
+    /// The measured loads of `scenario`, one for each of `threads`.
     pub(super) fn measuring(
         scenario: Scenario,
         (namespace, set): (&str, &str),

@@ -1,4 +1,4 @@
-//! From starting a server to its first acknowledged write.
+//! The time from a server's start to its first acknowledged write.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,16 +17,16 @@ use crate::record::object_spec::ObjectSpec;
 use crate::record::reply;
 use crate::record::request::{BinWrites, Header, KEY_TYPE_INTEGER, Target, Template, info};
 
-/// Between tries. It bounds the error of the result.
+/// Pause between attempts, which bounds the error of the result.
 const RETRY_EVERY: Duration = Duration::from_micros(500);
 
 /// Longest wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Starts the server some times and tells how long it took.
+/// Starts the server several times and reports the times.
 ///
 /// # Errors
-/// When something serves the port already, or the server does not come up or go down in time.
+/// When another server uses the port already, or the server does not start or end in time.
 pub(super) fn measure(options: &StartupOptions, progress: &mut impl Write) -> Result<String, String> {
     let host = Host::parse(&options.host, options.port)?;
     let address = host.resolve().map_err(|error| format!("{host}: {error}"))?;
@@ -98,10 +98,11 @@ fn first_write(
     }
 }
 
-/// Whether the server took the write. Not listening, closing, and refusing all mean that it is not ready.
+/// Whether the server accepted the write. A closed port, a closed connection and a refusal all mean that it
+/// is not ready.
 fn is_written(address: SocketAddr, request: &[u8]) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT) else { return false };
-    // With nobody listening, a high port may be given to this very end of the connection, which then echoes.
+    // Without a listener, the system may choose this port for this connection's own end, which then echoes.
     if stream.local_addr().is_ok_and(|local| local == address) {
         return false;
     }
@@ -124,9 +125,9 @@ fn is_written(address: SocketAddr, request: &[u8]) -> bool {
     }
 }
 
-/// Asks the server to end, and makes it if it does not.
+/// Asks the server to end, and kills it if it does not.
 fn stop_server(server: &mut Child, timeout: Duration) -> Result<(), String> {
-    // A server that is gone already is as good as ended.
+    // A server that has ended already needs no signal.
     let _ = kill(Pid::from_raw(server.id().cast_signed()), Signal::SIGTERM);
     let deadline = Instant::now() + timeout;
     while Instant::now() < deadline {

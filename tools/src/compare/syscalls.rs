@@ -1,4 +1,4 @@
-//! System calls for each request, counted by `strace -c`.
+//! System calls per request, counted by `strace -c`.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,13 +9,13 @@ use nix::unistd::Pid;
 use super::phase::{Phase, Settings};
 use super::target::Target;
 
-/// Requests that are counted.
+/// Number of counted requests.
 const REQUESTS: u64 = 20_000;
 
-/// How long strace gets to attach to all threads.
+/// Time for strace to attach to all threads.
 const ATTACH_TIME: Duration = Duration::from_secs(1);
 
-/// A line for reads and one for writes: calls per request by name, those above one in a hundred.
+/// A line for reads and one for writes: calls per request by name, if more than one in a hundred requests.
 ///
 /// # Errors
 /// When strace cannot trace the server.

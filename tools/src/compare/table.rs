@@ -4,26 +4,26 @@ use std::fmt::Write as _;
 
 use super::phase::{Phase, Sample, Settings};
 
-/// What was measured of one server.
+/// The measurements of one server.
 #[derive(Clone, Debug)]
 pub(super) struct Column {
     pub(super) label: String,
     /// A line about the server.
     pub(super) about: String,
-    /// In the order of measuring: the rounds of a phase are in order.
+    /// In the order of the measurements: the rounds of a phase are in order.
     pub(super) samples: Vec<(Phase, Sample)>,
     pub(super) memory: Option<Memory>,
     /// Lines below the table.
     pub(super) notes: Vec<String>,
 }
 
-/// Resident memory around the load.
+/// Resident memory before and after the load.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Memory {
     pub(super) before_kib: u64,
     pub(super) after_kib: u64,
     pub(super) records: u64,
-    /// Whether there were no records before; else the difference says nothing.
+    /// Whether there were no records before; otherwise the difference means nothing.
     pub(super) was_empty: bool,
 }
 
@@ -34,7 +34,7 @@ impl Memory {
     }
 }
 
-/// A row: what it is called, how its numbers print, and its values of one column, by round.
+/// A row: its name, the format of its numbers, and the values of one column by round.
 struct Row {
     name: String,
     decimals: usize,
@@ -42,7 +42,8 @@ struct Row {
     phase: Phase,
 }
 
-/// The table with a column for each server, and for each but the first the ratio of the first to it.
+/// The table with a column for each server, and, for each but the first, a column for the ratio of the first to
+/// it.
 pub(super) fn render(columns: &[Column], phases: &[Phase], settings: &Settings) -> String {
     let mut text = String::new();
     append_header(&mut text, &columns.iter().map(|column| column.label.as_str()).collect::<Vec<_>>());
@@ -99,7 +100,7 @@ fn append_row(text: &mut String, row: &Row, columns: &[Column]) {
     append_values(text, &row.name, row.decimals, &values);
 }
 
-/// The head of a table with a column for each of `labels`, and for each but the first one for ratios.
+/// The head of a table with a column for each of `labels`, and a ratio column for each but the first.
 pub(super) fn append_header(text: &mut String, labels: &[&str]) {
     text.push_str("| |");
     for (at, label) in labels.iter().enumerate() {

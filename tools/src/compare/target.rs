@@ -1,4 +1,4 @@
-//! A server that is measured.
+//! A measured server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use crate::{info, process};
 /// Longest wait for answers about the server.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A server and what is known of it.
+/// A server and the facts about it.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
-    /// What tables call it.
+    /// Its name in tables.
     pub(super) label: String,
     pub(super) host: Host,
     pub(super) address: SocketAddr,
-    /// What it asks of those who connect.
+    /// The access data for connections.
     pub(super) access: Access,
     /// Its process, if it is on this machine.
     pub(super) pid: Option<u32>,
     pub(super) kind: TargetKind,
-    /// Version and threads, as it says itself.
+    /// Version and threads, as the server reports them.
     about: String,
 }
 

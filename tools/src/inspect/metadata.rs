@@ -1,4 +1,4 @@
-//! What is in files of system metadata, `<work-directory>/smd/*.smd`, as text or as JSON.
+//! Contents of system metadata files, `<work-directory>/smd/*.smd`, as text or JSON.
 
 use std::fs;
 use std::io::{self, Write};
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use datamodel::smd::{SmdItem, SmdVersion, decode_file};
 use serde_json::{Value, json};
 
-/// So much of a value is shown in text.
+/// Longest part of a value shown in text.
 const VALUE_CHARACTERS: usize = 100;
 
-/// What a file holds, or why that cannot be told.
+/// The content of a file, or why it cannot be read.
 type Content = Result<(SmdVersion, Vec<SmdItem>), String>;
 
 /// A file of metadata.
@@ -20,7 +20,7 @@ pub(super) struct MetadataFile {
 }
 
 impl MetadataFile {
-    /// Whether `path` is that of a file of metadata.
+    /// Whether `path` is a metadata file.
     pub(super) fn is_meant_by(path: &Path) -> bool {
         path.extension().is_some_and(|extension| extension == "smd")
     }
@@ -36,7 +36,7 @@ impl MetadataFile {
         self.content.is_ok()
     }
 
-    /// Prints for people.
+    /// Prints as text.
     pub(super) fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let path = self.path.display();
         let (version, items) = match &self.content {
@@ -83,7 +83,7 @@ impl MetadataFile {
     }
 }
 
-/// A value as it is shown to people.
+/// A value as shown in text.
 fn shown(value: &str) -> String {
     let start: String = value.chars().take(VALUE_CHARACTERS).collect();
     let end = if start.len() < value.len() { "..." } else { "" };

@@ -1,8 +1,8 @@
-//! `asd-inspect`: tells what is on the devices or files of a namespace, or in files of system metadata, without a server
+//! `asd-inspect`: reports the contents of a namespace's devices or files, or of system metadata files, without a server
 //! and without changing them.
 //!
-//! Unlike the other tools it shares code with the server: the very readers of header, write blocks and records that
-//! decide at start what is loaded. The exit code is 1 when something is damaged or cannot be read.
+//! Unlike the other tools it shares code with the server: the readers of header, write blocks and records that decide
+//! at a start which records are loaded. The exit code is 1 when something is damaged or cannot be read.
 
 mod metadata;
 mod report;

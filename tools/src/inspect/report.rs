@@ -1,4 +1,4 @@
-//! What an inspection says, as text or as JSON.
+//! The report of an inspection, as text or JSON.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use super::scan::{Device, Inspection, Stored};
 
 /// 2010-01-01, from which times of records count.
 const EPOCH: Duration = Duration::from_secs(1_262_304_000);
-/// Most damaged places that are listed in text.
+/// Most damaged places listed in text.
 const DAMAGE_LINES: usize = 50;
 
 #[derive(Default)]
@@ -52,7 +52,7 @@ fn summarise(inspection: &Inspection) -> Summary {
     summary
 }
 
-/// How many partitions have which version and tree id.
+/// Number of partitions with each version and tree id.
 fn partition_groups(header: &DeviceHeader) -> BTreeMap<(String, u8), u64> {
     let mut groups = BTreeMap::new();
     for entry in &header.partitions {
@@ -65,7 +65,7 @@ fn partitions_with_data(header: &DeviceHeader) -> usize {
     header.partitions.iter().filter(|entry| entry.version.has_data()).count()
 }
 
-/// Write blocks with live records, with nothing but garbage, and without records; live bytes and garbage.
+/// Numbers of write blocks with live records, with only garbage, and without records; live bytes and garbage.
 struct Usage {
     live: u64,
     garbage: u64,
@@ -101,7 +101,7 @@ fn set_name(inspection: &Inspection, id: usize) -> String {
     String::from_utf8_lossy(&inspection.sets[id]).into_owned()
 }
 
-/// Prints for people.
+/// Prints as text.
 pub(super) fn text(inspection: &Inspection, list: bool, out: &mut dyn Write) -> io::Result<()> {
     for device in &inspection.devices {
         device_text(device, out)?;
@@ -231,7 +231,7 @@ pub(super) fn json(inspection: &Inspection, list: bool) -> Value {
     document
 }
 
-/// `document` with what `files` of system metadata hold, if there are any.
+/// `document` with the contents of the system metadata `files`, if there are any.
 pub(super) fn with_metadata(mut document: Value, files: &[MetadataFile]) -> Value {
     if !files.is_empty() {
         document["metadata"] = files.iter().map(MetadataFile::json).collect();

@@ -1,4 +1,4 @@
-//! Reads devices from begin to end and keeps, of each record, what is known of its newest copy.
+//! Reads devices from beginning to end and keeps the facts about each record's newest copy.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,7 +14,7 @@ use datamodel::encryption::{DeviceKey, Strength, UnitCipher};
 use datamodel::flat::{FlatError, FlatRecord};
 use datamodel::wblock_scan::{CopyAge, EndMark, Piece, WblockScan, starts_with_record};
 
-/// Number of unused write blocks in a row that ends a scan.
+/// Number of consecutive unused write blocks that ends a scan.
 const UNUSED_MAX: u32 = 10;
 
 /// The newest copy of a record.
@@ -25,7 +25,7 @@ pub struct Stored {
     pub device: usize,
     /// Place on the device in bytes.
     pub offset: u64,
-    /// Bytes it takes.
+    /// Its size in bytes.
     pub size: u32,
     /// Index of its set's name.
     pub set: usize,
@@ -41,7 +41,7 @@ impl Stored {
     }
 }
 
-/// Bytes that cannot be made sense of.
+/// Bytes that cannot be interpreted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
     pub offset: u64,
@@ -58,21 +58,21 @@ pub struct Wblock {
     pub live_bytes: u64,
 }
 
-/// Whether a device can be read as far as its encryption goes.
+/// Whether a device's encryption allows reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lock {
     /// It is not encrypted.
     None,
-    /// Nobody gave a key.
+    /// No key was given.
     Closed,
-    /// The key that was given is not that of the device.
+    /// The given key is not the device's.
     WrongKey,
     /// The key opens it.
     Open(Strength),
 }
 
 impl Lock {
-    /// What is to be said of it, if anything is.
+    /// A message about it, if there is one.
     #[must_use]
     pub const fn text(self) -> Option<&'static str> {
         match self {
@@ -93,15 +93,15 @@ pub struct Device {
     /// `None` for a fresh device.
     pub header: Result<Option<DeviceHeader>, HeaderError>,
     pub lock: Lock,
-    /// Those that were read.
+    /// The write blocks read.
     pub wblocks: Vec<Wblock>,
-    /// Those there are.
+    /// Number of write blocks on the device.
     pub wblock_count: u64,
-    /// Copies of records, older ones too.
+    /// Copies of records, including older ones.
     pub copies: u64,
-    /// Copies of partitions that the header says are not here, or not in this life.
+    /// Copies in partitions that the header marks as absent, or with an old tree id.
     pub dropped: u64,
-    /// Bytes without a record's magic that are not zero: from former use, or damaged.
+    /// Nonzero bytes without a record's magic: from earlier use, or damaged.
     pub stale_bytes: u64,
     pub damage: Vec<Damage>,
 }
@@ -111,16 +111,16 @@ pub struct Device {
 pub struct Inspection {
     pub devices: Vec<Device>,
     pub records: HashMap<Digest, Stored>,
-    /// Names; the first is that of records in no set.
+    /// Names; the first belongs to records without a set.
     pub sets: Vec<Vec<u8>>,
     set_ids: HashMap<Vec<u8>, usize>,
 }
 
 impl Inspection {
-    /// Reads `paths`; `all` also what follows a stretch of unused blocks.
+    /// Reads `paths`; with `all` also the blocks after a run of unused ones.
     ///
     /// # Errors
-    /// When one cannot be opened or not even its beginning be read.
+    /// When one cannot be opened, or its beginning cannot be read.
     pub fn of(paths: &[PathBuf], all: bool, key_file: Option<&Path>) -> io::Result<Self> {
         let fail = |path: &Path, error| io::Error::other(format!("{}: {error}", path.display()));
         let key = key_file.map(|path| std::fs::read(path).map_err(|error| fail(path, error))).transpose()?;
@@ -273,7 +273,7 @@ impl Inspection {
     }
 }
 
-/// What opens a device with `header`, given the content of a key file.
+/// The cipher for a device with `header`, given the content of a key file.
 fn open(header: Option<&DeviceHeader>, key: Option<&[u8]>) -> (Lock, Option<UnitCipher>) {
     let Some(wrapped) = header.and_then(|header| header.encrypted_key.as_ref()) else {
         return (Lock::None, None);
@@ -288,12 +288,12 @@ fn open(header: Option<&DeviceHeader>, key: Option<&[u8]>) -> (Lock, Option<Unit
     }
 }
 
-/// Whether a whole record is anywhere in a write block.
+/// Whether a write block holds any whole record.
 fn holds_records(bytes: &[u8], mark: EndMark) -> bool {
     WblockScan::new(bytes, mark).any(|piece| matches!(piece, Piece::Record { .. }))
 }
 
-/// Index of the write block that holds `offset`, counted from behind the header.
+/// Index of the write block that holds `offset`, counted from the end of the header.
 fn wblock_at(offset: u64) -> usize {
     ((offset - HEADER_SPACE) / u64::from(WBLOCK_SIZE)) as usize
 }

@@ -1,4 +1,4 @@
-//! One non-blocking connection of the load generator and the requests in flight on it.
+//! A non-blocking connection of the load generator and the requests in flight on it.
 //!
 //! Replies come in the order of the requests, so the requests in flight are a queue.
 
@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use super::protocol::Kind;
 use crate::link::Link;
 
-/// Room that a read finds at least, in bytes.
+/// Smallest buffer space for a read, in bytes.
 const READ_SIZE_MIN: usize = 64 << 10;
 
 /// A request whose reply is awaited.
@@ -23,7 +23,7 @@ pub(super) struct InFlight {
 /// The result of one read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Received {
-    /// The scratch buffer now begins with this many bytes; `drained` when the kernel had no more.
+    /// The scratch buffer begins with this many bytes; `drained` when the kernel had no more.
     Bytes { filled: usize, drained: bool },
     /// Nothing yet.
     Nothing,
@@ -32,18 +32,18 @@ pub(super) enum Received {
 #[derive(Debug)]
 pub(super) struct Connection {
     link: Link,
-    /// Encoded requests; those before `sent` are with the kernel.
+    /// Encoded requests; the kernel has those before `sent`.
     pub(super) out: Vec<u8>,
     sent: usize,
-    /// The beginning of a reply whose rest has not come.
+    /// The beginning of an incomplete reply.
     partial: Vec<u8>,
     pub(super) in_flight: VecDeque<InFlight>,
-    /// It is in its thread's queue for when the pace allows a request.
+    /// Whether it is in its thread's queue until the pace allows a request.
     pub(super) is_held_back: bool,
 }
 
 impl Connection {
-    /// Takes over `link`, for at most `depth` requests in flight.
+    /// Takes over `link`, with at most `depth` requests in flight.
     pub(super) fn new(link: Link, depth: usize) -> io::Result<Self> {
         link.stream().set_nonblocking(true)?;
         Ok(Connection {
@@ -60,7 +60,8 @@ impl Connection {
         self.link.stream()
     }
 
-    /// Hands the kernel what it takes of the encoded requests; the rest goes when the connection is writable again.
+    /// Passes encoded requests to the kernel as far as it takes them; the rest follows when the connection is
+    /// writable again.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         while self.sent < self.out.len() {
             match self.link.write(&self.out[self.sent..]) {
@@ -79,9 +80,9 @@ impl Connection {
         }
     }
 
-    /// Fills `scratch` with the kept beginning of a reply and what the kernel has.
+    /// Fills `scratch` with the kept beginning of a reply and the kernel's bytes.
     ///
-    /// A short read means that the kernel had no more: with edge-triggered events, more to come is a new event.
+    /// A short read means that the kernel had no more: with edge-triggered events, further bytes are a new event.
     pub(super) fn receive(&mut self, scratch: &mut Vec<u8>) -> io::Result<Received> {
         let kept = self.partial.len();
         if scratch.len() < kept + READ_SIZE_MIN {

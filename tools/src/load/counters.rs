@@ -1,4 +1,4 @@
-//! The counters of a run: per thread while it runs, summed when they are read.
+//! The counters of a run: one set per thread, summed by readers.
 //!
 //! Each [`ThreadCounters`] has one writing thread; readers sum over all of them with relaxed loads.
 
@@ -36,13 +36,13 @@ impl Default for ThreadCounters {
 }
 
 impl ThreadCounters {
-    /// Counts a request that is on its way.
+    /// Counts a sent request.
     #[inline]
     pub(crate) fn requested(&self) {
         bump(&self.requests, 1);
     }
 
-    /// Counts a reply. Latency is only kept of requests that were carried out.
+    /// Counts a reply. Only successful requests have a latency.
     #[inline]
     pub(crate) fn replied(&self, kind: Kind, outcome: Outcome, code: u8, latency_ns: u64) {
         let counters = &self.kinds[kind as usize];
@@ -60,7 +60,7 @@ impl ThreadCounters {
         }
     }
 
-    /// Counts a request whose reply was not waited for.
+    /// Counts a request whose reply was not awaited any longer.
     pub(super) fn gave_up(&self, kind: Kind) {
         bump(&self.kinds[kind as usize].timeouts, 1);
     }
@@ -75,28 +75,28 @@ fn bump(counter: &AtomicU64, by: u64) {
 /// Counts of one kind of request over all threads.
 #[derive(Clone, Debug, Default)]
 pub struct KindTotals {
-    /// Carried out, the record was there.
+    /// Successful, and the record existed.
     pub hits: u64,
-    /// Carried out, there was no record.
+    /// Successful, and there was no record.
     pub misses: u64,
-    /// Given up, by the server or by the waiting client.
+    /// Given up by the server or the client.
     pub timeouts: u64,
     /// Refused.
     pub errors: u64,
-    /// Answered with something that was not asked for.
+    /// Answered with other data than requested.
     pub wrong: u64,
-    /// From encoding the request to parsing its reply, of the hits and misses.
+    /// From encoding the request to parsing its reply, for hits and misses.
     pub latency_ns: Snapshot,
 }
 
 impl KindTotals {
-    /// Requests that were carried out.
+    /// Number of successful requests.
     #[must_use]
     pub fn done(&self) -> u64 {
         self.hits + self.misses
     }
 
-    /// Requests of this kind that came to any end.
+    /// Requests of this kind that have ended in any way.
     #[must_use]
     pub fn ended(&self) -> u64 {
         self.done() + self.timeouts + self.errors + self.wrong
@@ -150,13 +150,13 @@ impl Totals {
         all
     }
 
-    /// Requests that were carried out.
+    /// Number of successful requests.
     #[must_use]
     pub fn done(&self) -> u64 {
         self.kinds.iter().map(KindTotals::done).sum()
     }
 
-    /// Requests that were not carried out as asked, whatever the reason.
+    /// Requests that were not successful, whatever the reason.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.kinds.iter().map(|kind| kind.timeouts + kind.errors + kind.wrong).sum()

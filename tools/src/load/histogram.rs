@@ -1,7 +1,7 @@
 //! Latency histogram with a relative error of at most a thousandth, over the crate `hdrhistogram`.
 //!
-//! One thread records, behind a lock that nobody else holds but for the moment of a [`Snapshot`]. Smallest value,
-//! largest value and sum are kept beside the buckets and are exact.
+//! One thread records, behind a lock that others hold only for the moment of a [`Snapshot`]. Smallest value,
+//! largest value and sum are kept besides the buckets and are exact.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,12 +22,12 @@ impl Histogram {
     }
 
     fn lock(&self) -> MutexGuard<'_, Snapshot> {
-        // Numbers stay numbers if a thread panicked between two of them.
+        // A panic between two updates leaves valid numbers.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Values of one or several histograms at a moment.
+/// Values of one or several histograms at one time.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     buckets: Buckets<u64>,
@@ -53,7 +53,7 @@ impl Snapshot {
         self.max = self.max.max(value);
     }
 
-    /// Adds what `histogram` holds now.
+    /// Adds the current values of `histogram`.
     pub fn add(&mut self, histogram: &Histogram) {
         self.merge(&histogram.lock());
     }
@@ -66,9 +66,8 @@ impl Snapshot {
         self.max = self.max.max(other.max);
     }
 
-    /// The latencies that clients would have seen which ask every `interval`, whether or not they have got their
-    /// answer: a wait of ten intervals stands for ten waits, the last of one interval. So a stall counts by its
-    /// length, and not as one value.
+    /// The latencies of clients that ask every `interval`, answered or not: a wait of ten intervals stands for
+    /// ten waits, the last of one interval. So a stall counts by its length, and not as one value.
     #[must_use]
     pub fn corrected(&self, interval: u64) -> Snapshot {
         Snapshot { buckets: self.buckets.clone_correct(interval), ..*self }
@@ -159,7 +158,7 @@ mod tests {
         assert_eq!(snapshot.percentile(90.0), 1);
         let corrected = snapshot.corrected(1000);
         assert_eq!((corrected.count(), corrected.max(), corrected.percentile(90.0)), (1000, 100_000, 1));
-        // Of a thousand values the 950th is the 50th of the hundred that the stall stands for.
+        // Of a thousand values, the 950th is the 50th of the hundred that the stall stands for.
         assert!(corrected.percentile(95.0).abs_diff(50_000) <= 50);
     }
 

@@ -1,8 +1,8 @@
 //! The load generator: keeps a number of requests in flight on a number of connections and measures the answers.
 //!
-//! It knows nothing of what the requests are; a [`Protocol`] encodes them and judges the replies. Each thread owns
-//! an epoll instance, its connections and its protocol, and shares with the others only counters that it alone
-//! writes ([`counters`]). Steady state allocates nothing and waits for no lock.
+//! It does not know the contents of requests; a [`Protocol`] encodes them and judges the replies. Each thread owns
+//! an epoll instance, its connections and its protocol; the threads share only counters, each written by one
+//! thread ([`counters`]). Steady state allocates nothing and waits for no lock.
 
 mod connection;
 pub mod counters;

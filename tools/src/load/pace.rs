@@ -1,15 +1,15 @@
-//! Holding a thread to a number of requests a second.
+//! Limits a thread to a number of requests per second.
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
-/// How far a thread may catch up after the server held it back, in nanoseconds of its rate. Long enough to bridge
-/// the millisecond steps of epoll, short enough that a stall is not followed by a storm.
+/// How far a thread may catch up after the server delayed it, in nanoseconds of its rate. Long enough to bridge
+/// the millisecond steps of epoll, short enough that no storm follows a stall.
 const CATCH_UP_NS: u64 = 50_000_000;
 
 /// Allows requests at an even rate.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Requests a second; `None` allows any number.
+    /// Requests per second; `None` allows any number.
     rate: Option<u64>,
     /// When counting began, on the monotonic clock.
     start_ns: u64,
@@ -22,7 +22,7 @@ impl Pace {
         Pace { rate, start_ns, allowed: 0 }
     }
 
-    /// Whether a request may go out at `now_ns`; if so it is counted.
+    /// Whether a request may be sent at `now_ns`; if so, counts it.
     #[inline]
     pub(super) fn allow(&mut self, now_ns: u64) -> bool {
         let Some(rate) = self.rate else { return true };

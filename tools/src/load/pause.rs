@@ -1,4 +1,5 @@
-//! Pauses of clients: how long a connection rests between an answer and its next request, and which ones rest now.
+//! Pauses of clients: the time that a connection rests between an answer and its next request, and the connections
+//! resting now.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -6,8 +7,8 @@ use std::time::Duration;
 
 use super::random::Random;
 
-/// A rest of random length, the same chance for every length from half of the mean to one and a half of it. Without
-/// the jitter connections that once met would ask together for ever.
+/// A rest of random length, uniform from half of the mean to one and a half of it. Without the jitter, connections
+/// that once coincided would ask together for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pause {
     /// The mean.
@@ -19,12 +20,12 @@ pub struct Pause {
 pub(super) struct Pauses {
     mean_ns: Option<u64>,
     random: Random,
-    /// Until when which connection rests, the earliest on top.
+    /// The end of each connection's rest, the earliest on top.
     resting: BinaryHeap<Reverse<(u64, usize)>>,
 }
 
 impl Pauses {
-    /// Without `pause` nobody rests. Threads with different seeds rest differently.
+    /// Without `pause` no connection rests. Threads with different seeds rest differently.
     pub(super) fn new(pause: Option<Pause>, seed: u64) -> Self {
         let mean_ns = pause.map(|pause| u64::try_from(pause.mean.as_nanos()).unwrap_or(u64::MAX / 2));
         Pauses { mean_ns, random: Random::new(seed), resting: BinaryHeap::new() }
@@ -36,7 +37,7 @@ impl Pauses {
         self.mean_ns.is_some()
     }
 
-    /// Sends a connection to rest.
+    /// Starts the rest of a connection.
     pub(super) fn begin(&mut self, connection: usize, now_ns: u64) {
         let mean_ns = self.mean_ns.unwrap_or(0);
         let length_ns = mean_ns / 2 + self.random.below(mean_ns.saturating_add(1));
@@ -52,7 +53,7 @@ impl Pauses {
         })
     }
 
-    /// How long until the next rest is over.
+    /// The time until the next rest is over.
     pub(super) fn until_next(&self, now_ns: u64) -> Option<Duration> {
         let Reverse((until_ns, _)) = *self.resting.peek()?;
         Some(Duration::from_nanos(until_ns.saturating_sub(now_ns)))

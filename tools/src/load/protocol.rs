@@ -1,6 +1,6 @@
 //! The interface of a protocol for the load generator.
 
-/// The kinds of requests that statistics tell apart.
+/// The kinds of requests that statistics distinguish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
@@ -33,40 +33,40 @@ impl Kind {
     }
 }
 
-/// How a reply is to be counted.
+/// How to count a reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// Done; for reads and deletes: the record was there.
+    /// Successful; for reads and deletes: the record existed.
     Hit,
-    /// Done, and there was no record.
+    /// Successful, and there was no record.
     Miss,
-    /// The server gave up in time of its own.
+    /// The server gave up by its own time limit.
     Timeout,
     /// The server refused.
     Error,
-    /// The server says that it is done, but what it sent is not what was asked for.
+    /// The server reports success, but sent other data than requested.
     Wrong,
-    /// The server refused in a way that no further request would fare better.
+    /// The server refused, and would refuse every further request.
     Fatal,
 }
 
-/// One reply, cut off the stream.
+/// A reply cut off the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reply {
-    /// Bytes it took.
+    /// Its size in bytes.
     pub size: usize,
     /// The server's result code, for statistics.
     pub code: u8,
-    /// Its meaning.
+    /// Its result.
     pub outcome: Outcome,
 }
 
 /// Makes requests and judges replies; each thread of a run has its own.
 pub trait Protocol: Send + 'static {
-    /// Appends the next request to `out`, or tells by `None` that there is nothing left to ask.
+    /// Appends the next request to `out`; `None` if there is none left.
     fn next_request(&mut self, out: &mut Vec<u8>) -> Option<Kind>;
 
-    /// Cuts the reply to a request of `kind` off the front of `bytes`; `None` when it is not complete yet.
+    /// Cuts the reply to a request of `kind` off the front of `bytes`; `None` while it is incomplete.
     ///
     /// # Errors
     /// A sentence when `bytes` is not of this protocol; the run ends.

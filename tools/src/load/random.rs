@@ -1,11 +1,11 @@
-//! Random numbers for keys and values: fast and repeatable, good enough for load, useless for secrets.
+//! Random numbers for keys and values: fast and repeatable, good enough for load, unfit for secrets.
 
-/// Sequence of SplitMix64: a counter, scrambled.
+/// A SplitMix64 sequence: a scrambled counter.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The sequence that belongs to `seed`.
+    /// The sequence for `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Random(seed)

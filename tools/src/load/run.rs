@@ -1,4 +1,4 @@
-//! A whole run: connects, starts the threads, reports progress, and gathers what was measured.
+//! A whole run: connects, starts the threads, reports progress, and collects the measurements.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,27 +18,27 @@ use super::worker::{Task, Worker};
 use crate::link::{Access, Link};
 use crate::process::{self, Usage};
 
-/// File descriptors besides the connections, generously.
+/// A generous number of file descriptors besides the connections.
 const OTHER_DESCRIPTORS: u64 = 64;
 
-/// How to load a server.
+/// The plan of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where the server listens.
+    /// The address of the server.
     pub address: SocketAddr,
-    /// What each connection does before its first request.
+    /// The access data for each connection.
     pub access: Access,
     /// Connections over all threads, at least 1.
     pub connections: usize,
     /// Requests in flight on each connection, at least 1.
     pub pipeline: usize,
-    /// How long requests are started; `None`: until the protocol has no more.
+    /// How long new requests are started; `None`: until the protocol has no more.
     pub duration: Option<Duration>,
     /// Most requests over all threads.
     pub requests_max: Option<u64>,
-    /// Requests a second over all threads.
+    /// Requests per second over all threads.
     pub rate: Option<u64>,
-    /// Rest of each connection between an answer and its next request. It is for one request in flight.
+    /// Pause of each connection between an answer and its next request, for one request in flight.
     pub pause: Option<Pause>,
     /// Longest wait for the server to accept a connection.
     pub connect_timeout: Duration,
@@ -46,16 +46,16 @@ pub struct Plan {
     pub silence_max: Duration,
     /// Longest wait for a reply by kind of request; longer waits count as timeouts.
     pub timeouts: [Option<Duration>; KIND_COUNT],
-    /// Process whose use of processor and memory is measured.
+    /// Process whose processor and memory use is measured.
     pub server_pid: Option<u32>,
 }
 
-/// How far a run has come.
+/// The progress of a run.
 #[derive(Debug)]
 pub struct Progress {
     /// Since the first request.
     pub elapsed: Duration,
-    /// Since the progress before this.
+    /// Since the previous progress report.
     pub interval: Duration,
     /// Counts since the first request.
     pub totals: Totals,
@@ -74,7 +74,7 @@ pub struct Run {
     pub client: (Usage, Usage),
     /// Why the run ended early, if it did.
     pub failure: Option<String>,
-    /// The first reply that was not what it should be.
+    /// The first invalid or refused reply.
     pub first_fault: Option<String>,
 }
 
@@ -88,10 +88,10 @@ struct Ended {
     first_fault: Option<String>,
 }
 
-/// Runs `plan` with one thread for each of `protocols`, telling `observe` every second how far it is.
+/// Runs `plan` with one thread for each of `protocols`, and reports progress to `observe` every second.
 ///
 /// # Errors
-/// When the run could not start. A server lost on the way is a [`Run::failure`] beside what was measured so far.
+/// When the run could not start. A server lost during the run is a [`Run::failure`] beside the measurements so far.
 pub fn run<P: Protocol>(
     plan: &Plan,
     protocols: Vec<P>,
@@ -138,7 +138,7 @@ pub fn run<P: Protocol>(
     })
 }
 
-/// Tells `observe` every second until all threads have ended.
+/// Reports to `observe` every second until all threads have ended.
 fn wait(
     receiver: &Receiver<Ended>,
     observe: &mut dyn FnMut(&Progress),
@@ -194,7 +194,7 @@ fn connect_all(plan: &Plan, threads: usize) -> Result<Vec<Vec<Link>>, StartError
     Ok(streams)
 }
 
-/// Raises the soft limit of file descriptors to `needed`, or as far as it goes; what is missing shows when connecting.
+/// Raises the soft limit of file descriptors to `needed`, or as far as it goes; missing ones show when connecting.
 fn raise_descriptor_limit(needed: u64) {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < needed
@@ -207,7 +207,7 @@ fn server_usage(pid: u32) -> Result<Usage, StartError> {
     process::usage(pid).map_err(|error| format!("cannot read the usage of process {pid}: {error}"))
 }
 
-/// Of this process; that is known without `/proc` too, as in a bare container.
+/// Usage of this process, which is known without `/proc` too, as in a bare container.
 fn client_usage() -> Usage {
     Usage { cpu_us: facts::process_cpu_nanos() / 1000, resident_kib: facts::resident_size() / 1024 }
 }

@@ -25,9 +25,9 @@ use super::protocol::{KIND_COUNT, Outcome, Protocol};
 use crate::link::{Access, Link};
 
 const EVENTS_PER_WAIT: usize = 256;
-/// How often overdue requests are looked for, and the longest sleep.
+/// How often overdue requests are checked, and the longest sleep.
 const CHECK_EVERY_NS: u64 = 10_000_000;
-/// Longest sleep while requests are held back by the pace.
+/// Longest sleep while the pace holds requests back.
 const PACE_STEP: Duration = Duration::from_millis(1);
 
 /// The task of a thread. Times are on the monotonic clock.
@@ -38,17 +38,17 @@ pub(super) struct Task {
     pub(super) start_ns: u64,
     /// No request starts after this.
     pub(super) deadline_ns: Option<u64>,
-    /// No more requests than this.
+    /// Largest number of requests.
     pub(super) requests_max: Option<u64>,
-    /// Requests a second.
+    /// Requests per second.
     pub(super) rate: Option<u64>,
-    /// Rest of a connection between an answer and its next request.
+    /// Pause of a connection between an answer and its next request.
     pub(super) pause: Option<Pause>,
-    /// Makes the rests of this thread differ from those of others.
+    /// Makes the pauses of this thread differ from those of others.
     pub(super) seed: u64,
     pub(super) access: Access,
     pub(super) connect_timeout: Duration,
-    /// Silence that ends the run.
+    /// Silence of the server that ends the run.
     pub(super) silence_max_ns: u64,
     /// Longest wait for one reply, by kind of request.
     pub(super) timeout_ns: [Option<u64>; KIND_COUNT],
@@ -61,7 +61,7 @@ pub(super) struct Worker<P> {
     epoll: Epoll,
     scratch: Vec<u8>,
     pace: Pace,
-    /// Connections with a free slot that the pace did not let fill.
+    /// Connections with a free slot that the pace holds back.
     held_back: VecDeque<usize>,
     pauses: Pauses,
     in_flight: usize,
@@ -138,7 +138,7 @@ impl<P: Protocol> Worker<P> {
         }
     }
 
-    /// Waits for events, no longer than until something is to be done without one.
+    /// Waits for events, but no longer than until the next timed action.
     fn wait<'a>(&self, events: &'a mut Events) -> io::Result<&'a [Event]> {
         let longest =
             if self.held_back.is_empty() { Duration::from_nanos(CHECK_EVERY_NS) } else { PACE_STEP };
@@ -159,7 +159,7 @@ impl<P: Protocol> Worker<P> {
         self.protocol.first_fault()
     }
 
-    /// Takes the replies that a connection has and sends the next requests in their place.
+    /// Takes the replies on a connection and sends the next requests in their place.
     fn serve(&mut self, index: usize) -> Result<(), String> {
         loop {
             let received = match self.connections[index].receive(&mut self.scratch) {
@@ -180,7 +180,7 @@ impl<P: Protocol> Worker<P> {
         }
     }
 
-    /// Returns how many replies there were.
+    /// Takes replies; returns their number.
     fn take_replies(&mut self, index: usize, filled: usize, now_ns: u64) -> Result<usize, String> {
         let in_flight_before = self.in_flight;
         let connection = &mut self.connections[index];
@@ -205,7 +205,7 @@ impl<P: Protocol> Worker<P> {
         Ok(in_flight_before - self.in_flight)
     }
 
-    /// Goes on with a connection after an answer, or for the first time: at once, or after a rest.
+    /// Continues with a connection after an answer, or for the first time: at once, or after a pause.
     #[inline]
     fn go_on(&mut self, index: usize, now_ns: u64) {
         if self.pauses.are_wanted() {
@@ -217,7 +217,7 @@ impl<P: Protocol> Worker<P> {
 
     fn release_rested(&mut self, now_ns: u64) -> Result<(), String> {
         while let Some(index) = self.pauses.next_rested(now_ns) {
-            // The clock is read again, as the ones before took their time.
+            // The clock is read again, because the earlier connections took time.
             self.refill(index, monotonic_nanos());
             self.flush(index)?;
         }
@@ -252,7 +252,7 @@ impl<P: Protocol> Worker<P> {
         self.connections[index].flush().map_err(|error| self.lost(&error))
     }
 
-    /// Lets the connections go on that the pace held back, longest waiting first.
+    /// Continues with the connections that the pace held back, longest waiting first.
     fn release_held_back(&mut self, now_ns: u64) -> Result<(), String> {
         for _ in 0..self.held_back.len() {
             let Some(index) = self.held_back.pop_front() else { return Ok(()) };
@@ -266,7 +266,7 @@ impl<P: Protocol> Worker<P> {
         Ok(())
     }
 
-    /// Ends the run if the server is silent; replaces connections whose oldest request is over its time.
+    /// Ends the run if the server is silent; replaces connections whose oldest request is overdue.
     fn check_overdue(&mut self, now_ns: u64) -> Result<(), String> {
         let silence_max_ns = self.task.silence_max_ns;
         if self.in_flight > 0 && now_ns.saturating_sub(self.last_reply_ns) > silence_max_ns {
@@ -284,8 +284,8 @@ impl<P: Protocol> Worker<P> {
         Ok(())
     }
 
-    /// Gives up on what is in flight on a connection and opens a new one in its place: replies that come late could
-    /// not be told from later ones.
+    /// Gives up the requests in flight on a connection and opens a new one in its place, because late replies could
+    /// not be distinguished from later ones.
     fn replace(&mut self, index: usize, now_ns: u64) -> Result<(), String> {
         for request in &self.connections[index].in_flight {
             self.counters.gave_up(request.kind);

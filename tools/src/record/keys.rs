@@ -7,7 +7,8 @@ use cf::{Digest, threads};
 
 use super::request::KEY_TYPE_INTEGER;
 
-/// Most keys whose digests are computed before a run; of more, each is computed when it is used. 20 bytes each.
+/// Largest number of keys whose digests are computed before a run; of more keys, each digest is computed on
+/// use. 20 bytes each.
 const TABLE_KEYS_MAX: u64 = 1 << 24;
 
 /// Integer keys `first` to `first + count - 1` of a set.
@@ -33,7 +34,7 @@ impl Keys {
         self.count
     }
 
-    /// Computes all digests, on all processors, unless there are too many to keep.
+    /// Computes all digests on all processors, unless there are too many to keep.
     #[must_use]
     pub fn with_table(mut self) -> Self {
         if self.count == 0 || self.count > TABLE_KEYS_MAX {

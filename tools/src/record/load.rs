@@ -27,7 +27,7 @@ mod result {
     pub(super) const NOT_AUTHENTICATED: u8 = 80;
 }
 
-/// What to do to which records. The defaults are those of the official tool.
+/// The requests of a run. The defaults are those of the official tool.
 #[derive(Clone, Debug)]
 pub struct RecordOptions {
     /// Namespace name.
@@ -44,15 +44,15 @@ pub struct RecordOptions {
     pub spec: ObjectSpec,
     /// Generate values for every write instead of once.
     pub random_values: bool,
-    /// Requests.
+    /// Kinds of requests.
     pub workload: Workload,
-    /// Bins that reads ask for, from 0; empty for all.
+    /// Bins that reads request, from 0; empty for all.
     pub read_bins: Vec<usize>,
     /// Bins that writes set, from 0; empty for all.
     pub write_bins: Vec<usize>,
     /// Time to live of written records in seconds, or 0, −1, −2.
     pub record_ttl: i32,
-    /// When the server may give up a read or a write, in milliseconds; 0: its default.
+    /// Time after which the server may give up a read or a write, in milliseconds; 0: its default.
     pub read_timeout_ms: u32,
     /// The same for all requests that are not reads.
     pub write_timeout_ms: u32,
@@ -96,7 +96,7 @@ impl Default for RecordOptions {
     }
 }
 
-/// What all threads of a run share.
+/// State that all threads of a run share.
 #[derive(Debug)]
 struct Shared {
     keys: Keys,
@@ -105,7 +105,7 @@ struct Shared {
     write: Template,
     delete: Template,
     udf: Option<Template>,
-    /// What every write generates; `None` when the values are in the template.
+    /// The writes with new values each time; `None` when the values are in the template.
     fresh: Option<BinWrites>,
     expectation: Option<Expectation>,
 }
@@ -115,16 +115,16 @@ struct Shared {
 pub struct RecordLoad {
     shared: Arc<Shared>,
     random: Random,
-    /// The thread's keys that a finite workload has yet to do, as indexes.
+    /// The thread's remaining keys of a finite workload, as indexes.
     left: std::ops::Range<u64>,
     first_fault: Option<String>,
 }
 
 impl RecordLoad {
-    /// One load for each of `threads`, which share the keys among them.
+    /// One load for each of `threads`; the keys are divided among them.
     ///
     /// # Errors
-    /// A sentence for the user when the options cannot be done together.
+    /// A sentence for the user when the options contradict each other.
     pub fn for_threads(options: &RecordOptions, threads: usize, seed: u64) -> Result<Vec<Self>, String> {
         let shared = Arc::new(Shared::new(options)?);
         let (threads, count) = (threads as u64, options.key_count);
@@ -165,7 +165,7 @@ impl RecordLoad {
         }
     }
 
-    /// What a reply means, and its fault if it has one.
+    /// The outcome of a reply, and its fault if there is one.
     fn judge(&mut self, kind: Kind, reply: &ReplyMessage<'_>) -> Outcome {
         let fault = match (kind, reply.code) {
             (Kind::Read, result::OK) => match &self.shared.expectation {
@@ -248,7 +248,7 @@ impl Shared {
     }
 }
 
-/// What a failed function says: the value of the one bin that comes with the failure.
+/// The error of a failed function: the value of the only bin of the failure.
 fn udf_error(reply: &ReplyMessage<'_>) -> String {
     match reply.bins().next() {
         Some(Ok(bin)) if bin.name == b"FAILURE" => format!(": {}", String::from_utf8_lossy(bin.value)),

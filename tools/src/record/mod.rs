@@ -1,8 +1,8 @@
-//! Record requests as `asbench` sends them, and what their replies must look like.
+//! Record requests as `asbench` sends them, and the expected replies.
 //!
-//! [`object_spec`] says which bins a record has, [`value`] makes their bytes, [`request`] puts whole frames
-//! together, [`reply`] takes answers apart, [`workload`] says which requests follow each other on which keys, and
-//! [`load`] is all that as a [`crate::load::Protocol`].
+//! [`object_spec`] describes the bins of a record, [`value`] generates their bytes, [`request`] builds whole
+//! frames, [`reply`] parses answers, [`workload`] chooses requests and keys, and [`load`] combines them as a
+//! [`crate::load::Protocol`].
 
 pub mod keys;
 pub mod load;

@@ -10,57 +10,57 @@
 use super::object_spec_parse;
 use super::particle_type as types;
 
-/// Deepest nesting of lists and maps that a spec may have.
+/// Deepest nesting of lists and maps in a spec.
 pub const DEPTH_MAX: usize = 16;
 
-/// Most bins of a record.
+/// Largest number of bins of a record.
 pub const BINS_MAX: usize = 32_767;
 
-/// Most list elements or map entries that a spec may ask for at one place.
+/// Largest number of list elements or map entries at one place of a spec.
 pub const COUNT_MAX: u32 = 1 << 20;
 
-/// Longest string or blob that a spec may ask for, in bytes. Records are limited to 8 MiB anyway.
+/// Longest string or blob of a spec, in bytes. Records are limited to 8 MiB anyway.
 pub const LENGTH_MAX: u32 = 8 << 20;
 
 /// Bins of a record in order.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ObjectSpec {
-    /// One entry for each bin; counts are spelled out.
+    /// One entry for each bin, with counts expanded.
     pub bins: Vec<ValueSpec>,
 }
 
 /// The kinds of values.
 #[derive(Clone, PartialEq, Debug)]
 pub enum ValueSpec {
-    /// Random truth.
+    /// A random bool.
     Bool,
-    /// Random integer that takes this many bytes, 1 to 8.
+    /// A random integer of this many bytes, 1 to 8.
     Integer(u8),
-    /// Random lower-case letters and digits, this many.
+    /// This many random lower-case letters and digits.
     String(u32),
     /// This many random bytes.
     Blob(u32),
-    /// Random double.
+    /// A random double.
     Float,
-    /// Always this.
+    /// Always this value.
     ConstantBool(bool),
-    /// Always this.
+    /// Always this value.
     ConstantInteger(i64),
-    /// Always this.
+    /// Always this value.
     ConstantFloat(f64),
-    /// Always this.
+    /// Always this value.
     ConstantString(String),
-    /// A list of such elements; each a number of times.
+    /// A list of such elements; each occurs a number of times.
     List(Vec<(u32, ValueSpec)>),
-    /// A map with such entries; each a number of times with different keys.
+    /// A map with such entries; each occurs a number of times with different keys.
     Map(Vec<(u32, ValueSpec, ValueSpec)>),
 }
 
 impl ObjectSpec {
-    /// Reads the text of `-o`.
+    /// Parses the text of `-o`.
     ///
     /// # Errors
-    /// A sentence that quotes the offending place.
+    /// A sentence that quotes the wrong place.
     pub fn parse(text: &str) -> Result<Self, String> {
         object_spec_parse::parse(text)
     }
@@ -73,7 +73,7 @@ impl ObjectSpec {
 }
 
 impl ValueSpec {
-    /// The particle type that the value has as a bin.
+    /// The particle type of the value as a bin.
     #[must_use]
     pub fn particle_type(&self) -> u8 {
         match self {
@@ -116,7 +116,7 @@ impl ValueSpec {
         }
     }
 
-    /// How many different values there are, capped at `u64::MAX`; tells whether a map can have that many keys.
+    /// Number of different values, capped at `u64::MAX`; it decides whether a map can have that many keys.
     pub(super) fn variety(&self) -> u64 {
         match self {
             ValueSpec::Integer(bytes) => {
@@ -130,7 +130,7 @@ impl ValueSpec {
     }
 }
 
-/// Smallest and largest number that takes exactly `bytes` bytes, as unsigned numbers.
+/// Smallest and largest number of exactly `bytes` bytes, as unsigned numbers.
 pub(super) fn integer_range(bytes: u8) -> (u64, u64) {
     let bits = u32::from(bytes.clamp(1, 8)) * 8;
     let low = if bits == 8 { 0 } else { 1u64 << (bits - 8) };

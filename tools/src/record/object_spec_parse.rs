@@ -1,4 +1,4 @@
-//! Parser of the `-o` option; the grammar stands in [`super::object_spec`].
+//! Parser of the `-o` option; [`super::object_spec`] has the grammar.
 
 use super::object_spec::{BINS_MAX, COUNT_MAX, DEPTH_MAX, LENGTH_MAX, ObjectSpec, ValueSpec, integer_range};
 
@@ -27,7 +27,7 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// `[ count "*" ] type` by commas, up to `close` or the end of the text.
+    /// Comma-separated `[ count "*" ] type`, up to `close` or the end of the text.
     fn items(&mut self, depth: usize, close: Option<char>) -> Result<Vec<(u32, ValueSpec)>, String> {
         let mut items = Vec::new();
         if self.ends(close) {
@@ -43,7 +43,7 @@ impl Parser<'_> {
         }
     }
 
-    /// `[ count "*" ] key ":" type` by commas, up to the closing brace.
+    /// Comma-separated `[ count "*" ] key ":" type`, up to the closing brace.
     fn pairs(&mut self, depth: usize) -> Result<Vec<(u32, ValueSpec, ValueSpec)>, String> {
         let mut pairs: Vec<(u32, ValueSpec, ValueSpec)> = Vec::new();
         if self.ends(Some('}')) {
@@ -72,7 +72,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A map of `pairs` must have room for `count` more keys of the kind `key`.
+    /// Checks that a map of `pairs` can have `count` more keys of the kind `key`.
     fn check_keys_differ(
         &self,
         pairs: &[(u32, ValueSpec, ValueSpec)],
@@ -124,7 +124,7 @@ impl Parser<'_> {
         }
     }
 
-    /// The part that follows an `I`: nothing, or the number of bytes.
+    /// The rest after an `I`: nothing, or the number of bytes.
     fn integer_size(&mut self) -> Result<ValueSpec, String> {
         match self.rest().chars().next() {
             Some(digit @ '1'..='8') => {
@@ -148,7 +148,7 @@ impl Parser<'_> {
         }
     }
 
-    /// `b`, `D`, or a constant number or truth.
+    /// `b`, `D`, or a constant number or bool.
     fn word(&mut self) -> Result<ValueSpec, String> {
         let start = self.at;
         let word = self.take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+')).to_owned();
@@ -193,7 +193,7 @@ impl Parser<'_> {
         Err(self.error("the string is not closed"))
     }
 
-    /// The number of a `count "*"`, if there is one here, else 1.
+    /// The number of a `count "*"` here, or 1 without one.
     fn count(&mut self) -> Result<u32, String> {
         self.skip_space();
         let digits = self.rest().len() - self.rest().trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -211,7 +211,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Whether the list of items ends here; takes `close`.
+    /// Whether the list of items ends here; consumes `close`.
     fn ends(&mut self, close: Option<char>) -> bool {
         self.skip_space();
         match close {

@@ -1,4 +1,4 @@
-//! Replies to record requests, parsed where they lie.
+//! Replies to record requests, parsed in place.
 
 use super::object_spec::ValueSpec;
 use super::request::{MESSAGE_SIZE, PROTO_SIZE, PROTO_TYPE_MESSAGE, PROTO_VERSION};
@@ -6,14 +6,14 @@ use super::request::{MESSAGE_SIZE, PROTO_SIZE, PROTO_TYPE_MESSAGE, PROTO_VERSION
 /// Largest body a server may send, in bytes.
 const BODY_SIZE_MAX: u64 = 128 << 20;
 
-/// A reply that lies in a buffer.
+/// A reply in a buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplyMessage<'a> {
     /// Bytes of the whole frame.
     pub size: usize,
     /// The server's result code.
     pub code: u8,
-    /// Number of ops it claims to have.
+    /// Number of ops that it announces.
     pub op_count: usize,
     /// The ops; fields come before them and are skipped.
     ops: &'a [u8],
@@ -30,7 +30,7 @@ pub struct ReplyBin<'a> {
     pub value: &'a [u8],
 }
 
-/// Cuts a reply off the front of `bytes`; `None` while it is not complete.
+/// Cuts a reply off the front of `bytes`; `None` while it is incomplete.
 ///
 /// # Errors
 /// A sentence when `bytes` is not a record reply.
@@ -62,7 +62,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<ReplyMessage<'_>>, String> {
     }))
 }
 
-/// What the messages in answer to a batch come to.
+/// The combined messages of a batch's answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BatchReply {
     /// Bytes of all frames.
@@ -73,10 +73,10 @@ pub struct BatchReply {
     pub op_count: usize,
 }
 
-/// Bit of info3 that the last message of several has.
+/// Bit of info3 in the last of several messages.
 const INFO3_LAST: u8 = 0x01;
 
-/// Cuts all frames in answer to a batch off the front of `bytes`; `None` while they are not complete.
+/// Cuts all frames of a batch's answer off the front of `bytes`; `None` while they are incomplete.
 ///
 /// # Errors
 /// A sentence when `bytes` is no such answer.
@@ -96,8 +96,8 @@ pub fn parse_batch(bytes: &[u8]) -> Result<Option<BatchReply>, String> {
     }
 }
 
-/// Tells `see` result code and number of ops of each message in the body of a frame; returns whether one of them is the
-/// last of the whole answer.
+/// Calls `see` with the result code and number of ops of each message in the body of a frame; returns whether one of
+/// them is the last of the whole answer.
 ///
 /// # Errors
 /// A sentence when a message does not fit the body.
@@ -117,7 +117,7 @@ pub fn for_each_message(body: &[u8], mut see: impl FnMut(u8, usize)) -> Result<b
 }
 
 impl<'a> ReplyMessage<'a> {
-    /// The bins one after the other; `Err` for one that does not fit, after which nothing follows.
+    /// The bins in order; `Err` for an invalid one, which is the last.
     pub fn bins(&self) -> impl Iterator<Item = Result<ReplyBin<'a>, &'static str>> + use<'a> {
         let mut rest = self.ops;
         let mut left = self.op_count;
@@ -140,17 +140,17 @@ fn split_bin(bytes: &[u8]) -> Option<(ReplyBin<'_>, &[u8])> {
     Some((ReplyBin { name, particle_type, value }, rest))
 }
 
-/// What a u32 counts, and what follows it.
+/// Splits off the bytes that a u32 counts.
 fn split_sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (size, rest) = bytes.split_first_chunk::<4>()?;
     rest.split_at_checked(u32::from_be_bytes(*size) as usize)
 }
 
-/// What the bins of a read must look like.
+/// The expected bins of a read.
 #[derive(Clone, Debug)]
 pub struct Expectation {
     bins: Vec<ExpectedBin>,
-    /// Whether all of them must be there; else some may be missing.
+    /// Whether all of them must exist; otherwise some may be missing.
     all: bool,
 }
 
@@ -162,7 +162,7 @@ struct ExpectedBin {
 }
 
 impl Expectation {
-    /// Bins called by their names, made as `bins` says.
+    /// Expects bins with these names and values.
     pub fn new<'a>(bins: impl Iterator<Item = (&'a str, &'a ValueSpec)>, all: bool) -> Self {
         let bins = bins
             .map(|(name, spec)| ExpectedBin {
@@ -174,7 +174,7 @@ impl Expectation {
         Expectation { bins, all }
     }
 
-    /// Whether `reply` is as expected. Says what is not by [`Expectation::explain`], which is slow.
+    /// Whether `reply` is as expected. [`Expectation::explain`], which is slow, describes the difference.
     #[inline]
     #[must_use]
     pub fn is_met_by(&self, reply: &ReplyMessage<'_>) -> bool {
@@ -189,13 +189,13 @@ impl Expectation {
         })
     }
 
-    /// The expected bin of this name, most likely the one at this place.
+    /// The expected bin of this name, most likely at this place.
     fn find(&self, at: usize, name: &[u8]) -> Option<&ExpectedBin> {
         let named = |bin: &&ExpectedBin| bin.name.as_bytes() == name;
         self.bins.get(at).filter(named).or_else(|| self.bins.iter().find(named))
     }
 
-    /// The first difference between `reply` and what is expected.
+    /// The first difference between `reply` and the expectation.
     #[must_use]
     pub fn explain(&self, reply: &ReplyMessage<'_>) -> String {
         for (at, bin) in reply.bins().enumerate() {
@@ -223,13 +223,13 @@ impl Expectation {
     }
 }
 
-/// What a result code means, in a few words.
+/// The meaning of a result code in a few words.
 #[must_use]
 pub fn result_text(code: u8) -> &'static str {
     RESULT_TEXTS.iter().find(|(known, _)| *known == code).map_or("unknown result code", |(_, text)| text)
 }
 
-/// The result codes that single-record requests can bring.
+/// The result codes of single-record requests.
 const RESULT_TEXTS: &[(u8, &str)] = &[
     (0, "ok"),
     (1, "server error"),

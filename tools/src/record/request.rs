@@ -1,4 +1,4 @@
-//! Record request frames.
+//! Frames of record requests.
 //!
 //! ```text
 //! proto    u8 version = 2, u8 type = 3, u48 length of the rest                                    8 bytes
@@ -7,8 +7,8 @@
 //! field    u32 size of type and value, u8 type, value
 //! op       u32 size of the rest, u8 op, u8 particle type, u8 flags, u8 name length, name, value
 //! ```
-//! All numbers are big-endian. A frame is made once as a [`Template`]; each request copies it and sets digest and
-//! key.
+//! All numbers are big-endian. A frame is built once as a [`Template`]; each request copies it and sets digest
+//! and key.
 
 use cf::Digest;
 
@@ -66,7 +66,7 @@ pub mod info {
     pub const INFO2_DELETE: u8 = 0x02;
     /// info2: a delete leaves a tombstone.
     pub const INFO2_DURABLE_DELETE: u8 = 0x10;
-    /// info3: the answer ends each partition with a message.
+    /// info3: a message ends each partition of the answer.
     pub const INFO3_PARTITION_DONE: u8 = 0x04;
     /// info3: answer when the master has written.
     pub const INFO3_COMMIT_LEVEL_MASTER: u8 = 0x02;
@@ -85,34 +85,34 @@ pub struct Header {
     pub info3: u8,
     /// Time to live in seconds, or 0, −1, −2 as unsigned.
     pub record_ttl: u32,
-    /// When the server may give up, in milliseconds; 0: its default.
+    /// Time after which the server may give up, in milliseconds; 0: its default.
     pub timeout_ms: u32,
 }
 
-/// Which record a request is for, besides its digest.
+/// The record of a request, without its digest.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     /// Namespace name.
     pub namespace: &'a str,
     /// Set name; empty for none.
     pub set: &'a str,
-    /// Whether the key goes along with its digest.
+    /// Whether the key is sent with its digest.
     pub send_key: bool,
 }
 
-/// A request complete but for digest and key, or a batch complete but for digests.
+/// A request without digest and key, or a batch without digests.
 #[derive(Clone, Debug)]
 pub struct Template {
     bytes: Vec<u8>,
     digest_at: usize,
     key_at: Option<usize>,
-    /// Where the digests of a batch's further rows go.
+    /// Offsets of the digests of a batch's further rows.
     more_digests_at: Vec<usize>,
 }
 
-/// Flags of a batch: it may be carried out at once, and all rows are answered.
+/// Flags of a batch: it may run inline, and all rows are answered.
 const BATCH_INLINE_ALL_KEYS: u8 = 0x05;
-/// Flags of a row: it has three info bytes, or everything but its digest from the row before.
+/// Flags of a row: it has three info bytes, or repeats everything but the digest from the row before.
 const ROW_HAS_INFO: u8 = 2;
 const ROW_REPEATS: u8 = 1;
 
@@ -144,7 +144,7 @@ impl Template {
         template
     }
 
-    /// A batch with `row_count` rows, each of which does what `row` does.
+    /// A batch with `row_count` rows, each with the request `row`.
     #[must_use]
     pub fn batch(row: &Template, row_count: usize) -> Self {
         let message = &row.bytes[PROTO_SIZE..];
@@ -165,7 +165,7 @@ impl Template {
             }
             batch.push(ROW_HAS_INFO);
             batch.extend_from_slice(&message[1..4]);
-            // Its fields less the digest, and its ops.
+            // Its fields without the digest, and its ops.
             let field_count = u16::from_be_bytes([message[18], message[19]]) - 1;
             batch.extend_from_slice(&field_count.to_be_bytes());
             batch.extend_from_slice(&message[20..22]);
@@ -183,13 +183,13 @@ impl Template {
         template
     }
 
-    /// A query for all records of a set by all partitions, whose client is given up when it does not read for
+    /// A query for all records of a set in all partitions; the server gives up a client that does not read for
     /// `socket_timeout_ms`.
     #[must_use]
     pub fn scan(target: Target<'_>, socket_timeout_ms: u32) -> Vec<u8> {
         let (info1, info3) = (info::INFO1_READ | info::INFO1_GET_ALL, info::INFO3_PARTITION_DONE);
         let mut template = Template::new(Header { info1, info3, ..Header::default() }, target);
-        // Nothing but the digest tells it from a read so far.
+        // So far only the digest distinguishes it from a read.
         template.bytes.truncate(template.digest_at - FIELD_HEADER_SIZE);
         let partitions: Vec<u8> = (0..PARTITION_COUNT).flat_map(u16::to_le_bytes).collect();
         template.bytes[PROTO_SIZE + 18..PROTO_SIZE + 20].copy_from_slice(&1u16.to_be_bytes());
@@ -201,7 +201,7 @@ impl Template {
         template.bytes
     }
 
-    /// Adds a filter expression. No ops may be there yet.
+    /// Adds a filter expression. There must be no ops yet.
     #[must_use]
     pub fn with_filter(mut self, expression: &[u8]) -> Self {
         self.field(FIELD_FILTER, expression);
@@ -241,7 +241,7 @@ impl Template {
         self
     }
 
-    /// Adds ops that write the bins of `writes` with values that stay the same in all requests.
+    /// Adds ops that write the bins of `writes` with the same values in all requests.
     #[must_use]
     pub fn with_writes(mut self, writes: &BinWrites, random: &mut Random) -> Self {
         writes.append(random, &mut self.bytes);
@@ -249,7 +249,7 @@ impl Template {
         self
     }
 
-    /// Announces ops that every request appends by itself, see [`Template::append_with_writes`].
+    /// Announces ops that every request appends itself, see [`Template::append_with_writes`].
     #[must_use]
     pub fn expecting_writes(mut self, writes: &BinWrites) -> Self {
         self.count_ops(writes.count());
@@ -268,7 +268,7 @@ impl Template {
         }
     }
 
-    /// Appends the request for a record, or a batch for as many as it has rows.
+    /// Appends the request for a record, or a batch with as many records as rows.
     pub fn append_each(&self, out: &mut Vec<u8>, mut digest: impl FnMut() -> Digest) {
         let start = out.len();
         self.append(&digest(), 0, out);
@@ -278,7 +278,7 @@ impl Template {
         }
     }
 
-    /// The same with freshly generated values for the announced ops.
+    /// The same with newly generated values for the announced ops.
     pub fn append_with_writes(
         &self,
         digest: &Digest,
@@ -293,7 +293,7 @@ impl Template {
         set_length(&mut out[start..]);
     }
 
-    /// Appends a field and returns the place of its value.
+    /// Appends a field and returns the offset of its value.
     fn field(&mut self, field_type: u8, value: &[u8]) -> usize {
         self.bytes.extend_from_slice(&(value.len() as u32 + 1).to_be_bytes());
         self.bytes.push(field_type);
@@ -307,7 +307,7 @@ impl Template {
         self.add_to_count(20, more as u16);
     }
 
-    /// Adds to the u16 at `offset` of the message header and brings the length up to date.
+    /// Adds to the u16 at `offset` of the message header and updates the length.
     fn add_to_count(&mut self, offset: usize, more: u16) {
         let at = PROTO_SIZE + offset;
         let count = u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]]) + more;
@@ -316,7 +316,7 @@ impl Template {
     }
 }
 
-/// Which bins a write sets.
+/// The bins that a write sets.
 #[derive(Clone, Debug)]
 pub struct BinWrites {
     spec: ObjectSpec,
@@ -326,7 +326,7 @@ pub struct BinWrites {
 }
 
 impl BinWrites {
-    /// Writes of the bins at `chosen` of `spec`, called by `names`.
+    /// Writes the bins at `chosen` of `spec`, with the names `names`.
     #[must_use]
     pub fn new(spec: ObjectSpec, names: Vec<String>, chosen: Vec<usize>) -> Self {
         assert!(chosen.iter().all(|at| *at < spec.bins.len()) && names.len() == spec.bins.len());
@@ -356,7 +356,7 @@ fn append_op(out: &mut Vec<u8>, op: u8, particle_type: u8, name: &str, value: im
     out[start..start + 4].copy_from_slice(&size.to_be_bytes());
 }
 
-/// Sets the length in the proto header of `frame` to what follows it.
+/// Sets the length in the proto header of `frame` from the rest of the frame.
 fn set_length(frame: &mut [u8]) {
     let length = (frame.len() - PROTO_SIZE) as u64;
     frame[2..PROTO_SIZE].copy_from_slice(&length.to_be_bytes()[2..]);

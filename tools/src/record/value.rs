@@ -1,6 +1,6 @@
 //! Bytes of generated values: particles of bins and MessagePack inside lists and maps.
 //!
-//! Inside MessagePack the server expects strings and blobs to begin with their particle type.
+//! The server expects strings and blobs inside MessagePack to begin with their particle type.
 
 use super::object_spec::{ValueSpec, integer_range};
 use super::particle_type as types;
@@ -61,7 +61,7 @@ fn append_packed(spec: &ValueSpec, random: &mut Random, out: &mut Vec<u8>) {
     }
 }
 
-/// A map. Its random keys are numbers counted on from one random start, so that keys of one kind differ.
+/// A map. Its random keys are consecutive numbers from a random start, so that keys of one kind differ.
 fn append_map(pairs: &[(u32, ValueSpec, ValueSpec)], random: &mut Random, out: &mut Vec<u8>) {
     pack_header(pairs.iter().map(|(count, ..)| u64::from(*count)).sum(), &MAP_HEADERS, out);
     let start = random.next_u64() >> 1;
@@ -75,7 +75,7 @@ fn append_map(pairs: &[(u32, ValueSpec, ValueSpec)], random: &mut Random, out: &
     }
 }
 
-/// Key `number` of the kind `key`: numbers next to each other give different keys, as far as the kind has them.
+/// Key `number` of the kind `key`: neighbouring numbers give different keys, as far as the kind has them.
 fn append_map_key(key: &ValueSpec, number: u64, random: &mut Random, out: &mut Vec<u8>) {
     match key {
         ValueSpec::Integer(bytes) => {
@@ -134,9 +134,9 @@ fn append_random_bytes(length: u32, random: &mut Random, out: &mut Vec<u8>) {
     random.fill(&mut out[start..]);
 }
 
-/// First bytes of a MessagePack kind, by the width of the length that follows.
+/// First bytes of a MessagePack kind, by the width of the following length.
 struct Headers {
-    /// Lengths below this are part of the first byte.
+    /// Smaller lengths are part of the first byte.
     short_below: u64,
     short: u8,
     with_u8: Option<u8>,

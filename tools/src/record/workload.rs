@@ -1,6 +1,6 @@
-//! Which requests follow each other: the `-w` option.
+//! The order of requests: the `-w` option.
 
-/// A workload. Shares are of 100 and need not be whole.
+/// A workload. Shares are percentages and need not be whole numbers.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Workload {
     /// Writes every key once, in order.
@@ -11,7 +11,7 @@ pub enum Workload {
     Random(Mix),
 }
 
-/// Shares of a random workload; what is left of 100 are plain updates, or what `rest` says.
+/// Shares of a random workload; the rest of 100 are plain updates, or what `rest` says.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Mix {
     /// Share of reads.
@@ -27,9 +27,9 @@ pub struct Mix {
 /// The effect of a write on bins that it does not name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Writes {
-    /// They stay.
+    /// They are kept.
     Update,
-    /// They go.
+    /// They are removed.
     Replace,
 }
 
@@ -45,7 +45,7 @@ pub enum Rest {
 }
 
 impl Workload {
-    /// Reads the text of `-w`.
+    /// Parses the text of `-w`.
     ///
     /// # Errors
     /// A sentence for the user.

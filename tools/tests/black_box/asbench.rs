@@ -1,4 +1,4 @@
-//! `asbench` against small servers in this process that answer well, badly, late or not at all.
+//! `asbench` against small servers in this process that answer correctly, wrongly, late or not at all.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use ferrospike_tools::asbench;
 
 use crate::small_server::{Manner, server};
 
-/// Runs asbench; returns its exit code, the summary, and what it said besides.
+/// Runs asbench; returns its exit code, the summary, and its other output.
 fn asbench(address: SocketAddr, arguments: &str) -> (ExitCode, serde_json::Value, String) {
     let (code, out, errors) = asbench_plain(address, &format!("--json --quiet {arguments}"));
     (code, serde_json::from_str(&out).unwrap_or_default(), errors)

@@ -18,7 +18,7 @@ fn asd_bench(arguments: &str) -> (ExitCode, String, String) {
 #[test]
 fn two_servers_are_compared() {
     let (port, other_port) = (server(Manner::Honest).port(), server(Manner::Honest).port());
-    // Their server knows plain records only.
+    // Their server knows only plain records.
     let load = "--keys 300 --connections 2 --pipeline 4 --rounds 2 --seconds 0.1 --only read,write,pipelined";
     let (code, table, progress) = asd_bench(&format!("--port {port} --other-port {other_port} {load}"));
     assert_eq!(code, ExitCode::SUCCESS, "{progress}");

@@ -1,4 +1,4 @@
-//! Servers in this process that answer well, badly or not at all, for the tests of the tools.
+//! Servers in this process that answer correctly, wrongly or not at all, for the tests of the tools.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -10,18 +10,18 @@ use cf::threads;
 /// Proto type of info requests.
 const INFO: u8 = 1;
 
-/// What the server does with a request.
+/// How the server treats a request.
 #[derive(Clone, Copy)]
 pub(crate) enum Manner {
-    /// Stores and gives back.
+    /// Stores and returns records.
     Honest,
-    /// Says for every read that there is one bin fewer than stored.
+    /// Returns one bin fewer than stored for every read.
     Cutting,
     /// Answers every request with this result code.
     Refusing(u8),
-    /// Closes the connection after so many requests.
+    /// Closes the connection after this many requests.
     Leaving(usize),
-    /// Takes requests and never answers.
+    /// Accepts requests and never answers.
     Silent,
 }
 
@@ -71,7 +71,7 @@ fn serve(stream: &mut TcpStream, manner: Manner, records: &Records) {
         (reply[8], reply[13]) = (22, code);
         reply[28..30].copy_from_slice(&op_count.to_be_bytes());
         reply.extend_from_slice(&ops);
-        // Torn on purpose, so that the client has to put replies together.
+        // Replies are torn on purpose, so that the client has to join them.
         let middle = reply.len() / 2;
         let torn = [&reply[..middle], &reply[middle..]];
         if torn.iter().any(|part| stream.write_all(part).is_err()) {

@@ -1,4 +1,4 @@
-//! A blocking connection of a hostile client, which gives up whatever it does as soon as it is told to stop.
+//! A blocking connection of a hostile client, which stops whatever it does as soon as the stop flag is set.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ use crate::record::request::PROTO_SIZE;
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Longest wait for the server to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Largest frame that is kept, in bytes.
+/// Largest frame kept, in bytes.
 const FRAME_SIZE_MAX: u64 = 192 << 20;
 
 pub(super) struct Connection<'a> {
@@ -22,7 +22,8 @@ pub(super) struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    /// Connects. A small `receive_buffer` (bytes) makes the server notice early that nobody reads.
+    /// Connects. A small `receive_buffer` (bytes) makes the server notice early that the client does not
+    /// read.
     ///
     /// # Errors
     /// When the server does not accept.
@@ -42,7 +43,7 @@ impl<'a> Connection<'a> {
         Ok(Connection { stream: socket.into(), stop })
     }
 
-    /// Sends `bytes`; `false` when it was told to stop before they were gone.
+    /// Sends `bytes`; `false` if it was stopped before.
     ///
     /// # Errors
     /// When the connection breaks.
@@ -61,7 +62,7 @@ impl<'a> Connection<'a> {
         Ok(true)
     }
 
-    /// Sends as much of `bytes` as the kernel takes within a moment, and returns how much that was.
+    /// Sends as much of `bytes` as the kernel takes within a moment; returns the number of bytes.
     ///
     /// # Errors
     /// When the connection breaks.
@@ -72,10 +73,10 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Reads one frame into `frame`, header and body; `false` when it was told to stop first.
+    /// Reads one frame into `frame`, header and body; `false` if it was stopped before.
     ///
     /// # Errors
-    /// When the connection breaks, or the frame is no frame.
+    /// When the connection breaks, or the frame is invalid.
     pub(super) fn receive(&mut self, frame: &mut Vec<u8>) -> io::Result<bool> {
         frame.clear();
         if !self.read_up_to(frame, PROTO_SIZE)? {
@@ -89,7 +90,7 @@ impl<'a> Connection<'a> {
         self.read_up_to(frame, PROTO_SIZE + size as usize)
     }
 
-    /// Reads and forgets at most `count` bytes.
+    /// Reads and discards at most `count` bytes.
     ///
     /// # Errors
     /// When the connection breaks.
@@ -101,9 +102,9 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Closes it with a reset, so that no port stays behind in TIME_WAIT.
+    /// Closes the connection with a reset, so that no port stays in TIME_WAIT.
     pub(super) fn reset(self) {
-        // If it fails the connection is closed in the ordinary way.
+        // If this fails, the connection is closed in the ordinary way.
         drop(SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)));
     }
 

@@ -1,4 +1,4 @@
-//! Clients that ask too much of a server, each in its own way, and one that asks nothing and takes the processors.
+//! Clients that each ask too much of a server in some way, and one that asks nothing and takes the processors.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,23 +11,23 @@ use super::work::{Record, Work};
 use crate::record::reply;
 use crate::record::request::PROTO_SIZE;
 
-/// After so long the client of the batch goes away.
+/// Time after which the client of the batch leaves.
 const GOES_AFTER: Duration = Duration::from_millis(200);
-/// Result of a read whose filter does not match, as that of the regular expression never does.
+/// Result of a read whose filter does not match; the regular expression never matches.
 const FILTERED_OUT: u8 = 27;
-/// What the slow reader reads, and how often.
+/// Bytes that the slow reader reads, and its interval.
 const SLOW_BYTES: usize = 16 << 10;
 const SLOW_INTERVAL: Duration = Duration::from_millis(10);
-/// Receive buffer of who does not read, in bytes.
+/// Receive buffer of a client that does not read, in bytes.
 const SMALL_BUFFER: usize = 4096;
-/// Before a connection is opened again that the server closed.
+/// Pause before a connection that the server closed is opened again.
 const REOPEN_AFTER: Duration = Duration::from_millis(10);
-/// How often the stop flag is read while nothing is to be done.
+/// How often an idle client checks the stop flag.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Hostile {
-    /// Asks the server nothing: what the scheduler costs when no processor is idle.
+    /// Asks the server nothing: shows the cost of the scheduler when no processor is idle.
     BusyProcessors,
     ListOperations,
     WideRecord,
@@ -38,14 +38,14 @@ pub(super) enum Hostile {
     Churn,
 }
 
-/// What a hostile client did.
+/// The results of a hostile client.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Tally {
-    /// Requests that were answered; for those that are not waited for, sent.
+    /// Answered requests, or sent ones if nobody waits for answers.
     pub(super) requests: u64,
     /// The first result code that was not 0.
     pub(super) refusal: Option<u8>,
-    /// The first connection that broke.
+    /// The error of the first broken connection.
     pub(super) broken: Option<String>,
 }
 
@@ -74,7 +74,7 @@ impl Hostile {
         }
     }
 
-    /// What it does, for below the table.
+    /// A description of the client, for below the table.
     pub(super) fn describe(self, work: &Work) -> String {
         match self {
             Hostile::BusyProcessors => {
@@ -119,12 +119,12 @@ impl Hostile {
         }
     }
 
-    /// Whether it has nothing to do with the server, and what is noticed of it is no merit or fault of that.
+    /// Whether it does not use the server: its effect is then no merit or fault of the server.
     pub(super) fn is_control(self) -> bool {
         self == Hostile::BusyProcessors
     }
 
-    /// Does it until it is told to stop.
+    /// Runs until it is stopped.
     pub(super) fn run(self, address: SocketAddr, work: &Work, stop: &AtomicBool) -> Tally {
         let mut tally = Tally::default();
         while !stop.load(Ordering::Relaxed) {
@@ -173,7 +173,7 @@ fn spin(stop: &AtomicBool) {
     });
 }
 
-/// One request after the other, each with one frame of answer.
+/// Sends one request after the other, each answered by one frame.
 fn repeat(address: SocketAddr, request: &[u8], stop: &AtomicBool, tally: &mut Tally) -> io::Result<()> {
     let mut connection = Connection::open(address, None, stop)?;
     let mut frame = Vec::new();
@@ -184,7 +184,7 @@ fn repeat(address: SocketAddr, request: &[u8], stop: &AtomicBool, tally: &mut Ta
     Ok(())
 }
 
-/// A batch whose client goes away; once only, as the server may have to do with it for long.
+/// Sends a batch and leaves; once only, because the server may be busy with it for long.
 fn go_away(address: SocketAddr, request: &[u8], stop: &AtomicBool, tally: &mut Tally) -> io::Result<()> {
     if tally.requests == 0 {
         let mut connection = Connection::open(address, None, stop)?;
@@ -196,7 +196,7 @@ fn go_away(address: SocketAddr, request: &[u8], stop: &AtomicBool, tally: &mut T
     Ok(())
 }
 
-/// As many requests as the server takes, and few bytes of the answers.
+/// Sends as many requests as the server takes, and reads few bytes of the answers.
 fn read_slowly(address: SocketAddr, request: &[u8], stop: &AtomicBool, tally: &mut Tally) -> io::Result<()> {
     let mut connection = Connection::open(address, Some(SMALL_BUFFER), stop)?;
     let many = request.repeat(100);
@@ -241,7 +241,7 @@ fn churn(address: SocketAddr, request: &[u8], stop: &AtomicBool, tally: &mut Tal
     }
 }
 
-/// Sends a batch whose answer nobody reads, and does nothing until told to stop.
+/// Sends a batch, does not read the answer, and waits for the stop.
 pub(super) fn leave_unread(address: SocketAddr, request: &[u8], stop: &AtomicBool) -> io::Result<()> {
     let mut connection = Connection::open(address, Some(SMALL_BUFFER), stop)?;
     connection.send(request)?;
@@ -250,7 +250,7 @@ pub(super) fn leave_unread(address: SocketAddr, request: &[u8], stop: &AtomicBoo
     Ok(())
 }
 
-/// Remembers the first refusal in a frame, and returns whether it is the last of its answer.
+/// Notes the first refusal in a frame; returns whether the frame is the last of its answer.
 fn note(frame: &[u8], tally: &mut Tally) -> io::Result<bool> {
     let body = frame.get(PROTO_SIZE..).unwrap_or_default();
     let see = |code: u8, _| {
@@ -261,7 +261,7 @@ fn note(frame: &[u8], tally: &mut Tally) -> io::Result<bool> {
     reply::for_each_message(body, see).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
-/// Waits so long, or until told to stop.
+/// Waits that long, or until it is stopped.
 fn wait(longest: Duration, stop: &AtomicBool) {
     let start = Instant::now();
     while !stop.load(Ordering::Relaxed) {

@@ -1,10 +1,10 @@
-//! What ordinary clients notice of a hostile one: their latencies alone and beside it, and how much memory an answer takes
-//! that nobody reads.
+//! The effect of a hostile client on ordinary ones: their latencies alone and beside it, and the memory of an answer
+//! that the client does not read.
 //!
-//! The ordinary clients read and write small records, each with short pauses. Between two measurements a server gets time
-//! to finish what hostile clients left behind, so that each is measured by itself. Beside the plain percentiles, for which
-//! a stall of a second counts as one long wait of each client, stand those of clients that ask whether or not they have got
-//! their answer ([`Snapshot::corrected`](crate::load::histogram::Snapshot::corrected)).
+//! The ordinary clients read and write small records, each with short pauses. Between two measurements a server gets
+//! time to finish the work of hostile clients, so that each is measured by itself. The table has the plain percentiles,
+//! in which a stall of a second counts as one long wait of each client, and those of clients that ask at a fixed rate,
+//! answered or not ([`Snapshot::corrected`](crate::load::histogram::Snapshot::corrected)).
 
 mod connection;
 mod hostile;
@@ -29,23 +29,23 @@ use super::target::{Target, TargetKind};
 use super::{WARM_UP, load, say};
 use crate::{process, record::reply};
 
-/// What the measurement of memory is called among the hostile clients.
+/// The name of the memory measurement among the hostile clients.
 const UNREAD: &str = "unread batch";
-/// How long it is watched how much memory the unread answer takes, at most.
+/// Longest observation of an unread answer's memory.
 const UNREAD_WATCH: Duration = Duration::from_secs(6);
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
 /// Head start of a hostile client.
 const HEAD_START: Duration = Duration::from_millis(50);
-/// Longest time for a server to finish what a hostile client left behind.
+/// Longest wait for a server to finish a hostile client's work.
 const IDLE_WAIT_MAX: Duration = Duration::from_secs(60);
-/// A server is idle that uses less processor time than this, in microseconds, in such a time.
+/// A server is idle if it uses less processor time than this, in microseconds, in one interval.
 const IDLE_CPU_US: u64 = 50_000;
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Measures and returns the table.
 ///
 /// # Errors
-/// When a server is lost, or ordinary clients do not get what they ask for while they are alone.
+/// When a server is lost, or requests of ordinary clients fail while they are alone.
 pub(super) fn measure(options: &NeighbourOptions, progress: &mut impl Write) -> Result<String, String> {
     let settings = options.settings();
     let mut targets = options.servers.targets()?;
@@ -87,7 +87,7 @@ pub(super) fn measure(options: &NeighbourOptions, progress: &mut impl Write) -> 
     Ok(table::render(&all, &hostile, &settings, &work_of(&targets, options)))
 }
 
-/// Brings in the records of all clients.
+/// Writes the records of all clients.
 fn prepare(
     target: &Target,
     options: &NeighbourOptions,
@@ -149,7 +149,7 @@ fn beside(
     Ok((latencies?, tally))
 }
 
-/// The latencies of the ordinary clients. Who got no answer waited for as long as it was waited.
+/// The latencies of the ordinary clients. A request without an answer counts with the time waited.
 fn ordinary(target: &Target, settings: &Settings, seed: u64) -> Result<Latencies, String> {
     let run = Phase::Mixed.run_unchecked(target, settings, settings.duration, None, seed)?;
     if let Some(fault) = run.failure.or(run.first_fault) {
@@ -163,7 +163,7 @@ fn ordinary(target: &Target, settings: &Settings, seed: u64) -> Result<Latencies
     Ok(Latencies::of(&latency_ns, interval).with_timeouts(timeouts))
 }
 
-/// How much the server grows while nobody reads its answer to a small batch, in MiB.
+/// How much the server grows while its answer to a small batch stays unread, in MiB.
 fn measure_unread(target: &Target, work: &Work) -> Result<Option<f64>, String> {
     let Some(pid) = target.pid else { return Ok(None) };
     let resident_kib =
@@ -175,7 +175,7 @@ fn measure_unread(target: &Target, work: &Work) -> Result<Option<f64>, String> {
     let body = move || drop(hostile::leave_unread(address, &request, &stopped));
     let handle = threads::spawn("unread", body).map_err(|error| format!("cannot start a thread: {error}"))?;
     let (start, mut most_kib, mut grew_at) = (Instant::now(), before_kib, Instant::now());
-    // Over once it has not grown for a third of the time.
+    // Ends once it has not grown for a third of the time.
     while start.elapsed() < UNREAD_WATCH && grew_at.elapsed() < UNREAD_WATCH / 3 {
         thread::sleep(WATCH_INTERVAL);
         let now_kib = resident_kib()?;
@@ -189,7 +189,7 @@ fn measure_unread(target: &Target, work: &Work) -> Result<Option<f64>, String> {
     Ok(Some((most_kib - before_kib) as f64 / 1024.0))
 }
 
-/// Waits until the server does nothing any more; `false` if that does not come to pass.
+/// Waits until the server is idle; `false` if it does not become idle.
 fn wait_until_idle(target: &Target) -> bool {
     let Some(pid) = target.pid else {
         thread::sleep(IDLE_POLL_INTERVAL);

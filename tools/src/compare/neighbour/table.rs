@@ -1,4 +1,4 @@
-//! What was measured beside hostile clients, as a Markdown table with the bars below it.
+//! Measurements beside hostile clients, as a Markdown table with the bars below it.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;
@@ -10,9 +10,9 @@ use super::work::Work;
 use crate::load::histogram::Snapshot;
 use crate::record::reply;
 
-/// How much p99.9 may grow beside a hostile client, in milliseconds.
+/// Largest growth of p99.9 beside a hostile client, in milliseconds.
 const GROWTH_MS_MAX: f64 = 5.0;
-/// How much memory an answer may take that nobody reads, in MiB.
+/// Largest memory of an unread answer, in MiB.
 const UNREAD_MIB_MAX: f64 = 150.0;
 
 /// Latencies of the ordinary clients in milliseconds.
@@ -21,15 +21,15 @@ pub(super) struct Latencies {
     p50: f64,
     p99: f64,
     p999: f64,
-    /// p99.9 of clients that ask whether or not they have got their answer.
+    /// p99.9 of clients that ask at a fixed rate, answered or not.
     corrected_p999: f64,
     longest: f64,
-    /// Requests that were not answered in time; they count with the time that was waited.
+    /// Requests that were not answered in time; they count with the time waited.
     timeouts: u64,
 }
 
 impl Latencies {
-    /// Of clients that ask every `interval`.
+    /// From the latencies of clients that ask every `interval`.
     pub(super) fn of(latency_ns: &Snapshot, interval: Duration) -> Self {
         let ms = |ns: u64| ns as f64 / 1e6;
         let corrected = latency_ns.corrected(u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX));
@@ -43,7 +43,7 @@ impl Latencies {
         }
     }
 
-    /// The same, of which so many requests were not answered in time.
+    /// The same latencies with this number of timeouts.
     pub(super) fn with_timeouts(self, timeouts: u64) -> Self {
         Latencies { timeouts, ..self }
     }
@@ -60,7 +60,7 @@ impl fmt::Display for Latencies {
     }
 }
 
-/// A line of the table: what it is called, and its value.
+/// A row of the table: its name and value.
 type Figure = (&'static str, fn(&Latencies) -> f64);
 
 const P999: Figure = ("p99.9, ms", |latencies| latencies.p999);
@@ -72,13 +72,13 @@ const FIGURES: [Figure; 5] = [
     ("longest, ms", |latencies| latencies.longest),
 ];
 
-/// What was measured of one server.
+/// The measurements of one server.
 #[derive(Clone, Debug)]
 pub(super) struct Measured {
     label: String,
     about: String,
     unread_mib: Option<f64>,
-    /// Beside whom, in the order of the rounds.
+    /// The hostile client of each, `None` for none, in the order of the rounds.
     samples: Vec<(Option<Hostile>, Latencies)>,
     notes: Vec<String>,
 }
@@ -111,7 +111,7 @@ impl Measured {
         }
     }
 
-    /// A line below the table, once.
+    /// Adds a line below the table, unless it is there already.
     pub(super) fn note(&mut self, line: String) {
         if !self.notes.contains(&line) {
             self.notes.push(line);
@@ -123,14 +123,14 @@ impl Measured {
         of.map(|(_, latencies)| figure.1(latencies)).collect()
     }
 
-    /// How much `figure` grows beside `hostile`, by round.
+    /// The growth of `figure` beside `hostile`, by round.
     fn growth(&self, hostile: Hostile, figure: Figure) -> Vec<f64> {
         let (alone, beside) = (self.values(None, figure), self.values(Some(hostile), figure));
         beside.iter().zip(alone).map(|(beside, alone)| beside - alone).collect()
     }
 }
 
-/// The table with a column for each server, and below it the bars and what the hostile clients did.
+/// The table with a column for each server, followed by the bars and the results of the hostile clients.
 pub(super) fn render(all: &[Measured], hostile: &[Hostile], settings: &Settings, work: &Work) -> String {
     let mut text = String::new();
     append_header(&mut text, &all.iter().map(|measured| measured.label.as_str()).collect::<Vec<_>>());

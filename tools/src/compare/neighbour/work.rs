@@ -1,4 +1,4 @@
-//! What hostile clients ask for: how much of it, their records, and their requests.
+//! The work that hostile clients request: its amount, their records, and their requests.
 
 use cf::msgpack::{put_integer, put_list_header, put_raw_header};
 
@@ -12,13 +12,13 @@ const LIST_GET: u8 = 17;
 const REGEX: u8 = 7;
 const REGEX_EXTENDED: i64 = 1;
 const BIN_OF_TYPE: u8 = 81;
-/// Bytes of a packed number of the list.
+/// Bytes of a packed number in the list.
 const ELEMENT_BYTES: usize = 5;
-/// 18 bytes that have 10,000 repetitions to be told apart.
+/// A pattern of 18 bytes with 10,000 repetitions to distinguish.
 const PATTERN: &str = "(a{0,100}){0,100}b";
 /// Bins of a batch row, and rows of 25 bytes: 13.6 kB.
 const UNREAD_ROWS: usize = 544;
-/// When a server gives up a scan that is not read, in milliseconds.
+/// Time after which a server gives up an unread scan, in milliseconds.
 const SCAN_TIMEOUT_MS: u32 = 10_000;
 
 /// The records of hostile clients.
@@ -35,7 +35,7 @@ impl Record {
     const ALL: [Record; 5] = [Record::List, Record::Wide, Record::Text, Record::Large, Record::Small];
 }
 
-/// How much is asked for, of which namespace and set.
+/// The amount of work, and its namespace and set.
 #[derive(Clone, Debug)]
 pub(super) struct Work {
     namespace: String,
@@ -52,7 +52,7 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// The work, `scale` of each number of it.
+    /// The work with each number multiplied by `scale`.
     pub(super) fn new(namespace: &str, set: &str, scale: f64) -> Self {
         let of = |count: usize| ((count as f64 * scale.clamp(0.0, 1.0)) as usize).max(1);
         Work {
@@ -95,7 +95,7 @@ impl Work {
         Record::ALL.into_iter().map(write_of).collect()
     }
 
-    /// Operations each of which walks over the whole list to its last element.
+    /// Operations that each walk over the whole list to its last element.
     pub(super) fn list_request(&self) -> Vec<u8> {
         let mut last_element = Vec::new();
         put_list_header(&mut last_element, 2);
@@ -108,7 +108,7 @@ impl Work {
         self.frame(&request, Record::List)
     }
 
-    /// Reads of bins by name, the last ones of the record before the others.
+    /// Reads of bins by name, the record's last bins first.
     pub(super) fn wide_request(&self) -> Vec<u8> {
         let read = Header { info1: info::INFO1_READ, ..Header::default() };
         let request = (0..self.wide_reads).fold(Template::new(read, self.target()), |request, at| {
