@@ -1,6 +1,6 @@
-//! A connection to a server, on which requests are sent as bytes and answers come as frames.
+//! A connection to a server that sends requests as bytes and receives answers as frames.
 //!
-//! Every wait ends: a server that keeps silent is an error of kind `WouldBlock` after the timeout.
+//! Every wait ends: a silent server is an error of kind `WouldBlock` after the timeout.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -11,10 +11,10 @@ use socket2::{Domain, Socket, Type};
 use crate::corpus::latin1;
 use crate::wire::{self, BODY_SIZE_MAX, FRAME_HEADER_SIZE, Frame, Message, body_size};
 
-/// How long a test waits for bytes, unless it says otherwise. Long enough for a busy machine.
+/// Default timeout of a test for bytes, long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a connection goes through: a socket, or TLS on a socket.
+/// The transport of a connection: a socket, or TLS on a socket.
 pub trait Channel: Read + Write {
     /// The socket.
     fn socket(&self) -> &TcpStream;
@@ -39,12 +39,12 @@ impl<C: Channel> From<C> for Client<C> {
 }
 
 impl Client {
-    /// Connects, to wait `PATIENCE` for each answer.
+    /// Connects, with a timeout of `PATIENCE` for each answer.
     pub fn connect(address: SocketAddr) -> io::Result<Client> {
         Client::connect_patiently(address, PATIENCE)
     }
 
-    /// As [`connect`](Self::connect), from an address of this machine.
+    /// Same as [`connect`](Self::connect), from a given address of this machine.
     pub fn connect_from(source: IpAddr, address: SocketAddr) -> io::Result<Client> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.bind(&SocketAddr::new(source, 0).into())?;
@@ -56,7 +56,7 @@ impl Client {
         Ok(stream.into())
     }
 
-    /// Connects, to wait for each answer as long as `timeout`.
+    /// Connects, with `timeout` for each answer.
     pub fn connect_patiently(address: SocketAddr, timeout: Duration) -> io::Result<Client> {
         let stream = TcpStream::connect_timeout(&address, timeout)?;
         stream.set_read_timeout(Some(timeout))?;
@@ -72,7 +72,7 @@ impl<C: Channel> Client<C> {
         self.stream.get_mut().write_all(bytes)
     }
 
-    /// Takes the next frame.
+    /// Receives the next frame.
     pub fn receive(&mut self) -> io::Result<Frame> {
         let mut header = [0; FRAME_HEADER_SIZE];
         self.stream.read_exact(&mut header)?;
@@ -85,7 +85,7 @@ impl<C: Channel> Client<C> {
         Ok(Frame { kind: header[1], body })
     }
 
-    /// Takes the next frame, which must hold exactly one record message.
+    /// Receives the next frame, which must hold exactly one record message.
     pub fn receive_message(&mut self) -> io::Result<Message> {
         let frame = self.receive()?;
         let mut messages = frame.messages().filter(|messages| messages.len() == 1).unwrap_or_default();
@@ -93,7 +93,7 @@ impl<C: Channel> Client<C> {
         messages.pop().filter(|_| frame.kind == wire::kind::MESSAGE).ok_or_else(unexpected)
     }
 
-    /// Sends a record request and takes its one answer.
+    /// Sends a record request and receives its single answer.
     pub fn ask(&mut self, request: &Message) -> io::Result<Message> {
         self.send(&request.encode())?;
         self.receive_message()
@@ -105,10 +105,10 @@ impl<C: Channel> Client<C> {
         self.take_rows()
     }
 
-    /// The records of an answer of many messages, of a scan or a batch, up to the last one.
+    /// The records of an answer of several messages (a scan or a batch), up to the last one.
     ///
     /// # Errors
-    /// When one of the messages has another result than OK, or is none.
+    /// When a message has a result other than OK, or is invalid.
     pub fn take_rows(&mut self) -> io::Result<Vec<Message>> {
         let mut records = Vec::new();
         loop {
@@ -129,7 +129,7 @@ impl<C: Channel> Client<C> {
         }
     }
 
-    /// Asks for info names, one a line, and returns the answer's text.
+    /// Sends info names, one per line, and returns the answer's text.
     pub fn info(&mut self, names: &str) -> io::Result<String> {
         self.send(&wire::info_request(names))?;
         self.receive().map(|frame| latin1(&frame.body))
@@ -143,7 +143,7 @@ impl<C: Channel> Client<C> {
         value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {answer:?}")))
     }
 
-    /// The number that `key` has in the answer to the info name `name`, a list of `key=value`.
+    /// The number for `key` in the answer to the info name `name`, a list of `key=value`.
     pub fn figure(&mut self, name: &str, key: &str) -> io::Result<u64> {
         let answer = self.info_value(name)?;
         let pairs = answer.split([';', ':']).filter_map(|pair| pair.split_once('='));
@@ -151,7 +151,7 @@ impl<C: Channel> Client<C> {
         value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {key}: {answer:?}")))
     }
 
-    /// Whether the server ends the connection, rather than sending anything or keeping silent.
+    /// Whether the server closes the connection, rather than sending something or staying silent.
     pub fn is_closed_by_server(&mut self) -> bool {
         match self.stream.read(&mut [0; 1]) {
             Ok(count) => count == 0,
@@ -164,12 +164,12 @@ impl<C: Channel> Client<C> {
         self.socket().shutdown(Shutdown::Write)
     }
 
-    /// The socket, for what is not covered here.
+    /// The socket, for other uses.
     pub fn socket(&self) -> &TcpStream {
         self.stream.get_ref().socket()
     }
 
-    /// What the connection goes through.
+    /// The transport of the connection.
     pub fn channel(&mut self) -> &mut C {
         self.stream.get_mut()
     }

@@ -1,4 +1,4 @@
-//! Whether two answers to the same request say the same.
+//! Compares two answers to the same request.
 //!
 //! Record messages agree in result code, generation, distance of the void-time from now (within five
 //! seconds), every field, and every operation byte for byte; an answer of several messages is compared as
@@ -10,16 +10,16 @@ use crate::wire::{Frame, Message, kind};
 
 /// Zero of void-times, in seconds since 1970.
 const CITRUSLEAF_EPOCH: f64 = 1_262_304_000.0;
-/// How far two void-times may be apart once each is taken relative to its own clock, in seconds.
+/// Largest difference of two void-times, each relative to its own clock, in seconds.
 pub(crate) const VOID_TIME_SLACK: i64 = 5;
-/// Info commands, by how the request begins, whose answers agree to the byte.
+/// Info commands, by the beginning of the request, whose answers must agree to the byte.
 const INFO_EXACT: [&str; 7] =
     ["sindex-exists", "udf-list", "udf-get", "namespaces", "sindex-delete", "udf-remove", "truncate"];
-/// Where a printed value is cut.
+/// Length at which a printed value is cut.
 const BRIEF_MAX: usize = 400;
 
-/// The first difference between two answers of record messages, in words. The walls are the clocks, in
-/// seconds since 1970, when each was given.
+/// Describes the first difference between two answers of record messages. The walls are the clocks, in
+/// seconds since 1970, at the time of each answer.
 pub fn messages(expected: &[Frame], expected_wall: f64, got: &[Frame], got_wall: f64) -> Option<String> {
     let expected = rows(expected, expected_wall);
     let got = rows(got, got_wall);
@@ -29,7 +29,7 @@ pub fn messages(expected: &[Frame], expected_wall: f64, got: &[Frame], got_wall:
     expected.iter().zip(&got).find_map(|(expected, got)| expected.difference(got, VOID_TIME_SLACK))
 }
 
-/// The first difference between two answers to an info request, in words.
+/// Describes the first difference between two answers to an info request.
 pub fn info(request: &str, expected: &Frame, got: &Frame) -> Option<String> {
     let (expected, got) = (latin1(&expected.body), latin1(&got.body));
     let request = request.trim();
@@ -38,7 +38,7 @@ pub fn info(request: &str, expected: &Frame, got: &Frame) -> Option<String> {
     (!same).then(|| format!("expected {}, got {}", brief(expected.as_bytes()), brief(got.as_bytes())))
 }
 
-/// A request in words.
+/// Describes a request.
 pub fn describe(request: &[u8]) -> String {
     let Some(frame) = Frame::decode(request) else { return format!("no whole frame: {}", brief(request)) };
     if frame.kind != kind::MESSAGE {
@@ -59,7 +59,7 @@ pub fn describe(request: &[u8]) -> String {
     )
 }
 
-/// One message of an answer in the form in which answers are compared.
+/// A message of an answer in the form for comparison.
 #[derive(Debug)]
 pub(crate) enum Row {
     Message { message: Message, seconds_to_void: Option<i64> },
@@ -74,7 +74,7 @@ impl Row {
         Row::Message { message, seconds_to_void }
     }
 
-    /// An order that does not depend on that in which messages came.
+    /// An order that does not depend on the order of arrival.
     pub(crate) fn order(&self, other: &Row) -> std::cmp::Ordering {
         match (self, other) {
             (Row::Message { message: a, .. }, Row::Message { message: b, .. }) => {
@@ -94,7 +94,7 @@ impl Row {
         }
     }
 
-    /// What differs, in words. Void-times may be `slack` seconds apart.
+    /// Describes the difference. Void-times may be `slack` seconds apart.
     pub(crate) fn difference(&self, got: &Row, slack: i64) -> Option<String> {
         let (a, a_void, b, b_void) = match (self, got) {
             (Row::Other(a), Row::Other(b)) => return (a != b).then(|| "frame differs".to_owned()),
@@ -127,8 +127,7 @@ impl Row {
     }
 }
 
-/// The messages of an answer; where there are several, in an order that does not depend on that of their
-/// coming.
+/// The messages of an answer; several are in an order that does not depend on the order of arrival.
 fn rows(frames: &[Frame], wall: f64) -> Vec<Row> {
     let mut rows = Vec::new();
     for frame in frames {
@@ -141,7 +140,7 @@ fn rows(frames: &[Frame], wall: f64) -> Vec<Row> {
     rows
 }
 
-/// The beginning of the value after the first tab, if it is one of the words that tell success.
+/// The beginning of the value after the first tab, if it is one of the words for success.
 fn info_kind(answer: &str) -> &'static str {
     let value = answer.split_once('\t').map(|(_, value)| value);
     let word = value.unwrap_or("").trim().to_lowercase();
@@ -175,7 +174,7 @@ fn operations(message: &Message) -> String {
     format!("[{}]", message.operations.iter().map(part).collect::<Vec<_>>().join(", "))
 }
 
-/// Bytes as quoted text if they are plain ASCII, in hexadecimal otherwise, cut at a readable length.
+/// Bytes as quoted text if they are plain ASCII, otherwise in hexadecimal, cut at a readable length.
 fn brief(bytes: &[u8]) -> String {
     let plain = bytes.iter().all(|byte| (b' '..=b'~').contains(byte) || matches!(byte, b'\t' | b'\n'));
     let mut text = if plain {

@@ -1,9 +1,9 @@
-//! Recorded conversations: what official clients and a generator sent to the C server, and its answers.
+//! Recorded conversations: requests of official clients and a generator to the C server, and its answers.
 //!
-//! A corpus is gzipped JSON, one step a line: `{"t": test, "c": connection, "w": wall clock in seconds,
-//! "q": base64 of the request frame, "a": [base64 of each answering frame]}`, some with a rule of comparison "k" and with
-//! "wait", which says when to wait for what the server does in the background. Which of them the server
-//! must already answer alike stands in `corpora/agreed.toml`.
+//! A corpus is gzipped JSON, one step per line: `{"t": test, "c": connection, "w": wall clock in seconds, "q": base64
+//! of the request frame, "a": [base64 of each answering frame]}`, some with a rule of comparison "k" and with "wait",
+//! which tells when to wait for background work of the server. `corpora/agreed.toml` lists the steps that the server
+//! must answer alike.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -17,23 +17,23 @@ use serde::Deserialize;
 use crate::rules::{Rule, Wait};
 use crate::wire::{Frame, kind};
 
-/// One request and the answer it got when it was recorded.
+/// A request and its recorded answer.
 #[derive(Debug)]
 pub struct Step {
     /// The test that sent it: `path/file.py::class::test[parameters]`.
     pub test: String,
     /// Requests of one connection were sent one after the other.
     pub connection: u64,
-    /// When it was answered, in seconds since 1970: void-times are judged by their distance from it.
+    /// When it was answered, in seconds since 1970: void-times are compared relative to it.
     pub wall: f64,
     pub request: Vec<u8>,
     /// At least one; several for a batch or query.
     pub answer: Vec<Frame>,
-    /// How answers are compared, if the step says so.
+    /// The rule for comparing answers, if the step has one.
     pub rule: Option<Rule>,
-    /// When to wait for what goes on in the server.
+    /// When to wait for background work of the server.
     pub wait: Option<Wait>,
-    /// The line of the corpus it came from.
+    /// Its line in the corpus.
     pub line: String,
 }
 
@@ -72,10 +72,10 @@ impl Step {
         self.request[1]
     }
 
-    /// Whether the reference refused it as a feature of another edition, which others may carry out.
+    /// Whether the reference refused it as a feature of another edition, which other servers may support.
     pub fn was_refused_by_edition(&self) -> bool {
         use crate::wire::result::ENTERPRISE_ONLY;
-        // Only the header is looked at, as some answers have no body to parse.
+        // Only the header is read, because some answers have no body to parse.
         self.answer[0].kind == kind::MESSAGE && self.answer[0].body.get(5) == Some(&ENTERPRISE_ONLY)
     }
 
@@ -96,24 +96,24 @@ pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora")
 }
 
-/// A corpus and what is demanded of the server's answers to it.
+/// A corpus and the requirements on the server's answers to it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Agreed {
     /// Name of the corpus, without `.jsonl.gz`.
     pub corpus: String,
-    /// Test files (their names without folder and `.py`) whose answers all agree; `*` for every one. The
-    /// others are sent as well, and must be answered.
+    /// Test files (names without folder and `.py`) whose answers must all agree; `*` for every file. The others are
+    /// sent as well, and must be answered.
     pub files: Vec<String>,
 }
 
 impl Agreed {
-    /// Whether `name`, an entry of `files`, means this file of the corpus.
+    /// Whether `name`, an entry of `files`, stands for this file of the corpus.
     pub fn names(name: &str, file: &str) -> bool {
         name == "*" || file.rsplit('/').next().unwrap_or(file).trim_end_matches(".py") == name
     }
 
-    /// Where the corpus is.
+    /// The path of the corpus.
     pub fn path(&self) -> PathBuf {
         folder().join(format!("{}.jsonl.gz", self.corpus))
     }

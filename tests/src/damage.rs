@@ -1,4 +1,4 @@
-//! A server whose files are damaged behind its back: records with known values, and where they are in the files.
+//! A server whose files are damaged from outside: records with known values, and their places in the files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use crate::wire::{Message, Operation, digest, info2, operation, result};
 
 /// Set of the records.
 pub const SET: &str = "rig";
-/// Records that [`fill`] writes.
+/// Number of records that [`fill`] writes.
 pub const RECORDS: u32 = 40;
 
 /// The name of record `number`.
@@ -22,7 +22,7 @@ pub fn key(number: u32) -> String {
     format!("key-{number}")
 }
 
-/// The value of record `number`, which no other has.
+/// The value of record `number`, different for each.
 pub fn value(number: u32) -> Vec<u8> {
     Random::new(number.into()).bytes(20_000 + number as usize * 16)
 }
@@ -44,7 +44,7 @@ pub fn fill(client: &mut Client) {
     }
 }
 
-/// Reads record `number`, which must have its value if it has any; returns the result.
+/// Reads record `number` and checks its value if there is one; returns the result.
 pub fn get(client: &mut Client, number: u32) -> u8 {
     let answer = client.ask(&Message::get(&key(number))).expect("an answer");
     if answer.result == result::OK {
@@ -53,7 +53,7 @@ pub fn get(client: &mut Client, number: u32) -> u8 {
     answer.result
 }
 
-/// Fails unless every record but the `missing` is there, and those give `expected`.
+/// Fails unless all records exist except the `missing` ones, whose result must be `expected`.
 pub fn check_all_but(client: &mut Client, missing: &[u32], expected: u8) {
     for number in 0..RECORDS {
         let wanted = if missing.contains(&number) { expected } else { result::OK };
@@ -61,7 +61,7 @@ pub fn check_all_but(client: &mut Client, missing: &[u32], expected: u8) {
     }
 }
 
-/// Fails unless every record is there.
+/// Fails unless every record exists.
 pub fn check_all(client: &mut Client) {
     check_all_but(client, &[], result::OK);
 }
@@ -85,12 +85,12 @@ impl DataFile {
         DataFile(server.folder().join(name))
     }
 
-    /// Its name, as the server's log has it.
+    /// Its name in the server's log.
     pub fn name(&self) -> String {
         self.0.display().to_string()
     }
 
-    /// All bytes of it.
+    /// All its bytes.
     pub fn bytes(&self) -> Vec<u8> {
         fs::read(&self.0).unwrap_or_else(|error| panic!("{}: {error}", self.name()))
     }
@@ -102,12 +102,12 @@ impl DataFile {
         bytes
     }
 
-    /// Writes `bytes` at `offset`, whoever else uses the file.
+    /// Writes `bytes` at `offset`, even while others use the file.
     pub fn overwrite(&self, offset: u64, bytes: &[u8]) {
         self.open().write_all_at(bytes, offset).expect("damage a file");
     }
 
-    /// Changes each of these bytes.
+    /// Changes each byte of `place`.
     pub fn flip(&self, place: Range<u64>) {
         let mut bytes = vec![0; (place.end - place.start) as usize];
         self.open().read_exact_at(&mut bytes, place.start).expect("read what is damaged");
@@ -115,12 +115,12 @@ impl DataFile {
         self.overwrite(place.start, &bytes);
     }
 
-    /// Makes it so long.
+    /// Sets its length.
     pub fn truncate(&self, size: u64) {
         self.open().set_len(size).expect("cut a file");
     }
 
-    /// The place of each record, of its newest copy, in a file without damage.
+    /// The place of each record's newest copy, in an undamaged file.
     pub fn places(&self) -> Places {
         let bytes = self.bytes();
         assert_eq!(bytes[..8], MAGIC.to_le_bytes());
@@ -164,7 +164,7 @@ impl Places {
         self.find(number).unwrap_or_else(|| panic!("record {number} is in another file"))
     }
 
-    /// The records that are in the file.
+    /// The records in the file.
     pub fn numbers(&self) -> Vec<u32> {
         (0..RECORDS).filter(|number| self.find(*number).is_some()).collect()
     }
@@ -176,7 +176,7 @@ pub fn line_with<'l>(log: &'l str, words: &[&str]) -> &'l str {
     found.unwrap_or_else(|| panic!("no line with {words:?} in:\n{log}"))
 }
 
-/// Whether `path` is the path of a file that is there.
+/// Whether a file exists at `path`.
 pub fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }

@@ -1,12 +1,12 @@
-//! The files that records are kept in, written down a second time: header, write blocks, flat records.
+//! An independent reader of the files that hold records: header, write blocks, flat records.
 //!
 //! Deliberately independent of the server's own reader, as [`wire`](crate::wire) is of its parser. All integers are
-//! little-endian. What is not as it must be panics: a file that is read here was written by a server under test.
+//! little-endian. Unexpected content panics: a server under test wrote the files.
 //!
-//! The first 8 MiB are the header, whose parts are at the offsets below; then follow write blocks of 8 MiB. In a block
-//! stand records one behind the other, each on a multiple of 16 bytes:
-//! `magic u32 | size and flags u32 | digest 20 | last-update-time 5 | generation u16 | [void-time u32] |
-//! [length u8, set] | [length varying, key] | count varying | bins | end mark u32 | zeros`.
+//! The first 8 MiB are the header, whose parts are at the offsets below; write blocks of 8 MiB follow. A block holds
+//! records one after the other, each on a multiple of 16 bytes: `magic u32 | size and flags u32 | digest 20 |
+//! last-update-time 5 | generation u16 | [void-time u32] | [length u8, set] | [length varying, key] | count varying |
+//! bins | end mark u32 | zeros`.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub const TRUSTED: u32 = 1;
 pub const EPOCH_SECONDS: u64 = 1_262_304_000;
 
 const PARTITIONS: std::ops::Range<usize> = 4096..69632;
-/// The second copy of the partition entries, and what seals it.
+/// The second copy of the partition entries, and its seal.
 const PARTITION_COPY: std::ops::Range<usize> = 131_072..196_896;
 const UNIQUE: usize = 69632;
 const RUNS: usize = UNIQUE + 1024;
@@ -49,14 +49,14 @@ pub struct Header {
     pub partitions: Vec<(u64, u8)>,
     pub device_id: u32,
     pub pristine_offset: u64,
-    /// The history that each start of this server adds, the last first.
+    /// The run numbers that each start of this server adds, the last first.
     pub runs: Vec<u64>,
-    /// Bytes in use, and the key of the marks behind the records of a block, as this server adds them; else 0.
+    /// Bytes in use, and the key of the end marks of blocks, as this server adds them; otherwise 0.
     pub size: u64,
     pub end_mark_key: u64,
 }
 
-/// Reads the header of a file and checks that everything in it that has no meaning is zero.
+/// Reads the header of a file and checks that all unused bytes are zero.
 pub fn header(file: &[u8]) -> Header {
     assert_eq!(u64_at(file, 0), MAGIC, "magic");
     let name = &file[12..44];
@@ -100,9 +100,9 @@ pub fn header(file: &[u8]) -> Header {
 /// A record in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlatRecord {
-    /// Where it begins in the file, in bytes.
+    /// Its offset in the file, in bytes.
     pub offset: usize,
-    /// Bytes that it takes, a multiple of 16.
+    /// Its size in bytes, a multiple of 16.
     pub size: usize,
     pub tree_id: u8,
     pub digest: [u8; 20],
@@ -116,12 +116,12 @@ pub struct FlatRecord {
     pub key: Option<Vec<u8>>,
     /// Name, particle type and flat bytes of each; none in a tombstone.
     pub bins: Vec<(Vec<u8>, u8, Vec<u8>)>,
-    /// The C server leaves there what was there, when it writes a record over its predecessor.
+    /// The C server leaves old bytes there when it writes a record over its predecessor.
     pub is_padded_with_zeros: bool,
 }
 
-/// The records of a file in which no block was used twice, in order; checks that between them is nothing, and
-/// behind them no more than the end mark of their block.
+/// The records, in order, of a file in which no block was used twice. Checks that nothing is between them, and only
+/// the block's end mark after them.
 pub fn records(file: &[u8]) -> Vec<FlatRecord> {
     let mut records = Vec::new();
     for block in (WBLOCK_SIZE..file.len()).step_by(WBLOCK_SIZE) {
@@ -148,7 +148,7 @@ pub fn records_of(path: &Path) -> Vec<FlatRecord> {
     records(&fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
 }
 
-/// The record at offset `offset` of `file`, checked in every part.
+/// The record at offset `offset` of `file`, with all parts checked.
 pub fn record(file: &[u8], offset: usize) -> FlatRecord {
     let flags = u32_at(file, offset + 4);
     let size = ((flags & 0x7_ffff) as usize + 1) * 16;
@@ -201,7 +201,7 @@ fn end_mark(hashed: &[u8]) -> u32 {
     hash as u32 & 0x7fff_ffff
 }
 
-/// Takes parts of a record one after the other.
+/// Reads parts of a record in order.
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -213,13 +213,13 @@ impl<'a> Cursor<'a> {
         &self.bytes[self.at - size..self.at]
     }
 
-    /// A text behind its length in a byte.
+    /// A text after its length in a byte.
     fn named(&mut self) -> &'a [u8] {
         let size = self.take(1)[0];
         self.take(size.into())
     }
 
-    /// Seven bits a byte, the most significant first, until one without its top bit.
+    /// Seven bits per byte, the most significant first, up to a byte without its top bit.
     fn varying(&mut self) -> usize {
         let mut value = 0;
         loop {

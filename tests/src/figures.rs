@@ -1,4 +1,4 @@
-//! Figures of a server, as its statistics tell them: what requests move, and waits for what the server does by itself.
+//! Figures of a server from its statistics: the effects of requests, and waits for background work.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use crate::client::{Client, PATIENCE};
 use crate::wire::{Message, info3};
 
-/// How often figures are looked at.
+/// How often figures are read.
 const POLL: Duration = Duration::from_millis(5);
-/// How the names of those figures begin that only requests move.
+/// Beginnings of the names of figures that only requests change.
 const OF_REQUESTS: [&str; 10] = [
     "client_",
     "xdr_",
@@ -32,7 +32,7 @@ pub type Figures = BTreeMap<String, i64>;
 /// When there is no answer.
 pub fn texts(client: &mut Client, request: &str) -> BTreeMap<String, String> {
     let answer = client.info_value(request).expect("an answer");
-    // Statistics of one set are divided by colons.
+    // Colons separate the statistics of a set.
     let divider = if request.starts_with("sets/") { ':' } else { ';' };
     let pairs = answer.trim_end_matches(';').split(divider).filter_map(|pair| pair.split_once('='));
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
@@ -49,10 +49,10 @@ pub fn changes(before: &Figures, after: &Figures) -> Vec<(String, i64)> {
     changed.map(|(key, value)| (key.clone(), value - before.get(key).unwrap_or(&0))).collect()
 }
 
-/// Sends `request` and checks its result and which counters of namespace `test` it moved, each by one.
+/// Sends `request`, and checks its result and that it moved exactly these counters of namespace `test`, each by one.
 ///
 /// # Panics
-/// When something else happens.
+/// When anything else happens.
 pub fn moves(client: &mut Client, request: &Message, expected_result: u8, counters: &[&str]) {
     let before = figures(client, "namespace/test");
     let answer = client.ask(request).expect("an answer");
@@ -60,7 +60,7 @@ pub fn moves(client: &mut Client, request: &Message, expected_result: u8, counte
     expect_moved(client, &before, counters);
 }
 
-/// Waits until these counters of namespace `test`, and no others that requests move, have moved by one.
+/// Waits until these counters of namespace `test`, and no others that requests change, have moved by one.
 ///
 /// # Panics
 /// When that does not happen.
@@ -79,10 +79,10 @@ pub fn expect_moved(client: &mut Client, before: &Figures, counters: &[&str]) {
     }
 }
 
-/// Waits until what `request` tells fulfils a condition; returns it.
+/// Waits until the figures of `request` fulfil a condition; returns them.
 ///
 /// # Panics
-/// When it does not.
+/// When they do not.
 pub fn await_figures(client: &mut Client, request: &str, holds: impl Fn(&Figures) -> bool) -> Figures {
     let start = Instant::now();
     loop {
@@ -95,19 +95,19 @@ pub fn await_figures(client: &mut Client, request: &str, holds: impl Fn(&Figures
     }
 }
 
-/// Sends a query or a batch and takes all of its answers; returns how many records came, and the last result.
+/// Sends a query or a batch and receives all its answers; returns the number of records, and the last result.
 ///
 /// # Panics
-/// When the connection ends before the answer does.
+/// When the connection ends before the answer is complete.
 pub fn run(client: &mut Client, request: &Message) -> (usize, u8) {
     client.send(&request.encode()).expect("it is sent");
     take_answer(client)
 }
 
-/// As [`run`], of what was sent before.
+/// Same as [`run`], for a request sent before.
 ///
 /// # Panics
-/// When the connection ends before the answer does.
+/// When the connection ends before the answer is complete.
 pub fn take_answer(client: &mut Client) -> (usize, u8) {
     let mut records = 0;
     loop {

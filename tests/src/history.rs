@@ -1,14 +1,14 @@
-//! The knowledge of a test about one record: what it asked the server to do with it, when that was acknowledged,
-//! and so which values the record may have after the server ended in some way and was started again.
+//! A test's knowledge of one record: the operations that it requested and their acknowledgements, from which follow
+//! the values that the record may have after an end and a restart of the server.
 //!
-//! Values are numbered in the order in which they are written, and every byte of a value follows from the record and
-//! this number, so a value that was damaged on its way is recognised.
+//! Values are numbered in the order of their writes, and record and number determine every byte of a value, so a
+//! damaged value is recognised.
 //!
-//! The values that may be found after a restart follow from the last operation that is *certain*: acknowledged, and
-//! if the server acknowledges before it has stored, long enough ago. It or a later one shows. A plain delete leaves
-//! nothing on disk, as in the C server: older values of the record may show again, and so they may after an expiry,
-//! if they were to live longer. But nothing from before a durable delete ever shows again, whatever was done to the
-//! record since.
+//! The values allowed after a restart follow from the last *certain* operation: one acknowledged, and, if the server
+//! acknowledges before it has stored, long enough ago. Its result or a later one must be found. A plain delete leaves
+//! nothing on disk, as in the C server: older values of the record may come back, also after an expiry if they had a
+//! longer time to live. But nothing from before a durable delete ever comes back, whatever was done to the record
+//! since.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,10 +22,10 @@ const BIN: &str = "v";
 /// Bytes of the number at a value's start.
 const NUMBER_SIZE: usize = 8;
 
-/// The parts of a value.
+/// A record and the sizes of its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
-    /// Which record.
+    /// The number of the record.
     pub id: u64,
     /// Smallest and largest size of its values.
     pub sizes: (u64, u64),
@@ -37,7 +37,7 @@ impl Key {
         format!("key-{}", self.id)
     }
 
-    /// Value number `number`: the number, then bytes that follow from it.
+    /// Value number `number`: the number, then bytes derived from it.
     pub fn value(&self, number: u64) -> Vec<u8> {
         let mut random = Random::new(self.id << 40 ^ number);
         let size = random.within(self.sizes.0..self.sizes.1 + 1) as usize;
@@ -46,7 +46,7 @@ impl Key {
         value
     }
 
-    /// The number of a value, if it is whole.
+    /// The number of a value, if it is intact.
     pub fn number(&self, value: &[u8]) -> Option<u64> {
         let number = u64::from_le_bytes(*value.first_chunk()?);
         (self.value(number) == value).then_some(number)
@@ -60,12 +60,12 @@ impl Key {
 /// The operations on a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// A value is written, to live so many seconds; 0 = for ever.
+    /// Write a value with a time to live in seconds; 0 = for ever.
     Put {
         number: u64,
         ttl: u32,
     },
-    /// The record is given so many seconds to live.
+    /// Set the record's time to live in seconds.
     Touch {
         ttl: u32,
     },
@@ -74,7 +74,7 @@ pub enum Act {
 }
 
 impl Act {
-    /// The request that does it.
+    /// The request for the operation.
     pub fn message(&self, namespace: &str, key: &Key) -> Message {
         let message = key.message(namespace);
         let never = |ttl: u32| if ttl == 0 { u32::MAX } else { ttl };
@@ -98,13 +98,13 @@ pub fn read(namespace: &str, key: &Key) -> Message {
     Message { info1: info1::READ | info1::GET_ALL, ..key.message(namespace) }
 }
 
-/// How long a server that makes room by defrag may refuse a write, before that is a failure.
+/// How long a server that makes room by defrag may refuse a write before the test fails.
 const ROOM_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Asks for what is to be written until there is room for it; `None` once the server is gone.
+/// Repeats a write until there is room for it; `None` once the server is gone.
 ///
 /// # Panics
-/// If there is no room for long.
+/// If there is no room for too long.
 pub fn ask_for_room(client: &mut Client, request: &Message) -> Option<Message> {
     let start = Instant::now();
     loop {
@@ -117,10 +117,10 @@ pub fn ask_for_room(client: &mut Client, request: &Message) -> Option<Message> {
     }
 }
 
-/// Does `act`, whatever the server says about room; `None` once it is gone.
+/// Does `act`, and waits for room; `None` once the server is gone.
 ///
 /// # Panics
-/// If it is refused, or what is answered does not follow from what was.
+/// If it is refused, or the answer does not follow from the state before.
 pub fn perform(
     client: &mut Client,
     namespace: &str,
@@ -133,10 +133,10 @@ pub fn perform(
     Some(())
 }
 
-/// Does all of `acts`, each on a record of its own, by requests that are sent at once; `None` once the server is gone.
+/// Does all of `acts`, each on a different record, with requests sent together; `None` once the server is gone.
 ///
 /// # Panics
-/// As [`perform`].
+/// Same as [`perform`].
 pub fn perform_together(
     client: &mut Client,
     namespace: &str,
@@ -172,7 +172,7 @@ fn acknowledge(key: &Key, history: &mut History, act: Act, answer: &Message) {
     }
 }
 
-/// A record that was found.
+/// A record found by a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     pub number: u64,
@@ -182,7 +182,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// Reads an answer to a read; fails if the value is not one of this record.
+    /// Parses an answer to a read; fails if the value is not one of this record.
     pub fn from_answer(key: &Key, answer: &Message) -> Found {
         let value = answer.bin(BIN).unwrap_or_else(|| panic!("{key:?}: no value in {answer:?}"));
         let number = key.number(value);
@@ -196,17 +196,17 @@ impl Found {
         Found { number, generation: answer.generation, void_time: answer.record_ttl }
     }
 
-    /// The digest of the record that an answer of a scan is of.
+    /// The digest of the record in an answer of a scan.
     pub fn digest(answer: &Message) -> &[u8] {
         answer.field(field::DIGEST).expect("the digest of a scanned record")
     }
 }
 
-/// How a record is after an operation.
+/// The state of a record after an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Stored(Found),
-    /// Without a trace on disk.
+    /// Deleted without a trace on disk.
     Deleted,
     DeletedDurably,
 }
@@ -214,10 +214,10 @@ enum State {
 /// The operations on one record, in order.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// The record after each operation, and when that was acknowledged.
+    /// The record after each operation, and when the operation was acknowledged.
     states: Vec<(State, Option<Instant>)>,
     last_number: u64,
-    /// Deletes are durable whatever the request says.
+    /// Whether deletes are durable whatever the request says.
     deletes_are_durable: bool,
 }
 
@@ -232,7 +232,7 @@ impl History {
         self.last_number + 1
     }
 
-    /// The record as it is now, if everything was acknowledged.
+    /// The current record, if everything was acknowledged.
     pub fn now(&self) -> Option<Found> {
         match self.states.last() {
             Some((State::Stored(found), _)) => Some(*found),
@@ -240,12 +240,12 @@ impl History {
         }
     }
 
-    /// Whether the record was removed by a delete that is to last.
+    /// Whether the record was removed by a durable delete.
     pub fn is_deleted_durably(&self) -> bool {
         self.states.last().is_some_and(|(state, _)| *state == State::DeletedDurably)
     }
 
-    /// The request for `act` is about to be sent.
+    /// Notes that the request for `act` is about to be sent.
     pub fn begin(&mut self, act: Act) {
         let now = self.now();
         let generation = now.map_or(1, |found| found.generation + 1);
@@ -264,7 +264,7 @@ impl History {
         self.states.push((state, None));
     }
 
-    /// The request begun last was answered with success at `time`.
+    /// Notes that the last request succeeded at `time`.
     pub fn acknowledge(&mut self, void_time: u32, time: Instant) {
         let (state, acknowledged) = self.states.last_mut().expect("an operation that was begun");
         *acknowledged = Some(time);
@@ -273,16 +273,16 @@ impl History {
         }
     }
 
-    /// The record is gone because its time was over.
+    /// Notes that the record has expired.
     pub fn expire(&mut self, time: Instant) {
         self.states.push((State::Deleted, Some(time)));
     }
 
-    /// Judges what was found after a restart, at `now` in seconds since 2010-01-01. What was acknowledged up to
-    /// `certain_until` is certain. From here on what was found is what is.
+    /// Judges the record found after a restart, at `now` in seconds since 2010-01-01. Operations acknowledged up to
+    /// `certain_until` are certain. The found state becomes the current one.
     ///
     /// # Errors
-    /// Why it may not be.
+    /// Why the record must not be as it is.
     pub fn judge(&mut self, found: Option<Found>, certain_until: Instant, now: u32) -> Result<(), String> {
         let is_certain = |time: &Option<Instant>| time.is_some_and(|time| time <= certain_until);
         let last_certain = self.states.iter().rposition(|(_, time)| is_certain(time));
@@ -343,7 +343,7 @@ impl History {
         Ok(())
     }
 
-    /// State number `at` is the one that was found: what came later never happened.
+    /// Takes state number `at` as the found one: later operations did not happen.
     fn take_as_found(&mut self, at: usize) {
         self.states.truncate(at + 1);
         let long_ago = self.states.iter().find_map(|(_, time)| *time).unwrap_or_else(Instant::now);

@@ -1,7 +1,7 @@
-//! Shared by the black-box tests: a server process, a raw client, recorded corpora and their replay.
+//! Code shared by the black-box tests: a server process, a raw client, recorded corpora and their replay.
 //!
-//! Nothing here contains code of the server. The tests own only its binary and judge it by what it
-//! answers on its sockets, what it logs and how it ends.
+//! Nothing here contains code of the server. The tests have only its binary and judge it by its answers on
+//! sockets, its log and its end.
 
 pub mod client;
 pub mod compare;

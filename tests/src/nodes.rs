@@ -1,4 +1,4 @@
-//! Several servers that form a cluster, on this machine.
+//! Several servers on this machine that form a cluster.
 
 use std::path::Path;
 use std::thread;
@@ -10,40 +10,40 @@ use crate::ports::free_port;
 use crate::server::{BASICS, Server};
 use crate::tls::{Authority, Wish};
 
-/// How long a cluster may take to form, or to be whole again.
+/// Longest time for a cluster to form, or to become whole again.
 const STABLE_MAX: Duration = Duration::from_secs(60);
 
-/// The name that the certificates of nodes are for.
+/// The name in the certificates of nodes.
 pub const CLUSTER_NAME: &str = "as_cluster_west";
 
-/// The nodes of a cluster, the ports of their heartbeats and their configurations.
+/// The nodes of a cluster, their heartbeat ports and their configurations.
 #[derive(Debug)]
 pub struct Nodes {
-    /// Their ids are from A0 on.
+    /// Their ids begin at A0.
     pub servers: Vec<Server>,
     namespaces: String,
     heartbeats: Vec<u16>,
     fabrics: Vec<u16>,
-    /// Each has only itself as a seed.
+    /// Whether each has only itself as a seed.
     are_apart: bool,
-    /// Folder with the certificate of all, if they speak TLS.
+    /// Folder with the shared certificate, if they speak TLS.
     tls: Option<TempDir>,
 }
 
 impl Nodes {
-    /// Starts `count` nodes with these namespaces; each has all of them as seeds. They need not be a cluster yet.
+    /// Starts `count` nodes with these namespaces; each has all of them as seeds. The cluster need not have formed yet.
     pub fn start(count: usize, namespaces: &str) -> Nodes {
         Nodes::start_some(count, count, namespaces)
     }
 
-    /// As [`start`](Self::start), with seeds for `count` nodes of which `started` are started.
+    /// Same as [`start`](Self::start), with seeds for `count` nodes, of which `started` are started.
     pub fn start_some(count: usize, started: usize, namespaces: &str) -> Nodes {
         let mut nodes = Nodes::prepare(count, namespaces, None);
         (0..started).for_each(|_| nodes.start_next());
         nodes
     }
 
-    /// Starts `count` nodes that do not know of each other.
+    /// Starts `count` nodes that do not know each other.
     pub fn start_apart(count: usize, namespaces: &str) -> Nodes {
         let mut nodes = Nodes::prepare(count, namespaces, None);
         nodes.are_apart = true;
@@ -66,22 +66,22 @@ impl Nodes {
     /// Starts the next node.
     pub fn start_next(&mut self) {
         let mut server = Server::start(&self.config(self.servers.len()));
-        // What a client is told that asks too early.
+        // Messages about clients that ask too early.
         server.allow("unstable cluster");
         server.allow("cluster not specified size");
         server.allow("did not run for");
         self.servers.push(server);
     }
 
-    /// Tells the first node of all others.
+    /// Tells the first node about all others.
     pub fn bring_together(&self) {
         for port in &self.heartbeats[1..] {
             assert_eq!(self.info(0, &format!("tip:host=127.0.0.1;port={port}")), "ok");
         }
     }
 
-    /// As [`start`](Self::start), with nodes that speak TLS alone with each other, and certificates of `authority`. There is a
-    /// place for one more.
+    /// Same as [`start`](Self::start), with nodes that speak only TLS with each other, and certificates of `authority`.
+    /// One more node can be added.
     pub fn start_with_tls(count: usize, namespaces: &str, authority: &Authority) -> Nodes {
         let folder = tempfile::tempdir().expect("a folder");
         authority.write_files(folder.path(), &authority.issue(Wish::named(CLUSTER_NAME)));
@@ -90,7 +90,7 @@ impl Nodes {
         nodes
     }
 
-    /// Where other nodes connect to the heartbeat and the fabric of a node.
+    /// The heartbeat and fabric ports of a node.
     pub fn ports(&self, number: usize) -> [u16; 2] {
         [self.heartbeats[number], self.fabrics[number]]
     }
@@ -105,7 +105,7 @@ impl Nodes {
         self.config_with(number, self.tls.as_ref().map(TempDir::path))
     }
 
-    /// The configuration of a node that speaks TLS with the files of this folder, or none.
+    /// The configuration of a node that speaks TLS with the files of this folder, or no TLS.
     pub fn config_with(&self, number: usize, tls: Option<&Path>) -> String {
         let (heartbeat, fabric) = (self.heartbeats[number], self.fabrics[number]);
         let kind = if tls.is_some() { "tls-" } else { "" };
@@ -135,12 +135,12 @@ impl Nodes {
         [&config, self.namespaces.as_str()].concat()
     }
 
-    /// Waits until the nodes of these numbers are one cluster without migrations, and gives its key.
+    /// Waits until the nodes of these numbers are one cluster without migrations; returns its key.
     pub fn await_cluster(&self, numbers: &[usize]) -> String {
         self.await_key(numbers, "")
     }
 
-    /// As [`await_cluster`](Self::await_cluster), whether there are migrations or not.
+    /// Same as [`await_cluster`](Self::await_cluster), with or without migrations.
     pub fn await_members(&self, numbers: &[usize]) -> String {
         self.await_key(numbers, ";ignore-migrations=true")
     }
@@ -162,7 +162,7 @@ impl Nodes {
         }
     }
 
-    /// Waits until a node gives an answer with this part to a question.
+    /// Waits until a node's answer to a question contains this part.
     pub fn await_info(&self, number: usize, name: &str, part: &str) {
         let began = Instant::now();
         loop {

@@ -1,10 +1,10 @@
-//! Messages between nodes, made and read byte by byte, as those of a node that a test plays.
+//! Messages between nodes, built and parsed byte by byte, for a test that acts as a node.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// A read-write connection of node `node` to the fabric port of another.
+/// A read-write connection from node `node` to the fabric port of another node.
 ///
 /// # Panics
 /// If it is refused.
@@ -44,7 +44,7 @@ pub fn number(value: u32) -> Vec<u8> {
 /// The next message of type `wanted` on a connection between nodes, without its header.
 ///
 /// # Panics
-/// If none comes.
+/// If there is none.
 pub fn next_message(stream: &mut TcpStream, wanted: u16) -> Vec<u8> {
     loop {
         let mut header = [0; 6];

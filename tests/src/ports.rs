@@ -1,27 +1,27 @@
 //! Ports that a test may name in a configuration before its server listens on them.
 //!
-//! They are below the range that the kernel takes ports of connections from, and a lock of a file holds each for the
-//! process that asked: no connection and no other test takes one before the server does.
+//! They are below the kernel's range for the ports of connections, and a file lock reserves each for one process: no
+//! connection and no other test takes one before the server does.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
-/// What is given out. The kernel's own range begins at 32768 unless it was set.
+/// The range of ports. The kernel's own range begins at 32768 by default.
 const FIRST: u16 = 12_000;
 const COUNT: u16 = 20_000;
 
-/// The locks of the ports that this process has; they end with it.
+/// The locks of this process's ports; they end with the process.
 static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
-/// A port of the loopback addresses that is this process's until it ends.
+/// A loopback port that belongs to this process until it ends.
 ///
 /// # Panics
-/// When all are taken, or the folder of the locks cannot be made.
+/// When all ports are taken, or the folder of the locks cannot be created.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Processes begin at different places, so that each seldom meets the ports of others.
+    // Processes begin at different ports, so that they rarely collide.
     let start = std::process::id().wrapping_mul(37) % u32::from(COUNT);
     let start = u16::try_from(start).expect("below the count");
     for _ in 0..COUNT {
@@ -37,7 +37,7 @@ pub fn free_port() -> u16 {
     panic!("no port from {FIRST} on is free");
 }
 
-/// The lock of this port, if no process has it.
+/// Locks the port, if no other process has it.
 fn lock(port: u16) -> Option<File> {
     let folder = std::env::temp_dir().join("ferrospike-test-ports");
     fs::create_dir_all(&folder).expect("a folder for the locks of ports");

@@ -1,8 +1,8 @@
-//! The programs that the tests run: those of the build that the running test is of, brought up to date by cargo
-//! before the first of them is run, so that no test judges a binary older than the source.
+//! The programs that the tests run: those of the running test's build. Cargo brings them up to date before the
+//! first is run, so that no test judges a binary older than the source.
 //!
 //! The tests of a run are many processes. The first builds, under a lock; the others find in the lock's file that
-//! it was done for their run, which goes by the process that started them all (cargo or nextest).
+//! their run has been built. A run is identified by the process that started them all (cargo or nextest).
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The packages that are built: those of all programs but the tests' own.
+/// The packages to build: those of all programs except the tests' own.
 const PACKAGES: [&str; 2] = ["asd", "ferrospike-tools"];
-/// Where it is noted for which run that was done, in the folder of the build.
+/// The file in the build folder with the name of the last built run.
 const NOTE: &str = ".up-to-date-for";
-/// By this file cargo marks a target folder.
+/// Cargo marks a target folder with this file.
 const TARGET_MARK: &str = "CACHEDIR.TAG";
 
-/// The server's binary: `ASD`, else the one built from the source of now.
+/// The server's binary: `ASD`, otherwise the one built from the current source.
 ///
 /// # Panics
 /// When it cannot be built.
@@ -29,10 +29,10 @@ pub fn binary() -> PathBuf {
     built("asd").unwrap_or_else(|error| panic!("cannot find the server's binary: {error}"))
 }
 
-/// A program of the same build as the running test, built from the source of now.
+/// A program of the running test's build, built from the current source.
 ///
 /// # Errors
-/// When the test's own path is not known.
+/// When the test's own path is unknown.
 ///
 /// # Panics
 /// When the programs cannot be built.
@@ -44,7 +44,7 @@ pub fn built(name: &str) -> io::Result<PathBuf> {
     Ok(folder.join(name))
 }
 
-/// The folder with the programs of the build that the running test is of.
+/// The folder with the programs of the running test's build.
 fn build_folder() -> io::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let folder = own.parent().unwrap_or(Path::new("."));
@@ -70,7 +70,7 @@ fn bring_up_to_date(folder: &Path) -> Result<(), String> {
     file.write_all(run.as_bytes()).map_err(failed)
 }
 
-/// The run that this process belongs to: the process that started it, and when that began.
+/// The run of this process: the process that started it, and the start time of that.
 fn run_name() -> String {
     let parent = parent_id();
     let stat = fs::read_to_string(format!("/proc/{parent}/stat")).unwrap_or_default();
@@ -94,7 +94,7 @@ fn build(folder: &Path) -> Result<(), String> {
     Err(format!("cargo {command} failed:\n{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// The arguments of cargo, so that it builds into `folder`: `target/PROFILE` or `target/TRIPLE/PROFILE`.
+/// The arguments that make cargo build into `folder`: `target/PROFILE` or `target/TRIPLE/PROFILE`.
 fn build_arguments(folder: &Path) -> Result<Vec<String>, String> {
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     let is_target = |path: &Path| path.join(TARGET_MARK).exists();
@@ -111,7 +111,7 @@ fn build_arguments(folder: &Path) -> Result<Vec<String>, String> {
             arguments.extend(["--target".to_owned(), name(parent).unwrap_or_default()]);
             target
         }
-        // One that was copied may have lost its mark.
+        // A copied target folder may lack its mark.
         _ => parent,
     };
     arguments.extend(["--target-dir".to_owned(), target.display().to_string()]);

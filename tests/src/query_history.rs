@@ -1,34 +1,34 @@
-//! The history of records that writers change while queries run, and the judgement of what a query has found.
+//! The history of records that writers change while queries run, and the judgement of query results.
 //!
-//! A change begins when it is sent and is done when it is acknowledged; the record may have changed at any moment in between.
-//! So at a moment a record may be in one of several states. A query must find, once, each record that matched in all states in
-//! which it may have been while the query ran, and may find those that matched in one of them.
+//! A change begins when it is sent and ends when it is acknowledged; the record may change at any moment in between, so
+//! that a record may have several possible states at a moment. A query must find, once, each record that matches in all
+//! its possible states during the query, and may find those that match in one of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Changes that are older are forgotten; no query takes so long.
+/// Older changes are dropped; no query takes so long.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// A record, or that there is none: its number, from which all of its bins follow.
+/// The number of a record, which determines all its bins; `None` without a record.
 pub type State = Option<i64>;
 
-/// A change of a record: when it began and was done, and what it led to.
+/// A change of a record: its begin, its end, and its result.
 #[derive(Clone, Copy, Debug)]
 struct Change {
     begun: Instant,
-    /// `None`: not yet.
+    /// `None` while it is under way.
     done: Option<Instant>,
     to: State,
 }
 
-/// The history of one record; its changes come one after the other.
+/// The history of one record; its changes are sequential.
 #[derive(Debug, Default)]
 struct Changes(VecDeque<Change>);
 
 impl Changes {
-    /// The states in which it may have been between two moments.
+    /// The possible states between two moments.
     fn between(&self, from: Instant, to: Instant) -> Vec<State> {
         let mut states = Vec::new();
         let mut before: State = None;
@@ -37,7 +37,7 @@ impl Changes {
             if change.begun > to {
                 break;
             }
-            // The state before it was possible until it was done.
+            // The previous state was possible until the change was done.
             if change.done.is_none_or(|done| done >= from) {
                 if before_ends {
                     states.push(before);
@@ -57,16 +57,16 @@ impl Changes {
 #[derive(Debug)]
 pub struct Histories(Box<[Mutex<Changes>]>);
 
-/// A change that is under way.
+/// A change under way.
 #[must_use]
 #[derive(Debug)]
 pub struct Begun<'a>(&'a Histories, usize);
 
 impl Begun<'_> {
-    /// It is done.
+    /// Notes that it is done.
     ///
     /// # Panics
-    /// When it was never begun.
+    /// If it was never begun.
     pub fn done(self) {
         let mut changes = self.0.of(self.1);
         let last = changes.0.back_mut().expect("a change that has begun");
@@ -75,7 +75,7 @@ impl Begun<'_> {
 }
 
 impl Histories {
-    /// Of so many records, none of which is there.
+    /// Histories of `count` records, none of which exists yet.
     pub fn new(count: usize) -> Histories {
         Histories((0..count).map(|_| Mutex::default()).collect())
     }
@@ -84,12 +84,12 @@ impl Histories {
         self.0[number].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many records there may be.
+    /// Number of records.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The record of this number is about to change.
+    /// Notes that the record of this number is about to change.
     pub fn begin(&self, number: usize, to: State) -> Begun<'_> {
         let mut changes = self.of(number);
         let now = Instant::now();
@@ -103,7 +103,7 @@ impl Histories {
         Begun(self, number)
     }
 
-    /// The record goes by itself between these moments.
+    /// Notes that the record expires between these moments.
     pub fn ends_between(&self, number: usize, from: Instant, to: Instant) {
         self.of(number).0.push_back(Change { begun: from, done: Some(to), to: None });
     }
@@ -113,17 +113,17 @@ impl Histories {
         self.of(number).0.back().and_then(|change| change.to)
     }
 
-    /// The states in which a record may have been between two moments.
+    /// The possible states of a record between two moments.
     pub fn states(&self, number: usize, (from, to): (Instant, Instant)) -> Vec<State> {
         self.of(number).between(from, to)
     }
 
-    /// Judges what a query found that ran between two moments: the numbers of records, each with the number that its bins
-    /// had. Returns how many records it had to find. A query `by_moved_places` goes on where the last record of a page was,
-    /// in an order in which records that change have other places: it must find once only what did not change.
+    /// Judges the result of a query that ran between two moments: the numbers of records, each with the number in its
+    /// bins. Returns how many records it had to find. A query `by_moved_places` continues after the last record of a
+    /// page, in an order in which changed records move: it must find, once, only records that did not change.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The fault.
     pub fn judge(
         &self,
         (from, to): (Instant, Instant),

@@ -1,13 +1,13 @@
 //! Random numbers from a seed: splitmix64.
 
-/// A sequence of numbers that its seed determines.
+/// A sequence of numbers determined by its seed.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
-/// The seed that a soak has for this round, in `FERROSPIKE_SOAK_SEED`; 0 elsewhere.
+/// The seed of a soak's round, from `FERROSPIKE_SOAK_SEED`; 0 without it.
 ///
 /// # Panics
-/// If that is no number.
+/// If the variable is no number.
 pub fn soak_seed() -> u64 {
     std::env::var("FERROSPIKE_SOAK_SEED").map_or(0, |text| text.parse().expect("a number"))
 }
@@ -31,12 +31,12 @@ impl Random {
         range.start + self.number() % (range.end - range.start)
     }
 
-    /// True in `pct` of a hundred cases.
+    /// True in `pct` percent of the cases.
     pub fn chance(&mut self, pct: u64) -> bool {
         self.number() % 100 < pct
     }
 
-    /// As many bytes.
+    /// `count` random bytes.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(count + 8);
         while bytes.len() < count {
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn numbers_follow_from_the_seed() {
-        // The first that the inventors of the method give for seed 0.
+        // The first number for seed 0 from the inventors of the method.
         assert_eq!(Random::new(0).number(), 0xe220_a839_7b1d_cdaf);
         let mut random = Random::new(1);
         assert!((0..1000).all(|_| (5..9).contains(&random.within(5..9))));

@@ -1,7 +1,7 @@
-//! Sends a recorded corpus to a server and says where its answers differ.
+//! Sends a recorded corpus to a server and reports the differences of its answers.
 //!
-//! Steps are sent one at a time, in order, each on the connection it was recorded on. A connection that
-//! fails is opened anew once for the step; a step that fails on a fresh connection counts as lost.
+//! Steps are sent one at a time, in order, each on its recorded connection. A failed connection is reopened
+//! once for the step; a step that fails on a fresh connection counts as lost.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -16,35 +16,35 @@ use crate::corpus::Step;
 use crate::rules::{self, Answers, Rule, Wait};
 use crate::wire::{Frame, field, info1, info2, kind};
 
-/// Info commands, by how the request begins, whose effect spreads through the server after the answer.
+/// Info commands, by the beginning of the request, that take effect after the answer.
 const SPREADING: [&str; 6] =
     ["sindex-create", "sindex-delete", "truncate", "udf-put", "udf-remove", "set-config"];
 
-/// Truncation spares records of the same millisecond; when recorded, a second lay between.
+/// Truncation spares records of the same millisecond; the recording had a second in between.
 const BEFORE_TRUNCATE: Duration = Duration::from_millis(5);
 
-/// What an info answer has while the server is busy.
+/// Parts of info answers that show a busy server.
 const BUSY: [&str; 4] = ["state=WO", "status=active", "index_populating=true", "truncating=true"];
-/// How often it is looked, and how often at most.
+/// How often the server is asked whether it is idle, and the largest number of times.
 const IDLE_LOOK_PERIOD: Duration = Duration::from_millis(5);
 const IDLE_LOOKS_MAX: u32 = 4_000;
 
-/// How to replay.
+/// The options of a replay.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Compare only tests whose name contains this.
     pub only: String,
     /// Do not send the tests that are not compared.
     pub skip_rest: bool,
-    /// Also send what the reference refused as a feature of another edition.
+    /// Also send requests that the reference refused as a feature of another edition.
     pub send_refused: bool,
-    /// How long to wait for bytes of an answer.
+    /// Longest wait for bytes of an answer.
     pub timeout: Duration,
-    /// How long to wait after a request that takes effect after its answer.
+    /// Pause after a request that takes effect after its answer.
     pub settle: Duration,
-    /// Give up once this many steps were lost, as each may cost a timeout.
+    /// Give up after this many lost steps, because each may cost a timeout.
     pub lost_max: usize,
-    /// How many differences to keep in words.
+    /// Number of differences that are described.
     pub shown_max: usize,
     /// Keep the lines of the steps that agree.
     pub keep_agreeing: bool,
@@ -65,20 +65,20 @@ impl Default for Options {
     }
 }
 
-/// Result of a replay.
+/// The result of a replay.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Compared answers by test file (what stands before the first `::` of the test's name).
+    /// Compared answers by test file (the part of the test's name before the first `::`).
     pub files: BTreeMap<String, Tally>,
     /// The first differences.
     pub differences: Vec<Difference>,
-    /// Steps that got no answer, on a fresh connection; those that were not compared are among them.
+    /// Steps without an answer on a fresh connection, including those that are not compared.
     pub lost: usize,
-    /// Lines of the steps that agree, if they were asked for.
+    /// Lines of the agreeing steps, if requested.
     pub agreeing: Vec<String>,
 }
 
-/// Compared answers.
+/// Numbers of compared answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub agree: usize,
@@ -86,13 +86,13 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// All of them.
+    /// Their total.
     pub fn total(self) -> usize {
         self.agree + self.differ
     }
 }
 
-/// An answer that is not as recorded.
+/// An answer that differs from the recording.
 #[derive(Debug)]
 pub struct Difference {
     pub test: String,
@@ -101,12 +101,12 @@ pub struct Difference {
 }
 
 impl Report {
-    /// Over all test files.
+    /// The total over all test files.
     pub fn tally(&self) -> Tally {
         self.of(|_| true)
     }
 
-    /// Over those test files that `is_meant` chooses.
+    /// The total over the test files that `is_meant` selects.
     pub fn of(&self, is_meant: impl Fn(&str) -> bool) -> Tally {
         let meant = self.files.iter().filter(|(file, _)| is_meant(file));
         meant.fold(Tally::default(), |sum, (_, file)| Tally {
@@ -161,15 +161,15 @@ impl fmt::Display for Report {
     }
 }
 
-/// Replays `steps` against the server at `address`. Errors are those of reading the corpus; what the
-/// server does wrong is in the report.
+/// Replays `steps` against the server at `address`. Errors are those of reading the corpus; the report has
+/// the server's faults.
 pub fn replay(
     steps: impl Iterator<Item = io::Result<Step>>,
     address: SocketAddr,
     options: &Options,
 ) -> io::Result<Report> {
     let mut report = Report::default();
-    // When the first answer was given, in the recording and now.
+    // The time of the first answer, in the recording and now.
     let mut start: Option<(f64, f64)> = None;
     let mut connections =
         Connections { address, timeout: options.timeout, open: HashMap::new(), looks: None };
@@ -189,7 +189,7 @@ pub fn replay(
             Ok(got) => {
                 let now = wall();
                 settle(&step, &got, options.settle);
-                // Steps with a rule say themselves when to wait.
+                // Steps with a rule tell when to wait.
                 let is_over_later = step.rule.is_none() && starts_background_job(&step.request);
                 if matches!(step.wait, Some(Wait::After | Wait::Both)) || is_over_later {
                     connections.await_idle()?;
@@ -220,7 +220,7 @@ fn wall() -> f64 {
 
 fn difference(step: &Step, got: &[Frame], now: f64, slack: i64) -> Option<String> {
     if let Some(rule) = step.rule {
-        // Without a time, void-times are compared as they are.
+        // Without a time, void-times are compared unchanged.
         let got_wall = if step.wall == 0.0 { 0.0 } else { now };
         let (expected, expected_wall) = (&step.answer[..], step.wall);
         return rules::difference(rule, &Answers { expected, expected_wall, got, got_wall, slack });
@@ -231,7 +231,7 @@ fn difference(step: &Step, got: &[Frame], now: f64, slack: i64) -> Option<String
     compare::messages(&step.answer, step.wall, got, now)
 }
 
-/// Waits after a request that was accepted and takes effect later; what was refused changes nothing.
+/// Waits after an accepted request that takes effect later; a refused one changes nothing.
 fn settle(step: &Step, got: &[Frame], settle: Duration) {
     let spreads = match step.request_kind() {
         kind::INFO => {
@@ -257,19 +257,19 @@ fn starts_background_job(request: &[u8]) -> bool {
     })
 }
 
-/// The connections of the recording, opened when first used.
+/// The connections of the recording, opened on first use.
 struct Connections {
     address: SocketAddr,
     timeout: Duration,
     open: HashMap<u64, Client>,
-    /// For looks at what the server does.
+    /// For questions whether the server is idle.
     looks: Option<Client>,
 }
 
 impl Connections {
-    /// Waits until no index is being filled, no job runs and no truncation goes on.
+    /// Waits until no index is being built, no job runs and no truncation is under way.
     fn await_idle(&mut self) -> io::Result<()> {
-        // A write and a truncation behind it never meet in one millisecond.
+        // A write and a following truncation must not be in the same millisecond.
         thread::sleep(Duration::from_millis(3));
         let client = match &mut self.looks {
             Some(client) => client,
@@ -285,8 +285,8 @@ impl Connections {
         Ok(())
     }
 
-    /// The answer to a step. A connection that had been used before may have been closed by the server, so
-    /// its failure is met with a new one; what a new one does is final.
+    /// The answer to a step. The server may have closed a used connection, so its failure leads to a new one;
+    /// the result on a new one is final.
     fn ask(&mut self, step: &Step) -> io::Result<Vec<Frame>> {
         if let Some(mut used) = self.open.remove(&step.connection)
             && let Ok(frames) = exchange(&mut used, step)
@@ -301,7 +301,7 @@ impl Connections {
     }
 }
 
-/// Sends a step's request and takes frames until its answer is whole.
+/// Sends a step's request and receives frames until its answer is complete.
 fn exchange(client: &mut Client, step: &Step) -> io::Result<Vec<Frame>> {
     client.send(&step.request)?;
     let several = step.answer.last().is_some_and(|last| last.kind == kind::MESSAGE && last.holds_last());

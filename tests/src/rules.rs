@@ -1,7 +1,8 @@
-//! Comparison of answers by the rule that a recorded step names: rows of queries by partition and in order, whole info
-//! answers, batches in any order. What depends on the moment, on threads or on folders is masked.
+//! Compares answers by the rule of a recorded step: rows of queries by partition and in order, whole info answers,
+//! batches in any order. Parts that depend on time, threads or folders are masked.
 //!
-//! Zero of void-times, order of rows within a partition and masks are those of the program that recorded the steps.
+//! The epoch of void-times, the order of rows within a partition and the masks are those of the program that recorded
+//! the steps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -13,7 +14,7 @@ use crate::compare::Row;
 use crate::corpus::latin1;
 use crate::wire::{Frame, Message, field, particle};
 
-/// How answers to a step are compared.
+/// The rule for comparing answers to a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum Rule {
     /// One message.
@@ -22,10 +23,10 @@ pub enum Rule {
     /// Messages in any order.
     #[serde(rename = "batch")]
     Batch,
-    /// A query's answer: those of one partition in their order, others in any.
+    /// A query's answer: rows of one partition in order, partitions in any order.
     #[serde(rename = "rows")]
     Rows,
-    /// A query's answer of which only the number of rows is known.
+    /// A query's answer with a known number of rows only.
     #[serde(rename = "count")]
     Count,
     /// The whole text of an info answer.
@@ -42,17 +43,17 @@ pub enum Wait {
     Both,
 }
 
-/// Two answers with the clocks, in seconds since 1970, when each was given.
+/// Two answers, each with its time in seconds since 1970.
 pub struct Answers<'a> {
     pub expected: &'a [Frame],
     pub expected_wall: f64,
     pub got: &'a [Frame],
     pub got_wall: f64,
-    /// How far void-times may be apart, in seconds.
+    /// Largest difference of void-times, in seconds.
     pub slack: i64,
 }
 
-/// The first difference between two answers, in words.
+/// Describes the first difference between two answers.
 pub fn difference(rule: Rule, answers: &Answers<'_>) -> Option<String> {
     let Answers { expected, got, slack, .. } = *answers;
     match rule {
@@ -90,11 +91,11 @@ fn lists(expected: &[Row], got: &[Row], slack: i64) -> Option<String> {
     expected.iter().zip(got).find_map(|(expected, got)| expected.difference(got, slack))
 }
 
-/// A query's answer taken apart.
+/// The parts of a query's answer.
 #[derive(Default)]
 struct Parts {
     by_partition: BTreeMap<u16, Vec<Row>>,
-    /// Values of aggregations, partitions that are not there.
+    /// Values of aggregations, and unavailable partitions.
     others: Vec<Row>,
     last: Vec<Row>,
 }
@@ -121,7 +122,7 @@ impl Parts {
     }
 }
 
-/// Whether nothing comes behind a message: a query may also be answered by an error alone.
+/// Whether a message is the last: an error alone may also end a query.
 pub fn ends_query(message: &Message) -> bool {
     let is_error = message.result != 0 && message.info3 & PARTITION_DONE == 0;
     message.is_last() || is_error && message.fields.is_empty() && message.operations.is_empty()
@@ -157,7 +158,7 @@ fn queries(answers: &Answers<'_>, count_only: bool) -> Option<String> {
     })
 }
 
-/// The message with texts of functions masked.
+/// The message with masked texts of functions.
 fn masked(mut message: Message) -> Message {
     for operation in &mut message.operations {
         let is_text = |part: &[u8]| {
@@ -177,7 +178,7 @@ fn masked(mut message: Message) -> Message {
     message
 }
 
-/// Without the folders of modules and the addresses of what Lua has made.
+/// The text without the folders of modules and the addresses of Lua objects.
 fn masked_text(text: &[u8]) -> Vec<u8> {
     static MASKS: OnceLock<(Regex, Regex)> = OnceLock::new();
     let (place, address) = MASKS.get_or_init(|| {
@@ -192,7 +193,7 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("a pattern of ours")
 }
 
-/// Writes a packed value in a form in which texts are masked; `None` if it is malformed.
+/// Writes a packed value as text, with masked texts; `None` if it is malformed.
 fn unpack(rest: &mut &[u8], out: &mut String) -> Option<()> {
     let (&head, after) = rest.split_first()?;
     *rest = after;
@@ -238,7 +239,7 @@ fn unpack(rest: &mut &[u8], out: &mut String) -> Option<()> {
     Some(())
 }
 
-/// The difference between two info answers in what does not depend on the moment.
+/// The difference between two info answers, apart from parts that depend on time.
 fn info(expected: &str, got: &str) -> Option<String> {
     let (expected, got) = (masked_info(expected), masked_info(got));
     (expected != got).then(|| format!("expected {expected:.600?}, got {got:.600?}"))
@@ -267,7 +268,7 @@ fn masked_info(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What is masked only in some lines.
+/// Masks that apply only to some lines.
 fn masked_line(line: String) -> String {
     static MASKS: OnceLock<[Regex; 3]> = OnceLock::new();
     let [progress, moment, sizes] = MASKS.get_or_init(|| {

@@ -1,13 +1,13 @@
-//! The security protocol, for tests: requests, logging in, users and roles.
+//! The security protocol, for tests: requests, login, users and roles.
 
 use crate::client::{Channel, Client};
 use crate::server::Server;
 
-/// What clients send in place of passwords: bcrypt with the salt that all clients use.
+/// The credential that clients send in place of a password: bcrypt with the salt that all clients use.
 pub const ADMIN: &str = "$2a$10$7EqJtq98hPqEX7fNZaFWoO1mVO/4MLpGzsqojz6E9Gef6iXDjXdDa";
-/// As `ADMIN`.
+/// Same as `ADMIN`, for another password.
 pub const PASS: &str = "$2a$10$7EqJtq98hPqEX7fNZaFWoOv0hwU68nwGK8WvAqb5nnU0s/92caKv6";
-/// As `ADMIN`.
+/// Same as `ADMIN`, for another password.
 pub const OTHER: &str = "$2a$10$7EqJtq98hPqEX7fNZaFWoOo55z4.5EHedKkIBS22sgiJDvgvldAGm";
 
 /// Codes of commands.
@@ -48,7 +48,7 @@ pub mod field {
     pub const CONNECTIONS: u8 = 18;
 }
 
-/// A type and what the field holds.
+/// Type and contents of a field.
 pub type Field<'a> = (u8, &'a [u8]);
 
 /// A request of the security protocol.
@@ -66,7 +66,7 @@ pub fn request(command: u8, fields: &[Field<'_>]) -> Vec<u8> {
     frame
 }
 
-/// The result of a command, and the fields of the first message that answers it.
+/// The result of a command, and the fields of the first message of its answer.
 pub fn ask<C: Channel>(
     client: &mut Client<C>,
     command: u8,
@@ -84,7 +84,7 @@ pub fn ask<C: Channel>(
     (frame.body[1], found)
 }
 
-/// The result of a command that is answered with nothing else.
+/// The result of a command that has no other answer.
 pub fn result_of<C: Channel>(client: &mut Client<C>, command: u8, fields: &[Field<'_>]) -> u8 {
     ask(client, command, fields).0
 }
@@ -122,14 +122,14 @@ pub fn login<C: Channel>(client: &mut Client<C>, user: &str, credential: &str) -
     )
 }
 
-/// A connection of `user`.
+/// A connection logged in as `user`.
 pub fn logged_in(server: &Server, user: &str, credential: &str) -> Client {
     let mut client = server.connect();
     assert_eq!(login(&mut client, user, credential).0, 0, "{user} logs in");
     client
 }
 
-/// Makes a user; returns the result.
+/// Creates a user; returns the result.
 pub fn create_user<C: Channel>(admin: &mut Client<C>, user: &str, credential: &str, roles: &[&str]) -> u8 {
     let roles = names(roles);
     let fields = [

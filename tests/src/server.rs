@@ -1,11 +1,11 @@
-//! A server process: started with a configuration of the test's own, in a folder of its own, on a port that
-//! the system chose; watched through its log; stopped and checked.
+//! A server process with the test's own configuration and folder, on a port that the system chose; the test watches
+//! its log, stops it and checks its end.
 //!
-//! A server ends with its value. Unless the test has failed already, it is then asked to stop, must do so
+//! Dropping the value ends the server. Unless the test has failed already, the server is asked to stop, must do so
 //! with exit status 0, and must have logged nothing at WARNING or above that the test did not allow.
 //!
 //! `ASD` names another binary; without it one is built beside the tests ([`crate::programs`]). `ASD_ADDRESS` names a
-//! running server, to which those tests go that do not care how it was configured.
+//! running server, for tests that do not depend on its configuration.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -23,23 +23,23 @@ use tempfile::TempDir;
 use crate::client::Client;
 use crate::programs::binary;
 
-/// A warning because of the machine that the server runs on; every test allows it.
+/// A warning about the machine; every test allows it.
 const OF_THE_MACHINE: &str = "failed best-practices check";
-/// Warnings about operations that were refused; the test that sent them has their result codes.
+/// Warnings about refused operations; the test that sent them checks their result codes.
 const OF_REFUSED_OPS: &str = "WARNING (particle): (refused.rs:";
-/// How long a server may take to open its port, or to stop.
+/// Longest time for a server to open its port, or to stop.
 const START_STOP_MAX: Duration = Duration::from_secs(60);
-/// Folder below that of the server in which faults are asked for.
+/// Folder below the server's in which tests request faults.
 const FAULTS_FOLDER: &str = "faults";
-/// How often its log or state is looked at.
+/// How often the log or state is checked.
 const POLL: Duration = Duration::from_millis(2);
-/// The text before the address in the line that is logged for each client port.
+/// The text before the address in the log line for each client port.
 const PORT_LINE: (&str, &str) = (" (service): ", " client port ");
-/// Lines of log shown when a test fails.
+/// Number of log lines shown when a test fails.
 const LOG_TAIL: usize = 60;
 
-/// How the configuration of most tests begins: a client port of the system's choice, log on the console.
-/// `{dir}` is replaced by the server's folder.
+/// The beginning of most tests' configuration: a client port that the system chooses, log on the console. `{dir}` is
+/// replaced by the server's folder.
 pub const BASICS: &str = "
 service {
     cluster-name tests
@@ -84,12 +84,13 @@ pub fn usual_config() -> String {
     [BASICS, NAMESPACES].concat()
 }
 
-/// `BASICS` and a namespace without a replica that lets TTLs be, with what stands in its `storage-engine` context.
+/// `BASICS` and a namespace with replication factor 1 that allows TTLs without nsup, with these lines in its
+/// `storage-engine` context.
 pub fn stored_config(namespace: &str, engine: &str, storage: &[&str]) -> String {
     stored_config_with(namespace, &[], engine, storage)
 }
 
-/// As [`stored_config`], with more lines for the namespace.
+/// Same as [`stored_config`], with further lines for the namespace.
 pub fn stored_config_with(namespace: &str, lines: &[&str], engine: &str, storage: &[&str]) -> String {
     let (lines, storage) = (lines.join("\n    "), storage.join("\n        "));
     format!(
@@ -98,14 +99,14 @@ pub fn stored_config_with(namespace: &str, lines: &[&str], engine: &str, storage
     )
 }
 
-/// A server process, or the address of one that others started.
+/// A server process, or the address of one started elsewhere.
 #[derive(Debug)]
 pub struct Server {
     folder: TempDir,
     process: Option<Child>,
     address: SocketAddr,
     allowed: Vec<String>,
-    /// How much of the log was there before the process of now was started.
+    /// Length of the log before the start of the current process.
     log_before: usize,
     /// Program that becomes the server's process, and its arguments before the server's binary.
     launcher: Vec<String>,
@@ -117,8 +118,8 @@ impl Server {
         Server::start_under(&[], config)
     }
 
-    /// As [`start`](Self::start), by way of a command that gets the binary and its arguments as its last ones and
-    /// becomes it in the end. `{dir}` in it stands for the server's folder.
+    /// Same as [`start`](Self::start), through a command that gets the binary and its arguments as its last
+    /// arguments and finally becomes that process. `{dir}` in it stands for the server's folder.
     pub fn start_under(launcher: &[&str], config: &str) -> Server {
         let folder = tempfile::Builder::new().prefix("ferrospike-").tempdir().expect("a temporary folder");
         let path = folder.path().to_str().expect("a folder name of plain text");
@@ -131,7 +132,7 @@ impl Server {
         server
     }
 
-    /// Starts a server in which [faults may be injected](Self::inject_fault); the build must have debug assertions.
+    /// Starts a server that allows [injected faults](Self::inject_fault); the build must have debug assertions.
     pub fn start_with_faults(config: &str) -> Server {
         let folder = format!("FERROSPIKE_FAULTS={{dir}}/{FAULTS_FOLDER}");
         let server = Server::start_under(&["env", "RUST_BACKTRACE=0", &folder], config);
@@ -139,8 +140,8 @@ impl Server {
         server
     }
 
-    /// A server for tests that use records of their own and the usual namespaces: the one at `ASD_ADDRESS`,
-    /// else one started for the purpose.
+    /// A server for tests that use their own records and the usual namespaces: the one at `ASD_ADDRESS`, otherwise a
+    /// new one.
     pub fn usual() -> Server {
         let Ok(name) = std::env::var("ASD_ADDRESS") else { return Server::start(&usual_config()) };
         let address = name.to_socket_addrs().ok().and_then(|mut all| all.next());
@@ -156,13 +157,13 @@ impl Server {
         }
     }
 
-    /// Lets lines of the log at WARNING or above pass that contain `text`.
+    /// Allows log lines at WARNING or above that contain `text`.
     pub fn allow(&mut self, text: &str) -> &mut Server {
         self.allowed.push(text.to_owned());
         self
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -177,19 +178,19 @@ impl Server {
         self.folder.path()
     }
 
-    /// The process, if this value started it.
+    /// The id of the process, if this value started it.
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
     }
 
-    /// Memory the process holds, in megabytes, if this value started it.
+    /// Memory of the process in megabytes, if this value started it.
     pub fn resident_megabytes(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process_id()?)).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes / 1024)
     }
 
-    /// Everything logged so far, by all processes in this folder.
+    /// The whole log so far, of all processes in this folder.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
     }
@@ -203,7 +204,7 @@ impl Server {
         }
     }
 
-    /// Ends the process without warning, as a crash would.
+    /// Kills the process, as a crash would end it.
     pub fn kill9(&mut self) {
         let mut process = self.process.take().expect("a running process");
         process.kill().and_then(|()| process.wait()).expect("kill the server");
@@ -215,7 +216,7 @@ impl Server {
         kill(Pid::from_raw(id), signal).expect("signal the server");
     }
 
-    /// Asks the process to stop and checks how it did.
+    /// Asks the process to stop and checks its end.
     pub fn stop(&mut self) {
         if self.process.is_some() {
             self.signal(Signal::SIGTERM);
@@ -226,7 +227,7 @@ impl Server {
         self.check_log();
     }
 
-    /// Asks the process to stop, which must end with an error as something is lost.
+    /// Asks the process to stop; it must end with an error, because data is lost.
     pub fn stop_with_losses(&mut self) {
         self.signal(Signal::SIGTERM);
         let mut process = self.process.take().expect("a running process");
@@ -235,14 +236,13 @@ impl Server {
         self.check_log();
     }
 
-    /// Starts the server again in the same folder, after `stop` or `kill9`; its port may be another.
+    /// Starts the server again in the same folder, after `stop` or `kill9`; its port may differ.
     pub fn restart(&mut self) {
         assert!(self.process.is_none(), "the server still runs");
         self.run();
     }
 
-    /// Starts the server in the same folder, which it must refuse, and say why in a line at CRITICAL; returns what
-    /// it logged.
+    /// Starts the server in the same folder. It must refuse, with the reason in a line at CRITICAL; returns the log.
     pub fn refusal(&mut self) -> String {
         assert!(self.process.is_none(), "the server still runs");
         let before = self.log().len();
@@ -251,19 +251,19 @@ impl Server {
         let log = self.log().split_off(before);
         assert_eq!(status.code(), Some(1), "how the server ended\n{log}");
         assert!(log.contains(": CRITICAL (") && !log.contains("panicked at"), "why the server ended:\n{log}");
-        // It was asked for.
+        // The test expects these lines.
         self.allowed.extend(log.lines().map(str::to_owned));
         log
     }
 
-    /// Changes the configuration that the next start finds.
+    /// Replaces the configuration for the next start.
     pub fn configure(&self, config: &str) {
         let path = self.folder.path().to_str().expect("a folder name of plain text");
         fs::write(self.folder.path().join("aerospike.conf"), config.replace("{dir}", path))
             .expect("write configuration");
     }
 
-    /// Starts the server in the same folder and ends it without warning `after` so long, opened or not.
+    /// Starts the server in the same folder and kills it after this time, open or not.
     pub fn start_and_kill9(&mut self, after: Duration) {
         assert!(self.process.is_none(), "the server still runs");
         let mut child = self.spawn();
@@ -271,30 +271,30 @@ impl Server {
         child.kill().and_then(|()| child.wait()).expect("kill the server");
     }
 
-    /// Waits until the process has ended itself by a signal, and returns the signal's number.
+    /// Waits until the process has ended itself with a signal; returns the signal's number.
     pub fn await_abort(&mut self) -> Option<i32> {
         let mut process = self.process.take().expect("a running process");
         self.await_end(&mut process).signal()
     }
 
-    /// Has the process panic when it passes the point called `name` next. It must have been started by
+    /// Makes the process panic at its next pass of the point `name`. It must have been started by
     /// [`start_with_faults`](Self::start_with_faults).
     pub fn inject_fault(&mut self, name: &str) {
         self.allow(&format!("injected fault at {name}"));
         fs::write(self.fault_path(name), "").expect("a file");
     }
 
-    /// Has every thread of the process wait at the point called `name` until it is [released](Self::release).
+    /// Makes every thread of the process wait at the point `name` until it is [released](Self::release).
     pub fn stall(&self, name: &str) {
         fs::write(self.fault_path(&[name, ".stall"].concat()), "").expect("a file");
     }
 
-    /// Lets go on what waits at the point called `name`.
+    /// Releases the threads that wait at the point `name`.
     pub fn release(&self, name: &str) {
         fs::remove_file(self.fault_path(&[name, ".stall"].concat())).expect("the file");
     }
 
-    /// Waits until the process has passed the point called `name`, and so panicked there.
+    /// Waits until the process has passed the point `name`, and so panicked there.
     pub fn await_fault(&self, name: &str) {
         let start = Instant::now();
         while self.fault_path(name).exists() {
@@ -307,7 +307,7 @@ impl Server {
         self.folder.path().join(FAULTS_FOLDER).join(name)
     }
 
-    /// Fails if the log holds a line at WARNING or above that was not allowed, or a panic that no test asked for.
+    /// Fails if the log holds a line at WARNING or above that was not allowed, or a panic that no test requested.
     pub fn check_log(&self) {
         let log = self.log();
         let alarming = |line: &&str| {
@@ -361,7 +361,7 @@ impl Server {
         self.process = Some(child);
     }
 
-    /// The client address that the process of now has logged.
+    /// The client address that the current process has logged.
     fn announced(&self) -> Option<SocketAddr> {
         let log = self.log();
         let mut lines = log.get(self.log_before..)?.split_inclusive('\n').filter(|line| line.ends_with('\n'));

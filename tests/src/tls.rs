@@ -1,4 +1,4 @@
-//! TLS for tests: a private authority, certificates of its making, and connections through TLS.
+//! TLS for tests: a private authority, its certificates, and TLS connections.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,51 +16,51 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, version
 use crate::client::{Channel, Client, PATIENCE};
 use crate::server::Server;
 
-/// What stands before the address in the line that is logged for each client port with TLS.
+/// The text before the address in the log line for each client port with TLS.
 const PORT_MARK: &str = " client TLS port ";
 
 /// A certificate with its key.
 #[derive(Debug)]
 pub struct Identity {
     certificate: CertificateDer<'static>,
-    /// The certificate, as a file holds it.
+    /// The certificate in PEM format.
     pub certificate_pem: String,
     key: Vec<u8>,
-    /// The key, as a file holds it.
+    /// The key in PEM format.
     pub key_pem: String,
 }
 
-/// What is asked of the certificates that an authority makes.
+/// The properties of a certificate to issue.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish<'a> {
     /// The subject's common name, and the only name.
     pub name: &'a str,
     /// Its serial number.
     pub serial: u64,
-    /// It ended long ago.
+    /// Whether it expired long ago.
     pub is_expired: bool,
     /// The subject's organizational unit.
     pub unit: Option<&'a str>,
 }
 
 impl<'a> Wish<'a> {
-    /// A good certificate for `name`.
+    /// A valid certificate for `name`.
     pub fn named(name: &'a str) -> Self {
         Wish { name, serial: 4_711, is_expired: false, unit: None }
     }
 }
 
-/// Who signs certificates.
+/// An authority that signs certificates.
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
-    /// The authority's own certificate, as a file holds it.
+    /// The authority's own certificate in PEM format.
     pub pem: String,
 }
 
 impl Authority {
-    /// A new one.
+    /// Creates an authority.
     pub fn new(name: &str) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
@@ -75,7 +75,7 @@ impl Authority {
         }
     }
 
-    /// Makes a certificate.
+    /// Issues a certificate.
     pub fn issue(&self, wish: Wish<'_>) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![wish.name.to_owned()]).expect("a name");
@@ -106,7 +106,8 @@ impl Authority {
         }
     }
 
-    /// What a client needs that trusts this authority, and shows `identity` if asked. It speaks `version` only.
+    /// The configuration of a client that trusts this authority, and shows `identity` if asked. It speaks only
+    /// `version`.
     pub fn client_config(
         &self,
         identity: Option<&Identity>,
@@ -128,7 +129,7 @@ impl Authority {
         })
     }
 
-    /// As [`client_config`](Self::client_config), for TLS 1.2.
+    /// Same as [`client_config`](Self::client_config), for TLS 1.2.
     pub fn client(&self, identity: Option<&Identity>) -> Arc<ClientConfig> {
         self.client_config(identity, &version::TLS12)
     }
@@ -143,7 +144,7 @@ impl Channel for TlsStream {
     }
 }
 
-/// Where the server takes clients with TLS.
+/// The server's address for clients with TLS.
 pub fn tls_address(server: &Server) -> SocketAddr {
     server.await_log(PORT_MARK);
     let log = server.log();
@@ -151,10 +152,10 @@ pub fn tls_address(server: &Server) -> SocketAddr {
     last.and_then(|(_, address)| address.trim().parse().ok()).expect("an address")
 }
 
-/// Connects through TLS to whom the certificate calls `name`, and does the handshake.
+/// Connects through TLS to a server with a certificate for `name`, and does the handshake.
 ///
 /// # Errors
-/// When the server refuses, or is not who it should be.
+/// When the server refuses, or its certificate is not accepted.
 pub fn connect(config: &Arc<ClientConfig>, address: SocketAddr, name: &str) -> io::Result<Client<TlsStream>> {
     let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -169,7 +170,7 @@ pub fn connect(config: &Arc<ClientConfig>, address: SocketAddr, name: &str) -> i
     Ok(stream.into())
 }
 
-/// What a client of a node called `node.test` says first.
+/// The first message of a client to a node called `node.test`.
 pub fn client_hello(config: &Arc<ClientConfig>) -> Vec<u8> {
     let name = ServerName::try_from("node.test").expect("a name");
     let mut connection = ClientConnection::new(Arc::clone(config), name).expect("a client");
@@ -178,7 +179,7 @@ pub fn client_hello(config: &Arc<ClientConfig>) -> Vec<u8> {
     hello
 }
 
-/// Whether the server ends the connection `socket` before `longest` has passed, whatever it says before.
+/// Whether the server closes the connection `socket` before `longest` has passed, whatever it sends before.
 pub fn ends_within(mut socket: &TcpStream, longest: Duration) -> bool {
     let started = std::time::Instant::now();
     let mut bytes = [0; 4096];
@@ -195,7 +196,7 @@ pub fn ends_within(mut socket: &TcpStream, longest: Duration) -> bool {
     false
 }
 
-/// Sends as much of `bytes` as the server takes.
+/// Sends as much of `bytes` as the server accepts.
 pub fn send_anyway(mut socket: &TcpStream, bytes: &[u8]) {
     let _ = socket.write_all(bytes);
 }

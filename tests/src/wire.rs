@@ -1,6 +1,6 @@
-//! The client wire protocol, written down a second time: frames, record messages and info requests.
+//! An independent implementation of the client wire protocol: frames, record messages and info requests.
 //!
-//! Deliberately independent of the server's own parser, so that a misreading there cannot hide here.
+//! Deliberately independent of the server's own parser, so that a mistake there cannot hide here.
 //!
 //! A frame is `version u8 = 2 | kind u8 | body length u48`, then the body; all numbers are big-endian.
 //! A record message is a 22-byte header, then fields (`length u32 | type u8 | value`, the length counting
@@ -72,8 +72,8 @@ pub mod field {
     pub const FILTER_EXPRESSION: u8 = 43;
 }
 
-/// The field of a query for values of a bin by an index: the one that is equal to a value, or those between two; `particle`
-/// is their type.
+/// The field of a query for values of a bin by an index: those equal to a value, or between two; `particle` is their
+/// type.
 pub fn index_range(bin: &str, particle: u8, values: &[&[u8]]) -> Vec<u8> {
     let mut range = vec![1, bin.len() as u8];
     range.extend(bin.as_bytes());
@@ -85,7 +85,7 @@ pub fn index_range(bin: &str, particle: u8, values: &[&[u8]]) -> Vec<u8> {
     range
 }
 
-/// As [`index_range`], for integers from `low` to `high`.
+/// Same as [`index_range`], for integers from `low` to `high`.
 pub fn integer_range(bin: &str, low: i64, high: i64) -> Vec<u8> {
     index_range(bin, particle::INTEGER, &[&low.to_be_bytes(), &high.to_be_bytes()])
 }
@@ -114,7 +114,7 @@ pub mod particle {
     pub const LIST: u8 = 20;
 }
 
-/// Result codes that the tests name.
+/// Result codes used by the tests.
 pub mod result {
     pub const OK: u8 = 0;
     pub const UNKNOWN: u8 = 1;
@@ -173,7 +173,7 @@ impl Operation {
     }
 }
 
-/// A record message: the request as it is built, or the reply as it was parsed.
+/// A record message: a request as built, or a reply as parsed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     pub info1: u8,
@@ -185,19 +185,19 @@ pub struct Message {
     pub generation: u32,
     /// Seconds to live in a request; the void-time, in seconds since 2010-01-01, in a reply.
     pub record_ttl: u32,
-    /// Milliseconds the request may take; in a batch reply the index of the row.
+    /// Milliseconds that the request may take; in a batch reply the index of the row.
     pub transaction_ttl: u32,
     pub fields: Vec<(u8, Vec<u8>)>,
     pub operations: Vec<Operation>,
 }
 
 impl Message {
-    /// A request about the record of `key` in namespace `test`, set `rig`.
+    /// A request for the record of `key` in namespace `test`, set `rig`.
     pub fn on(key: &str) -> Message {
         Message::on_record("test", "rig", key)
     }
 
-    /// A request about the record that `key`, a string, names.
+    /// A request for the record of the string key `key`.
     pub fn on_record(namespace: &str, set: &str, key: &str) -> Message {
         Message::default()
             .with_field(field::NAMESPACE, namespace.as_bytes())
@@ -215,7 +215,7 @@ impl Message {
         Message::write(key).with_operation(Operation::blob(operation::WRITE, "b", value))
     }
 
-    /// A write of the record of `key`, its operations still to be added.
+    /// A write of the record of `key`, without operations yet.
     pub fn write(key: &str) -> Message {
         Message { info2: info2::WRITE, ..Message::on(key) }
     }
@@ -240,7 +240,7 @@ impl Message {
         for (row, key) in (0u32..).zip(keys) {
             value.extend(row.to_be_bytes());
             value.extend(digest("rig", key));
-            // Flags, info1, numbers of fields and of operations, and the namespace as the one field.
+            // Flags, info1, numbers of fields and of operations, and the namespace as the only field.
             value.extend([0, info1::READ | info1::GET_ALL, 0, 1, 0, 0]);
             value.extend(5u32.to_be_bytes());
             value.push(field::NAMESPACE);
@@ -261,7 +261,7 @@ impl Message {
         self
     }
 
-    /// The message without a frame around it.
+    /// The message without a frame.
     pub fn body(&self) -> Vec<u8> {
         let mut body = vec![22, self.info1, self.info2, self.info3, self.info4, self.result];
         body.extend(self.generation.to_be_bytes());
@@ -288,7 +288,7 @@ impl Message {
         frame(kind::MESSAGE, &self.body())
     }
 
-    /// Whether no further message follows in answer to the same request.
+    /// Whether this is the last message of an answer.
     pub fn is_last(&self) -> bool {
         self.info3 & info3::LAST != 0
     }
@@ -304,7 +304,7 @@ impl Message {
     }
 }
 
-/// A frame as it came: its kind and body.
+/// A received frame: its kind and body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub kind: u8,
@@ -312,13 +312,13 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Reads a whole frame; `None` if there are more or fewer bytes than it says.
+    /// Decodes a whole frame; `None` if it has more or fewer bytes than it states.
     pub fn decode(bytes: &[u8]) -> Option<Frame> {
         let (header, body) = bytes.split_first_chunk::<FRAME_HEADER_SIZE>()?;
         (body_size(header) == body.len() as u64).then(|| Frame { kind: header[1], body: body.to_vec() })
     }
 
-    /// The record messages in the body; `None` if it is not a sequence of well-formed ones.
+    /// The record messages in the body; `None` if it is not a sequence of well-formed messages.
     pub fn messages(&self) -> Option<Vec<Message>> {
         let mut cursor = Cursor { rest: &self.body };
         let mut messages = Vec::new();
@@ -328,13 +328,13 @@ impl Frame {
         Some(messages)
     }
 
-    /// Whether the last message of an answer made of several is in this frame.
+    /// Whether the frame holds the last message of an answer of several messages.
     pub fn holds_last(&self) -> bool {
         self.kind != kind::MESSAGE || self.messages().is_none_or(|all| all.iter().any(Message::is_last))
     }
 }
 
-/// The length a frame's header promises for its body.
+/// The length that a frame's header states for its body.
 pub fn body_size(header: &[u8; FRAME_HEADER_SIZE]) -> u64 {
     u64::from_be_bytes(*header) & 0xffff_ffff_ffff
 }
@@ -351,7 +351,7 @@ pub fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The frame of an info request for `names`, one per line; no names ask for the default set.
+/// The frame of an info request for `names`, one per line; without names it asks for the default set.
 pub fn info_request(names: &str) -> Vec<u8> {
     let line_end = if names.is_empty() || names.ends_with('\n') { "" } else { "\n" };
     frame(kind::INFO, format!("{names}{line_end}").as_bytes())
@@ -366,7 +366,7 @@ pub fn digest(set: &str, key: &str) -> [u8; 20] {
     hasher.finalize().into()
 }
 
-/// Takes fields of a message off the front of a slice.
+/// Reads fields of a message off the front of a slice.
 struct Cursor<'a> {
     rest: &'a [u8],
 }
@@ -445,7 +445,7 @@ mod tests {
 
     #[test]
     fn digest_is_the_clients() {
-        // What the official Python client computes for ("test", "demo", "key").
+        // The digest that the official Python client computes for ("test", "demo", "key").
         let expected = [
             0x3b, 0xd4, 0x75, 0xbd, 0x0c, 0x73, 0xf2, 0x10, 0xb6, 0x7e, 0xa8, 0x37, 0x93, 0x30, 0x0e, 0xea,
             0xe5, 0x76, 0x28, 0x5d,

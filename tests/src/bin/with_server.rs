@@ -1,6 +1,7 @@
-//! `with_server`: runs a command beside a server that is started for it, at `ASD_ADDRESS`, with the usual
-//! namespaces. With `--secured` the server has access control and speaks TLS alone; `ASD_USER`, `ASD_PASSWORD`, `ASD_TLS_NAME`
-//! and `ASD_TLS_CA` say how to get in. Fails if the command does, or if the server logs warnings or does not stop cleanly.
+//! `with_server`: starts a server with the usual namespaces at `ASD_ADDRESS` and runs a command beside it. With
+//! `--secured` the server has access control and speaks only TLS; `ASD_USER`, `ASD_PASSWORD`, `ASD_TLS_NAME` and
+//! `ASD_TLS_CA` tell how to connect. Fails if the command fails, or if the server logs warnings or does not stop
+//! cleanly.
 #![expect(clippy::print_stderr, reason = "a command-line tool")]
 
 use std::path::Path;
@@ -28,7 +29,7 @@ struct Arguments {
 /// The name in the server's certificate.
 const TLS_NAME: &str = "asd.test";
 
-/// A server with access control and TLS, whose administrator may do everything. Its files are in `folder`.
+/// A server with access control and TLS, whose administrator has all rights. Its files are in `folder`.
 fn start_secured(folder: &Path) -> Server {
     let authority = Authority::new("tests");
     authority.write_files(folder, &authority.issue(Wish::named(TLS_NAME)));
