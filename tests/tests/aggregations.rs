@@ -1,5 +1,5 @@
-//! Aggregations: stream functions that the server runs for the records that a query finds, over the primary index and over
-//! secondary ones; their errors; and functions and clients that mean harm.
+//! Aggregations: stream functions on the records of queries by the primary index and by secondary ones; their errors;
+//! and hostile functions and clients.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use ferrospike_tests::figures::{await_figures, expect_moved, figures};
 use ferrospike_tests::server::{Server, stored_config};
 use ferrospike_tests::wire::{Message, Operation, field, info1, integer_range, operation, particle, result};
 
-/// Fields and bits that only queries have.
+/// Fields and bits that only queries use.
 const JOB_ID: u8 = 7;
 const SOCKET_TIMEOUT: u8 = 9;
 const RECORDS_PER_SECOND: u8 = 10;
@@ -55,7 +55,7 @@ fn put(key: i64) -> Message {
     Message::write(&key.to_string()).with_operation(Operation::integer(operation::WRITE, "n", key))
 }
 
-/// A server with records `n` = 0, 1, … and an index of them.
+/// A server with records `n` = 0, 1, … and an index on them.
 fn start(config: Option<&str>) -> (Server, Client) {
     let mut server = config.map_or_else(Server::usual, Server::start);
     server.allow("aggregation of query").allow("module").allow("query-show");
@@ -93,7 +93,7 @@ fn in_range(message: Message, low: i64, high: i64) -> Message {
     message.with_field(field::INDEX_RANGE, &integer_range("n", low, high))
 }
 
-/// The messages of an answer, and what the last one says. A query that is refused has one message.
+/// The messages of an answer, and the last result. A refused query has one message.
 fn take_answer(client: &mut Client) -> (Vec<Message>, u8) {
     let mut values = Vec::new();
     loop {
@@ -111,7 +111,7 @@ fn run(client: &mut Client, request: &Message) -> (Vec<Message>, u8) {
     take_answer(client)
 }
 
-/// The whole numbers that an aggregation yields.
+/// The integers that an aggregation yields.
 fn numbers(client: &mut Client, request: &Message) -> Vec<i64> {
     let (values, last) = run(client, request);
     assert_eq!(last, result::OK);
@@ -131,7 +131,7 @@ fn sum_of(client: &mut Client, request: &Message) -> i64 {
     numbers(client, request).iter().sum()
 }
 
-/// The text of a failure, which is followed by a last message with result 1.
+/// The text of a failure; the last message after it has result 1.
 fn failure(client: &mut Client, request: &Message) -> String {
     let (values, last) = run(client, request);
     assert_eq!(last, 1);
@@ -155,11 +155,11 @@ fn values_are_made_of_the_records_of_a_set_or_a_range() {
     assert_eq!(values, (0..RECORDS).collect::<Vec<_>>());
     assert_eq!(sum_of(client, &aggregation("above", &[0x91, 0xcc, 200])), (201..RECORDS).sum::<i64>());
     assert_eq!(numbers(client, &in_range(plain("values"), 1_000, 2_000)), Vec::<i64>::new());
-    // A nil ends the stream of a partition; records of a stream are not changed.
+    // A nil ends the stream of a partition; functions cannot change records of a stream.
     assert!(numbers(client, &plain("first")).iter().all(|value| *value == 7));
     assert!(numbers(client, &plain("write")).iter().all(|answer| *answer == 1));
     assert_eq!(sum_of(client, &plain("sum")), all);
-    // What is kept of a record is no record any more.
+    // A record that a function keeps is no longer usable as a record.
     assert_eq!(numbers(client, &plain("kept")), vec![-1; RECORDS as usize]);
     let (groups, last) = run(client, &plain("groups"));
     assert_eq!(last, result::OK);
@@ -210,7 +210,7 @@ fn errors_are_told_with_their_place() {
     elsewhere.fields.retain(|(number, _)| *number != field::UDF_FILE);
     let elsewhere = elsewhere.with_field(field::UDF_FILE, b"none");
     assert_eq!(failure(client, &elsewhere), "UDF: Execution Error 1");
-    // Nothing is run for no records.
+    // Without records the function does not run.
     assert_eq!(run(client, &in_range(plain("fail"), -9, -5)), (vec![], result::OK));
     let without = |number: u8| {
         let mut message = plain("sum");
@@ -244,7 +244,7 @@ fn errors_are_told_with_their_place() {
     );
 }
 
-/// Ends in 10 seconds at most, and takes nothing from others meanwhile.
+/// Ends within 10 seconds, and does not affect others meanwhile.
 #[test]
 fn harm_in_lua_is_an_error_for_its_caller_alone() {
     let (server, mut client) = start(None);
@@ -270,7 +270,8 @@ fn harm_in_lua_is_an_error_for_its_caller_alone() {
     assert_eq!(sum_of(&mut client, &in_range(plain("sum"), 3, 3)), 3);
 }
 
-/// A client that does not read has no values made for it, and one that goes away ends its query, whatever its function does.
+/// No values are made for a client that does not read, and a client that leaves ends its query, whatever its function
+/// does.
 #[test]
 fn clients_that_do_not_read_or_go_away_end_it() {
     let (server, mut client) = start(None);
@@ -283,7 +284,7 @@ fn clients_that_do_not_read_or_go_away_end_it() {
     if let (Some(before), Some(now)) = (before, server.resident_megabytes()) {
         assert!(now < before + 100, "{before} MB before, {now} MB now");
     }
-    // It reads after all, and gets everything.
+    // The client reads in the end, and gets everything.
     silent.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut got = 0;
     let mut buffer = vec![0; 1 << 20];
@@ -293,7 +294,7 @@ fn clients_that_do_not_read_or_go_away_end_it() {
     for function in ["forever", "stubborn", "large"] {
         let errors = figures(&mut client, "namespace/test")["si_query_aggr_error"];
         let mut gone = TcpStream::connect(server.address()).unwrap();
-        // With an answer that it never reads, a socket that is closed tells the server at once.
+        // A socket closed with an unread answer tells the server at once.
         gone.write_all(&Message::get("1").encode()).unwrap();
         gone.write_all(&in_range(plain(function), 0, RECORDS).encode()).unwrap();
         thread::sleep(Duration::from_millis(100));
@@ -304,7 +305,8 @@ fn clients_that_do_not_read_or_go_away_end_it() {
     }
 }
 
-/// Functions whose clients read nothing, with no timeout of their own, take no place from others, and lose nothing by that.
+/// Functions whose clients read nothing, without a timeout of their own, take no thread from others, and lose no
+/// values.
 #[test]
 fn aggregations_that_nobody_reads_stop_no_others() {
     let (server, mut client) = start(None);
@@ -315,7 +317,7 @@ fn aggregations_that_nobody_reads_stop_no_others() {
         one.send(&unread).unwrap();
         silent.push(one);
     }
-    // Until all wait for their clients.
+    // Now all wait for their clients.
     thread::sleep(Duration::from_secs(2));
     for request in [plain("sum"), in_range(plain("sum"), 0, RECORDS)] {
         let started = Instant::now();
@@ -327,8 +329,7 @@ fn aggregations_that_nobody_reads_stop_no_others() {
     assert_eq!((values.len(), last), (RECORDS as usize, result::OK));
 }
 
-/// A client that closes its socket with nothing unread is told of only by the end of what it sends, as one that will send no
-/// more and waits for its answer.
+/// A socket closed without unread bytes looks to the server like a client that sends no more and waits for its answer.
 #[test]
 fn a_client_that_closes_its_socket_is_noticed_though_nothing_is_sent() {
     let (server, mut client) = start(None);
@@ -377,7 +378,7 @@ fn an_aggregation_is_aborted_and_keeps_to_its_rate() {
     assert!(took > Duration::from_millis(700), "{RECORDS} records at 300 a second in {took:?}");
 }
 
-/// A server is stopped, or its module removed, while functions run.
+/// The server is stopped, or the module removed, while functions run.
 #[test]
 fn a_stop_does_not_wait_for_functions() {
     let (mut server, mut client) = start(None);

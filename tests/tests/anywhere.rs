@@ -1,8 +1,8 @@
-//! The server runs where it is put: without root, without or with a strange `/proc` and `/sys`, within the limits of a
+//! The server runs anywhere: without root, without or with an unusual `/proc` and `/sys`, within the limits of a
 //! container, with IPv6 addresses.
 //!
-//! Files of the kernel are replaced in a mount name space of the server's own. Where the system gives none (neither to
-//! root nor to others) those tests say so and pass.
+//! Kernel files are replaced in a mount namespace of the server. Where the system allows none (neither for root nor
+//! for others), those tests say so and pass.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,12 +15,12 @@ use ferrospike_tests::server::{BASICS, NAMESPACES, Server, usual_config};
 use ferrospike_tests::wire::{Message, result};
 use nix::sys::signal::Signal;
 
-/// Longest wait for what a thread of the server does by itself.
+/// Longest wait for background work of the server.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The warning when no network interface tells who the server is.
+/// The warning when no network interface identifies the server.
 const NO_INTERFACE: &str = "identifies this machine";
 
-/// Info commands whose answers have to do with the machine.
+/// Info commands whose answers depend on the machine.
 const ABOUT_THE_MACHINE: &[&str] = &[
     "statistics",
     "namespace/test",
@@ -40,8 +40,8 @@ fn get(server: &Server) -> u8 {
     server.connect().ask(&Message::get("anywhere")).expect("an answer").result
 }
 
-/// Starts a server whose `/proc` and `/sys` are empty but for what `script` puts there; `None` where that cannot be
-/// done.
+/// Starts a server whose `/proc` and `/sys` hold only the files that `script` creates; `None` where that is
+/// impossible.
 fn start_with_kernel_files(script: &str) -> Option<Server> {
     let unshare = ["unshare", "--map-root-user", "--mount"];
     let can = Command::new(unshare[0])
@@ -64,7 +64,7 @@ fn start_with_kernel_files(script: &str) -> Option<Server> {
     Some(server)
 }
 
-/// It does what a server does, and answers all about the machine.
+/// Checks that the server works, and answers all questions about the machine.
 fn works(server: &Server) {
     assert_eq!((put(server), get(server)), (result::OK, result::OK));
     for command in ABOUT_THE_MACHINE {
@@ -100,7 +100,7 @@ fn with_nonsense_in_proc_and_sys() {
     works(&server);
 }
 
-/// A control group of half a processor and 256 MiB, of which at first little is used.
+/// A control group with half a processor and 256 MiB, little of which is used at first.
 const SMALL_GROUP: &str = "
         cp {dir}/meminfo /proc/meminfo
         printf '0::/\\n' >/proc/self/cgroup

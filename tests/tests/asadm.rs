@@ -1,6 +1,6 @@
-//! A session of asadm, the tool that people run Aerospike with: what it shows and sets works without an error.
+//! A session of asadm, the administration tool: its views and changes work without an error.
 //!
-//! `FERROSPIKE_ASADM` is the command that starts it; without, the session is skipped, and says so.
+//! `FERROSPIKE_ASADM` is the command that starts it; without the variable, the session is skipped with a message.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
@@ -28,7 +28,7 @@ namespace bar {
 }
 ";
 
-/// What is looked at, a session each, with a word of what it must show.
+/// The views, a session each, with a word that each must show.
 const SHOWN: &[(&[&str], &str)] = &[
     (&["summary"], "Cluster Summary"),
     (
@@ -58,7 +58,7 @@ const SHOWN: &[(&[&str], &str)] = &[
     (&["show jobs queries", "info transactions", "summary -l", "health"], "Cluster Name"),
     (&["show racks", "show roster", "show sindex", "show udfs", "show mapping", "features"], "KVS"),
 ];
-/// What is refused here as on a server of the Community edition, and what asadm then says.
+/// Commands refused here as by the Community Edition, with asadm's message.
 const REFUSED: &[(&str, &str)] = &[
     ("show users", "ERROR: Failed to query users : Security not enabled."),
     ("show roles", "ERROR: Failed to query roles : Security not enabled."),
@@ -66,7 +66,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("manage config service param proto-fd-max to 3", "invalid set-config parameter"),
     ("manage config security param tps-weight to 3", "enterprise only"),
 ];
-/// What is changed, and the parameter that then has another value.
+/// Changes, and the parameter's value afterwards.
 const CHANGED: &[(&str, &str)] = &[
     ("manage config namespace test param default-read-touch-ttl-pct to 37", "default-read-touch-ttl-pct=37"),
     (
@@ -84,7 +84,7 @@ const CHANGED: &[(&str, &str)] = &[
     ("manage config logging file {dir}/asd.log param nsup to debug", "nsup:DEBUG"),
 ];
 
-/// What is done with indexes, functions and jobs, and a word of what asadm then says: the same as with the C server.
+/// Commands on indexes, functions and jobs, with a word of asadm's message: the same as with the C server.
 const MANAGED: &[(&str, &str)] = &[
     (
         "manage sindex create numeric of_age ns test set demo bin age",
@@ -115,7 +115,7 @@ const MANAGED: &[(&str, &str)] = &[
     ("manage sindex delete of_names ns test", "Successfully deleted sindex of_names"),
 ];
 
-/// How to start asadm; says so where nobody tells.
+/// The command that starts asadm; reports if there is none.
 fn asadm() -> Option<String> {
     let asadm = std::env::var("FERROSPIKE_ASADM").ok();
     if asadm.is_none() {
@@ -130,7 +130,7 @@ fn start() -> Server {
     Server::start(&[&basics.replacen("logging {", file, 1), NAMESPACES].concat())
 }
 
-/// Carries out `commands` in asadm; returns what it wrote.
+/// Runs `commands` in asadm; returns its output.
 fn run(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> String {
     let mut words = asadm.split_whitespace();
     let output = Command::new(words.next().unwrap())
@@ -138,7 +138,7 @@ fn run(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> Strin
         .args(["--no-color", "-h", &server.address().to_string()])
         .args(flags)
         .args(["-e", &commands.join("; ")])
-        // It keeps a log and a configuration at home.
+        // asadm keeps a log and a configuration in the home folder.
         .env("HOME", server.folder())
         .output()
         .unwrap_or_else(|error| panic!("{asadm}: {error}"));
@@ -147,11 +147,11 @@ fn run(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> Strin
     text
 }
 
-/// As [`run`], and no word may tell of a failure.
+/// Same as [`run`], and fails if the output reports a failure.
 fn session(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> String {
     let text = run(server, asadm, flags, commands);
     for line in text.lines() {
-        // The names of checks, in `health`, are no failures.
+        // The names of checks in `health` are no failures.
         let failed = line.starts_with("ERROR") || line.contains("Exception");
         assert!(!failed, "{commands:?}: {line}\nin\n{text}");
     }
@@ -182,7 +182,7 @@ fn what_asadm_shows_and_sets_works() {
     }
     for (command, parameter) in CHANGED {
         let command = command.replace("{dir}", server.folder().to_str().unwrap());
-        // A semicolon separates commands, unless in quotes.
+        // A semicolon outside of quotes separates commands.
         let quoted = command.replacen("-v ", "-v '", 1) + if command.contains("-v ") { "'" } else { "" };
         let text = session(&server, &asadm, &["--enable"], &[&quoted]);
         assert!(text.contains("ok"), "{command}:\n{text}");
@@ -228,14 +228,14 @@ fn indexes_functions_and_jobs_are_managed() {
     assert_eq!(client.info_value("udf-list").unwrap(), "");
 }
 
-/// Files of a collection that have to do with the server.
+/// Files of a collection that concern the server.
 const COLLECTED: [&str; 4] = ["ascinfo.json", "ascollectinfo.log", "summary.log", "health.log"];
 
 #[test]
 fn what_support_asks_for_is_collected() {
     let Some(asadm) = asadm() else { return };
     let mut server = start();
-    // It asks what other versions know too.
+    // asadm also sends commands of other versions.
     server.allow("unrecognized command");
     let prefix = format!("ferrospike-{}", server.process_id().unwrap());
     let text = session(&server, &asadm, &[], &[&format!("collectinfo -n 1 --output-prefix {prefix}")]);
@@ -250,7 +250,7 @@ fn what_support_asks_for_is_collected() {
     }
 }
 
-/// What administrators of users do in one session after the other, with a word of what asadm then says.
+/// Commands of user administrators, one session after the other, with a word of asadm's message.
 const ACCESS_CONTROL: &[(&str, &str)] = &[
     (
         "manage acl create role office priv read ns test set a allow 127.0.0.0/8 ::1 read 100 write 50",

@@ -1,4 +1,4 @@
-//! The audit log: which operations on records it tells of, in which words, and how that changes while the server runs.
+//! The audit log: which operations on records it reports, in which words, and how settings change that at run time.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::os::unix::net::UnixDatagram;
@@ -30,7 +30,7 @@ impl Rig {
         Rig { server, admin, bob, eve, seen: 0 }
     }
 
-    /// What the audit log tells of operations on records since this was asked last, without the port of the client.
+    /// The audit log's reports about record operations since the last call, without the port of the client.
     fn told(&mut self) -> Vec<String> {
         let log = self.server.log();
         let lines = log.lines().filter_map(|line| Some(line.split_once(" (audit): ")?.1.split_once(") ")?.1));
@@ -75,7 +75,7 @@ fn operations_are_told_as_the_settings_ask() {
     assert_eq!(ask(&mut rig.bob, &with_key(Message::get("b"), &[4, 0xaa, 0xcc, 0x48])), 2);
     assert_eq!(ask(&mut rig.bob, &with_key(Message::delete("c"), b"\x03a|\nb")), 2);
     assert_eq!(ask(&mut rig.bob, &with_key(Message::delete("k"), b"\x03k")), 0);
-    // Not in the set, and refused: the reason is told.
+    // Another set is not reported, but a refusal is, with its reason.
     rig.server.allow("neither read nor write");
     assert_eq!(ask(&mut rig.bob, &Message::on_record("test", "other", "k")), 4);
     assert_eq!(ask(&mut rig.eve, &Message::put("k", vec![1])), 81);
@@ -165,7 +165,7 @@ fn what_is_told_changes_while_the_server_runs() {
         assert!(answer.starts_with("ERROR:4"), "{wrong}: {answer}");
     }
 
-    // Violations are told without the rest, of those who have not logged in too.
+    // Violations are reported without the rest, also of clients that have not logged in.
     rig.set("log.report-violation=true");
     let put = Message::put("k", vec![1]);
     assert_eq!(rig.eve.ask(&put).unwrap().result, 81);

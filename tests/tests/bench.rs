@@ -1,5 +1,5 @@
-//! `asd-bench` beside a real server: its tables of latency, of hostile neighbours, of queries and of what protection costs
-//! come about, whatever their figures. Everything is tiny, and no figure is judged.
+//! `asd-bench` with a real server: its tables of latency, of hostile neighbours, of queries and of the cost of
+//! protection are complete, whatever their figures. Everything is tiny, and no figure is judged.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::process::Command;
@@ -7,14 +7,14 @@ use std::process::Command;
 use ferrospike_tests::programs::{binary, built};
 use ferrospike_tests::server::{BASICS, Server};
 
-/// A namespace that takes records as large as hostile clients want them.
+/// A server with a namespace for records as large as hostile clients need.
 fn server() -> Server {
     let namespace = "namespace test {\n    replication-factor 1\n    max-record-size 8M\n    storage-engine memory {\n        \
                      data-size 512M\n    }\n}\n";
     Server::start(&[BASICS, namespace].concat())
 }
 
-/// What `asd-bench` prints, measuring two servers.
+/// The output of `asd-bench` for two servers.
 fn asd_bench(servers: [&Server; 2], arguments: &str) -> String {
     let [port, other_port] = servers.map(|server| server.address().port().to_string());
     let output = Command::new(built("asd-bench").unwrap())
@@ -27,7 +27,7 @@ fn asd_bench(servers: [&Server; 2], arguments: &str) -> String {
     text.into_owned()
 }
 
-/// The row called `name`, without its name.
+/// The cells of the row `name`.
 fn cells(table: &str, name: &str) -> Vec<f64> {
     let row = table.lines().find(|line| line.starts_with(&format!("| {name} |")));
     let row = row.unwrap_or_else(|| panic!("no row {name}\n{table}"));
@@ -68,7 +68,7 @@ fn every_hostile_neighbour_has_its_rows() {
         assert!(!table.contains(fault), "{table}");
     }
     assert_eq!(cells(&table, "alone: p50, ms").len(), 3, "{table}");
-    // The control has figures and no bar.
+    // The control has figures, but no bar.
     assert_eq!(cells(&table, "beside busy processors: p99.9, ms").len(), 3, "{table}");
     assert!(!table.contains("- beside busy processors: p99.9 grows by "), "{table}");
     assert!(cells(&table, "unread batch: memory grows by, MiB").len() >= 2, "{table}");

@@ -1,4 +1,5 @@
-//! Nodes that find each other and act as one: formation, leaving and returning, what clients are told, replicas.
+//! Nodes that find each other and form a cluster: formation, leaving and returning, answers to clients,
+//! replicas.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,7 @@ namespace test {
 }
 ";
 
-/// What nodes say of partitions, by number: the columns of `partition-info`, by node.
+/// The nodes' reports about partitions: the columns of `partition-info` by node, for each partition number.
 fn partitions(nodes: &Nodes, numbers: &[usize]) -> BTreeMap<String, Vec<Vec<String>>> {
     let mut partitions = BTreeMap::<String, Vec<Vec<String>>>::new();
     for number in numbers {
@@ -32,7 +33,7 @@ fn partitions(nodes: &Nodes, numbers: &[usize]) -> BTreeMap<String, Vec<Vec<Stri
     partitions
 }
 
-/// Every partition has one master and `replicas` copies, and nobody thinks otherwise.
+/// Every partition has one master and `replicas` copies, and all nodes agree.
 fn check_partitions(nodes: &Nodes, numbers: &[usize], replicas: usize) {
     let all = partitions(nodes, numbers);
     assert_eq!(all.len(), 4096);
@@ -71,7 +72,7 @@ fn nodes_become_one_cluster_and_stay_one() {
     }
     check_partitions(&nodes, &[0, 1, 2], 2);
 
-    // One is killed: the others go on without it.
+    // One node is killed: the others continue without it.
     nodes.servers[2].kill9();
     let second = nodes.await_cluster(&[0, 1]);
     assert_ne!(second, key);
@@ -140,7 +141,7 @@ fn bytes_of_strangers_do_no_harm() {
         for port in &ports {
             let mut stream = TcpStream::connect(("127.0.0.1", *port)).unwrap();
             let mut bytes: Vec<u8> = if round % 2 == 0 { hello.to_vec() } else { Vec::new() };
-            // A header that fits what follows, of some type.
+            // A header of some type that fits the following bytes.
             if round % 4 < 2 {
                 bytes.extend([0, 0, 0, 50, 0, random() % 16]);
             }
@@ -152,7 +153,7 @@ fn bytes_of_strangers_do_no_harm() {
     assert_eq!(nodes.await_cluster(&[0, 1]), key);
 }
 
-/// What a node answers that does not serve the partition of a record.
+/// The result of a node that does not serve the partition of a record.
 const UNAVAILABLE: u8 = 11;
 
 /// Asks one node after the other until one serves the record.
@@ -207,7 +208,7 @@ fn acknowledged_writes_are_on_two_nodes() {
         assert_eq!(answer.result, result::OK, "key {number}");
         assert_eq!(answer.operations[0].value, [round, number as u8], "key {number}");
     }
-    // Writes go on.
+    // Writes continue.
     for number in 0..KEYS {
         assert_eq!(ask(&mut clients, &Message::put(&key(number), vec![7])).result, result::OK);
     }

@@ -1,5 +1,5 @@
-//! Copies on replicas: they are on disk when that is asked for, compressed where that is, and writers of one record wait for them
-//! without keeping others from their turn.
+//! Copies on replicas: they are on disk when that is requested, compressed where configured, and writers of one record
+//! wait for them without delaying others.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ namespace test {
     }
 }
 ";
-/// Nothing gets to disk by itself while a test looks.
+/// Nothing is flushed by itself during a test.
 const COMMITTED: &str = "
 namespace test {
     replication-factor 2
@@ -43,9 +43,9 @@ namespace test {
 }
 ";
 const KEY_BUSY: u8 = 14;
-/// All threads of a process have stopped so long after the signal.
+/// Time after the signal until all threads of a process have stopped.
 const STOPPED: Duration = Duration::from_millis(100);
-/// Others do not take a node for gone that sleeps for less.
+/// A node that sleeps for less than this is not considered gone.
 const SLEEP_MAX: Duration = Duration::from_millis(1200);
 
 fn patient(request: Message) -> Message {
@@ -65,7 +65,7 @@ fn a_replica_has_a_write_on_disk_before_it_says_so() {
     }
     nodes.servers[1].kill9();
     nodes.servers[0].kill9();
-    // Each has all of them: half as the replica.
+    // Each has all records: half of them as the replica.
     for alone in 0..2 {
         nodes.servers[alone].restart();
         nodes.await_members(&[alone]);
@@ -96,18 +96,18 @@ fn copies_of_other_nodes_are_compressed() {
         assert!(objects > KEYS / 3 && bytes < objects * SIZE as u64 / 10, "{objects} records, {bytes} bytes");
     };
     nodes.servers.iter().for_each(check);
-    // So are those that migrate.
+    // Migrated copies are compressed too.
     nodes.start_next();
     nodes.await_cluster(&[0, 1, 2]);
     check(&nodes.servers[2]);
 }
 
-/// A key of which node 0 is master.
+/// A key whose master is node 0.
 fn own_key(client: &mut Client, prefix: &str) -> String {
     for number in 0.. {
         let before = client.figure("namespace/test", "client_proxy_complete").unwrap();
         let key = format!("{prefix}-{number}");
-        // A read would be answered by the replica too.
+        // The replica would answer a read too.
         client.ask(&Message::delete(&key)).unwrap();
         if client.figure("namespace/test", "client_proxy_complete").unwrap() == before {
             return key;
@@ -116,7 +116,7 @@ fn own_key(client: &mut Client, prefix: &str) -> String {
     unreachable!("half of all keys are")
 }
 
-/// Clients that each have sent a request to node 0 and wait for the answer.
+/// Clients that have each sent a request to node 0 and wait for the answer.
 fn send_all(nodes: &Nodes, count: usize, request: &Message) -> Vec<Client> {
     let mut clients: Vec<Client> = (0..count).map(|_| nodes.servers[0].connect()).collect();
     clients.iter_mut().for_each(|client| client.send(&patient(request.clone()).encode()).unwrap());
@@ -145,7 +145,7 @@ fn writers_of_a_hot_key_keep_no_thread() {
     std::thread::sleep(STOPPED);
     let mut writers = send_all(&nodes, WRITERS, &add);
     std::thread::sleep(STOPPED);
-    // The first write ends, the others go on one after the other until the replica sleeps again.
+    // The first write ends; the others follow one after the other until the replica sleeps again.
     nodes.servers[1].signal(Signal::SIGCONT);
     assert_eq!(writers[0].receive_message().unwrap().result, result::OK);
     nodes.servers[1].signal(Signal::SIGSTOP);
@@ -182,7 +182,7 @@ fn so_many_writers_of_a_key_wait_and_no_more() {
     nodes.servers[1].signal(Signal::SIGCONT);
     let results: Vec<u8> =
         writers.iter_mut().map(|writer| writer.receive_message().unwrap().result).collect();
-    // One on its way, and one more than the limit, as the C server counts.
+    // One write under way, and one more than the limit, as the C server counts.
     let done = results.iter().filter(|code| **code == result::OK).count();
     assert_eq!(
         (done, results.iter().filter(|code| **code == KEY_BUSY).count()),
@@ -230,7 +230,7 @@ fn operators_see_what_waits_for_other_nodes() {
     }
     assert!(client.figure("namespace/test", "retransmit_all_write_repl_write").unwrap() > 0);
     assert_eq!(client.figure("namespace/test", "retransmit_all_delete_repl_write").unwrap(), 0);
-    // What was passed on is measured: the ticker has two turns.
+    // Proxied requests are measured: the ticker runs twice.
     let began = Instant::now();
     let mut measured = String::new();
     while !measured.contains("}-proxy:msec,") && began.elapsed() < Duration::from_secs(30) {

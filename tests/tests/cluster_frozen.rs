@@ -1,5 +1,5 @@
-//! A node that did not run for longer than its heartbeats allow serves nobody before it has seen what happened meanwhile; clients
-//! are told what they ask for about writes: by whom, and until when.
+//! A node that did not run for longer than its heartbeats allow serves nobody before it has seen the changes of that
+//! time; the answers to writes follow the clients' options about commit level and deadline.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ namespace test {
 ";
 
 const UNAVAILABLE: u8 = 11;
-/// All threads of a process have stopped so long after the signal.
+/// Time after the signal until all threads of a process have stopped.
 const STOPPED: Duration = Duration::from_millis(200);
 const COMMIT_LEVEL_MASTER: u8 = 2;
 
@@ -39,7 +39,7 @@ fn a_node_that_was_frozen_tells_nobody_of_the_past() {
     }
     nodes.servers[2].signal(Signal::SIGSTOP);
     std::thread::sleep(STOPPED);
-    // What clients send meanwhile waits in its sockets.
+    // Requests of clients wait in the node's sockets meanwhile.
     let asked: Vec<(usize, Client)> = (0..KEYS)
         .map(|number| {
             let mut client = nodes.servers[2].connect();
@@ -63,14 +63,14 @@ fn a_node_that_was_frozen_tells_nobody_of_the_past() {
     for (number, mut client) in asked {
         let answer = client.receive_message().unwrap();
         match answer.result {
-            // It had joined again, or passed it on.
+            // The node had joined again, or passed the request on.
             result::OK if number % 2 == 0 => assert_eq!(answer.bin("b"), Some(&[3][..]), "key {number}"),
             result::OK | result::TIMEOUT | UNAVAILABLE => {}
             other => panic!("key {number}: result {other}"),
         }
     }
     nodes.await_cluster(&[0, 1, 2]);
-    // Nothing that was acknowledged is lost: the last value of each key, or what came behind it.
+    // No acknowledged write is lost: each key has its last value or a later one.
     let mut clients: Vec<Client> = nodes.servers.iter().map(Server::connect).collect();
     for number in 0..KEYS {
         let answer = clients[number % 3].ask(&patient(Message::get(&key(number)))).unwrap();
@@ -85,12 +85,12 @@ fn clients_say_how_long_and_for_whom_a_write_waits() {
     let nodes = Nodes::start(2, NAMESPACES);
     nodes.await_cluster(&[0, 1]);
     let mut first = nodes.servers[0].connect();
-    // Keys of which node 0 is master: it passes nothing on.
+    // Keys whose master is node 0, which passes nothing on.
     let mut own = Vec::new();
     for number in 0.. {
         let before = first.figure("namespace/test", "client_proxy_complete").unwrap();
         let key = format!("own-{number}");
-        // A read would be answered by the replica too.
+        // The replica would answer a read too.
         first.ask(&Message::delete(&key)).unwrap();
         if first.figure("namespace/test", "client_proxy_complete").unwrap() == before {
             own.push(key);
@@ -115,14 +115,14 @@ fn clients_say_how_long_and_for_whom_a_write_waits() {
     assert_eq!(by_master.0, result::OK);
     assert!(by_master.1 < Duration::from_millis(200), "{by_master:?}");
     nodes.await_members(&[0, 1]);
-    // It has reached the replica all the same.
+    // The write has reached the replica nevertheless.
     let mut second = nodes.servers[1].connect();
     let began = Instant::now();
     while second.figure("namespace/test", "objects").unwrap() < 2 {
         assert!(began.elapsed() < Duration::from_secs(20), "the replica has not got it");
         std::thread::sleep(Duration::from_millis(20));
     }
-    // The namespace decides for all.
+    // The namespace's setting overrides all requests.
     let set = |client: &mut Client, level: &str| {
         let command = format!("set-config:context=namespace;id=test;write-commit-level-override={level}");
         assert_eq!(client.info_value(&command).unwrap(), "ok");

@@ -1,5 +1,5 @@
-//! Strangers send bytes to the ports that nodes have for each other: random ones, messages with damage, messages of another
-//! cluster. The nodes stay one cluster, and serve.
+//! Strangers send bytes to the ports that nodes use for each other: random ones, damaged messages, messages of another
+//! cluster. The nodes stay one cluster and keep serving.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -23,9 +23,9 @@ namespace test {
 }
 ";
 
-/// How long they send.
+/// Duration of the attack.
 const ATTACK: Duration = Duration::from_secs(8);
-/// Message types in the order of the fuzz target whose inputs are used here.
+/// Message types in the order of the fuzz target whose inputs this test uses.
 const TYPES: [u16; 9] = [0, 3, 4, 5, 6, 7, 8, 9, 15];
 const HEARTBEAT: u16 = 5;
 
@@ -57,7 +57,7 @@ fn put_message(bytes: &mut Vec<u8>, message_type: u16, body: &[u8]) {
     bytes.extend(body);
 }
 
-/// A stream of messages, some of them damaged, behind a hello of a stranger where that is wanted.
+/// A stream of messages, some of them damaged, after a stranger's hello for a fabric port.
 fn stream_of(samples: &[(u16, Vec<u8>)], random: &mut Random, is_fabric: bool) -> (Vec<u8>, u64) {
     let (mut bytes, mut count) = (Vec::new(), 0);
     if is_fabric && random.next(8) != 0 {
@@ -85,7 +85,7 @@ fn stream_of(samples: &[(u16, Vec<u8>)], random: &mut Random, is_fabric: bool) -
     (bytes, count)
 }
 
-/// Ends the attack, also when the test fails.
+/// Ends the attack, even if the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -98,7 +98,7 @@ impl Drop for Over<'_> {
 fn strangers_do_not_disturb_the_cluster() {
     let mut nodes = Nodes::start(2, NAMESPACES);
     let key = nodes.await_cluster(&[0, 1]);
-    // Bytes at random may say anything, and the log tells of it.
+    // Random bytes can be any message, and the log reports them.
     nodes.servers.iter_mut().for_each(|server| _ = server.allow("WARNING"));
     let port = |number: usize, name: &str| -> u16 {
         let endpoints = nodes.info(number, "endpoints");
@@ -116,10 +116,10 @@ fn strangers_do_not_disturb_the_cluster() {
                 while !is_over.load(Relaxed) {
                     let (bytes, count) = stream_of(samples, &mut random, *is_fabric);
                     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", *port)) else { continue };
-                    // The node may have closed it before all is sent.
+                    // The node may have closed the connection before everything is sent.
                     let _ = stream.write_all(&bytes);
                     sent.fetch_add(count, Relaxed);
-                    // Ports of the machine that are left to others.
+                    // Leaves ports of the machine to others.
                     std::thread::sleep(Duration::from_millis(10));
                 }
             });

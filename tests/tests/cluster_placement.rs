@@ -1,5 +1,5 @@
-//! Where the nodes of a cluster place replicas: racks, the rack of all masters, uniform balance, quiesced nodes; and a cluster of
-//! sixteen.
+//! Placement of replicas in a cluster: racks, the rack of all masters, uniform balance, quiesced nodes; and a cluster
+//! of sixteen nodes.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ fn figure(nodes: &Nodes, number: usize, name: &str) -> String {
     all.split(';').find_map(|pair| pair.strip_prefix(&format!("{name}="))).unwrap().to_owned()
 }
 
-/// Has the cluster formed anew until all of `is_in_effect`. A rebalance that was under way may have begun before the settings.
+/// Reclusters until `is_in_effect` holds for all nodes. A rebalance under way may have begun before the settings.
 fn recluster_until(nodes: &Nodes, numbers: &[usize], is_in_effect: impl Fn(usize) -> bool) {
     let began = Instant::now();
     recluster(nodes, numbers);
@@ -42,21 +42,21 @@ fn recluster_until(nodes: &Nodes, numbers: &[usize], is_in_effect: impl Fn(usize
     }
 }
 
-/// Has the principal, the last node, form the cluster anew, and waits until that is done.
+/// Makes the principal, the last node, recluster, and waits until that is done.
 fn recluster(nodes: &Nodes, numbers: &[usize]) {
     let generation = |number: &usize| nodes.info(*number, "rebalance-generation").parse::<u64>().unwrap();
     let before: Vec<u64> = numbers.iter().map(generation).collect();
     let began = Instant::now();
     while numbers.iter().map(generation).zip(&before).any(|(now, before)| now <= *before) {
         assert!(began.elapsed() < Duration::from_secs(60), "no rebalance");
-        // It is ignored while heartbeats do not show yet that all have the same cluster.
+        // The command is ignored until heartbeats show that all nodes have the same cluster.
         ask(nodes, *numbers.last().unwrap(), "recluster:");
         std::thread::sleep(Duration::from_millis(500));
     }
     nodes.await_cluster(numbers);
 }
 
-/// The nodes of the replicas of each partition, the master first.
+/// The nodes of each partition's replicas, the master first.
 fn replicas(nodes: &Nodes, numbers: &[usize]) -> BTreeMap<usize, BTreeMap<usize, usize>> {
     let mut replicas = BTreeMap::<usize, BTreeMap<usize, usize>>::new();
     for number in numbers {
@@ -82,7 +82,7 @@ fn racks_have_a_copy_each() {
     for number in all {
         set(&nodes, number, &format!("rack-id={}", rack(number)));
     }
-    // Without effect until the cluster is formed anew.
+    // The settings have no effect until the cluster is formed anew.
     assert_eq!(nodes.info(0, "rack-ids"), "test:0");
     recluster_until(&nodes, &all, |number| {
         nodes.info(number, "rack-ids") == format!("test:{}", rack(number))
@@ -123,7 +123,7 @@ fn a_quiesced_node_hands_its_partitions_over() {
     assert_eq!(state(0), ["false", "false", "1"]);
     let placed = replicas(&nodes, &[0, 2]);
     assert!(placed.values().flat_map(BTreeMap::values).all(|node| *node != 1));
-    // It still answers, by passing on.
+    // The node still answers, by passing requests on.
     let mut client = nodes.servers[1].connect();
     assert_eq!(client.ask(&Message::get("quiesced")).unwrap().result, result::NOT_FOUND);
     assert_eq!(client.figure("namespace/test", "client_proxy_complete").unwrap(), 1);

@@ -1,5 +1,5 @@
-//! Requests that reach a node which does not serve their record are answered all the same: single ones, rows of batches,
-//! functions; while nodes come and go; and those that other nodes pass on, byte by byte.
+//! Requests to a node that does not serve their record are answered too: single ones, batch rows, functions, also while
+//! nodes come and go; and requests that other nodes pass on, byte by byte.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ fn any_node_answers_for_any_record() {
         let found = clients[reader].ask(&Message::get(&key)).unwrap();
         assert_eq!((found.result, found.generation), (result::OK, 1));
         assert_eq!(found.bin("b"), Some(&value[..]));
-        // A wrong generation is refused wherever it is asked.
+        // Every node refuses a wrong generation.
         let stale = Message { generation: 7, ..Message::put(&key, vec![0]) };
         let stale = Message { info2: stale.info2 | info2::GENERATION, ..stale };
         assert_eq!(clients[remover].ask(&stale).unwrap().result, result::GENERATION);
@@ -63,7 +63,7 @@ fn any_node_answers_for_any_record() {
         }
     }
     assert_eq!(sum(&mut clients, "master_objects"), KEYS as u64 / 2);
-    // A request is carried out by one node, and passed on to it by those that do not serve the record.
+    // One node applies a request; the nodes that do not serve the record pass it on to that one.
     let passed_on = sum(&mut clients, "client_proxy_complete");
     assert!(passed_on > KEYS as u64, "{passed_on}");
     for figure in ["client_proxy_error", "client_proxy_timeout", "from_proxy_tsvc_error"] {
@@ -87,7 +87,7 @@ fn any_node_answers_for_any_record() {
     }
 }
 
-/// A batch of rows of namespace `test`, set `rig`: flags, `info1`, `info2` and operations of each.
+/// A batch with rows of namespace `test`, set `rig`: key, `info1`, `info2` and operations of each.
 fn batch(flags: u8, rows: &[(&str, u8, u8, Vec<Operation>)]) -> Message {
     let mut value = (rows.len() as u32).to_be_bytes().to_vec();
     value.push(flags);
@@ -111,7 +111,7 @@ fn batch(flags: u8, rows: &[(&str, u8, u8, Vec<Operation>)]) -> Message {
     Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(field::BATCH, &value)
 }
 
-/// All rows of an answer, by their numbers, and the result of the last message.
+/// All rows of an answer by number, and the result of the last message.
 fn rows(client: &mut Client, request: &Message) -> (BTreeMap<u32, Message>, u8) {
     client.send(&request.encode()).unwrap();
     let mut rows = BTreeMap::new();
@@ -127,7 +127,7 @@ fn rows(client: &mut Client, request: &Message) -> (BTreeMap<u32, Message>, u8) 
 }
 
 const RESPOND_ALL_KEYS: u8 = 4;
-/// The result of an operation for another type of bin.
+/// The result of an operation on a bin of another type.
 const BIN_TYPE: u8 = 12;
 
 #[test]
@@ -150,7 +150,7 @@ fn rows_of_a_batch_are_answered_by_whoever_serves_them() {
         assert_eq!((answers.len(), last), (KEYS, result::OK));
         assert!(answers.values().all(|row| row.result == result::OK));
     }
-    // One more that is not there, and one with an error of its own.
+    // A row of a missing record, and one with its own error.
     for flags in [RESPOND_ALL_KEYS, RESPOND_ALL_KEYS | 1] {
         let mut read: Vec<_> =
             keys.iter().map(|key| (key.as_str(), info1::READ | info1::GET_ALL, 0, Vec::new())).collect();
@@ -171,7 +171,7 @@ fn rows_of_a_batch_are_answered_by_whoever_serves_them() {
             }
         }
     }
-    // The batch's own filter goes with the rows: n < 100.
+    // The batch's own filter, n < 100, applies to the rows.
     let filter = [0x93, 0x05, 0x93, 0x51, 0x02, 0xa1, b'n', 100];
     let read: Vec<_> =
         keys.iter().map(|key| (key.as_str(), info1::READ | info1::GET_ALL, 0, Vec::new())).collect();
@@ -182,7 +182,7 @@ fn rows_of_a_batch_are_answered_by_whoever_serves_them() {
     let found = answers.values().filter(|row| row.result == result::OK).count();
     let kept_back = answers.values().filter(|row| row.result == result::FILTERED_OUT).count();
     assert_eq!((found, kept_back), (100, KEYS - 100));
-    // Without the flag an error ends the reply, wherever it comes from.
+    // Without the flag an error ends the reply, from any node.
     let mut failing: Vec<_> =
         keys.iter().map(|key| (key.as_str(), info1::READ | info1::GET_ALL, 0, Vec::new())).collect();
     failing.push(("row-1", 0, info2::WRITE, vec![Operation::string(operation::INCR, "n", "x")]));
@@ -235,14 +235,14 @@ fn a_master_that_does_not_answer_is_a_timeout() {
     let nodes = Nodes::start(2, NAMESPACES);
     nodes.await_cluster(&[0, 1]);
     let mut clients = clients(&nodes);
-    // A key of which node 1 is master. Reads are answered by replicas too.
+    // A key whose master is node 1. Replicas answer reads too.
     let key = (0..).map(|number| format!("key-{number}")).find(|key| {
         clients[0].ask(&Message::delete(key)).unwrap();
         clients[1].figure("namespace/test", "from_proxy_delete_not_found").unwrap() > 0
     });
     let key = key.unwrap();
     nodes.servers[1].signal(Signal::SIGSTOP);
-    // All of its threads have stopped then.
+    // Now all threads of the node have stopped.
     std::thread::sleep(Duration::from_millis(200));
     let asked = Instant::now();
     let put = Message { transaction_ttl: 300, ..Message::put(&key, vec![1]) };
@@ -261,7 +261,7 @@ fn nobody_is_refused_while_a_node_goes_and_comes_back() {
     let mut nodes = Nodes::start(3, NAMESPACES);
     nodes.await_cluster(&[0, 1, 2]);
     let key = |number: usize| format!("patient-{number}");
-    // Enough time for the others to see that the node is gone.
+    // Enough time for the others to notice that the node is gone.
     let patient = |request: Message| Message { transaction_ttl: 15_000, ..request };
     let write_all = |nodes: &Nodes, numbers: &[usize], round: u8| {
         let mut clients: Vec<Client> =
@@ -278,7 +278,7 @@ fn nobody_is_refused_while_a_node_goes_and_comes_back() {
     };
     write_all(&nodes, &[0, 1, 2], 0);
     nodes.servers[1].kill9();
-    // What was sent to it in the moment of its end may have been carried out: that is a timeout.
+    // A request sent to it at the moment of its end may have been applied: that is a timeout.
     std::thread::sleep(Duration::from_millis(300));
     write_all(&nodes, &[0, 2], 1);
     nodes.await_members(&[0, 2]);
@@ -287,7 +287,7 @@ fn nobody_is_refused_while_a_node_goes_and_comes_back() {
 
 const PROXY: u16 = 4;
 
-/// The result that a response to request number `id` has for the client.
+/// The client's frame in the response to request number `id`.
 fn response(body: &[u8], id: u32) -> Vec<u8> {
     let mut expected = Vec::new();
     put_field(&mut expected, 0, 1, &number(2));
@@ -299,7 +299,7 @@ fn response(body: &[u8], id: u32) -> Vec<u8> {
     frame.to_vec()
 }
 
-/// The request as the C server passes it on: with numbers in the order of its machine.
+/// The request as the C server passes it on: with numbers in its machine's byte order.
 fn turned_around(request: &Message) -> Vec<u8> {
     let body = request.body();
     let mut frame = vec![2, 3];
@@ -331,19 +331,19 @@ fn requests_of_c_servers_are_understood() {
     };
     let record = digest("rig", "passed-on");
     let put = Message { transaction_ttl: 1000, ..Message::put("passed-on", b"value".to_vec()) };
-    // What the C server answers, byte by byte.
+    // The C server's answer, byte by byte.
     let mut done = vec![2, 3, 0, 0, 0, 0, 0, 22, 22];
     done.extend([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(ask(7, &record, turned_around(&put)), done);
     let found = ask(8, &record, turned_around(&Message::get("passed-on")));
     assert_eq!(found[8 + 5], result::OK);
     assert!(found.ends_with(&[b"\x00\x00\x00\x0a\x01\x04\x00\x01b", &b"value"[..]].concat()), "{found:02x?}");
-    // A row of a batch has no digest but in the message around it.
+    // The digest of a batch row is only in the message around it.
     let mut row = Message::get("passed-on");
     row.fields.retain(|(field_type, _)| *field_type != field::DIGEST);
     assert_eq!(ask(9, &record, turned_around(&row))[8 + 5], result::OK);
     assert_eq!(ask(10, &digest("rig", "nobody"), turned_around(&row))[8 + 5], result::NOT_FOUND);
-    // What cannot be carried out is answered too.
+    // Requests that cannot be applied are answered too.
     let mut elsewhere = Message::get("passed-on");
     elsewhere.fields[0].1 = b"nowhere".to_vec();
     assert_eq!(ask(11, &record, turned_around(&elsewhere))[8 + 5], result::NAMESPACE);

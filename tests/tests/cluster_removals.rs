@@ -1,5 +1,5 @@
-//! Records that were deleted stay deleted, and those written anew stay new, whatever older copies other nodes have: of a node that
-//! comes back with its disk, and in messages that come late.
+//! Deleted records stay deleted, and rewritten ones stay new, despite older copies of other nodes: on the disk of a
+//! node that comes back, and in late messages.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::Write;
@@ -27,7 +27,7 @@ namespace test {
     }
 }
 ";
-/// Often enough that a record written anew has fewer generations.
+/// Enough rounds for a rewritten record to have a lower generation.
 const ROUNDS: u8 = 4;
 const KEYS: usize = 900;
 
@@ -35,12 +35,12 @@ fn key(number: usize) -> String {
     format!("key-{number}")
 }
 
-/// Asks any node; those that do not serve the record pass it on.
+/// Asks any node; nodes that do not serve the record pass the request on.
 fn ask(client: &mut Client, request: Message) -> Message {
     client.ask(&Message { transaction_ttl: 20_000, ..request }).unwrap()
 }
 
-/// A third is deleted, a third deleted and written anew, the rest as it was.
+/// A third of the keys is deleted, a third deleted and written again, the rest unchanged.
 fn check(nodes: &Nodes, numbers: &[usize]) {
     for number in numbers {
         let mut client = nodes.servers[*number].connect();
@@ -80,12 +80,12 @@ fn what_was_deleted_while_a_node_was_away_does_not_come_back_with_it() {
             assert_eq!(ask(&mut client, Message::put(&key(number), vec![100])).result, result::OK);
         }
     }
-    // Nothing is under way any more that would remember the deletes.
+    // No migration is under way any more that would remember the deletes.
     nodes.await_cluster(&[0, 2]);
     nodes.servers[1].restart();
     nodes.await_cluster(&[0, 1, 2]);
     check(&nodes, &[0, 1, 2]);
-    // What the one that came back has is right too.
+    // The node that came back has correct records too.
     nodes.servers[2].kill9();
     nodes.await_members(&[0, 1]);
     check(&nodes, &[0, 1]);
@@ -101,7 +101,7 @@ fn a_removal_that_comes_late_removes_nothing_newer() {
     nodes.servers[0].allow("cluster");
     nodes.await_cluster(&[0]);
     let mut stream = connect(nodes.ports(0)[1], 0x77);
-    // A removal as masters send it: C servers without a time.
+    // A removal as masters send it; C servers send no time.
     let mut remove = |removed_at: Option<u64>| {
         let mut fields = vec![(0, 1, number(8)), (3, 1, number(0)), (10, 1, number(1))];
         fields.extend(removed_at.map(|time| (16, 3, time.to_be_bytes().to_vec())));
@@ -126,7 +126,7 @@ fn a_removal_that_comes_late_removes_nothing_newer() {
     // The sender's clock is ahead.
     let ahead_ms = now_ms + 20_000;
     assert_eq!((remove(Some(ahead_ms)), value(&mut client)), (result::OK, None));
-    // What is written after it is not what it removed, though the clock here is behind.
+    // The removal does not apply to a later write, although the clock here is behind.
     put(&mut client, 3);
     assert_eq!((remove(Some(ahead_ms)), value(&mut client)), (result::GENERATION, Some(vec![3])));
 }

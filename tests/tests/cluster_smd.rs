@@ -1,5 +1,5 @@
-//! System metadata in a cluster: what is set at any node is known to all when the client hears of it; nodes that were away,
-//! that join, or that lose their principal come to the same items.
+//! System metadata in a cluster: a change at any node is known to all nodes when the client gets its answer; nodes that
+//! were away, that join, or that lose their principal end with the same items.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ fn put_module(name: &str) -> String {
     format!("udf-put:filename={name};content-len={};content={content};", content.len())
 }
 
-/// Waits until all of these nodes say the same of the versions of their modules.
+/// Waits until all of these nodes report the same versions of their modules.
 fn await_same_versions(nodes: &Nodes, numbers: &[usize]) -> String {
     let began = Instant::now();
     loop {
@@ -78,7 +78,7 @@ fn what_is_set_at_one_node_is_known_to_all() {
         assert_eq!(client.info_value(question).unwrap(), "false");
         assert!(!client.info_value("udf-list").unwrap().contains("module0.lua"));
     }
-    // Again, and what is not there.
+    // Repeats a create, and removes a missing module.
     assert_eq!(clients[2].info_value(&create_index("index1", "bin1")).unwrap(), "ok");
     assert_eq!(clients[2].info_value("udf-remove:filename=module0.lua").unwrap(), "ok");
 
@@ -104,11 +104,11 @@ fn a_node_that_was_away_catches_up() {
     let mut first = nodes.servers[0].connect();
     assert_eq!(first.info_value(&create_index("old", "a")).unwrap(), "ok");
     assert_eq!(first.info_value(&put_module("old.lua")).unwrap(), "ok");
-    // Node 2, the principal, then node 1, that is none.
+    // First node 2, the principal, then node 1, which is not.
     for away in [2, 1] {
         let present: Vec<usize> = (0..3).filter(|number| *number != away).collect();
         nodes.servers[away].kill9();
-        // At once: nobody has noticed yet that the principal is gone.
+        // At once: no node has noticed yet that the principal is gone.
         let mut first = nodes.servers[0].connect();
         let new = format!("new{away}");
         assert_eq!(first.info_value(&create_index(&new, &new)).unwrap(), "ok");
@@ -128,7 +128,7 @@ fn a_node_that_was_away_catches_up() {
         let modules = back.info_value("udf-list").unwrap();
         assert!(modules.contains(&format!("{new}.lua")) && !modules.contains("old.lua"), "{modules}");
     }
-    // All of it is on disk.
+    // All metadata is on disk.
     let before = nodes.info(1, "smd-show:module=sindex");
     (0..3).for_each(|number| nodes.servers[number].kill9());
     (0..3).for_each(|number| nodes.servers[number].restart());
@@ -164,7 +164,7 @@ fn nodes_with_histories_of_their_own_merge_them() {
     }
 }
 
-/// Waits until a node says that its cluster has so many nodes; its administrator has this credential.
+/// Waits until a node reports a cluster of this size; its administrator has this credential.
 fn await_size(nodes: &Nodes, number: usize, size: usize, credential: &str) {
     let began = Instant::now();
     let mut admin = logged_in(&nodes.servers[number], "admin", credential);
@@ -179,7 +179,7 @@ fn await_size(nodes: &Nodes, number: usize, size: usize, credential: &str) {
     }
 }
 
-/// Waits until the administrator of a node has this credential. Who fails often is not heard for a while.
+/// Waits until the administrator of a node has this credential. Failed logins are throttled.
 fn await_credential(nodes: &Nodes, number: usize, credential: &str) {
     let began = Instant::now();
     while login(&mut nodes.servers[number].connect(), "admin", credential).0 != 0 {
@@ -211,7 +211,7 @@ fn a_node_that_joins_takes_the_users_of_the_cluster() {
         assert_eq!(bob.ask(&Message::put(&format!("of-bob-{number}"), vec![1])).unwrap().result, result::OK);
         assert_ne!(login(&mut nodes.servers[number].connect(), "admin", ADMIN).0, 0);
     }
-    // It has an administrator of its own, with the first password, and becomes the principal.
+    // The new node has an administrator of its own with the first password, and becomes the principal.
     nodes.start_next();
     allow(&mut nodes);
     await_size(&nodes, 0, 3, OTHER);
@@ -220,12 +220,12 @@ fn a_node_that_joins_takes_the_users_of_the_cluster() {
         drop(logged_in(&nodes.servers[number], "bob", PASS));
         assert_ne!(login(&mut nodes.servers[number].connect(), "admin", ADMIN).0, 0, "node {number}");
     }
-    // A token of one node counts at the others.
+    // The token of one node is valid at the others.
     let (_, token) = login(&mut nodes.servers[2].connect(), "bob", PASS);
     let mut elsewhere = nodes.servers[0].connect();
     let fields = [(field::USER, &b"bob"[..]), (field::SESSION_TOKEN, &token[..])];
     assert_eq!(result_of(&mut elsewhere, command::AUTHENTICATE, &fields), 0);
-    // A user that is dropped is gone everywhere.
+    // A dropped user is gone on all nodes.
     let mut admin = logged_in(&nodes.servers[2], "admin", OTHER);
     assert_eq!(result_of(&mut admin, command::DROP_USER, &[(field::USER, b"bob")]), 0);
     for number in 0..3 {

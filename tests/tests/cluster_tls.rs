@@ -1,4 +1,4 @@
-//! Nodes that speak TLS with each other: they become a cluster, and nobody else gets in.
+//! Nodes that speak TLS with each other form a cluster, and nobody else can join.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -21,13 +21,13 @@ namespace test {
     }
 }
 ";
-/// The nodes of a cluster that somebody wants to get into, and the number that would be the intruder's.
+/// The nodes of a cluster that an intruder tries to join, and the number of the intruder.
 const MEMBERS: [usize; 3] = [0, 1, 2];
 const INTRUDER: usize = 3;
-/// As long as an intruder has to get in.
+/// The time that an intruder has.
 const TRIAL: Duration = Duration::from_secs(4);
 
-/// Keys of whose records a node is the master.
+/// Writes 60 keys through each of these nodes; at least one write of each key must succeed.
 fn write_everywhere(nodes: &Nodes, numbers: &[usize], value: u8) {
     let mut clients: Vec<_> = numbers.iter().map(|number| nodes.servers[*number].connect()).collect();
     for key in 0..60 {
@@ -69,11 +69,11 @@ fn nodes_with_tls_form_a_cluster_lose_one_and_get_it_back() {
     nodes.await_members(&[1, 2]);
 }
 
-/// What an intruder shows.
+/// The files of an intruder.
 fn intruder_files(authority: &Authority, wish: Wish<'_>, trusted: &Authority) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     authority.write_files(folder.path(), &authority.issue(wish));
-    // It would take whoever has a certificate of the nodes.
+    // The intruder would accept the certificates of the nodes.
     fs::write(folder.path().join("ca.pem"), &trusted.pem).unwrap();
     folder
 }
@@ -116,7 +116,7 @@ fn a_node_without_a_valid_certificate_never_gets_in() {
         intruder_files(&authority, Wish { is_expired: true, ..Wish::named(CLUSTER_NAME) }, &authority);
     try_to_join(&nodes, "one whose certificate has expired", Some(expired.path()));
 
-    // Who says nothing, or something else, does no harm and is not kept.
+    // Connections that say nothing, or something wrong, do no harm and are closed.
     for port in nodes.ports(0) {
         let mut silent: Vec<TcpStream> = Vec::new();
         for number in 0..200 {
@@ -127,7 +127,7 @@ fn a_node_without_a_valid_certificate_never_gets_in() {
                 2 => b"GET / HTTP/1.1\r\n\r\n",
                 _ => &[0xff; 300],
             };
-            // It may have been closed already.
+            // The node may have closed it already.
             let _ = socket.write_all(bytes);
             silent.push(socket);
         }
@@ -144,7 +144,7 @@ fn nodes_move_to_tls_one_after_the_other() {
     let authority = Authority::new("nodes");
     let mut nodes = Nodes::start_with_tls(2, NAMESPACES, &authority);
     nodes.await_cluster(&[0, 1]);
-    // One takes connections in both ways: those with TLS are preferred.
+    // One node accepts connections with and without TLS; others prefer TLS.
     let [heartbeat, fabric] = nodes.ports(2);
     let both = {
         nodes
@@ -160,7 +160,7 @@ fn nodes_move_to_tls_one_after_the_other() {
     nodes.servers[0].stop();
     nodes.servers[0].restart();
     nodes.await_cluster(&[0, 1]);
-    // The other one speaks no TLS: they still reach each other, though one tries it where nobody speaks it.
+    // The other node speaks no TLS: they still reach each other, although one tries TLS at a port without it.
     for server in &mut nodes.servers {
         server.allow("closing the connection").allow("closing a connection").allow("begins with no hello");
     }

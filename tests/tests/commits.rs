@@ -1,6 +1,5 @@
-//! `commit-to-device`: a reply tells only of what is on disk. Whoever asks for something else does not wait with
-//! those who wait for a disk, be it slow or stuck, and each connection gets its replies in the order of its
-//! requests.
+//! `commit-to-device`: a reply reports only what is on disk. Other requests do not wait with those that wait for
+//! a disk, slow or stuck, and each connection gets its replies in the order of its requests.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::ErrorKind;
@@ -14,10 +13,10 @@ use ferrospike_tests::wire::{self, Message, info2, result};
 
 /// A point that every write of a block passes.
 const WRITE: &str = "write-block";
-/// A record of this size is written by the transaction pool.
+/// The transaction pool writes records of this size.
 const LARGE: usize = 4 << 20;
 
-/// Whether the server under test can have a disk that is stuck: the builds with debug assertions can.
+/// Whether the server under test can simulate a stuck disk: builds with debug assertions can.
 fn can_stall() -> bool {
     let can = cfg!(debug_assertions) && std::env::var_os("ASD").is_none();
     if !can {
@@ -26,7 +25,7 @@ fn can_stall() -> bool {
     can
 }
 
-/// A server with one service thread, a namespace `test` that commits to a file, and one called `bar` in memory.
+/// A server with one service thread, a namespace `test` that commits to a file, and a namespace `bar` in memory.
 fn start() -> Server {
     let storage = ["file {dir}/data", "filesize 1G", "commit-to-device true", "max-write-cache 256M"];
     let config = stored_config_with("test", &["max-record-size 8M"], "device", &storage);
@@ -50,7 +49,7 @@ fn put(key: &str) -> Message {
     Message::put(key, vec![7; 100])
 }
 
-/// Whether an answer has come, or comes soon.
+/// Whether an answer has arrived, or arrives soon.
 fn has_answer(client: &Client) -> bool {
     client.socket().set_read_timeout(Some(Duration::from_millis(30))).unwrap();
     let peeked = client.socket().peek(&mut [0]);
@@ -68,7 +67,7 @@ fn ask_ok(client: &mut Client, request: &Message) {
     assert_eq!(client.ask(request).unwrap().result, result::OK);
 }
 
-/// Asks for what needs no disk, or is on it.
+/// Sends requests that need no disk, or whose data is on it.
 fn is_served(client: &mut Client) {
     ask_ok(client, &in_bar(put("other")));
     ask_ok(client, &in_bar(Message::get("other")));
@@ -103,7 +102,7 @@ fn a_stuck_disk_holds_up_those_who_wait_for_it_and_nobody_else() {
         waiting.push((what, client));
         others.iter_mut().for_each(is_served);
     }
-    // More long writes wait than the pool has threads, and one that needs no disk does not.
+    // More long writes wait than the pool has threads; a write that needs no disk does not wait.
     let mut long: Vec<Client> = (0..20).map(|_| server.connect()).collect();
     (1..).zip(&mut long).for_each(|(number, client)| client.send(&large(number).encode()).unwrap());
     let started = Instant::now();
@@ -130,7 +129,7 @@ fn replies_keep_the_order_of_their_requests() {
     let mut client = server.connect();
     ask_ok(&mut client, &put("stored"));
     let batch = |rows| Message::get_all(vec!["stored"; rows].into_iter()).encode();
-    // Behind a reply that waits comes what this thread, batch threads, a query thread and info threads answer.
+    // Answers of this thread, batch threads, a query thread and info threads come after a reply that waits.
     let together = [
         put("a").encode(),
         Message::get("none").encode(),
@@ -181,7 +180,8 @@ fn clients_go_while_their_replies_wait() {
     for (number, client) in gone.iter_mut().enumerate() {
         client.send(&[put(&format!("gone {number}")).encode(), put("gone").encode()].concat()).unwrap();
     }
-    // One that has nothing more to ask waits for its answer, one that sends garbage behind its request too.
+    // A client that has closed its sending side waits for its answer, and so does one that sends garbage after
+    // its request.
     let (mut done, mut bad) = (server.connect(), server.connect());
     done.send(&put("done").encode()).unwrap();
     done.socket().shutdown(Shutdown::Write).unwrap();
@@ -194,7 +194,7 @@ fn clients_go_while_their_replies_wait() {
         assert_eq!(client.receive_message().unwrap().result, result::OK);
         assert!(client.is_closed_by_server());
     }
-    // Their writes are there, whether or not a client heard of it.
+    // Their writes exist, whether or not a client got the answer.
     let started = Instant::now();
     while client.figure("statistics", "client_connections").unwrap() > 1 {
         assert!(started.elapsed() < PATIENCE);
@@ -204,7 +204,7 @@ fn clients_go_while_their_replies_wait() {
     }
 }
 
-/// An operation that takes as long as the disk is measured so.
+/// The latency of an operation includes its wait for the disk.
 #[test]
 fn the_time_of_waiting_counts_as_that_of_the_write() {
     if !can_stall() {

@@ -1,5 +1,6 @@
-//! Compressed messages: what a client sends compressed is carried out as if it was clear, and it gets compressed answers if it
-//! asks for them. Lies about sizes, nested frames and damaged streams are refused, and cost nobody else memory or time.
+//! Compressed messages: a compressed request has the effect of a plain one, and a client that asks for it gets
+//! compressed answers. Wrong sizes, nested frames and damaged streams are refused, and cost others neither memory nor
+//! time.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{Read, Write};
@@ -14,10 +15,10 @@ use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 
 const ASKS_FOR_COMPRESSION: u8 = 0x80;
-/// Answers up to this size stay clear.
+/// Answers up to this size are not compressed.
 const THRESHOLD: usize = 128;
 
-/// What compresses well.
+/// Text that compresses well.
 fn text(size: usize) -> Vec<u8> {
     (0..size).map(|n| b"a line of text, again and again\n"[n % 32]).collect()
 }
@@ -41,7 +42,7 @@ fn asking(request: Message) -> Message {
     Message { info1: request.info1 | ASKS_FOR_COMPRESSION, ..request }
 }
 
-/// A figure of the answer to the info name `info`.
+/// A figure in the answer to the info name `info`.
 fn figure(client: &mut Client, info: &str, name: &str) -> f64 {
     let answer = client.info_value(info).unwrap();
     let value = answer.split(';').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
@@ -63,7 +64,7 @@ fn receive(client: &mut Client) -> (Frame, bool) {
     (Frame::decode(&original).unwrap(), true)
 }
 
-/// The one message of the next frame, and whether that was compressed.
+/// The single message of the next frame, and whether the frame was compressed.
 fn receive_message(client: &mut Client) -> (Message, bool) {
     let (frame, is_compressed) = receive(client);
     let mut messages = frame.messages().unwrap();
@@ -71,7 +72,7 @@ fn receive_message(client: &mut Client) -> (Message, bool) {
     (messages.remove(0), is_compressed)
 }
 
-/// Rows of an answer of many messages up to the last one, and how many of its frames were compressed.
+/// Number of rows of an answer of several messages, and of its compressed frames.
 fn receive_rows(client: &mut Client) -> (usize, usize) {
     let (mut rows, mut compressed_frames) = (0, 0);
     loop {
@@ -155,7 +156,7 @@ fn batches_and_queries_come_in_compressed_frames() {
     client.send(&compressed(&scan.encode())).unwrap();
     let (rows, compressed_frames) = receive_rows(&mut client);
     assert!(rows == keys.len() && compressed_frames > 0, "{rows} rows, {compressed_frames} frames");
-    // And clear ones for who does not ask.
+    // Clients that do not ask get plain answers.
     client.send(&Message::scan("test").encode()).unwrap();
     assert_eq!(receive_rows(&mut client), (keys.len(), 0));
 
@@ -178,7 +179,7 @@ fn a_batch_that_other_threads_go_on_with_is_compressed_from_its_first_frame() {
     for key in &keys {
         assert_eq!(client.ask(&Message::put(key, text(16_000))).unwrap().result, result::OK);
     }
-    // A service thread begins it, and has made a mebibyte of replies before it gives the rest away.
+    // A service thread begins it, and passes the rest on after a mebibyte of replies.
     client.send(&asking(Message::get_all(keys.iter().map(String::as_str))).encode()).unwrap();
     let mut rows = 0;
     loop {
@@ -254,7 +255,8 @@ fn what_is_no_compressed_message_is_refused_and_the_connection_goes_on() {
     assert_eq!(client.figure("statistics", "demarshal_error").unwrap() - before, bad.len() as u64);
 }
 
-/// 128 MiB of zeros in 128 KiB, from many at once: they wait for one another, not the others, and not all fit in memory.
+/// 128 MiB of zeros in 128 KiB, from many clients at once: they wait for each other and delay no others, and not all
+/// fit in memory.
 #[test]
 fn bombs_take_neither_memory_nor_time_of_others() {
     let mut server = Server::start(&usual_config());
@@ -293,7 +295,7 @@ fn bombs_take_neither_memory_nor_time_of_others() {
 fn long_requests_are_compressed_both_ways() {
     let server = Server::start(&usual_config());
     let mut client = server.connect();
-    // Many ops on a large bin: for a thread of the transaction pool.
+    // Many ops on a large bin run on a thread of the transaction pool.
     assert_eq!(client.ask(&Message::put("long", text(900_000))).unwrap().result, result::OK);
     let mut request = Message { info1: info1::READ | ASKS_FOR_COMPRESSION, ..Message::on("long") };
     for _ in 0..20 {

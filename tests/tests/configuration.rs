@@ -1,9 +1,8 @@
-//! Changing the configuration of a running server: every parameter of the C server against its recorded answers.
+//! Configuration changes of a running server: every parameter, compared with the recorded answers of the C server.
 //!
-//! `corpora/set_config.txt` holds a line for each parameter: what goes before `=`, a tab, and the values in the
-//! order in which they were set, each after a sign: `+` it was taken, `-` it was refused, `e` it is for the
-//! Enterprise edition. They were sent to a fresh server with the namespaces below. What may differ is listed in
-//! DIFFERENCES.md too.
+//! `corpora/set_config.txt` holds a line for each parameter: the part before `=`, a tab, and the values in the order
+//! in which they were set, each after a sign: `+` accepted, `-` refused, `e` for the Enterprise edition. They were
+//! sent to a fresh server with the namespaces below. DIFFERENCES.md also lists the allowed differences.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use ferrospike_tests::server::{BASICS, Server};
@@ -27,13 +26,13 @@ namespace bar {
 }
 ";
 
-/// Values that the C server takes what is left of: nothing, a sign, more bits than there are. Here they are refused.
+/// Values that the C server accepts by chance: nothing, a sign, too many bits. This server refuses them.
 const SLIPS: &[&str] = &["", "-1", "100G", "4294967295", "4294967296", "18446744073709551616"];
-/// Of these it takes any word, as 0.
+/// Parameters for which the C server accepts any word as 0.
 const ANY_WORD: &[&str] = &["evict-tenths-pct", "stop-writes-count"];
-/// Of these it takes 0, and then has no thread.
+/// Parameters for which the C server accepts 0, and then has no thread.
 const NO_THREAD: &[&str] = &["batch-index-threads", "sindex-builder-threads"];
-/// Parameters of the Enterprise edition, which the C server refuses; here everyone may set them.
+/// Parameters of the Enterprise edition, which the C server refuses; here all may set them.
 const FOR_EVERYONE: &[&str] = &[
     "active-rack",
     "compression",
@@ -53,7 +52,7 @@ const FOR_EVERYONE: &[&str] = &[
     "xdr-tomb-raider-period",
     "xdr-tomb-raider-threads",
 ];
-/// Other values that the C server refuses and that are taken here, with a reason in DIFFERENCES.md.
+/// Other values that the C server refuses and this server accepts, with a reason in DIFFERENCES.md.
 const TAKEN: &[(&str, &[&str])] = &[
     ("context=service;min-cluster-size", &["7", "8"]),
     ("context=service;proto-fd-idle-ms", &["4294967295"]),
@@ -69,7 +68,7 @@ fn sign(answer: &str) -> char {
     }
 }
 
-/// Whether it is on purpose that the value is answered otherwise than by the C server.
+/// Whether the answer differs from the C server's on purpose.
 fn on_purpose(parameter: &str, value: &str, theirs: char, ours: char) -> bool {
     let name = parameter.rsplit([';', '.']).next().unwrap();
     match (theirs, ours) {

@@ -1,6 +1,6 @@
-//! Recorded traffic of official clients, and random operations, replayed and compared with what the C
-//! server answered. `corpora/agreed.toml` says where every answer must agree; elsewhere every request must
-//! still be answered, and the agreement is printed.
+//! Replays recorded traffic of official clients, and random operations, and compares the answers with the C
+//! server's. `corpora/agreed.toml` lists where every answer must agree; elsewhere every request must still be
+//! answered, and the agreement is printed.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use ferrospike_tests::corpus::{self, Agreed, Step};
 use ferrospike_tests::replay::{Options, Report, replay};
 use ferrospike_tests::server::Server;
 
-/// Steps that may be lost before a replay is given up.
+/// Number of lost steps that ends a replay.
 const LOST_MAX: usize = 10;
-/// How long truncations, background jobs and changes of indexes or modules may take to show.
+/// Longest time until truncations, background jobs and changes of indexes or modules take effect.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// Replays a whole corpus. A file that is agreed but differs gets a second chance alone: in the whole it meets
-/// records that other files left, and these are not all as they were yet.
+/// Replays a whole corpus. An agreed file that differs gets a second chance alone: in the whole corpus it
+/// meets records of other files, and not all of these agree yet.
 fn check(corpus: &str) {
     let agreed = corpus::agreed().expect("agreed.toml");
     let agreed = agreed.iter().find(|entry| entry.corpus == corpus).expect("a line in agreed.toml");
@@ -31,10 +31,10 @@ fn check(corpus: &str) {
     }
 }
 
-/// Replays some steps against a server of its own, as records of one corpus may matter to another.
+/// Replays some steps against a separate server, because records of one corpus may affect another.
 fn run(agreed: &Agreed, is_sent: impl Fn(&Step) -> bool) -> Report {
     let mut server = Server::usual();
-    // The requests hold every mistake a client can make, which the server may mention.
+    // The requests include every mistake that a client can make, and the server may log them.
     server.allow("");
     let options = Options { lost_max: LOST_MAX, settle: SETTLE, ..Options::default() };
     let steps = corpus::open(&agreed.path()).expect("the corpus");

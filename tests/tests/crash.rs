@@ -1,11 +1,12 @@
-//! kill -9 under write load: what was acknowledged is there after the next start, and nothing is ever served that is
-//! not what was written.
+//! kill -9 under write load: acknowledged writes exist after the next start, and the server never returns a value that
+//! was not written.
 //!
-//! Several connections write, delete, delete durably and write again, each its own records, one after the other or many
-//! by requests sent together, while the server is killed at any moment: under load, while it loads, while it stops. It goes on with the same file round after round, which
-//! is overwritten many times, so that defrag and the tomb raider are at work. [`History`] knows what may be found.
+//! Several connections write, delete, delete durably and rewrite their own records, one after the other or with many
+//! requests sent together, while the server is killed at any moment: under load, while it loads, while it stops. The
+//! same file is used round after round and overwritten many times, so that defrag and the tomb raider run. [`History`]
+//! knows the allowed states.
 //!
-//! `FERROSPIKE_CRASH_ROUNDS` multiplies the rounds of each test; `FERROSPIKE_SOAK_SEED` gives other requests.
+//! `FERROSPIKE_CRASH_ROUNDS` multiplies the rounds of each test; `FERROSPIKE_SOAK_SEED` changes the requests.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -26,16 +27,16 @@ use nix::sys::signal::Signal;
 
 const CONNECTIONS: u64 = 6;
 const KEYS_PER_CONNECTION: u64 = 300;
-/// Requests that are sent together, at most.
+/// Largest number of requests sent together.
 const BURST_MAX: u64 = 40;
 /// `flush-max-ms` of namespaces that do not commit each write.
 const FLUSH_MAX: Duration = Duration::from_millis(200);
-/// How much later than that a record may be on disk, for the time that writing takes on a busy machine.
+/// Additional time until a record is on disk, for slow writes on a busy machine.
 const FLUSH_MARGIN: Duration = Duration::from_millis(2_500);
 const FILE: [&str; 3] = ["file {data}/test.dat", "filesize 128M", NO_STOP];
-/// Defrag may lag behind for a moment on a file as small as this.
+/// Defrag may lag behind briefly on such a small file.
 const NO_STOP: &str = "stop-writes-avail-pct 0";
-/// Tombstones go as soon as nothing needs them.
+/// Tombstones are removed as soon as nothing needs them.
 const RAIDER: [&str; 2] = ["tomb-raider-period 1", "tomb-raider-eligible-age 0"];
 
 /// The records of one connection.
@@ -57,7 +58,7 @@ impl Writer {
         while self.step(&mut client, written).is_some() {}
     }
 
-    /// One record is read, written, or deleted, and in part of the cases written again at once.
+    /// Reads, writes or deletes one record, and sometimes rewrites it at once.
     fn step(&mut self, client: &mut Client, written: &AtomicU64) -> Option<()> {
         let at = self.random.within(0..self.records.len() as u64) as usize;
         let choice = self.random.within(0..100);
@@ -91,8 +92,8 @@ impl Writer {
         Some(())
     }
 
-    /// The records from number `first` on are written, and some of them deleted, without waiting for answers, so that much
-    /// is under way when the server ends.
+    /// Writes records from number `first` on, and deletes some, without waiting for answers, so that much is under way
+    /// when the server ends.
     fn burst(&mut self, first: usize, client: &mut Client, written: &AtomicU64) -> Option<()> {
         let count = self.random.within(2..BURST_MAX) as usize;
         let mut acts: Vec<_> = Vec::with_capacity(count);
@@ -115,7 +116,7 @@ fn now() -> u32 {
     (SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - EPOCH_SECONDS) as u32
 }
 
-/// Fails unless the server holds what it may hold.
+/// Fails unless the server's records are in allowed states.
 fn judge(server: &Server, writers: &mut [Writer], certain_until: Instant, round: u64) {
     let mut client = server.connect();
     let answers = client.scan("test").unwrap();
@@ -139,7 +140,7 @@ fn judge(server: &Server, writers: &mut [Writer], certain_until: Instant, round:
     assert!(found.is_empty(), "unknown records {:02x?}", found.keys());
 }
 
-/// How a namespace is kept.
+/// The storage of a namespace.
 struct Setting<'a> {
     lines: &'a [&'a str],
     engine: &'a str,
@@ -157,10 +158,10 @@ fn crash(setting: &Setting<'_>) {
     let data = fast_folder(512 << 20);
     let config = stored_config_with("test", &lines, setting.engine, &storage);
     let mut server = Server::start(&config.replace("{data}", data.path().to_str().unwrap()));
-    // The last write before a kill may be cut in the middle, of a record that nobody was told is stored.
+    // A kill may cut the last write in the middle, of a record that was not acknowledged.
     server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
     server.allow("out of space");
-    // The kill may come between the header of a disk and that of its shadow.
+    // The kill may happen between the header writes of a disk and its shadow.
     server.allow("is out of date, as ");
     let mut writers: Vec<Writer> =
         (0..CONNECTIONS).map(|number| Writer::new(number, setting.deletes_are_durable)).collect();
@@ -197,7 +198,7 @@ fn crash(setting: &Setting<'_>) {
     report(&format!("{} MB were written", written.into_inner() / 1_000_000));
 }
 
-/// Ends the server in one of several ways; returns whether it was asked to and had the time for it.
+/// Ends the server in one of several ways; returns whether it was asked to and had enough time.
 fn end(server: &mut Server, random: &mut Random) -> bool {
     match random.within(0..10) {
         0 => {
@@ -267,7 +268,7 @@ fn with_two_files_and_shadows_nothing_acknowledged_is_lost() {
     });
 }
 
-/// Any file is a key.
+/// Any file can serve as a key.
 const ENCRYPTED: &str = concat!("encryption-key-file ", env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 
 #[test]

@@ -1,4 +1,4 @@
-//! Ten thousand idle connections and a thousand busy ones, on one server at once.
+//! Ten thousand idle connections and a thousand busy ones on one server at once.
 
 use std::thread;
 
@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 const IDLE: usize = 10_000;
 const BUSY: usize = 1_000;
-/// Threads that keep the busy connections busy, and requests that each of these sends.
+/// Threads that drive the busy connections, and requests that each of these sends.
 const THREADS: usize = 4;
 const REQUESTS: usize = 50;
 
@@ -36,7 +36,7 @@ network {
 fn ten_thousand_idle_and_a_thousand_busy() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("read the limit");
     assert!(hard > 15_100, "the hard limit of open files ({hard}) is too low for this test and its server");
-    // Only this process: the server raises its own.
+    // Only for this process: the server raises its own limit.
     let server = Server::start(&[CONFIG, NAMESPACES].concat());
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raise the limit");
 
@@ -49,7 +49,7 @@ fn ten_thousand_idle_and_a_thousand_busy() {
                 for n in 0..REQUESTS {
                     let value = |client: usize| format!("{thread} {client} {n}").into_bytes();
                     let key = |client: usize| format!("crowd {thread} {client}");
-                    // All of them wait for answers at the same time.
+                    // All clients wait for answers at the same time.
                     for (i, client) in busy.iter_mut().enumerate() {
                         client.send(&Message::put(&key(i), value(i)).encode()).expect("send");
                     }

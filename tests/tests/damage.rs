@@ -1,5 +1,5 @@
-//! Files whose bytes were damaged, at rest or under the running server: what is left is served, what is lost is told
-//! with file, offset and what to do, and what cannot be used is refused and left as it is.
+//! Files damaged at rest or under the running server: intact records are served, lost ones are reported with file,
+//! offset and advice, and unusable files are refused and left unchanged.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::ops::Range;
@@ -27,7 +27,7 @@ fn stopped(engine: &str) -> (Server, DataFile) {
     (server, file)
 }
 
-/// Fails unless the server refuses to start on `file` with all of `words`, and changes nothing in it.
+/// Fails unless the server refuses to start on `file`, with all of `words` in the reason, and does not change it.
 fn check_refused(server: &mut Server, file: &DataFile, words: &[&str]) {
     let before = file.bytes();
     let log = server.refusal();
@@ -103,7 +103,7 @@ fn a_short_file_is_refused() {
     check_all(&mut server.connect());
 }
 
-/// A server with records in many blocks, which was killed, and its file.
+/// A killed server with records in many blocks, and its file.
 fn killed_with_blocks() -> (Server, DataFile) {
     let storage = ["file {dir}/test.dat", "filesize 256M", "defrag-lwm-pct 1", "post-write-cache 0"];
     let mut server = Server::start(&stored_config("test", "device", &storage));
@@ -113,7 +113,7 @@ fn killed_with_blocks() -> (Server, DataFile) {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
-    // On disk at the latest after a second.
+    // All records are on disk after at most a second.
     std::thread::sleep(Duration::from_millis(1500));
     server.kill9();
     let file = DataFile::of(&server, "test.dat");
@@ -137,7 +137,7 @@ fn served(client: &mut Client) -> Vec<u32> {
 fn a_hole_hides_nothing_and_is_told() {
     let (mut server, file) = killed_with_blocks();
     let places = file.places();
-    // Not at the edges of blocks: in the middle of records.
+    // In the middle of records, not at the edges of blocks.
     let (start, end) = (3 * WBLOCK_SIZE as u64 + 3_000_016, 15 * WBLOCK_SIZE as u64 + 2_000_064);
     file.overwrite(start, &vec![0; (end - start) as usize]);
     let intact: Vec<u32> = (0..LARGE_RECORDS)
@@ -165,7 +165,7 @@ fn an_erased_header_is_refused_while_there_are_records() {
     }
     server.restart();
     check_all(&mut server.connect());
-    // An operator who says so may begin anew.
+    // An operator can choose to start empty.
     server.stop();
     file.overwrite(0, &vec![0; 1 << 20]);
     server.configure(&stored_config("test", "device", &[&FILE[..], &["cold-start-empty true"]].concat()));
@@ -179,7 +179,7 @@ fn a_file_that_was_cut_after_a_crash_is_refused() {
     let (mut server, file) = killed_with_blocks();
     file.truncate(130 << 20);
     check_refused(&mut server, &file, &["the file was cut", "truncate -s 268435456"]);
-    // The rest of it is served if that advice is taken.
+    // The rest is served if the operator follows the advice.
     file.truncate(256 << 20);
     server.allow("is damaged and left out").allow("a hole").allow("were not loaded");
     server.restart();
@@ -198,7 +198,7 @@ fn a_torn_record_at_the_end_of_a_crash_is_no_damage() {
     server.stop();
 }
 
-/// Damages record 7 in this way while the server is stopped; the others are found, and it is told which was lost.
+/// Damages record 7 while the server is stopped; the other records are found, and the log reports the lost one.
 fn check_damage_at_rest(engine: &str, damage: impl Fn(&Range<u64>) -> Range<u64>, identifies: bool) {
     let (mut server, file) = stopped(engine);
     let place = file.places().of(7);
@@ -233,7 +233,7 @@ fn a_record_with_a_wrong_size_is_told_and_the_others_are_loaded() {
 #[test]
 fn a_record_with_a_wrong_digest_or_end_mark_is_told() {
     check_damage_at_rest("device", |place| place.start + 10..place.start + 11, true);
-    // The value of record 7 has 20,112 bytes, behind 35 of header, 4 of set, 1 of count, 2 of name and 5 of particle.
+    // The value of record 7 has 20,112 bytes, after 35 of header, 4 of set, 1 of count, 2 of name and 5 of particle.
     check_damage_at_rest("device", |place| place.start + 47 + 20_112..place.start + 47 + 20_116, true);
 }
 
@@ -258,7 +258,7 @@ fn a_lost_block_costs_its_records_only() {
     let mut server = Server::start(&stored_config("test", "device", &FILE));
     let mut client = server.connect();
     fill(&mut client);
-    // Records 0 to 4 get to the second block.
+    // Moves records 0 to 4 to the second block.
     let large = |number: u32| Message::put(&format!("large-{number}"), vec![number as u8; 1_000_000]);
     for number in 0..8 {
         assert_eq!(client.ask(&large(number)).unwrap().result, result::OK);
@@ -284,7 +284,7 @@ fn a_lost_block_costs_its_records_only() {
     check_all(&mut server.connect());
 }
 
-/// A server that runs while its records 3, 5, 7 and 9 are damaged, each in another part.
+/// A running server whose records 3, 5, 7 and 9 were damaged, each in another part.
 fn damaged_under_it() -> (Server, DataFile, Places) {
     let (mut server, file) = stopped("device");
     let places = file.places();
@@ -301,10 +301,10 @@ fn reads_of_damaged_records_are_errors_and_others_go_on() {
     let (mut server, file, places) = damaged_under_it();
     let mut client = server.connect();
     check_all_but(&mut client, &[3, 5, 7, 9], result::UNKNOWN);
-    // A request that needs no bins needs no disk.
+    // A request that needs no bins does not need the disk.
     let exists = Message { info1: info1::READ | info1::GET_NO_BINS, ..Message::on(&key(3)) };
     assert_eq!(client.ask(&exists).unwrap().result, result::OK);
-    // Each is told with the record and its place.
+    // The log reports each with record and place.
     server.allow("replace it or delete it");
     let log = server.log().to_lowercase();
     for number in [3, 5, 7, 9] {
@@ -355,7 +355,7 @@ fn damaged_records_can_be_replaced() {
     }
     check_all(&mut client);
     server.stop();
-    // Of what was damaged the newer copies count.
+    // The newer copies of the damaged records count.
     server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
     server.restart();
     check_all(&mut server.connect());
@@ -384,7 +384,7 @@ fn damaged_records_can_be_deleted() {
     }
 }
 
-/// The stored key of a damaged record is lost; one that is sent counts.
+/// A damaged record loses its stored key; the key in a request counts.
 #[test]
 fn damaged_records_with_a_key_can_be_replaced_and_deleted() {
     let mut server = Server::start(&stored_config("test", "device", &FILE));
@@ -417,7 +417,7 @@ fn damaged_records_with_a_key_can_be_replaced_and_deleted() {
     assert_eq!((found.len(), keyed), (RECORDS as usize - 2, RECORDS as usize - 3));
 }
 
-/// The block of a damaged record is kept; the others are emptied, and the log says it once.
+/// The block of a damaged record is kept; the others are emptied, and the log reports it once.
 #[test]
 fn defrag_goes_on_beside_damage() {
     let storage = [&FILE[..], &["stop-writes-avail-pct 0"]].concat();
@@ -439,7 +439,7 @@ fn defrag_goes_on_beside_damage() {
     server.stop();
     let file = DataFile::of(&server, "test.dat");
     let place = file.places().of(12);
-    // The deleted are back, as they are with the C server.
+    // The deleted records are back, as with the C server.
     server.restart();
     let mut client = server.connect();
     for number in 0..36 {
@@ -461,7 +461,7 @@ fn defrag_goes_on_beside_damage() {
     }
     check_all_but(&mut client, &[12], result::UNKNOWN);
     assert_eq!(server.log().matches(&kept).count(), 1);
-    // When the record is written again its block is free.
+    // Its block is free once the record is written again.
     let free =
         |client: &mut Client| client.figure("namespace/test", "storage-engine.file[0].free_wblocks").unwrap();
     assert_eq!(put(&mut client, 0), result::OK);
@@ -490,7 +490,7 @@ fn a_damaged_partition_table_is_taken_from_its_second_copy() {
             let offset = format!("at offset {offset}: ");
             line_with(&server.log(), &[": WARNING (", &file.name(), &offset, partitions, "second copy"]);
         }
-        // It was written anew: nothing is damaged any more.
+        // The entries were rewritten: nothing is damaged any more.
         server.kill9();
         let before = server.log().matches("second copy").count();
         server.restart();
@@ -515,7 +515,7 @@ fn damage_of_the_second_copy_is_harmless_and_of_both_is_told() {
     line_with(&server.log(), &[": WARNING (", &file.name(), "at offset 4096: ", "compare with a backup"]);
 }
 
-/// The header of a list or map in a damaged record says that there are more elements than there are.
+/// The header of a list or map in a damaged record announces more elements than exist.
 #[test]
 fn lists_whose_header_lies_are_bounded_and_told() {
     const CDT_READ: u8 = 3;
@@ -564,6 +564,6 @@ fn lists_whose_header_lies_are_bounded_and_told() {
         }
     }
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-    // They can be written anew.
+    // The records can be rewritten.
     assert_eq!(client.ask(&Message::put("short", vec![1])).unwrap().result, result::OK);
 }

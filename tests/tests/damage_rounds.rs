@@ -1,7 +1,7 @@
-//! Damage at random: bytes of a file are changed behind the server's back, in its header's partition table and in its records.
-//! The server starts, and all records that were not hit are there as they were.
+//! Random damage: bytes of a file are changed from outside, in its header's partition table and in its records. The
+//! server starts, and all other records are unchanged.
 //!
-//! `FERROSPIKE_SOAK_SEED` gives other damage.
+//! `FERROSPIKE_SOAK_SEED` changes the damage.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -15,15 +15,15 @@ use ferrospike_tests::server::{Server, stored_config};
 use ferrospike_tests::wire::{Message, result};
 
 const ROUNDS: u64 = 24;
-/// Most places that are damaged together, and bytes of each.
+/// Largest number of places damaged together, and of bytes at each.
 const PLACES_MAX: u64 = 6;
 const SIZE_MAX: u64 = 600;
-/// The partition table, and its second copy with what seals it.
+/// The partition table, and its second copy with its seal.
 const TABLES: [Range<u64>; 2] = [4_096..69_632, 131_072..196_896];
 
-/// Changes bytes of `file` at random, which has records at `places`; returns the records that were hit.
+/// Changes random bytes of `file`, which has records at `places`; returns the damaged records.
 fn damage(file: &DataFile, places: &BTreeMap<u32, Range<u64>>, random: &mut Random) -> Vec<u32> {
-    // Of the two tables one is damaged at a time.
+    // Only one of the two tables is damaged at a time.
     let table = &TABLES[random.within(0..2) as usize];
     if random.chance(50) {
         let at = random.within(table.clone());
@@ -53,7 +53,7 @@ fn what_was_not_hit_is_there_after_any_damage() {
     let path = format!("file {}/test.dat", folder.path().display());
     let mut server =
         Server::start(&stored_config("test", "device", &[&path, "filesize 128M", "defrag-lwm-pct 1"]));
-    // Whatever is damaged is told.
+    // The log reports all damage.
     server.allow("");
     let file = DataFile(folder.path().join("test.dat"));
     for is_clean in [true, false] {

@@ -1,7 +1,7 @@
-//! Disks that are not what they were: devices that join, leave, change places or are replaced, shadows left behind,
-//! files that vanish, shrink or fill up under the server, and what cannot be a disk at all.
+//! Changed disks: devices that join, leave, change places or are replaced, outdated shadows, files that vanish,
+//! shrink or fill up under the server, and paths that cannot be a disk at all.
 //!
-//! Records are spread over the disks of a namespace, so that a test knows which of them are on which.
+//! Records are spread over the disks of a namespace, so a test finds out which are on which.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -21,10 +21,10 @@ use ferrospike_tests::server::{Server, stored_config};
 use ferrospike_tests::wire::{Message, result};
 use nix::sys::stat::Mode;
 
-/// Longest wait for what the server does by itself.
+/// Longest wait for background work of the server.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A configuration with these files, each with its shadow if it has one.
+/// A configuration with these files, and their shadows if any.
 fn files(names: &[&str]) -> String {
     let mut lines: Vec<String> = names
         .iter()
@@ -36,7 +36,7 @@ fn files(names: &[&str]) -> String {
     lines.push("filesize 128M".to_owned());
     lines.push("commit-to-device true".to_owned());
     lines.push("stop-writes-avail-pct 0".to_owned());
-    // Records stay where the test has found them.
+    // Records stay where the test found them.
     lines.push("defrag-lwm-pct 1".to_owned());
     stored_config("test", "device", &lines.iter().map(String::as_str).collect::<Vec<_>>())
 }
@@ -55,7 +55,8 @@ fn start_with(server: &mut Server, names: &[&str]) {
     server.restart();
 }
 
-/// Fails unless the server refuses to start, for a reason with all of `words`, and changes none of `unchanged`.
+/// Fails unless the server refuses to start, with all of `words` in the reason, and does not change the files of
+/// `unchanged`.
 fn check_refused(server: &mut Server, unchanged: &[&str], words: &[&str]) {
     let unchanged: Vec<DataFile> =
         unchanged.iter().map(|name| DataFile::of(server, &format!("{name}.dat"))).collect();
@@ -71,7 +72,7 @@ fn file(server: &Server, name: &str) -> DataFile {
     DataFile::of(server, &format!("{name}.dat"))
 }
 
-/// Tries until `attempt` gives true.
+/// Repeats `attempt` until it is true.
 fn await_that(what: &str, mut attempt: impl FnMut() -> bool) {
     let start = Instant::now();
     while !attempt() {
@@ -198,7 +199,7 @@ fn an_empty_disk_is_filled_from_its_shadow() {
     check_all(&mut server.connect());
 }
 
-/// It would be written over otherwise.
+/// The other namespace's data would be overwritten otherwise.
 #[test]
 fn a_disk_of_another_namespace_is_not_filled_from_a_shadow() {
     let mut server = stopped(&["a a-shadow"]);
@@ -238,7 +239,7 @@ fn a_shadow_that_was_left_out_is_written_anew() {
     };
     check(&mut server.connect());
     server.stop();
-    // The shadow alone has everything now; and then the disk is the one that was left out.
+    // First the shadow alone has everything; then the disk is the one that was left out.
     start_with(&mut server, &["a-shadow"]);
     check(&mut server.connect());
     assert_eq!(put(&mut server.connect(), 0), result::OK);
@@ -293,7 +294,7 @@ fn reads_go_on_when_the_file_is_removed_and_writes_are_refused() {
     let mut client = server.connect();
     check_all(&mut client);
     assert_eq!(put(&mut client, 1), result::UNKNOWN);
-    // It is saved as the line says.
+    // The file is saved as the line advises.
     let place = line.split("copy it from ").nth(1).unwrap().split(':').next().unwrap();
     fs::copy(place, &path).unwrap();
     server.kill9();
@@ -323,7 +324,7 @@ fn reads_go_on_before_the_end_of_a_file_that_was_cut_and_writes_are_refused() {
     assert_eq!(put(&mut client, 1), result::UNKNOWN);
     server.stop();
     check_refused(&mut server, &["a"], &[&file.name(), "at offset 69720: ", "restore the complete file"]);
-    // An operator without a copy can go on with the rest.
+    // An operator without a copy can continue with the rest.
     file.truncate(128 << 20);
     server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
     server.restart();
@@ -345,7 +346,7 @@ fn a_file_that_became_read_only_is_written_on() {
     check_all(&mut client);
 }
 
-/// As without root it cannot be opened.
+/// Without root the file cannot be opened.
 #[test]
 fn a_file_that_may_not_be_written_is_refused() {
     let script = "cp \"$0\" {dir}/asd && chmod 755 {dir} {dir}/asd && chown 65534:65534 {dir} &&
@@ -376,7 +377,7 @@ fn what_is_no_file_is_refused() {
     check_refused(&mut server, &["a"], &[&names[1], "neither a block device nor a file"]);
     server.configure(&files(&["a", "no/such/folder"]));
     check_refused(&mut server, &["a"], &["no/such/folder", "open failed", "check the path"]);
-    // As a device a file must be there, with its size.
+    // A file configured as a device must exist with its full size.
     let as_device =
         |name: &str| files(&[name]).replace("file {dir}", "device {dir}").replace("filesize 128M", "");
     server.configure(&as_device("missing"));
@@ -400,7 +401,7 @@ fn a_device_that_is_too_small_is_refused() {
     check_refused(&mut server, &["small"], &[&device.0, "104857600 bytes", "128 MiB at least"]);
 }
 
-/// A configuration that is refused is told on the error output, before there is a log.
+/// The error output of a refused configuration, before there is a log.
 fn server_log_of_refusal(server: &mut Server) -> String {
     let before = server.log().len();
     let output = Command::new(ferrospike_tests::programs::binary())
@@ -414,7 +415,7 @@ fn server_log_of_refusal(server: &mut Server) -> String {
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 
-/// A server that knows nothing of our lock has a device for itself by opening it with `O_EXCL`; so have we.
+/// A server without this lock opens a device exclusively with `O_EXCL`; so does this server.
 #[test]
 fn a_device_belongs_to_one_server() {
     let mut server = stopped(&["a"]);
@@ -440,16 +441,16 @@ fn a_device_belongs_to_one_server() {
     check_all(&mut server.connect());
 }
 
-/// Whether the system lets this command do its work.
+/// Whether the system allows this command.
 fn can(command: &[&str]) -> bool {
     Command::new(command[0]).args(&command[1..]).output().is_ok_and(|output| output.status.success())
 }
 
-/// A block device on a file, as long as the value lives.
+/// A block device on a file, until the value is dropped.
 struct LoopDevice(String);
 
 impl LoopDevice {
-    /// `None`, said out loud, where the system gives none.
+    /// `None`, with a message, where the system provides none.
     fn of(file: &Path) -> Option<LoopDevice> {
         let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
         match output.ok().filter(|output| output.status.success()) {
@@ -468,8 +469,8 @@ impl Drop for LoopDevice {
     }
 }
 
-/// Writes until the server refuses, then `make_room`s; fails unless nothing acknowledged is lost on the way and the
-/// server takes writes again.
+/// Writes until the server refuses, then calls `make_room`; fails unless no acknowledged write is lost and the
+/// server accepts writes again.
 fn check_full_disk(server: &mut Server, path: &Path, make_room: impl Fn(&Server)) {
     server.allow("make room, or raise the limit").allow("can be written to again").allow("its device failed");
     let mut client = server.connect();
@@ -521,7 +522,7 @@ fn a_file_system_that_is_full_refuses_writes_until_there_is_room() {
     if !can(&["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/proc"]) {
         return report("SKIPPED: this system gives no mount name spaces, so no file system was filled");
     }
-    // Files in that file system go with the server, so that there is nothing to start again from.
+    // Files in that file system vanish with the server, so there is nothing to restart from.
     let config = files(&["small/a"]);
     let mut server =
         Server::start_under(&["unshare", "--map-root-user", "--mount", "sh", "-c", mount], &config);
@@ -550,7 +551,7 @@ fn a_file_system_that_is_full_refuses_writes_until_there_is_room() {
     check_all(&mut client);
 }
 
-/// Lets the server's files grow to so many bytes; what it writes behind them fails.
+/// Limits the size of the server's files to `bytes`; writes beyond it fail.
 fn limit(server: &Server, bytes: &str) {
     let id = server.process_id().unwrap().to_string();
     let status = Command::new("prlimit").args(["--pid", &id, &format!("--fsize={bytes}:unlimited")]).status();

@@ -1,8 +1,8 @@
-//! Deletes, durable deletes, expiry, overwrites and touches through a hundred restarts, clean ones and crashes: nothing
-//! that was deleted durably comes back, nothing disappears, and tombstones are counted to the last one.
+//! Deletes, durable deletes, expiry, overwrites and touches over a hundred restarts, clean ones and crashes: no durably
+//! deleted record comes back, no record disappears, and the count of tombstones is exact.
 //!
-//! One connection changes a few hundred records of a namespace that commits each write; [`History`] knows what each
-//! may be after a restart, and `asd-inspect` which tombstones are in the file.
+//! One connection changes a few hundred records of a namespace that commits each write; [`History`] knows the allowed
+//! states after a restart, and `asd-inspect` the tombstones in the file.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ use serde_json::Value;
 const RECORDS: u64 = 200;
 const ACTS_PER_ROUND: u64 = 80;
 const SIZES: (u64, u64) = (100, 60_000);
-/// Where a record's set and its key come from: see [`Key`].
+/// The set of the records; see [`Key`].
 const SET: &str = "rig";
 
 /// Seconds since 2010.
@@ -37,7 +37,7 @@ fn now() -> u32 {
 struct Model {
     records: Vec<(Key, History)>,
     tombstones: BTreeSet<u64>,
-    /// Were a tombstone at some time, or got a shorter time to live: once deleted or expired they are tombstones again.
+    /// Records that were tombstones, or got a shorter time to live: once deleted or expired they are tombstones again.
     once_buried: BTreeSet<u64>,
     with_expiry: bool,
     random: Random,
@@ -57,7 +57,7 @@ impl Model {
         }
     }
 
-    /// Does something to one record.
+    /// Applies an operation to one record.
     fn act(&mut self, client: &mut Client) {
         let at = self.random.within(0..RECORDS) as usize;
         let (key, history) = &mut self.records[at];
@@ -65,7 +65,7 @@ impl Model {
             && void_time != 0
         {
             match now() {
-                // Whether it is still there depends on which moment of the second it is.
+                // The record's existence depends on the moment within the second.
                 now if now.abs_diff(void_time) <= 1 => return,
                 now if now > void_time => history.expire(Instant::now()),
                 _ => {}
@@ -87,11 +87,11 @@ impl Model {
             }
             35..45 if is_there => self.perform(client, at, Act::Touch { ttl }),
             45..60 if is_there => {
-                // Recreated within the millisecond, if the machine is fast.
+                // Recreated within the millisecond on a fast machine.
                 self.perform(client, at, if number % 2 == 0 { Act::Delete } else { Act::DeleteDurably });
                 self.perform(client, at, Act::Put { number, ttl });
             }
-            // The expired are there until they are removed.
+            // Expired records exist until they are removed.
             60..65 if history.is_deleted_durably() => {
                 for act in [Act::Delete, Act::DeleteDurably] {
                     assert_eq!(client.ask(&act.message("test", key)).unwrap().result, result::NOT_FOUND);
@@ -122,14 +122,14 @@ impl Model {
         }
     }
 
-    /// Whether a record that is no tombstone for certain may be one all the same: it has expired or may have.
+    /// Whether a record that is not certainly a tombstone may be one, because it has or may have expired.
     fn may_be_tombstone(&self, key: &Key, history: &History) -> bool {
         self.once_buried.contains(&key.id)
             && !self.tombstones.contains(&key.id)
             && history.now().is_none_or(|found| found.void_time != 0)
     }
 
-    /// Fails unless the tombstones are counted as they must be, and the records if none of them expires.
+    /// Fails unless the count of tombstones is right, and that of records if none of them expires.
     fn check_figures(&self, client: &mut Client) {
         let certain = self.tombstones.len();
         let uncertain =
@@ -151,7 +151,7 @@ impl Model {
         }
     }
 
-    /// After an end of the server, before its next start: the tombstones that it left in the file.
+    /// After an end of the server and before its next start: reads the tombstones in the file.
     fn look_for_tombstones(&mut self, file: &Path) {
         let by_digest: BTreeMap<String, u64> =
             self.records.iter().map(|(key, _)| (hex(&digest(SET, &key.name())), key.id)).collect();
@@ -168,7 +168,7 @@ impl Model {
         self.tombstones = found;
     }
 
-    /// After a start: fails unless every record is what it may be.
+    /// After a start: fails unless every record is in an allowed state.
     fn judge(&mut self, server: &Server, round: u64) {
         let mut client = server.connect();
         let answers = client.scan("test").unwrap();
@@ -190,7 +190,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The output of `asd-inspect` about a file. Damage that it finds is no failure.
+/// The output of `asd-inspect` about a file. Damage in it is no failure.
 fn inspect(file: &Path) -> Value {
     let output = Command::new(built("asd-inspect").unwrap()).args(["--json", "--records"]).arg(file).output();
     let output = output.expect("asd-inspect; `make checked` builds it");
@@ -203,7 +203,7 @@ fn start(engine: &str, lines: &[&str], folder: &Path) -> Server {
     let storage = [&file, "filesize 128M", "commit-to-device true", "stop-writes-avail-pct 0"];
     let mut server = Server::start(&stored_config_with("test", lines, engine, &storage));
     server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
-    // For a moment, until defrag has made some.
+    // Only briefly, until defrag has made room.
     server.allow("out of space");
     server
 }
@@ -244,7 +244,7 @@ fn a_namespace_in_memory_restarts_from_its_file_as_well() {
     restarts("memory", &[], 30, Model::new(false, false));
 }
 
-/// Asks until the number of tombstones is `expected`.
+/// Waits until the number of tombstones is `expected`.
 fn await_tombstones(client: &mut Client, expected: u64) {
     let start = Instant::now();
     loop {
@@ -284,11 +284,11 @@ fn the_raider_takes_tombstones_that_nothing_needs_and_leaves_the_others() {
     await_tombstones(&mut client, 50);
     thread::sleep(Duration::from_millis(2500));
     await_tombstones(&mut client, 50);
-    // One of them is written again: neither tombstone nor older value matters any more.
+    // One of them is written again: its tombstone and older value are no longer needed.
     put(&mut client, &key(7), 2);
     await_tombstones(&mut client, 49);
 
-    // Then everything in the file is written over, and the tombstones go.
+    // Then everything in the file is overwritten, and the tombstones are removed.
     let large = |id| Key { id, sizes: (900_000, 900_000) };
     let start = Instant::now();
     for number in 1.. {
@@ -311,14 +311,14 @@ fn the_raider_takes_tombstones_that_nothing_needs_and_leaves_the_others() {
                 assert_eq!(answer.result, result::NOT_FOUND, "key-{id} came back");
             }
         }
-        // A record that was removed from the index only is found again, and removed again.
+        // A record removed only from the index is found again, and removed again.
         await_tombstones(&mut client, 0);
     }
     assert!(server.log().contains("tomb-raid-done"));
 }
 
-/// A record that was deleted durably, written again and removed without a trace does not come back in its first form,
-/// though that is still in the file and all traces of the later ones were written over.
+/// A record that was deleted durably, rewritten and removed without a trace does not come back in its first form,
+/// although that is still in the file and all traces of the later ones were overwritten.
 #[test]
 fn what_was_written_before_a_durable_delete_never_comes_back() {
     let folder = fast_folder(128 << 20);
@@ -329,7 +329,7 @@ fn what_was_written_before_a_durable_delete_never_comes_back() {
     for key in [&deleted, &expired, &live] {
         put(&mut client, key, 1);
     }
-    // They share their block with what keeps it from being emptied.
+    // They share their block with records that keep it from being emptied.
     let large = |id| Key { id, sizes: (900_000, 900_000) };
     (10..18).for_each(|id| put(&mut client, &large(id), 1));
     for key in [&deleted, &expired, &live] {
@@ -391,14 +391,14 @@ fn without_files_a_tombstone_goes_with_its_age() {
     }
 }
 
-/// Lets the server's files grow to so many bytes; what it writes behind them fails.
+/// Limits the size of the server's files to `bytes`; writes beyond it fail.
 fn limit_files(server: &Server, bytes: &str) {
     let id = server.process_id().unwrap().to_string();
     let status = Command::new("prlimit").args(["--pid", &id, &format!("--fsize={bytes}:unlimited")]).status();
     assert!(status.unwrap().success(), "prlimit");
 }
 
-/// A record that took the place of a tombstone leaves one when its time is over, and a failed disk does not take it.
+/// A record that replaced a tombstone leaves one when it expires, and a failed disk does not accept it.
 #[test]
 fn what_expires_while_the_disk_takes_nothing_goes_afterwards() {
     if !Command::new("prlimit").arg("--fsize").output().is_ok_and(|output| output.status.success()) {

@@ -1,5 +1,5 @@
-//! Limits on what a namespace holds: eviction begins at its limits, takes the soonest to expire first and spares what is
-//! exempt; writes stop at theirs and go on again.
+//! Limits of a namespace: eviction begins at its limits, removes the records that expire soonest and spares exempt
+//! ones; writes stop at their limits and continue below them.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::thread;
@@ -9,7 +9,7 @@ use ferrospike_tests::client::Client;
 use ferrospike_tests::server::{BASICS, Server};
 use ferrospike_tests::wire::{Message, Operation, info1, info2, operation, result};
 
-/// Longest wait for what the server does by itself.
+/// Longest wait for background work of the server.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Result of a write that a limit forbids.
 const OUT_OF_SPACE: u8 = 8;
@@ -17,7 +17,7 @@ const NEVER: u32 = u32::MAX;
 /// Bit of `info2`.
 const DURABLE_DELETE: u8 = 0x10;
 
-/// A server with one small namespace, in whose context `lines` stand, in that of its storage `storage`.
+/// A server with one small namespace that has `lines` in its context and `storage` in that of its storage.
 fn start(lines: &str, storage: &str) -> Server {
     let namespace = format!(
         "namespace test {{\n replication-factor 1\n nsup-period 1\n {lines}\n set kept {{\n disable-eviction true\n }}\n \
@@ -74,14 +74,14 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Waits for two runs of nsup, so that one has begun after the call.
+/// Waits for two runs of nsup, so that one began after the call.
 fn await_nsup(server: &Server) {
     let runs = || server.log().matches("nsup-done: ").count();
     let before = runs();
     wait_until("two runs of nsup", || runs() >= before + 2);
 }
 
-/// Of `count` records of set `s`, written in the order in which they expire, how many are gone: these must be the first.
+/// Number of evicted records of set `s`, of `count` written in the order of their expiry: these must be the first.
 fn gone(client: &mut Client, count: u32) -> u32 {
     let there: Vec<bool> = (0..count).map(|key| exists(client, "s", key)).collect();
     let first = there.iter().position(|there| *there).unwrap_or(there.len());
@@ -116,7 +116,7 @@ fn at_the_limit_for_data_the_soonest_to_expire_go() {
     wait_until("little is used", || number(client, "data_used_pct") < 2);
     let evicted = number(client, "evicted_objects");
     assert_eq!(gone(client, 200), evicted);
-    // 6.4 MB were there; a twentieth of those that could go went at a time.
+    // There were 6.4 MB; a twentieth of the evictable records went at a time.
     assert!((50..70).contains(&evicted), "{evicted}");
     for key in 0..60 {
         assert!(exists(client, "kept", key), "its set is exempt, though it would expire first");
@@ -157,7 +157,7 @@ fn at_the_limit_for_indexes_records_go_but_never_all() {
     server.await_log("would evict all 1000 records");
     assert_eq!(number(client, "objects"), 1000);
 
-    // Exempt from now on.
+    // The set is exempt from now on.
     let exempt = |client: &mut Client, is_exempt: bool| {
         configure(client, &format!("set=s;disable-eviction={is_exempt}"));
     };
@@ -173,7 +173,7 @@ fn at_the_limit_for_indexes_records_go_but_never_all() {
     assert_eq!(number(client, "evicted_objects"), evicted);
     assert!(number(client, "indexes_memory_used_pct") < 60);
 
-    // Under the limit nothing more goes.
+    // Below the limit no more records are evicted.
     await_nsup(&server);
     assert_eq!(number(client, "evicted_objects"), evicted);
 }
@@ -198,7 +198,7 @@ fn eviction_can_be_ordered() {
     assert_eq!(number(client, "objects"), 100 - evicted);
 }
 
-/// Makes writes stop by `limit`, for the reason that the log gives, and go on again by `no_limit`.
+/// Makes writes stop by `limit`, for the reason in the log, and continue by `no_limit`.
 fn stops_writes(server: &Server, client: &mut Client, limit: &str, no_limit: &str, reason: &str) {
     let write = |client: &mut Client| put(client, "s", 1, NEVER, 10);
     assert_eq!(write(client), result::OK);

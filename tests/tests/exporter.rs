@@ -1,4 +1,4 @@
-//! The port for Prometheus: figures under the official exporter's names and labels, health, and what is not a request.
+//! The port for Prometheus: figures with the official exporter's names and labels, health, and invalid requests.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,7 +18,7 @@ fn start() -> (Server, SocketAddr) {
     (server, SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-/// Sends `request` and gives all that comes back.
+/// Sends `request` and returns the whole answer.
 fn exchange(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).expect("the port is open");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
@@ -32,7 +32,7 @@ fn get(address: SocketAddr, path: &str) -> String {
     exchange(address, format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes())
 }
 
-/// Whether the server answers that it is well. Who is sent away may be so while it is still sending, and hear nothing.
+/// Whether the server reports health. A rejected client may still be sending, and get no answer.
 fn is_healthy(address: SocketAddr) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
@@ -80,7 +80,7 @@ fn figures_are_served_under_the_exporters_names() {
     assert!(metrics.contains("# TYPE aerospike_namespace_client_write_success counter"));
     assert!(metrics.contains("# TYPE aerospike_namespace_objects gauge"));
 
-    // Every line is a type or a sample, each name has one type, and its samples stand together.
+    // Every line is a type or a sample, each name has one type, and its samples are consecutive.
     let mut seen = std::collections::BTreeSet::new();
     let mut current = String::new();
     for line in metrics.lines() {
@@ -105,7 +105,7 @@ fn figures_are_served_under_the_exporters_names() {
     assert_eq!(ticks(&get(address, "/metrics")), Some(2));
 }
 
-/// A server with a namespace on a file beside those in memory, whose ticker turns every second.
+/// A server with a namespace on a file besides those in memory, whose ticker runs every second.
 fn start_with_all_kinds_of_storage() -> (Server, SocketAddr) {
     let port = free_port();
     let metrics =
@@ -137,7 +137,7 @@ fn described(metrics: &str) -> Vec<String> {
     found.into_iter().collect()
 }
 
-/// Each secondary index has its figures, as the exporter has them, with its name for a label.
+/// Each secondary index has its figures, labelled with its name as in the exporter.
 #[test]
 fn figures_of_indexes_have_the_index_as_label() {
     let (server, address) = start();
@@ -160,8 +160,8 @@ fn figures_of_indexes_have_the_index_as_label() {
     assert!(!get(address, "/metrics").contains("sindex=\"number\""));
 }
 
-/// Dashboards and alerts know metrics by these names, types and labels, those of the official exporter. What
-/// is a gauge here and a counter there is listed in `DIFFERENCES.md`.
+/// Dashboards and alerts use metrics by these names, types and labels, those of the official exporter.
+/// `DIFFERENCES.md` lists metrics that are a gauge here and a counter there.
 #[test]
 fn names_types_and_labels_are_those_agreed_upon() {
     let (server, address) = start_with_all_kinds_of_storage();
@@ -171,7 +171,7 @@ fn names_types_and_labels_are_those_agreed_upon() {
     let request = "sindex-create:ns=test;indexname=of-numbers;indexdata=n,numeric";
     assert_eq!(client.info_value(request).expect("an answer"), "ok");
     let started = Instant::now();
-    // Figures measured on demand are there after two turns of the ticker.
+    // Figures measured on demand exist after two runs of the ticker.
     let metrics = loop {
         assert_eq!(client.ask(&Message::put("a", vec![1; 20])).expect("an answer").result, result::OK);
         assert_eq!(client.ask(&Message::get("a")).expect("an answer").result, result::OK);
@@ -187,7 +187,7 @@ fn names_types_and_labels_are_those_agreed_upon() {
     };
     let agreed: Vec<&str> = include_str!("../corpora/metrics.txt").lines().collect();
     let found = described(&metrics);
-    // Other latencies come with what happens to be asked.
+    // Other latencies depend on the requests.
     let found: Vec<&str> = found
         .iter()
         .map(String::as_str)
@@ -215,7 +215,7 @@ fn health_is_told_and_nonsense_is_refused() {
     assert!(exchange(address, &[0x16, 3, 1, 0, 0]).starts_with("HTTP/1.1 400 "));
     assert!(exchange(address, &[b'a'; 20_000]).starts_with("HTTP/1.1 400 "));
 
-    // Clients that say nothing hold no more than their share, for no longer than a client may take.
+    // Silent clients hold no more than their share, and no longer than a client may take.
     let idle: Vec<TcpStream> =
         (0..20).map(|_| TcpStream::connect(address).expect("the port is open")).collect();
     let started = Instant::now();

@@ -1,5 +1,5 @@
-//! Filters and expression operations as bytes: what is no expression is an error, however large, deep or untrue about
-//! its lengths, and costs little; what needs only metadata leaves the record unread.
+//! Filters and expression operations as bytes: invalid expressions are errors, however large, deep or wrong about
+//! their lengths, and cost little; a filter that needs only metadata leaves the record unread.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs::OpenOptions;
@@ -14,7 +14,7 @@ use ferrospike_tests::wire::{Frame, Message, Operation, field, info1, info3, ope
 /// Lines of the log about bad filters.
 const MENTIONED: &str = "bad filter expression";
 
-/// An operator with one operand, around another, and so on.
+/// Nested operators with one operand each.
 fn nested(code: u8, depth: usize, innermost: &[u8]) -> Vec<u8> {
     [&[0x92, code].repeat(depth), innermost].concat()
 }
@@ -51,13 +51,13 @@ fn with_filter(request: Message, expression: &[u8]) -> Message {
     request.with_field(field::FILTER_EXPRESSION, expression)
 }
 
-/// A batch message whose rows are given as bytes.
+/// A batch message with rows given as bytes.
 fn batch(row_count: u32, rows: &[u8]) -> Message {
     let value = [&row_count.to_be_bytes()[..], &[4], rows].concat();
     Message { info1: info1::BATCH, ..Message::default() }.with_field(field::BATCH, &value)
 }
 
-/// A row that reads the record of `key`, perhaps with a filter.
+/// A row that reads the record of `key`, optionally with a filter.
 fn row(index: u32, key: &str, filter: Option<&[u8]>) -> Vec<u8> {
     let mut request = Message::get(key);
     let (_, digest) = request.fields.pop().unwrap();
@@ -109,7 +109,7 @@ fn hostile_expressions_are_parameter_errors_and_cost_little() {
                 let answer = client.ask(request).unwrap();
                 assert_eq!(answer.result, result::PARAMETER, "{name}, request {at}, round {round}");
             }
-            // Of an operation, other elements of its list are not part of the expression.
+            // Other elements of an operation's list are not part of the expression.
             if !["a value that is no truth", "more than an expression"].contains(&name) {
                 let read = Message { info1: info1::READ, ..Message::on("hostile") };
                 for request in [
@@ -193,7 +193,7 @@ fn filters_on_metadata_leave_the_record_unread() {
     }
     server.stop();
     server.restart();
-    // From now on the record, of which only the index knows, cannot be read.
+    // From now on the record cannot be read; only the index knows it.
     let file = OpenOptions::new().write(true).open(server.folder().join("test.dat")).unwrap();
     file.write_all_at(&vec![0xee; 120 << 20], 8 << 20).unwrap();
     let mut client = server.connect();
@@ -213,8 +213,8 @@ fn filters_on_metadata_leave_the_record_unread() {
     assert_eq!(ask(Message::delete("lost"), &[0x93, 16, 0xc3, 0x92, 18, 0x91, 72]), result::OK);
 }
 
-/// A filter that takes as long to be compiled as one may: patterns with many repetitions that have to be told
-/// apart, one behind the other. It is refused in the end, as it is too large.
+/// A filter with the longest possible compilation: consecutive patterns with many repetitions to distinguish. It is
+/// finally refused as too large.
 fn long_filter() -> Vec<u8> {
     const PATTERNS: u8 = 250;
     let pattern = b"(a{0,100}){0,90}b";
@@ -223,7 +223,7 @@ fn long_filter() -> Vec<u8> {
     [&[0xdc, 0, PATTERNS + 1, 16][..], &matches.repeat(usize::from(PATTERNS))].concat()
 }
 
-/// Requests that bring it, and what they are answered if they have the time.
+/// Requests with this filter, and their answers if there is time.
 fn with_long_filter() -> [(&'static str, Message, Vec<u8>); 4] {
     let long = long_filter();
     let rows = |count: u32, filter: Option<&[u8]>| -> Vec<u8> {
@@ -278,7 +278,7 @@ fn compiling_filters_holds_up_nobody() {
             }
             served
         });
-        // If they were in its way, it would have one answer for one of theirs at most.
+        // If these requests delayed it, it would have at most one answer for each of theirs.
         assert!(served > 3 * CLIENTS * ROUNDS, "{what}: {served} requests of another client");
     }
 }

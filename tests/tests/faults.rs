@@ -1,6 +1,6 @@
-//! A panic anywhere in the server is a bug of ours, and costs no more than it must: the connection that was being
-//! served, one turn of a thread that starts again, or, where stored data would be at risk, the process. Each test
-//! has the server panic at a named point.
+//! A panic in the server is a bug of ours and costs as little as possible: the served connection, one run of a
+//! thread that restarts, or, where stored data would be at risk, the process. Each test makes the server panic at a
+//! named point.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,11 +13,11 @@ use ferrospike_tests::report;
 use ferrospike_tests::server::{Server, stored_config, usual_config};
 use ferrospike_tests::wire::{self, Message, result};
 
-/// Rows of a batch that the batch threads carry out.
+/// Rows of a batch for the batch threads.
 const LARGE_BATCH_ROWS: usize = 1000;
 const SIGABRT: i32 = 6;
 
-/// Whether the server under test has fault points: the builds with debug assertions have.
+/// Whether the server under test has fault points: builds with debug assertions have.
 fn can_inject() -> bool {
     let can = cfg!(debug_assertions) && std::env::var_os("ASD").is_none();
     if !can {
@@ -26,7 +26,7 @@ fn can_inject() -> bool {
     can
 }
 
-/// Clients that must not notice anything: several, so that each service thread has some of them.
+/// Several clients that must not notice anything, so that each service thread has some of them.
 struct Others(Vec<Client>);
 
 impl Others {
@@ -57,10 +57,10 @@ impl Others {
     }
 }
 
-/// The rest that can be read of a connection that the server closes; the client has sent everything.
+/// The remaining bytes of a connection that the server closes; the client has sent everything.
 fn read_to_end(client: &Client) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // A connection that was closed with unread bytes of ours is reset.
+    // A connection closed with unread bytes of ours is reset.
     let _ = client.socket().read_to_end(&mut bytes);
     bytes
 }
@@ -78,13 +78,13 @@ fn messages(mut bytes: &[u8]) -> Vec<Message> {
     messages
 }
 
-/// A panic at `point`, which a new client passes when it sends `request`, costs its connection; returns what it was
-/// answered.
+/// Injects a panic at `point`, which a new client passes with `request`, and checks that it costs only that
+/// connection; returns the answer.
 fn costs_one_connection(server: &mut Server, others: &mut Others, point: &str, request: &[u8]) -> Vec<u8> {
     let client = server.connect();
     client.socket().set_read_timeout(Some(PATIENCE)).expect("a socket");
     server.inject_fault(point);
-    // A connection that the server closes early takes no more.
+    // A connection that the server closes early accepts no more.
     let _ = client.socket().write_all(request);
     server.await_fault(point);
     let answer = read_to_end(&client);
@@ -127,7 +127,7 @@ fn a_panic_of_a_service_thread_costs_the_connection_concerned() {
     ] {
         costs_one_connection(&mut server, &mut others, point, request);
     }
-    // These are answered: the client learns that it was not its own fault, and what came before is not lost.
+    // These are answered: the client learns that the fault was not its own, and earlier answers are not lost.
     for (point, request) in [("parse", &get), ("execute", &get), ("dispatch", &info)] {
         let answer = costs_one_connection(&mut server, &mut others, point, request);
         let results: Vec<u8> = messages(&answer).iter().map(|message| message.result).collect();
@@ -135,7 +135,7 @@ fn a_panic_of_a_service_thread_costs_the_connection_concerned() {
     }
 }
 
-/// No reply is lost: one that is held until it is on disk, and one that then is sent.
+/// No reply is lost: one that is held until it is on disk, and one that is sent then.
 #[test]
 fn a_panic_about_held_replies_costs_their_connection() {
     if !can_inject() {
@@ -149,7 +149,7 @@ fn a_panic_about_held_replies_costs_their_connection() {
     for point in ["hold", "release"] {
         costs_one_connection(&mut server, &mut others, point, &put);
     }
-    // Writes that were answered before a panic are on disk first; then the answer arrives.
+    // Writes answered before a panic reach the disk first; then the answer arrives.
     let request = [put, wire::info_request("build")].concat();
     let answer = costs_one_connection(&mut server, &mut others, "dispatch", &request);
     let results: Vec<u8> = messages(&answer).iter().map(|message| message.result).collect();
@@ -168,7 +168,7 @@ fn what_was_answered_before_a_panic_arrives() {
     let answer = costs_one_connection(&mut server, &mut others, "dispatch", &request);
     let results: Vec<u8> = messages(&answer).iter().map(|message| message.result).collect();
     assert_eq!(results, [result::OK, result::UNKNOWN]);
-    // To prepare is a hint: its failure costs nothing.
+    // Preparation is a hint: its failure costs nothing.
     server.inject_fault("prepare");
     let mut client = server.connect();
     client
@@ -230,7 +230,7 @@ fn threads_that_may_start_again() {
     server.allow("failed on an internal error, and starts again");
     let mut others = Others::new(&server);
     for point in ["nsup", "stop-writes", "tomb-raider", "ticker", "pool-sizing"] {
-        // Once more, as a thread that is gone passes nothing.
+        // Once more: a thread that ended would pass no point.
         for _ in 0..2 {
             server.inject_fault(point);
             server.await_fault(point);

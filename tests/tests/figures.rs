@@ -1,5 +1,5 @@
-//! Statistics are true: each counter is moved by exactly the requests that it counts, and figures agree with what was
-//! written.
+//! Statistics are exact: each counter moves only by the requests that it counts, and figures agree with the written
+//! records.
 
 use std::fs;
 use std::thread;
@@ -22,20 +22,20 @@ namespace test {
     }
 }
 ";
-/// Bits of `info1` that the other tests have no use for.
+/// Bits of `info1` that only these tests use.
 const SHORT_QUERY: u8 = 0x04;
 const XDR: u8 = 0x10;
-/// Bit of `info3` that every query has.
+/// Bit of `info3` in every query.
 const PARTITION_DONE: u8 = 0x04;
 /// Fields of queries.
 const JOB_ID: u8 = 7;
 const PARTITION_ID_ARRAY: u8 = 11;
-/// A filter that lets records of no set pass.
+/// A filter that accepts records without a set.
 const OF_NO_SET: &[u8] = &[0x93, 1, 0x91, 70, 0xa1, 3];
 
 fn start() -> Server {
     let mut server = Server::start(&[BASICS, NAMESPACE].concat());
-    // Requests that fail are what is counted.
+    // The tests count requests that fail.
     for text in ["(rw)", "(info)", "(tsvc)", "(proto)", "(batch)", "(query)"] {
         server.allow(text);
     }
@@ -88,7 +88,7 @@ fn each_outcome_of_a_single_record_request_is_counted() {
     moves(client, &filtered(Message::delete("c")), out, &["client_delete_filtered_out"]);
 }
 
-/// Steps of a transaction of several records are neither carried out nor counted, as in the C server.
+/// Steps of a multi-record transaction are neither applied nor counted, as in the C server.
 #[test]
 fn steps_of_transactions_are_refused() {
     const VERIFY_READ: u8 = 1;
@@ -145,10 +145,10 @@ fn read_touches_are_counted_by_how_they_end() {
     thread::sleep(Duration::from_millis(1100));
     let before = client.ask(&Message::get("a")).unwrap();
     moves(client, &touch, result::OK, &["client_read_success", "read_touch_success"]);
-    // It renews the time to live and leaves the generation, which a writer may be about to check.
+    // A read-touch renews the time to live and keeps the generation, which a writer may be about to check.
     let after = client.ask(&Message::get("a")).unwrap();
     assert!(after.record_ttl > before.record_ttl && after.generation == before.generation, "{after:?}");
-    // The first turn of the ticker has told of it by then.
+    // The first run of the ticker has reported it by then.
     server.await_log("histogram dump: {test}-read-touch (");
     assert!(!client.info_value("latencies:").unwrap().contains("read-touch"), "only by its name");
 }
@@ -168,7 +168,7 @@ fn a_read_touch_that_cannot_be_stored_is_counted() {
     server.await_log("the file was removed");
     let touch = Message { record_ttl: 100, ..Message::get("a") };
     moves(client, &touch, result::OK, &["client_read_success", "read_touch_error"]);
-    // A record in memory has nowhere to go.
+    // A record in memory cannot be flushed.
     server.kill9();
 }
 
@@ -220,7 +220,7 @@ fn queries_are_counted_and_shown() {
     assert!(row.contains(":job-type=basic:net-io-bytes="), "{row}");
     assert_eq!(client.info_value("query-show").unwrap().split(';').count(), 1);
     assert_eq!(client.ask(&scan(77)).unwrap().result, result::PARAMETER, "a number is used once");
-    // Of no set; then of a bin that no record has.
+    // Records without a set; then a bin that no record has.
     for (number, filter) in [(78, &[0x93, 1, 0x91, 70, 0xa1, 3][..]), (79, &[0x93, 81, 1, 0xa1, b'x'])] {
         assert_eq!(run(client, &scan(number).with_field(field::FILTER_EXPRESSION, filter)), (0, result::OK));
     }
@@ -229,7 +229,7 @@ fn queries_are_counted_and_shown() {
     assert!(rows[0].contains(":recs-filtered-meta=50:recs-filtered-bins=0:recs-succeeded=0:"), "{}", rows[0]);
     assert!(rows[1].contains(":recs-filtered-meta=0:recs-filtered-bins=50:recs-succeeded=0:"), "{}", rows[1]);
 
-    // A query is counted when it has ended, which may be after its last message came.
+    // A query is counted when it has ended, which may be after its last message arrives.
     let start = Instant::now();
     while figures(client, "namespace/test")["pi_query_long_basic_complete"] < 3 {
         assert!(start.elapsed() < PATIENCE, "not counted");
@@ -246,7 +246,7 @@ fn queries_that_nobody_takes_or_that_take_too_long_are_counted() {
     let server = start();
     let mut client = server.connect();
     let client = &mut client;
-    // More than any buffer on the way takes.
+    // More than all buffers on the way hold.
     for number in 0..64 {
         assert_eq!(
             client.ask(&Message::put(&number.to_string(), vec![1; 1_000_000])).unwrap().result,
@@ -262,7 +262,7 @@ fn queries_that_nobody_takes_or_that_take_too_long_are_counted() {
         let before = figures(client, "namespace/test");
         let mut other = server.connect();
         other.send(&query.encode()).unwrap();
-        // It has begun.
+        // The query has begun.
         other.receive().unwrap();
         drop(other);
         expect_moved(client, &before, &[counter]);
@@ -270,7 +270,7 @@ fn queries_that_nobody_takes_or_that_take_too_long_are_counted() {
     let before = figures(client, "namespace/test");
     let mut other = server.connect();
     other.send(&short(3, 1).encode()).unwrap();
-    // As nothing is taken meanwhile, it lasts longer than its millisecond.
+    // Nothing is read meanwhile, so it takes longer than its millisecond.
     thread::sleep(Duration::from_millis(10));
     assert_eq!(take_answer(&mut other).1, result::TIMEOUT);
     expect_moved(client, &before, &["pi_query_short_basic_timeout"]);
@@ -284,7 +284,7 @@ fn a_running_query_is_shown_and_can_be_aborted() {
         assert_eq!(client.ask(&put(&number.to_string())).unwrap().result, result::OK);
     }
     let before = figures(&mut client, "namespace/test");
-    // Twenty records a second: it would take ten seconds.
+    // Twenty records per second: it would take ten seconds.
     let slow = scan(78).with_field(10, &20u32.to_be_bytes());
     other.send(&slow.encode()).unwrap();
     let start = Instant::now();
@@ -323,7 +323,7 @@ fn batches_and_their_rows_are_counted() {
     assert_eq!((moved("batch_index_complete"), moved("batch_index_error")), (1, 1));
 }
 
-/// A batch of one row about the record of `key`, as `request` has it.
+/// A batch with `request` as its only row, on the record of `key`.
 fn batch_of_one(request: &Message, key: &str) -> Message {
     const ROW_HAS_INFO: u8 = 2;
     const ROW_HAS_GENERATION: u8 = 4;
@@ -335,7 +335,7 @@ fn batch_of_one(request: &Message, key: &str) -> Message {
     value.push(ROW_HAS_INFO | ROW_HAS_GENERATION);
     value.extend([request.info1, request.info2, request.info3]);
     value.extend((request.generation as u16).to_be_bytes());
-    // Fields and operations are as in a message of their own, but for the digest.
+    // Fields and operations are those of a separate message, without the digest.
     let mut request = request.clone();
     request.fields.retain(|field| field.0 != field::DIGEST);
     value.extend(&request.body()[wire::MESSAGE_HEADER_SIZE - 4..]);
@@ -430,7 +430,7 @@ fn storage_figures_add_up() {
     assert_eq!(now["data_total_bytes"], 256 << 20);
     assert!(now["data_used_bytes"] >= 200 * 1000 && now["data_used_bytes"] % 16 == 0);
     assert_eq!(stripes("used_bytes"), now["data_used_bytes"]);
-    // Four blocks a stripe: one for the header, one being filled.
+    // Four blocks per stripe: one for the header, one being filled.
     assert_eq!((stripes("free_wblocks"), now["data_avail_pct"]), (8 * 2, 50));
     let sets = client.info_value("sets/test/rig").unwrap();
     assert!(
@@ -455,7 +455,7 @@ fn figures_of_a_device_are_moved_by_what_is_written_and_read() {
     }
     assert_eq!(client.ask(&put("small")).unwrap().result, result::OK);
     await_figures(client, "namespace/test", |now| of_device(now, "partial_writes") > 0);
-    // Records in memory are read from there; the ticker counts how often.
+    // Records in memory are read from there; the ticker computes how often.
     let start = Instant::now();
     while figures(client, "namespace/test")["cache_read_pct"] != 100 {
         assert_eq!(client.ask(&Message::get("small")).unwrap().result, result::OK);
@@ -468,10 +468,10 @@ fn figures_of_a_device_are_moved_by_what_is_written_and_read() {
     let (start, mut turn) = (Instant::now(), 0);
     loop {
         for key in 0..16 {
-            // Some stay, so that there is something to move.
+            // Some records stay, so that there is something to move.
             if key % 8 != 0 || turn == 0 {
                 let large = Message::put(&format!("large-{key}"), vec![turn; 1_000_000]);
-                // A slow disk may have to be waited for.
+                // The test may have to wait for a slow disk.
                 while client.ask(&large).unwrap().result == result::DEVICE_OVERLOAD {
                     assert!(start.elapsed() < 3 * PATIENCE, "the disk writes nothing");
                     thread::sleep(Duration::from_millis(20));
@@ -490,6 +490,6 @@ fn figures_of_a_device_are_moved_by_what_is_written_and_read() {
     let used = of_device(&now, "used_bytes");
     assert!((16_000_000..17_000_000).contains(&used), "16 large records and a small one take {used} bytes");
     assert_eq!(used, now["data_used_bytes"]);
-    // Nobody writes any more, so all of it gets to the disk.
+    // There are no more writes, so everything reaches the disk.
     await_figures(client, "namespace/test", |now| of_device(now, "write_q") == 0);
 }

@@ -1,7 +1,8 @@
-//! A namespace in which every write block is partly garbage goes on taking writes: as free blocks run low, defrag empties
-//! the emptiest ones whatever `defrag-lwm-pct` says, and writers wait for it. Nothing is refused, and not too much is written.
+//! A namespace in which every write block is partly garbage accepts writes: as free blocks run low, defrag empties the
+//! emptiest ones whatever `defrag-lwm-pct` says, and writers wait for it. No write is refused, and write amplification
+//! stays low.
 //!
-//! The file has 768 MiB, unless `FRAGMENTATION_MB` gives another size, and is kept in memory where there is room.
+//! The file has 768 MiB, or the size in `FRAGMENTATION_MB`, and is in memory if there is room.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -16,11 +17,11 @@ use ferrospike_tests::report;
 use ferrospike_tests::server::{Server, stored_config};
 use ferrospike_tests::wire::{self, Message, field, info1, result};
 
-/// Bytes of a value, and of its record on the file.
+/// Bytes of a value, and of its record in the file.
 const VALUE_SIZE: usize = 1_400;
 const RECORD_SIZE: u64 = 1_456;
 const CONNECTIONS: u64 = 4;
-/// Requests that a connection sends before it looks at answers.
+/// Requests that a connection sends before it reads answers.
 const WINDOW: usize = 32;
 /// Bytes updated, in sizes of the file.
 const FACTOR: u64 = 3;
@@ -29,7 +30,7 @@ fn file_size_mb() -> u64 {
     std::env::var("FRAGMENTATION_MB").map_or(768, |size| size.parse().expect("a number"))
 }
 
-/// Whether a result says that a write was refused.
+/// Whether a result is a refusal of the write.
 fn is_refused(result: u8) -> bool {
     assert!(
         [result::OK, result::OUT_OF_SPACE, result::DEVICE_OVERLOAD, result::TIMEOUT].contains(&result),
@@ -58,7 +59,7 @@ fn write(client: &mut Client, value: &[u8], mut ids: impl Iterator<Item = u64>) 
     }
 }
 
-/// The same by batches.
+/// The same in batches.
 fn write_by_batches(client: &mut Client, value: &[u8], mut ids: impl Iterator<Item = u64>) -> u64 {
     let mut refused = 0;
     loop {
@@ -122,8 +123,8 @@ fn filled(used_pct: u64) -> (tempfile::TempDir, Server, u64) {
     (folder, server, count)
 }
 
-/// Updates records at random until `FACTOR` times the file is written; returns how many writes were refused, and how many
-/// bytes went to the file for each that was updated.
+/// Updates random records until `FACTOR` times the file is written; returns the number of refused writes, and the bytes
+/// written to the file per updated byte.
 fn update(server: &Server, count: u64) -> (u64, f64) {
     let each = (file_size_mb() << 20) * FACTOR / RECORD_SIZE / CONNECTIONS;
     let (refused, before, started) = (AtomicU64::new(0), written_bytes(server), Instant::now());
@@ -151,8 +152,8 @@ fn update(server: &Server, count: u64) -> (u64, f64) {
     (refused, amplification)
 }
 
-/// Fails if updates at `used_pct` are refused, or write more than `amplification_max` bytes for each that is updated. Records
-/// are all there then, and after a restart.
+/// Fails if updates at `used_pct` are refused, or write more than `amplification_max` bytes per updated byte. All
+/// records exist then, and after a restart.
 fn check(used_pct: u64, amplification_max: f64) -> (tempfile::TempDir, Server, Figures) {
     let (folder, mut server, count) = filled(used_pct);
     let (refused, amplification) = update(&server, count);
@@ -186,7 +187,7 @@ fn nothing_is_refused_at_80_percent_of_use() {
     assert!(server.log().contains("defrag empties the emptiest ones, above defrag-lwm-pct too"));
 }
 
-/// Values of 4 MiB to a plain file, which a freed block must be synced for: writers wait for the disk.
+/// Values of 4 MiB in a plain file, whose freed blocks need a sync: writers wait for the disk.
 #[test]
 fn large_records_are_not_refused() {
     let server = Server::start(

@@ -1,11 +1,11 @@
-//! Info: every command against the recorded answers of the C server.
+//! Info commands, compared with the recorded answers of the C server.
 //!
-//! `corpora/info.txt` holds one line for each request, in the order in which they were sent to a fresh server with the
-//! configuration below and 100 records in each namespace: the request, a tab, the answer. Ours must be equal, but for
-//! what [`DIFFERENCES`] lists with its reason.
+//! `corpora/info.txt` holds one line for each request, in the order in which the requests were sent to a fresh server
+//! with the configuration below and 100 records in each namespace: the request, a tab, the answer. This server's
+//! answers must be equal, except for the entries of [`DIFFERENCES`], which have reasons.
 //!
-//! `corpora/info_forms.txt` has the same form. It holds every command with each of its parameters under each of its names,
-//! missing, empty, unknown, too long, wrong and given twice, as a fresh server without records answered them.
+//! `corpora/info_forms.txt` has the same form. It holds every command with each of its parameters under each of its
+//! names, missing, empty, unknown, too long, wrong and given twice, with the answers of a fresh server without records.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -81,16 +81,16 @@ namespace bar {
 
 /// How an answer may differ.
 enum Difference {
-    /// Pairs with the same keys in the same order, and the same values but for those of these keys.
+    /// The same keys in the same order, and the same values except for these keys.
     Values(&'static [&'static str]),
     /// Another answer.
     Answer(&'static str),
-    /// The same, or one that begins so.
+    /// The same answer, or one that begins so.
     Begins(&'static str),
 }
 use Difference::{Answer, Begins, Values};
 
-/// Requests whose answers differ, how, and why.
+/// Requests with different answers, how they differ, and why.
 static DIFFERENCES: &[(&[&str], Difference, &str)] = &[
     (
         &["statistics"],
@@ -223,7 +223,7 @@ fn write_records(client: &mut Client) {
     }
 }
 
-/// The answer as it would have been under the recorded ports and folder.
+/// The answer with the recorded ports and folder.
 fn as_recorded(answer: &str, server: &Server, info_port: &str) -> String {
     let mut text = answer.replace(server.folder().to_str().unwrap(), "{dir}");
     let ports = [server.address().port().to_string(), info_port.to_owned()];
@@ -232,12 +232,11 @@ fn as_recorded(answer: &str, server: &Server, info_port: &str) -> String {
             text = text.replace(&format!("{before}{port}"), &format!("{before}{recorded}"));
         }
     }
-    // The configuration asks for the port of the system's choice.
+    // The configuration lets the system choose the port.
     text.replace("service.port=0", "service.port=4800")
 }
 
-/// Statistics that the C server does not have: what is kept of replies that clients do not read has no limit there, and it
-/// counts no handshakes.
+/// Statistics that the C server lacks: it has no limit for replies that clients do not read, and counts no handshakes.
 const ADDED: &[&str] = &[
     "unread_reply_bytes",
     "unread_replies_put_off",
@@ -246,11 +245,11 @@ const ADDED: &[&str] = &[
     "tls_handshakes_failed",
     "tls_handshakes_timed_out",
 ];
-/// The same of a namespace: writers do not wait for defrag there, which does not work above its threshold.
+/// The same for a namespace: the C server's writers do not wait for defrag, which does not work above its threshold.
 const ADDED_TO_NAMESPACE: &[&str] =
     &["defrag_above_lwm", "room_waits", "index_given_back_bytes", "data_given_back_bytes"];
 
-/// The pairs of an answer in order; a part without `=` has no key.
+/// The pairs of an answer in order; a part without `=` has an empty key.
 fn pairs(answer: &str) -> Vec<(&str, &str)> {
     answer.split(';').map(|part| part.split_once('=').unwrap_or(("", part))).collect()
 }
@@ -299,8 +298,8 @@ fn every_command_answers_as_recorded() {
     assert!(failures.is_empty(), "{} answers differ:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Commands that the C server answers twice without a valid name of an index: by that error, and by what comes of an empty
-/// name.
+/// Commands that the C server answers twice if they lack a valid index name: with that error, and with the result for
+/// an empty name.
 const ANSWERED_TWICE: &[&str] = &["sindex-delete", "sindex-exists", "sindex-stat"];
 
 #[test]
@@ -317,10 +316,10 @@ fn every_form_of_parameters_is_answered_as_recorded() {
             && ours.starts_with(first)
             && recorded.starts_with(&ours)
             && ours.contains("'indexname'");
-        // There is TLS here, for everyone.
+        // Here everyone has TLS.
         let is_of_tls =
             name.contains("-tls-") && recorded == "ERROR:25:enterprise only" && ours == "0,3000,[]";
-        // So there are racks.
+        // The same for racks.
         let is_of_racks = ["rack-ids", "racks"].contains(&name)
             && recorded == "ERROR:25:enterprise only"
             && ours != "ERROR:4:unrecognized command";

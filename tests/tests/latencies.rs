@@ -1,4 +1,4 @@
-//! Latencies: measured, told by `latencies` in the familiar form, and written to the log for the tools that read it.
+//! Latencies: measured, reported by `latencies` in the C server's format, and logged for the tools that read logs.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use ferrospike_tests::client::Client;
 use ferrospike_tests::server::{Server, stored_config, usual_config};
 use ferrospike_tests::wire::{Message, result};
 
-/// Longest wait for what the server does by itself.
+/// Longest wait for background work of the server.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Unit, rate, and the percentages over 17 thresholds.
 const VALUE_COUNT: usize = 19;
@@ -16,12 +16,12 @@ fn start() -> Server {
     start_on(&usual_config())
 }
 
-/// A server whose ticker turns every second.
+/// A server whose ticker runs every second.
 fn start_on(config: &str) -> Server {
     Server::start(&config.replacen("service {", "service {\n    ticker-interval 1", 1))
 }
 
-/// Writes and reads a little all the time until `latencies:hist=…` has something to tell; returns it.
+/// Writes and reads a little until `latencies:hist=…` reports something; returns it.
 fn measured(client: &mut Client, histogram: &str) -> Vec<String> {
     let started = Instant::now();
     loop {
@@ -96,7 +96,7 @@ fn batch() -> Message {
     Message::get_all(["key-1", "key-2"].into_iter())
 }
 
-/// Reads, writes and sends batches until the ticker has told of `group`; returns the steps that happened.
+/// Reads, writes and sends batches until the ticker has reported `group`; returns the steps that occurred.
 fn steps_that_happen(client: &mut Client, group: &str) -> Vec<String> {
     let started = Instant::now();
     loop {
@@ -148,7 +148,7 @@ fn steps_of_transactions_are_measured_on_demand() {
         let found = histograms(&mut client, &name);
         assert!(found.len() == count && is_empty(&found), "what is switched off is forgotten: {found:?}");
     }
-    // Of what is asked for it is told too that it never happened.
+    // The log also reports requested histograms without samples.
     server.await_log("histogram dump: {test}-read-restart (0 total) msec");
     assert!(!server.log().contains("histogram dump: {test}-udf"), "nobody asked for it");
     set(&mut client, "enable-benchmarks-read", "true");
@@ -170,7 +170,7 @@ fn transfers_of_devices_are_measured_on_demand() {
         })
     };
     let started = Instant::now();
-    // The records written first leave memory when their write block is full.
+    // The first records leave memory when their write block is full.
     let wanted = [
         ("device-write-size".to_owned(), "bytes"),
         ("device-read-size".to_owned(), "bytes"),
@@ -202,7 +202,7 @@ fn transfers_of_a_shadow_are_measured_beside_those_of_its_file() {
         assert_eq!(client.ask(&put).unwrap().result, result::OK);
     }
     let path = server.folder().join("test.dat").display().to_string();
-    // How many the last line about a histogram tells.
+    // The count in the last line about a histogram.
     let last = |histogram: &str| {
         let start = format!("histogram dump: {{test}}-{path}-{histogram} (");
         let log = server.log();
@@ -210,7 +210,7 @@ fn transfers_of_a_shadow_are_measured_beside_those_of_its_file() {
         total.parse::<u64>().unwrap()
     };
     let started = Instant::now();
-    // 10 MB make ten transfers at least, and none goes to one of the two only.
+    // 10 MB make at least ten transfers, and each goes to both files.
     while last("shadow-write") < 10 || last("shadow-write") != last("write") {
         assert!(started.elapsed() < PATIENCE, "{} of {}", last("shadow-write"), last("write"));
         thread::sleep(Duration::from_millis(20));
@@ -255,8 +255,8 @@ fn health_of_devices_is_told_while_it_is_checked() {
     }
 }
 
-/// Tools that read logs take a file for one of a server by the form of its first lines, and buckets of a histogram
-/// from lines that come from `hist.c`.
+/// Tools that read logs recognise a server's log by the form of its first lines, and the buckets of a histogram by
+/// lines from `hist.c`.
 #[test]
 fn tools_for_logs_know_the_lines() {
     let config = usual_config()

@@ -1,4 +1,4 @@
-//! Starting, stopping, being killed, being told things by signals, and refusing what cannot be started.
+//! Starting, stopping, kills, signals, and refused starts.
 
 use std::fs;
 use std::net::TcpListener;
@@ -14,12 +14,12 @@ use ferrospike_tests::wire::{Message, result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
-/// Runs the binary to its end.
+/// Runs the binary until it ends.
 fn run(arguments: &[&str]) -> Output {
     Command::new(binary()).args(arguments).output().expect("run the server's binary")
 }
 
-/// Everything that a run has printed.
+/// The whole output of a run.
 fn printed(output: &Output) -> String {
     [&output.stdout[..], &output.stderr].concat().into_iter().map(char::from).collect()
 }
@@ -105,12 +105,12 @@ fn stops_while_it_is_busy() {
     });
 }
 
-/// As it happens when a terminal or a supervisor signals a whole group, and a program in it passes the signal on.
+/// This happens when a terminal or a supervisor signals a whole group, and a program in it passes the signal on.
 #[test]
 fn signals_that_come_twice_stop_it_cleanly_all_the_same() {
     let folder = fast_folder(128 << 20);
     let file = format!("file {}", folder.path().join("test.dat").display());
-    // Records that are not flushed by a clean stop stay in memory.
+    // Records that a clean stop does not flush stay in memory.
     let storage = [&file[..], "filesize 128M", "flush-max-ms 0"];
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut server = Server::start(&stored_config("test", "device", &storage));
@@ -185,7 +185,7 @@ fn a_port_in_use_is_named() {
     assert!(printed(&output).contains(&port.to_string()), "{}", printed(&output));
 }
 
-/// The process that holds the ports may be a server that uses the same devices.
+/// The process that holds the ports may be a server with the same devices.
 #[test]
 fn a_port_in_use_is_told_before_devices_are_touched() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -198,7 +198,8 @@ fn a_port_in_use_is_told_before_devices_are_touched() {
     assert!(!folder.path().join("test.dat").exists());
 }
 
-/// Why it did not start is told where it was started, whoever keeps the log; once, and with the place of the log.
+/// The terminal that started the server gets the reason of a failed start, whoever has the log; once, with the
+/// place of the log.
 #[test]
 fn why_it_does_not_start_is_told_at_the_terminal_too() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -277,7 +278,7 @@ fn tells_its_version_and_how_it_is_used() {
     assert!(!run(&["--no-such-option"]).status.success());
 }
 
-/// Two servers in one machine, as each has its own ports and folder.
+/// Two servers run on one machine if each has its own ports and folder.
 #[test]
 fn several_servers_do_not_disturb_each_other() {
     let servers = [Server::start(&usual_config()), Server::start(&usual_config())];

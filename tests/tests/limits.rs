@@ -1,5 +1,4 @@
-//! Limits on connections: how many there may be, and how long one may be idle. Limits on what a small request may
-//! ask for.
+//! Limits on connections: their number and idle time. Limits on what a small request may demand.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,7 +11,7 @@ use ferrospike_tests::server::{NAMESPACES, Server, usual_config};
 use ferrospike_tests::wire::{Message, Operation, info1, operation, result};
 use socket2::{Domain, Socket, Type};
 
-/// The lowest that can be configured.
+/// The lowest configurable value.
 const FD_MAX: usize = 1024;
 
 fn config(service: &str) -> String {
@@ -35,7 +34,7 @@ fn connections_beyond_the_limit_are_refused() {
     let refused = (0..50).filter(|_| !is_served(&mut server.connect())).count();
     assert!(refused >= 45, "only {refused} of 50 beyond the limit are refused");
 
-    // Room is made for the next as soon as some have gone.
+    // The next connections have room as soon as some have closed.
     clients.truncate(FD_MAX / 2);
     let start = Instant::now();
     while !is_served(&mut server.connect()) {
@@ -63,8 +62,8 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
     assert!(is_served(&mut busy));
 }
 
-/// The socket takes more of a reply only once a third of what it holds was read, which takes longer here than a connection may
-/// be idle.
+/// The socket accepts more of a reply only once a third of its bytes were read, which takes longer here than a
+/// connection may be idle.
 #[test]
 fn a_client_that_reads_slowly_is_not_idle() {
     let server = Server::start(&config("proto-fd-idle-ms 1000"));
@@ -102,7 +101,7 @@ fn without_a_limit_idle_connections_stay() {
     assert!(clients.iter_mut().all(is_served));
 }
 
-/// A low limit on open files breaks no promise: the server counts the files that it needs itself.
+/// A low limit on open files breaks no promise: the server counts its own files.
 #[test]
 fn as_many_clients_as_it_says_under_a_low_limit_on_files() {
     let launcher = ["bash", "-c", "ulimit -n 48 && exec \"$0\" \"$@\""];
@@ -110,7 +109,7 @@ fn as_many_clients_as_it_says_under_a_low_limit_on_files() {
     server.allow("proto-fd-max");
     let possible = server.connect().figure("get-config:context=service", "proto-fd-max").expect("a figure");
     assert!((8..48).contains(&possible), "{possible} clients");
-    // The one that asked may be counted still.
+    // The connection that asked may still be counted.
     let start = Instant::now();
     loop {
         let mut clients: Vec<Client> = (0..possible).map(|_| server.connect()).collect();
@@ -122,7 +121,7 @@ fn as_many_clients_as_it_says_under_a_low_limit_on_files() {
     assert!(!server.log().contains("Too many open files"));
 }
 
-/// Most memory that the server has ever had, in bytes.
+/// Peak memory of the server in bytes.
 fn peak_memory(server: &Server) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.process_id().expect("it runs")));
     let status = status.expect("the system tells");

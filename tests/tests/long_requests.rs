@@ -1,5 +1,5 @@
-//! Requests that are too long for a service thread: they hold up nobody, change a record exactly once, and end when nobody
-//! waits for them any more.
+//! Requests that are too long for a service thread: they delay nobody, change a record exactly once, and end when
+//! nobody waits for them any more.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -9,12 +9,12 @@ use ferrospike_tests::figures::await_figures;
 use ferrospike_tests::server::{Server, stored_config_with};
 use ferrospike_tests::wire::{Message, Operation, field, info2, operation, result};
 
-/// A record of this size is written and read by the transaction pool.
+/// The transaction pool writes and reads records of this size.
 const LARGE: usize = 4 << 20;
 const WRITERS: i64 = 6;
 const WRITES: i64 = 40;
 
-/// A server that takes such records.
+/// A server that accepts such records.
 fn start(engine: &str, storage: &[&str]) -> Server {
     Server::start(&stored_config_with("test", &["max-record-size 8M"], engine, storage))
 }
@@ -30,7 +30,7 @@ fn count(server: &Server, key: &str) -> i64 {
     i64::from_be_bytes(record.bin("n").unwrap().try_into().unwrap())
 }
 
-/// The result of `ask`, which is asked again for as long as the device cannot keep up.
+/// The result of `ask`, repeated while the device cannot keep up.
 fn until_not_overloaded(mut ask: impl FnMut() -> u8) -> u8 {
     loop {
         match ask() {
@@ -40,7 +40,7 @@ fn until_not_overloaded(mut ask: impl FnMut() -> u8) -> u8 {
     }
 }
 
-/// Every writer computes from a copy, and must not lose what another wrote meanwhile.
+/// Every writer computes from a copy, and must not lose another's change.
 #[test]
 fn writers_of_a_large_record_count_exactly() {
     let mut server = start("device", &["file {dir}/data", "filesize 1G"]);
@@ -71,7 +71,7 @@ fn writers_of_a_large_record_count_exactly() {
     assert_eq!(record.bin("b").unwrap().len(), LARGE);
 }
 
-/// A create, a delete and a filtered request on the way of the pool answer as on a service thread.
+/// A create, a delete and a filtered request answer the same in the pool as on a service thread.
 #[test]
 fn the_pool_answers_as_a_service_thread_does() {
     let server = start("memory", &["data-size 1G"]);
@@ -106,7 +106,7 @@ fn a_batch_ends_when_its_client_has_gone() {
     });
     let read = client.figure("namespace/test", "batch_sub_read_success").unwrap();
     assert!(read < rows as u64 / 2, "{read} rows were read, most of them for nobody");
-    // And the small batch of another client has its turn.
+    // The small batch of another client gets its turn.
     client.send(&Message::get_all(vec!["none"; 300].into_iter()).encode()).unwrap();
     while !client.receive().unwrap().holds_last() {}
 }
@@ -125,17 +125,17 @@ fn a_stop_ends_reads_that_are_under_way() {
     assert!(stopping.elapsed() < PATIENCE / 2 && PATIENCE > Duration::from_secs(10));
 }
 
-/// A filter that takes minutes for the text of a large record.
+/// A filter that takes minutes on the text of a large record.
 fn endless_filter() -> Vec<u8> {
     /// Head of an array of 15 elements, the first of which is the operation `or`.
     const OR_OF_14: [u8; 2] = [0x9f, 17];
     let pattern = b"(a{0,100}){0,100}b";
     let regex = [&[0x94, 7, 1, 0xa0 | pattern.len() as u8][..], pattern, &[0x93, 81, 3, 0xa1, b'b']].concat();
-    // One takes a second or two. None matches, so all are tried.
+    // One pattern takes a second or two. None matches, so all are tried.
     [&OR_OF_14[..], &regex.repeat(14)].concat()
 }
 
-/// A server that is at work on requests which take minutes, each of a client of its own; gives how long it took to stop.
+/// Sends requests that take minutes, each from its own client, and stops the server; returns how long the stop took.
 fn time_to_stop(requests: &[Message]) -> Duration {
     let mut server = start("memory", &["data-size 1G"]);
     let text = "a".repeat(LARGE);
@@ -157,7 +157,7 @@ fn time_to_stop(requests: &[Message]) -> Duration {
     stopping.elapsed()
 }
 
-/// For what takes a fifth of a second on a machine that has time for it; the requests have ten minutes.
+/// For work that takes a fifth of a second on an idle machine; the requests have ten minutes.
 const SOON: Duration = Duration::from_secs(10);
 
 #[test]
@@ -172,18 +172,18 @@ fn a_stop_ends_a_long_read_and_a_query() {
 fn a_stop_leaves_a_long_write_the_time_that_it_has() {
     let write = Message { transaction_ttl: 3_000, ..increment("text") };
     let time = time_to_stop(&[write.clone(), write]);
-    // A part of its time was over when the stop came.
+    // Part of its time was over when the stop came.
     assert!(time > Duration::from_secs(2) && time < SOON, "{time:?}");
 }
 
-/// Puts a text in `key` that [`endless_filter`] is at for minutes.
+/// Puts a text in `key` on which [`endless_filter`] takes minutes.
 fn put_text(client: &mut Client, key: &str) {
     let text = "a".repeat(LARGE);
     let put = Message::write(key).with_operation(Operation::string(operation::WRITE, "b", &text));
     assert_eq!(client.ask(&put).unwrap().result, result::OK);
 }
 
-/// Whether something has come for `client`.
+/// Whether `client` has received something.
 fn has_answer(client: &Client) -> bool {
     client.socket().set_nonblocking(true).unwrap();
     let is_there = client.socket().peek(&mut [0]).is_ok();

@@ -1,5 +1,5 @@
-//! The answer to bytes that are no proper request: the result code or the end of the connection
-//! that the C server gives too, while all other connections go on.
+//! Answers to malformed requests: the result code or the end of the connection, as from the C server, while all
+//! other connections continue.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use ferrospike_tests::wire::{
     operation, result,
 };
 
-/// Lines that malformed requests may leave in the log.
+/// Part of the log lines that malformed requests may cause.
 const MENTIONED: &str = "WARNING";
 
-/// How the server meets a request.
+/// The server's reaction to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// It answers with this result code, and the connection goes on.
+    /// It answers with this result code, and keeps the connection.
     Result(u8),
-    /// It ends the connection without an answer.
+    /// It closes the connection without an answer.
     Closed,
 }
 
@@ -38,7 +38,7 @@ fn outcome(client: &mut Client) -> Outcome {
     }
 }
 
-/// Sends each case on a connection of its own and compares; a connection that goes on must still serve.
+/// Sends each case on its own connection and compares; a connection that stays open must still serve.
 fn check(cases: &[(&str, Vec<u8>, Outcome)]) {
     let server = usual();
     let mut wrong = Vec::new();
@@ -82,7 +82,7 @@ fn operation_sizes(size: u32, name_size: u8) -> Vec<u8> {
     frame(kind::MESSAGE, &body)
 }
 
-/// A message with one field, given as its bytes.
+/// A message with one field, given as bytes.
 fn one_field(bytes: &[u8]) -> Vec<u8> {
     let mut body = Message { info1: info1::READ | info1::GET_ALL, ..Message::default() }.body();
     body[19] = 1;
@@ -255,8 +255,8 @@ fn promised_lengths_cost_nothing() {
     drop(promisers);
 }
 
-/// Requests of the recorded random traffic with some bytes changed: each is answered or ends its connection,
-/// and the server goes on. Which bytes is the same in every run.
+/// Requests of the recorded random traffic with some bytes changed: each is answered or ends its connection, and
+/// the server continues. Every run changes the same bytes.
 #[test]
 fn mutated_requests_harm_nobody() {
     let server = usual();
@@ -273,7 +273,7 @@ fn mutated_requests_harm_nobody() {
     for request in requests {
         let mut mutated = request.clone();
         for _ in 0..1 + random.below(4) {
-            // The frame's header stays, so that each request is whole.
+            // The frame's header stays, so that each request is complete.
             let at = 8 + random.below(mutated.len() - 8);
             mutated[at] = match random.below(3) {
                 0 => random.below(256) as u8,
@@ -281,7 +281,8 @@ fn mutated_requests_harm_nobody() {
                 _ => [0, 1, 0x7f, 0x80, 0xff][random.below(5)],
             };
         }
-        // A request that became a query may go on answering, so after all but a lone answer the connection is left.
+        // A request that became a query may have further answers, so the connection is dropped unless there was a
+        // single answer.
         let answered = client.send(&mutated).and_then(|()| client.receive());
         if let Err(error) = &answered {
             assert_ne!(
@@ -298,7 +299,7 @@ fn mutated_requests_harm_nobody() {
     assert_eq!(connect().ask(&Message::delete("mutated")).expect("an answer").result, result::NOT_FOUND);
 }
 
-/// A key that is not the one stored under the digest: forged, or a collision.
+/// A key that differs from the one stored under the digest: forged, or a collision.
 #[test]
 fn a_key_that_is_not_the_stored_one_is_refused() {
     const KEY_MISMATCH: u8 = 19;
@@ -315,7 +316,7 @@ fn a_key_that_is_not_the_stored_one_is_refused() {
     assert_eq!(read.expect("an answer").result, KEY_MISMATCH);
 }
 
-/// Every write is refused whole: nothing of it is seen afterwards.
+/// A refused write has no effect at all.
 #[test]
 fn a_refused_write_changes_nothing() {
     let server = usual();
@@ -337,7 +338,7 @@ fn a_refused_write_changes_nothing() {
     assert_eq!((record.generation, record.bin("b")), (1, Some(&b"before"[..])));
 }
 
-/// A small generator of numbers (xorshift), so that a failure can be repeated.
+/// A small random number generator (xorshift), so that a failure can be repeated.
 struct Random(u64);
 
 impl Random {
@@ -349,7 +350,7 @@ impl Random {
     }
 }
 
-/// The client of a batch reads on until it is told that there is no more.
+/// The client of a batch reads until a message says that it is the last.
 #[test]
 fn the_answer_to_a_malformed_batch_is_the_last_one() {
     let server = usual();

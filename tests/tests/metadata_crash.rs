@@ -1,6 +1,6 @@
-//! Kills while an index is built, a module registered or a set truncated, at random moments: afterwards the index has all
-//! records, the module is the old or the new one, and what was truncated stays gone. And a restart with indexes of many
-//! records, whose answers are the same.
+//! Kills at random moments while an index is built, a module registered or a set truncated: afterwards the index has
+//! all records, the module is the old or the new one, and truncated records stay gone. A restart with indexes of many
+//! records gives the same answers.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use ferrospike_tests::wire::{
 };
 
 const LIST: u8 = 1;
-/// Rounds of each test.
+/// Number of rounds of each test.
 const ROUNDS: u64 = 5;
 
 fn config(engine: &str) -> String {
@@ -71,7 +71,7 @@ fn in_range(set: &str, low: i64, high: i64) -> Message {
     scan(set).with_field(field::INDEX_RANGE, &integer_range("n", low, high))
 }
 
-/// Digests and numbers of the records that an answer has, each once.
+/// Digests and numbers of the records in an answer, each once.
 fn rows(client: &mut Client, request: &Message) -> BTreeMap<Vec<u8>, Vec<u8>> {
     client.send(&request.encode()).unwrap();
     let mut found = BTreeMap::new();
@@ -82,7 +82,7 @@ fn rows(client: &mut Client, request: &Message) -> BTreeMap<Vec<u8>, Vec<u8>> {
     found
 }
 
-/// Waits for a random while, within `longest`.
+/// Waits for a random time up to `longest`.
 fn pause(random: &mut Random, longest: Duration) {
     thread::sleep(Duration::from_micros(random.within(0..longest.as_micros() as u64)));
 }
@@ -93,7 +93,7 @@ fn an_index_is_complete_after_a_kill_while_it_was_built() {
         let mut server = Server::start(&config(engine));
         let mut client = server.connect();
         fill(&mut client, "s", 0..20_000);
-        // Until all of it is on disk.
+        // Everything is on disk after this.
         thread::sleep(Duration::from_millis(1_500));
         let mut random = Random::new(7);
         for round in 0..ROUNDS {
@@ -109,7 +109,7 @@ fn an_index_is_complete_after_a_kill_while_it_was_built() {
             let all = rows(&mut client, &scan("s"));
             assert_eq!(all.len(), 20_000);
             assert!(rows(&mut client, &in_range("s", i64::MIN, i64::MAX)) == all, "{engine}, round {round}");
-            // Made anew in the next round, beside what is there.
+            // The next round creates it anew, beside the existing indexes.
             assert_eq!(
                 ask(&mut client, &format!("sindex-delete:namespace=test;set=s;indexname=n{round}")),
                 "ok"
@@ -122,7 +122,7 @@ fn module(version: u64) -> String {
     format!("-- {}\nfunction version() return {version} end\n", "x".repeat(version as usize % 5 * 3_000))
 }
 
-/// The version of the module, and what a call of it gives.
+/// The version of the module, and the result of a call of it.
 fn version(client: &mut Client) -> Option<u64> {
     let answer = ask(client, "udf-get:filename=m.lua");
     let content = answer.split(';').find_map(|part| part.strip_prefix("content="))?;
@@ -207,7 +207,7 @@ fn what_was_truncated_stays_gone_after_a_kill() {
                 assert!(start.elapsed() < PATIENCE, "the truncation never ends");
             }
             assert_eq!(rows(&mut client, &scan("kept")).len(), (round as usize + 1) * 5_000);
-            // Later records are not touched, nor by a further start.
+            // Later records are unaffected, also by a further start.
             fill(&mut client, "s", 900_000..900_100);
             thread::sleep(Duration::from_millis(1_300));
             server.stop();
@@ -230,7 +230,7 @@ fn answers_are_the_same_after_a_restart_with_three_indexes() {
     create(&mut client, "set=s;indexname=l;indextype=list;indexdata=l,numeric");
     fill(&mut client, "s", 0..COUNT);
     fill(&mut client, "t", 0..1_000);
-    // Plain deletes are not for a restart.
+    // Plain deletes do not survive a restart.
     for key in (0..COUNT).step_by(97) {
         let delete = Message {
             info2: info2::WRITE | info2::DELETE | info2::DURABLE_DELETE,

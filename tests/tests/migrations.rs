@@ -1,4 +1,5 @@
-//! Records that move between nodes: nodes that join, fail and come back, copies that differ, what clients find meanwhile.
+//! Records that move between nodes: nodes that join, fail and come back, copies that differ, and the answers to clients
+//! meanwhile.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -27,13 +28,13 @@ namespace test {
     }
 }
 ";
-/// What a node answers that does not serve the partition of a record.
+/// The result of a node that does not serve the partition of a record.
 const UNAVAILABLE: u8 = 11;
-/// Asks for the newest of all copies.
+/// Reads the newest of all copies.
 const CONSISTENCY_LEVEL_ALL: u8 = 0x40;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A client of several nodes, which looks for the one that serves a record.
+/// A client of several nodes, which searches for the one that serves a record.
 struct Clients(Vec<Client>);
 
 impl Clients {
@@ -41,7 +42,7 @@ impl Clients {
         Clients(numbers.iter().map(|number| nodes.servers[*number].connect()).collect())
     }
 
-    /// Asks one after the other until one serves the record and does so in time.
+    /// Asks one node after the other until one serves the record in time.
     fn ask(&mut self, request: &Message) -> Message {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
@@ -60,7 +61,7 @@ impl Clients {
         assert_eq!(self.ask(&Message::put(key, value.to_vec())).result, result::OK, "{key}");
     }
 
-    /// The value of a record; `None` if there is none.
+    /// The value of a record; `None` if it does not exist.
     fn value(&mut self, key: &str) -> Option<Vec<u8>> {
         let answer = self.ask(&Message::get(key));
         match answer.result {
@@ -75,21 +76,21 @@ fn key(number: usize) -> String {
     format!("key-{number}")
 }
 
-/// Nodes come to have the same number of records of each partition of which they are replicas, and none of others. Gives how
-/// many there are in all, with each copy.
+/// Waits until nodes have equally many records of each partition as replicas, and none of other partitions. Returns the
+/// number of all copies.
 fn check_copies(nodes: &Nodes, numbers: &[usize]) -> u64 {
     let began = Instant::now();
     loop {
         match count_copies(nodes, numbers) {
             Ok(count) => return count,
-            // Superfluous copies go a little later.
+            // Superfluous copies are removed a little later.
             Err(_) if began.elapsed() < PATIENCE / 3 => std::thread::sleep(Duration::from_millis(20)),
             Err(rows) => panic!("copies differ: {rows:?}"),
         }
     }
 }
 
-/// The records of all nodes, or what nodes say of a partition that is not as it should be.
+/// The number of records of all nodes, or the reports about a wrong partition.
 fn count_copies(nodes: &Nodes, numbers: &[usize]) -> Result<u64, Vec<Vec<String>>> {
     let mut partitions = BTreeMap::<String, Vec<Vec<String>>>::new();
     for number in numbers {
@@ -112,13 +113,13 @@ fn count_copies(nodes: &Nodes, numbers: &[usize]) -> Result<u64, Vec<Vec<String>
     Ok(count)
 }
 
-/// What the nodes have in all of a statistic of the namespace.
+/// The sum of a namespace statistic over the nodes.
 fn sum(nodes: &Nodes, numbers: &[usize], figure: &str) -> u64 {
     let of = |number: &usize| nodes.servers[*number].connect().figure("namespace/test", figure).unwrap();
     numbers.iter().map(of).sum()
 }
 
-/// Adds 1 to one counter after the other until told to stop; gives how often it was acknowledged for each.
+/// Adds 1 to one counter after the other until stopped; returns the number of acknowledgements for each.
 fn count_up(
     nodes: &Nodes,
     numbers: &[usize],
@@ -176,7 +177,7 @@ fn a_node_that_joins_gets_its_share_while_clients_write() {
         assert_eq!(sum(&nodes, &[0, 1, 2], &format!("migrate_{figure}")), 0, "{figure}");
     }
 
-    // Each node has what it is to have: without one of the old ones nothing is missing.
+    // Each node has its records: without one of the old nodes nothing is missing.
     nodes.servers[0].kill9();
     nodes.await_members(&[1, 2]);
     let mut clients = Clients::of(&nodes, &[1, 2]);
@@ -186,12 +187,12 @@ fn a_node_that_joins_gets_its_share_while_clients_write() {
     for number in COUNTERS..KEYS {
         assert_eq!(clients.value(&key(number)).as_deref(), Some(&number.to_be_bytes()[..]), "key {number}");
     }
-    // What was lost is made again.
+    // Lost copies are made again.
     nodes.await_cluster(&[1, 2]);
     assert_eq!(check_copies(&nodes, &[1, 2]), 2 * KEYS as u64);
 }
 
-/// A node is killed, the others write and delete, and it comes back, with its records or without.
+/// A node is killed, the others write and delete, and it comes back, with or without its records.
 fn check_return(namespaces: &str, forgets: bool) {
     const KEYS: usize = 1200;
     let mut nodes = Nodes::start(3, namespaces);
@@ -238,7 +239,7 @@ fn check_return(namespaces: &str, forgets: bool) {
         }
     };
     check(&mut Clients::of(&nodes, &[0, 1, 2]));
-    // What the one that came back has is right too.
+    // The node that came back has correct records too.
     nodes.servers[2].kill9();
     nodes.await_members(&[0, 1]);
     check(&mut Clients::of(&nodes, &[0, 1]));
@@ -288,7 +289,7 @@ fn the_newest_of_several_copies_counts() {
         let answer = nodes.info(number, "set-config:context=service;migrate-threads=0");
         assert_eq!(answer, "ok");
     }
-    // Each is a cluster of its own, and writes the same records; that which writes more often counts.
+    // Each node is a separate cluster, and writes the same records; the one with more writes counts.
     let mut apart: Vec<Clients> = (0..2).map(|number| Clients::of(&nodes, &[number])).collect();
     for number in 0..KEYS {
         for (node, clients) in apart.iter_mut().enumerate() {
@@ -308,7 +309,7 @@ fn the_newest_of_several_copies_counts() {
     nodes.await_members(&[0, 1]);
     let mut clients = Clients::of(&nodes, &[0, 1]);
     for number in (0..KEYS).step_by(3) {
-        // The master has the older one as often as not.
+        // The master has the older copy in about half of the cases.
         let mut get = Message::get(&key(number));
         get.info1 |= CONSISTENCY_LEVEL_ALL;
         let answer = clients.ask(&get);
@@ -324,9 +325,9 @@ fn the_newest_of_several_copies_counts() {
     assert!(sum(&nodes, &[0, 1], "dup_res_respond_no_read") > KEYS as u64 / 6);
     assert!(sum(&nodes, &[0, 1], "migrate_tx_partitions_remaining") > 4000, "nothing migrates");
 
-    // Batches ask for all of their records.
+    // Batches read the newest copies of all their records too.
     let option = "set-config:context=namespace;id=test;read-consistency-level-override=all";
-    // A node passes on what the other one serves, which looks at its own option.
+    // A node passes on requests that the other one serves, which uses its own option.
     for number in 0..2 {
         assert_eq!(nodes.info(number, option), "ok");
     }
@@ -361,7 +362,7 @@ fn secondary_indexes_follow_records_that_move() {
     let mut nodes = Nodes::start_some(3, 2, MEMORY);
     let create = "sindex-create:ns=test;set=rig;indexname=i;indexdata=n,numeric";
     let create_on = |nodes: &Nodes, number: usize| {
-        // A node may have heard of it from another one.
+        // A node may have learnt of it from another one.
         let answer = nodes.info(number, create);
         assert!(answer == "ok" || answer.contains("exists"), "{answer}");
     };

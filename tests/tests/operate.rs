@@ -1,4 +1,4 @@
-//! Operating a server: the info port, the ticker, log levels, changes of the configuration that take effect at once.
+//! Operating a server: the info port, the ticker, log levels, configuration changes that take effect at once.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -49,7 +49,7 @@ fn the_info_port_answers_lines_with_values() {
     assert_eq!(lines, ["ok\n", "8.0.0.7\n", "ERROR:4:unrecognized command\n"]);
     stream.write_all(b"ions\n").unwrap();
     assert_eq!(line(&mut reader), "4096\n");
-    // It counts as info, not as clients.
+    // The connection counts as info, not as a client.
     stream.write_all(b"statistics\n").unwrap();
     let statistics = line(&mut reader);
     assert!(statistics.contains(";client_connections=0;"), "{statistics}");
@@ -58,20 +58,20 @@ fn the_info_port_answers_lines_with_values() {
 #[test]
 fn the_info_port_outlives_bad_guests() {
     let (_server, port) = start_with_info_port();
-    // One asks for much and reads nothing.
+    // One connection asks for much and reads nothing.
     let mut deaf = dial(port);
     deaf.write_all("partition-info\n".repeat(200).as_bytes()).unwrap();
-    // One interrupts from telnet, one never ends its line.
+    // One sends an interrupt from telnet, one never ends its line.
     for bytes in [&b"status\xff\xf4\n"[..], &[b'x'; 70_000]] {
         let mut guest = dial(port);
-        // The server may cut it off before all is sent.
+        // The server may close the connection before everything is sent.
         let _ = guest.write_all(bytes);
         assert_eq!(guest.read(&mut [0; 8]).unwrap_or(0), 0, "the guest is cut off");
     }
     let mut stream = dial(port);
     stream.write_all(b"status\n").unwrap();
     assert_eq!(line(&mut BufReader::new(stream)), "ok\n");
-    // The first one is served once it reads.
+    // The first connection is served once it reads.
     let mut reader = BufReader::new(deaf);
     for _ in 0..200 {
         assert!(line(&mut reader).starts_with("namespace:partition:"));
@@ -151,14 +151,14 @@ fn the_log_says_why_an_operation_was_refused() {
     );
     server.await_log(") {test} bits_resize() on bin l refused with 12: it is for a blob; the bin is a list");
 
-    // A refusal that flags ask for is no warning.
+    // A refusal that the flags request is no warning.
     assert_eq!(client.ask(&Message::write("k").with_operation(add_unique.clone())).unwrap().result, 24);
     assert_eq!(client.info_value("log-set:id=0;particle=detail").unwrap(), "ok");
     assert_eq!(client.ask(&Message::write("k").with_operation(add_unique)).unwrap().result, 24);
     server.await_log(") {test} list_append() on bin l refused with 24: the element exists");
     assert_eq!(server.log().matches("the element exists").count(), 1);
 
-    // Lines of the level debug are all written, warnings at a limited rate.
+    // All lines at level debug are written, warnings at a limited rate.
     let mut refuse = |index: u8| {
         for _ in 0..20 {
             assert_eq!(client.ask(&read(&[0x92, 17, index])).unwrap().result, 26);
@@ -186,7 +186,7 @@ fn best_practices_can_be_enforced() {
     assert!(said.contains("the namespaces may take 109951699648512 bytes"), "{said}");
 }
 
-/// Service threads that are no longer wanted stay, with nothing to do.
+/// Superfluous service threads stay, with nothing to do.
 #[test]
 fn the_numbers_of_threads_follow_the_configuration() {
     let server = Server::start(&[BASICS, NAMESPACES].concat());
@@ -219,7 +219,7 @@ fn the_numbers_of_threads_follow_the_configuration() {
 
 const REFUSED: &str = "ERROR:4:invalid set-config parameter";
 
-/// Where `set-config` answers otherwise than the C server, see DIFFERENCES.md.
+/// Answers of `set-config` that differ from the C server's, see DIFFERENCES.md.
 const SET_OTHERWISE: &[(&str, &str)] = &[
     ("context=service;batch-max-requests=", REFUSED),
     ("context=service;batch-max-requests=-1", REFUSED),
@@ -268,7 +268,7 @@ fn requests_that_waited_too_long_are_answered_so() {
     for parameter in ["info-threads=1", "info-max-ms=500"] {
         assert_eq!(client.info_value(&format!("set-config:context=service;{parameter}")).unwrap(), "ok");
     }
-    // The one thread gives each a turn of two milliseconds before any gets its next one.
+    // The single thread gives each a turn of two milliseconds before any gets its next one.
     let busy = wire::info_request(&"thread-traces\n".repeat(10));
     let mut clients: Vec<_> = (0..500).map(|_| server.connect()).collect();
     for client in &mut clients {

@@ -1,10 +1,10 @@
-//! Overwriting for ever: a file that is filled to 80 % takes ten times its size in new values of its records, and
-//! neither stops taking writes, nor loses a record or a write block.
+//! Overwriting for ever: a file filled to 80 % gets ten times its size in new values of its records. It always
+//! accepts writes, and loses no record and no write block.
 //!
-//! The file is one of 640 MiB, hardly more than it takes: of its 80 write blocks one is the header, 64 hold
-//! records, eight are defrag's and two are being filled, which leaves five. It is kept in memory where there is
-//! room, so that the test measures the server and not a disk. Most passes go over the records in one order, so that
-//! whole blocks die; in one of random order defrag must make all the room by moving what is alive.
+//! The file has 640 MiB, hardly more than needed: of its 80 write blocks one is the header, 64 hold records, eight
+//! are for defrag and two are being filled, which leaves five. It is in memory if there is room, so that the test
+//! measures the server and not a disk. Most passes overwrite the records in one order, so that whole blocks become
+//! garbage; in one pass of random order defrag must make all the room by moving live records.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::net::SocketAddr;
@@ -21,23 +21,23 @@ use ferrospike_tests::wire::{Message, result};
 
 const FILE_SIZE: u64 = 640 << 20;
 const WBLOCK_SIZE: u64 = 8 << 20;
-/// How much of the file the records take.
+/// The records' share of the file.
 const FILL_PCT: u64 = 80;
-/// The amount that is overwritten, in sizes of the file.
+/// Overwritten bytes, in sizes of the file.
 const FACTOR: u64 = 10;
 /// Bytes of values, smallest and largest.
 const SIZES: (u64, u64) = (100_000, 160_000);
 const CONNECTIONS: u64 = 2;
-/// Requests that a connection sends before it looks at answers.
+/// Requests that a connection sends before it reads answers.
 const WINDOW: usize = 16;
 /// The pass in random order.
 const RANDOM_PASS: u64 = 6;
-/// Between attempts to write what was refused.
+/// Pause before a refused write is repeated.
 const PAUSE: Duration = Duration::from_millis(10);
-/// How long a write may be refused for want of room, which defrag is making.
+/// Longest time that a write may be refused while defrag makes room.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Bytes that values are cut from: making them anew would take longer than storing them.
+/// Bytes from which values are cut: generating them would take longer than storing them.
 fn noise() -> Vec<u8> {
     Random::new(1).bytes((1 << 20) + SIZES.1 as usize)
 }
@@ -50,7 +50,7 @@ fn value(noise: &[u8], id: u64, number: u64) -> Vec<u8> {
     value
 }
 
-/// Its bytes.
+/// Size of the value in bytes.
 fn size(id: u64, number: u64) -> u64 {
     Random::new(id << 20 ^ number).within(SIZES.0..SIZES.1)
 }
@@ -69,7 +69,7 @@ struct Writer {
 #[derive(Default)]
 struct Counts {
     bytes: AtomicU64,
-    /// Writes that had to be tried again, as there was no room or the disk was behind.
+    /// Writes that were repeated, because there was no room or the disk was behind.
     refused: AtomicU64,
 }
 
@@ -126,7 +126,7 @@ impl Writer {
     }
 }
 
-/// All writers at once, each on a connection of its own.
+/// Runs all writers at once, each on its own connection.
 fn together(server: &Server, writers: &mut [Writer], work: impl Fn(&mut Writer, &mut Client) + Sync) {
     let address = server.address();
     thread::scope(|scope| {
@@ -137,7 +137,7 @@ fn together(server: &Server, writers: &mut [Writer], work: impl Fn(&mut Writer, 
     });
 }
 
-/// Fails if the server ever says that it takes no writes, until `is_done`.
+/// Fails if the server reports before `is_done` that it accepts no writes.
 fn watch_for_stop(server: &Server, is_done: &AtomicBool) {
     let mut client = server.connect();
     while !is_done.load(Relaxed) {
@@ -152,7 +152,7 @@ fn of_file(client: &mut Client, name: &str) -> u64 {
     client.figure("namespace/test", &format!("storage-engine.file[0].{name}")).unwrap()
 }
 
-/// Fails unless the server holds exactly the records, and they fill the file as they are to.
+/// Fails unless the server holds exactly the records, and they fill the file as expected.
 fn check_accounts(server: &Server, writers: &[Writer]) {
     let mut client = server.connect();
     let count: usize = writers.iter().map(|writer| writer.records.len()).sum();
@@ -173,7 +173,7 @@ fn ten_times_the_file_is_overwritten_at_80_percent_without_a_stop_or_a_loss() {
     let storage =
         [&file, "filesize 640M", "stop-writes-used-pct 90", "stop-writes-avail-pct 0", "post-write-cache 0"];
     let mut server = Server::start(&stored_config("test", "device", &storage));
-    // Momentary, until defrag has made some.
+    // Only briefly, until defrag has made room.
     server.allow("out of space");
     let count = FILE_SIZE * FILL_PCT / 100 / ((SIZES.0 + SIZES.1) / 2 + 60);
     let mut writers: Vec<Writer> = (0..CONNECTIONS)
@@ -213,7 +213,7 @@ fn ten_times_the_file_is_overwritten_at_80_percent_without_a_stop_or_a_loss() {
         check_accounts(&server, &writers);
     }
 
-    // Every block is free again when no record is left, but for those that are being filled.
+    // Every block is free again when no record is left, except those being filled.
     let mut client = server.connect();
     for id in 0..count {
         assert_eq!(client.ask(&Message::delete(&name(id))).unwrap().result, result::OK);

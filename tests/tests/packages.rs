@@ -1,7 +1,7 @@
-//! The contents of installation and packages, with stand-ins for the programs; and what the programs tell about
-//! themselves for it.
+//! The contents of the installation and the packages, with stand-ins for the programs; and the man pages and
+//! completions that the programs generate for them.
 //!
-//! How the packages live in a real system is for `make test-deb` and `make test-rpm`, which need root and the network.
+//! `make test-deb` and `make test-rpm`, which need root and the network, test the packages in a real system.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ fn folder() -> TempDir {
     tempfile::Builder::new().prefix("ferrospike-packages-").tempdir().expect("a temporary folder")
 }
 
-/// A folder of programs that say with what arguments they were called.
+/// A folder of programs that report their arguments.
 fn stand_ins(folder: &TempDir) -> String {
     let programs = folder.path().join("programs");
     fs::create_dir_all(&programs).expect("make a folder");
@@ -38,7 +38,7 @@ fn stand_ins(folder: &TempDir) -> String {
 }
 
 fn make(arguments: &[&str]) -> Output {
-    // Not the business of a `make` that runs the tests.
+    // Independent of a `make` that runs the tests.
     let output = Command::new("make")
         .current_dir(root())
         .env_remove("MAKEFLAGS")
@@ -67,7 +67,7 @@ fn run(command: &str, arguments: &[&str]) -> String {
     text_of(&Command::new(command).args(arguments).output().expect(command))
 }
 
-/// The file that `make` made in `folder` and whose name begins with `start`.
+/// The file that `make` created in `folder`, with a name that begins with `start`.
 fn made(folder: &Path, start: &str) -> PathBuf {
     let files =
         fs::read_dir(folder.join("packages")).expect("packages").map(|entry| entry.expect("a file").path());
@@ -76,7 +76,7 @@ fn made(folder: &Path, start: &str) -> PathBuf {
     files.into_iter().find(named).unwrap_or_else(|| panic!("no {start}… in {}", folder.display()))
 }
 
-/// Files that belong to a program wherever completions of zsh are.
+/// Files of a program, given the folder of zsh completions.
 fn files_of(program: &str, zsh: &str) -> [String; 5] {
     let section = if program == "asd" { 8 } else { 1 };
     [
@@ -147,7 +147,7 @@ fn install_for_oneself_stays_in_its_folder() {
     assert!(unit.contains(&format!("\nExecStart={}/bin/asd ", home.display())), "{unit}");
 }
 
-/// Makes packages of one kind in a folder.
+/// Builds packages of one kind in a folder.
 fn packages(kind: &str) -> TempDir {
     let folder = folder();
     let programs = format!("BINARIES={}", stand_ins(&folder));
@@ -269,8 +269,8 @@ fn programs_tell_their_man_pages_and_completions() {
     }
 }
 
-/// The command line with which the entrypoint of the container image starts the server, and the configuration that
-/// it makes.
+/// The command line with which the container image's entrypoint starts the server, and the configuration that it
+/// writes.
 fn entrypoint(folder: &TempDir, variables: &[(&str, &str)], arguments: &[&str]) -> (String, String) {
     let programs = stand_ins(folder);
     let script = format!(
@@ -289,7 +289,7 @@ fn entrypoint(folder: &TempDir, variables: &[(&str, &str)], arguments: &[&str]) 
     let made = Path::new(&programs).join("made.conf");
     let conf = fs::read_to_string(&made).unwrap_or_default();
     if made.exists() {
-        // With the folders of this machine, and ports that are free on it.
+        // With folders and free ports of this machine.
         let mut here = conf.replace("address 2001:db8::1", "address 127.0.0.1");
         for there in ["/opt/aerospike/data", "/var/log/aerospike"] {
             here = here.replace(there, &programs);

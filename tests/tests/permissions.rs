@@ -1,5 +1,5 @@
-//! Who may do what: `corpora/permissions.txt` says the result code of every request for everybody, be it nobody, a user
-//! without roles, or one with a predefined role everywhere or with its privilege in a namespace or a set alone.
+//! Permissions: `corpora/permissions.txt` has the result code of every request for every kind of user: nobody, a user
+//! without roles, or one with a predefined role everywhere or with its privilege only in a namespace or a set.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ use ferrospike_tests::wire::{
 };
 
 const TABLE: &str = include_str!("../corpora/permissions.txt");
-/// Where the table's data requests are.
+/// Places of the table's data requests.
 const PLACES: [(&str, &str); 4] = [("test", "a"), ("test", "b"), ("test", ""), ("bar", "a")];
 const MODULE: &str = "
 function get(r) return r.n end
@@ -31,19 +31,19 @@ const UDF_BACKGROUND: u8 = 2;
 /// The end of an answer to a query of users or roles.
 const END_OF_LIST: u8 = 50;
 
-/// Somebody at the other end of a connection.
+/// The user of a connection.
 struct Subject<'t> {
     name: &'t str,
     description: &'t str,
     client: Client,
 }
 
-/// The name of the role that a user has, as the table describes the user.
+/// The role in the table's description of a user.
 fn role_of(description: &str) -> Option<&str> {
     description.strip_prefix("role ")
 }
 
-/// A privilege in a place, as a field holds it.
+/// A privilege in a place, as a field value.
 fn privilege(role: &str, place: &str) -> Vec<u8> {
     let codes = [("read", 10), ("read-write", 11), ("read-write-udf", 12), ("write", 13), ("truncate", 14)];
     let code = codes.iter().find(|(name, _)| *name == role).unwrap().1;
@@ -56,7 +56,7 @@ fn privilege(role: &str, place: &str) -> Vec<u8> {
     data
 }
 
-/// Makes the user that the table calls `name`, with what it describes.
+/// Creates the user `name` of the table as described.
 fn make_user(admin: &mut Client, name: &str, description: &str) {
     let Some(role) = role_of(description) else {
         return assert_eq!(create_user(admin, name, PASS, &[]), 0);
@@ -121,7 +121,7 @@ fn single(action: &str, place: (&str, &str)) -> Option<Message> {
     })
 }
 
-/// A batch of one row, the same request.
+/// A batch with the same request as its only row.
 fn batch(row: &Message) -> Message {
     let of_digest = |(id, _): &&(u8, Vec<u8>)| *id == field::DIGEST;
     let digest = row.fields.iter().find(of_digest).unwrap().1.clone();
@@ -130,7 +130,7 @@ fn batch(row: &Message) -> Message {
     let mut value = vec![0, 0, 0, 1, 4, 0, 0, 0, 0];
     value.extend(digest);
     value.extend([2, row.info1, row.info2, row.info3]);
-    // Counts of fields and operations, then these: as at the end of a message.
+    // Counts of fields and operations, followed by these, as at the end of a message.
     value.extend(&body[18..]);
     Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(field::BATCH, &value)
 }
@@ -168,7 +168,7 @@ fn query(action: &str, place: (&str, &str)) -> Message {
     }
 }
 
-/// The result of a request for records: that of the first message that has one, else of the last one.
+/// The result of a request for records: that of the first message with an error, else of the last one.
 fn data_result(client: &mut Client, action: &str, place: &str) -> u8 {
     let place = place.split_once('/').map(|(namespace, set)| (namespace, set.trim_matches('-'))).unwrap();
     let row = action.strip_prefix("batch ").map(|action| batch(&single(action, place).unwrap()));
@@ -206,7 +206,7 @@ fn role(name: &[u8]) -> Field<'_> {
     (security::ROLE, name)
 }
 
-/// The result of a request of an administrator.
+/// The result of an administrator's request.
 fn admin_result(subject: &mut Subject<'_>, request: &str) -> u8 {
     let (ghost, own): (&[u8], &[u8]) = (b"ghost", subject.name.as_bytes());
     let roles = names(&["read"]);
@@ -247,7 +247,7 @@ fn admin_result(subject: &mut Subject<'_>, request: &str) -> u8 {
     result
 }
 
-/// Records, indexes and a module that the table's requests are about.
+/// Creates the records, indexes and module of the table's requests.
 fn prepare(server: &Server, admin: &mut Client) {
     assert_eq!(create_user(admin, "owner", OTHER, &["read-write", "data-admin"]), 0);
     let fields =

@@ -1,5 +1,5 @@
-//! Several requests on one connection before any answer is read: in one segment, cut at every byte, and of
-//! different kinds. Answers come whole and in the order of the requests.
+//! Several requests on one connection before any answer is read: in one segment, cut at every byte, and of different
+//! kinds. Answers arrive whole and in the order of the requests.
 
 use std::iter;
 use std::thread;
@@ -106,7 +106,7 @@ fn an_error_does_not_disturb_its_neighbours() {
     assert_eq!(results, expected);
 }
 
-/// Values larger than any buffer a server keeps for a connection.
+/// Values larger than any buffer that a server keeps for a connection.
 #[test]
 fn large_values_among_small_ones() {
     let server = Server::usual();
@@ -131,14 +131,14 @@ fn large_values_among_small_ones() {
     });
 }
 
-/// A request, and the answers that have to come.
+/// A request with its expected answers.
 enum Step {
     Put(u64),
     Get,
     Info,
-    /// A batch of so many reads, carried out by other threads if there are many.
+    /// A batch of this many reads; other threads process a large one.
     Batch(usize),
-    /// A frame that the server takes, but refuses.
+    /// A frame that the server reads, but refuses.
     Refused,
 }
 
@@ -164,7 +164,7 @@ impl Step {
         }
     }
 
-    /// Takes the answer; `last` is the value of the record.
+    /// Receives the answer; `last` is the value of the record.
     fn check(&self, client: &mut Client, last: &mut Option<u64>) {
         if let Step::Info = self {
             let info = Frame { kind: kind::INFO, body: b"status\tok\n".to_vec() };
@@ -200,7 +200,7 @@ fn check_batch(client: &mut Client, rows: usize, last: Option<u64>) {
     }
 }
 
-/// Many clients at once, each with a record of its own and requests of all kinds in its pipe, in pieces of any size.
+/// Many clients at once, each with its own record and a pipeline of requests of all kinds, in pieces of any size.
 fn many_conversations(server: &Server) {
     const CLIENTS: u64 = 40;
     const ROUNDS: u32 = 6;

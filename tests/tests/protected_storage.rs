@@ -1,5 +1,5 @@
-//! Compression and encryption of stored records: what they save and hide, that records come back whatever the settings were,
-//! and that nobody reads or writes an encrypted file without its key.
+//! Compression and encryption of stored records: the saved space and the hidden bytes, records that stay readable under
+//! changed settings, and encrypted files that cannot be read or written without their key.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -21,7 +21,7 @@ const KEY_OFFSET: u64 = 69_640;
 const WBLOCK_SIZE: u64 = 8 << 20;
 const METHODS: [&str; 4] = ["lz4", "snappy", "zstd", "none"];
 
-/// Half text, so it shrinks, and of no other record.
+/// A value that is half text, so that it shrinks, and that no other record has.
 fn text(number: u32) -> Vec<u8> {
     let size = 500 + number as usize * 37 % 9_000;
     let noise = Random::new(number.into()).bytes(size / 2);
@@ -51,7 +51,7 @@ fn config(engine: &str, lines: &[&str]) -> String {
     stored_config("test", engine, lines)
 }
 
-/// A server with an encrypted file, whose key file it gets before.
+/// A server with an encrypted file, whose key file exists before.
 fn start_encrypted(lines: &[&str]) -> Server {
     let mut server = Server::start(&config("device", &FILE));
     server.stop();
@@ -66,11 +66,12 @@ fn holds(bytes: &[u8], pattern: &[u8]) -> bool {
     bytes.windows(pattern.len()).any(|window| window == pattern)
 }
 
-/// Records of all methods in one namespace, rewritten until defrag has moved what stays, and after each kind of end.
+/// Records of all methods in one namespace, rewritten until defrag has moved the remaining ones, and after each kind of
+/// end.
 fn compress(engine: &str, lines: &[&str], is_stored: bool) {
     let mut server =
         Server::start(&config(engine, &[lines, &["compression lz4", "defrag-lwm-pct 70"]].concat()));
-    // What the last kill cut in the middle.
+    // Damage from the last kill.
     server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
     let mut client = server.connect();
     assert_eq!(ratio(&mut client), 1.0);
@@ -90,7 +91,7 @@ fn compress(engine: &str, lines: &[&str], is_stored: bool) {
         }
         check_texts(&mut client, 0..400 * (n + 1));
     }
-    // Garbage, so that blocks are emptied.
+    // Makes garbage, so that blocks are emptied.
     for round in 0..if is_stored { 14 } else { 4 } {
         for number in (0..2_000).filter(|number| number % 7 != 3) {
             put_text(&mut client, number);
@@ -237,7 +238,7 @@ fn without_its_key_a_file_is_refused_and_not_touched() {
     refused(&encrypted(&[KEY]), &[&name, "at offset 69640", "does not open the device", &place]);
     fs::write(&key, "").unwrap();
     refused(&encrypted(&[KEY]), &["it is empty"]);
-    // The right one, by each way to name it.
+    // The right key, named in each way.
     fs::write(&key, "the key of the tests").unwrap();
     for way in [KEY, "encryption-key-file file:{dir}/key"] {
         server.configure(&encrypted(&[way]));
@@ -245,7 +246,7 @@ fn without_its_key_a_file_is_refused_and_not_touched() {
         check_all(&mut server.connect());
         server.stop();
     }
-    // A damaged key is no key, and an erased header is told from a new file.
+    // A damaged key does not open the device, and an erased header is not taken for a new file.
     let header = file.header();
     file.flip(KEY_OFFSET + 40..KEY_OFFSET + 41);
     line_with(&server.refusal(), &[&name, "does not open the device"]);
@@ -266,7 +267,7 @@ fn a_clear_file_does_not_become_an_encrypted_one() {
     let before = DataFile::of(&server, "test.dat").bytes();
     line_with(&server.refusal(), &["test.dat", "the data is not encrypted"]);
     assert!(DataFile::of(&server, "test.dat").bytes() == before);
-    // Clear records are erased where encrypted ones are to be.
+    // Plain records are erased where encrypted ones will be stored.
     server.configure(&config("device", &[&FILE[..], &[KEY, "cold-start-empty true"]].concat()));
     server.allow("write blocks of a former use were erased");
     server.restart();
@@ -288,7 +289,7 @@ fn another_key_takes_the_place_of_the_old_one() {
     fs::write(folder.join("key"), "another key").unwrap();
     let rotating = ["encryption-old-key-file {dir}/old", "encryption aes-256", KEY];
     server.configure(&config("device", &[&FILE[..], &rotating].concat()));
-    // Killed at any moment, the header is of the old or of the new key.
+    // After a kill at any moment, the header has the old or the new key.
     for after in [1, 20, 60, 120] {
         server.start_and_kill9(Duration::from_millis(after));
     }
@@ -312,7 +313,7 @@ fn a_changed_byte_costs_its_record_alone() {
         fill(&mut server.connect());
         server.stop();
         let file = DataFile::of(&server, "test.dat");
-        // In the values of three records, as they are 20,000 bytes and more each.
+        // In the values of three records, which have 20,000 bytes and more each.
         for offset in [70_000, 250_000, 411_111] {
             file.flip(WBLOCK_SIZE + offset..WBLOCK_SIZE + offset + 1);
         }
@@ -324,7 +325,7 @@ fn a_changed_byte_costs_its_record_alone() {
         assert_eq!(missing.len(), 3, "{missing:?}");
         check_all_but(&mut client, &missing, result::NOT_FOUND);
         line_with(&server.log(), &["test.dat", "is damaged and left out", "checksum does not fit"]);
-        // While it runs, a reader is told.
+        // A running server tells the reader.
         let moved = 3 * 60_000;
         file.flip(WBLOCK_SIZE + moved..WBLOCK_SIZE + moved + 1);
         server.allow("the record is damaged");
@@ -349,7 +350,7 @@ fn shadows_are_encrypted_too() {
     fill(&mut server.connect());
     server.stop();
     assert!(!holds(&DataFile::of(&server, "shadow.dat").bytes(), &Random::new(7).bytes(20_000)[..64]));
-    // The disk is lost: it is made anew of its shadow.
+    // The disk is lost: it is restored from its shadow.
     fs::remove_file(server.folder().join("test.dat")).unwrap();
     server.restart();
     check_all(&mut server.connect());

@@ -1,4 +1,4 @@
-//! Queries: what is taken of a request's fields, which bins are sent, and how fast.
+//! Queries: the request fields that count, the bins in answers, and the rate.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -9,14 +9,14 @@ use ferrospike_tests::wire::{
     Message, Operation, field, info1, info2, info3, integer_range, operation, result,
 };
 
-/// Field types that only queries have.
+/// Field types that only queries use.
 const JOB_ID: u8 = 7;
 const SOCKET_TIMEOUT: u8 = 9;
 const RECORDS_PER_SECOND: u8 = 10;
 const BIN_LIST: u8 = 40;
 /// Bit of `info1`: a short query.
 const SHORT_QUERY: u8 = 4;
-/// Records that are queried.
+/// Number of queried records.
 const RECORDS: u32 = 200;
 
 fn fill(client: &mut Client, records: u32) {
@@ -28,7 +28,7 @@ fn fill(client: &mut Client, records: u32) {
     }
 }
 
-/// The records in the answer to `query`, and what its last message says.
+/// The records in the answer to `query`, and the last result.
 fn query(client: &mut Client, query: &Message) -> (Vec<Message>, u8) {
     answer(client, &query.encode())
 }
@@ -65,14 +65,14 @@ fn a_rate_is_kept_across_partitions() {
     }
 }
 
-/// A filter that lets nothing pass does not lift the limit where each record is read from a device to ask it.
+/// A filter that accepts nothing does not lift the rate limit if each record is read from a device to evaluate it.
 #[test]
 fn records_that_are_read_only_to_be_filtered_out_count_for_the_rate() {
     let config = stored_config("test", "device", &["file {dir}/test.dat", "filesize 128M"]);
     let server = Server::start(&config);
     let mut client = server.connect();
     fill(&mut client, RECORDS);
-    // The bin `a`, an integer, is equal to a number that none has.
+    // Bin `a`, an integer, equals a number that no record has.
     let filter = [0x93, 0x01, 0x93, 0x51, 0x02, 0xa1, b'a', 0xcd, 0x7f, 0xff];
     let request = Message::scan("test")
         .with_field(RECORDS_PER_SECOND, &RECORDS.to_be_bytes())
@@ -106,7 +106,7 @@ fn what_cannot_be_a_bin_name_is_passed_over() {
         assert_eq!((records.len(), last), (3, result::OK));
         assert!(records.iter().all(|record| names(record) == [b"b"]), "{records:?}");
     }
-    // A record is told of only with a bin that was asked for.
+    // A record is returned only with a requested bin.
     assert_eq!(query(&mut client, &with_ops(&[long])).0.len(), 0);
     assert_eq!(query(&mut client, &with_list(&[])).0.len(), 0);
     let both = with_list(&["a"]).with_operation(Operation::read("b"));
@@ -139,7 +139,7 @@ fn a_query_that_is_refused_is_answered_as_a_record_is() {
         assert_ne!(answer.result, result::OK, "{name}");
         assert_eq!(answer.info3 & info3::LAST, 0, "{name}");
     }
-    // The length of a query's number is not looked at.
+    // The length of a query's number is not checked.
     let (_, last) = query(&mut client, &Message::scan("test").with_field(JOB_ID, &[1; 12]));
     assert_eq!(last, result::OK);
 }
@@ -164,7 +164,7 @@ fn a_batch_whose_field_lengths_reach_beyond_it_is_carried_out() {
         let results: Vec<u8> = answer(&mut client, &bytes).0.iter().map(|row| row.result).collect();
         assert_eq!(results, [result::OK, result::NOT_FOUND, result::OK], "a length of {length}");
     }
-    // Other messages are as long as they say.
+    // Other messages must have the stated length.
     let mut get = Message::get("key-0").encode();
     let length = u32::from_be_bytes(*get[30..].first_chunk().unwrap());
     get[30..34].copy_from_slice(&(length + 200).to_be_bytes());
@@ -176,7 +176,7 @@ fn a_batch_whose_field_lengths_reach_beyond_it_is_carried_out() {
     assert_eq!(client.receive_message().unwrap().result, result::PARAMETER);
 }
 
-/// A server with as many threads for queries in all and for each, and 400 large records.
+/// A server with this many query threads in total and per query, and 400 large records.
 fn with_query_threads(limit: u32, of_one: u32) -> Server {
     let config =
         usual_config().replacen("service {", &format!("service {{\n    query-threads-limit {limit}"), 1);
@@ -202,7 +202,7 @@ fn stalled_scans(server: &Server, count: u32) -> Vec<Client> {
         let mut one = server.connect();
         one.send(&endless_scan()).unwrap();
         stalled.push(one);
-        // Until it waits for its client, it counts.
+        // The scan counts until it waits for its client.
         std::thread::sleep(Duration::from_millis(500));
     }
     stalled
@@ -214,8 +214,8 @@ fn is_scan_refused(server: &Server) -> bool {
     one.receive().unwrap().messages().unwrap().remove(0).result != result::OK
 }
 
-/// Of those that stall, only as many as `query-threads-limit` has threads for have several; so there may be many more of them
-/// before one more scan is refused.
+/// Only as many stalled scans have several threads as `query-threads-limit` allows, so many more of them fit before a
+/// further scan is refused.
 #[test]
 fn stalled_scans_take_a_thread_each() {
     let server = with_query_threads(4, 4);
@@ -223,7 +223,7 @@ fn stalled_scans_take_a_thread_each() {
     assert!(!is_scan_refused(&server));
 }
 
-/// Scans whose clients read nothing, with no timeout of their own, do not use up the threads of others; when there are very
+/// Scans whose clients read nothing, without a timeout of their own, do not use up others' threads; when there are very
 /// many, one that has read nothing for ten seconds is ended for the next.
 #[test]
 fn stalled_scans_leave_room_for_others() {
@@ -235,7 +235,7 @@ fn stalled_scans_leave_room_for_others() {
         assert!(started.elapsed() < Duration::from_secs(60), "the stalled scans keep all threads");
         std::thread::sleep(Duration::from_millis(500));
     }
-    // Those that are left get all that they asked for once they read.
+    // The remaining ones get all their records once they read.
     let mut complete = 0;
     for mut one in stalled {
         let mut records = 0;

@@ -1,6 +1,6 @@
-//! Queries of all kinds beside writers, deletes, expiry, truncation and indexes that come and go: what matches all the time
-//! is found once, and what never matches is not found. `FERROSPIKE_QUERY_CHECK_SECONDS` says how long each test runs,
-//! `FERROSPIKE_SOAK_SEED` how it begins.
+//! Queries of all kinds beside writers, deletes, expiry, truncation and indexes that come and go: a record that matches
+//! all the time is found once, and one that never matches is not found. `FERROSPIKE_QUERY_CHECK_SECONDS` sets the
+//! duration of each test, `FERROSPIKE_SOAK_SEED` its seed.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{HashMap, HashSet};
@@ -19,17 +19,17 @@ use ferrospike_tests::wire::{
 };
 
 const SECONDS: u64 = 10;
-/// Records of each of the two sets.
+/// Number of records in each of the two sets.
 const RECORDS: usize = 3_000;
-/// Records that queries find have numbers below this.
+/// Numbers of records are below this.
 const NUMBERS: i64 = 1_000;
 const WRITERS: usize = 2;
 const READERS: usize = 3;
-/// So many records of a page.
+/// Records per page.
 const PAGE: u64 = 200;
 
 const PAGES_MAX: u32 = 60;
-/// No result code.
+/// An unused result code.
 const TOO_MANY_PAGES: u8 = 255;
 
 const DIGEST_ARRAY: u8 = 12;
@@ -49,14 +49,14 @@ const INDEXES: [(&str, &str); 4] = [
     ("g", "indexdata=g,geo2dsphere"),
 ];
 
-/// The columns of points that records are at.
+/// Number of columns with points of records.
 const COLUMNS: i64 = 50;
 
 fn texts() -> i64 {
     NUMBERS / 20
 }
 
-/// What a query asks for.
+/// The condition of a query.
 #[derive(Clone, Copy, Debug)]
 enum Question {
     All,
@@ -88,7 +88,7 @@ impl Question {
         }
     }
 
-    /// Whether a record of this number matches.
+    /// Whether a record with this number matches.
     fn matches(self, number: i64) -> bool {
         match self {
             Question::All => true,
@@ -100,7 +100,7 @@ impl Question {
         }
     }
 
-    /// The index that it needs.
+    /// The index that the query needs.
     fn index(self) -> Option<&'static str> {
         match self {
             Question::All => None,
@@ -111,7 +111,7 @@ impl Question {
         }
     }
 
-    /// It may come in pages: a region's cells are no single range.
+    /// Whether the query may use pages: a region's cells are no single range.
     fn is_paged(self) -> bool {
         matches!(self, Question::All | Question::Numbers(..) | Question::Elements(..))
     }
@@ -143,7 +143,7 @@ fn elements(number: i64) -> [i64; 3] {
     [number % 20, number / 20 % 20, 20 + number % 7]
 }
 
-/// A write of a record with all the bins that follow from `number`.
+/// A write of a record with all the bins derived from `number`.
 fn write(set: &str, record: usize, number: i64) -> Message {
     let point = format!(r#"{{"type":"Point","coordinates":[{}.0,0.0]}}"#, number % COLUMNS);
     let list = [&[0x93][..], &elements(number).map(|element| element as u8)].concat();
@@ -163,19 +163,19 @@ fn write(set: &str, record: usize, number: i64) -> Message {
         .with_operation(Operation::blob(operation::WRITE, "pad", vec![7; number as usize % 90]))
 }
 
-/// All that the threads of a test share.
+/// State shared by the threads of a test.
 struct Rig {
     histories: [Histories; SETS.len()],
-    /// Number of a record by its digest.
+    /// Number of a record, by digest.
     numbers: [HashMap<Vec<u8>, usize>; SETS.len()],
-    /// Held by writers while they change a record of a set; alone by who truncates it.
+    /// Writers hold it while they change a record of a set; the truncating thread holds it exclusively.
     truncation: [RwLock<()>; SETS.len()],
-    /// How often an index of the first set was dropped or made; odd while one is not to be read.
+    /// Number of drops and creations of each index of the first set; odd while the index must not be used.
     switches: [AtomicU64; INDEXES.len()],
     is_over: AtomicBool,
     queries: AtomicU64,
     rows: AtomicU64,
-    /// Records that had to be found.
+    /// Number of records that had to be found.
     needed: AtomicU64,
 }
 
@@ -196,9 +196,9 @@ impl Rig {
         }
     }
 
-    /// Changes records of its own until the end.
+    /// Changes its own records until the end.
     fn write(&self, mut client: Client, writer: usize, mut random: Random) {
-        // Records that expire are left alone until they are gone.
+        // Expiring records are left alone until they are gone.
         let mut busy: HashMap<(usize, usize), Instant> = HashMap::new();
         while !self.is_over.load(Acquire) {
             let set = random.within(0..SETS.len() as u64) as usize;
@@ -208,7 +208,7 @@ impl Rig {
             }
             let _shared = self.truncation[set].read().unwrap();
             let histories = &self.histories[set];
-            // Small steps too: such a record moves inside of a range.
+            // Small steps too: such a record moves within a range.
             let number = match histories.now(record) {
                 Some(now) if random.chance(50) => (now + 1) % NUMBERS,
                 _ => random.within(0..NUMBERS as u64) as i64,
@@ -224,7 +224,7 @@ impl Rig {
                 change.done();
                 continue;
             }
-            // A truncation would not know whether they are still there.
+            // A truncation would not know whether they still exist.
             let expires = set == 0 && random.chance(2);
             let change = histories.begin(record, Some(number));
             let begun = Instant::now();
@@ -233,7 +233,7 @@ impl Rig {
             assert_eq!(client.ask(&message).unwrap().result, result::OK);
             change.done();
             if expires {
-                // Times to live are in whole seconds, and a record is there for the second in which it ends.
+                // Times to live are whole seconds, and a record exists during the second in which it ends.
                 let until = Instant::now() + Duration::from_millis(3_200);
                 histories.ends_between(record, begun + Duration::from_millis(800), until);
                 busy.insert((set, record), until);
@@ -241,7 +241,7 @@ impl Rig {
         }
     }
 
-    /// Asks and judges until the end.
+    /// Queries and judges until the end.
     fn read(&self, mut client: Client, mut random: Random) {
         while !self.is_over.load(Acquire) {
             let set = random.within(0..SETS.len() as u64) as usize;
@@ -276,7 +276,7 @@ impl Rig {
                 .map(|row| self.found(set, row, without_bins && !in_pages, question, (from, to)))
                 .collect();
             if in_pages && matches!(question, Question::Elements(..)) {
-                // A record comes again on each page where it has an element.
+                // A record appears on each page where it has an element.
                 let mut known = HashSet::new();
                 found.retain(|row| known.insert(*row));
             }
@@ -300,8 +300,8 @@ impl Rig {
         place.filter(|_| set == 0).map_or(0, |place| self.switches[place].load(Acquire))
     }
 
-    /// Record and number of a row, whose bins must all be of one number. Of a row without bins the number is one that it may
-    /// have had.
+    /// Record and number of a row, whose bins must all have the same number. For a row without bins, a number that it
+    /// may have had.
     fn found(
         &self,
         set: usize,
@@ -323,14 +323,14 @@ impl Rig {
         let same = write(SETS[set], record, number);
         for op in &same.operations {
             let value = row.bin(std::str::from_utf8(&op.name).unwrap()).unwrap();
-            // What is stored of a point has its cells too.
+            // A stored point has its cells too.
             let is_same = if op.name == b"g" { value.ends_with(&op.value[3..]) } else { value == op.value };
             assert!(is_same, "record {record} is of two versions");
         }
         (record, number)
     }
 
-    /// Asks for a page after the other.
+    /// Queries one page after the other.
     fn ask_in_pages(&self, client: &mut Client, set: usize, question: Question) -> Result<Vec<Message>, u8> {
         let mut rows: Vec<Message> = Vec::new();
         let mut last: HashMap<u16, Message> = HashMap::new();
@@ -365,11 +365,11 @@ impl Rig {
                 return Ok(rows);
             }
         }
-        // Records that move on in the range come again and again.
+        // Records that move forward in the range appear again and again.
         Err(TOO_MANY_PAGES)
     }
 
-    /// Drops and makes indexes of the first set, switches its set index, and truncates the other, until the end.
+    /// Drops and creates indexes of the first set, switches its set index, and truncates the other, until the end.
     fn disturb(&self, mut client: Client, mut random: Random) {
         let mut is_set_indexed = false;
         while !self.is_over.load(Acquire) {
@@ -394,7 +394,7 @@ impl Rig {
         }
     }
 
-    /// Truncates a set. Records of its last milliseconds are left, so nobody writes then.
+    /// Truncates a set. Records of its last milliseconds stay, so nobody writes during them.
     fn truncate(&self, client: &mut Client, set: usize) {
         let _alone = self.truncation[set].write().unwrap();
         thread::sleep(Duration::from_millis(3));
@@ -408,7 +408,7 @@ impl Rig {
     }
 }
 
-/// The records of an answer, or the result that it ended with.
+/// The records of an answer, or its final error.
 fn ask(client: &mut Client, request: &Message) -> Result<Vec<Message>, u8> {
     client.send(&request.encode()).unwrap();
     let mut rows = Vec::new();

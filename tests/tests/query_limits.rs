@@ -1,5 +1,5 @@
-//! Parameters of queries: threads of one and of all, short queries on service threads, remembered jobs, rate of background
-//! queries. Each is in effect at once.
+//! Parameters of queries: threads per query and in total, short queries on service threads, remembered jobs, rate of
+//! background queries. Each takes effect at once.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::thread;
@@ -51,7 +51,7 @@ fn short(message: Message) -> Message {
     Message { info1: message.info1 | info1::SHORT_QUERY, transaction_ttl: 10_000, ..message }
 }
 
-/// How many records an answer has, and what its last message says.
+/// Number of records of an answer, and the last result.
 fn run(client: &mut Client, request: &Message) -> (u32, u8) {
     client.send(&request.encode()).unwrap();
     let mut count = 0;
@@ -82,7 +82,7 @@ fn short_queries_run_on_service_threads_where_that_is_wanted() {
     let (server, mut client) = start(100);
     let client = &mut client;
     of_service(client, "query-threads-limit=1");
-    // It keeps the one thread.
+    // It keeps the only thread.
     let mut slow = server.connect();
     slow.send(&scan(5).with_field(RECORDS_PER_SECOND, &10u32.to_be_bytes()).encode()).unwrap();
     await_shown(client, 5, "status=active");
@@ -97,7 +97,7 @@ fn short_queries_run_on_service_threads_where_that_is_wanted() {
     let (count, last) = run(client, &one_partition);
     assert!(count >= 1 && last == result::OK);
     expect_moved(client, &before, &["pi_query_short_basic_complete"]);
-    // Twenty of one connection at once, and a read behind them.
+    // Twenty queries on one connection at once, and a read after them.
     let mut requests = one_partition.encode().repeat(20);
     requests.extend(Message::get("7").encode());
     client.send(&requests).unwrap();
@@ -111,7 +111,7 @@ fn short_queries_run_on_service_threads_where_that_is_wanted() {
     assert_eq!(client.receive_message().unwrap().result, result::OK);
     assert_eq!(client.info_value("query-abort:trid=5").unwrap(), "ok");
     await_shown(client, 5, "status=done");
-    // What is no short work goes to a thread, with the same answer.
+    // A query that is no short work goes to a thread, with the same answer.
     of_service(client, "query-threads-limit=128");
     for _ in 0..5 {
         assert_eq!(run(client, &short(scan(0))), (RECORDS, result::OK));
@@ -122,7 +122,7 @@ fn short_queries_run_on_service_threads_where_that_is_wanted() {
 
 #[test]
 fn a_query_has_as_many_threads_as_it_may() {
-    // More than the sockets and the threads hold, so that all threads wait for the client.
+    // More bytes than the sockets and the threads hold, so that all threads wait for the client.
     let (server, mut client) = start(200_000);
     let client = &mut client;
     for (id, threads) in [(1, 1), (2, 3)] {
@@ -172,7 +172,7 @@ fn so_many_finished_queries_are_remembered() {
     }
     await_shown(client, 26, "status=done");
     assert_eq!(rows(client), 3);
-    // A number may be used again as soon as it is forgotten.
+    // A number may be reused as soon as it is forgotten.
     assert_eq!(run(client, &scan(25)).1, result::PARAMETER);
     assert_eq!(run(client, &scan(21)), (RECORDS, result::OK));
     of_service(client, "query-max-done=1");

@@ -1,9 +1,10 @@
-//! The on-device format: files that the C server wrote are served as it served them, and what this server writes is
-//! what it would have written.
+//! The on-device format: files of the C server are served as it served them, and this server writes the bytes that the
+//! C server would write.
 //!
 //! `corpora/device` holds a file of a namespace with `storage-engine device` and one of a namespace in memory, each
-//! with 1,500 records of all particle types, and what a scan of them answered, and one of ours that the C server had used. What is ours is read by a reader of
-//! the tests' own, which knows the format from its description alone.
+//! with 1,500 records of all particle types, and the C server's answers to a scan of them; also a file of this server
+//! that the C server had used. The tests read this server's files with their own reader, which follows the format's
+//! description.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ use serde_json::Value;
 
 const FILE_RECORDS: usize = 1500;
 
-/// A record as the scan of the C server answered it.
+/// A record in the C server's answer to the scan.
 #[derive(Deserialize)]
 struct Row {
     digest: String,
@@ -42,7 +43,7 @@ struct Row {
 
 type Bins = BTreeMap<Vec<u8>, (u8, Vec<u8>)>;
 
-/// The facts that must agree.
+/// The properties that must agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Recorded {
     set: Vec<u8>,
@@ -77,12 +78,12 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-/// The recorded file in a folder of its own.
+/// The recorded file, unpacked in a separate folder.
 fn unpacked(name: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(format!("{name}.dat"));
     let packed = File::open(corpus::folder().join(format!("device/{name}.dat.gz"))).unwrap();
-    // Most of it is zeros, which need not be on disk.
+    // Most of it is zeros, which need no disk space.
     let mut file = SparseFile { file: File::create(&path).unwrap(), size: 0 };
     std::io::copy(&mut BufReader::with_capacity(1 << 20, GzDecoder::new(packed)), &mut file).unwrap();
     file.file.set_len(file.size).unwrap();
@@ -113,7 +114,7 @@ fn now() -> u32 {
     (SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - EPOCH_SECONDS) as u32
 }
 
-/// The set, key and bins of a record that a scan gave.
+/// The set, key and bins of a record from a scan.
 fn served(message: &Message) -> (Vec<u8>, Recorded) {
     let bins = message.operations.iter().map(|op| (op.name.clone(), (op.particle, op.value.clone())));
     let record = Recorded {
@@ -126,7 +127,7 @@ fn served(message: &Message) -> (Vec<u8>, Recorded) {
     (message.field(field::DIGEST).unwrap().to_vec(), record)
 }
 
-/// Fails unless the namespace holds what was recorded, but for what has expired.
+/// Fails unless the namespace holds the recorded records, except expired ones.
 fn check_agreement(server: &Server, namespace: &str, expected: &BTreeMap<Vec<u8>, Recorded>) {
     let mut client = server.connect();
     let before = now();
@@ -144,7 +145,7 @@ fn check_agreement(server: &Server, namespace: &str, expected: &BTreeMap<Vec<u8>
     assert!(found.keys().all(|digest| expected.contains_key(digest)));
     assert_eq!(client.figure(&format!("namespace/{namespace}"), "objects").unwrap(), found.len() as u64);
 
-    // The same when they are read one by one, and when the record is written back into its place.
+    // Single reads agree too, and so do reads after the record is written back.
     for (digest, record) in expected.iter().step_by(7).filter(|(digest, _)| found.contains_key(*digest)) {
         let get = Message { info1: Message::get("").info1, ..Message::default() }
             .with_field(field::NAMESPACE, namespace.as_bytes())
@@ -177,7 +178,7 @@ fn open_and_check(name: &str, engine: &str, size: &str) {
     check_agreement(&server, name, &expected);
 }
 
-/// Fails unless `asd-inspect` finds in the file what was recorded, expired or not.
+/// Fails unless `asd-inspect` finds the recorded records in the file, expired or not.
 fn check_inspection(path: &Path, expected: &BTreeMap<Vec<u8>, Recorded>) {
     let document = inspect(path);
     assert_eq!(document["devices"][0]["damage"], Value::Array(vec![]));
@@ -218,8 +219,8 @@ fn file_of_a_device_namespace_is_served_from_memory() {
     open_and_check("bar", "memory", "128M");
 }
 
-/// A file of ours that the C server had in between: it deleted and updated records of it, and erased the key of our end marks.
-/// Nothing is lost, and nothing is told as damage, at the first start or at later ones.
+/// A file of this server that the C server has used in between: it deleted and updated records, and erased the key of
+/// the end marks. Nothing is lost and no damage is reported, at the first start and at later ones.
 #[test]
 fn file_that_comes_back_from_the_c_server_is_whole() {
     let (_folder, path) = unpacked("returned");
@@ -248,8 +249,8 @@ fn file_that_comes_back_from_the_c_server_is_whole() {
     }
 }
 
-/// The records of the C server's file, written to a server of ours by a client, are in its file what they are in that
-/// of the C server, but for what tells when and how often they were written.
+/// A client writes the records of the C server's file to this server; its file then holds the same bytes, except for
+/// the times and counts of writes.
 #[test]
 fn records_written_here_are_stored_as_the_c_server_stores_them() {
     let (_folder, path) = unpacked("bar");
@@ -325,7 +326,7 @@ fn records_written_here_are_stored_as_the_c_server_stores_them() {
     }
 }
 
-/// Version by partition, as `partition-info` tells them.
+/// Version by partition, from `partition-info`.
 fn told_versions(server: &Server) -> Vec<u64> {
     let info = server.connect().info_value("partition-info").unwrap();
     let version = |row: &str| {
@@ -339,8 +340,8 @@ fn told_versions(server: &Server) -> Vec<u64> {
     versions
 }
 
-/// Restarts of a node alone: its cluster has a new key each time, as that of the C server, which the headers have
-/// with the first answer; each partition goes on with its life.
+/// Restarts of a single node: its cluster has a new key each time, as with the C server, and the headers have the key
+/// by the first answer; each partition keeps its tree id.
 #[test]
 fn partitions_live_on_over_restarts() {
     let expected = recorded("bar");
@@ -374,8 +375,8 @@ fn partitions_live_on_over_restarts() {
     }
 }
 
-/// A partition that the C server dropped: its records are in the file, but not in its present life. They stay away at
-/// the first start and at all later ones, and what is written then is of the next life.
+/// A partition that the C server dropped: its records are in the file, but with an old tree id. They stay away at the
+/// first start and at all later ones, and new records have the next tree id.
 #[test]
 fn records_of_a_partition_that_was_dropped_stay_away() {
     const DROPPED_WARNING: &str = "partitions are not here";
@@ -495,7 +496,7 @@ fn own_file_is_to_the_byte_what_the_format_says() {
     assert_eq!((&tombstone.bins[..], tombstone.void_time, &tombstone.set[..]), (&[][..], 0, &b"s"[..]));
     let keyed = &records[1];
     assert!((before + 500..=after + 500).contains(&keyed.void_time));
-    // Magic; size, void-time, set, key, bins, tree id; then what is not known beforehand.
+    // Magic; size, void-time, set, key, bins, tree id; then bytes that are not known in advance.
     assert_eq!(file[WBLOCK_SIZE + 48..][..8], [0x01, 0xF2, 0x7A, 0x03, 0x05, 0x00, 0x78, 0x04]);
     let mut rest = b"\x0blonger-name\x06\x03keyed\x02".to_vec();
     rest.extend(b"\x05minus\x01\x08\xff\xff\xff\xff\xff\xff\xff\xff\x04text\x03\x03\x00\x00\x00abc");

@@ -1,4 +1,4 @@
-//! Scans beside writers: nobody waits for a scan, and what is there throughout is found once.
+//! Scans beside writers: no writer waits for a scan, and records that exist throughout are found once.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 use ferrospike_tests::server::{Server, stored_config};
 use ferrospike_tests::wire::{Message, Operation, field, info2, operation, result};
 
-/// Records, all of them of one sprig.
+/// Number of records, all of them in one sprig.
 const RECORDS: u32 = 180_000;
-/// Every so many-th record stays, the others are deleted and written again.
+/// One of this many records stays; the others are deleted and rewritten.
 const STAYING: u32 = 3;
-/// Writes whose time is taken beside scans.
+/// Number of timed writes beside scans.
 const WRITES: usize = 600;
-/// Half of the writes take less, whatever else the machine does. A write that waited for the scan to get through its
-/// sprig, or through some thousand records of it, would take far longer.
+/// Half of the writes take less, whatever else the machine does. A write that waited for the scan to pass its sprig,
+/// or some thousand records of it, would take far longer.
 const WRITE_TIME_MAX: Duration = Duration::from_millis(3);
 
-/// A request about record `number`. The digests begin alike, and are in scattered order.
+/// A request about record `number`. The digests have the same beginning and are in scattered order.
 fn on(number: u32) -> Message {
     let mut digest = [0; 20];
     digest[3..7].copy_from_slice(&number.wrapping_mul(0x9E37_79B1).to_be_bytes());

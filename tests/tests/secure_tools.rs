@@ -1,4 +1,4 @@
-//! The tools and the official Python client at a server with passwords and TLS, made as README says.
+//! The tools and the official Python client at a server with passwords and TLS, set up as README says.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
@@ -11,14 +11,15 @@ use ferrospike_tests::server::{Server, usual_config};
 use ferrospike_tests::tls::tls_address;
 use tempfile::TempDir;
 
-/// A server with a certificate of `asd-tls` for `cluster1`, and a user `app`; `rule` is that for certificates of clients.
+/// A server with a certificate of `asd-tls` for `cluster1`, and a user `app`; `rule` is the one for certificates of
+/// clients.
 fn start(rule: &str) -> (TempDir, Server) {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().to_str().unwrap();
     let made = run("asd-tls", &["--dir", dir, "node", "cluster1", "127.0.0.1"]);
     let said = String::from_utf8(made.stdout).unwrap();
     assert!(made.status.success(), "{said}");
-    // What it prints is for the file as it is, but for the port and the rule.
+    // Its output is used as the file unchanged, except for the port and the rule.
     let lines = said.replace("tls-port 4333", "address 127.0.0.1\n        port 0\n        tls-port 0");
     let lines = lines.replace("tls-authenticate-client false", &format!("tls-authenticate-client {rule}"));
     let usual = usual_config();
@@ -58,7 +59,7 @@ fn tools_log_in_and_speak_tls() {
         vec!["-h", &clear],
         [&["-h", &by_name][..], &with_tls].concat(),
         [&["-h", &by_option, "--tls-name", "cluster1"][..], &with_tls].concat(),
-        // The certificate is for the address too.
+        // The certificate is valid for the address too.
         [&["-h", &by_option][..], &with_tls].concat(),
     ] {
         let output = asinfo(&arguments);
@@ -119,8 +120,8 @@ fn tools_show_their_certificate() {
     assert!(!output.status.success(), "without a certificate: {}", says(&output));
 }
 
-/// What README has a user of the official Python client write: put and get over TLS, also large ones, a query, a batch, and
-/// info; then with a certificate alone.
+/// The script that README gives for the official Python client: put and get over TLS, also large ones, a query, a
+/// batch, and info; then with only a certificate.
 const SCRIPT: &str = r#"
 import sys
 import aerospike

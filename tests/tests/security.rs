@@ -1,4 +1,4 @@
-//! Access control: logging in, users and roles, what each may do, and what is left of it after a stop or a crash.
+//! Access control: login, users and roles, their rights, and the state after a stop or a crash.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::os::unix::fs::PermissionsExt;
@@ -41,7 +41,7 @@ fn nothing_is_done_before_a_login() {
     assert_eq!(login(&mut client, "", PASS).0, 60);
     assert_eq!(get(&mut client), 80);
     assert_eq!(login(&mut client, "admin", ADMIN).0, 0);
-    // An administrator of users may not read.
+    // A user administrator may not read.
     assert_eq!((put(&mut client), get(&mut client)), (81, 81));
     assert_eq!(client.info_value("namespaces").unwrap(), "test;bar");
     assert_eq!(client.ask(&Message { fields: Vec::new(), ..Message::get("key") }).unwrap().result, 20);
@@ -64,7 +64,7 @@ fn roles_decide_and_change_at_once() {
     );
     assert_eq!(bob.info_value("truncate:namespace=test;set=rig").unwrap(), format!("{refused} 'truncate'"));
 
-    // The live connection loses a right, and gets another one.
+    // The open connection loses a right, and gets another one.
     let revoked = [(field::USER, &b"bob"[..]), (field::ROLES, &names(&["read-write"])[..])];
     assert_eq!(result_of(&mut admin, command::REVOKE_ROLES, &revoked), 0);
     assert_eq!((put(&mut bob), get(&mut bob)), (81, 81));
@@ -75,7 +75,7 @@ fn roles_decide_and_change_at_once() {
     assert_eq!(result_of(&mut admin, command::GRANT_ROLES, &granted), 0);
     assert_eq!((put(&mut bob), get(&mut bob)), (81, 0));
     assert_eq!(bob.ask(&Message::on_record("test", "other", "key")).map(|reply| reply.result).unwrap(), 81);
-    // A row without the name of the set is one of no set.
+    // A row without a set name belongs to no set.
     assert_eq!(bob.take_result_of_batch(), 81);
 
     assert_eq!(result_of(&mut admin, command::DROP_ROLE, &[(field::ROLE, b"read")]), 70, "predefined");
@@ -85,7 +85,7 @@ fn roles_decide_and_change_at_once() {
     assert_eq!(get(&mut bob), 80);
     assert_eq!(login(&mut server.connect(), "bob", PASS).0, 60);
 
-    // Another user of the same name and password is not the one that was dropped.
+    // A new user with the same name and password is not the dropped one.
     assert_eq!(create_user(&mut admin, "bob", PASS, &["read-write"]), 0);
     let mut other = logged_in(&server, "bob", PASS);
     assert_eq!((put(&mut other), get(&mut other)), (0, 0));
@@ -104,7 +104,7 @@ trait Batch {
 }
 
 impl Batch for Client {
-    /// The result of the one row of a batch that reads without a set.
+    /// The result of the only row of a batch that reads without a set.
     fn take_result_of_batch(&mut self) -> u8 {
         self.send(&Message::get_all(["key"].into_iter()).encode()).unwrap();
         let frame = self.receive().unwrap();
@@ -129,7 +129,7 @@ fn tokens_are_good_until_they_end() {
     forged[3] ^= 1;
     assert_eq!(authenticate(&server, "bob", &forged), 65);
     assert_eq!(authenticate(&server, "bob", &[]), 65);
-    // Clients of old send the credential instead.
+    // Old clients send the credential instead.
     let fields = [(field::USER, &b"bob"[..]), (field::CREDENTIAL, PASS.as_bytes())];
     assert_eq!(result_of(&mut server.connect(), command::AUTHENTICATE, &fields), 0);
 
@@ -190,7 +190,7 @@ fn users_and_roles_survive_a_crash_and_nothing_secret_is_told() {
     ];
     assert_eq!(found, expected);
     assert_eq!(admin.receive().unwrap().body[1], 50);
-    // A user of a role with addresses may come from these only.
+    // A user of a role with addresses may connect only from these.
     let granted = [(field::USER, &b"user0"[..]), (field::ROLES, &names(&["office"])[..])];
     assert_eq!(result_of(&mut admin, command::GRANT_ROLES, &granted), 0);
     assert_eq!(login(&mut server.connect(), "user0", PASS).0, 82);
@@ -216,7 +216,7 @@ fn who_guesses_passwords_is_held_off() {
     let mut client = server.connect();
     let results: Vec<u8> = (0..8).map(|_| login(&mut client, "admin", PASS).0).collect();
     assert_eq!(results, [65; 8]);
-    // The right one is not even looked at now, but for whoever comes from elsewhere.
+    // Even the right credential is not checked now, except from other addresses.
     assert_eq!(login(&mut client, "admin", ADMIN).0, 65);
     let mut elsewhere = Client::connect_from([127, 0, 0, 2].into(), server.address()).unwrap();
     assert_eq!(login(&mut elsewhere, "admin", ADMIN).0, 0);
@@ -248,11 +248,11 @@ fn a_quota_limits_a_user() {
     assert!(done >= 50 && done as f64 <= 50.0 * seconds, "{done} in {seconds} s");
 }
 
-/// Fields that only queries have.
+/// Fields that only queries use.
 const JOB_ID: u8 = 7;
 const RECORDS_PER_SECOND: u8 = 10;
 
-/// A query of all records, at this rate if there is one.
+/// A query of all records, optionally at this rate.
 fn query(rate: Option<u32>) -> Message {
     let partitions: Vec<u8> = (0..4096u16).flat_map(u16::to_le_bytes).collect();
     let info1 = info1::READ | info1::GET_ALL;
@@ -276,7 +276,7 @@ fn background(rate: u32, id: u64) -> Message {
         .with_operation(Operation::integer(operation::WRITE, "n", 1))
 }
 
-/// The first result of an answer that is no success, else that of its end.
+/// The first error of an answer, else its last result.
 fn outcome(client: &mut Client, request: &Message) -> u8 {
     client.send(&request.encode()).unwrap();
     loop {
@@ -287,7 +287,8 @@ fn outcome(client: &mut Client, request: &Message) -> u8 {
     }
 }
 
-/// What administrators see of a user's reads or writes: quota, operations and records of queries a second, limitless queries.
+/// The figures of a user's reads or writes for administrators: quota, operations and records of queries per second,
+/// unlimited queries.
 fn figures(admin: &mut Client, user: &str, of: u8) -> [u32; 4] {
     let (result, fields) = ask(admin, command::QUERY_USERS, &[(field::USER, user.as_bytes())]);
     assert_eq!(result, 0);
@@ -325,7 +326,7 @@ fn queries_take_their_rates_of_the_quota() {
     for key in 0..2_000 {
         assert_eq!(bob.ask(&Message::put(&key.to_string(), vec![1])).unwrap().result, 0);
     }
-    // Without a quota all is counted and nothing refused.
+    // Without a quota everything is counted and nothing refused.
     let (of_reads, of_writes) = (field::READ_INFO, field::WRITE_INFO);
     await_figures(&mut admin, "bob", of_writes, |[quota, rate, ..]| quota == 0 && rate > 0);
     assert_eq!(outcome(&mut bob, &query(None)), 0);
@@ -339,7 +340,7 @@ fn queries_take_their_rates_of_the_quota() {
     bob.send(&query(Some(700)).encode()).unwrap();
     await_figures(&mut admin, "bob", of_reads, |[_, _, rate, limitless]| (rate, limitless) == (700, 0));
     assert_eq!(outcome(&mut second, &query(Some(301))), 83, "beside the other one");
-    // Reads have what is left in a second.
+    // Reads get the rest of each second.
     let start = Instant::now();
     let done = (0..1_000).filter(|_| get(&mut second) != 83).count();
     let seconds = start.elapsed().as_secs_f64().ceil() + 1.0;
@@ -397,7 +398,7 @@ fn the_first_password_may_come_from_a_file() {
     let mut server = Server::start(&format!("{BASICS}{NAMESPACES}\nsecurity {{\n{line}\n}}\n"));
     assert_eq!(login(&mut server.connect(), "admin", ADMIN).0, 65, "nobody knows this one");
     let mut admin = logged_in(&server, "admin", OTHER);
-    // It is that of the first start alone.
+    // Only the first start uses it.
     let set = [(field::USER, &b"admin"[..]), (field::PASSWORD, PASS.as_bytes())];
     assert_eq!(result_of(&mut admin, command::SET_PASSWORD, &set), 0);
     std::fs::remove_file(&path).unwrap();

@@ -1,5 +1,5 @@
-//! Access control under attack: what was recorded and is sent again, fields and names that mean harm, addresses, and rights that
-//! are taken away in the middle of something.
+//! Access control under attack: replayed messages, hostile fields and names, addresses, and rights revoked in the
+//! middle of a request.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::Write;
@@ -17,10 +17,10 @@ use ferrospike_tests::security::{
 use ferrospike_tests::server::{BASICS, NAMESPACES, Server};
 use ferrospike_tests::wire::{self, Message, Operation, info1, info2, operation, result};
 
-/// Fields that only queries have.
+/// Fields that only queries use.
 const JOB_ID: u8 = 7;
 const RECORDS_PER_SECOND: u8 = 10;
-/// A right must be gone within this time; it is gone at once.
+/// A right must be gone within this time; it is usually gone at once.
 const LOST_WITHIN: Duration = Duration::from_secs(5);
 
 const MODULE: &str = "function values(s) return s : map(function(r) return 1 end) end";
@@ -31,7 +31,7 @@ fn start() -> Server {
     server
 }
 
-/// A server with records, an administrator, and a user `bob` with all rights for data.
+/// A server with records, an administrator, and a user `bob` with all data rights.
 fn with_bob(records: u32) -> (Server, Client, Client) {
     let server = start();
     let mut admin = logged_in(&server, "admin", ADMIN);
@@ -59,12 +59,12 @@ fn drop_bob(admin: &mut Client) {
     assert_eq!(result_of(admin, command::DROP_USER, &[(field::USER, b"bob")]), 0);
 }
 
-/// A query that goes on for long.
+/// A query that takes long.
 fn slow(message: Message, id: u64) -> Message {
     message.with_field(JOB_ID, &id.to_be_bytes()).with_field(RECORDS_PER_SECOND, &200u32.to_be_bytes())
 }
 
-/// What the last message of an answer says.
+/// The result of an answer's last message.
 fn last_result(client: &mut Client) -> u8 {
     loop {
         let messages = client.receive().unwrap().messages().unwrap();
@@ -116,7 +116,7 @@ fn a_background_query_ends_with_the_right_of_its_user() {
         .with_operation(Operation::integer(operation::WRITE, "mark", 1));
     bob.send(&slow(change, 77).encode()).unwrap();
     assert_eq!(last_result(&mut bob), 0, "it has begun");
-    // It goes on without its connection.
+    // The query continues without its connection.
     drop(bob);
     thread::sleep(Duration::from_millis(500));
     assert!(eve.info_value("query-show:id=77").unwrap().contains("status=active"));
@@ -136,10 +136,10 @@ fn a_batch_ends_with_the_right_of_its_user() {
         let (_server, mut admin, mut bob) = with_bob(100);
         let keys: Vec<String> = (0..30_000).map(|row| (row % 100).to_string()).collect();
         let mut batch = Message::get_all(keys.iter().map(String::as_str));
-        // An error of a row does not end it.
+        // An error of a row does not end the batch.
         batch.fields[0].1[4] = 4;
         bob.send(&batch.encode()).unwrap();
-        // Nobody reads, so it cannot be done.
+        // Nobody reads, so the batch cannot finish.
         thread::sleep(Duration::from_millis(500));
         lose(&mut admin);
         let (mut done, mut refused) = (0, 0);
@@ -184,7 +184,7 @@ fn recorded_requests_are_of_no_use_to_others() {
     }
     assert_eq!(sent(&mut admin, &create), 61, "twice is once");
 
-    // A token ends with the password, and with the user, also if another one of the name comes.
+    // A token ends with the password, and with the user, even if another user gets the name.
     let (_, token) = login(&mut server.connect(), "bob", PASS);
     let authenticate =
         request(command::AUTHENTICATE, &[(field::USER, b"bob"), (field::SESSION_TOKEN, &token)]);
@@ -251,14 +251,14 @@ fn oversized_and_broken_requests_are_refused_and_cost_nothing() {
         (command::CREATE_ROLE, vec![(field::ROLE, b"big"), (field::PRIVILEGES, &large)], 72),
         (command::CREATE_ROLE, vec![(field::ROLE, b"big"), (field::READ_QUOTA, b"\0\0\x01")], 55),
         (command::GRANT_ROLES, vec![(field::USER, b"admin"), (field::ROLES, &large)], 55),
-        // The same name as often as can be is one role.
+        // A name repeated as often as possible is one role.
         (command::GRANT_ROLES, vec![(field::USER, b"admin"), (field::ROLES, &many)], 0),
         (command::DROP_USER, vec![(0xee, &large), (field::USER, b"ghost")], 60),
     ];
     for (number, fields, expected) in &cases {
         assert_eq!(result_of(&mut admin, *number, fields), *expected, "command {number}");
     }
-    // Sizes that lie, counts that lie, a message that is cut.
+    // Wrong sizes, wrong counts, a truncated message.
     let good = request(command::DROP_USER, &[(field::USER, b"ghost")]);
     let mut too_long = good.clone();
     too_long[24..28].copy_from_slice(&u32::MAX.to_be_bytes());
@@ -274,7 +274,7 @@ fn oversized_and_broken_requests_are_refused_and_cost_nothing() {
         admin.send(&bytes).unwrap();
         assert_eq!(admin.receive().unwrap().body[1], expected);
     }
-    // Much announced and never sent, by many who have not logged in.
+    // Many clients that have not logged in announce much and send nothing.
     let announced = wire::frame_header(wire::kind::SECURITY, 128 << 20);
     let half_open: Vec<Client> = (0..1_000)
         .map(|number| {
@@ -365,7 +365,7 @@ fn an_acknowledged_change_of_a_user_outlives_every_crash() {
     assert_eq!(create_user(&mut admin, "bob", PASS, &["read"]), 0);
     let mut is_pass = true;
     for round in 0..8u64 {
-        // The password changes to and fro until the process is gone.
+        // The password alternates until the process is gone.
         let mut admin = logged_in(&server, "admin", ADMIN);
         let acknowledged = thread::scope(|scope| {
             let changes = scope.spawn(move || {
@@ -395,7 +395,7 @@ fn an_acknowledged_change_of_a_user_outlives_every_crash() {
     }
 }
 
-/// Where all connections come from that are no attacker's.
+/// The source address of all connections that are not attackers.
 const ELSEWHERE: [u8; 4] = [127, 0, 0, 2];
 
 #[test]
@@ -413,7 +413,7 @@ fn a_whitelist_counts_on_open_connections() {
     let get = |client: &mut Client| client.ask(&Message::get("1")).unwrap().result;
     assert_eq!((get(&mut bob), get(&mut elsewhere)), (0, 0));
 
-    // In the middle of a query, and a query in the background whose connection is gone.
+    // In the middle of a query, and of a background query whose connection is gone.
     bob.send(&slow(Message::scan("test"), 5).encode()).unwrap();
     thread::sleep(Duration::from_millis(300));
     list(&mut admin, "127.0.0.2,::1");
@@ -427,12 +427,12 @@ fn a_whitelist_counts_on_open_connections() {
     assert_eq!(bob.info("namespaces\n").unwrap(), "ERROR:82:not whitelisted\n");
     assert_eq!(result_of(&mut bob, command::QUERY_USERS, &[(field::USER, b"bob")]), 82);
     assert_eq!(login(&mut bob, "bob", PASS).0, 82);
-    // It counts again as it counted before.
+    // It is valid again as before.
     list(&mut admin, "127.0.0.0/30");
     assert_eq!((get(&mut bob), get(&mut elsewhere)), (0, 0));
     list(&mut admin, "127.0.0.1");
     assert_eq!((get(&mut bob), get(&mut elsewhere)), (0, 82));
-    // With the role its addresses go.
+    // Without the role its addresses no longer count.
     assert_eq!(result_of(&mut admin, command::DROP_ROLE, &[(field::ROLE, b"office")]), 0);
     assert_eq!((get(&mut bob), get(&mut elsewhere)), (0, 0));
 }
@@ -446,7 +446,7 @@ fn who_guesses_over_many_connections_holds_up_nobody() {
         assert_eq!(create_user(&mut admin, user, PASS, &["read"]), 0);
     }
     let (_, token) = login(&mut server.connect(), "bob", PASS);
-    // Each login is for another user, so that none is refused without a look.
+    // Each login is for another user, so that none is refused without a check.
     let guesses = |number: usize| {
         let mut client = Client::connect_from([127, 0, 0, 3].into(), server.address()).unwrap();
         let name = format!("user{number}");
@@ -458,7 +458,7 @@ fn who_guesses_over_many_connections_holds_up_nobody() {
     let quick = |what: &str, act: &dyn Fn() -> u8| {
         let started = Instant::now();
         assert_eq!(act(), 0, "{what}");
-        // Any of the flood takes longer than all of these together may.
+        // Any login of the flood takes longer than all of these together may.
         assert!(started.elapsed() < Duration::from_secs(2), "{what}: {:?}", started.elapsed());
     };
     let by_token = [(field::USER, &b"bob"[..]), (field::SESSION_TOKEN, &token[..])];
@@ -491,7 +491,7 @@ fn nothing_large_is_taken_before_a_login() {
         assert!(client.is_closed_by_server(), "number {number}");
     }
     assert!(server.log().contains("bytes before a login"));
-    // A small frame that would be large is not looked into.
+    // A small frame that would inflate to a large one is not read.
     let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(&Message::put("key", vec![7; 8 << 20]).encode()).unwrap();
     let stream = encoder.finish().unwrap();

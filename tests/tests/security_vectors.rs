@@ -1,5 +1,5 @@
-//! Exchanges of the security protocol that were recorded of a server of the Enterprise edition: their requests, byte for byte, are
-//! answered with their replies, byte for byte. What is otherwise stands in [`DIFFERENCES`], with the reason.
+//! Exchanges of the security protocol recorded with a server of the Enterprise edition: the same request bytes must get
+//! the same reply bytes. [`DIFFERENCES`] lists the exceptions, with reasons.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
@@ -15,12 +15,12 @@ use serde_json::Value;
 const VECTORS: &str = include_str!("../corpora/security-vectors.json");
 /// The password `b`, as clients send it.
 const PASSWORD_B: &str = "$2a$10$7EqJtq98hPqEX7fNZaFWoObi7T3EgttdiPRlkqhOALhpE/VOPU7Oi";
-/// How long a token is good.
+/// The lifetime of a token.
 const SESSION_TTL: u8 = 6;
 /// Roles of later versions than the recorded one.
 const NEWER_ROLES: [&str; 3] = ["sindex-admin", "truncate", "udf-admin"];
 
-/// What may be otherwise than recorded, by the name of the exchange.
+/// Exchanges that may differ from the recording, by name.
 const DIFFERENCES: [(&str, &str); 4] = [
     ("login_ok", "a token is of the server that issues it, and its time to live is told since version 4.6"),
     (
@@ -38,7 +38,7 @@ fn from_hex(text: &str) -> Vec<u8> {
 /// A message of a reply: its header and its fields.
 type Reply = (Vec<u8>, Vec<(u8, Vec<u8>)>);
 
-/// The messages in frames, and how many frames there are.
+/// The messages in frames, and the number of frames.
 fn messages(mut frames: &[u8]) -> (Vec<Reply>, usize) {
     let (mut found, mut count) = (Vec::new(), 0);
     while !frames.is_empty() {
@@ -61,7 +61,7 @@ fn messages(mut frames: &[u8]) -> (Vec<Reply>, usize) {
     (found, count)
 }
 
-/// Sends a request; the frames of the answer, as many as are recorded.
+/// Sends a request; returns as many frames of the answer as are recorded.
 fn exchange(client: &mut Client, bytes: &[u8], frame_count: usize) -> Vec<u8> {
     client.send(bytes).unwrap();
     let mut frames = Vec::new();
@@ -78,7 +78,7 @@ fn bytes_of(fields: &[(u8, Vec<u8>)], id: u8) -> Option<Vec<u8>> {
     fields.iter().find(|(found, _)| *found == id).map(|(_, data)| data.clone())
 }
 
-/// Has everything there be that an exchange needs.
+/// Creates everything that an exchange needs.
 fn prepare(server: &Server, vector: &Value) {
     let mut admin = logged_in(server, "admin", ADMIN);
     let mut ask = |number, fields: &[Field<'_>]| result_of(&mut admin, number, fields);
@@ -101,7 +101,7 @@ fn prepare(server: &Server, vector: &Value) {
     }
 }
 
-/// Makes the users and roles of the recorded answers, and nothing else.
+/// Creates the users and roles of the recorded answers, and nothing else.
 fn prepare_all(server: &Server) {
     let mut admin = logged_in(server, "admin", ADMIN);
     let all: Value = serde_json::from_str(VECTORS).unwrap();
@@ -134,7 +134,7 @@ fn prepare_all(server: &Server) {
     }
 }
 
-/// What is compared of messages where more may be otherwise than none.
+/// The comparable parts of messages of which parts may differ.
 fn comparable(mut messages: Vec<Reply>) -> Vec<Reply> {
     let is_newer = |fields: &[(u8, Vec<u8>)]| {
         let role = bytes_of(fields, field::ROLE);
@@ -172,7 +172,7 @@ fn recorded_exchanges_are_answered_as_recorded() {
                 request(command::AUTHENTICATE, &[(field::USER, b"admin"), (field::SESSION_TOKEN, &token)]);
             otherwise.insert(name);
         }
-        // A request may come in as many pieces as it likes.
+        // A request may arrive in any number of pieces.
         let (head, tail) = bytes.split_at(bytes.len() / 2);
         client.send(head).unwrap();
         let found = exchange(&mut client, tail, frames.len());
@@ -184,7 +184,7 @@ fn recorded_exchanges_are_answered_as_recorded() {
         let (found, expected) = (messages(&found), messages(&recorded));
         assert_eq!(found.1, expected.1, "{name}: frames");
         if name == "login_ok" {
-            // The token, and how long it is good.
+            // The token, and its lifetime.
             assert_eq!((&found.0[0].0[..3], found.0[0].0[3]), (&expected.0[0].0[..3], 2), "{name}");
             let ids: Vec<u8> = found.0[0].1.iter().map(|(id, _)| *id).collect();
             assert_eq!(ids, [field::SESSION_TOKEN, SESSION_TTL], "{name}");
@@ -211,7 +211,7 @@ fn one_quota_alone_is_changed_alone() {
     let (found, _) = messages(&shown);
     assert_eq!(bytes_of(&found[0].1, field::READ_QUOTA).unwrap(), number(7));
     assert_eq!(bytes_of(&found[0].1, field::WRITE_QUOTA).unwrap(), number(9));
-    // The official Python client says "as it is" by -1, and sends other numbers below zero as they are.
+    // The official Python client sends -1 for "unchanged", and other negative numbers unchanged.
     let same =
         [(field::ROLE, &b"r"[..]), (field::READ_QUOTA, &number(u32::MAX)), (field::WRITE_QUOTA, &number(3))];
     assert_eq!(result_of(&mut admin, command::SET_QUOTAS, &same), 0);
@@ -221,14 +221,14 @@ fn one_quota_alone_is_changed_alone() {
     assert_eq!(bytes_of(&found[0].1, field::WRITE_QUOTA).unwrap(), number(3));
     let below_zero = [(field::ROLE, &b"r"[..]), (field::READ_QUOTA, &(-20i32).to_be_bytes()[..])];
     assert_eq!(result_of(&mut admin, command::SET_QUOTAS, &below_zero), 0);
-    // Whoever wants to change the password of nobody is told so, also without the right to.
+    // A change of a missing user's password is reported as such, even without the right to it.
     let password = [
         (field::USER, &b"ghost"[..]),
         (field::OLD_PASSWORD, ADMIN.as_bytes()),
         (field::PASSWORD, OTHER.as_bytes()),
     ];
     assert_eq!(result_of(&mut admin, command::CHANGE_PASSWORD, &password), 60);
-    // What a user is told of a role that does not exist comes before what is wrong with its privileges.
+    // The error of a missing role precedes the errors of its privileges.
     let unknown_privilege = (field::PRIVILEGES, &[1, 255, 0, 0][..]);
     for (number, name, expected) in [
         (command::CREATE_ROLE, &b"r"[..], 71),

@@ -1,4 +1,5 @@
-//! Indexes of sets (`enable-index`): built beside clients and at a start, used by queries, right whatever happens to records.
+//! Indexes of sets (`enable-index`): built beside clients and at a start, used by queries, correct after any change of
+//! records.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -58,7 +59,7 @@ fn fill(client: &mut Client, set: &str, keys: impl Iterator<Item = u32>) {
     }
 }
 
-/// How often each record came.
+/// How often each record was returned.
 fn rows(client: &mut Client, request: &Message) -> BTreeMap<Vec<u8>, u32> {
     client.send(&request.encode()).unwrap();
     let mut found = BTreeMap::new();
@@ -72,7 +73,7 @@ fn query(set: &str) -> Message {
     Message::scan("test").with_field(field::SET, set.as_bytes())
 }
 
-/// Queries with and without bins give exactly the records of `keys`, each once.
+/// Checks that queries with and without bins return exactly the records of `keys`, each once.
 fn expect(client: &mut Client, set: &str, keys: impl Iterator<Item = u32>) {
     let expected: BTreeMap<Vec<u8>, u32> =
         keys.map(|key| (digest(set, &key.to_string()).to_vec(), 1)).collect();
@@ -81,7 +82,7 @@ fn expect(client: &mut Client, set: &str, keys: impl Iterator<Item = u32>) {
     assert!(rows(client, &without_bins) == expected, "without bins");
 }
 
-/// How long a query of an empty or small set takes at the least.
+/// Shortest time of a query of an empty or small set.
 fn query_time(client: &mut Client, set: &str) -> Duration {
     let times = (0..5).map(|_| {
         let start = Instant::now();
@@ -111,7 +112,7 @@ fn queries_use_the_index_of_a_set() {
     assert!(fast * 2 < slow, "{fast:?} by the index, {slow:?} without");
     expect(client, "few", 0..500);
 
-    // Updates, deletes, records that come back, others.
+    // Updates, deletes, rewritten records, others.
     fill(client, "few", 100..600);
     for key in 0..50 {
         let delete = Message { info2: info2::WRITE | info2::DELETE, ..record("few", key) };
@@ -132,7 +133,7 @@ fn queries_use_the_index_of_a_set() {
     let some = query("few").with_field(SAMPLE_MAX, &20u64.to_be_bytes());
     assert_eq!(rows(client, &some).len(), 20);
 
-    // Off: what is there is found all the same, and the memory is given back.
+    // Off: the records are still found, and the memory is freed.
     switch(client, "few", false);
     assert_eq!(figures(client, "namespace/test")["set_index_used_bytes"], 0);
     expect(client, "few", (10..20).chain(50..600));
@@ -207,7 +208,7 @@ fn an_index_is_there_after_a_start() {
     assert!(figures(&mut client, "namespace/test")["set_index_used_bytes"] > 2_000 * 6);
     expect(&mut client, "listed", 0..2_000);
     expect(&mut client, "other", 0..2_000);
-    // A change at run time is not one of the file.
+    // A change at run time does not persist.
     switch(&mut client, "other", true);
     await_populated(&mut client, "other");
     thread::sleep(Duration::from_millis(1_500));

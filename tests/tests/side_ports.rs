@@ -1,5 +1,5 @@
-//! Info requests and the ports beside that of clients: nobody is shut out by those who connect and keep silent, who
-//! send or read slowly, or who ask for much at once.
+//! Info requests and the ports besides that of clients: nobody is kept out by connections that stay silent, that send
+//! or read slowly, or that ask for much at once.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use ferrospike_tests::ports::free_port;
 use ferrospike_tests::server::{Server, usual_config};
 use ferrospike_tests::wire::{Message, info_request, kind, result};
 
-/// A long time for an answer that nothing holds up, on a machine that does other things too.
+/// A long time for an undelayed answer, on a machine with other work.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The usual configuration with an info port and a metrics port; their addresses.
@@ -53,7 +53,7 @@ fn silent_connections_shut_nobody_out_of_the_info_port() {
     for _ in 0..5 {
         assert_eq!(status(info).unwrap(), "ok\n");
     }
-    // Somebody who asks now and then keeps the place.
+    // A client that asks now and then keeps its place.
     let mut person = TcpStream::connect(info).unwrap();
     person.set_read_timeout(Some(PATIENCE)).unwrap();
     for _ in 0..3 {
@@ -69,7 +69,7 @@ fn health_is_told_however_slowly_others_ask() {
     let (config, _, metrics) = with_ports();
     let server = Server::start(&config);
     let mut slow: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(metrics).unwrap()).collect();
-    // Those who have asked and do not read have threads, of which there are a few.
+    // Clients that have asked and do not read hold threads, of which there are a few.
     let unread: Vec<TcpStream> = (0..20)
         .map(|_| {
             let mut stream = TcpStream::connect(metrics).unwrap();
@@ -85,8 +85,7 @@ fn health_is_told_however_slowly_others_ask() {
     drop((unread, server));
 }
 
-/// A process that may open 100 files. Connections to ports beside that of clients take neither the last of them nor a
-/// processor.
+/// A process that may open 100 files. Connections to the other ports take neither the last of them nor a processor.
 #[test]
 fn few_descriptors_are_shared_fairly() {
     let (config, info, metrics) = with_ports();
@@ -109,7 +108,7 @@ fn few_descriptors_are_shared_fairly() {
     drop(many);
 }
 
-/// Hundredths of a second that the process has had of a processor.
+/// Processor time of the process in hundredths of a second.
 fn processor_ticks(server: &Server) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.process_id().unwrap())).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();

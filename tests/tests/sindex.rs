@@ -1,4 +1,4 @@
-//! Secondary indexes: made, asked, kept up to date, and there again after a restart.
+//! Secondary indexes: created, queried, kept up to date, and available again after a restart.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,7 +13,7 @@ use ferrospike_tests::wire::{
     Message, Operation, digest, field, index_range, info2, info3, integer_range, operation, result,
 };
 
-/// Fields and bits that only queries have.
+/// Fields and bits that only queries use.
 const JOB_ID: u8 = 7;
 const RECORDS_PER_SECOND: u8 = 10;
 const DIGEST_ARRAY: u8 = 12;
@@ -23,7 +23,7 @@ const SHORT_QUERY: u8 = 4;
 /// Results that only queries have.
 const QUERY_ABORTED: u8 = 15;
 const INDEX_NOT_FOUND: u8 = 201;
-/// Of `indextype` list.
+/// The number of `indextype` list.
 const LIST: u8 = 1;
 /// Particle types.
 const GEOJSON: u8 = 23;
@@ -34,7 +34,7 @@ fn create(client: &mut Client, arguments: &str) {
     assert_eq!(answer, "ok", "{arguments}");
 }
 
-/// Waits until all indexes can be asked.
+/// Waits until all indexes can be queried.
 fn await_ready(client: &mut Client) {
     let start = Instant::now();
     while client.info_value("sindex-list").unwrap().contains(":state=WO") {
@@ -61,7 +61,7 @@ fn query(range: &[u8]) -> Message {
     Message::scan("test").with_field(field::SET, b"rig").with_field(field::INDEX_RANGE, range)
 }
 
-/// The records of an answer, and what its last message says. A query that is refused has one message.
+/// The records of an answer, and the last result. A refused query has one message.
 fn take_answer(client: &mut Client) -> (Vec<Message>, u8) {
     let mut records = Vec::new();
     loop {
@@ -74,7 +74,7 @@ fn take_answer(client: &mut Client) -> (Vec<Message>, u8) {
     }
 }
 
-/// The records of an answer, by digest, with how often each came; and what the last message says.
+/// The records of an answer by digest, with how often each was returned; and the last result.
 fn rows(client: &mut Client, request: &Message) -> (HashMap<Vec<u8>, u32>, u8) {
     client.send(&request.encode()).unwrap();
     let (messages, last) = take_answer(client);
@@ -89,7 +89,7 @@ fn digests(keys: impl Iterator<Item = u32>) -> BTreeSet<Vec<u8>> {
     keys.map(|key| digest("rig", &key.to_string()).to_vec()).collect()
 }
 
-/// Expects exactly the records of `keys`, each once.
+/// Checks that the answer has exactly the records of `keys`, each once.
 fn expect(client: &mut Client, request: &Message, keys: impl Iterator<Item = u32>) {
     let (found, last) = rows(client, request);
     assert_eq!(last, result::OK);
@@ -141,10 +141,10 @@ fn ranges_texts_lists_and_places_are_found() {
         &query(&index_range("g", GEOJSON, &[circle.as_bytes()])),
         (0..100).filter(|key| (18..=22).contains(&(key % 60))),
     );
-    // Values that no index is for.
+    // Values without an index.
     assert_eq!(client.ask(&query(&integer_range("other", 1, 2))).unwrap().result, INDEX_NOT_FOUND);
     assert_eq!(client.ask(&query(&integer_range("l", 1, 2))).unwrap().result, INDEX_NOT_FOUND);
-    // It follows what changes.
+    // The index follows changes.
     assert_eq!(client.ask(&put(257, 9_999)).unwrap().result, result::OK);
     assert_eq!(client.ask(&Message::delete("258")).unwrap().result, result::OK);
     let expiring = Message { record_ttl: 1, ..put(259, 9) };
@@ -160,7 +160,7 @@ fn pages_go_on_behind_the_last_record() {
     let server = Server::usual();
     let mut client = server.connect();
     let client = &mut client;
-    // All in few partitions, many of the same value.
+    // All in few partitions, many with the same value.
     fill(client, 2_000, |key| i64::from(key % 5));
     create(client, "set=rig;indexname=n;indexdata=n,numeric");
     await_ready(client);
@@ -182,7 +182,7 @@ fn pages_go_on_behind_the_last_record() {
             let bval = i64::from_le_bytes(*message.field(BVAL_ARRAY).unwrap().first_chunk().unwrap());
             found.entry(partition_of(&digest)).or_default().push((bval, digest));
         }
-        // Partitions that were begun go on behind their last record, the others from their start.
+        // Begun partitions continue after their last record, the others from their start.
         let rest: Vec<u8> =
             (0..4096u16).filter(|id| !found.contains_key(id)).flat_map(u16::to_le_bytes).collect();
         let lasts: Vec<&(i64, Vec<u8>)> = found.values().filter_map(|rows| rows.last()).collect();
@@ -203,7 +203,7 @@ fn pages_go_on_behind_the_last_record() {
     assert_eq!((all.len(), once), (1_200, digests((0..2_000).filter(|key| (1..=3).contains(&(key % 5))))));
 }
 
-/// A record gets a value that comes before the end of the last page. It was not on that page, though it looks so.
+/// A record gets a value before the end of the last page. It was not on that page, although it looks so.
 #[test]
 fn a_record_that_changes_between_pages_is_not_lost() {
     let server = Server::usual();
@@ -230,7 +230,7 @@ fn a_record_that_changes_between_pages_is_not_lost() {
             });
         assert_eq!(client.ask(&write).unwrap().result, result::OK);
     };
-    // Records of a page, each with the value under which it came.
+    // Records of a page, each with the value under which it was returned.
     let page = |client: &mut Client, last: Option<(u8, i64)>, max: u64| -> Vec<(u8, i64)> {
         let mut request = query(&integer_range("l", 0, 100)).with_field(field::INDEX_TYPE, &[LIST]);
         request.fields.retain(|(kind, _)| *kind != field::PARTITION_ID_ARRAY);
@@ -255,19 +255,19 @@ fn a_record_that_changes_between_pages_is_not_lost() {
     put(client, 2, &[30, 60]);
     assert_eq!(page(client, None, 1), [(0, 20)]);
     put(client, 1, &[10, 50]);
-    // Once on a page, and again on the next where it has a value.
+    // Once on a page, and again on the next one if it has a value there.
     assert_eq!(page(client, Some((0, 20)), 100), [(2, 30), (1, 50)]);
     assert_eq!(page(client, Some((1, 50)), 100), [(2, 60)]);
     assert_eq!(page(client, None, 100), [(1, 10), (0, 20), (2, 30)]);
 }
 
-/// Records whose value is in the range all the time come once with each query, whatever else changes.
+/// Each query returns the records whose value is in the range all the time once, whatever else changes.
 #[test]
 fn queries_beside_writers_are_exact() {
     const KEYS: u32 = 3_000;
     let server = Server::usual();
     let mut client = server.connect();
-    // Every third stays in the range; of the others some are never in it.
+    // Every third stays in the range; some of the others are never in it.
     fill(
         &mut client,
         KEYS,
@@ -285,9 +285,9 @@ fn queries_beside_writers_are_exact() {
                     n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                     let key = (n >> 8) % KEYS;
                     let request = match (key % 3, n >> 4 & 3) {
-                        // To another value in the range.
+                        // Changes to another value in the range.
                         (0, _) => put(key, i64::from(n >> 12)),
-                        // In and out, there and gone.
+                        // Enters and leaves the range; is deleted and rewritten.
                         (1, 0) => Message::delete(&key.to_string()),
                         (1, 1) => put(key, 5),
                         _ => put(key, -7 - i64::from(n & 0xff)),
@@ -308,7 +308,7 @@ fn queries_beside_writers_are_exact() {
             assert_eq!(missing, 0, "round {round}: records that were there all the time");
             assert_eq!(never.iter().filter(|digest| found.contains_key(*digest)).count(), 0, "round {round}");
             if round % 8 == 7 {
-                // Dropped and built again beside the writers, and while it is asked.
+                // Dropped and rebuilt beside the writers, and while it is queried.
                 let mut other = server.connect();
                 other.send(&query(&integer_range("n", 0, i64::MAX)).encode()).unwrap();
                 assert_eq!(client.info_value("sindex-delete:namespace=test;indexname=n").unwrap(), "ok");
@@ -350,7 +350,7 @@ fn indexes_are_there_again_after_a_stop_and_a_kill() {
         assert_eq!(client.info_value("sindex-list:namespace=test").unwrap(), list);
     }
     expect(&mut client, &query(&integer_range("n", 99, 99)), (0..5_000).filter(|key| key % 100 == 99));
-    // Killed while another is being filled, or just after.
+    // Killed while another index is being filled, or just after.
     create(&mut client, "set=rig;indexname=new;indextype=list;indexdata=n,numeric");
     create(&mut client, "set=rig;indexname=newer;indextype=mapvalues;indexdata=n,numeric");
     server.kill9();
@@ -405,7 +405,7 @@ fn commands_say_what_is_wrong() {
     ] {
         assert_eq!(client.info_value(request).unwrap(), expected, "{request}");
     }
-    // The same under another name is renamed.
+    // The same index under another name is renamed.
     create(&mut client, "set=rig;indexname=m;indexdata=n,numeric");
     let list = client.info_value("sindex-list:ns=test").unwrap();
     assert!(list.contains(":indexname=m:") && !list.contains(";"), "{list}");
@@ -433,7 +433,7 @@ fn indexes_and_their_queries_are_counted() {
     let short = Message { info1: all.info1 | SHORT_QUERY, ..all.clone() };
     assert_eq!(rows(client, &short).0.len(), 300);
     expect_moved(client, &before, &["si_query_short_basic_complete"]);
-    // Twenty records a second: it would take fifteen seconds.
+    // Twenty records per second: it would take fifteen seconds.
     let slow = |id: u64| {
         all.clone().with_field(RECORDS_PER_SECOND, &20u32.to_be_bytes()).with_field(JOB_ID, &id.to_be_bytes())
     };
@@ -492,7 +492,7 @@ fn places_that_are_asked_for_are_counted() {
     assert!(found.len() >= 18 && moved("geo_region_query_falsepos") > 0);
 }
 
-/// A query that adds to the bin `n` of each record it is for.
+/// A query that adds to the bin `n` of each of its records.
 fn background(base: &Message, operations: Operation) -> Message {
     let mut request =
         Message { info1: 0, info2: info2::WRITE, info3: 0, ..base.clone() }.with_operation(operations);
@@ -520,12 +520,12 @@ fn operations_in_the_background_change_each_record_once() {
     );
     await_job(client, ":recs-succeeded=60:recs-failed=0:");
     await_job(client, ":job-type=background-ops:net-io-bytes=30:socket-timeout=10000:ops-active=0");
-    // All records, by the primary index; the filter lets those pass that were counted.
+    // All records, by the primary index; the filter accepts those that were counted.
     let filter = [0x93, 0x01, 0x93, 0x51, 0x02, 0xa3, b's', b'u', b'm', 1];
     let base = Message::scan("test").with_field(field::FILTER_EXPRESSION, &filter);
     assert_eq!(client.ask(&background(&base, add())).unwrap().result, result::OK);
     await_job(client, ":recs-filtered-bins=240:recs-succeeded=60:");
-    // A bin that is no number to add to.
+    // The bin is no number to add to.
     let text = Message::write("text").with_operation(Operation::string(operation::WRITE, "sum", "x"));
     assert_eq!(client.ask(&text).unwrap().result, result::OK);
     let none = background(&Message::scan("test"), add()).with_field(JOB_ID, &6u64.to_be_bytes());
@@ -555,7 +555,7 @@ fn operations_in_the_background_change_each_record_once() {
         assert_eq!(client.info_value("query-abort-all").unwrap(), "number-of-queries-killed:1");
         await_figures(client, "namespace/test", |figures| figures[counter] == 1);
     }
-    // Names that cannot be one.
+    // Invalid names.
     let read = Operation::read("n");
     let fast = background(&query(&integer_range("n", 1, 2)), add())
         .with_field(RECORDS_PER_SECOND, &20_000u32.to_be_bytes());

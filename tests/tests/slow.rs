@@ -1,6 +1,6 @@
-//! Clients that read nothing, or send a byte now and then, cost the others nothing but their connections.
+//! Clients that read nothing, or send a byte now and then, cost the others only their connections.
 //!
-//! The tests check that the others complete, within a time that no busy machine would need.
+//! The tests check that the others finish, within a time that no busy machine would need.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,11 +12,11 @@ use ferrospike_tests::figures::await_figures;
 use ferrospike_tests::server::{Server, usual_config};
 use ferrospike_tests::wire::{self, Message, Operation, info1, result};
 
-/// Requests of the clients that must not be held up.
+/// Requests of the clients that must not be delayed.
 const REQUESTS: usize = 5_000;
-/// The time that these may take. Undisturbed they take well under a second.
+/// Longest time for these. Undisturbed they take well under a second.
 const TIME_MAX: Duration = Duration::from_secs(30);
-/// The memory that a server may keep for all that is not read, in megabytes.
+/// Most memory that a server may keep for unread replies, in megabytes.
 const KEPT_MAX: u64 = 600;
 
 /// Several connections, so that each service thread has some of them.
@@ -32,8 +32,8 @@ fn others_are_served(server: &Server) {
     assert!(start.elapsed() < TIME_MAX, "{REQUESTS} requests took {:?}", start.elapsed());
 }
 
-/// Sends `request` again and again until the server takes no more; how many it took whole, and what of the
-/// next was taken.
+/// Sends `request` again and again until the server accepts no more; returns the number of accepted requests,
+/// and the accepted bytes of the next.
 fn stuff(client: &Client, request: &[u8]) -> (usize, usize) {
     let mut socket = client.socket();
     socket.set_write_timeout(Some(Duration::from_millis(500))).expect("set a timeout");
@@ -67,7 +67,7 @@ fn clients_that_never_read() {
     let kept = server.resident_megabytes().unwrap_or(0).saturating_sub(before);
     assert!(kept < KEPT_MAX, "{kept} MB more are held for answers that nobody reads");
 
-    // When at last it reads, the first of them gets every answer, unless the server has given it up.
+    // When it finally reads, the first client gets every answer, unless the server has given it up.
     let (client, whole, part) = &mut stuffed[0];
     assert!(*whole > 0, "not even one request was taken");
     for n in 0..(*whole).min(500) {
@@ -78,7 +78,7 @@ fn clients_that_never_read() {
     }
 }
 
-/// Many large records asked for in one piece are read as the client takes them, not all at once.
+/// Many large records requested in one piece are read as the client takes them, not all at once.
 #[test]
 fn a_client_that_never_reads_a_pipeline_of_large_answers() {
     const REQUESTS: usize = 16;
@@ -96,7 +96,7 @@ fn a_client_that_never_reads_a_pipeline_of_large_answers() {
     while client.figure("namespace/test", "client_read_success").expect("a figure") == 0 {
         assert!(start.elapsed() < PATIENCE, "nothing was read");
     }
-    // The only service thread answers this when it is done with what it found before.
+    // The only service thread answers this once it has finished its earlier work.
     assert_eq!(client.ask(&Message::get("none")).expect("an answer").result, result::NOT_FOUND);
     let read = client.figure("namespace/test", "client_read_success").expect("a figure");
     assert!(read < 8, "{read} records of 7 MiB were read for a client that takes none");
@@ -139,7 +139,8 @@ fn clients_that_send_a_byte_now_and_then() {
     });
 }
 
-/// Connections that come and go as fast as they can, some without a word, some in the middle of one.
+/// Connections that come and go as fast as they can, some without sending anything, some in the middle of a
+/// request.
 #[test]
 fn clients_that_hang_up() {
     let mut server = Server::usual();
@@ -155,14 +156,14 @@ fn clients_that_hang_up() {
     others_are_served(&server);
 }
 
-/// Reads of a bin of a megabyte in a request whose reply is large.
+/// Number of reads of a bin of a megabyte in a request with a large reply.
 const LARGE_READS: usize = 100;
 const LARGE_SIZE: usize = 1_000_000;
-/// Clients of large replies: more than the server keeps of these together.
+/// Clients with large replies: together more than the server keeps.
 const LARGE_CLIENTS: usize = 12;
 
 fn large_request() -> Vec<u8> {
-    // Some wait for room, as long as it takes.
+    // Some wait for room without a limit.
     let read = Message { info1: info1::READ, transaction_ttl: 120_000, ..Message::on("large") };
     (0..LARGE_READS).fold(read, |read, _| read.with_operation(Operation::read("b"))).encode()
 }
@@ -192,7 +193,7 @@ fn large_replies_that_nobody_reads_have_a_budget() {
     others_are_served(&server);
     let grown = server.resident_megabytes().unwrap_or(0).saturating_sub(before);
     assert!(grown < 1000, "{grown} MB are kept for clients that do not read");
-    // Clients that read get everything, also those whose requests were put off.
+    // Clients that read get everything, even if their requests were put off.
     thread::scope(|scope| {
         for reader in &mut readers {
             scope.spawn(|| {

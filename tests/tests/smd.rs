@@ -1,5 +1,5 @@
-//! System metadata: files of the C server are taken, changes are on disk when they are acknowledged and outlive the
-//! server however it ends, and what cannot be stored is refused.
+//! System metadata: files of the C server are read, changes are on disk when they are acknowledged and survive any
+//! end of the server, and changes that cannot be stored are refused.
 
 use std::fs::{self, File};
 use std::io;
@@ -34,7 +34,7 @@ fn text(server: &Server, name: &str) -> String {
     fs::read_to_string(file(server, name)).expect("a file")
 }
 
-/// A stopped server with the files that the C server left.
+/// A stopped server with the files of the C server.
 fn with_recorded_files() -> Server {
     let mut server = Server::start(&usual_config());
     server.stop();
@@ -55,7 +55,7 @@ fn figure(client: &mut Client, name: &str, key: &str) -> u64 {
     client.figure(name, key).expect("a figure")
 }
 
-/// The ordered void-time of a namespace.
+/// The evict void-time of a namespace.
 fn void_time(client: &mut Client, namespace: &str) -> u64 {
     figure(client, &format!("namespace/{namespace}"), "smd_evict_void_time")
 }
@@ -127,7 +127,7 @@ fn what_is_acknowledged_outlives_a_crash() {
             order(&mut client, 1000 * (1 + round) + n);
         }
         acknowledged = void_time(&mut client, "test").max(acknowledged);
-        // Killed in the middle of sets that nobody heard the end of.
+        // Killed during changes whose answers were not received.
         for (n, other) in others.iter_mut().enumerate() {
             let request =
                 format!("eviction-reset:namespace=test;ttl={}\n", 1000 * (1 + round) + 500 + n as u32);
@@ -170,7 +170,7 @@ fn what_cannot_be_stored_is_refused() {
     let client = &mut client;
     order(client, 1000);
     let ordered = void_time(client, "test");
-    // Not even root can write over a folder.
+    // Not even root can overwrite a folder.
     let save = file(&server, "evict.smd.save");
     fs::create_dir(&save).expect("a folder");
     server.allow("cannot store metadata of module evict");
@@ -196,11 +196,11 @@ fn files_have_the_usual_permissions() {
     assert_eq!(mode & 0o066, 0o060, "it is for the group too, not for others");
 }
 
-/// Of what the C server answered when it was started on its files, all that is about records, truncation and
-/// eviction. What it had truncated and served again is not served here.
+/// The C server's answers after a start on these files, as far as they concern records, truncation and eviction.
+/// Records that it had truncated and served again are not served here.
 #[test]
 fn a_device_of_the_c_server_is_served_with_its_metadata() {
-    // Those with a void-time are left out: the recording says how far away it was, not when.
+    // Records with a void-time are left out: the recording has their remaining time, not the moment.
     const REPLAYED: [&str; 8] = [
         "scan c",
         "smd-show",
@@ -243,7 +243,7 @@ fn a_device_of_the_c_server_is_served_with_its_metadata() {
     assert_eq!(figure(&mut client, "namespace/bar", "evict_void_time"), 633_609_292);
 }
 
-/// Evicted records stay gone over a restart, though their copies are still on the device.
+/// Evicted records stay gone over a restart, although their copies are still on the device.
 #[test]
 fn what_was_evicted_stays_gone() {
     let device = "device {\n        file {dir}/test.dat\n        filesize 128M";
@@ -280,7 +280,7 @@ fn what_was_evicted_stays_gone() {
         assert_eq!(figure(&mut client, "namespace/test", "objects"), left);
         assert_eq!(figure(&mut client, "sets/test/kept", "objects"), 100);
     }
-    // Without the order they come back, as far as they are still on the device.
+    // Without the evict void-time they come back, as far as they are still on the device.
     assert_eq!(ask(&mut server.connect(), "eviction-reset:namespace=test"), "ok");
     server.stop();
     server.restart();

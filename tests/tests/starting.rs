@@ -1,4 +1,4 @@
-//! What a start makes of a configuration and of the machine it is on: what it takes, what it refuses, and that
+//! Starts with a given configuration and machine: what the server accepts, what it refuses, and that
 //! `--check-config` finds all of it before.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -33,7 +33,7 @@ fn lines(output: &Output) -> Vec<String> {
 
 #[test]
 fn an_interface_is_an_address_to_listen_on() {
-    // It has an address of IPv6 too, on most machines.
+    // It also has an IPv6 address on most machines.
     let config = usual_config().replace("address 127.0.0.1", "address lo\n        address 127.0.0.1");
     let server = Server::start(&config);
     let mut client = server.connect();
@@ -63,7 +63,7 @@ fn the_admin_port_takes_operators_when_clients_get_in_no_more() {
     drop(clients);
 }
 
-/// As packages of 8.1 install it, with what else came since.
+/// A configuration of the 8.1 packages, with additions of later versions.
 #[test]
 fn a_configuration_of_a_later_version_is_taken() {
     let (info, admin, fabric) = (free_port(), free_port(), free_port());
@@ -81,11 +81,11 @@ fn a_configuration_of_a_later_version_is_taken() {
         server.allow(text);
     }
     let mut client = server.connect();
-    // It looks for others first, and is a cluster of its own when it has found none.
+    // It searches for other nodes first, and forms its own cluster when it has found none.
     while client.info_value("partition-generation").unwrap() == "-1" {
         std::thread::sleep(Duration::from_millis(10));
     }
-    // Without reductions a record lives as long as it was told.
+    // Without reductions a record has the time to live that was set.
     let put = |ttl| Message { record_ttl: ttl, ..Message::put("key", vec![1]) };
     assert_eq!(client.ask(&put(1000)).unwrap().result, result::OK);
     let before = client.ask(&Message::get("key")).unwrap().record_ttl;
@@ -183,7 +183,7 @@ fn a_check_finds_files_in_use_and_files_whose_header_is_gone() {
     assert!(output.status.success(), "{:#?}", lines(&output));
     server.restart();
     server.stop();
-    // Records, with the header in front of them gone.
+    // Records whose header is gone.
     let file = fs::File::options().write(true).open(server.folder().join("kept.dat")).unwrap();
     file.write_all_at(&[0; 256 << 10], 0).unwrap();
     let said = lines(&check(server.folder(), &config));

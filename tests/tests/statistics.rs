@@ -1,7 +1,7 @@
-//! Every statistic is true: `corpora/statistics.txt` names for each what of the tests makes it change to a known value, or the
-//! value that it always has with the reason. A statistic that is not in that list fails here.
+//! Every statistic is true: `corpora/statistics.txt` names for each the test that makes it change to a known value, or
+//! its constant value with the reason. A statistic missing from that list fails here.
 //!
-//! Below are the tests of what the server says of itself, its process and its machine.
+//! Below are the tests of statistics about the server itself, its process and its machine.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use ferrospike_tests::wire::{self, Message, info2, result};
 
 /// `scope TAB key TAB proof` for each statistic; the proof is `file::function`, or `=value`, a TAB and the reason.
 const LIST: &str = include_str!("../corpora/statistics.txt");
-/// Namespaces with all kinds of storage, so that all statistics are there.
+/// Namespaces with all kinds of storage, so that all statistics exist.
 const ALL_KINDS: &str = "
 namespace disk {
     replication-factor 1
@@ -37,7 +37,7 @@ namespace backed {
 }
 ";
 
-/// Without the number in brackets: the figures of a device have the same names for all.
+/// The key without the number in brackets: all devices have figures with the same names.
 fn of_any_device(key: &str) -> String {
     match (key.find('['), key.find(']')) {
         (Some(open), Some(close)) => format!("{}[]{}", &key[..open], &key[close + 1..]),
@@ -45,7 +45,7 @@ fn of_any_device(key: &str) -> String {
     }
 }
 
-/// All statistics of a server, without the parameters that are told with them: by scope and key, the values.
+/// All statistics of a server, without the parameters listed with them: the values by scope and key.
 fn all_statistics(client: &mut Client) -> BTreeMap<(String, String), BTreeSet<String>> {
     let mut all: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
     let mut add = |scope: &str, figures: BTreeMap<String, String>, parameters: &BTreeSet<String>| {
@@ -66,7 +66,7 @@ fn all_statistics(client: &mut Client) -> BTreeMap<(String, String), BTreeSet<St
     all
 }
 
-/// The body of function `name` in a file of this folder. It is a test or serves one, as no function here serves nothing.
+/// The body of function `name` in a file of this folder. It is a test or belongs to one: every function here is used.
 fn body(file: &str, name: &str) -> Option<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(format!("{file}.rs"));
     let source = fs::read_to_string(path).ok()?;
@@ -74,7 +74,7 @@ fn body(file: &str, name: &str) -> Option<String> {
     Some(rest.split_once("\n}\n")?.0.to_owned())
 }
 
-/// Whether `text` says `name`, not as a part of another one.
+/// Whether `text` contains `name`, not as a part of another name.
 fn says(text: &str, name: &str) -> bool {
     let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     text.match_indices(name)
@@ -152,7 +152,7 @@ fn a_node_alone_is_a_cluster_of_its_own() {
     }
 }
 
-/// The first number behind `name` in a file of the system.
+/// The first number after `name` in a system file.
 fn system_figure(path: &str, name: &str) -> i64 {
     let text = fs::read_to_string(path).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("");
@@ -186,18 +186,18 @@ fn the_process_and_the_machine_are_as_the_system_says() {
     let client = &mut client;
     let status = format!("/proc/{}/status", server.process_id().unwrap());
     await_figures(client, "statistics", |now| now["threads_joinable"] == system_figure(&status, "Threads"));
-    // Others use the machine too, so that figures are near at best, and only now and then.
+    // The machine has other users, so figures are only near, and only now and then.
     let total = system_figure("/proc/meminfo", "MemTotal");
     let distance = |of_server: i64, name: &str| of_server - system_figure("/proc/meminfo", name);
     await_figures(client, "statistics", |now| {
         let (free, pct) = (now["system_free_mem_kbytes"], now["system_free_mem_pct"]);
         let is_near = distance(free, "MemAvailable").abs() < total / 50 && pct == free * 100 / total;
-        // It may have less than the machine, and then goes by that.
+        // The process may have less memory than the machine, and then reports that.
         let is_limited = distance(free, "MemAvailable") < total / 50 && pct > free * 100 / total;
         (is_near || is_limited) && distance(now["system_thp_mem_kbytes"], "AnonHugePages").abs() < total / 50
     });
 
-    // A request that is not complete is kept, and the memory for it is part of the heap.
+    // An incomplete request is kept, and its memory is part of the heap.
     let before = figures(client, "statistics");
     let size = 64 << 20;
     let mut large = server.connect();
@@ -225,7 +225,7 @@ fn use_of_the_processors_is_told() {
     let mut client = server.connect();
     let start = Instant::now();
     loop {
-        // Work for the server, and so for the machine.
+        // Work for the server, and thus for the machine.
         for _ in 0..1000 {
             assert_eq!(client.ask(&Message::get("none")).unwrap().result, result::NOT_FOUND);
         }
@@ -250,7 +250,7 @@ fn info_requests_that_wait_are_counted() {
     assert_eq!(client.info_value(one).unwrap(), "ok");
     let mut others: Vec<Client> = (0..50).map(|_| server.connect()).collect();
     let start = Instant::now();
-    // While one of them is answered, others wait: none of them can be before itself in the queue.
+    // While one is answered, others wait: a request in the queue does not count itself.
     loop {
         others.iter_mut().for_each(|other| other.send(&wire::info_request("statistics")).unwrap());
         let answers = others.iter_mut().map(|other| other.receive().unwrap().body);
@@ -270,7 +270,7 @@ fn info_requests_that_wait_are_counted() {
     assert_eq!(figures(&mut client, "statistics")["info_queue"], 0);
 }
 
-/// A batch that reads the record of key `a` so often.
+/// A batch that reads the record of key `a` this many times.
 fn large_batch(rows: usize) -> Message {
     let keys = std::iter::repeat_n("a", rows);
     Message { transaction_ttl: 600_000, ..Message::get_all(keys) }
@@ -285,7 +285,7 @@ fn batches_under_way_are_counted() {
     let queues = |client: &mut Client| texts(client, "statistics")["batch_index_queue"].clone();
     assert_eq!(queues(client), "0:0,0:0,0:0");
     assert_eq!(client.ask(&Message::put("a", vec![1; 1_000_000])).unwrap().result, result::OK);
-    // Nobody takes the replies, which are more than any buffer takes; so it stays under way.
+    // Nobody reads the replies, which exceed all buffers, so the batch stays under way.
     let mut other = server.connect();
     other.send(&large_batch(300).encode()).unwrap();
     let start = Instant::now();
@@ -310,7 +310,7 @@ fn a_run_of_nsup_tells_what_it_removed() {
         assert_eq!(client.ask(&put).unwrap().result, result::OK);
     }
     assert_eq!(texts(&mut client, "namespace/test")["nsup_cycle_deleted_pct"], "0.00");
-    // It runs for this, and not again.
+    // nsup runs for this, and not again.
     assert_eq!(client.info_value("eviction-reset:namespace=test;ttl=2000").unwrap(), "ok");
     let start = Instant::now();
     while texts(&mut client, "namespace/test")["nsup_cycle_deleted_pct"] != "25.00" {
@@ -348,7 +348,7 @@ fn tombstones_and_shares_of_memory_are_counted() {
     assert_eq!(figures(client, "namespace/test")["indexes_memory_used_pct"], 25);
 }
 
-/// The records are gone at once, and soon the system has the memory again: pages of the index and write blocks.
+/// The records are gone at once, and soon the system has the memory back: pages of the index and write blocks.
 #[test]
 fn memory_of_deleted_records_is_given_back() {
     const RECORDS: usize = 30_000;
@@ -375,7 +375,7 @@ fn memory_of_deleted_records_is_given_back() {
     assert!(resident_when_full >= resident_at_first + of_records, "{resident_at_first} {resident_when_full}");
     assert_eq!(client.info_value("truncate:namespace=test;set=rig").unwrap(), "ok");
     let now = await_figures(&mut client, "namespace/test", |now| {
-        // A page stays as long as one record does, and each stripe keeps the block that it fills.
+        // A page stays as long as it has a record, and each stripe keeps the block being filled.
         now["index_given_back_bytes"] >= (RECORDS * 64 * 9 / 10) as i64
             && now["data_given_back_bytes"] >= (RECORDS * VALUE_SIZE / 4) as i64
     });

@@ -1,5 +1,5 @@
-//! Figures of stripes, files and their write blocks are exact: what is written, freed, emptied and flushed is
-//! counted as it comes.
+//! Figures of stripes, files and their write blocks are exact: writes, frees, emptied blocks and flushes are counted
+//! as they happen.
 //!
 //! A record here takes 1,000,064 bytes, as with the C server, so that eight go into a write block. Nothing is
 //! flushed or emptied before the test says so.
@@ -12,12 +12,12 @@ use ferrospike_tests::server::{Server, stored_config};
 use ferrospike_tests::wire::{Message, result};
 
 const WBLOCK_SIZE: i64 = 8 << 20;
-/// Bytes of the one bin of a record, and what the record takes.
+/// Bytes of a record's only bin, and of the record.
 const VALUE_SIZE: usize = 1_000_000;
 const RECORD_SIZE: i64 = 1_000_064;
-/// Records that fill a write block.
+/// Number of records in a write block.
 const RECORDS_OF_BLOCK: usize = 8;
-/// Keeps what is in memory there, and blocks as they are.
+/// Keeps records in memory, and blocks as they are.
 const AT_REST: [&str; 2] = ["flush-max-ms 0", "defrag-queue-min 1000"];
 
 fn put(client: &mut Client, key: &str) -> u8 {
@@ -34,8 +34,7 @@ fn of_first(figures: &Figures, kind: &str, name: &str) -> i64 {
     figures[&format!("storage-engine.{kind}[0].{name}")]
 }
 
-/// Names of keys whose records are in the first stripe or file. Each was there in a record of 64 bytes, too small
-/// to count.
+/// Keys whose records are in the first stripe or file. Each had a record of 64 bytes there, too small to count.
 fn keys_of_first(client: &mut Client, kind: &str, count: usize) -> Vec<String> {
     let mut keys = Vec::new();
     let used = |client: &mut Client| of_first(&figures(client, "namespace/test"), kind, "used_bytes");
@@ -55,7 +54,7 @@ fn keys_of_first(client: &mut Client, kind: &str, count: usize) -> Vec<String> {
     keys
 }
 
-/// Writes, deletes, lets defrag go and, if `on_disk`, flushes; each figure is known at each step.
+/// Writes, deletes, lets defrag run and, if `on_disk`, flushes; checks each figure at each step.
 fn check_blocks(kind: &str, config: &str, on_disk: bool) {
     let server = Server::start(config);
     let mut client = server.connect();
@@ -72,7 +71,7 @@ fn check_blocks(kind: &str, config: &str, on_disk: bool) {
         assert_eq!(now["data_used_pct"], expected[0] * 100 / now["data_total_bytes"]);
         let total: i64 =
             (0..8).filter_map(|at| now.get(&format!("storage-engine.{kind}[{at}].free_wblocks"))).sum();
-        // Each stripe or file knows its share; the least of them tells.
+        // Each stripe or file knows its share; the smallest counts.
         assert!(now["data_avail_pct"] <= total * WBLOCK_SIZE * 100 / now["data_total_bytes"]);
     };
 
@@ -87,7 +86,7 @@ fn check_blocks(kind: &str, config: &str, on_disk: bool) {
     });
     check(&written, [41 * RECORD_SIZE, free - 5, 5, 0, 0, 0]);
 
-    // Of four blocks hardly a third is left.
+    // Hardly a third of four blocks is left.
     for block in 0..4 {
         for key in &keys[block * RECORDS_OF_BLOCK..][..5] {
             assert_eq!(client.ask(&Message::delete(key)).unwrap().result, result::OK);
@@ -101,7 +100,7 @@ fn check_blocks(kind: &str, config: &str, on_disk: bool) {
     check(&emptied, [21 * RECORD_SIZE, free - 3, 5, 0, 4, 1]);
     if on_disk {
         let partial = |now: &Figures| ["partial_writes", "defrag_partial_writes"].map(|name| of(now, name));
-        // Blocks taken before a full one are written before it, full or not.
+        // Earlier blocks are written before a full one, full or not.
         await_figures(client, "namespace/test", |now| partial(now) == [1, 0]);
         set(client, "flush-max-ms=10");
         await_figures(client, "namespace/test", |now| partial(now) == [1, 1]);
@@ -128,19 +127,19 @@ fn blocks_of_a_file_with_a_shadow_are_counted() {
     check_blocks("file", &stored_config("test", "device", &storage), true);
 }
 
-/// Blocks of a file that hold something.
+/// Number of blocks of a file that hold something.
 fn blocks_written(file: &DataFile) -> i64 {
     let bytes = file.bytes();
     let blocks = bytes.chunks(WBLOCK_SIZE as usize).skip(1);
     blocks.filter(|block| block.iter().any(|byte| *byte != 0)).count() as i64
 }
 
-/// Fills blocks that the system does not let be written; they wait, and the figure called `queue` says how many.
+/// Fills blocks that the system does not allow to be written; they wait, and the figure `queue` counts them.
 fn check_queue(engine: &str, files: &str, kind: &str, queues: &[&str], failed: &str) {
     let file = format!("file {files}");
     let storage = [&[file.as_str(), "filesize 256M"], &AT_REST[..]].concat();
-    // Files have their size already, and no byte behind their first part may be written. How large a unit of the limit
-    // is depends on the shell: 40 MiB or 80 MiB.
+    // Files have their full size already, and no byte after their first part can be written. The unit of the limit
+    // depends on the shell: 40 MiB or 80 MiB.
     let script = format!("truncate -s 256M {files} && ulimit -S -f 81920 && exec \"$0\" \"$@\"");
     let config = stored_config("test", engine, &storage);
     let mut server = Server::start_under(&["sh", "-c", &script], &config);
@@ -149,7 +148,7 @@ fn check_queue(engine: &str, files: &str, kind: &str, queues: &[&str], failed: &
     let refused =
         (0..30 * RECORDS_OF_BLOCK).find(|number| put(&mut client, &number.to_string()) != result::OK);
     assert!(refused.is_some(), "more was written than may be");
-    // Writes are carried out until the first that cannot be, whatever was refused before.
+    // Writes are applied until the first that cannot be, whatever was refused before.
     server.await_log("writes are refused");
     let now = figures(&mut client, "namespace/test");
     server.await_log("bytes of records are in memory only");
@@ -160,7 +159,7 @@ fn check_queue(engine: &str, files: &str, kind: &str, queues: &[&str], failed: &
         assert_eq!(of_first(&now, kind, queue), waiting, "{queue}");
     }
     assert_eq!(now[failed], 1);
-    // Records in memory have nowhere to go, and the log says so.
+    // Records in memory cannot be flushed, and the log says so.
     server.allow("could not be written before the end and are lost").allow("acknowledged records are lost");
     server.stop_with_losses();
     server.await_log("could not be written before the end and are lost");
@@ -175,7 +174,7 @@ fn blocks_that_cannot_be_written_wait() {
 
 #[test]
 fn records_that_cannot_be_read_are_counted() {
-    // Defrag would take the records elsewhere.
+    // Defrag would move the records elsewhere.
     let storage = ["file {dir}/test.dat", "filesize 128M", "defrag-lwm-pct 1"];
     let mut server = Server::start(&stored_config("test", "device", &storage));
     damage::fill(&mut server.connect());

@@ -1,5 +1,5 @@
-//! A disk that does not answer its readers holds up batches, queries and long requests that need it, and no others: the
-//! threads that hang have substitutes, and what comes later waits without a thread.
+//! A disk that does not answer reads delays the batches, queries and long requests that need it, and no others: threads
+//! that hang have substitutes, and later requests wait without a thread.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ const READ: &str = "read-record";
 const KEYS: usize = 200;
 /// Rows of a batch for the batch threads.
 const ROWS: usize = 3_000;
-/// How long what needs no disk may take. A disk is known to be stuck after one second.
+/// Longest time for requests that need no disk. A disk counts as stuck after one second.
 const SOON: Duration = Duration::from_secs(8);
 
 /// A server with few threads, whose namespace `test` is on a disk that does not answer; `bar` is in memory.
@@ -36,7 +36,7 @@ fn start() -> Server {
         }
     };
     fill(&server, b"test");
-    // The records are in no buffer after a start if others have filled their block: the last one is written on.
+    // After a start no buffer holds the records if other records have filled their block: the last block is continued.
     let mut client = server.connect();
     for key in 0..20 {
         let filler = Message::on_record("test", "fill", &format!("fill-{key}"));
@@ -82,7 +82,7 @@ fn waiting(server: &Server, count: usize, request: &Message) -> Vec<Client> {
     clients
 }
 
-/// What a client gets for its scan: how many records and the last result. One that is refused gets no last message.
+/// The answer to a client's scan: number of records and last result. A refused scan has no last message.
 fn scanned(client: &mut Client) -> (usize, u8) {
     let mut records = 0;
     loop {
@@ -95,7 +95,7 @@ fn scanned(client: &mut Client) -> (usize, u8) {
     }
 }
 
-/// A scan of the records that are read here.
+/// A scan of the records in this test's set.
 fn scan_of(namespace: &str) -> Message {
     Message::scan(namespace).with_field(field::SET, b"rig")
 }
@@ -121,14 +121,14 @@ fn batches_of_other_namespaces_go_on() {
     // More than there are batch threads.
     let stuck = waiting(&server, 6, &batch("test"));
     let (mut other, started) = (server.connect(), Instant::now());
-    // The first ones wait until it is seen that the threads hang, which takes longer than a batch may by default.
+    // The first ones wait until the threads are known to hang, which takes longer than a batch may by default.
     let patient = Message { transaction_ttl: 10_000, ..batch("bar") };
     for _ in 0..10 {
         assert_eq!(run(&mut other, &patient), (ROWS, result::OK));
     }
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     server.await_log("the disk does not answer");
-    // Those that come now hold no thread, and end at their deadline.
+    // Later ones hold no thread, and end at their deadline.
     let late = Message { transaction_ttl: 2_000, ..batch("test") };
     let late = waiting(&server, 6, &late);
     let started = Instant::now();
@@ -139,7 +139,7 @@ fn batches_of_other_namespaces_go_on() {
     assert_eq!(run(&mut other, &batch("bar")), (ROWS, result::OK));
     server.release(READ);
     for mut client in stuck {
-        // Rows behind one that took so long are late.
+        // Rows after one that took so long are overdue.
         let (records, last) = take_answer(&mut client);
         assert!(matches!(last, result::OK | result::TIMEOUT), "{records} records, result {last}");
     }
@@ -157,14 +157,14 @@ fn queries_of_other_namespaces_go_on() {
     server.await_log("the disk does not answer");
     let started = Instant::now();
     for _ in 0..5 {
-        // Until it is seen that the threads hang there is none for others.
+        // Other queries get a thread only once the hanging threads are detected.
         let mut last = (0, 0);
         while last != (KEYS, result::OK) {
             assert!(started.elapsed() < SOON, "{last:?}");
             last = scan(&server, "bar");
         }
     }
-    // More of them for the disk get no thread, and others still do.
+    // Further scans of the disk get no thread, and others still do.
     for mut client in waiting(&server, 8, &scan_of("test")) {
         assert_eq!(scanned(&mut client), (0, result::FORBIDDEN));
     }

@@ -1,8 +1,8 @@
-//! House rules that the compiler does not check: heads of files, their length, direction of imports, what
-//! may not be in the source at all.
+//! House rules that the compiler does not check: heads of files, their length, direction of imports, banned
+//! words.
 //!
-//! Lists of exceptions are ratchets. They hold the measure of today, fail when it grows, and fail when it
-//! could be tightened, so that they only shrink.
+//! Lists of exceptions are ratchets: they hold today's measure and fail when it grows or could be tightened,
+//! so that they only shrink.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,19 +12,19 @@ use std::path::{Path, PathBuf};
 #[path = "tidy/circles.rs"]
 mod circles;
 
-/// Lines outside of test modules that a file may have. Half of it is the aim.
+/// Largest number of lines of a file outside of test modules. The aim is half of it.
 const FILE_LINES_MAX: usize = 1200;
-/// From here on a file is named in the output of the test, as one to split when next touched.
+/// The test's output names files above this length, to be split when next changed.
 const FILE_LINES_AIM: usize = 600;
 /// Longer files, with their length.
 const LONG_FILES: &[(&str, usize)] = &[];
 
-/// Lines that a function may have, its signature and closing brace among them.
+/// Largest number of lines of a function, including its signature and closing brace.
 const FUNCTION_LINES_MAX: usize = 100;
 /// Longer functions, with their length.
 const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[];
 
-/// Crates, and which of ours each may use. The tests know the server from outside only.
+/// The crates, and the crates of ours that each may use. The tests know the server only from outside.
 const CRATES: &[(&str, &[&str])] = &[
     ("cf", &[]),
     ("as/proto", &["cf"]),
@@ -38,7 +38,7 @@ const CRATES: &[(&str, &[&str])] = &[
 ];
 
 /// Layers of the server, lowest first: a module may use those of its own layer and below. `main`, `lib` and
-/// what is not a folder or file named here stand above all.
+/// modules not named here are above all.
 const LAYERS: &[&[&str]] = &[
     &["version", "workers", "side_port", "peer_frames"],
     &["config", "metrics", "log", "node_id", "best_practices"],
@@ -54,7 +54,7 @@ const LAYERS: &[&[&str]] = &[
     &["query"],
     &["service"],
     &["health"],
-    // What all of the server is made of, then those who answer about it.
+    // The parts of the whole server, then the modules that report about it.
     &["node"],
     &["ticker", "info"],
     &["exporter"],
@@ -62,7 +62,7 @@ const LAYERS: &[&[&str]] = &[
     &["server", "joining", "preflight", "cli", "daemon"],
 ];
 
-/// What must not be named in a crate, as those it would break know nothing of it.
+/// Names that must not occur in a crate, because they would break its isolation.
 const IGNORANCE: &[(&str, &[&str], &str)] = &[
     ("as/proto/src", PURE, "proto is pure: no I/O, clock or locks"),
     ("as/datamodel/src", PURE, "datamodel is pure: no I/O, clock or locks"),
@@ -92,7 +92,7 @@ const UNSAFE_FILES: &[&str] = &[
     "as/server/src/udf/raw.rs",
 ];
 
-/// Names that stand for several types that all of a crate can see, with the reason.
+/// Names of several types that are visible in all of a crate, with the reason.
 const SHARED_NAMES: &[(&str, &str)] = &[
     ("Modify", "bits and hll have the same parts"),
     ("Read", "bits and hll have the same parts"),
@@ -101,7 +101,7 @@ const SHARED_NAMES: &[(&str, &str)] = &[
     ("Request", "requests of two protocols, for records and for access control"),
 ];
 
-/// Words that are not left behind: open ends belong in the tracker, and paths of somebody's machine nowhere.
+/// Banned words: open points belong in the tracker, and paths of one machine nowhere.
 const BANNED: &[(&str, &str)] = &[
     (concat!("TO", "DO"), "finish it, or open an issue"),
     (concat!("FIX", "ME"), "finish it, or open an issue"),
@@ -115,7 +115,7 @@ const BANNED: &[(&str, &str)] = &[
     (concat!(">>>>", ">>> "), "an unresolved conflict"),
 ];
 
-/// Only these print: programs on a command line, build scripts and what runs as a test.
+/// Only programs on a command line, build scripts and tests may print.
 const PRINT_MACROS: &[&str] = &["println!", "print!", "eprintln!", "eprint!", "dbg!"];
 
 #[test]
@@ -285,7 +285,7 @@ fn every_source_file_is_compiled() {
         if is_root {
             continue;
         }
-        // `a/b.rs` is declared in `a/mod.rs`, `a.rs` or the crate's root; `a/mod.rs` a folder higher.
+        // `a/b.rs` is declared in `a/mod.rs`, `a.rs` or the crate's root; `a/mod.rs` one folder higher.
         let (folder, module) = match name {
             "mod.rs" => folder.rsplit_once('/').unwrap_or(("", folder)),
             _ => (folder, name.trim_end_matches(".rs")),
@@ -310,13 +310,13 @@ struct RustFile {
 }
 
 impl RustFile {
-    /// The module of the server it belongs to.
+    /// The server module that the file belongs to.
     fn server_module(&self) -> Option<String> {
         let path = self.path.strip_prefix("as/server/src/")?;
         Some(path.split('/').next()?.trim_end_matches(".rs").to_owned())
     }
 
-    /// The text before the test module, which by convention stands last; nothing for a file of tests.
+    /// The text before the test module, which is by convention the last; nothing for a file of tests.
     fn production(&self) -> &str {
         if self.path.ends_with("/tests.rs") || self.path.contains("/tests/") && !self.path.contains("/src/") {
             return "";
@@ -338,7 +338,7 @@ fn rust_files() -> Vec<RustFile> {
     sources.map(|path| RustFile { text: fs::read_to_string(root().join(&path)).unwrap(), path }).collect()
 }
 
-/// All files but those that are built, relative to the workspace, sorted.
+/// All files except built ones, relative to the workspace, sorted.
 fn project_files() -> Vec<String> {
     let mut folders = vec![PathBuf::new()];
     let mut files = Vec::new();
@@ -367,7 +367,7 @@ fn none(wrong: &[String]) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// Compares what exceeds a limit with the list of what may.
+/// Compares the items above a limit with the list of exceptions.
 fn ratchet(found: &BTreeMap<String, usize>, listed: &BTreeMap<String, usize>, max: usize) {
     for (name, length) in found {
         let allowed = listed.get(name).copied().unwrap_or(max);
@@ -379,7 +379,7 @@ fn ratchet(found: &BTreeMap<String, usize>, listed: &BTreeMap<String, usize>, ma
     }
 }
 
-/// Functions and their lengths, found by the indentation that rustfmt gives.
+/// Functions and their lengths, found by rustfmt's indentation.
 fn functions(text: &str) -> Vec<(String, usize)> {
     let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();
@@ -402,7 +402,7 @@ fn functions(text: &str) -> Vec<(String, usize)> {
 }
 const QUALIFIERS: &[&str] = &["const", "unsafe", "extern", "\"C\"", "async", "in", "crate)", "super)"];
 
-/// First segments of the paths below `crate::`, nested groups of `use` included.
+/// First segments of the paths below `crate::`, including nested groups of `use`.
 fn crate_paths(text: &str) -> BTreeSet<String> {
     let code = code(text);
     let mut names = BTreeSet::new();
@@ -434,7 +434,7 @@ fn crate_paths(text: &str) -> BTreeSet<String> {
     names
 }
 
-/// The types that `code` shows to all of its crate, or to others.
+/// The types that `code` makes visible to all of its crate or to others.
 fn visible_types(code: &str) -> Vec<String> {
     let visible = code.lines().filter_map(|line| {
         let line = line.trim_start();
@@ -451,7 +451,7 @@ fn identifier(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
-/// The text without comments and strings on one line; good enough to look for words in.
+/// The text without comments and single-line strings, good enough for a search of words.
 fn code(text: &str) -> String {
     let mut out = String::new();
     for line in text.lines() {
@@ -471,7 +471,7 @@ fn code(text: &str) -> String {
     out
 }
 
-/// Whether `word` occurs and neither side of it goes on with a letter, digit or underscore.
+/// Whether `word` occurs as a whole, without a letter, digit or underscore next to it.
 fn has_word(text: &str, word: &str) -> bool {
     let inner = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(word).any(|(at, _)| {

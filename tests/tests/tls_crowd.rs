@@ -1,4 +1,4 @@
-//! Ten thousand connections that never end their TLS handshakes: they cost little memory, hold up nobody, and are cut off.
+//! Ten thousand connections with unfinished TLS handshakes: they cost little memory, delay nobody, and are cut off.
 
 use std::fs;
 use std::net::TcpStream;
@@ -14,9 +14,9 @@ use ferrospike_tests::wire::{Message, result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 const HALF_OPEN: usize = 10_000;
-/// Most memory that each of them may take, in bytes.
+/// Most memory for each of them, in bytes.
 const SIZE_MAX: u64 = 24 << 10;
-/// A neighbour's request must not take longer, on a machine that does other things too.
+/// Longest time of a neighbour's request, on a machine with other work.
 const SLOWEST: Duration = Duration::from_secs(2);
 
 const CONFIG: &str = "
@@ -86,7 +86,7 @@ fn ten_thousand_half_open_handshakes_hold_up_nobody() {
             }
             count
         });
-        // Each stops at another place, a tenth of them behind a whole hello.
+        // Each stops at another byte, a tenth of them after a whole hello.
         let half_open: Vec<TcpStream> = (0..HALF_OPEN)
             .map(|number| {
                 let socket = TcpStream::connect(address).unwrap();

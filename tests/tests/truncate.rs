@@ -1,5 +1,5 @@
-//! Truncation: what was last updated before the moment is gone at once for every kind of reader and stays gone,
-//! also over a restart and a crash at any time; what is newer is untouched.
+//! Truncation: records last updated before the moment are gone at once for every kind of reader and stay gone,
+//! also over a restart and a crash at any time; newer ones are unaffected.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -71,7 +71,8 @@ fn figure(client: &mut Client, set: &str, key: &str) -> String {
     found.unwrap_or_else(|| panic!("no {key} in {answer}")).to_owned()
 }
 
-/// Waits until all truncated records of a set, or of the namespace, are removed; gives how many records are left.
+/// Waits until all truncated records of a set, or of the namespace, are removed; returns the number of records
+/// left.
 fn await_removal(client: &mut Client, set: &str) -> u64 {
     let start = Instant::now();
     while figure(client, set, "truncating") == "true" {
@@ -113,7 +114,7 @@ fn a_set_is_gone_at_once_for_every_reader() {
     let update_only = Message { info2: info2::WRITE, info3: 8, ..request("rig", 7) }
         .with_operation(Operation::integer(operation::WRITE, "b", 5));
     assert_eq!(client.ask(&update_only).unwrap().result, result::NOT_FOUND);
-    // They are created anew.
+    // They can be created anew.
     let create = Message { info2: info2::WRITE | CREATE_ONLY, ..write("rig", 8, 9) };
     assert_eq!(client.ask(&create).unwrap().result, result::OK);
     put(client, "rig", 9, 9);
@@ -187,7 +188,7 @@ fn a_time_separates_old_records_from_new_ones() {
         };
         assert_eq!(get(client, "s", key), expected, "{key}");
     }
-    // An earlier moment, in other notation, changes nothing.
+    // An earlier moment, in another notation, changes nothing.
     let lut = figure(client, "s", "truncate_lut");
     assert_eq!(
         ask(client, &format!("truncate:namespace=test;set=s;lut={:#x}", moment - 5_000_000_000)),
@@ -226,12 +227,12 @@ fn what_is_wrong_is_refused() {
     let shown = ask(&mut client, "smd-show:module=truncate");
     assert!(shown.starts_with("test|s=1;nope|s=") && shown.contains(";test|nope="), "{shown}");
     server.await_log("{test|nope} truncate for nonexistent set");
-    // A set that comes into being later was not meant.
+    // The truncation does not apply to a set created later.
     put(&mut client, "nope", 1, 1);
     assert_eq!(figure(&mut client, "nope", "truncate_lut"), "0");
 }
 
-/// A namespace in a file, and in what folder that is.
+/// A namespace in a file, in folder `data`.
 fn on_disk(data: &Path, lines: &[&str]) -> String {
     let file = format!("file {}/test.dat", data.display());
     stored_config_with("test", lines, "device", &[&file, "filesize 128M"])
@@ -306,8 +307,8 @@ fn memory_without_files_keeps_the_threshold() {
     assert_eq!(get(&mut client, "s", 1), Some((1, 1)));
 }
 
-/// Writers write on while sets are truncated and the server is killed. What was acknowledged before a truncation
-/// that was acknowledged never comes back.
+/// Writers continue while sets are truncated and the server is killed. A write acknowledged before an
+/// acknowledged truncation never comes back.
 #[test]
 fn kills_during_truncation_bring_nothing_back() {
     let data = fast_folder(128 << 20);
@@ -347,7 +348,7 @@ fn kills_during_truncation_bring_nothing_back() {
         }
         assert!(found > 0, "round {round}: nothing is left to look at");
         for (number, set) in sets.iter().enumerate() {
-            // Records that are there have outlived all truncations; one more is known to be the last.
+            // Existing records have survived all truncations; one more is known to be the last.
             set.truncated.store(set.acknowledged.fetch_add(2, Relaxed) + 1, Relaxed);
             truncate(&mut client, &format!("s{number}"));
         }
@@ -356,12 +357,12 @@ fn kills_during_truncation_bring_nothing_back() {
 
 const KEYS: u32 = 200;
 
-/// A set with one writer, whose values grow.
+/// A set with one writer, whose values increase.
 #[derive(Default)]
 struct OneSet {
-    /// The last value that was acknowledged.
+    /// The last acknowledged value.
     acknowledged: AtomicU64,
-    /// The last value that was acknowledged before the last truncation that was acknowledged.
+    /// The last value acknowledged before the last acknowledged truncation.
     truncated: AtomicU64,
 }
 
@@ -393,7 +394,7 @@ fn truncate_on(address: SocketAddr, sets: &[OneSet]) {
     }
 }
 
-/// A thread that fails starts again after a tenth of a second; until then the walk is to be seen as open.
+/// A failed thread restarts after a tenth of a second; until then the walk must be reported as open.
 #[test]
 fn a_walk_that_fails_begins_again() {
     let mut server = Server::start_with_faults(&usual_config());

@@ -1,5 +1,5 @@
-//! User-defined functions: modules are registered, listed and kept; functions work on records, alone and in batches; programs
-//! that mean harm harm nobody.
+//! User-defined functions: modules are registered, listed and kept; functions work on records, alone and in batches;
+//! hostile programs harm nobody.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::thread;
@@ -50,7 +50,7 @@ fn register(client: &mut Client, file_name: &str, text: &str) {
     assert_eq!(client.info_value(&put_command(file_name, text)).unwrap(), "ok");
 }
 
-/// A call of a function of module `m` on the record of `key`. The arguments are packed.
+/// A call of a function of module `m` on the record of `key`, with packed arguments.
 fn call(key: &str, function: &str, arguments: &[u8]) -> Message {
     Message { info2: info2::WRITE, ..Message::on(key) }
         .with_field(field::UDF_FILE, b"m")
@@ -141,9 +141,9 @@ fn a_function_reads_and_changes_its_record() {
     assert_eq!(client.ask(&parameter).unwrap().result, result::PARAMETER);
 }
 
-/// What a list or map is described by in its bin, or by the client, it keeps, in lists within lists too: it is ordered when it is
-/// stored again, whatever the function did to it. A copy is a new one. Lists go to the client as they are in Lua.
-/// The bin, its value, the function and its arguments; what the client receives and what is stored.
+/// A list or map keeps its description in the bin or from the client, also inside of other lists: it is sorted when it
+/// is stored again, whatever the function did to it. A copy is new. Lists go to the client in Lua's order. The fields
+/// are the bin, its value, the function and its arguments, the client's answer and the stored value.
 type OrderCase = (&'static str, Vec<u8>, &'static str, Vec<u8>, Vec<u8>, Vec<u8>);
 
 #[test]
@@ -305,7 +305,7 @@ fn background_queries_apply_functions() {
     assert_eq!(client.ask(&Message::get("k7")).unwrap().result, result::NOT_FOUND);
 }
 
-/// Records that an index finds are changed, each once, and none that has changed its value meanwhile.
+/// Each record that an index finds is changed once, except records whose value has changed meanwhile.
 #[test]
 fn background_queries_by_an_index_apply_functions() {
     let (_server, mut client) = start();
@@ -337,7 +337,7 @@ fn background_queries_by_an_index_apply_functions() {
     assert_eq!(client.ask(&bad).unwrap().result, result::PARAMETER);
 }
 
-/// Calls on one record from several connections, and writes beside them, lose nothing.
+/// Calls on one record from several connections, with writes beside them, lose nothing.
 #[test]
 fn calls_on_one_record_add_up() {
     let (server, mut client) = start();
@@ -388,7 +388,7 @@ fn modules_and_what_they_wrote_outlast_a_restart() {
     assert_eq!(answer.bin("SUCCESS"), Some(&10i64.to_be_bytes()[..]));
 }
 
-/// A kill while modules are registered leaves each as it was before or after.
+/// A kill during the registration of modules leaves each old or new.
 #[test]
 fn a_kill_leaves_whole_modules() {
     let mut server = Server::usual();

@@ -1,5 +1,5 @@
-//! Who uses whom inside a crate: files that use one another, be it through others, form a circle. None of them can be
-//! read or changed without the others, so circles are few, and each has a reason.
+//! Dependencies inside a crate: files that use each other, directly or through others, form a circle. None of them
+//! can be read or changed without the others, so circles are few, and each has a reason.
 //!
 //! A name that a `mod.rs` re-exports counts as use of the file that defines it. Tests are left out.
 
@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{RustFile, code, none, rust_files};
 
-/// Crates whose files are looked at.
+/// Crates whose files are checked.
 const SOURCES: &[&str] =
     &["cf/src/", "as/proto/src/", "as/datamodel/src/", "as/cluster/src/", "as/server/src/", "tools/src/"];
 
-/// Circles that there may be: all files of one lie below these paths.
+/// Allowed circles: all files of one are below these paths.
 const CIRCLES: &[(&[&str], &str)] = &[
     (&["cf/src/log/"], "the logger, and what the rest of the process reaches it through"),
     (
@@ -134,7 +134,7 @@ impl Modules {
         edges
     }
 
-    /// `path` as written in module `from`, from the root of the crate; `None` if it leads out of it.
+    /// `path` as written in module `from`, from the root of the crate; `None` if it leads out of the crate.
     fn absolute(&self, from: &Path, path: &[String]) -> Option<Path> {
         let (first, rest) = path.split_first()?;
         match first.as_str() {
@@ -155,7 +155,7 @@ impl Modules {
         }
     }
 
-    /// The module that defines what `path` leads to, behind any re-exports.
+    /// The module that defines the target of `path`, through any re-exports.
     fn definer(&self, path: &Path, depth: usize) -> Option<Path> {
         let size = (0..=path.len()).rev().find(|size| self.0.contains_key(&path[..*size]))?;
         let module = path[..size].to_vec();
@@ -222,7 +222,7 @@ fn split_imports(code: &str) -> (Vec<Import>, String) {
     (imports, body)
 }
 
-/// The imports in `tree`, which hangs below `prefix`.
+/// The imports in `tree` below `prefix`.
 fn flatten(prefix: &[String], tree: &str, is_public: bool, imports: &mut Vec<Import>) {
     let (mut depth, mut start) = (0, 0);
     let mut branches = Vec::new();
@@ -264,7 +264,7 @@ fn paths_in(body: &str) -> Vec<Path> {
     words.map(|word| word.split("::").filter(|s| !s.is_empty()).map(str::to_owned).collect()).collect()
 }
 
-/// The sets of nodes from each of which there is a way to all others.
+/// The sets of nodes that all reach each other.
 fn circles(edges: &BTreeMap<Path, BTreeSet<Path>>) -> Vec<BTreeSet<Path>> {
     let reached: BTreeMap<&Path, BTreeSet<&Path>> = edges
         .keys()
