@@ -1,7 +1,7 @@
-//! Batches, carried out by a whole server.
+//! Batches, processed by a whole server.
 //!
-//! Input: bits of what there is beside the batch; length of a filter, the filter; how often the rows are there; the
-//! value of the batch field.
+//! Input: bits for the parts besides the batch; length of a filter, the filter; how often the rows are repeated;
+//! the value of the batch field.
 
 use std::cell::RefCell;
 
@@ -17,12 +17,12 @@ thread_local! {
     static CLIENT: RefCell<Client> = RefCell::default();
 }
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(bytes: &[u8]) {
     let Some((&[bits, filter_size, repeats], rest)) = bytes.split_first_chunk() else { return };
     let (filter, batch) = rest.split_at(usize::from(filter_size).min(rest.len()));
     let mut value = batch.to_vec();
-    // Large enough for the threads of batches now and then.
+    // Sometimes large enough for the batch threads.
     for _ in 0..repeats / 16 {
         value.extend_from_slice(batch.get(HEAD_SIZE..).unwrap_or_default());
     }

@@ -1,4 +1,4 @@
-//! Compressed messages: the input is taken for one, and for what is in one; both are carried out by a whole server.
+//! Compressed messages: the input is used as one, and as the content of one; a whole server processes both.
 
 use std::cell::RefCell;
 
@@ -11,13 +11,13 @@ thread_local! {
     static CLIENT: RefCell<Client> = RefCell::default();
 }
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(bytes: &[u8]) {
     let mut frame = Vec::new();
     if let Ok(true) = Inflater::default().inflate(bytes, &mut frame, || true) {
         assert_eq!(announced_size(bytes), Ok(frame.len()), "no more and no less than announced");
     }
-    // Zeros behind the input: so it shrinks.
+    // Zeros after the input make it compressible.
     let clear = [&header_bytes(FrameType::Message, bytes.len() + 200)[..], bytes, &[0; 200]].concat();
     let mut small = Vec::new();
     let is_smaller = Deflater::default().deflate(&clear, &mut small);

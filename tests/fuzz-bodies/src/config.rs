@@ -1,8 +1,8 @@
-//! Configuration files: every text is either read, or refused with reasons.
+//! Configuration files: every text is either read or refused with reasons.
 
 use asd::config;
 
-/// Does what the head of this file says with `bytes`, as far as they are text.
+/// Runs `bytes`, if they are text, as the head of this file says.
 pub fn run(bytes: &[u8]) {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,

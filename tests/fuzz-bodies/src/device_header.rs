@@ -1,15 +1,15 @@
-//! Device headers as a damaged or foreign device might give them.
+//! Device headers, as on a damaged or foreign device.
 //!
-//! The input is laid over a sound header, so that the fuzzer need not find magic and version: after a byte that says where
-//! (see [`PLACES`]) and one that says how many, so many bytes that go there; and so on.
+//! The input is written over a valid header, so that the fuzzer need not find magic and version. It repeats: a byte for
+//! the place (see [`PLACES`]), a byte for the number of bytes, and these bytes.
 
 use datamodel::device_header::{
     DeviceHeader, FLAGS_OFFSET, Found, HEADER_SIZE, PARTITIONS_OFFSET, PRISTINE_OFFSET, UNIQUE_OFFSET,
     WRITTEN_SIZE,
 };
 
-/// Where something begins that means something: magic, version, namespace, number of devices, signature, flags, write
-/// block size, first and last partition entry, device id, pristine offset, scratch.
+/// Offsets of fields: magic, version, namespace, number of devices, signature, flags, write block size, first and last
+/// partition entry, device id, pristine offset, scratch.
 const PLACES: [usize; 12] = [
     0,
     8,
@@ -25,7 +25,7 @@ const PLACES: [usize; 12] = [
     HEADER_SIZE - 256,
 ];
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(input: &[u8]) {
     let mut bytes = vec![0; HEADER_SIZE];
     DeviceHeader::fresh(b"test", 2, 77, 1).encode(&mut bytes);
@@ -52,7 +52,7 @@ pub fn run(input: &[u8]) {
     if header.check(b"test", u64::MAX).is_err() {
         return;
     }
-    // It is used from here on, and written again says the same.
+    // A header that passes is used, and must read the same after it is written again.
     let mut again = vec![0; HEADER_SIZE];
     header.encode(&mut again);
     assert_eq!(DeviceHeader::parse(&again), Ok(Found::Used(header)));

@@ -1,7 +1,7 @@
 //! Expressions as filters and operations, on a record with bins of every type.
 //!
-//! Input: what to do, length of an operation (two bytes), an operation for the bin that the expression made, the
-//! expression with the flags behind it.
+//! Input: the kind of use, length of an operation (two bytes), an operation for the bin that the expression
+//! made, the expression followed by the flags.
 
 use std::cell::OnceCell;
 
@@ -23,7 +23,7 @@ const TYPES: [(u8, &[u8], &[u8]); 9] = [
 /// A new HyperLogLog value of 2^8 registers.
 const HLL_INIT: [u8; 4] = [0x93, 0, 8, 0xff];
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(bytes: &[u8]) {
     thread_local! {
         static BINS: OnceCell<Bins<'static>> = const { OnceCell::new() };
@@ -76,7 +76,7 @@ fn bins_of_every_type() -> Bins<'static> {
     bins
 }
 
-/// An answer that a filter gives without bins is also its answer with them.
+/// A filter's answer without bins is also its answer with them.
 fn filter(record: &Record<'_>, expression: &[u8]) {
     let Ok(filter) = Filter::compile(expression, &Budget::unlimited()) else { return };
     let matches = filter.matches(record, &Budget::unlimited());

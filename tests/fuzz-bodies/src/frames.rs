@@ -4,10 +4,10 @@ use proto::batch::{Batch, RowPosition, Rows};
 use proto::frame::{FrameHeader, HEADER_SIZE};
 use proto::message::Request;
 
-/// Rows that are read of a batch which promises more.
+/// Largest number of rows read from a batch that announces more.
 const ROWS_MAX: u32 = 10_000;
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(bytes: &[u8]) {
     let mut rest = bytes;
     while let Ok(Some(header)) = FrameHeader::parse(rest) {
@@ -15,7 +15,7 @@ pub fn run(bytes: &[u8]) {
         read_message(body);
         rest = &rest[HEADER_SIZE + header.body_size..];
     }
-    // The fuzzer rarely gets a length right, so the whole is taken for a body as well.
+    // The fuzzer rarely gets a length right, so the whole input is also used as a body.
     read_message(bytes);
 }
 
@@ -41,7 +41,7 @@ fn read_batch(value: &[u8], parent: &Request<'_>) {
         assert_eq!(row.request.ops().count(), usize::from(row.request.op_count()));
         positions.push((position, row.index));
     }
-    // Another reader finds the same rows from where the first one stood.
+    // Another reader finds the same rows from the positions of the first one.
     for (position, index) in positions.into_iter().step_by(7) {
         let mut again = Rows::new(batch.rows, parent);
         again.go_to(position).expect("a place of the same rows");

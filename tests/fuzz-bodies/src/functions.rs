@@ -1,12 +1,12 @@
-//! Arguments of user-defined functions, taken over into Lua, worked on there and given back, by a whole server.
+//! Arguments of user-defined functions, converted to Lua, changed there and returned, by a whole server.
 //!
-//! Input: which function (one byte), packed arguments.
+//! Input: the function (one byte), packed arguments.
 
 use std::cell::RefCell;
 
 use crate::server::{Client, udf_put};
 
-/// Each function of the module does something else with two values and an integer.
+/// Each function of the module works differently on two values and an integer.
 const MODULE: &str = "
 function f0(r, ...) return ... end
 function f1(r, a, b) return tostring(a) .. tostring(b) end
@@ -25,7 +25,7 @@ thread_local! {
     static CLIENT: RefCell<Option<Client>> = const { RefCell::new(None) };
 }
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(input: &[u8]) {
     let Some((&function, arguments)) = input.split_first() else { return };
     CLIENT.with_borrow_mut(|client| {
@@ -38,7 +38,7 @@ pub fn run(input: &[u8]) {
     });
 }
 
-/// A request that calls the function, with 200 ms to do it in.
+/// A request that calls the function, with 200 ms for it.
 fn call(function: u8, arguments: &[u8]) -> Vec<u8> {
     let mut body = vec![22, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     body.extend(200u32.to_be_bytes());

@@ -1,8 +1,8 @@
-//! The work of the fuzz targets with an input, one module for each, free of the fuzzer: `fuzz/` hands them the
-//! inputs that it makes up, and a test of this crate those that are kept (`fuzz/corpus/`), with the ordinary
+//! The bodies of the fuzz targets, one module for each, independent of the fuzzer: `fuzz/` runs them with
+//! generated inputs, and a test of this crate with the kept ones (`fuzz/corpus/`), with the ordinary
 //! toolchain.
 //!
-//! A body panics when what it looks at is wrong, and returns for every input otherwise.
+//! A body panics on a wrong result, and otherwise returns for every input.
 
 pub mod batch;
 pub mod compressed;

@@ -1,6 +1,6 @@
 //! Commands about secondary indexes, functions, jobs and truncation, answered by a whole server.
 //!
-//! Input: which command (one byte), its parameters.
+//! Input: the command (one byte), its parameters.
 
 use std::cell::RefCell;
 
@@ -36,7 +36,7 @@ thread_local! {
     static CLIENT: RefCell<Client> = RefCell::default();
 }
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(input: &[u8]) {
     let Some((&command, parameters)) = input.split_first() else { return };
     let mut request = COMMANDS[usize::from(command) % COMMANDS.len()].as_bytes().to_vec();

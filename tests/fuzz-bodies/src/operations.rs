@@ -12,7 +12,7 @@ type Modify = fn(Option<&Particle<'_>>, &[u8], &Budget<'_>) -> Result<Modified, 
 const FAMILIES: [(Read, Modify); 3] =
     [(cdt::read, cdt::modify), (bits::read, bits::modify), (hll::read, hll::modify)];
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(bytes: &[u8]) {
     let Some((&[family, particle_type, high, low], rest)) = bytes.split_first_chunk() else { return };
     let size = usize::from(u16::from_be_bytes([high, low])).min(rest.len());
@@ -25,7 +25,7 @@ pub fn run(bytes: &[u8]) {
     if let Ok(Some(answer)) = read(bin.as_ref(), operation, &Budget::unlimited()) {
         wire(&answer);
     }
-    // Twice, as what the first made is what the second finds.
+    // Twice: the second operation works on the result of the first.
     let Ok(Modified { bin: Change::Set(changed), .. }) =
         modify(bin.as_ref(), operation, &Budget::unlimited())
     else {
@@ -39,7 +39,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// The value of a bin can be stored, read back, and written again by the client that was given it.
+/// The value of a bin can be stored, read back, and written again by the client that received it.
 fn check(particle: &Particle<'_>) {
     let mut flat = Vec::new();
     particle.write_flat(&mut flat);
@@ -49,7 +49,7 @@ fn check(particle: &Particle<'_>) {
     assert_eq!(wire(&stored), wire(particle));
     if let Particle::Bytes(bytes_type, _) = particle {
         let wire = wire(particle);
-        // A context makes a pair of any key, as it does on the established server.
+        // A context makes a pair with any key, as on the C server.
         assert!(
             Particle::from_wire(*bytes_type as u8, &wire, &Budget::unlimited()).is_ok()
                 || has_odd_key(&mut Reader::new(&wire)),

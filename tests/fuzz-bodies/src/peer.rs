@@ -1,6 +1,7 @@
-//! Messages of other nodes: whatever the bytes are, they are an error or a message that is encoded and decoded to itself.
+//! Messages of other nodes: all bytes are either an error or a message that encodes and decodes to itself.
 //!
-//! The first byte of the input chooses the message type, the rest is the body; so the fuzzer need not find a header.
+//! The first byte of the input selects the message type, the rest is the body, so that the fuzzer need not find a
+//! header.
 
 use proto::peer::clustering::Clustering;
 use proto::peer::exchange::Exchange;
@@ -26,7 +27,7 @@ const TYPES: [MessageType; 9] = [
     MessageType::Smd,
 ];
 
-/// Decodes, and if that is a message, encodes and decodes it again.
+/// Decodes, and encodes and decodes a message again.
 macro_rules! there_and_back {
     ($message:expr, $kind:ident) => {
         if let Ok(first) = $kind::decode($message) {
@@ -39,7 +40,7 @@ macro_rules! there_and_back {
     };
 }
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(input: &[u8]) {
     let Some((choice, body)) = input.split_first() else { return };
     let message_type = TYPES[usize::from(*choice) % TYPES.len()];

@@ -1,8 +1,8 @@
-//! What strangers send to the fabric and heartbeat ports of a node: whole streams of bytes, with and without a hello, cut into
-//! messages or not. The node goes on and answers its clients.
+//! Bytes from strangers on a node's fabric and heartbeat ports: whole streams, with and without a hello, split into
+//! messages or not. The node continues and answers its clients.
 //!
-//! The first byte of the input chooses the port and how its rest is sent. In a stream of messages each begins with two bytes of
-//! the input: its type and its size.
+//! The first byte of the input selects the port and how the rest is sent. In a stream of messages, each begins with two
+//! bytes of the input: type and size.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use asd::server::Server;
 use proto::peer::NodeId;
 use proto::peer::hello::{Channel, Hello};
 
-/// An answer that takes longer is a finding.
+/// A slower answer is a finding.
 const PATIENCE: Duration = Duration::from_secs(10);
 const MESSAGE_TYPES: u16 = 16;
 
@@ -49,7 +49,7 @@ fn node() -> &'static Node {
     })
 }
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(input: &[u8]) {
     let Some((choice, rest)) = input.split_first() else { return };
     let node = node();
@@ -66,7 +66,7 @@ pub fn run(input: &[u8]) {
     }
     let address = if is_fabric { node.fabric } else { node.heartbeat };
     let mut stream = TcpStream::connect(address).expect("the port is open");
-    // The node may have closed it before all is sent.
+    // The node may have closed the connection before everything is sent.
     let _ = stream.write_all(&bytes);
     let _ = stream.shutdown(Shutdown::Both);
     check_clients(node.clients);
@@ -82,7 +82,7 @@ fn put_messages(mut rest: &[u8], bytes: &mut Vec<u8>) {
     }
 }
 
-/// The node answers a client.
+/// Checks that the node answers a client.
 fn check_clients(address: SocketAddr) {
     let mut stream = TcpStream::connect(address).expect("the node takes clients");
     stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");

@@ -1,14 +1,14 @@
-//! Queries by primary and secondary index, in the background and with functions, carried out by a whole server that has some
+//! Queries by primary and secondary index, in the background and with functions, processed by a whole server with some
 //! records and indexes.
 //!
-//! Input: two bytes of flags, the number of operations, then fields, each with its type as a place in [`FIELDS`], a size of one
-//! byte, and its bytes.
+//! Input: two bytes of flags, the number of operations, then fields, each with its type as an index into [`FIELDS`], a
+//! size of one byte, and its bytes.
 
 use std::cell::RefCell;
 
 use crate::server::{Client, udf_put};
 
-/// Types of the fields that queries may have, and one that they do not.
+/// Types of the fields that queries may have, and one that they may not.
 const FIELDS: [u8; 19] = [1, 7, 9, 10, 11, 12, 13, 15, 21, 22, 23, 26, 30, 31, 32, 33, 40, 43, 2];
 const READ: u8 = 1;
 const WRITE: u8 = 1;
@@ -31,19 +31,19 @@ thread_local! {
     static CLIENT: RefCell<Option<Client>> = const { RefCell::new(None) };
 }
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(input: &[u8]) {
     CLIENT.with_borrow_mut(|client| {
         let client = client.get_or_insert_with(filled);
         if let Some(query) = query(input) {
             client.message(&query);
-            // What operations and functions have changed is there again for the next query.
+            // Restores a record that operations and functions may have changed, for the next query.
             client.message(&record(query.len() as u8 % RECORDS));
         }
     });
 }
 
-/// A client of a server that has what is asked for.
+/// A client of a server with records, indexes and a module.
 fn filled() -> Client {
     let mut client = Client::default();
     client.info(&udf_put("fuzzquery.lua", MODULE));
@@ -89,7 +89,7 @@ fn query(input: &[u8]) -> Option<Vec<u8>> {
     }
     let operation_count = operation_count % 4;
     let mut body = header(flags, more & WRITE, fields.len() as u16, u16::from(operation_count));
-    // Partitions are answered one by one, as clients ask for it; short queries and relaxed ones.
+    // Partitions are answered one by one, as clients request; short queries and relaxed ones.
     body[3] = more & 0x40 | 4;
     for (number, value) in fields {
         field(&mut body, number, value);

@@ -1,4 +1,4 @@
-//! Record messages, batches and queries, carried out by a whole server.
+//! Record messages, batches and queries, processed by a whole server.
 
 use std::cell::RefCell;
 
@@ -8,7 +8,7 @@ thread_local! {
     static CLIENT: RefCell<Client> = RefCell::default();
 }
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(body: &[u8]) {
     CLIENT.with_borrow_mut(|client| client.message(body));
 }

@@ -1,6 +1,6 @@
-//! Requests of the security protocol: the input is taken for one, and for fields of one. What is understood is written again
-//! as an answer, which must be whole frames. A server with access control carries both out, for a stranger, who must come to
-//! nothing, and for an administrator of users.
+//! Requests of the security protocol: the input is used as one, and as fields of one. A valid request is written again
+//! as an answer, which must be whole frames. A server with access control processes both, for a stranger, who must be
+//! refused, and for a user administrator.
 
 use std::cell::RefCell;
 
@@ -15,10 +15,10 @@ thread_local! {
     static ADMINISTRATOR: RefCell<Client> = RefCell::new(Client::of(Who::Administrator));
 }
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(bytes: &[u8]) {
     take(bytes);
-    // A header before it, so that what comes first is a field.
+    // A header before the input, so that it begins with a field.
     let (count, fields) = bytes.split_first().map_or((0, bytes), |(count, rest)| (*count, rest));
     let mut message = vec![0; MESSAGE_HEADER_SIZE];
     message[3] = count % 8;
@@ -60,7 +60,7 @@ fn take(bytes: &[u8]) {
     }
 }
 
-/// Has a server carry a request out.
+/// Sends a request to a server.
 fn carry_out(bytes: &[u8]) {
     let request = Request::parse(bytes).unwrap_or_default();
     let command = Command::from_code(request.command);
@@ -74,7 +74,7 @@ fn carry_out(bytes: &[u8]) {
             |result: &u8| ![ResultCode::Ok, ResultCode::SecurityEnd].map(ResultCode::code).contains(result);
         assert!(results.iter().all(is_refused), "a stranger comes to {results:?}");
     }
-    // Without an administrator there would be nothing more to find out.
+    // Without an administrator nothing more could be tested.
     if is_login || request.user == Some("admin") {
         return;
     }

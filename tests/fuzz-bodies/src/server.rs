@@ -1,7 +1,8 @@
-//! Shared by targets that need a whole server: one in the process, or one with access control, and connections to it.
+//! Code shared by targets that need a whole server: one in the process, or one with access control, and connections to
+//! it.
 //!
-//! The server runs with all its threads, so that the fuzzer sees what a request does in each of them. It keeps
-//! its records from one input to the next; a finding that depends on them is repeated by running the corpus.
+//! The server runs with all its threads, so that the fuzzer covers each of them. It keeps its records from one input to
+//! the next; to repeat a finding that depends on them, run the corpus.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,13 +13,13 @@ use asd::config;
 use asd::server::Server;
 use cf::log::{Level, Levels, Settings, SinkSettings, Target};
 
-/// An answer that takes longer is a finding.
+/// A slower answer is a finding.
 const PATIENCE: Duration = Duration::from_secs(10);
 const INFO: u8 = 1;
 const SECURITY: u8 = 2;
 const MESSAGE: u8 = 3;
 const COMPRESSED: u8 = 4;
-/// What the first administrator logs in with: user `admin`, password `admin`.
+/// The login of the first administrator: user `admin`, password `admin`.
 const LOGIN: &[u8] = b"\0\0\x14\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x06\0admin\
     \0\0\0\x3d\x03$2a$10$7EqJtq98hPqEX7fNZaFWoO1mVO/4MLpGzsqojz6E9Gef6iXDjXdDa";
 
@@ -47,19 +48,19 @@ security {
 }
 ";
 
-/// Who a connection is of.
+/// The user of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) enum Who {
-    /// Anybody, at a server without access control.
+    /// Anyone, at a server without access control.
     #[default]
     Anybody,
-    /// Nobody who has logged in, at a server with it.
+    /// A client without a login, at a server with access control.
     Stranger,
-    /// The administrator of users, at the same server.
+    /// The user administrator, at the same server.
     Administrator,
 }
 
-/// A connection to a server of this process, opened anew whenever the server ends it.
+/// A connection to a server of this process, reopened whenever the server closes it.
 #[derive(Debug, Default)]
 pub(crate) struct Client {
     who: Who,
@@ -72,18 +73,19 @@ impl Client {
         Client { who, stream: None }
     }
 
-    /// Sends a record message, then waits until it was dealt with: answered, or met with the end of the
-    /// connection. An info request behind it tells which, as answers come in order.
+    /// Sends a record message, then waits until it is answered or the connection ends. An info request after it tells
+    /// which, because answers come in order.
     pub(crate) fn message(&mut self, body: &[u8]) {
         self.send_and_wait(&[frame(MESSAGE, body), frame(INFO, b"status\n")].concat());
     }
 
-    /// As [`message`](Self::message), with a body of a compressed message.
+    /// Same as [`message`](Self::message), with the body of a compressed message.
     pub(crate) fn compressed_message(&mut self, body: &[u8]) {
         self.send_and_wait(&[frame(COMPRESSED, body), frame(INFO, b"status\n")].concat());
     }
 
-    /// As [`message`](Self::message), with a request of the security protocol; returns the result in each frame of the answer.
+    /// Same as [`message`](Self::message), with a request of the security protocol; returns the result in each frame of
+    /// the answer.
     pub(crate) fn security(&mut self, body: &[u8]) -> Vec<u8> {
         self.send_and_wait(&[frame(SECURITY, body), frame(INFO, b"status\n")].concat())
     }
@@ -105,8 +107,8 @@ impl Client {
     }
 }
 
-/// Reads answers up to one of an info request; `None` when the connection ends before. Returns the second byte of each frame of the
-/// security protocol: its result.
+/// Reads answers up to that of an info request; `None` when the connection ends before. Returns the second byte of each
+/// frame of the security protocol: its result.
 fn receive_until_info(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut results = Vec::new();
     loop {
@@ -132,7 +134,7 @@ fn receive_until_info(stream: &mut TcpStream) -> Option<Vec<u8>> {
 fn start(config: &str) -> Server {
     static LOG: Once = Once::new();
     LOG.call_once(|| {
-        // Lines are made, as their making may fail too, but nobody reads them.
+        // Lines are formatted, because that may fail too, but nobody reads them.
         let sink =
             SinkSettings { target: Target::File("/dev/null".into()), levels: Levels::all(Level::Detail) };
         let settings = Settings { sinks: vec![sink], ..Settings::default() };

@@ -1,11 +1,11 @@
-//! Files of system metadata: whatever is in one is refused, or read the same again once it is written.
+//! Files of system metadata: each is either refused, or reads the same again after it is written.
 
 use datamodel::smd::{decode_file, encode_file};
 
 /// Reads `input` as a file.
 ///
 /// # Panics
-/// If what was read is another thing after it was written.
+/// If the metadata differs after it was written and read again.
 pub fn run(input: &[u8]) {
     if let Ok((version, items)) = decode_file(input) {
         let written = encode_file(version, &items);

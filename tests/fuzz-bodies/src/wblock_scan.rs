@@ -1,9 +1,9 @@
-//! Write blocks in which records were written over, cut short or damaged: a scan finds every record that nothing happened
-//! to, or tells of the damage that hides it, as bytes within damage may be those of a value. It finds nothing that is not
-//! whole, and nothing behind an end mark.
+//! Write blocks with records overwritten, cut short or damaged: a scan finds every intact record, or reports the damage
+//! that hides it, because bytes within damage may belong to a value. It finds nothing that is not intact, and nothing
+//! after an end mark.
 //!
-//! The input makes the block as a server does, life after life: records of many sizes one behind the other from the start,
-//! over what is left of the life before, the last one perhaps cut short. Between them bytes are changed anywhere.
+//! The input fills the block as a server does, use after use: records of many sizes one after the other from the start,
+//! over the rest of the earlier use, the last one perhaps cut short. In between, bytes are changed anywhere.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ const BLOCK_SIZE: usize = 64 << 10;
 const RECORDS_MAX: usize = 100;
 const MARK: EndMark = EndMark::new(5, 1);
 
-/// A record whose bytes follow from `number`.
+/// A record with bytes derived from `number`.
 fn record(number: u8, size: usize) -> Vec<u8> {
     let mut bins = Bins::new();
     bins.set(b"bin", Particle::Bytes(BytesType::Blob, vec![number; size].into()));
@@ -35,11 +35,11 @@ fn record(number: u8, size: usize) -> Vec<u8> {
     flat
 }
 
-/// Does what the head of this file says with one input.
+/// Runs one input as the head of this file says.
 pub fn run(input: &[u8]) {
     let mut block = vec![0; BLOCK_SIZE];
     let (mut at, mut number) = (0, 0u8);
-    // Where records stand that are whole.
+    // The places of intact records.
     let mut whole: BTreeSet<(usize, usize)> = BTreeSet::new();
     let mut commands = input.chunks_exact(4);
     for command in commands.by_ref().take(RECORDS_MAX) {

@@ -1,4 +1,4 @@
-//! Every kept input of every fuzz target is run through its body: what was found once is not found again.
+//! Runs every kept input of every fuzz target through its body, so that no finding comes back.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ fn paths_in(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Their names, without endings.
+/// The names of the files in a folder, without endings.
 fn names_in(folder: &Path) -> BTreeSet<String> {
     paths_in(folder).iter().map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
 }

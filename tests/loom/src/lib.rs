@@ -1,10 +1,11 @@
-//! Models of the lock-free parts of the server: loom runs each through all orders of its steps that memory allows.
+//! Models of the lock-free parts of the server: loom runs each through all orders of its steps that the memory model
+//! allows.
 //!
-//! The code under test is that of the server, included file by file, with loom's atomics in place of the processor's. Those
-//! files use nothing else of the server, so this crate needs neither its dependencies nor its build:
-//! `make suite-loom`, or `RUSTFLAGS="--cfg loom" cargo test --release --manifest-path tests/loom/Cargo.toml`.
+//! The code under test is the server's, included file by file, with loom's atomics in place of the processor's. Those
+//! files use nothing else of the server, so this crate needs neither its dependencies nor its build: `make suite-loom`,
+//! or `RUSTFLAGS="--cfg loom" cargo test --release --manifest-path tests/loom/Cargo.toml`.
 //!
-//! What data a lock or a state protects is a loom cell: it reports accesses that nothing keeps apart. A thread that sleeps
+//! The data that a lock or a state protects is a loom cell, which reports unsynchronised accesses. A thread that sleeps
 //! for ever is reported as a deadlock.
 #![cfg(loom)]
 #![allow(dead_code, reason = "the models use a part of what they include")]
@@ -28,7 +29,7 @@ mod section;
 #[cfg(test)]
 mod write_block;
 
-/// Runs `model` through the orders of its steps that change threads at most `preemptions` times where no thread has to wait.
+/// Runs `model` through the orders of its steps with at most `preemptions` switches between threads that need not wait.
 #[cfg(test)]
 fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();

@@ -1,4 +1,4 @@
-//! The doorbell of a service thread's mailbox: no mail is left in the box while the thread sleeps.
+//! The doorbell of a service thread's mailbox: no mail stays in the box while the thread sleeps.
 
 use loom::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use loom::sync::{Arc, Condvar, Mutex};

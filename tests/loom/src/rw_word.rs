@@ -1,4 +1,4 @@
-//! `cf::sync::RwWord`: who is inside, that nobody sleeps for ever, and that readers let a writer in.
+//! `cf::sync::RwWord`: exclusion, no thread sleeps for ever, and readers let a writer in.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;

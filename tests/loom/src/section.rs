@@ -1,4 +1,4 @@
-//! Sections: what is hidden while a thread may be inside is not touched before the thread has left.
+//! Sections: data hidden while a thread may be inside is not touched before the thread has left.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;

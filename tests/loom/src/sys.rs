@@ -1,6 +1,6 @@
-//! What the code under test asks of the system, as loom knows it.
+//! The system calls of the code under test, modelled in loom.
 
-/// As `cf::sys::futex`: the system compares and falls asleep in one step, as it does here under one lock for all words.
+/// Models `cf::sys::futex`: the system compares and falls asleep in one step, here under one lock for all words.
 pub(crate) mod futex {
     use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
     use loom::sync::{Condvar, Mutex};

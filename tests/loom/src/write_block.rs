@@ -1,4 +1,4 @@
-//! The life of a write block, and the places that are reserved in one.
+//! The life of a write block, and the reservation of places in it.
 
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use crate::explore;
 
 const SIZE: u32 = 16;
 
-/// A block, how often it became free, and what is in it.
+/// A block, the number of times that it became free, and its contents.
 struct Block {
     state: BlockState,
     freed: Mutex<u32>,
@@ -34,7 +34,7 @@ impl Block {
         }
     }
 
-    /// What a thread does whose record was replaced.
+    /// The steps of a thread whose record was replaced.
     fn free_record(&self, low_water_bytes: u32) {
         let before = self.state.free_bytes(SIZE);
         assert!(before >= SIZE);
@@ -132,7 +132,7 @@ fn a_late_look_does_not_free_a_block_that_was_taken_again() {
     explore(3, || {
         let block = filled(1);
         block.close();
-        // A second look at the block that has become empty, as by a thread that waited for the processor since.
+        // A second review of the emptied block, as by a thread that waited for the processor since.
         let late = spawn(&block, |block| {
             let after = block.state.review_seen(0, 0);
             block.note(after);
@@ -154,7 +154,7 @@ fn a_late_look_does_not_free_a_block_that_was_taken_again() {
     });
 }
 
-/// A buffer of two records, and the stream that gives its places out.
+/// A buffer of two records, and the stream that reserves its places.
 #[derive(Default)]
 struct Buffer {
     block: BlockState,
@@ -164,7 +164,7 @@ struct Buffer {
 }
 
 impl Buffer {
-    /// What `OpenBlock::reserve` and `Device::append` do.
+    /// The steps of `OpenBlock::reserve` and `Device::append`.
     fn append(&self) {
         let mut position = self.position.lock().expect("no thread panics");
         let place = *position;
@@ -176,7 +176,7 @@ impl Buffer {
         self.block.end_write();
     }
 
-    /// What a flush does.
+    /// The steps of a flush.
     fn flush(&self) {
         let end = self.mark.complete(&self.block);
         self.records[..(end / SIZE) as usize].iter().for_each(|record| record.with(|_| ()));

@@ -1,6 +1,6 @@
 //! The official Rust client against the server at `ASD_ADDRESS` (host:port), namespace `test`.
 //!
-//! Each test uses records of its own, so that neither their order nor what the server holds matters.
+//! Each test uses its own records, so that neither their order nor the server's contents matter.
 #![cfg(test)]
 
 use aerospike::operations::{self, scalar};
