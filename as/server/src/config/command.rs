@@ -16,7 +16,7 @@ fn pairs(params: &str) -> impl Iterator<Item = (&str, &str)> {
     params.split(';').filter_map(|pair| pair.split_once('='))
 }
 
-/// A parameter that must be there and not be empty; else the error to answer.
+/// The value of a parameter that must be present and not empty, or the error to answer.
 fn required<'a>(value: Option<&'a str>, name: &str, code: u8) -> Result<&'a str, String> {
     match value {
         None => Err(format!("ERROR:{code}:missing '{name}'")),
@@ -66,9 +66,9 @@ pub struct SetOutcome {
     pub refusal: Option<SetConfigError>,
 }
 
-/// Carries out `set-config:params`. Several parameters may be given; the first that is refused ends it.
-/// As in the C server, words that are no parameters do not matter as long as one is. `act` is told of each change before
-/// another client can make one.
+/// Carries out `set-config:params`. Several parameters may be given; the first that is refused ends it. As in
+/// the C server, unknown parameters are ignored if at least one is known. `act` is called for each change
+/// before another client can make one.
 pub fn set_config(config: &Config, params: &str, act: &dyn Fn(&ParameterChange)) -> SetOutcome {
     let mut outcome = SetOutcome { answer: "ok".to_owned(), changes: Vec::new(), refusal: None };
     let place = || -> Result<(&str, Option<&str>), String> {
@@ -98,7 +98,7 @@ pub fn set_config(config: &Config, params: &str, act: &dyn Fn(&ParameterChange))
         |name: &str| PLACES.contains(&name) || context == "security" && matches!(name, "role" | "user");
     let mut settings: Vec<_> = pairs(params).filter(|(name, _)| !is_place(name)).collect();
     if settings.is_empty() {
-        // Nothing is set, but context and namespace are still judged.
+        // With nothing to set, context and namespace are still checked.
         settings.push(("", ""));
     }
     for (name, value) in settings {

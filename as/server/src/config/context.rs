@@ -1,5 +1,4 @@
-//! The contexts of a configuration file: which stand in which, what follows their name, which table
-//! of parameters is theirs.
+//! The contexts of a configuration file: how they nest, what follows their name, and their parameter tables.
 
 use super::kind::{Kind, size_text};
 use super::model::{NAMESPACE_NAME_SIZE_MAX, SET_NAME_SIZE_MAX};
@@ -105,7 +104,7 @@ pub struct ContextSpec {
     pub get_prefix: &'static str,
     /// Prefix of its parameters in set-config.
     pub set_prefix: &'static str,
-    /// At best its parameters are this much in effect.
+    /// Upper limit of the effect of its parameters.
     pub effect: Effect,
     /// Only the Enterprise Edition of the C server has it.
     pub enterprise: bool,

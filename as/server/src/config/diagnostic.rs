@@ -1,4 +1,4 @@
-//! What is to be said about a configuration file, as values; whoever reads the file prints or logs them.
+//! Errors and warnings about a configuration file, as values; the caller prints or logs them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::sync::Arc;
 /// Whether the server may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// It may not.
+    /// The server does not start.
     Error,
-    /// It may.
+    /// The server starts.
     Warning,
 }
 
@@ -29,7 +29,7 @@ pub enum Topic {
     NotInEffect,
     /// Parameters that this server will never read.
     Unsupported,
-    /// Protection that is asked for and does not exist yet: no server starts so.
+    /// Protection that is configured and does not exist yet; the server does not start.
     Protection,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Characters of an offending word that are repeated in a message.
+/// Most characters of an offending word that a message repeats.
 const WORD_SHOWN_MAX: usize = 80;
 
 /// `word` made fit for a message: cut if long, control characters escaped.

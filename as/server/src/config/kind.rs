@@ -101,7 +101,7 @@ pub enum Kind {
     LogLevels,
 }
 
-/// Why a value was not taken.
+/// Why a value was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueError {
     /// There is no value.
@@ -236,7 +236,7 @@ impl Kind {
         }
     }
 
-    /// One more item of a list.
+    /// Appends one item to a list.
     fn append(
         &self,
         field: Field<'_>,

@@ -6,12 +6,12 @@ use super::kind::{ValueError, list_words};
 use super::spec::{Spec, find};
 use super::suggest::closest;
 
-/// Longest word for which a fix is looked for, in bytes.
+/// Longest word for which a fix is suggested, in bytes.
 const WORD_SIZE_MAX: usize = 40;
-/// Contexts that a hint names at most.
+/// Most contexts that a hint names.
 const PLACES_MAX: usize = 4;
 
-/// What to say about a value that was not taken; `place` names parameter and context.
+/// The message about a refused value; `place` names parameter and context.
 #[must_use]
 pub(super) fn value_message(kind: ContextKind, spec: &Spec, place: &str, error: &ValueError) -> String {
     let allowed = || match default_text(kind, spec) {
@@ -31,7 +31,7 @@ pub(super) fn value_message(kind: ContextKind, spec: &Spec, place: &str, error: 
     }
 }
 
-/// What `word` would be without a usual slip, if that is allowed.
+/// The value that `word` likely means, with a common slip corrected, if that value is allowed.
 fn likely_value(kind: ContextKind, spec: &Spec, word: &str) -> Option<String> {
     if word.len() > WORD_SIZE_MAX {
         return None;
@@ -54,7 +54,7 @@ fn likely_value(kind: ContextKind, spec: &Spec, word: &str) -> Option<String> {
         .find(|candidate| spec.kind.assign(field, &[candidate]).is_ok())
 }
 
-/// The end of a sentence that tells what was likely meant by `name`, which `kind` does not know.
+/// The end of a sentence that suggests what was meant by `name`, which is unknown in `kind`.
 #[must_use]
 pub(super) fn hint(kind: ContextKind, variant: u8, name: &str) -> String {
     if let Some((left, right)) = name.split_once(['=', ':'])

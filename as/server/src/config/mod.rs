@@ -1,9 +1,9 @@
-//! Configuration: one table of parameters, from which everything about them follows.
+//! Configuration: one table of parameters, from which everything else is derived.
 //!
 //! * [`params`]: the tables. One row says name, kind, bounds, default, whether set-config may change it,
 //!   whether anything reads it yet, and one sentence of documentation; the same row declares the typed cell
 //!   that the rest of the server reads (`config.service.proto_fd_max.get()`).
-//! * [`context`]: which contexts there are and which table is whose. [`obsolete`]: names of former versions.
+//! * [`context`]: the contexts and their tables. [`obsolete`]: names of other versions.
 //! * [`parse`]: text to [`Config`], pure, with all errors of a file at once as [`Diagnostic`]s.
 //! * [`render`]: get-config. [`set`](set::set): set-config. [`command`]: both as info commands.
 //! * [`reference`]: the printed reference.
@@ -66,7 +66,7 @@ impl Config {
 /// Reads the configuration file at `path`.
 ///
 /// # Errors
-/// What is wrong with it; also that it cannot be read, is too large or is not text.
+/// The errors in the file, or that it cannot be read, is too large or is not text.
 pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
     let source = path.display().to_string();
     let failed = |line, message| {
@@ -94,7 +94,7 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
     }
 }
 
-/// For tests of other modules: a configuration with `namespaces`, which are whole contexts, and what else there must be.
+/// A configuration for tests of other modules: `namespaces` (whole contexts) and the other required contexts.
 #[cfg(test)]
 pub(crate) fn for_tests(namespaces: &str) -> Arc<Config> {
     let others = "service {\n cluster-name tests\n}\nnetwork {\n service {\n port 3000\n }\n}\n";

@@ -68,8 +68,8 @@ impl Config {
         self.namespaces.iter().find(|namespace| namespace.name == name)
     }
 
-    /// The name of a TLS context that `name` stands for: `<hostname>` is that of this machine, `<cluster-name>` that of
-    /// the cluster.
+    /// The TLS context that `name` stands for: `<hostname>` is this machine's name, `<cluster-name>` the
+    /// cluster's.
     #[must_use]
     pub fn tls_name(&self, name: &str) -> String {
         match name {
@@ -79,7 +79,7 @@ impl Config {
         }
     }
 
-    /// Replaces the values that stand for "depends on the machine", those that are left: call at start, before threads
+    /// Replaces the remaining values that stand for "depends on the machine". Call at start, before threads
     /// are made. `cpu_count` is the number of processors the process may use.
     pub fn resolve(&self, cpu_count: u32) {
         let cpu_count = cpu_count.max(1);
@@ -114,13 +114,14 @@ pub struct NetworkConfig {
     /// Packet size of the heartbeat's interface in bytes, shown by get-config while `mtu` is 0;
     /// whoever opens the heartbeat sockets stores it.
     pub heartbeat_interface_mtu: Number<u32>,
-    /// How many may connect to the ports beside that of clients.
+    /// Connection limits of the ports other than the client port.
     pub connection_limits: ConnectionLimits,
     /// Which ports clients have.
     pub client_ports: ClientPorts,
 }
 
-/// Which ports of `network.service` are given, be it as 0, which is one of the system's choice.
+/// Which ports of `network.service` are configured. Port 0, which lets the system choose, counts as
+/// configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientPorts {
     /// The one without TLS.
@@ -135,7 +136,7 @@ impl Default for ClientPorts {
     }
 }
 
-/// Greatest numbers of connections of ports beside that of clients, which has `proto-fd-max`. A small limit of file
+/// Most connections of each port other than the client port, which has `proto-fd-max`. A small limit of file
 /// descriptors lowers them at start.
 #[derive(Debug)]
 pub struct ConnectionLimits {
@@ -154,7 +155,7 @@ impl Default for ConnectionLimits {
 }
 
 impl NetworkConfig {
-    /// Whether the node is to look for others.
+    /// Whether the node looks for others.
     #[must_use]
     pub fn is_clustered(&self) -> bool {
         match self.heartbeat.mode.get() {
@@ -385,7 +386,7 @@ impl StorageConfig {
         !self.params.device.is_empty()
     }
 
-    /// Whether no transaction waits for a device, so that service threads need not be many.
+    /// Whether no transaction waits for a device, so that few service threads suffice.
     #[must_use]
     pub fn is_inline(&self) -> bool {
         match self.engine {
@@ -430,7 +431,7 @@ impl SetDirectory {
         self.0.read().iter().find(|(other, _)| &**other == name).map(|(_, params)| Arc::clone(params))
     }
 
-    /// The parameters of set `name`, new ones with defaults if there are none.
+    /// The parameters of set `name`, created with defaults if there are none.
     ///
     /// # Errors
     /// The name is empty or too long, or there are too many sets.

@@ -1,7 +1,8 @@
-//! Names of former and later versions and what becomes of them.
+//! Names of older and newer versions, and how each is handled.
 //!
-//! Where the present name means the same, an old one is accepted with a warning. Where it does not, the old one is refused
-//! with a sentence that says what to write instead. What has no effect here, old or new, is passed over with a warning.
+//! An old name is accepted with a warning if the present name means the same. Otherwise it is refused with a
+//! sentence that says what to write instead. A name without effect here, old or new, is skipped with a
+//! warning.
 
 use super::context::ContextKind;
 
@@ -16,9 +17,9 @@ pub enum Handling {
     ToStorage(&'static str),
     /// It is refused; the sentence says what to do.
     Refused(&'static str),
-    /// It is passed over, as it would have no effect; the sentence says why.
+    /// It is skipped because it would have no effect; the sentence says why.
     Ignored(&'static str),
-    /// It came with this version of the C server, and is passed over.
+    /// It came with this version of the C server, and is skipped.
     NewIn(&'static str),
 }
 

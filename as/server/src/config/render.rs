@@ -74,7 +74,7 @@ pub fn security(config: &Config) -> String {
     out.text
 }
 
-/// The contexts that are not about one namespace: what get-config answers when asked for nothing special.
+/// The contexts outside namespaces: the answer of get-config without parameters.
 #[must_use]
 pub fn all(config: &Config) -> String {
     let parts = [service(config), network(config), security(config)];

@@ -1,8 +1,8 @@
 //! set-config: changing a parameter of the running server.
 //!
-//! A value is first read into a scratch table, then the rules that tie it to other parameters are
-//! applied, then the cell is replaced. Changes are made one at a time, each under the lock of the configuration until
-//! those who act on it have done so.
+//! A value is first read into a scratch table, then the rules that tie it to other parameters are applied,
+//! then the cell is replaced. Changes are made one at a time: each holds the lock of the configuration until
+//! the code that acts on it has finished.
 
 use std::fmt;
 use std::sync::Arc;
@@ -57,8 +57,8 @@ impl fmt::Display for ParameterChange {
     }
 }
 
-/// Why nothing was changed. [`Self::code`] and [`Self::text`] are what the info protocol answers; displayed
-/// is what the log says.
+/// Why nothing was changed. The info protocol answers [`Self::code`] and [`Self::text`]; the log shows the
+/// displayed form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetConfigError {
     /// There is no such context, or it has nothing to set.
@@ -107,9 +107,9 @@ impl SetConfigError {
 
 /// Gives the parameter that set-config calls `name` a new value.
 ///
-/// `context` is `service`, `network` or `namespace`; the latter needs `namespace`. With `set` it is about
-/// a parameter of that set, which is made if there is none. `act` is told of the change before another one can be made, so
-/// that what it does follows the order of the changes.
+/// `context` is `service`, `network` or `namespace`; the latter needs `namespace`. With `set` it is about a
+/// parameter of that set, which is made if there is none. `act` is called before another change can be made,
+/// so that its effects follow the order of the changes.
 ///
 /// # Errors
 /// What is wrong; nothing is changed then.
@@ -292,7 +292,7 @@ struct Parameter<'a> {
     context: &'static ContextSpec,
     spec: &'static Spec,
     field: Field<'a>,
-    /// The variant of the context has it.
+    /// Whether the variant of the context has it.
     applies: bool,
 }
 
@@ -354,7 +354,7 @@ impl<'a> Parameter<'a> {
     ) -> Result<ParameterChange, SetConfigError> {
         self.read(config, namespace, value)?;
         let from = self.spec.kind.text(self.field);
-        // It has just been read without error, into a cell of the same kind.
+        // This cannot fail: the value has just been read without error into a cell of the same kind.
         let _ = self.spec.kind.assign(self.field, &[value]);
         Ok(ParameterChange {
             context: self.context.path,
@@ -368,7 +368,7 @@ impl<'a> Parameter<'a> {
     }
 }
 
-/// Why `name` may not become `value` beside what else is configured; continues "'name' in context …".
+/// Why `name` may not become `value` given the rest of the configuration; continues "'name' in context …".
 fn rule(
     config: &Config,
     namespace: Option<&NamespaceConfig>,
@@ -404,7 +404,8 @@ fn service_rule(config: &Config, name: &str, value: u64) -> Option<String> {
     }
 }
 
-/// Why there cannot be that many clients, though the limit of the process has been raised as far as it goes.
+/// Why that many clients are impossible even with the descriptor limit of the process raised as far as it
+/// goes.
 fn beyond_the_system(clients: u64) -> Option<String> {
     let limit = raise_open_files(clients + OWN_DESCRIPTORS).ok()?;
     (limit < clients).then(|| {
@@ -415,7 +416,7 @@ fn beyond_the_system(clients: u64) -> Option<String> {
     })
 }
 
-/// Whether a histogram is being filled that would be torn by another unit.
+/// Whether a histogram is being filled, whose values another unit would mix up.
 fn any_benchmark(config: &Config) -> bool {
     config.service.enable_benchmarks_fabric.get()
         || config.namespaces.iter().map(|namespace| &namespace.params).any(|params| {

@@ -1,8 +1,8 @@
 //! The values of parameters: small cells that one thread changes (parser, set-config) while others read.
 //!
-//! Numbers, switches and choices are atomics read with one relaxed load, so they may sit on the way of
-//! every request. Text and lists are behind a lock and meant for start-up and info commands only.
-//! No cell knows its name or bounds; those are in its [`Spec`](super::spec::Spec).
+//! Numbers, switches and choices are atomics read with one relaxed load, cheap enough for every request. Text
+//! and lists are behind a lock and meant for start-up and info commands only. No cell knows its name or
+//! bounds; those are in its [`Spec`](super::spec::Spec).
 
 use std::fmt::Debug;
 use std::marker::PhantomData;

@@ -1,6 +1,6 @@
 //! Finds the word that was likely meant.
 
-/// The candidate closest to `word`, if it is close enough to be a slip of the pen.
+/// The candidate closest to `word`, if it is close enough to be a typing error.
 #[must_use]
 pub(super) fn closest(word: &str, candidates: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let word = word.to_ascii_lowercase();

@@ -37,7 +37,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     }
     check_shared_backings(config, report);
     if let Some(line) = report.line_of_context("security.ldap") {
-        // Nobody could log in whom the directory knows.
+        // Users whom only the directory knows could not log in.
         let message = "'ldap' in security: users of a directory cannot log in yet; take it out, and make users with asadm's \
                        `manage acl`";
         report.warn(line, Topic::Protection, message.to_owned());

@@ -15,7 +15,7 @@ use crate::config::params::storage::{FLUSH_SIZE_DEFAULT, POST_WRITE_CACHE_DEFAUL
 use crate::config::spec::ParamTable;
 
 impl Parser {
-    /// Makes room in the configuration for a context and returns the frame for its statements. What may not
+    /// Adds a context to the configuration and returns the frame for its statements. A context that may not
     /// stand here gets a frame whose statements are skipped.
     pub(super) fn enter(
         &mut self,
@@ -68,7 +68,7 @@ impl Parser {
         }
     }
 
-    /// Adds what the context stands for to the configuration, or says why it may not stand there.
+    /// Adds the context to the configuration, or says why it may not stand there.
     fn make_room(
         &mut self,
         line: usize,

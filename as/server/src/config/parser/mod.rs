@@ -21,7 +21,7 @@ use super::params::namespace::SetParams;
 use super::spec::{Effect, ParamTable, Spec, find, variant};
 use super::validate;
 
-/// Errors after which the rest of a file is not looked at.
+/// Number of errors after which parsing stops.
 const ERRORS_MAX: usize = 100;
 
 /// Characters that would end a namespace's name in the info protocol.
@@ -43,13 +43,13 @@ struct Frame {
     kind: ContextKind,
     /// Bits of the context's variant.
     variant: u8,
-    /// How messages call it: "namespace 'test'".
+    /// Its name in messages: "namespace 'test'".
     label: String,
     /// Line of its name.
     line: usize,
     /// Parameters of the set, if it is one.
     set: Option<Arc<SetParams>>,
-    /// Its statements are not looked at.
+    /// Its statements are skipped.
     skipped: bool,
 }
 
@@ -142,7 +142,7 @@ impl Parser {
         }
     }
 
-    /// One statement. Tells whether it took the item after it, a `{`.
+    /// Handles one statement. Returns whether it consumed the next item, a `{`.
     fn words(&mut self, line: usize, words: &[&str], next: Option<&Item<'_>>) -> bool {
         if self.skipping() {
             return false;
@@ -166,7 +166,7 @@ impl Parser {
         brace
     }
 
-    /// If `name` opens a context that stands further out, the contexts up to there lack their `}`.
+    /// If `name` opens a context further out, reports and closes the contexts up to there, which lack their `}`.
     fn close_forgotten(&mut self, line: usize, name: &str, brace: bool) {
         let kind = self.kind();
         let known_here = kind.child(name).is_some() || kind.specs().iter().any(|spec| spec.name == name);
@@ -185,7 +185,7 @@ impl Parser {
         }
     }
 
-    /// The name of a context. Tells whether it took the `{` after it.
+    /// Opens the context of that name. Returns whether it consumed the `{` after it.
     fn open(
         &mut self,
         line: usize,
@@ -201,7 +201,7 @@ impl Parser {
             Err(message) => {
                 self.report.error(line, Topic::Value, message);
                 match values.first() {
-                    // Its content is checked all the same.
+                    // The content is checked anyway.
                     Some(name) if context.kind == ContextKind::Namespace => (*name, context.variant),
                     _ => {
                         if brace {
@@ -230,7 +230,7 @@ impl Parser {
         brace
     }
 
-    /// A parameter of the innermost context.
+    /// Assigns a parameter of the innermost context.
     fn assign(&mut self, line: usize, spec: &'static Spec, values: &[&str]) {
         let words_max = match (self.kind(), self.frames.last().map_or(0, |frame| frame.variant)) {
             (ContextKind::Storage, variant::MEMORY) => 1,
@@ -261,7 +261,7 @@ impl Parser {
         };
         if let Err(error) = outcome {
             let place = format!("'{}' in {label}", spec.name);
-            // Twice the same address or seed is as good as once.
+            // A repeated address or seed does no harm.
             if let (ValueError::Duplicate(word), false) = (&error, matches!(spec.kind, Kind::Backings { .. }))
             {
                 let message = format!("{place} names '{}' twice; once is enough", shown(word));
@@ -299,14 +299,14 @@ impl Parser {
         }
     }
 
-    /// Whether a parameter of the innermost context has the value that it would have without a line.
+    /// Whether a parameter of the innermost context has its default.
     fn has_default(&self, spec: &'static Spec) -> bool {
         let value = |table: &dyn ParamTable| find(table, spec.name).map(|(_, field)| spec.kind.text(field));
         let default = default_table(self.kind()).and_then(|table| value(&*table));
         self.table().and_then(value) == default
     }
 
-    /// Words after the last one that means something.
+    /// Reports words after the last meaningful one.
     fn surplus(&mut self, line: usize, name: &str, values: &[&str], wanted: usize) {
         if let Some(word) = values.get(wanted) {
             let message = format!("'{}' after '{name}' is ignored", shown(word));
@@ -325,7 +325,7 @@ impl Parser {
         }
     }
 
-    /// A parameter that this variant of the context does not have.
+    /// Reports a parameter that this variant of the context does not have.
     fn misplaced(&mut self, line: usize, spec: &'static Spec) {
         let label = self.label();
         let message = if spec.in_file {
@@ -336,7 +336,7 @@ impl Parser {
         self.report.error(line, Topic::Name, message);
     }
 
-    /// A name that is neither a context nor a parameter here.
+    /// Reports a name that is neither a context nor a parameter here.
     fn unknown(&mut self, line: usize, name: &str, values: &[&str], brace: bool) {
         let kind = self.kind();
         if let Some(handling) = obsolete::find(kind, name) {
@@ -353,7 +353,7 @@ impl Parser {
         self.report.error(line, Topic::Name, message);
     }
 
-    /// A name of former or later versions.
+    /// Handles a name of an older or newer version.
     fn obsolete(&mut self, line: usize, handling: Handling, name: &str, values: &[&str]) {
         let from = self.label().to_owned();
         let (spec, target, namespace) = match handling {
@@ -386,7 +386,7 @@ impl Parser {
         self.moved.push(Moved { line, spec, words, namespace, from: format!("'{name}' in {from}") });
     }
 
-    /// Says that `what`, of another version, has no effect.
+    /// Reports that `what`, of another version, has no effect.
     fn passed_over(&mut self, line: usize, handling: Handling, what: &str) {
         let message = match handling {
             Handling::Ignored(why) => format!("{what} is obsolete and has no effect: {why}"),
@@ -398,7 +398,8 @@ impl Parser {
         self.report.warn(line, Topic::Obsolete, message);
     }
 
-    /// A log context of another version: the present name for it, or nothing if it has none. Says what becomes of it.
+    /// The present name of a log context of another version, if it has one. Reports how the old name is
+    /// handled.
     fn old_log_context(&mut self, line: usize, name: &str) -> Option<&'static str> {
         let what = format!("the log context '{name}' in {}", self.label());
         match obsolete::find_log_context(name)? {
@@ -414,7 +415,7 @@ impl Parser {
         }
     }
 
-    /// Gives the values of obsolete parameters to where they belong, unless that place has its own.
+    /// Assigns the values of obsolete parameters where they belong, unless that place has its own value.
     fn apply_moved(&mut self) {
         for moved in std::mem::take(&mut self.moved) {
             let words: Vec<&str> = moved.words.iter().map(String::as_str).collect();
@@ -456,7 +457,7 @@ impl Parser {
     }
 }
 
-/// What follows the name of a context, and the bits of the variant it makes; or what is wrong with it.
+/// The argument of a context and the bits of the variant it makes, or what is wrong with it.
 fn argument<'a>(context: &'static ContextSpec, first: Option<&'a str>) -> Result<(&'a str, u8), String> {
     let word = context.word;
     match (context.argument, first) {

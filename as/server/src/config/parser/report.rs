@@ -1,4 +1,4 @@
-//! Where things stood in a file, and what is to be said about it.
+//! Lines of contexts and parameters in a file, and the diagnostics about it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::diagnostic::{Diagnostic, Severity, Topic};
 use crate::config::model::Engine;
 
-/// Where things stood in the file, and what is to be said about it.
+/// Lines of contexts and parameters in the file, and the diagnostics about it.
 pub(in crate::config) struct Report {
     file: Arc<str>,
     found: Vec<Diagnostic>,
@@ -56,7 +56,7 @@ impl Report {
         self.later.insert(name);
     }
 
-    /// Everything found, in the order of the lines. What is not in effect comes last and in one sentence,
+    /// All diagnostics in the order of the lines. Parameters not in effect yet come last, in one sentence,
     /// and only if there is no error.
     pub(super) fn finish(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|one| one.line);
@@ -86,7 +86,7 @@ impl Report {
         self.lines.get(&(label.to_owned(), name)).copied()
     }
 
-    /// Whether the context called `label` does not give parameter `name`, not even with a value that was refused.
+    /// Whether the context called `label` does not give parameter `name`, not even with a refused value.
     pub(in crate::config) fn is_missing(&self, label: &str, name: &'static str) -> bool {
         self.line_of(label, name).is_none() && !self.refused.contains(&(label.to_owned(), name))
     }
@@ -102,7 +102,7 @@ impl Report {
     }
 }
 
-/// How messages call the storage engine of a namespace.
+/// The name of a namespace's storage engine in messages.
 pub(in crate::config) fn storage_label(engine: Engine, namespace: &str) -> String {
     format!("storage-engine {} of namespace '{namespace}'", engine.name())
 }

@@ -1,4 +1,4 @@
-//! Nothing that can stand in a file or a command makes the parser panic, hang or contradict itself.
+//! No text of a file or command makes the parser panic, hang or contradict itself.
 
 use std::time::{Duration, Instant};
 
@@ -76,7 +76,8 @@ fn mutated() -> impl Strategy<Value = String> {
     })
 }
 
-/// What holds for every text: it ends, it says where, and what is accepted can be shown and changed.
+/// Checks what holds for every text: parsing ends, messages give a line, and an accepted configuration can be
+/// shown and changed.
 fn check(text: &str) {
     let line_count = text.split('\n').count();
     match parse(text, "f.conf") {
@@ -126,7 +127,7 @@ proptest! {
     }
 }
 
-/// Large files of the worst kinds stay quick.
+/// Parsing large files of the worst kinds stays quick.
 #[test]
 fn time_is_bounded() {
     let deep = "network {\nservice {\n".repeat(20_000);

@@ -1,22 +1,22 @@
-//! What is said about files that are wrong: exact sentences for the mistakes that people make.
+//! Messages about wrong files: the exact sentences for common mistakes.
 
 use cf::log::{Context, Level, Target};
 
 use super::*;
 
-/// The only thing said about a file.
+/// The only message about a file.
 fn only(text: &str) -> String {
     let mut said = said(text);
     assert_eq!(said.len(), 1, "{said:#?}");
     said.remove(0)
 }
 
-/// The only thing said about a file with one more line in `service` (line 3).
+/// The only message about a file with one more line in `service` (line 3).
 fn in_service(line: &str) -> String {
     only(&file(line, "", ""))
 }
 
-/// The only thing said about a file with more lines in the namespace (from line 15).
+/// The only message about a file with more lines in the namespace (from line 15).
 fn in_namespace(lines: &str) -> String {
     only(&file("", "", lines))
 }
@@ -115,7 +115,7 @@ fn values_that_are_not_allowed() {
             "n".repeat(32)
         )
     );
-    // What is in it is checked all the same.
+    // The content is checked anyway.
     let text = "namespace a:b {\nnsup-periot 1\nstorage-engine memory {\ndata-sise 1G\n}\n}\n";
     let all = said(&[text, &file("", "", "")].concat());
     assert!(all[0].contains("has one of : ; = in it") && all[1].contains("'nsup-periot'"), "{all:#?}");
@@ -211,7 +211,7 @@ fn storage_engine_without_block() {
     assert_eq!(config.namespaces[0].index_type.medium.name(), "shmem");
 }
 
-/// The only thing said about a file with a second namespace `n` (line 17) with these lines.
+/// The only message about a file with a second namespace `n` (line 17) with these lines.
 fn in_second_namespace(lines: &str) -> String {
     only(&format!("{}namespace n {{\n{lines}\n}}\n", file("", "", "")))
 }
@@ -558,7 +558,7 @@ fn what_is_not_in_effect_is_said_once() {
         ["t.conf: not yet in effect: network.fabric.send-threads, service.sindex-gc-period"]
     );
     assert_eq!(found[0].topic, Topic::NotInEffect);
-    // As it is without the line.
+    // The values equal the defaults.
     let (_, found) = parsed(&file("work-directory /opt/aerospike", "heartbeat {\ninterval 150\n}", ""));
     assert_eq!(lines(&found), [""; 0]);
     let (_, found) = parsed(&file("feature-key-file /x", "", ""));
@@ -579,7 +579,7 @@ fn what_one_might_rely_on_is_said_aloud() {
         lines(&found)[0]
             .ends_with("'strong-consistency' in namespace 'test' is not in effect yet: reads may be stale")
     );
-    // Nobody starts a server that asks for protection which does not exist.
+    // The server does not start if the file asks for protection that does not exist.
     let (config, found) = parsed(&format!("security {{\nldap {{\n}}\n}}\n{}", file("", "", "")));
     assert!(config.security.is_some());
     let asked: Vec<&Diagnostic> = found.iter().filter(|one| one.topic == Topic::Protection).collect();
@@ -588,7 +588,7 @@ fn what_one_might_rely_on_is_said_aloud() {
         ldap.to_string().starts_with("t.conf:2: 'ldap' in security: users of a directory cannot log in"),
         "{ldap}"
     );
-    // What nodes need to speak TLS.
+    // Parameters that nodes need to speak TLS.
     let without_name = said(&file("", "fabric {\ntls-port 3011\n}", ""));
     assert!(
         without_name.iter().any(|line| line.ends_with("'tls-port' in network.fabric needs a 'tls-name'"))

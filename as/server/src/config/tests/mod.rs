@@ -17,12 +17,12 @@ fn file(service: &str, network: &str, namespace: &str) -> String {
     )
 }
 
-/// The configuration of a file that must be right.
+/// The configuration of a file that must be valid.
 fn parsed(text: &str) -> (Config, Vec<Diagnostic>) {
     parse(text, "t.conf").unwrap_or_else(|found| panic!("{}", lines(&found).join("\n")))
 }
 
-/// What is said about a file.
+/// The messages about a file.
 fn said(text: &str) -> Vec<String> {
     match parse(text, "t.conf") {
         Ok((_, found)) | Err(found) => lines(&found),

@@ -38,7 +38,7 @@ fn developer_configuration_is_clean() {
     assert!(!config.service.run_as_daemon.get());
     let log = config.log_settings();
     assert_eq!(log.sinks.len(), 1);
-    // Who tries the server out is not told of each second in which nothing expired.
+    // The log leaves out nsup's line for each second in which nothing expired.
     assert_eq!(log.sinks[0].levels.get(cf::log::Context::Nsup), cf::log::Level::Warning);
 }
 

@@ -166,7 +166,8 @@ fn conditions_between_parameters() {
     assert_eq!(answer("context=network;fabric.channel-rw-recv-threads=12"), "ok");
 }
 
-/// More clients than the system lets this process have connections are not promised; what it lets is made use of.
+/// set-config refuses more clients than the system allows descriptors, after raising the limit as far as it
+/// goes.
 #[test]
 fn as_many_clients_as_the_system_allows() {
     let config = rich();
@@ -183,7 +184,7 @@ fn as_many_clients_as_the_system_allows() {
     assert_eq!(config.service.proto_fd_max.get(), 15_000);
 }
 
-/// Whatever is dynamic can be set to its own value; whatever is not cannot be set at all.
+/// Every dynamic parameter can be set to its own value; no other parameter can be set.
 #[test]
 fn exactly_the_dynamic_parameters_can_be_set() {
     let config = rich();

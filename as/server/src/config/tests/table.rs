@@ -164,7 +164,7 @@ fn bounds_are_those_of_the_c_server() {
 
 #[test]
 fn defaults_and_marks_are_those_of_the_c_server() {
-    // Defaults that the facts do not know, or that are another word for the same.
+    // Defaults that the facts lack or spell differently.
     const OTHER: [&str; 10] = [
         // That of the Enterprise Edition.
         "service.tls-refresh-period",
