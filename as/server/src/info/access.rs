@@ -1,4 +1,4 @@
-//! Whether the user of a connection may have an info command carried out.
+//! Permission checks of info commands for the user of a connection.
 
 use std::net::SocketAddr;
 
@@ -10,14 +10,14 @@ use crate::security::audit::{Report, printable};
 use crate::security::permission::{Permissions, Scope};
 use crate::security::{Charge, Standing};
 
-/// As much of a request as the audit log shows.
+/// Most characters of a request that the audit log shows.
 const LOGGED_SIZE_MAX: usize = 200;
-/// What a connection is answered before a login, whatever it asks for.
+/// The answer to any request before a login.
 const NOT_AUTHENTICATED: &[u8] = b"ERROR:80:not authenticated\n";
-/// The same when its user must not come from there any more.
+/// The answer to any request once the user may not come from that address any more.
 const NOT_WHITELISTED: &[u8] = b"ERROR:82:not whitelisted\n";
 
-/// Who asks: on a node with access control, and what for it.
+/// The client that asks, with its standing on a node with access control.
 #[derive(Clone, Copy)]
 pub(super) struct Asker<'a> {
     /// `None` without access control.
@@ -26,7 +26,7 @@ pub(super) struct Asker<'a> {
 }
 
 impl Asker<'_> {
-    /// The whole answer to somebody who has not logged in, or may ask for nothing any more; `body` is what was asked.
+    /// The whole answer to a client that has not logged in or may not ask any more; `body` is its request.
     pub(super) fn refusal(self, node: &Node, body: &[u8]) -> Option<&'static [u8]> {
         let standing = self.standing?;
         let result = standing.logged_in().err()?;
@@ -52,7 +52,7 @@ impl Asker<'_> {
         let result = standing.logged_in().and_then(|user| user.check(needed, scope, Charge::None));
         let code = result.err().unwrap_or(ResultCode::Ok);
         let user = standing.session().user_name();
-        // The command itself says what was done; it may hold a module of any size.
+        // The start of the command says what was done; a command may hold a module of any size.
         let detail = printable(&line.chars().take(LOGGED_SIZE_MAX).collect::<String>());
         access.log.write(Report::SysAdmin, code, self.client, user.as_deref(), "info request", &detail);
         match result {
@@ -65,7 +65,7 @@ impl Asker<'_> {
     }
 }
 
-/// Where a command has its effect, if a privilege for a namespace or a set can be enough for it.
+/// The scope of a command's effect, if a privilege for a namespace or a set can be enough for it.
 fn scope_of(needed: Permissions, arguments: Arguments<'_>) -> Scope<'_> {
     if needed != Permissions::TRUNCATE {
         return Scope::Server;

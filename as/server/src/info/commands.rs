@@ -1,6 +1,7 @@
-//! The table of info commands, and finding the one that a request names.
+//! The table of info commands and the lookup by name.
 //!
-//! Order of the rows is that of `help` and of the answer to an empty request; both are part of the protocol.
+//! The order of the rows is that of `help` and of the answer to an empty request; both are part of the
+//! protocol.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -19,9 +20,9 @@ use crate::security::permission::Permissions;
 /// How a command is carried out.
 #[derive(Clone, Copy)]
 pub(super) enum Form {
-    /// Whatever stands behind the name is ignored.
+    /// Text after the name is ignored.
     Name(fn(&Node, &mut String) -> InfoResult),
-    /// With what stands behind the name; it may be empty.
+    /// The handler gets the text after the name, which may be empty.
     Parameters(fn(&Node, Arguments<'_>, &mut String) -> InfoResult),
     /// Exists in the protocol; answers that it is for the Enterprise Edition only, and `help` leaves it out.
     EnterpriseOnly,
@@ -33,9 +34,9 @@ pub(super) struct Command {
     pub(super) form: Form,
     /// Part of the answer to an empty request.
     pub(super) in_summary: bool,
-    /// Named by `help`; not so what is for clients only.
+    /// Named by `help`, which leaves out commands for clients only.
     pub(super) in_help: bool,
-    /// What its user must be permitted.
+    /// Permissions that the user needs.
     pub(super) needed: Permissions,
 }
 
@@ -181,13 +182,13 @@ pub(super) fn summary() -> impl Iterator<Item = &'static str> {
     COMMANDS.iter().filter(|command| command.in_summary).map(|command| command.name)
 }
 
-/// Name and arguments of a line. What follows the name begins with `:`, `/` or `;`, all of which mean the same.
+/// Name and arguments of a line. The arguments begin with `:`, `/` or `;`, all of which mean the same.
 fn split(line: &str) -> (&str, Arguments<'_>) {
     let (name, rest) = line.split_at(line.find([':', '/', ';']).unwrap_or(line.len()));
     (name, Arguments(rest.get(1..).unwrap_or("")))
 }
 
-/// What the user who sent `line` must be permitted, and what it is about.
+/// The permissions that the sender of `line` needs, and the arguments of the command.
 pub(super) fn needed_by(line: &str) -> (Permissions, Arguments<'_>) {
     let (name, arguments) = split(line);
     (find(name).map_or(Permissions::NONE, |command| command.needed), arguments)
@@ -221,8 +222,8 @@ fn help(_: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// The value of one request, or its error. A panic in a handler is a bug of ours that must not end the thread, whose
-/// client waits.
+/// The value of one request, or its error. A panic in a handler is a bug of ours and must not end the thread,
+/// because the client waits.
 pub(crate) fn value_of(node: &Node, line: &str) -> String {
     let run = || {
         let mut value = String::new();
@@ -239,7 +240,7 @@ pub(crate) fn value_of(node: &Node, line: &str) -> String {
 }
 
 pub(super) fn refused(line: &str, error: &InfoError) -> String {
-    // Tools ask every server for what only the Enterprise Edition has.
+    // Tools ask every server for Enterprise commands, so those refusals are not logged.
     if !error.is_enterprise_only() {
         cf::warning_limited!(Info, "'{}' answered with {error}", shown(line));
     }

@@ -1,7 +1,8 @@
-//! The configuration as it is, and changing it while the server runs.
+//! Commands that show the configuration and change it while the server runs.
 //!
-//! What a parameter means and which values it may have is the business of [`crate::config`]; here a change is logged
-//! and acted upon where something must happen. All parts of the server read a parameter in its one place, each time.
+//! [`crate::config`] defines what a parameter means and which values it may have; this module logs a change
+//! and acts on it where something must happen at once. All parts of the server read a parameter from its cell
+//! each time.
 
 use super::Arguments;
 use super::request::{InfoResult, shown};
@@ -22,7 +23,7 @@ pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> In
         act_on(node, change);
     });
     if outcome.answer == "ok" {
-        // People and tools that read the logs of the C server look for this line.
+        // People and tools that read the C server's logs look for this line.
         cf::info!(Info, "config-set command completed: params {}", shown(arguments.0));
     }
     if let Some(refusal) = &outcome.refusal {
@@ -32,8 +33,8 @@ pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> In
     Ok(())
 }
 
-/// Does what must happen when a parameter changes. The lock of the configuration is held, so that the last of two
-/// changes is acted upon last.
+/// Acts on a changed parameter where something must happen. The lock of the configuration is held, so that
+/// the last of two changes is acted on last.
 fn act_on(node: &Node, change: &ParameterChange) {
     let namespace = change.namespace.as_deref().and_then(|name| node.namespace(name));
     match (change.context, change.name) {
@@ -83,7 +84,7 @@ fn act_on(node: &Node, change: &ParameterChange) {
     }
 }
 
-/// A set whose parameters are set exists, with or without records.
+/// Makes a set whose parameters are set, so that it exists with or without records.
 fn make_set(namespace: &Namespace, set: &str) {
     if let Err(error) = namespace.sets.find_or_create(set.as_bytes(), &namespace.config().sets) {
         cf::warning!(Info, "{{{}}} cannot make the set '{set}': {error:?}", namespace.name());

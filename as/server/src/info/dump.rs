@@ -13,13 +13,14 @@ use crate::fabric::{ChannelFigures, DriverEvent, Dump};
 use crate::metrics::Heap;
 use crate::node::Node;
 
-/// All of them answer so.
+/// The answer of all these commands.
 fn done(out: &mut String) -> InfoResult {
     out.push_str("ok");
     Ok(())
 }
 
-/// Has the cluster thread write what it knows to the log. A node that looks for no others has no such thread.
+/// Tells the cluster thread to write its state to the log. A node that looks for no others has no such
+/// thread.
 fn ask_cluster_thread(node: &Node, dump: Dump) -> bool {
     node.membership.get().is_some_and(|membership| membership.tell(DriverEvent::Dump(dump)))
 }
@@ -124,13 +125,13 @@ pub(super) fn write_blocks(node: &Node, arguments: Arguments<'_>, out: &mut Stri
     done(out)
 }
 
-/// Statistics of the allocator. They go to the log only: a client does not choose files of the server.
+/// Writes the allocator's statistics to the log only: a client must not choose files of the server.
 pub(super) fn heap(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let mut given = [None; 3];
     for (value, name) in given.iter_mut().zip(["file", "options", "sites"]) {
         *value = arguments.optional(name, VALUE_SIZE_MAX)?.map(|_| name);
     }
-    // Options are for a file, and change nothing without one.
+    // Options apply to a file and change nothing without one.
     if let [Some(name), ..] | [_, _, Some(name)] = given {
         return Err(InfoError::unsupported(format!("no '{name}': the statistics go to the log")));
     }

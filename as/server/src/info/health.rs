@@ -1,11 +1,11 @@
-//! How well the node and the machine under it are.
+//! Health of the node and of its machine.
 
 use super::request::InfoResult;
 use super::request::Joined;
 use crate::health::{DEVICE_READ_LATENCY, Outlier};
 use crate::node::Node;
 
-/// Names of the practices that are not followed.
+/// Names of the best practices that are not followed.
 pub(super) fn best_practices(state: &Node, out: &mut String) -> InfoResult {
     out.push_str("failed_best_practices=");
     if state.failed_best_practices.is_empty() {
@@ -27,7 +27,7 @@ pub(super) fn outliers(state: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// What outliers are judged by: microseconds that reads of each device take on average.
+/// The values that outliers are judged by: average microseconds of reads of each device.
 pub(super) fn stats(state: &Node, out: &mut String) -> InfoResult {
     if !state.health.is_on() {
         return Ok(());

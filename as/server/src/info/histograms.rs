@@ -1,5 +1,5 @@
-//! Histograms of record sizes and times to live, and of latencies. Of the latter those that nothing here fills are named
-//! and empty.
+//! Histograms of record sizes, times to live and latencies. Latency histograms that nothing here fills are
+//! listed as empty.
 
 use super::request::InfoResult;
 use super::request::{Joined, VALUE_SIZE_MAX};
@@ -40,8 +40,8 @@ const NAME_SIZE_MAX: usize = 128;
 /// Bound of set names.
 const SET_NAME_SIZE: usize = 64;
 
-/// `name:` for each histogram that was asked for, and behind it what came between the ticker's last two turns. Those of
-/// read-touches and of requests passed on are told only when they are asked for by name.
+/// `name:` for each histogram that was asked for, followed by what came between the ticker's last two turns.
+/// Histograms of read-touches and of proxied requests are shown only when asked for by name.
 pub(super) fn latencies(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let mut names = Joined::new(out, ';');
     let Some(wanted) = arguments.optional("hist", VALUE_SIZE_MAX)? else {
@@ -92,8 +92,8 @@ fn write_of_namespace(names: &mut Joined<'_>, namespace: &Namespace, latency: La
     names.item(format_args!("{{{}}}-{}:{text}", namespace.name(), latency.name()));
 }
 
-/// A histogram over the records of a namespace or set, as nsup made it last. Where it has made none, there is nothing to
-/// tell of a namespace, and a set says so.
+/// A histogram over the records of a namespace or set, from nsup's last run. If there was none, the answer is
+/// empty for a namespace and `hist-unavailable` for a set.
 pub(super) fn histogram(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let namespace = arguments.namespace(node, VALUE_SIZE_MAX)?;
     let kind = arguments.required("type", NAME_SIZE_MAX)?;

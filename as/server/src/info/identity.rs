@@ -1,4 +1,4 @@
-//! Who this node is, what it can do, and how its cluster stands.
+//! Identity and features of this node, and the state of its cluster.
 
 use std::fmt::Write;
 
@@ -10,11 +10,11 @@ use crate::fabric::DriverEvent;
 use crate::node::Node;
 use crate::version::{self, BUILD, EDITION, edition_and_build};
 
-/// What this server can do, as clients look for it.
+/// Features of this server, under the names that clients look for.
 const FEATURES: &str = "batch-any;batch-index;blob-bits;cdt-index;cdt-list;cdt-map;cluster-stable;float;geo;\
 sindex-exists;peers;pipelining;pquery;pscans;query-show;relaxed-sc;replicas;replicas-all;replicas-master;\
 replicas-max;truncate-namespace;udf";
-/// Nodes whose ids differ cannot exchange partitions.
+/// Nodes with different ids cannot exchange partitions.
 pub(super) const COMPATIBILITY_ID: u32 = 15;
 /// Bound of `size`: a cluster has at most 256 nodes.
 const CLUSTER_SIZE_TEXT_MAX: usize = 4;
@@ -44,7 +44,7 @@ pub(super) fn edition(_: &Node, out: &mut String) -> InfoResult {
     respond(out, EDITION)
 }
 
-/// Revision of what only the Enterprise Edition has: none.
+/// Revision of the Enterprise Edition's sources: none.
 pub(super) fn build_ee_sha(_: &Node, _: &mut String) -> InfoResult {
     Ok(())
 }
@@ -85,8 +85,8 @@ pub(super) fn cluster_name(node: &Node, out: &mut String) -> InfoResult {
     respond(out, node.config.service.cluster_name.get().as_deref().unwrap_or("null"))
 }
 
-/// The cluster key, if the cluster has the size that is asked for, every partition is served, and none is on its way from
-/// node to node.
+/// The cluster key, if the cluster has the size that is asked for, every partition is served, and none
+/// migrates.
 pub(super) fn cluster_stable(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let unstable = || InfoError::new(ResultCode::ClusterKeyMismatch, "unstable cluster");
     if !node.cluster.is_balanced() {
@@ -120,7 +120,7 @@ pub(super) fn succession_list(node: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// Forms the cluster anew, if this node is its principal. That of a node alone is formed as it can be.
+/// Forms the cluster anew, if this node is its principal. A single node has nothing to form.
 pub(super) fn recluster(node: &Node, out: &mut String) -> InfoResult {
     let Some(membership) = node.membership.get() else {
         cf::info!(Info, "recluster: this node is a cluster of its own, which stays as it is");

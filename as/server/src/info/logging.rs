@@ -9,7 +9,7 @@ use proto::ResultCode;
 
 /// Bound of a message that is to be logged.
 const MESSAGE_SIZE_MAX: usize = 2048;
-/// Bound of the name of who sends it.
+/// Bound of the sender's name.
 const WHO_SIZE_MAX: usize = 128;
 
 /// `id:name` of each sink.
@@ -49,7 +49,7 @@ pub(super) fn levels(_: &Node, arguments: Arguments<'_>, out: &mut String) -> In
     Ok(())
 }
 
-/// Takes from `text` what stands before the next of `separator`. Separators before it are passed over.
+/// Takes the text before the next `separator` from `text`. Leading separators are skipped.
 fn next_token<'a>(text: &mut &'a str, separator: char) -> Option<&'a str> {
     let rest = text.trim_start_matches(separator);
     let (token, rest) = rest.split_once(separator).unwrap_or((rest, ""));
@@ -57,7 +57,8 @@ fn next_token<'a>(text: &mut &'a str, separator: char) -> Option<&'a str> {
     Some(token).filter(|token| !token.is_empty())
 }
 
-/// `id=<sink>;<context>=<level>`; what follows is ignored. A level that is left out is looked for behind the semicolon.
+/// `id=<sink>;<context>=<level>`; the rest is ignored. If the level is missing, the text after the semicolon
+/// is taken.
 pub(super) fn set(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let mut rest = arguments.0;
     if next_token(&mut rest, '=') != Some("id") {

@@ -44,7 +44,8 @@ pub(crate) use port::serve_port;
 pub(crate) use request::{Arguments, InfoError};
 pub(crate) use statistics::is_counter;
 
-/// From this size on an answer takes no further values, so that many requests for much in one frame do not take all memory.
+/// An answer of this size takes no further values, so that many large requests in one frame do not use up the
+/// memory.
 const ANSWER_SIZE_MAX: usize = 16 << 20;
 
 /// Answers the next request in `body`, of which `answered` bytes are answered; an empty body asks for the summary. Returns
@@ -57,7 +58,7 @@ fn answer_next(node: &Node, asker: Asker<'_>, body: &[u8], answered: &mut usize,
     }
     let rest = body.get(*answered..).unwrap_or_default();
     let Some(request) = proto::info::requests(rest).next() else { return false };
-    // Empty lines are passed over; they are line feeds only.
+    // Empty lines are skipped; they hold line feeds only.
     let skipped = rest.iter().take_while(|byte| **byte == b'\n').count();
     *answered += skipped + request.len();
     answer_line(node, asker, request, out);

@@ -1,4 +1,4 @@
-//! Namespaces and sets, as tools look around in them.
+//! Commands about namespaces and sets.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -22,7 +22,8 @@ pub(super) fn namespaces(node: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// Statistics of a namespace, then its configuration. One that does not exist is no error to clients.
+/// Statistics of a namespace, then its configuration. A namespace that does not exist is not answered as an
+/// error.
 pub(super) fn namespace(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let Some(namespace) = node.namespace(arguments.0) else {
         out.push_str("type=unknown");
@@ -34,7 +35,7 @@ pub(super) fn namespace(node: &Node, arguments: Arguments<'_>, out: &mut String)
     Ok(())
 }
 
-/// Sets of all namespaces, of one, or one set. What does not exist is no error to clients.
+/// Sets of all namespaces, of one, or one set. Names that do not exist are not answered as errors.
 pub(super) fn sets(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let (name, set) = arguments.parts();
     if name.is_empty() && set.is_none() {
@@ -59,14 +60,14 @@ pub(super) fn objects(node: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// `namespace:resident:dirty` bytes of the index on flash: there is none.
+/// `namespace:resident:dirty` bytes of the index on flash, which are 0: there is no such index.
 pub(super) fn index_pressure(node: &Node, out: &mut String) -> InfoResult {
     let mut rows = Joined::new(out, ';');
     node.namespaces.iter().for_each(|namespace| rows.item(format_args!("{}:0:0", namespace.name())));
     Ok(())
 }
 
-/// The devices behind a path, with their age, which is not known.
+/// The devices behind a path, with their age, which is unknown.
 pub(super) fn physical_devices(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let disks = physical_disks(Path::new(arguments.required("path", PATH_SIZE_MAX)?));
     if disks.is_empty() {

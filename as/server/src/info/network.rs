@@ -49,7 +49,7 @@ pub(super) fn endpoints(node: &Node, out: &mut String) -> InfoResult {
         let alternate = list(&without_ports(&advertised.alternate));
         pairs.pair(format_args!("{prefix}alternate-access-addresses"), alternate);
     }
-    // A node alone has nobody to listen to.
+    // A single node listens on neither.
     let bound = &node.addresses;
     for (prefix, clear, tls) in [
         ("heartbeat.", &bound.heartbeat, &bound.heartbeat_tls),
@@ -69,7 +69,7 @@ fn addresses(bound: &[SocketAddr]) -> String {
     list(&bound.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>())
 }
 
-/// What stands before the port in each of `advertised`; IPv6 addresses without their brackets.
+/// The hosts of `advertised` without their ports; IPv6 addresses without their brackets.
 fn without_ports(advertised: &[String]) -> Vec<String> {
     let host = |address: &String| {
         let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
@@ -82,7 +82,7 @@ fn list(items: &[String]) -> String {
     if items.is_empty() { "null".to_owned() } else { items.join(",") }
 }
 
-/// Address and port of the heartbeat, where it would listen in this mode.
+/// Addresses and port of the heartbeat, or an error if its mode is another one.
 fn heartbeat(node: &Node, mode: HeartbeatMode, refusal: &str, out: &mut String) -> InfoResult {
     let params = &node.config.network.heartbeat;
     if params.mode.get() != mode {
@@ -107,7 +107,7 @@ pub(super) fn multicast(node: &Node, out: &mut String) -> InfoResult {
     heartbeat(node, HeartbeatMode::Multicast, "heartbeat is in mesh mode", out)
 }
 
-/// Names another node to join.
+/// Adds a heartbeat seed.
 pub(super) fn tip(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let host = arguments.required("host", HOST_SIZE_MAX)?;
     let port = arguments.required("port", PORT_TEXT_MAX)?;
@@ -138,7 +138,7 @@ pub(super) fn tip(node: &Node, arguments: Arguments<'_>, out: &mut String) -> In
     }
 }
 
-/// Forgets nodes that were named.
+/// Removes heartbeat seeds.
 pub(super) fn tip_clear(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let hosts = arguments.required("host-port-list", HOSTS_SIZE_MAX)?;
     let host_and_port = |host: &str| {

@@ -1,4 +1,4 @@
-//! Who owns which partition, as clients and tools ask for it.
+//! Owners of partitions, as clients and tools ask for them.
 
 use std::fmt::Write;
 
@@ -32,7 +32,7 @@ const PARTITION_COLUMNS: &str = "namespace:partition:state:n_replicas:replica:n_
 emigrates:lead_emigrates:immigrates:records:tombstones:regime:version:final_version";
 /// Bound of `max`: a partition has at most 256 replicas.
 const REPLICAS_TEXT_MAX: usize = 4;
-/// Place among the replicas of a node that is none.
+/// Replica number shown for a node that is no replica.
 const REPLICA_NONE: i64 = -1;
 
 /// A row for each partition of each namespace, under a row of column names.
@@ -86,7 +86,7 @@ pub(super) fn replicas_master(node: &Node, out: &mut String) -> InfoResult {
 
 /// The number of replicas, or `max` if that is less and not 0, and a bitmap for each.
 fn counted_bitmaps(partitions: &Partitions, max: u32) -> String {
-    // Before the first rebalance there is one column, empty.
+    // Before the first rebalance there is one empty column.
     let count = partitions.figures().replication_factor.max(1);
     let count = if max == 0 { count } else { count.min(max) };
     format!("{count},{}", bitmaps(partitions, count as usize))

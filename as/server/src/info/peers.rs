@@ -1,4 +1,4 @@
-//! The addresses at which clients reach this node, and the other nodes of its cluster.
+//! The addresses at which clients reach this node and the other nodes of its cluster.
 
 use std::fmt::Write;
 
@@ -44,8 +44,8 @@ pub(super) fn services_alumni_reset(node: &Node, out: &mut String) -> InfoResult
     Ok(())
 }
 
-/// `generation,default port,[other nodes]`, each node as `[id,TLS name,[addresses]]`. Asked what has changed since a
-/// generation, those who left too, as `[id,,]`.
+/// `generation,default port,[other nodes]`, each node as `[id,TLS name,[addresses]]`. If asked for the
+/// changes since a generation, nodes that left are included as `[id,,]`.
 pub(super) fn peers_standard(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     peers(node, CLEAR_STANDARD, &arguments, out)
 }
@@ -66,7 +66,7 @@ pub(super) fn peers_tls_alternate(node: &Node, arguments: Arguments<'_>, out: &m
 }
 
 fn peers(node: &Node, field: u16, arguments: &Arguments<'_>, out: &mut String) -> InfoResult {
-    // What is no number counts as 0, as on the C server.
+    // Text that is no number counts as 0, as on the C server.
     let asked = arguments.optional("generation", GENERATION_TEXT_MAX).ok().flatten();
     let since = asked.map(|text| text.parse().unwrap_or(0));
     list_peers(node, field, since.is_some(), since.unwrap_or(0), out);

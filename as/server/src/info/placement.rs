@@ -11,7 +11,7 @@ use crate::fabric::DriverEvent;
 use crate::namespace::Namespace;
 use crate::node::Node;
 
-/// Has this node give its partitions to others with the next rebalance.
+/// Quiesces this node: at the next rebalance it gives its partitions to others.
 pub(super) fn quiesce(node: &Node, out: &mut String) -> InfoResult {
     if node.config.service.stay_quiesced.get() {
         return Err(InfoError::new(ResultCode::Forbidden, "permanently quiesced"));
@@ -19,7 +19,7 @@ pub(super) fn quiesce(node: &Node, out: &mut String) -> InfoResult {
     set_quiesced(node, true, out)
 }
 
-/// Takes [`quiesce`] back, with the next rebalance.
+/// Takes [`quiesce`] back at the next rebalance.
 pub(super) fn quiesce_undo(node: &Node, out: &mut String) -> InfoResult {
     if node.config.service.stay_quiesced.get() {
         out.push_str("ignored-permanently-quiesced");
@@ -29,7 +29,7 @@ pub(super) fn quiesce_undo(node: &Node, out: &mut String) -> InfoResult {
 }
 
 fn set_quiesced(node: &Node, is_quiesced: bool, out: &mut String) -> InfoResult {
-    // A node alone has nobody to give its partitions to.
+    // A single node has no other to give its partitions to.
     let is_told =
         node.membership.get().is_none_or(|membership| membership.tell(DriverEvent::Quiesce(is_quiesced)));
     if !is_told {
@@ -41,7 +41,7 @@ fn set_quiesced(node: &Node, is_quiesced: bool, out: &mut String) -> InfoResult 
     Ok(())
 }
 
-/// The rack of each member that has a namespace. That of a node alone is in effect at once.
+/// The rack of each member that has the namespace. The rack of a single node is in effect at once.
 fn racks_of(node: &Node, namespace: &Namespace) -> Vec<(u32, u64)> {
     let placement = node.cluster.placement(namespace.position());
     let mut racks: Vec<(u32, u64)> = placement.racks.iter().map(|(node, rack)| (*rack, node.0)).collect();
@@ -64,7 +64,7 @@ pub(super) fn rack_ids(node: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// `rack_<id>=NODE,…:rack_<id>=…` for a namespace; behind `ns=<name>:` for each of all.
+/// `rack_<id>=NODE,…:rack_<id>=…` for a namespace, or for all of them with `ns=<name>:` before each.
 pub(super) fn racks(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     if let Some(namespace) = arguments.optional_namespace(node)? {
         out.push_str(&racks_text(node, namespace));

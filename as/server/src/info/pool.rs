@@ -1,7 +1,7 @@
 //! The info threads, which answer what clients ask.
 //!
-//! A request of many commands is answered in turns: after a while it goes to the end of the queue with what is left of it,
-//! so that others wait for a turn of each request before them, and never for the whole of one.
+//! A request of many commands is answered in turns: after a while the rest of it goes to the end of the
+//! queue, so that others wait for one turn of each request before them and never for a whole request.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,13 @@ use crate::service::InfoRequest;
 
 /// How long a turn lasts; its last command may take longer.
 const TURN_TIME: Duration = Duration::from_millis(2);
-/// Answers that are larger count among all replies that are kept for clients.
+/// Answers larger than this count towards the budget of replies kept for clients.
 const CHARGED_SIZE_MIN: usize = 64 << 10;
-/// Commands of one request.
+/// Most commands of one request.
 const COMMANDS_MAX: usize = 10_000;
 
-/// Answers a request, or as much of it as one turn allows, on an info thread. What is returned is to be served again.
+/// Answers a request, or as much of it as one turn allows, on an info thread. Returns the request if it must
+/// be served again.
 pub(crate) fn serve(node: &Node, mut request: InfoRequest) -> Option<InfoRequest> {
     cf::fault_point!("info");
     if request.reply.is_client_gone() {
@@ -66,7 +67,7 @@ pub(crate) fn serve(node: &Node, mut request: InfoRequest) -> Option<InfoRequest
     None
 }
 
-/// Sends the answers, or `error` in their place.
+/// Sends the answers, or `error` instead.
 fn send(request: InfoRequest, error: Option<InfoError>) {
     let mut frame = request.answers;
     if let Some(error) = error {

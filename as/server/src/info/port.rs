@@ -1,9 +1,9 @@
-//! The info port: requests in plain text, one a line, answered by their values alone, one a line. For a person with
-//! `telnet` or `nc`, and for scripts.
+//! The info port: requests in plain text, one a line, answered with their bare values, one a line. It serves
+//! people with `telnet` or `nc`, and scripts.
 //!
 //! # Threads
-//! One thread serves all connections, some lines of each at a time, and answers what they ask itself. A connection whose
-//! answers are not taken is not read from.
+//! One thread serves all connections, a few lines of each at a time, and computes the answers itself. It does
+//! not read from a connection whose client does not take its answers.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,23 +19,23 @@ use crate::side_port::{self, Bounds, Guests, Turn};
 
 /// A connection that asks for nothing is closed after this time.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
-/// Longest line; whoever sends a longer one is cut off.
+/// Longest line; a client that sends a longer one is disconnected.
 const LINE_SIZE_MAX: usize = 64 << 10;
 /// Bytes read at a time.
 const RECEIVE_SIZE: usize = 4096;
 /// Lines that are answered before others have their turn.
 const LINES_AT_ONCE: usize = 4;
-/// What telnet sends before its own commands, Ctrl-C among them.
+/// The byte that telnet sends before its own commands, such as Ctrl-C.
 const TELNET_COMMAND: u8 = 0xFF;
 
-/// A connection: lines that have come, and what is left of the answer to one of them. The next is answered when that is
-/// sent, so that a short request cannot ask for more memory than one answer.
+/// A connection: received lines and the unsent rest of one answer. The next line is answered after that is
+/// sent, so that short requests cannot ask for more memory than one answer.
 struct InfoConnection {
     stream: TcpStream,
     input: Vec<u8>,
-    /// How much of `input` is answered.
+    /// Bytes of `input` that are answered.
     answered: usize,
-    /// When the last of it came.
+    /// When the last bytes came.
     received: Instant,
     output: Vec<u8>,
 }

@@ -1,4 +1,4 @@
-//! Queries that run, and long ones that have ended not long ago.
+//! Running queries, and long ones that ended recently.
 
 use std::fmt::Write;
 

@@ -1,6 +1,6 @@
-//! One record laid open, for whoever looks into how it is stored.
+//! Details of one record and of how it is stored.
 //!
-//! The names are those that tools know; of what the index of another server holds beyond ours there is nothing to show.
+//! The names are those that tools know. Fields of the C server's index that this index lacks are left out.
 
 use std::fmt::Write;
 

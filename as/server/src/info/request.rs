@@ -8,10 +8,10 @@ use proto::ResultCode;
 use crate::namespace::Namespace;
 use crate::node::Node;
 
-/// As much of a request as the log shows.
+/// Most characters of a request that the log shows.
 const LOGGED_SIZE_MAX: usize = 200;
 
-/// What a handler returns: its text is in `out`, or an error is answered instead of it.
+/// Result of a handler: its text is in `out`, or the error is answered instead.
 pub(super) type InfoResult = Result<(), InfoError>;
 
 /// An error answer: `ERROR:<code>:<text>`; the code is left out when it is "unknown".
@@ -31,7 +31,7 @@ impl InfoError {
         InfoError::new(ResultCode::Parameter, text)
     }
 
-    /// A command that exists, asked for something that this server cannot do.
+    /// A command that exists, with arguments that this server does not support.
     pub(crate) fn unsupported(text: impl Into<String>) -> Self {
         InfoError::new(ResultCode::UnsupportedFeature, text)
     }
@@ -45,7 +45,7 @@ impl InfoError {
         self.code == ResultCode::EnterpriseOnly
     }
 
-    /// A named parameter is missing, empty or too long. Without a namespace the code says so.
+    /// A named parameter is missing, empty or too long. For the namespace there is a code of its own.
     fn about(name: &str, text: impl Into<String>) -> Self {
         let code = if name == "namespace" { ResultCode::Namespace } else { ResultCode::Parameter };
         InfoError::new(code, text)
@@ -61,8 +61,8 @@ impl Display for InfoError {
     }
 }
 
-/// What stands behind the name of a command: `key=value` pairs separated by semicolons, or parts separated by
-/// slashes, as the command wants it.
+/// The text after the name of a command: `key=value` pairs separated by semicolons, or parts separated by slashes,
+/// depending on the command.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arguments<'a>(pub(crate) &'a str);
 
@@ -126,7 +126,7 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// The name of the namespace that the command is about, whether there is such a one or not.
+    /// The name of the namespace that the command is about; the namespace need not exist.
     ///
     /// # Errors
     /// When none is named.
@@ -142,7 +142,7 @@ impl<'a> Arguments<'a> {
         find_namespace(node, self.required("namespace", size_max)?)
     }
 
-    /// As [`namespace`](Self::namespace), for commands that know it as `ns` too, its first name.
+    /// As [`namespace`](Self::namespace), for commands that also know it by its older name `ns`.
     ///
     /// # Errors
     /// When none is named, or there is no such namespace.
@@ -222,8 +222,8 @@ impl<'o> Joined<'o> {
     }
 }
 
-/// A number as C writes constants: decimal, hexadecimal after `0x`, octal after `0`. One below zero is what C makes of it
-/// where none can be: as far below the largest.
+/// A number as C writes constants: decimal, hexadecimal after `0x`, octal after `0`. A negative number wraps around as
+/// an unsigned number of C does.
 pub(super) fn parse_c_number(text: &str) -> Option<u64> {
     if let Some(rest) =
         text.strip_prefix('-').filter(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
@@ -239,7 +239,7 @@ pub(super) fn parse_c_number(text: &str) -> Option<u64> {
     }
 }
 
-/// What a client sent, as it may stand in the log: not too long, and nothing that looks like a line of ours.
+/// Text of a client made fit for the log: cut, and without control characters, so that it cannot look like a log line.
 pub(super) fn shown(line: &str) -> String {
     let printable = |character: char| if character.is_control() { '?' } else { character };
     line.chars().take(LOGGED_SIZE_MAX).map(printable).collect()

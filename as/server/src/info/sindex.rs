@@ -1,4 +1,4 @@
-//! Secondary indexes: making and dropping them, lists and figures.
+//! Commands about secondary indexes: making, dropping and listing them, and their figures.
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
@@ -119,9 +119,9 @@ pub(super) fn exists(node: &Node, arguments: Arguments<'_>, out: &mut String) ->
     Ok(())
 }
 
-/// The items of system metadata about a namespace that a command names.
+/// Indexes of a namespace in the system metadata, compared with the name and key of a command.
 struct Known {
-    /// Keys of those with the name that the command has.
+    /// Keys of the indexes with the command's name.
     named: Vec<String>,
     has_key: bool,
     count: usize,
@@ -167,7 +167,7 @@ pub(super) fn create(node: &Node, arguments: Arguments<'_>, out: &mut String) ->
     Ok(())
 }
 
-/// Removing what is not there is no error.
+/// Removes an index. It is no error if there is none.
 pub(super) fn delete(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let name = arguments.required("indexname", NAME_SIZE_MAX)?;
     let namespace = arguments.required_either("namespace", "ns", NAMESPACE_SIZE_MAX)?;
@@ -180,7 +180,7 @@ pub(super) fn delete(node: &Node, arguments: Arguments<'_>, out: &mut String) ->
     Ok(())
 }
 
-/// What an index is to be for.
+/// The definition of the index to make.
 fn definition(arguments: Arguments<'_>) -> Result<Definition, InfoError> {
     let namespace = arguments.required_either("namespace", "ns", NAMESPACE_SIZE_MAX)?;
     let set = arguments.optional("set", SET_SIZE_MAX)?.unwrap_or_default();

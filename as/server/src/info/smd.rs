@@ -1,4 +1,4 @@
-//! System metadata: which state of it the modules have, and what they keep.
+//! System metadata: the state of each module and its items.
 
 use std::fmt::Write;
 
@@ -23,12 +23,12 @@ impl From<SetError> for InfoError {
     }
 }
 
-/// Whether something of this node keeps items in a module: of security only with access control.
+/// Whether this node keeps items in a module; in security only with access control.
 fn is_in_use(node: &Node, module: Module) -> bool {
     module.is_used() && (module != Module::Security || node.security.is_some())
 }
 
-/// State of each module. The principal of the cluster is that of all modules.
+/// State of each module. The principal of the cluster is the principal of all modules.
 pub(super) fn info(node: &Node, out: &mut String) -> InfoResult {
     let (id, key, size) = (node.cluster.principal(), node.cluster.key(), node.cluster.size());
     let state = if id == node.cluster.node_id { "pr" } else { "npr" };
@@ -47,7 +47,7 @@ pub(super) fn info(node: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// What a module keeps.
+/// The items of a module.
 pub(super) fn show(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     match Module::from_name(arguments.required("module", MODULE_SIZE_MAX)?) {
         Some(module) if is_in_use(node, module) => {
@@ -57,7 +57,7 @@ pub(super) fn show(node: &Node, arguments: Arguments<'_>, out: &mut String) -> I
             }
             let mut pairs = Joined::new(out, ';');
             for item in items {
-                // Hashes of passwords, and what tokens are signed with, are nobody's business.
+                // Hashes of passwords and keys of tokens stay secret.
                 let is_secret = module == Module::Security;
                 let value = if is_secret { "hidden".to_owned() } else { item.value.unwrap_or_default() };
                 pairs.pair(item.key, value);

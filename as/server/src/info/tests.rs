@@ -39,7 +39,7 @@ namespace test {
 }
 ";
 
-/// A server, and the folder that it keeps system metadata in.
+/// A server, and the folder of its system metadata.
 fn start() -> (Server, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let text = CONFIG.replace("{dir}", folder.path().to_str().expect("a name of plain text"));
@@ -54,7 +54,7 @@ fn answer(node: &crate::node::Node, asker: Asker<'_>, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Words that mean something to some command, and some that mean nothing.
+/// Words that mean something to some command, and some that do not.
 const WORDS: &[&str] = &[
     "test",
     "demo",
@@ -118,13 +118,13 @@ fn word() -> impl Strategy<Value = String> {
     prop_oneof![8 => prop::sample::select(WORDS).prop_map(str::to_owned), 1 => ".{0,40}"]
 }
 
-/// A command with whatever behind it.
+/// A command with random arguments.
 fn line() -> impl Strategy<Value = String> {
     let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).chain(["", "nope"]).collect();
     let part = (prop::sample::select(vec![":", "/", ";", "=", ""]), word());
     (prop::sample::select(names), prop::collection::vec(part, 0..8)).prop_map(|(name, parts)| {
         let rest: String = parts.into_iter().map(|(separator, word)| format!("{separator}{word}")).collect();
-        // How many threads there are is not left to chance.
+        // The number of threads is not left to chance.
         format!("{name}{rest}").replace('\n', " ").replace("info-threads", "info-thread")
     })
 }
@@ -170,7 +170,7 @@ fn an_answer_does_not_take_all_memory() {
     assert_eq!(proto::info::requests(&answer).count(), 1000);
 }
 
-/// Parts of the server that act on a parameter see it as it is in the end, whoever changed it last.
+/// Every part that acts on a parameter ends with its last value, whichever client set it last.
 #[test]
 fn two_clients_that_change_a_parameter_leave_no_part_with_an_old_value() {
     const ROUNDS: u32 = 4_000;

@@ -1,4 +1,4 @@
-//! Evicting by order, and truncating: removing all records of a set or namespace.
+//! Commands for eviction, and for truncation: the removal of all records of a set or namespace.
 
 use std::time::Duration;
 
@@ -27,12 +27,12 @@ pub(super) fn namespace(node: &Node, arguments: Arguments<'_>, out: &mut String)
     truncate(node, namespace_without_set(arguments)?, None, arguments, out)
 }
 
-/// Looks at the clock until a millisecond is over.
+/// Most looks at the clock until a millisecond is over.
 const LOOKS_AT_CLOCK_MAX: u32 = 100;
 const LOOK_PERIOD: Duration = Duration::from_micros(100);
 
-/// Has all records that were last updated before `lut` gone, or before now without it. Namespaces and sets that are not here
-/// may be on other nodes.
+/// Removes all records last updated before `lut`, or before now without it. Namespaces and sets that are unknown here
+/// are accepted, as other nodes may have them.
 fn truncate(
     node: &Node,
     namespace: &str,
@@ -42,7 +42,7 @@ fn truncate(
 ) -> InfoResult {
     let now = StoredMillis::now();
     let last_update_time = match arguments.optional("lut", TIME_SIZE_MAX)? {
-        // What was written in this millisecond before is to be gone, too.
+        // Records written earlier in this millisecond must go too.
         None => next_millisecond(now).0,
         Some(text) => match StoredMillis::of_unix_nanos(c_number(text)).0 {
             0 => return Err(InfoError::parameter("would truncate to 0")),
@@ -59,7 +59,7 @@ fn truncate(
 
 /// Waits for the end of the millisecond `now`; returns the next one, in which nothing was written before.
 fn next_millisecond(now: StoredMillis) -> StoredMillis {
-    // A clock that was set back meanwhile is not waited for.
+    // The loop does not wait for a clock that was set back meanwhile.
     for _ in 0..LOOKS_AT_CLOCK_MAX {
         let next = StoredMillis::now();
         if next > now {
@@ -77,7 +77,7 @@ fn label(namespace: &str, set_name: Option<&str>) -> String {
     }
 }
 
-/// A request that names a set is for another command.
+/// The name of the namespace. A request that also names a set is refused: it is for another command.
 fn namespace_without_set(arguments: Arguments<'_>) -> Result<&str, InfoError> {
     let namespace = arguments.namespace_name()?;
     match arguments.optional("set", SET_NAME_SIZE) {
@@ -86,7 +86,7 @@ fn namespace_without_set(arguments: Arguments<'_>) -> Result<&str, InfoError> {
     }
 }
 
-/// Takes a truncate back: records that are not removed yet are there again. That there was none is no error.
+/// Undoes a truncation: records that are not removed yet are visible again. It is no error if there was none.
 pub(super) fn undo_set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let namespace = arguments.namespace_name()?;
     undo(node, namespace, Some(arguments.required("set", SET_NAME_SIZE)?), out)
@@ -104,8 +104,8 @@ fn undo(node: &Node, namespace: &str, set_name: Option<&str>, out: &mut String) 
     Ok(())
 }
 
-/// Forgets how far was evicted; with `ttl` has nsup evict what would expire within so many seconds. A namespace that is
-/// not here is no error.
+/// Forgets how far eviction went; with `ttl`, makes nsup evict what would expire within that many seconds. It is no
+/// error if the namespace is not here.
 pub(super) fn eviction_reset(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let name = arguments.namespace_name()?;
     let ttl = arguments.optional("ttl", TTL_SIZE_MAX)?;

@@ -1,4 +1,4 @@
-//! Modules of user-defined functions: registered, listed, shown, removed.
+//! Commands for modules of user-defined functions: register, list, show, remove.
 //!
 //! Errors of these commands have a form of their own, `error=<what>`.
 
@@ -76,7 +76,7 @@ fn register(node: &Node, arguments: Arguments<'_>) -> Result<(), String> {
     if kind.is_some_and(|kind| kind != "LUA") {
         return Err("invalid_udf_type".to_owned());
     }
-    // No digit counts as 0.
+    // No digits count as 0.
     let size = if size.is_empty() { Ok(0) } else { size.parse::<u32>() };
     let size = size.ok().filter(|size| size % 4 == 0).ok_or("invalid_content_len")?;
     let size = size as usize;
@@ -98,7 +98,7 @@ fn register(node: &Node, arguments: Arguments<'_>) -> Result<(), String> {
     node.smd.set(Module::Udf, name, &value).map_err(|_| NOT_STORED.to_owned())
 }
 
-/// Removing what is not there is no error.
+/// Removes a module. It is no error if there is none.
 pub(super) fn remove(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let removed = file_name(arguments).and_then(|name| {
         node.smd.delete(Module::Udf, name).map_err(|_| NOT_STORED)?;

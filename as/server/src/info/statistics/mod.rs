@@ -1,6 +1,6 @@
 //! Statistics: for each scope one table of rows, in the order in which they are printed.
 //!
-//! A row is a figure with the function that takes it, a counter, or a list of `Idle` names. The latter belong to parts
+//! A row is a figure with the function that takes it, a counter, or a list of `Idle` names. Idle names belong to parts
 //! that this server does not have; tools look for them, and zero is their true value.
 
 mod namespace;
@@ -30,7 +30,7 @@ const DEVICE_COUNTERS: &[&str] = &[
     "data_given_back_bytes",
 ];
 
-/// Further figures that only grow, by how their names begin: those of parts that do nothing yet.
+/// Further counters, by the start of their names: those of parts that do nothing yet.
 const IDLE_COUNTERS: &[&str] = &[
     "appeals_records_exonerated",
     "batch_index_created_buffers",
@@ -61,7 +61,7 @@ const IDLE_COUNTERS: &[&str] = &[
 const CALLED_GAUGES: &[&str] =
     &["geo_region_query_falsepos", "geo_region_query_points", "migrate_tx_partitions_imbalance"];
 
-/// Whether the figure called `name` counts what happened, and so only grows while the server runs.
+/// Whether the figure called `name` is a counter, which only grows while the server runs.
 pub(crate) fn is_counter(name: &str) -> bool {
     if CALLED_GAUGES.contains(&name) {
         return false;
@@ -86,13 +86,13 @@ fn counts_transactions(name: &str) -> bool {
     })
 }
 
-/// `statistics`: those of the server.
+/// `statistics`: the figures of the server.
 pub(super) fn server(node: &Node, out: &mut String) -> InfoResult {
     server::write_server(node, &mut Joined::new(out, ';'));
     Ok(())
 }
 
-/// `get-stats`: those of a context. The only one there could be is `xdr`, which has none here.
+/// `get-stats`: the figures of a context. Only `xdr` could have some, and has none here.
 pub(super) fn of_context(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
     match arguments.required("context", VALUE_SIZE_MAX)? {
         "xdr" => Ok(()),

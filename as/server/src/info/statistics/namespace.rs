@@ -15,7 +15,7 @@ use crate::namespace::{IndexMemory, Namespace, PartitionFigures, RecordsByRole};
 use crate::node::Node;
 use crate::storage::{DeviceStats, DiskStats};
 
-/// What the rows read; taken once, so that figures that belong together agree.
+/// Values that the rows read, taken once so that related figures agree.
 struct View<'a> {
     node: &'a Node,
     namespace: &'a Namespace,
@@ -283,7 +283,7 @@ static DISK_COLUMNS: &[Column] = &[
 ];
 /// Further columns of a file or device with a shadow, which is written together with it.
 static SHADOW_COLUMNS: &[Column] = &[("shadow_write_q", |_, disk| disk.write_queue as u64)];
-/// Percentage of its life that a device has behind it, if it were known.
+/// The used percentage of a device's life, which is not known.
 pub(in crate::info) const AGE_UNKNOWN: i64 = -1;
 
 /// Writes all rows.
@@ -327,7 +327,7 @@ fn write_transactions(namespace: &Namespace, origin: Origin, groups: &[&Group], 
     }
 }
 
-/// Writes the figures of each device, under the names that it has in the configuration's answers.
+/// Writes the figures of each device, under the name that get-config shows for it.
 fn write_devices(namespace: &Namespace, out: &mut Joined<'_>) {
     let config = &namespace.config().storage;
     if config.engine == Engine::Device {

@@ -8,7 +8,7 @@ use crate::info::request::Joined;
 use crate::metrics::{Heap, ServerCounter};
 use crate::node::Node;
 
-/// What the rows read; taken once, so that figures that belong together agree.
+/// Values that the rows read, taken once so that related figures agree.
 struct View<'a> {
     node: &'a Node,
     memory: Memory,
@@ -20,7 +20,7 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn new(node: &'a Node) -> Self {
-        // Closed before opened: a connection must not be counted as closed only.
+        // Closed connections are read before opened ones, so that none counts as closed only.
         let connections_closed = node.metrics.get(ServerCounter::ClientConnectionsClosed);
         View {
             node,
@@ -65,7 +65,7 @@ static ROWS: &[Row] = &[
     One("system_free_mem_pct", |view| Number(view.memory.available_pct())),
     One("system_thp_mem_kbytes", |view| Number(view.memory.huge_pages / 1024)),
     One("process_cpu_pct", |view| Number(view.cpu.process_pct)),
-    // Whoever starts a thread here joins it at the end.
+    // Every thread that is started is joined at the end.
     One("threads_joinable", |_| Number(facts::thread_count())),
     Idle(&["threads_detached", "threads_pool_total", "threads_pool_active"]),
     One("heap_allocated_kbytes", |view| Number(view.heap.allocated as u64 / 1024)),

@@ -11,7 +11,7 @@ use crate::namespace::{Namespace, Set};
 /// A figure of a set.
 type Row = (&'static str, fn(&Set) -> Value);
 
-/// What a set counts; what no part of this server does is at rest.
+/// The figures of a set, in the order in which they are printed.
 static ROWS: &[Row] = &[
     ("objects", |set| Number(set.objects.load(Relaxed))),
     ("tombstones", |set| Number(set.tombstones.load(Relaxed))),
@@ -37,7 +37,7 @@ pub(in crate::info) fn write_set(set: &Set, out: &mut String) {
 /// Writes `ns=…:set=…:key=value:…;` for each set of a namespace.
 pub(in crate::info) fn write_sets(namespace: &Namespace, out: &mut String) {
     for set in namespace.sets.iter() {
-        // A name is what clients sent; it must not end the line.
+        // The name comes from a client; it must not end the line.
         let name = set.display_name().replace(char::is_control, "?");
         let _ = write!(out, "ns={}:set={name}:", namespace.name());
         write_set(set, out);

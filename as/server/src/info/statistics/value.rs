@@ -10,7 +10,7 @@ pub(super) enum Value {
     Flag(bool),
     /// Upper-case hexadecimal digits, as node ids and cluster keys are written.
     Hex(u64),
-    /// With so many digits behind the point.
+    /// A number with this many digits after the point.
     Fixed(f64, usize),
     Text(String),
     /// A figure that is not known or has no value.
