@@ -1,7 +1,7 @@
 //! The figures of info commands in the text format of Prometheus, under the names and labels that the official exporter
 //! gives them: `aerospike_namespace_client_read_success{cluster_name="…",ns="test",service="…"}`.
 //!
-//! What is not a number, true or false is left out. A name's samples stand together, as the format wants it.
+//! Only numbers, true and false are exported. Samples of one name stand together, as the format requires.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -25,7 +25,7 @@ struct Family {
     text: String,
 }
 
-/// All metrics, of which these are the `ticks`th.
+/// All metrics; this is answer number `ticks`.
 pub(super) fn metrics(node: &Node, ticks: u64) -> String {
     let ask = |line: &str| value_of(node, line);
     let (cluster, service) = (ask("cluster-name"), ask("service-clear-std"));
@@ -58,11 +58,11 @@ pub(super) fn metrics(node: &Node, ticks: u64) -> String {
     for request in latencies {
         ask(&request).split(';').for_each(|histogram| add_latency(&mut families, histogram));
     }
-    // The exporter counts these for itself, and so without labels of a server.
+    // The official exporter counts its own answers, so this counter has no labels of a server.
     format!("# TYPE {TICKS} counter\n{TICKS} {ticks}\n{}", families.finish())
 }
 
-/// Requests for the latencies of a namespace that are measured only because its configuration, in `answer`, asks for it.
+/// Requests for the namespace's latencies that are measured only if its configuration, in `answer`, asks for it.
 fn measured_on_demand(namespace: &str, answer: &str) -> impl Iterator<Item = String> {
     pairs(answer, ';').filter(|(_, value)| *value == "true").filter_map(move |(key, _)| {
         let name = key.strip_prefix("enable-")?;
@@ -72,7 +72,7 @@ fn measured_on_demand(namespace: &str, answer: &str) -> impl Iterator<Item = Str
 }
 
 impl Families {
-    /// Adds one sample, with `labels` beside those that all have.
+    /// Adds one sample, with `labels` beside the common ones.
     fn add(&mut self, name: &str, labels: &str, value: f64, is_counter: bool) {
         let name = name.replace(['.', '-', ' '], "_");
         let labels = [self.common.as_str(), labels].join(if labels.is_empty() { "" } else { "," });
@@ -103,7 +103,7 @@ impl Families {
     }
 }
 
-/// Whether some sink logs so much that it costs.
+/// Adds whether some sink logs at a level that costs performance.
 fn add_log_levels(families: &mut Families, node: &Node) {
     let sinks: Vec<String> = value_of(node, "logs")
         .split(';')
@@ -149,7 +149,7 @@ fn of_device(key: &str) -> Option<(&str, &str)> {
     Some((&key[STORAGE_ENGINE.len() + 1..=STORAGE_ENGINE.len() + 1 + place.len()], figure))
 }
 
-/// `{test}-read:msec,rate,percentages over 1, 2, 4 …` as buckets of what took as long at most.
+/// Adds `{test}-read:msec,rate,percentages over 1, 2, 4 …` as cumulative buckets.
 fn add_latency(families: &mut Families, histogram: &str) {
     let Some((name, values)) = histogram.split_once(':') else { return };
     let (labels, operation) = match name.strip_prefix('{').and_then(|name| name.split_once("}-")) {

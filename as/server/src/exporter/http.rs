@@ -38,21 +38,21 @@ pub(super) struct Request {
     pub(super) is_head: bool,
 }
 
-/// A client that is cut off when its time is over, however little it takes at a time.
+/// A client that is disconnected at its deadline, even if it takes a few bytes now and then.
 pub(super) struct Visitor<'s> {
     stream: &'s TcpStream,
     deadline: Instant,
 }
 
 impl Request {
-    /// What is asked for, without its query.
+    /// The path without its query.
     pub(super) fn page(&self) -> &str {
         self.path.split('?').next().unwrap_or_default()
     }
 }
 
 impl<'s> Visitor<'s> {
-    /// The client at the other end of `stream`, which blocks, for so long.
+    /// The client at the other end of the blocking `stream`, with a deadline `longest` from now.
     pub(super) fn new(stream: &'s TcpStream, longest: Duration) -> Self {
         Visitor { stream, deadline: Instant::now() + longest }
     }
@@ -74,12 +74,12 @@ impl Write for Visitor<'_> {
     }
 }
 
-/// What the request that begins with `head` asks for, or what is to be answered instead; `None` while it is incomplete.
+/// The request that begins with `head`, or the status to answer instead; `None` while it is incomplete.
 pub(super) fn request_in(head: &[u8]) -> Option<Result<Request, Status>> {
     parse(head).or_else(|| (head.len() > HEAD_SIZE_MAX).then_some(Err(Status::BadRequest)))
 }
 
-/// What the request in `head` asks for; `None` while it is incomplete.
+/// The request in `head`; `None` while it is incomplete.
 fn parse(head: &[u8]) -> Option<Result<Request, Status>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
@@ -99,11 +99,11 @@ fn parse(head: &[u8]) -> Option<Result<Request, Status>> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Part {
     All,
-    /// All but the body, whose size it tells.
+    /// Only the head, which gives the size of the body.
     Head,
 }
 
-/// Writes an answer, behind which the connection is to be closed.
+/// Writes an answer; the caller then closes the connection.
 ///
 /// # Errors
 /// When the client does not take it.

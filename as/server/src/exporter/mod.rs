@@ -1,11 +1,11 @@
 //! `/metrics` for Prometheus, `/healthz` and `/readyz`, over HTTP on a port of their own, without a second process.
 //!
-//! It is off unless `network { metrics { port … } }` is configured. It reads what info commands read, and has no part in
-//! carrying out requests for records.
+//! It is off unless `network { metrics { port … } }` is configured. It reads what info commands read, and takes no part
+//! in requests for records.
 //!
 //! # Threads
-//! One thread accepts, reads requests and says how the server is. `/metrics` has a thread for as long as it takes, a few at a
-//! time. So however slowly others ask or read, health is told at once.
+//! One thread accepts, reads requests and answers health checks. Each `/metrics` request gets a thread of its own, a
+//! few at a time, so that slow clients do not delay health checks.
 
 mod exposition;
 mod http;
@@ -23,13 +23,13 @@ use crate::node::Node;
 use crate::side_port::{self, Bounds, Guests, Turn};
 use http::{Part, Request, Status, Visitor};
 
-/// Requests for metrics carried out at a time; further ones are told to come again.
+/// Requests for metrics carried out at a time; further ones are told to try again.
 const REQUESTS_MAX: usize = 8;
 /// Longest a client may take to send its request.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 /// Longest a client may take to take the answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
-/// Bytes behind a request that are passed over.
+/// Most bytes after a request that are read and discarded.
 const PASSED_OVER_MAX: usize = 256 << 10;
 const TEXT: &str = "text/plain";
 
@@ -43,22 +43,22 @@ pub(crate) fn serve(node: &Arc<Node>, listeners: &[TcpListener], stop: &EventFd)
     side_port::serve(&mut desk, listeners, Bounds { connections, idle: REQUEST_TIME_MAX }, stop)
 }
 
-/// Where requests are read.
+/// State of the accepting thread.
 struct Desk<'n> {
     node: &'n Arc<Node>,
     active: Active,
-    /// How often metrics were asked for.
+    /// Number of requests for metrics so far.
     ticks: Arc<AtomicU64>,
 }
 
-/// A client that has not sent all of its request.
+/// A client that has not sent its whole request.
 struct Asker {
     stream: TcpStream,
     head: Vec<u8>,
-    /// What it asks for, if that takes a thread.
+    /// The complete request, if it needs a thread.
     request: Option<Request>,
-    /// It has its answer. What it still sends is passed over, lest the answer be lost on the way: a socket that is closed
-    /// over unread bytes takes back what it sent.
+    /// The answer is sent. Further bytes are read and discarded: closing a socket with unread bytes could destroy the
+    /// answer on its way.
     is_answered: bool,
 }
 
@@ -85,7 +85,7 @@ impl Guests for Desk<'_> {
                 Turn::Leaves
             }
             Ok(Some(request)) => {
-                // A line fits into the buffers of the socket; who cannot take it does not get it.
+                // A line fits into the socket's buffers; a client that cannot take it gets none.
                 let answered = answer_line(self.node, &asker.stream, request);
                 asker.is_answered = true;
                 if answered.is_ok() { asker.pass_over().unwrap_or(Turn::Over) } else { Turn::Over }
@@ -119,7 +119,7 @@ impl Guests for Desk<'_> {
 }
 
 impl Asker {
-    /// Reads what the client still sends, within bounds, until it is gone.
+    /// Reads and discards what the client still sends, within bounds, until it is gone.
     fn pass_over(&mut self) -> io::Result<Turn> {
         let mut buffer = [0; 1024];
         for _ in 0..PASSED_OVER_MAX / buffer.len() {
@@ -133,7 +133,7 @@ impl Asker {
         Ok(Turn::Over)
     }
 
-    /// Reads what there is; gives the request when it is complete, or what is to be answered instead.
+    /// Reads what there is; returns the request when it is complete, or the status to answer instead.
     ///
     /// # Errors
     /// When the client is gone.
@@ -154,19 +154,19 @@ impl Asker {
     }
 }
 
-/// The requests being carried out.
+/// Number of requests being carried out.
 #[derive(Clone, Default)]
 struct Active(Arc<AtomicUsize>);
 
 impl Active {
-    /// A place for one more; `None` if that were too many.
+    /// A place for one more; `None` if there are too many.
     fn enter(&self) -> Option<Place> {
         let place = Place(self.clone());
         (self.0.fetch_add(1, AcqRel) < REQUESTS_MAX).then_some(place)
     }
 }
 
-/// Is counted until it is dropped, so that a request gives its place back however it ends.
+/// Counts until it is dropped, so that a request gives its place back however it ends.
 struct Place(Active);
 
 impl Drop for Place {
@@ -179,12 +179,12 @@ fn part_of(request: &Request) -> Part {
     if request.is_head { Part::Head } else { Part::All }
 }
 
-/// Answers all but a request for metrics.
+/// Answers all requests except those for metrics.
 fn answer_line(node: &Node, mut stream: &TcpStream, request: Result<Request, Status>) -> io::Result<()> {
     let readiness = readiness(node);
     let (part, status, line) = match &request {
         Err(status) => (Part::All, *status, "GET or HEAD /metrics\n"),
-        // Whoever answers is alive.
+        // A server that answers is alive.
         Ok(request) if request.page() == "/healthz" => (part_of(request), Status::Ok, "ok\n"),
         Ok(request) if request.page() == "/readyz" => (part_of(request), readiness.0, readiness.1.as_str()),
         Ok(request) => (part_of(request), Status::NotFound, "try /metrics, /healthz or /readyz\n"),
@@ -202,8 +202,8 @@ fn answer_metrics(node: &Node, asker: &Asker, ticks: &AtomicU64) -> io::Result<(
     asker.stream.shutdown(Shutdown::Write)
 }
 
-/// Whether the server can do all that is asked of it. The ports are open by now; a disk that cannot be written to makes a
-/// part of the writes fail.
+/// Whether the server can do everything it is asked. The ports are open by now; a disk that cannot be written makes
+/// some writes fail.
 fn readiness(node: &Node) -> (Status, String) {
     let mut text = String::new();
     for namespace in node.namespaces.iter() {

@@ -1,5 +1,5 @@
-//! Benchmarks: how long each step of a transaction takes. Measured only while a namespace's `enable-benchmarks-…` asks for
-//! it; the histograms are made when they are first filled or read while it does.
+//! Benchmarks: how long each step of a transaction takes. They are measured only while a namespace's
+//! `enable-benchmarks-…` asks for it; a histogram is made when it is first filled or read during that time.
 
 use std::sync::OnceLock;
 
@@ -14,23 +14,23 @@ named! {
         Udf => "benchmarks-udf",
         /// Rows of batches.
         BatchSub => "benchmarks-batch-sub",
-        /// Of a background query that applies a UDF to each record.
+        /// Records of a background query that applies a UDF to each.
         UdfSub => "benchmarks-udf-sub",
-        /// Of a background query that applies operations to each record.
+        /// Records of a background query that applies operations to each.
         OpsSub => "benchmarks-ops-sub",
     }
 }
 
-/// What a transaction goes through, in this order.
+/// Steps of a transaction, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum BenchmarkStep {
-    /// From the batch's arrival until its row is taken up.
+    /// From the batch's arrival until its row is started.
     Prestart,
     /// Until the record is looked for.
     Start,
-    /// Until it goes on after it had to wait for another transaction on its record.
+    /// Until it resumes after waiting for another transaction on its record.
     Restart,
-    /// Until other nodes have said what they know of the record.
+    /// Until other nodes have answered with their versions of the record.
     DuplicateResolution,
     /// Until other nodes have confirmed that they have the record.
     ReplicaPing,
@@ -112,7 +112,7 @@ impl Benchmark {
         }
     }
 
-    /// Whether it is asked for; one relaxed load.
+    /// Whether it is enabled; one relaxed load.
     #[inline]
     pub(crate) fn is_enabled(self, params: &NamespaceParams) -> bool {
         match self {
@@ -136,7 +136,7 @@ impl Benchmark {
 pub(crate) struct Benchmarks {
     /// Shards of each histogram.
     thread_count: usize,
-    /// By benchmark, then step; those that were never asked for are not made.
+    /// By benchmark, then step; made when first needed.
     histograms: [OnceLock<Box<[Histogram]>>; Benchmark::ALL.len()],
 }
 
@@ -158,8 +158,7 @@ impl Benchmarks {
         self.of(benchmark).get(at)
     }
 
-    /// What latencies of each step of `benchmark` were between the ticker's last two turns, as [`Histogram::text`]: name of
-    /// the histogram, and text.
+    /// Name and [`Histogram::text`] of each step of `benchmark`: its latencies between the ticker's last two turns.
     pub(crate) fn texts(&self, benchmark: Benchmark) -> impl Iterator<Item = (&'static str, String)> {
         let made = self.histograms[benchmark as usize].get();
         benchmark.steps().iter().enumerate().map(move |(at, (_, name))| {
@@ -168,7 +167,7 @@ impl Benchmarks {
         })
     }
 
-    /// Forgets what was measured for `benchmark`.
+    /// Forgets the measurements of `benchmark`.
     pub(crate) fn clear(&self, benchmark: Benchmark) {
         self.histograms[benchmark as usize].get().into_iter().flatten().for_each(Histogram::clear);
     }

@@ -1,23 +1,24 @@
-//! What compression gains, as moving averages: of what was compressed lately.
+//! What compression gains, as moving averages over recent attempts.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// After so many attempts the past counts half.
+/// Number of attempts after which the past is halved.
 const ATTEMPTS_MAX: u64 = 100_000;
 
-/// Attempts to compress something of one kind. Its cache line is shared by those who compress, which costs far more than that.
+/// Attempts to compress data of one kind. Threads that compress share its cache line, which costs far less than
+/// compressing.
 #[derive(Default)]
 pub(crate) struct CompressionFigures {
     attempts: AtomicU64,
-    /// Those that did not help.
+    /// Attempts that did not make the data smaller.
     vain: AtomicU64,
-    /// Bytes of what was compressed, before and after.
+    /// Bytes that were compressed, before and after.
     original_size: AtomicU64,
     compressed_size: AtomicU64,
 }
 
 impl CompressionFigures {
-    /// Something of `original_size` bytes was compressed to so many, or could not be.
+    /// Notes an attempt on `original_size` bytes, with the compressed size if it succeeded.
     pub(crate) fn note(&self, original_size: usize, compressed_size: Option<usize>) {
         match compressed_size {
             Some(size) => {
@@ -35,13 +36,13 @@ impl CompressionFigures {
         }
     }
 
-    /// Percentage of the attempts that did not help.
+    /// Percentage of the attempts that did not make the data smaller.
     pub(crate) fn uncompressed_pct(&self) -> f64 {
         let attempts = self.attempts.load(Relaxed);
         if attempts == 0 { 0.0 } else { self.vain.load(Relaxed) as f64 * 100.0 / attempts as f64 }
     }
 
-    /// Size of what was compressed as a share of its original size; 1 if nothing was.
+    /// Compressed size as a share of the original size; 1 if nothing was compressed.
     pub(crate) fn ratio(&self) -> f64 {
         let original = self.original_size.load(Relaxed);
         if original == 0 { 1.0 } else { self.compressed_size.load(Relaxed) as f64 / original as f64 }

@@ -12,9 +12,9 @@ pub(crate) struct Group {
     pub(crate) members: &'static [(Operation, Outcome)],
 }
 
-/// Requests that ended before it was known what they were.
+/// Requests that ended before their kind was known.
 pub(crate) static TSVC: Group = Group { name: "tsvc", members: &[(Tsvc, Error), (Tsvc, Timeout)] };
-/// Requests that were passed on to another node.
+/// Requests that were proxied to another node.
 pub(crate) static PROXY: Group =
     Group { name: "proxy", members: &[(Proxy, Success), (Proxy, Error), (Proxy, Timeout)] };
 /// Reads.

@@ -1,5 +1,5 @@
-//! What the allocator says of the heap. Index and records of memory namespaces are part of it, with the pages that were
-//! never touched: what is handed out may be more than what is resident.
+//! The allocator's figures of the heap. They include index and records of memory namespaces, also pages that were never
+//! touched, so the allocated size may exceed the resident size.
 
 use tikv_jemalloc_ctl::{background_thread, epoch, stats};
 
@@ -15,9 +15,9 @@ pub(crate) struct Heap {
 }
 
 impl Heap {
-    /// As it is now; zeros where the allocator keeps no statistics.
+    /// The current figures; zeros if the allocator keeps no statistics.
     pub(crate) fn now() -> Self {
-        // Figures are those of the last epoch; a new one begins here.
+        // The figures are those of the last epoch; this begins a new one.
         if epoch::advance().is_err() {
             return Heap::default();
         }
@@ -28,15 +28,15 @@ impl Heap {
         }
     }
 
-    /// Has the allocator give back by itself what nobody has used for some seconds, also in parts of the heap whose threads
-    /// are idle.
+    /// Makes the allocator give back memory that nobody has used for some seconds, also in parts of the heap whose
+    /// threads are idle.
     pub(crate) fn give_back_idle() {
         if let Err(error) = background_thread::write(true) {
             cf::debug!(As, "the allocator has no thread of its own: {error}");
         }
     }
 
-    /// Share of what was taken from the system that is handed out, in percent.
+    /// Allocated share of the mapped memory, in percent.
     pub(crate) fn efficiency_pct(&self) -> f64 {
         if self.mapped == 0 { 0.0 } else { self.allocated as f64 * 100.0 / self.mapped as f64 }
     }

@@ -1,7 +1,7 @@
-//! Histograms by powers of two: of how long things take, in milliseconds or microseconds, and some of sizes.
+//! Histograms by powers of two: of latencies in milliseconds or microseconds, and some of sizes.
 //!
-//! Filling one costs a thread one store to memory of its own (see [`cf::counters`]). What happened since the last turn of
-//! the ticker is worked out by the ticker, and kept for whoever asks.
+//! Filling one costs a thread one store to memory of its own (see [`cf::counters`]). The ticker works out and keeps
+//! what happened since its last turn.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::config::Config;
 
-/// Buckets of a histogram: bucket 0 is of 0 units, bucket n of 2ⁿ⁻¹ and more up to 2ⁿ.
+/// Number of buckets: bucket 0 is for 0 units, bucket n for 2ⁿ⁻¹ up to but not including 2ⁿ.
 pub(crate) const BUCKET_COUNT: usize = 64;
 /// Thresholds that latencies are compared with: 1, 2, 4 … units.
 const THRESHOLD_COUNT: usize = 17;
@@ -32,7 +32,7 @@ impl Unit {
         if config.service.microsecond_histograms.get() { Unit::Microseconds } else { Unit::Milliseconds }
     }
 
-    /// The name that the log and `latencies` have for it.
+    /// Its name in the log and in `latencies`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Unit::Milliseconds => "msec",
@@ -59,9 +59,9 @@ fn bucket_of(units: u64) -> usize {
 
 /// State of a histogram as of the ticker's last turn.
 struct Tracked {
-    /// Counts that came before the histogram was cleared last.
+    /// Counts at the last clearing, which are subtracted.
     cleared: [u64; BUCKET_COUNT],
-    /// Turn before which nothing can be told of a rate.
+    /// Time of the last turn; no rate is known before it.
     at: Option<Instant>,
     counts: [u64; BUCKET_COUNT],
     text: String,
@@ -81,13 +81,13 @@ impl Histogram {
         Histogram { counters: Counters::new(thread_count), tracked: Mutex::new(tracked) }
     }
 
-    /// Notes that `count` things took `elapsed`.
+    /// Counts `count` things that took `elapsed`.
     #[inline]
     pub(crate) fn add(&self, unit: Unit, elapsed: Duration, count: u64) {
         self.counters.add(unit.bucket(elapsed), count);
     }
 
-    /// Notes something of `size` bytes.
+    /// Counts something of `size` bytes.
     #[inline]
     pub(crate) fn add_size(&self, size: u64) {
         self.counters.add(bucket_of(size), 1);
@@ -113,7 +113,7 @@ impl Histogram {
         }
     }
 
-    /// The ticker's turn: writes what was counted to the log, as `name`, and works out what came since the last turn.
+    /// The ticker's turn: logs the counts as `name`, and works out the rates since the last turn.
     pub(crate) fn report(&self, name: &str, unit: &'static str) {
         let mut tracked = self.tracked.lock();
         let counts = self.counts(&tracked);
@@ -136,14 +136,14 @@ impl Histogram {
         (tracked.at, tracked.counts) = (Some(now), counts);
     }
 
-    /// What came between the ticker's last two turns: unit, number a second, and the percentages that took longer than 1, 2,
-    /// 4 … units; empty if it had no two turns yet.
+    /// The values between the ticker's last two turns: unit, number per second, and the percentages that took longer
+    /// than 1, 2, 4 … units; empty before the second turn.
     pub(crate) fn text(&self) -> String {
         self.tracked.lock().text.clone()
     }
 }
 
-/// Writes a line of a dump to the log, from the place from which tools that read logs expect it.
+/// Writes a line of a dump to the log, under the place where tools that read logs expect it.
 fn log_dump(text: std::fmt::Arguments<'_>) {
     if cf::log::enabled(Context::Info, Level::Info) {
         cf::log::write(Context::Info, Level::Info, Place { file: "hist.c", line: line!() }, text);

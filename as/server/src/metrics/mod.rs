@@ -1,4 +1,4 @@
-//! What the server counts. One table for each scope; statistics, and whoever else publishes figures, read these.
+//! The server's counters: one table for each scope, read by statistics and the exporter.
 //!
 //! Counters are sharded by thread (see [`cf::counters`]): counting costs a service thread one store to memory of its
 //! own.
@@ -41,7 +41,7 @@ macro_rules! named {
     )+};
 }
 
-// Behind the macro, which it uses.
+// This module uses the macro above.
 mod benchmarks;
 
 named! {
