@@ -27,7 +27,7 @@ pub(super) fn collect_histograms(namespace: &Namespace, now_seconds: u32) {
     }
     let range = namespace.expiry.latest().saturating_sub(now_seconds);
     let size_max = namespace.config().params.max_record_size.get();
-    // The first is the namespace's.
+    // The first tally is the namespace's.
     let mut all: Vec<Tally> =
         (0..=namespace.sets.iter().count()).map(|_| Tally::new(now_seconds, range, size_max)).collect();
     for partition in PartitionId::all() {
@@ -36,7 +36,7 @@ pub(super) fn collect_histograms(namespace: &Namespace, now_seconds: u32) {
                 return;
             }
             let of_set = usize::from(element.set_id.0);
-            // A set that was made meanwhile has its turn the next time.
+            // A set that was made meanwhile is counted the next time.
             let tallies = [Some(0), (of_set != 0).then_some(of_set)];
             for at in tallies.into_iter().flatten() {
                 if let Some(tally) = all.get_mut(at) {

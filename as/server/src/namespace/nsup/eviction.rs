@@ -1,8 +1,9 @@
-//! Eviction: which records go when a limit is breached, those first that would expire soonest.
+//! Eviction: removes the records that would expire soonest when a limit is breached.
 //!
-//! A histogram of all void-times says below which void-time the wanted number of records lies; a sweep then removes
-//! what is below. Never all: the bucket in which the wanted number is reached stays. Records without a void-time and
-//! those of sets with `disable-eviction` take no part; that is looked up when a run begins and costs writers nothing.
+//! A histogram of all void-times gives the void-time below which the wanted number of records lies; a sweep then
+//! removes those records. It never removes all: the bucket in which the wanted number is reached stays. Records without
+//! a void-time and those of sets with `disable-eviction` are left out; this is looked up when a run begins and costs
+//! writers nothing.
 //!
 //! # Locks
 //! As for expiry: one sprig lock at a time.
@@ -18,7 +19,7 @@ use crate::index::PartitionId;
 use crate::metrics::NamespaceCounter;
 use crate::namespace::{Namespace, stored_size};
 
-/// Least number of buckets when evicting after a load, which takes as much at once as is needed.
+/// Least number of buckets when evicting after a load, which evicts as much at once as needed.
 const LOAD_BUCKETS_MIN: u32 = 100_000;
 
 /// The records that can be evicted, by void-time.
@@ -28,7 +29,7 @@ struct Evictable {
 }
 
 impl Evictable {
-    /// Looks through all partitions of `namespace` in which something expires.
+    /// Counts the evictable records in all partitions of `namespace` that have expirable records.
     fn of(namespace: &Namespace, now_seconds: u32, bucket_count: u32, thread_count: usize) -> Self {
         let dirty: Vec<PartitionId> =
             PartitionId::all().filter(|partition| namespace.expiry.is_dirty(*partition)).collect();
@@ -60,18 +61,18 @@ impl Evictable {
 /// Where eviction cuts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cut {
-    /// There is nothing that can be evicted.
+    /// No record can be evicted.
     Nothing,
-    /// All of so many records would go, so none does.
+    /// The cut would evict all of this many records, so none is evicted.
     All(u64),
-    /// The first records, those of one bucket, are more than may go.
+    /// The records of the first bucket are more than may be evicted.
     Crowded { bucket: u32, count: u64, wanted: u64 },
-    /// This many records, whose void-time is before this, go.
+    /// This many records, with a void-time before this one, are evicted.
     Before { void_time: u32, records: u64 },
 }
 
 impl Cut {
-    /// For as many of the records in `counts` as `tenths_pct` tenths of a percent at most.
+    /// The cut for at most `tenths_pct` tenths of a percent of the records in `counts`.
     fn for_share(counts: &LinearHistogram, tenths_pct: u32) -> Self {
         let total = counts.total();
         let wanted = (u128::from(total) * u128::from(tenths_pct) / 1000) as u64;
@@ -88,7 +89,8 @@ impl Cut {
         if total == 0 { Cut::Nothing } else { Cut::All(total) }
     }
 
-    /// For as few of the `evictable` records as are needed that `fits` without them; fewer, if all would have to go.
+    /// The cut for the fewest `evictable` records without which `fits` is true; all but the last bucket if even that is
+    /// not enough.
     fn until(evictable: &Evictable, fits: impl Fn(u64, u64) -> bool) -> Self {
         let (mut records, mut bytes) = (0, 0);
         let mut cut = Cut::Nothing;
@@ -112,7 +114,7 @@ impl Cut {
     }
 }
 
-/// The void-time before which records are to go now that a limit is breached; `None` when nothing can be done.
+/// The void-time before which records are evicted after a limit was breached; `None` if nothing can be evicted.
 pub(super) fn find_void_time(namespace: &Namespace, now_seconds: u32) -> Option<u32> {
     let params = &namespace.config().params;
     let (buckets, tenths_pct) = (params.evict_hist_buckets.get(), params.evict_tenths_pct.get());
@@ -144,7 +146,7 @@ pub(super) fn find_void_time(namespace: &Namespace, now_seconds: u32) -> Option<
 }
 
 impl Namespace {
-    /// After a load: removes again what was evicted before the server stopped, as copies of it are still on disk.
+    /// After a load: evicts again what was evicted before the server stopped, as copies of it are still on disk.
     pub(crate) fn evict_again_after_load(&self) {
         let evict_before = self.eviction.void_time();
         if evict_before == 0 {
@@ -162,7 +164,7 @@ impl Namespace {
         );
     }
 
-    /// After a load: evicts until no eviction limit is breached, or nothing more can go.
+    /// After a load: evicts until no eviction limit is breached, or nothing more can be evicted.
     pub(crate) fn evict_after_load(&self) {
         if !is_eviction_due(self) {
             return;
@@ -258,7 +260,7 @@ mod tests {
         let of_all = evictable(100, 100, &records);
         assert_eq!(Cut::until(&of_all, |count, _| count >= 30), Cut::Before { void_time: 130, records: 30 });
         assert_eq!(Cut::until(&of_all, |_, bytes| bytes >= 31), Cut::Before { void_time: 102, records: 2 });
-        // All would have to go: the last bucket stays.
+        // All would have to go, so the last bucket stays.
         assert_eq!(Cut::until(&of_all, |count, _| count >= 100), Cut::Before { void_time: 199, records: 99 });
         let in_one = evictable(100, 1, &records);
         assert_eq!(Cut::until(&in_one, |_, _| false), Cut::All(100));
@@ -295,7 +297,7 @@ mod tests {
                 Cut::Before { void_time, records: count } => {
                     prop_assert_eq!(below(void_time), count as usize);
                     prop_assert!((count as usize) < records.len());
-                    // Either enough, and one bucket less would not be, or all but the last bucket.
+                    // Each of the many buckets holds few records.
                     let width = evictable.counts.bucket_width();
                     let last = records.iter().map(|(void_time, _)| *void_time).max().unwrap_or(0);
                     prop_assert!(count as usize >= needed || void_time + width >= last);

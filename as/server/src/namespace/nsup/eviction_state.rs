@@ -1,16 +1,16 @@
-//! Which eviction was asked for and which was done: what the rest of the server sees of eviction.
+//! Which eviction was ordered and which was done: the part of eviction that the rest of the server sees.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 
-/// The eviction that was done, and the one that is wanted.
+/// The ordered eviction and the last one done.
 pub(crate) struct EvictionState {
-    /// A limit asked for eviction when it was looked at last.
+    /// A limit asked for eviction at the last check.
     pub(crate) is_limit_breached: AtomicBool,
-    /// Records whose void-time is before this are to be evicted; 0 = none.
+    /// Records with an earlier void-time are to be evicted; 0 = none.
     ordered: AtomicU32,
-    /// Records whose void-time is before this were evicted; 0 = none.
+    /// Records with an earlier void-time were evicted; 0 = none.
     done: AtomicU32,
-    /// How far ahead of its time the last run evicted, in seconds.
+    /// Seconds between the last run and the void-time up to which it evicted.
     ttl: AtomicI32,
 }
 
@@ -24,46 +24,46 @@ impl EvictionState {
         }
     }
 
-    /// Asks nsup to evict the records whose void-time is before `void_time`, if it has not done so.
+    /// Orders nsup to evict the records with a void-time before `void_time`, unless it has done so.
     pub(crate) fn order(&self, void_time: u32) {
         self.ordered.store(void_time, Relaxed);
     }
 
-    /// Takes over what was evicted before the server started: what expires before `void_time` is gone.
+    /// Takes over an eviction from before the server started: records that expire before `void_time` are gone.
     pub(crate) fn resume(&self, void_time: u32) {
         self.order(void_time);
         self.finish(void_time);
     }
 
-    /// Forgets what was asked for and done.
+    /// Forgets what was ordered and done.
     pub(crate) fn reset(&self) {
         self.ordered.store(0, Relaxed);
         self.done.store(0, Relaxed);
     }
 
-    /// The eviction that was asked for last.
+    /// The void-time of the last ordered eviction.
     pub(crate) fn ordered_void_time(&self) -> u32 {
         self.ordered.load(Relaxed)
     }
 
-    /// The eviction that was done last.
+    /// The void-time of the last eviction done.
     pub(crate) fn void_time(&self) -> u32 {
         self.done.load(Relaxed)
     }
 
-    /// How far ahead of its time the last run evicted, in seconds.
+    /// Seconds between the last run and the void-time up to which it evicted.
     pub(crate) fn ttl(&self) -> i32 {
         self.ttl.load(Relaxed)
     }
 
-    /// The eviction that was asked for and is not done yet.
+    /// The void-time of an ordered eviction that is not done yet.
     pub(super) fn open_order(&self) -> Option<u32> {
         let ordered = self.ordered_void_time();
         (ordered > self.void_time()).then_some(ordered)
     }
 
     pub(super) fn begin(&self, void_time: u32, now_seconds: u32) {
-        // Negative when the moment has passed.
+        // Negative if that time has passed.
         self.ttl.store(void_time.wrapping_sub(now_seconds).cast_signed(), Relaxed);
     }
 

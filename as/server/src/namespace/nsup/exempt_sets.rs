@@ -1,4 +1,4 @@
-//! The sets that eviction leaves alone.
+//! The sets that are exempt from eviction.
 
 use crate::index::SetId;
 use crate::namespace::Sets;

@@ -1,7 +1,7 @@
-//! The sweep that removes records whose time is over.
+//! The sweep that removes expired records.
 //!
-//! A partition is looked through only if the void-time of a record in it may have changed since the last pass, or the
-//! earliest void-time seen there is due; so data that never expires costs nothing.
+//! A partition is swept only if the void-time of a record in it may have changed since the last pass, or if its
+//! earliest void-time is due; so data that never expires costs nothing.
 //!
 //! # Locks
 //! One sprig lock at a time, shared to read and exclusive to remove.
@@ -64,8 +64,8 @@ impl std::ops::AddAssign for Removed {
     }
 }
 
-/// Goes through a partition: returns the digests of the records that `is_picked` accepts, and takes the figures of
-/// all others.
+/// Walks through a partition: returns the digests of the records that `is_picked` accepts, and takes the figures of all
+/// others.
 fn pick_records(
     namespace: &Namespace,
     partition: PartitionId,
@@ -95,7 +95,7 @@ pub(super) fn survey(namespace: &Namespace, partition: PartitionId) {
 pub(super) fn sweep(namespace: &Namespace, partition: PartitionId, criteria: &SweepCriteria<'_>) -> Removed {
     let mut removed = Removed::default();
     for digest in pick_records(namespace, partition, |element| criteria.cause_for(element).is_some()) {
-        // It may have been written or removed since.
+        // The record may have been written or removed since.
         let Some(guard) = namespace.index.get_exclusive(&digest) else { continue };
         let Some(cause) = criteria.cause_for(&guard) else { continue };
         let removal = Removal::plain(cause, StoredMillis::now());
@@ -112,7 +112,7 @@ pub(super) fn sweep(namespace: &Namespace, partition: PartitionId, criteria: &Sw
 }
 
 impl Namespace {
-    /// Removes a record that has expired, is evicted or truncated. The log says so if that fails.
+    /// Removes a record that has expired, is evicted or truncated. A failure is logged.
     pub(in crate::namespace) fn remove_from_sweep(
         &self,
         guard: WriteGuard<'_>,

@@ -1,8 +1,8 @@
 //! The void-times of each partition, so that nsup looks only where something is due.
 //!
 //! # Locks
-//! A record's void-time changes under its sprig's lock, and is noted there: a pass that clears the partition's mark before
-//! it takes that lock sees either the change or the mark.
+//! A record's void-time changes under its sprig's lock, and is noted there. A pass clears the partition's mark before
+//! it takes that lock, so it sees either the change or the mark.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 
@@ -12,13 +12,13 @@ use crate::index::{PARTITION_COUNT, PartitionId};
 
 /// The void-times of one partition. Earliest and latest are those of the last pass.
 struct PartitionExpiry {
-    /// A void-time came or went since.
+    /// A void-time came or went since that pass.
     dirty: AtomicBool,
     /// `u32::MAX` when nothing expires.
     earliest: AtomicU32,
     /// 0 when nothing expires.
     latest: AtomicU32,
-    /// Records with a void-time, at this moment.
+    /// Current number of records with a void-time.
     expirable: AtomicU32,
 }
 
@@ -36,8 +36,8 @@ impl ExpiryState {
         ExpiryState((0..PARTITION_COUNT).map(|_| untouched()).collect())
     }
 
-    /// The record of `digest`, whose sprig the caller has locked, had void-time `before` and has `after`; 0 stands
-    /// for none and for no record.
+    /// Notes that the record of `digest`, whose sprig the caller has locked, changed its void-time from `before` to
+    /// `after`; 0 stands for none and for no record.
     #[inline]
     pub(crate) fn note(&self, digest: &Digest, before: u32, after: u32) {
         if before | after == 0 {
@@ -54,7 +54,7 @@ impl ExpiryState {
         }
     }
 
-    /// A load brought `expirable` records with a void-time into `partition`.
+    /// Notes that a load brought `expirable` records with a void-time into `partition`.
     pub(in crate::namespace) fn add_loaded(&self, partition: PartitionId, expirable: u32) {
         if expirable > 0 {
             let state = &self.0[partition.index()];
@@ -63,18 +63,18 @@ impl ExpiryState {
         }
     }
 
-    /// A record with a void-time is removed that the last pass left out of earliest and latest.
+    /// Notes that a record with a void-time is removed; the last pass left it out of earliest and latest.
     #[inline]
     pub(in crate::namespace) fn note_removed(&self, digest: &Digest) {
         self.0[PartitionId::of(digest).index()].expirable.fetch_sub(1, Relaxed);
     }
 
-    /// A record of `partition` that the last pass picked could not be removed: the next one goes through it again.
+    /// Notes that a picked record of `partition` could not be removed, so that the next pass goes through it again.
     pub(super) fn mark_dirty(&self, partition: PartitionId) {
         self.0[partition.index()].dirty.store(true, Release);
     }
 
-    /// Records with a void-time.
+    /// Number of records with a void-time.
     pub(crate) fn expirable_count(&self) -> u64 {
         self.0.iter().map(|partition| u64::from(partition.expirable.load(Relaxed))).sum()
     }
@@ -88,23 +88,23 @@ impl ExpiryState {
         self.0[partition.index()].dirty.load(Acquire)
     }
 
-    /// Whether anything expires in `partition`.
+    /// Whether `partition` has records that expire.
     pub(super) fn has_expirable(&self, partition: PartitionId) -> bool {
         self.0[partition.index()].expirable.load(Relaxed) != 0
     }
 
-    /// Whether a sweep that removes what is due before `before` has anything to do in `partition`.
+    /// Whether a sweep that removes records due before `before` has anything to do in `partition`.
     pub(super) fn is_due(&self, partition: PartitionId, before: u32) -> bool {
         let state = &self.0[partition.index()];
         state.dirty.load(Acquire) || state.earliest.load(Relaxed) < before
     }
 
-    /// A pass over `partition` begins.
+    /// Begins a pass over `partition`.
     pub(super) fn begin_pass(&self, partition: PartitionId) {
         self.0[partition.index()].dirty.store(false, Release);
     }
 
-    /// The pass over `partition` has found these void-times; `u32::MAX` and 0 without any.
+    /// Ends a pass over `partition`, which found these void-times; `u32::MAX` and 0 without any.
     pub(super) fn end_pass(&self, partition: PartitionId, earliest: u32, latest: u32) {
         let state = &self.0[partition.index()];
         state.earliest.store(earliest, Relaxed);

@@ -1,8 +1,8 @@
 //! Limits of a namespace: when it evicts, and when it takes no writes.
 //!
 //! # Threads
-//! One thread for the server looks every second whether a namespace must stop writes, whatever else goes on: a fast
-//! client fills a small device in less than the ten seconds between the log's lines.
+//! One thread for the server checks every second whether a namespace must stop writes: a fast client fills a small
+//! device in less than the ten seconds between the log's lines.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use crate::config::model::NamespaceConfig;
 use crate::index::ELEMENT_SIZE;
 use crate::namespace::Namespace;
 
-/// How often the stop-writes limits are looked at.
+/// How often the stop-writes limits are checked.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
-/// How often a breach that goes on is logged.
+/// How often a lasting breach is logged.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// Memory that the indexes of a namespace take, in bytes.
@@ -76,14 +76,14 @@ impl Usage {
         self.data_used_bytes.saturating_mul(100).checked_div(self.data_total_bytes).unwrap_or(0)
     }
 
-    /// As it would be without so many records that take so many bytes.
+    /// The usage without this many records that take this many bytes.
     pub(super) fn without(mut self, records: u64, bytes: u64) -> Self {
         self.index.primary = self.index.primary.saturating_sub(records * ELEMENT_SIZE);
         self.data_used_bytes = self.data_used_bytes.saturating_sub(bytes);
         self
     }
 
-    /// The limits that ask for eviction, by the names the log has for them.
+    /// The limits that ask for eviction, by their names in the log.
     pub(super) fn eviction_breaches(&self, config: &NamespaceConfig) -> Vec<&'static str> {
         let indexes_pct = self.index.pct_of(config.params.indexes_memory_budget.get()).unwrap_or(0);
         let is_at = |pct: u64, limit: u32| limit != 0 && pct >= u64::from(limit);
@@ -97,7 +97,7 @@ impl Usage {
         breaches
     }
 
-    /// The limits that forbid writes, by the names the log has for them.
+    /// The limits that forbid writes, by their names in the log.
     fn stop_writes_breaches(&self, config: &NamespaceConfig, memory_used_pct: u64) -> Vec<&'static str> {
         let (params, storage) = (&config.params, &config.storage.params);
         let memory_limit = params.stop_writes_sys_memory_pct.get();
@@ -120,12 +120,12 @@ impl Usage {
     }
 }
 
-/// Share of the memory that is in use, rounded up; nothing, as far as limits go, when the system does not tell.
+/// Percentage of the memory in use, rounded up; 0 if the system does not tell.
 fn used_pct(memory: &Memory) -> u64 {
     if memory.total == 0 { 0 } else { 100u64.saturating_sub(memory.available_pct()) }
 }
 
-/// Whether a limit asks for eviction; says so in the log and in `hwm_breached`.
+/// Whether a limit asks for eviction; notes it in the log and in `hwm_breached`.
 pub(super) fn is_eviction_due(namespace: &Namespace) -> bool {
     let (usage, config) = (Usage::of(namespace), namespace.config());
     let breaches = usage.eviction_breaches(config);
@@ -148,7 +148,7 @@ pub(super) fn is_eviction_due(namespace: &Namespace) -> bool {
     true
 }
 
-/// The last line about a namespace.
+/// The last logged line about a namespace.
 #[derive(Default)]
 struct Said {
     breaches: Vec<&'static str>,

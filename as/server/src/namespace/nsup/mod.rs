@@ -1,6 +1,6 @@
-//! nsup, the supervisor of namespaces: every `nsup-period` seconds it removes expired records, and evicts others if a
-//! limit is breached; every `nsup-hist-period` seconds it makes histograms of sizes and times to live. Beside that it gives
-//! memory of the index back in which no record is left.
+//! nsup, the supervisor of namespaces. Every `nsup-period` seconds it removes expired records, and evicts others if a
+//! limit is breached; every `nsup-hist-period` seconds it makes histograms of sizes and times to live. It also gives
+//! back memory of the index that holds no record.
 //!
 //! # Threads
 //! One supervisor thread for each namespace wakes each second; a run is spread over `nsup-threads` threads. One thread
@@ -35,7 +35,7 @@ pub(crate) use limits::{IndexMemory, watch_stop_writes};
 pub(crate) use record_histograms::{RecordHistogram, RecordHistograms};
 pub(super) use spread::spread;
 
-/// How often the supervisor looks whether it is time for something.
+/// How often the supervisor checks whether something is due.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// A run that takes longer than this, and removes more than `TOO_MUCH_DELETED_PCT`, should have more threads.
 const TOO_LONG: Duration = Duration::from_secs(2 * 60 * 60);
@@ -44,12 +44,11 @@ const GIVE_BACK_PERIOD: Duration = Duration::from_secs(5);
 const GIVE_BACK_BYTES: usize = 256 << 20;
 const TOO_MUCH_DELETED_PCT: f64 = 1.0;
 
-/// Has all nodes evict what expires before a void-time, or forget how far they evicted. Gives whether they have
-/// heard of it.
+/// Makes all nodes evict what expires before a void-time, or forget how far they evicted. Returns whether they agreed.
 pub(crate) type AgreeEviction<'a> = &'a dyn Fn(Option<u32>) -> bool;
 
-/// Body of the supervisor thread of a namespace; ends once `stopping` is set and the thread is unparked. What it
-/// finds to be evicted becomes an order to the eviction state of this namespace by way of `agree`.
+/// Body of the supervisor thread of a namespace; ends once `stopping` is set and the thread is unparked. An eviction
+/// becomes an order to the eviction state of this namespace by way of `agree`.
 pub(crate) fn supervise(namespace: &Namespace, stopping: &AtomicBool, agree: AgreeEviction<'_>) {
     let params = &namespace.config().params;
     let is_time = |last: Instant, period: u32| last.elapsed() >= Duration::from_secs(period.into());
@@ -88,12 +87,12 @@ fn run(namespace: &Namespace, now_seconds: u32, agree: AgreeEviction<'_>) {
         && let Some(void_time) = find_void_time(namespace, now_seconds)
     {
         if void_time < namespace.eviction.void_time() {
-            // Records with less time to live have come since.
+            // Records with less time to live have been written since.
             let _ = agree(None);
             namespace.eviction.reset();
         }
         if !agree(Some(void_time)) {
-            // Room is needed here all the same.
+            // This node needs room even if the others were not reached.
             namespace.eviction.order(void_time);
         }
         evict_if_ordered(namespace, now_seconds);
@@ -102,7 +101,7 @@ fn run(namespace: &Namespace, now_seconds: u32, agree: AgreeEviction<'_>) {
     }
 }
 
-/// Evicts what somebody asked for; returns whether there was anything to do.
+/// Evicts what was ordered; returns whether there was anything to do.
 fn evict_if_ordered(namespace: &Namespace, now_seconds: u32) -> bool {
     let Some(void_time) = namespace.eviction.open_order() else { return false };
     if void_time < now_seconds {
@@ -142,7 +141,7 @@ fn expire(namespace: &Namespace, now_seconds: u32) {
     sweep(namespace, now_seconds, 0);
 }
 
-/// Removes what has expired and what is to be evicted, keeps the figures of the run, and logs them.
+/// Removes expired records and those to be evicted, keeps the figures of the run, and logs them.
 fn sweep(namespace: &Namespace, now_seconds: u32, evict_before: u32) {
     let started = Instant::now();
     let exempt = ExemptSets::of(&namespace.sets);

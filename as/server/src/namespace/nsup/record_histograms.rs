@@ -1,11 +1,11 @@
-//! Histograms over the records of a namespace and of each of its sets: how long they still live and how large they are.
+//! Histograms over the records of a namespace and of each of its sets: times to live and sizes.
 //!
-//! They are kept as the texts that tools ask for, made anew every `nsup-hist-period` seconds. Formats:
+//! They are kept as the texts that tools ask for and made anew every `nsup-hist-period` seconds. Formats:
 //! `units=seconds:hist-width=<w>:bucket-width=<w>:buckets=<n>,<n>,…` with buckets of equal width, and
-//! `units=bytes:[64-128)=<n>:[128-256)=<n>…` with those buckets of doubling width that are not empty.
+//! `units=bytes:[64-128)=<n>:[128-256)=<n>…` with the non-empty buckets of doubling width.
 //!
 //! # Locks
-//! The texts are replaced as a whole; their lock is held to take or give one only.
+//! The texts are replaced as a whole; their lock is held only to read or replace them.
 
 use parking_lot::Mutex;
 
@@ -14,7 +14,7 @@ use crate::index::SetId;
 /// The property that a histogram counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum RecordHistogram {
-    /// Seconds to live. Records that never expire count with those about to.
+    /// Seconds to live. Records that never expire count as 0 seconds.
     Ttl,
     /// Bytes in storage, in buckets of doubling width.
     ObjectSize,
@@ -37,7 +37,7 @@ impl RecordHistogram {
 /// The texts of the last histograms.
 pub(crate) struct RecordHistograms(Mutex<Vec<Texts>>);
 
-/// Those of a namespace or set.
+/// The texts of a namespace or set.
 pub(super) struct Texts {
     pub(super) ttl: String,
     pub(super) size: String,
@@ -49,7 +49,7 @@ impl RecordHistograms {
         RecordHistograms(Mutex::new(Vec::new()))
     }
 
-    /// The histogram of a set, or with [`SetId::NONE`] of the namespace; `None` when none was made yet.
+    /// The histogram of a set, or with [`SetId::NONE`] of the namespace; `None` if none was made yet.
     pub(crate) fn text(&self, histogram: RecordHistogram, set: SetId) -> Option<String> {
         let all = self.0.lock();
         let texts = all.get(usize::from(set.0))?;
@@ -60,7 +60,7 @@ impl RecordHistograms {
         })
     }
 
-    /// Those made last are these: of the namespace, then of each set.
+    /// Replaces the texts: of the namespace, then of each set.
     pub(super) fn replace(&self, texts: Vec<Texts>) {
         *self.0.lock() = texts;
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::index::PartitionId;
 
-/// Does `work` for each of `partitions` on up to `thread_count` threads, each with a value that `begin` makes; gives
+/// Does `work` for each of `partitions` on up to `thread_count` threads, each with a value that `begin` makes; returns
 /// the values.
 pub(in crate::namespace) fn spread<T: Send>(
     thread_count: usize,
@@ -24,7 +24,7 @@ pub(in crate::namespace) fn spread<T: Send>(
     std::thread::scope(|scope| {
         let helpers: Vec<_> = (0..helper_count).map(|_| scope.spawn(share)).collect();
         let own = share();
-        // One that panicked has logged it; its partitions are done the next time.
+        // A helper that panicked has logged it; its partitions are done the next time.
         std::iter::once(own).chain(helpers.into_iter().filter_map(|helper| helper.join().ok())).collect()
     })
 }

@@ -1,4 +1,4 @@
-//! Runs of nsup over a namespace in memory: what goes, what stays, and what is said about it.
+//! Runs of nsup over a namespace in memory: which records go, which stay, and what is logged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -70,14 +70,14 @@ fn removed(namespace: &Namespace) -> (u64, u64) {
     (metrics.get(NamespaceCounter::ExpiredObjects), metrics.get(NamespaceCounter::EvictedObjects))
 }
 
-/// A limit that is breached by more than `records` records.
+/// Sets a limit that more than `records` records breach.
 fn limit_to(namespace: &Namespace, records: u64) {
     let params = &namespace.config().params;
     params.indexes_memory_budget.set(records * 2 * 64);
     params.evict_indexes_memory_pct.set(50);
 }
 
-/// A run of a node whose work directory is full.
+/// A run on a node whose work directory is full.
 fn run(namespace: &Namespace, now_seconds: u32) {
     super::run(namespace, now_seconds, &|_| false);
 }
@@ -91,7 +91,7 @@ fn what_has_expired_goes() {
         put(&namespace, "", key, 0, 10);
     }
     run(&namespace, NOW);
-    // Those of this very second still live.
+    // Records that expire in this very second still live.
     for key in 0..1000 {
         assert_eq!(exists(&namespace, "s", key), key % 10 >= 5);
         assert_eq!(exists(&namespace, "kept", key), key % 10 >= 5, "exempt from eviction is not from expiry");
@@ -115,7 +115,7 @@ fn figures_follow_what_writers_do() {
     }
     run(&namespace, NOW);
     assert_eq!((namespace.non_expirable_count(), namespace.expiry.latest()), (0, NOW + 100));
-    // Deleted ones and those that got more time are no longer counted as they were.
+    // Deleted records and those with a later void-time are no longer counted as before.
     for key in 0..100 {
         let guard = namespace.index.get_exclusive(&digest("s", key)).expect("it");
         namespace.commit(guard, &Change::Gone, Cause::Delete).expect("nothing to store");
@@ -230,7 +230,7 @@ fn never_everything_goes() {
     }
     put(&namespace, "s", 50, NOW - 1, 10);
     limit_to(&namespace, 1);
-    // More than all, and fewer than stand in one bucket.
+    // More than all records, and fewer than one bucket holds.
     for tenths in [1000, u32::MAX, 5, 0] {
         namespace.config().params.evict_tenths_pct.set(tenths);
         run(&namespace, NOW);
@@ -295,7 +295,7 @@ fn after_a_load_as_much_goes_as_must() {
 
     namespace.config().params.disable_cold_start_eviction.set(false);
     namespace.evict_after_load();
-    // Few records share one of the many buckets.
+    // Each of the many buckets holds few records.
     let left = namespace.object_count();
     assert!((1490..1500).contains(&left), "{left}");
     assert!(!namespace.eviction.is_limit_breached.load(Relaxed));
@@ -306,7 +306,7 @@ fn after_a_load_as_much_goes_as_must() {
     }
     assert!((0..100).all(|key| exists(&namespace, "kept", key) && exists(&namespace, "", key)));
 
-    // More than there is: all but the last, then nothing.
+    // More than there are: all but the last bucket go, then nothing.
     limit_to(&namespace, 10);
     namespace.evict_after_load();
     assert_eq!(namespace.object_count(), 201);
