@@ -1,7 +1,7 @@
-//! The health check: disks that take longer than their like are outliers.
+//! The health check: disks that are slower than comparable ones are outliers.
 //!
-//! On with `enable-health-check`. A node alone has no other nodes to compare; what it judges are the disks of each
-//! namespace, by how long a read of a record takes on average.
+//! It is on with `enable-health-check`. It compares the disks of each namespace by the average time of reading a
+//! record. It does not compare nodes.
 //!
 //! # Threads
 //! The ticker measures; info threads read what it found.
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use crate::config::Config;
 use crate::namespace::Namespace;
 
-/// Time between two judgements, and the interval by which averages move on.
+/// Time between two evaluations, and the interval of the averages.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// An outlier lies above the third quartile by more than this many times the distance between the first and the third.
 const SPREADS: f64 = 3.0;
@@ -24,10 +24,10 @@ const CONFIDENCE_PCT_MIN: u32 = 50;
 /// Fewest disks of which one can be an outlier.
 const COMPARED_MIN: usize = 3;
 
-/// What the averages are of.
+/// Name of the averages.
 pub(crate) const DEVICE_READ_LATENCY: &str = "device_read_latency";
 
-/// A disk that takes longer than its like.
+/// A disk that is slower than comparable ones.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Outlier {
     pub(crate) namespace: String,
@@ -35,7 +35,7 @@ pub(crate) struct Outlier {
     pub(crate) confidence_pct: u32,
 }
 
-/// What the check has found.
+/// Results of the check.
 #[derive(Default)]
 pub(crate) struct Health {
     is_on: AtomicBool,
@@ -43,12 +43,12 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// Whether it is being measured.
+    /// Whether the check is on.
     pub(crate) fn is_on(&self) -> bool {
         self.is_on.load(Relaxed)
     }
 
-    /// Those found when it was judged last.
+    /// Outliers found by the last evaluation.
     pub(crate) fn outliers(&self) -> Vec<Outlier> {
         self.outliers.lock().clone()
     }
@@ -83,12 +83,12 @@ impl Health {
 /// The ticker's part.
 #[derive(Default)]
 pub(crate) struct HealthMonitor {
-    /// When it was judged last, or switched on.
+    /// Time of the last evaluation, or when the check was switched on.
     judged: Option<Instant>,
 }
 
 impl HealthMonitor {
-    /// Follows the configuration, and judges if it is time.
+    /// Follows the configuration, and evaluates if it is time.
     pub(crate) fn check(&mut self, config: &Config, namespaces: &[Arc<Namespace>], health: &Health) {
         match (config.service.enable_health_check.get(), self.judged) {
             (true, None) => {
@@ -146,24 +146,24 @@ mod tests {
         assert!(found(&[]).is_empty());
     }
 
-    /// Numbers worked out by hand after the C server's rule, just above and just below each bound.
+    /// Numbers computed by hand from the C server's rule, just above and just below each bound.
     #[test]
     fn the_bounds_are_those_of_the_established_server() {
         let none: [(&str, u32); 0] = [];
-        // Quarters 100 and 112 make a bound of 148; from 214 on it is sure enough, as 49.53 is rounded.
+        // The quartiles 100 and 112 make a bound of 148; from 214 on the confidence is enough, as 49.53 is rounded.
         check(&[112.0, 100.0, 213.0, 108.0, 104.0], &none);
         check(&[112.0, 100.0, 214.0, 108.0, 104.0], &[("2", 50)]);
-        // Quarters 10 and 190 make a bound of 730, which itself is not above.
+        // The quartiles 10 and 190 make a bound of 730; a value of 730 is not above it.
         check(&[10.0, 10.0, 100.0, 190.0, 730.0], &none);
         check(&[10.0, 10.0, 100.0, 190.0, 731.0], &[("4", 86)]);
-        // Of three the quarters are the lower two.
+        // The quartiles of three are the lower two.
         check(&[100.0, 100.0, 400.0], &[("2", 75)]);
         check(&[100.0, 50.0, 251.0], &[("2", 60)]);
         check(&[100.0, 50.0, 250.0], &none);
-        // Of four the third quarter is the third.
+        // The third quartile of four is the third.
         check(&[1.0, 2.0, 3.0, 9.0], &none);
         check(&[1.0, 2.0, 3.0, 9.1], &[("3", 78)]);
-        // As many as there are.
+        // There may be several outliers.
         check(&[60.0, 1.0, 1.0, 1.0, 50.0, 1.0], &[("4", 98), ("0", 98)]);
     }
 

@@ -1,4 +1,4 @@
-//! Which configuration the server runs with, and what is to be said about it.
+//! Chooses the configuration that the server runs with, and reports what is wrong with it.
 
 use std::fmt;
 use std::fs;
@@ -14,9 +14,9 @@ pub(super) struct Loaded {
     pub(super) config: Config,
     /// As written.
     pub(super) text: String,
-    /// What does not keep the server from starting.
+    /// Diagnostics that do not keep the server from starting.
     pub(super) warnings: Vec<Diagnostic>,
-    /// It is the built-in one.
+    /// Whether it is the built-in one.
     pub(super) developer: bool,
 }
 
@@ -66,7 +66,7 @@ fn load_with_default(options: &Options, default: &Path) -> Result<Loaded, Refusa
     let path = chosen.unwrap_or(default);
     match fs::read(path) {
         Ok(bytes) => {
-            // Comments may be in an encoding of their own; a parameter that is not UTF-8 is refused by name.
+            // Comments may be in another encoding; a parameter that is not UTF-8 is refused by name.
             let text = String::from_utf8_lossy(&bytes).into_owned();
             parse(text, &path.display().to_string(), false)
         }
@@ -80,7 +80,7 @@ fn load_with_default(options: &Options, default: &Path) -> Result<Loaded, Refusa
 fn parse(text: String, source: &str, developer: bool) -> Result<Loaded, Refusal> {
     match config::parse(&text, source) {
         Ok((config, warnings)) => match warnings.iter().find(|warning| warning.topic == Topic::Protection) {
-            // Nothing else matters beside it.
+            // This refusal is reported alone.
             Some(asked) => {
                 let refusal = Diagnostic { severity: Severity::Error, ..asked.clone() };
                 Err(Refusal::Faulty { source: source.to_owned(), diagnostics: vec![refusal] })
@@ -112,7 +112,7 @@ mod tests {
     fn a_file_that_was_asked_for_must_be_there() {
         let refusal = load_with_default(&with_file("/no/such/file"), Path::new("/")).unwrap_err().to_string();
         assert!(refusal.contains("/no/such/file") && refusal.contains("--dev"), "{refusal}");
-        // The default one may be missing, but if it is there it must be readable.
+        // The default file may be missing, but if it exists it must be readable.
         let refusal = load_with_default(&Options::default(), Path::new("/")).unwrap_err().to_string();
         assert!(refusal.starts_with("asd: cannot read the configuration file /:"), "{refusal}");
     }

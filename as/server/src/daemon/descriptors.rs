@@ -1,13 +1,13 @@
-//! File descriptors enough for the clients that may connect.
+//! Raises the limit of file descriptors to what the clients need.
 
 use cf::sys::limits::raise_open_files;
 
 use crate::config::set::OWN_DESCRIPTORS;
 use crate::config::{Config, NetworkConfig};
 
-/// Descriptors that every server has open: terminal, ports, log, what it waits with, and a few that come and go.
+/// Descriptors that every server has open: terminal, ports, log, epolls, and a few short-lived ones.
 const FEW: u64 = 16;
-/// Descriptors of a service thread and of a disk with its shadow.
+/// Descriptors of each service thread and of each disk with its shadow.
 const EACH: u64 = 2;
 
 /// Raises the limit of the process to what `proto-fd-max` needs. If the system allows less, `proto-fd-max` is lowered to
@@ -34,11 +34,12 @@ pub(super) fn provide(config: &Config) {
     }
 }
 
-/// If the limit is small, each port beside that of clients gets one in so many descriptors, and at least [`SHARE_MIN`].
+/// With a small limit, each port other than the client port gets one in this many descriptors, and at least
+/// [`SHARE_MIN`].
 const SMALL_SHARE: u64 = 20;
 const SHARE_MIN: u64 = 4;
 
-/// Lowers the limits of ports beside that of clients to their shares of `limit`; gives how many descriptors they may take.
+/// Lowers the limits of the ports other than the client port to their shares of `limit`; returns their sum.
 fn provide_ports(network: &NetworkConfig, limit: u64) -> u64 {
     let limits = &network.connection_limits;
     let ports = [
@@ -57,16 +58,15 @@ fn provide_ports(network: &NetworkConfig, limit: u64) -> u64 {
     sum
 }
 
-/// Descriptors that the server itself will have open, at the most, without those of its ports.
+/// Most descriptors that the server itself opens, without those of its ports.
 fn own_descriptors(config: &Config) -> u64 {
     let disks: usize = config.namespaces.iter().map(|namespace| namespace.storage.backings().len()).sum();
     let each = u64::from(config.service.service_threads.get()) + disks as u64;
     FEW + config.logging.len() as u64 + EACH * each
 }
 
-/// Number of client connections for which `limit` leaves room: half of a small limit, or what the server leaves of it if
-/// that is less. The other
-/// half is what ports and files beside those counted take.
+/// Number of client connections for which `limit` leaves room: half of a small limit, or what the server leaves of it
+/// if that is less. The other half is for ports and files beside those counted.
 fn clients_within(limit: u64, own: u64) -> u32 {
     let clients = limit.saturating_sub(own.max(OWN_DESCRIPTORS));
     let clients = clients.max((limit / 2).min(limit.saturating_sub(own)));
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(clients_within(15_512, 40), 15_000);
         assert_eq!(clients_within(1_024, 40), 512);
         assert_eq!(clients_within(256, 40), 128);
-        // Many service threads have descriptors of their own, and a small limit leaves room for few or none.
+        // Many service threads have descriptors of their own, so a small limit leaves room for few clients or none.
         assert_eq!(clients_within(15_512, 1_000), 14_512);
         assert_eq!(clients_within(1_024, 700), 324);
         assert_eq!(clients_within(50, 30), 20);

@@ -1,8 +1,8 @@
 //! The life of the process around the server: configuration, log, user, terminal, signals, end.
 //!
-//! Order matters and is that of [`run`]: what can go wrong for a person at the terminal comes before leaving
-//! it; files are opened as the user the server runs as; the process leaves the terminal while it has one
-//! thread; signals are blocked before the second thread starts.
+//! The order of the steps matters and is that of [`run`]: errors that a person at the terminal can correct are found
+//! before the process leaves it; files are opened as the user the server runs as; the process leaves the terminal while
+//! it has one thread; signals are blocked before the second thread starts.
 //!
 //! Threads: the calling one starts and stops the service and waits in between; `signals` takes signals.
 
@@ -29,9 +29,9 @@ use crate::version::{FERROSPIKE_VERSION, edition_and_build};
 use configuration::Loaded;
 use signals::{Request, Watch};
 
-/// What the process is there to run: the server, or a stand-in of a test.
+/// The service that the process runs: the server, or a stand-in of a test.
 pub trait Run {
-    /// What somebody who has just started it to try it may want to know.
+    /// Hints for somebody who has just started the server to try it.
     fn greeting(&self) -> String {
         String::new()
     }
@@ -41,19 +41,19 @@ pub trait Run {
     }
     /// Writes its state to the log.
     fn dump(&self);
-    /// Reads files anew that may have been replaced.
+    /// Reads again the files that may have been replaced.
     fn reload(&self) {}
     /// Stops cleanly: nothing acknowledged is lost.
     ///
     /// # Errors
-    /// When something is lost all the same.
+    /// When something acknowledged is lost anyway.
     fn stop(self) -> Result<(), String>;
 }
 
 /// Runs `start`'s service as `options` say, until somebody asks to stop.
 ///
-/// `start` gets the configuration and the options, and returns the service once it answers clients, or a
-/// sentence that says why it cannot. The log is ready, and the process is who and where it is to be.
+/// `start` gets the configuration and the options, and returns the service once it answers clients, or a sentence that
+/// says why it cannot. By then the log is open, and the process has its user and has left the terminal.
 pub fn run<S: Run>(options: &Options, start: impl FnOnce(Config, &Options) -> Result<S, String>) -> ExitCode {
     if options.version {
         say(&mut io::stdout(), format_args!("{}\nFerrospike {FERROSPIKE_VERSION}", edition_and_build()));
@@ -83,7 +83,7 @@ pub fn run<S: Run>(options: &Options, start: impl FnOnce(Config, &Options) -> Re
     }
 }
 
-/// Says everything that would stop a start with this configuration, on this machine and now.
+/// Reports everything that would stop a start with this configuration, on this machine and now.
 fn check<S: Run>(options: &Options, loaded: &Loaded) -> ExitCode {
     let Loaded { config, warnings, .. } = loaded;
     warnings.iter().for_each(|warning| say(&mut io::stderr(), format_args!("warning: {warning}")));
@@ -179,7 +179,7 @@ fn run_configured<S: Run>(
     Ok(())
 }
 
-/// The log as configured. Without any sink, lines go to the console: a server that says nothing helps nobody.
+/// The configured log. Without any sink, lines go to the console, so that the server is never silent.
 fn log_settings(config: &Config) -> Settings {
     let mut settings = config.log_settings();
     if settings.sinks.is_empty() {
@@ -197,15 +197,14 @@ fn become_configured_user(config: &Config) -> Result<(), String> {
     switch_user(user, group).map_err(|error| format!("cannot run as the configured user: {error}; {ADVICE}"))
 }
 
-/// Tells the service manager that started us, if one did. It may give up on us when it does not hear, so the log says
-/// why.
+/// Notifies the service manager, if one started us. It may give up on us if it hears nothing, so a failure is logged.
 fn tell_starter(state: &str) {
     if let Err(error) = notify(state) {
         cf::warning!(As, "cannot tell the service manager {state}: {error}");
     }
 }
 
-/// The pid file; a new-style daemon has none, as its service manager knows its number.
+/// The pid file; a new-style daemon has none, as its service manager knows its process id.
 fn pid_file(options: &Options, path: Option<&str>) -> Result<Option<PidFile>, String> {
     let Some(path) = path else { return Ok(None) };
     if options.fgdaemon {
@@ -217,7 +216,7 @@ fn pid_file(options: &Options, path: Option<&str>) -> Result<Option<PidFile>, St
         .map_err(|error| format!("cannot hold the pidfile {path}: {error}"))
 }
 
-/// Writes the configuration to the log, so that a log tells with what the server ran.
+/// Writes the configuration to the log, so that the log shows what the server ran with.
 fn echo(text: &str) {
     for line in text.lines().map(str::trim_end) {
         if !line.is_empty() && !line.trim_start().starts_with('#') {
@@ -230,7 +229,7 @@ fn sentence(error: impl fmt::Display) -> String {
     error.to_string()
 }
 
-/// Writes a line for the person who typed the command. It is no error if nobody reads it.
+/// Writes a line for the person who typed the command. A failure is ignored: nobody may be reading.
 fn say(to: &mut impl Write, text: fmt::Arguments<'_>) {
     let _ = writeln!(to, "{text}");
 }

@@ -1,10 +1,10 @@
-//! What signals do to the server.
+//! Handling of signals.
 //!
-//! The thread `signals` takes them one by one. SIGHUP reopens the log there, and has the service read its files anew. A request to stop ends the process at
-//! once while the service is still starting (which can take hours, and nothing has been acknowledged yet), and is
-//! handed to the thread that waits in [`Watch::next_request`] when it runs. What is acknowledged and not on disk yet is
-//! lost if that is not waited for. So SIGTERM can be repeated without harm, and only an impatient second SIGINT ends the
-//! process whatever the first one is doing.
+//! The thread `signals` takes them one by one. SIGHUP reopens the log there, and makes the service read its files
+//! again. A request to stop ends the process at once while the service is still starting (which can take hours, and
+//! nothing is acknowledged yet); once it runs, the request is handed to the thread that waits in
+//! [`Watch::next_request`], because acknowledged writes that are not on disk yet would be lost otherwise. So SIGTERM
+//! can be repeated without harm, and only a second SIGINT ends the process at once.
 
 use std::io;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::version::edition_and_build;
 pub(super) enum Request {
     Stop,
     Dump,
-    /// Read files anew.
+    /// Read files again.
     Reload,
 }
 
@@ -33,9 +33,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Starts the thread. Threads started before would get signals too, so there must be none.
+    /// Starts the thread. Threads started before it would get signals too, so there must be none.
     ///
-    /// It has no end of its own: it waits for signals as long as there is a process to get them.
+    /// The thread never ends: it waits for signals as long as the process runs.
     pub(super) fn start() -> io::Result<Self> {
         let signals = Signals::block()?;
         let (sender, requests) = unbounded();
@@ -45,14 +45,15 @@ impl Watch {
         Ok(Watch { requests, started })
     }
 
-    /// From now on a request to stop is left to the waiting thread.
+    /// From now on the waiting thread handles requests to stop.
     pub(super) fn service_started(&self) {
         self.started.store(true, Ordering::Release);
     }
 
     /// Waits for a request.
     pub(super) fn next_request(&self) -> Request {
-        // The other side is gone, so no request can come any more. A server that nothing can stop is worse than none.
+        // The sender is gone, so no request can come any more. The server stops, because otherwise nothing could stop
+        // it.
         self.requests.recv().unwrap_or(Request::Stop)
     }
 }
@@ -89,7 +90,7 @@ impl Watcher {
     fn stop(&mut self, signal: Signal) {
         let name = signal.name();
         if let Some(since) = self.stopping_since {
-            // A person who started the server through another program often signals both, and that program passes the signal on.
+            // A launcher often gets the signal as well and passes it on, so that it comes twice.
             if signal == Signal::Interrupt && since.elapsed() > SAME_REQUEST {
                 cf::warning!(As, "{name} received again, ending at once");
                 exit_now(1);
@@ -106,7 +107,7 @@ impl Watcher {
     }
 
     fn ask(&self, request: Request) {
-        // The other side is gone when the process is about to end.
+        // The receiver is gone when the process is about to end.
         let _ = self.sender.send(request);
     }
 }
