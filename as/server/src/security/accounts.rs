@@ -1,9 +1,9 @@
-//! Users and roles, and what administrators may do to them. Pure: a command yields the items of system metadata that it
-//! changes; the accounts change when the metadata says so.
+//! Users and roles, and the commands of administrators that change them. Pure: a command yields the items of system
+//! metadata that it changes; the accounts change when the metadata reports the items.
 //!
-//! Items, in module `security`: `user|NAME` holds the hash of the password and the names of roles, `role|NAME` privileges,
-//! addresses and quotas, both as JSON; `secret|token` what session tokens are signed with. The format is our own: that of
-//! the C server is not public.
+//! Items in module `security`: `user|NAME` holds the hash of the password and the names of roles, `role|NAME` holds
+//! privileges, addresses and quotas, both as JSON; `secret|token` is the key that signs session tokens. The format is
+//! our own: that of the C server is not public.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,12 +17,12 @@ use super::whitelist::Whitelist;
 
 const USER: &str = "user";
 const ROLE: &str = "role";
-/// Key of the item that session tokens are signed with, as base64.
+/// Key of the item with the secret that signs session tokens, as base64.
 pub(super) const SECRET_KEY: &str = "secret|token";
 /// Most roles of a user, privileges of a role: their count is a byte on the wire.
 const LIST_MAX: usize = 255;
 
-/// What tells a user from others of the same name that were dropped before. Users stored without one have 0.
+/// Tells a user from dropped ones of the same name. Users stored without one have 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct AccountId(pub(super) u64);
 
@@ -30,7 +30,7 @@ pub(super) struct AccountId(pub(super) u64);
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct User {
     pub(super) id: AccountId,
-    /// Hash of what clients send in place of the password, in the PHC format.
+    /// Hash of the credential, which clients send in place of the password, in the PHC format.
     pub(super) password: String,
     pub(super) roles: BTreeSet<String>,
 }
@@ -45,10 +45,10 @@ pub(super) struct Role {
     pub(super) write_quota: u32,
 }
 
-/// The privileges of a request, or what is wrong with them: that is told when nothing else is.
+/// The privileges of a request, or what is wrong with them; that error is reported only if there is no other.
 pub(super) type Privileges<'p> = Result<&'p [Privilege], ResultCode>;
 
-/// An item of system metadata that is to have this value, or none.
+/// The new value of an item of system metadata; `None` removes the item.
 pub(super) type ItemChange = (String, Option<String>);
 
 /// All users and roles.
@@ -125,8 +125,8 @@ fn role_item(name: &str, role: &Role) -> ItemChange {
 }
 
 impl Accounts {
-    /// Takes over an item of system metadata. Returns the names of the users whose rights may have changed; `None` if the
-    /// item is not one of ours.
+    /// Applies an item of system metadata. Returns the names of the users whose rights may have changed; `None` for an
+    /// unknown item.
     pub(super) fn apply(&mut self, key: &str, value: Option<&str>) -> Option<Vec<String>> {
         let (kind, name) = key.split_once('|')?;
         match (kind, value) {
@@ -152,12 +152,12 @@ impl Accounts {
         self.users.iter().map(|(name, user)| (name.as_str(), user))
     }
 
-    /// A role, predefined ones among them.
+    /// A role of this name, predefined or not.
     pub(super) fn role(&self, name: &str) -> Option<Role> {
         predefined(name).or_else(|| self.roles.get(name).cloned())
     }
 
-    /// All roles, by name.
+    /// All roles, predefined ones included, by name.
     pub(super) fn roles(&self) -> BTreeMap<String, Role> {
         let mut roles = self.roles.clone();
         for code in PrivilegeCode::ALL {
@@ -166,8 +166,8 @@ impl Accounts {
         roles
     }
 
-    /// Which user has this name now, and what follows from its roles; `None` if there is no such user. A role that is gone
-    /// gives nothing. Of several quotas the largest counts, if any do.
+    /// The id and the rights of the user with this name; `None` if there is no such user. A role that no longer exists
+    /// gives no rights. The largest quota of the roles counts, if quotas are enabled.
     pub(super) fn rights_of(&self, name: &str, has_quotas: bool) -> Option<(AccountId, Rights)> {
         let (mut rights, mut reads, mut writes) = (Rights::default(), 0, 0);
         let user = self.users.get(name)?;
@@ -272,7 +272,7 @@ impl Accounts {
         Ok(role_item(name, &role))
     }
 
-    /// Predefined roles cannot be changed: to those who want to, they do not exist.
+    /// The role of this name, to be changed. Predefined roles cannot be changed and count as missing.
     fn changed_role(&self, name: &str) -> Result<Role, ResultCode> {
         if predefined(name).is_some() {
             return Err(ResultCode::SecurityRole);
@@ -280,7 +280,7 @@ impl Accounts {
         self.roles.get(name).cloned().ok_or(ResultCode::SecurityRole)
     }
 
-    /// A role that is to get or lose privileges, of which there must be some.
+    /// The role of this name and the privileges to grant or revoke, which must not be empty.
     fn role_to_change_by<'p>(
         &self,
         name: &str,
@@ -308,7 +308,7 @@ impl Accounts {
     }
 
     /// # Errors
-    /// `SecurityRole` without such a role, `SecurityPrivilege` for none, or one that cannot be.
+    /// `SecurityRole` without such a role, `SecurityPrivilege` for no privilege or an invalid one.
     pub(super) fn grant_privileges(
         &self,
         name: &str,
@@ -320,7 +320,8 @@ impl Accounts {
     }
 
     /// # Errors
-    /// `SecurityRole` without such a role, `SecurityPrivilege` for none. A privilege that the role does not have is no error.
+    /// `SecurityRole` without such a role, `SecurityPrivilege` for no privilege. A privilege that the role lacks is no
+    /// error.
     pub(super) fn revoke_privileges(
         &self,
         name: &str,
@@ -331,10 +332,10 @@ impl Accounts {
         Ok(role_item(name, &role))
     }
 
-    /// Sets the addresses that a role may be used from; `None` for all.
+    /// Sets the addresses from which a role may be used; `None` allows all.
     ///
     /// # Errors
-    /// `SecurityRole` without such a role, `SecurityWhitelist` if these are no addresses.
+    /// `SecurityRole` without such a role, `SecurityWhitelist` for invalid addresses.
     pub(super) fn set_whitelist(
         &self,
         name: &str,
@@ -367,7 +368,7 @@ fn checked_whitelist(whitelist: Option<&str>) -> Result<String, ResultCode> {
     Ok(text.to_owned())
 }
 
-/// A set without a namespace, and names that cannot be, are wrong.
+/// Adds privileges to a role. A set without a namespace and invalid names are errors.
 fn add_privileges(role: &mut Role, privileges: &[Privilege]) -> Result<(), ResultCode> {
     let is_text = |text: &str| !text.chars().any(char::is_control);
     for privilege in privileges {
@@ -385,7 +386,7 @@ mod tests {
     use super::*;
     use crate::security::permission::{Permissions, Scope};
 
-    /// Accounts to which changes are applied at once.
+    /// Accounts that apply changes at once.
     #[derive(Default)]
     struct Applied(Accounts);
 

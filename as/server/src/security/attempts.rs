@@ -1,5 +1,5 @@
-//! Failed logins: who fails again and again, from one address for one user, is refused for a while without a look at the
-//! credential.
+//! Failed logins: after repeated failures for one user from one address, further attempts are refused for a while
+//! without a check of the credential.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Failures that cost nothing but themselves.
+/// Failures before further attempts are barred.
 const FREE_FAILURES: u32 = 5;
-/// How long the failure behind those bars further attempts. Each one more doubles it.
+/// Duration of the first bar. Each further failure doubles it.
 const FIRST_BAR: Duration = Duration::from_millis(500);
 const LONGEST_BAR: Duration = Duration::from_secs(60);
-/// Most pairs of user and address that are remembered; beyond, those whose time is over are forgotten.
+/// Most pairs of user and address that are remembered; beyond that, those whose time is over are forgotten.
 const REMEMBERED_MAX: usize = 10_000;
 
-/// The bits of an IPv6 address that tell one network from another.
+/// The leading bits of an IPv6 address that identify its network.
 const NETWORK_BITS: u32 = 64;
 
-/// Where somebody comes from who may have many addresses: an IPv4 address, or an IPv6 network.
+/// The origin of a client that may have many addresses: an IPv4 address, or an IPv6 network.
 pub(crate) fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -39,13 +39,13 @@ struct Failures {
 pub(super) struct Attempts(Mutex<HashMap<(String, IpAddr), Failures>>);
 
 impl Attempts {
-    /// Whether an attempt is refused without being looked at.
+    /// Whether an attempt is refused without a check.
     pub(super) fn is_barred(&self, user: &str, address: IpAddr, now: Instant) -> bool {
         let failures = self.0.lock();
         failures.get(&(user.to_owned(), origin(address))).is_some_and(|failures| now < failures.barred_until)
     }
 
-    /// An attempt has failed. Returns for how long further ones are barred.
+    /// Notes a failed attempt. Returns for how long further ones are barred.
     pub(super) fn fail(&self, user: &str, address: IpAddr, now: Instant) -> Duration {
         let mut all = self.0.lock();
         if all.len() >= REMEMBERED_MAX {
@@ -65,7 +65,7 @@ impl Attempts {
         bar
     }
 
-    /// An attempt has succeeded.
+    /// Notes a successful attempt.
     pub(super) fn succeed(&self, user: &str, address: IpAddr) {
         self.0.lock().remove(&(user.to_owned(), origin(address)));
     }

@@ -1,11 +1,11 @@
-//! The audit log: who logged in, who changed users, who was refused, who read or changed which records. Lines go to the
-//! context `audit`:
+//! The audit log: who logged in, who changed users, who was refused, who read or changed which records. Its lines go to
+//! the context `audit`:
 //!
 //! ```text
 //! OUTCOME | client: ADDRESS | authenticated user: NAME | action: ACTION | detail: DETAIL
 //! ```
 //!
-//! Never a password, a credential or a token.
+//! Lines never hold a password, a credential or a token.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ pub(crate) enum Report {
     Authentication,
     UserAdmin,
     SysAdmin,
-    /// An operation on records, asked for or not.
+    /// An operation on records, whether the settings ask for it or not.
     Data {
         is_asked_for: bool,
     },
@@ -39,7 +39,7 @@ impl Report {
     }
 }
 
-/// What became of an action, as the log says it.
+/// The result of an action in the words of the log.
 fn outcome(result: ResultCode) -> &'static str {
     match result {
         ResultCode::Ok => "permitted",
@@ -54,22 +54,22 @@ fn outcome(result: ResultCode) -> &'static str {
     }
 }
 
-/// Names and other texts of clients, on one line and in one field of it.
+/// Text of a client, made fit for one field of one line.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() || char == '|' { '?' } else { char }).collect()
 }
 
-/// Which operations on records of a user are reported.
+/// Which of a user's operations on records are reported.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct ReportedData {
-    /// All of them.
+    /// Whether all of them are.
     everywhere: bool,
-    /// Those in these namespaces, or in these sets of them.
+    /// Those in these namespaces, or in these sets of namespaces.
     places: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
 impl ReportedData {
-    /// From the settings, for a user of this name with these roles.
+    /// Reads the settings for a user of this name with these roles.
     pub(super) fn new(log: &SecurityLogParams, user: &str, roles: &BTreeSet<String>) -> Self {
         let place = |text: &String| match text.split_once(' ') {
             Some((namespace, set)) => (namespace.into(), Some(set.into())),
@@ -83,7 +83,7 @@ impl ReportedData {
         }
     }
 
-    /// Whether one there is reported.
+    /// Whether an operation in this place is reported.
     #[inline]
     pub(super) fn covers(&self, namespace: &[u8], set: &[u8]) -> bool {
         self.everywhere || !self.places.is_empty() && self.names(namespace, set)
@@ -97,7 +97,7 @@ impl ReportedData {
     }
 }
 
-/// Writes lines, as the settings ask for.
+/// Writes the lines that the settings ask for.
 pub(crate) struct AuditLog {
     config: Arc<Config>,
 }
@@ -107,7 +107,7 @@ impl AuditLog {
         AuditLog { config }
     }
 
-    /// Writes a line, if the settings ask for it. Texts of clients in `detail` are [`printable`].
+    /// Writes a line, if the settings ask for it. Clients' texts in `detail` must be [`printable`].
     pub(crate) fn write(
         &self,
         report: Report,

@@ -1,4 +1,4 @@
-//! The requests of the security protocol: logging in, and what administrators ask for.
+//! The requests of the security protocol: logins and the commands of administrators.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use super::token::{self, Token};
 use super::{AccessControl, new_account_id};
 use crate::smd::Module;
 
-/// What clients send in place of the password `nopassword`: its user logs in by certificate alone.
+/// The credential that clients send for the password `nopassword`: its user logs in by certificate alone.
 pub(super) const NO_PASSWORD: &[u8] = b"$2a$10$7EqJtq98hPqEX7fNZaFWoOePA2sZy..tlOF99W2N0g5KZ3dLaw8WO";
 
-/// What clients send in place of a quota that is to stay as it is.
+/// The value that clients send for a quota that stays as it is.
 const SAME_QUOTA: u32 = u32::MAX;
 
-/// What a command comes to: an answer with more than a result, or just a result.
+/// Result of a command: an answer with content, or only a result code.
 type Answer = Result<Option<Vec<u8>>, ResultCode>;
 
-/// Who is at the other end of a connection, as far as the connection itself tells.
+/// The other end of a connection, as far as the connection itself tells.
 pub(crate) struct Peer<'a> {
     pub(crate) address: SocketAddr,
-    /// The name in its certificate, which has been verified.
+    /// The name in its verified certificate.
     pub(crate) certificate_name: Option<&'a str>,
 }
 
@@ -36,14 +36,15 @@ pub(crate) struct Peer<'a> {
 struct Call<'a> {
     access: &'a AccessControl,
     request: &'a Request<'a>,
-    /// Whose the connection is before the command.
+    /// The standing of the connection before the command.
     standing: Standing,
     client: SocketAddr,
     certificate_name: Option<&'a str>,
 }
 
 impl AccessControl {
-    /// The frames that answer a request, for a security thread. A login is for `session`, of a connection of `peer`.
+    /// The frames that answer a request; called on a security thread. A login is for `session`, the session of `peer`'s
+    /// connection.
     pub(crate) fn answer(&self, body: &[u8], session: &Arc<Session>, peer: &Peer<'_>) -> Vec<u8> {
         let Peer { address: client, certificate_name } = *peer;
         let request = match Request::parse(body) {
@@ -59,7 +60,7 @@ impl AccessControl {
         let answer = call.run(command);
         let result = answer.as_ref().err().copied().unwrap_or(ResultCode::Ok);
         let (report, user) = match command {
-            // Whoever failed is in the detail.
+            // The detail names the user who failed.
             Command::Login | Command::Authenticate => (Report::Authentication, session.user_name()),
             _ => (Report::UserAdmin, user),
         };
@@ -72,19 +73,19 @@ impl AccessControl {
     }
 }
 
-/// What the answer to a request takes.
+/// The effort that an answer takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum SecurityWork {
-    /// Next to nothing.
+    /// A look at the accounts.
     Look,
-    /// A slow hash: somebody logs in who has not been verified before.
+    /// A slow hash: the user has not been verified before.
     Verification,
-    /// A change of users or roles, in the whole cluster and on disk.
+    /// A change of users or roles in the whole cluster and on disk.
     Change,
 }
 
 impl AccessControl {
-    /// What it takes to answer a request of `client`.
+    /// The effort of answering a request of `client`.
     pub(crate) fn work_of(&self, body: &[u8], client: SocketAddr) -> SecurityWork {
         let Ok(request) = Request::parse(body) else { return SecurityWork::Look };
         match Command::from_code(request.command) {
@@ -125,7 +126,7 @@ fn role_of<'a>(request: &Request<'a>) -> Result<&'a str, ResultCode> {
     }
 }
 
-/// What clients send in place of a password is text of a known form.
+/// Checks the form of a credential, which clients send in place of a password.
 fn checked_credential(credential: Option<&[u8]>) -> Result<&[u8], ResultCode> {
     let is_credential = |bytes: &&[u8]| {
         bytes.len() == security::CREDENTIAL_SIZE && bytes.starts_with(b"$2") && bytes.is_ascii()
@@ -148,7 +149,7 @@ impl Call<'_> {
             _ => {}
         }
         self.check_administrator(false)?;
-        // The slow part comes before anything is locked.
+        // The slow hash comes before any lock is taken.
         let password = match command {
             Command::CreateUser | Command::SetPassword => {
                 user_of(self.request)?;
@@ -161,7 +162,7 @@ impl Call<'_> {
         self.store(changes)
     }
 
-    /// What a command of an administrator changes. `password` is the hash of the new one, if there is one.
+    /// The changes of an administrator's command. `password` is the hash of the new password, if there is one.
     fn changes_of(&self, command: Command, password: String) -> Result<Vec<ItemChange>, ResultCode> {
         let request = self.request;
         let accounts = self.access.accounts.read();
@@ -202,7 +203,7 @@ impl Call<'_> {
         Ok(vec![change])
     }
 
-    /// The quotas of the request, without those that are to stay as they are.
+    /// The quotas of the request, without those that stay as they are.
     fn quotas(&self) -> Result<(Option<u32>, Option<u32>), ResultCode> {
         let given = |quota: Option<u32>| quota.filter(|quota| *quota != SAME_QUOTA);
         let quotas = (given(self.request.read_quota), given(self.request.write_quota));
@@ -225,7 +226,7 @@ impl Call<'_> {
         })
     }
 
-    /// Stores changes; they are in force afterwards.
+    /// Stores changes; they are in force when it returns.
     fn store(&self, changes: Vec<ItemChange>) -> Answer {
         for (key, value) in changes {
             let smd = &self.access.smd;
@@ -241,7 +242,7 @@ impl Call<'_> {
         Ok(None)
     }
 
-    /// Verifies a credential. Who fails too often is not even looked at for a while.
+    /// Verifies a credential. After too many failures, attempts are refused for a while without verification.
     fn verify(&self, name: &str, credential: Option<&[u8]>) -> Result<User, ResultCode> {
         let access = self.access;
         let (address, now) = (self.client.ip(), Instant::now());
@@ -272,7 +273,7 @@ impl Call<'_> {
         Err(result)
     }
 
-    /// The connection is the user's from now on, if its address is one of those allowed.
+    /// Gives the connection to the user, if its address is allowed.
     fn enter(&self, name: &str) -> Result<(), ResultCode> {
         let user: Arc<UserRights> = self.access.user_rights(name).ok_or(ResultCode::SecurityUser)?;
         if !user.rights().allow_address(self.client.ip()) {
@@ -294,14 +295,14 @@ impl Call<'_> {
         self.enter_with_token(name, &user)
     }
 
-    /// A login without a word: the name in the client's certificate is that of the user.
+    /// A login without user and credential: the name in the client's certificate is the user's name.
     fn login_by_certificate(&self) -> Answer {
         let name = self.certificate_name.ok_or(ResultCode::SecurityCredential)?;
         let user = self.access.accounts.read().user(name).cloned().ok_or(ResultCode::SecurityUser)?;
         self.enter_with_token(name, &user)
     }
 
-    /// The connection is the user's from now on; the answer holds a token for further ones.
+    /// Gives the connection to the user; the answer holds a token for further connections.
     fn enter_with_token(&self, name: &str, user: &User) -> Answer {
         self.enter(name)?;
         let security = self.access.config.security.as_ref();
@@ -315,14 +316,14 @@ impl Call<'_> {
 
     fn authenticate(&self) -> Answer {
         let Some(bytes) = self.request.session_token else {
-            // Clients without session tokens.
+            // The client has no session token.
             let name = user_of(self.request)?;
             self.verify(name, self.request.credential)?;
             return self.enter(name).map(|()| None);
         };
         let secret = self.access.secret.read().ok_or(ResultCode::Unknown)?;
         let token = Token::read(&secret, bytes).ok_or(ResultCode::SecurityCredential)?;
-        // Who names no user is the one in the certificate.
+        // A request without a user means the one in the certificate.
         let name = self.request.user.or(self.certificate_name);
         if name.is_some_and(|name| name != token.user) {
             return Err(ResultCode::SecurityCredential);
@@ -340,7 +341,7 @@ impl Call<'_> {
         self.enter(token.user).map(|()| None)
     }
 
-    /// Everybody may change the own password who knows the old one.
+    /// Changes the user's own password. It needs no permission but the old password.
     fn change_password(&self) -> Answer {
         let own = self.standing.logged_in()?;
         let name = user_of(self.request)?;
@@ -358,7 +359,7 @@ impl Call<'_> {
         self.store(vec![change])
     }
 
-    /// Whether the user may ask for what is not its own.
+    /// Checks that the user may change other accounts, or only its own if `is_own`.
     fn check_administrator(&self, is_own: bool) -> Result<(), ResultCode> {
         let wanted = if is_own { Permissions::NONE } else { Permissions::USER_ADMIN };
         self.standing.logged_in()?.check(wanted, Scope::Server, Charge::None)
@@ -412,7 +413,7 @@ impl Call<'_> {
         Ok(Some(replies.finish()))
     }
 
-    /// What the audit log says of the request. It names no secrets.
+    /// The audit log's description of the request, without secrets.
     fn detail(&self) -> String {
         let request = self.request;
         let mut parts = Vec::new();
@@ -439,7 +440,7 @@ impl Call<'_> {
     }
 }
 
-/// What the audit log calls a privilege: those of old by letters.
+/// The audit log's name of a privilege: letters for the oldest ones.
 fn logged_name(code: PrivilegeCode) -> &'static str {
     match code {
         PrivilegeCode::UserAdmin => "u",
@@ -453,7 +454,7 @@ fn logged_name(code: PrivilegeCode) -> &'static str {
     }
 }
 
-/// A user that logs in by certificate alone gets no password.
+/// Refuses to give a password to a user that logs in by certificate alone.
 fn refuse_without_password(user: Option<&User>) -> Result<(), ResultCode> {
     match user {
         Some(user) if user.password.is_empty() => Err(ResultCode::SecurityPasswordForbidden),

@@ -1,8 +1,8 @@
-//! Access control: users, roles and what they may do, sessions, quotas, the audit log. On with a `security` context in the
-//! configuration; then nobody does anything before a login.
+//! Access control: users, roles and their permissions, sessions, quotas, the audit log. It is on with a `security`
+//! context in the configuration; then nothing is permitted before a login.
 //!
-//! Users and roles are items of system metadata (`accounts.rs`), so that they are durable and the same in a whole cluster. A
-//! command of an administrator sets items; what is in force changes when the metadata tells of them.
+//! Users and roles are items of system metadata (`accounts.rs`), so that they are durable and the same in the whole
+//! cluster. An administrator's command sets items; the rights in force change when the metadata reports them.
 //!
 //! # Threads
 //! The security threads carry out all requests of the security protocol: they hash passwords and wait for the disk. Service
@@ -57,7 +57,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The first administrator.
 const FIRST_ADMINISTRATOR: &str = "admin";
 const FIRST_PASSWORD: &str = "admin";
-/// Cost and salt with which all clients hash passwords.
+/// Cost and salt with which every client hashes passwords.
 const CLIENT_COST: u32 = 10;
 const CLIENT_SALT: &[u8; 16] =
     &[0xf4, 0x6b, 0x0b, 0xbe, 0xcf, 0xfe, 0x8d, 0x1b, 0x06, 0x67, 0xd8, 0x4f, 0x6d, 0xc1, 0xd8, 0xa9];
@@ -77,7 +77,7 @@ pub enum SecurityError {
     Secret,
 }
 
-/// Looks whether a first start could read the password of its first user.
+/// Checks that a first start could read the password of its first user.
 ///
 /// # Errors
 /// When it needs `default-password-file` and cannot read it.
@@ -104,14 +104,14 @@ pub(crate) struct AccessControl {
     config: Arc<Config>,
     smd: Arc<Smd>,
     verifier: Verifier,
-    /// What tokens are signed with.
+    /// The secret that signs tokens.
     secret: RwLock<Option<Secret>>,
     accounts: RwLock<Accounts>,
     /// Users that have logged in since the start.
     users: Mutex<HashMap<String, Arc<UserRights>>>,
-    /// Shared by all users and sessions, which note and see them.
+    /// The change counter shared by all users and sessions.
     noted: Arc<Changes>,
-    /// One change at a time.
+    /// Serializes changes.
     changes: Mutex<()>,
     attempts: Attempts,
     pub(crate) log: Arc<AuditLog>,
@@ -120,7 +120,8 @@ pub(crate) struct AccessControl {
 }
 
 impl AccessControl {
-    /// Access control with what the system metadata holds. Without any user, there is one administrator afterwards.
+    /// Opens access control with the users and roles in the system metadata. If there is no user, it creates one
+    /// administrator.
     ///
     /// # Errors
     /// When the metadata cannot be stored, or the system has no random bytes.
@@ -149,7 +150,7 @@ impl AccessControl {
         Ok(access)
     }
 
-    /// Acts on items of the metadata.
+    /// Applies items of the metadata.
     fn accept(&self, items: &[&SmdItem]) {
         let mut concerned = Vec::new();
         let mut accounts = self.accounts.write();
@@ -169,7 +170,7 @@ impl AccessControl {
             let Some(user) = users.get(&name) else { continue };
             match self.rights_of(&accounts, &name) {
                 Some((id, rights)) if id == user.id() => user.replace(rights),
-                // Whoever has the name from now on is another user.
+                // The name now belongs to another user.
                 _ => {
                     user.retire();
                     users.remove(&name);
@@ -217,7 +218,7 @@ impl AccessControl {
         Arc::new(Session::new(client, Arc::clone(&self.log), Arc::clone(&self.noted)))
     }
 
-    /// Which user has this name, and what that user may do now.
+    /// The id of the user with this name and its current rights.
     fn rights_of(&self, accounts: &Accounts, name: &str) -> Option<(AccountId, Rights)> {
         let security = self.config.security.as_ref();
         let has_quotas = security.is_some_and(|security| security.params.enable_quotas.get());
@@ -228,7 +229,7 @@ impl AccessControl {
         Some((id, rights))
     }
 
-    /// The settings of the audit log or of quotas have changed: they count for users that are logged in too.
+    /// Applies changed settings of the audit log or of quotas, also to users that are logged in.
     pub(crate) fn settings_changed(&self) {
         let accounts = self.accounts.read();
         let users = self.users.lock();
@@ -241,9 +242,9 @@ impl AccessControl {
         }
     }
 
-    /// What connections of the user share; `None` if there is no such user.
+    /// The state that the user's connections share; `None` if there is no such user.
     fn user_rights(&self, name: &str) -> Option<Arc<UserRights>> {
-        // Held until the rights are in force: a change that comes meanwhile replaces them afterwards.
+        // The lock is held until the rights are in force: a change that comes meanwhile replaces them afterwards.
         let accounts = self.accounts.read();
         let (id, rights) = self.rights_of(&accounts, name)?;
         let mut users = self.users.lock();
@@ -254,7 +255,8 @@ impl AccessControl {
         Some(user)
     }
 
-    /// Body of the thread that ends each second in the figures of all users, until `stopping` is set and it is unparked.
+    /// Body of the thread that adds each second to the figures of all users, until `stopping` is set and it is
+    /// unparked.
     pub(crate) fn run_ticks(&self, stopping: &AtomicBool) {
         let mut next = Instant::now() + SECOND;
         while !stopping.load(Acquire) {
@@ -280,7 +282,7 @@ fn new_account_id() -> Result<AccountId, getrandom::Error> {
     random().map(|bytes| AccountId(u64::from_le_bytes(bytes)))
 }
 
-/// What clients send in place of `password`.
+/// The credential that clients send for `password`.
 fn credential_of(password: &str) -> Result<String, bcrypt::BcryptError> {
     let parts = bcrypt::hash_with_salt(password, CLIENT_COST, *CLIENT_SALT)?;
     Ok(parts.format_for_version(bcrypt::Version::TwoA))

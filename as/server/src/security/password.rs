@@ -1,9 +1,9 @@
-//! Passwords: how they are kept, and how they are verified quickly.
+//! Passwords: how they are stored, and how they are verified quickly.
 //!
-//! Clients never send a password but its bcrypt hash with a fixed salt, the credential; whoever knows that can log in. So it
-//! is hashed again, by Argon2id with a salt of its own. That is slow on purpose. Clients that log in for each connection
-//! would be slow too: the credential that was last found right is remembered, as a digest with a key that only this process
-//! has.
+//! Clients do not send a password but its bcrypt hash with a fixed salt, the credential. Whoever knows the credential
+//! can log in, so it is hashed again, by Argon2id with a salt of its own, which is slow on purpose. To keep clients
+//! fast that log in for each connection, the last credential that was right is remembered as a digest, keyed with a
+//! secret of this process.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use hmac::{Hmac, Mac};
 use parking_lot::Mutex;
 use sha2::Sha256;
 
-/// Memory, passes and lanes of Argon2id: what OWASP recommends for one lane.
+/// Memory, passes and lanes of Argon2id, as OWASP recommends for one lane.
 const ARGON_MEMORY_KIB: u32 = 19 << 10;
 const ARGON_PASSES: u32 = 2;
 const ARGON_LANES: u32 = 1;
@@ -38,7 +38,7 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     Ok(bytes)
 }
 
-/// A digest of `parts` by `key`, which tells where each part ends.
+/// A digest of `parts` by `key`; it depends on where each part ends.
 pub(super) fn keyed_digest(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any size");
     for part in parts {
@@ -51,7 +51,7 @@ pub(super) fn keyed_digest(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
 /// Verifies credentials.
 pub(super) struct Verifier {
     key: [u8; 32],
-    /// By user: the hash at that time and the digest of the right credential.
+    /// By user: the stored hash and the digest of the credential that matched it.
     remembered: Mutex<HashMap<String, (String, Digest)>>,
 }
 
@@ -62,7 +62,7 @@ impl Verifier {
         Ok(Verifier { key: random()?, remembered: Mutex::default() })
     }
 
-    /// The hash to keep of a credential. Takes some 20 ms.
+    /// The hash to store for a credential. Takes some 20 ms.
     ///
     /// # Errors
     /// When the system has no random bytes.
@@ -73,7 +73,7 @@ impl Verifier {
         Ok(hash.to_string())
     }
 
-    /// Whether `credential` is the one that was found to be right before for `hash`, the user's. Quick.
+    /// Whether `credential` is the one that was verified before against `hash`, the user's. Quick.
     pub(super) fn remembers(&self, user: &str, hash: &str, credential: &[u8]) -> bool {
         let known = self.remembered.lock().get(user).cloned();
         known.is_some_and(|(known_hash, digest)| {
@@ -85,7 +85,7 @@ impl Verifier {
         keyed_digest(&self.key, &[user.as_bytes(), credential])
     }
 
-    /// Whether `credential` is the one that `hash`, the user's, is of. Takes some 20 ms if it is not
+    /// Whether `credential` matches `hash`, the user's. Takes some 20 ms unless the credential is
     /// [remembered](Self::remembers).
     pub(super) fn verify(&self, user: &str, hash: &str, credential: &[u8]) -> bool {
         if self.remembers(user, hash, credential) {
@@ -104,7 +104,7 @@ impl Verifier {
         true
     }
 
-    /// Takes as long as a verification, so that time does not tell which users exist.
+    /// Takes as long as a verification, so that the time does not reveal which users exist.
     pub(super) fn verify_nobody(&self, credential: &[u8]) {
         let salt = SaltString::encode_b64(&self.key[..16]).expect("a salt of 16 bytes");
         let _ = argon2().hash_password(credential, &salt);

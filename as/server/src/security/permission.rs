@@ -1,4 +1,4 @@
-//! What a user may do: permissions, which of them a privilege carries, and the rights that follow from a user's roles.
+//! Permissions, the permissions that each privilege carries, and the rights that follow from a user's roles.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -61,13 +61,13 @@ impl Permissions {
         self.0 & wanted.0 == wanted.0
     }
 
-    /// The name of the first of them.
+    /// The name of the first permission in the set.
     pub(crate) fn name(self) -> &'static str {
         NAMES.iter().find(|(permission, _)| self.contains(*permission)).map_or("none", |(_, name)| name)
     }
 }
 
-/// What a privilege of this kind carries.
+/// The permissions that a privilege of this kind carries.
 pub(crate) const fn permissions_of(code: PrivilegeCode) -> Permissions {
     const DATA_ADMIN: Permissions = Permissions::UDF_ADMIN
         .and(Permissions::SINDEX_ADMIN)
@@ -97,30 +97,30 @@ pub(crate) const fn permissions_of(code: PrivilegeCode) -> Permissions {
     }
 }
 
-/// Where something is to be done.
+/// The place of an action.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Scope<'a> {
-    /// Nowhere in particular: only privileges for all namespaces count.
+    /// No place in particular: only privileges for all namespaces count.
     Server,
-    /// In a set of a namespace; an empty set stands for records without one, and for a whole namespace.
+    /// A set of a namespace; an empty set stands for records without one, and for a whole namespace.
     Set { namespace: &'a [u8], set: &'a [u8] },
 }
 
-/// What follows from the roles of a user.
+/// Rights that follow from the roles of a user.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Rights {
-    /// Everywhere.
+    /// Permissions everywhere.
     everywhere: Permissions,
-    /// By namespace, in all of it.
+    /// Permissions in a whole namespace.
     namespaces: BTreeMap<Vec<u8>, Permissions>,
-    /// By namespace and set.
+    /// Permissions by namespace and set.
     sets: BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Permissions>>,
-    /// Where the user may connect from; `None` from everywhere.
+    /// Where the user may connect from; `None` allows all addresses.
     whitelist: Option<Whitelist>,
     /// Most reads and writes per second.
     pub(super) read_quota: Quota,
     pub(super) write_quota: Quota,
-    /// Which of the user's operations the audit log tells of.
+    /// Which of the user's operations the audit log reports.
     pub(super) reported: ReportedData,
 }
 
@@ -136,12 +136,12 @@ impl Rights {
         *place = place.and(permissions);
     }
 
-    /// Adds the addresses that a role may be used from. Several roles with addresses allow those of all.
+    /// Adds the addresses from which a role may be used. Several roles with addresses allow all of them together.
     pub(super) fn add_whitelist(&mut self, whitelist: &Whitelist) {
         self.whitelist.get_or_insert_default().extend(whitelist);
     }
 
-    /// Whether `wanted` is allowed there, all of it.
+    /// Whether all of `wanted` is allowed in `scope`.
     #[inline]
     pub(crate) fn allow(&self, wanted: Permissions, scope: Scope<'_>) -> bool {
         if self.everywhere.contains(wanted) {
@@ -202,7 +202,7 @@ mod tests {
         assert!(!rights.allow(Permissions::READ, Scope::Server));
         assert!(rights.allow(Permissions::WRITE, set("test", "")));
         assert!(rights.allow(Permissions::WRITE, set("test", "b")));
-        // One privilege allows the one, another the other.
+        // Two privileges allow it together.
         assert!(rights.allow(Permissions::WRITE.and(Permissions::READ), set("test", "a")));
         assert!(!rights.allow(Permissions::WRITE.and(Permissions::READ), set("test", "b")));
     }

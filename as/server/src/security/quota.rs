@@ -1,8 +1,8 @@
-//! How often a user does something, and whether that is within its quota.
+//! Rates of a user's operations, and the check against its quota.
 //!
-//! A quota is a number of records in a second of the clock: operations on single records, and what running queries may read or
-//! change by the rates that they were begun with. What is refused does not count. The figure for administrators is the
-//! average of the time between ticks, in which the last one has the weight `1 / tps-weight`.
+//! A quota is a number of records in a second of the clock. Operations on single records count, and queries count with
+//! the rate limits that they were started with. Refused operations do not count. The figure for administrators is a
+//! moving average over ticks, in which the last tick has the weight `1 / tps-weight`.
 //!
 //! # Locks
 //! None. Operations are counted in the shard of their thread; only those of a user with a quota share one number.
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use cf::counters::Counters;
 
-/// Threads that count by themselves; further ones share a number.
+/// Threads with a counter of their own; further ones share a counter.
 const OWN_SHARDS: usize = 16;
 
 /// How a request counts against quotas.
@@ -23,20 +23,20 @@ pub(crate) enum Charge {
     Write,
 }
 
-/// How much of a kind a user may do in a second.
+/// How much of one kind a user may do in a second.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) enum Quota {
     /// Nothing is counted: `enable-quotas` is off.
     #[default]
     Off,
-    /// As much as it likes. It is counted.
+    /// No limit, but counted.
     Unlimited,
-    /// So many records.
+    /// This many records.
     Limited(u32),
 }
 
 impl Quota {
-    /// From the number that roles and answers have, where 0 is no limit.
+    /// The quota of a role's or answer's number, where 0 is no limit.
     pub(super) fn new(is_enabled: bool, number: u32) -> Self {
         match number {
             _ if !is_enabled => Quota::Off,
@@ -54,20 +54,20 @@ impl Quota {
     }
 }
 
-/// What a user does of one kind.
+/// A user's activity of one kind.
 pub(super) struct Rate {
     zero: Instant,
-    /// Of a user with a quota: the second in the upper 32 bits, its operations in the lower ones.
+    /// For a user with a quota: the second in the upper 32 bits, its operations in the lower ones.
     now: AtomicU64,
-    /// Operations on single records, ever.
+    /// Operations on single records so far.
     done: Counters<1>,
-    /// As many of them as were done at the last tick. Ticks come from one thread.
+    /// Value of `done` at the last tick. Ticks come from one thread.
     ticked: AtomicU64,
-    /// Average of the seconds before, in thousandths of an operation.
+    /// Moving average per tick, in thousandths of an operation.
     average_milli: AtomicU64,
-    /// Records per second that running queries may take.
+    /// Records per second reserved by running queries.
     reserved: AtomicU32,
-    /// Running queries without a limit.
+    /// Number of running queries without a limit.
     limitless: AtomicU32,
 }
 
@@ -110,7 +110,7 @@ impl Rate {
         taken.is_ok()
     }
 
-    /// Ends a second: takes what was done since the last one into the average. Called by one thread.
+    /// Ends a second: adds the operations since the last one to the average. Called by one thread.
     pub(super) fn tick(&self, weight: u32) {
         let done = self.done.get(0);
         let count = done.wrapping_sub(self.ticked.swap(done, Relaxed));
@@ -119,18 +119,19 @@ impl Rate {
         self.average_milli.store((average * (weight - 1) + count * 1_000) / weight, Relaxed);
     }
 
-    /// Operations in a second, on average.
+    /// Average operations per second.
     fn per_second(&self) -> u32 {
         u32::try_from(self.average_milli.load(Relaxed).div_ceil(1_000)).unwrap_or(u32::MAX)
     }
 
-    /// What administrators are told: the quota, operations and records of queries per second, queries without a limit.
+    /// The figures for administrators: the quota, operations and records of queries per second, queries without a
+    /// limit.
     pub(super) fn figures(&self, quota: Quota) -> [u32; 4] {
         [quota.number(), self.per_second(), self.reserved.load(Relaxed), self.limitless.load(Relaxed)]
     }
 
-    /// Whether a query of `records_per_second`, 0 of which is no limit, is within the quota beside what else is done; it counts
-    /// until it is [given back](Self::give_back).
+    /// Whether a query of `records_per_second`, where 0 is no limit, fits into the quota beside other activity; it
+    /// counts until it is [given back](Self::give_back).
     pub(super) fn reserve(&self, records_per_second: u32, quota: Quota) -> bool {
         let limit = match quota {
             Quota::Limited(_) if records_per_second == 0 => return false,
@@ -145,7 +146,7 @@ impl Rate {
         self.reserved.fetch_update(Relaxed, Relaxed, sum).is_ok()
     }
 
-    /// Ends what [`reserve`](Self::reserve) has begun.
+    /// Ends a [reservation](Self::reserve).
     pub(super) fn give_back(&self, records_per_second: u32) {
         match records_per_second {
             0 => self.limitless.fetch_sub(1, Relaxed),
@@ -198,7 +199,7 @@ mod tests {
         assert_eq!(rate.figures(Quota::Unlimited), [0, 0, 5_070, 1]);
         [0, 5_000, 70].into_iter().for_each(|rate_of_query| rate.give_back(rate_of_query));
         assert_eq!(rate.figures(Quota::Unlimited), [0, 0, 0, 0]);
-        // What is done counts against queries too.
+        // Operations done count against queries too.
         (0..60).for_each(|_| assert!(rate.take_at(2, 100)));
         rate.done.add(0, 60);
         rate.tick(1);

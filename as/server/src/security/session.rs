@@ -1,14 +1,14 @@
-//! Who is at the other end of a connection, and what that user may do now.
+//! Sessions: the user of each connection, and that user's current rights.
 //!
-//! A user that is logged in somewhere has one [`UserRights`], which all its connections share. When its roles change, the
-//! rights in it are replaced: every connection has the new ones with its next request, a batch with its next turn. A user
-//! that is dropped and made again is another user: connections of the former stay without rights.
+//! A logged-in user has one [`UserRights`], which all its connections share. When its roles change, the rights in it
+//! are replaced: connections use the new ones with their next request, a batch with its next turn. A user that is
+//! dropped and created again is another user: connections of the former stay without rights.
 //!
-//! A thread that carries out requests of a session keeps a [`Standing`]: whose it is and with which rights. It is looked up
-//! anew when the number of [`Changes`] is another one.
+//! A thread that carries out requests of a session keeps a [`Standing`]: the user and its rights. It is looked up again
+//! when the number of [`Changes`] has changed.
 //!
 //! # Locks
-//! None on the way of a request: it reads a number that hardly ever changes.
+//! A request takes none: it reads a number that hardly ever changes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use super::audit::{AuditLog, Report};
 use super::permission::{Permissions, Rights, Scope};
 use super::quota::{Charge, Quota, Rate};
 
-/// How often any rights have changed, or a session has got another user.
+/// Counts changes of any rights, and of the users of sessions.
 #[derive(Default)]
 pub(super) struct Changes(CachePadded<AtomicU64>);
 
@@ -41,12 +41,12 @@ impl Changes {
     }
 }
 
-/// A user that is logged in.
+/// A logged-in user.
 pub(crate) struct UserRights {
     name: String,
     id: AccountId,
     rights: ArcSwap<Rights>,
-    /// The user does not exist any more. Never unset.
+    /// Whether the user was dropped. Never unset.
     is_retired: AtomicBool,
     changes: Arc<Changes>,
     connections: AtomicU32,
@@ -72,7 +72,7 @@ impl UserRights {
         self.id
     }
 
-    /// Gives the user other rights, unless they are what it has.
+    /// Replaces the user's rights, unless they are the same.
     pub(super) fn replace(&self, rights: Rights) {
         if **self.rights.load() != rights {
             self.rights.store(Arc::new(rights));
@@ -80,7 +80,7 @@ impl UserRights {
         }
     }
 
-    /// The user was dropped.
+    /// Takes all rights from a dropped user.
     pub(super) fn retire(&self) {
         self.is_retired.store(true, Release);
         self.rights.store(Arc::default());
@@ -91,10 +91,10 @@ impl UserRights {
         self.rights.load_full()
     }
 
-    /// Its rights, for somebody at `address`.
+    /// The user's rights, for a client at `address`.
     ///
     /// # Errors
-    /// `NotAuthenticated` if the user does not exist any more, `NotWhitelisted`.
+    /// `NotAuthenticated` if the user was dropped, `NotWhitelisted`.
     fn rights_at(&self, address: IpAddr) -> Result<Arc<Rights>, ResultCode> {
         let rights = self.rights();
         if self.is_retired.load(Acquire) {
@@ -106,7 +106,7 @@ impl UserRights {
         }
     }
 
-    /// What counts requests of this kind, and how much the user may do of them.
+    /// The counter of requests of this kind, and the user's quota for them.
     pub(super) fn counted(&self, charge: Charge) -> Option<(&Rate, Quota)> {
         match charge {
             Charge::None => None,
@@ -115,16 +115,16 @@ impl UserRights {
         }
     }
 
-    /// Connections of the user.
+    /// Number of connections of the user.
     pub(super) fn connection_count(&self) -> u32 {
         self.connections.load(Relaxed)
     }
 }
 
-/// Whose a connection is: nobody's until somebody has logged in.
+/// The user of a connection; none before a login.
 pub(crate) struct Session {
     user: ArcSwapOption<UserRights>,
-    /// Where the connection comes from.
+    /// Address of the client.
     client: SocketAddr,
     log: Arc<AuditLog>,
     changes: Arc<Changes>,
@@ -136,7 +136,7 @@ impl Session {
         Session { user: ArcSwapOption::empty(), client, log, changes }
     }
 
-    /// The connection is `user`'s from now on.
+    /// Gives the connection to `user`.
     pub(super) fn enter(&self, user: Arc<UserRights>) {
         user.connections.fetch_add(1, Relaxed);
         if self.leave(Some(user)) {
@@ -144,7 +144,7 @@ impl Session {
         }
     }
 
-    /// Returns whether it was anybody's before.
+    /// Replaces the user; returns whether there was one before.
     fn leave(&self, next: Option<Arc<UserRights>>) -> bool {
         let before = self.user.swap(next);
         if let Some(before) = &before {
@@ -158,14 +158,14 @@ impl Session {
         self.user.load().as_ref().map(|user| user.name.clone())
     }
 
-    /// Whose it is now, and that user's rights.
+    /// The user and its current rights.
     fn look_up(&self) -> Result<(Arc<UserRights>, Arc<Rights>), ResultCode> {
         let user = self.user.load_full().ok_or(ResultCode::NotAuthenticated)?;
         let rights = user.rights_at(self.client.ip())?;
         Ok((user, rights))
     }
 
-    /// Tells the audit log of an operation on records: what was done, and about which record.
+    /// Reports an operation on records to the audit log: its name and the record.
     #[cold]
     fn report_data(
         &self,
@@ -185,17 +185,17 @@ impl Drop for Session {
     }
 }
 
-/// What one thread knows of a session: whose it is, and that user's rights, as of the last [`refresh`](Self::refresh).
+/// One thread's view of a session: the user and its rights as of the last [`refresh`](Self::refresh).
 pub(crate) struct Standing {
     session: Arc<Session>,
     changes: Arc<Changes>,
-    /// The number of changes before it was looked up.
+    /// The number of changes before the lookup.
     change_count: u64,
     found: Result<(Arc<UserRights>, Arc<Rights>), ResultCode>,
 }
 
 impl Standing {
-    /// As it is now.
+    /// A view of the current state.
     pub(crate) fn new(session: Arc<Session>) -> Self {
         let changes = Arc::clone(&session.changes);
         let (change_count, found) = (changes.count(), session.look_up());
@@ -206,10 +206,10 @@ impl Standing {
         &self.session
     }
 
-    /// Looks it up anew, if anything has changed.
+    /// Looks up the user again, if anything has changed.
     #[inline]
     pub(crate) fn refresh(&mut self) {
-        // Who logs in first is no change for others.
+        // The first login on a session counts as no change, so a session without a user is always looked up.
         if self.found.is_err() || self.change_count != self.changes.count() {
             self.look_up();
         }
@@ -224,7 +224,7 @@ impl Standing {
     /// The user.
     ///
     /// # Errors
-    /// `NotAuthenticated` if nobody has logged in, or the user does not exist any more; `NotWhitelisted` if it must not come
+    /// `NotAuthenticated` if nobody has logged in or the user was dropped; `NotWhitelisted` if the user may not come
     /// from this address any more.
     #[inline]
     pub(crate) fn logged_in(&self) -> Result<LoggedIn<'_>, ResultCode> {
@@ -234,7 +234,7 @@ impl Standing {
         }
     }
 
-    /// Tells the audit log of an operation on records that was refused with `result`, whosever it is.
+    /// Reports an operation on records that was refused with `result` to the audit log.
     #[cold]
     pub(crate) fn report_refused(&self, result: ResultCode, what: (&'static str, String)) {
         let user = if result == ResultCode::NotAuthenticated { None } else { self.session.user_name() };
@@ -242,7 +242,7 @@ impl Standing {
     }
 }
 
-/// A user of whom a request is.
+/// The user of a request.
 #[derive(Clone, Copy)]
 pub(crate) struct LoggedIn<'a> {
     session: &'a Session,
@@ -255,7 +255,7 @@ impl LoggedIn<'_> {
         &self.user.name
     }
 
-    /// Whether the user may do this there.
+    /// Whether the user may do this in `scope`.
     ///
     /// # Errors
     /// `RoleViolation` without the permission, `QuotaExceeded`.
@@ -277,8 +277,8 @@ impl LoggedIn<'_> {
         if is_within { Ok(()) } else { Err(ResultCode::QuotaExceeded) }
     }
 
-    /// As [`check`](Self::check), for an operation on records of a namespace and set, which the audit log may tell of:
-    /// `describe` gives its name and what it is about.
+    /// As [`check`](Self::check), for an operation on records of a namespace and set, which the audit log may report:
+    /// `describe` returns its name and subject.
     ///
     /// # Errors
     /// As `check`.
@@ -298,7 +298,7 @@ impl LoggedIn<'_> {
         result
     }
 
-    /// What is to be allowed as long as a query goes on that has just been allowed.
+    /// The right of a query that has just been allowed, to be checked again while the query runs.
     pub(crate) fn permit(
         &self,
         wanted: Permissions,
@@ -317,7 +317,7 @@ impl LoggedIn<'_> {
     }
 }
 
-/// The right that a query was begun with. It is looked at again while that goes on, also when its connection is gone.
+/// The right that a query was started with. It is checked again while the query runs, even if its connection is gone.
 pub(crate) struct Permit {
     user: Arc<UserRights>,
     address: IpAddr,
@@ -325,25 +325,25 @@ pub(crate) struct Permit {
     namespace: Box<[u8]>,
     set: Box<[u8]>,
     charge: Charge,
-    /// What the query takes of the user's quota.
+    /// The query's share of the user's quota.
     reservation: Option<Reservation>,
 }
 
 impl Permit {
-    /// Whether the user still has the right.
+    /// Checks that the user still has the right.
     ///
     /// # Errors
-    /// `NotAuthenticated` if there is no such user any more, `NotWhitelisted`, `RoleViolation`.
+    /// `NotAuthenticated` if the user was dropped, `NotWhitelisted`, `RoleViolation`.
     pub(crate) fn check(&self) -> Result<(), ResultCode> {
         let rights = self.user.rights_at(self.address)?;
         let scope = Scope::Set { namespace: &self.namespace, set: &self.set };
         if rights.allow(self.wanted, scope) { Ok(()) } else { Err(ResultCode::RoleViolation) }
     }
 
-    /// Takes `records_per_second` of the user's quota, 0 of which is no limit, for as long as the permit is there.
+    /// Takes `records_per_second` of the user's quota, where 0 is no limit, until the permit is dropped.
     ///
     /// # Errors
-    /// `QuotaExceeded` if that is more than is left, or if there is a quota and no limit.
+    /// `QuotaExceeded` if less is left, or if there is a quota and no limit.
     pub(crate) fn reserve(&mut self, records_per_second: u32) -> Result<(), ResultCode> {
         self.reservation = None;
         self.reservation = Reservation::new(&self.user, self.charge, records_per_second)?;
@@ -351,7 +351,7 @@ impl Permit {
     }
 }
 
-/// A query that counts against the quota of its user while this is there.
+/// Counts a query against the quota of its user until it is dropped.
 struct Reservation {
     user: Arc<UserRights>,
     charge: Charge,
@@ -359,7 +359,7 @@ struct Reservation {
 }
 
 impl Reservation {
-    /// `None` for a query that counts for nothing.
+    /// `None` for a query that does not count.
     ///
     /// # Errors
     /// `QuotaExceeded`.
@@ -447,7 +447,7 @@ mod tests {
         all(&mut standings, Ok(()));
         user.retire();
         all(&mut standings, Err(ResultCode::NotAuthenticated));
-        // Rights that come late change nothing.
+        // A late change of rights has no effect.
         user.replace(read_everywhere());
         all(&mut standings, Err(ResultCode::NotAuthenticated));
         standings[0].session().enter(setup.user(2));

@@ -1,4 +1,4 @@
-//! Access control over a disk that stops, and tokens that have expired.
+//! Access control with a disk that stops, and expired tokens.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use proto::security::{Command, field};
 use super::*;
 use crate::smd::CrashingFolder;
 
-/// Types of fields and what is in them.
+/// Types and contents of fields.
 type Fields<'a> = &'a [(u8, &'a [u8])];
 
 const SECURED: &str =
@@ -35,7 +35,7 @@ fn ask(access: &AccessControl, session: &Arc<Session>, command: Command, fields:
     access.answer(&body, session, &peer)[9]
 }
 
-/// A connection of the first administrator.
+/// A session of the first administrator.
 fn of_admin(access: &AccessControl) -> Arc<Session> {
     let session = access.session(client());
     session.enter(access.user_rights(FIRST_ADMINISTRATOR).expect("the administrator"));
@@ -100,13 +100,13 @@ fn a_crash_at_any_write_leaves_the_old_users_or_the_new_ones() {
             for left in start.after_crash() {
                 let found = contents(&open(&left).expect("it opens after a crash"));
                 let is_old = found == old;
-                // Hashes have a salt: the same command gives another one each time.
+                // Hashes have a salt: the same command gives a different one each time.
                 assert!(is_old || step == 2, "{command:?} stopped at step {step}: {found}");
                 *(if is_old { &mut found_old } else { &mut found_new }) += 1;
             }
         }
         assert!(found_old > 0 && found_new > 0, "{command:?}: {found_old} old, {found_new} new");
-        // As it should be.
+        // The state after the whole command.
         let [start] = &folder.after_crash()[..] else { panic!("what is acknowledged is on disk") };
         let access = open(start).expect("it opens");
         assert_eq!(ask(&access, &of_admin(&access), command, fields), 0, "{command:?}");

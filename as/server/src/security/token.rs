@@ -1,12 +1,13 @@
-//! Session tokens. A token says for whom it is and until when, and is signed with a secret of the cluster, so that each node
-//! takes the tokens of all, before and after a restart.
+//! Session tokens. A token names its user and its expiry and is signed with a secret of the cluster, so that each node
+//! accepts the tokens of all nodes, before and after a restart.
 //!
 //! ```text
 //! version u8 = 1 | expiry u64 | size of the name u8 | name | stamp 16 bytes | HMAC-SHA256 32 bytes
 //! ```
 //!
 //! Expiry is in seconds since 1970; numbers are big-endian. The stamp is a digest of the user's id and of the hash of
-//! the password: a token ends when the password changes, or the user is dropped, whoever has the name afterwards.
+//! the password: a token becomes invalid when the password changes or the user is dropped, even if another user gets
+//! the name.
 
 use hmac::Mac;
 
@@ -17,10 +18,10 @@ const VERSION: u8 = 1;
 const STAMP_SIZE: usize = 16;
 const MAC_SIZE: usize = 32;
 
-/// What tokens are signed with.
+/// The key that signs tokens.
 pub(super) type Secret = [u8; 32];
 
-/// What a token with a right signature says.
+/// The content of a token with a valid signature.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Token<'a> {
     pub(super) user: &'a str,
@@ -28,7 +29,7 @@ pub(super) struct Token<'a> {
     stamp: [u8; STAMP_SIZE],
 }
 
-/// What tells the holder of a token: the user's id and the hash of the password.
+/// Identifies the holder of a token: the user's id and the hash of the password.
 type Holder<'a> = (AccountId, &'a str);
 
 fn stamp(secret: &Secret, (id, password_hash): Holder<'_>) -> [u8; STAMP_SIZE] {
@@ -39,7 +40,7 @@ fn stamp(secret: &Secret, (id, password_hash): Holder<'_>) -> [u8; STAMP_SIZE] {
     stamp
 }
 
-/// A token for `user`, whose name is a valid one, that is good until `expiry_s`.
+/// A token for `user`, whose name must be valid, until `expiry_s`.
 pub(super) fn issue(secret: &Secret, user: &str, holder: Holder<'_>, expiry_s: u64) -> Vec<u8> {
     let mut token = vec![VERSION];
     token.extend(expiry_s.to_be_bytes());
@@ -65,7 +66,7 @@ impl<'a> Token<'a> {
         (version == VERSION).then_some(Token { user, expiry_s: u64::from_be_bytes(*expiry_s), stamp })
     }
 
-    /// Whether it is one of this holder.
+    /// Whether this is a token of `holder`.
     pub(super) fn is_for(&self, secret: &Secret, holder: Holder<'_>) -> bool {
         self.stamp == stamp(secret, holder)
     }

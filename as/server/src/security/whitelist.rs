@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 struct Network {
     /// As IPv6; IPv4 addresses in the mapped form.
     address: u128,
-    /// Bits of it that count, from the left.
+    /// Number of leading bits that count.
     bits: u32,
 }
 
@@ -22,7 +22,7 @@ fn to_bits(address: IpAddr) -> u128 {
 }
 
 impl Network {
-    /// From `address` or `address/bits`, where bits of the address behind those that count are zero.
+    /// Parses `address` or `address/bits`; the bits after those that count must be zero.
     fn parse(text: &str) -> Option<Self> {
         let (address, bits) = match text.split_once('/') {
             None => (text, None),
@@ -60,7 +60,7 @@ impl Network {
 pub(crate) struct Whitelist(Vec<Network>);
 
 impl Whitelist {
-    /// From addresses and networks with commas between them.
+    /// Parses addresses and networks separated by commas.
     pub(super) fn parse(text: &str) -> Option<Self> {
         text.split(',').map(Network::parse).collect::<Option<Vec<_>>>().map(Whitelist)
     }
