@@ -3,16 +3,16 @@
 /// Whose certificates are accepted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum ClientRule {
-    /// None is asked for.
+    /// No certificate is requested.
     NotAsked,
-    /// One that the authorities of the context have signed.
+    /// Any certificate signed by the authorities of the context.
     Any,
-    /// Such a one that is for one of these names.
+    /// A certificate as for `Any` that is for one of these names.
     Names(Vec<String>),
 }
 
 impl ClientRule {
-    /// From the values of the parameter, which the configuration has checked; none is any.
+    /// From the values of the parameter, which the configuration has checked; no value means any.
     pub(super) fn new(values: &[String]) -> Self {
         match values {
             [] => ClientRule::Any,
@@ -22,7 +22,7 @@ impl ClientRule {
         }
     }
 
-    /// The names of which a certificate must have one; `None` if it may have any.
+    /// The names of which a certificate must have one; `None` if any name is accepted.
     pub(super) fn names(&self) -> Option<Vec<String>> {
         match self {
             ClientRule::Names(names) => Some(names.clone()),

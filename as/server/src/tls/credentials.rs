@@ -1,6 +1,6 @@
 //! The files of a `network.tls` context: certificate, key, authorities and blacklist, read and checked against each other.
 //!
-//! Every error names the parameter, the file, the line if there is one, and what most likely puts it right.
+//! Every error names the parameter, the file, the line if there is one, and the likely remedy.
 
 use std::fs;
 use std::path::Path;
@@ -29,11 +29,11 @@ use crate::config::setting::Text;
 const CERTIFICATE_LABELS: &[&str] = &["CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"];
 const ENCRYPTED_KEY_LABEL: &str = "ENCRYPTED PRIVATE KEY";
 
-/// A context, where its errors are told from.
+/// A context, as the source of errors.
 #[derive(Clone, Copy)]
 struct Context<'a>(&'a TlsConfig);
 
-/// What the server shows, and where it comes from.
+/// The server's certificate chain and key, and their files.
 struct Identity {
     chain_path: Arc<str>,
     chain: Vec<CertificateDer<'static>>,
@@ -42,7 +42,7 @@ struct Identity {
 }
 
 impl Identity {
-    /// Why certificate and key are of no use together.
+    /// Why certificate and key cannot be used together.
     fn unfit(&self, context: Context<'_>, error: &rustls::Error) -> TlsError {
         let Identity { chain_path, key_path, .. } = self;
         match error {
@@ -65,7 +65,7 @@ impl Context<'_> {
         TlsError(format!("'{name}' of tls '{context}' (line {line}) {what}"))
     }
 
-    /// What parameter `name` says, which must be given.
+    /// The value of parameter `name`, which must be given.
     fn required(self, name: &str, value: &Text, advice: &str) -> Result<Arc<str>, TlsError> {
         value.get().ok_or_else(|| self.error(name, format_args!("is missing: {advice}")))
     }
@@ -112,7 +112,7 @@ impl Context<'_> {
         Ok(found.into_iter().map(|one| one.der.clone().into()).collect())
     }
 
-    /// The server's own certificate and those that lead from it to an authority.
+    /// The server's own certificate and the ones that lead from it to an authority.
     fn chain(self) -> Result<(Arc<str>, Vec<CertificateDer<'static>>), TlsError> {
         let advice = "the server has nothing to show its clients; `asd-tls` makes one";
         let path = self.required("cert-file", &self.0.params.cert_file, advice)?;
@@ -168,7 +168,7 @@ impl Context<'_> {
         Ok(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into())
     }
 
-    /// The password: of a variable of the environment, or the first line of a file.
+    /// The password: from an environment variable, or the first line of a file.
     fn password(self, source: &str) -> Result<String, TlsError> {
         let name = "key-file-password";
         if let Some(variable) = source.strip_prefix("env:") {
@@ -188,7 +188,7 @@ impl Context<'_> {
         let params = &self.0.params;
         let mut store = RootCertStore::empty();
         let blacklist = self.blacklist()?;
-        // One that signs nothing any more is no authority, though it is among the files.
+        // A blacklisted authority is left out.
         let is_good = |certificate: &CertificateDer<'_>| {
             CertificateFacts::read(certificate).is_none_or(|facts| !blacklist.contains(&facts))
         };
@@ -255,9 +255,9 @@ impl Context<'_> {
     }
 }
 
-/// Everything that one needs to take connections under a context, read anew. Clients may resume sessions: by tickets, whose keys
-/// are of this value alone, so that sessions from before certificates were read anew are not resumed. None of their data is
-/// taken before the handshake has ended.
+/// The settings for accepting connections under a context, read from its files. Clients may resume sessions by tickets;
+/// the keys of tickets belong to this value, so sessions from before a reload are not resumed. No early data is
+/// accepted.
 ///
 /// # Errors
 /// When a file is missing, is not what it should be, or does not fit the others.
@@ -297,7 +297,7 @@ pub(super) fn server_config(
     Ok(built)
 }
 
-/// Everything that one needs to connect to other nodes under a context, read anew.
+/// The settings for connecting to other nodes under a context, read from its files.
 ///
 /// # Errors
 /// As [`server_config`].
@@ -323,7 +323,7 @@ pub(super) fn client_config(config: &TlsConfig, rule: &ClientRule) -> Result<Cli
     Ok(built)
 }
 
-/// What is wrong with the server's certificate itself, though it can be shown.
+/// What is wrong with the server's certificate itself, even though it can be presented.
 pub(super) fn certificate_fault(config: &TlsConfig, now: SystemTime) -> Option<TlsError> {
     let context = Context(config);
     let (path, chain) = context.chain().ok()?;
@@ -332,7 +332,7 @@ pub(super) fn certificate_fault(config: &TlsConfig, now: SystemTime) -> Option<T
     Some(context.error("cert-file", format_args!("{path} {fault}")))
 }
 
-/// The files of a context, whose change means that it is to be read anew.
+/// The files of a context; when one changes, the context is read again.
 pub(super) fn files(config: &TlsConfig) -> Vec<String> {
     let params = &config.params;
     let password = params.key_file_password.get().filter(|source| !source.starts_with("env:"));

@@ -1,11 +1,12 @@
-//! TLS: the `network.tls` contexts and the ports that use them. The protocol itself is rustls, the ciphers are those of ring.
+//! TLS: the `network.tls` contexts and the ports that use them. The protocol is rustls, the ciphers are those of ring.
 //!
-//! A [`TlsPort`] holds what a port shows those who connect to it, and asks of them. It is replaced as a whole when files have
-//! changed: connections keep what they began with, new ones get the new. Files that cannot be used leave the old in force.
+//! A [`TlsPort`] holds the certificate and the rules of a port. These are replaced as a whole when files have changed:
+//! open connections keep theirs, new ones get the new. If the new files cannot be used, the old state stays in force.
 //!
 //! # Threads
-//! The accept thread takes a session from a port; its service thread does everything else with that. The thread `tls-refresh`
-//! looks at the files. A request to read them at once ([`TlsPorts::reload`]) comes from the thread that waits for signals.
+//! The accept thread creates a session from a port; the connection's service thread does everything else with it. The
+//! thread `tls-refresh` checks the files. A request to read them at once ([`TlsPorts::reload`]) comes from the thread
+//! that waits for signals.
 
 mod client_rule;
 mod credentials;
@@ -32,21 +33,21 @@ pub(crate) use error::TlsError;
 pub(crate) use peer::{PeerSession, PeerStream};
 pub(crate) use session::{Received, TlsSession};
 
-/// How often the refresh thread looks whether it is time, or to stop.
+/// How often the refresh thread checks whether it is time to read files or to stop.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 
-/// A file as it was when it was read.
+/// A file's state when it was read.
 type FileState = (String, Option<(SystemTime, u64)>);
 
-/// What connections are made with.
+/// The settings that connections are made with.
 struct Materials {
     accepting: Arc<ServerConfig>,
-    /// For connections to other nodes, of their ports alone.
+    /// For connections to other nodes; only on ports for nodes.
     connecting: Option<Arc<ClientConfig>>,
 }
 
 impl Materials {
-    /// What the files of a context hold.
+    /// Reads the files of a context.
     fn read(tls: &TlsConfig, user: &PortUser) -> Result<Self, TlsError> {
         Ok(Materials {
             accepting: Arc::new(credentials::server_config(tls, &user.rule, user.is_for_nodes)?),
@@ -58,13 +59,13 @@ impl Materials {
     }
 }
 
-/// A port with TLS, as the configuration has it.
+/// A port with TLS as configured.
 struct PortUser {
     /// Which of the `network.tls` contexts it uses.
     context: usize,
     /// Whose certificates are accepted.
     rule: ClientRule,
-    /// Other nodes connect to it, and this node connects to theirs in the same way.
+    /// Other nodes connect to it, and this node connects to other nodes' ports with the same settings.
     is_for_nodes: bool,
 }
 
@@ -116,7 +117,7 @@ impl TlsPort {
         }
     }
 
-    /// A session for a connection of another node, which that has made or, if not `is_accepted`, this one.
+    /// A session for a connection that another node made or, if not `is_accepted`, that this node makes.
     pub(crate) fn peer_session(&self, is_accepted: bool) -> Option<Box<PeerSession>> {
         let current = self.current.load();
         let session = match &current.connecting {
@@ -132,7 +133,7 @@ impl TlsPort {
         }
     }
 
-    /// Reads the files anew if they have changed, or in any case if that `is_asked_for`.
+    /// Reads the files again if they have changed, or in any case if `is_asked_for`.
     fn refresh(&self, is_asked_for: bool) {
         let tls = self.tls_config();
         let mut files = self.files.lock();
@@ -171,24 +172,24 @@ fn states(tls: &TlsConfig) -> Vec<FileState> {
 /// A listener to which other nodes connect.
 pub(crate) struct PeerDoor {
     pub(crate) listener: TcpListener,
-    /// Says what is to be shown; `None` where no TLS is spoken.
+    /// The port's TLS; `None` without TLS.
     pub(crate) tls: Option<Arc<TlsPort>>,
 }
 
 /// All ports with TLS.
 #[derive(Clone, Default)]
 pub(crate) struct TlsPorts {
-    /// That of clients.
+    /// The port of clients.
     pub(crate) service: Option<Arc<TlsPort>>,
-    /// That of operators.
+    /// The port of operators.
     pub(crate) admin: Option<Arc<TlsPort>>,
-    /// Those of other nodes.
+    /// The ports of other nodes.
     pub(crate) heartbeat: Option<Arc<TlsPort>>,
     pub(crate) fabric: Option<Arc<TlsPort>>,
 }
 
 impl TlsPorts {
-    /// Those that are configured, with their files read.
+    /// The configured ports with their files read.
     ///
     /// # Errors
     /// When a file is missing, is not what it should be, or does not fit the others.
@@ -202,12 +203,12 @@ impl TlsPorts {
         self.service.iter().chain(&self.admin).chain(&self.heartbeat).chain(&self.fabric)
     }
 
-    /// Reads all files anew.
+    /// Reads all files again.
     pub(crate) fn reload(&self) {
         self.all().for_each(|port| port.refresh(true));
     }
 
-    /// Body of the thread that looks at the files every `tls-refresh-period`, until `stopping` is set and it is unparked.
+    /// Body of the thread that checks the files every `tls-refresh-period`, until `stopping` is set and it is unparked.
     pub(crate) fn run_refresh(&self, config: &Config, stopping: &AtomicBool) {
         let mut last = Instant::now();
         while !stopping.load(Acquire) {
@@ -220,13 +221,13 @@ impl TlsPorts {
         }
     }
 
-    /// Whether there are any.
+    /// Whether there are no such ports.
     pub(crate) fn is_empty(&self) -> bool {
         self.all().next().is_none()
     }
 }
 
-/// Everything that keeps the ports with TLS from being of use.
+/// Everything that makes a port with TLS unusable.
 pub(crate) fn obstacles(config: &Config) -> Vec<TlsError> {
     let mut found = Vec::new();
     for user in users(config).into_iter().flatten() {

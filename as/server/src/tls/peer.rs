@@ -1,6 +1,6 @@
-//! TLS with another node, on a socket that does not block: as a stream of bytes, whoever has made the connection.
+//! TLS with another node on a non-blocking socket, as a stream of bytes for both ends of a connection.
 //!
-//! Both sides show a certificate, which must be for the one name that the nodes of a cluster share. A session is one thread's.
+//! Both sides present a certificate for the one name that the nodes of a cluster share. One thread owns a session.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls::pki_types::{IpAddr, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, Error, ServerConfig, ServerConnection};
 
-/// Encrypted bytes that may wait for the socket, about.
+/// Approximate limit of encrypted bytes that wait for the socket.
 const UNSENT_SIZE_MAX: usize = 256 << 10;
 
 /// The state of one connection.
@@ -19,7 +19,7 @@ pub(crate) struct PeerSession {
 }
 
 impl PeerSession {
-    /// Of a connection that another node has made.
+    /// For a connection that another node made.
     ///
     /// # Errors
     /// Those of rustls.
@@ -27,12 +27,12 @@ impl PeerSession {
         Ok(Self::new(ServerConnection::new(config)?.into()))
     }
 
-    /// Of a connection that this node makes.
+    /// For a connection that this node makes.
     ///
     /// # Errors
     /// Those of rustls.
     pub(super) fn connecting(config: Arc<ClientConfig>) -> Result<Self, Error> {
-        // Names of clusters need not be such as DNS has: the verifier looks at the name, and none is sent.
+        // The name of a cluster need not be a DNS name: the verifier checks it, and none is sent.
         let nobody = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::UNSPECIFIED.into()));
         Ok(Self::new(ClientConnection::new(config, nobody)?.into()))
     }
@@ -42,7 +42,7 @@ impl PeerSession {
         PeerSession { connection, is_established: false }
     }
 
-    /// Whether the handshake has ended since this was asked last.
+    /// Whether the handshake has ended since the last call.
     pub(crate) fn has_just_been_established(&mut self) -> bool {
         let is_new = !self.is_established && !self.connection.is_handshaking();
         self.is_established |= is_new;
@@ -77,7 +77,7 @@ impl PeerSession {
                 return Ok(0);
             }
             if let Err(error) = self.connection.process_new_packets() {
-                // The alert is for the peer; whether it comes there is of no concern.
+                // The alert is for the peer; it does not matter whether it arrives.
                 let _ = self.flush(socket);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
@@ -90,14 +90,14 @@ impl PeerSession {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let size = self.connection.writer().write(bytes)?;
-        // What the socket does not take is sent before anything else.
+        // Bytes that the socket does not take are sent before any others.
         self.flush(socket)?;
         Ok(size)
     }
 }
 
-/// A socket, and the session on it if TLS is spoken. It reads and writes as the socket itself: until `WouldBlock`. What it has
-/// taken may wait encrypted, to be [flushed](PeerSession::flush) when the socket is writable.
+/// A socket, and the session on it if it uses TLS. Reads and writes behave as on the socket itself: until `WouldBlock`.
+/// Written bytes may wait encrypted, to be [flushed](PeerSession::flush) when the socket is writable.
 pub(crate) struct PeerStream<'a> {
     pub(crate) socket: &'a TcpStream,
     pub(crate) tls: Option<&'a mut PeerSession>,

@@ -1,4 +1,4 @@
-//! Reading PEM files: sections of base64 between BEGIN and END lines, told with the line on which each begins.
+//! Reading PEM files: sections of base64 between BEGIN and END lines, each with the line on which it begins.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -7,21 +7,21 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";
 const DASHES: &str = "-----";
-/// Files of which one writes the padding and the other does not.
+/// Some files have padding and others do not.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What stands between a BEGIN and an END line.
+/// The text between a BEGIN and an END line.
 #[derive(Debug)]
 pub(super) struct Section<'a> {
-    /// What the BEGIN line says that it is.
+    /// The label of the BEGIN line.
     pub(super) label: &'a str,
     /// Line of BEGIN, counted from 1.
     pub(super) line: usize,
     pub(super) der: Vec<u8>,
-    /// The section is encrypted in the manner of old OpenSSL, by headers of its own.
+    /// Whether it is encrypted in the way of old OpenSSL, with headers in the section.
     pub(super) is_legacy_encrypted: bool,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct PemError {
     reason: &'static str,
 }
 
-/// All sections of a file. What stands between them is skipped.
+/// All sections of a file. Text between them is skipped.
 ///
 /// # Errors
 /// When a section has no end or its base64 is damaged.

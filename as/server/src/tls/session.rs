@@ -1,7 +1,7 @@
-//! One TLS connection: records in, plain text out, and back. It never waits: its socket does not block.
+//! One TLS connection: converts records to plain text and back. It never waits: its socket does not block.
 //!
-//! What a peer sends is decrypted in the caller's buffer, so that a connection holds no more than the part of a record that
-//! has not come whole (18 KiB), and what it sends waits encrypted up to [`UNSENT_SIZE_MAX`].
+//! Received bytes are decrypted in the caller's buffer, so a connection holds only the incomplete part of a record (18
+//! KiB) and up to [`UNSENT_SIZE_MAX`] of encrypted bytes to send.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -11,44 +11,45 @@ use std::time::SystemTime;
 use certificates::CertificateFacts;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
-/// Encrypted bytes that may wait for the socket, about.
+/// Approximate limit of encrypted bytes that wait for the socket.
 const UNSENT_SIZE_MAX: usize = 64 << 10;
-/// Where in the caller's buffer encrypted bytes are read to. Plain text is written from the buffer's start: it never
-/// reaches what is not decrypted yet, as it is no longer than that and the part of a record that came before.
+/// Offset in the caller's buffer where encrypted bytes are read to. Plain text is written from the start of the buffer:
+/// it never reaches bytes that are not decrypted yet, as it is no longer than the decrypted bytes and the part of a
+/// record that came before.
 const CIPHERTEXT_AT: usize = 24 << 10;
-/// The smallest buffer that makes sense.
+/// The smallest usable buffer.
 pub(crate) const BUFFER_SIZE_MIN: usize = CIPHERTEXT_AT + (16 << 10);
 
-/// What came of reading from the socket.
+/// Result of reading from the socket.
 pub(crate) struct Received {
     /// Bytes of plain text at the start of the buffer.
     pub(crate) size: usize,
-    /// The socket gave all that it had.
+    /// Whether the socket has no more bytes now.
     pub(crate) is_drained: bool,
-    /// The peer sends no more.
+    /// Whether the peer sends no more.
     pub(crate) is_end: bool,
 }
 
 /// The state of one connection.
 pub(crate) struct TlsSession {
     connection: ServerConnection,
-    /// The peer has said that it sends no more.
+    /// Whether the peer has said that it sends no more.
     is_ended: bool,
-    /// The handshake has ended, and its outcome is accepted.
+    /// Whether the handshake has ended and its outcome is accepted.
     is_accepted: bool,
-    /// The user in the peer's certificate is its name with the organizational unit.
+    /// Whether the user's name is made from the certificate's name and its organizational unit.
     appends_unit: bool,
 }
 
 impl TlsSession {
-    /// A connection on which nothing has been said.
+    /// A connection without any bytes yet.
     pub(super) fn new(config: Arc<ServerConfig>, appends_unit: bool) -> Result<Self, rustls::Error> {
         let mut connection = ServerConnection::new(config)?;
         connection.set_buffer_limit(Some(UNSENT_SIZE_MAX));
         Ok(TlsSession { connection, is_ended: false, is_accepted: false, appends_unit })
     }
 
-    /// Whether keys are still to be agreed upon.
+    /// Whether the handshake is still going on.
     pub(crate) fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
     }
@@ -58,11 +59,12 @@ impl TlsSession {
         self.connection.wants_write()
     }
 
-    /// One `recv` from `socket`; what it means is at the start of `buffer` afterwards. Answers of the protocol itself are
-    /// sent, as far as the socket takes them.
+    /// One `recv` from `socket`; the plain text is at the start of `buffer` afterwards. Answers of the protocol itself
+    /// are sent, as far as the socket takes them.
     ///
     /// # Errors
-    /// When the connection is broken, or what came is no TLS, is forged, or is refused; the peer has been told.
+    /// When the connection is broken, or the received bytes are no TLS, are forged, or are refused; the peer has been
+    /// told.
     pub(crate) fn receive(&mut self, mut socket: &TcpStream, buffer: &mut [u8]) -> io::Result<Received> {
         assert!(buffer.len() >= BUFFER_SIZE_MIN, "room for records and what they mean");
         if self.is_ended {
@@ -89,7 +91,8 @@ impl TlsSession {
         Ok(Received { size, is_drained: came < room && !self.is_ended, is_end: false })
     }
 
-    /// Refuses a session that is resumed after the peer's certificate has expired: that is looked at only when a session begins.
+    /// Refuses to resume a session after the peer's certificate has expired; rustls checks that only in a full
+    /// handshake.
     fn check_resumed(&self) -> io::Result<()> {
         let is_resumed = self.connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let certificate = self.connection.peer_certificates().and_then(<[_]>::first);
@@ -113,7 +116,7 @@ impl TlsSession {
             let state = match self.connection.process_new_packets() {
                 Ok(state) => state,
                 Err(error) => {
-                    // The alert is for the peer; whether it comes there is of no concern.
+                    // The alert is for the peer; it does not matter whether it arrives.
                     let _ = self.flush(socket);
                     return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                 }
@@ -131,8 +134,8 @@ impl TlsSession {
         Ok(size)
     }
 
-    /// Encrypts and sends until done or the socket is full; returns how many of the `bytes` were taken. Some of those may
-    /// wait [unsent](Self::has_unsent), to be sent by further calls.
+    /// Encrypts and sends until done or the socket is full; returns how many of the `bytes` were taken. Some of them
+    /// may wait [unsent](Self::has_unsent) for further calls.
     ///
     /// # Errors
     /// When the connection is broken.
@@ -161,7 +164,7 @@ impl TlsSession {
         Ok(())
     }
 
-    /// Tells the peer that nothing more comes, if the socket takes that.
+    /// Tells the peer that nothing more comes, if the socket takes that message.
     pub(crate) fn close(&mut self, socket: &TcpStream) {
         if !self.has_unsent() {
             self.connection.send_close_notify();
@@ -169,7 +172,7 @@ impl TlsSession {
         }
     }
 
-    /// The user in the peer's certificate, which has been verified; `None` without a certificate.
+    /// The user in the peer's verified certificate; `None` without a certificate.
     pub(crate) fn peer_user(&self) -> Option<Arc<str>> {
         let certificate = self.connection.peer_certificates()?.first()?;
         CertificateFacts::read(certificate)?.user_name(self.appends_unit).map(Arc::from)

@@ -1,10 +1,10 @@
-//! Which versions and ciphers of TLS a context offers: `protocols` and `cipher-suite`, in the words of OpenSSL. Pure.
+//! TLS versions and cipher suites that a context offers: `protocols` and `cipher-suite`, in OpenSSL's notation. Pure.
 
 use rustls::crypto::ring::cipher_suite as suite;
 use rustls::version::{TLS12, TLS13};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
-/// A suite with its name in OpenSSL, and the words of OpenSSL that stand for it among others.
+/// A suite with its OpenSSL name, and the OpenSSL words for groups that contain it.
 struct Suite {
     name: &'static str,
     words: &'static [&'static str],
@@ -49,18 +49,18 @@ static SUITES_12: &[Suite] = &[
     ),
 ];
 
-/// Those of TLS 1.3, which `cipher-suite` does not speak of.
+/// All suites of TLS 1.3, which `cipher-suite` does not affect.
 static SUITES_13: &[SupportedCipherSuite] = &[
     suite::TLS13_AES_128_GCM_SHA256,
     suite::TLS13_AES_256_GCM_SHA384,
     suite::TLS13_CHACHA20_POLY1305_SHA256,
 ];
 
-/// Words that stand for all of them.
+/// Words that match all suites.
 const EVERY: &[&str] = &["ALL", "DEFAULT", "HIGH", "ECDHE", "EECDH", "kECDHE", "kEECDH", "TLSv1.2", "FIPS"];
 
 impl Suite {
-    /// Whether a word of the list, parts of which may be tied with `+`, stands for it.
+    /// Whether a word of the list, whose parts may be joined with `+`, matches the suite.
     fn is_meant(&self, word: &str) -> bool {
         let has = |part: &str| {
             part.eq_ignore_ascii_case(self.name) || EVERY.contains(&part) || self.words.contains(&part)
@@ -69,10 +69,10 @@ impl Suite {
     }
 }
 
-/// The suites for a list such as `ECDHE+AESGCM:!AES256`, those of TLS 1.3 first; all for none.
+/// The suites of a list such as `ECDHE+AESGCM:!AES256`, those of TLS 1.3 first; all suites without a list.
 ///
 /// # Errors
-/// When the list leaves none of TLS 1.2.
+/// When the list leaves no suite of TLS 1.2.
 pub(super) fn cipher_suites(list: Option<&str>) -> Result<Vec<SupportedCipherSuite>, String> {
     let mut chosen: Vec<&Suite> = Vec::new();
     let mut banned: Vec<&str> = Vec::new();
@@ -84,7 +84,7 @@ pub(super) fn cipher_suites(list: Option<&str>) -> Result<Vec<SupportedCipherSui
                 chosen.retain(|suite| !suite.is_meant(word));
             }
             (None, Some(word)) => chosen.retain(|suite| !suite.is_meant(word)),
-            // An order by strength: it is that already.
+            // `@STRENGTH` and the like: the suites are ordered by strength already.
             (None, None) if word.starts_with('@') => {}
             (None, None) => {
                 let word = word.strip_prefix('+').unwrap_or(word);
@@ -104,10 +104,10 @@ pub(super) fn cipher_suites(list: Option<&str>) -> Result<Vec<SupportedCipherSui
     Ok(SUITES_13.iter().copied().chain(chosen.iter().map(|suite| suite.suite)).collect())
 }
 
-/// The versions for a list such as `TLSv1.2`, `-all,+TLSv1.2` or `all`.
+/// The versions of a list such as `TLSv1.2`, `-all,+TLSv1.2` or `all`.
 ///
 /// # Errors
-/// When the list leaves none, or asks for one that nobody should use any more.
+/// When the list leaves no version, or asks for an obsolete one.
 pub(super) fn versions(list: &str) -> Result<Vec<&'static SupportedProtocolVersion>, String> {
     let (mut has_12, mut has_13) = (false, false);
     for word in list.split([',', ' ']).filter(|word| !word.is_empty()) {
