@@ -1,12 +1,12 @@
-//! A walk over the records of a partition that holds no lock while its caller deals with a record.
+//! A walk over the records of a partition that holds no lock while its caller works on a record.
 //!
 //! The order is that in which queries resume: sprigs from last to first, inside a sprig by falling digest. A cursor
-//! collects digests in portions of bounded size, each sprig's under its lock, shared, for a bounded time. Then the caller
-//! locks one record after the other with [`Index::get`] or [`Index::get_exclusive`]. It may have gone or changed in
-//! between, so the caller looks again whether the record is there and whether it wants it.
+//! collects digests in portions of bounded size; it holds each sprig's lock, shared, for a bounded time. Then the
+//! caller locks one record after the other with [`Index::get`] or [`Index::get_exclusive`]. A record may be gone or
+//! changed by then, so the caller checks again whether it exists and is wanted.
 //!
-//! A record that exists throughout is found exactly once. One that comes or goes meanwhile is found once or not at all;
-//! removed and created again it is the record of its digest, and found once all the same.
+//! A record that exists during the whole walk is found exactly once. A record that comes or goes meanwhile is found
+//! once or not at all; so is one that is removed and created again, as it has the same digest.
 
 use std::cmp::Reverse;
 
@@ -17,27 +17,27 @@ use super::element::{Element, RecordMeta};
 use super::sprig::STEP_COUNT;
 use super::tree::Index;
 
-/// A portion is complete when it has so many records. It has less than twice as many.
+/// A portion is complete with this many records. It has less than twice as many.
 const PORTION_SIZE: usize = 512;
-/// Elements visited in one sprig while it is locked.
+/// Most elements visited in one sprig while it is locked.
 const VISITS_MAX: usize = 512;
-/// Sprigs and elements visited for a portion, whether or not it got anything from them.
+/// Most sprigs and elements visited for a portion, whether or not they gave records.
 const EFFORT_MAX: usize = 4096;
-/// How many sprigs ahead of the walk elements are asked of memory.
+/// How many sprigs ahead of the walk elements are prefetched.
 const PREFETCH_DISTANCE: usize = 8;
 
 const _: () = assert!(VISITS_MAX > STEP_COUNT, "a visit gets further than the one before");
 
-/// A record that a walk has come to, as the index had it at that moment.
+/// A record found by a walk, with its state at that moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SeenRecord {
     pub(crate) digest: Digest,
-    /// Its location is good for a hint only: stored bytes may be freed when no lock of the record is held.
+    /// The location is a hint only: stored bytes may be freed while no lock of the record is held.
     pub(crate) meta: RecordMeta,
 }
 
 impl SeenRecord {
-    /// What is known of the record of `element`.
+    /// The digest and metadata of `element`.
     #[inline]
     pub(crate) fn of(element: &Element) -> Self {
         SeenRecord { digest: element.digest, meta: **element }
@@ -48,37 +48,37 @@ impl SeenRecord {
 pub(crate) struct Cursor<'a> {
     index: &'a Index,
     partition: PartitionId,
-    /// So many sprigs from the first on are not done; the last of them is next.
+    /// Number of sprigs that are not done; they are the first ones, and the last of them is next.
     sprigs_left: usize,
-    /// What is left of the next sprig: digests up to this one; `None` = all.
+    /// The part of the next sprig that is left: digests up to this one; `None` = all.
     bound: Option<Digest>,
     portion: Vec<SeenRecord>,
 }
 
 impl Index {
-    /// A walk over the records of `partition`, behind the digest `after` if one is given.
+    /// A walk over the records of `partition`, after the digest `after` if one is given.
     pub(crate) fn cursor(&self, partition: PartitionId, after: Option<&Digest>) -> Cursor<'_> {
         Cursor::new(self, partition, after)
     }
 }
 
 impl<'a> Cursor<'a> {
-    /// A walk over `partition` in `index`, behind the digest `after` if one is given.
+    /// A walk over `partition` in `index`, after the digest `after` if one is given.
     pub(super) fn new(index: &'a Index, partition: PartitionId, after: Option<&Digest>) -> Self {
         let bound = after.map(before);
         let sprigs_left = match (after, &bound) {
             (Some(after), Some(Some(_))) => index.sprig_position(after) + 1,
-            // Behind the lowest digest is nothing.
+            // No digest comes after the lowest one.
             (_, Some(None)) => 0,
             _ => index.sprigs_of(partition).len(),
         };
         Cursor { index, partition, sprigs_left, bound: bound.flatten(), portion: Vec::new() }
     }
 
-    /// The next records that are `wanted`, in order; `None` when all were given. A portion may be empty with more to
-    /// follow: it ends after bounded work, so that the caller can see to other things.
+    /// The next records that are `wanted`, in order; `None` after the last. A portion may be empty with more to follow:
+    /// it ends after bounded work, so that the caller can do other things.
     ///
-    /// `wanted` runs under the lock of the element's sprig, shared: it is short, waits for nothing and takes no lock.
+    /// `wanted` runs under the lock of the element's sprig, shared: it must be short, not wait and take no lock.
     pub(crate) fn next_portion(&mut self, mut wanted: impl FnMut(&Element) -> bool) -> Option<&[SeenRecord]> {
         if self.sprigs_left == 0 {
             return None;
@@ -102,7 +102,7 @@ impl<'a> Cursor<'a> {
             portion[start..].sort_unstable_by_key(|found| Reverse(found.digest));
             match rest {
                 None => self.sprigs_left = at,
-                // Those up to there come again.
+                // Elements up to that digest will be visited again.
                 Some(rest) => {
                     let count = portion[start..].partition_point(|found| found.digest > rest);
                     portion.truncate(start + count);
@@ -142,7 +142,7 @@ mod tests {
         Index::new(IndexGeometry { sprigs_per_partition: 256, stage_size: 128 << 20 })
     }
 
-    /// Digest number `number` of partition 0: of one sprig if it is `crowded`, else spread over all.
+    /// Digest number `number` of partition 0: in one sprig if it is `crowded`, else spread over all.
     fn digest(number: u32, crowded: bool) -> Digest {
         let mut digest = Digest([0; 20]);
         let scattered = number.wrapping_mul(0x9E37_79B1).to_be_bytes();
@@ -150,7 +150,7 @@ mod tests {
             (digest.0[1], digest.0[2]) = (scattered[0] & 0xF0, scattered[1] & 0xF0);
         }
         digest.0[3..7].copy_from_slice(&scattered);
-        // Long paths too.
+        // Some digests share long paths.
         digest.0[16..].copy_from_slice(&(number / 3).to_be_bytes());
         digest
     }
@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    /// What is there throughout is found once however the sprigs change, what comes and goes at most once.
+    /// A record that exists throughout is found once however the sprigs change, one that comes or goes at most once.
     #[test]
     fn a_walk_beside_writers_misses_nothing_and_repeats_nothing() {
         const COUNT: u32 = 6_000;

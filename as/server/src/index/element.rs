@@ -11,7 +11,8 @@ pub(super) const FANOUT: usize = 4;
 
 /// Latest last-update-time that fits.
 const LAST_UPDATE_TIME_MAX: u64 = (1 << 40) - 1;
-/// Versions of a record with the same last-update-time: far from half of all generations, so that their order is known.
+/// Most versions of a record with one last-update-time: far below half of all generations, so that their order is
+/// known.
 const GENERATIONS_AT_ONE_TIME_MAX: u16 = 1 << 14;
 
 /// Number of a set within its namespace; 0 = none.
@@ -80,14 +81,14 @@ impl Location {
         Location(self.0 & !Self::KEY_STORED | if stored { Self::KEY_STORED } else { 0 })
     }
 
-    /// Whether both are the same stored bytes.
+    /// Whether both locations are the same stored bytes.
     #[inline]
     pub(crate) fn same_place(self, other: Location) -> bool {
         (self.0 ^ other.0) & !Self::KEY_STORED == 0
     }
 }
 
-/// What the index says of a record. Generation 0 stands for "no record".
+/// Metadata of a record in the index. Generation 0 stands for "no record".
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub(crate) struct RecordMeta {
@@ -102,9 +103,10 @@ pub(crate) struct RecordMeta {
     unused: [u8; 2],
 }
 
-/// A node of a sprig's tree: the digest of a record, its place in the tree, and what the index says of it.
+/// A node of a sprig's tree: the digest of a record, its place in the tree, and its metadata.
 ///
-/// It is not `Copy`, as digest and children belong to the tree. The holder of a guard can change the record's metadata only.
+/// It is not `Copy`, as digest and children belong to the tree. The holder of a guard can change only the record's
+/// metadata.
 #[repr(C, align(64))]
 pub(crate) struct Element {
     pub(super) digest: Digest,
@@ -121,11 +123,11 @@ unsafe impl Zeroable for Element {}
 
 /// Bits of the flags of a record's metadata.
 mod flag {
-    /// The record was deleted durably; what is stored says so.
+    /// The record was deleted durably; its stored form is a tombstone.
     pub(super) const TOMBSTONE: u8 = 1;
-    /// A tombstone of which no older copy has been found yet, in the search for those that may go.
+    /// A tombstone for which the tomb raider's current search has found no older copy on disk.
     pub(super) const UNNEEDED: u8 = 2;
-    /// The record leaves a tombstone when it goes.
+    /// The record leaves a tombstone when it is removed.
     pub(super) const LEAVES_TOMBSTONE: u8 = 4;
     /// A secondary index may have entries of the record.
     pub(super) const IN_SINDEX: u8 = 8;
@@ -137,7 +139,7 @@ impl Element {
         Element { digest, children: [Handle::NULL; FANOUT], unused: [0; 4], meta: RecordMeta::default() }
     }
 
-    /// Whose element it is; never changes.
+    /// The digest of the element's record; it never changes.
     #[inline]
     pub(crate) fn digest(&self) -> &Digest {
         &self.digest
@@ -161,7 +163,7 @@ impl DerefMut for Element {
 }
 
 impl RecordMeta {
-    /// That of a record in set `set_id` that has no version yet.
+    /// The metadata of a record in set `set_id` that has no version yet.
     pub(crate) fn new(set_id: SetId) -> Self {
         RecordMeta { set_id, ..RecordMeta::default() }
     }
@@ -184,15 +186,15 @@ impl RecordMeta {
         self.last_update_high = (millis >> 32) as u8;
     }
 
-    /// The generation after this one; 0 means "none" and is left out.
+    /// The generation after this one; it skips 0, which means "none".
     #[inline]
     pub(crate) fn next_generation(&self) -> u16 {
         self.generation.wrapping_add(1).max(1)
     }
 
-    /// The last-update-time of the version after this one, made at `now`: never earlier, though the clock may have been set
-    /// back. Of two copies with the same time the later generation counts, in the circle of 16 bits. So a time that stands
-    /// still advances by a millisecond before the circle is half round.
+    /// The last-update-time of the next version, made at `now`. It never goes back, even if the clock was set back. Of
+    /// two copies with the same time the later generation wins, compared modulo 2¹⁶; so the time advances by a
+    /// millisecond before half of the generations have been used at one time.
     #[inline]
     pub(crate) fn next_update_time(&self, now: u64) -> u64 {
         let present = self.last_update_time();
@@ -203,14 +205,14 @@ impl RecordMeta {
         now.max((present + step).min(LAST_UPDATE_TIME_MAX))
     }
 
-    /// Whether the record was deleted durably: there is none, but older copies on disk must not come back.
+    /// Whether the record was deleted durably: it does not exist, but older copies on disk must not come back.
     #[inline]
     pub(crate) fn is_tombstone(&self) -> bool {
         self.flags & flag::TOMBSTONE != 0
     }
 
-    /// Whether a tombstone must take the record's place however it goes: it was created over one, and copies from before
-    /// that may still be on disk.
+    /// Whether a tombstone must take the record's place however it is removed: it was created over a tombstone, and
+    /// older copies may still be on disk.
     #[inline]
     pub(crate) fn leaves_tombstone(&self) -> bool {
         self.flags & flag::LEAVES_TOMBSTONE != 0
@@ -234,7 +236,7 @@ impl RecordMeta {
         self.flags = rest | if in_sindex { flag::IN_SINDEX } else { 0 };
     }
 
-    /// Whether both are of one version of the record. It may have been moved.
+    /// Whether both are the same version of the record. It may have been moved.
     pub(crate) fn is_version_of(&self, other: &RecordMeta) -> bool {
         self.generation == other.generation
             && self.last_update_time() == other.last_update_time()
@@ -242,23 +244,23 @@ impl RecordMeta {
             && self.is_tombstone() == other.is_tombstone()
     }
 
-    /// Makes it a tombstone, one that is needed as far as is known, or a record.
+    /// Makes this a tombstone that counts as needed, or a record.
     #[inline]
     pub(crate) fn set_tombstone(&mut self, is_tombstone: bool) {
         self.flags = if is_tombstone { flag::TOMBSTONE } else { 0 };
     }
 
-    /// Whether this is a tombstone that nothing on disk is known to need.
+    /// Whether this is a tombstone that no copy on disk is known to need.
     pub(crate) fn is_unneeded(&self) -> bool {
         self.flags & flag::UNNEEDED != 0
     }
 
-    /// Notes of a tombstone whether an older copy may be on disk.
+    /// Notes whether a tombstone may be needed against an older copy on disk.
     pub(crate) fn set_unneeded(&mut self, is_unneeded: bool) {
         self.flags = flag::TOMBSTONE | if is_unneeded { flag::UNNEEDED } else { 0 };
     }
 
-    /// Whether the record's time is over at `now_seconds` (since 2010-01-01).
+    /// Whether the record has expired at `now_seconds` (since 2010-01-01).
     #[inline]
     pub(crate) fn is_expired(&self, now_seconds: u32) -> bool {
         self.void_time != 0 && self.void_time < now_seconds

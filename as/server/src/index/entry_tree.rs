@@ -1,18 +1,19 @@
 //! Entries of an index in one partition: pairs of a key and a record, ordered by key, then by the record's digest.
 //!
-//! A B-tree of two levels: leaves of up to [`LEAF_SIZE_MAX`] entries, and a directory with the first entry of each. An entry
-//! has the key, the record's handle in the primary index, and 16 bits of the digest that decide nearly all comparisons of
-//! equal keys without a look at the record: 14 bytes in a secondary index, 6 in the index of a set, which has no keys. Leaves
-//! grow in small steps, so that little memory is unused.
+//! A B-tree of two levels: leaves of up to [`LEAF_SIZE_MAX`] entries, and a directory with the first entry of each. An
+//! entry has the key, the record's handle in the primary index, and 16 bits of the digest, which decide nearly all
+//! comparisons of equal keys without reading the record: 14 bytes in a secondary index, 6 in the index of a set, which
+//! has no keys. Leaves grow in small steps, so that little memory is unused.
 //!
-//! Digests of one partition have their first 12 bits in common. The 16 bits kept are those that follow in the order of
+//! Digests of one partition have their first 12 bits in common. The 16 bits kept are the next ones in the order of
 //! digests.
 //!
 //! # Entries and records
-//! An entry is added and removed under the lock of its record's sprig, and the commit that removes a record removes its entries
-//! before the element is released. So whoever holds the lock of a tree may follow the handles in it ([`LiveElements`]). What a
-//! damaged record leaves behind has handles that stand for no record, or another one, until it is swept out
-//! (`sindex/sweep.rs`): nobody trusts a digest that an entry leads to without finding the record by it.
+//! Entries are added and removed under the lock of the record's sprig, and the commit that removes a record removes its
+//! entries before the element is released. So the holder of a tree's lock may follow the handles in it
+//! ([`LiveElements`]). A damaged record may leave entries behind whose handles belong to no record or to another one,
+//! until they are swept out (`sindex/sweep.rs`). So a digest that an entry leads to must be looked up before it is
+//! used.
 
 use std::cmp::Ordering;
 
@@ -22,9 +23,9 @@ use super::tree::{ElementHandle, Index};
 
 /// Most entries of a leaf.
 const LEAF_SIZE_MAX: usize = 256;
-/// A leaf with fewer entries is joined with the next one if both fit well.
+/// A leaf with fewer entries is joined with the next one if both fit together.
 const LEAF_SIZE_MIN: usize = LEAF_SIZE_MAX / 4;
-/// How many entries ahead of the one that is read its record is asked of memory.
+/// How many entries ahead of the current one records are prefetched.
 const PREFETCH_DISTANCE: usize = 8;
 
 /// The records that entries stand for.
@@ -38,7 +39,7 @@ pub(crate) trait RecordDigests {
     fn prefetch(&self, _: Self::Handle) {}
 }
 
-/// The records of an index, for the holder of the lock of a tree whose entries all stand for records that are there.
+/// The records of an index, for the holder of the lock of a tree.
 pub(crate) struct LiveElements<'a>(pub(crate) &'a Index);
 
 impl RecordDigests for LiveElements<'_> {
@@ -67,7 +68,7 @@ struct TreeEntry<K, H> {
     stub: Stub,
 }
 
-/// The bits of a digest that come first in the order of the digests of a partition.
+/// The bits of a digest that come first in the order of one partition's digests.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Stub(u16);
 
@@ -79,7 +80,7 @@ impl Stub {
 }
 
 impl<K: Copy + Ord, H: Copy + PartialEq> TreeEntry<K, H> {
-    /// The entry's place beside that of `key` and the record of `digest`.
+    /// Compares the entry with `key` and the record of `digest`.
     fn compare(&self, key: K, digest: &Digest, records: &impl RecordDigests<Handle = H>) -> Ordering {
         let TreeEntry { key: own_key, handle, stub: own_stub } = *self;
         own_key
@@ -95,7 +96,7 @@ struct Leaf<K, H> {
     entries: Vec<TreeEntry<K, H>>,
 }
 
-/// An entry, as it is found.
+/// An entry as a search returns it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct IndexEntry<K, H = ElementHandle> {
     pub(crate) key: K,
@@ -103,12 +104,12 @@ pub(crate) struct IndexEntry<K, H = ElementHandle> {
     pub(crate) handle: H,
 }
 
-/// Where to begin.
+/// Start of a range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum RangeStart<K> {
     /// With the first entry of this key or a higher one.
     From(K),
-    /// Behind this entry, whether it is there or not.
+    /// After this entry, whether it exists or not.
     Behind(K, Digest),
 }
 
@@ -128,18 +129,18 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
         self.len
     }
 
-    /// Bytes of memory besides the tree's own.
+    /// Bytes of memory besides the size of this struct.
     pub(crate) fn memory(&self) -> usize {
         let leaves = self.leaves.iter().map(|leaf| leaf.entries.capacity()).sum::<usize>();
         leaves * size_of::<TreeEntry<K, H>>() + self.leaves.capacity() * size_of::<Leaf<K, H>>()
     }
 
-    /// The leaf in which a place is. `order` says where an entry is beside that place.
+    /// The leaf that contains a place. `order` compares an entry with that place.
     fn leaf_of(&self, order: impl Fn(&TreeEntry<K, H>) -> Ordering) -> usize {
         self.leaves.partition_point(|leaf| order(&leaf.first) != Ordering::Greater).saturating_sub(1)
     }
 
-    /// Adds an entry; `false` if it is there already. Returns with it by how many bytes the memory grew.
+    /// Adds an entry; returns `false` if it exists already, and by how many bytes the memory grew.
     pub(crate) fn insert(
         &mut self,
         key: K,
@@ -151,7 +152,7 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
         let at = self.leaf_of(order);
         let entry = TreeEntry { key, handle, stub: Stub::of(digest) };
         let Some(leaf) = self.leaves.get_mut(at) else {
-            // The directory of leaves may be left of entries that were there before.
+            // The directory of leaves may still have room from earlier entries.
             let before = self.memory();
             self.leaves.push(Leaf { first: entry, entries: Vec::new() });
             self.leaves[at].entries.reserve_exact(8);
@@ -175,7 +176,7 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
         (true, grown)
     }
 
-    /// Splits leaf `at` before its entry `middle`. At the end that makes an empty leaf, into which `next` goes.
+    /// Splits leaf `at` before its entry `middle`. A split at the end makes an empty leaf for `next`.
     fn split(&mut self, at: usize, middle: usize, next: TreeEntry<K, H>) -> isize {
         let directory = self.leaves.capacity();
         let before = self.leaves[at].memory();
@@ -192,7 +193,7 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
         (after + directory) as isize - before as isize
     }
 
-    /// Removes an entry; `false` if it is not there. Returns with it by how many bytes the memory grew.
+    /// Removes an entry; returns `false` if it does not exist, and by how many bytes the memory grew.
     pub(crate) fn remove(
         &mut self,
         key: K,
@@ -208,14 +209,14 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
         (true, self.mend(at))
     }
 
-    /// Removes all entries of a record, however many there are, by looking at each: for a record that cannot be read. Gives
-    /// how many there were, and by how many bytes the memory grew.
+    /// Removes all entries of a record by looking at every entry: for a record that cannot be read. Returns how many
+    /// were removed, and by how many bytes the memory grew.
     pub(crate) fn remove_all_of(&mut self, handle: H) -> (usize, isize) {
         self.remove_where(&|own, _| own == handle)
     }
 
-    /// Removes all entries for whose handle and stub `is_removed` says so. Gives how many there were, and by how many bytes the
-    /// memory grew.
+    /// Removes all entries whose handle and stub `is_removed` accepts. Returns how many were removed, and by how many
+    /// bytes the memory grew.
     pub(crate) fn remove_where(&mut self, is_removed: &dyn Fn(H, Stub) -> bool) -> (usize, isize) {
         let (len, memory) = (self.len, self.memory());
         for leaf in &mut self.leaves {
@@ -240,7 +241,7 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
         })
     }
 
-    /// Has leaf `at`, which has lost an entry, be as it must: not empty, not small for long, not much larger than its content.
+    /// Restores leaf `at` after it lost entries: it is not empty, not small for long, not much larger than its content.
     fn mend(&mut self, at: usize) -> isize {
         let leaf = &mut self.leaves[at];
         let before = leaf.memory();
@@ -302,7 +303,7 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
                     records.prefetch(ahead.handle);
                 }
                 let digest = records.digest(handle);
-                // Another record stands behind an entry that should have gone.
+                // An entry that should have been removed leads to another record.
                 if Stub::of(&digest) == stub {
                     left -= 1;
                     out.push(IndexEntry { key, digest, handle });
@@ -312,8 +313,8 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
         false
     }
 
-    /// Adds the digests of the records before that of `bound`, or of all, to `out`, the greatest first, at most `max` of them.
-    /// All have one key, as in the index of a set. Returns whether there may be more.
+    /// Adds the digests of the records before that of `bound`, or of all, to `out`, the greatest first, at most `max`
+    /// of them. All entries have the same key, as in the index of a set. Returns whether there may be more.
     pub(crate) fn collect_falling(
         &self,
         (key, bound): (K, Option<&Digest>),
@@ -327,7 +328,7 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
         let leaf_count = self.leaves.partition_point(|leaf| is_before(&leaf.first));
         let mut left = max;
         for (at, leaf) in self.leaves[..leaf_count].iter().enumerate().rev() {
-            // Only the last of these leaves may have entries behind the bound.
+            // Only the last of these leaves may have entries at or after the bound.
             let count = if at + 1 == leaf_count {
                 leaf.entries.partition_point(is_before)
             } else {
@@ -385,7 +386,7 @@ mod tests {
 
     use super::*;
 
-    /// RecordDigests by number. Many share the bits that entries keep.
+    /// Digests by number. Many share the bits that entries keep.
     struct Numbers;
 
     impl RecordDigests for Numbers {
@@ -499,7 +500,7 @@ mod tests {
                 memory += tree.remove(key_of(n), &Numbers.digest(n), &Numbers).1;
             }
             assert_eq!((tree.len(), tree.leaves.len(), tree.memory() as isize), (0, 0, memory));
-            // A tree that gets its only entry again and again is counted right.
+            // The memory of a tree whose only entry comes and goes is counted correctly.
             for n in 0..100 {
                 memory += tree.insert(key_of(n), &Numbers.digest(n), n, &Numbers).1;
                 assert_eq!(tree.memory() as isize, memory);
@@ -536,7 +537,7 @@ mod tests {
             }
             assert!(found.iter().eq(model.iter().rev()), "portions of {portion}");
         }
-        // Behind a record that is not there.
+        // Before a record that does not exist.
         let mut part = Vec::new();
         let gone = Numbers.digest(300);
         tree.collect_falling(((), Some(&gone)), 9, &Numbers, &mut part);

@@ -1,9 +1,9 @@
-//! The primary index: digest → where and what the record is.
+//! The primary index: it maps a digest to the location and metadata of a record.
 //!
-//! A partition has a number of sprigs; a sprig has a lock and a tree of elements. The holder of a sprig's lock
-//! may read its elements and the records that they point to; the holder of the exclusive lock may change them. Both are
-//! taken only through guards. There is no lock above the sprigs. Code that wants many records walks with a cursor, which
-//! returns digests, and takes the guard of one record at a time.
+//! A partition has a number of sprigs; a sprig has a lock and a tree of elements. The holder of a sprig's lock may read
+//! its elements and the records that they point to; the holder of the exclusive lock may change them. Guards are the
+//! only way to reach them. There is no lock above the sprigs. Code that works on many records walks with a cursor,
+//! which returns digests, and takes the guard of one record at a time.
 
 mod cursor;
 mod element;
@@ -23,7 +23,7 @@ pub(crate) const ELEMENT_SIZE: u64 = size_of::<Element>() as u64;
 /// Number of partitions of a namespace.
 pub(crate) const PARTITION_COUNT: usize = 4096;
 
-/// One of the 4096 parts that digests are divided into.
+/// One of the 4096 partitions of all digests.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct PartitionId(u16);
 

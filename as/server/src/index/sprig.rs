@@ -1,9 +1,9 @@
 //! The set of elements of one sprig: a four-way digital search tree.
 //!
-//! An element hangs at the first free place on the path that its digest spells, two bits a step, the most significant
+//! An element hangs at the first free place on the path given by its digest, two bits a step, the most significant
 //! first. So a search takes log₄ of the sprig's size, nothing is ever rebalanced, and no choice of digests makes a path
-//! longer than the 80 steps that 160 bits have. The bits that choose partition and sprig are all alike in a sprig, so
-//! the path starts with the others.
+//! longer than the 80 steps of 160 bits. The bits that choose partition and sprig are equal for all digests of a sprig,
+//! so the path starts after them.
 //!
 //! Invariant: all digests of a subtree begin with the bits that lead to it. So of two children of an element, one holds
 //! the greater digests; the element's own digest may lie anywhere among those of its subtree.
@@ -14,13 +14,13 @@ use cf::digest::DIGEST_SIZE;
 
 use super::element::{Element, FANOUT};
 
-/// Bits of a digest that a step takes.
+/// Bits of a digest per step.
 const STEP_BITS: u32 = FANOUT.trailing_zeros();
 const STEPS_PER_BYTE: u32 = u8::BITS / STEP_BITS;
-/// Steps of a whole digest, and so the elements that a path can have at most.
+/// Steps of a whole digest, and so the most elements of a path.
 pub(super) const STEP_COUNT: usize = DIGEST_SIZE * STEPS_PER_BYTE as usize;
 
-/// The first step of the paths in a sprig, all of whose digests are alike in the first `common_bits` bits.
+/// The first step of the paths in a sprig whose digests have the first `common_bits` bits in common.
 pub(super) const fn first_step(common_bits: u32) -> u32 {
     common_bits / STEP_BITS
 }
@@ -32,7 +32,7 @@ fn branch(digest: &Digest, step: u32) -> usize {
     usize::from(byte >> (u8::BITS - STEP_BITS - step % STEPS_PER_BYTE * STEP_BITS)) % FANOUT
 }
 
-/// The greatest digest that is like `digest` before `step`.
+/// The greatest digest that equals `digest` before `step`.
 fn greatest_below(digest: &Digest, step: u32) -> Digest {
     let mut greatest = *digest;
     let (byte, bits) = ((step / STEPS_PER_BYTE) as usize, step % STEPS_PER_BYTE * STEP_BITS);
@@ -42,8 +42,8 @@ fn greatest_below(digest: &Digest, step: u32) -> Digest {
     greatest
 }
 
-/// A sprig's tree, borrowed from its root and the arena. The caller holds the sprig's lock: shared to use `&self`
-/// methods, exclusively to use `&mut self` ones and to change elements.
+/// A sprig's tree, borrowed from its root and the arena. The caller holds the sprig's lock: shared for `&self` methods,
+/// exclusive for `&mut self` methods and to change elements.
 pub(super) struct SprigTree<'a> {
     pub(super) arena: &'a Arena<Element>,
     pub(super) root: Handle,
@@ -51,10 +51,10 @@ pub(super) struct SprigTree<'a> {
     pub(super) first_step: u32,
 }
 
-/// Where a search ended.
+/// Result of a search.
 pub(super) enum Found {
     Element(Handle),
-    /// Not there; it would be child `branch` of `parent`, or the root if `parent` is null.
+    /// Not found; it would be child `branch` of `parent`, or the root if `parent` is null.
     Absent {
         parent: Handle,
         branch: usize,
@@ -95,12 +95,12 @@ impl SprigTree<'_> {
         Found::Absent { parent, branch: last_branch }
     }
 
-    /// Hangs the new element `handle` at the place that [`find`](Self::find) gave.
+    /// Links the new element `handle` at the place that [`find`](Self::find) returned.
     pub(super) fn link(&mut self, parent: Handle, branch: usize, handle: Handle) {
         self.set_child(parent, branch, handle);
     }
 
-    /// Takes the element of `digest` out of the tree and returns its handle. Some leaf below it takes its place.
+    /// Unlinks the element of `digest` and returns its handle. A leaf below it takes its place.
     pub(super) fn unlink(&mut self, digest: &Digest) -> Option<Handle> {
         let (mut parent, mut parent_branch, mut at, mut step) = (Handle::NULL, 0, self.root, self.first_step);
         loop {
@@ -124,7 +124,7 @@ impl SprigTree<'_> {
         Some(at)
     }
 
-    /// Cuts some leaf off the subtree of `top` and returns its handle; null when `top` is a leaf itself.
+    /// Cuts a leaf off the subtree of `top` and returns its handle; null if `top` is a leaf itself.
     fn cut_leaf_below(&mut self, top: Handle) -> Handle {
         let (mut parent, mut parent_branch, mut at) = (Handle::NULL, 0, top);
         loop {
@@ -162,9 +162,9 @@ impl SprigTree<'_> {
         }
     }
 
-    /// Calls `visit` for elements whose digest is at most `bound`, `None` for all, subtrees of greater digests first. Ends
-    /// after `visits_max` steps, more than [`STEP_COUNT`]; returns the greatest digest that may be left then. Elements up
-    /// to that digest are to be visited again: some of them were, those on the way to what is left.
+    /// Calls `visit` for elements whose digest is at most `bound`, `None` for all, subtrees of greater digests first.
+    /// Ends after `visits_max` steps, more than [`STEP_COUNT`]; returns the greatest digest that may be left then. The
+    /// next call visits elements up to that digest, some of them again: those on the path to the rest.
     pub(super) fn visit_falling(
         &self,
         bound: Option<&Digest>,
@@ -172,7 +172,7 @@ impl SprigTree<'_> {
         mut visit: impl FnMut(&Element),
     ) -> Option<Digest> {
         debug_assert!(visits_max > STEP_COUNT);
-        // A subtree, its step, and whether its digests begin as `bound` does and so may lie above it.
+        // A subtree, its step, and whether its digests begin like `bound` and so may exceed it.
         let mut pending = smallvec::SmallVec::<[(Handle, u32, bool); 64]>::new();
         if !self.root.is_null() {
             pending.push((self.root, self.first_step, bound.is_some()));

@@ -2,8 +2,8 @@
 //!
 //! # Locking
 //! A sprig's lock guards its root, its elements, and the stored bytes that its elements point to. A thread holds at
-//! most one sprig lock at a time. Inside it the arena's and the storage engine's locks may be taken, never the other
-//! way round.
+//! most one sprig lock at a time. Under it the arena's and the storage engine's locks may be taken, never the other way
+//! round.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -19,7 +19,7 @@ use super::{PARTITION_COUNT, PartitionId};
 
 /// Most sprigs a partition can have.
 const SPRIG_BITS_MAX: u32 = 28;
-/// Bits of the first digest byte that chooses sprigs, its high ones; the low ones choose the partition.
+/// Number of high bits of the second digest byte that choose sprigs; the low ones choose the partition.
 const SPRIG_BITS_IN_BYTE_1: u32 = 4;
 
 /// Eight bytes for each sprig.
@@ -53,16 +53,16 @@ pub(crate) struct Index {
     counts: Box<[AtomicU64]>,
 }
 
-/// A record's place in the index. Its keeper must observe commits: it is told before the record leaves the index.
+/// A record's place in the index. Code that stores it must observe commits, to learn when the record leaves the index.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(transparent)]
 pub(crate) struct ElementHandle(Handle);
 
-/// The index cannot take another element.
+/// The index has no room for another element.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct IndexFull;
 
-/// How a record that a write wants was found.
+/// Whether the record that a write wants existed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CreateOutcome {
     Existed,
@@ -75,7 +75,7 @@ impl Index {
         assert!(sprigs_per_partition.is_power_of_two() && sprigs_per_partition <= 1 << SPRIG_BITS_MAX);
         let sprig_bits = sprigs_per_partition.trailing_zeros();
         let common_bits = match sprig_bits {
-            // The low bits of byte 1, which come last in it, choose the partition.
+            // The low bits of byte 1 choose the partition; they are the last of the byte.
             0..SPRIG_BITS_IN_BYTE_1 => u8::BITS + sprig_bits,
             _ => 2 * u8::BITS + (sprig_bits - SPRIG_BITS_IN_BYTE_1),
         };
@@ -115,8 +115,8 @@ impl Index {
         }
     }
 
-    /// As [`get`](Self::get), but does not wait: returns `None` too if another thread changes a record of the sprig or waits
-    /// to do so. Meant for hints.
+    /// As [`get`](Self::get), but does not wait: also returns `None` if another thread changes a record of the sprig or
+    /// waits to do so. Meant for hints.
     #[inline]
     pub(crate) fn try_get(&self, digest: &Digest) -> Option<ReadGuard<'_>> {
         let sprig = self.sprig_of(digest);
@@ -146,11 +146,11 @@ impl Index {
         }
     }
 
-    /// The record of `digest`, for changing; created if it is not there. A created element disappears
-    /// again if its guard is dropped while its generation is 0.
+    /// The record of `digest`, for changing; it is created if it does not exist. A created element disappears again if
+    /// its guard is dropped while its generation is 0.
     ///
     /// # Errors
-    /// [`IndexFull`] when it is not there and there is no room.
+    /// [`IndexFull`] if it does not exist and there is no room.
     #[inline]
     pub(crate) fn get_or_create(
         &self,
@@ -190,8 +190,8 @@ impl Index {
         unsafe { (&raw const (*self.arena.resolve(handle.0).as_ptr()).digest).read() }
     }
 
-    /// The digest that stands at `handle` now, which was that of a record once: its element may be free, or be made that of
-    /// another record just now. Then it is any digest.
+    /// The digest now at `handle`, which was taken from a guard earlier. The element may be free by now, or belong to
+    /// another record and be half written; then this may be any digest.
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     pub(crate) fn digest_seen_at(&self, handle: ElementHandle) -> Digest {
         // SAFETY: the handle is from a guard, which has it from the arena, whose memory stays mapped. Any bytes are a digest,
@@ -199,7 +199,8 @@ impl Index {
         unsafe { (&raw const (*self.arena.resolve(handle.0).as_ptr()).digest).read_volatile() }
     }
 
-    /// Whether the record of `digest` is there, and at `handle`; `None` if another thread changes a record of its sprig.
+    /// Whether the record of `digest` exists and is at `handle`; `None` if another thread changes a record of its
+    /// sprig.
     pub(crate) fn is_at(&self, digest: &Digest, handle: ElementHandle) -> Option<bool> {
         let sprig = self.sprig_of(digest);
         sprig.lock.try_lock_shared().then(|| {
@@ -216,8 +217,8 @@ impl Index {
 
     /// Calls `visit` for every element of `partition`, in no particular order.
     ///
-    /// `visit` runs under the lock of the element's sprig, shared: it is short, waits for nothing and takes no sprig's
-    /// lock. What takes longer is for a [`cursor`](Self::cursor).
+    /// `visit` runs under the lock of the element's sprig, shared: it must be short, not wait and take no sprig's lock.
+    /// Longer work needs a [`cursor`](Self::cursor).
     pub(crate) fn for_each(&self, partition: PartitionId, mut visit: impl FnMut(&Element)) {
         for sprig in self.sprigs_of(partition) {
             let _lock = SharedLock::new(&sprig.lock);
@@ -238,7 +239,7 @@ impl Index {
         (at.addr() - base.addr()) / size_of::<Sprig>() % (1 << self.sprig_bits)
     }
 
-    /// Locks a sprig shared and calls `visit` as [`SprigTree::visit_falling`] says. A sprig that is empty is not locked.
+    /// Locks a sprig shared and calls `visit` as [`SprigTree::visit_falling`] does. An empty sprig is not locked.
     pub(super) fn visit_falling(
         &self,
         sprig: &Sprig,
@@ -246,7 +247,7 @@ impl Index {
         visits_max: usize,
         visit: impl FnMut(&Element),
     ) -> Option<Digest> {
-        // A record that was there before the walk began was there before this look.
+        // Every record that existed before the walk began is visible to this load.
         if sprig.root.load(Relaxed).is_null() {
             return None;
         }
@@ -260,26 +261,26 @@ impl Index {
         self.arena.prefetch(sprig.root.load(Relaxed));
     }
 
-    /// Waits for each sprig until nobody changes it. Whoever changes a record afterwards sees what the caller did before; what
-    /// others had begun to change before is done, and the caller sees it.
+    /// Waits until every change in progress in each sprig has ended. Later changes see what the caller did before; the
+    /// caller sees the earlier changes.
     pub(crate) fn wait_for_writers(&self) {
         for sprig in &self.sprigs {
             drop(SharedLock::new(&sprig.lock));
         }
     }
 
-    /// Number of elements, finished or just being created.
+    /// Number of elements, including those being created.
     pub(crate) fn element_count(&self) -> u64 {
         self.arena.used()
     }
 
-    /// Gives memory back to the system that held elements and holds none any more, at most about `bytes_max`. For one
-    /// thread, now and then.
+    /// Gives memory that holds no element any more back to the system, at most about `bytes_max`. Called by one thread,
+    /// now and then.
     pub(crate) fn give_back(&self, bytes_max: usize) {
         self.arena.give_back(bytes_max);
     }
 
-    /// Bytes of memory that were given back since the start.
+    /// Bytes of memory given back since the start.
     pub(crate) fn given_back_bytes(&self) -> u64 {
         self.arena.given_back_bytes()
     }
@@ -295,26 +296,26 @@ impl Index {
         SprigTree { arena: &self.arena, root: sprig.root.load(Relaxed), first_step: self.first_step }
     }
 
-    /// Keeps the root of a tree that the caller changed, having locked its sprig exclusively.
+    /// Stores the root of a tree that the caller changed under its sprig's exclusive lock.
     #[inline]
     fn store_root(sprig: &Sprig, root: Handle) {
         sprig.root.store(root, Relaxed);
     }
 
-    /// First of two hints, some time before a record is wanted: loads its sprig.
+    /// First of two hints, some time before a record is needed: prefetches its sprig.
     #[inline]
     pub(crate) fn prefetch_sprig(&self, digest: &Digest) {
         cf::prefetch::line(self.sprig_of(digest));
     }
 
-    /// Second hint, once the sprig is loaded: loads the element where the search begins.
+    /// Second hint, once the sprig is loaded: prefetches the element where the search begins.
     #[inline]
     pub(crate) fn prefetch_element(&self, digest: &Digest) {
         self.prefetch_root(self.sprig_of(digest));
     }
 }
 
-/// A shared lock for as long as it lives.
+/// A shared lock, held until it is dropped.
 struct SharedLock<'a>(&'a RwWord);
 
 impl<'a> SharedLock<'a> {
@@ -330,7 +331,7 @@ impl Drop for SharedLock<'_> {
     }
 }
 
-/// A record that others may read meanwhile but nobody changes.
+/// A record that others may read but nobody changes.
 pub(crate) struct ReadGuard<'a> {
     index: &'a Index,
     sprig: &'a Sprig,
@@ -338,7 +339,7 @@ pub(crate) struct ReadGuard<'a> {
 }
 
 impl ReadGuard<'_> {
-    /// Where the record is in the index.
+    /// The record's place in the index.
     #[inline]
     pub(crate) fn handle(&self) -> ElementHandle {
         ElementHandle(self.handle)
@@ -364,7 +365,7 @@ impl Drop for ReadGuard<'_> {
     }
 }
 
-/// A record that nobody else reads or changes. Dropped while its generation is 0, it takes the element with it.
+/// A record that nobody else reads or changes. If it is dropped while its generation is 0, it removes the element.
 pub(crate) struct WriteGuard<'a> {
     index: &'a Index,
     sprig: &'a Sprig,
@@ -372,16 +373,16 @@ pub(crate) struct WriteGuard<'a> {
 }
 
 impl WriteGuard<'_> {
-    /// Where the record is in the index.
+    /// The record's place in the index.
     #[inline]
     pub(crate) fn handle(&self) -> ElementHandle {
         ElementHandle(self.handle)
     }
 
-    /// Takes the element out of the index, and nothing else: `Namespace::commit` removes records.
+    /// Removes only the element from the index; `Namespace::commit` removes records.
     #[cfg(test)]
     pub(crate) fn remove(mut self) {
-        // An element without a generation is taken out when its guard is dropped.
+        // An element with generation 0 is removed when its guard is dropped.
         self.generation = 0;
     }
 
@@ -444,7 +445,7 @@ mod tests {
         Index::new(IndexGeometry { sprigs_per_partition: 256, stage_size: 128 << 20 })
     }
 
-    /// Digests that meet in few sprigs and share long paths.
+    /// Digests that fall into few sprigs and share long paths.
     fn crowded_digest(seed: u16) -> Digest {
         let mut digest = Digest([0; 20]);
         digest.0[4] = (seed & 1) as u8;
@@ -490,7 +491,7 @@ mod tests {
                         }
                     }
                     _ => {
-                        // Created and given up: as if nothing had happened.
+                        // Created and abandoned: nothing remains.
                         drop(index.get_or_create(&digest).expect("room"));
                     }
                 }
