@@ -1,12 +1,12 @@
-//! An interpreter: a Lua state with the functions for programs, without what they must not reach, and with limits.
+//! An interpreter: a Lua state with the functions for programs, without unsafe functions, and with limits.
 //!
 //! # Limits
-//! - Time: a hook looks at the clock every 1,000 instructions and raises an error when the time of the call is over. What
-//!   runs in C or Rust without instructions is bounded by itself (`lua/sandbox.lua`, `pattern.rs`, `value.rs`).
-//! - Memory: [`MEMORY_MAX`] for Lua, and as much again as `bindings::bytes` says for buffers.
+//! - Time: a hook checks the clock every 1,000 instructions and raises an error when the time of the call is over. Code
+//!   in C or Rust, which runs no instructions, has its own bounds (`lua/sandbox.lua`, `pattern.rs`, `value.rs`).
+//! - Memory: [`MEMORY_MAX`] for Lua, and in addition the limit of `bindings::bytes` for buffers.
 //! - Depth: Lua bounds calls itself; values are bounded in `value.rs`.
 //!
-//! An interpreter whose time was over, or that has grown large, is not used again.
+//! An interpreter that ran out of time or has grown large is not used again.
 
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use super::raw::{self, Ended, Entry, PlainCall, Watch};
 use super::record::RecordState;
 use super::value::{Converter, Makers, Output, Plain, ValueError};
 
-/// Bytes that the values of an interpreter may take.
+/// Most bytes of an interpreter's Lua values.
 const MEMORY_MAX: usize = 64 << 20;
-/// Bytes that an interpreter may take in all.
+/// Most bytes of an interpreter in all.
 pub(super) const TOTAL_MEMORY_MAX: usize = MEMORY_MAX + bytes::MEMORY_MAX;
-/// An interpreter that has grown to this is not kept.
+/// An interpreter that has grown to this size is not kept.
 const KEPT_MEMORY_MAX: usize = 8 << 20;
 
 /// Why a function gave no result.
@@ -35,11 +35,11 @@ const KEPT_MEMORY_MAX: usize = 8 << 20;
 pub(crate) enum Failure {
     /// There is no such module, or it cannot be loaded.
     Module,
-    /// The function raised an error: its text, or nothing if it is no text.
+    /// The function raised an error: its text, or nothing if the error is no text.
     Function(Option<Vec<u8>>),
 }
 
-/// What the prelude's primitives share with the interpreter.
+/// State that the prelude's primitives share with the interpreter.
 pub(crate) struct Shared {
     makers: Makers,
     watch: Rc<Watch>,
@@ -47,13 +47,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Takes values over between `lua` and Rust.
+    /// Converts values between `lua` and Rust.
     pub(super) fn converter<'a>(&'a self, lua: &'a Lua) -> Converter<'a> {
         Converter { lua, makers: &self.makers, watch: &self.watch, memory: &self.memory }
     }
 }
 
-/// The handles into one Lua state. They are dropped in this order: the state before the watch that its hook looks at.
+/// The handles into one Lua state. Fields are dropped in this order: the state before the watch that its hook reads.
 pub(super) struct Interpreter {
     run_record: Function,
     pub(super) run_stream: Function,
@@ -74,7 +74,7 @@ impl Interpreter {
         self.shared.converter(&self.lua)
     }
 
-    /// A fresh one, which finds the modules that it is asked for in `modules`.
+    /// A new interpreter, which finds modules in `modules`.
     ///
     /// # Errors
     /// When there is not enough memory.
@@ -140,7 +140,7 @@ impl Interpreter {
         })
     }
 
-    /// Loads a module, in the time until `deadline`.
+    /// Loads a module; fails if that takes until `deadline`.
     pub(super) fn load(&self, module: &str, deadline: Instant) -> Result<(), Failure> {
         self.watch.begin(deadline);
         let loaded = self.pcall.call::<(bool, Value)>((&self.require, module));
@@ -160,7 +160,7 @@ impl Interpreter {
         }
     }
 
-    /// Compiles and runs a module that is to be registered.
+    /// Compiles and runs a module to check it before registration.
     ///
     /// # Errors
     /// The text of the error.
@@ -179,7 +179,7 @@ impl Interpreter {
         }
     }
 
-    /// Calls a function with a record and packed arguments. Returns what it returned and what it made of the record.
+    /// Calls a function with a record and packed arguments. Returns its result and the changed record.
     pub(super) fn call(
         &self,
         function: &[u8],
@@ -240,7 +240,7 @@ impl Interpreter {
         }
     }
 
-    /// Whether the time of the last call was over before it had ended.
+    /// Whether the time of the last call was over before the call ended.
     pub(super) fn was_late(&self) -> bool {
         self.watch.end()
     }
@@ -250,13 +250,13 @@ impl Interpreter {
         !self.watch.end() && self.used_memory() < KEPT_MEMORY_MAX
     }
 
-    /// Bytes that its values take.
+    /// Bytes of its values.
     pub(super) fn used_memory(&self) -> usize {
         self.lua.used_memory() + self.memory.used()
     }
 }
 
-/// `find_module(name)`: a registered module as a function; nothing and why; and the file it is in.
+/// `find_module(name)`: a registered module as a function, or nothing and the reason; and its file.
 fn install_find_module(lua: &Lua, host: &Table, modules: &Arc<Modules>) -> mlua::Result<()> {
     let modules = Arc::clone(modules);
     host.set(
@@ -304,7 +304,7 @@ pub(super) fn failure_of(error: &ValueError) -> Failure {
     Failure::Function(Some(error.to_string().into_bytes()))
 }
 
-/// The text of an error that a program has raised or passed on; nothing if it is no text.
+/// The text of an error that a program raised or passed on; `None` if it is no text.
 pub(super) fn error_text(error: &Value) -> Option<Vec<u8>> {
     match error {
         Value::String(text) => Some(text.as_bytes().to_vec()),
@@ -313,7 +313,7 @@ pub(super) fn error_text(error: &Value) -> Option<Vec<u8>> {
     }
 }
 
-/// The text of an error without what was added on its way through Rust.
+/// The text of an error without the parts that Rust added on its way.
 pub(super) fn message_of(error: &mlua::Error) -> Vec<u8> {
     let text = match error {
         mlua::Error::SyntaxError { message, .. } => message.clone(),

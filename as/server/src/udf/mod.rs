@@ -1,14 +1,14 @@
 //! User-defined functions: modules in Lua that clients register and apply to records.
 //!
 //! # Parts
-//! [`module`] keeps the registered modules, which are items of the system metadata. An [`interpreter`] is a Lua state with its limits, whose functions for programs
-//! are made by the prelude in `lua/` from primitives in [`bindings`]; [`value`] takes values over. [`Functions`] keeps
-//! interpreters for further calls, some for each module. [`stream`] runs functions of aggregations, as many at a time as there
-//! are [`places`].
+//! [`module`] keeps the registered modules, which are items of the system metadata. An [`interpreter`] is a Lua state
+//! with its limits; the prelude in `lua/` makes the functions for programs from primitives in [`bindings`], and
+//! [`value`] converts values. [`Functions`] keeps interpreters for further calls, some for each module. [`stream`] runs
+//! the functions of aggregations; [`places`] limits how many run at a time.
 //!
 //! # Threads
-//! A call takes an interpreter for itself, so calls run side by side on as many threads as call. The only locks are those of
-//! the list of modules, of the idle interpreters and of the places; none is held while a function runs.
+//! A call has an interpreter of its own, so calls run in parallel on as many threads as call. The only locks are those
+//! of the list of modules, of the idle interpreters and of the places; none is held while a function runs.
 
 mod bindings;
 mod interpreter;
@@ -44,9 +44,9 @@ pub(crate) use record::{BINS_MAX, FoundRecord, RecordInput, RecordState};
 pub(crate) use stream::{RecordStream, StreamClosed, StreamOwner, failure_text};
 pub(crate) use value::Output;
 
-/// Idle interpreters that are kept for a module.
+/// Most idle interpreters kept for a module.
 const IDLE_MAX: usize = 16;
-/// How long a module may run when it is registered.
+/// Most time that a module may run when it is registered.
 const TRY_OUT_TIME_MAX: Duration = Duration::from_millis(1_000);
 
 /// A function to call.
@@ -59,24 +59,25 @@ pub(crate) struct FunctionCall<'a> {
     pub(crate) arguments: &'a [u8],
 }
 
-/// A call that takes no longer than this is a short one.
+/// A call up to this duration is short.
 const SHORT_TIME: Duration = Duration::from_micros(100);
-/// So much confidence in a module, and its calls are taken for short; and the most that there is. A short call adds one, a long
-/// one takes half: one in many may take longer by chance, but a module that turns to long ones is found out after a few.
+/// Calls of a module count as short from the confidence `CONFIDENCE_MIN` on; `CONFIDENCE_MAX` is the highest. A short
+/// call adds one, a long one halves it: a single long call may be chance, but a module whose calls become long is
+/// detected after a few.
 const CONFIDENCE_MIN: u32 = 16;
 const CONFIDENCE_MAX: u32 = 256;
 
 type OwnInterpreter = Movable<Box<Interpreter>>;
 
-/// An interpreter that has loaded a module. It waits for further calls when this is dropped.
+/// An interpreter that has loaded a module. It is kept for further calls when this is dropped.
 pub(crate) struct Lease<'a> {
     functions: &'a Functions,
     module: &'a str,
-    /// Of the modules when it was made.
+    /// Version of the modules when it was made.
     version: u64,
-    /// There until this is dropped.
+    /// Present until this is dropped.
     interpreter: Option<OwnInterpreter>,
-    /// How long the call took, if there was one; nothing within if it was cut off.
+    /// Duration of the call, if there was one; `Some(None)` if it was cut off.
     time: Option<Option<Duration>>,
 }
 
@@ -86,7 +87,7 @@ impl Lease<'_> {
         interpreter
     }
 
-    /// Calls a function with a record, in the time until `deadline`.
+    /// Calls a function with a record; the call is cut off at `deadline`.
     fn call(&mut self, call: &FunctionCall<'_>, record: RecordState, deadline: Instant) -> EndedCall {
         let (started, interpreter) = (Instant::now(), self.interpreter());
         let (output, record) = interpreter.call(call.function, call.arguments, record, deadline);
@@ -104,12 +105,12 @@ impl Drop for Lease<'_> {
     }
 }
 
-/// Interpreters of a module that wait for calls.
+/// Idle interpreters of a module.
 struct Idle {
-    /// Of the modules when they were made.
+    /// Version of the modules when they were made.
     version: u64,
     interpreters: VecDeque<OwnInterpreter>,
-    /// That the next call is a short one.
+    /// Confidence that the next call is short.
     confidence: u32,
 }
 
@@ -118,12 +119,12 @@ impl Idle {
         Idle { version, interpreters: VecDeque::new(), confidence: 0 }
     }
 
-    /// Whether calls are taken for short.
+    /// Whether calls count as short.
     fn is_short(&self) -> bool {
         self.confidence >= CONFIDENCE_MIN
     }
 
-    /// Notes that a call took so long; `None` if it was cut off.
+    /// Notes the duration of a call; `None` if it was cut off.
     fn note(&mut self, time: Option<Duration>) {
         self.confidence = if time.is_some_and(|time| time <= SHORT_TIME) {
             (self.confidence + 1).min(CONFIDENCE_MAX)
@@ -136,9 +137,9 @@ impl Idle {
 /// A call that has ended.
 pub(crate) struct EndedCall {
     pub(crate) output: Result<Output, Failure>,
-    /// What it made of the record.
+    /// The record after the call.
     pub(crate) record: RecordState,
-    /// Its time was over before.
+    /// Whether its time was over before it ended.
     pub(crate) was_late: bool,
 }
 
@@ -146,7 +147,7 @@ pub(crate) struct EndedCall {
 pub(crate) struct Functions {
     modules: Arc<Modules>,
     idle: Mutex<HashMap<String, Idle>>,
-    /// Interpreters are kept from call to call.
+    /// Whether interpreters are kept for further calls.
     is_caching: bool,
     stream_places: places::Places,
 }
@@ -154,14 +155,14 @@ pub(crate) struct Functions {
 /// Why a module cannot be registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CompileError {
-    /// As the error names it; empty if it names none.
+    /// The file that the error names; empty if it names none.
     pub(crate) file: String,
     pub(crate) line: u32,
     pub(crate) message: Vec<u8>,
 }
 
 impl Functions {
-    /// Without modules yet; copies of them will be in `folder`.
+    /// Starts without modules; copies of them will be in `folder`.
     pub(crate) fn new(folder: &Path, is_caching: bool) -> Self {
         Functions {
             modules: Arc::new(Modules::new(folder)),
@@ -171,7 +172,7 @@ impl Functions {
         }
     }
 
-    /// Takes the modules from the system metadata, now and whenever they change.
+    /// Takes the modules from the system metadata, now and after every change.
     pub(crate) fn follow(&self, smd: &Smd) {
         let modules = Arc::clone(&self.modules);
         smd.listen(smd::Module::Udf, move |items: &[&SmdItem], _: Occasion| modules.accept(items));
@@ -182,13 +183,13 @@ impl Functions {
         &self.modules
     }
 
-    /// Forgets all interpreters, and with them what functions keep in variables.
+    /// Drops all interpreters, and with them the variables of functions.
     pub(crate) fn clear_cache(&self) {
         let idle = std::mem::take(&mut *self.idle.lock());
         drop(idle);
     }
 
-    /// Compiles and runs a module as its registration does. Files of another kind are taken as they are.
+    /// Compiles and runs a module as its registration does. Files of another kind are accepted unchecked.
     ///
     /// # Errors
     /// What is wrong, and where.
@@ -205,7 +206,7 @@ impl Functions {
         interpreter.try_out(file_name, content, deadline).map_err(|text| compile_error(&text))
     }
 
-    /// Calls a function with a record, in the time until `deadline`, in the interpreter of `lease` if there is one.
+    /// Calls a function with a record, until `deadline`, in the interpreter of `lease` if there is one.
     pub(crate) fn call<'a>(
         &'a self,
         call: &FunctionCall<'a>,
@@ -219,7 +220,7 @@ impl Functions {
         }
     }
 
-    /// An interpreter for a call that is likely to be short: functions of `module` have all been so lately, and one waits.
+    /// An interpreter for a call that is likely short: recent calls of `module` were short, and an interpreter is idle.
     pub(crate) fn lease_for_short<'a>(&'a self, module: &'a str) -> Option<Lease<'a>> {
         let version = self.modules.version();
         let mut idle = self.idle.lock();
@@ -238,7 +239,7 @@ impl Functions {
             interpreter: Some(interpreter),
             time: None,
         };
-        // The one that has waited longest: variables of a module are those of an interpreter.
+        // The one that has been idle longest: each interpreter has its own variables of a module.
         let idle = self
             .idle
             .lock()
@@ -271,7 +272,7 @@ impl Functions {
         let idle = match all.get_mut(module) {
             Some(idle) if idle.version == version => idle,
             _ => {
-                // Those of earlier versions go, also of modules that nobody calls any more.
+                // Interpreters of earlier versions are dropped, also those of modules that nobody calls any more.
                 all.retain(|_, idle| idle.version == version);
                 all.entry(module.to_owned()).or_insert_with(|| Idle::new(version))
             }
@@ -283,7 +284,7 @@ impl Functions {
     }
 }
 
-/// An error of the form `[string "file"]:line: message`; of another form its first line.
+/// Parses an error of the form `[string "file"]:line: message`; of another form it keeps the first line.
 fn compile_error(text: &[u8]) -> CompileError {
     const MESSAGE_SIZE_MAX: usize = 256;
     let parsed = || {

@@ -1,7 +1,7 @@
-//! The modules that are registered: items of the system metadata, whose content is kept in memory.
+//! The registered modules: items of the system metadata, whose content is kept in memory.
 //!
-//! A copy of each is written into the folder of `mod-lua`'s `user-path`, where people and tools look for it. The server does
-//! not read these files.
+//! A copy of each is written to the folder of `mod-lua`'s `user-path`, where people and tools look for it. The server
+//! does not read these copies.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -16,14 +16,14 @@ use parking_lot::RwLock;
 
 use crate::smd::SmdItem;
 
-/// Bytes that a module may have.
+/// Most bytes of a module.
 pub(crate) const MODULE_SIZE_MAX: usize = 1 << 20;
-/// Bytes that the name of a module's file stays below.
+/// Limit of the name of a module's file in bytes; names are shorter.
 pub(crate) const FILE_NAME_SIZE_MAX: usize = 128;
-/// Modules that Lua has itself: they can be named in a call, and have no functions of their own.
+/// Lua's own modules: a call can name them, but they have no functions to call.
 const OWN_MODULES: [&str; 9] = ["_G", "coroutine", "io", "math", "os", "package", "string", "table", "utf8"];
 
-/// Content is padded to a multiple of four characters; what the last one has too many bits of does not matter.
+/// Content is padded to a multiple of four characters; excess bits of the last character are ignored.
 const CONTENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -36,11 +36,11 @@ pub(crate) struct Modules {
     folder: PathBuf,
     /// Contents by file name.
     contents: RwLock<HashMap<String, Arc<[u8]>>>,
-    /// Changes with every change of a module.
+    /// Increases with every change of a module.
     version: AtomicU64,
 }
 
-/// Whether `name` may name a module's file: it has a dot within, and stays in its folder.
+/// Whether `name` may be a module's file name: it has a dot inside, and names no other folder.
 pub(crate) fn is_file_name(name: &str) -> bool {
     let dot = name.find('.');
     name.len() < FILE_NAME_SIZE_MAX
@@ -49,24 +49,24 @@ pub(crate) fn is_file_name(name: &str) -> bool {
         && !name.contains(char::is_control)
 }
 
-/// What the system metadata keeps of a module whose content is `content` in base64.
+/// The item of system metadata for a module with `content` in base64.
 pub(crate) fn metadata_value(file_name: &str, content: &str) -> String {
     format!(r#"{{"content64": "{content}", "type": "LUA", "name": "{file_name}"}}"#)
 }
 
-/// The content of a module that is written as `content` in base64.
+/// Decodes a module's content from base64.
 pub(crate) fn decode_content(content: &str) -> Option<Vec<u8>> {
     CONTENT.decode(content).ok()
 }
 
-/// The content of a module from what the system metadata keeps of it.
+/// The content of a module from its item of system metadata.
 fn content_of(value: &str) -> Option<Vec<u8>> {
     let value: serde_json::Value = serde_json::from_str(value).ok()?;
     decode_content(value.get("content64")?.as_str()?)
 }
 
 impl Modules {
-    /// None yet. Copies will be in `folder`.
+    /// No modules yet. Copies will be in `folder`.
     pub(crate) fn new(folder: &Path) -> Self {
         Modules { folder: folder.to_owned(), contents: RwLock::default(), version: AtomicU64::new(1) }
     }
@@ -81,7 +81,7 @@ impl Modules {
         self.contents.read().get(file_name).cloned()
     }
 
-    /// Takes notice of items of the system metadata.
+    /// Applies items of the system metadata.
     pub(crate) fn accept(&self, items: &[&SmdItem]) {
         for item in items {
             match &item.value {
@@ -118,7 +118,7 @@ impl Modules {
         }
     }
 
-    /// The text of module `name`, as a call or `require` names it.
+    /// The text of module `name`, as named by a call or `require`.
     pub(super) fn content_of_module(&self, name: &str) -> Option<Arc<[u8]>> {
         // A dot would name a folder.
         if name.contains('.') {
@@ -132,7 +132,7 @@ impl Modules {
         OWN_MODULES.contains(&name) || self.content_of_module(name).is_some()
     }
 
-    /// Where errors in module `name` say that they are.
+    /// The file that errors in module `name` refer to.
     pub(super) fn path_of_module(&self, name: &str) -> String {
         format!("{}/{name}.lua", self.folder.display())
     }
@@ -142,7 +142,7 @@ impl Modules {
         format!("{}/?.lua", self.folder.display())
     }
 
-    /// Writes a copy beside its place and renames it, so that nobody sees half of it.
+    /// Writes a copy to a temporary file and renames it, so that nobody sees half of it.
     fn write_copy(&self, file_name: &str, content: &[u8]) -> io::Result<()> {
         if !self.folder.is_dir() {
             fs::create_dir(&self.folder)?;

@@ -1,7 +1,7 @@
-//! Lua's values in packed form, as they are stored in bins and sent to clients.
+//! Packs Lua values as they are stored in bins and sent to clients.
 //!
-//! A list or map from a bin or an argument keeps the flags that described it. Stored again, it is ordered as before, whatever
-//! the function did to it.
+//! A list or map from a bin or an argument keeps its flags. When stored again, it is ordered as before, whatever the
+//! function did to it.
 
 use std::cmp::Ordering;
 
@@ -15,19 +15,19 @@ use super::value::{
     Converter, DEPTH_MAX, Output, PACKED_SIZE_MAX, Plain, ValueError, buffer_bytes, class, json, to_zero,
 };
 
-/// What the description of a list or map says: that it is ordered, a map by its values too, and that it has an index.
+/// Flags of a list or map: ordered, a map ordered by value too, and with an index.
 mod flags {
     pub(super) const ORDERED: u8 = 0x01;
     pub(super) const VALUE_ORDERED: u8 = 0x02;
     pub(super) const INDEX: u8 = 0x10;
 }
 
-/// What a value is packed for.
+/// The purpose of packing a value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Purpose {
-    /// To be stored: lists and maps keep their order, and the index that they had.
+    /// To be stored: lists and maps keep their order and their index.
     Bin,
-    /// For the client, or another node: lists have no description there, as the C server's.
+    /// For the client or another node: lists have no flags there, as in the C server.
     Result,
 }
 
@@ -45,7 +45,7 @@ impl From<ValueError> for ParticleError {
 
 /// # The way out
 impl Converter<'_> {
-    /// A function's result, as a client receives it. What has no form there is null.
+    /// A function's result for a client. A value without a form there is null.
     pub(super) fn output(&self, value: &Value) -> Result<Output, ValueError> {
         let output = |particle_type, bytes| Ok(Output { particle_type, bytes });
         match value {
@@ -67,10 +67,10 @@ impl Converter<'_> {
         }
     }
 
-    /// A value as it is stored in a bin.
+    /// A value in its stored form.
     ///
     /// # Errors
-    /// The result of a save that the value makes impossible.
+    /// The result of a save that this value makes impossible.
     pub(super) fn to_particle(&self, value: &Value) -> Result<Particle<'static>, ResultCode> {
         self.particle(value).map_err(|error| match error {
             ParticleError::Result(result) => result,
@@ -98,7 +98,7 @@ impl Converter<'_> {
                     class::GEOJSON => {
                         let json = json(&content)?;
                         let stored = geojson::from_json(&json, &Budget::unlimited());
-                        // A text that is no GeoJSON is kept as it is.
+                        // Text that is no GeoJSON is kept unchanged.
                         Particle::owned(
                             BytesType::GeoJson,
                             stored.unwrap_or_else(|_| geojson::without_cells(&json)),
@@ -128,7 +128,7 @@ impl Converter<'_> {
     }
 }
 
-/// The particle type of bytes that were given this type; plain bytes for what is none.
+/// The particle type of bytes with this type number; plain bytes for an unknown number.
 fn blob_type(kind: i64) -> BytesType {
     let known = u8::try_from(kind).ok().and_then(BytesType::from_number);
     match known {
@@ -192,7 +192,7 @@ impl Packer<'_, '_> {
         Ok(())
     }
 
-    /// The flags that are to describe a list or map: an index is there for a whole bin only.
+    /// The flags of a list or map; only a whole bin has an index.
     fn flags_of(&self, content: &Table, depth: usize) -> Result<u8, ValueError> {
         let flags: Option<u8> = content.raw_get("flags")?;
         let is_whole = self.purpose == Purpose::Result || depth == 0;
@@ -220,7 +220,7 @@ impl Packer<'_, '_> {
         Ok(())
     }
 
-    /// Brings the values that begin at `starts`, the last of which ends where the output does, into their order.
+    /// Sorts the values that begin at `starts`; the last one ends where the output ends.
     fn sort_from(&mut self, starts: &[usize]) {
         let Some(first) = starts.first().copied() else { return };
         let ends = starts[1..].iter().copied().chain([self.out.len()]);

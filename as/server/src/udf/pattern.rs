@@ -1,24 +1,25 @@
-//! Lua's patterns, matched under the eye of a watch: Lua's own matcher is C code that no hook can stop, and a pattern of a
-//! few characters can keep it busy for years.
+//! Lua's patterns, matched with a time limit. Lua's own matcher is C code that no hook can stop, and a pattern of a few
+//! characters can keep it busy for years.
 //!
-//! A pattern is matched by backtracking, as its definition demands. Depth is bounded by [`DEPTH_MAX`], time by the watch.
+//! A pattern is matched by backtracking, as its definition requires. Depth is bounded by [`DEPTH_MAX`], time by the
+//! watch.
 
 use super::raw::Watch;
 
-/// Captures that a pattern may have.
+/// Most captures of a pattern.
 const CAPTURES_MAX: usize = 32;
-/// How deep the matcher may recurse.
+/// Most nested calls of the matcher.
 const DEPTH_MAX: usize = 200;
-/// Steps between two looks at the watch.
+/// Steps between two checks of the watch.
 const WATCHED_STEPS: u32 = 20_000;
-/// Introduces a class or takes a meaning away.
+/// Introduces a class or escapes a character.
 const ESCAPE: u8 = b'%';
 const SPECIALS: &[u8] = b"^$*+?.([%-";
 
-/// Why there is no answer.
+/// Why matching failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PatternError {
-    /// The pattern is malformed, in these words.
+    /// The pattern is malformed; the text says how.
     Malformed(String),
     /// The time of the function is over.
     Timeout,
@@ -28,10 +29,10 @@ fn malformed<T>(text: &str) -> Result<T, PatternError> {
     Err(PatternError::Malformed(text.to_owned()))
 }
 
-/// What a pair of parentheses has caught.
+/// The text of a pair of parentheses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Capture {
-    /// Bytes from here to there.
+    /// Bytes from the first to before the second position.
     Text(usize, usize),
     /// A position, counted from 0.
     Position(usize),
@@ -52,13 +53,13 @@ pub(super) struct Match {
     pub(super) captures: Vec<Capture>,
 }
 
-/// Whether `pattern` means nothing but itself.
+/// Whether `pattern` has no special characters.
 pub(super) fn is_plain(pattern: &[u8]) -> bool {
     !pattern.iter().any(|byte| SPECIALS.contains(byte))
 }
 
-/// The first match of `pattern` in `subject` from `from` on. With `is_anchored` it must begin there. One that ends at `last`
-/// and is empty there does not count: `last` is where the match before ended.
+/// The first match of `pattern` in `subject` from `from` on. With `is_anchored` it must begin there. An empty match at
+/// `last`, where the previous match ended, does not count.
 ///
 /// # Errors
 /// For a malformed pattern, and when the time is over.
@@ -109,7 +110,7 @@ impl Matcher<'_> {
         self.draw(1)
     }
 
-    /// Counts steps, of a byte or an item each.
+    /// Counts steps of one byte or item each.
     fn draw(&mut self, steps: usize) -> Result<(), PatternError> {
         self.steps = self.steps.saturating_add(u32::try_from(steps).unwrap_or(u32::MAX));
         if self.steps >= WATCHED_STEPS {
@@ -121,7 +122,7 @@ impl Matcher<'_> {
         Ok(())
     }
 
-    /// Matches the pattern from `p` on at `s`; gives the end of the match.
+    /// Matches the pattern from `p` on at `s`; returns the end of the match.
     fn run(&mut self, s: usize, p: usize) -> Matched {
         if self.depth >= DEPTH_MAX {
             return malformed("pattern too complex");
@@ -196,7 +197,7 @@ impl Matcher<'_> {
         }
     }
 
-    /// As many of an item as there are, or fewer if what follows asks for it.
+    /// Matches an item as often as possible, and less often if the rest requires it.
     fn longest(&mut self, s: usize, p: usize, end: usize) -> Matched {
         let mut count = 0;
         while self.is_single(s + count, p, end) {
@@ -214,7 +215,7 @@ impl Matcher<'_> {
         }
     }
 
-    /// As few of an item as what follows allows.
+    /// Matches an item as rarely as the rest allows.
     fn shortest(&mut self, mut s: usize, p: usize, end: usize) -> Matched {
         loop {
             if let Some(matched) = self.run(s, end + 1)? {
@@ -264,7 +265,7 @@ impl Matcher<'_> {
         Ok(self.subject[s..].starts_with(text).then_some(s + text.len()))
     }
 
-    /// From one delimiter to the other that balances it.
+    /// Matches from one delimiter to the balancing other one.
     fn balanced(&mut self, s: usize, p: usize) -> Matched {
         let (Some(&open), Some(&close)) = (self.pattern.get(p), self.pattern.get(p + 1)) else {
             return malformed("malformed pattern (missing arguments to '%b')");
@@ -288,7 +289,7 @@ impl Matcher<'_> {
         Ok(None)
     }
 
-    /// Where the item that begins at `p` ends.
+    /// The end of the item that begins at `p`.
     fn class_end(&self, p: usize) -> Result<usize, PatternError> {
         let mut at = p + 1;
         match self.pattern[p] {
@@ -302,7 +303,7 @@ impl Matcher<'_> {
                 if self.pattern.get(at) == Some(&b'^') {
                     at += 1;
                 }
-                // A bracket that comes first is one of the set.
+                // A bracket that comes first is a member of the set.
                 loop {
                     let Some(&byte) = self.pattern.get(at) else {
                         return malformed("malformed pattern (missing ']')");
@@ -367,7 +368,7 @@ impl Matcher<'_> {
     }
 }
 
-/// Whether `byte` is of the class that is written `%class`. A letter that names none stands for itself.
+/// Whether `byte` is in the class written `%class`. A letter that names no class stands for itself.
 fn in_class(byte: u8, class: u8) -> bool {
     let is_in = match class.to_ascii_lowercase() {
         b'a' => byte.is_ascii_alphabetic(),

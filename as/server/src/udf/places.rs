@@ -1,17 +1,17 @@
-//! Places for stream functions: they bound how many run at a time, and so the memory that they can take.
+//! Places for stream functions: they bound how many functions run at a time, and so the memory that they can take.
 //!
-//! A function that waits, for records or for its client, needs no place: what it has in memory does not grow meanwhile. So who
-//! waits for a place takes that of a function that waits, which takes one again before it goes on. What functions without a
-//! place have in memory is counted, and bounded too. One that has more keeps its place; if it waits for its client for long, it
-//! is ended for the next.
+//! A function that waits for records or for its client needs no place, because its memory does not grow meanwhile. So a
+//! function that needs a place takes that of a waiting one, which takes a place again before it resumes. The memory of
+//! functions without a place is counted and bounded too. A function that exceeds the bound keeps its place; if it waits
+//! long for its client, it is ended for the next function.
 //!
 //! # Order
-//! A function that runs comes to its end or to a wait in bounded time, and needs no other place for that. So none waits for a
+//! A running function ends or waits in bounded time, and needs no other place for that. So no function waits for a
 //! place for ever.
 //!
 //! # Locking
-//! `state` is taken alone and briefly. A function that begins or ends a wait changes only its own phase, as long as nobody has
-//! taken its place: that happens under the lock, by the same word.
+//! `state` is taken alone and briefly. A function that begins or ends a wait changes only its own phase, unless its
+//! place has been taken: that happens under the lock, with the same atomic word.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
@@ -22,41 +22,41 @@ use parking_lot::{Condvar, Mutex};
 
 use super::interpreter::TOTAL_MEMORY_MAX;
 
-/// Share of the machine's memory that the interpreters of all functions with a place may take together: one in so many parts.
-/// Those of functions without one may take as much again.
+/// The interpreters of all functions with a place may together take one in this many parts of the machine's memory.
+/// Those without a place may take as much again.
 const MEMORY_SHARE: u64 = 8;
-/// So many stream functions may run at a time however little memory there is.
+/// This many stream functions may run at a time even with little memory.
 const COUNT_MIN: u64 = 4;
 const COUNT_MAX: u64 = 256;
-/// How often one that waits for its turn looks for a function that waits, and whether it is still wanted.
+/// How often a function that waits for a place looks for a waiting function, and checks whether it is still wanted.
 const LOOK_PERIOD: Duration = Duration::from_millis(50);
-/// How long a function that keeps its place may wait for its client when others wait for theirs.
+/// How long a function that keeps its place may wait for its client while others wait for a place.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a function with a place does.
+/// State of a function with a place.
 mod phase {
     pub(super) const RUNS: u8 = 0;
     pub(super) const WAITS_FOR_RECORDS: u8 = 1;
     pub(super) const WAITS_FOR_CLIENT: u8 = 2;
-    /// It waits, or is about to go on, and another one has its place.
+    /// It waits or is about to resume, and another function has its place.
     pub(super) const WITHOUT_PLACE: u8 = 3;
 }
 
-/// What a function waits for.
+/// The reason for a function's wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum WaitReason {
     Records,
     Client,
 }
 
-/// Ends the wait of a function for its client. Called on another thread.
+/// Ends a function's wait for its client. Called on another thread.
 pub(crate) type EndWait = Box<dyn Fn() + Send + Sync>;
 
 /// All places.
 pub(super) struct Places {
     state: Mutex<PlacesState>,
     freed: Condvar,
-    /// Bytes that functions without a place may have together.
+    /// Most bytes of all functions without a place.
     parked_max: usize,
     patience: Duration,
     started: Instant,
@@ -70,28 +70,28 @@ struct PlacesState {
     parked: usize,
 }
 
-/// A function that has a place, or had one and wants it again.
+/// A function that has a place, or had one and wants it back.
 struct Holder {
-    /// One of those in [`phase`].
+    /// A value of [`phase`].
     phase: AtomicU8,
-    /// Bytes that it has in memory, while it waits.
+    /// Bytes in memory while it waits.
     used: AtomicUsize,
-    /// When its wait began, in nanoseconds since `Places::started`.
+    /// Start of its wait, in nanoseconds since `Places::started`.
     since: AtomicU64,
     end_wait: EndWait,
     is_ended: AtomicBool,
 }
 
 impl Holder {
-    /// Takes the place of the function if it waits, and has no more than `room` in memory. The caller holds the lock of the
-    /// state.
+    /// Takes the place of the function if it waits and has at most `room` bytes in memory. The caller holds the lock of
+    /// the state.
     fn lend(&self, room: usize) -> bool {
         let phase = self.phase.load(Acquire);
         let is_waiting = [phase::WAITS_FOR_RECORDS, phase::WAITS_FOR_CLIENT].contains(&phase);
         if !is_waiting || self.phase.compare_exchange(phase, phase::WITHOUT_PLACE, AcqRel, Acquire).is_err() {
             return false;
         }
-        // It does not go on now: it finds that its place is gone, and waits for the lock to look again.
+        // It cannot resume now: it finds its place gone, and waits for the lock to check again.
         let is_lent = self.used.load(Relaxed) <= room;
         if !is_lent {
             self.phase.store(phase, Release);
@@ -99,7 +99,7 @@ impl Holder {
         is_lent
     }
 
-    /// Whether it has waited for its client for so long, as of `now`.
+    /// Whether it has waited for its client for `longest`, as of `now`.
     fn has_waited(&self, longest: Duration, now: Duration) -> bool {
         let since = Duration::from_nanos(self.since.load(Relaxed));
         self.phase.load(Acquire) == phase::WAITS_FOR_CLIENT && now.saturating_sub(since) >= longest
@@ -107,7 +107,7 @@ impl Holder {
 }
 
 impl PlacesState {
-    /// Frees the place of a function that waits; `false` if none can be had.
+    /// Frees the place of a waiting function; `false` if there is none to take.
     fn take_from_waiting(&mut self, parked_max: usize) -> bool {
         let room = parked_max.saturating_sub(self.parked);
         let Some(at) = self.holders.iter().position(|holder| holder.lend(room)) else { return false };
@@ -117,7 +117,7 @@ impl PlacesState {
         true
     }
 
-    /// One to be ended, as it has waited for its client for long; none while another one is ending.
+    /// A function to end because it has waited long for its client; none while another one is ending.
     fn choose_to_end(&self, patience: Duration, now: Duration) -> Option<Arc<Holder>> {
         if self.holders.iter().any(|holder| holder.is_ended.load(Relaxed)) {
             return None;
@@ -129,7 +129,7 @@ impl PlacesState {
 }
 
 impl Places {
-    /// As many as the memory of this machine suffices for.
+    /// As many places as the memory of this machine allows.
     pub(super) fn of_machine() -> Self {
         let of_each = TOTAL_MEMORY_MAX as u64;
         Places::new((Memory::now().total / MEMORY_SHARE / of_each).clamp(COUNT_MIN, COUNT_MAX))
@@ -145,8 +145,8 @@ impl Places {
         }
     }
 
-    /// Waits for a place; `None` if the function `is_unwanted` meanwhile. `end_wait` may be called while it waits for its
-    /// client.
+    /// Waits for a place; `None` if the function `is_unwanted` meanwhile. `end_wait` may be called while the function
+    /// waits for its client.
     pub(super) fn enter(&self, end_wait: EndWait, is_unwanted: &dyn Fn() -> bool) -> Option<Place<'_>> {
         if !self.take(is_unwanted) {
             return None;
@@ -162,7 +162,7 @@ impl Places {
         Some(Place { places: self, holder })
     }
 
-    /// Takes a free place, which is nobody's then; `false` if `is_unwanted` says so before there is one.
+    /// Takes a free place, which has no holder yet; `false` if `is_unwanted` returns true first.
     fn take(&self, is_unwanted: &dyn Fn() -> bool) -> bool {
         loop {
             let mut late = None;
@@ -195,8 +195,8 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Has the function `wait`; others may have its place meanwhile. It has `used` bytes in memory. `None` if it is not to go on,
-    /// as it `is_unwanted` and has no place any more.
+    /// Runs `wait` for the function, which has `used` bytes in memory; others may take its place meanwhile. `None` if
+    /// the function `is_unwanted` and has lost its place.
     pub(super) fn lend<T>(
         &self,
         reason: WaitReason,
@@ -211,7 +211,7 @@ impl Place<'_> {
 
     fn begin_wait(&self, reason: WaitReason, used: usize) {
         let holder = &*self.holder;
-        // One that has lost its place stays without.
+        // A function that lost its place stays without one.
         if holder.phase.load(Relaxed) != phase::RUNS {
             return;
         }
@@ -226,7 +226,7 @@ impl Place<'_> {
         holder.phase.store(phase, Release);
     }
 
-    /// Whether the function has a place again, for which it may have to wait.
+    /// Resumes after a wait; returns whether the function has a place, for which it may have to wait.
     fn go_on(&self, is_unwanted: &dyn Fn() -> bool) -> bool {
         let holder = &*self.holder;
         let phase = holder.phase.load(Relaxed);
@@ -237,7 +237,7 @@ impl Place<'_> {
         }
         let state = self.places.state.lock();
         if holder.phase.load(Relaxed) != phase::WITHOUT_PLACE {
-            // Somebody has only tried.
+            // Another thread tried to take the place and gave it back.
             holder.phase.store(phase::RUNS, Release);
             return true;
         }
@@ -325,7 +325,7 @@ mod tests {
         });
         assert_eq!((waited, places.state.lock().parked), (Some(7), 0));
         assert!(enter(&places, true).is_none(), "the first runs");
-        // It is not to go on, and has no place when it ends.
+        // The function is unwanted, so it ends without a place.
         let mut second = None;
         let waited = first.lend(WaitReason::Records, 10, &|| true, || second = enter(&places, false));
         assert_eq!(waited, None);
@@ -347,7 +347,7 @@ mod tests {
         let own = Arc::clone(&is_ended);
         let place = places.enter(Box::new(move || own.store(true, Release)), &|| false).expect("it is free");
         let much = TOTAL_MEMORY_MAX + 1;
-        // It waits for records, or not for long.
+        // It waits for records, or only briefly for its client.
         for reason in [WaitReason::Records, WaitReason::Client] {
             let waited = place.lend(reason, much, &|| false, || enter(&places, true).is_none());
             assert_eq!(waited, Some(true), "nobody has its place");

@@ -1,14 +1,15 @@
-//! The parts of an interpreter that Lua's C interface must be used for: proxies, C functions around Lua ones, the hook
-//! that watches the deadline, calls of small functions, and moving an interpreter between threads.
+//! The parts of an interpreter that need Lua's C interface: proxies, C functions around Lua ones, the hook that checks
+//! the deadline, calls of small functions, and moving an interpreter between threads.
 //!
 //! # Proxies
-//! A value of this server's own in Lua (a list, a record …) is a userdata whose metatable tells its class and whose first
-//! user value is a table that holds what is in it, its *content*. Programs reach neither the content nor the metatable, and
-//! Lua's collector frees what is in circles. The userdata of a record holds its number; its content is made when it is
-//! first needed. Most functions only read some numbers and short texts, for which it is not.
+//! A value of this server in Lua (a list, a record …) is a userdata whose metatable gives its class and whose first
+//! user value is a table with its elements, the *content*. Programs reach neither the content nor the metatable, and
+//! Lua's collector frees cycles. The userdata of a record holds its number; its content is made when first needed. Most
+//! functions read only some numbers and short texts, which needs no content.
 //!
 //! # Frames
-//! The C functions here hold nothing that must be dropped when Lua raises an error: Lua leaves their frames by a jump.
+//! The C functions here hold nothing that must be dropped when Lua raises an error, because Lua leaves their frames
+//! with a jump.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int, c_void};
@@ -20,27 +21,27 @@ use mlua::{Function, Lua, Table, Value, ffi};
 use super::bindings::record::Session;
 use super::value::Plain;
 
-/// Instructions between two looks at the clock. One may copy tens of megabytes.
+/// Instructions between two checks of the clock. One instruction may copy tens of megabytes.
 const WATCHED_INSTRUCTIONS: c_int = 1_000;
-/// Where a class's metatable has its number.
+/// Index of a class's number in its metatable.
 const CLASS_INDEX: ffi::lua_Integer = 1;
-/// Where the metatable of records has the function that makes the content of one.
+/// Index of the function in the metatable of records that makes a record's content.
 const FILL_INDEX: ffi::lua_Integer = 2;
-/// Values that a call needs on the stack beside the arguments of the function.
+/// Stack values that a call needs beside the function's arguments.
 const CALL_STACK: c_int = 8;
 
-/// Its address is a key of an interpreter's registry.
+/// A key of an interpreter's registry, identified by its address.
 struct RegistryKey(#[expect(dead_code, reason = "keys without bytes might share an address")] u8);
 
-/// Of the [`Watch`].
+/// Key of the [`Watch`].
 static WATCH_KEY: RegistryKey = RegistryKey(0);
-/// Of the [`Session`].
+/// Key of the [`Session`].
 static SESSION_KEY: RegistryKey = RegistryKey(1);
-/// Of the metatable of records.
+/// Key of the metatable of records.
 static RECORD_KEY: RegistryKey = RegistryKey(2);
-/// Of what functions find in the variable `aerospike`.
+/// Key of the value of the variable `aerospike`.
 static AEROSPIKE_KEY: RegistryKey = RegistryKey(3);
-/// Of a result or error that is no plain value. Never nil, so that setting it takes no memory.
+/// Key of a result or error that is no plain value. Never nil, so that setting it takes no memory.
 static KEPT_KEY: RegistryKey = RegistryKey(4);
 
 impl RegistryKey {
@@ -49,34 +50,34 @@ impl RegistryKey {
     }
 }
 
-/// Until when the function that runs may run.
+/// The deadline of the running function.
 #[derive(Default)]
 pub(super) struct Watch {
     deadline: Cell<Option<Instant>>,
-    /// Says that nobody waits for the function any more.
+    /// Returns whether nobody waits for the function any more.
     is_unwanted: RefCell<Option<Box<dyn Fn() -> bool>>>,
     has_expired: Cell<bool>,
 }
 
 impl Watch {
-    /// A function begins that may run until `deadline`.
+    /// Starts the time of a function that may run until `deadline`.
     pub(super) fn begin(&self, deadline: Instant) {
         self.deadline.set(Some(deadline));
         self.has_expired.set(false);
     }
 
-    /// A function begins that may run until `deadline`, or until `is_unwanted` says so.
+    /// Starts the time of a function that may run until `deadline`, or until `is_unwanted` returns true.
     pub(super) fn begin_while_wanted(&self, deadline: Instant, is_unwanted: Box<dyn Fn() -> bool>) {
         self.begin(deadline);
         *self.is_unwanted.borrow_mut() = Some(is_unwanted);
     }
 
-    /// The function that runs may run until `deadline`, if its time is not over already.
+    /// Moves the deadline of the running function, unless its time is over already.
     pub(super) fn extend(&self, deadline: Instant) {
         self.deadline.set(Some(deadline));
     }
 
-    /// The function has ended. Returns whether its time was over: then the interpreter is of no use any more.
+    /// Ends the time of the function. Returns whether it was over: then the interpreter must not be used again.
     pub(super) fn end(&self) -> bool {
         self.deadline.set(None);
         *self.is_unwanted.borrow_mut() = None;
@@ -105,12 +106,12 @@ pub(super) struct Primitives {
     pub(super) wrap: Function,
     /// `make_record(number)`: a new record.
     pub(super) make_record: Function,
-    /// `bin_reader(function, metatable)`: a C function that reads a bin of a record of this metatable, which calls the function
-    /// if the value is not plain or the record has been filled.
+    /// `bin_reader(function, metatable)`: a C function that reads a bin of a record of this metatable; it calls the
+    /// function if the value is not plain or the record has content.
     pub(super) bin_reader: Function,
 }
 
-/// Makes the primitives of `lua`, which has all its functions watched by `watch` from now on.
+/// Makes the primitives of `lua`; from now on `watch` limits all its functions.
 ///
 /// # Errors
 /// When there is not enough memory.
@@ -140,7 +141,7 @@ pub(super) fn install(lua: &Lua, watch: &Watch, session: &Session) -> mlua::Resu
 }
 
 /// Raises an error in the running function when its time is over, and from then on after each instruction, so that a
-/// program that catches the error does not get on.
+/// program that catches the error cannot continue.
 unsafe extern "C-unwind" fn look_at_watch(state: *mut ffi::lua_State, _: *mut ffi::lua_Debug) {
     // SAFETY: a hook has room for some values on the stack. The registry holds the address of the interpreter's watch, which
     // is there as long as the interpreter runs.
@@ -189,7 +190,7 @@ unsafe extern "C-unwind" fn open_proxy(state: *mut ffi::lua_State) -> c_int {
     2
 }
 
-/// Gives the record at 1, whose metatable is at 2, its content, which takes the place of the nil on top of the stack.
+/// Makes the content of the record at 1, whose metatable is at 2; it replaces the nil on top of the stack.
 ///
 /// # Safety
 /// In a C function, with room for two more values.
@@ -209,7 +210,7 @@ unsafe fn fill_record(state: *mut ffi::lua_State) {
     }
 }
 
-/// The number of the record that a proxy is, if it is one.
+/// The number of the record behind a proxy, if it is one.
 ///
 /// # Safety
 /// There is a userdata at `index`.
@@ -268,8 +269,8 @@ unsafe extern "C-unwind" fn read_bin(state: *mut ffi::lua_State) -> c_int {
     }
 }
 
-/// Pushes the value of the bin that [`read_bin`] is asked for, if that is plain and the record has no content yet. Leaves the
-/// stack as it was otherwise.
+/// Pushes the value of the bin requested by [`read_bin`], if the value is plain and the record has no content yet.
+/// Leaves the stack unchanged otherwise.
 ///
 /// # Safety
 /// In [`read_bin`], at its beginning.
@@ -328,7 +329,7 @@ pub(super) struct PlainCall<'a> {
     pub(super) arguments: &'a [Plain<'a>],
 }
 
-/// The end of a call. A value that is not plain is `None`, and [kept](Entry::take_kept).
+/// The end of a call. A value that is not plain is `None` and can be [taken](Entry::take_kept).
 pub(super) enum Ended<'a> {
     /// There is no such function.
     NotFound,
@@ -336,13 +337,12 @@ pub(super) enum Ended<'a> {
     Raised(Option<Plain<'a>>),
 }
 
-/// Calls functions of an interpreter without the detours of handles to values, several of which cost more than a small
-/// function.
+/// Calls functions of an interpreter without handles to values: several handles cost more than a small function.
 pub(super) struct Entry {
     state: *mut ffi::lua_State,
 }
 
-/// A call, and what [`call_function`] tells of it.
+/// A call, and the details of its end from [`call_function`].
 struct CallFrame<'a> {
     call: PlainCall<'a>,
     is_found: Cell<bool>,
@@ -350,7 +350,7 @@ struct CallFrame<'a> {
 }
 
 impl Entry {
-    /// The one of `lua`, whose records have the metatable `record`. Before each call the variable `aerospike` is set.
+    /// The entry of `lua`, whose records have the metatable `record`. Before each call the variable `aerospike` is set.
     ///
     /// # Errors
     /// When there is not enough memory.
@@ -370,7 +370,7 @@ impl Entry {
         Ok(Entry { state: own })
     }
 
-    /// Makes a call, and gives its end to `read`.
+    /// Makes a call, and passes its end to `read`.
     pub(super) fn call<T>(&self, call: PlainCall<'_>, read: impl FnOnce(Ended<'_>) -> T) -> T {
         let frame = CallFrame { call, is_found: Cell::new(true), is_kept: Cell::new(false) };
         let state = self.state;
@@ -387,7 +387,7 @@ impl Entry {
             let value = if frame.is_kept.get() { None } else { plain_at_top(state) };
             let done = if status != ffi::LUA_OK {
                 if value.is_none() {
-                    // The key is there, so this takes no memory.
+                    // The key exists, so this takes no memory.
                     ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, KEPT_KEY.address());
                 }
                 read(Ended::Raised(value))
@@ -401,7 +401,7 @@ impl Entry {
         }
     }
 
-    /// Takes the value that was kept by the last call.
+    /// Takes the value kept by the last call.
     ///
     /// # Errors
     /// When there is not enough memory.
@@ -441,7 +441,7 @@ unsafe fn plain_at_top<'a>(state: *mut ffi::lua_State) -> Option<Plain<'a>> {
     }
 }
 
-/// Makes the call that its only argument is the address of.
+/// Makes the call; the only argument is the address of its frame.
 unsafe extern "C-unwind" fn call_function(state: *mut ffi::lua_State) -> c_int {
     // SAFETY: only `Entry::call` calls this, with the address of a frame that outlives the call. `luaL_checkstack` makes room
     // for all that is pushed.
@@ -482,7 +482,7 @@ unsafe extern "C-unwind" fn wrap_function(state: *mut ffi::lua_State) -> c_int {
     1
 }
 
-/// Calls the function that is wrapped, with all arguments, and gives all its results.
+/// Calls the wrapped function with all arguments and returns all its results.
 unsafe extern "C-unwind" fn call_wrapped(state: *mut ffi::lua_State) -> c_int {
     // SAFETY: the closure's only value is a function. There is room for it beside the arguments. `lua_call` takes as many
     // arguments as there were, and makes room for the results.
@@ -495,7 +495,7 @@ unsafe extern "C-unwind" fn call_wrapped(state: *mut ffi::lua_State) -> c_int {
     }
 }
 
-/// What belongs to one interpreter, with every handle into it.
+/// The state of one interpreter, with every handle into it.
 pub(super) struct Movable<T>(pub(super) T);
 
 // SAFETY: an interpreter and its handles share counters that are not atomic. All of them are in one `T`, which moves as a

@@ -1,6 +1,7 @@
-//! The record that a function works on: what it sees of it, and what it has made of it when it ends.
+//! The record that a function works on: its state before the call, and after.
 //!
-//! The function works on a copy. What it saves changes the copy's list of bins; nothing is stored before it has ended.
+//! The function works on a copy. A save changes the copy's list of bins; nothing is stored before the function has
+//! ended.
 
 use std::borrow::Cow;
 
@@ -10,11 +11,11 @@ use datamodel::flat::FlatRecord;
 use datamodel::{Bin, Bins, Particle};
 use proto::ResultCode;
 
-/// Bins that a record may have for a function.
+/// Most bins of a record that a function can work with.
 pub(crate) const BINS_MAX: usize = 512;
 
-/// Bytes that the values may have that a function gives a record. No record is larger, so what has more is refused at once,
-/// and not when the function ends.
+/// Most bytes of the values that a function gives a record. No record is larger, so an excess is refused at once and
+/// not only when the function ends.
 const MADE_SIZE_MAX: usize = 8 << 20;
 
 /// A record before a function runs.
@@ -26,17 +27,17 @@ pub(crate) struct RecordInput {
     pub(crate) found: Option<FoundRecord>,
     /// The set in which a record would be created; empty for none.
     pub(crate) created_set: Vec<u8>,
-    /// The key that the request brings, type byte and bytes.
+    /// The key in the request, type byte and bytes.
     pub(crate) sent_key: Option<Vec<u8>>,
-    /// The request has a set or key that no record can have.
+    /// Whether the request has a set or key that no record can have.
     pub(crate) is_uncreatable: bool,
-    /// Why nothing can be saved at all.
+    /// Why no save is possible at all.
     pub(crate) save_refusal: Option<ResultCode>,
-    /// The namespace keeps records in memory.
+    /// Whether the namespace keeps records in memory.
     pub(crate) is_in_memory: bool,
-    /// The namespace keeps records on devices or files.
+    /// Whether the namespace keeps records on devices or files.
     pub(crate) is_on_device: bool,
-    /// The record is one of a stream, and cannot be changed.
+    /// Whether the record belongs to a stream and cannot be changed.
     pub(crate) is_read_only: bool,
 }
 
@@ -52,7 +53,7 @@ pub(crate) struct FoundRecord {
     pub(crate) set_name: Vec<u8>,
 }
 
-/// Where the value of a bin is.
+/// The place of a bin's value.
 #[derive(Clone, Debug)]
 enum BinValue {
     /// In the flat record, under the same name.
@@ -62,21 +63,21 @@ enum BinValue {
 
 type BinList = Vec<(Box<[u8]>, BinValue)>;
 
-/// A record while a function works on it, and after.
+/// A record during and after a function's call.
 #[derive(Debug)]
 pub(crate) struct RecordState {
     pub(super) input: RecordInput,
-    /// The record exists, or was created.
+    /// Whether the record exists or was created.
     is_open: bool,
-    /// Its bins, as they were saved last. `None` as long as nothing was: then they are those of the flat record.
+    /// The bins as saved last. `None` before the first save: then they are those of the flat record.
     bins: Option<BinList>,
     /// The bins when the first save began.
     old: Option<BinList>,
-    /// Something is to be stored.
+    /// Whether there is something to store.
     has_updates: bool,
     /// Why the last save failed.
     result: ResultCode,
-    /// Time to live that the function has set.
+    /// Time to live set by the function.
     ttl: Option<u32>,
     is_key_dropped: bool,
 }
@@ -95,7 +96,7 @@ impl RecordState {
         }
     }
 
-    /// The flat form of the record before the function ran; empty if there was none.
+    /// The flat form of the record before the call; empty if there was none.
     pub(crate) fn into_flat(self) -> Vec<u8> {
         self.input.found.map_or_else(Vec::new, |found| found.flat)
     }
@@ -110,17 +111,17 @@ impl RecordState {
         self.has_updates
     }
 
-    /// Bins before the first save.
+    /// Number of bins before the first save.
     pub(crate) fn old_bin_count(&self) -> usize {
         self.old.as_ref().map_or(0, Vec::len)
     }
 
-    /// Time to live that the function has set.
+    /// Time to live set by the function.
     pub(crate) fn ttl(&self) -> Option<u32> {
         self.ttl
     }
 
-    /// The key that is to be stored with the record.
+    /// The key to store with the record.
     pub(crate) fn key(&self) -> Option<&[u8]> {
         if self.is_key_dropped {
             return None;
@@ -129,7 +130,7 @@ impl RecordState {
         stored.or(self.input.sent_key.as_deref())
     }
 
-    /// The bins that are to be stored.
+    /// The bins to store.
     pub(crate) fn bins_to_store(&self) -> Bins<'_> {
         let mut bins = Bins::new();
         let flat = self.flat();
@@ -150,7 +151,7 @@ impl RecordState {
         FlatRecord::parse(&self.input.found.as_ref()?.flat).ok()
     }
 
-    /// The flat record, if a function can work with its bins.
+    /// The flat record, if it has no more bins than a function can work with.
     fn loaded(&self) -> Option<FlatRecord<'_>> {
         self.flat().filter(|flat| flat.bin_count <= BINS_MAX)
     }
@@ -160,7 +161,7 @@ impl RecordState {
         self.is_open && (self.input.found.is_none() || self.loaded().is_some())
     }
 
-    /// Names of the bins as they were saved last; `None` if there is no record.
+    /// Names of the bins as saved last; `None` if there is no record.
     pub(super) fn bin_names(&self) -> Option<Vec<Cow<'_, [u8]>>> {
         if !self.is_loaded() {
             return None;
@@ -174,7 +175,7 @@ impl RecordState {
         })
     }
 
-    /// The value of a bin as it was saved last.
+    /// The value of a bin as saved last.
     pub(super) fn bin(&self, name: &[u8]) -> Option<Particle<'_>> {
         if !self.is_open {
             return None;
@@ -208,7 +209,7 @@ impl RecordState {
         }))
     }
 
-    /// The key that is stored or will be, for the function.
+    /// The key that the function sees: the stored one, or the one to be stored.
     pub(super) fn visible_key(&self) -> Option<&[u8]> {
         if self.is_loaded() { self.key() } else { None }
     }
@@ -225,7 +226,10 @@ impl RecordState {
         }
     }
 
-    /// Whether `create` may begin; otherwise what it gives.
+    /// Begins `create`.
+    ///
+    /// # Errors
+    /// The return value of `create` if it is not possible.
     pub(super) fn create(&mut self) -> Result<(), i64> {
         if self.input.is_read_only {
             return Err(1);
@@ -242,7 +246,7 @@ impl RecordState {
         Ok(())
     }
 
-    /// The save of a record that was to be created has failed.
+    /// Undoes a creation after its save failed.
     pub(super) fn uncreate(&mut self) {
         if self.input.found.is_none() {
             self.is_open = false;
@@ -251,7 +255,7 @@ impl RecordState {
         }
     }
 
-    /// Whether `update` may begin; otherwise what it gives.
+    /// Checks that `update` is possible; otherwise returns its return value.
     pub(super) fn update(&self) -> Result<(), i64> {
         if self.input.is_read_only {
             return Err(1);
@@ -266,7 +270,7 @@ impl RecordState {
     /// Begins a save.
     ///
     /// # Errors
-    /// The result when nothing can be saved.
+    /// The result if nothing can be saved.
     pub(super) fn begin_save(&mut self) -> Result<(), ResultCode> {
         if !self.has_updates {
             if self.bins.is_none() {
@@ -279,10 +283,10 @@ impl RecordState {
         self.input.save_refusal.map_or(Ok(()), Err)
     }
 
-    /// Gives a bin a value.
+    /// Sets a bin.
     ///
     /// # Errors
-    /// The result when there would be too many bins, or more than a record can hold.
+    /// The result if there would be too many bins or too many bytes.
     pub(super) fn set_bin(&mut self, name: &[u8], particle: Particle<'static>) -> Result<(), ResultCode> {
         let bins = self.bins.get_or_insert_default();
         let made = |(other, value): &(Box<[u8]>, BinValue)| match value {
@@ -315,7 +319,7 @@ impl RecordState {
         self.has_updates = true;
     }
 
-    /// A save has failed: the bins are those from before the first.
+    /// Notes a failed save: the bins become those from before the first save.
     pub(super) fn save_failed(&mut self, result: ResultCode) {
         self.result = result;
         self.has_updates = false;
@@ -323,10 +327,10 @@ impl RecordState {
     }
 }
 
-/// What a function may ask about a record.
+/// Metadata of a record for a function.
 pub(super) struct Metadata<'a> {
     pub(super) generation: u16,
-    /// Seconds; 0 = never, or no more.
+    /// Seconds; 0 = never, or expired.
     pub(super) ttl: u32,
     /// Milliseconds since 2010-01-01.
     pub(super) last_update_time: u64,

@@ -1,5 +1,5 @@
-//! Stream functions: what an aggregation runs for the records of a partition. The caller gives the records one by one, and
-//! takes the values that the function yields.
+//! Stream functions: the functions that an aggregation runs over the records of a partition. The caller passes the
+//! records one by one, and takes the values that the function yields.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,34 +16,34 @@ use super::{Failure, FunctionCall, Functions};
 /// How long a function may take between two of its records or values.
 const STEP_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// The stream is of no use any more: nobody wants its values.
+/// The stream is closed: nobody wants its values any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct StreamClosed;
 
-/// The records that a function reads, and the values that it yields. Both may wait.
+/// The records that a function reads, and the values that it yields. Both calls may wait.
 pub(crate) trait RecordStream {
     /// A copy of the next record; `None` after the last.
     ///
     /// # Errors
-    /// When nobody wants the values any more.
+    /// If nobody wants the values any more.
     fn next(&mut self) -> Result<Option<RecordInput>, StreamClosed>;
 
     /// Takes a value.
     ///
     /// # Errors
-    /// When nobody wants it.
+    /// If nobody wants it any more.
     fn write(&mut self, value: Output) -> Result<(), StreamClosed>;
 }
 
 /// The query that a stream function runs for.
 pub(crate) struct StreamOwner {
-    /// Says that nobody wants the values any more.
+    /// Returns whether nobody wants the values any more.
     pub(crate) is_unwanted: Box<dyn Fn() -> bool>,
-    /// Ends a wait for the client, as others need what the function has.
+    /// Ends a wait for the client, because other functions need its place.
     pub(crate) end_wait: EndWait,
 }
 
-/// The text with which a query answers that failed so.
+/// The text of a query's answer after this failure.
 pub(crate) fn failure_text(failure: &Failure) -> Vec<u8> {
     match failure {
         Failure::Module => b"UDF: Execution Error 1".to_vec(),
@@ -55,11 +55,11 @@ pub(crate) fn failure_text(failure: &Failure) -> Vec<u8> {
 }
 
 impl Functions {
-    /// Runs the server's part of a stream function for the records of one partition. It is stopped with an error soon after its
-    /// `owner` says that it is unwanted. While too many others run it waits.
+    /// Runs the server's part of a stream function for the records of one partition. The function is stopped with an
+    /// error soon after its `owner` no longer wants it. It waits while too many others run.
     ///
     /// # Errors
-    /// When there is no such module, or the function raises an error. Values may have come before.
+    /// When there is no such module, or the function raises an error. Some values may have been written before.
     pub(crate) fn aggregate(
         &self,
         call: &FunctionCall<'_>,
@@ -106,7 +106,7 @@ impl Interpreter {
         (place, is_unwanted): (&Place<'_>, &dyn Fn() -> bool),
     ) -> mlua::Result<(bool, Value)> {
         let stream = RefCell::new(stream);
-        // Neither waiting for records nor for the client is the function's time.
+        // Waiting for records or for the client does not count as the function's time.
         let go_on = || self.watch.extend(Instant::now() + STEP_TIME_MAX);
         let closed = |_: StreamClosed| mlua::Error::runtime("the query has ended");
         let ended = || closed(StreamClosed);
@@ -121,7 +121,7 @@ impl Interpreter {
                 self.make_record.call::<Value>(id)
             })?;
             let write = scope.create_function(|_, value: Value| {
-                // Tables and functions are dropped.
+                // Tables and functions are discarded.
                 if matches!(value, Value::Nil | Value::Table(_) | Value::Function(_)) {
                     return Ok(0);
                 }
@@ -147,12 +147,12 @@ mod tests {
     use super::super::tests::{module, record_input, shown};
     use super::*;
 
-    /// Some records, and the values that came.
+    /// Some records, and the values that were written.
     #[derive(Default)]
     struct TestStream {
         left: usize,
         values: Vec<String>,
-        /// After so many values nobody wants more.
+        /// Number of values after which nobody wants more.
         values_max: Option<usize>,
     }
 

@@ -1,4 +1,4 @@
-//! Functions called without a server: values there and back, saves, errors, and programs that mean harm.
+//! Functions called without a server: conversion of values, saves, errors, and malicious programs.
 
 use std::fmt::Write;
 
@@ -66,14 +66,14 @@ fn a_module_is_short_after_many_short_calls_and_no_longer_after_a_few_long_ones(
     assert!((0..50).any(|_| call_all("short", CONFIDENCE_MAX)));
     assert!(call_all("long", 1), "one in many");
     assert!(!is_short(&functions, "other"));
-    // One that is cut off is long.
+    // A call that is cut off is long.
     let call = FunctionCall { module: "m", function: b"long", arguments: &[0x90] };
     while is_short(&functions, "m") {
         assert!(functions.call(&call, new_record(), Instant::now(), None).was_late);
     }
 }
 
-/// The result of `f` in a module of these words, as text.
+/// The result of `f` in a module with this body, as text.
 fn run(body: &str) -> Result<String, String> {
     let functions = module(&format!("function f(r, ...) {body} end"));
     shown(call_with(&functions, "f", &[0x90]).0)

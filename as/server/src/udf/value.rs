@@ -1,7 +1,7 @@
-//! Values on their way from bins and messages to Lua, and what they look like; `packer` has the way back.
+//! Conversion of values from bins and messages to Lua, and their text form; `packer` converts the other way.
 //!
-//! Values that come from a client may be nested as deeply and lie about their lengths as they like; those that a function
-//! gives may contain themselves. Depth, size and time of both ways are bounded.
+//! Values from a client may be nested arbitrarily deep and have wrong lengths; values of a function may contain
+//! themselves. Depth, size and time of both conversions are bounded.
 
 use std::fmt::Write;
 
@@ -14,15 +14,15 @@ use smallvec::SmallVec;
 use super::bindings::bytes::Buffer;
 use super::raw::Watch;
 
-/// How deep lists and maps may be nested.
+/// Most nesting of lists and maps.
 pub(super) const DEPTH_MAX: usize = 200;
-/// Bytes of a value that a function gives.
+/// Most bytes of a function's value.
 pub(super) const PACKED_SIZE_MAX: usize = 64 << 20;
-/// The flag of a map whose pairs are in no order but the one they came in: it is a list of keys and values in Lua.
+/// The flag of a map whose pairs keep the order in which they came: in Lua it is a list of keys and values.
 const PRESERVE_ORDER: u8 = 0x08;
-/// Most arguments of a call that is made in the short way.
+/// Most arguments of a call that takes the short way.
 const PLAIN_ARGUMENTS_MAX: usize = 64;
-/// Elements between two looks at the watch.
+/// Elements between two checks of the watch.
 const WATCHED_ELEMENTS: u32 = 1_000;
 /// Numbers of the classes of proxies, as the prelude counts them.
 pub(super) mod class {
@@ -32,7 +32,7 @@ pub(super) mod class {
     pub(crate) const GEOJSON: i64 = 5;
 }
 
-/// Why a value cannot be taken over.
+/// Why a value cannot be converted.
 #[derive(Debug)]
 pub(super) enum ValueError {
     /// It is nested too deeply, or contains itself.
@@ -67,7 +67,7 @@ impl std::fmt::Display for ValueError {
     }
 }
 
-/// The prelude's functions that make proxies and look into them.
+/// The prelude's functions that make and open proxies.
 pub(super) struct Makers {
     pub(super) open: Function,
     pub(super) list: Function,
@@ -77,7 +77,7 @@ pub(super) struct Makers {
     pub(super) pairs: Function,
 }
 
-/// The particle type and bytes of a function's result, as a client receives it.
+/// The particle type and bytes of a function's result for a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Output {
     pub(crate) particle_type: u8,
@@ -96,7 +96,7 @@ impl Output {
     }
 }
 
-/// A value that needs no object of the interpreter but, at most, a string.
+/// A value that needs at most a string in the interpreter.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) enum Plain<'a> {
     Nil,
@@ -110,13 +110,13 @@ pub(super) enum Plain<'a> {
 pub(super) type PlainArguments<'a> = SmallVec<[Plain<'a>; 4]>;
 
 impl<'a> Plain<'a> {
-    /// The arguments of a call as [`Converter::arguments`] gives them, if all are plain.
+    /// The arguments of a call as [`Converter::arguments`] returns them, if all are plain.
     pub(super) fn arguments(packed: &'a [u8]) -> Option<PlainArguments<'a>> {
         let mut arguments = PlainArguments::new();
         let mut reader = Reader::new(packed);
         let Some(count) = reader.list_header() else { return Some(arguments) };
         for _ in 0..count {
-            // What came before one that is malformed are arguments.
+            // Arguments before a malformed one count.
             let Some(head) = reader.head() else { break };
             arguments.push(match head {
                 Head::Nil => Plain::Nil,
@@ -134,7 +134,7 @@ impl<'a> Plain<'a> {
         Some(arguments)
     }
 
-    /// A function's result, as a client receives it.
+    /// A function's result for a client.
     pub(super) fn output(self) -> Output {
         let output = |particle_type, bytes: &[u8]| Output { particle_type, bytes: bytes.to_vec() };
         match self {
@@ -147,7 +147,7 @@ impl<'a> Plain<'a> {
     }
 }
 
-/// Takes values over, for one interpreter.
+/// Converts values for one interpreter.
 pub(super) struct Converter<'a> {
     pub(super) lua: &'a Lua,
     pub(super) makers: &'a Makers,
@@ -155,7 +155,7 @@ pub(super) struct Converter<'a> {
     pub(super) memory: &'a std::rc::Rc<super::bindings::bytes::Memory>,
 }
 
-/// A string as far as its first zero byte, as Lua gets it from C.
+/// A string up to its first zero byte, as Lua gets it from C.
 pub(super) fn to_zero(text: &[u8]) -> &[u8] {
     text.split(|byte| *byte == 0).next().unwrap_or_default()
 }
@@ -184,7 +184,7 @@ impl Converter<'_> {
         })
     }
 
-    /// The arguments of a call: the elements of a packed list. What is no list is no arguments.
+    /// The arguments of a call: the elements of a packed list. Anything but a list means no arguments.
     pub(super) fn arguments(&self, packed: &[u8]) -> Result<Vec<Value>, ValueError> {
         let mut reader = Reader::new(packed);
         let Some(count) = reader.list_header() else { return Ok(Vec::new()) };
@@ -194,14 +194,14 @@ impl Converter<'_> {
         for _ in 0..count - u32::from(described) {
             match unpacker.value(&mut reader, 1)? {
                 Some(value) => arguments.push(if value.is_null() { Value::Nil } else { value }),
-                // What came before one that is malformed are arguments.
+                // Arguments before a malformed one count.
                 None => break,
             }
         }
         Ok(arguments)
     }
 
-    /// A packed value; nothing if it is malformed.
+    /// A packed value; `None` if it is malformed.
     fn unpack(&self, packed: &[u8], _is_stored: bool) -> Result<Option<Value>, ValueError> {
         Unpacker { converter: self, elements: 0 }.value(&mut Reader::new(packed), 0)
     }
@@ -215,14 +215,14 @@ impl Converter<'_> {
         Ok(self.makers.bytes.call(self.lua.create_userdata(buffer)?)?)
     }
 
-    /// What a value looks like for people.
+    /// The text of a value for people.
     pub(super) fn text(&self, value: &Value) -> Result<Vec<u8>, ValueError> {
         let mut writer = TextWriter { converter: self, out: Vec::new(), elements: 0 };
         writer.put(value, 0)?;
         Ok(writer.out)
     }
 
-    /// Looks at the watch from time to time.
+    /// Checks the watch from time to time.
     pub(super) fn count(&self, elements: &mut u32) -> Result<(), ValueError> {
         *elements += 1;
         if elements.is_multiple_of(WATCHED_ELEMENTS) && self.watch.is_over() {
@@ -249,7 +249,7 @@ struct Unpacker<'c, 'a> {
 }
 
 impl Unpacker<'_, '_> {
-    /// The flags that describe a container, in front of its elements, if it has a description.
+    /// The flags in front of a container's elements, if it has them.
     fn description(&mut self, reader: &mut Reader<'_>, count: u32) -> Option<u8> {
         if count == 0 { None } else { reader.extension().map(|extension| extension.kind) }
     }
@@ -283,7 +283,7 @@ impl Unpacker<'_, '_> {
         count: u32,
         depth: usize,
     ) -> Result<Option<Value>, ValueError> {
-        // A count may lie: what is reserved depends on the bytes that are there.
+        // A count may be wrong: the reservation depends on the bytes that exist.
         let flags = self.description(reader, count);
         self.list_of(reader, count - u32::from(flags.is_some()), flags, depth)
     }
@@ -413,7 +413,7 @@ impl TextWriter<'_, '_> {
         Ok(())
     }
 
-    /// A pair without a text ends the map.
+    /// Appends the pairs of a map; a pair without a text ends it.
     fn put_map(&mut self, content: &Table, depth: usize) -> Result<(), ValueError> {
         let (keys, values): (Table, Table) = self.converter.makers.pairs.call(content)?;
         self.out.push(b'{');

@@ -1,4 +1,4 @@
-//! Bytes in Lua: a buffer with a capacity, a size and a type. What all buffers of an interpreter take is bounded.
+//! Bytes in Lua: a buffer with a capacity, a size and a type. The total memory of an interpreter's buffers is bounded.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -7,21 +7,21 @@ use mlua::{Lua, Table, UserData, UserDataRef, UserDataRefMut, Value};
 
 use super::super::value::hex;
 
-/// Bytes that all buffers of an interpreter may take.
+/// Most bytes of all buffers of an interpreter.
 pub(in crate::udf) const MEMORY_MAX: usize = 32 << 20;
 /// The type of plain bytes.
 const BLOB: i64 = 4;
-/// Bytes that a varying integer may take.
+/// Most bytes of a variable-length integer.
 const VARYING_SIZE_MAX: usize = 5;
 
-/// What the buffers of an interpreter take.
+/// Memory used by the buffers of an interpreter.
 #[derive(Default)]
 pub(crate) struct Memory {
     used: Cell<usize>,
 }
 
 impl Memory {
-    /// Whether so many bytes could be had, which are taken then.
+    /// Takes `size` bytes if the limit allows it; returns whether it did.
     fn take(&self, size: usize) -> bool {
         let used = self.used.get().saturating_add(size);
         if used > MEMORY_MAX {
@@ -31,7 +31,7 @@ impl Memory {
         true
     }
 
-    /// Bytes that are taken.
+    /// Bytes in use.
     pub(crate) fn used(&self) -> usize {
         self.used.get()
     }
@@ -39,7 +39,7 @@ impl Memory {
 
 /// A value of class `Bytes`.
 pub(crate) struct Buffer {
-    /// As many bytes as the capacity; those behind the size were written but do not count.
+    /// As long as the capacity; bytes behind the size do not count.
     storage: Vec<u8>,
     size: usize,
     kind: i64,
@@ -55,7 +55,7 @@ impl Drop for Buffer {
 }
 
 impl Buffer {
-    /// An empty one of this capacity. `None` if there is no memory for it.
+    /// An empty buffer of this capacity; `None` if there is no memory for it.
     fn new(capacity: usize, memory: &Rc<Memory>) -> Option<Self> {
         memory.take(capacity).then(|| Buffer {
             storage: vec![0; capacity],
@@ -65,7 +65,7 @@ impl Buffer {
         })
     }
 
-    /// One that holds `bytes`. `None` if there is no memory for it.
+    /// A buffer that holds `bytes`; `None` if there is no memory for it.
     pub(crate) fn of(bytes: &[u8], kind: i64, memory: &Rc<Memory>) -> Option<Self> {
         memory.take(bytes.len()).then(|| Buffer {
             storage: bytes.to_vec(),
@@ -83,7 +83,7 @@ impl Buffer {
         self.kind
     }
 
-    /// Makes room for so many bytes; `false` if there is no memory for them.
+    /// Grows the capacity to at least this many bytes; `false` if there is no memory for them.
     fn reserve(&mut self, capacity: usize) -> bool {
         let missing = capacity.saturating_sub(self.storage.len());
         if missing == 0 {
@@ -96,7 +96,7 @@ impl Buffer {
         true
     }
 
-    /// Where to write: at `at`, or behind the last byte if that is below zero.
+    /// The position to write at: `at`, or behind the last byte if `at` is negative.
     fn place(&self, at: i64) -> usize {
         usize::try_from(at).unwrap_or(self.size)
     }
@@ -112,7 +112,7 @@ impl Buffer {
         true
     }
 
-    /// The integer of `width` bytes at `at`: a byte as it is, others with their sign. `None` beyond the last byte.
+    /// The integer of `width` bytes at `at`: a single byte is unsigned, others are signed. `None` beyond the last byte.
     fn integer(&self, at: usize, width: usize, is_little: bool) -> Option<i64> {
         let bytes = self.bytes().get(at..at.checked_add(width)?)?;
         if width == 1 {
@@ -136,7 +136,8 @@ impl Buffer {
         self.write(at, bytes)
     }
 
-    /// Writes a number of seven bits a byte, least first, without changing the size. Returns how many bytes it took.
+    /// Writes a number with seven bits a byte, least significant first, without changing the size. Returns the number
+    /// of bytes.
     fn write_varying(&mut self, at: i64, mut value: u32) -> Option<usize> {
         let start = self.place(at);
         if !self.reserve(start.saturating_add(VARYING_SIZE_MAX)) {
@@ -152,7 +153,7 @@ impl Buffer {
         Some(at + 1 - start)
     }
 
-    /// Reads a number of seven bits a byte, and how many bytes it took.
+    /// Reads a number with seven bits a byte; returns it with its number of bytes.
     fn varying(&self, at: usize) -> (u32, usize) {
         let (mut value, mut shift) = (0u32, 0u32);
         for (index, byte) in self.storage.get(at..).unwrap_or_default().iter().enumerate() {
@@ -166,12 +167,12 @@ impl Buffer {
     }
 }
 
-/// A number as a position or size; what is none is beyond every buffer.
+/// A number as a position or size; a negative one is beyond every buffer.
 fn index(value: i64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
-/// Tries again what has failed after memory of values that nobody uses was freed.
+/// Repeats a failed attempt after garbage collection has freed unused memory.
 fn or_collect<T>(lua: &Lua, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     attempt().or_else(|| {
         lua.gc_collect().ok()?;
@@ -179,7 +180,7 @@ fn or_collect<T>(lua: &Lua, mut attempt: impl FnMut() -> Option<T>) -> Option<T>
     })
 }
 
-/// Returns the prelude its functions on bytes.
+/// Installs the prelude's functions on bytes in `host`.
 ///
 /// # Errors
 /// When Lua has not enough memory.

@@ -1,5 +1,5 @@
-//! What the prelude calls in Rust: bytes, records, texts and patterns. They give results and never raise errors themselves:
-//! the prelude does, so that errors are texts that name the place in the program.
+//! The prelude's primitives in Rust: bytes, records, texts and patterns. They return results and never raise errors:
+//! the prelude raises them, so that errors are texts that name the place in the program.
 
 pub(super) mod bytes;
 pub(super) mod record;

@@ -1,5 +1,5 @@
-//! The record that a function works on, as the prelude reaches it. Records have numbers: a function that keeps one of an
-//! earlier call finds that it is no record any more.
+//! The record that a function works on, as the prelude reaches it. Records have numbers: a record that a function kept
+//! from an earlier call is invalid.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -12,16 +12,16 @@ use super::super::interpreter::Shared;
 use super::super::record::RecordState;
 use super::super::value::{Plain, to_zero};
 
-/// Bytes of the longest name of a bin.
+/// Longest name of a bin in bytes.
 const BIN_NAME_SIZE_MAX: usize = 15;
-/// Bytes of the longest text that is given as a plain value.
+/// Longest text that is passed as a plain value, in bytes.
 const PLAIN_TEXT_SIZE_MAX: usize = 64;
 
-/// A copy of the value of a bin that is plain.
+/// A copy of a plain bin value.
 pub(crate) enum PlainBin {
-    /// No text.
+    /// Anything but a text.
     Value(Plain<'static>),
-    /// The first so many bytes.
+    /// A text: its bytes at the start of the array, and their number.
     Text([u8; PLAIN_TEXT_SIZE_MAX], usize),
 }
 
@@ -41,16 +41,16 @@ impl PlainBin {
     }
 }
 
-/// The record of the call that runs.
+/// The record of the running call.
 #[derive(Default)]
 pub(crate) struct Session {
-    /// Its number; that of the last one if there is none.
+    /// Number of the record, or of the last one if there is none.
     id: Cell<i64>,
     record: RefCell<Option<RecordState>>,
 }
 
 impl Session {
-    /// Makes `record` the one of the call. Returns its number.
+    /// Makes `record` the record of the call. Returns its number.
     pub(crate) fn open(&self, record: RecordState) -> i64 {
         let id = self.id.get() + 1;
         self.id.set(id);
@@ -58,17 +58,17 @@ impl Session {
         id
     }
 
-    /// Takes the record of the call away.
+    /// Ends the call's access to its record and returns the record.
     pub(crate) fn close(&self) -> Option<RecordState> {
         self.record.borrow_mut().take()
     }
 
-    /// Whether the record of the call is one of a stream.
+    /// Whether the record of the call belongs to a stream.
     pub(crate) fn is_read_only(&self) -> bool {
         self.record.borrow().as_ref().is_none_or(|record| record.input.is_read_only)
     }
 
-    /// What `record[name]` is for record `id`, if that is plain: a number, a boolean, a short text or nothing.
+    /// The value of `record[name]` for record `id`, if it is plain: a number, a boolean, a short text or nil.
     pub(crate) fn plain_bin(&self, id: i64, name: &[u8]) -> Option<PlainBin> {
         const ABSENT: PlainBin = PlainBin::Value(Plain::Nil);
         if name.contains(&0) {
@@ -88,7 +88,7 @@ impl Session {
         }))
     }
 
-    /// What `read` says of record `id`; nothing if it is not that of the call.
+    /// The result of `read` on record `id`; `None` if that is not the record of the call.
     fn read<T>(&self, id: i64, read: impl FnOnce(&RecordState) -> T) -> Option<T> {
         if id != self.id.get() {
             return None;
@@ -96,7 +96,7 @@ impl Session {
         self.record.borrow().as_ref().map(read)
     }
 
-    /// As [`read`](Self::read), for what changes the record.
+    /// As [`read`](Self::read), for functions that change the record.
     fn change<T>(&self, id: i64, change: impl FnOnce(&mut RecordState) -> T) -> Option<T> {
         if id != self.id.get() {
             return None;
@@ -105,7 +105,7 @@ impl Session {
     }
 }
 
-/// Returns the prelude its functions on records.
+/// Installs the prelude's functions on records in `host`.
 ///
 /// # Errors
 /// When Lua has not enough memory.
@@ -187,18 +187,18 @@ fn install_metadata(
     )
 }
 
-/// What `record.<name>` gives without a record.
+/// The value of `record.<name>` without a record.
 fn without_record(name: &[u8]) -> Value {
     if name == b"setname" { Value::Nil } else { Value::Integer(0) }
 }
 
-/// Names of the bins that a record has; `None` without one.
+/// Names of the record's bins; `None` without a record.
 fn names_of_bins(lua: &Lua, record: &RecordState) -> Option<mlua::Result<Vec<mlua::String>>> {
     let names = record.bin_names()?;
     Some(names.iter().map(|name| lua.create_string(name)).collect())
 }
 
-/// What `record.<name>` gives.
+/// The value of `record.<name>`.
 fn metadata(lua: &Lua, record: &RecordState, name: &[u8]) -> mlua::Result<Value> {
     let Some(metadata) = record.metadata() else { return Ok(without_record(name)) };
     let size = |is_kept: bool| if is_kept { metadata.stored_size.cast_signed() } else { 0 };
@@ -216,7 +216,7 @@ fn metadata(lua: &Lua, record: &RecordState, name: &[u8]) -> mlua::Result<Value>
 }
 
 fn install_saves(lua: &Lua, host: &Table, shared: &Weak<Shared>, session: &Rc<Session>) -> mlua::Result<()> {
-    /// Sets `host.name` to a function of a record that changes it.
+    /// Sets `host.name` to a function that changes a record.
     fn set<A: mlua::FromLua + 'static, R: mlua::IntoLuaMulti + 'static>(
         (lua, host, session): (&Lua, &Table, &Rc<Session>),
         name: &str,

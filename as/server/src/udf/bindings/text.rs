@@ -1,4 +1,4 @@
-//! Texts of values, patterns, the log and the clock.
+//! Texts of values, patterns, the log and the clock for the prelude.
 
 use std::rc::Rc;
 
@@ -9,12 +9,12 @@ use super::super::pattern::{self, Capture, Match, PatternError};
 use super::super::raw::Watch;
 use super::record::Session;
 
-/// Bytes that a replacement may have with its references filled in.
+/// Most bytes of a replacement with its references filled in.
 const EXPANDED_SIZE_MAX: usize = 16 << 20;
-/// As much of a line of a function as the log takes.
+/// Most bytes of a function's log line.
 const LOGGED_SIZE_MAX: usize = 1_000;
 
-/// Returns the prelude its functions on texts. The watch lives as long as the interpreter.
+/// Installs the prelude's functions on texts in `host`. The watch lives as long as the interpreter.
 ///
 /// # Errors
 /// When Lua has not enough memory.
@@ -70,10 +70,10 @@ pub(crate) fn install(lua: &Lua, host: &Table, watch: &Rc<Watch>, session: &Rc<S
     )
 }
 
-/// Where a C function was called that runs: its caller's level in the stack of the function that asks, and what it was
-/// called as, and how.
+/// The caller of the running C function: its level in the stack of the function that asks, and the name by which it
+/// called the C function, with the kind of the name.
 fn caller(lua: &Lua) -> mlua::Result<(usize, Option<String>, Option<&'static str>)> {
-    // The levels of this function and of the one that asks are 0 and 1.
+    // Levels 0 and 1 are this function and the one that asks.
     let mut level = 1;
     loop {
         let frame = lua.inspect_stack(level, |frame| {
@@ -110,7 +110,7 @@ fn find(
     answer(lua, subject, pattern::find(subject, bare, from, (is_anchored, None), watch))
 }
 
-/// Start, end and captures of a match; nothing without one; `false` and the reason if there is no answer.
+/// Start, end and captures of a match; nothing without a match; `false` and the reason if matching failed.
 fn answer(lua: &Lua, subject: &[u8], found: Result<Option<Match>, PatternError>) -> mlua::Result<MultiValue> {
     let mut values = MultiValue::new();
     match found {
@@ -137,8 +137,8 @@ fn answer(lua: &Lua, subject: &[u8], found: Result<Option<Match>, PatternError>)
     Ok(values)
 }
 
-/// A replacement with its references to captures filled in. `false` for one that is malformed, a number for a capture that
-/// does not exist; then `nil`, or why there is no answer.
+/// A replacement with its references to captures filled in; `false` if it is malformed; the number of a capture that
+/// does not exist. The second value is `nil`, or why there is no result.
 fn expand(lua: &Lua, mut arguments: MultiValue) -> mlua::Result<(Value, Option<&'static str>)> {
     let malformed = Ok((Value::Boolean(false), None));
     let Some(Value::String(template)) = arguments.pop_front() else { return malformed };
@@ -152,7 +152,7 @@ fn expand(lua: &Lua, mut arguments: MultiValue) -> mlua::Result<(Value, Option<&
             Some(b'%') => out.push(b'%'),
             Some(digit @ b'0'..=b'9') => {
                 let number = usize::from(digit - b'0');
-                // Without captures the whole match is the first.
+                // Without captures the first capture is the whole match.
                 let capture = captures.get(if number == 1 && captures.len() == 1 { 0 } else { number });
                 match capture {
                     Some(Value::String(text)) => out.extend_from_slice(&text.as_bytes()),
@@ -171,7 +171,7 @@ fn expand(lua: &Lua, mut arguments: MultiValue) -> mlua::Result<(Value, Option<&
     Ok((Value::String(lua.create_string(out)?), None))
 }
 
-/// Writes a line of a function into the log, with the place in the program where that was asked for.
+/// Writes a line of a function to the log, with the place in the program that logged it.
 fn log(lua: &Lua, level: i64, text: Option<mlua::String>) {
     let place = (1..10).find_map(|level| {
         lua.inspect_stack(level, |frame| {
