@@ -1,21 +1,21 @@
 //! The commit of a record: the only way in which a record changes.
 //!
-//! A write, touch, delete, expiry, eviction and the removal of a tombstone all end in [`Namespace::commit`], and
-//! each record that a load finds in [`commit_loaded`], which leaves out what a stored record does not need. The
-//! caller holds the record's guard and has made the new flat record. The commit then takes these steps, in this
+//! A write, touch, delete, expiry, eviction and the removal of a tombstone all end in [`Namespace::commit`]. Each
+//! record that a load finds ends in [`commit_loaded`], which leaves out the steps that a stored record does not need.
+//! The caller holds the record's guard and has made the new flat record. The commit then takes these steps, in this
 //! order:
 //!
-//! 1. Observers look at the change while the old record can still be read. Who has computed the change from a copy of the
-//!    record lets them look at it [ahead](Namespace::prepare), without the guard.
+//! 1. Observers look at the change while the old record can still be read. A caller that computed the change from a
+//!    copy of the record lets them look at it [ahead](Namespace::prepare), without the guard.
 //! 2. Storage gets the new flat record. This is the only step that can fail; then nothing has changed.
 //! 3. The index element gets the new metadata.
-//! 4. The figures of set, expiry, tombstones and removals follow.
+//! 4. The figures of set, expiry, tombstones and removals are updated.
 //! 5. Storage frees the place of the old record.
-//! 6. The indexes of sets follow, then observers act on what they saw.
-//! 7. The guard is dropped. An element without a record leaves the index with it.
+//! 6. The indexes of sets are updated, then observers act on what they saw.
+//! 7. The guard is dropped. An element without a record leaves the index then.
 //!
-//! Nothing has to be undone: a guard that is dropped before step 3 leaves the record as it was, and takes a created
-//! element out of the index again.
+//! Nothing has to be undone: a guard that is dropped before step 3 leaves the record unchanged, and removes a created
+//! element from the index again.
 //!
 //! # Locks
 //! The sprig lock is held from before step 1 to step 7. Observers take no sprig lock.
@@ -33,14 +33,14 @@ use super::sets::SetChange;
 use crate::index::{Element, ElementHandle, Location, RecordMeta, SetId, WriteGuard};
 use crate::storage::{RBLOCK_SIZE, Room, StorageError};
 
-/// A record or tombstone as it is to be stored.
+/// A record or tombstone to be stored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewVersion<'a> {
     /// Its flat form, not packed.
     pub(crate) flat: &'a [u8],
-    /// The form to be stored, if that is another one.
+    /// The form to be stored, if it is another one.
     pub(crate) packed: Option<&'a [u8]>,
-    /// What the index is to say of it. The commit fills in the location.
+    /// Its metadata for the index. The commit fills in the location.
     pub(crate) meta: RecordMeta,
     pub(crate) key_stored: bool,
 }
@@ -52,7 +52,7 @@ pub(crate) enum Change<'a> {
     Record(NewVersion<'a>),
     /// A tombstone takes its place.
     Tombstone(NewVersion<'a>),
-    /// It goes, and nothing takes its place.
+    /// It is removed, and nothing takes its place.
     Gone,
 }
 
@@ -67,71 +67,71 @@ pub(crate) enum Cause {
     Eviction,
     /// It was last updated before the threshold of a truncation.
     Truncate,
-    /// A copy came from another node, or its master has removed it.
+    /// A copy came from another node, or the master has removed the record.
     OtherNode,
-    /// Another node keeps its partition.
+    /// This node no longer keeps its partition.
     PartitionLeft,
-    /// The tomb raider removes a tombstone that nothing needs any more.
+    /// The tomb raider removes a tombstone that is no longer needed.
     TombRaid,
 }
 
-/// What the caller of a commit has for observers.
+/// Input of a commit's caller for observers.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ForObservers<'a> {
-    /// When the record is removed, milliseconds since 2010, if another node has said so; `None` = now.
+    /// Time of the removal in milliseconds since 2010, if another node has given it; `None` = now.
     pub(crate) removed_at: Option<u64>,
-    /// The flat form of the record so far, not packed, if the caller has read it.
+    /// The old record's flat form, not packed, if the caller has read it.
     pub(crate) old: Option<&'a [u8]>,
-    /// What they may do before the change; `None` if that is not limited.
+    /// Budget of the observers' work before the change; `None` if it is not limited.
     pub(crate) budget: Option<&'a Budget<'a>>,
-    /// What they have found out already of this change of this version of the record.
+    /// What observers have already found out about this change of this version of the record.
     pub(crate) prepared: Option<&'a PreparedChange>,
 }
 
-/// A change of a record as its observers see it ahead, without the record's guard.
+/// A change that observers look at ahead, without the record's guard.
 pub(crate) struct Preparation<'a> {
     pub(crate) digest: &'a Digest,
-    /// What the index says of the record so far.
+    /// Metadata of the old record.
     pub(crate) before: &'a RecordMeta,
-    /// The flat form of it, not packed; empty if there is none.
+    /// The old record's flat form, not packed; empty if there is none.
     pub(crate) old: &'a [u8],
     pub(crate) budget: &'a Budget<'a>,
     pub(crate) change: &'a Change<'a>,
 }
 
-/// What observers have found out ahead of a change, in their order.
+/// What observers found out ahead of a change, in their order.
 #[derive(Default)]
 pub(crate) struct PreparedChange(SmallVec<[Option<Box<dyn Any>>; 2]>);
 
 /// A change as its observers see it, before it happens.
 #[derive(Clone, Copy)]
 pub(crate) struct Transition<'a> {
-    /// The record so far, in its guard. Generation 0: there is none.
+    /// The old record, in its guard. Generation 0: there is none.
     pub(crate) before: &'a Element,
-    /// The flat form of it, not packed, if somebody has read it.
+    /// Its flat form, not packed, if somebody has read it.
     pub(crate) old: Option<&'a [u8]>,
-    /// What looking at the change draws on.
+    /// Budget for looking at the change.
     pub(crate) budget: &'a Budget<'a>,
-    /// Where it is in the index, as long as it is there.
+    /// The record's place in the index.
     pub(crate) handle: ElementHandle,
     pub(crate) change: &'a Change<'a>,
     pub(crate) cause: Cause,
-    /// What the observer has found out ahead.
+    /// What the observer found out ahead.
     pub(crate) prepared: Option<&'a dyn Any>,
-    /// When it is removed, if it is.
+    /// Time of the removal, if the record is removed.
     pub(crate) removed_at: u64,
 }
 
 /// The answer of an observer to a change.
 #[derive(Default)]
 pub(crate) struct Observed<'a> {
-    /// A secondary index will have entries of the record.
+    /// Whether a secondary index will have entries of the record.
     pub(crate) is_indexed: bool,
-    /// Called once the change is committed, and dropped if the commit fails.
+    /// Called after the commit; dropped if the commit fails.
     pub(crate) act: Option<AfterCommit<'a>>,
 }
 
-/// A record as the commit left it.
+/// A record after the commit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Committed {
     pub(crate) location: Location,
@@ -139,27 +139,27 @@ pub(crate) struct Committed {
     pub(crate) last_update_time: u64,
 }
 
-/// The work of an observer after the change it saw is committed.
+/// Work of an observer after the commit of the change that it saw.
 pub(crate) type AfterCommit<'a> = Box<dyn FnOnce(&Namespace, &Committed) + 'a>;
 
-/// A part of the server that follows every change of a namespace's records, as secondary indexes and replicas do.
+/// A part of the server that follows every change of a namespace's records, such as secondary indexes and replicas.
 pub(crate) trait CommitObserver: Send + Sync {
-    /// Looks at a change ahead, if that saves time under the record's lock. What it answers is given to
-    /// [`observe`](Self::observe) if the record is still of that version, and counts for nothing if the budget is exhausted.
+    /// Looks at a change ahead, if that saves time under the record's lock. [`observe`](Self::observe) gets the result
+    /// if the record still has that version. The result is ignored if the budget is exhausted.
     fn prepare(&self, _: &Preparation<'_>) -> Option<Box<dyn Any>> {
         None
     }
 
-    /// Looks at a change before it happens. The storage still holds the old record. What it answers counts for nothing if the
-    /// budget is exhausted.
+    /// Looks at a change before it happens. The storage still holds the old record. The result is ignored if the budget
+    /// is exhausted.
     fn observe<'a>(&'a self, namespace: &Namespace, transition: &Transition<'_>) -> Observed<'a>;
 }
 
 impl Namespace {
-    /// Commits `change` to the record of `guard`, for which there is `cause`.
+    /// Commits `change` to the record of `guard`, made for `cause`.
     ///
     /// # Errors
-    /// When the new version cannot be stored; then nothing has changed.
+    /// When the new version cannot be stored; nothing has changed then.
     pub(crate) fn commit(
         &self,
         guard: WriteGuard<'_>,
@@ -169,7 +169,7 @@ impl Namespace {
         self.commit_with(guard, change, cause, ForObservers::default())
     }
 
-    /// As [`commit`](Self::commit), with something for observers.
+    /// As [`commit`](Self::commit), with input for observers.
     ///
     /// # Errors
     /// As there; `Refused` if the budget of observers is exhausted.
@@ -181,7 +181,7 @@ impl Namespace {
         ForObservers { removed_at, old, budget, prepared }: ForObservers<'_>,
     ) -> Result<Committed, StorageError> {
         let handle = guard.handle();
-        // The guard finds its element anew at each look.
+        // The guard resolves its element at each access.
         let element: &mut Element = &mut guard;
         let (digest, before) = (*element.digest(), **element);
         let unlimited = Budget::unlimited();
@@ -215,19 +215,19 @@ impl Namespace {
         Ok(committed)
     }
 
-    /// Lets observers look at a change ahead, for [`ForObservers`]: for who has computed it from a copy of the record, before
-    /// the guard is taken.
+    /// Lets observers look at a change ahead, for [`ForObservers`]. For callers that computed the change from a copy of
+    /// the record, before they take the guard.
     pub(crate) fn prepare(&self, preparation: &Preparation<'_>) -> PreparedChange {
         PreparedChange(self.observers.iter().map(|observer| observer.prepare(preparation)).collect())
     }
 
-    /// When a record is removed that is as `before` says, milliseconds since 2010: later than its last update, and not later
-    /// than the first of a record that is created in its place.
+    /// The time of removing the record of `before`, in milliseconds since 2010: later than its last update, and not
+    /// later than the first update of a record created in its place.
     fn removal_time(&self, before: &RecordMeta) -> u64 {
         self.partitions.update_time(StoredMillis::now().0).max(before.last_update_time() + 1)
     }
 
-    /// Whether secondary indexes will have entries of the record, and what observers do after the commit.
+    /// Whether secondary indexes will have entries of the record, and the observers' work after the commit.
     fn observe<'a>(
         &'a self,
         transition: &Transition<'_>,
@@ -243,12 +243,12 @@ impl Namespace {
         (is_indexed, acts)
     }
 
-    /// Has `observer` follow every change from now on.
+    /// Adds an observer of all further changes.
     pub(crate) fn add_observer(&mut self, observer: Box<dyn CommitObserver>) {
         self.observers.push(observer);
     }
 
-    /// Stores `version` in place of the record of `element`, whose bytes stay. Returns what the index is to say of it.
+    /// Stores `version` in place of the record of `element`, whose bytes stay. Returns its metadata for the index.
     fn place(
         &self,
         element: &mut Element,
@@ -263,18 +263,18 @@ impl Namespace {
     }
 }
 
-/// Commits a record that a load found on its device: the newest copy so far of the record of `guard` is the one that
-/// `after` tells of. There is nothing to store, and nobody observes a load: what follows the records is made from
-/// the index when all are there. The other steps are those of [`Namespace::commit`].
+/// Commits a record that a load found on its device: `after` describes the newest copy so far of the record of `guard`.
+/// Nothing is stored, and observers do not see a load: their data is built from the index when all records are loaded.
+/// The other steps are those of [`Namespace::commit`].
 #[inline]
 pub(super) fn commit_loaded(mut guard: WriteGuard<'_>, after: &RecordMeta, figures: &mut impl RecordFigures) {
     let before = std::mem::replace(&mut **guard, *after);
     account(figures, guard.digest(), &before, after);
 }
 
-/// Figures that follow the records: those of a running namespace, or those of what one thread of a load has found.
+/// Figures about records: those of a running namespace, or those of one thread of a load.
 pub(super) trait RecordFigures {
-    /// The void-time of the record of `digest` was `before` and is `after`; 0 for none.
+    /// The void-time of the record of `digest` changed from `before` to `after`; 0 for none.
     fn change_void_time(&mut self, digest: &Digest, before: u32, after: u32);
 
     fn change_tombstones(&mut self, change: i64);
@@ -285,7 +285,7 @@ pub(super) trait RecordFigures {
     fn note_removal(&mut self, digest: &Digest, last_update_time: u64);
 }
 
-/// Brings `figures` from `before` to `after`: the one place that says which figures follow from a record.
+/// Updates `figures` for a change from `before` to `after`: the only place that defines which figures a record affects.
 #[inline]
 fn account(figures: &mut impl RecordFigures, digest: &Digest, before: &RecordMeta, after: &RecordMeta) {
     let (size_before, size_after) = (stored_size(before), stored_size(after));
@@ -308,7 +308,7 @@ fn account(figures: &mut impl RecordFigures, digest: &Digest, before: &RecordMet
     count(figures, after, 1);
 }
 
-/// Counts a record into the figures of its set and of tombstones, or out of them with a `sign` of -1.
+/// Adds a record to the figures of its set and of tombstones, or subtracts it with a `sign` of -1.
 fn count(figures: &mut impl RecordFigures, meta: &RecordMeta, sign: i64) {
     if !meta.exists() {
         return;
@@ -336,7 +336,7 @@ impl RecordFigures for RunningFigures<'_> {
     fn change_void_time(&mut self, digest: &Digest, before: u32, after: u32) {
         let expiry = &self.namespace.expiry;
         match self.cause {
-            // The sweep that found the record has left it out of the partition's figures already.
+            // The sweep that found the record has already left it out of the partition's figures.
             Cause::Expiry | Cause::Eviction if before != 0 => expiry.note_removed(digest),
             _ => expiry.note(digest, before, after),
         }
@@ -361,7 +361,7 @@ impl RecordFigures for RunningFigures<'_> {
     }
 }
 
-/// Bytes that a record takes in storage.
+/// Bytes of a record in storage.
 #[inline]
 pub(crate) fn stored_size(meta: &RecordMeta) -> u64 {
     if meta.location.is_stored() { u64::from(meta.location.rblock_count() * RBLOCK_SIZE) } else { 0 }
@@ -466,7 +466,7 @@ mod tests {
         let notes = Arc::new(Notes::default());
         namespace.add_observer(Box::new(Observer(Arc::clone(&notes))));
         let first = put(&namespace, b"s", 1, 10, 0).expect("room");
-        // Of the same size: memory is written over in place.
+        // The record has the same size, so memory is overwritten in place.
         let second = put(&namespace, b"s", 1, 20, 0).expect("room");
         assert_eq!(first.location, second.location);
         let third = put(&namespace, b"s", 1, 30, 500).expect("room");
@@ -499,7 +499,7 @@ mod tests {
         delete(&namespace, 2, true);
         assert_eq!(figures(&namespace, b"s"), (1, 1, namespace.storage.used_bytes()));
         assert_eq!((namespace.object_count(), namespace.tombstone_count()), (1, 1));
-        // The record that is created over a tombstone may be in another set.
+        // A record created over a tombstone may be in another set.
         put(&namespace, b"t", 2, 3, 0).expect("room");
         assert_eq!((figures(&namespace, b"s").0, figures(&namespace, b"s").1), (1, 0));
         assert_eq!((figures(&namespace, b"t").0, namespace.tombstone_count()), (1, 0));
@@ -513,13 +513,13 @@ mod tests {
     fn a_commit_that_fails_changes_nothing() {
         let mut namespace = namespace("512M");
         let notes = Arc::new(Notes::default());
-        // More than fits, so that no stripe has room left.
+        // The data exceeds the storage, so that no stripe has room left.
         let fitted = (0..400).filter(|key| put(&namespace, b"s", *key, 1, 4 << 20).is_ok()).count();
         let key = 400;
         assert!((1..300).contains(&fitted));
         let (before, elements) = (figures(&namespace, b"s"), namespace.index.element_count());
         namespace.add_observer(Box::new(Observer(Arc::clone(&notes))));
-        // A record that cannot be created leaves no element, one that cannot grow stays as it is.
+        // A record that cannot be created leaves no element; one that cannot grow stays unchanged.
         assert_eq!(put(&namespace, b"s", key, 1, 4 << 20), Err(StorageError::OutOfSpace));
         assert!(namespace.index.get(&digest_of(key)).is_none());
         let stays = digest_of(0);

@@ -1,11 +1,11 @@
 //! Records that were removed while other nodes may have older copies of them.
 //!
-//! A plain removal leaves nothing behind. A copy from before it may still come: with a migration, from a node that was away with its
-//! disk, from one that was cut off, or in a message that was overtaken. It would bring the record back, or take the place of one
-//! that was written anew. So it is noted here when a record was removed, and what was last updated before that does not count. The
-//! notes of a partition go with its records to other nodes. The C server notes nothing.
+//! A plain removal leaves nothing behind, but an older copy may still come: with a migration, from a node that was away
+//! with its disk, from one that was cut off, or in a delayed message. It would bring the record back, or replace one
+//! that was written anew. So the time of a removal is noted here, and copies last updated before it are ignored. The
+//! notes of a partition move to other nodes with its records. The C server keeps no such notes.
 //!
-//! The newest notes of each partition are kept, as many as [`NOTES_MAX`]; a start begins without any.
+//! Each partition keeps its newest notes, up to [`NOTES_MAX`]; they are lost at a restart.
 //!
 //! # Locks
 //! One mutex for each partition, taken under the record's sprig lock; nothing else is taken under it.
@@ -19,14 +19,14 @@ use parking_lot::Mutex;
 
 use crate::index::{PARTITION_COUNT, PartitionId};
 
-/// Notes of a partition: at least half as many are kept, the newest.
+/// Most notes of a partition. At least the newest half of this number is kept.
 const NOTES_MAX: usize = 112;
 
-/// When records of a partition were removed, milliseconds since 2010.
+/// Removal times of a partition's records, in milliseconds since 2010.
 #[derive(Default)]
 struct Notes {
     recent: HashMap<Digest, u64>,
-    /// Those before: dropped when there are as many recent ones.
+    /// Older notes: dropped when there are as many recent ones.
     former: HashMap<Digest, u64>,
 }
 
@@ -40,10 +40,10 @@ impl Notes {
     }
 }
 
-/// What was removed from a namespace.
+/// Removal times of a namespace's records.
 #[derive(Default)]
 pub(super) struct LateCopies {
-    /// By partition, once there is one.
+    /// By partition; made with the first note.
     partitions: OnceLock<Box<[Mutex<Notes>]>>,
     count: AtomicUsize,
 }
@@ -53,7 +53,7 @@ impl LateCopies {
         if self.count.load(Acquire) == 0 { None } else { self.partitions.get()?.get(partition.index()) }
     }
 
-    /// The record of `digest`, whose sprig the caller has locked, was removed at `time`.
+    /// Notes that the record of `digest`, whose sprig the caller has locked, was removed at `time`.
     pub(super) fn note_removal(&self, digest: &Digest, time: u64) {
         let partitions =
             self.partitions.get_or_init(|| (0..PARTITION_COUNT).map(|_| Mutex::default()).collect());
@@ -65,24 +65,24 @@ impl LateCopies {
         if notes.recent.len() >= NOTES_MAX / 2 {
             notes.former = std::mem::take(&mut notes.recent);
         }
-        // Wrapping: there may be fewer.
+        // Wrapping: the number may have decreased.
         self.count.fetch_add(notes.count().wrapping_sub(before), Release);
     }
 
-    /// When a record of `digest` was last removed, if that is known.
+    /// Time of the last removal of a record of `digest`, if it is known.
     #[inline]
     pub(super) fn removed_at(&self, digest: &Digest) -> Option<u64> {
         self.notes(PartitionId::of(digest))?.lock().get(digest)
     }
 
-    /// What was removed from a partition, and when.
+    /// Removed records of a partition, with the times.
     pub(super) fn of_partition(&self, partition: PartitionId) -> Vec<(Digest, u64)> {
         let Some(notes) = self.notes(partition) else { return Vec::new() };
         let notes = notes.lock();
         notes.recent.iter().chain(&notes.former).map(|(digest, time)| (*digest, *time)).collect()
     }
 
-    /// A partition is not kept here any more.
+    /// Forgets the notes of a partition that is no longer kept here.
     pub(super) fn forget(&self, partition: PartitionId) {
         if let Some(notes) = self.notes(partition) {
             let forgotten = std::mem::take(&mut *notes.lock());

@@ -1,8 +1,8 @@
-//! Figures of the records that a load brings into the index: by set, by partition, and of all. Which figures follow
-//! from a record is said in `commit.rs`.
+//! Figures of the records that a load brings into the index: by set, by partition, and in total. `commit.rs` defines
+//! which figures a record affects.
 //!
-//! Each thread of the load keeps its own and adds them to the others' when it is done. A record may be found by one
-//! thread and a newer copy of it by another, so a thread's own figures may be negative; their sums are exact.
+//! Each thread of the load keeps its own figures and adds them to the total when it is done. One thread may find a
+//! record and another one a newer copy of it, so a thread's own figures may be negative; their sums are exact.
 
 use cf::Digest;
 use parking_lot::Mutex;
@@ -13,12 +13,12 @@ use super::truncate::LoadedTruncation;
 use crate::index::{PARTITION_COUNT, PartitionId, RecordMeta, SetId, WriteGuard};
 use crate::storage::LoadCommit;
 
-/// The void-times of a partition, as loading found them.
+/// The void-times of a partition, as the load found them.
 #[derive(Clone, Copy)]
 pub(super) struct VoidTimes {
     /// Records with a void-time.
     pub(super) expirable: i64,
-    /// No record has an earlier one, nor has any copy that a newer one took the place of.
+    /// No record has an earlier one, nor has any copy that was replaced by a newer one.
     pub(super) earliest: u32,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct LoadFigures {
     /// By number of set.
     sets: Vec<SetChange>,
     void_times: Box<[VoidTimes]>,
-    /// By partition, whether a copy of a record in it is truncated.
+    /// By partition, whether it holds a copy of a truncated record.
     has_truncated: Box<[bool]>,
 }
 
@@ -46,12 +46,12 @@ impl LoadFigures {
         self.void_times[partition.index()]
     }
 
-    /// Whether there may be truncated records in a partition.
+    /// Whether a partition may have truncated records.
     pub(super) fn has_truncated(&self, partition: PartitionId) -> bool {
         self.has_truncated[partition.index()]
     }
 
-    /// Gives the sets what they gained.
+    /// Adds the figures to the sets.
     pub(super) fn add_to(&self, sets: &Sets) {
         for (number, figures) in self.sets.iter().enumerate() {
             if let Some(set) = sets.get(SetId(number as u16)) {
@@ -104,11 +104,11 @@ impl RecordFigures for LoadFigures {
         self.sets[number].add(change);
     }
 
-    /// A load removes nothing.
+    /// A load removes no records.
     fn note_removal(&mut self, _: &Digest, _: u64) {}
 }
 
-/// The figures of one thread, and where they go in the end.
+/// The figures of one thread, and the total that they are added to.
 pub(super) struct ThreadFigures<'a> {
     own: LoadFigures,
     total: &'a Mutex<LoadFigures>,

@@ -72,23 +72,23 @@ pub(crate) struct Namespace {
     removals: Removals,
     /// Parts of the server that follow every commit.
     observers: Vec<Box<dyn CommitObserver>>,
-    /// Bytes of memory that its secondary indexes take.
+    /// Bytes of memory of its secondary indexes.
     pub(crate) sindex_used_bytes: AtomicU64,
     set_index_builder: SetIndexBuilder,
     pub(crate) eviction: EvictionState,
     pub(crate) truncation: Truncation,
-    /// What of it is on its way between nodes, as the cluster thread last said.
+    /// Its migrations in progress, as last reported by the cluster thread.
     pub(crate) migration_load: Mutex<MigrationLoad>,
     pub(crate) record_histograms: RecordHistograms,
-    /// Writes are refused because a limit is breached.
+    /// Whether writes are refused because a limit is breached.
     pub(crate) stop_writes: AtomicBool,
-    /// Figures of the last run of nsup: how long it took, and how much of the namespace it removed, in hundredths of a
+    /// Figures of the last run of nsup: its duration, and the removed share of the namespace in hundredths of a
     /// percent.
     pub(crate) nsup_cycle_duration_ms: AtomicU64,
     nsup_cycle_deleted_pct100: AtomicU64,
 }
 
-/// Why a namespace cannot be brought up.
+/// Why a namespace cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NamespaceError {
     #[error(
@@ -102,7 +102,7 @@ pub(crate) enum NamespaceError {
 }
 
 impl Namespace {
-    /// As [`open`](Self::open), where nothing was ever truncated or evicted.
+    /// As [`open`](Self::open), without earlier truncations or evictions.
     #[cfg(test)]
     pub(crate) fn new(
         config: &Arc<Config>,
@@ -113,8 +113,8 @@ impl Namespace {
         Namespace::open(config, position, thread_count, own_node, &RemovalThresholds::default())
     }
 
-    /// Namespace number `position` of `config` on node `own_node`, with what its devices hold but for records below
-    /// `thresholds`. Its partitions are in nobody's service until they are dealt.
+    /// Opens namespace number `position` of `config` on node `own_node`, with the records on its devices except those
+    /// below `thresholds`. Its partitions are not in service until they are dealt.
     pub(crate) fn open(
         config: &Arc<Config>,
         position: usize,
@@ -129,7 +129,7 @@ impl Namespace {
         };
         let (index, sets) = (Index::new(geometry), Sets::new());
         for (name, _) in of_namespace.sets.list() {
-            // The parser has judged names and number.
+            // The parser has checked the names and their number.
             let _ = sets.find_or_create(name.as_bytes(), &of_namespace.sets);
         }
         let (storage, figures) =
@@ -174,7 +174,7 @@ impl Namespace {
         &self.config.namespaces[self.position]
     }
 
-    /// Its place among the namespaces.
+    /// Its position among the namespaces.
     #[inline]
     pub(crate) fn position(&self) -> usize {
         self.position
@@ -184,8 +184,9 @@ impl Namespace {
         &self.config().name
     }
 
-    /// Loads ahead what requests for `digests` will touch. One look at memory for all of them takes hardly longer than
-    /// for one, while each request by itself would wait for sprig, element and record in turn. Waits for no lock.
+    /// Prefetches the memory that requests for `digests` will access. The accesses overlap, so this takes hardly longer
+    /// than for one digest, while each request by itself would wait for sprig, element and record in turn. Takes no
+    /// lock.
     pub(crate) fn prefetch(&self, digests: &[Digest]) {
         digests.iter().for_each(|digest| self.index.prefetch_sprig(digest));
         digests.iter().for_each(|digest| self.index.prefetch_element(digest));
@@ -222,10 +223,10 @@ impl Namespace {
         self.sets.get(meta.set_id)
     }
 
-    /// The set called `name`, for a record that is created in it.
+    /// The set called `name`, for creating a record in it.
     ///
     /// # Errors
-    /// `Parameter` when there cannot be such a set, `Forbidden` when it may not grow.
+    /// `Parameter` if such a set is not possible, `Forbidden` if it may not grow.
     pub(crate) fn set_for_creation(&self, name: &[u8]) -> Result<SetId, ResultCode> {
         if name.is_empty() {
             return Ok(SetId::NONE);
@@ -253,10 +254,10 @@ impl Namespace {
         Ok(set.id)
     }
 
-    /// The set called `name`, for a copy of a record that another node has let in.
+    /// The set called `name`, for a copy of a record that another node has accepted.
     ///
     /// # Errors
-    /// `Parameter` when there cannot be such a set.
+    /// `Parameter` if such a set is not possible.
     pub(crate) fn set_of_copy(&self, name: &[u8]) -> Result<SetId, ResultCode> {
         if name.is_empty() {
             return Ok(SetId::NONE);
@@ -265,8 +266,8 @@ impl Namespace {
         set.map(|set| set.id).map_err(|_| ResultCode::Parameter)
     }
 
-    /// When a record that is created now in set `set_id` is updated, in milliseconds since 2010-01-01: `now`, or as much
-    /// later as it takes to come after what was removed under its digest, here or on other nodes, and not to be truncated.
+    /// The last-update-time of a record created in set `set_id` now, in milliseconds since 2010-01-01: `now`, or later
+    /// if needed to come after records removed under its digest, here or on other nodes, and to be not truncated.
     #[inline]
     pub(crate) fn creation_time(&self, digest: &Digest, set_id: SetId, now: u64) -> u64 {
         let now = now.max(self.partitions.removed_at(digest).unwrap_or(0));
@@ -276,8 +277,8 @@ impl Namespace {
     /// The stored record of `element`, borrowed from the storage or from `scratch`.
     ///
     /// # Errors
-    /// `Unknown` when it cannot be read or is damaged; the log says more. `Timeout` if its disk does not answer, and whoever
-    /// has `scratch` does not wait for that.
+    /// `Unknown` if it cannot be read or is damaged; the log has the details. `Timeout` if its disk does not answer,
+    /// and the owner of `scratch` does not wait for that.
     #[inline]
     pub(crate) fn record<'g>(
         &'g self,
@@ -287,7 +288,7 @@ impl Namespace {
         self.storage.record(element, scratch).map_err(|error| self.read_error(element, error))
     }
 
-    /// A copy of the record of `guard`, in its flat form. The guard is given up before the copy is unpacked.
+    /// A copy of the record of `guard`, in its flat form. The guard is released before the copy is unpacked.
     ///
     /// # Errors
     /// As [`record`](Self::record).
@@ -304,7 +305,8 @@ impl Namespace {
             .map_err(|error| self.report_damage_at(&digest, location, &error))
     }
 
-    /// As [`record`](Self::record), for a transaction with `budget`. If that does not suffice to unpack it, nothing is logged.
+    /// As [`record`](Self::record), for a transaction with `budget`. Nothing is logged if the budget does not suffice
+    /// for unpacking.
     ///
     /// # Errors
     /// As there.
@@ -319,8 +321,7 @@ impl Namespace {
         record.map_err(|error| self.read_error(element, error))
     }
 
-    /// What a client is told when the record of `element` is not read. If there is anything wrong with the record, it is
-    /// logged.
+    /// The result for a client if the record of `element` cannot be read. Damage of the record is logged.
     #[cold]
     pub(crate) fn read_error(&self, element: &Element, error: StorageError) -> ResultCode {
         match error {
@@ -329,7 +330,7 @@ impl Namespace {
         }
     }
 
-    /// Logs that a stored record cannot be used; returns what the client is told.
+    /// Logs that a stored record cannot be used; returns the result for the client.
     #[cold]
     pub(crate) fn report_damage(&self, element: &Element, error: &dyn std::fmt::Display) -> ResultCode {
         self.report_damage_at(element.digest(), element.location, error)
@@ -363,7 +364,7 @@ impl Namespace {
         (config, Arc::new(namespace))
     }
 
-    /// Writes `bins` to the record of `guard`, in a set of this name, so that it is as `meta` says.
+    /// Writes `bins` to the record of `guard`, in a set of this name, with the metadata `meta`.
     pub(crate) fn write_for_tests(
         &self,
         guard: crate::index::WriteGuard<'_>,

@@ -1,4 +1,4 @@
-//! Bringing up the storage of a namespace: empty memory, or devices whose records are loaded.
+//! Opens the storage of a namespace: empty memory, or devices whose records are loaded.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::config::{Engine, NamespaceConfig, SetDirectory};
 use crate::index::{Index, PARTITION_COUNT, PartitionId, SetId};
 use crate::storage::{LoadCommit, LoadContext, LoadStats, OpenSettings, Storage};
 
-/// The parts that loading fills.
+/// The parts that a load fills.
 struct Loading<'a> {
     index: &'a Index,
     sets: &'a Sets,
@@ -49,8 +49,8 @@ impl LoadContext for Loading<'_> {
     }
 }
 
-/// The storage that `config` asks for; what its devices hold is in `index` and `sets` afterwards. With it come the
-/// figures of these records, which the sets do not have yet.
+/// Opens the storage of `config` and loads its records into `index` and `sets`. Returns it with the figures of these
+/// records, which the sets do not include yet.
 pub(super) fn open_storage(
     (config, is_clustered): (&NamespaceConfig, bool),
     index: &Index,
@@ -72,7 +72,7 @@ pub(super) fn open_storage(
     }
 }
 
-/// The partitions as the headers of `storage` remember them.
+/// The partitions as stored in the headers of `storage`.
 pub(super) fn open_partitions(own_node: u64, namespace: &str, storage: &Storage) -> Partitions {
     let partitions = Partitions::load(own_node, &storage.partition_entries());
     let stored = partitions.stored_count();
@@ -137,7 +137,7 @@ fn load(
     if dropped > 0 {
         let text = "records were not loaded, as the device headers say that their partitions are not here";
         if is_clustered {
-            // Other nodes have taken them over.
+            // Other nodes have taken over these partitions.
             cf::info!(DrvSsd, "{{{}}} {dropped} {text}", config.name);
         } else {
             cf::warning!(DrvSsd, "{{{}}} {dropped} {text}", config.name);
@@ -156,8 +156,8 @@ fn load(
 }
 
 impl Namespace {
-    /// After a load: takes the `figures` of the records, removes those that were truncated or evicted before or have
-    /// expired, evicts others if a limit is breached, and makes room if `defrag-startup-minimum` asks for it.
+    /// After a load: applies the `figures` of the records, removes records that had been truncated or evicted or have
+    /// expired, evicts others if a limit is breached, and frees space if `defrag-startup-minimum` asks for it.
     pub(super) fn finish_loading(&self, figures: &LoadFigures) {
         let now = StoredMillis::now();
         self.tombstones.fetch_add(figures.tombstones.cast_unsigned(), Relaxed);
@@ -192,7 +192,7 @@ impl Namespace {
         while let Some(portion) = cursor.next_portion(|element| element.is_expired(now.seconds())) {
             for found in portion {
                 if let Some(guard) = self.index.get_exclusive(&found.digest) {
-                    // If it cannot go yet, it has expired all the same; nsup tries again.
+                    // If the record cannot be removed now, it is expired anyway; nsup tries again.
                     let removal = Removal::plain(Cause::Expiry, now);
                     let _ = self.remove_from_sweep(guard, &removal);
                 }

@@ -1,19 +1,17 @@
-//! The partitions of a namespace on this node: who serves each, the version of its data, and who is using it.
+//! The partitions of a namespace on this node: the nodes that serve each, the version of its data, and its users.
 //!
-//! There are two halves. A word for each partition says what every transaction must know (this node's part in it,
-//! tree id) and counts the reservations, so that reserving is one atomic operation which sees both at once.
-//! Transactions on service threads do not even that: they are in a [section](super::sections). The rows behind the
-//! lock say the rest (versions, replicas, migrations); the cluster thread alone changes them, info answers read
-//! them.
+//! There are two halves. A word for each partition holds what every transaction must know (this node's role, tree id)
+//! and counts the reservations, so that reserving is one atomic operation that sees both at once. Transactions on
+//! service threads do not even reserve: they are in a [section](super::sections). The rows behind the lock hold the
+//! rest (versions, replicas, migrations); only the cluster thread changes them, info answers read them.
 //!
-//! Each word has a cache line of its own. Threads with different records hardly ever meet in one of 4096 lines, while a
-//! counter for all, or several words in a line, would go from processor to processor with every transaction. It is
-//! 256 KiB for a namespace, which stay in the second-level cache.
+//! Each word has a cache line of its own. Threads with different records rarely meet in one of 4096 lines, while a
+//! common counter, or several words in a line, would move from processor to processor with every transaction. The words
+//! take 256 KiB per namespace, which stay in the second-level cache.
 //!
-//! A partition that comes by data is in the device headers before that counts here: no record of a partition can be on a
-//! device whose header does not know of the partition. Versions that change otherwise are written a little later, together:
-//! a start takes any version for incomplete and no master, so what a crash takes back are only copies that count as older
-//! than they are.
+//! A partition that gains data is in the device headers before that takes effect here: a device never holds records of
+//! a partition that its header lacks. Other changes of versions are written a little later, together: a start treats
+//! every version as incomplete and not master, so after a crash copies can only count as older than they are.
 
 mod clustered;
 mod word;
@@ -34,46 +32,47 @@ use crate::index::{PARTITION_COUNT, PartitionId};
 use crate::storage::Storage;
 use word::{PartitionWord, ServedTable};
 
-/// Tree ids count up to here and begin again; a record on a device has six bits for its own.
+/// Tree ids count up to here and start again; a record on a device has six bits for its own.
 const TREE_ID_COUNT: u8 = 64;
 /// The family of the data that a rebalance makes or keeps.
 const FAMILY_COMMON: u8 = 0;
 /// Bytes of a bitmap with a bit for each partition.
 pub(crate) const BITMAP_SIZE: usize = PARTITION_COUNT / 8;
-/// Between looks whether the last reservation has gone. To be waited for, releasing would have to do more than count.
+/// Time between checks whether the last reservation is released. Waking a waiter would make releasing more than a
+/// decrement.
 const ISOLATION_POLL_PERIOD: Duration = Duration::from_millis(1);
 
 /// A replica of a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Replica {
     pub(crate) node: u64,
-    /// It waits for data; the working master answers for it meanwhile.
+    /// Whether it waits for data; the working master serves the partition meanwhile.
     pub(crate) is_immigrating: bool,
 }
 
-/// All that is known of a partition. What a node alone does not have (duplicates, migrations) is empty or 0.
+/// State of a partition. Fields that a single node does not use (duplicates, migrations) are empty or 0.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct PartitionRow {
     pub(crate) version: PartitionVersion,
-    /// The version once all migrations are done.
+    /// The version after all migrations.
     pub(crate) final_version: PartitionVersion,
-    /// Marks the records of this life of the partition on devices: what has another one belongs to a life that has
-    /// ended. Absent partitions have one too, that of their last life.
+    /// Marks the records of this life of the partition on devices: records with another id belong to a life that has
+    /// ended. Absent partitions keep the id of their last life.
     pub(crate) tree_id: u8,
     /// For strong consistency.
     pub(crate) regime: u32,
-    /// In the order of succession; none while the partition is unavailable.
+    /// In the order of succession; empty while the partition is unavailable.
     pub(crate) replicas: Vec<Replica>,
-    /// The working master as far as it is this node or the final master is; 0 otherwise.
+    /// The working master if it is this node or the final master; 0 otherwise.
     pub(crate) working_master: u64,
-    /// Where requests go that this node does not serve.
+    /// The node to which requests go that this node does not serve.
     pub(crate) proxy_destination: u64,
     pub(crate) duplicates: Vec<u64>,
-    /// This node gives its mastership up: no write begins here any more.
+    /// Whether this node gives up its mastership: no write begins here any more.
     pub(crate) is_handing_over: bool,
-    /// Writes may not begin now, though this node is master.
+    /// Whether writes may not begin now, even though this node is master.
     pub(crate) holds_writes: bool,
-    /// Milliseconds since 2010: what was written later needs no duplicate resolution.
+    /// Milliseconds since 2010: records written later need no duplicate resolution.
     pub(crate) duplicate_resolution_cutoff_ms: u64,
     pub(crate) pending_emigrations: u32,
     pub(crate) pending_lead_emigrations: u32,
@@ -81,17 +80,17 @@ pub(crate) struct PartitionRow {
 }
 
 impl PartitionRow {
-    /// The place of `node` among the replicas.
+    /// The position of `node` among the replicas.
     pub(crate) fn replica_index(&self, node: u64) -> Option<usize> {
         self.replicas.iter().position(|replica| replica.node == node)
     }
 
-    /// Whether writes may begin on `node`, whose row this is.
+    /// Whether writes may begin on `node`, the owner of this row.
     fn serves_writes(&self, node: u64) -> bool {
         self.working_master == node && node != 0 && !self.is_handing_over && !self.holds_writes
     }
 
-    /// Whether `node`, whose row this is, answers reads: as the working master, or as a replica that has all its records.
+    /// Whether `node`, the owner of this row, answers reads: as the working master, or as a replica with all records.
     fn serves_reads(&self, node: u64) -> bool {
         if self.working_master != 0 {
             return self.working_master == node;
@@ -99,8 +98,8 @@ impl PartitionRow {
         self.replica_index(node) > Some(0) && self.pending_immigrations == 0
     }
 
-    /// Whether clients are to ask `node`, whose row this is, for replica number `column` of a partition that has
-    /// `replication_factor` of them.
+    /// Whether clients should ask `node`, the owner of this row, for replica number `column` of a partition with
+    /// `replication_factor` replicas.
     fn is_served_by(&self, node: u64, column: usize, replication_factor: u32) -> bool {
         let place = self.replica_index(node);
         if self.working_master == node {
@@ -113,14 +112,14 @@ impl PartitionRow {
             && column < replication_factor as usize
     }
 
-    /// Whether `node`, whose row this is, has all records of the partition, as far as is known.
+    /// Whether `node`, the owner of this row, has all records of the partition as far as is known.
     fn is_full(&self, node: u64) -> bool {
         let is_acting_master = self.working_master == node && self.duplicates.is_empty();
         self.pending_immigrations == 0 && (self.replica_index(node).is_some() || is_acting_master)
     }
 
-    /// One letter for what this node has of the partition: `S`ynchronous or `D`esynchronous replica; else `A`bsent,
-    /// data (`Z`), or something else (`X`).
+    /// One letter for this node's state: `S`ynchronous or `D`esynchronous replica, else `A`bsent, data (`Z`), or
+    /// something else (`X`).
     pub(crate) fn letter(&self, own_node: u64) -> char {
         match self.replica_index(own_node) {
             Some(_) if self.pending_immigrations == 0 => 'S',
@@ -132,21 +131,21 @@ impl PartitionRow {
     }
 }
 
-/// What a transaction does with records.
+/// Access of a transaction to records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum RecordAccess {
     Read,
     Write,
 }
 
-/// Of which partitions a query reads the records.
+/// Which partitions a query reads on this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum QueryAccess {
-    /// Of those that this node is the working master of: of all nodes one reads each.
+    /// Those that this node is the working master of: each partition is read on one node of the cluster.
     Master,
-    /// Of those that it has all records of.
+    /// Those of which it has all records.
     Full,
-    /// Of those that it has all records of, or some.
+    /// Those of which it has all records, or some.
     Relaxed,
 }
 
@@ -161,7 +160,7 @@ impl Partition {
         PartitionWord(self.word.load(order))
     }
 
-    /// Takes over all but the reservations from `word`.
+    /// Takes over everything except the reservations from `word`.
     fn publish(&self, word: PartitionWord) {
         let mut now = self.word.load(Relaxed);
         while let Err(changed) =
@@ -177,18 +176,18 @@ impl Partition {
     }
 }
 
-/// Why a partition is not reserved.
+/// Why a partition cannot be reserved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refused {
-    /// No node serves it, or this one has yet to learn which.
+    /// No node serves it, or this node does not know yet which.
     Unavailable,
-    /// This node serves it.
+    /// That node serves it.
     ServedBy(u64),
-    /// This node does, but no write may begin now.
+    /// This node serves it, but no write may begin now.
     Held,
 }
 
-/// Keeps a partition as it is: while it exists, the partition's records are not dropped.
+/// Protects a partition: while it exists, the partition's records are not dropped.
 #[derive(Debug)]
 pub(crate) struct PartitionReservation<'a> {
     partition: &'a Partition,
@@ -203,24 +202,24 @@ impl std::fmt::Debug for Partition {
 }
 
 impl PartitionReservation<'_> {
-    /// The mark of records that are written under this reservation.
+    /// The tree id of records written under this reservation.
     #[inline]
     pub(crate) fn tree_id(&self) -> u8 {
         self.word.tree_id()
     }
 
-    /// Whether somebody takes the partition out of service, and waits for this reservation.
+    /// Whether another thread takes the partition out of service and waits for this reservation.
     #[inline]
     pub(crate) fn is_waited_for(&self) -> bool {
         self.partition.word(Relaxed).is_isolated()
     }
 
-    /// The same reservation, for a transaction that is put aside; `namespace` is the one that it was made in.
+    /// The same reservation, for a transaction that is suspended; `namespace` must be its namespace.
     #[cfg_attr(not(test), expect(dead_code, reason = "transactions that wait for replicas will call it"))]
     pub(crate) fn keep(self, namespace: Arc<Namespace>) -> KeptReservation {
         let own = &namespace.partitions.partitions[self.id.index()];
         assert!(std::ptr::eq(own, self.partition), "a reservation of another namespace");
-        // It is counted once more, as this one is released at once. Isolation sees one of the two at any moment.
+        // Counts once more, as the original is released at once. Isolation sees at least one of the two at any moment.
         own.word.fetch_add(1, Relaxed);
         KeptReservation { namespace, id: self.id }
     }
@@ -248,17 +247,17 @@ impl Drop for KeptReservation {
 /// Sums over the partitions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct PartitionFigures {
-    /// Replicas of each partition; 0 before the first rebalance.
+    /// Number of replicas of each partition; 0 before the first rebalance.
     pub(crate) replication_factor: u32,
     /// For strong consistency.
     pub(crate) regime: u32,
-    /// How many began empty with the last rebalance.
+    /// Partitions that started empty with the last rebalance.
     pub(crate) fresh: usize,
     pub(crate) unavailable: usize,
     pub(crate) pending_emigrations: u64,
     pub(crate) pending_lead_emigrations: u64,
     pub(crate) pending_immigrations: u64,
-    /// What was pending after the last rebalance.
+    /// Migrations pending after the last rebalance.
     pub(crate) initial_emigrations: u64,
     pub(crate) initial_immigrations: u64,
 }
@@ -278,12 +277,12 @@ impl PartitionFigures {
         self.pending_immigrations -= u64::from(row.pending_immigrations);
     }
 
-    /// Migrations to be done until this node has what it is to have, and the others what it is to give them.
+    /// Migrations left to be sent and received by this node.
     pub(crate) fn pending_migrations(&self) -> u64 {
         self.pending_emigrations + self.pending_immigrations
     }
 
-    /// Whether every partition is served and none is under way.
+    /// Whether every partition is served and no migration is pending.
     pub(crate) fn is_stable(&self) -> bool {
         self.unavailable == 0 && self.pending_migrations() == 0
     }
@@ -292,21 +291,21 @@ impl PartitionFigures {
 struct Table {
     rows: Box<[PartitionRow]>,
     figures: PartitionFigures,
-    /// Partitions of which others may have newer copies.
+    /// Number of partitions of which other nodes may have newer copies.
     with_duplicates: usize,
-    /// Counts rebalances: it changes with the rows, so that nothing that was found out about duplicates before one counts for
-    /// those of after it.
+    /// Number of rebalances. It changes together with the rows, so that findings about duplicates from before a
+    /// rebalance are not used after it.
     rebalances: u64,
 }
 
-/// What the thread that changes partitions has to itself.
+/// State of the thread that changes partitions.
 #[derive(Default)]
 struct Changing {
-    /// Partitions of which the device headers do not say yet what they are to say.
+    /// Partitions whose new state is not in the device headers yet.
     unstored: Vec<PartitionId>,
 }
 
-/// What the headers are to say of a partition.
+/// The header entry of a partition.
 fn entry_of(row: &PartitionRow) -> PartitionEntry {
     PartitionEntry { version: row.version, tree_id: row.tree_id }
 }
@@ -317,28 +316,29 @@ pub(crate) struct Partitions {
     partitions: Box<[Partition]>,
     served: Box<ServedTable>,
     sections: Sections,
-    /// The threads that commit.
+    /// Sections of the threads that commit.
     commits: Sections,
-    /// There is a partition of which others may have newer copies.
+    /// Whether other nodes may have newer copies of some partition.
     has_duplicates: AtomicBool,
-    /// Milliseconds of the monotonic clock: later than that others may have taken over. `u64::MAX` for a node alone.
+    /// Milliseconds of the monotonic clock after which other nodes may have taken over. `u64::MAX` for a single node.
     served_until_ms: AtomicU64,
-    /// Milliseconds since 2010: no record is written with an earlier last-update-time, whatever the clock says.
+    /// Milliseconds since 2010: the least last-update-time of records written from now on, whatever the clock shows.
     update_floor_ms: AtomicU64,
     late_copies: LateCopies,
-    /// Held while partitions change, and device headers are written; taken before `table`, and by no thread that serves clients.
+    /// Held while partitions change and device headers are written; taken before `table`, and never by a thread that
+    /// serves clients.
     changing: Mutex<Changing>,
     table: Mutex<Table>,
 }
 
 impl Partitions {
-    /// The partitions on node `own_node`, not 0, as its device headers remember them: with their data, but in nobody's
-    /// service until they are [dealt](Self::deal). What was master is so no longer, and others may have written since.
+    /// The partitions on node `own_node`, not 0, from its device headers: they have their data, but are not in service
+    /// until they are [dealt](Self::deal). None is master any more, and other nodes may have written since.
     pub(crate) fn load(own_node: u64, entries: &[PartitionEntry]) -> Self {
         assert_eq!(entries.len(), PARTITION_COUNT, "entries of all partitions");
         let row = |entry: &PartitionEntry| PartitionRow {
             version: entry.version.isolated(),
-            // A header may hold any byte.
+            // A header may hold any byte here.
             tree_id: entry.tree_id % TREE_ID_COUNT,
             ..PartitionRow::default()
         };
@@ -366,21 +366,21 @@ impl Partitions {
         }
     }
 
-    /// The node whose table this is.
+    /// The node that this table belongs to.
     pub(crate) fn own_node(&self) -> u64 {
         self.own_node
     }
 
-    /// The mark of records of partition `id`.
+    /// The tree id of records of partition `id`.
     #[inline]
     pub(crate) fn tree_id(&self, id: PartitionId) -> u8 {
         self.partitions[id.index()].word(Relaxed).tree_id()
     }
 
-    /// Reserves a partition that this node serves, until what is given is dropped.
+    /// Reserves a partition that this node serves; dropping the reservation releases it.
     ///
     /// # Errors
-    /// When it is another node's, or nobody's.
+    /// When another node serves it, or none.
     #[inline]
     pub(crate) fn reserve(
         &self,
@@ -388,7 +388,7 @@ impl Partitions {
         access: RecordAccess,
     ) -> Result<PartitionReservation<'_>, Refused> {
         let partition = &self.partitions[id.index()];
-        // Counted before it is looked at, so that whoever isolates the partition sees one or the other.
+        // Counted before the check, so that an isolating thread sees the reservation, or this one sees the isolation.
         let word = PartitionWord(partition.word.fetch_add(1, Acquire));
         debug_assert!(word.reservations() < PartitionWord::RESERVATIONS, "reservations are released");
         if word.serves(access) && self.is_current() {
@@ -398,7 +398,7 @@ impl Partitions {
         Err(self.refusal(id, access))
     }
 
-    /// Reserves a partition for a query, until what is given is dropped; `None` if queries do not read it here.
+    /// Reserves a partition for a query; dropping the reservation releases it. `None` if queries do not read it here.
     pub(crate) fn reserve_for_query(
         &self,
         id: PartitionId,
@@ -410,23 +410,24 @@ impl Partitions {
         (word.serves_query(access) && self.is_current()).then_some(reservation)
     }
 
-    /// For a thread that carries out transactions in [sections](super::sections).
+    /// Registers a thread that carries out transactions in [sections](super::sections).
     pub(crate) fn join_sections(&self) -> Section {
         self.sections.join()
     }
 
-    /// For a thread that commits.
+    /// Registers a thread that commits.
     pub(crate) fn join_commits(&self) -> Section {
         self.commits.join()
     }
 
-    /// The commits that are under way, when it is shown that no write may begin: others will be [judged](Self::judge_commit).
+    /// The commits under way; called after the flag that forbids new writes is visible. Later ones will be
+    /// [judged](Self::judge_commit).
     pub(crate) fn commits_under_way(&self) -> Leaving {
         self.commits.leaving()
     }
 
-    /// Looks whether this node answers reads of a partition, as a transaction in `section` does, which the thread enters if it
-    /// is not inside. Until it leaves, the partition's records are not dropped.
+    /// Checks whether this node answers reads of a partition, for a transaction in `section`, which the thread enters
+    /// unless it is inside. Until it leaves, the partition's records are not dropped.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).
@@ -468,9 +469,9 @@ impl Partitions {
         Refused::ServedBy(node)
     }
 
-    /// Takes a partition out of service: lets no new reservation in, and waits for those that there are. Returns
-    /// whether all had gone after `longest`; if not, it stays isolated and may be waited for again. It is in
-    /// service again when it is dealt or gets a version with data. The cluster thread only.
+    /// Takes a partition out of service: refuses new reservations, and waits for the existing ones. Returns whether all
+    /// were released within `longest`; if not, the partition stays isolated and the wait may be repeated. It is in
+    /// service again when it is dealt or gets a version with data. Only the cluster thread calls this.
     #[cfg_attr(not(test), expect(dead_code, reason = "the cluster thread will call it"))]
     pub(crate) fn isolate(&self, id: PartitionId, longest: Duration) -> bool {
         let partition = &self.partitions[id.index()];
@@ -486,14 +487,14 @@ impl Partitions {
         self.sections.await_left(deadline)
     }
 
-    /// Has `change` make the row of each partition what a rebalance with `replication_factor` says; the version is what
-    /// counts for the data: where there was none, a new life begins with the next tree id. The cluster thread only.
+    /// Applies a rebalance with `replication_factor`: `change` updates the row of each partition. A partition whose
+    /// version gains data begins a new life with the next tree id. Only the cluster thread calls this.
     ///
     /// # Errors
     /// When the versions cannot be written to the headers of `storage`. Then nothing changes.
     ///
     /// # Panics
-    /// If a partition loses its data that is not isolated.
+    /// If a partition that is not isolated loses its data.
     pub(crate) fn deal(
         &self,
         storage: &Storage,
@@ -520,8 +521,8 @@ impl Partitions {
         Ok(())
     }
 
-    /// Deals all partitions to this node: it is the working master of each, and as nobody else has data of them,
-    /// what it has is complete and begins a history under `cluster_key`.
+    /// Deals all partitions to this node: it is the working master of each. As no other node has data of them, its data
+    /// is complete and begins a history under `cluster_key`.
     ///
     /// # Errors
     /// When the headers of `storage` cannot be written. Then nothing changes.
@@ -542,14 +543,14 @@ impl Partitions {
         })
     }
 
-    /// Gives partitions new versions, as migrations and drops do: in the headers of `storage`, each group of partitions
-    /// written once, then here. The cluster thread only.
+    /// Gives partitions new versions, as migrations and drops do: first in the headers of `storage`, one write for each
+    /// group of partitions, then here. Only the cluster thread calls this.
     ///
     /// # Errors
     /// When the headers cannot be written. Then nothing changes.
     ///
     /// # Panics
-    /// If a partition loses its data that is not isolated.
+    /// If a partition that is not isolated loses its data.
     #[cfg_attr(not(test), expect(dead_code, reason = "migrations will call it"))]
     pub(crate) fn set_versions(
         &self,
@@ -566,9 +567,9 @@ impl Partitions {
         self.change(&mut changing, |entries| storage.write_partitions(entries), changed, true).map(drop)
     }
 
-    /// Puts `changed` in the place of the rows there were. What the headers are to say of them is written at once if
-    /// `stores_now`, or if a partition comes by data; else it is left to [`store_versions`](Self::store_versions). The table is
-    /// not locked while `write` brings that to the headers: clients are served meanwhile.
+    /// Replaces the rows of `changed`. Header entries are written at once if `stores_now`, or if a partition gains
+    /// data; otherwise [`store_versions`](Self::store_versions) writes them. The table is not locked while `write`
+    /// writes the headers: clients are served meanwhile.
     fn change(
         &self,
         changing: &mut Changing,
@@ -591,16 +592,16 @@ impl Partitions {
                 _ => {}
             }
         }
-        // Most changes are of what migrates where, and nothing to store.
+        // Most changes concern only migrations, with nothing to store.
         let is_other =
             |(id, row): &&(PartitionId, PartitionRow)| entry_of(row) != entry_of(&table.rows[id.index()]);
         let others = changed.iter().filter(is_other);
         if stores_now {
             let others = others.map(|(id, row)| (*id, entry_of(row)));
-            // What has changed since comes last.
+            // The latest changes come last.
             let before = changing.unstored.iter().map(|id| (*id, entry_of(&table.rows[id.index()])));
             let entries: Vec<_> = before.chain(others).collect();
-            // Nobody else changes what is in it.
+            // No other thread changes the table.
             drop(table);
             if !entries.is_empty() {
                 write(&entries)?;
@@ -634,8 +635,7 @@ impl Partitions {
         Ok(locked)
     }
 
-    /// Writes what the headers are to say of partitions that have changed, if that is still to be done. The cluster thread
-    /// only.
+    /// Writes changed header entries that are not written yet. Only the cluster thread calls this.
     ///
     /// # Errors
     /// When the headers cannot be written.
@@ -652,19 +652,19 @@ impl Partitions {
         self.table.lock().figures
     }
 
-    /// Number of partitions that this node has data of.
+    /// Number of partitions with data on this node.
     pub(crate) fn stored_count(&self) -> usize {
         self.table.lock().rows.iter().filter(|row| row.version.has_data()).count()
     }
 
-    /// Shows all rows, as they are at one moment. The cluster thread waits meanwhile.
+    /// Calls `visit` with all rows of one moment. The cluster thread waits meanwhile.
     pub(crate) fn visit(&self, mut visit: impl FnMut(PartitionId, &PartitionRow)) {
         let table = self.table.lock();
         PartitionId::all().zip(&table.rows).for_each(|(id, row)| visit(id, row));
     }
 
-    /// For each of the first `columns` replicas: a bitmap of the partitions that clients are to ask this node for.
-    /// The bit of a partition is in byte number / 8, the first of eight the highest.
+    /// For each of the first `columns` replicas: a bitmap of the partitions that clients should ask this node for. The
+    /// bit of a partition is in byte number / 8, the first of eight in the highest bit.
     pub(crate) fn bitmaps(&self, columns: usize) -> Vec<[u8; BITMAP_SIZE]> {
         let table = self.table.lock();
         let replication_factor = table.figures.replication_factor;

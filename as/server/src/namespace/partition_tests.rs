@@ -1,4 +1,4 @@
-//! Partitions in memory: what becomes of them when they are dealt, and that nobody is in one that is isolated.
+//! Partitions in memory: their state after a deal, and that no thread is in an isolated one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -32,7 +32,7 @@ fn version(text: &str) -> PartitionVersion {
     text.parse().expect("a version")
 }
 
-/// Half of them with data, of many a life.
+/// Entries of which half have data, with various tree ids.
 fn entries() -> Vec<PartitionEntry> {
     let entry = |number: usize| PartitionEntry {
         version: if number.is_multiple_of(2) {
@@ -99,7 +99,7 @@ fn a_node_alone_serves_all_and_begins_those_without_data_anew() {
     assert_eq!(partitions.bitmaps(2), [[0xFF; BITMAP_SIZE], [0; BITMAP_SIZE]]);
 }
 
-/// The columns of `replicas` as the C server fills them, and where requests go that are not served here.
+/// The columns of `replicas` as the C server fills them, and the destination of requests that are not served here.
 #[test]
 fn a_node_of_several_answers_for_what_it_has() {
     let (partitions, storage) = dealt();
@@ -204,8 +204,8 @@ fn a_partition_in_service_keeps_its_data() {
     let _ = partitions.set_versions(&storage, &[(id(1), PartitionVersion::default())]);
 }
 
-/// Threads are in partitions for a moment, as transactions are, while the cluster thread takes them out of service and puts
-/// them back. Between the two nobody may be in one.
+/// Threads enter partitions for a moment, as transactions do, while the cluster thread takes them out of service and
+/// puts them back. In between no thread may be in one.
 #[test]
 fn nobody_is_in_an_isolated_partition() {
     const PARTITIONS: usize = 4;
@@ -291,7 +291,7 @@ fn clients_are_served_while_headers_are_written() {
     let lost = PartitionRow { working_master: OTHER, proxy_destination: OTHER, ..row(&partitions, 7) };
     let mut written = Vec::new();
     let write = |entries: &[(PartitionId, PartitionEntry)]| {
-        // As a service thread does, which would wait for the table for as long as the disk takes.
+        // A service thread does the same; with the table locked it would wait for as long as the disk takes.
         assert_eq!(partitions.figures().unavailable, 0);
         assert!(partitions.reserve(id(7), RecordAccess::Write).is_ok(), "nothing is shown yet");
         assert_eq!(partitions.replicas_of_master(id(7), OWN), Some(Vec::new()));
@@ -314,13 +314,13 @@ fn a_write_that_is_about_to_commit_is_judged_again() {
     let before = row(&partitions, 5);
     assert_eq!(partitions.judge_commit(id(5)), Ok(()));
     let committing = section.stay();
-    // The cluster forms anew: this one is waited for, the next one waits.
+    // The cluster re-forms: the running commit is waited for, the next one waits.
     change(PartitionRow { holds_writes: true, ..before.clone() });
     let mut under_way = partitions.commits_under_way();
     assert_eq!((partitions.judge_commit(id(5)), under_way.is_over()), (Err(Refused::Held), false));
     drop(committing);
     assert!(under_way.is_over() && partitions.commits_under_way().is_over());
-    // A mastership that is handed over: writes under way end here.
+    // The mastership is handed over: writes under way may commit here.
     change(PartitionRow { is_handing_over: true, ..before.clone() });
     assert_eq!(partitions.judge_commit(id(5)), Ok(()));
     change(PartitionRow { is_handing_over: true, holds_writes: true, ..before.clone() });
@@ -337,7 +337,7 @@ fn what_is_known_of_duplicates_is_of_the_rebalance_that_made_them() {
     let changed = PartitionRow { duplicates: vec![OTHER], ..row(&partitions, 5) };
     let seen = AtomicUsize::new(0);
     let write = |_: &[(PartitionId, PartitionEntry)]| {
-        // Neither is shown without the other.
+        // Neither is visible without the other.
         assert!(!partitions.may_have_duplicates(id(5)) && partitions.duplicates(id(5)).1 == before);
         seen.fetch_add(1, Relaxed);
         Ok(())
@@ -348,7 +348,7 @@ fn what_is_known_of_duplicates_is_of_the_rebalance_that_made_them() {
     assert_eq!((nodes, seen.load(Relaxed)), (vec![OTHER], 1));
     assert!(after != before && partitions.may_have_duplicates(id(5)));
     assert_eq!((partitions.duplicate_cutoff(id(5)).1, partitions.rebalance_number()), (after, after));
-    // A migration that ends is no rebalance.
+    // The end of a migration is no rebalance.
     partitions.take_over(&storage, vec![(id(5), renewed)], None).expect("no headers to write");
     assert_eq!(partitions.rebalance_number(), after);
 }

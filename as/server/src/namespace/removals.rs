@@ -1,7 +1,7 @@
-//! When the last record of each partition was removed.
+//! Latest last-update-time of the records removed from each partition.
 //!
-//! A removed record leaves no trace in the index, but copies of it stay on disk until their blocks are written over. At
-//! the next start a record created under the same digest must win against them, also if it was created in the
+//! A removed record leaves no trace in the index, but its copies stay on disk until their blocks are overwritten. At
+//! the next start a record created later under the same digest must win against them, even if it was created in the
 //! millisecond in which the other was last updated. So a record is never created at or before the last-update-time of
 //! one that was removed from its partition. Only namespaces on disk need this.
 
@@ -11,7 +11,7 @@ use cf::Digest;
 
 use crate::index::{PARTITION_COUNT, PartitionId};
 
-/// By partition, the latest last-update-time of a removed record; empty if nothing is on disk.
+/// By partition, the latest last-update-time of a removed record; empty without a disk.
 pub(super) struct Removals(Box<[AtomicU64]>);
 
 impl Removals {
@@ -20,14 +20,15 @@ impl Removals {
         Removals((0..count).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// The record of `digest`, whose sprig the caller has locked, is removed. It was last updated at `last_update_time`.
+    /// Notes that the record of `digest`, last updated at `last_update_time`, is removed. The caller has locked its
+    /// sprig.
     pub(super) fn note(&self, digest: &Digest, last_update_time: u64) {
         if let Some(latest) = self.0.get(PartitionId::of(digest).index()) {
             latest.fetch_max(last_update_time, Relaxed);
         }
     }
 
-    /// The last-update-time of a record that is created at `now`.
+    /// The last-update-time of a record created at `now`.
     #[inline]
     pub(super) fn creation_time(&self, digest: &Digest, now: u64) -> u64 {
         let latest = self.0.get(PartitionId::of(digest).index());

@@ -1,8 +1,8 @@
-//! Records by what this node is for their partitions.
+//! Numbers of records by this node's role for their partitions.
 
 use super::Namespace;
 
-/// Numbers of records. Tombstones are among them on a node that is not alone.
+/// Numbers of records. They include tombstones unless the node runs without a cluster.
 #[derive(Default)]
 pub(crate) struct RecordsByRole {
     pub(crate) master: u64,
@@ -11,7 +11,7 @@ pub(crate) struct RecordsByRole {
 }
 
 impl Namespace {
-    /// Its records by what this node is for their partitions.
+    /// Its records by this node's role for their partitions.
     pub(crate) fn records_by_role(&self) -> RecordsByRole {
         if self.partitions.is_of_node_alone() {
             return RecordsByRole { master: self.object_count(), ..RecordsByRole::default() };

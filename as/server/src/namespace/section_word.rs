@@ -1,11 +1,11 @@
-//! Whether a thread is in a section, and whether it has left the one that it was in: one word, which it alone writes.
+//! Whether a thread is in a section, and whether it has left the one it was in: one word, which only that thread
+//! writes.
 //!
-//! It works together with something that is hidden: a thread enters, then looks for it; whoever hides it looks
-//! afterwards who is inside. Between the two steps of each there is a fence, so one of them sees the other: either
-//! the thread does not find what is hidden, or it is seen to be inside.
+//! The word works together with something that is hidden: a thread enters, then looks for it; the hiding thread hides
+//! it, then checks who is inside. Each has a fence between its two steps, so one of them sees the other: either the
+//! thread does not find the hidden thing, or it is seen inside.
 //!
-//! `tests/loom` runs the code of this file through all orders of its steps. So it uses nothing of the rest of the
-//! crate.
+//! `tests/loom` runs the code of this file through all orders of its steps, so it uses nothing else of the crate.
 
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, fence};
@@ -15,7 +15,7 @@ use loom::sync::atomic::{AtomicU64, fence};
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 
-/// Counts the ends of sections and their beginnings: odd inside of one.
+/// Counts the beginnings and ends of sections: odd inside of one.
 #[derive(Default)]
 #[repr(align(128))]
 pub(crate) struct SectionWord(AtomicU64);
@@ -25,8 +25,8 @@ pub(crate) struct SectionWord(AtomicU64);
 pub(crate) struct SectionState(u64);
 
 impl SectionWord {
-    /// The thread whose word this is enters a section, being in none. Either it sees what was hidden before, or the one
-    /// who hides sees that it is inside.
+    /// Enters a section; the word's own thread calls this while in none. Either it sees what was hidden before, or the
+    /// hiding thread sees that it is inside.
     #[inline]
     pub(crate) fn enter(&self) {
         let before = self.0.load(Relaxed);
@@ -36,7 +36,7 @@ impl SectionWord {
         fence(SeqCst);
     }
 
-    /// The thread leaves the section that it is in.
+    /// Leaves the section that the thread is in.
     #[inline]
     pub(crate) fn leave(&self) {
         let before = self.0.load(Relaxed);
@@ -44,18 +44,18 @@ impl SectionWord {
         self.0.store(before + 1, Release);
     }
 
-    /// The present state. Called by who has [hidden](hide) something.
+    /// The present state. Called by a thread that has [hidden](hide) something.
     pub(crate) fn state(&self) -> SectionState {
         SectionState(self.0.load(Acquire))
     }
 
-    /// Whether the thread has left the section that it was in when it had this state, if it was in one.
+    /// Whether the thread has left the section that it was in when it had the state `seen`; true if it was in none.
     pub(crate) fn has_left(&self, seen: SectionState) -> bool {
         seen.0.is_multiple_of(2) || self.state() != seen
     }
 }
 
-/// Stands between hiding something and asking who is inside.
+/// The fence between hiding something and checking who is inside.
 pub(crate) fn hide() {
     fence(SeqCst);
 }

@@ -1,16 +1,17 @@
-//! Sections: stretches of work in which a thread may count on the partitions that it finds in service, without
-//! reserving each.
+//! Sections: stretches of work in which a thread may rely on the partitions that it finds in service, without reserving
+//! each.
 //!
 //! A reservation is counted in the partition's word: two atomic operations on a line that other threads change too, and
-//! 256 KiB of such lines, were a tenth of what a pipelined read costs. A section costs a fence for all the transactions
-//! of a wake-up, each read a look at a bitmap of 512 bytes and each write one at a table of 4 KiB, which hardly ever change.
+//! 256 KiB of such lines, were a tenth of the cost of a pipelined read. A section costs one fence for all transactions
+//! of a wake-up; each read costs a look at a bitmap of 512 bytes and each write one at a table of 4 KiB, which rarely
+//! change.
 //!
-//! In return whoever takes a partition out of service waits for every thread that is in a section, whatever it does
+//! In return, a thread that takes a partition out of service waits for every thread in a section, whatever it does
 //! there. So sections are for service threads and for short turns of others; work that may take until its deadline
 //! reserves.
 //!
-//! Every thread that commits is in a section of another kind, too, from its last look whether it may until it has: so whoever lets
-//! no write begin can wait until those under way have ended, or will look again.
+//! Every committing thread is also in a section of another kind, from its last check that it may commit until after the
+//! commit: a thread that forbids new writes can wait until those under way have ended or will check again.
 //!
 //! # Locks
 //! The list of threads is behind a mutex, taken when a thread joins or goes and when a partition is taken out of
@@ -23,14 +24,14 @@ use parking_lot::Mutex;
 
 use super::section_word::{SectionState, SectionWord, hide};
 
-/// Between looks whether the last thread has left. To be waited for, leaving would have to do more than count.
+/// Time between checks whether the last thread has left. Waking a waiter would make leaving more than a store.
 const POLL_PERIOD: Duration = Duration::from_millis(1);
 
 /// The threads that carry out transactions in sections.
 #[derive(Default)]
 pub(super) struct Sections(Mutex<Vec<Arc<SectionWord>>>);
 
-/// The handle by which one thread enters sections; it is in none yet. Dropping it leaves the section.
+/// The handle with which one thread enters sections; it starts in none. Dropping it leaves the section.
 pub(crate) struct Section {
     word: Arc<SectionWord>,
     is_inside: bool,
@@ -46,7 +47,7 @@ impl Section {
         }
     }
 
-    /// Enters the section until what is given is dropped.
+    /// Enters the section until the returned value is dropped.
     #[inline]
     pub(crate) fn stay(&mut self) -> Inside<'_> {
         self.enter();
@@ -63,7 +64,7 @@ impl Section {
     }
 }
 
-/// The thread is in a section as long as this lives.
+/// Keeps the thread in a section until it is dropped.
 pub(crate) struct Inside<'a>(&'a mut Section);
 
 impl Drop for Inside<'_> {
@@ -77,7 +78,7 @@ impl Drop for Inside<'_> {
 pub(crate) struct Leaving(Vec<(Arc<SectionWord>, SectionState)>);
 
 impl Leaving {
-    /// Whether all have been left.
+    /// Whether all of them have been left.
     pub(crate) fn is_over(&mut self) -> bool {
         self.0.retain(|(word, state)| !word.has_left(*state));
         self.0.is_empty()
@@ -91,18 +92,18 @@ impl Drop for Section {
 }
 
 impl Sections {
-    /// For a thread that is going to carry out transactions.
+    /// Registers a thread that will carry out transactions.
     pub(super) fn join(&self) -> Section {
         let word = Arc::<SectionWord>::default();
         let mut words = self.0.lock();
-        // Of threads that are gone nobody else has the word.
+        // A word with one reference belongs to a thread that is gone.
         words.retain(|word| Arc::strong_count(word) > 1);
         words.push(Arc::clone(&word));
         Section { word, is_inside: false }
     }
 
-    /// Waits until all sections have been left that a thread was in when this was called, or until `deadline`; returns
-    /// whether they have. Called when what nobody may find any more is hidden.
+    /// Waits until all sections that threads were in at the call have been left, or until `deadline`; returns whether
+    /// they have. Call it after hiding what threads must not find any more.
     pub(super) fn await_left(&self, deadline: Instant) -> bool {
         let mut leaving = self.leaving();
         while !leaving.is_over() {
@@ -114,7 +115,7 @@ impl Sections {
         true
     }
 
-    /// The sections that threads are in now. Called when what nobody may find any more is hidden.
+    /// The sections that threads are in now. Call it after hiding what threads must not find any more.
     pub(super) fn leaving(&self) -> Leaving {
         hide();
         Leaving(self.0.lock().iter().map(|word| (Arc::clone(word), word.state())).collect())

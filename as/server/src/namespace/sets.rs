@@ -1,8 +1,8 @@
 //! The sets of a namespace: numbered 1 to 4095 in order of creation, never removed while the server runs.
 //!
 //! # Locking
-//! Looking a set up by number or name takes no lock: names are found through an open-addressing table of set numbers
-//! that only grows. Creating one takes the `create` mutex.
+//! A lookup by number or name takes no lock: names are found through an open-addressing table of set numbers that only
+//! grows. Creating a set takes the `create` mutex.
 
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::*};
 use std::sync::{Arc, OnceLock};
@@ -38,11 +38,11 @@ impl SetChange {
     }
 }
 
-/// Makes the field behind it begin a cache line; two lines, as processors load them in pairs.
+/// Makes the next field begin on a new cache line; 128 bytes, as processors load lines in pairs.
 #[repr(align(128))]
 struct NewLine;
 
-/// One set. What every look reads does not share a cache line with what writes change.
+/// One set. Fields read by every access do not share a cache line with those that writes change.
 #[repr(C)]
 pub(crate) struct Set {
     pub(crate) id: SetId,
@@ -52,7 +52,7 @@ pub(crate) struct Set {
     pub(crate) truncation: Threshold,
     /// Number of secondary indexes of this set alone.
     pub(crate) sindexes: AtomicU64,
-    /// Made when it is first enabled.
+    /// Made when first enabled.
     pub(super) index: OnceLock<Box<SetIndex>>,
     new_line: [NewLine; 0],
     pub(crate) objects: AtomicU64,
@@ -112,7 +112,7 @@ pub(crate) enum SetCreationError {
 /// All sets of a namespace.
 pub(crate) struct Sets {
     by_id: Box<[OnceLock<Box<Set>>]>,
-    /// Set numbers at the slots their names hash to, or the next free ones; 0 = free.
+    /// Set numbers at the slots of their names' hashes, or in the next free slots; 0 = free.
     by_name: Box<[AtomicU16]>,
     create: Mutex<u16>,
 }
@@ -138,7 +138,7 @@ impl Sets {
         self.search(name).ok()
     }
 
-    /// The set called `name`, or the slot where it would be noted.
+    /// The set called `name`, or the slot for its number.
     #[inline]
     fn search(&self, name: &[u8]) -> Result<&Set, usize> {
         let mut slot = cf::wyhash::hash64(name) as usize % NAME_SLOTS;
@@ -154,7 +154,7 @@ impl Sets {
         }
     }
 
-    /// The set called `name`, created if there is none. Its parameters come from `directory`.
+    /// The set called `name`, created if it does not exist. Its parameters come from `directory`.
     ///
     /// # Errors
     /// When the name is longer than 63 bytes or there are 4095 sets.
@@ -178,7 +178,7 @@ impl Sets {
             return Err(SetCreationError::TooManySets);
         }
         let id = *count + 1;
-        // Configuration knows only names that are text; other names have parameters of their own.
+        // The configuration knows only names that are text; sets with other names have parameters of their own.
         let params = std::str::from_utf8(name)
             .ok()
             .and_then(|name| directory.get_or_create(name).ok())

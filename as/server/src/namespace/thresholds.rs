@@ -1,4 +1,4 @@
-//! The thresholds of truncation: what is below them is gone. `truncate` says how they change and what removes the records.
+//! The thresholds of truncation: records below them count as removed. `truncate` changes them and removes the records.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire};
@@ -6,10 +6,10 @@ use std::thread::Thread;
 
 use parking_lot::Mutex;
 
-/// The thresholds that the system metadata has at start.
+/// The thresholds in the system metadata at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RemovalThresholds {
-    /// Records last updated before this are gone; 0 = none.
+    /// Records last updated before this are truncated; 0 = none.
     pub(crate) truncate_lut: u64,
     /// By name of set, as `truncate_lut`.
     pub(crate) set_truncate_luts: HashMap<String, u64>,
@@ -21,12 +21,12 @@ pub(crate) struct RemovalThresholds {
 #[derive(Debug, Default)]
 pub(crate) struct Threshold {
     pub(super) last_update_time: AtomicU64,
-    /// Records below it are still to be removed.
+    /// Whether records below it are still to be removed.
     pub(super) is_removing: AtomicBool,
 }
 
 impl Threshold {
-    /// Records last updated before this, in milliseconds since 2010-01-01, are gone; 0 = none.
+    /// Records last updated before this, in milliseconds since 2010-01-01, are truncated; 0 = none.
     pub(crate) fn last_update_time(&self) -> u64 {
         self.last_update_time.load(Acquire)
     }
@@ -42,12 +42,12 @@ impl Threshold {
     }
 }
 
-/// The thresholds of a namespace and its sets, but for those that are in the sets.
+/// The threshold of a namespace, and what its sets share; each set has its own threshold.
 #[derive(Debug, Default)]
 pub(crate) struct Truncation {
-    /// No threshold is later.
+    /// The latest of all thresholds, or later.
     pub(super) latest: AtomicU64,
-    /// That of the whole namespace.
+    /// The threshold of the whole namespace.
     pub(crate) of_namespace: Threshold,
     /// Held while thresholds change.
     pub(super) changes: Mutex<()>,

@@ -1,13 +1,13 @@
-//! The tomb raider: removes tombstones that nothing on disk needs any more.
+//! The tomb raider: removes tombstones that are no longer needed.
 //!
-//! A tombstone is needed while an older copy of its record is on disk, in a block in use or a free one. A raid first marks
-//! all tombstones old enough as unneeded, then reads the disks and takes the mark from those of which it finds a copy
-//! with bins, then removes those still marked. Records are only ever copied while an element points to them, and the only
-//! copy that an element of a tombstone points to is the tombstone itself; so no copy comes to be behind the raid's back.
-//! In memory without a disk, age alone decides.
+//! A tombstone is needed while an older copy of its record is on disk, in a used or a free block. A raid first marks
+//! all old enough tombstones as unneeded, then reads the disks and clears the mark of those of which it finds a copy
+//! with bins, then removes those still marked. Records are copied only while an element points to them, and an element
+//! of a tombstone points only to the tombstone itself; so no copy can appear in a part that the raid has already read.
+//! In memory without a disk, only the age counts.
 //!
 //! # Threads
-//! A raid runs on a thread of its own, which takes one sprig lock at a time, and knows of few tombstones at once.
+//! A raid runs on a thread of its own, which takes one sprig lock at a time, and holds few tombstones at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
@@ -20,7 +20,7 @@ use super::commit::{Cause, Change};
 use crate::index::{Element, PartitionId, WriteGuard};
 
 impl Namespace {
-    /// One raid; returns how many tombstones it removed.
+    /// Runs one raid; returns the number of removed tombstones.
     pub(super) fn raid_tombs(&self, now: StoredMillis, stopping: &AtomicBool) -> u64 {
         if self.tombstone_count() == 0 {
             return 0;
@@ -33,7 +33,7 @@ impl Namespace {
         let sleep = Duration::from_micros(self.config().storage.params.tomb_raider_sleep.get().into());
         let is_complete = self.storage.visit_stored(
             |place, record| {
-                // Another tombstone of the record does no harm if it is found at a start.
+                // Another tombstone of the record does no harm if a start finds it.
                 if record.bin_count > 0
                     && let Some(mut guard) = self.index.get_exclusive(&record.digest)
                     && guard.is_tombstone()
@@ -50,7 +50,7 @@ impl Namespace {
         if is_complete { self.remove_marked(stopping) } else { 0 }
     }
 
-    /// Marks the tombstones made before `latest`, in milliseconds since 2010-01-01; returns how many.
+    /// Marks the tombstones made before `latest`, in milliseconds since 2010-01-01; returns their number.
     fn mark_older_than(&self, latest: u64, stopping: &AtomicBool) -> u64 {
         let is_old = |element: &Element| element.is_tombstone() && element.last_update_time() < latest;
         self.for_each_tombstone(stopping, is_old, |mut guard| {
@@ -59,7 +59,7 @@ impl Namespace {
         })
     }
 
-    /// Removes the tombstones that are still marked; returns how many.
+    /// Removes the tombstones that are still marked; returns their number.
     fn remove_marked(&self, stopping: &AtomicBool) -> u64 {
         let is_marked = |element: &Element| element.is_unneeded();
         self.for_each_tombstone(stopping, is_marked, |guard| {
@@ -67,8 +67,8 @@ impl Namespace {
         })
     }
 
-    /// Gives `change` the guards of the tombstones that are `wanted`, one after the other, until `stopping`; returns how
-    /// many it changed.
+    /// Calls `change` with the guard of each tombstone that is `wanted`, one after the other, until `stopping`; returns
+    /// the number of changed ones.
     fn for_each_tombstone(
         &self,
         stopping: &AtomicBool,
@@ -83,7 +83,7 @@ impl Namespace {
                     return count;
                 }
                 for found in portion {
-                    // It may have changed since the cursor saw it.
+                    // The tombstone may have changed since the cursor saw it.
                     if let Some(guard) = self.index.get_exclusive(&found.digest)
                         && wanted(&guard)
                         && change(guard)

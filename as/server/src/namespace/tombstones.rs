@@ -1,9 +1,10 @@
-//! Tombstones: what a durable delete leaves, so that older copies of the record on disk do not come back at a start.
+//! Tombstones: left by durable deletes, so that older copies of the record on disk do not come back at a start.
 //!
-//! A record that is created over a tombstone takes its place, on disk too. From then on the record says, in the index and
-//! on disk, that it leaves a tombstone however it goes: by a plain delete, by expiry or by eviction. So nothing from
-//! before a durable delete ever comes back. So does a record that got a shorter time to live: its older copies on disk, which
-//! live longer, do not come back when it has expired. Memory without a disk has no older copies.
+//! A record created over a tombstone replaces it, on disk too. From then on the record carries a mark, in the index and
+//! on disk, that it leaves a tombstone when it is removed in any way: by a plain delete, by expiry or by eviction. So
+//! no copy from before a durable delete ever comes back. A record that got a shorter time to live has the same mark:
+//! otherwise its older copies on disk, which live longer, would come back after it has expired. Memory without a disk
+//! has no older copies.
 //!
 //! # Locks
 //! Everything happens under the sprig lock that the guard holds.
@@ -18,14 +19,14 @@ use super::commit::{Cause, Change, Committed, ForObservers, NewVersion};
 use crate::index::{PartitionId, RecordMeta, SetId, WriteGuard};
 use crate::storage::StorageError;
 
-/// Last-update-times further ahead of the clock than this are told: a minute, in seconds.
+/// Last-update-times further ahead of the clock than this are logged: a minute, in seconds.
 const CLOCK_AHEAD_MAX: u64 = 60;
 
 /// How a record is removed.
 pub(crate) struct Removal<'a> {
     pub(crate) cause: Cause,
     pub(crate) now: StoredMillis,
-    /// A tombstone takes its place, even if the record asks for none.
+    /// Whether a tombstone takes its place even if the record needs none.
     pub(crate) is_durable: bool,
     /// The key that the tombstone keeps.
     pub(crate) key: Option<&'a [u8]>,
@@ -33,18 +34,18 @@ pub(crate) struct Removal<'a> {
 }
 
 impl Removal<'_> {
-    /// Without being asked for a tombstone.
+    /// A removal that leaves a tombstone only if the record needs one.
     pub(crate) fn plain(cause: Cause, now: StoredMillis) -> Self {
         Removal { cause, now, is_durable: false, key: None, for_observers: ForObservers::default() }
     }
 }
 
 impl Namespace {
-    /// Removes the record of `guard`. A tombstone takes its place if the removal is durable or the record itself took the
-    /// place of one. The tombstone's flat form is made in `flat`.
+    /// Removes the record of `guard`. A tombstone takes its place if the removal is durable or the record must leave
+    /// one. The tombstone's flat form is made in `flat`.
     ///
     /// # Errors
-    /// When the tombstone cannot be stored, or the budget of observers is exhausted; then the record is as it was.
+    /// When the tombstone cannot be stored, or the budget of observers is exhausted; the record is unchanged then.
     pub(crate) fn remove(
         &self,
         guard: WriteGuard<'_>,
@@ -59,7 +60,7 @@ impl Namespace {
         self.commit_with(guard, &Change::Tombstone(tombstone), removal.cause, removal.for_observers)
     }
 
-    /// Makes the tombstone of the record of `digest` in flat form. Returns what the index is to say of it.
+    /// Makes the tombstone of the record of `digest` in flat form. Returns its metadata for the index.
     fn make_tombstone(
         &self,
         digest: &Digest,
@@ -86,29 +87,27 @@ impl Namespace {
         meta
     }
 
-    /// Whether a record that is going to have `void_time` must leave a tombstone when it goes: because `base` does, from which
-    /// it is made, or because `base` is a live version that lives longer, so that copies of it that are left on disk would
-    /// come back.
+    /// Whether a record with the new `void_time` must leave a tombstone when it is removed: because its base version
+    /// `base` must, or because `base` is live and expires later, so that its copies on disk would come back.
     pub(crate) fn must_leave_tombstone(&self, base: &RecordMeta, is_live: bool, void_time: u32) -> bool {
         base.leaves_tombstone() || is_live && self.is_outlived_by(base.void_time, void_time)
     }
 
-    /// The same of a copy that another node has sent, which takes the place of `here`. The other node may have forgotten a
-    /// tombstone already of which older copies are on disk here.
+    /// The same for a copy from another node that replaces `here`. The other node may have already forgotten a
+    /// tombstone of which older copies are on disk here.
     pub(crate) fn copy_must_leave_tombstone(&self, here: &RecordMeta, void_time: u32) -> bool {
         let follows_tombstone = here.is_tombstone() && self.storage.is_on_disk();
         here.exists()
             && (follows_tombstone || self.must_leave_tombstone(here, !here.is_tombstone(), void_time))
     }
 
-    /// Whether a version with `old_void_time` lives longer than the one with `void_time` that takes its place; 0 stands for
-    /// ever.
+    /// Whether a version with `old_void_time` expires later than its replacement with `void_time`; 0 means never.
     fn is_outlived_by(&self, old_void_time: u32, void_time: u32) -> bool {
         void_time != 0 && (old_void_time == 0 || old_void_time > void_time) && self.storage.is_on_disk()
     }
 
-    /// Says that a record which is changed now counts as changed at `last_update_time`, if that is far from `now`: the clock
-    /// was ahead when it was changed before, or a record of its partition was that was removed.
+    /// Logs that a record changed now gets the last-update-time `last_update_time`, if that is far from `now`: the
+    /// clock was ahead at an earlier change of the record, or of a removed record of its partition.
     pub(crate) fn warn_of_clock(&self, last_update_time: u64, now: StoredMillis) {
         let ahead_seconds = last_update_time.saturating_sub(now.0) / 1000;
         if ahead_seconds > CLOCK_AHEAD_MAX {
@@ -121,8 +120,8 @@ impl Namespace {
         }
     }
 
-    /// What the index says of a record that is created in set `set_id`, before its first write: `found` is what it says
-    /// so far, of no record, of an expired one or of a tombstone. The new record is updated later than those were.
+    /// Metadata of a record created in set `set_id`, before its first write. `found` is the present metadata: of no
+    /// record, of an expired one or of a tombstone. The new record's last update is later than theirs.
     pub(crate) fn meta_of_created(&self, found: &RecordMeta, set_id: SetId) -> RecordMeta {
         let mut created = RecordMeta::new(set_id);
         if found.exists() {

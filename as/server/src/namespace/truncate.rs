@@ -1,16 +1,16 @@
-//! Truncation: all records of a set, or of the namespace, that were last updated before a moment are gone.
+//! Truncation: removal of all records of a set, or of the namespace, that were last updated before a moment.
 //!
-//! The moment is a threshold of the set or namespace, in milliseconds since 2010-01-01. From when it is set,
-//! readers find none of these records, and writers create them anew. A thread for each namespace then removes them
-//! from the index, on up to `truncate-threads` threads, in one walk for all thresholds that are new. A threshold
-//! that is taken back gives back what no walk has come to. Thresholds come from the system metadata, at start
-//! before records are loaded: what they hide is not there after a start either.
+//! The moment is a threshold of the set or namespace, in milliseconds since 2010-01-01. As soon as it is set, readers
+//! find none of these records, and writers create them anew. A thread for each namespace then removes them from the
+//! index, on up to `truncate-threads` threads, in one walk for all new thresholds. Undoing a threshold restores the
+//! records that no walk has reached. Thresholds come from the system metadata, at start before records are loaded:
+//! records that they hide stay hidden after a start.
 //!
-//! Tombstones are no records: they stay, and keep older copies of theirs from coming back.
+//! Tombstones are no records: they stay, and keep older copies of their records from coming back.
 //!
 //! # Cost
-//! Code that looks at a record compares its last-update-time with the latest of all thresholds. Only if it is older
-//! its set is looked at.
+//! An access to a record compares its last-update-time with the latest of all thresholds. Only if it is older, the
+//! threshold of its set is checked.
 //!
 //! # Locks
 //! `changes` is held while thresholds change. A walk takes one sprig lock at a time.
@@ -29,19 +29,19 @@ use super::tombstones::Removal;
 use super::{Namespace, Set, Sets};
 use crate::index::{PartitionId, RecordMeta, SetId};
 
-/// A threshold that lies further than this ahead of this node's clock is worth a line in the log.
+/// A threshold further than this ahead of this node's clock is logged as a warning.
 const CLOCK_SKEW_WARNING_MS: u64 = 5_000;
-/// Pause before what could not be removed is tried again.
+/// Pause before a failed removal is retried.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
-/// The task of a walk: the thresholds that are new, as they were when it began.
+/// The task of a walk: the new thresholds, as they were when it began.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Walk {
     of_namespace: Option<u64>,
     of_sets: Vec<(SetId, u64)>,
 }
 
-/// How many records a walk removed, and how many it could not.
+/// Number of records that a walk removed, and that it could not remove.
 #[derive(Default)]
 struct Removed {
     of_namespace: u64,
@@ -56,8 +56,8 @@ impl Namespace {
         meta.last_update_time() < self.truncation.latest.load(Acquire) && self.is_below_threshold(meta)
     }
 
-    /// Whether clients find no record at `now_seconds` (since 2010-01-01) where the index says `meta`: it has
-    /// expired or is truncated, or a tombstone.
+    /// Whether clients find no record at `now_seconds` (since 2010-01-01) for the metadata `meta`: it has expired, is
+    /// truncated, or is a tombstone.
     #[inline]
     pub(crate) fn is_gone(&self, meta: &RecordMeta, now_seconds: u32) -> bool {
         meta.is_tombstone() || meta.is_expired(now_seconds) || self.is_truncated(meta)
@@ -74,15 +74,15 @@ impl Namespace {
         self.truncation.of_namespace.last_update_time().max(of_set)
     }
 
-    /// Whether a record that is created now in set `set_id` would be truncated: another node's clock is ahead of
-    /// this one's.
+    /// Whether a record created in set `set_id` now would be truncated: then another node's clock is ahead of this
+    /// one's.
     pub(crate) fn truncates_new_records(&self, set_id: SetId, now: StoredMillis) -> bool {
-        // The time at which the request came may be long ago.
+        // `now` may be the time of a request that came long ago.
         now.0 < self.truncation.latest.load(Acquire) && StoredMillis::now().0 < self.truncate_lut(set_id)
     }
 
-    /// Makes the records gone that were last updated before `last_update_time`: those of set `set_name`, or all. A
-    /// threshold that is not later than the present one changes nothing, nor does one for a set that is not there.
+    /// Truncates the records last updated before `last_update_time`: those of set `set_name`, or all. A threshold that
+    /// is not later than the present one, or for a set that does not exist, has no effect.
     pub(crate) fn truncate(&self, set_name: Option<&str>, last_update_time: u64) {
         let changes = self.truncation.changes.lock();
         let Some((label, threshold)) = self.threshold_of(set_name, "truncate for") else { return };
@@ -106,7 +106,7 @@ impl Namespace {
         }
     }
 
-    /// Takes the threshold of set `set_name`, or that of the namespace, back.
+    /// Undoes the threshold of set `set_name`, or of the namespace.
     pub(crate) fn undo_truncate(&self, set_name: Option<&str>) {
         let _changes = self.truncation.changes.lock();
         let Some((label, threshold)) = self.threshold_of(set_name, "undo truncate for") else { return };
@@ -118,8 +118,7 @@ impl Namespace {
         self.truncation.latest.store(latest, Release);
     }
 
-    /// The threshold of set `set_name`, or that of the namespace, and what it is called in the log; the log says so
-    /// if there is no such set.
+    /// The threshold of set `set_name`, or of the namespace, with its name for the log; a missing set is logged.
     fn threshold_of(&self, set_name: Option<&str>, what: &str) -> Option<(String, &Threshold)> {
         let name = self.name();
         let Some(set_name) = set_name else {
@@ -154,7 +153,7 @@ impl Namespace {
         }
     }
 
-    /// The thresholds that are new, if there are any.
+    /// The new thresholds, if there are any.
     fn next_walk(&self) -> Option<Walk> {
         let open = |set: &Set| set.truncation.open().map(|last_update_time| (set.id, last_update_time));
         let of_sets: Vec<_> = self.sets.iter().filter_map(open).collect();
@@ -162,7 +161,7 @@ impl Namespace {
         (walk.of_namespace.is_some() || !walk.of_sets.is_empty()).then_some(walk)
     }
 
-    /// Removes what `walk` is to remove. Where there are no records it looks for none.
+    /// Removes the records of `walk`. If there are no records, it does not search.
     fn carry_out(&self, walk: &Walk, is_stopping: &(dyn Fn() -> bool + Sync)) -> Removed {
         let mut sets = walk.of_sets.iter().filter_map(|(set_id, _)| self.sets.get(*set_id));
         let is_empty = walk.of_namespace.is_none() && sets.all(|set| set.objects.load(Relaxed) == 0);
@@ -171,7 +170,7 @@ impl Namespace {
         }
         let threads = self.config().params.truncate_threads.get() as usize;
         let partitions: Vec<PartitionId> = PartitionId::all().collect();
-        // Where it is all about one set, the index of the set knows its records.
+        // If only one set is concerned, the walk uses that set's index.
         let set_id = match (&walk.of_namespace, &walk.of_sets[..]) {
             (None, [(set_id, _)]) => *set_id,
             _ => SetId::NONE,
@@ -179,7 +178,7 @@ impl Namespace {
         self.remove_truncated(set_id, &partitions, threads, is_stopping)
     }
 
-    /// Notes and logs what `walk` has done. A threshold that changed meanwhile is left to the next one.
+    /// Notes and logs the result of `walk`. A threshold that changed meanwhile is left to the next walk.
     fn finish_walk(&self, walk: &Walk, removed: &Removed) {
         let name = self.name();
         let _changes = self.truncation.changes.lock();
@@ -195,7 +194,8 @@ impl Namespace {
         }
     }
 
-    /// Removes the truncated records of a set, or of all for [`SetId::NONE`], in `partitions` on up to `thread_count` threads, until `is_stopping`.
+    /// Removes the truncated records of a set, or of all for [`SetId::NONE`], in `partitions` on up to `thread_count`
+    /// threads, until `is_stopping`.
     fn remove_truncated(
         &self,
         set_id: SetId,
@@ -223,7 +223,7 @@ impl Namespace {
         all
     }
 
-    /// Removes the record of `digest`, if it is still there and truncated.
+    /// Removes the record of `digest`, if it still exists and is truncated.
     fn remove_if_truncated(&self, digest: &Digest, removed: &mut Removed) {
         let Some(guard) = self.index.get_exclusive(digest) else { return };
         if !self.is_truncated(&guard) {
@@ -240,7 +240,7 @@ impl Namespace {
         }
     }
 
-    /// Takes over the thresholds from before the start, for the sets that there are.
+    /// Takes over the thresholds from before the start, for existing sets.
     pub(super) fn resume_truncation(&self, thresholds: &RemovalThresholds) {
         let of_sets = thresholds.set_truncate_luts.iter();
         for (name, last_update_time) in of_sets {
@@ -286,7 +286,7 @@ fn set_label(namespace: &str, set: &Set) -> String {
     format!("{{{namespace}|{}}}", set.display_name())
 }
 
-/// Finds out, while records are loaded, which are truncated.
+/// Tells during a load which records are truncated.
 pub(super) struct LoadedTruncation<'a> {
     thresholds: &'a RemovalThresholds,
     sets: &'a Sets,
@@ -357,7 +357,7 @@ mod tests {
         namespace.index.get(&digest(key)).is_some_and(|guard| !namespace.is_gone(&guard, 1))
     }
 
-    /// Makes all walks that are open; gives how many records are left.
+    /// Runs all open walks; returns the number of remaining records.
     fn walk(namespace: &Namespace) -> u64 {
         while let Some(walk) = namespace.next_walk() {
             let removed = namespace.carry_out(&walk, &|| false);
@@ -420,7 +420,7 @@ mod tests {
         assert!(!namespace.truncates_new_records(set_id, StoredMillis(now.0 - 10)));
         assert_eq!(namespace.creation_time(&digest(1), set_id, now.0 - 10), now.0);
         assert_eq!(namespace.creation_time(&digest(1), SetId::NONE, now.0 - 10), now.0 - 10);
-        // The clock of the node that truncated is ahead.
+        // The clock of the truncating node is ahead.
         namespace.truncate(None, now.0 + 3_000);
         assert!(namespace.truncates_new_records(SetId::NONE, now));
         assert!(!namespace.truncates_new_records(SetId::NONE, StoredMillis(now.0 + 3_000)));

@@ -1,4 +1,4 @@
-//! What a rebalance and migrations change in the partitions of a node that is in a cluster with others.
+//! Changes of partitions by a rebalance and by migrations, on a node in a cluster with others.
 
 use cf::Digest;
 use cf::clock::monotonic_nanos;
@@ -13,22 +13,23 @@ use crate::namespace::{Cause, Change, Namespace};
 use crate::storage::Storage;
 
 impl Partitions {
-    /// Whether other nodes are to have the records of a partition too.
+    /// Whether other nodes should have the records of a partition too.
     #[inline]
     pub(crate) fn has_other_replicas(&self, id: PartitionId) -> bool {
         self.partitions[id.index()].word(Relaxed).0 & PartitionWord::OTHERS != 0
     }
 
-    /// The replicas of a partition but for node `own`.
+    /// The replicas of a partition except node `own`.
     pub(crate) fn other_replicas(&self, id: PartitionId, own: u64) -> Vec<u64> {
         let table = self.table.lock();
         let nodes = table.rows[id.index()].replicas.iter().map(|replica| replica.node);
         nodes.filter(|node| *node != own).collect()
     }
 
-    /// Judges a write again that began when this node was the working master of a partition, and is about to commit under the
-    /// record's lock. While the mastership is handed over, writes that are under way end here; while the cluster forms anew they
-    /// do not. The thread is among those that [commit](Self::join_commits) from before this call until the commit is done.
+    /// Checks a write again before it commits under the record's lock; it began when this node was the working master
+    /// of the partition. While the mastership is handed over, such writes may still commit; while the cluster re-forms,
+    /// they may not. From before this call until after the commit the thread is in a section of
+    /// [commits](Self::join_commits).
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).
@@ -49,7 +50,7 @@ impl Partitions {
         if ends_here && self.is_current() { Ok(()) } else { Err(self.refusal(id, RecordAccess::Write)) }
     }
 
-    /// As [`other_replicas`](Self::other_replicas), as long as `own` is the working master.
+    /// As [`other_replicas`](Self::other_replicas), if `own` is still the working master.
     pub(crate) fn replicas_of_master(&self, id: PartitionId, own: u64) -> Option<Vec<u64>> {
         let is_master = self.table.lock().rows[id.index()].working_master == own;
         is_master.then(|| self.other_replicas(id, own))
@@ -62,8 +63,8 @@ impl Partitions {
             && self.partitions[id.index()].word(Acquire).0 & PartitionWord::DUPLICATES != 0
     }
 
-    /// The record of `digest`, whose sprig the caller has locked, is removed at `time`: copies of before are late. A node alone
-    /// gets no copies.
+    /// Notes that the record of `digest`, whose sprig the caller has locked, is removed at `time`: earlier copies come
+    /// too late. A single node gets no copies.
     #[inline]
     pub(crate) fn note_removal(&self, digest: &Digest, time: u64) {
         if !self.is_of_node_alone() {
@@ -71,25 +72,26 @@ impl Partitions {
         }
     }
 
-    /// When a record of `digest` was last removed, if that is known: copies that were last updated before are late.
+    /// Time of the last removal of a record of `digest`, if it is known: copies last updated before it come too late.
     #[inline]
     pub(crate) fn removed_at(&self, digest: &Digest) -> Option<u64> {
         self.late_copies.removed_at(digest)
     }
 
-    /// What was removed from a partition, and when.
+    /// Removed records of a partition, with the times.
     pub(crate) fn removals_of(&self, id: PartitionId) -> Vec<(Digest, u64)> {
         self.late_copies.of_partition(id)
     }
 
-    /// The nodes that may have newer copies of records of a partition, and the number of the rebalance that says so.
+    /// The nodes that may have newer copies of records of a partition, and the number of the rebalance that determined
+    /// them.
     pub(crate) fn duplicates(&self, id: PartitionId) -> (Vec<u64>, u64) {
         let table = self.table.lock();
         (table.rows[id.index()].duplicates.clone(), table.rebalances)
     }
 
-    /// The last-update-time, in milliseconds since 2010, after which records of a partition are known to be the newest, and the
-    /// number of the rebalance that says so.
+    /// The last-update-time, in milliseconds since 2010, after which records of a partition are known to be the newest,
+    /// and the number of the rebalance that determined it.
     pub(crate) fn duplicate_cutoff(&self, id: PartitionId) -> (u64, u64) {
         let table = self.table.lock();
         (table.rows[id.index()].duplicate_resolution_cutoff_ms, table.rebalances)
@@ -100,36 +102,38 @@ impl Partitions {
         self.table.lock().rebalances
     }
 
-    /// What the cluster thread says holds until then, in milliseconds of the monotonic clock. Should the process not run
-    /// for so long, others may have taken its partitions over, and it serves none until the cluster thread has looked.
+    /// Sets how long the state of the partitions is valid, in milliseconds of the monotonic clock. If the process does
+    /// not run for that long, other nodes may have taken over its partitions, and it serves none until the cluster
+    /// thread has run.
     pub(crate) fn serve_until(&self, monotonic_ms: u64) {
         self.served_until_ms.store(monotonic_ms, Release);
     }
 
-    /// Other nodes may have written until then, in milliseconds since 2010: what is written here is not earlier.
+    /// Sets the least last-update-time of records written from now on, in milliseconds since 2010: other nodes may have
+    /// written until then.
     pub(crate) fn write_not_before(&self, ms: u64) {
         self.update_floor_ms.fetch_max(ms, Release);
     }
 
-    /// The last-update-time of what is written at `now`.
+    /// The last-update-time of a record written at `now`.
     #[inline]
     pub(crate) fn update_time(&self, now: u64) -> u64 {
         now.max(self.update_floor_ms.load(Acquire))
     }
 
-    /// Whether the node looks for no others.
+    /// Whether this node runs without a cluster.
     pub(crate) fn is_of_node_alone(&self) -> bool {
         self.served_until_ms.load(Relaxed) == u64::MAX
     }
 
-    /// Whether what the partitions say still holds.
+    /// Whether the state of the partitions is still valid.
     #[inline]
     pub(super) fn is_current(&self) -> bool {
         let until_ms = self.served_until_ms.load(Acquire);
         until_ms == u64::MAX || monotonic_nanos() / 1_000_000 <= until_ms
     }
 
-    /// Reserves a partition of which this node is a replica or the master, for a copy of a record.
+    /// Reserves a partition of which this node is a replica or the master, for receiving a copy of a record.
     pub(crate) fn reserve_as_replica(&self, id: PartitionId) -> Option<PartitionReservation<'_>> {
         let reserved = self.reserve_data(id).filter(|_| self.is_current());
         reserved.filter(|reservation| reservation.word.0 & PartitionWord::REPLICA != 0)
@@ -143,12 +147,13 @@ impl Partitions {
         (!word.is_isolated()).then_some(reservation)
     }
 
-    /// Takes over what the cluster says of some partitions; tree ids and regimes are kept. One that loses its data is out of
-    /// service at once; its records are still there, and may still be looked at, until they have been
-    /// [left](Self::await_left) and removed. With a `replication_factor` it is a rebalance. The cluster thread only.
+    /// Applies the cluster's decisions about some partitions; tree ids and regimes are kept. A partition that loses its
+    /// data is out of service at once; its records exist and may be read until it has been [left](Self::await_left) and
+    /// they are removed. With a `replication_factor` this is a rebalance. Only the cluster thread calls this.
     ///
     /// # Errors
-    /// When the versions cannot be written to the headers of `storage`. Then nothing changes but what is out of service.
+    /// When the versions cannot be written to the headers of `storage`. Then only partitions taken out of service have
+    /// changed.
     pub(crate) fn take_over(
         &self,
         storage: &Storage,
@@ -158,7 +163,7 @@ impl Partitions {
         self.take_over_by(|entries| storage.write_partitions(entries), rows, replication_factor)
     }
 
-    /// As [`take_over`](Self::take_over); `write` brings versions to the headers.
+    /// As [`take_over`](Self::take_over); `write` writes versions to the headers.
     pub(in crate::namespace) fn take_over_by(
         &self,
         write: impl FnOnce(&[(PartitionId, PartitionEntry)]) -> Result<(), BlockError>,
@@ -194,8 +199,8 @@ impl Partitions {
         Ok(())
     }
 
-    /// Waits until nobody has a reservation of a partition and every thread has left the section that it was in when this was
-    /// called, or until `deadline`; returns whether they have. Called when what must not be found any more is not served.
+    /// Waits until no reservation of the partition is left and every thread has left the section it was in at the call,
+    /// or until `deadline`; returns whether that is so. Call it after the partition is out of service.
     pub(crate) fn await_left(&self, id: PartitionId, deadline: Instant) -> bool {
         while self.partitions[id.index()].word(Acquire).reservations() > 0 {
             if Instant::now() >= deadline {
@@ -206,13 +211,13 @@ impl Partitions {
         self.sections.await_left(deadline)
     }
 
-    /// How long a partition that is out of service is waited for at a time.
+    /// Longest single wait for a partition that is out of service.
     pub(crate) const LEAVING_TIME_MAX: Duration = Duration::from_secs(10);
 }
 
 impl Namespace {
-    /// Removes all records of a partition that is out of service and that nobody uses; returns how many. Nothing is left of
-    /// them: records on devices belong to a life of the partition that has ended.
+    /// Removes all records of a partition that is out of service and unused; returns their number. Nothing of them
+    /// remains: records on devices belong to an ended life of the partition.
     pub(crate) fn remove_partition(&self, id: PartitionId) -> u64 {
         let mut count = 0;
         let mut cursor = self.index.cursor(id, None);

@@ -1,11 +1,11 @@
-//! What transactions see of a partition: a word, and a bit or a byte for those in sections.
+//! The state of a partition as transactions see it: a word, and a bit or a byte for those in sections.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::*};
 
 use super::{PartitionRow, QueryAccess, RecordAccess, TREE_ID_COUNT};
 use crate::index::{PARTITION_COUNT, PartitionId};
 
-/// What a transaction must know of a partition, and how many have reserved it:
+/// State of a partition for transactions, and the number of its reservations:
 ///
 /// ```text
 /// bits 0-31  reservations
@@ -36,7 +36,7 @@ impl PartitionWord {
     pub(super) const FULL: u64 = 1 << 45;
     pub(super) const DATA: u64 = 1 << 46;
 
-    /// Without reservations.
+    /// The word of a row, without reservations.
     pub(super) fn of(row: &PartitionRow, own_node: u64) -> Self {
         let facts = [
             (Self::WRITES, row.serves_writes(own_node)),
@@ -64,7 +64,7 @@ impl PartitionWord {
         self.0 & Self::ISOLATED != 0
     }
 
-    /// Whether this node carries out such transactions on the partition.
+    /// Whether this node carries out transactions with this access on the partition.
     pub(super) const fn serves(self, access: RecordAccess) -> bool {
         let wanted = match access {
             RecordAccess::Read => Self::READS,
@@ -84,8 +84,8 @@ impl PartitionWord {
     }
 }
 
-/// The same for transactions in [sections](crate::namespace::sections), which count nothing, in tables that are small and hardly ever
-/// change. Reads ask a bitmap, of so few cache lines that they stay in the first-level cache.
+/// The same state for transactions in [sections](crate::namespace::sections), which count nothing, in small tables that
+/// rarely change. Reads use a bitmap of so few cache lines that it stays in the first-level cache.
 pub(super) struct ServedTable {
     /// By partition, whether reads are answered here.
     reads: [AtomicU64; PARTITION_COUNT / 64],
@@ -105,7 +105,7 @@ impl ServedTable {
         table
     }
 
-    /// Takes over what `word` says of a partition. One thread at a time.
+    /// Takes over the state in `word`. One thread at a time.
     pub(super) fn publish(&self, id: PartitionId, word: PartitionWord) {
         let (bits, bit) = self.reads_of(id);
         if word.serves(RecordAccess::Read) {

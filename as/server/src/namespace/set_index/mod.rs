@@ -1,22 +1,22 @@
-//! Indexes of sets: for sets with `enable-index`, where their records are, so that a query of a small set does not walk the
-//! whole namespace.
+//! Indexes of sets: for sets with `enable-index` they list the set's records, so that a query of a small set does not
+//! walk the whole namespace.
 //!
 //! ```text
 //! mod        one index: its trees, and how commits change it
 //! populate   filling indexes from the records that are there already
 //! walk       a walk over the records of a partition, of one set or of all
 //! ```
-//! An index has a tree of entries for each partition (`index/entry_tree.rs`), in the order of digests, as the primary index
-//! is walked. A commit adds and removes entries under the record's sprig lock, so an index that is ready is exact at every
-//! moment. It is in memory alone, and filled anew at a start, before clients are served.
+//! An index has a tree of entries for each partition (`index/entry_tree.rs`), in the order of digests, which is also
+//! the order of walks over the primary index. A commit adds and removes entries under the record's sprig lock, so an
+//! index that is ready is always exact. It is only in memory, and filled again at a start, before clients are served.
 //!
 //! # Phases
-//! An index is off, being populated, or ready. Trees are open from before it is populated until it is off: commits change open
-//! trees only. `enable-index` is acted upon under the lock of the configuration, so an index is switched by one thread at a
-//! time. A run of the builder makes an index ready only if it was not switched meanwhile.
+//! An index is off, being populated, or ready. Trees are open from before population until the index is off; commits
+//! change only open trees. `enable-index` is acted on under the lock of the configuration, so only one thread at a time
+//! switches an index. A run of the builder makes an index ready only if it was not switched meanwhile.
 //!
 //! # Locking
-//! Each tree has a lock, taken inside the lock of a sprig or alone, one at a time.
+//! Each tree has a lock, taken under the lock of a sprig or alone, one at a time.
 
 mod populate;
 #[cfg(test)]
@@ -44,7 +44,7 @@ enum Phase {
     Ready,
 }
 
-/// A phase, and how often the index was switched before: a number that tells one life of an index from the next.
+/// A phase, and how often the index was switched before: that number identifies each life of the index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct State(u64);
 
@@ -66,7 +66,7 @@ impl State {
     }
 }
 
-/// The index of a set; made when it is first enabled, and kept.
+/// The index of a set; made when first enabled, and kept.
 pub(crate) struct SetIndex {
     trees: Box<[PartitionTree]>,
     state: AtomicU64,
@@ -86,12 +86,12 @@ impl SetIndex {
         State(self.state.load(Acquire))
     }
 
-    /// Whether records that were there before are still being looked for.
+    /// Whether the builder is still adding existing records.
     pub(crate) fn is_populating(&self) -> bool {
         self.state().phase() == Phase::Populating
     }
 
-    /// Whether all records of the set are in it.
+    /// Whether it has all records of the set.
     fn is_ready(&self) -> bool {
         self.state().phase() == Phase::Ready
     }
@@ -106,7 +106,8 @@ impl SetIndex {
         &self.trees[PartitionId::of(digest).index()]
     }
 
-    /// Has commits change it from now on. It is ready when the records that are there are in it.
+    /// Opens the trees, so that commits change them from now on. The index is ready when the existing records are in it
+    /// too.
     fn open(&self) {
         for tree in &self.trees {
             tree.write().get_or_insert(EntryTree::new());
@@ -114,9 +115,9 @@ impl SetIndex {
         self.state.store(State::new(self.state().switches() + 1, Phase::Populating).0, Release);
     }
 
-    /// Takes all entries away.
+    /// Removes all entries and closes the trees.
     fn close(&self) {
-        // Nobody walks an index that is not ready, so none takes a tree that is opened again later for a full one.
+        // No walk uses an index that is not ready, so none mistakes a tree that is opened again later for a full one.
         self.state.store(State::new(self.state().switches() + 1, Phase::Off).0, Release);
         for tree in &self.trees {
             let closed = tree.write().take();
@@ -126,7 +127,7 @@ impl SetIndex {
         }
     }
 
-    /// Adds the record of `digest` at `handle`, if the index is on. The caller holds its sprig's lock.
+    /// Adds the record of `digest` at `handle`, if the tree is open. The caller holds its sprig's lock.
     fn insert(&self, namespace: &Namespace, handle: ElementHandle, digest: &Digest) {
         if let Some(tree) = &mut *self.tree_of(digest).write() {
             let (_, grown) = tree.insert((), digest, handle, &LiveElements(&namespace.index));
@@ -134,7 +135,7 @@ impl SetIndex {
         }
     }
 
-    /// Removes the record of `digest`, if it is there. The caller holds its sprig's lock exclusively.
+    /// Removes the record of `digest`, if it has an entry. The caller holds its sprig's lock exclusively.
     fn remove(&self, namespace: &Namespace, digest: &Digest) {
         if let Some(tree) = &mut *self.tree_of(digest).write() {
             let (_, grown) = tree.remove((), digest, &LiveElements(&namespace.index));
@@ -142,14 +143,14 @@ impl SetIndex {
         }
     }
 
-    /// Notes that it takes so many bytes more.
+    /// Adds `memory` to the bytes of its memory.
     fn count(&self, memory: isize) {
         // Wrapping: the difference may be negative.
         self.used_bytes.fetch_add((memory as i64).cast_unsigned(), Relaxed);
     }
 
-    /// Adds the digests of `partition` before `bound`, or all, to `out`, the greatest first, at most `max` of them. Returns
-    /// whether there may be more; `None` if the index is not, or no longer, ready.
+    /// Adds the digests of `partition` before `bound`, or all, to `out`, the greatest first, at most `max` of them.
+    /// Returns whether there may be more; `None` if the index is not ready.
     fn collect(
         &self,
         namespace: &Namespace,
@@ -163,13 +164,13 @@ impl SetIndex {
     }
 }
 
-/// The set that lists the record of `meta` in its index, if it has one: tombstones are no records.
+/// The set whose index lists the record of `meta`; tombstones are not listed.
 fn listing_set(meta: &RecordMeta) -> SetId {
     if meta.exists() && !meta.is_tombstone() { meta.set_id } else { SetId::NONE }
 }
 
 impl Namespace {
-    /// Part of the commit of a record: the indexes of sets follow. The caller holds its sprig's lock exclusively.
+    /// Updates the indexes of sets in the commit of a record. The caller holds its sprig's lock exclusively.
     #[inline]
     pub(super) fn update_set_indexes(
         &self,
@@ -196,7 +197,7 @@ impl Namespace {
         self.sets.get(set_id)?.index.get().map(|index| &**index)
     }
 
-    /// Switches the index of `set` as its `enable-index` says. Callers come one after the other.
+    /// Switches the index of `set` to the state of its `enable-index`. Callers are serialized.
     pub(crate) fn switch_set_index(&self, set: &Set) {
         let is_on = set.index.get().is_some_and(|index| index.state().phase() != Phase::Off);
         match (set.params.enable_index.get(), is_on) {
@@ -213,7 +214,7 @@ impl Namespace {
         }
     }
 
-    /// Bytes of memory that the indexes of sets take.
+    /// Bytes of memory of all indexes of sets.
     pub(crate) fn set_index_used_bytes(&self) -> u64 {
         self.sets.iter().filter_map(|set| set.index.get()).map(|index| index.used_bytes()).sum()
     }

@@ -1,13 +1,13 @@
-//! Filling the indexes of sets from the records that are there already.
+//! Filling the indexes of sets with existing records.
 //!
 //! # Beside writers
-//! Commits change an index before the builder begins. The builder adds the entry of a record under the record's sprig lock,
-//! shared, if it is still one of the set: whoever removes the record afterwards finds the entry. Adding one twice does
-//! nothing.
+//! Commits change an index before the builder begins. The builder adds the entry of a record under the record's sprig
+//! lock, shared, if the record still belongs to the set: so a later removal finds the entry. Adding one twice has no
+//! effect.
 //!
 //! # Threads
-//! One thread for each namespace fills all indexes that wait for it in one walk on [`THREAD_COUNT`] threads. At a start all
-//! are filled in as many threads as there are processors.
+//! One thread for each namespace fills all waiting indexes in one walk on [`THREAD_COUNT`] threads. At a start all are
+//! filled with as many threads as there are processors.
 
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::thread::Thread;
@@ -20,11 +20,11 @@ use crate::index::{PartitionId, RecordMeta, SetId};
 use crate::namespace::nsup::spread;
 use crate::namespace::{Namespace, Set};
 
-/// Threads that look for records while clients are served.
+/// Threads that walk over the records while clients are served.
 const THREAD_COUNT: usize = 4;
-/// How much less weight they have than service threads, see [`cf::threads::lower_own_priority`].
+/// How much lower their priority is than that of service threads, see [`cf::threads::lower_own_priority`].
 const NICENESS: i32 = 10;
-/// How many records ahead of the one that is added its element is asked of memory.
+/// How many records ahead of the current one elements are prefetched.
 const PREFETCH_DISTANCE: usize = 8;
 
 /// The thread that fills indexes.
@@ -32,7 +32,7 @@ const PREFETCH_DISTANCE: usize = 8;
 pub(crate) struct SetIndexBuilder(Mutex<Option<Thread>>);
 
 impl SetIndexBuilder {
-    /// There is an index to be filled.
+    /// Wakes the thread, as an index is to be filled.
     pub(super) fn wake(&self) {
         if let Some(thread) = &*self.0.lock() {
             thread.unpark();
@@ -40,7 +40,7 @@ impl SetIndexBuilder {
     }
 }
 
-/// An index that is to be filled, as it was when the walk began.
+/// An index to be filled, with its state when the walk began.
 struct Task<'a> {
     set: &'a Set,
     index: &'a SetIndex,
@@ -48,7 +48,7 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// Whether nobody has switched the index meanwhile.
+    /// Whether the index has not been switched meanwhile.
     fn is_wanted(&self) -> bool {
         self.index.state() == self.state
     }
@@ -65,13 +65,13 @@ impl Namespace {
                 continue;
             }
             cf::fault_point!("set-index");
-            // Commits change the indexes from now on, and what they did before shows to the walk.
+            // From now on commits change the indexes; the walk sees the changes of earlier ones.
             self.index.wait_for_writers();
             self.fill(&tasks, THREAD_COUNT, NICENESS, stopping);
         }
     }
 
-    /// After a load: fills the indexes of the sets that are to have one.
+    /// After a load: fills the indexes of the sets with `enable-index`.
     pub(in crate::namespace) fn open_set_indexes(&self) {
         self.sets.iter().for_each(|set| self.switch_set_index(set));
         let tasks = self.set_index_tasks();
@@ -86,7 +86,7 @@ impl Namespace {
         tasks.filter(|task| task.state.phase() == Phase::Populating).collect()
     }
 
-    /// Fills the indexes of `tasks`, unless `stopping`. Those that were switched meanwhile are left as they are.
+    /// Fills the indexes of `tasks`, unless `stopping`. Indexes that were switched meanwhile stay unchanged.
     fn fill(&self, tasks: &[Task<'_>], thread_count: usize, niceness: i32, stopping: &AtomicBool) {
         let started = Instant::now();
         let label = |task: &Task<'_>| format!("{{{}|{}}}", self.name(), task.set.display_name());
@@ -101,7 +101,7 @@ impl Namespace {
         };
         let partitions: Vec<PartitionId> = PartitionId::all().collect();
         let done = cf::sync::scope(|scope| {
-            // A thread of their own keeps the caller's weight as it is.
+            // A separate thread keeps the caller's priority unchanged.
             let walk = scope.spawn(|| {
                 spread(thread_count, &partitions, lower, |(), partition| {
                     self.fill_partition(tasks, partition, &must_end);

@@ -1,4 +1,5 @@
-//! Indexes of sets in memory: what a walk by one comes to is what is in the set, whatever writers do and whenever it is switched.
+//! Indexes of sets in memory: a walk by one finds exactly the set's records, whatever writers do and whenever it is
+//! switched.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashSet};
@@ -55,7 +56,7 @@ fn set_id(namespace: &Namespace, set: &[u8]) -> SetId {
     namespace.sets.find(set).expect("it is there").id
 }
 
-/// What a walk over all partitions comes to.
+/// The records that a walk over all partitions finds.
 fn walk(namespace: &Namespace, set_id: SetId) -> (Vec<Digest>, bool) {
     let (mut found, mut is_by_index) = (Vec::new(), true);
     for partition in PartitionId::all() {
@@ -70,7 +71,7 @@ fn walk(namespace: &Namespace, set_id: SetId) -> (Vec<Digest>, bool) {
     (found, is_by_index)
 }
 
-/// Runs the builder until nothing waits for it.
+/// Runs the builder until no index waits for it.
 fn build(namespace: &Namespace) {
     let stopping = std::sync::atomic::AtomicBool::new(false);
     cf::sync::scope(|scope| {
@@ -93,7 +94,7 @@ fn an_index_has_what_was_there_and_what_comes_and_goes() {
     switch(&namespace, "few", true);
     let few = set_id(&namespace, b"few");
     assert!(!walk(&namespace, few).1, "it is not ready");
-    // Beside the builder and after it.
+    // While the builder runs and after it.
     put(&namespace, b"few", 5_000);
     delete(&namespace, 3, false);
     build(&namespace);
@@ -115,7 +116,7 @@ fn an_index_has_what_was_there_and_what_comes_and_goes() {
     assert!((own + 1_000 * 6..own + 1_000 * 10).contains(&used), "{used} bytes");
     switch(&namespace, "few", false);
     assert_eq!((namespace.set_index_used_bytes(), walk(&namespace, few).1), (0, false));
-    // Commits leave it alone now; the next life of it begins empty.
+    // Commits do not change it now; its next life begins empty.
     delete(&namespace, 12, false);
     switch(&namespace, "few", true);
     build(&namespace);
@@ -125,7 +126,7 @@ fn an_index_has_what_was_there_and_what_comes_and_goes() {
         delete(&namespace, key, false);
     }
     assert!(walk(&namespace, few).0.is_empty());
-    // Directories keep a little.
+    // The directories keep a little memory.
     assert!(namespace.set_index_used_bytes() < own + 2_000);
 }
 
@@ -159,7 +160,7 @@ fn a_walk_resumes_and_outlives_its_index() {
     assert!(matches!(walk, RecordWalk::Primary(_)) && found == all[1..]);
 }
 
-/// What is in the set throughout is found once, and nothing twice, while others come and go and the index is switched.
+/// A record that stays in the set is found once, and none twice, while others come and go and the index is switched.
 #[test]
 fn walks_beside_writers_and_switches_miss_and_repeat_nothing() {
     const COUNT: u64 = 3_000;

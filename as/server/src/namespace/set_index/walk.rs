@@ -1,6 +1,6 @@
-//! A walk over the records of a partition, of one set or of all, in the order in which queries resume: by the index of the set
-//! if that is ready, else by the primary index. Both have the order of falling digests, so a walk whose set index is switched
-//! off goes on by the primary index.
+//! A walk over the records of a partition, of one set or of all, in the order in which queries resume: by the index of
+//! the set if that is ready, else by the primary index. Both have the order of falling digests, so a walk whose set
+//! index is switched off continues in the primary index.
 //!
 //! A record that exists throughout is found exactly once, as by [`Cursor`].
 
@@ -12,7 +12,7 @@ use crate::namespace::Namespace;
 
 /// Records of a portion.
 const PORTION_SIZE: usize = 512;
-/// How many records ahead of the one that is looked up its element is asked of memory.
+/// How many records ahead of the current one elements are prefetched.
 const PREFETCH_DISTANCE: usize = 8;
 
 /// A walk over the records of a partition.
@@ -26,7 +26,7 @@ pub(crate) struct SetWalk<'a> {
     namespace: &'a Namespace,
     index: &'a SetIndex,
     partition: PartitionId,
-    /// All that is left is before this digest.
+    /// All remaining records are before this digest.
     bound: Option<Digest>,
     has_more: bool,
     digests: Vec<Digest>,
@@ -34,8 +34,8 @@ pub(crate) struct SetWalk<'a> {
 }
 
 impl Namespace {
-    /// A walk over the records of `partition`, those of set `set_id` or, for [`SetId::NONE`], all, behind the digest `after` if
-    /// one is given. It may come to records of other sets too.
+    /// A walk over the records of `partition`, those of set `set_id` or, for [`SetId::NONE`], all, after the digest
+    /// `after` if one is given. It may include records of other sets too.
     pub(crate) fn walk(
         &self,
         partition: PartitionId,
@@ -58,7 +58,7 @@ impl Namespace {
 }
 
 impl RecordWalk<'_> {
-    /// The next records that are `wanted`, in order; `None` when all were given. As [`Cursor::next_portion`].
+    /// The next records that are `wanted`, in order; `None` after the last. As [`Cursor::next_portion`].
     pub(crate) fn next_portion(&mut self, mut wanted: impl FnMut(&Element) -> bool) -> Option<&[SeenRecord]> {
         if let RecordWalk::Set(walk) = self
             && !walk.collect()
@@ -74,7 +74,7 @@ impl RecordWalk<'_> {
 }
 
 impl SetWalk<'_> {
-    /// Takes the next digests from the index; `false` when the index is off.
+    /// Takes the next digests from the index; returns `false` if the index is off.
     fn collect(&mut self) -> bool {
         self.digests.clear();
         if !self.has_more {
@@ -90,7 +90,7 @@ impl SetWalk<'_> {
         true
     }
 
-    /// What the digests that were taken stand for; `None` when there are none.
+    /// Looks up the records of the digests taken; `None` if there are none.
     fn look_up(&mut self, wanted: &mut impl FnMut(&Element) -> bool) -> Option<&[SeenRecord]> {
         if self.digests.is_empty() {
             return None;
