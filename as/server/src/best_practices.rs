@@ -1,5 +1,5 @@
-//! Settings of the machine and the configuration under which a server runs well. The server names those that are not followed at
-//! start, by `best-practices` and in statistics; with `enforce-best-practices` the server does not start.
+//! Settings of the machine and the configuration under which a server runs well. The server reports practices that are
+//! not followed at start, in `best-practices` and in statistics; with `enforce-best-practices` it does not start then.
 
 use std::path::Path;
 
@@ -8,17 +8,17 @@ use cf::sys::facts::{self, HugePages, Memory, number_in};
 use crate::config::Config;
 use crate::config::model::Engine;
 
-/// Memory in KiB that the kernel should keep for itself.
+/// Least memory in KiB that the kernel should keep for itself.
 const MIN_FREE_KBYTES: u64 = 100 << 10;
-/// Connections that wait to be accepted.
+/// Least length of the queue of connections to be accepted.
 const SOMAXCONN_MIN: u64 = 4096;
 
 /// A practice that is not followed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct FailedPractice {
-    /// As tools know it.
+    /// Its name in tools.
     pub(crate) name: &'static str,
-    /// What would be right.
+    /// How to follow it.
     pub(crate) advice: String,
 }
 
@@ -61,7 +61,7 @@ static KERNEL_SETTINGS: &[KernelSetting] = &[
 pub(crate) fn failures(config: &Config) -> Vec<FailedPractice> {
     let mut failures: Vec<FailedPractice> = KERNEL_SETTINGS
         .iter()
-        // A value that the kernel does not tell counts as right.
+        // A value that cannot be read counts as right.
         .filter(|setting| number_in(Path::new(setting.path)).is_some_and(|value| !(setting.is_right)(value)))
         .map(|setting| FailedPractice { name: setting.name, advice: setting.advice.to_owned() })
         .collect();
@@ -73,7 +73,7 @@ pub(crate) fn failures(config: &Config) -> Vec<FailedPractice> {
     failures
 }
 
-/// Best practices that `config` violates on a machine with so many processors and bytes of memory (0: unknown).
+/// Best practices that `config` violates on a machine with this many processors and bytes of memory (0: unknown).
 fn of_config(config: &Config, cpu_count: u64, memory_size: u64) -> Vec<FailedPractice> {
     let mut failures = Vec::new();
     let on_device = config.namespaces.iter().any(|namespace| !namespace.storage.is_inline());

@@ -1,4 +1,4 @@
-//! How a node begins to look for others: where it is reached, what it tells them, who takes their messages.
+//! Starts clustering on a node: the endpoints and services it publishes, and the handlers of peers' messages.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use crate::smd::Module;
 use crate::tls::PeerDoor;
 use crate::transaction::{ProxyTraffic, ReplicaTraffic};
 
-/// The endpoints at which other nodes reach what is bound, without TLS and with it.
+/// The endpoints, without and with TLS, at which other nodes reach the bound addresses.
 fn endpoints(clear: &[SocketAddr], tls: &[SocketAddr]) -> Vec<Endpoint> {
     let of = |bound: &[SocketAddr], is_tls| {
         let port = bound.first().map_or(0, SocketAddr::port);
@@ -32,7 +32,7 @@ fn endpoints(clear: &[SocketAddr], tls: &[SocketAddr]) -> Vec<Endpoint> {
     [of(clear, false), of(tls, true)].concat()
 }
 
-/// Begins to look for other nodes. Gives what has to send again what they do not answer.
+/// Starts looking for other nodes. Returns the part that resends unanswered messages.
 ///
 /// # Errors
 /// When a group cannot be joined, or the system refuses a thread or file descriptor.
@@ -73,17 +73,18 @@ pub(crate) fn join_others(
     let requests = ProxyTraffic::new(&node.service.transactions, &around.fabric, &node.cluster);
     handlers.add(MessageType::Proxy, requests);
     let membership = Membership::start(around, fabric_doors, sockets, handlers)?;
-    // A node joins others once.
+    // A node joins others once, so the cell is empty.
     let _ = node.membership.set(membership);
     Ok(traffic)
 }
 
-/// Whether something of this node keeps items in a module: of security only with access control.
+/// Whether this node keeps items in a module; in security only with access control.
 fn is_kept(node: &Node, module: Module) -> bool {
     module.is_used() && (module != Module::Security || node.security.is_some())
 }
 
-/// What other nodes are told of where clients reach this one. The fields of old clients have no addresses of IPv6.
+/// The client addresses of this node that are published to other nodes. The fields for old clients have no IPv6
+/// addresses.
 fn services(node: &Node) -> Vec<(u16, Vec<u8>)> {
     let (advertised, advertised_tls) = (&node.advertised, &node.advertised_tls);
     let of_ipv4 = |addresses: &[String]| {

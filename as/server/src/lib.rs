@@ -1,5 +1,4 @@
-//! The server: everything of the daemon `asd` but its `main`. `ARCHITECTURE.md` at the root of the repository is the
-//! map.
+//! The server: all of the daemon `asd` except its `main`. `ARCHITECTURE.md` at the root of the repository is the map.
 #![deny(unsafe_code)]
 
 mod best_practices;

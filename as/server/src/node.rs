@@ -1,4 +1,4 @@
-//! What a running server is made of, as every part that answers about it sees it. Made once at start.
+//! The parts of a running server, as the code that answers about it sees them. Made once at start.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -15,7 +15,7 @@ use crate::sindex::SecondaryIndexes;
 use crate::smd::Smd;
 use crate::tls::TlsPorts;
 
-/// The addresses of each kind of port, as bound; none where there is no such port.
+/// The bound addresses of each kind of port; empty if there is no such port.
 #[derive(Default)]
 pub(crate) struct PortAddresses {
     pub(crate) clients: Vec<SocketAddr>,
@@ -30,20 +30,20 @@ pub(crate) struct PortAddresses {
     pub(crate) heartbeat_tls: Vec<SocketAddr>,
 }
 
-/// What every part of a running server may use.
+/// Parts of a running server that all its code may use.
 pub(crate) struct Node {
     pub(crate) config: Arc<Config>,
     pub(crate) namespaces: Arc<[Arc<Namespace>]>,
     pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) cluster: Arc<Cluster>,
-    /// What it has to do with other nodes; empty for a node alone, and until it has started.
+    /// Its membership in a cluster; empty on a single node, and until clustering has started.
     pub(crate) membership: OnceLock<Membership>,
     pub(crate) smd: Arc<Smd>,
-    /// `None` without access control: everybody may do everything.
+    /// `None` without access control: everything is allowed.
     pub(crate) security: Option<Arc<AccessControl>>,
-    /// Where clients are told to find this node.
+    /// Addresses that clients are told for this node.
     pub(crate) advertised: Advertised,
-    /// The same for those with TLS.
+    /// The same with TLS.
     pub(crate) advertised_tls: Advertised,
     pub(crate) started: Instant,
     pub(crate) service: Arc<ServiceContext>,
@@ -52,7 +52,7 @@ pub(crate) struct Node {
     pub(crate) tls: TlsPorts,
     pub(crate) usage: SystemUsage,
     pub(crate) health: Health,
-    /// Names of the best practices that are not followed.
+    /// Names of best practices that are not followed.
     pub(crate) failed_best_practices: Vec<&'static str>,
 }
 
@@ -62,17 +62,17 @@ impl Node {
         self.namespaces.iter().find(|namespace| namespace.name() == name)
     }
 
-    /// Records of all namespaces.
+    /// Number of records in all namespaces.
     pub(crate) fn object_count(&self) -> u64 {
         self.namespaces.iter().map(|namespace| namespace.object_count()).sum()
     }
 
-    /// What latencies are measured in.
+    /// The unit of latencies.
     pub(crate) fn latency_unit(&self) -> Unit {
         Unit::configured(&self.config)
     }
 
-    /// Notes that an info request took from `received` until now, if `enable-hist-info` asks for it.
+    /// Counts the time of an info request from `received` until now, if `enable-hist-info` asks for it.
     pub(crate) fn measure_info(&self, received: Instant) {
         if self.config.service.enable_hist_info.get() {
             let latency = self.metrics.latency(ServerLatency::Info);
@@ -80,7 +80,7 @@ impl Node {
         }
     }
 
-    /// Forgets all latencies: they are measured in another unit from now on.
+    /// Clears all latencies: their unit changes.
     pub(crate) fn clear_latencies(&self) {
         ServerLatency::ALL.iter().for_each(|latency| self.metrics.latency(*latency).clear());
         for namespace in self.namespaces.iter() {
@@ -89,7 +89,7 @@ impl Node {
         }
     }
 
-    /// Tombstones of all namespaces.
+    /// Number of tombstones in all namespaces.
     pub(crate) fn tombstone_count(&self) -> u64 {
         self.namespaces.iter().map(|namespace| namespace.tombstone_count()).sum()
     }

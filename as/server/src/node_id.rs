@@ -6,8 +6,8 @@
 //!      | fabric port   | hardware address, its first byte at bits 7..0 |
 //!      +---------------+-----------------------------------------------+
 //! ```
-//! So 02:fc:00:00:00:01 with port 4201 (0x1069) is 106901000000FC02, the id the same machine has under other
-//! servers of the cluster.
+//! So 02:fc:00:00:00:01 with port 4201 (0x1069) is 106901000000FC02, the id that other servers of the cluster derive
+//! for the same machine.
 
 use cf::sys::interfaces::{HARDWARE_ADDRESS_SIZE, Interface, identifying_address, substitute_address};
 
@@ -19,8 +19,8 @@ pub fn compose(fabric_port: u16, hardware_address: [u8; HARDWARE_ADDRESS_SIZE]) 
     u64::from_le_bytes([a, b, c, d, e, f, port_low, port_high])
 }
 
-/// The id of this machine with `fabric_port`. With `interface` (`node-id-interface`) its address counts, else
-/// that of the interface cluster nodes prefer.
+/// The id of this machine with `fabric_port`. It uses the address of `interface` (`node-id-interface`), or of the
+/// interface that cluster nodes prefer.
 ///
 /// A machine without a suitable interface gets an id that stays the same there; that is logged.
 ///

@@ -1,7 +1,7 @@
-//! Messages of another node as they come out of a TCP connection: bytes in, whole messages out.
+//! Splits the bytes of another node's TCP connection into whole messages.
 //!
-//! What a peer announces sizes nothing: the buffer grows with what has come, and a message that is announced as larger than
-//! the limit breaks the connection before any of it is kept.
+//! A length announced by a peer reserves no memory: the buffer grows with the received bytes. A message announced as
+//! larger than the limit breaks the connection before any of it is kept.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -9,14 +9,14 @@ use std::net::{IpAddr, SocketAddr};
 use proto::peer::nested::{Address, Endpoint};
 use proto::peer::{HEADER_SIZE, MessageHeader, PeerError};
 
-/// Room that there is at least for what comes next.
+/// Least room for the next bytes.
 const ROOM_MIN: usize = 64 << 10;
-/// A buffer that grew beyond this for a large message is given back.
+/// A buffer that grew beyond this for a large message is freed.
 const KEEP_SIZE_MAX: usize = 1 << 20;
 
-/// Bytes of a connection that are not taken apart yet.
+/// Received bytes of a connection that are not split yet.
 pub(crate) struct PeerFrames {
-    /// Received up to `filled`, room behind.
+    /// Received bytes up to `filled`, free room behind.
     bytes: Vec<u8>,
     filled: usize,
     /// Largest message, with its header.
@@ -24,7 +24,7 @@ pub(crate) struct PeerFrames {
 }
 
 impl PeerFrames {
-    /// Of a connection on which messages of up to `size_max` bytes may come.
+    /// For a connection with messages of up to `size_max` bytes.
     pub(crate) fn new(size_max: usize) -> Self {
         PeerFrames { bytes: Vec::new(), filled: 0, size_max }
     }
@@ -34,13 +34,14 @@ impl PeerFrames {
         self.size_max = size_max;
     }
 
-    /// Reads what is there, at most as much as there was room for. Returns the number of bytes; 0 when the peer is done.
+    /// Reads what is available, at most as much as there is room for. Returns the number of bytes; 0 if the peer has
+    /// closed.
     ///
     /// # Errors
-    /// Those of the connection; `WouldBlock` when nothing is there.
+    /// Those of the connection; `WouldBlock` if nothing is available.
     pub(crate) fn receive(&mut self, stream: &mut impl Read) -> io::Result<usize> {
         if self.bytes.len() - self.filled < ROOM_MIN {
-            // Twice what has come: what is copied in all stays within a constant factor of it.
+            // Doubling bounds the bytes copied in all by a constant factor of those received.
             self.bytes.resize(self.filled + self.filled.max(ROOM_MIN), 0);
         }
         let size = stream.read(&mut self.bytes[self.filled..])?;
@@ -48,10 +49,10 @@ impl PeerFrames {
         Ok(size)
     }
 
-    /// Gives each whole message that has come to `each`, until that says to stop. What is left waits for its rest.
+    /// Passes each complete message to `each`, until that returns false. An incomplete message stays.
     ///
     /// # Errors
-    /// When a message is announced as too large. Those before it were given.
+    /// When a message is announced as too large. Those before it have been passed.
     pub(crate) fn take_apart(&mut self, mut each: impl FnMut(&[u8]) -> bool) -> Result<(), PeerError> {
         let mut at = 0;
         let mut goes_on = true;
@@ -75,23 +76,23 @@ impl PeerFrames {
     }
 }
 
-/// Where another node takes connections.
+/// An address where another node accepts connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PeerPlace {
     pub(crate) address: SocketAddr,
     pub(crate) is_tls: bool,
 }
 
-/// How this node may connect to others.
+/// How this node may connect to other nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PeerReach {
-    /// Without TLS: it takes such connections itself.
+    /// Without TLS: the node accepts such connections itself.
     pub(crate) clear: bool,
     pub(crate) tls: bool,
 }
 
 impl PeerReach {
-    /// Where to connect to, of what another node offers: with TLS if both speak it.
+    /// The places to connect to among another node's endpoints: with TLS if both use it.
     pub(crate) fn places(self, endpoints: &[Endpoint]) -> Vec<PeerPlace> {
         let all = || endpoints.iter().map(place_of);
         let with_tls: Vec<PeerPlace> = all().filter(|place| self.tls && place.is_tls).collect();
@@ -113,7 +114,7 @@ fn place_of(endpoint: &Endpoint) -> PeerPlace {
     }
 }
 
-/// The endpoint at a place.
+/// The endpoint of a place.
 pub(crate) fn endpoint_of(place: PeerPlace) -> Endpoint {
     let address = match place.address.ip() {
         IpAddr::V4(ip) => Address::V4(ip.octets()),
@@ -183,7 +184,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever comes is taken apart or refused, and nothing is kept that has not come.
+        /// Any bytes are split or refused, and nothing is kept beyond the received bytes.
         #[test]
         fn any_bytes_are_taken_apart_or_refused(parts: Vec<Vec<u8>>) {
             let mut frames = PeerFrames::new(100);

@@ -1,5 +1,5 @@
-//! The ports of a server: bound together before its devices are touched, which may be those of a server that holds the
-//! ports; opened when it can answer.
+//! The ports of a server: all are bound before its devices are opened, because these may belong to a server that holds
+//! the ports; they are opened when the server can answer.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::node::PortAddresses;
 use crate::service::{AccessParams, Advertised, Bound, Door, Entrance, ListenError, ListenPlace, Listener};
 use crate::tls::{PeerDoor, TlsPort, TlsPorts};
 
-/// Ports that are taken, but where nobody can connect yet.
+/// Ports that are bound, but not open to connections yet.
 pub(crate) struct Ports {
     clients: Bound,
     clients_tls: Bound,
@@ -24,18 +24,18 @@ pub(crate) struct Ports {
     heartbeat_tls: Bound,
 }
 
-/// Ports where clients can connect.
+/// Ports open to connections.
 pub(crate) struct OpenPorts {
-    /// Of clients, and of operators.
+    /// Ports of clients and of operators.
     pub(crate) doors: Vec<Door>,
     pub(crate) info: Vec<Listener>,
     pub(crate) metrics: Vec<Listener>,
-    /// Of other nodes; none of a node that does not look for others.
+    /// Ports of other nodes; none on a node that does not look for others.
     pub(crate) fabric: Vec<PeerDoor>,
     pub(crate) heartbeat: Vec<PeerDoor>,
 }
 
-/// Where each kind of port is to be opened; `None` for those that are not configured.
+/// Places of each kind of port; `None` if it is not configured.
 struct Places {
     clients: Option<ListenPlace>,
     clients_tls: Option<ListenPlace>,
@@ -62,7 +62,7 @@ impl Places {
         };
         let beside =
             |port: u16, address, with_localhost| (port != 0).then(|| place(address, port, with_localhost));
-        // A port without addresses of its own has those of the other.
+        // A port without addresses of its own uses those of the other.
         let one_of = |own: &List<String>, other: &List<String>| {
             if own.is_empty() { other.get() } else { own.get() }
         };
@@ -104,7 +104,7 @@ fn bind(place: Option<&ListenPlace>) -> Result<Bound, ListenError> {
     place.map_or_else(|| Ok(Bound::nowhere()), Bound::new)
 }
 
-/// The listeners of other nodes, without TLS and with it.
+/// The listeners for other nodes, without TLS and with it.
 fn peer_doors(
     clear: Bound,
     (with_tls, tls): (Bound, Option<&Arc<TlsPort>>),
@@ -116,10 +116,10 @@ fn peer_doors(
 }
 
 impl Ports {
-    /// Takes all ports of `config`.
+    /// Binds all ports of `config`.
     ///
     /// # Errors
-    /// When one of them cannot be had.
+    /// When a port cannot be bound.
     pub(crate) fn bind(config: &Config) -> Result<Self, ListenError> {
         let places = Places::new(config);
         Ok(Ports {
@@ -136,7 +136,7 @@ impl Ports {
         })
     }
 
-    /// Tries all ports of `config`, and gives what stands in the way of each.
+    /// Tries to bind all ports of `config`, and returns the errors.
     pub(crate) fn obstacles(config: &Config) -> Vec<ListenError> {
         let mut obstacles = Vec::new();
         let mut tried = |place: Option<&ListenPlace>| {
@@ -144,7 +144,7 @@ impl Ports {
             bound.unwrap_or_else(|()| Bound::nowhere())
         };
         let places = Places::new(config);
-        // Held together, as two of them may be one.
+        // Held together, as two of them may be the same port.
         let [clients, clients_tls, ..] = [
             tried(places.clients.as_ref()),
             tried(places.clients_tls.as_ref()),
@@ -181,10 +181,10 @@ impl Ports {
         }
     }
 
-    /// From now on clients can connect. Ports with TLS do as those of `tls` say.
+    /// Opens the ports for connections. Ports with TLS use the settings of `tls`.
     ///
     /// # Errors
-    /// When somebody else listens there by now.
+    /// When another process listens there by now.
     pub(crate) fn open(self, tls: &TlsPorts) -> Result<OpenPorts, ListenError> {
         let mut doors = Vec::new();
         for (bound, entrance, tls) in [

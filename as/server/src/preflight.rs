@@ -1,4 +1,4 @@
-//! What a start looks at before it touches anything, and all that would stop it: `--check-config`.
+//! Checks before a start changes anything, and everything that would stop it: `--check-config`.
 
 use std::io;
 use std::path::Path;
@@ -47,8 +47,8 @@ impl From<ListenError> for StartError {
     }
 }
 
-/// Everything that would stop a start with `config` on this machine, as far as it can be found without changing anything.
-/// Ports are taken and given back, files and devices opened and closed.
+/// Everything that would stop a start with `config` on this machine, as far as it can be found without changing
+/// anything. Ports are bound and released, files and devices opened and closed.
 pub(crate) fn obstacles(config: &Config) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     found.extend(own_node_id(config).err().map(|error| error.to_string()));
@@ -73,14 +73,14 @@ pub(crate) fn obstacles(config: &Config) -> Vec<String> {
     found
 }
 
-/// Names of the best practices that are not followed, each of them logged.
+/// Names of the best practices that are not followed; each is logged.
 ///
 /// # Errors
 /// When there are any and they are enforced.
 pub(crate) fn check_best_practices(config: &Config) -> Result<Vec<&'static str>, StartError> {
     enforce_best_practices(config)?;
     let failures = best_practices::failures(config);
-    // Who tries it on a desktop need not tune that first.
+    // A trial on a desktop does not need tuning first.
     for failure in failures.iter().filter(|_| config.source != DEVELOPER_SOURCE) {
         cf::warning!(Config, "failed best-practices check {}: {}", failure.name, failure.advice);
     }
@@ -96,7 +96,7 @@ fn enforce_best_practices(config: &Config) -> Result<(), StartError> {
     Err(StartError::BestPractices(advice.join("; ")))
 }
 
-/// The configured node id, or the one that follows from the fabric port and the machine's network interface.
+/// The configured node id, or the one derived from the fabric port and the machine's network interface.
 pub(crate) fn own_node_id(config: &Config) -> Result<u64, StartError> {
     match config.service.node_id.get() {
         0 => {

@@ -1,4 +1,4 @@
-//! The whole server: what it is made of, and the order in which it starts and stops.
+//! The whole server: its parts, and the order in which it starts and stops.
 
 use std::io;
 use std::net::SocketAddr;
@@ -41,7 +41,7 @@ use crate::transaction::{
 use crate::version::FERROSPIKE_VERSION;
 use crate::workers::Workers;
 
-/// How often it is looked whether disks answer.
+/// How often the server checks whether disks answer.
 const DISK_WATCH_PERIOD: Duration = Duration::from_millis(100);
 
 /// A running server. Dropping it stops it.
@@ -59,23 +59,23 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server: when this returns it takes requests.
+    /// Starts a server: when this returns it accepts requests.
     ///
     /// # Errors
-    /// When something it needs cannot be had. Nothing is left running then.
+    /// When a resource that it needs is not available. Nothing is left running then.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let started = Instant::now();
         let config = Arc::new(config);
         config.resolve(u32::try_from(threads::cpu_count()).unwrap_or(1));
         let thread_count = config.service.service_threads.get() as usize;
 
-        // Who we are.
+        // The identity of the node.
         let cluster = Arc::new(cluster_of(&config)?);
 
         Heap::give_back_idle();
         let failed_best_practices = check_best_practices(&config)?;
 
-        // Ports before devices: a port in use may be that of a server whose devices these are.
+        // Ports are bound before devices are opened: the server that holds a port may own these devices.
         let ports = Ports::bind(&config)?;
         let addresses = ports.addresses();
         let params = &config.network.service;
@@ -83,10 +83,10 @@ impl Server {
         let advertised_tls = Advertised::new(&AccessParams::tls(params), &addresses.clients_tls)?;
         let tls = TlsPorts::open(&config)?;
 
-        // What says which of their records count.
+        // The metadata decides which records on the devices count.
         let smd = open_smd(&config, &cluster)?;
         let security = config.security.as_ref().map(|_| AccessControl::open(&config, &smd)).transpose()?;
-        // Namespaces, with what their devices hold. Memory takes address space only until it is used.
+        // Namespaces with the records on their devices. Memory takes only address space until it is used.
         let indexes = Arc::new(SecondaryIndexes::new(config.namespaces.len()));
         let replicas = ReplicaWrites::new();
         let namespaces: Arc<[Arc<Namespace>]> = (0..config.namespaces.len())
@@ -153,7 +153,7 @@ impl Server {
         Ok(server)
     }
 
-    /// From now on clients can connect, and others find this node if it is to be found.
+    /// Opens the ports to clients, and to other nodes if the node joins a cluster.
     fn open_ports(&mut self, ports: Ports) -> Result<(), StartError> {
         let ports = ports.open(&self.node.tls)?;
         self.start_accepting(ports.doors)?;
@@ -180,7 +180,7 @@ impl Server {
         &self.node
     }
 
-    /// Says where it listens.
+    /// Logs the addresses where it listens.
     fn announce(&self) {
         let service = &self.node.config.service;
         cf::info!(
@@ -205,7 +205,7 @@ impl Server {
         cf::info!(As, "service ready: soon there will be cake!");
     }
 
-    /// Defrag and nsup of each namespace, and the ticker.
+    /// Starts defrag and nsup of each namespace, and the ticker.
     fn start_background_threads(&mut self) -> io::Result<()> {
         for (n, namespace) in self.node.namespaces.iter().enumerate() {
             for device in 0..namespace.storage.defrag_thread_count() {
@@ -255,7 +255,7 @@ impl Server {
         Ok(())
     }
 
-    /// A supervisor for each namespace, and one thread that watches the limits of all.
+    /// Starts a supervisor for each namespace, and one thread that watches the limits of all.
     fn start_nsup(&mut self) -> io::Result<()> {
         for (n, namespace) in self.node.namespaces.iter().enumerate() {
             let (namespace, is_stopping) = (Arc::clone(namespace), Arc::clone(&self.is_stopping));
@@ -273,7 +273,8 @@ impl Server {
         Ok(())
     }
 
-    /// One thread for each disk of namespace number `position`, and another one where writes are not durable by themselves.
+    /// Starts one thread for each disk of namespace number `position`, and another one where writes are not durable by
+    /// themselves.
     fn start_flush_threads(&mut self, position: usize) -> io::Result<()> {
         let namespace = &self.node.namespaces[position];
         for disk in 0..namespace.storage.disk_count() {
@@ -293,7 +294,7 @@ impl Server {
         Ok(())
     }
 
-    /// Info threads, security threads, batch threads and those of the transaction pool.
+    /// Starts info threads, security threads, batch threads and those of the transaction pool.
     fn start_workers(&self) -> io::Result<()> {
         if let (Some(workers), Some(access)) = (&self.node.service.security, &self.node.security) {
             workers.start(access)?;
@@ -303,7 +304,7 @@ impl Server {
         context.info.start(config.info_threads.get() as usize, move || {
             let node = node.upgrade()?;
             Some(Box::new(move |request| {
-                // What is left of a request waits behind those of others.
+                // The rest of a request waits behind other requests.
                 if let Some(rest) = info::serve_info(&node, request) {
                     node.service.info.submit(rest);
                 }
@@ -323,7 +324,7 @@ impl Server {
         })
     }
 
-    /// The thread that watches whether disks answer, if records are read from any.
+    /// Starts the thread that watches whether disks answer, if any namespace reads records from disk.
     fn start_disk_watch(&mut self) -> io::Result<()> {
         if !self.node.namespaces.iter().any(|namespace| namespace.storage.is_on_disk()) {
             return Ok(());
@@ -341,7 +342,7 @@ impl Server {
         Ok(())
     }
 
-    /// The service threads, and the one that has connections spread over them.
+    /// Starts the service threads, and the thread that distributes connections among them.
     fn start_service_threads(&mut self, thread_count: usize) -> io::Result<()> {
         for position in 0..thread_count {
             start_service_thread(&self.node, position)?;
@@ -389,10 +390,10 @@ impl Server {
         Ok(())
     }
 
-    /// Gives whether everything is on disk. Says so once.
+    /// Stops everything; returns whether everything is on disk. The first call logs that.
     fn stop_now(&mut self) -> bool {
         self.stop_accepting.signal();
-        // Nobody waits for what only reads.
+        // Operations that only read are not waited for.
         self.node.service.transactions.stop();
         self.node.service.queries.begin_stop();
         if let Some(membership) = self.node.membership.get() {
@@ -477,7 +478,7 @@ fn executor(node: &Node) -> Executor {
     Executor::new(Arc::clone(&node.service.transactions))
 }
 
-/// What serves clients, with nobody to serve yet.
+/// The shared state of the service threads, before there are any.
 fn service_context(
     config: &Arc<Config>,
     metrics: &Arc<ServerMetrics>,
@@ -502,12 +503,12 @@ fn service_context(
     }
 }
 
-/// Adds one to the service threads.
+/// Starts one more service thread.
 fn start_service_thread(node: &Node, position: usize) -> io::Result<()> {
     ServiceThread::start(&node.service, position, executor(node))
 }
 
-/// Starts a thread that starts again should it panic; `body` ends when it is told to.
+/// Starts a thread that restarts after a panic; `body` ends when it is told to.
 fn restarting(name: &str, body: impl Fn() + Send + 'static) -> io::Result<threads::Handle> {
     threads::spawn_restarting(name, move || {
         body();
@@ -515,14 +516,14 @@ fn restarting(name: &str, body: impl Fn() + Send + 'static) -> io::Result<thread
     })
 }
 
-/// Waits for threads to end. One that panicked has logged it.
+/// Waits for threads to end. A thread that panicked has logged it.
 fn join(threads: impl IntoIterator<Item = threads::Handle>) {
     for thread in threads {
         let _ = thread.join();
     }
 }
 
-/// The cluster that the node begins with. Without seeds to talk to, one of its own.
+/// The cluster that the node begins with: without seeds, one of its own.
 fn cluster_of(config: &Config) -> Result<Cluster, StartError> {
     let node_id = own_node_id(config)?;
     config.service.node_id.set(node_id);
@@ -531,7 +532,7 @@ fn cluster_of(config: &Config) -> Result<Cluster, StartError> {
     Ok(if is_clustered { Cluster::looking_for_others(node_id) } else { Cluster::alone(node_id) })
 }
 
-/// The system metadata that the work directory keeps. A server of the developer configuration may have none.
+/// The system metadata from the work directory. A server with the developer configuration may have none.
 fn open_smd(config: &Config, cluster: &Cluster) -> Result<Arc<Smd>, StartError> {
     let path = config.service.work_directory.get().map(|path| PathBuf::from(&*path));
     let is_kept =
@@ -548,7 +549,7 @@ fn open_smd(config: &Config, cluster: &Cluster) -> Result<Arc<Smd>, StartError> 
     Ok(Arc::new(smd.map_err(StartError::SystemMetadata)?))
 }
 
-/// Has each part of the server act on the metadata that is for it: on what there is, and on every change.
+/// Registers the parts of the server that act on metadata: on present items, and on every change.
 fn listen_to_metadata(node: &Node) {
     smd::follow_eviction(&node.smd, &node.namespaces);
     smd::follow_truncation(&node.smd, &node.namespaces);
@@ -562,7 +563,7 @@ fn listen_to_metadata(node: &Node) {
     sindex::populate_all(&node.namespaces, &node.indexes);
 }
 
-/// Says what a namespace is made of.
+/// Logs the main properties of a namespace.
 fn announce_namespace(namespace: &Namespace) {
     let (config, storage) = (namespace.config(), &namespace.storage);
     cf::info!(

@@ -1,8 +1,9 @@
-//! A port beside that of clients, such as that for info requests in plain text: all of its connections on one thread.
+//! A port other than the client port, such as the one for info requests in plain text: one thread serves all its
+//! connections.
 //!
-//! There is a bounded number of connections. One that asks for nothing is closed after a while, and at once when all places
-//! are taken and another wants one: whoever connects and keeps silent shuts nobody out. When the process has no file
-//! descriptor left the listeners rest for a moment.
+//! The number of connections is bounded. A silent connection is closed after a while, and at once when all places are
+//! taken and another client connects: so silent clients lock nobody out. If the process has no file descriptor left,
+//! the listeners pause for a moment.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,58 +13,58 @@ use cf::sys::epoll::{Epoll, Events, Trigger};
 use cf::sys::eventfd::EventFd;
 
 const STOP_TOKEN: u64 = u64::MAX;
-/// Connections accepted before others are looked at.
+/// Connections accepted before other events are handled.
 const ACCEPTS_AT_ONCE: usize = 16;
-/// How long listeners rest when there is no file descriptor.
+/// How long listeners pause without a file descriptor.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
-/// How often connections are looked at that ask for nothing.
+/// How often silent connections are checked.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 
-/// What came of a connection's turn.
+/// Result of a connection's turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Turn {
-    /// It is done, or broken.
+    /// The connection is done or broken.
     Over,
-    /// It waits for its peer. Nothing was asked, and nothing taken.
+    /// It waits for its peer; in this turn it neither received a request nor sent anything.
     Waits,
-    /// It waits for its peer, after something was asked or taken.
+    /// It waits for its peer, after it received a request or sent something.
     Served,
-    /// It can go on, after others had their turn.
+    /// It can continue, after others had their turn.
     HasMore,
-    /// It goes on elsewhere: see [`Guests::leave`].
+    /// It continues elsewhere: see [`Guests::leave`].
     Leaves,
 }
 
-/// What is done with connections of a port.
+/// The handling of a port's connections.
 pub(crate) trait Guests {
     /// One connection.
     type Guest;
 
-    /// What is kept of a connection that came; its socket does not block. `None` if it is not wanted.
+    /// Makes the state of a new connection; its socket does not block. `None` refuses it.
     fn welcome(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<Self::Guest>;
 
     /// Its socket.
     fn stream(guest: &Self::Guest) -> &TcpStream;
 
-    /// Something came, or can be sent, or it has more to do. The turn is short.
+    /// Serves a connection that has received something, can send, or has more to do. The turn is short.
     fn serve(&mut self, guest: &mut Self::Guest) -> Turn;
 
-    /// Takes a connection that leaves. It has no place here any more.
+    /// Takes over a connection that leaves this port.
     fn leave(&mut self, _guest: Self::Guest) {}
 }
 
-/// Bounds of a port.
+/// Limits of a port.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Connections at a time.
+    /// Most connections at a time.
     pub(crate) connections: usize,
-    /// Longest time in which a connection neither asks for nor takes anything.
+    /// Longest time for which a connection may be silent.
     pub(crate) idle: Duration,
 }
 
 struct Slot<G> {
     guest: G,
-    /// When it was last served.
+    /// Time of its last service.
     served: Instant,
 }
 
@@ -121,11 +122,11 @@ struct Port<'p, G: Guests> {
     listeners: &'p [TcpListener],
     bounds: Bounds,
     epoll: &'p Epoll,
-    /// The token of a connection is its place here, behind those of the listeners.
+    /// Connections by slot; the token of a connection is its slot number plus the number of listeners.
     slots: Vec<Option<Slot<G::Guest>>>,
-    /// Places of connections that can go on.
+    /// Slots of connections that can continue.
     ready: Vec<usize>,
-    /// Since when the listeners rest.
+    /// Start of the listeners' pause.
     resting: Option<Instant>,
 }
 
@@ -157,7 +158,7 @@ impl<G: Guests> Port<'_, G> {
                     self.resting = Some(Instant::now());
                     return;
                 }
-                // The peer gave up before it was accepted.
+                // The peer gave up before the connection was accepted.
                 Err(_) => {}
             }
         }
@@ -179,7 +180,7 @@ impl<G: Guests> Port<'_, G> {
         self.slots[at] = Some(Slot { guest, served: Instant::now() });
     }
 
-    /// A place for one more connection, that of the one which was silent for longest if all are taken.
+    /// A slot for one more connection; if all are taken, that of the longest silent one.
     fn free_place(&mut self) -> Option<usize> {
         if let Some(free) = self.slots.iter().position(Option::is_none) {
             return Some(free);
@@ -231,7 +232,7 @@ impl<G: Guests> Port<'_, G> {
     }
 }
 
-/// Whether a connection could not be accepted as the process, or the system, has no descriptor or memory for it.
+/// Whether a connection could not be accepted because the process or the system has no descriptor or memory for it.
 pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }

@@ -1,8 +1,8 @@
 //! The ticker: every `ticker-interval` seconds it logs lines about the state of the server, in the form that people and
-//! tools know. It leaves out lines about what never happened.
+//! tools know. It omits lines about things that have never happened.
 //!
 //! # Threads
-//! One thread, which also measures the use of the processors for statistics, and judges the health of devices.
+//! One thread, which also measures processor usage for statistics, and runs the health check of devices.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
@@ -20,9 +20,9 @@ use crate::storage::DeviceStats;
 
 /// Period of the check whether a turn is due.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
-/// Between the lines about devices.
+/// Time between the lines about devices.
 const DEVICE_PERIOD: Duration = Duration::from_secs(20);
-/// What was sent to other nodes again, in the order of its line: questions for newer copies.
+/// Counters of resent messages to other nodes, in the order of their line: questions for newer copies.
 const QUESTIONS_RESENT: [NamespaceCounter; 10] = [
     NamespaceCounter::RetransmitAllReadDupRes,
     NamespaceCounter::RetransmitAllWriteDupRes,
@@ -35,7 +35,7 @@ const QUESTIONS_RESENT: [NamespaceCounter; 10] = [
     NamespaceCounter::RetransmitUdfSubDupRes,
     NamespaceCounter::RetransmitOpsSubDupRes,
 ];
-/// The same: replica writes.
+/// The same for replica writes.
 const REPLICA_WRITES_RESENT: [NamespaceCounter; 8] = [
     NamespaceCounter::RetransmitAllWriteReplWrite,
     NamespaceCounter::RetransmitAllDeleteReplWrite,
@@ -71,10 +71,10 @@ pub(crate) fn run(node: &Node, stopping: &AtomicBool) {
     }
 }
 
-/// The lines about files and devices, which tell how much was done since the last ones.
+/// State of the lines about files and devices, which show the changes since the last ones.
 struct DeviceLines {
     written: Instant,
-    /// By namespace and device, the figures at that time.
+    /// Figures at that time, by namespace and device.
     before: Vec<Vec<DeviceStats>>,
 }
 
@@ -168,7 +168,7 @@ fn write_latencies(node: &Node) {
     }
 }
 
-/// Benchmarks that are told behind `latency`.
+/// Benchmarks logged after `latency`.
 fn benchmarks_behind(latency: Latency) -> &'static [Benchmark] {
     match latency {
         Latency::Read => &[Benchmark::Read],
@@ -181,7 +181,7 @@ fn benchmarks_behind(latency: Latency) -> &'static [Benchmark] {
     }
 }
 
-/// Of what is measured on demand, it is told too that it never happened.
+/// Logs a benchmark. One that is measured on demand is logged even if nothing was counted.
 fn write_benchmark(namespace: &Namespace, benchmark: Benchmark, unit: &'static str) {
     if !benchmark.is_enabled(&namespace.config().params) {
         return;
@@ -232,7 +232,7 @@ fn write_server(node: &Node) {
 
 /// Connections, and requests that concern no namespace or several.
 fn write_server_work(node: &Node) {
-    // Closed before opened: a connection must not be counted as closed only.
+    // Closed connections are read before opened ones, so that none counts as closed only.
     let closed = node.metrics.get(ServerCounter::ClientConnectionsClosed);
     let opened = node.metrics.get(ServerCounter::ClientConnectionsOpened);
     cf::info!(
@@ -262,7 +262,7 @@ fn write_server_work(node: &Node) {
     }
 }
 
-/// The counters of one sort of queries: complete, failed, and aborted or too late.
+/// The counters of one kind of queries: complete, failed, and aborted or timed out.
 type QueryGroup = (&'static str, [NamespaceCounter; 3]);
 
 /// Queries by primary and by secondary index.
@@ -376,7 +376,7 @@ fn write_namespace(namespace: &Namespace) {
     }
 }
 
-/// How far migrations are, and how many of them are under way: to other nodes, to this one, signals.
+/// Logs the progress of migrations, and the number under way: to other nodes, to this one, signals.
 fn write_migrations(namespace: &Namespace) {
     let (name, figures, load) =
         (namespace.name(), namespace.partitions.figures(), *namespace.migration_load.lock());

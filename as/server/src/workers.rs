@@ -1,6 +1,6 @@
 //! Threads that take jobs from one queue. Their number follows the configuration while the server runs.
 //!
-//! A panic in a job is a bug of ours and costs that job: the thread goes on with a new body.
+//! A panic in a job is a bug of ours and loses only that job: the thread continues with a new body.
 //!
 //! # Locking
 //! `threads` is held while threads are started or told to end, never while they work.
@@ -15,18 +15,18 @@ use cf::threads::{self, Handle};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::Mutex;
 
-/// Most threads in the place of some that hang.
+/// Most substitutes for threads that hang.
 const SUBSTITUTES_MAX: usize = 64;
-/// How often a thread does what it has to do beside its jobs.
+/// How often a thread does its maintenance.
 const MAINTENANCE_PERIOD: Duration = Duration::from_secs(1);
 
-/// What one thread does.
+/// The work of one thread.
 pub(crate) trait Work<J>: Send {
     /// Does a job.
     fn run(&mut self, job: J);
 
-    /// Does what is to be done beside the jobs: called after each of them, and every second while there is anything. Returns
-    /// whether there still is.
+    /// Does maintenance: called after each job, and every second while there is some to do. Returns whether there is
+    /// more.
     fn maintain(&mut self) -> bool {
         false
     }
@@ -43,11 +43,11 @@ type NewBody<J> = Arc<dyn Fn() -> Option<Body<J>> + Send + Sync>;
 
 enum Message<J> {
     Job(J),
-    /// The thread that takes it is to end.
+    /// The thread that takes it ends.
     End,
 }
 
-/// What one thread works with.
+/// State of one thread.
 struct Worker<J> {
     name: &'static str,
     body: Body<J>,
@@ -57,8 +57,8 @@ struct Worker<J> {
 }
 
 impl<J> Worker<J> {
-    /// What the thread does from its start to its end, which has to wait while there is something to maintain, unless all
-    /// threads end: jobs that would come of it are not done any more.
+    /// The thread's loop. Before it ends it finishes its maintenance, unless all threads end: jobs that would result
+    /// are no longer done then.
     fn serve(mut self) {
         let mut must_maintain = false;
         loop {
@@ -89,7 +89,8 @@ impl<J> Worker<J> {
         }
     }
 
-    /// Replaces the body after a panic, which may have left the old one half-changed; `false` when it is too late.
+    /// Replaces the body after a panic, which may have left the old one inconsistent; `false` if all threads have
+    /// ended.
     #[cold]
     fn renew(&mut self) -> bool {
         cf::critical!(Service, "a job of the {} threads failed on an internal error", self.name);
@@ -105,37 +106,37 @@ impl<J> Worker<J> {
 
 /// Threads of one kind and their queue.
 pub(crate) struct Workers<J> {
-    /// What the names of the threads begin with.
+    /// Start of the threads' names.
     name: &'static str,
-    /// How much less weight the threads have than service threads, see [`threads::lower_own_priority`].
+    /// How much lower the threads' priority is than that of service threads, see [`threads::lower_own_priority`].
     niceness: i32,
     sender: Sender<Message<J>>,
     queue: Receiver<Message<J>>,
     threads: Mutex<Threads<J>>,
-    /// All threads are to end.
+    /// Whether all threads end.
     is_stopping: Arc<AtomicBool>,
 }
 
 struct Threads<J> {
     /// Makes the body of another thread; `None` before the start and after the end of all.
     new_body: Option<NewBody<J>>,
-    /// As many as are to be there, but for substitutes.
+    /// Number of threads that should exist, without substitutes.
     wanted: usize,
-    /// More of them, as some hang.
+    /// Further threads, as some hang.
     substitutes: usize,
-    /// Those that were not told to end.
+    /// Number of threads that were not told to end.
     count: usize,
     started: usize,
     handles: Vec<Handle>,
 }
 
 impl<J: Send + 'static> Workers<J> {
-    /// Without threads yet, but jobs may be submitted.
+    /// Without threads yet; jobs may already be submitted.
     pub(crate) fn new(name: &'static str) -> Self {
         Self::with_niceness(name, 0)
     }
 
-    /// As [`new`](Self::new), of threads that have less weight than others when processors are short.
+    /// As [`new`](Self::new), with threads of lower priority.
     pub(crate) fn with_niceness(name: &'static str, niceness: i32) -> Self {
         let (sender, queue) = unbounded();
         let threads =
@@ -143,7 +144,7 @@ impl<J: Send + 'static> Workers<J> {
         Workers { name, niceness, sender, queue, threads: Mutex::new(threads), is_stopping: Arc::default() }
     }
 
-    /// Has a thread do `job` when those submitted before are taken.
+    /// Queues `job` behind those submitted before.
     pub(crate) fn submit(&self, job: J) {
         self.send(Message::Job(job));
     }
@@ -153,8 +154,8 @@ impl<J: Send + 'static> Workers<J> {
         self.queue.len()
     }
 
-    /// Starts `count` threads. `new_body` makes the body of each, also of those that come later and of one that panicked;
-    /// `None` when it is too late.
+    /// Starts `count` threads. `new_body` makes the body of each, also of later ones and after a panic; `None` means
+    /// that it is too late.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -169,14 +170,14 @@ impl<J: Send + 'static> Workers<J> {
         self.adapt_count(&mut threads)
     }
 
-    /// Makes them `count`, as far as the system allows.
+    /// Changes the number of threads to `count`, as far as the system allows.
     pub(crate) fn resize(&self, count: usize) {
         let mut threads = self.threads.lock();
         threads.wanted = count;
         self.adapt_count_if_possible(&mut threads);
     }
 
-    /// Has others in the place of `hanging` threads, as long as these hang.
+    /// Starts substitutes for `hanging` threads, as long as these hang.
     pub(crate) fn substitute(&self, hanging: usize) {
         let mut threads = self.threads.lock();
         let substitutes = hanging.min(SUBSTITUTES_MAX);
@@ -236,7 +237,7 @@ impl<J: Send + 'static> Workers<J> {
             std::mem::take(&mut threads.handles)
         };
         for handle in handles {
-            // One that panicked has logged it.
+            // A thread that panicked has logged it.
             let _ = handle.join();
         }
     }
@@ -274,12 +275,12 @@ mod tests {
         assert_eq!(workers.threads.lock().count, 4);
         workers.stop();
         assert_eq!(done.load(Relaxed), 1 + 4 * 4950);
-        // None is started any more.
+        // No more threads are started.
         workers.resize(3);
         assert_eq!(workers.threads.lock().count, 0);
     }
 
-    /// Has always something to maintain.
+    /// Work that always has maintenance to do.
     struct Worried;
 
     impl Work<()> for Worried {

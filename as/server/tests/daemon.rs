@@ -1,7 +1,7 @@
 //! The life of the daemon's process, with a stand-in for the server.
 //!
-//! The test runs itself again as the daemon: with `ASD_TEST_SERVICE` set, `main` is that of `asd` with
-//! [`StandIn`] as its service. So it has no test harness, whose threads would take the signals.
+//! The test runs itself again as the daemon: with `ASD_TEST_SERVICE` set, `main` is that of `asd` with [`StandIn`] as
+//! its service. It has no test harness, because the harness's threads would take the signals.
 
 use std::fs;
 use std::io::Write;
@@ -15,7 +15,7 @@ use asd::daemon::{Run, run};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Says what the service of the child does: `good`, `slow-start`, `slow-stop` or `no-start`.
+/// The behaviour of the child's service: `good`, `slow-start`, `slow-stop` or `no-start`.
 const BEHAVIOUR: &str = "ASD_TEST_SERVICE";
 const TOO_LONG: Duration = Duration::from_secs(20);
 
@@ -156,7 +156,7 @@ fn send(child: &Child, signal: Signal) {
     kill(Pid::from_raw(pid), signal).expect("the child runs");
 }
 
-/// Exit code and what was said on standard output and standard error.
+/// Exit code, standard output and standard error.
 fn end_of(child: Child) -> (Option<i32>, String, String) {
     let output = child.wait_with_output().expect("the child can be waited for");
     let text = |bytes| String::from_utf8(bytes).expect("the daemon speaks UTF-8");
@@ -193,7 +193,7 @@ fn second_request_ends_at_once(folder: &Folder) {
     let start = Instant::now();
     send(&child, Signal::SIGINT);
     folder.wait_for("stand-in stops");
-    // The same request by way of another program; then one of somebody who has no more patience.
+    // The same request passed on by another program; then a second one from a person.
     send(&child, Signal::SIGTERM);
     folder.wait_for("SIGTERM received again, already shutting down");
     wait_until("the end that was asked for again", || {
@@ -229,7 +229,7 @@ fn goes_on_in_the_background(folder: &Folder) {
     folder.configure("");
     let child = folder.daemon("good", &[]);
     let first_pid = child.id();
-    // The pipes go with the parent: nothing of the daemon holds the terminal.
+    // The pipes are closed with the parent: the daemon does not hold the terminal.
     assert_eq!(end_of(child), (Some(0), String::new(), String::new()));
     folder.wait_for("stand-in runs");
     let pid = folder.pid();
@@ -247,7 +247,7 @@ fn pid_file_is_for_one(folder: &Folder) {
     folder.wait_for("stand-in runs");
     assert_eq!(end_of(folder.daemon("good", &["--foreground"])).0, Some(1));
     assert!(folder.log().contains("cannot hold the pidfile"), "{}", folder.log());
-    // Whoever runs us under --fgdaemon sees to that.
+    // With --fgdaemon the service manager knows the process id.
     let second = folder.daemon("good", &["--fgdaemon"]);
     folder.wait_for("is not written under --fgdaemon");
     wait_until("both", || folder.log().matches("stand-in runs").count() == 2);
