@@ -1,4 +1,4 @@
-//! Module `evict`: how far each namespace is evicted, the same on all nodes.
+//! Module `evict`: how far each namespace is evicted; the same on all nodes.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use super::merge::number;
 use super::{Module, Occasion, SetError, Smd, SmdItem};
 use crate::namespace::Namespace;
 
-/// Has all nodes evict the records of `namespace` that expire before `void_time`, or forget how far they evicted. A
-/// void-time before the one that they know changes nothing.
+/// Makes all nodes evict the records of `namespace` that expire before `void_time`, or forget how far they evicted. A
+/// void-time before the known one has no effect.
 ///
 /// # Errors
-/// When it cannot be made known.
+/// When the change cannot be made on all nodes.
 pub(crate) fn agree_eviction(smd: &Smd, namespace: &str, void_time: Option<u32>) -> Result<(), SetError> {
     match void_time {
         Some(void_time) => smd.set(Module::Evict, namespace, &void_time.to_string()),
@@ -18,8 +18,8 @@ pub(crate) fn agree_eviction(smd: &Smd, namespace: &str, void_time: Option<u32>)
     }
 }
 
-/// Has the supervisors of `namespaces` follow what is agreed from now on. What was agreed before the start was known when
-/// records were loaded.
+/// Makes the supervisors of `namespaces` follow further agreed evictions. Earlier ones were known when records were
+/// loaded.
 pub(crate) fn follow_eviction(smd: &Smd, namespaces: &Arc<[Arc<Namespace>]>) {
     let namespaces = Arc::clone(namespaces);
     smd.listen(Module::Evict, move |items: &[&SmdItem], occasion| {
@@ -34,7 +34,7 @@ pub(crate) fn follow_eviction(smd: &Smd, namespaces: &Arc<[Arc<Namespace>]>) {
     });
 }
 
-/// The void-time in an item.
+/// The void-time of an item's value.
 pub(super) fn void_time(value: &str) -> u32 {
     u32::try_from(number(value)).unwrap_or(u32::MAX)
 }

@@ -1,10 +1,10 @@
-//! Where the items of a module are kept: one file for each module, in the folder `smd` of the work directory.
+//! Files of the modules' items: one for each module, in the folder `smd` of the work directory.
 //!
-//! A file is never written over. The new one is written beside it as `<module>.smd.save` and brought to disk, then renamed,
-//! and then the folder is brought to disk. Whenever the process or the machine stops, a start finds the old file or the new
-//! one, whole. A file that cannot be read is kept as `<module>.smd.unreadable` and the module starts empty, as on the
-//! C server, which has it written over by the next set. With that of users and roles nothing starts: without its users a server
-//! would open to whoever knows the first password of the first administrator.
+//! A file is never overwritten. The new one is written as `<module>.smd.save` and synced, then renamed, and then the
+//! folder is synced. Whenever the process or the machine stops, a start finds the whole old file or the whole new one.
+//! A damaged file is kept as `<module>.smd.unreadable` and the module starts empty, as on the C server, which
+//! overwrites it at the next set. If the file of users and roles is damaged, the server does not start: without its
+//! users it would admit everyone who knows the first administrator's default password.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -17,21 +17,21 @@ use super::Module;
 /// Folder of the files in the work directory.
 const FOLDER_NAME: &str = "smd";
 
-/// What the files are kept in. Tests have one that fails.
+/// The storage of the files. Tests use one that fails.
 pub(super) trait Folder: Send + Sync {
-    /// The bytes of file `name`; none if there is no such file.
+    /// The bytes of file `name`; `None` if there is no such file.
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
-    /// Makes a file of `bytes` under `name`, in place of another, and brings it to disk.
+    /// Writes `bytes` to file `name`, replacing another one, and syncs it.
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
-    /// Gives file `from` the name `to`, in place of another. It is on disk after a [`sync`](Self::sync).
+    /// Renames file `from` to `to`, replacing another one. The new name is durable after a [`sync`](Self::sync).
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Brings the names of all files to disk.
+    /// Makes the names of all files durable.
     fn sync(&self) -> io::Result<()>;
-    /// What people call it.
+    /// Its path in messages.
     fn path(&self) -> String;
 }
 
-/// The folder in the work directory. It is made with the first file.
+/// The folder in the work directory. It is created with the first file.
 pub(super) struct DiskFolder(PathBuf);
 
 impl DiskFolder {
@@ -88,10 +88,10 @@ pub(super) fn read(folder: &dyn Folder, module: Module) -> io::Result<Option<Vec
     folder.read(&file_name(module))
 }
 
-/// What the file of `module` holds; nothing if there is none.
+/// Version and items in the file of `module`; empty if there is no file.
 ///
 /// # Errors
-/// When the file cannot be read. One that is damaged is renamed.
+/// When the file cannot be read. A damaged one is renamed.
 pub(super) fn load(folder: &dyn Folder, module: Module) -> io::Result<(SmdVersion, Vec<SmdItem>)> {
     let name = file_name(module);
     let Some(bytes) = folder.read(&name)? else {
@@ -121,10 +121,10 @@ pub(super) fn load(folder: &dyn Folder, module: Module) -> io::Result<(SmdVersio
     }
 }
 
-/// Puts a file with `items` in place of that of `module`. It is on disk when this returns.
+/// Replaces the file of `module` with one that holds `items`. It is durable when this returns.
 ///
 /// # Errors
-/// When it cannot be written. Then the old file or the new one is in place.
+/// When it cannot be written. Then either the old or the new file is in place.
 pub(super) fn save(
     folder: &dyn Folder,
     module: Module,
@@ -149,7 +149,7 @@ pub(crate) mod tests {
 
     type Files = BTreeMap<String, Vec<u8>>;
 
-    /// A folder on a disk that stops at a chosen step, with all that a crash may leave of it.
+    /// A folder on a disk that stops at a chosen step, with all states that a crash may leave.
     #[derive(Default)]
     pub(crate) struct CrashingFolder {
         pub(crate) disk: Mutex<Disk>,
@@ -157,17 +157,17 @@ pub(crate) mod tests {
 
     #[derive(Default)]
     pub(crate) struct Disk {
-        /// What the process sees.
+        /// The files that the process sees.
         live: Files,
-        /// What may be found after a crash.
+        /// The states that a start may find after a crash.
         after_crash: Vec<Files>,
         steps: usize,
-        /// The step that fails, and all behind it. Bytes of a file that it writes all the same.
+        /// The step that fails, like all later ones, and the bytes that it still writes to its file.
         pub(crate) stop_at: Option<(usize, usize)>,
     }
 
     impl Disk {
-        /// Whether this step is the last, which fails.
+        /// Counts a step; returns whether it fails.
         fn is_end(&mut self) -> bool {
             self.steps += 1;
             self.stop_at.is_some_and(|(step, _)| self.steps > step)
@@ -193,7 +193,7 @@ pub(crate) mod tests {
             let is_end = disk.is_end();
             let written = if is_end { &bytes[..torn] } else { bytes };
             disk.live.insert(name.to_owned(), written.to_vec());
-            // The name may be lost, or be there, until the folder is brought to disk.
+            // Until the folder is synced, a crash may lose the name or keep it.
             for files in std::mem::take(&mut disk.after_crash) {
                 let mut with = files.clone();
                 with.insert(name.to_owned(), written.to_vec());

@@ -1,28 +1,29 @@
-//! The rules of system metadata, without I/O, clock or lock: what a set makes of a module's items, and which item wins
-//! where those of several nodes meet.
+//! The rules of system metadata, without I/O, clock or lock: the effect of a set on a module's items, and which item
+//! wins when those of several nodes meet.
 //!
-//! A module's items are changed by one node of the cluster, the principal. It gives each change a [`SmdVersion`] and tells
-//! the others ([`Catalog::prepare_set`], [`Catalog::apply`]). When clusters meet, the principal merges the items of all
-//! ([`Catalog::merge`]) and the others take the result ([`Catalog::replace`]). A node alone is its own principal.
+//! One node of the cluster, the principal, changes a module's items. It gives each change a [`SmdVersion`] and sends it
+//! to the others ([`Catalog::prepare_set`], [`Catalog::apply`]). When clusters join, the principal merges all their
+//! items ([`Catalog::merge`]) and the others take the result ([`Catalog::replace`]). A single node is its own
+//! principal.
 //!
-//! Invariants: keys are unique; an item keeps its place for ever, also when it is deleted; the generation of an item only
-//! grows on one node.
+//! Invariants: keys are unique; an item keeps its position for ever, even after deletion; on one node an item's
+//! generation only grows.
 
 use std::collections::HashMap;
 
 use datamodel::smd::{SmdItem, SmdVersion};
 
-/// Which of two values of one key wins. Where one of them is a deletion the later one does.
+/// Which of two values of one key wins. If one of them is a deletion, the later one wins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ConflictRule {
-    /// The later one, by timestamp, then generation. Any set is taken.
+    /// The later one, by timestamp, then generation. Every set is accepted.
     Latest,
-    /// The larger number. A set of one that is not larger is ignored.
+    /// The larger number. A set to a number that is not larger is ignored.
     Largest,
 }
 
 impl ConflictRule {
-    /// Whether `new` takes the place of `old` where the items of two nodes meet.
+    /// Whether `new` replaces `old` when the items of two nodes meet.
     fn prefers(self, new: &SmdItem, old: &SmdItem) -> bool {
         match (self, &new.value, &old.value) {
             (ConflictRule::Largest, Some(new), Some(old)) => number(new) > number(old),
@@ -31,7 +32,7 @@ impl ConflictRule {
     }
 }
 
-/// The number that a value begins with, as C reads it; 0 without one.
+/// The leading number of a value, as C reads it; 0 without one.
 pub(super) fn number(value: &str) -> u64 {
     let digits = value.len() - value.trim_start_matches(|character: char| character.is_ascii_digit()).len();
     match &value[..digits] {
@@ -40,19 +41,19 @@ pub(super) fn number(value: &str) -> u64 {
     }
 }
 
-/// A change of one item, and the version of all items that it leads to.
+/// A change of one item, with the resulting version of the module.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Update {
     pub(crate) version: SmdVersion,
     pub(crate) item: SmdItem,
 }
 
-/// What [`Catalog::apply`] changed, to take it back.
+/// State that undoes an [`Catalog::apply`].
 #[derive(Debug)]
 pub(crate) struct Undo {
     version: SmdVersion,
     position: usize,
-    /// None: the item is new.
+    /// `None`: the item is new.
     before: Option<SmdItem>,
 }
 
@@ -67,7 +68,7 @@ pub(crate) struct Catalog {
 }
 
 impl Catalog {
-    /// A module's items as a file has them. Of several with one key the latest counts.
+    /// A module's items from a file. Of several with one key the latest wins.
     pub(crate) fn new(rule: ConflictRule, version: SmdVersion, items: Vec<SmdItem>) -> Self {
         let mut catalog = Catalog { rule, version, items: Vec::new(), positions: HashMap::new() };
         for item in items {
@@ -82,7 +83,7 @@ impl Catalog {
         self.version
     }
 
-    /// All items, deleted ones among them.
+    /// All items, deleted ones included.
     pub(crate) fn items(&self) -> &[SmdItem] {
         &self.items
     }
@@ -92,13 +93,13 @@ impl Catalog {
         self.items.iter().filter(|item| item.value.is_some())
     }
 
-    /// The item of `key`, which may be a deleted one.
+    /// The item of `key`, which may be deleted.
     pub(crate) fn get(&self, key: &str) -> Option<&SmdItem> {
         self.positions.get(key).map(|position| &self.items[*position])
     }
 
-    /// What the principal of cluster `cluster_key` makes of a set of `key` to `value`, or of its deletion without a value,
-    /// at `now` (milliseconds since 2010-01-01). None: nothing changes, which is a success too.
+    /// The update that the principal of cluster `cluster_key` makes for a set of `key` to `value`, or for its deletion
+    /// without a value, at `now` (milliseconds since 2010-01-01). `None`: nothing changes, which is a success too.
     pub(crate) fn prepare_set(
         &self,
         key: &str,
@@ -121,13 +122,13 @@ impl Catalog {
             key: key.to_owned(),
             value: value.map(str::to_owned),
             generation: present.map_or(1, |present| present.generation.wrapping_add(1)),
-            // A clock that was set back does not make a later change look like an earlier one.
+            // If the clock was set back, a later change must not look earlier.
             timestamp: present.map_or(now, |present| now.max(present.timestamp)),
         };
         Some(Update { version: SmdVersion { cluster_key, tid: self.version.tid + 1 }, item })
     }
 
-    /// Makes a change that this node's principal decided on. Gives what takes it back, none if it was made already.
+    /// Applies a change that the principal decided on. Returns what undoes it; `None` if it was applied already.
     pub(crate) fn apply(&mut self, update: Update) -> Option<Undo> {
         let Update { version, item } = update;
         let before_version = std::mem::replace(&mut self.version, version);
@@ -140,7 +141,7 @@ impl Catalog {
         Some(Undo { version: before_version, position, before })
     }
 
-    /// Takes back the last change.
+    /// Undoes the last change.
     pub(crate) fn undo(&mut self, undo: Undo) {
         self.version = undo.version;
         match undo.before {
@@ -154,8 +155,8 @@ impl Catalog {
         }
     }
 
-    /// Adds an item that there is until something is known of it: it counts as older than any other, and makes no history.
-    /// Gives whether it was added.
+    /// Adds an item that is valid until another value of it is known: it counts as older than any other, and makes no
+    /// history. Returns whether it was added.
     pub(crate) fn add_default(&mut self, key: &str, value: &str) -> bool {
         let is_new = self.get(key).is_none();
         if is_new {
@@ -165,7 +166,7 @@ impl Catalog {
         is_new
     }
 
-    /// Takes an item back that was [added](Self::add_default) last.
+    /// Removes the item that was [added](Self::add_default) last.
     pub(crate) fn remove_default(&mut self, key: &str) {
         if self.items.last().is_some_and(|item| item.key == key) {
             self.items.pop();
@@ -173,8 +174,8 @@ impl Catalog {
         }
     }
 
-    /// Merges in the items of the other nodes of the cluster that just formed: what the principal does when their versions
-    /// are not of one history. Gives the items that changed here.
+    /// Merges the items of the other nodes of a newly formed cluster: the principal calls this if their versions are
+    /// not of one history. Returns the items that changed here.
     pub(crate) fn merge(&mut self, others: Vec<Vec<SmdItem>>, cluster_key: u64) -> Vec<SmdItem> {
         let mut changed: Vec<String> = Vec::new();
         for item in others.into_iter().flatten() {
@@ -190,8 +191,8 @@ impl Catalog {
         changed.iter().filter_map(|key| self.get(key).cloned()).collect()
     }
 
-    /// Takes over all items of the principal. Gives those that have another value here, or none; what is not among them any
-    /// more is as deleted.
+    /// Replaces all items with those of the principal. Returns those with another or no value here before; missing ones
+    /// are deleted.
     pub(crate) fn replace(&mut self, version: SmdVersion, items: Vec<SmdItem>) -> Vec<SmdItem> {
         let next = Catalog::new(self.rule, version, items);
         let value = |catalog: &Catalog, key: &str| catalog.get(key).and_then(|item| item.value.clone());
@@ -203,7 +204,7 @@ impl Catalog {
         news
     }
 
-    /// Puts `item` in its place. Gives the place and the item that was there.
+    /// Puts `item` in its position. Returns the position and the previous item.
     fn put(&mut self, item: SmdItem) -> (usize, Option<SmdItem>) {
         match self.positions.get(&item.key) {
             Some(position) => (*position, Some(std::mem::replace(&mut self.items[*position], item))),
@@ -357,8 +358,8 @@ mod tests {
     }
 
     proptest! {
-        /// All nodes of a new cluster come to the same values, whoever is its principal, unless the rule cannot tell
-        /// two items apart.
+        /// All nodes of a new cluster get the same values, whoever is its principal, unless the rule cannot order two
+        /// items.
         #[test]
         fn the_outcome_of_a_merge_does_not_depend_on_the_principal(
             first in any_items(),

@@ -11,25 +11,26 @@
 //! node.smd.listen(Module::Udf, move |items: &[&SmdItem], occasion| { … });
 //! ```
 //!
-//! [`Smd::listen`] gives the listener the items that there are, before it returns ([`Occasion::Start`], deleted items left
-//! out); then each change, after it is on disk and before the set returns ([`Occasion::Change`]; a deleted item has no
-//! value). `server.rs` has all listeners registered before clients are served. What must be known earlier, while records
-//! are loaded, is read with [`Smd::live_items`].
+//! [`Smd::listen`] passes the present items to the listener before it returns ([`Occasion::Start`], without deleted
+//! items); then each change, after it is on disk and before the set returns ([`Occasion::Change`]; a deleted item has
+//! no value). `server.rs` registers all listeners before clients are served. Code that needs items earlier, while
+//! records are loaded, reads them with [`Smd::live_items`].
 //!
-//! A set to the present value, and the second deletion of a key, succeed without a change: the listener is not told.
+//! A set to the present value, and the second deletion of a key, succeed without a change: listeners are not called.
 //! Items keep the order in which their keys were first set.
 //!
 //! # Files
-//! `file.rs`: one for each module in the C server's format, replaced whole. Without a work directory nothing is kept.
+//! `file.rs`: one file for each module in the C server's format, replaced as a whole. Without a work directory nothing
+//! is stored.
 //!
 //! # Cluster
-//! `merge.rs` holds the rules of change and merge, pure. A node alone is the principal of all modules. In a cluster with others
-//! a change goes to the principal and from there to all nodes ([`Smd::propagate_by`], `fabric/metadata.rs`).
+//! `merge.rs` holds the rules of change and merge, pure. A single node is the principal of all modules. In a larger
+//! cluster a change goes to the principal and from there to all nodes ([`Smd::propagate_by`], `fabric/metadata.rs`).
 //!
 //! # Locks
-//! Each module has a lock, held while a change is made, written and told. So listeners see changes one after the other and
-//! in order; they may take any lock but not set an item of their own module. A set waits for the disk: it is not for
-//! service threads.
+//! Each module has a lock, held while a change is made, written and passed to listeners. So listeners see changes one
+//! after the other and in order; they may take any lock but must not set an item of their own module. A set waits for
+//! the disk, so service threads must not call it.
 
 mod eviction;
 mod file;
@@ -57,19 +58,19 @@ pub(crate) enum Module {
     Security,
     /// Definition (`namespace|set|bin|type|key type`) → name of the index.
     Sindex,
-    /// `namespace` or `namespace|set` → last-update-time below which records are gone.
+    /// `namespace` or `namespace|set` → last-update-time below which records are truncated.
     Truncate,
     /// File name → JSON with its content.
     Udf,
     Xdr,
 }
 
-/// What is known of a module.
+/// One row of the table of modules.
 struct ModuleRow {
     module: Module,
     name: &'static str,
     rule: ConflictRule,
-    /// Something of this server keeps items in it. Others are known by name alone.
+    /// Whether this server keeps items in it. For other modules only the name is known.
     is_used: bool,
 }
 
@@ -92,12 +93,12 @@ impl Module {
         &MODULES[self as usize]
     }
 
-    /// Its name, which is that of its file.
+    /// Its name, also used for its file.
     pub(crate) fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// Whether something of this server keeps items in it.
+    /// Whether this server keeps items in it.
     pub(crate) fn is_used(self) -> bool {
         self.row().is_used
     }

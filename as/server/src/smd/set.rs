@@ -1,4 +1,4 @@
-//! The items of all modules on this node: setting them, and telling those who listen.
+//! The items of all modules on this node: setting them, and notifying listeners.
 
 use std::io;
 use std::path::Path;
@@ -12,18 +12,18 @@ use super::file::{self, DiskFolder, Folder};
 use super::merge::{Catalog, Update};
 use super::{MODULES, Module};
 
-/// Why a listener is told of items.
+/// Why a listener is called.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Occasion {
-    /// It has just begun to listen; these are the items that there are.
+    /// It has just begun to listen; these are the present items.
     Start,
-    /// They have just changed.
+    /// The items have just changed.
     Change,
 }
 
 /// A part of the server that acts on the items of a module.
 pub(crate) trait Listener: Send + Sync {
-    /// Takes notice of `items`. One without a value is deleted. Sets no item of its module.
+    /// Acts on `items`; one without a value is deleted. It must not set an item of its module.
     fn accept(&self, items: &[&SmdItem], occasion: Occasion);
 }
 
@@ -33,24 +33,24 @@ impl<F: Fn(&[&SmdItem], Occasion) + Send + Sync> Listener for F {
     }
 }
 
-/// Why an item is not set. Nothing has changed then.
+/// Why an item is not set. Nothing has changed then, except as `Timeout` says.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SetError {
-    /// C knows no such text, and would refuse the whole file.
+    /// C cannot represent such text, and would refuse the whole file.
     #[error("a zero byte cannot be stored")]
     ZeroByte,
     #[error("cannot be stored: {0}")]
     Storage(#[from] io::Error),
-    /// Not all nodes have it, though some may.
+    /// Not all nodes have the change; some may.
     #[error("timeout")]
     Timeout,
 }
 
-/// Brings a change to all nodes of the cluster: module, key, and the value unless the key is to go. It returns when all have
-/// it.
+/// Makes a change on all nodes of the cluster: module, key, and the value, or `None` to delete the key. Returns when
+/// all nodes have it.
 pub(crate) type Propagate = Box<dyn Fn(Module, &str, Option<&str>) -> Result<(), SetError> + Send + Sync>;
 
-/// A module's items and who listens to them.
+/// A module's items and its listeners.
 struct ModuleState {
     catalog: Catalog,
     listeners: Vec<Box<dyn Listener>>,
@@ -58,12 +58,12 @@ struct ModuleState {
 
 /// All modules. See [`super`] for how to use it.
 pub(crate) struct Smd {
-    /// None: nothing is kept.
+    /// `None`: nothing is stored.
     folder: Option<Box<dyn Folder>>,
     cluster_key: u64,
     /// In the order of [`MODULES`].
     modules: Vec<Mutex<ModuleState>>,
-    /// Set on a node that is in a cluster with others.
+    /// Set when the node joins other nodes.
     propagate: OnceLock<Propagate>,
 }
 
@@ -79,10 +79,10 @@ impl Smd {
         file::read(&DiskFolder::new(work_directory), module).is_ok_and(|bytes| bytes.is_some())
     }
 
-    /// Looks whether the files in `work_directory` could be read, without changing any.
+    /// Checks that the files in `work_directory` can be read, without changing any.
     ///
     /// # Errors
-    /// When one is there and cannot be.
+    /// When a file exists and cannot be read.
     pub(crate) fn check(work_directory: &Path) -> io::Result<()> {
         let folder = DiskFolder::new(work_directory);
         let modules = MODULES.iter().map(|row| row.module).filter(|module| module.is_used());
@@ -92,10 +92,11 @@ impl Smd {
         Ok(())
     }
 
-    /// The items that the files in `work_directory` hold; without one nothing is kept. Changes count under `cluster_key`.
+    /// Opens the items in the files of `work_directory`; without one nothing is stored. Changes get versions of
+    /// `cluster_key`.
     ///
     /// # Errors
-    /// When a file is there and cannot be read.
+    /// When a file exists and cannot be read.
     pub(crate) fn open(work_directory: Option<&Path>, cluster_key: u64) -> io::Result<Self> {
         let folder = work_directory.map(|path| Box::new(DiskFolder::new(path)) as Box<dyn Folder>);
         Smd::open_in(folder, cluster_key)
@@ -127,7 +128,8 @@ impl Smd {
         &self.modules[module as usize]
     }
 
-    /// Sets `key` to `value` in the whole cluster, and waits until that is durable and this node's listeners have seen it.
+    /// Sets `key` to `value` in the whole cluster, and waits until the change is durable and this node's listeners have
+    /// seen it.
     ///
     /// # Errors
     /// When the change cannot be made; then nothing has changed.
@@ -135,7 +137,7 @@ impl Smd {
         self.change(module, key, Some(value))
     }
 
-    /// As [`set`](Self::set), removes `key`.
+    /// As [`set`](Self::set), but deletes `key`.
     ///
     /// # Errors
     /// When the change cannot be made; then nothing has changed.
@@ -171,10 +173,10 @@ impl Smd {
         Ok(())
     }
 
-    /// Adds an item that counts until something is known of it, as by other nodes.
+    /// Adds an item that is valid until another value is known, for instance from other nodes.
     ///
     /// # Errors
-    /// When it cannot be stored; then nothing has changed.
+    /// When it cannot be stored; nothing has changed then.
     pub(crate) fn add_default(&self, module: Module, key: &str, value: &str) -> Result<(), SetError> {
         let mut state = self.state(module).lock();
         if !state.catalog.add_default(key, value) {
@@ -198,7 +200,7 @@ impl Smd {
         }
     }
 
-    /// Tells `listener` the items of `module` that there are, and each change from now on.
+    /// Passes the present items of `module` to `listener`, and each change from now on.
     pub(crate) fn listen(&self, module: Module, listener: impl Listener + 'static) {
         let mut state = self.state(module).lock();
         let items: Vec<&SmdItem> = state.catalog.live_items().collect();
@@ -211,18 +213,18 @@ impl Smd {
         self.state(module).lock().catalog.live_items().cloned().collect()
     }
 
-    /// Has all changes be made by `propagate` from now on, which is for all nodes.
+    /// Makes `propagate` carry out all further changes, on all nodes.
     pub(crate) fn propagate_by(&self, propagate: Propagate) {
-        // A node joins others once.
+        // A node joins others once, so the cell is empty.
         let _ = self.propagate.set(propagate);
     }
 
-    /// All items of `module`, deleted ones among them.
+    /// All items of `module`, deleted ones included.
     pub(crate) fn all_items(&self, module: Module) -> Vec<SmdItem> {
         self.state(module).lock().catalog.items().to_vec()
     }
 
-    /// As the principal, makes a change that leads to `version`. Gives the item, none if nothing changes.
+    /// As the principal, makes a change that leads to `version`. Returns the item; `None` if nothing changes.
     pub(crate) fn change_as_principal(
         &self,
         module: Module,
@@ -238,21 +240,21 @@ impl Smd {
         Some(item)
     }
 
-    /// Takes a change over that the principal has made.
+    /// Applies a change that the principal has made.
     pub(crate) fn take_change(&self, module: Module, item: SmdItem, version: SmdVersion) {
         let mut state = self.state(module).lock();
         state.catalog.apply(Update { version, item: item.clone() });
         self.keep_and_tell(module, &state, &[&item]);
     }
 
-    /// Takes all items of the principal over.
+    /// Replaces all items with those of the principal.
     pub(crate) fn take_all(&self, module: Module, items: Vec<SmdItem>, version: SmdVersion) {
         let mut state = self.state(module).lock();
         let news = state.catalog.replace(version, items);
         self.keep_and_tell(module, &state, &news.iter().collect::<Vec<_>>());
     }
 
-    /// As the principal, merges the items of other nodes in. Gives all items.
+    /// As the principal, merges in the items of other nodes. Returns all items.
     pub(crate) fn merge_in(&self, module: Module, others: Vec<SmdItem>, version: SmdVersion) -> Vec<SmdItem> {
         let mut state = self.state(module).lock();
         let news = state.catalog.merge(vec![others], version.cluster_key);
@@ -260,8 +262,8 @@ impl Smd {
         state.catalog.items().to_vec()
     }
 
-    /// Stores the items that all nodes have agreed on. If that fails they count all the same: other nodes have them, and the
-    /// next change is stored with them.
+    /// Stores items that all nodes have agreed on. If that fails they are valid anyway: other nodes have them, and the
+    /// next change stores them too.
     fn keep_and_tell(&self, module: Module, state: &ModuleState, news: &[&SmdItem]) {
         if let Err(error) = self.save(module, &state.catalog) {
             cf::warning!(Smd, "cannot store metadata of module {}: {error}", module.name());
@@ -271,7 +273,7 @@ impl Smd {
         }
     }
 
-    /// Version of a module's items, and their number with deleted ones.
+    /// Version of a module's items, and their number including deleted ones.
     pub(crate) fn version(&self, module: Module) -> (SmdVersion, usize) {
         let state = self.state(module).lock();
         (state.catalog.version(), state.catalog.items().len())

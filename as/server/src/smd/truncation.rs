@@ -1,5 +1,5 @@
-//! Module `truncate`: before which last-update-time the records of sets and namespaces are gone, the same on all nodes. Keys
-//! are `namespace` or `namespace|set`, values milliseconds since 2010-01-01.
+//! Module `truncate`: the last-update-times before which records of sets and namespaces are truncated; the same on all
+//! nodes. Keys are `namespace` or `namespace|set`, values milliseconds since 2010-01-01.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use crate::namespace::{Namespace, RemovalThresholds};
 /// Between namespace and set in a key.
 const DELIMITER: char = '|';
 
-/// Has all nodes take the records of `namespace`, or of its set `set_name`, for gone that were last updated before
-/// `last_update_time`, or forget about it. A threshold before the one that they know changes nothing.
+/// Makes all nodes truncate the records of `namespace`, or of its set `set_name`, that were last updated before
+/// `last_update_time`, or, without that time, forget the threshold. A threshold before the known one has no effect.
 ///
 /// # Errors
-/// When it cannot be made known.
+/// When the change cannot be made on all nodes.
 pub(crate) fn agree_truncation(
     smd: &Smd,
     namespace: &str,
@@ -40,7 +40,7 @@ fn parts(key: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Has `namespaces` follow what is agreed from now on. What was agreed before the start was known when records were loaded.
+/// Makes `namespaces` follow further agreed truncations. Earlier ones were known when records were loaded.
 pub(crate) fn follow_truncation(smd: &Smd, namespaces: &Arc<[Arc<Namespace>]>) {
     let namespaces = Arc::clone(namespaces);
     smd.listen(Module::Truncate, move |items: &[&SmdItem], occasion| {
@@ -60,7 +60,7 @@ pub(crate) fn follow_truncation(smd: &Smd, namespaces: &Arc<[Arc<Namespace>]>) {
     });
 }
 
-/// What is agreed of the records of `namespace` that count no more.
+/// The agreed thresholds of `namespace`.
 pub(crate) fn removal_thresholds(smd: &Smd, namespace: &str) -> RemovalThresholds {
     let mut thresholds = RemovalThresholds::default();
     for SmdItem { key, value, .. } in smd.live_items(Module::Truncate) {
