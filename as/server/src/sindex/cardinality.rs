@@ -1,4 +1,4 @@
-//! Estimates of how many different keys an index has, and of how many records: a HyperLogLog of either.
+//! Estimates of the numbers of different keys and of records in an index: one HyperLogLog for each.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -20,7 +20,7 @@ impl CardinalitySketch {
         *register = (*register).max((hash << REGISTER_BITS | 1).leading_zeros() as u8 + 1);
     }
 
-    /// About how many different hashes were added.
+    /// Estimated number of different hashes added.
     fn estimate(&self) -> f64 {
         let count = REGISTER_COUNT as f64;
         let empty = self.0.iter().filter(|register| **register == 0).count();
@@ -30,7 +30,7 @@ impl CardinalitySketch {
     }
 }
 
-/// Notes how many entries `index` has for a key and for a record.
+/// Notes the average number of entries of `index` per key and per record.
 pub(super) fn estimate(index: &SecondaryIndex) {
     let (mut keys, mut records) = (CardinalitySketch::new(), CardinalitySketch::new());
     index.for_each_hash(|key, record| {

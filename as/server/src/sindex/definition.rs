@@ -1,4 +1,4 @@
-//! What a secondary index is for, and how system metadata names it.
+//! The definition of a secondary index, and its form in system metadata.
 //!
 //! ```text
 //! key    namespace|set|bin|type|key type                     set: empty for all of the namespace
@@ -16,24 +16,24 @@ use datamodel::sindex::{ContextError, IndexType, IndexedValue, KeyType, check_co
 /// Bound of the length of a context in base64.
 pub(crate) const CONTEXT_TEXT_SIZE: usize = 2048;
 
-/// Why a text is no context of an index.
+/// Why a text is no valid context of an index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ContextTextError {
     Base64,
     Context(ContextError),
 }
 
-/// The context that a text is in base64.
+/// Decodes a context from base64 text.
 ///
 /// # Errors
-/// What is wrong.
+/// Why the text is not valid.
 pub(crate) fn context_of_text(text: &str) -> Result<Box<[u8]>, ContextTextError> {
     let bytes = STANDARD.decode(text).map_err(|_| ContextTextError::Base64)?;
     check_context(&bytes).map_err(ContextTextError::Context)?;
     Ok(bytes.into())
 }
 
-/// What an index is for.
+/// The values that an index covers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Definition {
     pub(crate) namespace: String,
@@ -54,7 +54,7 @@ impl Definition {
         format!("{}|{}|{bin}{context}|{index_type}|{key_type}", self.namespace, self.set)
     }
 
-    /// The definition that a key of system metadata stands for, or what is wrong with it.
+    /// Parses a key of system metadata, or returns what is wrong with it.
     pub(crate) fn from_smd_key(key: &str) -> Result<Self, &'static str> {
         let parts: Vec<&str> = key.split('|').collect();
         let (namespace, set, bin, context_text, index_type, key_type) = match parts[..] {
@@ -100,7 +100,7 @@ fn is_letter(text: &str, letter: char) -> bool {
     text.chars().eq([letter])
 }
 
-/// Whether there are indexes of these types: GeoJSON is no key of a map.
+/// Whether indexes of these types are possible: GeoJSON cannot be a key of a map.
 pub(crate) fn can_be(index_type: IndexType, key_type: KeyType) -> bool {
     index_type != IndexType::MapKeys || key_type != KeyType::Geo2DSphere
 }

@@ -1,10 +1,10 @@
 //! One secondary index: its trees, one for each partition, its state and figures.
 //!
-//! What entries have to do with the locks of records is said in `index/entry_tree.rs`.
+//! `index/entry_tree.rs` explains how entries depend on the locks of records.
 //!
 //! # Locking
-//! Each tree has a lock, taken inside the lock of a sprig or alone, one at a time. A tree is closed when the index is dropped:
-//! it is empty from then on, before commits cease to tell the index of changes.
+//! Each tree has a lock, taken under the lock of a sprig or alone, one at a time. A tree is closed when the index is
+//! dropped: it is empty from then on, before commits stop updating the index.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
@@ -23,7 +23,7 @@ use crate::namespace::Namespace;
 struct PartitionTree {
     /// `None`: closed.
     entries: RwLock<Option<EntryTree<Key, ElementHandle>>>,
-    /// How often entries went. Changed under the lock of `entries`.
+    /// Counts removals of entries. Changed under the lock of `entries`.
     removals: AtomicU64,
 }
 
@@ -33,31 +33,31 @@ impl PartitionTree {
     }
 }
 
-/// How the keys of a record change.
+/// The change of a record's keys.
 #[derive(Default)]
 pub(super) struct KeyChange {
     pub(super) removed: Keys,
     pub(super) added: Keys,
-    /// All that the record has then.
+    /// All keys of the record after the change.
     pub(super) all: Keys,
 }
 
 pub(crate) struct SecondaryIndex {
     pub(crate) definition: Definition,
-    /// The set that it is for; [`SetId::NONE`] = the whole namespace.
+    /// The set that it covers; [`SetId::NONE`] = the whole namespace.
     pub(crate) set_id: SetId,
     name: Mutex<Arc<str>>,
     trees: Box<[PartitionTree]>,
     entries: AtomicU64,
     used_bytes: AtomicU64,
-    /// All records that were there before it are in it.
+    /// Whether it contains all records that existed before it.
     is_readable: AtomicBool,
     is_dropped: AtomicBool,
     pub(crate) load_pct: AtomicU32,
     pub(crate) load_time_ms: AtomicU64,
     pub(crate) entries_per_bval: AtomicU64,
     pub(crate) entries_per_rec: AtomicU64,
-    /// Entries of damaged records that were swept out.
+    /// Number of entries of damaged records that were swept.
     pub(crate) gc_cleaned: AtomicU64,
 }
 
@@ -88,7 +88,7 @@ impl SecondaryIndex {
         *self.name.lock() = name.into();
     }
 
-    /// Whether records of `set_id` belong into it.
+    /// Whether it covers records of `set_id`.
     #[inline]
     pub(crate) fn is_for(&self, set_id: SetId) -> bool {
         self.set_id == SetId::NONE || self.set_id == set_id
@@ -121,8 +121,9 @@ impl SecondaryIndex {
         &self.trees[PartitionId::of(digest).index()]
     }
 
-    /// Changes the keys of the record of `digest` at `handle`. The caller holds its sprig's lock exclusively. If a key was not
-    /// there that the record had, all that are there are removed, whatever they are, and those are added that it has.
+    /// Changes the keys of the record of `digest` at `handle`. The caller holds its sprig's lock exclusively. If the
+    /// entry of a removed key is missing, all entries of the record are removed and those of its present keys are
+    /// added.
     pub(super) fn change(
         &self,
         namespace: &Namespace,
@@ -166,14 +167,14 @@ impl SecondaryIndex {
         self.count(namespace, entries, memory);
     }
 
-    /// The handles of the entries of `partition`, each with what is kept of the digest of its record.
+    /// The handles of the entries of `partition`, each with the kept bits of its record's digest.
     pub(super) fn handles(&self, partition: PartitionId) -> Vec<(ElementHandle, Stub)> {
         let tree = self.trees[partition.index()].entries.read();
         tree.as_ref().map_or_else(Vec::new, |tree| tree.handles().collect())
     }
 
-    /// Removes the entries of `partition` with these handles for which `is_stale` says that no record stands behind them, as
-    /// nothing can be added meanwhile. Returns how many there were.
+    /// Removes the entries of `partition` for which `is_stale` returns true; it is called while nothing can be added.
+    /// Returns the number of removed entries.
     pub(super) fn remove_stale(
         &self,
         namespace: &Namespace,
@@ -189,7 +190,7 @@ impl SecondaryIndex {
         count as u64
     }
 
-    /// Removes all entries of a record, whatever its keys were. The caller holds its sprig's lock exclusively.
+    /// Removes all entries of a record, whatever its keys. The caller holds its sprig's lock exclusively.
     pub(super) fn remove_all_of(&self, namespace: &Namespace, handle: ElementHandle, digest: &Digest) {
         let partition = self.tree_of(digest);
         let mut tree = partition.entries.write();
@@ -199,7 +200,7 @@ impl SecondaryIndex {
         self.count(namespace, -(count as i64), grown);
     }
 
-    /// Notes that there are so many entries and bytes more. The caller holds the lock of the tree.
+    /// Adds to the numbers of entries and bytes. The caller holds the lock of the tree.
     fn count(&self, namespace: &Namespace, entries: i64, memory: isize) {
         // Wrapping: the differences may be negative.
         let memory = (memory as i64).cast_unsigned();
@@ -210,18 +211,17 @@ impl SecondaryIndex {
         }
     }
 
-    /// How often entries of `partition` went so far. If that is what it was before entries were collected, then the record of
-    /// each of them still has its key, as seen under the lock of the record's sprig, whatever the clocks of those who change
-    /// records say.
+    /// Number of removals of entries from `partition` so far. If it is unchanged since before entries were collected,
+    /// each collected record still has its key, as seen under its sprig's lock, whatever its last-update-time.
     #[inline]
     pub(crate) fn removals(&self, partition: PartitionId) -> u64 {
-        // The locks of the tree and of the sprig order it: who collects an entry has read this before it goes, and who locks
-        // its record when it has gone finds the count changed.
+        // The locks of tree and sprig order this load: a collector has read the count before the entry is removed, and
+        // a thread that locks the record after the removal finds the count changed.
         self.trees[partition.index()].removals.load(Relaxed)
     }
 
-    /// Adds the entries of `partition` in `ranges`, at most `max` of them, to `out`, range by range in order. A range begins at
-    /// its start and has all to its highest key. All are as they are at one moment. Returns whether there may be more.
+    /// Adds the entries of `partition` in `ranges`, at most `max` of them, to `out`, range by range in order. A range
+    /// goes from its start to its highest key. All entries are of one moment. Returns whether there may be more.
     pub(crate) fn collect(
         &self,
         namespace: &Namespace,
@@ -236,7 +236,7 @@ impl SecondaryIndex {
         let (begin, end) = (out.len(), out.len() + max);
         let has_more =
             ranges.into_iter().any(|(start, high)| tree.collect(start, high, end - out.len(), &records, out));
-        // Behind an entry that should have gone may be a record of another partition, see `sweep.rs`.
+        // A stale entry may lead to a record of another partition, see `sweep.rs`.
         let is_here = |found: &IndexEntry<Key>| PartitionId::of(&found.digest) == partition;
         if !out[begin..].iter().all(is_here) {
             out.retain(is_here);
@@ -244,7 +244,7 @@ impl SecondaryIndex {
         has_more
     }
 
-    /// Takes all entries away for good.
+    /// Removes all entries for good.
     pub(super) fn close(&self, namespace: &Namespace) {
         self.is_dropped.store(true, Release);
         for tree in &self.trees {
@@ -255,8 +255,8 @@ impl SecondaryIndex {
         }
     }
 
-    /// Calls `visit` with a hash of the key and one of the record of each entry, partition by partition; each partition's
-    /// under the lock of its tree, shared.
+    /// Calls `visit` with a hash of the key and one of the record of each entry, partition by partition, each under the
+    /// lock of its tree, shared.
     pub(super) fn for_each_hash(&self, mut visit: impl FnMut(u64, u64)) {
         for tree in &self.trees {
             if let Some(tree) = &*tree.entries.read() {

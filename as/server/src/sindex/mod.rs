@@ -9,8 +9,8 @@
 //! cardinality  estimates of different keys and records
 //! sweep        what damaged records have left behind
 //! ```
-//! An index is exact: its entries are those of the records that are there, whatever happens to these. It is in memory alone;
-//! a start fills all of them anew before clients are served.
+//! An index is exact: its entries always match the existing records. It is only in memory; a start fills all indexes
+//! again before clients are served.
 
 mod cardinality;
 mod definition;

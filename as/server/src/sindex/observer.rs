@@ -1,17 +1,17 @@
-//! Keeping indexes up to date: what a commit changes in a record, changes its entries.
+//! Keeps indexes up to date: a commit that changes a record changes its entries.
 //!
-//! A record with many keys takes long, which draws on the budget of the transaction: what is too much for a service thread is
-//! done again by a thread of the pool.
+//! A record with many keys takes long, which draws on the budget of the transaction: if that is too much for a service
+//! thread, a thread of the pool repeats the transaction.
 //!
-//! Before the commit the keys of the old and of the new record are computed, while the old one can still be read; by a thread
-//! of a pool before it takes the record's lock. A record that has no entries, as its element says, is not read. After the
-//! commit entries are removed and added, under the record's sprig lock: so at any moment at which that lock is free, the
-//! entries of an index are exactly those of the records that were there or changed since the index was made.
+//! The keys of the old and of the new record are computed before the commit, while the old one can still be read; a
+//! thread of a pool does that before it takes the record's lock. A record whose element says that it has no entries is
+//! not read. Entries are removed and added after the commit, under the record's sprig lock: so whenever that lock is
+//! free, the entries of an index match exactly the records that existed or changed since the index was made.
 //!
 //! # Damage
-//! Bytes of a record that rotted on a device no longer say what entries it has. Where a record cannot be read, or an entry is
-//! not there that it should have, all its entries are looked for and removed when it changes or goes. What even so stays is
-//! found by `sweep.rs`.
+//! A record whose bytes rotted on a device no longer shows which entries it has. If a record cannot be read, or lacks
+//! an entry that it should have, all its entries are searched and removed when it changes or is removed. `sweep.rs`
+//! finds entries that remain even so.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -29,7 +29,7 @@ use crate::index::{ElementHandle, RecordMeta, SetId};
 use crate::namespace::{AfterCommit, Change, CommitObserver, Namespace, Observed, Preparation, Transition};
 use crate::storage::ReadBuffer;
 
-/// Steps that an entry takes which is added or removed.
+/// Budget steps per entry added or removed.
 const ENTRY_STEPS: u64 = 200;
 
 /// Changes of keys, each with its index.
@@ -38,18 +38,18 @@ type Changes = SmallVec<[(Arc<SecondaryIndex>, KeyChange); 3]>;
 /// Tells the indexes of a namespace of its commits.
 pub(super) struct IndexObserver(pub(super) Arc<NamespaceIndexes>);
 
-/// What a change of a record changes in indexes.
+/// The changes in indexes that follow from a change of a record.
 struct EntryChanges {
-    /// The indexes that there were when this was found out.
+    /// The indexes that existed when the changes were computed.
     indexes: ActiveIndexes,
     changes: Changes,
-    /// The record will have entries.
+    /// Whether the record will have entries.
     is_indexed: bool,
-    /// The old record is damaged: nobody knows what entries it has.
+    /// Whether the old record is damaged: its entries are unknown.
     is_damaged: bool,
 }
 
-/// The same, found out ahead.
+/// The same, computed ahead.
 struct PreparedEntries(Cell<Option<EntryChanges>>);
 
 impl CommitObserver for IndexObserver {
@@ -61,7 +61,7 @@ impl CommitObserver for IndexObserver {
         let old = match &old {
             _ if !is_old_indexed => OldRecord::NotIndexed,
             Some(record) => OldRecord::Whole(record),
-            // It is read again, and damage is told, under the lock.
+            // The record is read again under the lock, and damage is logged then.
             None => return None,
         };
         let changes = EntryChanges::of(indexes, (old, before.set_id), change, budget)?;
@@ -86,7 +86,7 @@ impl CommitObserver for IndexObserver {
     }
 }
 
-/// What a change changes in `indexes`, from the record as it is stored.
+/// The changes in `indexes` that follow from a change, computed from the stored record.
 fn changes_in_place(
     namespace: &Namespace,
     transition: &Transition<'_>,
@@ -119,7 +119,7 @@ enum OldRecord<'a, 'r> {
 }
 
 impl EntryChanges {
-    /// What `change` of the record `old` of a set changes in `indexes`; `None` if the budget is exhausted.
+    /// The changes in `indexes` when `change` replaces the record `old` of a set; `None` if the budget is exhausted.
     fn of(
         indexes: ActiveIndexes,
         (old, old_set): (OldRecord<'_, '_>, SetId),
@@ -175,22 +175,22 @@ impl EntryChanges {
     }
 }
 
-/// The record that `flat` is, if that is the one of `digest` of which the index says `meta`.
+/// Parses `flat`, if it is the version of the record of `digest` with the metadata `meta`.
 fn version_of<'r>(digest: &Digest, meta: &RecordMeta, flat: &'r [u8]) -> Option<FlatRecord<'r>> {
     let record = FlatRecord::parse(flat).ok();
     record.filter(|record| record.digest == *digest && record.generation == meta.generation)
 }
 
-/// The values of a record that indexes are for.
+/// The values of a record for which there are indexes.
 struct IndexedValues<'r> {
-    /// In the order of the indexes; none where the record is not for the index.
+    /// In the order of the indexes; `None` if the record does not belong to the index.
     values: SmallVec<[Option<Particle<'r>>; 4]>,
-    /// All bins of the record could be read.
+    /// Whether all bins of the record could be read.
     is_whole: bool,
 }
 
 impl<'r> IndexedValues<'r> {
-    /// Those of `record`, which is of `set_id`.
+    /// The values of `record`, which is in set `set_id`.
     fn of(indexes: &[Arc<SecondaryIndex>], record: Option<&FlatRecord<'r>>, set_id: SetId) -> Self {
         let mut found = IndexedValues { values: indexes.iter().map(|_| None).collect(), is_whole: true };
         let Some(record) = record else { return found };
@@ -209,13 +209,13 @@ impl<'r> IndexedValues<'r> {
     }
 }
 
-/// The keys of a value in an index; of no use if the budget is exhausted.
+/// The keys of a value in an index; not valid if the budget is exhausted.
 fn keys_of(index: &SecondaryIndex, value: Option<&Particle<'_>>, budget: &Budget<'_>) -> Keys {
     let keys = value.map(|value| index.definition.value.keys(value, budget));
     keys.and_then(Result::ok).unwrap_or_default()
 }
 
-/// What leads from the keys `old` to the keys `new`; both ascend.
+/// The change from the keys `old` to the keys `new`; both ascend.
 fn difference(old: &Keys, new: Keys) -> KeyChange {
     let lacks = |keys: &Keys, key| keys.binary_search(key).is_err();
     KeyChange {
@@ -229,6 +229,7 @@ fn difference(old: &Keys, new: Keys) -> KeyChange {
 pub(super) fn keys_of_record(index: &SecondaryIndex, record: &FlatRecord<'_>, set_id: SetId) -> Keys {
     let bin = record.bins().map_while(Result::ok).find(|bin| *bin.name == *index.definition.value.bin);
     let value = bin.filter(|_| index.is_for(set_id));
-    // Entries that were added are removed later, so nothing may end this early; the size of a record bounds it.
+    // The budget is unlimited: the result must be complete, as later removals rely on it. The size of a record bounds
+    // it.
     keys_of(index, value.as_ref().map(|bin| &bin.particle), &Budget::unlimited())
 }

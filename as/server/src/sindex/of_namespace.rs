@@ -1,8 +1,8 @@
 //! The secondary indexes of one namespace.
 //!
 //! # Locking
-//! `slots` and `active` are taken alone and briefly: `active` under the lock of a sprig, by each commit in a namespace with
-//! indexes.
+//! `slots` and `active` are taken alone and briefly; each commit in a namespace with indexes takes `active` under the
+//! lock of a sprig.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -13,12 +13,12 @@ use parking_lot::RwLock;
 use super::index::SecondaryIndex;
 use crate::index::SetId;
 
-/// The indexes that commits tell of changes.
+/// The indexes that commits update.
 pub(super) type ActiveIndexes = Arc<[Arc<SecondaryIndex>]>;
 
 /// The indexes of one namespace.
 pub(crate) struct NamespaceIndexes {
-    /// By slots, of which the first free one is used: lists of indexes are in this order.
+    /// By slot; a new index takes the first free one. Lists of indexes are in this order.
     slots: RwLock<Vec<Option<Arc<SecondaryIndex>>>>,
     has_any: AtomicBool,
     active: RwLock<ActiveIndexes>,
@@ -33,13 +33,13 @@ impl NamespaceIndexes {
         }
     }
 
-    /// Those that commits tell of changes, if there are any.
+    /// The indexes that commits update, if there are any.
     #[inline]
     pub(super) fn active(&self) -> Option<ActiveIndexes> {
         self.has_any.load(Acquire).then(|| Arc::clone(&self.active.read()))
     }
 
-    /// All of them, in the order of lists.
+    /// All indexes, in the order of lists.
     pub(crate) fn all(&self) -> Vec<Arc<SecondaryIndex>> {
         self.slots.read().iter().flatten().cloned().collect()
     }

@@ -1,11 +1,11 @@
-//! The secondary indexes of a server, by namespace: made, renamed and dropped as system metadata says.
+//! The secondary indexes of a server, by namespace: made, renamed and dropped by changes of system metadata.
 //!
 //! # Threads
 //! System metadata calls [`SecondaryIndexes::apply`] for one item after the other. A new index of a set that has records goes
 //! to the builder (`populate.rs`), a thread that fills one index after the other.
 //!
 //! # Order
-//! An index is in `active` before the builder begins, so commits tell it of changes. It is closed, and so empty, before it
+//! An index is in `active` before the builder begins, so commits update it. It is closed, and so empty, before it
 //! leaves `active`.
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::namespace::{CommitObserver, Namespace};
 /// Most indexes of a namespace.
 pub(crate) const INDEX_COUNT_MAX: usize = 256;
 
-/// An index that is to be filled.
+/// An index to be filled.
 pub(super) struct PopulateJob {
     pub(super) namespace: Arc<Namespace>,
     pub(super) index: Arc<SecondaryIndex>,
@@ -45,18 +45,18 @@ impl SecondaryIndexes {
         SecondaryIndexes { namespaces, jobs, queue }
     }
 
-    /// What is to follow the commits of namespace number `position`.
+    /// The observer of the commits of namespace number `position`.
     pub(crate) fn observer(&self, position: usize) -> Box<dyn CommitObserver> {
         Box::new(IndexObserver(Arc::clone(&self.namespaces[position])))
     }
 
-    /// Those of a namespace.
+    /// The indexes of a namespace.
     pub(crate) fn of(&self, namespace: &Namespace) -> &Arc<NamespaceIndexes> {
         &self.namespaces[namespace.position()]
     }
 
-    /// Makes, renames or, without a `name`, drops the index that `key` of system metadata defines. What is of no namespace of
-    /// this node is passed over. At the start indexes are not filled yet.
+    /// Makes, renames or, without a `name`, drops the index that `key` of system metadata defines. An index of an
+    /// unknown namespace is ignored. At the start indexes are not filled yet.
     pub(crate) fn apply(&self, namespaces: &[Arc<Namespace>], key: &str, name: Option<&str>, is_start: bool) {
         let definition = match Definition::from_smd_key(key) {
             Ok(definition) => definition,
@@ -115,7 +115,7 @@ impl SecondaryIndexes {
         if is_start {
             return;
         }
-        // Commits tell the index of changes from now on, and what they did before shows in figures and to the builder.
+        // From now on commits update the index; figures and the builder see the changes of earlier ones.
         namespace.index.wait_for_writers();
         let object_count = set.map_or_else(|| namespace.object_count(), |set| set.objects.load(Relaxed));
         if object_count == 0 {
@@ -123,7 +123,7 @@ impl SecondaryIndexes {
             index.set_readable();
             return;
         }
-        // The builder ends after those who make indexes.
+        // The builder ends after the threads that make indexes, so the send does not fail.
         let _ = self.jobs.send(PopulateJob { namespace: Arc::clone(namespace), index });
     }
 

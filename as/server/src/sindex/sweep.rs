@@ -1,14 +1,14 @@
-//! Entries that no record stands behind any more: found and removed, slowly and all the time.
+//! Finds and removes stale entries, which belong to no record any more; it runs slowly all the time.
 //!
-//! Commits remove the entries of records that go (`observer.rs`). Where a record's bytes have rotted so that it seems to have
-//! no value for an index, or another one, nobody knows of the entry it has. Such an entry leads to a free element, or to that
-//! of another record. Queries pass it over, as they find records by their digests; the sweep gives its memory back.
+//! Commits remove the entries of removed records (`observer.rs`). If a record's bytes rotted so that it seems to have
+//! no value for an index, or another one, its entry is not found. Such an entry leads to a free element, or to that of
+//! another record. Queries skip it, because they look records up by their digests; the sweep frees its memory.
 //!
 //! # Locks
-//! The handles of a partition are copied under the lock of its tree. Each is then looked up by the digest that stands
-//! there, under the lock of that sprig, which is released again. What seems to be stale is looked at once more under the
-//! exclusive lock of the tree, which no commit can add entries under; the lock of a sprig comes before that of a tree, so here
-//! it is only tried.
+//! The handles of a partition are copied under the lock of its tree. Each is then looked up by the digest at its
+//! element, under the lock of that sprig, which is released again. An entry that seems stale is checked once more under
+//! the exclusive lock of the tree, under which no commit can add entries. The lock of a sprig comes before that of a
+//! tree, so here it is only tried.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -22,11 +22,11 @@ use crate::namespace::Namespace;
 
 /// Time from one partition to the next: all are gone through in about an hour.
 const PARTITION_PERIOD: Duration = Duration::from_millis(900);
-/// A partition that takes long has so many times as long a pause after it.
+/// The pause after a partition is at least this many times as long as its sweep.
 const PAUSE_FACTOR: u32 = 100;
-/// How often the sweep looks whether the server stops.
+/// How often the sweep checks whether the server stops.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
-/// How much less weight its thread has than service threads, see [`cf::threads::lower_own_priority`].
+/// How much lower its thread's priority is than that of service threads, see [`cf::threads::lower_own_priority`].
 const NICENESS: i32 = 10;
 
 /// Sweeps the indexes of all namespaces, partition by partition, until `is_stopping`.
@@ -51,13 +51,13 @@ pub(crate) fn run_sweep(namespaces: &[Arc<Namespace>], indexes: &SecondaryIndexe
     }
 }
 
-/// Removes the entries of `partition` that no record stands behind. Returns how many there were.
+/// Removes the stale entries of `partition`. Returns their number.
 pub(super) fn sweep_partition(namespace: &Namespace, index: &SecondaryIndex, partition: PartitionId) -> u64 {
     let handles = index.handles(partition);
     let is_stale = |handle: ElementHandle, stub: Stub| {
         let digest = namespace.index.digest_seen_at(handle);
         let is_own = PartitionId::of(&digest) == partition && Stub::of(&digest) == stub;
-        // Where the lock is taken somebody changes the record: it is there.
+        // If the lock is taken, another thread changes the record, so it exists.
         !is_own || namespace.index.is_at(&digest, handle) == Some(false)
     };
     if !handles.into_iter().any(|(handle, stub)| is_stale(handle, stub)) {

@@ -1,4 +1,4 @@
-//! Indexes of a namespace in memory: their entries are those of the records, whatever writers do.
+//! Indexes of a namespace in memory: their entries match the records, whatever writers do.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl Rig {
         self.indexes.of(self.namespace()).named(name).expect("it is there")
     }
 
-    /// Fills what waits to be filled.
+    /// Fills all waiting indexes.
     fn build(&self) {
         let is_stopping = AtomicBool::new(false);
         cf::sync::scope(|scope| {
@@ -136,7 +136,7 @@ fn entries_follow_every_change() {
     rig.put(1, b"s", 7);
     rig.put(2, b"t", 7);
     assert_eq!((rig.check(&number), rig.check(&list)), (2, 3));
-    // Of the same size, written over in place; then larger; then as it is.
+    // A record of the same size, overwritten in place; a larger one; an unchanged one.
     for value in [8, 39, 39] {
         rig.put(1, b"s", value);
         rig.check(&list);
@@ -148,7 +148,7 @@ fn entries_follow_every_change() {
     rig.delete(2, false);
     assert_eq!((rig.check(&number), rig.check(&list)), (1, 0));
     assert_eq!(number.used_bytes() + list.used_bytes(), rig.namespace().sindex_used_bytes.load(Relaxed));
-    // A dropped index has nothing, and is told of nothing.
+    // A dropped index is empty and gets no changes.
     rig.indexes.apply(&rig.namespaces, "test||n|.|I", None, false);
     rig.put(5, b"s", 5);
     assert!(number.is_dropped() && rig.entries(&number).is_empty());
@@ -217,7 +217,7 @@ fn an_index_that_is_filled_beside_writers_is_exact() {
     }
 }
 
-/// A change that takes more work than its transaction may do is refused before anything has changed.
+/// A change that exceeds the budget of its transaction is refused before anything has changed.
 #[test]
 fn a_record_with_many_keys_draws_on_the_budget() {
     const COUNT: usize = 30_000;
@@ -291,13 +291,14 @@ fn there_are_so_many_indexes_and_no_more() {
     rig.create("test||b|.|S", "again");
     let all = rig.indexes.of(rig.namespace()).all();
     assert_eq!(&*all[7].name(), "again", "the first free slot is used");
-    // What is of no namespace here, or no definition, is passed over.
+    // An unknown namespace and an invalid definition are ignored.
     rig.indexes.apply(&rig.namespaces, "other||b|.|S", Some("x"), false);
     rig.indexes.apply(&rig.namespaces, "nonsense", Some("x"), false);
 }
 
 impl Rig {
-    /// Gives the record of `key` other entries than it has a value for, as if its stored bytes had rotted since.
+    /// Changes the entries of the record of `key` so that they do not match its values, as if its stored bytes had
+    /// rotted.
     fn rot(&self, index: &SecondaryIndex, key: u64, removed: &[i64], added: &[i64]) {
         let guard = self.namespace().index.get_exclusive(&digest_of(key)).expect("it is there");
         let keys = |values: &[i64]| -> Keys {
@@ -342,7 +343,7 @@ fn entries_that_nobody_knows_of_lead_nowhere_and_are_swept_out() {
     (0..100).for_each(|key| rig.rot(&index, key, &[], &[50]));
     (0..100).for_each(|key| rig.delete(key, false));
     assert_eq!(index.entry_count(), 2_000);
-    // Some of the elements are those of other records now, some of the same records that are there again.
+    // Some of the elements now belong to other records, some to the same records, created again.
     (3_000..3_040).for_each(|key| rig.put(key, b"s", 7));
     (0..20).for_each(|key| rig.put(key, b"s", 8));
     for (key, digest) in rig.entries(&index) {
@@ -352,7 +353,7 @@ fn entries_that_nobody_knows_of_lead_nowhere_and_are_swept_out() {
     }
     let memory = index.used_bytes();
     let swept = rig.sweep(&index);
-    // One that leads to the element of its own record again stays until that changes.
+    // An entry that leads to its own record's element again stays until the record changes.
     let own = index.entry_count() - 1_960;
     assert_eq!((swept + own, rig.sweep(&index)), (100, 0));
     assert!(swept >= 80 && index.used_bytes() <= memory);
@@ -363,7 +364,7 @@ fn entries_that_nobody_knows_of_lead_nowhere_and_are_swept_out() {
     assert_eq!((cleaned, index.gc_cleaned.load(Relaxed)), (100, 100));
 }
 
-/// What a thread of a pool has found out ahead counts only for the indexes that there were then.
+/// Changes prepared by a pool thread apply only to the indexes that existed then.
 #[test]
 fn changes_that_were_prepared_are_those_of_the_indexes_that_are_there() {
     let rig = Rig::new();
