@@ -18,12 +18,12 @@ use crate::tls::TlsPort;
 /// A bound socket.
 pub(crate) type Listener = TcpListener;
 
-/// Who comes in at a listener, and how many may.
+/// Kind of a listener's clients, with its limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Entrance {
     /// Clients, as many as `proto-fd-max` says.
     Clients,
-    /// Operators, who get in when clients do not.
+    /// Operators, who may connect even if clients may not.
     Admin,
 }
 
@@ -31,12 +31,12 @@ pub(crate) enum Entrance {
 pub(crate) struct Door {
     pub(crate) listener: Listener,
     pub(crate) entrance: Entrance,
-    /// What it shows its clients; `None` for a clear port.
+    /// TLS of the port; `None` for a clear port.
     pub(crate) tls: Option<Arc<TlsPort>>,
 }
 
 const STOP_TOKEN: u64 = u64::MAX;
-/// Connections accepted from one listener before the others are looked at.
+/// Connections accepted from one listener before the others are served.
 const ACCEPTS_AT_ONCE: usize = 64;
 /// Pause when the process has run out of file descriptors.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);

@@ -1,4 +1,4 @@
-//! What service threads do with their time.
+//! How service threads spend their time.
 //!
 //! # Threads
 //! Each [`Activity`] is written by its service thread alone, with plain stores; the sizing thread reads them all.
@@ -11,20 +11,20 @@ use cf::sys::facts;
 /// Marks a thread that waits for events in [`Activity::awake_since`].
 const ASLEEP: u64 = u64::MAX;
 
-/// What one thread does with its time.
+/// How one thread spends its time.
 #[repr(align(128))]
 pub(super) struct Activity {
     /// The zero of the times below.
     zero: Instant,
     /// The system's number for the thread; 0 until it runs.
     thread_id: AtomicU32,
-    /// Time in which it did not wait for events, up to the last wait, in nanoseconds.
+    /// Time not spent waiting for events, up to the last wait, in nanoseconds.
     awake: AtomicU64,
-    /// Since when it has not waited for events, in nanoseconds; [`ASLEEP`] while it waits.
+    /// Start of the present time awake, in nanoseconds; [`ASLEEP`] while the thread waits for events.
     awake_since: AtomicU64,
     /// Requests carried out.
     requests: AtomicU64,
-    /// Times that it woke up and found requests.
+    /// Number of wake-ups that found requests.
     wake_ups: AtomicU64,
 }
 
@@ -40,18 +40,18 @@ impl Activity {
         }
     }
 
-    /// The calling thread is the one that this is about.
+    /// Makes the calling thread the one that this describes.
     pub(super) fn belong_to_this_thread(&self) {
         self.thread_id.store(facts::own_thread_id(), Relaxed);
     }
 
-    /// The thread has waited for events until `now`.
+    /// Notes that the thread has waited for events until `now`.
     #[inline]
     pub(super) fn wake(&self, now: Instant) {
         self.awake_since.store(self.nanos(now), Relaxed);
     }
 
-    /// The thread has carried out `requests` since it woke up, and waits for events from `now` on.
+    /// Notes that the thread has carried out `requests` since it woke up, and waits for events from `now` on.
     #[inline]
     pub(super) fn sleep(&self, now: Instant, requests: u64) {
         let since = self.awake_since.load(Relaxed);
@@ -73,7 +73,7 @@ impl Activity {
         u64::try_from(now.saturating_duration_since(self.zero).as_nanos()).unwrap_or(ASLEEP - 1)
     }
 
-    /// The figures up to `now`. The thread may fall asleep meanwhile; then what it does now is counted in the next sample.
+    /// The figures up to `now`. If the thread falls asleep meanwhile, its present work counts in the next sample.
     fn totals(&self, now: Instant) -> Totals {
         let (awake, since) = (self.awake.load(Relaxed), self.awake_since.load(Relaxed));
         let awake_now = if since == ASLEEP { 0 } else { self.nanos(now).saturating_sub(since) };
@@ -92,9 +92,9 @@ struct Totals {
     awake: u64,
     requests: u64,
     wake_ups: u64,
-    /// On a processor.
+    /// Time on a processor.
     ran: u64,
-    /// Ready to run, but without a processor.
+    /// Time ready to run, but without a processor.
     delayed: u64,
 }
 
@@ -104,7 +104,7 @@ pub(super) struct WorkerStats {
     /// Time it needed for requests, on a processor or waiting for a device; not while others had its processor.
     pub(super) worked: Duration,
     pub(super) requests: u64,
-    /// Times that it woke up and found requests.
+    /// Number of wake-ups that found requests.
     pub(super) wake_ups: u64,
 }
 
@@ -136,8 +136,8 @@ impl Meter {
     }
 }
 
-/// Of the time that a thread was `awake`, that in which it did not lack a processor. It is not known which part of
-/// `delayed` followed a wait for events and is not in `awake`; but what it `ran` it has certainly needed.
+/// The part of a thread's time `awake` in which it had a processor or needed none. It is unknown which part of
+/// `delayed` followed a wait for events and is not in `awake`; but the thread certainly needed the time that it `ran`.
 fn needed(awake: u64, ran: u64, delayed: u64) -> u64 {
     awake.saturating_sub(delayed).max(ran.min(awake))
 }

@@ -1,4 +1,4 @@
-//! Which addresses to listen on, and which to tell clients.
+//! The addresses to listen on, and the addresses to tell clients.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -12,7 +12,7 @@ use crate::config::setting::List;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
-/// What `address` says for every interface, and for the one that leads back to this machine.
+/// The values of `address` for all interfaces, and for loopback.
 const ANY: &str = "any";
 const LOCAL: &str = "local";
 
@@ -33,12 +33,12 @@ pub(crate) enum ListenError {
 
 /// Where a port is to be opened, as configured.
 pub(crate) struct ListenPlace {
-    /// Addresses, interfaces and hosts; none is any.
+    /// Addresses, interfaces and hosts; empty means any.
     pub(crate) configured: Vec<String>,
     pub(crate) port: u16,
-    /// On the loopback interface too.
+    /// Whether to listen on the loopback interface too.
     pub(crate) with_localhost: bool,
-    /// On IPv6 addresses that are not named one by one.
+    /// Whether to listen on IPv6 addresses that are not listed one by one.
     pub(crate) with_ipv6: bool,
 }
 
@@ -62,10 +62,10 @@ impl ListenPlace {
     }
 }
 
-/// Addresses that are taken for us, but where nobody can connect yet.
+/// Bound addresses that do not accept connections yet.
 ///
-/// So a server knows that its ports are free before it touches its devices, which may be those of a server that holds
-/// the ports, and no client waits in a queue until they are read.
+/// So a server knows that its ports are free before it opens its devices, which may belong to a server that holds the
+/// ports, and no client waits in a queue until the devices are loaded.
 pub(crate) struct Bound(Vec<(SocketAddr, Socket)>);
 
 impl Bound {
@@ -96,10 +96,10 @@ impl Bound {
         self.0.iter().map(|(address, _)| *address).collect()
     }
 
-    /// From now on clients can connect.
+    /// Accepts connections from now on.
     ///
     /// # Errors
-    /// When somebody else listens there by now.
+    /// When another process listens there by now.
     pub(crate) fn listen(self) -> Result<Vec<Listener>, ListenError> {
         let listen = |(address, socket): (SocketAddr, Socket)| match socket.listen(BACKLOG) {
             Ok(()) => Ok(socket.into()),
@@ -121,8 +121,8 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The IP addresses that `text` stands for: `any`, `local`, an address, an interface, or a host name. Of an interface or a
-/// host with addresses of both families those of IPv6 count only `with_ipv6`.
+/// The IP addresses of `text`: `any`, `local`, an address, an interface, or a host name. If an interface or a host has
+/// addresses of both families, the IPv6 ones count only `with_ipv6`.
 fn resolve(text: &str, with_ipv6: bool) -> Result<Vec<IpAddr>, ListenError> {
     match text {
         ANY if with_ipv6 => return Ok(vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]),
@@ -150,8 +150,8 @@ fn resolve(text: &str, with_ipv6: bool) -> Result<Vec<IpAddr>, ListenError> {
     Ok(usable(found.map(|found| found.ip()).collect(), with_ipv6))
 }
 
-/// Those addresses that can be listened on: without link-local ones of IPv6, which mean nothing without their interface,
-/// and without others of IPv6 beside IPv4 unless they are wanted.
+/// The addresses to listen on: without link-local IPv6 addresses, which need an interface to be valid, and without
+/// other IPv6 addresses beside IPv4 ones unless they are wanted.
 fn usable(mut addresses: Vec<IpAddr>, with_ipv6: bool) -> Vec<IpAddr> {
     addresses.retain(|address| address.is_ipv4() || !is_link_local(address));
     if !with_ipv6 && addresses.iter().any(IpAddr::is_ipv4) {
@@ -160,12 +160,12 @@ fn usable(mut addresses: Vec<IpAddr>, with_ipv6: bool) -> Vec<IpAddr> {
     addresses
 }
 
-/// What clients are told for configured access addresses: IP addresses, those of an interface or of a host whose name
-/// means nothing elsewhere, and full names of hosts as they are. An interface may have addresses of a family of which
-/// none of those we are `bound` to is; nobody could connect to them.
+/// The addresses that clients are told for the configured access addresses: IP addresses, those of an interface or of a
+/// host whose name is valid only here, and full host names unchanged. An interface's addresses of a family without a
+/// `bound` address are left out, because nobody could connect to them.
 ///
 /// # Errors
-/// For what no client could connect to.
+/// For an address that no client could connect to.
 fn accessible(configured: &[String], bound: &[SocketAddr]) -> Result<Vec<String>, ListenError> {
     let mut addresses = Vec::new();
     for text in configured {
@@ -191,7 +191,7 @@ fn accessible(configured: &[String], bound: &[SocketAddr]) -> Result<Vec<String>
     Ok(addresses)
 }
 
-/// Whether the name of a host could be `text`: labels between dots, the last of which is no number as in an IP address.
+/// Whether `text` can be a host name: labels between dots, the last of which is no number as in an IP address.
 fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty()
@@ -202,7 +202,7 @@ fn is_host_name(text: &str) -> bool {
     name.split('.').all(is_label) && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// What clients are told about where this node is.
+/// The addresses of this node that clients are told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Advertised {
     /// `address:port`, IPv6 addresses in brackets.
@@ -211,11 +211,12 @@ pub(crate) struct Advertised {
 }
 
 impl Advertised {
-    /// From what is configured and what was bound: the access addresses, or else the bound ones, with every interface's
-    /// in place of "any". A node that is bound to loopback only says so, for nobody could reach it elsewhere.
+    /// Made from the configured and the bound addresses: the access addresses, or else the bound ones, with those of
+    /// every interface instead of "any". A node that is bound only to loopback says so, as it is not reachable from
+    /// elsewhere.
     ///
     /// # Errors
-    /// When a configured access address is none.
+    /// When a configured access address is invalid.
     pub(crate) fn new(params: &AccessParams, bound: &[SocketAddr]) -> Result<Self, ListenError> {
         let bound_port = bound.first().map_or(0, SocketAddr::port);
         let port_or = |port: u16, default: u16| if port == 0 { default } else { port };
@@ -235,7 +236,7 @@ impl Advertised {
     }
 }
 
-/// What is configured about where clients find a port.
+/// The configured access addresses of a port.
 pub(crate) struct AccessParams {
     access: Vec<String>,
     access_port: u16,
@@ -244,7 +245,7 @@ pub(crate) struct AccessParams {
 }
 
 impl AccessParams {
-    /// Of the clear port. What is not configured is as for the one with TLS.
+    /// Of the clear port. Missing settings are those of the TLS port.
     pub(crate) fn clear(params: &NetworkServiceParams) -> Self {
         let NetworkServiceParams { access_address, alternate_access_address, .. } = params;
         AccessParams {
@@ -255,7 +256,7 @@ impl AccessParams {
         }
     }
 
-    /// Of the port with TLS. What is not configured is as for the clear one.
+    /// Of the TLS port. Missing settings are those of the clear port.
     pub(crate) fn tls(params: &NetworkServiceParams) -> Self {
         let NetworkServiceParams { tls_access_address, tls_alternate_access_address, .. } = params;
         AccessParams {
@@ -271,7 +272,7 @@ fn one_of(own: &List<String>, other: &List<String>) -> Vec<String> {
     if own.is_empty() { other.get() } else { own.get() }
 }
 
-/// The addresses at which others reach what is `bound`, with every interface's in place of "any".
+/// The addresses at which others reach the `bound` ones, with those of every interface instead of "any".
 pub(crate) fn reachable(bound: &[SocketAddr]) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
     for address in bound {
@@ -357,7 +358,7 @@ mod tests {
         let advertised =
             Advertised::new(&AccessParams::clear(&params), &["0.0.0.0:3000".parse().unwrap()]).unwrap();
         assert_eq!(&advertised.standard[..2], ["db.example:4000", "[2001:db8::1]:4000"]);
-        // Of the interface those that listen: no IPv6.
+        // The interface's addresses that are bound: no IPv6.
         assert_eq!(advertised.standard[2..], ["127.0.0.1:4000"]);
         assert_eq!(advertised.alternate, ["10.0.0.1:4000"]);
     }

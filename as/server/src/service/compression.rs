@@ -1,12 +1,14 @@
 //! Compressed messages: requests that come in frames of type 4, and replies to requests that ask for such frames.
 //!
-//! A request is inflated on its service thread if it is small and that takes no time; else by a thread of its own kind, while
-//! the connection is parked. Then it is in front of the connection's input, as if it had come clear. What is inflated, and
-//! what is about to be, has room in the [budget](super::ReplyBudget) of large buffers until the request is done, so small
-//! frames that announce much cannot fill the memory: those who find no room are put off.
+//! A small request that inflates quickly is inflated on its service thread; others by threads of their own kind, while
+//! the connection is parked. The inflated request is then put in front of the connection's input, as if it had come
+//! uncompressed. Inflated data, and data about to be inflated, counts in the [budget](super::ReplyBudget) of large
+//! buffers until the request is done, so that small frames that announce large sizes cannot fill the memory: requests
+//! without room are put off.
 //!
-//! Replies are compressed frame by frame, on the thread that makes them; a large one of a service thread by those others. One
-//! that is held until something is on disk stays clear, as it may still have to tell of a failure.
+//! Replies are compressed frame by frame, on the thread that makes them; a large one of a service thread by those other
+//! threads. A reply that is held until its record is on disk stays uncompressed, as it may still have to report a
+//! failure.
 
 use std::mem::take;
 use std::net::SocketAddr;
@@ -32,16 +34,16 @@ use crate::workers::{Work, Workers};
 
 /// Requests up to this size, compressed and not, may be inflated on a service thread.
 const INFLATED_INLINE_MAX: usize = 32 << 10;
-/// For as long as this.
+/// Longest time for inflating on a service thread.
 const INLINE_TIME_MAX: Duration = Duration::from_micros(200);
 /// Replies up to this size are compressed on a service thread.
 const DEFLATED_INLINE_MAX: usize = 16 << 10;
-/// How much less weight the other threads have than service threads.
+/// How much lower the priority of the other threads is than that of service threads.
 const NICENESS: i32 = 5;
-/// Of each kind that are kept for use.
+/// Most spare ones of each kind.
 const SPARES_MAX: usize = 16;
 
-/// Inflaters or deflaters that nobody uses.
+/// Unused inflaters or deflaters.
 struct Spares<T>(Mutex<Vec<T>>);
 
 impl<T: Default> Spares<T> {
@@ -57,7 +59,7 @@ impl<T: Default> Spares<T> {
     }
 }
 
-/// What all threads share that inflate or compress messages.
+/// State shared by all threads that inflate or compress messages.
 pub(crate) struct MessageCompression {
     inflaters: Spares<Inflater>,
     deflaters: Arc<Spares<Deflater>>,
@@ -74,7 +76,7 @@ impl MessageCompression {
     }
 }
 
-/// What takes too long for a service thread.
+/// Work that takes too long for a service thread.
 pub(crate) struct CompressionJob(Job);
 
 enum Job {
@@ -149,7 +151,7 @@ impl ReplyCompressor {
             out.extend_from_slice(if is_smaller { &small } else { frame });
             frames = behind;
         }
-        // Nothing, unless a frame is not whole.
+        // The rest is empty, unless a frame is incomplete.
         out.extend_from_slice(frames);
     }
 }
@@ -205,7 +207,7 @@ impl ServiceThread {
         Some(Verdict::Keep)
     }
 
-    /// How long a request may take whose client's own limit is not known.
+    /// Longest time of a request whose client's own limit is not known.
     fn transaction_time_max(&self) -> Duration {
         Duration::from_millis(self.context.config.service.transaction_max_ms.get())
     }
@@ -227,7 +229,7 @@ impl ServiceThread {
         if used == 0
             && let Some(connection) = self.connections.get(slot)
         {
-            // It is put off until there is room for the reply.
+            // The request is put off until there is room for the reply.
             connection.put_in_front(frame.to_vec());
         }
         verdict
@@ -250,7 +252,7 @@ impl ServiceThread {
         });
     }
 
-    /// What compresses the replies to `request`, if it asks for that.
+    /// The compressor of the replies to `request`, if it asks for compression.
     pub(super) fn compressor_of(&self, request: &Request<'_>) -> Option<ReplyCompressor> {
         if request.info1 & info1::COMPRESS_RESPONSE == 0 {
             return None;
@@ -269,8 +271,8 @@ impl ServiceThread {
         Some(ReplyCompressor { deflaters, figures: Arc::clone(figures) })
     }
 
-    /// Compresses the reply to `request`, which begins at `start` of the outbox, or has that done; returns whether the
-    /// connection is parked for that. One that waits for the disk stays as it is.
+    /// Compresses the reply to `request`, which begins at `start` of the outbox, or hands it to another thread; returns
+    /// whether the connection is parked for that. A reply that waits for the disk stays uncompressed.
     #[cold]
     pub(super) fn compress_reply(
         &mut self,

@@ -1,4 +1,4 @@
-//! One client connection: its socket, the part of a request that has come so far, and replies that could not be sent.
+//! One client connection: its socket, the received part of a request, and unsent replies.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,14 +20,14 @@ use crate::transaction::Access;
 
 /// A connection and its buffers, which are empty while it is idle.
 pub(crate) struct Connection {
-    /// Tells which thread owns it.
+    /// Determines which thread owns it.
     pub(super) number: u64,
-    /// Shared with whoever sends a held reply; see `sending.rs`.
+    /// Shared with the thread that sends a held reply; see `sending.rs`.
     pub(super) stream: Arc<TcpStream>,
     pub(super) peer: SocketAddr,
-    /// What encrypts and decrypts; `None` on a clear port.
+    /// The TLS session; `None` on a clear port.
     tls: Option<Box<TlsSession>>,
-    /// Keys are still to be agreed upon: nothing is carried out before.
+    /// Whether the TLS handshake is still going on: no request is carried out before it ends.
     pub(super) is_handshaking: bool,
     /// The name in the client's certificate, if it has shown one.
     pub(super) certificate_name: Option<Arc<str>>,
@@ -36,36 +36,38 @@ pub(crate) struct Connection {
     /// Bytes that the socket did not take.
     output: Vec<u8>,
     sent: usize,
-    /// What is kept in `output`, unless the stream counts it.
+    /// The bytes in `output`, unless the stream counts them.
     charge: Charge,
-    /// Room for the request that was inflated last, until that is done.
+    /// Room of the last inflated request, until that is done.
     pub(super) inflated_room: Option<Charge>,
     /// Its next request is put off until there is room for the reply.
     pub(super) put_off: Option<Waiting>,
-    /// Since when its next request has been put off, again and again; it is late when the time of its client is over.
+    /// Start of a series of delays of its next request; the request is late when the client's time is over.
     pub(super) put_off_since: Option<Instant>,
-    /// Another thread makes the next reply; nothing is read or parsed meanwhile.
+    /// Another thread makes the next reply; meanwhile nothing is read or parsed.
     pub(super) is_parked: bool,
-    /// Replies of it were made and must not be sent yet; no further request is carried out meanwhile.
+    /// Whether some of its replies are held; no further request is carried out meanwhile.
     pub(super) is_held: bool,
-    /// What came for the connection from other threads while its replies were held.
+    /// Mail from other threads while its replies were held.
     pub(super) behind_held: Vec<Mail>,
     /// It is to be closed once the held replies are sent.
     pub(super) is_last_held: bool,
-    /// Who makes the replies of the request that the connection is parked for, if there are many.
+    /// The progress of the stream that makes many replies for the request for which the connection is parked.
     pub(super) stream_of_replies: Option<Arc<StreamProgress>>,
-    /// Seen by those who make the one reply that the connection is parked for; made when it is first parked.
+    /// Shared with the threads that make the single reply for which the connection is parked; made when it is first
+    /// parked.
     pub(super) presence: Option<Arc<Presence>>,
     /// The socket may have bytes that were not read.
     pub(super) may_read: bool,
-    /// The peer has said that it sends no more, so that no further event tells of the end behind its last bytes.
+    /// The peer has closed its sending side, so no further event reports the end after its last bytes.
     pub(super) peer_is_done: bool,
     /// When its last request was carried out, when its socket last took a reply or a part of one, or when its peer was last
     /// seen to read of them. Read from the monotonic clock once a wake-up.
     pub(super) last_active: Instant,
-    /// How much the socket had taken of the replies that wait, and what the kernel held for the peer, at the last look.
+    /// At the last look: how much the socket had taken of the waiting replies, and how much the kernel held for the
+    /// peer.
     seen_waiting: Option<(usize, Option<u32>)>,
-    /// Whose it is; `None` while there is no access control.
+    /// The user's standing; `None` without access control.
     pub(super) standing: Option<Standing>,
     /// Its place in the count of open connections.
     _admission: Admission,
@@ -121,7 +123,7 @@ impl Connection {
         self.presence.iter().for_each(|presence| presence.peer_is_done());
     }
 
-    /// Its next request is put off, for which `waiting` stands.
+    /// Notes that its next request is put off; `waiting` counts it.
     pub(super) fn put_off(&mut self, waiting: Waiting, now: Instant) {
         self.put_off = Some(waiting);
         self.put_off_since.get_or_insert(now);
@@ -133,12 +135,12 @@ impl Connection {
         self.peer_is_done && self.put_off_since.is_some_and(waits_long)
     }
 
-    /// Whose its requests are, for other threads.
+    /// The access of its requests, for other threads.
     pub(super) fn access(&self) -> Access {
         self.standing.as_ref().map(|standing| Arc::clone(standing.session()))
     }
 
-    /// Whether somebody has logged in who may be here, if somebody has to.
+    /// Checks that a permitted user has logged in, if there is access control.
     ///
     /// # Errors
     /// As [`Standing::logged_in`].
@@ -150,7 +152,7 @@ impl Connection {
         })
     }
 
-    /// If replies wait, looks whether the peer has read of those that the socket has taken: a client that reads slowly may
+    /// If replies wait, checks whether the peer has read more of what the socket had taken: with a slow client it may
     /// take long until there is room for more.
     pub(super) fn look_for_reading(&mut self, now: Instant) {
         let waiting = self.is_blocked().then(|| (self.sent, held_bytes(&*self.stream)));
@@ -174,13 +176,13 @@ impl Connection {
             && self.put_off.is_none()
     }
 
-    /// Puts a request in front of what waits to be carried out.
+    /// Puts a request in front of the waiting ones.
     pub(super) fn put_in_front(&mut self, mut frame: Vec<u8>) {
         frame.append(&mut self.input);
         self.input = frame;
     }
 
-    /// One `recv` into `buffer`; returns the number of bytes, or `None` when the peer is done or the connection broken.
+    /// One `recv` into `buffer`; returns the number of bytes, or `None` if the peer is done or the connection broken.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
         if self.tls.is_some() {
             return self.receive_encrypted(buffer).unwrap_or_else(|error| {
@@ -209,7 +211,7 @@ impl Connection {
     /// As [`receive`](Self::receive), through TLS.
     ///
     /// # Errors
-    /// When the connection is broken, or what came cannot be accepted.
+    /// When the connection is broken, or the received bytes are not acceptable.
     fn receive_encrypted(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let Some(tls) = &mut self.tls else { return Ok(None) };
         let Received { size, is_drained, is_end } = tls.receive(&self.stream, buffer)?;
@@ -219,11 +221,11 @@ impl Connection {
         Ok((!is_end).then_some(size))
     }
 
-    /// Goes on with the handshake by what has come; afterwards `is_handshaking` tells whether it is done. Requests that came
-    /// behind it wait in `input`.
+    /// Continues the handshake with the received bytes; afterwards `is_handshaking` tells whether it is still going on.
+    /// Requests received after it wait in `input`.
     ///
     /// # Errors
-    /// When the connection is broken, or the client is refused, which it has been told.
+    /// When the connection is broken, or the client is refused; the client has been told.
     pub(super) fn go_on_with_handshake(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         let size = self.receive_encrypted(buffer)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         self.input.extend_from_slice(&buffer[..size]);
@@ -278,7 +280,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Counts what is kept among all unsent replies.
+    /// Counts the unsent bytes in the budget of all replies.
     pub(super) fn count_kept(&mut self) {
         self.charge.set(if self.stream_of_replies.is_some() { 0 } else { self.output.len() });
     }
@@ -300,7 +302,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Tells the maker of a stream of replies that some were sent.
+    /// Reports sent bytes to the maker of a stream of replies.
     fn note_sent(&self, size: usize) {
         if let Some(stream) = &self.stream_of_replies {
             stream.sent(size);

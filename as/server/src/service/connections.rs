@@ -1,4 +1,4 @@
-//! The connections of a service thread, each in a slot that others get after it.
+//! The connections of a service thread, in slots that are reused.
 
 use super::connection::Connection;
 use super::mailbox::ConnectionToken;
@@ -65,7 +65,7 @@ impl Connections {
         self.slots.get_mut(slot as usize)?.connection.as_mut()
     }
 
-    /// Removes the connection of a slot, if there is one. What was addressed to it finds nobody.
+    /// Removes the connection of a slot, if there is one. Later mail to its token is dropped.
     pub(super) fn remove(&mut self, slot: u32) -> Option<Connection> {
         let at = slot as usize;
         let connection = self.slots.get_mut(at)?.connection.take()?;

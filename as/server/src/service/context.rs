@@ -1,4 +1,4 @@
-//! What all service threads share.
+//! State shared by all service threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -15,14 +15,14 @@ use crate::security::AccessControl;
 use crate::transaction::{BatchPool, TransactionContext};
 use crate::workers::Workers;
 
-/// Where service threads take work to, and what they count.
+/// The pools that service threads hand work to, and their counters.
 pub(crate) struct ServiceContext {
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) connection_count: Arc<ConnectionCount>,
     /// Connections of the admin port, which are not among those.
     pub(crate) admin_connection_count: Arc<ConnectionCount>,
-    /// The info threads; what they do with a request is decided where they are started.
+    /// The info threads; the code that starts them defines how they answer.
     pub(crate) info: Workers<InfoRequest>,
     /// `None` without access control.
     pub(crate) access_control: Option<Arc<AccessControl>>,
@@ -33,7 +33,7 @@ pub(crate) struct ServiceContext {
     pub(crate) batches: BatchPool,
     pub(crate) pool: ServicePool,
     pub(crate) replies: Arc<ReplyBudget>,
-    /// Requests that were inflated have room of their own: they may wait for that of their replies.
+    /// Inflated requests have a budget of their own, because they may wait for the room of their replies.
     pub(crate) inflated: Arc<ReplyBudget>,
     pub(crate) compression: MessageCompression,
 }
@@ -63,7 +63,7 @@ impl ConnectionCount {
     }
 }
 
-/// A connection's place in the count, given back when it is dropped, however that comes about.
+/// A connection's place in the count, given back when it is dropped.
 pub(super) struct Admission(Arc<ConnectionCount>);
 
 impl Drop for Admission {

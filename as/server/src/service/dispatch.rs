@@ -1,9 +1,9 @@
-//! What becomes of what connections have sent: reading it, telling requests apart, carrying them out.
+//! Dispatch of received bytes: reading, splitting into requests, carrying them out.
 //!
-//! A wake-up of a connection costs one `recv`. Requests are parsed where `recv` put them, in a buffer of the thread; only an
-//! incomplete rest is copied to the connection. What several connections have sent is read first, then carried out, then
-//! answered: memory is asked for all their records at once, and the processor finds the code of each of the three steps in
-//! its caches.
+//! A wake-up of a connection costs one `recv`. Requests are parsed where `recv` put them, in a buffer of the thread;
+//! only an incomplete rest is copied to the connection. The bytes of several connections are read first, then carried
+//! out, then answered: so the records of all can be prefetched together, and the code of each step stays in the
+//! processor's caches.
 
 use std::cell::Cell;
 use std::iter;
@@ -28,16 +28,16 @@ use crate::transaction::{OwnedRequest, PREPARED_REQUESTS, Step, Wait};
 
 /// Replies are sent when they reach this size even if more requests wait.
 const REPLIES_SIZE_MAX: usize = 256 << 10;
-/// How long the client of a batch without a timeout may leave its replies unread.
+/// How long the client of a batch without a timeout may leave replies unread.
 const BATCH_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Largest frame that is waited for before a login: more than any request that has its answer then.
+/// Largest accepted frame before a login: larger than any request that is answered then.
 const STRANGERS_FRAME_MAX: usize = 64 << 10;
 
-/// How a client begins that speaks TLS to a port without it.
+/// First bytes of a client that uses TLS on a port without it.
 const TLS_HELLO: [u8; 2] = [0x16, 0x03];
 
-/// What has come from a connection, in the receive buffer of the thread.
+/// Bytes received from a connection, in the receive buffer of the thread.
 struct Arrival {
     token: ConnectionToken,
     start: usize,
@@ -50,20 +50,20 @@ impl Arrival {
     }
 }
 
-/// What became of a record message.
+/// Result of a record message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Dispatched {
     Done,
-    /// The connection is parked until others have answered it.
+    /// The connection is parked until other threads have answered the message.
     Parked,
-    /// It is to be tried again when its reply has room, and counts as not carried out.
+    /// It is retried when its reply has room, and does not count as carried out.
     PutOff,
 }
 
 type Arrivals = SmallVec<[Arrival; PREPARED_REQUESTS]>;
 
 impl ServiceThread {
-    /// Carries out what the connections in `slots` have sent, as far as each may.
+    /// Carries out the requests of the connections in `slots`, as far as each may be served.
     pub(super) fn serve_all(&mut self, slots: &[u32]) {
         for together in slots.chunks(PREPARED_REQUESTS) {
             let mut buffer = std::mem::take(&mut self.receive_buffer);
@@ -77,8 +77,8 @@ impl ServiceThread {
         }
     }
 
-    /// Reads from all of `slots` before anything of that is carried out; what waited behind an earlier request is carried
-    /// out right away.
+    /// Reads from all of `slots` before any of these requests are carried out; requests that waited behind an earlier
+    /// one are carried out at once.
     fn receive_all(&mut self, slots: &[u32], buffer: &mut [u8], arrivals: &mut Arrivals) {
         let mut end = 0;
         for &slot in slots {
@@ -109,7 +109,7 @@ impl ServiceThread {
         }
     }
 
-    /// Carries out what has come, each connection's in its turn. Memory is asked for their first records together.
+    /// Carries out the received requests of each connection in turn. Their first records are prefetched together.
     fn serve_arrivals(&mut self, arrivals: &Arrivals, buffer: &[u8]) {
         if let [arrival] = &arrivals[..] {
             return self.guard(arrival.token, |thread, slot| {
@@ -130,7 +130,7 @@ impl ServiceThread {
                 Verdict::Keep
             });
         }
-        // A connection's further requests are prepared for in their turn.
+        // A connection's further requests are prefetched in their turn.
         self.prepare(firsts.iter().flatten());
         for (arrival, first) in arrivals.iter().zip(&firsts) {
             self.guard(arrival.token, |thread, slot| {
@@ -139,7 +139,7 @@ impl ServiceThread {
         }
     }
 
-    /// Asks memory for the records of `messages`. That is a hint: if it fails, what it was about may still do well.
+    /// Prefetches the records of `messages`. This is a hint: if it fails, the requests may still succeed.
     fn prepare<'a: 'm, 'm>(&self, messages: impl Iterator<Item = &'m Message<'a>>) {
         let prepared = catch_unwind(AssertUnwindSafe(|| {
             cf::fault_point!("prepare");
@@ -150,7 +150,8 @@ impl ServiceThread {
         }
     }
 
-    /// Carries out what has come from a connection of which nothing waits; it begins with `first`, if that has been found.
+    /// Carries out the requests received from a connection without waiting ones; they begin with `first`, if that has
+    /// been parsed.
     fn serve_arrival<'b>(
         &mut self,
         slot: u32,
@@ -170,7 +171,7 @@ impl ServiceThread {
         verdict
     }
 
-    /// Carries out requests of a connection that waited behind a parked or blocked one, then what comes behind them.
+    /// Carries out requests of a connection that waited behind a parked or blocked one, then the ones after them.
     fn serve_waiting(&mut self, slot: u32, token: ConnectionToken) -> Verdict {
         let Some(connection) = self.connections.get(slot) else { return Verdict::Keep };
         let mut input = std::mem::take(&mut connection.input);
@@ -203,7 +204,7 @@ impl ServiceThread {
         verdict
     }
 
-    /// Puts a connection in line if it has more to read.
+    /// Queues a connection that has more to read.
     fn queue_if_ready(&mut self, slot: u32) {
         if let Some(connection) = self.connections.get(slot)
             && connection.may_read
@@ -223,8 +224,8 @@ impl ServiceThread {
         verdict
     }
 
-    /// Carries out the complete requests in `bytes`, which begin with `first` if that has been found; their replies wait in
-    /// the outbox. Returns how many bytes they took.
+    /// Carries out the complete requests in `bytes`, which begin with `first` if that has been parsed; their replies
+    /// wait in the outbox. Returns the number of bytes consumed.
     fn serve_requests<'b>(
         &mut self,
         slot: u32,
@@ -271,8 +272,8 @@ impl ServiceThread {
         self.connections.get(slot).is_some_and(|connection| connection.may_serve())
     }
 
-    /// Carries out the request at the start of `bytes`, which is no record message; returns its size. `None` while it is
-    /// incomplete.
+    /// Carries out the request at the start of `bytes`, which is not a record message; returns its size. `None` while
+    /// it is incomplete.
     pub(super) fn dispatch_other(
         &mut self,
         slot: u32,
@@ -301,7 +302,7 @@ impl ServiceThread {
         let body = bytes.get(HEADER_SIZE..size)?;
         let verdict = match header.frame_type {
             FrameType::Info => {
-                // Info is answered by other threads; what was asked before is answered first.
+                // Info threads answer it; earlier requests are answered first.
                 self.start_info(slot, token, body);
                 Verdict::Keep
             }
@@ -312,13 +313,13 @@ impl ServiceThread {
             FrameType::CompressedMessage => match connection.check_login() {
                 Ok(()) => self.dispatch_compressed(slot, token, body)?,
                 Err(result) => {
-                    // It is not even inflated.
+                    // The request is not even inflated.
                     reply::write_header_only(&mut self.outbox.replies, &ReplyHeader::result(result));
                     Verdict::Keep
                 }
             },
             FrameType::Message => {
-                // It was not taken as a message because it does not parse as one.
+                // It was not taken as a message because it does not parse.
                 self.context.metrics.add(ServerCounter::DemarshalError, 1);
                 if let Err(error) = Request::parse(body) {
                     cf::warning_limited!(Proto, "bad message from {}: {error}", connection.peer);
@@ -337,8 +338,8 @@ impl ServiceThread {
         Some((size, verdict))
     }
 
-    /// Carries out a record message and those that follow it in `behind`, one after the other, until their replies are large
-    /// enough to be sent or one is to be answered elsewhere; returns how many bytes those carried out have.
+    /// Carries out a record message and those after it in `behind`, until their replies are large enough to be sent or
+    /// one is to be answered elsewhere; returns the number of bytes consumed.
     pub(super) fn dispatch_messages<'b>(
         &mut self,
         slot: u32,
@@ -366,8 +367,8 @@ impl ServiceThread {
         (used, Verdict::Keep)
     }
 
-    /// Puts the connection off until a reply of `size` bytes has room, for a request that may take `time_max` and has been put
-    /// off `since` then, if it was before.
+    /// Puts the connection off until a reply of `size` bytes has room, for a request that may take `time_max`; `since`
+    /// is when it was first put off, if it was before.
     #[cold]
     fn put_off(
         &mut self,
@@ -384,7 +385,7 @@ impl ServiceThread {
         }
     }
 
-    /// Answers a request whose time was over while it was put off.
+    /// Answers a request that timed out while it was put off.
     #[cold]
     fn refuse_late(&mut self, request: &Request<'_>) -> Dispatched {
         // Clients of batches and queries wait for their last message.
@@ -401,7 +402,7 @@ impl ServiceThread {
         self.request_count += 1;
         cf::fault_point!("execute");
         let mut put_off_since = None;
-        // Borrowed: a request counts no reference.
+        // Borrowed, so that a request changes no reference count.
         let standing = self.connections.get(slot).and_then(|connection| {
             put_off_since = connection.put_off_since.take();
             connection.standing.as_mut()
@@ -416,7 +417,7 @@ impl ServiceThread {
             return self.refuse_late(request);
         }
         let so_far = (self.outbox.replies.len(), self.executor.unsettled_count());
-        // Given back when the reply is in the hands of the connection, which counts what is left of it.
+        // Given back when the connection has the reply and counts its unsent rest.
         let room = Cell::new(self.large_reply.take());
         let take_room = |size| {
             room.set(None);
@@ -470,7 +471,7 @@ impl ServiceThread {
             Step::Query(namespace, permit) => {
                 match self.start_query(slot, token, (request, body), &namespace, permit) {
                     Ok(true) => {
-                        // The query has what it needs of the message.
+                        // The query has copied what it needs from the message.
                         if let Some(connection) = self.connections.get(slot) {
                             connection.inflated_room = None;
                         }
@@ -488,10 +489,10 @@ impl ServiceThread {
     }
 }
 
-/// Reads behind the incomplete request in `input`.
+/// Reads more bytes after the incomplete request in `input`.
 fn receive_behind(connection: &mut Connection, input: &mut Vec<u8>) -> Verdict {
     let start = input.len();
-    // Grows with what has come, never with what was announced.
+    // Grows with the received bytes, never with an announced size.
     input.resize(start + start.clamp(RECEIVE_SIZE, 16 * RECEIVE_SIZE), 0);
     match connection.receive(&mut input[start..]) {
         None => Verdict::Close,

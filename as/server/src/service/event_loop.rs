@@ -1,14 +1,14 @@
-//! The loop of a service thread: it waits for events, serves the connections they are about, and sends the replies.
+//! The loop of a service thread: it waits for events, serves their connections, and sends the replies.
 //!
-//! One wake-up serves all connections that are ready: [dispatch](super::dispatch) reads and carries out what they sent, the
-//! replies gather in the outbox and are [sent](super::sending) together. Those that must be on disk first are held when the
-//! whole wake-up has been carried out, so that one flush serves them all. A connection with unsent or held replies, or
-//! [parked](super::park) for a reply made elsewhere, is not read: back-pressure is TCP's. A connection that has more to read
-//! than one buffer goes to the end of the line, so that none starves the others.
+//! One wake-up serves all connections that are ready: [dispatch](super::dispatch) reads and carries out their requests,
+//! the replies gather in the outbox and are [sent](super::sending) together. Replies that must wait for the disk are
+//! held when the whole wake-up has been carried out, so that one flush serves them all. A connection with unsent or
+//! held replies, or [parked](super::park) for a reply made elsewhere, is not read: TCP provides the back-pressure. A
+//! connection with more to read than one buffer goes to the end of the line, so that none starves the others.
 //!
 //! # Panics
-//! A panic is a bug of ours. It costs the connection that was being served when it happened: the connection gets an error if
-//! a request was being carried out, and is closed; the thread goes on.
+//! A panic is a bug of ours. It costs only the connection being served: the connection gets an error if a request was
+//! being carried out, and is closed; the thread continues.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,7 +35,7 @@ const EVENTS_MAX: usize = 256;
 /// Bytes read from a connection at a time.
 pub(super) const RECEIVE_SIZE: usize = 64 << 10;
 const MAILBOX_TOKEN: u64 = u64::MAX;
-/// How often idle connections are looked for.
+/// How often idle connections are searched.
 const TICK: Duration = Duration::from_secs(1);
 /// How often requests that are put off are tried again.
 const PUT_OFF_PERIOD: Duration = Duration::from_millis(10);
@@ -44,24 +44,24 @@ const PUT_OFF_PERIOD: Duration = Duration::from_millis(10);
 /// service threads. Without it, they would wait until the system takes the processor away, for one to four milliseconds. It
 /// is also the turn that the system is asked for.
 const TURN: Duration = Duration::from_micros(100);
-/// A wait for events that took longer has let others run.
+/// A wait for events longer than this has let others run.
 const RESTING_TIME: Duration = Duration::from_micros(20);
 
-/// Whether a connection goes on.
+/// Whether a connection stays open.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Keep,
     Close,
 }
 
-/// For what a request that is put off has no room.
+/// The kind of room that a request that is put off waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum RoomOf {
     Replies,
     Inflated,
 }
 
-/// A connection whose request is put off until there is room for so many bytes, or until `deadline`.
+/// A connection whose request is put off until there is room for this many bytes, or until `deadline`.
 pub(super) struct PutOff {
     pub(super) token: ConnectionToken,
     pub(super) size: usize,
@@ -69,7 +69,7 @@ pub(super) struct PutOff {
     pub(super) deadline: Instant,
 }
 
-/// How far the outbox was when the request that is being carried out began.
+/// State of the outbox when the current request began.
 #[derive(Clone, Copy)]
 pub(super) struct Checkpoint {
     replies_size: usize,
@@ -78,7 +78,7 @@ pub(super) struct Checkpoint {
 
 pub(crate) struct ServiceThread {
     pub(super) context: Arc<ServiceContext>,
-    /// Its number in the pool.
+    /// Its position in the pool.
     position: usize,
     pub(super) mailbox: Arc<Mailbox>,
     activity: Arc<Activity>,
@@ -86,13 +86,13 @@ pub(crate) struct ServiceThread {
     pub(super) connections: Connections,
     /// Slots of connections that may have more to read.
     pub(super) ready: Vec<u32>,
-    /// TLS connections that cannot serve yet.
+    /// TLS connections in their handshake.
     pub(super) handshakes: Handshakes,
     pub(super) executor: Executor,
-    /// Room for [`RECEIVE_SIZE`] bytes from each of the connections that are read together; the system gives it as it is
-    /// used.
+    /// Room for [`RECEIVE_SIZE`] bytes from each of the connections that are read together; the system provides pages
+    /// as they are used.
     pub(super) receive_buffer: Box<[u8]>,
-    /// Replies that were made since the last wait and are not sent yet.
+    /// Replies made since the last wait that are not sent yet.
     pub(super) outbox: Outbox,
     /// Bytes of a message while it is inflated or compressed.
     pub(super) spare_buffer: Vec<u8>,
@@ -201,7 +201,7 @@ impl ServiceThread {
         }
     }
 
-    /// Does everything that one wake-up brought.
+    /// Handles everything that one wake-up brought.
     fn wake_up(&mut self, events: &[Event]) {
         self.executor.wake(self.woken);
         for event in events {
@@ -216,7 +216,7 @@ impl ServiceThread {
         self.serve_all(&serving);
         serving.clear();
         if self.ready.is_empty() {
-            // The allocation is used again.
+            // Keeps the allocation for reuse.
             self.ready = serving;
         }
         self.send_replies();
@@ -265,7 +265,7 @@ impl ServiceThread {
         self.connections.add(connection);
     }
 
-    /// Moves the connection of a slot to the thread that owns it, if that is another one.
+    /// Moves the connection of a slot to the thread that owns it, if that is another one; returns whether it did.
     fn hand_over(&mut self, slot: u32) -> bool {
         let Some(connection) = self.connections.get(slot) else { return false };
         let owner = self.context.pool.owner_of(connection.number);
@@ -283,7 +283,7 @@ impl ServiceThread {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
             if event.is_broken() {
-                // Held replies or not: nobody is there to get them.
+                // Even held replies have nobody to receive them.
                 thread.close(slot);
                 return Verdict::Keep;
             }
@@ -328,7 +328,7 @@ impl ServiceThread {
         }
     }
 
-    /// Puts an error in the place of what the request that panicked had of a reply, if one was being carried out.
+    /// Replaces the partial reply of the request that panicked with an error, if one was being carried out.
     fn answer_panic(&mut self, token: ConnectionToken) {
         if let Some(Checkpoint { replies_size, unsettled_count }) = self.checkpoint.take() {
             self.outbox.replies.truncate(replies_size);
@@ -352,8 +352,8 @@ impl ServiceThread {
         self.connections.get(slot)
     }
 
-    /// Goes on after a panic that no connection was found to be the cause of: those whose replies are lost are closed, the
-    /// others are looked at again, for an event of theirs may be lost.
+    /// Continues after a panic outside of a connection: connections whose replies are lost are closed, the others are
+    /// checked again, as an event of theirs may be lost.
     #[cold]
     fn recover(&mut self) {
         cf::critical!(Service, "a service thread goes on after an internal error");
@@ -371,7 +371,7 @@ impl ServiceThread {
         self.ready.clear();
         self.put_off.clear();
         self.large_reply = None;
-        // Mail may be left behind what failed.
+        // Mail may be left that was not handled.
         self.mailbox.bell.ring();
         for slot in 0..self.connections.slot_count() {
             if let Some(connection) = self.connections.get(slot) {
@@ -390,7 +390,7 @@ impl ServiceThread {
         drop(self.connections.remove(slot));
     }
 
-    /// Has requests that are put off tried again as far as there is room. One that finds none is put off again.
+    /// Retries requests that were put off, as far as there is room. Those without room are put off again.
     fn resume_put_off(&mut self) {
         let (replies, inflated) = (&self.context.replies, &self.context.inflated);
         if !replies.is_waited_for() && !inflated.is_waited_for() {
@@ -409,7 +409,7 @@ impl ServiceThread {
                 self.close(slot);
                 return false;
             }
-            // One that is late is carried out as such.
+            // A late request is carried out as such.
             let is_tried = has_room || self.woken >= *deadline;
             if is_tried {
                 connection.put_off = None;
@@ -420,7 +420,7 @@ impl ServiceThread {
         self.put_off = put_off;
     }
 
-    /// Notes which clients read of the replies that wait for them, if some that do not are to be closed.
+    /// Notes which clients read their waiting replies, if those that do not may have to be closed.
     fn look_for_reading(&mut self) {
         if self.context.config.service.proto_fd_idle_ms.get() == 0 && !self.context.replies.is_waited_for() {
             return;
@@ -432,7 +432,7 @@ impl ServiceThread {
         }
     }
 
-    /// Closes connections whose clients have read nothing for long, while requests of others are put off.
+    /// Closes connections whose clients have long read nothing, while requests of others are put off.
     fn close_stalled(&mut self) {
         if !self.context.replies.is_waited_for() && !self.context.inflated.is_waited_for() {
             return;

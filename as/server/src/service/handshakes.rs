@@ -1,7 +1,8 @@
-//! TLS connections on their way to a first request.
+//! TLS connections in their handshake.
 //!
-//! A handshake costs its service thread up to a millisecond of computing, so handshakes wait in a line of their own, and a
-//! wake-up spends a bounded time on them when everybody else has been served. One that is not done in time is closed.
+//! A handshake costs its service thread up to a millisecond of computing, so handshakes wait in a line of their own,
+//! and a wake-up spends a bounded time on them after all other connections have been served. A handshake that is not
+//! done in time is closed.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,39 +12,39 @@ use super::event_loop::{RECEIVE_SIZE, ServiceThread, Verdict};
 use super::mailbox::ConnectionToken;
 use crate::metrics::ServerCounter;
 
-/// How long a client may take for a handshake.
+/// Longest time of a handshake.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
-/// How long a wake-up goes on with handshakes; the one that is begun is ended.
+/// Longest time of a wake-up for handshakes; one in progress is finished.
 const TURN_TIME_MAX: Duration = Duration::from_micros(500);
 
 /// The handshakes of a service thread.
 #[derive(Default)]
 pub(super) struct Handshakes {
-    /// Connections from which something came.
+    /// Connections with received bytes.
     waiting: VecDeque<ConnectionToken>,
-    /// Those that have begun and since when, oldest first. Those that are done leave it with the next tick.
+    /// Handshakes in progress with their start, oldest first. Finished ones are removed at the next tick.
     begun: VecDeque<(ConnectionToken, Instant)>,
 }
 
 impl Handshakes {
-    /// A handshake begins.
+    /// Notes the begin of a handshake.
     pub(super) fn begin(&mut self, token: ConnectionToken, now: Instant) {
         self.begun.push_back((token, now));
     }
 
-    /// Something came from a connection.
+    /// Notes that bytes came from a connection.
     pub(super) fn wait(&mut self, token: ConnectionToken) {
         self.waiting.push_back(token);
     }
 
-    /// Whether there is something to go on with.
+    /// Whether a handshake can continue.
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 }
 
 impl ServiceThread {
-    /// Goes on with handshakes, as many as there is time for.
+    /// Continues handshakes, as many as there is time for.
     pub(super) fn go_on_with_handshakes(&mut self) {
         if !self.handshakes.has_waiting() {
             return;
@@ -69,7 +70,7 @@ impl ServiceThread {
         cf::fault_point!("handshake");
         if let Err(error) = connection.go_on_with_handshake(buffer) {
             self.context.metrics.add(ServerCounter::TlsHandshakesFailed, 1);
-            // A client that goes away, and a probe of a port, are not worth a warning.
+            // A client that disconnects, or a port scan, is not worth a warning.
             if error.kind() == io::ErrorKind::InvalidData {
                 cf::warning_limited!(Tls, "TLS handshake with {} failed: {error}", connection.peer);
             } else {

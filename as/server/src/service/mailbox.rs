@@ -1,4 +1,4 @@
-//! What other threads hand to a service thread.
+//! Messages of other threads to a service thread.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::sending::HeldParts;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ConnectionToken(pub(super) u64);
 
-/// One thing handed over.
+/// One message.
 pub(crate) enum Mail {
     /// A connection, just accepted or from another service thread.
     Connection(Box<Connection>),
@@ -23,7 +23,7 @@ pub(crate) enum Mail {
     Part(ConnectionToken, Vec<u8>),
     /// The reply, or the last one, that a parked connection waits for. Lost if the connection is gone.
     Reply(ConnectionToken, Vec<u8>),
-    /// The request that a parked connection waits for, inflated, as a whole frame, and the room that it takes.
+    /// The inflated request that a parked connection waits for, as a whole frame, and its room.
     Inflated(ConnectionToken, Vec<u8>, Charge),
     /// Nobody will make the reply that a parked connection waits for.
     Abandoned(ConnectionToken),
@@ -54,7 +54,7 @@ impl Mailbox {
         self.bell.ring();
     }
 
-    /// Begins to read: whatever is posted from now on wakes the thread again.
+    /// Starts reading: later posts wake the thread again.
     pub(super) fn open(&self) {
         self.bell.silence();
     }

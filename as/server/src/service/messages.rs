@@ -1,4 +1,4 @@
-//! Record messages found in what a connection has sent.
+//! Record messages found in the bytes of a connection.
 
 use cf::Digest;
 use proto::frame::{FrameHeader, FrameType, HEADER_SIZE};
@@ -25,22 +25,22 @@ impl<'a> Message<'a> {
         Some(Message { request: Request::parse(body).ok()?, body })
     }
 
-    /// Namespace and digest of the record that it is about, if it is about one.
+    /// Namespace and digest of its record, if it is about one.
     pub(super) fn record(&self) -> Option<(&'a [u8], Digest)> {
         Some((self.request.namespace?, self.request.record_digest()?))
     }
 
-    /// Its size with the frame's header.
+    /// Its size including the frame's header.
     pub(super) fn size(&self) -> usize {
         HEADER_SIZE + self.body.len()
     }
 }
 
-/// Record messages behind a first one that is carried out together with them.
+/// Record messages after a first one that are carried out together with it.
 pub(super) type Followers<'a> = SmallVec<[Message<'a>; PREPARED_REQUESTS - 1]>;
 
-/// Adds the complete record messages at the start of `bytes` to `followers`, as many as can be prepared for at once. They are
-/// written where they stay: a message is too large to be handed on by value for each request.
+/// Adds the complete record messages at the start of `bytes` to `followers`, as many as are prefetched at once. They
+/// are built in place: a message is too large to be moved for each request.
 #[inline]
 pub(super) fn find_followers<'a>(bytes: &'a [u8], followers: &mut Followers<'a>) {
     let mut rest = bytes;

@@ -1,9 +1,10 @@
 //! Client connections: accepting them, reading requests, carrying them out, sending replies.
 //!
 //! # Threads
-//! One accept thread; `service-threads` service threads, each with an epoll instance and connections that it owns. Other
-//! threads hand a service thread connections and finished replies through its mailbox. The sizing thread decides over how
-//! many service threads the connections are spread; a connection changes its thread only while nothing of it is under way.
+//! One accept thread; `service-threads` service threads, each with an epoll instance and its own connections. Other
+//! threads hand a service thread connections and finished replies through its mailbox. The sizing thread decides over
+//! how many service threads the connections are spread; a connection changes its thread only while none of its requests
+//! is in progress.
 
 mod accept;
 mod activity;
@@ -39,5 +40,5 @@ pub(crate) use pool::ServicePool;
 pub(crate) use reply_budget::ReplyBudget;
 pub(crate) use security::SecurityWorkers;
 
-/// Buffers of requests and replies that grew beyond this for a large one are given back.
+/// Buffers of requests and replies that grew beyond this for a large one are freed.
 const KEEP_SIZE_MAX: usize = 1 << 20;

@@ -5,19 +5,19 @@ use std::ops::Range;
 use super::KEEP_SIZE_MAX;
 use super::mailbox::ConnectionToken;
 
-/// Replies, and to whom they go.
+/// Replies and their connections.
 #[derive(Default)]
 pub(super) struct Outbox {
-    /// Those of all connections, one behind the other.
+    /// Replies of all connections, one after the other.
     pub(super) replies: Vec<u8>,
     /// Connections and where their replies are, in the order in which they were made.
     parts: Vec<(ConnectionToken, Range<usize>)>,
-    /// Where the last replies end that were addressed.
+    /// End of the last replies with an address.
     addressed: usize,
 }
 
 impl Outbox {
-    /// What has been added since the last call is for connection `token`.
+    /// Addresses the replies added since the last call to connection `token`.
     pub(super) fn address(&mut self, token: ConnectionToken) {
         let end = self.replies.len();
         if self.addressed < end {
@@ -31,7 +31,7 @@ impl Outbox {
         self.parts.len()
     }
 
-    /// The connection of a part, and where in `replies` its replies are.
+    /// The connection of a part, and the range of its replies in `replies`.
     pub(super) fn part(&self, at: usize) -> (ConnectionToken, Range<usize>) {
         self.parts[at].clone()
     }
@@ -46,8 +46,8 @@ impl Outbox {
         self.tokens().any(|other| other == token)
     }
 
-    /// Moves the parts for which `is_moved` says so to an outbox of their own. It is asked about each part, with where its
-    /// replies are and where they come to be.
+    /// Moves the parts for which `is_moved` returns true to an outbox of their own. It gets each part with its old and
+    /// its new range.
     pub(super) fn split_off(
         &mut self,
         mut is_moved: impl FnMut(ConnectionToken, &Range<usize>, usize) -> bool,

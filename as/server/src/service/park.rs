@@ -1,7 +1,8 @@
-//! Parked connections: their next reply, or many of them, is made by other threads and comes back through the mailbox.
+//! Parked connections: other threads make their next reply, or many of them, and send it through the mailbox.
 //!
-//! A parked connection is not read. Whoever has taken over its request holds a [`ReplyHandle`] or a [`ReplyStream`]; if that
-//! is dropped without a last reply, as by a panic, the connection is closed: no client waits for ever.
+//! A parked connection is not read. The thread that has taken over its request holds a [`ReplyHandle`] or a
+//! [`ReplyStream`]; if that is dropped without a last reply, for example by a panic, the connection is closed: no
+//! client waits for ever.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
@@ -21,21 +22,21 @@ use crate::query::Requester;
 use crate::security::{Permit, Session};
 use crate::transaction::{Access, INLINE_STEPS};
 
-/// How long the client of a query may leave its replies unread that is too much to be checked at once.
+/// How long the client of a query may leave replies unread if the query is too large to be checked at once.
 const CHECK_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// An info request, to be answered by an info thread.
 pub(crate) struct InfoRequest {
     pub(crate) body: Box<[u8]>,
     pub(crate) received: Instant,
-    /// Whose it is; `None` while there is no access control.
+    /// The user's access; `None` without access control.
     pub(crate) access: Access,
     pub(crate) client: SocketAddr,
     pub(crate) reply: ReplyHandle,
-    /// Bytes of the body that are answered, and the answers. An info thread takes up the rest in a later turn.
+    /// Number of answered bytes of the body, and the answers. An info thread continues with the rest in a later turn.
     pub(crate) answered: usize,
     pub(crate) answers: Vec<u8>,
-    /// The answers, among all replies that are kept.
+    /// The answers' part of the reply budget.
     pub(super) charge: Charge,
 }
 
@@ -50,32 +51,32 @@ impl InfoRequest {
 /// A request of the security protocol, to be answered by a security thread.
 pub(crate) struct SecurityRequest {
     pub(crate) body: Box<[u8]>,
-    /// What a login is for.
+    /// The session that a login is for.
     pub(crate) session: Arc<Session>,
-    /// The name in the client's certificate, which has been verified.
+    /// The name in the client's verified certificate.
     pub(crate) certificate_name: Option<Arc<str>>,
     pub(crate) client: SocketAddr,
     pub(crate) reply: ReplyHandle,
 }
 
-/// How long an answer is still made for a client that sends nothing more: it may read on.
+/// How long an answer is still made after the client has closed its sending side: it may still read.
 pub(super) const DONE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What those who answer a connection see of it.
+/// State of a connection for the threads that answer it.
 #[derive(Default)]
 pub(super) struct Presence {
-    /// When the client said that it sends nothing more.
+    /// When the client closed its sending side.
     peer_done: OnceLock<Instant>,
 }
 
 impl Presence {
-    /// The client sends nothing more.
+    /// Notes that the client sends nothing more.
     pub(super) fn peer_is_done(&self) {
         self.peer_done.get_or_init(Instant::now);
     }
 }
 
-/// Answers the one request that a connection is parked for.
+/// Answers the one request for which a connection is parked.
 pub(crate) struct ReplyHandle {
     mailbox: Arc<Mailbox>,
     token: ConnectionToken,
@@ -84,20 +85,21 @@ pub(crate) struct ReplyHandle {
 }
 
 impl ReplyHandle {
-    /// Whether nobody is there any more to get the answer.
+    /// Whether the client is gone.
     pub(crate) fn is_client_gone(&self) -> bool {
         let done =
             |presence: &Presence| presence.peer_done.get().is_some_and(|at| at.elapsed() >= DONE_PATIENCE);
         self.presence.upgrade().is_none_or(|presence| done(&presence))
     }
 
-    /// Sends the reply, which is whole frames; the connection takes its next request after it.
+    /// Sends the reply, which must be whole frames; then the connection takes its next request.
     pub(crate) fn send(mut self, reply: Vec<u8>) {
         self.is_answered = true;
         self.mailbox.post(Mail::Reply(self.token, reply));
     }
 
-    /// Has the connection go on with `frame` in place of the compressed request that it is parked for. The frame takes `room`.
+    /// Replaces the compressed request for which the connection is parked with `frame`, whose buffer is counted in
+    /// `room`.
     pub(super) fn send_inflated(mut self, frame: Vec<u8>, room: Charge) {
         self.is_answered = true;
         self.mailbox.post(Mail::Inflated(self.token, frame, room));
@@ -126,8 +128,8 @@ impl ServiceThread {
         ReplyHandle { mailbox: Arc::clone(&self.mailbox), token, presence, is_answered: false }
     }
 
-    /// Parks a connection for replies that other threads make one after the other. `timeout` is how long the client may
-    /// leave them unread.
+    /// Parks a connection for replies that other threads make one after the other. `timeout` limits how long the client
+    /// may leave them unread.
     pub(super) fn park_for_stream(
         &mut self,
         slot: u32,
@@ -147,7 +149,7 @@ impl ServiceThread {
         Some(Arc::new(stream))
     }
 
-    /// Has an info request answered.
+    /// Passes an info request to the info threads.
     pub(super) fn start_info(&mut self, slot: u32, token: ConnectionToken, body: &[u8]) {
         let Some(connection) = self.connections.get(slot) else { return };
         let (access, client) = (connection.access(), connection.peer);
@@ -165,7 +167,7 @@ impl ServiceThread {
         });
     }
 
-    /// Has a request of the security protocol answered. Without access control the answer says so.
+    /// Passes a request of the security protocol to the security threads. Without access control an error is answered.
     pub(super) fn start_security(&mut self, slot: u32, token: ConnectionToken, body: &[u8]) {
         let Some(connection) = self.connections.get(slot) else { return };
         let Some(session) = connection.access() else {
@@ -178,7 +180,8 @@ impl ServiceThread {
         }
     }
 
-    /// Answers a query at once, or starts it and parks its connection until it has ended; returns whether it is parked.
+    /// Answers a query at once, or starts it and parks its connection until the query has ended; returns whether it is
+    /// parked.
     pub(super) fn start_query(
         &mut self,
         slot: u32,
@@ -241,7 +244,7 @@ impl ServiceThread {
         });
     }
 
-    /// Gives a parked connection its last reply and goes on with it.
+    /// Gives a parked connection its last reply and resumes it.
     pub(super) fn deliver(&mut self, token: ConnectionToken, reply: Vec<u8>) {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
@@ -265,7 +268,7 @@ impl ServiceThread {
         });
     }
 
-    /// Closes a parked connection to which nobody will reply.
+    /// Closes a parked connection that will get no reply.
     pub(super) fn close_abandoned(&mut self, token: ConnectionToken) {
         self.guard(token, |thread, slot| match thread.connections.get(slot) {
             Some(connection) if connection.is_held => {

@@ -1,14 +1,14 @@
-//! The service threads together, and over how many of them the connections are spread.
+//! The service threads as a pool, and the number of them over which connections are spread.
 //!
 //! # Invariants
-//! - Each connection has a number and so an owner: the thread at that number modulo the count of active threads. A thread
-//!   that hears from a connection that another one owns hands it over, unless something of it is under way. So a change of
-//!   the count costs nothing for connections that are idle.
+//! - Each connection has a number and so an owner: the thread at that number modulo the count of active threads. A
+//!   thread that gets an event of another thread's connection hands the connection over, unless a request of it is in
+//!   progress. So a change of the count costs nothing for idle connections.
 //! - The pool only grows. Threads beyond the active ones have nothing to do and sleep.
 //!
 //! # Threads
-//! The sizing thread samples ten times a second what the service threads do and changes the count of active ones. It also
-//! starts further service threads when `service-threads` is raised; a lower value only limits the count.
+//! The sizing thread samples the activity of the service threads ten times a second and changes the count of active
+//! ones. It also starts further service threads when `service-threads` is raised; a lower value only limits the count.
 
 use std::io;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use super::sizing::{Chooser, Sample};
 /// How often the sizing thread samples.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// What the pool knows of a service thread.
+/// The pool's record of a service thread.
 struct Worker {
     mailbox: Arc<Mailbox>,
     activity: Arc<Activity>,
@@ -36,7 +36,7 @@ struct Worker {
 pub(crate) struct ServicePool {
     workers: RwLock<Vec<Worker>>,
     handles: Mutex<Vec<threads::Handle>>,
-    /// Connections are owned by the first so many workers.
+    /// Number of workers that own connections, from the first one on.
     active_count: AtomicUsize,
 }
 
@@ -71,7 +71,7 @@ impl ServicePool {
         (number % self.active_count.load(Relaxed) as u64) as usize
     }
 
-    /// Gives a connection, or what is for it, to the thread at a position.
+    /// Posts mail to the thread at a position.
     pub(super) fn post(&self, position: usize, mail: Mail) {
         if let Some(worker) = self.workers.read().get(position) {
             worker.mailbox.post(mail);
@@ -98,7 +98,7 @@ impl ServicePool {
     pub(crate) fn stop(&self) {
         self.workers.read().iter().for_each(|worker| worker.mailbox.post(Mail::Stop));
         for handle in self.handles.lock().drain(..) {
-            // One that panicked has logged it.
+            // A thread that panicked has logged it.
             let _ = handle.join();
         }
     }
@@ -135,7 +135,7 @@ impl ServicePool {
     }
 }
 
-/// Samples what all service threads do.
+/// Samples the activity of all service threads.
 struct PoolMonitor {
     meters: Vec<Meter>,
     idle: IdleMeter,
@@ -153,7 +153,7 @@ impl PoolMonitor {
         }
     }
 
-    /// The count of active threads that follows from what `workers` did since the last sample.
+    /// The count of active threads that follows from the activity of `workers` since the last sample.
     fn next_count(&mut self, workers: &[Worker], active_count: usize, limit: usize) -> usize {
         let now = Instant::now();
         let period = now - std::mem::replace(&mut self.last, now);

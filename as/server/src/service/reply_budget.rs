@@ -1,14 +1,15 @@
-//! How much the server keeps of replies that clients have not read.
+//! The limit of replies that are kept because clients have not read them.
 //!
-//! A connection with unsent replies is not served, so it keeps those of one `send`, of which one reply may be large; a stream
-//! of replies stops at [`UNSENT_SIZE_MAX`](super::stream). What all connections keep together is counted here. When that is
-//! too much, a request whose reply would be large is put off until there is room, and its connection is not read meanwhile;
-//! streams stop as soon as anything of theirs is unsent. Requests with small replies go on: they have room in sockets.
-//! A client that has read nothing for long while others are put off loses its connection.
+//! A connection with unsent replies is not served, so it keeps at most the replies of one `send`, one of which may be
+//! large; a stream of replies stops at [`UNSENT_SIZE_MAX`](super::stream). The bytes kept by all connections are
+//! counted here. Above the limit, a request with a large reply is put off until there is room, and its connection is
+//! not read meanwhile; streams stop as soon as they have unsent bytes. Requests with small replies continue, because
+//! these fit into socket buffers. A client that has long read nothing while others are put off is disconnected.
 //!
 //! # Threads and locks
-//! A service thread tries the requests again that it has put off itself. Those that came to wait in a pool are in a queue
-//! behind a mutex, taken alone; each service thread looks at it when it wakes up, and while somebody waits they wake up often.
+//! A service thread retries the requests that it has put off itself. Those that wait in a pool are in a queue behind a
+//! mutex, taken alone; each service thread checks it when it wakes up, and while there are such requests they wake up
+//! often.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,21 +22,21 @@ use parking_lot::Mutex;
 use crate::metrics::{ServerCounter, ServerMetrics};
 use crate::transaction::GoOnWithRoom;
 
-/// Most bytes of replies to be kept for all connections together, but for small ones.
+/// Most bytes of unread replies of all connections together, except small ones.
 const UNSENT_SIZE_MAX: usize = 512 << 20;
-/// How long a client may read nothing while others wait for the room that its replies take.
+/// How long a client may read nothing while others wait for the room of its replies.
 pub(super) const STALLED_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Counts unsent replies.
 pub(crate) struct ReplyBudget {
     unsent_size: AtomicUsize,
-    /// Requests that are put off. Every thread looks at it when it wakes up; so it does not share a cache line with what changes
-    /// often.
+    /// Number of requests that are put off. Every thread reads it at each wake-up, so it shares no cache line with
+    /// values that change often.
     waiting: CachePadded<AtomicUsize>,
     /// Those of them that wait in no service thread.
     queue: Mutex<VecDeque<QueuedReply>>,
     metrics: Arc<ServerMetrics>,
-    /// What is told when a request is put off.
+    /// Text for the log when a request is put off.
     complaint: &'static str,
 }
 
@@ -54,7 +55,7 @@ impl ReplyBudget {
         ReplyBudget::with_complaint(metrics, complaint)
     }
 
-    /// The budget of requests that came compressed, until they are carried out: as large.
+    /// The budget of compressed requests until they are carried out; it has the same size.
     pub(crate) fn of_inflated(metrics: Arc<ServerMetrics>) -> Arc<Self> {
         let complaint = "of inflated requests are not carried out: a compressed request is put off";
         ReplyBudget::with_complaint(metrics, complaint)
@@ -65,17 +66,17 @@ impl ReplyBudget {
         Arc::new(ReplyBudget { unsent_size, waiting, queue: Mutex::default(), metrics, complaint })
     }
 
-    /// Bytes of replies that are kept for clients to read, or are about to be.
+    /// Bytes of replies that are kept for clients, or are about to be.
     pub(crate) fn unsent_size(&self) -> usize {
         self.unsent_size.load(Relaxed)
     }
 
-    /// Whether no more is to be made for clients that are behind.
+    /// Whether clients that are behind must not get more replies made.
     pub(super) fn is_used_up(&self) -> bool {
         self.unsent_size() >= UNSENT_SIZE_MAX
     }
 
-    /// Whether a reply of `size` bytes has room. One has while nothing else is kept, whatever its size.
+    /// Whether a reply of `size` bytes has room. Any size has room while nothing else is kept.
     pub(super) fn has_room(&self, size: usize) -> bool {
         let used = self.unsent_size();
         used == 0 || used.saturating_add(size) <= UNSENT_SIZE_MAX
@@ -94,13 +95,13 @@ impl ReplyBudget {
         Waiting(Arc::clone(self))
     }
 
-    /// Has `go_on` called when a reply of `size` bytes may have room, or at `deadline`.
+    /// Calls `go_on` when a reply of `size` bytes may have room, or at `deadline`.
     pub(super) fn when_room(self: &Arc<Self>, size: usize, deadline: Instant, go_on: GoOnWithRoom) {
         let queued = QueuedReply { size, deadline, go_on, _waiting: self.wait() };
         self.queue.lock().push_back(queued);
     }
 
-    /// Lets those in the queue go on that may have room, and those whose time is over. Each is looked at once.
+    /// Resumes requests in the queue that may have room, and those that are late. Each is checked once.
     pub(super) fn release_queued(&self, now: Instant) {
         let is_over = |queued: &QueuedReply| queued.deadline <= now || self.has_room(queued.size);
         let mut left = self.queue.lock().len();
@@ -131,24 +132,24 @@ pub(super) struct Charge {
 }
 
 impl Charge {
-    /// One of nothing yet.
+    /// A charge of zero bytes.
     pub(super) fn new(budget: &Arc<ReplyBudget>) -> Self {
         Charge { budget: Arc::clone(budget), size: 0 }
     }
 
-    /// Takes `size` bytes if they have room; `false` if they have none.
+    /// Reserves `size` bytes if they have room.
     pub(super) fn reserve(budget: &Arc<ReplyBudget>, size: usize) -> Option<Self> {
         let before = budget.unsent_size.fetch_add(size, Relaxed);
         let charge = Charge { budget: Arc::clone(budget), size };
         (before == 0 || before.saturating_add(size) <= UNSENT_SIZE_MAX).then_some(charge)
     }
 
-    /// Whether no more is to be made of what may be left out.
+    /// Whether optional data must not be made any more.
     pub(super) fn is_budget_used_up(&self) -> bool {
         self.budget.is_used_up()
     }
 
-    /// The part is `size` bytes from now on.
+    /// Changes the part to `size` bytes.
     #[inline]
     pub(super) fn set(&mut self, size: usize) {
         if size != self.size {

@@ -1,9 +1,9 @@
 //! The security threads, which answer requests of the security protocol.
 //!
-//! Logins that take a slow hash wait for threads of their own, in a line in which those who come from one place have one turn
-//! after all others have had theirs. So whoever guesses passwords over many connections holds up neither those who log in again
-//! or with a token, nor newcomers from elsewhere. Changes of users and roles, which wait for the disk and for other nodes, are
-//! made by one thread, as they are made one at a time.
+//! Logins that need a slow hash wait for threads of their own, in a line in which each origin gets one turn after the
+//! other. So guessing passwords over many connections delays neither logins with a remembered credential or a token,
+//! nor first logins from elsewhere. One thread makes changes of users and roles, which wait for the disk and for other
+//! nodes, because they are made one at a time.
 //!
 //! # Locks
 //! `waiting` is taken alone and briefly.
@@ -20,15 +20,15 @@ use super::park::SecurityRequest;
 use crate::security::{AccessControl, Peer, SecurityWork, origin};
 use crate::workers::Workers;
 
-/// Threads that answer at once, and as many that verify passwords.
+/// Threads that answer at once, and the same number that verify passwords.
 const THREADS: usize = 2;
-/// How much less weight those that verify have than service threads.
+/// How much lower the priority of verifying threads is than that of service threads.
 const NICENESS: i32 = 5;
 
-/// Requests that wait, by where they come from.
+/// Waiting requests, by origin.
 struct Line<K, R> {
     waiting: HashMap<K, VecDeque<R>>,
-    /// Whose turn is next. Each is there once.
+    /// The order of turns. Each origin is in it once.
     turns: VecDeque<K>,
 }
 
@@ -58,10 +58,10 @@ impl<K: Copy + Eq + Hash, R> Line<K, R> {
     }
 }
 
-/// A request in the line is to be answered.
+/// A signal that a request in the line is to be answered.
 struct Turn;
 
-/// The threads and what waits for them.
+/// The threads and the requests that wait for them.
 pub(crate) struct SecurityWorkers {
     quick: Workers<SecurityRequest>,
     changing: Arc<Workers<SecurityRequest>>,
@@ -79,7 +79,7 @@ fn answer(access: &AccessControl, request: SecurityRequest) {
 }
 
 impl SecurityWorkers {
-    /// Without threads yet, but requests may be submitted.
+    /// Without threads yet; requests may already be submitted.
     pub(crate) fn new() -> Self {
         SecurityWorkers {
             quick: Workers::new("security"),
@@ -89,7 +89,7 @@ impl SecurityWorkers {
         }
     }
 
-    /// Has a thread answer a request.
+    /// Passes a request to a thread.
     pub(super) fn submit(&self, request: SecurityRequest) {
         self.quick.submit(request);
     }
@@ -130,7 +130,7 @@ impl SecurityWorkers {
         })
     }
 
-    /// Ends the threads. What was submitted before is answered.
+    /// Ends the threads. Requests submitted before are answered.
     pub(crate) fn stop(&self) {
         self.quick.stop();
         self.changing.stop();

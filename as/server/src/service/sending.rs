@@ -1,9 +1,9 @@
-//! Sending replies: at once, or, if they must not be sent yet, when they are released.
+//! Sending replies: at once, or, if they must wait, when they are released.
 //!
-//! With `commit-to-device` a reply waits until what it tells of is on disk. Its thread does not: it *holds* the replies of
-//! that connection, which leave the outbox, and goes on with other connections. Who brings the records to disk posts the
-//! replies back to this thread when they are there. Until then no further request of the connection is carried out, and what
-//! other threads make for it waits behind. So each connection gets its replies in the order of its requests.
+//! With `commit-to-device` a reply waits until its records are on disk. Its thread does not wait: it *holds* the
+//! replies of that connection, which leave the outbox, and continues with other connections. The thread that flushes
+//! the records then posts the replies back to this thread. Until then no further request of the connection is carried
+//! out, and replies from other threads wait behind. So each connection gets its replies in the order of its requests.
 
 use std::io;
 use std::net::TcpStream;
@@ -25,27 +25,27 @@ pub(crate) struct HeldParts {
     transactions: HeldTransactions,
     /// Room for a large reply among them.
     room: Option<Charge>,
-    /// The socket of the only connection that they are for, if nothing else waits to be sent to it: who releases the replies
-    /// sends them.
+    /// The socket of the only connection that they are for, if no other bytes wait to be sent to it: then the releasing
+    /// thread sends the replies.
     socket: Option<Arc<TcpStream>>,
-    /// How much of the first part is sent.
+    /// Sent bytes of the first part.
     sent: usize,
 }
 
 impl HeldParts {
-    /// Sends what there is for the only connection, as far as its socket takes it. Another thread than the connection's may
-    /// do so: as long as its replies are held nobody else sends to it. That saves a client by itself the time in which the
-    /// connection's thread wakes up; for many clients, that thread sends while this one is back at the disk.
+    /// Sends the replies of the only connection, as far as its socket takes them. A thread other than the connection's
+    /// may do this: while its replies are held, nobody else sends to it. This saves a single client the wake-up of the
+    /// connection's thread; with many clients, that thread sends while this one is back at the disk.
     fn send_directly(&mut self) {
         if let Some(socket) = self.socket.take() {
-            // A broken connection is found to be so by its own thread.
+            // The connection's own thread notices a broken connection.
             self.sent = send_some(&socket, &self.outbox.replies).unwrap_or(0);
         }
     }
 }
 
 impl ServiceThread {
-    /// Sends each connection its replies, but for those that must be held.
+    /// Sends each connection its replies, except those that must be held.
     pub(super) fn send_replies(&mut self) {
         self.checkpoint = None;
         let mut outbox = std::mem::take(&mut self.outbox);
@@ -90,8 +90,8 @@ impl ServiceThread {
         }
     }
 
-    /// Takes the replies out of `outbox` that must not be sent yet. If that fails, nobody gets any: which of them may be sent
-    /// is not known.
+    /// Takes the replies that must not be sent yet out of `outbox`. If that fails, no reply is sent, as it is unknown
+    /// which of them may be.
     fn hold_some(&mut self, outbox: &mut Outbox) {
         let tokens: Vec<ConnectionToken> = outbox.tokens().collect();
         let held = catch_unwind(AssertUnwindSafe(|| self.hold_unsettled(outbox)));
@@ -107,18 +107,18 @@ impl ServiceThread {
         }
     }
 
-    /// Takes the replies that have something unsettled out of `outbox`, and has them posted back when it is settled.
+    /// Takes the unsettled replies out of `outbox`; they are posted back when they are settled.
     fn hold_unsettled(&mut self, outbox: &mut Outbox) {
         let unsettled = self.executor.take_unsettled();
         let (mut held, mut rest) = (Vec::with_capacity(unsettled.len()), &unsettled[..]);
         let connections = &mut self.connections;
         let parts = outbox.split_off(|token, range, to| {
             cf::fault_point!("hold");
-            // Both are in the order in which the replies were made.
+            // Both lists are in the order in which the replies were made.
             let (own, behind) = rest.split_at(rest.partition_point(|entry| entry.result_at < range.end));
             rest = behind;
             let connection = connections.slot_of(token).and_then(|slot| connections.get(slot));
-            // Nobody is told of what was made for a connection that has gone.
+            // Replies for a connection that is gone are dropped.
             let Some(connection) = connection else { return false };
             if own.is_empty() && !connection.is_held {
                 return false;
@@ -150,7 +150,7 @@ impl ServiceThread {
         });
     }
 
-    /// Sends replies that were held, and goes on with their connections.
+    /// Sends held replies, and resumes their connections.
     pub(super) fn release(&mut self, held: HeldParts) {
         let HeldParts { outbox, transactions, room, mut sent, .. } = held;
         for part in 0..outbox.part_count() {
@@ -172,7 +172,7 @@ impl ServiceThread {
         self.executor.measure_held(transactions, Instant::now());
     }
 
-    /// Goes on with a connection whose held replies are sent; does nothing for one that goes on already.
+    /// Resumes a connection whose held replies are sent; does nothing for one that is already resumed.
     fn go_on_after_held(&mut self, token: ConnectionToken) {
         let Some(connection) = self.find(token).filter(|connection| connection.is_held) else { return };
         connection.is_held = false;
@@ -185,7 +185,7 @@ impl ServiceThread {
         behind.into_iter().for_each(|mail| self.take_up(mail));
     }
 
-    /// Closes a connection, once the replies that are held for it are sent.
+    /// Closes a connection, after its held replies are sent.
     pub(super) fn close_behind_held(&mut self, slot: u32) {
         match self.connections.get(slot) {
             Some(connection) if connection.is_held => connection.is_last_held = true,

@@ -1,12 +1,11 @@
 //! Replies that other threads make for a connection, with back-pressure.
 //!
-//! The maker posts frames to the connection's service thread and counts them as unsent; the service thread says when the
-//! socket has taken them. A maker with too much unsent waits, or is called when it may go on.
-//!
-//! A maker that wants to be called is kept while too much is unsent. When the socket has taken some of it, it is called.
+//! The maker posts frames to the connection's service thread and counts them as unsent; the service thread reports when
+//! the socket has taken them. A maker with too much unsent either waits, or leaves a callback that is called when the
+//! socket has taken enough.
 //!
 //! # Locking
-//! One mutex per stream, taken alone; nobody is called under it.
+//! One mutex per stream, taken alone; no callback runs under it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,30 +22,30 @@ use crate::transaction::{GoOn, GoOnWithRoom, ReplySink, SinkClosed, StalledSende
 /// Bytes that may wait for the client before the maker does.
 const UNSENT_SIZE_MAX: usize = 1 << 20;
 
-/// How often a maker that waits looks whether its thread is wanted.
+/// How often a waiting maker checks whether its thread is needed.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
-/// How long a client may read nothing when the thread that waits for it is wanted, whatever the client's own timeout.
+/// How long a client may read nothing when the thread that waits for it is needed, whatever the client's own timeout.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long the client of a query that will send nothing more is taken to wait for a reply while there is none. A client that
-/// is gone looks the same until something is sent to it.
+/// How long the client of a query that has closed its sending side is assumed to wait for a reply while there is none.
+/// A client that is gone looks the same until something is sent to it.
 const DONE_PATIENCE: Duration = Duration::from_secs(2);
 
 struct Progress {
     unsent: usize,
-    /// When the socket took bytes last.
+    /// When the socket last took bytes.
     moved: Instant,
-    /// When the client said that it sends nothing more, if that ends the stream after [`DONE_PATIENCE`].
+    /// When the client closed its sending side, if that ends the stream after [`DONE_PATIENCE`].
     peer_done: Option<Instant>,
-    /// Whether it does.
+    /// Whether it ends the stream.
     ends_with_peer: bool,
-    /// The connection is gone, or was given up.
+    /// Whether the connection is gone, or was given up.
     is_closed: bool,
-    /// Makers that are called when there is room.
+    /// Callbacks of makers that wait for room.
     waiting: VecDeque<GoOn>,
-    /// Room that was taken for the last reply before it is made, until the connection has it.
+    /// Room reserved for the last reply before it is made, until the connection has it.
     room: Option<Charge>,
-    /// What is unsent, in the budget of all replies.
+    /// Unsent bytes in the budget of all replies.
     charge: Charge,
 }
 
@@ -56,7 +55,7 @@ impl Progress {
         is_much && !self.is_closed
     }
 
-    /// Whether the client has sent its last and has been waiting in vain for so long that it must be gone.
+    /// Whether the client has closed its sending side and waited in vain for so long that it must be gone.
     fn is_peer_gone(&self) -> bool {
         let is_over = |done: Instant| self.moved.max(done).elapsed() >= DONE_PATIENCE;
         self.ends_with_peer && self.unsent == 0 && self.peer_done.is_some_and(is_over)
@@ -73,14 +72,14 @@ impl Progress {
     }
 }
 
-/// How far a stream is; shared by its maker and the connection.
+/// The progress of a stream; shared by its maker and the connection.
 pub(super) struct StreamProgress {
     progress: Mutex<Progress>,
     changed: Condvar,
 }
 
 impl StreamProgress {
-    /// The socket has taken `size` more bytes, some of which may be of replies before the stream.
+    /// Notes that the socket has taken `size` more bytes, some of which may be of replies before the stream.
     pub(super) fn sent(&self, size: usize) {
         if size == 0 {
             return;
@@ -98,17 +97,17 @@ impl StreamProgress {
         }
     }
 
-    /// The last frames have come: the connection counts what is left to send.
+    /// Notes that the last frames have come: the connection counts the unsent rest.
     pub(super) fn end(&self) {
         self.progress.lock().charge.set(0);
     }
 
-    /// The client sends nothing more.
+    /// Notes that the client sends nothing more.
     pub(super) fn peer_is_done(&self) {
         self.progress.lock().peer_done.get_or_insert_with(Instant::now);
     }
 
-    /// The connection is gone.
+    /// Notes that the connection is gone.
     pub(super) fn close(&self) {
         let mut progress = self.progress.lock();
         progress.is_closed = true;
@@ -125,7 +124,7 @@ pub(crate) struct ReplyStream {
     mailbox: Arc<Mailbox>,
     token: ConnectionToken,
     timeout: Option<Duration>,
-    /// Where makers are counted that wait.
+    /// Counts the waiting makers.
     stalled: Arc<StalledSenders>,
     state: Arc<StreamProgress>,
     /// Set if the client asked for compressed replies.
@@ -162,12 +161,12 @@ impl ReplyStream {
         (ReplyStream { mailbox, token, timeout, stalled, state: shared, compressor, is_finished }, state)
     }
 
-    /// Keeps the room that was taken for the reply until the connection has it.
+    /// Keeps the reserved room of the reply until the connection has it.
     pub(super) fn keep_room(&self, room: Charge) {
         self.state.progress.lock().room = Some(room);
     }
 
-    /// Has the stream count as closed when the client has sent its last and gets nothing for a while: it is for a client that
+    /// Closes the stream when the client has closed its sending side and gets nothing for a while: for a client that
     /// only waits.
     pub(super) fn end_with_peer(&self) {
         self.state.progress.lock().ends_with_peer = true;
@@ -178,7 +177,7 @@ impl ReplyStream {
         let _ = self.compressor.set(compressor);
     }
 
-    /// `frames` as the client wants them.
+    /// `frames` in the form that the client asked for.
     fn compressed(&self, frames: Vec<u8>) -> Vec<u8> {
         let Some(compressor) = self.compressor.get() else { return frames };
         let mut out = Vec::with_capacity(frames.len() / 2);
@@ -186,7 +185,7 @@ impl ReplyStream {
         out
     }
 
-    /// The connection is not parked for it after all.
+    /// Cancels the stream: the connection is not parked for it after all.
     pub(super) fn cancel(&self) {
         self.is_finished.store(true, Ordering::Relaxed);
     }

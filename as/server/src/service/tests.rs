@@ -32,7 +32,7 @@ namespace test {
     }
 }
 ";
-/// For what takes milliseconds on a machine that has time for it.
+/// Bound of operations that take milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 const CONNECTIONS: usize = 12;
 
@@ -41,7 +41,7 @@ fn start() -> Server {
     Server::start(config).expect("it starts")
 }
 
-/// One thing to ask.
+/// One question to the server.
 #[derive(Clone, Debug)]
 enum Question {
     Write(u64),
@@ -219,7 +219,7 @@ fn connections_are_with_their_owners() {
     for (count, expected) in [(1, [12, 0, 0, 0]), (4, [3, 3, 3, 3]), (2, [6, 6, 0, 0]), (3, [4, 4, 4, 0])] {
         let start = Instant::now();
         loop {
-            // Again each time: the sizing thread may have another opinion.
+            // Repeated each time, as the sizing thread may have changed it.
             server.node().service.pool.spread(count);
             if shares(&server, &mut conversations) == expected {
                 break;

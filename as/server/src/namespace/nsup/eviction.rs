@@ -297,7 +297,7 @@ mod tests {
                 Cut::Before { void_time, records: count } => {
                     prop_assert_eq!(below(void_time), count as usize);
                     prop_assert!((count as usize) < records.len());
-                    // Each of the many buckets holds few records.
+                    // Either the cut is enough and one bucket less is not, or it is all but the last bucket.
                     let width = evictable.counts.bucket_width();
                     let last = records.iter().map(|(void_time, _)| *void_time).max().unwrap_or(0);
                     prop_assert!(count as usize >= needed || void_time + width >= last);
